@@ -1,0 +1,32 @@
+import tseslint from 'typescript-eslint';
+
+/** Modules that decode on-disk or on-wire integers: the only ones that may use bitwise operators on fields. */
+const CODECS = ['src/base/**', 'src/nbd/**', 'src/drivers/qcow2/**', 'src/host/**', 'src/testing/**'];
+
+export default tseslint.config(
+  { ignores: ['dist/**', 'node_modules/**', '**/*.mjs', 'eslint.config.js'] },
+  ...tseslint.configs.recommendedTypeChecked,
+  {
+    languageOptions: { parserOptions: { project: './tsconfig.json' } },
+    rules: {
+      '@typescript-eslint/no-floating-promises': 'error',
+      '@typescript-eslint/no-misused-promises': 'error',
+      '@typescript-eslint/switch-exhaustiveness-check': [
+        'error',
+        { considerDefaultExhaustiveForUnions: true },
+      ],
+      '@typescript-eslint/no-explicit-any': 'error',
+      '@typescript-eslint/require-await': 'off',
+      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_', varsIgnorePattern: '^_' }],
+      eqeqeq: 'error',
+      'no-bitwise': 'error',
+      'max-lines': ['error', { max: 700 }],
+    },
+  },
+  { files: CODECS, rules: { 'no-bitwise': 'off' } },
+  // node:test's test() returns a promise that the runner itself awaits.
+  {
+    files: ['**/*.test.ts', 'test/**', 'src/testing/**', 'bench/**'],
+    rules: { '@typescript-eslint/no-floating-promises': 'off' },
+  },
+);

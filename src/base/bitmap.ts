@@ -1,0 +1,91 @@
+import { assert } from './assert.js';
+
+/** A dense bitmap of `length` bits with a running count of the set ones. Memory: length / 8 bytes. */
+export class Bitmap {
+  readonly length: number;
+  readonly #words: Uint32Array;
+  #count = 0;
+
+  constructor(length: number) {
+    assert(Number.isSafeInteger(length) && length >= 0, `bitmap length ${length}`);
+    this.length = length;
+    this.#words = new Uint32Array(Math.ceil(length / 32));
+  }
+
+  /** Bits set. */
+  get count(): number {
+    return this.#count;
+  }
+
+  get(index: number): boolean {
+    return ((this.#words[Math.floor(index / 32)] ?? 0) & (1 << (index % 32))) !== 0;
+  }
+
+  /** Sets bits [from, end). */
+  set(from: number, end: number): void {
+    this.#fill(from, end, true);
+  }
+
+  /** Clears bits [from, end). */
+  clear(from: number, end: number): void {
+    this.#fill(from, end, false);
+  }
+
+  /** First set bit in [from, end), or -1. */
+  nextSet(from: number, end = this.length): number {
+    return this.#next(from, end, 0);
+  }
+
+  /** First clear bit in [from, end), or -1. */
+  nextClear(from: number, end = this.length): number {
+    return this.#next(from, end, 0xffffffff);
+  }
+
+  clone(): Bitmap {
+    const copy = new Bitmap(this.length);
+    copy.#words.set(this.#words);
+    copy.#count = this.#count;
+    return copy;
+  }
+
+  #fill(from: number, end: number, value: boolean): void {
+    assert(from >= 0 && from <= end && end <= this.length, `bits ${from}..${end} of ${this.length}`);
+    let index = from;
+    while (index < end) {
+      const word = Math.floor(index / 32);
+      const bit = index % 32;
+      const bits = Math.min(32 - bit, end - index);
+      const mask = bits === 32 ? 0xffffffff : (((1 << bits) - 1) << bit) >>> 0;
+      const old = this.#words[word] ?? 0;
+      const now = (value ? old | mask : old & ~mask) >>> 0;
+      if (now !== old) {
+        this.#count += popCount(now) - popCount(old);
+        this.#words[word] = now;
+      }
+      index += bits;
+    }
+  }
+
+  /** First bit in [from, end) whose value differs from that of `skip` (a word of all ones or all zeroes). */
+  #next(from: number, end: number, skip: number): number {
+    assert(from >= 0 && end <= this.length, `bits ${from}..${end} of ${this.length}`);
+    let index = from;
+    while (index < end) {
+      const word = Math.floor(index / 32);
+      const bit = index % 32;
+      const rest = (((this.#words[word] ?? 0) ^ skip) >>> bit) >>> 0;
+      if (rest !== 0) {
+        const found = index + (31 - Math.clz32(rest & -rest));
+        return found < end ? found : -1;
+      }
+      index += 32 - bit;
+    }
+    return -1;
+  }
+}
+
+function popCount(word: number): number {
+  let n = word - ((word >>> 1) & 0x55555555);
+  n = (n & 0x33333333) + ((n >>> 2) & 0x33333333);
+  return (((n + (n >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
+}

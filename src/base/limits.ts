@@ -1,0 +1,32 @@
+/** Every bound that livedisk puts on what it is given, with its reason. Bytes unless the name says otherwise. */
+export const KiB = 1024;
+export const MiB = 1024 * KiB;
+export const GiB = 1024 * MiB;
+
+/** Longest backing chain that is opened: each layer costs a file descriptor and its tables. */
+export const MAX_CHAIN_DEPTH = 200;
+/** Deepest nesting of options and of implicitly opened files (json: names inside backing strings). */
+export const MAX_OPEN_DEPTH = 32;
+/** Most bytes of one QMP message; QEMU's token limit is of the same order. */
+export const MAX_JSON_BYTES = 64 * MiB;
+export const MAX_JSON_DEPTH = 1024;
+/** QEMU's NBD server refuses larger requests (and so the block size it advertises). */
+export const MAX_NBD_REQUEST_BYTES = 32 * MiB;
+/** Longest NBD export name (NBD protocol, "Values: strings"). */
+export const MAX_NBD_STRING_BYTES = 4096;
+/** Payload that one client may have in flight before its socket is no longer read. */
+export const MAX_CLIENT_IN_FLIGHT_BYTES = 64 * MiB;
+/** Largest qcow2 L1 table that is loaded (QEMU: 32 MiB, which maps 2 PiB with 64 KiB clusters). */
+export const MAX_L1_BYTES = 32 * MiB;
+/** Largest qcow2 refcount table that is loaded (QEMU: 8 MiB). */
+export const MAX_REFTABLE_BYTES = 8 * MiB;
+/** Longest backing file name in a qcow2 header (qcow2 specification, backing_file_size). */
+export const MAX_BACKING_NAME_BYTES = 1023;
+/** QEMU's BDRV_REQUEST_MAX_BYTES rounded down to a MiB: larger requests are split. */
+export const MAX_REQUEST_BYTES = 2047 * MiB;
+/** Node names longer than this are refused (QEMU keeps them in 32 bytes). */
+export const MAX_NODE_NAME_CHARS = 31;
+/** Longest dirty bitmap name (qcow2 specification, bitmap directory). */
+export const MAX_BITMAP_NAME_BYTES = 1023;
+/** Largest image: offsets stay exact as numbers and leave room for rounding up. */
+export const MAX_IMAGE_BYTES = 2 ** 53 - 2 ** 32;

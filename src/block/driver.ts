@@ -1,0 +1,223 @@
+import type { Host } from '../host/host.js';
+import type { BlockStatus, Mapping } from './request.js';
+
+/** Options of a node as QMP or a library caller gives them: plain JSON values. */
+export type Json = null | boolean | number | bigint | string | Json[] | { [key: string]: Json };
+export type NodeOptions = { [key: string]: Json };
+
+/**
+ * A child as its parent's driver sees it: the I/O facade of the child node through this edge. Ranges may be
+ * unaligned for the child (the facade aligns them) but must lie inside it, except that writes through an edge with
+ * resize permission may extend a growable child, and reads past the end give zeroes.
+ *
+ * try* answers true when done now, false when the promise form must be used instead (nothing that matters was
+ * done). Both throw BlockError.
+ */
+export interface ChildIo {
+  readonly lengthBytes: number;
+  readonly isWritable: boolean;
+  tryRead(offset: number, buffer: Uint8Array): boolean;
+  read(offset: number, buffer: Uint8Array): Promise<void>;
+  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
+  write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
+  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
+  discard(offset: number, lengthBytes: number): Promise<void>;
+  flush(): Promise<void>;
+  /** Status of the child's own layer. */
+  status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  truncate(lengthBytes: number): Promise<void>;
+  /** Tells a blkdebug below of a named event; a promise only when a rule or breakpoint makes the caller wait. */
+  announce(event: string): Promise<void> | undefined;
+  /** Starts writeback early; a hint. */
+  startWriteback(offset: number, lengthBytes: number): void;
+}
+
+/** What a driver may use of its node and surroundings. */
+export interface DriverContext {
+  readonly host: Host;
+  readonly nodeName: string;
+  readonly readOnly: boolean;
+  /** The node's filename as reported, for messages and for relative backing names. */
+  readonly filename: string;
+  /** The child of that role; asserts that it is attached. */
+  child(role: string): ChildIo;
+  hasChild(role: string): boolean;
+  /** Something the monitor may turn into an event, such as a corrupt image. */
+  report(event: DriverEvent): void;
+}
+
+export type DriverEvent = {
+  name: 'corrupted';
+  message: string;
+  offset?: number;
+  sizeBytes?: number;
+  fatal: boolean;
+};
+
+/** Two-step change: prepare may await and fail; then exactly one of commit (must not fail, no I/O) or abort. */
+export interface PreparedChange {
+  commit(): void;
+  abort(): void;
+}
+
+export interface PermissionSet {
+  /** Sum of Permission bits that the users of this node hold together. */
+  perm: number;
+  /** Bits that all users let others have. */
+  shared: number;
+}
+
+/** Driver-specific facts for `image` in query-block and `img info`. */
+export interface DriverInfo {
+  clusterSizeBytes?: number;
+  isDirty?: boolean;
+  isCorrupt?: boolean;
+  /** The whole `format-specific` object as QMP prints it. */
+  formatSpecific?: { [key: string]: Json };
+  compressedClusters?: boolean;
+}
+
+/**
+ * The state of one open node. Calls are unchecked by the driver: the facade (block/node) has verified ranges,
+ * flags, permissions and alignment to requestAlignmentBytes.
+ */
+export interface DriverInstance {
+  /** Virtual size. */
+  readonly lengthBytes: number;
+  /** Smallest unit of I/O; the facade pads and serialises what is smaller. */
+  readonly requestAlignmentBytes: number;
+  /** Data path of protocol drivers and filters. */
+  readonly io?: IoDriver;
+  /** Data path of drivers that only map (raw, qcow2): generic code reads, writes and copies. */
+  readonly map?: MapDriver;
+  /** qcow2's header: what to open as `backing` unless the options say otherwise. */
+  readonly backing?: { filename: string; format?: string } | undefined;
+
+  /** Makes everything written before the call durable (child included). */
+  flush(): Promise<void>;
+  /** 'grow' only where supported; kind 'unsupported' else. */
+  truncate?(lengthBytes: number): Promise<void>;
+  /** Rewrites the backing reference in the image; durable on return. */
+  changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
+  /** The node turns read-only or read-write (children are handled by the graph). */
+  prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
+  /** New cumulative permissions; file takes its OFD locks here. */
+  preparePermissions?(permissions: PermissionSet): Promise<PreparedChange>;
+  /** Quiet down internal background work; paired. */
+  drainBegin?(): void | Promise<void>;
+  drainEnd?(): void;
+  /** -incoming: give up caches and locks; and take them again. */
+  inactivate?(): Promise<void>;
+  activate?(): Promise<void>;
+  info(): DriverInfo;
+  /** Bytes allocated on the host, for actual-size; protocol drivers only. */
+  allocatedBytes?(): number;
+  /** True when new space reads as zeroes without being written (a fresh image without backing). */
+  readonly readsZeroWhenNew?: boolean;
+  /** writeZeroes is cheap and, with mayUnmap, deallocates. */
+  readonly canWriteZeroes?: boolean;
+  /** Hears block-layer events by name (blkdebug only). */
+  announce?(event: string): Promise<void> | undefined;
+  close(): Promise<void>;
+}
+
+/** Requests are aligned, in range, and never overlap a request that the facade was told to serialise. */
+export interface IoDriver {
+  tryRead?(offset: number, buffer: Uint8Array): boolean;
+  read(offset: number, buffer: Uint8Array): Promise<void>;
+  tryWrite?(offset: number, buffer: Uint8Array): boolean;
+  write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
+  /** kind 'unsupported' makes the facade write zeroes (unless Flag.noFallback). */
+  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
+  /** A hint: a driver that cannot discard just returns. */
+  discard(offset: number, lengthBytes: number): Promise<void>;
+  status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  startWriteback?(offset: number, lengthBytes: number): void;
+  /**
+   * Offload: where the plain bytes are, for copy_file_range. Only file answers.
+   * `from` may be a file of another node.
+   */
+  copyFrom?(source: IoDriver, sourceOffset: number, offset: number, lengthBytes: number): Promise<number>;
+}
+
+/**
+ * A driver that answers where things are and lets generic code move the bytes. The generic code holds a range lock
+ * on the guest range of every asynchronous request: shared for reads and overwrites in place, exclusive (rounded
+ * out to clusterBytes) around reserve..link/abort, unmap and discard. So map, reserve and unmap never race for one
+ * guest cluster, and no host cluster is freed while I/O to it is in flight.
+ */
+export interface MapDriver {
+  /** Unit of allocation, 1 for raw. */
+  readonly clusterBytes: number;
+  /** Reads compressed data into `buffer`; absent where mapping never says 'compressed'. */
+  readCompressed?(offset: number, buffer: Uint8Array): Promise<void>;
+  /** Fills `out` for a stretch that begins at offset, at most lengthBytes long; false: tables are not in memory. */
+  tryMap(offset: number, lengthBytes: number, out: Mapping): boolean;
+  map(offset: number, lengthBytes: number, out: Mapping): Promise<void>;
+  /**
+   * Clusters for a write to [offset, offset + lengthBytes) that map() does not call writable data. Covers at
+   * least the first byte; may cover less than asked. Nothing is visible until link().
+   */
+  reserve(offset: number, lengthBytes: number): Promise<Reservation>;
+  /** The same at once; undefined: use reserve. */
+  tryReserve?(offset: number, lengthBytes: number): Reservation | undefined;
+  /**
+   * Makes whole clusters read as zeroes without writing data ([offset, +lengthBytes) is cluster-aligned, except
+   * that it may end at the image's end). mayUnmap frees the clusters. kind 'unsupported': write zeroes instead.
+   */
+  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void>;
+  /** Frees whole clusters (aligned as above); afterwards they must not show older data of the backing file. */
+  discardClusters(offset: number, lengthBytes: number): Promise<void>;
+}
+
+/** Clusters that hold no guest data yet. The caller fills the host range, then links or aborts. */
+export interface Reservation {
+  /** Cluster-aligned guest range; the last cluster may reach past the end of the image. */
+  readonly offset: number;
+  readonly lengthBytes: number;
+  /** Contiguous range in the file child, lengthBytes long. */
+  readonly hostOffset: number;
+  /** The host range reads as zeroes as it is: what is not written need not be zeroed. */
+  readonly readsZero: boolean;
+  /**
+   * What the range held before, for the copy-on-write of its unwritten head and tail: 'zero' all zeroes,
+   * 'mixed' ask map() (still answers the old mapping until link).
+   */
+  readonly before: 'zero' | 'mixed';
+  /** Publishes the clusters in the (in-memory) tables. Asserts that the old mapping is unchanged. */
+  link(): void;
+  /** Gives the clusters back. */
+  abort(): void;
+}
+
+/** Options of `img create`, blockdev-create and snapshot creation. */
+export interface CreateOptions {
+  sizeBytes: number;
+  backingFile?: string;
+  backingFormat?: string;
+  /** Driver-specific, by QMP name: cluster-size, version, ... */
+  options?: NodeOptions;
+}
+
+/** What the composition root registers. */
+export interface DriverDescription {
+  readonly name: string;
+  readonly kind: 'protocol' | 'format' | 'filter';
+  /** Roles of children that options name, with whether one must be given. */
+  readonly children: ReadonlyArray<{ role: string; required: boolean }>;
+  readonly supportsBacking?: boolean;
+  /** Keys of NodeOptions it takes besides the generic ones and its children; the schema has their types. */
+  readonly optionKeys: readonly string[];
+  /** Opens; children of `children` are attached already (`backing` comes later). */
+  open(context: DriverContext, options: NodeOptions): Promise<DriverInstance>;
+  /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
+  probe?(header: Uint8Array): number;
+  /** Formats: writes an empty image into a file child that is already open; durable on return. */
+  create?(file: ChildIo, options: CreateOptions, host: Host): Promise<void>;
+  /** Protocols: makes the file; replaces what is there. */
+  createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
+  /** Protocols: the filename reported for these options. */
+  filename?(options: NodeOptions): string;
+  /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
+  parseFilename?(filename: string): NodeOptions | undefined;
+}

@@ -1,0 +1,52 @@
+/** Flags of a request, or-ed together (small integers, not offsets). */
+export const Flag = {
+  none: 0,
+  /** The data is on stable storage when the request completes. */
+  fua: 1,
+  /** writeZeroes: the range may be deallocated. */
+  mayUnmap: 2,
+  /** writeZeroes: fail with kind 'unsupported' rather than send zeroes. */
+  noFallback: 4,
+  /** The write does not change what a reader of the node sees (copy-on-read, stream). */
+  unchanged: 8,
+} as const;
+
+/** Whether `flags` has `flag`; spares callers the bitwise operator, which is for codecs. */
+export function hasFlag(flags: number, flag: number): boolean {
+  return Math.floor(flags / flag) % 2 === 1;
+}
+
+/**
+ * What a stretch of a node's address space holds. All bytes of [offset, offset + lengthBytes) are alike in every
+ * member.
+ */
+export interface BlockStatus {
+  /** From the offset asked; at least 1 within the node. */
+  lengthBytes: number;
+  /** This node decides the content; false: its backing file does (or nothing, which reads as zeroes). */
+  allocated: boolean;
+  /** Reads as zeroes, for certain. */
+  zero: boolean;
+  /** Holds stored bytes (an allocated zero cluster: zero and data are... zero only). False for holes. */
+  data: boolean;
+  /** Where the raw bytes are, when they are plain bytes of a child: offset in the node's `file` child. */
+  hostOffset?: number;
+}
+
+/** How a mapping driver (raw, qcow2) maps a stretch. */
+export interface Mapping {
+  /**
+   * data: plain bytes at hostOffset of the file child. zero: reads as zeroes. backing: not in this image.
+   * compressed: only readCompressed can read it.
+   */
+  kind: 'data' | 'zero' | 'backing' | 'compressed';
+  lengthBytes: number;
+  /** Offset in the file child; for data always, for zero only when a cluster is kept allocated, else -1. */
+  hostOffset: number;
+  /** data that may be overwritten in place (the cluster is not shared with a snapshot). */
+  writable: boolean;
+}
+
+export function newMapping(): Mapping {
+  return { kind: 'zero', lengthBytes: 0, hostOffset: -1, writable: false };
+}

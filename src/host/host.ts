@@ -1,0 +1,166 @@
+/**
+ * What livedisk needs of the machine. The engine reaches files, sockets, time and randomness only through this
+ * interface: real.ts talks to Linux, simulated.ts replays a seed.
+ */
+export interface Host {
+  readonly files: HostFiles;
+  readonly net: HostNet;
+  readonly clock: HostClock;
+  readonly random: HostRandom;
+}
+
+export interface OpenFileOptions {
+  /** Open for writing too. */
+  write: boolean;
+  /** Create the file when missing. */
+  create?: boolean;
+  /** With create: fail with kind 'exists' when it is there. */
+  exclusive?: boolean;
+  /** Cut to zero bytes. */
+  truncate?: boolean;
+  /** O_DIRECT: buffers, offsets and lengths must be aligned to traits.alignmentBytes. */
+  direct?: boolean;
+}
+
+export interface HostFiles {
+  /** Errors: not-found, permission, exists, invalid, with the path and "Could not open 'PATH': TEXT". */
+  open(path: string, options: OpenFileOptions): Promise<HostFile>;
+  /** Size and type of what is at a path; undefined when nothing is. */
+  stat(
+    path: string,
+  ): Promise<{ sizeBytes: number; isBlockDevice: boolean; isDirectory: boolean } | undefined>;
+  unlink(path: string): Promise<void>;
+  /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
+  syncDirectory(path: string): Promise<void>;
+  mkdir(path: string): Promise<void>;
+}
+
+export interface FileTraits {
+  /** On tmpfs or the like: reads never wait for a device. */
+  inMemory: boolean;
+  isBlockDevice: boolean;
+  /** Required alignment of O_DIRECT I/O; 1 for buffered files. */
+  alignmentBytes: number;
+}
+
+/**
+ * An open file. try* methods complete now or answer false having done nothing that matters: the caller then uses
+ * the promise form of the same request. Reads beyond the end of the file give zeroes.
+ */
+export interface HostFile {
+  readonly path: string;
+  readonly writable: boolean;
+  readonly traits: FileTraits;
+
+  /** Current size in bytes (fstat, synchronous). */
+  sizeBytes(): number;
+  /** st_blocks * 512. */
+  allocatedBytes(): number;
+
+  /** Fills `buffer` from `position` if the page cache has it all. */
+  tryRead(position: number, buffer: Uint8Array): boolean;
+  read(position: number, buffer: Uint8Array): Promise<void>;
+  /** Writes all of `buffer` if that will not wait for a device (no flush running, the last one was quick). */
+  tryWrite(position: number, buffer: Uint8Array): boolean;
+  write(position: number, buffer: Uint8Array): Promise<void>;
+  /** fdatasync. Once one has failed, every later one fails too (what the kernel dropped cannot be known). */
+  flush(): Promise<void>;
+  /** Frees [position, position + lengthBytes): reads as zeroes afterwards. kind 'unsupported' where it cannot. */
+  punchHole(position: number, lengthBytes: number): Promise<void>;
+  /** Zeroes a range, kept allocated, without sending zeroes. kind 'unsupported' where it cannot. */
+  zeroRange(position: number, lengthBytes: number): Promise<void>;
+  truncate(sizeBytes: number): Promise<void>;
+  /** Reserves blocks for a range (fallocate mode 0); kind 'unsupported' where it cannot. */
+  allocate(position: number, lengthBytes: number): Promise<void>;
+  /** The data or hole at `position` (SEEK_DATA/SEEK_HOLE, synchronous) and how far it reaches, at most lengthBytes. */
+  extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number };
+  /**
+   * copy_file_range from another open file into this one; answers the bytes copied, which may be fewer (0 at the
+   * source's end). kind 'unsupported' where the file systems cannot: the caller reads and writes instead.
+   */
+  copyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): Promise<number>;
+  /** The same, at once, when neither side would wait for a device; -1 when the promise form must be used. */
+  tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number;
+  /** Starts writeback of a range without waiting (sync_file_range WRITE); a hint. */
+  startWriteback(position: number, lengthBytes: number): void;
+
+  /** Takes a shared OFD lock on one byte. Answers false when somebody holds it exclusively. */
+  lockByteShared(byteOffset: number): boolean;
+  unlockByte(byteOffset: number): void;
+  /** Whether another open file description holds any lock on that byte (F_OFD_GETLK for an exclusive lock). */
+  isByteLockedByOther(byteOffset: number): boolean;
+
+  close(): Promise<void>;
+}
+
+export type SocketAddress =
+  | { type: 'unix'; path: string }
+  | { type: 'inet'; host: string; port: number }
+  /** An inherited or received descriptor of a listening or connected socket. */
+  | { type: 'fd'; fd: number };
+
+export interface HostNet {
+  /** Errors: "Failed to connect to 'ADDRESS': TEXT", kind by errno; gives up after timeoutMs with kind 'timeout'. */
+  connect(address: SocketAddress, options?: { timeoutMs?: number }): Promise<HostSocket>;
+  /** Each accepted connection goes to `onConnection`, which must call start() on it. */
+  listen(address: SocketAddress, onConnection: (socket: HostSocket) => void): Promise<HostListener>;
+}
+
+export interface HostListener {
+  /** What was bound (an inet port 0 has become a real port). */
+  readonly address: SocketAddress;
+  /** Stops accepting; unlinks a unix socket's path. Connections that were accepted go on. */
+  close(): Promise<void>;
+}
+
+export interface SocketHandler {
+  /** The chunk is only valid during the call: copy what must be kept. */
+  onData(chunk: Buffer): void;
+  /** The peer closed, or the connection failed (error set). Called once; no onData follows. */
+  onClose(error?: Error): void;
+  /** After write() answered false: the queued bytes are gone. */
+  onDrain?(): void;
+}
+
+export interface HostSocket {
+  /** Begins delivery. */
+  start(handler: SocketHandler): void;
+  /**
+   * Sends, queueing what the kernel does not take now; the bytes are taken or copied before it returns only if
+   * `copied` is answered: 'sent' the buffer is free again; 'queued' it must stay unchanged until onDrain.
+   */
+  write(buffer: Uint8Array): 'sent' | 'queued';
+  /** Bytes accepted by write() and not yet handed to the kernel. */
+  readonly queuedBytes: number;
+  pause(): void;
+  resume(): void;
+  /** Sends what is queued, then closes. */
+  end(): void;
+  /** Drops the connection now. */
+  destroy(): void;
+  /** File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. */
+  takeFds?(): number[];
+}
+
+export interface HostTimer {
+  cancel(): void;
+}
+
+export interface HostClock {
+  /** Monotonic milliseconds, fractional. */
+  nowMs(): number;
+  /** Wall clock for event timestamps. */
+  wallClock(): { seconds: number; microseconds: number };
+  setTimer(delayMs: number, callback: () => void): HostTimer;
+  sleep(delayMs: number): Promise<void>;
+  /** Gives way to I/O and timers (microtasks do not). */
+  macrotask(): Promise<void>;
+  /** Runs soon, after I/O callbacks of this turn (setImmediate). */
+  defer(callback: () => void): void;
+}
+
+export interface HostRandom {
+  /** An integer in [0, bound). */
+  below(bound: number): number;
+  bytes(length: number): Buffer;
+}
