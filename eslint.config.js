@@ -19,6 +19,7 @@ export default tseslint.config(
       '@typescript-eslint/require-await': 'off',
       '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_', varsIgnorePattern: '^_' }],
       eqeqeq: 'error',
+      '@typescript-eslint/no-this-alias': 'off',
       'no-bitwise': 'error',
       'max-lines': ['error', { max: 700 }],
     },

@@ -1,0 +1,248 @@
+import { Notifier } from '../base/async.js';
+import { assert, defined } from '../base/assert.js';
+import { BlockError, errnoError } from '../base/error.js';
+import type { HostClock } from '../host/host.js';
+import type { Edge } from './edge.js';
+import type { Node } from './node.js';
+import { hasPermission, Permission } from './permissions.js';
+import { BufferPayload, type Payload } from './payload.js';
+import { type BlockStatus, Flag, hasFlag } from './request.js';
+
+/** What a backend's owner may want to know. All optional. */
+export interface BackendUser {
+  /** A drained section begins: start nothing new (requests made anyway wait by themselves). */
+  drainBegin?(): void;
+  /** Something of its own is still under way, beyond the requests in flight. */
+  isBusy?(): boolean;
+  drainEnd?(): void;
+  /** The node changed its size, or another node took its place. */
+  resized?(): void;
+}
+
+export interface BackendProperties {
+  /** In permission conflicts: "block device '/machine/...'", "an unnamed block device", "stream job 'job0'". */
+  description: string;
+  perm: number;
+  shared: number;
+  user?: BackendUser;
+}
+
+export type Operation = 'read' | 'write' | 'flush' | 'unmap';
+
+/** Counters of query-blockstats. */
+export interface OperationStatistics {
+  bytes: number;
+  operations: number;
+  failed: number;
+  totalMs: number;
+}
+
+/**
+ * The root of all I/O: a guest device, an export or a job reaches its node through one. It checks ranges and
+ * permissions, counts, and is where drained sections hold requests back.
+ */
+export class BlockBackend {
+  readonly description: string;
+  readonly user: BackendUser;
+  /** What it asks of its node; the graph keeps them. */
+  perm: number;
+  shared: number;
+  /** The one edge, role 'root'; undefined while no node is attached. Only the graph sets it. */
+  root: Edge | undefined;
+  readonly statistics: Record<Operation, OperationStatistics> = {
+    read: newStatistics(),
+    write: newStatistics(),
+    flush: newStatistics(),
+    unmap: newStatistics(),
+  };
+  /** Woken when a request ends; the graph's drained sections wait on it. */
+  readonly idle: Notifier;
+  readonly #clock: HostClock;
+  #inFlight = 0;
+  #quiesced = 0;
+  readonly #resumed = new Notifier();
+
+  constructor(properties: BackendProperties, clock: HostClock, idle: Notifier) {
+    this.description = properties.description;
+    this.perm = properties.perm;
+    this.shared = properties.shared;
+    this.user = properties.user ?? {};
+    this.#clock = clock;
+    this.idle = idle;
+  }
+
+  get node(): Node {
+    return this.#root.node;
+  }
+
+  get #root(): Edge {
+    return defined(this.root, `node of ${this.description}`);
+  }
+
+  get lengthBytes(): number {
+    return this.#root.node.lengthBytes;
+  }
+
+  get isWritable(): boolean {
+    return hasPermission(this.perm, Permission.write);
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** Held back by a drained section. */
+  get isQuiesced(): boolean {
+    return this.#quiesced > 0;
+  }
+
+  describe(): string {
+    return this.description;
+  }
+
+  childResized(): void {
+    this.user.resized?.();
+  }
+
+  /** For the graph's drained sections. */
+  quiesce(): void {
+    this.#quiesced++;
+    this.user.drainBegin?.();
+  }
+
+  unquiesce(): void {
+    assert(this.#quiesced > 0, 'unbalanced drain');
+    this.#quiesced--;
+    this.user.drainEnd?.();
+    if (this.#quiesced === 0) this.#resumed.notify();
+  }
+
+  get isBusy(): boolean {
+    return this.#inFlight > 0 || (this.user.isBusy?.() ?? false);
+  }
+
+  tryRead(offset: number, buffer: Uint8Array): boolean {
+    if (this.#quiesced > 0) return false;
+    this.#check(offset, buffer.length);
+    if (!this.#root.tryRead(offset, buffer)) return false;
+    const statistics = this.statistics.read;
+    statistics.operations++;
+    statistics.bytes += buffer.length;
+    return true;
+  }
+
+  read(offset: number, buffer: Uint8Array): Promise<void> {
+    return this.#run('read', buffer.length, () => {
+      this.#check(offset, buffer.length);
+      if (this.#root.tryRead(offset, buffer)) return undefined;
+      return this.#root.read(offset, buffer);
+    });
+  }
+
+  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
+    if (this.#quiesced > 0 || hasFlag(flags, Flag.fua)) return false;
+    this.#check(offset, buffer.length);
+    this.#checkWritable();
+    if (!this.#root.tryWrite(offset, buffer, flags)) return false;
+    const statistics = this.statistics.write;
+    statistics.operations++;
+    statistics.bytes += buffer.length;
+    return true;
+  }
+
+  write(offset: number, buffer: Uint8Array, flags = 0): Promise<void> {
+    return this.writePayload(offset, new BufferPayload(buffer), flags);
+  }
+
+  writePayload(offset: number, payload: Payload, flags = 0): Promise<void> {
+    return this.#run('write', payload.lengthBytes, () => {
+      this.#check(offset, payload.lengthBytes);
+      this.#checkWritable();
+      return this.node.io.writePayload(offset, payload, flags);
+    });
+  }
+
+  writeZeroes(offset: number, lengthBytes: number, flags = 0): Promise<void> {
+    return this.#run('write', lengthBytes, () => {
+      this.#check(offset, lengthBytes);
+      this.#checkWritable();
+      return this.#root.writeZeroes(offset, lengthBytes, flags);
+    });
+  }
+
+  discard(offset: number, lengthBytes: number): Promise<void> {
+    return this.#run('unmap', lengthBytes, () => {
+      this.#check(offset, lengthBytes);
+      this.#checkWritable();
+      return this.#root.discard(offset, lengthBytes);
+    });
+  }
+
+  /** Everything completed before the call is durable afterwards. */
+  flush(): Promise<void> {
+    return this.#run('flush', 0, () => this.#root.flush());
+  }
+
+  /** Status through the whole chain, as a reader sees it. */
+  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    await this.enter();
+    try {
+      this.#check(offset, lengthBytes);
+      return await this.node.statusThroughChain(offset, lengthBytes);
+    } finally {
+      this.leave();
+    }
+  }
+
+  async truncate(lengthBytes: number): Promise<void> {
+    await this.enter();
+    try {
+      await this.#root.truncate(lengthBytes);
+    } finally {
+      this.leave();
+    }
+  }
+
+  /** Waits until no drained section holds this backend back, then counts as in flight until leave(). */
+  async enter(): Promise<void> {
+    while (this.#quiesced > 0) await this.#resumed.wait();
+    this.#inFlight++;
+  }
+
+  leave(): void {
+    this.#inFlight--;
+    if (this.#inFlight === 0) this.idle.notify();
+  }
+
+  async #run(operation: Operation, bytes: number, request: () => Promise<void> | undefined): Promise<void> {
+    const statistics = this.statistics[operation];
+    const started = this.#clock.nowMs();
+    if (this.#quiesced > 0) await this.enter();
+    else this.#inFlight++;
+    try {
+      await request();
+      statistics.operations++;
+      statistics.bytes += bytes;
+    } catch (error) {
+      statistics.failed++;
+      throw error;
+    } finally {
+      statistics.totalMs += this.#clock.nowMs() - started;
+      this.leave();
+    }
+  }
+
+  #check(offset: number, lengthBytes: number): void {
+    if (offset >= 0 && offset + lengthBytes <= this.lengthBytes) return;
+    throw errnoError('EIO', undefined, { node: this.node.name, offset });
+  }
+
+  #checkWritable(): void {
+    if (this.isWritable || hasPermission(this.perm, Permission.writeUnchanged)) return;
+    throw new BlockError('permission', 'Operation not permitted', { errno: 'EPERM', node: this.node.name });
+  }
+}
+
+function newStatistics(): OperationStatistics {
+  return { bytes: 0, operations: 0, failed: 0, totalMs: 0 };
+}

@@ -1,0 +1,27 @@
+import type { PermissionSet } from './driver.js';
+import type { Node } from './node.js';
+import { ALL_PERMISSIONS, hasPermission, Permission, withoutPermissions } from './permissions.js';
+
+const WRITING = Permission.write + Permission.resize;
+
+/** What a node asks of a child, given what its own users ask of it. */
+export function childPermissions(node: Node, role: string, set: PermissionSet): PermissionSet {
+  const own = node.driver.childPermissions?.(role, set, node.readOnly);
+  if (own) return own;
+  if (role === 'backing') return backingPermissions(node, set);
+  return node.driver.kind === 'filter' ? set : storagePermissions(node);
+}
+
+/** A format's own file: it keeps metadata there, so it writes and resizes whenever it is writable, alone. */
+function storagePermissions(node: Node): PermissionSet {
+  if (node.inactive) return { perm: Permission.consistentRead, shared: ALL_PERMISSIONS };
+  const shared = Permission.consistentRead + Permission.writeUnchanged;
+  return { perm: Permission.consistentRead + (node.readOnly ? 0 : WRITING), shared };
+}
+
+/** A backing file: read only, and it must not change unless the overlay's users accept writers themselves. */
+function backingPermissions(node: Node, set: PermissionSet): PermissionSet {
+  const perm = hasPermission(set.perm, Permission.consistentRead) ? Permission.consistentRead : 0;
+  const letsWrite = node.inactive || hasPermission(set.shared, Permission.write);
+  return { perm, shared: letsWrite ? ALL_PERMISSIONS : withoutPermissions(ALL_PERMISSIONS, WRITING) };
+}

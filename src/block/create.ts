@@ -1,0 +1,44 @@
+import { BlockError } from '../base/error.js';
+import { MAX_IMAGE_BYTES } from '../base/limits.js';
+import type { CreateOptions } from './driver.js';
+import { folderOf, hasProtocol } from './filename.js';
+import type { Opener } from './open.js';
+import { ALL_PERMISSIONS, Permission } from './permissions.js';
+
+/**
+ * Makes an image: the protocol's file, then the format in it. Durable on return (file and folder entry). Nothing is
+ * left behind when it fails, except that a file that was there is replaced.
+ */
+export async function createImage(
+  opener: Opener,
+  filename: string,
+  format: string,
+  options: CreateOptions,
+): Promise<void> {
+  const { graph, drivers } = opener;
+  const driver = drivers.format(format);
+  if (!driver.create)
+    throw new BlockError('unsupported', `Format driver '${format}' does not support image creation`);
+  if (options.sizeBytes > MAX_IMAGE_BYTES)
+    throw new BlockError('limit', 'Image is too big', { path: filename });
+  const protocolOptions = drivers.parseFilename(filename);
+  const protocol = drivers.get(String(protocolOptions['driver']));
+  // A target that exists without us (an NBD export) is formatted as it is.
+  await protocol.createFile?.(graph.host, String(protocolOptions['filename']), 0);
+  const node = await opener.open(protocolOptions, { readOnly: false });
+  const backend = graph.createBackend({
+    description: 'an unnamed block device',
+    perm: Permission.consistentRead + Permission.write + Permission.resize,
+    shared: ALL_PERMISSIONS - Permission.write - Permission.resize,
+  });
+  try {
+    await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
+    const root = backend.root;
+    if (root) await driver.create(root, options, graph.host);
+    if (!hasProtocol(filename)) await graph.host.files.syncDirectory(folderOf(filename) || '.');
+  } finally {
+    const root = backend.root;
+    if (root) await graph.transaction((transaction) => transaction.detach(root));
+    await graph.collect();
+  }
+}

@@ -1,0 +1,124 @@
+import { assert } from '../base/assert.js';
+import { alignDown, alignUp, divideRoundUp, isPowerOfTwo } from '../base/align.js';
+import { Bitmap } from '../base/bitmap.js';
+
+/** Which granules of a node were written. Named ones are the user's; jobs use unnamed ones. */
+export class DirtyBitmap {
+  readonly name: string | undefined;
+  readonly granularityBytes: number;
+  /** False: writes are not recorded. */
+  enabled = true;
+  /** In use by a job: the user may not change it. */
+  busy = false;
+  #bits: Bitmap;
+  #sizeBytes: number;
+
+  constructor(sizeBytes: number, granularityBytes: number, name?: string) {
+    assert(isPowerOfTwo(granularityBytes), `granularity ${granularityBytes}`);
+    this.name = name;
+    this.granularityBytes = granularityBytes;
+    this.#sizeBytes = sizeBytes;
+    this.#bits = new Bitmap(divideRoundUp(sizeBytes, granularityBytes));
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** Dirty bytes, the last granule cut at the node's end. */
+  get dirtyBytes(): number {
+    const whole = this.#bits.count * this.granularityBytes;
+    const last = this.#bits.length - 1;
+    const overhang = this.#bits.length * this.granularityBytes - this.#sizeBytes;
+    return overhang > 0 && this.#bits.get(last) ? whole - overhang : whole;
+  }
+
+  get isClean(): boolean {
+    return this.#bits.count === 0;
+  }
+
+  isDirty(offset: number): boolean {
+    return this.#bits.get(Math.floor(offset / this.granularityBytes));
+  }
+
+  /** Marks every granule that the range touches. */
+  set(offset: number, lengthBytes: number): void {
+    if (lengthBytes === 0) return;
+    const end = Math.min(divideRoundUp(offset + lengthBytes, this.granularityBytes), this.#bits.length);
+    const first = Math.floor(offset / this.granularityBytes);
+    if (first < end) this.#bits.set(first, end);
+  }
+
+  /** Clears every granule that the range touches: the caller took care of them whole. */
+  reset(offset: number, lengthBytes: number): void {
+    if (lengthBytes === 0) return;
+    const end = Math.min(divideRoundUp(offset + lengthBytes, this.granularityBytes), this.#bits.length);
+    const first = Math.floor(offset / this.granularityBytes);
+    if (first < end) this.#bits.clear(first, end);
+  }
+
+  setAll(): void {
+    this.#bits.set(0, this.#bits.length);
+  }
+
+  resetAll(): void {
+    this.#bits.clear(0, this.#bits.length);
+  }
+
+  /** First dirty stretch in [offset, end), whole granules cut at the node's end; at most maxBytes long. */
+  nextDirty(offset: number, end = this.#sizeBytes, maxBytes = Infinity): Stretch | undefined {
+    const stop = Math.min(divideRoundUp(end, this.granularityBytes), this.#bits.length);
+    const from = Math.floor(offset / this.granularityBytes);
+    if (from >= stop) return undefined;
+    const first = this.#bits.nextSet(from, stop);
+    if (first < 0) return undefined;
+    const most = Math.min(stop, first + Math.max(1, Math.floor(maxBytes / this.granularityBytes)));
+    const clear = this.#bits.nextClear(first, most);
+    return this.#stretch(first, clear < 0 ? most : clear);
+  }
+
+  /** First clean granule stretch start in [offset, end), or end. */
+  nextClean(offset: number, end = this.#sizeBytes): number {
+    const stop = Math.min(divideRoundUp(end, this.granularityBytes), this.#bits.length);
+    const from = Math.floor(offset / this.granularityBytes);
+    if (from >= stop) return end;
+    const clear = this.#bits.nextClear(from, stop);
+    return clear < 0 ? end : Math.min(clear * this.granularityBytes, end);
+  }
+
+  /** Follows a resize of the node; new space is clean. */
+  resize(sizeBytes: number): void {
+    const bits = new Bitmap(divideRoundUp(sizeBytes, this.granularityBytes));
+    for (let i = this.#bits.nextSet(0); i >= 0 && i < bits.length;) {
+      const end = this.#bits.nextClear(i);
+      bits.set(i, Math.min(end < 0 ? this.#bits.length : end, bits.length));
+      i = end < 0 ? -1 : this.#bits.nextSet(end);
+    }
+    this.#bits = bits;
+    this.#sizeBytes = sizeBytes;
+  }
+
+  /** Adds another bitmap's dirty bytes. */
+  merge(other: DirtyBitmap): void {
+    for (let at = other.nextDirty(0); at; at = other.nextDirty(at.offset + at.lengthBytes)) {
+      this.set(at.offset, at.lengthBytes);
+      if (at.offset + at.lengthBytes >= other.sizeBytes) break;
+    }
+  }
+
+  #stretch(first: number, end: number): Stretch {
+    const offset = first * this.granularityBytes;
+    return { offset, lengthBytes: Math.min(end * this.granularityBytes, this.#sizeBytes) - offset };
+  }
+}
+
+export interface Stretch {
+  offset: number;
+  lengthBytes: number;
+}
+
+/** The smallest granule-aligned range around [offset, offset + lengthBytes). */
+export function roundOut(offset: number, lengthBytes: number, unit: number): Stretch {
+  const start = alignDown(offset, unit);
+  return { offset: start, lengthBytes: alignUp(offset + lengthBytes, unit) - start };
+}

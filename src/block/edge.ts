@@ -1,0 +1,93 @@
+import { assert } from '../base/assert.js';
+import type { ChildIo } from './driver.js';
+import type { BlockBackend } from './backend.js';
+import type { Node } from './node.js';
+import { hasPermission, Permission } from './permissions.js';
+import type { BlockStatus } from './request.js';
+
+export type EdgeParent = Node | BlockBackend;
+
+/**
+ * A use of a node by a parent: another node in a role ("file", "backing", ...), or a block backend ("root").
+ * Only graph transactions change `node`, `perm` and `shared`.
+ */
+export class Edge implements ChildIo {
+  readonly parent: EdgeParent;
+  readonly role: string;
+  node: Node;
+  perm = 0;
+  shared = 0;
+  /** Jobs that rely on this link; while there are any it may not be changed. */
+  frozen = 0;
+
+  constructor(parent: EdgeParent, role: string, node: Node) {
+    this.parent = parent;
+    this.role = role;
+    this.node = node;
+  }
+
+  get lengthBytes(): number {
+    return this.node.lengthBytes;
+  }
+
+  get isWritable(): boolean {
+    return hasPermission(this.perm, Permission.write) || hasPermission(this.perm, Permission.writeUnchanged);
+  }
+
+  get #mayGrow(): boolean {
+    return hasPermission(this.perm, Permission.resize);
+  }
+
+  tryRead(offset: number, buffer: Uint8Array): boolean {
+    return this.node.io.tryRead(offset, buffer);
+  }
+
+  read(offset: number, buffer: Uint8Array): Promise<void> {
+    return this.node.io.read(offset, buffer);
+  }
+
+  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
+    this.#assertWritable();
+    return this.node.io.tryWrite(offset, buffer, flags, this.#mayGrow);
+  }
+
+  write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+    this.#assertWritable();
+    return this.node.io.write(offset, buffer, flags, this.#mayGrow);
+  }
+
+  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    this.#assertWritable();
+    return this.node.io.writeZeroes(offset, lengthBytes, flags, this.#mayGrow);
+  }
+
+  discard(offset: number, lengthBytes: number): Promise<void> {
+    this.#assertWritable();
+    return this.node.io.discard(offset, lengthBytes);
+  }
+
+  flush(): Promise<void> {
+    return this.node.io.flush();
+  }
+
+  status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    return this.node.io.status(offset, lengthBytes);
+  }
+
+  truncate(lengthBytes: number): Promise<void> {
+    assert(this.#mayGrow, `${this.role} child '${this.node.name}' resized without permission`);
+    return this.node.io.truncate(lengthBytes);
+  }
+
+  announce(event: string): Promise<void> | undefined {
+    return this.node.instance.announce?.(event);
+  }
+
+  startWriteback(offset: number, lengthBytes: number): void {
+    this.node.instance.io?.startWriteback?.(offset, lengthBytes);
+  }
+
+  #assertWritable(): void {
+    assert(this.isWritable, `${this.role} child '${this.node.name}' written without permission`);
+  }
+}

@@ -1,0 +1,136 @@
+import { assert } from '../base/assert.js';
+import { AsyncMutex, Notifier } from '../base/async.js';
+import { BlockError } from '../base/error.js';
+import { MAX_NODE_NAME_CHARS } from '../base/limits.js';
+import type { Host } from '../host/host.js';
+import { BlockBackend, type BackendProperties } from './backend.js';
+import type { DriverEvent } from './driver.js';
+import { Node } from './node.js';
+import { GraphTransaction } from './transaction.js';
+
+/**
+ * All nodes, edges and backends of one engine. Every change goes through transaction(); drained() holds back the
+ * requests that a change must not meet.
+ */
+export class Graph {
+  readonly host: Host;
+  /** By name, in order of creation. */
+  readonly nodes = new Map<string, Node>();
+  readonly backends = new Set<BlockBackend>();
+  /** Set by the composition root: what drivers report. */
+  onDriverEvent: (node: Node, event: DriverEvent) => void = () => undefined;
+  readonly #mutex = new AsyncMutex();
+  readonly #idle = new Notifier();
+  #generated = 0;
+
+  constructor(host: Host) {
+    this.host = host;
+  }
+
+  /** Errors: kind not-found, in QEMU's words. */
+  node(name: string): Node {
+    const node = this.nodes.get(name);
+    if (!node) throw new BlockError('not-found', `Failed to find node with node-name='${name}'`);
+    return node;
+  }
+
+  /** Throws when a user may not give this name to a new node. */
+  checkNewName(name: string): void {
+    if (!/^[A-Za-z][A-Za-z0-9_.-]*$/.test(name))
+      throw new BlockError('invalid', `Invalid node-name: '${name}'`);
+    if (name.length > MAX_NODE_NAME_CHARS) throw new BlockError('invalid', 'Node name too long');
+    if (this.nodes.has(name)) throw new BlockError('exists', `Duplicate nodes with node-name='${name}'`);
+  }
+
+  /** A name that no user can choose, such as '#block153'. */
+  generateName(): string {
+    for (;;) {
+      const name = `#block${this.#generated++}${String(this.host.random.below(100)).padStart(2, '0')}`;
+      if (!this.nodes.has(name)) return name;
+    }
+  }
+
+  createBackend(properties: BackendProperties): BlockBackend {
+    return new BlockBackend(properties, this.host.clock, this.#idle);
+  }
+
+  /**
+   * Changes the graph, or throws and leaves it as it was. `build` lists the steps (synchronously); then permissions
+   * are checked on the tentative graph, drivers prepare (may await), and all is committed without a wait.
+   */
+  transaction(build: (transaction: GraphTransaction) => void): Promise<void> {
+    return this.#mutex.run(async () => {
+      const transaction = new GraphTransaction(this);
+      build(transaction);
+      await transaction.run();
+    });
+  }
+
+  /**
+   * Runs `body` while no request that can reach `nodes` is in flight and none can start. Owners in `except` (the
+   * job that asks) go on. Guests see a pause, never an error.
+   */
+  async drained<T>(
+    nodes: Iterable<Node>,
+    body: () => Promise<T> | T,
+    except: Iterable<BlockBackend> = [],
+  ): Promise<T> {
+    const skip = new Set(except);
+    const held = [...rootsOf(nodes)].filter((backend) => !skip.has(backend));
+    for (const backend of held) backend.quiesce();
+    try {
+      await this.#idle.until(() => held.every((backend) => !backend.isBusy));
+      return await body();
+    } finally {
+      for (const backend of held) backend.unquiesce();
+    }
+  }
+
+  /** An owner whose isBusy() may have changed calls this. */
+  notifyIdle(): void {
+    this.#idle.notify();
+  }
+
+  /** Closes nodes that nothing holds any more: unowned and without parents; their children follow. */
+  async collect(): Promise<void> {
+    for (;;) {
+      const orphan = [...this.nodes.values()].find((node) => node.parents.size === 0 && !node.monitorOwned);
+      if (!orphan) return;
+      await this.closeNode(orphan);
+    }
+  }
+
+  /** Flushes, closes and removes a node without parents, then what only it held. */
+  async closeNode(node: Node): Promise<void> {
+    assert(node.parents.size === 0, `closing node '${node.name}' which is in use`);
+    const below = [...node.children.values()].map((edge) => edge.node);
+    try {
+      if (node.isOpen) await node.instance.close();
+    } finally {
+      await this.transaction((transaction) => {
+        for (const edge of node.children.values()) transaction.detach(edge);
+      });
+      this.nodes.delete(node.name);
+    }
+    for (const child of below) {
+      if (child.parents.size === 0 && !child.monitorOwned && this.nodes.has(child.name))
+        await this.closeNode(child);
+    }
+  }
+}
+
+/** The backends from which a request can reach one of `nodes`. */
+export function rootsOf(nodes: Iterable<Node>): Set<BlockBackend> {
+  const roots = new Set<BlockBackend>();
+  const seen = new Set<Node>();
+  const visit = (node: Node): void => {
+    if (seen.has(node)) return;
+    seen.add(node);
+    for (const { parent } of node.parents) {
+      if (parent instanceof Node) visit(parent);
+      else roots.add(parent);
+    }
+  };
+  for (const node of nodes) visit(node);
+  return roots;
+}

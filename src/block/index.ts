@@ -1,0 +1,12 @@
+/** livedisk/block: nodes, the graph and the I/O facade, for programs that embed the engine. */
+export { BlockBackend, type BackendProperties, type BackendUser } from './backend.js';
+export { DirtyBitmap } from './dirty-bitmap.js';
+export type * from './driver.js';
+export { Edge } from './edge.js';
+export { Graph, rootsOf } from './graph.js';
+export { Node, type ChainStatus } from './node.js';
+export { Opener, type OpenContext } from './open.js';
+export { ALL_PERMISSIONS, Permission } from './permissions.js';
+export { DriverRegistry } from './registry.js';
+export { Flag, type BlockStatus, type Mapping } from './request.js';
+export { GraphTransaction } from './transaction.js';

@@ -1,0 +1,437 @@
+import { assert, defined } from '../base/assert.js';
+import { alignDown, alignUp } from '../base/align.js';
+import { BlockError } from '../base/error.js';
+import { MiB } from '../base/limits.js';
+import type { MapDriver, Reservation } from './driver.js';
+import type { Edge } from './edge.js';
+import type { Node } from './node.js';
+import { isUnsupported, type Located, zeroPayload } from './node-io.js';
+import { BufferPayload, FilePayload, type Payload } from './payload.js';
+import type { RangeLock, Release } from './range-lock.js';
+import { type BlockStatus, Flag, hasFlag, type Mapping, newMapping } from './request.js';
+
+/** Writes up to this size are put together with their copy-on-write into one buffer and one request. */
+const JOINED_WRITE_BYTES = 2 * MiB;
+/** Zeroes that a format cannot express are written in pieces of this size. */
+const ZERO_PIECE_BYTES = MiB;
+
+/**
+ * Reading, writing, zeroing, discarding and block status, written once for every driver that only maps.
+ * A request holds its range in `ranges`: shared while it uses a mapping as it is, exclusive (whole clusters)
+ * while it changes one.
+ */
+export class MappedIo {
+  readonly #node: Node;
+  readonly #driver: MapDriver;
+  readonly #ranges: RangeLock;
+  /** Reused by the synchronous path, which never interleaves with itself on one node. */
+  readonly #scratch = newMapping();
+
+  constructor(node: Node, driver: MapDriver, ranges: RangeLock) {
+    this.#node = node;
+    this.#driver = driver;
+    this.#ranges = ranges;
+  }
+
+  get #file(): Edge {
+    return this.#node.child('file');
+  }
+
+  get #backing(): Edge | undefined {
+    return this.#node.children.get('backing');
+  }
+
+  /** The caller has looked at the range locks and the end. */
+  tryRead(offset: number, buffer: Uint8Array): boolean {
+    const file = this.#file;
+    if (file.node.instance.announce) return false;
+    const mapping = this.#scratch;
+    for (let done = 0; done < buffer.length;) {
+      if (!this.#driver.tryMap(offset + done, buffer.length - done, mapping)) return false;
+      const length = mapping.lengthBytes;
+      const whole = length === buffer.length;
+      switch (mapping.kind) {
+        case 'data':
+          if (!file.tryRead(mapping.hostOffset, whole ? buffer : buffer.subarray(done, done + length)))
+            return false;
+          break;
+        case 'zero':
+          buffer.fill(0, done, done + length);
+          break;
+        case 'backing':
+          if (!this.#tryReadBacking(offset + done, whole ? buffer : buffer.subarray(done, done + length)))
+            return false;
+          break;
+        case 'compressed':
+          return false;
+      }
+      done += length;
+    }
+    return true;
+  }
+
+  #tryReadBacking(offset: number, buffer: Uint8Array): boolean {
+    const backing = this.#backing;
+    if (backing && offset < backing.lengthBytes) return backing.tryRead(offset, buffer);
+    buffer.fill(0);
+    return true;
+  }
+
+  async read(offset: number, buffer: Uint8Array): Promise<void> {
+    const release = await this.#ranges.lockShared(offset, buffer.length);
+    try {
+      await this.#readLocked(offset, buffer);
+    } finally {
+      release();
+    }
+  }
+
+  /** Reads through the mapping; the range is held by the caller. */
+  async #readLocked(offset: number, buffer: Uint8Array): Promise<void> {
+    const mapping = newMapping();
+    for (let done = 0; done < buffer.length;) {
+      await this.#map(offset + done, buffer.length - done, mapping);
+      const part = buffer.subarray(done, done + mapping.lengthBytes);
+      await this.#readMapping(mapping, offset + done, part);
+      done += part.length;
+    }
+  }
+
+  async #readMapping(mapping: Mapping, offset: number, part: Uint8Array): Promise<void> {
+    switch (mapping.kind) {
+      case 'data': {
+        await this.#file.announce('read_aio');
+        if (!this.#file.tryRead(mapping.hostOffset, part)) await this.#file.read(mapping.hostOffset, part);
+        return;
+      }
+      case 'zero':
+        part.fill(0);
+        return;
+      case 'backing': {
+        const backing = this.#backing;
+        if (!backing) {
+          part.fill(0);
+          return;
+        }
+        await this.#file.announce('read_backing_aio');
+        if (!backing.node.io.tryRead(offset, part)) await backing.read(offset, part);
+        return;
+      }
+      case 'compressed':
+        await defined(this.#driver.readCompressed?.(offset, part), 'reader of compressed data');
+    }
+  }
+
+  async #map(offset: number, lengthBytes: number, mapping: Mapping): Promise<void> {
+    if (!this.#driver.tryMap(offset, lengthBytes, mapping))
+      await this.#driver.map(offset, lengthBytes, mapping);
+    assert(
+      mapping.lengthBytes > 0 && mapping.lengthBytes <= lengthBytes,
+      `mapping of ${mapping.lengthBytes} bytes`,
+    );
+  }
+
+  /** In place, or into clusters that need no copy-on-write and whose tables are in memory. */
+  tryWrite(offset: number, buffer: Uint8Array): boolean {
+    const file = this.#file;
+    if (file.node.instance.announce) return false;
+    const mapping = this.#scratch;
+    for (let done = 0; done < buffer.length;) {
+      if (!this.#driver.tryMap(offset + done, buffer.length - done, mapping)) return false;
+      if (mapping.kind !== 'data' || !mapping.writable) return this.#tryAllocate(offset, buffer, done);
+      const length = mapping.lengthBytes;
+      const part = length === buffer.length ? buffer : buffer.subarray(done, done + length);
+      if (!file.tryWrite(mapping.hostOffset, part, Flag.none)) return false;
+      done += length;
+    }
+    return true;
+  }
+
+  /** The rest of a synchronous write from `done`, in one reservation; false leaves it to write(). */
+  #tryAllocate(offset: number, buffer: Uint8Array, done: number): boolean {
+    const cluster = this.#driver.clusterBytes;
+    const start = alignDown(offset + done, cluster);
+    const end = alignUp(offset + buffer.length, cluster);
+    if (!this.#driver.tryReserve || !this.#ranges.isIdle) return false;
+    const reservation = this.#driver.tryReserve(offset + done, buffer.length - done);
+    if (!reservation) return false;
+    const fits = reservation.offset === start && reservation.offset + reservation.lengthBytes === end;
+    const bare = reservation.readsZero && reservation.before === 'zero';
+    const head = offset + done - reservation.offset;
+    const part = done === 0 ? buffer : buffer.subarray(done);
+    const aligned = head === 0 && part.length === reservation.lengthBytes;
+    const wrote =
+      fits && (bare || aligned) && this.#file.tryWrite(reservation.hostOffset + head, part, Flag.none);
+    if (wrote) reservation.link();
+    else reservation.abort();
+    return wrote;
+  }
+
+  async write(offset: number, payload: Payload): Promise<void> {
+    const end = offset + payload.lengthBytes;
+    for (let at = offset; at < end;) {
+      at = await this.#writeInPlace(at, end, offset, payload);
+      if (at < end) at = await this.#writeAllocating(at, end, offset, payload);
+    }
+  }
+
+  /** Overwrites writable data clusters from `at`; answers where the first other cluster begins. */
+  async #writeInPlace(at: number, end: number, base: number, payload: Payload): Promise<number> {
+    const release = await this.#ranges.lockShared(at, end - at);
+    const mapping = newMapping();
+    try {
+      while (at < end) {
+        await this.#map(at, end - at, mapping);
+        if (mapping.kind !== 'data' || !mapping.writable) return at;
+        await this.#file.announce('write_aio');
+        await this.#writeHost(mapping.hostOffset, payload, at - base, mapping.lengthBytes);
+        at += mapping.lengthBytes;
+      }
+      return at;
+    } finally {
+      release();
+    }
+  }
+
+  /** Reserves, fills and links clusters for a stretch from `at`; answers where it ends. */
+  async #writeAllocating(at: number, end: number, base: number, payload: Payload): Promise<number> {
+    const cluster = this.#driver.clusterBytes;
+    const mapping = newMapping();
+    await this.#map(at, end - at, mapping);
+    const stop = Math.min(end, at + mapping.lengthBytes);
+    const from = alignDown(at, cluster);
+    const release = await this.#ranges.lockExclusive(from, alignUp(stop, cluster) - from);
+    try {
+      // While this waited for the lock, another request may have allocated the cluster.
+      await this.#map(at, stop - at, mapping);
+      if (mapping.kind === 'data' && mapping.writable) return at;
+      const length = Math.min(mapping.lengthBytes, stop - at);
+      const reservation = this.#driver.tryReserve?.(at, length) ?? (await this.#driver.reserve(at, length));
+      try {
+        const done = await this.#fill(reservation, at, at + length, base, payload);
+        reservation.link();
+        return done;
+      } catch (error) {
+        reservation.abort();
+        throw error;
+      }
+    } finally {
+      release();
+    }
+  }
+
+  /** Writes guest data and copy-on-write into reserved clusters; answers the guest offset where the data ends. */
+  async #fill(r: Reservation, at: number, end: number, base: number, payload: Payload): Promise<number> {
+    const dataEnd = Math.min(end, r.offset + r.lengthBytes);
+    const head = at - r.offset;
+    const tail = r.offset + r.lengthBytes - dataEnd;
+    const bare = (r.readsZero && r.before === 'zero') || (head === 0 && tail === 0);
+    await this.#file.announce('write_aio');
+    if (bare) {
+      await this.#writeHost(r.hostOffset + head, payload, at - base, dataEnd - at);
+      return dataEnd;
+    }
+    if (payload.file || r.lengthBytes > JOINED_WRITE_BYTES) {
+      await this.#copyOnWrite(r, r.offset, head);
+      await this.#writeHost(r.hostOffset + head, payload, at - base, dataEnd - at);
+      await this.#copyOnWrite(r, dataEnd, tail);
+      return dataEnd;
+    }
+    const joined = Buffer.allocUnsafe(r.lengthBytes);
+    await this.#readOld(r, r.offset, joined.subarray(0, head));
+    joined.set(await payload.bytes(at - base, dataEnd - at), head);
+    await this.#readOld(r, dataEnd, joined.subarray(r.lengthBytes - tail));
+    await this.#writeHost(r.hostOffset, new BufferPayload(joined), 0, joined.length);
+    return dataEnd;
+  }
+
+  async #copyOnWrite(r: Reservation, offset: number, lengthBytes: number): Promise<void> {
+    if (lengthBytes === 0 || (r.readsZero && r.before === 'zero')) return;
+    const old = Buffer.allocUnsafe(lengthBytes);
+    await this.#readOld(r, offset, old);
+    await this.#file.announce('cow_write');
+    await this.#writeHost(r.hostOffset + (offset - r.offset), new BufferPayload(old), 0, lengthBytes);
+  }
+
+  /** What the clusters held before the reservation; zeroes beyond the end of the image. */
+  async #readOld(r: Reservation, offset: number, buffer: Uint8Array): Promise<void> {
+    if (buffer.length === 0) return;
+    const inside = Math.max(0, Math.min(buffer.length, this.#node.lengthBytes - offset));
+    buffer.fill(0, r.before === 'zero' ? 0 : inside);
+    if (r.before === 'zero' || inside === 0) return;
+    await this.#file.announce('cow_read');
+    await this.#readLocked(offset, buffer.subarray(0, inside));
+  }
+
+  async #writeHost(hostOffset: number, payload: Payload, from: number, lengthBytes: number): Promise<void> {
+    const file = this.#file;
+    const source = payload.file;
+    if (source) {
+      const part = new FilePayload(source.io, source.offset + from, lengthBytes);
+      return file.node.io.writePayload(hostOffset, part, Flag.none, true);
+    }
+    const bytes = await payload.bytes(from, lengthBytes);
+    if (!file.tryWrite(hostOffset, bytes, Flag.none)) await file.write(hostOffset, bytes, Flag.none);
+  }
+
+  async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    const end = offset + lengthBytes;
+    const done = await this.#zeroWholeClusters(offset, end, flags);
+    await this.#writeZeroBytes(offset, done.offset - offset);
+    await this.#writeZeroBytes(done.end, end - done.end);
+  }
+
+  /** Turns whole clusters of [offset, end) into zero clusters; answers which part that took care of. */
+  async #zeroWholeClusters(
+    offset: number,
+    end: number,
+    flags: number,
+  ): Promise<{ offset: number; end: number }> {
+    const cluster = this.#driver.clusterBytes;
+    const from = alignDown(offset, cluster);
+    const to = alignUp(end, cluster);
+    const release = await this.#ranges.lockExclusive(from, to - from);
+    try {
+      // A cluster counts as whole too when the rest of it reads as zeroes already, or lies past the image's end.
+      const start = (await this.#readsZero(from, offset)) ? from : Math.min(alignUp(offset, cluster), end);
+      const stop = (await this.#readsZero(end, to)) ? to : Math.max(alignDown(end, cluster), start);
+      if (hasFlag(flags, Flag.noFallback) && (start > offset || stop < end)) {
+        throw new BlockError('unsupported', 'Operation not supported', {
+          errno: 'ENOTSUP',
+          node: this.#node.name,
+        });
+      }
+      if (start >= stop) return { offset: end, end };
+      await this.#file.announce('pwritev_zero');
+      const imageEnd = Math.max(this.#node.lengthBytes, end);
+      await this.#driver.zeroClusters(start, Math.min(stop, imageEnd) - start, hasFlag(flags, Flag.mayUnmap));
+      return { offset: Math.max(start, offset), end: Math.min(stop, end) };
+    } catch (error) {
+      if (!isUnsupported(error) || hasFlag(flags, Flag.noFallback)) throw error;
+      return { offset: end, end };
+    } finally {
+      release();
+    }
+  }
+
+  /** Whether [from, to), a part of one cluster, reads as zeroes; what lies past the image's end does. */
+  async #readsZero(from: number, to: number): Promise<boolean> {
+    const end = Math.min(to, this.#node.lengthBytes);
+    for (let at = from; at < end;) {
+      const status = await this.#node.statusThroughChain(at, end - at);
+      if (!status.zero) return false;
+      at += status.lengthBytes;
+    }
+    return true;
+  }
+
+  async #writeZeroBytes(offset: number, lengthBytes: number): Promise<void> {
+    for (let done = 0; done < lengthBytes; done += ZERO_PIECE_BYTES) {
+      await this.write(offset + done, zeroPayload(Math.min(ZERO_PIECE_BYTES, lengthBytes - done)));
+    }
+  }
+
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    const cluster = this.#driver.clusterBytes;
+    const start = alignUp(offset, cluster);
+    const end =
+      offset + lengthBytes >= this.#node.lengthBytes
+        ? offset + lengthBytes
+        : alignDown(offset + lengthBytes, cluster);
+    if (start >= end) return;
+    const release = await this.#ranges.lockExclusive(start, alignUp(end, cluster) - start);
+    try {
+      await this.#driver.discardClusters(start, end - start);
+    } finally {
+      release();
+    }
+  }
+
+  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    const mapping = newMapping();
+    await this.#map(offset, lengthBytes, mapping);
+    switch (mapping.kind) {
+      case 'data':
+        return this.#dataStatus(mapping);
+      case 'zero':
+        return withHost(
+          { lengthBytes: mapping.lengthBytes, allocated: true, zero: true, data: false },
+          mapping,
+        );
+      case 'backing':
+        return {
+          lengthBytes: mapping.lengthBytes,
+          allocated: false,
+          zero: !this.#node.children.has('backing'),
+          data: false,
+        };
+      case 'compressed':
+        return { lengthBytes: mapping.lengthBytes, allocated: true, zero: false, data: true };
+    }
+  }
+
+  /** A data cluster may lie in a hole of the file (preallocation): then it reads as zeroes. */
+  async #dataStatus(mapping: Mapping): Promise<BlockStatus> {
+    const file = this.#file;
+    const status: BlockStatus = {
+      lengthBytes: mapping.lengthBytes,
+      allocated: true,
+      zero: false,
+      data: true,
+    };
+    status.hostOffset = mapping.hostOffset;
+    const inside = Math.min(mapping.lengthBytes, file.lengthBytes - mapping.hostOffset);
+    if (inside <= 0) return { ...status, zero: true };
+    const below = await file.status(mapping.hostOffset, inside);
+    return { ...status, lengthBytes: below.lengthBytes, zero: below.zero };
+  }
+
+  /** For offload: the first stretch at `offset`, its range held (shared) until release() when it is plain. */
+  async locate(offset: number, lengthBytes: number): Promise<Located> {
+    const release = await this.#ranges.lockShared(offset, lengthBytes);
+    const mapping = newMapping();
+    let located: Located = { kind: 'other', lengthBytes };
+    try {
+      await this.#map(offset, lengthBytes, mapping);
+      located = await this.#locateMapping(mapping, offset);
+      if (located.kind === 'plain') located = heldUntilReleased(located, release);
+      return located;
+    } finally {
+      if (located.kind !== 'plain') release();
+    }
+  }
+
+  async #locateMapping(mapping: Mapping, offset: number): Promise<Located> {
+    const length = mapping.lengthBytes;
+    switch (mapping.kind) {
+      case 'data':
+        return this.#file.node.io.locate(mapping.hostOffset, length);
+      case 'zero':
+        return { kind: 'zero', lengthBytes: length };
+      case 'backing': {
+        const backing = this.#backing;
+        const inside = backing ? Math.min(length, backing.lengthBytes - offset) : 0;
+        if (!backing || inside <= 0) return { kind: 'zero', lengthBytes: length };
+        return backing.node.io.locate(offset, inside);
+      }
+      case 'compressed':
+        return { kind: 'other', lengthBytes: length };
+    }
+  }
+}
+
+function withHost(status: BlockStatus, mapping: Mapping): BlockStatus {
+  if (mapping.hostOffset >= 0) status.hostOffset = mapping.hostOffset;
+  return status;
+}
+
+function heldUntilReleased(located: Extract<Located, { kind: 'plain' }>, release: Release): Located {
+  const below = located.release;
+  return {
+    ...located,
+    release: () => {
+      below();
+      release();
+    },
+  };
+}

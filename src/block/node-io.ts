@@ -1,0 +1,275 @@
+import { assert, defined } from '../base/assert.js';
+import { alignDown, alignUp } from '../base/align.js';
+import { BlockError, errnoError } from '../base/error.js';
+import { MiB } from '../base/limits.js';
+import type { DriverInstance, IoDriver } from './driver.js';
+import { MappedIo } from './mapped-io.js';
+import type { Node } from './node.js';
+import { BufferPayload, type Payload } from './payload.js';
+import { RangeLock, type Release } from './range-lock.js';
+import { type BlockStatus, Flag, hasFlag } from './request.js';
+
+/** Zeroes are written in pieces of at most this, where a driver has no cheaper way. */
+const ZERO_PIECE_BYTES = MiB;
+
+/**
+ * The I/O facade of one node: the one place that aligns requests, serialises the padded ones, tells the dirty
+ * bitmaps, and chooses between the driver's own data path and the generic one over its mapping.
+ * Ranges were checked by whoever holds the edge; `mayGrow` lets a write end beyond the node (resize permission).
+ */
+export class NodeIo {
+  readonly #node: Node;
+  /** Requests that must not overlap others: read-modify-write here, allocations in MappedIo. */
+  readonly ranges = new RangeLock();
+  readonly #mapped: MappedIo | undefined;
+
+  constructor(node: Node, instance: DriverInstance) {
+    this.#node = node;
+    assert((instance.io === undefined) !== (instance.map === undefined), 'a driver has either io or map');
+    if (instance.map) this.#mapped = new MappedIo(node, instance.map, this.ranges);
+  }
+
+  /** Reads now if no wait is needed; past the end are zeroes. */
+  tryRead(offset: number, buffer: Uint8Array): boolean {
+    const { instance } = this.#node;
+    const align = instance.requestAlignmentBytes;
+    if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
+    if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
+    if (offset + buffer.length > instance.lengthBytes) return false;
+    if (this.#mapped) return this.#mapped.tryRead(offset, buffer);
+    return defined(instance.io, 'io').tryRead?.(offset, buffer) ?? false;
+  }
+
+  async read(offset: number, buffer: Uint8Array): Promise<void> {
+    const inside = Math.max(0, Math.min(buffer.length, this.#node.lengthBytes - offset));
+    if (inside < buffer.length) buffer.fill(0, inside);
+    if (inside === 0) return;
+    const part = inside === buffer.length ? buffer : buffer.subarray(0, inside);
+    if (this.#mapped) return this.#mapped.read(offset, part);
+    const align = this.#node.instance.requestAlignmentBytes;
+    if (align === 1) {
+      if (this.#io.tryRead?.(offset, part)) return;
+      return this.#io.read(offset, part);
+    }
+    const start = alignDown(offset, align);
+    const end = alignUp(offset + inside, align);
+    const release = await this.ranges.lockShared(start, end - start);
+    try {
+      if (start === offset && end === offset + inside) return await this.#io.read(offset, part);
+      const bounce = Buffer.allocUnsafe(end - start);
+      await this.#io.read(start, bounce);
+      bounce.copy(part, 0, offset - start, offset - start + inside);
+    } finally {
+      release();
+    }
+  }
+
+  tryWrite(offset: number, buffer: Uint8Array, flags: number, mayGrow: boolean): boolean {
+    const node = this.#node;
+    const { instance } = node;
+    if (flags !== Flag.none) return false;
+    const align = instance.requestAlignmentBytes;
+    if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
+    if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
+    this.#checkEnd(offset, buffer.length, mayGrow);
+    const done = this.#mapped
+      ? this.#mapped.tryWrite(offset, buffer)
+      : (defined(instance.io, 'io').tryWrite?.(offset, buffer) ?? false);
+    if (done) node.markDirty(offset, buffer.length);
+    return done;
+  }
+
+  write(offset: number, buffer: Uint8Array, flags: number, mayGrow = false): Promise<void> {
+    return this.writePayload(offset, new BufferPayload(buffer), flags, mayGrow);
+  }
+
+  async writePayload(offset: number, payload: Payload, flags: number, mayGrow = false): Promise<void> {
+    const length = payload.lengthBytes;
+    this.#checkEnd(offset, length, mayGrow);
+    if (length === 0) return;
+    try {
+      if (this.#mapped) await this.#mapped.write(offset, payload);
+      else await this.#writeIo(offset, payload, flags);
+    } finally {
+      // Also after a failure: part of the range may have been written.
+      this.#node.markDirty(offset, length);
+    }
+    if (hasFlag(flags, Flag.fua)) await this.flush();
+  }
+
+  async writeZeroes(offset: number, lengthBytes: number, flags: number, mayGrow = false): Promise<void> {
+    this.#checkEnd(offset, lengthBytes, mayGrow);
+    if (lengthBytes === 0) return;
+    try {
+      if (this.#mapped) await this.#mapped.writeZeroes(offset, lengthBytes, flags);
+      else await this.#writeZeroesIo(offset, lengthBytes, flags);
+    } finally {
+      this.#node.markDirty(offset, lengthBytes);
+    }
+    if (hasFlag(flags, Flag.fua)) await this.flush();
+  }
+
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    this.#checkEnd(offset, lengthBytes, false);
+    if (lengthBytes === 0) return;
+    try {
+      if (this.#mapped) await this.#mapped.discard(offset, lengthBytes);
+      else await this.#discardIo(offset, lengthBytes);
+    } finally {
+      this.#node.markDirty(offset, lengthBytes);
+    }
+  }
+
+  flush(): Promise<void> {
+    return this.#node.instance.flush();
+  }
+
+  /** Status of this node's own layer; a filter answers for its child. */
+  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    const inside = Math.min(lengthBytes, this.#node.lengthBytes - offset);
+    assert(inside > 0, `status beyond the end of '${this.#node.name}'`);
+    if (this.#mapped) return this.#mapped.status(offset, inside);
+    return this.#io.status(offset, inside);
+  }
+
+  async truncate(lengthBytes: number): Promise<void> {
+    const node = this.#node;
+    if (!node.instance.truncate) {
+      throw new BlockError('unsupported', `Image format driver does not support resize`, { node: node.name });
+    }
+    const release = await this.ranges.lockExclusive(0, Math.max(lengthBytes, node.lengthBytes));
+    try {
+      await node.instance.truncate(lengthBytes);
+    } finally {
+      release();
+    }
+    node.resized();
+  }
+
+  /** Where the bytes of [offset, ...) are plain bytes of a host file, for offload; see MappedIo.locate. */
+  locate(offset: number, lengthBytes: number): Promise<Located> {
+    if (this.#mapped) return this.#mapped.locate(offset, lengthBytes);
+    return Promise.resolve({ kind: 'plain', io: this.#io, offset, lengthBytes, release: () => undefined });
+  }
+
+  get #io(): IoDriver {
+    return defined(this.#node.instance.io, `io of '${this.#node.name}'`);
+  }
+
+  #checkEnd(offset: number, lengthBytes: number, mayGrow: boolean): void {
+    if (mayGrow || offset + lengthBytes <= this.#node.lengthBytes) return;
+    throw errnoError('EIO', undefined, { node: this.#node.name, offset });
+  }
+
+  async #writeIo(offset: number, payload: Payload, flags: number): Promise<void> {
+    const length = payload.lengthBytes;
+    const align = this.#node.instance.requestAlignmentBytes;
+    if (align > 1 && !isAlignedRequest(offset, length, align))
+      return this.#writePadded(offset, payload, flags);
+    const release = align > 1 ? await this.ranges.lockShared(offset, length) : noRelease;
+    try {
+      if (payload.file && (await copyOffloaded(this.#io, offset, payload))) return;
+      const bytes = await payload.bytes(0, length);
+      if (align === 1 && this.#io.tryWrite?.(offset, bytes)) return;
+      await this.#io.write(offset, bytes, flags);
+    } finally {
+      release();
+    }
+  }
+
+  /** Read-modify-write of a request that is smaller than the driver's unit. */
+  async #writePadded(offset: number, payload: Payload, flags: number): Promise<void> {
+    const align = this.#node.instance.requestAlignmentBytes;
+    const start = alignDown(offset, align);
+    const end = alignUp(offset + payload.lengthBytes, align);
+    const release = await this.ranges.lockExclusive(start, end - start);
+    try {
+      const bounce = Buffer.alloc(end - start);
+      const inside = Math.min(alignUp(this.#node.lengthBytes, align), end) - start;
+      if (inside > 0) await this.#io.read(start, bounce.subarray(0, inside));
+      bounce.set(await payload.bytes(0, payload.lengthBytes), offset - start);
+      await this.#io.write(start, bounce, flags);
+    } finally {
+      release();
+    }
+  }
+
+  async #writeZeroesIo(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    const align = this.#node.instance.requestAlignmentBytes;
+    const start = Math.min(alignUp(offset, align), offset + lengthBytes);
+    const end = Math.max(alignDown(offset + lengthBytes, align), start);
+    if (start > offset) await this.#writeIo(offset, zeroPayload(start - offset), Flag.none);
+    if (end > start) await this.#writeZeroesAligned(start, end - start, flags);
+    const tail = offset + lengthBytes - end;
+    if (tail > 0 && end >= start && end > offset) await this.#writeIo(end, zeroPayload(tail), Flag.none);
+  }
+
+  async #writeZeroesAligned(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    try {
+      const release = await this.ranges.lockShared(offset, lengthBytes);
+      try {
+        return await this.#io.writeZeroes(offset, lengthBytes, flags);
+      } finally {
+        release();
+      }
+    } catch (error) {
+      if (!isUnsupported(error) || hasFlag(flags, Flag.noFallback)) throw error;
+    }
+    for (let done = 0; done < lengthBytes; done += ZERO_PIECE_BYTES) {
+      const piece = Math.min(ZERO_PIECE_BYTES, lengthBytes - done);
+      await this.#writeIo(offset + done, zeroPayload(piece), Flag.none);
+    }
+  }
+
+  async #discardIo(offset: number, lengthBytes: number): Promise<void> {
+    const align = this.#node.instance.requestAlignmentBytes;
+    const start = alignUp(offset, align);
+    const end = alignDown(offset + lengthBytes, align);
+    if (end > start) await this.#io.discard(start, end - start);
+  }
+}
+
+/** A stretch of a node's content, for a reader that can use more than bytes. */
+export type Located =
+  /** Plain bytes of a host file; release() when done with them. */
+  | { kind: 'plain'; io: IoDriver; offset: number; lengthBytes: number; release: Release }
+  | { kind: 'zero'; lengthBytes: number }
+  /** Only read() can tell. */
+  | { kind: 'other'; lengthBytes: number };
+
+const noRelease: Release = () => undefined;
+
+export function isUnsupported(error: unknown): boolean {
+  return error instanceof BlockError && error.kind === 'unsupported';
+}
+
+export function zeroPayload(lengthBytes: number): Payload {
+  return new BufferPayload(Buffer.alloc(lengthBytes));
+}
+
+function isAlignedRequest(offset: number, lengthBytes: number, align: number): boolean {
+  return offset % align === 0 && lengthBytes % align === 0;
+}
+
+/** copy_file_range of the whole payload; false: nothing relied on, read and write instead. */
+async function copyOffloaded(io: IoDriver, offset: number, payload: Payload): Promise<boolean> {
+  const from = payload.file;
+  if (!from || !io.copyFrom) return false;
+  try {
+    for (let done = 0; done < payload.lengthBytes;) {
+      const copied = await io.copyFrom(
+        from.io,
+        from.offset + done,
+        offset + done,
+        payload.lengthBytes - done,
+      );
+      // The source ends early (a sparse tail beyond its last byte): the generic path knows that it is zeroes.
+      if (copied === 0) return false;
+      done += copied;
+    }
+    return true;
+  } catch {
+    // copy_file_range does not say which side failed: read plus write tells.
+    return false;
+  }
+}

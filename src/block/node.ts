@@ -1,0 +1,207 @@
+import { assert, defined } from '../base/assert.js';
+import { BlockError } from '../base/error.js';
+import type { DirtyBitmap } from './dirty-bitmap.js';
+import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
+import type { Edge } from './edge.js';
+import { NodeIo } from './node-io.js';
+import type { BlockStatus } from './request.js';
+
+export interface NodeProperties {
+  name: string;
+  driver: DriverDescription;
+  options: NodeOptions;
+  filename: string;
+  readOnly: boolean;
+  /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
+  monitorOwned: boolean;
+  /** A filter that a job put in: queries of the chain look through it. */
+  implicit?: boolean;
+}
+
+/** Status of a stretch as the whole chain below a node makes it. */
+export interface ChainStatus extends BlockStatus {
+  /** 0: this node's own layer decides; 1: its backing file ... Filters do not count. */
+  depth: number;
+  /** The node of that layer. */
+  node: Node;
+}
+
+/** One open image, device or filter in the graph. */
+export class Node {
+  readonly name: string;
+  readonly driver: DriverDescription;
+  /** As given, children replaced by nothing: what blockdev-add named. */
+  readonly options: NodeOptions;
+  filename: string;
+  readOnly: boolean;
+  monitorOwned: boolean;
+  implicit: boolean;
+  /** Opened for an incoming migration: no locks, no writes until activated. */
+  inactive = false;
+  readonly children = new Map<string, Edge>();
+  readonly parents = new Set<Edge>();
+  readonly dirtyBitmaps: DirtyBitmap[] = [];
+  /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
+  backingFilename: string | undefined;
+  backingFormat: string | undefined;
+  /** Highest offset written + 1, for query-blockstats. */
+  highestWrittenOffset = 0;
+  #instance: DriverInstance | undefined;
+  #io: NodeIo | undefined;
+  readonly #blockers: string[] = [];
+
+  constructor(properties: NodeProperties) {
+    this.name = properties.name;
+    this.driver = properties.driver;
+    this.options = properties.options;
+    this.filename = properties.filename;
+    this.readOnly = properties.readOnly;
+    this.monitorOwned = properties.monitorOwned;
+    this.implicit = properties.implicit ?? false;
+  }
+
+  /** Called once, when the driver has opened. */
+  opened(instance: DriverInstance): void {
+    assert(!this.#instance, `node '${this.name}' opened twice`);
+    this.#instance = instance;
+    this.#io = new NodeIo(this, instance);
+    this.backingFilename = instance.backing?.filename;
+    this.backingFormat = instance.backing?.format;
+  }
+
+  get isOpen(): boolean {
+    return this.#instance !== undefined;
+  }
+
+  get instance(): DriverInstance {
+    return defined(this.#instance, `driver of node '${this.name}'`);
+  }
+
+  get io(): NodeIo {
+    return defined(this.#io, `driver of node '${this.name}'`);
+  }
+
+  get lengthBytes(): number {
+    return this.instance.lengthBytes;
+  }
+
+  get isFilter(): boolean {
+    return this.driver.kind === 'filter';
+  }
+
+  child(role: string): Edge {
+    return defined(this.children.get(role), `${role} child of node '${this.name}'`);
+  }
+
+  /** The next layer down: a filter's filtered child, else the backing file. */
+  get below(): Edge | undefined {
+    return this.isFilter ? this.filtered : this.children.get('backing');
+  }
+
+  /** The child that a filter shows. */
+  get filtered(): Edge | undefined {
+    return this.children.get('file') ?? this.children.get('image');
+  }
+
+  /** This node, or what it filters, down to the first that is no filter. */
+  skipFilters(): Node {
+    let at = this as Node;
+    while (at.isFilter && at.filtered) at = at.filtered.node;
+    return at;
+  }
+
+  /** The same, but only through filters that jobs put in. */
+  skipImplicitFilters(): Node {
+    let at = this as Node;
+    while (at.implicit && at.filtered) at = at.filtered.node;
+    return at;
+  }
+
+  /** The next non-filter layer below this one, or undefined at the base. */
+  backingNode(): Node | undefined {
+    return this.skipFilters().children.get('backing')?.node.skipFilters();
+  }
+
+  /** This node and all below it in the chain, filters included, top first. */
+  *chain(): Generator<Node> {
+    for (let at: Node | undefined = this; at; at = at.below?.node) yield at;
+  }
+
+  isAbove(other: Node): boolean {
+    if (this === other) return false;
+    for (const node of this.chain()) if (node === other) return true;
+    return false;
+  }
+
+  /**
+   * Status of the first stretch at offset through the chain, down to and including `last` (default: the base).
+   * Not allocated down to there: allocated false; zero when nothing is below.
+   */
+  async statusThroughChain(offset: number, lengthBytes: number, last?: Node): Promise<ChainStatus> {
+    let most = lengthBytes;
+    let depth = 0;
+    let at: Node = this.skipFilters();
+    for (;;) {
+      if (offset >= at.lengthBytes)
+        return { lengthBytes: most, allocated: true, zero: true, data: false, depth, node: at };
+      const status = await at.io.status(offset, most);
+      if (status.allocated) return { ...status, depth, node: at };
+      most = status.lengthBytes;
+      const below = at.backingNode();
+      if (!below || at === last?.skipFilters()) {
+        return { lengthBytes: most, allocated: false, zero: !below, data: false, depth, node: at };
+      }
+      // A shorter backing file: beyond its end this layer reads as zeroes.
+      if (offset < below.lengthBytes) most = Math.min(most, below.lengthBytes - offset);
+      at = below;
+      depth++;
+    }
+  }
+
+  markDirty(offset: number, lengthBytes: number): void {
+    const end = offset + lengthBytes;
+    if (end > this.highestWrittenOffset) this.highestWrittenOffset = end;
+    for (const bitmap of this.dirtyBitmaps) if (bitmap.enabled) bitmap.set(offset, lengthBytes);
+  }
+
+  /** After a truncate. */
+  resized(): void {
+    for (const bitmap of this.dirtyBitmaps) bitmap.resize(this.lengthBytes);
+    for (const parent of this.parents) parent.parent.childResized();
+  }
+
+  /** As a parent: a child's size changed; matters to filters, whose size is their child's. */
+  childResized(): void {
+    if (this.isFilter || this.driver.name === 'raw') this.resized();
+  }
+
+  findBitmap(name: string): DirtyBitmap | undefined {
+    return this.dirtyBitmaps.find((bitmap) => bitmap.name === name);
+  }
+
+  /** Refuses operations that would disturb a user; call the answer to end it. */
+  addBlocker(reason: string): () => void {
+    this.#blockers.push(reason);
+    return () => {
+      const index = this.#blockers.indexOf(reason);
+      assert(index >= 0, 'blocker removed twice');
+      this.#blockers.splice(index, 1);
+    };
+  }
+
+  get isBlocked(): boolean {
+    return this.#blockers.length > 0;
+  }
+
+  /** Throws kind 'busy' in QEMU's words when someone blocks the node. */
+  assertNotBlocked(): void {
+    const reason = this.#blockers[0];
+    if (reason === undefined) return;
+    throw new BlockError('busy', `Node '${this.name}' is busy: ${reason}`, { node: this.name });
+  }
+
+  /** How permission conflicts name this node as a parent. */
+  describe(): string {
+    return `node '${this.name}'`;
+  }
+}

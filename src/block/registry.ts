@@ -1,0 +1,61 @@
+import { BlockError } from '../base/error.js';
+import type { DriverDescription, NodeOptions } from './driver.js';
+
+/** The drivers that a composition root chose. */
+export class DriverRegistry {
+  readonly #drivers = new Map<string, DriverDescription>();
+
+  constructor(drivers: Iterable<DriverDescription>) {
+    for (const driver of drivers) this.#drivers.set(driver.name, driver);
+  }
+
+  [Symbol.iterator](): IterableIterator<DriverDescription> {
+    return this.#drivers.values();
+  }
+
+  /** Errors: kind invalid, in QEMU's words. */
+  get(name: string): DriverDescription {
+    const driver = this.#drivers.get(name);
+    if (!driver) throw new BlockError('invalid', `Unknown driver '${name}'`);
+    return driver;
+  }
+
+  find(name: string): DriverDescription | undefined {
+    return this.#drivers.get(name);
+  }
+
+  /** A format by its name on a command line (-f, format=). */
+  format(name: string): DriverDescription {
+    const driver = this.#drivers.get(name);
+    if (!driver || driver.kind !== 'format') throw new BlockError('invalid', `Unknown driver '${name}'`);
+    return driver;
+  }
+
+  /** Options of the protocol node that a plain filename stands for; a path by default. */
+  parseFilename(filename: string): NodeOptions {
+    for (const driver of this.#drivers.values()) {
+      if (driver.kind !== 'protocol' || driver.name === 'file') continue;
+      const options = driver.parseFilename?.(filename);
+      if (options) return { driver: driver.name, ...options };
+    }
+    const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):/.exec(filename)?.[1];
+    // "file:" is a protocol prefix; any other "word:" before the first slash names a protocol that we lack.
+    if (scheme !== undefined && scheme !== 'file')
+      throw new BlockError('invalid', `Unknown protocol '${scheme}'`);
+    return {
+      driver: 'file',
+      filename: filename.startsWith('file:') ? filename.slice('file:'.length) : filename,
+    };
+  }
+
+  /** The format whose signature the first bytes show; raw when none does. */
+  probe(header: Uint8Array): DriverDescription {
+    let best = this.get('raw');
+    let score = 0;
+    for (const driver of this.#drivers.values()) {
+      const found = driver.probe?.(header) ?? 0;
+      if (found > score) [best, score] = [driver, found];
+    }
+    return best;
+  }
+}

@@ -1,0 +1,282 @@
+import { assert } from '../base/assert.js';
+import { BlockError } from '../base/error.js';
+import { BlockBackend } from './backend.js';
+import { childPermissions } from './child-permissions.js';
+import type { PermissionSet, PreparedChange } from './driver.js';
+import { Edge, type EdgeParent } from './edge.js';
+import type { Graph } from './graph.js';
+import { Node } from './node.js';
+import {
+  ALL_PERMISSIONS,
+  commonPermissions,
+  hasPermission,
+  Permission,
+  permissionNames,
+  unitePermissions,
+  withoutPermissions,
+} from './permissions.js';
+
+interface Step {
+  apply(): void;
+  undo(): void;
+}
+
+/**
+ * One change of the graph. Steps are applied to see the tentative graph and its permissions, undone while drivers
+ * prepare (so that nobody sees a graph that may not come to be), and applied again at commit, which cannot fail.
+ */
+export class GraphTransaction {
+  readonly #graph: Graph;
+  readonly #steps: Step[] = [];
+
+  constructor(graph: Graph) {
+    this.#graph = graph;
+  }
+
+  /** Puts a new node into the graph (opened before, or after its children are attached). */
+  add(node: Node): void {
+    this.#steps.push({
+      apply: () => void this.#graph.nodes.set(node.name, node),
+      undo: () => void this.#graph.nodes.delete(node.name),
+    });
+  }
+
+  /** Makes `child` a child of a node (role) or the node of a backend (role 'root'). */
+  attach(parent: EdgeParent, role: string, child: Node): Edge {
+    const edge = new Edge(parent, role, child);
+    this.#steps.push({ apply: () => this.#link(edge), undo: () => this.#unlink(edge) });
+    return edge;
+  }
+
+  detach(edge: Edge): void {
+    assertNotFrozen(edge, undefined);
+    this.#steps.push({ apply: () => this.#unlink(edge), undo: () => this.#link(edge) });
+  }
+
+  /** The same use, of another node. */
+  retarget(edge: Edge, node: Node): void {
+    assertNotFrozen(edge, node);
+    let old: Node | undefined;
+    this.#steps.push({
+      apply: () => {
+        old = edge.node;
+        old.parents.delete(edge);
+        edge.node = node;
+        node.parents.add(edge);
+      },
+      undo: () => {
+        assert(old, 'undo before apply');
+        node.parents.delete(edge);
+        edge.node = old;
+        old.parents.add(edge);
+      },
+    });
+  }
+
+  /** Every parent of `from` becomes a parent of `to`, except edges of `to` itself and those that `keep` names. */
+  replaceNode(from: Node, to: Node, keep: (edge: Edge) => boolean = () => false): void {
+    for (const edge of from.parents) {
+      if (edge.parent === to || keep(edge)) continue;
+      this.retarget(edge, to);
+    }
+  }
+
+  /** Reopens a node and the file below it; a node that is already so is left alone. */
+  setReadOnly(node: Node, readOnly: boolean): void {
+    if (node.readOnly !== readOnly) {
+      this.#steps.push({
+        apply: () => void (node.readOnly = readOnly),
+        undo: () => void (node.readOnly = !readOnly),
+      });
+    }
+    const file = node.filtered ?? node.children.get('file');
+    if (file) this.setReadOnly(file.node, readOnly);
+  }
+
+  /** Changes what a backend asks for. */
+  setPermissions(backend: BlockBackend, perm: number, shared: number): void {
+    const old = { perm: backend.perm, shared: backend.shared };
+    this.#steps.push({
+      apply: () => void Object.assign(backend, { perm, shared }),
+      undo: () => void Object.assign(backend, old),
+    });
+  }
+
+  setInactive(node: Node, inactive: boolean): void {
+    const old = node.inactive;
+    this.#steps.push({
+      apply: () => void (node.inactive = inactive),
+      undo: () => void (node.inactive = old),
+    });
+  }
+
+  /** For the graph's mutex holder only. */
+  async run(): Promise<void> {
+    const before = readOnlyStates(this.#graph);
+    const oldSets = cumulativeSets(this.#graph);
+    this.#apply();
+    let newSets: Map<Node, PermissionSet>;
+    let readOnlyChanges: Array<[Node, boolean]>;
+    try {
+      newSets = computePermissions(this.#graph).sets;
+      readOnlyChanges = changedReadOnly(this.#graph, before);
+    } finally {
+      this.#undo();
+    }
+    const prepared: PreparedChange[] = [];
+    try {
+      for (const [node, readOnly] of readOnlyChanges) {
+        const change = await node.instance.prepareReadOnly?.(readOnly);
+        if (change) prepared.push(change);
+      }
+      for (const [node, set] of newSets) {
+        const old = oldSets.get(node);
+        if (!node.isOpen || (old && old.perm === set.perm && old.shared === set.shared)) continue;
+        const change = await node.instance.preparePermissions?.(set);
+        if (change) prepared.push(change);
+      }
+    } catch (error) {
+      for (const change of prepared.reverse()) change.abort();
+      throw error;
+    }
+    this.#apply();
+    for (const [edge, set] of computePermissions(this.#graph).edges) Object.assign(edge, set);
+    for (const change of prepared) change.commit();
+  }
+
+  #apply(): void {
+    for (const step of this.#steps) step.apply();
+  }
+
+  #undo(): void {
+    for (let i = this.#steps.length - 1; i >= 0; i--) this.#steps[i]?.undo();
+  }
+
+  #link(edge: Edge): void {
+    const { parent } = edge;
+    if (parent instanceof Node) {
+      assert(!parent.children.has(edge.role), `second ${edge.role} child of '${parent.name}'`);
+      parent.children.set(edge.role, edge);
+    } else {
+      assert(!parent.root, `second node of ${parent.description}`);
+      parent.root = edge;
+      this.#graph.backends.add(parent);
+    }
+    edge.node.parents.add(edge);
+  }
+
+  #unlink(edge: Edge): void {
+    const { parent } = edge;
+    if (parent instanceof Node) parent.children.delete(edge.role);
+    else {
+      parent.root = undefined;
+      this.#graph.backends.delete(parent);
+    }
+    edge.node.parents.delete(edge);
+  }
+}
+
+function assertNotFrozen(edge: Edge, to: Node | undefined): void {
+  if (edge.frozen === 0) return;
+  const parent = edge.parent instanceof Node ? edge.parent.name : edge.parent.description;
+  const from = `frozen '${edge.role}' link from '${parent}' to '${edge.node.name}'`;
+  throw new BlockError('busy', to ? `Cannot change ${from}` : `Cannot remove ${from}`);
+}
+
+function readOnlyStates(graph: Graph): Map<Node, boolean> {
+  return new Map([...graph.nodes.values()].map((node) => [node, node.readOnly]));
+}
+
+function changedReadOnly(graph: Graph, before: Map<Node, boolean>): Array<[Node, boolean]> {
+  const changed: Array<[Node, boolean]> = [];
+  for (const node of graph.nodes.values()) {
+    const old = before.get(node);
+    if (old !== undefined && old !== node.readOnly && node.isOpen) changed.push([node, node.readOnly]);
+  }
+  return changed;
+}
+
+/** What the users of each node hold together now. */
+function cumulativeSets(graph: Graph): Map<Node, PermissionSet> {
+  return new Map([...graph.nodes.values()].map((node) => [node, cumulative(node, (edge) => edge)]));
+}
+
+function cumulative(node: Node, of: (edge: Edge) => PermissionSet): PermissionSet {
+  let perm = 0;
+  let shared = ALL_PERMISSIONS;
+  for (const edge of node.parents) {
+    const set = of(edge);
+    perm = unitePermissions(perm, set.perm);
+    shared = commonPermissions(shared, set.shared);
+  }
+  return { perm, shared };
+}
+
+interface Permissions {
+  sets: Map<Node, PermissionSet>;
+  edges: Map<Edge, PermissionSet>;
+}
+
+/** Permissions of the graph as it stands, parents before children. Throws on the first conflict. */
+function computePermissions(graph: Graph): Permissions {
+  const edges = new Map<Edge, PermissionSet>();
+  const sets = new Map<Node, PermissionSet>();
+  for (const backend of graph.backends) {
+    if (backend.root) edges.set(backend.root, { perm: backend.perm, shared: backend.shared });
+  }
+  for (const node of topDown(graph)) {
+    const of = (edge: Edge): PermissionSet => edges.get(edge) ?? edge;
+    checkConflicts(node, of);
+    const set = cumulative(node, of);
+    sets.set(node, set);
+    checkWritable(node, set);
+    for (const edge of node.children.values()) edges.set(edge, childPermissions(node, edge.role, set));
+  }
+  return { sets, edges };
+}
+
+/** Every node after all of its parents. */
+function topDown(graph: Graph): Node[] {
+  const order: Node[] = [];
+  const state = new Map<Node, 'open' | 'done'>();
+  const visit = (node: Node): void => {
+    const seen = state.get(node);
+    if (seen === 'done') return;
+    if (seen === 'open')
+      throw new BlockError('invalid', `Making '${node.name}' a child of itself would create a cycle`);
+    state.set(node, 'open');
+    for (const { parent } of node.parents) if (parent instanceof Node) visit(parent);
+    state.set(node, 'done');
+    order.push(node);
+  };
+  for (const node of graph.nodes.values()) visit(node);
+  return order;
+}
+
+function checkConflicts(node: Node, of: (edge: Edge) => PermissionSet): void {
+  const parents = [...node.parents];
+  for (const wants of parents) {
+    for (const denies of parents) {
+      if (wants === denies) continue;
+      const clash = withoutPermissions(of(wants).perm, of(denies).shared);
+      if (clash === 0) continue;
+      const use = (edge: Edge): string =>
+        `${edge.parent.describe()} (uses node '${node.name}' as '${edge.role}' child)`;
+      throw new BlockError(
+        'busy',
+        `Permission conflict on node '${node.name}': permissions '${permissionNames(clash)}' are both required by ` +
+          `${use(wants)} and unshared by ${use(denies)}.`,
+        { node: node.name },
+      );
+    }
+  }
+}
+
+function checkWritable(node: Node, set: PermissionSet): void {
+  if (!node.readOnly) return;
+  const wants =
+    hasPermission(set.perm, Permission.write) || hasPermission(set.perm, Permission.writeUnchanged);
+  if (wants) {
+    throw new BlockError('permission', 'Block node is read-only', { node: node.name, errno: 'EPERM' });
+  }
+}
