@@ -2,7 +2,7 @@ import { BlockError } from '../base/error.js';
 import { MAX_IMAGE_BYTES } from '../base/limits.js';
 import type { CreateOptions } from './driver.js';
 import { folderOf, hasProtocol } from './filename.js';
-import type { Opener } from './open.js';
+import { type Opener, stringOption } from './open.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
 
 /**
@@ -22,9 +22,9 @@ export async function createImage(
   if (options.sizeBytes > MAX_IMAGE_BYTES)
     throw new BlockError('limit', 'Image is too big', { path: filename });
   const protocolOptions = drivers.parseFilename(filename);
-  const protocol = drivers.get(String(protocolOptions['driver']));
+  const protocol = drivers.get(stringOption(protocolOptions, 'driver') ?? 'file');
   // A target that exists without us (an NBD export) is formatted as it is.
-  await protocol.createFile?.(graph.host, String(protocolOptions['filename']), 0);
+  await protocol.createFile?.(graph.host, stringOption(protocolOptions, 'filename') ?? filename, 0);
   const node = await opener.open(protocolOptions, { readOnly: false });
   const backend = graph.createBackend({
     description: 'an unnamed block device',
