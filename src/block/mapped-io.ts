@@ -293,8 +293,8 @@ export class MappedIo {
     const release = await this.#ranges.lockExclusive(from, to - from);
     try {
       // A cluster counts as whole too when the rest of it reads as zeroes already, or lies past the image's end.
-      const start = (await this.#readsZero(from, offset)) ? from : Math.min(alignUp(offset, cluster), end);
-      const stop = (await this.#readsZero(end, to)) ? to : Math.max(alignDown(end, cluster), start);
+      const start = (await this.#readsZero(from, offset)) ? from : alignUp(offset, cluster);
+      const stop = (await this.#readsZero(end, to)) ? to : alignDown(end, cluster);
       if (hasFlag(flags, Flag.noFallback) && (start > offset || stop < end)) {
         throw new BlockError('unsupported', 'Operation not supported', {
           errno: 'ENOTSUP',
