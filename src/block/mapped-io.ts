@@ -381,9 +381,9 @@ export class MappedIo {
     };
     status.hostOffset = mapping.hostOffset;
     const inside = Math.min(mapping.lengthBytes, file.lengthBytes - mapping.hostOffset);
-    if (inside <= 0) return { ...status, zero: true };
+    if (inside <= 0) return { ...status, zero: true, data: false };
     const below = await file.status(mapping.hostOffset, inside);
-    return { ...status, lengthBytes: below.lengthBytes, zero: below.zero };
+    return { ...status, lengthBytes: below.lengthBytes, zero: below.zero, data: below.data };
   }
 
   /** For offload: the first stretch at `offset`, its range held (shared) until release() when it is plain. */
