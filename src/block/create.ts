@@ -40,6 +40,6 @@ export async function createImage(
   } finally {
     const root = backend.root;
     if (root) await graph.transaction((transaction) => transaction.detach(root));
-    await graph.collect();
+    await graph.collect([node]);
   }
 }
