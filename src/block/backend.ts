@@ -25,6 +25,11 @@ export interface BackendProperties {
   perm: number;
   shared: number;
   user?: BackendUser;
+  /**
+   * Jobs say false: a drained section does not hold their requests back (one half of a copy must not wait while the
+   * other holds a range that a guest waits for). They pause by themselves; the section waits until they are idle.
+   */
+  queuesWhenDrained?: boolean;
 }
 
 export type Operation = 'read' | 'write' | 'flush' | 'unmap';
@@ -58,6 +63,7 @@ export class BlockBackend {
   /** Woken when a request ends; the graph's drained sections wait on it. */
   readonly idle: Notifier;
   readonly #clock: HostClock;
+  readonly #queues: boolean;
   #inFlight = 0;
   #quiesced = 0;
   readonly #resumed = new Notifier();
@@ -67,6 +73,7 @@ export class BlockBackend {
     this.perm = properties.perm;
     this.shared = properties.shared;
     this.user = properties.user ?? {};
+    this.#queues = properties.queuesWhenDrained ?? true;
     this.#clock = clock;
     this.idle = idle;
   }
@@ -91,9 +98,14 @@ export class BlockBackend {
     return this.#inFlight;
   }
 
-  /** Held back by a drained section. */
+  /** In a drained section. */
   get isQuiesced(): boolean {
     return this.#quiesced > 0;
+  }
+
+  /** Requests must wait for the end of a drained section. */
+  get #isHeld(): boolean {
+    return this.#quiesced > 0 && this.#queues;
   }
 
   describe(): string {
@@ -122,7 +134,7 @@ export class BlockBackend {
   }
 
   tryRead(offset: number, buffer: Uint8Array): boolean {
-    if (this.#quiesced > 0) return false;
+    if (this.#isHeld) return false;
     this.#check(offset, buffer.length);
     if (!this.#root.tryRead(offset, buffer)) return false;
     const statistics = this.statistics.read;
@@ -140,7 +152,7 @@ export class BlockBackend {
   }
 
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
-    if (this.#quiesced > 0 || hasFlag(flags, Flag.fua)) return false;
+    if (this.#isHeld || hasFlag(flags, Flag.fua)) return false;
     this.#check(offset, buffer.length);
     this.#checkWritable();
     if (!this.#root.tryWrite(offset, buffer, flags)) return false;
@@ -205,7 +217,7 @@ export class BlockBackend {
 
   /** Waits until no drained section holds this backend back, then counts as in flight until leave(). */
   async enter(): Promise<void> {
-    while (this.#quiesced > 0) await this.#resumed.wait();
+    while (this.#isHeld) await this.#resumed.wait();
     this.#inFlight++;
   }
 
@@ -217,7 +229,7 @@ export class BlockBackend {
   async #run(operation: Operation, bytes: number, request: () => Promise<void> | undefined): Promise<void> {
     const statistics = this.statistics[operation];
     const started = this.#clock.nowMs();
-    if (this.#quiesced > 0) await this.enter();
+    if (this.#isHeld) await this.enter();
     else this.#inFlight++;
     try {
       await request();

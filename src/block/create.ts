@@ -2,7 +2,8 @@ import { BlockError } from '../base/error.js';
 import { MAX_IMAGE_BYTES } from '../base/limits.js';
 import type { CreateOptions } from './driver.js';
 import { folderOf, hasProtocol } from './filename.js';
-import { type Opener, stringOption } from './open.js';
+import type { Opener } from './open.js';
+import { stringOption } from './options.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
 
 /**
@@ -39,6 +40,6 @@ export async function createImage(
   } finally {
     const root = backend.root;
     if (root) await graph.transaction((transaction) => transaction.detach(root));
-    await graph.collect();
+    await graph.collect([node]);
   }
 }

@@ -91,12 +91,14 @@ export class Graph {
     this.#idle.notify();
   }
 
-  /** Closes nodes that nothing holds any more: unowned and without parents; their children follow. */
-  async collect(): Promise<void> {
-    for (;;) {
-      const orphan = [...this.nodes.values()].find((node) => node.parents.size === 0 && !node.monitorOwned);
-      if (!orphan) return;
-      await this.closeNode(orphan);
+  /**
+   * Closes those of `candidates` that nothing holds any more (no parents, not the user's), and what only they held.
+   * Only the caller's own: a node that another command has opened and not attached yet is nobody's to close.
+   */
+  async collect(candidates: Iterable<Node>): Promise<void> {
+    for (const node of candidates) {
+      const isOrphan = node.parents.size === 0 && !node.monitorOwned;
+      if (isOrphan && this.nodes.get(node.name) === node) await this.closeNode(node);
     }
   }
 

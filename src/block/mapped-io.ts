@@ -293,8 +293,8 @@ export class MappedIo {
     const release = await this.#ranges.lockExclusive(from, to - from);
     try {
       // A cluster counts as whole too when the rest of it reads as zeroes already, or lies past the image's end.
-      const start = (await this.#readsZero(from, offset)) ? from : Math.min(alignUp(offset, cluster), end);
-      const stop = (await this.#readsZero(end, to)) ? to : Math.max(alignDown(end, cluster), start);
+      const start = (await this.#readsZero(from, offset)) ? from : alignUp(offset, cluster);
+      const stop = (await this.#readsZero(end, to)) ? to : alignDown(end, cluster);
       if (hasFlag(flags, Flag.noFallback) && (start > offset || stop < end)) {
         throw new BlockError('unsupported', 'Operation not supported', {
           errno: 'ENOTSUP',
@@ -460,9 +460,9 @@ export class MappedIo {
     };
     status.hostOffset = mapping.hostOffset;
     const inside = Math.min(mapping.lengthBytes, file.lengthBytes - mapping.hostOffset);
-    if (inside <= 0) return { ...status, zero: true };
+    if (inside <= 0) return { ...status, zero: true, data: false };
     const below = await file.status(mapping.hostOffset, inside);
-    return { ...status, lengthBytes: below.lengthBytes, zero: below.zero };
+    return { ...status, lengthBytes: below.lengthBytes, zero: below.zero, data: below.data };
   }
 
   /** For offload: the first stretch at `offset`, its range held (shared) until release() when it is plain. */

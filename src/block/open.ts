@@ -6,6 +6,7 @@ import type { ChildIo, DriverContext, DriverDescription, Json, NodeOptions } fro
 import { hasProtocol, resolveBacking } from './filename.js';
 import type { Graph } from './graph.js';
 import { Node } from './node.js';
+import { booleanOption, stringOption } from './options.js';
 import type { DriverRegistry } from './registry.js';
 
 /** First bytes looked at to tell a format. */
@@ -239,16 +240,6 @@ export class Opener {
 function inheritable(context: OpenContext): OpenContext {
   const { monitorOwned: _owned, implicit: _implicit, ...rest } = context;
   return rest;
-}
-
-export function stringOption(options: NodeOptions, key: string): string | undefined {
-  const value = options[key];
-  return typeof value === 'string' ? value : undefined;
-}
-
-export function booleanOption(options: NodeOptions, key: string): boolean | undefined {
-  const value = options[key];
-  return typeof value === 'boolean' ? value : undefined;
 }
 
 /** Options in a `json:{...}` filename. Errors: kind invalid. */

@@ -1,0 +1,80 @@
+import { GiB } from '../../base/limits.js';
+import type { DriverDescription, DriverInstance, IoDriver } from '../../block/driver.js';
+import { booleanOption, numberOption } from '../../block/options.js';
+import type { BlockStatus } from '../../block/request.js';
+import type { HostClock } from '../../host/host.js';
+
+/** Answers reads with nothing or zeroes and forgets writes: for measuring, and as a stand-in. */
+class NullIo implements IoDriver {
+  readonly #clock: HostClock;
+  readonly #latencyMs: number;
+  readonly #readsZeroes: boolean;
+
+  constructor(clock: HostClock, latencyMs: number, readsZeroes: boolean) {
+    this.#clock = clock;
+    this.#latencyMs = latencyMs;
+    this.#readsZeroes = readsZeroes;
+  }
+
+  tryRead(_offset: number, buffer: Uint8Array): boolean {
+    if (this.#latencyMs > 0) return false;
+    if (this.#readsZeroes) buffer.fill(0);
+    return true;
+  }
+
+  async read(_offset: number, buffer: Uint8Array): Promise<void> {
+    await this.#delay();
+    if (this.#readsZeroes) buffer.fill(0);
+  }
+
+  tryWrite(): boolean {
+    return this.#latencyMs === 0;
+  }
+
+  write(): Promise<void> {
+    return this.#delay();
+  }
+
+  writeZeroes(): Promise<void> {
+    return this.#delay();
+  }
+
+  discard(): Promise<void> {
+    return this.#delay();
+  }
+
+  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    const zero = this.#readsZeroes;
+    return { lengthBytes, allocated: true, zero, data: !zero, hostOffset: offset };
+  }
+
+  async #delay(): Promise<void> {
+    if (this.#latencyMs > 0) await this.#clock.sleep(this.#latencyMs);
+  }
+}
+
+/** A device of a given size that holds nothing. */
+export const nullCoDriver: DriverDescription = {
+  name: 'null-co',
+  kind: 'protocol',
+  children: [],
+  optionKeys: ['size', 'read-zeroes', 'latency-ns'],
+
+  async open(context, options): Promise<DriverInstance> {
+    const lengthBytes = numberOption(options, 'size') ?? GiB;
+    const latencyMs = (numberOption(options, 'latency-ns') ?? 0) / 1e6;
+    const io = new NullIo(context.host.clock, latencyMs, booleanOption(options, 'read-zeroes') ?? false);
+    return {
+      lengthBytes,
+      requestAlignmentBytes: 1,
+      io,
+      flush: () => io.write(),
+      info: () => ({}),
+      allocatedBytes: () => 0,
+      close: () => Promise.resolve(),
+    };
+  },
+
+  filename: () => 'null-co://',
+  parseFilename: (filename) => (filename === 'null-co://' ? {} : undefined),
+};
