@@ -1,0 +1,95 @@
+import assert from 'node:assert/strict';
+import { closeSync, mkdirSync, openSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { Daemon, run, scratch, skipWithout } from './daemon.js';
+import {
+  GuestMachine,
+  guestMissing,
+  prepareGuest,
+  RECORD_BYTES,
+  recordNumber,
+  RING_RECORDS,
+} from './guest-machine.js';
+
+/** The newest record of each slot of the guest's ring, as an image holds it. */
+function ringOf(folder: string, image: string): number[] {
+  run(folder, 'qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw', image, 'content.raw');
+  const file = openSync(join(folder, 'content.raw'), 'r');
+  const block = Buffer.alloc(RECORD_BYTES);
+  const ring = Array.from({ length: RING_RECORDS }, (_, slot) => {
+    readSync(file, block, 0, RECORD_BYTES, slot * RECORD_BYTES);
+    return recordNumber(block);
+  });
+  closeSync(file);
+  return ring;
+}
+
+/** The ring holds every record up to the newest one in it, each in its slot, none missing. */
+function assertUnbroken(ring: number[], atLeast: number, what: string): void {
+  const newest = Math.max(...ring);
+  assert.ok(newest >= atLeast, `${what}: newest record ${newest}, but the guest had synced ${atLeast}`);
+  ring.forEach((number, slot) => {
+    const lastRound = newest - ((((newest - slot) % RING_RECORDS) + RING_RECORDS) % RING_RECORDS);
+    assert.equal(number, lastRound < 0 ? -1 : lastRound, `${what}: slot ${slot}`);
+  });
+}
+
+test('a real machine keeps writing through a mirror with pivot and an active commit', async (t) => {
+  if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;
+  const missing = guestMissing();
+  if (missing !== undefined) return t.skip(missing);
+  const folder = scratch(t);
+  mkdirSync(join(folder, 'guest'));
+  let kernel;
+  try {
+    kernel = prepareGuest(join(folder, 'guest'));
+  } catch (error) {
+    return t.skip(`no guest kernel: ${String(error)}`);
+  }
+  run(folder, 'qemu-img', 'create', '-f', 'qcow2', 'a.qcow2', '64M');
+  const daemon = await Daemon.livedisk(
+    t,
+    folder,
+    ...['-blockdev', 'node-name=node-A,driver=qcow2,file.driver=file,file.filename=./a.qcow2'],
+    ...['-device', 'virtio-blk,drive=node-A,id=virtio0,x-endpoint=unix:disk.sock'],
+  );
+  const guest = await GuestMachine.boot(kernel, join(folder, 'disk.sock'), 'virtio0');
+  t.after(() => guest.kill());
+  t.diagnostic(`guest runs under ${guest.accelerator}`);
+  await guest.reached(20);
+
+  await daemon.execute('drive-mirror', { device: 'node-A', 'job-id': 'm', target: 'e.qcow2', sync: 'full' });
+  await daemon.event('BLOCK_JOB_READY', { device: 'm' });
+  await guest.reached(guest.lastRecord + 20);
+  await daemon.execute('block-job-complete', { device: 'm' });
+  await daemon.event('BLOCK_JOB_COMPLETED', { device: 'm' });
+  const atPivot = guest.lastRecord;
+  await guest.reached(atPivot + 20);
+
+  const block = (await daemon.execute('query-block')) as Array<{ inserted: { 'node-name': string } }>;
+  const active = block[0]?.inserted['node-name'] ?? '';
+  await daemon.execute('blockdev-snapshot-sync', {
+    ...{ 'node-name': active, 'snapshot-file': 'f.qcow2' },
+    ...{ format: 'qcow2', 'snapshot-node-name': 'node-F' },
+  });
+  await guest.reached(guest.lastRecord + 20);
+  await daemon.execute('block-commit', { device: 'node-F', 'job-id': 'c' });
+  await daemon.event('BLOCK_JOB_READY', { device: 'c' });
+  await guest.reached(guest.lastRecord + 20);
+  await daemon.execute('block-job-complete', { device: 'c' });
+  await daemon.event('BLOCK_JOB_COMPLETED', { device: 'c' });
+  await guest.reached(guest.lastRecord + 20);
+
+  assert.equal(guest.hadError, false, guest.console.slice(-500));
+  await guest.kill();
+  const synced = guest.lastRecord;
+  assert.equal(await daemon.quit(), 0);
+  for (const image of ['a.qcow2', 'e.qcow2', 'f.qcow2']) run(folder, 'qemu-img', 'check', image);
+  assertUnbroken(ringOf(folder, 'e.qcow2'), synced, 'the disk in use');
+  assertUnbroken(ringOf(folder, 'a.qcow2'), atPivot - 40, 'the source of the mirror');
+  assert.ok(
+    Math.max(...ringOf(folder, 'a.qcow2')) < synced - 40,
+    'the old source was still written after the pivot',
+  );
+});
