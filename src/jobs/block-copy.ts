@@ -1,13 +1,12 @@
 import { Notifier } from '../base/async.js';
 import { alignDown } from '../base/align.js';
-import { defined } from '../base/assert.js';
 import { MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { IoDriver } from '../block/driver.js';
 import type { Node } from '../block/node.js';
 import { FilePayload } from '../block/payload.js';
 import { Flag } from '../block/request.js';
-import type { Job } from './job.js';
+import { asError, type Job } from './job.js';
 
 /** Data is moved in pieces of at most this. */
 export const PIECE_BYTES = MiB;
@@ -25,16 +24,12 @@ export class CopyWindow {
   readonly #windowBytes: number;
   #bytes = 0;
   #pieces = 0;
-  #failure: unknown;
+  #failure: Error | undefined;
   readonly #done = new Notifier();
 
   constructor(job: Job, windowBytes = WINDOW_BYTES) {
     this.#job = job;
     this.#windowBytes = windowBytes;
-  }
-
-  get inFlightBytes(): number {
-    return this.#bytes;
   }
 
   /** Largest piece that keeps the job's rate limit finely; whole units of `unit` bytes. */
@@ -48,7 +43,8 @@ export class CopyWindow {
    * to others. Throws what a piece failed with, and JobCancelled.
    */
   async room(wake?: () => boolean): Promise<void> {
-    while (this.#pieces >= WINDOW_PIECES || this.#bytes >= this.#windowBytes) await this.#done.wait();
+    while (this.#pieces > 0 && (this.#pieces >= WINDOW_PIECES || this.#bytes >= this.#windowBytes))
+      await this.#done.wait();
     this.#throwFailure();
     if (!this.#job.needsCheckpoint) return;
     await this.#job.checkpoint(() => this.quiet(), wake);
@@ -62,18 +58,13 @@ export class CopyWindow {
     this.#pieces++;
     void work()
       .catch((error: unknown) => {
-        this.#failure ??= error;
+        this.#failure ??= asError(error);
       })
       .then(() => {
         this.#bytes -= rateBytes;
         this.#pieces--;
         this.#done.notify();
       });
-  }
-
-  /** One piece more has ended. */
-  progress(): Promise<void> {
-    return this.#pieces === 0 ? Promise.resolve() : this.#done.wait();
   }
 
   /** Waits until nothing is in flight; does not throw. */
@@ -188,7 +179,9 @@ export class Mover {
     const buffer = whole.subarray(0, lengthBytes);
     try {
       await this.#read(() => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)));
-      await this.#write(() => (target.tryWrite(offset, buffer, 0) ? undefined : target.write(offset, buffer)));
+      await this.#write(() =>
+        target.tryWrite(offset, buffer, 0) ? undefined : target.write(offset, buffer),
+      );
     } finally {
       this.#buffers.push(whole);
     }
@@ -238,9 +231,4 @@ function bottomOf(node: Node): Node {
 /** The protocol that stores a node's data. */
 function protocolOf(node: Node): IoDriver | undefined {
   return bottomOf(node).instance.io;
-}
-
-/** A backend's node, which job backends always have while the job runs. */
-export function nodeOf(backend: BlockBackend): Node {
-  return defined(backend.root, `node of ${backend.description}`).node;
 }

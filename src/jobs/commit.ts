@@ -1,6 +1,5 @@
 import type { BlockBackend } from '../block/backend.js';
 import { BlockError } from '../base/error.js';
-import type { Edge } from '../block/edge.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import type { CommitArguments } from './arguments.js';
@@ -107,8 +106,7 @@ export class CommitJob implements JobDriver {
     const place = this.#place;
     await place.section([this.#top, this.#base], async () => {
       await this.#mover.flush();
-      const overlays = [...place.filter.parents].filter(isBackingLink);
-      for (const { parent } of overlays) if (parent instanceof Node) await this.#rewriteHeader(parent);
+      for (const overlay of overlaysOf(place.filter)) await this.#rewriteHeader(overlay);
       place.thaw();
       await place.graph.transaction((transaction) => {
         place.listRemoval(transaction, this.#base);
@@ -121,17 +119,16 @@ export class CommitJob implements JobDriver {
   /** The overlay's image names the base from now on; a read-only overlay is reopened for it. */
   async #rewriteHeader(overlay: Node): Promise<void> {
     const { graph } = this.#place;
-    const image = overlay.skipFilters();
     const filename = this.#arguments.backingFile ?? this.#base.filename;
     const format = this.#base.driver.name;
-    const wasReadOnly = image.readOnly;
-    if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(image, false));
+    const wasReadOnly = overlay.readOnly;
+    if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(overlay, false));
     try {
-      await image.instance.changeBacking?.(filename, format);
-      image.backingFilename = filename;
-      image.backingFormat = format;
+      await overlay.instance.changeBacking?.(filename, format);
+      overlay.backingFilename = filename;
+      overlay.backingFormat = format;
     } finally {
-      if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(image, true));
+      if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(overlay, true));
     }
   }
 
@@ -169,6 +166,13 @@ export async function growBase(base: BlockBackend, lengthBytes: number): Promise
   if (base.node.skipFilters().children.has('backing')) await base.writeZeroes(old, lengthBytes - old);
 }
 
-function isBackingLink(edge: Edge): boolean {
-  return edge.parent instanceof Node && edge.role === 'backing';
+/** The images whose backing file a node is, seen through filters. */
+function overlaysOf(node: Node): Node[] {
+  const overlays: Node[] = [];
+  for (const { parent, role } of node.parents) {
+    if (!(parent instanceof Node)) continue;
+    if (parent.isFilter) overlays.push(...overlaysOf(parent));
+    else if (role === 'backing') overlays.push(parent);
+  }
+  return overlays;
 }

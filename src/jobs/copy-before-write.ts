@@ -6,10 +6,10 @@ import type { Change, ChangeGate } from '../drivers/pass-through/pass-through.js
 export interface CopyBeforeWriteOptions {
   /** What is still to be copied; granules are cleared once they are in the target. */
   due: DirtyBitmap;
-  copy(offset: number, lengthBytes: number): Promise<void>;
+  readonly copy: (offset: number, lengthBytes: number) => Promise<void>;
   /** A copy that a guest's write waited for failed: the write goes on, the copy is lost. */
-  failed(error: unknown): void;
-  copied(bytes: number): void;
+  readonly failed: (error: unknown) => void;
+  readonly copied?: (bytes: number) => void;
 }
 
 /**
@@ -50,10 +50,14 @@ export class CopyBeforeWrite implements ChangeGate {
     const end = Math.min(whole.offset + whole.lengthBytes, due.sizeBytes);
     const release = await this.#locks.lockExclusive(whole.offset, end - whole.offset);
     try {
-      for (let at = due.nextDirty(whole.offset, end); at && !this.#given; at = due.nextDirty(at.offset, end)) {
+      for (
+        let at = due.nextDirty(whole.offset, end);
+        at && !this.#given;
+        at = due.nextDirty(at.offset, end)
+      ) {
         await copy(at.offset, at.lengthBytes);
         due.reset(at.offset, at.lengthBytes);
-        copied(at.lengthBytes);
+        copied?.(at.lengthBytes);
       }
     } finally {
       release();

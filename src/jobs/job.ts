@@ -81,6 +81,7 @@ export class Job {
   #error: string | undefined;
   #turnStartedMs = 0;
   readonly #kicked = new Notifier();
+  readonly #rested = new Notifier();
   readonly #finalized: Deferred<void> = deferred();
   readonly #concluded: Deferred<void> = deferred();
 
@@ -202,7 +203,7 @@ export class Job {
 
   #end(failure: unknown): void {
     const cancelled = failure instanceof JobCancelled;
-    if (failure !== undefined) this.#error = cancelled ? 'Operation canceled' : messageOf(failure);
+    if (failure !== undefined) this.#error = cancelled ? 'Operation canceled' : asError(failure).message;
     if (this.type !== 'create') {
       const data: { [key: string]: Json } = this.#eventData();
       if (failure !== undefined && !cancelled) data['error'] = this.#error ?? '';
@@ -312,20 +313,6 @@ export class Job {
     this.#turnStartedMs = this.#clock.nowMs();
   }
 
-  /**
-   * Waits without being in the way of drained sections: the job has nothing in flight. Afterwards no drained section
-   * of others is active.
-   */
-  async whileResting<T>(wait: Promise<T>): Promise<T> {
-    this.#rest();
-    try {
-      return await wait;
-    } finally {
-      await this.#kicked.until(() => this.#drains === 0);
-      this.#atRest = false;
-    }
-  }
-
   /** In a drained section that the job entered at rest: it works again once nobody else drains it. */
   async wakeInSection(): Promise<void> {
     await this.#kicked.until(() => this.#drains === 0);
@@ -337,8 +324,14 @@ export class Job {
     this.#rest();
   }
 
+  /** Resolves when it has no request in flight. */
+  untilAtRest(): Promise<void> {
+    return this.#rested.until(() => this.#atRest);
+  }
+
   #rest(): void {
     this.#atRest = true;
+    this.#rested.notify();
     this.#graph.notifyIdle();
   }
 
@@ -462,6 +455,6 @@ export function checkSpeed(bytesPerSecond: number): void {
   }
 }
 
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+export function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
 }

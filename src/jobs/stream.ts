@@ -1,5 +1,4 @@
 import { BlockError } from '../base/error.js';
-import { defined } from '../base/assert.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import type { StreamArguments } from './arguments.js';
@@ -75,6 +74,8 @@ export class StreamJob implements JobDriver {
         await this.#step(size);
       }
       await window.finish();
+      // Most of it becomes durable before guests are held back.
+      await this.#node.io.flush();
     } finally {
       await window.quiet();
     }
@@ -114,9 +115,10 @@ export class StreamJob implements JobDriver {
   async prepare(): Promise<void> {
     const place = this.#place;
     const node = this.#node;
+    if (!node.children.has('backing')) return;
     await place.section([node], async () => {
       await node.io.flush();
-      const link = defined(node.children.get('backing'), `backing file of '${node.name}'`);
+      const link = node.child('backing');
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
       const filename = base ? (this.#arguments.backingFile ?? base.filename) : undefined;
