@@ -60,6 +60,8 @@ export class BlockBackend {
     flush: newStatistics(),
     unmap: newStatistics(),
   };
+  /** Every write is durable when it completes. */
+  writethrough = false;
   /** Woken when a request ends; the graph's drained sections wait on it. */
   readonly idle: Notifier;
   readonly #clock: HostClock;
@@ -152,7 +154,7 @@ export class BlockBackend {
   }
 
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
-    if (this.#isHeld || hasFlag(flags, Flag.fua)) return false;
+    if (this.#isHeld || this.writethrough || hasFlag(flags, Flag.fua)) return false;
     this.#check(offset, buffer.length);
     this.#checkWritable();
     if (!this.#root.tryWrite(offset, buffer, flags)) return false;
@@ -170,7 +172,7 @@ export class BlockBackend {
     return this.#run('write', payload.lengthBytes, () => {
       this.#check(offset, payload.lengthBytes);
       this.#checkWritable();
-      return this.node.io.writePayload(offset, payload, flags);
+      return this.node.io.writePayload(offset, payload, this.#durable(flags));
     });
   }
 
@@ -178,7 +180,7 @@ export class BlockBackend {
     return this.#run('write', lengthBytes, () => {
       this.#check(offset, lengthBytes);
       this.#checkWritable();
-      return this.#root.writeZeroes(offset, lengthBytes, flags);
+      return this.#root.writeZeroes(offset, lengthBytes, this.#durable(flags));
     });
   }
 
@@ -242,6 +244,10 @@ export class BlockBackend {
       statistics.totalMs += this.#clock.nowMs() - started;
       this.leave();
     }
+  }
+
+  #durable(flags: number): number {
+    return this.writethrough && !hasFlag(flags, Flag.fua) ? flags + Flag.fua : flags;
   }
 
   #check(offset: number, lengthBytes: number): void {

@@ -1,0 +1,193 @@
+import { assert } from '../base/assert.js';
+import { BlockError, errnoOf, errnoText } from '../base/error.js';
+import type { BlockBackend } from '../block/backend.js';
+import type { Graph } from '../block/graph.js';
+import type { Node } from '../block/node.js';
+import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
+import type { BlockStatus } from '../block/request.js';
+import type { SocketAddress } from '../host/host.js';
+import { NbdServer } from '../nbd/server.js';
+import type { NbdTarget } from '../nbd/target.js';
+import type { RunState } from './run-state.js';
+
+export type ErrorAction = 'report' | 'ignore' | 'stop' | 'enospc';
+
+export interface DeviceProperties {
+  id: string;
+  shareRw: boolean;
+  /** What happens when a request fails; a stopped guest's request is tried again at cont. */
+  readErrors: ErrorAction;
+  writeErrors: ErrorAction;
+  /** False: every write is durable when it completes. */
+  writeCache: boolean;
+  /** Where the guest's I/O comes in: an NBD server whose one export (named by the device's id) is the device. */
+  endpoint?: SocketAddress;
+}
+
+export interface IoErrorEvent {
+  device: GuestDevice;
+  operation: 'read' | 'write';
+  action: 'ignore' | 'report' | 'stop';
+  noSpace: boolean;
+  reason: string;
+}
+
+/** A virtio-blk front end as an attach point: the node that it holds is the guest's disk. */
+export class GuestDevice {
+  readonly id: string;
+  readonly backend: BlockBackend;
+  ioStatus: 'ok' | 'failed' | 'nospace' = 'ok';
+  readonly #graph: Graph;
+  readonly #properties: DeviceProperties;
+  #endpoint: NbdServer | undefined;
+
+  private constructor(graph: Graph, properties: DeviceProperties, isActive: boolean) {
+    this.id = properties.id;
+    this.#graph = graph;
+    this.#properties = properties;
+    this.backend = graph.createBackend({
+      description: `block device '${this.qdevPath}'`,
+      ...permissionsOf(properties, isActive),
+    });
+    this.backend.writethrough = !properties.writeCache;
+  }
+
+  /** Errors: kind busy when the node's other users conflict; those of listen for the endpoint. */
+  static async create(
+    graph: Graph,
+    node: Node,
+    properties: DeviceProperties,
+    runState: RunState,
+    onIoError: (event: IoErrorEvent) => void,
+  ): Promise<GuestDevice> {
+    const device = new GuestDevice(graph, properties, runState.status !== 'inmigrate');
+    await graph.transaction((transaction) => void transaction.attach(device.backend, 'root', node));
+    if (properties.endpoint) {
+      const target = new DeviceEndpoint(device, properties, runState, onIoError);
+      device.#endpoint = await NbdServer.listen(graph.host, properties.endpoint);
+      device.#endpoint.addExport({ name: device.id, target, readOnly: false, multiConn: true });
+    }
+    return device;
+  }
+
+  /** Path of the device in QEMU's object tree, by which tools name it. */
+  get qdevPath(): string {
+    return `/machine/peripheral/${this.id}/virtio-backend`;
+  }
+
+  get endpointAddress(): SocketAddress | undefined {
+    return this.#endpoint?.address;
+  }
+
+  get writeCache(): boolean {
+    return this.#properties.writeCache;
+  }
+
+  async close(): Promise<void> {
+    await this.#endpoint?.close();
+    const { root } = this.backend;
+    assert(root, 'a device has a node');
+    await this.#graph.transaction((transaction) => transaction.detach(root));
+  }
+}
+
+function permissionsOf(properties: DeviceProperties, isActive: boolean): { perm: number; shared: number } {
+  if (!isActive) return { perm: 0, shared: ALL_PERMISSIONS };
+  const perm = Permission.consistentRead + Permission.write;
+  return { perm, shared: ALL_PERMISSIONS - (properties.shareRw ? 0 : Permission.write) };
+}
+
+/** The client of the endpoint is the guest: its requests wait while the guest is stopped, and errors follow policy. */
+class DeviceEndpoint implements NbdTarget {
+  readonly #device: GuestDevice;
+  readonly #properties: DeviceProperties;
+  readonly #runState: RunState;
+  readonly #onIoError: (event: IoErrorEvent) => void;
+
+  constructor(
+    device: GuestDevice,
+    properties: DeviceProperties,
+    runState: RunState,
+    onIoError: (event: IoErrorEvent) => void,
+  ) {
+    this.#device = device;
+    this.#properties = properties;
+    this.#runState = runState;
+    this.#onIoError = onIoError;
+  }
+
+  get lengthBytes(): number {
+    return this.#device.backend.lengthBytes;
+  }
+
+  tryRead(offset: number, buffer: Uint8Array): boolean {
+    if (!this.#runState.isRunning) return false;
+    try {
+      return this.#device.backend.tryRead(offset, buffer);
+    } catch {
+      // The promise form meets the error again and follows the policy.
+      return false;
+    }
+  }
+
+  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
+    if (!this.#runState.isRunning) return false;
+    try {
+      return this.#device.backend.tryWrite(offset, buffer, flags);
+    } catch {
+      return false;
+    }
+  }
+
+  read(offset: number, buffer: Uint8Array): Promise<void> {
+    return this.#request('read', () => this.#device.backend.read(offset, buffer));
+  }
+
+  write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+    return this.#request('write', () => this.#device.backend.write(offset, buffer, flags));
+  }
+
+  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    return this.#request('write', () => this.#device.backend.writeZeroes(offset, lengthBytes, flags));
+  }
+
+  discard(offset: number, lengthBytes: number): Promise<void> {
+    return this.#request('write', () => this.#device.backend.discard(offset, lengthBytes));
+  }
+
+  flush(): Promise<void> {
+    return this.#request('write', () => this.#device.backend.flush());
+  }
+
+  status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    return this.#device.backend.status(offset, lengthBytes);
+  }
+
+  async #request(operation: 'read' | 'write', request: () => Promise<void>): Promise<void> {
+    for (;;) {
+      if (!this.#runState.isRunning) await this.#runState.running();
+      try {
+        return await request();
+      } catch (error) {
+        // A fast-zero refusal is an answer, not an I/O error.
+        if (error instanceof BlockError && error.kind === 'unsupported') throw error;
+        const action = this.#handle(operation, error);
+        if (action === 'ignore') return;
+        if (action === 'report') throw error;
+      }
+    }
+  }
+
+  #handle(operation: 'read' | 'write', error: unknown): 'ignore' | 'report' | 'stop' {
+    const policy = operation === 'read' ? this.#properties.readErrors : this.#properties.writeErrors;
+    const noSpace = errnoOf(error) === 'ENOSPC';
+    const action = policy === 'enospc' ? (noSpace ? 'stop' : 'report') : policy;
+    const device = this.#device;
+    if (action === 'stop') {
+      if (device.ioStatus === 'ok') device.ioStatus = noSpace ? 'nospace' : 'failed';
+      this.#onIoError({ device, operation, action, noSpace, reason: errnoText(errnoOf(error)) });
+      this.#runState.stopForError();
+    } else this.#onIoError({ device, operation, action, noSpace, reason: errnoText(errnoOf(error)) });
+    return action;
+  }
+}

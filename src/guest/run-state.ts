@@ -1,0 +1,67 @@
+import { Notifier } from '../base/async.js';
+
+export type RunStatus = 'prelaunch' | 'inmigrate' | 'running' | 'paused' | 'shutdown' | 'io-error';
+
+/** Whether the guest's devices do I/O. */
+export class RunState {
+  #status: RunStatus;
+  /** In inmigrate: what to do once the machine's state has come. */
+  #autostart: boolean;
+  readonly #changed = new Notifier();
+  readonly #emit: (event: 'STOP' | 'RESUME') => void;
+
+  constructor(initial: { stopped: boolean; incoming: boolean }, emit: (event: 'STOP' | 'RESUME') => void) {
+    this.#status = initial.incoming ? 'inmigrate' : initial.stopped ? 'prelaunch' : 'running';
+    this.#autostart = !initial.stopped;
+    this.#emit = emit;
+  }
+
+  get status(): RunStatus {
+    return this.#status;
+  }
+
+  get isRunning(): boolean {
+    return this.#status === 'running';
+  }
+
+  /** The state has changed to not running; the caller drains. */
+  stop(): boolean {
+    if (this.#status === 'inmigrate') this.#autostart = false;
+    if (this.#status !== 'running') return false;
+    this.#set('paused');
+    this.#emit('STOP');
+    return true;
+  }
+
+  /** In inmigrate it is only remembered. */
+  resume(): void {
+    if (this.#status === 'inmigrate') {
+      this.#autostart = true;
+      return;
+    }
+    if (this.#status === 'running') return;
+    this.#set('running');
+    this.#emit('RESUME');
+  }
+
+  get startsAfterMigration(): boolean {
+    return this.#autostart;
+  }
+
+  /** An I/O error stopped the guest (rerror/werror=stop). */
+  stopForError(): void {
+    if (this.#status !== 'running') return;
+    this.#set('io-error');
+    this.#emit('STOP');
+  }
+
+  /** Resolves when the guest runs. */
+  async running(): Promise<void> {
+    await this.#changed.until(() => this.isRunning);
+  }
+
+  #set(status: RunStatus): void {
+    this.#status = status;
+    this.#changed.notify();
+  }
+}
