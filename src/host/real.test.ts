@@ -75,8 +75,8 @@ test('a listener replaces a stale socket, but no other file', async (context) =>
 
 interface NativeCalls {
   koffi: typeof import('koffi');
-  dup(fd: number): number;
-  sendmsg(fd: number, message: BigUint64Array, flags: number): number;
+  dup: (fd: number) => number;
+  sendmsg: (fd: number, message: BigUint64Array, flags: number) => number;
 }
 
 function nativeCalls(): NativeCalls {
@@ -179,6 +179,14 @@ function sendDescriptors(fd: number, text: string, fds: number[]): void {
   fds.forEach((passed, i) => control.writeInt32LE(passed, 16 + 4 * i));
   const iovec = BigUint64Array.of(koffi.address(data), BigInt(data.length));
   const controlBytes = BigInt(16 + 8 * Math.ceil(fds.length / 2));
-  const message = BigUint64Array.of(0n, 0n, koffi.address(iovec), 1n, koffi.address(control), controlBytes, 0n);
+  const message = BigUint64Array.of(
+    0n,
+    0n,
+    koffi.address(iovec),
+    1n,
+    koffi.address(control),
+    controlBytes,
+    0n,
+  );
   assert.equal(sendmsg(fd, message, 0), data.length);
 }

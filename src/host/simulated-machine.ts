@@ -153,7 +153,8 @@ export class Machine {
   }
 
   #announce(kind: OperationKind, path: string): void {
-    this.#options.onOperation?.({ kind, path, index: this.operationCount++ });
+    const index = this.operationCount++;
+    this.#options.onOperation?.({ kind, path, index });
   }
 
   #strike(kind: OperationKind, path: string): string | undefined {
