@@ -103,7 +103,16 @@ export interface HostNet {
   /** Errors: "Failed to connect to 'ADDRESS': TEXT", kind by errno; gives up after timeoutMs with kind 'timeout'. */
   connect(address: SocketAddress, options?: { timeoutMs?: number }): Promise<HostSocket>;
   /** Each accepted connection goes to `onConnection`, which must call start() on it. */
-  listen(address: SocketAddress, onConnection: (socket: HostSocket) => void): Promise<HostListener>;
+  listen(
+    address: SocketAddress,
+    onConnection: (socket: HostSocket) => void,
+    options?: ListenOptions,
+  ): Promise<HostListener>;
+}
+
+export interface ListenOptions {
+  /** Unix sockets: keep descriptors that peers send by SCM_RIGHTS for takeFds(). Without it they are dropped. */
+  receiveFds?: boolean;
 }
 
 export interface HostListener {
@@ -138,7 +147,10 @@ export interface HostSocket {
   end(): void;
   /** Drops the connection now. */
   destroy(): void;
-  /** File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. */
+  /**
+   * File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. Only on
+   * connections of a listener with receiveFds.
+   */
   takeFds?(): number[];
 }
 

@@ -2,8 +2,10 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
-import type { HostListener, HostNet, HostSocket, SocketAddress } from './host.js';
+import { type DescriptorHandle, isDescriptorHandle, receiveWithDescriptors } from './descriptors.js';
+import type { HostListener, HostNet, HostSocket, ListenOptions, SocketAddress } from './host.js';
 import { RealSocket } from './real-socket.js';
+import type { Syscalls } from './syscalls.js';
 
 /** One read(2) of a socket takes at most this; a unix socket holds 208 KiB by default. */
 const READ_BUFFER_BYTES = 256 * KiB;
@@ -21,7 +23,12 @@ export class RealNet implements HostNet {
   /**
    * Shared by all sockets: libuv reads a chunk and hands it over in one go, and a handler may not keep it.
    */
+  readonly #system: Syscalls;
   readonly #readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES);
+
+  constructor(system: Syscalls) {
+    this.#system = system;
+  }
 
   async connect(address: SocketAddress, options: { timeoutMs?: number } = {}): Promise<HostSocket> {
     if (address.type === 'fd') return this.#adopt({ fd: address.fd, readable: true, writable: true });
@@ -37,17 +44,21 @@ export class RealNet implements HostNet {
       await connected(socket, options.timeoutMs);
     } catch (error) {
       socket.destroy();
-      throw toBlockError(error, what);
+      throw resolutionError(error, address) ?? toBlockError(error, what);
     }
     result.attach(socket);
     return result;
   }
 
-  async listen(address: SocketAddress, onConnection: (socket: HostSocket) => void): Promise<HostListener> {
+  async listen(
+    address: SocketAddress,
+    onConnection: (socket: HostSocket) => void,
+    options: ListenOptions = {},
+  ): Promise<HostListener> {
     checkPath(address);
     if (address.type === 'unix') unlinkSocket(address.path);
     const server = net.createServer({ pauseOnConnect: true, noDelay: true }, (socket) => {
-      onConnection(this.#accepted(socket));
+      onConnection(this.#accepted(socket, options.receiveFds ?? false));
     });
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error) => reject(bindError(error, address)));
@@ -70,9 +81,13 @@ export class RealNet implements HostNet {
    * Gives an accepted connection the shared read buffer, which net.Server has no option for: its handle moves to a
    * new Socket. Where a future Node has no such handle, chunks come as freshly allocated buffers.
    */
-  #accepted(socket: net.Socket): HostSocket {
+  #accepted(socket: net.Socket, receiveFds: boolean): HostSocket {
     const owner = socket as unknown as HandleOwner;
     const handle = owner._handle;
+    if (receiveFds && isDescriptorHandle(handle)) {
+      owner._handle = null;
+      return this.#withDescriptors(handle);
+    }
     if (handle) {
       owner._handle = null;
       return this.#adopt({ handle });
@@ -80,6 +95,20 @@ export class RealNet implements HostNet {
     const result = new RealSocket();
     socket.on('data', (chunk: Buffer) => result.deliver(chunk));
     socket.pause();
+    result.attach(socket);
+    return result;
+  }
+
+  #withDescriptors(handle: DescriptorHandle): HostSocket {
+    const fds: number[] = [];
+    const result = new RealSocket(fds);
+    const onread = { buffer: Buffer.alloc(0), callback: () => true };
+    const all = { handle, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
+    const socket = new net.Socket(all);
+    socket.pause();
+    receiveWithDescriptors(this.#system, handle, socket, this.#readBuffer, fds, (chunk) =>
+      result.deliver(chunk),
+    );
     result.attach(socket);
     return result;
   }
@@ -160,7 +189,18 @@ function unlinkSocket(path: string): void {
 
 function bindError(error: Error, address: SocketAddress): BlockError {
   if (address.type === 'unix') return toBlockError(error, `Failed to bind socket to ${address.path}`);
-  return toBlockError(error, `Failed to listen on '${addressText(address)}'`);
+  return resolutionError(error, address) ?? toBlockError(error, 'Failed to bind socket');
+}
+
+/** getaddrinfo(3) failed: not an errno. */
+function resolutionError(error: unknown, address: SocketAddress): BlockError | undefined {
+  if (!(error instanceof Error) || !('syscall' in error) || error.syscall !== 'getaddrinfo') return undefined;
+  const text =
+    'code' in error && error.code === 'EAI_AGAIN'
+      ? 'Temporary failure in name resolution'
+      : 'Name or service not known';
+  const what = `address resolution failed for ${addressText(address)}`;
+  return new BlockError('not-found', `${what}: ${text}`, { cause: error });
 }
 
 function checkPath(address: SocketAddress): void {

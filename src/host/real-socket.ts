@@ -13,6 +13,13 @@ export class RealSocket implements HostSocket {
   #ended = false;
   #owesDrain = false;
 
+  readonly takeFds?: () => number[];
+
+  /** `fds`: where received descriptors are put; undefined when they are dropped. */
+  constructor(fds?: number[]) {
+    if (fds) this.takeFds = () => fds.splice(0);
+  }
+
   /** The socket is paused: it delivers nothing before start(). */
   attach(socket: net.Socket): void {
     this.#socket = socket;

@@ -6,9 +6,10 @@ import { Syscalls } from './syscalls.js';
 
 /** This machine. Cheap: nothing is opened, and koffi loads with the first file. */
 export function createRealHost(): Host {
+  const system = new Syscalls();
   return {
-    files: new RealFiles(new Syscalls()),
-    net: new RealNet(),
+    files: new RealFiles(system),
+    net: new RealNet(system),
     clock: new RealClock(),
     random: new RealRandom(),
   };

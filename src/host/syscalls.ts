@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
+import { alignUp } from '../base/align.js';
 import { BlockError, errnoError, type ErrorContext } from '../base/error.js';
 
 /** preadv2: fail with EAGAIN instead of waiting for a device (linux/fs.h). */
@@ -13,6 +14,15 @@ const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const LockType = { read: 0, write: 1, none: 2 } as const;
 const SYNC_FILE_RANGE_WRITE = 2;
+/** recvmsg(2) flags and the control message that carries descriptors (bits/socket.h). */
+const MSG_DONTWAIT = 0x40;
+const MSG_CMSG_CLOEXEC = 0x40000000;
+const SOL_SOCKET = 1;
+const SCM_RIGHTS = 1;
+/** struct cmsghdr: cmsg_len (8 bytes), cmsg_level, cmsg_type (4 each). */
+const CMSG_HEADER_BYTES = 16;
+/** Linux passes at most SCM_MAX_FD = 253 descriptors with one message. */
+const CONTROL_BYTES = CMSG_HEADER_BYTES + 253 * 4 + 4;
 /** koffi copies its arguments per call and refuses too many at once; more than the pool has threads gain nothing. */
 const MAX_ASYNC_CALLS = 32;
 
@@ -33,6 +43,7 @@ interface Library {
   copyFileRange: NativeFunction;
   syncFileRange: NativeFunction;
   fcntl: NativeFunction;
+  recvmsg: NativeFunction;
 }
 
 /** Outcome of a call that may fail: the result, or -1 with the errno's name. */
@@ -151,6 +162,31 @@ export class Syscalls {
     return this.#now(this.#lib.fcntl, fd, command, 'void *', this.#flock);
   }
 
+  /** Receives into `buffer` without waiting; descriptors that came along (close-on-exec) are added to `fds`. */
+  receive(fd: number, buffer: Uint8Array, fds: number[]): CallResult {
+    const { koffi, recvmsg } = this.#lib;
+    const control = Buffer.alloc(CONTROL_BYTES);
+    const iovec = BigUint64Array.of(koffi.address(buffer), BigInt(buffer.length));
+    // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
+    const message = new BigUint64Array(7);
+    message[2] = koffi.address(iovec);
+    message[3] = 1n;
+    message[4] = koffi.address(control);
+    message[5] = BigInt(control.length);
+    const result = this.#now(recvmsg, fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (result.value < 0) return result;
+    const end = Number(message[5]);
+    for (let at = 0; at + CMSG_HEADER_BYTES <= end;) {
+      const length = Number(control.readBigUInt64LE(at));
+      const isRights =
+        control.readInt32LE(at + 8) === SOL_SOCKET && control.readInt32LE(at + 12) === SCM_RIGHTS;
+      for (let fdAt = at + CMSG_HEADER_BYTES; isRights && fdAt + 4 <= at + length; fdAt += 4)
+        fds.push(control.readInt32LE(fdAt));
+      at += Math.max(alignUp(length, 8), CMSG_HEADER_BYTES);
+    }
+    return result;
+  }
+
   #now(call: NativeFunction, ...args: unknown[]): CallResult {
     for (;;) {
       const value = call(...args);
@@ -204,6 +240,7 @@ function load(): Library {
       ),
       syncFileRange: declare('int sync_file_range(int fd, int64_t offset, int64_t n, unsigned int flags)'),
       fcntl: declare('int fcntl(int fd, int command, ...)'),
+      recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
     };
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);

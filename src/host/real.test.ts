@@ -1,0 +1,192 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { deferred } from '../base/async.js';
+import { type Cleanup, hostConformance } from '../testing/host-conformance.js';
+import type { HostSocket } from './host.js';
+import { createRealHost } from './real.js';
+
+function newFolder(context: Cleanup, parent: string): string {
+  const folder = mkdtempSync(join(parent, 'livedisk-host-'));
+  context.after(() => rmSync(folder, { recursive: true }));
+  return folder;
+}
+
+/** The temporary folder, which is mostly a disk, and memory, whose files take other paths. */
+for (const parent of new Set([tmpdir(), '/dev/shm'])) {
+  if (!existsSync(parent)) continue;
+  hostConformance(`real host in ${parent}`, async (context) => ({
+    host: createRealHost(),
+    folder: newFolder(context, parent),
+    addresses: [
+      { type: 'inet', host: 'localhost', port: 0 },
+      { type: 'inet', host: '127.0.0.1', port: 0 },
+    ],
+    run: (body) => body(),
+  }));
+}
+
+test('O_DIRECT reads and writes any memory, and past the end of the file', async (context) => {
+  const path = join(newFolder(context, tmpdir()), 'direct');
+  const host = createRealHost();
+  const file = await host.files
+    .open(path, { write: true, create: true, direct: true })
+    .catch(() => undefined);
+  if (!file) return context.skip('this file system has no O_DIRECT');
+  assert.equal(file.traits.alignmentBytes, 4096);
+  const memory = Buffer.alloc(3 * 4096 + 1, 3).subarray(1);
+  await file.write(0, memory.subarray(0, 4096));
+  await file.read(0, memory);
+  assert.deepEqual(memory, Buffer.concat([Buffer.alloc(4096, 3), Buffer.alloc(8192)]));
+  assert.equal(file.tryRead(0, memory), false);
+  await assert.rejects(file.read(1, memory), /not aligned/);
+  await file.close();
+});
+
+test('a listener replaces a stale socket, but no other file', async (context) => {
+  const folder = newFolder(context, tmpdir());
+  const host = createRealHost();
+  const path = join(folder, 's');
+  const first = await host.net.listen({ type: 'unix', path }, () => undefined);
+  const second = await host.net.listen({ type: 'unix', path }, () => undefined);
+  const socket = await host.net.connect({ type: 'unix', path });
+  socket.start({ onData: () => undefined, onClose: () => undefined });
+  socket.destroy();
+  await second.close();
+  await first.close();
+  assert.equal(existsSync(path), false);
+  writeFileSync(join(folder, 'file'), 'precious');
+  await assert.rejects(
+    host.net.listen({ type: 'unix', path: join(folder, 'file') }, () => undefined),
+    {
+      message: `Failed to bind socket to ${join(folder, 'file')}: Address already in use`,
+    },
+  );
+  await assert.rejects(
+    host.net.listen({ type: 'unix', path: `/${'x'.repeat(108)}` }, () => undefined),
+    /too long/,
+  );
+});
+
+interface NativeCalls {
+  koffi: typeof import('koffi');
+  dup: (fd: number) => number;
+  sendmsg: (fd: number, message: BigUint64Array, flags: number) => number;
+}
+
+function nativeCalls(): NativeCalls {
+  const koffi = createRequire(import.meta.url)('koffi') as NativeCalls['koffi'];
+  const libc = koffi.load(null);
+  return {
+    koffi,
+    dup: libc.func('int dup(int fd)'),
+    sendmsg: libc.func('int64_t sendmsg(int fd, const void *message, int flags)'),
+  };
+}
+
+function descriptorOf(socket: net.Socket): number {
+  return (socket as unknown as { _handle: { fd: number } })._handle.fd;
+}
+
+test('a connected descriptor is taken over', async (context) => {
+  const path = join(newFolder(context, tmpdir()), 's');
+  const host = createRealHost();
+  const echo = net.createServer((socket) => socket.pipe(socket)).listen(path);
+  context.after(() => void echo.close());
+  const plain = net.connect(path);
+  await once(plain, 'connect');
+  const fd = nativeCalls().dup(descriptorOf(plain));
+  plain.destroy();
+  const socket = await host.net.connect({ type: 'fd', fd });
+  const answer = deferred<string>();
+  socket.start({ onData: (chunk) => answer.resolve(chunk.toString()), onClose: () => undefined });
+  socket.write(Buffer.from('hello'));
+  assert.equal(await answer.promise, 'hello');
+  socket.destroy();
+});
+
+test('a listening descriptor is taken over', async (context) => {
+  const host = createRealHost();
+  const plain = net.createServer().listen(0, '127.0.0.1');
+  await once(plain, 'listening');
+  const { port } = plain.address() as net.AddressInfo;
+  const fd = nativeCalls().dup((plain as unknown as { _handle: { fd: number } })._handle.fd);
+  plain.close();
+  await once(plain, 'close');
+  const listener = await host.net.listen({ type: 'fd', fd }, (socket) => {
+    socket.start({ onData: () => undefined, onClose: () => undefined });
+    socket.write(Buffer.from('taken over'));
+    socket.end();
+  });
+  context.after(() => listener.close());
+  const client = net.connect(port, '127.0.0.1');
+  assert.equal(String(await once(client, 'data')), 'taken over');
+  client.destroy();
+});
+
+test('descriptors passed over a socket arrive in order, with their data', async (context) => {
+  const folder = newFolder(context, tmpdir());
+  const host = createRealHost();
+  const path = join(folder, 's');
+  const got: Array<{ text: string; contents: string[] }> = [];
+  const closed = deferred();
+  const onConnection = (socket: HostSocket): void => {
+    socket.start({
+      onData: (chunk) => {
+        const contents = (socket.takeFds?.() ?? []).map((fd) => {
+          const content = readFileSync(fd, 'utf8');
+          closeSync(fd);
+          return content;
+        });
+        got.push({ text: chunk.toString(), contents });
+        socket.write(Buffer.from('thanks'));
+      },
+      onClose: () => closed.resolve(),
+    });
+  };
+  const listener = await host.net.listen({ type: 'unix', path }, onConnection, { receiveFds: true });
+  const client = net.connect(path);
+  await once(client, 'connect');
+  const fds = ['one', 'two'].map((name) => {
+    writeFileSync(join(folder, name), `content of ${name}`);
+    return openSync(join(folder, name), 'r');
+  });
+  sendDescriptors(descriptorOf(client), 'take these', fds);
+  for (const fd of fds) closeSync(fd);
+  assert.equal(String(await once(client, 'data')), 'thanks');
+  client.end('bye');
+  await closed.promise;
+  await listener.close();
+  assert.deepEqual(got, [
+    { text: 'take these', contents: ['content of one', 'content of two'] },
+    { text: 'bye', contents: [] },
+  ]);
+});
+
+/** sendmsg(2) with one SCM_RIGHTS control message. */
+function sendDescriptors(fd: number, text: string, fds: number[]): void {
+  const { koffi, sendmsg } = nativeCalls();
+  const data = Buffer.from(text.padEnd(80)).subarray(0, text.length);
+  const control = Buffer.alloc(128);
+  control.writeBigUInt64LE(BigInt(16 + 4 * fds.length), 0);
+  control.writeInt32LE(1, 8);
+  control.writeInt32LE(1, 12);
+  fds.forEach((passed, i) => control.writeInt32LE(passed, 16 + 4 * i));
+  const iovec = BigUint64Array.of(koffi.address(data), BigInt(data.length));
+  const controlBytes = BigInt(16 + 8 * Math.ceil(fds.length / 2));
+  const message = BigUint64Array.of(
+    0n,
+    0n,
+    koffi.address(iovec),
+    1n,
+    koffi.address(control),
+    controlBytes,
+    0n,
+  );
+  assert.equal(sendmsg(fd, message, 0), data.length);
+}

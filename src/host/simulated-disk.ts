@@ -1,0 +1,274 @@
+import { alignDown } from '../base/align.js';
+import type { SeededRandom } from './simulated-random.js';
+
+const PAGE_BYTES = 4096;
+/** What a disk writes atomically. */
+const SECTOR_BYTES = 512;
+
+/** Sparse content: pages that are missing are holes and read as zeroes. */
+class Pages {
+  readonly #pages = new Map<number, Buffer>();
+
+  get count(): number {
+    return this.#pages.size;
+  }
+
+  has(index: number): boolean {
+    return this.#pages.has(index);
+  }
+
+  read(position: number, buffer: Uint8Array): void {
+    forEachPiece(position, buffer.length, PAGE_BYTES, (index, within, done, length) => {
+      const page = this.#pages.get(index);
+      if (page) page.copy(buffer, done, within, within + length);
+      else buffer.fill(0, done, done + length);
+    });
+  }
+
+  write(position: number, data: Uint8Array): void {
+    forEachPiece(position, data.length, PAGE_BYTES, (index, within, done, length) => {
+      this.#page(index).set(data.subarray(done, done + length), within);
+    });
+  }
+
+  allocate(position: number, lengthBytes: number): void {
+    forEachPiece(position, lengthBytes, PAGE_BYTES, (index) => void this.#page(index));
+  }
+
+  /** Reads as zeroes afterwards; pages that are covered whole become holes. */
+  clear(position: number, lengthBytes: number): void {
+    if (lengthBytes / PAGE_BYTES > this.#pages.size) {
+      for (const index of [...this.#pages.keys()]) this.#clearPage(index, position, lengthBytes);
+      return;
+    }
+    forEachPiece(position, lengthBytes, PAGE_BYTES, (index) => this.#clearPage(index, position, lengthBytes));
+  }
+
+  clone(): Pages {
+    const copy = new Pages();
+    for (const [index, page] of this.#pages) copy.#pages.set(index, Buffer.from(page));
+    return copy;
+  }
+
+  #clearPage(index: number, position: number, lengthBytes: number): void {
+    const start = Math.max(position - index * PAGE_BYTES, 0);
+    const end = Math.min(position + lengthBytes - index * PAGE_BYTES, PAGE_BYTES);
+    if (start >= end) return;
+    if (start === 0 && end === PAGE_BYTES) this.#pages.delete(index);
+    else this.#pages.get(index)?.fill(0, start, end);
+  }
+
+  #page(index: number): Buffer {
+    let page = this.#pages.get(index);
+    if (!page) this.#pages.set(index, (page = Buffer.alloc(PAGE_BYTES)));
+    return page;
+  }
+}
+
+function forEachPiece(
+  position: number,
+  lengthBytes: number,
+  unit: number,
+  visit: (index: number, within: number, done: number, length: number) => void,
+): void {
+  for (let done = 0; done < lengthBytes;) {
+    const at = position + done;
+    const index = Math.floor(at / unit);
+    const within = at - index * unit;
+    const length = Math.min(unit - within, lengthBytes - done);
+    visit(index, within, done, length);
+    done += length;
+  }
+}
+
+/** A change of a file's content, as the write cache holds it. */
+export type Change =
+  | { type: 'write'; position: number; data: Buffer }
+  | { type: 'clear'; position: number; lengthBytes: number; keepSize: boolean }
+  | { type: 'allocate'; position: number; lengthBytes: number }
+  | { type: 'truncate'; sizeBytes: number };
+
+/** How much of the write cache reaches the medium when the power goes. */
+type LossMode = 'nothing' | 'everything' | 'requests' | 'sectors';
+
+class Content {
+  pages = new Pages();
+  sizeBytes = 0;
+
+  apply(change: Change): void {
+    switch (change.type) {
+      case 'write':
+        this.pages.write(change.position, change.data);
+        break;
+      case 'clear':
+        this.pages.clear(change.position, change.lengthBytes);
+        break;
+      case 'allocate':
+        this.pages.allocate(change.position, change.lengthBytes);
+        break;
+      case 'truncate':
+        if (change.sizeBytes < this.sizeBytes)
+          this.pages.clear(change.sizeBytes, this.sizeBytes - change.sizeBytes);
+    }
+    this.sizeBytes = sizeAfter(change, this.sizeBytes);
+  }
+
+  clone(): Content {
+    const copy = new Content();
+    copy.pages = this.pages.clone();
+    copy.sizeBytes = this.sizeBytes;
+    return copy;
+  }
+}
+
+function sizeAfter(change: Change, sizeBytes: number): number {
+  switch (change.type) {
+    case 'write':
+      return change.data.length === 0 ? sizeBytes : Math.max(sizeBytes, change.position + change.data.length);
+    case 'clear':
+      return change.keepSize ? sizeBytes : Math.max(sizeBytes, change.position + change.lengthBytes);
+    case 'allocate':
+      return Math.max(sizeBytes, change.position + change.lengthBytes);
+    case 'truncate':
+      return change.sizeBytes;
+  }
+}
+
+/**
+ * A file below a volatile write cache. Readers see the cache; the medium gets a change when a flush that started
+ * after it completes. When the power goes, every 512-byte sector keeps either what the medium has or what any one
+ * of the cached changes made of it, chosen for each sector by itself, so requests are lost, reordered and torn.
+ * The size keeps to the order of its changes.
+ */
+export class SimulatedInode {
+  #cached = new Content();
+  #medium = new Content();
+  #changes: Change[] = [];
+  /** Changes that have left #changes for the medium: the number of the first one still there. */
+  #firstChange = 0;
+  /** Who holds a shared OFD lock on a byte. */
+  readonly locks = new Map<number, Set<object>>();
+  /** Bytes that another program holds exclusively. */
+  readonly foreignLocks = new Set<number>();
+
+  get sizeBytes(): number {
+    return this.#cached.sizeBytes;
+  }
+
+  get allocatedBytes(): number {
+    return this.#cached.pages.count * PAGE_BYTES;
+  }
+
+  /** Beyond the end: zeroes. */
+  read(position: number, buffer: Uint8Array): void {
+    this.#cached.pages.read(position, buffer);
+  }
+
+  change(change: Change): void {
+    this.#cached.apply(change);
+    this.#changes.push(change);
+  }
+
+  /** A mark behind every change so far. */
+  get mark(): number {
+    return this.#firstChange + this.#changes.length;
+  }
+
+  /** Makes every change before the mark durable. */
+  persist(mark: number): void {
+    const count = mark - this.#firstChange;
+    if (count <= 0) return;
+    for (const change of this.#changes.splice(0, count)) this.#medium.apply(change);
+    this.#firstChange = mark;
+  }
+
+  extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+    if (position >= this.sizeBytes) return { isHole: true, lengthBytes };
+    const pages = this.#cached.pages;
+    const isHole = !pages.has(Math.floor(position / PAGE_BYTES));
+    // A hole at the end of the file goes on for ever, data ends there.
+    const limit = isHole ? position + lengthBytes : Math.min(position + lengthBytes, this.sizeBytes);
+    let end = alignDown(position, PAGE_BYTES) + PAGE_BYTES;
+    while (end < Math.min(limit, this.sizeBytes) && pages.has(end / PAGE_BYTES) !== isHole) end += PAGE_BYTES;
+    if (end >= this.sizeBytes) end = limit;
+    return { isHole, lengthBytes: Math.min(end, limit) - position };
+  }
+
+  /** The power goes; `inFlight` had not completed but may have reached the medium too. */
+  losePower(random: SeededRandom, inFlight: readonly Change[]): void {
+    const changes = [...this.#changes, ...inFlight];
+    const modes: LossMode[] = ['nothing', 'everything', 'requests', 'sectors', 'sectors'];
+    const mode = modes[random.below(modes.length)] ?? 'sectors';
+    if (mode === 'everything') for (const change of changes) this.#medium.apply(change);
+    if (mode === 'requests') {
+      const kept = changes.map(() => random.chance(0.5));
+      this.#loseSectors(random, changes, (numbers) => numbers.findLastIndex((number) => kept[number]) + 1);
+    }
+    if (mode === 'sectors') this.#loseSectors(random, changes, (numbers) => random.below(numbers.length + 1));
+    this.#cached = this.#medium.clone();
+    this.#changes = [];
+    this.#firstChange = 0;
+    this.locks.clear();
+  }
+
+  /** `pick`: how many of the changes of a sector, by number and in order, its new content includes. */
+  #loseSectors(
+    random: SeededRandom,
+    changes: readonly Change[],
+    pick: (numbers: readonly number[]) => number,
+  ): void {
+    const before = this.#medium.sizeBytes;
+    const reach = changes.reduce((most, change) => Math.max(most, sizeAfter(change, before)), before);
+    const sectors = new Map<number, number[]>();
+    for (const [number, change] of changes.entries()) {
+      const [position, end] = changedRange(change, reach);
+      forEachPiece(position, end - position, SECTOR_BYTES, (sector) => {
+        const list = sectors.get(sector);
+        if (list) list.push(number);
+        else sectors.set(sector, [number]);
+      });
+    }
+    const old = this.#medium;
+    const next = old.clone();
+    const bytes = Buffer.alloc(SECTOR_BYTES);
+    for (const [sector, numbers] of sectors) {
+      const kept = numbers.slice(0, pick(numbers));
+      if (kept.length === 0) continue;
+      old.pages.read(sector * SECTOR_BYTES, bytes);
+      for (const number of kept) replay(changes[number]!, sector * SECTOR_BYTES, bytes);
+      next.pages.write(sector * SECTOR_BYTES, bytes);
+    }
+    for (const change of changes.slice(0, random.below(changes.length + 1)))
+      next.sizeBytes = sizeAfter(change, next.sizeBytes);
+    next.pages.clear(next.sizeBytes, Math.max(alignDown(reach, PAGE_BYTES) + PAGE_BYTES - next.sizeBytes, 0));
+    this.#medium = next;
+  }
+}
+
+/** The bytes [position, end) whose content a change touches; `reach` is as far as the file ever went. */
+function changedRange(change: Change, reach: number): [number, number] {
+  switch (change.type) {
+    case 'write':
+      return [change.position, change.position + change.data.length];
+    case 'clear':
+      return [
+        change.position,
+        Math.min(change.position + change.lengthBytes, Math.max(reach, change.position)),
+      ];
+    case 'allocate':
+      return [0, 0];
+    case 'truncate':
+      return [change.sizeBytes, Math.max(reach, change.sizeBytes)];
+  }
+}
+
+/** Does to the sector at `position`, held in `bytes`, what the change did to it. */
+function replay(change: Change, position: number, bytes: Buffer): void {
+  const [from, end] = changedRange(change, position + SECTOR_BYTES);
+  const start = Math.max(from - position, 0);
+  const stop = Math.min(end - position, SECTOR_BYTES);
+  if (start >= stop) return;
+  if (change.type === 'write')
+    bytes.set(change.data.subarray(position + start - from, position + stop - from), start);
+  else bytes.fill(0, start, stop);
+}

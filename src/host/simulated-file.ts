@@ -1,0 +1,172 @@
+import { BlockError, errnoError } from '../base/error.js';
+import type { FileTraits, HostFile } from './host.js';
+import type { Change, SimulatedInode } from './simulated-disk.js';
+import type { Machine, OperationKind } from './simulated-machine.js';
+
+/** An open file of the simulation. Every promise form takes a random time, and any try* may answer false. */
+export class SimulatedFile implements HostFile {
+  readonly path: string;
+  readonly writable: boolean;
+  readonly traits: FileTraits = { inMemory: false, isBlockDevice: false, alignmentBytes: 1 };
+  readonly #inode: SimulatedInode;
+  readonly #machine: Machine;
+  readonly #boot: number;
+  #closed = false;
+  #flushFailure: BlockError | undefined;
+
+  constructor(machine: Machine, path: string, inode: SimulatedInode, writable: boolean) {
+    this.#machine = machine;
+    this.#boot = machine.boot;
+    this.#inode = inode;
+    this.path = path;
+    this.writable = writable;
+  }
+
+  sizeBytes(): number {
+    this.#checkOpen();
+    return this.#inode.sizeBytes;
+  }
+
+  allocatedBytes(): number {
+    this.#checkOpen();
+    return this.#inode.allocatedBytes;
+  }
+
+  tryRead(position: number, buffer: Uint8Array): boolean {
+    if (!this.#mayTry('read')) return false;
+    this.#inode.read(position, buffer);
+    return true;
+  }
+
+  read(position: number, buffer: Uint8Array): Promise<void> {
+    return this.#perform('read', position, () => this.#inode.read(position, buffer));
+  }
+
+  tryWrite(position: number, buffer: Uint8Array): boolean {
+    if (!this.writable || !this.#mayTry('write')) return false;
+    this.#inode.change({ type: 'write', position, data: Buffer.from(buffer) });
+    return true;
+  }
+
+  write(position: number, buffer: Uint8Array): Promise<void> {
+    return this.#change('write', position, { type: 'write', position, data: Buffer.from(buffer) });
+  }
+
+  async flush(): Promise<void> {
+    const mark = this.#inode.mark;
+    const dropped = this.#machine.isFlushDropped(this.path);
+    try {
+      await this.#perform('flush', 0, () => {
+        if (this.#flushFailure) throw this.#flushFailure;
+        if (!dropped) this.#inode.persist(mark);
+      });
+    } catch (error) {
+      if (error instanceof BlockError && error.kind !== 'closed') this.#flushFailure ??= error;
+      throw error;
+    }
+  }
+
+  punchHole(position: number, lengthBytes: number): Promise<void> {
+    return this.#change('punchHole', position, { type: 'clear', position, lengthBytes, keepSize: true });
+  }
+
+  zeroRange(position: number, lengthBytes: number): Promise<void> {
+    return this.#change('zeroRange', position, { type: 'clear', position, lengthBytes, keepSize: false });
+  }
+
+  truncate(sizeBytes: number): Promise<void> {
+    return this.#change('truncate', sizeBytes, { type: 'truncate', sizeBytes });
+  }
+
+  allocate(position: number, lengthBytes: number): Promise<void> {
+    return this.#change('allocate', position, { type: 'allocate', position, lengthBytes });
+  }
+
+  extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+    this.#checkOpen();
+    return this.#inode.extentAt(position, lengthBytes);
+  }
+
+  async copyFrom(
+    source: HostFile,
+    sourcePosition: number,
+    position: number,
+    lengthBytes: number,
+  ): Promise<number> {
+    if (!(source instanceof SimulatedFile)) throw errnoError('ENOTSUP', undefined, { path: this.path });
+    this.#checkWritable();
+    return this.#perform('copyFrom', position, () =>
+      // Like the kernel, it may stop early.
+      this.#copy(source, sourcePosition, position, this.#machine.shorten(lengthBytes)),
+    );
+  }
+
+  tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
+    if (!(source instanceof SimulatedFile) || source.#closed || !this.writable) return -1;
+    if (!this.#mayTry('copyFrom')) return -1;
+    return this.#copy(source, sourcePosition, position, this.#machine.shorten(lengthBytes));
+  }
+
+  startWriteback(): void {
+    // Only makes it likelier that changes reach the medium, which a power loss decides at random anyway.
+  }
+
+  lockByteShared(byteOffset: number): boolean {
+    this.#checkOpen();
+    if (this.#inode.foreignLocks.has(byteOffset)) return false;
+    const holders = this.#inode.locks.get(byteOffset) ?? new Set();
+    this.#inode.locks.set(byteOffset, holders.add(this));
+    return true;
+  }
+
+  unlockByte(byteOffset: number): void {
+    this.#checkOpen();
+    this.#inode.locks.get(byteOffset)?.delete(this);
+  }
+
+  isByteLockedByOther(byteOffset: number): boolean {
+    this.#checkOpen();
+    if (this.#inode.foreignLocks.has(byteOffset)) return true;
+    const holders = this.#inode.locks.get(byteOffset);
+    return holders !== undefined && holders.size > (holders.has(this) ? 1 : 0);
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const holders of this.#inode.locks.values()) holders.delete(this);
+  }
+
+  #checkOpen(): void {
+    if (!this.#closed && this.#machine.boot === this.#boot) return;
+    throw new BlockError('closed', `File '${this.path}' is closed`, { path: this.path });
+  }
+
+  #checkWritable(): void {
+    if (!this.writable) throw errnoError('EBADF', undefined, { path: this.path });
+  }
+
+  #mayTry(kind: OperationKind): boolean {
+    if (this.#closed || this.#machine.boot !== this.#boot) return false;
+    return this.#machine.mayTry(kind, this.path);
+  }
+
+  async #perform<T>(kind: OperationKind, offset: number, action: () => T, change?: Change): Promise<T> {
+    const pending = change === undefined ? undefined : { inode: this.#inode, change };
+    this.#checkOpen();
+    return this.#machine.perform({ kind, path: this.path, offset, boot: this.#boot }, action, pending);
+  }
+
+  async #change(kind: OperationKind, offset: number, change: Change): Promise<void> {
+    this.#checkWritable();
+    await this.#perform(kind, offset, () => this.#inode.change(change), change);
+  }
+
+  #copy(source: SimulatedFile, sourcePosition: number, position: number, lengthBytes: number): number {
+    const bytes = Math.max(Math.min(lengthBytes, source.#inode.sizeBytes - sourcePosition), 0);
+    const data = Buffer.alloc(bytes);
+    source.#inode.read(sourcePosition, data);
+    this.#inode.change({ type: 'write', position, data });
+    return bytes;
+  }
+}

@@ -1,0 +1,171 @@
+import { posix } from 'node:path';
+import { errnoError } from '../base/error.js';
+import type { HostFile, HostFiles, OpenFileOptions } from './host.js';
+import { SimulatedInode } from './simulated-disk.js';
+import { SimulatedFile } from './simulated-file.js';
+import type { Machine } from './simulated-machine.js';
+import type { SeededRandom } from './simulated-random.js';
+
+/** What a name stands for. */
+type Entry = SimulatedInode | 'directory';
+
+/**
+ * The names of the simulation. A name that was made or removed is certain to survive a power loss only after a
+ * syncDirectory of its folder; before that the disk may have it either way. Relative names start at '/'.
+ */
+export class SimulatedDirectory {
+  readonly #entries = new Map<string, Entry>();
+  readonly #durable = new Map<string, Entry>();
+
+  constructor(directories: readonly string[]) {
+    for (const path of directories) {
+      this.#entries.set(path, 'directory');
+      this.#durable.set(path, 'directory');
+    }
+  }
+
+  get(path: string): Entry | undefined {
+    return this.#entries.get(path);
+  }
+
+  set(path: string, entry: Entry): void {
+    this.#entries.set(path, entry);
+  }
+
+  delete(path: string): void {
+    this.#entries.delete(path);
+  }
+
+  /** Makes the names in one folder durable as they are. */
+  sync(folder: string): void {
+    for (const path of this.#differing()) if (posix.dirname(path) === folder) this.#settle(path);
+  }
+
+  /** Files by name, for looking at them from outside. */
+  files(): Map<string, SimulatedInode> {
+    const files = new Map<string, SimulatedInode>();
+    for (const [path, entry] of this.#entries) if (entry !== 'directory') files.set(path, entry);
+    return files;
+  }
+
+  /** Every file that a name leads to, or may lead to after a power loss. */
+  inodes(): Set<SimulatedInode> {
+    const all = new Set<SimulatedInode>();
+    for (const entry of [...this.#entries.values(), ...this.#durable.values()])
+      if (entry !== 'directory') all.add(entry);
+    return all;
+  }
+
+  losePower(random: SeededRandom): void {
+    for (const path of this.#differing()) if (random.chance(0.5)) this.#settle(path);
+    this.#entries.clear();
+    for (const [path, entry] of this.#durable) if (this.#isReachable(path)) this.#entries.set(path, entry);
+  }
+
+  #isReachable(path: string): boolean {
+    return path === '/' || this.#durable.get(posix.dirname(path)) === 'directory';
+  }
+
+  #differing(): string[] {
+    const paths = new Set([...this.#entries.keys(), ...this.#durable.keys()]);
+    return [...paths].filter((path) => this.#entries.get(path) !== this.#durable.get(path));
+  }
+
+  #settle(path: string): void {
+    const entry = this.#entries.get(path);
+    if (entry) this.#durable.set(path, entry);
+    else this.#durable.delete(path);
+  }
+}
+
+/** The file system as one boot of the machine sees it. */
+export class SimulatedFiles implements HostFiles {
+  readonly #machine: Machine;
+  readonly #directory: SimulatedDirectory;
+  readonly #boot: number;
+
+  constructor(machine: Machine, directory: SimulatedDirectory) {
+    this.#machine = machine;
+    this.#directory = directory;
+    this.#boot = machine.boot;
+  }
+
+  open(path: string, options: OpenFileOptions): Promise<HostFile> {
+    const what = `Could not ${options.create ? 'create' : 'open'} '${path}'`;
+    const at = absolute(path);
+    return this.#perform(options.create ? 'create' : 'open', path, what, () => {
+      let entry = this.#directory.get(at);
+      if (entry === 'directory') throw errnoError('EISDIR');
+      if (entry && options.create && options.exclusive) throw errnoError('EEXIST');
+      if (!entry) {
+        if (!options.create) throw errnoError('ENOENT');
+        this.#checkFolder(at);
+        entry = new SimulatedInode();
+        this.#directory.set(at, entry);
+      }
+      if (options.truncate && entry.sizeBytes > 0) entry.change({ type: 'truncate', sizeBytes: 0 });
+      return new SimulatedFile(this.#machine, at, entry, options.write);
+    });
+  }
+
+  stat(
+    path: string,
+  ): Promise<{ sizeBytes: number; isBlockDevice: boolean; isDirectory: boolean } | undefined> {
+    return this.#perform('stat', path, `Could not stat '${path}'`, () => {
+      const entry = this.#directory.get(absolute(path));
+      if (!entry) return undefined;
+      const isDirectory = entry === 'directory';
+      return { sizeBytes: isDirectory ? 0 : entry.sizeBytes, isBlockDevice: false, isDirectory };
+    });
+  }
+
+  unlink(path: string): Promise<void> {
+    return this.#perform('unlink', path, `Could not remove '${path}'`, () => {
+      const entry = this.#directory.get(absolute(path));
+      if (!entry) throw errnoError('ENOENT');
+      if (entry === 'directory') throw errnoError('EISDIR');
+      this.#directory.delete(absolute(path));
+    });
+  }
+
+  syncDirectory(path: string): Promise<void> {
+    return this.#perform('syncDirectory', path, `Could not sync '${path}'`, () => {
+      const entry = this.#directory.get(absolute(path));
+      if (entry !== 'directory') throw errnoError(entry ? 'ENOTDIR' : 'ENOENT');
+      this.#directory.sync(absolute(path));
+    });
+  }
+
+  mkdir(path: string): Promise<void> {
+    return this.#perform('mkdir', path, `Could not create '${path}'`, () => {
+      if (this.#directory.get(absolute(path))) throw errnoError('EEXIST');
+      this.#checkFolder(absolute(path));
+      this.#directory.set(absolute(path), 'directory');
+    });
+  }
+
+  #checkFolder(path: string): void {
+    const folder = this.#directory.get(posix.dirname(path));
+    if (folder !== 'directory') throw errnoError(folder ? 'ENOTDIR' : 'ENOENT');
+  }
+
+  /** `what` comes before the error's own text. */
+  async #perform<T>(
+    kind: Parameters<Machine['perform']>[0]['kind'],
+    path: string,
+    what: string,
+    action: () => T,
+  ): Promise<T> {
+    const operation = { kind, path: absolute(path), boot: this.#boot };
+    try {
+      return await this.#machine.perform(operation, action);
+    } catch (error) {
+      const errno = error instanceof Error && 'errno' in error ? error.errno : undefined;
+      throw typeof errno === 'string' ? errnoError(errno, what, { path }) : error;
+    }
+  }
+}
+
+export function absolute(path: string): string {
+  return posix.resolve('/', path);
+}
