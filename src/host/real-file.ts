@@ -1,0 +1,367 @@
+import fs from 'node:fs';
+import { assert } from '../base/assert.js';
+import { BlockError, errnoError, toBlockError } from '../base/error.js';
+import { isAligned } from '../base/align.js';
+import { deferred, type Deferred } from '../base/async.js';
+import { MiB } from '../base/limits.js';
+import type { FileTraits, HostFile } from './host.js';
+import { type CallResult, callError, FallocateMode, Seek, type Syscalls } from './syscalls.js';
+import type { TurnBudget } from './turn-budget.js';
+
+/** Longer reads and writes are never made on the event loop: 4 MiB take about a millisecond from memory. */
+const MAX_SYNC_BYTES = 4 * MiB;
+/** Longest copy in memory that is made on the event loop. */
+const MAX_SYNC_COPY_BYTES = 8 * MiB;
+/** One copy_file_range: bounds how long it keeps a thread of the pool. */
+const MAX_COPY_BYTES = 64 * MiB;
+/** A flush above this means a device that makes page cache writes wait while it is flushed. */
+const QUICK_FLUSH_MS = 2;
+/** A synchronous write above this met writeback or dirty throttling: use the pool for a while. */
+const SLOW_WRITE_MS = 4;
+const SLOW_WRITE_PENALTY_MS = 250;
+/** Most bytes of one fs.read or fs.write (Linux stops at 2 GiB less a page). */
+const MAX_CALL_BYTES = 1024 * MiB;
+
+/** fs.read and fs.write in their one common form. */
+type PoolTransfer = (
+  fd: number,
+  buffer: Uint8Array,
+  offset: number,
+  length: number,
+  position: number,
+  callback: (error: Error | null, bytes: number) => void,
+) => void;
+
+export interface RealFileProperties {
+  fd: number;
+  path: string;
+  writable: boolean;
+  direct: boolean;
+  traits: FileTraits;
+}
+
+/** A descriptor; see HostFile for what each method promises. */
+export class RealFile implements HostFile {
+  readonly path: string;
+  readonly writable: boolean;
+  readonly traits: FileTraits;
+  readonly #fd: number;
+  readonly #direct: boolean;
+  readonly #system: Syscalls;
+  readonly #budget: TurnBudget;
+  /** RWF_NOWAIT works here; found out by the first read. */
+  #noWaitWorks: boolean;
+  #closed = false;
+  #inFlight = 0;
+  #idle: Deferred<void> | undefined;
+  #flushFailure: BlockError | undefined;
+  #flushRunning: Promise<void> | undefined;
+  #flushNext: Promise<void> | undefined;
+  #lastFlushMs = 0;
+  #syncWritesFromMs = 0;
+
+  constructor(properties: RealFileProperties, system: Syscalls, budget: TurnBudget) {
+    this.#fd = properties.fd;
+    this.path = properties.path;
+    this.writable = properties.writable;
+    this.traits = properties.traits;
+    this.#direct = properties.direct;
+    this.#system = system;
+    this.#budget = budget;
+    this.#noWaitWorks = !properties.direct;
+  }
+
+  sizeBytes(): number {
+    this.#checkOpen();
+    const size = this.#system.lseek(this.#fd, 0, Seek.end);
+    if (size < 0) throw this.#error(this.#system.lastErrno());
+    return size;
+  }
+
+  allocatedBytes(): number {
+    this.#checkOpen();
+    return fs.fstatSync(this.#fd).blocks * 512;
+  }
+
+  tryRead(position: number, buffer: Uint8Array): boolean {
+    const length = buffer.length;
+    if (this.#closed || this.#direct || length > MAX_SYNC_BYTES) return false;
+    if (length === 0) return true;
+    let got: number;
+    if (this.traits.inMemory) got = this.#system.pread(this.#fd, buffer, position);
+    else if (this.#noWaitWorks) {
+      got = this.#system.preadNoWait(this.#fd, buffer, position);
+      if (got < 0) {
+        const errno = this.#system.lastErrno();
+        if (errno !== 'EAGAIN' && errno !== 'EINTR') this.#noWaitWorks = false;
+      }
+    } else return false;
+    if (got === length) return true;
+    if (got < 0 || this.sizeBytes() > position + got) return false;
+    buffer.fill(0, got);
+    return true;
+  }
+
+  async read(position: number, buffer: Uint8Array): Promise<void> {
+    if (this.#direct) return this.#readDirect(position, buffer);
+    await this.#transfer(fs.read, position, buffer, 'read');
+  }
+
+  tryWrite(position: number, buffer: Uint8Array): boolean {
+    const length = buffer.length;
+    if (this.#closed || this.#direct || !this.writable || length > MAX_SYNC_BYTES) return false;
+    if (this.traits.inMemory) return this.#writeNow(position, buffer);
+    if (this.#flushRunning || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
+    const startMs = performance.now();
+    if (startMs < this.#syncWritesFromMs || !this.#budget.take(length)) return false;
+    const done = this.#writeNow(position, buffer);
+    const endMs = performance.now();
+    if (endMs - startMs > SLOW_WRITE_MS) this.#syncWritesFromMs = endMs + SLOW_WRITE_PENALTY_MS;
+    return done;
+  }
+
+  async write(position: number, buffer: Uint8Array): Promise<void> {
+    if (this.#direct) return this.#writeDirect(position, buffer);
+    await this.#transfer(fs.write, position, buffer, 'write');
+  }
+
+  flush(): Promise<void> {
+    // A flush that has not begun covers everyone who asks before it does; one under way does not.
+    if (!this.#flushRunning) return this.#startFlush();
+    this.#flushNext ??= this.#flushRunning
+      .catch(() => undefined)
+      .then(() => {
+        this.#flushNext = undefined;
+        return this.#startFlush();
+      });
+    return this.#flushNext;
+  }
+
+  async punchHole(position: number, lengthBytes: number): Promise<void> {
+    await this.#fallocate(FallocateMode.punchHole, position, lengthBytes);
+  }
+
+  async zeroRange(position: number, lengthBytes: number): Promise<void> {
+    await this.#fallocate(FallocateMode.zeroRange, position, lengthBytes);
+  }
+
+  async allocate(position: number, lengthBytes: number): Promise<void> {
+    await this.#fallocate(FallocateMode.allocate, position, lengthBytes);
+  }
+
+  truncate(sizeBytes: number): Promise<void> {
+    return this.#use(
+      () =>
+        new Promise((resolve, reject) => {
+          fs.ftruncate(this.#fd, sizeBytes, (error) => {
+            if (error) reject(toBlockError(error, undefined, { path: this.path }));
+            else resolve();
+          });
+        }),
+    );
+  }
+
+  extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+    this.#checkOpen();
+    const sizeBytes = this.sizeBytes();
+    if (position >= sizeBytes) return { isHole: true, lengthBytes };
+    const data = this.#system.lseek(this.#fd, position, Seek.data);
+    if (data < 0) {
+      const errno = this.#system.lastErrno();
+      if (errno === 'ENXIO') return { isHole: true, lengthBytes };
+      if (errno !== 'EINVAL') throw this.#error(errno, position);
+      // No holes on this kind of file: all of it is data.
+      return { isHole: false, lengthBytes: Math.min(lengthBytes, sizeBytes - position) };
+    }
+    if (data > position) return { isHole: true, lengthBytes: Math.min(lengthBytes, data - position) };
+    const hole = this.#system.lseek(this.#fd, position, Seek.hole);
+    // Someone punched it between the two calls, or cut the file: calling it data is always right.
+    const end = hole > position ? hole : sizeBytes;
+    return { isHole: false, lengthBytes: Math.min(lengthBytes, end - position) };
+  }
+
+  tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
+    if (!(source instanceof RealFile) || this.#closed || source.#closed) return -1;
+    if (!this.traits.inMemory || !source.traits.inMemory || this.#direct || source.#direct) return -1;
+    const bytes = Math.min(lengthBytes, MAX_SYNC_COPY_BYTES);
+    return this.#system.copyFileRangeNow(source.#fd, sourcePosition, this.#fd, position, bytes).value;
+  }
+
+  async copyFrom(
+    source: HostFile,
+    sourcePosition: number,
+    position: number,
+    lengthBytes: number,
+  ): Promise<number> {
+    if (!(source instanceof RealFile)) throw callError('EXDEV', 'copy_file_range', { path: this.path });
+    const bytes = Math.min(lengthBytes, MAX_COPY_BYTES);
+    const copy = (): Promise<CallResult> =>
+      this.#system.copyFileRange(source.#fd, sourcePosition, this.#fd, position, bytes);
+    const { value, errno } = await source.#use(() => this.#use(copy));
+    if (value < 0) throw callError(errno, undefined, { path: this.path, offset: position });
+    return value;
+  }
+
+  startWriteback(position: number, lengthBytes: number): void {
+    if (this.#closed || this.traits.inMemory || this.#direct) return;
+    // A hint: the flush that follows reports what went wrong.
+    this.#use(() => this.#system.startWriteback(this.#fd, position, lengthBytes)).catch(() => undefined);
+  }
+
+  lockByteShared(byteOffset: number): boolean {
+    this.#checkOpen();
+    return this.#system.lockByteShared(this.#fd, byteOffset);
+  }
+
+  unlockByte(byteOffset: number): void {
+    this.#checkOpen();
+    this.#system.unlockByte(this.#fd, byteOffset);
+  }
+
+  isByteLockedByOther(byteOffset: number): boolean {
+    this.#checkOpen();
+    return this.#system.isByteLockedByOther(this.#fd, byteOffset);
+  }
+
+  /** Waits for requests in flight: a descriptor number given back too early would be somebody else's file. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (this.#inFlight > 0) {
+      this.#idle = deferred();
+      await this.#idle.promise;
+    }
+    await new Promise<void>((resolve, reject) => {
+      fs.close(this.#fd, (error) => {
+        if (error) reject(toBlockError(error, undefined, { path: this.path }));
+        else resolve();
+      });
+    });
+  }
+
+  #error(errno: string, offset?: number): BlockError {
+    return errnoError(
+      errno,
+      undefined,
+      offset === undefined ? { path: this.path } : { path: this.path, offset },
+    );
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new BlockError('closed', `File '${this.path}' is closed`, { path: this.path });
+  }
+
+  /** Counts a request in flight, so that close() waits for it. */
+  async #use<T>(request: () => Promise<T>): Promise<T> {
+    this.#checkOpen();
+    this.#inFlight++;
+    try {
+      return await request();
+    } finally {
+      this.#inFlight--;
+      if (this.#inFlight === 0) this.#idle?.resolve();
+    }
+  }
+
+  #writeNow(position: number, buffer: Uint8Array): boolean {
+    let done = 0;
+    while (done < buffer.length) {
+      const part = done === 0 ? buffer : buffer.subarray(done);
+      const wrote = this.#system.pwrite(this.#fd, part, position + done);
+      // The promise form of the request repeats it and reports the error.
+      if (wrote <= 0) return false;
+      done += wrote;
+    }
+    return true;
+  }
+
+  /** Reads or writes all of `buffer` in the pool. */
+  #transfer(call: PoolTransfer, position: number, buffer: Uint8Array, what: 'read' | 'write'): Promise<void> {
+    return this.#use(
+      () =>
+        new Promise((resolve, reject) => {
+          let done = 0;
+          const step = (error: Error | null, bytes: number): void => {
+            if (error) {
+              reject(toBlockError(error, undefined, { path: this.path, offset: position + done }));
+              return;
+            }
+            done += bytes;
+            // A short O_DIRECT read is the end of the file; going on from there would not be aligned.
+            const ended = bytes === 0 || (this.#direct && what === 'read');
+            if (done < buffer.length && !ended) next();
+            else if (done < buffer.length && what === 'write') reject(this.#error('EIO', position + done));
+            else {
+              buffer.fill(0, done);
+              resolve();
+            }
+          };
+          const next = (): void => {
+            const length = Math.min(buffer.length - done, MAX_CALL_BYTES);
+            call(this.#fd, buffer, done, length, position + done, step);
+          };
+          if (buffer.length === 0) resolve();
+          else next();
+        }),
+    );
+  }
+
+  #startFlush(): Promise<void> {
+    if (this.#flushFailure) return Promise.reject(this.#flushFailure);
+    if (this.traits.inMemory && !this.#closed) return Promise.resolve();
+    const startMs = performance.now();
+    const running = this.#use(
+      () =>
+        new Promise<void>((resolve, reject) => {
+          fs.fdatasync(this.#fd, (error) => {
+            this.#flushRunning = undefined;
+            this.#lastFlushMs = performance.now() - startMs;
+            if (!error) return resolve();
+            this.#flushFailure = toBlockError(error, undefined, { path: this.path });
+            reject(this.#flushFailure);
+          });
+        }),
+    );
+    if (!this.#closed) this.#flushRunning = running;
+    return running;
+  }
+
+  async #fallocate(mode: number, position: number, lengthBytes: number): Promise<void> {
+    if (lengthBytes === 0) return;
+    const quick = this.traits.inMemory && lengthBytes <= MAX_SYNC_COPY_BYTES;
+    const { value, errno } = await this.#use(async () =>
+      quick
+        ? this.#system.fallocateNow(this.#fd, mode, position, lengthBytes)
+        : await this.#system.fallocate(this.#fd, mode, position, lengthBytes),
+    );
+    if (value < 0) throw callError(errno, undefined, { path: this.path, offset: position });
+  }
+
+  /** O_DIRECT wants memory aligned as well, which only we can see to. */
+  async #readDirect(position: number, buffer: Uint8Array): Promise<void> {
+    this.#checkDirect(position, buffer.length);
+    const aligned = this.#alignedCopy(buffer, false);
+    await this.#transfer(fs.read, position, aligned, 'read');
+    if (aligned !== buffer) buffer.set(aligned);
+  }
+
+  async #writeDirect(position: number, buffer: Uint8Array): Promise<void> {
+    this.#checkDirect(position, buffer.length);
+    await this.#transfer(fs.write, position, this.#alignedCopy(buffer, true), 'write');
+  }
+
+  #checkDirect(position: number, lengthBytes: number): void {
+    const unit = this.traits.alignmentBytes;
+    assert(isAligned(position, unit) && isAligned(lengthBytes, unit), 'O_DIRECT request is not aligned');
+  }
+
+  #alignedCopy(buffer: Uint8Array, withContent: boolean): Uint8Array {
+    const unit = this.traits.alignmentBytes;
+    if (this.#system.addressModulo(buffer, unit) === 0) return buffer;
+    const memory = Buffer.allocUnsafeSlow(buffer.length + unit);
+    const shift = (unit - this.#system.addressModulo(memory, unit)) % unit;
+    const aligned = memory.subarray(shift, shift + buffer.length);
+    if (withContent) aligned.set(buffer);
+    return aligned;
+  }
+}

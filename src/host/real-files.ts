@@ -1,0 +1,115 @@
+import fs from 'node:fs';
+import { BlockError, errnoError, toBlockError } from '../base/error.js';
+import { MiB } from '../base/limits.js';
+import type { FileTraits, HostFile, HostFiles, OpenFileOptions } from './host.js';
+import { RealFile } from './real-file.js';
+import { Syscalls } from './syscalls.js';
+import { TurnBudget } from './turn-budget.js';
+
+/** statfs(2) f_type of file systems that live in memory: tmpfs and ramfs (linux/magic.h). */
+const IN_MEMORY_MAGIC = new Set([0x01021994, 0x858458f6]);
+/** Covers the logical block of every common device; O_DIRECT requests keep to it. */
+const DIRECT_ALIGNMENT_BYTES = 4096;
+/** Permissions of a new image, less the umask. */
+const NEW_FILE_MODE = 0o644;
+/** Page cache writes per turn of the event loop, all files together: about a millisecond of copying. */
+const SYNC_WRITE_BYTES_PER_TURN = 4 * MiB;
+
+export class RealFiles implements HostFiles {
+  readonly #system: Syscalls;
+  readonly #budget = new TurnBudget(SYNC_WRITE_BYTES_PER_TURN);
+
+  constructor(system: Syscalls) {
+    this.#system = system;
+  }
+
+  async open(path: string, options: OpenFileOptions): Promise<HostFile> {
+    const what = `Could not ${options.create ? 'create' : 'open'} '${path}'`;
+    let handle: number | undefined;
+    try {
+      handle = await openDescriptor(path, openFlags(options));
+      const stat = fs.fstatSync(handle);
+      if (stat.isDirectory()) throw errnoError('EISDIR', what, { path });
+      const direct = options.direct ?? false;
+      const traits: FileTraits = {
+        inMemory: stat.isFile() && IN_MEMORY_MAGIC.has((await fs.promises.statfs(path)).type),
+        isBlockDevice: stat.isBlockDevice(),
+        alignmentBytes: direct ? DIRECT_ALIGNMENT_BYTES : 1,
+      };
+      const properties = { fd: handle, path, writable: options.write, direct, traits };
+      return new RealFile(properties, this.#system, this.#budget);
+    } catch (error) {
+      if (handle !== undefined) fs.closeSync(handle);
+      throw toBlockError(error, what, { path });
+    }
+  }
+
+  async stat(
+    path: string,
+  ): Promise<{ sizeBytes: number; isBlockDevice: boolean; isDirectory: boolean } | undefined> {
+    try {
+      const stat = await fs.promises.stat(path);
+      const isBlockDevice = stat.isBlockDevice();
+      const sizeBytes = isBlockDevice ? await this.#deviceSize(path) : stat.size;
+      return { sizeBytes, isBlockDevice, isDirectory: stat.isDirectory() };
+    } catch (error) {
+      const wrapped = toBlockError(error, `Could not stat '${path}'`, { path });
+      if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
+      throw wrapped;
+    }
+  }
+
+  async unlink(path: string): Promise<void> {
+    await named(`Could not remove '${path}'`, path, fs.promises.unlink(path));
+  }
+
+  async syncDirectory(path: string): Promise<void> {
+    const directory = await named(`Could not open '${path}'`, path, fs.promises.open(path, 'r'));
+    try {
+      await named(`Could not sync '${path}'`, path, directory.sync());
+    } finally {
+      await directory.close();
+    }
+  }
+
+  async mkdir(path: string): Promise<void> {
+    await named(`Could not create '${path}'`, path, fs.promises.mkdir(path));
+  }
+
+  async #deviceSize(path: string): Promise<number> {
+    const device = await this.open(path, { write: false });
+    try {
+      return device.sizeBytes();
+    } finally {
+      await device.close();
+    }
+  }
+}
+
+function openFlags(options: OpenFileOptions): number {
+  const { O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_DIRECT } = fs.constants;
+  let flags = options.write ? O_RDWR : O_RDONLY;
+  if (options.create) flags |= O_CREAT;
+  if (options.create && options.exclusive) flags |= O_EXCL;
+  if (options.truncate) flags |= O_TRUNC;
+  if (options.direct) flags |= O_DIRECT;
+  return flags;
+}
+
+function openDescriptor(path: string, flags: number): Promise<number> {
+  if (path.includes('\0')) throw new BlockError('invalid', 'Invalid argument', { errno: 'EINVAL' });
+  return new Promise((resolve, reject) => {
+    fs.open(path, flags, NEW_FILE_MODE, (error, fd) => {
+      if (error) reject(error);
+      else resolve(fd);
+    });
+  });
+}
+
+async function named<T>(what: string, path: string, action: Promise<T>): Promise<T> {
+  try {
+    return await action;
+  } catch (error) {
+    throw toBlockError(error, what, { path });
+  }
+}

@@ -1,0 +1,180 @@
+import fs from 'node:fs';
+import net from 'node:net';
+import { BlockError, errnoError, toBlockError } from '../base/error.js';
+import { KiB } from '../base/limits.js';
+import type { HostListener, HostNet, HostSocket, SocketAddress } from './host.js';
+import { RealSocket } from './real-socket.js';
+
+/** One read(2) of a socket takes at most this; a unix socket holds 208 KiB by default. */
+const READ_BUFFER_BYTES = 256 * KiB;
+/** sun_path of sockaddr_un, less its final zero (unix(7)). */
+const MAX_UNIX_PATH_BYTES = 107;
+const LISTEN_BACKLOG = 128;
+
+/** What Node does not declare: a socket's libuv handle, and the constructor's option to take one over. */
+type Handle = object;
+interface HandleOwner {
+  _handle?: Handle | null;
+}
+
+export class RealNet implements HostNet {
+  /**
+   * Shared by all sockets: libuv reads a chunk and hands it over in one go, and a handler may not keep it.
+   */
+  readonly #readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES);
+
+  async connect(address: SocketAddress, options: { timeoutMs?: number } = {}): Promise<HostSocket> {
+    if (address.type === 'fd') return this.#adopt({ fd: address.fd, readable: true, writable: true });
+    const what = `Failed to connect to '${addressText(address)}'`;
+    checkPath(address);
+    const result = new RealSocket();
+    const onread = this.#onread(result);
+    const socket =
+      address.type === 'unix'
+        ? net.connect({ path: address.path, onread })
+        : net.connect({ host: address.host, port: address.port, noDelay: true, onread });
+    try {
+      await connected(socket, options.timeoutMs);
+    } catch (error) {
+      socket.destroy();
+      throw toBlockError(error, what);
+    }
+    result.attach(socket);
+    return result;
+  }
+
+  async listen(address: SocketAddress, onConnection: (socket: HostSocket) => void): Promise<HostListener> {
+    checkPath(address);
+    if (address.type === 'unix') unlinkSocket(address.path);
+    const server = net.createServer({ pauseOnConnect: true, noDelay: true }, (socket) => {
+      onConnection(this.#accepted(socket));
+    });
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', (error) => reject(bindError(error, address)));
+      server.listen(listenOptions(address), resolve);
+    });
+    // Nothing but a failed accept comes here, such as too many open files: the listener goes on.
+    server.on('error', () => undefined);
+    return {
+      address: boundAddress(server, address),
+      close: async () => {
+        if (!server.listening) return;
+        // Accepted connections go on, so its callback may be long in coming; libuv unlinks the path now.
+        server.close();
+        await new Promise((resolve) => setImmediate(resolve));
+      },
+    };
+  }
+
+  /**
+   * Gives an accepted connection the shared read buffer, which net.Server has no option for: its handle moves to a
+   * new Socket. Where a future Node has no such handle, chunks come as freshly allocated buffers.
+   */
+  #accepted(socket: net.Socket): HostSocket {
+    const owner = socket as unknown as HandleOwner;
+    const handle = owner._handle;
+    if (handle) {
+      owner._handle = null;
+      return this.#adopt({ handle });
+    }
+    const result = new RealSocket();
+    socket.on('data', (chunk: Buffer) => result.deliver(chunk));
+    socket.pause();
+    result.attach(socket);
+    return result;
+  }
+
+  #adopt(options: { fd: number; readable: true; writable: true } | { handle: Handle }): HostSocket {
+    const result = new RealSocket();
+    const onread = this.#onread(result);
+    const all = { ...options, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
+    let socket: net.Socket;
+    try {
+      socket = new net.Socket(all);
+    } catch (error) {
+      throw toBlockError(error, 'Failed to use the socket descriptor');
+    }
+    socket.pause();
+    if (socket.remoteAddress !== undefined) socket.setNoDelay(true);
+    result.attach(socket);
+    return result;
+  }
+
+  #onread(target: RealSocket): net.OnReadOpts {
+    const buffer = this.#readBuffer;
+    return {
+      buffer,
+      callback: (bytes) => {
+        target.deliver(buffer.subarray(0, bytes));
+        return true;
+      },
+    };
+  }
+}
+
+function connected(socket: net.Socket, timeoutMs: number | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer =
+      timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => {
+            reject(errnoError('ETIMEDOUT'));
+          }, timeoutMs);
+    socket.once('connect', () => {
+      clearTimeout(timer);
+      socket.pause();
+      resolve();
+    });
+    // Stays: an error after the timeout must not be thrown by the emitter.
+    socket.on('error', (error) => {
+      clearTimeout(timer);
+      reject(error);
+    });
+  });
+}
+
+function listenOptions(address: SocketAddress): net.ListenOptions & { fd?: number } {
+  switch (address.type) {
+    case 'unix':
+      return { path: address.path, backlog: LISTEN_BACKLOG };
+    case 'inet':
+      // The empty host is every address of both families.
+      return { host: address.host === '' ? '::' : address.host, port: address.port, backlog: LISTEN_BACKLOG };
+    case 'fd':
+      return { fd: address.fd };
+  }
+}
+
+function boundAddress(server: net.Server, asked: SocketAddress): SocketAddress {
+  const bound = server.address();
+  if (asked.type === 'inet' && bound !== null && typeof bound !== 'string')
+    return { ...asked, port: bound.port };
+  return asked;
+}
+
+/** A socket left behind by a process that is gone; any other kind of file stays and makes bind fail. */
+function unlinkSocket(path: string): void {
+  const stat = fs.lstatSync(path, { throwIfNoEntry: false });
+  if (stat?.isSocket()) fs.unlinkSync(path);
+}
+
+function bindError(error: Error, address: SocketAddress): BlockError {
+  if (address.type === 'unix') return toBlockError(error, `Failed to bind socket to ${address.path}`);
+  return toBlockError(error, `Failed to listen on '${addressText(address)}'`);
+}
+
+function checkPath(address: SocketAddress): void {
+  if (address.type !== 'unix' || Buffer.byteLength(address.path) <= MAX_UNIX_PATH_BYTES) return;
+  throw new BlockError('invalid', `UNIX socket path '${address.path}' is too long`, { path: address.path });
+}
+
+export function addressText(address: SocketAddress): string {
+  switch (address.type) {
+    case 'unix':
+      return address.path;
+    case 'inet':
+      return `${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`;
+    case 'fd':
+      return `fd:${address.fd}`;
+  }
+}

@@ -1,0 +1,229 @@
+import { createRequire } from 'node:module';
+import { constants } from 'node:os';
+import { BlockError, errnoError, type ErrorContext } from '../base/error.js';
+
+/** preadv2: fail with EAGAIN instead of waiting for a device (linux/fs.h). */
+const RWF_NOWAIT = 8;
+/** fallocate(2) modes (linux/falloc.h). */
+export const FallocateMode = { allocate: 0, punchHole: 0x02 | 0x01, zeroRange: 0x10 } as const;
+/** lseek(2) whence. */
+export const Seek = { end: 2, data: 3, hole: 4 } as const;
+/** fcntl(2) commands of open file description locks, and struct flock's l_type. */
+const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const LockType = { read: 0, write: 1, none: 2 } as const;
+const SYNC_FILE_RANGE_WRITE = 2;
+/** koffi copies its arguments per call and refuses too many at once; more than the pool has threads gain nothing. */
+const MAX_ASYNC_CALLS = 32;
+
+type Koffi = typeof import('koffi');
+/** A C function; `async` runs it in libuv's pool and leaves errno as it was there while the callback runs. */
+interface NativeFunction {
+  (...args: unknown[]): number;
+  async(...args: unknown[]): void;
+}
+
+interface Library {
+  koffi: Koffi;
+  pread: NativeFunction;
+  pwrite: NativeFunction;
+  preadv2: NativeFunction;
+  lseek: NativeFunction;
+  fallocate: NativeFunction;
+  copyFileRange: NativeFunction;
+  syncFileRange: NativeFunction;
+  fcntl: NativeFunction;
+}
+
+/** Outcome of a call that may fail: the result, or -1 with the errno's name. */
+export interface CallResult {
+  value: number;
+  errno: string;
+}
+
+/**
+ * The Linux system calls that Node does not offer, through koffi. Nothing is loaded before the first call. Offsets
+ * and lengths are plain numbers below 2^53. Calls that retry do so on EINTR.
+ */
+export class Syscalls {
+  #library: Library | undefined;
+  readonly #iovec = new BigUint64Array(2);
+  readonly #flock = Buffer.alloc(32);
+  #running = 0;
+  readonly #queue: Array<() => void> = [];
+
+  get #lib(): Library {
+    return (this.#library ??= load());
+  }
+
+  /** Bytes read at once from the page cache or memory, or -1 with lastErrno(). Never more than one attempt. */
+  pread(fd: number, buffer: Uint8Array, position: number): number {
+    return this.#lib.pread(fd, buffer, buffer.length, position);
+  }
+
+  pwrite(fd: number, buffer: Uint8Array, position: number): number {
+    return this.#lib.pwrite(fd, buffer, buffer.length, position);
+  }
+
+  /** Like pread, but answers EAGAIN, or fewer bytes, where the page cache lacks them. */
+  preadNoWait(fd: number, buffer: Uint8Array, position: number): number {
+    const { koffi, preadv2 } = this.#lib;
+    this.#iovec[0] = koffi.address(buffer);
+    this.#iovec[1] = BigInt(buffer.length);
+    return preadv2(fd, this.#iovec, 1, position, RWF_NOWAIT);
+  }
+
+  lseek(fd: number, position: number, whence: number): number {
+    return this.#lib.lseek(fd, position, whence);
+  }
+
+  /** Errno name of the call that just failed. */
+  lastErrno(): string {
+    return errnoName(this.#lib.koffi.errno());
+  }
+
+  /** Memory address of a buffer's first byte, modulo `unit` (a power of two below 2^31). */
+  addressModulo(buffer: Uint8Array, unit: number): number {
+    return Number(this.#lib.koffi.address(buffer) % BigInt(unit));
+  }
+
+  fallocateNow(fd: number, mode: number, position: number, lengthBytes: number): CallResult {
+    return this.#now(this.#lib.fallocate, fd, mode, position, lengthBytes);
+  }
+
+  fallocate(fd: number, mode: number, position: number, lengthBytes: number): Promise<CallResult> {
+    return this.#inPool(this.#lib.fallocate, fd, mode, position, lengthBytes);
+  }
+
+  copyFileRangeNow(
+    source: number,
+    from: number,
+    target: number,
+    to: number,
+    lengthBytes: number,
+  ): CallResult {
+    const offsets = BigInt64Array.of(BigInt(from), BigInt(to));
+    const [a, b] = [offsets.subarray(0, 1), offsets.subarray(1)];
+    return this.#now(this.#lib.copyFileRange, source, a, target, b, lengthBytes, 0);
+  }
+
+  async copyFileRange(
+    source: number,
+    from: number,
+    target: number,
+    to: number,
+    lengthBytes: number,
+  ): Promise<CallResult> {
+    const offsets = BigInt64Array.of(BigInt(from), BigInt(to));
+    const [a, b] = [offsets.subarray(0, 1), offsets.subarray(1)];
+    return this.#inPool(this.#lib.copyFileRange, source, a, target, b, lengthBytes, 0);
+  }
+
+  startWriteback(fd: number, position: number, lengthBytes: number): Promise<CallResult> {
+    return this.#inPool(this.#lib.syncFileRange, fd, position, lengthBytes, SYNC_FILE_RANGE_WRITE);
+  }
+
+  /** Takes a shared OFD lock on one byte; false when another description holds it exclusively. */
+  lockByteShared(fd: number, byteOffset: number): boolean {
+    const { value, errno } = this.#lock(fd, F_OFD_SETLK, LockType.read, byteOffset);
+    if (value === 0) return true;
+    if (errno === 'EAGAIN' || errno === 'EACCES') return false;
+    throw errnoError(errno, 'Failed to lock byte ' + String(byteOffset));
+  }
+
+  unlockByte(fd: number, byteOffset: number): void {
+    const { value, errno } = this.#lock(fd, F_OFD_SETLK, LockType.none, byteOffset);
+    if (value !== 0) throw errnoError(errno, 'Failed to unlock byte ' + String(byteOffset));
+  }
+
+  isByteLockedByOther(fd: number, byteOffset: number): boolean {
+    const { value, errno } = this.#lock(fd, F_OFD_GETLK, LockType.write, byteOffset);
+    if (value !== 0) throw errnoError(errno, 'Failed to get "lock" state of byte ' + String(byteOffset));
+    return this.#flock.readInt16LE(0) !== LockType.none;
+  }
+
+  /** struct flock on 64-bit Linux: l_type and l_whence (16 bits each), padding, l_start, l_len, l_pid (0 for OFD). */
+  #lock(fd: number, command: number, type: number, byteOffset: number): CallResult {
+    this.#flock.fill(0);
+    this.#flock.writeInt16LE(type, 0);
+    this.#flock.writeBigInt64LE(BigInt(byteOffset), 8);
+    this.#flock.writeBigInt64LE(1n, 16);
+    return this.#now(this.#lib.fcntl, fd, command, 'void *', this.#flock);
+  }
+
+  #now(call: NativeFunction, ...args: unknown[]): CallResult {
+    for (;;) {
+      const value = call(...args);
+      if (value >= 0) return { value, errno: '' };
+      const errno = this.lastErrno();
+      if (errno !== 'EINTR') return { value, errno };
+    }
+  }
+
+  async #inPool(call: NativeFunction, ...args: unknown[]): Promise<CallResult> {
+    if (this.#running >= MAX_ASYNC_CALLS) await new Promise<void>((resolve) => this.#queue.push(resolve));
+    else this.#running++;
+    try {
+      for (;;) {
+        const result = await this.#start(call, args);
+        if (result.errno !== 'EINTR') return result;
+      }
+    } finally {
+      const next = this.#queue.shift();
+      if (next) next();
+      else this.#running--;
+    }
+  }
+
+  #start(call: NativeFunction, args: unknown[]): Promise<CallResult> {
+    return new Promise((resolve, reject) => {
+      call.async(...args, (error: unknown, value: number) => {
+        // args are held here so that buffers outlive the call.
+        if (error) reject(error instanceof Error ? error : new Error('native call failed', { cause: args }));
+        else resolve({ value, errno: value < 0 ? this.lastErrno() : '' });
+      });
+    });
+  }
+}
+
+function load(): Library {
+  try {
+    const koffi = createRequire(import.meta.url)('koffi') as Koffi;
+    if (koffi.sizeof('long') !== 8) throw new Error('64-bit Linux is needed');
+    const libc = koffi.load(null);
+    const declare = (prototype: string): NativeFunction => libc.func(prototype);
+    return {
+      koffi,
+      pread: declare('int64_t pread(int fd, void *buffer, size_t n, int64_t offset)'),
+      pwrite: declare('int64_t pwrite(int fd, const void *buffer, size_t n, int64_t offset)'),
+      preadv2: declare('int64_t preadv2(int fd, const void *iov, int n, int64_t offset, int flags)'),
+      lseek: declare('int64_t lseek(int fd, int64_t offset, int whence)'),
+      fallocate: declare('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
+      copyFileRange: declare(
+        'int64_t copy_file_range(int in, void *from, int out, void *to, size_t n, unsigned int flags)',
+      ),
+      syncFileRange: declare('int sync_file_range(int fd, int64_t offset, int64_t n, unsigned int flags)'),
+      fcntl: declare('int fcntl(int fd, int command, ...)'),
+    };
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    throw new BlockError('unsupported', `livedisk cannot reach this system's calls (koffi): ${text}`, {
+      cause: error,
+    });
+  }
+}
+
+/** Errno names by number on this system. */
+function errnoName(number: number): string {
+  for (const [name, value] of Object.entries(constants.errno)) if (value === number) return name;
+  return `errno ${number}`;
+}
+
+/** Errnos by which a file system says that it does not have an operation. */
+const NOT_SUPPORTED = new Set(['EOPNOTSUPP', 'ENOTSUP', 'ENOSYS', 'ENODEV', 'ENOTTY', 'EXDEV']);
+
+/** The error of a failed call; kind 'unsupported' where the file system lacks the operation. */
+export function callError(errno: string, what: string | undefined, context: ErrorContext): BlockError {
+  if (NOT_SUPPORTED.has(errno)) return errnoError('ENOTSUP', what, context);
+  return errnoError(errno, what, context);
+}
