@@ -1,0 +1,34 @@
+import { KiB, MiB } from '../base/limits.js';
+
+const SMALLEST_BYTES = 8 * KiB;
+const DEFAULT_KEPT_BYTES = 8 * MiB;
+
+/** Buffers in sizes of powers of two, kept for reuse up to a bound. Contents are not cleared. */
+export class BufferPool {
+  readonly #free = new Map<number, Buffer[]>();
+  readonly #mostKeptBytes: number;
+  #keptBytes = 0;
+
+  constructor(mostKeptBytes = DEFAULT_KEPT_BYTES) {
+    this.#mostKeptBytes = mostKeptBytes;
+  }
+
+  /** A buffer of at least `lengthBytes`. */
+  take(lengthBytes: number): Buffer {
+    let size = SMALLEST_BYTES;
+    while (size < lengthBytes) size *= 2;
+    const found = this.#free.get(size)?.pop();
+    if (!found) return Buffer.allocUnsafeSlow(size);
+    this.#keptBytes -= size;
+    return found;
+  }
+
+  /** Gives a buffer of take() back; nobody may use it afterwards. */
+  give(buffer: Buffer): void {
+    if (this.#keptBytes + buffer.length > this.#mostKeptBytes) return;
+    this.#keptBytes += buffer.length;
+    const list = this.#free.get(buffer.length);
+    if (list) list.push(buffer);
+    else this.#free.set(buffer.length, [buffer]);
+  }
+}

@@ -1,0 +1,65 @@
+import { TransmissionFlag } from './constants.js';
+
+/** Flags of a target's write and writeZeroes, with the numbers of the block layer's. */
+export const TargetFlag = {
+  none: 0,
+  /** On stable storage when the request completes. */
+  fua: 1,
+  /** writeZeroes: the range may be deallocated. */
+  mayUnmap: 2,
+  /** writeZeroes: fail with kind 'unsupported' rather than send zeroes. */
+  noFallback: 4,
+} as const;
+
+/** What a stretch holds, as a reader of the export sees it. */
+export interface TargetStatus {
+  /** From the offset asked; at least 1. */
+  lengthBytes: number;
+  /** Reads as zeroes, for certain. */
+  zero: boolean;
+  /** Takes space of its own. */
+  data: boolean;
+}
+
+/**
+ * The disk behind an export; a block backend is one. Offsets and lengths are bytes, already checked against
+ * lengthBytes. try* answer true when done now, false (with nothing done) when the promise form is to be used.
+ * All throw or reject with BlockError.
+ */
+export interface NbdTarget {
+  readonly lengthBytes: number;
+  tryRead(offset: number, buffer: Uint8Array): boolean;
+  read(offset: number, buffer: Uint8Array): Promise<void>;
+  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
+  write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
+  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
+  discard(offset: number, lengthBytes: number): Promise<void>;
+  flush(): Promise<void>;
+  status(offset: number, lengthBytes: number): Promise<TargetStatus>;
+}
+
+export interface NbdExport {
+  readonly name: string;
+  readonly description?: string;
+  readonly target: NbdTarget;
+  readonly readOnly: boolean;
+  /** Several connections see one another's completed writes, and a flush on one covers all. */
+  readonly multiConn: boolean;
+}
+
+/** How the handshake finds exports; the name '' is no alias, only an export of that name. */
+export interface NbdExportLookup {
+  find(name: string): NbdExport | undefined;
+  list(): Iterable<NbdExport>;
+}
+
+/** What the export offers (the same set as QEMU's server; DF only once structured replies are agreed). */
+export function transmissionFlags(entry: NbdExport, structured: boolean): number {
+  const flag = TransmissionFlag;
+  let flags = flag.hasFlags | flag.sendFlush | flag.sendFua | flag.sendCache;
+  if (entry.readOnly) flags |= flag.readOnly;
+  else flags |= flag.sendTrim | flag.sendWriteZeroes | flag.sendFastZero;
+  if (entry.multiConn) flags |= flag.canMultiConn;
+  if (structured) flags |= flag.sendDf;
+  return flags;
+}
