@@ -347,6 +347,85 @@ export class MappedIo {
     }
   }
 
+  /**
+   * Copies what the backing chain holds into clusters of [offset, offset + lengthBytes) that are not in this image:
+   * nothing changes for a reader. Clusters that the guest wrote meanwhile stay as they are. `zeroes`: the range is
+   * known to read as zeroes below. Clusters are copied whole, those at the ends too.
+   */
+  async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
+    const cluster = this.#driver.clusterBytes;
+    const from = alignDown(offset, cluster);
+    const to = Math.min(alignUp(offset + lengthBytes, cluster), this.#node.lengthBytes);
+    const release = await this.#ranges.lockExclusive(from, alignUp(to, cluster) - from);
+    const mapping = newMapping();
+    try {
+      for (let at = from; at < to;) {
+        await this.#map(at, to - at, mapping);
+        const end = at + mapping.lengthBytes;
+        if (mapping.kind !== 'backing') {
+          at = end;
+          continue;
+        }
+        if (zeroes && (await this.#zeroUp(at, end, offset, offset + lengthBytes))) at = end;
+        else at = await this.#copyUpPart(at, end);
+      }
+    } finally {
+      release();
+    }
+  }
+
+  /** Zero clusters for [at, end), when all of it is known to be zero; false: copy. The range is held. */
+  async #zeroUp(at: number, end: number, zeroFrom: number, zeroTo: number): Promise<boolean> {
+    if (!(await this.#readsZero(at, Math.min(end, zeroFrom)))) return false;
+    if (!(await this.#readsZero(Math.max(at, zeroTo), end))) return false;
+    try {
+      await this.#driver.zeroClusters(at, end - at, true);
+      return true;
+    } catch (error) {
+      if (!isUnsupported(error)) throw error;
+      return false;
+    }
+  }
+
+  /** Copies a first part of the unallocated clusters [at, end), whose range is held; answers where it ends. */
+  async #copyUpPart(at: number, end: number): Promise<number> {
+    const backing = defined(this.#backing, 'backing file to copy from');
+    const length = Math.min(end - at, JOINED_WRITE_BYTES);
+    const located: Located =
+      at < backing.lengthBytes
+        ? await backing.node.io.locate(at, Math.min(length, backing.lengthBytes - at))
+        : { kind: 'other', lengthBytes: length };
+    const plain = located.kind === 'plain' ? located : undefined;
+    try {
+      // Whole clusters only: what a plain stretch lacks of its last cluster is read with the rest.
+      const whole = plain ? alignDown(plain.lengthBytes, this.#driver.clusterBytes) : 0;
+      const covered = plain && plain.lengthBytes === end - at ? plain.lengthBytes : whole;
+      const size = covered > 0 ? covered : length;
+      const reservation = this.#driver.tryReserve?.(at, size) ?? (await this.#driver.reserve(at, size));
+      try {
+        const stop = Math.min(at + size, reservation.offset + reservation.lengthBytes);
+        const payload =
+          plain && covered > 0
+            ? new FilePayload(plain.io, plain.offset, stop - at)
+            : await this.#readUp(backing, at, stop - at);
+        const done = await this.#fill(reservation, at, stop, at, payload);
+        reservation.link();
+        return done;
+      } catch (error) {
+        reservation.abort();
+        throw error;
+      }
+    } finally {
+      plain?.release();
+    }
+  }
+
+  async #readUp(backing: Edge, at: number, lengthBytes: number): Promise<Payload> {
+    const buffer = Buffer.allocUnsafe(lengthBytes);
+    if (!backing.node.io.tryRead(at, buffer)) await backing.read(at, buffer);
+    return new BufferPayload(buffer);
+  }
+
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     const mapping = newMapping();
     await this.#map(offset, lengthBytes, mapping);

@@ -146,6 +146,12 @@ export class NodeIo {
     node.resized();
   }
 
+  /** See MappedIo.copyUp; only nodes with a backing file have something to copy up. */
+  async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
+    assert(this.#mapped, `copying up into '${this.#node.name}', which has no mapping`);
+    await this.#mapped.copyUp(offset, lengthBytes, zeroes);
+  }
+
   /** Where the bytes of [offset, ...) are plain bytes of a host file, for offload; see MappedIo.locate. */
   locate(offset: number, lengthBytes: number): Promise<Located> {
     if (this.#mapped) return this.#mapped.locate(offset, lengthBytes);

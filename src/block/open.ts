@@ -64,7 +64,6 @@ export class Opener {
     this.#checkKeys(driver, options);
     const readOnly = booleanOption(options, 'read-only') ?? context.readOnly;
     const name = stringOption(options, 'node-name');
-    if (name !== undefined) this.graph.checkNewName(name);
     const inherited: OpenContext = { ...inheritable(context), readOnly, depth };
     const node = new Node({
       name: name ?? this.graph.generateName(),
@@ -142,6 +141,8 @@ export class Opener {
         }
         opened.push([role, await this.resolveReference(reference, context)]);
       }
+      // Only now, as QEMU does: what is wrong with a child is told first.
+      if (stringOption(options, 'node-name') !== undefined) this.graph.checkNewName(node.name);
       await this.graph.transaction((transaction) => {
         transaction.add(node);
         for (const [role, child] of opened) transaction.attach(node, role, child);
@@ -225,7 +226,7 @@ export class Opener {
 
   /** Takes back a node whose opening failed, or that was opened only to look. */
   async #discard(node: Node): Promise<void> {
-    if (!this.graph.nodes.has(node.name)) return;
+    if (this.graph.nodes.get(node.name) !== node) return;
     assert(node.parents.size === 0, 'a node that failed to open has no parents');
     await this.graph.closeNode(node);
   }

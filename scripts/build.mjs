@@ -1,0 +1,61 @@
+// Builds dist/: the program (a CommonJS bootstrap and ES module chunks, one a subcommand) and the library's entries;
+// declarations too unless --no-types. With --if-stale nothing happens when dist/ is newer than every source, and
+// declarations are left out: what `npm start` needs.
+import { build } from 'esbuild';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+process.chdir(join(dirname(fileURLToPath(import.meta.url)), '..'));
+const flags = new Set(process.argv.slice(2));
+const PROGRAM = 'dist/livedisk.cjs';
+
+function newest(path) {
+  const entry = statSync(path);
+  if (!entry.isDirectory()) return entry.mtimeMs;
+  return Math.max(0, ...readdirSync(path).map((name) => newest(join(path, name))));
+}
+
+const sources = ['src', 'scripts/build.mjs', 'package.json', 'package-lock.json'];
+const isFresh = existsSync(PROGRAM) && statSync(PROGRAM).mtimeMs > Math.max(...sources.map(newest));
+if (flags.has('--if-stale') && isFresh) process.exit(0);
+
+rmSync('dist', { recursive: true, force: true });
+const common = {
+  bundle: true,
+  platform: 'node',
+  target: 'node20.19',
+  external: ['koffi'],
+  logLevel: 'warning',
+  sourcemap: 'linked',
+};
+const esm = { ...common, format: 'esm', splitting: true };
+await build({ ...esm, entryPoints: { main: 'src/cli/main.ts' }, outdir: 'dist/program' });
+await build({
+  ...esm,
+  entryPoints: {
+    index: 'src/index.ts',
+    block: 'src/block/index.ts',
+    nbd: 'src/nbd/index.ts',
+    qmp: 'src/qmp/index.ts',
+  },
+  outdir: 'dist',
+});
+if (!flags.has('--if-stale') && !flags.has('--no-types')) {
+  const types = spawnSync('npx', ['tsc', '-p', 'tsconfig.types.json'], { stdio: 'inherit' });
+  if (types.status !== 0) process.exit(1);
+}
+// Last, since its time says how fresh dist/ is.
+await build({
+  ...common,
+  bundle: false,
+  external: undefined,
+  format: 'cjs',
+  sourcemap: false,
+  entryPoints: ['src/cli/bootstrap.cts'],
+  outfile: PROGRAM,
+  banner: { js: '#!/usr/bin/env node' },
+});
+const { chmodSync } = await import('node:fs');
+chmodSync(PROGRAM, 0o755);

@@ -1,0 +1,25 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { drawChain, humanBytes, ProgressMeter } from './chain-view.js';
+
+test('a chain is drawn base first', () => {
+  const drawn = drawChain([
+    { filename: 'a.qcow2', nodeName: 'A', allocatedBytes: 1536 * 1024 },
+    { filename: 'b.qcow2', nodeName: 'B', allocatedBytes: 0 },
+  ]);
+  assert.equal(drawn, '    [A: a.qcow2] <-- [B: b.qcow2] <== guest\n    1.5 MiB          0 B');
+});
+
+test('sizes are short', () => {
+  assert.equal(humanBytes(999), '999 B');
+  assert.equal(humanBytes(1024), '1.0 KiB');
+  assert.equal(humanBytes(250 * 1024 * 1024), '250 MiB');
+});
+
+test('progress tells rate and time left, and survives an empty job', () => {
+  const meter = new ProgressMeter();
+  assert.equal(meter.line('stream', 0, 1024 * 1024, 0), 'stream      0%  0 B of 1.0 MiB');
+  const second = meter.line('stream', 512 * 1024, 1024 * 1024, 1000);
+  assert.equal(second, 'stream     50%  512 KiB of 1.0 MiB  512 KiB/s  1.0 s left');
+  assert.match(new ProgressMeter().line('mirror', 0, 0, 5), /100%/);
+});

@@ -1,0 +1,17 @@
+import { BlockError } from '../../base/error.js';
+import type { DriverDescription, PermissionSet } from '../../block/driver.js';
+
+/** Describes a filter that only a job can put into the graph, with the permissions it asks of its child. */
+export function jobFilter(
+  name: string,
+  childPermissions?: (users: PermissionSet) => PermissionSet,
+): DriverDescription {
+  return {
+    name,
+    kind: 'filter',
+    children: [{ role: 'file', required: true }],
+    optionKeys: [],
+    open: () => Promise.reject(new BlockError('invalid', `Driver '${name}' can only be used by a block job`)),
+    ...(childPermissions && { childPermissions: (_role, users) => childPermissions(users) }),
+  };
+}

@@ -1,0 +1,263 @@
+import { assert } from '../base/assert.js';
+import { BlockError } from '../base/error.js';
+import { KiB } from '../base/limits.js';
+import type { BlockBackend } from '../block/backend.js';
+import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
+import type { Node } from '../block/node.js';
+import { COPY_BEFORE_WRITE } from '../drivers/copy-before-write/copy-before-write.js';
+import type { BackupArguments } from './arguments.js';
+import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
+import { CopyBeforeWrite } from './copy-before-write.js';
+import { asError, type Job, type JobDriver } from './job.js';
+import { isInChain } from './mirror.js';
+import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+
+/** Smallest unit of a backup (QEMU: 64 KiB). */
+const MIN_CLUSTER_BYTES = 64 * KiB;
+/** sync=none has nothing to do but wait. */
+const IDLE_SLEEP_MS = 60_000;
+
+/** drive-backup and blockdev-backup: the source as it was when the job started. */
+export class BackupJob implements JobDriver {
+  readonly type = 'backup';
+  readonly #job: Job;
+  readonly #arguments: BackupArguments;
+  readonly #place: JobPlace;
+  readonly #source: Node;
+  readonly #target: Node;
+  readonly #sourceBackend: BlockBackend;
+  readonly #targetBackend: BlockBackend;
+  readonly #window: CopyWindow;
+  readonly #mover: Mover;
+  /** What the target still lacks. */
+  readonly #due: DirtyBitmap;
+  readonly #gate: CopyBeforeWrite;
+  /** What the guest writes while the job runs: the user's bitmap afterwards. */
+  #successor: DirtyBitmap | undefined;
+  #totalBytes: number;
+  #failure: Error | undefined;
+  #succeeded = false;
+
+  constructor(job: Job, args: BackupArguments, surroundings: JobSurroundings) {
+    job.setDriver(this);
+    checkArguments(args);
+    this.#job = job;
+    this.#arguments = args;
+    this.#source = args.device;
+    this.#target = args.target;
+    const size = args.device.lengthBytes;
+    const place = new JobPlace(job, surroundings, COPY_BEFORE_WRITE, args.filterNodeName, args.device);
+    this.#place = place;
+    this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
+    // Others may write: the source itself may be in the target's backing chain, where the guest goes on.
+    this.#targetBackend = place.backend(Permission.write, ALL_PERMISSIONS - Permission.resize);
+    this.#window = new CopyWindow(job);
+    this.#mover = new Mover({
+      job,
+      source: this.#sourceBackend,
+      target: this.#targetBackend,
+      unmap: true,
+      skipKnownZeroes: args.sync === 'full',
+    });
+    this.#due = new DirtyBitmap(size, clusterOf(args.target));
+    this.#totalBytes = size;
+    this.#gate = new CopyBeforeWrite({
+      due: this.#due,
+      copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
+      failed: (error) => {
+        this.#failure ??= asError(error);
+        job.kick();
+      },
+    });
+  }
+
+  get offsetBytes(): number {
+    return this.#totalBytes - this.#due.dirtyBytes;
+  }
+
+  get totalBytes(): number {
+    return this.#totalBytes;
+  }
+
+  async insert(): Promise<void> {
+    const place = this.#place;
+    await place.insert(
+      [
+        [this.#sourceBackend, this.#source],
+        [this.#targetBackend, this.#target],
+      ],
+      undefined,
+      // A target above the source (sync=none) reads the source itself, not through the filter.
+      ({ parent }) => isInChain(parent, this.#target),
+    );
+    this.#markDue();
+    place.passThrough.gate = this.#gate;
+    place.block(this.type, [this.#source, this.#target]);
+  }
+
+  /** The job starts inside the drained section that is its point in time, and so shows itself paused at first. */
+  async begin(): Promise<void> {
+    const job = this.#job;
+    await this.#place.drained([this.#source, this.#target], async () => {
+      await this.insert();
+      job.drainBegin();
+      job.start();
+      await job.untilAtRest();
+    });
+    job.drainEnd();
+  }
+
+  #markDue(): void {
+    const { sync, bitmap } = this.#arguments;
+    if (!bitmap || (sync !== 'incremental' && sync !== 'bitmap')) {
+      this.#due.setAll();
+    } else {
+      this.#due.merge(bitmap);
+      this.#totalBytes = this.#due.dirtyBytes;
+    }
+    if (!bitmap) return;
+    bitmap.busy = true;
+    this.#successor = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
+    this.#source.dirtyBitmaps.push(this.#successor);
+  }
+
+  async run(): Promise<void> {
+    const window = this.#window;
+    try {
+      await this.#job.checkpoint(() => undefined);
+      if (this.#arguments.sync === 'none') await this.#waitForEnd();
+      else await this.#copyAll();
+      await window.finish();
+      this.#throwFailure();
+      await this.#mover.flush();
+      this.#succeeded = true;
+    } finally {
+      await window.quiet();
+    }
+  }
+
+  async #waitForEnd(): Promise<never> {
+    for (;;) {
+      await this.#job.checkpoint(() => undefined);
+      this.#throwFailure();
+      await this.#job.sleep(IDLE_SLEEP_MS);
+    }
+  }
+
+  async #copyAll(): Promise<void> {
+    const due = this.#due;
+    const top = this.#arguments.sync === 'top';
+    for (let at = due.nextDirty(0); at; at = due.nextDirty(at.offset + at.lengthBytes)) {
+      await this.#window.room();
+      this.#throwFailure();
+      const stretch: Stretch = at;
+      const skipped = top ? await this.#skipUnallocated(stretch) : 0;
+      at = skipped > 0 ? { offset: stretch.offset, lengthBytes: skipped } : await this.#launch(stretch);
+      if (at.offset + at.lengthBytes >= due.sizeBytes) return;
+    }
+  }
+
+  /** sync=top: whole clusters that only the backing file holds are not copied; answers how many bytes. */
+  async #skipUnallocated({ offset, lengthBytes }: Stretch): Promise<number> {
+    const status = await this.#source.statusThroughChain(offset, lengthBytes, this.#source);
+    if (status.allocated) return 0;
+    const end = offset + status.lengthBytes;
+    const unit = this.#due.granularityBytes;
+    const whole = end === this.#due.sizeBytes ? end : end - (end % unit);
+    if (whole <= offset) return 0;
+    // The guest may have made some of it allocated meanwhile, having copied it first.
+    for (let at = this.#due.nextDirty(offset, whole); at; at = this.#due.nextDirty(at.offset, whole)) {
+      const length = Math.min(at.offset + at.lengthBytes, whole) - at.offset;
+      this.#due.reset(at.offset, length);
+    }
+    return whole - offset;
+  }
+
+  async #launch(stretch: Stretch): Promise<Stretch> {
+    const unit = this.#due.granularityBytes;
+    const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(unit));
+    const status = await this.#source.statusThroughChain(
+      stretch.offset,
+      Math.min(stretch.lengthBytes, ZERO_BYTES),
+    );
+    const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
+    const lengthBytes = Math.max(most, zeroBytes);
+    this.#window.launch(zeroBytes >= most ? 0 : most, () => this.#gate.copy(stretch.offset, lengthBytes));
+    return { offset: stretch.offset, lengthBytes };
+  }
+
+  #throwFailure(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  abort(): void {
+    this.#gate.giveUp();
+  }
+
+  async clean(): Promise<void> {
+    await this.#place.remove(this.#source);
+    this.#place.passThrough.gate = undefined;
+    this.#settleBitmap();
+    await this.#place.close([this.#target]);
+  }
+
+  /** What the user's bitmap holds after the job, by bitmap-mode. */
+  #settleBitmap(): void {
+    const { bitmap, sync } = this.#arguments;
+    const successor = this.#successor;
+    if (!bitmap || !successor) return;
+    const mode = this.#arguments.bitmapMode ?? 'on-success';
+    const replace = mode === 'always' || (mode === 'on-success' && this.#succeeded);
+    if (replace) {
+      bitmap.resetAll();
+      bitmap.merge(successor);
+      if (!this.#succeeded && sync !== 'full') bitmap.merge(this.#due);
+      else if (!this.#succeeded) bitmap.setAll();
+    }
+    const index = this.#source.dirtyBitmaps.indexOf(successor);
+    assert(index >= 0, 'the successor of a bitmap is on its node');
+    this.#source.dirtyBitmaps.splice(index, 1);
+    bitmap.busy = false;
+  }
+}
+
+/** Errors: kind invalid or unsupported, in QEMU's words. */
+function checkArguments(args: BackupArguments): void {
+  const { sync, bitmap, bitmapMode } = args;
+  if ((sync === 'incremental' || sync === 'bitmap') && !bitmap)
+    throw new BlockError('invalid', `must provide a valid bitmap name for '${sync}' sync mode`);
+  if (bitmap && sync !== 'incremental' && bitmapMode === undefined)
+    throw new BlockError('invalid', 'Bitmap sync mode must be given when providing a bitmap');
+  if (sync === 'incremental' && (bitmapMode ?? 'on-success') !== 'on-success') {
+    throw new BlockError(
+      'invalid',
+      "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'",
+    );
+  }
+  if (bitmap && sync === 'none')
+    throw new BlockError('invalid', "sync mode 'none' does not produce meaningful bitmap outputs");
+  if (bitmap && sync === 'full' && bitmapMode === 'never') {
+    throw new BlockError(
+      'invalid',
+      "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode 'full'",
+    );
+  }
+  if (!bitmap && bitmapMode !== undefined)
+    throw new BlockError('invalid', 'Cannot specify bitmap sync mode without a bitmap');
+  if (bitmap && sync === 'top')
+    throw new BlockError('unsupported', "A bitmap with sync mode 'top' is not supported");
+  if (bitmap?.busy)
+    throw new BlockError(
+      'busy',
+      `Bitmap '${bitmap.name ?? ''}' is currently in use by another operation and cannot be used`,
+    );
+  if (args.compress === true)
+    throw new BlockError('unsupported', 'Compression is not supported for this drive ');
+  if (args.device.lengthBytes !== args.target.lengthBytes)
+    throw new BlockError('invalid', 'Source and target image have different sizes');
+}
+
+function clusterOf(target: Node): number {
+  const cluster = target.skipFilters().instance.info().clusterSizeBytes ?? MIN_CLUSTER_BYTES;
+  return Math.max(MIN_CLUSTER_BYTES, cluster);
+}

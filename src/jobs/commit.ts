@@ -1,0 +1,178 @@
+import type { BlockBackend } from '../block/backend.js';
+import { BlockError } from '../base/error.js';
+import { Node } from '../block/node.js';
+import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
+import type { CommitArguments } from './arguments.js';
+import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
+import type { Job, JobDriver } from './job.js';
+import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+
+/** block-commit of layers below the active one: their data goes down into the base, and they leave the chain. */
+export class CommitJob implements JobDriver {
+  readonly type = 'commit';
+  readonly #arguments: CommitArguments;
+  readonly #place: JobPlace;
+  readonly #top: Node;
+  readonly #base: Node;
+  /** The lowest layer whose data is committed: the one above base. */
+  readonly #lowest: Node;
+  readonly #baseWasReadOnly: boolean;
+  readonly #topBackend: BlockBackend;
+  readonly #baseBackend: BlockBackend;
+  readonly #window: CopyWindow;
+  readonly #mover: Mover;
+  #offset = 0;
+
+  constructor(job: Job, args: CommitArguments, surroundings: JobSurroundings) {
+    job.setDriver(this);
+    this.#arguments = args;
+    this.#top = args.top;
+    this.#base = args.base;
+    this.#lowest = layerAbove(args.top, args.base);
+    this.#baseWasReadOnly = args.base.readOnly;
+    const place = new JobPlace(job, surroundings, COMMIT_TOP, args.filterNodeName, args.top);
+    this.#place = place;
+    this.#topBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
+    this.#baseBackend = place.backend(
+      Permission.consistentRead + Permission.write + Permission.resize,
+      Permission.consistentRead + Permission.writeUnchanged,
+    );
+    this.#window = new CopyWindow(job);
+    this.#mover = new Mover({
+      job,
+      source: this.#topBackend,
+      target: this.#baseBackend,
+      unmap: true,
+      skipKnownZeroes: true,
+    });
+  }
+
+  get offsetBytes(): number {
+    return this.#offset;
+  }
+
+  get totalBytes(): number {
+    return this.#top.lengthBytes;
+  }
+
+  async insert(): Promise<void> {
+    const place = this.#place;
+    const base = this.#base;
+    await place.drained([this.#top, base], () =>
+      place.insert(
+        [
+          [this.#topBackend, this.#top],
+          [this.#baseBackend, base],
+        ],
+        (transaction) => transaction.setReadOnly(base, false),
+      ),
+    );
+    place.freezeChain(this.#top, base);
+    place.block(this.type, [this.#arguments.device, ...between(this.#top, base)]);
+  }
+
+  async run(): Promise<void> {
+    const window = this.#window;
+    try {
+      await growBase(this.#baseBackend, this.#top.lengthBytes);
+      const size = this.#top.lengthBytes;
+      while (this.#offset < size) {
+        await window.room();
+        await this.#step(size);
+      }
+      await window.finish();
+      await this.#mover.flush();
+    } finally {
+      await window.quiet();
+    }
+  }
+
+  async #step(size: number): Promise<void> {
+    const offset = this.#offset;
+    const status = await this.#top.statusThroughChain(offset, size - offset, this.#lowest);
+    if (!status.allocated) {
+      this.#offset += status.lengthBytes;
+      return;
+    }
+    const zero = status.zero;
+    const length = Math.min(status.lengthBytes, zero ? ZERO_BYTES : this.#window.pieceBytes(4096));
+    this.#window.launch(zero ? 0 : length, () =>
+      zero ? this.#mover.zero(offset, length) : this.#mover.copyData(offset, length),
+    );
+    this.#offset += length;
+  }
+
+  async prepare(): Promise<void> {
+    const place = this.#place;
+    await place.section([this.#top, this.#base], async () => {
+      await this.#mover.flush();
+      for (const overlay of overlaysOf(place.filter)) await this.#rewriteHeader(overlay);
+      place.thaw();
+      await place.graph.transaction((transaction) => {
+        place.listRemoval(transaction, this.#base);
+        transaction.setReadOnly(this.#base, this.#baseWasReadOnly);
+      });
+      place.removed();
+    });
+  }
+
+  /** The overlay's image names the base from now on; a read-only overlay is reopened for it. */
+  async #rewriteHeader(overlay: Node): Promise<void> {
+    const { graph } = this.#place;
+    const filename = this.#arguments.backingFile ?? this.#base.filename;
+    const format = this.#base.driver.name;
+    const wasReadOnly = overlay.readOnly;
+    if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(overlay, false));
+    try {
+      await overlay.instance.changeBacking?.(filename, format);
+      overlay.backingFilename = filename;
+      overlay.backingFormat = format;
+    } finally {
+      if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(overlay, true));
+    }
+  }
+
+  async clean(): Promise<void> {
+    await this.#place.remove(this.#top, (transaction) =>
+      transaction.setReadOnly(this.#base, this.#baseWasReadOnly),
+    );
+    await this.#place.close([this.#top]);
+  }
+}
+
+/** The nodes from top down to base, filters included. */
+export function between(top: Node, base: Node): Node[] {
+  const nodes: Node[] = [];
+  for (const node of top.chain()) {
+    nodes.push(node);
+    if (node === base) break;
+  }
+  return nodes;
+}
+
+/** The layer of top's chain whose backing file is `base`. */
+export function layerAbove(top: Node, base: Node): Node {
+  for (let at: Node | undefined = top.skipFilters(); at; at = at.backingNode())
+    if (at.backingNode() === base.skipFilters()) return at;
+  throw new BlockError('invalid', `'${base.name}' is not in this backing file chain`);
+}
+
+/** Makes a base as long as what is committed into it; the new part reads as zeroes. */
+export async function growBase(base: BlockBackend, lengthBytes: number): Promise<void> {
+  const old = base.lengthBytes;
+  if (old >= lengthBytes) return;
+  await base.truncate(lengthBytes);
+  // What a longer backing file of the base holds there must not appear.
+  if (base.node.skipFilters().children.has('backing')) await base.writeZeroes(old, lengthBytes - old);
+}
+
+/** The images whose backing file a node is, seen through filters. */
+function overlaysOf(node: Node): Node[] {
+  const overlays: Node[] = [];
+  for (const { parent, role } of node.parents) {
+    if (!(parent instanceof Node)) continue;
+    if (parent.isFilter) overlays.push(...overlaysOf(parent));
+    else if (role === 'backing') overlays.push(parent);
+  }
+  return overlays;
+}

@@ -1,0 +1,183 @@
+import type { AsyncMutex } from '../base/async.js';
+import { ALL_PERMISSIONS, hasPermission, Permission } from '../block/permissions.js';
+import type { BlockBackend } from '../block/backend.js';
+import type { DriverDescription } from '../block/driver.js';
+import type { Edge } from '../block/edge.js';
+import type { Graph } from '../block/graph.js';
+import { Node } from '../block/node.js';
+import type { Opener } from '../block/open.js';
+import type { GraphTransaction } from '../block/transaction.js';
+import { PassThrough } from '../drivers/pass-through/pass-through.js';
+import type { Job } from './job.js';
+import type { JobType } from './job.js';
+
+export { ALL_PERMISSIONS, hasPermission, Permission };
+
+export interface JobSurroundings {
+  readonly graph: Graph;
+  readonly opener: Opener;
+  /** Jobs change the graph one at a time. */
+  readonly changes: AsyncMutex;
+}
+
+/** A job's place in the graph: its filter, its backends, the links and nodes that others must leave alone. */
+export class JobPlace {
+  readonly job: Job;
+  readonly #surroundings: JobSurroundings;
+  readonly #backends: BlockBackend[] = [];
+  readonly #frozen: Edge[] = [];
+  #unblock: Array<() => void> = [];
+  readonly filter: Node;
+  readonly passThrough: PassThrough;
+  readonly source: Node;
+  #removed = true;
+
+  constructor(
+    job: Job,
+    surroundings: JobSurroundings,
+    driver: DriverDescription,
+    filterNodeName: string | undefined,
+    source: Node,
+  ) {
+    this.job = job;
+    this.#surroundings = surroundings;
+    this.source = source;
+    const { graph } = surroundings;
+    if (filterNodeName !== undefined) graph.checkNewName(filterNodeName);
+    const filter = new Node({
+      name: filterNodeName ?? graph.generateName(),
+      driver,
+      options: {},
+      filename: source.filename,
+      readOnly: source.readOnly,
+      monitorOwned: false,
+      implicit: filterNodeName === undefined,
+    });
+    this.passThrough = new PassThrough(() => filter.child('file'));
+    filter.opened(this.passThrough);
+    this.filter = filter;
+  }
+
+  get graph(): Graph {
+    return this.#surroundings.graph;
+  }
+
+  get opener(): Opener {
+    return this.#surroundings.opener;
+  }
+
+  get isInserted(): boolean {
+    return !this.#removed;
+  }
+
+  /** A backend of the job, which `insert` attaches. */
+  backend(perm: number, shared: number): BlockBackend {
+    const backend = this.graph.createBackend({
+      description: `${this.job.type} job '${this.job.id}'`,
+      perm,
+      shared,
+      user: this.job.backendUser,
+      queuesWhenDrained: false,
+    });
+    this.#backends.push(backend);
+    return backend;
+  }
+
+  /**
+   * Puts the filter above the source for all of its parents but those that `keep` names, attaches backends, and does
+   * what `more` adds, in one transaction. The caller holds a drained section.
+   */
+  async insert(
+    attach: ReadonlyArray<readonly [BlockBackend, Node]>,
+    more: (transaction: GraphTransaction) => void = () => undefined,
+    keep: (edge: Edge) => boolean = () => false,
+  ): Promise<void> {
+    await this.graph.transaction((transaction) => {
+      transaction.add(this.filter);
+      transaction.attach(this.filter, 'file', this.source);
+      transaction.replaceNode(this.source, this.filter, keep);
+      more(transaction);
+      for (const [backend, node] of attach) transaction.attach(backend, 'root', node);
+    });
+    this.#removed = false;
+    this.#freeze(this.filter.child('file'));
+  }
+
+  /** Keeps the links from `top` down to `bottom` as they are until the job ends. */
+  freezeChain(top: Node, bottom: Node): void {
+    for (let at = top; at !== bottom;) {
+      const edge = at.below;
+      if (!edge) break;
+      this.#freeze(edge);
+      at = edge.node;
+    }
+  }
+
+  #freeze(edge: Edge): void {
+    edge.frozen++;
+    this.#frozen.push(edge);
+  }
+
+  /** Refuses other operations on these nodes. */
+  block(type: JobType, nodes: Iterable<Node>): void {
+    for (const node of new Set(nodes))
+      this.#unblock.push(node.addBlocker(`block device is in use by block job: ${type}`));
+  }
+
+  /** Lists the steps that end the job's place: parents of the filter go to `heir`. */
+  listRemoval(transaction: GraphTransaction, heir: Node): void {
+    transaction.replaceNode(this.filter, heir);
+    transaction.detach(this.filter.child('file'));
+    for (const backend of this.#backends) if (backend.root) transaction.detach(backend.root);
+  }
+
+  /** Lets go of links; before the transaction that ends the place is built. */
+  thaw(): void {
+    for (const edge of this.#frozen.splice(0)) edge.frozen--;
+  }
+
+  /** After the transaction with listRemoval. */
+  removed(): void {
+    this.#removed = true;
+  }
+
+  /** Takes filter and backends out, guests back on `heir`, unless that was done. */
+  async remove(heir: Node, more: (transaction: GraphTransaction) => void = () => undefined): Promise<void> {
+    if (this.#removed) return;
+    await this.section([this.source, this.filter], async () => {
+      this.thaw();
+      await this.graph.transaction((transaction) => {
+        this.listRemoval(transaction, heir);
+        more(transaction);
+      });
+      this.removed();
+    });
+  }
+
+  /** Ends blockers and closes what nothing holds any more. */
+  async close(candidates: Iterable<Node>): Promise<void> {
+    this.thaw();
+    for (const unblock of this.#unblock.splice(0)) unblock();
+    await this.graph.collect([this.filter, ...candidates]);
+  }
+
+  /** A drained section of the job's own: guests and other jobs are quiet, this one works. */
+  async section<T>(nodes: Iterable<Node>, body: () => Promise<T>): Promise<T> {
+    this.job.rest();
+    return this.#surroundings.changes.run(() =>
+      this.graph.drained(
+        nodes,
+        async () => {
+          await this.job.wakeInSection();
+          return body();
+        },
+        this.#backends,
+      ),
+    );
+  }
+
+  /** A drained section on behalf of a caller that is not the job's own loop. */
+  drained<T>(nodes: Iterable<Node>, body: () => Promise<T>): Promise<T> {
+    return this.graph.drained(nodes, body, this.#backends);
+  }
+}

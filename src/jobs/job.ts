@@ -1,0 +1,460 @@
+import { type Deferred, deferred, Notifier } from '../base/async.js';
+import { assert } from '../base/assert.js';
+import { BlockError, errnoOf, errnoText } from '../base/error.js';
+import type { BackendUser } from '../block/backend.js';
+import type { Json } from '../block/driver.js';
+import type { Graph } from '../block/graph.js';
+import type { HostClock } from '../host/host.js';
+import { RateLimit } from './rate-limit.js';
+import { checkVerb, type JobStatus, mayFollow } from './state.js';
+
+export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | 'create';
+export type EmitEvent = (event: string, data: { [key: string]: Json }) => void;
+
+/** A job works this long before it gives way to guests and monitors. */
+const TURN_MS = 4;
+
+/** What one kind of job does. Each step is called once at most, in this order; clean always is. */
+export interface JobDriver {
+  readonly type: JobType;
+  /** Bytes done. */
+  readonly offsetBytes: number;
+  /** Bytes to do in all, as known now. */
+  readonly totalBytes: number;
+  /** The long part. Calls job.checkpoint() often; ends by itself, or after complete() or freeze(). */
+  run(): Promise<void>;
+  /** READY jobs: asked to take over. */
+  complete?(): void;
+  /** READY jobs: asked to end with the target as it is now; resolves once that point in time is held. */
+  freeze?(): Promise<void>;
+  /** The last part that may fail: the change of the graph. */
+  prepare?(): Promise<void>;
+  /** Told that the job fails or is cancelled, before clean. */
+  abort?(): void;
+  /** Takes the job's filter and backends out of the graph. Must not fail. */
+  clean(): Promise<void>;
+}
+
+export interface JobProperties {
+  id: string;
+  speed?: number;
+  autoFinalize?: boolean;
+  autoDismiss?: boolean;
+}
+
+/** Thrown inside a job by a checkpoint when it was cancelled. */
+export class JobCancelled extends Error {
+  override name = 'JobCancelled';
+}
+
+/** A request of the job failed: the error that BLOCK_JOB_COMPLETED shows is the errno's text. */
+export class JobIoError extends Error {
+  override name = 'JobIoError';
+  readonly operation: 'read' | 'write';
+
+  constructor(operation: 'read' | 'write', cause: unknown) {
+    super(errnoText(errnoOf(cause)), { cause });
+    this.operation = operation;
+  }
+}
+
+/** One job: its status, and the verbs of QMP. */
+export class Job {
+  readonly id: string;
+  readonly autoFinalize: boolean;
+  readonly autoDismiss: boolean;
+  readonly limit: RateLimit;
+  readonly #graph: Graph;
+  readonly #clock: HostClock;
+  readonly #emit: EmitEvent;
+  readonly #forget: (job: Job) => void;
+  #driver: JobDriver | undefined;
+  #status: JobStatus = 'undefined';
+  /** Drained sections, and the user, that want it to rest. */
+  #drains = 0;
+  #userPaused = false;
+  /** No request of its own in flight, and none starts: a drained section need not wait for it. */
+  #atRest = true;
+  #sleeping = false;
+  #cancelled = false;
+  #ending: 'complete' | 'freeze' | undefined;
+  #error: string | undefined;
+  #turnStartedMs = 0;
+  readonly #kicked = new Notifier();
+  readonly #rested = new Notifier();
+  readonly #finalized: Deferred<void> = deferred();
+  readonly #concluded: Deferred<void> = deferred();
+
+  constructor(properties: JobProperties, graph: Graph, emit: EmitEvent, forget: (job: Job) => void) {
+    this.id = properties.id;
+    this.autoFinalize = properties.autoFinalize ?? true;
+    this.autoDismiss = properties.autoDismiss ?? true;
+    this.limit = new RateLimit(properties.speed ?? 0);
+    this.#graph = graph;
+    this.#clock = graph.host.clock;
+    this.#emit = emit;
+    this.#forget = forget;
+    this.#setStatus('created');
+  }
+
+  get status(): JobStatus {
+    return this.#status;
+  }
+
+  get type(): JobType {
+    return this.#work.type;
+  }
+
+  get isCancelled(): boolean {
+    return this.#cancelled;
+  }
+
+  get error(): string | undefined {
+    return this.#error;
+  }
+
+  /** Resolves when it has concluded (whether or not it was dismissed). */
+  get concluded(): Promise<void> {
+    return this.#concluded.promise;
+  }
+
+  get isReady(): boolean {
+    return this.#status === 'ready' || this.#status === 'standby';
+  }
+
+  get #work(): JobDriver {
+    assert(this.#driver, `job '${this.id}' has no driver`);
+    return this.#driver;
+  }
+
+  /** For the backends of this job: drained sections make it rest. */
+  readonly backendUser: BackendUser = {
+    drainBegin: () => this.drainBegin(),
+    isBusy: () => !this.#atRest,
+    drainEnd: () => this.drainEnd(),
+  };
+
+  drainBegin(): void {
+    this.#drains++;
+    this.#kicked.notify();
+  }
+
+  drainEnd(): void {
+    assert(this.#drains > 0, 'unbalanced drain of a job');
+    this.#drains--;
+    this.#kicked.notify();
+  }
+
+  // ---- life
+
+  setDriver(driver: JobDriver): void {
+    this.#driver = driver;
+  }
+
+  /** A job that could not be started: it never was. */
+  abandon(): void {
+    this.#setStatus('null');
+    this.#forget(this);
+    this.#concluded.resolve();
+  }
+
+  /** Begins the work; its end shows in events and `concluded`. */
+  start(): void {
+    this.#atRest = false;
+    this.#turnStartedMs = this.#clock.nowMs();
+    this.#setStatus('running');
+    void this.#live();
+  }
+
+  async #live(): Promise<void> {
+    const driver = this.#work;
+    let failure: unknown;
+    try {
+      await driver.run();
+      if (this.#cancelled) throw new JobCancelled();
+      this.#setStatus('waiting');
+      this.#setStatus('pending');
+      if (!this.autoFinalize) await this.#untilFinalized();
+      await driver.prepare?.();
+    } catch (error) {
+      failure = error;
+      // A cancel or an error may meet the job while it rests; the tables know no way from there to aborting.
+      if (this.#status === 'paused') this.#setStatus('running');
+      if (this.#status === 'standby') this.#setStatus('ready');
+      this.#setStatus('aborting');
+      driver.abort?.();
+    }
+    try {
+      await driver.clean();
+    } catch (error) {
+      failure ??= error;
+    }
+    this.#rest();
+    this.#end(failure);
+  }
+
+  async #untilFinalized(): Promise<void> {
+    if (this.type !== 'create') this.#emit('BLOCK_JOB_PENDING', { type: this.type, id: this.id });
+    this.#rest();
+    await Promise.race([this.#finalized.promise, this.#kicked.until(() => this.#cancelled)]);
+    if (this.#cancelled) throw new JobCancelled();
+    this.#atRest = false;
+  }
+
+  #end(failure: unknown): void {
+    const cancelled = failure instanceof JobCancelled;
+    if (failure !== undefined) this.#error = cancelled ? 'Operation canceled' : asError(failure).message;
+    if (this.type !== 'create') {
+      const data: { [key: string]: Json } = this.#eventData();
+      if (failure !== undefined && !cancelled) data['error'] = this.#error ?? '';
+      this.#emit(cancelled ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED', data);
+    }
+    this.#setStatus('concluded');
+    if (this.autoDismiss) {
+      this.#setStatus('null');
+      this.#forget(this);
+    }
+    this.#concluded.resolve();
+  }
+
+  #eventData(): { [key: string]: Json } {
+    const { totalBytes, offsetBytes } = this.#work;
+    return {
+      device: this.id,
+      len: totalBytes,
+      offset: offsetBytes,
+      speed: this.limit.bytesPerSecond,
+      type: this.type,
+    };
+  }
+
+  #setStatus(status: JobStatus): void {
+    assert(mayFollow(this.#status, status), `job '${this.id}' from '${this.#status}' to '${status}'`);
+    this.#status = status;
+    this.#emit('JOB_STATUS_CHANGE', { status, id: this.id });
+  }
+
+  // ---- for drivers
+
+  /** The mirror has caught up. */
+  becomeReady(): void {
+    this.#setStatus('ready');
+    this.#emit('BLOCK_JOB_READY', this.#eventData());
+  }
+
+  /** A request failed; answers what to throw. */
+  ioError(operation: 'read' | 'write', cause: unknown): Error {
+    if (cause instanceof JobIoError || cause instanceof JobCancelled) return cause;
+    this.#emit('BLOCK_JOB_ERROR', { device: this.id, operation, action: 'report' });
+    return new JobIoError(operation, cause);
+  }
+
+  /** Whether checkpoint() has anything to do; cheap. */
+  get needsCheckpoint(): boolean {
+    if (this.#cancelled || this.#wantsRest) return true;
+    const now = this.#clock.nowMs();
+    return now - this.#turnStartedMs > TURN_MS || this.limit.delayMs(now) > 0;
+  }
+
+  get #wantsRest(): boolean {
+    return this.#drains > 0 || this.#userPaused;
+  }
+
+  /**
+   * Where a job gives way: rests while it is paused (after `quiet`, which waits for its requests in flight), keeps
+   * the rate limit, lets others run. Throws JobCancelled. Answers early, rate limit or not, when `wake` says so.
+   */
+  async checkpoint(quiet: () => Promise<void> | void, wake: () => boolean = () => false): Promise<void> {
+    for (;;) {
+      if (this.#cancelled) throw new JobCancelled();
+      if (this.#wantsRest) {
+        await quiet();
+        await this.pausePoint();
+        continue;
+      }
+      const delay = this.limit.delayMs(this.#clock.nowMs());
+      if (delay === 0 || wake()) break;
+      await this.#nap(delay);
+    }
+    if (this.#clock.nowMs() - this.#turnStartedMs > TURN_MS) {
+      await this.#clock.macrotask();
+      this.#turnStartedMs = this.#clock.nowMs();
+    }
+  }
+
+  /** Rests while anyone wants it to; the caller has no request in flight. */
+  async pausePoint(): Promise<void> {
+    if (!this.#wantsRest || this.#cancelled) return;
+    const back = this.#status;
+    this.#setStatus(back === 'ready' ? 'standby' : 'paused');
+    this.#rest();
+    await this.#kicked.until(() => !this.#wantsRest || this.#cancelled);
+    this.#atRest = false;
+    this.#setStatus(back);
+  }
+
+  /** Waits for `ms`, or until something happens to the job (kick, pause, cancel). */
+  async sleep(ms: number): Promise<void> {
+    if (!this.#wantsRest && !this.#cancelled) await this.#nap(ms);
+  }
+
+  /** Ends a sleep(). */
+  kick(): void {
+    this.#kicked.notify();
+  }
+
+  async #nap(ms: number): Promise<void> {
+    this.#sleeping = true;
+    const woken = this.#kicked.wait();
+    const timer = this.#clock.setTimer(ms, () => this.#kicked.notify());
+    await woken;
+    timer.cancel();
+    this.#sleeping = false;
+    this.#turnStartedMs = this.#clock.nowMs();
+  }
+
+  /** In a drained section that the job entered at rest: it works again once nobody else drains it. */
+  async wakeInSection(): Promise<void> {
+    await this.#kicked.until(() => this.#drains === 0);
+    this.#atRest = false;
+  }
+
+  /** Nothing in flight from here on: entering a drained section of its own. */
+  rest(): void {
+    this.#rest();
+  }
+
+  /** Resolves when it has no request in flight. */
+  untilAtRest(): Promise<void> {
+    return this.#rested.until(() => this.#atRest);
+  }
+
+  #rest(): void {
+    this.#atRest = true;
+    this.#rested.notify();
+    this.#graph.notifyIdle();
+  }
+
+  // ---- verbs
+
+  /** block-job-pause, job-pause. It rests soon, at its next safe point. */
+  pause(): void {
+    checkVerb(this.id, this.#status, 'pause');
+    if (this.#userPaused) throw new BlockError('invalid', 'Job is already paused');
+    this.#userPaused = true;
+    this.#kicked.notify();
+  }
+
+  resume(): void {
+    checkVerb(this.id, this.#status, 'resume');
+    if (!this.#userPaused) throw new BlockError('invalid', "Can't resume a job that was not paused");
+    this.#userPaused = false;
+    this.#kicked.notify();
+  }
+
+  /**
+   * block-job-cancel (softOnReady) and job-cancel. A READY job that is cancelled softly ends well, its target
+   * holding the point in time at which this was called; the answer comes when that is certain.
+   */
+  async cancel(options: { force: boolean; softOnReady: boolean }): Promise<void> {
+    if (options.softOnReady && !options.force && this.#userPaused) {
+      throw new BlockError('busy', `The block job for device '${this.id}' is currently paused`);
+    }
+    checkVerb(this.id, this.#status, 'cancel');
+    const driver = this.#work;
+    if (options.softOnReady && !options.force && this.isReady && driver.freeze) {
+      if (this.#ending !== undefined) return;
+      this.#ending = 'freeze';
+      await driver.freeze();
+      this.#kicked.notify();
+      return;
+    }
+    this.#forceCancel();
+  }
+
+  /** For the end of the program: whatever the status. Resolves when the job is over. */
+  async cancelNow(): Promise<void> {
+    if (this.#status !== 'concluded' && this.#status !== 'null') this.#forceCancel();
+    await this.concluded;
+  }
+
+  #forceCancel(): void {
+    this.#cancelled = true;
+    this.#userPaused = false;
+    this.#kicked.notify();
+  }
+
+  complete(): void {
+    checkVerb(this.id, this.#status, 'complete');
+    const driver = this.#work;
+    if (!driver.complete || this.#cancelled || this.#ending === 'freeze') {
+      throw new BlockError('invalid', `The active block job '${this.id}' cannot be completed`);
+    }
+    if (this.#ending === 'complete') return;
+    this.#ending = 'complete';
+    driver.complete();
+    this.#kicked.notify();
+  }
+
+  finalize(): void {
+    checkVerb(this.id, this.#status, 'finalize');
+    this.#finalized.resolve();
+  }
+
+  dismiss(): void {
+    checkVerb(this.id, this.#status, 'dismiss');
+    this.#setStatus('null');
+    this.#forget(this);
+  }
+
+  /** Bytes per second, 0 without limit; at once effective. */
+  setSpeed(bytesPerSecond: number): void {
+    checkVerb(this.id, this.#status, 'set-speed');
+    checkSpeed(bytesPerSecond);
+    this.limit.bytesPerSecond = bytesPerSecond;
+    this.#kicked.notify();
+  }
+
+  /** A member of query-block-jobs. */
+  blockJobInfo(): { [key: string]: Json } {
+    const info: { [key: string]: Json } = {
+      type: this.type,
+      device: this.id,
+      len: this.#work.totalBytes,
+      offset: this.#work.offsetBytes,
+      busy: !this.#atRest && !this.#sleeping && this.#status !== 'concluded',
+      paused: this.#wantsRest,
+      speed: this.limit.bytesPerSecond,
+      'io-status': 'ok',
+      ready: this.isReady,
+      status: this.#status,
+      'auto-finalize': this.autoFinalize,
+      'auto-dismiss': this.autoDismiss,
+    };
+    if (this.#error !== undefined) info['error'] = this.#error;
+    return info;
+  }
+
+  /** A member of query-jobs. */
+  jobInfo(): { [key: string]: Json } {
+    const info: { [key: string]: Json } = {
+      id: this.id,
+      type: this.type,
+      status: this.#status,
+      'current-progress': this.#work.offsetBytes,
+      'total-progress': this.#work.totalBytes,
+    };
+    if (this.#error !== undefined) info['error'] = this.#error;
+    return info;
+  }
+}
+
+export function checkSpeed(bytesPerSecond: number): void {
+  if (bytesPerSecond < 0) {
+    throw new BlockError('invalid', "Parameter 'speed' expects a non-negative value");
+  }
+}
+
+export function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}

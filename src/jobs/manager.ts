@@ -1,0 +1,145 @@
+import { AsyncMutex } from '../base/async.js';
+import { BlockError } from '../base/error.js';
+import { Node } from '../block/node.js';
+import type { Opener } from '../block/open.js';
+import type {
+  BackupArguments,
+  CommitArguments,
+  CommonArguments,
+  ErrorPolicy,
+  MirrorArguments,
+  StreamArguments,
+} from './arguments.js';
+import { BackupJob } from './backup.js';
+import { CommitJob } from './commit.js';
+import { CreateJob } from './create.js';
+import { checkSpeed, type EmitEvent, Job, type JobDriver } from './job.js';
+import type { JobSurroundings } from './job-graph.js';
+import { activeCommit, checkMirrorArguments, MirrorJob } from './mirror.js';
+import { checkJobId } from './state.js';
+import { StreamJob } from './stream.js';
+
+interface Startable extends JobDriver {
+  /** Puts the job into the graph; on failure nothing of it stays. */
+  insert(): Promise<void>;
+  /** In place of job.start(), for a job that begins in a drained section. */
+  begin?(): Promise<void>;
+}
+
+/** All jobs of one engine. */
+export class JobManager {
+  readonly #surroundings: JobSurroundings;
+  readonly #emit: EmitEvent;
+  readonly #jobs = new Map<string, Job>();
+
+  constructor(opener: Opener, emit: EmitEvent) {
+    this.#surroundings = { graph: opener.graph, opener, changes: new AsyncMutex() };
+    this.#emit = emit;
+  }
+
+  find(id: string): Job | undefined {
+    return this.#jobs.get(id);
+  }
+
+  /** In order of creation, newest first as QEMU lists them. */
+  list(): Job[] {
+    return [...this.#jobs.values()].reverse();
+  }
+
+  async startStream(args: StreamArguments): Promise<Job> {
+    args.node.assertNotBlocked();
+    checkPolicies(args.onError);
+    return this.#start(args, (job) => new StreamJob(job, args, this.#surroundings));
+  }
+
+  async startCommit(args: CommitArguments): Promise<Job> {
+    const isActive = args.top.skipFilters() === args.device.skipFilters();
+    checkIsRoot(args.device);
+    if (args.top.skipFilters() === args.base.skipFilters())
+      throw new BlockError('invalid', 'cannot commit an image into itself');
+    if (!args.top.isAbove(args.base))
+      throw new BlockError('invalid', `'${args.base.name}' is not in this backing file chain`);
+    for (const node of [args.device, args.top, args.base]) node.assertNotBlocked();
+    checkPolicies(args.onError);
+    if (!isActive) return this.#start(args, (job) => new CommitJob(job, args, this.#surroundings));
+    return this.#start(args, (job) => activeCommit(job, args, this.#surroundings));
+  }
+
+  async startMirror(args: MirrorArguments): Promise<Job> {
+    checkIsRoot(args.device);
+    if (args.device === args.target) throw new BlockError('invalid', "Can't mirror node into itself");
+    checkMirrorArguments(args);
+    for (const node of [args.device, args.target]) node.assertNotBlocked();
+    checkPolicies(args.onError, args.onSourceError, args.onTargetError);
+    return this.#start(args, (job) => MirrorJob.ofMirror(job, args, this.#surroundings));
+  }
+
+  async startBackup(args: BackupArguments): Promise<Job> {
+    if (args.device === args.target) throw new BlockError('invalid', 'Source and target cannot be the same');
+    for (const node of [args.device, args.target]) node.assertNotBlocked();
+    checkPolicies(args.onError, args.onSourceError, args.onTargetError);
+    return this.#start(args, (job) => new BackupJob(job, args, this.#surroundings));
+  }
+
+  /** blockdev-create: runs `run`; stays until it is dismissed. */
+  async startCreate(args: { jobId: string; run: () => Promise<void> }): Promise<Job> {
+    const job = this.#newJob({ jobId: args.jobId, autoDismiss: false });
+    new CreateJob(job, args.run);
+    job.start();
+    return job;
+  }
+
+  /** Ends all jobs by force; resolves when they are over. */
+  async cancelAll(): Promise<void> {
+    await Promise.all([...this.#jobs.values()].map((job) => job.cancelNow()));
+  }
+
+  #newJob(args: CommonArguments): Job {
+    checkJobId(args.jobId);
+    if (this.#jobs.has(args.jobId)) throw new BlockError('exists', `Job ID '${args.jobId}' already in use`);
+    const job = new Job(
+      {
+        id: args.jobId,
+        speed: Math.max(0, args.speed ?? 0),
+        ...(args.autoFinalize !== undefined && { autoFinalize: args.autoFinalize }),
+        ...(args.autoDismiss !== undefined && { autoDismiss: args.autoDismiss }),
+      },
+      this.#surroundings.graph,
+      this.#emit,
+      (gone) => this.#jobs.delete(gone.id),
+    );
+    this.#jobs.set(job.id, job);
+    return job;
+  }
+
+  async #start(args: CommonArguments, make: (job: Job) => Startable): Promise<Job> {
+    const job = this.#newJob(args);
+    try {
+      checkSpeed(args.speed ?? 0);
+      const driver = make(job);
+      if (driver.begin) {
+        await driver.begin();
+      } else {
+        await driver.insert();
+        job.start();
+      }
+    } catch (error) {
+      job.abandon();
+      throw error;
+    }
+    return job;
+  }
+}
+
+/** A root is not a child of another node. Errors: kind invalid, in QEMU's words. */
+function checkIsRoot(node: Node): void {
+  for (const { parent } of node.parents)
+    if (parent instanceof Node) throw new BlockError('invalid', 'Need a root block node');
+}
+
+function checkPolicies(...policies: Array<ErrorPolicy | undefined>): void {
+  for (const policy of policies) {
+    if (policy === undefined || policy === 'report') continue;
+    throw new BlockError('unsupported', `The error policy '${policy}' of block jobs is not supported`);
+  }
+}

@@ -1,0 +1,529 @@
+import { assert } from '../base/assert.js';
+import { isPowerOfTwo } from '../base/align.js';
+import { BlockError } from '../base/error.js';
+import { KiB, MiB } from '../base/limits.js';
+import type { BlockBackend } from '../block/backend.js';
+import { DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
+import type { DriverDescription } from '../block/driver.js';
+import { resolveBacking } from '../block/filename.js';
+import type { EdgeParent } from '../block/edge.js';
+import { Node } from '../block/node.js';
+import { RangeLock } from '../block/range-lock.js';
+import type { GraphTransaction } from '../block/transaction.js';
+import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
+import type { Change, ChangeGate } from '../drivers/pass-through/pass-through.js';
+import type { CommitArguments, MirrorArguments } from './arguments.js';
+import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
+import { between, growBase, layerAbove } from './commit.js';
+import { CopyBeforeWrite } from './copy-before-write.js';
+import { asError, type Job, type JobDriver } from './job.js';
+import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+
+/** How often a READY mirror looks for what the guest wrote. */
+const READY_SLEEP_MS = 100;
+/** A guest that writes faster than the mirror copies: after so many rounds it is held back for the rest. */
+const ROUNDS_BEFORE_HOLDING = 4;
+/** Most that is copied while guests are held back. */
+const HELD_BYTES = 16 * MiB;
+
+interface MirrorPlan {
+  type: 'mirror' | 'commit';
+  filter: DriverDescription;
+  filterNodeName: string | undefined;
+  source: Node;
+  target: Node;
+  /** What is copied first: layers down to and including this one; undefined: nothing. */
+  lowest: Node | undefined;
+  /** sync=full: what no layer holds must read as zeroes in the target. */
+  whole: boolean;
+  targetIsNew: boolean;
+  granularityBytes: number;
+  windowBytes: number | undefined;
+  writeBlocking: boolean;
+  unmap: boolean;
+  replaces: Node | undefined;
+  targetBacking: 'leave' | 'source-chain' | 'open';
+  isNone: boolean;
+  /** The target is in the source's own chain (active commit). */
+  targetIsBase: boolean;
+  blocked: Node[];
+}
+
+/** drive-mirror, blockdev-mirror and the commit of the active layer. */
+export class MirrorJob implements JobDriver {
+  readonly type: 'mirror' | 'commit';
+  readonly #job: Job;
+  readonly #plan: MirrorPlan;
+  readonly #place: JobPlace;
+  readonly #source: Node;
+  readonly #target: Node;
+  readonly #sourceBackend: BlockBackend;
+  readonly #targetBackend: BlockBackend;
+  readonly #targetWasReadOnly: boolean;
+  readonly #dirty: DirtyBitmap;
+  readonly #window: CopyWindow;
+  readonly #mover: Mover;
+  /** Ranges that are on their way to the target. */
+  readonly #copying = new RangeLock();
+  #cursor = 0;
+  #offset = 0;
+  #copyingBytes = 0;
+  #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
+  #held: CopyBeforeWrite | undefined;
+  #heldFailure: Error | undefined;
+  #pivoted = false;
+
+  constructor(job: Job, plan: MirrorPlan, surroundings: JobSurroundings) {
+    this.type = plan.type;
+    job.setDriver(this);
+    this.#job = job;
+    this.#plan = plan;
+    this.#source = plan.source;
+    this.#target = plan.target;
+    this.#targetWasReadOnly = plan.target.readOnly;
+    const place = new JobPlace(job, surroundings, plan.filter, plan.filterNodeName, plan.source);
+    this.#place = place;
+    this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
+    this.#targetBackend = plan.targetIsBase
+      ? place.backend(
+          Permission.consistentRead + Permission.write + Permission.resize,
+          Permission.consistentRead + Permission.writeUnchanged,
+        )
+      : place.backend(Permission.write, Permission.writeUnchanged + Permission.consistentRead);
+    this.#dirty = new DirtyBitmap(plan.source.lengthBytes, plan.granularityBytes);
+    this.#window = new CopyWindow(job, plan.windowBytes);
+    this.#mover = new Mover({
+      job,
+      source: this.#sourceBackend,
+      target: this.#targetBackend,
+      unmap: plan.unmap,
+      skipKnownZeroes: plan.targetBacking === 'leave',
+    });
+  }
+
+  static ofMirror(job: Job, args: MirrorArguments, surroundings: JobSurroundings): MirrorJob {
+    const source = args.device;
+    const target = args.target;
+    return new MirrorJob(
+      job,
+      {
+        type: 'mirror',
+        filter: MIRROR_TOP,
+        filterNodeName: args.filterNodeName,
+        source,
+        target,
+        lowest: args.sync === 'none' ? undefined : args.sync === 'top' ? source : baseOf(source),
+        whole: args.sync === 'full',
+        targetIsNew: args.targetIsNew,
+        granularityBytes: args.granularity ?? defaultGranularity(target),
+        windowBytes: args.bufSize,
+        writeBlocking: args.copyMode === 'write-blocking',
+        unmap: args.unmap ?? true,
+        replaces: args.replaces,
+        targetBacking: args.targetBacking ?? 'leave',
+        isNone: args.sync === 'none',
+        targetIsBase: false,
+        blocked: [source, target],
+      },
+      surroundings,
+    );
+  }
+
+  get offsetBytes(): number {
+    return this.#offset;
+  }
+
+  get totalBytes(): number {
+    return this.#offset + this.#copyingBytes + this.#dirty.dirtyBytes;
+  }
+
+  async insert(): Promise<void> {
+    const place = this.#place;
+    const { targetIsBase, blocked, type } = this.#plan;
+    const source = this.#source;
+    const target = this.#target;
+    await place.drained([source, target], async () => {
+      await place.insert(
+        [
+          [this.#sourceBackend, source],
+          [this.#targetBackend, target],
+        ],
+        (transaction) => {
+          if (targetIsBase) transaction.setReadOnly(target, false);
+        },
+        (edge) => isInChain(edge.parent, target),
+      );
+      source.dirtyBitmaps.push(this.#dirty);
+    });
+    if (targetIsBase) place.freezeChain(source, target);
+    place.block(type, blocked);
+  }
+
+  // ---- the loop
+
+  async run(): Promise<void> {
+    const window = this.#window;
+    const plan = this.#plan;
+    try {
+      if (plan.targetIsBase) await growBase(this.#targetBackend, this.#source.lengthBytes);
+      else if (this.#source.lengthBytes !== this.#target.lengthBytes)
+        throw new BlockError('invalid', 'Source and target image have different sizes');
+      await this.#begin();
+      await this.#catchUp();
+      await this.#followGuest();
+      await window.finish();
+      if (this.#phase !== 'complete') await this.#mover.flush();
+    } finally {
+      await window.quiet();
+    }
+  }
+
+  /** Marks what is to be copied; prepares a target whose content is unknown. */
+  async #begin(): Promise<void> {
+    const { lowest, whole, targetIsNew, targetIsBase, writeBlocking } = this.#plan;
+    const source = this.#source;
+    if (writeBlocking) {
+      await this.#place.section([source], async () => {
+        this.#place.passThrough.gate = this.#mirrorGate;
+      });
+    }
+    if (!lowest) return;
+    const size = source.lengthBytes;
+    if (whole && !targetIsNew && !targetIsBase) {
+      const zeroFirst = this.#target.options['discard'] === 'unmap' && this.#plan.unmap;
+      if (!zeroFirst) {
+        this.#dirty.setAll();
+        return;
+      }
+      await this.#mover.zero(0, size);
+    }
+    for (let at = 0; at < size;) {
+      await this.#window.room();
+      const status = await source.statusThroughChain(at, size - at, lowest);
+      if (status.allocated) this.#dirty.set(at, status.lengthBytes);
+      at += status.lengthBytes;
+    }
+  }
+
+  /** Copies until nothing is dirty: READY. A guest that keeps ahead is held back for the last, small rest. */
+  async #catchUp(): Promise<void> {
+    for (let round = 0; ; round++) {
+      await this.#copyRound();
+      await this.#window.finish();
+      if (this.#dirty.isClean) return this.#job.becomeReady();
+      if (round < ROUNDS_BEFORE_HOLDING || this.#dirty.dirtyBytes > HELD_BYTES) continue;
+      await this.#place.section([this.#source], async () => {
+        await this.#copyAllNow();
+        this.#job.becomeReady();
+      });
+      return;
+    }
+  }
+
+  /** Goes once through the bitmap and copies what is dirty. */
+  async #copyRound(): Promise<void> {
+    this.#cursor = 0;
+    while (this.#cursor < this.#dirty.sizeBytes) {
+      const stretch = this.#dirty.nextDirty(this.#cursor, this.#dirty.sizeBytes);
+      if (!stretch) return;
+      await this.#window.room(() => this.#phase === 'freezing');
+      if (this.#phase === 'freezing' || this.#phase === 'frozen') return;
+      const piece = await this.#pieceOf(stretch);
+      // While this waited, a freeze may have begun; then the piece stays dirty.
+      if (this.#mustStop()) return;
+      this.#launch(piece, piece.rateBytes);
+      this.#cursor = piece.offset + piece.lengthBytes;
+    }
+  }
+
+  #mustStop(): boolean {
+    return this.#phase === 'freezing' || this.#phase === 'frozen';
+  }
+
+  /** A first part of a dirty stretch that is handled at once: long when the source says that it is zero. */
+  async #pieceOf(stretch: Stretch): Promise<Stretch & { rateBytes: number }> {
+    const { granularityBytes } = this.#dirty;
+    const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(granularityBytes));
+    const status = await this.#source.statusThroughChain(
+      stretch.offset,
+      Math.min(stretch.lengthBytes, ZERO_BYTES),
+    );
+    if (!status.zero) return { offset: stretch.offset, lengthBytes: most, rateBytes: most };
+    if (status.lengthBytes <= most) return { offset: stretch.offset, lengthBytes: most, rateBytes: most };
+    const end = stretch.offset + status.lengthBytes;
+    const whole = end === stretch.offset + stretch.lengthBytes ? end : end - (end % granularityBytes);
+    return { offset: stretch.offset, lengthBytes: Math.max(most, whole - stretch.offset), rateBytes: 0 };
+  }
+
+  /** Copies a dirty piece in the background; what the guest writes there meanwhile makes it dirty again. */
+  #launch(piece: Stretch, rateBytes: number): void {
+    this.#copyingBytes += piece.lengthBytes;
+    this.#dirty.reset(piece.offset, piece.lengthBytes);
+    this.#window.launch(rateBytes, () => this.#copyTracked(piece));
+  }
+
+  async #copyTracked({ offset, lengthBytes }: Stretch): Promise<void> {
+    const release = await this.#copying.lockExclusive(offset, lengthBytes);
+    try {
+      await this.#mover.copy(offset, lengthBytes);
+      this.#offset += lengthBytes;
+    } catch (error) {
+      this.#dirty.set(offset, lengthBytes);
+      throw error;
+    } finally {
+      this.#copyingBytes -= lengthBytes;
+      release();
+    }
+  }
+
+  /** READY: copies what the guest writes until the job is told how to end. */
+  async #followGuest(): Promise<void> {
+    const job = this.#job;
+    for (;;) {
+      await job.checkpoint(
+        () => this.#window.quiet(),
+        () => this.#phase !== 'track',
+      );
+      if (this.#phase === 'freezing') {
+        await job.sleep(READY_SLEEP_MS);
+      } else if (this.#phase === 'frozen') {
+        await this.#copyHeld();
+        return;
+      } else if (this.#phase === 'complete') {
+        // Most of it before guests are held back.
+        for (let round = 0; round < ROUNDS_BEFORE_HOLDING && !this.#dirty.isClean; round++) {
+          await this.#copyRound();
+          await this.#window.finish();
+        }
+        await this.#mover.flush();
+        return;
+      } else {
+        if (!this.#dirty.isClean) await this.#copyRound();
+        await this.#window.finish();
+        if (this.#phase === 'track') await job.sleep(READY_SLEEP_MS);
+      }
+    }
+  }
+
+  /** Copies all that is dirty without pause; guests are held back. */
+  async #copyAllNow(): Promise<void> {
+    await this.#window.finish();
+    for (let at = this.#dirty.nextDirty(0); at; at = this.#dirty.nextDirty(0)) {
+      const piece = { offset: at.offset, lengthBytes: Math.min(at.lengthBytes, HELD_BYTES) };
+      this.#copyingBytes += piece.lengthBytes;
+      this.#dirty.reset(piece.offset, piece.lengthBytes);
+      await this.#copyTracked(piece);
+    }
+  }
+
+  // ---- ends
+
+  complete(): void {
+    this.#phase = 'complete';
+  }
+
+  /**
+   * A soft cancel: the target is to hold this moment. Guests are held back until pieces in flight have landed; from
+   * then on what is still dirty is copied before the guest changes it, so that the end does not depend on the guest.
+   */
+  async freeze(): Promise<void> {
+    this.#phase = 'freezing';
+    await this.#place.drained([this.#source], async () => {
+      await this.#window.quiet();
+      if (this.#job.isCancelled || !this.#job.isReady) return;
+      this.#dirty.enabled = false;
+      this.#held = new CopyBeforeWrite({
+        due: this.#dirty,
+        copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
+        failed: (error) => {
+          this.#heldFailure ??= asError(error);
+          this.#job.kick();
+        },
+        copied: (bytes) => {
+          this.#offset += bytes;
+        },
+      });
+      this.#place.passThrough.gate = this.#held;
+      this.#phase = 'frozen';
+    });
+    this.#job.kick();
+  }
+
+  async #copyHeld(): Promise<void> {
+    const held = this.#held;
+    assert(held, 'a frozen mirror holds its point in time');
+    const window = this.#window;
+    for (let at = this.#dirty.nextDirty(0); at; at = this.#dirty.nextDirty(at.offset + at.lengthBytes)) {
+      await window.room();
+      if (this.#heldFailure !== undefined) break;
+      const piece = {
+        offset: at.offset,
+        lengthBytes: Math.min(at.lengthBytes, window.pieceBytes(this.#dirty.granularityBytes)),
+      };
+      at = piece;
+      window.launch(piece.lengthBytes, () => held.copy(piece.offset, piece.lengthBytes));
+    }
+    await window.finish();
+    if (this.#heldFailure !== undefined) throw this.#heldFailure;
+    assert(this.#dirty.isClean, 'a mirror that ends has copied all');
+  }
+
+  async prepare(): Promise<void> {
+    if (this.#phase !== 'complete') return;
+    const place = this.#place;
+    await place.section([this.#source, this.#target], async () => {
+      await this.#copyAllNow();
+      await this.#mover.flush();
+      const backing = await this.#newBacking();
+      place.thaw();
+      await place.graph.transaction((transaction) => {
+        if (backing) transaction.attach(this.#target.skipFilters(), 'backing', backing);
+        this.#listPivot(transaction);
+      });
+      place.removed();
+      this.#pivoted = true;
+    });
+  }
+
+  #listPivot(transaction: GraphTransaction): void {
+    const { replaces } = this.#plan;
+    if (replaces && replaces !== this.#source) {
+      transaction.replaceNode(replaces, this.#target);
+      this.#place.listRemoval(transaction, this.#source);
+    } else {
+      this.#place.listRemoval(transaction, this.#target);
+    }
+  }
+
+  /** The backing file that the target gets with the pivot, if it is to get one. */
+  async #newBacking(): Promise<Node | undefined> {
+    const { targetBacking, isNone } = this.#plan;
+    const target = this.#target.skipFilters();
+    if (targetBacking === 'leave' || target.children.has('backing')) return undefined;
+    if (targetBacking === 'source-chain')
+      return isNone ? this.#source : this.#source.skipFilters().children.get('backing')?.node;
+    const named = target.instance.backing;
+    if (!named) return undefined;
+    const filename = resolveBacking(target.filename, named.filename);
+    return this.#place.opener.openImage(filename, named.format, { readOnly: true });
+  }
+
+  abort(): void {
+    this.#held?.giveUp();
+  }
+
+  async clean(): Promise<void> {
+    const source = this.#source;
+    await this.#place.remove(source, (transaction) => {
+      if (this.#plan.targetIsBase) transaction.setReadOnly(this.#target, this.#targetWasReadOnly);
+    });
+    this.#place.passThrough.gate = undefined;
+    const index = source.dirtyBitmaps.indexOf(this.#dirty);
+    if (index >= 0) source.dirtyBitmaps.splice(index, 1);
+    await this.#place.close(this.#pivoted ? [source] : [this.#target]);
+  }
+
+  // ---- write-blocking
+
+  /** copy-mode=write-blocking: what the guest changes goes to both sides before it hears that it is done. */
+  readonly #mirrorGate: ChangeGate = {
+    isOpen: () => false,
+    run: (change, forward) => this.#changeBoth(change, forward),
+  };
+
+  async #changeBoth(change: Change, forward: () => Promise<void>): Promise<void> {
+    const dirty = this.#dirty;
+    const { offset, lengthBytes } = change;
+    const whole = roundOut(offset, lengthBytes, dirty.granularityBytes);
+    const release = await this.#copying.lockExclusive(whole.offset, whole.lengthBytes);
+    try {
+      // A granule that the change covers in part stays dirty when the rest of it is.
+      const headDirty = offset > whole.offset && dirty.isDirty(offset);
+      const last = offset + lengthBytes - 1;
+      const end = offset + lengthBytes;
+      const cutTail = end < dirty.sizeBytes && end % dirty.granularityBytes !== 0;
+      const tailDirty = cutTail && dirty.isDirty(last);
+      await forward();
+      try {
+        await this.#changeTarget(change);
+      } catch (error) {
+        this.#window.launch(0, () => Promise.reject(this.#job.ioError('write', error)));
+        this.#job.kick();
+        return;
+      }
+      dirty.reset(offset, lengthBytes);
+      if (headDirty) dirty.set(offset, 1);
+      if (tailDirty) dirty.set(last, 1);
+      this.#offset += lengthBytes;
+    } finally {
+      release();
+    }
+  }
+
+  #changeTarget(change: Change): Promise<void> {
+    const target = this.#targetBackend;
+    if (change.kind === 'write') return target.write(change.offset, change.buffer, change.flags);
+    if (change.kind === 'zeroes') return target.writeZeroes(change.offset, change.lengthBytes, change.flags);
+    return this.#mover.copy(change.offset, change.lengthBytes);
+  }
+}
+
+/** block-commit of the active layer: a mirror into the base, which takes over at the end. */
+export function activeCommit(job: Job, args: CommitArguments, surroundings: JobSurroundings): MirrorJob {
+  if (args.backingFile !== undefined)
+    throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
+  return new MirrorJob(
+    job,
+    {
+      type: 'commit',
+      filter: MIRROR_TOP_ABOVE_BASE,
+      filterNodeName: args.filterNodeName,
+      source: args.top,
+      target: args.base,
+      lowest: layerAbove(args.top, args.base),
+      whole: false,
+      targetIsNew: false,
+      granularityBytes: defaultGranularity(args.base),
+      windowBytes: undefined,
+      writeBlocking: false,
+      unmap: true,
+      replaces: undefined,
+      targetBacking: 'leave',
+      isNone: false,
+      targetIsBase: true,
+      blocked: between(args.top, args.base),
+    },
+    surroundings,
+  );
+}
+
+/** Errors: kind invalid, in QEMU's words. */
+export function checkMirrorArguments(args: MirrorArguments): void {
+  const { granularity } = args;
+  if (granularity !== undefined) {
+    if (granularity < 512 || granularity > 64 * MiB)
+      throw new BlockError('invalid', "Parameter 'granularity' expects a value in range [512B, 64MB]");
+    if (!isPowerOfTwo(granularity))
+      throw new BlockError('invalid', "Parameter 'granularity' expects a power of 2");
+  }
+  if (args.bufSize !== undefined && args.bufSize < 0)
+    throw new BlockError('invalid', "Invalid parameter 'buf-size'");
+}
+
+/** The target's cluster size, 4 to 64 KiB. */
+function defaultGranularity(target: Node): number {
+  const cluster = target.skipFilters().instance.info().clusterSizeBytes ?? 64 * KiB;
+  return Math.min(64 * KiB, Math.max(4 * KiB, cluster));
+}
+
+/** Whether a parent of the source belongs to the target's own chain, which reads the source past the filter. */
+export function isInChain(parent: EdgeParent, target: Node): boolean {
+  return parent instanceof Node && (parent === target || target.isAbove(parent));
+}
+
+/** The lowest layer of a chain. */
+function baseOf(node: Node): Node {
+  let at = node.skipFilters();
+  for (let below = at.backingNode(); below; below = below.backingNode()) at = below;
+  return at;
+}

@@ -1,0 +1,159 @@
+import { BlockError } from '../base/error.js';
+import type { Node } from '../block/node.js';
+import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
+import type { StreamArguments } from './arguments.js';
+import { CopyWindow, startWriteback, ZERO_BYTES } from './block-copy.js';
+import type { Job, JobDriver } from './job.js';
+import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+
+/** Writeback of the node starts whenever this much was copied up. */
+const WRITEBACK_BYTES = 32 * 1024 * 1024;
+
+/** block-stream: pulls data of the backing chain up into a node, then shortens the chain. */
+export class StreamJob implements JobDriver {
+  readonly type = 'stream';
+  readonly #job: Job;
+  readonly #arguments: StreamArguments;
+  readonly #place: JobPlace;
+  readonly #node: Node;
+  /** The lowest node that is pulled up; what is below it stays. */
+  readonly #lowest: Node;
+  readonly #wasReadOnly: boolean;
+  readonly #window: CopyWindow;
+  #offset = 0;
+  #sinceWriteback = 0;
+  #dropped: Node[] = [];
+
+  constructor(job: Job, args: StreamArguments, surroundings: JobSurroundings) {
+    job.setDriver(this);
+    this.#job = job;
+    this.#arguments = args;
+    this.#node = args.node;
+    this.#lowest = lowestOf(args);
+    this.#wasReadOnly = args.node.readOnly;
+    this.#place = new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node);
+    this.#window = new CopyWindow(job);
+  }
+
+  get offsetBytes(): number {
+    return this.#offset;
+  }
+
+  get totalBytes(): number {
+    return this.#node.lengthBytes;
+  }
+
+  async insert(): Promise<void> {
+    const place = this.#place;
+    const backend = place.backend(
+      Permission.consistentRead + Permission.writeUnchanged,
+      ALL_PERMISSIONS - Permission.resize,
+    );
+    await place.drained([this.#node], () =>
+      place.insert([[backend, this.#node]], (transaction) => transaction.setReadOnly(this.#node, false)),
+    );
+    place.freezeChain(this.#node, this.#lowest);
+    place.block(this.type, this.#involved());
+  }
+
+  #involved(): Node[] {
+    const nodes: Node[] = [];
+    for (const node of this.#node.chain()) {
+      nodes.push(node);
+      if (node === this.#lowest) break;
+    }
+    return nodes;
+  }
+
+  async run(): Promise<void> {
+    const window = this.#window;
+    try {
+      const size = this.#node.lengthBytes;
+      while (this.#offset < size) {
+        await window.room();
+        await this.#step(size);
+      }
+      await window.finish();
+      // Most of it becomes durable before guests are held back.
+      await this.#node.io.flush();
+    } finally {
+      await window.quiet();
+    }
+  }
+
+  /** Deals with the extent at the offset reached, or a first piece of it. */
+  async #step(size: number): Promise<void> {
+    const offset = this.#offset;
+    const status = await this.#node
+      .statusThroughChain(offset, size - offset, this.#lowest)
+      .catch((error: unknown) => Promise.reject(this.#job.ioError('read', error)));
+    const isLast = this.#lowest.backingNode() === undefined;
+    // Without a base, what is allocated nowhere and what is zero below need no cluster.
+    const isDue = status.allocated && status.depth > 0 && !(status.zero && isLast);
+    if (!isDue) {
+      this.#offset += status.lengthBytes;
+      return;
+    }
+    const zero = status.zero;
+    const length = Math.min(status.lengthBytes, zero ? ZERO_BYTES : this.#window.pieceBytes(4096));
+    this.#window.launch(zero ? 0 : length, () => this.#copy(offset, length, zero));
+    this.#offset += length;
+  }
+
+  async #copy(offset: number, length: number, zero: boolean): Promise<void> {
+    try {
+      await this.#node.io.copyUp(offset, length, zero);
+    } catch (error) {
+      throw this.#job.ioError('read', error);
+    }
+    this.#sinceWriteback += zero ? 0 : length;
+    if (this.#sinceWriteback < WRITEBACK_BYTES) return;
+    this.#sinceWriteback = 0;
+    startWriteback(this.#node);
+  }
+
+  async prepare(): Promise<void> {
+    const place = this.#place;
+    const node = this.#node;
+    if (!node.children.has('backing')) return;
+    await place.section([node], async () => {
+      await node.io.flush();
+      const link = node.child('backing');
+      const below = this.#lowest.below?.node;
+      const base = below?.skipFilters();
+      const filename = base ? (this.#arguments.backingFile ?? base.filename) : undefined;
+      const format = base?.driver.name;
+      await node.instance.changeBacking?.(filename, format);
+      node.backingFilename = filename;
+      node.backingFormat = format;
+      this.#dropped = [link.node];
+      place.thaw();
+      await place.graph.transaction((transaction) => {
+        if (below) transaction.retarget(link, below);
+        else transaction.detach(link);
+        place.listRemoval(transaction, node);
+        transaction.setReadOnly(node, this.#wasReadOnly);
+      });
+      place.removed();
+    });
+  }
+
+  async clean(): Promise<void> {
+    await this.#place.remove(this.#node, (transaction) =>
+      transaction.setReadOnly(this.#node, this.#wasReadOnly),
+    );
+    await this.#place.close(this.#dropped);
+  }
+}
+
+function lowestOf({ node, base, bottom, backingFile }: StreamArguments): Node {
+  if (!node.children.has('backing') && base === undefined && bottom === undefined) return node;
+  if (bottom) return bottom;
+  if (!base && backingFile !== undefined) {
+    throw new BlockError('invalid', 'backing file specified, but streaming the entire chain');
+  }
+  const end = base?.skipFilters();
+  let lowest = node;
+  for (let at = node.backingNode(); at && at !== end; at = at.backingNode()) lowest = at;
+  return lowest;
+}

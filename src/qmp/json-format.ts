@@ -1,0 +1,54 @@
+import type { JsonValue } from '../schema/types.js';
+
+/** What can be written: JSON values, and members that are undefined are left out. */
+export type Writable = JsonValue | undefined | { [key: string]: Writable } | readonly Writable[] | object;
+
+/** One line as QEMU prints it: ", " and ": " as separators, ASCII only. */
+export function formatJson(value: Writable): string {
+  return format(value, undefined, 0);
+}
+
+/** Indented by 4, as with pretty=on. */
+export function formatJsonPretty(value: Writable): string {
+  return format(value, '    ', 0);
+}
+
+function format(value: Writable, indent: string | undefined, depth: number): string {
+  if (value === null || value === undefined) return 'null';
+  switch (typeof value) {
+    case 'string':
+      return quote(value);
+    case 'number':
+      return Number.isFinite(value) ? String(value) : 'null';
+    case 'boolean':
+    case 'bigint':
+      return String(value);
+    default:
+  }
+  const pad = indent === undefined ? '' : `\r\n${indent.repeat(depth + 1)}`;
+  const end = indent === undefined ? '' : `\r\n${indent.repeat(depth)}`;
+  const separator = indent === undefined ? ', ' : ',';
+  if (value instanceof Number) return String(value);
+  if (Array.isArray(value)) {
+    if (value.length === 0) return `[${end}]`;
+    const items = (value as Writable[]).map((item) => pad + format(item, indent, depth + 1));
+    return `[${items.join(separator)}${end}]`;
+  }
+  const members = Object.entries(value as { [key: string]: Writable }).filter(
+    ([, member]) => member !== undefined,
+  );
+  if (members.length === 0) return `{${end}}`;
+  const items = members.map(([key, member]) => `${pad}${quote(key)}: ${format(member, indent, depth + 1)}`);
+  return `{${items.join(separator)}${end}}`;
+}
+
+/** A string literal in ASCII with upper-case escapes. */
+function quote(text: string): string {
+  const json = JSON.stringify(text);
+  return json.replace(/\\u([0-9a-f]{4})|[\u007f-\uffff]/g, (match: string, digits?: string) => {
+    const code = digits === undefined ? match.charCodeAt(0) : parseInt(digits, 16);
+    return code === 0x7f && digits === undefined
+      ? '\\u007F'
+      : `\\u${code.toString(16).toUpperCase().padStart(4, '0')}`;
+  });
+}

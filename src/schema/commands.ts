@@ -1,0 +1,248 @@
+import {
+  BlockdevCreateOptions,
+  BlockdevOptions,
+  BlockExportOptions,
+  SocketAddressLegacy,
+} from './block-types.js';
+import {
+  any,
+  arrayOf,
+  bool,
+  enumOf,
+  type Infer,
+  int,
+  later,
+  optional,
+  required,
+  str,
+  struct,
+  type Type,
+  union,
+} from './types.js';
+
+/** Arguments of every command, as QEMU 7.2 has them. Those marked later() are refused by name. */
+
+const ERROR_POLICIES = ['report', 'ignore', 'enospc', 'stop', 'auto'] as const;
+const ON_ERROR = enumOf('BlockdevOnError', ['report'], ERROR_POLICIES.slice(1));
+const SYNC = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap']);
+const NEW_IMAGE_MODE = enumOf('NewImageMode', ['existing', 'absolute-paths']);
+
+export const NO_ARGUMENTS = struct('q_empty', {});
+
+const JOB_COMMON = {
+  'job-id': optional(str),
+  speed: optional(int),
+  'auto-finalize': optional(bool),
+  'auto-dismiss': optional(bool),
+} as const;
+
+export const BlockStream = struct('block-stream-arg', {
+  'job-id': optional(str),
+  device: required(str),
+  base: optional(str),
+  'base-node': optional(str),
+  'backing-file': optional(str),
+  bottom: optional(str),
+  speed: optional(int),
+  'on-error': optional(ON_ERROR),
+  'filter-node-name': optional(str),
+  'auto-finalize': optional(bool),
+  'auto-dismiss': optional(bool),
+});
+
+export const BlockCommit = struct('block-commit-arg', {
+  'job-id': optional(str),
+  device: required(str),
+  'base-node': optional(str),
+  base: optional(str),
+  'top-node': optional(str),
+  top: optional(str),
+  'backing-file': optional(str),
+  speed: optional(int),
+  'on-error': optional(ON_ERROR),
+  'filter-node-name': optional(str),
+  'auto-finalize': optional(bool),
+  'auto-dismiss': optional(bool),
+});
+
+const MIRROR_COMMON = {
+  ...JOB_COMMON,
+  device: required(str),
+  target: required(str),
+  replaces: optional(str),
+  sync: required(SYNC),
+  granularity: optional(int),
+  'buf-size': optional(int),
+  'on-source-error': optional(ON_ERROR),
+  'on-target-error': optional(ON_ERROR),
+  'copy-mode': optional(enumOf('MirrorCopyMode', ['background', 'write-blocking'])),
+} as const;
+
+export const DriveMirror = struct('DriveMirror', {
+  ...MIRROR_COMMON,
+  format: optional(str),
+  'node-name': optional(str),
+  mode: optional(NEW_IMAGE_MODE),
+  unmap: optional(bool),
+});
+
+export const BlockdevMirror = struct('blockdev-mirror-arg', {
+  ...MIRROR_COMMON,
+  'filter-node-name': optional(str),
+});
+
+const BACKUP_COMMON = {
+  ...JOB_COMMON,
+  device: required(str),
+  target: required(str),
+  sync: required(SYNC),
+  bitmap: optional(str),
+  'bitmap-mode': optional(enumOf('BitmapSyncMode', ['on-success', 'never', 'always'])),
+  compress: later(bool),
+  'on-source-error': optional(ON_ERROR),
+  'on-target-error': optional(ON_ERROR),
+  'filter-node-name': optional(str),
+  'x-perf': later(any),
+} as const;
+
+export const DriveBackup = struct('DriveBackup', {
+  ...BACKUP_COMMON,
+  format: optional(str),
+  mode: optional(NEW_IMAGE_MODE),
+});
+
+export const BlockdevBackup = struct('BlockdevBackup', BACKUP_COMMON);
+
+export const BlockdevSnapshotSync = struct('BlockdevSnapshotSync', {
+  device: optional(str),
+  'node-name': optional(str),
+  'snapshot-file': required(str),
+  'snapshot-node-name': optional(str),
+  format: optional(str),
+  mode: optional(NEW_IMAGE_MODE),
+});
+
+export const BlockdevSnapshot = struct('BlockdevSnapshot', { node: required(str), overlay: required(str) });
+
+export const NodeName = struct('node-name-arg', { 'node-name': required(str) });
+export const QueryNamedBlockNodes = struct('query-named-block-nodes-arg', { flat: optional(bool) });
+export const QueryBlockStats = struct('query-blockstats-arg', { 'query-nodes': optional(bool) });
+
+export const JobId = struct('job-id-arg', { id: required(str) });
+export const JobDevice = struct('block-job-device-arg', { device: required(str) });
+export const BlockJobCancel = struct('block-job-cancel-arg', {
+  device: required(str),
+  force: optional(bool),
+});
+export const BlockJobSetSpeed = struct('block-job-set-speed-arg', {
+  device: required(str),
+  speed: required(int),
+});
+
+export const NbdServerStart = struct('nbd-server-start-arg', {
+  addr: required(SocketAddressLegacy),
+  'tls-creds': later(str),
+  'tls-authz': later(str),
+  'max-connections': optional(int),
+});
+export const NbdServerAdd = struct('NbdServerAddOptions', {
+  name: optional(str),
+  description: optional(str),
+  device: required(str),
+  writable: optional(bool),
+  bitmap: later(str),
+});
+const REMOVE_MODE = enumOf('BlockExportRemoveMode', ['safe', 'hard']);
+export const NbdServerRemove = struct('nbd-server-remove-arg', {
+  name: required(str),
+  mode: optional(REMOVE_MODE),
+});
+export const BlockExportDel = struct('block-export-del-arg', {
+  id: required(str),
+  mode: optional(REMOVE_MODE),
+});
+
+export const HumanMonitorCommand = struct('human-monitor-command-arg', {
+  'command-line': required(str),
+  'cpu-index': later(int),
+});
+
+export const BitmapAdd = struct('BlockDirtyBitmapAdd', {
+  node: required(str),
+  name: required(str),
+  granularity: optional(int),
+  persistent: later(bool),
+  disabled: optional(bool),
+});
+export const BitmapName = struct('BlockDirtyBitmap', { node: required(str), name: required(str) });
+
+export const ChangeBackingFile = struct('change-backing-file-arg', {
+  device: required(str),
+  'image-node-name': required(str),
+  'backing-file': required(str),
+});
+export const BlockResize = struct('block_resize-arg', {
+  device: optional(str),
+  'node-name': optional(str),
+  size: required(int),
+});
+export const BlockdevCreate = struct('blockdev-create-arg', {
+  'job-id': required(str),
+  options: required(BlockdevCreateOptions),
+});
+
+function wrapped<T>(name: string, type: Type<T>): Type<{ data: T }> {
+  return struct(`${name}Wrapper`, { data: required(type) });
+}
+
+export const TransactionAction = union(
+  'TransactionAction',
+  {
+    type: required(
+      enumOf(
+        'TransactionActionKind',
+        [
+          ...([
+            'abort',
+            'block-dirty-bitmap-add',
+            'block-dirty-bitmap-clear',
+            'block-dirty-bitmap-enable',
+          ] as const),
+          ...([
+            'block-dirty-bitmap-disable',
+            'block-dirty-bitmap-remove',
+            'blockdev-backup',
+            'blockdev-snapshot',
+          ] as const),
+          ...(['blockdev-snapshot-sync', 'drive-backup'] as const),
+        ],
+        ['block-dirty-bitmap-merge', 'blockdev-snapshot-internal-sync'],
+      ),
+    ),
+  },
+  'type',
+  {
+    abort: wrapped('Abort', NO_ARGUMENTS),
+    'block-dirty-bitmap-add': wrapped('BlockDirtyBitmapAdd', BitmapAdd),
+    'block-dirty-bitmap-clear': wrapped('BlockDirtyBitmap', BitmapName),
+    'block-dirty-bitmap-enable': wrapped('BlockDirtyBitmap', BitmapName),
+    'block-dirty-bitmap-disable': wrapped('BlockDirtyBitmap', BitmapName),
+    'block-dirty-bitmap-remove': wrapped('BlockDirtyBitmap', BitmapName),
+    'blockdev-backup': wrapped('BlockdevBackup', BlockdevBackup),
+    'blockdev-snapshot': wrapped('BlockdevSnapshot', BlockdevSnapshot),
+    'blockdev-snapshot-sync': wrapped('BlockdevSnapshotSync', BlockdevSnapshotSync),
+    'drive-backup': wrapped('DriveBackup', DriveBackup),
+  },
+);
+export type TransactionAction = Infer<typeof TransactionAction>;
+
+export const Transaction = struct('transaction-arg', {
+  actions: required(arrayOf(TransactionAction)),
+  properties: optional(
+    struct('TransactionProperties', {
+      'completion-mode': optional(enumOf('ActionCompletionMode', ['individual'], ['grouped'])),
+    }),
+  ),
+});
+
+export { BlockdevOptions, BlockExportOptions };

@@ -1,0 +1,279 @@
+import { BlockError } from '../base/error.js';
+import { parseSize } from './size.js';
+
+/** Plain data as JSON carries it; integers beyond 2^53 are bigints. */
+export type JsonValue =
+  null | boolean | number | bigint | string | JsonValue[] | { [key: string]: JsonValue };
+export type JsonObject = { [key: string]: JsonValue };
+
+/**
+ * qmp: values have their JSON types. keyval: every scalar arrives as a string (command lines), booleans are on/off,
+ * sizes may have suffixes.
+ */
+export type InputMode = 'qmp' | 'keyval';
+
+/** A type of the schema: parses a value of it out of input, or throws in QEMU's words. */
+export interface Type<T> {
+  /** Name in the schema, for introspection and messages. */
+  readonly name: string;
+  readonly description: TypeDescription;
+  /** `path` is the full name of the value as messages give it, e.g. options[0].file. */
+  parse(value: JsonValue, path: string, mode: InputMode): T;
+}
+
+export type Infer<X> = X extends Type<infer T> ? T : never;
+
+export type TypeDescription =
+  | { kind: 'builtin'; jsonType: string }
+  | { kind: 'enum'; values: readonly string[] }
+  | { kind: 'array'; element: Type<unknown> }
+  | {
+      kind: 'object';
+      members: Members;
+      variants?: { tag: string; cases: ReadonlyMap<string, Type<unknown>> };
+    }
+  | { kind: 'alternate'; cases: ReadonlyArray<Type<unknown>> };
+
+export interface Member<T, Required extends boolean> {
+  readonly type: Type<T>;
+  readonly required: Required;
+  /** Known, but not done by livedisk yet: giving it is refused by name. */
+  readonly later?: boolean;
+}
+
+export type Members = { readonly [key: string]: Member<unknown, boolean> };
+
+type RequiredKeys<M extends Members> = { [K in keyof M]: M[K]['required'] extends true ? K : never }[keyof M];
+type MemberType<X> = X extends Member<infer T, boolean> ? T : never;
+export type StructOf<M extends Members> = { [K in RequiredKeys<M>]: MemberType<M[K]> } & {
+  [K in Exclude<keyof M, RequiredKeys<M>>]?: MemberType<M[K]>;
+};
+
+function invalid(message: string): BlockError {
+  return new BlockError('invalid', message);
+}
+
+function wrongType(path: string, expected: string): BlockError {
+  return invalid(`Invalid parameter type for '${path}', expected: ${expected}`);
+}
+
+function builtin<T>(name: string, jsonType: string, parse: Type<T>['parse']): Type<T> {
+  return { name, description: { kind: 'builtin', jsonType }, parse };
+}
+
+export const str: Type<string> = builtin('str', 'string', (value, path) => {
+  if (typeof value !== 'string') throw wrongType(path, 'string');
+  return value;
+});
+
+export const bool: Type<boolean> = builtin('bool', 'boolean', (value, path, mode) => {
+  if (mode === 'qmp' && typeof value === 'boolean') return value;
+  if (mode === 'keyval' && typeof value === 'string') {
+    if (['on', 'yes', 'true', 'y'].includes(value)) return true;
+    if (['off', 'no', 'false', 'n'].includes(value)) return false;
+    throw invalid(`Parameter '${path}' expects 'on' or 'off'`);
+  }
+  throw wrongType(path, mode === 'keyval' ? 'string' : 'boolean');
+});
+
+const MAX_INT64 = 2n ** 63n - 1n;
+const MIN_INT64 = -(2n ** 63n);
+
+/** An int64; one of 2^53 or more is refused as out of livedisk's range, never rounded. */
+export const int: Type<number> = builtin('int', 'int', (value, path, mode) => {
+  const number = mode === 'keyval' && typeof value === 'string' ? parseInteger(value, path) : value;
+  if (typeof number === 'bigint' && number <= MAX_INT64 && number >= MIN_INT64) {
+    throw new BlockError('limit', `Parameter '${path}' is larger than livedisk supports (2^53)`);
+  }
+  if (typeof number !== 'number' || !Number.isSafeInteger(number)) throw wrongType(path, 'integer');
+  return number;
+});
+
+function parseInteger(text: string, path: string): number {
+  if (!/^[+-]?(0[xX][0-9a-fA-F]+|\d+)$/.test(text)) throw invalid(`Parameter '${path}' expects integer`);
+  return Number(text);
+}
+
+/** A byte count; on command lines with an optional suffix (k, M, G, T, P, E). */
+export const size: Type<number> = builtin('size', 'int', (value, path, mode) => {
+  if (mode === 'keyval' && typeof value === 'string') {
+    const bytes = parseSize(value);
+    if (bytes === undefined) throw invalid(`Parameter '${path}' expects size`);
+    return bytes;
+  }
+  const number = int.parse(value, path, mode);
+  if (number < 0) throw wrongType(path, 'integer');
+  return number;
+});
+
+export const any: Type<JsonValue> = builtin('any', 'value', (value) => value);
+
+export const nullType: Type<null> = builtin('null', 'null', (value, path, mode) => {
+  if (value === null || (mode === 'keyval' && value === '')) return null;
+  throw wrongType(path, 'null');
+});
+
+/** `later` values are known and refused by name. */
+export function enumOf<const V extends string>(
+  name: string,
+  values: readonly V[],
+  later: readonly string[] = [],
+): Type<V> {
+  return {
+    name,
+    description: { kind: 'enum', values },
+    parse(value, path) {
+      if (typeof value !== 'string') throw wrongType(path, 'string');
+      if (later.includes(value)) {
+        throw new BlockError(
+          'unsupported',
+          `Value '${value}' of parameter '${path}' is not supported by livedisk yet`,
+        );
+      }
+      const found = values.find((candidate) => candidate === value);
+      if (found === undefined) throw invalid(`Parameter '${path}' does not accept value '${value}'`);
+      return found;
+    },
+  };
+}
+
+export function arrayOf<T>(element: Type<T>): Type<T[]> {
+  return {
+    name: `[${element.name}]`,
+    description: { kind: 'array', element },
+    parse(value, path, mode) {
+      if (!Array.isArray(value)) throw wrongType(path, 'array');
+      // QEMU names the members of a list of enumeration values "null".
+      const isEnum = element.description.kind === 'enum';
+      return value.map((item, i) => element.parse(item, isEnum ? 'null' : `${path}[${i}]`, mode));
+    },
+  };
+}
+
+export function required<T>(type: Type<T>): Member<T, true> {
+  return { type, required: true };
+}
+
+export function optional<T>(type: Type<T>): Member<T, false> {
+  return { type, required: false };
+}
+
+/** Known to QEMU; livedisk refuses it by name when it is given. */
+export function later<T>(type: Type<T>): Member<T, false> {
+  return { type, required: false, later: true };
+}
+
+export function struct<const M extends Members>(name: string, members: M): Type<StructOf<M>> {
+  return {
+    name,
+    description: { kind: 'object', members },
+    parse(value, path, mode) {
+      const input = asObject(value, path);
+      const out = parseMembers(members, input, path, mode);
+      refuseUnexpected(input, new Set(Object.keys(members)), path);
+      return out as StructOf<M>;
+    },
+  };
+}
+
+/** A flat union: the members of `base` (one of them the tag) and those of the case that the tag names. */
+export function union<
+  const B extends Members,
+  const G extends keyof B & string,
+  C extends { [tag: string]: Type<unknown> },
+>(
+  name: string,
+  base: B,
+  tag: G,
+  cases: C,
+): Type<{ [K in keyof C & string]: Omit<StructOf<B>, G> & { [T in G]: K } & Infer<C[K]> }[keyof C & string]> {
+  return {
+    name,
+    description: { kind: 'object', members: base, variants: { tag, cases: new Map(Object.entries(cases)) } },
+    parse(value, path, mode) {
+      const input = asObject(value, path);
+      const out = parseMembers(base, input, path, mode);
+      const branch = cases[out[tag] as string];
+      const own = branch?.description.kind === 'object' ? branch.description.members : {};
+      Object.assign(out, parseMembers(own, input, path, mode));
+      refuseUnexpected(input, new Set([...Object.keys(base), ...Object.keys(own)]), path);
+      return out as never;
+    },
+  };
+}
+
+/** One of several types, told apart by the JSON type of the value. */
+export function alternate<const T extends ReadonlyArray<Type<unknown>>>(
+  name: string,
+  types: T,
+): Type<Infer<T[number]>> {
+  return {
+    name,
+    description: { kind: 'alternate', cases: types },
+    parse(value, path, mode) {
+      const wanted = jsonTypeName(value);
+      const type = types.find((candidate) => accepts(candidate, wanted));
+      if (!type) throw wrongType(path, name);
+      return type.parse(value, path, mode) as Infer<T[number]>;
+    },
+  };
+}
+
+function accepts(type: Type<unknown>, jsonType: string): boolean {
+  const { description } = type;
+  switch (description.kind) {
+    case 'builtin':
+      return description.jsonType === jsonType || description.jsonType === 'value';
+    case 'enum':
+      return jsonType === 'string';
+    case 'array':
+    case 'object':
+      return jsonType === description.kind;
+    case 'alternate':
+      return description.cases.some((inner) => accepts(inner, jsonType));
+  }
+}
+
+function jsonTypeName(value: JsonValue): string {
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return 'array';
+  if (typeof value === 'number' || typeof value === 'bigint') return 'int';
+  return typeof value;
+}
+
+function asObject(value: JsonValue, path: string): JsonObject {
+  if (value === null || typeof value !== 'object' || Array.isArray(value)) throw wrongType(path, 'object');
+  return value;
+}
+
+function join(path: string, key: string): string {
+  return path === '' ? key : `${path}.${key}`;
+}
+
+function parseMembers(
+  members: Members,
+  input: JsonObject,
+  path: string,
+  mode: InputMode,
+): { [key: string]: unknown } {
+  const out: { [key: string]: unknown } = {};
+  for (const [key, member] of Object.entries(members)) {
+    const value = Object.hasOwn(input, key) ? input[key] : undefined;
+    const full = join(path, key);
+    if (value === undefined) {
+      if (member.required) throw invalid(`Parameter '${full}' is missing`);
+      continue;
+    }
+    const parsed = member.type.parse(value, full, mode);
+    if (member.later)
+      throw new BlockError('unsupported', `Parameter '${full}' is not supported by livedisk yet`);
+    out[key] = parsed;
+  }
+  return out;
+}
+
+function refuseUnexpected(input: JsonObject, known: ReadonlySet<string>, path: string): void {
+  for (const key of Object.keys(input)) {
+    if (!known.has(key)) throw invalid(`Parameter '${join(path, key)}' is unexpected`);
+  }
+}
