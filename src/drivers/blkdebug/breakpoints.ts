@@ -8,7 +8,7 @@ export class Breakpoints {
   onSuspended: (tag: string) => void = () => undefined;
   onResumed: (tag: string) => void = () => undefined;
   readonly #set: Array<{ event: string; tag: string }> = [];
-  readonly #suspended: Array<{ tag: string; gate: Deferred }> = [];
+  readonly #suspended: Array<{ tag: string; gate: Deferred<void> }> = [];
   readonly #changed = new Notifier();
 
   /** Errors: not-found, for an event that nobody announces. */

@@ -97,7 +97,7 @@ function permissionOf(name: Json): number {
   }
   // What 'graph-mod' asked for no longer exists; it is still accepted.
   if (name === 'graph-mod') return 0;
-  throw new BlockError('invalid', `invalid parameter value: ${String(name)}`);
+  throw new BlockError('invalid', `invalid parameter value: ${JSON.stringify(name)}`);
 }
 
 function parseLimit(options: NodeOptions, key: string, alignBytes: number): number {
