@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import type { CreateOptions, NodeOptions } from '../../block/driver.js';
 import { Flag, newMapping } from '../../block/request.js';
 import { childOf, DiskShelf, type OpenDisk } from '../../testing/recorded-disk.js';
+import { checkQcow2 } from './check.js';
 import { createQcow2 } from './create.js';
 import { qcow2Driver } from './driver.js';
 
@@ -148,6 +149,8 @@ test('a random workload reads back as its model, with a backing file, at any clu
         disk = await shelf.open('b', { readOnly: true });
         assert.ok((await disk.read(0, SIZE)).equals(model));
         await disk.close();
+        const found = await checkQcow2(childOf(shelf.disk('b')));
+        assert.deepEqual([found.corruptions, found.leaks, found.messages], [0, 0, []]);
       },
     ),
     { numRuns: 60 },
