@@ -146,17 +146,22 @@ export class Checker {
       const l2 = await this.read('L2 table', l2Offset, this.header.clusterBytes);
       if (!l2) continue;
       if (active) await this.#checkCopied('L2 table', l2Offset, entryIsCopied(l1, index));
-      for (let entry = 0; entry * ENTRY_BYTES < l2.length; entry++) await this.#walkEntry(l2, entry, active);
+      for (let entry = 0; entry * ENTRY_BYTES < l2.length; entry++) {
+        const offset = this.#walkEntry(l2, entry, active);
+        if (offset > 0 && active) await this.#checkCopied('data cluster', offset, entryIsCopied(l2, entry));
+      }
     }
   }
 
-  async #walkEntry(l2: Buffer, index: number, active: boolean): Promise<void> {
+  /** Counts what an L2 entry refers to; answers the offset of a data cluster, else 0. */
+  #walkEntry(l2: Buffer, index: number, active: boolean): number {
     const { header, result } = this;
     const kind = clusterKind(l2, index);
-    if (kind === ClusterKind.unallocated) return;
-    if (header.version < 3 && (kind === ClusterKind.zeroPlain || kind === ClusterKind.zeroAllocated))
-      return this.corruption('zero cluster in a version 2 image');
-    if (kind === ClusterKind.zeroPlain) return;
+    if (kind === ClusterKind.unallocated || kind === ClusterKind.zeroPlain) {
+      if (kind === ClusterKind.zeroPlain && header.version < 3)
+        this.corruption('zero cluster in a version 2 image');
+      return 0;
+    }
     if (kind === ClusterKind.compressed) {
       const range = compressedRange(l2, index, header.clusterBits);
       if (entryIsCopied(l2, index))
@@ -168,22 +173,24 @@ export class Checker {
         // As QEMU counts: compressed clusters are fragmented by nature.
         result.fragmentedClusters++;
       }
-      return;
+      return 0;
     }
     const offset = entryOffset(l2, index);
-    if (offset % header.clusterBytes !== 0)
-      return this.corruption(`data cluster ${hex(offset)} is not aligned`);
+    if (offset % header.clusterBytes !== 0) {
+      this.corruption(`data cluster ${hex(offset)} is not aligned`);
+      return 0;
+    }
     if (active && kind === ClusterKind.data) {
       result.allocatedClusters++;
       if (this.#contiguousAt !== 0 && offset !== this.#contiguousAt) result.fragmentedClusters++;
       this.#contiguousAt = offset + header.clusterBytes;
     }
-    if (!this.reference('data cluster', offset, header.clusterBytes)) return;
-    if (active) await this.#checkCopied('data cluster', offset, entryIsCopied(l2, index));
+    return this.reference('data cluster', offset, header.clusterBytes) ? offset : 0;
   }
 
   async #checkCopied(what: string, offset: number, copied: boolean): Promise<void> {
-    const count = await this.#refcount(Math.floor(offset / this.header.clusterBytes));
+    const cluster = Math.floor(offset / this.header.clusterBytes);
+    const count = this.#cachedRefcount(cluster) ?? (await this.#refcount(cluster));
     if ((count === 1) !== copied)
       this.corruption(
         `OFLAG_COPIED ${what}: offset=${hex(offset)} copied=${String(copied)} refcount=${count}`,
