@@ -194,7 +194,7 @@ export class WriteBack {
         sector.writeUInt32BE(clusters, FieldOffset.refcountTableClusters);
       }),
     );
-    await this.#flushFile();
+    // Durable by the flush that comes before any link.
     const { header } = this.#context;
     header.refcountTableOffset = move.hostOffset;
     header.refcountTableClusters = clusters;

@@ -52,7 +52,6 @@ async function growL1(image: OpenImage, entries: number): Promise<void> {
   const { clusterBytes } = image.context;
   const run = await image.allocator.allocateContiguous(divideRoundUp(entries * ENTRY_BYTES, clusterBytes));
   l1.grow(entries, run.start * clusterBytes);
-  await image.writeBack.flush();
 }
 
 /** Length of what a reader may see below this image; Infinity when the image names a file that is not open. */
