@@ -105,9 +105,9 @@ sentence('a mirror cancelled before READY emits BLOCK_JOB_CANCELLED', async (see
   assert.ok((await contents(scene.top.node)).equals(writer.diskAfter(writer.completed)));
 });
 
-test(
-  name('cancelled after READY: BLOCK_JOB_COMPLETED, the target holds the moment of the cancel'),
-  async () => {
+sentence(
+  'cancelled after READY: BLOCK_JOB_COMPLETED, the target holds the moment of the cancel',
+  async (seed) => {
     const scene = await setScene(seed);
     const { bench, writer } = scene;
     const job = await bench.jobs.startMirror(mirrorOf(scene));
@@ -171,29 +171,32 @@ sentence('complete of an active commit pivots the guest to the base', async (see
   assert.equal(bench.last('BLOCK_JOB_COMPLETED')?.['type'], 'commit');
 });
 
-test(name('an active commit cancelled after READY leaves the chain, the base as of the cancel'), async () => {
-  const scene = await setScene(seed);
-  const { bench, writer, guest, top, base } = scene;
-  const job = await bench.jobs.startCommit({
-    jobId: 'job0',
-    device: top.node,
-    top: top.node,
-    base: base.node,
-  });
-  await bench.until('BLOCK_JOB_READY');
-  await writer.more(10);
-  const low = writer.completed;
-  await job.cancel({ force: false, softOnReady: true });
-  const high = writer.submitted;
-  await job.concluded;
-  await writer.more(10);
-  await assertPointInTime(scene, base, low, high);
-  await writer.stop();
-  assert.equal(guest.node, top.node);
-  assert.equal(base.node.readOnly, true);
-  assert.ok((await contents(top.node)).equals(writer.diskAfter(writer.completed)));
-  assert.ok(bench.story('job0').includes('BLOCK_JOB_COMPLETED'));
-});
+sentence(
+  'an active commit cancelled after READY leaves the chain, the base as of the cancel',
+  async (seed) => {
+    const scene = await setScene(seed);
+    const { bench, writer, guest, top, base } = scene;
+    const job = await bench.jobs.startCommit({
+      jobId: 'job0',
+      device: top.node,
+      top: top.node,
+      base: base.node,
+    });
+    await bench.until('BLOCK_JOB_READY');
+    await writer.more(10);
+    const low = writer.completed;
+    await job.cancel({ force: false, softOnReady: true });
+    const high = writer.submitted;
+    await job.concluded;
+    await writer.more(10);
+    await assertPointInTime(scene, base, low, high);
+    await writer.stop();
+    assert.equal(guest.node, top.node);
+    assert.equal(base.node.readOnly, true);
+    assert.ok((await contents(top.node)).equals(writer.diskAfter(writer.completed)));
+    assert.ok(bench.story('job0').includes('BLOCK_JOB_COMPLETED'));
+  },
+);
 
 sentence('only mirror and active commit emit BLOCK_JOB_READY; the others end by themselves', async (seed) => {
   for (const kind of ['stream', 'commit', 'backup'] as const) {
