@@ -81,6 +81,9 @@ export class CommitJob implements JobDriver {
         await this.#step(size);
       }
       await window.finish();
+      // Beyond the end of top its overlays read zeroes, whatever a longer base has there.
+      const rest = this.#base.lengthBytes - size;
+      if (rest > 0) await this.#mover.zero(size, rest);
       await this.#mover.flush();
     } finally {
       await window.quiet();
