@@ -23,6 +23,8 @@ export interface ErrorContext {
   path?: string;
   /** Byte offset in the node or file named. */
   offset?: number;
+  /** What to look at next, for a line of its own below the message in a terminal; no part of QMP's `desc`. */
+  hint?: string;
   cause?: unknown;
 }
 
@@ -34,6 +36,8 @@ export class BlockError extends Error {
   readonly node?: string;
   readonly path?: string;
   readonly offset?: number;
+  /** Its own, or else that of the error that caused it. */
+  readonly hint?: string;
 
   constructor(kind: ErrorKind, message: string, context: ErrorContext = {}) {
     super(message, context.cause === undefined ? undefined : { cause: context.cause });
@@ -42,6 +46,8 @@ export class BlockError extends Error {
     if (context.node !== undefined) this.node = context.node;
     if (context.path !== undefined) this.path = context.path;
     if (context.offset !== undefined) this.offset = context.offset;
+    const hint = context.hint ?? (context.cause instanceof BlockError ? context.cause.hint : undefined);
+    if (hint !== undefined) this.hint = hint;
   }
 }
 

@@ -6,7 +6,10 @@ const WRITING = Permission.write + Permission.resize;
 
 /** What a node asks of a child, given what its own users ask of it. */
 export function childPermissions(node: Node, role: string, set: PermissionSet): PermissionSet {
-  const own = node.driver.childPermissions?.(role, set, node.readOnly);
+  // Another process owns the image until this node is activated.
+  if (node.inactive && role !== 'backing')
+    return { perm: Permission.consistentRead, shared: ALL_PERMISSIONS };
+  const own = node.driver.childPermissions?.(role, set, node.readOnly, node.options);
   if (own) return own;
   if (role === 'backing') return backingPermissions(node, set);
   return node.driver.kind === 'filter' ? set : storagePermissions(node);
@@ -14,7 +17,6 @@ export function childPermissions(node: Node, role: string, set: PermissionSet): 
 
 /** A format's own file: it keeps metadata there, so it writes and resizes whenever it is writable, alone. */
 function storagePermissions(node: Node): PermissionSet {
-  if (node.inactive) return { perm: Permission.consistentRead, shared: ALL_PERMISSIONS };
   const shared = Permission.consistentRead + Permission.writeUnchanged;
   return { perm: Permission.consistentRead + (node.readOnly ? 0 : WRITING), shared };
 }

@@ -211,7 +211,12 @@ export interface DriverDescription {
   /** Opens; children of `children` are attached already (`backing` comes later). */
   open(context: DriverContext, options: NodeOptions): Promise<DriverInstance>;
   /** What it asks of a child, where that is not what its kind asks (block/child-permissions); undefined: default. */
-  childPermissions?(role: string, users: PermissionSet, readOnly: boolean): PermissionSet | undefined;
+  childPermissions?(
+    role: string,
+    users: PermissionSet,
+    readOnly: boolean,
+    options: NodeOptions,
+  ): PermissionSet | undefined;
   /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
   probe?(header: Uint8Array): number;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */

@@ -1,12 +1,12 @@
 import { BlockError } from '../../base/error.js';
-import { hasPermission } from '../../block/permissions.js';
 import type { PermissionSet } from '../../block/driver.js';
+import { hasPermission } from '../../block/permissions.js';
 import type { HostFile } from '../../host/host.js';
 
 /**
  * QEMU's image locking, so that its programs and ours keep out of each other's way: a shared OFD lock on byte
- * 100 + bit says that we hold a permission, on 200 + bit that we do not share it. (Found by watching QEMU's
- * /proc/locks; bits as in block/permissions.)
+ * 100 + bit says that we hold a permission, on 200 + bit that we do not share it. Seen in /proc/locks while QEMU's
+ * programs have an image open; bits as in block/permissions.
  */
 const HELD_BASE = 100;
 const UNSHARED_BASE = 200;
@@ -28,34 +28,39 @@ export function lockBytes({ perm, shared }: PermissionSet): Set<number> {
   return bytes;
 }
 
-/** Takes the locks that `wanted` needs beyond `held`; on a conflict gives them back and throws kind 'busy'. */
+/**
+ * Takes the locks that `wanted` needs beyond `held`, then looks whether anyone else's contradict them: two that come
+ * at once may both be refused, but never both be let in. On a conflict gives the new ones back and throws kind
+ * 'busy'. Answers what is locked afterwards: `held` and the new ones.
+ */
 export function acquireLocks(file: HostFile, held: ReadonlySet<number>, wanted: PermissionSet): Set<number> {
-  const bytes = lockBytes(wanted);
   const taken: number[] = [];
   try {
-    for (const byte of bytes) {
+    for (const byte of lockBytes(wanted)) {
       if (held.has(byte)) continue;
       if (!file.lockByteShared(byte)) throw conflict(file, byte);
       taken.push(byte);
     }
     checkOthers(file, wanted);
   } catch (error) {
-    for (const byte of taken) file.unlockByte(byte);
+    releaseLocks(file, taken);
     throw error;
   }
-  return bytes;
+  return new Set([...held, ...taken]);
 }
 
 export function releaseLocks(file: HostFile, bytes: Iterable<number>): void {
   for (const byte of bytes) file.unlockByte(byte);
 }
 
-/** Somebody unshares what we want, or holds what we do not share. */
+/** Somebody unshares what we want, or holds what we do not share; in this order, which decides the message. */
 function checkOthers(file: HostFile, { perm, shared }: PermissionSet): void {
   for (const { bit, value } of PERMISSION_BITS) {
     if (hasPermission(perm, value) && file.isByteLockedByOther(UNSHARED_BASE + bit)) {
       throw conflict(file, HELD_BASE + bit);
     }
+  }
+  for (const { bit, value } of PERMISSION_BITS) {
     if (!hasPermission(shared, value) && file.isByteLockedByOther(HELD_BASE + bit)) {
       throw conflict(file, UNSHARED_BASE + bit);
     }
@@ -68,5 +73,6 @@ function conflict(file: HostFile, byte: number): BlockError {
   return new BlockError('busy', `Failed to get ${unshared ? 'shared ' : ''}"${name}" lock`, {
     path: file.path,
     errno: 'EAGAIN',
+    hint: `Is another process using the image [${file.path}]?`,
   });
 }

@@ -1,8 +1,12 @@
-import { GiB } from '../../base/limits.js';
+import { alignUp } from '../../base/align.js';
+import { BlockError } from '../../base/error.js';
+import { GiB, MAX_IMAGE_BYTES } from '../../base/limits.js';
 import type { DriverDescription, DriverInstance, IoDriver } from '../../block/driver.js';
 import { booleanOption, numberOption } from '../../block/options.js';
 import type { BlockStatus } from '../../block/request.js';
 import type { HostClock } from '../../host/host.js';
+
+const SECTOR_BYTES = 512;
 
 /** Answers reads with nothing or zeroes and forgets writes: for measuring, and as a stand-in. */
 class NullIo implements IoDriver {
@@ -16,6 +20,7 @@ class NullIo implements IoDriver {
     this.#readsZeroes = readsZeroes;
   }
 
+  /** Without read-zeroes the buffer is left as it is. */
   tryRead(_offset: number, buffer: Uint8Array): boolean {
     if (this.#latencyMs > 0) return false;
     if (this.#readsZeroes) buffer.fill(0);
@@ -61,8 +66,13 @@ export const nullCoDriver: DriverDescription = {
   optionKeys: ['size', 'read-zeroes', 'latency-ns'],
 
   async open(context, options): Promise<DriverInstance> {
-    const lengthBytes = numberOption(options, 'size') ?? GiB;
+    const size = numberOption(options, 'size') ?? GiB;
+    if (!Number.isSafeInteger(size) || size < 0 || size > MAX_IMAGE_BYTES) {
+      throw new BlockError('invalid', `Parameter 'size' expects a number from 0 to ${MAX_IMAGE_BYTES}`);
+    }
+    const lengthBytes = alignUp(size, SECTOR_BYTES);
     const latencyMs = (numberOption(options, 'latency-ns') ?? 0) / 1e6;
+    if (latencyMs < 0) throw new BlockError('invalid', 'latency-ns is invalid');
     const io = new NullIo(context.host.clock, latencyMs, booleanOption(options, 'read-zeroes') ?? false);
     return {
       lengthBytes,
@@ -76,5 +86,11 @@ export const nullCoDriver: DriverDescription = {
   },
 
   filename: () => 'null-co://',
-  parseFilename: (filename) => (filename === 'null-co://' ? {} : undefined),
+  parseFilename(filename) {
+    if (!filename.startsWith('null-co://')) return undefined;
+    if (filename !== 'null-co://') {
+      throw new BlockError('invalid', "The only allowed filename for this driver is 'null-co://'");
+    }
+    return {};
+  },
 };

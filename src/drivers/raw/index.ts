@@ -1,16 +1,19 @@
 import { BlockError } from '../../base/error.js';
 import { AssertionFailure } from '../../base/assert.js';
+import { alignDown } from '../../base/align.js';
 import type {
   ChildIo,
-  DriverContext,
   DriverDescription,
   DriverInstance,
   MapDriver,
   NodeOptions,
 } from '../../block/driver.js';
 import { numberOption } from '../../block/options.js';
-import { hasPermission, Permission } from '../../block/permissions.js';
+import { Permission, withoutPermissions } from '../../block/permissions.js';
 import { Flag, type Mapping } from '../../block/request.js';
+
+/** A disk is a whole number of sectors; the file driver rounds its size up to them. */
+const SECTOR_BYTES = 512;
 
 /** Maps every byte to the file, `start` further on. */
 class RawMap implements MapDriver {
@@ -57,7 +60,7 @@ class RawNode implements DriverInstance {
   readonly #start: number;
   readonly #sizeBytes: number | undefined;
 
-  constructor(file: ChildIo, start: number, sizeBytes: number | undefined) {
+  constructor(file: ChildIo, { start, sizeBytes }: Window) {
     this.#file = file;
     this.#start = start;
     this.#sizeBytes = sizeBytes;
@@ -65,7 +68,8 @@ class RawNode implements DriverInstance {
   }
 
   get lengthBytes(): number {
-    return this.#sizeBytes ?? Math.max(0, this.#file.lengthBytes - this.#start);
+    if (this.#sizeBytes !== undefined) return this.#sizeBytes;
+    return alignDown(Math.max(0, this.#file.lengthBytes - this.#start), SECTOR_BYTES);
   }
 
   flush(): Promise<void> {
@@ -87,25 +91,38 @@ class RawNode implements DriverInstance {
   }
 }
 
-function openWindow(context: DriverContext, options: NodeOptions): RawNode {
-  const file = context.child('file');
-  const start = numberOption(options, 'offset') ?? 0;
-  const size = numberOption(options, 'size');
-  const real = file.lengthBytes;
-  if (start > real) {
+interface Window {
+  start: number;
+  sizeBytes: number | undefined;
+}
+
+/** Errors: kind invalid, in QEMU's words (its double space too). */
+function parseWindow(options: NodeOptions, fileBytes: number): Window {
+  const start = unsignedOption(options, 'offset') ?? 0;
+  const sizeBytes = unsignedOption(options, 'size');
+  if (start > fileBytes) {
     throw new BlockError(
       'invalid',
-      `Offset (${start}) cannot be greater than size of the containing file (${real})`,
+      `Offset (${start}) cannot be greater than size of the containing file (${fileBytes})`,
     );
   }
-  if (size !== undefined && real - start < size) {
+  if (sizeBytes !== undefined && sizeBytes % SECTOR_BYTES !== 0) {
+    throw new BlockError('invalid', `Specified size is not multiple of ${SECTOR_BYTES}`);
+  }
+  if (sizeBytes !== undefined && sizeBytes > fileBytes - start) {
     throw new BlockError(
       'invalid',
-      `The sum of offset (${start}) and size (${size}) has to be smaller or equal to the  actual size of the ` +
-        `containing file (${real})`,
+      `The sum of offset (${start}) and size (${sizeBytes}) has to be smaller or equal to the  actual size of the ` +
+        `containing file (${fileBytes})`,
     );
   }
-  return new RawNode(file, start, size);
+  return { start, sizeBytes };
+}
+
+function unsignedOption(options: NodeOptions, key: string): number | undefined {
+  const value = numberOption(options, key);
+  if (value === undefined || (Number.isSafeInteger(value) && value >= 0)) return value;
+  throw new BlockError('invalid', `Parameter '${key}' expects a non-negative number below 2^53`);
 }
 
 /** Images without a format. */
@@ -115,13 +132,15 @@ export const rawDriver: DriverDescription = {
   children: [{ role: 'file', required: true }],
   optionKeys: ['offset', 'size'],
 
-  open: async (context, options) => openWindow(context, options),
+  async open(context, options) {
+    const file = context.child('file');
+    return new RawNode(file, parseWindow(options, file.lengthBytes));
+  },
 
-  /** Nothing of its own lies in the file, so users' permissions pass through; a writer may make it grow. */
-  childPermissions(_role, users) {
-    const grows =
-      hasPermission(users.perm, Permission.write) && !hasPermission(users.perm, Permission.resize);
-    return { perm: users.perm + (grows ? Permission.resize : 0), shared: users.shared };
+  /** Nothing of its own lies in the file: users' permissions pass through. Nobody else may resize below a window. */
+  childPermissions(_role, users, _readOnly, options) {
+    if (options['offset'] === undefined && options['size'] === undefined) return users;
+    return { perm: users.perm, shared: withoutPermissions(users.shared, Permission.resize) };
   },
 
   async create(file, { sizeBytes, backingFile }) {

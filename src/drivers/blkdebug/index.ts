@@ -1,0 +1,184 @@
+import { errnoError } from '../../base/error.js';
+import type {
+  ChildIo,
+  DriverContext,
+  DriverDescription,
+  DriverInfo,
+  DriverInstance,
+  IoDriver,
+} from '../../block/driver.js';
+import type { Node } from '../../block/node.js';
+import { unitePermissions, withoutPermissions } from '../../block/permissions.js';
+import type { BlockStatus } from '../../block/request.js';
+import type { HostClock } from '../../host/host.js';
+import { Breakpoints } from './breakpoints.js';
+import type { IoType } from './events.js';
+import { type BlkdebugOptions, OPTION_KEYS, parseBlkdebugOptions, permissionsOption } from './options.js';
+import { delayOf, ErrorRules } from './rules.js';
+
+/**
+ * Passes requests on, except those that its rules let fail, wait or stop. Only the promise forms of requests exist,
+ * so that every one of them can be made to wait.
+ */
+export class BlkdebugNode implements DriverInstance, IoDriver {
+  readonly requestAlignmentBytes: number;
+  readonly io: IoDriver = this;
+  readonly breakpoints = new Breakpoints();
+  readonly #image: ChildIo;
+  readonly #clock: HostClock;
+  readonly #nodeName: string;
+  readonly #options: BlkdebugOptions;
+  readonly #rules: ErrorRules;
+
+  constructor(context: DriverContext, options: BlkdebugOptions) {
+    this.#image = context.child('image');
+    this.#clock = context.host.clock;
+    this.#nodeName = context.nodeName;
+    this.#options = options;
+    this.#rules = new ErrorRules(options.inject, options.setState);
+    this.requestAlignmentBytes = options.alignBytes;
+  }
+
+  get lengthBytes(): number {
+    return this.#image.lengthBytes;
+  }
+
+  /** The next request that announces `event` stops until it is resumed by `tag`. Errors: not-found. */
+  breakAt(event: string, tag: string): void {
+    this.breakpoints.add(event, tag);
+  }
+
+  /** Errors: not-found when nothing has stopped under that tag. */
+  resume(tag: string): void {
+    this.breakpoints.resume(tag);
+  }
+
+  /** Errors: not-found when neither a breakpoint nor a stopped request has that tag. */
+  removeBreak(tag: string): void {
+    this.breakpoints.remove(tag);
+  }
+
+  isSuspended(tag: string): boolean {
+    return this.breakpoints.isSuspended(tag);
+  }
+
+  whenSuspended(tag: string): Promise<void> {
+    return this.breakpoints.whenSuspended(tag);
+  }
+
+  announce(event: string): Promise<void> | undefined {
+    this.#rules.fire(event);
+    const delayMs = delayOf(this.#options.delays, (rule) => rule.event === event);
+    const stop = this.breakpoints.hit(event);
+    if (delayMs === 0) return stop;
+    return this.#clock.sleep(delayMs).then(() => stop);
+  }
+
+  /** Waits and throws as the rules say for a request of this type. */
+  async #check(ioType: IoType, offset: number, lengthBytes: number): Promise<void> {
+    const rule = this.#rules.take(ioType, offset, lengthBytes);
+    const delayMs = delayOf(this.#options.delays, (delay) => delay.ioType === ioType);
+    if (delayMs > 0) await this.#clock.sleep(delayMs);
+    if (!rule) return;
+    if (!rule.immediately) await this.#clock.macrotask();
+    throw errnoError(rule.errno, undefined, { node: this.#nodeName, offset });
+  }
+
+  async read(offset: number, buffer: Uint8Array): Promise<void> {
+    await inPieces(offset, buffer.length, this.#options.maxTransferBytes, async (at, length) => {
+      await this.#check('read', at, length);
+      await this.#image.read(at, buffer.subarray(at - offset, at - offset + length));
+    });
+  }
+
+  async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+    await this.announce('pwritev');
+    await inPieces(offset, buffer.length, this.#options.maxTransferBytes, async (at, length) => {
+      await this.#check('write', at, length);
+      await this.#image.write(at, buffer.subarray(at - offset, at - offset + length), flags);
+    });
+    await this.announce('pwritev_done');
+  }
+
+  async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    await this.announce('pwritev_zero');
+    await inPieces(offset, lengthBytes, this.#options.maxWriteZeroBytes, async (at, length) => {
+      await this.#check('write-zeroes', at, length);
+      await this.#image.writeZeroes(at, length, flags);
+    });
+    await this.announce('pwritev_done');
+  }
+
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    await inPieces(offset, lengthBytes, this.#options.maxDiscardBytes, async (at, length) => {
+      await this.#check('discard', at, length);
+      await this.#image.discard(at, length);
+    });
+  }
+
+  async flush(): Promise<void> {
+    await this.announce('flush_to_os');
+    await this.announce('flush_to_disk');
+    await this.#check('flush', 0, 0);
+    await this.#image.flush();
+  }
+
+  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    await this.#check('block-status', offset, lengthBytes);
+    const status = await this.#image.status(offset, lengthBytes);
+    // A filter's plain bytes are its child's, at the same place.
+    return status.data ? { ...status, hostOffset: offset } : status;
+  }
+
+  startWriteback(offset: number, lengthBytes: number): void {
+    this.#image.startWriteback(offset, lengthBytes);
+  }
+
+  truncate(lengthBytes: number): Promise<void> {
+    return this.#image.truncate(lengthBytes);
+  }
+
+  info(): DriverInfo {
+    return {};
+  }
+
+  async close(): Promise<void> {
+    this.breakpoints.resumeAll();
+  }
+}
+
+async function inPieces(
+  offset: number,
+  lengthBytes: number,
+  pieceBytes: number,
+  request: (offset: number, lengthBytes: number) => Promise<void>,
+): Promise<void> {
+  for (let done = 0; done < lengthBytes; done += pieceBytes) {
+    await request(offset + done, Math.min(pieceBytes, lengthBytes - done));
+  }
+}
+
+/** The blkdebug that hears what `node` announces: itself, or the first one below it in the role of its storage. */
+export function findBlkdebug(node: Node): BlkdebugNode | undefined {
+  for (let at: Node | undefined = node; at; at = at.filtered?.node) {
+    if (at.isOpen && at.instance instanceof BlkdebugNode) return at.instance;
+  }
+  return undefined;
+}
+
+/** Injects errors, delays and stops into the requests of the node above. */
+export const blkdebugDriver: DriverDescription = {
+  name: 'blkdebug',
+  kind: 'filter',
+  children: [{ role: 'image', required: true }],
+  optionKeys: OPTION_KEYS,
+
+  open: async (context, options) => new BlkdebugNode(context, parseBlkdebugOptions(options)),
+
+  childPermissions: (_role, users, _readOnly, options) => ({
+    perm: unitePermissions(users.perm, permissionsOption(options, 'take-child-perms')),
+    shared: withoutPermissions(users.shared, permissionsOption(options, 'unshare-child-perms')),
+  }),
+
+  filename: () => '',
+};

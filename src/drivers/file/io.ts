@@ -1,0 +1,196 @@
+import { alignUp } from '../../base/align.js';
+import { BlockError, errnoError } from '../../base/error.js';
+import type { IoDriver } from '../../block/driver.js';
+import { RangeLock } from '../../block/range-lock.js';
+import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
+import type { HostFile } from '../../host/host.js';
+
+/** A node's size is a multiple of this: the last bytes of a file that ends elsewhere read as zeroes. */
+export const SECTOR_BYTES = 512;
+
+/** What a file system may be unable to do; asked once, then remembered. */
+type Ability = 'punchHole' | 'zeroRange' | 'allocate';
+
+/**
+ * Requests to a host file. Its size is kept here, as the one who has the file open for writing; `reopened` and
+ * `refreshSize` look again.
+ */
+export class FileIo implements IoDriver {
+  readonly #ignoresDiscard: boolean;
+  #file: HostFile;
+  #sizeBytes: number;
+  /**
+   * Writes that make the file longer hold it shared, truncates exclusively: a truncate to a length decided before
+   * such a write would cut off what it wrote. Its one byte stands for the end of the file.
+   */
+  readonly #growth = new RangeLock();
+  readonly #unable = new Set<Ability>();
+
+  constructor(file: HostFile, ignoresDiscard: boolean) {
+    this.#file = file;
+    this.#ignoresDiscard = ignoresDiscard;
+    this.#sizeBytes = file.sizeBytes();
+  }
+
+  get file(): HostFile {
+    return this.#file;
+  }
+
+  get lengthBytes(): number {
+    return alignUp(this.#sizeBytes, SECTOR_BYTES);
+  }
+
+  /** The same file by another descriptor. */
+  reopened(file: HostFile, sizeBytes: number): void {
+    this.#file = file;
+    this.#grown(sizeBytes);
+  }
+
+  /** Another process may have resized the file. */
+  refreshSize(): void {
+    this.#sizeBytes = this.#file.sizeBytes();
+  }
+
+  tryRead(offset: number, buffer: Uint8Array): boolean {
+    return this.#file.tryRead(offset, buffer);
+  }
+
+  read(offset: number, buffer: Uint8Array): Promise<void> {
+    return this.#file.read(offset, buffer);
+  }
+
+  tryWrite(offset: number, buffer: Uint8Array): boolean {
+    const end = offset + buffer.length;
+    if (end > this.#sizeBytes && !this.#growth.isFree) return false;
+    if (!this.#file.tryWrite(offset, buffer)) return false;
+    this.#grown(end);
+    return true;
+  }
+
+  write(offset: number, buffer: Uint8Array): Promise<void> {
+    if (offset + buffer.length <= this.#sizeBytes) return this.#file.write(offset, buffer);
+    return this.#growing(offset, buffer.length, () => this.#file.write(offset, buffer));
+  }
+
+  /** Runs a request that may end beyond the end of the file. */
+  async #growing(offset: number, lengthBytes: number, request: () => Promise<void>): Promise<void> {
+    const release = await this.#growth.lockShared(0, 1);
+    try {
+      await request();
+      this.#grown(offset + lengthBytes);
+    } finally {
+      release();
+    }
+  }
+
+  async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    const end = offset + lengthBytes;
+    const inside = Math.min(end, this.#sizeBytes) - offset;
+    if (inside > 0 && !(await this.#zeroInside(offset, inside, flags))) {
+      throw errnoError('ENOTSUP', undefined, { path: this.#file.path });
+    }
+    // What a longer file gains reads as zeroes.
+    if (end > this.#sizeBytes) await this.#extend(end);
+  }
+
+  /** Without mayUnmap the space must stay reserved, so that later writes cannot run out of it. */
+  async #zeroInside(offset: number, lengthBytes: number, flags: number): Promise<boolean> {
+    const mayUnmap = hasFlag(flags, Flag.mayUnmap) && !this.#ignoresDiscard;
+    if (mayUnmap && (await this.#attempt('punchHole', offset, lengthBytes))) return true;
+    if (await this.#attempt('zeroRange', offset, lengthBytes)) return true;
+    if (this.#unable.has('allocate') || !(await this.#attempt('punchHole', offset, lengthBytes)))
+      return false;
+    // Where blocks cannot be reserved, the hole is zero all the same.
+    await this.#attempt('allocate', offset, lengthBytes);
+    return true;
+  }
+
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    if (!this.#ignoresDiscard) await this.#attempt('punchHole', offset, lengthBytes);
+  }
+
+  /** False when the file system cannot do it, which is then not asked again. */
+  async #attempt(what: Ability, offset: number, lengthBytes: number): Promise<boolean> {
+    if (this.#unable.has(what)) return false;
+    try {
+      await this.#file[what](offset, lengthBytes);
+      return true;
+    } catch (error) {
+      if (!(error instanceof BlockError) || error.kind !== 'unsupported') throw error;
+      this.#unable.add(what);
+      return false;
+    }
+  }
+
+  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    const zero = offset >= this.#sizeBytes;
+    const extent = zero ? { isHole: true, lengthBytes } : this.#file.extentAt(offset, lengthBytes);
+    const isData = !extent.isHole;
+    let length = extent.lengthBytes;
+    // The rest of the last sector counts with the data before it.
+    if (isData && offset + length === this.#sizeBytes) {
+      length = Math.min(lengthBytes, this.lengthBytes - offset);
+    }
+    return { lengthBytes: length, allocated: true, zero: !isData, data: isData, hostOffset: offset };
+  }
+
+  async truncate(sizeBytes: number): Promise<void> {
+    if (this.#file.traits.isBlockDevice) return this.#checkDeviceSize(sizeBytes);
+    const release = await this.#growth.lockExclusive(0, 1);
+    try {
+      await this.#file.truncate(sizeBytes);
+      this.#sizeBytes = sizeBytes;
+    } finally {
+      release();
+    }
+  }
+
+  async #extend(sizeBytes: number): Promise<void> {
+    const release = await this.#growth.lockExclusive(0, 1);
+    try {
+      if (sizeBytes <= this.#sizeBytes) return;
+      await this.#file.truncate(sizeBytes);
+      this.#sizeBytes = sizeBytes;
+    } finally {
+      release();
+    }
+  }
+
+  #checkDeviceSize(sizeBytes: number): void {
+    if (sizeBytes <= this.#sizeBytes) return;
+    throw new BlockError('invalid', 'Cannot grow device files', { path: this.#file.path });
+  }
+
+  startWriteback(offset: number, lengthBytes: number): void {
+    this.#file.startWriteback(offset, lengthBytes);
+  }
+
+  async copyFrom(
+    source: IoDriver,
+    sourceOffset: number,
+    offset: number,
+    lengthBytes: number,
+  ): Promise<number> {
+    if (!(source instanceof FileIo)) throw errnoError('ENOTSUP');
+    const grows = offset + lengthBytes > this.#sizeBytes;
+    const copied =
+      grows && !this.#growth.isFree
+        ? -1
+        : this.#file.tryCopyFrom(source.file, sourceOffset, offset, lengthBytes);
+    if (copied >= 0) {
+      this.#grown(offset + copied);
+      return copied;
+    }
+    if (!grows) return this.#file.copyFrom(source.file, sourceOffset, offset, lengthBytes);
+    let done = 0;
+    await this.#growing(offset, 0, async () => {
+      done = await this.#file.copyFrom(source.file, sourceOffset, offset, lengthBytes);
+      this.#grown(offset + done);
+    });
+    return done;
+  }
+
+  #grown(end: number): void {
+    if (end > this.#sizeBytes) this.#sizeBytes = end;
+  }
+}

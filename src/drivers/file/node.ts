@@ -1,0 +1,188 @@
+import { assert } from '../../base/assert.js';
+import type { DriverInfo, DriverInstance, PermissionSet, PreparedChange } from '../../block/driver.js';
+import { ALL_PERMISSIONS, hasPermission, Permission } from '../../block/permissions.js';
+import type { Host, HostFile } from '../../host/host.js';
+import { FileIo } from './io.js';
+import { acquireLocks, lockBytes, releaseLocks } from './locks.js';
+import type { FileOptions } from './options.js';
+
+const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
+
+/** An open host file and the locks on it. */
+export class FileNode implements DriverInstance {
+  readonly io: FileIo;
+  readonly #host: Host;
+  readonly #options: FileOptions;
+  /** Lock bytes that io.file has now; during a transaction those of the old and of the new permissions. */
+  #locked: ReadonlySet<number> = new Set();
+  #permissions: PermissionSet = { perm: 0, shared: ALL_PERMISSIONS };
+  /** Opened by the transaction that is being prepared. */
+  #reopening: HostFile | undefined;
+  #inactive = false;
+  #flushFailure: { error: unknown } | undefined;
+
+  constructor(host: Host, options: FileOptions, file: HostFile) {
+    this.#host = host;
+    this.#options = options;
+    this.io = new FileIo(file, options.ignoresDiscard);
+  }
+
+  get lengthBytes(): number {
+    return this.io.lengthBytes;
+  }
+
+  get requestAlignmentBytes(): number {
+    return this.io.file.traits.alignmentBytes;
+  }
+
+  async flush(): Promise<void> {
+    if (this.#options.noFlush) return;
+    // Reopening the file must not make it look healthy again.
+    if (this.#flushFailure) throw this.#flushFailure.error;
+    try {
+      await this.io.file.flush();
+    } catch (error) {
+      this.#flushFailure = { error };
+      throw error;
+    }
+  }
+
+  truncate(lengthBytes: number): Promise<void> {
+    return this.io.truncate(lengthBytes);
+  }
+
+  allocatedBytes(): number {
+    return this.io.file.allocatedBytes();
+  }
+
+  info(): DriverInfo {
+    return {};
+  }
+
+  /** New locks are taken now, those no longer needed dropped at commit. Errors: kind busy. */
+  async preparePermissions(set: PermissionSet): Promise<PreparedChange> {
+    const reopen = await this.#prepareAccess(wantsWrite(set));
+    const before = this.#locked;
+    try {
+      this.#locked = this.#acquire(set);
+    } catch (error) {
+      reopen.abort();
+      throw error;
+    }
+    return {
+      commit: () => {
+        reopen.commit();
+        this.#permissions = set;
+        this.#keepOnly(this.#lockBytesOf(set));
+      },
+      abort: () => {
+        this.#keepOnly(before);
+        reopen.abort();
+      },
+    };
+  }
+
+  /**
+   * With auto-read-only the file is open for writing only while somebody may write. Else only a node that was opened
+   * inactive finds its file read-only when the first writer comes.
+   */
+  #prepareAccess(write: boolean): Promise<PreparedChange> {
+    const { writable } = this.#reopening ?? this.io.file;
+    const changes = write ? !writable : writable && this.#options.autoReadOnly;
+    return changes ? this.#prepareReopen(write) : Promise.resolve(NOTHING);
+  }
+
+  prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
+    const isSo = readOnly !== this.io.file.writable;
+    return isSo || (!readOnly && this.#options.autoReadOnly)
+      ? Promise.resolve(NOTHING)
+      : this.#prepareReopen(!readOnly);
+  }
+
+  /** Opens the file anew; locks stay on the old descriptor until commit, where they move without a gap. */
+  async #prepareReopen(write: boolean): Promise<PreparedChange> {
+    const before = this.#reopening;
+    const { path } = this.io.file;
+    const file = await this.#host.files.open(path, { write, direct: this.#options.direct });
+    const sizeBytes = file.sizeBytes();
+    this.#reopening = file;
+    return {
+      commit: () => {
+        this.#reopening = undefined;
+        this.#swap(file, sizeBytes);
+      },
+      abort: () => {
+        this.#reopening = before;
+        closeQuietly(file);
+      },
+    };
+  }
+
+  #swap(file: HostFile, sizeBytes: number): void {
+    const old = this.io.file;
+    // Shared locks do not exclude each other: first both descriptors have them, then only the new one.
+    for (const byte of this.#locked)
+      assert(file.lockByteShared(byte), `lock byte ${byte} of '${file.path}' after reopening`);
+    this.io.reopened(file, sizeBytes);
+    releaseLocks(old, this.#locked);
+    closeQuietly(old);
+  }
+
+  #lockBytesOf(set: PermissionSet): Set<number> {
+    if (!this.#options.locking || this.#inactive) return new Set();
+    return lockBytes(this.#lockable(set));
+  }
+
+  #acquire(set: PermissionSet): ReadonlySet<number> {
+    if (!this.#options.locking || this.#inactive) return this.#locked;
+    return acquireLocks(this.io.file, this.#locked, this.#lockable(set));
+  }
+
+  /** force-share: whatever we ask of other nodes, other processes may do as they like. */
+  #lockable({ perm, shared }: PermissionSet): PermissionSet {
+    return { perm, shared: this.#options.forceShare ? ALL_PERMISSIONS : shared };
+  }
+
+  #keepOnly(bytes: ReadonlySet<number>): void {
+    releaseLocks(
+      this.io.file,
+      [...this.#locked].filter((byte) => !bytes.has(byte)),
+    );
+    this.#locked = bytes;
+  }
+
+  /** The other end of a migration takes the image over: our locks go. */
+  async inactivate(): Promise<void> {
+    this.#inactive = true;
+    this.#keepOnly(new Set());
+  }
+
+  /** Takes the locks back; kind busy when the other end still has them. */
+  async activate(): Promise<void> {
+    this.#inactive = false;
+    try {
+      this.#locked = this.#acquire(this.#permissions);
+    } catch (error) {
+      this.#inactive = true;
+      throw error;
+    }
+    this.io.refreshSize();
+  }
+
+  close(): Promise<void> {
+    return this.io.file.close();
+  }
+}
+
+function wantsWrite({ perm }: PermissionSet): boolean {
+  return (
+    hasPermission(perm, Permission.write) ||
+    hasPermission(perm, Permission.writeUnchanged) ||
+    hasPermission(perm, Permission.resize)
+  );
+}
+
+/** Of a descriptor through which nothing was written that another does not flush. */
+function closeQuietly(file: HostFile): void {
+  file.close().catch(() => undefined);
+}
