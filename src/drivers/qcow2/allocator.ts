@@ -1,0 +1,240 @@
+import { defined } from '../../base/assert.js';
+import { divideRoundUp } from '../../base/align.js';
+import { BlockError } from '../../base/error.js';
+import { MAX_IMAGE_BYTES, MAX_REFTABLE_BYTES } from '../../base/limits.js';
+import type { CachedTable } from './cached-table.js';
+import { FreeExtents } from './free-extents.js';
+import type { ImageContext } from './image.js';
+import { ENTRY_BYTES } from './layout.js';
+import type { Refcounts } from './refcounts.js';
+
+/** Host clusters [start, start + count), refcount one. */
+export interface Run {
+  start: number;
+  count: number;
+  /** Beyond all that the file ever held: reads as zeroes. */
+  isFresh: boolean;
+}
+
+/** What must be awaited before an attempt can succeed. */
+export type Need = () => Promise<unknown>;
+
+/**
+ * Gives out free host clusters: known free ones inside the file first, else at its end. A refcount in memory counts
+ * every cluster that is reserved, linked, or unlinked but not yet durably so; only a refcount of 0 is free.
+ */
+export class Allocator {
+  readonly #context: ImageContext;
+  readonly #refcounts: Refcounts;
+  readonly #free: FreeExtents;
+  /** First cluster that was never given out nor part of the file when it was opened. */
+  #end: number;
+  /** Where the search for free clusters ends. */
+  #scanEnd: number;
+  /** Refcount blocks below this were searched for free clusters. */
+  #scannedBlocks = 0;
+
+  constructor(context: ImageContext, refcounts: Refcounts) {
+    this.#context = context;
+    this.#refcounts = refcounts;
+    this.#free = new FreeExtents(refcounts.blockEntries);
+    this.#end = this.#scanEnd = divideRoundUp(context.openedFileBytes, context.clusterBytes);
+  }
+
+  get #scanDone(): boolean {
+    return this.#scannedBlocks * this.#refcounts.blockEntries >= this.#scanEnd;
+  }
+
+  /** What to await before a first attempt: one more refcount block searched for free clusters. */
+  needsScan(): Need | undefined {
+    if (!this.#free.isEmpty) return undefined;
+    if (this.#scanDone) {
+      if (!this.#free.overflowed) return undefined;
+      this.#free.overflowed = false;
+      this.#scannedBlocks = 0;
+      this.#scanEnd = this.#end;
+    }
+    return () => this.#scanBlock();
+  }
+
+  async #scanBlock(): Promise<void> {
+    const index = this.#scannedBlocks;
+    const entries = this.#refcounts.blockEntries;
+    const first = index * entries;
+    const end = Math.min(first + entries, this.#scanEnd);
+    if (first >= end) return;
+    if (this.#refcounts.isAbsent(index)) {
+      this.#scannedBlocks = index + 1;
+      this.#free.add(first, end - first);
+      return;
+    }
+    const block = await this.#refcounts.load(index);
+    if (this.#scannedBlocks !== index) return;
+    this.#scannedBlocks = index + 1;
+    for (let at = first; at < end;) {
+      if (this.#refcounts.count(block, at) !== 0) {
+        at++;
+        continue;
+      }
+      const start = at;
+      while (at < end && this.#refcounts.count(block, at) === 0) at++;
+      this.#free.add(start, at - start);
+    }
+  }
+
+  /** A contiguous run of 1 to `count` clusters, or what must be awaited first. Errors: no-space, limit. */
+  tryAllocate(count: number): Run | Need {
+    const found = this.#free.find(count);
+    if (found) return this.#allocateFree(found, count);
+    const entries = this.#refcounts.blockEntries;
+    // Within one refcount block (the next one, when this one is full).
+    return this.#allocateAtEnd(Math.min(count, Math.max(1, entries - (this.#end % entries || 1))));
+  }
+
+  #allocateFree(extent: { start: number; count: number }, wanted: number): Run | Need {
+    const refcounts = this.#refcounts;
+    const index = refcounts.blockIndex(extent.start);
+    if (!refcounts.inTable(index)) return () => this.#growTable(index + 1);
+    let block = refcounts.peek(index);
+    if (!block && !refcounts.isAbsent(index)) return () => refcounts.load(index);
+    if (!block) {
+      this.#free.take(extent.start, 1);
+      block = refcounts.add(index, extent.start);
+      refcounts.set(block, extent.start, 1);
+      return this.tryAllocate(wanted);
+    }
+    let count = 0;
+    while (count < wanted && refcounts.count(block, extent.start + count) === 0) count++;
+    // The hint was wrong (given out otherwise): forget it.
+    this.#free.take(extent.start, Math.max(1, count));
+    if (count === 0) return this.tryAllocate(wanted);
+    for (let i = 0; i < count; i++) refcounts.set(block, extent.start + i, 1);
+    return { start: extent.start, count, isFresh: false };
+  }
+
+  /** Exactly `count` contiguous clusters at the end, behind the refcount blocks that they need. */
+  #allocateAtEnd(count: number): Run | Need {
+    const refcounts = this.#refcounts;
+    const first = this.#end;
+    const newBlocks = this.#missingBlocks(first, count);
+    const end = first + newBlocks.length + count;
+    if (end * this.#context.clusterBytes > MAX_IMAGE_BYTES) throw new BlockError('limit', 'Image is too big');
+    const lastIndex = refcounts.blockIndex(end - 1);
+    if (!refcounts.inTable(lastIndex)) return () => this.#growTable(lastIndex + 1);
+    for (let index = refcounts.blockIndex(first); index <= lastIndex; index++) {
+      if (!refcounts.isAbsent(index) && !refcounts.peek(index)) return () => refcounts.load(index);
+    }
+    const used = this.#lastUsed(first, end);
+    if (used >= 0) {
+      // Counted although the file ends before it (leaked by a crash): begin behind it.
+      this.#end = used + 1;
+      return this.#allocateAtEnd(count);
+    }
+    newBlocks.forEach((index, i) => void refcounts.add(index, first + i));
+    for (let cluster = first; cluster < end; cluster++) refcounts.set(this.#block(cluster), cluster, 1);
+    this.#end = end;
+    return { start: first + newBlocks.length, count, isFresh: true };
+  }
+
+  /** The last cluster of [first, end) whose refcount is not 0, or -1. */
+  #lastUsed(first: number, end: number): number {
+    for (let cluster = end - 1; cluster >= first; cluster--) {
+      if (this.#refcounts.isAbsent(this.#refcounts.blockIndex(cluster))) continue;
+      if (this.#refcounts.count(this.#block(cluster), cluster) !== 0) return cluster;
+    }
+    return -1;
+  }
+
+  /** The refcount block of a cluster, which must be in memory. */
+  #block(cluster: number): CachedTable {
+    return defined(this.#refcounts.peek(this.#refcounts.blockIndex(cluster)), 'refcount block');
+  }
+
+  /** Refcount blocks that do not exist yet for `count` clusters at `first` and for those blocks themselves. */
+  #missingBlocks(first: number, count: number): number[] {
+    for (let known = 0; ;) {
+      const missing: number[] = [];
+      const last = this.#refcounts.blockIndex(first + known + count - 1);
+      for (let index = this.#refcounts.blockIndex(first); index <= last; index++) {
+        if (this.#refcounts.isAbsent(index)) missing.push(index);
+      }
+      if (missing.length === known) return missing;
+      known = missing.length;
+    }
+  }
+
+  /** One contiguous run of exactly `count` clusters, for a table that must be contiguous. */
+  async allocateContiguous(count: number): Promise<Run> {
+    for (;;) {
+      const run = this.#allocateAtEnd(count);
+      if (typeof run !== 'function') return run;
+      await run();
+    }
+  }
+
+  /** Makes room in the refcount table for `minEntries` blocks: it goes on, larger, at the end of the file. */
+  async #growTable(minEntries: number): Promise<void> {
+    const { table } = this.#refcounts;
+    const { clusterBytes } = this.#context;
+    const perCluster = clusterBytes / ENTRY_BYTES;
+    const clusters = divideRoundUp(Math.max(minEntries + 1, table.entries * 2), perCluster);
+    if (clusters * clusterBytes > MAX_REFTABLE_BYTES)
+      throw new BlockError('limit', 'Refcount table would be too large', { errno: 'EFBIG' });
+    await this.#context.announce('reftable_grow');
+    while (table.entries < minEntries) {
+      // Grown already since the last write-back: that one must end first.
+      if (table.moved) return this.#context.requestFlush();
+      const need = this.#moveTable(clusters * perCluster);
+      await need?.();
+    }
+  }
+
+  /** Without a wait in between, since a write-back must never see a table that has grown but not moved. */
+  #moveTable(entries: number): Need | undefined {
+    const { table } = this.#refcounts;
+    const { clusterBytes } = this.#context;
+    const old = { bytes: table.bytes, hostOffset: table.hostOffset };
+    table.grow(entries, table.hostOffset);
+    let run: Run | Need | undefined;
+    try {
+      run = this.#allocateAtEnd((entries * ENTRY_BYTES) / clusterBytes);
+    } finally {
+      if (run === undefined || typeof run === 'function') table.shrinkBack(old.bytes);
+      else table.hostOffset = run.start * clusterBytes;
+    }
+    return typeof run === 'function' ? run : undefined;
+  }
+
+  /** Gives clusters back that nothing durable points at. Their refcount blocks must be in memory, or are loaded. */
+  async release(start: number, count: number): Promise<void> {
+    for (let i = 0; i < count; i++) {
+      const index = this.#refcounts.blockIndex(start + i);
+      if (this.#refcounts.isAbsent(index)) throw this.#underflow(start + i);
+      this.#releaseOne(this.#refcounts.peek(index) ?? (await this.#refcounts.load(index)), start + i);
+    }
+  }
+
+  /** The same at once; false when a block is not in memory (nothing was done). */
+  tryRelease(start: number, count: number): boolean {
+    const last = this.#refcounts.blockIndex(start + count - 1);
+    for (let index = this.#refcounts.blockIndex(start); index <= last; index++) {
+      if (!this.#refcounts.peek(index)) return false;
+    }
+    for (let i = 0; i < count; i++) {
+      this.#releaseOne(this.#block(start + i), start + i);
+    }
+    return true;
+  }
+
+  #releaseOne(block: CachedTable, cluster: number): void {
+    const count = this.#refcounts.count(block, cluster);
+    if (count === 0) throw this.#underflow(cluster);
+    this.#refcounts.set(block, cluster, count - 1);
+    if (count === 1) this.#free.add(cluster, 1);
+  }
+
+  #underflow(cluster: number): BlockError {
+    const offset = cluster * this.#context.clusterBytes;
+    return this.#context.corrupt('Refcount of a cluster in use is 0', offset);
+  }
+}

@@ -1,0 +1,142 @@
+import { alignDown, alignUp } from '../../base/align.js';
+import { SECTOR_BYTES } from './layout.js';
+import type { Piece } from './sector-table.js';
+
+/** An L2 table or refcount block in memory, with the stretch of it that differs from the disk. */
+export class CachedTable {
+  /** L1 index of an L2 table; refcount table index of a refcount block. */
+  readonly index: number;
+  readonly bytes: Buffer;
+  readonly hostOffset: number;
+  /** Nothing on disk points at it yet: it may be written in full before what it refers to is durable. */
+  isNew: boolean;
+  /** Users that hold it across an await: it stays in memory. */
+  pins = 0;
+  /** Write-backs under way: the disk is older than memory. */
+  writeBacks = 0;
+  lastUse = 0;
+  /** Of an L2 table: every entry was looked at and may be used unchecked. */
+  wellFormed = true;
+  #dirtyFrom = 0;
+  #dirtyEnd = 0;
+
+  constructor(index: number, bytes: Buffer, hostOffset: number, isNew: boolean) {
+    this.index = index;
+    this.bytes = bytes;
+    this.hostOffset = hostOffset;
+    this.isNew = isNew;
+  }
+
+  get isDirty(): boolean {
+    return this.isNew || this.#dirtyEnd > this.#dirtyFrom;
+  }
+
+  get mayEvict(): boolean {
+    return this.pins === 0 && this.writeBacks === 0 && !this.isDirty;
+  }
+
+  /** Bytes [from, end) were changed. */
+  markDirty(from: number, end: number): void {
+    const start = alignDown(from, SECTOR_BYTES);
+    const stop = alignUp(end, SECTOR_BYTES);
+    if (this.#dirtyEnd === this.#dirtyFrom) {
+      this.#dirtyFrom = start;
+      this.#dirtyEnd = stop;
+    } else {
+      this.#dirtyFrom = Math.min(this.#dirtyFrom, start);
+      this.#dirtyEnd = Math.max(this.#dirtyEnd, stop);
+    }
+  }
+
+  /** Copies what must be written (all of a new table) and counts it as clean. */
+  takeDirty(): Piece {
+    const from = this.isNew ? 0 : this.#dirtyFrom;
+    const end = this.isNew ? this.bytes.length : this.#dirtyEnd;
+    this.isNew = false;
+    this.#dirtyFrom = this.#dirtyEnd = 0;
+    return { offset: this.hostOffset + from, bytes: Buffer.from(this.bytes.subarray(from, end)) };
+  }
+}
+
+/** Least recently used tables leave first; what the disk lacks stays. */
+export class TableCache {
+  readonly #tables = new Map<number, CachedTable>();
+  readonly #tableBytes: number;
+  readonly #maxTables: number;
+  readonly #loading = new Map<number, Promise<CachedTable>>();
+  #tick = 0;
+  #last: CachedTable | undefined;
+
+  /** Keeps `limitBytes`, but two tables at least. */
+  constructor(tableBytes: number, limitBytes: number) {
+    this.#tableBytes = tableBytes;
+    this.#maxTables = Math.max(2, Math.floor(limitBytes / tableBytes));
+  }
+
+  get bytes(): number {
+    return this.#tables.size * this.#tableBytes;
+  }
+
+  get limitBytes(): number {
+    return this.#maxTables * this.#tableBytes;
+  }
+
+  /** The table if it is in memory. */
+  peek(index: number): CachedTable | undefined {
+    const last = this.#last;
+    const table = last?.index === index ? last : this.#tables.get(index);
+    if (table) {
+      table.lastUse = ++this.#tick;
+      this.#last = table;
+    }
+    return table;
+  }
+
+  /** The table, by `read` unless it is in memory or already being read. */
+  async load(index: number, read: () => Promise<CachedTable>): Promise<CachedTable> {
+    const cached = this.peek(index);
+    if (cached) return cached;
+    let loading = this.#loading.get(index);
+    if (!loading) {
+      loading = read().then((table) => {
+        this.put(table);
+        return table;
+      });
+      this.#loading.set(index, loading);
+      const forget = (): void => void this.#loading.delete(index);
+      loading.then(forget, forget);
+    }
+    return loading;
+  }
+
+  put(table: CachedTable): void {
+    this.#tables.set(table.index, table);
+    this.#last = table;
+    table.lastUse = ++this.#tick;
+    this.#evict();
+  }
+
+  /** Most of the cache must stay in memory until it is written back. */
+  get needsWriteBack(): boolean {
+    if (this.#tables.size * 2 <= this.#maxTables) return false;
+    let dirty = 0;
+    for (const table of this.#tables.values()) if (table.isDirty) dirty++;
+    return dirty * 2 > this.#maxTables;
+  }
+
+  *dirty(): Generator<CachedTable> {
+    for (const table of this.#tables.values()) if (table.isDirty) yield table;
+  }
+
+  #evict(): void {
+    while (this.#tables.size > this.#maxTables) {
+      let oldest: CachedTable | undefined;
+      for (const table of this.#tables.values()) {
+        if (table.mayEvict && table !== this.#last && (!oldest || table.lastUse < oldest.lastUse))
+          oldest = table;
+      }
+      if (!oldest) return;
+      this.#tables.delete(oldest.index);
+    }
+  }
+}

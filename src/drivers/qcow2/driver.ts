@@ -1,0 +1,191 @@
+import { BlockError } from '../../base/error.js';
+import type {
+  DriverContext,
+  DriverDescription,
+  DriverInfo,
+  DriverInstance,
+  Json,
+  MapDriver,
+  NodeOptions,
+  PreparedChange,
+  Reservation,
+} from '../../block/driver.js';
+import type { Mapping } from '../../block/request.js';
+import { changeBacking } from './backing.js';
+import { createQcow2 } from './create.js';
+import { COMPATIBLE_LAZY_REFCOUNTS, MAGIC } from './layout.js';
+import { type CacheSizes, OpenImage } from './open-image.js';
+import { refuseCompressed } from './reservation.js';
+import { growImage } from './resize.js';
+import { discardClusters, zeroClusters } from './zeroing.js';
+
+/** Answers for the image that is open now; another one after an incoming migration. */
+class Qcow2Map implements MapDriver {
+  image: OpenImage;
+
+  constructor(image: OpenImage) {
+    this.image = image;
+  }
+
+  get clusterBytes(): number {
+    return this.image.context.clusterBytes;
+  }
+
+  readCompressed(): Promise<void> {
+    return Promise.reject(refuseCompressed(this.image.context));
+  }
+
+  tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {
+    return this.image.mapper.tryMap(offset, lengthBytes, out);
+  }
+
+  map(offset: number, lengthBytes: number, out: Mapping): Promise<void> {
+    return this.image.mapper.map(offset, lengthBytes, out);
+  }
+
+  tryReserve(offset: number, lengthBytes: number): Reservation | undefined {
+    return this.image.reserver.tryReserve(offset, lengthBytes);
+  }
+
+  reserve(offset: number, lengthBytes: number): Promise<Reservation> {
+    return this.image.reserver.reserve(offset, lengthBytes);
+  }
+
+  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+    return zeroClusters(this.image, offset, lengthBytes, mayUnmap);
+  }
+
+  discardClusters(offset: number, lengthBytes: number): Promise<void> {
+    return discardClusters(this.image, offset, lengthBytes);
+  }
+}
+
+/** One open qcow2 node. */
+class Qcow2Instance implements DriverInstance {
+  readonly requestAlignmentBytes = 1;
+  readonly map: Qcow2Map;
+  readonly #driver: DriverContext;
+  readonly #sizes: CacheSizes;
+
+  constructor(driver: DriverContext, image: OpenImage, sizes: CacheSizes) {
+    this.map = new Qcow2Map(image);
+    this.#driver = driver;
+    this.#sizes = sizes;
+  }
+
+  get #image(): OpenImage {
+    return this.map.image;
+  }
+
+  get lengthBytes(): number {
+    return this.#image.context.header.sizeBytes;
+  }
+
+  get backing(): { filename: string; format?: string } | undefined {
+    return this.#image.context.header.backing;
+  }
+
+  get canWriteZeroes(): boolean {
+    return this.#image.context.header.version >= 3;
+  }
+
+  get readsZeroWhenNew(): boolean {
+    return this.backing === undefined;
+  }
+
+  async flush(): Promise<void> {
+    if (!this.#image.context.readOnly) await this.#image.writeBack.flush();
+  }
+
+  async truncate(lengthBytes: number): Promise<void> {
+    await growImage(this.#image, lengthBytes);
+  }
+
+  async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
+    await changeBacking(this.#image.context, filename, format);
+  }
+
+  async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
+    const image = this.#image;
+    if (readOnly) await this.#writeAllBack();
+    else image.context.checkWritable();
+    return { commit: () => void (image.context.readOnly = readOnly), abort: () => undefined };
+  }
+
+  /** A write-back frees clusters at its end, which the next one brings to disk. */
+  async #writeAllBack(): Promise<void> {
+    const { context, writeBack } = this.#image;
+    if (context.readOnly) return;
+    do await writeBack.flush();
+    while (writeBack.isDirty);
+  }
+
+  async inactivate(): Promise<void> {
+    await this.#writeAllBack();
+    this.#image.context.readOnly = true;
+  }
+
+  /** Another process may have written the image meanwhile: everything is read anew. */
+  async activate(): Promise<void> {
+    this.map.image = await OpenImage.open(this.#driver, this.#sizes);
+  }
+
+  info(): DriverInfo {
+    const { context } = this.#image;
+    const { header } = context;
+    const data: { [key: string]: Json } =
+      header.version === 2
+        ? { compat: '0.10', 'compression-type': 'zlib', 'refcount-bits': 16 }
+        : {
+            compat: '1.1',
+            'compression-type': header.compressionType === 1 ? 'zstd' : 'zlib',
+            'lazy-refcounts': (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n,
+            'refcount-bits': 2 ** header.refcountOrder,
+            corrupt: context.isMarkedCorrupt,
+            'extended-l2': false,
+          };
+    return {
+      clusterSizeBytes: header.clusterBytes,
+      isDirty: context.isDirty,
+      isCorrupt: context.isMarkedCorrupt,
+      formatSpecific: { type: 'qcow2', data },
+    };
+  }
+
+  async close(): Promise<void> {
+    await this.#writeAllBack();
+  }
+}
+
+function cacheSizes(options: NodeOptions): CacheSizes {
+  return {
+    l2CacheBytes: sizeOption(options, 'l2-cache-size'),
+    refcountCacheBytes: sizeOption(options, 'refcount-cache-size'),
+  };
+}
+
+function sizeOption(options: NodeOptions, key: string): number | undefined {
+  const value = options[key];
+  if (value === undefined || value === null) return undefined;
+  if (typeof value !== 'number' || value < 0)
+    throw new BlockError('invalid', `Parameter '${key}' expects a size`);
+  return value;
+}
+
+/** The qcow2 format: versions 2 and 3 (README.md says what is refused). */
+export const qcow2Driver: DriverDescription = {
+  name: 'qcow2',
+  kind: 'format',
+  children: [{ role: 'file', required: true }],
+  supportsBacking: true,
+  optionKeys: ['l2-cache-size', 'refcount-cache-size'],
+  async open(context, options) {
+    const sizes = cacheSizes(options);
+    return new Qcow2Instance(context, await OpenImage.open(context, sizes), sizes);
+  },
+  probe: (header) =>
+    header.length >= 8 && Buffer.from(header.buffer, header.byteOffset, 4).readUInt32BE(0) === MAGIC
+      ? 100
+      : 0,
+  create: (file, options) => createQcow2(file, options),
+};

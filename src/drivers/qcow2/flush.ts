@@ -1,0 +1,347 @@
+import type { ChildIo } from '../../block/driver.js';
+import type { Allocator } from './allocator.js';
+import type { CachedTable } from './cached-table.js';
+import { FieldOffset } from './header.js';
+import type { ImageContext } from './image.js';
+import type { L2Tables } from './l2-cache.js';
+import { ENTRY_BYTES, writeU64 } from './layout.js';
+import type { Refcounts } from './refcounts.js';
+import type { Piece, SectorTable } from './sector-table.js';
+
+export interface UnlinkedRange {
+  offset: number;
+  lengthBytes: number;
+  /** The host may free the blocks too. */
+  discard: boolean;
+}
+
+/** Host ranges that nothing in memory points at any more, but the disk may: they keep their refcount until it cannot. */
+export class UnlinkedClusters {
+  #ranges: UnlinkedRange[] = [];
+
+  get isEmpty(): boolean {
+    return this.#ranges.length === 0;
+  }
+
+  add(offset: number, lengthBytes: number, discard: boolean): void {
+    const last = this.#ranges.at(-1);
+    if (last && last.discard === discard && last.offset + last.lengthBytes === offset) {
+      last.lengthBytes += lengthBytes;
+    } else {
+      this.#ranges.push({ offset, lengthBytes, discard });
+    }
+  }
+
+  takeAll(): UnlinkedRange[] {
+    const ranges = this.#ranges;
+    this.#ranges = [];
+    return ranges;
+  }
+
+  /** After a write-back that failed. */
+  restore(ranges: readonly UnlinkedRange[]): void {
+    this.#ranges = [...ranges, ...this.#ranges];
+  }
+}
+
+interface TablePiece {
+  table: CachedTable;
+  piece: Piece;
+}
+
+interface TableMove {
+  from: { hostOffset: number; lengthBytes: number };
+  hostOffset: number;
+  entries: number;
+}
+
+/** All that a write-back brings to disk, copied at one moment. */
+interface Snapshot {
+  newBlocks: TablePiece[];
+  blocks: TablePiece[];
+  refcountTable: Piece[];
+  refcountTableMove: TableMove | undefined;
+  newTables: TablePiece[];
+  tables: TablePiece[];
+  l1: Piece[];
+  l1Move: TableMove | undefined;
+  unlinked: UnlinkedRange[];
+}
+
+/** How far a write-back came. */
+const Stage = { begun: 0, refcountTable: 1, links: 2, done: 3 } as const;
+
+/**
+ * Writes metadata back in the order that keeps the image whole at every moment (README, "Order of writes"). The
+ * only code that writes L1, L2 and refcount structures of an open image.
+ */
+export class WriteBack {
+  readonly #context: ImageContext;
+  readonly #tables: L2Tables;
+  readonly #refcounts: Refcounts;
+  readonly #allocator: Allocator;
+  readonly #unlinked: UnlinkedClusters;
+  #running: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+
+  constructor(
+    context: ImageContext,
+    parts: { tables: L2Tables; refcounts: Refcounts; allocator: Allocator; unlinked: UnlinkedClusters },
+  ) {
+    this.#context = context;
+    this.#tables = parts.tables;
+    this.#refcounts = parts.refcounts;
+    this.#allocator = parts.allocator;
+    this.#unlinked = parts.unlinked;
+  }
+
+  get #file(): ChildIo {
+    return this.#context.file;
+  }
+
+  get isDirty(): boolean {
+    const { cache, l1 } = this.#tables;
+    return (
+      !this.#unlinked.isEmpty ||
+      l1.isDirty ||
+      this.#refcounts.table.isDirty ||
+      !cache.dirty().next().done ||
+      !this.#refcounts.cache.dirty().next().done
+    );
+  }
+
+  /** Everything written and linked before the call is durable afterwards. Calls made during a write-back share the next. */
+  flush(): Promise<void> {
+    if (this.#next) return this.#next;
+    const before = this.#running;
+    if (!before) return this.#start();
+    const next = before.then(
+      () => this.#startNext(),
+      () => this.#startNext(),
+    );
+    this.#next = next;
+    return next;
+  }
+
+  #startNext(): Promise<void> {
+    this.#next = undefined;
+    return this.#start();
+  }
+
+  #start(): Promise<void> {
+    const running = this.#writeBack().finally(() => {
+      if (this.#running === running) this.#running = undefined;
+    });
+    this.#running = running;
+    return running;
+  }
+
+  async #writeBack(): Promise<void> {
+    await this.#context.announce('flush_to_os');
+    if (!this.isDirty) return this.#flushFile();
+    const snapshot = this.#take();
+    const progress: { stage: number } = { stage: Stage.begun };
+    try {
+      await this.#write(snapshot, progress);
+    } catch (error) {
+      this.#restore(snapshot, progress.stage);
+      throw error;
+    } finally {
+      for (const { table } of pinned(snapshot)) table.writeBacks--;
+    }
+    await this.#free(snapshot);
+  }
+
+  async #write(s: Snapshot, progress: { stage: number }): Promise<void> {
+    if (s.refcountTableMove) {
+      await this.#moveRefcountTable(s, s.refcountTableMove);
+    } else if (s.refcountTable.length > 0) {
+      // A block must be durable before the table points at it.
+      await this.#writeTables('refblock_alloc.write', s.newBlocks);
+      await this.#flushFile();
+      await this.#writePieces('refblock_alloc.hookup', s.refcountTable);
+    }
+    progress.stage = Stage.refcountTable;
+    if (!s.refcountTableMove) await this.#writeTables('refblock_update', s.blocks);
+    await this.#writeTables('l2_alloc.write', s.newTables);
+    if (s.l1Move) await this.#writePieces('l1_grow.write_table', s.l1);
+    if (s.tables.length === 0 && s.l1.length === 0) return this.#finish(progress);
+    // Guest data, refcounts and new L2 tables must be durable before anything points at them.
+    await this.#flushFile();
+    progress.stage = Stage.links;
+    await this.#writeTables('l2_update', s.tables);
+    if (s.l1Move) await this.#switchL1(s.l1Move);
+    else await this.#writePieces('l1_update', s.l1);
+    await this.#finish(progress);
+  }
+
+  async #finish(progress: { stage: number }): Promise<void> {
+    await this.#flushFile();
+    progress.stage = Stage.done;
+  }
+
+  /** The larger refcount table and all blocks first; then the header names it. */
+  async #moveRefcountTable(s: Snapshot, move: TableMove): Promise<void> {
+    await this.#writeTables('refblock_alloc.write_blocks', s.newBlocks);
+    await this.#writeTables('refblock_update', s.blocks);
+    await this.#writePieces('refblock_alloc.write_table', s.refcountTable);
+    await this.#flushFile();
+    await this.#context.announce('refblock_alloc.switch_table');
+    const clusters = (move.entries * ENTRY_BYTES) / this.#context.clusterBytes;
+    await this.#context.headerLock.run(() =>
+      this.#context.writeHeader((sector) => {
+        writeU64(sector, FieldOffset.refcountTableOffset, move.hostOffset);
+        sector.writeUInt32BE(clusters, FieldOffset.refcountTableClusters);
+      }),
+    );
+    // Durable by the flush that comes before any link.
+    const { header } = this.#context;
+    header.refcountTableOffset = move.hostOffset;
+    header.refcountTableClusters = clusters;
+  }
+
+  async #switchL1(move: TableMove): Promise<void> {
+    await this.#context.announce('l1_grow.activate_table');
+    await this.#context.headerLock.run(() =>
+      this.#context.writeHeader((sector) => {
+        writeU64(sector, FieldOffset.l1Offset, move.hostOffset);
+        sector.writeUInt32BE(move.entries, FieldOffset.l1Entries);
+      }),
+    );
+    this.#context.header.l1Offset = move.hostOffset;
+    this.#context.header.l1Entries = move.entries;
+  }
+
+  /** What only the disk's older state pointed at is free now. */
+  async #free(s: Snapshot): Promise<void> {
+    const { clusterBytes } = this.#context;
+    const ranges = [...s.unlinked];
+    for (const move of [s.refcountTableMove, s.l1Move]) {
+      if (move)
+        ranges.push({ offset: move.from.hostOffset, lengthBytes: move.from.lengthBytes, discard: false });
+    }
+    if (ranges.length === 0) return;
+    await this.#context.announce('cluster_free');
+    for (;;) {
+      const range = ranges[0];
+      if (!range) return;
+      try {
+        // The host's blocks go first: the clusters may be given out as soon as they are released.
+        if (range.discard) await this.#discard(range);
+        await this.#allocator.release(
+          range.offset / clusterBytes,
+          Math.ceil(range.lengthBytes / clusterBytes),
+        );
+      } catch (error) {
+        // Leaked at worst: nothing points at them, and nobody gets them.
+        if (!isCorrupt(error)) this.#unlinked.restore(ranges);
+        throw error;
+      }
+      ranges.shift();
+    }
+  }
+
+  async #discard(range: UnlinkedRange): Promise<void> {
+    try {
+      await this.#file.discard(range.offset, range.lengthBytes);
+    } catch {
+      // A hint; the clusters are free in any case.
+    }
+  }
+
+  async #writeTables(event: string, pieces: readonly TablePiece[]): Promise<void> {
+    await this.#writePieces(
+      event,
+      pieces.map(({ piece }) => piece),
+    );
+  }
+
+  async #writePieces(event: string, pieces: readonly Piece[]): Promise<void> {
+    const file = this.#file;
+    for (const { offset, bytes } of pieces) {
+      const wait = this.#context.announce(event);
+      if (wait) await wait;
+      if (!file.tryWrite(offset, bytes, 0)) await file.write(offset, bytes, 0);
+    }
+  }
+
+  async #flushFile(): Promise<void> {
+    const wait = this.#context.announce('flush_to_disk');
+    if (wait) await wait;
+    await this.#file.flush();
+  }
+
+  /** Copies all that is dirty; what changes from here on is for the next write-back. Without a wait. */
+  #take(): Snapshot {
+    const { cache, l1 } = this.#tables;
+    const refcountTable = this.#refcounts.table;
+    const snapshot: Snapshot = {
+      newBlocks: [],
+      blocks: [],
+      refcountTableMove: takeMove(refcountTable),
+      refcountTable: [],
+      newTables: [],
+      tables: [],
+      l1Move: takeMove(l1),
+      l1: [],
+      unlinked: this.#unlinked.takeAll(),
+    };
+    snapshot.refcountTable = refcountTable.takeDirty(snapshot.refcountTableMove !== undefined);
+    snapshot.l1 = l1.takeDirty(snapshot.l1Move !== undefined);
+    for (const block of this.#refcounts.cache.dirty()) {
+      (block.isNew ? snapshot.newBlocks : snapshot.blocks).push({ table: block, piece: block.takeDirty() });
+    }
+    for (const table of cache.dirty()) {
+      (table.isNew ? snapshot.newTables : snapshot.tables).push({ table, piece: table.takeDirty() });
+    }
+    for (const { table } of pinned(snapshot)) table.writeBacks++;
+    return snapshot;
+  }
+
+  /** A write-back failed: all of it is dirty again. What the disk may point at already is no longer new. */
+  #restore(s: Snapshot, stage: number): void {
+    for (const { table } of s.newBlocks) {
+      if (stage < Stage.refcountTable) table.isNew = true;
+      else table.markDirty(0, table.bytes.length);
+    }
+    for (const { table } of s.newTables) {
+      if (stage < Stage.links) table.isNew = true;
+      else table.markDirty(0, table.bytes.length);
+    }
+    for (const { table, piece } of [...s.blocks, ...s.tables]) {
+      const from = piece.offset - table.hostOffset;
+      table.markDirty(from, from + piece.bytes.length);
+    }
+    restoreTable(
+      this.#refcounts.table,
+      s.refcountTable,
+      stage < Stage.refcountTable ? s.refcountTableMove : undefined,
+    );
+    restoreTable(this.#tables.l1, s.l1, s.l1Move);
+    this.#unlinked.restore(s.unlinked);
+    if (stage >= Stage.refcountTable && s.refcountTableMove) {
+      const { hostOffset, lengthBytes } = s.refcountTableMove.from;
+      this.#unlinked.add(hostOffset, lengthBytes, false);
+    }
+  }
+}
+
+function isCorrupt(error: unknown): boolean {
+  return error instanceof Error && 'kind' in error && error.kind === 'corrupt';
+}
+
+function pinned(s: Snapshot): TablePiece[] {
+  return [...s.newBlocks, ...s.blocks, ...s.newTables, ...s.tables];
+}
+
+function takeMove(table: SectorTable): TableMove | undefined {
+  const { moved } = table;
+  table.moved = undefined;
+  return moved && { from: moved, hostOffset: table.hostOffset, entries: table.entries };
+}
+
+function restoreTable(table: SectorTable, pieces: readonly Piece[], move: TableMove | undefined): void {
+  // Grown twice meanwhile: the header still names the first place.
+  if (move) table.moved = move.from;
+  else table.restoreDirty(pieces);
+}

@@ -1,0 +1,169 @@
+import { AsyncMutex } from '../../base/async.js';
+import { BlockError } from '../../base/error.js';
+import type { ChildIo, DriverContext } from '../../block/driver.js';
+import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './header.js';
+import { ENTRY_BYTES, Incompatible, SECTOR_BYTES } from './layout.js';
+
+/** First read of an image: the header of every cluster size begins here. */
+const FIRST_READ_BYTES = 4096;
+
+/** What the parts of an open image share: its file, its header, and whether it is sound. */
+export class ImageContext {
+  readonly driver: DriverContext;
+  header: Header;
+  /** The first sector of the header as it is on disk. */
+  headerSector: Buffer;
+  /** File size when the image was opened: what lies beyond is a hole. */
+  readonly openedFileBytes: number;
+  readOnly: boolean;
+  /** Writes back what is dirty; set by the image's owner. */
+  requestFlush: () => Promise<void> = () => Promise.resolve();
+  /** Held around every change of the header. */
+  readonly headerLock = new AsyncMutex();
+  #corrupted = false;
+
+  private constructor(driver: DriverContext, header: Header, sector: Buffer, fileBytes: number) {
+    this.driver = driver;
+    this.header = header;
+    this.headerSector = sector;
+    this.openedFileBytes = fileBytes;
+    this.readOnly = driver.readOnly;
+  }
+
+  static async open(driver: DriverContext): Promise<ImageContext> {
+    const file = driver.child('file');
+    const fileBytes = file.lengthBytes;
+    const header = await readHeader(file);
+    const context = new ImageContext(driver, header.parsed, header.sector, fileBytes);
+    if (!context.readOnly) context.checkWritable();
+    return context;
+  }
+
+  get file(): ChildIo {
+    return this.driver.child('file');
+  }
+
+  get clusterBytes(): number {
+    return this.header.clusterBytes;
+  }
+
+  get l2Entries(): number {
+    return this.header.clusterBytes / ENTRY_BYTES;
+  }
+
+  get isMarkedCorrupt(): boolean {
+    return this.#corrupted || (this.header.incompatible & Incompatible.corrupt) !== 0n;
+  }
+
+  get isDirty(): boolean {
+    return (this.header.incompatible & Incompatible.dirty) !== 0n;
+  }
+
+  /** Guest data may be overwritten where it is: the image is sound, and its auto-clear features are cleared. */
+  get mayWriteInPlace(): boolean {
+    return !this.#corrupted && this.header.autoclear === 0n;
+  }
+
+  /** Errors in QEMU's words when this image must not be written. */
+  checkWritable(): void {
+    if (this.isMarkedCorrupt)
+      throw new BlockError('corrupt', 'qcow2: Image is corrupt; cannot be opened read/write');
+    if (this.isDirty) {
+      throw new BlockError(
+        'unsupported',
+        'qcow2: Image is dirty (lazy refcounts); its refcounts must be repaired before it is opened read/write',
+      );
+    }
+  }
+
+  /** Reports a broken image and makes the error to throw; nothing is allocated or linked in it from then on. */
+  corrupt(message: string, offset?: number): BlockError {
+    if (!this.#corrupted) {
+      this.#corrupted = true;
+      const event = { name: 'corrupted' as const, message, fatal: !this.readOnly };
+      this.driver.report(offset === undefined ? event : { ...event, offset, sizeBytes: this.clusterBytes });
+    }
+    const where = offset === undefined ? {} : { offset };
+    return new BlockError('corrupt', message, { errno: 'EIO', node: this.driver.nodeName, ...where });
+  }
+
+  assertMayWrite(): void {
+    if (this.#corrupted)
+      throw new BlockError('corrupt', 'Image is corrupt', { errno: 'EIO', node: this.driver.nodeName });
+  }
+
+  /** Errors: kind corrupt unless a metadata cluster may be there. */
+  checkMetadataOffset(what: string, offset: number): void {
+    if (offset % this.clusterBytes !== 0)
+      throw this.corrupt(
+        `${what} offset ${hex(offset)} unaligned`,
+        Number.isSafeInteger(offset) ? offset : undefined,
+      );
+    if (offset < this.clusterBytes || offset >= this.file.lengthBytes)
+      throw this.corrupt(`${what} offset ${hex(offset)} outside the image`);
+    if (this.overlapsFixedTables(offset)) throw this.corrupt(`${what} overlaps with other metadata`, offset);
+  }
+
+  /** Whether a cluster lies on the header, the active L1 table or the refcount table. */
+  overlapsFixedTables(offset: number): boolean {
+    const { header, clusterBytes } = this;
+    const hits = (start: number, lengthBytes: number): boolean =>
+      offset < start + lengthBytes && offset + clusterBytes > start;
+    return (
+      offset < clusterBytes ||
+      hits(header.l1Offset, header.l1Entries * ENTRY_BYTES) ||
+      hits(header.refcountTableOffset, header.refcountTableClusters * clusterBytes)
+    );
+  }
+
+  /** Changes fields in the first sector, which the disk writes whole or not at all; not yet durable on return. */
+  async writeHeader(edit: (sector: Buffer) => void): Promise<void> {
+    const sector = Buffer.from(this.headerSector);
+    edit(sector);
+    await this.file.write(0, sector, 0);
+    this.headerSector = sector;
+  }
+
+  /**
+   * Clears auto-clear features before the first change: what they promise (consistent bitmaps) would no longer hold.
+   * Durable on return.
+   */
+  clearAutoclear(): Promise<void> {
+    return this.headerLock.run(async () => {
+      if (this.header.autoclear === 0n) return;
+      await this.writeHeader((sector) => void sector.writeBigUInt64BE(0n, FieldOffset.autoclear));
+      await this.file.flush();
+      this.header.autoclear = 0n;
+    });
+  }
+
+  announce(event: string): Promise<void> | undefined {
+    return this.file.announce(event);
+  }
+}
+
+export function hex(value: number): string {
+  return `0x${value.toString(16)}`;
+}
+
+/** Reads and checks the header cluster. */
+export async function readHeader(file: ChildIo): Promise<{ parsed: Header; sector: Buffer }> {
+  const fileBytes = file.lengthBytes;
+  let start = Buffer.alloc(Math.min(FIRST_READ_BYTES, fileBytes));
+  await readBytes(file, 0, start);
+  const clusterBytes = headerClusterBytes(start);
+  if (clusterBytes > start.length && fileBytes > start.length) {
+    start = Buffer.alloc(Math.min(clusterBytes, fileBytes));
+    await readBytes(file, 0, start);
+  }
+  const parsed = parseHeader(start.subarray(0, clusterBytes), fileBytes);
+  const sector = Buffer.alloc(SECTOR_BYTES);
+  start.copy(sector, 0, 0, SECTOR_BYTES);
+  return { parsed, sector };
+}
+
+/** Reads now where that needs no wait. */
+export function readBytes(file: ChildIo, offset: number, buffer: Buffer): Promise<void> | undefined {
+  if (buffer.length === 0 || file.tryRead(offset, buffer)) return undefined;
+  return file.read(offset, buffer);
+}

@@ -1,0 +1,56 @@
+import type { ChildIo, DriverContext } from '../../block/driver.js';
+import { Allocator } from './allocator.js';
+import { UnlinkedClusters, WriteBack } from './flush.js';
+import { ImageContext } from './image.js';
+import { DEFAULT_L2_CACHE_BYTES, L2Tables } from './l2-cache.js';
+import { ENTRY_BYTES } from './layout.js';
+import { Mapper } from './mapping.js';
+import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './refcounts.js';
+import { type ImageParts, Reserver } from './reservation.js';
+import { SectorTable } from './sector-table.js';
+
+export interface CacheSizes {
+  l2CacheBytes?: number | undefined;
+  refcountCacheBytes?: number | undefined;
+}
+
+/** An image as loaded from its file: header, L1 and refcount table in memory, everything else on demand. */
+export class OpenImage implements ImageParts {
+  readonly context: ImageContext;
+  readonly tables: L2Tables;
+  readonly refcounts: Refcounts;
+  readonly allocator: Allocator;
+  readonly unlinked = new UnlinkedClusters();
+  readonly writeBack: WriteBack;
+  readonly mapper: Mapper;
+  readonly reserver: Reserver;
+
+  private constructor(context: ImageContext, l1: SectorTable, refcountTable: SectorTable, sizes: CacheSizes) {
+    this.context = context;
+    this.tables = new L2Tables(context, l1, sizes.l2CacheBytes ?? DEFAULT_L2_CACHE_BYTES);
+    const refcountBytes = sizes.refcountCacheBytes ?? DEFAULT_REFCOUNT_CACHE_BYTES;
+    this.refcounts = new Refcounts(context, refcountTable, refcountBytes);
+    this.allocator = new Allocator(context, this.refcounts);
+    this.writeBack = new WriteBack(context, this);
+    this.mapper = new Mapper(context, this.tables);
+    this.reserver = new Reserver(this);
+    context.requestFlush = () => this.writeBack.flush();
+  }
+
+  /** Errors: see parseHeader; kind corrupt, unsupported when it may not be opened for writing. */
+  static async open(driver: DriverContext, sizes: CacheSizes): Promise<OpenImage> {
+    const context = await ImageContext.open(driver);
+    const { header, file } = context;
+    const l1 = await readTable(file, header.l1Offset, header.l1Entries * ENTRY_BYTES);
+    await context.announce('reftable_load');
+    const refcountBytes = header.refcountTableClusters * header.clusterBytes;
+    const refcountTable = await readTable(file, header.refcountTableOffset, refcountBytes);
+    return new OpenImage(context, l1, refcountTable, sizes);
+  }
+}
+
+async function readTable(file: ChildIo, offset: number, lengthBytes: number): Promise<SectorTable> {
+  const bytes = Buffer.alloc(lengthBytes);
+  if (lengthBytes > 0) await file.read(offset, bytes);
+  return new SectorTable(bytes, offset);
+}
