@@ -47,7 +47,8 @@ const results = JSON.parse(readFileSync(join(work, 'out/results.json'), 'utf8'))
 for (const [name, { ok, why }] of Object.entries(results)) {
   const missing = MISSING[name];
   if (ok && missing === undefined) passed++;
-  else if (!ok && missing !== undefined && why.includes(missing)) console.log(`${name}: needs ${missing}, refused by name`);
+  else if (!ok && missing !== undefined && why.includes(missing))
+    console.log(`${name}: needs ${missing}, refused by name`);
   else {
     failed++;
     console.log(ok ? `${name}: passes now, but is listed as missing ${missing}` : `${name}: ${why}`);

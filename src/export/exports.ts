@@ -72,7 +72,8 @@ export class ExportRegistry {
     if (this.#exports.has(id)) throw new BlockError('exists', `Block export id '${id}' is already in use`);
     const server = this.#running();
     if (server.find(name)) throw new BlockError('exists', `NBD server already has export named '${name}'`);
-    if (writable && node.readOnly) throw new BlockError('permission', 'Cannot export read-only node as writable');
+    if (writable && node.readOnly)
+      throw new BlockError('permission', 'Cannot export read-only node as writable');
     const backend = this.#graph.createBackend({
       description: 'an unnamed block device',
       perm: Permission.consistentRead + (writable ? Permission.write : 0),

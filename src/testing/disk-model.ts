@@ -127,7 +127,7 @@ function describe({ kind, offset, lengthBytes }: DiskRequest): string {
   return `${kind} ${offset} +${lengthBytes}`;
 }
 
-/** After concurrent requests: each byte holds what it held, or what one of the requests that touch it put there. */
+/** After concurrent requests that were all done, or failed: each byte holds what it held, or what one of the requests that touch it put there. */
 export function assertOneOfEach(
   now: Buffer,
   before: Buffer,
@@ -137,7 +137,8 @@ export function assertOneOfEach(
   const touched = requests.filter(({ kind }) => kind !== 'flush' && kind !== 'read');
   const mayStay = before.map(() => 1);
   for (const request of touched) {
-    if (request.kind !== 'discard') mayStay.fill(0, request.offset, request.offset + request.lengthBytes);
+    if (outcome === 'done' && request.kind !== 'discard')
+      mayStay.fill(0, request.offset, request.offset + request.lengthBytes);
   }
   for (let i = 0; i < now.length; i++) {
     if (mayStay[i] === 1 && now[i] === before[i]) continue;

@@ -1,3 +1,4 @@
+import { assert } from '../base/assert.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
@@ -76,7 +77,7 @@ export class JobBench {
   story(id: string): string[] {
     return this.events
       .filter(({ data }) => data['id'] === id || data['device'] === id)
-      .map(({ event, data }) => (event === 'JOB_STATUS_CHANGE' ? String(data['status']) : event));
+      .map(({ event, data }) => (event === 'JOB_STATUS_CHANGE' ? statusOf(data) : event));
   }
 
   /** Data of the last event of that name. */
@@ -106,4 +107,10 @@ export function assertSame(actual: Buffer, expected: Buffer, seed: number): void
   if (actual.equals(expected)) return;
   const at = actual.findIndex((byte, i) => byte !== expected[i]);
   throw new Error(`seed ${seed}: byte ${at} is ${actual[at]}, not ${expected[at]}`);
+}
+
+function statusOf(data: { [key: string]: Json }): string {
+  const { status } = data;
+  assert(typeof status === 'string', 'a job has a status');
+  return status;
 }

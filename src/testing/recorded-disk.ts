@@ -1,3 +1,4 @@
+import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { ChildIo, DriverDescription, DriverInstance, IoDriver, NodeOptions } from '../block/driver.js';
 import { DriverRegistry } from '../block/registry.js';
@@ -210,10 +211,15 @@ export class DiskShelf {
       kind: 'protocol',
       children: [],
       optionKeys: ['filename'],
-      open: async (_context, options) => recordedInstance(this.disk(String(options['filename']))),
-      filename: (options) => String(options['filename']),
+      open: async (_context, options) => recordedInstance(this.disk(filenameOf(options))),
+      filename: filenameOf,
     };
   }
+}
+
+function filenameOf({ filename }: NodeOptions): string {
+  assert(typeof filename === 'string', 'a file has a name');
+  return filename;
 }
 
 /** A node in use by a test. */
@@ -237,7 +243,7 @@ export class OpenDisk {
   async close(): Promise<void> {
     const root = this.backend.root;
     if (root) await this.#graph.transaction((transaction) => transaction.detach(root));
-    await this.#graph.collect();
+    await this.#graph.collect([this.node]);
   }
 
   /** Leaves without closing, as a crash does: nothing more is written. */

@@ -417,7 +417,7 @@ test('headers that both refuse, in the same words', { skip }, async () => {
     ['l1 offset', (h) => h.writeUInt32BE(0x30200, 44)],
     ['l1 size', (h) => h.writeUInt32BE(0x7fffffff, 36)],
     ['l1 too small', (h) => h.writeUInt32BE(0, 36)],
-    ['unknown feature', (h) => h.writeUInt32BE(1 << 7, 76)],
+    ['unknown feature', (h) => h.writeUInt32BE(128, 76)],
     ['backing offset', (h) => h.writeUInt32BE(0x7fffffff, 12)],
   ];
   for (const [what, change] of changes) {
