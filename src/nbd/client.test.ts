@@ -199,6 +199,33 @@ for (const stage of ['greeting', 'option', 'request'] as const) {
 }
 
 test(
+  'a flush may take longer than a read, but not for ever; a read sent after it is not forgotten',
+  simulated(async (_simulation, host) => {
+    const listener = await ScriptedServer.listen(host, ADDRESS, async (server) => {
+      await server.handshake(entry());
+      const flush = await server.request();
+      await host.clock.sleep(3000);
+      server.simple(flush);
+    });
+    const client = await connect(host, { requestTimeoutMs: 1000 });
+    await client.flush();
+    const startedMs = host.clock.nowMs();
+    const flush = errorOf(client.flush());
+    await host.clock.sleep(500);
+    const read = errorOf(client.read(0, Buffer.alloc(512)));
+    assert.equal((await read).kind, 'timeout');
+    assert.equal((await flush).kind, 'timeout');
+    const tookMs = host.clock.nowMs() - startedMs;
+    assert.ok(tookMs >= 1500 && tookMs < 1600, `${tookMs} ms`);
+    const lonely = await connect(host, { requestTimeoutMs: 100 });
+    await errorOf(lonely.flush());
+    assert.ok(host.clock.nowMs() - startedMs < 1500 + 600);
+    for (const each of [client, lonely]) await each.close();
+    await listener.close();
+  }),
+);
+
+test(
   'a connection that is lost fails what is in flight, and what comes later at once',
   scripted(
     async (server) => void (await server.request()),

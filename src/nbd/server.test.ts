@@ -8,7 +8,16 @@ import { createSimulatedHost } from '../host/simulated.js';
 import { NbdPeer } from '../testing/nbd-peer.js';
 import { MemoryTarget } from '../testing/nbd-target.js';
 import { decodeExtents, encodeInfoRequest, encodeMetaContextRequest, encodeOption } from './codec.js';
-import { Command, CommandFlag, Info, NbdError, Option, OptionReply, ReplyType } from './constants.js';
+import {
+  Command,
+  CommandFlag,
+  Info,
+  NbdError,
+  Option,
+  OptionReply,
+  ReplyType,
+  TransmissionFlag,
+} from './constants.js';
 import { NbdServer, type NbdServerOptions } from './server.js';
 
 const ADDRESS: SocketAddress = { type: 'unix', path: '/tmp/nbd' };
@@ -263,6 +272,37 @@ test(
     assert.equal((await peer.ask(Command.read, 0, 512, { cookie: 8 })).cookieLow, 8);
     gate.resolve();
     assert.equal((await peer.reply()).cookieLow, 7);
+  }),
+);
+
+test(
+  'several connections are offered where the export has them, and see one another’s writes',
+  onServer(async ({ host }) => {
+    const flags = async (name: string): Promise<number> => {
+      const peer = await NbdPeer.greet(host, ADDRESS);
+      const infos = (await peer.go(name)).filter(({ type }) => type === OptionReply.info);
+      const found = infos.find(({ payload }) => payload.readUInt16BE(0) === Info.export);
+      return defined(found, 'export info').payload.readUInt16BE(10);
+    };
+    assert.equal((await flags('disk')) & TransmissionFlag.canMultiConn, TransmissionFlag.canMultiConn);
+    assert.equal((await flags('ro')) & TransmissionFlag.canMultiConn, 0);
+    const [one, two] = [await NbdPeer.greet(host, ADDRESS), await NbdPeer.greet(host, ADDRESS)];
+    for (const peer of [one, two]) await peer.go('disk', { structured: false });
+    await one.ask(Command.write, 0, 512, { payload: Buffer.alloc(512, 6) });
+    assert.equal((await two.ask(Command.read, 0, 512)).payload[511], 6);
+  }),
+);
+
+test(
+  'a status of many small pieces is answered in part',
+  onServer(async ({ host, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk');
+    let steps = 0;
+    target.status = async () => ({ lengthBytes: 1, zero: ++steps < 0, data: true });
+    const { extents } = decodeExtents((await peer.ask(Command.blockStatus, 0, SIZE)).payload);
+    assert.ok(steps <= 8192, `${steps} steps`);
+    assert.deepEqual(extents, [{ lengthBytes: steps, state: 0 }]);
   }),
 );
 

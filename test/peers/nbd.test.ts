@@ -115,6 +115,21 @@ test('nbdinfo sees exports, sizes, flags and the map', { skip: without('nbdinfo'
   );
 });
 
+test('the same over TCP, by name and by our own client', { skip: without('nbdinfo') }, async () => {
+  const tcp = await NbdServer.listen(host, { type: 'inet', host: '127.0.0.1', port: 0 });
+  tcp.addExport({ name: 'disk', target: disk.backend, readOnly: true, multiConn: true });
+  const { address } = tcp;
+  assert.ok(address.type === 'inet');
+  const filename = `nbd://127.0.0.1:${address.port}/disk`;
+  assert.equal(Number(await run('nbdinfo', '--size', filename)), SIZE);
+  const node = await bed.opener.openImage(filename, 'nbd', { readOnly: true });
+  assert.equal(node.filename, filename);
+  const remote = await bed.attach(node, { readOnly: true });
+  assert.ok((await remote.readAll()).equals(content));
+  await remote.close();
+  await tcp.close();
+});
+
 test('nbdcopy copies out and in', { skip: without('nbdcopy') }, async () => {
   await run('nbdcopy', uri('disk'), 'out.raw');
   assert.ok(readFileSync(path('out.raw')).equals(content));
