@@ -4,6 +4,8 @@ import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from '
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import { qcow2Driver } from '../../src/drivers/qcow2/driver.js';
 import { nbdDriver } from '../../src/drivers/nbd/index.js';
 import { fileDriver } from '../../src/drivers/file/index.js';
 import { createRealHost } from '../../src/host/real.js';
@@ -33,7 +35,7 @@ let content: Buffer;
 /** An own server with the exports 'disk' and 'ro' of one file: data, a hole, and data again. */
 before(async () => {
   folder = mkdtempSync(join(tmpdir(), 'livedisk-nbd-'));
-  bed = new TestBed(host, [fileDriver, nbdDriver], folder);
+  bed = new TestBed(host, [fileDriver, nbdDriver, qcow2Driver], folder);
   content = Buffer.alloc(SIZE);
   for (let i = 0; i < SIZE; i += 512)
     if (i < 2 * MiB || i >= 6 * MiB) content.fill(1 + ((i / 512) % 250), i, i + 512);
@@ -305,6 +307,25 @@ for (const [what, ...args] of [
     await remote.close();
   });
 }
+
+test('a qcow2 image lives in an export until that is full', { skip: without('qemu-img') }, async () => {
+  await fileDriver.createFile?.(host, path('small'), 2 * MiB);
+  const small = await bed.open({ driver: 'file', filename: path('small') });
+  server.addExport({ name: 'small', target: small.backend, readOnly: false, multiConn: true });
+  await createImage(bed.opener, uri('small'), 'qcow2', { sizeBytes: SIZE });
+  const child = { driver: 'nbd', server: { type: 'unix', path: path('socket') }, export: 'small' };
+  const image = await bed.open({ driver: 'qcow2', file: child });
+  await image.write(5 * MiB, content.subarray(0, MiB));
+  assert.equal((await errorOf(image.write(0, content.subarray(0, 2 * MiB)))).kind, 'no-space');
+  await image.backend.flush();
+  assert.ok((await image.read(5 * MiB, MiB)).equals(content.subarray(0, MiB)));
+  await image.close();
+  await run('qemu-img', 'check', '-f', 'qcow2', uri('small'));
+  const pattern = await tryRun('qemu-io', '-r', '-f', 'qcow2', '-c', 'read -P 1 5M 512', uri('small'));
+  assert.deepEqual([pattern.code, /failed/.test(pattern.out)], [0, false], pattern.out);
+  await server.removeExport('small', 'hard');
+  await small.close();
+});
 
 test('errors and delays of an nbdkit', { skip: without('nbdkit') }, async () => {
   await nbdkit('e', '--filter=error', 'memory', '1M', 'error-pwrite=ENOSPC', 'error-pwrite-rate=100%');
