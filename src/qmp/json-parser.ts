@@ -42,7 +42,7 @@ export class JsonStream {
   /** The stream has ended: what is pending is complete or wrong. */
   end(): void {
     this.#lex(this.#partial + this.#decoder.decode(), true);
-    if (this.#tokens.length > 0) this.#fail(syntax('expecting value'));
+    if (this.#tokens.length > 0) this.#fail(syntax('premature EOI'));
   }
 
   #lex(text: string, atEnd: boolean): void {
@@ -111,6 +111,25 @@ export class JsonStream {
     this.#bytes = 0;
     this.#onError(error);
   }
+}
+
+/** The one JSON value of a text, with single-quoted strings allowed. Errors: kind 'invalid', in QEMU's words. */
+export function parseJson(text: string): JsonValue {
+  const values: JsonValue[] = [];
+  const errors: BlockError[] = [];
+  const stream = new JsonStream(
+    (value) => void values.push(value),
+    (error) => void errors.push(error),
+  );
+  stream.push(Buffer.from(text));
+  stream.end();
+  const [value, ...more] = values;
+  if (value !== undefined && more.length + errors.length > 0) {
+    throw new BlockError('invalid', 'Expecting at most one JSON value');
+  }
+  if (errors[0]) throw errors[0];
+  if (value === undefined) throw new BlockError('invalid', 'Expecting a JSON value');
+  return value;
 }
 
 /** Where the token at `at` ends; 'more': it is not complete yet; stray: it is none. */
@@ -250,7 +269,13 @@ class TokenParser {
     for (;;) {
       const key = this.#next();
       if (key.kind !== 'string')
-        throw syntax(key.kind === 'punctuation' ? 'expecting value' : 'key is not a string in object');
+        throw syntax(
+          key.kind === 'punctuation'
+            ? 'expecting value'
+            : key.kind === 'keyword'
+              ? `invalid keyword '${key.text}'`
+              : 'key is not a string in object',
+        );
       const colon = this.#next();
       if (colon.kind !== 'punctuation' || colon.text !== ':') throw syntax('missing : in object pair');
       const value = this.#value();
