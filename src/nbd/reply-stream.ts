@@ -61,6 +61,13 @@ export class ReplyStream {
     else this.#held.push(buffer);
   }
 
+  /** Sends bytes that the caller wants back at once. */
+  sendCopy(bytes: Uint8Array): void {
+    const copy = this.#pool.take(bytes.length);
+    copy.set(bytes);
+    this.sendOwn(copy, bytes.length);
+  }
+
   /** The socket has nothing queued any more. */
   drained(): void {
     for (const buffer of this.#held) this.#pool.give(buffer);

@@ -1,0 +1,2 @@
+export { CommandRegistry, QmpError } from './registry.js';
+export { QmpHub, QmpSession } from './session.js';
