@@ -39,6 +39,10 @@ export class QmpHub {
   constructor(registry: CommandRegistry, clock: HostClock) {
     this.registry = registry;
     this.clock = clock;
+    registry.register({ name: NEGOTIATE, arguments: CAPABILITIES_ARGUMENTS }, () => {
+      const text = 'Capabilities negotiation is already complete, command ignored';
+      throw new QmpError('CommandNotFound', text);
+    });
   }
 
   /** Sends an event now, so before the return of the command that is running. */
@@ -168,15 +172,11 @@ export class QmpSession {
 
   async #run({ name, args, outOfBand }: Request): Promise<Writable> {
     if (outOfBand) {
-      if (name !== NEGOTIATE && !this.#hub.registry.has(name))
+      if (!this.#hub.registry.has(name))
         throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
       throw new QmpError('GenericError', `The command ${name} does not support OOB`);
     }
-    if (name === NEGOTIATE) {
-      if (this.#negotiated) {
-        const text = 'Capabilities negotiation is already complete, command ignored';
-        throw new QmpError('CommandNotFound', text);
-      }
+    if (name === NEGOTIATE && !this.#negotiated) {
       const { enable } = CAPABILITIES_ARGUMENTS.parse(args, '', 'qmp');
       this.#negotiated = true;
       this.#outOfBand = enable?.includes('oob') ?? false;

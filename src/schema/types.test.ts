@@ -90,6 +90,7 @@ test("members that are wrong are named in QEMU's words", () => {
       debug({ 'inject-error': [{ event: 'read_aio' }, 7] }),
       "Invalid parameter type for 'inject-error[1]', expected: object",
     ],
+    [debug({ 'inject-error': [{ event: 'foo' }] }), "Parameter 'event' does not accept value 'foo'"],
     [debug({ 'inject-error': {} }), "Invalid parameter type for 'inject-error', expected: array"],
     [{ driver: 'file', filename: '/x', locking: 'foo' }, "Parameter 'locking' does not accept value 'foo'"],
   ];

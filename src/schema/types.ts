@@ -124,6 +124,16 @@ function parseInteger(text: string, path: string): number | bigint {
 
 const MAX_UINT64 = 2n ** 64n - 1n;
 
+/** Any finite number. */
+export const number: Type<number> = builtin('number', 'number', (value, path, mode) => {
+  const given = mode === 'keyval' ? Number(scalar(value, path) || NaN) : value;
+  if (mode === 'keyval' && !Number.isFinite(given)) throw invalid(`Parameter '${path}' expects number`);
+  // Numbers that were written with a fraction or exponent may be wrapped.
+  const plain = (given as unknown) instanceof Number ? Number(given) : given;
+  if (typeof plain !== 'number' && typeof plain !== 'bigint') throw wrongType(path, 'number');
+  return Number(plain);
+});
+
 /** A byte count; on command lines with an optional suffix (k, M, G, T, P, E). */
 export const size: Type<number> = builtin('size', 'int', (value, path, mode) => {
   if (mode === 'keyval') {
@@ -183,6 +193,17 @@ export function arrayOf<T>(element: Type<T>): Type<T[]> {
         element.parse(item, mode === 'keyval' ? `${path}.${i}` : `${path}[${i}]`, mode),
       );
     },
+  };
+}
+
+/** A type that is looked up when it is used, so that types may refer to each other in circles. */
+export function lazy<T>(name: string, get: () => Type<T>): Type<T> {
+  return {
+    name,
+    get description() {
+      return get().description;
+    },
+    parse: (value, path, mode) => get().parse(value, path, mode),
   };
 }
 
