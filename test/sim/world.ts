@@ -102,7 +102,7 @@ export class World {
   cutPower(): void {
     const { engine } = this;
     this.power = { cutAt: undefined };
-    if (engine?.guest) this.activePath = engine.guest.node.skipFilters().filename;
+    if (engine?.guest?.root) this.activePath = engine.guest.node.skipFilters().filename;
     this.trace(`POWER LOSS, the guest on ${this.activePath}`);
     this.engine = undefined;
     this.simulation.powerLoss();

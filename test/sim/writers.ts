@@ -73,7 +73,22 @@ export class Writers {
       if (!this.#guest.tryRead(offset, bytes)) await this.#guest.read(offset, bytes);
     });
     const problem = done ? problemOf(bytes, allowed, first) : undefined;
-    if (problem !== undefined) this.#engine.world.fail(`${text} read: ${problem}`);
+    if (problem === undefined || !this.#engine.isAlive) return;
+    await this.#traceLayers(first, problem);
+    this.#engine.world.fail(`${text} read: ${problem}`);
+  }
+
+  /** What each layer has in the sector that is wrong. */
+  async #traceLayers(first: number, problem: string): Promise<void> {
+    const sector = Number(/sector (\d+)/.exec(problem)?.[1] ?? first);
+    for (const node of this.#guest.node.chain()) {
+      const offset = sector * SECTOR_BYTES;
+      if (node.isFilter || offset >= node.lengthBytes) continue;
+      const bytes = Buffer.alloc(SECTOR_BYTES);
+      await node.io.read(offset, bytes);
+      const status = await node.io.status(offset, SECTOR_BYTES);
+      this.#engine.world.trace(`${node.filename} has ${bytes.readUInt32LE(0)}: ${JSON.stringify(status)}`);
+    }
   }
 
   async #writeData(text: string, stretch: Stretch, fua: boolean): Promise<void> {
