@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import { checkQcow2, type Qcow2CheckResult } from '../drivers/qcow2/check.js';
+import { fixed } from '../io/numbers.js';
 import { Arguments, options } from './arguments.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
@@ -22,7 +23,6 @@ export async function checkCommand(tool: Tool, words: readonly string[]): Promis
   const backend = await tool.open(filename, {
     format: args.value('format'),
     forceShare: args.has('force-share'),
-    backing: false,
   });
   const { node } = backend;
   if (node.driver.name !== 'qcow2')
@@ -87,7 +87,7 @@ function statisticsText(result: Qcow2CheckResult): string {
   const { totalClusters, allocatedClusters, imageEndOffset } = result;
   let text = '';
   if (totalClusters > 0 && allocatedClusters > 0) {
-    const percent = (part: number, whole: number): string => `${((part * 100) / whole).toFixed(2)}%`;
+    const percent = (part: number, whole: number): string => `${fixed((part * 100) / whole, 2)}%`;
     text +=
       `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ` +
       `${percent(result.fragmentedClusters, allocatedClusters)} fragmented, ` +

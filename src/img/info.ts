@@ -1,6 +1,7 @@
 import type { Json } from '../block/driver.js';
 import { resolveBacking } from '../block/filename.js';
 import { formatSpecificText } from '../io/inspect.js';
+import { fixed } from '../io/numbers.js';
 import { imageInfo } from '../monitor/node-info.js';
 import { Arguments, options } from './arguments.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
@@ -67,12 +68,17 @@ export function approximateSize(bytes: number): string {
   if (bytes === 0) return '0 B';
   let unit = 0;
   while (unit < PREFIXES.length - 1 && bytes / 1024 ** unit >= 1000) unit++;
-  return `${Number((bytes / 1024 ** unit).toPrecision(3))} ${PREFIXES[unit]}B`;
+  const value = bytes / 1024 ** unit;
+  const digits = value >= 100 ? 0 : value >= 10 ? 1 : 2;
+  return `${Number(fixed(value, digits))} ${PREFIXES[unit]}B`;
 }
 
 /** What `info` prints for people. */
 export function infoText(info: Info): string {
-  const text = (key: string): string => String(info[key]);
+  const text = (key: string): string => {
+    const value = info[key];
+    return typeof value === 'string' ? value : String(Number(value));
+  };
   const size = Number(info['virtual-size']);
   const lines = [
     `image: ${text('filename')}`,

@@ -1,3 +1,4 @@
+import { fixed } from '../io/numbers.js';
 import type { ToolOutput } from './tool.js';
 
 /** The line of -p: "    (42.00/100%)" written over itself. */
@@ -26,6 +27,6 @@ export class Progress {
 
   #print(percent: number): void {
     this.#last = percent;
-    if (this.#shown) this.#out.print(`    (${percent.toFixed(2)}/100%)\r`);
+    if (this.#shown) this.#out.print(`    (${fixed(percent, 2)}/100%)\r`);
   }
 }
