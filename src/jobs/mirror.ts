@@ -115,7 +115,7 @@ export class MirrorJob implements JobDriver {
         lowest: args.sync === 'none' ? undefined : args.sync === 'top' ? source : baseOf(source),
         whole: args.sync === 'full',
         targetIsNew: args.targetIsNew,
-        granularityBytes: args.granularity ?? defaultGranularity(target),
+        granularityBytes: granularityOf(args),
         windowBytes: args.bufSize,
         writeBlocking: args.copyMode === 'write-blocking',
         unmap: args.unmap ?? true,
@@ -446,9 +446,10 @@ export class MirrorJob implements JobDriver {
       const end = offset + lengthBytes;
       const cutTail = end < dirty.sizeBytes && end % dirty.granularityBytes !== 0;
       const tailDirty = cutTail && dirty.isDirty(last);
+      const isWhole = offset === whole.offset && !cutTail;
       await forward();
       try {
-        await this.#changeTarget(change);
+        await this.#changeTarget(change, isWhole);
       } catch (error) {
         this.#window.launch(0, () => Promise.reject(this.#job.ioError('write', error)));
         this.#job.kick();
@@ -463,11 +464,19 @@ export class MirrorJob implements JobDriver {
     }
   }
 
-  #changeTarget(change: Change): Promise<void> {
+  async #changeTarget(change: Change, isWhole: boolean): Promise<void> {
     const target = this.#targetBackend;
+    if (!isWhole && this.#plan.targetBacking !== 'leave') return this.#copyGranules(change);
     if (change.kind === 'write') return target.write(change.offset, change.buffer, change.flags);
     if (change.kind === 'zeroes') return target.writeZeroes(change.offset, change.lengthBytes, change.flags);
     return this.#mover.copy(change.offset, change.lengthBytes);
+  }
+
+  /** Without its backing file the target would fill up a cluster that is written in part with zeroes. */
+  #copyGranules({ offset, lengthBytes }: Change): Promise<void> {
+    const { granularityBytes, sizeBytes } = this.#dirty;
+    const whole = roundOut(offset, lengthBytes, granularityBytes);
+    return this.#mover.copy(whole.offset, Math.min(whole.lengthBytes, sizeBytes - whole.offset));
   }
 }
 
@@ -513,10 +522,20 @@ export function checkMirrorArguments(args: MirrorArguments): void {
     throw new BlockError('invalid', "Invalid parameter 'buf-size'");
 }
 
+/** What was asked for, or the default; whole clusters where a target would fill up the rest without its backing file. */
+function granularityOf(args: MirrorArguments): number {
+  const granularity = args.granularity ?? defaultGranularity(args.target);
+  if ((args.targetBacking ?? 'leave') === 'leave') return granularity;
+  return Math.max(granularity, clusterOf(args.target) ?? 0);
+}
+
 /** The target's cluster size, 4 to 64 KiB. */
 function defaultGranularity(target: Node): number {
-  const cluster = target.skipFilters().instance.info().clusterSizeBytes ?? 64 * KiB;
-  return Math.min(64 * KiB, Math.max(4 * KiB, cluster));
+  return Math.min(64 * KiB, Math.max(4 * KiB, clusterOf(target) ?? 64 * KiB));
+}
+
+function clusterOf(target: Node): number | undefined {
+  return target.skipFilters().instance.info().clusterSizeBytes;
 }
 
 /** Whether a parent of the source belongs to the target's own chain, which reads the source past the filter. */

@@ -15,6 +15,8 @@ import { ReplyStream, REPLY_BUFFER_BYTES } from './reply-stream.js';
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** A request that is not answered in full by then takes the connection with it. */
 const REQUEST_TIMEOUT_MS = 60_000;
+/** Times as long for what makes a server wait for its disk: flush, trim, write zeroes. */
+const SLOW_COMMAND_FACTOR = 5;
 /** What a peer has to take our goodbye. */
 const CLOSE_TIMEOUT_MS = 1_000;
 /** Sent and not answered; QEMU's client has 16. */
@@ -34,6 +36,7 @@ export interface NbdClientOptions {
   address: SocketAddress;
   exportName: string;
   handshakeTimeoutMs?: number;
+  /** Of reads, writes and status; five times that of flushes, trims and zeroes. */
   requestTimeoutMs?: number;
 }
 
@@ -41,7 +44,7 @@ interface Pending extends SentRequest {
   readonly flags: number;
   /** Of a write; copied when it is sent. */
   readonly payload: Uint8Array | undefined;
-  sentMs: number;
+  deadlineMs: number;
   resolve(request: SentRequest): void;
   reject(error: unknown): void;
 }
@@ -64,6 +67,8 @@ export class NbdClient {
   #payloadBytes = 0;
   #nextCookie = 1;
   #timer: HostTimer | undefined;
+  /** When #timer fires. */
+  #timerMs = Infinity;
   #flushArmed = false;
   /** Why no request can be sent any more. */
   #failure: BlockError | undefined;
@@ -215,7 +220,7 @@ export class NbdClient {
         error: undefined,
         extent: undefined,
         filled: [],
-        sentMs: 0,
+        deadlineMs: 0,
         resolve,
         reject,
       };
@@ -232,10 +237,10 @@ export class NbdClient {
   #send(pending: Pending): void {
     const cookie = this.#nextCookie;
     this.#nextCookie = (this.#nextCookie + 1) % 2 ** 32;
-    pending.sentMs = this.#host.clock.nowMs();
+    pending.deadlineMs = this.#deadlineOf(pending);
     this.#sent.set(cookie, pending);
     this.#payloadBytes += payloadBytes(pending);
-    this.#timer ??= this.#armTimer(this.#requestTimeoutMs);
+    this.#watch(pending.deadlineMs);
     const { command, flags, offset, lengthBytes, payload } = pending;
     const request = header(command, flags, offset, lengthBytes, cookie);
     const gathered = payload && payload.length <= MAX_GATHERED_BYTES ? payload : undefined;
@@ -285,15 +290,23 @@ export class NbdClient {
     if (this.#sent.size === 0) this.#changed.notify();
   }
 
-  #armTimer(delayMs: number): HostTimer {
-    return this.#host.clock.setTimer(delayMs, () => {
-      this.#timer = undefined;
-      // The first is the oldest.
-      const [oldest] = this.#sent.values();
-      if (!oldest) return;
-      const leftMs = oldest.sentMs + this.#requestTimeoutMs - this.#host.clock.nowMs();
-      if (leftMs <= 0) this.#fail(errnoError('ETIMEDOUT'));
-      else this.#timer = this.#armTimer(leftMs);
+  #deadlineOf({ command }: Pending): number {
+    const factor = SLOW_COMMANDS.has(command) ? SLOW_COMMAND_FACTOR : 1;
+    return this.#host.clock.nowMs() + factor * this.#requestTimeoutMs;
+  }
+
+  /** Looks at the deadlines at that time at the latest. */
+  #watch(deadlineMs: number): void {
+    if (this.#timerMs <= deadlineMs) return;
+    this.#timer?.cancel();
+    this.#timerMs = deadlineMs;
+    this.#timer = this.#host.clock.setTimer(deadlineMs - this.#host.clock.nowMs(), () => {
+      this.#timerMs = Infinity;
+      const deadlines = [...this.#sent.values()].map((pending) => pending.deadlineMs);
+      if (deadlines.length === 0) return;
+      const firstMs = Math.min(...deadlines);
+      if (firstMs <= this.#host.clock.nowMs()) this.#fail(errnoError('ETIMEDOUT'));
+      else this.#watch(firstMs);
     });
   }
 
@@ -316,6 +329,8 @@ export class NbdClient {
     this.#changed.notify();
   }
 }
+
+const SLOW_COMMANDS: ReadonlySet<number> = new Set([Command.flush, Command.trim, Command.writeZeroes]);
 
 function payloadBytes({ buffer, payload }: Pending): number {
   return (buffer ?? payload)?.length ?? 0;

@@ -54,9 +54,9 @@ export class NbdNode implements DriverInstance {
     await this.#client.flush();
   }
 
+  /** Like a device, an export is taken as it is by whoever needs less of it. */
   async truncate(lengthBytes: number): Promise<void> {
     if (lengthBytes > this.lengthBytes) throw new BlockError('unsupported', 'Cannot grow NBD nodes');
-    if (lengthBytes < this.lengthBytes) throw new BlockError('unsupported', 'Cannot resize NBD nodes');
   }
 
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
@@ -101,12 +101,14 @@ class NbdIo implements IoDriver {
     return this.#client.read(offset, buffer);
   }
 
-  write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+  async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+    this.#checkEnd(offset, buffer.length);
     return this.#client.write(offset, buffer, this.#fua(flags));
   }
 
   async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
     const client = this.#client;
+    this.#checkEnd(offset, lengthBytes);
     const fast = hasFlag(flags, Flag.noFallback);
     const offered =
       client.has(TransmissionFlag.sendWriteZeroes) && (!fast || client.has(TransmissionFlag.sendFastZero));
@@ -135,6 +137,12 @@ class NbdIo implements IoDriver {
     const zero = hasState(extent.state, AllocationState.zero);
     const data = !hasState(extent.state, AllocationState.hole);
     return { lengthBytes: known, allocated: true, zero, data, hostOffset: offset };
+  }
+
+  /** A format that allocates beyond the end finds the export full. */
+  #checkEnd(offset: number, lengthBytes: number): void {
+    if (offset + lengthBytes > this.#client.info.lengthBytes)
+      throw errnoError('ENOSPC', undefined, { offset });
   }
 
   /** As a command flag. Without it the block layer's flush after the write has to do. */

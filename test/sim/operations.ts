@@ -1,0 +1,344 @@
+import { createImage } from '../../src/block/create.js';
+import type { NodeOptions } from '../../src/block/driver.js';
+import type { Node } from '../../src/block/node.js';
+import type { Job } from '../../src/jobs/job.js';
+import type { SeededRandom } from '../../src/host/simulated.js';
+import type { Allowed, GuestDisk } from './guest-disk.js';
+import type { Engine, Format, Image } from './world.js';
+
+/** Cluster sizes of the images, in bytes. */
+const CLUSTERS = [512, 1024, 4096, 16384, 65536];
+/** Fully random speeds would make a scenario last; 0 is no limit. */
+const SPEEDS = [0, 0, 0, 4_000_000, 400_000];
+
+interface Running {
+  job: Job;
+  /** Told of a good end; the image then holds what it answers. */
+  image?: Image;
+  allowed?: Allowed;
+  cancelling: boolean;
+}
+
+/** Makes an image as `img create` does. */
+export async function makeImage(
+  engine: Engine,
+  image: Image,
+  sizeBytes: number,
+  random: SeededRandom,
+  backing?: Image,
+): Promise<void> {
+  const options: NodeOptions =
+    image.format === 'raw' ? {} : { 'cluster-size': pick(random, CLUSTERS), 'refcount-bits': 16 };
+  await createImage(engine.opener, image.path, image.format, {
+    sizeBytes,
+    options,
+    ...(backing && { backingFile: backing.path, backingFormat: backing.format }),
+  });
+  if (engine.isAlive) image.isMade = true;
+}
+
+/** The monitor's user: snapshots and jobs, started and steered at random while the guest runs. */
+export class Operator {
+  readonly #engine: Engine;
+  readonly #disk: GuestDisk;
+  readonly #random: SeededRandom;
+  readonly #running = new Map<string, Running>();
+  /** Nodes that the user added, and removes. */
+  readonly #added: Node[] = [];
+  #jobs = 0;
+
+  constructor(engine: Engine, disk: GuestDisk, random: SeededRandom) {
+    this.#engine = engine;
+    this.#disk = disk;
+    this.#random = random;
+  }
+
+  async work(steps: number): Promise<void> {
+    const { clock } = this.#engine.host;
+    for (let i = 0; i < steps && this.#engine.isAlive; i++) {
+      await this.#step();
+      if (!this.#engine.isAlive) return;
+      await clock.sleep(this.#random.below(this.#random.chance(0.2) ? 300 : 30));
+    }
+  }
+
+  /** Lets every job end, one way or the other. */
+  async finish(): Promise<void> {
+    const { clock } = this.#engine.host;
+    while (this.#running.size > 0 && this.#engine.isAlive) {
+      for (const running of [...this.#running.values()]) await this.#bringToEnd(running);
+      await clock.sleep(10);
+    }
+    for (const node of this.#added.splice(0)) await this.#remove(node);
+  }
+
+  async #bringToEnd({ job }: Running): Promise<void> {
+    const engine = this.#engine;
+    await engine.attempt(`end ${job.id} (${job.status})`, async () => {
+      if (job.status === 'paused' || job.status === 'standby') await tolerate(() => job.resume());
+      else if (job.status === 'pending') job.finalize();
+      else if (job.status === 'concluded') job.dismiss();
+      else if (job.isReady) await this.#end(job);
+      else if (job.status === 'running') job.setSpeed(0);
+    });
+  }
+
+  async #step(): Promise<void> {
+    const random = this.#random;
+    if (this.#running.size > 0 && random.chance(0.7)) {
+      await this.#steer(pick(random, [...this.#running.values()]));
+      return;
+    }
+    switch (random.below(7)) {
+      case 0:
+      case 1:
+        return this.#snapshot();
+      case 2:
+        return this.#stream();
+      case 3:
+        return this.#commit();
+      case 4:
+        return this.#activeCommit();
+      case 5:
+        return this.#mirror();
+      default:
+        return this.#backup();
+    }
+  }
+
+  // ---- the chain
+
+  /** The guest's node, filters of jobs skipped. */
+  get #top(): Node {
+    const { guest } = this.#engine;
+    if (!guest) throw new Error('no guest');
+    return guest.node.skipFilters();
+  }
+
+  get #chain(): Node[] {
+    return [...this.#top.chain()].filter((node) => !node.isFilter);
+  }
+
+  async #snapshot(): Promise<void> {
+    const engine = this.#engine;
+    const { graph, opener } = engine;
+    const old = this.#top;
+    const image = engine.world.newImage('qcow2', 'overlay');
+    await engine.attempt(`snapshot ${old.filename} <- ${image.path}`, () =>
+      graph.drained([old], async () => {
+        old.assertNotBlocked();
+        await old.io.flush();
+        await makeImage(engine, image, old.lengthBytes, this.#random, engine.world.imageOf(old));
+        const overlay = await opener.openImage(image.path, 'qcow2', { readOnly: false }, { backing: null });
+        try {
+          await graph.transaction((transaction) => {
+            transaction.replaceNode(old, overlay);
+            transaction.attach(overlay, 'backing', old);
+            transaction.setReadOnly(old, true);
+          });
+        } catch (error) {
+          await graph.collect([overlay]);
+          throw error;
+        }
+      }),
+    );
+  }
+
+  // ---- jobs
+
+  #newJob(): { jobId: string; speed: number; autoFinalize: boolean } {
+    const random = this.#random;
+    return {
+      jobId: `job${this.#jobs++}`,
+      speed: pick(random, SPEEDS),
+      autoFinalize: random.chance(0.7),
+    };
+  }
+
+  #follow(running: Running): void {
+    const { job } = running;
+    const engine = this.#engine;
+    this.#running.set(job.id, running);
+    void job.concluded.then(() => {
+      this.#running.delete(job.id);
+      if (!engine.isAlive) return;
+      const error = engine.errors.get(job.id);
+      const { image, allowed } = running;
+      if (error === undefined && image && allowed) image.allowed = allowed;
+      if (error !== undefined && error !== 'cancelled' && !engine.world.faulty)
+        engine.world.fail(`${job.id} failed: ${String(error)}`);
+    });
+  }
+
+  async #stream(): Promise<void> {
+    const random = this.#random;
+    const chain = this.#chain;
+    const at = random.chance(0.6) ? 0 : random.below(chain.length);
+    const node = chain[at];
+    const below = chain.slice(at + 2);
+    if (!node) return;
+    const base = below.length > 0 && random.chance(0.6) ? pick(random, below) : undefined;
+    const { engine, args } = { engine: this.#engine, args: this.#newJob() };
+    await engine.attempt(`${args.jobId} stream ${node.filename} base ${base?.filename}`, async () => {
+      const job = await engine.jobs.startStream({ ...args, node, ...(base && { base }) });
+      this.#follow({ job, cancelling: false });
+    });
+  }
+
+  async #commit(): Promise<void> {
+    const random = this.#random;
+    const chain = this.#chain;
+    if (chain.length < 3) return;
+    const at = 1 + random.below(chain.length - 2);
+    const top = chain[at];
+    const base = pick(random, chain.slice(at + 1));
+    const device = this.#top;
+    if (!top) return;
+    const { engine, args } = { engine: this.#engine, args: this.#newJob() };
+    await engine.attempt(`${args.jobId} commit ${top.filename} into ${base.filename}`, async () => {
+      this.#follow({ job: await engine.jobs.startCommit({ ...args, device, top, base }), cancelling: false });
+    });
+  }
+
+  async #activeCommit(): Promise<void> {
+    const chain = this.#chain;
+    const top = this.#top;
+    if (chain.length < 2) return;
+    const base = pick(this.#random, chain.slice(1));
+    const { engine, args } = { engine: this.#engine, args: this.#newJob() };
+    await engine.attempt(`${args.jobId} active commit into ${base.filename}`, async () => {
+      const job = await engine.jobs.startCommit({ ...args, device: top, top, base });
+      this.#follow({ job, cancelling: false });
+    });
+  }
+
+  async #mirror(): Promise<void> {
+    const random = this.#random;
+    const engine = this.#engine;
+    const device = this.#top;
+    const hasBacking = device.backingNode() !== undefined;
+    const isTop = hasBacking && random.chance(0.4);
+    const format: Format = !isTop && random.chance(0.3) ? 'raw' : 'qcow2';
+    const image = engine.world.newImage(format, 'mirror');
+    const args = this.#newJob();
+    const copyMode = random.chance(0.3) ? ('write-blocking' as const) : ('background' as const);
+    await engine.attempt(
+      `${args.jobId} mirror ${isTop ? 'top' : 'full'} ${copyMode} to ${image.path}`,
+      async () => {
+        const below = isTop ? device.backingNode() : undefined;
+        const backing = below && engine.world.imageOf(below);
+        await makeImage(engine, image, device.lengthBytes, random, backing);
+        const target = await this.#openTarget(image, isTop);
+        await this.#startOn(target, image, () =>
+          engine.jobs.startMirror({
+            ...args,
+            device,
+            target,
+            sync: isTop ? 'top' : 'full',
+            targetIsNew: true,
+            copyMode,
+            ...(isTop && { targetBacking: 'source-chain' as const }),
+          }),
+        );
+      },
+    );
+  }
+
+  async #backup(): Promise<void> {
+    const random = this.#random;
+    const engine = this.#engine;
+    const device = this.#top;
+    const image = engine.world.newImage(random.chance(0.3) ? 'raw' : 'qcow2', 'backup');
+    const args = this.#newJob();
+    await engine.attempt(`${args.jobId} backup to ${image.path}`, async () => {
+      await makeImage(engine, image, device.lengthBytes, random);
+      const target = await this.#openTarget(image, false);
+      const low = this.#disk.position();
+      const running = await this.#startOn(target, image, () =>
+        engine.jobs.startBackup({ ...args, device, target, sync: 'full' }),
+      );
+      running.allowed = this.#disk.allowedBetween(low, this.#disk.newest());
+    });
+  }
+
+  /** Opened for the job, which closes it, or added by the user, who removes it. */
+  async #openTarget(image: Image, withoutBacking: boolean): Promise<Node> {
+    const options = withoutBacking ? { backing: null } : {};
+    const { opener } = this.#engine;
+    const node = await opener.openImage(image.path, image.format, { readOnly: false }, options);
+    if (this.#random.chance(0.4)) {
+      node.monitorOwned = true;
+      this.#added.push(node);
+    }
+    return node;
+  }
+
+  async #startOn(target: Node, image: Image, start: () => Promise<Job>): Promise<Running> {
+    try {
+      const running: Running = { job: await start(), image, cancelling: false };
+      this.#follow(running);
+      return running;
+    } catch (error) {
+      if (this.#engine.isAlive) await this.#engine.graph.collect([target]);
+      throw error;
+    }
+  }
+
+  /** blockdev-del, unless the node is in use. */
+  async #remove(node: Node): Promise<void> {
+    const engine = this.#engine;
+    node.monitorOwned = false;
+    await engine.attempt(`remove ${node.filename}`, () => engine.graph.collect([node]));
+  }
+
+  // ---- verbs
+
+  async #steer(running: Running): Promise<void> {
+    const random = this.#random;
+    const { job } = running;
+    const engine = this.#engine;
+    if (job.isReady && random.chance(0.5)) {
+      await engine.attempt(`end ${job.id}`, () => this.#end(job));
+      return;
+    }
+    const verb = random.below(10);
+    await engine.attempt(`steer ${job.id} (${job.status}) ${verb}`, async () => {
+      if (verb < 2) job.pause();
+      else if (verb < 6) job.resume();
+      else if (verb < 8) job.setSpeed(pick(random, SPEEDS));
+      else if (job.status === 'pending') job.finalize();
+      else if (random.chance(0.3)) await job.cancel({ force: true, softOnReady: false });
+    });
+  }
+
+  /** A READY job takes over, or ends where it is. */
+  async #end(job: Job): Promise<void> {
+    const running = this.#running.get(job.id);
+    if (!running || this.#random.chance(0.6)) {
+      job.complete();
+      return;
+    }
+    if (running.cancelling) return;
+    running.cancelling = true;
+    const low = this.#disk.position();
+    await job.cancel({ force: false, softOnReady: true });
+    // Of a target with a backing file only the whole chain could be judged, which goes on changing.
+    if (running.image?.path.includes('mirror') && job.type === 'mirror')
+      running.allowed = this.#disk.allowedBetween(low, this.#disk.newest());
+  }
+}
+
+export function pick<T>(random: SeededRandom, list: readonly T[]): T {
+  const found = list[random.below(list.length)];
+  if (found === undefined) throw new Error('nothing to choose from');
+  return found;
+}
+
+/** A verb that no longer fits, since the job went on meanwhile. */
+async function tolerate(verb: () => void): Promise<void> {
+  try {
+    verb();
+  } catch {
+    // The next round sees what it does now.
+  }
+}

@@ -1,0 +1,230 @@
+import { deferred } from '../../src/base/async.js';
+import { assert } from '../../src/base/assert.js';
+import { BlockError } from '../../src/base/error.js';
+import type { BlockBackend } from '../../src/block/backend.js';
+import type { DriverDescription, Json } from '../../src/block/driver.js';
+import { Graph } from '../../src/block/graph.js';
+import type { Node } from '../../src/block/node.js';
+import { Opener } from '../../src/block/open.js';
+import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
+import { DriverRegistry } from '../../src/block/registry.js';
+import { fileDriver } from '../../src/drivers/file/index.js';
+import { qcow2Driver } from '../../src/drivers/qcow2/driver.js';
+import { rawDriver } from '../../src/drivers/raw/index.js';
+import type { Host } from '../../src/host/host.js';
+import { createSimulatedHost, SeededRandom, type Simulation } from '../../src/host/simulated.js';
+import { JobManager } from '../../src/jobs/manager.js';
+import { type Allowed, type GuestDisk, Stamps } from './guest-disk.js';
+
+/** Lines of the trace that a failure prints. */
+const TRACE_LINES = 120;
+/** Virtual time after which a scenario that still runs is taken to hang. */
+const LONGEST_MS = 30 * 60_000;
+
+const DRIVERS: readonly DriverDescription[] = [fileDriver, rawDriver, qcow2Driver];
+
+/** The engine or the disk did what it must not do. */
+export class Violation extends Error {
+  override name = 'Violation';
+}
+
+export type Format = 'qcow2' | 'raw';
+
+/** An image that the scenario made. */
+export interface Image {
+  path: string;
+  format: Format;
+  /** Its creation has ended; before, the file may be anything. */
+  isMade: boolean;
+  /** What it must hold from now on: nobody changes it any more. */
+  allowed?: Allowed;
+}
+
+/** Where the power may be cut. */
+export interface PowerPlan {
+  /** The operation, counted from the beginning of the simulation. */
+  cutAt: number | undefined;
+}
+
+/** The simulated machine of one seed, and what is known from outside of it. */
+export class World {
+  readonly seed: number;
+  readonly random: SeededRandom;
+  readonly simulation: Simulation;
+  readonly stamps = new Stamps();
+  readonly images = new Map<string, Image>();
+  /** Errors are to be expected: faults are injected in this seed. */
+  faulty = false;
+  engine: Engine | undefined;
+  power: PowerPlan = { cutAt: undefined };
+  /** The file that was the guest's disk when the power went. */
+  activePath: string | undefined;
+  readonly #trace: string[] = [];
+  readonly #traceLines: number;
+  readonly #failed = deferred<never>();
+  #images = 0;
+
+  constructor(seed: number, traceLines = TRACE_LINES) {
+    this.seed = seed;
+    this.#traceLines = traceLines;
+    this.random = new SeededRandom(seed);
+    this.#failed.promise.catch(() => undefined);
+    this.simulation = createSimulatedHost({
+      seed: this.random.below(2 ** 32),
+      refuseProbability: this.random.below(4) * 0.2,
+      onOperation: ({ kind, path, index }) => {
+        this.trace(`  ${index} ${kind} ${path}`);
+        if (this.power.cutAt === undefined || index < this.power.cutAt) return;
+        this.cutPower();
+      },
+    });
+  }
+
+  trace(line: string): void {
+    this.#trace.push(line);
+    if (this.#trace.length > this.#traceLines) this.#trace.shift();
+  }
+
+  get traced(): readonly string[] {
+    return this.#trace;
+  }
+
+  /** Rejects with the first violation. */
+  get failed(): Promise<never> {
+    return this.#failed.promise;
+  }
+
+  fail(message: string, cause?: unknown): void {
+    this.trace(`VIOLATION ${message}`);
+    this.#failed.reject(new Violation(message, { cause }));
+  }
+
+  cutPower(): void {
+    const { engine } = this;
+    this.power = { cutAt: undefined };
+    if (engine?.guest?.root) this.activePath = engine.guest.node.skipFilters().filename;
+    this.trace(`POWER LOSS, the guest on ${this.activePath}`);
+    this.engine = undefined;
+    this.simulation.powerLoss();
+  }
+
+  /** The power goes within the next few operations. */
+  cutSoon(operations: number): void {
+    this.power = { cutAt: this.simulation.operationCount + operations };
+  }
+
+  newImage(format: Format, purpose: string): Image {
+    const path = `/tmp/${this.#images++}-${purpose}.${format}`;
+    const image = { path, format, isMade: false };
+    this.images.set(path, image);
+    return image;
+  }
+
+  imageOf(node: Node): Image {
+    const image = this.images.get(node.skipFilters().filename);
+    assert(image, `image of node '${node.name}' at '${node.filename}'`);
+    return image;
+  }
+
+  /** Runs a part of the simulation until it ends, the power goes, or something is wrong. */
+  async run(body: () => Promise<void>): Promise<'done' | 'power'> {
+    return this.simulation.run(async () => {
+      const { clock } = this.simulation.host;
+      const power = this.simulation.powerLost.then(() => 'power' as const);
+      const late = deferred<never>();
+      const timer = clock.setTimer(LONGEST_MS, () => late.reject(new Violation('the scenario hangs')));
+      const done = body().then(() => 'done' as const);
+      // What the power interrupts may fail later, when nobody listens any more.
+      done.catch(() => undefined);
+      try {
+        return await Promise.race([power, this.failed, late.promise, done]);
+      } finally {
+        timer.cancel();
+      }
+    });
+  }
+
+  boot(): Engine {
+    this.engine = new Engine(this, this.simulation.host);
+    return this.engine;
+  }
+}
+
+/** Graph, jobs and guest of one boot. */
+export class Engine {
+  readonly world: World;
+  readonly host: Host;
+  readonly graph: Graph;
+  readonly opener: Opener;
+  readonly jobs: JobManager;
+  readonly errors = new Map<string, Json | undefined>();
+  guest: BlockBackend | undefined;
+  disk: GuestDisk | undefined;
+
+  constructor(world: World, host: Host) {
+    this.world = world;
+    this.host = host;
+    this.graph = new Graph(host);
+    this.graph.onDriverEvent = (node, event): void => {
+      if (this.isAlive) world.fail(`node '${node.filename}' reports ${JSON.stringify(event)}`);
+    };
+    this.opener = new Opener(this.graph, new DriverRegistry(DRIVERS));
+    this.jobs = new JobManager(this.opener, (event, data) => this.#onEvent(event, data));
+  }
+
+  /** The power has not gone since this engine began. */
+  get isAlive(): boolean {
+    return this.world.engine === this;
+  }
+
+  #onEvent(event: string, data: { [key: string]: Json }): void {
+    const { world } = this;
+    if (!this.isAlive) return;
+    world.trace(`${event} ${JSON.stringify(data)}`);
+    if (event === 'BLOCK_JOB_COMPLETED' || event === 'BLOCK_JOB_CANCELLED')
+      this.errors.set(String(data['device']), event === 'BLOCK_JOB_CANCELLED' ? 'cancelled' : data['error']);
+    const isTurn = event === 'BLOCK_JOB_COMPLETED' || data['status'] === 'pending';
+    if (isTurn && world.power.cutAt !== undefined && world.random.chance(0.3))
+      world.cutSoon(world.random.below(30));
+  }
+
+  /** Attaches a guest to a node. */
+  async attachGuest(node: Node): Promise<BlockBackend> {
+    const guest = this.graph.createBackend({
+      description: "block device '/machine/guest'",
+      perm: Permission.consistentRead + Permission.write,
+      shared: ALL_PERMISSIONS - Permission.write - Permission.resize,
+    });
+    await this.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));
+    return guest;
+  }
+
+  /** Runs a step whose refusal is all right; an I/O error is not, unless faults are injected. */
+  async attempt(what: string, step: () => Promise<void>): Promise<boolean> {
+    const { world } = this;
+    world.trace(what);
+    try {
+      await step();
+      return true;
+    } catch (error) {
+      if (!this.isAlive) return false;
+      this.judge(what, error);
+      return false;
+    }
+  }
+
+  /** An error that the engine answered, the power being on. */
+  judge(what: string, error: unknown): void {
+    const { world } = this;
+    world.trace(`${what}: ${describe(error)}`);
+    const isAllowed = error instanceof BlockError && (world.faulty || REFUSALS.has(error.kind));
+    if (!isAllowed) world.fail(`${what}: ${describe(error)}`, error);
+  }
+}
+
+/** What an operation may be refused with when nothing is broken. */
+const REFUSALS: ReadonlySet<string> = new Set(['busy', 'invalid', 'unsupported', 'exists', 'not-found']);
+
+export function describe(error: unknown): string {
+  return error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+}

@@ -1,0 +1,143 @@
+import { Flag } from '../../src/block/request.js';
+import type { SeededRandom } from '../../src/host/simulated.js';
+import { type GuestDisk, problemOf, SECTOR_BYTES, type Stretch } from './guest-disk.js';
+import { describe, type Engine } from './world.js';
+
+/** Sectors of the longest request. */
+const LONGEST = 140;
+
+/** Programs of the guest that write, read and flush until they are told to stop. */
+export class Writers {
+  readonly #engine: Engine;
+  readonly #disk: GuestDisk;
+  readonly #random: SeededRandom;
+  readonly #pauseMs: number;
+  #stopped = false;
+  readonly #running: Array<Promise<void>> = [];
+
+  constructor(engine: Engine, disk: GuestDisk, random: SeededRandom) {
+    this.#engine = engine;
+    this.#disk = disk;
+    this.#random = random;
+    this.#pauseMs = random.below(12);
+  }
+
+  start(count: number): void {
+    for (let i = 0; i < count; i++) this.#running.push(this.#write(i));
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await Promise.all(this.#running);
+  }
+
+  async #write(name: number): Promise<void> {
+    const random = this.#random;
+    const { clock } = this.#engine.host;
+    while (!this.#stopped && this.#engine.isAlive) {
+      await this.#request(name);
+      if (!this.#engine.isAlive) return;
+      if (random.chance(0.6)) await clock.sleep(random.below(this.#pauseMs + 1));
+    }
+  }
+
+  async #request(name: number): Promise<void> {
+    const random = this.#random;
+    const disk = this.#disk;
+    const kind = random.below(20);
+    if (kind < 3) return this.#flush(name);
+    const stretch = disk.claim(random, random.chance(0.3) ? LONGEST : 12);
+    if (!stretch) return;
+    const text = `guest ${name} ${stretch.first}+${stretch.count}`;
+    try {
+      if (kind < 5) await this.#read(text, stretch);
+      else if (kind < 7) await this.#zero(text, stretch);
+      else if (kind < 8) await this.#discard(text, stretch);
+      else await this.#writeData(text, stretch, kind === 8);
+    } finally {
+      if (this.#engine.isAlive) disk.release(stretch);
+    }
+  }
+
+  async #flush(name: number): Promise<void> {
+    const position = this.#disk.position();
+    const done = await this.#try(`guest ${name} flush`, () => this.#guest.flush());
+    if (done) this.#disk.flushed(position);
+  }
+
+  async #read(text: string, { first, count }: Stretch): Promise<void> {
+    const bytes = Buffer.alloc(count * SECTOR_BYTES, 0xee);
+    const allowed = this.#disk.allowedNow();
+    const offset = first * SECTOR_BYTES;
+    const done = await this.#try(`${text} read`, async () => {
+      if (!this.#guest.tryRead(offset, bytes)) await this.#guest.read(offset, bytes);
+    });
+    const problem = done ? problemOf(bytes, allowed, first) : undefined;
+    if (problem === undefined || !this.#engine.isAlive) return;
+    await this.#traceLayers(first, problem);
+    this.#engine.world.fail(`${text} read: ${problem}`);
+  }
+
+  /** What each layer has in the sector that is wrong. */
+  async #traceLayers(first: number, problem: string): Promise<void> {
+    const sector = Number(/sector (\d+)/.exec(problem)?.[1] ?? first);
+    for (const node of this.#guest.node.chain()) {
+      const offset = sector * SECTOR_BYTES;
+      if (node.isFilter || offset >= node.lengthBytes) continue;
+      const bytes = Buffer.alloc(SECTOR_BYTES);
+      await node.io.read(offset, bytes);
+      const status = await node.io.status(offset, SECTOR_BYTES);
+      this.#engine.world.trace(`${node.filename} has ${bytes.readUInt32LE(0)}: ${JSON.stringify(status)}`);
+    }
+  }
+
+  async #writeData(text: string, stretch: Stretch, fua: boolean): Promise<void> {
+    const bytes = this.#disk.beginWrite(stretch);
+    const offset = stretch.first * SECTOR_BYTES;
+    const flags = fua ? Flag.fua : Flag.none;
+    const done = await this.#try(`${text} write${fua ? ' fua' : ''}`, async () => {
+      if (!this.#guest.tryWrite(offset, bytes, flags)) await this.#guest.write(offset, bytes, flags);
+    });
+    if (done) this.#disk.wrote(stretch, fua);
+  }
+
+  async #zero(text: string, stretch: Stretch): Promise<void> {
+    const flags = this.#random.chance(0.5) ? Flag.mayUnmap : Flag.none;
+    this.#disk.beginZero(stretch);
+    const done = await this.#try(`${text} zero`, () =>
+      this.#guest.writeZeroes(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES, flags),
+    );
+    if (done) this.#disk.wrote(stretch, false);
+  }
+
+  /** A hint: each sector reads as before or as zeroes afterwards. */
+  async #discard(text: string, stretch: Stretch): Promise<void> {
+    this.#disk.beginZero(stretch);
+    await this.#try(`${text} discard`, () =>
+      this.#guest.discard(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES),
+    );
+  }
+
+  get #guest(): NonNullable<Engine['guest']> {
+    const { guest } = this.#engine;
+    if (!guest) throw new Error('no guest');
+    return guest;
+  }
+
+  /** A guest's request never fails unless the disk does. */
+  async #try(text: string, request: () => Promise<void>): Promise<boolean> {
+    const engine = this.#engine;
+    const { world } = engine;
+    world.trace(text);
+    try {
+      await request();
+      if (engine.isAlive) world.trace(`${text}: done`);
+      return engine.isAlive;
+    } catch (error) {
+      if (!engine.isAlive) return false;
+      world.trace(`${text}: ${describe(error)}`);
+      if (!world.faulty) world.fail(`${text}: ${describe(error)}`, error);
+      return false;
+    }
+  }
+}
