@@ -124,7 +124,7 @@ async function qemuIo(engine: Engine, words: string[]): Promise<string> {
     throw new BlockError('invalid', 'qemu-io: device and command expected: qemu-io [-d] DEVICE "COMMAND"');
   const print = (text: string): void => engine.print(text.replace(/\n$/, ''));
   const run = async (backend: BlockBackend): Promise<void> =>
-    void (await runIoCommand(backend, command, print));
+    void (await runIoCommand(backend, command, print, { host: engine.host }));
   if (byDevice) await run(findByPath(engine, name).backend);
   else await onNode(engine, name, run);
   return '';

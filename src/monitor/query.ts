@@ -1,6 +1,7 @@
 import type { BlockBackend, OperationStatistics } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import type { Node } from '../block/node.js';
+import { queryQmpSchema } from '../qmp/introspect.js';
 import { VERSION } from '../qmp/session.js';
 import type { Edge } from '../block/edge.js';
 import { permissionList } from '../block/permissions.js';
@@ -31,6 +32,7 @@ export function registerQueries(engine: Engine): void {
           qdev: qdevPath,
         })),
   );
+  engine.command('query-qmp-schema', () => queryQmpSchema(engine.registry));
   engine.command('x-debug-query-block-graph', () => queryGraph(engine));
   engine.command('query-version', () => VERSION);
   engine.command('query-commands', () => engine.registry.names.sort().map((name) => ({ name })));

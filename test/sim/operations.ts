@@ -166,7 +166,7 @@ export class Operator {
       const { image, allowed } = running;
       if (error === undefined && image && allowed) image.allowed = allowed;
       if (error !== undefined && error !== 'cancelled' && !engine.world.faulty)
-        engine.world.fail(`${job.id} failed: ${String(error)}`);
+        engine.world.fail(`${job.id} failed: ${JSON.stringify(error)}`);
     });
   }
 

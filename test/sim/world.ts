@@ -182,7 +182,10 @@ export class Engine {
     if (!this.isAlive) return;
     world.trace(`${event} ${JSON.stringify(data)}`);
     if (event === 'BLOCK_JOB_COMPLETED' || event === 'BLOCK_JOB_CANCELLED')
-      this.errors.set(String(data['device']), event === 'BLOCK_JOB_CANCELLED' ? 'cancelled' : data['error']);
+      this.errors.set(
+        data['device'] as string,
+        event === 'BLOCK_JOB_CANCELLED' ? 'cancelled' : data['error'],
+      );
     const isTurn = event === 'BLOCK_JOB_COMPLETED' || data['status'] === 'pending';
     if (isTurn && world.power.cutAt !== undefined && world.random.chance(0.3))
       world.cutSoon(world.random.below(30));
