@@ -26,14 +26,17 @@ interface Run {
 }
 
 /** A folder, and a program in it that prints its arguments. */
-function setUp(context: TestContext): { folder: string; run: (...args: string[]) => Promise<Run> } {
+function setUp(
+  context: TestContext,
+  subcommands = ['demo', 'run', 'storage-daemon', 'img', 'io'],
+): { folder: string; run: (...args: string[]) => Promise<Run> } {
   const folder = mkdtempSync(join(tmpdir(), "livedisk launcher's "));
   context.after(() => rmSync(folder, { recursive: true, force: true }));
   const programPath = join(folder, "it's the program.cjs");
   writeFileSync(programPath, 'console.log(JSON.stringify(process.argv.slice(2)));\n');
   const run = async (...args: string[]): Promise<Run> => {
     let [printed, error] = ['', ''];
-    const status = await launchersMain(args, {
+    const status = await launchersMain(args, subcommands, {
       runtimePath: process.execPath,
       programPath,
       print: (text) => void (printed += text),
@@ -83,6 +86,12 @@ test('its own scripts are written anew, other files are left alone', async (cont
   assert.deepEqual(readdirSync(bin).sort(), PROGRAMS);
   assert.match(readFileSync(image, 'utf8'), /livedisk in the place of qemu-img/);
   assert.equal(statSync(image).mode % 0o1000, 0o755);
+});
+
+test('what the program does not stand in for gets no script', async (context) => {
+  const { folder, run } = setUp(context, ['run', 'io']);
+  assert.equal((await run(join(folder, 'bin'))).status, 0);
+  assert.deepEqual(readdirSync(join(folder, 'bin')).sort(), ['qemu-io', 'qemu-system-x86_64']);
 });
 
 test('links are not followed', async (context) => {

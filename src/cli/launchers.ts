@@ -23,8 +23,8 @@ export interface LaunchersIo {
 
 const USAGE = `usage: livedisk launchers FOLDER [--force]
 
-Writes scripts named qemu-system-x86_64, qemu-storage-daemon, qemu-img and qemu-io into FOLDER that start livedisk,
-for programs that expect QEMU's in their PATH. Files there that are not such scripts are left alone, unless --force
+Writes scripts with the names of QEMU's programs (qemu-system-x86_64, qemu-img and so on) into FOLDER that start
+livedisk, for those who expect QEMU's in their PATH. Files there that are not such scripts are left alone, unless --force
 says to replace them.
 `;
 
@@ -67,7 +67,7 @@ export async function launchersMain(
     return 1;
   }
   try {
-    io.print(install(resolve(name), args.includes('--force'), io));
+    io.print(install(resolve(name), launchers, args.includes('--force'), io));
     return 0;
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
@@ -80,8 +80,13 @@ export async function launchersMain(
  * Writes the scripts and tells how to use them. Errors: exists for foreign files, before any script is written; those
  * of the file system.
  */
-function install(folder: string, force: boolean, { runtimePath, programPath }: LaunchersIo): string {
-  const paths = [...SUBCOMMANDS.keys()].map((program) => join(folder, program));
+function install(
+  folder: string,
+  launchers: ReadonlyArray<[program: string, subcommand: string]>,
+  force: boolean,
+  { runtimePath, programPath }: LaunchersIo,
+): string {
+  const paths = launchers.map(([program]) => join(folder, program));
   const foreign = force ? [] : paths.filter((path) => attempt(path, () => isForeign(path)));
   if (foreign.length > 0) {
     throw new BlockError(
@@ -94,7 +99,7 @@ function install(folder: string, force: boolean, { runtimePath, programPath }: L
       throw errnoError('EISDIR', path, { path });
   attempt(programPath, () => accessSync(programPath, constants.R_OK));
   attempt(folder, () => mkdirSync(folder, { recursive: true }));
-  for (const [program, subcommand] of SUBCOMMANDS) {
+  for (const [program, subcommand] of launchers) {
     const path = join(folder, program);
     attempt(path, () => writeScript(path, script(program, [runtimePath, programPath, subcommand])));
   }
