@@ -4,7 +4,12 @@ import { runSeed } from './scenario.js';
 /** `--seed N` runs one seed, `--seconds N [--seed FIRST]` as many as fit, `--seeds N` so many. */
 async function main(): Promise<number> {
   const { values } = parseArgs({
-    options: { seed: { type: 'string' }, seconds: { type: 'string' }, seeds: { type: 'string' }, trace: { type: 'string' } },
+    options: {
+      seed: { type: 'string' },
+      seconds: { type: 'string' },
+      seeds: { type: 'string' },
+      trace: { type: 'string' },
+    },
   });
   const first = wholeNumber(values.seed ?? '1');
   const count =

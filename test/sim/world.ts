@@ -132,7 +132,10 @@ export class World {
       const { clock } = this.simulation.host;
       const power = this.simulation.powerLost.then(() => 'power' as const);
       const late = deferred<never>();
-      const timer = clock.setTimer(LONGEST_MS, () => late.reject(new Violation('the scenario hangs')));
+      const timer = clock.setTimer(LONGEST_MS, () => {
+        for (const job of this.engine?.jobs.list() ?? []) this.trace(JSON.stringify(job.blockJobInfo()));
+        late.reject(new Violation('the scenario hangs'));
+      });
       const done = body().then(() => 'done' as const);
       // What the power interrupts may fail later, when nobody listens any more.
       done.catch(() => undefined);
