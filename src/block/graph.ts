@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.js';
 import { AsyncMutex, Notifier } from '../base/async.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, toBlockError } from '../base/error.js';
 import { MAX_NODE_NAME_CHARS } from '../base/limits.js';
 import type { Host } from '../host/host.js';
 import { BlockBackend, type BackendProperties } from './backend.js';
@@ -135,7 +135,7 @@ export class Graph {
   async #closeOrphans(nodes: readonly Node[]): Promise<void> {
     let failure: unknown;
     for (const node of nodes) await this.collect([node]).catch((error: unknown) => void (failure ??= error));
-    if (failure !== undefined) throw failure;
+    if (failure !== undefined) throw toBlockError(failure);
   }
 }
 

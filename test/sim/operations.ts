@@ -163,11 +163,11 @@ export class Operator {
     void job.concluded.then(() => {
       this.#running.delete(job.id);
       if (!engine.isAlive) return;
-      const error = engine.errors.get(job.id);
+      const end = engine.ends.get(job.id) ?? 'no event';
       const { image, allowed } = running;
-      if (error === undefined && image && allowed) image.allowed = allowed;
-      if (error !== undefined && error !== 'cancelled' && !engine.world.faulty)
-        engine.world.fail(`${job.id} failed: ${String(error)}`);
+      if (end === 'ok' && image && allowed) image.allowed = allowed;
+      if (end !== 'ok' && end !== 'cancelled' && !engine.world.faulty)
+        engine.world.fail(`${job.id} failed: ${end}`);
     });
   }
 
@@ -324,7 +324,12 @@ export class Operator {
     }
     running.isEnding = true;
     const low = this.#disk.position();
-    await job.cancel({ force: false, softOnReady: true });
+    try {
+      await job.cancel({ force: false, softOnReady: true });
+    } catch (error) {
+      running.isEnding = false;
+      throw error;
+    }
     if (running.image) running.allowed = this.#disk.allowedBetween(low, this.#disk.newest());
   }
 }
