@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.js';
 import { AsyncMutex, Notifier } from '../base/async.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, toBlockError } from '../base/error.js';
 import { MAX_NODE_NAME_CHARS } from '../base/limits.js';
 import type { Host } from '../host/host.js';
 import { BlockBackend, type BackendProperties } from './backend.js';
@@ -96,28 +96,55 @@ export class Graph {
    * Only the caller's own: a node that another command has opened and not attached yet is nobody's to close.
    */
   async collect(candidates: Iterable<Node>): Promise<void> {
-    for (const node of candidates) {
-      const isOrphan = node.parents.size === 0 && !node.monitorOwned;
-      if (isOrphan && this.nodes.get(node.name) === node) await this.closeNode(node);
-    }
+    for (const node of candidates) if (await this.#claim(node)) await this.#close(node);
   }
 
-  /** Flushes, closes and removes a node without parents, then what only it held. */
+  /** Whether nothing holds a node; from then on nothing may. No transaction is under way that gives it a parent. */
+  #claim(node: Node): Promise<boolean> {
+    return this.#mutex.run(async () => {
+      const isOrphan = node.parents.size === 0 && !node.monitorOwned && !node.isClosing;
+      if (!isOrphan || this.nodes.get(node.name) !== node) return false;
+      node.isClosing = true;
+      return true;
+    });
+  }
+
+  /**
+   * Flushes, closes and removes a node without parents, then what only it held. All of it is gone also when an error
+   * is thrown, which is the first that was met: what was written may not be durable.
+   */
   async closeNode(node: Node): Promise<void> {
     assert(node.parents.size === 0, `closing node '${node.name}' which is in use`);
+    node.isClosing = true;
+    await this.#close(node);
+  }
+
+  async #close(node: Node): Promise<void> {
     const below = [...node.children.values()].map((edge) => edge.node);
     try {
-      if (node.isOpen) await node.instance.close();
+      if (node.isOpen) await flushAndClose(node);
     } finally {
       await this.transaction((transaction) => {
         for (const edge of node.children.values()) transaction.detach(edge);
       });
       this.nodes.delete(node.name);
+      await this.#closeOrphans(below);
     }
-    for (const child of below) {
-      if (child.parents.size === 0 && !child.monitorOwned && this.nodes.has(child.name))
-        await this.closeNode(child);
-    }
+  }
+
+  async #closeOrphans(nodes: readonly Node[]): Promise<void> {
+    let failure: unknown;
+    for (const node of nodes) await this.collect([node]).catch((error: unknown) => void (failure ??= error));
+    if (failure !== undefined) throw toBlockError(failure);
+  }
+}
+
+/** A filter holds nothing of its own, and a job's may be out of its place already. */
+async function flushAndClose(node: Node): Promise<void> {
+  try {
+    if (!node.readOnly && !node.inactive && !node.isFilter) await node.io.flush();
+  } finally {
+    await node.instance.close();
   }
 }
 

@@ -42,6 +42,8 @@ export class Node {
   implicit: boolean;
   /** Opened for an incoming migration: no locks, no writes until activated. */
   inactive = false;
+  /** On its way out of the graph: nobody may attach to it any more. */
+  isClosing = false;
   readonly children = new Map<string, Edge>();
   readonly parents = new Set<Edge>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];

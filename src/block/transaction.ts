@@ -28,6 +28,7 @@ interface Step {
 export class GraphTransaction {
   readonly #graph: Graph;
   readonly #steps: Step[] = [];
+  readonly #gainsParents = new Set<Node>();
 
   constructor(graph: Graph) {
     this.#graph = graph;
@@ -44,6 +45,7 @@ export class GraphTransaction {
   /** Makes `child` a child of a node (role) or the node of a backend (role 'root'). */
   attach(parent: EdgeParent, role: string, child: Node): Edge {
     const edge = new Edge(parent, role, child);
+    this.#gainsParents.add(child);
     this.#steps.push({ apply: () => this.#link(edge), undo: () => this.#unlink(edge) });
     return edge;
   }
@@ -56,6 +58,7 @@ export class GraphTransaction {
   /** The same use, of another node. */
   retarget(edge: Edge, node: Node): void {
     assertNotFrozen(edge, node);
+    this.#gainsParents.add(node);
     let old: Node | undefined;
     this.#steps.push({
       apply: () => {
@@ -118,6 +121,7 @@ export class GraphTransaction {
     let newSets: Map<Node, PermissionSet>;
     let readOnlyChanges: Array<[Node, boolean]>;
     try {
+      for (const node of this.#gainsParents) assertPresent(this.#graph, node);
       newSets = computePermissions(this.#graph).sets;
       readOnlyChanges = changedReadOnly(this.#graph, before);
     } finally {
@@ -174,6 +178,14 @@ export class GraphTransaction {
     }
     edge.node.parents.delete(edge);
   }
+}
+
+/** Whoever found the node may have waited since, and a job's end have closed it. */
+function assertPresent(graph: Graph, node: Node): void {
+  if (graph.nodes.get(node.name) === node && !node.isClosing) return;
+  throw new BlockError('not-found', `Cannot find device='' nor node-name='${node.name}'`, {
+    node: node.name,
+  });
 }
 
 function assertNotFrozen(edge: Edge, to: Node | undefined): void {

@@ -23,6 +23,10 @@ const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     summary: 'talk QMP to a running livedisk or QEMU',
     run: async (args) => (await import('./shell/main.js')).shellMain(args),
   },
+  img: {
+    summary: 'create, inspect, check, convert and compare images (as qemu-img)',
+    run: async (args) => (await import('./tools.js')).imgTool(args),
+  },
   io: {
     summary: 'read and write images by command (as qemu-io)',
     run: async (args) => (await import('./tools.js')).ioTool(args),

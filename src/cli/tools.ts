@@ -1,6 +1,7 @@
 import { createInterface } from 'node:readline';
 import { allDrivers } from '../drivers/index.js';
 import { createRealHost } from '../host/real.js';
+import { imgMain } from '../img/main.js';
 import { ioMain } from '../io/main.js';
 
 const OUTPUT = {
@@ -16,4 +17,9 @@ export async function ioTool(args: readonly string[]): Promise<number> {
   } finally {
     lines.close();
   }
+}
+
+/** `livedisk img`. */
+export function imgTool(args: readonly string[]): Promise<number> {
+  return imgMain(args, OUTPUT, createRealHost(), allDrivers);
 }

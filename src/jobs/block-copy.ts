@@ -97,6 +97,11 @@ export interface MoverOptions {
    * that it is to get.
    */
   skipKnownZeroes: boolean;
+  /**
+   * The target is the next layer below this one of the source's chain: what no layer down to here holds is in the
+   * target already, and is not copied onto itself.
+   */
+  lowest?: Node | undefined;
 }
 
 /** Moves content from a source to a target: holes and zeroes as such, plain extents by the kernel where it can. */
@@ -111,10 +116,14 @@ export class Mover {
 
   /** Copies a stretch as the source's chain reads now. Nobody else writes there to the target meanwhile. */
   async copy(offset: number, lengthBytes: number): Promise<void> {
-    const { source } = this.#options;
+    const { source, lowest } = this.#options;
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
-      const status = await this.#read(() => source.node.statusThroughChain(at, end - at));
+      const status = await this.#read(() => source.node.statusThroughChain(at, end - at, lowest));
+      if (lowest && !status.allocated) {
+        at += status.lengthBytes;
+        continue;
+      }
       if (status.zero) await this.zero(at, status.lengthBytes);
       else await this.copyData(at, status.lengthBytes);
       at += status.lengthBytes;

@@ -47,7 +47,8 @@ export class JobManager {
   }
 
   async startStream(args: StreamArguments): Promise<Job> {
-    args.node.assertNotBlocked();
+    const end = args.bottom ? args.bottom.backingNode() : args.base?.skipFilters();
+    assertChainNotBlocked(args.node, end);
     checkPolicies(args.onError);
     return this.#start(args, (job) => new StreamJob(job, args, this.#surroundings));
   }
@@ -59,7 +60,8 @@ export class JobManager {
       throw new BlockError('invalid', 'cannot commit an image into itself');
     if (!args.top.isAbove(args.base))
       throw new BlockError('invalid', `'${args.base.name}' is not in this backing file chain`);
-    for (const node of [args.device, args.top, args.base]) node.assertNotBlocked();
+    args.device.assertNotBlocked();
+    assertChainNotBlocked(args.top, args.base.backingNode());
     checkPolicies(args.onError);
     if (!isActive) return this.#start(args, (job) => new CommitJob(job, args, this.#surroundings));
     return this.#start(args, (job) => activeCommit(job, args, this.#surroundings));
@@ -128,6 +130,14 @@ export class JobManager {
       throw error;
     }
     return job;
+  }
+}
+
+/** The layers from `top` down to the one above `end` (undefined: to the base). Errors: kind busy, in QEMU's words. */
+function assertChainNotBlocked(top: Node, end: Node | undefined): void {
+  for (const node of top.chain()) {
+    if (node === end) return;
+    node.assertNotBlocked();
   }
 }
 

@@ -98,6 +98,7 @@ export class MirrorJob implements JobDriver {
       target: this.#targetBackend,
       unmap: plan.unmap,
       skipKnownZeroes: plan.targetBacking === 'leave',
+      lowest: plan.targetIsBase ? plan.lowest : undefined,
     });
   }
 

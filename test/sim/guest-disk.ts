@@ -3,7 +3,10 @@ import type { HostRandom } from '../../src/host/host.js';
 export const SECTOR_BYTES = 512;
 
 /** Values that sectors may have: by sector, the stamps allowed (0: zeroes). */
-export type Allowed = (sector: number) => readonly number[];
+export interface Allowed {
+  readonly sectorCount: number;
+  at(sector: number): readonly number[];
+}
 
 interface Sector {
   /** Every stamp it ever had or may have had, in order. */
@@ -104,17 +107,23 @@ export class GuestDisk {
   }
 
   allowedNow(): Allowed {
-    return (sector) => this.#at(sector).versions.slice(this.#at(sector).certain);
+    return this.#allowed((sector) => sector.versions.slice(sector.certain));
   }
 
   allowedAfterPowerLoss(): Allowed {
-    return (sector) => this.#at(sector).versions.slice(this.#at(sector).durable);
+    return this.#allowed((sector) => sector.versions.slice(sector.durable));
   }
 
   /** What an image holds that was taken between two moments. */
   allowedBetween(low: readonly number[], high: readonly number[]): Allowed {
-    const versions = this.#sectors.map((sector) => sector.versions);
-    return (sector) => versions[sector]?.slice(low[sector], (high[sector] ?? 0) + 1) ?? [0];
+    return {
+      sectorCount: this.sectorCount,
+      at: (sector) => this.#at(sector).versions.slice(low[sector], (high[sector] ?? 0) + 1),
+    };
+  }
+
+  #allowed(of: (sector: Sector) => readonly number[]): Allowed {
+    return { sectorCount: this.sectorCount, at: (sector) => of(this.#at(sector)) };
   }
 
   #at(index: number): Sector {
@@ -157,10 +166,14 @@ export function stampsOf(content: Buffer): Array<number | undefined> {
   return stamps;
 }
 
-/** Why a content cannot be right; the sector number of its first byte is `first`. */
+/**
+ * Why a content cannot be right; the sector number of its first byte is `first`. A disk may have become longer: that
+ * of a base which is longer than what was committed into it.
+ */
 export function problemOf(content: Buffer, allowed: Allowed, first = 0): string | undefined {
   for (const [index, stamp] of stampsOf(content).entries()) {
-    const may = allowed(first + index);
+    if (first + index >= allowed.sectorCount) break;
+    const may = allowed.at(first + index);
     if (stamp === undefined) return `sector ${first + index} is torn`;
     if (!may.includes(stamp)) return `sector ${first + index} holds ${stamp}, not one of ${may.join(' ')}`;
   }

@@ -16,7 +16,8 @@ interface Running {
   /** Told of a good end; the image then holds what it answers. */
   image?: Image;
   allowed?: Allowed;
-  cancelling: boolean;
+  /** It was told to complete, or to end as it is. */
+  isEnding: boolean;
 }
 
 /** Makes an image as `img create` does. */
@@ -162,11 +163,11 @@ export class Operator {
     void job.concluded.then(() => {
       this.#running.delete(job.id);
       if (!engine.isAlive) return;
-      const error = engine.errors.get(job.id);
+      const end = engine.ends.get(job.id) ?? 'no event';
       const { image, allowed } = running;
-      if (error === undefined && image && allowed) image.allowed = allowed;
-      if (error !== undefined && error !== 'cancelled' && !engine.world.faulty)
-        engine.world.fail(`${job.id} failed: ${JSON.stringify(error)}`);
+      if (end === 'ok' && image && allowed) image.allowed = allowed;
+      if (end !== 'ok' && end !== 'cancelled' && !engine.world.faulty)
+        engine.world.fail(`${job.id} failed: ${end}`);
     });
   }
 
@@ -181,7 +182,7 @@ export class Operator {
     const { engine, args } = { engine: this.#engine, args: this.#newJob() };
     await engine.attempt(`${args.jobId} stream ${node.filename} base ${base?.filename}`, async () => {
       const job = await engine.jobs.startStream({ ...args, node, ...(base && { base }) });
-      this.#follow({ job, cancelling: false });
+      this.#follow({ job, isEnding: false });
     });
   }
 
@@ -196,7 +197,7 @@ export class Operator {
     if (!top) return;
     const { engine, args } = { engine: this.#engine, args: this.#newJob() };
     await engine.attempt(`${args.jobId} commit ${top.filename} into ${base.filename}`, async () => {
-      this.#follow({ job: await engine.jobs.startCommit({ ...args, device, top, base }), cancelling: false });
+      this.#follow({ job: await engine.jobs.startCommit({ ...args, device, top, base }), isEnding: false });
     });
   }
 
@@ -208,7 +209,7 @@ export class Operator {
     const { engine, args } = { engine: this.#engine, args: this.#newJob() };
     await engine.attempt(`${args.jobId} active commit into ${base.filename}`, async () => {
       const job = await engine.jobs.startCommit({ ...args, device: top, top, base });
-      this.#follow({ job, cancelling: false });
+      this.#follow({ job, isEnding: false });
     });
   }
 
@@ -229,7 +230,8 @@ export class Operator {
         const backing = below && engine.world.imageOf(below);
         await makeImage(engine, image, device.lengthBytes, random, backing);
         const target = await this.#openTarget(image, isTop);
-        await this.#startOn(target, image, () =>
+        // A target with a backing file is judged only as a part of the guest's chain.
+        await this.#startOn(target, isTop ? undefined : image, () =>
           engine.jobs.startMirror({
             ...args,
             device,
@@ -273,9 +275,9 @@ export class Operator {
     return node;
   }
 
-  async #startOn(target: Node, image: Image, start: () => Promise<Job>): Promise<Running> {
+  async #startOn(target: Node, image: Image | undefined, start: () => Promise<Job>): Promise<Running> {
     try {
-      const running: Running = { job: await start(), image, cancelling: false };
+      const running: Running = { job: await start(), isEnding: false, ...(image && { image }) };
       this.#follow(running);
       return running;
     } catch (error) {
@@ -314,17 +316,21 @@ export class Operator {
   /** A READY job takes over, or ends where it is. */
   async #end(job: Job): Promise<void> {
     const running = this.#running.get(job.id);
-    if (!running || this.#random.chance(0.6)) {
+    if (!running || running.isEnding) return;
+    if (this.#random.chance(0.6)) {
       job.complete();
+      running.isEnding = true;
       return;
     }
-    if (running.cancelling) return;
-    running.cancelling = true;
+    running.isEnding = true;
     const low = this.#disk.position();
-    await job.cancel({ force: false, softOnReady: true });
-    // Of a target with a backing file only the whole chain could be judged, which goes on changing.
-    if (running.image?.path.includes('mirror') && job.type === 'mirror')
-      running.allowed = this.#disk.allowedBetween(low, this.#disk.newest());
+    try {
+      await job.cancel({ force: false, softOnReady: true });
+    } catch (error) {
+      running.isEnding = false;
+      throw error;
+    }
+    if (running.image) running.allowed = this.#disk.allowedBetween(low, this.#disk.newest());
   }
 }
 

@@ -272,6 +272,7 @@ async function judgeContent(engine: Engine, node: Node, allowed: Allowed, what: 
   const backend = await reader(engine, node);
   const bytes = Buffer.alloc(node.lengthBytes);
   await backend.read(0, bytes);
+  if (bytes.length < allowed.sectorCount * SECTOR_BYTES) throw new Violation(`${what} is too short`);
   const problem = problemOf(bytes, allowed);
   if (problem !== undefined) throw new Violation(`${what}: ${problem}`);
   return stampsOf(bytes).map((stamp) => stamp ?? 0);

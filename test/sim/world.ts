@@ -132,7 +132,10 @@ export class World {
       const { clock } = this.simulation.host;
       const power = this.simulation.powerLost.then(() => 'power' as const);
       const late = deferred<never>();
-      const timer = clock.setTimer(LONGEST_MS, () => late.reject(new Violation('the scenario hangs')));
+      const timer = clock.setTimer(LONGEST_MS, () => {
+        for (const job of this.engine?.jobs.list() ?? []) this.trace(JSON.stringify(job.blockJobInfo()));
+        late.reject(new Violation('the scenario hangs'));
+      });
       const done = body().then(() => 'done' as const);
       // What the power interrupts may fail later, when nobody listens any more.
       done.catch(() => undefined);
@@ -157,7 +160,8 @@ export class Engine {
   readonly graph: Graph;
   readonly opener: Opener;
   readonly jobs: JobManager;
-  readonly errors = new Map<string, Json | undefined>();
+  /** How each job ended: 'ok', 'cancelled', or its error. */
+  readonly ends = new Map<string, string>();
   guest: BlockBackend | undefined;
   disk: GuestDisk | undefined;
 
@@ -181,11 +185,10 @@ export class Engine {
     const { world } = this;
     if (!this.isAlive) return;
     world.trace(`${event} ${JSON.stringify(data)}`);
-    if (event === 'BLOCK_JOB_COMPLETED' || event === 'BLOCK_JOB_CANCELLED')
-      this.errors.set(
-        data['device'] as string,
-        event === 'BLOCK_JOB_CANCELLED' ? 'cancelled' : data['error'],
-      );
+    const { device, error } = data;
+    if (event === 'BLOCK_JOB_CANCELLED') this.ends.set(text(device), 'cancelled');
+    if (event === 'BLOCK_JOB_COMPLETED')
+      this.ends.set(text(device), error === undefined ? 'ok' : text(error));
     const isTurn = event === 'BLOCK_JOB_COMPLETED' || data['status'] === 'pending';
     if (isTurn && world.power.cutAt !== undefined && world.random.chance(0.3))
       world.cutSoon(world.random.below(30));
@@ -227,6 +230,10 @@ export class Engine {
 
 /** What an operation may be refused with when nothing is broken. */
 const REFUSALS: ReadonlySet<string> = new Set(['busy', 'invalid', 'unsupported', 'exists', 'not-found']);
+
+function text(value: Json | undefined): string {
+  return typeof value === 'string' ? value : JSON.stringify(value ?? null);
+}
 
 export function describe(error: unknown): string {
   return error instanceof Error ? `${error.name}: ${error.message}` : String(error);

@@ -37,7 +37,8 @@ export class Writers {
     while (!this.#stopped && this.#engine.isAlive) {
       await this.#request(name);
       if (!this.#engine.isAlive) return;
-      if (random.chance(0.6)) await clock.sleep(random.below(this.#pauseMs + 1));
+      // Without any pause time would stand still while all that they ask is answered at once.
+      await clock.sleep(0.02 + (random.chance(0.6) ? random.below(this.#pauseMs + 1) : 0));
     }
   }
 
