@@ -69,7 +69,7 @@ export function approximateSize(bytes: number): string {
   let unit = 0;
   while (unit < PREFIXES.length - 1 && bytes / 1024 ** unit >= 1000) unit++;
   const value = bytes / 1024 ** unit;
-  const digits = value >= 100 ? 0 : value >= 10 ? 1 : 2;
+  const digits = value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3;
   return `${Number(fixed(value, digits))} ${PREFIXES[unit]}B`;
 }
 
