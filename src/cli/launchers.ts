@@ -49,11 +49,16 @@ function thisProgram(): LaunchersIo {
   };
 }
 
-/** `livedisk launchers`. Answers the exit status. */
+/**
+ * `livedisk launchers`. Answers the exit status. `subcommands` are those that the program has: programs of QEMU that
+ * none of them stands in for get no script.
+ */
 export async function launchersMain(
   args: readonly string[],
+  subcommands: readonly string[],
   io: LaunchersIo = thisProgram(),
 ): Promise<number> {
+  const launchers = [...SUBCOMMANDS].filter(([, subcommand]) => subcommands.includes(subcommand));
   if (args.includes('--help') || args.includes('-h')) {
     io.print(USAGE);
     return 0;
