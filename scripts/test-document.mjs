@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path';
 
 /** Scenario and the command or argument of it that is not there yet. */
 const MISSING = {
-  nbd_migration_full: 'migrate-set-capabilities',
+  nbd_migration_full: 'query-migrate',
   nbd_migration_libvirt: 'migrate-set-capabilities',
 };
 
@@ -35,7 +35,7 @@ const result = spawnSync('python3', [script, ...names], {
   env: {
     ...process.env,
     QEMU: livedisk('run'),
-    QSD: livedisk('run'),
+    QSD: livedisk('storage-daemon'),
     QEMU_IMG: livedisk('img'),
     OUT: join(work, 'out'),
     WORK: join(work, 'work'),

@@ -10,6 +10,8 @@ export const MAX_OPEN_DEPTH = 32;
 /** Most bytes of one QMP message; QEMU's token limit is of the same order. */
 export const MAX_JSON_BYTES = 64 * MiB;
 export const MAX_JSON_DEPTH = 1024;
+/** Most words (brackets, separators, strings, numbers) of one QMP message; QEMU's limit. */
+export const MAX_JSON_TOKENS = 2 ** 21;
 /** QEMU's NBD server refuses larger requests (and so the block size it advertises). */
 export const MAX_NBD_REQUEST_BYTES = 32 * MiB;
 /** Longest NBD export name (NBD protocol, "Values: strings"). */

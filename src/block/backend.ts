@@ -64,7 +64,7 @@ export class BlockBackend {
   writethrough = false;
   /** Woken when a request ends; the graph's drained sections wait on it. */
   readonly idle: Notifier;
-  readonly #clock: HostClock;
+  readonly clock: HostClock;
   readonly #queues: boolean;
   #inFlight = 0;
   #quiesced = 0;
@@ -76,7 +76,7 @@ export class BlockBackend {
     this.shared = properties.shared;
     this.user = properties.user ?? {};
     this.#queues = properties.queuesWhenDrained ?? true;
-    this.#clock = clock;
+    this.clock = clock;
     this.idle = idle;
   }
 
@@ -230,7 +230,7 @@ export class BlockBackend {
 
   async #run(operation: Operation, bytes: number, request: () => Promise<void> | undefined): Promise<void> {
     const statistics = this.statistics[operation];
-    const started = this.#clock.nowMs();
+    const started = this.clock.nowMs();
     if (this.#isHeld) await this.enter();
     else this.#inFlight++;
     try {
@@ -241,7 +241,7 @@ export class BlockBackend {
       statistics.failed++;
       throw error;
     } finally {
-      statistics.totalMs += this.#clock.nowMs() - started;
+      statistics.totalMs += this.clock.nowMs() - started;
       this.leave();
     }
   }

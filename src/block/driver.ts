@@ -219,6 +219,8 @@ export interface DriverDescription {
   ): PermissionSet | undefined;
   /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
   probe?(header: Uint8Array): number;
+  /** Formats: what follows "Formatting 'FILE', " when an image is made, as qemu-img prints it. */
+  describeCreation?(options: CreateOptions): string;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, options: CreateOptions, host: Host): Promise<void>;
   /** Protocols: makes the file; replaces what is there. */

@@ -1,7 +1,7 @@
 import { assert, defined } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { BlockError } from '../base/error.js';
-import { MiB } from '../base/limits.js';
+import { KiB, MiB } from '../base/limits.js';
 import type { MapDriver, Reservation } from './driver.js';
 import type { Edge } from './edge.js';
 import type { Node } from './node.js';
@@ -12,6 +12,8 @@ import { type BlockStatus, Flag, hasFlag, type Mapping, newMapping } from './req
 
 /** Writes up to this size are put together with their copy-on-write into one buffer and one request. */
 const JOINED_WRITE_BYTES = 2 * MiB;
+/** Most that copyUp reads and writes without a wait. */
+const COPIED_AT_ONCE_BYTES = 256 * KiB;
 /** Zeroes that a format cannot express are written in pieces of this size. */
 const ZERO_PIECE_BYTES = MiB;
 
@@ -26,6 +28,7 @@ export class MappedIo {
   readonly #ranges: RangeLock;
   /** Reused by the synchronous path, which never interleaves with itself on one node. */
   readonly #scratch = newMapping();
+  #copyBuffer: Buffer | undefined;
 
   constructor(node: Node, driver: MapDriver, ranges: RangeLock) {
     this.#node = node;
@@ -353,6 +356,7 @@ export class MappedIo {
    * known to read as zeroes below. Clusters are copied whole, those at the ends too.
    */
   async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
+    if (!zeroes && this.#tryCopyUp(offset, lengthBytes)) return;
     const cluster = this.#driver.clusterBytes;
     const from = alignDown(offset, cluster);
     const to = Math.min(alignUp(offset + lengthBytes, cluster), this.#node.lengthBytes);
@@ -372,6 +376,22 @@ export class MappedIo {
     } finally {
       release();
     }
+  }
+
+  /** A small piece of whole clusters, none of them in this image, whose data is in memory. */
+  #tryCopyUp(offset: number, lengthBytes: number): boolean {
+    const cluster = this.#driver.clusterBytes;
+    const backing = this.#backing;
+    if (lengthBytes > COPIED_AT_ONCE_BYTES || offset % cluster !== 0 || lengthBytes % cluster !== 0)
+      return false;
+    if (!backing || offset + lengthBytes > backing.lengthBytes || this.#file.node.instance.announce)
+      return false;
+    const mapping = this.#scratch;
+    if (!this.#ranges.isIdle || !this.#driver.tryMap(offset, lengthBytes, mapping)) return false;
+    if (mapping.kind !== 'backing' || mapping.lengthBytes < lengthBytes) return false;
+    this.#copyBuffer ??= Buffer.allocUnsafeSlow(COPIED_AT_ONCE_BYTES);
+    const buffer = this.#copyBuffer.subarray(0, lengthBytes);
+    return backing.tryRead(offset, buffer) && this.#tryAllocate(offset, buffer, 0);
   }
 
   /** Zero clusters for [at, end), when all of it is known to be zero; false: copy. The range is held. */
@@ -449,7 +469,10 @@ export class MappedIo {
     }
   }
 
-  /** A data cluster may lie in a hole of the file (preallocation): then it reads as zeroes. */
+  /**
+   * Without clusters of its own (raw) the driver knows nothing of holes, so the file says. Where there are clusters,
+   * data is what the tables call so: asking the file about each would cost more than it tells.
+   */
   async #dataStatus(mapping: Mapping): Promise<BlockStatus> {
     const file = this.#file;
     const status: BlockStatus = {
@@ -459,6 +482,7 @@ export class MappedIo {
       data: true,
     };
     status.hostOffset = mapping.hostOffset;
+    if (this.#driver.clusterBytes > 1) return status;
     const inside = Math.min(mapping.lengthBytes, file.lengthBytes - mapping.hostOffset);
     if (inside <= 0) return { ...status, zero: true, data: false };
     const below = await file.status(mapping.hostOffset, inside);

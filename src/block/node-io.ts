@@ -207,7 +207,7 @@ export class NodeIo {
     if (start > offset) await this.#writeIo(offset, zeroPayload(start - offset), Flag.none);
     if (end > start) await this.#writeZeroesAligned(start, end - start, flags);
     const tail = offset + lengthBytes - end;
-    if (tail > 0 && end >= start && end > offset) await this.#writeIo(end, zeroPayload(tail), Flag.none);
+    if (tail > 0) await this.#writeIo(end, zeroPayload(tail), Flag.none);
   }
 
   async #writeZeroesAligned(offset: number, lengthBytes: number, flags: number): Promise<void> {

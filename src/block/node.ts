@@ -1,10 +1,14 @@
 import { assert, defined } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
+import { MiB } from '../base/limits.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
 import type { Edge } from './edge.js';
 import { NodeIo } from './node-io.js';
 import type { BlockStatus } from './request.js';
+
+/** How far statusThroughChain looks at first. */
+const FIRST_LOOK_BYTES = 4 * MiB;
 
 export interface NodeProperties {
   name: string;
@@ -140,6 +144,23 @@ export class Node {
    * Not allocated down to there: allocated false; zero when nothing is below.
    */
   async statusThroughChain(offset: number, lengthBytes: number, last?: Node): Promise<ChainStatus> {
+    // Layer by layer a long stretch would be looked through in each, only for a short answer: so begin with a short
+    // one, and go on while it is all alike.
+    let piece = FIRST_LOOK_BYTES;
+    const status = await this.#lookThroughChain(offset, Math.min(lengthBytes, piece), last);
+    let goesOn = status.lengthBytes === piece && !status.data;
+    while (goesOn && status.lengthBytes < lengthBytes) {
+      piece = Math.min(4 * piece, lengthBytes - status.lengthBytes);
+      const next = await this.#lookThroughChain(offset + status.lengthBytes, piece, last);
+      const { node, allocated, zero, data } = next;
+      if (node !== status.node || allocated !== status.allocated || zero !== status.zero || data) break;
+      status.lengthBytes += next.lengthBytes;
+      goesOn = next.lengthBytes === piece;
+    }
+    return status;
+  }
+
+  async #lookThroughChain(offset: number, lengthBytes: number, last?: Node): Promise<ChainStatus> {
     let most = lengthBytes;
     let depth = 0;
     let at: Node = this.skipFilters();

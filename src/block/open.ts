@@ -17,6 +17,8 @@ export interface OpenContext {
   readOnly: boolean;
   /** -incoming: no locks, no writes until activated. */
   inactive?: boolean;
+  /** Whatever others do with the files is fine (-U): for looking at images in use. */
+  forceShare?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
   /** Files of the chain that are being opened: a cycle is refused. */
@@ -101,6 +103,7 @@ export class Opener {
     if (format === undefined) this.onProbed(filename, driver);
     const description = this.drivers.get(driver);
     const protocol = this.drivers.parseFilename(filename);
+    if (context.forceShare === true && protocol['driver'] === 'file') protocol['force-share'] = true;
     if (description.kind === 'protocol') return this.open({ ...protocol, ...extra }, context);
     return this.open({ driver, file: protocol, ...extra }, context);
   }

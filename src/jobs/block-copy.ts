@@ -1,6 +1,6 @@
 import { Notifier } from '../base/async.js';
 import { alignDown } from '../base/align.js';
-import { MiB } from '../base/limits.js';
+import { KiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { IoDriver } from '../block/driver.js';
 import type { Node } from '../block/node.js';
@@ -15,6 +15,8 @@ const WINDOW_BYTES = 16 * MiB;
 const WINDOW_PIECES = 16;
 /** Zeroes cost no data: one request may cover this much. */
 export const ZERO_BYTES = 1024 * MiB;
+/** A piece so small is read and written, not offloaded. */
+const COPIED_AT_ONCE_BYTES = 256 * KiB;
 /** Writeback of the target starts whenever this much was written to it. */
 const WRITEBACK_BYTES = 32 * MiB;
 
@@ -152,6 +154,11 @@ export class Mover {
   async copyData(offset: number, lengthBytes: number): Promise<void> {
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
+      if (lengthBytes <= COPIED_AT_ONCE_BYTES) {
+        // In memory, most of the time: cheaper than to find out whether the kernel can copy it.
+        await this.#readAndWrite(at, end - at);
+        break;
+      }
       const offloaded = await this.#offload(at, end - at);
       if (offloaded > 0) at += offloaded;
       else {

@@ -34,15 +34,6 @@ export function encodeGreeting(flags: number): Buffer {
   return out;
 }
 
-/** The server's handshake flags. Errors: kind corrupt when it is no NBD server, unsupported when it is an old one. */
-export function decodeGreeting(bytes: Buffer): number {
-  if (bytes.readUInt32BE(0) !== nbd.MAGIC_HIGH || bytes.readUInt32BE(4) !== nbd.MAGIC_LOW)
-    throw new BlockError('corrupt', 'Bad initial magic received');
-  if (bytes.readUInt32BE(8) !== nbd.OPTION_MAGIC_HIGH || bytes.readUInt32BE(12) !== nbd.OPTION_MAGIC_LOW)
-    throw new BlockError('unsupported', 'Bad server magic received: not a newstyle NBD server');
-  return bytes.readUInt16BE(16);
-}
-
 export interface OptionHeader {
   option: number;
   lengthBytes: number;

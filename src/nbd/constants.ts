@@ -5,6 +5,9 @@ export const MAGIC_HIGH = 0x4e42444d;
 export const MAGIC_LOW = 0x41474943;
 export const OPTION_MAGIC_HIGH = 0x49484156;
 export const OPTION_MAGIC_LOW = 0x454f5054;
+/** In place of "IHAVEOPT": a server of before the newstyle handshake. */
+export const OLDSTYLE_MAGIC_HIGH = 0x00004202;
+export const OLDSTYLE_MAGIC_LOW = 0x81861253;
 export const OPTION_REPLY_MAGIC_HIGH = 0x0003e889;
 export const OPTION_REPLY_MAGIC_LOW = 0x045565a9;
 export const REQUEST_MAGIC = 0x25609513;

@@ -18,9 +18,12 @@ export class ReplyStream {
   /** [0, sent) was given to the socket, [sent, used) waits for flush(). */
   #sent = 0;
   #used = 0;
-  /** The socket still holds bytes of `buffer`. */
-  #isHeld = false;
-  readonly #held: Buffer[] = [];
+  /** Bytes given to the socket in all. */
+  #writtenBytes = 0;
+  /** What #writtenBytes was after the last bytes of `buffer` that the socket queued; 0: it holds none. */
+  #bufferEnd = 0;
+  /** Full or foreign buffers that the socket holds, oldest first, with what #writtenBytes was after them. */
+  readonly #held: Array<{ buffer: Buffer; end: number }> = [];
 
   constructor(socket: HostSocket, pool: BufferPool) {
     this.#socket = socket;
@@ -48,32 +51,59 @@ export class ReplyStream {
 
   flush(): void {
     if (this.#used === this.#sent) return;
-    const sent = this.#socket.write(this.buffer.subarray(this.#sent, this.#used)) === 'sent';
+    const sent = this.#write(this.buffer.subarray(this.#sent, this.#used));
     this.#sent = this.#used;
-    if (!sent) this.#isHeld = true;
-    else if (!this.#isHeld) this.#sent = this.#used = 0;
+    if (!sent) this.#bufferEnd = this.#writtenBytes;
+    this.#release();
   }
 
   /** Sends the first `lengthBytes` of a buffer of the pool, which goes back to it when the peer has them. */
   sendOwn(buffer: Buffer, lengthBytes: number): void {
     this.flush();
-    if (this.#socket.write(buffer.subarray(0, lengthBytes)) === 'sent') this.#pool.give(buffer);
-    else this.#held.push(buffer);
+    if (this.#write(buffer.subarray(0, lengthBytes))) this.#pool.give(buffer);
+    else this.#held.push({ buffer, end: this.#writtenBytes });
+    this.#release();
+  }
+
+  /** Sends bytes that the caller wants back at once. */
+  sendCopy(bytes: Uint8Array): void {
+    const copy = this.#pool.take(bytes.length);
+    copy.set(bytes);
+    this.sendOwn(copy, bytes.length);
   }
 
   /** The socket has nothing queued any more. */
   drained(): void {
-    for (const buffer of this.#held) this.#pool.give(buffer);
-    this.#held.length = 0;
-    this.#isHeld = false;
+    this.#release();
+  }
+
+  /** False: the socket still needs the bytes. */
+  #write(bytes: Buffer): boolean {
+    const sent = this.#socket.write(bytes) === 'sent';
+    this.#writtenBytes += bytes.length;
+    return sent;
+  }
+
+  /** Takes back what the socket has handed on. A busy connection may never have nothing queued. */
+  #release(): void {
+    const goneBytes = this.#writtenBytes - this.#socket.queuedBytes;
+    let count = 0;
+    for (const { buffer, end } of this.#held) {
+      if (end > goneBytes) break;
+      this.#pool.give(buffer);
+      count++;
+    }
+    if (count > 0) this.#held.splice(0, count);
+    if (this.#bufferEnd > goneBytes) return;
+    this.#bufferEnd = 0;
     if (this.#sent === this.#used) this.#sent = this.#used = 0;
   }
 
   #renew(): void {
     assert(this.#sent === this.#used, 'unsent replies in a full buffer');
-    this.#held.push(this.buffer);
+    this.#held.push({ buffer: this.buffer, end: this.#bufferEnd });
     this.buffer = this.#pool.take(REPLY_BUFFER_BYTES);
     this.#sent = this.#used = 0;
-    this.#isHeld = false;
+    this.#bufferEnd = 0;
   }
 }

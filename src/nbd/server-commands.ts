@@ -195,7 +195,8 @@ export async function statusExtents(target: NbdTarget, request: Request): Promis
   const most = (request.flags & CommandFlag.reqOne) !== 0 ? 1 : MAX_STATUS_EXTENTS;
   const extents: Extent[] = [];
   let { offset, lengthBytes: left } = request;
-  while (left > 0) {
+  // However finely a disk is divided, one request keeps others waiting only so long; the client asks on.
+  for (let steps = 0; left > 0 && steps < MAX_STATUS_EXTENTS; steps++) {
     const status = await target.status(offset, left);
     const state = (status.data ? 0 : AllocationState.hole) | (status.zero ? AllocationState.zero : 0);
     const lengthBytes = Math.min(status.lengthBytes, left);

@@ -19,7 +19,7 @@ function format(value: Writable, indent: string | undefined, depth: number): str
     case 'string':
       return quote(value);
     case 'number':
-      return Number.isFinite(value) ? String(value) : 'null';
+      return Number.isSafeInteger(value) ? String(value) : formatDouble(value);
     case 'boolean':
     case 'bigint':
       return String(value);
@@ -28,7 +28,7 @@ function format(value: Writable, indent: string | undefined, depth: number): str
   const pad = indent === undefined ? '' : `\r\n${indent.repeat(depth + 1)}`;
   const end = indent === undefined ? '' : `\r\n${indent.repeat(depth)}`;
   const separator = indent === undefined ? ', ' : ',';
-  if (value instanceof Number) return String(value);
+  if (value instanceof Number) return formatDouble(value.valueOf());
   if (Array.isArray(value)) {
     if (value.length === 0) return `[${end}]`;
     const items = (value as Writable[]).map((item) => pad + format(item, indent, depth + 1));
@@ -40,6 +40,20 @@ function format(value: Writable, indent: string | undefined, depth: number): str
   if (members.length === 0) return `{${end}}`;
   const items = members.map(([key, member]) => `${pad}${quote(key)}: ${format(member, indent, depth + 1)}`);
   return `{${items.join(separator)}${end}}`;
+}
+
+/** 17 significant digits without trailing zeros, as C's %.17g. JSON has no infinities: they become null. */
+function formatDouble(value: number): string {
+  if (!Number.isFinite(value)) return 'null';
+  if (value === 0) return Object.is(value, -0) ? '-0' : '0';
+  const [mantissa = '', exponent = '0'] = value.toExponential(16).split('e');
+  const power = Number(exponent);
+  const trim = (digits: string): string => (digits.includes('.') ? digits.replace(/\.?0+$/, '') : digits);
+  if (power < -4 || power >= 17) {
+    const digits = String(Math.abs(power)).padStart(2, '0');
+    return `${trim(mantissa)}e${power < 0 ? '-' : '+'}${digits}`;
+  }
+  return trim(power < 0 ? value.toFixed(16 - power) : value.toPrecision(17));
 }
 
 /** A string literal in ASCII with upper-case escapes. */

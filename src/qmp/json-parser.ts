@@ -1,196 +1,166 @@
 import { BlockError } from '../base/error.js';
-import { MAX_JSON_BYTES, MAX_JSON_DEPTH } from '../base/limits.js';
+import { MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSON_TOKENS } from '../base/limits.js';
 import type { JsonObject, JsonValue } from '../schema/types.js';
-
-type Token =
-  | { kind: 'punctuation'; text: '{' | '}' | '[' | ']' | ':' | ',' }
-  | { kind: 'string'; value: string }
-  | { kind: 'number'; value: number | bigint }
-  | { kind: 'keyword'; text: string };
+import { JsonLexer, type JsonToken } from './json-lexer.js';
+import { BadStringLiteral, readStringLiteral } from './json-string.js';
 
 const MAX_UINT64 = 2n ** 64n - 1n;
 const MIN_INT64 = -(2n ** 63n);
+/** Most of a stray text that an error repeats. */
+const MAX_SHOWN_CHARS = 1000;
 
 function syntax(message: string): BlockError {
   return new BlockError('invalid', `JSON parse error, ${message}`);
 }
 
+function tooMuch(what: string): BlockError {
+  return new BlockError('limit', `JSON ${what} limit exceeded`);
+}
+
+export interface JsonLimits {
+  bytes: number;
+  tokens: number;
+  depth: number;
+}
+
+const LIMITS: JsonLimits = { bytes: MAX_JSON_BYTES, tokens: MAX_JSON_TOKENS, depth: MAX_JSON_DEPTH };
+
 /**
  * Values out of a stream of bytes, as QEMU reads QMP: JSON with single-quoted strings allowed, values need no
- * separator, a value is complete with its last bracket. An error is told once and what was read so far is dropped;
- * a line feed inside a string ends the error.
+ * separator, a value is complete with its last bracket. An error drops what was read of a value; after stray bytes
+ * reading goes on with the next bracket, separator or line.
+ *
+ * Errors: kind 'invalid' for what is no JSON, 'limit' for too large a value; messages are QEMU's.
  */
 export class JsonStream {
   readonly #onValue: (value: JsonValue) => void;
   readonly #onError: (error: BlockError) => void;
-  #tokens: Token[] = [];
-  #nesting: string[] = [];
+  readonly #limits: JsonLimits;
+  readonly #lexer: JsonLexer;
+  #tokens: JsonToken[] = [];
   #bytes = 0;
-  #partial = '';
-  #decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  #openBraces = 0;
+  #openBrackets = 0;
 
-  constructor(onValue: (value: JsonValue) => void, onError: (error: BlockError) => void) {
+  constructor(
+    onValue: (value: JsonValue) => void,
+    onError: (error: BlockError) => void,
+    limits: JsonLimits = LIMITS,
+  ) {
     this.#onValue = onValue;
     this.#onError = onError;
+    this.#limits = limits;
+    this.#lexer = new JsonLexer(
+      {
+        onToken: (token) => this.#take(token),
+        onStray: (text) => this.#fail(syntax(`stray '${shown(text)}'`)),
+        onOversize: () => this.#fail(tooMuch('token size')),
+      },
+      limits.bytes,
+    );
   }
 
-  /** Takes bytes as they come. */
+  /** Takes bytes as they come; they may be reused afterwards. */
   push(chunk: Uint8Array): void {
-    this.#lex(this.#partial + this.#decoder.decode(chunk, { stream: true }), false);
+    this.#lexer.push(chunk);
   }
 
   /** The stream has ended: what is pending is complete or wrong. */
   end(): void {
-    this.#lex(this.#partial + this.#decoder.decode(), true);
-    if (this.#tokens.length > 0) this.#fail(syntax('expecting value'));
+    this.#lexer.end();
+    if (this.#tokens.length > 0) this.#fail(syntax('premature EOI'));
   }
 
-  #lex(text: string, atEnd: boolean): void {
-    let at = 0;
-    while (at < text.length) {
-      const char = text[at] ?? '';
-      if (/[ \t\r\n]/.test(char)) {
-        at++;
-        continue;
-      }
-      const end = tokenEnd(text, at, atEnd);
-      if (end === 'more') break;
-      if (typeof end === 'object') {
-        // The stray text is dropped with everything that it interrupted.
-        this.#fail(syntax(`stray '${end.stray}'`));
-        at += end.skip;
-        continue;
-      }
-      this.#take(text.slice(at, end));
-      at = end;
-    }
-    this.#partial = text.slice(at);
-    this.#bytes += at;
-    if (this.#partial.length + this.#bytes > MAX_JSON_BYTES) {
-      this.#fail(new BlockError('limit', 'JSON token size limit exceeded'));
-      this.#partial = '';
-    }
-    if (this.#tokens.length === 0) this.#bytes = 0;
-  }
-
-  #take(text: string): void {
-    let token: Token;
-    try {
-      token = toToken(text);
-    } catch (error) {
-      if (!(error instanceof BlockError)) throw error;
-      return this.#fail(error);
-    }
+  #take(token: JsonToken): void {
     this.#tokens.push(token);
-    if (token.kind === 'punctuation') {
-      if (token.text === '{' || token.text === '[') this.#nesting.push(token.text);
-      else if (token.text === '}' || token.text === ']') this.#nesting.pop();
-    }
-    if (this.#nesting.length > MAX_JSON_DEPTH) {
-      return this.#fail(new BlockError('limit', 'JSON nesting depth limit exceeded'));
-    }
-    if (this.#nesting.length === 0) this.#finish();
+    this.#bytes += token.text.length;
+    if (token.kind === 'punctuation') this.#count(token.text);
+    const { depth, bytes, tokens } = this.#limits;
+    if (this.#openBraces + this.#openBrackets > depth) return this.#fail(tooMuch('nesting depth'));
+    if (this.#bytes > bytes) return this.#fail(tooMuch('token size'));
+    if (this.#tokens.length > tokens) return this.#fail(tooMuch('token count'));
+    const isOpen = this.#openBraces > 0 || this.#openBrackets > 0;
+    if (!isOpen || this.#openBraces < 0 || this.#openBrackets < 0) this.#finish();
+  }
+
+  #count(text: string): void {
+    if (text === '{') this.#openBraces++;
+    else if (text === '}') this.#openBraces--;
+    else if (text === '[') this.#openBrackets++;
+    else if (text === ']') this.#openBrackets--;
   }
 
   #finish(): void {
-    const tokens = this.#tokens;
-    this.#tokens = [];
+    const tokens = this.#reset();
     let value: JsonValue;
     try {
       value = new TokenParser(tokens).parse();
     } catch (error) {
+      if (error instanceof BadStringLiteral) return this.#onError(syntax(error.message));
       if (!(error instanceof BlockError)) throw error;
-      return this.#fail(error);
+      return this.#onError(error);
     }
     this.#onValue(value);
   }
 
   #fail(error: BlockError): void {
-    this.#tokens = [];
-    this.#nesting = [];
-    this.#bytes = 0;
+    this.#reset();
     this.#onError(error);
   }
-}
 
-/** Where the token at `at` ends; 'more': it is not complete yet; stray: it is none. */
-function tokenEnd(
-  text: string,
-  at: number,
-  atEnd: boolean,
-): number | 'more' | { stray: string; skip: number } {
-  const char = text[at] ?? '';
-  if ('{}[]:,'.includes(char)) return at + 1;
-  if (char === '"' || char === "'") return stringEnd(text, at, char, atEnd);
-  const match = /^(-?[0-9][0-9.eE+-]*|[a-z]+)/.exec(text.slice(at, at + 400)) ?? undefined;
-  if (!match) {
-    if (char === '-' && at + 1 >= text.length && !atEnd) return 'more';
-    return { stray: char, skip: 1 };
+  #reset(): JsonToken[] {
+    const tokens = this.#tokens;
+    this.#tokens = [];
+    this.#bytes = 0;
+    this.#openBraces = 0;
+    this.#openBrackets = 0;
+    return tokens;
   }
-  const end = at + match[0].length;
-  return end >= text.length && !atEnd ? 'more' : end;
 }
 
-function stringEnd(
-  text: string,
-  at: number,
-  quote: string,
-  atEnd: boolean,
-): number | 'more' | { stray: string; skip: number } {
-  for (let i = at + 1; i < text.length; i++) {
-    const char = text[i] ?? '';
-    if (char === quote) return i + 1;
-    if (char < ' ') return { stray: text.slice(at, i + 1), skip: i + 1 - at };
-    if (char === '\\') i++;
+/** The one JSON value of a text, with single-quoted strings allowed. Errors: as JsonStream's. */
+export function parseJson(text: string): JsonValue {
+  const values: JsonValue[] = [];
+  const errors: BlockError[] = [];
+  const stream = new JsonStream(
+    (value) => void values.push(value),
+    (error) => void errors.push(error),
+  );
+  stream.push(Buffer.from(text));
+  stream.end();
+  const [value, ...more] = values;
+  if (value !== undefined && more.length + errors.length > 0) {
+    throw new BlockError('invalid', 'Expecting at most one JSON value');
   }
-  return atEnd ? { stray: text.slice(at), skip: text.length - at } : 'more';
+  if (errors[0]) throw errors[0];
+  if (value === undefined) throw new BlockError('invalid', 'Expecting a JSON value');
+  return value;
 }
 
-function toToken(text: string): Token {
-  const char = text[0] ?? '';
-  if ('{}[]:,'.includes(char)) return { kind: 'punctuation', text: char as '{' };
-  if (char === '"' || char === "'") return { kind: 'string', value: unescape(text) };
-  if (/[a-z]/.test(char)) return { kind: 'keyword', text };
-  return { kind: 'number', value: toNumber(text) };
-}
-
-const ESCAPES: { [letter: string]: string } = {
-  '"': '"',
-  "'": "'",
-  '\\': '\\',
-  '/': '/',
-  b: '\b',
-  f: '\f',
-  n: '\n',
-  r: '\r',
-  t: '\t',
-};
-
-function unescape(literal: string): string {
-  return literal.slice(1, -1).replace(/\\(u[0-9a-fA-F]{4}|[^])/g, (match, body: string) => {
-    if (body.length === 5) {
-      const code = parseInt(body.slice(1), 16);
-      if (code === 0) throw syntax(`invalid escape sequence '\\u0000' in string`);
-      return String.fromCharCode(code);
-    }
-    const plain = ESCAPES[body];
-    if (plain === undefined) throw syntax(`invalid escape sequence '${match}' in string`);
-    return plain;
-  });
+/** Stray bytes as characters, up to a NUL as QEMU shows them. */
+function shown(bytes: string): string {
+  const nul = bytes.indexOf('\0');
+  const text = bytes.slice(0, Math.min(nul < 0 ? bytes.length : nul, MAX_SHOWN_CHARS));
+  return Buffer.from(text, 'latin1').toString('utf8');
 }
 
 /** Integers stay exact (bigint beyond 2^53, uint64 at most); anything else is a double, kept apart by a fraction. */
 function toNumber(text: string): number | bigint {
-  if (/^-?(0|[1-9][0-9]*)$/.test(text)) {
-    const exact = BigInt(text);
-    if (exact > MAX_UINT64 || exact < MIN_INT64) return new Double(Number(text)) as unknown as number;
+  if (/^-?\d+$/.test(text)) {
     const number = Number(text);
-    return Number.isSafeInteger(number) ? number : exact;
+    if (Number.isSafeInteger(number)) return number === 0 ? 0 : number;
+    // Digits without end would make an integer of any size; 20 of them exceed 64 bits.
+    const exact = text.length <= 20 ? BigInt(text) : undefined;
+    const fits = exact !== undefined && exact <= MAX_UINT64 && exact >= MIN_INT64;
+    return fits ? exact : asDouble(number);
   }
-  if (!/^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$/.test(text)) throw syntax(`stray '${text}'`);
-  const value = Number(text);
   // 1e3 and 5.0 are no integers for QMP, though they are for JavaScript.
-  return Number.isInteger(value) ? (new Double(value) as unknown as number) : value;
+  const value = Number(text);
+  return Number.isInteger(value) ? asDouble(value) : value;
+}
+
+function asDouble(value: number): number {
+  return new Double(value) as unknown as number;
 }
 
 /** A number that was written with a fraction or an exponent but has an integral value. */
@@ -200,11 +170,12 @@ export class Double extends Number {
   }
 }
 
+/** The tokens of one value, down to the bracket that closes it. */
 class TokenParser {
-  readonly #tokens: Token[];
+  readonly #tokens: readonly JsonToken[];
   #at = 0;
 
-  constructor(tokens: Token[]) {
+  constructor(tokens: readonly JsonToken[]) {
     this.#tokens = tokens;
   }
 
@@ -212,7 +183,7 @@ class TokenParser {
     return this.#value();
   }
 
-  #next(): Token {
+  #next(): JsonToken {
     const token = this.#tokens[this.#at++];
     if (!token) throw syntax('premature EOI');
     return token;
@@ -227,8 +198,9 @@ class TokenParser {
     const token = this.#next();
     switch (token.kind) {
       case 'string':
+        return readStringLiteral(token.text);
       case 'number':
-        return token.value;
+        return toNumber(token.text);
       case 'keyword':
         if (token.text === 'true') return true;
         if (token.text === 'false') return false;
@@ -248,17 +220,16 @@ class TokenParser {
       return out;
     }
     for (;;) {
-      const key = this.#next();
-      if (key.kind !== 'string')
-        throw syntax(key.kind === 'punctuation' ? 'expecting value' : 'key is not a string in object');
+      const key = this.#value();
+      if (typeof key !== 'string') throw syntax('key is not a string in object');
       const colon = this.#next();
-      if (colon.kind !== 'punctuation' || colon.text !== ':') throw syntax('missing : in object pair');
+      if (colon.text !== ':') throw syntax('missing : in object pair');
       const value = this.#value();
-      if (Object.hasOwn(out, key.value)) throw syntax('duplicate key');
-      Object.defineProperty(out, key.value, { value, enumerable: true, writable: true, configurable: true });
+      if (Object.hasOwn(out, key)) throw syntax('duplicate key');
+      Object.defineProperty(out, key, { value, enumerable: true, writable: true, configurable: true });
       const next = this.#next();
-      if (next.kind === 'punctuation' && next.text === '}') return out;
-      if (next.kind !== 'punctuation' || next.text !== ',') throw syntax('expected separator in dict');
+      if (next.text === '}') return out;
+      if (next.text !== ',') throw syntax('expected separator in dict');
     }
   }
 
@@ -271,8 +242,8 @@ class TokenParser {
     for (;;) {
       out.push(this.#value());
       const next = this.#next();
-      if (next.kind === 'punctuation' && next.text === ']') return out;
-      if (next.kind !== 'punctuation' || next.text !== ',') throw syntax('expected separator in list');
+      if (next.text === ']') return out;
+      if (next.text !== ',') throw syntax('expected separator in list');
     }
   }
 }

@@ -1,5 +1,5 @@
 import { BlockError } from '../base/error.js';
-import type { Infer, JsonObject, JsonValue, Type } from '../schema/types.js';
+import type { JsonObject, JsonValue, Type } from '../schema/types.js';
 import type { Writable } from './json-format.js';
 
 /** A QMP error as the wire has it. */
@@ -39,11 +39,8 @@ interface Registered {
 export class CommandRegistry {
   readonly #commands = new Map<string, Registered>();
 
-  register<D extends CommandDefinition<never>>(definition: D, handler: Handler<Infer<D['arguments']>>): void {
-    this.#commands.set(definition.name, {
-      definition: definition,
-      handler: handler as Handler<unknown>,
-    });
+  register<A>(definition: CommandDefinition<A>, handler: Handler<A>): void {
+    this.#commands.set(definition.name, { definition, handler: handler as Handler<unknown> });
   }
 
   get names(): string[] {

@@ -1,4 +1,5 @@
-import { AsyncMutex } from '../base/async.js';
+import { AsyncMutex, Notifier } from '../base/async.js';
+import { BlockError } from '../base/error.js';
 import type { HostClock, HostSocket } from '../host/host.js';
 import type { JsonObject, JsonValue } from '../schema/types.js';
 import { arrayOf, enumOf, optional, struct } from '../schema/types.js';
@@ -9,9 +10,16 @@ import { type CommandRegistry, QmpError, toQmpError } from './registry.js';
 /** Commands of one client that wait; beyond that its socket is not read. */
 const MAX_QUEUED_COMMANDS = 8;
 
+/** Unsent answers beyond which no further command of that client is run until it has read some. */
+const MAX_UNSENT_BYTES = 1024 * 1024;
+
+/** Unsent events beyond which a client that does not read is cut off. */
+const MAX_UNSENT_EVENT_BYTES = 64 * 1024 * 1024;
+
 /** What clients are told of us. Tools parse the numbers and expect a QEMU. */
 export const VERSION = { qemu: { micro: 22, minor: 2, major: 7 }, package: 'livedisk 0.1.0' };
 
+const NEGOTIATE = 'qmp_capabilities';
 const CAPABILITIES_ARGUMENTS = struct('qmp_capabilities-arg', {
   enable: optional(arrayOf(enumOf('QMPCapability', ['oob']))),
 });
@@ -23,7 +31,7 @@ const CAPABILITIES_ARGUMENTS = struct('qmp_capabilities-arg', {
 export class QmpHub {
   readonly registry: CommandRegistry;
   readonly clock: HostClock;
-  /** Told of a handler's error that is no refusal: a bug to report, not a crash. */
+  /** Told of an error that is no refusal of a command: a bug to report, not a crash. */
   onUnexpectedError: (error: unknown) => void = () => undefined;
   readonly #sessions = new Set<QmpSession>();
   readonly #inBand = new AsyncMutex();
@@ -31,13 +39,17 @@ export class QmpHub {
   constructor(registry: CommandRegistry, clock: HostClock) {
     this.registry = registry;
     this.clock = clock;
+    registry.register({ name: NEGOTIATE, arguments: CAPABILITIES_ARGUMENTS }, () => {
+      const text = 'Capabilities negotiation is already complete, command ignored';
+      throw new QmpError('CommandNotFound', text);
+    });
   }
 
   /** Sends an event now, so before the return of the command that is running. */
   emit(event: string, data: JsonObject): void {
     const message: { [key: string]: Writable } = { timestamp: this.clock.wallClock(), event };
     if (Object.keys(data).length > 0) message['data'] = data;
-    for (const session of this.#sessions) if (session.isNegotiated) session.send(message);
+    for (const session of this.#sessions) if (session.isNegotiated) session.sendEvent(message);
   }
 
   /** One command, after all that came in before it. */
@@ -60,7 +72,9 @@ export class QmpSession {
   readonly #socket: HostSocket;
   readonly #pretty: boolean;
   readonly #onClose: () => void;
+  readonly #drained = new Notifier();
   #negotiated = false;
+  #outOfBand = false;
   #queue: Array<() => Promise<void>> = [];
   #working = false;
   #paused = false;
@@ -72,14 +86,15 @@ export class QmpSession {
     this.#pretty = options.pretty ?? false;
     this.#onClose = options.onClose ?? (() => undefined);
     const stream = new JsonStream(
-      (value) => this.#enqueue(() => this.#handle(value)),
-      (error) => this.#enqueue(async () => this.#reply({ error: toQmpError(error) })),
+      (value) => this.#receive(value),
+      (error) => this.#enqueue(async () => this.send({ error: toQmpError(error) })),
     );
     hub.add(this);
     this.send({ QMP: { version: VERSION, capabilities: ['oob'] } });
     socket.start({
       onData: (chunk) => stream.push(chunk),
       onClose: () => this.#close(),
+      onDrain: () => this.#drained.notify(),
     });
   }
 
@@ -93,6 +108,13 @@ export class QmpSession {
     this.#socket.write(Buffer.from(`${text}\r\n`, 'latin1'));
   }
 
+  sendEvent(message: { [key: string]: Writable }): void {
+    this.send(message);
+    if (this.#socket.queuedBytes <= MAX_UNSENT_EVENT_BYTES) return;
+    this.#socket.destroy();
+    this.#close();
+  }
+
   end(): void {
     this.#socket.end();
   }
@@ -102,12 +124,20 @@ export class QmpSession {
     this.#closed = true;
     this.#queue = [];
     this.#hub.remove(this);
+    this.#drained.notify();
     this.#onClose();
   }
 
+  #receive(message: JsonValue): void {
+    // Out of band means at once, whatever waits.
+    if (this.#outOfBand && isOutOfBand(message)) void this.#handle(message);
+    else this.#enqueue(() => this.#handle(message));
+  }
+
   #enqueue(work: () => Promise<void>): void {
+    if (this.#closed) return;
     this.#queue.push(work);
-    if (!this.#paused && this.#queue.length > MAX_QUEUED_COMMANDS) {
+    if (!this.#paused && this.#queue.length >= MAX_QUEUED_COMMANDS) {
       this.#paused = true;
       this.#socket.pause();
     }
@@ -118,6 +148,7 @@ export class QmpSession {
     this.#working = true;
     for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
       await next();
+      await this.#drained.until(() => this.#closed || this.#socket.queuedBytes <= MAX_UNSENT_BYTES);
       if (this.#paused && this.#queue.length < MAX_QUEUED_COMMANDS) {
         this.#paused = false;
         this.#socket.resume();
@@ -127,23 +158,16 @@ export class QmpSession {
   }
 
   async #handle(message: JsonValue): Promise<void> {
-    let id: JsonValue | undefined;
+    const request = parseRequest(message, this.#outOfBand);
+    const { id } = request;
     try {
-      const request = parseRequest(message);
-      id = request.id;
+      if ('error' in request) throw request.error;
       const result = await this.#run(request);
-      this.#reply(id === undefined ? { return: result } : { return: result, id });
+      this.send(id === undefined ? { return: result } : { return: result, id });
     } catch (error) {
-      const asObject =
-        typeof message === 'object' && message !== null && !Array.isArray(message) ? message : {};
-      id = asObject['id'];
-      if (!(error instanceof Error) || error.name === 'AssertionFailure') this.#hub.onUnexpectedError(error);
-      this.#reply(id === undefined ? { error: toQmpError(error) } : { id, error: toQmpError(error) });
+      if (!(error instanceof QmpError || error instanceof BlockError)) this.#hub.onUnexpectedError(error);
+      this.send(id === undefined ? { error: toQmpError(error) } : { id, error: toQmpError(error) });
     }
-  }
-
-  #reply(message: { [key: string]: Writable }): void {
-    this.send(message);
   }
 
   async #run({ name, args, outOfBand }: Request): Promise<Writable> {
@@ -152,53 +176,59 @@ export class QmpSession {
         throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
       throw new QmpError('GenericError', `The command ${name} does not support OOB`);
     }
-    if (name === 'qmp_capabilities') {
-      if (this.#negotiated) {
-        const text = 'Capabilities negotiation is already complete, command ignored';
-        throw new QmpError('CommandNotFound', text);
-      }
-      CAPABILITIES_ARGUMENTS.parse(args, '', 'qmp');
+    if (name === NEGOTIATE && !this.#negotiated) {
+      const { enable } = CAPABILITIES_ARGUMENTS.parse(args, '', 'qmp');
       this.#negotiated = true;
+      this.#outOfBand = enable?.includes('oob') ?? false;
       return {};
     }
     if (!this.#negotiated) {
-      throw new QmpError('CommandNotFound', "Expecting capabilities negotiation with 'qmp_capabilities'");
+      throw new QmpError('CommandNotFound', `Expecting capabilities negotiation with '${NEGOTIATE}'`);
     }
     return this.#hub.execute(name, args);
   }
 }
 
 interface Request {
-  name: string;
-  args: JsonObject;
-  id: JsonValue | undefined;
-  outOfBand: boolean;
+  readonly name: string;
+  readonly args: JsonObject;
+  readonly id: JsonValue | undefined;
+  readonly outOfBand: boolean;
 }
 
-function parseRequest(message: JsonValue): Request {
+interface BadRequest {
+  readonly error: QmpError;
+  readonly id: JsonValue | undefined;
+}
+
+function isOutOfBand(message: JsonValue): boolean {
+  return typeof message === 'object' && message !== null && 'exec-oob' in message && !('execute' in message);
+}
+
+function parseRequest(message: JsonValue, outOfBandEnabled: boolean): Request | BadRequest {
   if (typeof message !== 'object' || message === null || Array.isArray(message)) {
-    throw new QmpError('GenericError', 'QMP input must be a JSON object');
+    return { error: new QmpError('GenericError', 'QMP input must be a JSON object'), id: undefined };
   }
+  const { id } = message;
+  const bad = (text: string): BadRequest => ({ error: new QmpError('GenericError', text), id });
   let name: string | undefined;
   let args: JsonObject = {};
   let outOfBand = false;
   for (const [key, value] of Object.entries(message)) {
-    if (key === 'execute' || key === 'exec-oob') {
-      if (typeof value !== 'string')
-        throw new QmpError('GenericError', `QMP input member '${key}' must be a string`);
-      if (name !== undefined)
-        throw new QmpError('GenericError', "QMP input member 'exec-oob' clashes with 'execute'");
+    if (key === 'execute' || (key === 'exec-oob' && outOfBandEnabled)) {
+      if (typeof value !== 'string') return bad(`QMP input member '${key}' must be a string`);
+      if (name !== undefined) return bad("QMP input member 'execute' clashes with 'exec-oob'");
       name = value;
       outOfBand = key === 'exec-oob';
     } else if (key === 'arguments') {
       if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-        throw new QmpError('GenericError', "QMP input member 'arguments' must be an object");
+        return bad("QMP input member 'arguments' must be an object");
       }
       args = value;
     } else if (key !== 'id') {
-      throw new QmpError('GenericError', `QMP input member '${key}' is unexpected`);
+      return bad(`QMP input member '${key}' is unexpected`);
     }
   }
-  if (name === undefined) throw new QmpError('GenericError', "QMP input lacks member 'execute'");
-  return { name, args, id: message['id'], outOfBand };
+  if (name === undefined) return bad("QMP input lacks member 'execute'");
+  return { name, args, id, outOfBand };
 }

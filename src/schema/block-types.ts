@@ -1,3 +1,4 @@
+import { BLKDEBUG_EVENTS } from './blkdebug-events.js';
 import {
   alternate,
   arrayOf,
@@ -6,6 +7,7 @@ import {
   type Infer,
   int,
   later,
+  lazy,
   nullType,
   optional,
   required,
@@ -123,19 +125,15 @@ export type BlockdevOptions = {
   [key: string]: unknown;
 };
 
-const lazyOptions: Type<BlockdevOptions> = {
-  name: 'BlockdevOptions',
-  get description() {
-    return BlockdevOptions.description;
-  },
-  parse: (value, path, mode) => BlockdevOptions.parse(value, path, mode),
-};
+const lazyOptions = lazy('BlockdevOptions', () => BlockdevOptions);
 
 const BlockdevRef = alternate('BlockdevRef', [lazyOptions, str]);
 const BlockdevRefOrNull = alternate('BlockdevRefOrNull', [lazyOptions, str, nullType]);
 
+const BLKDEBUG_EVENT = enumOf('BlkdebugEvent', BLKDEBUG_EVENTS);
+
 const INJECT_ERROR = struct('BlkdebugInjectErrorOptions', {
-  event: required(str),
+  event: required(BLKDEBUG_EVENT),
   state: optional(int),
   iotype: optional(
     enumOf('BlkdebugIOType', ['read', 'write', 'write-zeroes', 'discard', 'flush', 'block-status']),
@@ -146,12 +144,12 @@ const INJECT_ERROR = struct('BlkdebugInjectErrorOptions', {
   immediately: optional(bool),
 });
 const SET_STATE = struct('BlkdebugSetStateOptions', {
-  event: required(str),
+  event: required(BLKDEBUG_EVENT),
   state: optional(int),
   new_state: required(int),
 });
 const DELAY = struct('XBlkdebugDelay', {
-  event: optional(str),
+  event: optional(BLKDEBUG_EVENT),
   iotype: optional(str),
   'delay-ms': required(int),
 });
@@ -263,7 +261,7 @@ export const BlockdevCreateOptions = union(
       size: required(size),
       version: optional(enumOf('BlockdevQcow2Version', ['v3'], ['v2'])),
       'backing-file': optional(str),
-      'backing-fmt': optional(str),
+      'backing-fmt': optional(enumOf('BlockdevDriver', DRIVERS, OTHER_DRIVERS)),
       encrypt: later(struct('QCryptoBlockCreateOptions', {})),
       'cluster-size': optional(size),
       preallocation: later(str),

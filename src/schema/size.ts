@@ -1,14 +1,18 @@
 const SUFFIXES = 'bkmgtpe';
 
-/** Bytes of "64k", "1.5G", "4096", "0x1000"; undefined when it is no size or not below 2^53. */
+/**
+ * Bytes of "64k", "1.5G", "4096", "0x1000" (suffixes are powers of 1024, in either case); undefined when it is no
+ * size or not below 2^53.
+ */
 export function parseSize(text: string): number | undefined {
-  if (/^0[xX][0-9a-fA-F]+$/.test(text)) return inRange(Number(text));
-  const match = /^(\d+)(\.\d+)?([bkmgtpeBKMGTPE])?$/.exec(text);
+  const match =
+    /^[ \t\n\v\f\r]*\+?(?:(0[xX][0-9a-fA-F]+)([kmgtpKMGTP])?|(\d+)(\.\d*)?([bkmgtpeBKMGTPE])?)$/.exec(text);
   if (!match) return undefined;
-  const suffix = (match[3] ?? 'b').toLowerCase();
-  if (match[2] !== undefined && suffix === 'b') return undefined;
-  const unit = 1024 ** SUFFIXES.indexOf(suffix);
-  return inRange(Math.floor(Number(`${match[1]}${match[2] ?? ''}`) * unit));
+  const [, hex, hexSuffix, digits, fraction = '', suffix] = match;
+  const unit = 1024 ** SUFFIXES.indexOf((hexSuffix ?? suffix ?? 'b').toLowerCase());
+  if (hex !== undefined) return inRange(Number(hex) * unit);
+  if (unit === 1 && /[1-9]/.test(fraction)) return undefined;
+  return inRange(Number(digits) * unit + Math.floor(Number(`0${fraction}`) * unit));
 }
 
 function inRange(bytes: number): number | undefined {

@@ -57,53 +57,97 @@ function wrongType(path: string, expected: string): BlockError {
   return invalid(`Invalid parameter type for '${path}', expected: ${expected}`);
 }
 
+/** QEMU names enumeration values and alternates in its messages by their last part; members of lists have none. */
+function lastName(path: string): string {
+  const part = path.slice(path.lastIndexOf('.') + 1);
+  return /^\d|\]$/.test(part) ? 'null' : part;
+}
+
 function builtin<T>(name: string, jsonType: string, parse: Type<T>['parse']): Type<T> {
   return { name, description: { kind: 'builtin', jsonType }, parse };
 }
 
-export const str: Type<string> = builtin('str', 'string', (value, path) => {
+/** A scalar of a command line; dotted keys may have made it an object or list. */
+function scalar(value: JsonValue, path: string): string {
+  if (typeof value !== 'string') throw invalid(`Parameters '${path}.*' are unexpected`);
+  return value;
+}
+
+export const str: Type<string> = builtin('str', 'string', (value, path, mode) => {
+  if (mode === 'keyval') return scalar(value, path);
   if (typeof value !== 'string') throw wrongType(path, 'string');
   return value;
 });
 
 export const bool: Type<boolean> = builtin('bool', 'boolean', (value, path, mode) => {
-  if (mode === 'qmp' && typeof value === 'boolean') return value;
-  if (mode === 'keyval' && typeof value === 'string') {
-    if (['on', 'yes', 'true', 'y'].includes(value)) return true;
-    if (['off', 'no', 'false', 'n'].includes(value)) return false;
+  if (mode === 'keyval') {
+    const text = scalar(value, path);
+    if (['on', 'yes', 'true', 'y'].includes(text)) return true;
+    if (['off', 'no', 'false', 'n'].includes(text)) return false;
     throw invalid(`Parameter '${path}' expects 'on' or 'off'`);
   }
-  throw wrongType(path, mode === 'keyval' ? 'string' : 'boolean');
+  if (typeof value !== 'boolean') throw wrongType(path, 'boolean');
+  return value;
 });
 
 const MAX_INT64 = 2n ** 63n - 1n;
 const MIN_INT64 = -(2n ** 63n);
 
+function tooLarge(path: string): BlockError {
+  return new BlockError('limit', `Parameter '${path}' is larger than livedisk supports (2^53)`);
+}
+
 /** An int64; one of 2^53 or more is refused as out of livedisk's range, never rounded. */
 export const int: Type<number> = builtin('int', 'int', (value, path, mode) => {
-  const number = mode === 'keyval' && typeof value === 'string' ? parseInteger(value, path) : value;
+  const number = mode === 'keyval' ? parseInteger(scalar(value, path), path) : value;
   if (typeof number === 'bigint' && number <= MAX_INT64 && number >= MIN_INT64) {
-    throw new BlockError('limit', `Parameter '${path}' is larger than livedisk supports (2^53)`);
+    throw tooLarge(path);
   }
   if (typeof number !== 'number' || !Number.isSafeInteger(number)) throw wrongType(path, 'integer');
   return number;
 });
 
-function parseInteger(text: string, path: string): number {
-  if (!/^[+-]?(0[xX][0-9a-fA-F]+|\d+)$/.test(text)) throw invalid(`Parameter '${path}' expects integer`);
-  return Number(text);
+/** As strtoll(3) with base 0: decimal, 0x or 0 for octal, white space before it. */
+function parseInteger(text: string, path: string): number | bigint {
+  const match = /^[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9]\d*))$/.exec(text);
+  if (!match) throw invalid(`Parameter '${path}' expects integer`);
+  const [, sign, hex, octal, decimal] = match;
+  // Digits without end are out of range, whatever their base.
+  const digits = (hex ?? octal ?? decimal ?? '').replace(/^0+(?=.)/, '');
+  if (digits.length > 22) throw invalid(`Parameter '${path}' expects integer`);
+  const magnitude = BigInt(`${hex !== undefined ? '0x' : octal !== undefined ? '0o' : ''}${digits}`);
+  const value = sign === '-' ? -magnitude : magnitude;
+  if (value > MAX_INT64 || value < MIN_INT64) throw invalid(`Parameter '${path}' expects integer`);
+  const number = Number(value);
+  return Number.isSafeInteger(number) ? number : value;
 }
+
+const MAX_UINT64 = 2n ** 64n - 1n;
+
+/** Any finite number. */
+export const number: Type<number> = builtin('number', 'number', (value, path, mode) => {
+  const given = mode === 'keyval' ? Number(scalar(value, path) || NaN) : value;
+  if (mode === 'keyval' && !Number.isFinite(given)) throw invalid(`Parameter '${path}' expects number`);
+  // Numbers that were written with a fraction or exponent may be wrapped.
+  const plain = (given as unknown) instanceof Number ? Number(given) : given;
+  if (typeof plain !== 'number' && typeof plain !== 'bigint') throw wrongType(path, 'number');
+  return Number(plain);
+});
 
 /** A byte count; on command lines with an optional suffix (k, M, G, T, P, E). */
 export const size: Type<number> = builtin('size', 'int', (value, path, mode) => {
-  if (mode === 'keyval' && typeof value === 'string') {
-    const bytes = parseSize(value);
-    if (bytes === undefined) throw invalid(`Parameter '${path}' expects size`);
+  if (mode === 'keyval') {
+    const bytes = parseSize(scalar(value, path));
+    if (bytes === undefined) throw invalid(`Parameter '${path}' expects a size value`);
     return bytes;
   }
-  const number = int.parse(value, path, mode);
-  if (number < 0) throw wrongType(path, 'integer');
-  return number;
+  const isInteger = typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value));
+  if (!isInteger || value > MAX_UINT64 || value < MIN_INT64) {
+    throw invalid(`Parameter '${path}' expects uint64`);
+  }
+  // QEMU takes negative numbers modulo 2^64, so these too are sizes beyond what livedisk has.
+  if (typeof value === 'bigint' || value < 0) throw tooLarge(path);
+  return value;
 });
 
 export const any: Type<JsonValue> = builtin('any', 'value', (value) => value);
@@ -122,8 +166,8 @@ export function enumOf<const V extends string>(
   return {
     name,
     description: { kind: 'enum', values },
-    parse(value, path) {
-      if (typeof value !== 'string') throw wrongType(path, 'string');
+    parse(input, path, mode) {
+      const value = str.parse(input, path, mode);
       if (later.includes(value)) {
         throw new BlockError(
           'unsupported',
@@ -131,7 +175,9 @@ export function enumOf<const V extends string>(
         );
       }
       const found = values.find((candidate) => candidate === value);
-      if (found === undefined) throw invalid(`Parameter '${path}' does not accept value '${value}'`);
+      if (found === undefined) {
+        throw invalid(`Parameter '${lastName(path)}' does not accept value '${value}'`);
+      }
       return found;
     },
   };
@@ -143,10 +189,21 @@ export function arrayOf<T>(element: Type<T>): Type<T[]> {
     description: { kind: 'array', element },
     parse(value, path, mode) {
       if (!Array.isArray(value)) throw wrongType(path, 'array');
-      // QEMU names the members of a list of enumeration values "null".
-      const isEnum = element.description.kind === 'enum';
-      return value.map((item, i) => element.parse(item, isEnum ? 'null' : `${path}[${i}]`, mode));
+      return value.map((item, i) =>
+        element.parse(item, mode === 'keyval' ? `${path}.${i}` : `${path}[${i}]`, mode),
+      );
     },
+  };
+}
+
+/** A type that is looked up when it is used, so that types may refer to each other in circles. */
+export function lazy<T>(name: string, get: () => Type<T>): Type<T> {
+  return {
+    name,
+    get description() {
+      return get().description;
+    },
+    parse: (value, path, mode) => get().parse(value, path, mode),
   };
 }
 
@@ -213,7 +270,7 @@ export function alternate<const T extends ReadonlyArray<Type<unknown>>>(
     parse(value, path, mode) {
       const wanted = jsonTypeName(value);
       const type = types.find((candidate) => accepts(candidate, wanted));
-      if (!type) throw wrongType(path, name);
+      if (!type) throw wrongType(lastName(path), name);
       return type.parse(value, path, mode) as Infer<T[number]>;
     },
   };

@@ -183,6 +183,17 @@ function diskTests(subject: Subject, getBed: () => TestBed, wrap: Wrap): void {
     });
   });
 
+  test('zeroes over less than a unit reach the unit at whose start they lie', async () => {
+    await withDisk(getBed(), await create(), async (disk) => {
+      const model = new DiskModel(Buffer.alloc(sizeBytes));
+      const { unitBytes } = shape;
+      await model.perform(disk, { kind: 'write', offset: 0, lengthBytes: 2 * unitBytes, value: 1 });
+      await model.perform(disk, { kind: 'zero', offset: 0, lengthBytes: 1, value: 0 });
+      await model.perform(disk, { kind: 'zero', offset: unitBytes, lengthBytes: 511, value: 0 });
+      await model.compare(disk, 'at the end');
+    });
+  });
+
   test('requests of any offset and length read back right, and after opening again', async () => {
     await property(subject, history, async (requests) => {
       const options = await create();

@@ -84,7 +84,7 @@ test('a real machine keeps writing through a mirror with pivot and an active com
   assert.equal(guest.hadError, false, guest.console.slice(-500));
   await guest.kill();
   const synced = guest.lastRecord;
-  assert.equal(await daemon.quit(), 0);
+  assert.equal(await daemon.quit(), 0, daemon.output);
   for (const image of ['a.qcow2', 'e.qcow2', 'f.qcow2']) run(folder, 'qemu-img', 'check', image);
   assertUnbroken(ringOf(folder, 'e.qcow2'), synced, 'the disk in use');
   assertUnbroken(ringOf(folder, 'a.qcow2'), atPivot - 40, 'the source of the mirror');

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { openSync, readSync, closeSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { decodeRecord, encodeRecord, RECORD_BYTES, RecordLog } from '../../src/cli/demo/records.js';
+import { decodeRecord, encodeRecord, RECORD_BYTES } from '../../src/cli/demo/records.js';
 import { Daemon, run, scratch, skipWithout } from './daemon.js';
 import { SmallNbd } from './small-nbd.js';
 
@@ -34,7 +35,9 @@ test(`kill -9 under NBD load with flushes, ${KILLS} times: no corruption, flushe
   const folder = scratch(t);
   run(folder, 'qemu-img', 'create', '-f', 'qcow2', 'base.qcow2', '64M');
   run(folder, 'qemu-img', 'create', '-f', 'qcow2', '-b', 'base.qcow2', '-F', 'qcow2', 'disk.qcow2');
-  const log = new RecordLog(BLOCKS);
+  /** Newest record of each block that a completed flush covers, or that was found after a kill. */
+  const durable = new Array<number>(BLOCKS).fill(0);
+  let last = 0;
   const block = Buffer.alloc(RECORD_BYTES);
   for (let kill = 0; kill < KILLS; kill++) {
     const daemon = await Daemon.livedisk(
@@ -45,7 +48,8 @@ test(`kill -9 under NBD load with flushes, ${KILLS} times: no corruption, flushe
       ...['--export', 'type=nbd,id=e,node-name=disk,writable=on'],
     );
     const client = await SmallNbd.connect(join(folder, 'nbd.sock'), 'disk');
-    let flushed = log.last;
+    /** Records since the last flush, by block: each may be there or not. */
+    const unflushed = new Map<number, number[]>();
     let sinceFlush = 0;
     let killed = false;
     const timer = setTimeout(
@@ -58,12 +62,14 @@ test(`kill -9 under NBD load with flushes, ${KILLS} times: no corruption, flushe
     try {
       while (!killed) {
         const index = Math.floor(Math.random() * BLOCKS);
-        const number = log.next(index);
+        const number = ++last;
+        unflushed.set(index, [...(unflushed.get(index) ?? []), number]);
         encodeRecord(block, number, index);
         await client.write(blockOffset(index), Buffer.from(block));
         if (++sinceFlush < 20) continue;
         await client.flush();
-        flushed = number;
+        for (const [written, numbers] of unflushed) durable[written] = numbers.at(-1) ?? 0;
+        unflushed.clear();
         sinceFlush = 0;
       }
     } catch (error) {
@@ -72,10 +78,16 @@ test(`kill -9 under NBD load with flushes, ${KILLS} times: no corruption, flushe
     clearTimeout(timer);
     client.close();
     await daemon.kill();
-    const check = run(folder, 'qemu-img', 'check', '--output=json', 'disk.qcow2');
-    assert.equal((JSON.parse(check) as { corruptions?: number }).corruptions ?? 0, 0, check);
+    // Status 3: leaked clusters and nothing worse.
+    const check = spawnSync('qemu-img', ['check', 'disk.qcow2'], { cwd: folder, encoding: 'utf8' });
+    assert.ok(check.status === 0 || check.status === 3, check.stdout + check.stderr);
     readRecords(folder, 'disk.qcow2').forEach((number, index) => {
-      assert.ok(number >= log.at(index, flushed), `block ${index} lost a flushed record after kill ${kill}`);
+      const allowed = [durable[index] ?? 0, ...(unflushed.get(index) ?? [])];
+      assert.ok(
+        allowed.includes(number),
+        `block ${index} holds record ${number}, not ${allowed.join()}, after kill ${kill}`,
+      );
+      durable[index] = number;
     });
   }
 });

@@ -25,6 +25,8 @@ export class FileIo implements IoDriver {
    */
   readonly #growth = new RangeLock();
   readonly #unable = new Set<Ability>();
+  /** A stretch known to be data. Asking the file system anew may take it a walk over all pages of the file. */
+  #knownData = { start: 0, end: 0 };
 
   constructor(file: HostFile, ignoresDiscard: boolean) {
     this.#file = file;
@@ -46,8 +48,9 @@ export class FileIo implements IoDriver {
     this.#grown(sizeBytes);
   }
 
-  /** Another process may have resized the file. */
+  /** Another process may have changed the file. */
   refreshSize(): void {
+    this.#forgetData(0, Infinity);
     this.#sizeBytes = this.#file.sizeBytes();
   }
 
@@ -112,6 +115,7 @@ export class FileIo implements IoDriver {
   /** False when the file system cannot do it, which is then not asked again. */
   async #attempt(what: Ability, offset: number, lengthBytes: number): Promise<boolean> {
     if (this.#unable.has(what)) return false;
+    if (what !== 'allocate') this.#forgetData(offset, lengthBytes);
     try {
       await this.#file[what](offset, lengthBytes);
       return true;
@@ -123,8 +127,7 @@ export class FileIo implements IoDriver {
   }
 
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
-    const zero = offset >= this.#sizeBytes;
-    const extent = zero ? { isHole: true, lengthBytes } : this.#file.extentAt(offset, lengthBytes);
+    const extent = this.#extentAt(offset, lengthBytes);
     const isData = !extent.isHole;
     let length = extent.lengthBytes;
     // The rest of the last sector counts with the data before it.
@@ -134,9 +137,26 @@ export class FileIo implements IoDriver {
     return { lengthBytes: length, allocated: true, zero: !isData, data: isData, hostOffset: offset };
   }
 
+  #extentAt(offset: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+    if (offset >= this.#sizeBytes) return { isHole: true, lengthBytes };
+    const known = this.#knownData;
+    if (offset >= known.start && offset < known.end)
+      return { isHole: false, lengthBytes: Math.min(lengthBytes, known.end - offset) };
+    const extent = this.#file.extentAt(offset, Math.max(lengthBytes, this.#sizeBytes - offset));
+    if (!extent.isHole) this.#knownData = { start: offset, end: offset + extent.lengthBytes };
+    return { isHole: extent.isHole, lengthBytes: Math.min(lengthBytes, extent.lengthBytes) };
+  }
+
+  /** Before a range may turn into a hole. */
+  #forgetData(offset: number, lengthBytes: number): void {
+    const { start, end } = this.#knownData;
+    if (offset < end && offset + lengthBytes > start) this.#knownData = { start: 0, end: 0 };
+  }
+
   async truncate(sizeBytes: number): Promise<void> {
     if (this.#file.traits.isBlockDevice) return this.#checkDeviceSize(sizeBytes);
     const release = await this.#growth.lockExclusive(0, 1);
+    this.#forgetData(0, Infinity);
     try {
       await this.#file.truncate(sizeBytes);
       this.#sizeBytes = sizeBytes;

@@ -69,7 +69,10 @@ function checkOption(key: string, value: Json): void {
       return;
     case 'version':
       if (value !== 'v2' && value !== 'v3')
-        throw new BlockError('invalid', `Parameter 'version' does not accept value '${JSON.stringify(value)}'`);
+        throw new BlockError(
+          'invalid',
+          `Parameter 'version' does not accept value '${JSON.stringify(value)}'`,
+        );
       return;
     default:
       if (!(key in ONLY)) throw new BlockError('unsupported', `qcow2: option '${key}' is not supported`);

@@ -13,6 +13,7 @@ import type {
 import type { Mapping } from '../../block/request.js';
 import { changeBacking } from './backing.js';
 import { createQcow2 } from './create.js';
+import { formattingText } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, MAGIC } from './layout.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { refuseCompressed } from './reservation.js';
@@ -187,5 +188,6 @@ export const qcow2Driver: DriverDescription = {
     header.length >= 8 && Buffer.from(header.buffer, header.byteOffset, 4).readUInt32BE(0) === MAGIC
       ? 100
       : 0,
+  describeCreation: formattingText,
   create: (file, options) => createQcow2(file, options),
 };

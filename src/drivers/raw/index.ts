@@ -143,6 +143,8 @@ export const rawDriver: DriverDescription = {
     return { perm: users.perm, shared: withoutPermissions(users.shared, Permission.resize) };
   },
 
+  describeCreation: ({ sizeBytes }) => `fmt=raw size=${sizeBytes}`,
+
   async create(file, { sizeBytes, backingFile }) {
     if (backingFile !== undefined) {
       throw new BlockError('unsupported', "Backing file not supported for file format 'raw'");

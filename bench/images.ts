@@ -1,0 +1,74 @@
+import { closeSync, fdatasyncSync, openSync } from 'node:fs';
+import { randomFillSync } from 'node:crypto';
+import { join } from 'node:path';
+import type { NodeOptions } from '../src/block/driver.js';
+import { Bench } from '../src/cli/demo/session.js';
+import { createRealHost } from '../src/host/real.js';
+import { run } from './measure.js';
+
+const MiB = 1024 * 1024;
+const CLUSTER = 64 * 1024;
+
+export type Pattern = 'dense' | 'scattered';
+
+/** Random data in [offset, offset + lengthBytes): all of it, or every other cluster. */
+async function fill(
+  options: NodeOptions,
+  offset: number,
+  lengthBytes: number,
+  pattern: Pattern,
+): Promise<void> {
+  const { disk, close } = await new Bench(createRealHost()).open(options, false);
+  const buffer = randomFillSync(Buffer.alloc(MiB));
+  if (pattern === 'dense') {
+    for (let at = 0; at < lengthBytes; at += MiB) await disk.write(offset + at, buffer);
+  } else {
+    for (let at = 0; at < lengthBytes; at += CLUSTER)
+      await disk.write(offset + 2 * at, buffer.subarray(at % MiB, (at % MiB) + CLUSTER));
+  }
+  await disk.flush();
+  await close();
+}
+
+function fileOptions(format: string, filename: string): NodeOptions {
+  return { driver: format, file: { driver: 'file', filename } };
+}
+
+/** One image that holds `dataBytes`. */
+export async function makeImage(
+  folder: string,
+  name: string,
+  format: string,
+  sizeBytes: number,
+  dataBytes: number,
+  pattern: Pattern,
+): Promise<void> {
+  run('qemu-img', ['create', '-q', '-f', format, join(folder, name), String(sizeBytes)]);
+  await fill(fileOptions(format, join(folder, name)), 0, dataBytes, pattern);
+}
+
+export const CHAIN = ['a', 'b', 'c', 'd'] as const;
+
+/** [a] <-- [b] <-- [c] <-- [d], each with a quarter of the data, half of it over data of the layer below. */
+export async function makeChain(
+  folder: string,
+  diskBytes: number,
+  dataBytes: number,
+  pattern: Pattern,
+): Promise<void> {
+  const part = dataBytes / CHAIN.length;
+  for (const [i, name] of CHAIN.entries()) {
+    const below = CHAIN[i - 1];
+    const backing = below === undefined ? [] : ['-b', `${below}.qcow2`, '-F', 'qcow2'];
+    run('qemu-img', ['create', '-q', '-f', 'qcow2', ...backing, `${name}.qcow2`, String(diskBytes)], folder);
+    const spread = pattern === 'dense' ? 1 : 2;
+    await fill(fileOptions('qcow2', join(folder, `${name}.qcow2`)), (i * part * spread) / 2, part, pattern);
+  }
+}
+
+/** Brings a file to disk. */
+export function syncFile(path: string): void {
+  const file = openSync(path, 'r+');
+  fdatasyncSync(file);
+  closeSync(file);
+}

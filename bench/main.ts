@@ -1,0 +1,62 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { freemem } from 'node:os';
+import { join } from 'node:path';
+import { benchConvert } from './convert.js';
+import { benchJobs } from './jobs.js';
+import { benchLatency } from './latency.js';
+import { benchNbd } from './nbd.js';
+
+const HELP = `usage: npm run bench -- [nbd] [jobs] [convert] [latency] [OPTION]...
+
+Runs livedisk and QEMU's programs in turn on the same work and prints medians and ratios. Without a name: all four.
+
+  --rounds=N     runs of each side (default 3)
+  --data=MIB     data in the disks of jobs and convert (default 512)
+  --disk=FOLDER  where the disk runs keep their files (default /var/tmp); runs in memory use /dev/shm
+  --no-disk      leave the disk runs out
+`;
+
+const SECTIONS = ['nbd', 'jobs', 'convert', 'latency'];
+const args = process.argv.slice(2);
+const option = (name: string, byDefault: string): string =>
+  args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? byDefault;
+
+/** A disk that is larger than what the kernel lets be dirty, so that writers are held up. */
+function beyondDirtyLimitMiB(): number {
+  const ratio = Number(readFileSync('/proc/sys/vm/dirty_ratio', 'utf8'));
+  const limitMiB = (ratio / 100) * (freemem() / 1024 / 1024);
+  return Math.min(16 * 1024, Math.ceil((1.5 * limitMiB) / 1024) * 1024);
+}
+
+async function inFolder(parent: string, body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = mkdtempSync(join(parent, 'livedisk-bench-'));
+  try {
+    await body(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+if (args.includes('--help')) process.stdout.write(HELP);
+else {
+  const unknown = args.find((arg) => !arg.startsWith('--') && !SECTIONS.includes(arg));
+  if (unknown !== undefined) throw new Error(`unknown section '${unknown}'\n${HELP}`);
+  const named = args.filter((arg) => SECTIONS.includes(arg));
+  const wants = (name: string): boolean => named.length === 0 || named.includes(name);
+  const rounds = Number(option('rounds', '3'));
+  const dataMiB = Number(option('data', '512'));
+  const places: Array<[string, string]> = [['in memory', '/dev/shm']];
+  if (!args.includes('--no-disk')) places.push(['disk', option('disk', '/var/tmp')]);
+  if (wants('nbd')) await inFolder('/dev/shm', (folder) => benchNbd(folder, rounds));
+  for (const [place, parent] of places) {
+    if (wants('jobs')) await inFolder(parent, (folder) => benchJobs(place, folder, dataMiB, rounds));
+    if (wants('convert')) await inFolder(parent, (folder) => benchConvert(place, folder, dataMiB, rounds));
+    if (wants('latency')) await inFolder(parent, (folder) => benchLatency(place, folder, 1024, 8));
+  }
+  if (wants('latency') && !args.includes('--no-disk')) {
+    const beyond = beyondDirtyLimitMiB();
+    await inFolder(option('disk', '/var/tmp'), (folder) =>
+      benchLatency("disk, past the kernel's dirty limit", folder, beyond, 20),
+    );
+  }
+}

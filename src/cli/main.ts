@@ -1,0 +1,65 @@
+import { BlockError } from '../base/error.js';
+
+/** A subcommand gives the program's exit status. Each is loaded only when it is asked for. */
+interface Subcommand {
+  summary: string;
+  run(args: string[]): Promise<number>;
+}
+
+const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
+  demo: {
+    summary: 'build a chain, write to it as a guest and reshape it live',
+    run: async (args) => (await import('./demo/main.js')).demoMain(args),
+  },
+  run: {
+    summary: "serve disks as a machine's, with QEMU's command line and QMP",
+    run: async (args) => (await import('./run/main.js')).runMain(args, 'machine'),
+  },
+  'storage-daemon': {
+    summary: 'serve disks with the command line of qemu-storage-daemon',
+    run: async (args) => (await import('./run/main.js')).runMain(args, 'storage-daemon'),
+  },
+  shell: {
+    summary: 'talk QMP to a running livedisk or QEMU',
+    run: async (args) => (await import('./shell/main.js')).shellMain(args),
+  },
+  io: {
+    summary: 'read and write images by command (as qemu-io)',
+    run: async (args) => (await import('./tools.js')).ioTool(args),
+  },
+};
+
+function usage(): string {
+  const lines = Object.entries(SUBCOMMANDS).map(([name, { summary }]) => `  ${name.padEnd(16)}${summary}\n`);
+  return `usage: livedisk COMMAND [ARGUMENTS]\n\n${lines.join('')}\nlivedisk COMMAND --help tells more.\n`;
+}
+
+async function main(args: string[]): Promise<number> {
+  if (process.platform !== 'linux') {
+    process.stderr.write(`livedisk: only Linux is supported, not ${process.platform}\n`);
+    return 1;
+  }
+  const [name, ...rest] = args;
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    process.stdout.write(usage());
+    return name === undefined ? 1 : 0;
+  }
+  if (name === '--version' || name === '-V') {
+    process.stdout.write('livedisk 0.1.0\n');
+    return 0;
+  }
+  const subcommand = Object.hasOwn(SUBCOMMANDS, name) ? SUBCOMMANDS[name] : undefined;
+  if (!subcommand) {
+    process.stderr.write(`livedisk: unknown command '${name}'\n\n${usage()}`);
+    return 1;
+  }
+  return subcommand.run(rest);
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  if (!(error instanceof BlockError)) throw error;
+  process.stderr.write(`livedisk: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,34 @@
+import type { Engine } from '../../monitor/engine.js';
+import { runHmp } from '../../monitor/hmp.js';
+import { VERSION } from '../../qmp/session.js';
+
+const PROMPT = '(qemu) ';
+
+/** The human monitor on a stream of text: a banner, a prompt, a line, what it prints, a prompt. */
+export class HumanMonitor {
+  readonly #engine: Engine;
+  readonly #write: (text: string) => void;
+  #text = '';
+  #working: Promise<void> = Promise.resolve();
+
+  constructor(engine: Engine, write: (text: string) => void) {
+    this.#engine = engine;
+    this.#write = write;
+    const { major, minor, micro } = VERSION.qemu;
+    write(`QEMU ${major}.${minor}.${micro} monitor - type 'help' for more information\n${PROMPT}`);
+  }
+
+  /** Input as it comes, in any pieces. */
+  push(text: string): void {
+    this.#text += text;
+    for (let end = this.#text.indexOf('\n'); end >= 0; end = this.#text.indexOf('\n')) {
+      const line = this.#text.slice(0, end).replace(/\r$/, '');
+      this.#text = this.#text.slice(end + 1);
+      this.#working = this.#working.then(() => this.#run(line));
+    }
+  }
+
+  async #run(line: string): Promise<void> {
+    this.#write((await runHmp(this.#engine, line)) + PROMPT);
+  }
+}

@@ -1,0 +1,126 @@
+import { rmSync, writeFileSync } from 'node:fs';
+import { deferred } from '../../base/async.js';
+import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
+import { allDrivers } from '../../drivers/index.js';
+import type { HostListener, HostSocket } from '../../host/host.js';
+import { createRealHost } from '../../host/real.js';
+import { Engine } from '../../monitor/engine.js';
+import { QmpSession } from '../../qmp/session.js';
+import { HumanMonitor } from './human-monitor.js';
+import { HELP } from './help.js';
+import { parseRunOptions, type RunOptions, type Step, withContext } from './options.js';
+
+/** `livedisk run` and `livedisk storage-daemon`: serves until told to quit. */
+export async function runMain(args: readonly string[], kind: 'machine' | 'storage-daemon'): Promise<number> {
+  const options = parseRunOptions(args, kind);
+  if (options.help) {
+    process.stdout.write(HELP[kind]);
+    return 0;
+  }
+  const engine = new Engine({
+    host: createRealHost(),
+    drivers: allDrivers,
+    kind,
+    startStopped: options.startStopped,
+    incoming: options.incoming,
+    print: (line) => void process.stdout.write(`${line}\n`),
+  });
+  engine.opener.onProbed = warnProbed;
+  engine.hub.onUnexpectedError = (error) =>
+    process.stderr.write(`livedisk: internal error: ${describe(error)}\n`);
+  const listeners: HostListener[] = [];
+  try {
+    await start(engine, options, listeners);
+    await untilEnd(engine);
+  } finally {
+    for (const listener of listeners) await listener.close();
+    await engine.close();
+    if (options.pidFile !== undefined) rmSync(options.pidFile, { force: true });
+  }
+  // Clients that stay connected, and standard input, would keep the process alive.
+  setImmediate(() => process.exit());
+  return 0;
+}
+
+function describe(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}
+
+function warnProbed(filename: string, format: string): void {
+  if (format !== 'raw') return;
+  process.stderr.write(
+    `livedisk: warning: Image format was not specified for '${filename}' and probing guessed raw.\n` +
+      "         Specify the 'raw' format explicitly.\n",
+  );
+}
+
+async function start(engine: Engine, options: RunOptions, listeners: HostListener[]): Promise<void> {
+  if (options.pidFile !== undefined) writeFileSync(options.pidFile, `${process.pid}\n`);
+  for (const step of options.steps) {
+    try {
+      await perform(engine, step, listeners);
+    } catch (error) {
+      throw withContext(step.text, error);
+    }
+  }
+}
+
+async function perform(engine: Engine, step: Step, listeners: HostListener[]): Promise<void> {
+  switch (step.kind) {
+    case 'blockdev':
+      return void (await engine.addNode(step.options));
+    case 'nbd-server':
+      return engine.exports.startServer(step.address, step.maxConnections);
+    case 'export':
+      return void (await engine.execute('block-export-add', step.options));
+    case 'device':
+      return void (await engine.addDevice(step.drive, step.properties));
+    case 'monitor':
+      return openMonitor(engine, step, listeners);
+  }
+}
+
+type MonitorStep = Extract<Step, { kind: 'monitor' }>;
+
+async function openMonitor(engine: Engine, step: MonitorStep, listeners: HostListener[]): Promise<void> {
+  const { socket, isControl, pretty } = step;
+  if (socket.stdio) {
+    if (isControl)
+      throw new BlockError('unsupported', 'QMP on standard input is not supported: use a socket');
+    const monitor = new HumanMonitor(engine, (text) => void process.stdout.write(text));
+    process.stdin.setEncoding('utf8').on('data', (text: string) => monitor.push(text));
+    return;
+  }
+  const connected = deferred();
+  const onConnection = (connection: HostSocket): void => {
+    if (isControl) new QmpSession(engine.hub, connection, { pretty });
+    else serveHuman(engine, connection);
+    connected.resolve();
+  };
+  listeners.push(await engine.host.net.listen(socket.address, onConnection));
+  if (socket.wait) await connected.promise;
+}
+
+function serveHuman(engine: Engine, connection: HostSocket): void {
+  let isOpen = true;
+  const write = (text: string): void => {
+    if (isOpen) connection.write(Buffer.from(text.replaceAll('\n', '\r\n')));
+  };
+  const monitor = new HumanMonitor(engine, write);
+  connection.start({
+    onData: (chunk) => monitor.push(chunk.toString('utf8')),
+    onClose: () => void (isOpen = false),
+  });
+}
+
+/** Until `quit`, or a signal. */
+function untilEnd(engine: Engine): Promise<void> {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => {
+      if (engine.kind === 'machine') engine.emit('SHUTDOWN', given({ guest: false, reason: 'host-signal' }));
+      engine.quitting.resolve();
+    });
+  }
+  return engine.quitting.promise;
+}

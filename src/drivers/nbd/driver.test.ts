@@ -1,0 +1,212 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { defined } from '../../base/assert.js';
+import { MiB } from '../../base/limits.js';
+import type { NodeOptions } from '../../block/driver.js';
+import { Flag } from '../../block/request.js';
+import { createSimulatedHost, type Simulation } from '../../host/simulated.js';
+import { Option, TransmissionFlag } from '../../nbd/constants.js';
+import { NbdServer } from '../../nbd/server.js';
+import { ScriptedServer } from '../../testing/nbd-script.js';
+import { errorOf, MemoryTarget } from '../../testing/nbd-target.js';
+import { TestBed } from '../../testing/test-disk.js';
+import { parseNbdFilename } from './address.js';
+import { nbdDriver } from './index.js';
+
+const PATH = '/tmp/nbd';
+const ADDRESS = { type: 'unix', path: PATH } as const;
+const OPTIONS: NodeOptions = { driver: 'nbd', server: ADDRESS };
+
+const inet = (host: string, port: string, name?: string): NodeOptions => ({
+  server: { type: 'inet', host, port },
+  ...(name !== undefined && { export: name }),
+});
+const unix = (path: string, name?: string): NodeOptions => ({
+  server: { type: 'unix', path },
+  ...(name !== undefined && { export: name }),
+});
+
+test('filenames of every form stand for their options', () => {
+  const cases: Array<[string, NodeOptions | undefined]> = [
+    ['nbd:localhost:10809', inet('localhost', '10809')],
+    ['nbd:localhost:1:exportname=a:b', inet('localhost', '1', 'a:b')],
+    ['nbd:[::1]:10809', inet('::1', '10809')],
+    ['nbd:unix:/a/b', unix('/a/b')],
+    ['nbd:unix:/a/b:exportname=x y', unix('/a/b', 'x y')],
+    ['nbd://host', inet('host', '10809')],
+    ['nbd://host:7/', inet('host', '7')],
+    ['nbd+tcp://host:7//a%20b/c', inet('host', '7', 'a b/c')],
+    ['nbd://[::1]:7/x', inet('::1', '7', 'x')],
+    ['nbd+unix:///x?socket=/a%3Fb', unix('/a?b', 'x')],
+    ['nbd+unix://?socket=/a', unix('/a')],
+    ['/some/nbd:file', undefined],
+    ['nbds://host', undefined],
+  ];
+  for (const [filename, options] of cases) assert.deepEqual(parseNbdFilename(filename), options, filename);
+});
+
+test('what is reported for options is a filename for the same options', () => {
+  const name = fc.stringMatching(/^[a-z0-9._-]{1,20}$/);
+  fc.assert(
+    fc.property(fc.boolean(), name, fc.option(name, { nil: undefined }), (isUnix, where, exported) => {
+      const options = isUnix ? unix(`/${where}`, exported) : inet(`h${where}`, '99', exported);
+      assert.deepEqual(parseNbdFilename(nbdDriver.filename?.(options) ?? ''), options);
+    }),
+  );
+});
+
+test('wrong filenames and options are refused in QEMU’s words', async () => {
+  const cases: Array<[string, string]> = [
+    ['nbd:', 'NBD server address missing'],
+    ['nbd:foo', "error parsing address 'foo'"],
+    ['nbd://', 'No valid URL specified'],
+    ['nbd+unix:///x', 'No valid URL specified'],
+    ['nbd+unix://host/x?socket=/a', 'No valid URL specified'],
+    ['nbd+unix:///x?socket=/a&y=z', 'No valid URL specified'],
+    ['nbd://h:1/x?y=z', 'No valid URL specified'],
+    ['nbd://h/%zz', 'No valid URL specified'],
+  ];
+  for (const [filename, message] of cases) assert.throws(() => parseNbdFilename(filename), { message });
+  await onMachine(async ({ bed }) => {
+    const message = async (options: NodeOptions): Promise<string> =>
+      (await errorOf(bed.open({ driver: 'nbd', ...options }))).message;
+    assert.equal(await message({}), "Parameter 'server' is missing");
+    assert.equal(await message({ server: { type: 'unix' } }), "Parameter 'server.path' is missing");
+    assert.equal(
+      await message(inet('localhost', 'x')),
+      'address resolution failed for localhost:x: Servname not supported for ai_socktype',
+    );
+    assert.match(await message({ server: { ...ADDRESS, abstract: true } }), /server.abstract.*not supported/);
+    assert.match(await message({ server: { type: 'fd', str: '3' } }), /'fd' is not supported/);
+    assert.match(
+      await message({ ...unix(PATH), 'tls-creds': 'x' }),
+      /does not support the option 'tls-creds'/,
+    );
+  });
+});
+
+interface Machine {
+  simulation: Simulation;
+  bed: TestBed;
+  target: MemoryTarget;
+}
+
+/** An own server with the exports '' and 'ro'. */
+async function onMachine(body: (machine: Machine) => Promise<void>): Promise<void> {
+  const simulation = createSimulatedHost({ seed: 5 });
+  const { host } = simulation;
+  await simulation.run(async () => {
+    const bed = new TestBed(host, [nbdDriver], '/tmp');
+    const server = await NbdServer.listen(host, ADDRESS);
+    const target = new MemoryTarget(MiB);
+    server.addExport({ name: '', target, readOnly: false, multiConn: true });
+    server.addExport({ name: 'ro', target, readOnly: true, multiConn: true });
+    await body({ simulation, bed, target });
+    assert.equal(bed.graph.nodes.size, 0);
+    await server.close();
+  });
+}
+
+test('a read-only export is opened read-only or not at all', () =>
+  onMachine(async ({ bed, target }) => {
+    const options = { ...OPTIONS, export: 'ro' };
+    const refused = await errorOf(bed.open(options));
+    assert.deepEqual(
+      [refused.kind, refused.message],
+      ['permission', 'Could not open image: Permission denied'],
+    );
+    target.bytes[5] = 9;
+    for (const more of [{}, { 'auto-read-only': true }]) {
+      const disk = await bed.open({ ...options, ...more }, { readOnly: true });
+      assert.equal((await disk.read(5, 1))[0], 9);
+      await disk.close();
+    }
+    const writer = await errorOf(bed.open({ ...options, 'auto-read-only': true }));
+    assert.equal(writer.message, 'Block node is read-only');
+  }));
+
+test('flags, sizes and status pass through', () =>
+  onMachine(async ({ bed, target }) => {
+    target.bytes.fill(1, 4096, 8192);
+    const disk = await bed.open(OPTIONS);
+    const { node } = disk;
+    assert.equal(node.filename, `nbd+unix://?socket=${PATH}`);
+    assert.deepEqual(await node.io.status(0, MiB), {
+      lengthBytes: 4096,
+      allocated: true,
+      zero: true,
+      data: false,
+      hostOffset: 0,
+    });
+    assert.deepEqual(await node.io.status(4100, 100), {
+      lengthBytes: 100,
+      allocated: true,
+      zero: false,
+      data: true,
+      hostOffset: 4100,
+    });
+    target.zeroesSlowly = true;
+    assert.equal((await errorOf(node.io.writeZeroes(0, 4096, Flag.noFallback))).kind, 'unsupported');
+    target.log.length = 0;
+    await node.io.writeZeroes(0, 4096, Flag.mayUnmap);
+    await node.io.discard(0, 4096);
+    await node.io.flush();
+    assert.deepEqual(target.log, ['zero 0+4096 flags 2', 'discard 0+4096', 'flush']);
+    const grown = await errorOf(disk.backend.truncate(2 * MiB));
+    assert.equal(grown.message, 'Cannot grow NBD nodes');
+    await disk.close();
+    target.log.length = 0;
+    const lazy = await bed.open({ ...OPTIONS, discard: 'ignore', cache: { 'no-flush': true } });
+    await lazy.backend.discard(0, 4096);
+    await lazy.backend.flush();
+    assert.deepEqual(target.log, []);
+    await lazy.close();
+  }));
+
+test('a server without zeroes, trim or flush is written to instead, in its blocks', async () => {
+  const simulation = createSimulatedHost({ seed: 6 });
+  const { host } = simulation;
+  await simulation.run(async () => {
+    const seen: string[] = [];
+    const listener = await ScriptedServer.listen(host, ADDRESS, async (server) => {
+      await server.handshake({
+        sizeBytes: MiB,
+        flags: TransmissionFlag.hasFlags,
+        options: new Set<number>([Option.go]),
+        handshakeFlags: 3,
+        blockSize: [4096, 4096, MiB],
+      });
+      for (;;) {
+        const request = await server.request();
+        seen.push(`${request.command} ${request.offset}+${request.lengthBytes}`);
+        server.simple(request, 0, Buffer.alloc(request.command === 0 ? request.lengthBytes : 0));
+      }
+    });
+    const bed = new TestBed(host, [nbdDriver], '/tmp');
+    const disk = await bed.open(OPTIONS);
+    await disk.backend.writeZeroes(4096, 8192);
+    await disk.backend.discard(0, 4096);
+    await disk.backend.flush();
+    assert.deepEqual(seen, ['1 4096+8192']);
+    seen.length = 0;
+    await disk.write(100, Buffer.alloc(10));
+    assert.deepEqual(seen, ['0 0+4096', '1 0+4096']);
+    assert.equal((await disk.node.io.status(0, 100)).data, true);
+    await disk.close();
+    await listener.close();
+  });
+});
+
+test('a node whose server has gone fails quickly and closes', () =>
+  onMachine(async ({ bed, simulation }) => {
+    const disk = await bed.open(OPTIONS);
+    simulation.setSilent(true);
+    const pending = errorOf(disk.read(0, 512));
+    await simulation.host.clock.sleep(10);
+    simulation.cutConnections();
+    assert.equal((await pending).errno, 'EIO');
+    assert.equal((await errorOf(disk.write(0, Buffer.alloc(512)))).errno, 'EIO');
+    assert.equal((await errorOf(defined(disk.node, 'node').io.flush())).errno, 'EIO');
+    await disk.close();
+  }));

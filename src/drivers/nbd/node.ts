@@ -1,0 +1,160 @@
+import { alignDown } from '../../base/align.js';
+import { BlockError, errnoError } from '../../base/error.js';
+import { GiB } from '../../base/limits.js';
+import type {
+  DriverInfo,
+  DriverInstance,
+  IoDriver,
+  PermissionSet,
+  PreparedChange,
+} from '../../block/driver.js';
+import { hasPermission, Permission } from '../../block/permissions.js';
+import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
+import type { NbdClient } from '../../nbd/client.js';
+import { AllocationState, CommandFlag, TransmissionFlag } from '../../nbd/constants.js';
+import type { NbdOptions } from './address.js';
+
+/** To be asked of a server that did not tell its minimum block size. */
+const DEFAULT_BLOCK_BYTES = 512;
+/** Longest stretch whose status is asked for at once. */
+const MAX_STATUS_BYTES = GiB;
+
+const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
+
+/** An export of an NBD server. */
+export class NbdNode implements DriverInstance {
+  readonly io: IoDriver;
+  readonly requestAlignmentBytes: number;
+  readonly #client: NbdClient;
+  readonly #noFlush: boolean;
+
+  constructor(client: NbdClient, options: NbdOptions) {
+    const { blockSize, lengthBytes } = client.info;
+    this.#client = client;
+    this.#noFlush = options.noFlush;
+    this.requestAlignmentBytes =
+      blockSize?.minimum ?? (lengthBytes % DEFAULT_BLOCK_BYTES === 0 ? DEFAULT_BLOCK_BYTES : 1);
+    this.io = new NbdIo(client, this.requestAlignmentBytes, options.ignoresDiscard);
+  }
+
+  get lengthBytes(): number {
+    return this.#client.info.lengthBytes;
+  }
+
+  get canWriteZeroes(): boolean {
+    return this.#client.has(TransmissionFlag.sendWriteZeroes);
+  }
+
+  get isReadOnly(): boolean {
+    return this.#client.has(TransmissionFlag.readOnly);
+  }
+
+  async flush(): Promise<void> {
+    if (this.#noFlush || this.isReadOnly || !this.#client.has(TransmissionFlag.sendFlush)) return;
+    await this.#client.flush();
+  }
+
+  /** Like a device, an export is taken as it is by whoever needs less of it. */
+  async truncate(lengthBytes: number): Promise<void> {
+    if (lengthBytes > this.lengthBytes) throw new BlockError('unsupported', 'Cannot grow NBD nodes');
+  }
+
+  async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
+    if (!readOnly && this.isReadOnly) throw deniedError();
+    return NOTHING;
+  }
+
+  /** A node that became read-only by auto-read-only takes no writers. */
+  async preparePermissions({ perm }: PermissionSet): Promise<PreparedChange> {
+    const writes = [Permission.write, Permission.writeUnchanged].some((bit) => hasPermission(perm, bit));
+    if (writes && this.isReadOnly)
+      throw new BlockError('permission', 'Block node is read-only', { errno: 'EPERM' });
+    return NOTHING;
+  }
+
+  info(): DriverInfo {
+    return {};
+  }
+
+  close(): Promise<void> {
+    return this.#client.close();
+  }
+}
+
+/** A read-only export was asked for writing. */
+export function deniedError(): BlockError {
+  return errnoError('EACCES', 'Could not open image');
+}
+
+class NbdIo implements IoDriver {
+  readonly #client: NbdClient;
+  readonly #alignmentBytes: number;
+  readonly #ignoresDiscard: boolean;
+
+  constructor(client: NbdClient, alignmentBytes: number, ignoresDiscard: boolean) {
+    this.#client = client;
+    this.#alignmentBytes = alignmentBytes;
+    this.#ignoresDiscard = ignoresDiscard;
+  }
+
+  read(offset: number, buffer: Uint8Array): Promise<void> {
+    return this.#client.read(offset, buffer);
+  }
+
+  async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+    this.#checkEnd(offset, buffer.length);
+    return this.#client.write(offset, buffer, this.#fua(flags));
+  }
+
+  async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    const client = this.#client;
+    this.#checkEnd(offset, lengthBytes);
+    const fast = hasFlag(flags, Flag.noFallback);
+    const offered =
+      client.has(TransmissionFlag.sendWriteZeroes) && (!fast || client.has(TransmissionFlag.sendFastZero));
+    if (!offered) throw errnoError('ENOTSUP');
+    let command = this.#fua(flags);
+    if (!hasFlag(flags, Flag.mayUnmap)) command += CommandFlag.noHole;
+    if (fast) command += CommandFlag.fastZero;
+    await client.writeZeroes(offset, lengthBytes, command);
+  }
+
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    if (this.#ignoresDiscard || !this.#client.has(TransmissionFlag.sendTrim)) return;
+    await this.#client.trim(offset, lengthBytes);
+  }
+
+  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+    if (this.#client.info.allocationContext === undefined) return dataStatus(offset, lengthBytes);
+    const align = this.#alignmentBytes;
+    const start = alignDown(offset, align);
+    const asked = Math.min(offset - start + lengthBytes, MAX_STATUS_BYTES);
+    const end = Math.min(this.#client.info.lengthBytes, start + asked + align - 1);
+    const extent = await this.#client.blockStatus(start, alignDown(end - start, align));
+    const known = Math.min(extent.lengthBytes - (offset - start), lengthBytes);
+    // An extent that ends within a block says nothing of the block.
+    if (known <= 0) return dataStatus(offset, Math.min(lengthBytes, align));
+    const zero = hasState(extent.state, AllocationState.zero);
+    const data = !hasState(extent.state, AllocationState.hole);
+    return { lengthBytes: known, allocated: true, zero, data, hostOffset: offset };
+  }
+
+  /** A format that allocates beyond the end finds the export full. */
+  #checkEnd(offset: number, lengthBytes: number): void {
+    if (offset + lengthBytes > this.#client.info.lengthBytes)
+      throw errnoError('ENOSPC', undefined, { offset });
+  }
+
+  /** As a command flag. Without it the block layer's flush after the write has to do. */
+  #fua(flags: number): number {
+    return hasFlag(flags, Flag.fua) && this.#client.has(TransmissionFlag.sendFua) ? CommandFlag.fua : 0;
+  }
+}
+
+function hasState(state: number, bit: number): boolean {
+  return Math.floor(state / bit) % 2 === 1;
+}
+
+function dataStatus(offset: number, lengthBytes: number): BlockStatus {
+  return { lengthBytes, allocated: true, zero: false, data: true, hostOffset: offset };
+}

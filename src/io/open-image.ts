@@ -1,0 +1,28 @@
+import type { NodeOptions } from '../block/driver.js';
+import type { Node } from '../block/node.js';
+import type { OpenContext, Opener } from '../block/open.js';
+
+/**
+ * Opens the image that a tool's command line names. `protocol`: options of the file below it, where it is a file.
+ * Without a format it is probed, and the opener's onProbed told.
+ */
+export async function openNamed(
+  opener: Opener,
+  filename: string,
+  format: string | undefined,
+  context: OpenContext,
+  protocol: NodeOptions = {},
+  extra: NodeOptions = {},
+): Promise<Node> {
+  if (filename.startsWith('json:')) return opener.openImage(filename, format, context, extra);
+  const below = opener.drivers.parseFilename(filename);
+  if (below['driver'] === 'file') {
+    Object.assign(below, protocol);
+    if (context.forceShare === true) below['force-share'] = true;
+  }
+  if (format !== undefined && opener.drivers.get(format).kind === 'protocol')
+    return opener.open({ ...below, ...extra }, context);
+  const driver = format ?? (await opener.probeFormat(filename));
+  if (format === undefined) opener.onProbed(filename, driver);
+  return opener.open({ driver, file: below, ...extra }, context);
+}

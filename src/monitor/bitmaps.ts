@@ -1,0 +1,87 @@
+import { isPowerOfTwo } from '../base/align.js';
+import { BlockError } from '../base/error.js';
+import { KiB } from '../base/limits.js';
+import { DirtyBitmap } from '../block/dirty-bitmap.js';
+import type { Node } from '../block/node.js';
+import type { CommandArguments } from '../schema/commands.js';
+import type { Engine } from './engine.js';
+import { findDevice } from './find-node.js';
+import type { DoneAction } from './snapshot.js';
+
+const MAX_NAME_BYTES = 1023;
+
+type Name = CommandArguments<'block-dirty-bitmap-clear'>;
+
+/** What is done to dirty bitmaps; each can be taken back in a transaction. */
+export const BITMAP_ACTIONS = {
+  'block-dirty-bitmap-add': add,
+  'block-dirty-bitmap-remove': remove,
+  'block-dirty-bitmap-clear': clear,
+  'block-dirty-bitmap-enable': (engine: Engine, name: Name) => setEnabled(engine, name, true),
+  'block-dirty-bitmap-disable': (engine: Engine, name: Name) => setEnabled(engine, name, false),
+} as const;
+
+export function registerBitmaps(engine: Engine): void {
+  engine.command('block-dirty-bitmap-add', (args) => void add(engine, args));
+  engine.command('block-dirty-bitmap-remove', (args) => void remove(engine, args));
+  engine.command('block-dirty-bitmap-clear', (args) => void clear(engine, args));
+  engine.command('block-dirty-bitmap-enable', (args) => void setEnabled(engine, args, true));
+  engine.command('block-dirty-bitmap-disable', (args) => void setEnabled(engine, args, false));
+}
+
+function find(engine: Engine, args: Name): { node: Node; bitmap: DirtyBitmap } {
+  const node = findDevice(engine.graph, args.node);
+  const bitmap = node.findBitmap(args.name);
+  if (!bitmap) throw new BlockError('not-found', `Dirty bitmap '${args.name}' not found`);
+  if (bitmap.busy) {
+    const text = `Bitmap '${args.name}' is currently in use by another operation and cannot be used`;
+    throw new BlockError('busy', text);
+  }
+  return { node, bitmap };
+}
+
+function add(engine: Engine, args: CommandArguments<'block-dirty-bitmap-add'>): DoneAction {
+  const { name, granularity } = args;
+  if (name === '') throw new BlockError('invalid', 'Bitmap name cannot be empty');
+  const node = findDevice(engine.graph, args.node);
+  if (granularity !== undefined && (granularity < 512 || !isPowerOfTwo(granularity)))
+    throw new BlockError('invalid', 'Granularity must be power of 2 and at least 512');
+  if (node.findBitmap(name)) throw new BlockError('exists', `Bitmap already exists: ${name}`);
+  if (Buffer.byteLength(name) > MAX_NAME_BYTES)
+    throw new BlockError('invalid', `Bitmap name too long: ${name}`);
+  const bitmap = new DirtyBitmap(node.lengthBytes, granularity ?? defaultGranularity(node), name);
+  bitmap.enabled = !(args.disabled ?? false);
+  node.dirtyBitmaps.push(bitmap);
+  return { undo: async () => drop(node, bitmap) };
+}
+
+/** The image's cluster size between 4 and 64 KiB. */
+function defaultGranularity(node: Node): number {
+  const cluster = node.instance.info().clusterSizeBytes ?? 64 * KiB;
+  return Math.min(64 * KiB, Math.max(4 * KiB, cluster));
+}
+
+function drop(node: Node, bitmap: DirtyBitmap): void {
+  node.dirtyBitmaps.splice(node.dirtyBitmaps.indexOf(bitmap), 1);
+}
+
+function remove(engine: Engine, args: Name): DoneAction {
+  const { node, bitmap } = find(engine, args);
+  drop(node, bitmap);
+  return { undo: async () => void node.dirtyBitmaps.push(bitmap) };
+}
+
+function clear(engine: Engine, args: Name): DoneAction {
+  const { bitmap } = find(engine, args);
+  const before = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
+  before.merge(bitmap);
+  bitmap.resetAll();
+  return { undo: async () => bitmap.merge(before) };
+}
+
+function setEnabled(engine: Engine, args: Name, enabled: boolean): DoneAction {
+  const { bitmap } = find(engine, args);
+  const before = bitmap.enabled;
+  bitmap.enabled = enabled;
+  return { undo: async () => void (bitmap.enabled = before) };
+}

@@ -1,0 +1,150 @@
+import { BlockError } from '../base/error.js';
+import { createImage } from '../block/create.js';
+import { given } from '../base/given.js';
+import type { NodeOptions } from '../block/driver.js';
+import type { Graph } from '../block/graph.js';
+import { Node } from '../block/node.js';
+import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
+import type { BlockBackend } from '../block/backend.js';
+import type { CommandArguments } from '../schema/commands.js';
+import type { Engine } from './engine.js';
+import { checkNotBlocked, findNode, findRoot } from './find-node.js';
+
+export function registerBlockdev(engine: Engine): void {
+  const { graph } = engine;
+  engine.command('blockdev-add', async (options) => void (await engine.addNode(options as NodeOptions)));
+  engine.command('blockdev-del', ({ 'node-name': name }) => deleteNode(graph, name));
+  engine.command('blockdev-create', (args) => create(engine, args));
+  engine.command('block_resize', (args) => resize(graph, args));
+  engine.command('change-backing-file', (args) => changeBackingFile(graph, args));
+}
+
+async function deleteNode(graph: Graph, name: string): Promise<void> {
+  const node = graph.node(name);
+  const hasBackend = [...node.parents].some(({ parent }) => !(parent instanceof Node));
+  node.assertNotBlocked();
+  if (hasBackend) throw new BlockError('busy', `Node ${name} is in use`);
+  checkNotBlocked(node);
+  if (!node.monitorOwned) throw new BlockError('busy', `Node ${name} is not owned by the monitor`);
+  if (node.parents.size > 0) {
+    throw new BlockError('busy', `Block device ${name} is in use`);
+  }
+  node.monitorOwned = false;
+  await graph.collect([node]);
+}
+
+/** Runs `body` with a backend of its own on a node. */
+export async function withBackend<T>(
+  graph: Graph,
+  node: Node,
+  perm: number,
+  body: (backend: BlockBackend) => Promise<T>,
+): Promise<T> {
+  const description = 'an unnamed block device';
+  const backend = graph.createBackend({ description, perm, shared: ALL_PERMISSIONS });
+  await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
+  try {
+    return await body(backend);
+  } finally {
+    const { root } = backend;
+    if (root) await graph.transaction((transaction) => transaction.detach(root));
+  }
+}
+
+async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Promise<void> {
+  const node = findNode(graph, args.device, args['node-name']);
+  if (args.size < 0) throw new BlockError('invalid', "Parameter 'size' expects a >0 size");
+  if (node.isBlocked) throw new BlockError('busy', `Device '${args.device ?? '(null)'}' is in use`);
+  checkNotBlocked(node);
+  await graph.drained([node], () =>
+    withBackend(graph, node, Permission.resize, (backend) => backend.truncate(args.size)),
+  );
+}
+
+async function changeBackingFile(graph: Graph, args: CommandArguments<'change-backing-file'>): Promise<void> {
+  const top = findRoot(graph, args.device);
+  const image = findNode(graph, undefined, args['image-node-name']);
+  if (!image.backingNode()) {
+    const text = 'not allowing backing file change on an image without a backing file';
+    throw new BlockError('invalid', text);
+  }
+  if (image !== top && !top.isAbove(image))
+    throw new BlockError('invalid', `'${args.device}' and image file are not in the same chain`);
+  image.assertNotBlocked();
+  if (!image.instance.changeBacking)
+    throw new BlockError('unsupported', `Could not change backing file to '${args['backing-file']}'`);
+  const wasReadOnly = image.readOnly;
+  await graph.drained([image], async () => {
+    if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(image, false));
+    try {
+      await image.instance.changeBacking?.(args['backing-file'], image.backingNode()?.driver.name);
+      image.backingFilename = args['backing-file'];
+    } finally {
+      if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(image, true));
+    }
+  });
+}
+
+async function create(engine: Engine, args: CommandArguments<'blockdev-create'>): Promise<void> {
+  const { options } = args;
+  await engine.jobs.startCreate({
+    jobId: args['job-id'],
+    run: () => (options.driver === 'file' ? createFile(engine, options) : formatImage(engine, options)),
+  });
+}
+
+type CreateOptionsOf<D extends string> = Extract<
+  CommandArguments<'blockdev-create'>['options'],
+  { driver: D }
+>;
+
+async function createFile(engine: Engine, options: CreateOptionsOf<'file'>): Promise<void> {
+  const driver = engine.opener.drivers.get('file');
+  await driver.createFile?.(engine.host, options.filename, options.size);
+}
+
+async function formatImage(engine: Engine, options: CreateOptionsOf<'raw' | 'qcow2'>): Promise<void> {
+  const { graph, opener, host } = engine;
+  const driver = opener.drivers.format(options.driver);
+  if (options.driver === 'qcow2' && options.size % 512 !== 0)
+    throw new BlockError('invalid', 'Image size must be a multiple of 512 bytes');
+  const node = await opener.resolveReference(options.file as NodeOptions, { readOnly: false });
+  const perm = Permission.consistentRead + Permission.write + Permission.resize;
+  const special =
+    options.driver === 'qcow2' ? { 'cluster-size': options['cluster-size'], version: options.version } : {};
+  const backing =
+    options.driver === 'qcow2'
+      ? { backingFile: options['backing-file'], backingFormat: options['backing-fmt'] }
+      : {};
+  try {
+    await withBackend(graph, node, perm, async ({ root }) => {
+      const creation = { sizeBytes: options.size, ...given(backing), options: given(special) as NodeOptions };
+      if (root) await driver.create?.(root, creation, host);
+    });
+  } finally {
+    await graph.collect([node]);
+  }
+}
+
+/** Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Errors: "Could not create ...". */
+export async function createOverlayFile(
+  engine: Engine,
+  filename: string,
+  format: string,
+  sizeBytes: number,
+  backing: Node | undefined,
+): Promise<void> {
+  const options = {
+    sizeBytes,
+    ...(backing && { backingFile: backing.filename, backingFormat: backing.driver.name }),
+  };
+  const description = engine.opener.drivers.format(format).describeCreation?.(options);
+  if (description !== undefined) engine.print(`Formatting '${filename}', ${description}`);
+  try {
+    await createImage(engine.opener, filename, format, options);
+  } catch (error) {
+    if (!(error instanceof BlockError) || error.errno === undefined) throw error;
+    const text = error.message.replace(/^Could not (open|create) '[^']*': /, '');
+    throw new BlockError(error.kind, `Could not create '${filename}': ${text}`, { cause: error });
+  }
+}

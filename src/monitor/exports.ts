@@ -1,0 +1,84 @@
+import { BlockError } from '../base/error.js';
+import { given } from '../base/given.js';
+import type { Node } from '../block/node.js';
+import type { ExportProperties } from '../export/exports.js';
+import type { SocketAddress } from '../host/host.js';
+import type { CommandArguments } from '../schema/commands.js';
+import type { Engine } from './engine.js';
+import { findNode } from './find-node.js';
+
+export function registerExports(engine: Engine): void {
+  const { exports } = engine;
+  engine.command('nbd-server-start', ({ addr, 'max-connections': most }) =>
+    exports.startServer(socketAddress({ type: addr.type, ...addr.data } as FlatAddress), most),
+  );
+  engine.command('nbd-server-stop', () => exports.stopServer());
+  engine.command('nbd-server-add', (args) => addNbdExport(engine, args));
+  engine.command('nbd-server-remove', ({ name, mode }) => {
+    const id = exports.findByName(name);
+    if (id === undefined) throw new BlockError('not-found', `Export '${name}' is not found`);
+    return exports.remove(id, mode ?? 'safe');
+  });
+  engine.command('block-export-add', (args) => addExport(engine, args));
+  engine.command('block-export-del', ({ id, mode }) => exports.remove(id, mode ?? 'safe'));
+  engine.command('query-block-exports', () =>
+    exports.list().map(({ id, nodeName, shuttingDown }) => ({
+      'node-name': nodeName,
+      'shutting-down': shuttingDown,
+      type: 'nbd',
+      id,
+    })),
+  );
+}
+
+/** QAPI's flat SocketAddress. */
+export type FlatAddress =
+  { type: 'inet'; host: string; port: string } | { type: 'unix'; path: string } | { type: 'fd'; str: string };
+
+/** Errors: kind invalid, in QEMU's words. */
+export function socketAddress(address: FlatAddress): SocketAddress {
+  switch (address.type) {
+    case 'unix':
+      return { type: 'unix', path: address.path };
+    case 'inet': {
+      const port = Number(address.port);
+      if (!/^\d+$/.test(address.port) || port > 65535)
+        throw new BlockError('invalid', `address resolution failed for ${address.host}:${address.port}`);
+      return { type: 'inet', host: address.host, port };
+    }
+    case 'fd':
+      if (!/^\d+$/.test(address.str))
+        throw new BlockError('not-found', `File descriptor named '${address.str}' has not been found`);
+      return { type: 'fd', fd: Number(address.str) };
+  }
+}
+
+/** Clients of an export may write before the guest runs here, so the image becomes ours now. */
+async function openExport(
+  engine: Engine,
+  node: Node,
+  properties: Omit<ExportProperties, 'node'>,
+): Promise<void> {
+  if (engine.exports.isServing) await engine.activate(node);
+  await engine.exports.add({ ...properties, node });
+}
+
+async function addNbdExport(engine: Engine, args: CommandArguments<'nbd-server-add'>): Promise<void> {
+  const name = args.name ?? args.device;
+  if (!engine.exports.isServing) throw new BlockError('invalid', 'NBD server not running');
+  const node = findNode(engine.graph, args.device, args.device);
+  const writable = (args.writable ?? false) && !node.readOnly;
+  await openExport(engine, node, { id: name, name, writable, ...given({ description: args.description }) });
+}
+
+async function addExport(engine: Engine, args: CommandArguments<'block-export-add'>): Promise<void> {
+  const nodeName = args['node-name'];
+  if (!engine.exports.isServing) throw new BlockError('invalid', 'NBD server not running');
+  const node = findNode(engine.graph, undefined, nodeName);
+  await openExport(engine, node, {
+    id: args.id,
+    name: args.name ?? nodeName,
+    writable: args.writable ?? false,
+    ...given({ description: args.description, writethrough: args.writethrough }),
+  });
+}

@@ -1,0 +1,47 @@
+import { resolve } from 'node:path';
+import { BlockError } from '../base/error.js';
+import type { Graph } from '../block/graph.js';
+import { folderOf, hasProtocol } from '../block/filename.js';
+import { Node } from '../block/node.js';
+
+/** By the two names that commands take. Errors: not-found, in QEMU's words. */
+export function findNode(graph: Graph, device: string | undefined, nodeName: string | undefined): Node {
+  const found = graph.nodes.get(nodeName ?? '') ?? graph.nodes.get(device ?? '');
+  if (found) return found;
+  const names = `device='${device ?? ''}' nor node-name='${nodeName ?? ''}'`;
+  throw new BlockError('not-found', `Cannot find ${names}`);
+}
+
+/** A node that a `device` argument names. */
+export function findDevice(graph: Graph, device: string): Node {
+  return findNode(graph, device, device);
+}
+
+/** The same, which must not be a child of another node. Errors: not-found, invalid. */
+export function findRoot(graph: Graph, device: string): Node {
+  const node = findDevice(graph, device);
+  for (const { parent } of node.parents)
+    if (parent instanceof Node) throw new BlockError('invalid', 'Need a root block node');
+  return node;
+}
+
+/** Refuses what a running job or an overlay on the node would suffer from. Errors: busy, in QEMU's words. */
+export function checkNotBlocked(node: Node): void {
+  node.assertNotBlocked();
+  for (const { parent, role } of node.parents) {
+    if (role !== 'backing' || !(parent instanceof Node)) continue;
+    const reason = `node is used as backing hd of '${parent.name}'`;
+    throw new BlockError('busy', `Node '${node.name}' is busy: ${reason}`, { node: node.name });
+  }
+}
+
+/** The image in the chain below `top` that a file name means: as the node has it, or as its overlay's header does. */
+export function findBackingImage(top: Node, filename: string): Node | undefined {
+  for (let overlay = top.skipFilters(), at = overlay.backingNode(); at; overlay = at, at = at.backingNode()) {
+    if (at.filename === filename || overlay.backingFilename === filename) return at;
+    if (hasProtocol(filename) || hasProtocol(at.filename)) continue;
+    const path = resolve(at.filename);
+    if (path === resolve(filename) || path === resolve(folderOf(overlay.filename) + filename)) return at;
+  }
+  return undefined;
+}

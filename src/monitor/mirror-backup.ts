@@ -1,0 +1,158 @@
+import { BlockError } from '../base/error.js';
+import { given } from '../base/given.js';
+import type { DirtyBitmap } from '../block/dirty-bitmap.js';
+import type { Node } from '../block/node.js';
+import type { BackupArguments, MirrorArguments } from '../jobs/arguments.js';
+import type { Job } from '../jobs/job.js';
+import type { CommandArguments } from '../schema/commands.js';
+import { createOverlayFile } from './blockdev.js';
+import type { Engine } from './engine.js';
+import { checkNotBlocked, findDevice, findNode, findRoot } from './find-node.js';
+import { commonArguments } from './stream-commit.js';
+
+type DriveMirror = CommandArguments<'drive-mirror'>;
+type BlockdevMirror = CommandArguments<'blockdev-mirror'>;
+type DriveBackup = CommandArguments<'drive-backup'>;
+type BlockdevBackup = CommandArguments<'blockdev-backup'>;
+
+export function registerMirrorAndBackup(engine: Engine): void {
+  engine.command('drive-mirror', (args) => driveMirror(engine, args));
+  engine.command('blockdev-mirror', (args) => blockdevMirror(engine, args));
+  engine.command('drive-backup', async (args) => void (await driveBackup(engine, args)));
+  engine.command('blockdev-backup', async (args) => void (await blockdevBackup(engine, args)));
+}
+
+// ---- mirror
+
+/** What both forms of mirror hand to the job. Errors: invalid. */
+function mirrorArguments(
+  source: Node,
+  args: DriveMirror | BlockdevMirror,
+): Omit<MirrorArguments, 'target' | 'targetIsNew'> {
+  const { sync } = args;
+  if (sync === 'incremental' || sync === 'bitmap')
+    throw new BlockError('invalid', `Sync mode '${sync}' not supported`);
+  return {
+    ...commonArguments(args),
+    device: source,
+    sync: sync === 'top' && !source.backingNode() ? 'full' : sync,
+    ...given({ granularity: args.granularity, bufSize: args['buf-size'], copyMode: args['copy-mode'] }),
+  };
+}
+
+function nodeToReplace(engine: Engine, source: Node, name: string | undefined): { replaces?: Node } {
+  if (name === undefined) return {};
+  const node = findNode(engine.graph, undefined, name);
+  if (node.lengthBytes !== source.lengthBytes)
+    throw new BlockError('invalid', 'cannot replace image with a mirror image of different size');
+  return { replaces: node };
+}
+
+async function blockdevMirror(engine: Engine, args: BlockdevMirror): Promise<void> {
+  const source = findRoot(engine.graph, args.device);
+  const target = findDevice(engine.graph, args.target);
+  const replaces = nodeToReplace(engine, source, args.replaces);
+  const common = mirrorArguments(source, args);
+  source.assertNotBlocked();
+  checkNotBlocked(target);
+  await engine.jobs.startMirror({ ...common, ...replaces, target, targetIsNew: false });
+}
+
+async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
+  const { graph, opener } = engine;
+  const source = findRoot(graph, args.device);
+  source.assertNotBlocked();
+  if (args.replaces !== undefined && args['node-name'] === undefined)
+    throw new BlockError('invalid', 'a node-name must be provided when replacing a named node of the graph');
+  const replaces = nodeToReplace(engine, source, args.replaces);
+  const isNew = args.mode !== 'existing';
+  const format = args.format ?? (isNew ? source.skipFilters().driver.name : undefined);
+  const { sync } = args;
+  const below = sync === 'full' ? undefined : sync === 'none' ? source : source.backingNode();
+  if (isNew) {
+    const layer = below?.skipImplicitFilters();
+    await createOverlayFile(engine, args.target, format ?? 'raw', source.lengthBytes, layer);
+  }
+  const name = args['node-name'];
+  const options = given({ 'node-name': name, ...(await noBacking(engine, args.target, format)) });
+  const target = await opener.openImage(args.target, format, { readOnly: false }, options);
+  try {
+    await engine.jobs.startMirror({
+      ...mirrorArguments(source, args),
+      ...replaces,
+      target,
+      targetIsNew: isNew,
+      targetBacking: isNew ? 'source-chain' : 'open',
+      ...given({ unmap: args.unmap }),
+    });
+  } catch (error) {
+    await graph.collect([target]);
+    throw error;
+  }
+}
+
+/** `backing: null` for the formats that know backing files: the mirror decides on the target's. */
+async function noBacking(
+  engine: Engine,
+  filename: string,
+  format: string | undefined,
+): Promise<{ backing?: null }> {
+  const driver = format ?? (await engine.opener.probeFormat(filename));
+  return engine.opener.drivers.get(driver).supportsBacking ? { backing: null } : {};
+}
+
+// ---- backup
+
+function backupArguments(
+  source: Node,
+  args: DriveBackup | BlockdevBackup,
+): Omit<BackupArguments, 'target' | 'sync'> {
+  return {
+    ...commonArguments(args),
+    device: source,
+    ...given({ bitmap: findBitmap(source, args.bitmap), bitmapMode: args['bitmap-mode'] }),
+  };
+}
+
+function findBitmap(source: Node, name: string | undefined): DirtyBitmap | undefined {
+  if (name === undefined) return undefined;
+  const bitmap = source.findBitmap(name);
+  if (!bitmap) throw new BlockError('not-found', `Bitmap '${name}' could not be found`);
+  return bitmap;
+}
+
+export async function blockdevBackup(engine: Engine, args: BlockdevBackup): Promise<Job> {
+  const source = findDevice(engine.graph, args.device);
+  const target = findDevice(engine.graph, args.target);
+  return engine.jobs.startBackup({ ...backupArguments(source, args), sync: syncOf(source, args), target });
+}
+
+/** Without a backing file the top is everything. */
+function syncOf(source: Node, { sync }: DriveBackup | BlockdevBackup): BackupArguments['sync'] {
+  return sync === 'top' && !source.backingNode() ? 'full' : sync;
+}
+
+export async function driveBackup(engine: Engine, args: DriveBackup): Promise<Job> {
+  const { graph, opener } = engine;
+  const source = findDevice(graph, args.device);
+  source.assertNotBlocked();
+  const isNew = args.mode !== 'existing';
+  const format = args.format ?? (isNew ? source.skipFilters().driver.name : undefined);
+  const sync = syncOf(source, args);
+  const below = sync === 'top' ? source.backingNode() : sync === 'none' ? source : undefined;
+  if (isNew) {
+    const layer = below?.skipImplicitFilters();
+    await createOverlayFile(engine, args.target, format ?? 'raw', source.lengthBytes, layer);
+  }
+  const showsSource = sync === 'none' && isNew;
+  const options = showsSource ? { backing: null } : {};
+  const target = await opener.openImage(args.target, format, { readOnly: false }, options);
+  try {
+    if (showsSource)
+      await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));
+    return await engine.jobs.startBackup({ ...backupArguments(source, args), sync, target });
+  } catch (error) {
+    await graph.collect([target]);
+    throw error;
+  }
+}

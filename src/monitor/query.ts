@@ -1,0 +1,125 @@
+import type { BlockBackend, OperationStatistics } from '../block/backend.js';
+import type { Json } from '../block/driver.js';
+import type { Node } from '../block/node.js';
+import { queryQmpSchema } from '../qmp/introspect.js';
+import { VERSION } from '../qmp/session.js';
+import type { Edge } from '../block/edge.js';
+import { permissionList } from '../block/permissions.js';
+import type { Engine } from './engine.js';
+import { nodeInfo } from './node-info.js';
+
+type JsonObject = { [key: string]: Json };
+
+export function registerQueries(engine: Engine): void {
+  const { graph, jobs } = engine;
+  engine.command('query-block', () => queryBlock(engine));
+  engine.command('query-named-block-nodes', ({ flat }) =>
+    [...graph.nodes.values()].reverse().map((node) => nodeInfo(node, { flat: flat ?? false })),
+  );
+  engine.command('query-block-jobs', () =>
+    jobs
+      .list()
+      .filter(({ type }) => type !== 'create')
+      .map((job) => job.blockJobInfo()),
+  );
+  engine.command('query-jobs', () => jobs.list().map((job) => job.jobInfo()));
+  engine.command('query-blockstats', ({ 'query-nodes': queryNodes }) =>
+    queryNodes === true
+      ? [...graph.nodes.values()].map((node) => nodeStatistics(node, undefined, false))
+      : [...engine.devices.values()].map(({ backend, qdevPath }) => ({
+          device: '',
+          ...nodeStatistics(backend.node.skipImplicitFilters(), backend),
+          qdev: qdevPath,
+        })),
+  );
+  engine.command('query-qmp-schema', () => queryQmpSchema(engine.registry));
+  engine.command('x-debug-query-block-graph', () => queryGraph(engine));
+  engine.command('query-version', () => VERSION);
+  engine.command('query-commands', () => engine.registry.names.sort().map((name) => ({ name })));
+}
+
+/** QAPI's BlockInfo of every guest device. */
+export function queryBlock(engine: Engine): JsonObject[] {
+  return [...engine.devices.values()].map((device) => ({
+    'io-status': device.ioStatus,
+    device: '',
+    locked: false,
+    removable: false,
+    inserted: nodeInfo(device.backend.node.skipImplicitFilters(), { writeCache: device.writeCache }),
+    qdev: device.qdevPath,
+    type: 'unknown',
+  }));
+}
+
+/** QAPI's BlockStats; counters are those of the device that uses the node. */
+function nodeStatistics(node: Node, backend?: BlockBackend, withBacking = true): JsonObject {
+  const storage = node.filtered;
+  const below = node.isFilter || !withBacking ? undefined : node.children.get('backing');
+  const stats: JsonObject = { 'node-name': node.name, stats: counters(node, backend) };
+  if (storage) stats['parent'] = nodeStatistics(storage.node);
+  if (below) stats['backing'] = nodeStatistics(below.node.skipImplicitFilters());
+  return stats;
+}
+
+function counters(node: Node, backend: BlockBackend | undefined): JsonObject {
+  const out: JsonObject = {
+    wr_highest_offset: node.highestWrittenOffset,
+    timed_stats: [],
+    account_invalid: backend !== undefined,
+    account_failed: backend !== undefined,
+  };
+  for (const [prefix, operation] of [
+    ['rd', 'read'],
+    ['wr', 'write'],
+    ['flush', 'flush'],
+    ['unmap', 'unmap'],
+  ] as const)
+    Object.assign(out, operationCounters(prefix, backend?.statistics[operation]));
+  return out;
+}
+
+const NOTHING: OperationStatistics = { bytes: 0, operations: 0, failed: 0, totalMs: 0 };
+
+function operationCounters(prefix: string, { bytes, operations, failed, totalMs } = NOTHING): JsonObject {
+  const counters: JsonObject = {
+    [`${prefix}_operations`]: operations,
+    [`${prefix}_total_time_ns`]: Math.round(totalMs * 1e6),
+    [`failed_${prefix}_operations`]: failed,
+    [`invalid_${prefix}_operations`]: 0,
+  };
+  if (prefix === 'flush') return counters;
+  return { ...counters, [`${prefix}_bytes`]: bytes, [`${prefix}_merged`]: 0 };
+}
+
+/** QAPI's XDbgBlockGraph: every backend, job and node with what each asks of the next. */
+function queryGraph({ graph, devices }: Engine): JsonObject {
+  const ids = new Map<object, number>();
+  const idOf = (vertex: object): number => {
+    const id = ids.get(vertex) ?? ids.size + 1;
+    ids.set(vertex, id);
+    return id;
+  };
+  const nodes: JsonObject[] = [];
+  const edges: JsonObject[] = [];
+  const device = new Map([...devices.values()].map(({ backend, qdevPath }) => [backend, qdevPath]));
+  for (const backend of graph.backends) {
+    const type = backend.description.includes(' job ') ? 'block-job' : 'block-backend';
+    nodes.push({ id: idOf(backend), type, name: device.get(backend) ?? '' });
+    if (backend.root) edges.push(edgeInfo(backend.root, idOf));
+  }
+  for (const node of graph.nodes.values()) {
+    nodes.push({ id: idOf(node), type: 'block-driver', name: node.name });
+    for (const edge of node.children.values()) edges.push(edgeInfo(edge, idOf));
+  }
+  return { nodes, edges };
+}
+
+function edgeInfo(edge: Edge, idOf: (vertex: object) => number): JsonObject {
+  return {
+    parent: idOf(edge.parent),
+    child: idOf(edge.node),
+    name: edge.role,
+    perm: permissionList(edge.perm),
+    'shared-perm': permissionList(edge.shared),
+  };
+}

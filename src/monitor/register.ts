@@ -1,0 +1,27 @@
+import { registerBitmaps } from './bitmaps.js';
+import { registerBlockdev } from './blockdev.js';
+import type { Engine } from './engine.js';
+import { registerExports } from './exports.js';
+import { registerHmp } from './hmp.js';
+import { registerJobs } from './jobs.js';
+import { registerMirrorAndBackup } from './mirror-backup.js';
+import { registerQueries } from './query.js';
+import { registerRunState } from './run-state.js';
+import { registerSnapshots } from './snapshot.js';
+import { registerStreamAndCommit } from './stream-commit.js';
+import { registerTransaction } from './transaction.js';
+
+/** Every family of commands. A storage daemon has no guest, so it lacks what is about one. */
+export function registerCommands(engine: Engine): void {
+  registerBlockdev(engine);
+  registerSnapshots(engine);
+  registerStreamAndCommit(engine);
+  registerMirrorAndBackup(engine);
+  registerJobs(engine);
+  registerBitmaps(engine);
+  registerTransaction(engine);
+  registerExports(engine);
+  registerQueries(engine);
+  registerRunState(engine);
+  if (engine.kind === 'machine') registerHmp(engine);
+}

@@ -1,0 +1,35 @@
+import type { Engine } from './engine.js';
+
+export function registerRunState(engine: Engine): void {
+  const { runState } = engine;
+  engine.command('quit', async () => quit(engine));
+  if (engine.kind !== 'machine') return;
+  engine.command('query-status', () => ({
+    status: runState.status,
+    singlestep: false,
+    running: runState.isRunning,
+  }));
+  engine.command('stop', () => stop(engine));
+  engine.command('cont', () => void cont(engine));
+}
+
+/** After this no request of the guest is in flight, and all that it wrote is on disk. */
+export async function stop(engine: Engine): Promise<void> {
+  if (!engine.runState.stop()) return;
+  const nodes = [...engine.devices.values()].map(({ backend }) => backend.node);
+  await engine.graph.drained(nodes, async () => {
+    for (const node of new Set(nodes)) if (!node.readOnly) await node.io.flush();
+  });
+}
+
+export async function cont(engine: Engine): Promise<void> {
+  for (const device of engine.devices.values()) device.ioStatus = 'ok';
+  engine.runState.resume();
+}
+
+/** The program ends after the command's return. */
+export async function quit(engine: Engine): Promise<void> {
+  if (engine.kind === 'machine') engine.emit('SHUTDOWN', { guest: false, reason: 'host-qmp-quit' });
+  else await engine.exports.close();
+  engine.quitting.resolve();
+}

@@ -1,0 +1,103 @@
+import { assert } from '../base/assert.js';
+import { BlockError, toBlockError } from '../base/error.js';
+import type { Edge } from '../block/edge.js';
+import { Node } from '../block/node.js';
+import type { CommandArguments } from '../schema/commands.js';
+import { createOverlayFile } from './blockdev.js';
+import type { Engine } from './engine.js';
+import { checkNotBlocked, findNode } from './find-node.js';
+
+/** One action that was done and can be taken back while nothing else has happened. */
+export interface DoneAction {
+  undo(): Promise<void>;
+}
+
+export function registerSnapshots(engine: Engine): void {
+  engine.command('blockdev-snapshot-sync', async (args) => void (await snapshotSync(engine, args)));
+  engine.command('blockdev-snapshot', async (args) => void (await snapshot(engine, args)));
+}
+
+/** A new image becomes the overlay of the node's users. */
+export async function snapshotSync(
+  engine: Engine,
+  args: CommandArguments<'blockdev-snapshot-sync'>,
+): Promise<DoneAction> {
+  const { graph } = engine;
+  const old = findNode(graph, args.device, args['node-name']);
+  return graph.drained([old], async () => {
+    checkNotBlocked(old);
+    const name = args['snapshot-node-name'];
+    if (args['node-name'] !== undefined && name === undefined)
+      throw new BlockError('invalid', 'New overlay node-name missing');
+    if (name !== undefined && graph.nodes.has(name))
+      throw new BlockError('exists', 'New overlay node-name already in use');
+    const filename = args['snapshot-file'];
+    const format = args.format ?? 'qcow2';
+    if (name !== undefined) graph.checkNewName(name);
+    await flushBeforeSnapshot(old);
+    if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
+    const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
+    const overlay = await engine.opener.openImage(filename, format, { readOnly: old.readOnly }, options);
+    return putOnTop(engine, old, overlay);
+  });
+}
+
+/** A node that the user has added becomes the overlay. */
+export async function snapshot(
+  engine: Engine,
+  args: CommandArguments<'blockdev-snapshot'>,
+): Promise<DoneAction> {
+  const { graph } = engine;
+  const old = findNode(graph, args.node, args.node);
+  return graph.drained([old], async () => {
+    checkNotBlocked(old);
+    await flushBeforeSnapshot(old);
+    const overlay = findNode(graph, args.overlay, args.overlay);
+    if ([...overlay.parents].some(({ parent }) => !(parent instanceof Node)))
+      throw new BlockError('busy', 'The overlay is already in use');
+    checkNotBlocked(overlay);
+    if (overlay.children.has('backing'))
+      throw new BlockError('invalid', 'The overlay already has a backing image');
+    if (!overlay.driver.supportsBacking)
+      throw new BlockError('unsupported', 'The overlay does not support backing images');
+    return putOnTop(engine, old, overlay);
+  });
+}
+
+async function flushBeforeSnapshot(node: Node): Promise<void> {
+  if (node.readOnly) return;
+  try {
+    await node.io.flush();
+  } catch (error) {
+    throw new BlockError('io', 'An IO error has occurred', { cause: toBlockError(error) });
+  }
+}
+
+/** In a drained section: users of `old` go to `overlay`, whose backing file it becomes. */
+async function putOnTop(engine: Engine, old: Node, overlay: Node): Promise<DoneAction> {
+  const { graph } = engine;
+  const wasReadOnly = old.readOnly;
+  let backing: Edge | undefined;
+  try {
+    await graph.transaction((transaction) => {
+      transaction.replaceNode(old, overlay);
+      backing = transaction.attach(overlay, 'backing', old);
+      transaction.setReadOnly(old, true);
+    });
+  } catch (error) {
+    await graph.collect([overlay]);
+    throw error;
+  }
+  return {
+    undo: async () => {
+      const edge = backing;
+      assert(edge, 'a snapshot has a backing edge');
+      await graph.transaction((transaction) => {
+        transaction.detach(edge);
+        transaction.replaceNode(overlay, old);
+        transaction.setReadOnly(old, wasReadOnly);
+      });
+      await graph.collect([overlay]);
+    },
+  };
+}

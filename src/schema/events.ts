@@ -1,0 +1,53 @@
+import { JobStatusName, JobTypeName } from './returns.js';
+import { bool, enumOf, int, optional, required, str, struct, type Type } from './types.js';
+
+/** The events of livedisk and their data. */
+
+const OPERATION = enumOf('IoOperationType', ['read', 'write']);
+const ERROR_ACTION = enumOf('BlockErrorAction', ['ignore', 'report', 'stop']);
+
+const JOB_PROGRESS = {
+  type: required(JobTypeName),
+  device: required(str),
+  len: required(int),
+  offset: required(int),
+  speed: required(int),
+} as const;
+
+const NO_DATA = struct('q_empty', {});
+
+export const EVENTS: { readonly [event: string]: Type<unknown> } = {
+  BLOCK_EXPORT_DELETED: struct('BLOCK_EXPORT_DELETED-arg', { id: required(str) }),
+  BLOCK_IMAGE_CORRUPTED: struct('BLOCK_IMAGE_CORRUPTED-arg', {
+    device: required(str),
+    'node-name': optional(str),
+    msg: required(str),
+    offset: optional(int),
+    size: optional(int),
+    fatal: required(bool),
+  }),
+  BLOCK_IO_ERROR: struct('BLOCK_IO_ERROR-arg', {
+    device: required(str),
+    'node-name': optional(str),
+    operation: required(OPERATION),
+    action: required(ERROR_ACTION),
+    nospace: optional(bool),
+    reason: required(str),
+  }),
+  BLOCK_JOB_CANCELLED: struct('BLOCK_JOB_CANCELLED-arg', JOB_PROGRESS),
+  BLOCK_JOB_COMPLETED: struct('BLOCK_JOB_COMPLETED-arg', { ...JOB_PROGRESS, error: optional(str) }),
+  BLOCK_JOB_ERROR: struct('BLOCK_JOB_ERROR-arg', {
+    device: required(str),
+    operation: required(OPERATION),
+    action: required(ERROR_ACTION),
+  }),
+  BLOCK_JOB_PENDING: struct('BLOCK_JOB_PENDING-arg', { type: required(JobTypeName), id: required(str) }),
+  BLOCK_JOB_READY: struct('BLOCK_JOB_READY-arg', JOB_PROGRESS),
+  JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
+  RESUME: NO_DATA,
+  SHUTDOWN: struct('SHUTDOWN-arg', {
+    guest: required(bool),
+    reason: required(enumOf('ShutdownCause', ['host-error', 'host-qmp-quit', 'host-signal'])),
+  }),
+  STOP: NO_DATA,
+};

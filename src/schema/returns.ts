@@ -1,0 +1,297 @@
+import {
+  any,
+  arrayOf,
+  bool,
+  enumOf,
+  int,
+  lazy,
+  number,
+  optional,
+  required,
+  str,
+  struct,
+  type Type,
+  union,
+} from './types.js';
+
+/** What commands return, with the members that livedisk fills in. Commands that are not here return nothing. */
+
+const VersionTriple = struct('VersionTriple', {
+  major: required(int),
+  minor: required(int),
+  micro: required(int),
+});
+
+export const JobTypeName = enumOf('JobType', ['commit', 'stream', 'mirror', 'backup', 'create']);
+
+export const JobStatusName = enumOf('JobStatus', [
+  ...(['undefined', 'created', 'running', 'paused', 'ready', 'standby'] as const),
+  ...(['waiting', 'pending', 'aborting', 'concluded', 'null'] as const),
+]);
+
+const IO_STATUS = enumOf('BlockDeviceIoStatus', ['ok', 'failed', 'nospace']);
+
+const ImageInfo: Type<unknown> = struct('ImageInfo', {
+  filename: required(str),
+  format: required(str),
+  'dirty-flag': optional(bool),
+  'actual-size': optional(int),
+  'virtual-size': required(int),
+  'cluster-size': optional(int),
+  'backing-filename': optional(str),
+  'full-backing-filename': optional(str),
+  'backing-filename-format': optional(str),
+  'backing-image': optional(lazy('ImageInfo', () => ImageInfo)),
+  'format-specific': optional(
+    union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2'])) }, 'type', {
+      qcow2: struct('ImageInfoSpecificQCow2Wrapper', {
+        data: required(
+          struct('ImageInfoSpecificQCow2', {
+            compat: required(str),
+            'extended-l2': optional(bool),
+            'lazy-refcounts': optional(bool),
+            corrupt: optional(bool),
+            'refcount-bits': required(int),
+            'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd'])),
+          }),
+        ),
+      }),
+    }),
+  ),
+});
+
+const BlockDeviceInfo = struct('BlockDeviceInfo', {
+  file: required(str),
+  'node-name': optional(str),
+  ro: required(bool),
+  drv: required(str),
+  backing_file: optional(str),
+  backing_file_depth: required(int),
+  encrypted: required(bool),
+  detect_zeroes: required(enumOf('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap'])),
+  bps: required(int),
+  bps_rd: required(int),
+  bps_wr: required(int),
+  iops: required(int),
+  iops_rd: required(int),
+  iops_wr: required(int),
+  image: required(ImageInfo),
+  cache: required(
+    struct('BlockdevCacheInfo', {
+      writeback: required(bool),
+      direct: required(bool),
+      'no-flush': required(bool),
+    }),
+  ),
+  write_threshold: required(int),
+  'dirty-bitmaps': optional(
+    arrayOf(
+      struct('BlockDirtyInfo', {
+        name: optional(str),
+        count: required(int),
+        granularity: required(int),
+        recording: required(bool),
+        busy: required(bool),
+        persistent: required(bool),
+      }),
+    ),
+  ),
+});
+
+const BlockInfo = struct('BlockInfo', {
+  device: required(str),
+  qdev: optional(str),
+  type: required(str),
+  removable: required(bool),
+  locked: required(bool),
+  inserted: optional(BlockDeviceInfo),
+  'io-status': optional(IO_STATUS),
+});
+
+const BlockDeviceStats = struct('BlockDeviceStats', {
+  rd_bytes: required(int),
+  wr_bytes: required(int),
+  unmap_bytes: required(int),
+  rd_operations: required(int),
+  wr_operations: required(int),
+  flush_operations: required(int),
+  unmap_operations: required(int),
+  rd_total_time_ns: required(int),
+  wr_total_time_ns: required(int),
+  flush_total_time_ns: required(int),
+  unmap_total_time_ns: required(int),
+  wr_highest_offset: required(int),
+  rd_merged: required(int),
+  wr_merged: required(int),
+  unmap_merged: required(int),
+  failed_rd_operations: required(int),
+  failed_wr_operations: required(int),
+  failed_flush_operations: required(int),
+  failed_unmap_operations: required(int),
+  invalid_rd_operations: required(int),
+  invalid_wr_operations: required(int),
+  invalid_flush_operations: required(int),
+  invalid_unmap_operations: required(int),
+  account_invalid: required(bool),
+  account_failed: required(bool),
+  timed_stats: required(
+    arrayOf(
+      struct('BlockDeviceTimedStats', {
+        interval_length: required(int),
+        min_rd_latency_ns: required(int),
+        max_rd_latency_ns: required(int),
+        avg_rd_latency_ns: required(int),
+        min_wr_latency_ns: required(int),
+        max_wr_latency_ns: required(int),
+        avg_wr_latency_ns: required(int),
+        min_flush_latency_ns: required(int),
+        max_flush_latency_ns: required(int),
+        avg_flush_latency_ns: required(int),
+        avg_rd_queue_depth: required(number),
+        avg_wr_queue_depth: required(number),
+      }),
+    ),
+  ),
+});
+
+const BlockStats: Type<unknown> = struct('BlockStats', {
+  device: optional(str),
+  qdev: optional(str),
+  'node-name': optional(str),
+  stats: required(BlockDeviceStats),
+  parent: optional(lazy('BlockStats', () => BlockStats)),
+  backing: optional(lazy('BlockStats', () => BlockStats)),
+});
+
+const BlockJobInfo = struct('BlockJobInfo', {
+  type: required(str),
+  device: required(str),
+  len: required(int),
+  offset: required(int),
+  busy: required(bool),
+  paused: required(bool),
+  speed: required(int),
+  'io-status': required(IO_STATUS),
+  ready: required(bool),
+  status: required(JobStatusName),
+  'auto-finalize': required(bool),
+  'auto-dismiss': required(bool),
+  error: optional(str),
+});
+
+const JobInfo = struct('JobInfo', {
+  id: required(str),
+  type: required(JobTypeName),
+  status: required(JobStatusName),
+  'current-progress': required(int),
+  'total-progress': required(int),
+  error: optional(str),
+});
+
+const BlockExportInfo = struct('BlockExportInfo', {
+  id: required(str),
+  type: required(enumOf('BlockExportType', ['nbd'])),
+  'node-name': required(str),
+  'shutting-down': required(bool),
+});
+
+const StatusInfo = struct('StatusInfo', {
+  running: required(bool),
+  singlestep: required(bool),
+  status: required(
+    enumOf('RunState', [
+      'inmigrate',
+      'io-error',
+      'paused',
+      'postmigrate',
+      'prelaunch',
+      'running',
+      'shutdown',
+    ]),
+  ),
+});
+
+const PERMISSIONS = arrayOf(
+  enumOf('BlockPermission', ['consistent-read', 'write', 'write-unchanged', 'resize']),
+);
+
+const BlockGraph = struct('XDbgBlockGraph', {
+  nodes: required(
+    arrayOf(
+      struct('XDbgBlockGraphNode', {
+        id: required(int),
+        type: required(enumOf('XDbgBlockGraphNodeType', ['block-backend', 'block-job', 'block-driver'])),
+        name: required(str),
+      }),
+    ),
+  ),
+  edges: required(
+    arrayOf(
+      struct('XDbgBlockGraphEdge', {
+        parent: required(int),
+        child: required(int),
+        name: required(str),
+        perm: required(PERMISSIONS),
+        'shared-perm': required(PERMISSIONS),
+      }),
+    ),
+  ),
+});
+
+const SchemaInfo = union(
+  'SchemaInfo',
+  {
+    name: required(str),
+    'meta-type': required(
+      enumOf('SchemaMetaType', ['builtin', 'enum', 'array', 'object', 'alternate', 'command', 'event']),
+    ),
+  },
+  'meta-type',
+  {
+    builtin: struct('SchemaInfoBuiltin', {
+      'json-type': required(
+        enumOf('JSONType', ['string', 'number', 'int', 'boolean', 'null', 'object', 'array', 'value']),
+      ),
+    }),
+    enum: struct('SchemaInfoEnum', {
+      members: required(arrayOf(struct('SchemaInfoEnumMember', { name: required(str) }))),
+      values: required(arrayOf(str)),
+    }),
+    array: struct('SchemaInfoArray', { 'element-type': required(str) }),
+    object: struct('SchemaInfoObject', {
+      members: required(
+        arrayOf(
+          struct('SchemaInfoObjectMember', {
+            name: required(str),
+            type: required(str),
+            default: optional(any),
+          }),
+        ),
+      ),
+      tag: optional(str),
+      variants: optional(
+        arrayOf(struct('SchemaInfoObjectVariant', { case: required(str), type: required(str) })),
+      ),
+    }),
+    alternate: struct('SchemaInfoAlternate', {
+      members: required(arrayOf(struct('SchemaInfoAlternateMember', { type: required(str) }))),
+    }),
+    command: struct('SchemaInfoCommand', { 'arg-type': required(str), 'ret-type': required(str) }),
+    event: struct('SchemaInfoEvent', { 'arg-type': required(str) }),
+  },
+);
+
+export const RETURNS: { readonly [command: string]: Type<unknown> } = {
+  'human-monitor-command': str,
+  'query-block': arrayOf(BlockInfo),
+  'query-block-exports': arrayOf(BlockExportInfo),
+  'query-block-jobs': arrayOf(BlockJobInfo),
+  'query-blockstats': arrayOf(BlockStats),
+  'query-commands': arrayOf(struct('CommandInfo', { name: required(str) })),
+  'query-jobs': arrayOf(JobInfo),
+  'query-named-block-nodes': arrayOf(BlockDeviceInfo),
+  'query-qmp-schema': arrayOf(SchemaInfo),
+  'query-status': StatusInfo,
+  'query-version': struct('VersionInfo', { qemu: required(VersionTriple), package: required(str) }),
+  'x-debug-query-block-graph': BlockGraph,
+};
