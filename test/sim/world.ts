@@ -40,6 +40,13 @@ export interface Image {
   allowed?: Allowed;
 }
 
+export interface WorldOptions {
+  /** Lines that a failure shows. */
+  traceLines?: number;
+  /** Sees every line of the trace. */
+  onTrace?: (line: string) => void;
+}
+
 /** Where the power may be cut. */
 export interface PowerPlan {
   /** The operation, counted from the beginning of the simulation. */
@@ -60,13 +67,13 @@ export class World {
   /** The file that was the guest's disk when the power went. */
   activePath: string | undefined;
   readonly #trace: string[] = [];
-  readonly #traceLines: number;
+  readonly #options: WorldOptions;
   readonly #failed = deferred<never>();
   #images = 0;
 
-  constructor(seed: number, traceLines = TRACE_LINES) {
+  constructor(seed: number, options: WorldOptions = {}) {
     this.seed = seed;
-    this.#traceLines = traceLines;
+    this.#options = options;
     this.random = new SeededRandom(seed);
     this.#failed.promise.catch(() => undefined);
     this.simulation = createSimulatedHost({
@@ -81,8 +88,9 @@ export class World {
   }
 
   trace(line: string): void {
+    this.#options.onTrace?.(line);
     this.#trace.push(line);
-    if (this.#trace.length > this.#traceLines) this.#trace.shift();
+    if (this.#trace.length > (this.#options.traceLines ?? TRACE_LINES)) this.#trace.shift();
   }
 
   get traced(): readonly string[] {
