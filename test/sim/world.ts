@@ -2,26 +2,22 @@ import { deferred } from '../../src/base/async.js';
 import { assert } from '../../src/base/assert.js';
 import { BlockError } from '../../src/base/error.js';
 import type { BlockBackend } from '../../src/block/backend.js';
-import type { DriverDescription, Json } from '../../src/block/driver.js';
-import { Graph } from '../../src/block/graph.js';
+import type { Json } from '../../src/block/driver.js';
+import type { Graph } from '../../src/block/graph.js';
 import type { Node } from '../../src/block/node.js';
-import { Opener } from '../../src/block/open.js';
+import type { Opener } from '../../src/block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
-import { DriverRegistry } from '../../src/block/registry.js';
-import { fileDriver } from '../../src/drivers/file/index.js';
-import { qcow2Driver } from '../../src/drivers/qcow2/driver.js';
-import { rawDriver } from '../../src/drivers/raw/index.js';
+import { allDrivers } from '../../src/drivers/index.js';
 import type { Host } from '../../src/host/host.js';
 import { createSimulatedHost, SeededRandom, type Simulation } from '../../src/host/simulated.js';
-import { JobManager } from '../../src/jobs/manager.js';
+import type { JobManager } from '../../src/jobs/manager.js';
+import { Engine as Monitor } from '../../src/monitor/engine.js';
 import { type Allowed, type GuestDisk, Stamps } from './guest-disk.js';
 
 /** Lines of the trace that a failure prints. */
 const TRACE_LINES = 120;
 /** Virtual time after which a scenario that still runs is taken to hang. */
 const LONGEST_MS = 30 * 60_000;
-
-const DRIVERS: readonly DriverDescription[] = [fileDriver, rawDriver, qcow2Driver];
 
 /** The engine or the disk did what it must not do. */
 export class Violation extends Error {
@@ -165,6 +161,7 @@ export class World {
 export class Engine {
   readonly world: World;
   readonly host: Host;
+  readonly monitor: Monitor;
   readonly graph: Graph;
   readonly opener: Opener;
   readonly jobs: JobManager;
@@ -176,12 +173,14 @@ export class Engine {
   constructor(world: World, host: Host) {
     this.world = world;
     this.host = host;
-    this.graph = new Graph(host);
+    this.monitor = new Monitor({ host, drivers: allDrivers, kind: 'storage-daemon' });
+    this.graph = this.monitor.graph;
+    this.opener = this.monitor.opener;
+    this.jobs = this.monitor.jobs;
+    this.monitor.onEvent((event, data) => this.#onEvent(event, data));
     this.graph.onDriverEvent = (node, event): void => {
       if (this.isAlive) world.fail(`node '${node.filename}' reports ${JSON.stringify(event)}`);
     };
-    this.opener = new Opener(this.graph, new DriverRegistry(DRIVERS));
-    this.jobs = new JobManager(this.opener, (event, data) => this.#onEvent(event, data));
   }
 
   /** The power has not gone since this engine began. */
