@@ -216,8 +216,13 @@ export class Node {
     return this.#blockers.length > 0;
   }
 
-  /** Throws kind 'busy' in QEMU's words when someone blocks the node. */
+  /** Throws kind 'busy' in QEMU's words when someone blocks the node, 'not-found' when a job's end has closed it. */
   assertNotBlocked(): void {
+    if (this.isClosing) {
+      throw new BlockError('not-found', `Cannot find device='' nor node-name='${this.name}'`, {
+        node: this.name,
+      });
+    }
     const reason = this.#blockers[0];
     if (reason === undefined) return;
     throw new BlockError('busy', `Node '${this.name}' is busy: ${reason}`, { node: this.name });

@@ -3,7 +3,7 @@ import type { SeededRandom } from './simulated-random.js';
 
 const PAGE_BYTES = 4096;
 /** What a disk writes atomically. */
-const SECTOR_BYTES = 512;
+export const SECTOR_BYTES = 512;
 
 /** Sparse content: pages that are missing are holes and read as zeroes. */
 class Pages {

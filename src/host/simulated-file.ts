@@ -97,14 +97,14 @@ export class SimulatedFile implements HostFile {
     this.#checkWritable();
     return this.#perform('copyFrom', position, () =>
       // Like the kernel, it may stop early.
-      this.#copy(source, sourcePosition, position, this.#machine.shorten(lengthBytes)),
+      this.#copy(source, sourcePosition, position, this.#machine.shortenCopy(position, lengthBytes)),
     );
   }
 
   tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
     if (!(source instanceof SimulatedFile) || source.#closed || !this.writable) return -1;
     if (!this.#mayTry('copyFrom')) return -1;
-    return this.#copy(source, sourcePosition, position, this.#machine.shorten(lengthBytes));
+    return this.#copy(source, sourcePosition, position, this.#machine.shortenCopy(position, lengthBytes));
   }
 
   startWriteback(): void {

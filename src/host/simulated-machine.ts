@@ -1,7 +1,8 @@
+import { alignDown } from '../base/align.js';
 import { deferred } from '../base/async.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { EventQueue } from './simulated-clock.js';
-import type { Change, SimulatedInode } from './simulated-disk.js';
+import { type Change, SECTOR_BYTES, type SimulatedInode } from './simulated-disk.js';
 import type { SeededRandom } from './simulated-random.js';
 
 export type OperationKind =
@@ -94,6 +95,12 @@ export class Machine {
   shorten(lengthBytes: number): number {
     if (lengthBytes < 2 || this.random.chance(0.8)) return lengthBytes;
     return 1 + this.random.below(lengthBytes);
+  }
+
+  /** The same for a copy to `position`: the kernel copies pages and blocks, so it stops at the end of a sector. */
+  shortenCopy(position: number, lengthBytes: number): number {
+    const end = alignDown(position + this.shorten(lengthBytes), SECTOR_BYTES);
+    return end > position ? Math.min(end - position, lengthBytes) : lengthBytes;
   }
 
   /** Whether a try* may go ahead now; a fault that waits for the operation is left to the promise form. */

@@ -20,11 +20,11 @@ async function main(): Promise<number> {
         : Infinity;
   const seconds =
     values.seconds === undefined ? (count === Infinity ? 60 : Infinity) : wholeNumber(values.seconds);
-  const lines = values.trace === undefined ? undefined : wholeNumber(values.trace);
+  const options = values.trace === undefined ? {} : { traceLines: wholeNumber(values.trace) };
   const began = performance.now();
   let done = 0;
   while (done < count && performance.now() - began < seconds * 1000) {
-    const failure = await runSeed(first + done, lines);
+    const failure = await runSeed(first + done, options);
     if (failure) {
       console.error(failure.trace.join('\n'));
       console.error(`\nseed ${failure.seed} failed: ${failure.message}`);

@@ -2,6 +2,7 @@ import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
 import type { Node } from '../../src/block/node.js';
 import type { Job } from '../../src/jobs/job.js';
+import { snapshotSync } from '../../src/monitor/snapshot.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import type { Allowed, GuestDisk } from './guest-disk.js';
 import type { Engine, Format, Image } from './world.js';
@@ -47,6 +48,7 @@ export class Operator {
   /** Nodes that the user added, and removes. */
   readonly #added: Node[] = [];
   #jobs = 0;
+  #snapshots = 0;
 
   constructor(engine: Engine, disk: GuestDisk, random: SeededRandom) {
     this.#engine = engine;
@@ -121,28 +123,22 @@ export class Operator {
   }
 
   async #snapshot(): Promise<void> {
+    const random = this.#random;
     const engine = this.#engine;
-    const { graph, opener } = engine;
     const old = this.#top;
     const image = engine.world.newImage('qcow2', 'overlay');
-    await engine.attempt(`snapshot ${old.filename} <- ${image.path}`, () =>
-      graph.drained([old], async () => {
-        old.assertNotBlocked();
-        await old.io.flush();
-        await makeImage(engine, image, old.lengthBytes, this.#random, engine.world.imageOf(old));
-        const overlay = await opener.openImage(image.path, 'qcow2', { readOnly: false }, { backing: null });
-        try {
-          await graph.transaction((transaction) => {
-            transaction.replaceNode(old, overlay);
-            transaction.attach(overlay, 'backing', old);
-            transaction.setReadOnly(old, true);
-          });
-        } catch (error) {
-          await graph.collect([overlay]);
-          throw error;
-        }
-      }),
-    );
+    await engine.attempt(`snapshot ${old.filename} <- ${image.path}`, async () => {
+      const isExisting = random.chance(0.5);
+      if (isExisting) await makeImage(engine, image, old.lengthBytes, random, engine.world.imageOf(old));
+      await snapshotSync(engine.monitor, {
+        'node-name': old.name,
+        'snapshot-node-name': `snapshot${this.#snapshots++}`,
+        'snapshot-file': image.path,
+        format: 'qcow2',
+        mode: isExisting ? 'existing' : 'absolute-paths',
+      });
+      if (engine.isAlive) image.isMade = true;
+    });
   }
 
   // ---- jobs

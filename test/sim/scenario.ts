@@ -4,7 +4,15 @@ import type { Node } from '../../src/block/node.js';
 import type { Fault } from '../../src/host/simulated.js';
 import { type Allowed, fillSector, GuestDisk, problemOf, SECTOR_BYTES, stampsOf } from './guest-disk.js';
 import { makeImage, Operator, pick } from './operations.js';
-import { type Engine, type Format, type Image, describe, Violation, World } from './world.js';
+import {
+  type Engine,
+  type Format,
+  type Image,
+  describe,
+  Violation,
+  World,
+  type WorldOptions,
+} from './world.js';
 import { Writers } from './writers.js';
 
 const MAGIC = 'QFI\xfb';
@@ -16,8 +24,8 @@ export interface Failure {
 }
 
 /** Runs the scenario of a seed; answers what was wrong with it. */
-export async function runSeed(seed: number, traceLines?: number): Promise<Failure | undefined> {
-  const world = new World(seed, traceLines);
+export async function runSeed(seed: number, options: WorldOptions = {}): Promise<Failure | undefined> {
+  const world = new World(seed, options);
   const onRejection = (reason: unknown): void => {
     // Nobody is left to hear of what the power interrupts; before that it would end the program.
     if (world.engine) world.fail(`unhandled rejection: ${describe(reason)}`, reason);

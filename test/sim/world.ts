@@ -2,26 +2,22 @@ import { deferred } from '../../src/base/async.js';
 import { assert } from '../../src/base/assert.js';
 import { BlockError } from '../../src/base/error.js';
 import type { BlockBackend } from '../../src/block/backend.js';
-import type { DriverDescription, Json } from '../../src/block/driver.js';
-import { Graph } from '../../src/block/graph.js';
+import type { Json } from '../../src/block/driver.js';
+import type { Graph } from '../../src/block/graph.js';
 import type { Node } from '../../src/block/node.js';
-import { Opener } from '../../src/block/open.js';
+import type { Opener } from '../../src/block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
-import { DriverRegistry } from '../../src/block/registry.js';
-import { fileDriver } from '../../src/drivers/file/index.js';
-import { qcow2Driver } from '../../src/drivers/qcow2/driver.js';
-import { rawDriver } from '../../src/drivers/raw/index.js';
+import { allDrivers } from '../../src/drivers/index.js';
 import type { Host } from '../../src/host/host.js';
 import { createSimulatedHost, SeededRandom, type Simulation } from '../../src/host/simulated.js';
-import { JobManager } from '../../src/jobs/manager.js';
+import type { JobManager } from '../../src/jobs/manager.js';
+import { Engine as Monitor } from '../../src/monitor/engine.js';
 import { type Allowed, type GuestDisk, Stamps } from './guest-disk.js';
 
 /** Lines of the trace that a failure prints. */
 const TRACE_LINES = 120;
 /** Virtual time after which a scenario that still runs is taken to hang. */
 const LONGEST_MS = 30 * 60_000;
-
-const DRIVERS: readonly DriverDescription[] = [fileDriver, rawDriver, qcow2Driver];
 
 /** The engine or the disk did what it must not do. */
 export class Violation extends Error {
@@ -38,6 +34,13 @@ export interface Image {
   isMade: boolean;
   /** What it must hold from now on: nobody changes it any more. */
   allowed?: Allowed;
+}
+
+export interface WorldOptions {
+  /** Lines that a failure shows. */
+  traceLines?: number;
+  /** Sees every line of the trace. */
+  onTrace?: (line: string) => void;
 }
 
 /** Where the power may be cut. */
@@ -60,13 +63,13 @@ export class World {
   /** The file that was the guest's disk when the power went. */
   activePath: string | undefined;
   readonly #trace: string[] = [];
-  readonly #traceLines: number;
+  readonly #options: WorldOptions;
   readonly #failed = deferred<never>();
   #images = 0;
 
-  constructor(seed: number, traceLines = TRACE_LINES) {
+  constructor(seed: number, options: WorldOptions = {}) {
     this.seed = seed;
-    this.#traceLines = traceLines;
+    this.#options = options;
     this.random = new SeededRandom(seed);
     this.#failed.promise.catch(() => undefined);
     this.simulation = createSimulatedHost({
@@ -81,8 +84,9 @@ export class World {
   }
 
   trace(line: string): void {
+    this.#options.onTrace?.(line);
     this.#trace.push(line);
-    if (this.#trace.length > this.#traceLines) this.#trace.shift();
+    if (this.#trace.length > (this.#options.traceLines ?? TRACE_LINES)) this.#trace.shift();
   }
 
   get traced(): readonly string[] {
@@ -157,6 +161,7 @@ export class World {
 export class Engine {
   readonly world: World;
   readonly host: Host;
+  readonly monitor: Monitor;
   readonly graph: Graph;
   readonly opener: Opener;
   readonly jobs: JobManager;
@@ -168,12 +173,14 @@ export class Engine {
   constructor(world: World, host: Host) {
     this.world = world;
     this.host = host;
-    this.graph = new Graph(host);
+    this.monitor = new Monitor({ host, drivers: allDrivers, kind: 'storage-daemon' });
+    this.graph = this.monitor.graph;
+    this.opener = this.monitor.opener;
+    this.jobs = this.monitor.jobs;
+    this.monitor.onEvent((event, data) => this.#onEvent(event, data));
     this.graph.onDriverEvent = (node, event): void => {
       if (this.isAlive) world.fail(`node '${node.filename}' reports ${JSON.stringify(event)}`);
     };
-    this.opener = new Opener(this.graph, new DriverRegistry(DRIVERS));
-    this.jobs = new JobManager(this.opener, (event, data) => this.#onEvent(event, data));
   }
 
   /** The power has not gone since this engine began. */
