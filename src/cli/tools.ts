@@ -9,14 +9,14 @@ const OUTPUT = {
   error: (text: string): void => void process.stderr.write(text),
 };
 
+/** Lines of standard input, which is not touched before the first is asked for. */
+async function* inputLines(): AsyncIterable<string> {
+  yield* createInterface({ input: process.stdin });
+}
+
 /** `livedisk io`: commands from -c, else from standard input. */
-export async function ioTool(args: readonly string[]): Promise<number> {
-  const lines = createInterface({ input: process.stdin });
-  try {
-    return await ioMain(args, OUTPUT, createRealHost(), allDrivers, lines);
-  } finally {
-    lines.close();
-  }
+export function ioTool(args: readonly string[]): Promise<number> {
+  return ioMain(args, OUTPUT, createRealHost(), allDrivers, inputLines());
 }
 
 /** `livedisk img`. */
