@@ -66,6 +66,8 @@ export class MirrorJob implements JobDriver {
   /** Ranges that are on their way to the target. */
   readonly #copying = new RangeLock();
   #cursor = 0;
+  /** What is to be copied first is all marked dirty. */
+  #isMarked = false;
   #offset = 0;
   #copyingBytes = 0;
   #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
@@ -170,6 +172,7 @@ export class MirrorJob implements JobDriver {
       else if (this.#source.lengthBytes !== this.#target.lengthBytes)
         throw new BlockError('invalid', 'Source and target image have different sizes');
       await this.#begin();
+      this.#isMarked = true;
       await this.#catchUp();
       await this.#followGuest();
       await window.finish();
@@ -441,12 +444,13 @@ export class MirrorJob implements JobDriver {
     const whole = roundOut(offset, lengthBytes, dirty.granularityBytes);
     const release = await this.#copying.lockExclusive(whole.offset, whole.lengthBytes);
     try {
-      // A granule that the change covers in part stays dirty when the rest of it is.
-      const headDirty = offset > whole.offset && dirty.isDirty(offset);
+      // A granule that the change covers in part stays dirty when the rest of it is, or may yet be marked.
+      const isDirty = (at: number): boolean => !this.#isMarked || dirty.isDirty(at);
+      const headDirty = offset > whole.offset && isDirty(offset);
       const last = offset + lengthBytes - 1;
       const end = offset + lengthBytes;
       const cutTail = end < dirty.sizeBytes && end % dirty.granularityBytes !== 0;
-      const tailDirty = cutTail && dirty.isDirty(last);
+      const tailDirty = cutTail && isDirty(last);
       const isWhole = offset === whole.offset && !cutTail;
       await forward();
       try {

@@ -1,0 +1,123 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import type { Node } from '../../src/block/node.js';
+import { allDrivers } from '../../src/drivers/index.js';
+import { createSimulatedHost, type Simulation } from '../../src/host/simulated.js';
+import { Engine } from '../../src/monitor/engine.js';
+import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
+import type { BlockBackend } from '../../src/block/backend.js';
+
+/** What the simulation has found once, each by itself. */
+
+const DISK = 512 * 1024;
+
+function newEngine({ host }: Simulation): Engine {
+  return new Engine({ host, drivers: allDrivers, kind: 'storage-daemon' });
+}
+
+async function make(engine: Engine, path: string, backing?: string, clusterBytes = 65536): Promise<void> {
+  const format = path.endsWith('raw') ? 'raw' : 'qcow2';
+  await createImage(engine.opener, path, format, {
+    sizeBytes: DISK,
+    options: format === 'raw' ? {} : { 'cluster-size': clusterBytes },
+    ...(backing !== undefined && {
+      backingFile: backing,
+      backingFormat: backing.endsWith('raw') ? 'raw' : 'qcow2',
+    }),
+  });
+}
+
+function open(engine: Engine, path: string, extra = {}): Promise<Node> {
+  return engine.opener.openImage(path, path.endsWith('raw') ? 'raw' : 'qcow2', { readOnly: false }, extra);
+}
+
+async function attach(engine: Engine, node: Node): Promise<BlockBackend> {
+  const guest = engine.graph.createBackend({
+    description: 'a guest',
+    perm: Permission.consistentRead + Permission.write,
+    shared: ALL_PERMISSIONS,
+  });
+  await engine.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));
+  return guest;
+}
+
+async function close(engine: Engine, guest: BlockBackend): Promise<void> {
+  const { node, root } = guest;
+  assert.ok(root);
+  await engine.graph.transaction((transaction) => transaction.detach(root));
+  await engine.graph.collect([node]);
+}
+
+test('an active commit does not copy the base onto itself', async () => {
+  const simulation = createSimulatedHost({ seed: 1, refuseProbability: 0 });
+  await simulation.run(async () => {
+    const engine = newEngine(simulation);
+    await make(engine, '/tmp/lowest.raw');
+    const lowest = await attach(engine, await open(engine, '/tmp/lowest.raw'));
+    await lowest.write(0, Buffer.alloc(DISK, 1));
+    await close(engine, lowest);
+    await make(engine, '/tmp/base.qcow2', '/tmp/lowest.raw', 512);
+    await make(engine, '/tmp/top.qcow2', '/tmp/base.qcow2', 512);
+    const guest = await attach(engine, await open(engine, '/tmp/top.qcow2'));
+    await guest.write(1024, Buffer.alloc(512, 2));
+    const top = guest.node;
+    const base = top.backingNode();
+    assert.ok(base);
+    const ready = new Promise<void>((resolve) => {
+      engine.onEvent((event) => {
+        if (event === 'BLOCK_JOB_READY') resolve();
+      });
+    });
+    const job = await engine.jobs.startCommit({ jobId: 'job0', device: top, top, base });
+    await ready;
+    job.complete();
+    await job.concluded;
+    assert.equal(job.error, undefined);
+    const expected = Buffer.alloc(DISK, 1);
+    expected.fill(2, 1024, 1536);
+    const bytes = Buffer.alloc(DISK);
+    await guest.read(0, bytes);
+    assert.ok(bytes.equals(expected));
+    assert.equal((await base.io.status(1024, 512)).allocated, true);
+    assert.equal((await base.io.status(1536, 512)).allocated, false);
+  });
+});
+
+test('closing an image makes it durable, a raw one too', async () => {
+  for (let seed = 0; seed < 12; seed++) {
+    const simulation = createSimulatedHost({ seed });
+    await simulation.run(async () => {
+      const engine = newEngine(simulation);
+      await make(engine, '/tmp/disk.raw');
+      const guest = await attach(engine, await open(engine, '/tmp/disk.raw'));
+      await guest.write(0, Buffer.alloc(4096, 7));
+      await close(engine, guest);
+    });
+    simulation.powerLoss();
+    assert.ok(
+      simulation
+        .contentOf('/tmp/disk.raw')
+        ?.subarray(0, 4096)
+        .every((byte) => byte === 7),
+    );
+  }
+});
+
+test('nobody attaches to an image that is being closed', async () => {
+  const simulation = createSimulatedHost({ seed: 1 });
+  await simulation.run(async () => {
+    const engine = newEngine(simulation);
+    await make(engine, '/tmp/disk.qcow2');
+    const guest = await attach(engine, await open(engine, '/tmp/disk.qcow2'));
+    const { node } = guest;
+    await guest.write(0, Buffer.alloc(4096, 7));
+    const closing = close(engine, guest);
+    while (!node.isClosing) await simulation.host.clock.sleep(0.1);
+    const gone = { kind: 'not-found', message: /Cannot find device='' nor node-name=/ };
+    await assert.rejects(attach(engine, node), gone);
+    assert.throws(() => node.assertNotBlocked(), gone);
+    await closing;
+    assert.equal(engine.graph.nodes.size, 0);
+  });
+});
