@@ -84,6 +84,7 @@ export class CommitJob implements JobDriver {
       // Beyond the end of top its overlays read zeroes, whatever a longer base has there.
       const rest = this.#base.lengthBytes - size;
       if (rest > 0) await this.#mover.zero(size, rest);
+      // Durable before overlays name the base, and before guests are held back.
       await this.#mover.flush();
     } finally {
       await window.quiet();
@@ -108,7 +109,6 @@ export class CommitJob implements JobDriver {
   async prepare(): Promise<void> {
     const place = this.#place;
     await place.section([this.#top, this.#base], async () => {
-      await this.#mover.flush();
       for (const overlay of overlaysOf(place.filter)) await this.#rewriteHeader(overlay);
       place.thaw();
       await place.graph.transaction((transaction) => {

@@ -74,7 +74,7 @@ export class StreamJob implements JobDriver {
         await this.#step(size);
       }
       await window.finish();
-      // Most of it becomes durable before guests are held back.
+      // What was pulled up is durable before the header lets go of the backing file, and before guests are held back.
       await this.#node.io.flush();
     } finally {
       await window.quiet();
@@ -117,7 +117,6 @@ export class StreamJob implements JobDriver {
     const node = this.#node;
     if (!node.children.has('backing')) return;
     await place.section([node], async () => {
-      await node.io.flush();
       const link = node.child('backing');
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();

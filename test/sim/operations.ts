@@ -2,6 +2,8 @@ import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
 import type { Node } from '../../src/block/node.js';
 import type { Job } from '../../src/jobs/job.js';
+import { allDrivers } from '../../src/drivers/index.js';
+import { Engine as Monitor } from '../../src/monitor/engine.js';
 import { snapshotSync } from '../../src/monitor/snapshot.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import type { Allowed, GuestDisk } from './guest-disk.js';
@@ -49,6 +51,7 @@ export class Operator {
   readonly #added: Node[] = [];
   #jobs = 0;
   #snapshots = 0;
+  readonly #peers: Monitor[] = [];
 
   constructor(engine: Engine, disk: GuestDisk, random: SeededRandom) {
     this.#engine = engine;
@@ -92,7 +95,9 @@ export class Operator {
       await this.#steer(pick(random, [...this.#running.values()]));
       return;
     }
-    switch (random.below(7)) {
+    // Of a disk on another engine no layer could be opened after a power loss.
+    const isRemote = this.#top.driver.name === 'nbd';
+    switch (isRemote ? 5 + random.below(3) : random.below(8)) {
       case 0:
       case 1:
         return this.#snapshot();
@@ -104,6 +109,8 @@ export class Operator {
         return this.#activeCommit();
       case 5:
         return this.#mirror();
+      case 6:
+        return this.#mirrorToPeer();
       default:
         return this.#backup();
     }
@@ -240,6 +247,47 @@ export class Operator {
         );
       },
     );
+  }
+
+  /** Live storage migration: into an image that another engine exports over the network. */
+  async #mirrorToPeer(): Promise<void> {
+    const random = this.#random;
+    const engine = this.#engine;
+    const device = this.#top;
+    const image = engine.world.newImage(random.chance(0.3) ? 'raw' : 'qcow2', 'remote');
+    const args = this.#newJob();
+    const copyMode = random.chance(0.3) ? ('write-blocking' as const) : ('background' as const);
+    await engine.attempt(`${args.jobId} mirror ${copyMode} over NBD to ${image.path}`, async () => {
+      await makeImage(engine, image, device.lengthBytes, random);
+      const path = `/tmp/nbd${this.#peers.length}`;
+      await this.#export(image, path);
+      const server = { type: 'unix', path };
+      const target = await engine.opener.open({ driver: 'nbd', server, export: 'disk' }, { readOnly: false });
+      engine.world.exported.set(target.filename, image);
+      const { world } = engine;
+      if (world.faulty && random.chance(0.3))
+        engine.host.clock.setTimer(random.below(400), () => world.simulation.cutConnections());
+      await this.#startOn(target, image, () =>
+        engine.jobs.startMirror({ ...args, device, target, sync: 'full', targetIsNew: true, copyMode }),
+      );
+    });
+  }
+
+  /** Another engine of the same machine opens an image and serves it. */
+  async #export(image: Image, path: string): Promise<void> {
+    const { host } = this.#engine;
+    const peer = new Monitor({ host, drivers: allDrivers, kind: 'storage-daemon' });
+    this.#peers.push(peer);
+    const node = await peer.opener.openImage(image.path, image.format, { readOnly: false });
+    await peer.exports.startServer({ type: 'unix', path });
+    await peer.exports.add({ id: 'export', node, name: 'disk', writable: true });
+  }
+
+  /** After the guest has let go of its disk. */
+  async closePeers(): Promise<void> {
+    const engine = this.#engine;
+    if (!engine.isAlive) return;
+    for (const peer of this.#peers) await engine.attempt('close a peer', () => peer.close());
   }
 
   async #backup(): Promise<void> {

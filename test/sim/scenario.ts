@@ -164,6 +164,7 @@ async function work(engine: Engine, disk: GuestDisk): Promise<void> {
   await operator.finish();
   await writers.stop();
   await shutDown(engine, disk);
+  await operator.closePeers();
 }
 
 /** Compares the whole disk, then closes it. */
@@ -176,7 +177,7 @@ async function shutDown(engine: Engine, disk: GuestDisk): Promise<void> {
     const problem = problemOf(bytes, disk.allowedNow());
     if (problem !== undefined) world.fail(`at the end: ${problem}`);
     const { node } = guest;
-    world.activePath = node.skipFilters().filename;
+    world.activePath = world.imageOf(node).path;
     await detach(engine, node);
     if (engine.graph.nodes.size > 0 && !world.faulty)
       world.fail(

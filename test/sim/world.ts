@@ -56,6 +56,8 @@ export class World {
   readonly simulation: Simulation;
   readonly stamps = new Stamps();
   readonly images = new Map<string, Image>();
+  /** Images that another engine exports, by the name of the export. */
+  readonly exported = new Map<string, Image>();
   /** Errors are to be expected: faults are injected in this seed. */
   faulty = false;
   engine: Engine | undefined;
@@ -106,7 +108,7 @@ export class World {
   cutPower(): void {
     const { engine } = this;
     this.power = { cutAt: undefined };
-    if (engine?.guest?.root) this.activePath = engine.guest.node.skipFilters().filename;
+    if (engine?.guest?.root) this.activePath = this.imageOf(engine.guest.node).path;
     this.trace(`POWER LOSS, the guest on ${this.activePath}`);
     this.engine = undefined;
     this.simulation.powerLoss();
@@ -125,7 +127,8 @@ export class World {
   }
 
   imageOf(node: Node): Image {
-    const image = this.images.get(node.skipFilters().filename);
+    const { filename } = node.skipFilters();
+    const image = this.images.get(filename) ?? this.exported.get(filename);
     assert(image, `image of node '${node.name}' at '${node.filename}'`);
     return image;
   }

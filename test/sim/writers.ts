@@ -103,12 +103,13 @@ export class Writers {
   }
 
   async #zero(text: string, stretch: Stretch): Promise<void> {
-    const flags = this.#random.chance(0.5) ? Flag.mayUnmap : Flag.none;
+    const fua = this.#random.chance(0.2);
+    const flags = (this.#random.chance(0.5) ? Flag.mayUnmap : Flag.none) + (fua ? Flag.fua : Flag.none);
     this.#disk.beginZero(stretch);
-    const done = await this.#try(`${text} zero`, () =>
+    const done = await this.#try(`${text} zero${fua ? ' fua' : ''}`, () =>
       this.#guest.writeZeroes(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES, flags),
     );
-    if (done) this.#disk.wrote(stretch, false);
+    if (done) this.#disk.wrote(stretch, fua);
   }
 
   /** A hint: each sector reads as before or as zeroes afterwards. */
