@@ -145,6 +145,8 @@ export class Checker {
       if (l2Offset === 0) continue;
       const l2 = await this.read('L2 table', l2Offset, this.header.clusterBytes);
       if (!l2) continue;
+      // As QEMU counts: each L2 table begins anew.
+      this.#contiguousAt = 0;
       if (active) await this.#checkCopied('L2 table', l2Offset, entryIsCopied(l1, index));
       for (let entry = 0; entry * ENTRY_BYTES < l2.length; entry++) {
         const offset = this.#walkEntry(l2, entry, active);
@@ -180,7 +182,8 @@ export class Checker {
       this.corruption(`data cluster ${hex(offset)} is not aligned`);
       return 0;
     }
-    if (active && kind === ClusterKind.data) {
+    if (active) {
+      // Data, and zero clusters that keep their space.
       result.allocatedClusters++;
       if (this.#contiguousAt !== 0 && offset !== this.#contiguousAt) result.fragmentedClusters++;
       this.#contiguousAt = offset + header.clusterBytes;

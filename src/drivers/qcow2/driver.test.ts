@@ -174,3 +174,32 @@ test('tryMap joins what is contiguous and answers false until a table was loaded
   assert.deepEqual([mapping.kind, mapping.lengthBytes], ['backing', 7 * MiB]);
   await disk.close();
 });
+
+test('discard and zero leave the data of a cluster that a snapshot shares', async () => {
+  const shelf = new DiskShelf([qcow2Driver]);
+  await createQcow2(childOf(shelf.put('shared')), { sizeBytes: 4 * 65536 });
+  const first = await shelf.open('shared');
+  await first.backend.write(0, Buffer.alloc(2 * 65536, 0x5a));
+  await first.close();
+  // As an internal snapshot leaves it: refcount 2, and entries without the copied flag.
+  const bytes = shelf.disk('shared').contents();
+  const l2Offset = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(40))) & 0x00fffffffffffe00n);
+  const blockOffset = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(48))));
+  const hostOffsets = [0, 8].map((at) => {
+    const entry = bytes.readBigUInt64BE(l2Offset + at) & 0x00fffffffffffe00n;
+    bytes.writeBigUInt64BE(entry, l2Offset + at);
+    bytes.writeUInt16BE(2, blockOffset + 2 * (Number(entry) / 65536));
+    return Number(entry);
+  });
+  const again = new DiskShelf([qcow2Driver]);
+  again.put('shared', bytes);
+  const disk = await again.open('shared');
+  await disk.backend.discard(0, 65536);
+  await disk.backend.writeZeroes(65536, 65536, Flag.mayUnmap);
+  await disk.backend.flush();
+  assert.deepEqual(await disk.read(0, 2 * 65536), Buffer.alloc(2 * 65536));
+  await disk.close();
+  const after = again.disk('shared').contents();
+  for (const hostOffset of hostOffsets)
+    assert.deepEqual(after.subarray(hostOffset, hostOffset + 65536), Buffer.alloc(65536, 0x5a));
+});
