@@ -5,10 +5,11 @@ import { benchConvert } from './convert.js';
 import { benchJobs } from './jobs.js';
 import { benchLatency } from './latency.js';
 import { benchNbd } from './nbd.js';
+import { benchStart } from './start.js';
 
-const HELP = `usage: npm run bench -- [nbd] [jobs] [convert] [latency] [OPTION]...
+const HELP = `usage: npm run bench -- [start] [nbd] [jobs] [convert] [latency] [OPTION]...
 
-Runs livedisk and QEMU's programs in turn on the same work and prints medians and ratios. Without a name: all four.
+Runs livedisk and QEMU's programs in turn on the same work and prints medians and ratios. Without a name: all.
 
   --rounds=N     runs of each side (default 3)
   --data=MIB     data in the disks of jobs and convert (default 512)
@@ -16,7 +17,7 @@ Runs livedisk and QEMU's programs in turn on the same work and prints medians an
   --no-disk      leave the disk runs out
 `;
 
-const SECTIONS = ['nbd', 'jobs', 'convert', 'latency'];
+const SECTIONS = ['start', 'nbd', 'jobs', 'convert', 'latency'];
 const args = process.argv.slice(2);
 const option = (name: string, byDefault: string): string =>
   args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? byDefault;
@@ -47,6 +48,7 @@ else {
   const dataMiB = Number(option('data', '512'));
   const places: Array<[string, string]> = [['in memory', '/dev/shm']];
   if (!args.includes('--no-disk')) places.push(['disk', option('disk', '/var/tmp')]);
+  if (wants('start')) await benchStart(rounds);
   if (wants('nbd')) await inFolder('/dev/shm', (folder) => benchNbd(folder, rounds));
   for (const [place, parent] of places) {
     if (wants('jobs')) await inFolder(parent, (folder) => benchJobs(place, folder, dataMiB, rounds));

@@ -1,5 +1,5 @@
 // Replays QEMU's "Live Block Device Operations" against livedisk: every scenario of walkthrough.py (an external
-// script, WALKTHROUGH or ../shared/document/walkthrough.py), with qemu-img and qemu-io as judges. Scenarios that need
+// script: test/document's, or WALKTHROUGH), with qemu-img and qemu-io as judges. Scenarios that need
 // a command that livedisk refuses are listed below with that command, and must fail for just that reason.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -13,7 +13,7 @@ const MISSING = {
 };
 
 const root = resolve(import.meta.dirname ?? '.', '..');
-const script = process.env.WALKTHROUGH ?? resolve(root, '../shared/document/walkthrough.py');
+const script = process.env.WALKTHROUGH ?? join(root, 'test/document/walkthrough.py');
 if (!existsSync(script)) {
   console.log(`# SKIP the document's scenarios: no walkthrough at WALKTHROUGH`);
   process.exit(0);

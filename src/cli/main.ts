@@ -23,9 +23,17 @@ const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     summary: 'talk QMP to a running livedisk or QEMU',
     run: async (args) => (await import('./shell/main.js')).shellMain(args),
   },
+  img: {
+    summary: 'create, inspect, check, convert and compare images (as qemu-img)',
+    run: async (args) => (await import('./tools.js')).imgTool(args),
+  },
   io: {
     summary: 'read and write images by command (as qemu-io)',
     run: async (args) => (await import('./tools.js')).ioTool(args),
+  },
+  launchers: {
+    summary: 'write scripts named qemu-* that start livedisk into a folder',
+    run: async (args) => (await import('./launchers.js')).launchersMain(args, Object.keys(SUBCOMMANDS)),
   },
 };
 
@@ -56,6 +64,11 @@ async function main(args: string[]): Promise<number> {
   return subcommand.run(rest);
 }
 
+// A reader that has gone (`livedisk img info x | head -1`) is no failure to report.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(0);
+});
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {

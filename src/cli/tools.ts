@@ -1,6 +1,7 @@
 import { createInterface } from 'node:readline';
 import { allDrivers } from '../drivers/index.js';
 import { createRealHost } from '../host/real.js';
+import { imgMain } from '../img/main.js';
 import { ioMain } from '../io/main.js';
 
 const OUTPUT = {
@@ -8,12 +9,17 @@ const OUTPUT = {
   error: (text: string): void => void process.stderr.write(text),
 };
 
+/** Lines of standard input, which is not touched before the first is asked for. */
+async function* inputLines(): AsyncIterable<string> {
+  yield* createInterface({ input: process.stdin });
+}
+
 /** `livedisk io`: commands from -c, else from standard input. */
-export async function ioTool(args: readonly string[]): Promise<number> {
-  const lines = createInterface({ input: process.stdin });
-  try {
-    return await ioMain(args, OUTPUT, createRealHost(), allDrivers, lines);
-  } finally {
-    lines.close();
-  }
+export function ioTool(args: readonly string[]): Promise<number> {
+  return ioMain(args, OUTPUT, createRealHost(), allDrivers, inputLines());
+}
+
+/** `livedisk img`. */
+export function imgTool(args: readonly string[]): Promise<number> {
+  return imgMain(args, OUTPUT, createRealHost(), allDrivers);
 }

@@ -1,5 +1,6 @@
 import fs from 'node:fs';
 import net from 'node:net';
+import { dirname } from 'node:path';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import { type DescriptorHandle, isDescriptorHandle, receiveWithDescriptors } from './descriptors.js';
@@ -188,7 +189,12 @@ function unlinkSocket(path: string): void {
 }
 
 function bindError(error: Error, address: SocketAddress): BlockError {
-  if (address.type === 'unix') return toBlockError(error, `Failed to bind socket to ${address.path}`);
+  if (address.type === 'unix') {
+    const what = `Failed to bind socket to ${address.path}`;
+    // Node tells a missing folder as EACCES.
+    if (!fs.existsSync(dirname(address.path))) return errnoError('ENOENT', what, { cause: error });
+    return toBlockError(error, what);
+  }
   return resolutionError(error, address) ?? toBlockError(error, 'Failed to bind socket');
 }
 

@@ -7,9 +7,17 @@ const UNITS = ['EiB', 'PiB', 'TiB', 'GiB', 'MiB', 'KiB'] as const;
 export function formatBytes(bytes: number): string {
   for (const [index, unit] of UNITS.entries()) {
     const size = 1024 ** (UNITS.length - index);
-    if (bytes >= size) return `${withoutZeroFraction((bytes / size).toFixed(3))} ${unit}`;
+    if (bytes >= size) return `${withoutZeroFraction(fixed(bytes / size, 3))} ${unit}`;
   }
-  return `${withoutZeroFraction(bytes.toFixed(6))} bytes`;
+  return `${withoutZeroFraction(fixed(bytes, 6))} bytes`;
+}
+
+/** printf's %.Nf: exact halves go to the even digit, unlike toFixed. */
+export function fixed(value: number, digits: number): string {
+  const scaled = value * 10 ** digits;
+  const floor = Math.floor(scaled);
+  if (scaled - floor !== 0.5) return value.toFixed(digits);
+  return ((floor % 2 === 0 ? floor : floor + 1) / 10 ** digits).toFixed(digits);
 }
 
 function withoutZeroFraction(text: string): string {

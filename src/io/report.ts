@@ -1,4 +1,4 @@
-import { formatBytes, formatSeconds } from './numbers.js';
+import { fixed, formatBytes, formatSeconds } from './numbers.js';
 
 export interface Transfer {
   /** "read", "wrote" or "discard". */
@@ -15,10 +15,10 @@ export function formatReport({ verb, offset, lengthBytes, seconds }: Transfer, m
   const bytesPerSecond = lengthBytes / time;
   const operationsPerSecond = 1 / time;
   if (machine) {
-    const rates = `${bytesPerSecond.toFixed(3)},${operationsPerSecond.toFixed(3)}`;
+    const rates = `${fixed(bytesPerSecond, 3)},${fixed(operationsPerSecond, 3)}`;
     return `${lengthBytes},1,${formatSeconds(seconds, true)},${rates}\n`;
   }
-  const rates = `${formatBytes(bytesPerSecond)}/sec and ${operationsPerSecond.toFixed(4)} ops/sec`;
+  const rates = `${formatBytes(bytesPerSecond)}/sec and ${fixed(operationsPerSecond, 4)} ops/sec`;
   return (
     `${verb} ${lengthBytes}/${lengthBytes} bytes at offset ${offset}\n` +
     `${formatBytes(lengthBytes)}, 1 ops; ${formatSeconds(seconds, false)} (${rates})\n`

@@ -40,7 +40,6 @@ export class BackupJob implements JobDriver {
 
   constructor(job: Job, args: BackupArguments, surroundings: JobSurroundings) {
     job.setDriver(this);
-    checkArguments(args);
     this.#job = job;
     this.#arguments = args;
     this.#source = args.device;
@@ -222,7 +221,7 @@ export class BackupJob implements JobDriver {
 }
 
 /** Errors: kind invalid or unsupported, in QEMU's words. */
-function checkArguments(args: BackupArguments): void {
+export function checkBackupArguments(args: BackupArguments): void {
   const { sync, bitmap, bitmapMode } = args;
   if ((sync === 'incremental' || sync === 'bitmap') && !bitmap)
     throw new BlockError('invalid', `must provide a valid bitmap name for '${sync}' sync mode`);

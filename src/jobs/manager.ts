@@ -10,14 +10,14 @@ import type {
   MirrorArguments,
   StreamArguments,
 } from './arguments.js';
-import { BackupJob } from './backup.js';
+import { BackupJob, checkBackupArguments } from './backup.js';
 import { CommitJob } from './commit.js';
 import { CreateJob } from './create.js';
 import { checkSpeed, type EmitEvent, Job, type JobDriver } from './job.js';
 import type { JobSurroundings } from './job-graph.js';
 import { activeCommit, checkMirrorArguments, MirrorJob } from './mirror.js';
 import { checkJobId } from './state.js';
-import { StreamJob } from './stream.js';
+import { checkStreamArguments, StreamJob } from './stream.js';
 
 interface Startable extends JobDriver {
   /** Puts the job into the graph; on failure nothing of it stays. */
@@ -50,6 +50,7 @@ export class JobManager {
     const end = args.bottom ? args.bottom.backingNode() : args.base?.skipFilters();
     assertChainNotBlocked(args.node, end);
     checkPolicies(args.onError);
+    checkStreamArguments(args);
     return this.#start(args, (job) => new StreamJob(job, args, this.#surroundings));
   }
 
@@ -64,6 +65,8 @@ export class JobManager {
     assertChainNotBlocked(args.top, args.base.backingNode());
     checkPolicies(args.onError);
     if (!isActive) return this.#start(args, (job) => new CommitJob(job, args, this.#surroundings));
+    if (args.backingFile !== undefined)
+      throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
     return this.#start(args, (job) => activeCommit(job, args, this.#surroundings));
   }
 
@@ -80,6 +83,7 @@ export class JobManager {
     if (args.device === args.target) throw new BlockError('invalid', 'Source and target cannot be the same');
     for (const node of [args.device, args.target]) node.assertNotBlocked();
     checkPolicies(args.onError, args.onSourceError, args.onTargetError);
+    checkBackupArguments(args);
     return this.#start(args, (job) => new BackupJob(job, args, this.#surroundings));
   }
 

@@ -487,8 +487,6 @@ export class MirrorJob implements JobDriver {
 
 /** block-commit of the active layer: a mirror into the base, which takes over at the end. */
 export function activeCommit(job: Job, args: CommitArguments, surroundings: JobSurroundings): MirrorJob {
-  if (args.backingFile !== undefined)
-    throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
   return new MirrorJob(
     job,
     {

@@ -145,12 +145,15 @@ export class StreamJob implements JobDriver {
   }
 }
 
-function lowestOf({ node, base, bottom, backingFile }: StreamArguments): Node {
+/** Errors: kind invalid, in QEMU's words. */
+export function checkStreamArguments({ base, bottom, backingFile }: StreamArguments): void {
+  if (!base && !bottom && backingFile !== undefined)
+    throw new BlockError('invalid', 'backing file specified, but streaming the entire chain');
+}
+
+function lowestOf({ node, base, bottom }: StreamArguments): Node {
   if (!node.children.has('backing') && base === undefined && bottom === undefined) return node;
   if (bottom) return bottom;
-  if (!base && backingFile !== undefined) {
-    throw new BlockError('invalid', 'backing file specified, but streaming the entire chain');
-  }
   const end = base?.skipFilters();
   let lowest = node;
   for (let at = node.backingNode(); at && at !== end; at = at.backingNode()) lowest = at;

@@ -54,8 +54,9 @@ export async function withBackend<T>(
 async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Promise<void> {
   const node = findNode(graph, args.device, args['node-name']);
   if (args.size < 0) throw new BlockError('invalid', "Parameter 'size' expects a >0 size");
-  if (node.isBlocked) throw new BlockError('busy', `Device '${args.device ?? '(null)'}' is in use`);
-  checkNotBlocked(node);
+  const isBacking = [...node.parents].some(({ role }) => role === 'backing');
+  if (node.isBlocked || isBacking)
+    throw new BlockError('busy', `Device '${args.device ?? '(null)'}' is in use`);
   await graph.drained([node], () =>
     withBackend(graph, node, Permission.resize, (backend) => backend.truncate(args.size)),
   );
@@ -138,7 +139,9 @@ export async function createOverlayFile(
     sizeBytes,
     ...(backing && { backingFile: backing.filename, backingFormat: backing.driver.name }),
   };
-  const description = engine.opener.drivers.format(format).describeCreation?.(options);
+  const driver = engine.opener.drivers.find(format);
+  if (!driver) throw new BlockError('invalid', `Unknown file format '${format}'`);
+  const description = driver.describeCreation?.(options);
   if (description !== undefined) engine.print(`Formatting '${filename}', ${description}`);
   try {
     await createImage(engine.opener, filename, format, options);

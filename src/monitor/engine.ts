@@ -1,5 +1,5 @@
 import { deferred, type Deferred } from '../base/async.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, toBlockError } from '../base/error.js';
 import type { DriverDescription, DriverEvent, Json, NodeOptions } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
@@ -133,14 +133,20 @@ export class Engine {
     for (const node of nodes.reverse()) await node.instance.activate?.();
   }
 
-  /** Ends jobs, exports and devices, flushes and closes every image. */
+  /**
+   * Ends jobs, exports and devices, flushes and closes every image. All of it is closed also when an error is thrown,
+   * the first that was met: what was written may not be durable.
+   */
   async close(): Promise<void> {
     await this.jobs.cancelAll();
-    await this.exports.close();
-    for (const device of this.devices.values()) await device.close();
-    this.devices.clear();
+    const steps = [() => this.exports.close()];
+    for (const device of this.devices.values()) steps.push(() => device.close());
     for (const node of this.graph.nodes.values()) node.monitorOwned = false;
-    for (const node of [...this.graph.nodes.values()]) await this.graph.collect([node]);
+    for (const node of this.graph.nodes.values()) steps.push(() => this.graph.collect([node]));
+    let failure: unknown;
+    for (const step of steps) await step().catch((error: unknown) => void (failure ??= error));
+    this.devices.clear();
+    if (failure !== undefined) throw toBlockError(failure);
   }
 
   #ioError({ device, operation, action, noSpace, reason }: IoErrorEvent): void {

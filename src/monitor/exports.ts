@@ -43,7 +43,10 @@ export function socketAddress(address: FlatAddress): SocketAddress {
     case 'inet': {
       const port = Number(address.port);
       if (!/^\d+$/.test(address.port) || port > 65535)
-        throw new BlockError('invalid', `address resolution failed for ${address.host}:${address.port}`);
+        throw new BlockError(
+          'invalid',
+          `address resolution failed for ${address.host}:${address.port}: Servname not supported for ai_socktype`,
+        );
       return { type: 'inet', host: address.host, port };
     }
     case 'fd':

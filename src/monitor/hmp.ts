@@ -1,12 +1,12 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
-import type { Node } from '../block/node.js';
 import { Permission } from '../block/permissions.js';
 import type { GuestDevice } from '../guest/device.js';
 import { runIoCommand } from '../io/command.js';
 import { VERSION } from '../qmp/session.js';
 import { withBackend } from './blockdev.js';
 import type { Engine } from './engine.js';
+import { findNode } from './find-node.js';
 import { infoBlock, infoBlockJobs } from './hmp-info.js';
 import { cont, quit, stop } from './run-state.js';
 
@@ -143,8 +143,7 @@ async function onNode(
   name: string,
   run: (backend: BlockBackend) => Promise<void>,
 ): Promise<void> {
-  const node: Node | undefined = engine.graph.nodes.get(name);
-  if (!node) throw new BlockError('not-found', `Cannot find device='${name}' nor node-name='${name}'`);
+  const node = findNode(engine.graph, undefined, name);
   const perm = Permission.consistentRead + (node.readOnly ? 0 : Permission.write);
   await withBackend(engine.graph, node, perm, run);
 }

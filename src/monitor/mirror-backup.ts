@@ -7,7 +7,7 @@ import type { Job } from '../jobs/job.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import type { Engine } from './engine.js';
-import { checkNotBlocked, findDevice, findNode, findRoot } from './find-node.js';
+import { checkNotBlocked, findDevice, findRoot } from './find-node.js';
 import { commonArguments } from './stream-commit.js';
 
 type DriveMirror = CommandArguments<'drive-mirror'>;
@@ -42,7 +42,7 @@ function mirrorArguments(
 
 function nodeToReplace(engine: Engine, source: Node, name: string | undefined): { replaces?: Node } {
   if (name === undefined) return {};
-  const node = findNode(engine.graph, undefined, name);
+  const node = engine.graph.node(name);
   if (node.lengthBytes !== source.lengthBytes)
     throw new BlockError('invalid', 'cannot replace image with a mirror image of different size');
   return { replaces: node };

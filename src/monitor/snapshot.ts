@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.js';
 import { BlockError, toBlockError } from '../base/error.js';
 import type { Edge } from '../block/edge.js';
-import { Node } from '../block/node.js';
+import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import type { Engine } from './engine.js';
@@ -53,8 +53,7 @@ export async function snapshot(
     checkNotBlocked(old);
     await flushBeforeSnapshot(old);
     const overlay = findNode(graph, args.overlay, args.overlay);
-    if ([...overlay.parents].some(({ parent }) => !(parent instanceof Node)))
-      throw new BlockError('busy', 'The overlay is already in use');
+    if (overlay.parents.size > 0) throw new BlockError('busy', 'The overlay is already in use');
     checkNotBlocked(overlay);
     if (overlay.children.has('backing'))
       throw new BlockError('invalid', 'The overlay already has a backing image');

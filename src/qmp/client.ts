@@ -1,7 +1,7 @@
 import { deferred, type Deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import type { Host, HostClock, HostSocket, SocketAddress } from '../host/host.js';
-import type { JsonObject, JsonValue } from '../schema/types.js';
+import { isJsonObject, type JsonObject, type JsonValue } from '../schema/types.js';
 import { formatJson } from './json-format.js';
 import { JsonStream } from './json-parser.js';
 import { type ErrorClass, QmpError } from './registry.js';
@@ -148,8 +148,7 @@ export class QmpClient {
   }
 
   #receive(value: JsonValue): void {
-    if (typeof value !== 'object' || value === null || Array.isArray(value))
-      return this.#breakOff('a message is no object');
+    if (!isJsonObject(value)) return this.#breakOff('a message is no object');
     const { QMP, event, data, timestamp, id } = value;
     if (QMP !== undefined) {
       this.greeting = QMP as JsonObject;

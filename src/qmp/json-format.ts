@@ -59,10 +59,9 @@ function formatDouble(value: number): string {
 /** A string literal in ASCII with upper-case escapes. */
 function quote(text: string): string {
   const json = JSON.stringify(text);
-  return json.replace(/\\u([0-9a-f]{4})|[\u007f-\uffff]/g, (match: string, digits?: string) => {
-    const code = digits === undefined ? match.charCodeAt(0) : parseInt(digits, 16);
-    return code === 0x7f && digits === undefined
-      ? '\\u007F'
-      : `\\u${code.toString(16).toUpperCase().padStart(4, '0')}`;
+  return json.replace(/\\(?:u([0-9a-f]{4})|.)|[\u007f-\uffff]/g, (match: string, digits?: string) => {
+    if (digits !== undefined) return `\\u${digits.toUpperCase()}`;
+    if (match.length > 1) return match;
+    return `\\u${match.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}`;
   });
 }

@@ -211,7 +211,8 @@ function nextInNumber(state: NumberState, byte: number): Step {
     case 'digits':
       if (isDigit(byte)) return state === 'zero' ? 'error' : 'digits';
       if (byte === POINT) return 'point';
-      return isE(byte) ? 'e' : 'before';
+      // QEMU knows no exponent right behind a zero.
+      return isE(byte) && state === 'digits' ? 'e' : 'before';
     case 'point':
       return isDigit(byte) ? 'fraction' : 'error';
     case 'fraction':

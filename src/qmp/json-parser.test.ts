@@ -121,6 +121,8 @@ const TRANSCRIPT: ReadonlyArray<[string, ...Outcome[]]> = [
   ['{"a":+1}', bad("stray '+'"), noValue],
   ['{"a":--1}', bad("stray '--'"), noValue],
   ['{"a":1e5.3}', bad("stray '.'"), noValue],
+  ['{"a":0e1}', notSeparated],
+  ['{"a":0.0e1}', value({ a: parseJson('0.0') })],
   ['{"a":1x}', notSeparated],
   ['{"a":0x10}', notSeparated],
   ['{"a":1-1}', notSeparated],
@@ -296,6 +298,7 @@ test('output looks like that of QEMU', () => {
     echo(`'\\u00e9\\ud83d\\ude00\\u007f\\u0001/"\\n'`),
     '"\\u00E9\\uD83D\\uDE00\\u007F\\u0001/\\"\\n"',
   );
+  assert.equal(formatJson('\\u00e9 \\\u00e9'), '"\\\\u00e9 \\\\\\u00E9"');
   assert.equal(echo('[[],{},[1,{"a":null}]]'), '[[], {}, [1, {"a": null}]]');
   assert.equal(formatJson({ a: undefined, b: [true] }), '{"b": [true]}');
   const pretty = formatJsonPretty({ id: [{}, [1, 2], { a: {} }] });

@@ -2,7 +2,7 @@ import { AsyncMutex, Notifier } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import type { HostClock, HostSocket } from '../host/host.js';
 import type { JsonObject, JsonValue } from '../schema/types.js';
-import { arrayOf, enumOf, optional, struct } from '../schema/types.js';
+import { arrayOf, enumOf, isJsonObject, optional, struct } from '../schema/types.js';
 import { formatJson, formatJsonPretty, type Writable } from './json-format.js';
 import { JsonStream } from './json-parser.js';
 import { type CommandRegistry, QmpError, toQmpError } from './registry.js';
@@ -202,11 +202,11 @@ interface BadRequest {
 }
 
 function isOutOfBand(message: JsonValue): boolean {
-  return typeof message === 'object' && message !== null && 'exec-oob' in message && !('execute' in message);
+  return isJsonObject(message) && 'exec-oob' in message && !('execute' in message);
 }
 
 function parseRequest(message: JsonValue, outOfBandEnabled: boolean): Request | BadRequest {
-  if (typeof message !== 'object' || message === null || Array.isArray(message)) {
+  if (!isJsonObject(message)) {
     return { error: new QmpError('GenericError', 'QMP input must be a JSON object'), id: undefined };
   }
   const { id } = message;
@@ -221,7 +221,7 @@ function parseRequest(message: JsonValue, outOfBandEnabled: boolean): Request | 
       name = value;
       outOfBand = key === 'exec-oob';
     } else if (key === 'arguments') {
-      if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+      if (!isJsonObject(value)) {
         return bad("QMP input member 'arguments' must be an object");
       }
       args = value;

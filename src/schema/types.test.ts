@@ -65,6 +65,14 @@ test("members that are wrong are named in QEMU's words", () => {
       "Invalid parameter type for 'cache.direct', expected: boolean",
     ],
     [{ driver: 'null-co', cache: [] }, "Invalid parameter type for 'cache', expected: object"],
+    [
+      { driver: 'null-co', cache: new Number(1) as unknown as number },
+      "Invalid parameter type for 'cache', expected: object",
+    ],
+    [
+      { driver: 'qcow2', file: new Number(1) as unknown as number },
+      "Invalid parameter type for 'file', expected: BlockdevRef",
+    ],
     [{ driver: 'null-co', cache: { aa: 1 } }, "Parameter 'cache.aa' is unexpected"],
     [{ driver: 'qcow2', 'node-name': 'x' }, "Parameter 'file' is missing"],
     [{ driver: 'qcow2', file: null }, "Invalid parameter type for 'file', expected: BlockdevRef"],

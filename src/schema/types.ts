@@ -6,6 +6,16 @@ export type JsonValue =
   null | boolean | number | bigint | string | JsonValue[] | { [key: string]: JsonValue };
 export type JsonObject = { [key: string]: JsonValue };
 
+/** Not an array, and not one of the wrapped numbers that tell 1.0 from 1. */
+export function isJsonObject(value: JsonValue | undefined): value is JsonObject {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    !Array.isArray(value) &&
+    !((value as unknown) instanceof Number)
+  );
+}
+
 /**
  * qmp: values have their JSON types. keyval: every scalar arrives as a string (command lines), booleans are on/off,
  * sizes may have suffixes.
@@ -295,11 +305,12 @@ function jsonTypeName(value: JsonValue): string {
   if (value === null) return 'null';
   if (Array.isArray(value)) return 'array';
   if (typeof value === 'number' || typeof value === 'bigint') return 'int';
+  if ((value as unknown) instanceof Number) return 'number';
   return typeof value;
 }
 
 function asObject(value: JsonValue, path: string): JsonObject {
-  if (value === null || typeof value !== 'object' || Array.isArray(value)) throw wrongType(path, 'object');
+  if (!isJsonObject(value)) throw wrongType(path, 'object');
   return value;
 }
 

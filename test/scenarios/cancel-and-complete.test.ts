@@ -23,6 +23,9 @@ interface Scene {
 }
 
 /** [base] <-- [middle] <-- [top] with a writing guest on top, and an empty target. */
+/** Never stop by themselves, also when a test has failed. */
+const writers = new Set<RecordWriter>();
+
 async function setScene(seed: number): Promise<Scene> {
   const below = seeded(seed);
   const bench = new JobBench();
@@ -42,6 +45,7 @@ async function setScene(seed: number): Promise<Scene> {
   const guest = await bench.guest(top.node);
   const writer = new RecordWriter(guest, await contents(top.node), below);
   writer.start();
+  writers.add(writer);
   await writer.more(20);
   return { seed, bench, base, middle, top, target, guest, writer };
 }
@@ -84,7 +88,12 @@ async function assertPointInTime(scene: Scene, image: MemoryImage, low: number, 
 /** One sentence: holds for every seed, half of them with requests that wait. */
 function sentence(text: string, holds: (seed: number) => Promise<void>): void {
   test(text, async () => {
-    for (const seed of SEEDS) await holds(seed);
+    try {
+      for (const seed of SEEDS) await holds(seed);
+    } finally {
+      await Promise.allSettled([...writers].map((writer) => writer.stop()));
+      writers.clear();
+    }
   });
 }
 
@@ -229,7 +238,7 @@ sentence('a backup holds the point in time of its start', async (seed) => {
     device: top.node,
     target: target.node,
     sync: 'full',
-    speed: 2_000_000,
+    speed: 1000,
   });
   const high = writer.submitted;
   assert.deepEqual(bench.story('job0').slice(0, 4), ['created', 'running', 'paused', 'running']);

@@ -1,6 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import { parseJson } from '../../qmp/json-parser.js';
-import type { JsonObject, JsonValue } from '../../schema/types.js';
+import { isJsonObject, type JsonObject, type JsonValue } from '../../schema/types.js';
 
 /** What an option string says: strings, nested by the dots of their keys; a JSON option has values of any type. */
 export type KeyvalObject = JsonObject;
@@ -48,7 +48,7 @@ export function parseKeyval(text: string, implicitKey?: string): KeyvalObject {
 
 function parseJsonOption(text: string): KeyvalObject {
   const value = parseJson(text);
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+  if (!isJsonObject(value)) {
     throw invalid('Expecting a JSON object');
   }
   return value;

@@ -1,6 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import { parseJson } from '../../qmp/json-parser.js';
-import type { JsonObject, JsonValue } from '../../schema/types.js';
+import { isJsonObject, type JsonObject, type JsonValue } from '../../schema/types.js';
 
 /** What the schema says that a value may be: decides how a word is read. */
 export type ValueKind = 'string' | 'number' | 'boolean';
@@ -33,7 +33,7 @@ export function parseCommandLine(line: string, kindsOf: KindsOf = () => undefine
 
 function parseRaw(text: string): JsonObject {
   const value = parseJson(text);
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid('not a JSON object');
+  if (!isJsonObject(value)) throw invalid('not a JSON object');
   return value;
 }
 
@@ -82,7 +82,7 @@ function put(args: JsonObject, path: readonly string[], value: JsonValue): void 
   for (const [i, part] of path.slice(0, -1).entries()) {
     if (!Object.hasOwn(at, part)) define(at, part, {});
     const next = at[part];
-    if (typeof next !== 'object' || next === null || Array.isArray(next))
+    if (!isJsonObject(next))
       throw invalid(`Cannot use '${path.slice(0, i + 1).join('.')}' as both object and non-object key`);
     at = next;
   }

@@ -1,0 +1,129 @@
+import assert from 'node:assert/strict';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { allDrivers } from '../drivers/index.js';
+import { createRealHost } from '../host/real.js';
+import { assertSameBytes, withFolder } from '../testing/test-disk.js';
+import { type ToolAnswer, toolAnswer } from '../testing/tool-answer.js';
+import { splitOptions } from './create-options.js';
+import { approximateSize } from './info.js';
+import { imgMain } from './main.js';
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+function img(...args: string[]): Promise<ToolAnswer> {
+  return toolAnswer((out) => imgMain(args, out, createRealHost(), allDrivers));
+}
+
+async function succeed(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await img(...args);
+  assert.equal(code, 0, `${args.join(' ')}: ${stdout}${stderr}`);
+  return stdout;
+}
+
+test('options and sizes', () => {
+  assert.deepEqual(
+    [...splitOptions(['a=1,b=x,,y', 'c'])],
+    [
+      ['a', '1'],
+      ['b', 'x,y'],
+      ['c', 'on'],
+    ],
+  );
+  assert.deepEqual([0, 512, 1000, 64 * KiB, 9.625 * MiB, 10 * MiB, 1.5 * 1024 * MiB].map(approximateSize), [
+    '0 B',
+    '512 B',
+    '0.977 KiB',
+    '64 KiB',
+    '9.62 MiB',
+    '10 MiB',
+    '1.5 GiB',
+  ]);
+});
+
+test('content survives raw to qcow2 and back, with its holes', () =>
+  withFolder(async (folder) => {
+    const at = (name: string): string => join(folder, name);
+    const extent = fc.record({
+      sector: fc.nat(4095),
+      sectors: fc.integer({ min: 1, max: 700 }),
+      fill: fc.nat(2),
+    });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(extent, { maxLength: 8 }),
+        fc.constantFrom('-S0', '-S4k', '-S64k', '-C'),
+        fc.constantFrom('512', '4k', '64k', '2M'),
+        async (extents, how, cluster) => {
+          const content = Buffer.alloc(2 * MiB);
+          for (const { sector, sectors, fill } of extents)
+            content.fill(fill, sector * 512, Math.min((sector + sectors) * 512, content.length));
+          writeFileSync(at('a.raw'), content);
+          const to = ['convert', how, '-f', 'raw', '-O', 'qcow2', '-o', `cluster_size=${cluster}`];
+          await succeed(...to, at('a.raw'), at('a.q'));
+          assert.match(await succeed('check', at('a.q')), /^No errors were found/);
+          assert.match(await succeed('compare', '-f', 'raw', at('a.raw'), at('a.q')), /identical/);
+          await succeed('convert', how, '-f', 'qcow2', '-O', 'raw', at('a.q'), at('b.raw'));
+          assertSameBytes(readFileSync(at('b.raw')), content, 'raw again');
+        },
+      ),
+      { numRuns: 25 },
+    );
+  }));
+
+test('an overlay keeps its backing file, and compares equal to what it was copied from', () =>
+  withFolder(async (folder) => {
+    const at = (name: string): string => join(folder, name);
+    writeFileSync(at('a.raw'), Buffer.alloc(MiB, 5));
+    await succeed('create', '-q', '-f', 'qcow2', '-b', 'a.raw', '-F', 'raw', at('b.q'));
+    const copy = ['convert', '-O', 'qcow2', '-B', 'a.raw', '-F', 'raw', at('b.q'), at('c.q')];
+    await succeed(...copy);
+    assert.match(await succeed('compare', at('b.q'), at('c.q')), /identical/);
+    assert.match(await succeed('info', at('c.q')), /^backing file: a.raw \(actual path: .*\/a.raw\)$/m);
+    assert.ok(statSync(at('c.q')).size < MiB, 'nothing was copied');
+    await succeed('rebase', '-u', '-b', '', at('c.q'));
+    assert.doesNotMatch(await succeed('info', at('c.q')), /backing/);
+    const differ = await img('compare', at('b.q'), at('c.q'));
+    assert.deepEqual([differ.code, differ.stdout], [1, 'Content mismatch at offset 0!\n']);
+    const map = await succeed('map', '--output=json', at('b.q'));
+    assert.deepEqual(JSON.parse(map), [
+      { start: 0, length: MiB, depth: 1, present: true, zero: false, data: true, offset: 0 },
+    ]);
+  }));
+
+test('an existing target is overwritten with zeroes too', () =>
+  withFolder(async (folder) => {
+    const at = (name: string): string => join(folder, name);
+    writeFileSync(at('a.raw'), Buffer.alloc(MiB));
+    writeFileSync(at('b.raw'), Buffer.alloc(2 * MiB, 1));
+    await succeed('convert', '-n', '-f', 'raw', '-O', 'raw', at('a.raw'), at('b.raw'));
+    const expected = Buffer.concat([Buffer.alloc(MiB), Buffer.alloc(MiB, 1)]);
+    assertSameBytes(readFileSync(at('b.raw')), expected, 'target');
+  }));
+
+test('what livedisk does not have is refused by name', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'a.q');
+    await succeed('create', '-q', '-f', 'qcow2', path, '1M');
+    const cases: ReadonlyArray<readonly [string[], RegExp]> = [
+      [['check', '-r', 'all', path], /check: -r all is not supported by livedisk/],
+      [['convert', '-c', '-O', 'qcow2', path, `${path}2`], /convert: -c is not supported by livedisk/],
+      [['convert', '-l', 's', path, `${path}2`], /convert: -l is not supported by livedisk/],
+      [['rebase', '-b', path, '-F', 'qcow2', path], /safe mode \(without -u\) is not supported/],
+      [['info', '--image-opts', path], /info: --image-opts is not supported by livedisk/],
+      [['create', '-f', 'qcow2', '-o', 'encryption=on', path, '1M'], /option 'encryption' is not supported/],
+      [
+        ['create', '-f', 'qcow2', '-o', 'preallocation=full', path, '1M'],
+        /preallocation=full is not supported/,
+      ],
+      [['snapshot', '-l', path], /snapshot is not supported by livedisk/],
+    ];
+    for (const [args, message] of cases) {
+      const answer = await img(...args);
+      assert.equal(answer.code, 1, args.join(' '));
+      assert.match(answer.stderr, message);
+    }
+  }));

@@ -1,0 +1,192 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+import type { JsonObject } from '../../src/schema/types.js';
+
+/** What the guest wrote into the chain A, B, C. */
+async function assertContent(bed: EngineBed): Promise<void> {
+  await bed.guest('read -P 0x11 0 1M');
+  await bed.guest('read -P 0x21 1M 1M');
+  await bed.guest('read -P 0x22 2M 1M');
+  await bed.guest('read -P 0x11 3M 1M');
+  await bed.guest('read -P 0 4M 4M');
+}
+
+test('snapshots grow the chain, print what QEMU prints, and query-block tells it', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  assert.deepEqual(await bed.layers(), ['C', 'B', 'A']);
+  assert.match(
+    bed.printed.join('\n'),
+    /^Formatting '.*B\.qcow2', fmt=qcow2 cluster_size=65536 .*backing_file=/m,
+  );
+  const [disk] = (await bed.execute('query-block')) as JsonObject[];
+  const inserted = disk?.['inserted'] as JsonObject;
+  assert.equal(inserted['node-name'], 'C');
+  assert.equal(inserted['backing_file_depth'], 2);
+  assert.equal((inserted['image'] as JsonObject)['virtual-size'], DISK_BYTES);
+  await assertContent(bed);
+});
+
+test('stream pulls everything up, and the chain is one image', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  await bed.execute('block-stream', { device: 'C', 'job-id': 'j' });
+  assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'j'))['error'], undefined);
+  assert.deepEqual(await bed.layers(), ['C']);
+  await assertContent(bed);
+});
+
+test('commit of a middle layer and of the active layer', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  await bed.execute('block-commit', { device: 'C', 'job-id': 'j', top: bed.path('B.qcow2') });
+  await bed.event('BLOCK_JOB_COMPLETED', 'j');
+  assert.deepEqual(await bed.layers(), ['C', 'A']);
+  await bed.execute('block-commit', { device: 'C', 'job-id': 'k' });
+  await bed.event('BLOCK_JOB_READY', 'k');
+  await bed.execute('block-job-complete', { device: 'k' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'k');
+  assert.deepEqual(await bed.layers(), ['A']);
+  await assertContent(bed);
+});
+
+test('a full mirror into a new image pivots to it and leaves no backing file', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  const target = bed.path('E.qcow2');
+  await bed.execute('drive-mirror', { device: 'C', 'job-id': 'm', target, sync: 'full', 'node-name': 'E' });
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('block-job-complete', { device: 'm' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'm');
+  assert.deepEqual(await bed.layers(), ['E']);
+  await assertContent(bed);
+  assert.ok(!bed.engine.graph.nodes.has('C'), 'the old disk is closed');
+});
+
+test('a mirror of the top goes onto the same backing file', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  const target = bed.path('E.qcow2');
+  await bed.execute('drive-mirror', { device: 'C', 'job-id': 'm', target, sync: 'top', 'node-name': 'E' });
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('block-job-complete', { device: 'm' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'm');
+  assert.deepEqual(await bed.layers(), ['E', 'B', 'A']);
+  await assertContent(bed);
+});
+
+test('a backup holds the moment of its start, whatever the guest writes', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const args = { device: 'B', 'job-id': 'b', target: bed.path('copy.qcow2'), sync: 'full', speed: MiB };
+  await bed.execute('drive-backup', args);
+  await bed.guest('write -P 0x77 0 8M');
+  await bed.execute('block-job-set-speed', { device: 'b', speed: 0 });
+  await bed.event('BLOCK_JOB_COMPLETED', 'b');
+  const file = { driver: 'file', filename: bed.path('copy.qcow2') };
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'copy', file, 'read-only': true });
+  const before = bed.printed.length;
+  for (const command of ['read -P 0x11 0 1M', 'read -P 0x21 1M 1M', 'read -P 0x11 2M 2M', 'read -P 0 4M 4M'])
+    await bed.execute('human-monitor-command', { 'command-line': `qemu-io copy "${command}"` });
+  assert.doesNotMatch(bed.printed.slice(before).join('\n'), /failed/);
+});
+
+test('a transaction that fails takes back what was done before', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const snapshot = { 'node-name': 'B', 'snapshot-file': bed.path('C.qcow2'), 'snapshot-node-name': 'C' };
+  const actions = [
+    { type: 'block-dirty-bitmap-add', data: { node: 'B', name: 'bits' } },
+    { type: 'blockdev-snapshot-sync', data: snapshot },
+    { type: 'abort', data: {} },
+  ];
+  assert.equal(await bed.refusal('transaction', { actions }), 'Transaction aborted using Abort action');
+  assert.deepEqual(await bed.layers(), ['B', 'A']);
+  assert.equal(bed.engine.graph.node('B').dirtyBitmaps.length, 0);
+  await bed.guest('write -P 0x55 0 64k');
+  assert.deepEqual(await bed.execute('transaction', { actions: actions.slice(0, 2) }), {});
+  assert.deepEqual(await bed.layers(), ['C', 'B', 'A']);
+  await bed.guest('read -P 0x55 0 64k');
+});
+
+test('bitmap actions in a transaction are taken back one by one', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits', granularity: 65536 });
+  await bed.guest('write -P 1 0 128k');
+  const bits = { node: 'A', name: 'bits' };
+  for (const type of ['clear', 'disable', 'remove']) {
+    const actions = [
+      { type: `block-dirty-bitmap-${type}`, data: bits },
+      { type: 'abort', data: {} },
+    ];
+    await bed.refusal('transaction', { actions });
+    const bitmap = bed.engine.graph.node('A').findBitmap('bits');
+    assert.equal(bitmap?.dirtyBytes, 128 * 1024, type);
+    assert.equal(bitmap.enabled, true, type);
+  }
+});
+
+test('incremental backup copies only what was written since', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits' });
+  await bed.guest('write -P 0x33 6M 64k');
+  await bed.execute('drive-backup', {
+    ...{ device: 'A', 'job-id': 'i', target: bed.path('inc.qcow2'), format: 'qcow2' },
+    ...{ sync: 'incremental', bitmap: 'bits' },
+  });
+  const { len } = await bed.event('BLOCK_JOB_COMPLETED', 'i');
+  assert.equal(len, 65536);
+  assert.equal(bed.engine.graph.node('A').findBitmap('bits')?.dirtyBytes, 0);
+});
+
+test('nodes in use are not deleted, and who uses them is told', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'B' }), 'Node B is in use');
+  const busy = "Node 'A' is busy: node is used as backing hd of 'B'";
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'A' }), busy);
+  assert.equal(
+    await bed.refusal('blockdev-snapshot-sync', {
+      'node-name': 'A',
+      'snapshot-file': 'x',
+      'snapshot-node-name': 'X',
+    }),
+    busy,
+  );
+  await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'spare', size: MiB });
+  await bed.execute('blockdev-del', { 'node-name': 'spare' });
+  assert.ok(!bed.engine.graph.nodes.has('spare'));
+});
+
+test('blockdev-create makes a file and formats it; the job waits to be dismissed', async (t) => {
+  const bed = new EngineBed(t);
+  const file = { driver: 'file', filename: bed.path('new.qcow2') };
+  await bed.execute('blockdev-create', { 'job-id': 'f', options: { ...file, size: 0 } });
+  await bed.engine.jobs.find('f')?.concluded;
+  await bed.execute('job-dismiss', { id: 'f' });
+  const options = { driver: 'qcow2', file, size: DISK_BYTES, 'cluster-size': 4096 };
+  await bed.execute('blockdev-create', { 'job-id': 'q', options });
+  await bed.engine.jobs.find('q')?.concluded;
+  assert.deepEqual(await bed.execute('query-jobs'), [
+    { id: 'q', type: 'create', status: 'concluded', 'current-progress': 1, 'total-progress': 1 },
+  ]);
+  await bed.execute('job-dismiss', { id: 'q' });
+  const node = await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'n', file });
+  assert.equal(node.lengthBytes, DISK_BYTES);
+  assert.equal(node.instance.info().clusterSizeBytes, 4096);
+});
+
+test('block_resize grows a disk in use, with zeroes', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.execute('block_resize', { 'node-name': 'B', size: 2 * DISK_BYTES });
+  await bed.guest(`read -P 0 ${DISK_BYTES} 8M`);
+  await bed.guest(`write -P 3 ${2 * DISK_BYTES - 512} 512`);
+  assert.equal(
+    await bed.refusal('block_resize', { 'node-name': 'B', size: -1 }),
+    "Parameter 'size' expects a >0 size",
+  );
+});

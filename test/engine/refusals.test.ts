@@ -1,0 +1,109 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { JsonObject } from '../../src/schema/types.js';
+import { DISK_BYTES, EngineBed } from './engine-bed.js';
+
+/** Command, arguments and the words in which a real QEMU 7.2 refuses them, on the chain A, B, C. */
+const REFUSALS: ReadonlyArray<readonly [string, JsonObject, string]> = [
+  [
+    'block-stream',
+    { device: 'C', 'job-id': 'j', 'backing-file': 'x' },
+    'backing file specified, but streaming the entire chain',
+  ],
+  ['block-stream', { device: 'nope', 'job-id': 'j' }, "Cannot find device='nope' nor node-name='nope'"],
+  ['block-stream', { device: 'C', 'job-id': 'j', base: 'zzz' }, "Can't find 'zzz' in the backing chain"],
+  [
+    'block-stream',
+    { device: 'C', 'job-id': 'j', 'base-node': 'C' },
+    "Node 'C' is not a backing image of 'C'",
+  ],
+  ['block-stream', { device: 'C' }, "Invalid job ID ''"],
+  ['block-commit', { device: 'nope', 'job-id': 'j' }, "Device 'nope' not found"],
+  ['block-commit', { device: 'B', 'job-id': 'j' }, 'Need a root block node'],
+  ['block-commit', { device: 'C', 'job-id': 'j', top: 'zzz' }, 'Top image file zzz not found'],
+  [
+    'block-commit',
+    { device: 'C', 'job-id': 'j', 'backing-file': 'x' },
+    "'backing-file' specified, but 'top' is the active layer",
+  ],
+  ['block-commit', { device: 'spare', 'job-id': 'j' }, 'cannot commit an image into itself'],
+  [
+    'blockdev-mirror',
+    { device: 'C', 'job-id': 'j', target: 'C', sync: 'full' },
+    "Can't mirror node into itself",
+  ],
+  [
+    'blockdev-mirror',
+    { device: 'C', 'job-id': 'j', target: 'B', sync: 'full' },
+    "Node 'B' is busy: node is used as backing hd of 'C'",
+  ],
+  [
+    'blockdev-mirror',
+    { device: 'C', 'job-id': 'j', target: 'spare', sync: 'full', replaces: 'x' },
+    "Failed to find node with node-name='x'",
+  ],
+  [
+    'drive-mirror',
+    { device: 'C', 'job-id': 'j', target: 'e', sync: 'full', format: 'nope' },
+    "Unknown file format 'nope'",
+  ],
+  [
+    'blockdev-backup',
+    { device: 'C', 'job-id': 'j', target: 'spare', sync: 'full' },
+    'Source and target image have different sizes',
+  ],
+  [
+    'blockdev-backup',
+    { device: 'C', 'job-id': 'j', target: 'spare', sync: 'incremental' },
+    "must provide a valid bitmap name for 'incremental' sync mode",
+  ],
+  ['blockdev-snapshot', { node: 'C', overlay: 'B' }, 'The overlay is already in use'],
+  ['blockdev-snapshot', { node: 'C', overlay: 'spare' }, 'The overlay does not support backing images'],
+  ['blockdev-snapshot-sync', { 'node-name': 'C', 'snapshot-file': 'x' }, 'New overlay node-name missing'],
+  [
+    'blockdev-snapshot-sync',
+    { 'node-name': 'C', 'snapshot-file': 'x', 'snapshot-node-name': 'A' },
+    'New overlay node-name already in use',
+  ],
+  [
+    'blockdev-add',
+    { driver: 'raw', 'node-name': 'x', file: 'nope' },
+    "Cannot find device='nope' nor node-name='nope'",
+  ],
+  ['blockdev-add', { driver: 'null-co' }, "'node-name' must be specified for the root node"],
+  ['block_resize', { 'node-name': 'B', size: 2 * DISK_BYTES }, "Device '(null)' is in use"],
+  ['nbd-server-add', { device: 'C' }, 'NBD server not running'],
+  [
+    'nbd-server-start',
+    { addr: { type: 'unix', data: { path: 'no/such/sock' } } },
+    'Failed to bind socket to no/such/sock: No such file or directory',
+  ],
+  ['job-cancel', { id: 'j' }, 'Job not found'],
+  ['block-job-cancel', { device: 'j' }, "Block job 'j' not found"],
+  ['migrate', { uri: 'tcp:x:1' }, 'The command migrate has not been found'],
+];
+
+test('what is wrong is refused in the words of QEMU, and nothing has changed or been announced', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'spare', size: 1024 * 1024 });
+  const before = JSON.stringify(await bed.execute('x-debug-query-block-graph'));
+  for (const [command, args, words] of REFUSALS)
+    assert.equal(await bed.refusal(command, args), words, command);
+  assert.equal(JSON.stringify(await bed.execute('x-debug-query-block-graph')), before);
+  assert.deepEqual(bed.events, []);
+});
+
+test('what livedisk does not have is refused by its name', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const later = /is not supported by livedisk yet/;
+  assert.match(await bed.refusal('blockdev-add', { driver: 'vmdk', 'node-name': 'x', file: 'A' }), later);
+  assert.match(await bed.refusal('block-stream', { device: 'A', 'job-id': 'j', 'on-error': 'stop' }), later);
+  const persistent = { node: 'A', name: 'b', persistent: true };
+  assert.match(await bed.refusal('block-dirty-bitmap-add', persistent), later);
+  const tls = { addr: { type: 'unix', data: { path: 'x' } }, 'tls-creds': 'c' };
+  assert.match(await bed.refusal('nbd-server-start', tls), later);
+  const internal = [{ type: 'blockdev-snapshot-internal-sync', data: { device: 'A', name: 's' } }];
+  assert.match(await bed.refusal('transaction', { actions: internal }), later);
+});

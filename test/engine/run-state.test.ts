@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import { NbdClient } from '../../src/nbd/client.js';
+import { DISK_BYTES, EngineBed } from './engine-bed.js';
+
+async function connect(bed: EngineBed, path: string, exportName: string): Promise<NbdClient> {
+  return NbdClient.connect({ host: bed.engine.host, address: { type: 'unix', path }, exportName });
+}
+
+test("the client of a device's endpoint is the guest: stop holds it, cont lets it go on", async (t) => {
+  const bed = new EngineBed(t, { startStopped: true });
+  const path = bed.path('disk.sock');
+  await createImage(bed.engine.opener, bed.path('a.raw'), 'raw', { sizeBytes: DISK_BYTES });
+  await bed.engine.addNode({
+    driver: 'raw',
+    'node-name': 'A',
+    file: { driver: 'file', filename: bed.path('a.raw') },
+  });
+  await bed.device('A', { endpoint: path });
+  assert.deepEqual(await bed.execute('query-status'), {
+    status: 'prelaunch',
+    singlestep: false,
+    running: false,
+  });
+  const guest = await connect(bed, path, 'virtio0');
+  let written = false;
+  const write = guest.write(0, Buffer.alloc(4096, 7), 0).then(() => (written = true));
+  await bed.engine.host.clock.sleep(50);
+  assert.equal(written, false, 'a stopped guest writes nothing');
+  // The human monitor's qemu-io is no guest.
+  await bed.guest('read -P 0 0 4k');
+  await bed.execute('cont');
+  await write;
+  await bed.guest('read -P 7 0 4k');
+  await bed.execute('stop');
+  assert.deepEqual(
+    bed.events.map(({ event }) => event),
+    ['RESUME', 'STOP'],
+  );
+  const [stats] = (await bed.execute('query-blockstats')) as Array<{ stats: { wr_bytes: number } }>;
+  assert.equal(stats?.stats.wr_bytes, 4096);
+  await guest.close();
+});
+
+test('werror=enospc stops the guest, and cont tries the request again', async (t) => {
+  const bed = new EngineBed(t);
+  const path = bed.path('disk.sock');
+  await bed.engine.addNode({
+    driver: 'blkdebug',
+    'node-name': 'A',
+    image: { driver: 'null-co', size: DISK_BYTES, 'read-zeroes': true },
+    'inject-error': [{ event: 'none', iotype: 'write', errno: 28, once: true }],
+  });
+  await bed.device('A', { endpoint: path });
+  const guest = await connect(bed, path, 'virtio0');
+  const write = guest.write(0, Buffer.alloc(512), 0);
+  while (bed.engine.runState.isRunning) await bed.engine.host.clock.sleep(5);
+  const event = bed.events.find((entry) => entry.event === 'BLOCK_IO_ERROR');
+  assert.deepEqual(event?.data, {
+    device: '',
+    'node-name': 'A',
+    operation: 'write',
+    action: 'stop',
+    nospace: true,
+    reason: 'No space left on device',
+  });
+  assert.deepEqual(await bed.execute('query-status'), {
+    status: 'io-error',
+    singlestep: false,
+    running: false,
+  });
+  const [disk] = (await bed.execute('query-block')) as Array<{ 'io-status': string }>;
+  assert.equal(disk?.['io-status'], 'nospace');
+  await bed.execute('cont');
+  await write;
+  await guest.close();
+});
+
+test('an incoming disk takes no lock until it is exported, and then the other end may write', async (t) => {
+  const here = new EngineBed(t);
+  const there = new EngineBed(t, { incoming: true });
+  const filename = here.path('a.qcow2');
+  await createImage(here.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+  const options = { driver: 'qcow2', 'node-name': 'A', file: { driver: 'file', filename } };
+  await here.engine.addNode(options);
+  await here.device('A');
+  await there.engine.addNode(options);
+  await there.device('A');
+  assert.deepEqual(await there.execute('query-status'), {
+    status: 'inmigrate',
+    singlestep: false,
+    running: false,
+  });
+  const socket = there.path('nbd.sock');
+  await there.execute('nbd-server-start', { addr: { type: 'unix', data: { path: socket } } });
+  const add = { device: 'A', writable: true };
+  assert.match(await there.refusal('nbd-server-add', add), /lock/);
+  await here.engine.close();
+  await there.execute('nbd-server-add', add);
+  const client = await connect(there, socket, 'A');
+  await client.write(0, Buffer.alloc(65536, 9), 0);
+  await client.close();
+  await there.guest('read -P 9 0 64k');
+});
+
+test('quit of a machine tells why it ends; a storage daemon deletes its exports first', async (t) => {
+  const machine = new EngineBed(t);
+  await machine.execute('quit');
+  assert.deepEqual(machine.events, [{ event: 'SHUTDOWN', data: { guest: false, reason: 'host-qmp-quit' } }]);
+  await machine.engine.quitting.promise;
+  const daemon = new EngineBed(t, { kind: 'storage-daemon' });
+  await daemon.engine.addNode({ driver: 'null-co', 'node-name': 'n' });
+  await daemon.execute('nbd-server-start', { addr: { type: 'unix', data: { path: daemon.path('s') } } });
+  await daemon.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'n' });
+  await daemon.execute('quit');
+  assert.deepEqual(daemon.events, [{ event: 'BLOCK_EXPORT_DELETED', data: { id: 'e' } }]);
+  assert.match(await daemon.refusal('query-status'), /has not been found/);
+});
+
+test('the human monitor tells of disks and jobs', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const human = (line: string): Promise<unknown> =>
+    bed.execute('human-monitor-command', { 'command-line': line });
+  assert.equal(
+    await human('info block'),
+    `B: ${bed.path('B.qcow2')} (qcow2)\n` +
+      '    Attached to:      /machine/peripheral/virtio0/virtio-backend\n' +
+      '    Cache mode:       writeback\n' +
+      `    Backing file:     ${bed.path('A.qcow2')} (chain depth: 1)\n`,
+  );
+  assert.equal(await human('info block-jobs'), 'No active jobs\n');
+  assert.equal(await human('info status'), 'VM status: running\n');
+  assert.equal(await human('frobnicate'), "unknown command: 'frobnicate'\n");
+});
