@@ -157,3 +157,17 @@ for (const [what, change] of [
 function turnReadOnly(engine: Engine, node: Node): Promise<void> {
   return engine.graph.transaction((transaction) => transaction.setReadOnly(node, true));
 }
+
+test('an image whose growth has failed can be grown again', async () => {
+  const simulation = createSimulatedHost({ seed: 1 });
+  await simulation.run(async () => {
+    const engine = newEngine(simulation);
+    await make(engine, '/tmp/disk.qcow2', undefined, 512);
+    const node = await open(engine, '/tmp/disk.qcow2');
+    await attach(engine, node);
+    simulation.injectFault({ op: 'write', errno: 'EIO', once: true });
+    await assert.rejects(node.io.truncate(16 * DISK), { errno: 'EIO' });
+    await node.io.truncate(64 * DISK);
+    assert.equal(node.lengthBytes, 64 * DISK);
+  });
+});
