@@ -102,7 +102,9 @@ export class Graph {
   /** Whether nothing holds a node; from then on nothing may. No transaction is under way that gives it a parent. */
   #claim(node: Node): Promise<boolean> {
     return this.#mutex.run(async () => {
-      const isOrphan = node.parents.size === 0 && !node.monitorOwned && !node.isClosing;
+      // A job whose filter lost its parents still works below it, and takes it out at its end.
+      const isHeld = [...node.children.values()].some(({ frozen }) => frozen > 0);
+      const isOrphan = node.parents.size === 0 && !node.monitorOwned && !node.isClosing && !isHeld;
       if (!isOrphan || this.nodes.get(node.name) !== node) return false;
       node.isClosing = true;
       return true;

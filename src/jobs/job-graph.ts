@@ -158,7 +158,8 @@ export class JobPlace {
   async close(candidates: Iterable<Node>): Promise<void> {
     this.thaw();
     for (const unblock of this.#unblock.splice(0)) unblock();
-    await this.graph.collect([this.filter, ...candidates]);
+    // The source too: what was above it may have gone while the job ran.
+    await this.graph.collect([this.filter, ...candidates, this.source]);
   }
 
   /** A drained section of the job's own: guests and other jobs are quiet, this one works. */

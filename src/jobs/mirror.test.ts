@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { deferred } from '../base/async.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../testing/job-bench.js';
@@ -18,15 +19,6 @@ async function fill(bench: JobBench, image: MemoryImage, below: (n: number) => n
   const { root } = backend;
   assert.ok(root);
   await bench.graph.transaction((transaction) => transaction.detach(root));
-}
-
-/** To look through the image takes time, in which guests write. */
-function slowDownStatus({ file }: MemoryImage): void {
-  const status = file.status.bind(file);
-  file.status = async (offset, lengthBytes): ReturnType<typeof status> => {
-    await new Promise((resolve) => setImmediate(resolve));
-    return status(offset, lengthBytes);
-  };
 }
 
 /** Several guests' threads, each in its own part of every cluster, until told to stop. */
@@ -61,7 +53,6 @@ for (const copyMode of ['background', 'write-blocking'] as const) {
         const options = { lengthBytes: DISK, clusterBytes: CLUSTER, behaviour };
         const base = await newMemoryImage(bench.graph, 'base', options);
         await fill(bench, base, below);
-        slowDownStatus(base);
         const top = await newMemoryImage(bench.graph, 'top', { ...options, backing: base.node });
         const target = await newMemoryImage(bench.graph, 'target', {
           ...options,
@@ -91,6 +82,54 @@ for (const copyMode of ['background', 'write-blocking'] as const) {
   }
 }
 
+const turns = async (count: number): Promise<void> => {
+  for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
+};
+
+test('a write to both sides keeps dirty what the first look through the disk marks meanwhile', async () => {
+  const bench = new JobBench();
+  const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+  const top = await newMemoryImage(bench.graph, 'top', options);
+  const targetOpens = deferred();
+  const behaviour: MemoryBehaviour = { isLate: () => true, delay: () => targetOpens.promise };
+  const target = await newMemoryImage(bench.graph, 'target', { ...options, behaviour });
+  const guest = await bench.guest(top.node);
+  await guest.write(0, Buffer.alloc(CLUSTER, 1));
+  await guest.write(2 * CLUSTER, Buffer.alloc(CLUSTER, 2));
+  await guest.write(4 * CLUSTER, Buffer.alloc(CLUSTER, 4));
+  const reached = deferred();
+  const lookOn = new Map([2, 4].map((cluster) => [cluster * CLUSTER, deferred()]));
+  const { io } = top.node;
+  const status = io.status.bind(io);
+  io.status = async (offset, lengthBytes): ReturnType<typeof status> => {
+    reached.resolve();
+    await lookOn.get(offset)?.promise;
+    return status(offset, lengthBytes);
+  };
+  const job = await bench.jobs.startMirror({
+    jobId: 'job0',
+    device: top.node,
+    target: target.node,
+    sync: 'full',
+    targetIsNew: true,
+    copyMode: 'write-blocking',
+  });
+  await reached.promise;
+  await turns(10);
+  const written = guest.write(2 * CLUSTER + 100, Buffer.alloc(PIECE, 3));
+  await turns(10);
+  lookOn.get(2 * CLUSTER)?.resolve();
+  await turns(10);
+  targetOpens.resolve();
+  await written;
+  lookOn.get(4 * CLUSTER)?.resolve();
+  await bench.until('BLOCK_JOB_READY');
+  const before = await contents(top.node);
+  job.complete();
+  await job.concluded;
+  assertSame(await contents(target.node), before, 0);
+});
+
 async function chainOfFour(bench: JobBench): Promise<[Node, Node, Node, Node]> {
   const nodes: Node[] = [];
   for (const name of ['a', 'b', 'c', 'd']) {
@@ -117,8 +156,30 @@ test('a job over a chain of which another job holds a part is refused at its sta
   const beside = await bench.jobs.startStream({ jobId: 'beside', node: d, base: b });
   await beside.concluded;
   assert.equal(beside.error, undefined);
-  await bench.until('JOB_STATUS_CHANGE', 'pending');
+  while (first.status !== 'pending') await turns(1);
   first.finalize();
   await first.concluded;
   assert.equal(first.error, undefined);
+});
+
+test('a mirror that takes over leaves the filter of a job further down the old chain to that job', async () => {
+  const bench = new JobBench();
+  const [, b, , d] = await chainOfFour(bench);
+  const target = await newMemoryImage(bench.graph, 'target', { lengthBytes: DISK, clusterBytes: CLUSTER });
+  const guest = await bench.guest(d);
+  for (const node of d.chain()) node.monitorOwned = false;
+  const below = await bench.jobs.startStream({ jobId: 'below', node: b, autoFinalize: false });
+  const job = await bench.jobs.startMirror({
+    jobId: 'job0', device: d, target: target.node, sync: 'full', targetIsNew: true,
+  }); // prettier-ignore
+  await bench.until('BLOCK_JOB_READY');
+  job.complete();
+  await job.concluded;
+  assert.equal(job.error, undefined);
+  assert.equal(guest.node, target.node);
+  while (below.status !== 'pending') await turns(1);
+  below.finalize();
+  await below.concluded;
+  assert.equal(below.error, undefined);
+  assert.deepEqual([...bench.graph.nodes.keys()].sort(), ['target', 'target-file']);
 });

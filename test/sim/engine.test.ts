@@ -121,3 +121,53 @@ test('nobody attaches to an image that is being closed', async () => {
     assert.equal(engine.graph.nodes.size, 0);
   });
 });
+
+for (const [what, change] of [
+  ['turns read-only', (engine: Engine, node: Node) => turnReadOnly(engine, node)],
+  ['is given up to another engine', async (_engine: Engine, node: Node) => node.instance.inactivate?.()],
+] as const) {
+  test(`a qcow2 image that ${what} is durable: later flushes do nothing`, async () => {
+    for (let seed = 0; seed < 12; seed++) {
+      const simulation = createSimulatedHost({ seed });
+      await simulation.run(async () => {
+        const engine = newEngine(simulation);
+        await make(engine, '/tmp/disk.qcow2');
+        const guest = await attach(engine, await open(engine, '/tmp/disk.qcow2'));
+        const { node, root } = guest;
+        await guest.write(0, Buffer.alloc(4096, 7));
+        assert.ok(root);
+        await engine.graph.transaction((transaction) => transaction.detach(root));
+        await change(engine, node);
+      });
+      simulation.powerLoss();
+      simulation.reboot();
+      await simulation.run(async () => {
+        const node = await open(newEngine(simulation), '/tmp/disk.qcow2');
+        const bytes = Buffer.alloc(4096);
+        await node.io.read(0, bytes);
+        assert.ok(
+          bytes.every((byte) => byte === 7),
+          `seed ${seed}`,
+        );
+      });
+    }
+  });
+}
+
+function turnReadOnly(engine: Engine, node: Node): Promise<void> {
+  return engine.graph.transaction((transaction) => transaction.setReadOnly(node, true));
+}
+
+test('an image whose growth has failed can be grown again', async () => {
+  const simulation = createSimulatedHost({ seed: 1 });
+  await simulation.run(async () => {
+    const engine = newEngine(simulation);
+    await make(engine, '/tmp/disk.qcow2', undefined, 512);
+    const node = await open(engine, '/tmp/disk.qcow2');
+    await attach(engine, node);
+    simulation.injectFault({ op: 'write', errno: 'EIO', once: true });
+    await assert.rejects(node.io.truncate(16 * DISK), { errno: 'EIO' });
+    await node.io.truncate(64 * DISK);
+    assert.equal(node.lengthBytes, 64 * DISK);
+  });
+});
