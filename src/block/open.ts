@@ -124,7 +124,8 @@ export class Opener {
   async resolveReference(reference: Json, context: OpenContext): Promise<Node> {
     if (typeof reference === 'string') {
       const node = this.graph.nodes.get(reference);
-      if (!node) throw new BlockError('not-found', `Cannot find device='${reference}' nor node-name='${reference}'`);
+      if (!node)
+        throw new BlockError('not-found', `Cannot find device='${reference}' nor node-name='${reference}'`);
       return node;
     }
     if (reference === null || typeof reference !== 'object' || Array.isArray(reference)) {

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import type { Node } from '../../src/block/node.js';
 import { allDrivers } from '../../src/drivers/index.js';
+import { rawDriver } from '../../src/drivers/raw/index.js';
 import { createSimulatedHost, type Simulation } from '../../src/host/simulated.js';
 import { Engine } from '../../src/monitor/engine.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
@@ -35,7 +36,7 @@ function open(engine: Engine, path: string, extra = {}): Promise<Node> {
 async function attach(engine: Engine, node: Node): Promise<BlockBackend> {
   const guest = engine.graph.createBackend({
     description: 'a guest',
-    perm: Permission.consistentRead + Permission.write,
+    perm: Permission.consistentRead + Permission.write + Permission.resize,
     shared: ALL_PERMISSIONS,
   });
   await engine.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));
@@ -170,4 +171,23 @@ test('an image whose growth has failed can be grown again', async () => {
     await node.io.truncate(64 * DISK);
     assert.equal(node.lengthBytes, 64 * DISK);
   });
+});
+
+test('a raw image is durable when it has been made, before its file is closed', async () => {
+  for (let seed = 0; seed < 12; seed++) {
+    const simulation = createSimulatedHost({ seed });
+    await simulation.run(async () => {
+      const engine = newEngine(simulation);
+      await make(engine, '/tmp/disk.raw');
+      const node = await engine.opener.open(
+        { driver: 'file', filename: '/tmp/disk.raw' },
+        { readOnly: false },
+      );
+      const { root } = await attach(engine, node);
+      assert.ok(root);
+      await rawDriver.create?.(root, { sizeBytes: 2 * DISK }, simulation.host);
+    });
+    simulation.powerLoss();
+    assert.equal(simulation.contentOf('/tmp/disk.raw')?.length, 2 * DISK);
+  }
 });
