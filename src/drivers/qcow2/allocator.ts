@@ -205,6 +205,21 @@ export class Allocator {
     return typeof run === 'function' ? run : undefined;
   }
 
+  /** The stretches of [start, start + count) whose refcount is one: nothing else, no internal snapshot, has them. */
+  async ownedRuns(start: number, count: number): Promise<Array<{ start: number; count: number }>> {
+    const runs: Array<{ start: number; count: number }> = [];
+    for (let cluster = start; cluster < start + count; cluster++) {
+      const index = this.#refcounts.blockIndex(cluster);
+      if (this.#refcounts.isAbsent(index)) throw this.#underflow(cluster);
+      const block = this.#refcounts.peek(index) ?? (await this.#refcounts.load(index));
+      if (this.#refcounts.count(block, cluster) !== 1) continue;
+      const last = runs.at(-1);
+      if (last && last.start + last.count === cluster) last.count++;
+      else runs.push({ start: cluster, count: 1 });
+    }
+    return runs;
+  }
+
   /** Gives clusters back that nothing durable points at. Their refcount blocks must be in memory, or are loaded. */
   async release(start: number, count: number): Promise<void> {
     for (let i = 0; i < count; i++) {
