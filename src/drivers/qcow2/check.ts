@@ -146,6 +146,8 @@ export class Checker {
       const l2 = await this.read('L2 table', l2Offset, this.header.clusterBytes);
       if (!l2) continue;
       if (active) await this.#checkCopied('L2 table', l2Offset, entryIsCopied(l1, index));
+      // As QEMU counts: no stretch goes on from one L2 table to the next.
+      this.#contiguousAt = 0;
       for (let entry = 0; entry * ENTRY_BYTES < l2.length; entry++) {
         const offset = this.#walkEntry(l2, entry, active);
         if (offset > 0 && active) await this.#checkCopied('data cluster', offset, entryIsCopied(l2, entry));
@@ -180,7 +182,7 @@ export class Checker {
       this.corruption(`data cluster ${hex(offset)} is not aligned`);
       return 0;
     }
-    if (active && kind === ClusterKind.data) {
+    if (active) {
       result.allocatedClusters++;
       if (this.#contiguousAt !== 0 && offset !== this.#contiguousAt) result.fragmentedClusters++;
       this.#contiguousAt = offset + header.clusterBytes;
