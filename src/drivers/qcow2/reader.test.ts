@@ -100,7 +100,7 @@ test('a compressed cluster is refused by name in every request, never read as pl
   await assert.rejects(disk.backend.discard(0, CLUSTER), refused);
   assert.deepEqual(await disk.read(CLUSTER, 10), Buffer.alloc(10, 0x22));
   await disk.close();
-  assert.ok(file.contents().equals(before));
+  assert.ok(file.contents().equals(before), 'the file is as it was');
 });
 
 test('an incompatible feature that is not known refuses the image, by name where it has one', async () => {
@@ -156,7 +156,7 @@ test('dirty and corrupt images open for reading only', async () => {
     const { isDirty, isCorrupt } = disk.instance.info();
     assert.deepEqual([isDirty, isCorrupt], [bit === 1n, bit === 2n]);
     await disk.close();
-    assert.ok(file.contents().equals(image.bytes));
+    assert.ok(file.contents().equals(image.bytes), 'the file is as it was');
   }
 });
 
@@ -168,7 +168,7 @@ test('a zero cluster with offset 0 is zeroes: the parent never shows through', a
   image.entry(2, 0n);
   const { disk, file } = await openedOverBacking(image);
   const expected = Buffer.alloc(4 * CLUSTER, 0xbb).fill(0, 0, 2 * CLUSTER);
-  assert.ok((await disk.read(0, 4 * CLUSTER)).equals(expected));
+  assert.ok((await disk.read(0, 4 * CLUSTER)).equals(expected), 'content');
   const status = await disk.backend.status(0, 4 * CLUSTER);
   assert.deepEqual([status.zero, status.allocated], [true, true]);
   // A write into a part of them fills the rest with zeroes, not with the parent's data.
@@ -176,7 +176,7 @@ test('a zero cluster with offset 0 is zeroes: the parent never shows through', a
     await disk.backend.write(cluster * CLUSTER + 100, Buffer.alloc(50, 5));
     expected.fill(5, cluster * CLUSTER + 100, cluster * CLUSTER + 150);
   }
-  assert.ok((await disk.read(0, 4 * CLUSTER)).equals(expected));
+  assert.ok((await disk.read(0, 4 * CLUSTER)).equals(expected), 'content');
   await disk.close();
   await assertClean(file);
 });

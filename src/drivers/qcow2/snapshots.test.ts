@@ -24,7 +24,7 @@ test('what an internal snapshot has in common with the disk keeps its content, w
   await disk.backend.discard(4 * CLUSTER, 2 * CLUSTER);
   const expected = Buffer.alloc(8 * CLUSTER);
   expected.fill(0x44, 3 * CLUSTER, 4 * CLUSTER).fill(1, 3 * CLUSTER + 5, 3 * CLUSTER + 10);
-  assert.ok((await disk.read(0, 8 * CLUSTER)).equals(expected));
+  assert.ok((await disk.read(0, 8 * CLUSTER)).equals(expected), 'content');
   await disk.close();
   const content = file.contents();
   hosts.forEach((host, cluster) => {

@@ -79,6 +79,7 @@ async function changeEntries(
       const last = Math.ceil((next - l1Index * coverage) / cluster);
       for (let index = first; index < last; index++) {
         tables.checkEntry(table, index);
+        tables.checkChange(table, index);
         if (clusterKind(table.bytes, index) === ClusterKind.compressed) throw refuseCompressed(context);
         change(table, index);
       }
