@@ -83,33 +83,42 @@ export class Allocator {
   }
 
   /** A contiguous run of 1 to `count` clusters, or what must be awaited first. Errors: no-space, limit. */
-  tryAllocate(count: number): Run | Need {
+  tryAllocate(count: number, what: string): Run | Need {
     const found = this.#free.find(count);
-    if (found) return this.#allocateFree(found, count);
+    if (found) return this.#allocateFree(found, count, what);
     const entries = this.#refcounts.blockEntries;
     // Within one refcount block (the next one, when this one is full).
     return this.#allocateAtEnd(Math.min(count, Math.max(1, entries - (this.#end % entries || 1))));
   }
 
-  #allocateFree(extent: { start: number; count: number }, wanted: number): Run | Need {
+  #allocateFree(extent: { start: number; count: number }, wanted: number, what: string): Run | Need {
     const refcounts = this.#refcounts;
     const index = refcounts.blockIndex(extent.start);
     if (!refcounts.inTable(index)) return () => this.#growTable(index + 1);
     let block = refcounts.peek(index);
     if (!block && !refcounts.isAbsent(index)) return () => refcounts.load(index);
     if (!block) {
+      this.#checkFree(extent.start, 1, 'refcount block');
       this.#free.take(extent.start, 1);
       block = refcounts.add(index, extent.start);
       refcounts.set(block, extent.start, 1);
-      return this.tryAllocate(wanted);
+      return this.tryAllocate(wanted, what);
     }
     let count = 0;
     while (count < wanted && refcounts.count(block, extent.start + count) === 0) count++;
     // The hint was wrong (given out otherwise): forget it.
     this.#free.take(extent.start, Math.max(1, count));
-    if (count === 0) return this.tryAllocate(wanted);
+    if (count === 0) return this.tryAllocate(wanted, what);
+    this.#checkFree(extent.start, count, what);
     for (let i = 0; i < count; i++) refcounts.set(block, extent.start + i, 1);
     return { start: extent.start, count, isFresh: false };
+  }
+
+  /** Errors: kind corrupt when clusters whose refcount is 0 hold metadata. */
+  #checkFree(start: number, count: number, what: string): void {
+    if (start === 0) throw this.#context.corrupt(`Preventing invalid allocation of ${what} at offset 0`);
+    const { clusterBytes } = this.#context;
+    this.#context.checkNoMetadata(start * clusterBytes, count * clusterBytes);
   }
 
   /** Exactly `count` contiguous clusters at the end, behind the refcount blocks that they need. */
@@ -130,6 +139,7 @@ export class Allocator {
       this.#end = used + 1;
       return this.#allocateAtEnd(count);
     }
+    this.#checkFree(first, end - first, 'cluster');
     newBlocks.forEach((index, i) => void refcounts.add(index, first + i));
     for (let cluster = first; cluster < end; cluster++) refcounts.set(this.#block(cluster), cluster, 1);
     this.#end = end;
@@ -200,9 +210,27 @@ export class Allocator {
       run = this.#allocateAtEnd((entries * ENTRY_BYTES) / clusterBytes);
     } finally {
       if (run === undefined || typeof run === 'function') table.shrinkBack(old.bytes);
-      else table.hostOffset = run.start * clusterBytes;
+      else {
+        table.hostOffset = run.start * clusterBytes;
+        this.#context.metadata.add('refcount table', run.start, run.count);
+      }
     }
     return typeof run === 'function' ? run : undefined;
+  }
+
+  /** The stretches of [start, start + count) whose refcount is one: nothing else, no internal snapshot, has them. */
+  async ownedRuns(start: number, count: number): Promise<Array<{ start: number; count: number }>> {
+    const runs: Array<{ start: number; count: number }> = [];
+    for (let cluster = start; cluster < start + count; cluster++) {
+      const index = this.#refcounts.blockIndex(cluster);
+      if (this.#refcounts.isAbsent(index)) throw this.#underflow(cluster);
+      const block = this.#refcounts.peek(index) ?? (await this.#refcounts.load(index));
+      if (this.#refcounts.count(block, cluster) !== 1) continue;
+      const last = runs.at(-1);
+      if (last && last.start + last.count === cluster) last.count++;
+      else runs.push({ start: cluster, count: 1 });
+    }
+    return runs;
   }
 
   /** Gives clusters back that nothing durable points at. Their refcount blocks must be in memory, or are loaded. */
@@ -230,7 +258,9 @@ export class Allocator {
     const count = this.#refcounts.count(block, cluster);
     if (count === 0) throw this.#underflow(cluster);
     this.#refcounts.set(block, cluster, count - 1);
-    if (count === 1) this.#free.add(cluster, 1);
+    if (count !== 1) return;
+    this.#context.metadata.forget(cluster);
+    this.#free.add(cluster, 1);
   }
 
   #underflow(cluster: number): BlockError {

@@ -145,9 +145,9 @@ export class Checker {
       if (l2Offset === 0) continue;
       const l2 = await this.read('L2 table', l2Offset, this.header.clusterBytes);
       if (!l2) continue;
-      // As QEMU counts: each L2 table begins anew.
-      this.#contiguousAt = 0;
       if (active) await this.#checkCopied('L2 table', l2Offset, entryIsCopied(l1, index));
+      // As QEMU counts: no stretch goes on from one L2 table to the next.
+      this.#contiguousAt = 0;
       for (let entry = 0; entry * ENTRY_BYTES < l2.length; entry++) {
         const offset = this.#walkEntry(l2, entry, active);
         if (offset > 0 && active) await this.#checkCopied('data cluster', offset, entryIsCopied(l2, entry));
@@ -183,7 +183,6 @@ export class Checker {
       return 0;
     }
     if (active) {
-      // Data, and zero clusters that keep their space.
       result.allocatedClusters++;
       if (this.#contiguousAt !== 0 && offset !== this.#contiguousAt) result.fragmentedClusters++;
       this.#contiguousAt = offset + header.clusterBytes;

@@ -95,7 +95,9 @@ class Qcow2Instance implements DriverInstance {
   }
 
   async flush(): Promise<void> {
-    if (!this.#image.context.readOnly) await this.#image.writeBack.flush();
+    const { context, writeBack } = this.#image;
+    await context.marked();
+    if (!context.readOnly) await writeBack.flush();
   }
 
   async truncate(lengthBytes: number): Promise<void> {
@@ -116,6 +118,7 @@ class Qcow2Instance implements DriverInstance {
   /** A write-back frees clusters at its end, which the next one brings to disk. */
   async #writeAllBack(): Promise<void> {
     const { context, writeBack } = this.#image;
+    await context.marked();
     if (context.readOnly) return;
     do await writeBack.flush();
     while (writeBack.isDirty);

@@ -241,11 +241,16 @@ export class WriteBack {
     }
   }
 
+  /** Only what becomes free: the blocks of a cluster that an internal snapshot has too hold the snapshot's data. */
   async #discard(range: UnlinkedRange): Promise<void> {
-    try {
-      await this.#file.discard(range.offset, range.lengthBytes);
-    } catch {
-      // A hint; the clusters are free in any case.
+    const { clusterBytes } = this.#context;
+    const first = range.offset / clusterBytes;
+    for (const run of await this.#allocator.ownedRuns(first, range.lengthBytes / clusterBytes)) {
+      try {
+        await this.#file.discard(run.start * clusterBytes, run.count * clusterBytes);
+      } catch {
+        // A hint; the clusters are free in any case.
+      }
     }
   }
 

@@ -3,6 +3,7 @@ import { BlockError } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './header.js';
 import { ENTRY_BYTES, Incompatible, SECTOR_BYTES } from './layout.js';
+import type { MetadataMap } from './metadata-map.js';
 
 /** First read of an image: the header of every cluster size begins here. */
 const FIRST_READ_BYTES = 4096;
@@ -20,7 +21,10 @@ export class ImageContext {
   requestFlush: () => Promise<void> = () => Promise.resolve();
   /** Held around every change of the header. */
   readonly headerLock = new AsyncMutex();
+  /** Where metadata is; set by the image's owner. */
+  metadata!: MetadataMap;
   #corrupted = false;
+  #marking: Promise<void> | undefined;
 
   private constructor(driver: DriverContext, header: Header, sector: Buffer, fileBytes: number) {
     this.driver = driver;
@@ -76,15 +80,46 @@ export class ImageContext {
     }
   }
 
-  /** Reports a broken image and makes the error to throw; nothing is allocated or linked in it from then on. */
+  /**
+   * Reports a broken image and makes the error to throw. From then on nothing is allocated or linked in it, and its
+   * corrupt bit is set: it opens for reading only until it is repaired.
+   */
   corrupt(message: string, offset?: number): BlockError {
     if (!this.#corrupted) {
       this.#corrupted = true;
+      if (!this.readOnly && this.header.version >= 3) this.#marking = this.#mark().catch(() => undefined);
       const event = { name: 'corrupted' as const, message, fatal: !this.readOnly };
       this.driver.report(offset === undefined ? event : { ...event, offset, sizeBytes: this.clusterBytes });
     }
     const where = offset === undefined ? {} : { offset };
     return new BlockError('corrupt', message, { errno: 'EIO', node: this.driver.nodeName, ...where });
+  }
+
+  /** Durable on return. */
+  async #mark(): Promise<void> {
+    await this.headerLock.run(async () => {
+      const incompatible = this.header.incompatible | Incompatible.corrupt;
+      await this.writeHeader(
+        (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
+      );
+      await this.file.flush();
+      this.header.incompatible = incompatible;
+    });
+  }
+
+  /** The corrupt bit is written, or could not be. */
+  async marked(): Promise<void> {
+    await this.#marking;
+  }
+
+  /** Errors: kind corrupt when metadata lies in [offset, offset + lengthBytes), which is to take something else. */
+  checkNoMetadata(offset: number, lengthBytes: number): void {
+    const what = this.metadata.find(offset, lengthBytes);
+    if (what !== undefined) throw this.overlap(what, offset);
+  }
+
+  overlap(what: string, offset: number): BlockError {
+    return this.corrupt(`Preventing invalid write on metadata (overlaps with ${what})`, offset);
   }
 
   assertMayWrite(): void {
@@ -93,27 +128,16 @@ export class ImageContext {
   }
 
   /** Errors: kind corrupt unless a metadata cluster may be there. */
-  checkMetadataOffset(what: string, offset: number): void {
+  checkMetadataOffset(what: string, offset: number, where: string): void {
     if (offset % this.clusterBytes !== 0)
       throw this.corrupt(
-        `${what} offset ${hex(offset)} unaligned`,
+        `${what} offset ${hex(offset)} unaligned (${where})`,
         Number.isSafeInteger(offset) ? offset : undefined,
       );
-    if (offset < this.clusterBytes || offset >= this.file.lengthBytes)
-      throw this.corrupt(`${what} offset ${hex(offset)} outside the image`);
-    if (this.overlapsFixedTables(offset)) throw this.corrupt(`${what} overlaps with other metadata`, offset);
-  }
-
-  /** Whether a cluster lies on the header, the active L1 table or the refcount table. */
-  overlapsFixedTables(offset: number): boolean {
-    const { header, clusterBytes } = this;
-    const hits = (start: number, lengthBytes: number): boolean =>
-      offset < start + lengthBytes && offset + clusterBytes > start;
-    return (
-      offset < clusterBytes ||
-      hits(header.l1Offset, header.l1Entries * ENTRY_BYTES) ||
-      hits(header.refcountTableOffset, header.refcountTableClusters * clusterBytes)
-    );
+    if (offset >= this.file.lengthBytes)
+      throw this.corrupt(`${what} offset ${hex(offset)} outside the image (${where})`);
+    const other = this.metadata.findOther(offset);
+    if (other !== undefined) throw this.corrupt(`${what} overlaps with ${other} (${where})`, offset);
   }
 
   /** Changes fields in the first sector, which the disk writes whole or not at all; not yet durable on return. */

@@ -41,12 +41,12 @@ export class L2Tables {
   async #read(l1Index: number): Promise<CachedTable> {
     const context = this.#context;
     const offset = entryOffset(this.l1.bytes, l1Index);
-    context.checkMetadataOffset(`L2 table`, offset);
+    context.checkMetadataOffset('L2 table', offset, `L1 index: ${hex(l1Index)}`);
     await context.announce('l2_load');
     const bytes = Buffer.allocUnsafe(context.clusterBytes);
     await readBytes(context.file, offset, bytes);
     const table = new CachedTable(l1Index, bytes, offset, false);
-    table.wellFormed = this.#isWellFormed(bytes);
+    table.wellFormed = this.#isWellFormed(bytes) && !this.#pointsAtMetadata(bytes);
     return table;
   }
 
@@ -70,9 +70,39 @@ export class L2Tables {
     if (offset % clusterBytes !== 0) return `Cluster allocation offset ${hex(offset)} unaligned`;
     if (!Number.isSafeInteger(offset + clusterBytes))
       return `Cluster allocation offset ${hex(offset)} too large`;
-    if (this.#context.overlapsFixedTables(offset))
-      return `Cluster allocation offset ${hex(offset)} overlaps with metadata`;
     return undefined;
+  }
+
+  /** Whether any entry points at metadata: such clusters can be read, but never be written or freed. */
+  #pointsAtMetadata(bytes: Buffer): boolean {
+    const { clusterBytes, metadata, l2Entries } = this.#context;
+    let start = 0;
+    let end = 0;
+    for (let index = 0; index < l2Entries; index++) {
+      if (clusterKind(bytes, index) === ClusterKind.compressed) continue;
+      const offset = entryOffset(bytes, index);
+      if (offset === 0) continue;
+      if (offset === end) {
+        end += clusterBytes;
+        continue;
+      }
+      if (end > start && metadata.find(start, end - start) !== undefined) return true;
+      start = offset;
+      end = offset + clusterBytes;
+    }
+    return end > start && metadata.find(start, end - start) !== undefined;
+  }
+
+  /** Errors: kind corrupt when the entry's host cluster is metadata and so must be neither written nor freed. */
+  checkChange(table: CachedTable, index: number): void {
+    const { metadata, clusterBytes } = this.#context;
+    if (clusterKind(table.bytes, index) === ClusterKind.compressed) return;
+    const offset = entryOffset(table.bytes, index);
+    if (offset === 0) return;
+    const what = table.wellFormed
+      ? metadata.findAdded(offset, clusterBytes)
+      : metadata.find(offset, clusterBytes);
+    if (what !== undefined) throw this.#context.overlap(what, offset);
   }
 
   /** Errors: kind corrupt when an entry of a table that is not well-formed cannot be used. */
@@ -90,6 +120,7 @@ export class L2Tables {
     const bytes = old ? Buffer.from(old.bytes) : Buffer.alloc(this.#context.clusterBytes);
     const table = new CachedTable(l1Index, bytes, hostOffset, true);
     table.wellFormed = old?.wellFormed ?? true;
+    this.#context.metadata.add('active L2 table', hostOffset / this.#context.clusterBytes);
     this.l1.set(l1Index, hostOffset, true);
     this.cache.put(table);
     return table;

@@ -71,6 +71,11 @@ export class Mapper {
     const end = Math.min(offset + lengthBytes, clusterEnd);
     this.#join(table, offset, end);
     this.#fill(out, end - offset);
+    const cluster = this.#clusterBytes;
+    const { metadata } = this.#context;
+    // Metadata is never written as data: the writer goes to reserve(), which refuses.
+    if (out.writable && metadata.find(out.hostOffset - (out.hostOffset % cluster), cluster) !== undefined)
+      out.writable = false;
   }
 
   #joinAbsent(at: number, end: number): number {
@@ -105,12 +110,22 @@ export class Mapper {
     return at;
   }
 
+  /** Clusters that a broken refcount gave to a table meanwhile. */
+  #isTaken(lengthBytes: number): boolean {
+    const start = this.#host - (this.#host % this.#clusterBytes);
+    return this.#context.metadata.findAdded(start, this.#host + lengthBytes - start) !== undefined;
+  }
+
   #fill(out: Mapping, lengthBytes: number): void {
     const kind = this.#kind;
     out.kind = KINDS[kind] ?? 'backing';
     out.lengthBytes = lengthBytes;
     const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
     out.hostOffset = hasHost ? this.#host : -1;
-    out.writable = kind === ClusterKind.data && this.#copied && this.#context.mayWriteInPlace;
+    out.writable =
+      kind === ClusterKind.data &&
+      this.#copied &&
+      this.#context.mayWriteInPlace &&
+      !this.#isTaken(lengthBytes);
   }
 }

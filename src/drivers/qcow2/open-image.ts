@@ -5,9 +5,11 @@ import { ImageContext } from './image.js';
 import { DEFAULT_L2_CACHE_BYTES, L2Tables } from './l2-cache.js';
 import { ENTRY_BYTES } from './layout.js';
 import { Mapper } from './mapping.js';
+import { MetadataMap, type MetadataRange } from './metadata-map.js';
 import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './refcounts.js';
 import { type ImageParts, Reserver } from './reservation.js';
 import { SectorTable } from './sector-table.js';
+import { snapshotRanges } from './snapshots.js';
 
 export interface CacheSizes {
   l2CacheBytes?: number | undefined;
@@ -25,8 +27,15 @@ export class OpenImage implements ImageParts {
   readonly mapper: Mapper;
   readonly reserver: Reserver;
 
-  private constructor(context: ImageContext, l1: SectorTable, refcountTable: SectorTable, sizes: CacheSizes) {
+  private constructor(
+    context: ImageContext,
+    tables: { l1: SectorTable; refcountTable: SectorTable },
+    snapshots: readonly MetadataRange[],
+    sizes: CacheSizes,
+  ) {
+    const { l1, refcountTable } = tables;
     this.context = context;
+    context.metadata = new MetadataMap(() => context.header, tables, snapshots);
     this.tables = new L2Tables(context, l1, sizes.l2CacheBytes ?? DEFAULT_L2_CACHE_BYTES);
     const refcountBytes = sizes.refcountCacheBytes ?? DEFAULT_REFCOUNT_CACHE_BYTES;
     this.refcounts = new Refcounts(context, refcountTable, refcountBytes);
@@ -45,7 +54,8 @@ export class OpenImage implements ImageParts {
     await context.announce('reftable_load');
     const refcountBytes = header.refcountTableClusters * header.clusterBytes;
     const refcountTable = await readTable(file, header.refcountTableOffset, refcountBytes);
-    return new OpenImage(context, l1, refcountTable, sizes);
+    const snapshots = await snapshotRanges(file, header);
+    return new OpenImage(context, { l1, refcountTable }, snapshots, sizes);
   }
 }
 

@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.js';
 import { MiB } from '../../base/limits.js';
 import { CachedTable, TableCache } from './cached-table.js';
-import { type ImageContext, readBytes } from './image.js';
+import { hex, type ImageContext, readBytes } from './image.js';
 import { ENTRY_BYTES, readU64 } from './layout.js';
 import type { SectorTable } from './sector-table.js';
 
@@ -94,7 +94,7 @@ export class Refcounts {
   async #read(blockIndex: number): Promise<CachedTable> {
     const context = this.#context;
     const offset = readU64(this.table.bytes, blockIndex * ENTRY_BYTES, 'Refcount block offset');
-    context.checkMetadataOffset('Refcount block', offset);
+    context.checkMetadataOffset('Refblock', offset, `reftable index: ${hex(blockIndex)}`);
     await context.announce('refblock_load');
     const bytes = Buffer.allocUnsafe(context.clusterBytes);
     await readBytes(context.file, offset, bytes);
@@ -117,6 +117,7 @@ export class Refcounts {
     assert(this.inTable(blockIndex) && this.isAbsent(blockIndex), 'a refcount block is added once');
     const { clusterBytes } = this.#context;
     const block = new CachedTable(blockIndex, Buffer.alloc(clusterBytes), cluster * clusterBytes, true);
+    this.#context.metadata.add('refcount block', cluster);
     this.table.set(blockIndex, block.hostOffset, false);
     this.cache.put(block);
     return block;

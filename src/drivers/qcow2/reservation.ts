@@ -33,7 +33,7 @@ export function tableToChange(parts: ImageParts, l1Index: number): CachedTable |
   const absent = tables.isAbsent(l1Index);
   if (!table && !absent) return () => tables.load(l1Index);
   if (table && tables.isCopied(l1Index)) return table;
-  const run = allocator.tryAllocate(1);
+  const run = allocator.tryAllocate(1, 'L2 table');
   if (typeof run === 'function') return run;
   if (!absent) parts.unlinked.add(entryOffset(tables.l1.bytes, l1Index), context.clusterBytes, false);
   return tables.replace(l1Index, run.start * context.clusterBytes);
@@ -84,7 +84,7 @@ export class Reserver {
         kept: true,
       });
     }
-    const run = allocator.tryAllocate(count);
+    const run = allocator.tryAllocate(count, 'data cluster');
     if (typeof run === 'function') return run;
     assert(table === tables.peek(l1Index), 'an L2 table stays while it is used');
     return new ClusterReservation(this.#parts, table, first, {
@@ -104,6 +104,7 @@ export class Reserver {
     let index = first;
     for (; index < end; index++) {
       tables.checkEntry(table, index);
+      tables.checkChange(table, index);
       const kind = clusterKind(bytes, index);
       if (kind === ClusterKind.compressed) {
         if (index === first) throw refuseCompressed(context);

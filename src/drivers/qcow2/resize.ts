@@ -51,6 +51,7 @@ async function growL1(image: OpenImage, entries: number): Promise<void> {
   await image.context.announce('l1_grow.alloc_table');
   const { clusterBytes } = image.context;
   const run = await image.allocator.allocateContiguous(divideRoundUp(entries * ENTRY_BYTES, clusterBytes));
+  image.context.metadata.add('active L1 table', run.start, run.count);
   l1.grow(entries, run.start * clusterBytes);
 }
 

@@ -30,7 +30,7 @@ export async function zeroClusters(
       if (kind === ClusterKind.zeroAllocated) return;
       setEntry(table, index, entryOffset(table.bytes, index), true, ZERO_LOW);
     } else if (kind !== ClusterKind.zeroPlain) {
-      unlink(parts, table, index);
+      unlink(parts, table, index, true);
       setEntry(table, index, 0, false, ZERO_LOW);
     }
   });
@@ -48,7 +48,7 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
   await changeEntries(parts, offset, lengthBytes, !hasBacking, (table, index) => {
     const kind = clusterKind(table.bytes, index);
     if (kind === ClusterKind.zeroPlain || (kind === ClusterKind.unallocated && !hasBacking)) return;
-    unlink(parts, table, index);
+    unlink(parts, table, index, true);
     setEntry(table, index, 0, false, v2 ? 0 : ZERO_LOW);
   });
 }
@@ -79,6 +79,7 @@ async function changeEntries(
       const last = Math.ceil((next - l1Index * coverage) / cluster);
       for (let index = first; index < last; index++) {
         tables.checkEntry(table, index);
+        tables.checkChange(table, index);
         if (clusterKind(table.bytes, index) === ClusterKind.compressed) throw refuseCompressed(context);
         change(table, index);
       }
@@ -87,11 +88,9 @@ async function changeEntries(
   }
 }
 
-/** The host's blocks go only with a cluster that nobody else (an internal snapshot) refers to. */
-function unlink(parts: ImageParts, table: CachedTable, index: number): void {
+function unlink(parts: ImageParts, table: CachedTable, index: number, discard: boolean): void {
   const offset = entryOffset(table.bytes, index);
-  if (offset === 0) return;
-  parts.unlinked.add(offset, parts.context.clusterBytes, entryIsCopied(table.bytes, index));
+  if (offset !== 0) parts.unlinked.add(offset, parts.context.clusterBytes, discard);
 }
 
 function setEntry(table: CachedTable, index: number, offset: number, copied: boolean, low: number): void {
