@@ -14,12 +14,13 @@ export type ErrorAction = 'report' | 'ignore' | 'stop' | 'enospc';
 
 export interface DeviceProperties {
   id: string;
-  shareRw: boolean;
-  /** What happens when a request fails; a stopped guest's request is tried again at cont. */
-  readErrors: ErrorAction;
-  writeErrors: ErrorAction;
-  /** False: every write is durable when it completes. */
-  writeCache: boolean;
+  /** Lets others write to the disk (false). */
+  shareRw?: boolean;
+  /** What happens when a request fails (reads: report, writes: enospc); a stopped guest's is tried again at cont. */
+  readErrors?: ErrorAction;
+  writeErrors?: ErrorAction;
+  /** False: every write is durable when it completes (true). */
+  writeCache?: boolean;
   /** Where the guest's I/O comes in: an NBD server whose one export (named by the device's id) is the device. */
   endpoint?: SocketAddress;
 }
@@ -49,7 +50,7 @@ export class GuestDevice {
       description: `block device '${this.qdevPath}'`,
       ...permissionsOf(properties, isActive),
     });
-    this.backend.writethrough = !properties.writeCache;
+    this.backend.writethrough = !this.writeCache;
   }
 
   /** Errors: kind busy when the node's other users conflict; those of listen for the endpoint. */
@@ -80,7 +81,7 @@ export class GuestDevice {
   }
 
   get writeCache(): boolean {
-    return this.#properties.writeCache;
+    return this.#properties.writeCache ?? true;
   }
 
   async close(): Promise<void> {
@@ -179,7 +180,8 @@ class DeviceEndpoint implements NbdTarget {
   }
 
   #handle(operation: 'read' | 'write', error: unknown): 'ignore' | 'report' | 'stop' {
-    const policy = operation === 'read' ? this.#properties.readErrors : this.#properties.writeErrors;
+    const { readErrors = 'report', writeErrors = 'enospc' } = this.#properties;
+    const policy = operation === 'read' ? readErrors : writeErrors;
     const noSpace = errnoOf(error) === 'ENOSPC';
     const action = policy === 'enospc' ? (noSpace ? 'stop' : 'report') : policy;
     const device = this.#device;

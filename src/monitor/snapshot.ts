@@ -10,14 +10,16 @@ import { checkNotBlocked, findNode } from './find-node.js';
 /** One action that was done and can be taken back while nothing else has happened. */
 export interface DoneAction {
   undo(): Promise<void>;
+  /** What is left to do when it is not taken back. */
+  settle?(): Promise<void>;
 }
 
 export function registerSnapshots(engine: Engine): void {
-  engine.command('blockdev-snapshot-sync', async (args) => void (await snapshotSync(engine, args)));
+  engine.command('blockdev-snapshot-sync', async (args) => (await snapshotSync(engine, args)).settle?.());
   engine.command('blockdev-snapshot', async (args) => void (await snapshot(engine, args)));
 }
 
-/** A new image becomes the overlay of the node's users. */
+/** A new image becomes the overlay of the node's users. Of a node without users, no overlay stays open, as in QEMU. */
 export async function snapshotSync(
   engine: Engine,
   args: CommandArguments<'blockdev-snapshot-sync'>,
@@ -38,7 +40,8 @@ export async function snapshotSync(
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
     const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
     const overlay = await engine.opener.openImage(filename, format, { readOnly: old.readOnly }, options);
-    return putOnTop(engine, old, overlay);
+    const done = await putOnTop(engine, old, overlay);
+    return { ...done, settle: () => graph.collect([overlay]) };
   });
 }
 

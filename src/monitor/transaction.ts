@@ -21,6 +21,7 @@ async function runAll(engine: Engine, actions: readonly TransactionAction[]): Pr
       for (const action of done.reverse()) await action.undo();
       throw error;
     }
+    for (const action of done) await action.settle?.();
   });
 }
 

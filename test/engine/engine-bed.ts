@@ -44,15 +44,17 @@ export class EngineBed {
     return join(this.folder, name);
   }
 
+  /** A new qcow2 image as a node of that name. */
+  async image(name: string): Promise<void> {
+    const filename = this.path(`${name}.qcow2`);
+    await createImage(this.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+    await this.engine.addNode({ driver: 'qcow2', 'node-name': name, file: { driver: 'file', filename } });
+  }
+
   /** [A] <-- [B] <-- ... as nodes A, B, ..., the last one the disk of device virtio0. */
   async chain(...names: string[]): Promise<void> {
     const [base = 'A', ...overlays] = names;
-    await createImage(this.engine.opener, this.path(`${base}.qcow2`), 'qcow2', { sizeBytes: DISK_BYTES });
-    await this.engine.addNode({
-      driver: 'qcow2',
-      'node-name': base,
-      file: { driver: 'file', filename: this.path(`${base}.qcow2`) },
-    });
+    await this.image(base);
     await this.device(base);
     await this.guest('write -P 0x11 0 4M');
     let top = base;
@@ -66,10 +68,6 @@ export class EngineBed {
   async device(node: string, more: { endpoint?: string } = {}): Promise<void> {
     await this.engine.addDevice(node, {
       id: 'virtio0',
-      shareRw: false,
-      readErrors: 'report',
-      writeErrors: 'enospc',
-      writeCache: true,
       ...(more.endpoint !== undefined && { endpoint: { type: 'unix', path: more.endpoint } }),
     });
   }

@@ -92,6 +92,21 @@ test('a backup holds the moment of its start, whatever the guest writes', async 
   assert.doesNotMatch(bed.printed.slice(before).join('\n'), /failed/);
 });
 
+test('the overlay of a node without users is made, and stays open only for the rest of its transaction', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  const overlay = (name: string): JsonObject => ({
+    ...{ 'node-name': 'A', 'snapshot-file': bed.path(`${name}.qcow2`), 'snapshot-node-name': name },
+  });
+  await bed.execute('blockdev-snapshot-sync', overlay('B'));
+  assert.deepEqual([...bed.engine.graph.nodes.keys()].length, 2);
+  assert.match(await bed.refusal('block-stream', { device: 'B', 'job-id': 's' }), /Cannot find device='B'/);
+  const bitmap = { type: 'block-dirty-bitmap-add', data: { node: 'C', name: 'bits' } };
+  const snapshot = { type: 'blockdev-snapshot-sync', data: overlay('C') };
+  await bed.execute('transaction', { actions: [snapshot, bitmap] });
+  assert.ok(!bed.engine.graph.nodes.has('C'));
+});
+
 test('a transaction that fails takes back what was done before', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');

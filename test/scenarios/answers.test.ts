@@ -94,13 +94,7 @@ test('answers and events are what the schema says', async () => {
     await open('base');
     await create('top', { 'backing-file': '/tmp/base', 'backing-fmt': 'qcow2' });
     await open('top', { backing: 'base' });
-    await engine.addDevice('top', {
-      id: 'disk0',
-      shareRw: false,
-      readErrors: 'report',
-      writeErrors: 'report',
-      writeCache: true,
-    });
+    await engine.addDevice('top', { id: 'disk0' });
     await client.execute('block-dirty-bitmap-add', { node: 'top', name: 'b' });
     await client.execute('blockdev-add', { driver: 'null-co', size: 4 * MiB, 'node-name': 'null' });
     await client.queryAll();

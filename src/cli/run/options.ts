@@ -205,16 +205,18 @@ function parseDevice(value: string): { drive: string; properties: DeviceProperti
 
 function deviceProperties(device: ReturnType<typeof DEVICE.parse>): DeviceProperties {
   const endpoint = device['x-endpoint'];
-  const action = (chosen: string | undefined, byDefault: ErrorAction): ErrorAction =>
-    chosen === undefined || chosen === 'auto' ? byDefault : (chosen as ErrorAction);
+  const action = (chosen: string | undefined): ErrorAction | undefined =>
+    chosen === 'auto' ? undefined : (chosen as ErrorAction | undefined);
   if (device.rerror === 'enospc') throw new BlockError('invalid', "'enospc' is no policy for read errors");
   return {
     id: device.id,
-    shareRw: device['share-rw'] ?? false,
-    readErrors: action(device.rerror, 'report'),
-    writeErrors: action(device.werror, 'enospc'),
     writeCache: device['write-cache'] !== 'off',
-    ...given({ endpoint: endpoint === undefined ? undefined : endpointAddress(endpoint) }),
+    ...given({
+      shareRw: device['share-rw'],
+      readErrors: action(device.rerror),
+      writeErrors: action(device.werror),
+      endpoint: endpoint === undefined ? undefined : endpointAddress(endpoint),
+    }),
   };
 }
 
