@@ -6,10 +6,13 @@ const DEFAULT_KEPT_BYTES = 8 * MiB;
 /** Buffers in sizes of powers of two, kept for reuse up to a bound. Contents are not cleared. */
 export class BufferPool {
   readonly #free = new Map<number, Buffer[]>();
+  readonly #allocate: (lengthBytes: number) => Buffer;
   readonly #mostKeptBytes: number;
   #keptBytes = 0;
 
-  constructor(mostKeptBytes = DEFAULT_KEPT_BYTES) {
+  /** `allocate`: where buffers come from; see HostFiles.buffer. */
+  constructor(allocate: (lengthBytes: number) => Buffer, mostKeptBytes = DEFAULT_KEPT_BYTES) {
+    this.#allocate = allocate;
     this.#mostKeptBytes = mostKeptBytes;
   }
 
@@ -18,7 +21,7 @@ export class BufferPool {
     let size = SMALLEST_BYTES;
     while (size < lengthBytes) size *= 2;
     const found = this.#free.get(size)?.pop();
-    if (!found) return Buffer.allocUnsafeSlow(size);
+    if (!found) return this.#allocate(size);
     this.#keptBytes -= size;
     return found;
   }
