@@ -1,7 +1,9 @@
 import { KiB, MiB } from '../base/limits.js';
 
 const SMALLEST_BYTES = 8 * KiB;
-const DEFAULT_KEPT_BYTES = 8 * MiB;
+/** In each buffer beyond a power of two: room for the head of a message. */
+const EXTRA_BYTES = 64;
+const DEFAULT_KEPT_BYTES = 16 * MiB;
 
 /** Buffers in sizes of powers of two, kept for reuse up to a bound. Contents are not cleared. */
 export class BufferPool {
@@ -19,7 +21,8 @@ export class BufferPool {
   /** A buffer of at least `lengthBytes`. */
   take(lengthBytes: number): Buffer {
     let size = SMALLEST_BYTES;
-    while (size < lengthBytes) size *= 2;
+    while (size + EXTRA_BYTES < lengthBytes) size *= 2;
+    size += EXTRA_BYTES;
     const found = this.#free.get(size)?.pop();
     if (!found) return this.#allocate(size);
     this.#keptBytes -= size;
