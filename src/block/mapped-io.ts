@@ -1,7 +1,7 @@
 import { assert, defined } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { BlockError } from '../base/error.js';
-import { KiB, MiB } from '../base/limits.js';
+import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import type { MapDriver, Reservation } from './driver.js';
 import type { Edge } from './edge.js';
 import type { Node } from './node.js';
@@ -137,7 +137,8 @@ export class MappedIo {
   /** In place, or into clusters that need no copy-on-write and whose tables are in memory. */
   tryWrite(offset: number, buffer: Uint8Array): boolean {
     const file = this.#file;
-    if (file.node.instance.announce) return false;
+    // Of a long write, no cluster is taken that the file would not fill now.
+    if (buffer.length > MAX_SYNC_WRITE_BYTES || file.node.instance.announce) return false;
     const mapping = this.#scratch;
     for (let done = 0; done < buffer.length;) {
       if (!this.#driver.tryMap(offset + done, buffer.length - done, mapping)) return false;

@@ -33,6 +33,11 @@ export interface HostFiles {
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
   syncDirectory(path: string): Promise<void>;
   mkdir(path: string): Promise<void>;
+  /**
+   * Memory to read into, contents undefined. It begins at a page: into memory that is not aligned, some processors
+   * let the kernel copy at a quarter of the speed.
+   */
+  buffer(lengthBytes: number): Buffer;
 }
 
 export interface FileTraits {

@@ -3,13 +3,13 @@ import { assert } from '../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
 import { deferred, type Deferred } from '../base/async.js';
-import { MiB } from '../base/limits.js';
+import { MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import type { FileTraits, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, Seek, type Syscalls } from './syscalls.js';
 import type { TurnBudget } from './turn-budget.js';
 
-/** Longer reads and writes are never made on the event loop: 4 MiB take about a millisecond from memory. */
-const MAX_SYNC_BYTES = 4 * MiB;
+/** Longer reads are never made on the event loop: 4 MiB take about a millisecond from memory. */
+const MAX_SYNC_READ_BYTES = 4 * MiB;
 /** Longest copy in memory that is made on the event loop. */
 const MAX_SYNC_COPY_BYTES = 8 * MiB;
 /** One copy_file_range: bounds how long it keeps a thread of the pool. */
@@ -85,7 +85,7 @@ export class RealFile implements HostFile {
 
   tryRead(position: number, buffer: Uint8Array): boolean {
     const length = buffer.length;
-    if (this.#closed || this.#direct || length > MAX_SYNC_BYTES) return false;
+    if (this.#closed || this.#direct || length > MAX_SYNC_READ_BYTES) return false;
     if (length === 0) return true;
     let got: number;
     if (this.traits.inMemory) got = this.#system.pread(this.#fd, buffer, position);
@@ -109,7 +109,7 @@ export class RealFile implements HostFile {
 
   tryWrite(position: number, buffer: Uint8Array): boolean {
     const length = buffer.length;
-    if (this.#closed || this.#direct || !this.writable || length > MAX_SYNC_BYTES) return false;
+    if (this.#closed || this.#direct || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
     if (this.traits.inMemory) return this.#writeNow(position, buffer);
     if (this.#flushRunning || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
     const startMs = performance.now();
@@ -358,9 +358,7 @@ export class RealFile implements HostFile {
   #alignedCopy(buffer: Uint8Array, withContent: boolean): Uint8Array {
     const unit = this.traits.alignmentBytes;
     if (this.#system.addressModulo(buffer, unit) === 0) return buffer;
-    const memory = Buffer.allocUnsafeSlow(buffer.length + unit);
-    const shift = (unit - this.#system.addressModulo(memory, unit)) % unit;
-    const aligned = memory.subarray(shift, shift + buffer.length);
+    const aligned = this.#system.alignedBuffer(buffer.length, unit);
     if (withContent) aligned.set(buffer);
     return aligned;
   }

@@ -10,6 +10,7 @@ import { TurnBudget } from './turn-budget.js';
 const IN_MEMORY_MAGIC = new Set([0x01021994, 0x858458f6]);
 /** Covers the logical block of every common device; O_DIRECT requests keep to it. */
 const DIRECT_ALIGNMENT_BYTES = 4096;
+const PAGE_BYTES = 4096;
 /** Permissions of a new image, less the umask. */
 const NEW_FILE_MODE = 0o644;
 /** Page cache writes per turn of the event loop, all files together: about a millisecond of copying. */
@@ -21,6 +22,10 @@ export class RealFiles implements HostFiles {
 
   constructor(system: Syscalls) {
     this.#system = system;
+  }
+
+  buffer(lengthBytes: number): Buffer {
+    return this.#system.alignedBuffer(lengthBytes, PAGE_BYTES);
   }
 
   async open(path: string, options: OpenFileOptions): Promise<HostFile> {

@@ -10,6 +10,8 @@ import type { Syscalls } from './syscalls.js';
 
 /** One read(2) of a socket takes at most this; a unix socket holds 208 KiB by default. */
 const READ_BUFFER_BYTES = 256 * KiB;
+/** Alignment of the buffer: see HostFiles.buffer. */
+const PAGE_BYTES = 4096;
 /** sun_path of sockaddr_un, less its final zero (unix(7)). */
 const MAX_UNIX_PATH_BYTES = 107;
 const LISTEN_BACKLOG = 128;
@@ -25,10 +27,14 @@ export class RealNet implements HostNet {
    * Shared by all sockets: libuv reads a chunk and hands it over in one go, and a handler may not keep it.
    */
   readonly #system: Syscalls;
-  readonly #readBuffer = Buffer.allocUnsafeSlow(READ_BUFFER_BYTES);
+  #readBufferOrNone: Buffer | undefined;
 
   constructor(system: Syscalls) {
     this.#system = system;
+  }
+
+  get #readBuffer(): Buffer {
+    return (this.#readBufferOrNone ??= this.#system.alignedBuffer(READ_BUFFER_BYTES, PAGE_BYTES));
   }
 
   async connect(address: SocketAddress, options: { timeoutMs?: number } = {}): Promise<HostSocket> {

@@ -90,6 +90,10 @@ export class SimulatedFiles implements HostFiles {
     this.#boot = machine.boot;
   }
 
+  buffer(lengthBytes: number): Buffer {
+    return Buffer.alloc(lengthBytes);
+  }
+
   open(path: string, options: OpenFileOptions): Promise<HostFile> {
     const what = `Could not ${options.create ? 'create' : 'open'} '${path}'`;
     const at = absolute(path);

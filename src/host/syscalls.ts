@@ -98,6 +98,13 @@ export class Syscalls {
     return Number(this.#lib.koffi.address(buffer) % BigInt(unit));
   }
 
+  /** Memory that begins at a multiple of `unit`. */
+  alignedBuffer(lengthBytes: number, unit: number): Buffer {
+    const memory = Buffer.allocUnsafeSlow(lengthBytes + unit);
+    const shift = (unit - this.addressModulo(memory, unit)) % unit;
+    return memory.subarray(shift, shift + lengthBytes);
+  }
+
   fallocateNow(fd: number, mode: number, position: number, lengthBytes: number): CallResult {
     return this.#now(this.#lib.fallocate, fd, mode, position, lengthBytes);
   }

@@ -45,7 +45,7 @@ class Comparison {
   readonly #tool: Tool;
   readonly #images: { a: BlockBackend; b: BlockBackend; names: [string, string] };
   readonly #options: { strict: boolean; quiet: boolean; progress: Progress };
-  readonly #buffers = [Buffer.allocUnsafeSlow(PIECE_BYTES), Buffer.allocUnsafeSlow(PIECE_BYTES)] as const;
+  readonly #buffers: readonly [Buffer, Buffer];
 
   constructor(
     tool: Tool,
@@ -55,6 +55,8 @@ class Comparison {
     this.#tool = tool;
     this.#images = images;
     this.#options = choices;
+    const { files } = tool.host;
+    this.#buffers = [files.buffer(PIECE_BYTES), files.buffer(PIECE_BYTES)];
   }
 
   /** Answers the exit status. */

@@ -51,6 +51,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     targetHasBacking: plan.backingFile !== undefined,
     offload: args.has('C'),
     progress,
+    buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
   }).run(sources);
   progress.update(1, 1);
   progress.finish();

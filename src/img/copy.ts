@@ -1,6 +1,6 @@
-import { Notifier } from '../base/async.js';
+import { deferred, Notifier } from '../base/async.js';
 import { alignDown, alignUp } from '../base/align.js';
-import { KiB, MiB } from '../base/limits.js';
+import { MiB } from '../base/limits.js';
 import { isZero } from '../base/zero.js';
 import type { BlockBackend } from '../block/backend.js';
 import { FilePayload } from '../block/payload.js';
@@ -9,8 +9,8 @@ import { requestError } from '../io/session.js';
 import type { Progress } from './progress.js';
 import { ToolFailure } from './tool.js';
 
-/** Data moves in pieces of this size, each a request: they stay in the processor's cache between read and write. */
-const PIECE_BYTES = 256 * KiB;
+/** Data moves in pieces of this size: the next is read while the last are written by threads of the pool. */
+const PIECE_BYTES = MiB;
 /** Zeroes cost no data: one request may cover this much. */
 const ZERO_BYTES = 1024 * MiB;
 /** How often the loop gives way to timers and sockets. */
@@ -28,6 +28,8 @@ export interface CopyOptions {
   /** Let the kernel copy plain extents. */
   offload: boolean;
   progress: Progress;
+  /** Memory to read into; see HostFiles.buffer. */
+  buffer: (lengthBytes: number) => Buffer;
 }
 
 /** A source and where it goes in the target. */
@@ -44,6 +46,8 @@ export class ImageCopy {
   readonly #freed = new Notifier();
   readonly #totalBytes: number;
   #inFlight = 0;
+  /** Pieces are written one after the other: writers of one file only wait for each other. */
+  #lastWrite = Promise.resolve();
   #doneBytes = 0;
   #turnBytes = 0;
   #failure: unknown;
@@ -143,12 +147,17 @@ export class ImageCopy {
   async #copyPiece(source: CopySource, offset: number, lengthBytes: number): Promise<void> {
     const { image, targetOffset } = source;
     if (this.#options.offload && (await this.#offload(source, offset, lengthBytes))) return;
-    const whole = this.#buffers.pop() ?? Buffer.allocUnsafeSlow(PIECE_BYTES);
+    const whole = this.#buffers.pop() ?? this.#options.buffer(PIECE_BYTES);
     const buffer = whole.subarray(0, lengthBytes);
+    const before = this.#lastWrite;
+    const turn = deferred();
+    this.#lastWrite = turn.promise;
     try {
       await read(image, offset, buffer);
+      await before;
       await this.#writeSparsely(targetOffset + offset, buffer);
     } finally {
+      turn.resolve();
       this.#buffers.push(whole);
     }
   }
@@ -173,7 +182,7 @@ export class ImageCopy {
   /** Writes data; runs of zeroes long enough as zeroes, or not at all. */
   async #writeSparsely(offset: number, buffer: Buffer): Promise<void> {
     const { sparseBytes } = this.#options;
-    if (sparseBytes === 0) return this.#write(offset, buffer);
+    if (sparseBytes === 0 || isDataOnly(buffer, offset, sparseBytes)) return this.#write(offset, buffer);
     let from = 0;
     while (from < buffer.length) {
       const zero = isZeroRun(buffer, offset, from, sparseBytes);
@@ -208,7 +217,15 @@ function runEnd(buffer: Buffer, offset: number, at: number, unit: number): numbe
   return Math.min(buffer.length, alignUp(offset + at + 1, unit) - offset);
 }
 
+/** Whether a glance at the first byte of each run shows that none is zeroes. */
+function isDataOnly(buffer: Buffer, offset: number, unit: number): boolean {
+  if (buffer[0] === 0) return false;
+  for (let at = unit - (offset % unit); at < buffer.length; at += unit) if (buffer[at] === 0) return false;
+  return true;
+}
+
 function isZeroRun(buffer: Buffer, offset: number, at: number, unit: number): boolean {
+  if (buffer[at] !== 0) return false;
   return isZero(buffer.subarray(at, runEnd(buffer, offset, at, unit)));
 }
 

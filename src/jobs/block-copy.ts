@@ -191,7 +191,7 @@ export class Mover {
 
   async #readAndWrite(offset: number, lengthBytes: number): Promise<void> {
     const { source, target } = this.#options;
-    const whole = this.#buffers.pop() ?? Buffer.allocUnsafeSlow(PIECE_BYTES);
+    const whole = this.#buffers.pop() ?? this.#options.job.buffer(PIECE_BYTES);
     const buffer = whole.subarray(0, lengthBytes);
     try {
       await this.#read(() => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)));

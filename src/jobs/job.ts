@@ -97,6 +97,11 @@ export class Job {
     this.#setStatus('created');
   }
 
+  /** Memory to read into. */
+  buffer(lengthBytes: number): Buffer {
+    return this.#graph.host.files.buffer(lengthBytes);
+  }
+
   get status(): JobStatus {
     return this.#status;
   }

@@ -80,7 +80,7 @@ export class NbdClient {
     this.#socket = socket;
     this.info = info;
     this.#requestTimeoutMs = requestTimeoutMs;
-    this.#stream = new ReplyStream(socket, new BufferPool());
+    this.#stream = new ReplyStream(socket, new BufferPool((lengthBytes) => host.files.buffer(lengthBytes)));
     this.#parser = new ReplyParser({
       structured: info.structured,
       allocationContext: info.allocationContext,

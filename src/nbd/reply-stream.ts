@@ -57,10 +57,10 @@ export class ReplyStream {
     this.#release();
   }
 
-  /** Sends the first `lengthBytes` of a buffer of the pool, which goes back to it when the peer has them. */
-  sendOwn(buffer: Buffer, lengthBytes: number): void {
+  /** Sends [from, to) of a buffer of the pool, which goes back to it when the peer has them. */
+  sendOwn(buffer: Buffer, from: number, to: number): void {
     this.flush();
-    if (this.#write(buffer.subarray(0, lengthBytes))) this.#pool.give(buffer);
+    if (this.#write(buffer.subarray(from, to))) this.#pool.give(buffer);
     else this.#held.push({ buffer, end: this.#writtenBytes });
     this.#release();
   }
@@ -69,7 +69,7 @@ export class ReplyStream {
   sendCopy(bytes: Uint8Array): void {
     const copy = this.#pool.take(bytes.length);
     copy.set(bytes);
-    this.sendOwn(copy, bytes.length);
+    this.sendOwn(copy, 0, bytes.length);
   }
 
   /** The socket has nothing queued any more. */

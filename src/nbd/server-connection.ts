@@ -46,7 +46,7 @@ export class NbdServerConnection {
   constructor(options: NbdConnectionOptions) {
     this.#socket = options.socket;
     this.#host = options.host;
-    this.#pool = options.pool ?? new BufferPool();
+    this.#pool = options.pool ?? new BufferPool((lengthBytes) => this.#host.files.buffer(lengthBytes));
     this.#onClose = options.onClose;
     this.#timer = this.#host.clock.setTimer(options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS, () =>
       this.close(),

@@ -1,4 +1,4 @@
-import { MAX_CLIENT_IN_FLIGHT_BYTES, MAX_NBD_REQUEST_BYTES, MiB } from '../base/limits.js';
+import { KiB, MAX_CLIENT_IN_FLIGHT_BYTES, MAX_NBD_REQUEST_BYTES, MiB } from '../base/limits.js';
 import type { HostClock } from '../host/host.js';
 import type { BufferPool } from './buffer-pool.js';
 import { ByteCollector } from './byte-collector.js';
@@ -21,13 +21,20 @@ import type { Agreement } from './server-handshake.js';
 import { type NbdTarget, TargetFlag } from './target.js';
 
 /** Replies that the peer has not taken, above which no more of its requests are read. */
-const MAX_QUEUED_REPLY_BYTES = 2 * MiB;
+const MAX_QUEUED_REPLY_BYTES = 512 * KiB;
 /** Requests of one client under way; QEMU's server takes 16. */
 const MAX_IN_FLIGHT_REQUESTS = 256;
 /** Bytes served to one client before others get their turn. */
 const TURN_BYTES = 8 * MiB;
 /** What a request counts for at least in that. */
 const REQUEST_COST_BYTES = 8 * 1024;
+/** Reads of this size and more are sent from their own buffers. */
+const OWN_BUFFER_BYTES = 32 * KiB;
+/**
+ * Where the data of a read begins in its own buffer: not right behind the head, since the kernel copies slowly to where
+ * memory is not aligned (see HostFiles.buffer).
+ */
+const DATA_AT = 64;
 /** Longest error text sent. */
 const MAX_MESSAGE_BYTES = 1024;
 
@@ -227,8 +234,8 @@ export class ServerTransmission {
     const { lengthBytes } = request;
     this.#turnBytes += Math.max(lengthBytes, REQUEST_COST_BYTES);
     if ((request.flags & CommandFlag.fua) !== 0) return this.#readLater(request);
+    if (lengthBytes >= OWN_BUFFER_BYTES) return this.#readLarge(request);
     const headBytes = this.#readHeadBytes(lengthBytes);
-    if (headBytes + lengthBytes > REPLY_BUFFER_BYTES) return this.#readLarge(request);
     const at = this.#replies.reserve(headBytes + lengthBytes);
     const { buffer } = this.#replies;
     const start = at + headBytes;
@@ -242,46 +249,48 @@ export class ServerTransmission {
     this.#replies.commit(headBytes + lengthBytes);
   }
 
-  /** One that does not fit the gathering buffer. */
+  /** One that does not go through the gathering buffer. */
   #readLarge(request: Request): void {
     const { lengthBytes } = request;
-    const headBytes = this.#readHeadBytes(lengthBytes);
-    const buffer = this.#pool.take(headBytes + lengthBytes);
+    const buffer = this.#pool.take(DATA_AT + lengthBytes);
     try {
-      if (!this.#target.tryRead(request.offset, buffer.subarray(headBytes, headBytes + lengthBytes)))
+      if (!this.#target.tryRead(request.offset, buffer.subarray(DATA_AT, DATA_AT + lengthBytes)))
         return this.#start(request, this.#readInto(buffer, { ...request }), lengthBytes);
     } catch (error) {
       this.#pool.give(buffer);
       return this.#sendError(request, failureOf(Command.read, error));
     }
-    this.#encodeReadHead(buffer, 0, request);
-    this.#replies.sendOwn(buffer, headBytes + lengthBytes);
+    this.#sendRead(buffer, request);
+  }
+
+  /** Sends data that lies at DATA_AT, and its head right before it. */
+  #sendRead(buffer: Buffer, request: Request): void {
+    const headAt = DATA_AT - this.#readHeadBytes(request.lengthBytes);
+    this.#encodeReadHead(buffer, headAt, request);
+    this.#replies.sendOwn(buffer, headAt, DATA_AT + request.lengthBytes);
   }
 
   #readLater(request: Request): void {
     const { lengthBytes } = request;
-    const buffer = this.#pool.take(this.#readHeadBytes(lengthBytes) + lengthBytes);
+    const buffer = this.#pool.take(DATA_AT + lengthBytes);
     this.#start(request, this.#readInto(buffer, { ...request }), lengthBytes);
   }
 
   async #readInto(buffer: Buffer, request: Request): Promise<void> {
-    const headBytes = this.#readHeadBytes(request.lengthBytes);
-    const totalBytes = headBytes + request.lengthBytes;
+    const { lengthBytes } = request;
     try {
       if ((request.flags & CommandFlag.fua) !== 0) await this.#target.flush();
-      await this.#target.read(request.offset, buffer.subarray(headBytes, totalBytes));
+      await this.#target.read(request.offset, buffer.subarray(DATA_AT, DATA_AT + lengthBytes));
     } catch (error) {
       this.#pool.give(buffer);
       throw error;
     }
-    this.#encodeReadHead(buffer, 0, request);
-    if (totalBytes > REPLY_BUFFER_BYTES) {
-      this.#replies.sendOwn(buffer, totalBytes);
-      return;
-    }
-    const at = this.#replies.reserve(totalBytes);
-    buffer.copy(this.#replies.buffer, at, 0, totalBytes);
-    this.#replies.commit(totalBytes);
+    if (lengthBytes >= OWN_BUFFER_BYTES) return this.#sendRead(buffer, request);
+    const headBytes = this.#readHeadBytes(lengthBytes);
+    const at = this.#replies.reserve(headBytes + lengthBytes);
+    this.#encodeReadHead(this.#replies.buffer, at, request);
+    buffer.copy(this.#replies.buffer, at + headBytes, DATA_AT, DATA_AT + lengthBytes);
+    this.#replies.commit(headBytes + lengthBytes);
     this.#pool.give(buffer);
   }
 

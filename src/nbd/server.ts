@@ -21,12 +21,13 @@ export class NbdServer implements NbdExportLookup {
   readonly #exports = new Map<string, NbdExport>();
   readonly #connections = new Set<NbdServerConnection>();
   readonly #waiting: HostSocket[] = [];
-  readonly #pool = new BufferPool();
+  readonly #pool: BufferPool;
   #listener: HostListener | undefined;
   #isClosed = false;
 
   private constructor(host: Host, options: NbdServerOptions) {
     this.#host = host;
+    this.#pool = new BufferPool((lengthBytes) => host.files.buffer(lengthBytes));
     this.#options = options;
   }
 

@@ -17,6 +17,7 @@ export function hostWithout(host: Host, ...lacks: Lack[]): Host {
       unlink: (path) => files.unlink(path),
       syncDirectory: (path) => files.syncDirectory(path),
       mkdir: (path) => files.mkdir(path),
+      buffer: (lengthBytes) => files.buffer(lengthBytes),
     },
   };
 }
