@@ -25,7 +25,8 @@ export function memoryHost(): Host {
     defer: (callback: () => void) => void setImmediate(callback),
   };
   const random = { below: (bound: number) => counter++ % bound, bytes: (n: number) => Buffer.alloc(n) };
-  return { clock, random } as unknown as Host;
+  const files = { buffer: (lengthBytes: number) => Buffer.alloc(lengthBytes) };
+  return { clock, files, random } as unknown as Host;
 }
 
 /** A generator of numbers in [0, bound) that one seed decides. */
@@ -85,11 +86,13 @@ export class JobBench {
     return this.events.findLast((entry) => entry.event === event)?.data;
   }
 
-  /** Waits until an event of that name came. */
+  /** Waits until an event of that name came. A job that ends with an error instead throws it. */
   async until(event: string, status?: string): Promise<void> {
     while (
       !this.events.some((e) => e.event === event && (status === undefined || e.data['status'] === status))
     ) {
+      const error = this.last('BLOCK_JOB_COMPLETED')?.['error'];
+      if (typeof error === 'string') throw new Error(error);
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
