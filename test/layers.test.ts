@@ -36,7 +36,9 @@ function* sources(dir: string): Generator<string> {
 
 function imports(path: string): string[] {
   const text = readFileSync(path, 'utf8');
-  return [...text.matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map((match) => match[1] ?? '');
+  return [...text.matchAll(/(?:from|import|getBuiltinModule)\s*\(?\s*'([^']+)'/g)].map(
+    (match) => match[1] ?? '',
+  );
 }
 
 const layerOf = (path: string): string => path.split('/')[1] ?? '';

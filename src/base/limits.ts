@@ -30,10 +30,7 @@ export const MAX_REQUEST_BYTES = 2047 * MiB;
 export const MAX_NODE_NAME_CHARS = 31;
 /** Longest dirty bitmap name (qcow2 specification, bitmap directory). */
 export const MAX_BITMAP_NAME_BYTES = 1023;
-/**
- * Longest write that is made on the event loop. A longer one is worth a thread of the pool: the loop reads what comes
- * next, or serves others, meanwhile.
- */
-export const MAX_SYNC_WRITE_BYTES = 256 * KiB;
+/** Longest write that is made on the event loop: half a millisecond of copying, while a thread's wake-up costs 0.1. */
+export const MAX_SYNC_WRITE_BYTES = MiB;
 /** Largest image: offsets stay exact as numbers and leave room for rounding up. */
 export const MAX_IMAGE_BYTES = 2 ** 53 - 2 ** 32;

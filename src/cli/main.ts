@@ -69,10 +69,10 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error;
   process.exit(0);
 });
-try {
-  process.exitCode = await main(process.argv.slice(2));
-} catch (error) {
-  if (!(error instanceof BlockError)) throw error;
-  process.stderr.write(`livedisk: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
-  process.exitCode = 1;
-}
+void main(process.argv.slice(2))
+  .catch((error: unknown) => {
+    if (!(error instanceof BlockError)) throw error;
+    process.stderr.write(`livedisk: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
+    return 1;
+  })
+  .then((status) => void (process.exitCode = status));

@@ -1,4 +1,3 @@
-import { createInterface } from 'node:readline';
 import { allDrivers } from '../drivers/index.js';
 import { createRealHost } from '../host/real.js';
 import { imgMain } from '../img/main.js';
@@ -11,6 +10,7 @@ const OUTPUT = {
 
 /** Lines of standard input, which is not touched before the first is asked for. */
 async function* inputLines(): AsyncIterable<string> {
+  const { createInterface } = await import('node:readline');
   yield* createInterface({ input: process.stdin });
 }
 

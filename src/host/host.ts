@@ -177,7 +177,8 @@ export interface HostClock {
 }
 
 export interface HostRandom {
-  /** An integer in [0, bound). */
+  /** An integer in [0, bound), good enough for names and choices. */
   below(bound: number): number;
+  /** Bytes that nobody can guess. */
   bytes(length: number): Buffer;
 }

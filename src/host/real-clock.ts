@@ -1,4 +1,3 @@
-import { randomBytes, randomInt } from 'node:crypto';
 import type { HostClock, HostRandom, HostTimer } from './host.js';
 
 /** Longest delay that Node's timers take; longer ones are made of several. */
@@ -44,10 +43,11 @@ export class RealClock implements HostClock {
 
 export class RealRandom implements HostRandom {
   below(bound: number): number {
-    return randomInt(bound);
+    return Math.floor(Math.random() * bound);
   }
 
+  /** node:crypto is loaded when it is first needed: that takes longer than many a command. */
   bytes(length: number): Buffer {
-    return randomBytes(length);
+    return process.getBuiltinModule('node:crypto').randomBytes(length);
   }
 }

@@ -1,5 +1,5 @@
 import fs from 'node:fs';
-import net from 'node:net';
+import type net from 'node:net';
 import { dirname } from 'node:path';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
@@ -45,8 +45,8 @@ export class RealNet implements HostNet {
     const onread = this.#onread(result);
     const socket =
       address.type === 'unix'
-        ? net.connect({ path: address.path, onread })
-        : net.connect({ host: address.host, port: address.port, noDelay: true, onread });
+        ? nodeNet().connect({ path: address.path, onread })
+        : nodeNet().connect({ host: address.host, port: address.port, noDelay: true, onread });
     try {
       await connected(socket, options.timeoutMs);
     } catch (error) {
@@ -64,7 +64,7 @@ export class RealNet implements HostNet {
   ): Promise<HostListener> {
     checkPath(address);
     if (address.type === 'unix') unlinkSocket(address.path);
-    const server = net.createServer({ pauseOnConnect: true, noDelay: true }, (socket) => {
+    const server = nodeNet().createServer({ pauseOnConnect: true, noDelay: true }, (socket) => {
       onConnection(this.#accepted(socket, options.receiveFds ?? false));
     });
     await new Promise<void>((resolve, reject) => {
@@ -111,7 +111,7 @@ export class RealNet implements HostNet {
     const result = new RealSocket(fds);
     const onread = { buffer: Buffer.alloc(0), callback: () => true };
     const all = { handle, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
-    const socket = new net.Socket(all);
+    const socket = new (nodeNet().Socket)(all);
     socket.pause();
     receiveWithDescriptors(this.#system, handle, socket, this.#readBuffer, fds, (chunk) =>
       result.deliver(chunk),
@@ -126,7 +126,7 @@ export class RealNet implements HostNet {
     const all = { ...options, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
     let socket: net.Socket;
     try {
-      socket = new net.Socket(all);
+      socket = new (nodeNet().Socket)(all);
     } catch (error) {
       throw toBlockError(error, 'Failed to use the socket descriptor');
     }
@@ -147,6 +147,9 @@ export class RealNet implements HostNet {
     };
   }
 }
+
+/** Loaded when it is first needed: that takes longer than many a command. */
+const nodeNet = (): typeof net => process.getBuiltinModule('node:net');
 
 function connected(socket: net.Socket, timeoutMs: number | undefined): Promise<void> {
   return new Promise((resolve, reject) => {

@@ -1,6 +1,6 @@
-import { deferred, Notifier } from '../base/async.js';
+import { Notifier } from '../base/async.js';
 import { alignDown, alignUp } from '../base/align.js';
-import { MiB } from '../base/limits.js';
+import { MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import { isZero } from '../base/zero.js';
 import type { BlockBackend } from '../block/backend.js';
 import { FilePayload } from '../block/payload.js';
@@ -9,8 +9,8 @@ import { requestError } from '../io/session.js';
 import type { Progress } from './progress.js';
 import { ToolFailure } from './tool.js';
 
-/** Data moves in pieces of this size: the next is read while the last are written by threads of the pool. */
-const PIECE_BYTES = MiB;
+/** Data moves in pieces of this size, each a request: they stay in the processor's cache between read and write. */
+const PIECE_BYTES = MAX_SYNC_WRITE_BYTES;
 /** Zeroes cost no data: one request may cover this much. */
 const ZERO_BYTES = 1024 * MiB;
 /** How often the loop gives way to timers and sockets. */
@@ -46,8 +46,6 @@ export class ImageCopy {
   readonly #freed = new Notifier();
   readonly #totalBytes: number;
   #inFlight = 0;
-  /** Pieces are written one after the other: writers of one file only wait for each other. */
-  #lastWrite = Promise.resolve();
   #doneBytes = 0;
   #turnBytes = 0;
   #failure: unknown;
@@ -149,15 +147,10 @@ export class ImageCopy {
     if (this.#options.offload && (await this.#offload(source, offset, lengthBytes))) return;
     const whole = this.#buffers.pop() ?? this.#options.buffer(PIECE_BYTES);
     const buffer = whole.subarray(0, lengthBytes);
-    const before = this.#lastWrite;
-    const turn = deferred();
-    this.#lastWrite = turn.promise;
     try {
       await read(image, offset, buffer);
-      await before;
       await this.#writeSparsely(targetOffset + offset, buffer);
     } finally {
-      turn.resolve();
       this.#buffers.push(whole);
     }
   }

@@ -215,13 +215,17 @@ h.shutdown()
   await disk.write(0, content);
 });
 
-/** Starts a server and waits until its socket is there. */
+/** Starts a server and waits until it answers on its socket, which is there a moment before. */
 async function start(socket: string, program: string, ...args: string[]): Promise<ChildProcess> {
   const child = spawn(program, args, { cwd: folder, stdio: 'ignore' });
   peers.add(child);
   for (let tries = 0; tries < 200; tries++) {
-    if ((await host.files.stat(path(socket))) !== undefined) return child;
-    await host.clock.sleep(25);
+    try {
+      (await host.net.connect({ type: 'unix', path: path(socket) })).destroy();
+      return child;
+    } catch {
+      await host.clock.sleep(25);
+    }
   }
   throw new Error(`${program} does not listen`);
 }
