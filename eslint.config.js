@@ -21,6 +21,13 @@ export default tseslint.config(
       eqeqeq: 'error',
       '@typescript-eslint/no-this-alias': 'off',
       'no-bitwise': 'error',
+      'no-restricted-syntax': [
+        'error',
+        {
+          selector: "MethodDefinition[kind='get'] > PrivateIdentifier.key",
+          message: 'A private getter is a call into the runtime each time: make it a method.',
+        },
+      ],
       'max-lines': ['error', { max: 700 }],
     },
   },

@@ -3,9 +3,12 @@ export class AssertionFailure extends Error {
   override name = 'AssertionFailure';
 }
 
+/** A text that has parts is a function: to put it together for each check costs more than the check. */
+type Message = string | (() => string);
+
 /** Stays on in production: a wrong belief about an image must stop before it is written down. */
-export function assert(condition: unknown, message: string): asserts condition {
-  if (!condition) throw new AssertionFailure(message);
+export function assert(condition: unknown, message: Message): asserts condition {
+  if (!condition) throw new AssertionFailure(typeof message === 'string' ? message : message());
 }
 
 export function unreachable(value: never): never {
@@ -14,6 +17,10 @@ export function unreachable(value: never): never {
 
 /** The value, which must be there. */
 export function defined<T>(value: T | null | undefined, what: string): T {
-  assert(value !== undefined && value !== null, `${what} is missing`);
-  return value;
+  return value ?? missing(what);
+}
+
+/** For `value ?? missing(...)`, where even the text costs too much. */
+export function missing(what: string): never {
+  throw new AssertionFailure(`${what} is missing`);
 }

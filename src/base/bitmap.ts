@@ -7,7 +7,7 @@ export class Bitmap {
   #count = 0;
 
   constructor(length: number) {
-    assert(Number.isSafeInteger(length) && length >= 0, `bitmap length ${length}`);
+    assert(Number.isSafeInteger(length) && length >= 0, () => `bitmap length ${length}`);
     this.length = length;
     this.#words = new Uint32Array(Math.ceil(length / 32));
   }
@@ -49,7 +49,7 @@ export class Bitmap {
   }
 
   #fill(from: number, end: number, value: boolean): void {
-    assert(from >= 0 && from <= end && end <= this.length, `bits ${from}..${end} of ${this.length}`);
+    assert(from >= 0 && from <= end && end <= this.length, () => `bits ${from}..${end} of ${this.length}`);
     let index = from;
     while (index < end) {
       const word = Math.floor(index / 32);
@@ -68,7 +68,7 @@ export class Bitmap {
 
   /** First bit in [from, end) whose value differs from that of `skip` (a word of all ones or all zeroes). */
   #next(from: number, end: number, skip: number): number {
-    assert(from >= 0 && end <= this.length, `bits ${from}..${end} of ${this.length}`);
+    assert(from >= 0 && end <= this.length, () => `bits ${from}..${end} of ${this.length}`);
     let index = from;
     while (index < end) {
       const word = Math.floor(index / 32);

@@ -1,5 +1,5 @@
 import { Notifier } from '../base/async.js';
-import { assert, defined } from '../base/assert.js';
+import { assert, missing } from '../base/assert.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { HostClock } from '../host/host.js';
 import type { Edge } from './edge.js';
@@ -81,15 +81,15 @@ export class BlockBackend {
   }
 
   get node(): Node {
-    return this.#root.node;
+    return this.#root().node;
   }
 
-  get #root(): Edge {
-    return defined(this.root, `node of ${this.description}`);
+  #root(): Edge {
+    return this.root ?? missing(`node of ${this.description}`);
   }
 
   get lengthBytes(): number {
-    return this.#root.node.lengthBytes;
+    return this.#root().node.lengthBytes;
   }
 
   get isWritable(): boolean {
@@ -106,7 +106,7 @@ export class BlockBackend {
   }
 
   /** Requests must wait for the end of a drained section. */
-  get #isHeld(): boolean {
+  #isHeld(): boolean {
     return this.#quiesced > 0 && this.#queues;
   }
 
@@ -136,9 +136,9 @@ export class BlockBackend {
   }
 
   tryRead(offset: number, buffer: Uint8Array): boolean {
-    if (this.#isHeld) return false;
+    if (this.#isHeld()) return false;
     this.#check(offset, buffer.length);
-    if (!this.#root.tryRead(offset, buffer)) return false;
+    if (!this.#root().tryRead(offset, buffer)) return false;
     const statistics = this.statistics.read;
     statistics.operations++;
     statistics.bytes += buffer.length;
@@ -148,16 +148,16 @@ export class BlockBackend {
   read(offset: number, buffer: Uint8Array): Promise<void> {
     return this.#run('read', buffer.length, () => {
       this.#check(offset, buffer.length);
-      if (this.#root.tryRead(offset, buffer)) return undefined;
-      return this.#root.read(offset, buffer);
+      if (this.#root().tryRead(offset, buffer)) return undefined;
+      return this.#root().read(offset, buffer);
     });
   }
 
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
-    if (this.#isHeld || this.writethrough || hasFlag(flags, Flag.fua)) return false;
+    if (this.#isHeld() || this.writethrough || hasFlag(flags, Flag.fua)) return false;
     this.#check(offset, buffer.length);
     this.#checkWritable();
-    if (!this.#root.tryWrite(offset, buffer, flags)) return false;
+    if (!this.#root().tryWrite(offset, buffer, flags)) return false;
     const statistics = this.statistics.write;
     statistics.operations++;
     statistics.bytes += buffer.length;
@@ -180,7 +180,7 @@ export class BlockBackend {
     return this.#run('write', lengthBytes, () => {
       this.#check(offset, lengthBytes);
       this.#checkWritable();
-      return this.#root.writeZeroes(offset, lengthBytes, this.#durable(flags));
+      return this.#root().writeZeroes(offset, lengthBytes, this.#durable(flags));
     });
   }
 
@@ -188,13 +188,13 @@ export class BlockBackend {
     return this.#run('unmap', lengthBytes, () => {
       this.#check(offset, lengthBytes);
       this.#checkWritable();
-      return this.#root.discard(offset, lengthBytes);
+      return this.#root().discard(offset, lengthBytes);
     });
   }
 
   /** Everything completed before the call is durable afterwards. */
   flush(): Promise<void> {
-    return this.#run('flush', 0, () => this.#root.flush());
+    return this.#run('flush', 0, () => this.#root().flush());
   }
 
   /** Status through the whole chain, as a reader sees it. */
@@ -211,7 +211,7 @@ export class BlockBackend {
   async truncate(lengthBytes: number): Promise<void> {
     await this.enter();
     try {
-      await this.#root.truncate(lengthBytes);
+      await this.#root().truncate(lengthBytes);
     } finally {
       this.leave();
     }
@@ -219,7 +219,7 @@ export class BlockBackend {
 
   /** Waits until no drained section holds this backend back, then counts as in flight until leave(). */
   async enter(): Promise<void> {
-    while (this.#isHeld) await this.#resumed.wait();
+    while (this.#isHeld()) await this.#resumed.wait();
     this.#inFlight++;
   }
 
@@ -231,7 +231,7 @@ export class BlockBackend {
   async #run(operation: Operation, bytes: number, request: () => Promise<void> | undefined): Promise<void> {
     const statistics = this.statistics[operation];
     const started = this.clock.nowMs();
-    if (this.#isHeld) await this.enter();
+    if (this.#isHeld()) await this.enter();
     else this.#inFlight++;
     try {
       await request();

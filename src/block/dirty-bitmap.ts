@@ -14,7 +14,7 @@ export class DirtyBitmap {
   #sizeBytes: number;
 
   constructor(sizeBytes: number, granularityBytes: number, name?: string) {
-    assert(isPowerOfTwo(granularityBytes), `granularity ${granularityBytes}`);
+    assert(isPowerOfTwo(granularityBytes), () => `granularity ${granularityBytes}`);
     this.name = name;
     this.granularityBytes = granularityBytes;
     this.#sizeBytes = sizeBytes;

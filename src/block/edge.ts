@@ -34,7 +34,7 @@ export class Edge implements ChildIo {
     return hasPermission(this.perm, Permission.write) || hasPermission(this.perm, Permission.writeUnchanged);
   }
 
-  get #mayGrow(): boolean {
+  #mayGrow(): boolean {
     return hasPermission(this.perm, Permission.resize);
   }
 
@@ -48,17 +48,17 @@ export class Edge implements ChildIo {
 
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
     this.#assertWritable();
-    return this.node.io.tryWrite(offset, buffer, flags, this.#mayGrow);
+    return this.node.io.tryWrite(offset, buffer, flags, this.#mayGrow());
   }
 
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
     this.#assertWritable();
-    return this.node.io.write(offset, buffer, flags, this.#mayGrow);
+    return this.node.io.write(offset, buffer, flags, this.#mayGrow());
   }
 
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
     this.#assertWritable();
-    return this.node.io.writeZeroes(offset, lengthBytes, flags, this.#mayGrow);
+    return this.node.io.writeZeroes(offset, lengthBytes, flags, this.#mayGrow());
   }
 
   discard(offset: number, lengthBytes: number): Promise<void> {
@@ -75,7 +75,7 @@ export class Edge implements ChildIo {
   }
 
   truncate(lengthBytes: number): Promise<void> {
-    assert(this.#mayGrow, `${this.role} child '${this.node.name}' resized without permission`);
+    assert(this.#mayGrow(), () => `${this.role} child '${this.node.name}' resized without permission`);
     return this.node.io.truncate(lengthBytes);
   }
 
@@ -88,6 +88,6 @@ export class Edge implements ChildIo {
   }
 
   #assertWritable(): void {
-    assert(this.isWritable, `${this.role} child '${this.node.name}' written without permission`);
+    assert(this.isWritable, () => `${this.role} child '${this.node.name}' written without permission`);
   }
 }

@@ -116,7 +116,7 @@ export class Graph {
    * is thrown, which is the first that was met: what was written may not be durable.
    */
   async closeNode(node: Node): Promise<void> {
-    assert(node.parents.size === 0, `closing node '${node.name}' which is in use`);
+    assert(node.parents.size === 0, () => `closing node '${node.name}' which is in use`);
     node.isClosing = true;
     await this.#close(node);
   }

@@ -36,17 +36,17 @@ export class MappedIo {
     this.#ranges = ranges;
   }
 
-  get #file(): Edge {
+  #file(): Edge {
     return this.#node.child('file');
   }
 
-  get #backing(): Edge | undefined {
+  #backing(): Edge | undefined {
     return this.#node.children.get('backing');
   }
 
   /** The caller has looked at the range locks and the end. */
   tryRead(offset: number, buffer: Uint8Array): boolean {
-    const file = this.#file;
+    const file = this.#file();
     if (file.node.instance.announce) return false;
     const mapping = this.#scratch;
     for (let done = 0; done < buffer.length;) {
@@ -74,7 +74,7 @@ export class MappedIo {
   }
 
   #tryReadBacking(offset: number, buffer: Uint8Array): boolean {
-    const backing = this.#backing;
+    const backing = this.#backing();
     if (backing && offset < backing.lengthBytes) return backing.tryRead(offset, buffer);
     buffer.fill(0);
     return true;
@@ -103,20 +103,21 @@ export class MappedIo {
   async #readMapping(mapping: Mapping, offset: number, part: Uint8Array): Promise<void> {
     switch (mapping.kind) {
       case 'data': {
-        await this.#file.announce('read_aio');
-        if (!this.#file.tryRead(mapping.hostOffset, part)) await this.#file.read(mapping.hostOffset, part);
+        await this.#file().announce('read_aio');
+        if (!this.#file().tryRead(mapping.hostOffset, part))
+          await this.#file().read(mapping.hostOffset, part);
         return;
       }
       case 'zero':
         part.fill(0);
         return;
       case 'backing': {
-        const backing = this.#backing;
+        const backing = this.#backing();
         if (!backing) {
           part.fill(0);
           return;
         }
-        await this.#file.announce('read_backing_aio');
+        await this.#file().announce('read_backing_aio');
         if (!backing.node.io.tryRead(offset, part)) await backing.read(offset, part);
         return;
       }
@@ -130,13 +131,13 @@ export class MappedIo {
       await this.#driver.map(offset, lengthBytes, mapping);
     assert(
       mapping.lengthBytes > 0 && mapping.lengthBytes <= lengthBytes,
-      `mapping of ${mapping.lengthBytes} bytes`,
+      () => `mapping of ${mapping.lengthBytes} bytes`,
     );
   }
 
   /** In place, or into clusters that need no copy-on-write and whose tables are in memory. */
   tryWrite(offset: number, buffer: Uint8Array): boolean {
-    const file = this.#file;
+    const file = this.#file();
     // Of a long write, no cluster is taken that the file would not fill now.
     if (buffer.length > MAX_SYNC_WRITE_BYTES || file.node.instance.announce) return false;
     const mapping = this.#scratch;
@@ -165,7 +166,7 @@ export class MappedIo {
     const part = done === 0 ? buffer : buffer.subarray(done);
     const aligned = head === 0 && part.length === reservation.lengthBytes;
     const wrote =
-      fits && (bare || aligned) && this.#file.tryWrite(reservation.hostOffset + head, part, Flag.none);
+      fits && (bare || aligned) && this.#file().tryWrite(reservation.hostOffset + head, part, Flag.none);
     if (wrote) reservation.link();
     else reservation.abort();
     return wrote;
@@ -187,7 +188,7 @@ export class MappedIo {
       while (at < end) {
         await this.#map(at, end - at, mapping);
         if (mapping.kind !== 'data' || !mapping.writable) return at;
-        await this.#file.announce('write_aio');
+        await this.#file().announce('write_aio');
         await this.#writeHost(mapping.hostOffset, payload, at - base, mapping.lengthBytes);
         at += mapping.lengthBytes;
       }
@@ -230,7 +231,7 @@ export class MappedIo {
     const head = at - r.offset;
     const tail = r.offset + r.lengthBytes - dataEnd;
     const bare = (r.readsZero && r.before === 'zero') || (head === 0 && tail === 0);
-    await this.#file.announce('write_aio');
+    await this.#file().announce('write_aio');
     if (bare) {
       await this.#writeHost(r.hostOffset + head, payload, at - base, dataEnd - at);
       return dataEnd;
@@ -253,7 +254,7 @@ export class MappedIo {
     if (lengthBytes === 0 || (r.readsZero && r.before === 'zero')) return;
     const old = Buffer.allocUnsafe(lengthBytes);
     await this.#readOld(r, offset, old);
-    await this.#file.announce('cow_write');
+    await this.#file().announce('cow_write');
     await this.#writeHost(r.hostOffset + (offset - r.offset), new BufferPayload(old), 0, lengthBytes);
   }
 
@@ -263,12 +264,12 @@ export class MappedIo {
     const inside = Math.max(0, Math.min(buffer.length, this.#node.lengthBytes - offset));
     buffer.fill(0, r.before === 'zero' ? 0 : inside);
     if (r.before === 'zero' || inside === 0) return;
-    await this.#file.announce('cow_read');
+    await this.#file().announce('cow_read');
     await this.#readLocked(offset, buffer.subarray(0, inside));
   }
 
   async #writeHost(hostOffset: number, payload: Payload, from: number, lengthBytes: number): Promise<void> {
-    const file = this.#file;
+    const file = this.#file();
     const source = payload.file;
     if (source) {
       const part = new FilePayload(source.io, source.offset + from, lengthBytes);
@@ -306,7 +307,7 @@ export class MappedIo {
         });
       }
       if (start >= stop) return { offset: end, end };
-      await this.#file.announce('pwritev_zero');
+      await this.#file().announce('pwritev_zero');
       const imageEnd = Math.max(this.#node.lengthBytes, end);
       await this.#driver.zeroClusters(start, Math.min(stop, imageEnd) - start, hasFlag(flags, Flag.mayUnmap));
       return { offset: Math.max(start, offset), end: Math.min(stop, end) };
@@ -382,10 +383,10 @@ export class MappedIo {
   /** A small piece of whole clusters, none of them in this image, whose data is in memory. */
   #tryCopyUp(offset: number, lengthBytes: number): boolean {
     const cluster = this.#driver.clusterBytes;
-    const backing = this.#backing;
+    const backing = this.#backing();
     if (lengthBytes > COPIED_AT_ONCE_BYTES || offset % cluster !== 0 || lengthBytes % cluster !== 0)
       return false;
-    if (!backing || offset + lengthBytes > backing.lengthBytes || this.#file.node.instance.announce)
+    if (!backing || offset + lengthBytes > backing.lengthBytes || this.#file().node.instance.announce)
       return false;
     const mapping = this.#scratch;
     if (!this.#ranges.isIdle || !this.#driver.tryMap(offset, lengthBytes, mapping)) return false;
@@ -410,7 +411,7 @@ export class MappedIo {
 
   /** Copies a first part of the unallocated clusters [at, end), whose range is held; answers where it ends. */
   async #copyUpPart(at: number, end: number): Promise<number> {
-    const backing = defined(this.#backing, 'backing file to copy from');
+    const backing = defined(this.#backing(), 'backing file to copy from');
     const length = Math.min(end - at, JOINED_WRITE_BYTES);
     const located: Located =
       at < backing.lengthBytes
@@ -447,12 +448,37 @@ export class MappedIo {
     return new BufferPayload(buffer);
   }
 
+  /**
+   * Status now if no wait is needed. Without clusters of its own (raw) the driver knows nothing of holes, so the file
+   * says, later. Where there are clusters, data is what the tables call so: asking the file about each would cost more
+   * than it tells.
+   */
+  tryStatus(offset: number, lengthBytes: number): BlockStatus | undefined {
+    const mapping = this.#scratch;
+    if (this.#driver.clusterBytes === 1 || !this.#driver.tryMap(offset, lengthBytes, mapping))
+      return undefined;
+    return this.#statusOf(mapping);
+  }
+
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     const mapping = newMapping();
     await this.#map(offset, lengthBytes, mapping);
+    const status = this.#statusOf(mapping);
+    if (mapping.kind !== 'data' || this.#driver.clusterBytes > 1) return status;
+    const file = this.#file();
+    const inside = Math.min(mapping.lengthBytes, file.lengthBytes - mapping.hostOffset);
+    if (inside <= 0) return { ...status, zero: true, data: false };
+    const below = await file.status(mapping.hostOffset, inside);
+    return { ...status, lengthBytes: below.lengthBytes, zero: below.zero, data: below.data };
+  }
+
+  #statusOf(mapping: Mapping): BlockStatus {
     switch (mapping.kind) {
       case 'data':
-        return this.#dataStatus(mapping);
+        return withHost(
+          { lengthBytes: mapping.lengthBytes, allocated: true, zero: false, data: true },
+          mapping,
+        );
       case 'zero':
         return withHost(
           { lengthBytes: mapping.lengthBytes, allocated: true, zero: true, data: false },
@@ -468,26 +494,6 @@ export class MappedIo {
       case 'compressed':
         return { lengthBytes: mapping.lengthBytes, allocated: true, zero: false, data: true };
     }
-  }
-
-  /**
-   * Without clusters of its own (raw) the driver knows nothing of holes, so the file says. Where there are clusters,
-   * data is what the tables call so: asking the file about each would cost more than it tells.
-   */
-  async #dataStatus(mapping: Mapping): Promise<BlockStatus> {
-    const file = this.#file;
-    const status: BlockStatus = {
-      lengthBytes: mapping.lengthBytes,
-      allocated: true,
-      zero: false,
-      data: true,
-    };
-    status.hostOffset = mapping.hostOffset;
-    if (this.#driver.clusterBytes > 1) return status;
-    const inside = Math.min(mapping.lengthBytes, file.lengthBytes - mapping.hostOffset);
-    if (inside <= 0) return { ...status, zero: true, data: false };
-    const below = await file.status(mapping.hostOffset, inside);
-    return { ...status, lengthBytes: below.lengthBytes, zero: below.zero, data: below.data };
   }
 
   /** For offload: the first stretch at `offset`, its range held (shared) until release() when it is plain. */
@@ -509,11 +515,11 @@ export class MappedIo {
     const length = mapping.lengthBytes;
     switch (mapping.kind) {
       case 'data':
-        return this.#file.node.io.locate(mapping.hostOffset, length);
+        return this.#file().node.io.locate(mapping.hostOffset, length);
       case 'zero':
         return { kind: 'zero', lengthBytes: length };
       case 'backing': {
-        const backing = this.#backing;
+        const backing = this.#backing();
         const inside = backing ? Math.min(length, backing.lengthBytes - offset) : 0;
         if (!backing || inside <= 0) return { kind: 'zero', lengthBytes: length };
         return backing.node.io.locate(offset, inside);

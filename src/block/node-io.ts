@@ -1,4 +1,4 @@
-import { assert, defined } from '../base/assert.js';
+import { assert, missing } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
@@ -37,7 +37,7 @@ export class NodeIo {
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
     if (offset + buffer.length > instance.lengthBytes) return false;
     if (this.#mapped) return this.#mapped.tryRead(offset, buffer);
-    return defined(instance.io, 'io').tryRead?.(offset, buffer) ?? false;
+    return this.#io().tryRead?.(offset, buffer) ?? false;
   }
 
   async read(offset: number, buffer: Uint8Array): Promise<void> {
@@ -48,16 +48,16 @@ export class NodeIo {
     if (this.#mapped) return this.#mapped.read(offset, part);
     const align = this.#node.instance.requestAlignmentBytes;
     if (align === 1) {
-      if (this.#io.tryRead?.(offset, part)) return;
-      return this.#io.read(offset, part);
+      if (this.#io().tryRead?.(offset, part)) return;
+      return this.#io().read(offset, part);
     }
     const start = alignDown(offset, align);
     const end = alignUp(offset + inside, align);
     const release = await this.ranges.lockShared(start, end - start);
     try {
-      if (start === offset && end === offset + inside) return await this.#io.read(offset, part);
+      if (start === offset && end === offset + inside) return await this.#io().read(offset, part);
       const bounce = Buffer.allocUnsafe(end - start);
-      await this.#io.read(start, bounce);
+      await this.#io().read(start, bounce);
       bounce.copy(part, 0, offset - start, offset - start + inside);
     } finally {
       release();
@@ -74,7 +74,7 @@ export class NodeIo {
     this.#checkEnd(offset, buffer.length, mayGrow);
     const done = this.#mapped
       ? this.#mapped.tryWrite(offset, buffer)
-      : (defined(instance.io, 'io').tryWrite?.(offset, buffer) ?? false);
+      : (this.#io().tryWrite?.(offset, buffer) ?? false);
     if (done) node.markDirty(offset, buffer.length);
     return done;
   }
@@ -124,12 +124,18 @@ export class NodeIo {
     return this.#node.instance.flush();
   }
 
+  /** status() now if no wait is needed. */
+  tryStatus(offset: number, lengthBytes: number): BlockStatus | undefined {
+    const inside = Math.min(lengthBytes, this.#node.lengthBytes - offset);
+    return inside > 0 ? this.#mapped?.tryStatus(offset, inside) : undefined;
+  }
+
   /** Status of this node's own layer; a filter answers for its child. */
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     const inside = Math.min(lengthBytes, this.#node.lengthBytes - offset);
-    assert(inside > 0, `status beyond the end of '${this.#node.name}'`);
+    assert(inside > 0, () => `status beyond the end of '${this.#node.name}'`);
     if (this.#mapped) return this.#mapped.status(offset, inside);
-    return this.#io.status(offset, inside);
+    return this.#io().status(offset, inside);
   }
 
   async truncate(lengthBytes: number): Promise<void> {
@@ -148,18 +154,18 @@ export class NodeIo {
 
   /** See MappedIo.copyUp; only nodes with a backing file have something to copy up. */
   async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
-    assert(this.#mapped, `copying up into '${this.#node.name}', which has no mapping`);
+    assert(this.#mapped, () => `copying up into '${this.#node.name}', which has no mapping`);
     await this.#mapped.copyUp(offset, lengthBytes, zeroes);
   }
 
   /** Where the bytes of [offset, ...) are plain bytes of a host file, for offload; see MappedIo.locate. */
   locate(offset: number, lengthBytes: number): Promise<Located> {
     if (this.#mapped) return this.#mapped.locate(offset, lengthBytes);
-    return Promise.resolve({ kind: 'plain', io: this.#io, offset, lengthBytes, release: () => undefined });
+    return Promise.resolve({ kind: 'plain', io: this.#io(), offset, lengthBytes, release: () => undefined });
   }
 
-  get #io(): IoDriver {
-    return defined(this.#node.instance.io, `io of '${this.#node.name}'`);
+  #io(): IoDriver {
+    return this.#node.instance.io ?? missing(`io of '${this.#node.name}'`);
   }
 
   #checkEnd(offset: number, lengthBytes: number, mayGrow: boolean): void {
@@ -174,10 +180,10 @@ export class NodeIo {
       return this.#writePadded(offset, payload, flags);
     const release = align > 1 ? await this.ranges.lockShared(offset, length) : noRelease;
     try {
-      if (payload.file && (await copyOffloaded(this.#io, offset, payload))) return;
+      if (payload.file && (await copyOffloaded(this.#io(), offset, payload))) return;
       const bytes = await payload.bytes(0, length);
-      if (align === 1 && this.#io.tryWrite?.(offset, bytes)) return;
-      await this.#io.write(offset, bytes, flags);
+      if (align === 1 && this.#io().tryWrite?.(offset, bytes)) return;
+      await this.#io().write(offset, bytes, flags);
     } finally {
       release();
     }
@@ -192,9 +198,9 @@ export class NodeIo {
     try {
       const bounce = Buffer.alloc(end - start);
       const inside = Math.min(alignUp(this.#node.lengthBytes, align), end) - start;
-      if (inside > 0) await this.#io.read(start, bounce.subarray(0, inside));
+      if (inside > 0) await this.#io().read(start, bounce.subarray(0, inside));
       bounce.set(await payload.bytes(0, payload.lengthBytes), offset - start);
-      await this.#io.write(start, bounce, flags);
+      await this.#io().write(start, bounce, flags);
     } finally {
       release();
     }
@@ -214,7 +220,7 @@ export class NodeIo {
     try {
       const release = await this.ranges.lockShared(offset, lengthBytes);
       try {
-        return await this.#io.writeZeroes(offset, lengthBytes, flags);
+        return await this.#io().writeZeroes(offset, lengthBytes, flags);
       } finally {
         release();
       }
@@ -231,7 +237,7 @@ export class NodeIo {
     const align = this.#node.instance.requestAlignmentBytes;
     const start = alignUp(offset, align);
     const end = alignDown(offset + lengthBytes, align);
-    if (end > start) await this.#io.discard(start, end - start);
+    if (end > start) await this.#io().discard(start, end - start);
   }
 }
 

@@ -1,4 +1,4 @@
-import { assert, defined } from '../base/assert.js';
+import { assert, missing } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
@@ -68,7 +68,7 @@ export class Node {
 
   /** Called once, when the driver has opened. */
   opened(instance: DriverInstance): void {
-    assert(!this.#instance, `node '${this.name}' opened twice`);
+    assert(!this.#instance, () => `node '${this.name}' opened twice`);
     this.#instance = instance;
     this.#io = new NodeIo(this, instance);
     this.backingFilename = instance.backing?.filename;
@@ -80,11 +80,11 @@ export class Node {
   }
 
   get instance(): DriverInstance {
-    return defined(this.#instance, `driver of node '${this.name}'`);
+    return this.#instance ?? missing(`driver of node '${this.name}'`);
   }
 
   get io(): NodeIo {
-    return defined(this.#io, `driver of node '${this.name}'`);
+    return this.#io ?? missing(`driver of node '${this.name}'`);
   }
 
   get lengthBytes(): number {
@@ -96,7 +96,7 @@ export class Node {
   }
 
   child(role: string): Edge {
-    return defined(this.children.get(role), `${role} child of node '${this.name}'`);
+    return this.children.get(role) ?? missing(`${role} child of node '${this.name}'`);
   }
 
   /** The next layer down: a filter's filtered child, else the backing file. */
@@ -167,8 +167,9 @@ export class Node {
     for (;;) {
       if (offset >= at.lengthBytes)
         return { lengthBytes: most, allocated: true, zero: true, data: false, depth, node: at };
-      const status = await at.io.status(offset, most);
-      if (status.allocated) return { ...status, depth, node: at };
+      const { io } = at;
+      const status = io.tryStatus(offset, most) ?? (await io.status(offset, most));
+      if (status.allocated) return inLayer(status, depth, at);
       most = status.lengthBytes;
       const below = at.backingNode();
       if (!below || at === last?.skipFilters()) {
@@ -232,4 +233,11 @@ export class Node {
   describe(): string {
     return `node '${this.name}'`;
   }
+}
+
+function inLayer(status: BlockStatus, depth: number, node: Node): ChainStatus {
+  const { lengthBytes, allocated, zero, data, hostOffset } = status;
+  const known: ChainStatus = { lengthBytes, allocated, zero, data, depth, node };
+  if (hostOffset !== undefined) known.hostOffset = hostOffset;
+  return known;
 }

@@ -159,10 +159,10 @@ export class GraphTransaction {
   #link(edge: Edge): void {
     const { parent } = edge;
     if (parent instanceof Node) {
-      assert(!parent.children.has(edge.role), `second ${edge.role} child of '${parent.name}'`);
+      assert(!parent.children.has(edge.role), () => `second ${edge.role} child of '${parent.name}'`);
       parent.children.set(edge.role, edge);
     } else {
-      assert(!parent.root, `second node of ${parent.description}`);
+      assert(!parent.root, () => `second node of ${parent.description}`);
       parent.root = edge;
       this.#graph.backends.add(parent);
     }

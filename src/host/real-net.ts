@@ -33,7 +33,7 @@ export class RealNet implements HostNet {
     this.#system = system;
   }
 
-  get #readBuffer(): Buffer {
+  #readBuffer(): Buffer {
     return (this.#readBufferOrNone ??= this.#system.alignedBuffer(READ_BUFFER_BYTES, PAGE_BYTES));
   }
 
@@ -113,7 +113,7 @@ export class RealNet implements HostNet {
     const all = { handle, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
     const socket = new (nodeNet().Socket)(all);
     socket.pause();
-    receiveWithDescriptors(this.#system, handle, socket, this.#readBuffer, fds, (chunk) =>
+    receiveWithDescriptors(this.#system, handle, socket, this.#readBuffer(), fds, (chunk) =>
       result.deliver(chunk),
     );
     result.attach(socket);
@@ -137,7 +137,7 @@ export class RealNet implements HostNet {
   }
 
   #onread(target: RealSocket): net.OnReadOpts {
-    const buffer = this.#readBuffer;
+    const buffer = this.#readBuffer();
     return {
       buffer,
       callback: (bytes) => {

@@ -15,7 +15,7 @@ export class SeededRandom implements HostRandom {
   }
 
   below(bound: number): number {
-    assert(Number.isSafeInteger(bound) && bound > 0, `random bound ${bound}`);
+    assert(Number.isSafeInteger(bound) && bound > 0, () => `random bound ${bound}`);
     if (bound <= 2 ** 32) return Math.floor((this.#next() / 2 ** 32) * bound);
     return Math.floor(((this.#next() * 2 ** 21 + (this.#next() >>> 11)) / 2 ** 53) * bound);
   }

@@ -104,7 +104,7 @@ export class Simulation {
   /** Another program takes an exclusive lock on a byte of a file, or gives it back. */
   setForeignLock(path: string, byteOffset: number, held: boolean): void {
     const inode = this.#directory.get(absolute(path));
-    assert(inode !== undefined && inode !== 'directory', `no file ${path}`);
+    assert(inode !== undefined && inode !== 'directory', () => `no file ${path}`);
     if (held) inode.foreignLocks.add(byteOffset);
     else inode.foreignLocks.delete(byteOffset);
   }

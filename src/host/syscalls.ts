@@ -63,39 +63,39 @@ export class Syscalls {
   #running = 0;
   readonly #queue: Array<() => void> = [];
 
-  get #lib(): Library {
+  #lib(): Library {
     return (this.#library ??= load());
   }
 
   /** Bytes read at once from the page cache or memory, or -1 with lastErrno(). Never more than one attempt. */
   pread(fd: number, buffer: Uint8Array, position: number): number {
-    return this.#lib.pread(fd, buffer, buffer.length, position);
+    return this.#lib().pread(fd, buffer, buffer.length, position);
   }
 
   pwrite(fd: number, buffer: Uint8Array, position: number): number {
-    return this.#lib.pwrite(fd, buffer, buffer.length, position);
+    return this.#lib().pwrite(fd, buffer, buffer.length, position);
   }
 
   /** Like pread, but answers EAGAIN, or fewer bytes, where the page cache lacks them. */
   preadNoWait(fd: number, buffer: Uint8Array, position: number): number {
-    const { koffi, preadv2 } = this.#lib;
+    const { koffi, preadv2 } = this.#lib();
     this.#iovec[0] = koffi.address(buffer);
     this.#iovec[1] = BigInt(buffer.length);
     return preadv2(fd, this.#iovec, 1, position, RWF_NOWAIT);
   }
 
   lseek(fd: number, position: number, whence: number): number {
-    return this.#lib.lseek(fd, position, whence);
+    return this.#lib().lseek(fd, position, whence);
   }
 
   /** Errno name of the call that just failed. */
   lastErrno(): string {
-    return errnoName(this.#lib.koffi.errno());
+    return errnoName(this.#lib().koffi.errno());
   }
 
   /** Memory address of a buffer's first byte, modulo `unit` (a power of two below 2^31). */
   addressModulo(buffer: Uint8Array, unit: number): number {
-    return Number(this.#lib.koffi.address(buffer) % BigInt(unit));
+    return Number(this.#lib().koffi.address(buffer) % BigInt(unit));
   }
 
   /** Memory that begins at a multiple of `unit`. */
@@ -106,11 +106,11 @@ export class Syscalls {
   }
 
   fallocateNow(fd: number, mode: number, position: number, lengthBytes: number): CallResult {
-    return this.#now(this.#lib.fallocate, fd, mode, position, lengthBytes);
+    return this.#now(this.#lib().fallocate, fd, mode, position, lengthBytes);
   }
 
   fallocate(fd: number, mode: number, position: number, lengthBytes: number): Promise<CallResult> {
-    return this.#inPool(this.#lib.fallocate, fd, mode, position, lengthBytes);
+    return this.#inPool(this.#lib().fallocate, fd, mode, position, lengthBytes);
   }
 
   copyFileRangeNow(
@@ -122,7 +122,7 @@ export class Syscalls {
   ): CallResult {
     const offsets = BigInt64Array.of(BigInt(from), BigInt(to));
     const [a, b] = [offsets.subarray(0, 1), offsets.subarray(1)];
-    return this.#now(this.#lib.copyFileRange, source, a, target, b, lengthBytes, 0);
+    return this.#now(this.#lib().copyFileRange, source, a, target, b, lengthBytes, 0);
   }
 
   async copyFileRange(
@@ -134,11 +134,11 @@ export class Syscalls {
   ): Promise<CallResult> {
     const offsets = BigInt64Array.of(BigInt(from), BigInt(to));
     const [a, b] = [offsets.subarray(0, 1), offsets.subarray(1)];
-    return this.#inPool(this.#lib.copyFileRange, source, a, target, b, lengthBytes, 0);
+    return this.#inPool(this.#lib().copyFileRange, source, a, target, b, lengthBytes, 0);
   }
 
   startWriteback(fd: number, position: number, lengthBytes: number): Promise<CallResult> {
-    return this.#inPool(this.#lib.syncFileRange, fd, position, lengthBytes, SYNC_FILE_RANGE_WRITE);
+    return this.#inPool(this.#lib().syncFileRange, fd, position, lengthBytes, SYNC_FILE_RANGE_WRITE);
   }
 
   /** Takes a shared OFD lock on one byte; false when another description holds it exclusively. */
@@ -166,12 +166,12 @@ export class Syscalls {
     this.#flock.writeInt16LE(type, 0);
     this.#flock.writeBigInt64LE(BigInt(byteOffset), 8);
     this.#flock.writeBigInt64LE(1n, 16);
-    return this.#now(this.#lib.fcntl, fd, command, 'void *', this.#flock);
+    return this.#now(this.#lib().fcntl, fd, command, 'void *', this.#flock);
   }
 
   /** Receives into `buffer` without waiting; descriptors that came along (close-on-exec) are added to `fds`. */
   receive(fd: number, buffer: Uint8Array, fds: number[]): CallResult {
-    const { koffi, recvmsg } = this.#lib;
+    const { koffi, recvmsg } = this.#lib();
     const control = Buffer.alloc(CONTROL_BYTES);
     const iovec = BigUint64Array.of(koffi.address(buffer), BigInt(buffer.length));
     // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.

@@ -3,7 +3,7 @@ import { alignDown } from '../base/align.js';
 import { KiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { IoDriver } from '../block/driver.js';
-import type { Node } from '../block/node.js';
+import type { ChainStatus, Node } from '../block/node.js';
 import { FilePayload } from '../block/payload.js';
 import { Flag } from '../block/request.js';
 import { asError, type Job } from './job.js';
@@ -114,19 +114,23 @@ export class Mover {
     this.#options = options;
   }
 
-  /** Copies a stretch as the source's chain reads now. Nobody else writes there to the target meanwhile. */
-  async copy(offset: number, lengthBytes: number): Promise<void> {
+  /**
+   * Copies a stretch as the source's chain reads now. Nobody else writes there to the target meanwhile. `data`: the
+   * chain's status at its beginning, if that is known to be data (or was: data that has turned to zeroes is copied too).
+   */
+  async copy(offset: number, lengthBytes: number, data?: ChainStatus): Promise<void> {
     const { source, lowest } = this.#options;
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
-      const status = await this.#read(() => source.node.statusThroughChain(at, end - at, lowest));
-      if (lowest && !status.allocated) {
-        at += status.lengthBytes;
-        continue;
-      }
-      if (status.zero) await this.zero(at, status.lengthBytes);
-      else await this.copyData(at, status.lengthBytes);
-      at += status.lengthBytes;
+      const from = at;
+      const status =
+        data ?? (await this.#read(() => source.node.statusThroughChain(from, end - from, lowest)));
+      const length = Math.min(status.lengthBytes, end - from);
+      data = undefined;
+      at += length;
+      if (lowest && !status.allocated) continue;
+      if (status.zero) await this.zero(from, length);
+      else await this.copyData(from, length);
     }
   }
 

@@ -107,7 +107,7 @@ export class Job {
   }
 
   get type(): JobType {
-    return this.#work.type;
+    return this.#work().type;
   }
 
   get isCancelled(): boolean {
@@ -127,8 +127,8 @@ export class Job {
     return this.#status === 'ready' || this.#status === 'standby';
   }
 
-  get #work(): JobDriver {
-    assert(this.#driver, `job '${this.id}' has no driver`);
+  #work(): JobDriver {
+    assert(this.#driver, () => `job '${this.id}' has no driver`);
     return this.#driver;
   }
 
@@ -172,7 +172,7 @@ export class Job {
   }
 
   async #live(): Promise<void> {
-    const driver = this.#work;
+    const driver = this.#work();
     let failure: unknown;
     try {
       await driver.run();
@@ -223,7 +223,7 @@ export class Job {
   }
 
   #eventData(): { [key: string]: Json } {
-    const { totalBytes, offsetBytes } = this.#work;
+    const { totalBytes, offsetBytes } = this.#work();
     return {
       device: this.id,
       len: totalBytes,
@@ -234,7 +234,7 @@ export class Job {
   }
 
   #setStatus(status: JobStatus): void {
-    assert(mayFollow(this.#status, status), `job '${this.id}' from '${this.#status}' to '${status}'`);
+    assert(mayFollow(this.#status, status), () => `job '${this.id}' from '${this.#status}' to '${status}'`);
     this.#status = status;
     this.#emit('JOB_STATUS_CHANGE', { status, id: this.id });
   }
@@ -256,12 +256,12 @@ export class Job {
 
   /** Whether checkpoint() has anything to do; cheap. */
   get needsCheckpoint(): boolean {
-    if (this.#cancelled || this.#wantsRest) return true;
+    if (this.#cancelled || this.#wantsRest()) return true;
     const now = this.#clock.nowMs();
     return now - this.#turnStartedMs > TURN_MS || this.limit.delayMs(now) > 0;
   }
 
-  get #wantsRest(): boolean {
+  #wantsRest(): boolean {
     return this.#drains > 0 || this.#userPaused;
   }
 
@@ -272,7 +272,7 @@ export class Job {
   async checkpoint(quiet: () => Promise<void> | void, wake: () => boolean = () => false): Promise<void> {
     for (;;) {
       if (this.#cancelled) throw new JobCancelled();
-      if (this.#wantsRest) {
+      if (this.#wantsRest()) {
         await quiet();
         await this.pausePoint();
         continue;
@@ -289,18 +289,18 @@ export class Job {
 
   /** Rests while anyone wants it to; the caller has no request in flight. */
   async pausePoint(): Promise<void> {
-    if (!this.#wantsRest || this.#cancelled) return;
+    if (!this.#wantsRest() || this.#cancelled) return;
     const back = this.#status;
     this.#setStatus(back === 'ready' ? 'standby' : 'paused');
     this.#rest();
-    await this.#kicked.until(() => !this.#wantsRest || this.#cancelled);
+    await this.#kicked.until(() => !this.#wantsRest() || this.#cancelled);
     this.#atRest = false;
     this.#setStatus(back);
   }
 
   /** Waits for `ms`, or until something happens to the job (kick, pause, cancel). */
   async sleep(ms: number): Promise<void> {
-    if (!this.#wantsRest && !this.#cancelled) await this.#nap(ms);
+    if (!this.#wantsRest() && !this.#cancelled) await this.#nap(ms);
   }
 
   /** Ends a sleep(). */
@@ -366,7 +366,7 @@ export class Job {
       throw new BlockError('busy', `The block job for device '${this.id}' is currently paused`);
     }
     checkVerb(this.id, this.#status, 'cancel');
-    const driver = this.#work;
+    const driver = this.#work();
     if (options.softOnReady && !options.force && this.isReady && driver.freeze) {
       if (this.#ending !== undefined) return;
       this.#ending = 'freeze';
@@ -391,7 +391,7 @@ export class Job {
 
   complete(): void {
     checkVerb(this.id, this.#status, 'complete');
-    const driver = this.#work;
+    const driver = this.#work();
     if (!driver.complete || this.#cancelled || this.#ending === 'freeze') {
       throw new BlockError('invalid', `The active block job '${this.id}' cannot be completed`);
     }
@@ -425,10 +425,10 @@ export class Job {
     const info: { [key: string]: Json } = {
       type: this.type,
       device: this.id,
-      len: this.#work.totalBytes,
-      offset: this.#work.offsetBytes,
+      len: this.#work().totalBytes,
+      offset: this.#work().offsetBytes,
       busy: !this.#atRest && !this.#sleeping && this.#status !== 'concluded',
-      paused: this.#wantsRest,
+      paused: this.#wantsRest(),
       speed: this.limit.bytesPerSecond,
       'io-status': 'ok',
       ready: this.isReady,
@@ -446,8 +446,8 @@ export class Job {
       id: this.id,
       type: this.type,
       status: this.#status,
-      'current-progress': this.#work.offsetBytes,
-      'total-progress': this.#work.totalBytes,
+      'current-progress': this.#work().offsetBytes,
+      'total-progress': this.#work().totalBytes,
     };
     if (this.#error !== undefined) info['error'] = this.#error;
     return info;

@@ -7,7 +7,7 @@ import { DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
 import type { DriverDescription } from '../block/driver.js';
 import { resolveBacking } from '../block/filename.js';
 import type { EdgeParent } from '../block/edge.js';
-import { Node } from '../block/node.js';
+import { type ChainStatus, Node } from '../block/node.js';
 import { RangeLock } from '../block/range-lock.js';
 import type { GraphTransaction } from '../block/transaction.js';
 import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
@@ -47,6 +47,14 @@ interface MirrorPlan {
   /** The target is in the source's own chain (active commit). */
   targetIsBase: boolean;
   blocked: Node[];
+}
+
+/** A part of what is dirty, handled at once. */
+interface Piece extends Stretch {
+  /** What it costs of the rate limit. */
+  rateBytes: number;
+  /** Set: the chain holds data at its beginning. */
+  data?: ChainStatus;
 }
 
 /** drive-mirror, blockdev-mirror and the commit of the active layer. */
@@ -235,7 +243,7 @@ export class MirrorJob implements JobDriver {
       const piece = await this.#pieceOf(stretch);
       // While this waited, a freeze may have begun; then the piece stays dirty.
       if (this.#mustStop()) return;
-      this.#launch(piece, piece.rateBytes);
+      this.#launch(piece);
       this.#cursor = piece.offset + piece.lengthBytes;
     }
   }
@@ -245,31 +253,30 @@ export class MirrorJob implements JobDriver {
   }
 
   /** A first part of a dirty stretch that is handled at once: long when the source says that it is zero. */
-  async #pieceOf(stretch: Stretch): Promise<Stretch & { rateBytes: number }> {
+  async #pieceOf({ offset, lengthBytes }: Stretch): Promise<Piece> {
     const { granularityBytes } = this.#dirty;
-    const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(granularityBytes));
-    const status = await this.#source.statusThroughChain(
-      stretch.offset,
-      Math.min(stretch.lengthBytes, ZERO_BYTES),
-    );
-    if (!status.zero) return { offset: stretch.offset, lengthBytes: most, rateBytes: most };
-    if (status.lengthBytes <= most) return { offset: stretch.offset, lengthBytes: most, rateBytes: most };
-    const end = stretch.offset + status.lengthBytes;
-    const whole = end === stretch.offset + stretch.lengthBytes ? end : end - (end % granularityBytes);
-    return { offset: stretch.offset, lengthBytes: Math.max(most, whole - stretch.offset), rateBytes: 0 };
+    const most = Math.min(lengthBytes, this.#window.pieceBytes(granularityBytes));
+    const longest = Math.min(lengthBytes, ZERO_BYTES);
+    const status = await this.#source.statusThroughChain(offset, longest, this.#plan.lowest);
+    // What is data now can be copied as data whatever becomes of it; what is zero now, the guest may still write.
+    if (status.data) return { offset, lengthBytes: most, rateBytes: most, data: status };
+    if (!status.zero || status.lengthBytes <= most) return { offset, lengthBytes: most, rateBytes: most };
+    const end = offset + status.lengthBytes;
+    const whole = end === offset + lengthBytes ? end : end - (end % granularityBytes);
+    return { offset, lengthBytes: Math.max(most, whole - offset), rateBytes: 0 };
   }
 
   /** Copies a dirty piece in the background; what the guest writes there meanwhile makes it dirty again. */
-  #launch(piece: Stretch, rateBytes: number): void {
+  #launch(piece: Piece): void {
     this.#copyingBytes += piece.lengthBytes;
     this.#dirty.reset(piece.offset, piece.lengthBytes);
-    this.#window.launch(rateBytes, () => this.#copyTracked(piece));
+    this.#window.launch(piece.rateBytes, () => this.#copyTracked(piece));
   }
 
-  async #copyTracked({ offset, lengthBytes }: Stretch): Promise<void> {
+  async #copyTracked({ offset, lengthBytes, data }: Stretch & { data?: ChainStatus }): Promise<void> {
     const release = await this.#copying.lockExclusive(offset, lengthBytes);
     try {
-      await this.#mover.copy(offset, lengthBytes);
+      await this.#mover.copy(offset, lengthBytes, data);
       this.#offset += lengthBytes;
     } catch (error) {
       this.#dirty.set(offset, lengthBytes);

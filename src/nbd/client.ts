@@ -139,7 +139,7 @@ export class NbdClient {
 
   /** Fills the buffer. */
   read(offset: number, buffer: Uint8Array): Promise<void> {
-    return inPieces(buffer.length, this.#pieceBytes, async (at, lengthBytes) => {
+    return inPieces(buffer.length, this.#pieceBytes(), async (at, lengthBytes) => {
       const part = buffer.subarray(at, at + lengthBytes);
       await this.#submit(Command.read, 0, offset + at, lengthBytes, part, undefined);
     });
@@ -147,7 +147,7 @@ export class NbdClient {
 
   /** `flags` (CommandFlag) are sent as they are. The buffer must not change until this resolves. */
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    return inPieces(buffer.length, this.#pieceBytes, async (at, lengthBytes) => {
+    return inPieces(buffer.length, this.#pieceBytes(), async (at, lengthBytes) => {
       const part = buffer.subarray(at, at + lengthBytes);
       await this.#submit(Command.write, flags, offset + at, lengthBytes, undefined, part);
     });
@@ -195,7 +195,7 @@ export class NbdClient {
   }
 
   /** The minimum block size divides it: a power of two up to 64 KiB. */
-  get #pieceBytes(): number {
+  #pieceBytes(): number {
     return Math.min(this.maxRequestBytes, MAX_PIECE_BYTES);
   }
 

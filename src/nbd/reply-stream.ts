@@ -37,7 +37,7 @@ export class ReplyStream {
   }
 
   reserve(lengthBytes: number): number {
-    assert(lengthBytes <= REPLY_BUFFER_BYTES, `reply of ${lengthBytes} bytes`);
+    assert(lengthBytes <= REPLY_BUFFER_BYTES, () => `reply of ${lengthBytes} bytes`);
     if (this.#used + lengthBytes > this.buffer.length) {
       this.flush();
       if (this.#used + lengthBytes > this.buffer.length) this.#renew();

@@ -124,7 +124,7 @@ export class ServerTransmission {
     this.#backlog = undefined;
   }
 
-  get #isStalled(): boolean {
+  #isStalled(): boolean {
     return (
       this.#turnBytes >= TURN_BYTES ||
       this.#inFlight >= MAX_IN_FLIGHT_REQUESTS ||
@@ -137,9 +137,9 @@ export class ServerTransmission {
     let at = 0;
     while (at < chunk.length && this.#state !== 'closed') {
       if (this.#state === 'request') {
-        if (this.#isStalled) {
+        if (this.#isStalled()) {
           this.#replies.flush();
-          if (this.#isStalled) break;
+          if (this.#isStalled()) break;
         }
         at = this.#takeRequest(chunk, at);
       } else if (this.#state === 'payload') at = this.#takePayload(chunk, at);
@@ -157,7 +157,7 @@ export class ServerTransmission {
   /** Goes on with what was left when the client was ahead. */
   #continue(): void {
     const backlog = this.#backlog;
-    if (!backlog || this.#isStalled || this.#state === 'closed') return;
+    if (!backlog || this.#isStalled() || this.#state === 'closed') return;
     this.#backlog = undefined;
     this.#process(backlog);
   }

@@ -40,7 +40,7 @@ class LackingFile implements HostFile {
   get traits(): FileTraits {
     return this.#file.traits;
   }
-  get #isSync(): boolean {
+  #isSync(): boolean {
     return !this.#lacking.has('sync');
   }
   #need(ability: Lack): void {
@@ -54,13 +54,13 @@ class LackingFile implements HostFile {
     return this.#file.allocatedBytes();
   }
   tryRead(position: number, buffer: Uint8Array): boolean {
-    return this.#isSync && this.#file.tryRead(position, buffer);
+    return this.#isSync() && this.#file.tryRead(position, buffer);
   }
   read(position: number, buffer: Uint8Array): Promise<void> {
     return this.#file.read(position, buffer);
   }
   tryWrite(position: number, buffer: Uint8Array): boolean {
-    return this.#isSync && this.#file.tryWrite(position, buffer);
+    return this.#isSync() && this.#file.tryWrite(position, buffer);
   }
   write(position: number, buffer: Uint8Array): Promise<void> {
     return this.#file.write(position, buffer);
@@ -96,7 +96,7 @@ class LackingFile implements HostFile {
     return this.#file.copyFrom(unwrap(source), sourcePosition, position, lengthBytes);
   }
   tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
-    if (!this.#isSync || this.#lacking.has('copyFrom')) return -1;
+    if (!this.#isSync() || this.#lacking.has('copyFrom')) return -1;
     return this.#file.tryCopyFrom(unwrap(source), sourcePosition, position, lengthBytes);
   }
   startWriteback(position: number, lengthBytes: number): void {

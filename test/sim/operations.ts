@@ -96,7 +96,7 @@ export class Operator {
       return;
     }
     // Of a disk on another engine no layer could be opened after a power loss.
-    const isRemote = this.#top.driver.name === 'nbd';
+    const isRemote = this.#top().driver.name === 'nbd';
     switch (isRemote ? 5 + random.below(3) : random.below(8)) {
       case 0:
       case 1:
@@ -119,20 +119,20 @@ export class Operator {
   // ---- the chain
 
   /** The guest's node, filters of jobs skipped. */
-  get #top(): Node {
+  #top(): Node {
     const { guest } = this.#engine;
     if (!guest) throw new Error('no guest');
     return guest.node.skipFilters();
   }
 
-  get #chain(): Node[] {
-    return [...this.#top.chain()].filter((node) => !node.isFilter);
+  #chain(): Node[] {
+    return [...this.#top().chain()].filter((node) => !node.isFilter);
   }
 
   async #snapshot(): Promise<void> {
     const random = this.#random;
     const engine = this.#engine;
-    const old = this.#top;
+    const old = this.#top();
     const image = engine.world.newImage('qcow2', 'overlay');
     await engine.attempt(`snapshot ${old.filename} <- ${image.path}`, async () => {
       const isExisting = random.chance(0.5);
@@ -176,7 +176,7 @@ export class Operator {
 
   async #stream(): Promise<void> {
     const random = this.#random;
-    const chain = this.#chain;
+    const chain = this.#chain();
     const at = random.chance(0.6) ? 0 : random.below(chain.length);
     const node = chain[at];
     const below = chain.slice(at + 2);
@@ -191,12 +191,12 @@ export class Operator {
 
   async #commit(): Promise<void> {
     const random = this.#random;
-    const chain = this.#chain;
+    const chain = this.#chain();
     if (chain.length < 3) return;
     const at = 1 + random.below(chain.length - 2);
     const top = chain[at];
     const base = pick(random, chain.slice(at + 1));
-    const device = this.#top;
+    const device = this.#top();
     if (!top) return;
     const { engine, args } = { engine: this.#engine, args: this.#newJob() };
     await engine.attempt(`${args.jobId} commit ${top.filename} into ${base.filename}`, async () => {
@@ -205,8 +205,8 @@ export class Operator {
   }
 
   async #activeCommit(): Promise<void> {
-    const chain = this.#chain;
-    const top = this.#top;
+    const chain = this.#chain();
+    const top = this.#top();
     if (chain.length < 2) return;
     const base = pick(this.#random, chain.slice(1));
     const { engine, args } = { engine: this.#engine, args: this.#newJob() };
@@ -219,7 +219,7 @@ export class Operator {
   async #mirror(): Promise<void> {
     const random = this.#random;
     const engine = this.#engine;
-    const device = this.#top;
+    const device = this.#top();
     const hasBacking = device.backingNode() !== undefined;
     const isTop = hasBacking && random.chance(0.4);
     const format: Format = !isTop && random.chance(0.3) ? 'raw' : 'qcow2';
@@ -253,7 +253,7 @@ export class Operator {
   async #mirrorToPeer(): Promise<void> {
     const random = this.#random;
     const engine = this.#engine;
-    const device = this.#top;
+    const device = this.#top();
     const image = engine.world.newImage(random.chance(0.3) ? 'raw' : 'qcow2', 'remote');
     const args = this.#newJob();
     const copyMode = random.chance(0.3) ? ('write-blocking' as const) : ('background' as const);
@@ -293,7 +293,7 @@ export class Operator {
   async #backup(): Promise<void> {
     const random = this.#random;
     const engine = this.#engine;
-    const device = this.#top;
+    const device = this.#top();
     const image = engine.world.newImage(random.chance(0.3) ? 'raw' : 'qcow2', 'backup');
     const args = this.#newJob();
     await engine.attempt(`${args.jobId} backup to ${image.path}`, async () => {

@@ -62,7 +62,7 @@ export class Writers {
 
   async #flush(name: number): Promise<void> {
     const position = this.#disk.position();
-    const done = await this.#try(`guest ${name} flush`, () => this.#guest.flush());
+    const done = await this.#try(`guest ${name} flush`, () => this.#guest().flush());
     if (done) this.#disk.flushed(position);
   }
 
@@ -71,7 +71,7 @@ export class Writers {
     const allowed = this.#disk.allowedNow();
     const offset = first * SECTOR_BYTES;
     const done = await this.#try(`${text} read`, async () => {
-      if (!this.#guest.tryRead(offset, bytes)) await this.#guest.read(offset, bytes);
+      if (!this.#guest().tryRead(offset, bytes)) await this.#guest().read(offset, bytes);
     });
     const problem = done ? problemOf(bytes, allowed, first) : undefined;
     if (problem === undefined || !this.#engine.isAlive) return;
@@ -82,7 +82,7 @@ export class Writers {
   /** What each layer has in the sector that is wrong. */
   async #traceLayers(first: number, problem: string): Promise<void> {
     const sector = Number(/sector (\d+)/.exec(problem)?.[1] ?? first);
-    for (const node of this.#guest.node.chain()) {
+    for (const node of this.#guest().node.chain()) {
       const offset = sector * SECTOR_BYTES;
       if (node.isFilter || offset >= node.lengthBytes) continue;
       const bytes = Buffer.alloc(SECTOR_BYTES);
@@ -97,7 +97,7 @@ export class Writers {
     const offset = stretch.first * SECTOR_BYTES;
     const flags = fua ? Flag.fua : Flag.none;
     const done = await this.#try(`${text} write${fua ? ' fua' : ''}`, async () => {
-      if (!this.#guest.tryWrite(offset, bytes, flags)) await this.#guest.write(offset, bytes, flags);
+      if (!this.#guest().tryWrite(offset, bytes, flags)) await this.#guest().write(offset, bytes, flags);
     });
     if (done) this.#disk.wrote(stretch, fua);
   }
@@ -107,7 +107,7 @@ export class Writers {
     const flags = (this.#random.chance(0.5) ? Flag.mayUnmap : Flag.none) + (fua ? Flag.fua : Flag.none);
     this.#disk.beginZero(stretch);
     const done = await this.#try(`${text} zero${fua ? ' fua' : ''}`, () =>
-      this.#guest.writeZeroes(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES, flags),
+      this.#guest().writeZeroes(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES, flags),
     );
     if (done) this.#disk.wrote(stretch, fua);
   }
@@ -116,11 +116,11 @@ export class Writers {
   async #discard(text: string, stretch: Stretch): Promise<void> {
     this.#disk.beginZero(stretch);
     await this.#try(`${text} discard`, () =>
-      this.#guest.discard(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES),
+      this.#guest().discard(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES),
     );
   }
 
-  get #guest(): NonNullable<Engine['guest']> {
+  #guest(): NonNullable<Engine['guest']> {
     const { guest } = this.#engine;
     if (!guest) throw new Error('no guest');
     return guest;

@@ -156,7 +156,7 @@ export class Operations {
     if (shows) await this.#show.job(this.#host, this.#daemon, jobId, isOver);
     while (!isOver()) await this.#daemon.nextEvent(this.#host, WAIT_MS);
     const data = this.#daemon.find('BLOCK_JOB_COMPLETED', jobId)?.data;
-    assert(data?.['error'] === undefined, `${jobId} failed: ${JSON.stringify(data)}`);
+    assert(data?.['error'] === undefined, () => `${jobId} failed: ${JSON.stringify(data)}`);
   }
 
   async #guestWrites(): Promise<void> {

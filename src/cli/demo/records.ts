@@ -43,7 +43,7 @@ export class RecordLog {
   /** Notes the next record for a block, before it is written; answers its number. */
   next(blockIndex: number): number {
     const numbers = this.#byBlock[blockIndex];
-    assert(numbers, `block ${blockIndex} of ${this.blockCount}`);
+    assert(numbers, () => `block ${blockIndex} of ${this.blockCount}`);
     numbers.push(++this.#last);
     return this.#last;
   }

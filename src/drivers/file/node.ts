@@ -122,7 +122,7 @@ export class FileNode implements DriverInstance {
     const old = this.io.file;
     // Shared locks do not exclude each other: first both descriptors have them, then only the new one.
     for (const byte of this.#locked)
-      assert(file.lockByteShared(byte), `lock byte ${byte} of '${file.path}' after reopening`);
+      assert(file.lockByteShared(byte), () => `lock byte ${byte} of '${file.path}' after reopening`);
     this.io.reopened(file, sizeBytes);
     releaseLocks(old, this.#locked);
     closeQuietly(old);

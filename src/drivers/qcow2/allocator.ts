@@ -41,14 +41,14 @@ export class Allocator {
     this.#end = this.#scanEnd = divideRoundUp(context.openedFileBytes, context.clusterBytes);
   }
 
-  get #scanDone(): boolean {
+  #scanDone(): boolean {
     return this.#scannedBlocks * this.#refcounts.blockEntries >= this.#scanEnd;
   }
 
   /** What to await before a first attempt: one more refcount block searched for free clusters. */
   needsScan(): Need | undefined {
     if (!this.#free.isEmpty) return undefined;
-    if (this.#scanDone) {
+    if (this.#scanDone()) {
       if (!this.#free.overflowed) return undefined;
       this.#free.overflowed = false;
       this.#scannedBlocks = 0;

@@ -74,20 +74,20 @@ class Qcow2Instance implements DriverInstance {
     this.#sizes = sizes;
   }
 
-  get #image(): OpenImage {
+  #image(): OpenImage {
     return this.map.image;
   }
 
   get lengthBytes(): number {
-    return this.#image.context.header.sizeBytes;
+    return this.#image().context.header.sizeBytes;
   }
 
   get backing(): { filename: string; format?: string } | undefined {
-    return this.#image.context.header.backing;
+    return this.#image().context.header.backing;
   }
 
   get canWriteZeroes(): boolean {
-    return this.#image.context.header.version >= 3;
+    return this.#image().context.header.version >= 3;
   }
 
   get readsZeroWhenNew(): boolean {
@@ -95,21 +95,21 @@ class Qcow2Instance implements DriverInstance {
   }
 
   async flush(): Promise<void> {
-    const { context, writeBack } = this.#image;
+    const { context, writeBack } = this.#image();
     await context.marked();
     if (!context.readOnly) await writeBack.flush();
   }
 
   async truncate(lengthBytes: number): Promise<void> {
-    await growImage(this.#image, lengthBytes);
+    await growImage(this.#image(), lengthBytes);
   }
 
   async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
-    await changeBacking(this.#image.context, filename, format);
+    await changeBacking(this.#image().context, filename, format);
   }
 
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
-    const image = this.#image;
+    const image = this.#image();
     if (readOnly) await this.#writeAllBack();
     else image.context.checkWritable();
     return { commit: () => void (image.context.readOnly = readOnly), abort: () => undefined };
@@ -117,7 +117,7 @@ class Qcow2Instance implements DriverInstance {
 
   /** A write-back frees clusters at its end, which the next one brings to disk. */
   async #writeAllBack(): Promise<void> {
-    const { context, writeBack } = this.#image;
+    const { context, writeBack } = this.#image();
     await context.marked();
     if (context.readOnly) return;
     do await writeBack.flush();
@@ -126,7 +126,7 @@ class Qcow2Instance implements DriverInstance {
 
   async inactivate(): Promise<void> {
     await this.#writeAllBack();
-    this.#image.context.readOnly = true;
+    this.#image().context.readOnly = true;
   }
 
   /** Another process may have written the image meanwhile: everything is read anew. */
@@ -135,7 +135,7 @@ class Qcow2Instance implements DriverInstance {
   }
 
   info(): DriverInfo {
-    const { context } = this.#image;
+    const { context } = this.#image();
     const { header } = context;
     const data: { [key: string]: Json } =
       header.version === 2

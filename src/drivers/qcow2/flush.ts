@@ -95,7 +95,7 @@ export class WriteBack {
     this.#unlinked = parts.unlinked;
   }
 
-  get #file(): ChildIo {
+  #file(): ChildIo {
     return this.#context.file;
   }
 
@@ -247,7 +247,7 @@ export class WriteBack {
     const first = range.offset / clusterBytes;
     for (const run of await this.#allocator.ownedRuns(first, range.lengthBytes / clusterBytes)) {
       try {
-        await this.#file.discard(run.start * clusterBytes, run.count * clusterBytes);
+        await this.#file().discard(run.start * clusterBytes, run.count * clusterBytes);
       } catch {
         // A hint; the clusters are free in any case.
       }
@@ -262,7 +262,7 @@ export class WriteBack {
   }
 
   async #writePieces(event: string, pieces: readonly Piece[]): Promise<void> {
-    const file = this.#file;
+    const file = this.#file();
     for (const { offset, bytes } of pieces) {
       const wait = this.#context.announce(event);
       if (wait) await wait;
@@ -273,7 +273,7 @@ export class WriteBack {
   async #flushFile(): Promise<void> {
     const wait = this.#context.announce('flush_to_disk');
     if (wait) await wait;
-    await this.#file.flush();
+    await this.#file().flush();
   }
 
   /** Copies all that is dirty; what changes from here on is for the next write-back. Without a wait. */
