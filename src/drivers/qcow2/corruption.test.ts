@@ -3,7 +3,8 @@ import { test } from 'node:test';
 import type { DriverEvent } from '../../block/driver.js';
 import { Flag } from '../../block/request.js';
 import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
-import { DiskShelf, type OpenDisk } from '../../testing/recorded-disk.js';
+import { childOf, DiskShelf, type OpenDisk } from '../../testing/recorded-disk.js';
+import { checkQcow2 } from './check.js';
 import { qcow2Driver } from './driver.js';
 import { FieldOffset } from './header.js';
 
@@ -164,6 +165,29 @@ for (const [what, damage, request, message] of CASES) {
       message: 'qcow2: Image is corrupt; cannot be opened read/write',
     });
   });
+}
+
+test('bit 63 without an offset is no data: not the header, which a guest would write over', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 16 * CLUSTER });
+  image.data(2, 7);
+  for (const cluster of [0, 1, 3]) image.entry(cluster, COPIED);
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image', image.bytes);
+  const disk = await shelf.open('image');
+  assert.deepEqual(await disk.read(0, 4 * CLUSTER), expectedAround(Buffer.alloc(CLUSTER, 7)));
+  await write(disk);
+  await disk.backend.discard(CLUSTER, CLUSTER);
+  await disk.backend.writeZeroes(3 * CLUSTER, CLUSTER);
+  assert.deepEqual(await disk.read(0, 512), Buffer.alloc(512, 0xa5));
+  await disk.close();
+  assert.deepEqual(file.contents().subarray(0, CLUSTER), image.bytes.subarray(0, CLUSTER), 'header');
+  const { corruptions, leaks } = await checkQcow2(childOf(file));
+  assert.deepEqual({ corruptions, leaks }, { corruptions: 0, leaks: 0 });
+});
+
+/** What four clusters hold when only the third has data. */
+function expectedAround(third: Buffer): Buffer {
+  return Buffer.concat([Buffer.alloc(2 * CLUSTER), third, Buffer.alloc(CLUSTER)]);
 }
 
 test('data that lies on metadata can be read, and an image that is open for reading is not marked', async () => {
