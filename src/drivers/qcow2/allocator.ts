@@ -69,6 +69,7 @@ export class Allocator {
       return;
     }
     const block = await this.#refcounts.load(index);
+    this.#refcounts.peek(index);
     if (this.#scannedBlocks !== index) return;
     this.#scannedBlocks = index + 1;
     for (let at = first; at < end;) {
@@ -231,7 +232,8 @@ export class Allocator {
     for (let cluster = start; cluster < start + count; cluster++) {
       const index = this.#refcounts.blockIndex(cluster);
       if (this.#refcounts.isAbsent(index)) throw this.#underflow(cluster);
-      const block = this.#refcounts.peek(index) ?? (await this.#refcounts.load(index));
+      while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
+      const block = this.#block(cluster);
       if (this.#refcounts.count(block, cluster) !== 1) continue;
       const last = runs.at(-1);
       if (last && last.start + last.count === cluster) last.count++;
@@ -245,7 +247,9 @@ export class Allocator {
     for (let i = 0; i < count; i++) {
       const index = this.#refcounts.blockIndex(start + i);
       if (this.#refcounts.isAbsent(index)) throw this.#underflow(start + i);
-      this.#releaseOne(this.#refcounts.peek(index) ?? (await this.#refcounts.load(index)), start + i);
+      // Others may have used it, and made it leave memory again, meanwhile.
+      while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
+      this.#releaseOne(this.#block(start + i), start + i);
     }
   }
 
