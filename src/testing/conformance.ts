@@ -20,6 +20,7 @@ import {
   performOn,
 } from './disk-model.js';
 import { hostWithout } from './host-variants.js';
+import { jobFilterDrivers, underJobFilters } from './job-filters.js';
 import { assertSameBytes, TestBed, type TestDisk } from './test-disk.js';
 
 /** What a suite must know of a driver. */
@@ -32,6 +33,8 @@ export interface Subject {
   create(bed: TestBed, sizeBytes: number): Promise<NodeOptions>;
   /** truncate() makes the disk longer. */
   canGrow: boolean;
+  /** Writes are forgotten: the disk reads as zeroes whatever was done to it. */
+  keepsNothing?: boolean;
   /** Runs of each property; fewer where a run is slow. */
   runs?: number;
 }
@@ -58,6 +61,7 @@ const VARIANTS: readonly Variant[] = [
     wrap: plain,
   },
   { name: 'below a pass-through blkdebug', host: createRealHost, wrap: underBlkdebug },
+  { name: 'below the filters of all jobs', host: createRealHost, wrap: underJobFilters },
 ];
 
 /** For drivers that store bytes by themselves. */
@@ -115,7 +119,8 @@ function forEachVariant(subject: Subject, body: (bed: () => TestBed, wrap: Wrap)
       let bed: TestBed;
       before(() => {
         folder = mkdtempSync(join(tmpdir(), 'livedisk-conformance-'));
-        const drivers = new Map([...subject.drivers, blkdebugDriver].map((driver) => [driver.name, driver]));
+        const all = [...subject.drivers, blkdebugDriver, ...jobFilterDrivers];
+        const drivers = new Map(all.map((driver) => [driver.name, driver]));
         bed = new TestBed(variant.host(), drivers.values(), folder);
       });
       after(() => {
@@ -171,7 +176,6 @@ function property<T>(
 function diskTests(subject: Subject, getBed: () => TestBed, wrap: Wrap): void {
   const { shape } = subject;
   const { sizeBytes } = shape;
-  const history = fc.array(arbitraryRequest(shape), { minLength: 1, maxLength: 20 });
   const create = async (bytes = sizeBytes): Promise<NodeOptions> =>
     wrap(await subject.create(getBed(), bytes));
 
@@ -182,6 +186,51 @@ function diskTests(subject: Subject, getBed: () => TestBed, wrap: Wrap): void {
       await assertStatusFits(disk);
     });
   });
+
+  test('requests beyond the end fail with EIO and change nothing; empty ones at the end do not', async () => {
+    await withDisk(getBed(), await create(), async (disk) => {
+      const { backend } = disk;
+      await disk.write(sizeBytes - 1, Buffer.from([7]));
+      const beyond = { errno: 'EIO' };
+      await assert.rejects(backend.read(sizeBytes - 1, Buffer.alloc(2)), beyond);
+      await assert.rejects(backend.write(sizeBytes - 1, Buffer.alloc(2)), beyond);
+      await assert.rejects(backend.writeZeroes(sizeBytes - 1, 2), beyond);
+      await assert.rejects(backend.discard(sizeBytes - 1, 2), beyond);
+      await assert.rejects(backend.read(sizeBytes + 1, Buffer.alloc(0)), beyond);
+      await backend.write(sizeBytes, Buffer.alloc(0));
+      await backend.writeZeroes(sizeBytes, 0);
+      assert.deepEqual([...(await disk.read(sizeBytes - 2, 2))], [0, subject.keepsNothing ? 0 : 7]);
+      assert.equal(disk.lengthBytes, sizeBytes);
+    });
+  });
+
+  if (subject.keepsNothing) forgettingTests(subject, getBed, create);
+  else contentTests(subject, getBed, create);
+  if (subject.canGrow) growthTests(subject, getBed, create);
+}
+
+type Create = (bytes?: number) => Promise<NodeOptions>;
+
+function historyOf(shape: DiskShape): fc.Arbitrary<DiskRequest[]> {
+  return fc.array(arbitraryRequest(shape), { minLength: 1, maxLength: 20 });
+}
+
+function forgettingTests(subject: Subject, getBed: () => TestBed, create: Create): void {
+  test('whatever is written, the disk reads as zeroes', async () => {
+    await property(subject, historyOf(subject.shape), async (requests) => {
+      await withDisk(getBed(), await create(), async (disk) => {
+        await Promise.all(requests.map((request) => performOn(disk, request)));
+        assertSameBytes(await disk.readAll(), Buffer.alloc(subject.shape.sizeBytes), 'at the end');
+        await assertStatusFits(disk);
+      });
+    });
+  });
+}
+
+function contentTests(subject: Subject, getBed: () => TestBed, create: Create): void {
+  const { shape } = subject;
+  const { sizeBytes } = shape;
+  const history = historyOf(shape);
 
   test('zeroes over less than a unit reach the unit at whose start they lie', async () => {
     await withDisk(getBed(), await create(), async (disk) => {
@@ -224,32 +273,9 @@ function diskTests(subject: Subject, getBed: () => TestBed, wrap: Wrap): void {
       });
     });
   });
-
-  test('requests beyond the end fail with EIO and change nothing; empty ones at the end do not', async () => {
-    await withDisk(getBed(), await create(), async (disk) => {
-      const { backend } = disk;
-      await disk.write(sizeBytes - 1, Buffer.from([7]));
-      const beyond = { errno: 'EIO' };
-      await assert.rejects(backend.read(sizeBytes - 1, Buffer.alloc(2)), beyond);
-      await assert.rejects(backend.write(sizeBytes - 1, Buffer.alloc(2)), beyond);
-      await assert.rejects(backend.writeZeroes(sizeBytes - 1, 2), beyond);
-      await assert.rejects(backend.discard(sizeBytes - 1, 2), beyond);
-      await assert.rejects(backend.read(sizeBytes + 1, Buffer.alloc(0)), beyond);
-      await backend.write(sizeBytes, Buffer.alloc(0));
-      await backend.writeZeroes(sizeBytes, 0);
-      assert.deepEqual([...(await disk.read(sizeBytes - 2, 2))], [0, 7]);
-      assert.equal(disk.lengthBytes, sizeBytes);
-    });
-  });
-
-  if (subject.canGrow) growthTests(subject, getBed, create);
 }
 
-function growthTests(
-  subject: Subject,
-  getBed: () => TestBed,
-  create: (bytes?: number) => Promise<NodeOptions>,
-): void {
+function growthTests(subject: Subject, getBed: () => TestBed, create: Create): void {
   const { sizeBytes, unitBytes } = subject.shape;
   const large: DiskShape = { sizeBytes: 2 * sizeBytes, unitBytes };
 

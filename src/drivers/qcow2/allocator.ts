@@ -69,6 +69,7 @@ export class Allocator {
       return;
     }
     const block = await this.#refcounts.load(index);
+    this.#refcounts.peek(index);
     if (this.#scannedBlocks !== index) return;
     this.#scannedBlocks = index + 1;
     for (let at = first; at < end;) {
@@ -84,14 +85,21 @@ export class Allocator {
 
   /** A contiguous run of 1 to `count` clusters, or what must be awaited first. Errors: no-space, limit. */
   tryAllocate(count: number, what: string): Run | Need {
-    const found = this.#free.find(count);
-    if (found) return this.#allocateFree(found, count, what);
+    for (let found = this.#free.find(count); found; found = this.#free.find(count)) {
+      const run = this.#allocateFree(found, count, what);
+      if (run) return run;
+    }
     const entries = this.#refcounts.blockEntries;
     // Within one refcount block (the next one, when this one is full).
     return this.#allocateAtEnd(Math.min(count, Math.max(1, entries - (this.#end % entries || 1))));
   }
 
-  #allocateFree(extent: { start: number; count: number }, wanted: number, what: string): Run | Need {
+  /** Undefined: a part of the extent was used otherwise; look again. */
+  #allocateFree(
+    extent: { start: number; count: number },
+    wanted: number,
+    what: string,
+  ): Run | Need | undefined {
     const refcounts = this.#refcounts;
     const index = refcounts.blockIndex(extent.start);
     if (!refcounts.inTable(index)) return () => this.#growTable(index + 1);
@@ -102,13 +110,13 @@ export class Allocator {
       this.#free.take(extent.start, 1);
       block = refcounts.add(index, extent.start);
       refcounts.set(block, extent.start, 1);
-      return this.tryAllocate(wanted, what);
+      return undefined;
     }
     let count = 0;
     while (count < wanted && refcounts.count(block, extent.start + count) === 0) count++;
     // The hint was wrong (given out otherwise): forget it.
     this.#free.take(extent.start, Math.max(1, count));
-    if (count === 0) return this.tryAllocate(wanted, what);
+    if (count === 0) return undefined;
     this.#checkFree(extent.start, count, what);
     for (let i = 0; i < count; i++) refcounts.set(block, extent.start + i, 1);
     return { start: extent.start, count, isFresh: false };
@@ -224,7 +232,8 @@ export class Allocator {
     for (let cluster = start; cluster < start + count; cluster++) {
       const index = this.#refcounts.blockIndex(cluster);
       if (this.#refcounts.isAbsent(index)) throw this.#underflow(cluster);
-      const block = this.#refcounts.peek(index) ?? (await this.#refcounts.load(index));
+      while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
+      const block = this.#block(cluster);
       if (this.#refcounts.count(block, cluster) !== 1) continue;
       const last = runs.at(-1);
       if (last && last.start + last.count === cluster) last.count++;
@@ -238,7 +247,9 @@ export class Allocator {
     for (let i = 0; i < count; i++) {
       const index = this.#refcounts.blockIndex(start + i);
       if (this.#refcounts.isAbsent(index)) throw this.#underflow(start + i);
-      this.#releaseOne(this.#refcounts.peek(index) ?? (await this.#refcounts.load(index)), start + i);
+      // Others may have used it, and made it leave memory again, meanwhile.
+      while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
+      this.#releaseOne(this.#block(start + i), start + i);
     }
   }
 

@@ -12,6 +12,8 @@ export class CachedTable {
   isNew: boolean;
   /** Users that hold it across an await: it stays in memory. */
   pins = 0;
+  /** Read for somebody who has not looked at it yet: requests that take turns must not evict each other's for ever. */
+  isAwaited = false;
   /** Write-backs under way: the disk is older than memory. */
   writeBacks = 0;
   lastUse = 0;
@@ -32,7 +34,7 @@ export class CachedTable {
   }
 
   get mayEvict(): boolean {
-    return this.pins === 0 && this.writeBacks === 0 && !this.isDirty;
+    return this.pins === 0 && this.writeBacks === 0 && !this.isAwaited && !this.isDirty;
   }
 
   /** Bytes [from, end) were changed. */
@@ -87,18 +89,23 @@ export class TableCache {
     const table = last?.index === index ? last : this.#tables.get(index);
     if (table) {
       table.lastUse = ++this.#tick;
+      table.isAwaited = false;
       this.#last = table;
     }
     return table;
   }
 
-  /** The table, by `read` unless it is in memory or already being read. */
+  /**
+   * The table, by `read` unless it is in memory or already being read. It stays until the next peek(), which is due
+   * when the promise resolves.
+   */
   async load(index: number, read: () => Promise<CachedTable>): Promise<CachedTable> {
     const cached = this.peek(index);
     if (cached) return cached;
     let loading = this.#loading.get(index);
     if (!loading) {
       loading = read().then((table) => {
+        table.isAwaited = true;
         this.put(table);
         return table;
       });

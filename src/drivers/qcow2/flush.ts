@@ -72,7 +72,7 @@ interface Snapshot {
 const Stage = { begun: 0, refcountTable: 1, links: 2, done: 3 } as const;
 
 /**
- * Writes metadata back in the order that keeps the image whole at every moment (README, "Order of writes"). The
+ * Writes metadata back in the order that keeps the image whole at every moment (docs/CRASH-SAFETY.md). The
  * only code that writes L1, L2 and refcount structures of an open image.
  */
 export class WriteBack {

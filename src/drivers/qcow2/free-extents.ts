@@ -1,7 +1,7 @@
 /** Most stretches remembered; what does not fit is found again by a later scan. */
 const MAX_EXTENTS = 8192;
 
-/** Free host clusters inside the file that are known: a hint, refcounts decide. Sorted, apart or touching. */
+/** Free host clusters inside the file that are known: a hint, refcounts decide. Sorted, never overlapping. */
 export class FreeExtents {
   readonly #starts: number[] = [];
   readonly #counts: number[] = [];
@@ -27,7 +27,23 @@ export class FreeExtents {
     }
   }
 
+  /** What is known already (a scan and a release may find the same) stays once. */
   #addWithin(start: number, count: number): void {
+    const end = start + count;
+    for (let at = start; at < end;) {
+      const index = this.#firstAtOrAfter(at + 1);
+      const known = index > 0 ? (this.#starts[index - 1] ?? 0) + (this.#counts[index - 1] ?? 0) : 0;
+      if (known > at) {
+        at = known;
+        continue;
+      }
+      const until = Math.min(end, this.#starts[index] ?? Infinity);
+      this.#insert(at, until - at);
+      at = until;
+    }
+  }
+
+  #insert(start: number, count: number): void {
     const index = this.#firstAtOrAfter(start);
     const before = index - 1;
     const touchesBefore =

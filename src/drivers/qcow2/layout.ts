@@ -59,8 +59,8 @@ export function clusterKind(table: Buffer, index: number): number {
   const low = table.readUInt32BE(at + 4);
   const hasOffset = ((high & OFFSET_HIGH) | (low & OFFSET_LOW)) !== 0;
   if ((low & ZERO_LOW) !== 0) return hasOffset ? ClusterKind.zeroAllocated : ClusterKind.zeroPlain;
-  // Offset 0 with bit 63 is data at offset 0: only right with an external data file, so corrupt here.
-  return hasOffset || (high & COPIED_HIGH) !== 0 ? ClusterKind.data : ClusterKind.unallocated;
+  // Offset 0 with bit 63 would be data at offset 0 of an external data file; here, as in QEMU, it is nothing.
+  return hasOffset ? ClusterKind.data : ClusterKind.unallocated;
 }
 
 /** Writes an entry that points at `offset` (0: nothing); `low` is or-ed into the lower half. */

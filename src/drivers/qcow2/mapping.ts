@@ -54,6 +54,7 @@ export class Mapper {
       const l1Index = Math.floor(offset / this.#coverageBytes);
       if (!this.#tables.isAbsent(l1Index)) {
         const table = await this.#tables.load(l1Index);
+        this.#tables.peek(l1Index);
         if (!table.wellFormed) return this.#mapChecked(table, offset, lengthBytes, out);
       }
       if (this.tryMap(offset, lengthBytes, out)) return;

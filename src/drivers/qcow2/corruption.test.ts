@@ -1,0 +1,234 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { DriverEvent } from '../../block/driver.js';
+import { Flag } from '../../block/request.js';
+import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
+import { childOf, DiskShelf, type OpenDisk } from '../../testing/recorded-disk.js';
+import { checkQcow2 } from './check.js';
+import { qcow2Driver } from './driver.js';
+import { FieldOffset } from './header.js';
+
+const CLUSTER = 65536;
+const COPIED = 1n << 63n;
+
+type Break = (image: HandmadeQcow2) => void;
+type Request = (disk: OpenDisk) => Promise<unknown>;
+
+const write: Request = (disk) => disk.backend.write(0, Buffer.alloc(512, 0xa5));
+const allocate: Request = (disk) => disk.backend.write(8 * CLUSTER, Buffer.alloc(512, 0xa5));
+const zero: Request = (disk) => disk.backend.writeZeroes(0, CLUSTER, Flag.mayUnmap);
+const discard: Request = (disk) => disk.backend.discard(0, CLUSTER);
+const read: Request = (disk) => disk.read(0, 512);
+const readBeside: Request = (disk) => disk.read(CLUSTER, 512);
+
+function overlap(what: string): string {
+  return `Preventing invalid write on metadata (overlaps with ${what})`;
+}
+
+/** [what is broken, how, which request it stops, with which words]. */
+const CASES: ReadonlyArray<readonly [string, Break, Request, string | RegExp]> = [
+  ['data on the L1 table', (i) => i.entry(0, BigInt(i.l1Offset) | COPIED), write, overlap('active L1 table')],
+  ['data on its L2 table', (i) => i.entry(0, BigInt(i.l2(0)) | COPIED), write, overlap('active L2 table')],
+  [
+    'data on an L2 table, zeroed',
+    (i) => i.entry(0, BigInt(i.l2(0)) | COPIED),
+    zero,
+    overlap('active L2 table'),
+  ],
+  [
+    'data on an L2 table, freed',
+    (i) => i.entry(0, BigInt(i.l2(0)) | COPIED),
+    discard,
+    overlap('active L2 table'),
+  ],
+  [
+    'data on the refcount table',
+    (i) => i.entry(0, BigInt(i.refcountTableOffset) | COPIED),
+    write,
+    overlap('refcount table'),
+  ],
+  [
+    'data on a refcount block',
+    (i) => i.entry(0, BigInt(i.refcountBlockOffset) | COPIED),
+    write,
+    overlap('refcount block'),
+  ],
+  [
+    'a kept cluster on a refcount block',
+    (i) => i.entry(0, BigInt(i.refcountBlockOffset) | COPIED | 1n),
+    write,
+    overlap('refcount block'),
+  ],
+  [
+    'data on a snapshot table',
+    (i) => {
+      i.data(1, 1);
+      const table = i.snapshot();
+      i.entry(0, BigInt(table) | COPIED);
+    },
+    write,
+    overlap('snapshot table'),
+  ],
+  [
+    'an L2 table counted as free',
+    (i) => {
+      i.data(0, 1);
+      i.refcount(i.l2(0), 0);
+    },
+    allocate,
+    overlap('active L2 table'),
+  ],
+  [
+    'a refcount block counted as free',
+    (i) => i.refcount(i.refcountBlockOffset, 0),
+    allocate,
+    overlap('refcount block'),
+  ],
+  [
+    'the header counted as free',
+    (i) => i.refcount(0, 0),
+    allocate,
+    'Preventing invalid allocation of L2 table at offset 0',
+  ],
+  [
+    'an L2 table on the L1 table',
+    (i) => i.u64(i.l1Offset, BigInt(i.l1Offset) | COPIED),
+    write,
+    'L2 table overlaps with active L1 table (L1 index: 0x0)',
+  ],
+  [
+    'one L2 table in two L1 entries',
+    (i) => {
+      i.data(0, 1);
+      i.u64(i.l1Offset + 8, i.bytes.readBigUInt64BE(i.l1Offset));
+    },
+    write,
+    'L2 table overlaps with active L2 table (L1 index: 0x0)',
+  ],
+  [
+    'an L2 table between clusters',
+    (i) => i.u64(i.l1Offset, 0x40200n | COPIED),
+    read,
+    'L2 table offset 0x40200 unaligned (L1 index: 0x0)',
+  ],
+  [
+    'an L2 table behind the end of the file',
+    (i) => i.u64(i.l1Offset, 0x4000_0000n | COPIED),
+    read,
+    'L2 table offset 0x40000000 outside the image (L1 index: 0x0)',
+  ],
+  [
+    'data between clusters',
+    (i) => i.entry(1, 0x40200n | COPIED),
+    readBeside,
+    /^Cluster allocation offset 0x40200 unaligned \(L2 offset: 0x40000, L2 index: 0x1\)$/,
+  ],
+  [
+    'a refcount block between clusters',
+    (i) => i.u64(i.refcountTableOffset, 0x20200n),
+    allocate,
+    'Refblock offset 0x20200 unaligned (reftable index: 0x0)',
+  ],
+  [
+    'a refcount block on the L1 table',
+    (i) => i.u64(i.refcountTableOffset, BigInt(i.l1Offset)),
+    allocate,
+    'Refblock overlaps with active L1 table (reftable index: 0x0)',
+  ],
+];
+
+for (const [what, damage, request, message] of CASES) {
+  test(`${what}: refused, nothing but the corrupt bit changes`, async () => {
+    const image = new HandmadeQcow2({ sizeBytes: 1024 * 1024 * 1024, clusters: 16 });
+    damage(image);
+    const before = Buffer.from(image.bytes);
+    const shelf = new DiskShelf([qcow2Driver]);
+    const file = shelf.put('image', image.bytes);
+    const events: DriverEvent[] = [];
+    shelf.graph.onDriverEvent = (_node, event) => void events.push(event);
+    const disk = await shelf.open('image');
+    await assert.rejects(request(disk), { name: 'BlockError', kind: 'corrupt', message });
+    // Whatever comes next changes nothing either.
+    await assert.rejects(allocate(disk), { name: 'BlockError', kind: 'corrupt' });
+    assert.deepEqual(
+      events.map(({ name, fatal }) => [name, fatal]),
+      [['corrupted', true]],
+    );
+    await disk.backend.flush();
+    assert.equal(disk.instance.info().isCorrupt, true);
+    await disk.close();
+    const after = file.contents();
+    assert.equal(after.readBigUInt64BE(FieldOffset.incompatible), 2n, 'corrupt bit');
+    after.writeBigUInt64BE(0n, FieldOffset.incompatible);
+    assert.ok(after.equals(before), 'the rest of the file');
+    await assert.rejects(shelf.open('image'), {
+      message: 'qcow2: Image is corrupt; cannot be opened read/write',
+    });
+  });
+}
+
+test('bit 63 without an offset is no data: not the header, which a guest would write over', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 16 * CLUSTER });
+  image.data(2, 7);
+  for (const cluster of [0, 1, 3]) image.entry(cluster, COPIED);
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image', image.bytes);
+  const disk = await shelf.open('image');
+  assert.deepEqual(await disk.read(0, 4 * CLUSTER), expectedAround(Buffer.alloc(CLUSTER, 7)));
+  await write(disk);
+  await disk.backend.discard(CLUSTER, CLUSTER);
+  await disk.backend.writeZeroes(3 * CLUSTER, CLUSTER);
+  assert.deepEqual(await disk.read(0, 512), Buffer.alloc(512, 0xa5));
+  await disk.close();
+  assert.deepEqual(file.contents().subarray(0, CLUSTER), image.bytes.subarray(0, CLUSTER), 'header');
+  const { corruptions, leaks } = await checkQcow2(childOf(file));
+  assert.deepEqual({ corruptions, leaks }, { corruptions: 0, leaks: 0 });
+});
+
+/** What four clusters hold when only the third has data. */
+function expectedAround(third: Buffer): Buffer {
+  return Buffer.concat([Buffer.alloc(2 * CLUSTER), third, Buffer.alloc(CLUSTER)]);
+}
+
+test('data that lies on metadata can be read, and an image that is open for reading is not marked', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 16 * CLUSTER });
+  image.entry(0, BigInt(image.l1Offset) | COPIED);
+  image.entry(1, 0x40200n | COPIED);
+  const before = Buffer.from(image.bytes);
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image', image.bytes);
+  const disk = await shelf.open('image', { readOnly: true });
+  assert.deepEqual(await disk.read(0, 512), before.subarray(image.l1Offset, image.l1Offset + 512));
+  await assert.rejects(disk.read(CLUSTER, 1), /unaligned/);
+  await disk.close();
+  assert.ok(file.contents().equals(before), 'the file is as it was');
+});
+
+test('a table that is made while the image is open is not written by guests through a wrong entry either', async () => {
+  // The entry names a free cluster: the next L2 table goes there.
+  const image = new HandmadeQcow2({ sizeBytes: 1024 * 1024 * 1024, clusters: 8 });
+  image.data(0, 1);
+  const free = 6 * CLUSTER;
+  image.entry(1, BigInt(free) | COPIED);
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image', image.bytes);
+  const disk = await shelf.open('image');
+  assert.deepEqual(await disk.read(CLUSTER, 4), Buffer.alloc(4));
+  // One L2 table covers 512 MiB.
+  await disk.backend.write(512 * 1024 * 1024, Buffer.alloc(CLUSTER, 2));
+  await disk.backend.flush();
+  const table = file.contents().subarray(free, free + CLUSTER);
+  assert.notEqual(table.readBigUInt64BE(0), 0n, 'the L2 table is where the wrong entry points');
+  await assert.rejects(disk.backend.write(CLUSTER, Buffer.alloc(512, 0xa5)), {
+    kind: 'corrupt',
+    message: overlap('active L2 table'),
+  });
+  await disk.close();
+  assert.ok(
+    file
+      .contents()
+      .subarray(free, free + CLUSTER)
+      .equals(table),
+    'the L2 table',
+  );
+});
