@@ -50,7 +50,7 @@ export interface MirrorArguments extends CommonArguments {
   targetIsNew: boolean;
   /**
    * Backing file of the target after the pivot: 'leave' as it is (default); 'source-chain' the source's own (for
-   * sync=full none, for sync=none the source itself); 'open' what the target's header names. The latter two are for a target that was
+   * sync=none the source itself); 'open' what the target's header names. The latter two are for a target that was
    * opened with `backing: null`.
    */
   targetBacking?: 'leave' | 'source-chain' | 'open';

@@ -408,14 +408,11 @@ export class MirrorJob implements JobDriver {
 
   /** The backing file that the target gets with the pivot, if it is to get one. */
   async #newBacking(): Promise<Node | undefined> {
-    const { targetBacking, isNone, whole } = this.#plan;
+    const { targetBacking, isNone } = this.#plan;
     const target = this.#target.skipFilters();
     if (targetBacking === 'leave' || target.children.has('backing')) return undefined;
-    if (targetBacking === 'source-chain') {
-      // A full mirror needs nothing below it.
-      if (whole) return undefined;
+    if (targetBacking === 'source-chain')
       return isNone ? this.#source : this.#source.skipFilters().children.get('backing')?.node;
-    }
     const named = target.instance.backing;
     if (!named) return undefined;
     const filename = resolveBacking(target.filename, named.filename);

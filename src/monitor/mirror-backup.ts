@@ -82,7 +82,7 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
       ...replaces,
       target,
       targetIsNew: isNew,
-      targetBacking: isNew ? 'source-chain' : 'open',
+      targetBacking: isNew ? (below ? 'source-chain' : 'leave') : 'open',
       ...given({ unmap: args.unmap }),
     });
   } catch (error) {

@@ -143,6 +143,20 @@ test('bitmap actions in a transaction are taken back one by one', async (t) => {
   }
 });
 
+test('a full drive-mirror copies again no more than the granularity that was asked for', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.execute('drive-mirror', {
+    ...{ device: 'A', 'job-id': 'm', target: bed.path('copy.qcow2'), format: 'qcow2' },
+    ...{ sync: 'full', granularity: 4096 },
+  });
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('job-pause', { id: 'm' });
+  await bed.guest('write -P 0x44 6M 4k');
+  const [job] = (await bed.execute('query-block-jobs')) as [{ len: number; offset: number }];
+  assert.equal(job.len - job.offset, 4096);
+});
+
 test('incremental backup copies only what was written since', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A');
