@@ -6,7 +6,7 @@ import { deferred, type Deferred } from '../base/async.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import type { FileTraits, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, Seek, type Syscalls } from './syscalls.js';
-import type { TurnBudget } from './turn-budget.js';
+import { SyncWrites, type TurnBudget } from './sync-writes.js';
 
 /** Longer reads are never made on the event loop: 4 MiB take about a millisecond from memory. */
 const MAX_SYNC_READ_BYTES = 4 * MiB;
@@ -16,9 +16,6 @@ const MAX_SYNC_COPY_BYTES = 8 * MiB;
 const MAX_COPY_BYTES = 64 * MiB;
 /** A flush above this means a device that makes page cache writes wait while it is flushed. */
 const QUICK_FLUSH_MS = 2;
-/** A synchronous write above this met writeback or dirty throttling: use the pool for a while. */
-const SLOW_WRITE_MS = 4;
-const SLOW_WRITE_PENALTY_MS = 250;
 /** Most bytes of one fs.read or fs.write (Linux stops at 2 GiB less a page). */
 const MAX_CALL_BYTES = 1024 * MiB;
 
@@ -48,7 +45,7 @@ export class RealFile implements HostFile {
   readonly #fd: number;
   readonly #direct: boolean;
   readonly #system: Syscalls;
-  readonly #budget: TurnBudget;
+  readonly #syncWrites: SyncWrites;
   /** RWF_NOWAIT works here; found out by the first read. */
   #noWaitWorks: boolean;
   #closed = false;
@@ -58,7 +55,6 @@ export class RealFile implements HostFile {
   #flushRunning: Promise<void> | undefined;
   #flushNext: Promise<void> | undefined;
   #lastFlushMs = 0;
-  #syncWritesFromMs = 0;
 
   constructor(properties: RealFileProperties, system: Syscalls, budget: TurnBudget) {
     this.#fd = properties.fd;
@@ -67,7 +63,7 @@ export class RealFile implements HostFile {
     this.traits = properties.traits;
     this.#direct = properties.direct;
     this.#system = system;
-    this.#budget = budget;
+    this.#syncWrites = new SyncWrites(budget);
     this.#noWaitWorks = !properties.direct;
   }
 
@@ -113,10 +109,9 @@ export class RealFile implements HostFile {
     if (this.traits.inMemory) return this.#writeNow(position, buffer);
     if (this.#flushRunning || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
     const startMs = performance.now();
-    if (startMs < this.#syncWritesFromMs || !this.#budget.take(length)) return false;
+    if (!this.#syncWrites.mayWrite(startMs)) return false;
     const done = this.#writeNow(position, buffer);
-    const endMs = performance.now();
-    if (endMs - startMs > SLOW_WRITE_MS) this.#syncWritesFromMs = endMs + SLOW_WRITE_PENALTY_MS;
+    this.#syncWrites.wrote(startMs, performance.now());
     return done;
   }
 

@@ -1,10 +1,9 @@
 import fs from 'node:fs';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
-import { MiB } from '../base/limits.js';
 import type { FileTraits, HostFile, HostFiles, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
 import { Syscalls } from './syscalls.js';
-import { TurnBudget } from './turn-budget.js';
+import { TurnBudget } from './sync-writes.js';
 
 /** statfs(2) f_type of file systems that live in memory: tmpfs and ramfs (linux/magic.h). */
 const IN_MEMORY_MAGIC = new Set([0x01021994, 0x858458f6]);
@@ -13,12 +12,12 @@ const DIRECT_ALIGNMENT_BYTES = 4096;
 const PAGE_BYTES = 4096;
 /** Permissions of a new image, less the umask. */
 const NEW_FILE_MODE = 0o644;
-/** Page cache writes per turn of the event loop, all files together: about a millisecond of copying. */
-const SYNC_WRITE_BYTES_PER_TURN = 4 * MiB;
+/** Page cache writes per turn of the event loop, all files together: as long as a job works in one turn. */
+const SYNC_WRITE_MS_PER_TURN = 4;
 
 export class RealFiles implements HostFiles {
   readonly #system: Syscalls;
-  readonly #budget = new TurnBudget(SYNC_WRITE_BYTES_PER_TURN);
+  readonly #budget = new TurnBudget(SYNC_WRITE_MS_PER_TURN);
 
   constructor(system: Syscalls) {
     this.#system = system;
