@@ -12,7 +12,7 @@ import { type BlockStatus, Flag, hasFlag, type Mapping, newMapping } from './req
 
 /** Writes up to this size are put together with their copy-on-write into one buffer and one request. */
 const JOINED_WRITE_BYTES = 2 * MiB;
-/** Most that copyUp reads and writes without a wait. */
+/** Most that copyUp reads and writes without a wait; also less than is worth a copy_file_range in the pool. */
 const COPIED_AT_ONCE_BYTES = 256 * KiB;
 /** Zeroes that a format cannot express are written in pieces of this size. */
 const ZERO_PIECE_BYTES = MiB;
@@ -358,7 +358,6 @@ export class MappedIo {
    * known to read as zeroes below. Clusters are copied whole, those at the ends too.
    */
   async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
-    if (!zeroes && this.#tryCopyUp(offset, lengthBytes)) return;
     const cluster = this.#driver.clusterBytes;
     const from = alignDown(offset, cluster);
     const to = Math.min(alignUp(offset + lengthBytes, cluster), this.#node.lengthBytes);
@@ -380,8 +379,8 @@ export class MappedIo {
     }
   }
 
-  /** A small piece of whole clusters, none of them in this image, whose data is in memory. */
-  #tryCopyUp(offset: number, lengthBytes: number): boolean {
+  /** copyUp() without a wait, of few whole clusters, none of them in this image, whose data is in memory; or false. */
+  tryCopyUp(offset: number, lengthBytes: number): boolean {
     const cluster = this.#driver.clusterBytes;
     const backing = this.#backing();
     if (lengthBytes > COPIED_AT_ONCE_BYTES || offset % cluster !== 0 || lengthBytes % cluster !== 0)
@@ -414,7 +413,7 @@ export class MappedIo {
     const backing = defined(this.#backing(), 'backing file to copy from');
     const length = Math.min(end - at, JOINED_WRITE_BYTES);
     const located: Located =
-      at < backing.lengthBytes
+      at < backing.lengthBytes && length > COPIED_AT_ONCE_BYTES
         ? await backing.node.io.locate(at, Math.min(length, backing.lengthBytes - at))
         : { kind: 'other', lengthBytes: length };
     const plain = located.kind === 'plain' ? located : undefined;

@@ -158,6 +158,11 @@ export class NodeIo {
     await this.#mapped.copyUp(offset, lengthBytes, zeroes);
   }
 
+  /** See MappedIo.tryCopyUp. */
+  tryCopyUp(offset: number, lengthBytes: number): boolean {
+    return this.#mapped?.tryCopyUp(offset, lengthBytes) ?? false;
+  }
+
   /** Where the bytes of [offset, ...) are plain bytes of a host file, for offload; see MappedIo.locate. */
   locate(offset: number, lengthBytes: number): Promise<Located> {
     if (this.#mapped) return this.#mapped.locate(offset, lengthBytes);

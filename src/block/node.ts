@@ -1,14 +1,10 @@
 import { assert, missing } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
-import { MiB } from '../base/limits.js';
+import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
 import type { Edge } from './edge.js';
 import { NodeIo } from './node-io.js';
-import type { BlockStatus } from './request.js';
-
-/** How far statusThroughChain looks at first. */
-const FIRST_LOOK_BYTES = 4 * MiB;
 
 export interface NodeProperties {
   name: string;
@@ -20,14 +16,6 @@ export interface NodeProperties {
   monitorOwned: boolean;
   /** A filter that a job put in: queries of the chain look through it. */
   implicit?: boolean;
-}
-
-/** Status of a stretch as the whole chain below a node makes it. */
-export interface ChainStatus extends BlockStatus {
-  /** 0: this node's own layer decides; 1: its backing file ... Filters do not count. */
-  depth: number;
-  /** The node of that layer. */
-  node: Node;
 }
 
 /** One open image, device or filter in the graph. */
@@ -143,43 +131,13 @@ export class Node {
    * Status of the first stretch at offset through the chain, down to and including `last` (default: the base).
    * Not allocated down to there: allocated false; zero when nothing is below.
    */
-  async statusThroughChain(offset: number, lengthBytes: number, last?: Node): Promise<ChainStatus> {
-    // Layer by layer a long stretch would be looked through in each, only for a short answer: so begin with a short
-    // one, and go on while it is all alike.
-    let piece = FIRST_LOOK_BYTES;
-    const status = await this.#lookThroughChain(offset, Math.min(lengthBytes, piece), last);
-    let goesOn = status.lengthBytes === piece && !status.data;
-    while (goesOn && status.lengthBytes < lengthBytes) {
-      piece = Math.min(4 * piece, lengthBytes - status.lengthBytes);
-      const next = await this.#lookThroughChain(offset + status.lengthBytes, piece, last);
-      const { node, allocated, zero, data } = next;
-      if (node !== status.node || allocated !== status.allocated || zero !== status.zero || data) break;
-      status.lengthBytes += next.lengthBytes;
-      goesOn = next.lengthBytes === piece;
-    }
-    return status;
+  statusThroughChain(offset: number, lengthBytes: number, last?: Node): Promise<ChainStatus> {
+    return statusThroughChain(this, offset, lengthBytes, last);
   }
 
-  async #lookThroughChain(offset: number, lengthBytes: number, last?: Node): Promise<ChainStatus> {
-    let most = lengthBytes;
-    let depth = 0;
-    let at: Node = this.skipFilters();
-    for (;;) {
-      if (offset >= at.lengthBytes)
-        return { lengthBytes: most, allocated: true, zero: true, data: false, depth, node: at };
-      const { io } = at;
-      const status = io.tryStatus(offset, most) ?? (await io.status(offset, most));
-      if (status.allocated) return inLayer(status, depth, at);
-      most = status.lengthBytes;
-      const below = at.backingNode();
-      if (!below || at === last?.skipFilters()) {
-        return { lengthBytes: most, allocated: false, zero: !below, data: false, depth, node: at };
-      }
-      // A shorter backing file: beyond its end this layer reads as zeroes.
-      if (offset < below.lengthBytes) most = Math.min(most, below.lengthBytes - offset);
-      at = below;
-      depth++;
-    }
+  /** The same, maybe of a shorter stretch, where no wait is needed; else undefined. */
+  tryStatusThroughChain(offset: number, lengthBytes: number, last?: Node): ChainStatus | undefined {
+    return tryStatusThroughChain(this, offset, lengthBytes, last);
   }
 
   markDirty(offset: number, lengthBytes: number): void {
@@ -233,11 +191,4 @@ export class Node {
   describe(): string {
     return `node '${this.name}'`;
   }
-}
-
-function inLayer(status: BlockStatus, depth: number, node: Node): ChainStatus {
-  const { lengthBytes, allocated, zero, data, hostOffset } = status;
-  const known: ChainStatus = { lengthBytes, allocated, zero, data, depth, node };
-  if (hostOffset !== undefined) known.hostOffset = hostOffset;
-  return known;
 }

@@ -63,6 +63,7 @@ export class BackupJob implements JobDriver {
     this.#gate = new CopyBeforeWrite({
       due: this.#due,
       copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
+      tryCopy: (offset, lengthBytes) => this.#mover.tryCopy(offset, lengthBytes),
       failed: (error) => {
         this.#failure ??= asError(error);
         job.kick();
@@ -181,7 +182,10 @@ export class BackupJob implements JobDriver {
     );
     const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
     const lengthBytes = Math.max(most, zeroBytes);
-    this.#window.launch(zeroBytes >= most ? 0 : most, () => this.#gate.copy(stretch.offset, lengthBytes));
+    const { offset } = stretch;
+    const rateBytes = zeroBytes >= most ? 0 : most;
+    if (!this.#window.isDoneNow(rateBytes, () => this.#gate.tryCopy(offset, lengthBytes)))
+      this.#window.launch(rateBytes, () => this.#gate.copy(offset, lengthBytes));
     return { offset: stretch.offset, lengthBytes };
   }
 

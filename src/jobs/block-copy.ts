@@ -3,7 +3,8 @@ import { alignDown } from '../base/align.js';
 import { KiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { IoDriver } from '../block/driver.js';
-import type { ChainStatus, Node } from '../block/node.js';
+import type { ChainStatus } from '../block/chain-status.js';
+import type { Node } from '../block/node.js';
 import { FilePayload } from '../block/payload.js';
 import { Flag } from '../block/request.js';
 import { asError, type Job } from './job.js';
@@ -51,6 +52,13 @@ export class CopyWindow {
     if (!this.#job.needsCheckpoint) return;
     await this.#job.checkpoint(() => this.quiet(), wake);
     this.#throwFailure();
+  }
+
+  /** A piece that is done by `attempt`, unless it answers false: then the caller launches it. After room(). */
+  isDoneNow(rateBytes: number, attempt: () => boolean): boolean {
+    if (!attempt()) return false;
+    this.#job.limit.spend(rateBytes);
+    return true;
   }
 
   /** Starts a piece; after room(). `rateBytes`: what it costs of the rate limit. */
@@ -134,6 +142,40 @@ export class Mover {
     }
   }
 
+  /** copy() of a small stretch without a wait; false: nothing that matters was done, and copy() must be used. */
+  tryCopy(offset: number, lengthBytes: number, data?: ChainStatus): boolean {
+    const { source, lowest } = this.#options;
+    const status = data ?? source.node.tryStatusThroughChain(offset, lengthBytes, lowest);
+    if (!status || status.lengthBytes < lengthBytes) return false;
+    if (lowest && !status.allocated) return true;
+    if (status.zero) return this.#isKnownZero(offset, lengthBytes);
+    return this.tryCopyData(offset, lengthBytes);
+  }
+
+  #isKnownZero(offset: number, lengthBytes: number): boolean {
+    const { target, skipKnownZeroes } = this.#options;
+    const status = skipKnownZeroes ? target.node.tryStatusThroughChain(offset, lengthBytes) : undefined;
+    return status !== undefined && status.zero && status.lengthBytes >= lengthBytes;
+  }
+
+  /** copyData() of a small stretch without a wait. */
+  tryCopyData(offset: number, lengthBytes: number): boolean {
+    if (lengthBytes > COPIED_AT_ONCE_BYTES) return false;
+    const { source, target } = this.#options;
+    const whole = this.#takeBuffer();
+    const buffer = whole.subarray(0, lengthBytes);
+    try {
+      if (!source.tryRead(offset, buffer) || !target.tryWrite(offset, buffer, 0)) return false;
+    } catch {
+      // Repeated, it fails again, and is told as it should.
+      return false;
+    } finally {
+      this.#buffers.push(whole);
+    }
+    this.#startWriteback(lengthBytes);
+    return true;
+  }
+
   /** Makes a stretch of the target read as zeroes. */
   async zero(offset: number, lengthBytes: number): Promise<void> {
     const { target, unmap, skipKnownZeroes } = this.#options;
@@ -193,9 +235,13 @@ export class Mover {
     }
   }
 
+  #takeBuffer(): Buffer {
+    return this.#buffers.pop() ?? this.#options.job.buffer(PIECE_BYTES);
+  }
+
   async #readAndWrite(offset: number, lengthBytes: number): Promise<void> {
     const { source, target } = this.#options;
-    const whole = this.#buffers.pop() ?? this.#options.job.buffer(PIECE_BYTES);
+    const whole = this.#takeBuffer();
     const buffer = whole.subarray(0, lengthBytes);
     try {
       await this.#read(() => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)));

@@ -100,9 +100,11 @@ export class CommitJob implements JobDriver {
     }
     const zero = status.zero;
     const length = Math.min(status.lengthBytes, zero ? ZERO_BYTES : this.#window.pieceBytes(4096));
-    this.#window.launch(zero ? 0 : length, () =>
-      zero ? this.#mover.zero(offset, length) : this.#mover.copyData(offset, length),
-    );
+    const rateBytes = zero ? 0 : length;
+    if (zero || !this.#window.isDoneNow(rateBytes, () => this.#mover.tryCopyData(offset, length)))
+      this.#window.launch(rateBytes, () =>
+        zero ? this.#mover.zero(offset, length) : this.#mover.copyData(offset, length),
+      );
     this.#offset += length;
   }
 

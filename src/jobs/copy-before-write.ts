@@ -7,6 +7,8 @@ export interface CopyBeforeWriteOptions {
   /** What is still to be copied; granules are cleared once they are in the target. */
   due: DirtyBitmap;
   readonly copy: (offset: number, lengthBytes: number) => Promise<void>;
+  /** copy() without a wait; false: nothing that matters was done. */
+  readonly tryCopy?: (offset: number, lengthBytes: number) => boolean;
   /** A copy that a guest's write waited for failed: the write goes on, the copy is lost. */
   readonly failed: (error: unknown) => void;
   readonly copied?: (bytes: number) => void;
@@ -41,6 +43,17 @@ export class CopyBeforeWrite implements ChangeGate {
       }
     }
     await forward();
+  }
+
+  /** Copies whole granules, all of them due, without a wait; false: copy() must be used. */
+  tryCopy(offset: number, lengthBytes: number): boolean {
+    const { due, tryCopy, copied } = this.#options;
+    if (this.#given || this.#locks.conflictsExclusive(offset, lengthBytes)) return false;
+    if (due.nextClean(offset, offset + lengthBytes) < offset + lengthBytes) return false;
+    if (!tryCopy?.(offset, lengthBytes)) return false;
+    due.reset(offset, lengthBytes);
+    copied?.(lengthBytes);
+    return true;
   }
 
   /** Copies what is still due of a stretch, whole granules. */

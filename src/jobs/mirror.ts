@@ -7,7 +7,8 @@ import { DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
 import type { DriverDescription } from '../block/driver.js';
 import { resolveBacking } from '../block/filename.js';
 import type { EdgeParent } from '../block/edge.js';
-import { type ChainStatus, Node } from '../block/node.js';
+import type { ChainStatus } from '../block/chain-status.js';
+import { Node } from '../block/node.js';
 import { RangeLock } from '../block/range-lock.js';
 import type { GraphTransaction } from '../block/transaction.js';
 import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
@@ -268,9 +269,18 @@ export class MirrorJob implements JobDriver {
 
   /** Copies a dirty piece in the background; what the guest writes there meanwhile makes it dirty again. */
   #launch(piece: Piece): void {
+    if (this.#window.isDoneNow(piece.rateBytes, () => this.#tryCopy(piece))) return;
     this.#copyingBytes += piece.lengthBytes;
     this.#dirty.reset(piece.offset, piece.lengthBytes);
     this.#window.launch(piece.rateBytes, () => this.#copyTracked(piece));
+  }
+
+  #tryCopy({ offset, lengthBytes, data }: Piece): boolean {
+    if (this.#copying.conflictsExclusive(offset, lengthBytes)) return false;
+    if (!this.#mover.tryCopy(offset, lengthBytes, data)) return false;
+    this.#dirty.reset(offset, lengthBytes);
+    this.#offset += lengthBytes;
+    return true;
   }
 
   async #copyTracked({ offset, lengthBytes, data }: Stretch & { data?: ChainStatus }): Promise<void> {

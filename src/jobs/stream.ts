@@ -96,8 +96,21 @@ export class StreamJob implements JobDriver {
     }
     const zero = status.zero;
     const length = Math.min(status.lengthBytes, zero ? ZERO_BYTES : this.#window.pieceBytes(4096));
-    this.#window.launch(zero ? 0 : length, () => this.#copy(offset, length, zero));
+    const rateBytes = zero ? 0 : length;
+    if (zero || !this.#window.isDoneNow(rateBytes, () => this.#tryCopy(offset, length)))
+      this.#window.launch(rateBytes, () => this.#copy(offset, length, zero));
     this.#offset += length;
+  }
+
+  #tryCopy(offset: number, length: number): boolean {
+    try {
+      if (!this.#node.io.tryCopyUp(offset, length)) return false;
+    } catch {
+      // Repeated, it fails again, and is told as it should.
+      return false;
+    }
+    this.#copied(length);
+    return true;
   }
 
   async #copy(offset: number, length: number, zero: boolean): Promise<void> {
@@ -106,7 +119,12 @@ export class StreamJob implements JobDriver {
     } catch (error) {
       throw this.#job.ioError('read', error);
     }
-    this.#sinceWriteback += zero ? 0 : length;
+    if (!zero) this.#copied(length);
+  }
+
+  /** Starts writeback now and then. */
+  #copied(length: number): void {
+    this.#sinceWriteback += length;
     if (this.#sinceWriteback < WRITEBACK_BYTES) return;
     this.#sinceWriteback = 0;
     startWriteback(this.#node);

@@ -1,0 +1,115 @@
+import { MiB } from '../base/limits.js';
+import type { Node } from './node.js';
+import type { BlockStatus } from './request.js';
+
+/** How far a status through a chain looks at first. */
+const FIRST_LOOK_BYTES = 4 * MiB;
+
+/** Status of a stretch as the whole chain below a node makes it. */
+export interface ChainStatus extends BlockStatus {
+  /** 0: this node's own layer decides; 1: its backing file ... Filters do not count. */
+  depth: number;
+  /** The node of that layer. */
+  node: Node;
+}
+
+/** See Node.statusThroughChain. */
+export async function statusThroughChain(
+  top: Node,
+  offset: number,
+  lengthBytes: number,
+  last: Node | undefined,
+): Promise<ChainStatus> {
+  // Layer by layer a long stretch would be looked through in each, only for a short answer: so begin with a short
+  // one, and go on while it is all alike.
+  let piece = FIRST_LOOK_BYTES;
+  const status = await new Look(top, offset, Math.min(lengthBytes, piece), last).finish();
+  let goesOn = status.lengthBytes === piece && !status.data;
+  while (goesOn && status.lengthBytes < lengthBytes) {
+    piece = Math.min(4 * piece, lengthBytes - status.lengthBytes);
+    const next = await new Look(top, offset + status.lengthBytes, piece, last).finish();
+    const { node, allocated, zero, data } = next;
+    if (node !== status.node || allocated !== status.allocated || zero !== status.zero || data) break;
+    status.lengthBytes += next.lengthBytes;
+    goesOn = next.lengthBytes === piece;
+  }
+  return status;
+}
+
+/** See Node.tryStatusThroughChain. */
+export function tryStatusThroughChain(
+  top: Node,
+  offset: number,
+  lengthBytes: number,
+  last: Node | undefined,
+): ChainStatus | undefined {
+  return new Look(top, offset, Math.min(lengthBytes, FIRST_LOOK_BYTES), last).now();
+}
+
+/** One look down a chain, from layer to layer until one decides. */
+class Look {
+  readonly #offset: number;
+  readonly #end: Node | undefined;
+  #at: Node;
+  #most: number;
+  #depth = 0;
+  #answer: ChainStatus | undefined;
+
+  constructor(top: Node, offset: number, lengthBytes: number, last: Node | undefined) {
+    this.#offset = offset;
+    this.#end = last?.skipFilters();
+    this.#at = top.skipFilters();
+    this.#most = lengthBytes;
+    this.#checkEnd();
+  }
+
+  /** As far as no wait is needed; undefined: not to the end. */
+  now(): ChainStatus | undefined {
+    while (!this.#answer) {
+      const status = this.#at.io.tryStatus(this.#offset, this.#most);
+      if (!status) return undefined;
+      this.#take(status);
+    }
+    return this.#answer;
+  }
+
+  async finish(): Promise<ChainStatus> {
+    for (;;) {
+      const answer = this.now();
+      if (answer) return answer;
+      this.#take(await this.#at.io.status(this.#offset, this.#most));
+    }
+  }
+
+  #take(status: BlockStatus): void {
+    if (status.allocated) {
+      const { lengthBytes, allocated, zero, data, hostOffset } = status;
+      this.#answer = { lengthBytes, allocated, zero, data, depth: this.#depth, node: this.#at };
+      if (hostOffset !== undefined) this.#answer.hostOffset = hostOffset;
+      return;
+    }
+    this.#most = status.lengthBytes;
+    const below = this.#at.backingNode();
+    if (!below || this.#at === this.#end) return this.#decide(false, !below);
+    // A shorter backing file: beyond its end this layer reads as zeroes.
+    if (this.#offset < below.lengthBytes) this.#most = Math.min(this.#most, below.lengthBytes - this.#offset);
+    this.#at = below;
+    this.#depth++;
+    this.#checkEnd();
+  }
+
+  #checkEnd(): void {
+    if (this.#offset >= this.#at.lengthBytes) this.#decide(true, true);
+  }
+
+  #decide(allocated: boolean, zero: boolean): void {
+    this.#answer = {
+      lengthBytes: this.#most,
+      allocated,
+      zero,
+      data: false,
+      depth: this.#depth,
+      node: this.#at,
+    };
+  }
+}
