@@ -21,6 +21,10 @@ export class Server {
     this.#exited = new Promise((resolve) => this.#process.once('exit', () => resolve()));
   }
 
+  get pid(): number {
+    return this.#process.pid ?? 0;
+  }
+
   async untilThere(path: string): Promise<void> {
     for (let waited = 0; !existsSync(path); waited += 10) {
       if (this.#process.exitCode !== null || waited > WAIT_MS) throw new Error(`no ${path}: ${this.#output}`);
