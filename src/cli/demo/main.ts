@@ -64,7 +64,7 @@ async function perform(host: Host, folder: string, once: boolean): Promise<void>
     await verifyDisk(show, disk, guest);
     for (const copy of operations.copies) await verifyCopy(show, bench, folder, guest, copy);
     await close();
-    if (!once) await stay(show, folder, daemon);
+    if (!once && process.stdout.writable) await stay(show, folder, daemon);
     await daemon.quit();
     for (const image of ['a', 'b', 'c', 'd', 'e', 'f', 'backup', 'copy'])
       await checkImage(show, bench, folder, `${image}.qcow2`);
