@@ -1,33 +1,9 @@
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { mkdtempSync, openSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
-import { test, type TestContext } from 'node:test';
-
-const LIVEDISK = ['--import', 'tsx', resolve(import.meta.dirname, 'main.ts')];
-
-/** The project's folder, where tsx is found. */
-const cwd = resolve(import.meta.dirname, '../..');
-
-function scratch(context: TestContext): string {
-  const folder = mkdtempSync(join(tmpdir(), 'livedisk-output-'));
-  context.after(() => rmSync(folder, { recursive: true, force: true }));
-  return folder;
-}
-
-function livedisk(...args: string[]): string {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [...LIVEDISK, ...args], {
-    cwd,
-    encoding: 'utf8',
-  });
-  assert.equal(status, 0, stdout + stderr);
-  return stdout;
-}
-
-function closed(child: ChildProcess): Promise<number | null> {
-  return new Promise((resolve) => child.once('close', resolve));
-}
+import { spawn, spawnSync } from 'node:child_process';
+import { openSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { closed, livedisk, livediskWords, PROJECT as cwd, scratch } from '../testing/program.js';
 
 test('an image is converted whole though nobody reads the progress', async (t) => {
   const folder = scratch(t);
@@ -36,7 +12,7 @@ test('an image is converted whole though nobody reads the progress', async (t) =
   livedisk('io', '-f', 'qcow2', '-c', 'write -P 7 0 64M', source);
   const child = spawn(
     process.execPath,
-    [...LIVEDISK, 'img', 'convert', '-p', '-O', 'qcow2', source, target],
+    livediskWords('img', 'convert', '-p', '-O', 'qcow2', source, target),
     {
       cwd,
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -54,7 +30,7 @@ test(
     const image = join(scratch(t), 'disk.qcow2');
     livedisk('img', 'create', '-q', '-f', 'qcow2', image, '1M');
     const blockdev = `driver=qcow2,node-name=n,file.driver=file,file.filename=${image}`;
-    const child = spawn(process.execPath, [...LIVEDISK, 'run', '-blockdev', blockdev, '-monitor', 'stdio'], {
+    const child = spawn(process.execPath, livediskWords('run', '-blockdev', blockdev, '-monitor', 'stdio'), {
       cwd,
       stdio: 'pipe',
     });
@@ -72,7 +48,7 @@ test(
 test('a full disk under standard output is told', (t) => {
   const image = join(scratch(t), 'disk.qcow2');
   livedisk('img', 'create', '-q', '-f', 'qcow2', image, '1M');
-  const { status, stderr } = spawnSync(process.execPath, [...LIVEDISK, 'img', 'info', image], {
+  const { status, stderr } = spawnSync(process.execPath, livediskWords('img', 'info', image), {
     cwd,
     encoding: 'utf8',
     stdio: ['ignore', openSync('/dev/full', 'w'), 'pipe'],

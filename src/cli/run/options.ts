@@ -28,14 +28,9 @@ export interface RunOptions {
 
 type Take = (value: string, text: string) => void;
 
-/** Machine properties that mean nothing where no processor runs: given in every machine's command line. */
-const WITHOUT_EFFECT: Readonly<Record<string, boolean>> = {
-  '-nodefaults': false,
-  '-no-user-config': false,
-  '-M': true,
-  '-machine': true,
-  '-m': true,
-};
+/** What means nothing where no processor runs, and is given in every machine's command line. */
+const WITHOUT_EFFECT: ReadonlySet<string> = new Set(['-nodefaults', '-no-user-config']);
+const VALUED_WITHOUT_EFFECT = ['-M', '-machine', '-m'];
 
 /** Errors: kind invalid or unsupported, naming the option. */
 export function parseRunOptions(args: readonly string[], kind: 'machine' | 'storage-daemon'): RunOptions {
@@ -52,7 +47,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     const name = given.replace(/^--/, '-');
     if (name === '-h' || name === '-help') options.help = true;
     else if (kind === 'machine' && name === '-S') options.startStopped = true;
-    else if (kind === 'machine' && name in WITHOUT_EFFECT) i += WITHOUT_EFFECT[name] ? 1 : 0;
+    else if (kind === 'machine' && WITHOUT_EFFECT.has(name)) continue;
     else {
       const take = Object.hasOwn(valued, name) ? valued[name] : undefined;
       if (!take) throw unknownOption(given, kind);
@@ -117,6 +112,9 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
   const monitor: Take = (value, text) => {
     const { chardev, mode, pretty } = MONITOR.parse(parseKeyval(value, 'chardev'), '', 'keyval');
     const isControl = (mode ?? (kind === 'machine' ? 'readline' : 'control')) === 'control';
+    if (!isControl && kind === 'storage-daemon') throw new BlockError('invalid', 'Only QMP is supported');
+    if (!isControl && pretty === true)
+      throw new BlockError('invalid', "'pretty' is not compatible with HMP monitors");
     steps.push({ kind: 'monitor', socket: findSocket(chardev), isControl, pretty: pretty ?? false, text });
   };
   if (kind === 'storage-daemon') return { ...common, '-monitor': monitor };
@@ -128,6 +126,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     };
   return {
     ...common,
+    ...Object.fromEntries(VALUED_WITHOUT_EFFECT.map((name): [string, Take] => [name, () => undefined])),
     '-mon': monitor,
     '-monitor': direct(false, false),
     '-qmp': direct(true, false),
