@@ -99,7 +99,7 @@ async function openMonitor(engine: Engine, step: MonitorStep, listeners: HostLis
     if (isControl)
       throw new BlockError('unsupported', 'QMP on standard input is not supported: use a socket');
     const monitor = new HumanMonitor(engine, (text) => void process.stdout.write(text));
-    process.stdin.setEncoding('utf8').on('data', (text: string) => monitor.push(text));
+    process.stdin.on('data', (chunk: Buffer) => monitor.push(chunk));
     return;
   }
   const connected = deferred();
@@ -119,7 +119,7 @@ function serveHuman(engine: Engine, connection: HostSocket): void {
   };
   const monitor = new HumanMonitor(engine, write);
   connection.start({
-    onData: (chunk) => monitor.push(chunk.toString('utf8')),
+    onData: (chunk) => monitor.push(chunk),
     onClose: () => void (isOpen = false),
   });
 }
