@@ -25,3 +25,10 @@ test('a monitor is only made as it was asked for', () => {
     message: '-monitor chardev=c,mode=readline: Only QMP is supported',
   });
 });
+
+test("a storage daemon's options may have their value in the same word", () => {
+  const words = ['--pidfile=a=b', '--blockdev=null-co,node-name=n'];
+  const apart = ['--pidfile', 'a=b', '--blockdev', 'null-co,node-name=n'];
+  assert.deepEqual(parseRunOptions(words, 'storage-daemon'), parseRunOptions(apart, 'storage-daemon'));
+  assert.throws(() => parseRunOptions(words, 'machine'), { message: '--pidfile=a=b: invalid option' });
+});

@@ -51,6 +51,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     help: false,
   };
   const valued = valuedOptions(options, kind);
+  if (kind === 'storage-daemon') args = args.flatMap(splitLongOption);
   for (let i = 0; i < args.length; i++) {
     const given = args[i] ?? '';
     const name = given.replace(/^--/, '-');
@@ -71,6 +72,12 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
   const rest = options.steps.filter((step) => !isMonitor(step) && !isDevice(step));
   options.steps = [...rest, ...options.steps.filter(isDevice), ...options.steps.filter(isMonitor)];
   return options;
+}
+
+/** --NAME=VALUE as two words; a value that follows its option has no such name before its first "=". */
+function splitLongOption(word: string): string[] {
+  const [, name, value] = /^(--[a-z-]+)=(.*)$/s.exec(word) ?? [];
+  return name === undefined || value === undefined ? [word] : [name, value];
 }
 
 function unknownOption(given: string, kind: string): BlockError {
