@@ -97,7 +97,7 @@ const COMMANDS: readonly IoCommand[] = [
     arguments: '[command]',
     summary: 'help for one or all commands',
     words: [0, 1],
-    run: (session, [name]) => help(session, name),
+    run: ({ output }, [name]) => help(output.print, name),
   },
   {
     name: 'info',
@@ -279,8 +279,13 @@ function oneLine(command: IoCommand): string {
   return `${command.name} ${command.arguments}${command.arguments === '' ? '' : ' '}-- ${command.summary}\n`;
 }
 
-function help(session: IoSession, name: string | undefined): boolean {
-  const { print } = session.output;
+/** `help [COMMAND]`, which needs no disk; undefined when the line is another command. */
+export function runHelp(line: string, print: (text: string) => void): boolean | undefined {
+  const [name = '', topic, ...rest] = line.split(' ').filter((word) => word !== '');
+  return findCommand(name)?.name === 'help' && rest.length === 0 ? help(print, topic) : undefined;
+}
+
+function help(print: (text: string) => void, name: string | undefined): boolean {
   if (name === undefined) {
     print(`${COMMANDS.map(oneLine).join('')}\nUse 'help commandname' for extended help.\n`);
     return true;
