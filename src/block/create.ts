@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import { MAX_IMAGE_BYTES } from '../base/limits.js';
-import type { CreateOptions } from './driver.js';
+import type { Host } from '../host/host.js';
+import type { ChildIo, CreateOptions, NodeOptions } from './driver.js';
 import { folderOf, hasProtocol } from './filename.js';
 import type { Opener } from './open.js';
 import { stringOption } from './options.js';
@@ -8,7 +9,7 @@ import { ALL_PERMISSIONS, Permission } from './permissions.js';
 
 /**
  * Makes an image: the protocol's file, then the format in it. Durable on return (file and folder entry). Nothing is
- * left behind when it fails, except that a file that was there is replaced.
+ * left behind when it fails, except that a file that was there is replaced; wrong options replace none.
  */
 export async function createImage(
   opener: Opener,
@@ -22,10 +23,38 @@ export async function createImage(
     throw new BlockError('unsupported', `Format driver '${format}' does not support image creation`);
   if (options.sizeBytes > MAX_IMAGE_BYTES)
     throw new BlockError('limit', 'Image is too big', { path: filename });
+  // It looks at the options, before a file that is there is lost to them.
+  driver.describeCreation?.(options);
   const protocolOptions = drivers.parseFilename(filename);
   const protocol = drivers.get(stringOption(protocolOptions, 'driver') ?? 'file');
-  // A target that exists without us (an NBD export) is formatted as it is.
-  await protocol.createFile?.(graph.host, stringOption(protocolOptions, 'filename') ?? filename, 0);
+  const path = stringOption(protocolOptions, 'filename') ?? filename;
+  const isNew = protocol.createFile !== undefined && (await isAbsent(graph.host, path));
+  try {
+    // A target that exists without us (an NBD export) is formatted as it is.
+    await protocol.createFile?.(graph.host, path, 0);
+    await fill(opener, protocolOptions, async (file) => driver.create?.(file, options, graph.host));
+    if (!hasProtocol(filename)) await graph.host.files.syncDirectory(folderOf(filename) || '.');
+  } catch (error) {
+    if (isNew) await graph.host.files.unlink(path).catch(() => undefined);
+    throw error;
+  }
+}
+
+function isAbsent(host: Host, path: string): Promise<boolean> {
+  return host.files.stat(path).then(
+    (found) => found === undefined,
+    // Making it will tell what is wrong.
+    () => false,
+  );
+}
+
+/** Opens the file for one user that changes all of it. */
+async function fill(
+  opener: Opener,
+  protocolOptions: NodeOptions,
+  write: (file: ChildIo) => Promise<void>,
+): Promise<void> {
+  const { graph } = opener;
   const node = await opener.open(protocolOptions, { readOnly: false });
   const backend = graph.createBackend({
     description: 'an unnamed block device',
@@ -34,9 +63,7 @@ export async function createImage(
   });
   try {
     await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-    const root = backend.root;
-    if (root) await driver.create(root, options, graph.host);
-    if (!hasProtocol(filename)) await graph.host.files.syncDirectory(folderOf(filename) || '.');
+    if (backend.root) await write(backend.root);
   } finally {
     const root = backend.root;
     if (root) await graph.transaction((transaction) => transaction.detach(root));

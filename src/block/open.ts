@@ -59,14 +59,18 @@ export class Opener {
   }
 
   /** Opens a node from options, its children first. On failure nothing of it stays. */
-  async open(options: NodeOptions, context: OpenContext): Promise<Node> {
+  async open(asked: NodeOptions, context: OpenContext): Promise<Node> {
     const depth = (context.depth ?? 0) + 1;
     if (depth > MAX_OPEN_DEPTH + MAX_CHAIN_DEPTH) throw new BlockError('limit', 'Too many nested images');
-    const driver = this.drivers.get(stringOption(options, 'driver') ?? 'raw');
-    this.#checkKeys(driver, options);
-    const readOnly = booleanOption(options, 'read-only') ?? context.readOnly;
+    const driver = this.drivers.get(stringOption(asked, 'driver') ?? 'raw');
+    this.#checkKeys(driver, asked);
+    const readOnly = booleanOption(asked, 'read-only') ?? context.readOnly;
+    const forceShare = booleanOption(asked, 'force-share') ?? context.forceShare ?? false;
+    if (forceShare && !readOnly)
+      throw new BlockError('invalid', 'force-share=on can only be used with read-only images');
+    const options = forceShare ? { ...asked, 'force-share': true } : asked;
     const name = stringOption(options, 'node-name');
-    const inherited: OpenContext = { ...inheritable(context), readOnly, depth };
+    const inherited: OpenContext = { ...inheritable(context), readOnly, forceShare, depth };
     const node = new Node({
       name: name ?? this.graph.generateName(),
       driver,
@@ -103,7 +107,6 @@ export class Opener {
     if (format === undefined) this.onProbed(filename, driver);
     const description = this.drivers.get(driver);
     const protocol = this.drivers.parseFilename(filename);
-    if (context.forceShare === true && protocol['driver'] === 'file') protocol['force-share'] = true;
     if (description.kind === 'protocol') return this.open({ ...protocol, ...extra }, context);
     return this.open({ driver, file: protocol, ...extra }, context);
   }

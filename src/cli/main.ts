@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import { outliveOutput } from './output.js';
 
 /** A subcommand gives the program's exit status. Each is loaded only when it is asked for. */
 interface Subcommand {
@@ -64,11 +65,7 @@ async function main(args: string[]): Promise<number> {
   return subcommand.run(rest);
 }
 
-// A reader that has gone (`livedisk img info x | head -1`) is no failure to report.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-  process.exit(0);
-});
+outliveOutput();
 void main(process.argv.slice(2))
   .catch((error: unknown) => {
     if (!(error instanceof BlockError)) throw error;

@@ -6,7 +6,7 @@ import { createImage } from '../block/create.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
 import { type CopySource, ImageCopy } from './copy.js';
-import { driverOptions, splitOptions } from './create-options.js';
+import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
 import { Progress } from './progress.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
@@ -166,10 +166,15 @@ async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<
     backingFormat,
     options: driverOptions(format, optionTexts),
   });
+  const where = `${output}: error while converting ${format}: `;
+  if (backingFormat !== undefined && backingFile === undefined)
+    throw new ToolFailure(`${where}Backing format cannot be used without backing file`);
+  if (backingFormat !== undefined && !tool.opener.drivers.find(backingFormat))
+    throw new ToolFailure(`${where}${invalidBackingFormat(backingFormat)}`);
   try {
     await createImage(tool.opener, output, format, create);
   } catch (error) {
-    throw explain(error, `${output}: error while converting ${format}: `);
+    throw explain(error, where);
   }
 }
 

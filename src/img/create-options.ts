@@ -9,6 +9,8 @@ export type OptionTexts = ReadonlyMap<string, string>;
 export function splitOptions(texts: readonly string[]): Map<string, string> {
   const split = new Map<string, string>();
   for (const text of texts) {
+    // A comma begins it, or one that is not doubled ends it.
+    if (/^(,|$)|(^|[^,])(,,)*,$/.test(text)) throw new ToolFailure(`Invalid option list: ${text}`);
     for (const part of text.match(/(?:[^,]|,,)+/g) ?? []) {
       const clean = part.replaceAll(',,', ',');
       const equals = clean.indexOf('=');
@@ -58,7 +60,8 @@ export function driverOptions(format: string, texts: OptionTexts): NodeOptions {
 
 function checkRaw(name: string, text: string): void {
   if (name === 'backing_file') throw new ToolFailure("Backing file not supported for file format 'raw'");
-  if (name === 'backing_fmt') throw new ToolFailure("Backing format not supported for file format 'raw'");
+  if (name === 'backing_fmt')
+    throw new ToolFailure("Backing file format not supported for file format 'raw'");
   if (REFUSED_RAW.test(name)) throw new ToolFailure(`raw: option '${name}' is not supported by livedisk`);
   if (name !== 'preallocation') throw new ToolFailure(`Invalid parameter '${name}'`);
   checkPreallocation('raw', text);
@@ -99,6 +102,11 @@ function parseValue(name: string, kind: Kind, text: string): number | boolean | 
   }
 }
 
+/** Why an image cannot say that its backing file is of that format. */
+export function invalidBackingFormat(format: string): string {
+  return `Parameter 'backing-fmt' does not accept value '${format}'`;
+}
+
 /** A size among `-o` options. */
 export function sizeValue(name: string, text: string): number {
   const bytes = parseSize(text);
@@ -119,7 +127,7 @@ export function formattingText(
 ): string {
   const parts: string[] = [];
   const show = (name: string, value = texts.get(name)): void => {
-    if (value !== undefined) parts.push(` ${name}=${value}`);
+    if (value !== undefined) parts.push(` ${name}=${value.replaceAll(',', ',,')}`);
   };
   if (format === 'qcow2') {
     show('cluster_size', String(parseSize(texts.get('cluster_size') ?? '65536')));

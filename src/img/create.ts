@@ -3,7 +3,13 @@ import { given } from '../base/given.js';
 import { createImage } from '../block/create.js';
 import { resolveBacking } from '../block/filename.js';
 import { Arguments, options, sizeOf } from './arguments.js';
-import { driverOptions, formattingText, sizeValue, splitOptions } from './create-options.js';
+import {
+  driverOptions,
+  formattingText,
+  invalidBackingFormat,
+  sizeValue,
+  splitOptions,
+} from './create-options.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
 const SECTOR_BYTES = 512;
@@ -16,8 +22,9 @@ export async function createCommand(tool: Tool, words: readonly string[]): Promi
   if (extra !== undefined) throw new UsageError(`Unexpected argument: ${extra}`);
   const sizeGiven = sizeText === undefined ? undefined : sizeOf(sizeText, 'image size');
   const format = args.value('f') ?? 'raw';
+  const texts = splitOptions(args.values('o'));
   try {
-    const { text, create } = await prepare(tool, args, filename, format, sizeGiven);
+    const { text, create } = await prepare(tool, args, filename, { format, texts, sizeGiven });
     if (!args.has('q')) tool.out.print(text);
     await create();
     return 0;
@@ -28,15 +35,19 @@ export async function createCommand(tool: Tool, words: readonly string[]): Promi
   }
 }
 
+interface NewImage {
+  format: string;
+  texts: Map<string, string>;
+  sizeGiven: number | undefined;
+}
+
 async function prepare(
   tool: Tool,
   args: Arguments,
   filename: string,
-  format: string,
-  sizeGiven: number | undefined,
+  { format, texts, sizeGiven }: NewImage,
 ): Promise<{ text: string; create: () => Promise<void> }> {
   checkFormat(tool, format);
-  const texts = splitOptions(args.values('o'));
   const newOptions = driverOptions(format, texts);
   const sizeOption = texts.get('size');
   if (sizeOption !== undefined && sizeGiven !== undefined)
@@ -86,17 +97,20 @@ async function withBacking(
 ): Promise<number> {
   const backing = texts.get('backing_file');
   const noSize = (): ToolFailure => new ToolFailure('Image creation needs a size parameter');
-  if (backing === undefined || backing === '') {
+  if (backing === '') throw new ToolFailure('Expected backing file name, got empty string');
+  if (backing === undefined) {
     if (sizeBytes === undefined) throw noSize();
     return sizeBytes;
   }
   if (backing === filename)
     throw new ToolFailure('Error: Trying to create an image with the same filename as the backing file');
+  const format = texts.get('backing_fmt');
   if (unsafe) {
     if (sizeBytes === undefined) throw noSize();
+    if (format === undefined) throw new ToolFailure('Backing file specified without backing format');
+    if (!tool.opener.drivers.find(format)) throw new ToolFailure(invalidBackingFormat(format));
     return sizeBytes;
   }
-  const format = texts.get('backing_fmt');
   const name = resolveBacking(filename, backing);
   const length = await backingLength(tool, name, format);
   if (format === undefined) {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
@@ -125,5 +125,58 @@ test('what livedisk does not have is refused by name', () =>
       const answer = await img(...args);
       assert.equal(answer.code, 1, args.join(' '));
       assert.match(answer.stderr, message);
+    }
+  }));
+
+test('an image that cannot be made leaves no file, and none that was there is lost to wrong options', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'new.qcow2');
+    const wrong = ['cluster_size=3000', 'refcount_bits=3', 'compat=0.10,refcount_bits=8', 'extended_l2=on'];
+    for (const options of wrong) {
+      assert.equal((await img('create', '-f', 'qcow2', '-o', options, path, '1M')).code, 1, options);
+      assert.ok(!existsSync(path), options);
+    }
+    writeFileSync(path, 'what was there');
+    for (const options of wrong) {
+      assert.equal((await img('create', '-f', 'qcow2', '-o', options, path, '1M')).code, 1, options);
+      assert.equal(readFileSync(path, 'latin1'), 'what was there', options);
+    }
+    const long = join(folder, 'long.qcow2');
+    const name = 'x'.repeat(700);
+    const backing = ['-u', '-b', name, '-F', 'raw'];
+    const answer = await img('create', '-f', 'qcow2', '-o', 'cluster_size=512', ...backing, long, '1M');
+    assert.equal(answer.code, 1);
+    assert.ok(!existsSync(long));
+  }));
+
+test('what says nothing, or nothing that can be kept, is refused in the words of qemu-img', () =>
+  withFolder(async (folder) => {
+    const [source, path] = [join(folder, 'source.raw'), join(folder, 'new.qcow2')];
+    writeFileSync(source, Buffer.alloc(512));
+    const create = ['create', '-f', 'qcow2'];
+    const empty = 'Expected backing file name, got empty string';
+    const format = "Parameter 'backing-fmt' does not accept value 'bogus'";
+    const alone = 'Backing format cannot be used without backing file';
+    const converting = `${path}: error while converting qcow2: `;
+    const cases: Array<readonly [string, string[]]> = [
+      ['Invalid option list: ,', [...create, '-o', ',', path, '1M']],
+      ['Invalid option list: ', [...create, '-o', '', path, '1M']],
+      ['Invalid option list: compat=v3,', [...create, '-o', 'compat=v3,', path, '1M']],
+      ['Invalid option list: ', ['convert', '-O', 'qcow2', '-o', '', source, path]],
+      [`${path}: ${empty}`, [...create, '-b', '', path, '1M']],
+      [`${path}: Backing file specified without backing format`, [...create, '-u', '-b', 'x', path, '1M']],
+      [`${path}: ${format}`, [...create, '-u', '-b', 'x', '-F', 'bogus', path, '1M']],
+      [`${converting}${format}`, ['convert', '-O', 'qcow2', '-B', source, '-F', 'bogus', source, path]],
+      [`${converting}${alone}`, ['convert', '-O', 'qcow2', '-F', 'raw', source, path]],
+      [
+        `${path}: Backing file format not supported for file format 'raw'`,
+        ['create', '-F', 'raw', path, '1M'],
+      ],
+    ];
+    for (const [message, args] of cases) {
+      const { code, stderr } = await img(...args);
+      assert.equal(stderr.replace(/^WARNING(.*\n){3}/, ''), `qemu-img: ${message}\n`, args.join(' '));
+      assert.equal(code, 1);
+      assert.ok(!existsSync(path), args.join(' '));
     }
   }));

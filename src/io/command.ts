@@ -1,5 +1,6 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
+import { Permission } from '../block/permissions.js';
 import { breakCommand, removeBreakCommand, resumeCommand, waitBreakCommand } from './breakpoints.js';
 import {
   allocCommand,
@@ -28,7 +29,8 @@ interface IoCommand {
   summary: string;
   /** Words after the name: at least, and at most (Infinity: any number). */
   words: readonly [number, number];
-  writes?: boolean;
+  /** What it needs beyond reading. */
+  needs?: number;
   run(session: IoSession, words: readonly string[]): Promise<boolean> | boolean;
 }
 
@@ -55,7 +57,7 @@ const COMMANDS: readonly IoCommand[] = [
     arguments: '[-Cfiquz] [-P pattern] off len [len..]',
     summary: 'asynchronously writes a number of bytes',
     words: [2, Infinity],
-    writes: true,
+    needs: Permission.write,
     run: aioWriteCommand,
   },
   {
@@ -78,7 +80,7 @@ const COMMANDS: readonly IoCommand[] = [
     arguments: '[-Cq] off len',
     summary: 'discards a number of bytes at a specified offset',
     words: [2, Infinity],
-    writes: true,
+    needs: Permission.write,
     run: discardCommand,
   },
   {
@@ -95,7 +97,7 @@ const COMMANDS: readonly IoCommand[] = [
     arguments: '[command]',
     summary: 'help for one or all commands',
     words: [0, 1],
-    run: (session, [name]) => help(session, name),
+    run: ({ output }, [name]) => help(output.print, name),
   },
   {
     name: 'info',
@@ -170,7 +172,7 @@ const COMMANDS: readonly IoCommand[] = [
     arguments: 'off',
     summary: 'truncates the current file at the given offset',
     words: [1, 3],
-    writes: true,
+    needs: Permission.write + Permission.resize,
     run: truncateCommand,
   },
   {
@@ -186,7 +188,7 @@ const COMMANDS: readonly IoCommand[] = [
     arguments: '[-Cfnquz] [-P pattern | -s source_file] off len',
     summary: 'writes a number of bytes at a specified offset',
     words: [2, Infinity],
-    writes: true,
+    needs: Permission.write,
     run: writeCommand,
   },
   {
@@ -194,7 +196,7 @@ const COMMANDS: readonly IoCommand[] = [
     arguments: '[-Cfq] [-P pattern] off len [len..]',
     summary: 'writes a number of bytes at a specified offset',
     words: [2, Infinity],
-    writes: true,
+    needs: Permission.write,
     run: writevCommand,
   },
 ];
@@ -232,7 +234,7 @@ export async function runInSession(session: IoSession, line: string): Promise<bo
     output.error(`bad argument count ${words.length} to ${name}, expected ${countText(least, most)}\n`);
     return false;
   }
-  if (command.writes && !session.backend.isWritable) {
+  if (command.needs !== undefined && !session.backend.isWritable) {
     output.error('qemu-io: Block node is read-only\n');
     return false;
   }
@@ -241,6 +243,12 @@ export async function runInSession(session: IoSession, line: string): Promise<bo
   } catch (error) {
     return tellFailure(session, command, error);
   }
+}
+
+/** What a backend for one command must be allowed. */
+export function permissionsFor(line: string): number {
+  const [name = ''] = line.split(' ').filter((word) => word !== '');
+  return Permission.consistentRead + (findCommand(name)?.needs ?? 0);
 }
 
 function findCommand(name: string): IoCommand | undefined {
@@ -271,8 +279,13 @@ function oneLine(command: IoCommand): string {
   return `${command.name} ${command.arguments}${command.arguments === '' ? '' : ' '}-- ${command.summary}\n`;
 }
 
-function help(session: IoSession, name: string | undefined): boolean {
-  const { print } = session.output;
+/** `help [COMMAND]`, which needs no disk; undefined when the line is another command. */
+export function runHelp(line: string, print: (text: string) => void): boolean | undefined {
+  const [name = '', topic, ...rest] = line.split(' ').filter((word) => word !== '');
+  return findCommand(name)?.name === 'help' && rest.length === 0 ? help(print, topic) : undefined;
+}
+
+function help(print: (text: string) => void, name: string | undefined): boolean {
   if (name === undefined) {
     print(`${COMMANDS.map(oneLine).join('')}\nUse 'help commandname' for extended help.\n`);
     return true;

@@ -7,7 +7,7 @@ import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import { DriverRegistry } from '../block/registry.js';
 import type { Host } from '../host/host.js';
 import { cacheOptions } from './cache.js';
-import { runInSession } from './command.js';
+import { runHelp, runInSession } from './command.js';
 import { getopt, type OptionSpec } from './getopt.js';
 import { openNamed } from './open-image.js';
 import { type IoOutput, IoSession } from './session.js';
@@ -119,7 +119,7 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
   }
   checkAio(given.get('aio') ?? 'threads');
   const commands = options.filter(({ name }) => name === 'cmd').map(({ value }) => value);
-  if (filename === undefined) throw new Refusal('name an image on the command line');
+  if (filename === undefined) return helpOnly(commands, out);
   return {
     filename,
     commands,
@@ -129,6 +129,14 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
     cache: given.get('cache') ?? (given.has('nocache') ? 'none' : 'writeback'),
     discard: parseDiscard(given.get('discard') ?? 'unmap'),
   };
+}
+
+/** What can be told without an image; the exit status. */
+function helpOnly(commands: readonly string[], out: IoOutput): number {
+  const results = commands.map((command) => runHelp(command, out.print));
+  if (results.length === 0 || results.includes(undefined))
+    throw new Refusal('name an image on the command line');
+  return results.includes(false) ? 1 : 0;
 }
 
 function checkAio(mode: string): void {

@@ -2,30 +2,26 @@ import { BlockError } from '../base/error.js';
 import type { Node } from '../block/node.js';
 import type { GuestDevice } from '../guest/device.js';
 import type { Engine } from './engine.js';
+import type { HmpArguments } from './hmp-arguments.js';
 
 /** `info block [-n] [-v] [DEVICE]`. */
-export function infoBlock(engine: Engine, words: string[]): string {
-  const flags = words.filter((word) => word.startsWith('-')).join('');
-  const wanted = words.find((word) => !word.startsWith('-'));
-  if (flags.includes('v'))
+export function infoBlock(engine: Engine, { flags, operands }: HmpArguments): string {
+  const [wanted] = operands;
+  if (flags.has('v'))
     throw new BlockError('unsupported', 'info block: -v is not supported; query-block has all details');
-  const out: string[] = [];
-  if (!flags.includes('n') && wanted === undefined) {
-    for (const device of engine.devices.values())
-      out.push(describe(device.backend.node.skipImplicitFilters(), device));
-  } else {
-    for (const node of [...engine.graph.nodes.values()].reverse())
-      if (wanted === undefined || node.name === wanted) out.push(describe(node, deviceOf(engine, node)));
-    if (out.length === 0) return `Device '${wanted ?? ''}' not found\n`;
-  }
-  return out.join('\n');
+  if (!flags.has('n') && wanted === undefined)
+    return [...engine.devices.values()]
+      .map((device) => describe(device.backend.node.skipImplicitFilters(), device))
+      .join('\n');
+  const nodes = [...engine.graph.nodes.values()].reverse();
+  const shown = nodes.filter((node) => wanted === undefined || node.name === wanted);
+  if (shown.length === 0) return `Device '${wanted ?? ''}' not found\n`;
+  // A node that is asked for by name comes after the disks, of which there are none then.
+  const before = wanted === undefined ? '' : '\n';
+  return before + shown.map((node) => describe(node)).join('\n');
 }
 
-function deviceOf(engine: Engine, node: Node): GuestDevice | undefined {
-  return [...engine.devices.values()].find(({ backend }) => backend.node.skipImplicitFilters() === node);
-}
-
-function describe(node: Node, device: GuestDevice | undefined): string {
+function describe(node: Node, device?: GuestDevice): string {
   const lines = [`${node.name}: ${node.filename} (${node.driver.name}${node.readOnly ? ', read-only' : ''})`];
   if (device) {
     lines.push(field('Attached to', device.qdevPath));

@@ -1,54 +1,111 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
-import { Permission } from '../block/permissions.js';
 import type { GuestDevice } from '../guest/device.js';
-import { runIoCommand } from '../io/command.js';
+import { permissionsFor, runIoCommand } from '../io/command.js';
 import { VERSION } from '../qmp/session.js';
 import { withBackend } from './blockdev.js';
 import type { Engine } from './engine.js';
 import { findNode } from './find-node.js';
+import {
+  type HmpArguments,
+  HmpSyntaxError,
+  type HmpSyntax,
+  parseArguments,
+  splitWords,
+} from './hmp-arguments.js';
 import { infoBlock, infoBlockJobs } from './hmp-info.js';
 import { cont, quit, stop } from './run-state.js';
 
 export function registerHmp(engine: Engine): void {
-  engine.command('human-monitor-command', ({ 'command-line': line }) => runHmp(engine, line));
+  engine.command('human-monitor-command', async ({ 'command-line': line }) =>
+    (await runHmp(engine, line)).replaceAll('\n', '\r\n'),
+  );
 }
 
 interface HmpCommand {
   name: string;
+  alias?: string;
   parameters: string;
   help: string;
-  run(engine: Engine, words: string[]): Promise<string> | string;
+  syntax: HmpSyntax;
+  run(engine: Engine, given: HmpArguments): Promise<string> | string;
 }
 
 const COMMANDS: readonly HmpCommand[] = [
-  { name: 'cont', parameters: '', help: 'resume emulation', run: (engine) => silent(cont(engine)) },
-  { name: 'help', parameters: '[cmd]', help: 'show the help', run: (_engine, words) => help(words[0]) },
+  {
+    name: 'cont',
+    alias: 'c',
+    parameters: '',
+    help: 'resume emulation',
+    syntax: {},
+    run: (engine) => silent(cont(engine)),
+  },
+  {
+    name: 'help',
+    alias: '?',
+    parameters: '[cmd]',
+    help: 'show the help',
+    syntax: { operands: ['optional', 'optional'] },
+    run: (_engine, { operands }) => help(operands),
+  },
   {
     name: 'info',
     parameters: '[subcommand]',
     help: 'show various information about the system state',
-    run: info,
+    syntax: {},
+    run: () => INFO.map((item) => `info ${item.name} -- ${item.help}\n`).join(''),
   },
   {
     name: 'qemu-io',
     parameters: '[-d] [device] "[command]"',
-    help: 'run a qemu-io command on a block device',
+    help: 'run a qemu-io command on a block device\n\t\t\t-d: [device] is a device ID rather than a drive ID or node name',
+    syntax: {
+      flags: 'd',
+      operands: [{ missing: 'block device name expected' }, { missing: 'string expected' }],
+    },
     run: qemuIo,
   },
-  { name: 'quit', parameters: '', help: 'quit the emulator', run: (engine) => silent(quit(engine)) },
-  { name: 'stop', parameters: '', help: 'stop emulation', run: (engine) => silent(stop(engine)) },
+  {
+    name: 'quit',
+    alias: 'q',
+    parameters: '',
+    help: 'quit the emulator',
+    syntax: {},
+    run: (engine) => silent(quit(engine)),
+  },
+  {
+    name: 'stop',
+    alias: 's',
+    parameters: '',
+    help: 'stop emulation',
+    syntax: {},
+    run: (engine) => silent(stop(engine)),
+  },
 ];
 
-const INFO: ReadonlyArray<{
-  name: string;
-  help: string;
-  run(engine: Engine, words: string[]): string;
-}> = [
-  { name: 'block', help: 'show info of one block device or all block devices', run: infoBlock },
-  { name: 'block-jobs', help: 'show progress of ongoing block device operations', run: infoBlockJobs },
-  { name: 'status', help: 'show the current VM status (running|paused)', run: infoStatus },
-  { name: 'version', help: 'show the version of QEMU', run: infoVersion },
+const INFO: readonly HmpCommand[] = [
+  {
+    name: 'block',
+    parameters: '[-n] [-v] [device]',
+    help: 'show info of one block device or all block devices',
+    syntax: { flags: 'nv', operands: ['optional'] },
+    run: infoBlock,
+  },
+  {
+    name: 'block-jobs',
+    parameters: '',
+    help: 'show progress of ongoing block device operations',
+    syntax: {},
+    run: infoBlockJobs,
+  },
+  {
+    name: 'status',
+    parameters: '',
+    help: 'show the current VM status (running|paused)',
+    syntax: {},
+    run: infoStatus,
+  },
+  { name: 'version', parameters: '', help: 'show the version of QEMU', syntax: {}, run: infoVersion },
 ];
 
 async function silent(work: Promise<void>): Promise<string> {
@@ -59,50 +116,39 @@ async function silent(work: Promise<void>): Promise<string> {
 /** One line of the human monitor; the answer is what it prints. Errors of the command are part of that. */
 export async function runHmp(engine: Engine, line: string): Promise<string> {
   try {
-    const [name, ...words] = splitWords(line);
-    if (name === undefined) return '';
-    const command = COMMANDS.find((candidate) => candidate.name === name || aliasOf(name) === candidate.name);
-    if (!command) throw new UnknownCommand(name);
-    return await command.run(engine, words);
+    const words = splitWords(line);
+    if (words.length === 0) return '';
+    const { command, path, rest } = findCommand(words);
+    const name = command.alias === undefined ? command.name : `${command.name}|${command.alias}`;
+    return await command.run(engine, parseArguments(rest, command.syntax, { name, path }));
   } catch (error) {
-    if (error instanceof UnknownCommand) return `${error.message}\n`;
+    if (error instanceof HmpSyntaxError) return `${error.message}\n`;
     if (error instanceof BlockError) return `Error: ${error.message}\n`;
     throw error;
   }
 }
 
-class UnknownCommand extends Error {
-  constructor(name: string) {
-    super(`unknown command: '${name}'`);
-  }
+/** Errors: HmpSyntaxError. */
+function findCommand([first = '', second, ...rest]: readonly string[]): {
+  command: HmpCommand;
+  path: string;
+  rest: readonly string[];
+} {
+  const [list, name, path] =
+    first === 'info' && second !== undefined ? [INFO, second, `info ${second}`] : [COMMANDS, first, first];
+  const command = list.find((candidate) => candidate.name === name || candidate.alias === name);
+  if (!command) throw new HmpSyntaxError(`unknown command: '${path}'`);
+  if (list === INFO || second === undefined) return { command, path, rest };
+  return { command, path: command.name, rest: [second, ...rest] };
 }
 
-function aliasOf(name: string): string {
-  return { c: 'cont', q: 'quit', s: 'stop', '?': 'help' }[name] ?? name;
+function help(words: readonly string[]): string {
+  if (words.length === 0) return COMMANDS.map((command) => helpLine(command)).join('');
+  return helpLine(findCommand(words).command);
 }
 
-/** Words apart, "quoted ones" whole with \" and \\ inside. */
-function splitWords(line: string): string[] {
-  const words: string[] = [];
-  for (const [, quoted, plain] of line.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)) {
-    words.push(plain ?? (quoted ?? '').replace(/\\(.)/g, '$1'));
-  }
-  return words;
-}
-
-function help(name: string | undefined): string {
-  const wanted = COMMANDS.filter((command) => name === undefined || command.name === name);
-  const lines = wanted.map(
-    (command) => `${[command.name, command.parameters].join(' ').trim()} -- ${command.help}\n`,
-  );
-  return lines.join('');
-}
-
-function info(engine: Engine, [name, ...words]: string[]): string {
-  const found = INFO.find((candidate) => candidate.name === name);
-  if (found) return found.run(engine, words);
-  if (name !== undefined) throw new UnknownCommand(`info ${name}`);
-  return INFO.map((item) => `info ${item.name} -- ${item.help}\n`).join('');
+function helpLine({ name, alias, parameters, help }: HmpCommand): string {
+  return `${name}${alias === undefined ? '' : `|${alias}`} ${parameters} -- ${help}\n`;
 }
 
 function infoStatus({ runState }: Engine): string {
@@ -117,17 +163,22 @@ function infoVersion(): string {
 }
 
 /** Prints on the program's standard output, as QEMU does, not into the answer. */
-async function qemuIo(engine: Engine, words: string[]): Promise<string> {
-  const byDevice = words[0] === '-d';
-  const [name, command, ...rest] = byDevice ? words.slice(1) : words;
-  if (name === undefined || command === undefined || rest.length > 0)
-    throw new BlockError('invalid', 'qemu-io: device and command expected: qemu-io [-d] DEVICE "COMMAND"');
+async function qemuIo(engine: Engine, { flags, operands }: HmpArguments): Promise<string> {
+  const [name = '', command = ''] = operands;
   const print = (text: string): void => engine.print(text.replace(/\n$/, ''));
-  const run = async (backend: BlockBackend): Promise<void> =>
-    void (await runIoCommand(backend, command, print, { host: engine.host }));
-  if (byDevice) await run(findByPath(engine, name).backend);
-  else await onNode(engine, name, run);
-  return '';
+  const run = async (backend: BlockBackend): Promise<string> => {
+    await runIoCommand(backend, command, print, { host: engine.host });
+    return '';
+  };
+  if (flags.has('d')) return run(findByPath(engine, name).backend);
+  const node = findNode(engine.graph, undefined, name);
+  try {
+    return await withBackend(engine.graph, node, permissionsFor(command), run);
+  } catch (error) {
+    // What the command may not do is told as the rest of its output is.
+    if (error instanceof BlockError) return `${error.message}\n`;
+    throw error;
+  }
 }
 
 /** virtio0, virtio0/virtio-backend or the whole path. */
@@ -136,14 +187,4 @@ function findByPath(engine: Engine, path: string): GuestDevice {
   const device = engine.devices.get(id);
   if (!device) throw new BlockError('device-not-found', `Device '${path}' not found`);
   return device;
-}
-
-async function onNode(
-  engine: Engine,
-  name: string,
-  run: (backend: BlockBackend) => Promise<void>,
-): Promise<void> {
-  const node = findNode(engine.graph, undefined, name);
-  const perm = Permission.consistentRead + (node.readOnly ? 0 : Permission.write);
-  await withBackend(engine.graph, node, perm, run);
 }

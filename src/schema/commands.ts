@@ -17,6 +17,7 @@ import {
   str,
   struct,
   type Type,
+  uint32,
   union,
 } from './types.js';
 
@@ -71,7 +72,7 @@ const MIRROR_COMMON = {
   target: required(str),
   replaces: optional(str),
   sync: required(SYNC),
-  granularity: optional(int),
+  granularity: optional(uint32),
   'buf-size': optional(int),
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
@@ -143,7 +144,7 @@ export const NbdServerStart = struct('nbd-server-start-arg', {
   addr: required(SocketAddressLegacy),
   'tls-creds': later(str),
   'tls-authz': later(str),
-  'max-connections': optional(int),
+  'max-connections': optional(uint32),
 });
 export const NbdServerAdd = struct('NbdServerAddOptions', {
   name: optional(str),
@@ -170,7 +171,7 @@ export const HumanMonitorCommand = struct('human-monitor-command-arg', {
 export const BitmapAdd = struct('BlockDirtyBitmapAdd', {
   node: required(str),
   name: required(str),
-  granularity: optional(int),
+  granularity: optional(uint32),
   persistent: later(bool),
   disabled: optional(bool),
 });

@@ -24,6 +24,7 @@ import {
   size,
   str,
   struct,
+  uint32,
   type Type,
   union,
 } from './types.js';
@@ -264,4 +265,14 @@ test('every node that is described can be created by its description', () => {
     file: 'n',
     size: 512,
   });
+});
+
+test('a number of 32 bits is refused in the words of QEMU when it is none', () => {
+  assert.equal(uint32.parse(0, 'n', 'qmp'), 0);
+  assert.equal(uint32.parse(2 ** 32 - 1, 'n', 'qmp'), 2 ** 32 - 1);
+  assert.equal(uint32.parse('0x10', 'n', 'keyval'), 16);
+  for (const value of [-1, 2 ** 32, 2n ** 60n, 2n ** 64n - 1n])
+    assert.throws(() => uint32.parse(value, 'n', 'qmp'), { message: "Parameter 'n' expects uint32_t" });
+  for (const value of ['1', null, new Number(1.5) as number, 2n ** 64n])
+    assert.throws(() => uint32.parse(value, 'n', 'qmp'), { message: "Parameter 'n' expects uint64" });
 });

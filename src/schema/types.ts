@@ -100,6 +100,7 @@ export const bool: Type<boolean> = builtin('bool', 'boolean', (value, path, mode
   return value;
 });
 
+const MAX_UINT32 = 2 ** 32 - 1;
 const MAX_INT64 = 2n ** 63n - 1n;
 const MIN_INT64 = -(2n ** 63n);
 
@@ -115,6 +116,15 @@ export const int: Type<number> = builtin('int', 'int', (value, path, mode) => {
   }
   if (typeof number !== 'number' || !Number.isSafeInteger(number)) throw wrongType(path, 'integer');
   return number;
+});
+
+/** An int that QEMU keeps in 32 bits without a sign. */
+export const uint32: Type<number> = builtin('uint32', 'int', (value, path, mode) => {
+  const number = mode === 'keyval' ? parseInteger(scalar(value, path), path) : value;
+  const isInteger = typeof number === 'bigint' ? number <= MAX_UINT64 : Number.isSafeInteger(number);
+  if (!isInteger) throw invalid(`Parameter '${path}' expects uint64`);
+  if (typeof number === 'number' && number >= 0 && number <= MAX_UINT32) return number;
+  throw invalid(`Parameter '${path}' expects uint32_t`);
 });
 
 /** As strtoll(3) with base 0: decimal, 0x or 0 for octal, white space before it. */

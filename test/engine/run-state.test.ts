@@ -125,12 +125,60 @@ test('the human monitor tells of disks and jobs', async (t) => {
     bed.execute('human-monitor-command', { 'command-line': line });
   assert.equal(
     await human('info block'),
-    `B: ${bed.path('B.qcow2')} (qcow2)\n` +
-      '    Attached to:      /machine/peripheral/virtio0/virtio-backend\n' +
-      '    Cache mode:       writeback\n' +
-      `    Backing file:     ${bed.path('A.qcow2')} (chain depth: 1)\n`,
+    `B: ${bed.path('B.qcow2')} (qcow2)\r\n` +
+      '    Attached to:      /machine/peripheral/virtio0/virtio-backend\r\n' +
+      '    Cache mode:       writeback\r\n' +
+      `    Backing file:     ${bed.path('A.qcow2')} (chain depth: 1)\r\n`,
   );
-  assert.equal(await human('info block-jobs'), 'No active jobs\n');
-  assert.equal(await human('info status'), 'VM status: running\n');
-  assert.equal(await human('frobnicate'), "unknown command: 'frobnicate'\n");
+  assert.equal(
+    await human('info block A'),
+    `\r\nA: ${bed.path('A.qcow2')} (qcow2, read-only)\r\n    Cache mode:       writeback\r\n`,
+  );
+  assert.equal(await human('info block-jobs'), 'No active jobs\r\n');
+  assert.equal(await human('info status'), 'VM status: running\r\n');
+  assert.equal(await human('frobnicate'), "unknown command: 'frobnicate'\r\n");
+});
+
+test('the human monitor runs nothing that it does not understand whole', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const human = (line: string): Promise<unknown> =>
+    bed.execute('human-monitor-command', { 'command-line': line });
+  for (const [line, what, name, path] of [
+    ['stop now', 'extraneous characters at the end of line', 'stop|s', 'stop'],
+    ['info status x', 'extraneous characters at the end of line', 'status', 'info status'],
+    ['info block A B', 'extraneous characters at the end of line', 'block', 'info block'],
+    ['info block -x', 'unsupported option -x', 'block', 'info block'],
+    ['qemu-io -x B length', 'unsupported option -x', 'qemu-io', 'qemu-io'],
+    ['qemu-io', 'block device name expected', 'qemu-io', 'qemu-io'],
+    ['qemu-io B', 'string expected', 'qemu-io', 'qemu-io'],
+    ['qemu-io B length more', 'extraneous characters at the end of line', 'qemu-io', 'qemu-io'],
+  ])
+    assert.equal(
+      await human(line ?? ''),
+      `${name}: ${what}\r\nTry "help ${path}" for more information\r\n`,
+      line,
+    );
+  assert.equal(await human('qemu-io B "length'), 'unterminated string\r\n');
+  assert.equal(await human('qemu-io B "\\x"'), "unsupported escape code: '\\x'\r\n");
+  assert.equal(await human('help frobnicate'), "unknown command: 'frobnicate'\r\n");
+  assert.equal(await human('help stop'), 'stop|s  -- stop emulation\r\n');
+  assert.equal(await human('info status'), 'VM status: running\r\n', 'the wrong stop stopped nothing');
+});
+
+test("a command of the human monitor's qemu-io asks for no more than it needs", async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const human = (line: string): Promise<unknown> =>
+    bed.execute('human-monitor-command', { 'command-line': line });
+  for (const node of ['A', 'B']) {
+    for (const command of ['length', 'read 0 4k', 'no such'])
+      assert.equal(await human(`qemu-io ${node} "${command}"`), '', command);
+    for (const command of ['write 0 4k', 'truncate 1M', 'discard 0 4k'])
+      assert.match(
+        String(await human(`qemu-io ${node} "${command}"`)),
+        /^Permission conflict on node '[AB]': permissions 'write.*\r\n$/,
+        command,
+      );
+  }
 });

@@ -34,22 +34,41 @@ export async function demoMain(args: readonly string[]): Promise<number> {
   }
   const once = args.includes('--once');
   const folder = mkdtempSync(join(tmpdir(), 'livedisk-demo-'));
+  const cleanUp = (): void => {
+    if (once && !args.includes('--keep')) rmSync(folder, { recursive: true, force: true });
+    else process.stdout.write(`\nThe files are in ${folder}\n`);
+  };
+  const stopListening = onInterrupt(cleanUp);
   try {
-    await perform(createRealHost(), folder, once);
+    await perform(createRealHost(), folder, once, stopListening);
     return 0;
   } finally {
-    if (once && !args.includes('--keep')) rmSync(folder, { recursive: true, force: true });
+    stopListening();
+    cleanUp();
   }
 }
 
-async function perform(host: Host, folder: string, once: boolean): Promise<void> {
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/** Ends the program at a signal, cleaning up when the daemon is gone; until the answer is called. */
+function onInterrupt(cleanUp: () => void): () => void {
+  const end = (_signal: string, number: number): void => {
+    // Ends the daemon, which is listened for first.
+    process.once('exit', cleanUp);
+    process.exit(128 + number);
+  };
+  for (const signal of SIGNALS) process.once(signal, end);
+  return () => {
+    for (const signal of SIGNALS) process.removeListener(signal, end);
+  };
+}
+
+async function perform(host: Host, folder: string, once: boolean, beforeStay: () => void): Promise<void> {
   const show = new Show();
   const bench = new Bench(host);
   show.line(`Everything is in ${folder}`);
   await createImage(bench.opener, join(folder, 'a.qcow2'), 'qcow2', { sizeBytes: DISK_BYTES });
   const daemon = await DemoDaemon.start(host, folder, 'a.qcow2');
-  const killDaemon = (): void => daemon.kill();
-  process.once('exit', killDaemon);
   try {
     const server = { type: 'unix', path: join(folder, DISK_SOCKET) };
     const { disk, close } = await bench.open({ driver: 'nbd', server, export: DEVICE }, false);
@@ -64,13 +83,15 @@ async function perform(host: Host, folder: string, once: boolean): Promise<void>
     await verifyDisk(show, disk, guest);
     for (const copy of operations.copies) await verifyCopy(show, bench, folder, guest, copy);
     await close();
-    if (!once) await stay(show, folder, daemon);
+    if (!once && process.stdout.writable) {
+      beforeStay();
+      await stay(show, folder, daemon);
+    }
     await daemon.quit();
     for (const image of ['a', 'b', 'c', 'd', 'e', 'f', 'backup', 'copy'])
       await checkImage(show, bench, folder, `${image}.qcow2`);
     if (once) show.line(`\nTo look around yourself: npm start (or livedisk demo) without --once.`);
   } finally {
-    process.removeListener('exit', killDaemon);
     daemon.kill();
   }
 }

@@ -83,6 +83,7 @@ export class DemoDaemon {
       cwd: folder,
       stdio: ['ignore', 'ignore', 'inherit'],
     });
+    process.once('exit', () => child.kill('SIGKILL'));
     const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));
     try {
       const qmp = await connectSoon(host, { type: 'unix', path: join(folder, QMP_SOCKET) }, child);

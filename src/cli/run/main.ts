@@ -1,4 +1,3 @@
-import { rmSync, writeFileSync } from 'node:fs';
 import { deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
@@ -9,7 +8,11 @@ import { Engine } from '../../monitor/engine.js';
 import { QmpSession } from '../../qmp/session.js';
 import { HumanMonitor } from './human-monitor.js';
 import { HELP } from './help.js';
+import { PidFile } from './pid-file.js';
 import { parseRunOptions, type RunOptions, type Step, withContext } from './options.js';
+
+/** Nearly the longest time that a timer takes. */
+const LONG_MS = 2_000_000_000;
 
 /** `livedisk run` and `livedisk storage-daemon`: serves until told to quit. */
 export async function runMain(args: readonly string[], kind: 'machine' | 'storage-daemon'): Promise<number> {
@@ -30,13 +33,21 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
   engine.hub.onUnexpectedError = (error) =>
     process.stderr.write(`livedisk: internal error: ${describe(error)}\n`);
   const listeners: HostListener[] = [];
+  let pidFile: PidFile | undefined;
+  const { pidFile: path } = options;
+  const writePidFile = async (): Promise<void> => {
+    if (path !== undefined) pidFile = await PidFile.create(engine.host, path, process.pid);
+  };
   try {
+    // A machine's comes first, a storage daemon's tells that everything is there.
+    if (kind === 'machine') await writePidFile();
     await start(engine, options, listeners);
+    if (kind === 'storage-daemon') await writePidFile();
     await untilEnd(engine);
   } finally {
     for (const listener of listeners) await listener.close();
     await engine.close();
-    if (options.pidFile !== undefined) rmSync(options.pidFile, { force: true });
+    await pidFile?.remove();
   }
   // Clients that stay connected, and standard input, would keep the process alive.
   setImmediate(() => process.exit());
@@ -56,7 +67,6 @@ function warnProbed(filename: string, format: string): void {
 }
 
 async function start(engine: Engine, options: RunOptions, listeners: HostListener[]): Promise<void> {
-  if (options.pidFile !== undefined) writeFileSync(options.pidFile, `${process.pid}\n`);
   for (const step of options.steps) {
     try {
       await perform(engine, step, listeners);
@@ -89,7 +99,7 @@ async function openMonitor(engine: Engine, step: MonitorStep, listeners: HostLis
     if (isControl)
       throw new BlockError('unsupported', 'QMP on standard input is not supported: use a socket');
     const monitor = new HumanMonitor(engine, (text) => void process.stdout.write(text));
-    process.stdin.setEncoding('utf8').on('data', (text: string) => monitor.push(text));
+    process.stdin.on('data', (chunk: Buffer) => monitor.push(chunk));
     return;
   }
   const connected = deferred();
@@ -109,18 +119,20 @@ function serveHuman(engine: Engine, connection: HostSocket): void {
   };
   const monitor = new HumanMonitor(engine, write);
   connection.start({
-    onData: (chunk) => monitor.push(chunk.toString('utf8')),
+    onData: (chunk) => monitor.push(chunk),
     onClose: () => void (isOpen = false),
   });
 }
 
-/** Until `quit`, or a signal. */
-function untilEnd(engine: Engine): Promise<void> {
+/** Until `quit`, or a signal, even when no socket and no standard input is open that could bring one. */
+async function untilEnd(engine: Engine): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.once(signal, () => {
       if (engine.kind === 'machine') engine.emit('SHUTDOWN', given({ guest: false, reason: 'host-signal' }));
       engine.quitting.resolve();
     });
   }
-  return engine.quitting.promise;
+  const keepAlive = setInterval(() => undefined, LONG_MS);
+  await engine.quitting.promise;
+  clearInterval(keepAlive);
 }

@@ -5,7 +5,16 @@ import type { DeviceProperties, ErrorAction } from '../../guest/device.js';
 import type { SocketAddress } from '../../host/host.js';
 import { BlockExportOptions } from '../../schema/commands.js';
 import { BlockdevOptions, SocketAddress as SocketAddressType } from '../../schema/block-types.js';
-import { bool, enumOf, int, type JsonObject, optional, required, str, struct } from '../../schema/types.js';
+import {
+  bool,
+  enumOf,
+  type JsonObject,
+  optional,
+  required,
+  str,
+  struct,
+  uint32,
+} from '../../schema/types.js';
 import { socketAddress } from '../../monitor/exports.js';
 import { parseKeyval } from '../arguments/keyval.js';
 import { parseAddress, parseCharacterDevice, type MonitorSocket } from './sockets.js';
@@ -28,14 +37,9 @@ export interface RunOptions {
 
 type Take = (value: string, text: string) => void;
 
-/** Machine properties that mean nothing where no processor runs: given in every machine's command line. */
-const WITHOUT_EFFECT: Readonly<Record<string, boolean>> = {
-  '-nodefaults': false,
-  '-no-user-config': false,
-  '-M': true,
-  '-machine': true,
-  '-m': true,
-};
+/** What means nothing where no processor runs, and is given in every machine's command line. */
+const WITHOUT_EFFECT: ReadonlySet<string> = new Set(['-nodefaults', '-no-user-config']);
+const VALUED_WITHOUT_EFFECT = ['-M', '-machine', '-m'];
 
 /** Errors: kind invalid or unsupported, naming the option. */
 export function parseRunOptions(args: readonly string[], kind: 'machine' | 'storage-daemon'): RunOptions {
@@ -47,12 +51,13 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     help: false,
   };
   const valued = valuedOptions(options, kind);
+  if (kind === 'storage-daemon') args = args.flatMap(splitLongOption);
   for (let i = 0; i < args.length; i++) {
     const given = args[i] ?? '';
     const name = given.replace(/^--/, '-');
     if (name === '-h' || name === '-help') options.help = true;
     else if (kind === 'machine' && name === '-S') options.startStopped = true;
-    else if (kind === 'machine' && name in WITHOUT_EFFECT) i += WITHOUT_EFFECT[name] ? 1 : 0;
+    else if (kind === 'machine' && WITHOUT_EFFECT.has(name)) continue;
     else {
       const take = Object.hasOwn(valued, name) ? valued[name] : undefined;
       if (!take) throw unknownOption(given, kind);
@@ -67,6 +72,12 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
   const rest = options.steps.filter((step) => !isMonitor(step) && !isDevice(step));
   options.steps = [...rest, ...options.steps.filter(isDevice), ...options.steps.filter(isMonitor)];
   return options;
+}
+
+/** --NAME=VALUE as two words; a value that follows its option has no such name before its first "=". */
+function splitLongOption(word: string): string[] {
+  const [, name, value] = /^(--[a-z-]+)=(.*)$/s.exec(word) ?? [];
+  return name === undefined || value === undefined ? [word] : [name, value];
 }
 
 function unknownOption(given: string, kind: string): BlockError {
@@ -117,6 +128,9 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
   const monitor: Take = (value, text) => {
     const { chardev, mode, pretty } = MONITOR.parse(parseKeyval(value, 'chardev'), '', 'keyval');
     const isControl = (mode ?? (kind === 'machine' ? 'readline' : 'control')) === 'control';
+    if (!isControl && kind === 'storage-daemon') throw new BlockError('invalid', 'Only QMP is supported');
+    if (!isControl && pretty === true)
+      throw new BlockError('invalid', "'pretty' is not compatible with HMP monitors");
     steps.push({ kind: 'monitor', socket: findSocket(chardev), isControl, pretty: pretty ?? false, text });
   };
   if (kind === 'storage-daemon') return { ...common, '-monitor': monitor };
@@ -128,6 +142,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     };
   return {
     ...common,
+    ...Object.fromEntries(VALUED_WITHOUT_EFFECT.map((name): [string, Take] => [name, () => undefined])),
     '-mon': monitor,
     '-monitor': direct(false, false),
     '-qmp': direct(true, false),
@@ -157,7 +172,7 @@ function parseBlockdev(value: string): NodeOptions {
 
 const NBD_SERVER = struct('NbdServerOptions', {
   addr: required(SocketAddressType),
-  'max-connections': optional(int),
+  'max-connections': optional(uint32),
 });
 
 function parseNbdServer(value: string): { address: SocketAddress; maxConnections: number } {

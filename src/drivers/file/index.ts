@@ -57,7 +57,7 @@ export const fileDriver: DriverDescription = {
   optionKeys: ['filename', 'locking', 'aio'],
 
   async open(context, nodeOptions) {
-    const options = parseFileOptions(nodeOptions, context.readOnly);
+    const options = parseFileOptions(nodeOptions);
     return new FileNode(context.host, options, await openFile(context, options));
   },
 

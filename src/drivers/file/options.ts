@@ -16,13 +16,9 @@ export interface FileOptions {
 }
 
 /** Errors: kind invalid or unsupported, in QEMU's words. */
-export function parseFileOptions(options: NodeOptions, readOnly: boolean): FileOptions {
+export function parseFileOptions(options: NodeOptions): FileOptions {
   const filename = stringOption(options, 'filename');
   if (filename === undefined) throw new BlockError('invalid', "The 'file' block driver requires a file name");
-  const forceShare = booleanOption(options, 'force-share') ?? false;
-  if (forceShare && !readOnly) {
-    throw new BlockError('invalid', 'force-share=on can only be used with read-only images');
-  }
   const cache = options['cache'];
   const flags = typeof cache === 'object' && cache !== null && !Array.isArray(cache) ? cache : {};
   const direct = booleanOption(flags, 'direct') ?? false;
@@ -32,7 +28,7 @@ export function parseFileOptions(options: NodeOptions, readOnly: boolean): FileO
     direct,
     noFlush: booleanOption(flags, 'no-flush') ?? false,
     locking: parseLocking(stringOption(options, 'locking') ?? 'auto'),
-    forceShare,
+    forceShare: booleanOption(options, 'force-share') ?? false,
     autoReadOnly: booleanOption(options, 'auto-read-only') ?? false,
     ignoresDiscard: parseDiscard(stringOption(options, 'discard') ?? 'unmap'),
   };

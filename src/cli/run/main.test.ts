@@ -1,0 +1,95 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, watch } from 'node:fs';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { closed, livediskWords, PROJECT, runLivedisk, scratch } from '../../testing/program.js';
+
+/** A daemon, once its PID file is there. */
+async function start(context: TestContext, folder: string, ...args: string[]): Promise<Daemon> {
+  const words = livediskWords(...args, '--pidfile', join(folder, 'pid'));
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['ignore', 'pipe', 'inherit'] });
+  context.after(() => child.kill('SIGKILL'));
+  await appearance(folder, 'pid');
+  return { child, ended: closed(child) };
+}
+
+interface Daemon {
+  child: ReturnType<typeof spawn>;
+  ended: Promise<number | null>;
+}
+
+/** Until a file has something in it. */
+function appearance(folder: string, name: string): Promise<void> {
+  const path = join(folder, name);
+  return new Promise((resolve) => {
+    const watcher = watch(folder, () => check());
+    const check = (): void => {
+      if (!existsSync(path) || readFileSync(path).length === 0) return;
+      watcher.close();
+      resolve();
+    };
+    check();
+  });
+}
+
+test('a daemon without any socket serves until a signal', { timeout: 60_000 }, async (t) => {
+  const folder = scratch(t);
+  const daemon = await start(t, folder, 'storage-daemon', '--blockdev', 'null-co,node-name=n');
+  const early = await Promise.race([
+    daemon.ended,
+    new Promise((resolve) => setTimeout(resolve, 500, 'serves')),
+  ]);
+  assert.equal(early, 'serves');
+  daemon.child.kill('SIGTERM');
+  assert.equal(await daemon.ended, 0);
+});
+
+test('the end of standard input does not end the machine', { timeout: 60_000 }, async (t) => {
+  const words = livediskWords('run', '-monitor', 'stdio');
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['pipe', 'pipe', 'inherit'] });
+  t.after(() => child.kill('SIGKILL'));
+  const ended = closed(child);
+  child.stdin.end('info status\n');
+  let text = '';
+  for await (const chunk of child.stdout) {
+    text += String(chunk);
+    if (text.endsWith('VM status: running\n(qemu) ')) break;
+  }
+  const early = await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 500, 'serves'))]);
+  assert.equal(early, 'serves');
+  child.kill('SIGTERM');
+  assert.equal(await ended, 0);
+});
+
+test('a PID file belongs to the process that made it', { timeout: 60_000 }, async (t) => {
+  const folder = scratch(t);
+  const daemon = await start(t, folder, 'storage-daemon');
+  const path = join(folder, 'pid');
+  const number = `${daemon.child.pid}\n`;
+  assert.equal(readFileSync(path, 'utf8'), number);
+  const second = runLivedisk('run', '-pidfile', path);
+  assert.equal(second.status, 1);
+  assert.equal(
+    second.stderr,
+    'livedisk: cannot create PID file: Cannot lock pid file: Resource temporarily unavailable\n',
+  );
+  assert.equal(readFileSync(path, 'utf8'), number);
+  daemon.child.kill('SIGTERM');
+  assert.equal(await daemon.ended, 0);
+  assert.ok(!existsSync(path));
+});
+
+test("a storage daemon's PID file tells that its sockets are there", { timeout: 60_000 }, async (t) => {
+  const folder = scratch(t);
+  const chardev = `socket,id=c,path=${join(folder, 'qmp.sock')},server=on,wait=off`;
+  await start(t, folder, 'storage-daemon', '--chardev', chardev, '--monitor', 'chardev=c');
+  assert.ok(existsSync(join(folder, 'qmp.sock')));
+});
+
+test('a PID file that cannot be made is told', () => {
+  const { status, stderr } = runLivedisk('storage-daemon', '--pidfile', '/nonexistent/pid');
+  assert.equal(status, 1);
+  const why = "Could not create '/nonexistent/pid': No such file or directory";
+  assert.equal(stderr, `livedisk: cannot create PID file: ${why}\n`);
+});

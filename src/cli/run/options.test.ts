@@ -1,0 +1,34 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { parseRunOptions } from './options.js';
+
+test('what is no option is refused, whatever its name', () => {
+  for (const word of ['constructor', 'toString', '__proto__', 'disk.qcow2'])
+    assert.throws(() => parseRunOptions([word], 'machine'), {
+      message: `unexpected argument '${word}'`,
+    });
+});
+
+test('machine options take their value with them, and need one', () => {
+  assert.deepEqual(parseRunOptions(['-M', '-S', '-nodefaults'], 'machine').startStopped, false);
+  for (const option of ['-M', '-machine', '-m'])
+    assert.throws(() => parseRunOptions([option], 'machine'), { message: `${option}: requires an argument` });
+});
+
+test('a monitor is only made as it was asked for', () => {
+  const chardev = ['-chardev', 'socket,id=c,path=x.sock,server=on,wait=off'];
+  assert.throws(() => parseRunOptions([...chardev, '-mon', 'chardev=c,pretty=on'], 'machine'), {
+    message: "-mon chardev=c,pretty=on: 'pretty' is not compatible with HMP monitors",
+  });
+  const words = [...chardev, '-monitor', 'chardev=c,mode=readline'];
+  assert.throws(() => parseRunOptions(words, 'storage-daemon'), {
+    message: '-monitor chardev=c,mode=readline: Only QMP is supported',
+  });
+});
+
+test("a storage daemon's options may have their value in the same word", () => {
+  const words = ['--pidfile=a=b', '--blockdev=null-co,node-name=n'];
+  const apart = ['--pidfile', 'a=b', '--blockdev', 'null-co,node-name=n'];
+  assert.deepEqual(parseRunOptions(words, 'storage-daemon'), parseRunOptions(apart, 'storage-daemon'));
+  assert.throws(() => parseRunOptions(words, 'machine'), { message: '--pidfile=a=b: invalid option' });
+});
