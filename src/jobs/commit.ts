@@ -16,7 +16,6 @@ export class CommitJob implements JobDriver {
   readonly #base: Node;
   /** The lowest layer whose data is committed: the one above base. */
   readonly #lowest: Node;
-  readonly #baseWasReadOnly: boolean;
   readonly #topBackend: BlockBackend;
   readonly #baseBackend: BlockBackend;
   readonly #window: CopyWindow;
@@ -29,7 +28,6 @@ export class CommitJob implements JobDriver {
     this.#top = args.top;
     this.#base = args.base;
     this.#lowest = layerAbove(args.top, args.base);
-    this.#baseWasReadOnly = args.base.readOnly;
     const place = new JobPlace(job, surroundings, COMMIT_TOP, args.filterNodeName, args.top);
     this.#place = place;
     this.#topBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
@@ -64,7 +62,7 @@ export class CommitJob implements JobDriver {
           [this.#topBackend, this.#top],
           [this.#baseBackend, base],
         ],
-        (transaction) => transaction.setReadOnly(base, false),
+        (transaction) => place.listWritable(transaction, base),
       ),
     );
     place.freezeChain(this.#top, base);
@@ -111,11 +109,9 @@ export class CommitJob implements JobDriver {
     await place.section([this.#top, this.#base], async () => {
       for (const overlay of overlaysOf(place.filter)) await this.#rewriteHeader(overlay);
       place.thaw();
-      await place.graph.transaction((transaction) => {
-        place.listRemoval(transaction, this.#base);
-        transaction.setReadOnly(this.#base, this.#baseWasReadOnly);
-      });
+      await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));
       place.removed();
+      await place.restoreReadOnly();
     });
   }
 
@@ -136,9 +132,7 @@ export class CommitJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove(this.#top, (transaction) =>
-      transaction.setReadOnly(this.#base, this.#baseWasReadOnly),
-    );
+    await this.#place.remove(this.#top);
     await this.#place.close([this.#top]);
   }
 }

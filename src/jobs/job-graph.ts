@@ -27,6 +27,7 @@ export class JobPlace {
   readonly #backends: BlockBackend[] = [];
   readonly #frozen: Edge[] = [];
   #unblock: Array<() => void> = [];
+  readonly #reopened: Array<{ node: Node; readOnly: boolean }> = [];
   readonly filter: Node;
   readonly passThrough: PassThrough;
   readonly source: Node;
@@ -124,6 +125,23 @@ export class JobPlace {
       this.#unblock.push(node.addBlocker(`block device is in use by block job: ${type}`));
   }
 
+  /** Lists what lets the job write to a node, until restoreReadOnly(). */
+  listWritable(transaction: GraphTransaction, node: Node): void {
+    this.#reopened.push({ node, readOnly: node.readOnly });
+    transaction.setReadOnly(node, false);
+  }
+
+  /**
+   * In a drained section, once the job's place is gone. A node that fails to become read-only stays writable: the
+   * graph is as it should be, and the job's end must not depend on it.
+   */
+  async restoreReadOnly(): Promise<void> {
+    for (const { node, readOnly } of this.#reopened.splice(0))
+      await this.graph
+        .transaction((transaction) => transaction.setReadOnly(node, readOnly))
+        .catch(() => undefined);
+  }
+
   /** Lists the steps that end the job's place: parents of the filter go to `heir`. */
   listRemoval(transaction: GraphTransaction, heir: Node): void {
     transaction.replaceNode(this.filter, heir);
@@ -142,15 +160,13 @@ export class JobPlace {
   }
 
   /** Takes filter and backends out, guests back on `heir`, unless that was done. */
-  async remove(heir: Node, more: (transaction: GraphTransaction) => void = () => undefined): Promise<void> {
+  async remove(heir: Node): Promise<void> {
     if (this.#removed) return;
     await this.section([this.source, this.filter], async () => {
       this.thaw();
-      await this.graph.transaction((transaction) => {
-        this.listRemoval(transaction, heir);
-        more(transaction);
-      });
+      await this.graph.transaction((transaction) => this.listRemoval(transaction, heir));
       this.removed();
+      await this.restoreReadOnly();
     });
   }
 

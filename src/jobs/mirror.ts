@@ -67,7 +67,6 @@ export class MirrorJob implements JobDriver {
   readonly #target: Node;
   readonly #sourceBackend: BlockBackend;
   readonly #targetBackend: BlockBackend;
-  readonly #targetWasReadOnly: boolean;
   readonly #dirty: DirtyBitmap;
   readonly #window: CopyWindow;
   readonly #mover: Mover;
@@ -90,7 +89,6 @@ export class MirrorJob implements JobDriver {
     this.#plan = plan;
     this.#source = plan.source;
     this.#target = plan.target;
-    this.#targetWasReadOnly = plan.target.readOnly;
     const place = new JobPlace(job, surroundings, plan.filter, plan.filterNodeName, plan.source);
     this.#place = place;
     this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
@@ -160,7 +158,7 @@ export class MirrorJob implements JobDriver {
           [this.#targetBackend, target],
         ],
         (transaction) => {
-          if (targetIsBase) transaction.setReadOnly(target, false);
+          if (targetIsBase) place.listWritable(transaction, target);
         },
         (edge) => isInChain(edge.parent, target),
       );
@@ -425,9 +423,7 @@ export class MirrorJob implements JobDriver {
 
   async clean(): Promise<void> {
     const source = this.#source;
-    await this.#place.remove(source, (transaction) => {
-      if (this.#plan.targetIsBase) transaction.setReadOnly(this.#target, this.#targetWasReadOnly);
-    });
+    await this.#place.remove(source);
     this.#place.passThrough.gate = undefined;
     const index = source.dirtyBitmaps.indexOf(this.#dirty);
     if (index >= 0) source.dirtyBitmaps.splice(index, 1);

@@ -18,7 +18,6 @@ export class StreamJob implements JobDriver {
   readonly #node: Node;
   /** The lowest node that is pulled up; what is below it stays. */
   readonly #lowest: Node;
-  readonly #wasReadOnly: boolean;
   readonly #window: CopyWindow;
   #offset = 0;
   #sinceWriteback = 0;
@@ -30,7 +29,6 @@ export class StreamJob implements JobDriver {
     this.#arguments = args;
     this.#node = args.node;
     this.#lowest = lowestOf(args);
-    this.#wasReadOnly = args.node.readOnly;
     this.#place = new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node);
     this.#window = new CopyWindow(job);
   }
@@ -50,7 +48,7 @@ export class StreamJob implements JobDriver {
       ALL_PERMISSIONS - Permission.resize,
     );
     await place.drained([this.#node], () =>
-      place.insert([[backend, this.#node]], (transaction) => transaction.setReadOnly(this.#node, false)),
+      place.insert([[backend, this.#node]], (transaction) => place.listWritable(transaction, this.#node)),
     );
     place.freezeChain(this.#node, this.#lowest);
     place.block(this.type, this.#involved());
@@ -131,16 +129,14 @@ export class StreamJob implements JobDriver {
         if (below) transaction.retarget(link, below);
         else transaction.detach(link);
         place.listRemoval(transaction, node);
-        transaction.setReadOnly(node, this.#wasReadOnly);
       });
       place.removed();
+      await place.restoreReadOnly();
     });
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove(this.#node, (transaction) =>
-      transaction.setReadOnly(this.#node, this.#wasReadOnly),
-    );
+    await this.#place.remove(this.#node);
     await this.#place.close(this.#dropped);
   }
 }

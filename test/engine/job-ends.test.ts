@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict';
+import { test, type TestContext } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import { DISK_BYTES, EngineBed } from './engine-bed.js';
+
+/** A read-only [A] <-- [B] below a writable [C], the disk; flushes of `failing` fail. */
+async function chainWithFailingFlush(context: TestContext, failing: 'A' | 'B'): Promise<EngineBed> {
+  const bed = new EngineBed(context);
+  let below: string | undefined;
+  for (const name of ['A', 'B', 'C']) {
+    const filename = bed.path(`${name}.qcow2`);
+    const backing =
+      below === undefined ? {} : { backingFile: bed.path(`${below}.qcow2`), backingFormat: 'qcow2' };
+    await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES, ...backing });
+    const image = { driver: 'file', filename, 'auto-read-only': true };
+    const debug = { driver: 'blkdebug', image, 'inject-error': [{ event: 'flush_to_disk' }] };
+    await bed.engine.addNode({
+      ...{ driver: 'qcow2', 'node-name': name, file: name === failing ? debug : image },
+      ...{ 'read-only': name !== 'C', backing: below ?? null },
+    });
+    below = name;
+  }
+  await bed.device('C');
+  return bed;
+}
+
+/** Of the job; the engine then closes all the same, and tells of the flush. */
+async function assertNothingLeft({ engine }: EngineBed): Promise<void> {
+  for (const node of engine.graph.nodes.values()) {
+    assert.ok(!/commit_top|copy-on-read|mirror_top/.test(node.driver.name), node.driver.name);
+    assert.ok(!node.isBlocked, node.name);
+  }
+  assert.deepEqual(
+    [...engine.graph.backends].map(({ description }) => description).filter((d) => / job /.test(d)),
+    [],
+  );
+  await assert.rejects(engine.close(), { kind: 'io' });
+}
+
+test('a stream whose node cannot become read-only again leaves the graph', async (t) => {
+  const bed = await chainWithFailingFlush(t, 'B');
+  await bed.execute('block-stream', { device: 'B', 'job-id': 's' });
+  await bed.event('BLOCK_JOB_COMPLETED', 's');
+  await assertNothingLeft(bed);
+});
+
+test('a commit whose base cannot become read-only again leaves the graph', async (t) => {
+  const bed = await chainWithFailingFlush(t, 'A');
+  await bed.execute('block-commit', { device: 'C', 'top-node': 'B', 'base-node': 'A', 'job-id': 'c' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'c');
+  await assertNothingLeft(bed);
+});
