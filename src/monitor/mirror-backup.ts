@@ -40,12 +40,27 @@ function mirrorArguments(
   };
 }
 
+/** The source, or what only filters are between it and: whose users see the same in the mirror. */
 function nodeToReplace(engine: Engine, source: Node, name: string | undefined): { replaces?: Node } {
   if (name === undefined) return {};
   const node = engine.graph.node(name);
+  checkNotBlocked(node);
+  if (!isShownBy(source, node)) {
+    const text = `Cannot replace '${name}' by a node mirrored from '${source.name}', because it cannot be guaranteed`;
+    throw new BlockError(
+      'invalid',
+      `${text} that doing so would not lead to an abrupt change of visible data`,
+    );
+  }
   if (node.lengthBytes !== source.lengthBytes)
     throw new BlockError('invalid', 'cannot replace image with a mirror image of different size');
   return { replaces: node };
+}
+
+function isShownBy(source: Node, node: Node): boolean {
+  for (let at: Node | undefined = source; at; at = at.isFilter ? at.filtered?.node : undefined)
+    if (at === node) return true;
+  return false;
 }
 
 async function blockdevMirror(engine: Engine, args: BlockdevMirror): Promise<void> {
