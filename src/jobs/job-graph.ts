@@ -119,9 +119,9 @@ export class JobPlace {
     this.#frozen.push(edge);
   }
 
-  /** Refuses other operations on these nodes. */
+  /** Refuses other operations on these nodes, and on the filter. */
   block(type: JobType, nodes: Iterable<Node>): void {
-    for (const node of new Set(nodes))
+    for (const node of new Set([this.filter, ...nodes]))
       this.#unblock.push(node.addBlocker(`block device is in use by block job: ${type}`));
   }
 

@@ -141,7 +141,8 @@ export class JobManager {
 function assertChainNotBlocked(top: Node, end: Node | undefined): void {
   for (const node of top.chain()) {
     if (node === end) return;
-    node.assertNotBlocked();
+    // A job's filter is no layer, but nothing may begin at it.
+    if (node === top || !node.isFilter) node.assertNotBlocked();
   }
 }
 

@@ -37,6 +37,24 @@ async function assertNothingLeft({ engine }: EngineBed): Promise<void> {
   await assert.rejects(engine.close(), { kind: 'io' });
 }
 
+test('a filter that a user has named is busy like the nodes of its job', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.image('spare');
+  const mirror = { device: 'B', target: 'spare', 'job-id': 'm', sync: 'full', 'filter-node-name': 'f' };
+  await bed.execute('blockdev-mirror', mirror);
+  const busy = "Node 'f' is busy: block device is in use by block job: mirror";
+  const grown = { 'node-name': 'f', size: 2 * DISK_BYTES };
+  assert.equal(await bed.refusal('block_resize', grown), "Device '(null)' is in use");
+  const overlay = { 'node-name': 'f', 'snapshot-file': bed.path('x'), 'snapshot-node-name': 'x' };
+  assert.equal(await bed.refusal('blockdev-snapshot-sync', overlay), busy);
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'f' }), busy);
+  const second = { device: 'f', 'job-id': 's' };
+  assert.equal(await bed.refusal('block-stream', second), busy);
+  assert.equal(await bed.refusal('blockdev-backup', { ...second, target: 'A', sync: 'full' }), busy);
+  await bed.execute('job-cancel', { id: 'm' });
+});
+
 test('a stream whose node cannot become read-only again leaves the graph', async (t) => {
   const bed = await chainWithFailingFlush(t, 'B');
   await bed.execute('block-stream', { device: 'B', 'job-id': 's' });
