@@ -77,6 +77,16 @@ test('werror=enospc stops the guest, and cont tries the request again', async (t
   await guest.close();
 });
 
+test('stop stops the guest also when its disk cannot be flushed', async (t) => {
+  const bed = new EngineBed(t);
+  const image = { driver: 'null-co', size: DISK_BYTES };
+  const failing = [{ event: 'none', iotype: 'flush' }];
+  await bed.engine.addNode({ driver: 'blkdebug', 'node-name': 'A', image, 'inject-error': failing });
+  await bed.device('A');
+  assert.deepEqual(await bed.execute('stop'), {});
+  assert.equal(bed.engine.runState.status, 'paused');
+});
+
 test('an incoming disk takes no lock until it is exported, and then the other end may write', async (t) => {
   const here = new EngineBed(t);
   const there = new EngineBed(t, { incoming: true });
