@@ -351,8 +351,8 @@ export class Job {
   }
 
   resume(): void {
-    checkVerb(this.id, this.#status, 'resume');
     if (!this.#userPaused) throw new BlockError('invalid', "Can't resume a job that was not paused");
+    checkVerb(this.id, this.#status, 'resume');
     this.#userPaused = false;
     this.#kicked.notify();
   }

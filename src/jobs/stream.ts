@@ -38,7 +38,7 @@ export class StreamJob implements JobDriver {
   }
 
   get totalBytes(): number {
-    return this.#node.lengthBytes;
+    return this.#lowest === this.#node ? 0 : this.#node.lengthBytes;
   }
 
   async insert(): Promise<void> {
@@ -66,7 +66,7 @@ export class StreamJob implements JobDriver {
   async run(): Promise<void> {
     const window = this.#window;
     try {
-      const size = this.#node.lengthBytes;
+      const size = this.totalBytes;
       while (this.#offset < size) {
         await window.room();
         await this.#step(size);

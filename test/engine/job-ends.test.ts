@@ -37,6 +37,21 @@ async function assertNothingLeft({ engine }: EngineBed): Promise<void> {
   await assert.rejects(engine.close(), { kind: 'io' });
 }
 
+test('a stream with nothing to copy has nothing to do, and its end can be left to the user', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const manual = { 'auto-finalize': false, 'auto-dismiss': false };
+  await bed.execute('block-stream', { device: 'B', 'base-node': 'A', 'job-id': 's', ...manual });
+  while (bed.engine.jobs.find('s')?.status !== 'pending') await bed.engine.host.clock.macrotask();
+  const notPaused = "Can't resume a job that was not paused";
+  assert.equal(await bed.refusal('job-resume', { id: 's' }), notPaused);
+  await bed.execute('job-finalize', { id: 's' });
+  const { len, offset } = await bed.event('BLOCK_JOB_COMPLETED', 's');
+  assert.deepEqual({ len, offset }, { len: 0, offset: 0 });
+  assert.equal(await bed.refusal('job-resume', { id: 's' }), notPaused);
+  await bed.execute('job-dismiss', { id: 's' });
+});
+
 test('a filter that a user has named is busy like the nodes of its job', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');
