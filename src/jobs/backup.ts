@@ -20,7 +20,7 @@ const IDLE_SLEEP_MS = 60_000;
 /** drive-backup and blockdev-backup: the source as it was when the job started. */
 export class BackupJob implements JobDriver {
   readonly type = 'backup';
-  readonly #job: Job;
+  readonly job: Job;
   readonly #arguments: BackupArguments;
   readonly #place: JobPlace;
   readonly #source: Node;
@@ -40,7 +40,7 @@ export class BackupJob implements JobDriver {
 
   constructor(job: Job, args: BackupArguments, surroundings: JobSurroundings) {
     job.setDriver(this);
-    this.#job = job;
+    this.job = job;
     this.#arguments = args;
     this.#source = args.device;
     this.#target = args.target;
@@ -78,6 +78,7 @@ export class BackupJob implements JobDriver {
     return this.#totalBytes;
   }
 
+  /** Its point in time is now: the caller holds a drained section. */
   async insert(): Promise<void> {
     const place = this.#place;
     await place.insert(
@@ -94,16 +95,21 @@ export class BackupJob implements JobDriver {
     place.block(this.type, [this.#source, this.#target]);
   }
 
-  /** The job starts inside the drained section that is its point in time, and so shows itself paused at first. */
+  /** As QEMU's, a backup starts in a drained section and so shows itself paused at first. */
   async begin(): Promise<void> {
-    const job = this.#job;
-    await this.#place.drained([this.#source, this.#target], async () => {
-      await this.insert();
-      job.drainBegin();
-      job.start();
-      await job.untilAtRest();
-    });
+    const job = this.job;
+    job.drainBegin();
+    job.start();
+    await job.untilAtRest();
     job.drainEnd();
+  }
+
+  /** Takes an inserted job back that was not started, in the drained section in which it was inserted. */
+  async withdraw(): Promise<void> {
+    this.abort();
+    await this.#place.removeNow(this.#source);
+    await this.#leave();
+    this.job.withdrawn();
   }
 
   #markDue(): void {
@@ -123,7 +129,7 @@ export class BackupJob implements JobDriver {
   async run(): Promise<void> {
     const window = this.#window;
     try {
-      await this.#job.checkpoint(() => undefined);
+      await this.job.checkpoint(() => undefined);
       if (this.#arguments.sync === 'none') await this.#waitForEnd();
       else await this.#copyAll();
       await window.finish();
@@ -137,9 +143,9 @@ export class BackupJob implements JobDriver {
 
   async #waitForEnd(): Promise<never> {
     for (;;) {
-      await this.#job.checkpoint(() => undefined);
+      await this.job.checkpoint(() => undefined);
       this.#throwFailure();
-      await this.#job.sleep(IDLE_SLEEP_MS);
+      await this.job.sleep(IDLE_SLEEP_MS);
     }
   }
 
@@ -195,6 +201,10 @@ export class BackupJob implements JobDriver {
 
   async clean(): Promise<void> {
     await this.#place.remove(this.#source);
+    await this.#leave();
+  }
+
+  async #leave(): Promise<void> {
     this.#place.passThrough.gate = undefined;
     this.#settleBitmap();
     await this.#place.close([this.#target]);

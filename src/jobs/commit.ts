@@ -10,6 +10,7 @@ import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './j
 /** block-commit of layers below the active one: their data goes down into the base, and they leave the chain. */
 export class CommitJob implements JobDriver {
   readonly type = 'commit';
+  readonly job: Job;
   readonly #arguments: CommitArguments;
   readonly #place: JobPlace;
   readonly #top: Node;
@@ -23,6 +24,7 @@ export class CommitJob implements JobDriver {
   #offset = 0;
 
   constructor(job: Job, args: CommitArguments, surroundings: JobSurroundings) {
+    this.job = job;
     job.setDriver(this);
     this.#arguments = args;
     this.#top = args.top;

@@ -162,12 +162,15 @@ export class JobPlace {
   /** Takes filter and backends out, guests back on `heir`, unless that was done. */
   async remove(heir: Node): Promise<void> {
     if (this.#removed) return;
-    await this.section([this.source, this.filter], async () => {
-      this.thaw();
-      await this.graph.transaction((transaction) => this.listRemoval(transaction, heir));
-      this.removed();
-      await this.restoreReadOnly();
-    });
+    await this.section([this.source, this.filter], () => this.removeNow(heir));
+  }
+
+  /** The same; the caller holds a drained section. */
+  async removeNow(heir: Node): Promise<void> {
+    this.thaw();
+    await this.graph.transaction((transaction) => this.listRemoval(transaction, heir));
+    this.removed();
+    await this.restoreReadOnly();
   }
 
   /** Ends blockers and closes what nothing holds any more. */

@@ -163,6 +163,13 @@ export class Job {
     this.#concluded.resolve();
   }
 
+  /** A job that was announced and in its place, and is not to be started. */
+  withdrawn(): void {
+    this.#setStatus('aborting');
+    this.#setStatus('concluded');
+    this.abandon();
+  }
+
   /** Begins the work; its end shows in events and `concluded`. */
   start(): void {
     this.#atRest = false;

@@ -60,7 +60,7 @@ interface Piece extends Stretch {
 /** drive-mirror, blockdev-mirror and the commit of the active layer. */
 export class MirrorJob implements JobDriver {
   readonly type: 'mirror' | 'commit';
-  readonly #job: Job;
+  readonly job: Job;
   readonly #plan: MirrorPlan;
   readonly #place: JobPlace;
   readonly #source: Node;
@@ -85,7 +85,7 @@ export class MirrorJob implements JobDriver {
   constructor(job: Job, plan: MirrorPlan, surroundings: JobSurroundings) {
     this.type = plan.type;
     job.setDriver(this);
-    this.#job = job;
+    this.job = job;
     this.#plan = plan;
     this.#source = plan.source;
     this.#target = plan.target;
@@ -220,11 +220,11 @@ export class MirrorJob implements JobDriver {
     for (let round = 0; ; round++) {
       await this.#copyRound();
       await this.#window.finish();
-      if (this.#dirty.isClean) return this.#job.becomeReady();
+      if (this.#dirty.isClean) return this.job.becomeReady();
       if (round < ROUNDS_BEFORE_HOLDING || this.#dirty.dirtyBytes > HELD_BYTES) continue;
       await this.#place.section([this.#source], async () => {
         await this.#copyAllNow();
-        this.#job.becomeReady();
+        this.job.becomeReady();
       });
       return;
     }
@@ -287,7 +287,7 @@ export class MirrorJob implements JobDriver {
 
   /** READY: copies what the guest writes until the job is told how to end. */
   async #followGuest(): Promise<void> {
-    const job = this.#job;
+    const job = this.job;
     for (;;) {
       await job.checkpoint(
         () => this.#window.quiet(),
@@ -339,14 +339,14 @@ export class MirrorJob implements JobDriver {
     this.#phase = 'freezing';
     await this.#place.drained([this.#source], async () => {
       await this.#window.quiet();
-      if (this.#job.isCancelled || !this.#job.isReady) return;
+      if (this.job.isCancelled || !this.job.isReady) return;
       this.#dirty.enabled = false;
       this.#held = new CopyBeforeWrite({
         due: this.#dirty,
         copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
         failed: (error) => {
           this.#heldFailure ??= asError(error);
-          this.#job.kick();
+          this.job.kick();
         },
         copied: (bytes) => {
           this.#offset += bytes;
@@ -355,7 +355,7 @@ export class MirrorJob implements JobDriver {
       this.#place.passThrough.gate = this.#held;
       this.#phase = 'frozen';
     });
-    this.#job.kick();
+    this.job.kick();
   }
 
   async #copyHeld(): Promise<void> {
@@ -456,8 +456,8 @@ export class MirrorJob implements JobDriver {
       try {
         await this.#changeTarget(change, isWhole);
       } catch (error) {
-        this.#window.launch(0, () => Promise.reject(this.#job.ioError('write', error)));
-        this.#job.kick();
+        this.#window.launch(0, () => Promise.reject(this.job.ioError('write', error)));
+        this.job.kick();
         return;
       }
       dirty.reset(offset, lengthBytes);

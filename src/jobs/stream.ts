@@ -12,7 +12,7 @@ const WRITEBACK_BYTES = 32 * 1024 * 1024;
 /** block-stream: pulls data of the backing chain up into a node, then shortens the chain. */
 export class StreamJob implements JobDriver {
   readonly type = 'stream';
-  readonly #job: Job;
+  readonly job: Job;
   readonly #arguments: StreamArguments;
   readonly #place: JobPlace;
   readonly #node: Node;
@@ -25,7 +25,7 @@ export class StreamJob implements JobDriver {
 
   constructor(job: Job, args: StreamArguments, surroundings: JobSurroundings) {
     job.setDriver(this);
-    this.#job = job;
+    this.job = job;
     this.#arguments = args;
     this.#node = args.node;
     this.#lowest = lowestOf(args);
@@ -84,7 +84,7 @@ export class StreamJob implements JobDriver {
     const offset = this.#offset;
     const status = await this.#node
       .statusThroughChain(offset, size - offset, this.#lowest)
-      .catch((error: unknown) => Promise.reject(this.#job.ioError('read', error)));
+      .catch((error: unknown) => Promise.reject(this.job.ioError('read', error)));
     const isLast = this.#lowest.backingNode() === undefined;
     // Without a base, what is allocated nowhere and what is zero below need no cluster.
     const isDue = status.allocated && status.depth > 0 && !(status.zero && isLast);
@@ -102,7 +102,7 @@ export class StreamJob implements JobDriver {
     try {
       await this.#node.io.copyUp(offset, length, zero);
     } catch (error) {
-      throw this.#job.ioError('read', error);
+      throw this.job.ioError('read', error);
     }
     this.#sinceWriteback += zero ? 0 : length;
     if (this.#sinceWriteback < WRITEBACK_BYTES) return;

@@ -18,8 +18,9 @@ type BlockdevBackup = CommandArguments<'blockdev-backup'>;
 export function registerMirrorAndBackup(engine: Engine): void {
   engine.command('drive-mirror', (args) => driveMirror(engine, args));
   engine.command('blockdev-mirror', (args) => blockdevMirror(engine, args));
-  engine.command('drive-backup', async (args) => void (await driveBackup(engine, args)));
-  engine.command('blockdev-backup', async (args) => void (await blockdevBackup(engine, args)));
+  const start: Start<Job> = (args) => engine.jobs.startBackup(args);
+  engine.command('drive-backup', async (args) => void (await driveBackup(engine, args, start)));
+  engine.command('blockdev-backup', async (args) => void (await blockdevBackup(engine, args, start)));
 }
 
 // ---- mirror
@@ -136,10 +137,13 @@ function findBitmap(source: Node, name: string | undefined): DirtyBitmap | undef
   return bitmap;
 }
 
-export async function blockdevBackup(engine: Engine, args: BlockdevBackup): Promise<Job> {
+type Start<R> = (args: BackupArguments) => Promise<R>;
+
+/** `start`: of the job manager, startBackup or prepareBackup. */
+export async function blockdevBackup<R>(engine: Engine, args: BlockdevBackup, start: Start<R>): Promise<R> {
   const source = findDevice(engine.graph, args.device);
   const target = findDevice(engine.graph, args.target);
-  return engine.jobs.startBackup({ ...backupArguments(source, args), sync: syncOf(source, args), target });
+  return start({ ...backupArguments(source, args), sync: syncOf(source, args), target });
 }
 
 /** Without a backing file the top is everything. */
@@ -147,7 +151,7 @@ function syncOf(source: Node, { sync }: DriveBackup | BlockdevBackup): BackupArg
   return sync === 'top' && !source.backingNode() ? 'full' : sync;
 }
 
-export async function driveBackup(engine: Engine, args: DriveBackup): Promise<Job> {
+export async function driveBackup<R>(engine: Engine, args: DriveBackup, start: Start<R>): Promise<R> {
   const { graph, opener } = engine;
   const source = findDevice(graph, args.device);
   source.assertNotBlocked();
@@ -165,7 +169,7 @@ export async function driveBackup(engine: Engine, args: DriveBackup): Promise<Jo
   try {
     if (showsSource)
       await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));
-    return await engine.jobs.startBackup({ ...backupArguments(source, args), sync, target });
+    return await start({ ...backupArguments(source, args), sync, target });
   } catch (error) {
     await graph.collect([target]);
     throw error;
