@@ -152,7 +152,8 @@ export class BackupJob implements JobDriver {
   async #copyAll(): Promise<void> {
     const due = this.#due;
     const top = this.#arguments.sync === 'top';
-    for (let at = due.nextDirty(0); at; at = due.nextDirty(at.offset + at.lengthBytes)) {
+    const next = (offset: number): Stretch | undefined => due.nextDirty(offset, due.sizeBytes, ZERO_BYTES);
+    for (let at = next(0); at; at = next(at.offset + at.lengthBytes)) {
       await this.#window.room();
       this.#throwFailure();
       const stretch: Stretch = at;

@@ -234,7 +234,7 @@ export class MirrorJob implements JobDriver {
   async #copyRound(): Promise<void> {
     this.#cursor = 0;
     while (this.#cursor < this.#dirty.sizeBytes) {
-      const stretch = this.#dirty.nextDirty(this.#cursor, this.#dirty.sizeBytes);
+      const stretch = this.#dirty.nextDirty(this.#cursor, this.#dirty.sizeBytes, ZERO_BYTES);
       if (!stretch) return;
       await this.#window.room(() => this.#phase === 'freezing');
       if (this.#phase === 'freezing' || this.#phase === 'frozen') return;
@@ -317,8 +317,9 @@ export class MirrorJob implements JobDriver {
   /** Copies all that is dirty without pause; guests are held back. */
   async #copyAllNow(): Promise<void> {
     await this.#window.finish();
-    for (let at = this.#dirty.nextDirty(0); at; at = this.#dirty.nextDirty(0)) {
-      const piece = { offset: at.offset, lengthBytes: Math.min(at.lengthBytes, HELD_BYTES) };
+    const next = (offset: number): Stretch | undefined =>
+      this.#dirty.nextDirty(offset, this.#dirty.sizeBytes, HELD_BYTES);
+    for (let piece = next(0); piece; piece = next(piece.offset + piece.lengthBytes)) {
       this.#copyingBytes += piece.lengthBytes;
       this.#dirty.reset(piece.offset, piece.lengthBytes);
       await this.#copyTracked(piece);
@@ -362,14 +363,12 @@ export class MirrorJob implements JobDriver {
     const held = this.#held;
     assert(held, 'a frozen mirror holds its point in time');
     const window = this.#window;
-    for (let at = this.#dirty.nextDirty(0); at; at = this.#dirty.nextDirty(at.offset + at.lengthBytes)) {
+    const next = (offset: number): Stretch | undefined =>
+      this.#dirty.nextDirty(offset, this.#dirty.sizeBytes, window.pieceBytes(this.#dirty.granularityBytes));
+    for (let at = next(0); at; at = next(at.offset + at.lengthBytes)) {
       await window.room();
       if (this.#heldFailure !== undefined) break;
-      const piece = {
-        offset: at.offset,
-        lengthBytes: Math.min(at.lengthBytes, window.pieceBytes(this.#dirty.granularityBytes)),
-      };
-      at = piece;
+      const piece = at;
       window.launch(piece.lengthBytes, () => held.copy(piece.offset, piece.lengthBytes));
     }
     await window.finish();
