@@ -97,7 +97,7 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
       ...mirrorArguments(source, args),
       ...replaces,
       target,
-      targetIsNew: isNew,
+      targetIsNew: isNew && (await readsAsZeroes(target)),
       targetBacking: isNew ? (below ? 'source-chain' : 'leave') : 'open',
       ...given({ unmap: args.unmap }),
     });
@@ -105,6 +105,14 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
     await graph.collect([target]);
     throw error;
   }
+}
+
+/** A file just made does; a device that was there before (an NBD export) holds what it held. */
+async function readsAsZeroes(target: Node): Promise<boolean> {
+  const { lengthBytes } = target;
+  if (lengthBytes === 0) return true;
+  const status = await target.statusThroughChain(0, lengthBytes);
+  return status.zero && status.lengthBytes === lengthBytes;
 }
 
 /** `backing: null` for the formats that know backing files: the mirror decides on the target's. */

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
 import { createImage } from '../../src/block/create.js';
-import { DISK_BYTES, EngineBed } from './engine-bed.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 /** A read-only [A] <-- [B] below a writable [C], the disk; flushes of `failing` fail. */
 async function chainWithFailingFlush(context: TestContext, failing: 'A' | 'B'): Promise<EngineBed> {
@@ -50,6 +51,25 @@ test('a stream with nothing to copy has nothing to do, and its end can be left t
   assert.deepEqual({ len, offset }, { len: 0, offset: 0 });
   assert.equal(await bed.refusal('job-resume', { id: 's' }), notPaused);
   await bed.execute('job-dismiss', { id: 's' });
+});
+
+test('a full drive-mirror to a device that was there before leaves nothing of what it held', async (t) => {
+  const there = new EngineBed(t);
+  const filename = there.path('device.raw');
+  writeFileSync(filename, Buffer.alloc(DISK_BYTES, 0x55));
+  await there.engine.addNode({ driver: 'raw', 'node-name': 'device', file: { driver: 'file', filename } });
+  const path = there.path('nbd.sock');
+  await there.execute('nbd-server-start', { addr: { type: 'unix', data: { path } } });
+  await there.execute('nbd-server-add', { device: 'device', writable: true });
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const target = `nbd+unix:///device?socket=${path}`;
+  await bed.execute('drive-mirror', { device: 'A', target, 'job-id': 'm', sync: 'full', format: 'raw' });
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('block-job-cancel', { device: 'm' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'm');
+  const expected = Buffer.concat([Buffer.alloc(4 * MiB, 0x11), Buffer.alloc(DISK_BYTES - 4 * MiB)]);
+  assert.ok(readFileSync(filename).equals(expected));
 });
 
 test('a filter that a user has named is busy like the nodes of its job', async (t) => {
