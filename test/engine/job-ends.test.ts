@@ -53,6 +53,20 @@ test('a stream with nothing to copy has nothing to do, and its end can be left t
   await bed.execute('job-dismiss', { id: 's' });
 });
 
+test('a stream hears of errors that are injected where its backing file is read', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.engine.close();
+  const fresh = new EngineBed(t);
+  const image = { driver: 'file', filename: bed.path('A.qcow2') };
+  const base = { driver: 'blkdebug', image, 'inject-error': [{ event: 'read_aio' }] };
+  await fresh.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file: base, 'read-only': true });
+  const file = { driver: 'file', filename: bed.path('B.qcow2') };
+  await fresh.engine.addNode({ driver: 'qcow2', 'node-name': 'B', file, backing: 'A' });
+  await fresh.execute('block-stream', { device: 'B', 'job-id': 's' });
+  assert.equal((await fresh.event('BLOCK_JOB_COMPLETED', 's'))['error'], 'Input/output error');
+});
+
 test('a full drive-mirror to a device that was there before leaves nothing of what it held', async (t) => {
   const there = new EngineBed(t);
   const filename = there.path('device.raw');
