@@ -213,7 +213,7 @@ export class BackupJob implements JobDriver {
 
   /** What the user's bitmap holds after the job, by bitmap-mode. */
   #settleBitmap(): void {
-    const { bitmap, sync } = this.#arguments;
+    const { bitmap } = this.#arguments;
     const successor = this.#successor;
     if (!bitmap || !successor) return;
     const mode = this.#arguments.bitmapMode ?? 'on-success';
@@ -221,8 +221,7 @@ export class BackupJob implements JobDriver {
     if (replace) {
       bitmap.resetAll();
       bitmap.merge(successor);
-      if (!this.#succeeded && sync !== 'full') bitmap.merge(this.#due);
-      else if (!this.#succeeded) bitmap.setAll();
+      if (!this.#succeeded) bitmap.merge(this.#due);
     }
     const index = this.#source.dirtyBitmaps.indexOf(successor);
     assert(index >= 0, 'the successor of a bitmap is on its node');

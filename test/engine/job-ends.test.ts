@@ -67,6 +67,22 @@ test('a stream hears of errors that are injected where its backing file is read'
   assert.equal((await fresh.event('BLOCK_JOB_COMPLETED', 's'))['error'], 'Input/output error');
 });
 
+test('a full backup that ends early leaves in its bitmap what the target lacks', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('spare');
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits' });
+  await bed.execute('blockdev-backup', {
+    ...{ device: 'A', target: 'spare', 'job-id': 'b', sync: 'full', speed: MiB },
+    ...{ bitmap: 'bits', 'bitmap-mode': 'always' },
+  });
+  const progress = (): number => Number(bed.engine.jobs.find('b')?.jobInfo()['current-progress']);
+  while (progress() === 0) await bed.engine.host.clock.macrotask();
+  await bed.execute('job-cancel', { id: 'b' });
+  const { offset } = await bed.event('BLOCK_JOB_CANCELLED', 'b');
+  assert.equal(bed.engine.graph.node('A').findBitmap('bits')?.dirtyBytes, DISK_BYTES - Number(offset));
+});
+
 test('a full drive-mirror to a device that was there before leaves nothing of what it held', async (t) => {
   const there = new EngineBed(t);
   const filename = there.path('device.raw');
