@@ -53,6 +53,30 @@ test('a stream with nothing to copy has nothing to do, and its end can be left t
   await bed.execute('job-dismiss', { id: 's' });
 });
 
+test('a base whose file the user keeps read-only is not written by jobs', async (t) => {
+  const bed = new EngineBed(t);
+  for (const [name, backing] of [['A'], ['B', 'A'], ['C', 'B']] as const) {
+    const filename = bed.path(`${name}.qcow2`);
+    const below =
+      backing === undefined ? {} : { backingFile: bed.path(`${backing}.qcow2`), backingFormat: 'qcow2' };
+    await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES, ...below });
+    const readOnly = { 'read-only': name !== 'C' };
+    const file = { driver: 'file', filename, ...readOnly };
+    await bed.engine.addNode({
+      driver: 'qcow2',
+      'node-name': name,
+      file,
+      backing: backing ?? null,
+      ...readOnly,
+    });
+  }
+  await bed.device('C');
+  const commit = { device: 'C', 'top-node': 'B', 'base-node': 'A', 'job-id': 'j' };
+  assert.equal(await bed.refusal('block-commit', commit), 'Block node is read-only');
+  assert.equal(await bed.refusal('block-stream', { device: 'B', 'job-id': 'j' }), 'Block node is read-only');
+  assert.ok(![...bed.engine.graph.nodes.values()].some((node) => node.isBlocked || node.isFilter));
+});
+
 test('a stream hears of errors that are injected where its backing file is read', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');
