@@ -171,11 +171,8 @@ export class BackupJob implements JobDriver {
     const unit = this.#due.granularityBytes;
     const whole = end === this.#due.sizeBytes ? end : end - (end % unit);
     if (whole <= offset) return 0;
-    // The guest may have made some of it allocated meanwhile, having copied it first.
-    for (let at = this.#due.nextDirty(offset, whole); at; at = this.#due.nextDirty(at.offset, whole)) {
-      const length = Math.min(at.offset + at.lengthBytes, whole) - at.offset;
-      this.#due.reset(at.offset, length);
-    }
+    // The guest may make some of it allocated meanwhile, having copied it first.
+    await this.#gate.skip(offset, whole - offset);
     return whole - offset;
   }
 
