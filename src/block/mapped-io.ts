@@ -513,8 +513,12 @@ export class MappedIo {
   async #locateMapping(mapping: Mapping, offset: number): Promise<Located> {
     const length = mapping.lengthBytes;
     switch (mapping.kind) {
-      case 'data':
-        return this.#file().node.io.locate(mapping.hostOffset, length);
+      case 'data': {
+        const { node } = this.#file();
+        // Whoever listens is to hear of the read.
+        if (node.instance.announce) return { kind: 'other', lengthBytes: length };
+        return node.io.locate(mapping.hostOffset, length);
+      }
       case 'zero':
         return { kind: 'zero', lengthBytes: length };
       case 'backing': {

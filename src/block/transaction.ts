@@ -84,7 +84,10 @@ export class GraphTransaction {
     }
   }
 
-  /** Reopens a node and the file below it; a node that is already so is left alone. */
+  /**
+   * Reopens a node and the file below it; a node that is already so is left alone. Errors: kind permission when the user
+   * has said of the file that it is not to be written.
+   */
   setReadOnly(node: Node, readOnly: boolean): void {
     if (node.readOnly !== readOnly) {
       this.#steps.push({
@@ -93,7 +96,10 @@ export class GraphTransaction {
       });
     }
     const file = node.filtered ?? node.children.get('file');
-    if (file) this.setReadOnly(file.node, readOnly);
+    if (!file) return;
+    if (!readOnly && isKeptReadOnly(file.node))
+      throw new BlockError('permission', 'Block node is read-only', { node: file.node.name, errno: 'EPERM' });
+    this.setReadOnly(file.node, readOnly);
   }
 
   /** Changes what a backend asks for. */
@@ -178,6 +184,10 @@ export class GraphTransaction {
     }
     edge.node.parents.delete(edge);
   }
+}
+
+function isKeptReadOnly({ readOnly, options }: Node): boolean {
+  return readOnly && options['read-only'] === true && options['auto-read-only'] !== true;
 }
 
 /** Whoever found the node may have waited since, and a job's end have closed it. */

@@ -40,7 +40,7 @@ export class GuestDevice {
   ioStatus: 'ok' | 'failed' | 'nospace' = 'ok';
   readonly #graph: Graph;
   readonly #properties: DeviceProperties;
-  #endpoint: NbdServer | undefined;
+  #endpoint: { server: NbdServer; target: DeviceEndpoint } | undefined;
 
   private constructor(graph: Graph, properties: DeviceProperties, isActive: boolean) {
     this.id = properties.id;
@@ -65,8 +65,9 @@ export class GuestDevice {
     await graph.transaction((transaction) => void transaction.attach(device.backend, 'root', node));
     if (properties.endpoint) {
       const target = new DeviceEndpoint(device, properties, runState, onIoError);
-      device.#endpoint = await NbdServer.listen(graph.host, properties.endpoint);
-      device.#endpoint.addExport({ name: device.id, target, readOnly: false, multiConn: true });
+      const server = await NbdServer.listen(graph.host, properties.endpoint);
+      device.#endpoint = { server, target };
+      server.addExport({ name: device.id, target, readOnly: false, multiConn: true });
     }
     return device;
   }
@@ -77,7 +78,7 @@ export class GuestDevice {
   }
 
   get endpointAddress(): SocketAddress | undefined {
-    return this.#endpoint?.address;
+    return this.#endpoint?.server.address;
   }
 
   get writeCache(): boolean {
@@ -85,7 +86,9 @@ export class GuestDevice {
   }
 
   async close(): Promise<void> {
-    await this.#endpoint?.close();
+    const dropped = this.#endpoint?.server.close();
+    this.#endpoint?.target.end();
+    await dropped;
     const { root } = this.backend;
     assert(root, 'a device has a node');
     await this.#graph.transaction((transaction) => transaction.detach(root));
@@ -104,6 +107,7 @@ class DeviceEndpoint implements NbdTarget {
   readonly #properties: DeviceProperties;
   readonly #runState: RunState;
   readonly #onIoError: (event: IoErrorEvent) => void;
+  #isEnded = false;
 
   constructor(
     device: GuestDevice,
@@ -164,9 +168,16 @@ class DeviceEndpoint implements NbdTarget {
     return this.#device.backend.status(offset, lengthBytes);
   }
 
+  /** The client is gone: its requests do not wait for the guest to run. */
+  end(): void {
+    this.#isEnded = true;
+    this.#runState.wake();
+  }
+
   async #request(operation: 'read' | 'write', request: () => Promise<void>): Promise<void> {
     for (;;) {
-      if (!this.#runState.isRunning) await this.#runState.running();
+      if (!this.#runState.isRunning) await this.#runState.running(() => this.#isEnded);
+      if (this.#isEnded) throw new BlockError('closed', 'The device is closed');
       try {
         return await request();
       } catch (error) {

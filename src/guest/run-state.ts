@@ -55,9 +55,14 @@ export class RunState {
     this.#emit('STOP');
   }
 
-  /** Resolves when the guest runs. */
-  async running(): Promise<void> {
-    await this.#changed.until(() => this.isRunning);
+  /** Resolves when the guest runs, or `orElse` holds when wake() was called. */
+  async running(orElse: () => boolean): Promise<void> {
+    await this.#changed.until(() => this.isRunning || orElse());
+  }
+
+  /** What others wait for besides a running guest has come. */
+  wake(): void {
+    this.#changed.notify();
   }
 
   #set(status: RunStatus): void {

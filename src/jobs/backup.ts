@@ -20,7 +20,7 @@ const IDLE_SLEEP_MS = 60_000;
 /** drive-backup and blockdev-backup: the source as it was when the job started. */
 export class BackupJob implements JobDriver {
   readonly type = 'backup';
-  readonly #job: Job;
+  readonly job: Job;
   readonly #arguments: BackupArguments;
   readonly #place: JobPlace;
   readonly #source: Node;
@@ -40,7 +40,7 @@ export class BackupJob implements JobDriver {
 
   constructor(job: Job, args: BackupArguments, surroundings: JobSurroundings) {
     job.setDriver(this);
-    this.#job = job;
+    this.job = job;
     this.#arguments = args;
     this.#source = args.device;
     this.#target = args.target;
@@ -79,6 +79,7 @@ export class BackupJob implements JobDriver {
     return this.#totalBytes;
   }
 
+  /** Its point in time is now: the caller holds a drained section. */
   async insert(): Promise<void> {
     const place = this.#place;
     await place.insert(
@@ -95,16 +96,21 @@ export class BackupJob implements JobDriver {
     place.block(this.type, [this.#source, this.#target]);
   }
 
-  /** The job starts inside the drained section that is its point in time, and so shows itself paused at first. */
+  /** As QEMU's, a backup starts in a drained section and so shows itself paused at first. */
   async begin(): Promise<void> {
-    const job = this.#job;
-    await this.#place.drained([this.#source, this.#target], async () => {
-      await this.insert();
-      job.drainBegin();
-      job.start();
-      await job.untilAtRest();
-    });
+    const job = this.job;
+    job.drainBegin();
+    job.start();
+    await job.untilAtRest();
     job.drainEnd();
+  }
+
+  /** Takes an inserted job back that was not started, in the drained section in which it was inserted. */
+  async withdraw(): Promise<void> {
+    this.abort();
+    await this.#place.removeNow(this.#source);
+    await this.#leave();
+    this.job.withdrawn();
   }
 
   #markDue(): void {
@@ -124,7 +130,7 @@ export class BackupJob implements JobDriver {
   async run(): Promise<void> {
     const window = this.#window;
     try {
-      await this.#job.checkpoint(() => undefined);
+      await this.job.checkpoint(() => undefined);
       if (this.#arguments.sync === 'none') await this.#waitForEnd();
       else await this.#copyAll();
       await window.finish();
@@ -138,16 +144,17 @@ export class BackupJob implements JobDriver {
 
   async #waitForEnd(): Promise<never> {
     for (;;) {
-      await this.#job.checkpoint(() => undefined);
+      await this.job.checkpoint(() => undefined);
       this.#throwFailure();
-      await this.#job.sleep(IDLE_SLEEP_MS);
+      await this.job.sleep(IDLE_SLEEP_MS);
     }
   }
 
   async #copyAll(): Promise<void> {
     const due = this.#due;
     const top = this.#arguments.sync === 'top';
-    for (let at = due.nextDirty(0); at; at = due.nextDirty(at.offset + at.lengthBytes)) {
+    const next = (offset: number): Stretch | undefined => due.nextDirty(offset, due.sizeBytes, ZERO_BYTES);
+    for (let at = next(0); at; at = next(at.offset + at.lengthBytes)) {
       await this.#window.room();
       this.#throwFailure();
       const stretch: Stretch = at;
@@ -165,11 +172,8 @@ export class BackupJob implements JobDriver {
     const unit = this.#due.granularityBytes;
     const whole = end === this.#due.sizeBytes ? end : end - (end % unit);
     if (whole <= offset) return 0;
-    // The guest may have made some of it allocated meanwhile, having copied it first.
-    for (let at = this.#due.nextDirty(offset, whole); at; at = this.#due.nextDirty(at.offset, whole)) {
-      const length = Math.min(at.offset + at.lengthBytes, whole) - at.offset;
-      this.#due.reset(at.offset, length);
-    }
+    // The guest may make some of it allocated meanwhile, having copied it first.
+    await this.#gate.skip(offset, whole - offset);
     return whole - offset;
   }
 
@@ -199,6 +203,10 @@ export class BackupJob implements JobDriver {
 
   async clean(): Promise<void> {
     await this.#place.remove(this.#source);
+    await this.#leave();
+  }
+
+  async #leave(): Promise<void> {
     this.#place.passThrough.gate = undefined;
     this.#settleBitmap();
     await this.#place.close([this.#target]);
@@ -206,7 +214,7 @@ export class BackupJob implements JobDriver {
 
   /** What the user's bitmap holds after the job, by bitmap-mode. */
   #settleBitmap(): void {
-    const { bitmap, sync } = this.#arguments;
+    const { bitmap } = this.#arguments;
     const successor = this.#successor;
     if (!bitmap || !successor) return;
     const mode = this.#arguments.bitmapMode ?? 'on-success';
@@ -214,8 +222,7 @@ export class BackupJob implements JobDriver {
     if (replace) {
       bitmap.resetAll();
       bitmap.merge(successor);
-      if (!this.#succeeded && sync !== 'full') bitmap.merge(this.#due);
-      else if (!this.#succeeded) bitmap.setAll();
+      if (!this.#succeeded) bitmap.merge(this.#due);
     }
     const index = this.#source.dirtyBitmaps.indexOf(successor);
     assert(index >= 0, 'the successor of a bitmap is on its node');

@@ -10,13 +10,13 @@ import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './j
 /** block-commit of layers below the active one: their data goes down into the base, and they leave the chain. */
 export class CommitJob implements JobDriver {
   readonly type = 'commit';
+  readonly job: Job;
   readonly #arguments: CommitArguments;
   readonly #place: JobPlace;
   readonly #top: Node;
   readonly #base: Node;
   /** The lowest layer whose data is committed: the one above base. */
   readonly #lowest: Node;
-  readonly #baseWasReadOnly: boolean;
   readonly #topBackend: BlockBackend;
   readonly #baseBackend: BlockBackend;
   readonly #window: CopyWindow;
@@ -24,12 +24,12 @@ export class CommitJob implements JobDriver {
   #offset = 0;
 
   constructor(job: Job, args: CommitArguments, surroundings: JobSurroundings) {
+    this.job = job;
     job.setDriver(this);
     this.#arguments = args;
     this.#top = args.top;
     this.#base = args.base;
     this.#lowest = layerAbove(args.top, args.base);
-    this.#baseWasReadOnly = args.base.readOnly;
     const place = new JobPlace(job, surroundings, COMMIT_TOP, args.filterNodeName, args.top);
     this.#place = place;
     this.#topBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
@@ -64,7 +64,7 @@ export class CommitJob implements JobDriver {
           [this.#topBackend, this.#top],
           [this.#baseBackend, base],
         ],
-        (transaction) => transaction.setReadOnly(base, false),
+        (transaction) => place.listWritable(transaction, base),
       ),
     );
     place.freezeChain(this.#top, base);
@@ -113,11 +113,9 @@ export class CommitJob implements JobDriver {
     await place.section([this.#top, this.#base], async () => {
       for (const overlay of overlaysOf(place.filter)) await this.#rewriteHeader(overlay);
       place.thaw();
-      await place.graph.transaction((transaction) => {
-        place.listRemoval(transaction, this.#base);
-        transaction.setReadOnly(this.#base, this.#baseWasReadOnly);
-      });
+      await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));
       place.removed();
+      await place.restoreReadOnly();
     });
   }
 
@@ -138,9 +136,7 @@ export class CommitJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove(this.#top, (transaction) =>
-      transaction.setReadOnly(this.#base, this.#baseWasReadOnly),
-    );
+    await this.#place.remove(this.#top);
     await this.#place.close([this.#top]);
   }
 }

@@ -77,6 +77,14 @@ export class CopyBeforeWrite implements ChangeGate {
     }
   }
 
+  /** The rest of a stretch is not to be copied. Waits for copies under way: their writers may not be overtaken. */
+  async skip(offset: number, lengthBytes: number): Promise<void> {
+    const { due } = this.#options;
+    const release = await this.#locks.lockExclusive(offset, lengthBytes);
+    due.reset(offset, lengthBytes);
+    release();
+  }
+
   /** Nothing is held any more: guests' changes pass. */
   giveUp(): void {
     this.#given = true;

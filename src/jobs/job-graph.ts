@@ -27,6 +27,7 @@ export class JobPlace {
   readonly #backends: BlockBackend[] = [];
   readonly #frozen: Edge[] = [];
   #unblock: Array<() => void> = [];
+  readonly #reopened: Array<{ node: Node; readOnly: boolean }> = [];
   readonly filter: Node;
   readonly passThrough: PassThrough;
   readonly source: Node;
@@ -118,10 +119,27 @@ export class JobPlace {
     this.#frozen.push(edge);
   }
 
-  /** Refuses other operations on these nodes. */
+  /** Refuses other operations on these nodes, and on the filter. */
   block(type: JobType, nodes: Iterable<Node>): void {
-    for (const node of new Set(nodes))
+    for (const node of new Set([this.filter, ...nodes]))
       this.#unblock.push(node.addBlocker(`block device is in use by block job: ${type}`));
+  }
+
+  /** Lists what lets the job write to a node, until restoreReadOnly(). */
+  listWritable(transaction: GraphTransaction, node: Node): void {
+    this.#reopened.push({ node, readOnly: node.readOnly });
+    transaction.setReadOnly(node, false);
+  }
+
+  /**
+   * In a drained section, once the job's place is gone. A node that fails to become read-only stays writable: the
+   * graph is as it should be, and the job's end must not depend on it.
+   */
+  async restoreReadOnly(): Promise<void> {
+    for (const { node, readOnly } of this.#reopened.splice(0))
+      await this.graph
+        .transaction((transaction) => transaction.setReadOnly(node, readOnly))
+        .catch(() => undefined);
   }
 
   /** Lists the steps that end the job's place: parents of the filter go to `heir`. */
@@ -142,16 +160,17 @@ export class JobPlace {
   }
 
   /** Takes filter and backends out, guests back on `heir`, unless that was done. */
-  async remove(heir: Node, more: (transaction: GraphTransaction) => void = () => undefined): Promise<void> {
+  async remove(heir: Node): Promise<void> {
     if (this.#removed) return;
-    await this.section([this.source, this.filter], async () => {
-      this.thaw();
-      await this.graph.transaction((transaction) => {
-        this.listRemoval(transaction, heir);
-        more(transaction);
-      });
-      this.removed();
-    });
+    await this.section([this.source, this.filter], () => this.removeNow(heir));
+  }
+
+  /** The same; the caller holds a drained section. */
+  async removeNow(heir: Node): Promise<void> {
+    this.thaw();
+    await this.graph.transaction((transaction) => this.listRemoval(transaction, heir));
+    this.removed();
+    await this.restoreReadOnly();
   }
 
   /** Ends blockers and closes what nothing holds any more. */

@@ -163,6 +163,13 @@ export class Job {
     this.#concluded.resolve();
   }
 
+  /** A job that was announced and in its place, and is not to be started. */
+  withdrawn(): void {
+    this.#setStatus('aborting');
+    this.#setStatus('concluded');
+    this.abandon();
+  }
+
   /** Begins the work; its end shows in events and `concluded`. */
   start(): void {
     this.#atRest = false;
@@ -351,8 +358,8 @@ export class Job {
   }
 
   resume(): void {
-    checkVerb(this.id, this.#status, 'resume');
     if (!this.#userPaused) throw new BlockError('invalid', "Can't resume a job that was not paused");
+    checkVerb(this.id, this.#status, 'resume');
     this.#userPaused = false;
     this.#kicked.notify();
   }

@@ -20,10 +20,9 @@ import { checkJobId } from './state.js';
 import { checkStreamArguments, StreamJob } from './stream.js';
 
 interface Startable extends JobDriver {
+  readonly job: Job;
   /** Puts the job into the graph; on failure nothing of it stays. */
   insert(): Promise<void>;
-  /** In place of job.start(), for a job that begins in a drained section. */
-  begin?(): Promise<void>;
 }
 
 /** All jobs of one engine. */
@@ -80,11 +79,21 @@ export class JobManager {
   }
 
   async startBackup(args: BackupArguments): Promise<Job> {
-    if (args.device === args.target) throw new BlockError('invalid', 'Source and target cannot be the same');
-    for (const node of [args.device, args.target]) node.assertNotBlocked();
-    checkPolicies(args.onError, args.onSourceError, args.onTargetError);
-    checkBackupArguments(args);
-    return this.#start(args, (job) => new BackupJob(job, args, this.#surroundings));
+    checkBackup(args);
+    return this.#surroundings.graph.drained([args.device, args.target], async () => {
+      const backup = await this.prepareBackup(args);
+      await backup.begin();
+      return backup.job;
+    });
+  }
+
+  /**
+   * A backup whose point in time is now, to begin() or to withdraw() in the drained section that the caller holds over
+   * source and target.
+   */
+  async prepareBackup(args: BackupArguments): Promise<BackupJob> {
+    checkBackup(args);
+    return this.#insert(args, (job) => new BackupJob(job, args, this.#surroundings));
   }
 
   /** blockdev-create: runs `run`; stays until it is dismissed. */
@@ -119,21 +128,22 @@ export class JobManager {
   }
 
   async #start(args: CommonArguments, make: (job: Job) => Startable): Promise<Job> {
+    const { job } = await this.#insert(args, make);
+    job.start();
+    return job;
+  }
+
+  async #insert<D extends Startable>(args: CommonArguments, make: (job: Job) => D): Promise<D> {
     const job = this.#newJob(args);
     try {
       checkSpeed(args.speed ?? 0);
       const driver = make(job);
-      if (driver.begin) {
-        await driver.begin();
-      } else {
-        await driver.insert();
-        job.start();
-      }
+      await driver.insert();
+      return driver;
     } catch (error) {
       job.abandon();
       throw error;
     }
-    return job;
   }
 }
 
@@ -141,8 +151,16 @@ export class JobManager {
 function assertChainNotBlocked(top: Node, end: Node | undefined): void {
   for (const node of top.chain()) {
     if (node === end) return;
-    node.assertNotBlocked();
+    // A job's filter is no layer, but nothing may begin at it.
+    if (node === top || !node.isFilter) node.assertNotBlocked();
   }
+}
+
+function checkBackup(args: BackupArguments): void {
+  if (args.device === args.target) throw new BlockError('invalid', 'Source and target cannot be the same');
+  for (const node of [args.device, args.target]) node.assertNotBlocked();
+  checkPolicies(args.onError, args.onSourceError, args.onTargetError);
+  checkBackupArguments(args);
 }
 
 /** A root is not a child of another node. Errors: kind invalid, in QEMU's words. */

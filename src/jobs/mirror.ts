@@ -61,14 +61,13 @@ interface Piece extends Stretch {
 /** drive-mirror, blockdev-mirror and the commit of the active layer. */
 export class MirrorJob implements JobDriver {
   readonly type: 'mirror' | 'commit';
-  readonly #job: Job;
+  readonly job: Job;
   readonly #plan: MirrorPlan;
   readonly #place: JobPlace;
   readonly #source: Node;
   readonly #target: Node;
   readonly #sourceBackend: BlockBackend;
   readonly #targetBackend: BlockBackend;
-  readonly #targetWasReadOnly: boolean;
   readonly #dirty: DirtyBitmap;
   readonly #window: CopyWindow;
   readonly #mover: Mover;
@@ -87,11 +86,10 @@ export class MirrorJob implements JobDriver {
   constructor(job: Job, plan: MirrorPlan, surroundings: JobSurroundings) {
     this.type = plan.type;
     job.setDriver(this);
-    this.#job = job;
+    this.job = job;
     this.#plan = plan;
     this.#source = plan.source;
     this.#target = plan.target;
-    this.#targetWasReadOnly = plan.target.readOnly;
     const place = new JobPlace(job, surroundings, plan.filter, plan.filterNodeName, plan.source);
     this.#place = place;
     this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
@@ -161,7 +159,7 @@ export class MirrorJob implements JobDriver {
           [this.#targetBackend, target],
         ],
         (transaction) => {
-          if (targetIsBase) transaction.setReadOnly(target, false);
+          if (targetIsBase) place.listWritable(transaction, target);
         },
         (edge) => isInChain(edge.parent, target),
       );
@@ -223,11 +221,11 @@ export class MirrorJob implements JobDriver {
     for (let round = 0; ; round++) {
       await this.#copyRound();
       await this.#window.finish();
-      if (this.#dirty.isClean) return this.#job.becomeReady();
+      if (this.#dirty.isClean) return this.job.becomeReady();
       if (round < ROUNDS_BEFORE_HOLDING || this.#dirty.dirtyBytes > HELD_BYTES) continue;
       await this.#place.section([this.#source], async () => {
         await this.#copyAllNow();
-        this.#job.becomeReady();
+        this.job.becomeReady();
       });
       return;
     }
@@ -237,7 +235,7 @@ export class MirrorJob implements JobDriver {
   async #copyRound(): Promise<void> {
     this.#cursor = 0;
     while (this.#cursor < this.#dirty.sizeBytes) {
-      const stretch = this.#dirty.nextDirty(this.#cursor, this.#dirty.sizeBytes);
+      const stretch = this.#dirty.nextDirty(this.#cursor, this.#dirty.sizeBytes, ZERO_BYTES);
       if (!stretch) return;
       await this.#window.room(() => this.#phase === 'freezing');
       if (this.#phase === 'freezing' || this.#phase === 'frozen') return;
@@ -299,7 +297,7 @@ export class MirrorJob implements JobDriver {
 
   /** READY: copies what the guest writes until the job is told how to end. */
   async #followGuest(): Promise<void> {
-    const job = this.#job;
+    const job = this.job;
     for (;;) {
       await job.checkpoint(
         () => this.#window.quiet(),
@@ -329,8 +327,9 @@ export class MirrorJob implements JobDriver {
   /** Copies all that is dirty without pause; guests are held back. */
   async #copyAllNow(): Promise<void> {
     await this.#window.finish();
-    for (let at = this.#dirty.nextDirty(0); at; at = this.#dirty.nextDirty(0)) {
-      const piece = { offset: at.offset, lengthBytes: Math.min(at.lengthBytes, HELD_BYTES) };
+    const next = (offset: number): Stretch | undefined =>
+      this.#dirty.nextDirty(offset, this.#dirty.sizeBytes, HELD_BYTES);
+    for (let piece = next(0); piece; piece = next(piece.offset + piece.lengthBytes)) {
       this.#copyingBytes += piece.lengthBytes;
       this.#dirty.reset(piece.offset, piece.lengthBytes);
       await this.#copyTracked(piece);
@@ -351,14 +350,14 @@ export class MirrorJob implements JobDriver {
     this.#phase = 'freezing';
     await this.#place.drained([this.#source], async () => {
       await this.#window.quiet();
-      if (this.#job.isCancelled || !this.#job.isReady) return;
+      if (this.job.isCancelled || !this.job.isReady) return;
       this.#dirty.enabled = false;
       this.#held = new CopyBeforeWrite({
         due: this.#dirty,
         copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
         failed: (error) => {
           this.#heldFailure ??= asError(error);
-          this.#job.kick();
+          this.job.kick();
         },
         copied: (bytes) => {
           this.#offset += bytes;
@@ -367,21 +366,19 @@ export class MirrorJob implements JobDriver {
       this.#place.passThrough.gate = this.#held;
       this.#phase = 'frozen';
     });
-    this.#job.kick();
+    this.job.kick();
   }
 
   async #copyHeld(): Promise<void> {
     const held = this.#held;
     assert(held, 'a frozen mirror holds its point in time');
     const window = this.#window;
-    for (let at = this.#dirty.nextDirty(0); at; at = this.#dirty.nextDirty(at.offset + at.lengthBytes)) {
+    const next = (offset: number): Stretch | undefined =>
+      this.#dirty.nextDirty(offset, this.#dirty.sizeBytes, window.pieceBytes(this.#dirty.granularityBytes));
+    for (let at = next(0); at; at = next(at.offset + at.lengthBytes)) {
       await window.room();
       if (this.#heldFailure !== undefined) break;
-      const piece = {
-        offset: at.offset,
-        lengthBytes: Math.min(at.lengthBytes, window.pieceBytes(this.#dirty.granularityBytes)),
-      };
-      at = piece;
+      const piece = at;
       window.launch(piece.lengthBytes, () => held.copy(piece.offset, piece.lengthBytes));
     }
     await window.finish();
@@ -435,9 +432,7 @@ export class MirrorJob implements JobDriver {
 
   async clean(): Promise<void> {
     const source = this.#source;
-    await this.#place.remove(source, (transaction) => {
-      if (this.#plan.targetIsBase) transaction.setReadOnly(this.#target, this.#targetWasReadOnly);
-    });
+    await this.#place.remove(source);
     this.#place.passThrough.gate = undefined;
     const index = source.dirtyBitmaps.indexOf(this.#dirty);
     if (index >= 0) source.dirtyBitmaps.splice(index, 1);
@@ -470,8 +465,8 @@ export class MirrorJob implements JobDriver {
       try {
         await this.#changeTarget(change, isWhole);
       } catch (error) {
-        this.#window.launch(0, () => Promise.reject(this.#job.ioError('write', error)));
-        this.#job.kick();
+        this.#window.launch(0, () => Promise.reject(this.job.ioError('write', error)));
+        this.job.kick();
         return;
       }
       dirty.reset(offset, lengthBytes);

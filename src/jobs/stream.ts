@@ -12,13 +12,12 @@ const WRITEBACK_BYTES = 32 * 1024 * 1024;
 /** block-stream: pulls data of the backing chain up into a node, then shortens the chain. */
 export class StreamJob implements JobDriver {
   readonly type = 'stream';
-  readonly #job: Job;
+  readonly job: Job;
   readonly #arguments: StreamArguments;
   readonly #place: JobPlace;
   readonly #node: Node;
   /** The lowest node that is pulled up; what is below it stays. */
   readonly #lowest: Node;
-  readonly #wasReadOnly: boolean;
   readonly #window: CopyWindow;
   #offset = 0;
   #sinceWriteback = 0;
@@ -26,11 +25,10 @@ export class StreamJob implements JobDriver {
 
   constructor(job: Job, args: StreamArguments, surroundings: JobSurroundings) {
     job.setDriver(this);
-    this.#job = job;
+    this.job = job;
     this.#arguments = args;
     this.#node = args.node;
     this.#lowest = lowestOf(args);
-    this.#wasReadOnly = args.node.readOnly;
     this.#place = new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node);
     this.#window = new CopyWindow(job);
   }
@@ -40,7 +38,7 @@ export class StreamJob implements JobDriver {
   }
 
   get totalBytes(): number {
-    return this.#node.lengthBytes;
+    return this.#lowest === this.#node ? 0 : this.#node.lengthBytes;
   }
 
   async insert(): Promise<void> {
@@ -50,7 +48,7 @@ export class StreamJob implements JobDriver {
       ALL_PERMISSIONS - Permission.resize,
     );
     await place.drained([this.#node], () =>
-      place.insert([[backend, this.#node]], (transaction) => transaction.setReadOnly(this.#node, false)),
+      place.insert([[backend, this.#node]], (transaction) => place.listWritable(transaction, this.#node)),
     );
     place.freezeChain(this.#node, this.#lowest);
     place.block(this.type, this.#involved());
@@ -68,7 +66,7 @@ export class StreamJob implements JobDriver {
   async run(): Promise<void> {
     const window = this.#window;
     try {
-      const size = this.#node.lengthBytes;
+      const size = this.totalBytes;
       while (this.#offset < size) {
         await window.room();
         await this.#step(size);
@@ -86,7 +84,7 @@ export class StreamJob implements JobDriver {
     const offset = this.#offset;
     const status = await this.#node
       .statusThroughChain(offset, size - offset, this.#lowest)
-      .catch((error: unknown) => Promise.reject(this.#job.ioError('read', error)));
+      .catch((error: unknown) => Promise.reject(this.job.ioError('read', error)));
     const isLast = this.#lowest.backingNode() === undefined;
     // Without a base, what is allocated nowhere and what is zero below need no cluster.
     const isDue = status.allocated && status.depth > 0 && !(status.zero && isLast);
@@ -117,7 +115,7 @@ export class StreamJob implements JobDriver {
     try {
       await this.#node.io.copyUp(offset, length, zero);
     } catch (error) {
-      throw this.#job.ioError('read', error);
+      throw this.job.ioError('read', error);
     }
     if (!zero) this.#copied(length);
   }
@@ -149,16 +147,14 @@ export class StreamJob implements JobDriver {
         if (below) transaction.retarget(link, below);
         else transaction.detach(link);
         place.listRemoval(transaction, node);
-        transaction.setReadOnly(node, this.#wasReadOnly);
       });
       place.removed();
+      await place.restoreReadOnly();
     });
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove(this.#node, (transaction) =>
-      transaction.setReadOnly(this.#node, this.#wasReadOnly),
-    );
+    await this.#place.remove(this.#node);
     await this.#place.close(this.#dropped);
   }
 }

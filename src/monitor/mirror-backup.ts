@@ -18,8 +18,9 @@ type BlockdevBackup = CommandArguments<'blockdev-backup'>;
 export function registerMirrorAndBackup(engine: Engine): void {
   engine.command('drive-mirror', (args) => driveMirror(engine, args));
   engine.command('blockdev-mirror', (args) => blockdevMirror(engine, args));
-  engine.command('drive-backup', async (args) => void (await driveBackup(engine, args)));
-  engine.command('blockdev-backup', async (args) => void (await blockdevBackup(engine, args)));
+  const start: Start<Job> = (args) => engine.jobs.startBackup(args);
+  engine.command('drive-backup', async (args) => void (await driveBackup(engine, args, start)));
+  engine.command('blockdev-backup', async (args) => void (await blockdevBackup(engine, args, start)));
 }
 
 // ---- mirror
@@ -40,12 +41,27 @@ function mirrorArguments(
   };
 }
 
+/** The source, or what only filters are between it and: whose users see the same in the mirror. */
 function nodeToReplace(engine: Engine, source: Node, name: string | undefined): { replaces?: Node } {
   if (name === undefined) return {};
   const node = engine.graph.node(name);
+  checkNotBlocked(node);
+  if (!isShownBy(source, node)) {
+    const text = `Cannot replace '${name}' by a node mirrored from '${source.name}', because it cannot be guaranteed`;
+    throw new BlockError(
+      'invalid',
+      `${text} that doing so would not lead to an abrupt change of visible data`,
+    );
+  }
   if (node.lengthBytes !== source.lengthBytes)
     throw new BlockError('invalid', 'cannot replace image with a mirror image of different size');
   return { replaces: node };
+}
+
+function isShownBy(source: Node, node: Node): boolean {
+  for (let at: Node | undefined = source; at; at = at.isFilter ? at.filtered?.node : undefined)
+    if (at === node) return true;
+  return false;
 }
 
 async function blockdevMirror(engine: Engine, args: BlockdevMirror): Promise<void> {
@@ -81,7 +97,7 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
       ...mirrorArguments(source, args),
       ...replaces,
       target,
-      targetIsNew: isNew,
+      targetIsNew: isNew && (await readsAsZeroes(target)),
       targetBacking: isNew ? (below ? 'source-chain' : 'leave') : 'open',
       ...given({ unmap: args.unmap }),
     });
@@ -89,6 +105,14 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
     await graph.collect([target]);
     throw error;
   }
+}
+
+/** A file just made does; a device that was there before (an NBD export) holds what it held. */
+async function readsAsZeroes(target: Node): Promise<boolean> {
+  const { lengthBytes } = target;
+  if (lengthBytes === 0) return true;
+  const status = await target.statusThroughChain(0, lengthBytes);
+  return status.zero && status.lengthBytes === lengthBytes;
 }
 
 /** `backing: null` for the formats that know backing files: the mirror decides on the target's. */
@@ -121,10 +145,13 @@ function findBitmap(source: Node, name: string | undefined): DirtyBitmap | undef
   return bitmap;
 }
 
-export async function blockdevBackup(engine: Engine, args: BlockdevBackup): Promise<Job> {
+type Start<R> = (args: BackupArguments) => Promise<R>;
+
+/** `start`: of the job manager, startBackup or prepareBackup. */
+export async function blockdevBackup<R>(engine: Engine, args: BlockdevBackup, start: Start<R>): Promise<R> {
   const source = findDevice(engine.graph, args.device);
   const target = findDevice(engine.graph, args.target);
-  return engine.jobs.startBackup({ ...backupArguments(source, args), sync: syncOf(source, args), target });
+  return start({ ...backupArguments(source, args), sync: syncOf(source, args), target });
 }
 
 /** Without a backing file the top is everything. */
@@ -132,7 +159,7 @@ function syncOf(source: Node, { sync }: DriveBackup | BlockdevBackup): BackupArg
   return sync === 'top' && !source.backingNode() ? 'full' : sync;
 }
 
-export async function driveBackup(engine: Engine, args: DriveBackup): Promise<Job> {
+export async function driveBackup<R>(engine: Engine, args: DriveBackup, start: Start<R>): Promise<R> {
   const { graph, opener } = engine;
   const source = findDevice(graph, args.device);
   source.assertNotBlocked();
@@ -150,7 +177,7 @@ export async function driveBackup(engine: Engine, args: DriveBackup): Promise<Jo
   try {
     if (showsSource)
       await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));
-    return await engine.jobs.startBackup({ ...backupArguments(source, args), sync, target });
+    return await start({ ...backupArguments(source, args), sync, target });
   } catch (error) {
     await graph.collect([target]);
     throw error;

@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { TransactionAction } from '../schema/commands.js';
-import type { Job } from '../jobs/job.js';
+import type { BackupArguments } from '../jobs/arguments.js';
+import type { BackupJob } from '../jobs/backup.js';
 import { BITMAP_ACTIONS } from './bitmaps.js';
 import type { Engine } from './engine.js';
 import { blockdevBackup, driveBackup } from './mirror-backup.js';
@@ -26,6 +27,7 @@ async function runAll(engine: Engine, actions: readonly TransactionAction[]): Pr
 }
 
 async function runOne(engine: Engine, action: TransactionAction): Promise<DoneAction> {
+  const prepare = (args: BackupArguments): Promise<BackupJob> => engine.jobs.prepareBackup(args);
   switch (action.type) {
     case 'abort':
       throw new BlockError('cancelled', 'Transaction aborted using Abort action');
@@ -34,9 +36,9 @@ async function runOne(engine: Engine, action: TransactionAction): Promise<DoneAc
     case 'blockdev-snapshot':
       return snapshot(engine, action.data);
     case 'blockdev-backup':
-      return undoable(await blockdevBackup(engine, action.data));
+      return startedLast(await blockdevBackup(engine, action.data, prepare));
     case 'drive-backup':
-      return undoable(await driveBackup(engine, action.data));
+      return startedLast(await driveBackup(engine, action.data, prepare));
     case 'block-dirty-bitmap-add':
       return BITMAP_ACTIONS[action.type](engine, action.data);
     default:
@@ -44,6 +46,7 @@ async function runOne(engine: Engine, action: TransactionAction): Promise<DoneAc
   }
 }
 
-function undoable(job: Job): DoneAction {
-  return { undo: () => job.cancelNow() };
+/** Its point in time is that of the transaction; it works only when no action can fail any more. */
+function startedLast(backup: BackupJob): DoneAction {
+  return { undo: () => backup.withdraw(), settle: () => backup.begin() };
 }

@@ -125,6 +125,49 @@ test('a transaction that fails takes back what was done before', async (t) => {
   await bed.guest('read -P 0x55 0 64k');
 });
 
+test('a backup of a transaction that fails is announced and withdrawn, and never runs', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.image('spare');
+  const backup = { device: 'B', target: 'spare', 'job-id': 'b', sync: 'full' };
+  const actions = [
+    { type: 'blockdev-backup', data: backup },
+    { type: 'abort', data: {} },
+  ];
+  await bed.refusal('transaction', { actions });
+  const statuses = bed.events.map(({ event, data }) =>
+    event === 'JOB_STATUS_CHANGE' ? data['status'] : event,
+  );
+  assert.deepEqual(statuses, ['created', 'aborting', 'concluded', 'null']);
+  assert.ok(![...bed.engine.graph.nodes.values()].some((node) => node.isBlocked || node.isFilter));
+  await bed.execute('transaction', { actions: actions.slice(0, 1) });
+  await bed.event('BLOCK_JOB_COMPLETED', 'b');
+});
+
+test('a transaction with a backup fails while a mirror takes over', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  for (let turns = 0; turns < 10; turns++) {
+    const [disk = ''] = await bed.layers();
+    await bed.image(`copy${turns}`);
+    await bed.image(`spare${turns}`);
+    await bed.image(`other${turns}`);
+    const mirror = { device: disk, target: `copy${turns}`, 'job-id': `m${turns}`, sync: 'full' };
+    await bed.execute('blockdev-mirror', mirror);
+    await bed.event('BLOCK_JOB_READY', `m${turns}`);
+    const backup = { device: `other${turns}`, target: `spare${turns}`, 'job-id': `b${turns}`, sync: 'full' };
+    await bed.execute('job-complete', { id: `m${turns}` });
+    for (let i = 0; i < turns; i++) await Promise.resolve();
+    const actions = [
+      { type: 'blockdev-backup', data: backup },
+      { type: 'abort', data: {} },
+    ];
+    await bed.refusal('transaction', { actions });
+    await bed.event('BLOCK_JOB_COMPLETED', `m${turns}`);
+    assert.deepEqual(await bed.layers(), [`copy${turns}`]);
+  }
+});
+
 test('bitmap actions in a transaction are taken back one by one', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A');

@@ -43,6 +43,17 @@ const REFUSALS: ReadonlyArray<readonly [string, JsonObject, string]> = [
     "Failed to find node with node-name='x'",
   ],
   [
+    'blockdev-mirror',
+    { device: 'C', 'job-id': 'j', target: 'same', sync: 'full', replaces: 'B' },
+    "Node 'B' is busy: node is used as backing hd of 'C'",
+  ],
+  [
+    'blockdev-mirror',
+    { device: 'C', 'job-id': 'j', target: 'same', sync: 'full', replaces: 'same' },
+    "Cannot replace 'same' by a node mirrored from 'C', because it cannot be guaranteed that doing so would not lead " +
+      'to an abrupt change of visible data',
+  ],
+  [
     'drive-mirror',
     { device: 'C', 'job-id': 'j', target: 'e', sync: 'full', format: 'nope' },
     "Unknown file format 'nope'",
@@ -87,6 +98,7 @@ test('what is wrong is refused in the words of QEMU, and nothing has changed or 
   const bed = new EngineBed(t);
   await bed.chain('A', 'B', 'C');
   await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'spare', size: 1024 * 1024 });
+  await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'same', size: DISK_BYTES });
   const before = JSON.stringify(await bed.execute('x-debug-query-block-graph'));
   for (const [command, args, words] of REFUSALS)
     assert.equal(await bed.refusal(command, args), words, command);

@@ -77,6 +77,31 @@ test('werror=enospc stops the guest, and cont tries the request again', async (t
   await guest.close();
 });
 
+test('an engine closes while a stopped guest has requests', { timeout: 10_000 }, async (t) => {
+  const bed = new EngineBed(t);
+  const path = bed.path('disk.sock');
+  await bed.engine.addNode({ driver: 'null-co', 'node-name': 'A', size: DISK_BYTES });
+  await bed.device('A', { endpoint: path });
+  const guest = await connect(bed, path, 'virtio0');
+  await bed.execute('stop');
+  const write = guest.write(0, Buffer.alloc(512), 0);
+  const lost = assert.rejects(write, { errno: 'EIO' });
+  await bed.engine.host.clock.sleep(50);
+  await bed.engine.close();
+  await lost;
+  await guest.close();
+});
+
+test('stop stops the guest also when its disk cannot be flushed', async (t) => {
+  const bed = new EngineBed(t);
+  const image = { driver: 'null-co', size: DISK_BYTES };
+  const failing = [{ event: 'none', iotype: 'flush' }];
+  await bed.engine.addNode({ driver: 'blkdebug', 'node-name': 'A', image, 'inject-error': failing });
+  await bed.device('A');
+  assert.deepEqual(await bed.execute('stop'), {});
+  assert.equal(bed.engine.runState.status, 'paused');
+});
+
 test('an incoming disk takes no lock until it is exported, and then the other end may write', async (t) => {
   const here = new EngineBed(t);
   const there = new EngineBed(t, { incoming: true });

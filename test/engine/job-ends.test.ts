@@ -1,0 +1,159 @@
+import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { test, type TestContext } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+
+/** A read-only [A] <-- [B] below a writable [C], the disk; flushes of `failing` fail. */
+async function chainWithFailingFlush(context: TestContext, failing: 'A' | 'B'): Promise<EngineBed> {
+  const bed = new EngineBed(context);
+  let below: string | undefined;
+  for (const name of ['A', 'B', 'C']) {
+    const filename = bed.path(`${name}.qcow2`);
+    const backing =
+      below === undefined ? {} : { backingFile: bed.path(`${below}.qcow2`), backingFormat: 'qcow2' };
+    await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES, ...backing });
+    const image = { driver: 'file', filename, 'auto-read-only': true };
+    const debug = { driver: 'blkdebug', image, 'inject-error': [{ event: 'flush_to_disk' }] };
+    await bed.engine.addNode({
+      ...{ driver: 'qcow2', 'node-name': name, file: name === failing ? debug : image },
+      ...{ 'read-only': name !== 'C', backing: below ?? null },
+    });
+    below = name;
+  }
+  await bed.device('C');
+  return bed;
+}
+
+/** Of the job; the engine then closes all the same, and tells of the flush. */
+async function assertNothingLeft({ engine }: EngineBed): Promise<void> {
+  for (const node of engine.graph.nodes.values()) {
+    assert.ok(!/commit_top|copy-on-read|mirror_top/.test(node.driver.name), node.driver.name);
+    assert.ok(!node.isBlocked, node.name);
+  }
+  assert.deepEqual(
+    [...engine.graph.backends].map(({ description }) => description).filter((d) => / job /.test(d)),
+    [],
+  );
+  await assert.rejects(engine.close(), { kind: 'io' });
+}
+
+test('a stream with nothing to copy has nothing to do, and its end can be left to the user', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const manual = { 'auto-finalize': false, 'auto-dismiss': false };
+  await bed.execute('block-stream', { device: 'B', 'base-node': 'A', 'job-id': 's', ...manual });
+  while (bed.engine.jobs.find('s')?.status !== 'pending') await bed.engine.host.clock.macrotask();
+  const notPaused = "Can't resume a job that was not paused";
+  assert.equal(await bed.refusal('job-resume', { id: 's' }), notPaused);
+  await bed.execute('job-finalize', { id: 's' });
+  const { len, offset } = await bed.event('BLOCK_JOB_COMPLETED', 's');
+  assert.deepEqual({ len, offset }, { len: 0, offset: 0 });
+  assert.equal(await bed.refusal('job-resume', { id: 's' }), notPaused);
+  await bed.execute('job-dismiss', { id: 's' });
+});
+
+test('a base whose file the user keeps read-only is not written by jobs', async (t) => {
+  const bed = new EngineBed(t);
+  for (const [name, backing] of [['A'], ['B', 'A'], ['C', 'B']] as const) {
+    const filename = bed.path(`${name}.qcow2`);
+    const below =
+      backing === undefined ? {} : { backingFile: bed.path(`${backing}.qcow2`), backingFormat: 'qcow2' };
+    await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES, ...below });
+    const readOnly = { 'read-only': name !== 'C' };
+    const file = { driver: 'file', filename, ...readOnly };
+    await bed.engine.addNode({
+      driver: 'qcow2',
+      'node-name': name,
+      file,
+      backing: backing ?? null,
+      ...readOnly,
+    });
+  }
+  await bed.device('C');
+  const commit = { device: 'C', 'top-node': 'B', 'base-node': 'A', 'job-id': 'j' };
+  assert.equal(await bed.refusal('block-commit', commit), 'Block node is read-only');
+  assert.equal(await bed.refusal('block-stream', { device: 'B', 'job-id': 'j' }), 'Block node is read-only');
+  assert.ok(![...bed.engine.graph.nodes.values()].some((node) => node.isBlocked || node.isFilter));
+});
+
+test('a stream hears of errors that are injected where its backing file is read', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.engine.close();
+  const fresh = new EngineBed(t);
+  const image = { driver: 'file', filename: bed.path('A.qcow2') };
+  const base = { driver: 'blkdebug', image, 'inject-error': [{ event: 'read_aio' }] };
+  await fresh.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file: base, 'read-only': true });
+  const file = { driver: 'file', filename: bed.path('B.qcow2') };
+  await fresh.engine.addNode({ driver: 'qcow2', 'node-name': 'B', file, backing: 'A' });
+  await fresh.execute('block-stream', { device: 'B', 'job-id': 's' });
+  assert.equal((await fresh.event('BLOCK_JOB_COMPLETED', 's'))['error'], 'Input/output error');
+});
+
+test('a full backup that ends early leaves in its bitmap what the target lacks', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('spare');
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits' });
+  await bed.execute('blockdev-backup', {
+    ...{ device: 'A', target: 'spare', 'job-id': 'b', sync: 'full', speed: MiB },
+    ...{ bitmap: 'bits', 'bitmap-mode': 'always' },
+  });
+  const progress = (): number => Number(bed.engine.jobs.find('b')?.jobInfo()['current-progress']);
+  while (progress() === 0) await bed.engine.host.clock.macrotask();
+  await bed.execute('job-cancel', { id: 'b' });
+  const { offset } = await bed.event('BLOCK_JOB_CANCELLED', 'b');
+  assert.equal(bed.engine.graph.node('A').findBitmap('bits')?.dirtyBytes, DISK_BYTES - Number(offset));
+});
+
+test('a full drive-mirror to a device that was there before leaves nothing of what it held', async (t) => {
+  const there = new EngineBed(t);
+  const filename = there.path('device.raw');
+  writeFileSync(filename, Buffer.alloc(DISK_BYTES, 0x55));
+  await there.engine.addNode({ driver: 'raw', 'node-name': 'device', file: { driver: 'file', filename } });
+  const path = there.path('nbd.sock');
+  await there.execute('nbd-server-start', { addr: { type: 'unix', data: { path } } });
+  await there.execute('nbd-server-add', { device: 'device', writable: true });
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const target = `nbd+unix:///device?socket=${path}`;
+  await bed.execute('drive-mirror', { device: 'A', target, 'job-id': 'm', sync: 'full', format: 'raw' });
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('block-job-cancel', { device: 'm' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'm');
+  const expected = Buffer.concat([Buffer.alloc(4 * MiB, 0x11), Buffer.alloc(DISK_BYTES - 4 * MiB)]);
+  assert.ok(readFileSync(filename).equals(expected));
+});
+
+test('a filter that a user has named is busy like the nodes of its job', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.image('spare');
+  const mirror = { device: 'B', target: 'spare', 'job-id': 'm', sync: 'full', 'filter-node-name': 'f' };
+  await bed.execute('blockdev-mirror', mirror);
+  const busy = "Node 'f' is busy: block device is in use by block job: mirror";
+  const grown = { 'node-name': 'f', size: 2 * DISK_BYTES };
+  assert.equal(await bed.refusal('block_resize', grown), "Device '(null)' is in use");
+  const overlay = { 'node-name': 'f', 'snapshot-file': bed.path('x'), 'snapshot-node-name': 'x' };
+  assert.equal(await bed.refusal('blockdev-snapshot-sync', overlay), busy);
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'f' }), busy);
+  const second = { device: 'f', 'job-id': 's' };
+  assert.equal(await bed.refusal('block-stream', second), busy);
+  assert.equal(await bed.refusal('blockdev-backup', { ...second, target: 'A', sync: 'full' }), busy);
+  await bed.execute('job-cancel', { id: 'm' });
+});
+
+test('a stream whose node cannot become read-only again leaves the graph', async (t) => {
+  const bed = await chainWithFailingFlush(t, 'B');
+  await bed.execute('block-stream', { device: 'B', 'job-id': 's' });
+  await bed.event('BLOCK_JOB_COMPLETED', 's');
+  await assertNothingLeft(bed);
+});
+
+test('a commit whose base cannot become read-only again leaves the graph', async (t) => {
+  const bed = await chainWithFailingFlush(t, 'A');
+  await bed.execute('block-commit', { device: 'C', 'top-node': 'B', 'base-node': 'A', 'job-id': 'c' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'c');
+  await assertNothingLeft(bed);
+});
