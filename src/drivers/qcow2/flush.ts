@@ -214,30 +214,35 @@ export class WriteBack {
 
   /** What only the disk's older state pointed at is free now. */
   async #free(s: Snapshot): Promise<void> {
-    const { clusterBytes } = this.#context;
     const ranges = [...s.unlinked];
     for (const move of [s.refcountTableMove, s.l1Move]) {
       if (move)
         ranges.push({ offset: move.from.hostOffset, lengthBytes: move.from.lengthBytes, discard: false });
     }
     if (ranges.length === 0) return;
-    await this.#context.announce('cluster_free');
-    for (;;) {
-      const range = ranges[0];
-      if (!range) return;
-      try {
-        // The host's blocks go first: the clusters may be given out as soon as they are released.
-        if (range.discard) await this.#discard(range);
-        await this.#allocator.release(
-          range.offset / clusterBytes,
-          Math.ceil(range.lengthBytes / clusterBytes),
-        );
-      } catch (error) {
-        // Leaked at worst: nothing points at them, and nobody gets them.
-        if (!isCorrupt(error)) this.#unlinked.restore(ranges);
-        throw error;
+    try {
+      await this.#context.announce('cluster_free');
+      for (let range = ranges[0]; range; range = ranges[0]) {
+        await this.#freeRange(range);
+        ranges.shift();
       }
-      ranges.shift();
+    } catch (error) {
+      // Leaked at worst: nothing points at them, and nobody gets them.
+      if (!isCorrupt(error)) this.#unlinked.restore(ranges);
+      throw error;
+    }
+  }
+
+  /** What it gave back is no longer in `range`, also after a failure. */
+  async #freeRange(range: UnlinkedRange): Promise<void> {
+    const { clusterBytes } = this.#context;
+    // The host's blocks go first: the clusters may be given out as soon as they are released.
+    if (range.discard) await this.#discard(range);
+    while (range.lengthBytes > 0) {
+      const clusters = Math.ceil(range.lengthBytes / clusterBytes);
+      const done = await this.#allocator.releaseSome(range.offset / clusterBytes, clusters);
+      range.offset += done * clusterBytes;
+      range.lengthBytes -= done * clusterBytes;
     }
   }
 
