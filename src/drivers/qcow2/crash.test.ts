@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { errnoError } from '../../base/error.js';
 import type { CreateOptions, NodeOptions } from '../../block/driver.js';
 import { Flag, newMapping } from '../../block/request.js';
 import { type CrashState, crashStates, seededBelow } from '../../testing/crash-states.js';
@@ -421,6 +422,32 @@ test('growing over a longer backing file: the old size, or the new one with zero
       ),
     3,
   );
+});
+
+test('growing that failed after the header named the larger L1 table: what is linked next is safe all the same', async () => {
+  const oldBytes = 64 * SECTOR;
+  const newBytes = 100 * oldBytes;
+  const disk = new RecordedDisk();
+  const options = { 'cluster-size': SECTOR };
+  await createQcow2(childOf(disk), { sizeBytes: oldBytes, options });
+  const shelf = new DiskShelf([qcow2Driver]);
+  const top = shelf.put('top', disk.contents());
+  const open = await shelf.open('top');
+  let switched = false;
+  let failures = 1;
+  top.failure = (event, offset) => {
+    if (event === 'write' && offset === 0) switched = true;
+    return event === 'flush' && switched && failures-- > 0 ? errnoError('EIO') : undefined;
+  };
+  await assert.rejects(open.backend.truncate(newBytes));
+  await open.backend.write(0, Buffer.alloc(oldBytes, 0x11));
+  await open.backend.flush();
+  await open.backend.truncate(newBytes);
+  await open.close();
+  for (const state of crashStates(top, seededBelow(1)))
+    assert.equal(await corruption(state.content), undefined, describeState(state));
+  const found = await checkQcow2(childOf(new RecordedDisk(top.contents())));
+  assert.equal(found.leaks, 0);
 });
 
 test('growing hides what a last cluster held behind the old end', async () => {
