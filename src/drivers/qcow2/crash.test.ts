@@ -4,6 +4,7 @@ import { errnoError } from '../../base/error.js';
 import type { CreateOptions, NodeOptions } from '../../block/driver.js';
 import { Flag, newMapping } from '../../block/request.js';
 import { type CrashState, crashStates, seededBelow } from '../../testing/crash-states.js';
+import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
 import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../testing/recorded-disk.js';
 import { checkQcow2 } from './check.js';
 import { createQcow2 } from './create.js';
@@ -550,4 +551,19 @@ test('auto-clear features are cleared durably before anything changes', async ()
       ),
     3,
   );
+});
+
+test('the mark of a broken image is durable without a flush of a guest', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 4 * 65536, clusters: 16 });
+  image.entry(0, BigInt(image.l1Offset) | (1n << 63n));
+  const shelf = new DiskShelf([qcow2Driver]);
+  const top = shelf.put('top', image.bytes);
+  const disk = await shelf.open('top');
+  await assert.rejects(disk.backend.write(0, Buffer.alloc(SECTOR, 1)), /Preventing invalid write/);
+  // Everything is in memory: nothing of it outlives this turn.
+  await new Promise((resolve) => setImmediate(resolve));
+  top.mark('marked');
+  for (const { content, marks } of crashStates(top, seededBelow(1))) {
+    if (marks.includes('marked')) assert.equal(content.readBigUInt64BE(FieldOffset.incompatible), 2n);
+  }
 });
