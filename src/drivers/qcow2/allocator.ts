@@ -132,26 +132,42 @@ export class Allocator {
   /** Exactly `count` contiguous clusters at the end, behind the refcount blocks that they need. */
   #allocateAtEnd(count: number): Run | Need {
     const refcounts = this.#refcounts;
-    const first = this.#end;
-    const newBlocks = this.#missingBlocks(first, count);
-    const end = first + newBlocks.length + count;
-    if (end * this.#context.clusterBytes > MAX_IMAGE_BYTES) throw new BlockError('limit', 'Image is too big');
-    const lastIndex = refcounts.blockIndex(end - 1);
-    if (!refcounts.inTable(lastIndex)) return () => this.#growTable(lastIndex + 1);
-    for (let index = refcounts.blockIndex(first); index <= lastIndex; index++) {
-      if (!refcounts.isAbsent(index) && !refcounts.peek(index)) return () => refcounts.load(index);
-    }
-    const used = this.#lastUsed(first, end);
-    if (used >= 0) {
+    for (;;) {
+      const first = this.#end;
+      const newBlocks = this.#missingBlocks(first, count);
+      const end = first + newBlocks.length + count;
+      if (end * this.#context.clusterBytes > MAX_IMAGE_BYTES)
+        throw new BlockError('limit', 'Image is too big');
+      const lastIndex = refcounts.blockIndex(end - 1);
+      if (!refcounts.inTable(lastIndex)) return () => this.#growTable(lastIndex + 1);
+      const blocks: CachedTable[] = [];
+      for (let index = refcounts.blockIndex(first); index <= lastIndex; index++) {
+        if (refcounts.isAbsent(index)) continue;
+        const block = refcounts.peek(index);
+        if (!block) return () => refcounts.load(index);
+        blocks.push(block);
+      }
+      const used = this.#lastUsed(first, end);
+      if (used < 0) {
+        this.#checkFree(first, end - first, 'cluster');
+        this.#takeEnd(end, newBlocks, blocks);
+        return { start: first + newBlocks.length, count, isFresh: true };
+      }
       // Counted although the file ends before it (leaked by a crash): begin behind it.
       this.#end = used + 1;
-      return this.#allocateAtEnd(count);
     }
-    this.#checkFree(first, end - first, 'cluster');
+  }
+
+  /** Everything from the end of the file to `end`: new refcount blocks first; `blocks` are those that there are. */
+  #takeEnd(end: number, newBlocks: readonly number[], blocks: readonly CachedTable[]): void {
+    const refcounts = this.#refcounts;
+    const first = this.#end;
+    // The new ones take room in a small cache: these must not leave it for that.
+    for (const block of blocks) block.pins++;
     newBlocks.forEach((index, i) => void refcounts.add(index, first + i));
     for (let cluster = first; cluster < end; cluster++) refcounts.set(this.#block(cluster), cluster, 1);
+    for (const block of blocks) block.pins--;
     this.#end = end;
-    return { start: first + newBlocks.length, count, isFresh: true };
   }
 
   /** The last cluster of [first, end) whose refcount is not 0, or -1. */
@@ -242,15 +258,19 @@ export class Allocator {
     return runs;
   }
 
-  /** Gives clusters back that nothing durable points at. Their refcount blocks must be in memory, or are loaded. */
-  async release(start: number, count: number): Promise<void> {
-    for (let i = 0; i < count; i++) {
-      const index = this.#refcounts.blockIndex(start + i);
-      if (this.#refcounts.isAbsent(index)) throw this.#underflow(start + i);
-      // Others may have used it, and made it leave memory again, meanwhile.
-      while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
-      this.#releaseOne(this.#block(start + i), start + i);
-    }
+  /**
+   * Gives back the first of `count` clusters that nothing durable points at, as many as one refcount block describes;
+   * answers how many. A failure gives none back.
+   */
+  async releaseSome(start: number, count: number): Promise<number> {
+    const entries = this.#refcounts.blockEntries;
+    const index = this.#refcounts.blockIndex(start);
+    if (this.#refcounts.isAbsent(index)) throw this.#underflow(start);
+    // Others may have used it, and made it leave memory again, meanwhile.
+    while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
+    const some = Math.min(count, (index + 1) * entries - start);
+    for (let i = 0; i < some; i++) this.#releaseOne(this.#block(start + i), start + i);
+    return some;
   }
 
   /** The same at once; false when a block is not in memory (nothing was done). */

@@ -205,7 +205,10 @@ export class Checker {
       if (offset === 0) continue;
       if (offset % this.header.clusterBytes !== 0)
         this.corruption(`refcount block ${index} is not cluster aligned`);
-      else this.reference(`refcount block ${index}`, offset, this.header.clusterBytes);
+      else if (this.reference(`refcount block ${index}`, offset, this.header.clusterBytes)) {
+        const found = this.#references[offset / this.header.clusterBytes];
+        if (found !== 1) this.corruption(`refcount block ${index} refcount=${found}`);
+      }
     }
   }
 

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import type { DriverEvent } from '../../block/driver.js';
 import { Flag } from '../../block/request.js';
 import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
-import { childOf, DiskShelf, type OpenDisk } from '../../testing/recorded-disk.js';
+import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../testing/recorded-disk.js';
 import { checkQcow2 } from './check.js';
 import { qcow2Driver } from './driver.js';
 import { FieldOffset } from './header.js';
@@ -231,4 +231,12 @@ test('a table that is made while the image is open is not written by guests thro
       .equals(table),
     'the L2 table',
   );
+});
+
+test('a refcount block that is named twice is an error of its own for the check, as qemu-img counts', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 4 * CLUSTER, clusters: 16 });
+  image.bytes.writeBigUInt64BE(BigInt(image.refcountBlockOffset), image.refcountTableOffset + 8);
+  const found = await checkQcow2(childOf(new RecordedDisk(image.bytes)));
+  assert.equal(found.corruptions, 2, found.messages.join('; '));
+  assert.ok(found.messages.includes('ERROR refcount block 1 refcount=2'));
 });

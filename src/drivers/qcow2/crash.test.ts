@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { errnoError } from '../../base/error.js';
 import type { CreateOptions, NodeOptions } from '../../block/driver.js';
 import { Flag, newMapping } from '../../block/request.js';
 import { type CrashState, crashStates, seededBelow } from '../../testing/crash-states.js';
+import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
 import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../testing/recorded-disk.js';
 import { checkQcow2 } from './check.js';
 import { createQcow2 } from './create.js';
@@ -423,6 +425,32 @@ test('growing over a longer backing file: the old size, or the new one with zero
   );
 });
 
+test('growing that failed after the header named the larger L1 table: what is linked next is safe all the same', async () => {
+  const oldBytes = 64 * SECTOR;
+  const newBytes = 100 * oldBytes;
+  const disk = new RecordedDisk();
+  const options = { 'cluster-size': SECTOR };
+  await createQcow2(childOf(disk), { sizeBytes: oldBytes, options });
+  const shelf = new DiskShelf([qcow2Driver]);
+  const top = shelf.put('top', disk.contents());
+  const open = await shelf.open('top');
+  let switched = false;
+  let failures = 1;
+  top.failure = (event, offset) => {
+    if (event === 'write' && offset === 0) switched = true;
+    return event === 'flush' && switched && failures-- > 0 ? errnoError('EIO') : undefined;
+  };
+  await assert.rejects(open.backend.truncate(newBytes));
+  await open.backend.write(0, Buffer.alloc(oldBytes, 0x11));
+  await open.backend.flush();
+  await open.backend.truncate(newBytes);
+  await open.close();
+  for (const state of crashStates(top, seededBelow(1)))
+    assert.equal(await corruption(state.content), undefined, describeState(state));
+  const found = await checkQcow2(childOf(new RecordedDisk(top.contents())));
+  assert.equal(found.leaks, 0);
+});
+
 test('growing hides what a last cluster held behind the old end', async () => {
   const oldBytes = 5 * SECTOR;
   const disk = new RecordedDisk();
@@ -523,4 +551,19 @@ test('auto-clear features are cleared durably before anything changes', async ()
       ),
     3,
   );
+});
+
+test('the mark of a broken image is durable without a flush of a guest', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 4 * 65536, clusters: 16 });
+  image.entry(0, BigInt(image.l1Offset) | (1n << 63n));
+  const shelf = new DiskShelf([qcow2Driver]);
+  const top = shelf.put('top', image.bytes);
+  const disk = await shelf.open('top');
+  await assert.rejects(disk.backend.write(0, Buffer.alloc(SECTOR, 1)), /Preventing invalid write/);
+  // Everything is in memory: nothing of it outlives this turn.
+  await new Promise((resolve) => setImmediate(resolve));
+  top.mark('marked');
+  for (const { content, marks } of crashStates(top, seededBelow(1))) {
+    if (marks.includes('marked')) assert.equal(content.readBigUInt64BE(FieldOffset.incompatible), 2n);
+  }
 });

@@ -111,7 +111,10 @@ function chooseExtensions(o: Qcow2CreateOptions, headerBytes: number): HeaderExt
   if (o.backingFile !== undefined && o.backingFormat !== undefined)
     extensions.push({ type: ExtensionType.backingFormat, data: Buffer.from(o.backingFormat, 'utf8') });
   const withNames = [...extensions, defaultFeatureNames()];
-  const room = o.clusterBytes === SECTOR_BYTES ? SECTOR_BYTES - (o.backingFile?.length ?? 0) : SECTOR_BYTES;
+  const room =
+    o.clusterBytes === SECTOR_BYTES
+      ? SECTOR_BYTES - Buffer.byteLength(o.backingFile ?? '', 'utf8')
+      : SECTOR_BYTES;
   const fits = headerBytes + encodeExtensions(withNames).length <= room;
   return o.version === 3 && fits ? withNames : extensions;
 }

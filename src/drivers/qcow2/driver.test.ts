@@ -203,3 +203,12 @@ test('discard and zero leave the data of a cluster that a snapshot shares', asyn
   for (const hostOffset of hostOffsets)
     assert.deepEqual(after.subarray(hostOffset, hostOffset + 65536), Buffer.alloc(65536, 0x5a));
 });
+
+test('the name of a backing file takes room by its bytes: feature names give way to it', async () => {
+  const backingFile = `${'é'.repeat(20)}.raw`;
+  const options = { 'cluster-size': 512 };
+  const shelf = await shelfWith({ top: { sizeBytes: MiB, backingFile, backingFormat: 'raw', options } });
+  const disk = await shelf.open('top', { backing: null, readOnly: true });
+  assert.equal(disk.node.instance.backing?.filename, backingFile);
+  await disk.close();
+});

@@ -69,7 +69,7 @@ interface Snapshot {
 }
 
 /** How far a write-back came. */
-const Stage = { begun: 0, refcountTable: 1, links: 2, done: 3 } as const;
+const Stage = { begun: 0, refcountTable: 1, links: 2, l1: 3, done: 4 } as const;
 
 /**
  * Writes metadata back in the order that keeps the image whole at every moment (docs/CRASH-SAFETY.md). The
@@ -172,6 +172,7 @@ export class WriteBack {
     await this.#writeTables('l2_update', s.tables);
     if (s.l1Move) await this.#switchL1(s.l1Move);
     else await this.#writePieces('l1_update', s.l1);
+    progress.stage = Stage.l1;
     await this.#finish(progress);
   }
 
@@ -214,30 +215,35 @@ export class WriteBack {
 
   /** What only the disk's older state pointed at is free now. */
   async #free(s: Snapshot): Promise<void> {
-    const { clusterBytes } = this.#context;
     const ranges = [...s.unlinked];
     for (const move of [s.refcountTableMove, s.l1Move]) {
       if (move)
         ranges.push({ offset: move.from.hostOffset, lengthBytes: move.from.lengthBytes, discard: false });
     }
     if (ranges.length === 0) return;
-    await this.#context.announce('cluster_free');
-    for (;;) {
-      const range = ranges[0];
-      if (!range) return;
-      try {
-        // The host's blocks go first: the clusters may be given out as soon as they are released.
-        if (range.discard) await this.#discard(range);
-        await this.#allocator.release(
-          range.offset / clusterBytes,
-          Math.ceil(range.lengthBytes / clusterBytes),
-        );
-      } catch (error) {
-        // Leaked at worst: nothing points at them, and nobody gets them.
-        if (!isCorrupt(error)) this.#unlinked.restore(ranges);
-        throw error;
+    try {
+      await this.#context.announce('cluster_free');
+      for (let range = ranges[0]; range; range = ranges[0]) {
+        await this.#freeRange(range);
+        ranges.shift();
       }
-      ranges.shift();
+    } catch (error) {
+      // Leaked at worst: nothing points at them, and nobody gets them.
+      if (!isCorrupt(error)) this.#unlinked.restore(ranges);
+      throw error;
+    }
+  }
+
+  /** What it gave back is no longer in `range`, also after a failure. */
+  async #freeRange(range: UnlinkedRange): Promise<void> {
+    const { clusterBytes } = this.#context;
+    // The host's blocks go first: the clusters may be given out as soon as they are released.
+    if (range.discard) await this.#discard(range);
+    while (range.lengthBytes > 0) {
+      const clusters = Math.ceil(range.lengthBytes / clusterBytes);
+      const done = await this.#allocator.releaseSome(range.offset / clusterBytes, clusters);
+      range.offset += done * clusterBytes;
+      range.lengthBytes -= done * clusterBytes;
     }
   }
 
@@ -317,17 +323,25 @@ export class WriteBack {
       const from = piece.offset - table.hostOffset;
       table.markDirty(from, from + piece.bytes.length);
     }
-    restoreTable(
-      this.#refcounts.table,
-      s.refcountTable,
-      stage < Stage.refcountTable ? s.refcountTableMove : undefined,
-    );
-    restoreTable(this.#tables.l1, s.l1, s.l1Move);
     this.#unlinked.restore(s.unlinked);
-    if (stage >= Stage.refcountTable && s.refcountTableMove) {
-      const { hostOffset, lengthBytes } = s.refcountTableMove.from;
-      this.#unlinked.add(hostOffset, lengthBytes, false);
-    }
+    const { table } = this.#refcounts;
+    this.#restoreTable(table, s.refcountTable, s.refcountTableMove, stage >= Stage.refcountTable);
+    this.#restoreTable(this.#tables.l1, s.l1, s.l1Move, stage >= Stage.l1);
+  }
+
+  /** `isNamed`: the header names the new place, so that entries there are links, and the old place is to be freed. */
+  #restoreTable(
+    table: SectorTable,
+    pieces: readonly Piece[],
+    move: TableMove | undefined,
+    isNamed: boolean,
+  ): void {
+    if (!move) return table.restoreDirty(pieces);
+    // Moved again meanwhile: the place in between is nothing's.
+    const unused = isNamed ? move.from : table.moved;
+    if (unused) this.#unlinked.add(unused.hostOffset, unused.lengthBytes, false);
+    if (isNamed) table.restoreDirty(pieces);
+    else table.moved = move.from;
   }
 }
 
@@ -343,10 +357,4 @@ function takeMove(table: SectorTable): TableMove | undefined {
   const { moved } = table;
   table.moved = undefined;
   return moved && { from: moved, hostOffset: table.hostOffset, entries: table.entries };
-}
-
-function restoreTable(table: SectorTable, pieces: readonly Piece[], move: TableMove | undefined): void {
-  // Grown twice meanwhile: the header still names the first place.
-  if (move) table.moved = move.from;
-  else table.restoreDirty(pieces);
 }
