@@ -16,6 +16,7 @@ import {
   required,
   str,
   struct,
+  uint32,
   type Type,
   union,
 } from './types.js';
@@ -143,7 +144,7 @@ export const NbdServerStart = struct('nbd-server-start-arg', {
   addr: required(SocketAddressLegacy),
   'tls-creds': later(str),
   'tls-authz': later(str),
-  'max-connections': optional(int),
+  'max-connections': optional(uint32),
 });
 export const NbdServerAdd = struct('NbdServerAddOptions', {
   name: optional(str),

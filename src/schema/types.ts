@@ -134,6 +134,19 @@ function parseInteger(text: string, path: string): number | bigint {
 
 const MAX_UINT64 = 2n ** 64n - 1n;
 
+/** An integer of JSON as QEMU takes it for a uint64: negative ones count modulo 2^64. */
+function uint64(value: JsonValue, path: string): number | bigint {
+  const isInteger = typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value));
+  if (isInteger && value <= MAX_UINT64 && value >= MIN_INT64) return value;
+  throw invalid(`Parameter '${path}' expects uint64`);
+}
+
+export const uint32: Type<number> = builtin('int', 'int', (value, path, mode) => {
+  const number = mode === 'keyval' ? parseInteger(scalar(value, path), path) : uint64(value, path);
+  if (typeof number === 'number' && number >= 0 && number < 2 ** 32) return number;
+  throw invalid(`Parameter '${path}' expects uint32_t`);
+});
+
 /** Any finite number. */
 export const number: Type<number> = builtin('number', 'number', (value, path, mode) => {
   const given = mode === 'keyval' ? Number(scalar(value, path) || NaN) : value;
@@ -151,13 +164,10 @@ export const size: Type<number> = builtin('size', 'int', (value, path, mode) => 
     if (bytes === undefined) throw invalid(`Parameter '${path}' expects a size value`);
     return bytes;
   }
-  const isInteger = typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value));
-  if (!isInteger || value > MAX_UINT64 || value < MIN_INT64) {
-    throw invalid(`Parameter '${path}' expects uint64`);
-  }
-  // QEMU takes negative numbers modulo 2^64, so these too are sizes beyond what livedisk has.
-  if (typeof value === 'bigint' || value < 0) throw tooLarge(path);
-  return value;
+  const bytes = uint64(value, path);
+  // What counts modulo 2^64 is beyond what livedisk has, too.
+  if (typeof bytes === 'bigint' || bytes < 0) throw tooLarge(path);
+  return bytes;
 });
 
 export const any: Type<JsonValue> = builtin('any', 'value', (value) => value);

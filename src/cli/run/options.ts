@@ -5,7 +5,16 @@ import type { DeviceProperties, ErrorAction } from '../../guest/device.js';
 import type { SocketAddress } from '../../host/host.js';
 import { BlockExportOptions } from '../../schema/commands.js';
 import { BlockdevOptions, SocketAddress as SocketAddressType } from '../../schema/block-types.js';
-import { bool, enumOf, int, type JsonObject, optional, required, str, struct } from '../../schema/types.js';
+import {
+  bool,
+  enumOf,
+  type JsonObject,
+  optional,
+  required,
+  str,
+  struct,
+  uint32,
+} from '../../schema/types.js';
 import { socketAddress } from '../../monitor/exports.js';
 import { parseKeyval } from '../arguments/keyval.js';
 import { parseAddress, parseCharacterDevice, type MonitorSocket } from './sockets.js';
@@ -157,7 +166,7 @@ function parseBlockdev(value: string): NodeOptions {
 
 const NBD_SERVER = struct('NbdServerOptions', {
   addr: required(SocketAddressType),
-  'max-connections': optional(int),
+  'max-connections': optional(uint32),
 });
 
 function parseNbdServer(value: string): { address: SocketAddress; maxConnections: number } {
