@@ -1,5 +1,5 @@
 import { assert } from '../base/assert.js';
-import { BlockError, errnoOf, errnoText } from '../base/error.js';
+import { BlockError, errnoError, errnoOf, errnoText } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
@@ -41,6 +41,7 @@ export class GuestDevice {
   readonly #graph: Graph;
   readonly #properties: DeviceProperties;
   #endpoint: NbdServer | undefined;
+  #target: DeviceEndpoint | undefined;
 
   private constructor(graph: Graph, properties: DeviceProperties, isActive: boolean) {
     this.id = properties.id;
@@ -65,6 +66,7 @@ export class GuestDevice {
     await graph.transaction((transaction) => void transaction.attach(device.backend, 'root', node));
     if (properties.endpoint) {
       const target = new DeviceEndpoint(device, properties, runState, onIoError);
+      device.#target = target;
       device.#endpoint = await NbdServer.listen(graph.host, properties.endpoint);
       device.#endpoint.addExport({ name: device.id, target, readOnly: false, multiConn: true });
     }
@@ -85,7 +87,10 @@ export class GuestDevice {
   }
 
   async close(): Promise<void> {
-    await this.#endpoint?.close();
+    const closed = this.#endpoint?.close();
+    // Its clients are gone: what a stopped guest still asked for is never done.
+    this.#target?.abandon();
+    await closed;
     const { root } = this.backend;
     assert(root, 'a device has a node');
     await this.#graph.transaction((transaction) => transaction.detach(root));
@@ -104,6 +109,7 @@ class DeviceEndpoint implements NbdTarget {
   readonly #properties: DeviceProperties;
   readonly #runState: RunState;
   readonly #onIoError: (event: IoErrorEvent) => void;
+  #isAbandoned = false;
 
   constructor(
     device: GuestDevice,
@@ -115,6 +121,12 @@ class DeviceEndpoint implements NbdTarget {
     this.#properties = properties;
     this.#runState = runState;
     this.#onIoError = onIoError;
+  }
+
+  /** Requests that are held fail, as those to come do. */
+  abandon(): void {
+    this.#isAbandoned = true;
+    this.#runState.release();
   }
 
   get lengthBytes(): number {
@@ -166,7 +178,8 @@ class DeviceEndpoint implements NbdTarget {
 
   async #request(operation: 'read' | 'write', request: () => Promise<void>): Promise<void> {
     for (;;) {
-      if (!this.#runState.isRunning) await this.#runState.running();
+      if (!this.#runState.isRunning) await this.#runState.running(() => this.#isAbandoned);
+      if (this.#isAbandoned) throw errnoError('ESHUTDOWN');
       try {
         return await request();
       } catch (error) {

@@ -55,9 +55,14 @@ export class RunState {
     this.#emit('STOP');
   }
 
-  /** Resolves when the guest runs. */
-  async running(): Promise<void> {
-    await this.#changed.until(() => this.isRunning);
+  /** Resolves when the guest runs, or at release() when `isAbandoned` holds. */
+  async running(isAbandoned: () => boolean): Promise<void> {
+    await this.#changed.until(() => this.isRunning || isAbandoned());
+  }
+
+  /** Lets go what waits in vain. */
+  release(): void {
+    this.#changed.notify();
   }
 
   #set(status: RunStatus): void {

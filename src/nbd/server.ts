@@ -89,13 +89,13 @@ export class NbdServer implements NbdExportLookup {
     await Promise.all(connections.map((connection) => connection.idle()));
   }
 
-  /** Stops listening, drops all connections and waits until none of their requests is in flight. */
+  /** Drops all connections at once, stops listening and waits until none of their requests is in flight. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    await this.#listener?.close();
     for (const socket of this.#waiting.splice(0)) socket.destroy();
     const connections = [...this.#connections];
     for (const connection of connections) connection.close();
+    await this.#listener?.close();
     await Promise.all(connections.map((connection) => connection.idle()));
     this.#exports.clear();
   }
