@@ -13,12 +13,15 @@ export function registerRunState(engine: Engine): void {
   engine.command('cont', () => void cont(engine));
 }
 
-/** After this no request of the guest is in flight, and all that it wrote is on disk. */
+/**
+ * After this no request of the guest is in flight, and every disk that can be flushed is. One that cannot does not keep
+ * the guest from stopping, nor the others from being flushed; its next flush tells the error.
+ */
 export async function stop(engine: Engine): Promise<void> {
   if (!engine.runState.stop()) return;
   const nodes = [...engine.devices.values()].map(({ backend }) => backend.node);
   await engine.graph.drained(nodes, async () => {
-    for (const node of new Set(nodes)) if (!node.readOnly) await node.io.flush();
+    for (const node of new Set(nodes)) if (!node.readOnly) await node.io.flush().catch(() => undefined);
   });
 }
 

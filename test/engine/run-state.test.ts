@@ -61,6 +61,22 @@ test('an engine ends while a stopped guest waits for its requests', async (t) =>
   await Promise.all(requests);
 });
 
+test('a disk that cannot be flushed keeps no guest from stopping', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.engine.addNode({
+    driver: 'blkdebug',
+    'node-name': 'A',
+    image: { driver: 'null-co', size: DISK_BYTES },
+    'inject-error': [{ event: 'none', iotype: 'flush', errno: 5, once: true }],
+  });
+  await bed.device('A');
+  assert.deepEqual(await bed.execute('stop'), {});
+  assert.deepEqual(
+    bed.events.map(({ event }) => event),
+    ['STOP'],
+  );
+});
+
 test('werror=enospc stops the guest, and cont tries the request again', async (t) => {
   const bed = new EngineBed(t);
   const path = bed.path('disk.sock');
