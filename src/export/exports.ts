@@ -77,7 +77,8 @@ export class ExportRegistry {
     const backend = this.#graph.createBackend({
       description: 'an unnamed block device',
       perm: Permission.consistentRead + (writable ? Permission.write : 0),
-      shared: ALL_PERMISSIONS,
+      // A client is told the size once.
+      shared: ALL_PERMISSIONS - Permission.resize,
     });
     await this.#graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
     backend.writethrough = properties.writethrough ?? false;
@@ -107,11 +108,6 @@ export class ExportRegistry {
     entry.shuttingDown = true;
     await server.removeExport(entry.name, 'hard');
     await this.#forget(entry);
-  }
-
-  /** The export that serves under this NBD name. */
-  findByName(name: string): string | undefined {
-    return [...this.#exports.values()].find((entry) => entry.name === name)?.id;
   }
 
   async close(): Promise<void> {

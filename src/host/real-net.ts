@@ -219,7 +219,9 @@ function resolutionError(error: unknown, address: SocketAddress): BlockError | u
 }
 
 function checkPath(address: SocketAddress): void {
-  if (address.type !== 'unix' || Buffer.byteLength(address.path) <= MAX_UNIX_PATH_BYTES) return;
+  if (address.type !== 'unix') return;
+  if (address.path === '') throw new BlockError('invalid', 'UNIX socket path is empty');
+  if (Buffer.byteLength(address.path) <= MAX_UNIX_PATH_BYTES) return;
   throw new BlockError('invalid', `UNIX socket path '${address.path}' is too long`, { path: address.path });
 }
 

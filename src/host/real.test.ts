@@ -71,6 +71,10 @@ test('a listener replaces a stale socket, but no other file', async (context) =>
     host.net.listen({ type: 'unix', path: `/${'x'.repeat(108)}` }, () => undefined),
     /too long/,
   );
+  await assert.rejects(
+    host.net.listen({ type: 'unix', path: '' }, () => undefined),
+    { kind: 'invalid', message: 'UNIX socket path is empty' },
+  );
 });
 
 interface NativeCalls {

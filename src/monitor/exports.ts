@@ -14,11 +14,8 @@ export function registerExports(engine: Engine): void {
   );
   engine.command('nbd-server-stop', () => exports.stopServer());
   engine.command('nbd-server-add', (args) => addNbdExport(engine, args));
-  engine.command('nbd-server-remove', ({ name, mode }) => {
-    const id = exports.findByName(name);
-    if (id === undefined) throw new BlockError('not-found', `Export '${name}' is not found`);
-    return exports.remove(id, mode ?? 'safe');
-  });
+  // Its `name` is the export's id, as in QEMU; nbd-server-add makes both the same.
+  engine.command('nbd-server-remove', ({ name, mode }) => exports.remove(name, mode ?? 'safe'));
   engine.command('block-export-add', (args) => addExport(engine, args));
   engine.command('block-export-del', ({ id, mode }) => exports.remove(id, mode ?? 'safe'));
   engine.command('query-block-exports', () =>

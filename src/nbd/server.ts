@@ -89,7 +89,7 @@ export class NbdServer implements NbdExportLookup {
     await Promise.all(connections.map((connection) => connection.idle()));
   }
 
-  /** Stops listening, drops all connections and waits until none of their requests is in flight. */
+  /** Drops all connections at once, stops listening and waits until none of their requests is in flight. */
   async close(): Promise<void> {
     this.#isClosed = true;
     for (const socket of this.#waiting.splice(0)) socket.destroy();

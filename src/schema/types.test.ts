@@ -208,6 +208,19 @@ test('integers are exact or refused', () => {
   refused(type, { s: true }, "Parameter 's' expects uint64");
 });
 
+test('a uint32 is held to its range, on command lines too', () => {
+  const type = struct('S', { u: required(uint32) });
+  assert.deepEqual(type.parse({ u: 2 ** 32 - 1 }, '', 'qmp'), { u: 2 ** 32 - 1 });
+  assert.deepEqual(type.parse({ u: '0x10' }, '', 'keyval'), { u: 16 });
+  for (const u of [-1, 2 ** 32, 2n ** 63n, -(2n ** 63n)])
+    refused(type, { u }, "Parameter 'u' expects uint32_t");
+  for (const u of [1.5, '3', null, 2n ** 64n]) refused(type, { u }, "Parameter 'u' expects uint64");
+  const keyval = { mode: 'keyval' as const };
+  refused(type, { u: '-1' }, "Parameter 'u' expects uint32_t", keyval);
+  refused(type, { u: '4294967296' }, "Parameter 'u' expects uint32_t", keyval);
+  refused(type, { u: '1.5' }, "Parameter 'u' expects integer", keyval);
+});
+
 test('on command lines scalars are strings', () => {
   const keyval = { mode: 'keyval' as const };
   const type = struct('S', {

@@ -100,7 +100,6 @@ export const bool: Type<boolean> = builtin('bool', 'boolean', (value, path, mode
   return value;
 });
 
-const MAX_UINT32 = 2 ** 32 - 1;
 const MAX_INT64 = 2n ** 63n - 1n;
 const MIN_INT64 = -(2n ** 63n);
 
@@ -116,15 +115,6 @@ export const int: Type<number> = builtin('int', 'int', (value, path, mode) => {
   }
   if (typeof number !== 'number' || !Number.isSafeInteger(number)) throw wrongType(path, 'integer');
   return number;
-});
-
-/** An int that QEMU keeps in 32 bits without a sign. */
-export const uint32: Type<number> = builtin('uint32', 'int', (value, path, mode) => {
-  const number = mode === 'keyval' ? parseInteger(scalar(value, path), path) : value;
-  const isInteger = typeof number === 'bigint' ? number <= MAX_UINT64 : Number.isSafeInteger(number);
-  if (!isInteger) throw invalid(`Parameter '${path}' expects uint64`);
-  if (typeof number === 'number' && number >= 0 && number <= MAX_UINT32) return number;
-  throw invalid(`Parameter '${path}' expects uint32_t`);
 });
 
 /** As strtoll(3) with base 0: decimal, 0x or 0 for octal, white space before it. */
@@ -144,6 +134,20 @@ function parseInteger(text: string, path: string): number | bigint {
 
 const MAX_UINT64 = 2n ** 64n - 1n;
 
+/** An integer of JSON as QEMU takes it for a uint64: negative ones count modulo 2^64. */
+function uint64(value: JsonValue, path: string): number | bigint {
+  const isInteger = typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value));
+  if (isInteger && value <= MAX_UINT64 && value >= MIN_INT64) return value;
+  throw invalid(`Parameter '${path}' expects uint64`);
+}
+
+/** An int that QEMU keeps in 32 bits without a sign. */
+export const uint32: Type<number> = builtin('int', 'int', (value, path, mode) => {
+  const number = mode === 'keyval' ? parseInteger(scalar(value, path), path) : uint64(value, path);
+  if (typeof number === 'number' && number >= 0 && number < 2 ** 32) return number;
+  throw invalid(`Parameter '${path}' expects uint32_t`);
+});
+
 /** Any finite number. */
 export const number: Type<number> = builtin('number', 'number', (value, path, mode) => {
   const given = mode === 'keyval' ? Number(scalar(value, path) || NaN) : value;
@@ -161,13 +165,10 @@ export const size: Type<number> = builtin('size', 'int', (value, path, mode) => 
     if (bytes === undefined) throw invalid(`Parameter '${path}' expects a size value`);
     return bytes;
   }
-  const isInteger = typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value));
-  if (!isInteger || value > MAX_UINT64 || value < MIN_INT64) {
-    throw invalid(`Parameter '${path}' expects uint64`);
-  }
-  // QEMU takes negative numbers modulo 2^64, so these too are sizes beyond what livedisk has.
-  if (typeof value === 'bigint' || value < 0) throw tooLarge(path);
-  return value;
+  const bytes = uint64(value, path);
+  // What counts modulo 2^64 is beyond what livedisk has, too.
+  if (typeof bytes === 'bigint' || bytes < 0) throw tooLarge(path);
+  return bytes;
 });
 
 export const any: Type<JsonValue> = builtin('any', 'value', (value) => value);

@@ -43,6 +43,40 @@ test("the client of a device's endpoint is the guest: stop holds it, cont lets i
   await guest.close();
 });
 
+test('an engine ends while a stopped guest waits for its requests', async (t) => {
+  const bed = new EngineBed(t);
+  const path = bed.path('disk.sock');
+  await bed.image('A');
+  await bed.device('A', { endpoint: path });
+  await bed.execute('stop');
+  const guest = await connect(bed, path, 'virtio0');
+  const requests = [
+    guest.write(0, Buffer.alloc(4096, 7), 0),
+    guest.read(0, Buffer.alloc(4096)),
+    guest.flush(),
+  ].map((request) => assert.rejects(request, { errno: 'EIO' }));
+  // Answered also now, and after the server has taken the others.
+  await guest.blockStatus(0, 4096);
+  await bed.engine.close();
+  await Promise.all(requests);
+});
+
+test('a disk that cannot be flushed keeps no guest from stopping', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.engine.addNode({
+    driver: 'blkdebug',
+    'node-name': 'A',
+    image: { driver: 'null-co', size: DISK_BYTES },
+    'inject-error': [{ event: 'none', iotype: 'flush', errno: 5, once: true }],
+  });
+  await bed.device('A');
+  assert.deepEqual(await bed.execute('stop'), {});
+  assert.deepEqual(
+    bed.events.map(({ event }) => event),
+    ['STOP'],
+  );
+});
+
 test('werror=enospc stops the guest, and cont tries the request again', async (t) => {
   const bed = new EngineBed(t);
   const path = bed.path('disk.sock');
