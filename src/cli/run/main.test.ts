@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { closed, livediskWords, PROJECT, runLivedisk, scratch } from '../../testing/program.js';
+import { closed, livedisk, livediskWords, PROJECT, runLivedisk, scratch } from '../../testing/program.js';
 
 /** A daemon, once its PID file is there. */
 async function start(context: TestContext, folder: string, ...args: string[]): Promise<Daemon> {
@@ -92,4 +92,21 @@ test('a PID file that cannot be made is told', () => {
   assert.equal(status, 1);
   const why = "Could not create '/nonexistent/pid': No such file or directory";
   assert.equal(stderr, `livedisk: cannot create PID file: ${why}\n`);
+});
+
+test('a machine ends, and says why, when a disk cannot be flushed', { timeout: 60_000 }, async (t) => {
+  const filename = join(scratch(t), 'disk.qcow2');
+  livedisk('img', 'create', '-q', '-f', 'qcow2', filename, '1M');
+  const failing = [{ event: 'none', iotype: 'flush', errno: 5 }];
+  const file = { driver: 'blkdebug', image: { driver: 'file', filename }, 'inject-error': failing };
+  const disk = JSON.stringify({ driver: 'qcow2', 'node-name': 'n', file });
+  const words = livediskWords('run', '-blockdev', disk, '-monitor', 'stdio');
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: 'pipe' });
+  t.after(() => child.kill('SIGKILL'));
+  let told = '';
+  child.stderr.on('data', (chunk: Buffer) => (told += chunk.toString()));
+  // Standard input stays open, as a client's connection would.
+  child.stdin.write('qemu-io n "write 0 64k"\nquit\n');
+  assert.equal(await closed(child), 1);
+  assert.equal(told, 'livedisk: Input/output error\n');
 });

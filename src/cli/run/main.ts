@@ -45,13 +45,21 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
     if (kind === 'storage-daemon') await writePidFile();
     await untilEnd(engine);
   } finally {
+    await end(engine, listeners, pidFile);
+  }
+  return 0;
+}
+
+/** Also when an image cannot be closed well, which is thrown, nothing stays behind. */
+async function end(engine: Engine, listeners: readonly HostListener[], pidFile?: PidFile): Promise<void> {
+  try {
     for (const listener of listeners) await listener.close();
     await engine.close();
+  } finally {
     await pidFile?.remove();
+    // Clients that stay connected, and standard input, would keep the process alive.
+    setImmediate(() => process.exit());
   }
-  // Clients that stay connected, and standard input, would keep the process alive.
-  setImmediate(() => process.exit());
-  return 0;
 }
 
 function describe(error: unknown): string {
