@@ -79,9 +79,11 @@ test('a mirror of the top goes onto the same backing file', async (t) => {
 test('a backup holds the moment of its start, whatever the guest writes', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');
-  const args = { device: 'B', 'job-id': 'b', target: bed.path('copy.qcow2'), sync: 'full', speed: MiB };
+  const args = { device: 'B', 'job-id': 'b', target: bed.path('copy.qcow2'), sync: 'full', speed: 65536 };
   await bed.execute('drive-backup', args);
-  await bed.guest('write -P 0x77 0 8M');
+  await bed.guest('write -P 0x77 0 3M');
+  await bed.guest('write -P 0x77 4M 4M');
+  // The job has a quarter of a minute's work left at this speed.
   await bed.execute('block-job-set-speed', { device: 'b', speed: 0 });
   await bed.event('BLOCK_JOB_COMPLETED', 'b');
   const file = { driver: 'file', filename: bed.path('copy.qcow2') };
