@@ -12,8 +12,8 @@ const WAIT_MS = 100;
 const SPEED_BYTES = 128 * 1024 * 1024;
 /** What a mirror copies again for each record that the guest writes: with 64 KiB, the limit above would hold it up. */
 const GRANULARITY_BYTES = 4096;
-/** So long a mirror may take to become READY with that limit. */
-const PATIENCE_MS = 15_000;
+/** So long a job may take to become READY with that limit. */
+const PATIENCE_MS = 3000;
 
 /** A copy that an operation left behind, and the records that were complete around its point in time. */
 export interface Copy {
@@ -149,12 +149,20 @@ export class Operations {
   async #untilReady(jobId: string): Promise<void> {
     const isOver = (): boolean =>
       this.#daemon.hasSeen('BLOCK_JOB_READY', jobId) || this.#daemon.hasSeen('BLOCK_JOB_COMPLETED', jobId);
-    const patience = this.#host.clock.setTimer(PATIENCE_MS, () => void this.#liftLimit(jobId));
+    let isLifted = false;
+    const patience = this.#host.clock.setTimer(PATIENCE_MS, () => {
+      isLifted = true;
+      void this.#liftLimit(jobId);
+    });
     try {
       await this.#show.job(this.#host, this.#daemon, jobId, isOver);
     } finally {
       patience.cancel();
     }
+    if (isLifted)
+      this.#show.line(
+        '    the guest wrote more than the job was let copy: block-job-set-speed lifted its limit',
+      );
     if (this.#daemon.hasSeen('BLOCK_JOB_READY', jobId))
       this.#show.line('    ready: what the guest writes now follows at once');
   }
