@@ -144,8 +144,13 @@ class DeviceEndpoint implements NbdTarget {
     }
   }
 
-  read(offset: number, buffer: Uint8Array): Promise<void> {
-    return this.#request('read', () => this.#device.backend.read(offset, buffer));
+  /** After an ignored error the data is zeroes: the buffer may hold what another request read. */
+  async read(offset: number, buffer: Uint8Array): Promise<void> {
+    await this.#request(
+      'read',
+      () => this.#device.backend.read(offset, buffer),
+      () => buffer.fill(0),
+    );
   }
 
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
@@ -174,7 +179,12 @@ class DeviceEndpoint implements NbdTarget {
     this.#runState.wake();
   }
 
-  async #request(operation: 'read' | 'write', request: () => Promise<void>): Promise<void> {
+  /** `ignored`: an error of the request is ignored. */
+  async #request(
+    operation: 'read' | 'write',
+    request: () => Promise<void>,
+    ignored: () => void = () => undefined,
+  ): Promise<void> {
     for (;;) {
       if (!this.#runState.isRunning) await this.#runState.running(() => this.#isEnded);
       if (this.#isEnded) throw new BlockError('closed', 'The device is closed');
@@ -184,7 +194,7 @@ class DeviceEndpoint implements NbdTarget {
         // A fast-zero refusal is an answer, not an I/O error.
         if (error instanceof BlockError && error.kind === 'unsupported') throw error;
         const action = this.#handle(operation, error);
-        if (action === 'ignore') return;
+        if (action === 'ignore') return ignored();
         if (action === 'report') throw error;
       }
     }

@@ -77,6 +77,28 @@ test('a disk that cannot be flushed keeps no guest from stopping', async (t) => 
   );
 });
 
+test('a read whose error is ignored shows nothing of what was read before', async (t) => {
+  const bed = new EngineBed(t);
+  const path = bed.path('disk.sock');
+  await bed.image('A');
+  await bed.engine.addNode({
+    driver: 'blkdebug',
+    'node-name': 'faulty',
+    image: 'A',
+    'inject-error': [{ event: 'none', iotype: 'read', errno: 5, sector: 2048 }],
+  });
+  const endpoint = { type: 'unix', path } as const;
+  await bed.engine.addDevice('faulty', { id: 'virtio0', readErrors: 'ignore', endpoint });
+  const guest = await connect(bed, path, 'virtio0');
+  const [good, bad] = [Buffer.alloc(65536), Buffer.alloc(65536, 0xff)];
+  await guest.write(0, Buffer.alloc(65536, 7), 0);
+  await guest.read(0, good);
+  assert.ok(good.equals(Buffer.alloc(65536, 7)));
+  await guest.read(1024 * 1024, bad);
+  assert.ok(bad.equals(Buffer.alloc(65536)));
+  await guest.close();
+});
+
 test('werror=enospc stops the guest, and cont tries the request again', async (t) => {
   const bed = new EngineBed(t);
   const path = bed.path('disk.sock');
