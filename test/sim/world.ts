@@ -108,7 +108,12 @@ export class World {
   cutPower(): void {
     const { engine } = this;
     this.power = { cutAt: undefined };
-    if (engine?.guest?.root) this.activePath = this.imageOf(engine.guest.node).path;
+    if (engine?.guest?.root) {
+      const image = this.imageOf(engine.guest.node);
+      this.activePath = image.path;
+      // A snapshot moves the guest before it answers: from then on the overlay is the disk, not something half-made.
+      image.isMade = true;
+    }
     this.trace(`POWER LOSS, the guest on ${this.activePath}`);
     this.engine = undefined;
     this.simulation.powerLoss();
