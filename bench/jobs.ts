@@ -92,23 +92,29 @@ async function runJob(
   return elapsed;
 }
 
-/** Each job against qemu-storage-daemon, from the command to the last byte on disk. */
+/**
+ * Each job against qemu-storage-daemon, from the command to the last byte on disk. `only`: those whose pattern and
+ * name ('scattered: backup to raw') contain it.
+ */
 export async function benchJobs(
   place: string,
   folder: string,
   dataMiB: number,
   rounds: number,
+  only = '',
 ): Promise<void> {
   const lacking = missing('qemu-storage-daemon', 'qemu-img');
   if (lacking.length > 0)
     return void process.stdout.write(`jobs: skipped, not installed: ${lacking.join(', ')}\n`);
   const diskBytes = 4 * dataMiB * MiB;
   for (const pattern of ['dense', 'scattered'] as const satisfies readonly Pattern[]) {
+    const works = WORKS.filter(({ name }) => `${pattern}: ${name}`.includes(only));
+    if (works.length === 0) continue;
     heading(`jobs, ${place}, ${dataMiB} MiB ${pattern}`, 'QEMU');
     const template = join(folder, 'template');
     mkdirSync(template);
     await makeChain(template, diskBytes, dataMiB * MiB, pattern);
-    for (const work of WORKS) {
+    for (const work of works) {
       const measure = (side: Side) => () => runJob(side, template, join(folder, 'run'), work, diskBytes);
       await compare(
         { name: work.name, unit: 's', better: 'less', peer: measure('peer'), ours: measure('ours') },

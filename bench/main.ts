@@ -15,6 +15,7 @@ Runs livedisk and QEMU's programs in turn on the same work and prints medians an
   --rounds=N     runs of each side (default 3)
   --data=MIB     data in the disks of jobs and convert (default 512)
   --disk=FOLDER  where the disk runs keep their files (default /var/tmp); runs in memory use /dev/shm
+  --only=TEXT    only the jobs whose pattern and name contain it, as in 'scattered: backup to raw'
   --no-disk      leave the disk runs out
 `;
 
@@ -53,7 +54,8 @@ else {
   if (wants('memory')) await inFolder('/dev/shm', benchMemory);
   if (wants('nbd')) await inFolder('/dev/shm', (folder) => benchNbd(folder, rounds));
   for (const [place, parent] of places) {
-    if (wants('jobs')) await inFolder(parent, (folder) => benchJobs(place, folder, dataMiB, rounds));
+    if (wants('jobs'))
+      await inFolder(parent, (folder) => benchJobs(place, folder, dataMiB, rounds, option('only', '')));
     if (wants('convert')) await inFolder(parent, (folder) => benchConvert(place, folder, dataMiB, rounds));
     if (wants('latency')) await inFolder(parent, (folder) => benchLatency(place, folder, 1024, 8));
   }
