@@ -14,7 +14,19 @@ export interface ChainStatus extends BlockStatus {
 }
 
 /** See Node.statusThroughChain. */
-export async function statusThroughChain(
+export function statusThroughChain(
+  top: Node,
+  offset: number,
+  lengthBytes: number,
+  last: Node | undefined,
+): ChainStatus | Promise<ChainStatus> {
+  const status = tryStatusThroughChain(top, offset, lengthBytes, last);
+  if (!status) return lookOn(top, offset, lengthBytes, last);
+  const isWhole = status.data || status.lengthBytes < FIRST_LOOK_BYTES || status.lengthBytes === lengthBytes;
+  return isWhole ? status : lookOn(top, offset, lengthBytes, last);
+}
+
+async function lookOn(
   top: Node,
   offset: number,
   lengthBytes: number,

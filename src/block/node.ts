@@ -129,9 +129,9 @@ export class Node {
 
   /**
    * Status of the first stretch at offset through the chain, down to and including `last` (default: the base).
-   * Not allocated down to there: allocated false; zero when nothing is below.
+   * Not allocated down to there: allocated false; zero when nothing is below. A promise only where it must wait.
    */
-  statusThroughChain(offset: number, lengthBytes: number, last?: Node): Promise<ChainStatus> {
+  statusThroughChain(offset: number, lengthBytes: number, last?: Node): ChainStatus | Promise<ChainStatus> {
     return statusThroughChain(this, offset, lengthBytes, last);
   }
 

@@ -63,7 +63,6 @@ export class BackupJob implements JobDriver {
     this.#gate = new CopyBeforeWrite({
       due: this.#due,
       copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
-      tryCopy: (offset, lengthBytes) => this.#mover.tryCopy(offset, lengthBytes),
       failed: (error) => {
         this.#failure ??= asError(error);
         job.kick();
@@ -155,7 +154,7 @@ export class BackupJob implements JobDriver {
     const top = this.#arguments.sync === 'top';
     const next = (offset: number): Stretch | undefined => due.nextDirty(offset, due.sizeBytes, ZERO_BYTES);
     for (let at = next(0); at; at = next(at.offset + at.lengthBytes)) {
-      await this.#window.room();
+      if (!this.#window.hasRoom) await this.#window.room();
       this.#throwFailure();
       const stretch: Stretch = at;
       const skipped = top ? await this.#skipUnallocated(stretch) : 0;
@@ -180,15 +179,14 @@ export class BackupJob implements JobDriver {
   async #launch(stretch: Stretch): Promise<Stretch> {
     const unit = this.#due.granularityBytes;
     const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(unit));
-    const status = await this.#source.statusThroughChain(
-      stretch.offset,
-      Math.min(stretch.lengthBytes, ZERO_BYTES),
-    );
+    const status = await this.#source.statusThroughChain(stretch.offset, stretch.lengthBytes);
     const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
     const lengthBytes = Math.max(most, zeroBytes);
     const { offset } = stretch;
     const rateBytes = zeroBytes >= most ? 0 : most;
-    if (!this.#window.isDoneNow(rateBytes, () => this.#gate.tryCopy(offset, lengthBytes)))
+    // What is still due reads as it did at the start, so that the status holds as long as it matters.
+    const tryCopy = (): number => this.#mover.tryCopy(offset, lengthBytes, status.data ? status : undefined);
+    if (!this.#window.isDoneNow(rateBytes, () => this.#gate.tryCopy(offset, lengthBytes, tryCopy)))
       this.#window.launch(rateBytes, () => this.#gate.copy(offset, lengthBytes));
     return { offset: stretch.offset, lengthBytes };
   }

@@ -41,13 +41,21 @@ export class CopyWindow {
     return Math.max(unit, alignDown(Math.floor(most), unit));
   }
 
+  /** room() would not wait; cheaper to ask. */
+  get hasRoom(): boolean {
+    return this.#failure === undefined && !this.#isFull() && !this.#job.needsCheckpoint;
+  }
+
+  #isFull(): boolean {
+    return this.#pieces > 0 && (this.#pieces >= WINDOW_PIECES || this.#bytes >= this.#windowBytes);
+  }
+
   /**
    * Waits until there is room for a piece and the job may go on: it is not paused, within its rate, and has given way
    * to others. Throws what a piece failed with, and JobCancelled.
    */
   async room(wake?: () => boolean): Promise<void> {
-    while (this.#pieces > 0 && (this.#pieces >= WINDOW_PIECES || this.#bytes >= this.#windowBytes))
-      await this.#done.wait();
+    while (this.#isFull()) await this.#done.wait();
     this.#throwFailure();
     if (!this.#job.needsCheckpoint) return;
     await this.#job.checkpoint(() => this.quiet(), wake);
@@ -57,13 +65,18 @@ export class CopyWindow {
   /** A piece that is done by `attempt`, unless it answers false: then the caller launches it. After room(). */
   isDoneNow(rateBytes: number, attempt: () => boolean): boolean {
     if (!attempt()) return false;
-    this.#job.limit.spend(rateBytes);
+    this.spend(rateBytes);
     return true;
+  }
+
+  /** What was copied without a wait costs of the rate limit too. */
+  spend(rateBytes: number): void {
+    this.#job.limit.spend(rateBytes);
   }
 
   /** Starts a piece; after room(). `rateBytes`: what it costs of the rate limit. */
   launch(rateBytes: number, work: () => Promise<void>): void {
-    this.#job.limit.spend(rateBytes);
+    this.spend(rateBytes);
     this.#bytes += rateBytes;
     this.#pieces++;
     void work()
@@ -142,14 +155,34 @@ export class Mover {
     }
   }
 
-  /** copy() of a small stretch without a wait; false: nothing that matters was done, and copy() must be used. */
-  tryCopy(offset: number, lengthBytes: number, data?: ChainStatus): boolean {
+  /**
+   * copy() of a first part of a stretch, as far as no wait is needed and its extents are small. Answers how long that
+   * part is; what lies behind it is as it was, as far as it matters.
+   */
+  tryCopy(offset: number, lengthBytes: number, data?: ChainStatus): number {
+    let done = 0;
+    // So long is nothing but zeroes, of which copy() learns with fewer questions.
+    if (lengthBytes > PIECE_BYTES) return 0;
+    while (done < lengthBytes) {
+      const extentBytes = this.#tryCopyExtent(offset + done, lengthBytes - done, data);
+      if (extentBytes === 0) break;
+      done += extentBytes;
+      data = undefined;
+    }
+    return done;
+  }
+
+  /** Answers the length of what was copied: all that is alike at `offset`, or 0. */
+  #tryCopyExtent(offset: number, lengthBytes: number, data: ChainStatus | undefined): number {
     const { source, lowest } = this.#options;
     const status = data ?? source.node.tryStatusThroughChain(offset, lengthBytes, lowest);
-    if (!status || status.lengthBytes < lengthBytes) return false;
-    if (lowest && !status.allocated) return true;
-    if (status.zero) return this.#isKnownZero(offset, lengthBytes);
-    return this.tryCopyData(offset, lengthBytes);
+    if (!status) return 0;
+    const extentBytes = Math.min(status.lengthBytes, lengthBytes);
+    if (lowest && !status.allocated) return extentBytes;
+    const isDone = status.zero
+      ? this.#isKnownZero(offset, extentBytes)
+      : this.tryCopyData(offset, extentBytes);
+    return isDone ? extentBytes : 0;
   }
 
   #isKnownZero(offset: number, lengthBytes: number): boolean {

@@ -1,3 +1,4 @@
+import { alignDown } from '../base/align.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import { roundOut } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
@@ -7,8 +8,6 @@ export interface CopyBeforeWriteOptions {
   /** What is still to be copied; granules are cleared once they are in the target. */
   due: DirtyBitmap;
   readonly copy: (offset: number, lengthBytes: number) => Promise<void>;
-  /** copy() without a wait; false: nothing that matters was done. */
-  readonly tryCopy?: (offset: number, lengthBytes: number) => boolean;
   /** A copy that a guest's write waited for failed: the write goes on, the copy is lost. */
   readonly failed: (error: unknown) => void;
   readonly copied?: (bytes: number) => void;
@@ -45,15 +44,21 @@ export class CopyBeforeWrite implements ChangeGate {
     await forward();
   }
 
-  /** Copies whole granules, all of them due, without a wait; false: copy() must be used. */
-  tryCopy(offset: number, lengthBytes: number): boolean {
-    const { due, tryCopy, copied } = this.#options;
+  /**
+   * Copies granules, all of them due, by `attempt`, which does not wait and answers how long a first part it copied.
+   * False: it was not all, and copy() must be used.
+   */
+  tryCopy(offset: number, lengthBytes: number, attempt: () => number): boolean {
+    const { due, copied } = this.#options;
     if (this.#given || this.#locks.conflictsExclusive(offset, lengthBytes)) return false;
     if (due.nextClean(offset, offset + lengthBytes) < offset + lengthBytes) return false;
-    if (!tryCopy?.(offset, lengthBytes)) return false;
-    due.reset(offset, lengthBytes);
-    copied?.(lengthBytes);
-    return true;
+    const done = attempt();
+    const whole = done === lengthBytes ? done : alignDown(done, due.granularityBytes);
+    if (whole > 0) {
+      due.reset(offset, whole);
+      copied?.(whole);
+    }
+    return whole === lengthBytes;
   }
 
   /** Copies what is still due of a stretch, whole granules. */

@@ -1,5 +1,5 @@
 import { assert } from '../base/assert.js';
-import { isPowerOfTwo } from '../base/align.js';
+import { alignDown, isPowerOfTwo } from '../base/align.js';
 import { BlockError } from '../base/error.js';
 import { KiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
@@ -209,7 +209,7 @@ export class MirrorJob implements JobDriver {
       await this.#mover.zero(0, size);
     }
     for (let at = 0; at < size;) {
-      await this.#window.room();
+      if (!this.#window.hasRoom) await this.#window.room();
       const status = await source.statusThroughChain(at, size - at, lowest);
       if (status.allocated) this.#dirty.set(at, status.lengthBytes);
       at += status.lengthBytes;
@@ -237,7 +237,7 @@ export class MirrorJob implements JobDriver {
     while (this.#cursor < this.#dirty.sizeBytes) {
       const stretch = this.#dirty.nextDirty(this.#cursor, this.#dirty.sizeBytes, ZERO_BYTES);
       if (!stretch) return;
-      await this.#window.room(() => this.#phase === 'freezing');
+      if (!this.#window.hasRoom) await this.#window.room(() => this.#phase === 'freezing');
       if (this.#phase === 'freezing' || this.#phase === 'frozen') return;
       const piece = await this.#pieceOf(stretch);
       // While this waited, a freeze may have begun; then the piece stays dirty.
@@ -265,20 +265,26 @@ export class MirrorJob implements JobDriver {
     return { offset, lengthBytes: Math.max(most, whole - offset), rateBytes: 0 };
   }
 
-  /** Copies a dirty piece in the background; what the guest writes there meanwhile makes it dirty again. */
+  /** Copies a dirty piece, what needs a wait in the background; what the guest writes there meanwhile makes it dirty again. */
   #launch(piece: Piece): void {
-    if (this.#window.isDoneNow(piece.rateBytes, () => this.#tryCopy(piece))) return;
-    this.#copyingBytes += piece.lengthBytes;
-    this.#dirty.reset(piece.offset, piece.lengthBytes);
-    this.#window.launch(piece.rateBytes, () => this.#copyTracked(piece));
+    const done = this.#tryCopy(piece);
+    const rest = done === 0 ? piece : { offset: piece.offset + done, lengthBytes: piece.lengthBytes - done };
+    const restRateBytes = Math.min(piece.rateBytes, rest.lengthBytes);
+    this.#window.spend(piece.rateBytes - restRateBytes);
+    if (rest.lengthBytes === 0) return;
+    this.#copyingBytes += rest.lengthBytes;
+    this.#dirty.reset(rest.offset, rest.lengthBytes);
+    this.#window.launch(restRateBytes, () => this.#copyTracked(rest));
   }
 
-  #tryCopy({ offset, lengthBytes, data }: Piece): boolean {
-    if (this.#copying.conflictsExclusive(offset, lengthBytes)) return false;
-    if (!this.#mover.tryCopy(offset, lengthBytes, data)) return false;
-    this.#dirty.reset(offset, lengthBytes);
-    this.#offset += lengthBytes;
-    return true;
+  /** What can be copied of a piece without a wait; answers how long that first part is, in whole granules. */
+  #tryCopy({ offset, lengthBytes, data }: Piece): number {
+    if (this.#copying.conflictsExclusive(offset, lengthBytes)) return 0;
+    const done = this.#mover.tryCopy(offset, lengthBytes, data);
+    const whole = done === lengthBytes ? done : alignDown(done, this.#dirty.granularityBytes);
+    this.#dirty.reset(offset, whole);
+    this.#offset += whole;
+    return whole;
   }
 
   async #copyTracked({ offset, lengthBytes, data }: Stretch & { data?: ChainStatus }): Promise<void> {

@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import type { ChainStatus } from '../block/chain-status.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import type { StreamArguments } from './arguments.js';
@@ -68,7 +69,7 @@ export class StreamJob implements JobDriver {
     try {
       const size = this.totalBytes;
       while (this.#offset < size) {
-        await window.room();
+        if (!window.hasRoom) await window.room();
         await this.#step(size);
       }
       await window.finish();
@@ -82,9 +83,7 @@ export class StreamJob implements JobDriver {
   /** Deals with the extent at the offset reached, or a first piece of it. */
   async #step(size: number): Promise<void> {
     const offset = this.#offset;
-    const status = await this.#node
-      .statusThroughChain(offset, size - offset, this.#lowest)
-      .catch((error: unknown) => Promise.reject(this.job.ioError('read', error)));
+    const status = await this.#statusAt(offset, size - offset);
     const isLast = this.#lowest.backingNode() === undefined;
     // Without a base, what is allocated nowhere and what is zero below need no cluster.
     const isDue = status.allocated && status.depth > 0 && !(status.zero && isLast);
@@ -98,6 +97,14 @@ export class StreamJob implements JobDriver {
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#tryCopy(offset, length)))
       this.#window.launch(rateBytes, () => this.#copy(offset, length, zero));
     this.#offset += length;
+  }
+
+  async #statusAt(offset: number, lengthBytes: number): Promise<ChainStatus> {
+    try {
+      return await this.#node.statusThroughChain(offset, lengthBytes, this.#lowest);
+    } catch (error) {
+      throw this.job.ioError('read', error);
+    }
   }
 
   #tryCopy(offset: number, length: number): boolean {
