@@ -38,6 +38,8 @@ export class Node {
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
   backingFilename: string | undefined;
   backingFormat: string | undefined;
+  /** A change of that failed half-way: on disk the image may name another file (see backing-reference). */
+  backingIsUncertain = false;
   /** Highest offset written + 1, for query-blockstats. */
   highestWrittenOffset = 0;
   #instance: DriverInstance | undefined;

@@ -1,5 +1,6 @@
 import type { BlockBackend } from '../block/backend.js';
 import { BlockError } from '../base/error.js';
+import { assertBackingCertainAbove } from '../block/backing-reference.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import type { CommitArguments } from './arguments.js';
@@ -58,6 +59,7 @@ export class CommitJob implements JobDriver {
   async insert(): Promise<void> {
     const place = this.#place;
     const base = this.#base;
+    assertBackingCertainAbove(place.graph, base);
     await place.drained([this.#top, base], () =>
       place.insert(
         [
@@ -111,28 +113,15 @@ export class CommitJob implements JobDriver {
   async prepare(): Promise<void> {
     const place = this.#place;
     await place.section([this.#top, this.#base], async () => {
-      for (const overlay of overlaysOf(place.filter)) await this.#rewriteHeader(overlay);
-      place.thaw();
-      await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));
+      const filename = this.#arguments.backingFile ?? this.#base.filename;
+      const reference = { filename, format: this.#base.driver.name };
+      await place.withBackingReferences(overlaysOf(place.filter), reference, async () => {
+        place.thaw();
+        await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));
+      });
       place.removed();
       await place.restoreReadOnly();
     });
-  }
-
-  /** The overlay's image names the base from now on; a read-only overlay is reopened for it. */
-  async #rewriteHeader(overlay: Node): Promise<void> {
-    const { graph } = this.#place;
-    const filename = this.#arguments.backingFile ?? this.#base.filename;
-    const format = this.#base.driver.name;
-    const wasReadOnly = overlay.readOnly;
-    if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(overlay, false));
-    try {
-      await overlay.instance.changeBacking?.(filename, format);
-      overlay.backingFilename = filename;
-      overlay.backingFormat = format;
-    } finally {
-      if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(overlay, true));
-    }
   }
 
   async clean(): Promise<void> {

@@ -1,5 +1,10 @@
 import type { AsyncMutex } from '../base/async.js';
 import { ALL_PERMISSIONS, hasPermission, Permission } from '../block/permissions.js';
+import {
+  type BackingReference,
+  backingReferenceOf,
+  changeBackingReference,
+} from '../block/backing-reference.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge } from '../block/edge.js';
@@ -140,6 +145,30 @@ export class JobPlace {
       await this.graph
         .transaction((transaction) => transaction.setReadOnly(node, readOnly))
         .catch(() => undefined);
+  }
+
+  /**
+   * In a drained section: makes images name another backing file, then changes the graph. When either fails, those
+   * that name it already get the old one again.
+   */
+  async withBackingReferences(
+    nodes: readonly Node[],
+    reference: BackingReference,
+    changeGraph: () => Promise<void>,
+  ): Promise<void> {
+    const old: Array<readonly [Node, BackingReference]> = [];
+    try {
+      for (const node of nodes) {
+        const former = backingReferenceOf(node);
+        await changeBackingReference(this.graph, node, reference);
+        old.push([node, former]);
+      }
+      await changeGraph();
+    } catch (error) {
+      for (const [node, former] of old.reverse())
+        await changeBackingReference(this.graph, node, former).catch(() => undefined);
+      throw error;
+    }
   }
 
   /** Lists the steps that end the job's place: parents of the filter go to `heir`. */

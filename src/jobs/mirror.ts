@@ -3,6 +3,7 @@ import { alignDown, isPowerOfTwo } from '../base/align.js';
 import { BlockError } from '../base/error.js';
 import { KiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
+import { assertBackingCertainAbove } from '../block/backing-reference.js';
 import { DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
 import type { DriverDescription } from '../block/driver.js';
 import { resolveBacking } from '../block/filename.js';
@@ -152,6 +153,7 @@ export class MirrorJob implements JobDriver {
     const { targetIsBase, blocked, type } = this.#plan;
     const source = this.#source;
     const target = this.#target;
+    if (targetIsBase) assertBackingCertainAbove(place.graph, target);
     await place.drained([source, target], async () => {
       await place.insert(
         [

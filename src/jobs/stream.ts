@@ -145,15 +145,14 @@ export class StreamJob implements JobDriver {
       const base = below?.skipFilters();
       const filename = base ? (this.#arguments.backingFile ?? base.filename) : undefined;
       const format = base?.driver.name;
-      await node.instance.changeBacking?.(filename, format);
-      node.backingFilename = filename;
-      node.backingFormat = format;
       this.#dropped = [link.node];
-      place.thaw();
-      await place.graph.transaction((transaction) => {
-        if (below) transaction.retarget(link, below);
-        else transaction.detach(link);
-        place.listRemoval(transaction, node);
+      await place.withBackingReferences([node], { filename, format }, async () => {
+        place.thaw();
+        await place.graph.transaction((transaction) => {
+          if (below) transaction.retarget(link, below);
+          else transaction.detach(link);
+          place.listRemoval(transaction, node);
+        });
       });
       place.removed();
       await place.restoreReadOnly();

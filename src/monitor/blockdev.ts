@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import { changeBackingReference } from '../block/backing-reference.js';
 import { createImage } from '../block/create.js';
 import { given } from '../base/given.js';
 import type { NodeOptions } from '../block/driver.js';
@@ -74,16 +75,10 @@ async function changeBackingFile(graph: Graph, args: CommandArguments<'change-ba
   image.assertNotBlocked();
   if (!image.instance.changeBacking)
     throw new BlockError('unsupported', `Could not change backing file to '${args['backing-file']}'`);
-  const wasReadOnly = image.readOnly;
-  await graph.drained([image], async () => {
-    if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(image, false));
-    try {
-      await image.instance.changeBacking?.(args['backing-file'], image.backingNode()?.driver.name);
-      image.backingFilename = args['backing-file'];
-    } finally {
-      if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(image, true));
-    }
-  });
+  const format = image.backingNode()?.driver.name;
+  await graph.drained([image], () =>
+    changeBackingReference(graph, image, { filename: args['backing-file'], format }),
+  );
 }
 
 async function create(engine: Engine, args: CommandArguments<'blockdev-create'>): Promise<void> {

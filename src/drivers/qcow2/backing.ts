@@ -1,9 +1,9 @@
-import { alignUp } from '../../base/align.js';
+import { alignDown, alignUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import { MAX_BACKING_NAME_BYTES } from '../../base/limits.js';
 import { encodeExtensions, type HeaderExtension, rebuildExtensions } from './header-extensions.js';
 import { FieldOffset, type Header } from './header.js';
-import type { ImageContext } from './image.js';
+import type { ByteRange, ImageContext } from './image.js';
 import { SECTOR_BYTES, writeU64 } from './layout.js';
 
 /**
@@ -19,17 +19,20 @@ export async function changeBacking(
   context.assertMayWrite();
   await context.clearAutoclear();
   await context.headerLock.run(async () => {
-    const plan = planBacking(context.header, filename, format);
+    const { header } = context;
+    const plan = planBacking(header, context.staleNames, filename, format);
     if (plan.nameAt >= SECTOR_BYTES) {
       await context.file.write(plan.nameAt, plan.name, 0);
       await context.file.flush();
     }
+    // Until the header is durable, the disk may have either: should this fail, the next change spares both names.
+    context.staleNames.push({ from: plan.nameAt, end: plan.nameAt + plan.name.length });
     await context.writeHeader((sector) => writePlan(sector, context.header, plan));
     await context.file.flush();
-    const { header } = context;
     header.extensions = plan.extensions;
     header.backingOffset = plan.nameAt;
     header.backing = plan.backing;
+    context.staleNames = [];
   });
 }
 
@@ -41,7 +44,12 @@ interface BackingPlan {
   backing: Header['backing'];
 }
 
-function planBacking(header: Header, filename: string | undefined, format: string | undefined): BackingPlan {
+function planBacking(
+  header: Header,
+  staleNames: readonly ByteRange[],
+  filename: string | undefined,
+  format: string | undefined,
+): BackingPlan {
   const name = Buffer.from(filename ?? '', 'utf8');
   if (name.length > MAX_BACKING_NAME_BYTES) throw new BlockError('invalid', 'Backing file name too long');
   const hasName = filename !== undefined && name.length > 0;
@@ -52,26 +60,29 @@ function planBacking(header: Header, filename: string | undefined, format: strin
   const backing = { filename, ...(kept === undefined ? {} : { format: kept }) };
   const extensionsEnd = header.headerBytes + encodeExtensions(extensions).length;
   const nameAt =
-    extensionsEnd + name.length <= SECTOR_BYTES ? extensionsEnd : placeOutside(header, name.length);
+    extensionsEnd + name.length <= SECTOR_BYTES
+      ? extensionsEnd
+      : placeOutside(header, staleNames, name.length);
   return { extensions, name, nameAt, backing };
 }
 
-/** A place behind the first sector that shares no sector with what the old header uses there. */
-function placeOutside(header: Header, lengthBytes: number): number {
+/** A place behind the first sector that shares no sector with what the header on disk may use there. */
+function placeOutside(header: Header, staleNames: readonly ByteRange[], lengthBytes: number): number {
   const oldName = Buffer.byteLength(header.backing?.filename ?? '', 'utf8');
   const oldExtensionsEnd = header.headerBytes + encodeExtensions(header.extensions).length;
   const used = [
     { from: SECTOR_BYTES, end: alignUp(oldExtensionsEnd, SECTOR_BYTES) },
-    {
-      from: header.backingOffset - (header.backingOffset % SECTOR_BYTES),
-      end: alignUp(header.backingOffset + oldName, SECTOR_BYTES),
-    },
+    ...[{ from: header.backingOffset, end: header.backingOffset + oldName }, ...staleNames].map(wholeSectors),
   ];
   for (let at = SECTOR_BYTES; at + lengthBytes <= header.clusterBytes; at += SECTOR_BYTES) {
     const end = alignUp(at + lengthBytes, SECTOR_BYTES);
     if (used.every((range) => end <= range.from || at >= range.end)) return at;
   }
   throw noRoom();
+}
+
+function wholeSectors({ from, end }: ByteRange): ByteRange {
+  return { from: alignDown(from, SECTOR_BYTES), end: alignUp(end, SECTOR_BYTES) };
 }
 
 function noRoom(): BlockError {

@@ -8,6 +8,12 @@ import type { MetadataMap } from './metadata-map.js';
 /** First read of an image: the header of every cluster size begins here. */
 const FIRST_READ_BYTES = 4096;
 
+/** Bytes of the image file, `end` excluded. */
+export interface ByteRange {
+  from: number;
+  end: number;
+}
+
 /** What the parts of an open image share: its file, its header, and whether it is sound. */
 export class ImageContext {
   readonly driver: DriverContext;
@@ -19,6 +25,8 @@ export class ImageContext {
   readOnly: boolean;
   /** Writes back what is dirty; set by the image's owner. */
   requestFlush: () => Promise<void> = () => Promise.resolve();
+  /** Names of backing files that the header on disk may point at although `header` does not: changes that failed. */
+  staleNames: ByteRange[] = [];
   /** Held around every change of the header. */
   readonly headerLock = new AsyncMutex();
   /** Where metadata is; set by the image's owner. */
