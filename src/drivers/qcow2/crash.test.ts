@@ -388,6 +388,29 @@ for (const [from, to] of [
   });
 }
 
+test('a change of the backing file that failed leaves each name whole until another one is durable', async () => {
+  const names = ['first', 'second', 'third'].map((name) => `/${name}`.repeat(60));
+  const options = { 'cluster-size': 4096 };
+  const old = { sizeBytes: 65536, backingFile: names[0] ?? '', backingFormat: 'raw', options };
+  const shelf = new DiskShelf([qcow2Driver]);
+  const top = shelf.put('top', await created(old));
+  const disk = await shelf.open('top', { backing: null });
+  let switched = false;
+  top.failure = (event, offset) => {
+    if (event === 'write' && offset === 0) switched = true;
+    return event === 'flush' && switched ? errnoError('EIO') : undefined;
+  };
+  await assert.rejects(async () => disk.instance.changeBacking?.(names[1], 'raw'), { errno: 'EIO' });
+  top.failure = () => undefined;
+  await disk.instance.changeBacking?.(names[2], 'raw');
+  for (const state of crashStates(top, seededBelow(1))) {
+    const crashed = new DiskShelf([qcow2Driver]);
+    crashed.put('top', state.content);
+    const { backing } = (await crashed.open('top', { readOnly: true, backing: null })).instance;
+    assert.ok(names.includes(backing?.filename ?? ''), `${describeState(state)}: ${backing?.filename}`);
+  }
+});
+
 test('growing over a longer backing file: the old size, or the new one with zeroes', async () => {
   const oldBytes = 20 * SECTOR + SECTOR;
   const newBytes = 400 * SECTOR;
