@@ -1,12 +1,13 @@
 import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
 import type { Node } from '../../src/block/node.js';
+import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import type { Job } from '../../src/jobs/job.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { Engine as Monitor } from '../../src/monitor/engine.js';
 import { snapshotSync } from '../../src/monitor/snapshot.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
-import type { Allowed, GuestDisk } from './guest-disk.js';
+import { type Allowed, type GuestDisk, problemOf } from './guest-disk.js';
 import type { Engine, Format, Image } from './world.js';
 
 /** Cluster sizes of the images, in bytes. */
@@ -21,6 +22,8 @@ interface Running {
   allowed?: Allowed;
   /** It was told to complete, or to end as it is. */
   isEnding: boolean;
+  /** Looks at the target once the job has ended well. */
+  verify?: () => Promise<void>;
 }
 
 /** Makes an image as `img create` does. */
@@ -52,6 +55,7 @@ export class Operator {
   #jobs = 0;
   #snapshots = 0;
   readonly #peers: Monitor[] = [];
+  readonly #verifying = new Set<Promise<unknown>>();
 
   constructor(engine: Engine, disk: GuestDisk, random: SeededRandom) {
     this.#engine = engine;
@@ -75,6 +79,7 @@ export class Operator {
       for (const running of [...this.#running.values()]) await this.#bringToEnd(running);
       await clock.sleep(10);
     }
+    await Promise.all(this.#verifying);
     for (const node of this.#added.splice(0)) await this.#remove(node);
   }
 
@@ -97,7 +102,7 @@ export class Operator {
     }
     // Of a disk on another engine no layer could be opened after a power loss.
     const isRemote = this.#top().driver.name === 'nbd';
-    switch (isRemote ? 5 + random.below(3) : random.below(8)) {
+    switch (isRemote ? 5 + random.below(4) : random.below(9)) {
       case 0:
       case 1:
         return this.#snapshot();
@@ -111,6 +116,8 @@ export class Operator {
         return this.#mirror();
       case 6:
         return this.#mirrorToPeer();
+      case 7:
+        return this.#lookBack();
       default:
         return this.#backup();
     }
@@ -169,6 +176,7 @@ export class Operator {
       const end = engine.ends.get(job.id) ?? 'no event';
       const { image, allowed } = running;
       if (end === 'ok' && image && allowed) image.allowed = allowed;
+      if (end === 'ok' && running.verify) this.#verify(running.verify());
       if (end !== 'ok' && end !== 'cancelled' && !engine.world.faulty)
         engine.world.fail(`${job.id} failed: ${end}`);
     });
@@ -290,10 +298,16 @@ export class Operator {
     for (const peer of this.#peers) await engine.attempt('close a peer', () => peer.close());
   }
 
+  #verify(verification: Promise<unknown>): void {
+    this.#verifying.add(verification);
+    void verification.finally(() => this.#verifying.delete(verification));
+  }
+
   async #backup(): Promise<void> {
     const random = this.#random;
     const engine = this.#engine;
     const device = this.#top();
+    if (device.backingNode() && random.chance(0.3)) return this.#backupTop(device);
     const image = engine.world.newImage(random.chance(0.3) ? 'raw' : 'qcow2', 'backup');
     const args = this.#newJob();
     await engine.attempt(`${args.jobId} backup to ${image.path}`, async () => {
@@ -304,6 +318,79 @@ export class Operator {
         engine.jobs.startBackup({ ...args, device, target, sync: 'full' }),
       );
       running.allowed = this.#disk.allowedBetween(low, this.#disk.newest());
+    });
+  }
+
+  /** sync=top into an image over the same backing file: through that it shows the whole moment of the start. */
+  async #backupTop(device: Node): Promise<void> {
+    const engine = this.#engine;
+    const image = engine.world.newImage('qcow2', 'top-backup');
+    const args = this.#newJob();
+    await engine.attempt(`${args.jobId} backup of the top to ${image.path}`, async () => {
+      const target = await this.#openAbove(image, device, device.backingNode());
+      const low = this.#disk.position();
+      const running = await this.#startOn(target, undefined, () =>
+        engine.jobs.startBackup({ ...args, device, target, sync: 'top' }),
+      );
+      const allowed = this.#disk.allowedBetween(low, this.#disk.newest());
+      running.verify = async () => {
+        await this.#compare(target, allowed);
+        await this.#drop(target);
+      };
+    });
+  }
+
+  /** sync=none into an image over the disk itself: that shows the moment of the start while the guest writes on. */
+  async #lookBack(): Promise<void> {
+    const random = this.#random;
+    const engine = this.#engine;
+    const device = this.#top();
+    const image = engine.world.newImage('qcow2', 'moment');
+    const args = this.#newJob();
+    await engine.attempt(`${args.jobId} look back through ${image.path}`, async () => {
+      const target = await this.#openAbove(image, device, device);
+      const low = this.#disk.position();
+      const { job } = await this.#startOn(target, undefined, () =>
+        engine.jobs.startBackup({ ...args, device, target, sync: 'none' }),
+      );
+      const allowed = this.#disk.allowedBetween(low, this.#disk.newest());
+      for (let i = 1 + random.below(3); i > 0 && engine.isAlive; i--) {
+        await engine.host.clock.sleep(random.below(200));
+        if (job.status === 'running') await this.#compare(target, allowed, () => job.status === 'running');
+      }
+      if (job.status === 'running') await job.cancel({ force: true, softOnReady: false });
+      await job.concluded;
+      await this.#drop(target);
+    });
+  }
+
+  /** A new qcow2 image, the user's, over a node that is open already. */
+  async #openAbove(image: Image, device: Node, backing: Node | undefined): Promise<Node> {
+    const engine = this.#engine;
+    await makeImage(engine, image, device.lengthBytes, this.#random);
+    const options = { backing: backing?.name ?? null };
+    const target = await engine.opener.openImage(image.path, 'qcow2', { readOnly: false }, options);
+    target.monitorOwned = true;
+    this.#added.push(target);
+    return target;
+  }
+
+  /** Reads a node that is to show a moment of the disk; it counts if `holds` says afterwards that it still does. */
+  async #compare(node: Node, allowed: Allowed, holds: () => boolean = () => true): Promise<void> {
+    const engine = this.#engine;
+    await engine.attempt(`compare ${node.filename}`, async () => {
+      const reader = engine.graph.createBackend({
+        description: 'a reader',
+        perm: Permission.consistentRead,
+        shared: ALL_PERMISSIONS,
+      });
+      await engine.graph.transaction((change) => void change.attach(reader, 'root', node));
+      const bytes = Buffer.alloc(this.#disk.lengthBytes);
+      await reader.read(0, bytes);
+      const problem = engine.isAlive && holds() ? problemOf(bytes, allowed) : undefined;
+      if (problem !== undefined) engine.world.fail(`${node.filename}: ${problem}`);
+      const { root } = reader;
+      if (root) await engine.graph.transaction((change) => change.detach(root));
     });
   }
 
@@ -325,9 +412,19 @@ export class Operator {
       this.#follow(running);
       return running;
     } catch (error) {
-      if (this.#engine.isAlive) await this.#engine.graph.collect([target]);
+      if (!this.#engine.isAlive) throw error;
+      await this.#drop(target);
+      await this.#engine.graph.collect([target]);
       throw error;
     }
+  }
+
+  /** The same, long before the end. */
+  async #drop(node: Node): Promise<void> {
+    const index = this.#added.indexOf(node);
+    if (index < 0 || !this.#engine.isAlive) return;
+    this.#added.splice(index, 1);
+    await this.#remove(node);
   }
 
   /** blockdev-del, unless the node is in use. */

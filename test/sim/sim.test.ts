@@ -3,10 +3,6 @@ import { test } from 'node:test';
 import { runSeed } from './scenario.js';
 
 const SEEDS = 18;
-/** Seeds that once failed, and what they do. */
-const ONCE_FAILED = new Map([
-  [3231, 'the power goes when a snapshot has moved the guest, before it answers'],
-]);
 
 test(`${SEEDS} simulated machines: jobs, faults and power losses leave every disk right`, async () => {
   for (let seed = 1; seed <= SEEDS; seed++) {
@@ -18,13 +14,6 @@ test(`${SEEDS} simulated machines: jobs, faults and power losses leave every dis
     );
   }
 });
-
-for (const [seed, what] of ONCE_FAILED) {
-  test(`seed ${seed}: ${what}`, async () => {
-    const failure = await runSeed(seed);
-    assert.equal(failure, undefined, failure?.message);
-  });
-}
 
 test('a seed decides all that happens', async () => {
   const traceOf = async (): Promise<readonly string[]> => {
