@@ -1,5 +1,5 @@
 import { assert } from '../base/assert.js';
-import { alignDown, isPowerOfTwo } from '../base/align.js';
+import { isPowerOfTwo } from '../base/align.js';
 import { BlockError } from '../base/error.js';
 import { KiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
@@ -269,6 +269,7 @@ export class MirrorJob implements JobDriver {
 
   /** Copies a dirty piece, what needs a wait in the background; what the guest writes there meanwhile makes it dirty again. */
   #launch(piece: Piece): void {
+    // What is left of a granule that was copied in part belongs to the rest.
     const done = this.#tryCopy(piece);
     const rest = done === 0 ? piece : { offset: piece.offset + done, lengthBytes: piece.lengthBytes - done };
     const restRateBytes = Math.min(piece.rateBytes, rest.lengthBytes);
@@ -279,14 +280,13 @@ export class MirrorJob implements JobDriver {
     this.#window.launch(restRateBytes, () => this.#copyTracked(rest));
   }
 
-  /** What can be copied of a piece without a wait; answers how long that first part is, in whole granules. */
+  /** What can be copied of a piece without a wait; answers how long that first part is. */
   #tryCopy({ offset, lengthBytes, data }: Piece): number {
     if (this.#copying.conflictsExclusive(offset, lengthBytes)) return 0;
     const done = this.#mover.tryCopy(offset, lengthBytes, data);
-    const whole = done === lengthBytes ? done : alignDown(done, this.#dirty.granularityBytes);
-    this.#dirty.reset(offset, whole);
-    this.#offset += whole;
-    return whole;
+    this.#dirty.reset(offset, done);
+    this.#offset += done;
+    return done;
   }
 
   async #copyTracked({ offset, lengthBytes, data }: Stretch & { data?: ChainStatus }): Promise<void> {
