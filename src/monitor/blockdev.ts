@@ -6,6 +6,7 @@ import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
+import { Waiting } from '../qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Engine } from './engine.js';
 import { checkNotBlocked, findNode, findRoot } from './find-node.js';
@@ -19,7 +20,7 @@ export function registerBlockdev(engine: Engine): void {
   engine.command('change-backing-file', (args) => changeBackingFile(graph, args));
 }
 
-async function deleteNode(graph: Graph, name: string): Promise<void> {
+function deleteNode(graph: Graph, name: string): Waiting {
   const node = graph.node(name);
   const hasBackend = [...node.parents].some(({ parent }) => !(parent instanceof Node));
   node.assertNotBlocked();
@@ -30,7 +31,8 @@ async function deleteNode(graph: Graph, name: string): Promise<void> {
     throw new BlockError('busy', `Block device ${name} is in use`);
   }
   node.monitorOwned = false;
-  await graph.collect([node]);
+  // Its last flush may be slow.
+  return new Waiting(graph.collect([node]));
 }
 
 /** Runs `body` with a backend of its own on a node. */
