@@ -120,7 +120,7 @@ export class ExportRegistry {
 
   async close(): Promise<void> {
     if (this.#server) await this.stopServer();
-    await Promise.all([...this.#exports.values()].map(({ gone }) => gone));
+    for (const { gone } of this.#exports.values()) await gone;
   }
 
   #shutDown(entry: BlockExport, disconnected: Promise<void>): Promise<void> {
