@@ -22,9 +22,8 @@ export function registerBlockdev(engine: Engine): void {
 
 function deleteNode(graph: Graph, name: string): Waiting {
   const node = graph.node(name);
-  const hasBackend = [...node.parents].some(({ parent }) => !(parent instanceof Node));
-  node.assertNotBlocked();
-  if (hasBackend) throw new BlockError('busy', `Node ${name} is in use`);
+  const hasUser = [...node.parents].some(({ parent }) => !(parent instanceof Node) && parent.isUser);
+  if (hasUser) throw new BlockError('busy', `Node ${name} is in use`);
   checkNotBlocked(node);
   if (!node.monitorOwned) throw new BlockError('busy', `Node ${name} is not owned by the monitor`);
   if (node.parents.size > 0) {
@@ -59,6 +58,7 @@ async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Pro
   const isBacking = [...node.parents].some(({ role }) => role === 'backing');
   if (node.isBlocked || isBacking)
     throw new BlockError('busy', `Device '${args.device ?? '(null)'}' is in use`);
+  if (node.readOnly) throw new BlockError('permission', 'Image is read-only');
   await graph.drained([node], () =>
     withBackend(graph, node, Permission.resize, (backend) => backend.truncate(args.size)),
   );

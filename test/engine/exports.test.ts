@@ -38,7 +38,10 @@ test('an exported disk keeps the size that its clients were told', async (t) => 
 });
 
 /** The node 'stuck', whose server answers no request until `release`. */
-async function stuckNode(t: TestContext, bed: EngineBed): Promise<{ asked: Promise<void>; release: () => void }> {
+async function stuckNode(
+  t: TestContext,
+  bed: EngineBed,
+): Promise<{ asked: Promise<void>; release: () => void }> {
   const path = bed.path('stuck.sock');
   const asked = deferred();
   const entry = {
