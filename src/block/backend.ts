@@ -30,6 +30,8 @@ export interface BackendProperties {
    * other holds a range that a guest waits for). They pause by themselves; the section waits until they are idle.
    */
   queuesWhenDrained?: boolean;
+  /** A part of a job says false: it does not count as a user of the node of its own. */
+  isUser?: boolean;
 }
 
 export type Operation = 'read' | 'write' | 'flush' | 'unmap';
@@ -49,6 +51,7 @@ export interface OperationStatistics {
 export class BlockBackend {
   readonly description: string;
   readonly user: BackendUser;
+  readonly isUser: boolean;
   /** What it asks of its node; the graph keeps them. */
   perm: number;
   shared: number;
@@ -75,6 +78,7 @@ export class BlockBackend {
     this.perm = properties.perm;
     this.shared = properties.shared;
     this.user = properties.user ?? {};
+    this.isUser = properties.isUser ?? true;
     this.#queues = properties.queuesWhenDrained ?? true;
     this.clock = clock;
     this.idle = idle;

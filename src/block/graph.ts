@@ -103,7 +103,7 @@ export class Graph {
   #claim(node: Node): Promise<boolean> {
     return this.#mutex.run(async () => {
       // A job whose filter lost its parents still works below it, and takes it out at its end.
-      const isHeld = [...node.children.values()].some(({ frozen }) => frozen > 0);
+      const isHeld = node.isBlocked || [...node.children.values()].some(({ frozen }) => frozen > 0);
       const isOrphan = node.parents.size === 0 && !node.monitorOwned && !node.isClosing && !isHeld;
       if (!isOrphan || this.nodes.get(node.name) !== node) return false;
       node.isClosing = true;

@@ -95,11 +95,11 @@ export class GraphTransaction {
         undo: () => void (node.readOnly = !readOnly),
       });
     }
-    const file = node.filtered ?? node.children.get('file');
+    const file = (node.filtered ?? node.children.get('file'))?.node;
     if (!file) return;
-    if (!readOnly && isKeptReadOnly(file.node))
-      throw new BlockError('permission', 'Block node is read-only', { node: file.node.name, errno: 'EPERM' });
-    this.setReadOnly(file.node, readOnly);
+    if (!isSetByUser(file)) return this.setReadOnly(file, readOnly);
+    if (!readOnly && file.readOnly)
+      throw new BlockError('permission', 'Block node is read-only', { node: file.name, errno: 'EPERM' });
   }
 
   /** Changes what a backend asks for. */
@@ -186,8 +186,9 @@ export class GraphTransaction {
   }
 }
 
-function isKeptReadOnly({ readOnly, options }: Node): boolean {
-  return readOnly && options['read-only'] === true && options['auto-read-only'] !== true;
+/** Whether a node has its own say on what it is opened for: it does not follow the node above it. */
+function isSetByUser({ monitorOwned, options }: Node): boolean {
+  return monitorOwned || options['read-only'] !== undefined;
 }
 
 /** Whoever found the node may have waited since, and a job's end have closed it. */

@@ -22,7 +22,8 @@ interface BlockExport {
   readonly id: string;
   readonly name: string;
   readonly backend: BlockBackend;
-  shuttingDown: boolean;
+  /** It shuts down, which ends when no request of a client is in flight. */
+  gone?: Promise<void>;
 }
 
 /** The block exports of one engine, all served by its one NBD server. */
@@ -52,17 +53,21 @@ export class ExportRegistry {
   async stopServer(): Promise<void> {
     const server = this.#running();
     this.#server = undefined;
-    const exports = [...this.#exports.values()];
-    for (const entry of exports) entry.shuttingDown = true;
-    await server.close();
-    for (const entry of exports) await this.#forget(entry);
+    const idle = server.close();
+    const ends = [...this.#exports.values()].map((entry) => this.#shutDown(entry, idle));
+    await Promise.allSettled(ends);
+    await Promise.all([idle, ...ends]);
   }
 
   /** Newest first, as QEMU lists them. */
   list(): Array<{ id: string; nodeName: string; shuttingDown: boolean }> {
     return [...this.#exports.values()]
       .reverse()
-      .map(({ id, backend, shuttingDown }) => ({ id, nodeName: backend.node.name, shuttingDown }));
+      .map(({ id, backend, gone }) => ({
+        id,
+        nodeName: backend.node.name,
+        shuttingDown: gone !== undefined,
+      }));
   }
 
   /** Errors: invalid, exists, busy (permissions), permission (read-only node). */
@@ -94,40 +99,53 @@ export class ExportRegistry {
       await this.#detach(backend);
       throw error;
     }
-    this.#exports.set(id, { id, name, backend, shuttingDown: false });
+    this.#exports.set(id, { id, name, backend });
   }
 
-  /** Errors: not-found; busy when a client uses it and the mode is safe. */
+  /**
+   * Refuses, or disconnects its clients. Resolves when it is gone, or at once when a client's request is in flight,
+   * which may take for ever: then it is shutting down. Errors: not-found; busy when a client uses it and the mode is safe.
+   */
   async remove(id: string, mode: 'safe' | 'hard'): Promise<void> {
     const entry = this.#exports.get(id);
     if (!entry) throw new BlockError('not-found', `Export '${id}' is not found`);
+    if (entry.gone) throw new BlockError('busy', `Export '${id}' is already shutting down`);
     const server = this.#running();
-    if (mode === 'safe' && server.connectionsOf(entry.name) > 0) {
+    const isWorking = server.inFlightOf(entry.name) > 0 || entry.backend.inFlight > 0;
+    if (mode === 'safe' && (isWorking || server.connectionsOf(entry.name) > 0))
       throw new BlockError('busy', `export '${id}' still in use`);
-    }
-    entry.shuttingDown = true;
-    await server.removeExport(entry.name, 'hard');
-    await this.#forget(entry);
+    const gone = this.#shutDown(entry, server.removeExport(entry.name, 'hard'));
+    if (!isWorking) await gone;
   }
 
   async close(): Promise<void> {
     if (this.#server) await this.stopServer();
+    for (const { gone } of this.#exports.values()) await gone;
+  }
+
+  #shutDown(entry: BlockExport, disconnected: Promise<void>): Promise<void> {
+    entry.gone ??= disconnected.then(() => this.#forget(entry));
+    // Whoever waits for it hears of an error; maybe nobody does.
+    entry.gone.catch(() => undefined);
+    return entry.gone;
   }
 
   async #forget(entry: BlockExport): Promise<void> {
-    const node = entry.backend.node;
-    await this.#detach(entry.backend);
+    const { backend } = entry;
+    // A client that has left by itself may have left a request behind.
+    await backend.idle.until(() => backend.inFlight === 0);
+    const { node } = backend;
+    await this.#detach(backend);
     this.#exports.delete(entry.id);
     this.#onDeleted(entry.id);
     await this.#graph.collect([node]);
   }
 
+  /** Nothing of the backend's own is in flight; for the node's other users nothing changes. */
   async #detach(backend: BlockBackend): Promise<void> {
     const { root } = backend;
     assert(root, 'an export has a node');
-    await this.#graph.drained([root.node], () =>
-      this.#graph.transaction((transaction) => transaction.detach(root)),
-    );
+    await this.#graph.transaction((transaction) => transaction.detach(root));
   }
 
   #running(): NbdServer {

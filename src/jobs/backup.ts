@@ -10,7 +10,7 @@ import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { asError, type Job, type JobDriver } from './job.js';
 import { isInChain } from './mirror.js';
-import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import { ALL_PERMISSIONS, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 
 /** Smallest unit of a backup (QEMU: 64 KiB). */
 const MIN_CLUSTER_BYTES = 64 * KiB;
@@ -20,6 +20,7 @@ const IDLE_SLEEP_MS = 60_000;
 /** drive-backup and blockdev-backup: the source as it was when the job started. */
 export class BackupJob implements JobDriver {
   readonly type = 'backup';
+  readonly isAnnouncedFirst = false;
   readonly job: Job;
   readonly #arguments: BackupArguments;
   readonly #place: JobPlace;
@@ -45,7 +46,9 @@ export class BackupJob implements JobDriver {
     this.#source = args.device;
     this.#target = args.target;
     const size = args.device.lengthBytes;
-    const place = new JobPlace(job, surroundings, COPY_BEFORE_WRITE, args.filterNodeName, args.device);
+    const place = creatingNode(
+      () => new JobPlace(job, surroundings, COPY_BEFORE_WRITE, args.filterNodeName, args.device),
+    );
     this.#place = place;
     this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
     // Others may write: the source itself may be in the target's backing chain, where the guest goes on.
@@ -70,6 +73,11 @@ export class BackupJob implements JobDriver {
     });
   }
 
+  /** What the source's users see now; layers may have come to lie above it. */
+  #shown(): Node {
+    return this.#sourceBackend.node;
+  }
+
   get offsetBytes(): number {
     return this.#totalBytes - this.#due.dirtyBytes;
   }
@@ -92,7 +100,8 @@ export class BackupJob implements JobDriver {
     );
     this.#markDue();
     place.passThrough.gate = this.#gate;
-    place.block(this.type, [this.#source, this.#target]);
+    // Not the source: another layer or another backup may come between it and the filter.
+    place.block(this.type, [this.#target]);
   }
 
   /** As QEMU's, a backup starts in a drained section and so shows itself paused at first. */
@@ -107,7 +116,7 @@ export class BackupJob implements JobDriver {
   /** Takes an inserted job back that was not started, in the drained section in which it was inserted. */
   async withdraw(): Promise<void> {
     this.abort();
-    await this.#place.removeNow(this.#source);
+    await this.#place.removeNow();
     await this.#leave();
     this.job.withdrawn();
   }
@@ -165,7 +174,7 @@ export class BackupJob implements JobDriver {
 
   /** sync=top: whole clusters that only the backing file holds are not copied; answers how many bytes. */
   async #skipUnallocated({ offset, lengthBytes }: Stretch): Promise<number> {
-    const status = await this.#source.statusThroughChain(offset, lengthBytes, this.#source);
+    const status = await this.#shown().statusThroughChain(offset, lengthBytes, this.#source);
     if (status.allocated) return 0;
     const end = offset + status.lengthBytes;
     const unit = this.#due.granularityBytes;
@@ -179,7 +188,7 @@ export class BackupJob implements JobDriver {
   async #launch(stretch: Stretch): Promise<Stretch> {
     const unit = this.#due.granularityBytes;
     const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(unit));
-    const status = await this.#source.statusThroughChain(stretch.offset, stretch.lengthBytes);
+    const status = await this.#shown().statusThroughChain(stretch.offset, stretch.lengthBytes);
     const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
     const lengthBytes = Math.max(most, zeroBytes);
     const { offset } = stretch;
@@ -200,7 +209,7 @@ export class BackupJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove(this.#source);
+    await this.#place.remove();
     await this.#leave();
   }
 

@@ -11,6 +11,7 @@ import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './j
 /** block-commit of layers below the active one: their data goes down into the base, and they leave the chain. */
 export class CommitJob implements JobDriver {
   readonly type = 'commit';
+  readonly isAnnouncedFirst = true;
   readonly job: Job;
   readonly #arguments: CommitArguments;
   readonly #place: JobPlace;
@@ -33,10 +34,11 @@ export class CommitJob implements JobDriver {
     this.#lowest = layerAbove(args.top, args.base);
     const place = new JobPlace(job, surroundings, COMMIT_TOP, args.filterNodeName, args.top);
     this.#place = place;
-    this.#topBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
+    this.#topBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS, { isUser: true });
     this.#baseBackend = place.backend(
       Permission.consistentRead + Permission.write + Permission.resize,
       Permission.consistentRead + Permission.writeUnchanged,
+      { isUser: true },
     );
     this.#window = new CopyWindow(job);
     this.#mover = new Mover({
@@ -69,7 +71,7 @@ export class CommitJob implements JobDriver {
         (transaction) => place.listWritable(transaction, base),
       ),
     );
-    place.freezeChain(this.#top, base);
+    place.freezeChain(place.filter, base);
     place.block(this.type, [this.#arguments.device, ...between(this.#top, base)]);
   }
 
@@ -125,7 +127,7 @@ export class CommitJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove(this.#top);
+    await this.#place.remove();
     await this.#place.close([this.#top]);
   }
 }

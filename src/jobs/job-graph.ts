@@ -1,4 +1,5 @@
 import type { AsyncMutex } from '../base/async.js';
+import { BlockError } from '../base/error.js';
 import { ALL_PERMISSIONS, hasPermission, Permission } from '../block/permissions.js';
 import {
   type BackingReference,
@@ -23,6 +24,16 @@ export interface JobSurroundings {
   readonly opener: Opener;
   /** Jobs change the graph one at a time. */
   readonly changes: AsyncMutex;
+}
+
+/** Words an error of putting a filter in as QEMU does for those that it makes as other nodes are made. */
+export function creatingNode<T>(body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new BlockError(error.kind, `Could not create node: ${error.message}`, { cause: error });
+  }
 }
 
 /** A job's place in the graph: its filter, its backends, the links and nodes that others must leave alone. */
@@ -76,14 +87,15 @@ export class JobPlace {
     return !this.#removed;
   }
 
-  /** A backend of the job, which `insert` attaches. */
-  backend(perm: number, shared: number): BlockBackend {
+  /** A backend of the job, which `insert` attaches. `isUser`: as BackendProperties. */
+  backend(perm: number, shared: number, { isUser = false } = {}): BlockBackend {
     const backend = this.graph.createBackend({
       description: `${this.job.type} job '${this.job.id}'`,
       perm,
       shared,
       user: this.job.backendUser,
       queuesWhenDrained: false,
+      isUser,
     });
     this.#backends.push(backend);
     return backend;
@@ -106,7 +118,6 @@ export class JobPlace {
       for (const [backend, node] of attach) transaction.attach(backend, 'root', node);
     });
     this.#removed = false;
-    this.#freeze(this.filter.child('file'));
   }
 
   /** Keeps the links from `top` down to `bottom` as they are until the job ends. */
@@ -171,8 +182,8 @@ export class JobPlace {
     }
   }
 
-  /** Lists the steps that end the job's place: parents of the filter go to `heir`. */
-  listRemoval(transaction: GraphTransaction, heir: Node): void {
+  /** Lists the steps that end the job's place: parents of the filter go to `heir`, or to what it filters. */
+  listRemoval(transaction: GraphTransaction, heir = this.filter.child('file').node): void {
     transaction.replaceNode(this.filter, heir);
     transaction.detach(this.filter.child('file'));
     for (const backend of this.#backends) if (backend.root) transaction.detach(backend.root);
@@ -188,16 +199,16 @@ export class JobPlace {
     this.#removed = true;
   }
 
-  /** Takes filter and backends out, guests back on `heir`, unless that was done. */
-  async remove(heir: Node): Promise<void> {
+  /** Takes filter and backends out, unless that was done. */
+  async remove(): Promise<void> {
     if (this.#removed) return;
-    await this.section([this.source, this.filter], () => this.removeNow(heir));
+    await this.section([this.source, this.filter], () => this.removeNow());
   }
 
   /** The same; the caller holds a drained section. */
-  async removeNow(heir: Node): Promise<void> {
+  async removeNow(): Promise<void> {
     this.thaw();
-    await this.graph.transaction((transaction) => this.listRemoval(transaction, heir));
+    await this.graph.transaction((transaction) => this.listRemoval(transaction));
     this.removed();
     await this.restoreReadOnly();
   }

@@ -94,7 +94,6 @@ export class Job {
     this.#clock = graph.host.clock;
     this.#emit = emit;
     this.#forget = forget;
-    this.#setStatus('created');
   }
 
   /** Memory to read into. */
@@ -156,9 +155,14 @@ export class Job {
     this.#driver = driver;
   }
 
+  /** From here on it exists for users. */
+  announce(): void {
+    if (this.#status === 'undefined') this.#setStatus('created');
+  }
+
   /** A job that could not be started: it never was. */
   abandon(): void {
-    this.#setStatus('null');
+    if (this.#status !== 'undefined') this.#setStatus('null');
     this.#forget(this);
     this.#concluded.resolve();
   }

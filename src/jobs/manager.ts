@@ -21,6 +21,8 @@ import { checkStreamArguments, StreamJob } from './stream.js';
 
 interface Startable extends JobDriver {
   readonly job: Job;
+  /** Users hear of it before it has its place, as of QEMU's. */
+  readonly isAnnouncedFirst: boolean;
   /** Puts the job into the graph; on failure nothing of it stays. */
   insert(): Promise<void>;
 }
@@ -100,6 +102,7 @@ export class JobManager {
   async startCreate(args: { jobId: string; run: () => Promise<void> }): Promise<Job> {
     const job = this.#newJob({ jobId: args.jobId, autoDismiss: false });
     new CreateJob(job, args.run);
+    job.announce();
     job.start();
     return job;
   }
@@ -136,9 +139,12 @@ export class JobManager {
   async #insert<D extends Startable>(args: CommonArguments, make: (job: Job) => D): Promise<D> {
     const job = this.#newJob(args);
     try {
-      checkSpeed(args.speed ?? 0);
       const driver = make(job);
+      const speed = args.speed ?? 0;
+      if (driver.isAnnouncedFirst || speed < 0) job.announce();
+      checkSpeed(speed);
       await driver.insert();
+      job.announce();
       return driver;
     } catch (error) {
       job.abandon();

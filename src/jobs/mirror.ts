@@ -62,6 +62,7 @@ interface Piece extends Stretch {
 /** drive-mirror, blockdev-mirror and the commit of the active layer. */
 export class MirrorJob implements JobDriver {
   readonly type: 'mirror' | 'commit';
+  readonly isAnnouncedFirst: boolean;
   readonly job: Job;
   readonly #plan: MirrorPlan;
   readonly #place: JobPlace;
@@ -86,6 +87,7 @@ export class MirrorJob implements JobDriver {
 
   constructor(job: Job, plan: MirrorPlan, surroundings: JobSurroundings) {
     this.type = plan.type;
+    this.isAnnouncedFirst = !plan.targetIsBase;
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
@@ -98,8 +100,11 @@ export class MirrorJob implements JobDriver {
       ? place.backend(
           Permission.consistentRead + Permission.write + Permission.resize,
           Permission.consistentRead + Permission.writeUnchanged,
+          { isUser: true },
         )
-      : place.backend(Permission.write, Permission.writeUnchanged + Permission.consistentRead);
+      : place.backend(Permission.write, Permission.writeUnchanged + Permission.consistentRead, {
+          isUser: true,
+        });
     this.#dirty = new DirtyBitmap(plan.source.lengthBytes, plan.granularityBytes);
     this.#window = new CopyWindow(job, plan.windowBytes);
     this.#mover = new Mover({
@@ -167,7 +172,7 @@ export class MirrorJob implements JobDriver {
       );
       source.dirtyBitmaps.push(this.#dirty);
     });
-    if (targetIsBase) place.freezeChain(source, target);
+    place.freezeChain(place.filter, targetIsBase ? target : source);
     place.block(type, blocked);
   }
 
@@ -402,10 +407,15 @@ export class MirrorJob implements JobDriver {
       await this.#mover.flush();
       const backing = await this.#newBacking();
       place.thaw();
-      await place.graph.transaction((transaction) => {
-        if (backing) transaction.attach(this.#target.skipFilters(), 'backing', backing);
-        this.#listPivot(transaction);
-      });
+      try {
+        await place.graph.transaction((transaction) => {
+          if (backing) transaction.attach(this.#target.skipFilters(), 'backing', backing);
+          this.#listPivot(transaction);
+        });
+      } catch (error) {
+        if (backing) await place.graph.collect([backing]);
+        throw error;
+      }
       place.removed();
       this.#pivoted = true;
     });
@@ -415,7 +425,7 @@ export class MirrorJob implements JobDriver {
     const { replaces } = this.#plan;
     if (replaces && replaces !== this.#source) {
       transaction.replaceNode(replaces, this.#target);
-      this.#place.listRemoval(transaction, this.#source);
+      this.#place.listRemoval(transaction);
     } else {
       this.#place.listRemoval(transaction, this.#target);
     }
@@ -440,7 +450,7 @@ export class MirrorJob implements JobDriver {
 
   async clean(): Promise<void> {
     const source = this.#source;
-    await this.#place.remove(source);
+    await this.#place.remove();
     this.#place.passThrough.gate = undefined;
     const index = source.dirtyBitmaps.indexOf(this.#dirty);
     if (index >= 0) source.dirtyBitmaps.splice(index, 1);

@@ -5,7 +5,7 @@ import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import type { StreamArguments } from './arguments.js';
 import { CopyWindow, startWriteback, ZERO_BYTES } from './block-copy.js';
 import type { Job, JobDriver } from './job.js';
-import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import { ALL_PERMISSIONS, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 
 /** Writeback of the node starts whenever this much was copied up. */
 const WRITEBACK_BYTES = 32 * 1024 * 1024;
@@ -13,6 +13,7 @@ const WRITEBACK_BYTES = 32 * 1024 * 1024;
 /** block-stream: pulls data of the backing chain up into a node, then shortens the chain. */
 export class StreamJob implements JobDriver {
   readonly type = 'stream';
+  readonly isAnnouncedFirst = false;
   readonly job: Job;
   readonly #arguments: StreamArguments;
   readonly #place: JobPlace;
@@ -30,7 +31,9 @@ export class StreamJob implements JobDriver {
     this.#arguments = args;
     this.#node = args.node;
     this.#lowest = lowestOf(args);
-    this.#place = new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node);
+    this.#place = creatingNode(
+      () => new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node),
+    );
     this.#window = new CopyWindow(job);
   }
 
@@ -51,7 +54,7 @@ export class StreamJob implements JobDriver {
     await place.drained([this.#node], () =>
       place.insert([[backend, this.#node]], (transaction) => place.listWritable(transaction, this.#node)),
     );
-    place.freezeChain(this.#node, this.#lowest);
+    place.freezeChain(place.filter, this.#lowest);
     place.block(this.type, this.#involved());
   }
 
@@ -151,7 +154,7 @@ export class StreamJob implements JobDriver {
         await place.graph.transaction((transaction) => {
           if (below) transaction.retarget(link, below);
           else transaction.detach(link);
-          place.listRemoval(transaction, node);
+          place.listRemoval(transaction);
         });
       });
       place.removed();
@@ -160,7 +163,7 @@ export class StreamJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove(this.#node);
+    await this.#place.remove();
     await this.#place.close(this.#dropped);
   }
 }

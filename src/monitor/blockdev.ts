@@ -7,6 +7,7 @@ import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
+import { Waiting } from '../qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Engine } from './engine.js';
 import { checkNotBlocked, findNode, findRoot } from './find-node.js';
@@ -20,18 +21,18 @@ export function registerBlockdev(engine: Engine): void {
   engine.command('change-backing-file', (args) => changeBackingFile(graph, args));
 }
 
-async function deleteNode(graph: Graph, name: string): Promise<void> {
+function deleteNode(graph: Graph, name: string): Waiting {
   const node = graph.node(name);
-  const hasBackend = [...node.parents].some(({ parent }) => !(parent instanceof Node));
-  node.assertNotBlocked();
-  if (hasBackend) throw new BlockError('busy', `Node ${name} is in use`);
+  const hasUser = [...node.parents].some(({ parent }) => !(parent instanceof Node) && parent.isUser);
+  if (hasUser) throw new BlockError('busy', `Node ${name} is in use`);
   checkNotBlocked(node);
   if (!node.monitorOwned) throw new BlockError('busy', `Node ${name} is not owned by the monitor`);
   if (node.parents.size > 0) {
     throw new BlockError('busy', `Block device ${name} is in use`);
   }
   node.monitorOwned = false;
-  await graph.collect([node]);
+  // Its last flush may be slow.
+  return new Waiting(graph.collect([node]));
 }
 
 /** Runs `body` with a backend of its own on a node. */
@@ -58,6 +59,7 @@ async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Pro
   const isBacking = [...node.parents].some(({ role }) => role === 'backing');
   if (node.isBlocked || isBacking)
     throw new BlockError('busy', `Device '${args.device ?? '(null)'}' is in use`);
+  if (node.readOnly) throw new BlockError('permission', 'Image is read-only');
   await graph.drained([node], () =>
     withBackend(graph, node, Permission.resize, (backend) => backend.truncate(args.size)),
   );

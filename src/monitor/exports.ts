@@ -3,6 +3,7 @@ import { given } from '../base/given.js';
 import type { Node } from '../block/node.js';
 import type { ExportProperties } from '../export/exports.js';
 import type { SocketAddress } from '../host/host.js';
+import { Waiting } from '../qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Engine } from './engine.js';
 import { findNode } from './find-node.js';
@@ -12,7 +13,7 @@ export function registerExports(engine: Engine): void {
   engine.command('nbd-server-start', ({ addr, 'max-connections': most }) =>
     exports.startServer(socketAddress({ type: addr.type, ...addr.data } as FlatAddress), most),
   );
-  engine.command('nbd-server-stop', () => exports.stopServer());
+  engine.command('nbd-server-stop', () => new Waiting(exports.stopServer()));
   engine.command('nbd-server-add', (args) => addNbdExport(engine, args));
   // Its `name` is the export's id, as in QEMU; nbd-server-add makes both the same.
   engine.command('nbd-server-remove', ({ name, mode }) => exports.remove(name, mode ?? 'safe'));

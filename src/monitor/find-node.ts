@@ -4,24 +4,27 @@ import type { Graph } from '../block/graph.js';
 import { folderOf, hasProtocol } from '../block/filename.js';
 import { Node } from '../block/node.js';
 
-/** By the two names that commands take. Errors: not-found, in QEMU's words. */
+/**
+ * By the two names that commands take. A device is known by no name of its own, so only the node's finds anything.
+ * Errors: not-found, in QEMU's words.
+ */
 export function findNode(graph: Graph, device: string | undefined, nodeName: string | undefined): Node {
-  const found = graph.nodes.get(nodeName ?? '') ?? graph.nodes.get(device ?? '');
+  const found = graph.nodes.get(nodeName ?? '');
   if (found) return found;
   const names = `device='${device ?? ''}' nor node-name='${nodeName ?? ''}'`;
   throw new BlockError('not-found', `Cannot find ${names}`);
 }
 
-/** A node that a `device` argument names. */
+/** By an argument that takes either. */
 export function findDevice(graph: Graph, device: string): Node {
   return findNode(graph, device, device);
 }
 
-/** The same, which must not be a child of another node. Errors: not-found, invalid. */
+/** The same, which must not be a child of another node, nor a job's. Errors: not-found, invalid. */
 export function findRoot(graph: Graph, device: string): Node {
   const node = findDevice(graph, device);
-  for (const { parent } of node.parents)
-    if (parent instanceof Node) throw new BlockError('invalid', 'Need a root block node');
+  if (node.isBlocked || [...node.parents].some(({ parent }) => parent instanceof Node))
+    throw new BlockError('invalid', 'Need a root block node');
   return node;
 }
 

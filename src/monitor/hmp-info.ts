@@ -15,10 +15,8 @@ export function infoBlock(engine: Engine, { flags, operands }: HmpArguments): st
       .join('\n');
   const nodes = [...engine.graph.nodes.values()].reverse();
   const shown = nodes.filter((node) => wanted === undefined || node.name === wanted);
-  if (shown.length === 0) return `Device '${wanted ?? ''}' not found\n`;
-  // A node that is asked for by name comes after the disks, of which there are none then.
-  const before = wanted === undefined ? '' : '\n';
-  return before + shown.map((node) => describe(node)).join('\n');
+  // What is not the first of all nodes has an empty line before it, also when it alone is shown.
+  return shown.map((node) => (node === nodes[0] ? '' : '\n') + describe(node)).join('');
 }
 
 function describe(node: Node, device?: GuestDevice): string {

@@ -1,5 +1,6 @@
 import { BlockError } from '../base/error.js';
 import type { Job } from '../jobs/job.js';
+import { Waiting } from '../qmp/registry.js';
 import type { Engine } from './engine.js';
 
 /** The verbs of jobs, in their older (block-job-*) and newer (job-*) forms. */
@@ -14,8 +15,9 @@ function registerBlockJobVerbs(engine: Engine): void {
     if (job && job.type !== 'create') return job;
     throw new BlockError('device-not-active', `Block job '${id}' not found`);
   };
-  engine.command('block-job-cancel', ({ device, force }) =>
-    find(device).cancel({ force: force ?? false, softOnReady: true }),
+  engine.command(
+    'block-job-cancel',
+    ({ device, force }) => new Waiting(find(device).cancel({ force: force ?? false, softOnReady: true })),
   );
   engine.command('block-job-pause', ({ device }) => find(device).pause());
   engine.command('block-job-resume', ({ device }) => find(device).resume());

@@ -1,8 +1,9 @@
+import { Waiting } from '../qmp/registry.js';
 import type { Engine } from './engine.js';
 
 export function registerRunState(engine: Engine): void {
   const { runState } = engine;
-  engine.command('quit', async () => quit(engine));
+  engine.command('quit', () => new Waiting(quit(engine)));
   if (engine.kind !== 'machine') return;
   engine.command('query-status', () => ({
     status: runState.status,

@@ -19,7 +19,8 @@ async function runAll(engine: Engine, actions: readonly TransactionAction[]): Pr
     try {
       for (const action of actions) done.push(await runOne(engine, action));
     } catch (error) {
-      for (const action of done.reverse()) await action.undo();
+      // What cannot be taken back stays as it is, the rest must not.
+      for (const action of done.reverse()) await action.undo().catch(() => undefined);
       throw error;
     }
     for (const action of done) await action.settle?.();

@@ -58,6 +58,11 @@ export class NbdServer implements NbdExportLookup {
     return this.#of(name).length;
   }
 
+  /** Requests of the clients of one export that its target is working on. */
+  inFlightOf(name: string): number {
+    return this.#of(name).reduce((sum, { inFlight }) => sum + inFlight, 0);
+  }
+
   find(name: string): NbdExport | undefined {
     return this.#exports.get(name);
   }

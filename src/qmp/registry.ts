@@ -28,7 +28,19 @@ export function command<A>(name: string, args: Type<A>, returns?: Type<unknown>)
   return returns === undefined ? { name, arguments: args } : { name, arguments: args, returns };
 }
 
-export type Handler<A> = (args: A) => Promise<Writable | void> | Writable | void;
+/** What a handler answers whose command still waits for a peer that may never answer: others go on meanwhile. */
+export class Waiting {
+  readonly result: Promise<void>;
+
+  constructor(result: Promise<void>) {
+    this.result = result;
+    // Handled by whoever awaits it, which may be a turn later.
+    result.catch(() => undefined);
+  }
+}
+
+type Outcome = Writable | void | Waiting;
+export type Handler<A> = (args: A) => Promise<Outcome> | Outcome;
 
 interface Registered {
   definition: CommandDefinition;
@@ -56,7 +68,7 @@ export class CommandRegistry {
   }
 
   /** Checks the arguments and runs the command. Errors: QmpError, or what the handler throws. */
-  async execute(name: string, args: JsonObject): Promise<Writable> {
+  async execute(name: string, args: JsonObject): Promise<Writable | Waiting> {
     const found = this.#commands.get(name);
     if (!found) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
     const parsed = found.definition.arguments.parse(args, '', 'qmp');

@@ -5,7 +5,7 @@ import type { JsonObject, JsonValue } from '../schema/types.js';
 import { arrayOf, enumOf, isJsonObject, optional, struct } from '../schema/types.js';
 import { formatJson, formatJsonPretty, type Writable } from './json-format.js';
 import { JsonStream } from './json-parser.js';
-import { type CommandRegistry, QmpError, toQmpError } from './registry.js';
+import { type CommandRegistry, QmpError, toQmpError, Waiting } from './registry.js';
 
 /** Commands of one client that wait; beyond that its socket is not read. */
 const MAX_QUEUED_COMMANDS = 8;
@@ -53,8 +53,11 @@ export class QmpHub {
   }
 
   /** One command, after all that came in before it. */
-  execute(name: string, args: JsonObject): Promise<Writable> {
-    return this.#inBand.run(() => this.registry.execute(name, args));
+  async execute(name: string, args: JsonObject): Promise<Writable> {
+    const outcome = await this.#inBand.run(() => this.registry.execute(name, args));
+    if (!(outcome instanceof Waiting)) return outcome;
+    await outcome.result;
+    return {};
   }
 
   add(session: QmpSession): void {

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
+import type { BlockBackend } from '../../src/block/backend.js';
 import { createImage } from '../../src/block/create.js';
+import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 /** A read-only [A] <-- [B] below a writable [C], the disk; flushes of `failing` fail. */
@@ -137,7 +139,8 @@ test('a filter that a user has named is busy like the nodes of its job', async (
   assert.equal(await bed.refusal('block_resize', grown), "Device '(null)' is in use");
   const overlay = { 'node-name': 'f', 'snapshot-file': bed.path('x'), 'snapshot-node-name': 'x' };
   assert.equal(await bed.refusal('blockdev-snapshot-sync', overlay), busy);
-  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'f' }), busy);
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'f' }), 'Node f is in use');
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'spare' }), 'Node spare is in use');
   const second = { device: 'f', 'job-id': 's' };
   assert.equal(await bed.refusal('block-stream', second), busy);
   assert.equal(await bed.refusal('blockdev-backup', { ...second, target: 'A', sync: 'full' }), busy);
@@ -156,4 +159,91 @@ test('a commit whose base cannot become read-only again leaves the graph', async
   await bed.execute('block-commit', { device: 'C', 'top-node': 'B', 'base-node': 'A', 'job-id': 'c' });
   await bed.event('BLOCK_JOB_COMPLETED', 'c');
   await assertNothingLeft(bed);
+});
+
+test('a pivot that fails leaves the backing file closed that it had opened for the target', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const base = bed.path('base.qcow2');
+  const target = bed.path('copy.qcow2');
+  await createImage(bed.engine.opener, base, 'qcow2', { sizeBytes: DISK_BYTES });
+  const backing = { backingFile: base, backingFormat: 'qcow2' };
+  await createImage(bed.engine.opener, target, 'qcow2', { sizeBytes: DISK_BYTES, ...backing });
+  const mirror = { device: 'A', target, 'job-id': 'm', sync: 'top', mode: 'existing', 'node-name': 'copy' };
+  await bed.execute('drive-mirror', mirror);
+  await bed.event('BLOCK_JOB_READY', 'm');
+  const { graph } = bed.engine;
+  // Two users that get along with the mirror, not with each other.
+  const user = (perm: number, shared: number): BlockBackend =>
+    graph.createBackend({ description: 'a user', perm, shared });
+  const ofCopy = user(Permission.writeUnchanged, ALL_PERMISSIONS);
+  const ofDisk = user(Permission.consistentRead, ALL_PERMISSIONS - Permission.writeUnchanged);
+  const device = bed.engine.devices.get('virtio0');
+  assert.ok(device);
+  await graph.transaction((transaction) => {
+    transaction.attach(ofCopy, 'root', graph.node('copy'));
+    transaction.attach(ofDisk, 'root', device.backend.node);
+  });
+  await bed.execute('job-complete', { id: 'm' });
+  const { error } = await bed.event('BLOCK_JOB_COMPLETED', 'm');
+  assert.match(error as string, /Permission conflict/);
+  assert.ok(![...graph.nodes.values()].some(({ filename }) => filename === base));
+  await graph.transaction((transaction) => {
+    for (const { root } of [ofCopy, ofDisk]) if (root) transaction.detach(root);
+  });
+  await graph.collect([graph.node('copy')]);
+});
+
+test('a job that has no place is announced only where QEMU announces it', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.image('spare');
+  const base = { device: 'B', 'job-id': 'j', 'filter-node-name': 'A' };
+  const duplicate = "Duplicate nodes with node-name='A'";
+  const to = { target: 'spare', sync: 'full' };
+  assert.equal(await bed.refusal('block-stream', base), `Could not create node: ${duplicate}`);
+  assert.equal(
+    await bed.refusal('blockdev-backup', { ...base, ...to }),
+    `Could not create node: ${duplicate}`,
+  );
+  assert.equal(await bed.refusal('blockdev-mirror', { ...base, ...to }), duplicate);
+  assert.deepEqual(bed.events, []);
+  const slow = { device: 'B', 'job-id': 'j', speed: -1 };
+  for (const command of ['block-stream', 'blockdev-backup', 'blockdev-mirror']) {
+    await bed.refusal(command, command === 'block-stream' ? slow : { ...slow, ...to });
+    assert.deepEqual(
+      bed.events.splice(0).map(({ data }) => data['status']),
+      ['created', 'null'],
+      command,
+    );
+  }
+});
+
+test('a file that the user has added keeps its own say on what it is opened for', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.engine.close();
+  const fresh = new EngineBed(t);
+  const file = { driver: 'file', 'auto-read-only': true };
+  await fresh.engine.addNode({ ...file, 'node-name': 'a-file', filename: bed.path('A.qcow2') });
+  await fresh.engine.addNode({
+    ...file,
+    ...{ 'node-name': 'b-file', filename: bed.path('B.qcow2'), 'read-only': true },
+  });
+  await fresh.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file: 'a-file', 'read-only': true });
+  await fresh.engine.addNode({
+    driver: 'qcow2',
+    'node-name': 'B',
+    file: 'b-file',
+    'read-only': true,
+    backing: 'A',
+  });
+  assert.equal(
+    await fresh.refusal('block-stream', { device: 'B', 'job-id': 's' }),
+    'Block node is read-only',
+  );
+  await fresh.execute('block-stream', { device: 'A', 'job-id': 's' });
+  await fresh.event('BLOCK_JOB_COMPLETED', 's');
+  assert.equal(fresh.engine.graph.node('A').readOnly, true);
+  assert.equal(fresh.engine.graph.node('a-file').readOnly, false);
 });

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
 import { test } from 'node:test';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 import type { JsonObject } from '../../src/schema/types.js';
@@ -263,4 +264,96 @@ test('block_resize grows a disk in use, with zeroes', async (t) => {
     await bed.refusal('block_resize', { 'node-name': 'B', size: -1 }),
     "Parameter 'size' expects a >0 size",
   );
+});
+
+test('an action that cannot be taken back keeps no other from being taken back', async (t) => {
+  const bed = new EngineBed(t);
+  for (const name of ['A', 'B', 'C', 'copy']) await bed.image(name);
+  const snapshot = (node: string): JsonObject => ({
+    type: 'blockdev-snapshot-sync',
+    data: {
+      'node-name': node,
+      'snapshot-file': bed.path(`${node}.overlay`),
+      'snapshot-node-name': `${node}-overlay`,
+    },
+  });
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+  for (const device of ['A', 'B']) await bed.execute('nbd-server-add', { device });
+  // B cannot be opened for writing again.
+  bed.engine.onEvent(() => rmSync(bed.path('B.qcow2'), { force: true }));
+  const backup = { device: 'C', target: 'copy', 'job-id': 'b', sync: 'full' };
+  const actions = [
+    snapshot('A'),
+    snapshot('B'),
+    { type: 'blockdev-backup', data: backup },
+    { type: 'abort', data: {} },
+  ];
+  assert.equal(await bed.refusal('transaction', { actions }), 'Transaction aborted using Abort action');
+  const exported = (await bed.execute('query-block-exports')) as JsonObject[];
+  assert.deepEqual(
+    exported.map((e) => e['node-name']),
+    ['B-overlay', 'A'],
+  );
+  assert.deepEqual(await bed.execute('query-jobs'), []);
+});
+
+test('while a backup runs its disk can be backed up again, get an overlay and be streamed into', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const targets = ['x', 'y', 'z'];
+  for (const name of targets) await bed.image(name);
+  for (const [i, target] of targets.entries()) {
+    await bed.execute('blockdev-backup', { device: 'B', target, 'job-id': `j${i}`, sync: 'full', speed: 1 });
+    await bed.guest(`write -P ${0x31 + i} ${i}M 128k`);
+  }
+  await bed.snapshot('B', 'C');
+  await bed.guest('write -P 0x41 5M 64k');
+  await bed.execute('block-stream', { device: 'C', 'job-id': 's' });
+  await bed.event('BLOCK_JOB_COMPLETED', 's');
+  assert.deepEqual(await bed.layers(), ['C']);
+  await bed.guest('write -P 0x42 6M 64k');
+  for (const i of targets.keys()) await bed.execute('block-job-set-speed', { device: `j${i}`, speed: 0 });
+  for (const i of targets.keys())
+    assert.equal((await bed.event('BLOCK_JOB_COMPLETED', `j${i}`))['error'], undefined);
+  for (const [i, target] of targets.entries()) {
+    const io = (command: string): Promise<unknown> =>
+      bed.execute('human-monitor-command', { 'command-line': `qemu-io ${target} "${command}"` });
+    const before = bed.printed.length;
+    for (const at of targets.keys())
+      await io(`read -P ${at < i ? 0x31 + at : at === 1 ? 0x21 : 0x11} ${at}M 128k`);
+    await io('read -P 0 5M 3M');
+    assert.doesNotMatch(bed.printed.slice(before).join('\n'), /fail|rror/, target);
+  }
+});
+
+test('nobody writes past a running backup', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.image('copy');
+  await bed.execute('human-monitor-command', { 'command-line': 'qemu-io A "write 0 1M"' });
+  const backup = {
+    device: 'A',
+    target: 'copy',
+    'job-id': 'b',
+    sync: 'full',
+    speed: 1,
+    'filter-node-name': 'f',
+  };
+  await bed.execute('blockdev-backup', backup);
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+  const conflict = (perm: string): string =>
+    `Permission conflict on node 'A': permissions '${perm}' are both required by an unnamed block device ` +
+    "(uses node 'A' as 'root' child) and unshared by node 'f' (uses node 'A' as 'file' child).";
+  assert.equal(await bed.refusal('nbd-server-add', { device: 'A', writable: true }), conflict('write'));
+  assert.equal(
+    await bed.refusal('block_resize', { 'node-name': 'A', size: 2 * DISK_BYTES }),
+    conflict('resize'),
+  );
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'A' }), 'Block device A is in use');
+  // What holds the filter up is the job alone.
+  await bed.execute('nbd-server-add', { device: 'f', writable: true });
+  await bed.execute('nbd-server-remove', { name: 'f' });
+  await bed.execute('job-cancel', { id: 'b' });
+  await bed.event('BLOCK_JOB_CANCELLED', 'b');
+  await bed.execute('blockdev-del', { 'node-name': 'A' });
 });

@@ -83,6 +83,13 @@ const REFUSALS: ReadonlyArray<readonly [string, JsonObject, string]> = [
   ],
   ['blockdev-add', { driver: 'null-co' }, "'node-name' must be specified for the root node"],
   ['block_resize', { 'node-name': 'B', size: 2 * DISK_BYTES }, "Device '(null)' is in use"],
+  ['block_resize', { device: 'C', size: 2 * DISK_BYTES }, "Cannot find device='C' nor node-name=''"],
+  ['block_resize', { 'node-name': 'fixed', size: 2 * DISK_BYTES }, 'Image is read-only'],
+  [
+    'blockdev-snapshot-sync',
+    { device: 'C', 'snapshot-file': 'x' },
+    "Cannot find device='C' nor node-name=''",
+  ],
   ['nbd-server-add', { device: 'C' }, 'NBD server not running'],
   [
     'nbd-server-start',
@@ -99,6 +106,8 @@ test('what is wrong is refused in the words of QEMU, and nothing has changed or 
   await bed.chain('A', 'B', 'C');
   await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'spare', size: 1024 * 1024 });
   await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'same', size: DISK_BYTES });
+  const file = { driver: 'null-co', size: DISK_BYTES };
+  await bed.execute('blockdev-add', { driver: 'raw', 'node-name': 'fixed', 'read-only': true, file });
   const before = JSON.stringify(await bed.execute('x-debug-query-block-graph'));
   for (const [command, args, words] of REFUSALS)
     assert.equal(await bed.refusal(command, args), words, command);

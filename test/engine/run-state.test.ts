@@ -215,6 +215,9 @@ test('the human monitor tells of disks and jobs', async (t) => {
     await human('info block A'),
     `\r\nA: ${bed.path('A.qcow2')} (qcow2, read-only)\r\n    Cache mode:       writeback\r\n`,
   );
+  assert.equal(await human('info block none'), '');
+  // The newest node is the first.
+  assert.match(String(await human('info block B')), /^B: /);
   assert.equal(await human('info block-jobs'), 'No active jobs\r\n');
   assert.equal(await human('info status'), 'VM status: running\r\n');
   assert.equal(await human('frobnicate'), "unknown command: 'frobnicate'\r\n");

@@ -8,6 +8,7 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
                         a socket for a monitor (host= and port=, or fd=, instead of path=)
   -pidfile FILE         write the process's number there
   -help                 this text
+  -version              the version
 `;
 
 export const HELP = {

@@ -110,3 +110,14 @@ test('a machine ends, and says why, when a disk cannot be flushed', { timeout: 6
   assert.equal(await closed(child), 1);
   assert.equal(told, 'livedisk: Input/output error\n');
 });
+
+test('a daemon tells its version as the program does', () => {
+  const expected = livedisk('--version');
+  for (const words of [
+    ['run', '-version'],
+    ['run', '--version'],
+    ['storage-daemon', '-V'],
+    ['storage-daemon', '--version'],
+  ])
+    assert.equal(livedisk(...words), expected, words.join(' '));
+});

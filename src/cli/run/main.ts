@@ -5,7 +5,7 @@ import { allDrivers } from '../../drivers/index.js';
 import type { HostListener, HostSocket } from '../../host/host.js';
 import { createRealHost } from '../../host/real.js';
 import { Engine } from '../../monitor/engine.js';
-import { QmpSession } from '../../qmp/session.js';
+import { QmpSession, VERSION } from '../../qmp/session.js';
 import { HumanMonitor } from './human-monitor.js';
 import { HELP } from './help.js';
 import { PidFile } from './pid-file.js';
@@ -17,8 +17,8 @@ const LONG_MS = 2_000_000_000;
 /** `livedisk run` and `livedisk storage-daemon`: serves until told to quit. */
 export async function runMain(args: readonly string[], kind: 'machine' | 'storage-daemon'): Promise<number> {
   const options = parseRunOptions(args, kind);
-  if (options.help) {
-    process.stdout.write(HELP[kind]);
+  if (options.asks) {
+    process.stdout.write(options.asks === 'help' ? HELP[kind] : `${VERSION.package}\n`);
     return 0;
   }
   const engine = new Engine({

@@ -32,7 +32,8 @@ export interface RunOptions {
   startStopped: boolean;
   incoming: boolean;
   pidFile: string | undefined;
-  help: boolean;
+  /** What to print in place of all else. */
+  asks: 'help' | 'version' | undefined;
 }
 
 type Take = (value: string, text: string) => void;
@@ -48,14 +49,15 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     startStopped: false,
     incoming: false,
     pidFile: undefined,
-    help: false,
+    asks: undefined,
   };
   const valued = valuedOptions(options, kind);
   if (kind === 'storage-daemon') args = args.flatMap(splitLongOption);
   for (let i = 0; i < args.length; i++) {
     const given = args[i] ?? '';
     const name = given.replace(/^--/, '-');
-    if (name === '-h' || name === '-help') options.help = true;
+    if (name === '-h' || name === '-help') options.asks ??= 'help';
+    else if (given === '-V' || name === '-version') options.asks ??= 'version';
     else if (kind === 'machine' && name === '-S') options.startStopped = true;
     else if (kind === 'machine' && WITHOUT_EFFECT.has(name)) continue;
     else {
