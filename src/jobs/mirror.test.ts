@@ -3,6 +3,8 @@ import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
+import type { MirrorArguments } from './arguments.js';
+import type { Job } from './job.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../testing/job-bench.js';
 import { AT_ONCE, type MemoryBehaviour, type MemoryImage, newMemoryImage } from '../testing/memory-layer.js';
 
@@ -183,4 +185,94 @@ test('a mirror that takes over leaves the filter of a job further down the old c
   await below.concluded;
   assert.equal(below.error, undefined);
   assert.deepEqual([...bench.graph.nodes.keys()].sort(), ['target', 'target-file']);
+});
+
+/** A disk of data, mirrored into an image of which `faulty` requests fail; READY. */
+async function readyMirror(
+  bench: JobBench,
+  more: Partial<MirrorArguments> = {},
+  sizeBytes = DISK,
+): Promise<{
+  top: MemoryImage;
+  target: MemoryImage;
+  guest: BlockBackend;
+  job: Job;
+  fault: { errno?: string };
+}> {
+  const options = { lengthBytes: sizeBytes, clusterBytes: CLUSTER };
+  const top = await newMemoryImage(bench.graph, 'top', options);
+  const fault: { errno?: string } = {};
+  const behaviour: MemoryBehaviour = {
+    ...AT_ONCE,
+    fault: (operation) => (operation === 'write' ? fault.errno : undefined),
+  };
+  const target = await newMemoryImage(bench.graph, 'target', { ...options, behaviour });
+  const guest = await bench.guest(top.node);
+  await guest.write(0, Buffer.alloc(sizeBytes, 1));
+  const job = await bench.jobs.startMirror({
+    jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, ...more,
+  }); // prettier-ignore
+  await bench.until('BLOCK_JOB_READY');
+  return { top, target, guest, job, fault };
+}
+
+test(
+  'a mirror that has caught up ends at once, however much it has overdrawn its speed',
+  { timeout: 10_000 },
+  async () => {
+    for (const end of [
+      (job: Job): void => job.complete(),
+      (job: Job): void => void job.cancel({ force: false, softOnReady: true }),
+    ]) {
+      const bench = new JobBench();
+      const { job } = await readyMirror(bench, { speed: 1 }, CLUSTER);
+      end(job);
+      await job.concluded;
+      assert.equal(job.error, undefined);
+    }
+  },
+);
+
+test('a guest of a write-blocking mirror writes on when the target fails, and the mirror ends with that error', async () => {
+  const bench = new JobBench();
+  const { top, guest, job, fault } = await readyMirror(bench, { copyMode: 'write-blocking' });
+  fault.errno = 'ENOSPC';
+  await guest.write(0, Buffer.alloc(CLUSTER, 2));
+  await job.concluded;
+  assert.equal(job.error, 'No space left on device');
+  const told = { device: 'job0', operation: 'write', action: 'report' };
+  assert.deepEqual(bench.last('BLOCK_JOB_ERROR'), told);
+  assert.equal(guest.node, top.node);
+  assert.ok((await contents(top.node)).subarray(0, CLUSTER).equals(Buffer.alloc(CLUSTER, 2)));
+  assert.deepEqual(top.node.dirtyBitmaps, []);
+});
+
+test('a mirror that ends at a point in time fails when a copy before a write of the guest does', async () => {
+  const bench = new JobBench();
+  const { guest, job, fault } = await readyMirror(bench);
+  job.pause();
+  while (job.status !== 'standby') await turns(1);
+  await guest.write(0, Buffer.alloc(DISK, 2));
+  job.resume();
+  fault.errno = 'EIO';
+  const cancelled = job.cancel({ force: false, softOnReady: true });
+  await Promise.all([cancelled, guest.write(0, Buffer.alloc(DISK, 3))]);
+  await job.concluded;
+  assert.equal(job.error, 'Input/output error');
+  await guest.write(0, Buffer.alloc(DISK, 4));
+});
+
+test('the length of a mirror grows by what the guest writes, and its offset follows', async () => {
+  const bench = new JobBench();
+  const { guest, job } = await readyMirror(bench);
+  const progress = (): unknown[] => [job.jobInfo()['current-progress'], job.jobInfo()['total-progress']];
+  assert.deepEqual(progress(), [DISK, DISK]);
+  job.pause();
+  while (job.status !== 'standby') await turns(1);
+  await guest.write(CLUSTER, Buffer.alloc(1, 2));
+  assert.deepEqual(progress(), [DISK, DISK + CLUSTER]);
+  job.resume();
+  job.complete();
+  await job.concluded;
+  assert.deepEqual(progress(), [DISK + CLUSTER, DISK + CLUSTER]);
 });
