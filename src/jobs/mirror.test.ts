@@ -276,3 +276,164 @@ test('the length of a mirror grows by what the guest writes, and its offset foll
   await job.concluded;
   assert.deepEqual(progress(), [DISK + CLUSTER, DISK + CLUSTER]);
 });
+
+test('a full mirror leaves nothing of what its target held, and keeps holes', async () => {
+  for (let seed = 0; seed < 12; seed++) {
+    const below = seeded(seed);
+    const bench = new JobBench();
+    const behaviour = below(2) === 0 ? AT_ONCE : restless(below);
+    const options = { lengthBytes: DISK, clusterBytes: CLUSTER, behaviour };
+    const top = await newMemoryImage(bench.graph, 'top', options);
+    const target = await newMemoryImage(bench.graph, 'target', options);
+    for (const image of [top, target]) await fill(bench, image, below);
+    const guest = await bench.guest(top.node);
+    for (let n = 0; n < 8; n++) await guest.writeZeroes(below(60) * CLUSTER, (1 + below(4)) * CLUSTER);
+    const job = await bench.jobs.startMirror({
+      jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: false, granularity: 16384,
+    }); // prettier-ignore
+    await bench.until('BLOCK_JOB_READY');
+    await job.cancel({ force: false, softOnReady: true });
+    await job.concluded;
+    assertSame(await contents(target.node), await contents(top.node), seed);
+  }
+  // One cluster of data in a granule of four: the others stay holes in a new target.
+  const bench = new JobBench();
+  const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+  const top = await newMemoryImage(bench.graph, 'top', options);
+  const target = await newMemoryImage(bench.graph, 'target', options);
+  const guest = await bench.guest(top.node);
+  await guest.write(CLUSTER, Buffer.alloc(CLUSTER, 1));
+  await guest.writeZeroes(8 * CLUSTER, 4 * CLUSTER);
+  await bench.jobs.startMirror({
+    jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, granularity: 16384,
+  }); // prettier-ignore
+  await bench.until('BLOCK_JOB_READY');
+  assert.deepEqual([...target.layer.table.keys()], [1]);
+});
+
+test('zeroes over data of the backing file are in a mirror of the top before it gets that file', async () => {
+  const bench = new JobBench();
+  const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+  const base = await newMemoryImage(bench.graph, 'base', options);
+  await fill(bench, base, () => 2);
+  const top = await newMemoryImage(bench.graph, 'top', { ...options, backing: base.node });
+  const target = await newMemoryImage(bench.graph, 'target', options);
+  const guest = await bench.guest(top.node);
+  await guest.writeZeroes(0, 3 * CLUSTER);
+  await guest.writeZeroes(9 * CLUSTER, CLUSTER);
+  const expected = await contents(top.node);
+  const job = await bench.jobs.startMirror({
+    ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'top', targetIsNew: true },
+    targetBacking: 'source-chain',
+  });
+  await bench.until('BLOCK_JOB_READY');
+  job.complete();
+  await job.concluded;
+  assert.equal(job.error, undefined);
+  assert.equal(target.node.backingNode(), base.node);
+  assertSame(await contents(target.node), expected, 0);
+});
+
+test('a mirror has 16 pieces in flight, or as many bytes as its buffer has', async () => {
+  for (const [bufSize, most] of [
+    [undefined, 16],
+    [2 * CLUSTER, 2],
+    [1, 1],
+  ] as const) {
+    const bench = new JobBench();
+    const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+    const top = await newMemoryImage(bench.graph, 'top', options);
+    const opens = deferred();
+    const behaviour: MemoryBehaviour = { isLate: () => true, delay: () => opens.promise };
+    const target = await newMemoryImage(bench.graph, 'target', { ...options, behaviour });
+    const guest = await bench.guest(top.node);
+    for (let at = 0; at < DISK; at += 2 * CLUSTER) await guest.write(at, Buffer.alloc(CLUSTER, 1));
+    const job = await bench.jobs.startMirror({
+      ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true },
+      ...(bufSize !== undefined && { bufSize }),
+    });
+    await turns(30);
+    const backend = [...target.node.parents].map(({ parent }) => parent as BlockBackend)[0];
+    assert.equal(backend?.inFlight, most);
+    opens.resolve();
+    await bench.until('BLOCK_JOB_READY');
+    await job.cancel({ force: true, softOnReady: false });
+    await job.concluded;
+  }
+});
+
+test('every job keeps its speed, also where pieces are copied without a wait', async () => {
+  for (const kind of ['mirror', 'backup', 'stream', 'commit'] as const) {
+    const bench = new JobBench();
+    const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+    const base = await newMemoryImage(bench.graph, 'base', options);
+    const middle = await newMemoryImage(bench.graph, 'middle', { ...options, backing: base.node });
+    await fill(bench, middle, () => 2);
+    const top = await newMemoryImage(bench.graph, 'top', { ...options, backing: middle.node });
+    const target = await newMemoryImage(bench.graph, 'target', options);
+    await bench.guest(top.node);
+    const { jobs } = bench;
+    const common = { jobId: 'job0', speed: 1 };
+    const copy = { ...common, device: top.node, target: target.node, sync: 'full' } as const;
+    const job =
+      kind === 'mirror'
+        ? await jobs.startMirror({ ...copy, targetIsNew: true })
+        : kind === 'backup'
+          ? await jobs.startBackup(copy)
+          : kind === 'stream'
+            ? await jobs.startStream({ ...common, node: top.node })
+            : await jobs.startCommit({ ...common, device: top.node, top: middle.node, base: base.node });
+    await turns(50);
+    const done = Number(job.jobInfo()['current-progress']);
+    assert.ok(done > 0 && done <= 64 * 1024, `${kind}: ${done}`);
+    assert.equal(job.blockJobInfo()['speed'], 1);
+    await job.cancel({ force: true, softOnReady: false });
+    await job.concluded;
+  }
+});
+
+test('jobs of one chain may end at the same moment', { timeout: 20_000 }, async () => {
+  const bench = new JobBench();
+  const [, b, , d] = await chainOfFour(bench);
+  const guest = await bench.guest(d);
+  const jobs = [
+    await bench.jobs.startStream({ jobId: 'below', node: b, autoFinalize: false }),
+    await bench.jobs.startStream({ jobId: 'above', node: d, base: b, autoFinalize: false }),
+  ];
+  while (jobs.some((job) => job.status !== 'pending')) await turns(1);
+  for (const job of jobs) job.finalize();
+  for (const job of jobs) await job.concluded;
+  assert.deepEqual(jobs.map((job) => job.error), [undefined, undefined]); // prettier-ignore
+  assert.deepEqual([...guest.node.chain()].map(({ name }) => name), ['d', 'b']); // prettier-ignore
+});
+
+test('a mirror refuses a target of another size, and bounds of its arguments', async () => {
+  const bench = new JobBench();
+  const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+  const top = await newMemoryImage(bench.graph, 'top', options);
+  const target = await newMemoryImage(bench.graph, 'target', options);
+  const longer = await newMemoryImage(bench.graph, 'longer', { ...options, lengthBytes: 2 * DISK });
+  const spare = await newMemoryImage(bench.graph, 'spare', { ...options, lengthBytes: 2 * DISK });
+  const start = (more: Partial<MirrorArguments>): Promise<Job> =>
+    bench.jobs.startMirror({
+      ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, ...more },
+    });
+  const range = { message: "Parameter 'granularity' expects a value in range [512B, 64MB]" };
+  await assert.rejects(start({ granularity: 256 }), range);
+  await assert.rejects(start({ granularity: 128 * 1024 * 1024 }), range);
+  await assert.rejects(start({ granularity: 1000 }), {
+    message: "Parameter 'granularity' expects a power of 2",
+  });
+  await assert.rejects(start({ bufSize: -1 }), { message: "Invalid parameter 'buf-size'" });
+  await assert.rejects(start({ speed: -1 }), { message: "Parameter 'speed' expects a non-negative value" });
+  await assert.rejects(start({ filterNodeName: 'top' }), { message: "Duplicate nodes with node-name='top'" });
+  const job = await start({ target: longer.node });
+  await job.concluded;
+  assert.equal(job.error, 'Source and target image have different sizes');
+  assert.deepEqual([...bench.graph.nodes.keys()].filter((name) => name.startsWith('#')), []); // prettier-ignore
+  const first = await start({});
+  const taken = { message: "Job ID 'job0' already in use" };
+  await assert.rejects(start({ device: longer.node, target: spare.node }), taken);
+  await first.cancel({ force: true, softOnReady: false });
+  await first.concluded;
+});
