@@ -304,11 +304,12 @@ test('a full mirror leaves nothing of what its target held, and keeps holes', as
   const guest = await bench.guest(top.node);
   await guest.write(CLUSTER, Buffer.alloc(CLUSTER, 1));
   await guest.writeZeroes(8 * CLUSTER, 4 * CLUSTER);
-  await bench.jobs.startMirror({
+  const job = await bench.jobs.startMirror({
     jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, granularity: 16384,
   }); // prettier-ignore
   await bench.until('BLOCK_JOB_READY');
   assert.deepEqual([...target.layer.table.keys()], [1]);
+  await job.cancel({ force: true, softOnReady: false });
 });
 
 test('zeroes over data of the backing file are in a mirror of the top before it gets that file', async () => {

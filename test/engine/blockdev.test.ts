@@ -101,7 +101,7 @@ test('an image found broken is told, with the place', async (t) => {
   const filename = bed.path('A.qcow2');
   const bytes = readFileSync(filename);
   const l1Offset = Number(bytes.readBigUInt64BE(40));
-  const l2Offset = Number(bytes.readBigUInt64BE(l1Offset) % (1n << 56n));
+  const l2Offset = Number(bytes.readBigUInt64BE(l1Offset) % 2n ** 56n);
   bytes.writeBigUInt64BE(BigInt(l2Offset + 512), l1Offset);
   writeFileSync(filename, bytes);
   const fresh = new EngineBed(t);
