@@ -5,6 +5,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
 import type { MirrorArguments } from './arguments.js';
 import type { Job } from './job.js';
+import { Flag } from '../block/request.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../testing/job-bench.js';
 import { AT_ONCE, type MemoryBehaviour, type MemoryImage, newMemoryImage } from '../testing/memory-layer.js';
 
@@ -437,4 +438,128 @@ test('a mirror refuses a target of another size, and bounds of its arguments', a
   await assert.rejects(start({ device: longer.node, target: spare.node }), taken);
   await first.cancel({ force: true, softOnReady: false });
   await first.concluded;
+});
+
+test('a granule that is zero only at its beginning is copied whole', { timeout: 20_000 }, async () => {
+  const bench = new JobBench();
+  const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+  const top = await newMemoryImage(bench.graph, 'top', options);
+  const target = await newMemoryImage(bench.graph, 'target', options);
+  await fill(bench, target, () => 2);
+  const guest = await bench.guest(top.node);
+  await guest.write(9 * CLUSTER, Buffer.alloc(CLUSTER, 1));
+  const job = await bench.jobs.startMirror({
+    ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: false },
+    // Pieces of one granule, and zeroes that cost nothing.
+    ...{ granularity: 4 * CLUSTER, speed: 40 * CLUSTER },
+  });
+  await bench.until('BLOCK_JOB_READY');
+  await job.cancel({ force: true, softOnReady: false });
+  await job.concluded;
+  assertSame(await contents(target.node), await contents(top.node), 0);
+});
+
+test('a mirror that has fixed its point in time begins no piece that it was about to', async () => {
+  const bench = new JobBench();
+  const { top, target, guest, job } = await readyMirror(bench);
+  const { io } = top.node;
+  const [reached, lookOn] = [deferred(), deferred()];
+  const status = io.status.bind(io);
+  const tryStatus = io.tryStatus.bind(io);
+  io.tryStatus = () => undefined;
+  io.status = async (offset, lengthBytes): ReturnType<typeof status> => {
+    Object.assign(io, { status, tryStatus });
+    reached.resolve();
+    await lookOn.promise;
+    return status(offset, lengthBytes);
+  };
+  await guest.write(0, Buffer.alloc(CLUSTER, 2));
+  await reached.promise;
+  await job.cancel({ force: false, softOnReady: true });
+  await guest.write(0, Buffer.alloc(CLUSTER, 3));
+  lookOn.resolve();
+  await job.concluded;
+  assert.equal(job.error, undefined);
+  assert.ok((await contents(target.node)).subarray(0, CLUSTER).equals(Buffer.alloc(CLUSTER, 2)));
+});
+
+test('what fails is told as a read of the source or a write of the target', async () => {
+  for (const kind of ['mirror', 'backup', 'commit'] as const) {
+    for (const operation of ['read', 'write'] as const) {
+      const bench = new JobBench();
+      const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+      const faulty = { ...AT_ONCE, fault: (wanted: string) => (wanted === operation ? 'ENOSPC' : undefined) };
+      const base = await newMemoryImage(bench.graph, 'base', options);
+      const middle = await newMemoryImage(bench.graph, 'middle', { ...options, backing: base.node });
+      await fill(bench, middle, () => 2);
+      const top = await newMemoryImage(bench.graph, 'top', { ...options, backing: middle.node });
+      const target = await newMemoryImage(bench.graph, 'target', options);
+      (operation === 'read' ? middle : kind === 'commit' ? base : target).file.behaviour = faulty;
+      const copy = { jobId: 'job0', device: top.node, target: target.node, sync: 'full' } as const;
+      const { jobs } = bench;
+      const job =
+        kind === 'mirror'
+          ? await jobs.startMirror({ ...copy, targetIsNew: true })
+          : kind === 'backup'
+            ? await jobs.startBackup(copy)
+            : await jobs.startCommit({ jobId: 'job0', device: top.node, top: middle.node, base: base.node });
+      await job.concluded;
+      assert.equal(job.error, 'No space left on device');
+      const told = { device: 'job0', operation, action: 'report' };
+      assert.deepEqual(bench.last('BLOCK_JOB_ERROR'), told, kind);
+    }
+  }
+});
+
+/** Whether each zeroing of an image from now on may unmap. */
+function zeroings({ layer: { map } }: MemoryImage): boolean[] {
+  const seen: boolean[] = [];
+  const zeroClusters = map.zeroClusters.bind(map);
+  map.zeroClusters = (offset, lengthBytes, mayUnmap) => {
+    seen.push(mayUnmap);
+    return zeroClusters(offset, lengthBytes, mayUnmap);
+  };
+  return seen;
+}
+
+test('zeroes of a mirror deallocate unless it was told not to', async () => {
+  for (const unmap of [undefined, true, false]) {
+    const bench = new JobBench();
+    const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+    const top = await newMemoryImage(bench.graph, 'top', options);
+    const target = await newMemoryImage(bench.graph, 'target', options);
+    await fill(bench, target, () => 2);
+    const seen = zeroings(target);
+    const job = await bench.jobs.startMirror({
+      ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: false },
+      ...(unmap !== undefined && { unmap }),
+    });
+    await bench.until('BLOCK_JOB_READY');
+    await job.cancel({ force: true, softOnReady: false });
+    await job.concluded;
+    assert.ok(seen.length > 0 && seen.every((mayUnmap) => mayUnmap === (unmap ?? true)));
+  }
+});
+
+test("a guest's flags reach the disk through the filter, and both sides of a write-blocking mirror", async () => {
+  for (const copyMode of ['background', 'write-blocking'] as const) {
+    const bench = new JobBench();
+    const { top, target, guest, job } = await readyMirror(bench, { copyMode });
+    job.pause();
+    const images = copyMode === 'background' ? [top] : [top, target];
+    const seen = images.map(zeroings);
+    const flushes = (): number[] => images.map(({ file }) => file.flushes);
+    for (const flags of [Flag.fua, Flag.fua + Flag.mayUnmap]) {
+      let before = flushes();
+      await guest.write(0, Buffer.alloc(CLUSTER, 2), Flag.fua);
+      assert.ok(flushes().every((count, i) => count > (before[i] ?? 0)));
+      before = flushes();
+      await guest.writeZeroes(0, CLUSTER, flags);
+      assert.ok(flushes().every((count, i) => count > (before[i] ?? 0)));
+    }
+    for (const flags of seen) assert.deepEqual(flags, [false, true]);
+    job.resume();
+    await job.cancel({ force: true, softOnReady: false });
+    await job.concluded;
+  }
 });
