@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { errnoError } from '../../src/base/error.js';
 import { createImage } from '../../src/block/create.js';
+import { RunState } from '../../src/guest/run-state.js';
 import { NbdClient } from '../../src/nbd/client.js';
+import { CommandFlag } from '../../src/nbd/constants.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
 
 async function connect(bed: EngineBed, path: string, exportName: string): Promise<NbdClient> {
@@ -265,4 +268,165 @@ test("a command of the human monitor's qemu-io asks for no more than it needs", 
         command,
       );
   }
+});
+
+type Policy = 'report' | 'ignore' | 'stop' | 'enospc';
+
+/** Request, errno, policy of its kind (default: none said), what is done. */
+const FAILURES: ReadonlyArray<readonly [string, 5 | 28, Policy | undefined, 'report' | 'ignore' | 'stop']> = [
+  ['read', 5, undefined, 'report'],
+  ['read', 28, undefined, 'report'],
+  ['read', 5, 'ignore', 'ignore'],
+  ['read', 5, 'stop', 'stop'],
+  ['read', 28, 'enospc', 'stop'],
+  ['write', 5, undefined, 'report'],
+  ['write', 28, undefined, 'stop'],
+  ['write', 28, 'report', 'report'],
+  ['write', 28, 'ignore', 'ignore'],
+  ['write', 5, 'stop', 'stop'],
+  ['write-zeroes', 5, 'ignore', 'ignore'],
+  ['discard', 5, 'ignore', 'ignore'],
+  ['flush', 5, 'ignore', 'ignore'],
+  ['flush', 5, 'stop', 'stop'],
+];
+
+test('a request that fails is reported, ignored or tried again as its policy says, and told', async (t) => {
+  for (const [kind, errno, policy, action] of FAILURES) {
+    const bed = new EngineBed(t);
+    await bed.engine.addNode({
+      driver: 'blkdebug',
+      'node-name': 'A',
+      image: { driver: 'null-co', size: DISK_BYTES },
+      'inject-error': [{ event: 'none', iotype: kind, errno, once: true }],
+    });
+    const operation = kind === 'read' ? 'read' : 'write';
+    await bed.engine.addDevice('A', {
+      id: 'virtio0',
+      endpoint: { type: 'unix', path: bed.path('s') },
+      ...(policy && (operation === 'read' ? { readErrors: policy } : { writeErrors: policy })),
+    });
+    const guest = await connect(bed, bed.path('s'), 'virtio0');
+    const requests: Readonly<Record<string, () => Promise<void>>> = {
+      read: () => guest.read(0, Buffer.alloc(512)),
+      write: () => guest.write(0, Buffer.alloc(512), 0),
+      'write-zeroes': () => guest.writeZeroes(0, 512, 0),
+      discard: () => guest.trim(0, 4096),
+      flush: () => guest.flush(),
+    };
+    const what = `${kind}, errno ${errno}, ${policy ?? 'no policy'}`;
+    const done = requests[kind]?.().then(
+      () => 'done',
+      () => 'failed',
+    );
+    if (action === 'stop') {
+      while (bed.engine.runState.isRunning) await bed.engine.host.clock.macrotask();
+      const [disk] = (await bed.execute('query-block')) as Array<{ 'io-status': string }>;
+      assert.equal(disk?.['io-status'], errno === 28 ? 'nospace' : 'failed', what);
+      assert.match(
+        (await bed.execute('human-monitor-command', { 'command-line': 'info block' })) as string,
+        new RegExp(`I/O status: +${errno === 28 ? 'nospace' : 'failed'}`),
+      );
+      assert.equal(
+        await bed.execute('human-monitor-command', { 'command-line': 'info status' }),
+        'VM status: paused (io-error)\r\n',
+      );
+      await bed.execute('cont');
+      const [again] = (await bed.execute('query-block')) as Array<{ 'io-status': string }>;
+      assert.equal(again?.['io-status'], 'ok', what);
+    }
+    assert.equal(await done, action === 'report' ? 'failed' : 'done', what);
+    const reason = errno === 28 ? 'No space left on device' : 'Input/output error';
+    const data = { device: '', 'node-name': 'A', operation, action, nospace: errno === 28, reason };
+    const states = action === 'stop' ? ['STOP', 'RESUME'].map((event) => ({ event, data: {} })) : [];
+    assert.deepEqual(bed.events, [{ event: 'BLOCK_IO_ERROR', data }, ...states], what);
+    await guest.close();
+  }
+});
+
+test('an error that is met at once follows the policy too', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.engine.addNode({ driver: 'null-co', 'node-name': 'A', size: DISK_BYTES });
+  const path = bed.path('s');
+  const ignoring = { readErrors: 'ignore', writeErrors: 'ignore' } as const;
+  await bed.engine.addDevice('A', { id: 'virtio0', endpoint: { type: 'unix', path }, ...ignoring });
+  const guest = await connect(bed, path, 'virtio0');
+  const { io } = bed.engine.graph.node('A');
+  const fail = (): never => {
+    throw errnoError('EIO');
+  };
+  Object.assign(io, { tryRead: fail, tryWrite: fail, write: fail, writePayload: fail });
+  await guest.read(0, Buffer.alloc(512));
+  await guest.write(0, Buffer.alloc(512), 0);
+  assert.deepEqual(
+    bed.events.map(({ data }) => [data['operation'], data['action']]),
+    [['read', 'ignore'], ['write', 'ignore']],
+  ); // prettier-ignore
+  await guest.close();
+});
+
+test('a write that is to be durable waits for a flush: all do on a disk without a write cache', async (t) => {
+  for (const writeCache of [true, false]) {
+    const bed = new EngineBed(t);
+    await bed.engine.addNode({
+      driver: 'blkdebug',
+      'node-name': 'A',
+      image: { driver: 'null-co', size: DISK_BYTES },
+      'inject-error': [{ event: 'none', iotype: 'flush' }],
+    });
+    const path = bed.path('s');
+    await bed.engine.addDevice('A', { id: 'virtio0', writeCache, endpoint: { type: 'unix', path } });
+    const guest = await connect(bed, path, 'virtio0');
+    const isDurable = (request: Promise<void>): Promise<boolean> =>
+      request.then(
+        () => false,
+        () => true,
+      );
+    assert.equal(await isDurable(guest.write(0, Buffer.alloc(512), 0)), !writeCache);
+    assert.equal(await isDurable(guest.writeZeroes(0, 512, 0)), !writeCache);
+    assert.equal(await isDurable(guest.write(0, Buffer.alloc(512), CommandFlag.fua)), true);
+    assert.equal(await isDurable(guest.writeZeroes(0, 512, CommandFlag.fua)), true);
+    const [disk] = (await bed.execute('query-block')) as Array<{ inserted: { cache: object } }>;
+    assert.deepEqual(disk?.inserted.cache, { 'no-flush': false, direct: false, writeback: writeCache });
+    assert.match(
+      (await bed.execute('human-monitor-command', { 'command-line': 'info block' })) as string,
+      writeCache ? /Cache mode: +writeback/ : /Cache mode: +writethrough/,
+    );
+    await guest.close();
+  }
+});
+
+test('others may write to a disk only where its device shares it', async (t) => {
+  for (const shareRw of [false, true]) {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    await bed.engine.addDevice('A', { id: 'virtio0', shareRw });
+    await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+    const add = { device: 'A', writable: true };
+    if (shareRw) await bed.execute('nbd-server-add', add);
+    else assert.match(await bed.refusal('nbd-server-add', add), /^Permission conflict on node 'A'/);
+    await assert.rejects(bed.engine.addDevice('A', { id: 'virtio0' }), { kind: 'exists' });
+  }
+});
+
+test('stop and cont are told when they change something; before a migration they are remembered', () => {
+  const events: string[] = [];
+  const emit = (event: string): void => void events.push(event);
+  const running = new RunState({ stopped: false, incoming: false }, emit);
+  running.resume();
+  assert.deepEqual([running.stop(), running.stop(), running.status], [true, false, 'paused']);
+  running.stopForError();
+  assert.equal(running.status, 'paused');
+  running.resume();
+  running.resume();
+  running.stopForError();
+  assert.deepEqual(events, ['STOP', 'RESUME', 'STOP']);
+  events.length = 0;
+  for (const stopped of [true, false]) {
+    const incoming = new RunState({ stopped, incoming: true }, emit);
+    assert.deepEqual([incoming.status, incoming.startsAfterMigration], ['inmigrate', !stopped]);
+    assert.deepEqual([incoming.stop(), incoming.startsAfterMigration], [false, false]);
+    incoming.resume();
+    assert.deepEqual([incoming.status, incoming.startsAfterMigration], ['inmigrate', true]);
+  }
+  assert.deepEqual(events, []);
 });

@@ -1,0 +1,111 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import type { JsonObject } from '../../src/schema/types.js';
+import { DISK_BYTES, EngineBed } from './engine-bed.js';
+
+const KiB = 1024;
+
+/** What query-named-block-nodes tells of a node's bitmaps. */
+async function bitmapsOf(bed: EngineBed, name: string): Promise<JsonObject[] | undefined> {
+  const nodes = (await bed.execute('query-named-block-nodes', { flat: true })) as JsonObject[];
+  return nodes.find((node) => node['node-name'] === name)?.['dirty-bitmaps'] as JsonObject[] | undefined;
+}
+
+test('a bitmap records while it is enabled, and is cleared and removed', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const bits = { node: 'A', name: 'bits' };
+  const state = async (): Promise<unknown[]> => {
+    const [bitmap] = (await bitmapsOf(bed, 'A')) ?? [];
+    return [bitmap?.['recording'], bitmap?.['count']];
+  };
+  await bed.execute('block-dirty-bitmap-add', { ...bits, granularity: 512, disabled: true });
+  const [bitmap] = (await bitmapsOf(bed, 'A')) ?? [];
+  assert.deepEqual(bitmap, {
+    ...{ name: 'bits', recording: false, persistent: false, busy: false, granularity: 512, count: 0 },
+  });
+  await bed.guest('write 0 4k');
+  assert.deepEqual(await state(), [false, 0]);
+  await bed.execute('block-dirty-bitmap-enable', bits);
+  await bed.guest('write 4k 512');
+  assert.deepEqual(await state(), [true, 512]);
+  await bed.execute('block-dirty-bitmap-disable', bits);
+  await bed.guest('write 8k 4k');
+  assert.deepEqual(await state(), [false, 512]);
+  await bed.execute('block-dirty-bitmap-clear', bits);
+  assert.deepEqual(await state(), [false, 0]);
+  await bed.execute('block-dirty-bitmap-remove', bits);
+  assert.equal(await bitmapsOf(bed, 'A'), undefined);
+  assert.equal(await bed.refusal('block-dirty-bitmap-clear', bits), "Dirty bitmap 'bits' not found");
+});
+
+test('all that changes a disk is recorded: zeroes and discards too', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const bits = { node: 'A', name: 'bits' };
+  await bed.execute('block-dirty-bitmap-add', { ...bits, granularity: 65536 });
+  for (const command of ['write 0 1', 'write -z 1M 64k', 'discard 2M 64k', 'write -z 3M 512']) {
+    await bed.execute('block-dirty-bitmap-clear', bits);
+    await bed.guest(command);
+    const [bitmap] = (await bitmapsOf(bed, 'A')) ?? [];
+    assert.equal(bitmap?.['count'], 65536, command);
+  }
+});
+
+test("a bitmap's granularity is by default the image's cluster size, 4 to 64 KiB", async (t) => {
+  const bed = new EngineBed(t);
+  for (const [clusterBytes, granularity] of [
+    [512, 4 * KiB],
+    [16 * KiB, 16 * KiB],
+    [2048 * KiB, 64 * KiB],
+  ] as const) {
+    const name = `c${clusterBytes}`;
+    const filename = bed.path(name);
+    const options = { 'cluster-size': clusterBytes };
+    await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES, options });
+    await bed.engine.addNode({ driver: 'qcow2', 'node-name': name, file: { driver: 'file', filename } });
+    await bed.execute('block-dirty-bitmap-add', { node: name, name: 'bits' });
+    assert.equal((await bitmapsOf(bed, name))?.[0]?.['granularity'], granularity);
+  }
+  await bed.engine.addNode({ driver: 'null-co', 'node-name': 'n' });
+  await bed.execute('block-dirty-bitmap-add', { node: 'n', name: 'bits' });
+  assert.equal((await bitmapsOf(bed, 'n'))?.[0]?.['granularity'], 64 * KiB);
+});
+
+test('a bitmap that cannot be is refused', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits' });
+  const granularity = 'Granularity must be power of 2 and at least 512';
+  const long = 'x'.repeat(1024);
+  for (const [more, words] of [
+    [{ name: '' }, 'Bitmap name cannot be empty'],
+    [{ name: 'bits' }, 'Bitmap already exists: bits'],
+    [{ name: long }, `Bitmap name too long: ${long}`],
+    [{ name: 'x', granularity: 256 }, granularity],
+    [{ name: 'x', granularity: 1000 }, granularity],
+  ] as const)
+    assert.equal(await bed.refusal('block-dirty-bitmap-add', { node: 'A', ...more }), words);
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'x'.repeat(1023) });
+  assert.equal((await bitmapsOf(bed, 'A'))?.length, 2);
+});
+
+test('a bitmap that a backup uses is left alone until the backup has ended', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('copy');
+  await bed.image('other');
+  const bits = { node: 'A', name: 'bits' };
+  await bed.execute('block-dirty-bitmap-add', { ...bits, granularity: 65536 });
+  await bed.guest('write 0 1M');
+  const backup = { device: 'A', 'job-id': 'b', sync: 'incremental', bitmap: 'bits' };
+  await bed.execute('blockdev-backup', { ...backup, target: 'copy', speed: 1 });
+  const inUse = "Bitmap 'bits' is currently in use by another operation and cannot be used";
+  for (const verb of ['clear', 'remove', 'enable', 'disable'])
+    assert.equal(await bed.refusal(`block-dirty-bitmap-${verb}`, bits), inUse);
+  assert.equal((await bitmapsOf(bed, 'A'))?.find(({ name }) => name === 'bits')?.['busy'], true);
+  await bed.execute('block-job-set-speed', { device: 'b', speed: 0 });
+  await bed.event('BLOCK_JOB_COMPLETED', 'b');
+  await bed.execute('block-dirty-bitmap-clear', bits);
+});

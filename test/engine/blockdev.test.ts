@@ -1,0 +1,157 @@
+import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { relative } from 'node:path';
+import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import { findBackingImage } from '../../src/monitor/find-node.js';
+import type { JsonObject } from '../../src/schema/types.js';
+import { DISK_BYTES, EngineBed } from './engine-bed.js';
+
+test('only what the user has added and nobody uses is deleted', async (t) => {
+  const bed = new EngineBed(t);
+  await createImage(bed.engine.opener, bed.path('r'), 'raw', { sizeBytes: DISK_BYTES });
+  const file = { driver: 'file', filename: bed.path('r') };
+  await bed.engine.addNode({ ...file, 'node-name': 'f' });
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'r', file: 'f' });
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': 'f' }), 'Block device f is in use');
+  await bed.execute('blockdev-del', { 'node-name': 'r' });
+  await bed.execute('blockdev-del', { 'node-name': 'f' });
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'r', file });
+  const { name } = bed.engine.graph.node('r').child('file').node;
+  const words = `Node ${name} is not owned by the monitor`;
+  assert.equal(await bed.refusal('blockdev-del', { 'node-name': name }), words);
+});
+
+test('change-backing-file rewrites what a header says, also of a layer below the disk', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  const change = { device: 'C', 'image-node-name': 'B', 'backing-file': 'other.qcow2' };
+  await bed.execute('change-backing-file', change);
+  const { graph } = bed.engine;
+  assert.deepEqual(graph.node('B').instance.backing, { filename: 'other.qcow2', format: 'qcow2' });
+  assert.equal(graph.node('B').readOnly, true);
+  const nodes = (await bed.execute('query-named-block-nodes', { flat: true })) as JsonObject[];
+  const { image, backing_file: told } = nodes.find((node) => node['node-name'] === 'B') ?? {};
+  assert.deepEqual(
+    [told, (image as JsonObject)['backing-filename'], (image as JsonObject)['full-backing-filename']],
+    ['other.qcow2', 'other.qcow2', bed.path('other.qcow2')],
+  );
+  assert.deepEqual(await bed.layers(), ['C', 'B', 'A']);
+  await bed.image('spare');
+  await bed.snapshot('spare', 'lost');
+  const filename = bed.path('lost.qcow2');
+  await bed.engine.addNode({
+    ...{ driver: 'qcow2', 'node-name': 'lost', file: { driver: 'file', filename }, backing: 'spare' },
+  });
+  for (const [name, words] of [
+    ['A', 'not allowing backing file change on an image without a backing file'],
+    ['lost', "'C' and image file are not in the same chain"],
+  ])
+    assert.equal(
+      await bed.refusal('change-backing-file', { ...change, 'image-node-name': name ?? '' }),
+      words,
+    );
+  await bed.execute('block-stream', { device: 'B', 'job-id': 's', 'auto-finalize': false });
+  const busy = "Node 'B' is busy: block device is in use by block job: stream";
+  assert.equal(await bed.refusal('change-backing-file', change), busy);
+  await bed.execute('job-cancel', { id: 's' });
+});
+
+test('blockdev-create makes what its options say, and keeps no node open', async (t) => {
+  const bed = new EngineBed(t);
+  const file = { driver: 'file', filename: bed.path('new') };
+  await bed.execute('blockdev-create', { 'job-id': 'f', options: { ...file, size: 0 } });
+  await bed.engine.jobs.find('f')?.concluded;
+  const backing = { 'backing-file': '/base', 'backing-fmt': 'raw' };
+  const options = { driver: 'qcow2', file, size: DISK_BYTES, ...backing };
+  await bed.execute('blockdev-create', { 'job-id': 'q', options });
+  await bed.engine.jobs.find('q')?.concluded;
+  assert.deepEqual([...bed.engine.graph.nodes.keys()], []);
+  const node = await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'n', file, backing: null });
+  assert.deepEqual(node.instance.backing, { filename: '/base', format: 'raw' });
+  await bed.execute('blockdev-create', { 'job-id': 'odd', options: { ...options, file: 'n', size: 100 } });
+  await bed.engine.jobs.find('odd')?.concluded;
+  assert.equal(bed.engine.jobs.find('odd')?.error, 'Image size must be a multiple of 512 bytes');
+  const verb = await bed.refusal('block-job-cancel', { device: 'odd' });
+  assert.equal(verb, "Block job 'odd' not found");
+  assert.deepEqual(bed.events.filter(({ event }) => event !== 'JOB_STATUS_CHANGE'), []); // prettier-ignore
+});
+
+test('a layer is found by the name that its overlay has for it, by its path, however it is spelt', async (t) => {
+  const bed = new EngineBed(t);
+  const sizeBytes = DISK_BYTES;
+  await createImage(bed.engine.opener, bed.path('A'), 'qcow2', { sizeBytes });
+  const backing = { backingFile: './A', backingFormat: 'qcow2' };
+  await createImage(bed.engine.opener, bed.path('B'), 'qcow2', { sizeBytes, ...backing });
+  const filename = bed.path('B');
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'B', file: { driver: 'file', filename } });
+  const top = bed.engine.graph.node('B');
+  const below = top.backingNode();
+  assert.ok(below);
+  for (const name of ['./A', 'A', bed.path('A'), bed.path('x/../A'), relative(process.cwd(), bed.path('A'))])
+    assert.equal(findBackingImage(top, name), below, name);
+  for (const name of ['B', './B', bed.path('B'), 'nbd://h/A', '../A'])
+    assert.equal(findBackingImage(top, name), undefined, name);
+});
+
+test('an image found broken is told, with the place', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.engine.close();
+  const filename = bed.path('A.qcow2');
+  const bytes = readFileSync(filename);
+  const l1Offset = Number(bytes.readBigUInt64BE(40));
+  const l2Offset = Number(bytes.readBigUInt64BE(l1Offset) % 2n ** 56n);
+  bytes.writeBigUInt64BE(BigInt(l2Offset + 512), l1Offset);
+  writeFileSync(filename, bytes);
+  const fresh = new EngineBed(t);
+  const options = { driver: 'qcow2', 'node-name': 'A', file: { driver: 'file', filename } };
+  for (const readOnly of [true, false]) {
+    fresh.events.length = 0;
+    const node = await fresh.engine.addNode({ ...options, 'read-only': readOnly });
+    await assert.rejects(node.io.read(0, Buffer.alloc(512)), { kind: 'corrupt', errno: 'EIO' });
+    await assert.rejects(node.io.read(0, Buffer.alloc(512)), { kind: 'corrupt', errno: 'EIO' });
+    const at = `0x${(l2Offset + 512).toString(16)}`;
+    const data = {
+      ...{ device: '', 'node-name': 'A', msg: `L2 table offset ${at} unaligned (L1 index: 0x0)` },
+      ...{ offset: l2Offset + 512, size: 65536, fatal: !readOnly },
+    };
+    assert.deepEqual(fresh.events, [{ event: 'BLOCK_IMAGE_CORRUPTED', data }]);
+    await fresh.execute('blockdev-del', { 'node-name': 'A' });
+  }
+  assert.match(
+    await fresh.refusal('blockdev-add', options),
+    /Image is corrupt; cannot be opened read\/write/,
+  );
+});
+
+test('an engine that closes cancels its jobs', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.execute('block-stream', { device: 'B', 'job-id': 's', speed: 1 });
+  await bed.engine.close();
+  const { event } = bed.events.filter(({ data }) => data['device'] === 's').at(-1) ?? {};
+  assert.equal(event, 'BLOCK_JOB_CANCELLED');
+  assert.deepEqual([...bed.engine.graph.nodes.keys()], []);
+});
+
+test('an image that becomes ours is activated from its file upwards', async (t) => {
+  const bed = new EngineBed(t, { incoming: true });
+  await bed.image('A');
+  const node = bed.engine.graph.node('A');
+  const order: string[] = [];
+  for (const [name, { instance }] of [
+    ['format', node],
+    ['file', node.child('file').node],
+  ] as const) {
+    const activate = instance.activate?.bind(instance);
+    instance.activate = async () => {
+      order.push(name);
+      await activate?.();
+    };
+  }
+  await bed.engine.activate(node);
+  await bed.engine.activate(node);
+  assert.deepEqual(order, ['file', 'format']);
+  assert.equal(node.inactive, false);
+});

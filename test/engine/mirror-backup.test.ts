@@ -1,0 +1,347 @@
+import assert from 'node:assert/strict';
+import { statSync } from 'node:fs';
+import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import type { Node } from '../../src/block/node.js';
+import type { JsonObject } from '../../src/schema/types.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+
+function nodeOf(bed: EngineBed, filename: string): Node {
+  const node = [...bed.engine.graph.nodes.values()].find(
+    (other) => other.filename === bed.path(filename) && other.driver.name === 'qcow2',
+  );
+  assert.ok(node, filename);
+  return node;
+}
+
+async function byteAt(node: Node, offset: number): Promise<number | undefined> {
+  const buffer = Buffer.alloc(512);
+  await node.io.read(offset, buffer);
+  return buffer[0];
+}
+
+async function pivot(bed: EngineBed): Promise<void> {
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('job-complete', { id: 'm' });
+  assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'm'))['error'], undefined);
+}
+
+test('a backup without a copy shows the disk as it was at its start', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const target = bed.path('T.qcow2');
+  await bed.execute('drive-backup', { device: 'B', 'job-id': 'b', target, sync: 'none' });
+  await bed.guest('write -P 0x77 0 3M');
+  await bed.guest('write -z 3M 64k');
+  const held = nodeOf(bed, 'T.qcow2');
+  assert.deepEqual(
+    await Promise.all([0, MiB, 2 * MiB, 3 * MiB, 4 * MiB].map((offset) => byteAt(held, offset))),
+    [0x11, 0x21, 0x11, 0x11, 0],
+  );
+  await bed.execute('block-job-cancel', { device: 'b' });
+  await bed.event('BLOCK_JOB_CANCELLED', 'b');
+  await bed.guest('read -P 0x77 0 3M');
+});
+
+test('a mirror of what is written from now on goes above the disk', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const target = bed.path('T.qcow2');
+  const mirror = { device: 'B', 'job-id': 'm', target, sync: 'none', 'node-name': 'T' };
+  await bed.execute('drive-mirror', mirror);
+  await bed.guest('write -P 0x77 0 64k');
+  await pivot(bed);
+  assert.deepEqual(await bed.layers(), ['T', 'B', 'A']);
+  await bed.guest('read -P 0x77 0 64k');
+  await bed.guest('read -P 0x21 1M 1M');
+});
+
+test('a mirror into an image that was there opens the backing file that it names', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const target = bed.path('T.qcow2');
+  const backing = { backingFile: 'A.qcow2', backingFormat: 'qcow2' };
+  await createImage(bed.engine.opener, target, 'qcow2', { sizeBytes: DISK_BYTES, ...backing });
+  const mirror = { device: 'B', 'job-id': 'm', target, sync: 'top', mode: 'existing', 'node-name': 'T' };
+  await bed.execute('drive-mirror', mirror);
+  await pivot(bed);
+  const below = bed.engine.graph.node('T').backingNode();
+  assert.deepEqual([below?.filename, below?.readOnly], [bed.path('A.qcow2'), true]);
+  await bed.guest('read -P 0x11 0 1M');
+  await bed.guest('read -P 0x21 1M 1M');
+});
+
+test('the top of a disk without a backing file is everything', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const copy = { device: 'A', target: bed.path('T.qcow2'), sync: 'top' };
+  await bed.execute('drive-mirror', { ...copy, 'job-id': 'm', 'node-name': 'T' });
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('job-cancel', { id: 'm' });
+  await bed.event('BLOCK_JOB_CANCELLED', 'm');
+  await bed.execute('drive-backup', { ...copy, 'job-id': 'b', target: bed.path('U.qcow2') });
+  await bed.event('BLOCK_JOB_COMPLETED', 'b');
+  for (const name of ['T', 'U']) {
+    const file = { driver: 'file', filename: bed.path(`${name}.qcow2`) };
+    const node = await bed.engine.addNode({
+      driver: 'qcow2',
+      'node-name': `${name}2`,
+      file,
+      'read-only': true,
+    });
+    assert.equal(node.instance.backing, undefined);
+    assert.deepEqual([await byteAt(node, 0), await byteAt(node, 4 * MiB)], [0x11, 0]);
+  }
+});
+
+test('a mirror may replace what a filter shows', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.engine.addNode({ driver: 'blkdebug', 'node-name': 'f', image: 'A' });
+  await bed.device('f');
+  await bed.guest('write -P 3 0 64k');
+  const mirror = { device: 'f', 'job-id': 'm', target: bed.path('T.qcow2'), sync: 'full', replaces: 'A' };
+  const named = 'a node-name must be provided when replacing a named node of the graph';
+  assert.equal(await bed.refusal('drive-mirror', mirror), named);
+  await bed.execute('drive-mirror', { ...mirror, 'node-name': 'T' });
+  await pivot(bed);
+  assert.equal(bed.engine.devices.get('virtio0')?.backend.node.name, 'f');
+  assert.equal(bed.engine.graph.node('f').filtered?.node.name, 'T');
+  await bed.guest('read -P 3 0 64k');
+});
+
+test('options of a mirror reach it', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.image('T');
+  const mirror = { device: 'B', 'job-id': 'm', target: 'T', sync: 'full' };
+  const odd = { ...mirror, 'buf-size': -1 };
+  assert.equal(await bed.refusal('blockdev-mirror', odd), "Invalid parameter 'buf-size'");
+  await bed.execute('blockdev-mirror', {
+    ...{ ...mirror, 'copy-mode': 'write-blocking', speed: 100 * MiB, 'filter-node-name': 'f' },
+  });
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('job-pause', { id: 'm' });
+  await bed.guest('write -P 9 0 64k');
+  const [job] = (await bed.execute('query-block-jobs')) as Array<{
+    len: number;
+    offset: number;
+    speed: number;
+  }>;
+  assert.deepEqual([job?.len, job?.speed], [job?.offset, 100 * MiB]);
+  // A filter that was named shows itself, as the node that it filters.
+  const [disk] = (await bed.execute('query-block')) as Array<{ inserted: JsonObject }>;
+  const { file, 'node-name': name, drv } = disk?.inserted ?? {};
+  assert.deepEqual([name, drv, file], ['f', 'mirror_top', bed.path('B.qcow2')]);
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+  const writer = { device: 'T', writable: true };
+  assert.match(await bed.refusal('nbd-server-add', writer), /unshared by mirror job 'm' /);
+  await bed.execute('job-cancel', { id: 'm' });
+});
+
+test('a copy that is refused once its target is made leaves no node', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const before = [...bed.engine.graph.nodes.keys()];
+  const copy = { device: 'B', 'job-id': '1', target: bed.path('T.qcow2'), sync: 'full' };
+  for (const command of ['drive-mirror', 'drive-backup']) {
+    assert.equal(await bed.refusal(command, copy), "Invalid job ID '1'");
+    assert.deepEqual([...bed.engine.graph.nodes.keys()], before, command);
+  }
+  const missing = { ...copy, 'job-id': 'j', mode: 'existing', format: 'qcow2', target: bed.path('no') };
+  for (const command of ['drive-mirror', 'drive-backup'])
+    assert.match(await bed.refusal(command, missing), /^Could not open '.*no': No such file or directory$/);
+});
+
+test('a bitmap of a backup holds afterwards what its mode says', async (t) => {
+  for (const [sync, mode, ends, left] of [
+    ['incremental', undefined, 'well', 65536],
+    ['bitmap', 'on-success', 'well', 65536],
+    ['bitmap', 'always', 'well', 65536],
+    ['bitmap', 'never', 'well', 3 * 65536],
+    ['incremental', undefined, 'early', 3 * 65536],
+    ['bitmap', 'never', 'early', 3 * 65536],
+  ] as const) {
+    const bed = new EngineBed(t);
+    await bed.chain('A');
+    await bed.image('T');
+    await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits', granularity: 65536 });
+    await bed.guest('write -P 1 0 64k');
+    await bed.guest('write -P 1 1M 64k');
+    await bed.execute('blockdev-backup', {
+      ...{ device: 'A', target: 'T', 'job-id': 'b', sync, bitmap: 'bits', speed: 1 },
+      ...(mode !== undefined && { 'bitmap-mode': mode }),
+    });
+    await bed.guest('write -P 2 2M 64k');
+    if (ends === 'well') await bed.execute('block-job-set-speed', { device: 'b', speed: 0 });
+    else await bed.execute('job-cancel', { id: 'b' });
+    const { len } = await bed.event(ends === 'well' ? 'BLOCK_JOB_COMPLETED' : 'BLOCK_JOB_CANCELLED', 'b');
+    assert.equal(len, 2 * 65536);
+    const { dirtyBitmaps } = bed.engine.graph.node('A');
+    const [bits] = dirtyBitmaps;
+    assert.deepEqual(
+      [bits?.dirtyBytes, bits?.busy, dirtyBitmaps.length],
+      [left, false, 1],
+      `${sync} ${mode} ${ends}`,
+    );
+  }
+});
+
+test('backups with bitmaps that make no sense are refused', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('T');
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits' });
+  const given = { bitmap: 'bits' };
+  for (const [sync, more, words] of [
+    ['bitmap', {}, "must provide a valid bitmap name for 'bitmap' sync mode"],
+    ['full', given, 'Bitmap sync mode must be given when providing a bitmap'],
+    [
+      'incremental',
+      { ...given, 'bitmap-mode': 'never' },
+      "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'",
+    ],
+    [
+      'none',
+      { ...given, 'bitmap-mode': 'always' },
+      "sync mode 'none' does not produce meaningful bitmap outputs",
+    ],
+    [
+      'full',
+      { ...given, 'bitmap-mode': 'never' },
+      "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode 'full'",
+    ],
+    ['full', { 'bitmap-mode': 'always' }, 'Cannot specify bitmap sync mode without a bitmap'],
+    ['incremental', { bitmap: 'other' }, "Bitmap 'other' could not be found"],
+  ] as const) {
+    const backup = { device: 'A', target: 'T', 'job-id': 'b', sync, ...more };
+    assert.equal(await bed.refusal('blockdev-backup', backup), words);
+  }
+  const running = { device: 'A', target: 'T', 'job-id': 'b', sync: 'incremental', ...given, speed: 1 };
+  await bed.execute('blockdev-backup', running);
+  const busy = "Node 'T' is busy: block device is in use by block job: backup";
+  assert.equal(await bed.refusal('blockdev-backup', { ...running, 'job-id': 'c' }), busy);
+  await bed.image('U');
+  assert.equal(
+    await bed.refusal('blockdev-backup', { ...running, target: 'U', 'job-id': 'c' }),
+    "Bitmap 'bits' is currently in use by another operation and cannot be used",
+  );
+  await bed.execute('job-cancel', { id: 'b' });
+});
+
+test('layers that a stream or commit cannot have are refused', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  await bed.image('spare');
+  const stream = { device: 'C', 'job-id': 'j' };
+  const both = (one: string, other: string): string =>
+    `'${one}' and '${other}' cannot be specified at the same time`;
+  for (const [command, args, words] of [
+    ['block-stream', { base: 'x', 'base-node': 'A' }, both('base', 'base-node')],
+    ['block-stream', { base: 'x', bottom: 'B' }, both('base', 'bottom')],
+    ['block-stream', { bottom: 'B', 'base-node': 'A' }, both('bottom', 'base-node')],
+    ['block-stream', { bottom: 'spare' }, "Node 'spare' is not in a chain starting from 'C'"],
+    ['block-commit', { top: 'x', 'top-node': 'B' }, "'top-node' and 'top' are mutually exclusive"],
+    ['block-commit', { base: 'x', 'base-node': 'A' }, "'base-node' and 'base' are mutually exclusive"],
+    ['block-commit', { 'top-node': 'spare' }, "'spare' is not in this backing file chain"],
+    ['block-commit', { 'base-node': 'spare' }, "'spare' is not in this backing file chain"],
+    ['block-commit', { 'top-node': 'B', 'base-node': 'B' }, 'cannot commit an image into itself'],
+  ] as const)
+    assert.equal(await bed.refusal(command, { ...stream, ...args }), words);
+  const first = { device: 'B', 'job-id': 's', 'filter-node-name': 'f', 'auto-finalize': false };
+  await bed.execute('block-stream', { ...first, speed: 7 });
+  const filter = "Node 'f' is a filter, use a non-filter node as 'bottom'";
+  assert.equal(await bed.refusal('block-stream', { ...stream, bottom: 'f' }), filter);
+  const [job] = (await bed.execute('query-block-jobs')) as Array<{ speed: number }>;
+  assert.equal(job?.speed, 7);
+  const human = await bed.execute('human-monitor-command', { 'command-line': 'info block-jobs' });
+  assert.match(
+    human as string,
+    /^Streaming device s: Completed \d+ of \d+ bytes, speed limit 7 bytes\/s\r\n$/,
+  );
+  await bed.execute('job-cancel', { id: 's' });
+  await bed.event('BLOCK_JOB_CANCELLED', 's');
+  // The disk by its own file name is the active layer.
+  const commit = { device: 'C', 'job-id': 'k', top: bed.path('C.qcow2'), 'base-node': 'B' };
+  await bed.execute('block-commit', commit);
+  await bed.event('BLOCK_JOB_READY', 'k');
+  await bed.execute('block-job-cancel', { device: 'k', force: true });
+  await bed.event('BLOCK_JOB_CANCELLED', 'k');
+});
+
+test('headers name what a stream or commit was told to write there', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C', 'D');
+  const stream = { device: 'D', 'job-id': 's', 'base-node': 'B', 'backing-file': 'told.qcow2' };
+  await bed.execute('block-stream', stream);
+  await bed.event('BLOCK_JOB_COMPLETED', 's');
+  const { graph } = bed.engine;
+  assert.deepEqual(graph.node('D').instance.backing, { filename: 'told.qcow2', format: 'qcow2' });
+  assert.deepEqual(await bed.layers(), ['D', 'B', 'A']);
+  const told = async (): Promise<unknown[]> => {
+    const [disk] = (await bed.execute('query-block')) as Array<{ inserted: JsonObject }>;
+    const image = disk?.inserted['image'] as JsonObject;
+    return [disk?.inserted['backing_file'], image['backing-filename'], image['backing-filename-format']];
+  };
+  assert.deepEqual(await told(), ['told.qcow2', 'told.qcow2', 'qcow2']);
+  await bed.execute('block-commit', {
+    device: 'D',
+    'job-id': 'c',
+    'top-node': 'B',
+    'backing-file': 'low.qcow2',
+  });
+  await bed.event('BLOCK_JOB_COMPLETED', 'c');
+  assert.deepEqual(graph.node('D').instance.backing, { filename: 'low.qcow2', format: 'qcow2' });
+  assert.deepEqual(await told(), ['low.qcow2', 'low.qcow2', 'qcow2']);
+  assert.deepEqual(await bed.layers(), ['D', 'A']);
+  assert.equal(graph.nodes.has('B') || graph.nodes.has('C'), false);
+});
+
+test('a transaction holds all disks from its first action to its last, and is undone from its last', async (t) => {
+  const held: boolean[] = [];
+  const bed: EngineBed = new EngineBed(t, {
+    print: () => void held.push(bed.engine.devices.get('virtio0')?.backend.isQuiesced ?? false),
+  });
+  await bed.image('A');
+  await bed.device('A');
+  await bed.image('other');
+  const snapshot = (old: string, name: string): JsonObject => ({
+    type: 'blockdev-snapshot-sync',
+    data: { 'node-name': old, 'snapshot-file': bed.path(`${name}.qcow2`), 'snapshot-node-name': name },
+  });
+  const actions = [
+    snapshot('other', 'X'),
+    snapshot('A', 'B'),
+    snapshot('B', 'C'),
+    { type: 'abort', data: {} },
+  ];
+  assert.equal(await bed.refusal('transaction', { actions }), 'Transaction aborted using Abort action');
+  assert.deepEqual(held, [true, true, true]);
+  assert.deepEqual(await bed.layers(), ['A']);
+  assert.deepEqual(
+    ['A', 'other', 'B', 'C', 'X'].map((name) => bed.engine.graph.nodes.has(name)),
+    [true, true, false, false, false],
+  );
+  assert.equal(bed.engine.graph.node('A').readOnly, false);
+});
+
+test('queries tell of layers, their size on the host and how they are opened', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  for (const flat of [true, false]) {
+    const nodes = (await bed.execute('query-named-block-nodes', { flat })) as Array<{ image: JsonObject }>;
+    const found = nodes.find((node) => (node as JsonObject)['node-name'] === 'B');
+    const { ro, backing_file_depth: depth } = found as unknown as JsonObject;
+    assert.deepEqual([ro, depth], [false, flat ? 0 : 1]);
+    const below = found?.image['backing-image'] as JsonObject | undefined;
+    assert.equal(below?.['filename'], flat ? undefined : bed.path('A.qcow2'));
+    assert.equal(found?.image['actual-size'], statSync(bed.path('B.qcow2')).blocks * 512);
+    assert.equal(found?.image['full-backing-filename'], bed.path('A.qcow2'));
+  }
+  const [stats] = (await bed.execute('query-blockstats')) as Array<{
+    stats: JsonObject;
+    backing: JsonObject;
+  }>;
+  assert.equal(stats?.stats['wr_highest_offset'], 2 * MiB);
+  assert.equal(stats.backing['node-name'], 'A');
+});

@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import type { NodeOptions } from '../../src/block/driver.js';
+import { DISK_BYTES, EngineBed } from './engine-bed.js';
+
+/** A new image A over `file` options of its own. */
+async function imageOver(
+  bed: EngineBed,
+  file: (image: NodeOptions) => NodeOptions,
+  more = {},
+): Promise<void> {
+  const filename = bed.path('A.qcow2');
+  await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+  const options = { driver: 'qcow2', 'node-name': 'A', file: file({ driver: 'file', filename }), ...more };
+  await bed.engine.addNode(options);
+}
+
+const overlays = (bed: EngineBed): string[] =>
+  [...bed.engine.graph.nodes.values()]
+    .filter(({ driver }) => driver.name === 'qcow2')
+    .map(({ name }) => name);
+
+test('an overlay names the old disk and its format', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const backing = { filename: bed.path('A.qcow2'), format: 'qcow2' };
+  assert.deepEqual(bed.engine.graph.node('B').instance.backing, backing);
+});
+
+test('an existing overlay is taken as it is', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const filename = bed.path('B.qcow2');
+  await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+  const file = { driver: 'file', filename };
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'x', file });
+  await bed.execute('human-monitor-command', { 'command-line': 'qemu-io x "write -P 9 0 64k"' });
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+  await bed.execute('blockdev-del', { 'node-name': 'x' });
+  await bed.execute('blockdev-snapshot-sync', {
+    ...{ 'node-name': 'A', 'snapshot-file': filename, 'snapshot-node-name': 'B', mode: 'existing' },
+  });
+  assert.deepEqual(await bed.layers(), ['B', 'A']);
+  assert.equal(bed.engine.graph.node('B').instance.backing, undefined);
+  assert.deepEqual(bed.printed.filter((line) => line.startsWith('Formatting')), []); // prettier-ignore
+});
+
+test('a snapshot that is refused makes no file', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('spare');
+  const overlay = { 'node-name': 'A', 'snapshot-file': bed.path('B.qcow2'), 'snapshot-node-name': '1st' };
+  assert.equal(await bed.refusal('blockdev-snapshot-sync', overlay), "Invalid node-name: '1st'");
+  assert.equal(existsSync(bed.path('B.qcow2')), false);
+  const mirror = { device: 'A', target: 'spare', 'job-id': 'm', sync: 'full' };
+  await bed.image('other');
+  await bed.execute('blockdev-mirror', mirror);
+  const busy = "Node 'A' is busy: block device is in use by block job: mirror";
+  assert.equal(await bed.refusal('blockdev-snapshot', { node: 'A', overlay: 'other' }), busy);
+  assert.equal(await bed.refusal('blockdev-snapshot-sync', { ...overlay, 'snapshot-node-name': 'B' }), busy);
+  await bed.execute('job-cancel', { id: 'm' });
+});
+
+test('an overlay that has a backing file already is refused', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const filename = bed.path('B.qcow2');
+  await bed.image('base');
+  const backing = { backingFile: bed.path('base.qcow2'), backingFormat: 'qcow2' };
+  await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES, ...backing });
+  const options = { driver: 'qcow2', 'node-name': 'B', file: { driver: 'file', filename } };
+  await bed.engine.addNode({ ...options, backing: 'base' });
+  const words = 'The overlay already has a backing image';
+  assert.equal(await bed.refusal('blockdev-snapshot', { node: 'A', overlay: 'B' }), words);
+  assert.deepEqual(await bed.layers(), ['A']);
+});
+
+test('the overlay of a read-only disk is read-only, and a failed transaction leaves the disk so', async (t) => {
+  const bed = new EngineBed(t);
+  await imageOver(bed, (image) => image, { 'read-only': true });
+  const overlay = { 'node-name': 'A', 'snapshot-file': bed.path('B.qcow2'), 'snapshot-node-name': 'B' };
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+  await bed.execute('nbd-server-add', { device: 'A' });
+  const actions = [
+    { type: 'blockdev-snapshot-sync', data: overlay },
+    { type: 'abort', data: {} },
+  ];
+  await bed.refusal('transaction', { actions });
+  assert.deepEqual([overlays(bed), bed.engine.graph.node('A').readOnly], [['A'], true]);
+  await bed.execute('blockdev-snapshot-sync', overlay);
+  assert.deepEqual([overlays(bed), bed.engine.graph.node('B').readOnly], [['A', 'B'], true]);
+});
+
+for (const [when, state, words] of [
+  ['before the snapshot', 1, 'An IO error has occurred'],
+  ['as it turns read-only', 3, 'Input/output error'],
+] as const) {
+  test(`a disk whose flush fails ${when} stays as it was`, async (t) => {
+    const bed = new EngineBed(t);
+    await imageOver(bed, (image) => ({
+      driver: 'blkdebug',
+      image,
+      'inject-error': [{ event: 'flush_to_disk', state, iotype: 'flush', once: true }],
+      'set-state': [1, 2].map((old) => ({ event: 'flush_to_disk', state: old, new_state: old + 1 })),
+    }));
+    await bed.device('A');
+    const overlay = { 'node-name': 'A', 'snapshot-file': bed.path('B.qcow2'), 'snapshot-node-name': 'B' };
+    assert.equal(await bed.refusal('blockdev-snapshot-sync', overlay), words);
+    assert.deepEqual([overlays(bed), await bed.layers()], [['A'], ['A']]);
+    await bed.guest('write -P 6 64k 64k');
+    await bed.execute('blockdev-snapshot-sync', { ...overlay, mode: 'absolute-paths' });
+    assert.deepEqual(await bed.layers(), ['B', 'A']);
+  });
+}
