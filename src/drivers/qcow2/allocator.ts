@@ -68,9 +68,9 @@ export class Allocator {
       this.#free.add(first, end - first);
       return;
     }
-    const block = await this.#refcounts.load(index);
-    this.#refcounts.peek(index);
-    if (this.#scannedBlocks !== index) return;
+    await this.#refcounts.load(index);
+    const block = this.#refcounts.peek(index);
+    if (!block || this.#scannedBlocks !== index) return;
     this.#scannedBlocks = index + 1;
     for (let at = first; at < end;) {
       if (this.#refcounts.count(block, at) !== 0) {

@@ -55,7 +55,7 @@ interface TableMove {
   entries: number;
 }
 
-/** All that a write-back brings to disk, copied at one moment. */
+/** All that a write-back brings to disk, as it was at one moment. */
 interface Snapshot {
   newBlocks: TablePiece[];
   blocks: TablePiece[];
@@ -147,7 +147,9 @@ export class WriteBack {
       this.#restore(snapshot, progress.stage);
       throw error;
     } finally {
-      for (const { table } of pinned(snapshot)) table.writeBacks--;
+      for (const { table } of [...snapshot.newBlocks, ...snapshot.blocks])
+        this.#refcounts.cache.release(table);
+      for (const { table } of [...snapshot.newTables, ...snapshot.tables]) this.#tables.cache.release(table);
     }
     await this.#free(snapshot);
   }
@@ -282,7 +284,7 @@ export class WriteBack {
     await this.#file().flush();
   }
 
-  /** Copies all that is dirty; what changes from here on is for the next write-back. Without a wait. */
+  /** Takes all that is dirty as it is; what changes from here on is for the next write-back. Without a wait. */
   #take(): Snapshot {
     const { cache, l1 } = this.#tables;
     const refcountTable = this.#refcounts.table;
@@ -305,7 +307,6 @@ export class WriteBack {
     for (const table of cache.dirty()) {
       (table.isNew ? snapshot.newTables : snapshot.tables).push({ table, piece: table.takeDirty() });
     }
-    for (const { table } of pinned(snapshot)) table.writeBacks++;
     return snapshot;
   }
 
@@ -347,10 +348,6 @@ export class WriteBack {
 
 function isCorrupt(error: unknown): boolean {
   return error instanceof Error && 'kind' in error && error.kind === 'corrupt';
-}
-
-function pinned(s: Snapshot): TablePiece[] {
-  return [...s.newBlocks, ...s.blocks, ...s.newTables, ...s.tables];
 }
 
 function takeMove(table: SectorTable): TableMove | undefined {

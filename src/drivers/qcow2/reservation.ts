@@ -185,14 +185,15 @@ class ClusterReservation implements Reservation {
     assert(this.#old.equals(this.#entries()), 'the mapping changed between reserve and link');
     const { context, unlinked } = this.#parts;
     const cluster = context.clusterBytes;
+    const from = this.#index * ENTRY_BYTES;
+    const bytes = this.#table.change(from, from + this.#count * ENTRY_BYTES);
     for (let i = 0; i < this.#count; i++) {
       if (!this.#kept) {
         const offset = entryOffset(this.#old, i);
         if (offset !== 0) unlinked.add(offset, cluster, false);
       }
-      writeEntry(this.#table.bytes, this.#index + i, this.hostOffset + i * cluster, true);
+      writeEntry(bytes, this.#index + i, this.hostOffset + i * cluster, true);
     }
-    this.#table.markDirty(this.#index * ENTRY_BYTES, (this.#index + this.#count) * ENTRY_BYTES);
   }
 
   abort(): void {
