@@ -104,7 +104,7 @@ const FREE_SHARE = 8;
 export class TableCache {
   readonly #tables = new Map<number, CachedTable>();
   readonly #tableBytes: number;
-  readonly #maxTables: number;
+  #maxTables: number;
   /** Buffers of tables that left, for others that come: no garbage at any rate of loading. */
   readonly #free: Buffer[] = [];
   readonly #loading = new Map<number, Promise<CachedTable>>();
@@ -123,6 +123,11 @@ export class TableCache {
 
   get limitBytes(): number {
     return this.#maxTables * this.#tableBytes;
+  }
+
+  /** From now on so many tables fit at the same time: somebody needs them together. */
+  makeRoomFor(tables: number): void {
+    this.#maxTables = Math.max(this.#maxTables, tables);
   }
 
   /** The table if it is in memory. */

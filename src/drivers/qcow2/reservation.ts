@@ -28,7 +28,8 @@ export function tableToChange(parts: ImageParts, l1Index: number): CachedTable |
   const { context, tables, allocator } = parts;
   context.assertMayWrite();
   if (context.header.autoclear !== 0n) return () => context.clearAutoclear();
-  if (tables.cache.needsWriteBack) return () => context.requestFlush();
+  if (tables.cache.needsWriteBack || allocator.needsWriteBack || parts.unlinked.needsWriteBack)
+    return () => context.requestFlush();
   const table = tables.peek(l1Index);
   const absent = tables.isAbsent(l1Index);
   if (!table && !absent) return () => tables.load(l1Index);
