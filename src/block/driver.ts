@@ -75,6 +75,8 @@ export interface DriverInfo {
   /** The whole `format-specific` object as QMP prints it. */
   formatSpecific?: { [key: string]: Json };
   compressedClusters?: boolean;
+  /** QAPI's SnapshotInfo of each internal snapshot. */
+  snapshots?: readonly Json[];
 }
 
 /**

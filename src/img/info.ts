@@ -91,7 +91,48 @@ export function infoText(info: Info): string {
   if (info['backing-filename'] !== undefined) lines.push(`backing file: ${backingText(info)}`);
   if (info['backing-filename-format'] !== undefined)
     lines.push(`backing file format: ${text('backing-filename-format')}`);
-  return `${lines.join('\n')}\n${formatSpecificText(info['format-specific'] as Info | undefined)}`;
+  return `${lines.join('\n')}\n${snapshotsText(info)}${formatSpecificText(info['format-specific'] as Info | undefined)}`;
+}
+
+/** Internal snapshots, in columns; empty when there are none. */
+function snapshotsText(info: Info): string {
+  const snapshots = (info['snapshots'] ?? []) as Info[];
+  if (snapshots.length === 0) return '';
+  const row = ([id = '', tag = '', ...rest]: string[]): string =>
+    padded(id, 9) +
+    ' ' +
+    padded(tag, 16) +
+    rest.map((text, i) => text.padStart([9, 20, 13, 11][i] ?? 0)).join('');
+  const head = row(['ID', 'TAG', 'VM SIZE', 'DATE', 'VM CLOCK', 'ICOUNT']);
+  const rows = snapshots.map((one) =>
+    row([
+      one['id'] as string,
+      one['name'] as string,
+      approximateSize(Number(one['vm-state-size'])),
+      localTime(Number(one['date-sec'])),
+      clockText(Number(one['vm-clock-sec']), Number(one['vm-clock-nsec'])),
+      one['icount'] === undefined ? '' : String(Number(one['icount'])),
+    ]),
+  );
+  return `Snapshot list:\n${[head, ...rows].join('\n')}\n`;
+}
+
+/** As printf pads: by bytes. */
+function padded(text: string, width: number): string {
+  return text + ' '.repeat(Math.max(0, width - Buffer.byteLength(text)));
+}
+
+const two = (value: number): string => String(value).padStart(2, '0');
+
+function localTime(seconds: number): string {
+  const date = new Date(seconds * 1000);
+  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join('-');
+  return `${day} ${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(':')}`;
+}
+
+function clockText(seconds: number, nanoseconds: number): string {
+  const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  return `${parts.map(two).join(':')}.${String(Math.floor(nanoseconds / 1e6)).padStart(3, '0')}`;
 }
 
 function backingText(info: Info): string {

@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { allDrivers } from '../drivers/index.js';
 import { createRealHost } from '../host/real.js';
+import { HandmadeQcow2 } from '../testing/handmade-qcow2.js';
 import { assertSameBytes, withFolder } from '../testing/test-disk.js';
 import { type ToolAnswer, toolAnswer } from '../testing/tool-answer.js';
 import { splitOptions } from './create-options.js';
@@ -43,6 +44,39 @@ test('options and sizes', () => {
     '1.5 GiB',
   ]);
 });
+
+test('info lists the internal snapshots', () =>
+  withFolder(async (folder) => {
+    const image = new HandmadeQcow2({ sizeBytes: 8 * 64 * KiB });
+    image.data(0, 1);
+    const table = image.snapshot();
+    image.u32(table + 16, 1e9);
+    image.u64(table + 24, 363_725_678_999_999n);
+    image.u32(table + 32, 512);
+    const path = join(folder, 'image');
+    writeFileSync(path, image.bytes);
+    const text = await succeed('info', path);
+    // Local time.
+    const date = new Date(1e9 * 1000).toLocaleString('sv-SE');
+    assert.match(
+      text,
+      /\nSnapshot list:\nID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT\n/,
+    );
+    // The 64-bit size of the extra data counts, not the older one of 32 bits.
+    assert.ok(text.includes(`\n1         s                     0 B ${date}101:02:05.678           \n`), text);
+    const { snapshots } = JSON.parse(await succeed('info', '--output=json', path)) as { snapshots: object[] };
+    assert.deepEqual(snapshots, [
+      {
+        'vm-clock-nsec': 678_999_999,
+        name: 's',
+        'date-sec': 1e9,
+        'date-nsec': 0,
+        'vm-clock-sec': 363_725,
+        id: '1',
+        'vm-state-size': 0,
+      },
+    ]);
+  }));
 
 test('content survives raw to qcow2 and back, with its holes', () =>
   withFolder(async (folder) => {

@@ -14,12 +14,13 @@ function allocatedBytes(node: Node): number | undefined {
 
 /** QAPI's ImageInfo; the whole backing chain within it unless `flat`. */
 export function imageInfo(node: Node, flat = false): JsonObject {
-  const { formatSpecific, isDirty } = node.instance.info();
+  const { formatSpecific, isDirty, snapshots = [] } = node.instance.info();
   const { clusterSizeBytes } = node.skipFilters().instance.info();
   const below = flat ? undefined : node.backingNode();
   return given({
     'backing-image': below && imageInfo(below),
     'backing-filename-format': node.backingFormat,
+    snapshots: snapshots.length > 0 ? [...snapshots] : undefined,
     'virtual-size': node.lengthBytes,
     filename: node.filename,
     'cluster-size': clusterSizeBytes,

@@ -41,6 +41,20 @@ const ImageInfo: Type<unknown> = struct('ImageInfo', {
   'backing-filename': optional(str),
   'full-backing-filename': optional(str),
   'backing-filename-format': optional(str),
+  snapshots: optional(
+    arrayOf(
+      struct('SnapshotInfo', {
+        id: required(str),
+        name: required(str),
+        'vm-state-size': required(int),
+        'date-sec': required(int),
+        'date-nsec': required(int),
+        'vm-clock-sec': required(int),
+        'vm-clock-nsec': required(int),
+        icount: optional(int),
+      }),
+    ),
+  ),
   'backing-image': optional(lazy('ImageInfo', () => ImageInfo)),
   'format-specific': optional(
     union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2'])) }, 'type', {

@@ -148,6 +148,12 @@ test('create answers as qemu-img does', { skip }, async () => {
 
 test('info answers as qemu-img does', { skip }, async () => {
   prepare(...CHAIN);
+  prepare(
+    'qemu-img create -q -f qcow2 snapshots.q 4M',
+    'io snapshots.q qcow2 write 0 128k',
+    'qemu-img snapshot -c first snapshots.q',
+    'qemu-img snapshot -c a-rather-long-name-of-one snapshots.q',
+  );
   await allAlike([
     'info b.q',
     'info --output=json b.q',
@@ -166,6 +172,8 @@ test('info answers as qemu-img does', { skip }, async () => {
     'info --output=json v2.q',
     'info -f qcow2 r.raw',
     'info ../ours/b.q',
+    'info ../ours/snapshots.q',
+    'info --output=json ../ours/snapshots.q',
   ]);
 });
 

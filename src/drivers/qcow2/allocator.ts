@@ -41,6 +41,11 @@ export class Allocator {
     this.#end = this.#scanEnd = divideRoundUp(context.openedFileBytes, context.clusterBytes);
   }
 
+  /** Most of the refcount blocks in memory must stay there until they are written back. */
+  get needsWriteBack(): boolean {
+    return this.#refcounts.cache.needsWriteBack;
+  }
+
   #scanDone(): boolean {
     return this.#scannedBlocks * this.#refcounts.blockEntries >= this.#scanEnd;
   }
@@ -68,9 +73,9 @@ export class Allocator {
       this.#free.add(first, end - first);
       return;
     }
-    const block = await this.#refcounts.load(index);
-    this.#refcounts.peek(index);
-    if (this.#scannedBlocks !== index) return;
+    await this.#refcounts.load(index);
+    const block = this.#refcounts.peek(index);
+    if (!block || this.#scannedBlocks !== index) return;
     this.#scannedBlocks = index + 1;
     for (let at = first; at < end;) {
       if (this.#refcounts.count(block, at) !== 0) {
@@ -141,6 +146,8 @@ export class Allocator {
       const lastIndex = refcounts.blockIndex(end - 1);
       if (!refcounts.inTable(lastIndex)) return () => this.#growTable(lastIndex + 1);
       const blocks: CachedTable[] = [];
+      // All of them at once, or loading one would make another leave; and one more that others need.
+      refcounts.cache.makeRoomFor(lastIndex - refcounts.blockIndex(first) + 2);
       for (let index = refcounts.blockIndex(first); index <= lastIndex; index++) {
         if (refcounts.isAbsent(index)) continue;
         const block = refcounts.peek(index);

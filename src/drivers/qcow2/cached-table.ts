@@ -1,12 +1,19 @@
 import { alignDown, alignUp } from '../../base/align.js';
+import { KiB } from '../../base/limits.js';
 import { SECTOR_BYTES } from './layout.js';
 import type { Piece } from './sector-table.js';
+
+/** Up to this a write-back copies what is dirty; more it writes from the table itself, which is copied when changed. */
+const COPIED_PIECE_BYTES = 4 * KiB;
+/** What a table holds that has left memory: whoever still looks at it is wrong, and finds nothing. */
+const NOTHING = Buffer.alloc(0);
 
 /** An L2 table or refcount block in memory, with the stretch of it that differs from the disk. */
 export class CachedTable {
   /** L1 index of an L2 table; refcount table index of a refcount block. */
   readonly index: number;
-  readonly bytes: Buffer;
+  /** For reading, and never across a wait without a pin; see change(). */
+  bytes: Buffer;
   readonly hostOffset: number;
   /** Nothing on disk points at it yet: it may be written in full before what it refers to is durable. */
   isNew: boolean;
@@ -21,6 +28,8 @@ export class CachedTable {
   wellFormed = true;
   #dirtyFrom = 0;
   #dirtyEnd = 0;
+  /** What a write-back is writing straight from here. */
+  #lent: Buffer | undefined;
 
   constructor(index: number, bytes: Buffer, hostOffset: number, isNew: boolean) {
     this.index = index;
@@ -37,7 +46,14 @@ export class CachedTable {
     return this.pins === 0 && this.writeBacks === 0 && !this.isAwaited && !this.isDirty;
   }
 
-  /** Bytes [from, end) were changed. */
+  /** The bytes for a change of [from, end), which counts as dirty. */
+  change(from: number, end: number): Buffer {
+    this.markDirty(from, end);
+    if (this.#lent === this.bytes) this.bytes = Buffer.from(this.#lent);
+    return this.bytes;
+  }
+
+  /** Bytes [from, end) must be written. */
   markDirty(from: number, end: number): void {
     const start = alignDown(from, SECTOR_BYTES);
     const stop = alignUp(end, SECTOR_BYTES);
@@ -50,21 +66,47 @@ export class CachedTable {
     }
   }
 
-  /** Copies what must be written (all of a new table) and counts it as clean. */
+  /** What must be written (all of a new table), as it is now; counts as clean. release() is due when it is written. */
   takeDirty(): Piece {
     const from = this.isNew ? 0 : this.#dirtyFrom;
     const end = this.isNew ? this.bytes.length : this.#dirtyEnd;
     this.isNew = false;
     this.#dirtyFrom = this.#dirtyEnd = 0;
-    return { offset: this.hostOffset + from, bytes: Buffer.from(this.bytes.subarray(from, end)) };
+    this.writeBacks++;
+    const bytes = this.bytes.subarray(from, end);
+    if (bytes.length > COPIED_PIECE_BYTES) this.#lent = this.bytes;
+    return {
+      offset: this.hostOffset + from,
+      bytes: bytes.length > COPIED_PIECE_BYTES ? bytes : Buffer.from(bytes),
+    };
+  }
+
+  /** A write-back has ended. Answers the buffer that nobody uses any more, if the table was changed meanwhile. */
+  release(): Buffer | undefined {
+    this.writeBacks--;
+    const lent = this.#lent;
+    this.#lent = undefined;
+    return lent === this.bytes ? undefined : lent;
+  }
+
+  /** Left memory; answers its buffer. */
+  retire(): Buffer {
+    const { bytes } = this;
+    this.bytes = NOTHING;
+    return bytes;
   }
 }
+
+/** Free buffers are kept up to this part of the cache. */
+const FREE_SHARE = 8;
 
 /** Least recently used tables leave first; what the disk lacks stays. */
 export class TableCache {
   readonly #tables = new Map<number, CachedTable>();
   readonly #tableBytes: number;
-  readonly #maxTables: number;
+  #maxTables: number;
+  /** Buffers of tables that left, for others that come: no garbage at any rate of loading. */
+  readonly #free: Buffer[] = [];
   readonly #loading = new Map<number, Promise<CachedTable>>();
   #tick = 0;
   #last: CachedTable | undefined;
@@ -81,6 +123,11 @@ export class TableCache {
 
   get limitBytes(): number {
     return this.#maxTables * this.#tableBytes;
+  }
+
+  /** From now on so many tables fit at the same time: somebody needs them together. */
+  makeRoomFor(tables: number): void {
+    this.#maxTables = Math.max(this.#maxTables, tables);
   }
 
   /** The table if it is in memory. */
@@ -116,7 +163,24 @@ export class TableCache {
     return loading;
   }
 
+  /** Room for a table, with anything in it. */
+  buffer(): Buffer {
+    return this.#free.pop() ?? Buffer.allocUnsafe(this.#tableBytes);
+  }
+
+  #recycle(buffer: Buffer): void {
+    if (this.#free.length * FREE_SHARE < this.#maxTables) this.#free.push(buffer);
+  }
+
+  /** A write-back of the table has ended. */
+  release(table: CachedTable): void {
+    const buffer = table.release();
+    if (buffer) this.#recycle(buffer);
+  }
+
   put(table: CachedTable): void {
+    const before = this.#tables.get(table.index);
+    if (before && before !== table && before.mayEvict) this.#recycle(before.retire());
     this.#tables.set(table.index, table);
     this.#last = table;
     table.lastUse = ++this.#tick;
@@ -144,6 +208,7 @@ export class TableCache {
       }
       if (!oldest) return;
       this.#tables.delete(oldest.index);
+      this.#recycle(oldest.retire());
     }
   }
 }

@@ -135,7 +135,7 @@ class Qcow2Instance implements DriverInstance {
   }
 
   info(): DriverInfo {
-    const { context } = this.#image();
+    const { context, snapshots } = this.#image();
     const { header } = context;
     const data: { [key: string]: Json } =
       header.version === 2
@@ -152,6 +152,7 @@ class Qcow2Instance implements DriverInstance {
       clusterSizeBytes: header.clusterBytes,
       isDirty: context.isDirty,
       isCorrupt: context.isMarkedCorrupt,
+      snapshots,
       formatSpecific: { type: 'qcow2', data },
     };
   }

@@ -1,3 +1,4 @@
+import { MiB } from '../../base/limits.js';
 import type { ChildIo } from '../../block/driver.js';
 import type { Allocator } from './allocator.js';
 import type { CachedTable } from './cached-table.js';
@@ -7,6 +8,11 @@ import type { L2Tables } from './l2-cache.js';
 import { ENTRY_BYTES, writeU64 } from './layout.js';
 import type { Refcounts } from './refcounts.js';
 import type { Piece, SectorTable } from './sector-table.js';
+
+/** Clusters that are not free yet: until a write-back frees them, the file grows instead. */
+const MAX_UNLINKED_BYTES = 256 * MiB;
+/** The same in stretches, each some bytes of memory. */
+const MAX_UNLINKED_RANGES = 65536;
 
 export interface UnlinkedRange {
   offset: number;
@@ -18,12 +24,19 @@ export interface UnlinkedRange {
 /** Host ranges that nothing in memory points at any more, but the disk may: they keep their refcount until it cannot. */
 export class UnlinkedClusters {
   #ranges: UnlinkedRange[] = [];
+  #bytes = 0;
 
   get isEmpty(): boolean {
     return this.#ranges.length === 0;
   }
 
+  /** A write-back is due, however seldom the guest flushes. */
+  get needsWriteBack(): boolean {
+    return this.#bytes >= MAX_UNLINKED_BYTES || this.#ranges.length >= MAX_UNLINKED_RANGES;
+  }
+
   add(offset: number, lengthBytes: number, discard: boolean): void {
+    this.#bytes += lengthBytes;
     const last = this.#ranges.at(-1);
     if (last && last.discard === discard && last.offset + last.lengthBytes === offset) {
       last.lengthBytes += lengthBytes;
@@ -35,12 +48,14 @@ export class UnlinkedClusters {
   takeAll(): UnlinkedRange[] {
     const ranges = this.#ranges;
     this.#ranges = [];
+    this.#bytes = 0;
     return ranges;
   }
 
   /** After a write-back that failed. */
   restore(ranges: readonly UnlinkedRange[]): void {
     this.#ranges = [...ranges, ...this.#ranges];
+    for (const { lengthBytes } of ranges) this.#bytes += lengthBytes;
   }
 }
 
@@ -55,7 +70,7 @@ interface TableMove {
   entries: number;
 }
 
-/** All that a write-back brings to disk, copied at one moment. */
+/** All that a write-back brings to disk, as it was at one moment. */
 interface Snapshot {
   newBlocks: TablePiece[];
   blocks: TablePiece[];
@@ -147,7 +162,9 @@ export class WriteBack {
       this.#restore(snapshot, progress.stage);
       throw error;
     } finally {
-      for (const { table } of pinned(snapshot)) table.writeBacks--;
+      for (const { table } of [...snapshot.newBlocks, ...snapshot.blocks])
+        this.#refcounts.cache.release(table);
+      for (const { table } of [...snapshot.newTables, ...snapshot.tables]) this.#tables.cache.release(table);
     }
     await this.#free(snapshot);
   }
@@ -244,6 +261,23 @@ export class WriteBack {
       const done = await this.#allocator.releaseSome(range.offset / clusterBytes, clusters);
       range.offset += done * clusterBytes;
       range.lengthBytes -= done * clusterBytes;
+      if (this.#allocator.needsWriteBack) await this.#writeRefcounts();
+    }
+  }
+
+  /** Blocks that the disk names already, in between: no refcount in memory is ever less than what the disk needs. */
+  async #writeRefcounts(): Promise<void> {
+    const pieces: TablePiece[] = [];
+    for (const table of this.#refcounts.cache.dirty()) {
+      if (!table.isNew) pieces.push({ table, piece: table.takeDirty() });
+    }
+    try {
+      await this.#writeTables('refblock_update', pieces);
+    } catch (error) {
+      restorePieces(pieces);
+      throw error;
+    } finally {
+      for (const { table } of pieces) this.#refcounts.cache.release(table);
     }
   }
 
@@ -282,7 +316,7 @@ export class WriteBack {
     await this.#file().flush();
   }
 
-  /** Copies all that is dirty; what changes from here on is for the next write-back. Without a wait. */
+  /** Takes all that is dirty as it is; what changes from here on is for the next write-back. Without a wait. */
   #take(): Snapshot {
     const { cache, l1 } = this.#tables;
     const refcountTable = this.#refcounts.table;
@@ -305,7 +339,6 @@ export class WriteBack {
     for (const table of cache.dirty()) {
       (table.isNew ? snapshot.newTables : snapshot.tables).push({ table, piece: table.takeDirty() });
     }
-    for (const { table } of pinned(snapshot)) table.writeBacks++;
     return snapshot;
   }
 
@@ -319,10 +352,7 @@ export class WriteBack {
       if (stage < Stage.links) table.isNew = true;
       else table.markDirty(0, table.bytes.length);
     }
-    for (const { table, piece } of [...s.blocks, ...s.tables]) {
-      const from = piece.offset - table.hostOffset;
-      table.markDirty(from, from + piece.bytes.length);
-    }
+    restorePieces([...s.blocks, ...s.tables]);
     this.#unlinked.restore(s.unlinked);
     const { table } = this.#refcounts;
     this.#restoreTable(table, s.refcountTable, s.refcountTableMove, stage >= Stage.refcountTable);
@@ -345,12 +375,15 @@ export class WriteBack {
   }
 }
 
-function isCorrupt(error: unknown): boolean {
-  return error instanceof Error && 'kind' in error && error.kind === 'corrupt';
+function restorePieces(pieces: readonly TablePiece[]): void {
+  for (const { table, piece } of pieces) {
+    const from = piece.offset - table.hostOffset;
+    table.markDirty(from, from + piece.bytes.length);
+  }
 }
 
-function pinned(s: Snapshot): TablePiece[] {
-  return [...s.newBlocks, ...s.blocks, ...s.newTables, ...s.tables];
+function isCorrupt(error: unknown): boolean {
+  return error instanceof Error && 'kind' in error && error.kind === 'corrupt';
 }
 
 function takeMove(table: SectorTable): TableMove | undefined {

@@ -43,7 +43,7 @@ export class L2Tables {
     const offset = entryOffset(this.l1.bytes, l1Index);
     context.checkMetadataOffset('L2 table', offset, `L1 index: ${hex(l1Index)}`);
     await context.announce('l2_load');
-    const bytes = Buffer.allocUnsafe(context.clusterBytes);
+    const bytes = this.cache.buffer();
     await readBytes(context.file, offset, bytes);
     const table = new CachedTable(l1Index, bytes, offset, false);
     table.wellFormed = this.#isWellFormed(bytes) && !this.#pointsAtMetadata(bytes);
@@ -117,7 +117,9 @@ export class L2Tables {
   /** Puts an empty table, or a copy of a shared one, at a new place and names it in the L1 table. */
   replace(l1Index: number, hostOffset: number): CachedTable {
     const old = this.isAbsent(l1Index) ? undefined : this.cache.peek(l1Index);
-    const bytes = old ? Buffer.from(old.bytes) : Buffer.alloc(this.#context.clusterBytes);
+    const bytes = this.cache.buffer();
+    if (old) old.bytes.copy(bytes);
+    else bytes.fill(0);
     const table = new CachedTable(l1Index, bytes, hostOffset, true);
     table.wellFormed = old?.wellFormed ?? true;
     this.#context.metadata.add('active L2 table', hostOffset / this.#context.clusterBytes);

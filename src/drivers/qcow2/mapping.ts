@@ -53,9 +53,10 @@ export class Mapper {
     for (;;) {
       const l1Index = Math.floor(offset / this.#coverageBytes);
       if (!this.#tables.isAbsent(l1Index)) {
-        const table = await this.#tables.load(l1Index);
-        this.#tables.peek(l1Index);
-        if (!table.wellFormed) return this.#mapChecked(table, offset, lengthBytes, out);
+        await this.#tables.load(l1Index);
+        // Others who waited for it too may have made it leave memory again.
+        const table = this.#tables.peek(l1Index);
+        if (table && !table.wellFormed) return this.#mapChecked(table, offset, lengthBytes, out);
       }
       if (this.tryMap(offset, lengthBytes, out)) return;
     }

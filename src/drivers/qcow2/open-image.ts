@@ -1,15 +1,15 @@
-import type { ChildIo, DriverContext } from '../../block/driver.js';
+import type { ChildIo, DriverContext, Json } from '../../block/driver.js';
 import { Allocator } from './allocator.js';
 import { UnlinkedClusters, WriteBack } from './flush.js';
 import { ImageContext } from './image.js';
 import { DEFAULT_L2_CACHE_BYTES, L2Tables } from './l2-cache.js';
 import { ENTRY_BYTES } from './layout.js';
 import { Mapper } from './mapping.js';
-import { MetadataMap, type MetadataRange } from './metadata-map.js';
+import { MetadataMap } from './metadata-map.js';
 import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './refcounts.js';
 import { type ImageParts, Reserver } from './reservation.js';
 import { SectorTable } from './sector-table.js';
-import { snapshotRanges } from './snapshots.js';
+import { readSnapshots, type SnapshotTable } from './snapshots.js';
 
 export interface CacheSizes {
   l2CacheBytes?: number | undefined;
@@ -26,16 +26,19 @@ export class OpenImage implements ImageParts {
   readonly writeBack: WriteBack;
   readonly mapper: Mapper;
   readonly reserver: Reserver;
+  /** QAPI's SnapshotInfo of each internal snapshot. */
+  readonly snapshots: readonly Json[];
 
   private constructor(
     context: ImageContext,
     tables: { l1: SectorTable; refcountTable: SectorTable },
-    snapshots: readonly MetadataRange[],
+    snapshots: SnapshotTable,
     sizes: CacheSizes,
   ) {
     const { l1, refcountTable } = tables;
     this.context = context;
-    context.metadata = new MetadataMap(() => context.header, tables, snapshots);
+    context.metadata = new MetadataMap(() => context.header, tables, snapshots.ranges);
+    this.snapshots = snapshots.infos;
     this.tables = new L2Tables(context, l1, sizes.l2CacheBytes ?? DEFAULT_L2_CACHE_BYTES);
     const refcountBytes = sizes.refcountCacheBytes ?? DEFAULT_REFCOUNT_CACHE_BYTES;
     this.refcounts = new Refcounts(context, refcountTable, refcountBytes);
@@ -54,7 +57,7 @@ export class OpenImage implements ImageParts {
     await context.announce('reftable_load');
     const refcountBytes = header.refcountTableClusters * header.clusterBytes;
     const refcountTable = await readTable(file, header.refcountTableOffset, refcountBytes);
-    const snapshots = await snapshotRanges(file, header);
+    const snapshots = await readSnapshots(file, header);
     return new OpenImage(context, { l1, refcountTable }, snapshots, sizes);
   }
 }

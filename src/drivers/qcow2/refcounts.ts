@@ -96,7 +96,7 @@ export class Refcounts {
     const offset = readU64(this.table.bytes, blockIndex * ENTRY_BYTES, 'Refcount block offset');
     context.checkMetadataOffset('Refblock', offset, `reftable index: ${hex(blockIndex)}`);
     await context.announce('refblock_load');
-    const bytes = Buffer.allocUnsafe(context.clusterBytes);
+    const bytes = this.cache.buffer();
     await readBytes(context.file, offset, bytes);
     return new CachedTable(blockIndex, bytes, offset, false);
   }
@@ -107,16 +107,15 @@ export class Refcounts {
 
   set(block: CachedTable, cluster: number, value: number): void {
     const index = cluster % this.blockEntries;
-    writeRefcount(block.bytes, index, this.#order, value);
     const byte = (index << this.#order) >>> 3;
-    block.markDirty(byte, byte + 1);
+    writeRefcount(block.change(byte, byte + 1), index, this.#order, value);
   }
 
   /** A new block at host cluster `cluster`, whose own refcount the caller sets. */
   add(blockIndex: number, cluster: number): CachedTable {
     assert(this.inTable(blockIndex) && this.isAbsent(blockIndex), 'a refcount block is added once');
     const { clusterBytes } = this.#context;
-    const block = new CachedTable(blockIndex, Buffer.alloc(clusterBytes), cluster * clusterBytes, true);
+    const block = new CachedTable(blockIndex, this.cache.buffer().fill(0), cluster * clusterBytes, true);
     this.#context.metadata.add('refcount block', cluster);
     this.table.set(blockIndex, block.hostOffset, false);
     this.cache.put(block);

@@ -28,7 +28,8 @@ export function tableToChange(parts: ImageParts, l1Index: number): CachedTable |
   const { context, tables, allocator } = parts;
   context.assertMayWrite();
   if (context.header.autoclear !== 0n) return () => context.clearAutoclear();
-  if (tables.cache.needsWriteBack) return () => context.requestFlush();
+  if (tables.cache.needsWriteBack || allocator.needsWriteBack || parts.unlinked.needsWriteBack)
+    return () => context.requestFlush();
   const table = tables.peek(l1Index);
   const absent = tables.isAbsent(l1Index);
   if (!table && !absent) return () => tables.load(l1Index);
@@ -185,14 +186,15 @@ class ClusterReservation implements Reservation {
     assert(this.#old.equals(this.#entries()), 'the mapping changed between reserve and link');
     const { context, unlinked } = this.#parts;
     const cluster = context.clusterBytes;
+    const from = this.#index * ENTRY_BYTES;
+    const bytes = this.#table.change(from, from + this.#count * ENTRY_BYTES);
     for (let i = 0; i < this.#count; i++) {
       if (!this.#kept) {
         const offset = entryOffset(this.#old, i);
         if (offset !== 0) unlinked.add(offset, cluster, false);
       }
-      writeEntry(this.#table.bytes, this.#index + i, this.hostOffset + i * cluster, true);
+      writeEntry(bytes, this.#index + i, this.hostOffset + i * cluster, true);
     }
-    this.#table.markDirty(this.#index * ENTRY_BYTES, (this.#index + this.#count) * ENTRY_BYTES);
   }
 
   abort(): void {

@@ -1,10 +1,17 @@
 import assert from 'node:assert/strict';
+import { statSync } from 'node:fs';
 import { test } from 'node:test';
 import { errnoError } from '../../base/error.js';
+import { createImage } from '../../block/create.js';
+import { createRealHost } from '../../host/real.js';
+import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
 import { childOf, DiskShelf } from '../../testing/recorded-disk.js';
+import { TestBed, withFolder } from '../../testing/test-disk.js';
+import { fileDriver } from '../file/index.js';
 import { checkQcow2 } from './check.js';
 import { createQcow2 } from './create.js';
 import { qcow2Driver } from './driver.js';
+import type { OpenImage } from './open-image.js';
 
 const CLUSTER = 512;
 const MiB = 1024 * 1024;
@@ -67,6 +74,64 @@ test('a table that goes over more refcount blocks than are kept in memory finds 
   await disk.close();
   const found = await checkQcow2(childOf(file));
   assert.deepEqual([found.corruptions, found.leaks], [0, 0], found.messages.slice(0, 3).join('; '));
+});
+
+test('a table finds its place where more refcount blocks than are kept in memory describe the free end', async () => {
+  // 256 clusters a block, 63 blocks in front; then the file is cut behind its tables.
+  const image = new HandmadeQcow2({ sizeBytes: MiB, clusterBytes: CLUSTER, clusters: 16000 });
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image', image.bytes.subarray(0, 80 * CLUSTER));
+  const disk = await shelf.open('image', { 'refcount-cache-size': 0 });
+  await disk.backend.truncate(16 * 1024 * MiB);
+  await disk.backend.write(16 * 1023 * MiB, Buffer.alloc(CLUSTER, 1));
+  await disk.close();
+  const found = await checkQcow2(childOf(file));
+  assert.deepEqual([found.corruptions, found.leaks], [0, 0], found.messages.slice(0, 3).join('; '));
+});
+
+test('refcount blocks are written back before they take more memory than they may', async () => {
+  // 64-bit refcounts in 512-byte clusters: a block for 32 KiB.
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image');
+  const options = { 'cluster-size': CLUSTER, 'refcount-bits': 64 };
+  await createQcow2(childOf(file), { sizeBytes: 16 * MiB, options });
+  const disk = await shelf.open('image', { 'refcount-cache-size': 16 * CLUSTER });
+  const { refcounts } = (disk.node.instance.map as unknown as { image: OpenImage }).image;
+  let most = 0;
+  const look = (): void => void (most = Math.max(most, refcounts.cache.bytes));
+  for (let at = 0; at < 4 * MiB; at += 64 * CLUSTER) {
+    await disk.backend.write(at, Buffer.alloc(64 * CLUSTER, 1));
+    look();
+  }
+  assert.ok(most <= refcounts.cache.limitBytes, `writes: ${most} of ${refcounts.cache.limitBytes}`);
+  file.onEvent = () => undefined;
+  await disk.backend.discard(0, 4 * MiB);
+  const free = disk.backend.flush();
+  for (let turn = 0; turn < 100_000; turn++) {
+    await Promise.resolve();
+    look();
+  }
+  await free;
+  assert.ok(most <= refcounts.cache.limitBytes, `freeing: ${most} of ${refcounts.cache.limitBytes}`);
+  await disk.close();
+  const found = await checkQcow2(childOf(file));
+  assert.deepEqual([found.corruptions, found.leaks, found.allocatedClusters], [0, 0, 0]);
+});
+
+test('a guest that discards and never flushes does not take ever more of the file', async () => {
+  await withFolder(async (folder) => {
+    const bed = new TestBed(createRealHost(), [fileDriver, qcow2Driver], folder);
+    const path = bed.newPath('qcow2');
+    const options = { 'cluster-size': 2 * MiB };
+    await createImage(bed.opener, path, 'qcow2', { sizeBytes: 4 * MiB, options });
+    const disk = await bed.open({ driver: 'qcow2', file: { driver: 'file', filename: path } });
+    for (let turn = 0; turn < 300; turn++) {
+      await disk.backend.write(0, Buffer.from([turn]));
+      await disk.backend.discard(0, 2 * MiB);
+    }
+    assert.ok(statSync(path).size < 300 * MiB);
+    await disk.close();
+  });
 });
 
 test('clusters in any number that are counted behind the end of the file are passed over', async () => {

@@ -94,6 +94,5 @@ function unlink(parts: ImageParts, table: CachedTable, index: number, discard: b
 }
 
 function setEntry(table: CachedTable, index: number, offset: number, copied: boolean, low: number): void {
-  writeEntry(table.bytes, index, offset, copied, low);
-  table.markDirty(index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES);
+  writeEntry(table.change(index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES), index, offset, copied, low);
 }
