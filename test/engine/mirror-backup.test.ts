@@ -217,6 +217,7 @@ test('backups with bitmaps that make no sense are refused', async (t) => {
     const backup = { device: 'A', target: 'T', 'job-id': 'b', sync, ...more };
     assert.equal(await bed.refusal('blockdev-backup', backup), words);
   }
+  await bed.guest('write 0 1M');
   const running = { device: 'A', target: 'T', 'job-id': 'b', sync: 'incremental', ...given, speed: 1 };
   await bed.execute('blockdev-backup', running);
   const busy = "Node 'T' is busy: block device is in use by block job: backup";
