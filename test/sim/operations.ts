@@ -1,3 +1,4 @@
+import { BlockError } from '../../src/base/error.js';
 import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
 import type { Node } from '../../src/block/node.js';
@@ -242,7 +243,7 @@ export class Operator {
         await makeImage(engine, image, device.lengthBytes, random, backing);
         const target = await this.#openTarget(image, isTop);
         // A target with a backing file is judged only as a part of the guest's chain.
-        await this.#startOn(target, isTop ? undefined : image, () =>
+        await this.#startOn(device, target, isTop ? undefined : image, () =>
           engine.jobs.startMirror({
             ...args,
             device,
@@ -275,7 +276,7 @@ export class Operator {
       const { world } = engine;
       if (world.faulty && random.chance(0.3))
         engine.host.clock.setTimer(random.below(400), () => world.simulation.cutConnections());
-      await this.#startOn(target, image, () =>
+      await this.#startOn(device, target, image, () =>
         engine.jobs.startMirror({ ...args, device, target, sync: 'full', targetIsNew: true, copyMode }),
       );
     });
@@ -314,7 +315,7 @@ export class Operator {
       await makeImage(engine, image, device.lengthBytes, random);
       const target = await this.#openTarget(image, false);
       const low = this.#disk.position();
-      const running = await this.#startOn(target, image, () =>
+      const running = await this.#startOn(device, target, image, () =>
         engine.jobs.startBackup({ ...args, device, target, sync: 'full' }),
       );
       running.allowed = this.#disk.allowedBetween(low, this.#disk.newest());
@@ -329,7 +330,7 @@ export class Operator {
     await engine.attempt(`${args.jobId} backup of the top to ${image.path}`, async () => {
       const target = await this.#openAbove(image, device, device.backingNode());
       const low = this.#disk.position();
-      const running = await this.#startOn(target, undefined, () =>
+      const running = await this.#startOn(device, target, undefined, () =>
         engine.jobs.startBackup({ ...args, device, target, sync: 'top' }),
       );
       const allowed = this.#disk.allowedBetween(low, this.#disk.newest());
@@ -350,7 +351,7 @@ export class Operator {
     await engine.attempt(`${args.jobId} look back through ${image.path}`, async () => {
       const target = await this.#openAbove(image, device, device);
       const low = this.#disk.position();
-      const { job } = await this.#startOn(target, undefined, () =>
+      const { job } = await this.#startOn(device, target, undefined, () =>
         engine.jobs.startBackup({ ...args, device, target, sync: 'none' }),
       );
       const allowed = this.#disk.allowedBetween(low, this.#disk.newest());
@@ -406,8 +407,15 @@ export class Operator {
     return node;
   }
 
-  async #startOn(target: Node, image: Image | undefined, start: () => Promise<Job>): Promise<Running> {
+  /** On a target that was opened for it; refused when the guest has moved to another disk meanwhile. */
+  async #startOn(
+    device: Node,
+    target: Node,
+    image: Image | undefined,
+    start: () => Promise<Job>,
+  ): Promise<Running> {
     try {
+      if (this.#top() !== device) throw new BlockError('busy', 'the guest is on another disk by now');
       const running: Running = { job: await start(), isEnding: false, ...(image && { image }) };
       this.#follow(running);
       return running;
