@@ -29,6 +29,7 @@ export class GraphTransaction {
   readonly #graph: Graph;
   readonly #steps: Step[] = [];
   readonly #gainsParents = new Set<Node>();
+  readonly #attached: Edge[] = [];
 
   constructor(graph: Graph) {
     this.#graph = graph;
@@ -45,6 +46,7 @@ export class GraphTransaction {
   /** Makes `child` a child of a node (role) or the node of a backend (role 'root'). */
   attach(parent: EdgeParent, role: string, child: Node): Edge {
     const edge = new Edge(parent, role, child);
+    this.#attached.push(edge);
     this.#gainsParents.add(child);
     this.#steps.push({ apply: () => this.#link(edge), undo: () => this.#unlink(edge) });
     return edge;
@@ -128,6 +130,7 @@ export class GraphTransaction {
     let readOnlyChanges: Array<[Node, boolean]>;
     try {
       for (const node of this.#gainsParents) assertPresent(this.#graph, node);
+      for (const edge of this.#attached) assertNoCycle(edge);
       newSets = computePermissions(this.#graph).sets;
       readOnlyChanges = changedReadOnly(this.#graph, before);
     } finally {
@@ -189,6 +192,14 @@ export class GraphTransaction {
 /** Whether a node has its own say on what it is opened for: it does not follow the node above it. */
 function isSetByUser({ monitorOwned, options }: Node): boolean {
   return monitorOwned || options['read-only'] !== undefined;
+}
+
+function assertNoCycle({ parent, role, node }: Edge): void {
+  const below = new Set([node]);
+  for (const at of below) for (const edge of at.children.values()) below.add(edge.node);
+  if (!(parent instanceof Node) || !below.has(parent)) return;
+  const link = `'${node.name}' a ${role} child of '${parent.name}'`;
+  throw new BlockError('invalid', `Making ${link} would create a cycle`);
 }
 
 /** Whoever found the node may have waited since, and a job's end have closed it. */

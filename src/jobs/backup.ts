@@ -10,7 +10,14 @@ import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { asError, type Job, type JobDriver } from './job.js';
 import { isInChain } from './mirror.js';
-import { ALL_PERMISSIONS, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import {
+  ALL_PERMISSIONS,
+  creatingNode,
+  JobPlace,
+  type JobSurroundings,
+  notCreated,
+  Permission,
+} from './job-graph.js';
 
 /** Smallest unit of a backup (QEMU: 64 KiB). */
 const MIN_CLUSTER_BYTES = 64 * KiB;
@@ -89,15 +96,19 @@ export class BackupJob implements JobDriver {
   /** Its point in time is now: the caller holds a drained section. */
   async insert(): Promise<void> {
     const place = this.#place;
-    await place.insert(
-      [
-        [this.#sourceBackend, this.#source],
-        [this.#targetBackend, this.#target],
-      ],
-      undefined,
-      // A target above the source (sync=none) reads the source itself, not through the filter.
-      ({ parent }) => isInChain(parent, this.#target),
-    );
+    try {
+      await place.insert(
+        [
+          [this.#sourceBackend, this.#source],
+          [this.#targetBackend, this.#target],
+        ],
+        undefined,
+        // A target above the source (sync=none) reads the source itself, not through the filter.
+        ({ parent }) => isInChain(parent, this.#target),
+      );
+    } catch (error) {
+      throw notCreated(error);
+    }
     this.#markDue();
     place.passThrough.gate = this.#gate;
     // Not the source: another layer or another backup may come between it and the filter.
@@ -268,6 +279,10 @@ export function checkBackupArguments(args: BackupArguments): void {
       'busy',
       `Bitmap '${bitmap.name ?? ''}' is currently in use by another operation and cannot be used`,
     );
+}
+
+/** Errors: kind invalid or unsupported, in QEMU's words. */
+export function checkBackupTarget(args: BackupArguments): void {
   if (args.compress === true)
     throw new BlockError('unsupported', 'Compression is not supported for this drive ');
   if (args.device.lengthBytes !== args.target.lengthBytes)

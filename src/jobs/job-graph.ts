@@ -31,9 +31,13 @@ export function creatingNode<T>(body: () => T): T {
   try {
     return body();
   } catch (error) {
-    if (!(error instanceof BlockError)) throw error;
-    throw new BlockError(error.kind, `Could not create node: ${error.message}`, { cause: error });
+    throw notCreated(error);
   }
+}
+
+export function notCreated(error: unknown): unknown {
+  if (!(error instanceof BlockError)) return error;
+  return new BlockError(error.kind, `Could not create node: ${error.message}`, { cause: error });
 }
 
 /** A job's place in the graph: its filter, its backends, the links and nodes that others must leave alone. */
@@ -48,6 +52,8 @@ export class JobPlace {
   readonly passThrough: PassThrough;
   readonly source: Node;
   #removed = true;
+  /** What the filter showed last: layers may have come between it and the source. */
+  #shown: Node;
 
   constructor(
     job: Job,
@@ -59,6 +65,7 @@ export class JobPlace {
     this.job = job;
     this.#surroundings = surroundings;
     this.source = source;
+    this.#shown = source;
     const { graph } = surroundings;
     if (filterNodeName !== undefined) graph.checkNewName(filterNodeName);
     const filter = new Node({
@@ -184,8 +191,10 @@ export class JobPlace {
 
   /** Lists the steps that end the job's place: parents of the filter go to `heir`, or to what it filters. */
   listRemoval(transaction: GraphTransaction, heir = this.filter.child('file').node): void {
+    const shown = this.filter.child('file');
+    this.#shown = shown.node;
     transaction.replaceNode(this.filter, heir);
-    transaction.detach(this.filter.child('file'));
+    transaction.detach(shown);
     for (const backend of this.#backends) if (backend.root) transaction.detach(backend.root);
   }
 
@@ -217,8 +226,8 @@ export class JobPlace {
   async close(candidates: Iterable<Node>): Promise<void> {
     this.thaw();
     for (const unblock of this.#unblock.splice(0)) unblock();
-    // The source too: what was above it may have gone while the job ran.
-    await this.graph.collect([this.filter, ...candidates, this.source]);
+    // What was above the source, or the filter, may have gone while the job ran.
+    await this.graph.collect([this.filter, ...candidates, this.source, this.#shown]);
   }
 
   /** A drained section of the job's own: guests and other jobs are quiet, this one works. */

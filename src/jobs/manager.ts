@@ -10,7 +10,7 @@ import type {
   MirrorArguments,
   StreamArguments,
 } from './arguments.js';
-import { BackupJob, checkBackupArguments } from './backup.js';
+import { BackupJob, checkBackupArguments, checkBackupTarget } from './backup.js';
 import { CommitJob } from './commit.js';
 import { CreateJob } from './create.js';
 import { checkSpeed, type EmitEvent, Job, type JobDriver } from './job.js';
@@ -163,10 +163,11 @@ function assertChainNotBlocked(top: Node, end: Node | undefined): void {
 }
 
 function checkBackup(args: BackupArguments): void {
+  checkBackupArguments(args);
   if (args.device === args.target) throw new BlockError('invalid', 'Source and target cannot be the same');
   for (const node of [args.device, args.target]) node.assertNotBlocked();
   checkPolicies(args.onError, args.onSourceError, args.onTargetError);
-  checkBackupArguments(args);
+  checkBackupTarget(args);
 }
 
 /** A root is not a child of another node. Errors: kind invalid, in QEMU's words. */

@@ -540,7 +540,7 @@ export function activeCommit(job: Job, args: CommitArguments, surroundings: JobS
 }
 
 /** Errors: kind invalid, in QEMU's words. */
-export function checkMirrorArguments(args: MirrorArguments): void {
+export function checkMirrorArguments(args: Pick<MirrorArguments, 'granularity' | 'bufSize'>): void {
   const { granularity } = args;
   if (granularity !== undefined) {
     if (granularity < 512 || granularity > 64 * MiB)

@@ -4,6 +4,7 @@ import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import type { BackupArguments, MirrorArguments } from '../jobs/arguments.js';
 import type { Job } from '../jobs/job.js';
+import { checkMirrorArguments } from '../jobs/mirror.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import type { Engine } from './engine.js';
@@ -67,10 +68,11 @@ function isShownBy(source: Node, node: Node): boolean {
 async function blockdevMirror(engine: Engine, args: BlockdevMirror): Promise<void> {
   const source = findRoot(engine.graph, args.device);
   const target = findDevice(engine.graph, args.target);
-  const replaces = nodeToReplace(engine, source, args.replaces);
-  const common = mirrorArguments(source, args);
+  checkMirrorArguments(given({ granularity: args.granularity, bufSize: args['buf-size'] }));
   source.assertNotBlocked();
   checkNotBlocked(target);
+  const replaces = nodeToReplace(engine, source, args.replaces);
+  const common = mirrorArguments(source, args);
   await engine.jobs.startMirror({ ...common, ...replaces, target, targetIsNew: false });
 }
 

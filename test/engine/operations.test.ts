@@ -326,6 +326,21 @@ test('while a backup runs its disk can be backed up again, get an overlay and be
   }
 });
 
+test('the end of a backup closes an overlay that nobody but its filter used', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.image('copy');
+  await bed.execute('human-monitor-command', { 'command-line': 'qemu-io A "write 0 1M"' });
+  const backup = { device: 'A', target: 'copy', 'job-id': 'b', sync: 'full', speed: 1 };
+  await bed.execute('blockdev-backup', backup);
+  await bed.snapshot('A', 'B');
+  await bed.execute('job-cancel', { id: 'b' });
+  await bed.event('BLOCK_JOB_CANCELLED', 'b');
+  await bed.engine.jobs.find('b')?.concluded;
+  assert.equal(bed.engine.graph.nodes.get('B'), undefined);
+  await bed.execute('blockdev-del', { 'node-name': 'A' });
+});
+
 test('nobody writes past a running backup', async (t) => {
   const bed = new EngineBed(t);
   await bed.image('A');

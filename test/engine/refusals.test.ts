@@ -68,6 +68,31 @@ const REFUSALS: ReadonlyArray<readonly [string, JsonObject, string]> = [
     { device: 'C', 'job-id': 'j', target: 'spare', sync: 'incremental' },
     "must provide a valid bitmap name for 'incremental' sync mode",
   ],
+  [
+    'blockdev-snapshot',
+    { node: 'free', overlay: 'free' },
+    "Making 'free' a backing child of 'free' would create a cycle",
+  ],
+  [
+    'blockdev-mirror',
+    { device: 'C', 'job-id': 'j', target: 'B', sync: 'incremental', granularity: 1000 },
+    "Parameter 'granularity' expects a power of 2",
+  ],
+  [
+    'blockdev-mirror',
+    { device: 'C', 'job-id': 'j', target: 'B', sync: 'incremental' },
+    "Node 'B' is busy: node is used as backing hd of 'C'",
+  ],
+  [
+    'blockdev-backup',
+    { device: 'C', 'job-id': 'j', target: 'C', sync: 'incremental' },
+    "must provide a valid bitmap name for 'incremental' sync mode",
+  ],
+  [
+    'blockdev-backup',
+    { device: 'C', 'job-id': 'j', target: 'fixed', sync: 'full' },
+    'Could not create node: Block node is read-only',
+  ],
   ['blockdev-snapshot', { node: 'C', overlay: 'B' }, 'The overlay is already in use'],
   ['blockdev-snapshot', { node: 'C', overlay: 'spare' }, 'The overlay does not support backing images'],
   ['blockdev-snapshot-sync', { 'node-name': 'C', 'snapshot-file': 'x' }, 'New overlay node-name missing'],
@@ -108,6 +133,7 @@ test('what is wrong is refused in the words of QEMU, and nothing has changed or 
   await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'same', size: DISK_BYTES });
   const file = { driver: 'null-co', size: DISK_BYTES };
   await bed.execute('blockdev-add', { driver: 'raw', 'node-name': 'fixed', 'read-only': true, file });
+  await bed.image('free');
   const before = JSON.stringify(await bed.execute('x-debug-query-block-graph'));
   for (const [command, args, words] of REFUSALS)
     assert.equal(await bed.refusal(command, args), words, command);

@@ -1,0 +1,249 @@
+import { SeededRandom } from '../../src/host/simulated-random.js';
+import { type Json, THROTTLED } from './fuzz-pair.js';
+
+/** What the reference has at the moment. */
+export interface State {
+  nodes: Json[];
+  /** query-block-jobs. */
+  jobs: Json[];
+  exports: Json[];
+}
+
+export interface Command {
+  name: string;
+  args: Json;
+}
+
+export const IMAGES = ['a', 'b', 'c', 't0', 't1', 't2', 's'];
+const MiB = 1024 * 1024;
+export const DISK_BYTES = 8 * MiB;
+const JOB_IDS = ['j0', 'j1', 'j2'];
+
+/** Plausible commands, most of them right, from one seed. */
+export class CommandSource {
+  readonly #random: SeededRandom;
+  #count = 0;
+  /** Jobs that end only when they are told to. */
+  readonly endless = new Set<string>();
+
+  constructor(seed: number) {
+    this.#random = new SeededRandom(seed);
+  }
+
+  /** The nodes that most commands are about. */
+  begin(): Command[] {
+    return [
+      { name: 'nbd-server-start', args: { addr: { type: 'unix', data: { path: 'nbd.sock' } } } },
+      ...['a', 'b', 'c'].map((image, i) => this.#add(image, image, { backing: ['a', 'b'][i - 1] ?? null })),
+      ...['t0', 't1', 't2', 's'].map((image) => this.#add(image, image, {})),
+    ];
+  }
+
+  #add(image: string, name: string, more: Json): Command {
+    const file = { driver: 'file', filename: `${image}.qcow2` };
+    return { name: 'blockdev-add', args: { driver: 'qcow2', 'node-name': name, file, ...more } };
+  }
+
+  next(state: State): Command {
+    const makers: ReadonlyArray<readonly [number, () => Command]> = [
+      [3, () => this.#addAny(state)],
+      [2, () => ({ name: 'blockdev-del', args: { 'node-name': this.#node(state) } })],
+      [3, () => ({ name: 'blockdev-snapshot-sync', args: this.#snapshotSync(state) })],
+      [3, () => ({ name: 'blockdev-snapshot', args: this.#snapshot(state) })],
+      [4, () => this.#stream(state)],
+      [4, () => this.#commit(state)],
+      [4, () => this.#mirror(state)],
+      [5, () => this.#backup(state)],
+      [14, () => this.#verb(state)],
+      [2, () => this.#export(state)],
+      [1, () => ({ name: 'block_resize', args: this.#resize(state) })],
+      [1, () => this.#changeBacking(state)],
+      [2, () => ({ name: 'transaction', args: { actions: this.#actions(state) } })],
+      [2, () => this.#bitmap(state)],
+    ];
+    let at = this.#random.below(makers.reduce((sum, [weight]) => sum + weight, 0));
+    for (const [weight, make] of makers) {
+      if (at < weight) return make();
+      at -= weight;
+    }
+    throw new Error('no command');
+  }
+
+  /** True once in `n` times. */
+  chance(n: number): boolean {
+    return this.#random.below(n) === 0;
+  }
+
+  pick<T>(items: readonly T[], otherwise: T): T {
+    return items[this.#random.below(Math.max(1, items.length))] ?? otherwise;
+  }
+
+  /** Some of the members. */
+  #some(members: Json, n = 3): Json {
+    return Object.fromEntries(Object.entries(members).filter(() => this.chance(n)));
+  }
+
+  #node({ nodes }: State): string {
+    if (this.chance(25)) return this.pick(['nope', '', '#block1'], '');
+    const names = nodes.map((node) => String(node['node-name'])).filter((name) => !name.startsWith('#'));
+    return this.pick(names, 'none');
+  }
+
+  #newName(state: State): string {
+    return this.chance(12) ? this.pick([this.#node(state), '1x', 'a b'], '') : `n${this.#count++}`;
+  }
+
+  #addAny(state: State): Command {
+    const image = this.pick(IMAGES, 'a');
+    const backing = this.pick<unknown>([null, this.#node(state), undefined], null);
+    const more = {
+      ...(backing !== undefined && { backing }),
+      ...this.#some({ 'read-only': true }),
+    };
+    return this.#add(image, this.#newName(state), more);
+  }
+
+  #snapshotSync(state: State): Json {
+    const overlay = `o${this.#count++}`;
+    const args = { 'node-name': this.#node(state), 'snapshot-file': `${overlay}.qcow2`, format: 'qcow2' };
+    if (this.chance(15)) return args;
+    return { ...args, 'snapshot-node-name': this.chance(10) ? this.#node(state) : overlay };
+  }
+
+  #snapshot(state: State): Json {
+    return { node: this.#node(state), overlay: this.#node(state) };
+  }
+
+  #job(state: State): Json {
+    const id = this.chance(30) ? '0j' : this.pick(JOB_IDS, 'j0');
+    return {
+      'job-id': id,
+      ...this.#some({ 'auto-finalize': false, 'auto-dismiss': false }, 4),
+      ...this.#some({ 'filter-node-name': this.#newName(state) }, 4),
+    };
+  }
+
+  /** A job that is to stay where it is, sometimes. */
+  #speed(): Json {
+    if (this.chance(20)) return { speed: -1 };
+    return this.chance(2) ? { speed: THROTTLED } : {};
+  }
+
+  #stream(state: State): Command {
+    const below = this.#some({ 'base-node': this.#node(state), bottom: this.#node(state) }, 4);
+    const args = { device: this.#node(state), ...this.#job(state), ...this.#speed(), ...below };
+    return { name: 'block-stream', args };
+  }
+
+  #commit(state: State): Command {
+    const device = this.#node(state);
+    const rest = this.#some({ 'base-node': this.#node(state) }, 2);
+    // The commit of an active layer is a mirror, which may have copied all before its speed is looked at.
+    const top = this.chance(2) ? { 'top-node': this.#node(state) } : {};
+    const speed = 'top-node' in top && top['top-node'] !== device ? this.#speed() : {};
+    return { name: 'block-commit', args: { device, ...this.#job(state), ...rest, ...top, ...speed } };
+  }
+
+  #sync(kinds: readonly string[]): string {
+    return this.pick(kinds, 'full');
+  }
+
+  #mirror(state: State): Command {
+    const args = {
+      ...{ device: this.#node(state), target: this.#node(state), ...this.#job(state) },
+      sync: this.#sync(['full', 'full', 'top', 'none', 'incremental']),
+      ...this.#some({ replaces: this.#node(state), speed: -1, granularity: 1000 }, 15),
+      ...this.#some({ 'copy-mode': 'write-blocking' }),
+    };
+    return { name: 'blockdev-mirror', args };
+  }
+
+  #backup(state: State): Command {
+    const sync = this.#sync(['full', 'full', 'top', 'none', 'incremental']);
+    const args: Json = {
+      ...{ device: this.#node(state), target: this.#node(state), ...this.#job(state), sync },
+      ...(sync === 'none' ? {} : this.#speed()),
+      ...this.#some({ bitmap: 'bits', 'bitmap-mode': 'on-success' }, 12),
+    };
+    if (sync === 'none') this.endless.add(String(args['job-id']));
+    else this.endless.delete(String(args['job-id']));
+    return { name: 'blockdev-backup', args };
+  }
+
+  #verb({ jobs }: State): Command {
+    const [job] = jobs.length > 0 ? [this.pick(jobs, {})] : [];
+    const id = job && !this.chance(20) ? String(job['device']) : this.pick(JOB_IDS, 'j0');
+    const verb = this.pick(
+      [
+        'cancel',
+        'cancel',
+        'complete',
+        'complete',
+        'pause',
+        'resume',
+        'finalize',
+        'finalize',
+        'dismiss',
+        'set-speed',
+      ],
+      'cancel',
+    );
+    const isOfBlockJobs = verb === 'set-speed' || this.chance(2);
+    if (!isOfBlockJobs) return { name: `job-${verb}`, args: { id } };
+    const args = ['finalize', 'dismiss'].includes(verb) ? { id } : { device: id };
+    const more =
+      verb === 'set-speed'
+        ? { speed: this.chance(10) ? -1 : 0 }
+        : verb === 'cancel'
+          ? this.#some({ force: true }, 2)
+          : {};
+    return { name: `block-job-${verb}`, args: { ...args, ...more } };
+  }
+
+  #export(state: State): Command {
+    if (this.chance(2)) {
+      const { id } = this.pick(state.exports, { id: 'e0' });
+      return { name: 'block-export-del', args: { id, ...this.#some({ mode: 'hard' }, 2) } };
+    }
+    const node = this.#node(state);
+    const id = this.chance(10) ? 'e 1' : `e${this.#random.below(3)}`;
+    const args = { type: 'nbd', id, 'node-name': node, name: id, ...this.#some({ writable: true }, 2) };
+    return { name: 'block-export-add', args };
+  }
+
+  #resize(state: State): Json {
+    const size = this.pick([DISK_BYTES, -1, DISK_BYTES + MiB], DISK_BYTES);
+    return { [this.chance(8) ? 'device' : 'node-name']: this.#node(state), size };
+  }
+
+  #changeBacking(state: State): Command {
+    const args = {
+      device: this.#node(state),
+      'image-node-name': this.#node(state),
+      'backing-file': 'a.qcow2',
+    };
+    return { name: 'change-backing-file', args };
+  }
+
+  #bitmap(state: State): Command {
+    const verb = this.pick(['add', 'add', 'remove', 'clear', 'disable', 'enable'], 'add');
+    return { name: `block-dirty-bitmap-${verb}`, args: { node: this.#node(state), name: 'bits' } };
+  }
+
+  #actions(state: State): Json[] {
+    const one = (): Json => {
+      const command = this.pick(
+        [
+          () => ({ name: 'blockdev-snapshot-sync', args: this.#snapshotSync(state) }),
+          () => ({ name: 'blockdev-snapshot', args: this.#snapshot(state) }),
+          () => this.#backup(state),
+          () => this.#bitmap(state),
+          () => ({ name: 'abort', args: {} }),
+        ],
+        () => ({ name: 'abort', args: {} }),
+      )();
+      return { type: command.name, data: command.args };
+    };
+    return [one(), one()];
+  }
+}
