@@ -12,6 +12,8 @@ import {
   ENTRY_BYTES,
   entryIsCopied,
   entryOffset,
+  hasReservedBits,
+  Reserved,
 } from './layout.js';
 import { readRefcount } from './refcounts.js';
 
@@ -55,6 +57,8 @@ export class Checker {
   readonly #refcountTable: Buffer;
   #block: { index: number; bytes: Buffer } | undefined;
   #contiguousAt = 0;
+  /** Largest refcount that the image can hold, or that is kept here. */
+  readonly #maxCount: number;
 
   constructor(file: ChildIo, header: Header) {
     this.file = file;
@@ -63,6 +67,7 @@ export class Checker {
     const clusters = divideRoundUp(file.lengthBytes, header.clusterBytes);
     if (clusters > MAX_CLUSTERS) throw new BlockError('limit', 'Image is too large to be checked');
     this.#references = new Uint16Array(clusters);
+    this.#maxCount = Math.min(MAX_COUNT, 2 ** (2 ** header.refcountOrder) - 1);
     this.#refcountTable = Buffer.alloc(header.refcountTableClusters * header.clusterBytes);
     this.result = {
       checkErrors: 0,
@@ -111,7 +116,8 @@ export class Checker {
     }
     for (let cluster = first; cluster < end; cluster++) {
       const count = this.#references[cluster] ?? 0;
-      if (count < MAX_COUNT) this.#references[cluster] = count + 1;
+      if (count < this.#maxCount) this.#references[cluster] = count + 1;
+      else this.corruption(`overflow cluster offset=${hex(cluster * clusterBytes)}`);
     }
     return true;
   }
@@ -122,6 +128,10 @@ export class Checker {
       this.corruption(`${what} is not cluster aligned; ${hex(offset)}`);
       return undefined;
     }
+    return this.#readReferenced(what, offset, lengthBytes);
+  }
+
+  async #readReferenced(what: string, offset: number, lengthBytes: number): Promise<Buffer | undefined> {
     if (!this.reference(what, offset, lengthBytes)) return undefined;
     const bytes = Buffer.alloc(lengthBytes);
     try {
@@ -143,9 +153,13 @@ export class Checker {
     for (let index = 0; index < entries; index++) {
       const l2Offset = entryOffset(l1, index);
       if (l2Offset === 0) continue;
-      const l2 = await this.read('L2 table', l2Offset, this.header.clusterBytes);
-      if (!l2) continue;
+      if (hasReservedBits(l1, index, Reserved.l1))
+        this.corruption(`found L1 entry with reserved bits set: ${entryHex(l1, index)}`);
+      if (l2Offset % this.header.clusterBytes !== 0)
+        this.corruption(`l2_offset=${hex(l2Offset)}: Table is not cluster aligned; L1 entry corrupted`);
       if (active) await this.#checkCopied('L2 table', l2Offset, entryIsCopied(l1, index));
+      const l2 = await this.#readReferenced('L2 table', l2Offset, this.header.clusterBytes);
+      if (!l2) continue;
       // As QEMU counts: no stretch goes on from one L2 table to the next.
       this.#contiguousAt = 0;
       for (let entry = 0; entry * ENTRY_BYTES < l2.length; entry++) {
@@ -159,6 +173,8 @@ export class Checker {
   #walkEntry(l2: Buffer, index: number, active: boolean): number {
     const { header, result } = this;
     const kind = clusterKind(l2, index);
+    if (kind !== ClusterKind.compressed && hasReservedBits(l2, index, Reserved.l2))
+      this.corruption(`found l2 entry with reserved bits set: ${entryHex(l2, index)}`);
     if (kind === ClusterKind.unallocated || kind === ClusterKind.zeroPlain) {
       if (kind === ClusterKind.zeroPlain && header.version < 3)
         this.corruption('zero cluster in a version 2 image');
@@ -178,16 +194,15 @@ export class Checker {
       return 0;
     }
     const offset = entryOffset(l2, index);
-    if (offset % header.clusterBytes !== 0) {
-      this.corruption(`data cluster ${hex(offset)} is not aligned`);
-      return 0;
-    }
+    if (offset % header.clusterBytes !== 0)
+      this.corruption(`offset=${hex(offset)}: Data cluster is not properly aligned; L2 entry corrupted`);
     if (active) {
       result.allocatedClusters++;
       if (this.#contiguousAt !== 0 && offset !== this.#contiguousAt) result.fragmentedClusters++;
       this.#contiguousAt = offset + header.clusterBytes;
     }
-    return this.reference('data cluster', offset, header.clusterBytes) ? offset : 0;
+    this.reference('data cluster', offset, header.clusterBytes);
+    return offset;
   }
 
   async #checkCopied(what: string, offset: number, copied: boolean): Promise<void> {
@@ -257,4 +272,9 @@ export class Checker {
       }
     }
   }
+}
+
+/** An entry as it is on disk. */
+function entryHex(table: Buffer, index: number): string {
+  return `0x${table.readBigUInt64BE(index * ENTRY_BYTES).toString(16)}`;
 }
