@@ -68,6 +68,20 @@ const DAMAGES: ReadonlyArray<[string, number, number, (image: Image) => void, Re
     ({ image, l2 }) => image.u64(image.l1Offset, BigInt(l2 + 512) | COPIED),
     /l2_offset=0x40200: Table is not cluster aligned/,
   ],
+  [
+    'reserved bits of a refcount table entry: its block is used, but not counted',
+    1,
+    1,
+    ({ image }) => image.u64(image.refcountTableOffset, BigInt(image.refcountBlockOffset) | 1n),
+    /refcount table entry 0 has reserved bits set/,
+  ],
+  [
+    'a refcount block that is not aligned: nothing is known of its clusters',
+    1,
+    0,
+    ({ image }) => image.u64(image.refcountTableOffset, BigInt(image.refcountBlockOffset + 512)),
+    /Can't get refcount for cluster 15: Input/,
+  ],
 ];
 
 for (const [what, corruptions, leaks, damage, message] of DAMAGES) {

@@ -14,6 +14,7 @@ import {
   entryOffset,
   hasReservedBits,
   Reserved,
+  SECTOR_BYTES,
 } from './layout.js';
 import { readRefcount } from './refcounts.js';
 
@@ -77,7 +78,7 @@ export class Checker {
       allocatedClusters: 0,
       fragmentedClusters: 0,
       compressedClusters: 0,
-      imageEndOffset: 0,
+      imageEndOffset: header.clusterBytes,
       messages: [],
     };
   }
@@ -208,6 +209,7 @@ export class Checker {
   async #checkCopied(what: string, offset: number, copied: boolean): Promise<void> {
     const cluster = Math.floor(offset / this.header.clusterBytes);
     const count = this.#cachedRefcount(cluster) ?? (await this.#refcount(cluster));
+    if (count === undefined) return;
     if ((count === 1) !== copied)
       this.corruption(
         `OFLAG_COPIED ${what}: offset=${hex(offset)} copied=${String(copied)} refcount=${count}`,
@@ -216,6 +218,11 @@ export class Checker {
 
   #walkRefcountTable(): void {
     for (let index = 0; index * ENTRY_BYTES < this.#refcountTable.length; index++) {
+      // It is used in spite of them, but its cluster not counted.
+      if (hasReservedBits(this.#refcountTable, index, Reserved.refcountTable)) {
+        this.corruption(`refcount table entry ${index} has reserved bits set`);
+        continue;
+      }
       const offset = this.#blockOffset(index);
       if (offset === 0) continue;
       if (offset % this.header.clusterBytes !== 0)
@@ -230,19 +237,20 @@ export class Checker {
   #blockOffset(index: number): number {
     const at = index * ENTRY_BYTES;
     if (at >= this.#refcountTable.length) return 0;
-    return this.#refcountTable.readUInt32BE(at) * 2 ** 32 + this.#refcountTable.readUInt32BE(at + 4);
+    const low = this.#refcountTable.readUInt32BE(at + 4);
+    return this.#refcountTable.readUInt32BE(at) * 2 ** 32 + (low - (low % SECTOR_BYTES));
   }
 
-  /** The refcount that the image holds; 0 where its block is missing or broken. */
-  async #refcount(cluster: number): Promise<number> {
+  /** The refcount that the image holds: 0 where there is no block, undefined where its block cannot be. */
+  async #refcount(cluster: number): Promise<number | undefined> {
     const { clusterBytes, refcountOrder } = this.header;
     const perBlock = (clusterBytes * 8) / 2 ** refcountOrder;
     const index = Math.floor(cluster / perBlock);
     if (this.#block?.index !== index) {
       const offset = this.#blockOffset(index);
       const bytes = Buffer.alloc(clusterBytes);
-      const sound = offset % clusterBytes === 0 && offset < this.file.lengthBytes;
-      if (offset !== 0 && sound) await this.file.read(offset, bytes);
+      if (offset % clusterBytes !== 0 || offset >= this.file.lengthBytes) return undefined;
+      if (offset !== 0) await this.file.read(offset, bytes);
       this.#block = { index, bytes };
     }
     return readRefcount(this.#block.bytes, cluster % perBlock, refcountOrder);
@@ -261,6 +269,11 @@ export class Checker {
     for (let cluster = 0; cluster < this.#references.length; cluster++) {
       const found = this.#references[cluster] ?? 0;
       const held = this.#cachedRefcount(cluster) ?? (await this.#refcount(cluster));
+      if (held === undefined) {
+        result.checkErrors++;
+        this.#say(`Can't get refcount for cluster ${cluster}: Input/output error`);
+        continue;
+      }
       if (found > 0 || held > 0) result.imageEndOffset = (cluster + 1) * this.header.clusterBytes;
       if (found === held) continue;
       const text = `cluster ${cluster} refcount=${held} reference=${found}`;
