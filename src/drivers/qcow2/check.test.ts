@@ -76,6 +76,13 @@ const DAMAGES: ReadonlyArray<[string, number, number, (image: Image) => void, Re
     /refcount table entry 0 has reserved bits set/,
   ],
   [
+    'a refcount block behind the end: nothing is counted',
+    10,
+    0,
+    ({ image }) => image.u64(image.refcountTableOffset, BigInt(100 * CLUSTER)),
+    /cluster 0 refcount=0 reference=1/,
+  ],
+  [
     'a refcount block that is not aligned: nothing is known of its clusters',
     1,
     0,

@@ -38,6 +38,8 @@ const MAX_MESSAGES = 1000;
 /** Two bytes a host cluster are kept; larger files are refused. */
 const MAX_CLUSTERS = GiB;
 const MAX_COUNT = 0xffff;
+/** No file has bytes from here on. */
+const MAX_OFFSET = 2 ** 63;
 
 /**
  * Counts every reference to every host cluster of an image and compares with the refcounts it holds. Reads only.
@@ -249,8 +251,9 @@ export class Checker {
     if (this.#block?.index !== index) {
       const offset = this.#blockOffset(index);
       const bytes = Buffer.alloc(clusterBytes);
-      if (offset % clusterBytes !== 0 || offset >= this.file.lengthBytes) return undefined;
-      if (offset !== 0) await this.file.read(offset, bytes);
+      if (offset % clusterBytes !== 0 || offset >= MAX_OFFSET) return undefined;
+      // Behind the end of the file there are zeroes.
+      if (offset !== 0 && offset < this.file.lengthBytes) await this.file.read(offset, bytes);
       this.#block = { index, bytes };
     }
     return readRefcount(this.#block.bytes, cluster % perBlock, refcountOrder);
