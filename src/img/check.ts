@@ -31,8 +31,8 @@ export async function checkCommand(tool: Tool, words: readonly string[]): Promis
   if (result.messages.length > 0) tool.out.error(`${result.messages.join('\n')}\n`);
   if (json) tool.printJson(resultJson(result, filename, node.driver.name));
   else if (!args.has('q')) tool.out.print(resultText(result));
-  if (result.corruptions > 0) return CORRUPT;
   if (result.checkErrors > 0) return 1;
+  if (result.corruptions > 0) return CORRUPT;
   return result.leaks > 0 ? LEAKY : 0;
 }
 

@@ -12,6 +12,9 @@ import {
   ENTRY_BYTES,
   entryIsCopied,
   entryOffset,
+  hasReservedBits,
+  Reserved,
+  SECTOR_BYTES,
 } from './layout.js';
 import { readRefcount } from './refcounts.js';
 
@@ -35,6 +38,8 @@ const MAX_MESSAGES = 1000;
 /** Two bytes a host cluster are kept; larger files are refused. */
 const MAX_CLUSTERS = GiB;
 const MAX_COUNT = 0xffff;
+/** No file has bytes from here on. */
+const MAX_OFFSET = 2 ** 63;
 
 /**
  * Counts every reference to every host cluster of an image and compares with the refcounts it holds. Reads only.
@@ -55,6 +60,8 @@ export class Checker {
   readonly #refcountTable: Buffer;
   #block: { index: number; bytes: Buffer } | undefined;
   #contiguousAt = 0;
+  /** Largest refcount that the image can hold, or that is kept here. */
+  readonly #maxCount: number;
 
   constructor(file: ChildIo, header: Header) {
     this.file = file;
@@ -63,6 +70,7 @@ export class Checker {
     const clusters = divideRoundUp(file.lengthBytes, header.clusterBytes);
     if (clusters > MAX_CLUSTERS) throw new BlockError('limit', 'Image is too large to be checked');
     this.#references = new Uint16Array(clusters);
+    this.#maxCount = Math.min(MAX_COUNT, 2 ** (2 ** header.refcountOrder) - 1);
     this.#refcountTable = Buffer.alloc(header.refcountTableClusters * header.clusterBytes);
     this.result = {
       checkErrors: 0,
@@ -72,7 +80,7 @@ export class Checker {
       allocatedClusters: 0,
       fragmentedClusters: 0,
       compressedClusters: 0,
-      imageEndOffset: 0,
+      imageEndOffset: header.clusterBytes,
       messages: [],
     };
   }
@@ -111,7 +119,8 @@ export class Checker {
     }
     for (let cluster = first; cluster < end; cluster++) {
       const count = this.#references[cluster] ?? 0;
-      if (count < MAX_COUNT) this.#references[cluster] = count + 1;
+      if (count < this.#maxCount) this.#references[cluster] = count + 1;
+      else this.corruption(`overflow cluster offset=${hex(cluster * clusterBytes)}`);
     }
     return true;
   }
@@ -122,6 +131,10 @@ export class Checker {
       this.corruption(`${what} is not cluster aligned; ${hex(offset)}`);
       return undefined;
     }
+    return this.#readReferenced(what, offset, lengthBytes);
+  }
+
+  async #readReferenced(what: string, offset: number, lengthBytes: number): Promise<Buffer | undefined> {
     if (!this.reference(what, offset, lengthBytes)) return undefined;
     const bytes = Buffer.alloc(lengthBytes);
     try {
@@ -143,9 +156,13 @@ export class Checker {
     for (let index = 0; index < entries; index++) {
       const l2Offset = entryOffset(l1, index);
       if (l2Offset === 0) continue;
-      const l2 = await this.read('L2 table', l2Offset, this.header.clusterBytes);
-      if (!l2) continue;
+      if (hasReservedBits(l1, index, Reserved.l1))
+        this.corruption(`found L1 entry with reserved bits set: ${entryHex(l1, index)}`);
+      if (l2Offset % this.header.clusterBytes !== 0)
+        this.corruption(`l2_offset=${hex(l2Offset)}: Table is not cluster aligned; L1 entry corrupted`);
       if (active) await this.#checkCopied('L2 table', l2Offset, entryIsCopied(l1, index));
+      const l2 = await this.#readReferenced('L2 table', l2Offset, this.header.clusterBytes);
+      if (!l2) continue;
       // As QEMU counts: no stretch goes on from one L2 table to the next.
       this.#contiguousAt = 0;
       for (let entry = 0; entry * ENTRY_BYTES < l2.length; entry++) {
@@ -159,6 +176,8 @@ export class Checker {
   #walkEntry(l2: Buffer, index: number, active: boolean): number {
     const { header, result } = this;
     const kind = clusterKind(l2, index);
+    if (kind !== ClusterKind.compressed && hasReservedBits(l2, index, Reserved.l2))
+      this.corruption(`found l2 entry with reserved bits set: ${entryHex(l2, index)}`);
     if (kind === ClusterKind.unallocated || kind === ClusterKind.zeroPlain) {
       if (kind === ClusterKind.zeroPlain && header.version < 3)
         this.corruption('zero cluster in a version 2 image');
@@ -178,21 +197,21 @@ export class Checker {
       return 0;
     }
     const offset = entryOffset(l2, index);
-    if (offset % header.clusterBytes !== 0) {
-      this.corruption(`data cluster ${hex(offset)} is not aligned`);
-      return 0;
-    }
+    if (offset % header.clusterBytes !== 0)
+      this.corruption(`offset=${hex(offset)}: Data cluster is not properly aligned; L2 entry corrupted`);
     if (active) {
       result.allocatedClusters++;
       if (this.#contiguousAt !== 0 && offset !== this.#contiguousAt) result.fragmentedClusters++;
       this.#contiguousAt = offset + header.clusterBytes;
     }
-    return this.reference('data cluster', offset, header.clusterBytes) ? offset : 0;
+    this.reference('data cluster', offset, header.clusterBytes);
+    return offset;
   }
 
   async #checkCopied(what: string, offset: number, copied: boolean): Promise<void> {
     const cluster = Math.floor(offset / this.header.clusterBytes);
     const count = this.#cachedRefcount(cluster) ?? (await this.#refcount(cluster));
+    if (count === undefined) return;
     if ((count === 1) !== copied)
       this.corruption(
         `OFLAG_COPIED ${what}: offset=${hex(offset)} copied=${String(copied)} refcount=${count}`,
@@ -201,6 +220,11 @@ export class Checker {
 
   #walkRefcountTable(): void {
     for (let index = 0; index * ENTRY_BYTES < this.#refcountTable.length; index++) {
+      // It is used in spite of them, but its cluster not counted.
+      if (hasReservedBits(this.#refcountTable, index, Reserved.refcountTable)) {
+        this.corruption(`refcount table entry ${index} has reserved bits set`);
+        continue;
+      }
       const offset = this.#blockOffset(index);
       if (offset === 0) continue;
       if (offset % this.header.clusterBytes !== 0)
@@ -215,19 +239,21 @@ export class Checker {
   #blockOffset(index: number): number {
     const at = index * ENTRY_BYTES;
     if (at >= this.#refcountTable.length) return 0;
-    return this.#refcountTable.readUInt32BE(at) * 2 ** 32 + this.#refcountTable.readUInt32BE(at + 4);
+    const low = this.#refcountTable.readUInt32BE(at + 4);
+    return this.#refcountTable.readUInt32BE(at) * 2 ** 32 + (low - (low % SECTOR_BYTES));
   }
 
-  /** The refcount that the image holds; 0 where its block is missing or broken. */
-  async #refcount(cluster: number): Promise<number> {
+  /** The refcount that the image holds: 0 where there is no block, undefined where its block cannot be. */
+  async #refcount(cluster: number): Promise<number | undefined> {
     const { clusterBytes, refcountOrder } = this.header;
     const perBlock = (clusterBytes * 8) / 2 ** refcountOrder;
     const index = Math.floor(cluster / perBlock);
     if (this.#block?.index !== index) {
       const offset = this.#blockOffset(index);
       const bytes = Buffer.alloc(clusterBytes);
-      const sound = offset % clusterBytes === 0 && offset < this.file.lengthBytes;
-      if (offset !== 0 && sound) await this.file.read(offset, bytes);
+      if (offset % clusterBytes !== 0 || offset >= MAX_OFFSET) return undefined;
+      // Behind the end of the file there are zeroes.
+      if (offset !== 0 && offset < this.file.lengthBytes) await this.file.read(offset, bytes);
       this.#block = { index, bytes };
     }
     return readRefcount(this.#block.bytes, cluster % perBlock, refcountOrder);
@@ -246,6 +272,11 @@ export class Checker {
     for (let cluster = 0; cluster < this.#references.length; cluster++) {
       const found = this.#references[cluster] ?? 0;
       const held = this.#cachedRefcount(cluster) ?? (await this.#refcount(cluster));
+      if (held === undefined) {
+        result.checkErrors++;
+        this.#say(`Can't get refcount for cluster ${cluster}: Input/output error`);
+        continue;
+      }
       if (found > 0 || held > 0) result.imageEndOffset = (cluster + 1) * this.header.clusterBytes;
       if (found === held) continue;
       const text = `cluster ${cluster} refcount=${held} reference=${found}`;
@@ -257,4 +288,9 @@ export class Checker {
       }
     }
   }
+}
+
+/** An entry as it is on disk. */
+function entryHex(table: Buffer, index: number): string {
+  return `0x${table.readBigUInt64BE(index * ENTRY_BYTES).toString(16)}`;
 }

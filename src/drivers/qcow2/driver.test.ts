@@ -212,3 +212,22 @@ test('the name of a backing file takes room by its bytes: feature names give way
   assert.equal(disk.node.instance.backing?.filename, backingFile);
   await disk.close();
 });
+
+test('a version 2 image does not grow over a longer backing file, which would show through', async () => {
+  const shelf = await shelfWith({
+    'a.qcow2': { sizeBytes: 8 * MiB },
+    'b.qcow2': {
+      sizeBytes: MiB,
+      backingFile: 'a.qcow2',
+      backingFormat: 'qcow2',
+      options: { version: 'v2' },
+    },
+  });
+  const disk = await shelf.open('b.qcow2');
+  await assert.rejects(disk.backend.truncate(2 * MiB), {
+    kind: 'unsupported',
+    message: 'Failed to zero out new clusters: Operation not supported',
+  });
+  assert.equal(disk.backend.lengthBytes, MiB);
+  await disk.close();
+});

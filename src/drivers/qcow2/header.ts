@@ -1,3 +1,4 @@
+import { alignDown } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import {
   MAX_BACKING_NAME_BYTES,
@@ -12,7 +13,7 @@ import {
   type HeaderExtension,
   parseExtensions,
 } from './header-extensions.js';
-import { ENTRY_BYTES, Incompatible, MAGIC, readU64 } from './layout.js';
+import { ENTRY_BYTES, Incompatible, MAGIC, readU64, SECTOR_BYTES } from './layout.js';
 
 export const V2_HEADER_BYTES = 72;
 export const V3_HEADER_BYTES = 104;
@@ -94,7 +95,8 @@ export function parseHeader(cluster: Buffer, fileBytes: number): Header {
     version,
     clusterBits: cluster.readUInt32BE(20),
     clusterBytes,
-    sizeBytes: readU64(cluster, FieldOffset.size, 'Image size'),
+    // The disk of a foreign image whose size ends within a sector ends before that, as QEMU has it.
+    sizeBytes: alignDown(readU64(cluster, FieldOffset.size, 'Image size'), SECTOR_BYTES),
     l1Entries: cluster.readUInt32BE(FieldOffset.l1Entries),
     l1Offset: readU64(cluster, FieldOffset.l1Offset, 'Active L1 table offset'),
     refcountTableOffset: readU64(cluster, FieldOffset.refcountTableOffset, 'Reference count table offset'),

@@ -63,6 +63,23 @@ export function clusterKind(table: Buffer, index: number): number {
   return hasOffset ? ClusterKind.data : ClusterKind.unallocated;
 }
 
+/** Bits of an entry that the specification keeps for later, in its two halves. */
+export const Reserved = {
+  l1: { high: 0x7f000000, low: 0x000001ff },
+  /** Of an entry that is not compressed. */
+  l2: { high: 0x3f000000, low: 0x000001fe },
+  refcountTable: { high: 0, low: 0x000001ff },
+} as const;
+
+export function hasReservedBits(
+  table: Buffer,
+  index: number,
+  reserved: { high: number; low: number },
+): boolean {
+  const at = index * ENTRY_BYTES;
+  return (table.readUInt32BE(at) & reserved.high) !== 0 || (table.readUInt32BE(at + 4) & reserved.low) !== 0;
+}
+
 /** Writes an entry that points at `offset` (0: nothing); `low` is or-ed into the lower half. */
 export function writeEntry(table: Buffer, index: number, offset: number, copied: boolean, low = 0): void {
   const at = index * ENTRY_BYTES;

@@ -104,5 +104,10 @@ async function hideBacking(image: OpenImage, oldSize: number, sizeBytes: number)
   const cluster = image.context.clusterBytes;
   const from = alignUp(oldSize, cluster);
   const end = alignUp(Math.min(sizeBytes, backingBytes(image)), cluster);
-  if (end > from) await zeroClusters(image, from, end - from, true);
+  if (end <= from) return;
+  if (image.context.header.version < 3)
+    throw new BlockError('unsupported', 'Failed to zero out new clusters: Operation not supported', {
+      errno: 'ENOTSUP',
+    });
+  await zeroClusters(image, from, end - from, true);
 }
