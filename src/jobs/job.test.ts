@@ -225,3 +225,30 @@ test('a job in a section of its own does not work while another section holds it
   await waking;
   assert.equal(job.backendUser.isBusy?.(), true);
 });
+
+test('a job that is to rest does so when its requests have landed, not earlier', async () => {
+  const { job } = newJob({ run: () => new Promise(() => undefined) });
+  job.start();
+  job.pause();
+  const landed = deferred();
+  const checked = job.checkpoint(() => landed.promise);
+  await turn();
+  assert.deepEqual([job.status, job.backendUser.isBusy?.()], ['running', true]);
+  landed.resolve();
+  await turn();
+  assert.deepEqual([job.status, job.backendUser.isBusy?.()], ['paused', false]);
+  job.resume();
+  await checked;
+});
+
+test('a job that has worked for a while lets others run', async () => {
+  const { job } = newJob({ run: () => new Promise(() => undefined) }, { speed: 0 });
+  job.start();
+  let hasRun = false;
+  setImmediate(() => (hasRun = true));
+  const began = performance.now();
+  while (performance.now() - began < 10);
+  assert.equal(job.needsCheckpoint, true);
+  await job.checkpoint(() => undefined);
+  assert.equal(hasRun, true);
+});
