@@ -297,19 +297,19 @@ test('a full mirror leaves nothing of what its target held, and keeps holes', as
     await job.concluded;
     assertSame(await contents(target.node), await contents(top.node), seed);
   }
-  // One cluster of data in a granule of four: the others stay holes in a new target.
+  // One cluster of data in granules of four: the others stay holes in a new target.
   const bench = new JobBench();
   const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
   const top = await newMemoryImage(bench.graph, 'top', options);
   const target = await newMemoryImage(bench.graph, 'target', options);
   const guest = await bench.guest(top.node);
-  await guest.write(CLUSTER, Buffer.alloc(CLUSTER, 1));
+  for (const cluster of [1, 4]) await guest.write(cluster * CLUSTER, Buffer.alloc(CLUSTER, 1));
   await guest.writeZeroes(8 * CLUSTER, 4 * CLUSTER);
   const job = await bench.jobs.startMirror({
     jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, granularity: 16384,
   }); // prettier-ignore
   await bench.until('BLOCK_JOB_READY');
-  assert.deepEqual([...target.layer.table.keys()], [1]);
+  assert.deepEqual([...target.layer.table.keys()].sort(), [1, 4]);
   await job.cancel({ force: true, softOnReady: false });
 });
 
@@ -370,17 +370,20 @@ test('every job keeps its speed, also where pieces are copied without a wait', a
     const bench = new JobBench();
     const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
     const base = await newMemoryImage(bench.graph, 'base', options);
+    await fill(bench, base, () => 1);
     const middle = await newMemoryImage(bench.graph, 'middle', { ...options, backing: base.node });
     await fill(bench, middle, () => 2);
     const top = await newMemoryImage(bench.graph, 'top', { ...options, backing: middle.node });
     const target = await newMemoryImage(bench.graph, 'target', options);
+    // Written in place, without a wait.
+    await fill(bench, target, () => 1);
     await bench.guest(top.node);
     const { jobs } = bench;
     const common = { jobId: 'job0', speed: 1 };
     const copy = { ...common, device: top.node, target: target.node, sync: 'full' } as const;
     const job =
       kind === 'mirror'
-        ? await jobs.startMirror({ ...copy, targetIsNew: true })
+        ? await jobs.startMirror({ ...copy, targetIsNew: false })
         : kind === 'backup'
           ? await jobs.startBackup(copy)
           : kind === 'stream'
@@ -447,7 +450,9 @@ test('a granule that is zero only at its beginning is copied whole', { timeout: 
   const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
   const top = await newMemoryImage(bench.graph, 'top', options);
   const target = await newMemoryImage(bench.graph, 'target', options);
-  await fill(bench, target, () => 2);
+  // All but its first cluster holds something.
+  let asked = 0;
+  await fill(bench, target, () => (asked++ === 0 ? 0 : 2));
   const guest = await bench.guest(top.node);
   await guest.write(9 * CLUSTER, Buffer.alloc(CLUSTER, 1));
   const job = await bench.jobs.startMirror({
