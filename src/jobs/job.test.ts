@@ -177,7 +177,7 @@ test('a job in standby is still ready', async () => {
   assert.equal(job.status, 'ready');
 });
 
-test('a job that is to rest or to end does not go to sleep first', { timeout: 10_000 }, async () => {
+test('a job that is to rest or to end does not go to sleep first', { timeout: 60_000 }, async () => {
   for (const wake of [
     (job: Job): void => job.pause(),
     (job: Job): void => job.drainBegin(),
@@ -192,7 +192,7 @@ test('a job that is to rest or to end does not go to sleep first', { timeout: 10
 
 test(
   'a new speed takes effect at once, also for a job that waits for its turn',
-  { timeout: 10_000 },
+  { timeout: 60_000 },
   async () => {
     const { job } = newJob({
       run: async () => {

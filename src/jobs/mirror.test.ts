@@ -219,7 +219,7 @@ async function readyMirror(
 
 test(
   'a mirror that has caught up ends at once, however much it has overdrawn its speed',
-  { timeout: 10_000 },
+  { timeout: 60_000 },
   async () => {
     for (const end of [
       (job: Job): void => job.complete(),
@@ -399,7 +399,7 @@ test('every job keeps its speed, also where pieces are copied without a wait', a
   }
 });
 
-test('jobs of one chain may end at the same moment', { timeout: 20_000 }, async () => {
+test('jobs of one chain may end at the same moment', { timeout: 60_000 }, async () => {
   const bench = new JobBench();
   const [, b, , d] = await chainOfFour(bench);
   const guest = await bench.guest(d);
@@ -445,7 +445,7 @@ test('a mirror refuses a target of another size, and bounds of its arguments', a
   await first.concluded;
 });
 
-test('a granule that is zero only at its beginning is copied whole', { timeout: 20_000 }, async () => {
+test('a granule that is zero only at its beginning is copied whole', { timeout: 60_000 }, async () => {
   const bench = new JobBench();
   const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
   const top = await newMemoryImage(bench.graph, 'top', options);

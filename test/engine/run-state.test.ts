@@ -136,7 +136,7 @@ test('werror=enospc stops the guest, and cont tries the request again', async (t
   await guest.close();
 });
 
-test('an engine closes while a stopped guest has requests', { timeout: 10_000 }, async (t) => {
+test('an engine closes while a stopped guest has requests', { timeout: 60_000 }, async (t) => {
   const bed = new EngineBed(t);
   const path = bed.path('disk.sock');
   await bed.engine.addNode({ driver: 'null-co', 'node-name': 'A', size: DISK_BYTES });
