@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { errnoError } from '../../src/base/error.js';
 import { createImage } from '../../src/block/create.js';
+import { Flag } from '../../src/block/request.js';
 import { RunState } from '../../src/guest/run-state.js';
 import { NbdClient } from '../../src/nbd/client.js';
 import { CommandFlag } from '../../src/nbd/constants.js';
@@ -496,4 +497,15 @@ test('the first of several errors is the status of the disk, and stops the guest
   const names = bed.events.map(({ event }) => event);
   assert.deepEqual(names, ['BLOCK_IO_ERROR', 'STOP', 'BLOCK_IO_ERROR', 'RESUME']);
   await guest.close();
+});
+
+test('a write that is to be durable is not done at once, which would leave out its flush', async (t) => {
+  for (const writeCache of [true, false]) {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    const { backend } = await bed.engine.addDevice('A', { id: 'virtio0', writeCache });
+    await backend.write(0, Buffer.alloc(65536, 1));
+    assert.equal(backend.tryWrite(0, Buffer.alloc(512), Flag.fua), false);
+    assert.equal(backend.tryWrite(0, Buffer.alloc(512), Flag.none), writeCache);
+  }
 });
