@@ -315,8 +315,9 @@ test('a full mirror leaves nothing of what its target held, and keeps holes', as
     jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, granularity: 16384,
   }); // prettier-ignore
   await bench.until('BLOCK_JOB_READY');
-  assert.deepEqual([...target.layer.table.keys()].sort(), [0, 5]);
   await job.cancel({ force: true, softOnReady: false });
+  await job.concluded;
+  assert.deepEqual([...target.layer.table.keys()].sort(), [0, 5]);
 });
 
 test('zeroes over data of the backing file are in a mirror of the top before it gets that file', async () => {
