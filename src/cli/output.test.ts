@@ -25,7 +25,7 @@ test('an image is converted whole though nobody reads the progress', async (t) =
 
 test(
   'a machine goes on when its standard output and standard error are closed',
-  { timeout: 60_000 },
+  { timeout: 300_000 },
   async (t) => {
     const image = join(scratch(t), 'disk.qcow2');
     livedisk('img', 'create', '-q', '-f', 'qcow2', image, '1M');

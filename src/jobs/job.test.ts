@@ -177,7 +177,7 @@ test('a job in standby is still ready', async () => {
   assert.equal(job.status, 'ready');
 });
 
-test('a job that is to rest or to end does not go to sleep first', { timeout: 10_000 }, async () => {
+test('a job that is to rest or to end does not go to sleep first', { timeout: 60_000 }, async () => {
   for (const wake of [
     (job: Job): void => job.pause(),
     (job: Job): void => job.drainBegin(),
@@ -192,7 +192,7 @@ test('a job that is to rest or to end does not go to sleep first', { timeout: 10
 
 test(
   'a new speed takes effect at once, also for a job that waits for its turn',
-  { timeout: 10_000 },
+  { timeout: 60_000 },
   async () => {
     const { job } = newJob({
       run: async () => {
@@ -224,4 +224,31 @@ test('a job in a section of its own does not work while another section holds it
   job.drainEnd();
   await waking;
   assert.equal(job.backendUser.isBusy?.(), true);
+});
+
+test('a job that is to rest does so when its requests have landed, not earlier', async () => {
+  const { job } = newJob({ run: () => new Promise(() => undefined) });
+  job.start();
+  job.pause();
+  const landed = deferred();
+  const checked = job.checkpoint(() => landed.promise);
+  await turn();
+  assert.deepEqual([job.status, job.backendUser.isBusy?.()], ['running', true]);
+  landed.resolve();
+  await turn();
+  assert.deepEqual([job.status, job.backendUser.isBusy?.()], ['paused', false]);
+  job.resume();
+  await checked;
+});
+
+test('a job that has worked for a while lets others run', async () => {
+  const { job } = newJob({ run: () => new Promise(() => undefined) }, { speed: 0 });
+  job.start();
+  let hasRun = false;
+  setImmediate(() => (hasRun = true));
+  const began = performance.now();
+  while (performance.now() - began < 10);
+  assert.equal(job.needsCheckpoint, true);
+  await job.checkpoint(() => undefined);
+  assert.equal(hasRun, true);
 });

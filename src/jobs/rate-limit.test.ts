@@ -24,6 +24,11 @@ test('a limit is kept over time, to a slice of 100 ms and a piece', () => {
   }
 });
 
+test('a limit is kept within each slice', () => {
+  const spent = spentBy(new RateLimit(10_000), 100, 5000, 5100);
+  assert.ok(spent <= 1100, `${spent}`);
+});
+
 test('time without work saves nothing up', () => {
   const limit = new RateLimit(10_000);
   assert.equal(limit.delayMs(0), 0);

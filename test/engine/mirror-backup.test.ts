@@ -334,6 +334,10 @@ test('queries tell of layers, their size on the host and how they are opened', a
     const found = nodes.find((node) => (node as JsonObject)['node-name'] === 'B');
     const { ro, backing_file_depth: depth } = found as unknown as JsonObject;
     assert.deepEqual([ro, depth], [false, flat ? 0 : 1]);
+    assert.equal(
+      nodes.map((node) => node as unknown as JsonObject).find((node) => node['node-name'] === 'A')?.['ro'],
+      true,
+    );
     const below = found?.image['backing-image'] as JsonObject | undefined;
     assert.equal(below?.['filename'], flat ? undefined : bed.path('A.qcow2'));
     assert.equal(found?.image['actual-size'], statSync(bed.path('B.qcow2')).blocks * 512);

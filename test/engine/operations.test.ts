@@ -65,6 +65,22 @@ test('a full mirror into a new image pivots to it and leaves no backing file', a
   assert.ok(!bed.engine.graph.nodes.has('C'), 'the old disk is closed');
 });
 
+test('a mirror copies an image whose clusters lie in any order', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.snapshot('A', 'B');
+  const clusters = Array.from({ length: 32 }, (_, i) => (i * 13) % 32);
+  for (const at of clusters) await bed.guest(`write -P ${at + 1} ${at * 64}k 64k`);
+  const target = bed.path('E.qcow2');
+  await bed.execute('drive-mirror', { device: 'B', 'job-id': 'm', target, sync: 'full', 'node-name': 'E' });
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('block-job-complete', { device: 'm' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'm');
+  assert.deepEqual(await bed.layers(), ['E']);
+  for (const at of clusters) await bed.guest(`read -P ${at + 1} ${at * 64}k 64k`);
+  await bed.guest('read -P 0x11 2M 2M');
+});
+
 test('a mirror of the top goes onto the same backing file', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B', 'C');

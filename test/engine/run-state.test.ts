@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { errnoError } from '../../src/base/error.js';
 import { createImage } from '../../src/block/create.js';
+import { Flag } from '../../src/block/request.js';
 import { RunState } from '../../src/guest/run-state.js';
 import { NbdClient } from '../../src/nbd/client.js';
 import { CommandFlag } from '../../src/nbd/constants.js';
@@ -136,7 +137,7 @@ test('werror=enospc stops the guest, and cont tries the request again', async (t
   await guest.close();
 });
 
-test('an engine closes while a stopped guest has requests', { timeout: 10_000 }, async (t) => {
+test('an engine closes while a stopped guest has requests', { timeout: 60_000 }, async (t) => {
   const bed = new EngineBed(t);
   const path = bed.path('disk.sock');
   await bed.engine.addNode({ driver: 'null-co', 'node-name': 'A', size: DISK_BYTES });
@@ -429,4 +430,85 @@ test('stop and cont are told when they change something; before a migration they
     assert.deepEqual([incoming.status, incoming.startsAfterMigration], ['inmigrate', true]);
   }
   assert.deepEqual(events, []);
+});
+
+test('statistics count what was done, what failed, and how long it took', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.engine.addNode({
+    driver: 'blkdebug',
+    'node-name': 'A',
+    image: { driver: 'null-co', size: DISK_BYTES, 'read-zeroes': true },
+    'inject-error': [{ event: 'none', iotype: 'write', errno: 5, once: true }],
+    'x-delay': [{ iotype: 'read', 'delay-ms': 20 }],
+  });
+  const path = bed.path('s');
+  await bed.device('A', { endpoint: path });
+  const guest = await connect(bed, path, 'virtio0');
+  await assert.rejects(guest.write(0, Buffer.alloc(512), 0), { errno: 'EIO' });
+  await guest.write(0, Buffer.alloc(1024), 0);
+  await guest.read(0, Buffer.alloc(4096));
+  await guest.trim(0, 65536);
+  await guest.flush();
+  const [disk] = (await bed.execute('query-blockstats')) as Array<{ stats: Record<string, number> }>;
+  const { stats } = disk ?? { stats: {} };
+  const counted = Object.fromEntries(
+    ['rd', 'wr', 'unmap', 'flush'].map((kind) => [
+      kind,
+      [`${kind}_operations`, `failed_${kind}_operations`, `${kind}_bytes`].map((name) => stats[name]),
+    ]),
+  );
+  assert.deepEqual(counted, {
+    rd: [1, 0, 4096],
+    wr: [1, 1, 1024],
+    unmap: [1, 0, 65536],
+    flush: [1, 0, undefined],
+  });
+  assert.ok((stats['rd_total_time_ns'] ?? 0) >= 19_000_000);
+  assert.equal(stats['wr_highest_offset'], 65536);
+  await guest.close();
+});
+
+test('zeroes that cannot be fast are refused to the guest, which is no error of the disk', async (t) => {
+  const bed = new EngineBed(t);
+  const path = bed.path('s');
+  await bed.image('A');
+  await bed.engine.addDevice('A', { id: 'virtio0', writeErrors: 'stop', endpoint: { type: 'unix', path } });
+  const guest = await connect(bed, path, 'virtio0');
+  await guest.write(0, Buffer.alloc(65536, 7), 0);
+  await assert.rejects(guest.writeZeroes(512, 512, CommandFlag.fastZero), { kind: 'unsupported' });
+  assert.deepEqual(bed.events, []);
+  await guest.close();
+});
+
+test('the first of several errors is the status of the disk, and stops the guest once', async (t) => {
+  const bed = new EngineBed(t);
+  const path = bed.path('s');
+  await bed.engine.addNode({
+    driver: 'blkdebug',
+    'node-name': 'A',
+    image: { driver: 'null-co', size: DISK_BYTES },
+    'inject-error': [5, 28].map((errno) => ({ event: 'none', iotype: 'write', errno, once: true })),
+  });
+  await bed.engine.addDevice('A', { id: 'virtio0', writeErrors: 'stop', endpoint: { type: 'unix', path } });
+  const guest = await connect(bed, path, 'virtio0');
+  const writes = [0, 512].map((offset) => guest.write(offset, Buffer.alloc(512), 0));
+  while (bed.events.length < 3) await bed.engine.host.clock.macrotask();
+  const [disk] = (await bed.execute('query-block')) as Array<{ 'io-status': string }>;
+  assert.equal(disk?.['io-status'], 'failed');
+  await bed.execute('cont');
+  await Promise.all(writes);
+  const names = bed.events.map(({ event }) => event);
+  assert.deepEqual(names, ['BLOCK_IO_ERROR', 'STOP', 'BLOCK_IO_ERROR', 'RESUME']);
+  await guest.close();
+});
+
+test('a write that is to be durable is not done at once, which would leave out its flush', async (t) => {
+  for (const writeCache of [true, false]) {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    const { backend } = await bed.engine.addDevice('A', { id: 'virtio0', writeCache });
+    await backend.write(0, Buffer.alloc(65536, 1));
+    assert.equal(backend.tryWrite(0, Buffer.alloc(512), Flag.fua), false);
+    assert.equal(backend.tryWrite(0, Buffer.alloc(512), Flag.none), writeCache);
+  }
 });

@@ -22,7 +22,7 @@ for (const [args, stays] of [
   [['--once', '--keep'], true],
   [[], true],
 ] as const)
-  test(`demo ${args.join(' ')}: a signal leaves no process behind`, { timeout: 60_000 }, async (t) => {
+  test(`demo ${args.join(' ')}: a signal leaves no process behind`, { timeout: 300_000 }, async (t) => {
     const mark = `demo-${process.pid}-${args.length}`;
     const child = spawn(process.execPath, livediskWords('demo', ...args), {
       cwd: PROJECT,

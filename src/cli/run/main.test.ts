@@ -33,7 +33,7 @@ function appearance(folder: string, name: string): Promise<void> {
   });
 }
 
-test('a daemon without any socket serves until a signal', { timeout: 60_000 }, async (t) => {
+test('a daemon without any socket serves until a signal', { timeout: 300_000 }, async (t) => {
   const folder = scratch(t);
   const daemon = await start(t, folder, 'storage-daemon', '--blockdev', 'null-co,node-name=n');
   const early = await Promise.race([
@@ -45,7 +45,7 @@ test('a daemon without any socket serves until a signal', { timeout: 60_000 }, a
   assert.equal(await daemon.ended, 0);
 });
 
-test('the end of standard input does not end the machine', { timeout: 60_000 }, async (t) => {
+test('the end of standard input does not end the machine', { timeout: 300_000 }, async (t) => {
   const words = livediskWords('run', '-monitor', 'stdio');
   const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['pipe', 'pipe', 'inherit'] });
   t.after(() => child.kill('SIGKILL'));
@@ -62,7 +62,7 @@ test('the end of standard input does not end the machine', { timeout: 60_000 }, 
   assert.equal(await ended, 0);
 });
 
-test('a PID file belongs to the process that made it', { timeout: 60_000 }, async (t) => {
+test('a PID file belongs to the process that made it', { timeout: 300_000 }, async (t) => {
   const folder = scratch(t);
   const daemon = await start(t, folder, 'storage-daemon');
   const path = join(folder, 'pid');
@@ -80,7 +80,7 @@ test('a PID file belongs to the process that made it', { timeout: 60_000 }, asyn
   assert.ok(!existsSync(path));
 });
 
-test("a storage daemon's PID file tells that its sockets are there", { timeout: 60_000 }, async (t) => {
+test("a storage daemon's PID file tells that its sockets are there", { timeout: 300_000 }, async (t) => {
   const folder = scratch(t);
   const chardev = `socket,id=c,path=${join(folder, 'qmp.sock')},server=on,wait=off`;
   await start(t, folder, 'storage-daemon', '--chardev', chardev, '--monitor', 'chardev=c');
@@ -94,7 +94,7 @@ test('a PID file that cannot be made is told', () => {
   assert.equal(stderr, `livedisk: cannot create PID file: ${why}\n`);
 });
 
-test('a machine ends, and says why, when a disk cannot be flushed', { timeout: 60_000 }, async (t) => {
+test('a machine ends, and says why, when a disk cannot be flushed', { timeout: 300_000 }, async (t) => {
   const filename = join(scratch(t), 'disk.qcow2');
   livedisk('img', 'create', '-q', '-f', 'qcow2', filename, '1M');
   const failing = [{ event: 'none', iotype: 'flush', errno: 5 }];

@@ -212,3 +212,25 @@ test('a node whose server has gone fails quickly and closes', () =>
     assert.equal((await errorOf(disk.close())).errno, 'EIO');
     assert.equal(bed.graph.nodes.size, 0);
   }));
+
+test('an export is as long as it is: what lies beyond has no room, and less of it may be used', () =>
+  onMachine(async ({ bed }) => {
+    const disk = await bed.open(OPTIONS);
+    const { io } = disk.node;
+    const full = { kind: 'no-space', errno: 'ENOSPC' };
+    await assert.rejects(io.write(MiB, Buffer.alloc(512), 0, true), full);
+    await assert.rejects(io.writeZeroes(MiB - 512, 1024, 0, true), full);
+    await disk.backend.truncate(MiB / 2);
+    assert.equal(disk.lengthBytes, MiB);
+    await disk.close();
+  }));
+
+test('a read-only export does not turn writable', () =>
+  onMachine(async ({ bed }) => {
+    const disk = await bed.open({ ...OPTIONS, export: 'ro' }, { readOnly: true });
+    const { node } = disk;
+    const turn = bed.graph.transaction((transaction) => transaction.setReadOnly(node, false));
+    assert.equal((await errorOf(turn)).message, 'Could not open image: Permission denied');
+    assert.equal(node.readOnly, true);
+    await disk.close();
+  }));
