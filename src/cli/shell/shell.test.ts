@@ -182,7 +182,9 @@ test('mistakes on the command line', async () => {
 });
 
 /** Types into a terminal and waits for what it shows. */
-async function typing(steps: ReadonlyArray<readonly [string, RegExp]>): Promise<{ status: number; shown: string }> {
+async function typing(
+  steps: ReadonlyArray<readonly [string, RegExp]>,
+): Promise<{ status: number; shown: string }> {
   const input = Object.assign(new PassThrough(), { isTTY: true });
   const { io, output } = surroundings(input);
   const status = shellMain(['/qmp.sock'], io);
