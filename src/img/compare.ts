@@ -1,5 +1,6 @@
 import { isZero } from '../base/zero.js';
 import { MiB } from '../base/limits.js';
+import type { ChainStatus } from '../block/chain-status.js';
 import type { BlockBackend } from '../block/backend.js';
 import { requestError } from '../io/session.js';
 import { Arguments, options } from './arguments.js';
@@ -10,6 +11,7 @@ const SECTOR_BYTES = 512;
 const PIECE_BYTES = 2 * MiB;
 /** Exit status for trouble; 1 says that the images differ. */
 const TROUBLE = 2;
+const STATUS_FAILED = 3;
 const READ_FAILED = 4;
 
 interface Extent {
@@ -82,7 +84,7 @@ class Comparison {
     const common = Math.min(a.lengthBytes, b.lengthBytes);
     const total = Math.max(a.lengthBytes, b.lengthBytes);
     for (let at = 0; at < common;) {
-      const [one, two] = [await extentAt(a, at, a.lengthBytes), await extentAt(b, at, b.lengthBytes)];
+      const [one, two] = [await this.#extentAt(a, at), await this.#extentAt(b, at)];
       if (this.#options.strict && one.signature !== two.signature)
         return `Strict mode: Offset ${at} block status mismatch!`;
       const length = Math.min(one.lengthBytes, two.lengthBytes, common - at);
@@ -95,7 +97,7 @@ class Comparison {
     this.#say('Warning: Image size mismatch!');
     const longer = a.lengthBytes > b.lengthBytes ? a : b;
     for (let at = common; at < total;) {
-      const extent = await extentAt(longer, at, total);
+      const extent = await this.#extentAt(longer, at);
       const mismatch = extent.zero ? -1 : await this.#notZero(longer, at, extent.lengthBytes);
       if (mismatch >= 0) return `Content mismatch at offset ${mismatch}!`;
       at += extent.lengthBytes;
@@ -132,25 +134,38 @@ class Comparison {
     return -1;
   }
 
+  async #extentAt(image: BlockBackend, offset: number): Promise<Extent> {
+    const left = image.lengthBytes - offset;
+    const status = await this.#statusAt(image, offset, left);
+    const { lengthBytes, allocated, zero, data, hostOffset } = status;
+    const isLast = lengthBytes === left;
+    const signature = [allocated, zero, data, hostOffset !== undefined, isLast].join();
+    return { lengthBytes, zero, signature };
+  }
+
+  async #statusAt(image: BlockBackend, offset: number, lengthBytes: number): Promise<ChainStatus> {
+    try {
+      return await image.node.statusThroughChain(offset, lengthBytes);
+    } catch {
+      const text = `Sector allocation test failed for ${this.#nameOf(image)}`;
+      throw new ToolFailure(text, { status: STATUS_FAILED });
+    }
+  }
+
+  #nameOf(image: BlockBackend): string {
+    return this.#images.names[image === this.#images.a ? 0 : 1];
+  }
+
   async #read(image: BlockBackend, offset: number, lengthBytes: number, which: 0 | 1): Promise<Buffer> {
     const buffer = this.#buffers[which].subarray(0, lengthBytes);
     try {
       if (!image.tryRead(offset, buffer)) await image.read(offset, buffer);
       return buffer;
     } catch (error) {
-      const name = this.#images.names[image === this.#images.a ? 0 : 1];
-      const text = `Error while reading offset ${offset} of ${name}: ${requestError(error)}`;
+      const text = `Error while reading offset ${offset} of ${this.#nameOf(image)}: ${requestError(error)}`;
       throw new ToolFailure(text, { status: READ_FAILED });
     }
   }
-}
-
-async function extentAt(image: BlockBackend, offset: number, end: number): Promise<Extent> {
-  const status = await image.node.statusThroughChain(offset, end - offset);
-  const { lengthBytes, allocated, zero, data, hostOffset } = status;
-  const isLast = offset + lengthBytes === image.lengthBytes;
-  const signature = [allocated, zero, data, hostOffset !== undefined, isLast].join();
-  return { lengthBytes, zero, signature };
 }
 
 function firstSector(size: number, differs: (from: number, to: number) => boolean): number {

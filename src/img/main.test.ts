@@ -3,11 +3,14 @@ import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { errnoError } from '../base/error.js';
 import { allDrivers } from '../drivers/index.js';
 import { createRealHost } from '../host/real.js';
+import { NbdServer } from '../nbd/server.js';
 import { HandmadeQcow2 } from '../testing/handmade-qcow2.js';
+import { MemoryTarget } from '../testing/nbd-target.js';
 import { assertSameBytes, withFolder } from '../testing/test-disk.js';
-import { type ToolAnswer, toolAnswer } from '../testing/tool-answer.js';
+import { imageOf, type ToolAnswer, toolAnswer } from '../testing/tool-answer.js';
 import { splitOptions } from './create-options.js';
 import { approximateSize } from './info.js';
 import { imgMain } from './main.js';
@@ -213,4 +216,27 @@ test('what says nothing, or nothing that can be kept, is refused in the words of
       assert.equal(code, 1);
       assert.ok(!existsSync(path), args.join(' '));
     }
+  }));
+
+test('an image whose block status cannot be had is no image that differs', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'socket');
+    const server = await NbdServer.listen(createRealHost(), { type: 'unix', path });
+    const target = new MemoryTarget(MiB);
+    target.status = () => Promise.reject(errnoError('EIO'));
+    server.addExport({ name: '', target, readOnly: false, multiConn: true });
+    const raw = imageOf(folder, 'raw', MiB);
+    const shorter = imageOf(folder, 'shorter', MiB / 2);
+    const disk = `nbd+unix://?socket=${path}`;
+    for (const pair of [
+      [raw, disk],
+      [disk, raw],
+      [disk, shorter],
+    ]) {
+      const { code, stderr } = await img('compare', '-f', 'raw', '-F', 'raw', ...pair);
+      assert.deepEqual([code, stderr], [3, `qemu-img: Sector allocation test failed for ${disk}\n`]);
+    }
+    const { code, stderr } = await img('map', '-f', 'raw', disk);
+    assert.deepEqual([code, stderr], [1, 'qemu-img: Could not read file metadata: Input/output error\n']);
+    await server.close();
   }));

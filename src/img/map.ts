@@ -34,7 +34,7 @@ export async function mapCommand(tool: Tool, words: readonly string[]): Promise<
     else await printTable(tool, entries);
   } catch (error) {
     if (error instanceof ToolFailure) throw error;
-    throw explain(error, 'Could not read image metadata: ');
+    throw explain(error, 'Could not read file metadata: ');
   }
   return 0;
 }

@@ -30,8 +30,13 @@ export interface NbdExportInfo {
 interface Answer {
   /** Payloads before the final ACK, by type. */
   replies: Array<{ type: number; payload: Buffer }>;
-  /** The server does not know the option; false with ACK. Other errors are thrown. */
-  isUnsupported: boolean;
+  /** Instead of the ACK. */
+  refusal: Refusal | undefined;
+}
+
+interface Refusal {
+  type: number;
+  error: BlockError;
 }
 
 /** Replies to one option; a server has no reason for more. */
@@ -89,7 +94,7 @@ export class ClientHandshake {
     const noZeroes = (offered & HandshakeFlag.noZeroes) !== 0;
     this.#send(uint32((isFixed ? HandshakeFlag.fixedNewstyle : 0) + (noZeroes ? HandshakeFlag.noZeroes : 0)));
     if (!isFixed) return this.#chooseByName(noZeroes);
-    const structured = !(await this.#ask(Option.structuredReply, Buffer.alloc(0))).isUnsupported;
+    const structured = !(await this.#ask(Option.structuredReply, Buffer.alloc(0))).refusal;
     const allocationContext = structured ? await this.#agreeContext() : undefined;
     const info = (await this.#go()) ?? (await this.#chooseByName(noZeroes));
     return { ...info, structured, allocationContext };
@@ -104,7 +109,8 @@ export class ClientHandshake {
 
   async #agreeContext(): Promise<number | undefined> {
     const request = { name: this.#exportName, queries: [nbd.BASE_ALLOCATION] };
-    const { replies } = await this.#ask(Option.setMetaContext, encodeMetaContextRequest(request));
+    const { replies, refusal } = await this.#ask(Option.setMetaContext, encodeMetaContextRequest(request));
+    if (refusal) return undefined;
     const contexts = replies.filter(({ type }) => type === OptionReply.metaContext);
     if (contexts.length === 0) return undefined;
     const payload = contexts[0]?.payload;
@@ -113,11 +119,12 @@ export class ClientHandshake {
     return payload.readUInt32BE(0);
   }
 
-  /** Undefined: the server lacks GO. */
+  /** Undefined: the server lacks GO. Nothing else will do when it refuses for another reason. */
   async #go(): Promise<NbdExportInfo | undefined> {
     const request = encodeInfoRequest({ name: this.#exportName, infos: [Info.blockSize] });
-    const { replies, isUnsupported } = await this.#ask(Option.go, request);
-    if (isUnsupported) return undefined;
+    const { replies, refusal } = await this.#ask(Option.go, request);
+    if (refusal?.type === OptionReply.errUnsup) return undefined;
+    if (refusal) throw refusal.error;
     let info: NbdExportInfo | undefined;
     let blockSize: NbdExportInfo['blockSize'];
     let description: string | undefined;
@@ -145,9 +152,9 @@ export class ClientHandshake {
       if (lengthBytes > nbd.MAX_OPTION_BYTES || replies.length >= MAX_REPLIES)
         throw new BlockError('corrupt', `Reply to option ${option} is too long`);
       const content = await this.#reader.take(lengthBytes);
-      if (type === OptionReply.ack) return { replies, isUnsupported: false };
-      if (type === OptionReply.errUnsup) return { replies, isUnsupported: true };
-      if (type >= FIRST_ERROR) throw optionError(option, type, content);
+      if (type === OptionReply.ack) return { replies, refusal: undefined };
+      if (type >= FIRST_ERROR)
+        return { replies, refusal: { type, error: optionError(option, type, content) } };
       if (type === OptionReply.metaContext && lengthBytes < 5) throw unexpectedReply(option, type);
       replies.push({ type, payload: Buffer.from(content) });
     }
@@ -205,14 +212,19 @@ function unexpectedReply(option: number, type: number): BlockError {
 /** In QEMU's words; what the server says of it is a hint. */
 function optionError(option: number, type: number, text: Buffer): BlockError {
   const what = `option ${option} (${OPTION_NAMES[option] ?? '<unknown>'})`;
-  const hint = text.length > 0 ? { hint: `server reported: ${printable(text)}` } : {};
+  const reported = text.length > 0 ? [`server reported: ${printable(text)}`] : [];
+  const hint = hintOf(reported);
   switch (type) {
     case OptionReply.errUnknown:
       return new BlockError('not-found', 'Requested export not available', hint);
     case OptionReply.errPolicy:
       return new BlockError('permission', `Denied by server for ${what}`, hint);
     case OptionReply.errTlsRequired:
-      return new BlockError('unsupported', `Server requires TLS for ${what}`, hint);
+      return new BlockError(
+        'unsupported',
+        `TLS negotiation required before ${what}`,
+        hintOf(['Did you forget a valid tls-creds?', ...reported]),
+      );
     case OptionReply.errPlatform:
       return new BlockError('unsupported', `Server lacks support for ${what}`, hint);
     case OptionReply.errInvalid:
@@ -224,6 +236,10 @@ function optionError(option: number, type: number, text: Buffer): BlockError {
     default:
       return new BlockError('invalid', `Unknown error code when asking for ${what}`, hint);
   }
+}
+
+function hintOf(lines: readonly string[]): { hint?: string } {
+  return lines.length > 0 ? { hint: lines.join('\n') } : {};
 }
 
 /** A peer's text without control characters, and not too much of it. */

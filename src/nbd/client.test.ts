@@ -7,8 +7,17 @@ import { createSimulatedHost, type Simulation } from '../host/simulated.js';
 import { type ScriptedExport, ScriptedServer } from '../testing/nbd-script.js';
 import { errorOf, MemoryTarget } from '../testing/nbd-target.js';
 import { NbdClient, type NbdClientOptions } from './client.js';
-import { decodeRequest, newRequest, uint32 } from './codec.js';
-import { REQUEST_BYTES, Command, CommandFlag, Option, ReplyType, TransmissionFlag } from './constants.js';
+import { decodeRequest, encodeSimpleReply, newRequest, uint32 } from './codec.js';
+import {
+  Command,
+  CommandFlag,
+  Option,
+  OptionReply,
+  ReplyType,
+  REQUEST_BYTES,
+  SIMPLE_REPLY_BYTES,
+  TransmissionFlag,
+} from './constants.js';
 import { NbdServer } from './server.js';
 
 const ADDRESS: SocketAddress = { type: 'unix', path: '/tmp/nbd' };
@@ -388,6 +397,87 @@ test(
     assert.equal((await errorOf(connect(host))).message, 'Bad initial magic received');
     greeting = Buffer.concat([Buffer.from('NBDMAGICIHAVEOPT\0\x03', 'latin1'), Buffer.alloc(64 * KiB)]);
     assert.equal((await errorOf(connect(host))).kind, 'corrupt');
+    await listener.close();
+  }),
+);
+
+/** The error numbers that a server may refuse an option with, and one that nobody knows. */
+const REFUSALS = [...Object.values(OptionReply).filter((type) => type > 2 ** 31), 2 ** 31 + 99];
+
+test(
+  'an option that the client can do without may be refused for any reason',
+  simulated(async (_simulation, host) => {
+    for (const refusal of REFUSALS) {
+      for (const option of [Option.structuredReply, Option.setMetaContext]) {
+        const refusals = new Map<number, number>([[option, refusal]]);
+        const listener = await ScriptedServer.listen(host, ADDRESS, (server) =>
+          server.handshake(entry({ refusals })),
+        );
+        const client = await connect(host);
+        const { structured, allocationContext, lengthBytes } = client.info;
+        assert.deepEqual(
+          [structured, allocationContext, lengthBytes],
+          [option === Option.setMetaContext, undefined, MiB],
+        );
+        await client.close();
+        await listener.close();
+      }
+    }
+  }),
+);
+
+test(
+  'a refused GO is an error in QEMU’s words',
+  simulated(async (_simulation, host) => {
+    const cases: Array<[number, string]> = [
+      [OptionReply.errPolicy, 'Denied by server for option 7 (go)'],
+      [OptionReply.errInvalid, 'Invalid parameters for option 7 (go)'],
+      [OptionReply.errPlatform, 'Server lacks support for option 7 (go)'],
+      [OptionReply.errTlsRequired, 'TLS negotiation required before option 7 (go)'],
+      [OptionReply.errUnknown, 'Requested export not available'],
+      [OptionReply.errShutdown, 'Server shutting down before option 7 (go)'],
+      [OptionReply.errBlockSizeRequired, 'Server requires INFO_BLOCK_SIZE for option 7 (go)'],
+      [2 ** 31 + 99, 'Unknown error code when asking for option 7 (go)'],
+    ];
+    for (const [refusal, message] of cases) {
+      const refusals = new Map<number, number>([[Option.go, refusal]]);
+      const listener = await ScriptedServer.listen(host, ADDRESS, (server) =>
+        server.handshake(entry({ refusals })),
+      );
+      assert.equal((await errorOf(connect(host))).message, message);
+      await listener.close();
+    }
+  }),
+);
+
+test(
+  'a peer that trickles gains no time',
+  simulated(async (_simulation, host) => {
+    const trickle = async (server: ScriptedServer, bytes: Buffer): Promise<void> => {
+      for (const byte of bytes) {
+        server.peer.send(Buffer.of(byte));
+        await host.clock.sleep(900);
+      }
+    };
+    let inHandshake = true;
+    const listener = await ScriptedServer.listen(host, ADDRESS, async (server) => {
+      if (inHandshake) return trickle(server, Buffer.from('NBDMAGICIHAVEOPT'));
+      await server.handshake(entry({ options: new Set([Option.go]) }));
+      const { cookieHigh, cookieLow } = await server.request();
+      const reply = Buffer.alloc(SIMPLE_REPLY_BYTES);
+      encodeSimpleReply(reply, 0, 0, { cookieHigh, cookieLow });
+      await trickle(server, reply);
+    });
+    const since = (startedMs: number): number => Math.round((host.clock.nowMs() - startedMs) / 100);
+    let startedMs = host.clock.nowMs();
+    assert.equal((await errorOf(connect(host, { handshakeTimeoutMs: 3000 }))).kind, 'timeout');
+    assert.equal(since(startedMs), 30);
+    inHandshake = false;
+    const client = await connect(host, { requestTimeoutMs: 2000 });
+    startedMs = host.clock.nowMs();
+    assert.equal((await errorOf(client.read(0, Buffer.alloc(512)))).kind, 'timeout');
+    assert.equal(since(startedMs), 20);
+    await client.close();
     await listener.close();
   }),
 );

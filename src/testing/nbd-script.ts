@@ -21,6 +21,8 @@ export interface ScriptedExport {
   flags: number;
   /** Options that are answered; EXPORT_NAME always is. */
   options: ReadonlySet<number>;
+  /** What options are answered with instead (OptionReply); ERR_UNSUP for those not in `options`. */
+  refusals?: ReadonlyMap<number, number>;
   handshakeFlags: number;
   blockSize?: readonly [minimum: number, preferred: number, maximum: number];
 }
@@ -58,8 +60,9 @@ export class ScriptedServer {
         peer.send(exportBytes(entry), Buffer.alloc(noZeroes ? 0 : 124));
         return;
       }
-      if (!entry.options.has(option)) {
-        reply(nbd.OptionReply.errUnsup);
+      const refusal = entry.refusals?.get(option);
+      if (refusal !== undefined || !entry.options.has(option)) {
+        reply(refusal ?? nbd.OptionReply.errUnsup);
         continue;
       }
       if (option === nbd.Option.setMetaContext)

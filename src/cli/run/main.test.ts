@@ -3,6 +3,8 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
+import { createRealHost } from '../../host/real.js';
+import { QmpClient } from '../../qmp/client.js';
 import { closed, livedisk, livediskWords, PROJECT, runLivedisk, scratch } from '../../testing/program.js';
 
 /** A daemon, once its PID file is there. */
@@ -19,13 +21,13 @@ interface Daemon {
   ended: Promise<number | null>;
 }
 
-/** Until a file has something in it. */
-function appearance(folder: string, name: string): Promise<void> {
+/** Until a file has something in it, or with `orEmpty` is there at all. */
+function appearance(folder: string, name: string, { orEmpty = false } = {}): Promise<void> {
   const path = join(folder, name);
   return new Promise((resolve) => {
     const watcher = watch(folder, () => check());
     const check = (): void => {
-      if (!existsSync(path) || readFileSync(path).length === 0) return;
+      if (!existsSync(path) || (!orEmpty && readFileSync(path).length === 0)) return;
       watcher.close();
       resolve();
     };
@@ -43,6 +45,29 @@ test('a daemon without any socket serves until a signal', { timeout: 300_000 }, 
   assert.equal(early, 'serves');
   daemon.child.kill('SIGTERM');
   assert.equal(await daemon.ended, 0);
+});
+
+test('a second signal does not cut the end short', { timeout: 300_000 }, async (t) => {
+  const folder = scratch(t);
+  const socket = join(folder, 'qmp');
+  // Its flush at the end takes a second.
+  const slow = 'null-co,node-name=n,latency-ns=1000000000';
+  const options = ['-blockdev', slow, '-qmp', `unix:${socket},server=on,wait=off`];
+  const daemon = await start(t, folder, 'run', ...options);
+  await appearance(folder, 'qmp', { orEmpty: true });
+  const client = await QmpClient.connect(createRealHost(), { type: 'unix', path: socket });
+  let shutdowns = 0;
+  const told = new Promise<void>((resolve) =>
+    client.onEvent(({ event }) => {
+      if (event === 'SHUTDOWN' && ++shutdowns === 1) resolve();
+    }),
+  );
+  daemon.child.kill('SIGTERM');
+  await told;
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGTERM'] as const) daemon.child.kill(signal);
+  assert.equal(await daemon.ended, 0);
+  assert.equal(shutdowns, 1);
+  assert.ok(!existsSync(join(folder, 'pid')));
 });
 
 test('the end of standard input does not end the machine', { timeout: 300_000 }, async (t) => {

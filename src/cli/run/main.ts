@@ -134,12 +134,16 @@ function serveHuman(engine: Engine, connection: HostSocket): void {
 
 /** Until `quit`, or a signal, even when no socket and no standard input is open that could bring one. */
 async function untilEnd(engine: Engine): Promise<void> {
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.once(signal, () => {
-      if (engine.kind === 'machine') engine.emit('SHUTDOWN', given({ guest: false, reason: 'host-signal' }));
-      engine.quitting.resolve();
-    });
-  }
+  let isEnding = false;
+  const onSignal = (): void => {
+    if (isEnding) return;
+    isEnding = true;
+    if (engine.kind === 'machine') engine.emit('SHUTDOWN', given({ guest: false, reason: 'host-signal' }));
+    engine.quitting.resolve();
+  };
+  // Not once: the next signal would kill us while images are being closed.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal);
+  void engine.quitting.promise.then(() => (isEnding = true));
   const keepAlive = setInterval(() => undefined, LONG_MS);
   await engine.quitting.promise;
   clearInterval(keepAlive);

@@ -88,7 +88,7 @@ async function readAll(shell: Shell, client: QmpClient, io: ShellIo): Promise<nu
     if (outcome === 'exit') break;
     if (outcome === 'disconnected') return 1;
   }
-  return failed || (isClosed && !shell.hasQuit) ? 1 : 0;
+  return failed || (isClosed && !shell.isLeaving) ? 1 : 0;
 }
 
 async function interact(shell: Shell, client: QmpClient, io: ShellIo): Promise<number> {
@@ -115,7 +115,12 @@ async function interact(shell: Shell, client: QmpClient, io: ShellIo): Promise<n
     isClosed = true;
     terminal.close();
   });
-  terminal.on('SIGINT', () => terminal.close());
+  terminal.on('SIGINT', () => {
+    // An answer that never comes does not hold us.
+    shell.isLeaving = true;
+    terminal.close();
+    client.close();
+  });
   io.output.write(`${shell.welcome}\n`);
   terminal.prompt();
   for await (const line of terminal) {
@@ -127,7 +132,7 @@ async function interact(shell: Shell, client: QmpClient, io: ShellIo): Promise<n
   }
   terminal.close();
   io.output.write('\n');
-  if (!isClosed || shell.hasQuit) return 0;
+  if (!isClosed || shell.isLeaving) return 0;
   io.error.write('livedisk shell: the server closed the connection\n');
   return 1;
 }

@@ -39,6 +39,7 @@ function surroundings(input: PassThrough): {
   const session = new QmpSession(hub, theirs);
   registry.register(command('quit', NONE), () => void setTimeout(() => session.end(), 5));
   registry.register(command('vanish', NONE), () => session.end());
+  registry.register(command('hang', NONE), () => new Promise(() => undefined));
   const host = { ...createRealHost() };
   host.net = { connect: async () => ours, listen: () => assert.fail('the shell does not listen') };
   const [output, error] = [new PassThrough(), new PassThrough()];
@@ -181,7 +182,9 @@ test('mistakes on the command line', async () => {
 });
 
 /** Types into a terminal and waits for what it shows. */
-async function typing(steps: ReadonlyArray<[string, RegExp]>): Promise<{ status: number; shown: string }> {
+async function typing(
+  steps: ReadonlyArray<readonly [string, RegExp]>,
+): Promise<{ status: number; shown: string }> {
   const input = Object.assign(new PassThrough(), { isTTY: true });
   const { io, output } = surroundings(input);
   const status = shellMain(['/qmp.sock'], io);
@@ -218,4 +221,12 @@ test('at a terminal: a greeting, a prompt, answers, completion', async () => {
 test('at a terminal: quit ends the shell with the server, its end alone is an error', async () => {
   assert.equal((await typing([['quit\r', /"return"/]])).status, 0);
   assert.equal((await typing([['vanish\r', /\n/]])).status, 1);
+});
+
+test('at a terminal: Ctrl-C leaves, also while a command hangs', { timeout: 30_000 }, async () => {
+  for (const steps of [[], [['hang\r', /hang/] as const]]) {
+    const { status, shown } = await typing([...steps, ['\x03', /\n$/]]);
+    assert.equal(status, 0);
+    assert.doesNotMatch(shown, /closed/);
+  }
 });

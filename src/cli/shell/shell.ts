@@ -23,8 +23,8 @@ export class Shell {
   readonly #client: QmpClient;
   readonly #properties: ShellProperties;
   #schema: Promise<ServerSchema> | undefined;
-  /** The server was told to end. */
-  hasQuit = false;
+  /** The connection's end is no surprise: the server was told to end, or we go. */
+  isLeaving = false;
 
   constructor(client: QmpClient, properties: ShellProperties) {
     this.#client = client;
@@ -48,7 +48,7 @@ export class Shell {
     const text = line.trim();
     if (text === '' || text.startsWith('#')) return 'done';
     if (text === 'exit') return 'exit';
-    this.hasQuit ||= this.#properties.human ? /^(q|quit)$/.test(text) : /\bquit\b/.test(text);
+    this.isLeaving ||= this.#properties.human ? /^(q|quit)$/.test(text) : /\bquit\b/.test(text);
     try {
       return this.#properties.human ? await this.#runHuman(text) : await this.#runCommand(text);
     } catch (error) {
@@ -73,7 +73,7 @@ export class Shell {
   }
 
   #disconnected(): Outcome {
-    if (!this.hasQuit) this.#properties.print('The server closed the connection');
+    if (!this.isLeaving) this.#properties.print('The server closed the connection');
     return 'disconnected';
   }
 
