@@ -61,13 +61,11 @@ export class ExportRegistry {
 
   /** Newest first, as QEMU lists them. */
   list(): Array<{ id: string; nodeName: string; shuttingDown: boolean }> {
-    return [...this.#exports.values()]
-      .reverse()
-      .map(({ id, backend, gone }) => ({
-        id,
-        nodeName: backend.node.name,
-        shuttingDown: gone !== undefined,
-      }));
+    return [...this.#exports.values()].reverse().map(({ id, backend, gone }) => ({
+      id,
+      nodeName: backend.node.name,
+      shuttingDown: gone !== undefined,
+    }));
   }
 
   /** Errors: invalid, exists, busy (permissions), permission (read-only node). */
