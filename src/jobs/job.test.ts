@@ -24,6 +24,7 @@ function newJob(parts: Partial<JobDriver> = {}, properties: Partial<JobPropertie
   );
   const nothing = async (): Promise<void> => undefined;
   job.setDriver({ type: 'mirror', offsetBytes: 1, totalBytes: 3, run: nothing, clean: nothing, ...parts });
+  job.announce();
   const story = (): unknown[] =>
     events.map(([event, data]) => (event === 'JOB_STATUS_CHANGE' ? data['status'] : event));
   return { job, events, story };

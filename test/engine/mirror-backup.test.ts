@@ -221,7 +221,8 @@ test('backups with bitmaps that make no sense are refused', async (t) => {
   const running = { device: 'A', target: 'T', 'job-id': 'b', sync: 'incremental', ...given, speed: 1 };
   await bed.execute('blockdev-backup', running);
   const busy = "Node 'T' is busy: block device is in use by block job: backup";
-  assert.equal(await bed.refusal('blockdev-backup', { ...running, 'job-id': 'c' }), busy);
+  const whole = { device: 'A', target: 'T', 'job-id': 'c', sync: 'full' };
+  assert.equal(await bed.refusal('blockdev-backup', whole), busy);
   await bed.image('U');
   assert.equal(
     await bed.refusal('blockdev-backup', { ...running, target: 'U', 'job-id': 'c' }),
