@@ -145,7 +145,7 @@ export class Operator {
     await engine.attempt(`snapshot ${old.filename} <- ${image.path}`, async () => {
       const isExisting = random.chance(0.5);
       if (isExisting) await makeImage(engine, image, old.lengthBytes, random, engine.world.imageOf(old));
-      await snapshotSync(engine.monitor, {
+      const done = await snapshotSync(engine.monitor, {
         'node-name': old.name,
         'snapshot-node-name': `snapshot${this.#snapshots++}`,
         'snapshot-file': image.path,
@@ -153,6 +153,7 @@ export class Operator {
         mode: isExisting ? 'existing' : 'absolute-paths',
       });
       if (engine.isAlive) image.isMade = true;
+      await done.settle?.();
     });
   }
 
