@@ -191,3 +191,21 @@ test('a raw image is durable when it has been made, before its file is closed', 
     assert.equal(simulation.contentOf('/tmp/disk.raw')?.length, 2 * DISK);
   }
 });
+
+test('what the guest wrote before it was stopped is on disk', async () => {
+  for (let seed = 0; seed < 12; seed++) {
+    const simulation = createSimulatedHost({ seed });
+    await simulation.run(async () => {
+      const engine = new Engine({ host: simulation.host, drivers: allDrivers, kind: 'machine' });
+      await make(engine, '/tmp/disk.raw');
+      const file = { driver: 'file', filename: '/tmp/disk.raw' };
+      await engine.addNode({ driver: 'raw', 'node-name': 'disk', file });
+      const device = await engine.addDevice('disk', { id: 'vda' });
+      await device.backend.write(0, Buffer.alloc(4096, 7));
+      await engine.execute('stop', {});
+    });
+    simulation.powerLoss();
+    const content = simulation.contentOf('/tmp/disk.raw');
+    assert.ok(content?.subarray(0, 4096).every((byte) => byte === 7));
+  }
+});
