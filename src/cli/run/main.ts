@@ -1,3 +1,4 @@
+import { setFlagsFromString } from 'node:v8';
 import { deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
@@ -21,6 +22,7 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
     process.stdout.write(options.asks === 'help' ? HELP[kind] : `${VERSION.package}\n`);
     return 0;
   }
+  tuneCompiler();
   const engine = new Engine({
     host: createRealHost(),
     drivers: allDrivers,
@@ -48,6 +50,14 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
     await end(engine, listeners, pidFile);
   }
   return 0;
+}
+
+/**
+ * Less inlining: a job in a fresh daemon is done before large functions have been compiled, and the compiler takes a
+ * processor from it meanwhile. Measured: such a job ends a tenth earlier, the next one a fifth; steady load is as fast.
+ */
+function tuneCompiler(): void {
+  setFlagsFromString('--max-inlined-bytecode-size-cumulative=300');
 }
 
 /** Also when an image cannot be closed well, which is thrown, nothing stays behind. */
