@@ -9,10 +9,10 @@ import type { BackupArguments } from './arguments.js';
 import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { asError, type Job, type JobDriver } from './job.js';
-import { isInChain } from './mirror.js';
 import {
   ALL_PERMISSIONS,
   creatingNode,
+  isInChain,
   JobPlace,
   type JobSurroundings,
   notCreated,

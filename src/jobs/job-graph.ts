@@ -8,7 +8,7 @@ import {
 } from '../block/backing-reference.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription } from '../block/driver.js';
-import type { Edge } from '../block/edge.js';
+import type { Edge, EdgeParent } from '../block/edge.js';
 import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
@@ -249,4 +249,9 @@ export class JobPlace {
   drained<T>(nodes: Iterable<Node>, body: () => Promise<T>): Promise<T> {
     return this.graph.drained(nodes, body, this.#backends);
   }
+}
+
+/** Whether a parent of the source belongs to the target's own chain, which reads the source past the filter. */
+export function isInChain(parent: EdgeParent, target: Node): boolean {
+  return parent instanceof Node && (parent === target || target.isAbove(parent));
 }

@@ -15,7 +15,8 @@ import { CommitJob } from './commit.js';
 import { CreateJob } from './create.js';
 import { checkSpeed, type EmitEvent, Job, type JobDriver } from './job.js';
 import type { JobSurroundings } from './job-graph.js';
-import { activeCommit, checkMirrorArguments, MirrorJob } from './mirror.js';
+import { MirrorJob } from './mirror.js';
+import { checkMirrorArguments, planOfActiveCommit, planOfMirror } from './mirror-plan.js';
 import { checkJobId } from './state.js';
 import { checkStreamArguments, StreamJob } from './stream.js';
 
@@ -68,7 +69,7 @@ export class JobManager {
     if (!isActive) return this.#start(args, (job) => new CommitJob(job, args, this.#surroundings));
     if (args.backingFile !== undefined)
       throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
-    return this.#start(args, (job) => activeCommit(job, args, this.#surroundings));
+    return this.#start(args, (job) => new MirrorJob(job, planOfActiveCommit(args), this.#surroundings));
   }
 
   async startMirror(args: MirrorArguments): Promise<Job> {
@@ -77,7 +78,7 @@ export class JobManager {
     checkMirrorArguments(args);
     for (const node of [args.device, args.target]) node.assertNotBlocked();
     checkPolicies(args.onError, args.onSourceError, args.onTargetError);
-    return this.#start(args, (job) => MirrorJob.ofMirror(job, args, this.#surroundings));
+    return this.#start(args, (job) => new MirrorJob(job, planOfMirror(args), this.#surroundings));
   }
 
   async startBackup(args: BackupArguments): Promise<Job> {

@@ -1,25 +1,21 @@
 import { assert } from '../base/assert.js';
-import { isPowerOfTwo } from '../base/align.js';
 import { BlockError } from '../base/error.js';
-import { KiB, MiB } from '../base/limits.js';
+import { MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import { assertBackingCertainAbove } from '../block/backing-reference.js';
 import { DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
-import type { DriverDescription } from '../block/driver.js';
 import { resolveBacking } from '../block/filename.js';
-import type { EdgeParent } from '../block/edge.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { Node } from '../block/node.js';
 import { RangeLock } from '../block/range-lock.js';
 import type { GraphTransaction } from '../block/transaction.js';
-import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
 import type { Change, ChangeGate } from '../drivers/pass-through/pass-through.js';
-import type { CommitArguments, MirrorArguments } from './arguments.js';
 import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
-import { between, growBase, layerAbove } from './commit.js';
+import { growBase } from './commit.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { asError, type Job, type JobDriver } from './job.js';
-import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import type { MirrorPlan } from './mirror-plan.js';
 
 /** How often a READY mirror looks for what the guest wrote. */
 const READY_SLEEP_MS = 100;
@@ -27,29 +23,6 @@ const READY_SLEEP_MS = 100;
 const ROUNDS_BEFORE_HOLDING = 4;
 /** Most that is copied while guests are held back. */
 const HELD_BYTES = 16 * MiB;
-
-interface MirrorPlan {
-  type: 'mirror' | 'commit';
-  filter: DriverDescription;
-  filterNodeName: string | undefined;
-  source: Node;
-  target: Node;
-  /** What is copied first: layers down to and including this one; undefined: nothing. */
-  lowest: Node | undefined;
-  /** sync=full: what no layer holds must read as zeroes in the target. */
-  whole: boolean;
-  targetIsNew: boolean;
-  granularityBytes: number;
-  windowBytes: number | undefined;
-  writeBlocking: boolean;
-  unmap: boolean;
-  replaces: Node | undefined;
-  targetBacking: 'leave' | 'source-chain' | 'open';
-  isNone: boolean;
-  /** The target is in the source's own chain (active commit). */
-  targetIsBase: boolean;
-  blocked: Node[];
-}
 
 /** A part of what is dirty, handled at once. */
 interface Piece extends Stretch {
@@ -115,34 +88,6 @@ export class MirrorJob implements JobDriver {
       skipKnownZeroes: plan.targetBacking === 'leave',
       lowest: plan.targetIsBase ? plan.lowest : undefined,
     });
-  }
-
-  static ofMirror(job: Job, args: MirrorArguments, surroundings: JobSurroundings): MirrorJob {
-    const source = args.device;
-    const target = args.target;
-    return new MirrorJob(
-      job,
-      {
-        type: 'mirror',
-        filter: MIRROR_TOP,
-        filterNodeName: args.filterNodeName,
-        source,
-        target,
-        lowest: args.sync === 'none' ? undefined : args.sync === 'top' ? source : baseOf(source),
-        whole: args.sync === 'full',
-        targetIsNew: args.targetIsNew,
-        granularityBytes: granularityOf(args),
-        windowBytes: args.bufSize,
-        writeBlocking: args.copyMode === 'write-blocking',
-        unmap: args.unmap ?? true,
-        replaces: args.replaces,
-        targetBacking: args.targetBacking ?? 'leave',
-        isNone: args.sync === 'none',
-        targetIsBase: false,
-        blocked: [source, target],
-      },
-      surroundings,
-    );
   }
 
   get offsetBytes(): number {
@@ -510,72 +455,4 @@ export class MirrorJob implements JobDriver {
     const whole = roundOut(offset, lengthBytes, granularityBytes);
     return this.#mover.copy(whole.offset, Math.min(whole.lengthBytes, sizeBytes - whole.offset));
   }
-}
-
-/** block-commit of the active layer: a mirror into the base, which takes over at the end. */
-export function activeCommit(job: Job, args: CommitArguments, surroundings: JobSurroundings): MirrorJob {
-  return new MirrorJob(
-    job,
-    {
-      type: 'commit',
-      filter: MIRROR_TOP_ABOVE_BASE,
-      filterNodeName: args.filterNodeName,
-      source: args.top,
-      target: args.base,
-      lowest: layerAbove(args.top, args.base),
-      whole: false,
-      targetIsNew: false,
-      granularityBytes: defaultGranularity(args.base),
-      windowBytes: undefined,
-      writeBlocking: false,
-      unmap: true,
-      replaces: undefined,
-      targetBacking: 'leave',
-      isNone: false,
-      targetIsBase: true,
-      blocked: between(args.top, args.base),
-    },
-    surroundings,
-  );
-}
-
-/** Errors: kind invalid, in QEMU's words. */
-export function checkMirrorArguments(args: Pick<MirrorArguments, 'granularity' | 'bufSize'>): void {
-  const { granularity } = args;
-  if (granularity !== undefined) {
-    if (granularity < 512 || granularity > 64 * MiB)
-      throw new BlockError('invalid', "Parameter 'granularity' expects a value in range [512B, 64MB]");
-    if (!isPowerOfTwo(granularity))
-      throw new BlockError('invalid', "Parameter 'granularity' expects a power of 2");
-  }
-  if (args.bufSize !== undefined && args.bufSize < 0)
-    throw new BlockError('invalid', "Invalid parameter 'buf-size'");
-}
-
-/** What was asked for, or the default; whole clusters where a target would fill up the rest without its backing file. */
-function granularityOf(args: MirrorArguments): number {
-  const granularity = args.granularity ?? defaultGranularity(args.target);
-  if ((args.targetBacking ?? 'leave') === 'leave') return granularity;
-  return Math.max(granularity, clusterOf(args.target) ?? 0);
-}
-
-/** The target's cluster size, 4 to 64 KiB. */
-function defaultGranularity(target: Node): number {
-  return Math.min(64 * KiB, Math.max(4 * KiB, clusterOf(target) ?? 64 * KiB));
-}
-
-function clusterOf(target: Node): number | undefined {
-  return target.skipFilters().instance.info().clusterSizeBytes;
-}
-
-/** Whether a parent of the source belongs to the target's own chain, which reads the source past the filter. */
-export function isInChain(parent: EdgeParent, target: Node): boolean {
-  return parent instanceof Node && (parent === target || target.isAbove(parent));
-}
-
-/** The lowest layer of a chain. */
-function baseOf(node: Node): Node {
-  let at = node.skipFilters();
-  for (let below = at.backingNode(); below; below = below.backingNode()) at = below;
-  return at;
 }

@@ -4,7 +4,7 @@ import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import type { BackupArguments, MirrorArguments } from '../jobs/arguments.js';
 import type { Job } from '../jobs/job.js';
-import { checkMirrorArguments } from '../jobs/mirror.js';
+import { checkMirrorArguments } from '../jobs/mirror-plan.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import type { Engine } from './engine.js';
