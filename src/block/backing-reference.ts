@@ -23,12 +23,12 @@ export function backingReferenceOf(node: Node): BackingReference {
 export async function changeBackingReference(
   graph: Graph,
   node: Node,
-  { filename, format }: BackingReference,
+  reference: BackingReference,
 ): Promise<void> {
   const wasReadOnly = node.readOnly;
   if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(node, false));
   try {
-    await changeOrUndo(node, { filename, format });
+    await changeOrUndo(node, reference);
   } finally {
     if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(node, true));
   }

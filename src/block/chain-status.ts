@@ -21,9 +21,9 @@ export function statusThroughChain(
   last: Node | undefined,
 ): ChainStatus | Promise<ChainStatus> {
   const status = tryStatusThroughChain(top, offset, lengthBytes, last);
-  if (!status) return lookOn(top, offset, lengthBytes, last);
-  const isWhole = status.data || status.lengthBytes < FIRST_LOOK_BYTES || status.lengthBytes === lengthBytes;
-  return isWhole ? status : lookOn(top, offset, lengthBytes, last);
+  const isWhole =
+    status && (status.data || status.lengthBytes < FIRST_LOOK_BYTES || status.lengthBytes === lengthBytes);
+  return isWhole ? status : lookOn(top, offset, lengthBytes, last, status);
 }
 
 async function lookOn(
@@ -31,11 +31,12 @@ async function lookOn(
   offset: number,
   lengthBytes: number,
   last: Node | undefined,
+  first: ChainStatus | undefined,
 ): Promise<ChainStatus> {
   // Layer by layer a long stretch would be looked through in each, only for a short answer: so begin with a short
   // one, and go on while it is all alike.
   let piece = FIRST_LOOK_BYTES;
-  const status = await new Look(top, offset, Math.min(lengthBytes, piece), last).finish();
+  const status = first ?? (await new Look(top, offset, Math.min(lengthBytes, piece), last).finish());
   let goesOn = status.lengthBytes === piece && !status.data;
   while (goesOn && status.lengthBytes < lengthBytes) {
     piece = Math.min(4 * piece, lengthBytes - status.lengthBytes);

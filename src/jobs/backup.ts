@@ -174,7 +174,7 @@ export class BackupJob implements JobDriver {
     const top = this.#arguments.sync === 'top';
     const next = (offset: number): Stretch | undefined => due.nextDirty(offset, due.sizeBytes, ZERO_BYTES);
     for (let at = next(0); at; at = next(at.offset + at.lengthBytes)) {
-      if (!this.#window.hasRoom) await this.#window.room();
+      await this.#window.room();
       this.#throwFailure();
       const stretch: Stretch = at;
       const skipped = top ? await this.#skipUnallocated(stretch) : 0;

@@ -41,20 +41,20 @@ export class CopyWindow {
     return Math.max(unit, alignDown(Math.floor(most), unit));
   }
 
-  /** room() would not wait; cheaper to ask. */
-  get hasRoom(): boolean {
-    return this.#failure === undefined && !this.#isFull() && !this.#job.needsCheckpoint;
-  }
-
   #isFull(): boolean {
     return this.#pieces > 0 && (this.#pieces >= WINDOW_PIECES || this.#bytes >= this.#windowBytes);
   }
 
   /**
-   * Waits until there is room for a piece and the job may go on: it is not paused, within its rate, and has given way
-   * to others. Throws what a piece failed with, and JobCancelled.
+   * Waits, if it must, until there is room for a piece and the job may go on: it is not paused, within its rate, and has
+   * given way to others. Throws what a piece failed with, and JobCancelled.
    */
-  async room(wake?: () => boolean): Promise<void> {
+  room(wake?: () => boolean): Promise<void> | undefined {
+    const isOpen = this.#failure === undefined && !this.#isFull() && !this.#job.needsCheckpoint;
+    return isOpen ? undefined : this.#untilRoom(wake);
+  }
+
+  async #untilRoom(wake?: () => boolean): Promise<void> {
     while (this.#isFull()) await this.#done.wait();
     this.#throwFailure();
     if (!this.#job.needsCheckpoint) return;

@@ -81,7 +81,7 @@ export class CommitJob implements JobDriver {
       await growBase(this.#baseBackend, this.#top.lengthBytes);
       const size = this.#top.lengthBytes;
       while (this.#offset < size) {
-        if (!window.hasRoom) await window.room();
+        await window.room();
         await this.#step(size);
       }
       await window.finish();

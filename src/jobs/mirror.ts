@@ -161,7 +161,7 @@ export class MirrorJob implements JobDriver {
       await this.#mover.zero(0, size);
     }
     for (let at = 0; at < size;) {
-      if (!this.#window.hasRoom) await this.#window.room();
+      await this.#window.room();
       const status = await source.statusThroughChain(at, size - at, lowest);
       if (status.allocated) this.#dirty.set(at, status.lengthBytes);
       at += status.lengthBytes;
@@ -189,7 +189,7 @@ export class MirrorJob implements JobDriver {
     while (this.#cursor < this.#dirty.sizeBytes) {
       const stretch = this.#dirty.nextDirty(this.#cursor, this.#dirty.sizeBytes, ZERO_BYTES);
       if (!stretch) return;
-      if (!this.#window.hasRoom) await this.#window.room(() => this.#phase === 'freezing');
+      await this.#window.room(() => this.#phase === 'freezing');
       if (this.#phase === 'freezing' || this.#phase === 'frozen') return;
       const piece = await this.#pieceOf(stretch);
       // While this waited, a freeze may have begun; then the piece stays dirty.

@@ -72,7 +72,7 @@ export class StreamJob implements JobDriver {
     try {
       const size = this.totalBytes;
       while (this.#offset < size) {
-        if (!window.hasRoom) await window.room();
+        await window.room();
         await this.#step(size);
       }
       await window.finish();

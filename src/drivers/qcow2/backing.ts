@@ -27,7 +27,7 @@ export async function changeBacking(
     }
     // Until the header is durable, the disk may have either: should this fail, the next change spares both names.
     context.staleNames.push({ from: plan.nameAt, end: plan.nameAt + plan.name.length });
-    await context.writeHeader((sector) => writePlan(sector, context.header, plan));
+    await context.writeHeader((sector) => writePlan(sector, header, plan));
     await context.file.flush();
     header.extensions = plan.extensions;
     header.backingOffset = plan.nameAt;
