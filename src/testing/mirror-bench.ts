@@ -24,7 +24,7 @@ export const turns = async (count: number): Promise<void> => {
   for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
 };
 
-/** A disk of data, mirrored into an image of which `faulty` requests fail; READY. */
+/** A disk of data, mirrored into an image whose writes fail while `fault` has an errno; READY. */
 export async function readyMirror(
   bench: JobBench,
   more: Partial<MirrorArguments> = {},

@@ -79,6 +79,17 @@ async function readStuck(t: TestContext, path: string, name: string): Promise<vo
   peer.request(Command.read, 0, 512);
 }
 
+/** The node 'stuck' in an export 'e', a client's request for which is under way. */
+async function stuckExport(t: TestContext): Promise<{ bed: EngineBed; release: () => void }> {
+  const bed = new EngineBed(t);
+  const path = await serving(bed);
+  const { asked, release } = await stuckNode(t, bed);
+  await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'stuck' });
+  await readStuck(t, path, 'stuck');
+  await asked;
+  return { bed, release };
+}
+
 function deleted(bed: EngineBed, id: string): Promise<void> {
   return new Promise((resolve) => {
     const end = bed.engine.onEvent((event, data) => {
@@ -95,12 +106,7 @@ test(
   'an export that is deleted by force shuts down while a request of its client is stuck',
   BOUND,
   async (t) => {
-    const bed = new EngineBed(t);
-    const path = await serving(bed);
-    const { asked, release } = await stuckNode(t, bed);
-    await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'stuck' });
-    await readStuck(t, path, 'stuck');
-    await asked;
+    const { bed, release } = await stuckExport(t);
     const gone = deleted(bed, 'e');
     assert.equal(await bed.refusal('block-export-del', { id: 'e' }), "export 'e' still in use");
     await bed.execute('block-export-del', { id: 'e', mode: 'hard' });
@@ -124,12 +130,7 @@ test(
 );
 
 test('a server that stops with a stuck request holds up no other monitor', BOUND, async (t) => {
-  const bed = new EngineBed(t);
-  const path = await serving(bed);
-  const { asked, release } = await stuckNode(t, bed);
-  await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'stuck' });
-  await readStuck(t, path, 'stuck');
-  await asked;
+  const { bed, release } = await stuckExport(t);
   const stopped = bed.execute('nbd-server-stop');
   assert.equal(await bed.refusal('nbd-server-stop'), 'NBD server not running');
   release();

@@ -82,6 +82,21 @@ async function commit(engine: Engine, device: Node, top: string, base: string): 
   return job.error;
 }
 
+/** Runs `body` on the disk [a] <-- ... <-- [d] with several seeds; after the power is lost it reads as before. */
+async function onChain(
+  body: (simulation: Simulation, engine: Engine, device: Node) => Promise<void>,
+): Promise<void> {
+  for (let seed = 0; seed < 12; seed++) {
+    const simulation = createSimulatedHost({ seed });
+    await simulation.run(async () => {
+      const engine = newEngine(simulation);
+      await makeChain(engine);
+      await body(simulation, engine, (await attach(engine, await open(engine, 'd'))).node);
+    });
+    await assertContentAfterPowerLoss(simulation, 'd');
+  }
+}
+
 async function assertContentAfterPowerLoss(simulation: Simulation, name: string): Promise<void> {
   simulation.powerLoss();
   simulation.reboot();
@@ -94,54 +109,33 @@ async function assertContentAfterPowerLoss(simulation: Simulation, name: string)
 }
 
 test('a header that could not be made durable holds off commits below it', async () => {
-  for (let seed = 0; seed < 12; seed++) {
-    const simulation = createSimulatedHost({ seed });
-    await simulation.run(async () => {
-      const engine = newEngine(simulation);
-      await makeChain(engine);
-      const device = (await attach(engine, await open(engine, 'd'))).node;
-      simulation.injectFault({ op: 'flush', path: pathOf('d'), errno: 'EIO', once: true });
-      assert.equal(await commit(engine, device, 'c', 'a'), 'Input/output error');
-      assert.deepEqual(
-        [...device.chain()].map(({ filename }) => filename),
-        [...NAMES].reverse().map(pathOf),
-      );
-      await assert.rejects(commit(engine, device, 'b', 'a'), { kind: 'io', message: UNCERTAIN });
-      const active = { jobId: 'job0', device, top: device, base: layer(device, 'b') };
-      await assert.rejects(engine.jobs.startCommit(active), { kind: 'io', message: UNCERTAIN });
-    });
-    await assertContentAfterPowerLoss(simulation, 'd');
-  }
+  await onChain(async (simulation, engine, device) => {
+    simulation.injectFault({ op: 'flush', path: pathOf('d'), errno: 'EIO', once: true });
+    assert.equal(await commit(engine, device, 'c', 'a'), 'Input/output error');
+    assert.deepEqual(
+      [...device.chain()].map(({ filename }) => filename),
+      [...NAMES].reverse().map(pathOf),
+    );
+    await assert.rejects(commit(engine, device, 'b', 'a'), { kind: 'io', message: UNCERTAIN });
+    const active = { jobId: 'job0', device, top: device, base: layer(device, 'b') };
+    await assert.rejects(engine.jobs.startCommit(active), { kind: 'io', message: UNCERTAIN });
+  });
 });
 
 test('a header that could not be written names the old backing file, and the next commit is safe', async () => {
-  for (let seed = 0; seed < 12; seed++) {
-    const simulation = createSimulatedHost({ seed });
-    await simulation.run(async () => {
-      const engine = newEngine(simulation);
-      await makeChain(engine);
-      const device = (await attach(engine, await open(engine, 'd'))).node;
-      simulation.injectFault({ op: 'write', path: pathOf('d'), errno: 'EIO', once: true });
-      assert.equal(await commit(engine, device, 'c', 'a'), 'Input/output error');
-      assert.equal(await commit(engine, device, 'b', 'a'), undefined);
-    });
-    await assertContentAfterPowerLoss(simulation, 'd');
-  }
+  await onChain(async (simulation, engine, device) => {
+    simulation.injectFault({ op: 'write', path: pathOf('d'), errno: 'EIO', once: true });
+    assert.equal(await commit(engine, device, 'c', 'a'), 'Input/output error');
+    assert.equal(await commit(engine, device, 'b', 'a'), undefined);
+  });
 });
 
 test('of two overlays whose headers change, the first names the old backing file again when the second fails', async () => {
-  for (let seed = 0; seed < 12; seed++) {
-    const simulation = createSimulatedHost({ seed });
-    await simulation.run(async () => {
-      const engine = newEngine(simulation);
-      await makeChain(engine);
-      await make(engine, 'other', 'c');
-      const device = (await attach(engine, await open(engine, 'd'))).node;
-      await attach(engine, await open(engine, 'other', layer(device, 'c')));
-      simulation.injectFault({ op: 'write', path: pathOf('other'), errno: 'EIO', once: true });
-      assert.equal(await commit(engine, device, 'c', 'a'), 'Input/output error');
-      assert.equal(await commit(engine, device, 'b', 'a'), undefined);
-    });
-    await assertContentAfterPowerLoss(simulation, 'd');
-  }
+  await onChain(async (simulation, engine, device) => {
+    await make(engine, 'other', 'c');
+    await attach(engine, await open(engine, 'other', layer(device, 'c')));
+    simulation.injectFault({ op: 'write', path: pathOf('other'), errno: 'EIO', once: true });
+    assert.equal(await commit(engine, device, 'c', 'a'), 'Input/output error');
+    assert.equal(await commit(engine, device, 'b', 'a'), undefined);
+  });
 });
