@@ -70,6 +70,7 @@ export class BlockBackend {
   readonly clock: HostClock;
   readonly #queues: boolean;
   #inFlight = 0;
+  #begun = 0;
   #quiesced = 0;
   readonly #resumed = new Notifier();
 
@@ -136,7 +137,7 @@ export class BlockBackend {
   }
 
   get isBusy(): boolean {
-    return this.#inFlight > 0 || (this.user.isBusy?.() ?? false);
+    return this.#inFlight > 0 || this.#begun > 0 || (this.user.isBusy?.() ?? false);
   }
 
   tryRead(offset: number, buffer: Uint8Array): boolean {
@@ -225,6 +226,21 @@ export class BlockBackend {
   async enter(): Promise<void> {
     while (this.#isHeld()) await this.#resumed.wait();
     this.#inFlight++;
+  }
+
+  /** Waits while a drained section holds the node, also for a backend whose requests it does not hold back. */
+  async untilOpen(): Promise<void> {
+    while (this.#quiesced > 0) await this.#resumed.wait();
+  }
+
+  /** Work that consists of several requests: drained sections wait for its end. */
+  begin(): void {
+    this.#begun++;
+  }
+
+  end(): void {
+    this.#begun--;
+    if (!this.isBusy) this.idle.notify();
   }
 
   leave(): void {

@@ -6,8 +6,10 @@ import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import { COPY_BEFORE_WRITE } from '../drivers/copy-before-write/copy-before-write.js';
 import type { BackupArguments } from './arguments.js';
-import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
+import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
+import { whenOpen } from './copy-turn.js';
+import { CopyWindow } from './copy-window.js';
 import { asError, type Job, type JobDriver } from './job.js';
 import {
   ALL_PERMISSIONS,
@@ -18,6 +20,7 @@ import {
   notCreated,
   Permission,
 } from './job-graph.js';
+import { statusOrData } from './source-status.js';
 
 /** Smallest unit of a backup (QEMU: 64 KiB). */
 const MIN_CLUSTER_BYTES = 64 * KiB;
@@ -40,6 +43,8 @@ export class BackupJob implements JobDriver {
   /** What the target still lacks. */
   readonly #due: DirtyBitmap;
   readonly #gate: CopyBeforeWrite;
+  /** Stretches known to be zeroes, which the target does not read as such yet. Guests may change them. */
+  readonly #zeroing = new Set<Stretch>();
   /** What the guest writes while the job runs: the user's bitmap afterwards. */
   #successor: DirtyBitmap | undefined;
   #totalBytes: number;
@@ -72,7 +77,9 @@ export class BackupJob implements JobDriver {
     this.#totalBytes = size;
     this.#gate = new CopyBeforeWrite({
       due: this.#due,
-      copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
+      sides: { source: this.#sourceBackend, target: this.#targetBackend },
+      copy: (turn, stretch, isLost) =>
+        this.#mover.copyFirst(turn, stretch, { unit: this.#due.granularityBytes, isLost }),
       failed: (error) => {
         this.#failure ??= asError(error);
         job.kick();
@@ -86,7 +93,9 @@ export class BackupJob implements JobDriver {
   }
 
   get offsetBytes(): number {
-    return this.#totalBytes - this.#due.dirtyBytes;
+    let leftBytes = this.#due.dirtyBytes;
+    for (const { lengthBytes } of this.#zeroing) leftBytes += lengthBytes;
+    return this.#totalBytes - leftBytes;
   }
 
   get totalBytes(): number {
@@ -185,7 +194,9 @@ export class BackupJob implements JobDriver {
 
   /** sync=top: whole clusters that only the backing file holds are not copied; answers how many bytes. */
   async #skipUnallocated({ offset, lengthBytes }: Stretch): Promise<number> {
-    const status = await this.#shown().statusThroughChain(offset, lengthBytes, this.#source);
+    const status = await whenOpen(this.#sourceBackend, () =>
+      statusOrData(this.#shown(), offset, lengthBytes, this.#source),
+    );
     if (status.allocated) return 0;
     const end = offset + status.lengthBytes;
     const unit = this.#due.granularityBytes;
@@ -198,17 +209,31 @@ export class BackupJob implements JobDriver {
 
   async #launch(stretch: Stretch): Promise<Stretch> {
     const unit = this.#due.granularityBytes;
-    const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(unit));
-    const status = await this.#shown().statusThroughChain(stretch.offset, stretch.lengthBytes);
-    const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
-    const lengthBytes = Math.max(most, zeroBytes);
     const { offset } = stretch;
-    const rateBytes = zeroBytes >= most ? 0 : most;
+    const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(unit));
+    const status = await whenOpen(this.#sourceBackend, () =>
+      statusOrData(this.#shown(), offset, stretch.lengthBytes),
+    );
+    const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
-    const tryCopy = (): number => this.#mover.tryCopy(offset, lengthBytes, status.data ? status : undefined);
-    if (!this.#window.isDoneNow(rateBytes, () => this.#gate.tryCopy(offset, lengthBytes, tryCopy)))
-      this.#window.launch(rateBytes, () => this.#gate.copy(offset, lengthBytes));
-    return { offset: stretch.offset, lengthBytes };
+    if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
+      return { offset, lengthBytes: zeroBytes };
+    const tryCopy = (): number => this.#mover.tryCopy(offset, most, status.data ? status : undefined);
+    if (!this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
+      this.#window.launch(most, () => this.#gate.copy(offset, most));
+    return { offset, lengthBytes: most };
+  }
+
+  /** A guest need not wait for zeroes, unless somebody reads the source's present content through the target. */
+  #launchZeroes(stretch: Stretch): boolean {
+    const { offset, lengthBytes } = stretch;
+    if (this.#target.isAbove(this.#source) || !this.#gate.tryRelease(offset, lengthBytes)) return false;
+    this.#zeroing.add(stretch);
+    this.#window.launch(0, async () => {
+      await this.#mover.zero(offset, lengthBytes);
+      this.#zeroing.delete(stretch);
+    });
+    return true;
   }
 
   #throwFailure(): void {
@@ -240,7 +265,10 @@ export class BackupJob implements JobDriver {
     if (replace) {
       bitmap.resetAll();
       bitmap.merge(successor);
-      if (!this.#succeeded) bitmap.merge(this.#due);
+      if (!this.#succeeded) {
+        bitmap.merge(this.#due);
+        for (const { offset, lengthBytes } of this.#zeroing) bitmap.set(offset, lengthBytes);
+      }
     }
     const index = this.#source.dirtyBitmaps.indexOf(successor);
     assert(index >= 0, 'the successor of a bitmap is on its node');

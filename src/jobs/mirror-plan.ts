@@ -104,7 +104,8 @@ function defaultGranularity(target: Node): number {
   return Math.min(64 * KiB, Math.max(4 * KiB, clusterOf(target) ?? 64 * KiB));
 }
 
-function clusterOf(target: Node): number | undefined {
+/** Of a format; undefined where there are none. */
+export function clusterOf(target: Node): number | undefined {
   return target.skipFilters().instance.info().clusterSizeBytes;
 }
 

@@ -13,6 +13,8 @@ export interface ChangeGate {
   isOpen(offset: number, lengthBytes: number): boolean;
   /** Sees a change through: calls `forward`, which does it on the child, when it may. */
   run(change: Change, forward: () => Promise<void>): Promise<void>;
+  /** The same of a flush; absent: it goes to the child only. */
+  flush?(forward: () => Promise<void>): Promise<void>;
 }
 
 /** The state of a filter that shows its child as it is and lets a job stand between the guest's changes and it. */
@@ -79,6 +81,7 @@ export class PassThrough implements DriverInstance, IoDriver {
   }
 
   flush(): Promise<void> {
+    if (this.gate?.flush) return this.gate.flush(() => this.#child().flush());
     return this.#child().flush();
   }
 
