@@ -105,8 +105,11 @@ export interface DriverInstance {
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
   /** New cumulative permissions; file takes its OFD locks here. */
   preparePermissions?(permissions: PermissionSet): Promise<PreparedChange>;
-  /** Quiet down internal background work; paired. */
-  drainBegin?(): void | Promise<void>;
+  /**
+   * A drained section begins: no request comes until drainEnd. Ends what it does by itself; a drained section waits for
+   * the promise. Called once for sections that overlap, and always paired.
+   */
+  drainBegin?(): Promise<void> | void;
   drainEnd?(): void;
   /** -incoming: give up caches and locks; and take them again. */
   inactivate?(): Promise<void>;
