@@ -32,6 +32,8 @@ export interface BackendProperties {
   queuesWhenDrained?: boolean;
   /** A part of a job says false: it does not count as a user of the node of its own. */
   isUser?: boolean;
+  /** A guest's disk (false): it asks for nothing while another process owns the image. */
+  isGuest?: boolean;
 }
 
 export type Operation = 'read' | 'write' | 'flush' | 'unmap';
@@ -52,6 +54,7 @@ export class BlockBackend {
   readonly description: string;
   readonly user: BackendUser;
   readonly isUser: boolean;
+  readonly isGuest: boolean;
   /** What it asks of its node; the graph keeps them. */
   perm: number;
   shared: number;
@@ -79,6 +82,7 @@ export class BlockBackend {
     this.shared = properties.shared;
     this.user = properties.user ?? {};
     this.isUser = properties.isUser ?? true;
+    this.isGuest = properties.isGuest ?? false;
     this.#queues = properties.queuesWhenDrained ?? true;
     this.clock = clock;
     this.idle = idle;
@@ -260,7 +264,7 @@ export class BlockBackend {
   }
 
   #checkWritable(): void {
-    if (this.isWritable || hasPermission(this.perm, Permission.writeUnchanged)) return;
+    if (this.#root().isWritable) return;
     throw new BlockError('permission', 'Operation not permitted', { errno: 'EPERM', node: this.node.name });
   }
 }
