@@ -161,7 +161,7 @@ export class Graph {
 /** A filter holds nothing of its own, and a job's may be out of its place already. */
 async function flushAndClose(node: Node): Promise<void> {
   try {
-    if (!node.readOnly && !node.inactive && !node.isFilter) await node.io.flush();
+    if (node.isWritable && !node.isFilter) await node.io.flush();
   } finally {
     await node.close();
   }

@@ -111,7 +111,7 @@ export class JobPlace {
   }
 
   /**
-   * Puts the filter above the source for all of its parents but those that `keep` names, attaches backends, and does
+   * Puts the filter above the source (which must be ours: kind permission) for all of its parents but those that `keep` names, attaches backends, and does
    * what `more` adds, in one transaction. The caller holds a drained section.
    */
   async insert(
@@ -120,6 +120,9 @@ export class JobPlace {
     keep: (edge: Edge) => boolean = () => false,
   ): Promise<void> {
     await this.graph.transaction((transaction) => {
+      const { name, activity } = this.source;
+      if (activity === 'inactive')
+        throw new BlockError('permission', 'Block node is read-only', { node: name, errno: 'EPERM' });
       transaction.add(this.filter);
       transaction.attach(this.filter, 'file', this.source);
       transaction.replaceNode(this.source, this.filter, keep);
