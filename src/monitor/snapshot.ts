@@ -41,7 +41,7 @@ export async function snapshotSync(
     const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
     const overlay = await engine.opener.openImage(filename, format, { readOnly: old.readOnly }, options);
     const done = await putOnTop(engine, old, overlay);
-    return { ...done, settle: () => graph.collect([overlay]) };
+    return { ...done, settle: () => graph.release([overlay]) };
   });
 }
 
@@ -87,7 +87,7 @@ async function putOnTop(engine: Engine, old: Node, overlay: Node): Promise<DoneA
       transaction.setReadOnly(old, true);
     });
   } catch (error) {
-    await graph.collect([overlay]);
+    await graph.release([overlay]);
     throw error;
   }
   return {
