@@ -116,6 +116,11 @@ export class Graph {
     for (const node of candidates) if (await this.#claim(node)) await this.#close(node);
   }
 
+  /** The same for those who ask no more than that the nodes be gone: whether the last flush did well, nobody hears. */
+  async release(candidates: Iterable<Node>): Promise<void> {
+    for (const node of candidates) await this.collect([node]).catch(() => undefined);
+  }
+
   /** Whether nothing holds a node; from then on nothing may. No transaction is under way that gives it a parent. */
   #claim(node: Node): Promise<boolean> {
     return this.#mutex.run(async () => {

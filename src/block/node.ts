@@ -230,7 +230,8 @@ export class Node {
   markDirty(offset: number, lengthBytes: number): void {
     const end = offset + lengthBytes;
     if (end > this.highestWrittenOffset) this.highestWrittenOffset = end;
-    for (const bitmap of this.dirtyBitmaps) if (bitmap.enabled) bitmap.set(offset, lengthBytes);
+    for (const bitmap of this.dirtyBitmaps)
+      if (bitmap.enabled && !bitmap.successor) bitmap.set(offset, lengthBytes);
   }
 
   /** After a truncate. */

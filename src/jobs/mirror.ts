@@ -361,7 +361,7 @@ export class MirrorJob implements JobDriver {
           this.#listPivot(transaction);
         });
       } catch (error) {
-        if (backing) await place.graph.collect([backing]);
+        if (backing) await place.graph.release([backing]);
         throw error;
       }
       place.removed();
