@@ -2,7 +2,7 @@ import { alignDown } from '../base/align.js';
 import type { DirtyBitmap, Stretch } from '../block/dirty-bitmap.js';
 import { roundOut } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
-import type { Change, ChangeGate } from '../drivers/pass-through/pass-through.js';
+import type { Change, ChangeGate } from '../block/change-gate.js';
 import { AWAITED_BYTES } from './block-copy.js';
 import { type CopySides, type CopyTurn, takeTurn } from './copy-turn.js';
 

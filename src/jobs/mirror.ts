@@ -68,7 +68,8 @@ export class MirrorJob implements JobDriver {
 
   constructor(job: Job, plan: MirrorPlan, surroundings: JobSurroundings) {
     this.type = plan.type;
-    this.isAnnouncedFirst = !plan.targetIsBase;
+    // Of an active commit, only what is wrong with the images is told before.
+    this.isAnnouncedFirst = !plan.targetIsBase || plan.source.activity === 'inactive';
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
@@ -220,12 +221,11 @@ export class MirrorJob implements JobDriver {
 
   /** Switches whether guests' changes go to both sides, while none of them is under way. Nothing is being copied. */
   async #writeToBoth(on: boolean): Promise<void> {
-    const { passThrough } = this.#place;
     const gate = on ? this.#both : undefined;
-    if (passThrough.gate === gate) return;
+    if (this.#source.gate === gate) return;
     await this.#place.drained([this.#source], async () => {
       // Meanwhile a point in time may have been fixed.
-      if (!this.#held) passThrough.gate = gate;
+      if (!this.#held) this.#place.guardSource(gate);
     });
   }
 
@@ -312,7 +312,7 @@ export class MirrorJob implements JobDriver {
 
   /** Answers how long the part is. Where guests' changes go to both sides, they may have to wait for it. */
   async #copyPart({ offset, lengthBytes }: Stretch, options: Omit<CopyOptions, 'unit'>): Promise<number> {
-    const isAwaited = this.#place.passThrough.gate !== undefined;
+    const isAwaited = this.#source.gate !== undefined;
     const mayBeZero = isAwaited && !options.data;
     const zeroBytes = mayBeZero ? await this.#mover.zeroBytes(offset, lengthBytes) : 0;
     if (zeroBytes > 0) return zeroBytes;
@@ -397,7 +397,7 @@ export class MirrorJob implements JobDriver {
         this.#offset += bytes;
       },
     });
-    this.#place.passThrough.gate = this.#held;
+    this.#place.guardSource(this.#held);
   }
 
   async #copyHeld(): Promise<void> {
@@ -420,7 +420,9 @@ export class MirrorJob implements JobDriver {
   async prepare(): Promise<void> {
     if (this.#phase !== 'complete') return;
     const place = this.#place;
-    await place.section([this.#source, this.#target], async () => {
+    const { replaces } = this.#plan;
+    const moved = [this.#source, this.#target, ...(replaces ? [replaces] : [])];
+    await place.section(moved, async () => {
       await this.#window.finish();
       await this.#copyRest();
       const backing = await this.#newBacking();
@@ -431,7 +433,7 @@ export class MirrorJob implements JobDriver {
           this.#listPivot(transaction);
         });
       } catch (error) {
-        if (backing) await place.graph.collect([backing]);
+        if (backing) await place.graph.release([backing]);
         throw error;
       }
       place.removed();
@@ -456,7 +458,7 @@ export class MirrorJob implements JobDriver {
       transaction.replaceNode(replaces, this.#target);
       this.#place.listRemoval(transaction);
     } else {
-      this.#place.listRemoval(transaction, this.#target);
+      this.#place.listPivot(transaction, this.#target);
     }
   }
 
@@ -480,7 +482,6 @@ export class MirrorJob implements JobDriver {
   async clean(): Promise<void> {
     const source = this.#source;
     await this.#place.remove();
-    this.#place.passThrough.gate = undefined;
     const index = source.dirtyBitmaps.indexOf(this.#dirty);
     if (index >= 0) source.dirtyBitmaps.splice(index, 1);
     await this.#place.close(this.#pivoted ? [source] : [this.#target]);

@@ -9,7 +9,14 @@ import { startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import { type Job, type JobDriver, JobIoError } from './job.js';
-import { ALL_PERMISSIONS, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import {
+  ALL_PERMISSIONS,
+  creatingNode,
+  JobPlace,
+  type JobSurroundings,
+  notCreated,
+  Permission,
+} from './job-graph.js';
 import { statusOrData } from './source-status.js';
 
 /** Writeback of the node starts whenever this much was copied up. */
@@ -63,9 +70,14 @@ export class StreamJob implements JobDriver {
   async insert(): Promise<void> {
     const place = this.#place;
     const backend = this.#backend;
-    await place.drained([this.#node], () =>
-      place.insert([[backend, this.#node]], (transaction) => place.listWritable(transaction, this.#node)),
-    );
+    const node = this.#node;
+    try {
+      await place.drained([node], () =>
+        place.insert([[backend, node]], (transaction) => place.listWritable(transaction, node)),
+      );
+    } catch (error) {
+      throw node.activity === 'inactive' ? notCreated(error) : error;
+    }
     place.freezeChain(place.filter, this.#lowest);
     place.block(this.type, this.#involved());
   }

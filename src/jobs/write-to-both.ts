@@ -1,8 +1,8 @@
 import type { BlockBackend } from '../block/backend.js';
+import type { Change, ChangeGate } from '../block/change-gate.js';
 import { type DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
 import type { RangeLock } from '../block/range-lock.js';
 import { withoutFlag, Flag } from '../block/request.js';
-import type { Change, ChangeGate } from '../drivers/pass-through/pass-through.js';
 import type { Mover } from './block-copy.js';
 import { type CopyTurn, takeTurn } from './copy-turn.js';
 
