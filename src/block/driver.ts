@@ -120,6 +120,11 @@ export interface DriverInstance {
   prepareActivation?(mayWrite: boolean): Promise<PreparedChange>;
   /** The image goes to another process, before those below it: nothing may be cached when this resolves. Else: flush. */
   prepareInactivation?(): Promise<PreparedChange>;
+  /**
+   * Nobody wants the node any more: what is in flight ends now, with an error, and so does every later request; only
+   * close() is called. What cannot be taken back (a call that the kernel holds) is left to itself, with its memory.
+   */
+  cancelInFlight?(): void;
   info(): DriverInfo;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;

@@ -39,6 +39,8 @@ export class Node {
   activity: 'active' | 'inactive';
   /** On its way out of the graph: nobody may attach to it any more. */
   isClosing = false;
+  /** A job copies or has copied to it, and nobody else has used it since: it need not be waited for at its end. */
+  isCopy = false;
   /** Stands before every change, whoever makes it. Set and unset in drained sections, by the job whose source it is. */
   gate: ChangeGate | undefined;
   readonly children = new Map<string, Edge>();

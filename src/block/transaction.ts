@@ -49,6 +49,7 @@ export class GraphTransaction {
     const edge = new Edge(parent, role, child);
     this.#attached.push(edge);
     this.#gainsParents.add(child);
+    if (parent instanceof Node || parent.isWritable) child.isCopy = false;
     this.#steps.push({ apply: () => this.#link(edge), undo: () => this.#unlink(edge) });
     return edge;
   }
@@ -62,6 +63,7 @@ export class GraphTransaction {
   retarget(edge: Edge, node: Node): void {
     assertNotFrozen(edge, node);
     this.#gainsParents.add(node);
+    node.isCopy = false;
     let old: Node | undefined;
     this.#steps.push({
       apply: () => {

@@ -116,6 +116,7 @@ export class BackupJob implements JobDriver {
     } catch (error) {
       throw notCreated(error);
     }
+    place.copiesTo(this.#targetBackend);
     this.#markDue();
     place.passThrough.gate = this.#gate;
     // Not the source: another layer or another backup may come between it and the filter.
@@ -233,6 +234,10 @@ export class BackupJob implements JobDriver {
 
   #throwFailure(): void {
     if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  giveUp(): void {
+    this.#place.giveUpCopy();
   }
 
   abort(): void {

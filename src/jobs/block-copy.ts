@@ -9,7 +9,7 @@ import { FilePayload } from '../block/payload.js';
 import { Flag } from '../block/request.js';
 import { areOpen, type CopyTurn, whenOpen } from './copy-turn.js';
 import { PIECE_BYTES } from './copy-window.js';
-import { type Job, JobIoError } from './job.js';
+import { type Job, JobCancelled, JobIoError } from './job.js';
 import { statusOrData, tryStatus } from './source-status.js';
 
 /** Zeroes cost no data: one request may cover this much. */
@@ -167,9 +167,11 @@ export class Mover {
 
   /** Makes a stretch of the target read as zeroes. */
   async zero(offset: number, lengthBytes: number): Promise<void> {
-    const { target } = this.#options;
-    for (let done = 0; done < lengthBytes;)
+    const { job, target } = this.#options;
+    for (let done = 0; done < lengthBytes;) {
+      if (job.isCancelled) throw new JobCancelled();
       done += await whenOpen(target, () => this.#zeroFirst(offset + done, lengthBytes - done, false));
+    }
   }
 
   /** The same of all that is alike at `offset`; answers how long that is. */

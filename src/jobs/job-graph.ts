@@ -10,7 +10,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { ChangeGate } from '../block/change-gate.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';
-import type { Graph } from '../block/graph.js';
+import { GRACE_MS, type Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
 import type { GraphTransaction } from '../block/transaction.js';
@@ -26,6 +26,9 @@ export interface JobSurroundings {
   /** Jobs change the graph one at a time. */
   readonly changes: AsyncMutex;
 }
+
+/** How often it is looked whether a cancelled job still has requests in flight. */
+const LOOK_MS = 100;
 
 /** Words an error of putting a filter in as QEMU does for those that it makes as other nodes are made. */
 export function creatingNode<T>(body: () => T): T {
@@ -53,6 +56,7 @@ export class JobPlace {
   readonly passThrough: PassThrough;
   readonly source: Node;
   #removed = true;
+  #copy: BlockBackend | undefined;
   /** What the filter showed last: layers may have come between it and the source. */
   #shown: Node;
 
@@ -197,6 +201,24 @@ export class JobPlace {
   /** In a drained section: `gate` stands before every change of the source until the job's place ends. */
   guardSource(gate: ChangeGate | undefined): void {
     this.source.gate = gate;
+  }
+
+  /** The target of a copy, from now on. */
+  copiesTo(target: BlockBackend): void {
+    target.node.isCopy = true;
+    this.#copy = target;
+  }
+
+  /** After a force-cancel: what is in flight to the copy ends soon, by itself or not. */
+  giveUpCopy(): void {
+    const copy = this.#copy;
+    if (!copy) return;
+    const look = (): void => {
+      if (this.job.isOver || !copy.root) return;
+      if (copy.isBusy) this.graph.cancelInFlight(copy.node, [copy]);
+      this.graph.host.clock.setTimer(LOOK_MS, look);
+    };
+    this.graph.host.clock.setTimer(GRACE_MS, look);
   }
 
   /** Lists the steps that end the job's place: parents of the filter go to `heir`, or to what it filters. */

@@ -30,6 +30,8 @@ export interface JobDriver {
   freeze?(): Promise<void>;
   /** The last part that may fail: the change of the graph. */
   prepare?(): Promise<void>;
+  /** Cancelled by force: requests that it has in flight to a copy are given up if they do not end soon. */
+  giveUp?(): void;
   /** Told that the job fails or is cancelled, before clean. */
   abort?(): void;
   /** Takes the job's filter and backends out of the graph. Must not fail. */
@@ -131,6 +133,10 @@ export class Job {
 
   get error(): string | undefined {
     return this.#error;
+  }
+
+  get isOver(): boolean {
+    return this.#status === 'concluded' || this.#status === 'null';
   }
 
   /** Resolves when it has concluded (whether or not it was dismissed). */
@@ -434,6 +440,7 @@ export class Job {
     this.#cancelled = true;
     this.#userPaused = false;
     this.#kicked.notify();
+    this.#work().giveUp?.();
   }
 
   complete(): void {

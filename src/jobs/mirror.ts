@@ -14,7 +14,7 @@ import { growBase } from './commit.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { type CopySides, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
-import { asError, type Job, type JobDriver } from './job.js';
+import { asError, type Job, JobCancelled, type JobDriver } from './job.js';
 import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { clusterOf, type MirrorPlan } from './mirror-plan.js';
 import { statusOrData } from './source-status.js';
@@ -148,6 +148,7 @@ export class MirrorJob implements JobDriver {
       );
       source.dirtyBitmaps.push(this.#dirty);
     });
+    if (!targetIsBase) place.copiesTo(this.#targetBackend);
     place.freezeChain(place.filter, targetIsBase ? target : source);
     place.block(type, blocked);
   }
@@ -294,6 +295,7 @@ export class MirrorJob implements JobDriver {
     let at = offset;
     try {
       while (at < end) {
+        if (this.job.isCancelled) throw new JobCancelled();
         const rest = { offset: at, lengthBytes: end - at };
         const done = await this.#copyPart(rest, { data: at === offset ? data : undefined, isLost });
         at += done;
@@ -473,6 +475,10 @@ export class MirrorJob implements JobDriver {
     if (!named) return undefined;
     const filename = resolveBacking(target.filename, named.filename);
     return this.#place.opener.openImage(filename, named.format, { readOnly: true });
+  }
+
+  giveUp(): void {
+    this.#place.giveUpCopy();
   }
 
   abort(): void {

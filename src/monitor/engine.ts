@@ -139,6 +139,17 @@ export class Engine {
     await inactivate(this.graph, [node]);
   }
 
+  /** What close() still waits for, in words. */
+  unfinished(): string[] {
+    const jobs = this.jobs.list().filter((job) => !job.isOver);
+    const open = [...this.graph.nodes.values()].filter(({ isClosing }) => isClosing);
+    const nodes = open.length > 0 ? open : [...this.graph.nodes.values()].filter(({ implicit }) => !implicit);
+    return [
+      ...jobs.map((job) => `the ${job.type} job '${job.id}'`),
+      ...nodes.map(({ name, filename }) => `node '${name}'${filename === '' ? '' : ` (${filename})`}`),
+    ];
+  }
+
   /**
    * Ends jobs, exports and devices, flushes and closes every image. All of it is closed also when an error is thrown,
    * the first that was met: what was written may not be durable.
@@ -148,7 +159,10 @@ export class Engine {
     const steps = [() => this.exports.close()];
     for (const device of this.devices.values()) steps.push(() => device.close());
     for (const node of this.graph.nodes.values()) node.monitorOwned = false;
-    for (const node of this.graph.nodes.values()) steps.push(() => this.graph.collect([node]));
+    for (const node of this.graph.nodes.values()) {
+      // Of a copy, all that was promised is durable, or it has failed already.
+      steps.push(() => (node.isCopy ? this.graph.release([node]) : this.graph.collect([node])));
+    }
     let failure: unknown;
     for (const step of steps) await step().catch((error: unknown) => void (failure ??= error));
     this.devices.clear();

@@ -1,3 +1,4 @@
+import { Abandonable } from '../../base/async.js';
 import { errnoError } from '../../base/error.js';
 import type {
   ChildIo,
@@ -29,6 +30,7 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
   readonly #nodeName: string;
   readonly #options: BlkdebugOptions;
   readonly #rules: ErrorRules;
+  readonly #waits = new Abandonable();
 
   constructor(context: DriverContext, options: BlkdebugOptions) {
     this.#image = context.child('image');
@@ -71,14 +73,25 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
     const delayMs = delayOf(this.#options.delays, (rule) => rule.event === event);
     const stop = this.breakpoints.hit(event);
     if (delayMs === 0) return stop;
-    return this.#clock.sleep(delayMs).then(() => stop);
+    return this.#sleep(delayMs).then(() => stop);
+  }
+
+  /** Nothing waits any more: requests that do fail, and later ones too. */
+  cancelInFlight(): void {
+    this.#waits.abandon(errnoError('ECANCELED', undefined, { node: this.#nodeName }));
+    this.breakpoints.resumeAll();
+  }
+
+  #sleep(delayMs: number): Promise<void> {
+    return this.#waits.sleep((done) => this.#clock.setTimer(delayMs, done));
   }
 
   /** Waits and throws as the rules say for a request of this type. */
   async #check(ioType: IoType, offset: number, lengthBytes: number): Promise<void> {
     const rule = this.#rules.take(ioType, offset, lengthBytes);
     const delayMs = delayOf(this.#options.delays, (delay) => delay.ioType === ioType);
-    if (delayMs > 0) await this.#clock.sleep(delayMs);
+    if (delayMs > 0) await this.#sleep(delayMs);
+    this.#waits.check();
     if (!rule) return;
     if (!rule.immediately) await this.#clock.macrotask();
     throw errnoError(rule.errno, undefined, { node: this.#nodeName, offset });

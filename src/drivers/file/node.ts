@@ -18,6 +18,7 @@ export class FileNode implements DriverInstance {
   /** Opened by the transaction that is being prepared. */
   #reopening: HostFile | undefined;
   #flushFailure: { error: unknown } | undefined;
+  #isGivenUp = false;
 
   constructor(host: Host, options: FileOptions, file: HostFile) {
     this.#host = host;
@@ -45,12 +46,18 @@ export class FileNode implements DriverInstance {
     }
   }
 
+  /** From here on the descriptor and its locks are nobody's business: they go when the kernel lets go of them. */
+  cancelInFlight(): void {
+    this.#isGivenUp = true;
+    this.io.file.abandon();
+  }
+
   truncate(lengthBytes: number): Promise<void> {
     return this.io.truncate(lengthBytes);
   }
 
   allocatedBytes(): number {
-    return this.io.file.allocatedBytes();
+    return this.#isGivenUp ? 0 : this.io.file.allocatedBytes();
   }
 
   info(): DriverInfo {
@@ -59,6 +66,7 @@ export class FileNode implements DriverInstance {
 
   /** New locks are taken now, those no longer needed dropped at commit. Errors: kind busy. */
   async preparePermissions(set: PermissionSet): Promise<PreparedChange> {
+    if (this.#isGivenUp) return NOTHING;
     const reopen = await this.#prepareAccess(wantsWrite(set));
     const before = this.#locked;
     try {
@@ -87,6 +95,7 @@ export class FileNode implements DriverInstance {
   }
 
   prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
+    if (this.#isGivenUp) return Promise.resolve(NOTHING);
     const isSo = readOnly !== this.io.file.writable;
     return isSo || (!readOnly && this.#options.autoReadOnly)
       ? Promise.resolve(NOTHING)

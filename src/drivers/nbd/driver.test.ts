@@ -217,6 +217,20 @@ test('a node whose server has gone fails quickly and closes', () =>
     assert.equal(bed.graph.nodes.size, 0);
   }));
 
+test('requests to a silent server are given up at once when nobody wants them any more', () =>
+  onMachine(async ({ bed, simulation }) => {
+    const disk = await bed.open(OPTIONS);
+    simulation.setSilent(true);
+    const pending = [errorOf(disk.read(0, 512)), errorOf(disk.backend.flush())];
+    await simulation.host.clock.sleep(10);
+    const began = simulation.host.clock.nowMs();
+    bed.graph.cancelInFlight(disk.node, [disk.backend]);
+    for (const request of pending) assert.equal((await request).errno, 'ECANCELED');
+    assert.equal((await errorOf(disk.read(0, 512))).errno, 'EIO');
+    assert.equal((await errorOf(disk.close())).errno, 'EIO');
+    assert.ok(simulation.host.clock.nowMs() < began + 1);
+  }));
+
 test('an export is as long as it is: what lies beyond has no room, and less of it may be used', () =>
   onMachine(async ({ bed }) => {
     const disk = await bed.open(OPTIONS);

@@ -79,6 +79,10 @@ export class NbdNode implements DriverInstance {
     return {};
   }
 
+  cancelInFlight(): void {
+    this.#client.abandon();
+  }
+
   close(): Promise<void> {
     return this.#client.close();
   }

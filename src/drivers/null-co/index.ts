@@ -1,5 +1,6 @@
 import { alignUp } from '../../base/align.js';
-import { BlockError } from '../../base/error.js';
+import { Abandonable } from '../../base/async.js';
+import { BlockError, errnoError } from '../../base/error.js';
 import { GiB, MAX_IMAGE_BYTES } from '../../base/limits.js';
 import type { DriverDescription, DriverInstance, IoDriver } from '../../block/driver.js';
 import { booleanOption, numberOption } from '../../block/options.js';
@@ -12,6 +13,7 @@ const SECTOR_BYTES = 512;
 class NullIo implements IoDriver {
   readonly #clock: HostClock;
   readonly #latencyMs: number;
+  readonly waits = new Abandonable();
   readonly #readsZeroes: boolean;
 
   constructor(clock: HostClock, latencyMs: number, readsZeroes: boolean) {
@@ -54,7 +56,7 @@ class NullIo implements IoDriver {
   }
 
   async #delay(): Promise<void> {
-    if (this.#latencyMs > 0) await this.#clock.sleep(this.#latencyMs);
+    if (this.#latencyMs > 0) await this.waits.sleep((done) => this.#clock.setTimer(this.#latencyMs, done));
   }
 }
 
@@ -79,6 +81,7 @@ export const nullCoDriver: DriverDescription = {
       requestAlignmentBytes: 1,
       io,
       flush: () => io.write(),
+      cancelInFlight: () => io.waits.abandon(errnoError('ECANCELED')),
       info: () => ({}),
       allocatedBytes: () => 0,
       close: () => Promise.resolve(),
