@@ -177,7 +177,8 @@ export class NodeIo {
     if (!node.instance.truncate) {
       throw new BlockError('unsupported', `Image format driver does not support resize`, { node: node.name });
     }
-    for (const { granularityBytes } of node.dirtyBitmaps) DirtyBitmap.checkSize(lengthBytes, granularityBytes);
+    for (const { granularityBytes } of node.dirtyBitmaps)
+      DirtyBitmap.checkSize(lengthBytes, granularityBytes);
     const release = await this.ranges.lockExclusive(0, Math.max(lengthBytes, node.lengthBytes));
     try {
       await node.instance.truncate(lengthBytes);

@@ -14,7 +14,10 @@ export function registerQueries(engine: Engine): void {
   const { graph, jobs } = engine;
   engine.command('query-block', () => queryBlock(engine));
   engine.command('query-named-block-nodes', ({ flat }) =>
-    graph.listed().reverse().map((node) => nodeInfo(node, { flat: flat ?? false })),
+    graph
+      .listed()
+      .reverse()
+      .map((node) => nodeInfo(node, { flat: flat ?? false })),
   );
   engine.command('query-block-jobs', () =>
     jobs
