@@ -107,10 +107,26 @@ export class RealFile implements HostFile {
     const length = buffer.length;
     if (this.#closed || this.#direct || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
     if (this.traits.inMemory) return this.#writeNow(position, buffer);
-    if (this.#flushRunning || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
     const startMs = performance.now();
-    if (!this.#syncWrites.mayWrite(startMs)) return false;
+    if (!this.#mayChangeNow(startMs)) return false;
     const done = this.#writeNow(position, buffer);
+    this.#syncWrites.wrote(startMs, performance.now());
+    return done;
+  }
+
+  /** Whether a change of the page cache is not likely to wait for the device. */
+  #mayChangeNow(nowMs: number): boolean {
+    if (this.#flushRunning || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
+    return this.#syncWrites.mayWrite(nowMs);
+  }
+
+  /** A change that a failure leaves to the promise form, which reports it. */
+  #tryChange(change: () => boolean): boolean {
+    if (this.#closed || this.#direct || !this.writable) return false;
+    if (this.traits.inMemory) return change();
+    const startMs = performance.now();
+    if (!this.#mayChangeNow(startMs)) return false;
+    const done = change();
     this.#syncWrites.wrote(startMs, performance.now());
     return done;
   }
@@ -132,6 +148,10 @@ export class RealFile implements HostFile {
     return this.#flushNext;
   }
 
+  get hasLostWrites(): boolean {
+    return this.#flushFailure !== undefined;
+  }
+
   async punchHole(position: number, lengthBytes: number): Promise<void> {
     await this.#fallocate(FallocateMode.punchHole, position, lengthBytes);
   }
@@ -142,6 +162,23 @@ export class RealFile implements HostFile {
 
   async allocate(position: number, lengthBytes: number): Promise<void> {
     await this.#fallocate(FallocateMode.allocate, position, lengthBytes);
+  }
+
+  tryAllocate(position: number, lengthBytes: number): boolean {
+    return this.#tryChange(
+      () => this.#system.fallocateNow(this.#fd, FallocateMode.allocate, position, lengthBytes).value >= 0,
+    );
+  }
+
+  tryTruncate(sizeBytes: number): boolean {
+    return this.#tryChange(() => {
+      try {
+        fs.ftruncateSync(this.#fd, sizeBytes);
+        return true;
+      } catch {
+        return false;
+      }
+    });
   }
 
   truncate(sizeBytes: number): Promise<void> {
@@ -312,8 +349,10 @@ export class RealFile implements HostFile {
             this.#flushRunning = undefined;
             this.#lastFlushMs = performance.now() - startMs;
             if (!error) return resolve();
-            this.#flushFailure = toBlockError(error, undefined, { path: this.path });
-            reject(this.#flushFailure);
+            const failure = toBlockError(error, undefined, { path: this.path });
+            // What the page cache could not write it may drop; past it nothing is kept that could be dropped.
+            if (!this.#direct) this.#flushFailure = failure;
+            reject(failure);
           });
         }),
     );
