@@ -160,16 +160,25 @@ export class MappedIo {
     if (!this.#driver.tryReserve || !this.#ranges.isIdle) return false;
     const reservation = this.#driver.tryReserve(offset + done, buffer.length - done);
     if (!reservation) return false;
-    const fits = reservation.offset === start && reservation.offset + reservation.lengthBytes === end;
-    const bare = reservation.readsZero && reservation.before === 'zero';
-    const head = offset + done - reservation.offset;
-    const part = done === 0 ? buffer : buffer.subarray(done);
-    const aligned = head === 0 && part.length === reservation.lengthBytes;
-    const wrote =
-      fits && (bare || aligned) && this.#file().tryWrite(reservation.hostOffset + head, part, Flag.none);
-    if (wrote) reservation.link();
-    else reservation.abort();
+    let wrote = false;
+    try {
+      const fits = reservation.offset === start && reservation.offset + reservation.lengthBytes === end;
+      wrote = fits && this.#tryFill(reservation, offset + done, done === 0 ? buffer : buffer.subarray(done));
+    } finally {
+      if (wrote) reservation.link();
+      else reservation.abort();
+    }
     return wrote;
+  }
+
+  /** Writes what needs no copy-on-write. */
+  #tryFill(r: Reservation, offset: number, part: Uint8Array): boolean {
+    const file = this.#file();
+    const head = offset - r.offset;
+    const isWhole = head === 0 && part.length === r.lengthBytes;
+    const isBare = r.readsZero && r.before === 'zero';
+    if (!isWhole && !(isBare && file.tryExtend(hostEnd(r)))) return false;
+    return file.tryWrite(r.hostOffset + head, part, Flag.none);
   }
 
   async write(offset: number, payload: Payload): Promise<void> {
@@ -218,11 +227,22 @@ export class MappedIo {
         return done;
       } catch (error) {
         reservation.abort();
+        await this.#endWhole(reservation);
         throw error;
       }
     } finally {
       release();
     }
+  }
+
+  /** After a write that failed: the file may have become longer by a part of it. */
+  async #endWhole({ hostOffset, lengthBytes }: Reservation): Promise<void> {
+    const inside = this.#file().lengthBytes - hostOffset;
+    if (inside <= 0 || inside >= lengthBytes) return;
+    const end = hostOffset + alignUp(inside, this.#driver.clusterBytes);
+    await this.#file()
+      .extend(end)
+      .catch(() => undefined);
   }
 
   /** Writes guest data and copy-on-write into reserved clusters; answers the guest offset where the data ends. */
@@ -233,6 +253,7 @@ export class MappedIo {
     const bare = (r.readsZero && r.before === 'zero') || (head === 0 && tail === 0);
     await this.#file().announce('write_aio');
     if (bare) {
+      if (tail > 0 && !this.#file().tryExtend(hostEnd(r))) await this.#file().extend(hostEnd(r));
       await this.#writeHost(r.hostOffset + head, payload, at - base, dataEnd - at);
       return dataEnd;
     }
@@ -447,6 +468,36 @@ export class MappedIo {
     return new BufferPayload(buffer);
   }
 
+  /** ChildIo.allocate, as far as the mapping is one of bytes in the file; elsewhere space is found at the write. */
+  async allocate(offset: number, lengthBytes: number): Promise<void> {
+    const mapping = newMapping();
+    for (let done = 0; done < lengthBytes; done += mapping.lengthBytes) {
+      await this.#map(offset + done, lengthBytes - done, mapping);
+      if (mapping.kind === 'data' && mapping.writable)
+        await this.#file().allocate(mapping.hostOffset, mapping.lengthBytes);
+    }
+  }
+
+  tryAllocate(offset: number, lengthBytes: number): boolean {
+    const mapping = this.#scratch;
+    if (this.#driver.clusterBytes !== 1 || !this.#driver.tryMap(offset, lengthBytes, mapping)) return false;
+    return this.#file().tryAllocate(mapping.hostOffset, mapping.lengthBytes);
+  }
+
+  /** Only a driver without clusters has its end where the file has it. */
+  async extend(lengthBytes: number): Promise<void> {
+    if (this.#driver.clusterBytes !== 1) return;
+    const mapping = newMapping();
+    await this.#map(0, lengthBytes, mapping);
+    await this.#file().extend(mapping.hostOffset + lengthBytes);
+  }
+
+  tryExtend(lengthBytes: number): boolean {
+    const mapping = this.#scratch;
+    if (this.#driver.clusterBytes !== 1 || !this.#driver.tryMap(0, lengthBytes, mapping)) return false;
+    return this.#file().tryExtend(mapping.hostOffset + lengthBytes);
+  }
+
   /**
    * Status now if no wait is needed. Without clusters of its own (raw) the driver knows nothing of holes, so the file
    * says, later. Where there are clusters, data is what the tables call so: asking the file about each would cost more
@@ -531,6 +582,11 @@ export class MappedIo {
         return { kind: 'other', lengthBytes: length };
     }
   }
+}
+
+/** The file is to reach so far: its last cluster is whole, however little of it is written. */
+function hostEnd(reservation: Reservation): number {
+  return reservation.hostOffset + reservation.lengthBytes;
 }
 
 function withHost(status: BlockStatus, mapping: Mapping): BlockStatus {

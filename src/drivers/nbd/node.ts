@@ -139,6 +139,15 @@ class NbdIo implements IoDriver {
     return { lengthBytes: known, allocated: true, zero, data, hostOffset: offset };
   }
 
+  /** Whether the server has space it tells at the write or the flush; that there is none beyond the end is certain. */
+  async allocate(offset: number, lengthBytes: number): Promise<void> {
+    this.#checkEnd(offset, lengthBytes);
+  }
+
+  async extend(lengthBytes: number): Promise<void> {
+    this.#checkEnd(0, lengthBytes);
+  }
+
   /** A format that allocates beyond the end finds the export full. */
   #checkEnd(offset: number, lengthBytes: number): void {
     if (offset + lengthBytes > this.#client.info.lengthBytes)

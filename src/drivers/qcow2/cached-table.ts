@@ -17,6 +17,8 @@ export class CachedTable {
   readonly hostOffset: number;
   /** Nothing on disk points at it yet: it may be written in full before what it refers to is durable. */
   isNew: boolean;
+  /** Its place on the storage is sure to take a change of it: see MetadataSpace. */
+  hasSpace: boolean;
   /** Users that hold it across an await: it stays in memory. */
   pins = 0;
   /** Read for somebody who has not looked at it yet: requests that take turns must not evict each other's for ever. */
@@ -36,6 +38,7 @@ export class CachedTable {
     this.bytes = bytes;
     this.hostOffset = hostOffset;
     this.isNew = isNew;
+    this.hasSpace = isNew;
   }
 
   get isDirty(): boolean {
