@@ -143,32 +143,34 @@ export class MappedIo {
     const mapping = this.#scratch;
     for (let done = 0; done < buffer.length;) {
       if (!this.#driver.tryMap(offset + done, buffer.length - done, mapping)) return false;
-      if (mapping.kind !== 'data' || !mapping.writable) return this.#tryAllocate(offset, buffer, done);
-      const length = mapping.lengthBytes;
+      let length = mapping.lengthBytes;
       const part = length === buffer.length ? buffer : buffer.subarray(done, done + length);
-      if (!file.tryWrite(mapping.hostOffset, part, Flag.none)) return false;
+      if (mapping.kind !== 'data' || !mapping.writable) length = this.#tryAllocate(offset + done, part);
+      else if (!file.tryWrite(mapping.hostOffset, part, Flag.none)) length = 0;
+      if (length === 0) return false;
       done += length;
     }
     return true;
   }
 
-  /** The rest of a synchronous write from `done`, in one reservation; false leaves it to write(). */
-  #tryAllocate(offset: number, buffer: Uint8Array, done: number): boolean {
-    const cluster = this.#driver.clusterBytes;
-    const start = alignDown(offset + done, cluster);
-    const end = alignUp(offset + buffer.length, cluster);
-    if (!this.#driver.tryReserve || !this.#ranges.isIdle) return false;
-    const reservation = this.#driver.tryReserve(offset + done, buffer.length - done);
-    if (!reservation) return false;
+  /** A first part of a synchronous write, in one reservation; answers its length, or 0 to leave it to write(). */
+  #tryAllocate(offset: number, buffer: Uint8Array): number {
+    if (!this.#driver.tryReserve || !this.#ranges.isIdle) return 0;
+    const reservation = this.#driver.tryReserve(offset, buffer.length);
+    if (!reservation) return 0;
+    const length = Math.min(buffer.length, reservation.offset + reservation.lengthBytes - offset);
     let wrote = false;
     try {
-      const fits = reservation.offset === start && reservation.offset + reservation.lengthBytes === end;
-      wrote = fits && this.#tryFill(reservation, offset + done, done === 0 ? buffer : buffer.subarray(done));
+      wrote = this.#tryFill(
+        reservation,
+        offset,
+        length === buffer.length ? buffer : buffer.subarray(0, length),
+      );
     } finally {
       if (wrote) reservation.link();
       else reservation.abort();
     }
-    return wrote;
+    return wrote ? length : 0;
   }
 
   /** Writes what needs no copy-on-write. */
@@ -413,7 +415,13 @@ export class MappedIo {
     if (mapping.kind !== 'backing' || mapping.lengthBytes < lengthBytes) return false;
     this.#copyBuffer ??= Buffer.allocUnsafeSlow(COPIED_AT_ONCE_BYTES);
     const buffer = this.#copyBuffer.subarray(0, lengthBytes);
-    return backing.tryRead(offset, buffer) && this.#tryAllocate(offset, buffer, 0);
+    if (!backing.tryRead(offset, buffer)) return false;
+    for (let done = 0; done < lengthBytes;) {
+      const length = this.#tryAllocate(offset + done, buffer.subarray(done));
+      if (length === 0) return false;
+      done += length;
+    }
+    return true;
   }
 
   /** Zero clusters for [at, end), when all of it is known to be zero; false: copy. The range is held. */

@@ -120,8 +120,8 @@ export class WriteBack {
       !this.#unlinked.isEmpty ||
       l1.isDirty ||
       this.#refcounts.table.isDirty ||
-      !cache.dirty().next().done ||
-      !this.#refcounts.cache.dirty().next().done
+      cache.isDirty ||
+      this.#refcounts.cache.isDirty
     );
   }
 
