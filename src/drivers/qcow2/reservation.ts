@@ -199,6 +199,7 @@ class ClusterReservation implements Reservation {
       }
       writeEntry(bytes, this.#index + i, this.hostOffset + i * cluster, true);
     }
+    context.unflushedBytes += this.lengthBytes;
   }
 
   abort(): void {

@@ -195,6 +195,24 @@ test('where the storage tells late the flush fails, again and again, until space
   }
 });
 
+test('an end without space says how much is lost', async () => {
+  await onMachine([], async (machine) => {
+    await make(machine, 64 * KiB, 64 * MiB);
+    const disk = await machine.bed.open(IMAGE);
+    await disk.write(0, Buffer.alloc(64 * KiB, 1));
+    await disk.backend.flush();
+    leave(machine, 0, 'late');
+    for (let i = 1; i < 6; i++) await disk.write(i * MiB, Buffer.alloc(64 * KiB, i));
+    await assert.rejects(disk.backend.flush(), NO_SPACE);
+    const message = `The last ${5 * 64 * KiB} bytes written to '${PATH}' are lost: No space left on device`;
+    await assert.rejects(disk.close(), { ...NO_SPACE, message });
+    machine.simulation.limitSpace(undefined);
+    const again = await machine.bed.open(IMAGE, { readOnly: true });
+    await assertHolds(again, new Map([[0, Buffer.alloc(64 * KiB, 1)]]));
+    await again.close();
+  });
+});
+
 test('an image in a window of fixed size ends there: the write finds out, not the flush', async () => {
   await onMachine([], async (machine) => {
     const clusterBytes = 4 * KiB;
