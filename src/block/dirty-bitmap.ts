@@ -10,6 +10,8 @@ export class DirtyBitmap {
   enabled = true;
   /** In use by a job: the user may not change it. */
   busy = false;
+  /** Records in its place while a job works on what this one holds. */
+  successor: DirtyBitmap | undefined;
   #bits: Bitmap;
   #sizeBytes: number;
 
