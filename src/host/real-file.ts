@@ -1,11 +1,11 @@
 import fs from 'node:fs';
 import { assert } from '../base/assert.js';
-import { BlockError, errnoError, toBlockError } from '../base/error.js';
+import { BlockError, errnoError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
 import { deferred, type Deferred } from '../base/async.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import type { FileTraits, HostFile } from './host.js';
-import { type CallResult, callError, FallocateMode, Seek, type Syscalls } from './syscalls.js';
+import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
 
 /** Longer reads are never made on the event loop: 4 MiB take about a millisecond from memory. */
@@ -186,7 +186,7 @@ export class RealFile implements HostFile {
       () =>
         new Promise((resolve, reject) => {
           fs.ftruncate(this.#fd, sizeBytes, (error) => {
-            if (error) reject(toBlockError(error, undefined, { path: this.path }));
+            if (error) reject(nodeError(error, undefined, { path: this.path }));
             else resolve();
           });
         }),
@@ -265,7 +265,7 @@ export class RealFile implements HostFile {
     }
     await new Promise<void>((resolve, reject) => {
       fs.close(this.#fd, (error) => {
-        if (error) reject(toBlockError(error, undefined, { path: this.path }));
+        if (error) reject(nodeError(error, undefined, { path: this.path }));
         else resolve();
       });
     });
@@ -315,7 +315,7 @@ export class RealFile implements HostFile {
           let done = 0;
           const step = (error: Error | null, bytes: number): void => {
             if (error) {
-              reject(toBlockError(error, undefined, { path: this.path, offset: position + done }));
+              reject(nodeError(error, undefined, { path: this.path, offset: position + done }));
               return;
             }
             done += bytes;
@@ -349,7 +349,7 @@ export class RealFile implements HostFile {
             this.#flushRunning = undefined;
             this.#lastFlushMs = performance.now() - startMs;
             if (!error) return resolve();
-            const failure = toBlockError(error, undefined, { path: this.path });
+            const failure = nodeError(error, undefined, { path: this.path });
             // What the page cache could not write it may drop; past it nothing is kept that could be dropped.
             if (!this.#direct) this.#flushFailure = failure;
             reject(failure);
