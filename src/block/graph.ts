@@ -36,6 +36,13 @@ export class Graph {
     return node;
   }
 
+  /** Those that users see, in order of creation: not what is on its way out, nor a job's filter out of its place. */
+  listed(): Node[] {
+    return [...this.nodes.values()].filter(
+      (node) => !node.isClosing && !(node.isFilter && node.children.size === 0),
+    );
+  }
+
   /** Throws when a user may not give this name to a new node. */
   checkNewName(name: string): void {
     if (!/^[A-Za-z][A-Za-z0-9_.-]*$/.test(name))
