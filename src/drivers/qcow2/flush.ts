@@ -233,11 +233,11 @@ export class WriteBack {
     this.#context.header.l1Entries = move.entries;
   }
 
-  /** The error of an end at which the write-back fails: it says how much goes with it. */
+  /** The error of an end at which the write-back fails: for lack of space it says how much goes with it. */
   lossError(error: unknown): BlockError {
     const cause = toBlockError(error);
     const { unflushedBytes, driver } = this.#context;
-    if (unflushedBytes === 0) return cause;
+    if (cause.kind !== 'no-space' || unflushedBytes === 0) return cause;
     const what = `The last ${unflushedBytes} bytes written to '${driver.filename}' are lost`;
     return new BlockError(cause.kind, `${what}: ${cause.message}`, { errno: errnoOf(cause), cause });
   }
