@@ -171,25 +171,18 @@ export class Graph {
 
   async #close(node: Node): Promise<void> {
     const below = [...node.children.values()].map((edge) => edge.node);
-    const timer = node.isCopy
-      ? this.host.clock.setTimer(GRACE_MS, () => this.cancelInFlight(node))
-      : undefined;
-    try {
-      if (node.isOpen) await flushAndClose(node);
-    } finally {
-      timer?.cancel();
-      await this.transaction((transaction) => {
-        for (const edge of node.children.values()) transaction.detach(edge);
-      });
-      this.nodes.delete(node.name);
-      for (const child of below) if (child.parents.size === 0) child.isCopy ||= node.isCopy;
-      await this.#closeOrphans(below);
-    }
-  }
-
-  async #closeOrphans(nodes: readonly Node[]): Promise<void> {
     let failure: unknown;
-    for (const node of nodes) await this.collect([node]).catch((error: unknown) => void (failure ??= error));
+    const keepFirst = (error: unknown): void => void (failure ??= error);
+    const giveUp = (): void => this.cancelInFlight(node);
+    const timer = node.isCopy ? this.host.clock.setTimer(GRACE_MS, giveUp) : undefined;
+    if (node.isOpen) await flushAndClose(node).catch(keepFirst);
+    timer?.cancel();
+    await this.transaction((transaction) => {
+      for (const edge of node.children.values()) transaction.detach(edge);
+    });
+    this.nodes.delete(node.name);
+    for (const child of below) if (child.parents.size === 0) child.isCopy ||= node.isCopy;
+    for (const child of below) await this.collect([child]).catch(keepFirst);
     if (failure !== undefined) throw toBlockError(failure);
   }
 }
