@@ -303,7 +303,9 @@ function bottomOf(node: Node): Node {
   return at;
 }
 
-/** The protocol that stores a node's data. */
+/** Where requests to a node arrive, formats having mapped them: a protocol, or a filter above it, which copies nothing. */
 function protocolOf(node: Node): IoDriver | undefined {
-  return bottomOf(node).instance.io;
+  let at = node;
+  for (let edge = at.filtered; !at.instance.io && edge; edge = at.filtered) at = edge.node;
+  return at.instance.io;
 }
