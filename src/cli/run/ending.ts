@@ -7,12 +7,12 @@ const TOLD_AFTER_MS = 1_000;
 
 /**
  * The end of a daemon: after `quit` or a signal everything is closed. The disks of guests are flushed however long that
- * takes, unless another signal says that it is not worth the wait; of several in the first second one may be a stray.
+ * takes, unless another signal says that it is not worth the wait: one that comes after it was told what is waited for.
+ * Service managers send several in a row.
  */
 export class Ending {
   readonly #engine: Engine;
   #isTold = false;
-  #isCutShort = false;
   #cutShort: () => void = () => undefined;
 
   /** Signals end the program from here on. */
@@ -42,7 +42,6 @@ export class Ending {
   };
 
   readonly #hearAgain = (): void => {
-    this.#isCutShort = true;
     if (this.#isTold) this.#cutShort();
   };
 
@@ -50,6 +49,5 @@ export class Ending {
     this.#isTold = true;
     const what = this.#engine.unfinished().join(', ');
     process.stderr.write(`livedisk: waiting for ${what}; another signal ends the program without that\n`);
-    if (this.#isCutShort) this.#cutShort();
   }
 }
