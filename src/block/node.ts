@@ -29,6 +29,8 @@ export class Node {
   readOnly: boolean;
   monitorOwned: boolean;
   implicit: boolean;
+  /** A job's filter: in the end its users and those of the node below use one node. */
+  isJobFilter = false;
   /** Opened for an incoming migration: no locks, no writes until activated. */
   inactive = false;
   /** On its way out of the graph: nobody may attach to it any more. */

@@ -80,6 +80,7 @@ export class JobPlace {
     });
     this.passThrough = new PassThrough(() => filter.child('file'));
     filter.opened(this.passThrough);
+    filter.isJobFilter = true;
     this.filter = filter;
   }
 

@@ -7,8 +7,8 @@ async function eventsOf(bed: EngineBed, step: () => Promise<unknown>): Promise<s
   const before = bed.events.length;
   await step();
   return bed.events.slice(before).map(({ event, data }) => {
-    const { id, status } = data;
-    return event === 'JOB_STATUS_CHANGE' ? [id, status].join(' ') : event;
+    const { id, status } = data as { id?: string; status?: string };
+    return event === 'JOB_STATUS_CHANGE' ? `${id} ${status}` : event;
   });
 }
 

@@ -13,6 +13,7 @@ import {
   World,
   type WorldOptions,
 } from './world.js';
+import { Visitors } from './visitors.js';
 import { Writers } from './writers.js';
 
 const MAGIC = 'QFI\xfb';
@@ -156,13 +157,16 @@ async function work(engine: Engine, disk: GuestDisk): Promise<void> {
   const { random } = world;
   const node = await openActive(engine, false);
   if (!node) return;
-  engine.guest = await engine.attachGuest(node);
-  const writers = new Writers(engine, disk, random.fork());
+  engine.guest = await engine.attachGuest(node, random.chance(0.7));
+  const visitors = new Visitors(engine, random.fork());
+  const writers = new Writers(engine, disk, random.fork(), visitors);
   const operator = new Operator(engine, disk, random.fork());
   writers.start(1 + random.below(4));
+  if (random.chance(0.6)) visitors.start();
   await operator.work(3 + random.below(30));
   await operator.finish();
   await writers.stop();
+  await visitors.stop();
   await shutDown(engine, disk);
   await operator.closePeers();
 }

@@ -1,22 +1,25 @@
 import { Flag } from '../../src/block/request.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { type GuestDisk, problemOf, SECTOR_BYTES, type Stretch } from './guest-disk.js';
+import type { DiskUser, Visitors } from './visitors.js';
 import { describe, type Engine } from './world.js';
 
 /** Sectors of the longest request. */
 const LONGEST = 140;
 
-/** Programs of the guest that write, read and flush until they are told to stop. */
+/** Programs of the guest, and of others who use its disk, that write, read and flush until they are told to stop. */
 export class Writers {
   readonly #engine: Engine;
   readonly #disk: GuestDisk;
   readonly #random: SeededRandom;
+  readonly #visitors: Visitors;
   readonly #pauseMs: number;
   #stopped = false;
   readonly #running: Array<Promise<void>> = [];
 
-  constructor(engine: Engine, disk: GuestDisk, random: SeededRandom) {
+  constructor(engine: Engine, disk: GuestDisk, random: SeededRandom, visitors: Visitors) {
     this.#engine = engine;
+    this.#visitors = visitors;
     this.#disk = disk;
     this.#random = random;
     this.#pauseMs = random.below(12);
@@ -62,7 +65,7 @@ export class Writers {
 
   async #flush(name: number): Promise<void> {
     const position = this.#disk.position();
-    const done = await this.#try(`guest ${name} flush`, () => this.#guest().flush());
+    const done = await this.#try(`guest ${name} flush`, () => this.#user(true).flush());
     if (done) this.#disk.flushed(position);
   }
 
@@ -71,7 +74,8 @@ export class Writers {
     const allowed = this.#disk.allowedNow();
     const offset = first * SECTOR_BYTES;
     const done = await this.#try(`${text} read`, async () => {
-      if (!this.#guest().tryRead(offset, bytes)) await this.#guest().read(offset, bytes);
+      const user = this.#user(false);
+      if (!user.tryRead(offset, bytes)) await user.read(offset, bytes);
     });
     const problem = done ? problemOf(bytes, allowed, first) : undefined;
     if (problem === undefined || !this.#engine.isAlive) return;
@@ -97,7 +101,8 @@ export class Writers {
     const offset = stretch.first * SECTOR_BYTES;
     const flags = fua ? Flag.fua : Flag.none;
     const done = await this.#try(`${text} write${fua ? ' fua' : ''}`, async () => {
-      if (!this.#guest().tryWrite(offset, bytes, flags)) await this.#guest().write(offset, bytes, flags);
+      const user = this.#user(true);
+      if (!user.tryWrite(offset, bytes, flags)) await user.write(offset, bytes, flags);
     });
     if (done) this.#disk.wrote(stretch, fua);
   }
@@ -107,7 +112,7 @@ export class Writers {
     const flags = (this.#random.chance(0.5) ? Flag.mayUnmap : Flag.none) + (fua ? Flag.fua : Flag.none);
     this.#disk.beginZero(stretch);
     const done = await this.#try(`${text} zero${fua ? ' fua' : ''}`, () =>
-      this.#guest().writeZeroes(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES, flags),
+      this.#user(true).writeZeroes(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES, flags),
     );
     if (done) this.#disk.wrote(stretch, fua);
   }
@@ -116,8 +121,12 @@ export class Writers {
   async #discard(text: string, stretch: Stretch): Promise<void> {
     this.#disk.beginZero(stretch);
     await this.#try(`${text} discard`, () =>
-      this.#guest().discard(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES),
+      this.#user(true).discard(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES),
     );
+  }
+
+  #user(toWrite: boolean): DiskUser {
+    return this.#visitors.pick(this.#random, toWrite);
   }
 
   #guest(): NonNullable<Engine['guest']> {
