@@ -35,6 +35,8 @@ const SERVER = '/tmp/visitors';
 export class Visitors {
   readonly #engine: Engine;
   readonly #random: SeededRandom;
+  /** What a visitor does as soon as it has come. */
+  onArrival: (user: DiskUser, canWrite: boolean) => Promise<void> = async () => undefined;
   readonly #here: Visitor[] = [];
   readonly #pauseMs: number;
   #stopped = false;
@@ -74,9 +76,19 @@ export class Visitors {
     const { clock } = this.#engine.host;
     while (!this.#stopped && this.#engine.isAlive) {
       await clock.sleep(random.below(this.#pauseMs));
+      if (random.chance(0.5)) await this.#untilDrained();
       if (this.#stopped || !this.#engine.isAlive) return;
       if (this.#here.length >= MOST || (this.#here.length > 0 && random.chance(0.5))) await this.#goOne();
       else await this.#come();
+    }
+  }
+
+  /** Such a moment is short; one may not come for a while. */
+  async #untilDrained(): Promise<void> {
+    const engine = this.#engine;
+    for (let i = 0; i < 400 && engine.isAlive && !this.#stopped; i++) {
+      if (engine.guest?.isQuiesced) return;
+      await engine.host.clock.sleep(0.25);
     }
   }
 
@@ -93,12 +105,15 @@ export class Visitors {
     const name = `visitor${this.#count++}`;
     await engine.attempt(`${name} comes (${kind}${canWrite ? ', writes' : ''})`, async () => {
       const visitor = await this.#make(name, kind, canWrite).catch(refusedAsReadOnly);
-      if (visitor) this.#here.push(visitor);
+      if (!visitor) return;
+      // What a newcomer asks at once meets the section that is open, if one is.
+      await this.onArrival(visitor.user, canWrite);
+      this.#here.push(visitor);
     });
   }
 
   async #make(name: string, kind: number, canWrite: boolean): Promise<Visitor | undefined> {
-    if (kind === 0) return this.#device(name);
+    if (kind === 0 && canWrite) return this.#device(name);
     if (kind === 1) return this.#above(name, canWrite);
     if (kind === 2) return this.#direct(name, canWrite);
     return this.#overNbd(name, canWrite);
