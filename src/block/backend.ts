@@ -34,6 +34,8 @@ export interface BackendProperties {
   isUser?: boolean;
   /** Whose it is: drained sections of the same owner do not quiesce it. */
   owner?: object;
+  /** A guest's disk (false): it asks for nothing while another process owns the image. */
+  isGuest?: boolean;
 }
 
 export type Operation = 'read' | 'write' | 'flush' | 'unmap';
@@ -55,6 +57,7 @@ export class BlockBackend {
   readonly user: BackendUser;
   readonly isUser: boolean;
   readonly owner: object | undefined;
+  readonly isGuest: boolean;
   /** What it asks of its node; the graph keeps them. */
   perm: number;
   shared: number;
@@ -85,6 +88,7 @@ export class BlockBackend {
     this.user = properties.user ?? {};
     this.isUser = properties.isUser ?? true;
     this.owner = properties.owner;
+    this.isGuest = properties.isGuest ?? false;
     this.#queues = properties.queuesWhenDrained ?? true;
     this.clock = clock;
     this.idle = idle;
@@ -277,7 +281,7 @@ export class BlockBackend {
   }
 
   #checkWritable(): void {
-    if (this.isWritable || hasPermission(this.perm, Permission.writeUnchanged)) return;
+    if (this.#root().isWritable) return;
     throw new BlockError('permission', 'Operation not permitted', { errno: 'EPERM', node: this.node.name });
   }
 }

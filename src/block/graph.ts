@@ -36,6 +36,13 @@ export class Graph {
     return node;
   }
 
+  /** Those that users see, in order of creation: not what is on its way out, nor a job's filter out of its place. */
+  listed(): Node[] {
+    return [...this.nodes.values()].filter(
+      (node) => !node.isClosing && !(node.isFilter && node.children.size === 0),
+    );
+  }
+
   /** Throws when a user may not give this name to a new node. */
   checkNewName(name: string): void {
     if (!/^[A-Za-z][A-Za-z0-9_.-]*$/.test(name))
@@ -116,6 +123,11 @@ export class Graph {
     for (const node of candidates) if (await this.#claim(node)) await this.#close(node);
   }
 
+  /** The same for those who ask no more than that the nodes be gone: whether the last flush did well, nobody hears. */
+  async release(candidates: Iterable<Node>): Promise<void> {
+    for (const node of candidates) await this.collect([node]).catch(() => undefined);
+  }
+
   /** Whether nothing holds a node; from then on nothing may. No transaction is under way that gives it a parent. */
   #claim(node: Node): Promise<boolean> {
     return this.#mutex.run(async () => {
@@ -161,7 +173,7 @@ export class Graph {
 /** A filter holds nothing of its own, and a job's may be out of its place already. */
 async function flushAndClose(node: Node): Promise<void> {
   try {
-    if (!node.readOnly && !node.inactive && !node.isFilter) await node.io.flush();
+    if (node.isWritable && !node.isFilter) await node.io.flush();
   } finally {
     await node.close();
   }

@@ -3,6 +3,7 @@ import { alignDown, alignUp } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
 import type { Change } from './change-gate.js';
+import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver } from './driver.js';
 import { MappedIo } from './mapped-io.js';
 import type { Node } from './node.js';
@@ -176,6 +177,8 @@ export class NodeIo {
     if (!node.instance.truncate) {
       throw new BlockError('unsupported', `Image format driver does not support resize`, { node: node.name });
     }
+    for (const { granularityBytes } of node.dirtyBitmaps)
+      DirtyBitmap.checkSize(lengthBytes, granularityBytes);
     const release = await this.ranges.lockExclusive(0, Math.max(lengthBytes, node.lengthBytes));
     try {
       await node.instance.truncate(lengthBytes);

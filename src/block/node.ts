@@ -17,6 +17,8 @@ export interface NodeProperties {
   monitorOwned: boolean;
   /** A filter that a job put in: queries of the chain look through it. */
   implicit?: boolean;
+  /** Another process owns the image (false). */
+  inactive?: boolean;
 }
 
 /** One open image, device or filter in the graph. */
@@ -26,13 +28,17 @@ export class Node {
   /** As given, children replaced by nothing: what blockdev-add named. */
   readonly options: NodeOptions;
   filename: string;
+  /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   monitorOwned: boolean;
   implicit: boolean;
-  /** A job's filter: in the end its users and those of the node below use one node. */
-  isJobFilter = false;
-  /** Opened for an incoming migration: no locks, no writes until activated. */
-  inactive = false;
+  /** Set: a filter of that job, in whose end its users and those of the node below use one node. */
+  filterOwner: object | undefined;
+  /**
+   * Inactive: another process owns the image and may change it at any time. We hold no locks, have nothing that is not
+   * on disk, and only read (block/activity).
+   */
+  activity: 'active' | 'inactive';
   /** On its way out of the graph: nobody may attach to it any more. */
   isClosing = false;
   /** Stands before every change, whoever makes it. Set and unset in drained sections, by the job whose source it is. */
@@ -65,6 +71,7 @@ export class Node {
     this.readOnly = properties.readOnly;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;
+    this.activity = properties.inactive ? 'inactive' : 'active';
   }
 
   /** Called once, when the driver has opened. */
@@ -73,8 +80,23 @@ export class Node {
     this.#instance = instance;
     this.#io = new NodeIo(this, instance);
     if (this.#quiesced > 0) this.#comeToRest();
-    this.backingFilename = instance.backing?.filename;
-    this.backingFormat = instance.backing?.format;
+    this.#readBacking();
+  }
+
+  /** The driver has read the image anew, which another process may have changed; its length was `formerBytes`. */
+  reopened(formerBytes: number): void {
+    this.#readBacking();
+    if (this.lengthBytes !== formerBytes) this.resized();
+  }
+
+  #readBacking(): void {
+    this.backingFilename = this.instance.backing?.filename;
+    this.backingFormat = this.instance.backing?.format;
+  }
+
+  /** Whether the image may be written at all. */
+  get isWritable(): boolean {
+    return !this.readOnly && this.activity === 'active';
   }
 
   get isOpen(): boolean {
@@ -210,7 +232,8 @@ export class Node {
   markDirty(offset: number, lengthBytes: number): void {
     const end = offset + lengthBytes;
     if (end > this.highestWrittenOffset) this.highestWrittenOffset = end;
-    for (const bitmap of this.dirtyBitmaps) if (bitmap.enabled) bitmap.set(offset, lengthBytes);
+    for (const bitmap of this.dirtyBitmaps)
+      if (bitmap.enabled && !bitmap.successor) bitmap.set(offset, lengthBytes);
   }
 
   /** After a truncate. */

@@ -42,13 +42,14 @@ export class GuestDevice {
   readonly #properties: DeviceProperties;
   #endpoint: { server: NbdServer; target: DeviceEndpoint } | undefined;
 
-  private constructor(graph: Graph, properties: DeviceProperties, isActive: boolean) {
+  private constructor(graph: Graph, properties: DeviceProperties, isIncoming: boolean) {
     this.id = properties.id;
     this.#graph = graph;
     this.#properties = properties;
     this.backend = graph.createBackend({
       description: `block device '${this.qdevPath}'`,
-      ...permissionsOf(properties, isActive),
+      ...permissionsOf(properties, isIncoming),
+      isGuest: true,
     });
     this.backend.writethrough = !this.writeCache;
   }
@@ -61,7 +62,7 @@ export class GuestDevice {
     runState: RunState,
     onIoError: (event: IoErrorEvent) => void,
   ): Promise<GuestDevice> {
-    const device = new GuestDevice(graph, properties, runState.status !== 'inmigrate');
+    const device = new GuestDevice(graph, properties, runState.status === 'inmigrate');
     await graph.transaction((transaction) => void transaction.attach(device.backend, 'root', node));
     try {
       if (properties.endpoint) await device.#listen(properties.endpoint, runState, onIoError);
@@ -111,10 +112,11 @@ export class GuestDevice {
   }
 }
 
-function permissionsOf(properties: DeviceProperties, isActive: boolean): { perm: number; shared: number } {
-  if (!isActive) return { perm: 0, shared: ALL_PERMISSIONS };
+/** While the guest's state is still to come, an export may write the image for it. */
+function permissionsOf(properties: DeviceProperties, isIncoming: boolean): { perm: number; shared: number } {
   const perm = Permission.consistentRead + Permission.write;
-  return { perm, shared: ALL_PERMISSIONS - (properties.shareRw ? 0 : Permission.write) };
+  const isShared = isIncoming || (properties.shareRw ?? false);
+  return { perm, shared: ALL_PERMISSIONS - (isShared ? 0 : Permission.write) };
 }
 
 /** The client of the endpoint is the guest: its requests wait while the guest is stopped, and errors follow policy. */

@@ -40,8 +40,6 @@ export class BackupJob implements JobDriver {
   /** What the target still lacks. */
   readonly #due: DirtyBitmap;
   readonly #gate: CopyBeforeWrite;
-  /** What the guest writes while the job runs: the user's bitmap afterwards. */
-  #successor: DirtyBitmap | undefined;
   #totalBytes: number;
   #failure: Error | undefined;
   #succeeded = false;
@@ -138,8 +136,9 @@ export class BackupJob implements JobDriver {
     }
     if (!bitmap) return;
     bitmap.busy = true;
-    this.#successor = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
-    this.#source.dirtyBitmaps.push(this.#successor);
+    bitmap.successor = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
+    bitmap.successor.enabled = bitmap.enabled;
+    this.#source.dirtyBitmaps.push(bitmap.successor);
   }
 
   async run(): Promise<void> {
@@ -229,15 +228,16 @@ export class BackupJob implements JobDriver {
   /** What the user's bitmap holds after the job, by bitmap-mode. */
   #settleBitmap(): void {
     const { bitmap } = this.#arguments;
-    const successor = this.#successor;
+    const successor = bitmap?.successor;
     if (!bitmap || !successor) return;
     const mode = this.#arguments.bitmapMode ?? 'on-success';
     const replace = mode === 'always' || (mode === 'on-success' && this.#succeeded);
     if (replace) {
       bitmap.resetAll();
-      bitmap.merge(successor);
       if (!this.#succeeded) bitmap.merge(this.#due);
     }
+    bitmap.merge(successor);
+    bitmap.successor = undefined;
     const index = this.#source.dirtyBitmaps.indexOf(successor);
     assert(index >= 0, 'the successor of a bitmap is on its node');
     this.#source.dirtyBitmaps.splice(index, 1);

@@ -80,7 +80,7 @@ export class JobPlace {
     });
     this.passThrough = new PassThrough(() => filter.child('file'));
     filter.opened(this.passThrough);
-    filter.isJobFilter = true;
+    filter.filterOwner = this;
     this.filter = filter;
   }
 
@@ -112,7 +112,7 @@ export class JobPlace {
   }
 
   /**
-   * Puts the filter above the source for all of its parents but those that `keep` names, attaches backends, and does
+   * Puts the filter above the source (which must be ours: kind permission) for all of its parents but those that `keep` names, attaches backends, and does
    * what `more` adds, in one transaction. The caller holds a drained section.
    */
   async insert(
@@ -121,6 +121,9 @@ export class JobPlace {
     keep: (edge: Edge) => boolean = () => false,
   ): Promise<void> {
     await this.graph.transaction((transaction) => {
+      const { name, activity } = this.source;
+      if (activity === 'inactive')
+        throw new BlockError('permission', 'Block node is read-only', { node: name, errno: 'EPERM' });
       transaction.add(this.filter);
       transaction.attach(this.filter, 'file', this.source);
       transaction.replaceNode(this.source, this.filter, keep);

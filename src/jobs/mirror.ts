@@ -60,7 +60,8 @@ export class MirrorJob implements JobDriver {
 
   constructor(job: Job, plan: MirrorPlan, surroundings: JobSurroundings) {
     this.type = plan.type;
-    this.isAnnouncedFirst = !plan.targetIsBase;
+    // Of an active commit, only what is wrong with the images is told before.
+    this.isAnnouncedFirst = !plan.targetIsBase || plan.source.activity === 'inactive';
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
@@ -360,7 +361,7 @@ export class MirrorJob implements JobDriver {
           this.#listPivot(transaction);
         });
       } catch (error) {
-        if (backing) await place.graph.collect([backing]);
+        if (backing) await place.graph.release([backing]);
         throw error;
       }
       place.removed();
