@@ -4,6 +4,7 @@ import type { Edge } from '../block/edge.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
+import { drainAllOnce } from './drain-all.js';
 import type { Engine } from './engine.js';
 import { checkNotBlocked, findNode } from './find-node.js';
 
@@ -15,8 +16,14 @@ export interface DoneAction {
 }
 
 export function registerSnapshots(engine: Engine): void {
-  engine.command('blockdev-snapshot-sync', async (args) => (await snapshotSync(engine, args)).settle?.());
-  engine.command('blockdev-snapshot', async (args) => void (await snapshot(engine, args)));
+  engine.command('blockdev-snapshot-sync', async (args) => {
+    await drainAllOnce(engine);
+    await (await snapshotSync(engine, args)).settle?.();
+  });
+  engine.command('blockdev-snapshot', async (args) => {
+    await drainAllOnce(engine);
+    await snapshot(engine, args);
+  });
 }
 
 /** A new image becomes the overlay of the node's users. Of a node without users, no overlay stays open, as in QEMU. */
