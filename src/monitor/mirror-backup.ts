@@ -7,7 +7,7 @@ import type { Job } from '../jobs/job.js';
 import { checkMirrorArguments } from '../jobs/mirror-plan.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { checkNotBlocked, findDevice, findRoot } from './find-node.js';
 import { commonArguments } from './stream-commit.js';
 

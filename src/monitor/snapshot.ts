@@ -4,7 +4,7 @@ import type { Edge } from '../block/edge.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { checkNotBlocked, findNode } from './find-node.js';
 
 /** One action that was done and can be taken back while nothing else has happened. */

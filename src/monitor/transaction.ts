@@ -3,7 +3,7 @@ import type { TransactionAction } from '../schema/commands.js';
 import type { BackupArguments } from '../jobs/arguments.js';
 import type { BackupJob } from '../jobs/backup.js';
 import { BITMAP_ACTIONS } from './bitmaps.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { blockdevBackup, driveBackup } from './mirror-backup.js';
 import { type DoneAction, snapshot, snapshotSync } from './snapshot.js';
 
