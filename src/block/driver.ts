@@ -107,8 +107,11 @@ export interface DriverInstance {
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
   /** New cumulative permissions, none while the node is inactive; file takes its OFD locks here. */
   preparePermissions?(permissions: PermissionSet): Promise<PreparedChange>;
-  /** Quiet down internal background work; paired. */
-  drainBegin?(): void | Promise<void>;
+  /**
+   * A drained section begins: no request comes until drainEnd. Ends what it does by itself; a drained section waits for
+   * the promise. Called once for sections that overlap, and always paired.
+   */
+  drainBegin?(): Promise<void> | void;
   drainEnd?(): void;
   /**
    * The image becomes ours, after those below it have prepared, with the locks: another process may have changed all

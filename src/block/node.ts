@@ -1,5 +1,6 @@
 import { assert, missing } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
+import type { ChangeGate } from './change-gate.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
@@ -38,6 +39,8 @@ export class Node {
   activity: 'active' | 'inactive';
   /** On its way out of the graph: nobody may attach to it any more. */
   isClosing = false;
+  /** Stands before every change, whoever makes it. Set and unset in drained sections, by the job whose source it is. */
+  gate: ChangeGate | undefined;
   readonly children = new Map<string, Edge>();
   readonly parents = new Set<Edge>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];
@@ -50,6 +53,12 @@ export class Node {
   highestWrittenOffset = 0;
   #instance: DriverInstance | undefined;
   #io: NodeIo | undefined;
+  #quiesced = 0;
+  /** The driver was told to come to rest, and not yet that it may go on. */
+  #isToldToRest = false;
+  #comingToRest = 0;
+  #wake: () => void = () => undefined;
+  #isClosed = false;
   readonly #blockers: string[] = [];
 
   constructor(properties: NodeProperties) {
@@ -68,6 +77,7 @@ export class Node {
     assert(!this.#instance, () => `node '${this.name}' opened twice`);
     this.#instance = instance;
     this.#io = new NodeIo(this, instance);
+    if (this.#quiesced > 0) this.#comeToRest();
     this.#readBacking();
   }
 
@@ -101,6 +111,59 @@ export class Node {
 
   get lengthBytes(): number {
     return this.instance.lengthBytes;
+  }
+
+  // ---- drain
+
+  /** How many drained sections it is in; only they change it. */
+  get quiesceCount(): number {
+    return this.#quiesced;
+  }
+
+  /** The driver has been told to come to rest and has not done so yet. */
+  get isComingToRest(): boolean {
+    return this.#comingToRest > 0;
+  }
+
+  /** `wake` is called when the driver has come to rest, if it does not at once. */
+  quiesce(wake: () => void): void {
+    this.#wake = wake;
+    this.#quiesced++;
+    if (this.#quiesced === 1 && this.isOpen && !this.#isClosed) this.#comeToRest();
+  }
+
+  unquiesce(): void {
+    assert(this.#quiesced > 0, () => `unbalanced drain of node '${this.name}'`);
+    this.#quiesced--;
+    if (this.#quiesced === 0) this.#goOn();
+  }
+
+  #comeToRest(): void {
+    const { instance } = this;
+    this.#isToldToRest = true;
+    const resting = instance.drainBegin?.();
+    if (!resting) return;
+    this.#comingToRest++;
+    // A driver that does not come to rest has failed; its requests will tell.
+    void resting
+      .catch(() => undefined)
+      .then(() => {
+        this.#comingToRest--;
+        this.#wake();
+      });
+  }
+
+  #goOn(): void {
+    if (!this.#isToldToRest) return;
+    this.#isToldToRest = false;
+    this.instance.drainEnd?.();
+  }
+
+  /** Ends the driver. */
+  async close(): Promise<void> {
+    this.#goOn();
+    this.#isClosed = true;
+    await this.instance.close();
   }
 
   get isFilter(): boolean {
@@ -167,7 +230,8 @@ export class Node {
   markDirty(offset: number, lengthBytes: number): void {
     const end = offset + lengthBytes;
     if (end > this.highestWrittenOffset) this.highestWrittenOffset = end;
-    for (const bitmap of this.dirtyBitmaps) if (bitmap.enabled) bitmap.set(offset, lengthBytes);
+    for (const bitmap of this.dirtyBitmaps)
+      if (bitmap.enabled && !bitmap.successor) bitmap.set(offset, lengthBytes);
   }
 
   /** After a truncate. */

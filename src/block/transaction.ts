@@ -79,10 +79,11 @@ export class GraphTransaction {
     });
   }
 
-  /** Every parent of `from` becomes a parent of `to`, except edges of `to` itself and those that `keep` names. */
+  /** Every parent of `from` becomes a parent of `to`, except `to`, what is below it, and edges that `keep` names. */
   replaceNode(from: Node, to: Node, keep: (edge: Edge) => boolean = () => false): void {
+    const below = subtree(to);
     for (const edge of from.parents) {
-      if (edge.parent === to || keep(edge)) continue;
+      if ((edge.parent instanceof Node && below.has(edge.parent)) || keep(edge)) continue;
       this.retarget(edge, to);
     }
   }
@@ -140,6 +141,7 @@ export class GraphTransaction {
     this.#apply();
     for (const [edge, set] of computePermissions(this.#graph).edges) Object.assign(edge, set);
     for (const change of prepared) change.commit();
+    this.#graph.edgesChanged();
   }
 
   #apply(): void {
@@ -179,10 +181,15 @@ function isSetByUser({ monitorOwned, options }: Node): boolean {
   return monitorOwned || options['read-only'] !== undefined;
 }
 
+/** A node and all below it. */
+function subtree(top: Node): Set<Node> {
+  const nodes = new Set([top]);
+  for (const at of nodes) for (const edge of at.children.values()) nodes.add(edge.node);
+  return nodes;
+}
+
 function assertNoCycle({ parent, role, node }: Edge): void {
-  const below = new Set([node]);
-  for (const at of below) for (const edge of at.children.values()) below.add(edge.node);
-  if (!(parent instanceof Node) || !below.has(parent)) return;
+  if (!(parent instanceof Node) || !subtree(node).has(parent)) return;
   const link = `'${node.name}' a ${role} child of '${parent.name}'`;
   throw new BlockError('invalid', `Making ${link} would create a cycle`);
 }

@@ -84,13 +84,24 @@ export class GuestDevice {
   ): Promise<GuestDevice> {
     const device = new GuestDevice(graph, properties, runState.status === 'inmigrate');
     await graph.transaction((transaction) => void transaction.attach(device.backend, 'root', node));
-    if (properties.endpoint) {
-      const target = new DeviceEndpoint(device, properties, runState, onIoError);
-      const server = await NbdServer.listen(graph.host, properties.endpoint);
-      device.#endpoint = { server, target };
-      server.addExport({ name: device.id, target, readOnly: false, multiConn: true });
+    try {
+      if (properties.endpoint) await device.#listen(properties.endpoint, runState, onIoError);
+    } catch (error) {
+      await device.#detach();
+      throw error;
     }
     return device;
+  }
+
+  async #listen(
+    address: SocketAddress,
+    runState: RunState,
+    onIoError: (event: IoErrorEvent) => void,
+  ): Promise<void> {
+    const target = new DeviceEndpoint(this, this.#properties, runState, onIoError);
+    const server = await NbdServer.listen(this.#graph.host, address);
+    this.#endpoint = { server, target };
+    server.addExport({ name: this.id, target, readOnly: false, multiConn: true });
   }
 
   /** Path of the device in QEMU's object tree, by which tools name it. */
@@ -110,6 +121,11 @@ export class GuestDevice {
     const dropped = this.#endpoint?.server.close();
     this.#endpoint?.target.end();
     await dropped;
+    await this.backend.untilUnused();
+    await this.#detach();
+  }
+
+  async #detach(): Promise<void> {
     const { root } = this.backend;
     if (!root) return;
     // The program may have requests of its own in flight.

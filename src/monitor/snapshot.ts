@@ -42,7 +42,7 @@ export async function snapshotSync(
     const context = { readOnly: old.readOnly, inactive: old.activity === 'inactive' };
     const overlay = await engine.opener.openImage(filename, format, context, options);
     const done = await putOnTop(engine, old, overlay);
-    return { ...done, settle: () => graph.collect([overlay]) };
+    return { ...done, settle: () => graph.release([overlay]) };
   });
 }
 
@@ -88,7 +88,7 @@ async function putOnTop(engine: Engine, old: Node, overlay: Node): Promise<DoneA
       transaction.setReadOnly(old, true);
     });
   } catch (error) {
-    await graph.collect([overlay]);
+    await graph.release([overlay]);
     throw error;
   }
   return {
