@@ -20,17 +20,20 @@ export class Listeners {
   }
 
   emit(event: string, data: { [key: string]: Json }): void {
-    for (const listener of [...this.#listeners]) {
-      try {
-        const outcome = listener(event, data);
-        if (outcome instanceof Promise) outcome.catch(this.#report);
-      } catch (error) {
-        this.#report(error);
-      }
-    }
+    for (const listener of [...this.#listeners]) guarded(() => listener(event, data), this.#report);
   }
 
   removeAll(): void {
     this.#listeners.clear();
+  }
+}
+
+/** Runs code of the program. What it throws, or rejects with, goes to `report`. */
+export function guarded(code: () => unknown, report: (error: unknown) => void): void {
+  try {
+    const outcome = code();
+    if (outcome instanceof Promise) outcome.catch(report);
+  } catch (error) {
+    report(error);
   }
 }

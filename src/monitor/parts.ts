@@ -27,7 +27,7 @@ import {
 } from '../schema/commands.js';
 import type { Type } from '../schema/types.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
-import { type EventListener, Listeners } from './listeners.js';
+import { type EventListener, guarded, Listeners } from './listeners.js';
 
 export interface EngineProperties {
   host: Host;
@@ -65,13 +65,18 @@ export class EngineParts {
   readonly quitting: Deferred<void> = deferred();
   readonly #listeners: Listeners;
   readonly #lifetime = new Lifetime();
+  /** The program's own code is told of its errors; should that fail too, Node tells. */
+  readonly #report = (error: unknown): void => guarded(() => this.hub.onUnexpectedError(error), warn);
 
   constructor(properties: EngineProperties) {
     const { host } = properties;
     this.host = host;
     this.kind = properties.kind;
-    this.print = properties.print ?? ((): void => undefined);
-    this.#listeners = new Listeners((error) => this.hub.onUnexpectedError(error));
+    const { print } = properties;
+    this.print = (line) => {
+      if (print) guarded(() => print(line), this.#report);
+    };
+    this.#listeners = new Listeners(this.#report);
     this.graph = new Graph(host);
     this.graph.onDriverEvent = (node, event) => this.#driverEvent(node, event);
     this.opener = new Opener(this.graph, new DriverRegistry(properties.drivers));

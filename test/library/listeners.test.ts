@@ -49,6 +49,17 @@ test('without a reporter, what a listener throws is a warning of Node', async (t
   assert.equal((await warned).message, 'bug');
 });
 
+test('what prints, or is told of errors, cannot hurt the engine either', async (t) => {
+  const { engine, folder } = await engineWithDisk(t, {
+    print: () => assert.fail('bug of print'),
+    onUnexpectedError: () => assert.fail('bug of the reporter'),
+  });
+  const warned = new Promise<Error>((resolve) => process.once('warning', resolve));
+  await overlay(engine, folder);
+  await (await engine.start('block-stream', { device: 'o' })).result();
+  assert.equal((await warned).message, 'bug of the reporter');
+});
+
 test('a listener that ends itself, or another, does so from the next event on', async (t) => {
   const { engine } = await engineWithDisk(t);
   const seen: string[] = [];
