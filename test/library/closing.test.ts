@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import {
@@ -141,4 +142,17 @@ test('a flush that fails at the end is told, once, and all is closed', async () 
     assert.equal(engine.graph.nodes.size, 0);
     await assertBackendClosed(backend);
   });
+});
+
+test('an engine closes well though its images are gone, and may be written only while somebody does', async (t) => {
+  const { engine, filename } = await engineWithDisk(t);
+  await engine.execute('blockdev-del', { 'node-name': 'disk' });
+  const file = { driver: 'file', filename, 'auto-read-only': true };
+  await engine.addNode({ driver: 'qcow2', 'node-name': 'disk', file });
+  const disk = await engine.openDisk('disk', { writable: true });
+  await disk.write(0, Buffer.alloc(512, 1));
+  unlinkSync(filename);
+  await disk.close();
+  await engine.close();
+  assert.equal(engine.graph.nodes.size, 0);
 });
