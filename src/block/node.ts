@@ -32,6 +32,8 @@ export class Node {
   readOnly: boolean;
   monitorOwned: boolean;
   implicit: boolean;
+  /** Set: a filter of that job, in whose end its users and those of the node below use one node. */
+  filterOwner: object | undefined;
   /**
    * Inactive: another process owns the image and may change it at any time. We hold no locks, have nothing that is not
    * on disk, and only read (block/activity).

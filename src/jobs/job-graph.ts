@@ -80,6 +80,7 @@ export class JobPlace {
     });
     this.passThrough = new PassThrough(() => filter.child('file'));
     filter.opened(this.passThrough);
+    filter.filterOwner = this;
     this.filter = filter;
   }
 
@@ -233,7 +234,9 @@ export class JobPlace {
   /** Takes filter and backends out, unless that was done. */
   async remove(): Promise<void> {
     if (this.#removed) return;
-    await this.section([this.source, this.filter], () => this.removeNow());
+    // Those who are only above the source, other jobs among them, notice nothing of a filter that guards it not.
+    const isAlone = this.source.gate === undefined && this.#reopened.length === 0;
+    await this.section(isAlone ? [this.filter] : [this.source, this.filter], () => this.removeNow());
   }
 
   /** The same; the caller holds a drained section. */

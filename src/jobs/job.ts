@@ -75,6 +75,8 @@ export class Job {
   #userPaused = false;
   /** No request of its own in flight, and none starts: a drained section need not wait for it. */
   #atRest = true;
+  /** At a pause point. */
+  #isPaused = false;
   #sleeping = false;
   #cancelled = false;
   #ending: 'complete' | 'freeze' | undefined;
@@ -322,11 +324,19 @@ export class Job {
     if (!this.#wantsRest() || this.#cancelled) return;
     const back = this.#status;
     this.#setStatus(back === 'ready' ? 'standby' : 'paused');
+    this.#isPaused = true;
     this.#rest();
     // Not at rest from the same moment on: another section may begin in the next.
     while (this.#wantsRest() && !this.#cancelled) await this.#kicked.wait();
     this.#atRest = false;
     this.#setStatus(back);
+    this.#isPaused = false;
+    this.#kicked.notify();
+  }
+
+  /** Resolves when it does not rest at a pause point, or has a reason to. */
+  async untilAwake(): Promise<void> {
+    await this.#kicked.until(() => !this.#isPaused || this.#wantsRest());
   }
 
   /** Waits for `ms`, or until something happens to the job (kick, pause, cancel). */

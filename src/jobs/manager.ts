@@ -124,6 +124,11 @@ export class JobManager {
     return job;
   }
 
+  /** Resolves when no job rests any more for a drained section that is over. */
+  async untilAwake(): Promise<void> {
+    await Promise.all([...this.#jobs.values()].map((job) => job.untilAwake()));
+  }
+
   /** Ends all jobs by force; resolves when they are over. */
   async cancelAll(): Promise<void> {
     await Promise.all([...this.#jobs.values()].map((job) => job.cancelNow()));
