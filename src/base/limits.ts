@@ -36,5 +36,8 @@ export const MAX_BITMAP_NAME_BYTES = 1023;
 export const MAX_SYNC_WRITE_BYTES = MiB;
 /** Largest image: offsets stay exact as numbers and leave room for rounding up. */
 export const MAX_IMAGE_BYTES = 2 ** 53 - 2 ** 32;
+
+/** Events that an iterator keeps for a program that does not take them: then it ends with an error. */
+export const MAX_WAITING_EVENTS = 10_000;
 /** Granules of one dirty bitmap: 1 GiB of memory, touched as bits are set; 4 TiB in granules of 512 bytes. */
 export const MAX_BITMAP_GRANULES = 2 ** 33;

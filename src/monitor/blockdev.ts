@@ -9,7 +9,7 @@ import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Waiting } from '../qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { checkNotBlocked, findNode, findRoot } from './find-node.js';
 
 export function registerBlockdev(engine: Engine): void {

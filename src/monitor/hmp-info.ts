@@ -1,7 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { Node } from '../block/node.js';
 import type { GuestDevice } from '../guest/device.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import type { HmpArguments } from './hmp-arguments.js';
 
 /** `info block [-n] [-v] [DEVICE]`. */

@@ -8,9 +8,9 @@ import { checkMirrorArguments } from '../jobs/mirror-plan.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
-import type { Engine } from './engine.js';
 import { checkNotBlocked, findDevice, findRoot } from './find-node.js';
 import { commonArguments } from './stream-commit.js';
+import type { EngineParts as Engine } from './parts.js';
 
 type DriveMirror = CommandArguments<'drive-mirror'>;
 type BlockdevMirror = CommandArguments<'blockdev-mirror'>;

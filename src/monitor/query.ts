@@ -5,7 +5,7 @@ import { queryQmpSchema } from '../qmp/introspect.js';
 import { VERSION } from '../qmp/session.js';
 import type { Edge } from '../block/edge.js';
 import { permissionList } from '../block/permissions.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { nodeInfo } from './node-info.js';
 
 type JsonObject = { [key: string]: Json };

@@ -1,6 +1,6 @@
 import { activate } from '../block/activity.js';
 import { Waiting } from '../qmp/registry.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 
 export function registerRunState(engine: Engine): void {
   const { runState } = engine;

@@ -5,8 +5,8 @@ import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
-import type { Engine } from './engine.js';
 import { checkNotBlocked, findNode } from './find-node.js';
+import type { EngineParts as Engine } from './parts.js';
 
 /** One action that was done and can be taken back while nothing else has happened. */
 export interface DoneAction {

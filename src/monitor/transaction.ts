@@ -4,9 +4,9 @@ import type { BackupArguments } from '../jobs/arguments.js';
 import type { BackupJob } from '../jobs/backup.js';
 import { BITMAP_ACTIONS } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
-import type { Engine } from './engine.js';
 import { blockdevBackup, driveBackup } from './mirror-backup.js';
 import { type DoneAction, snapshot, snapshotSync } from './snapshot.js';
+import type { EngineParts as Engine } from './parts.js';
 
 export function registerTransaction(engine: Engine): void {
   engine.command('transaction', ({ actions }) => runAll(engine, actions));
