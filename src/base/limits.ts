@@ -24,6 +24,8 @@ export const MAX_L1_BYTES = 32 * MiB;
 export const MAX_REFTABLE_BYTES = 8 * MiB;
 /** Longest backing file name in a qcow2 header (qcow2 specification, backing_file_size). */
 export const MAX_BACKING_NAME_BYTES = 1023;
+/** Longest filename of a node; QEMU cuts longer ones too. */
+export const MAX_FILENAME_BYTES = 4095;
 /** QEMU's BDRV_REQUEST_MAX_BYTES rounded down to a MiB: larger requests are split. */
 export const MAX_REQUEST_BYTES = 2047 * MiB;
 /** Node names longer than this are refused (QEMU keeps them in 32 bytes). */
