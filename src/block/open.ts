@@ -89,8 +89,8 @@ export class Opener {
       readOnly,
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
+      inactive: context.inactive ?? false,
     });
-    node.inactive = context.inactive ?? false;
     try {
       await this.#attachChildren(node, options, inherited);
       node.opened(await driver.open(this.#driverContext(node), options));
@@ -230,7 +230,10 @@ export class Opener {
       host: graph.host,
       nodeName: node.name,
       get readOnly() {
-        return node.readOnly || node.inactive;
+        return node.readOnly;
+      },
+      get mayWrite() {
+        return node.isWritable;
       },
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),

@@ -16,7 +16,10 @@ export function registerQueries(engine: Engine): void {
   engine.command('query-block', () => queryBlock(engine));
   engine.command('query-named-block-nodes', ({ flat = false }) => {
     const names = new NodeNames();
-    return [...graph.nodes.values()].reverse().map((node) => nodeInfo(node, names, { flat }));
+    return graph
+      .listed()
+      .reverse()
+      .map((node) => nodeInfo(node, names, { flat }));
   });
   engine.command('query-block-jobs', () =>
     jobs
@@ -27,7 +30,7 @@ export function registerQueries(engine: Engine): void {
   engine.command('query-jobs', () => jobs.list().map((job) => job.jobInfo()));
   engine.command('query-blockstats', ({ 'query-nodes': queryNodes }) =>
     queryNodes === true
-      ? [...graph.nodes.values()].map((node) => nodeStatistics(node, undefined, false))
+      ? graph.listed().map((node) => nodeStatistics(node, undefined, false))
       : [...engine.devices.values()].map(({ backend, qdevPath }) => ({
           device: '',
           ...nodeStatistics(backend.node.skipImplicitFilters(), backend),
@@ -113,7 +116,7 @@ function queryGraph({ graph, devices }: Engine): JsonObject {
     nodes.push({ id: idOf(backend), type, name: device.get(backend) ?? '' });
     if (backend.root) edges.push(edgeInfo(backend.root, idOf));
   }
-  for (const node of graph.nodes.values()) {
+  for (const node of graph.listed()) {
     nodes.push({ id: idOf(node), type: 'block-driver', name: node.name });
     for (const edge of node.children.values()) edges.push(edgeInfo(edge, idOf));
   }
