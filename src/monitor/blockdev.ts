@@ -1,5 +1,6 @@
 import { BlockError, errnoError, errnoOf } from '../base/error.js';
 import { changeBackingReference, referenceTo } from '../block/backing-reference.js';
+import { assertOverlayFits } from '../block/chain-limit.js';
 import { createImage } from '../block/create.js';
 import { given } from '../base/given.js';
 import type { NodeOptions } from '../block/driver.js';
@@ -84,6 +85,8 @@ async function changeBackingFile(graph: Graph, args: CommandArguments<'change-ba
     try {
       await changeBackingReference(graph, image, { filename: args['backing-file'], format });
     } catch (error) {
+      // It could not be made writable: the header was not touched.
+      if (error instanceof BlockError && error.kind === 'permission') throw error;
       throw errnoError(errnoOf(error), refusal, { cause: error });
     }
   });
@@ -138,6 +141,7 @@ export async function createOverlayFile(
   sizeBytes: number,
   backing: Node | undefined,
 ): Promise<void> {
+  if (backing) assertOverlayFits(backing);
   const reference = backing && referenceTo(backing);
   const options = {
     sizeBytes,
