@@ -2,6 +2,7 @@ import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
+import { tooLong } from './chain-limit.js';
 import type { ChildIo, DriverContext, DriverDescription, Json, NodeOptions } from './driver.js';
 import { hasProtocol } from './filename.js';
 import { NodeNames, resolveBackingOf } from './full-filename.js';
@@ -196,8 +197,7 @@ export class Opener {
   ): Promise<Node> {
     const filename = resolveBackingOf(node, backing.filename);
     const overlay = overlayOf(node, context.overlay);
-    if (overlay.layers > MAX_CHAIN_DEPTH)
-      throw new BlockError('limit', `The backing chain of '${overlay.filename}' is too long`);
+    if (overlay.layers > MAX_CHAIN_DEPTH) throw tooLong();
     if (!hasProtocol(filename) && isBeingOpened(filename, overlay)) {
       throw new BlockError('invalid', `Backing file '${filename}' creates an infinite loop.`, {
         path: filename,
