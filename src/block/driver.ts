@@ -48,8 +48,6 @@ export interface DriverContext {
   readonly readOnly: boolean;
   /** Not read-only, and the image is ours (see block/activity); a change of either takes effect at its commit. */
   readonly mayWrite: boolean;
-  /** The node's filename as reported, for messages and for relative backing names. */
-  readonly filename: string;
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
@@ -231,6 +229,8 @@ export interface DriverDescription {
   /** Roles of children that options name, with whether one must be given. */
   readonly children: ReadonlyArray<{ role: string; required: boolean }>;
   readonly supportsBacking?: boolean;
+  /** Filters of jobs: a layer in queries even where the user gave it no name. */
+  readonly isAlwaysShown?: boolean;
   /** Keys of NodeOptions it takes besides the generic ones and its children; the schema has their types. */
   readonly optionKeys: readonly string[];
   /** Opens; children of `children` are attached already (`backing` comes later). */
@@ -250,8 +250,13 @@ export interface DriverDescription {
   create?(file: ChildIo, options: CreateOptions, host: Host): Promise<void>;
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
-  /** Protocols: the filename reported for these options. */
-  filename?(options: NodeOptions): string;
+  /**
+   * Protocols: the plain filename that means these options; undefined: none does. `image`: that of the child, for a
+   * protocol over another.
+   */
+  filename?(options: NodeOptions, image?: string): string | undefined;
+  /** Options that decide what a node shows: all that is to be said of it besides its children. */
+  readonly identityOptions?: readonly string[];
   /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
   parseFilename?(filename: string): NodeOptions | undefined;
 }

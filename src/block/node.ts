@@ -5,13 +5,13 @@ import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './c
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
 import type { Edge } from './edge.js';
+import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
 
 export interface NodeProperties {
   name: string;
   driver: DriverDescription;
   options: NodeOptions;
-  filename: string;
   readOnly: boolean;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
   monitorOwned: boolean;
@@ -27,7 +27,6 @@ export class Node {
   readonly driver: DriverDescription;
   /** As given, children replaced by nothing: what blockdev-add named. */
   readonly options: NodeOptions;
-  filename: string;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   monitorOwned: boolean;
@@ -49,6 +48,8 @@ export class Node {
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
   backingFilename: string | undefined;
   backingFormat: string | undefined;
+  /** Full name of the backing file that opening the image by its name brings; as far as known, the header's words. */
+  automaticBacking: string | undefined;
   /** A change of that failed half-way: on disk the image may name another file (see backing-reference). */
   backingIsUncertain = false;
   /** Highest offset written + 1, for query-blockstats. */
@@ -67,7 +68,6 @@ export class Node {
     this.name = properties.name;
     this.driver = properties.driver;
     this.options = properties.options;
-    this.filename = properties.filename;
     this.readOnly = properties.readOnly;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;
@@ -90,8 +90,10 @@ export class Node {
   }
 
   #readBacking(): void {
-    this.backingFilename = this.instance.backing?.filename;
-    this.backingFormat = this.instance.backing?.format;
+    const { filename, format } = this.instance.backing ?? {};
+    if (filename !== this.backingFilename) this.automaticBacking = filename;
+    this.backingFilename = filename;
+    this.backingFormat = format;
   }
 
   /** Whether the image may be written at all. */
@@ -113,6 +115,11 @@ export class Node {
 
   get lengthBytes(): number {
     return this.instance.lengthBytes;
+  }
+
+  /** Full name, as the graph stands (block/full-filename); it takes a walk through all that is below. */
+  get filename(): string {
+    return fullFilename(this);
   }
 
   // ---- drain

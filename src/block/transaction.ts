@@ -2,6 +2,7 @@ import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { prepareActivation, prepareInactivation } from './activity.js';
 import { BlockBackend } from './backend.js';
+import { assertChainFits } from './chain-limit.js';
 import { childPermissions } from './child-permissions.js';
 import type { PermissionSet, PreparedChange } from './driver.js';
 import { Edge, type EdgeParent } from './edge.js';
@@ -132,7 +133,10 @@ export class GraphTransaction {
     let after: Map<Node, NodeState>;
     try {
       for (const node of this.#gainsParents) assertPresent(this.#graph, node);
-      for (const edge of this.#attached) assertNoCycle(edge);
+      for (const edge of this.#attached) {
+        assertNoCycle(edge);
+        assertChainFits(edge);
+      }
       after = statesOf(this.#graph, computePermissions(this.#graph).sets);
     } finally {
       this.#undo();

@@ -73,10 +73,9 @@ export class JobPlace {
       name: filterNodeName ?? graph.generateName(),
       driver,
       options: {},
-      filename: source.filename,
       readOnly: source.readOnly,
       monitorOwned: false,
-      implicit: filterNodeName === undefined,
+      implicit: filterNodeName === undefined && driver.isAlwaysShown !== true,
     });
     this.passThrough = new PassThrough(() => filter.child('file'));
     filter.opened(this.passThrough);

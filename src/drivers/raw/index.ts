@@ -136,6 +136,7 @@ export const rawDriver: DriverDescription = {
   kind: 'format',
   children: [{ role: 'file', required: true }],
   optionKeys: ['offset', 'size'],
+  identityOptions: ['offset', 'size'],
 
   async open(context, options) {
     const file = context.child('file');
