@@ -45,6 +45,8 @@ export interface ChildIo {
 export interface DriverContext {
   readonly host: Host;
   readonly nodeName: string;
+  /** For messages: the node's full name, as the graph stands. */
+  readonly filename: string;
   readonly readOnly: boolean;
   /** Not read-only, and the image is ours (see block/activity); a change of either takes effect at its commit. */
   readonly mayWrite: boolean;

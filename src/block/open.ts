@@ -229,6 +229,9 @@ export class Opener {
     return {
       host: graph.host,
       nodeName: node.name,
+      get filename() {
+        return node.filename;
+      },
       get readOnly() {
         return node.readOnly;
       },
