@@ -4,7 +4,6 @@ import type { Host } from '../host/host.js';
 import type { ChildIo, CreateOptions, NodeOptions } from './driver.js';
 import { folderOf, hasProtocol } from './filename.js';
 import type { Opener } from './open.js';
-import { stringOption } from './options.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
 
 /**
@@ -26,8 +25,8 @@ export async function createImage(
   // It looks at the options, before a file that is there is lost to them.
   driver.describeCreation?.(options);
   const protocolOptions = drivers.parseFilename(filename);
-  const protocol = drivers.get(stringOption(protocolOptions, 'driver') ?? 'file');
-  const path = stringOption(protocolOptions, 'filename') ?? filename;
+  const { driver: protocolName, filename: path } = { filename, ...protocolOptions } as ProtocolName;
+  const protocol = drivers.get(protocolName);
   const isNew = protocol.createFile !== undefined && (await isAbsent(graph.host, path));
   try {
     // A target that exists without us (an NBD export) is formatted as it is.
@@ -38,6 +37,11 @@ export async function createImage(
     if (isNew) await graph.host.files.unlink(path).catch(() => undefined);
     throw error;
   }
+}
+
+interface ProtocolName {
+  driver: string;
+  filename: string;
 }
 
 function isAbsent(host: Host, path: string): Promise<boolean> {

@@ -1,9 +1,25 @@
 import type { Host } from '../host/host.js';
+import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
+import type { FilledOf } from '../schema/types.js';
 import type { BlockStatus, Mapping } from './request.js';
 
-/** Options of a node as QMP or a library caller gives them: plain JSON values. */
+/** Plain JSON values; of options, as QMP or a library caller gives them. */
 export type Json = null | boolean | number | bigint | string | Json[] | { [key: string]: Json };
 export type NodeOptions = { [key: string]: Json };
+
+/** Options of one node as they were given, checked and typed: neither children nor defaults. */
+export type GivenOptions = GenericOptions & { readonly [key: string]: Json };
+
+/** What a driver opens with: the generic options with what is inherited, and its own with their defaults. */
+export type Settings<O extends DriverOptions = DriverOptions> = GenericOptions &
+  FilledOf<O['members']> & { readonly cache: CacheSettings };
+
+export interface CacheSettings {
+  /** O_DIRECT. */
+  readonly direct: boolean;
+  /** Flushes are not sent on: for images that need not outlive a crash. */
+  readonly 'no-flush': boolean;
+}
 
 /**
  * A child as its parent's driver sees it: the I/O facade of the child node through this edge. Ranges may be
@@ -202,22 +218,19 @@ export interface CreateOptions {
 }
 
 /** What the composition root registers. */
-export interface DriverDescription {
+export interface DriverDescription<O extends DriverOptions = DriverOptions> {
   readonly name: string;
   readonly kind: 'protocol' | 'format' | 'filter';
-  /** Roles of children that options name, with whether one must be given. */
-  readonly children: ReadonlyArray<{ role: string; required: boolean }>;
-  readonly supportsBacking?: boolean;
-  /** Keys of NodeOptions it takes besides the generic ones and its children; the schema has their types. */
-  readonly optionKeys: readonly string[];
-  /** Opens; children of `children` are attached already (`backing` comes later). */
-  open(context: DriverContext, options: NodeOptions): Promise<DriverInstance>;
+  /** Its own options and children, and whether it has backing files (schema/blockdev-options.ts). */
+  readonly options: O;
+  /** Opens; its children are attached already (`backing` comes later). */
+  open(context: DriverContext, settings: Settings<O>): Promise<DriverInstance>;
   /** What it asks of a child, where that is not what its kind asks (block/child-permissions); undefined: default. */
   childPermissions?(
     role: string,
     users: PermissionSet,
     readOnly: boolean,
-    options: NodeOptions,
+    settings: Settings<O>,
   ): PermissionSet | undefined;
   /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
   probe?(header: Uint8Array): number;
@@ -228,7 +241,7 @@ export interface DriverDescription {
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
   /** Protocols: the filename reported for these options. */
-  filename?(options: NodeOptions): string;
+  filename?(settings: Settings<O>): string;
   /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
   parseFilename?(filename: string): NodeOptions | undefined;
 }

@@ -8,6 +8,7 @@ import type { DriverDescription, DriverInstance, PermissionSet } from './driver.
 import { Graph } from './graph.js';
 import { Node } from './node.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
+import { driverOptions } from '../schema/blockdev-options.js';
 
 const WRITER = Permission.consistentRead + Permission.write;
 
@@ -51,8 +52,7 @@ class FakeDevice implements DriverInstance {
 const DEVICE: DriverDescription = {
   name: 'fake',
   kind: 'protocol',
-  children: [],
-  optionKeys: [],
+  options: driverOptions({}),
   open: async () => new FakeDevice(),
 };
 

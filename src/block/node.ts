@@ -2,14 +2,17 @@ import { assert, missing } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
-import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
+import type { CacheSettings, DriverDescription, DriverInstance, GivenOptions, Settings } from './driver.js';
 import type { Edge } from './edge.js';
 import { NodeIo } from './node-io.js';
+
+export const DEFAULT_CACHE: CacheSettings = { direct: false, 'no-flush': false };
 
 export interface NodeProperties {
   name: string;
   driver: DriverDescription;
-  options: NodeOptions;
+  options?: GivenOptions;
+  settings?: Settings;
   filename: string;
   readOnly: boolean;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
@@ -22,8 +25,10 @@ export interface NodeProperties {
 export class Node {
   readonly name: string;
   readonly driver: DriverDescription;
-  /** As given, children replaced by nothing: what blockdev-add named. */
-  readonly options: NodeOptions;
+  /** What it was opened with as it was given, typed; its children are in the graph. */
+  readonly options: GivenOptions;
+  /** The same with what is inherited and with the driver's defaults. */
+  readonly settings: Settings;
   filename: string;
   readOnly: boolean;
   monitorOwned: boolean;
@@ -49,7 +54,8 @@ export class Node {
   constructor(properties: NodeProperties) {
     this.name = properties.name;
     this.driver = properties.driver;
-    this.options = properties.options;
+    this.options = properties.options ?? {};
+    this.settings = properties.settings ?? { cache: DEFAULT_CACHE };
     this.filename = properties.filename;
     this.readOnly = properties.readOnly;
     this.monitorOwned = properties.monitorOwned;

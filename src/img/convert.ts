@@ -132,9 +132,9 @@ function checkTarget(
   if (!args.has('n') && !driver.create)
     throw new ToolFailure(`Format driver '${format}' does not support image creation`);
   driverOptions(format, optionTexts);
-  if (backingFile !== undefined && driver.supportsBacking !== true)
+  if (backingFile !== undefined && !driver.options.backing)
     throw new ToolFailure(`Backing file not supported for file format '${format}'`);
-  if (backingFormat !== undefined && driver.supportsBacking !== true)
+  if (backingFormat !== undefined && !driver.options.backing)
     throw new ToolFailure(`Backing file format not supported for file format '${format}'`);
   if (backingFile !== undefined && backingFormat === undefined && !args.has('n'))
     throw new ToolFailure('Use of backing file requires explicit backing format');

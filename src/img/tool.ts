@@ -92,7 +92,7 @@ export class Tool {
   async #supportsBacking(filename: string, format: string | undefined): Promise<boolean> {
     if (filename.startsWith('json:')) return false;
     const name = format ?? (await this.opener.probeFormat(filename));
-    return this.opener.drivers.get(name).supportsBacking === true;
+    return this.opener.drivers.get(name).options.backing;
   }
 
   async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {

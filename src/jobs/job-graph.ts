@@ -71,7 +71,6 @@ export class JobPlace {
     const filter = new Node({
       name: filterNodeName ?? graph.generateName(),
       driver,
-      options: {},
       filename: source.filename,
       readOnly: source.readOnly,
       monitorOwned: false,

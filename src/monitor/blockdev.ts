@@ -106,7 +106,7 @@ async function formatImage(engine: Engine, options: CreateOptionsOf<'raw' | 'qco
   const driver = opener.drivers.format(options.driver);
   if (options.driver === 'qcow2' && options.size % 512 !== 0)
     throw new BlockError('invalid', 'Image size must be a multiple of 512 bytes');
-  const node = await opener.resolveReference(options.file as NodeOptions, { readOnly: false });
+  const node = await opener.resolveReference(options.file, { readOnly: false });
   const perm = Permission.consistentRead + Permission.write + Permission.resize;
   const special =
     options.driver === 'qcow2' ? { 'cluster-size': options['cluster-size'], version: options.version } : {};

@@ -14,7 +14,7 @@ import { CommandRegistry, type Handler } from '../qmp/registry.js';
 import type { Writable } from '../qmp/json-format.js';
 import { QmpHub } from '../qmp/session.js';
 import { type CommandArguments, type CommandName, COMMANDS } from '../schema/commands.js';
-import type { JsonObject, Type } from '../schema/types.js';
+import type { Type } from '../schema/types.js';
 import { registerCommands } from './register.js';
 
 export interface EngineProperties {
@@ -77,7 +77,8 @@ export class Engine {
 
   /** Defines a command for every client. */
   command<N extends CommandName>(name: N, handler: Handler<CommandArguments<N>>): void {
-    const args: Type<unknown> = COMMANDS[name];
+    // What blockdev-add takes depends on the drivers that are here.
+    const args: Type<unknown> = name === 'blockdev-add' ? this.opener.drivers.gate.type : COMMANDS[name];
     this.registry.register({ name, arguments: args }, handler as Handler<unknown>);
   }
 
@@ -86,7 +87,7 @@ export class Engine {
    * Errors: BlockError, or QmpError for what is no error of the block layer.
    */
   execute<N extends CommandName>(name: N, args: CommandArguments<N>): Promise<Writable> {
-    return this.hub.execute(name, args as JsonObject);
+    return this.hub.execute(name, args);
   }
 
   emit(event: string, data: { [key: string]: Json }): void {
@@ -100,12 +101,14 @@ export class Engine {
     return () => void this.#listeners.delete(listener);
   }
 
-  /** blockdev-add without a client. Errors: those of opening. */
-  addNode(options: NodeOptions): Promise<Node> {
-    if (typeof options['node-name'] !== 'string') {
+  /** blockdev-add without a client. Errors: those of its options (in QEMU's words) and of opening. */
+  async addNode(options: NodeOptions): Promise<Node> {
+    const plan = this.opener.drivers.gate.plan(options);
+    if (plan.options['node-name'] === undefined) {
       throw new BlockError('invalid', "'node-name' must be specified for the root node");
     }
-    return this.opener.open(options, { readOnly: false, monitorOwned: true, inactive: this.isIncoming });
+    const context = { readOnly: false, monitorOwned: true, inactive: this.isIncoming };
+    return this.opener.openPlan(plan, context);
   }
 
   /** Errors: exists; not-found; busy when another user of the node conflicts. */

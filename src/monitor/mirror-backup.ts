@@ -124,7 +124,7 @@ async function noBacking(
   format: string | undefined,
 ): Promise<{ backing?: null }> {
   const driver = format ?? (await engine.opener.probeFormat(filename));
-  return engine.opener.drivers.get(driver).supportsBacking ? { backing: null } : {};
+  return engine.opener.drivers.get(driver).options.backing ? { backing: null } : {};
 }
 
 // ---- backup

@@ -62,7 +62,7 @@ function chainDepth(node: Node): number {
 
 /** QAPI's BlockDeviceInfo. */
 export function nodeInfo(node: Node, options: { flat?: boolean; writeCache?: boolean } = {}): JsonObject {
-  const cache = (node.options['cache'] ?? {}) as JsonObject;
+  const { cache } = node.settings;
   const bitmaps = node.dirtyBitmaps.map(bitmapInfo);
   return given({
     iops_rd: 0,
@@ -82,8 +82,8 @@ export function nodeInfo(node: Node, options: { flat?: boolean; writeCache?: boo
     bps: 0,
     bps_rd: 0,
     cache: {
-      'no-flush': cache['no-flush'] ?? false,
-      direct: cache['direct'] ?? false,
+      'no-flush': cache['no-flush'],
+      direct: cache.direct,
       writeback: options.writeCache ?? true,
     },
     file: node.filename,

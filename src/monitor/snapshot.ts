@@ -60,7 +60,7 @@ export async function snapshot(
     checkNotBlocked(overlay);
     if (overlay.children.has('backing'))
       throw new BlockError('invalid', 'The overlay already has a backing image');
-    if (!overlay.driver.supportsBacking)
+    if (!overlay.driver.options.backing)
       throw new BlockError('unsupported', 'The overlay does not support backing images');
     return putOnTop(engine, old, overlay);
   });

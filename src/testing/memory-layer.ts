@@ -3,6 +3,7 @@ import type { DriverDescription, DriverInstance, IoDriver, MapDriver, Reservatio
 import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import type { BlockStatus, Mapping } from '../block/request.js';
+import { driverOptions } from '../schema/blockdev-options.js';
 
 /** How a MemoryFile answers: at once or later, and which requests it refuses. */
 export interface MemoryBehaviour {
@@ -213,9 +214,10 @@ export class MemoryLayer implements DriverInstance {
 }
 
 function describe(name: string, kind: 'protocol' | 'format'): DriverDescription {
-  const children = kind === 'format' ? [{ role: 'file', required: true }] : [];
+  const isFormat = kind === 'format';
+  const options = driverOptions({}, isFormat ? [{ role: 'file', required: true }] : [], isFormat);
   const open = (): Promise<DriverInstance> => Promise.reject(new Error('made by newMemoryImage only'));
-  return { name, kind, children, optionKeys: [], open, supportsBacking: kind === 'format' };
+  return { name, kind, options, open };
 }
 
 export interface MemoryImage {
@@ -239,7 +241,7 @@ export async function newMemoryImage(
   options: MemoryImageOptions,
 ): Promise<MemoryImage> {
   const readOnly = options.readOnly ?? false;
-  const properties = { options: {}, filename: `./${name}.img`, readOnly };
+  const properties = { filename: `./${name}.img`, readOnly };
   const fileNode = new Node({
     ...properties,
     name: `${name}-file`,

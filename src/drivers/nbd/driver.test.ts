@@ -11,7 +11,7 @@ import { NbdServer } from '../../nbd/server.js';
 import { ScriptedServer } from '../../testing/nbd-script.js';
 import { errorOf, MemoryTarget } from '../../testing/nbd-target.js';
 import { TestBed } from '../../testing/test-disk.js';
-import { parseNbdFilename } from './address.js';
+import { nbdFilename, type NbdSettings, parseNbdFilename } from './address.js';
 import { nbdDriver } from './index.js';
 
 const PATH = '/tmp/nbd';
@@ -46,12 +46,17 @@ test('filenames of every form stand for their options', () => {
   for (const [filename, options] of cases) assert.deepEqual(parseNbdFilename(filename), options, filename);
 });
 
+const NBD_DEFAULTS = { export: '', cache: { direct: false, 'no-flush': false } };
+
 test('what is reported for options is a filename for the same options', () => {
   const name = fc.stringMatching(/^[a-z0-9._-]{1,20}$/);
   fc.assert(
     fc.property(fc.boolean(), name, fc.option(name, { nil: undefined }), (isUnix, where, exported) => {
       const options = isUnix ? unix(`/${where}`, exported) : inet(`h${where}`, '99', exported);
-      assert.deepEqual(parseNbdFilename(nbdDriver.filename?.(options) ?? ''), options);
+      assert.deepEqual(
+        parseNbdFilename(nbdFilename({ ...NBD_DEFAULTS, ...options } as NbdSettings)),
+        options,
+      );
     }),
   );
 });
@@ -79,10 +84,7 @@ test('wrong filenames and options are refused in QEMU’s words', async () => {
     );
     assert.match(await message({ server: { ...ADDRESS, abstract: true } }), /server.abstract.*not supported/);
     assert.match(await message({ server: { type: 'fd', str: '3' } }), /'fd' is not supported/);
-    assert.match(
-      await message({ ...unix(PATH), 'tls-creds': 'x' }),
-      /does not support the option 'tls-creds'/,
-    );
+    assert.match(await message({ ...unix(PATH), 'tls-creds': 'x' }), /'tls-creds' is not supported/);
   });
 });
 

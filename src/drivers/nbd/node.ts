@@ -12,7 +12,7 @@ import { hasPermission, Permission } from '../../block/permissions.js';
 import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
 import type { NbdClient } from '../../nbd/client.js';
 import { AllocationState, CommandFlag, TransmissionFlag } from '../../nbd/constants.js';
-import type { NbdOptions } from './address.js';
+import type { NbdSettings } from './address.js';
 
 /** To be asked of a server that did not tell its minimum block size. */
 const DEFAULT_BLOCK_BYTES = 512;
@@ -28,13 +28,13 @@ export class NbdNode implements DriverInstance {
   readonly #client: NbdClient;
   readonly #noFlush: boolean;
 
-  constructor(client: NbdClient, options: NbdOptions) {
+  constructor(client: NbdClient, settings: NbdSettings) {
     const { blockSize, lengthBytes } = client.info;
     this.#client = client;
-    this.#noFlush = options.noFlush;
+    this.#noFlush = settings.cache['no-flush'];
     this.requestAlignmentBytes =
       blockSize?.minimum ?? (lengthBytes % DEFAULT_BLOCK_BYTES === 0 ? DEFAULT_BLOCK_BYTES : 1);
-    this.io = new NbdIo(client, this.requestAlignmentBytes, options.ignoresDiscard);
+    this.io = new NbdIo(client, this.requestAlignmentBytes, settings.discard === 'ignore');
   }
 
   get lengthBytes(): number {

@@ -1,4 +1,3 @@
-import { BlockError } from '../../base/error.js';
 import type {
   DriverContext,
   DriverDescription,
@@ -6,15 +5,16 @@ import type {
   DriverInstance,
   Json,
   MapDriver,
-  NodeOptions,
   PreparedChange,
   Reservation,
 } from '../../block/driver.js';
 import type { Mapping } from '../../block/request.js';
+import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
 import { changeBacking } from './backing.js';
 import { createQcow2 } from './create.js';
 import { formattingText } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, MAGIC } from './layout.js';
+import { cacheSizes } from './cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { refuseCompressed } from './reservation.js';
 import { growImage } from './resize.js';
@@ -162,30 +162,13 @@ class Qcow2Instance implements DriverInstance {
   }
 }
 
-function cacheSizes(options: NodeOptions): CacheSizes {
-  return {
-    l2CacheBytes: sizeOption(options, 'l2-cache-size'),
-    refcountCacheBytes: sizeOption(options, 'refcount-cache-size'),
-  };
-}
-
-function sizeOption(options: NodeOptions, key: string): number | undefined {
-  const value = options[key];
-  if (value === undefined || value === null) return undefined;
-  if (typeof value !== 'number' || value < 0)
-    throw new BlockError('invalid', `Parameter '${key}' expects a size`);
-  return value;
-}
-
 /** The qcow2 format: versions 2 and 3 (README.md says what is refused). */
-export const qcow2Driver: DriverDescription = {
+export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS> = {
   name: 'qcow2',
   kind: 'format',
-  children: [{ role: 'file', required: true }],
-  supportsBacking: true,
-  optionKeys: ['l2-cache-size', 'refcount-cache-size'],
-  async open(context, options) {
-    const sizes = cacheSizes(options);
+  options: QCOW2_OPTIONS,
+  async open(context, settings) {
+    const sizes = cacheSizes(settings);
     return new Qcow2Instance(context, await OpenImage.open(context, sizes), sizes);
   },
   probe: (header) =>
