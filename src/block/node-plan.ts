@@ -126,7 +126,7 @@ export class OptionGate {
     const name = own.get('driver');
     const below = typeof name === 'string' ? this.#drivers.find(name) : undefined;
     const needsFile = below === undefined || below.options.children.some(({ role }) => role === 'file');
-    if (needsFile && !(own.has('driver') && own.has('file'))) return own;
+    if (!own.has('driver') || (needsFile && !namesFile(own))) return own;
     return inBacking(() => this.planFlat(own));
   }
 
@@ -158,6 +158,13 @@ function flatDriver(flat: FlatOptions, isProtocol: boolean): string | undefined 
   if (isProtocol && typeof flat.get('filename') === 'string') return 'file';
   if (!isProtocol && flat.has('file')) return undefined;
   throw invalid('Must specify either driver or file');
+}
+
+/** Whether flat options say which file an image is in, rather than only how it is to be opened. */
+export function namesFile(flat: FlatOptions): boolean {
+  const driver = flat.get('file.driver');
+  if (typeof flat.get('file') === 'string' || flat.has('file.filename')) return true;
+  return driver !== undefined && driver !== 'file';
 }
 
 function unknownOption({ name, kind }: DriverDescription, key: string): BlockError {

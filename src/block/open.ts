@@ -8,7 +8,7 @@ import type { CacheSettings, ChildIo, DriverContext, Json, NodeOptions, Settings
 import { hasProtocol, resolveBacking } from './filename.js';
 import type { Graph } from './graph.js';
 import { DEFAULT_CACHE, Node } from './node.js';
-import { backingError, type ChildPlan, type NodePlan, parseJsonName } from './node-plan.js';
+import { backingError, type ChildPlan, namesFile, type NodePlan, parseJsonName } from './node-plan.js';
 import type { DriverRegistry } from './registry.js';
 
 /** First bytes looked at to tell a format. */
@@ -23,6 +23,8 @@ export interface OpenContext {
   forceShare?: boolean;
   /** Where the options do not say. */
   cache?: CacheSettings;
+  /** The node alone: what it says of a backing file is not followed. */
+  noBacking?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
   /** Files of the chain that are being opened: a cycle is refused. */
@@ -104,7 +106,8 @@ export class Opener {
     try {
       await this.#attachChildren(node, plan, inherited);
       node.opened(await driver.open(this.#driverContext(node), settings));
-      if (driver.options.backing) await this.#openBacking(node, plan.backing, inherited);
+      if (driver.options.backing && context.noBacking !== true)
+        await this.#openBacking(node, plan.backing, inherited);
     } catch (error) {
       await this.#discard(node);
       throw error;
@@ -207,7 +210,7 @@ export class Opener {
     const named = node.instance.backing;
     let child: Node | undefined;
     if (wanted instanceof FlatOptions) child = await this.#openAddedBacking(node, wanted, below);
-    else if (wanted !== undefined) child = await this.#resolve(wanted, below);
+    else if (wanted !== undefined) child = await this.#resolveBacking(wanted, below);
     else if (named) child = await this.#openBackingFile(node, named, below);
     if (!child) return;
     const backing = child;
@@ -219,13 +222,21 @@ export class Opener {
     }
   }
 
+  async #resolveBacking(wanted: ChildPlan, context: OpenContext): Promise<Node> {
+    try {
+      return await this.#resolve(wanted, context);
+    } catch (error) {
+      throw backingError(error);
+    }
+  }
+
   /** Options that add to what the image says of its backing file. */
   async #openAddedBacking(node: Node, added: FlatOptions, context: OpenContext): Promise<Node> {
     const { backing } = node.instance;
     const { format } = backing ?? {};
     let defaults: JsonObject = {};
     try {
-      if (backing && !added.has('file')) {
+      if (backing && !namesFile(added)) {
         const filename = resolveBacking(node.filename, backing.filename);
         defaults = filename.startsWith('json:')
           ? parseJsonName(filename)
@@ -291,6 +302,6 @@ export class Opener {
 }
 
 function inheritable(context: OpenContext): OpenContext {
-  const { monitorOwned: _owned, implicit: _implicit, ...rest } = context;
+  const { monitorOwned: _owned, implicit: _implicit, noBacking: _alone, ...rest } = context;
   return rest;
 }

@@ -38,8 +38,9 @@ export async function snapshotSync(
     if (name !== undefined) graph.checkNewName(name);
     await flushBeforeSnapshot(old);
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
-    const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
-    const overlay = await engine.opener.openImage(filename, format, { readOnly: old.readOnly }, options);
+    const context = { readOnly: old.readOnly, noBacking: true };
+    const named = { ...(name !== undefined && { 'node-name': name }) };
+    const overlay = await engine.opener.openImage(filename, format, context, named);
     const done = await putOnTop(engine, old, overlay);
     return { ...done, settle: () => graph.collect([overlay]) };
   });
