@@ -102,8 +102,8 @@ test('a window named by strings is the window: reads and writes go where it says
     const target = bed.engine.graph.node('target');
     assert.equal(target.lengthBytes, 64 * 1024, JSON.stringify(window));
     assert.equal(target.children.get('file')?.node.filename, filename);
-    await target.io.write(0, Buffer.alloc(512, index + 1), 0);
     await bed.event('BLOCK_JOB_READY', 'm');
+    await target.io.write(0, Buffer.alloc(512, index + 1), 0);
     await bed.execute('block-job-cancel', { device: 'm', force: true });
     await bed.event('BLOCK_JOB_CANCELLED', 'm');
     bed.events.length = 0;
