@@ -1,6 +1,7 @@
 import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
-import type { FilledOf } from '../schema/types.js';
+import type { ToolOption } from '../schema/create-options.js';
+import type { FilledOf, Members } from '../schema/types.js';
 import type { BlockStatus, Mapping } from './request.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
@@ -208,17 +209,22 @@ export interface Reservation {
   abort(): void;
 }
 
-/** Options of `img create`, blockdev-create and snapshot creation. */
+/** What is asked for by `img create`, blockdev-create and snapshot creation. */
 export interface CreateOptions {
   sizeBytes: number;
   backingFile?: string;
   backingFormat?: string;
-  /** Driver-specific, by QMP name: cluster-size, version, ... */
+  /** The format's own, by QMP name: cluster-size, version, ... */
   options?: NodeOptions;
 }
 
+/** The same, checked, and with the format's defaults. */
+export interface NewImage<C extends Members = Members> extends Omit<CreateOptions, 'options'> {
+  options: FilledOf<C>;
+}
+
 /** What the composition root registers. */
-export interface DriverDescription<O extends DriverOptions = DriverOptions> {
+export interface DriverDescription<O extends DriverOptions = DriverOptions, C extends Members = Members> {
   readonly name: string;
   readonly kind: 'protocol' | 'format' | 'filter';
   /** Its own options and children, and whether it has backing files (schema/blockdev-options.ts). */
@@ -234,10 +240,14 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions> {
   ): PermissionSet | undefined;
   /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
   probe?(header: Uint8Array): number;
-  /** Formats: what follows "Formatting 'FILE', " when an image is made, as qemu-img prints it. */
-  describeCreation?(options: CreateOptions): string;
+  /** What may be said of a new image besides its size and backing file (schema/create-options.ts). */
+  readonly createOptions?: C;
+  /** Formats: the image tool's -o options and, among them, size and backing file, in the order of its messages. */
+  readonly toolOptions?: readonly ToolOption[];
+  /** Formats: what is wrong with the options together, before anything is made. */
+  checkNew?(image: NewImage<C>): void;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
-  create?(file: ChildIo, options: CreateOptions, host: Host): Promise<void>;
+  create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
   /** Protocols: the filename reported for these options. */

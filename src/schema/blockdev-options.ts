@@ -109,13 +109,7 @@ const DELAY = struct('XBlkdebugDelay', {
   iotype: optional(BLKDEBUG_IO_TYPE),
   'delay-ms': required(int),
 });
-const PERMISSION = enumOf('BlockPermission', [
-  'consistent-read',
-  'write',
-  'write-unchanged',
-  'resize',
-  'graph-mod',
-]);
+const PERMISSION = enumOf('BlockPermission', ['consistent-read', 'write', 'write-unchanged', 'resize']);
 
 export const BLKDEBUG_OPTIONS = driverOptions(
   {

@@ -1,4 +1,5 @@
 import { isPowerOfTwo } from '../../base/align.js';
+import { defined } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import type { Settings } from '../../block/driver.js';
 import { Permission, permissionList, unitePermissions } from '../../block/permissions.js';
@@ -75,9 +76,8 @@ export function permissionsOf(names: BlkdebugSettings['take-child-perms']): numb
 }
 
 function permissionOf(name: string): number {
-  // What 'graph-mod' asked for no longer exists; it is still accepted.
-  const all = Object.values(Permission);
-  return all.find((permission) => permissionList(permission)[0] === name) ?? 0;
+  const found = Object.values(Permission).find((permission) => permissionList(permission)[0] === name);
+  return defined(found, `permission ${name}`);
 }
 
 type LimitKey = 'max-transfer' | 'max-write-zero' | 'max-discard';

@@ -10,9 +10,10 @@ import type {
 } from '../../block/driver.js';
 import type { Mapping } from '../../block/request.js';
 import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
+import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { changeBacking } from './backing.js';
 import { createQcow2 } from './create.js';
-import { formattingText } from './create-options.js';
+import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, MAGIC } from './layout.js';
 import { cacheSizes } from './cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
@@ -163,7 +164,7 @@ class Qcow2Instance implements DriverInstance {
 }
 
 /** The qcow2 format: versions 2 and 3 (README.md says what is refused). */
-export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS> = {
+export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_CREATE> = {
   name: 'qcow2',
   kind: 'format',
   options: QCOW2_OPTIONS,
@@ -175,6 +176,8 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS> = {
     header.length >= 8 && Buffer.from(header.buffer, header.byteOffset, 4).readUInt32BE(0) === MAGIC
       ? 100
       : 0,
-  describeCreation: formattingText,
-  create: (file, options) => createQcow2(file, options),
+  createOptions: QCOW2_CREATE,
+  toolOptions: QCOW2_TOOL_OPTIONS,
+  checkNew: checkNewImage,
+  create: (file, image) => createQcow2(file, image),
 };

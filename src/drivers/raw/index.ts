@@ -5,6 +5,7 @@ import type { ChildIo, DriverDescription, DriverInstance, MapDriver, Settings } 
 import { Permission, withoutPermissions } from '../../block/permissions.js';
 import { Flag, type Mapping } from '../../block/request.js';
 import { RAW_OPTIONS } from '../../schema/blockdev-options.js';
+import { RAW_CREATE } from '../../schema/create-options.js';
 
 /** A disk is a whole number of sectors: beyond the end of the file the last one reads as zeroes. */
 const SECTOR_BYTES = 512;
@@ -113,7 +114,7 @@ function windowOf(settings: Settings<typeof RAW_OPTIONS>, fileBytes: number): Wi
 }
 
 /** Images without a format. */
-export const rawDriver: DriverDescription<typeof RAW_OPTIONS> = {
+export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE> = {
   name: 'raw',
   kind: 'format',
   options: RAW_OPTIONS,
@@ -129,7 +130,13 @@ export const rawDriver: DriverDescription<typeof RAW_OPTIONS> = {
     return { perm: users.perm, shared: withoutPermissions(users.shared, Permission.resize) };
   },
 
-  describeCreation: ({ sizeBytes }) => `fmt=raw size=${sizeBytes}`,
+  createOptions: RAW_CREATE,
+  toolOptions: [
+    { name: 'size' },
+    { name: 'preallocation', member: 'preallocation' },
+    { name: 'nocow' },
+    { name: 'extent_size_hint' },
+  ],
 
   async create(file, { sizeBytes, backingFile }) {
     if (backingFile !== undefined) {
