@@ -38,11 +38,11 @@ export async function snapshotSync(
     if (name !== undefined) graph.checkNewName(name);
     await flushBeforeSnapshot(old);
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
-    const context = { readOnly: old.readOnly, noBacking: true };
+    const context = { readOnly: old.readOnly, inactive: old.activity === 'inactive', noBacking: true };
     const named = { ...(name !== undefined && { 'node-name': name }) };
     const overlay = await engine.opener.openImage(filename, format, context, named);
     const done = await putOnTop(engine, old, overlay);
-    return { ...done, settle: () => graph.collect([overlay]) };
+    return { ...done, settle: () => graph.release([overlay]) };
   });
 }
 
@@ -68,7 +68,7 @@ export async function snapshot(
 }
 
 async function flushBeforeSnapshot(node: Node): Promise<void> {
-  if (node.readOnly) return;
+  if (!node.isWritable) return;
   try {
     await node.io.flush();
   } catch (error) {
@@ -88,7 +88,7 @@ async function putOnTop(engine: Engine, old: Node, overlay: Node): Promise<DoneA
       transaction.setReadOnly(old, true);
     });
   } catch (error) {
-    await graph.collect([overlay]);
+    await graph.release([overlay]);
     throw error;
   }
   return {

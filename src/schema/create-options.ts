@@ -1,5 +1,5 @@
 import { BlockError } from '../base/error.js';
-import { BlockdevRef, DRIVERS, OTHER_DRIVERS } from './blockdev-options.js';
+import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS } from './blockdev-options.js';
 import {
   any,
   bool,
@@ -71,9 +71,11 @@ export interface ToolOption {
   readonly isAlwaysShown?: boolean;
 }
 
+const DRIVER_NAMES = Object.keys(DRIVERS) as DriverName[];
+
 export const BlockdevCreateOptions = union(
   'BlockdevCreateOptions',
-  { driver: required(enumOf('BlockdevDriver', ['file', 'qcow2', 'raw'], OTHER_DRIVERS)) },
+  { driver: required(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)) },
   'driver',
   {
     file: struct('BlockdevCreateOptionsFile', {
@@ -85,10 +87,8 @@ export const BlockdevCreateOptions = union(
       file: required(BlockdevRef),
       size: required(size),
       'backing-file': optional(str),
-      'backing-fmt': optional(enumOf('BlockdevDriver', Object.keys(DRIVERS), OTHER_DRIVERS)),
+      'backing-fmt': optional(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)),
       ...QCOW2_CREATE,
     }),
-    // Not QEMU's.
-    raw: struct('BlockdevCreateOptionsRaw', { file: required(BlockdevRef), size: required(size) }),
   },
 );
