@@ -3,15 +3,18 @@ import { BlockError } from '../base/error.js';
 import type { ChangeGate } from './change-gate.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
-import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
+import type { CacheSettings, DriverDescription, DriverInstance, GivenOptions, Settings } from './driver.js';
 import type { Edge } from './edge.js';
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
 
+export const DEFAULT_CACHE: CacheSettings = { direct: false, 'no-flush': false };
+
 export interface NodeProperties {
   name: string;
   driver: DriverDescription;
-  options: NodeOptions;
+  options?: GivenOptions;
+  settings?: Settings;
   readOnly: boolean;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
   monitorOwned: boolean;
@@ -25,8 +28,10 @@ export interface NodeProperties {
 export class Node {
   readonly name: string;
   readonly driver: DriverDescription;
-  /** As given, children replaced by nothing: what blockdev-add named. */
-  readonly options: NodeOptions;
+  /** What it was opened with as it was given, typed; its children are in the graph. */
+  readonly options: GivenOptions;
+  /** The same with what is inherited and with the driver's defaults. */
+  readonly settings: Settings;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   monitorOwned: boolean;
@@ -67,7 +72,8 @@ export class Node {
   constructor(properties: NodeProperties) {
     this.name = properties.name;
     this.driver = properties.driver;
-    this.options = properties.options;
+    this.options = properties.options ?? {};
+    this.settings = properties.settings ?? { cache: DEFAULT_CACHE };
     this.readOnly = properties.readOnly;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;

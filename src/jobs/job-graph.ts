@@ -72,7 +72,6 @@ export class JobPlace {
     const filter = new Node({
       name: filterNodeName ?? graph.generateName(),
       driver,
-      options: {},
       readOnly: source.readOnly,
       monitorOwned: false,
       implicit: filterNodeName === undefined && driver.isAlwaysShown !== true,

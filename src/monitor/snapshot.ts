@@ -45,9 +45,9 @@ export async function snapshotSync(
     if (name !== undefined) graph.checkNewName(name);
     await flushBeforeSnapshot(old);
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
-    const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
-    const context = { readOnly: old.readOnly, inactive: old.activity === 'inactive' };
-    const overlay = await engine.opener.openImage(filename, format, context, options);
+    const context = { readOnly: old.readOnly, inactive: old.activity === 'inactive', noBacking: true };
+    const named = { ...(name !== undefined && { 'node-name': name }) };
+    const overlay = await engine.opener.openImage(filename, format, context, named);
     const done = await putOnTop(engine, old, overlay);
     return { ...done, settle: () => graph.release([overlay]) };
   });
@@ -68,7 +68,7 @@ export async function snapshot(
     checkNotBlocked(overlay);
     if (overlay.children.has('backing'))
       throw new BlockError('invalid', 'The overlay already has a backing image');
-    if (!overlay.driver.supportsBacking)
+    if (!overlay.driver.options.backing)
       throw new BlockError('unsupported', 'The overlay does not support backing images');
     return putOnTop(engine, old, overlay);
   });
