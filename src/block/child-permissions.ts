@@ -9,7 +9,7 @@ export function childPermissions(node: Node, role: string, set: PermissionSet): 
   // Another process owns the image until this node is activated.
   if (node.activity === 'inactive' && role !== 'backing')
     return { perm: Permission.consistentRead, shared: ALL_PERMISSIONS };
-  const own = node.driver.childPermissions?.(role, set, node.readOnly, node.options);
+  const own = node.driver.childPermissions?.(role, set, node.readOnly, node.settings);
   if (own) return own;
   if (role === 'backing') return backingPermissions(node, set);
   return node.driver.kind === 'filter' ? set : storagePermissions(node);

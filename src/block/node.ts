@@ -3,15 +3,18 @@ import { BlockError } from '../base/error.js';
 import type { ChangeGate } from './change-gate.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
-import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
+import type { CacheSettings, DriverDescription, DriverInstance, GivenOptions, Settings } from './driver.js';
 import type { Edge } from './edge.js';
+import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
+
+export const DEFAULT_CACHE: CacheSettings = { direct: false, 'no-flush': false };
 
 export interface NodeProperties {
   name: string;
   driver: DriverDescription;
-  options: NodeOptions;
-  filename: string;
+  options?: GivenOptions;
+  settings?: Settings;
   readOnly: boolean;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
   monitorOwned: boolean;
@@ -25,13 +28,16 @@ export interface NodeProperties {
 export class Node {
   readonly name: string;
   readonly driver: DriverDescription;
-  /** As given, children replaced by nothing: what blockdev-add named. */
-  readonly options: NodeOptions;
-  filename: string;
+  /** What it was opened with as it was given, typed; its children are in the graph. */
+  readonly options: GivenOptions;
+  /** The same with what is inherited and with the driver's defaults. */
+  readonly settings: Settings;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   monitorOwned: boolean;
   implicit: boolean;
+  /** Set: a filter of that job, in whose end its users and those of the node below use one node. */
+  filterOwner: object | undefined;
   /**
    * Inactive: another process owns the image and may change it at any time. We hold no locks, have nothing that is not
    * on disk, and only read (block/activity).
@@ -49,6 +55,8 @@ export class Node {
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
   backingFilename: string | undefined;
   backingFormat: string | undefined;
+  /** Full name of the backing file that opening the image by its name brings; as far as known, the header's words. */
+  automaticBacking: string | undefined;
   /** A change of that failed half-way: on disk the image may name another file (see backing-reference). */
   backingIsUncertain = false;
   /** Highest offset written + 1, for query-blockstats. */
@@ -66,8 +74,8 @@ export class Node {
   constructor(properties: NodeProperties) {
     this.name = properties.name;
     this.driver = properties.driver;
-    this.options = properties.options;
-    this.filename = properties.filename;
+    this.options = properties.options ?? {};
+    this.settings = properties.settings ?? { cache: DEFAULT_CACHE };
     this.readOnly = properties.readOnly;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;
@@ -90,8 +98,10 @@ export class Node {
   }
 
   #readBacking(): void {
-    this.backingFilename = this.instance.backing?.filename;
-    this.backingFormat = this.instance.backing?.format;
+    const { filename, format } = this.instance.backing ?? {};
+    if (filename !== this.backingFilename) this.automaticBacking = filename;
+    this.backingFilename = filename;
+    this.backingFormat = format;
   }
 
   /** Whether the image may be written at all. */
@@ -113,6 +123,11 @@ export class Node {
 
   get lengthBytes(): number {
     return this.instance.lengthBytes;
+  }
+
+  /** Full name, as the graph stands (block/full-filename); it takes a walk through all that is below. */
+  get filename(): string {
+    return fullFilename(this);
   }
 
   // ---- drain

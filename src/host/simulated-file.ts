@@ -1,7 +1,8 @@
 import { Abandonable } from '../base/async.js';
+import { alignDown } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { FileTraits, HostFile } from './host.js';
-import type { Change, SimulatedInode } from './simulated-disk.js';
+import { type Change, SECTOR_BYTES, type SimulatedInode } from './simulated-disk.js';
 import type { Machine, OperationKind } from './simulated-machine.js';
 
 /** An open file of the simulation. Every promise form takes a random time, and any try* may answer false. */
@@ -194,10 +195,10 @@ export class SimulatedFile implements HostFile {
   #apply(change: Change): void {
     if (this.#machine.hasRoom(this.#inode, change)) return this.#inode.change(change);
     if (change.type === 'write') {
-      const part = {
-        ...change,
-        data: change.data.subarray(0, this.#machine.shorten(change.data.length) - 1),
-      };
+      // It stops at the end of a block, as the kernel does.
+      const { position, data } = change;
+      const end = alignDown(position + this.#machine.shorten(data.length) - 1, SECTOR_BYTES);
+      const part = { ...change, data: data.subarray(0, Math.max(0, end - position)) };
       if (part.data.length > 0 && this.#machine.hasRoom(this.#inode, part)) this.#inode.change(part);
     }
     throw errnoError('ENOSPC', undefined, { path: this.path, offset: positionOf(change) });

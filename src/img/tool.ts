@@ -79,30 +79,26 @@ export class Tool {
     this.host = host;
     this.graph = new Graph(host);
     this.opener = new Opener(this.graph, new DriverRegistry(drivers));
+    this.opener.onWarning = (text) => out.error(`qemu-img: warning: ${text}\n`);
   }
 
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
-    const context: OpenContext = { readOnly, forceShare: use.forceShare ?? false };
-    const extra: NodeOptions = {};
+    const context: OpenContext = {
+      readOnly,
+      forceShare: use.forceShare ?? false,
+      noBacking: use.backing === false,
+    };
     this.opener.onProbed = (name, format) => {
       if (name === filename) this.out.error(probedWarning(name, format, readOnly));
     };
     try {
-      if (use.backing === false && (await this.#supportsBacking(filename, use.format)))
-        extra['backing'] = null;
-      const node = await openNamed(this.opener, filename, use.format, context, use.protocol, extra);
+      const node = await openNamed(this.opener, filename, use.format, context, use.protocol);
       return await this.#attach(node, use);
     } catch (error) {
       throw explain(error, `Could not open '${filename}': `, use.failure);
     }
-  }
-
-  async #supportsBacking(filename: string, format: string | undefined): Promise<boolean> {
-    if (filename.startsWith('json:')) return false;
-    const name = format ?? (await this.opener.probeFormat(filename));
-    return this.opener.drivers.get(name).supportsBacking === true;
   }
 
   async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {

@@ -4,7 +4,7 @@ import { KiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import { assertBackingCertainAbove } from '../block/backing-reference.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
-import { resolveBacking } from '../block/filename.js';
+import { resolveBackingOf } from '../block/full-filename.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { Node } from '../block/node.js';
 import { RangeLock } from '../block/range-lock.js';
@@ -181,7 +181,7 @@ export class MirrorJob implements JobDriver {
     if (!lowest) return;
     const size = source.lengthBytes;
     if (whole && !targetIsNew && !targetIsBase) {
-      const zeroFirst = this.#target.options['discard'] === 'unmap' && this.#plan.unmap;
+      const zeroFirst = this.#target.options.discard === 'unmap' && this.#plan.unmap;
       if (!zeroFirst) {
         this.#dirty.setAll();
         return;
@@ -473,8 +473,10 @@ export class MirrorJob implements JobDriver {
       return isNone ? this.#source : this.#source.skipFilters().children.get('backing')?.node;
     const named = target.instance.backing;
     if (!named) return undefined;
-    const filename = resolveBacking(target.filename, named.filename);
-    return this.#place.opener.openImage(filename, named.format, { readOnly: true });
+    const filename = resolveBackingOf(target, named.filename);
+    const backing = await this.#place.opener.openImage(filename, named.format, { readOnly: true });
+    target.automaticBacking = backing.filename;
+    return backing;
   }
 
   giveUp(): void {

@@ -7,9 +7,10 @@ import type { Job } from '../jobs/job.js';
 import { checkMirrorArguments } from '../jobs/mirror-plan.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
-import type { Engine } from './engine.js';
+import { drainAllOnce } from './drain-all.js';
 import { checkNotBlocked, findDevice, findRoot } from './find-node.js';
 import { commonArguments } from './stream-commit.js';
+import type { EngineParts as Engine } from './parts.js';
 
 type DriveMirror = CommandArguments<'drive-mirror'>;
 type BlockdevMirror = CommandArguments<'blockdev-mirror'>;
@@ -20,8 +21,14 @@ export function registerMirrorAndBackup(engine: Engine): void {
   engine.command('drive-mirror', (args) => driveMirror(engine, args));
   engine.command('blockdev-mirror', (args) => blockdevMirror(engine, args));
   const start: Start<Job> = (args) => engine.jobs.startBackup(args);
-  engine.command('drive-backup', async (args) => void (await driveBackup(engine, args, start)));
-  engine.command('blockdev-backup', async (args) => void (await blockdevBackup(engine, args, start)));
+  engine.command('drive-backup', async (args) => {
+    await drainAllOnce(engine);
+    await driveBackup(engine, args, start);
+  });
+  engine.command('blockdev-backup', async (args) => {
+    await drainAllOnce(engine);
+    await blockdevBackup(engine, args, start);
+  });
 }
 
 // ---- mirror
@@ -92,8 +99,9 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
     await createOverlayFile(engine, args.target, format ?? 'raw', source.lengthBytes, layer);
   }
   const name = args['node-name'];
-  const options = given({ 'node-name': name, ...(await noBacking(engine, args.target, format)) });
-  const target = await opener.openImage(args.target, format, { readOnly: false }, options);
+  // The mirror decides on its backing file.
+  const context = { readOnly: false, noBacking: true };
+  const target = await opener.openImage(args.target, format, context, given({ 'node-name': name }));
   try {
     await engine.jobs.startMirror({
       ...mirrorArguments(source, args),
@@ -115,16 +123,6 @@ async function readsAsZeroes(target: Node): Promise<boolean> {
   if (lengthBytes === 0) return true;
   const status = await target.statusThroughChain(0, lengthBytes);
   return status.zero && status.lengthBytes === lengthBytes;
-}
-
-/** `backing: null` for the formats that know backing files: the mirror decides on the target's. */
-async function noBacking(
-  engine: Engine,
-  filename: string,
-  format: string | undefined,
-): Promise<{ backing?: null }> {
-  const driver = format ?? (await engine.opener.probeFormat(filename));
-  return engine.opener.drivers.get(driver).supportsBacking ? { backing: null } : {};
 }
 
 // ---- backup
@@ -174,8 +172,8 @@ export async function driveBackup<R>(engine: Engine, args: DriveBackup, start: S
     await createOverlayFile(engine, args.target, format ?? 'raw', source.lengthBytes, layer);
   }
   const showsSource = sync === 'none' && isNew;
-  const options = showsSource ? { backing: null } : {};
-  const target = await opener.openImage(args.target, format, { readOnly: false }, options);
+  const context = { readOnly: false, noBacking: showsSource };
+  const target = await opener.openImage(args.target, format, context);
   try {
     if (showsSource)
       await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));

@@ -4,7 +4,7 @@ import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import type { CommonArguments, ErrorPolicy } from '../jobs/arguments.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { findBackingImage, findDevice, findNode, findRoot } from './find-node.js';
 
 type StreamRequest = CommandArguments<'block-stream'>;

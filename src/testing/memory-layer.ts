@@ -1,8 +1,16 @@
 import { BlockError, errnoError } from '../base/error.js';
-import type { DriverDescription, DriverInstance, IoDriver, MapDriver, Reservation } from '../block/driver.js';
+import type {
+  DriverDescription,
+  DriverInstance,
+  GivenOptions,
+  IoDriver,
+  MapDriver,
+  Reservation,
+} from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import type { BlockStatus, Mapping } from '../block/request.js';
+import { driverOptions } from '../schema/blockdev-options.js';
 
 /** How a MemoryFile answers: at once or later, and which requests it refuses. */
 export interface MemoryBehaviour {
@@ -213,9 +221,12 @@ export class MemoryLayer implements DriverInstance {
 }
 
 function describe(name: string, kind: 'protocol' | 'format'): DriverDescription {
-  const children = kind === 'format' ? [{ role: 'file', required: true }] : [];
+  const isFormat = kind === 'format';
+  const options = driverOptions({}, isFormat ? [{ role: 'file', required: true }] : [], isFormat);
   const open = (): Promise<DriverInstance> => Promise.reject(new Error('made by newMemoryImage only'));
-  return { name, kind, children, optionKeys: [], open, supportsBacking: kind === 'format' };
+  const filename = ({ filename: name }: GivenOptions): string | undefined =>
+    typeof name === 'string' ? name : undefined;
+  return isFormat ? { name, kind, options, open } : { name, kind, options, open, filename };
 }
 
 export interface MemoryImage {
@@ -239,7 +250,7 @@ export async function newMemoryImage(
   options: MemoryImageOptions,
 ): Promise<MemoryImage> {
   const readOnly = options.readOnly ?? false;
-  const properties = { options: {}, filename: `./${name}.img`, readOnly };
+  const properties = { options: { filename: `./${name}.img` }, readOnly };
   const fileNode = new Node({
     ...properties,
     name: `${name}-file`,
@@ -262,5 +273,6 @@ export async function newMemoryImage(
     transaction.attach(node, 'file', fileNode);
     if (options.backing) transaction.attach(node, 'backing', options.backing);
   });
+  node.automaticBacking = options.backing?.filename;
   return { node, layer, file };
 }

@@ -14,6 +14,7 @@ import {
   World,
   type WorldOptions,
 } from './world.js';
+import { Visitors } from './visitors.js';
 import { Writers } from './writers.js';
 
 const MAGIC = 'QFI\xfb';
@@ -159,15 +160,18 @@ async function work(engine: Engine, disk: GuestDisk): Promise<void> {
   const { random } = world;
   const node = await openActive(engine, false);
   if (!node) return;
-  engine.guest = await engine.attachGuest(node);
-  const writers = new Writers(engine, disk, random.fork());
+  engine.guest = await engine.attachGuest(node, random.chance(0.7));
+  const visitors = new Visitors(engine, random.fork());
+  const writers = new Writers(engine, disk, random.fork(), visitors);
   const operator = new Operator(engine, disk, random.fork());
   const filler = random.chance(0.3) ? new Filler(engine, random.fork()) : undefined;
   filler?.start();
   writers.start(1 + random.below(4));
+  if (random.chance(0.6)) visitors.start();
   await operator.work(3 + random.below(30));
   await operator.finish();
   await writers.stop();
+  await visitors.stop();
   await filler?.stop();
   // With space again nothing fails, and nothing that was answered is missing.
   if (engine.isAlive) world.tight = undefined;

@@ -217,12 +217,12 @@ export class Engine {
       world.cutSoon(world.random.below(30));
   }
 
-  /** Attaches a guest to a node. */
-  async attachGuest(node: Node): Promise<BlockBackend> {
+  /** Attaches a guest to a node; others may write to its disk if it shares it. */
+  async attachGuest(node: Node, sharesWrite = false): Promise<BlockBackend> {
     const guest = this.graph.createBackend({
       description: "block device '/machine/guest'",
       perm: Permission.consistentRead + Permission.write,
-      shared: ALL_PERMISSIONS - Permission.write - Permission.resize,
+      shared: ALL_PERMISSIONS - Permission.resize - (sharesWrite ? 0 : Permission.write),
     });
     await this.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));
     return guest;

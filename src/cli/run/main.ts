@@ -33,6 +33,7 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
     print: (line) => void process.stdout.write(`${line}\n`),
   });
   engine.opener.onProbed = warnProbed;
+  engine.opener.onWarning = (text) => void process.stderr.write(`livedisk: warning: ${text}\n`);
   engine.hub.onUnexpectedError = (error) =>
     process.stderr.write(`livedisk: internal error: ${describe(error)}\n`);
   const listeners: HostListener[] = [];

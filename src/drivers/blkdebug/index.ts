@@ -12,9 +12,10 @@ import type { Node } from '../../block/node.js';
 import { unitePermissions, withoutPermissions } from '../../block/permissions.js';
 import type { BlockStatus } from '../../block/request.js';
 import type { HostClock } from '../../host/host.js';
+import { BLKDEBUG_OPTIONS } from '../../schema/blockdev-options.js';
 import { Breakpoints } from './breakpoints.js';
 import type { IoType } from './events.js';
-import { type BlkdebugOptions, OPTION_KEYS, parseBlkdebugOptions, permissionsOption } from './options.js';
+import { type BlkdebugOptions, blkdebugOptions, permissionsOf } from './options.js';
 import { delayOf, ErrorRules } from './rules.js';
 
 /**
@@ -187,19 +188,27 @@ export function findBlkdebug(node: Node): BlkdebugNode | undefined {
   return undefined;
 }
 
+/** As QEMU has it, how a node gets on with its neighbours is not what it is. */
+const IDENTITY_OPTIONS = Object.keys(BLKDEBUG_OPTIONS.members).filter(
+  (key) => !/-child-perms$|^x-/.test(key),
+);
+
 /** Injects errors, delays and stops into the requests of the node above. */
-export const blkdebugDriver: DriverDescription = {
+export const blkdebugDriver: DriverDescription<typeof BLKDEBUG_OPTIONS> = {
   name: 'blkdebug',
   kind: 'filter',
-  children: [{ role: 'image', required: true }],
-  optionKeys: OPTION_KEYS,
+  options: BLKDEBUG_OPTIONS,
+  identityOptions: IDENTITY_OPTIONS,
 
-  open: async (context, options) => new BlkdebugNode(context, parseBlkdebugOptions(options)),
+  open: async (context, settings) => new BlkdebugNode(context, blkdebugOptions(settings)),
 
-  childPermissions: (_role, users, _readOnly, options) => ({
-    perm: unitePermissions(users.perm, permissionsOption(options, 'take-child-perms')),
-    shared: withoutPermissions(users.shared, permissionsOption(options, 'unshare-child-perms')),
+  childPermissions: (_role, users, _readOnly, settings) => ({
+    perm: unitePermissions(users.perm, permissionsOf(settings['take-child-perms'])),
+    shared: withoutPermissions(users.shared, permissionsOf(settings['unshare-child-perms'])),
   }),
 
-  filename: () => '',
+  filename(options, image) {
+    const isPlain = image !== undefined && !IDENTITY_OPTIONS.some((key) => key in options);
+    return isPlain ? `blkdebug::${image}` : undefined;
+  },
 };

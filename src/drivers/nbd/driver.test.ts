@@ -14,7 +14,7 @@ import { ScriptedServer } from '../../testing/nbd-script.js';
 import { errorOf, MemoryTarget } from '../../testing/nbd-target.js';
 import { TestBed, type TestDisk } from '../../testing/test-disk.js';
 import { rawDriver } from '../raw/index.js';
-import { parseNbdFilename } from './address.js';
+import { nbdFilename, parseNbdFilename } from './address.js';
 import { nbdDriver } from './index.js';
 
 const PATH = '/tmp/nbd';
@@ -54,7 +54,7 @@ test('what is reported for options is a filename for the same options', () => {
   fc.assert(
     fc.property(fc.boolean(), name, fc.option(name, { nil: undefined }), (isUnix, where, exported) => {
       const options = isUnix ? unix(`/${where}`, exported) : inet(`h${where}`, '99', exported);
-      assert.deepEqual(parseNbdFilename(nbdDriver.filename?.(options) ?? ''), options);
+      assert.deepEqual(parseNbdFilename(defined(nbdFilename(options), 'filename')), options);
     }),
   );
 });
@@ -82,10 +82,7 @@ test('wrong filenames and options are refused in QEMU’s words', async () => {
     );
     assert.match(await message({ server: { ...ADDRESS, abstract: true } }), /server.abstract.*not supported/);
     assert.match(await message({ server: { type: 'fd', str: '3' } }), /'fd' is not supported/);
-    assert.match(
-      await message({ ...unix(PATH), 'tls-creds': 'x' }),
-      /does not support the option 'tls-creds'/,
-    );
+    assert.match(await message({ ...unix(PATH), 'tls-creds': 'x' }), /'tls-creds' is not supported/);
   });
 });
 

@@ -13,7 +13,7 @@ import { hasPermission, Permission } from '../../block/permissions.js';
 import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
 import type { NbdClient } from '../../nbd/client.js';
 import { AllocationState, CommandFlag, TransmissionFlag } from '../../nbd/constants.js';
-import type { NbdOptions } from './address.js';
+import type { NbdSettings } from './address.js';
 
 /** A node is a whole number of these: what an export of another size lacks of the last one reads as zeroes. */
 const SECTOR_BYTES = 512;
@@ -31,13 +31,13 @@ export class NbdNode implements DriverInstance {
   readonly #client: NbdClient;
   readonly #noFlush: boolean;
 
-  constructor(client: NbdClient, options: NbdOptions) {
+  constructor(client: NbdClient, settings: NbdSettings) {
     const { blockSize, lengthBytes } = client.info;
     this.#client = client;
-    this.#noFlush = options.noFlush;
+    this.#noFlush = settings.cache['no-flush'];
     this.requestAlignmentBytes =
       blockSize?.minimum ?? (lengthBytes % DEFAULT_BLOCK_BYTES === 0 ? DEFAULT_BLOCK_BYTES : 1);
-    this.io = new NbdIo(client, this.requestAlignmentBytes, options.ignoresDiscard);
+    this.io = new NbdIo(client, this.requestAlignmentBytes, settings.discard === 'ignore');
   }
 
   get lengthBytes(): number {

@@ -1,13 +1,14 @@
 import { alignUp } from '../../base/align.js';
 import { Abandonable } from '../../base/async.js';
 import { BlockError, errnoError } from '../../base/error.js';
-import { GiB, MAX_IMAGE_BYTES } from '../../base/limits.js';
+import { MAX_IMAGE_BYTES } from '../../base/limits.js';
 import type { DriverDescription, DriverInstance, IoDriver } from '../../block/driver.js';
-import { booleanOption, numberOption } from '../../block/options.js';
 import type { BlockStatus } from '../../block/request.js';
 import type { HostClock } from '../../host/host.js';
+import { NULL_OPTIONS } from '../../schema/blockdev-options.js';
 
 const SECTOR_BYTES = 512;
+const IDENTITY_OPTIONS = ['size', 'read-zeroes'];
 
 /** Answers reads with nothing or zeroes and forgets writes: for measuring, and as a stand-in. */
 class NullIo implements IoDriver {
@@ -61,21 +62,21 @@ class NullIo implements IoDriver {
 }
 
 /** A device of a given size that holds nothing. */
-export const nullCoDriver: DriverDescription = {
+export const nullCoDriver: DriverDescription<typeof NULL_OPTIONS> = {
   name: 'null-co',
   kind: 'protocol',
-  children: [],
-  optionKeys: ['size', 'read-zeroes', 'latency-ns'],
+  options: NULL_OPTIONS,
+  identityOptions: IDENTITY_OPTIONS,
 
-  async open(context, options): Promise<DriverInstance> {
-    const size = numberOption(options, 'size') ?? GiB;
-    if (!Number.isSafeInteger(size) || size < 0 || size > MAX_IMAGE_BYTES) {
+  async open(context, settings): Promise<DriverInstance> {
+    const { size } = settings;
+    if (size > MAX_IMAGE_BYTES) {
       throw new BlockError('invalid', `Parameter 'size' expects a number from 0 to ${MAX_IMAGE_BYTES}`);
     }
     const lengthBytes = alignUp(size, SECTOR_BYTES);
-    const latencyMs = (numberOption(options, 'latency-ns') ?? 0) / 1e6;
+    const latencyMs = settings['latency-ns'] / 1e6;
     if (latencyMs < 0) throw new BlockError('invalid', 'latency-ns is invalid');
-    const io = new NullIo(context.host.clock, latencyMs, booleanOption(options, 'read-zeroes') ?? false);
+    const io = new NullIo(context.host.clock, latencyMs, settings['read-zeroes']);
     return {
       lengthBytes,
       requestAlignmentBytes: 1,
@@ -88,7 +89,7 @@ export const nullCoDriver: DriverDescription = {
     };
   },
 
-  filename: () => 'null-co://',
+  filename: (options) => (IDENTITY_OPTIONS.some((key) => key in options) ? undefined : 'null-co://'),
   parseFilename(filename) {
     if (!filename.startsWith('null-co://')) return undefined;
     if (filename !== 'null-co://') {

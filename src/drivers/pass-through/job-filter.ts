@@ -1,5 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import type { DriverDescription, PermissionSet } from '../../block/driver.js';
+import { driverOptions } from '../../schema/blockdev-options.js';
 
 /** Describes a filter that only a job can put into the graph, with the permissions it asks of its child. */
 export function jobFilter(
@@ -9,8 +10,7 @@ export function jobFilter(
   return {
     name,
     kind: 'filter',
-    children: [{ role: 'file', required: true }],
-    optionKeys: [],
+    options: driverOptions({}, [{ role: 'file', required: true }]),
     open: () => Promise.reject(new BlockError('invalid', `Driver '${name}' can only be used by a block job`)),
     ...(childPermissions && { childPermissions: (_role, users) => childPermissions(users) }),
   };
