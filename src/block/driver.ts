@@ -218,6 +218,7 @@ export interface DriverDescription {
     users: PermissionSet,
     readOnly: boolean,
     options: NodeOptions,
+    hasUsers: boolean,
   ): PermissionSet | undefined;
   /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
   probe?(header: Uint8Array): number;

@@ -185,7 +185,7 @@ export class Node {
         node: this.name,
       });
     }
-    const reason = this.#blockers[0];
+    const reason = this.#blockers.at(-1);
     if (reason === undefined) return;
     throw new BlockError('busy', `Node '${this.name}' is busy: ${reason}`, { node: this.name });
   }

@@ -28,6 +28,9 @@ interface Step {
 export class GraphTransaction {
   readonly #graph: Graph;
   readonly #steps: Step[] = [];
+  /** Where parts begin that are looked at one after the other, and what comes before their conflicts. */
+  readonly #parts: Array<{ begin: number; prefix: string }> = [{ begin: 0, prefix: '' }];
+  readonly #added = new Set<Node>();
   readonly #gainsParents = new Set<Node>();
   readonly #attached: Edge[] = [];
 
@@ -35,8 +38,17 @@ export class GraphTransaction {
     this.#graph = graph;
   }
 
+  /**
+   * What is listed from here on must be possible after what was listed before, which must be possible by itself: so
+   * conflicts are told in the order of QEMU, which makes the changes one by one. `prefix`: comes before their text.
+   */
+  then(prefix = ''): void {
+    this.#parts.push({ begin: this.#steps.length, prefix });
+  }
+
   /** Puts a new node into the graph (opened before, or after its children are attached). */
   add(node: Node): void {
+    this.#added.add(node);
     this.#steps.push({
       apply: () => void this.#graph.nodes.set(node.name, node),
       undo: () => void this.#graph.nodes.delete(node.name),
@@ -125,17 +137,7 @@ export class GraphTransaction {
   async run(): Promise<void> {
     const before = readOnlyStates(this.#graph);
     const oldSets = cumulativeSets(this.#graph);
-    this.#apply();
-    let newSets: Map<Node, PermissionSet>;
-    let readOnlyChanges: Array<[Node, boolean]>;
-    try {
-      for (const node of this.#gainsParents) assertPresent(this.#graph, node);
-      for (const edge of this.#attached) assertNoCycle(edge);
-      newSets = computePermissions(this.#graph).sets;
-      readOnlyChanges = changedReadOnly(this.#graph, before);
-    } finally {
-      this.#undo();
-    }
+    const { sets: newSets, readOnlyChanges } = this.#tryOut(before);
     const prepared: PreparedChange[] = [];
     try {
       for (const [node, readOnly] of readOnlyChanges) {
@@ -157,12 +159,30 @@ export class GraphTransaction {
     for (const change of prepared) change.commit();
   }
 
-  #apply(): void {
-    for (const step of this.#steps) step.apply();
+  /** What the changed graph would be like. Errors: those of a graph that cannot be. */
+  #tryOut(before: Map<Node, boolean>): {
+    sets: Map<Node, PermissionSet>;
+    readOnlyChanges: Array<[Node, boolean]>;
+  } {
+    const graph = this.#graph;
+    for (const node of this.#gainsParents) if (!this.#added.has(node)) assertPresent(graph, node);
+    let applied = 0;
+    let sets = new Map<Node, PermissionSet>();
+    try {
+      for (const [i, { prefix }] of this.#parts.entries()) {
+        const end = this.#parts[i + 1]?.begin ?? this.#steps.length;
+        for (; applied < end; applied++) this.#steps[applied]?.apply();
+        for (const edge of this.#attached) assertNoCycle(edge);
+        sets = withPrefix(prefix, () => computePermissions(graph).sets);
+      }
+      return { sets, readOnlyChanges: changedReadOnly(graph, before) };
+    } finally {
+      while (applied > 0) this.#steps[--applied]?.undo();
+    }
   }
 
-  #undo(): void {
-    for (let i = this.#steps.length - 1; i >= 0; i--) this.#steps[i]?.undo();
+  #apply(): void {
+    for (const step of this.#steps) step.apply();
   }
 
   #link(edge: Edge): void {
@@ -186,6 +206,15 @@ export class GraphTransaction {
       this.#graph.backends.delete(parent);
     }
     edge.node.parents.delete(edge);
+  }
+}
+
+function withPrefix<T>(prefix: string, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    if (prefix === '' || !(error instanceof BlockError)) throw error;
+    throw new BlockError(error.kind, `${prefix}${error.message}`, { cause: error });
   }
 }
 
@@ -287,10 +316,11 @@ function topDown(graph: Graph): Node[] {
   return order;
 }
 
+/** Of several conflicts QEMU tells that of the youngest users. */
 function checkConflicts(node: Node, of: (edge: Edge) => PermissionSet): void {
-  const parents = [...node.parents];
-  for (const wants of parents) {
-    for (const denies of parents) {
+  const parents = [...node.parents].reverse();
+  for (const denies of parents) {
+    for (const wants of parents) {
       if (wants === denies) continue;
       const clash = withoutPermissions(of(wants).perm, of(denies).shared);
       if (clash === 0) continue;

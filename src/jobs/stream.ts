@@ -5,7 +5,7 @@ import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import type { StreamArguments } from './arguments.js';
 import { CopyWindow, startWriteback, ZERO_BYTES } from './block-copy.js';
 import type { Job, JobDriver } from './job.js';
-import { ALL_PERMISSIONS, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 
 /** Writeback of the node starts whenever this much was copied up. */
 const WRITEBACK_BYTES = 32 * 1024 * 1024;
@@ -34,6 +34,7 @@ export class StreamJob implements JobDriver {
     this.#place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node),
     );
+    this.#hold();
     this.#window = new CopyWindow(job);
   }
 
@@ -47,24 +48,27 @@ export class StreamJob implements JobDriver {
 
   async insert(): Promise<void> {
     const place = this.#place;
-    const backend = place.backend(
-      Permission.consistentRead + Permission.writeUnchanged,
-      ALL_PERMISSIONS - Permission.resize,
-    );
     await place.drained([this.#node], () =>
-      place.insert([[backend, this.#node]], (transaction) => place.listWritable(transaction, this.#node)),
+      place.insert({
+        before: (transaction) => place.listWritable(transaction, this.#node),
+        wording: AS_NODE,
+      }),
     );
     place.freezeChain(place.filter, this.#lowest);
-    place.block(this.type, this.#involved());
   }
 
-  #involved(): Node[] {
-    const nodes: Node[] = [];
-    for (const node of this.#node.chain()) {
-      nodes.push(node);
-      if (node === this.#lowest) break;
-    }
-    return nodes;
+  /** Its size was looked at once; what is below is read once. */
+  #hold(): void {
+    const place = this.#place;
+    const { consistentRead, writeUnchanged, write } = Permission;
+    const unchanged = consistentRead + writeUnchanged;
+    place.hold('main node', place.filter, consistentRead, unchanged + write);
+    place.backend(place.filter, consistentRead, unchanged + write);
+    place.hold('active node', this.#node, 0, unchanged + write);
+    const { base, bottom } = this.#arguments;
+    const end = base ?? bottom?.below?.node;
+    for (let at = this.#node.below?.node; at && at !== end; at = at.below?.node)
+      place.hold('intermediate node', at, 0, unchanged);
   }
 
   async run(): Promise<void> {

@@ -1,11 +1,14 @@
-import { Permission, withoutPermissions } from '../../block/permissions.js';
+import { hasPermission, Permission, unitePermissions, withoutPermissions } from '../../block/permissions.js';
 import { jobFilter } from '../pass-through/job-filter.js';
 
 /**
  * The filter of a backup: before the guest overwrites something, its old content goes to the target. So nobody may
  * write past it.
  */
-export const COPY_BEFORE_WRITE = jobFilter('copy-before-write', (users) => ({
-  perm: users.perm,
-  shared: withoutPermissions(users.shared, Permission.write + Permission.resize),
+export const COPY_BEFORE_WRITE = jobFilter('copy-before-write', (users, hasUsers) => ({
+  perm: unitePermissions(
+    users.perm,
+    hasPermission(users.perm, Permission.write) ? Permission.consistentRead : 0,
+  ),
+  shared: hasUsers ? withoutPermissions(users.shared, Permission.write + Permission.resize) : users.shared,
 }));

@@ -4,7 +4,7 @@ import type { DriverDescription, PermissionSet } from '../../block/driver.js';
 /** Describes a filter that only a job can put into the graph, with the permissions it asks of its child. */
 export function jobFilter(
   name: string,
-  childPermissions?: (users: PermissionSet) => PermissionSet,
+  childPermissions?: (users: PermissionSet, hasUsers: boolean) => PermissionSet,
 ): DriverDescription {
   return {
     name,
@@ -12,6 +12,8 @@ export function jobFilter(
     children: [{ role: 'file', required: true }],
     optionKeys: [],
     open: () => Promise.reject(new BlockError('invalid', `Driver '${name}' can only be used by a block job`)),
-    ...(childPermissions && { childPermissions: (_role, users) => childPermissions(users) }),
+    ...(childPermissions && {
+      childPermissions: (_role, users, _readOnly, _options, hasUsers) => childPermissions(users, hasUsers),
+    }),
   };
 }
