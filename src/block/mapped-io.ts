@@ -467,8 +467,9 @@ export class MappedIo {
     const file = this.#file();
     const inside = Math.min(mapping.lengthBytes, file.lengthBytes - mapping.hostOffset);
     if (inside <= 0) return { ...status, zero: true, data: false };
-    const below = await file.status(mapping.hostOffset, inside);
-    return { ...status, lengthBytes: below.lengthBytes, zero: below.zero, data: below.data };
+    const { lengthBytes: length, zero, data, hostOffset: at } = await file.status(mapping.hostOffset, inside);
+    // Also where the bytes are is for the file to say: an export knows no place beyond its end.
+    return { lengthBytes: length, allocated: true, zero, data, ...(at !== undefined && { hostOffset: at }) };
   }
 
   #statusOf(mapping: Mapping): BlockStatus {

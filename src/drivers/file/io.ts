@@ -129,11 +129,9 @@ export class FileIo implements IoDriver {
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     const extent = this.#extentAt(offset, lengthBytes);
     const isData = !extent.isHole;
-    let length = extent.lengthBytes;
-    // The rest of the last sector counts with the data before it.
-    if (isData && offset + length === this.#sizeBytes) {
-      length = Math.min(lengthBytes, this.lengthBytes - offset);
-    }
+    // What ends within a unit of O_DIRECT ends with it.
+    const unit = this.#file.traits.alignmentBytes;
+    const length = Math.min(lengthBytes, alignUp(offset + extent.lengthBytes, unit) - offset);
     return { lengthBytes: length, allocated: true, zero: !isData, data: isData, hostOffset: offset };
   }
 

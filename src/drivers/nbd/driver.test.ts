@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { alignUp } from '../../base/align.js';
 import { defined } from '../../base/assert.js';
 import { MiB } from '../../base/limits.js';
+import { isZero } from '../../base/zero.js';
 import type { NodeOptions } from '../../block/driver.js';
 import { Flag } from '../../block/request.js';
 import { createSimulatedHost, type Simulation } from '../../host/simulated.js';
@@ -10,7 +12,8 @@ import { Option, TransmissionFlag } from '../../nbd/constants.js';
 import { NbdServer } from '../../nbd/server.js';
 import { ScriptedServer } from '../../testing/nbd-script.js';
 import { errorOf, MemoryTarget } from '../../testing/nbd-target.js';
-import { TestBed } from '../../testing/test-disk.js';
+import { TestBed, type TestDisk } from '../../testing/test-disk.js';
+import { rawDriver } from '../raw/index.js';
 import { parseNbdFilename } from './address.js';
 import { nbdDriver } from './index.js';
 
@@ -89,6 +92,7 @@ test('wrong filenames and options are refused in QEMU’s words', async () => {
 interface Machine {
   simulation: Simulation;
   bed: TestBed;
+  server: NbdServer;
   target: MemoryTarget;
 }
 
@@ -97,12 +101,12 @@ async function onMachine(body: (machine: Machine) => Promise<void>): Promise<voi
   const simulation = createSimulatedHost({ seed: 5 });
   const { host } = simulation;
   await simulation.run(async () => {
-    const bed = new TestBed(host, [nbdDriver], '/tmp');
+    const bed = new TestBed(host, [nbdDriver, rawDriver], '/tmp');
     const server = await NbdServer.listen(host, ADDRESS);
     const target = new MemoryTarget(MiB);
     server.addExport({ name: '', target, readOnly: false, multiConn: true });
     server.addExport({ name: 'ro', target, readOnly: true, multiConn: true });
-    await body({ simulation, bed, target });
+    await body({ simulation, bed, server, target });
     assert.equal(bed.graph.nodes.size, 0);
     await server.close();
   });
@@ -224,6 +228,48 @@ test('an export is as long as it is: what lies beyond has no room, and less of i
     assert.equal(disk.lengthBytes, MiB);
     await disk.close();
   }));
+
+for (const exported of [1, 511, 1023, 4097]) {
+  for (const driver of ['nbd', 'raw'] as const) {
+    test(`${driver}: an export of ${exported} bytes has all of them, and zeroes up to the sector's end`, () =>
+      onMachine(async ({ bed, server }) => {
+        const target = new MemoryTarget(exported);
+        target.bytes.fill(7);
+        server.addExport({ name: 'odd', target, readOnly: false, multiConn: true });
+        const nbd = { ...OPTIONS, export: 'odd', discard: 'unmap' };
+        const disk = await bed.open(driver === 'nbd' ? nbd : { driver, discard: 'unmap', file: nbd });
+        await checkOddEnd(disk, target, alignUp(exported, 512));
+        await disk.close();
+      }));
+  }
+}
+
+async function checkOddEnd(disk: TestDisk, target: MemoryTarget, total: number): Promise<void> {
+  const exported = target.bytes.length;
+  const last = total - 512;
+  assert.equal(disk.lengthBytes, total);
+  const bytes = await disk.readAll();
+  assert.ok(bytes.subarray(0, exported).every((byte) => byte === 7));
+  assert.ok(isZero(bytes.subarray(exported)));
+  const end = await disk.node.io.status(exported - 1, total - exported + 1);
+  assert.deepEqual([end.data, end.lengthBytes], [true, 1]);
+  const rest = { lengthBytes: total - exported, allocated: true, zero: true, data: false };
+  assert.deepEqual(await disk.node.io.status(exported, total - exported), rest);
+  // The whole of the last sector, as a copy of a disk writes it.
+  const copied = Buffer.alloc(512);
+  copied.fill(8, 0, exported - last);
+  await disk.write(last, copied);
+  assert.deepEqual(await disk.read(last, 512), copied);
+  const full = await errorOf(disk.write(last, Buffer.alloc(512, 9)));
+  assert.deepEqual([full.kind, full.errno], ['no-space', 'ENOSPC']);
+  assert.deepEqual(await disk.read(last, 512), copied);
+  target.log.length = 0;
+  await disk.backend.discard(0, total);
+  assert.deepEqual(target.log, [`discard 0+${exported}`]);
+  target.bytes.fill(7);
+  await disk.backend.writeZeroes(0, total);
+  assert.ok(isZero(target.bytes));
+}
 
 test('a read-only export does not turn writable', () =>
   onMachine(async ({ bed }) => {

@@ -1,6 +1,7 @@
-import { alignDown } from '../../base/align.js';
+import { alignDown, alignUp } from '../../base/align.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import { GiB } from '../../base/limits.js';
+import { isZero } from '../../base/zero.js';
 import type {
   DriverInfo,
   DriverInstance,
@@ -14,6 +15,8 @@ import type { NbdClient } from '../../nbd/client.js';
 import { AllocationState, CommandFlag, TransmissionFlag } from '../../nbd/constants.js';
 import type { NbdOptions } from './address.js';
 
+/** A node is a whole number of these: what an export of another size lacks of the last one reads as zeroes. */
+const SECTOR_BYTES = 512;
 /** To be asked of a server that did not tell its minimum block size. */
 const DEFAULT_BLOCK_BYTES = 512;
 /** Longest stretch whose status is asked for at once. */
@@ -38,7 +41,7 @@ export class NbdNode implements DriverInstance {
   }
 
   get lengthBytes(): number {
-    return this.#client.info.lengthBytes;
+    return alignUp(this.#client.info.lengthBytes, SECTOR_BYTES);
   }
 
   get canWriteZeroes(): boolean {
@@ -97,18 +100,22 @@ class NbdIo implements IoDriver {
     this.#ignoresDiscard = ignoresDiscard;
   }
 
-  read(offset: number, buffer: Uint8Array): Promise<void> {
-    return this.#client.read(offset, buffer);
+  async read(offset: number, buffer: Uint8Array): Promise<void> {
+    const inside = this.#inside(offset, buffer.length);
+    if (inside === buffer.length) return this.#client.read(offset, buffer);
+    if (inside > 0) await this.#client.read(offset, buffer.subarray(0, inside));
+    buffer.fill(0, inside);
   }
 
   async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    this.#checkEnd(offset, buffer.length);
-    return this.#client.write(offset, buffer, this.#fua(flags));
+    const inside = this.#inside(offset, buffer.length);
+    if (inside === buffer.length) return this.#client.write(offset, buffer, this.#fua(flags));
+    this.#checkRest(offset, buffer.length, isZero(buffer.subarray(inside)));
+    if (inside > 0) await this.#client.write(offset, buffer.subarray(0, inside), this.#fua(flags));
   }
 
   async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
     const client = this.#client;
-    this.#checkEnd(offset, lengthBytes);
     const fast = hasFlag(flags, Flag.noFallback);
     const offered =
       client.has(TransmissionFlag.sendWriteZeroes) && (!fast || client.has(TransmissionFlag.sendFastZero));
@@ -116,20 +123,25 @@ class NbdIo implements IoDriver {
     let command = this.#fua(flags);
     if (!hasFlag(flags, Flag.mayUnmap)) command += CommandFlag.noHole;
     if (fast) command += CommandFlag.fastZero;
-    await client.writeZeroes(offset, lengthBytes, command);
+    const inside = this.#inside(offset, lengthBytes);
+    this.#checkRest(offset, lengthBytes, true);
+    if (inside > 0) await client.writeZeroes(offset, inside, command);
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
     if (this.#ignoresDiscard || !this.#client.has(TransmissionFlag.sendTrim)) return;
-    await this.#client.trim(offset, lengthBytes);
+    const inside = this.#inside(offset, lengthBytes);
+    if (inside > 0) await this.#client.trim(offset, inside);
   }
 
-  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+  async status(offset: number, asked: number): Promise<BlockStatus> {
+    const lengthBytes = this.#inside(offset, asked);
+    if (lengthBytes === 0) return { lengthBytes: asked, allocated: true, zero: true, data: false };
     if (this.#client.info.allocationContext === undefined) return dataStatus(offset, lengthBytes);
     const align = this.#alignmentBytes;
     const start = alignDown(offset, align);
-    const asked = Math.min(offset - start + lengthBytes, MAX_STATUS_BYTES);
-    const end = Math.min(this.#client.info.lengthBytes, start + asked + align - 1);
+    const look = Math.min(offset - start + lengthBytes, MAX_STATUS_BYTES);
+    const end = Math.min(this.#client.info.lengthBytes, start + look + align - 1);
     const extent = await this.#client.blockStatus(start, alignDown(end - start, align));
     const known = Math.min(extent.lengthBytes - (offset - start), lengthBytes);
     // An extent that ends within a block says nothing of the block.
@@ -139,9 +151,16 @@ class NbdIo implements IoDriver {
     return { lengthBytes: known, allocated: true, zero, data, hostOffset: offset };
   }
 
-  /** A format that allocates beyond the end finds the export full. */
-  #checkEnd(offset: number, lengthBytes: number): void {
-    if (offset + lengthBytes > this.#client.info.lengthBytes)
+  /** How much of a range lies in the export. */
+  #inside(offset: number, lengthBytes: number): number {
+    return Math.max(0, Math.min(lengthBytes, this.#client.info.lengthBytes - offset));
+  }
+
+  /** Zeroes are there already in what the last sector lacks; anything else finds the export full. */
+  #checkRest(offset: number, lengthBytes: number, isZero: boolean): void {
+    const { lengthBytes: exported } = this.#client.info;
+    const end = offset + lengthBytes;
+    if (end > alignUp(exported, SECTOR_BYTES) || (end > exported && !isZero))
       throw errnoError('ENOSPC', undefined, { offset });
   }
 

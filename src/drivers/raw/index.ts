@@ -1,6 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import { AssertionFailure } from '../../base/assert.js';
-import { alignDown } from '../../base/align.js';
+import { alignUp } from '../../base/align.js';
 import type {
   ChildIo,
   DriverDescription,
@@ -12,7 +12,7 @@ import { numberOption } from '../../block/options.js';
 import { Permission, withoutPermissions } from '../../block/permissions.js';
 import { Flag, type Mapping } from '../../block/request.js';
 
-/** A disk is a whole number of sectors; the file driver rounds its size up to them. */
+/** A disk is a whole number of sectors: beyond the end of the file the last one reads as zeroes. */
 const SECTOR_BYTES = 512;
 
 /** Maps every byte to the file, `start` further on. */
@@ -69,7 +69,7 @@ class RawNode implements DriverInstance {
 
   get lengthBytes(): number {
     if (this.#sizeBytes !== undefined) return this.#sizeBytes;
-    return alignDown(Math.max(0, this.#file.lengthBytes - this.#start), SECTOR_BYTES);
+    return alignUp(Math.max(0, this.#file.lengthBytes - this.#start), SECTOR_BYTES);
   }
 
   flush(): Promise<void> {

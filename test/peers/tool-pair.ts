@@ -1,0 +1,85 @@
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+import { allDrivers } from '../../src/drivers/index.js';
+import { createRealHost } from '../../src/host/real.js';
+import { imgMain } from '../../src/img/main.js';
+import { ioMain } from '../../src/io/main.js';
+import { type ToolAnswer, toolAnswer } from '../../src/testing/tool-answer.js';
+import { connectUnix, scratch } from './daemon.js';
+
+const SIDES = ['ours', 'theirs'] as const;
+
+/** The same folder twice: in one work livedisk's tools (in this process), in the other QEMU's. */
+export class ToolPair {
+  readonly #folder: string;
+
+  constructor(context: TestContext) {
+    this.#folder = scratch(context);
+    const start = process.cwd();
+    context.after(() => process.chdir(start));
+    for (const side of SIDES) mkdirSync(join(this.#folder, side));
+  }
+
+  path(side: (typeof SIDES)[number], name: string): string {
+    return join(this.#folder, side, name);
+  }
+
+  /** Runs lines of shell in both folders. */
+  prepare(...lines: string[]): void {
+    for (const side of SIDES) this.shell(side, lines.join('\n'));
+  }
+
+  shell(side: (typeof SIDES)[number], script: string): string {
+    const done = spawnSync('sh', ['-ec', script], { cwd: join(this.#folder, side), encoding: 'utf8' });
+    assert.equal(done.status, 0, `${script}: ${done.stderr}`);
+    return done.stdout;
+  }
+
+  /** The same line of "img ..." or "io ..." to both, words quoted by '; `adapt` says what may differ. */
+  async alike(line: string, adapt: (text: string) => string = (text) => text): Promise<void> {
+    const [expected, actual] = await this.answers(line);
+    const comparable = ({ code, stdout, stderr }: ToolAnswer): ToolAnswer => ({
+      code,
+      stdout: adapt(withoutMeasures(stdout)),
+      stderr: adapt(stderr.trimEnd()),
+    });
+    assert.deepEqual(comparable(actual), comparable(expected), line);
+  }
+
+  /** QEMU's answer and ours. */
+  async answers(line: string): Promise<[ToolAnswer, ToolAnswer]> {
+    const [tool, ...args] = [...line.matchAll(/'([^']*)'|(\S+)/g)].map((match) => match[1] ?? match[2] ?? '');
+    process.chdir(join(this.#folder, 'theirs'));
+    const done = spawnSync(`qemu-${tool}`, args, { encoding: 'utf8', timeout: 60_000, input: '' });
+    process.chdir(join(this.#folder, 'ours'));
+    const main = tool === 'img' ? imgMain : ioMain;
+    const actual = await toolAnswer((out) => main(args, out, createRealHost(), allDrivers));
+    return [{ code: done.status, stdout: done.stdout, stderr: done.stderr }, actual];
+  }
+}
+
+/** Times, rates, and disk sizes, which depend on the file system. */
+function withoutMeasures(text: string): string {
+  return text
+    .replace(/ops; .*$/gm, 'ops')
+    .replace(/^disk size: .*$/gm, 'disk size: x')
+    .replace(/"actual-size": \d+/g, '"actual-size": 0');
+}
+
+/** A file as the one export of an nbdkit that ends with the test. */
+export async function serve(context: TestContext, socket: string, file: string): Promise<void> {
+  const server = spawn('nbdkit', ['-f', '-U', socket, 'file', file], { stdio: 'ignore' });
+  context.after(() => server.kill('SIGKILL'));
+  for (let tries = 0; tries < 400; tries++) {
+    try {
+      (await connectUnix(socket)).destroy();
+      return;
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 25));
+    }
+  }
+  throw new Error('nbdkit does not listen');
+}
