@@ -111,7 +111,7 @@ async function formatImage(engine: Engine, options: CreateOptionsOf<'qcow2'>): P
   if (options['backing-fmt'] !== undefined && options['backing-file'] === undefined)
     throw new BlockError('invalid', 'Backing format cannot be used without backing file');
   const node = await opener.resolveReference(options.file as NodeOptions, { readOnly: false });
-  const perm = Permission.consistentRead + Permission.write + Permission.resize;
+  const perm = Permission.write + Permission.resize;
   const special = { 'cluster-size': options['cluster-size'], version: options.version };
   const backing = { backingFile: options['backing-file'], backingFormat: options['backing-fmt'] };
   try {
