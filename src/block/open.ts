@@ -79,8 +79,8 @@ export class Opener {
       readOnly,
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
+      inactive: context.inactive ?? false,
     });
-    node.inactive = context.inactive ?? false;
     try {
       await this.#attachChildren(node, options, inherited);
       node.opened(await driver.open(this.#driverContext(node), options));
@@ -220,7 +220,10 @@ export class Opener {
       host: graph.host,
       nodeName: node.name,
       get readOnly() {
-        return node.readOnly || node.inactive;
+        return node.readOnly;
+      },
+      get mayWrite() {
+        return node.isWritable;
       },
       get filename() {
         return node.filename;

@@ -7,6 +7,7 @@ import {
   changeBackingReference,
 } from '../block/backing-reference.js';
 import type { BackendProperties, BlockBackend } from '../block/backend.js';
+import type { ChangeGate } from '../block/change-gate.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';
 import type { Graph } from '../block/graph.js';
@@ -134,15 +135,16 @@ export class JobPlace {
   }
 
   #use(role: string, node: Node, properties: BackendProperties, isOfFilter = false): BlockBackend {
-    const backend = this.graph.createBackend({ ...properties, queuesWhenDrained: false });
+    const backend = this.graph.createBackend({ ...properties, queuesWhenDrained: false, owner: this });
     this.#backends.push(backend);
     this.#uses.push({ backend, role, node, isOfFilter });
     return backend;
   }
 
   /**
-   * Puts the filter above the source for all of its parents but those that `keep` names, attaches what the job uses
-   * and holds, in one transaction; `before` lists what comes first. The caller holds a drained section.
+   * Puts the filter above the source (which must be ours: kind permission) for all of its parents but those that `keep`
+   * names, attaches what the job uses and holds, in one transaction; `before` lists what comes first. The caller holds a
+   * drained section.
    */
   async insert({
     before = () => undefined,
@@ -151,14 +153,17 @@ export class JobPlace {
   }: InsertOptions = {}): Promise<void> {
     const { filter, source } = this;
     await this.graph.transaction((transaction) => {
+      if (source.activity === 'inactive') {
+        const text = `${wording.create}Block node is read-only`;
+        throw new BlockError('permission', text, { node: source.name, errno: 'EPERM' });
+      }
       before(transaction);
       transaction.then(wording.create);
       transaction.add(filter);
       transaction.attach(filter, 'file', source);
       this.#attach(transaction, ({ isOfFilter }) => isOfFilter);
       transaction.then(wording.replace);
-      const isOwn = ({ parent }: Edge): boolean => this.#uses.some(({ backend }) => backend === parent);
-      transaction.replaceNode(source, filter, (edge) => isOwn(edge) || keep(edge));
+      transaction.replaceNode(source, filter, keep);
       this.#attach(transaction, ({ isOfFilter }) => !isOfFilter);
     });
     this.#removed = false;
@@ -229,6 +234,11 @@ export class JobPlace {
     }
   }
 
+  /** In a drained section: `gate` stands before every change of the source until the job's place ends. */
+  guardSource(gate: ChangeGate): void {
+    this.source.gate = gate;
+  }
+
   /** Lists the steps that end the job's place: parents of the filter go to `heir`, or to what it filters. */
   listRemoval(transaction: GraphTransaction, heir = this.filter.child('file').node): void {
     const shown = this.filter.child('file');
@@ -238,14 +248,26 @@ export class JobPlace {
     for (const backend of this.#backends) if (backend.root) transaction.detach(backend.root);
   }
 
+  /**
+   * The same where `heir` takes the source's place: its users go along, who know it by its name and came to it past
+   * the filter, as in QEMU. What is below the heir itself stays.
+   */
+  listPivot(transaction: GraphTransaction, heir: Node): void {
+    this.listRemoval(transaction, heir);
+    const isOwn = ({ parent }: Edge): boolean =>
+      parent === this.filter || (!(parent instanceof Node) && parent.owner === this);
+    transaction.replaceNode(this.source, heir, isOwn);
+  }
+
   /** Lets go of links; before the transaction that ends the place is built. */
   thaw(): void {
     for (const edge of this.#frozen.splice(0)) edge.frozen--;
   }
 
-  /** After the transaction with listRemoval. */
+  /** In the same drained section, after the transaction with listRemoval or listPivot. */
   removed(): void {
     this.#removed = true;
+    this.source.gate = undefined;
   }
 
   /** Takes filter and backends out, unless that was done. */
@@ -280,14 +302,14 @@ export class JobPlace {
           await this.job.wakeInSection();
           return body();
         },
-        this.#backends,
+        this,
       ),
     );
   }
 
   /** A drained section on behalf of a caller that is not the job's own loop. */
   drained<T>(nodes: Iterable<Node>, body: () => Promise<T>): Promise<T> {
-    return this.graph.drained(nodes, body, this.#backends);
+    return this.graph.drained(nodes, body, this);
   }
 }
 

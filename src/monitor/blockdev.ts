@@ -35,15 +35,16 @@ function deleteNode(graph: Graph, name: string): Waiting {
   return new Waiting(graph.release([node]));
 }
 
-/** Runs `body` with a backend of its own on a node. */
+/** Runs `body` with a backend of its own on a node. `owner`: of a drained section in which it works. */
 export async function withBackend<T>(
   graph: Graph,
   node: Node,
   perm: number,
   body: (backend: BlockBackend) => Promise<T>,
+  owner: object = {},
 ): Promise<T> {
   const description = 'an unnamed block device';
-  const backend = graph.createBackend({ description, perm, shared: ALL_PERMISSIONS });
+  const backend = graph.createBackend({ description, perm, shared: ALL_PERMISSIONS, owner });
   await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
   try {
     return await body(backend);
@@ -60,9 +61,10 @@ async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Pro
   if (node.isBlocked || isBacking)
     throw new BlockError('busy', `Device '${args.device ?? '(null)'}' is in use`);
   if (node.readOnly) throw new BlockError('permission', 'Image is read-only');
-  await graph.drained([node], () =>
-    withBackend(graph, node, Permission.resize, (backend) => backend.truncate(args.size)),
-  );
+  const owner = {};
+  const change = (backend: BlockBackend): Promise<void> =>
+    graph.drained([node], () => backend.truncate(args.size), owner);
+  await withBackend(graph, node, Permission.resize, change, owner);
 }
 
 async function changeBackingFile(graph: Graph, args: CommandArguments<'change-backing-file'>): Promise<void> {

@@ -40,7 +40,8 @@ export async function snapshotSync(
     await flushBeforeSnapshot(old);
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
     const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
-    const overlay = await engine.opener.openImage(filename, format, { readOnly: old.readOnly }, options);
+    const context = { readOnly: old.readOnly, inactive: old.activity === 'inactive' };
+    const overlay = await engine.opener.openImage(filename, format, context, options);
     const done = await putOnTop(engine, old, overlay);
     return { ...done, settle: () => graph.release([overlay]) };
   });
@@ -73,7 +74,7 @@ export async function snapshot(
 }
 
 async function flushBeforeSnapshot(node: Node): Promise<void> {
-  if (node.readOnly) return;
+  if (!node.isWritable) return;
   try {
     await node.io.flush();
   } catch (error) {

@@ -186,14 +186,15 @@ test('an image that becomes ours is activated from its file upwards', async (t) 
     ['format', node],
     ['file', node.child('file').node],
   ] as const) {
-    const activate = instance.activate?.bind(instance);
-    instance.activate = async () => {
+    const prepare = instance.prepareActivation?.bind(instance);
+    assert.ok(prepare);
+    instance.prepareActivation = (mayWrite) => {
       order.push(name);
-      await activate?.();
+      return prepare(mayWrite);
     };
   }
   await bed.engine.activate(node);
   await bed.engine.activate(node);
   assert.deepEqual(order, ['file', 'format']);
-  assert.equal(node.inactive, false);
+  assert.equal(node.activity, 'active');
 });
