@@ -26,7 +26,7 @@ export function childPermissions(node: Node, role: string, set: PermissionSet): 
  * users keep from others goes for the file too.
  */
 function storagePermissions(node: Node, { perm, shared }: PermissionSet): PermissionSet {
-  const own = Permission.consistentRead + (node.readOnly ? 0 : WRITING);
+  const own = (node.onlyLook ? 0 : Permission.consistentRead) + (node.readOnly ? 0 : WRITING);
   return { perm: unitePermissions(perm, own), shared: withoutPermissions(shared, WRITING) };
 }
 

@@ -13,6 +13,8 @@ export interface NodeProperties {
   options: NodeOptions;
   filename: string;
   readOnly: boolean;
+  /** Its content is not read. */
+  onlyLook?: boolean;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
   monitorOwned: boolean;
   /** A filter that a job put in: queries of the chain look through it. */
@@ -27,6 +29,7 @@ export class Node {
   readonly driver: DriverDescription;
   /** As given, children replaced by nothing: what blockdev-add named. */
   readonly options: NodeOptions;
+  readonly onlyLook: boolean;
   filename: string;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
@@ -65,6 +68,7 @@ export class Node {
     this.name = properties.name;
     this.driver = properties.driver;
     this.options = properties.options;
+    this.onlyLook = properties.onlyLook ?? false;
     this.filename = properties.filename;
     this.readOnly = properties.readOnly;
     this.monitorOwned = properties.monitorOwned;

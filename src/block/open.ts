@@ -19,6 +19,8 @@ export interface OpenContext {
   inactive?: boolean;
   /** Whatever others do with the files is fine (-U): for looking at images in use. */
   forceShare?: boolean;
+  /** Only what the image says of itself is looked at, not what it holds: that need not be consistent. */
+  onlyLook?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
   /** Files of the chain that are being opened: a cycle is refused. */
@@ -77,6 +79,7 @@ export class Opener {
       options,
       filename: driver.filename?.(options) ?? '',
       readOnly,
+      onlyLook: context.onlyLook ?? false,
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
       inactive: context.inactive ?? false,
