@@ -4,6 +4,7 @@ import type { ChangeGate } from './change-gate.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
+import type { BlockBackend } from './backend.js';
 import type { Edge } from './edge.js';
 import { NodeIo } from './node-io.js';
 
@@ -46,6 +47,8 @@ export class Node {
   gate: ChangeGate | undefined;
   readonly children = new Map<string, Edge>();
   readonly parents = new Set<Edge>();
+  /** Through which a job's filter uses more than its child: for the shape of the graph that is below it too. */
+  readonly uses = new Set<BlockBackend>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
   backingFilename: string | undefined;

@@ -211,7 +211,10 @@ function isSetByUser({ monitorOwned, options }: Node): boolean {
 /** A node and all below it. */
 function subtree(top: Node): Set<Node> {
   const nodes = new Set([top]);
-  for (const at of nodes) for (const edge of at.children.values()) nodes.add(edge.node);
+  for (const at of nodes) {
+    for (const edge of at.children.values()) nodes.add(edge.node);
+    for (const { root } of at.uses) if (root) nodes.add(root.node);
+  }
   return nodes;
 }
 

@@ -121,7 +121,9 @@ export class JobPlace {
     const description = this.filter.describe();
     const isUser = false;
     const { backendUser: user } = this.job;
-    return this.#use(role, node, { description, perm, shared, user, isUser }, true);
+    const backend = this.#use(role, node, { description, perm, shared, user, isUser }, true);
+    this.filter.uses.add(backend);
+    return backend;
   }
 
   /**

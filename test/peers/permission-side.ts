@@ -140,7 +140,8 @@ export class Side {
     });
     if (reply.error) return this.#wording(reply.error.desc);
     // Every drained section makes a throttled job go on a little.
-    if (isThrottled) await execute(program, 'job-pause', { id: args['job-id'] });
+    // One that has nothing to do is over.
+    if (isThrottled) await program.raw('job-pause', { id: args['job-id'] });
     if (moment === 'ready') await program.event('BLOCK_JOB_READY');
     if (moment === 'pending') await program.event('JOB_STATUS_CHANGE', { status: 'pending' });
     return undefined;
