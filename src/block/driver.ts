@@ -26,6 +26,15 @@ export interface ChildIo {
   /** Status of the child's own layer. */
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
   truncate(lengthBytes: number): Promise<void>;
+  /**
+   * Sees to it that writes to the range cannot run out of space; what it reads as stays. Nobody writes there
+   * meanwhile. A storage that cannot promise does nothing. Errors: no-space, limit.
+   */
+  allocate(offset: number, lengthBytes: number): Promise<void>;
+  tryAllocate(offset: number, lengthBytes: number): boolean;
+  /** Makes a growable child at least that long, without space of its own. Errors: no-space where it cannot grow. */
+  extend(lengthBytes: number): Promise<void>;
+  tryExtend(lengthBytes: number): boolean;
   /** Tells a blkdebug below of a named event; a promise only when a rule or breakpoint makes the caller wait. */
   announce(event: string): Promise<void> | undefined;
   /** Starts writeback early; a hint. */
@@ -143,6 +152,11 @@ export interface IoDriver {
   /** A hint: a driver that cannot discard just returns. */
   discard(offset: number, lengthBytes: number): Promise<void>;
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  /** See ChildIo. Absent: it neither promises space nor grows, and finds out at the write. */
+  allocate?(offset: number, lengthBytes: number): Promise<void>;
+  tryAllocate?(offset: number, lengthBytes: number): boolean;
+  extend?(lengthBytes: number): Promise<void>;
+  tryExtend?(lengthBytes: number): boolean;
   startWriteback?(offset: number, lengthBytes: number): void;
   /**
    * Offload: where the plain bytes are, for copy_file_range. Only file answers.

@@ -43,9 +43,7 @@ export class SimulatedFile implements HostFile {
   }
 
   tryWrite(position: number, buffer: Uint8Array): boolean {
-    if (!this.writable || !this.#mayTry('write')) return false;
-    this.#inode.change({ type: 'write', position, data: Buffer.from(buffer) });
-    return true;
+    return this.#tryChange('write', { type: 'write', position, data: Buffer.from(buffer) });
   }
 
   write(position: number, buffer: Uint8Array): Promise<void> {
@@ -55,15 +53,22 @@ export class SimulatedFile implements HostFile {
   async flush(): Promise<void> {
     const mark = this.#inode.mark;
     const dropped = this.#machine.isFlushDropped(this.path);
+    let isFull = false;
     try {
       await this.#perform('flush', 0, () => {
         if (this.#flushFailure) throw this.#flushFailure;
+        isFull = this.#machine.isOverfull;
+        if (isFull) throw errnoError('ENOSPC', undefined, { path: this.path });
         if (!dropped) this.#inode.persist(mark);
       });
     } catch (error) {
-      if (error instanceof BlockError && error.kind !== 'closed') this.#flushFailure ??= error;
+      if (!isFull && error instanceof BlockError && error.kind !== 'closed') this.#flushFailure ??= error;
       throw error;
     }
+  }
+
+  get hasLostWrites(): boolean {
+    return this.#flushFailure !== undefined;
   }
 
   punchHole(position: number, lengthBytes: number): Promise<void> {
@@ -80,6 +85,14 @@ export class SimulatedFile implements HostFile {
 
   allocate(position: number, lengthBytes: number): Promise<void> {
     return this.#change('allocate', position, { type: 'allocate', position, lengthBytes });
+  }
+
+  tryTruncate(sizeBytes: number): boolean {
+    return this.#tryChange('truncate', { type: 'truncate', sizeBytes });
+  }
+
+  tryAllocate(position: number, lengthBytes: number): boolean {
+    return this.#tryChange('allocate', { type: 'allocate', position, lengthBytes });
   }
 
   extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
@@ -104,7 +117,9 @@ export class SimulatedFile implements HostFile {
   tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
     if (!(source instanceof SimulatedFile) || source.#closed || !this.writable) return -1;
     if (!this.#mayTry('copyFrom')) return -1;
-    return this.#copy(source, sourcePosition, position, this.#machine.shortenCopy(position, lengthBytes));
+    const bytes = this.#machine.shortenCopy(position, lengthBytes);
+    if (!this.#machine.hasRoom(this.#inode, { type: 'allocate', position, lengthBytes: bytes })) return -1;
+    return this.#copy(source, sourcePosition, position, bytes);
   }
 
   startWriteback(): void {
@@ -159,14 +174,37 @@ export class SimulatedFile implements HostFile {
 
   async #change(kind: OperationKind, offset: number, change: Change): Promise<void> {
     this.#checkWritable();
-    await this.#perform(kind, offset, () => this.#inode.change(change), change);
+    await this.#perform(kind, offset, () => this.#apply(change), change);
+  }
+
+  /** On a full disk a write may get as far as the space does. */
+  #apply(change: Change): void {
+    if (this.#machine.hasRoom(this.#inode, change)) return this.#inode.change(change);
+    if (change.type === 'write') {
+      const part = {
+        ...change,
+        data: change.data.subarray(0, this.#machine.shorten(change.data.length) - 1),
+      };
+      if (part.data.length > 0 && this.#machine.hasRoom(this.#inode, part)) this.#inode.change(part);
+    }
+    throw errnoError('ENOSPC', undefined, { path: this.path, offset: positionOf(change) });
+  }
+
+  #tryChange(kind: OperationKind, change: Change): boolean {
+    if (!this.writable || !this.#mayTry(kind) || !this.#machine.hasRoom(this.#inode, change)) return false;
+    this.#inode.change(change);
+    return true;
   }
 
   #copy(source: SimulatedFile, sourcePosition: number, position: number, lengthBytes: number): number {
     const bytes = Math.max(Math.min(lengthBytes, source.#inode.sizeBytes - sourcePosition), 0);
     const data = Buffer.alloc(bytes);
     source.#inode.read(sourcePosition, data);
-    this.#inode.change({ type: 'write', position, data });
+    this.#apply({ type: 'write', position, data });
     return bytes;
   }
+}
+
+function positionOf(change: Change): number {
+  return change.type === 'truncate' ? change.sizeBytes : change.position;
 }

@@ -9,9 +9,15 @@ import type { Opener } from '../../src/block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import type { Host } from '../../src/host/host.js';
-import { createSimulatedHost, SeededRandom, type Simulation } from '../../src/host/simulated.js';
+import {
+  createSimulatedHost,
+  type DiskSpace,
+  SeededRandom,
+  type Simulation,
+} from '../../src/host/simulated.js';
 import type { JobManager } from '../../src/jobs/manager.js';
 import { Engine as Monitor } from '../../src/monitor/engine.js';
+import { isNoSpace } from './filler.js';
 import { type Allowed, type GuestDisk, Stamps } from './guest-disk.js';
 
 /** Lines of the trace that a failure prints. */
@@ -60,6 +66,8 @@ export class World {
   readonly exported = new Map<string, Image>();
   /** Errors are to be expected: faults are injected in this seed. */
   faulty = false;
+  /** Space runs out now and then in this boot; `isFull`: right now. */
+  tight: { tells: DiskSpace['tells']; isFull: boolean } | undefined;
   engine: Engine | undefined;
   power: PowerPlan = { cutAt: undefined };
   /** The file that was the guest's disk when the power went. */
@@ -238,7 +246,9 @@ export class Engine {
   judge(what: string, error: unknown): void {
     const { world } = this;
     world.trace(`${what}: ${describe(error)}`);
-    const isAllowed = error instanceof BlockError && (world.faulty || REFUSALS.has(error.kind));
+    const isAllowed =
+      error instanceof BlockError &&
+      (world.faulty || REFUSALS.has(error.kind) || (world.tight !== undefined && isNoSpace(error)));
     if (!isAllowed) world.fail(`${what}: ${describe(error)}`, error);
   }
 }

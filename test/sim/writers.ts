@@ -1,7 +1,8 @@
 import { Flag } from '../../src/block/request.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { type GuestDisk, problemOf, SECTOR_BYTES, type Stretch } from './guest-disk.js';
-import { describe, type Engine } from './world.js';
+import { isNoSpace } from './filler.js';
+import { describe, type Engine, type World } from './world.js';
 
 /** Sectors of the longest request. */
 const LONGEST = 140;
@@ -62,7 +63,7 @@ export class Writers {
 
   async #flush(name: number): Promise<void> {
     const position = this.#disk.position();
-    const done = await this.#try(`guest ${name} flush`, () => this.#guest().flush());
+    const done = await this.#try(`guest ${name} flush`, () => this.#guest().flush(), 'flush');
     if (done) this.#disk.flushed(position);
   }
 
@@ -70,9 +71,13 @@ export class Writers {
     const bytes = Buffer.alloc(count * SECTOR_BYTES, 0xee);
     const allowed = this.#disk.allowedNow();
     const offset = first * SECTOR_BYTES;
-    const done = await this.#try(`${text} read`, async () => {
-      if (!this.#guest().tryRead(offset, bytes)) await this.#guest().read(offset, bytes);
-    });
+    const done = await this.#try(
+      `${text} read`,
+      async () => {
+        if (!this.#guest().tryRead(offset, bytes)) await this.#guest().read(offset, bytes);
+      },
+      'read',
+    );
     const problem = done ? problemOf(bytes, allowed, first) : undefined;
     if (problem === undefined || !this.#engine.isAlive) return;
     await this.#traceLayers(first, problem);
@@ -127,7 +132,7 @@ export class Writers {
   }
 
   /** A guest's request never fails unless the disk does. */
-  async #try(text: string, request: () => Promise<void>): Promise<boolean> {
+  async #try(text: string, request: () => Promise<void>, kind: RequestKind = 'change'): Promise<boolean> {
     const engine = this.#engine;
     const { world } = engine;
     world.trace(text);
@@ -138,8 +143,17 @@ export class Writers {
     } catch (error) {
       if (!engine.isAlive) return false;
       world.trace(`${text}: ${describe(error)}`);
-      if (!world.faulty) world.fail(`${text}: ${describe(error)}`, error);
+      const isFull = mayBeFull(world, kind) && isNoSpace(error);
+      if (!world.faulty && !isFull) world.fail(`${text}: ${describe(error)}`, error);
       return false;
     }
   }
+}
+
+type RequestKind = 'read' | 'flush' | 'change';
+
+/** Which requests may be told that there is no space: a flush only by a disk that tells late. */
+function mayBeFull({ tight }: World, kind: RequestKind): boolean {
+  if (!tight || kind === 'read') return false;
+  return kind === 'change' || tight.tells === 'late';
 }

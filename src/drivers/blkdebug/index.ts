@@ -130,6 +130,14 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
     return status.data ? { ...status, hostOffset: offset } : status;
   }
 
+  allocate(offset: number, lengthBytes: number): Promise<void> {
+    return this.#image.allocate(offset, lengthBytes);
+  }
+
+  extend(lengthBytes: number): Promise<void> {
+    return this.#image.extend(lengthBytes);
+  }
+
   startWriteback(offset: number, lengthBytes: number): void {
     this.#image.startWriteback(offset, lengthBytes);
   }

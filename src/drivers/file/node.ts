@@ -37,10 +37,11 @@ export class FileNode implements DriverInstance {
     if (this.#options.noFlush) return;
     // Reopening the file must not make it look healthy again.
     if (this.#flushFailure) throw this.#flushFailure.error;
+    const { file } = this.io;
     try {
-      await this.io.file.flush();
+      await file.flush();
     } catch (error) {
-      this.#flushFailure = { error };
+      if (file.hasLostWrites) this.#flushFailure = { error };
       throw error;
     }
   }

@@ -28,10 +28,10 @@ export async function zeroClusters(
     const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
     if (hasHost && !mayUnmap && entryIsCopied(table.bytes, index)) {
       if (kind === ClusterKind.zeroAllocated) return;
-      setEntry(table, index, entryOffset(table.bytes, index), true, ZERO_LOW);
+      setEntry(parts, table, index, entryOffset(table.bytes, index), true, ZERO_LOW);
     } else if (kind !== ClusterKind.zeroPlain) {
       unlink(parts, table, index, true);
-      setEntry(table, index, 0, false, ZERO_LOW);
+      setEntry(parts, table, index, 0, false, ZERO_LOW);
     }
   });
 }
@@ -49,7 +49,7 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
     const kind = clusterKind(table.bytes, index);
     if (kind === ClusterKind.zeroPlain || (kind === ClusterKind.unallocated && !hasBacking)) return;
     unlink(parts, table, index, true);
-    setEntry(table, index, 0, false, v2 ? 0 : ZERO_LOW);
+    setEntry(parts, table, index, 0, false, v2 ? 0 : ZERO_LOW);
   });
 }
 
@@ -93,6 +93,14 @@ function unlink(parts: ImageParts, table: CachedTable, index: number, discard: b
   if (offset !== 0) parts.unlinked.add(offset, parts.context.clusterBytes, discard);
 }
 
-function setEntry(table: CachedTable, index: number, offset: number, copied: boolean, low: number): void {
+function setEntry(
+  { context }: ImageParts,
+  table: CachedTable,
+  index: number,
+  offset: number,
+  copied: boolean,
+  low: number,
+): void {
+  context.unflushedBytes += context.clusterBytes;
   writeEntry(table.change(index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES), index, offset, copied, low);
 }
