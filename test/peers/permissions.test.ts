@@ -10,6 +10,7 @@ import { FIRST_USERS, PENDING_USERS, READY_USERS, SECOND_USERS, type User } from
 const DIFFERENCES: ReadonlyMap<string, string> = new Map([
   ['backup AE, mirror CA', 'of the two conflicts that it makes, QEMU tells the other'],
   ['backup AE, pending, mirror CA', 'of the two conflicts that it makes, QEMU tells the other'],
+  ['stream B, name B', 'QEMU lets a header be changed which the stream is about to write'],
   ['stream B, pending, name B', 'QEMU lets a header be changed which the stream is about to write'],
 ]);
 
