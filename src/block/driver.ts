@@ -267,6 +267,7 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
     users: PermissionSet,
     readOnly: boolean,
     settings: Settings<O>,
+    hasUsers: boolean,
   ): PermissionSet | undefined;
   /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
   probe?(header: Uint8Array): number;

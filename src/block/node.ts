@@ -4,6 +4,7 @@ import type { ChangeGate } from './change-gate.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { CacheSettings, DriverDescription, DriverInstance, GivenOptions, Settings } from './driver.js';
+import type { BlockBackend } from './backend.js';
 import type { Edge } from './edge.js';
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
@@ -16,6 +17,8 @@ export interface NodeProperties {
   options?: GivenOptions;
   settings?: Settings;
   readOnly: boolean;
+  /** Its content is not read. */
+  onlyLook?: boolean;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
   monitorOwned: boolean;
   /** A filter that a job put in: queries of the chain look through it. */
@@ -32,6 +35,7 @@ export class Node {
   readonly options: GivenOptions;
   /** The same with what is inherited and with the driver's defaults. */
   readonly settings: Settings;
+  readonly onlyLook: boolean;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   monitorOwned: boolean;
@@ -51,6 +55,8 @@ export class Node {
   gate: ChangeGate | undefined;
   readonly children = new Map<string, Edge>();
   readonly parents = new Set<Edge>();
+  /** Through which a job's filter uses more than its child: for the shape of the graph that is below it too. */
+  readonly uses = new Set<BlockBackend>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
   backingFilename: string | undefined;
@@ -76,6 +82,7 @@ export class Node {
     this.driver = properties.driver;
     this.options = properties.options ?? {};
     this.settings = properties.settings ?? { cache: DEFAULT_CACHE };
+    this.onlyLook = properties.onlyLook ?? false;
     this.readOnly = properties.readOnly;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;
@@ -287,7 +294,7 @@ export class Node {
         node: this.name,
       });
     }
-    const reason = this.#blockers[0];
+    const reason = this.#blockers.at(-1);
     if (reason === undefined) return;
     throw new BlockError('busy', `Node '${this.name}' is busy: ${reason}`, { node: this.name });
   }

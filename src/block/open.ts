@@ -27,6 +27,8 @@ export interface OpenContext {
   cache?: CacheSettings;
   /** The node alone: what it says of a backing file is not followed. */
   noBacking?: boolean;
+  /** Only what the image says of itself is looked at, not what it holds: that need not be consistent. */
+  onlyLook?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
   /** The image above in the chain that is being opened: a cycle is refused. */
@@ -110,6 +112,7 @@ export class Opener {
       options,
       settings,
       readOnly,
+      onlyLook: context.onlyLook ?? false,
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
       inactive: context.inactive ?? false,

@@ -46,6 +46,8 @@ export function explain(error: unknown, prefix: string, status = 1): ToolFailure
 export interface ImageUse {
   format?: string | undefined;
   write?: boolean;
+  /** Its content is not read. */
+  onlyLook?: boolean;
   /** Nobody may write to it meanwhile: what is read is to be one moment's. */
   alone?: boolean;
   forceShare?: boolean;
@@ -85,11 +87,8 @@ export class Tool {
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
-    const context: OpenContext = {
-      readOnly,
-      forceShare: use.forceShare ?? false,
-      noBacking: use.backing === false,
-    };
+    const { forceShare = false, onlyLook = false } = use;
+    const context: OpenContext = { readOnly, forceShare, onlyLook, noBacking: use.backing === false };
     this.opener.onProbed = (name, format) => {
       if (name === filename) this.out.error(probedWarning(name, format, readOnly));
     };
@@ -104,7 +103,7 @@ export class Tool {
   async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {
     const backend = this.graph.createBackend({
       description: 'an unnamed block device',
-      perm: Permission.consistentRead + (use.write ? Permission.write : 0),
+      perm: (use.onlyLook ? 0 : Permission.consistentRead) + (use.write ? Permission.write : 0),
       shared: ALL_PERMISSIONS - (use.alone ? Permission.write + Permission.resize : 0),
     });
     backend.writethrough = use.writethrough ?? false;

@@ -13,11 +13,11 @@ import { CopyWindow } from './copy-window.js';
 import { asError, type Job, type JobDriver } from './job.js';
 import {
   ALL_PERMISSIONS,
+  AS_NODE,
   creatingNode,
   isInChain,
   JobPlace,
   type JobSurroundings,
-  notCreated,
   Permission,
 } from './job-graph.js';
 import { statusOrData } from './source-status.js';
@@ -60,9 +60,13 @@ export class BackupJob implements JobDriver {
       () => new JobPlace(job, surroundings, COPY_BEFORE_WRITE, args.filterNodeName, args.device),
     );
     this.#place = place;
-    this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
+    place.hold('main node', place.filter, 0, ALL_PERMISSIONS);
+    this.#sourceBackend = place.filterChild('file', args.device, 0, ALL_PERMISSIONS);
     // Others may write: the source itself may be in the target's backing chain, where the guest goes on.
-    this.#targetBackend = place.backend(Permission.write, ALL_PERMISSIONS - Permission.resize);
+    const others = ALL_PERMISSIONS - Permission.resize;
+    this.#targetBackend = place.filterChild('target', args.target, Permission.write, others);
+    // Not the source: another layer or another backup may come between it and the filter.
+    place.hold('target', args.target, 0, ALL_PERMISSIONS);
     this.#window = new CopyWindow(job);
     this.#mover = new Mover({
       job,
@@ -103,24 +107,14 @@ export class BackupJob implements JobDriver {
   /** Its point in time is now: the caller holds a drained section. */
   async insert(): Promise<void> {
     const place = this.#place;
-    try {
-      await place.insert(
-        [
-          [this.#sourceBackend, this.#source],
-          [this.#targetBackend, this.#target],
-        ],
-        undefined,
-        // A target above the source (sync=none) reads the source itself, not through the filter.
-        ({ parent }) => isInChain(parent, this.#target),
-      );
-    } catch (error) {
-      throw notCreated(error);
-    }
+    await place.insert({
+      // A target above the source (sync=none) reads the source itself, not through the filter.
+      keep: ({ parent }) => isInChain(parent, this.#target),
+      wording: AS_NODE,
+    });
     place.copiesTo(this.#targetBackend);
     this.#markDue();
     place.passThrough.gate = this.#gate;
-    // Not the source: another layer or another backup may come between it and the filter.
-    place.block(this.type, [this.#target]);
   }
 
   /** In the drained section in which it was inserted; so, as QEMU's, it shows itself paused at first. */

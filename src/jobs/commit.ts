@@ -40,12 +40,16 @@ export class CommitJob implements JobDriver {
     this.#lowest = layerAbove(args.top, args.base);
     const place = new JobPlace(job, surroundings, COMMIT_TOP, args.filterNodeName, args.top);
     this.#place = place;
-    this.#topBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS, { isUser: true });
+    place.hold('main node', args.device, 0, ALL_PERMISSIONS);
+    holdIntermediate(place, args.top, args.base);
+    place.hold('base', args.base, 0, ALL_PERMISSIONS);
+    const isToGrow = args.base.lengthBytes < args.top.lengthBytes;
     this.#baseBackend = place.backend(
-      Permission.consistentRead + Permission.write + Permission.resize,
+      args.base,
+      Permission.consistentRead + Permission.write + (isToGrow ? Permission.resize : 0),
       Permission.consistentRead + Permission.writeUnchanged,
-      { isUser: true },
     );
+    this.#topBackend = place.backend(args.top, 0, ALL_PERMISSIONS);
     this.#window = new CopyWindow(job);
     this.#mover = new Mover({
       job,
@@ -69,16 +73,9 @@ export class CommitJob implements JobDriver {
     const base = this.#base;
     assertBackingCertainAbove(place.graph, base);
     await place.drained([this.#top, base], () =>
-      place.insert(
-        [
-          [this.#topBackend, this.#top],
-          [this.#baseBackend, base],
-        ],
-        (transaction) => place.listWritable(transaction, base),
-      ),
+      place.insert({ before: (transaction) => place.listWritable(transaction, base) }),
     );
     place.freezeChain(place.filter, base);
-    place.block(this.type, [this.#arguments.device, ...between(this.#top, base)]);
   }
 
   async run(): Promise<void> {
@@ -161,6 +158,19 @@ export function between(top: Node, base: Node): Node[] {
     if (node === base) break;
   }
   return nodes;
+}
+
+/**
+ * The nodes from `top` down to the one above `base`: they leave the chain with the job. Meanwhile they show a mix of
+ * old and new, except filters of the base. That they let others write is for the base below them.
+ */
+export function holdIntermediate(place: JobPlace, top: Node, base: Node): void {
+  for (const node of between(top, base)) {
+    if (node === base) return;
+    const isConsistent = node.skipFilters() === base.skipFilters();
+    const shared = Permission.writeUnchanged + Permission.write;
+    place.hold('intermediate node', node, 0, shared + (isConsistent ? Permission.consistentRead : 0));
+  }
 }
 
 /** The layer of top's chain whose backing file is `base`. */

@@ -64,8 +64,7 @@ export class JobManager {
   }
 
   async startStream(args: StreamArguments): Promise<Job> {
-    const end = args.bottom ? args.bottom.backingNode() : args.base?.skipFilters();
-    assertChainNotBlocked(args.node, end);
+    assertChainNotBlocked(args.node, args.bottom ? args.bottom.below?.node : args.base);
     checkStreamArguments(args);
     return this.#start(args, (job) => new StreamJob(job, args, this.#surroundings));
   }
@@ -78,7 +77,7 @@ export class JobManager {
     if (!args.top.isAbove(args.base))
       throw new BlockError('invalid', `'${args.base.name}' is not in this backing file chain`);
     args.device.assertNotBlocked();
-    assertChainNotBlocked(args.top, args.base.backingNode());
+    assertChainNotBlocked(args.top, args.base.below?.node);
     if (!isActive) return this.#start(args, (job) => new CommitJob(job, args, this.#surroundings));
     if (args.backingFile !== undefined)
       throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
@@ -174,12 +173,11 @@ export class JobManager {
   }
 }
 
-/** The layers from `top` down to the one above `end` (undefined: to the base). Errors: kind busy, in QEMU's words. */
+/** The nodes from `top` down to the one above `end` (undefined: to the base). Errors: kind busy, in QEMU's words. */
 function assertChainNotBlocked(top: Node, end: Node | undefined): void {
   for (const node of top.chain()) {
     if (node === end) return;
-    // A job's filter is no layer, but nothing may begin at it.
-    if (node === top || !node.isFilter) node.assertNotBlocked();
+    node.assertNotBlocked();
   }
 }
 

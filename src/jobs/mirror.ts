@@ -10,7 +10,7 @@ import { Node } from '../block/node.js';
 import { RangeLock } from '../block/range-lock.js';
 import type { GraphTransaction } from '../block/transaction.js';
 import { AWAITED_BYTES, type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
-import { growBase } from './commit.js';
+import { growBase, holdIntermediate } from './commit.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { type CopySides, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
@@ -77,16 +77,21 @@ export class MirrorJob implements JobDriver {
     this.#target = plan.target;
     const place = new JobPlace(job, surroundings, plan.filter, plan.filterNodeName, plan.source);
     this.#place = place;
-    this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
-    this.#targetBackend = plan.targetIsBase
-      ? place.backend(
-          Permission.consistentRead + Permission.write + Permission.resize,
-          Permission.consistentRead + Permission.writeUnchanged,
-          { isUser: true },
-        )
-      : place.backend(Permission.write, Permission.writeUnchanged + Permission.consistentRead, {
-          isUser: true,
-        });
+    const { consistentRead, write, writeUnchanged, resize } = Permission;
+    const { source, target, targetIsBase } = plan;
+    place.hold('main node', place.filter, consistentRead, consistentRead + writeUnchanged + write);
+    this.#sourceBackend = place.filterChild('file', source, 0, ALL_PERMISSIONS);
+    const isToGrow = targetIsBase && target.lengthBytes < source.lengthBytes;
+    // What is copied in part only is for nobody to read, unless it is the base that was right before.
+    this.#targetBackend = place.backend(
+      target,
+      write + (isToGrow ? resize : 0),
+      writeUnchanged + (targetIsBase ? consistentRead + write : 0),
+    );
+    place.hold('source', source, 0, consistentRead + writeUnchanged + write);
+    place.hold('target', target, 0, ALL_PERMISSIONS);
+    const below = source.below?.node;
+    if (targetIsBase && below) holdIntermediate(place, below, target);
     const sides = { source: this.#sourceBackend, target: this.#targetBackend };
     this.#sides = sides;
     this.#dirty = new DirtyBitmap(plan.source.lengthBytes, plan.granularityBytes);
@@ -131,26 +136,21 @@ export class MirrorJob implements JobDriver {
 
   async insert(): Promise<void> {
     const place = this.#place;
-    const { targetIsBase, blocked, type } = this.#plan;
+    const { targetIsBase } = this.#plan;
     const source = this.#source;
     const target = this.#target;
     if (targetIsBase) assertBackingCertainAbove(place.graph, target);
     await place.drained([source, target], async () => {
-      await place.insert(
-        [
-          [this.#sourceBackend, source],
-          [this.#targetBackend, target],
-        ],
-        (transaction) => {
+      await place.insert({
+        before: (transaction) => {
           if (targetIsBase) place.listWritable(transaction, target);
         },
-        (edge) => isInChain(edge.parent, target),
-      );
+        keep: (edge) => isInChain(edge.parent, target),
+      });
       source.dirtyBitmaps.push(this.#dirty);
     });
     if (!targetIsBase) place.copiesTo(this.#targetBackend);
     place.freezeChain(place.filter, targetIsBase ? target : source);
-    place.block(type, blocked);
   }
 
   // ---- the loop
@@ -468,11 +468,11 @@ export class MirrorJob implements JobDriver {
   async #newBacking(): Promise<Node | undefined> {
     const { targetBacking, isNone } = this.#plan;
     const target = this.#target.skipFilters();
-    if (targetBacking === 'leave' || target.children.has('backing')) return undefined;
+    if (target.children.has('backing')) return undefined;
     if (targetBacking === 'source-chain')
       return isNone ? this.#source : this.#source.skipFilters().children.get('backing')?.node;
     const named = target.instance.backing;
-    if (!named) return undefined;
+    if (targetBacking !== 'open' || !named) return undefined;
     const filename = resolveBackingOf(target, named.filename);
     const backing = await this.#place.opener.openImage(filename, named.format, { readOnly: true });
     target.automaticBacking = backing.filename;

@@ -10,14 +10,7 @@ import { startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import { type Job, type JobDriver, JobIoError } from './job.js';
-import {
-  ALL_PERMISSIONS,
-  creatingNode,
-  JobPlace,
-  type JobSurroundings,
-  notCreated,
-  Permission,
-} from './job-graph.js';
+import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { statusOrData } from './source-status.js';
 
 /** Writeback of the node starts whenever this much was copied up. */
@@ -53,10 +46,7 @@ export class StreamJob implements JobDriver {
     this.#place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node),
     );
-    this.#backend = this.#place.backend(
-      Permission.consistentRead + Permission.writeUnchanged,
-      ALL_PERMISSIONS - Permission.resize,
-    );
+    this.#backend = this.#hold();
     this.#window = new CopyWindow(job);
   }
 
@@ -70,26 +60,28 @@ export class StreamJob implements JobDriver {
 
   async insert(): Promise<void> {
     const place = this.#place;
-    const backend = this.#backend;
-    const node = this.#node;
-    try {
-      await place.drained([node], () =>
-        place.insert([[backend, node]], (transaction) => place.listWritable(transaction, node)),
-      );
-    } catch (error) {
-      throw node.activity === 'inactive' ? notCreated(error) : error;
-    }
+    await place.drained([this.#node], () =>
+      place.insert({
+        before: (transaction) => place.listWritable(transaction, this.#node),
+        wording: AS_NODE,
+      }),
+    );
     place.freezeChain(place.filter, this.#lowest);
-    place.block(this.type, this.#involved());
   }
 
-  #involved(): Node[] {
-    const nodes: Node[] = [];
-    for (const node of this.#node.chain()) {
-      nodes.push(node);
-      if (node === this.#lowest) break;
-    }
-    return nodes;
+  /** Its size was looked at once; what is below is read once. Answers the user that copies up. */
+  #hold(): BlockBackend {
+    const place = this.#place;
+    const { consistentRead, writeUnchanged, write } = Permission;
+    const unchanged = consistentRead + writeUnchanged;
+    place.hold('main node', place.filter, consistentRead, unchanged + write);
+    const backend = place.backend(place.filter, consistentRead, unchanged + write);
+    place.hold('active node', this.#node, 0, unchanged + write);
+    const { base, bottom } = this.#arguments;
+    const end = base ?? bottom?.below?.node;
+    for (let at = this.#node.below?.node; at && at !== end; at = at.below?.node)
+      place.hold('intermediate node', at, 0, unchanged);
+    return backend;
   }
 
   async run(): Promise<void> {

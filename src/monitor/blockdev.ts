@@ -130,7 +130,7 @@ async function formatImage(
   const driver = opener.drivers.format(name);
   const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
   const node = await opener.resolveReference(file, { readOnly: false });
-  const perm = Permission.consistentRead + Permission.write + Permission.resize;
+  const perm = Permission.write + Permission.resize;
   try {
     await withBackend(graph, node, perm, async ({ root }) => {
       if (root) await driver.create?.(root, image, host);

@@ -21,7 +21,12 @@ export const NEVER_HELD: Side = {
 
 /** A filter that only jobs put in, as one that options can open: nobody stands in the way of changes. */
 function opened(filter: DriverDescription): DriverDescription {
-  return { ...filter, open: async (context) => new PassThrough(() => context.child('file')) };
+  // What it asks of its child in a job's place is not what it asks as a disk's.
+  return {
+    ...filter,
+    childPermissions: () => undefined,
+    open: async (context) => new PassThrough(() => context.child('file')),
+  };
 }
 
 /** Holds the content that the disk had when it was opened, as a backup does; compares when it is closed. */

@@ -5,13 +5,15 @@ import { driverOptions } from '../../schema/blockdev-options.js';
 /** Describes a filter that only a job can put into the graph, with the permissions it asks of its child. */
 export function jobFilter(
   name: string,
-  childPermissions?: (users: PermissionSet) => PermissionSet,
+  childPermissions?: (users: PermissionSet, hasUsers: boolean) => PermissionSet,
 ): DriverDescription {
   return {
     name,
     kind: 'filter',
     options: driverOptions({}, [{ role: 'file', required: true }]),
     open: () => Promise.reject(new BlockError('invalid', `Driver '${name}' can only be used by a block job`)),
-    ...(childPermissions && { childPermissions: (_role, users) => childPermissions(users) }),
+    ...(childPermissions && {
+      childPermissions: (_role, users, _readOnly, _options, hasUsers) => childPermissions(users, hasUsers),
+    }),
   };
 }
