@@ -257,7 +257,8 @@ export class JobPlace {
     if (!copy) return;
     const look = (): void => {
       if (this.job.isOver || !copy.root) return;
-      if (copy.isBusy) this.graph.cancelInFlight(copy.node, [copy]);
+      const own = this.#backends.filter(({ root }) => root?.node === copy.node);
+      if (copy.hasRequests) this.graph.cancelInFlight(copy.node, own);
       this.graph.host.clock.setTimer(LOOK_MS, look);
     };
     this.graph.host.clock.setTimer(GRACE_MS, look);
