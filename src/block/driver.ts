@@ -1,4 +1,5 @@
 import type { Host } from '../host/host.js';
+import type { NodeModes } from './modes.js';
 import type { BlockStatus, Mapping } from './request.js';
 
 /** Options of a node as QMP or a library caller gives them: plain JSON values. */
@@ -37,6 +38,7 @@ export interface DriverContext {
   readonly host: Host;
   readonly nodeName: string;
   readonly readOnly: boolean;
+  readonly modes: NodeModes;
   /** The node's filename as reported, for messages and for relative backing names. */
   readonly filename: string;
   /** The child of that role; asserts that it is attached. */

@@ -2,6 +2,7 @@ import { assert, missing } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
+import { isZero } from '../base/zero.js';
 import type { DriverInstance, IoDriver } from './driver.js';
 import { MappedIo } from './mapped-io.js';
 import type { Node } from './node.js';
@@ -22,9 +23,13 @@ export class NodeIo {
   /** Requests that must not overlap others: read-modify-write here, allocations in MappedIo. */
   readonly ranges = new RangeLock();
   readonly #mapped: MappedIo | undefined;
+  readonly #unmaps: boolean;
+  readonly #detectsZeroes: boolean;
 
   constructor(node: Node, instance: DriverInstance) {
     this.#node = node;
+    this.#unmaps = node.modes.discard === 'unmap';
+    this.#detectsZeroes = node.modes.detectZeroes !== 'off';
     assert((instance.io === undefined) !== (instance.map === undefined), 'a driver has either io or map');
     if (instance.map) this.#mapped = new MappedIo(node, instance.map, this.ranges);
   }
@@ -67,7 +72,7 @@ export class NodeIo {
   tryWrite(offset: number, buffer: Uint8Array, flags: number, mayGrow: boolean): boolean {
     const node = this.#node;
     const { instance } = node;
-    if (flags !== Flag.none) return false;
+    if (flags !== Flag.none || (this.#detectsZeroes && isZero(buffer))) return false;
     const align = instance.requestAlignmentBytes;
     if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
@@ -87,6 +92,11 @@ export class NodeIo {
     const length = payload.lengthBytes;
     this.#checkEnd(offset, length, mayGrow);
     if (length === 0) return;
+    if (this.#detectsZeroes) {
+      const bytes = await payload.bytes(0, length);
+      if (isZero(bytes)) return this.#writeZeroBytes(offset, length, flags, mayGrow);
+      if (payload.file) payload = new BufferPayload(bytes);
+    }
     try {
       if (this.#mapped) await this.#mapped.write(offset, payload);
       else await this.#writeIo(offset, payload, flags);
@@ -95,6 +105,12 @@ export class NodeIo {
       this.#node.markDirty(offset, length);
     }
     if (hasFlag(flags, Flag.fua)) await this.flush();
+  }
+
+  /** A write that turned out to be one of zeroes. */
+  #writeZeroBytes(offset: number, lengthBytes: number, flags: number, mayGrow: boolean): Promise<void> {
+    const mayUnmap = this.#node.modes.detectZeroes === 'unmap' ? Flag.mayUnmap : Flag.none;
+    return this.writeZeroes(offset, lengthBytes, flags + mayUnmap, mayGrow);
   }
 
   async writeZeroes(offset: number, lengthBytes: number, flags: number, mayGrow = false): Promise<void> {
@@ -111,7 +127,7 @@ export class NodeIo {
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
     this.#checkEnd(offset, lengthBytes, false);
-    if (lengthBytes === 0) return;
+    if (lengthBytes === 0 || !this.#unmaps) return;
     try {
       if (this.#mapped) await this.#mapped.discard(offset, lengthBytes);
       else await this.#discardIo(offset, lengthBytes);

@@ -4,6 +4,7 @@ import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './c
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
 import type { Edge } from './edge.js';
+import { type NodeModes, PASSING_MODES } from './modes.js';
 import { NodeIo } from './node-io.js';
 
 export interface NodeProperties {
@@ -12,6 +13,8 @@ export interface NodeProperties {
   options: NodeOptions;
   filename: string;
   readOnly: boolean;
+  /** Default: left to the nodes below. */
+  modes?: NodeModes;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
   monitorOwned: boolean;
   /** A filter that a job put in: queries of the chain look through it. */
@@ -26,6 +29,7 @@ export class Node {
   readonly options: NodeOptions;
   filename: string;
   readOnly: boolean;
+  readonly modes: NodeModes;
   monitorOwned: boolean;
   implicit: boolean;
   /** Opened for an incoming migration: no locks, no writes until activated. */
@@ -52,6 +56,7 @@ export class Node {
     this.options = properties.options;
     this.filename = properties.filename;
     this.readOnly = properties.readOnly;
+    this.modes = properties.modes ?? PASSING_MODES;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;
   }

@@ -5,6 +5,7 @@ import type { Host } from '../host/host.js';
 import type { ChildIo, DriverContext, DriverDescription, Json, NodeOptions } from './driver.js';
 import { hasProtocol, resolveBacking } from './filename.js';
 import type { Graph } from './graph.js';
+import { type DiscardMode, nodeModes } from './modes.js';
 import { Node } from './node.js';
 import { booleanOption, stringOption } from './options.js';
 import type { DriverRegistry } from './registry.js';
@@ -19,6 +20,8 @@ export interface OpenContext {
   inactive?: boolean;
   /** Whatever others do with the files is fine (-U): for looking at images in use. */
   forceShare?: boolean;
+  /** What becomes of discards where a node's options do not say; default: they are ignored. */
+  discard?: DiscardMode;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
   /** Files of the chain that are being opened: a cycle is refused. */
@@ -69,14 +72,17 @@ export class Opener {
     if (forceShare && !readOnly)
       throw new BlockError('invalid', 'force-share=on can only be used with read-only images');
     const options = forceShare ? { ...asked, 'force-share': true } : asked;
+    const modes = nodeModes(options, context.discard);
     const name = stringOption(options, 'node-name');
-    const inherited: OpenContext = { ...inheritable(context), readOnly, forceShare, depth };
+    // Which discards reach a child is for its parent to say.
+    const inherited: OpenContext = { ...inheritable(context), readOnly, forceShare, depth, discard: 'unmap' };
     const node = new Node({
       name: name ?? this.graph.generateName(),
       driver,
       options,
       filename: driver.filename?.(options) ?? '',
       readOnly,
+      modes,
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
     });
@@ -219,6 +225,7 @@ export class Opener {
     return {
       host: graph.host,
       nodeName: node.name,
+      modes: node.modes,
       get readOnly() {
         return node.readOnly || node.inactive;
       },

@@ -16,6 +16,10 @@ export function hasFlag(flags: number, flag: number): boolean {
   return Math.floor(flags / flag) % 2 === 1;
 }
 
+export function withoutFlag(flags: number, flag: number): number {
+  return hasFlag(flags, flag) ? flags - flag : flags;
+}
+
 /**
  * What a stretch of a node's address space holds. All bytes of [offset, offset + lengthBytes) are alike in every
  * member.

@@ -2,6 +2,7 @@ import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
+import type { DiscardMode } from '../block/modes.js';
 import type { Node } from '../block/node.js';
 import { type OpenContext, Opener } from '../block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
@@ -52,6 +53,8 @@ export interface ImageUse {
   /** Options of the file below. */
   protocol?: NodeOptions;
   writethrough?: boolean;
+  /** What becomes of discards; default: they free space. */
+  discard?: DiscardMode;
   /** Exit status when it cannot be opened. */
   failure?: number;
 }
@@ -74,7 +77,8 @@ export class Tool {
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
-    const context: OpenContext = { readOnly, forceShare: use.forceShare ?? false };
+    const { forceShare = false, discard = 'unmap' } = use;
+    const context: OpenContext = { readOnly, forceShare, discard };
     const extra: NodeOptions = {};
     this.opener.onProbed = (name, format) => {
       if (name === filename) this.out.error(probedWarning(name, format, readOnly));

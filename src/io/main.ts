@@ -2,6 +2,7 @@ import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
+import type { DiscardMode } from '../block/modes.js';
 import { Opener } from '../block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import { DriverRegistry } from '../block/registry.js';
@@ -63,7 +64,7 @@ interface IoArguments {
   readOnly: boolean;
   forceShare: boolean;
   cache: string;
-  discard: string;
+  discard: DiscardMode;
 }
 
 /**
@@ -146,7 +147,7 @@ function checkAio(mode: string): void {
   throw new Refusal(`Invalid aio option: ${mode}`);
 }
 
-function parseDiscard(mode: string): string {
+function parseDiscard(mode: string): DiscardMode {
   if (mode === 'unmap' || mode === 'on') return 'unmap';
   if (mode === 'ignore' || mode === 'off') return 'ignore';
   throw new Refusal(`Invalid discard option: ${mode}`);
@@ -170,9 +171,9 @@ async function exercise(
     shared: ALL_PERMISSIONS,
   });
   backend.writethrough = cache.writethrough;
-  const protocol: NodeOptions = { cache: cache.options, discard: args.discard };
+  const protocol: NodeOptions = { cache: cache.options };
   const { filename, format, readOnly, forceShare } = args;
-  const context = { readOnly, forceShare };
+  const context = { readOnly, forceShare, discard: args.discard };
   const node = await openNamed(opener, filename, format, context, protocol).catch((error: unknown) => {
     if (!(error instanceof BlockError)) throw error;
     const text = `can't open device ${filename}: ${error.message}`;

@@ -10,6 +10,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';
 import type { Graph } from '../block/graph.js';
+import { PASSING_MODES } from '../block/modes.js';
 import { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
 import type { GraphTransaction } from '../block/transaction.js';
@@ -74,6 +75,8 @@ export class JobPlace {
       options: {},
       filename: source.filename,
       readOnly: source.readOnly,
+      // What the source is not to see, the job need not see either.
+      modes: { ...PASSING_MODES, discard: source.modes.discard },
       monitorOwned: false,
       implicit: filterNodeName === undefined,
     });

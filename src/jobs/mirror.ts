@@ -153,7 +153,7 @@ export class MirrorJob implements JobDriver {
     if (!lowest) return;
     const size = source.lengthBytes;
     if (whole && !targetIsNew && !targetIsBase) {
-      const zeroFirst = this.#target.options['discard'] === 'unmap' && this.#plan.unmap;
+      const zeroFirst = this.#target.modes.discard === 'unmap' && this.#plan.unmap;
       if (!zeroFirst) {
         this.#dirty.setAll();
         return;

@@ -93,7 +93,8 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
   }
   const name = args['node-name'];
   const options = given({ 'node-name': name, ...(await noBacking(engine, args.target, format)) });
-  const target = await opener.openImage(args.target, format, { readOnly: false }, options);
+  const context = { readOnly: false, discard: source.modes.discard };
+  const target = await opener.openImage(args.target, format, context, options);
   try {
     await engine.jobs.startMirror({
       ...mirrorArguments(source, args),
@@ -175,7 +176,8 @@ export async function driveBackup<R>(engine: Engine, args: DriveBackup, start: S
   }
   const showsSource = sync === 'none' && isNew;
   const options = showsSource ? { backing: null } : {};
-  const target = await opener.openImage(args.target, format, { readOnly: false }, options);
+  const context = { readOnly: false, discard: source.modes.discard };
+  const target = await opener.openImage(args.target, format, context, options);
   try {
     if (showsSource)
       await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));

@@ -66,7 +66,7 @@ export function nodeInfo(node: Node, options: { flat?: boolean; writeCache?: boo
   const bitmaps = node.dirtyBitmaps.map(bitmapInfo);
   return given({
     iops_rd: 0,
-    detect_zeroes: 'off',
+    detect_zeroes: node.modes.detectZeroes,
     image: imageInfo(node, options.flat),
     iops_wr: 0,
     ro: node.readOnly,

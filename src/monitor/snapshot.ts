@@ -39,7 +39,8 @@ export async function snapshotSync(
     await flushBeforeSnapshot(old);
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
     const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
-    const overlay = await engine.opener.openImage(filename, format, { readOnly: old.readOnly }, options);
+    const context = { readOnly: old.readOnly, discard: old.modes.discard };
+    const overlay = await engine.opener.openImage(filename, format, context, options);
     const done = await putOnTop(engine, old, overlay);
     return { ...done, settle: () => graph.collect([overlay]) };
   });

@@ -113,7 +113,7 @@ const GENERIC = {
   'read-only': optional(bool),
   'auto-read-only': optional(bool),
   'force-share': optional(bool),
-  'detect-zeroes': optional(enumOf('BlockdevDetectZeroesOptions', ['off'], ['on', 'unmap'])),
+  'detect-zeroes': optional(enumOf('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap'])),
 } as const;
 
 /** Children may be nested options, so the type refers to itself. */
