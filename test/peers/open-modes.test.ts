@@ -126,3 +126,41 @@ for (const driver of ['raw', 'qcow2']) {
 function isDeepEmpty(value: unknown): boolean {
   return typeof value === 'object' && value !== null && Object.keys(value).length === 0;
 }
+
+const BOOLEANS = [undefined, true, false];
+
+test('read-only, auto-read-only and force-share at every level do what QEMU’s do', async (t) => {
+  if (skipWithout(t, 'qemu-system-x86_64', 'qemu-img')) return;
+  const pair = await DaemonPair.start(t, (folder) => {
+    for (const name of ['w', 'ro']) run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', `${name}.q`, '1M');
+    run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', 'w.q', 'over.q');
+    run(folder, 'chmod', '0444', 'ro.q');
+  });
+  let count = 0;
+  for (const filename of ['w.q', 'over.q'])
+    for (const readOnly of BOOLEANS)
+      for (const auto of BOOLEANS)
+        for (const share of [undefined, true])
+          for (const below of [
+            {},
+            { 'read-only': true },
+            { 'read-only': false },
+            { 'auto-read-only': true, 'read-only': false },
+            { 'force-share': true },
+          ]) {
+            const node = `n${count++}`;
+            const file = { driver: 'file', 'node-name': `${node}f`, filename, ...below };
+            const options = given({ 'read-only': readOnly, 'auto-read-only': auto, 'force-share': share });
+            const added = await pair.alike('blockdev-add', {
+              driver: 'qcow2',
+              'node-name': node,
+              ...options,
+              file,
+            });
+            if (!isDeepEmpty(added)) continue;
+            await pair.modes();
+            await pair.io(node, 'write 0 64k');
+            await pair.io(node, 'read 0 64k');
+            await pair.alike('blockdev-del', { 'node-name': node });
+          }
+});
