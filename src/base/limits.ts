@@ -18,6 +18,8 @@ export const MAX_NBD_REQUEST_BYTES = 32 * MiB;
 export const MAX_NBD_STRING_BYTES = 4096;
 /** Payload that one client may have in flight before its socket is no longer read. */
 export const MAX_CLIENT_IN_FLIGHT_BYTES = 64 * MiB;
+/** The same of all clients of one server together. */
+export const MAX_SERVER_IN_FLIGHT_BYTES = 512 * MiB;
 /** Largest qcow2 L1 table that is loaded (QEMU: 32 MiB, which maps 2 PiB with 64 KiB clusters). */
 export const MAX_L1_BYTES = 32 * MiB;
 /** Largest qcow2 refcount table that is loaded (QEMU: 8 MiB). */
@@ -34,3 +36,5 @@ export const MAX_BITMAP_NAME_BYTES = 1023;
 export const MAX_SYNC_WRITE_BYTES = MiB;
 /** Largest image: offsets stay exact as numbers and leave room for rounding up. */
 export const MAX_IMAGE_BYTES = 2 ** 53 - 2 ** 32;
+/** Granules of one dirty bitmap: 1 GiB of memory, touched as bits are set; 4 TiB in granules of 512 bytes. */
+export const MAX_BITMAP_GRANULES = 2 ** 33;

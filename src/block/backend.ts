@@ -32,6 +32,10 @@ export interface BackendProperties {
   queuesWhenDrained?: boolean;
   /** A part of a job says false: it does not count as a user of the node of its own. */
   isUser?: boolean;
+  /** Whose it is: drained sections of the same owner do not quiesce it. */
+  owner?: object;
+  /** A guest's disk (false): it asks for nothing while another process owns the image. */
+  isGuest?: boolean;
 }
 
 export type Operation = 'read' | 'write' | 'flush' | 'unmap';
@@ -52,6 +56,8 @@ export class BlockBackend {
   readonly description: string;
   readonly user: BackendUser;
   readonly isUser: boolean;
+  readonly owner: object | undefined;
+  readonly isGuest: boolean;
   /** What it asks of its node; the graph keeps them. */
   perm: number;
   shared: number;
@@ -70,6 +76,8 @@ export class BlockBackend {
   readonly clock: HostClock;
   readonly #queues: boolean;
   #inFlight = 0;
+  /** Requests that wait for the end of a drained section. */
+  #heldBack = 0;
   #quiesced = 0;
   readonly #resumed = new Notifier();
 
@@ -79,6 +87,8 @@ export class BlockBackend {
     this.shared = properties.shared;
     this.user = properties.user ?? {};
     this.isUser = properties.isUser ?? true;
+    this.owner = properties.owner;
+    this.isGuest = properties.isGuest ?? false;
     this.#queues = properties.queuesWhenDrained ?? true;
     this.clock = clock;
     this.idle = idle;
@@ -104,7 +114,11 @@ export class BlockBackend {
     return this.#inFlight;
   }
 
-  /** In a drained section. */
+  /** How many drained sections it is in; only they change it. */
+  get quiesceCount(): number {
+    return this.#quiesced;
+  }
+
   get isQuiesced(): boolean {
     return this.#quiesced > 0;
   }
@@ -122,14 +136,13 @@ export class BlockBackend {
     this.user.resized?.();
   }
 
-  /** For the graph's drained sections. */
   quiesce(): void {
     this.#quiesced++;
     this.user.drainBegin?.();
   }
 
   unquiesce(): void {
-    assert(this.#quiesced > 0, 'unbalanced drain');
+    assert(this.#quiesced > 0, () => `unbalanced drain of ${this.description}`);
     this.#quiesced--;
     this.user.drainEnd?.();
     if (this.#quiesced === 0) this.#resumed.notify();
@@ -223,8 +236,16 @@ export class BlockBackend {
 
   /** Waits until no drained section holds this backend back, then counts as in flight until leave(). */
   async enter(): Promise<void> {
+    this.#heldBack++;
+    // One section may begin in the moment in which another ends.
     while (this.#isHeld()) await this.#resumed.wait();
+    this.#heldBack--;
     this.#inFlight++;
+  }
+
+  /** Resolves when no request is in flight or held back; the owner makes no new ones. */
+  async untilUnused(): Promise<void> {
+    await this.idle.until(() => this.#inFlight === 0 && this.#heldBack === 0);
   }
 
   leave(): void {
@@ -260,7 +281,7 @@ export class BlockBackend {
   }
 
   #checkWritable(): void {
-    if (this.isWritable || hasPermission(this.perm, Permission.writeUnchanged)) return;
+    if (this.#root().isWritable) return;
     throw new BlockError('permission', 'Operation not permitted', { errno: 'EPERM', node: this.node.name });
   }
 }

@@ -16,8 +16,8 @@ export function backingReferenceOf(node: Node): BackingReference {
 }
 
 /**
- * Makes an image name another backing file; durable on return. A read-only node is reopened for it. Errors: those of
- * the driver; the image names the old file again then, or if that cannot be made sure of, its reference is uncertain
+ * Makes an image name another backing file; durable on return. A read-only node is reopened for it. Errors:
+ * permission when another process has the image; those of the driver, and then the image names the old file again then, or if that cannot be made sure of, its reference is uncertain
  * from then on.
  */
 export async function changeBackingReference(
@@ -25,6 +25,8 @@ export async function changeBackingReference(
   node: Node,
   reference: BackingReference,
 ): Promise<void> {
+  if (node.activity === 'inactive')
+    throw new BlockError('permission', 'Block node is read-only', { node: node.name, errno: 'EPERM' });
   const wasReadOnly = node.readOnly;
   if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(node, false));
   try {

@@ -7,7 +7,7 @@ const WRITING = Permission.write + Permission.resize;
 /** What a node asks of a child, given what its own users ask of it. */
 export function childPermissions(node: Node, role: string, set: PermissionSet): PermissionSet {
   // Another process owns the image until this node is activated.
-  if (node.inactive && role !== 'backing')
+  if (node.activity === 'inactive' && role !== 'backing')
     return { perm: Permission.consistentRead, shared: ALL_PERMISSIONS };
   const own = node.driver.childPermissions?.(role, set, node.readOnly, node.options);
   if (own) return own;
@@ -24,6 +24,6 @@ function storagePermissions(node: Node): PermissionSet {
 /** A backing file: read only, and it must not change unless the overlay's users accept writers themselves. */
 function backingPermissions(node: Node, set: PermissionSet): PermissionSet {
   const perm = hasPermission(set.perm, Permission.consistentRead) ? Permission.consistentRead : 0;
-  const letsWrite = node.inactive || hasPermission(set.shared, Permission.write);
+  const letsWrite = node.activity === 'inactive' || hasPermission(set.shared, Permission.write);
   return { perm, shared: letsWrite ? ALL_PERMISSIONS : withoutPermissions(ALL_PERMISSIONS, WRITING) };
 }

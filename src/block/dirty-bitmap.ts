@@ -1,6 +1,8 @@
 import { assert } from '../base/assert.js';
 import { alignDown, alignUp, divideRoundUp, isPowerOfTwo } from '../base/align.js';
 import { Bitmap } from '../base/bitmap.js';
+import { BlockError } from '../base/error.js';
+import { MAX_BITMAP_GRANULES } from '../base/limits.js';
 
 /** Which granules of a node were written. Named ones are the user's; jobs use unnamed ones. */
 export class DirtyBitmap {
@@ -10,15 +12,26 @@ export class DirtyBitmap {
   enabled = true;
   /** In use by a job: the user may not change it. */
   busy = false;
+  /** Records in its place while a job works on what this one holds. */
+  successor: DirtyBitmap | undefined;
   #bits: Bitmap;
   #sizeBytes: number;
 
+  /** Errors: as checkSize. */
   constructor(sizeBytes: number, granularityBytes: number, name?: string) {
+    DirtyBitmap.checkSize(sizeBytes, granularityBytes);
     assert(isPowerOfTwo(granularityBytes), () => `granularity ${granularityBytes}`);
     this.name = name;
     this.granularityBytes = granularityBytes;
     this.#sizeBytes = sizeBytes;
     this.#bits = new Bitmap(divideRoundUp(sizeBytes, granularityBytes));
+  }
+
+  /** Errors: kind limit, when so fine a bitmap of so large a node would not fit into memory. */
+  static checkSize(sizeBytes: number, granularityBytes: number): void {
+    if (divideRoundUp(sizeBytes, granularityBytes) <= MAX_BITMAP_GRANULES) return;
+    const text = `A dirty bitmap with a granularity of ${granularityBytes} bytes is too large for ${sizeBytes} bytes`;
+    throw new BlockError('limit', `${text}: choose a larger granularity`);
   }
 
   get sizeBytes(): number {
@@ -86,7 +99,7 @@ export class DirtyBitmap {
     return clear < 0 ? end : Math.min(clear * this.granularityBytes, end);
   }
 
-  /** Follows a resize of the node; new space is clean. */
+  /** Follows a resize of the node, which checkSize allowed; new space is clean. */
   resize(sizeBytes: number): void {
     const bits = new Bitmap(divideRoundUp(sizeBytes, this.granularityBytes));
     for (let i = this.#bits.nextSet(0); i >= 0 && i < bits.length;) {

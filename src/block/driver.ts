@@ -39,6 +39,8 @@ export interface DriverContext {
   readonly nodeName: string;
   readonly readOnly: boolean;
   readonly modes: NodeModes;
+  /** Not read-only, and the image is ours (see block/activity); a change of either takes effect at its commit. */
+  readonly mayWrite: boolean;
   /** The node's filename as reported, for messages and for relative backing names. */
   readonly filename: string;
   /** The child of that role; asserts that it is attached. */
@@ -105,14 +107,21 @@ export interface DriverInstance {
   changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
   /** The node turns read-only or read-write (children are handled by the graph). */
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
-  /** New cumulative permissions; file takes its OFD locks here. */
+  /** New cumulative permissions, none while the node is inactive; file takes its OFD locks here. */
   preparePermissions?(permissions: PermissionSet): Promise<PreparedChange>;
-  /** Quiet down internal background work; paired. */
-  drainBegin?(): void | Promise<void>;
+  /**
+   * A drained section begins: no request comes until drainEnd. Ends what it does by itself; a drained section waits for
+   * the promise. Called once for sections that overlap, and always paired.
+   */
+  drainBegin?(): Promise<void> | void;
   drainEnd?(): void;
-  /** -incoming: give up caches and locks; and take them again. */
-  inactivate?(): Promise<void>;
-  activate?(): Promise<void>;
+  /**
+   * The image becomes ours, after those below it have prepared, with the locks: another process may have changed all
+   * of it, so it is opened anew, for writing if it may be written then. Its answers are the old ones until commit.
+   */
+  prepareActivation?(mayWrite: boolean): Promise<PreparedChange>;
+  /** The image goes to another process, before those below it: nothing may be cached when this resolves. Else: flush. */
+  prepareInactivation?(): Promise<PreparedChange>;
   info(): DriverInfo;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;

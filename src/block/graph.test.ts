@@ -1,87 +1,16 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Notifier } from '../base/async.js';
-import { BlockError } from '../base/error.js';
-import type { Host } from '../host/host.js';
-import type { BlockBackend } from './backend.js';
-import type { DriverDescription, DriverInstance, PermissionSet } from './driver.js';
-import { Graph } from './graph.js';
-import { Node } from './node.js';
+import type { BlockError } from '../base/error.js';
+import { newBackend, newGraph, newNode, WRITER } from '../testing/fake-graph.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
-
-const WRITER = Permission.consistentRead + Permission.write;
-
-/** A device in memory whose reads wait for a gate, and which records or refuses permissions. */
-class FakeDevice implements DriverInstance {
-  readonly lengthBytes = 4096;
-  readonly requestAlignmentBytes = 1;
-  readonly seen: PermissionSet[] = [];
-  refuse = false;
-  readonly gate = new Notifier();
-  aborted = 0;
-
-  readonly io = {
-    read: async (_offset: number, buffer: Uint8Array): Promise<void> => {
-      await this.gate.wait();
-      buffer.fill(7);
-    },
-    write: async (): Promise<void> => undefined,
-    writeZeroes: async (): Promise<void> => undefined,
-    discard: async (): Promise<void> => undefined,
-    status: async (_offset: number, lengthBytes: number) => ({
-      lengthBytes,
-      allocated: true,
-      zero: false,
-      data: true,
-    }),
-  };
-
-  async preparePermissions(set: PermissionSet): Promise<{ commit(): void; abort(): void }> {
-    if (this.refuse) throw new BlockError('busy', 'Failed to get "write" lock');
-    return { commit: () => void this.seen.push(set), abort: () => void this.aborted++ };
-  }
-
-  async flush(): Promise<void> {}
-  info(): Record<string, never> {
-    return {};
-  }
-  async close(): Promise<void> {}
-}
-
-const DEVICE: DriverDescription = {
-  name: 'fake',
-  kind: 'protocol',
-  children: [],
-  optionKeys: [],
-  open: async () => new FakeDevice(),
-};
-
-function newGraph(): Graph {
-  const clock = { nowMs: () => 0 };
-  return new Graph({ clock } as unknown as Host);
-}
-
-function newNode(name: string, readOnly = false): { node: Node; device: FakeDevice } {
-  const node = new Node({ name, driver: DEVICE, options: {}, filename: name, readOnly, monitorOwned: true });
-  const device = new FakeDevice();
-  node.opened(device);
-  return { node, device };
-}
-
-function newBackend(
-  graph: Graph,
-  perm: number,
-  shared = ALL_PERMISSIONS,
-  description = 'a test',
-): BlockBackend {
-  return graph.createBackend({ description, perm, shared });
-}
 
 test('a permission conflict is refused in words that name both users, and changes nothing', async () => {
   const graph = newGraph();
   const { node, device } = newNode('disk');
-  const guest = newBackend(graph, WRITER, ALL_PERMISSIONS - Permission.write, "block device '/machine/x'");
-  const second = newBackend(graph, WRITER, ALL_PERMISSIONS, 'an unnamed block device');
+  const guest = newBackend(graph, WRITER, ALL_PERMISSIONS - Permission.write, {
+    description: "block device '/machine/x'",
+  });
+  const second = newBackend(graph, WRITER, ALL_PERMISSIONS, { description: 'an unnamed block device' });
   await graph.transaction((transaction) => {
     transaction.add(node);
     transaction.attach(guest, 'root', node);

@@ -4,8 +4,9 @@ import { BlockError, toBlockError } from '../base/error.js';
 import { MAX_NODE_NAME_CHARS } from '../base/limits.js';
 import type { Host } from '../host/host.js';
 import { BlockBackend, type BackendProperties } from './backend.js';
+import { DrainedSection } from './drain.js';
 import type { DriverEvent } from './driver.js';
-import { Node } from './node.js';
+import type { Node } from './node.js';
 import { GraphTransaction } from './transaction.js';
 
 /**
@@ -21,6 +22,7 @@ export class Graph {
   onDriverEvent: (node: Node, event: DriverEvent) => void = () => undefined;
   readonly #mutex = new AsyncMutex();
   readonly #idle = new Notifier();
+  readonly #sections = new Set<DrainedSection>();
   #generated = 0;
 
   constructor(host: Host) {
@@ -32,6 +34,13 @@ export class Graph {
     const node = this.nodes.get(name);
     if (!node) throw new BlockError('not-found', `Failed to find node with node-name='${name}'`);
     return node;
+  }
+
+  /** Those that users see, in order of creation: not what is on its way out, nor a job's filter out of its place. */
+  listed(): Node[] {
+    return [...this.nodes.values()].filter(
+      (node) => !node.isClosing && !(node.isFilter && node.children.size === 0),
+    );
   }
 
   /** Throws when a user may not give this name to a new node. */
@@ -66,23 +75,38 @@ export class Graph {
     });
   }
 
+  /** For transactions: edges have changed. Who has come to a drained part is quiesced before anything else happens. */
+  edgesChanged(): void {
+    if (this.#sections.size === 0) return;
+    for (const section of this.#sections) section.update();
+    this.#assertBalanced();
+  }
+
   /**
-   * Runs `body` while no request that can reach `nodes` is in flight and none can start. Owners in `except` (the
-   * job that asks) go on. Guests see a pause, never an error.
+   * Runs `body` while no request that can reach `nodes` is in flight and none can start, whoever comes meanwhile.
+   * Backends of `owner` (the job that asks) go on. Guests see a pause, never an error.
    */
-  async drained<T>(
-    nodes: Iterable<Node>,
-    body: () => Promise<T> | T,
-    except: Iterable<BlockBackend> = [],
-  ): Promise<T> {
-    const skip = new Set(except);
-    const held = [...rootsOf(nodes)].filter((backend) => !skip.has(backend));
-    for (const backend of held) backend.quiesce();
+  async drained<T>(nodes: Iterable<Node>, body: () => Promise<T> | T, owner?: object): Promise<T> {
+    const section = new DrainedSection(nodes, owner, () => this.notifyIdle());
+    this.#sections.add(section);
     try {
-      await this.#idle.until(() => held.every((backend) => !backend.isBusy));
+      do await this.#idle.until(() => section.isQuiet);
+      while (!section.isQuiet);
+      section.begin();
       return await body();
     } finally {
-      for (const backend of held) backend.unquiesce();
+      this.#sections.delete(section);
+      section.end();
+      this.#assertBalanced();
+    }
+  }
+
+  /** Every node and backend is quiesced by just the sections that it is in. */
+  #assertBalanced(): void {
+    const sections = [...this.#sections];
+    for (const member of [...this.nodes.values(), ...this.backends]) {
+      const count = sections.filter((section) => section.has(member)).length;
+      assert(member.quiesceCount === count, () => `unbalanced drain of ${member.describe()}`);
     }
   }
 
@@ -97,6 +121,11 @@ export class Graph {
    */
   async collect(candidates: Iterable<Node>): Promise<void> {
     for (const node of candidates) if (await this.#claim(node)) await this.#close(node);
+  }
+
+  /** The same for those who ask no more than that the nodes be gone: whether the last flush did well, nobody hears. */
+  async release(candidates: Iterable<Node>): Promise<void> {
+    for (const node of candidates) await this.collect([node]).catch(() => undefined);
   }
 
   /** Whether nothing holds a node; from then on nothing may. No transaction is under way that gives it a parent. */
@@ -144,24 +173,8 @@ export class Graph {
 /** A filter holds nothing of its own, and a job's may be out of its place already. */
 async function flushAndClose(node: Node): Promise<void> {
   try {
-    if (!node.readOnly && !node.inactive && !node.isFilter) await node.io.flush();
+    if (node.isWritable && !node.isFilter) await node.io.flush();
   } finally {
-    await node.instance.close();
+    await node.close();
   }
-}
-
-/** The backends from which a request can reach one of `nodes`. */
-export function rootsOf(nodes: Iterable<Node>): Set<BlockBackend> {
-  const roots = new Set<BlockBackend>();
-  const seen = new Set<Node>();
-  const visit = (node: Node): void => {
-    if (seen.has(node)) return;
-    seen.add(node);
-    for (const { parent } of node.parents) {
-      if (parent instanceof Node) visit(parent);
-      else roots.add(parent);
-    }
-  };
-  for (const node of nodes) visit(node);
-  return roots;
 }

@@ -1,9 +1,10 @@
 /** livedisk/block: nodes, the graph and the I/O facade, for programs that embed the engine. */
 export { BlockBackend, type BackendProperties, type BackendUser } from './backend.js';
+export type { Change, ChangeGate } from './change-gate.js';
 export { DirtyBitmap } from './dirty-bitmap.js';
 export type * from './driver.js';
 export { Edge } from './edge.js';
-export { Graph, rootsOf } from './graph.js';
+export { Graph } from './graph.js';
 export type { ChainStatus } from './chain-status.js';
 export { Node } from './node.js';
 export { Opener, type OpenContext } from './open.js';

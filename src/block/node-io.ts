@@ -3,6 +3,8 @@ import { alignDown, alignUp } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
 import { isZero } from '../base/zero.js';
+import type { Change } from './change-gate.js';
+import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver } from './driver.js';
 import { MappedIo } from './mapped-io.js';
 import type { Node } from './node.js';
@@ -77,6 +79,7 @@ export class NodeIo {
     if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
     this.#checkEnd(offset, buffer.length, mayGrow);
+    if (node.gate && !node.gate.isOpen(offset, buffer.length)) return false;
     const done = this.#mapped
       ? this.#mapped.tryWrite(offset, buffer)
       : (this.#io().tryWrite?.(offset, buffer) ?? false);
@@ -89,22 +92,19 @@ export class NodeIo {
   }
 
   async writePayload(offset: number, payload: Payload, flags: number, mayGrow = false): Promise<void> {
-    const length = payload.lengthBytes;
-    this.#checkEnd(offset, length, mayGrow);
-    if (length === 0) return;
+    const lengthBytes = payload.lengthBytes;
+    this.#checkEnd(offset, lengthBytes, mayGrow);
+    if (lengthBytes === 0) return;
     if (this.#detectsZeroes) {
-      const bytes = await payload.bytes(0, length);
-      if (isZero(bytes)) return this.#writeZeroBytes(offset, length, flags, mayGrow);
+      const bytes = await payload.bytes(0, lengthBytes);
+      if (isZero(bytes)) return this.#writeZeroBytes(offset, lengthBytes, flags, mayGrow);
       if (payload.file) payload = new BufferPayload(bytes);
     }
-    try {
-      if (this.#mapped) await this.#mapped.write(offset, payload);
-      else await this.#writeIo(offset, payload, flags);
-    } finally {
-      // Also after a failure: part of the range may have been written.
-      this.#node.markDirty(offset, length);
-    }
-    if (hasFlag(flags, Flag.fua)) await this.flush();
+    if (this.#passes(offset, lengthBytes)) return this.#write(offset, payload, flags);
+    const buffer = await payload.bytes(0, lengthBytes);
+    await this.#throughGate({ kind: 'write', offset, lengthBytes, buffer, flags }, () =>
+      this.#write(offset, new BufferPayload(buffer), flags),
+    );
   }
 
   /** A write that turned out to be one of zeroes. */
@@ -116,6 +116,42 @@ export class NodeIo {
   async writeZeroes(offset: number, lengthBytes: number, flags: number, mayGrow = false): Promise<void> {
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (lengthBytes === 0) return;
+    if (this.#passes(offset, lengthBytes)) return this.#zero(offset, lengthBytes, flags);
+    await this.#throughGate({ kind: 'zeroes', offset, lengthBytes, flags }, () =>
+      this.#zero(offset, lengthBytes, flags),
+    );
+  }
+
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    this.#checkEnd(offset, lengthBytes, false);
+    if (lengthBytes === 0 || !this.#unmaps) return;
+    if (this.#passes(offset, lengthBytes)) return this.#discard(offset, lengthBytes);
+    await this.#throughGate({ kind: 'discard', offset, lengthBytes }, () =>
+      this.#discard(offset, lengthBytes),
+    );
+  }
+
+  #passes(offset: number, lengthBytes: number): boolean {
+    return this.#node.gate?.isOpen(offset, lengthBytes) ?? true;
+  }
+
+  async #throughGate(change: Change, forward: () => Promise<void>): Promise<void> {
+    const { gate } = this.#node;
+    return gate ? gate.run(change, forward) : forward();
+  }
+
+  async #write(offset: number, payload: Payload, flags: number): Promise<void> {
+    try {
+      if (this.#mapped) await this.#mapped.write(offset, payload);
+      else await this.#writeIo(offset, payload, flags);
+    } finally {
+      // Also after a failure: part of the range may have been written.
+      this.#node.markDirty(offset, payload.lengthBytes);
+    }
+    if (hasFlag(flags, Flag.fua)) await this.flush();
+  }
+
+  async #zero(offset: number, lengthBytes: number, flags: number): Promise<void> {
     try {
       if (this.#mapped) await this.#mapped.writeZeroes(offset, lengthBytes, flags);
       else await this.#writeZeroesIo(offset, lengthBytes, flags);
@@ -125,9 +161,7 @@ export class NodeIo {
     if (hasFlag(flags, Flag.fua)) await this.flush();
   }
 
-  async discard(offset: number, lengthBytes: number): Promise<void> {
-    this.#checkEnd(offset, lengthBytes, false);
-    if (lengthBytes === 0 || !this.#unmaps) return;
+  async #discard(offset: number, lengthBytes: number): Promise<void> {
     try {
       if (this.#mapped) await this.#mapped.discard(offset, lengthBytes);
       else await this.#discardIo(offset, lengthBytes);
@@ -159,6 +193,8 @@ export class NodeIo {
     if (!node.instance.truncate) {
       throw new BlockError('unsupported', `Image format driver does not support resize`, { node: node.name });
     }
+    for (const { granularityBytes } of node.dirtyBitmaps)
+      DirtyBitmap.checkSize(lengthBytes, granularityBytes);
     const release = await this.ranges.lockExclusive(0, Math.max(lengthBytes, node.lengthBytes));
     try {
       await node.instance.truncate(lengthBytes);

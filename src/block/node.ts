@@ -1,5 +1,6 @@
 import { assert, missing } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
+import type { ChangeGate } from './change-gate.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
@@ -19,6 +20,8 @@ export interface NodeProperties {
   monitorOwned: boolean;
   /** A filter that a job put in: queries of the chain look through it. */
   implicit?: boolean;
+  /** Another process owns the image (false). */
+  inactive?: boolean;
 }
 
 /** One open image, device or filter in the graph. */
@@ -28,14 +31,20 @@ export class Node {
   /** As given, children replaced by nothing: what blockdev-add named. */
   readonly options: NodeOptions;
   filename: string;
+  /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   readonly modes: NodeModes;
   monitorOwned: boolean;
   implicit: boolean;
-  /** Opened for an incoming migration: no locks, no writes until activated. */
-  inactive = false;
+  /**
+   * Inactive: another process owns the image and may change it at any time. We hold no locks, have nothing that is not
+   * on disk, and only read (block/activity).
+   */
+  activity: 'active' | 'inactive';
   /** On its way out of the graph: nobody may attach to it any more. */
   isClosing = false;
+  /** Stands before every change, whoever makes it. Set and unset in drained sections, by the job whose source it is. */
+  gate: ChangeGate | undefined;
   readonly children = new Map<string, Edge>();
   readonly parents = new Set<Edge>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];
@@ -48,6 +57,12 @@ export class Node {
   highestWrittenOffset = 0;
   #instance: DriverInstance | undefined;
   #io: NodeIo | undefined;
+  #quiesced = 0;
+  /** The driver was told to come to rest, and not yet that it may go on. */
+  #isToldToRest = false;
+  #comingToRest = 0;
+  #wake: () => void = () => undefined;
+  #isClosed = false;
   readonly #blockers: string[] = [];
 
   constructor(properties: NodeProperties) {
@@ -59,6 +74,7 @@ export class Node {
     this.modes = properties.modes ?? PASSING_MODES;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;
+    this.activity = properties.inactive ? 'inactive' : 'active';
   }
 
   /** Called once, when the driver has opened. */
@@ -66,8 +82,24 @@ export class Node {
     assert(!this.#instance, () => `node '${this.name}' opened twice`);
     this.#instance = instance;
     this.#io = new NodeIo(this, instance);
-    this.backingFilename = instance.backing?.filename;
-    this.backingFormat = instance.backing?.format;
+    if (this.#quiesced > 0) this.#comeToRest();
+    this.#readBacking();
+  }
+
+  /** The driver has read the image anew, which another process may have changed; its length was `formerBytes`. */
+  reopened(formerBytes: number): void {
+    this.#readBacking();
+    if (this.lengthBytes !== formerBytes) this.resized();
+  }
+
+  #readBacking(): void {
+    this.backingFilename = this.instance.backing?.filename;
+    this.backingFormat = this.instance.backing?.format;
+  }
+
+  /** Whether the image may be written at all. */
+  get isWritable(): boolean {
+    return !this.readOnly && this.activity === 'active';
   }
 
   get isOpen(): boolean {
@@ -84,6 +116,59 @@ export class Node {
 
   get lengthBytes(): number {
     return this.instance.lengthBytes;
+  }
+
+  // ---- drain
+
+  /** How many drained sections it is in; only they change it. */
+  get quiesceCount(): number {
+    return this.#quiesced;
+  }
+
+  /** The driver has been told to come to rest and has not done so yet. */
+  get isComingToRest(): boolean {
+    return this.#comingToRest > 0;
+  }
+
+  /** `wake` is called when the driver has come to rest, if it does not at once. */
+  quiesce(wake: () => void): void {
+    this.#wake = wake;
+    this.#quiesced++;
+    if (this.#quiesced === 1 && this.isOpen && !this.#isClosed) this.#comeToRest();
+  }
+
+  unquiesce(): void {
+    assert(this.#quiesced > 0, () => `unbalanced drain of node '${this.name}'`);
+    this.#quiesced--;
+    if (this.#quiesced === 0) this.#goOn();
+  }
+
+  #comeToRest(): void {
+    const { instance } = this;
+    this.#isToldToRest = true;
+    const resting = instance.drainBegin?.();
+    if (!resting) return;
+    this.#comingToRest++;
+    // A driver that does not come to rest has failed; its requests will tell.
+    void resting
+      .catch(() => undefined)
+      .then(() => {
+        this.#comingToRest--;
+        this.#wake();
+      });
+  }
+
+  #goOn(): void {
+    if (!this.#isToldToRest) return;
+    this.#isToldToRest = false;
+    this.instance.drainEnd?.();
+  }
+
+  /** Ends the driver. */
+  async close(): Promise<void> {
+    this.#goOn();
+    this.#isClosed = true;
+    await this.instance.close();
   }
 
   get isFilter(): boolean {
@@ -150,7 +235,8 @@ export class Node {
   markDirty(offset: number, lengthBytes: number): void {
     const end = offset + lengthBytes;
     if (end > this.highestWrittenOffset) this.highestWrittenOffset = end;
-    for (const bitmap of this.dirtyBitmaps) if (bitmap.enabled) bitmap.set(offset, lengthBytes);
+    for (const bitmap of this.dirtyBitmaps)
+      if (bitmap.enabled && !bitmap.successor) bitmap.set(offset, lengthBytes);
   }
 
   /** After a truncate. */

@@ -85,8 +85,8 @@ export class Opener {
       modes,
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
+      inactive: context.inactive ?? false,
     });
-    node.inactive = context.inactive ?? false;
     try {
       await this.#attachChildren(node, options, inherited);
       node.opened(await driver.open(this.#driverContext(node), options));
@@ -227,7 +227,10 @@ export class Opener {
       nodeName: node.name,
       modes: node.modes,
       get readOnly() {
-        return node.readOnly || node.inactive;
+        return node.readOnly;
+      },
+      get mayWrite() {
+        return node.isWritable;
       },
       get filename() {
         return node.filename;

@@ -1,5 +1,6 @@
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
+import { prepareActivation, prepareInactivation } from './activity.js';
 import { BlockBackend } from './backend.js';
 import { childPermissions } from './child-permissions.js';
 import type { PermissionSet, PreparedChange } from './driver.js';
@@ -78,10 +79,11 @@ export class GraphTransaction {
     });
   }
 
-  /** Every parent of `from` becomes a parent of `to`, except edges of `to` itself and those that `keep` names. */
+  /** Every parent of `from` becomes a parent of `to`, except `to`, what is below it, and edges that `keep` names. */
   replaceNode(from: Node, to: Node, keep: (edge: Edge) => boolean = () => false): void {
+    const below = subtree(to);
     for (const edge of from.parents) {
-      if (edge.parent === to || keep(edge)) continue;
+      if ((edge.parent instanceof Node && below.has(edge.parent)) || keep(edge)) continue;
       this.retarget(edge, to);
     }
   }
@@ -113,48 +115,33 @@ export class GraphTransaction {
     });
   }
 
-  setInactive(node: Node, inactive: boolean): void {
-    const old = node.inactive;
+  /** Whose the image is; a node that is so already is left alone. See block/activity. */
+  setActivity(node: Node, activity: Node['activity']): void {
+    const old = node.activity;
+    if (old === activity) return;
     this.#steps.push({
-      apply: () => void (node.inactive = inactive),
-      undo: () => void (node.inactive = old),
+      apply: () => void (node.activity = activity),
+      undo: () => void (node.activity = old),
     });
   }
 
   /** For the graph's mutex holder only. */
   async run(): Promise<void> {
-    const before = readOnlyStates(this.#graph);
-    const oldSets = cumulativeSets(this.#graph);
+    const before = statesOf(this.#graph);
     this.#apply();
-    let newSets: Map<Node, PermissionSet>;
-    let readOnlyChanges: Array<[Node, boolean]>;
+    let after: Map<Node, NodeState>;
     try {
       for (const node of this.#gainsParents) assertPresent(this.#graph, node);
       for (const edge of this.#attached) assertNoCycle(edge);
-      newSets = computePermissions(this.#graph).sets;
-      readOnlyChanges = changedReadOnly(this.#graph, before);
+      after = statesOf(this.#graph, computePermissions(this.#graph).sets);
     } finally {
       this.#undo();
     }
-    const prepared: PreparedChange[] = [];
-    try {
-      for (const [node, readOnly] of readOnlyChanges) {
-        const change = await node.instance.prepareReadOnly?.(readOnly);
-        if (change) prepared.push(change);
-      }
-      for (const [node, set] of newSets) {
-        const old = oldSets.get(node);
-        if (!node.isOpen || (old && old.perm === set.perm && old.shared === set.shared)) continue;
-        const change = await node.instance.preparePermissions?.(set);
-        if (change) prepared.push(change);
-      }
-    } catch (error) {
-      for (const change of prepared.reverse()) change.abort();
-      throw error;
-    }
+    const prepared = await prepareChanges(before, after);
     this.#apply();
     for (const [edge, set] of computePermissions(this.#graph).edges) Object.assign(edge, set);
     for (const change of prepared) change.commit();
+    this.#graph.edgesChanged();
   }
 
   #apply(): void {
@@ -194,10 +181,15 @@ function isSetByUser({ monitorOwned, options }: Node): boolean {
   return monitorOwned || options['read-only'] !== undefined;
 }
 
+/** A node and all below it. */
+function subtree(top: Node): Set<Node> {
+  const nodes = new Set([top]);
+  for (const at of nodes) for (const edge of at.children.values()) nodes.add(edge.node);
+  return nodes;
+}
+
 function assertNoCycle({ parent, role, node }: Edge): void {
-  const below = new Set([node]);
-  for (const at of below) for (const edge of at.children.values()) below.add(edge.node);
-  if (!(parent instanceof Node) || !below.has(parent)) return;
+  if (!(parent instanceof Node) || !subtree(node).has(parent)) return;
   const link = `'${node.name}' a ${role} child of '${parent.name}'`;
   throw new BlockError('invalid', `Making ${link} would create a cycle`);
 }
@@ -217,22 +209,60 @@ function assertNotFrozen(edge: Edge, to: Node | undefined): void {
   throw new BlockError('busy', to ? `Cannot change ${from}` : `Cannot remove ${from}`);
 }
 
-function readOnlyStates(graph: Graph): Map<Node, boolean> {
-  return new Map([...graph.nodes.values()].map((node) => [node, node.readOnly]));
+/** What a node's driver must know of a change of it. */
+interface NodeState {
+  readOnly: boolean;
+  activity: Node['activity'];
+  /** What its users hold together, as far as the driver is concerned: of an image that is not ours, nothing. */
+  set: PermissionSet;
 }
 
-function changedReadOnly(graph: Graph, before: Map<Node, boolean>): Array<[Node, boolean]> {
-  const changed: Array<[Node, boolean]> = [];
-  for (const node of graph.nodes.values()) {
-    const old = before.get(node);
-    if (old !== undefined && old !== node.readOnly && node.isOpen) changed.push([node, node.readOnly]);
+const NO_PERMISSIONS: PermissionSet = { perm: 0, shared: ALL_PERMISSIONS };
+
+/** Of all open nodes, parents first; with the permissions that the edges have, or those given. */
+function statesOf(graph: Graph, sets?: ReadonlyMap<Node, PermissionSet>): Map<Node, NodeState> {
+  const states = new Map<Node, NodeState>();
+  for (const node of sets?.keys() ?? graph.nodes.values()) {
+    const { readOnly, activity } = node;
+    const set = sets?.get(node) ?? cumulative(node, (edge) => edge);
+    states.set(node, { readOnly, activity, set: activity === 'active' ? set : NO_PERMISSIONS });
   }
-  return changed;
+  return states;
 }
 
-/** What the users of each node hold together now. */
-function cumulativeSets(graph: Graph): Map<Node, PermissionSet> {
-  return new Map([...graph.nodes.values()].map((node) => [node, cumulative(node, (edge) => edge)]));
+/**
+ * Drivers prepare, in this order: reopened, locked, and then those whose activity changes, each with what they need from the
+ * others. When one fails, what the others prepared is undone and the error thrown.
+ */
+async function prepareChanges(
+  before: ReadonlyMap<Node, NodeState>,
+  after: ReadonlyMap<Node, NodeState>,
+): Promise<PreparedChange[]> {
+  const prepared: PreparedChange[] = [];
+  const add = (change: PreparedChange | undefined): void => void (change && prepared.push(change));
+  const open = [...after].filter(([node]) => node.isOpen);
+  try {
+    for (const [node, { readOnly }] of open)
+      if ((before.get(node)?.readOnly ?? readOnly) !== readOnly)
+        add(await node.instance.prepareReadOnly?.(readOnly));
+    for (const [node, { set }] of open) {
+      const old = before.get(node)?.set;
+      if (old && old.perm === set.perm && old.shared === set.shared) continue;
+      add(await node.instance.preparePermissions?.(set));
+    }
+    const handed = open.filter(
+      ([node, { activity }]) => (before.get(node)?.activity ?? activity) !== activity,
+    );
+    // Parents write into their children, and read from them.
+    for (const [node, { activity }] of handed)
+      if (activity === 'inactive') add(await prepareInactivation(node));
+    for (const [node, { activity, readOnly }] of handed.reverse())
+      if (activity === 'active') add(await prepareActivation(node, !readOnly));
+  } catch (error) {
+    for (const change of prepared.reverse()) change.abort();
+    throw error;
+  }
+  return prepared;
 }
 
 function cumulative(node: Node, of: (edge: Edge) => PermissionSet): PermissionSet {
@@ -255,16 +285,17 @@ interface Permissions {
 function computePermissions(graph: Graph): Permissions {
   const edges = new Map<Edge, PermissionSet>();
   const sets = new Map<Node, PermissionSet>();
-  for (const backend of graph.backends) {
-    if (backend.root) edges.set(backend.root, { perm: backend.perm, shared: backend.shared });
-  }
+  for (const backend of graph.backends) if (backend.root) edges.set(backend.root, rootPermissions(backend));
   for (const node of topDown(graph)) {
     const of = (edge: Edge): PermissionSet => edges.get(edge) ?? edge;
     checkConflicts(node, of);
     const set = cumulative(node, of);
     sets.set(node, set);
     checkWritable(node, set);
-    for (const edge of node.children.values()) edges.set(edge, childPermissions(node, edge.role, set));
+    for (const edge of node.children.values()) {
+      checkIsOurs(node, edge);
+      edges.set(edge, childPermissions(node, edge.role, set));
+    }
   }
   return { sets, edges };
 }
@@ -306,11 +337,25 @@ function checkConflicts(node: Node, of: (edge: Edge) => PermissionSet): void {
   }
 }
 
-function checkWritable(node: Node, set: PermissionSet): void {
-  if (!node.readOnly) return;
-  const wants =
-    hasPermission(set.perm, Permission.write) || hasPermission(set.perm, Permission.writeUnchanged);
-  if (wants) {
-    throw new BlockError('permission', 'Block node is read-only', { node: node.name, errno: 'EPERM' });
-  }
+/** A guest's disk is nobody's while another process has the image: the guest does not run here. */
+function rootPermissions(backend: BlockBackend): PermissionSet {
+  const isAway = backend.isGuest && backend.node.activity === 'inactive';
+  return isAway ? NO_PERMISSIONS : { perm: backend.perm, shared: backend.shared };
+}
+
+/** What is ours stands on nothing that another process may change. Errors: kind permission, in QEMU's words. */
+function checkIsOurs(parent: Node, { node, role }: Edge): void {
+  if (parent.activity === 'inactive' || node.activity === 'active') return;
+  const text = `Inactive '${node.name}' can't be a ${role} child of active '${parent.name}'`;
+  throw new BlockError('permission', text, { node: node.name, errno: 'EPERM' });
+}
+
+/** Errors: kind permission, in QEMU's words (7.2's; 10.0's for what 7.2 asserts). */
+function checkWritable(node: Node, { perm }: PermissionSet): void {
+  if (node.isWritable) return;
+  const context = { node: node.name, errno: 'EPERM' };
+  if (hasPermission(perm, Permission.write) || hasPermission(perm, Permission.writeUnchanged))
+    throw new BlockError('permission', 'Block node is read-only', context);
+  if (node.activity === 'inactive' && hasPermission(perm, Permission.resize))
+    throw new BlockError('permission', "Permission 'resize' unavailable on inactive node", context);
 }

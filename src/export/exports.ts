@@ -131,7 +131,7 @@ export class ExportRegistry {
   async #forget(entry: BlockExport): Promise<void> {
     const { backend } = entry;
     // A client that has left by itself may have left a request behind.
-    await backend.idle.until(() => backend.inFlight === 0);
+    await backend.untilUnused();
     const { node } = backend;
     await this.#detach(backend);
     this.#exports.delete(entry.id);

@@ -42,13 +42,14 @@ export class GuestDevice {
   readonly #properties: DeviceProperties;
   #endpoint: { server: NbdServer; target: DeviceEndpoint } | undefined;
 
-  private constructor(graph: Graph, properties: DeviceProperties, isActive: boolean) {
+  private constructor(graph: Graph, properties: DeviceProperties, isIncoming: boolean) {
     this.id = properties.id;
     this.#graph = graph;
     this.#properties = properties;
     this.backend = graph.createBackend({
       description: `block device '${this.qdevPath}'`,
-      ...permissionsOf(properties, isActive),
+      ...permissionsOf(properties, isIncoming),
+      isGuest: true,
     });
     this.backend.writethrough = !this.writeCache;
   }
@@ -61,15 +62,26 @@ export class GuestDevice {
     runState: RunState,
     onIoError: (event: IoErrorEvent) => void,
   ): Promise<GuestDevice> {
-    const device = new GuestDevice(graph, properties, runState.status !== 'inmigrate');
+    const device = new GuestDevice(graph, properties, runState.status === 'inmigrate');
     await graph.transaction((transaction) => void transaction.attach(device.backend, 'root', node));
-    if (properties.endpoint) {
-      const target = new DeviceEndpoint(device, properties, runState, onIoError);
-      const server = await NbdServer.listen(graph.host, properties.endpoint);
-      device.#endpoint = { server, target };
-      server.addExport({ name: device.id, target, readOnly: false, multiConn: true });
+    try {
+      if (properties.endpoint) await device.#listen(properties.endpoint, runState, onIoError);
+    } catch (error) {
+      await device.#detach();
+      throw error;
     }
     return device;
+  }
+
+  async #listen(
+    address: SocketAddress,
+    runState: RunState,
+    onIoError: (event: IoErrorEvent) => void,
+  ): Promise<void> {
+    const target = new DeviceEndpoint(this, this.#properties, runState, onIoError);
+    const server = await NbdServer.listen(this.#graph.host, address);
+    this.#endpoint = { server, target };
+    server.addExport({ name: this.id, target, readOnly: false, multiConn: true });
   }
 
   /** Path of the device in QEMU's object tree, by which tools name it. */
@@ -89,16 +101,22 @@ export class GuestDevice {
     const dropped = this.#endpoint?.server.close();
     this.#endpoint?.target.end();
     await dropped;
+    await this.backend.untilUnused();
+    await this.#detach();
+  }
+
+  async #detach(): Promise<void> {
     const { root } = this.backend;
     assert(root, 'a device has a node');
     await this.#graph.transaction((transaction) => transaction.detach(root));
   }
 }
 
-function permissionsOf(properties: DeviceProperties, isActive: boolean): { perm: number; shared: number } {
-  if (!isActive) return { perm: 0, shared: ALL_PERMISSIONS };
+/** While the guest's state is still to come, an export may write the image for it. */
+function permissionsOf(properties: DeviceProperties, isIncoming: boolean): { perm: number; shared: number } {
   const perm = Permission.consistentRead + Permission.write;
-  return { perm, shared: ALL_PERMISSIONS - (properties.shareRw ? 0 : Permission.write) };
+  const isShared = isIncoming || (properties.shareRw ?? false);
+  return { perm, shared: ALL_PERMISSIONS - (isShared ? 0 : Permission.write) };
 }
 
 /** The client of the endpoint is the guest: its requests wait while the guest is stopped, and errors follow policy. */

@@ -22,13 +22,19 @@ export interface OpenFileOptions {
   direct?: boolean;
 }
 
+export interface HostStat {
+  sizeBytes: number;
+  isBlockDevice: boolean;
+  isDirectory: boolean;
+  /** Alike for two paths exactly when they name the same file. */
+  identity: string;
+}
+
 export interface HostFiles {
   /** Errors: not-found, permission, exists, invalid, with the path and "Could not open 'PATH': TEXT". */
   open(path: string, options: OpenFileOptions): Promise<HostFile>;
-  /** Size and type of what is at a path; undefined when nothing is. */
-  stat(
-    path: string,
-  ): Promise<{ sizeBytes: number; isBlockDevice: boolean; isDirectory: boolean } | undefined>;
+  /** What is at a path, links followed; undefined when nothing is. */
+  stat(path: string): Promise<HostStat | undefined>;
   unlink(path: string): Promise<void>;
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
   syncDirectory(path: string): Promise<void>;

@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
-import type { FileTraits, HostFile, HostFiles, OpenFileOptions } from './host.js';
+import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
 import { Syscalls } from './syscalls.js';
 import { TurnBudget } from './sync-writes.js';
@@ -48,14 +48,13 @@ export class RealFiles implements HostFiles {
     }
   }
 
-  async stat(
-    path: string,
-  ): Promise<{ sizeBytes: number; isBlockDevice: boolean; isDirectory: boolean } | undefined> {
+  async stat(path: string): Promise<HostStat | undefined> {
     try {
       const stat = await fs.promises.stat(path);
       const isBlockDevice = stat.isBlockDevice();
       const sizeBytes = isBlockDevice ? await this.#deviceSize(path) : stat.size;
-      return { sizeBytes, isBlockDevice, isDirectory: stat.isDirectory() };
+      const identity = isBlockDevice ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
+      return { sizeBytes, isBlockDevice, isDirectory: stat.isDirectory(), identity };
     } catch (error) {
       const wrapped = toBlockError(error, `Could not stat '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;

@@ -1,6 +1,6 @@
 import { posix } from 'node:path';
 import { errnoError } from '../base/error.js';
-import type { HostFile, HostFiles, OpenFileOptions } from './host.js';
+import type { HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { SimulatedInode } from './simulated-disk.js';
 import { SimulatedFile } from './simulated-file.js';
 import type { Machine } from './simulated-machine.js';
@@ -112,14 +112,13 @@ export class SimulatedFiles implements HostFiles {
     });
   }
 
-  stat(
-    path: string,
-  ): Promise<{ sizeBytes: number; isBlockDevice: boolean; isDirectory: boolean } | undefined> {
+  stat(path: string): Promise<HostStat | undefined> {
     return this.#perform('stat', path, `Could not stat '${path}'`, () => {
       const entry = this.#directory.get(absolute(path));
       if (!entry) return undefined;
       const isDirectory = entry === 'directory';
-      return { sizeBytes: isDirectory ? 0 : entry.sizeBytes, isBlockDevice: false, isDirectory };
+      const sizeBytes = isDirectory ? 0 : entry.sizeBytes;
+      return { sizeBytes, isBlockDevice: false, isDirectory, identity: absolute(path) };
     });
   }
 

@@ -39,6 +39,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
   const sources = await openSources(tool, args, plan);
   const totalBytes = sources.reduce((sum, { image }) => sum + image.lengthBytes, 0);
   const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
+  if (args.has('force-share')) await checkNotSource(tool, plan);
   if (!args.has('n')) await createTarget(tool, plan, totalBytes);
   const target = await openTarget(tool, plan, args.has('n'));
   if (target.lengthBytes < totalBytes) throw new ToolFailure('output file is smaller than input file');
@@ -49,6 +50,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     sparseBytes: plan.sparseBytes,
     targetIsZero: (isNew && plan.backingFile === undefined) || args.has('target-is-zero'),
     targetHasBacking: plan.backingFile !== undefined,
+    inOrder: !args.has('W'),
     offload: args.has('C'),
     progress,
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
@@ -150,12 +152,21 @@ async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<Cop
     const image = await tool.open(input, {
       format: args.value('f'),
       forceShare: args.has('force-share'),
+      alone: true,
       protocol: { cache: plan.sourceCache.options },
     });
     sources.push({ image, targetOffset });
     targetOffset += image.lengthBytes;
   }
   return sources;
+}
+
+/** With -U no lock keeps a source from being overwritten. Errors: ToolFailure in the words of the lock. */
+async function checkNotSource(tool: Tool, { output, format }: Plan): Promise<void> {
+  if (!(await tool.isOpenHere(output))) return;
+  throw new ToolFailure(`${output}: error while converting ${format}: Failed to get "write" lock`, {
+    hint: `Is another process using the image [${output}]?`,
+  });
 }
 
 async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<void> {

@@ -25,6 +25,8 @@ export interface CopyOptions {
   targetIsZero: boolean;
   /** What the source does not hold above its backing file, the target gets from its own. */
   targetHasBacking: boolean;
+  /** One write after the other, in the order of the source: the same source gives the same target. Reads run ahead. */
+  inOrder: boolean;
   /** Let the kernel copy plain extents. */
   offload: boolean;
   progress: Progress;
@@ -49,6 +51,8 @@ export class ImageCopy {
   #doneBytes = 0;
   #turnBytes = 0;
   #failure: unknown;
+  /** The end of the piece that was launched last. */
+  #last: Promise<void> = Promise.resolve();
 
   constructor(target: BlockBackend, totalBytes: number, options: CopyOptions) {
     this.#target = target;
@@ -111,7 +115,10 @@ export class ImageCopy {
     if (this.#options.targetIsZero) return this.#advance(to - from);
     for (let at = from; at < to; at += ZERO_BYTES) {
       const length = Math.min(ZERO_BYTES, to - at);
-      await this.#launch(length, () => this.#writeZeroes(source.targetOffset + at, length));
+      await this.#launch(length, async (turn) => {
+        await turn();
+        await this.#writeZeroes(source.targetOffset + at, length);
+      });
     }
   }
 
@@ -119,17 +126,22 @@ export class ImageCopy {
     for (let at = from; at < to;) {
       const offset = at;
       const length = Math.min(alignDown(at, PIECE_BYTES) + PIECE_BYTES, to) - at;
-      await this.#launch(length, () => this.#copyPiece(source, offset, length));
+      await this.#launch(length, (turn) => this.#copyPiece(source, offset, length, turn));
       at += length;
     }
   }
 
-  /** Starts a piece as soon as there is room for one more. */
-  async #launch(bytes: number, work: () => Promise<void>): Promise<void> {
+  /** Starts a piece as soon as there is room for one more. It may write when `turn` is over. */
+  async #launch(bytes: number, work: (turn: () => Promise<void>) => Promise<void>): Promise<void> {
     await this.#freed.until(() => this.#inFlight < this.#options.parallel);
     this.#throwFailure();
     this.#inFlight++;
-    void work()
+    const before = this.#last;
+    const turn = async (): Promise<void> => {
+      if (this.#options.inOrder) await before;
+      this.#throwFailure();
+    };
+    this.#last = work(turn)
       .catch((error: unknown) => (this.#failure ??= error))
       .then(() => {
         this.#inFlight--;
@@ -142,13 +154,22 @@ export class ImageCopy {
     await this.#target.clock.macrotask();
   }
 
-  async #copyPiece(source: CopySource, offset: number, lengthBytes: number): Promise<void> {
+  async #copyPiece(
+    source: CopySource,
+    offset: number,
+    lengthBytes: number,
+    turn: () => Promise<void>,
+  ): Promise<void> {
     const { image, targetOffset } = source;
-    if (this.#options.offload && (await this.#offload(source, offset, lengthBytes))) return;
+    if (this.#options.offload) {
+      await turn();
+      if (await this.#offload(source, offset, lengthBytes)) return;
+    }
     const whole = this.#buffers.pop() ?? this.#options.buffer(PIECE_BYTES);
     const buffer = whole.subarray(0, lengthBytes);
     try {
       await read(image, offset, buffer);
+      await turn();
       await this.#writeSparsely(targetOffset + offset, buffer);
     } finally {
       this.#buffers.push(whole);

@@ -102,8 +102,7 @@ async function withBacking(
     if (sizeBytes === undefined) throw noSize();
     return sizeBytes;
   }
-  if (backing === filename)
-    throw new ToolFailure('Error: Trying to create an image with the same filename as the backing file');
+  if (backing === filename) throw sameFile();
   const format = texts.get('backing_fmt');
   if (unsafe) {
     if (sizeBytes === undefined) throw noSize();
@@ -112,7 +111,8 @@ async function withBacking(
     return sizeBytes;
   }
   const name = resolveBacking(filename, backing);
-  const length = await backingLength(tool, name, format);
+  const { length, hasTarget } = await lookAtBacking(tool, filename, name, format);
+  if (hasTarget) throw sameFile();
   if (format === undefined) {
     const found = await tool.opener.probeFormat(name);
     throw new ToolFailure('Backing file specified without backing format', {
@@ -122,12 +122,23 @@ async function withBacking(
   return sizeBytes ?? length;
 }
 
-async function backingLength(tool: Tool, name: string, format: string | undefined): Promise<number> {
+function sameFile(): ToolFailure {
+  return new ToolFailure('Error: Trying to create an image with the same filename as the backing file');
+}
+
+/** The backing file's size, and whether it or what is below it is the file that is to be made. */
+async function lookAtBacking(
+  tool: Tool,
+  filename: string,
+  name: string,
+  format: string | undefined,
+): Promise<{ length: number; hasTarget: boolean }> {
   try {
     const node = await tool.opener.openImage(name, format, { readOnly: true, forceShare: true });
-    const { lengthBytes } = node;
+    const hasTarget = await tool.isOpenHere(filename);
+    const length = node.lengthBytes;
     await tool.graph.collect([node]);
-    return lengthBytes;
+    return { length, hasTarget };
   } catch (error) {
     const failure = explain(error, '');
     const hint = [failure.hint, 'Could not open backing image.'].filter((line) => line !== undefined);

@@ -47,6 +47,8 @@ export function explain(error: unknown, prefix: string, status = 1): ToolFailure
 export interface ImageUse {
   format?: string | undefined;
   write?: boolean;
+  /** Nobody may write to it meanwhile: what is read is to be one moment's. */
+  alone?: boolean;
   forceShare?: boolean;
   /** false: the image alone, its backing file is not opened. */
   backing?: boolean;
@@ -57,6 +59,14 @@ export interface ImageUse {
   discard?: DiscardMode;
   /** Exit status when it cannot be opened. */
   failure?: number;
+}
+
+/** Which file of the host a name means; undefined when there is none. */
+async function fileIdentity(host: Host, opener: Opener, filename: string): Promise<string | undefined> {
+  if (filename === '' || filename.startsWith('json:')) return undefined;
+  const { driver, filename: path } = opener.drivers.parseFilename(filename);
+  if (driver !== 'file' || typeof path !== 'string') return undefined;
+  return (await host.files.stat(path).catch(() => undefined))?.identity;
 }
 
 /** What all subcommands work with: a graph of their own, gone with the tool. */
@@ -100,11 +110,10 @@ export class Tool {
   }
 
   async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {
-    const writing = use.write ? Permission.write + Permission.resize : 0;
     const backend = this.graph.createBackend({
       description: 'an unnamed block device',
-      perm: Permission.consistentRead + writing,
-      shared: ALL_PERMISSIONS,
+      perm: Permission.consistentRead + (use.write ? Permission.write : 0),
+      shared: ALL_PERMISSIONS - (use.alone ? Permission.write + Permission.resize : 0),
     });
     backend.writethrough = use.writethrough ?? false;
     try {
@@ -115,6 +124,15 @@ export class Tool {
     }
     this.#open.push(backend);
     return backend;
+  }
+
+  /** Whether an image that is open here reads the file that a name means, by this name or another. */
+  async isOpenHere(filename: string): Promise<boolean> {
+    const wanted = await fileIdentity(this.host, this.opener, filename);
+    if (wanted === undefined) return false;
+    for (const node of this.graph.nodes.values())
+      if ((await fileIdentity(this.host, this.opener, node.filename)) === wanted) return true;
+    return false;
   }
 
   async close(backend: BlockBackend): Promise<void> {

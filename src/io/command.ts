@@ -238,6 +238,7 @@ export async function runInSession(session: IoSession, line: string): Promise<bo
     output.error('qemu-io: Block node is read-only\n');
     return false;
   }
+  if (!(await mayRun(session, command))) return false;
   try {
     return await command.run(session, words);
   } catch (error) {
@@ -258,6 +259,17 @@ function findCommand(name: string): IoCommand | undefined {
 function countText(least: number, most: number): string {
   if (most === Infinity) return `at least ${least} arguments`;
   return least === most ? `${least} arguments` : `between ${least} and ${most} arguments`;
+}
+
+async function mayRun(session: IoSession, { needs = 0 }: IoCommand): Promise<boolean> {
+  try {
+    await session.acquire(needs);
+    return true;
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    session.output.error(`qemu-io: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
+    return false;
+  }
 }
 
 function tellFailure(session: IoSession, command: IoCommand, error: unknown): boolean {

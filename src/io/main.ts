@@ -4,7 +4,7 @@ import type { DriverDescription, NodeOptions } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
 import type { DiscardMode } from '../block/modes.js';
 import { Opener } from '../block/open.js';
-import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
+import { ALL_PERMISSIONS, Permission, unitePermissions } from '../block/permissions.js';
 import { DriverRegistry } from '../block/registry.js';
 import type { Host } from '../host/host.js';
 import { cacheOptions } from './cache.js';
@@ -167,7 +167,7 @@ async function exercise(
   opener.onProbed = (filename, format) => out.error(probedWarning(filename, format, args.readOnly));
   const backend = graph.createBackend({
     description: 'an unnamed block device',
-    perm: Permission.consistentRead + (args.readOnly ? 0 : Permission.write + Permission.resize),
+    perm: Permission.consistentRead + (args.readOnly ? 0 : Permission.write),
     shared: ALL_PERMISSIONS,
   });
   backend.writethrough = cache.writethrough;
@@ -181,7 +181,11 @@ async function exercise(
   });
   try {
     await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-    const session = new IoSession(backend, out, host);
+    const session = new IoSession(backend, out, host, (perm) =>
+      graph.transaction((transaction) =>
+        transaction.setPermissions(backend, unitePermissions(backend.perm, perm), backend.shared),
+      ),
+    );
     const failed =
       args.commands.length > 0 ? await runAll(session, args.commands) : await typed(session, lines);
     await session.drain();

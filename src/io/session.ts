@@ -1,6 +1,7 @@
 import { Notifier } from '../base/async.js';
 import { BlockError, errnoOf, errnoText } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
+import { withoutPermissions } from '../block/permissions.js';
 import type { Host } from '../host/host.js';
 
 /** Where text goes; each call is whole lines. */
@@ -22,15 +23,28 @@ export class IoSession {
   readonly backend: BlockBackend;
   readonly output: IoOutput;
   readonly host: Host | undefined;
+  readonly #acquire: ((perm: number) => Promise<void>) | undefined;
   /** `quit` was given. */
   hasQuit = false;
   #pending = 0;
   readonly #settled = new Notifier();
 
-  constructor(backend: BlockBackend, output: IoOutput, host?: Host) {
+  /** `acquire`: lets the backend do more (permission bits); without it, it may do what it may at first. */
+  constructor(
+    backend: BlockBackend,
+    output: IoOutput,
+    host?: Host,
+    acquire?: (perm: number) => Promise<void>,
+  ) {
     this.backend = backend;
     this.output = output;
     this.host = host;
+    this.#acquire = acquire;
+  }
+
+  /** Before a command that needs permissions (bits); they stay. Errors: kind busy when somebody denies them. */
+  async acquire(perm: number): Promise<void> {
+    if (withoutPermissions(perm, this.backend.perm) !== 0) await this.#acquire?.(perm);
   }
 
   /** Starts an aio_ command's request; it reports by itself. */

@@ -40,8 +40,6 @@ export class BackupJob implements JobDriver {
   /** What the target still lacks. */
   readonly #due: DirtyBitmap;
   readonly #gate: CopyBeforeWrite;
-  /** What the guest writes while the job runs: the user's bitmap afterwards. */
-  #successor: DirtyBitmap | undefined;
   #totalBytes: number;
   #failure: Error | undefined;
   #succeeded = false;
@@ -115,13 +113,9 @@ export class BackupJob implements JobDriver {
     place.block(this.type, [this.#target]);
   }
 
-  /** As QEMU's, a backup starts in a drained section and so shows itself paused at first. */
-  async begin(): Promise<void> {
-    const job = this.job;
-    job.drainBegin();
-    job.start();
-    await job.untilAtRest();
-    job.drainEnd();
+  /** In the drained section in which it was inserted; so, as QEMU's, it shows itself paused at first. */
+  begin(): void {
+    this.job.start();
   }
 
   /** Takes an inserted job back that was not started, in the drained section in which it was inserted. */
@@ -142,8 +136,9 @@ export class BackupJob implements JobDriver {
     }
     if (!bitmap) return;
     bitmap.busy = true;
-    this.#successor = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
-    this.#source.dirtyBitmaps.push(this.#successor);
+    bitmap.successor = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
+    bitmap.successor.enabled = bitmap.enabled;
+    this.#source.dirtyBitmaps.push(bitmap.successor);
   }
 
   async run(): Promise<void> {
@@ -233,15 +228,16 @@ export class BackupJob implements JobDriver {
   /** What the user's bitmap holds after the job, by bitmap-mode. */
   #settleBitmap(): void {
     const { bitmap } = this.#arguments;
-    const successor = this.#successor;
+    const successor = bitmap?.successor;
     if (!bitmap || !successor) return;
     const mode = this.#arguments.bitmapMode ?? 'on-success';
     const replace = mode === 'always' || (mode === 'on-success' && this.#succeeded);
     if (replace) {
       bitmap.resetAll();
-      bitmap.merge(successor);
       if (!this.#succeeded) bitmap.merge(this.#due);
     }
+    bitmap.merge(successor);
+    bitmap.successor = undefined;
     const index = this.#source.dirtyBitmaps.indexOf(successor);
     assert(index >= 0, 'the successor of a bitmap is on its node');
     this.#source.dirtyBitmaps.splice(index, 1);

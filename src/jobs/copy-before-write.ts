@@ -2,7 +2,7 @@ import { alignDown } from '../base/align.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import { roundOut } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
-import type { Change, ChangeGate } from '../drivers/pass-through/pass-through.js';
+import type { Change, ChangeGate } from '../block/change-gate.js';
 
 export interface CopyBeforeWriteOptions {
   /** What is still to be copied; granules are cleared once they are in the target. */

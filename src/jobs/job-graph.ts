@@ -7,6 +7,7 @@ import {
   changeBackingReference,
 } from '../block/backing-reference.js';
 import type { BlockBackend } from '../block/backend.js';
+import type { ChangeGate } from '../block/change-gate.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';
 import type { Graph } from '../block/graph.js';
@@ -106,13 +107,14 @@ export class JobPlace {
       user: this.job.backendUser,
       queuesWhenDrained: false,
       isUser,
+      owner: this,
     });
     this.#backends.push(backend);
     return backend;
   }
 
   /**
-   * Puts the filter above the source for all of its parents but those that `keep` names, attaches backends, and does
+   * Puts the filter above the source (which must be ours: kind permission) for all of its parents but those that `keep` names, attaches backends, and does
    * what `more` adds, in one transaction. The caller holds a drained section.
    */
   async insert(
@@ -121,6 +123,9 @@ export class JobPlace {
     keep: (edge: Edge) => boolean = () => false,
   ): Promise<void> {
     await this.graph.transaction((transaction) => {
+      const { name, activity } = this.source;
+      if (activity === 'inactive')
+        throw new BlockError('permission', 'Block node is read-only', { node: name, errno: 'EPERM' });
       transaction.add(this.filter);
       transaction.attach(this.filter, 'file', this.source);
       transaction.replaceNode(this.source, this.filter, keep);
@@ -192,6 +197,11 @@ export class JobPlace {
     }
   }
 
+  /** In a drained section: `gate` stands before every change of the source until the job's place ends. */
+  guardSource(gate: ChangeGate): void {
+    this.source.gate = gate;
+  }
+
   /** Lists the steps that end the job's place: parents of the filter go to `heir`, or to what it filters. */
   listRemoval(transaction: GraphTransaction, heir = this.filter.child('file').node): void {
     const shown = this.filter.child('file');
@@ -201,14 +211,26 @@ export class JobPlace {
     for (const backend of this.#backends) if (backend.root) transaction.detach(backend.root);
   }
 
+  /**
+   * The same where `heir` takes the source's place: its users go along, who know it by its name and came to it past
+   * the filter, as in QEMU. What is below the heir itself stays.
+   */
+  listPivot(transaction: GraphTransaction, heir: Node): void {
+    this.listRemoval(transaction, heir);
+    const isOwn = ({ parent }: Edge): boolean =>
+      parent === this.filter || (!(parent instanceof Node) && parent.owner === this);
+    transaction.replaceNode(this.source, heir, isOwn);
+  }
+
   /** Lets go of links; before the transaction that ends the place is built. */
   thaw(): void {
     for (const edge of this.#frozen.splice(0)) edge.frozen--;
   }
 
-  /** After the transaction with listRemoval. */
+  /** In the same drained section, after the transaction with listRemoval or listPivot. */
   removed(): void {
     this.#removed = true;
+    this.source.gate = undefined;
   }
 
   /** Takes filter and backends out, unless that was done. */
@@ -243,14 +265,14 @@ export class JobPlace {
           await this.job.wakeInSection();
           return body();
         },
-        this.#backends,
+        this,
       ),
     );
   }
 
   /** A drained section on behalf of a caller that is not the job's own loop. */
   drained<T>(nodes: Iterable<Node>, body: () => Promise<T>): Promise<T> {
-    return this.graph.drained(nodes, body, this.#backends);
+    return this.graph.drained(nodes, body, this);
   }
 }
 

@@ -227,6 +227,23 @@ test('a job in a section of its own does not work while another section holds it
   assert.equal(job.backendUser.isBusy?.(), true);
 });
 
+test('a job that is started in a drained section rests before it does anything', async () => {
+  let isWorking = false;
+  const { job } = newJob({
+    run: async () => {
+      isWorking = true;
+    },
+  });
+  job.drainBegin();
+  job.start();
+  assert.deepEqual([job.status, job.backendUser.isBusy?.()], ['paused', false]);
+  await turn();
+  assert.equal(isWorking, false);
+  job.drainEnd();
+  await job.concluded;
+  assert.equal(isWorking, true);
+});
+
 test('a job that is to rest does so when its requests have landed, not earlier', async () => {
   const { job } = newJob({ run: () => new Promise(() => undefined) });
   job.start();

@@ -81,7 +81,6 @@ export class Job {
   #error: string | undefined;
   #turnStartedMs = 0;
   readonly #kicked = new Notifier();
-  readonly #rested = new Notifier();
   readonly #finalized: Deferred<void> = deferred();
   readonly #concluded: Deferred<void> = deferred();
 
@@ -186,6 +185,8 @@ export class Job {
     const driver = this.#work();
     let failure: unknown;
     try {
+      // Begun in a drained section, it rests first.
+      if (this.#wantsRest()) await this.pausePoint();
       await driver.run();
       if (this.#cancelled) throw new JobCancelled();
       this.#setStatus('waiting');
@@ -304,7 +305,8 @@ export class Job {
     const back = this.#status;
     this.#setStatus(back === 'ready' ? 'standby' : 'paused');
     this.#rest();
-    await this.#kicked.until(() => !this.#wantsRest() || this.#cancelled);
+    // Not at rest from the same moment on: another section may begin in the next.
+    while (this.#wantsRest() && !this.#cancelled) await this.#kicked.wait();
     this.#atRest = false;
     this.#setStatus(back);
   }
@@ -331,7 +333,7 @@ export class Job {
 
   /** In a drained section that the job entered at rest: it works again once nobody else drains it. */
   async wakeInSection(): Promise<void> {
-    await this.#kicked.until(() => this.#drains === 0);
+    while (this.#drains > 0) await this.#kicked.wait();
     this.#atRest = false;
   }
 
@@ -340,14 +342,8 @@ export class Job {
     this.#rest();
   }
 
-  /** Resolves when it has no request in flight. */
-  untilAtRest(): Promise<void> {
-    return this.#rested.until(() => this.#atRest);
-  }
-
   #rest(): void {
     this.#atRest = true;
-    this.#rested.notify();
     this.#graph.notifyIdle();
   }
 

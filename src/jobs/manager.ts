@@ -85,7 +85,7 @@ export class JobManager {
     checkBackup(args);
     return this.#surroundings.graph.drained([args.device, args.target], async () => {
       const backup = await this.prepareBackup(args);
-      await backup.begin();
+      backup.begin();
       return backup.job;
     });
   }

@@ -6,10 +6,10 @@ import { assertBackingCertainAbove } from '../block/backing-reference.js';
 import { DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
 import { resolveBacking } from '../block/filename.js';
 import type { ChainStatus } from '../block/chain-status.js';
+import type { Change, ChangeGate } from '../block/change-gate.js';
 import { Node } from '../block/node.js';
 import { RangeLock } from '../block/range-lock.js';
 import type { GraphTransaction } from '../block/transaction.js';
-import type { Change, ChangeGate } from '../drivers/pass-through/pass-through.js';
 import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
 import { growBase } from './commit.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
@@ -60,7 +60,8 @@ export class MirrorJob implements JobDriver {
 
   constructor(job: Job, plan: MirrorPlan, surroundings: JobSurroundings) {
     this.type = plan.type;
-    this.isAnnouncedFirst = !plan.targetIsBase;
+    // Of an active commit, only what is wrong with the images is told before.
+    this.isAnnouncedFirst = !plan.targetIsBase || plan.source.activity === 'inactive';
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
@@ -147,7 +148,7 @@ export class MirrorJob implements JobDriver {
     const source = this.#source;
     if (writeBlocking) {
       await this.#place.section([source], async () => {
-        this.#place.passThrough.gate = this.#mirrorGate;
+        this.#place.guardSource(this.#mirrorGate);
       });
     }
     if (!lowest) return;
@@ -321,7 +322,7 @@ export class MirrorJob implements JobDriver {
           this.#offset += bytes;
         },
       });
-      this.#place.passThrough.gate = this.#held;
+      this.#place.guardSource(this.#held);
       this.#phase = 'frozen';
     });
     this.job.kick();
@@ -347,7 +348,9 @@ export class MirrorJob implements JobDriver {
   async prepare(): Promise<void> {
     if (this.#phase !== 'complete') return;
     const place = this.#place;
-    await place.section([this.#source, this.#target], async () => {
+    const { replaces } = this.#plan;
+    const moved = [this.#source, this.#target, ...(replaces ? [replaces] : [])];
+    await place.section(moved, async () => {
       await this.#copyAllNow();
       await this.#mover.flush();
       const backing = await this.#newBacking();
@@ -358,7 +361,7 @@ export class MirrorJob implements JobDriver {
           this.#listPivot(transaction);
         });
       } catch (error) {
-        if (backing) await place.graph.collect([backing]);
+        if (backing) await place.graph.release([backing]);
         throw error;
       }
       place.removed();
@@ -372,7 +375,7 @@ export class MirrorJob implements JobDriver {
       transaction.replaceNode(replaces, this.#target);
       this.#place.listRemoval(transaction);
     } else {
-      this.#place.listRemoval(transaction, this.#target);
+      this.#place.listPivot(transaction, this.#target);
     }
   }
 
@@ -396,7 +399,6 @@ export class MirrorJob implements JobDriver {
   async clean(): Promise<void> {
     const source = this.#source;
     await this.#place.remove();
-    this.#place.passThrough.gate = undefined;
     const index = source.dirtyBitmaps.indexOf(this.#dirty);
     if (index >= 0) source.dirtyBitmaps.splice(index, 1);
     await this.#place.close(this.#pivoted ? [source] : [this.#target]);

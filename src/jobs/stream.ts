@@ -5,7 +5,14 @@ import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import type { StreamArguments } from './arguments.js';
 import { CopyWindow, startWriteback, ZERO_BYTES } from './block-copy.js';
 import type { Job, JobDriver } from './job.js';
-import { ALL_PERMISSIONS, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import {
+  ALL_PERMISSIONS,
+  creatingNode,
+  JobPlace,
+  type JobSurroundings,
+  notCreated,
+  Permission,
+} from './job-graph.js';
 
 /** Writeback of the node starts whenever this much was copied up. */
 const WRITEBACK_BYTES = 32 * 1024 * 1024;
@@ -51,9 +58,14 @@ export class StreamJob implements JobDriver {
       Permission.consistentRead + Permission.writeUnchanged,
       ALL_PERMISSIONS - Permission.resize,
     );
-    await place.drained([this.#node], () =>
-      place.insert([[backend, this.#node]], (transaction) => place.listWritable(transaction, this.#node)),
-    );
+    const node = this.#node;
+    try {
+      await place.drained([node], () =>
+        place.insert([[backend, node]], (transaction) => place.listWritable(transaction, node)),
+      );
+    } catch (error) {
+      throw node.activity === 'inactive' ? notCreated(error) : error;
+    }
     place.freezeChain(place.filter, this.#lowest);
     place.block(this.type, this.#involved());
   }

@@ -31,19 +31,20 @@ function deleteNode(graph: Graph, name: string): Waiting {
     throw new BlockError('busy', `Block device ${name} is in use`);
   }
   node.monitorOwned = false;
-  // Its last flush may be slow.
-  return new Waiting(graph.collect([node]));
+  // Its last flush may be slow. When it fails the node is gone all the same, which is what was asked.
+  return new Waiting(graph.release([node]));
 }
 
-/** Runs `body` with a backend of its own on a node. */
+/** Runs `body` with a backend of its own on a node. `owner`: of a drained section in which it works. */
 export async function withBackend<T>(
   graph: Graph,
   node: Node,
   perm: number,
   body: (backend: BlockBackend) => Promise<T>,
+  owner: object = {},
 ): Promise<T> {
   const description = 'an unnamed block device';
-  const backend = graph.createBackend({ description, perm, shared: ALL_PERMISSIONS });
+  const backend = graph.createBackend({ description, perm, shared: ALL_PERMISSIONS, owner });
   await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
   try {
     return await body(backend);
@@ -60,9 +61,10 @@ async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Pro
   if (node.isBlocked || isBacking)
     throw new BlockError('busy', `Device '${args.device ?? '(null)'}' is in use`);
   if (node.readOnly) throw new BlockError('permission', 'Image is read-only');
-  await graph.drained([node], () =>
-    withBackend(graph, node, Permission.resize, (backend) => backend.truncate(args.size)),
-  );
+  const owner = {};
+  const change = (backend: BlockBackend): Promise<void> =>
+    graph.drained([node], () => backend.truncate(args.size), owner);
+  await withBackend(graph, node, Permission.resize, change, owner);
 }
 
 async function changeBackingFile(graph: Graph, args: CommandArguments<'change-backing-file'>): Promise<void> {
@@ -85,6 +87,9 @@ async function changeBackingFile(graph: Graph, args: CommandArguments<'change-ba
 
 async function create(engine: Engine, args: CommandArguments<'blockdev-create'>): Promise<void> {
   const { options } = args;
+  const driver: string = options.driver;
+  if (driver !== 'file' && driver !== 'qcow2')
+    throw new BlockError('unsupported', 'Driver does not support blockdev-create');
   await engine.jobs.startCreate({
     jobId: args['job-id'],
     run: () => (options.driver === 'file' ? createFile(engine, options) : formatImage(engine, options)),
@@ -101,19 +106,16 @@ async function createFile(engine: Engine, options: CreateOptionsOf<'file'>): Pro
   await driver.createFile?.(engine.host, options.filename, options.size);
 }
 
-async function formatImage(engine: Engine, options: CreateOptionsOf<'raw' | 'qcow2'>): Promise<void> {
+async function formatImage(engine: Engine, options: CreateOptionsOf<'qcow2'>): Promise<void> {
   const { graph, opener, host } = engine;
   const driver = opener.drivers.format(options.driver);
-  if (options.driver === 'qcow2' && options.size % 512 !== 0)
-    throw new BlockError('invalid', 'Image size must be a multiple of 512 bytes');
+  if (options.size % 512 !== 0) throw new BlockError('invalid', 'Image size must be a multiple of 512 bytes');
+  if (options['backing-fmt'] !== undefined && options['backing-file'] === undefined)
+    throw new BlockError('invalid', 'Backing format cannot be used without backing file');
   const node = await opener.resolveReference(options.file as NodeOptions, { readOnly: false });
   const perm = Permission.consistentRead + Permission.write + Permission.resize;
-  const special =
-    options.driver === 'qcow2' ? { 'cluster-size': options['cluster-size'], version: options.version } : {};
-  const backing =
-    options.driver === 'qcow2'
-      ? { backingFile: options['backing-file'], backingFormat: options['backing-fmt'] }
-      : {};
+  const special = { 'cluster-size': options['cluster-size'], version: options.version };
+  const backing = { backingFile: options['backing-file'], backingFormat: options['backing-fmt'] };
   try {
     await withBackend(graph, node, perm, async ({ root }) => {
       const creation = { sizeBytes: options.size, ...given(backing), options: given(special) as NodeOptions };

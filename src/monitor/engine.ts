@@ -1,5 +1,6 @@
 import { deferred, type Deferred } from '../base/async.js';
 import { BlockError, toBlockError } from '../base/error.js';
+import { activate, inactivate } from '../block/activity.js';
 import type { DriverDescription, DriverEvent, Json, NodeOptions } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
@@ -108,13 +109,14 @@ export class Engine {
     return this.opener.open(options, { readOnly: false, monitorOwned: true, inactive: this.isIncoming });
   }
 
-  /** Errors: exists; not-found; busy when another user of the node conflicts. */
+  /** Errors: exists; not-found; busy when another user of the node conflicts; those of activate. */
   async addDevice(nodeName: string, properties: DeviceProperties): Promise<GuestDevice> {
     if (this.devices.has(properties.id))
       throw new BlockError('exists', `Duplicate device ID '${properties.id}'`);
     const node = this.graph.nodes.get(nodeName);
     if (!node)
       throw new BlockError('not-found', `Property 'virtio-blk-device.drive' can't find value '${nodeName}'`);
+    if (!this.isIncoming) await activate(this.graph, [node]);
     const device = await GuestDevice.create(this.graph, node, properties, this.runState, (event) =>
       this.#ioError(event),
     );
@@ -122,15 +124,19 @@ export class Engine {
     return device;
   }
 
-  /** Makes an image ours that was opened while another engine owned it, with all below it. */
-  async activate(top: Node): Promise<void> {
-    const nodes = subtree(top).filter((node) => node.inactive);
-    if (nodes.length === 0) return;
-    await this.graph.transaction((transaction) => {
-      for (const node of nodes) transaction.setInactive(node, false);
-    });
-    // Children first: a format reads its header again.
-    for (const node of nodes.reverse()) await node.instance.activate?.();
+  /** Makes an image ours that another engine had, with all below it, or throws and leaves all as it was: see activate. */
+  activate(node: Node): Promise<void> {
+    return activate(this.graph, [node]);
+  }
+
+  /** Gives an image to another engine, with all below it. Errors: see inactivate; busy while a guest uses it. */
+  async inactivate(node: Node): Promise<void> {
+    const users = [...this.devices.values()].filter(({ backend }) =>
+      [...backend.node.chain()].includes(node),
+    );
+    if (this.runState.isRunning && users.length > 0)
+      throw new BlockError('busy', `Node '${node.name}' is in use by a guest that runs`, { node: node.name });
+    await inactivate(this.graph, [node]);
   }
 
   /**
@@ -161,11 +167,4 @@ export class Engine {
     if (event.sizeBytes !== undefined) data['size'] = event.sizeBytes;
     this.emit('BLOCK_IMAGE_CORRUPTED', { ...data, fatal: event.fatal });
   }
-}
-
-/** A node and all below it, parents first. */
-function subtree(top: Node): Node[] {
-  const found = new Set<Node>([top]);
-  for (const node of found) for (const edge of node.children.values()) found.add(edge.node);
-  return [...found];
 }

@@ -1,5 +1,6 @@
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
+import { activate } from '../block/activity.js';
 import type { Node } from '../block/node.js';
 import type { ExportProperties } from '../export/exports.js';
 import type { SocketAddress } from '../host/host.js';
@@ -54,13 +55,17 @@ export function socketAddress(address: FlatAddress): SocketAddress {
   }
 }
 
-/** Clients of an export may write before the guest runs here, so the image becomes ours now. */
+/**
+ * Clients of an export may write before the guest runs here, so the image becomes ours now. One that only reads does
+ * without when another process has it still, as in QEMU.
+ */
 async function openExport(
   engine: Engine,
   node: Node,
   properties: Omit<ExportProperties, 'node'>,
 ): Promise<void> {
-  if (engine.exports.isServing) await engine.activate(node);
+  const activated = activate(engine.graph, [node]);
+  await (properties.writable ? activated : activated.catch(() => undefined));
   await engine.exports.add({ ...properties, node });
 }
 

@@ -13,7 +13,7 @@ export function infoBlock(engine: Engine, { flags, operands }: HmpArguments): st
     return [...engine.devices.values()]
       .map((device) => describe(device.backend.node.skipImplicitFilters(), device))
       .join('\n');
-  const nodes = [...engine.graph.nodes.values()].reverse();
+  const nodes = engine.graph.listed().reverse();
   const shown = nodes.filter((node) => wanted === undefined || node.name === wanted);
   // What is not the first of all nodes has an empty line before it, also when it alone is shown.
   return shown.map((node) => (node === nodes[0] ? '' : '\n') + describe(node)).join('');

@@ -105,7 +105,7 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
       ...given({ unmap: args.unmap }),
     });
   } catch (error) {
-    await graph.collect([target]);
+    await graph.release([target]);
     throw error;
   }
 }
@@ -183,7 +183,7 @@ export async function driveBackup<R>(engine: Engine, args: DriveBackup, start: S
       await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));
     return await start({ ...backupArguments(source, args), sync, target });
   } catch (error) {
-    await graph.collect([target]);
+    await graph.release([target]);
     throw error;
   }
 }

@@ -14,7 +14,10 @@ export function registerQueries(engine: Engine): void {
   const { graph, jobs } = engine;
   engine.command('query-block', () => queryBlock(engine));
   engine.command('query-named-block-nodes', ({ flat }) =>
-    [...graph.nodes.values()].reverse().map((node) => nodeInfo(node, { flat: flat ?? false })),
+    graph
+      .listed()
+      .reverse()
+      .map((node) => nodeInfo(node, { flat: flat ?? false })),
   );
   engine.command('query-block-jobs', () =>
     jobs
@@ -25,7 +28,7 @@ export function registerQueries(engine: Engine): void {
   engine.command('query-jobs', () => jobs.list().map((job) => job.jobInfo()));
   engine.command('query-blockstats', ({ 'query-nodes': queryNodes }) =>
     queryNodes === true
-      ? [...graph.nodes.values()].map((node) => nodeStatistics(node, undefined, false))
+      ? graph.listed().map((node) => nodeStatistics(node, undefined, false))
       : [...engine.devices.values()].map(({ backend, qdevPath }) => ({
           device: '',
           ...nodeStatistics(backend.node.skipImplicitFilters(), backend),
@@ -107,7 +110,7 @@ function queryGraph({ graph, devices }: Engine): JsonObject {
     nodes.push({ id: idOf(backend), type, name: device.get(backend) ?? '' });
     if (backend.root) edges.push(edgeInfo(backend.root, idOf));
   }
-  for (const node of graph.nodes.values()) {
+  for (const node of graph.listed()) {
     nodes.push({ id: idOf(node), type: 'block-driver', name: node.name });
     for (const edge of node.children.values()) edges.push(edgeInfo(edge, idOf));
   }

@@ -1,3 +1,4 @@
+import { activate } from '../block/activity.js';
 import { Waiting } from '../qmp/registry.js';
 import type { Engine } from './engine.js';
 
@@ -11,7 +12,7 @@ export function registerRunState(engine: Engine): void {
     running: runState.isRunning,
   }));
   engine.command('stop', () => stop(engine));
-  engine.command('cont', () => void cont(engine));
+  engine.command('cont', () => cont(engine));
 }
 
 /** After this no request of the guest is in flight, and all that it wrote is on disk unless a flush fails. */
@@ -20,11 +21,17 @@ export async function stop(engine: Engine): Promise<void> {
   const nodes = [...engine.devices.values()].map(({ backend }) => backend.node);
   await engine.graph.drained(nodes, async () => {
     // The guest is stopped all the same, and hears of it at its own next flush.
-    for (const node of new Set(nodes)) if (!node.readOnly) await node.io.flush().catch(() => undefined);
+    for (const node of new Set(nodes)) if (node.isWritable) await node.io.flush().catch(() => undefined);
   });
 }
 
+/** Images that another process has had become ours, before the guest uses them. Errors: those of activate. */
 export async function cont(engine: Engine): Promise<void> {
+  const { nodes } = engine.graph;
+  await activate(
+    engine.graph,
+    [...nodes.values()].filter(({ isOpen, isClosing }) => isOpen && !isClosing),
+  );
   for (const device of engine.devices.values()) device.ioStatus = 'ok';
   engine.runState.resume();
 }

@@ -39,10 +39,14 @@ export async function snapshotSync(
     await flushBeforeSnapshot(old);
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
     const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
-    const context = { readOnly: old.readOnly, discard: old.modes.discard };
+    const context = {
+      readOnly: old.readOnly,
+      inactive: old.activity === 'inactive',
+      discard: old.modes.discard,
+    };
     const overlay = await engine.opener.openImage(filename, format, context, options);
     const done = await putOnTop(engine, old, overlay);
-    return { ...done, settle: () => graph.collect([overlay]) };
+    return { ...done, settle: () => graph.release([overlay]) };
   });
 }
 
@@ -68,7 +72,7 @@ export async function snapshot(
 }
 
 async function flushBeforeSnapshot(node: Node): Promise<void> {
-  if (node.readOnly) return;
+  if (!node.isWritable) return;
   try {
     await node.io.flush();
   } catch (error) {
@@ -88,7 +92,7 @@ async function putOnTop(engine: Engine, old: Node, overlay: Node): Promise<DoneA
       transaction.setReadOnly(old, true);
     });
   } catch (error) {
-    await graph.collect([overlay]);
+    await graph.release([overlay]);
     throw error;
   }
   return {

@@ -49,5 +49,5 @@ async function runOne(engine: Engine, action: TransactionAction): Promise<DoneAc
 
 /** Its point in time is that of the transaction; it works only when no action can fail any more. */
 function startedLast(backup: BackupJob): DoneAction {
-  return { undo: () => backup.withdraw(), settle: () => backup.begin() };
+  return { undo: () => backup.withdraw(), settle: async () => backup.begin() };
 }

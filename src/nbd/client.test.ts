@@ -182,6 +182,20 @@ test(
   ),
 );
 
+test('a long request in tiny pieces is begun little by little, and not gone on with after an error', async () => {
+  let seen = 0;
+  await scripted(
+    async (server) => {
+      for (;;) server.simple(await server.request(), seen++ === 100 ? 5 : 0);
+    },
+    async (client) => {
+      assert.equal((await errorOf(client.write(0, Buffer.alloc(100_000), 0))).errno, 'EIO');
+    },
+    { blockSize: [1, 4096, 1], options: new Set<number>([Option.go]) },
+  )();
+  assert.ok(seen > 100 && seen < 300, `${seen} requests`);
+});
+
 for (const stage of ['greeting', 'option', 'request'] as const) {
   test(
     `a peer that falls silent before the ${stage} is given up`,

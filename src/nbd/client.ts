@@ -351,7 +351,10 @@ function endOfFile(error: Error | undefined): BlockError {
   return error ? toBlockError(error, 'Failed to read data') : new BlockError('closed', text);
 }
 
-/** Runs the pieces of a range together; fails with the first error, after all have ended. */
+/**
+ * Runs the pieces of a range together, so many at a time: a server's largest request may be one byte. Fails with the
+ * first error, after all that were begun have ended.
+ */
 async function inPieces(
   lengthBytes: number,
   pieceBytes: number,
@@ -359,9 +362,17 @@ async function inPieces(
 ): Promise<void> {
   if (lengthBytes === 0) return;
   if (lengthBytes <= pieceBytes) return run(0, lengthBytes);
-  const pieces: Array<Promise<void>> = [];
-  for (let at = 0; at < lengthBytes; at += pieceBytes)
-    pieces.push(run(at, Math.min(pieceBytes, lengthBytes - at)));
-  const failed = (await Promise.allSettled(pieces)).find(({ status }) => status === 'rejected');
-  if (failed?.status === 'rejected') throw failed.reason;
+  let at = 0;
+  const errors: unknown[] = [];
+  const runner = async (): Promise<void> => {
+    while (at < lengthBytes && errors.length === 0) {
+      const from = at;
+      at += pieceBytes;
+      const piece = run(from, Math.min(pieceBytes, lengthBytes - from));
+      await piece.catch((error: unknown) => void errors.push(error));
+    }
+  };
+  const runners = Math.min(MAX_REQUESTS, Math.ceil(lengthBytes / pieceBytes));
+  await Promise.all(Array.from({ length: runners }, runner));
+  if (errors.length > 0) throw errors[0];
 }

@@ -65,6 +65,12 @@ export class ReplyStream {
     this.#release();
   }
 
+  /** Sends [from, to) of a buffer of the pool that stays in use until a sendOwn of it, which must follow. */
+  sendPart(buffer: Buffer, from: number, to: number): void {
+    this.flush();
+    this.#write(buffer.subarray(from, to));
+  }
+
   /** Sends bytes that the caller wants back at once. */
   sendCopy(bytes: Uint8Array): void {
     const copy = this.#pool.take(bytes.length);

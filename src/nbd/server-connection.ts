@@ -1,6 +1,6 @@
 import { assert } from '../base/assert.js';
 import { Notifier } from '../base/async.js';
-import { MiB } from '../base/limits.js';
+import { MAX_CLIENT_IN_FLIGHT_BYTES, MiB } from '../base/limits.js';
 import type { Host, HostSocket, HostTimer } from '../host/host.js';
 import { BufferPool } from './buffer-pool.js';
 import { ReplyStream } from './reply-stream.js';
@@ -21,6 +21,8 @@ export interface NbdConnectionOptions {
   /** Shared by the connections of a server. */
   pool?: BufferPool;
   handshakeTimeoutMs?: number;
+  /** Payload that the client may have in flight. */
+  mostInFlightBytes?: () => number;
   /** The socket is closed; requests may still be in flight (see idle). */
   onClose?: (connection: NbdServerConnection) => void;
 }
@@ -34,6 +36,7 @@ export class NbdServerConnection {
   readonly #socket: HostSocket;
   readonly #host: Host;
   readonly #pool: BufferPool;
+  readonly #mostInFlightBytes: () => number;
   readonly #onClose: ((connection: NbdServerConnection) => void) | undefined;
   readonly #settled = new Notifier();
   readonly #handshake: ServerHandshake;
@@ -48,6 +51,7 @@ export class NbdServerConnection {
     this.#host = options.host;
     this.#pool = options.pool ?? new BufferPool((lengthBytes) => this.#host.files.buffer(lengthBytes));
     this.#onClose = options.onClose;
+    this.#mostInFlightBytes = options.mostInFlightBytes ?? (() => MAX_CLIENT_IN_FLIGHT_BYTES);
     this.#timer = this.#host.clock.setTimer(options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS, () =>
       this.close(),
     );
@@ -107,6 +111,7 @@ export class NbdServerConnection {
     this.#transmission = new ServerTransmission(
       {
         clock: this.#host.clock,
+        mostInFlightBytes: this.#mostInFlightBytes,
         pause: () => this.#socket.pause(),
         resume: () => this.#socket.resume(),
         drop: () => this.close(),

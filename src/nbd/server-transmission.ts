@@ -1,4 +1,4 @@
-import { KiB, MAX_CLIENT_IN_FLIGHT_BYTES, MAX_NBD_REQUEST_BYTES, MiB } from '../base/limits.js';
+import { KiB, MAX_NBD_REQUEST_BYTES, MiB } from '../base/limits.js';
 import type { HostClock } from '../host/host.js';
 import type { BufferPool } from './buffer-pool.js';
 import { ByteCollector } from './byte-collector.js';
@@ -18,6 +18,7 @@ import { Command, CommandFlag, ReplyType } from './constants.js';
 import { REPLY_BUFFER_BYTES, type ReplyStream } from './reply-stream.js';
 import { failureOf, type Refusal, refusalOf, runCommand, statusExtents } from './server-commands.js';
 import type { Agreement } from './server-handshake.js';
+import { type Run, sparseRuns } from './sparse-data.js';
 import { type NbdTarget, TargetFlag } from './target.js';
 
 /** Replies that the peer has not taken, above which no more of its requests are read. */
@@ -47,6 +48,8 @@ type State = 'request' | 'payload' | 'skip' | 'closed';
 /** What the transmission phase tells its connection. */
 export interface TransmissionOwner {
   readonly clock: HostClock;
+  /** Payload that this client may have in flight before no more of its requests are read. */
+  mostInFlightBytes(): number;
   /** Stop or go on reading the peer's socket. */
   pause(): void;
   resume(): void;
@@ -128,7 +131,7 @@ export class ServerTransmission {
     return (
       this.#turnBytes >= TURN_BYTES ||
       this.#inFlight >= MAX_IN_FLIGHT_REQUESTS ||
-      this.#inFlightBytes >= MAX_CLIENT_IN_FLIGHT_BYTES ||
+      this.#inFlightBytes >= this.#owner.mostInFlightBytes() ||
       this.#replies.queuedBytes >= MAX_QUEUED_REPLY_BYTES + REPLY_BUFFER_BYTES
     );
   }
@@ -263,11 +266,43 @@ export class ServerTransmission {
     this.#sendRead(buffer, request);
   }
 
-  /** Sends data that lies at DATA_AT, and its head right before it. */
+  /** Sends data that lies at DATA_AT, and its head right before it; zeroes as holes where the client takes them. */
   #sendRead(buffer: Buffer, request: Request): void {
+    if (this.#structured && (request.flags & CommandFlag.df) === 0) {
+      const runs = sparseRuns(buffer.subarray(DATA_AT, DATA_AT + request.lengthBytes));
+      if (runs) return this.#sendSparse(buffer, request, runs);
+    }
     const headAt = DATA_AT - this.#readHeadBytes(request.lengthBytes);
     this.#encodeReadHead(buffer, headAt, request);
     this.#replies.sendOwn(buffer, headAt, DATA_AT + request.lengthBytes);
+  }
+
+  /** Holes first: before each stretch of data lie zeroes, or DATA_AT bytes, so there is room for its head. */
+  #sendSparse(buffer: Buffer, request: Request, runs: readonly Run[]): void {
+    const data = runs.filter(({ isHole }) => !isHole);
+    const last = data.at(-1) ?? runs.at(-1);
+    for (const run of runs) if (run.isHole) this.#sendHole(request, run, run === last);
+    for (const { at, lengthBytes } of data) {
+      const headAt = DATA_AT + at - DATA_CHUNK_BYTES;
+      const flags = at === last?.at ? nbd.REPLY_FLAG_DONE : 0;
+      encodeChunkHeader(buffer, headAt, flags, ReplyType.offsetData, request, 8 + lengthBytes);
+      writeUint64(buffer, headAt + CHUNK, request.offset + at);
+      const end = DATA_AT + at + lengthBytes;
+      if (at === last?.at) this.#replies.sendOwn(buffer, headAt, end);
+      else this.#replies.sendPart(buffer, headAt, end);
+    }
+    if (data.length === 0) this.#pool.give(buffer);
+  }
+
+  #sendHole(request: Request, { at, lengthBytes }: Run, isLast: boolean): void {
+    const bytes = CHUNK + 12;
+    const to = this.#replies.reserve(bytes);
+    const { buffer } = this.#replies;
+    const flags = isLast ? nbd.REPLY_FLAG_DONE : 0;
+    encodeChunkHeader(buffer, to, flags, ReplyType.offsetHole, request, 12);
+    writeUint64(buffer, to + CHUNK, request.offset + at);
+    buffer.writeUInt32BE(lengthBytes, to + CHUNK + 8);
+    this.#replies.commit(bytes);
   }
 
   #readLater(request: Request): void {

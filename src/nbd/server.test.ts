@@ -404,6 +404,64 @@ test(
   }),
 );
 
+/** All chunks of the reply to a read. */
+async function readChunks(peer: NbdPeer, offset: number, lengthBytes: number, flags = 0): Promise<string[]> {
+  peer.request(Command.read, offset, lengthBytes, { flags });
+  const chunks: string[] = [];
+  for (;;) {
+    const { type, payload, flags: replyFlags } = await peer.reply();
+    const at = Number(payload.readBigUInt64BE(0)) / KiB;
+    const isHole = type === ReplyType.offsetHole;
+    const length = (isHole ? payload.readUInt32BE(8) : payload.length - 8) / KiB;
+    const content = isHole ? 'hole' : [...new Set(payload.subarray(8))].join(',');
+    chunks.push(`${at}+${length} ${content}`);
+    if (replyFlags === 1) return chunks;
+  }
+}
+
+test(
+  'zeroes of a large read travel as holes, unless the client wants no chunks',
+  onServer(async ({ host, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk');
+    target.bytes.fill(1, 64 * KiB, 128 * KiB);
+    target.bytes.fill(2, 192 * KiB);
+    for (const late of [false, true]) {
+      target.isLate = late;
+      const all = ['0+64 hole', '128+64 hole', '64+64 1', '192+64 2'];
+      assert.deepEqual(await readChunks(peer, 0, SIZE), all);
+      assert.deepEqual(await readChunks(peer, 64 * KiB, 128 * KiB), ['128+64 hole', '64+64 1']);
+      assert.deepEqual(await readChunks(peer, 128 * KiB, 64 * KiB), ['128+64 hole']);
+      assert.deepEqual(await readChunks(peer, 132 * KiB, 60 * KiB), ['132+60 hole']);
+      assert.deepEqual(await readChunks(peer, 192 * KiB, 64 * KiB), ['192+64 2']);
+      // One piece holds both: it is data.
+      assert.deepEqual(await readChunks(peer, 32 * KiB, 64 * KiB), ['32+64 0,1']);
+      assert.deepEqual(await readChunks(peer, 0, SIZE, CommandFlag.df), ['0+256 0,1,2']);
+    }
+    // The next read finds its buffer whole.
+    assert.deepEqual(await readChunks(peer, 192 * KiB, 64 * KiB), ['192+64 2']);
+  }),
+);
+
+test(
+  'clients share what may be in flight, and each has a request',
+  onServer(async ({ host, target }) => {
+    const peers = [];
+    for (let i = 0; i < 40; i++) peers.push(await NbdPeer.greet(host, ADDRESS));
+    for (const peer of peers) await peer.go('disk');
+    const gate = deferred();
+    target.isLate = true;
+    target.delay = () => gate.promise;
+    for (const peer of peers)
+      for (let i = 0; i < 200; i++) peer.request(Command.read, 0, SIZE, { cookie: i, flags: CommandFlag.df });
+    await host.clock.sleep(1000);
+    assert.ok(target.mostRunning * SIZE <= 512 * KiB * KiB + 40 * SIZE, `${target.mostRunning} at once`);
+    assert.ok(target.mostRunning >= 40);
+    for (const { socket } of peers) socket.destroy();
+    gate.resolve();
+  }),
+);
+
 test(
   'names are checked when exports are added',
   onServer(async ({ server, target }) => {

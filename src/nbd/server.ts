@@ -1,5 +1,9 @@
 import { BlockError } from '../base/error.js';
-import { MAX_NBD_STRING_BYTES } from '../base/limits.js';
+import {
+  MAX_CLIENT_IN_FLIGHT_BYTES,
+  MAX_NBD_STRING_BYTES,
+  MAX_SERVER_IN_FLIGHT_BYTES,
+} from '../base/limits.js';
 import type { Host, HostListener, HostSocket, SocketAddress } from '../host/host.js';
 import { BufferPool } from './buffer-pool.js';
 import { type NbdServerConnection, serveNbdConnection } from './server-connection.js';
@@ -110,6 +114,10 @@ export class NbdServer implements NbdExportLookup {
     return [...this.#connections].filter((connection) => found && connection.export === found);
   }
 
+  /** What all clients may have in flight is shared by them; each may have one request, however many they are. */
+  readonly #shareBytes = (): number =>
+    Math.min(MAX_CLIENT_IN_FLIGHT_BYTES, MAX_SERVER_IN_FLIGHT_BYTES / Math.max(1, this.#connections.size));
+
   #accept(socket: HostSocket): void {
     if (this.#isClosed) return socket.destroy();
     const most = this.#options.maxConnections ?? 0;
@@ -123,6 +131,7 @@ export class NbdServer implements NbdExportLookup {
     const connection = serveNbdConnection({
       socket,
       host: this.#host,
+      mostInFlightBytes: this.#shareBytes,
       exports: this,
       pool: this.#pool,
       ...(handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs }),

@@ -101,6 +101,17 @@ export class JsonLexer {
     if (this.#state !== 'start' && this.#state !== 'recovery') this.#keep(bytes, tokenStart);
   }
 
+  /** Bytes of a token whose end has not come. */
+  get unfinishedBytes(): number {
+    return this.#pieceBytes;
+  }
+
+  /** Passes over the rest of a token, and what follows, as after an error. */
+  drop(): void {
+    this.#takePieces('');
+    this.#state = 'recovery';
+  }
+
   /** The input ends here: an unfinished token is complete or stray. */
   end(): void {
     switch (this.#state) {
@@ -134,8 +145,7 @@ export class JsonLexer {
     this.#pieces.push(bytes.toString('latin1', tokenStart));
     this.#pieceBytes += bytes.length - tokenStart;
     if (this.#pieceBytes <= this.#maxTokenBytes) return;
-    this.#takePieces('');
-    this.#state = 'recovery';
+    this.drop();
     this.#handler.onOversize();
   }
 

@@ -1,17 +1,16 @@
 import { BlockError } from '../base/error.js';
 import { MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSON_TOKENS } from '../base/limits.js';
-import type { JsonObject, JsonValue } from '../schema/types.js';
+import type { JsonValue } from '../schema/types.js';
+import { JsonBuilder, syntaxError } from './json-builder.js';
 import { JsonLexer, type JsonToken } from './json-lexer.js';
-import { BadStringLiteral, readStringLiteral } from './json-string.js';
 
-const MAX_UINT64 = 2n ** 64n - 1n;
-const MIN_INT64 = -(2n ** 63n);
+export { Double } from './json-builder.js';
+
 /** Most of a stray text that an error repeats. */
 const MAX_SHOWN_CHARS = 1000;
 
-function syntax(message: string): BlockError {
-  return new BlockError('invalid', `JSON parse error, ${message}`);
-}
+/** What a token takes in memory beside its text. */
+const TOKEN_MEMORY_BYTES = 64;
 
 function tooMuch(what: string): BlockError {
   return new BlockError('limit', `JSON ${what} limit exceeded`);
@@ -37,7 +36,9 @@ export class JsonStream {
   readonly #onError: (error: BlockError) => void;
   readonly #limits: JsonLimits;
   readonly #lexer: JsonLexer;
-  #tokens: JsonToken[] = [];
+  readonly #builder = new JsonBuilder();
+  /** Of the value that is being read. */
+  #tokens = 0;
   #bytes = 0;
   #openBraces = 0;
   #openBrackets = 0;
@@ -53,7 +54,7 @@ export class JsonStream {
     this.#lexer = new JsonLexer(
       {
         onToken: (token) => this.#take(token),
-        onStray: (text) => this.#fail(syntax(`stray '${shown(text)}'`)),
+        onStray: (text) => this.#fail(syntaxError(`stray '${shown(text)}'`)),
         onOversize: () => this.#fail(tooMuch('token size')),
       },
       limits.bytes,
@@ -68,17 +69,29 @@ export class JsonStream {
   /** The stream has ended: what is pending is complete or wrong. */
   end(): void {
     this.#lexer.end();
-    if (this.#tokens.length > 0) this.#fail(syntax('premature EOI'));
+    if (this.#tokens > 0) this.#fail(syntaxError('premature EOI'));
+  }
+
+  /** About the memory that a value takes whose end has not come. */
+  get unfinishedBytes(): number {
+    return this.#bytes + TOKEN_MEMORY_BYTES * this.#tokens + this.#lexer.unfinishedBytes;
+  }
+
+  /** Drops what was read of a value, as too large. */
+  refuse(): void {
+    this.#lexer.drop();
+    this.#fail(tooMuch('token size'));
   }
 
   #take(token: JsonToken): void {
-    this.#tokens.push(token);
+    this.#tokens++;
     this.#bytes += token.text.length;
     if (token.kind === 'punctuation') this.#count(token.text);
     const { depth, bytes, tokens } = this.#limits;
     if (this.#openBraces + this.#openBrackets > depth) return this.#fail(tooMuch('nesting depth'));
     if (this.#bytes > bytes) return this.#fail(tooMuch('token size'));
-    if (this.#tokens.length > tokens) return this.#fail(tooMuch('token count'));
+    if (this.#tokens > tokens) return this.#fail(tooMuch('token count'));
+    this.#builder.take(token);
     const isOpen = this.#openBraces > 0 || this.#openBrackets > 0;
     if (!isOpen || this.#openBraces < 0 || this.#openBrackets < 0) this.#finish();
   }
@@ -91,15 +104,14 @@ export class JsonStream {
   }
 
   #finish(): void {
-    const tokens = this.#reset();
     let value: JsonValue;
     try {
-      value = new TokenParser(tokens).parse();
+      value = this.#builder.finish();
     } catch (error) {
-      if (error instanceof BadStringLiteral) return this.#onError(syntax(error.message));
       if (!(error instanceof BlockError)) throw error;
-      return this.#onError(error);
+      return this.#fail(error);
     }
+    this.#reset();
     this.#onValue(value);
   }
 
@@ -108,13 +120,12 @@ export class JsonStream {
     this.#onError(error);
   }
 
-  #reset(): JsonToken[] {
-    const tokens = this.#tokens;
-    this.#tokens = [];
+  #reset(): void {
+    this.#builder.reset();
+    this.#tokens = 0;
     this.#bytes = 0;
     this.#openBraces = 0;
     this.#openBrackets = 0;
-    return tokens;
   }
 }
 
@@ -142,108 +153,4 @@ function shown(bytes: string): string {
   const nul = bytes.indexOf('\0');
   const text = bytes.slice(0, Math.min(nul < 0 ? bytes.length : nul, MAX_SHOWN_CHARS));
   return Buffer.from(text, 'latin1').toString('utf8');
-}
-
-/** Integers stay exact (bigint beyond 2^53, uint64 at most); anything else is a double, kept apart by a fraction. */
-function toNumber(text: string): number | bigint {
-  if (/^-?\d+$/.test(text)) {
-    const number = Number(text);
-    if (Number.isSafeInteger(number)) return number === 0 ? 0 : number;
-    // Digits without end would make an integer of any size; 20 of them exceed 64 bits.
-    const exact = text.length <= 20 ? BigInt(text) : undefined;
-    const fits = exact !== undefined && exact <= MAX_UINT64 && exact >= MIN_INT64;
-    return fits ? exact : asDouble(number);
-  }
-  // 1e3 and 5.0 are no integers for QMP, though they are for JavaScript.
-  const value = Number(text);
-  return Number.isInteger(value) ? asDouble(value) : value;
-}
-
-function asDouble(value: number): number {
-  return new Double(value) as unknown as number;
-}
-
-/** A number that was written with a fraction or an exponent but has an integral value. */
-export class Double extends Number {
-  toJSON(): number {
-    return this.valueOf();
-  }
-}
-
-/** The tokens of one value, down to the bracket that closes it. */
-class TokenParser {
-  readonly #tokens: readonly JsonToken[];
-  #at = 0;
-
-  constructor(tokens: readonly JsonToken[]) {
-    this.#tokens = tokens;
-  }
-
-  parse(): JsonValue {
-    return this.#value();
-  }
-
-  #next(): JsonToken {
-    const token = this.#tokens[this.#at++];
-    if (!token) throw syntax('premature EOI');
-    return token;
-  }
-
-  #peekIs(text: string): boolean {
-    const token = this.#tokens[this.#at];
-    return token?.kind === 'punctuation' && token.text === text;
-  }
-
-  #value(): JsonValue {
-    const token = this.#next();
-    switch (token.kind) {
-      case 'string':
-        return readStringLiteral(token.text);
-      case 'number':
-        return toNumber(token.text);
-      case 'keyword':
-        if (token.text === 'true') return true;
-        if (token.text === 'false') return false;
-        if (token.text === 'null') return null;
-        throw syntax(`invalid keyword '${token.text}'`);
-      case 'punctuation':
-        if (token.text === '{') return this.#object();
-        if (token.text === '[') return this.#array();
-        throw syntax('expecting value');
-    }
-  }
-
-  #object(): JsonObject {
-    const out: JsonObject = {};
-    if (this.#peekIs('}')) {
-      this.#at++;
-      return out;
-    }
-    for (;;) {
-      const key = this.#value();
-      if (typeof key !== 'string') throw syntax('key is not a string in object');
-      const colon = this.#next();
-      if (colon.text !== ':') throw syntax('missing : in object pair');
-      const value = this.#value();
-      if (Object.hasOwn(out, key)) throw syntax('duplicate key');
-      Object.defineProperty(out, key, { value, enumerable: true, writable: true, configurable: true });
-      const next = this.#next();
-      if (next.text === '}') return out;
-      if (next.text !== ',') throw syntax('expected separator in dict');
-    }
-  }
-
-  #array(): JsonValue[] {
-    const out: JsonValue[] = [];
-    if (this.#peekIs(']')) {
-      this.#at++;
-      return out;
-    }
-    for (;;) {
-      out.push(this.#value());
-      const next = this.#next();
-      if (next.text === ']') return out;
-      if (next.text !== ',') throw syntax('expected separator in list');
-    }
-  }
 }

@@ -243,7 +243,7 @@ export type BlockExportOptions = Infer<typeof BlockExportOptions>;
 
 export const BlockdevCreateOptions = union(
   'BlockdevCreateOptions',
-  { driver: required(enumOf('BlockdevDriver', ['file', 'qcow2', 'raw'], OTHER_DRIVERS)) },
+  { driver: required(enumOf('BlockdevDriver', DRIVERS, OTHER_DRIVERS)) },
   'driver',
   {
     file: struct('BlockdevCreateOptionsFile', {
@@ -269,6 +269,5 @@ export const BlockdevCreateOptions = union(
       'refcount-bits': later(int),
       'compression-type': later(str),
     }),
-    raw: struct('BlockdevCreateOptionsRaw', { file: required(BlockdevRef), size: required(size) }),
   },
 );

@@ -273,8 +273,8 @@ test('names of objects are no members', () => {
 });
 
 test('every node that is described can be created by its description', () => {
-  assert.deepEqual(BlockdevCreateOptions.parse({ driver: 'raw', file: 'n', size: 512 }, '', 'qmp'), {
-    driver: 'raw',
+  assert.deepEqual(BlockdevCreateOptions.parse({ driver: 'qcow2', file: 'n', size: 512 }, '', 'qmp'), {
+    driver: 'qcow2',
     file: 'n',
     size: 512,
   });

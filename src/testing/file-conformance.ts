@@ -69,10 +69,14 @@ export function fileConformance(check: Check): void {
     await file.write(0, Buffer.alloc(1000, 1));
     await file.flush();
     await host.files.syncDirectory(folder);
-    const expected = { sizeBytes: 1000, isBlockDevice: false, isDirectory: false };
-    assert.deepEqual(await host.files.stat(path), expected);
+    const { identity, ...found } = (await host.files.stat(path)) ?? {};
+    assert.deepEqual(found, { sizeBytes: 1000, isBlockDevice: false, isDirectory: false });
+    const again = await host.files.stat(`${folder}/../${folder.slice(folder.lastIndexOf('/') + 1)}/name`);
+    assert.equal(again?.identity, identity);
     await host.files.mkdir(`${folder}/sub`);
-    assert.equal((await host.files.stat(`${folder}/sub`))?.isDirectory, true);
+    const sub = await host.files.stat(`${folder}/sub`);
+    assert.equal(sub?.isDirectory, true);
+    assert.notEqual(sub.identity, identity);
     await host.files.unlink(path);
     assert.equal(await host.files.stat(path), undefined);
     // What is open stays readable.

@@ -8,6 +8,7 @@ export class PairedSocket implements HostSocket {
   #paused = false;
   #isEnding = false;
   #isClosed = false;
+  #isDestroyed = false;
   #isScheduled = false;
   #owesDrain = false;
   /** Bytes of a chunk that is delivered at once. */
@@ -39,6 +40,11 @@ export class PairedSocket implements HostSocket {
 
   write(buffer: Uint8Array): 'sent' | 'queued' {
     if (this.#isEnding || this.#isClosed) return 'sent';
+    if (this.#peer.#isDestroyed) {
+      // As the kernel's EPIPE: told also to who does not read.
+      setImmediate(() => this.#close());
+      return 'sent';
+    }
     this.#peer.#inbox.push(Buffer.from(buffer));
     this.#peer.#schedule();
     if (!this.#peer.#paused) return 'sent';
@@ -66,6 +72,7 @@ export class PairedSocket implements HostSocket {
   }
 
   destroy(): void {
+    this.#isDestroyed = true;
     this.#inbox = [];
     this.end();
   }
@@ -94,9 +101,14 @@ export class PairedSocket implements HostSocket {
       this.#peer.#handler?.onDrain?.();
     }
     if (this.#isEnding || this.#peer.#isEnding || this.#peer.#isClosed) {
-      this.#isClosed = true;
-      this.#handler?.onClose();
-      this.#peer.#schedule();
+      this.#close();
     }
+  }
+
+  #close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#handler?.onClose();
+    this.#peer.#schedule();
   }
 }

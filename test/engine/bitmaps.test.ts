@@ -110,3 +110,37 @@ test('a bitmap that a backup uses is left alone until the backup has ended', asy
   await bed.event('BLOCK_JOB_COMPLETED', 'b');
   await bed.execute('block-dirty-bitmap-clear', bits);
 });
+
+for (const [mode, sync] of [
+  ['on-success', 'incremental'],
+  ['on-success', 'bitmap'],
+  ['always', 'bitmap'],
+  ['always', 'full'],
+  ['never', 'bitmap'],
+] as const)
+  for (const enabled of [true, false])
+    test(`a backup (${sync}, ${mode}) leaves a bitmap ${enabled ? 'on' : 'off'} as it was`, async (t) => {
+      const bed = new EngineBed(t);
+      await bed.chain('A');
+      await bed.image('copy');
+      const bits = { node: 'A', name: 'bits' };
+      await bed.execute('block-dirty-bitmap-add', { ...bits, granularity: 65536 });
+      await bed.guest('write 0 64k');
+      if (!enabled) await bed.execute('block-dirty-bitmap-disable', bits);
+      const backup = { device: 'A', target: 'copy', sync, bitmap: 'bits', 'bitmap-mode': mode };
+      await bed.execute('blockdev-backup', { ...backup, 'job-id': 'b', 'auto-finalize': false });
+      await bed.guest('write 1M 128k');
+      const state = async (): Promise<unknown> => {
+        const found = (await bitmapsOf(bed, 'A'))?.find((bitmap) => bitmap['name'] === 'bits');
+        return { recording: found?.['recording'], count: found?.['count'] };
+      };
+      // What is written meanwhile is the successor's.
+      assert.deepEqual(await state(), { recording: enabled, count: 65536 });
+      const job = bed.engine.jobs.find('b');
+      while (job?.status !== 'pending') await bed.engine.host.clock.macrotask();
+      await bed.execute('job-finalize', { id: 'b' });
+      await job?.concluded;
+      const written = enabled ? 131072 : 0;
+      const kept = mode === 'never' ? 65536 : 0;
+      assert.deepEqual(await state(), { recording: enabled, count: kept + written });
+    });

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import { findBackingImage } from '../../src/monitor/find-node.js';
 import type { JsonObject } from '../../src/schema/types.js';
-import { DISK_BYTES, EngineBed } from './engine-bed.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 test('only what the user has added and nobody uses is deleted', async (t) => {
   const bed = new EngineBed(t);
@@ -77,6 +77,48 @@ test('blockdev-create makes what its options say, and keeps no node open', async
   assert.deepEqual(bed.events.filter(({ event }) => event !== 'JOB_STATUS_CHANGE'), []); // prettier-ignore
 });
 
+test('blockdev-create refuses what it cannot make, and what somebody uses', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const filename = bed.path('A.qcow2');
+  const before = readFileSync(filename);
+  const failure = async (options: JsonObject): Promise<string | undefined> => {
+    await bed.execute('blockdev-create', { 'job-id': 'c', options });
+    const job = bed.engine.jobs.find('c');
+    await job?.concluded;
+    await bed.execute('job-dismiss', { id: 'c' });
+    return job?.error;
+  };
+  const file = { driver: 'file', filename };
+  assert.equal(await failure({ ...file, size: 512 }), 'Failed to get "write" lock');
+  assert.equal(await failure({ driver: 'qcow2', file, size: 512 }), 'Failed to get "write" lock');
+  assert.deepEqual(readFileSync(filename), before);
+  const raw = { driver: 'file', 'node-name': 'r', filename: bed.path('raw') };
+  await failure({ driver: 'file', filename: bed.path('raw'), size: MiB });
+  await bed.engine.addNode(raw);
+  const format = { driver: 'qcow2', file: 'r', size: MiB, 'backing-fmt': 'qcow2' };
+  assert.equal(await failure(format), 'Backing format cannot be used without backing file');
+  assert.deepEqual(readFileSync(bed.path('raw')), Buffer.alloc(MiB));
+  const refusal = (options: JsonObject): Promise<string> =>
+    bed.refusal('blockdev-create', { 'job-id': 'c', options });
+  assert.equal(await refusal({ driver: 'raw' }), 'Driver does not support blockdev-create');
+  assert.equal(await refusal({ driver: 'null-co' }), 'Driver does not support blockdev-create');
+  assert.equal(await refusal({ driver: 'raw', size: MiB }), "Parameter 'options.size' is unexpected");
+});
+
+test('a node whose last flush fails is deleted as asked', async (t) => {
+  const bed = new EngineBed(t);
+  writeFileSync(bed.path('raw'), Buffer.alloc(MiB));
+  const image = { driver: 'file', filename: bed.path('raw') };
+  const failing = [{ event: 'none', iotype: 'flush', errno: 5 }];
+  await bed.engine.addNode({ driver: 'blkdebug', 'node-name': 'd', image, 'inject-error': failing });
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'n', file: 'd' });
+  assert.deepEqual(await bed.execute('blockdev-del', { 'node-name': 'n' }), {});
+  assert.deepEqual([...bed.engine.graph.nodes.values()].filter(({ name }) => name === 'n'), []); // prettier-ignore
+  assert.deepEqual(await bed.execute('blockdev-del', { 'node-name': 'd' }), {});
+  assert.equal(bed.engine.graph.nodes.size, 0);
+});
+
 test('a layer is found by the name that its overlay has for it, by its path, however it is spelt', async (t) => {
   const bed = new EngineBed(t);
   const sizeBytes = DISK_BYTES;
@@ -144,14 +186,15 @@ test('an image that becomes ours is activated from its file upwards', async (t) 
     ['format', node],
     ['file', node.child('file').node],
   ] as const) {
-    const activate = instance.activate?.bind(instance);
-    instance.activate = async () => {
+    const prepare = instance.prepareActivation?.bind(instance);
+    assert.ok(prepare);
+    instance.prepareActivation = (mayWrite) => {
       order.push(name);
-      await activate?.();
+      return prepare(mayWrite);
     };
   }
   await bed.engine.activate(node);
   await bed.engine.activate(node);
   assert.deepEqual(order, ['file', 'format']);
-  assert.equal(node.inactive, false);
+  assert.equal(node.activity, 'active');
 });

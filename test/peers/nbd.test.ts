@@ -194,6 +194,11 @@ while h.aio_in_flight() > 0: h.poll(-1)
 for c in cookies: assert h.aio_command_completed(c)
 h.pwrite(b"\\x11" * 4096, 8192, nbd.CMD_FLAG_FUA)
 assert h.pread_structured(4096, 8192, lambda *a: 0, nbd.CMD_FLAG_DF) == b"\\x11" * 4096
+holes = []
+def chunk(data, offset, status, error):
+    if status == nbd.READ_HOLE: holes.append((offset, len(data)))
+h.pread_structured(4 << 20, 1 << 20, chunk)
+assert holes == [(2 << 20, 3 << 20)], holes
 h.zero(4096, 8192, nbd.CMD_FLAG_FAST_ZERO)
 assert h.pread(4096, 8192) == bytes(4096)
 h.trim(4096, 8192, nbd.CMD_FLAG_FUA)

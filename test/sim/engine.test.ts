@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { inactivate } from '../../src/block/activity.js';
 import { createImage } from '../../src/block/create.js';
 import type { Node } from '../../src/block/node.js';
 import { allDrivers } from '../../src/drivers/index.js';
@@ -130,7 +131,7 @@ test('nobody attaches to an image that is being closed', async () => {
 
 for (const [what, change] of [
   ['turns read-only', (engine: Engine, node: Node) => turnReadOnly(engine, node)],
-  ['is given up to another engine', async (_engine: Engine, node: Node) => node.instance.inactivate?.()],
+  ['is given up to another engine', (engine: Engine, node: Node) => inactivate(engine.graph, [node])],
 ] as const) {
   test(`a qcow2 image that ${what} is durable: later flushes do nothing`, async () => {
     for (let seed = 0; seed < 12; seed++) {

@@ -13,7 +13,7 @@ type Ability = 'punchHole' | 'zeroRange' | 'allocate';
 
 /**
  * Requests to a host file. Its size is kept here, as the one who has the file open for writing; `reopened` and
- * `refreshSize` look again.
+ * `lookAgain` ask.
  */
 export class FileIo implements IoDriver {
   readonly #ignoresDiscard: boolean;
@@ -48,10 +48,17 @@ export class FileIo implements IoDriver {
     this.#grown(sizeBytes);
   }
 
-  /** Another process may have changed the file. */
-  refreshSize(): void {
+  /** Another process may have changed the file; from here on requests go to `file`. The answer takes that back. */
+  lookAgain(file: HostFile): () => void {
+    const before = { file: this.#file, sizeBytes: this.#sizeBytes };
     this.#forgetData(0, Infinity);
-    this.#sizeBytes = this.#file.sizeBytes();
+    this.#file = file;
+    this.#sizeBytes = file.sizeBytes();
+    return () => {
+      this.#forgetData(0, Infinity);
+      this.#file = before.file;
+      this.#sizeBytes = before.sizeBytes;
+    };
   }
 
   tryRead(offset: number, buffer: Uint8Array): boolean {

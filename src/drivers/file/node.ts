@@ -15,10 +15,8 @@ export class FileNode implements DriverInstance {
   readonly #options: FileOptions;
   /** Lock bytes that io.file has now; during a transaction those of the old and of the new permissions. */
   #locked: ReadonlySet<number> = new Set();
-  #permissions: PermissionSet = { perm: 0, shared: ALL_PERMISSIONS };
   /** Opened by the transaction that is being prepared. */
   #reopening: HostFile | undefined;
-  #inactive = false;
   #flushFailure: { error: unknown } | undefined;
 
   constructor(host: Host, options: FileOptions, file: HostFile) {
@@ -72,7 +70,6 @@ export class FileNode implements DriverInstance {
     return {
       commit: () => {
         reopen.commit();
-        this.#permissions = set;
         this.#keepOnly(this.#lockBytesOf(set));
       },
       abort: () => {
@@ -82,10 +79,7 @@ export class FileNode implements DriverInstance {
     };
   }
 
-  /**
-   * With auto-read-only the file is open for writing only while somebody may write. Else only a node that was opened
-   * inactive finds its file read-only when the first writer comes.
-   */
+  /** With auto-read-only the file is open for writing only while somebody may write. */
   #prepareAccess(write: boolean): Promise<PreparedChange> {
     const { writable } = this.#reopening ?? this.io.file;
     const changes = write ? !writable : writable && this.#options.autoReadOnly;
@@ -102,14 +96,15 @@ export class FileNode implements DriverInstance {
   /** Opens the file anew; locks stay on the old descriptor until commit, where they move without a gap. */
   async #prepareReopen(write: boolean): Promise<PreparedChange> {
     const before = this.#reopening;
-    const { path } = this.io.file;
+    const old = this.io.file;
+    const { path } = old;
     const file = await this.#host.files.open(path, { write, direct: this.#options.direct });
     const sizeBytes = file.sizeBytes();
     this.#reopening = file;
     return {
       commit: () => {
         this.#reopening = undefined;
-        this.#swap(file, sizeBytes);
+        this.#swap(old, file, sizeBytes);
       },
       abort: () => {
         this.#reopening = before;
@@ -118,8 +113,7 @@ export class FileNode implements DriverInstance {
     };
   }
 
-  #swap(file: HostFile, sizeBytes: number): void {
-    const old = this.io.file;
+  #swap(old: HostFile, file: HostFile, sizeBytes: number): void {
     // Shared locks do not exclude each other: first both descriptors have them, then only the new one.
     for (const byte of this.#locked)
       assert(file.lockByteShared(byte), () => `lock byte ${byte} of '${file.path}' after reopening`);
@@ -129,12 +123,12 @@ export class FileNode implements DriverInstance {
   }
 
   #lockBytesOf(set: PermissionSet): Set<number> {
-    if (!this.#options.locking || this.#inactive) return new Set();
+    if (!this.#options.locking) return new Set();
     return lockBytes(this.#lockable(set));
   }
 
   #acquire(set: PermissionSet): ReadonlySet<number> {
-    if (!this.#options.locking || this.#inactive) return this.#locked;
+    if (!this.#options.locking) return this.#locked;
     return acquireLocks(this.io.file, this.#locked, this.#lockable(set));
   }
 
@@ -151,22 +145,10 @@ export class FileNode implements DriverInstance {
     this.#locked = bytes;
   }
 
-  /** The other end of a migration takes the image over: our locks go. */
-  async inactivate(): Promise<void> {
-    this.#inactive = true;
-    this.#keepOnly(new Set());
-  }
-
-  /** Takes the locks back; kind busy when the other end still has them. */
-  async activate(): Promise<void> {
-    this.#inactive = false;
-    try {
-      this.#locked = this.#acquire(this.#permissions);
-    } catch (error) {
-      this.#inactive = true;
-      throw error;
-    }
-    this.io.refreshSize();
+  /** The locks are ours, and what is read from here on is what stays: also of a file put in the place of the old. */
+  async prepareActivation(): Promise<PreparedChange> {
+    const abort = this.io.lookAgain(this.#reopening ?? this.io.file);
+    return { commit: () => undefined, abort };
   }
 
   close(): Promise<void> {

@@ -1,19 +1,6 @@
+import type { Change, ChangeGate } from '../../block/change-gate.js';
 import type { ChildIo, DriverInfo, DriverInstance, IoDriver } from '../../block/driver.js';
 import type { BlockStatus } from '../../block/request.js';
-
-/** A guest's request that changes a range. */
-export type Change =
-  | { kind: 'write'; offset: number; lengthBytes: number; buffer: Uint8Array; flags: number }
-  | { kind: 'zeroes'; offset: number; lengthBytes: number; flags: number }
-  | { kind: 'discard'; offset: number; lengthBytes: number };
-
-/** What a job does around the changes that pass its filter. */
-export interface ChangeGate {
-  /** Whether a change of the range may go to the child directly, now. */
-  isOpen(offset: number, lengthBytes: number): boolean;
-  /** Sees a change through: calls `forward`, which does it on the child, when it may. */
-  run(change: Change, forward: () => Promise<void>): Promise<void>;
-}
 
 /** The state of a filter that shows its child as it is and lets a job stand between the guest's changes and it. */
 export class PassThrough implements DriverInstance, IoDriver {

@@ -1,4 +1,5 @@
-import { BlockError } from '../../base/error.js';
+import { assert } from '../../base/assert.js';
+import { BlockError, toBlockError } from '../../base/error.js';
 import type {
   DriverContext,
   DriverDescription,
@@ -61,6 +62,8 @@ class Qcow2Map implements MapDriver {
   }
 }
 
+const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
+
 /** One open qcow2 node. */
 class Qcow2Instance implements DriverInstance {
   readonly requestAlignmentBytes = 1;
@@ -97,7 +100,9 @@ class Qcow2Instance implements DriverInstance {
   async flush(): Promise<void> {
     const { context, writeBack } = this.#image();
     await context.marked();
-    if (!context.readOnly) await writeBack.flush();
+    // What may not be written has nothing to write: skipping it would lose it in silence.
+    assert(context.mayWrite || !writeBack.isDirty, 'an image that may not be written is not dirty');
+    if (context.mayWrite) await writeBack.flush();
   }
 
   async truncate(lengthBytes: number): Promise<void> {
@@ -109,29 +114,38 @@ class Qcow2Instance implements DriverInstance {
   }
 
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
-    const image = this.#image();
-    if (readOnly) await this.#writeAllBack();
-    else image.context.checkWritable();
-    return { commit: () => void (image.context.readOnly = readOnly), abort: () => undefined };
+    if (readOnly) return this.#prepareNoWrites();
+    this.#image().context.checkWritable();
+    return NOTHING;
   }
 
   /** A write-back frees clusters at its end, which the next one brings to disk. */
   async #writeAllBack(): Promise<void> {
-    const { context, writeBack } = this.#image();
-    await context.marked();
-    if (context.readOnly) return;
-    do await writeBack.flush();
+    const { writeBack } = this.#image();
+    do await this.flush();
     while (writeBack.isDirty);
   }
 
-  async inactivate(): Promise<void> {
+  /** For the time when nothing may be written. */
+  async #prepareNoWrites(): Promise<PreparedChange> {
     await this.#writeAllBack();
-    this.#image().context.readOnly = true;
+    const { writeBack } = this.#image();
+    const commit = (): void =>
+      assert(!writeBack.isDirty, 'nothing is written while an image stops being ours');
+    return { commit, abort: () => undefined };
   }
 
-  /** Another process may have written the image meanwhile: everything is read anew. */
-  async activate(): Promise<void> {
-    this.map.image = await OpenImage.open(this.#driver, this.#sizes);
+  prepareInactivation(): Promise<PreparedChange> {
+    return this.#prepareNoWrites();
+  }
+
+  /** Everything is read anew; the image that was open until then answers until commit. */
+  async prepareActivation(mayWrite: boolean): Promise<PreparedChange> {
+    const image = await OpenImage.open(this.#driver, this.#sizes, mayWrite).catch((error: unknown) => {
+      const { kind, message } = toBlockError(error);
+      throw new BlockError(kind, `Could not reopen qcow2 layer: ${message}`, { cause: error });
+    });
+    return { commit: () => void (this.map.image = image), abort: () => undefined };
   }
 
   info(): DriverInfo {
@@ -186,7 +200,7 @@ export const qcow2Driver: DriverDescription = {
   optionKeys: ['l2-cache-size', 'refcount-cache-size'],
   async open(context, options) {
     const sizes = cacheSizes(options);
-    return new Qcow2Instance(context, await OpenImage.open(context, sizes), sizes);
+    return new Qcow2Instance(context, await OpenImage.open(context, sizes, context.mayWrite), sizes);
   },
   probe: (header) =>
     header.length >= 8 && Buffer.from(header.buffer, header.byteOffset, 4).readUInt32BE(0) === MAGIC

@@ -1,3 +1,4 @@
+import { assert } from '../../base/assert.js';
 import { AsyncMutex } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
@@ -22,7 +23,6 @@ export class ImageContext {
   headerSector: Buffer;
   /** File size when the image was opened: what lies beyond is a hole. */
   readonly openedFileBytes: number;
-  readOnly: boolean;
   /** Writes back what is dirty; set by the image's owner. */
   requestFlush: () => Promise<void> = () => Promise.resolve();
   /** Names of backing files that the header on disk may point at although `header` does not: changes that failed. */
@@ -39,20 +39,24 @@ export class ImageContext {
     this.header = header;
     this.headerSector = sector;
     this.openedFileBytes = fileBytes;
-    this.readOnly = driver.readOnly;
   }
 
-  static async open(driver: DriverContext): Promise<ImageContext> {
+  static async open(driver: DriverContext, forWriting: boolean): Promise<ImageContext> {
     const file = driver.child('file');
     const fileBytes = file.lengthBytes;
     const header = await readHeader(file);
     const context = new ImageContext(driver, header.parsed, header.sector, fileBytes);
-    if (!context.readOnly) context.checkWritable();
+    if (forWriting) context.checkWritable();
     return context;
   }
 
   get file(): ChildIo {
     return this.driver.child('file');
+  }
+
+  /** Nobody else has it open for writing, and we have. */
+  get mayWrite(): boolean {
+    return this.driver.mayWrite;
   }
 
   get clusterBytes(): number {
@@ -95,8 +99,8 @@ export class ImageContext {
   corrupt(message: string, offset?: number): BlockError {
     if (!this.#corrupted) {
       this.#corrupted = true;
-      if (!this.readOnly && this.header.version >= 3) this.#marking = this.#mark().catch(() => undefined);
-      const event = { name: 'corrupted' as const, message, fatal: !this.readOnly };
+      if (this.mayWrite && this.header.version >= 3) this.#marking = this.#mark().catch(() => undefined);
+      const event = { name: 'corrupted' as const, message, fatal: this.mayWrite };
       this.driver.report(offset === undefined ? event : { ...event, offset, sizeBytes: this.clusterBytes });
     }
     const where = offset === undefined ? {} : { offset };
@@ -130,7 +134,9 @@ export class ImageContext {
     return this.corrupt(`Preventing invalid write on metadata (overlaps with ${what})`, offset);
   }
 
+  /** Before any change of the image. Errors: kind corrupt. */
   assertMayWrite(): void {
+    assert(this.mayWrite, () => `change of node '${this.driver.nodeName}', which may not be written`);
     if (this.#corrupted)
       throw new BlockError('corrupt', 'Image is corrupt', { errno: 'EIO', node: this.driver.nodeName });
   }
@@ -150,6 +156,7 @@ export class ImageContext {
 
   /** Changes fields in the first sector, which the disk writes whole or not at all; not yet durable on return. */
   async writeHeader(edit: (sector: Buffer) => void): Promise<void> {
+    assert(this.mayWrite, 'the header of an image that may not be written');
     const sector = Buffer.from(this.headerSector);
     edit(sector);
     await this.file.write(0, sector, 0);

@@ -49,9 +49,9 @@ export class OpenImage implements ImageParts {
     context.requestFlush = () => this.writeBack.flush();
   }
 
-  /** Errors: see parseHeader; kind corrupt, unsupported when it may not be opened for writing. */
-  static async open(driver: DriverContext, sizes: CacheSizes): Promise<OpenImage> {
-    const context = await ImageContext.open(driver);
+  /** Errors: see parseHeader; kind corrupt, unsupported when it may not be opened `forWriting`. */
+  static async open(driver: DriverContext, sizes: CacheSizes, forWriting: boolean): Promise<OpenImage> {
+    const context = await ImageContext.open(driver, forWriting);
     const { header, file } = context;
     const l1 = await readTable(file, header.l1Offset, header.l1Entries * ENTRY_BYTES);
     await context.announce('reftable_load');
