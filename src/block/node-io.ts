@@ -75,6 +75,7 @@ export class NodeIo {
     const node = this.#node;
     const { instance } = node;
     if (flags !== Flag.none || (this.#detectsZeroes && isZero(buffer))) return false;
+    if (node.guard?.concerns(offset)) return false;
     const align = instance.requestAlignmentBytes;
     if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
@@ -100,6 +101,15 @@ export class NodeIo {
       if (isZero(bytes)) return this.#writeZeroBytes(offset, lengthBytes, flags, mayGrow);
       if (payload.file) payload = new BufferPayload(bytes);
     }
+    const { guard } = this.#node;
+    if (!guard?.concerns(offset)) return this.#writeGated(offset, payload, flags);
+    const bytes = await payload.bytes(0, lengthBytes);
+    const write = (): Promise<void> => this.#writeGated(offset, new BufferPayload(bytes), flags);
+    await guard.run(offset, bytes, (sector) => this.read(0, sector), write);
+  }
+
+  async #writeGated(offset: number, payload: Payload, flags: number): Promise<void> {
+    const { lengthBytes } = payload;
     if (this.#passes(offset, lengthBytes)) return this.#write(offset, payload, flags);
     const buffer = await payload.bytes(0, lengthBytes);
     await this.#throughGate({ kind: 'write', offset, lengthBytes, buffer, flags }, () =>
@@ -116,6 +126,14 @@ export class NodeIo {
   async writeZeroes(offset: number, lengthBytes: number, flags: number, mayGrow = false): Promise<void> {
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (lengthBytes === 0) return;
+    const { guard } = this.#node;
+    if (!guard?.concerns(offset)) return this.#zeroGated(offset, lengthBytes, flags);
+    const zero = (): Promise<void> => this.#zeroGated(offset, lengthBytes, flags);
+    const zeroes = Buffer.alloc(Math.min(lengthBytes, 512));
+    await guard.run(offset, zeroes, (sector) => this.read(0, sector), zero);
+  }
+
+  async #zeroGated(offset: number, lengthBytes: number, flags: number): Promise<void> {
     if (this.#passes(offset, lengthBytes)) return this.#zero(offset, lengthBytes, flags);
     await this.#throughGate({ kind: 'zeroes', offset, lengthBytes, flags }, () =>
       this.#zero(offset, lengthBytes, flags),

@@ -5,6 +5,7 @@ import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './c
 import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
 import type { Edge } from './edge.js';
+import type { FormatGuard } from './format-guard.js';
 import { type NodeModes, PASSING_MODES } from './modes.js';
 import { NodeIo } from './node-io.js';
 
@@ -16,6 +17,8 @@ export interface NodeProperties {
   readOnly: boolean;
   /** Default: left to the nodes below. */
   modes?: NodeModes;
+  /** Of a raw image whose format was guessed. */
+  guard?: FormatGuard | undefined;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
   monitorOwned: boolean;
   /** A filter that a job put in: queries of the chain look through it. */
@@ -34,6 +37,7 @@ export class Node {
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   readonly modes: NodeModes;
+  readonly guard: FormatGuard | undefined;
   monitorOwned: boolean;
   implicit: boolean;
   /**
@@ -72,6 +76,7 @@ export class Node {
     this.filename = properties.filename;
     this.readOnly = properties.readOnly;
     this.modes = properties.modes ?? PASSING_MODES;
+    this.guard = properties.guard;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;
     this.activity = properties.inactive ? 'inactive' : 'active';

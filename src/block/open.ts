@@ -4,6 +4,7 @@ import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
 import type { ChildIo, DriverContext, DriverDescription, Json, NodeOptions } from './driver.js';
 import { hasProtocol, resolveBacking } from './filename.js';
+import { FormatGuard } from './format-guard.js';
 import type { Graph } from './graph.js';
 import { type DiscardMode, nodeModes } from './modes.js';
 import { Node } from './node.js';
@@ -11,7 +12,7 @@ import { booleanOption, stringOption } from './options.js';
 import type { DriverRegistry } from './registry.js';
 
 /** First bytes looked at to tell a format. */
-const PROBE_BYTES = 2048;
+const PROBE_BYTES = 512;
 
 /** How an image is opened beyond its own options; inherited by its children. */
 export interface OpenContext {
@@ -28,6 +29,8 @@ export interface OpenContext {
   opening?: readonly string[];
   monitorOwned?: boolean;
   implicit?: boolean;
+  /** Nobody said the format of this image: of a raw one the first sector is guarded. */
+  guessed?: boolean;
 }
 
 /** Options that every node takes, besides those of its driver. */
@@ -50,7 +53,7 @@ export class Opener {
   readonly graph: Graph;
   readonly drivers: DriverRegistry;
   /** Told of a format that was guessed: the programs print a warning. */
-  onProbed: (filename: string, format: string) => void = () => undefined;
+  onProbed: (filename: string, format: string, readOnly: boolean) => void = () => undefined;
 
   constructor(graph: Graph, drivers: DriverRegistry) {
     this.graph = graph;
@@ -86,6 +89,7 @@ export class Opener {
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
       inactive: context.inactive ?? false,
+      ...(context.guessed && driver.name === 'raw' && { guard: this.#guard() }),
     });
     try {
       await this.#attachChildren(node, options, inherited);
@@ -110,20 +114,25 @@ export class Opener {
   ): Promise<Node> {
     if (filename.startsWith('json:')) return this.open({ ...parseJsonName(filename), ...extra }, context);
     const driver = format ?? (await this.probeFormat(filename));
-    if (format === undefined) this.onProbed(filename, driver);
+    const guessed = format === undefined;
+    if (guessed) this.onProbed(filename, driver, context.readOnly);
     const description = this.drivers.get(driver);
     const protocol = this.drivers.parseFilename(filename);
     if (description.kind === 'protocol') return this.open({ ...protocol, ...extra }, context);
-    return this.open({ driver, file: protocol, ...extra }, context);
+    return this.open({ driver, file: protocol, ...extra }, { ...context, guessed });
   }
 
-  /** The format that an image's first bytes show. */
+  /** The format that an image's first bytes show. Errors: kind unsupported for one that livedisk lacks. */
   async probeFormat(filename: string): Promise<string> {
     const node = await this.open(this.drivers.parseFilename(filename), { readOnly: true, inactive: true });
     try {
       const header = Buffer.alloc(Math.min(PROBE_BYTES, node.lengthBytes));
       if (header.length > 0) await node.io.read(0, header);
-      return this.drivers.probe(header).name;
+      const format = this.drivers.probe(header, node.filename);
+      if (this.drivers.find(format)) return format;
+      throw new BlockError('unsupported', `Image format '${format}' is not supported by livedisk`, {
+        path: filename,
+      });
     } finally {
       await this.#discard(node);
     }
@@ -210,6 +219,10 @@ export class Opener {
     }
   }
 
+  #guard(): FormatGuard {
+    return new FormatGuard((sector) => this.drivers.probe(sector) === 'raw');
+  }
+
   #checkKeys(driver: DriverDescription, options: NodeOptions): void {
     const known = new Set([...driver.optionKeys, ...driver.children.map(({ role }) => role)]);
     if (driver.supportsBacking) known.add('backing');
@@ -256,7 +269,7 @@ export class Opener {
 }
 
 function inheritable(context: OpenContext): OpenContext {
-  const { monitorOwned: _owned, implicit: _implicit, ...rest } = context;
+  const { monitorOwned: _owned, implicit: _implicit, guessed: _guessed, ...rest } = context;
   return rest;
 }
 

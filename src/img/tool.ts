@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../block/driver.js';
+import { probedWarning } from '../block/format-guard.js';
 import { Graph } from '../block/graph.js';
 import type { DiscardMode } from '../block/modes.js';
 import type { Node } from '../block/node.js';
@@ -9,7 +10,6 @@ import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import { DriverRegistry } from '../block/registry.js';
 import type { Host } from '../host/host.js';
 import { openNamed } from '../io/open-image.js';
-import { probedWarning } from '../io/main.js';
 import { formatJsonPretty, type Writable } from '../qmp/json-format.js';
 
 /** Where text goes, newlines included. */
@@ -82,6 +82,7 @@ export class Tool {
     this.host = host;
     this.graph = new Graph(host);
     this.opener = new Opener(this.graph, new DriverRegistry(drivers));
+    this.opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
   }
 
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
@@ -90,9 +91,6 @@ export class Tool {
     const { forceShare = false, discard = 'unmap' } = use;
     const context: OpenContext = { readOnly, forceShare, discard };
     const extra: NodeOptions = {};
-    this.opener.onProbed = (name, format) => {
-      if (name === filename) this.out.error(probedWarning(name, format, readOnly));
-    };
     try {
       if (use.backing === false && (await this.#supportsBacking(filename, use.format)))
         extra['backing'] = null;

@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../block/driver.js';
+import { probedWarning } from '../block/format-guard.js';
 import { Graph } from '../block/graph.js';
 import type { DiscardMode } from '../block/modes.js';
 import { Opener } from '../block/open.js';
@@ -164,7 +165,7 @@ async function exercise(
   if (!cache) throw new Refusal(`Invalid cache option: ${args.cache}`);
   const graph = new Graph(host);
   const opener = new Opener(graph, new DriverRegistry(drivers));
-  opener.onProbed = (filename, format) => out.error(probedWarning(filename, format, args.readOnly));
+  opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
   const backend = graph.createBackend({
     description: 'an unnamed block device',
     perm: Permission.consistentRead + (args.readOnly ? 0 : Permission.write),
@@ -224,14 +225,4 @@ async function typed(session: IoSession, lines: AsyncIterable<string>): Promise<
     prompt();
   }
   return failed;
-}
-
-/** QEMU's warning when a raw image is written whose format nobody named; '' where it does not warn. */
-export function probedWarning(filename: string, format: string, readOnly: boolean): string {
-  if (format !== 'raw' || readOnly) return '';
-  return (
-    `WARNING: Image format was not specified for '${filename}' and probing guessed raw.\n` +
-    '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n' +
-    "         Specify the 'raw' format explicitly to remove the restrictions.\n"
-  );
 }

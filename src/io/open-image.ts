@@ -23,6 +23,7 @@ export async function openNamed(
   if (format !== undefined && opener.drivers.get(format).kind === 'protocol')
     return opener.open({ ...below, ...extra }, context);
   const driver = format ?? (await opener.probeFormat(filename));
-  if (format === undefined) opener.onProbed(filename, driver);
-  return opener.open({ driver, file: below, ...extra }, context);
+  const guessed = format === undefined;
+  if (guessed) opener.onProbed(filename, driver, context.readOnly);
+  return opener.open({ driver, file: below, ...extra }, { ...context, guessed });
 }

@@ -202,10 +202,12 @@ export const qcow2Driver: DriverDescription = {
     const sizes = cacheSizes(options);
     return new Qcow2Instance(context, await OpenImage.open(context, sizes, context.mayWrite), sizes);
   },
-  probe: (header) =>
-    header.length >= 8 && Buffer.from(header.buffer, header.byteOffset, 4).readUInt32BE(0) === MAGIC
-      ? 100
-      : 0,
+  /** Version 1 is another format, qcow. */
+  probe: (header) => {
+    if (header.length < 8) return 0;
+    const bytes = Buffer.from(header.buffer, header.byteOffset, 8);
+    return bytes.readUInt32BE(0) === MAGIC && bytes.readUInt32BE(4) >= 2 ? 100 : 0;
+  },
   describeCreation: formattingText,
   create: (file, options) => createQcow2(file, options),
 };
