@@ -176,6 +176,11 @@ export class Node {
     await this.instance.close();
   }
 
+  /** Bytes that the image takes on its host; undefined where that is not known. */
+  allocatedBytes(): number | undefined {
+    return this.instance.allocatedBytes?.() ?? this.filtered?.node.allocatedBytes();
+  }
+
   get isFilter(): boolean {
     return this.driver.kind === 'filter';
   }

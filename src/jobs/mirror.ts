@@ -211,7 +211,7 @@ export class MirrorJob implements JobDriver {
     const longest = Math.min(lengthBytes, ZERO_BYTES);
     const status = await this.#source.statusThroughChain(offset, longest, this.#plan.lowest);
     // What is data now can be copied as data whatever becomes of it; what is zero now, the guest may still write.
-    if (status.data) return { offset, lengthBytes: most, rateBytes: most, data: status };
+    if (status.data && !status.zero) return { offset, lengthBytes: most, rateBytes: most, data: status };
     if (!status.zero || status.lengthBytes <= most) return { offset, lengthBytes: most, rateBytes: most };
     const end = offset + status.lengthBytes;
     const whole = end === offset + lengthBytes ? end : end - (end % granularityBytes);

@@ -6,12 +6,6 @@ import type { Node } from '../block/node.js';
 
 type JsonObject = { [key: string]: Json };
 
-/** Bytes that an image takes on its host, where that is known. */
-function allocatedBytes(node: Node): number | undefined {
-  if (node.instance.allocatedBytes) return node.instance.allocatedBytes();
-  return node.filtered && allocatedBytes(node.filtered.node);
-}
-
 /** QAPI's ImageInfo; the whole backing chain within it unless `flat`. */
 export function imageInfo(node: Node, flat = false): JsonObject {
   const { formatSpecific, isDirty, snapshots = [] } = node.instance.info();
@@ -25,7 +19,7 @@ export function imageInfo(node: Node, flat = false): JsonObject {
     filename: node.filename,
     'cluster-size': clusterSizeBytes,
     format: node.driver.name,
-    'actual-size': allocatedBytes(node),
+    'actual-size': node.allocatedBytes(),
     'format-specific': formatSpecific,
     'full-backing-filename': fullBackingFilename(node),
     'backing-filename': node.backingFilename,

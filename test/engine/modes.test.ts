@@ -2,14 +2,18 @@ import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
-import type { Json, NodeOptions } from '../../src/block/driver.js';
+import type { Json } from '../../src/block/driver.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 const DISCARD_AND_ZERO = ['discard 1M 1M', 'write -z -u 2M 1M'];
 
 /** Which nodes say unmap, top first, and whether the top and the file below follow. */
-const LEVELS: ReadonlyArray<{ top: NodeOptions; file: NodeOptions; frees: boolean; punches: boolean }> = [
+interface Modes {
+  discard?: 'ignore' | 'unmap';
+}
+
+const LEVELS: ReadonlyArray<{ top: Modes; file: Modes; frees: boolean; punches: boolean }> = [
   { top: {}, file: {}, frees: false, punches: false },
   { top: { discard: 'ignore' }, file: { discard: 'unmap' }, frees: false, punches: false },
   { top: { discard: 'unmap' }, file: {}, frees: true, punches: true },
@@ -19,7 +23,7 @@ const LEVELS: ReadonlyArray<{ top: NodeOptions; file: NodeOptions; frees: boolea
 
 for (const driver of ['raw', 'qcow2', 'blkdebug'] as const) {
   for (const { top, file, frees, punches } of LEVELS) {
-    const what = `${driver} ${top['discard'] ?? 'default'} over file ${file['discard'] ?? 'default'}`;
+    const what = `${driver} ${top.discard ?? 'default'} over file ${file.discard ?? 'default'}`;
     test(`discards of ${what} ${frees ? 'arrive' : 'change nothing'}`, async (t) => {
       const bed = new EngineBed(t);
       const filename = bed.path('image');
@@ -45,7 +49,7 @@ for (const driver of ['raw', 'qcow2', 'blkdebug'] as const) {
       // Users may ask for zeroes that free space where discards are ignored; the file below has its own say.
       const expected = punches
         ? 2 * MiB
-        : driver !== 'qcow2' && file['discard'] !== 'ignore'
+        : driver !== 'qcow2' && file.discard !== 'ignore'
           ? 3 * MiB
           : 4 * MiB;
       assert.ok(Math.abs(allocated - expected) < MiB / 2, `${allocated} bytes allocated`);
