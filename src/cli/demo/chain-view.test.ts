@@ -7,7 +7,11 @@ test('a chain is drawn base first', () => {
     { filename: 'a.qcow2', nodeName: 'A', allocatedBytes: 1536 * 1024 },
     { filename: 'b.qcow2', nodeName: 'B', allocatedBytes: 0 },
   ]);
-  assert.equal(drawn, '    [A: a.qcow2] <-- [B: b.qcow2] <== guest\n    1.5 MiB          0 B');
+  assert.equal(drawn, '    [A]     <-- [B]     <== guest\n    a.qcow2     b.qcow2\n    1.5 MiB     0 B');
+  const four = ['A', 'B', 'C', 'D'].map((name) => ({
+    ...{ filename: `${name.toLowerCase()}.qcow2`, nodeName: `node-${name}`, allocatedBytes: 2 ** 27 },
+  }));
+  for (const line of drawChain(four).split('\n')) assert.ok(line.length <= 80, line);
 });
 
 test('sizes are short', () => {
@@ -21,5 +25,10 @@ test('progress tells rate and time left, and survives an empty job', () => {
   assert.equal(meter.line('stream', 0, 1024 * 1024, 0), 'stream      0%  0 B of 1.0 MiB');
   const second = meter.line('stream', 512 * 1024, 1024 * 1024, 1000);
   assert.equal(second, 'stream     50%  512 KiB of 1.0 MiB  512 KiB/s  1.0 s left');
+  // The total grew: less of it is done, but nothing was undone.
+  assert.match(
+    meter.line('stream', 600 * 1024, 4 * 1024 * 1024, 2000),
+    /^stream     50%  600 KiB of 4.0 MiB/,
+  );
   assert.match(new ProgressMeter().line('mirror', 0, 0, 5), /100%/);
 });

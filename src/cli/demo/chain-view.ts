@@ -5,13 +5,16 @@ export interface Layer {
   allocatedBytes: number;
 }
 
-/** `[A] <-- [B] <-- [C]`, base first, as the document draws it, with sizes below and the guest on top. */
+/** `[A] <-- [B] <-- [C]`, base first, as the document draws it, with files and sizes below and the guest on top. */
 export function drawChain(layers: readonly Layer[]): string {
-  const boxes = layers.map(({ filename, nodeName }) => `[${nodeName}: ${filename}]`);
-  const sizes = layers.map(({ allocatedBytes }, i) =>
-    humanBytes(allocatedBytes).padEnd(boxes[i]?.length ?? 0),
-  );
-  return `    ${boxes.join(' <-- ')} <== guest\n    ${sizes.join('     ').trimEnd()}`;
+  const columns = layers.map(({ filename, nodeName, allocatedBytes }) => {
+    const lines = [`[${nodeName}]`, filename, humanBytes(allocatedBytes)];
+    const width = Math.max(...lines.map((text) => text.length));
+    return lines.map((text) => text.padEnd(width));
+  });
+  const line = (index: number, between: string): string =>
+    `    ${columns.map((column) => column[index]).join(between)}`;
+  return [`${line(0, ' <-- ')} <== guest`, line(1, '     ').trimEnd(), line(2, '     ').trimEnd()].join('\n');
 }
 
 export function humanBytes(bytes: number): string {
@@ -26,6 +29,8 @@ export class ProgressMeter {
   #lastMs: number | undefined;
   #lastBytes = 0;
   #bytesPerMs = 0;
+  /** What was shown is not taken back when the total grows. */
+  #percent = 0;
 
   /** A line such as `mirror  62%  24.1 MiB of 39 MiB  310 MiB/s  0.1 s left`. */
   line(what: string, doneBytes: number, totalBytes: number, nowMs: number): string {
@@ -36,11 +41,12 @@ export class ProgressMeter {
     this.#lastMs = nowMs;
     this.#lastBytes = doneBytes;
     const percent = totalBytes === 0 ? 100 : Math.floor((100 * doneBytes) / totalBytes);
+    this.#percent = Math.max(this.#percent, percent);
     const rate = this.#bytesPerMs > 0 ? `${humanBytes(this.#bytesPerMs * 1000)}/s` : '';
     const leftSeconds = this.#bytesPerMs > 0 ? (totalBytes - doneBytes) / this.#bytesPerMs / 1000 : undefined;
     const left = leftSeconds === undefined ? '' : `${leftSeconds.toFixed(1)} s left`;
     const amount = `${humanBytes(doneBytes)} of ${humanBytes(totalBytes)}`;
-    return [what.padEnd(8), `${percent}%`.padStart(4), amount, rate, left]
+    return [what.padEnd(8), `${this.#percent}%`.padStart(4), amount, rate, left]
       .filter((part) => part !== '')
       .join('  ');
   }

@@ -15,6 +15,9 @@ import { readRecords, RecordWriter } from './writer.js';
 
 const DISK_BYTES = 128 * 1024 * 1024;
 
+/** Between two records of a guest that somebody looks at. */
+const LEISURE_MS = 5;
+
 const HELP = `usage: livedisk demo [--once] [--keep]
 
 Builds the chain [A] <-- [B] <-- [C] <-- [D] in a fresh folder, with a guest that writes to it all the time, and
@@ -82,14 +85,19 @@ async function perform(host: Host, folder: string, once: boolean, beforeStay: ()
     await guest.stop();
     await verifyDisk(show, disk, guest);
     for (const copy of operations.copies) await verifyCopy(show, bench, folder, guest, copy);
-    await close();
+    const images = ['a', 'b', 'c', 'd', 'e', 'f', 'backup', 'copy'];
     if (!once && process.stdout.writable) {
+      show.title('the guest writes on, and has a chain again');
+      guest.start(LEISURE_MS);
+      await Promise.race([operations.rebuildChain(), failure(guest.failed)]);
+      images.push('g', 'h');
       beforeStay();
-      await stay(show, folder, daemon);
+      await Promise.race([stay(show, folder, daemon), failure(guest.failed)]);
+      await guest.stop();
     }
+    await close();
     await daemon.quit();
-    for (const image of ['a', 'b', 'c', 'd', 'e', 'f', 'backup', 'copy'])
-      await checkImage(show, bench, folder, `${image}.qcow2`);
+    for (const image of images) await checkImage(show, bench, folder, `${image}.qcow2`);
     if (once) show.line(`\nTo look around yourself: npm start (or livedisk demo) without --once.`);
   } finally {
     daemon.kill();

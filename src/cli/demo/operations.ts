@@ -52,16 +52,36 @@ export class Operations {
 
   async #snapshots(): Promise<void> {
     this.#show.title('blockdev-snapshot-sync, three times: [A] <-- [B] <-- [C] <-- [D]');
-    for (const [from, to] of ['AB', 'BC', 'CD']) {
+    for (const [from, to] of [
+      ['A', 'B'],
+      ['B', 'C'],
+      ['C', 'D'],
+    ] as const) {
       await this.#guestWrites();
-      await this.#daemon.execute('blockdev-snapshot-sync', {
-        'node-name': `node-${from}`,
-        'snapshot-file': `${to?.toLowerCase()}.qcow2`,
-        'snapshot-node-name': `node-${to}`,
-        format: 'qcow2',
-      });
+      await this.#snapshot(from, to);
     }
     await this.#after();
+  }
+
+  /** A chain again, for who looks around: [E] <-- [G] <-- [H]. */
+  async rebuildChain(): Promise<void> {
+    for (const [from, to] of [
+      ['E', 'G'],
+      ['G', 'H'],
+    ] as const) {
+      await this.#guestWrites();
+      await this.#snapshot(from, to);
+    }
+    await this.#after();
+  }
+
+  async #snapshot(from: string, to: string): Promise<void> {
+    await this.#daemon.execute('blockdev-snapshot-sync', {
+      'node-name': `node-${from}`,
+      'snapshot-file': `${to.toLowerCase()}.qcow2`,
+      'snapshot-node-name': `node-${to}`,
+      format: 'qcow2',
+    });
   }
 
   async #stream(): Promise<void> {
@@ -118,10 +138,7 @@ export class Operations {
 
   async #activeCommit(): Promise<void> {
     this.#show.title('a snapshot [F], then block-commit of the active layer: [F] into [E]');
-    await this.#daemon.execute('blockdev-snapshot-sync', {
-      ...{ 'node-name': 'node-E', 'snapshot-file': 'f.qcow2' },
-      ...{ 'snapshot-node-name': 'node-F', format: 'qcow2' },
-    });
+    await this.#snapshot('E', 'F');
     await this.#after();
     await this.#daemon.execute('block-commit', { device: 'node-F', 'job-id': 'commit1', speed: SPEED_BYTES });
     await this.#untilReady('commit1');

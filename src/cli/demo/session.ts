@@ -83,6 +83,8 @@ export class DemoDaemon {
     const child = spawn(process.execPath, [program, ...DemoDaemon.words(image)], {
       cwd: folder,
       stdio: ['ignore', 'ignore', 'inherit'],
+      // A terminal's Ctrl-C is for the demo, whose guest stops before its disk goes.
+      detached: true,
     });
     process.once('exit', () => child.kill('SIGKILL'));
     const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));

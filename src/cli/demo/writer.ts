@@ -9,7 +9,7 @@ const VERIFY_EVERY = 8;
 
 /**
  * The demo's guest: writes numbered records to random blocks one after the other, flushes now and then, and reads
- * back what it wrote. It never pauses by itself.
+ * back what it wrote.
  */
 export class RecordWriter {
   readonly log: RecordLog;
@@ -43,8 +43,10 @@ export class RecordWriter {
     this.flushed = this.completed;
   }
 
-  start(): void {
-    this.#running = this.#run();
+  /** `pauseMs`: between two records. */
+  start(pauseMs = 0): void {
+    this.#stopping = false;
+    this.#running = this.#run(pauseMs);
   }
 
   /** Ends after the record under way; throws what the writer met. */
@@ -58,10 +60,11 @@ export class RecordWriter {
     return this.#running ?? Promise.resolve();
   }
 
-  async #run(): Promise<void> {
+  async #run(pauseMs: number): Promise<void> {
     const block = Buffer.alloc(RECORD_BYTES);
     const { random } = this.#host;
     while (!this.#stopping) {
+      if (pauseMs > 0) await this.#host.clock.sleep(pauseMs);
       const index = random.below(this.log.blockCount);
       const number = this.log.next(index);
       encodeRecord(block, number, index);

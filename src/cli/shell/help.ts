@@ -12,6 +12,7 @@ Without a terminal one command a line is read from standard input, and the exit 
 
 const SYNTAX = `COMMAND KEY=VALUE KEY.NESTED=VALUE KEY={JSON}   runs a command; quote values that have spaces
 {JSON}                                          sends a request as it is
+transaction(                                    begins a transaction: an action a line, written as a command, then )
 help [COMMAND [KEY]]                            what there is, what a command takes
 exit                                            leaves the shell; the server goes on`;
 

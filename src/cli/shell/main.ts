@@ -88,6 +88,7 @@ async function readAll(shell: Shell, client: QmpClient, io: ShellIo): Promise<nu
     if (outcome === 'exit') break;
     if (outcome === 'disconnected') return 1;
   }
+  if (shell.end() === 'failed') failed = true;
   return failed || (isClosed && !shell.isLeaving) ? 1 : 0;
 }
 
@@ -128,10 +129,12 @@ async function interact(shell: Shell, client: QmpClient, io: ShellIo): Promise<n
     const outcome = await shell.run(line);
     busy = false;
     if (outcome === 'exit' || outcome === 'disconnected') break;
+    terminal.setPrompt(shell.prompt);
     terminal.prompt();
   }
   terminal.close();
   io.output.write('\n');
+  shell.end();
   if (!isClosed || shell.isLeaving) return 0;
   io.error.write('livedisk shell: the server closed the connection\n');
   return 1;

@@ -7,7 +7,7 @@ import { queryQmpSchema } from '../../qmp/introspect.js';
 import { command, CommandRegistry } from '../../qmp/registry.js';
 import { QmpHub, QmpSession } from '../../qmp/session.js';
 import { BlockdevOptions } from '../../schema/block-types.js';
-import { bool, int, optional, required, str, struct } from '../../schema/types.js';
+import { any, arrayOf, bool, int, optional, required, str, struct } from '../../schema/types.js';
 import { PairedSocket } from '../../testing/socket-pair.js';
 import { parseCommandLine, splitWords, type ValueKind } from './command-line.js';
 import { type ShellIo, shellMain } from './main.js';
@@ -28,6 +28,10 @@ function surroundings(input: PassThrough): {
   registry.register(command('add', struct('add', { id: required(str) })), ({ id }) => {
     hub.emit('ADDED', { id });
   });
+  registry.register(
+    command('transaction', struct('transaction', { actions: required(arrayOf(any)) })),
+    ({ actions }) => ({ actions }),
+  );
   registry.register(command('blockdev-add', BlockdevOptions), (options) => ({ ...options }));
   registry.register(command('query-commands', NONE), () => registry.names.map((name) => ({ name })));
   registry.register(command('query-qmp-schema', NONE), () => queryQmpSchema(registry));
@@ -119,6 +123,35 @@ test('commands a line, answers and events a line', async () => {
   assert.equal(output[0], '{"return": {"text": "1", "n": 2, "flag": true}}');
   assert.match(output[1] ?? '', /^\{"timestamp": \{.*\}, "event": "ADDED", "data": \{"id": "7"\}\}$/);
   assert.deepEqual(output.slice(2), ['{"return": {}}', '{"return": {}, "id": "own"}', '{"return": {}}']);
+});
+
+test('a transaction is sent as one request, or not at all', async () => {
+  const actions = '[{"type": "echo", "data": {"text": "1"}}, {"type": "abort", "data": {}}]';
+  for (const text of [
+    'transaction(\n  echo text=1\n\n# why\n abort\n)\n',
+    'transaction( echo text=1\nabort )\n',
+    'transaction(echo text=1\nabort\n)\n',
+  ]) {
+    const { status, output } = await runLines(text + 'echo n=2\n');
+    assert.deepEqual(output, [`{"return": {"actions": ${actions}}}`, '{"return": {"n": 2}}'], text);
+    assert.equal(status, 0);
+  }
+  const one = await runLines('transaction( echo n=1 )\n');
+  assert.deepEqual(one.output, ['{"return": {"actions": [{"type": "echo", "data": {"n": 1}}]}}']);
+  const bad = await runLines(
+    'transaction(\necho text\nadd id=7\n)\ntransaction(\n{"execute": "x"}\n)\necho n=1\n',
+  );
+  assert.equal(bad.status, 1);
+  assert.deepEqual(bad.output, [
+    "Expected a key=value pair, got 'text'",
+    'The transaction was not sent: one of its actions could not be read',
+    'an action of a transaction is COMMAND KEY=VALUE ...',
+    'The transaction was not sent: one of its actions could not be read',
+    '{"return": {"n": 1}}',
+  ]);
+  const open = await runLines('echo n=1\ntransaction(\nadd id=7\n');
+  assert.equal(open.status, 1);
+  assert.deepEqual(open.output.slice(1), ["transaction( has no closing ')': nothing of it was sent"]);
 });
 
 test('a command that fails makes the status 1, and the others run', async () => {

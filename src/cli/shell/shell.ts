@@ -23,6 +23,10 @@ export class Shell {
   readonly #client: QmpClient;
   readonly #properties: ShellProperties;
   #schema: Promise<ServerSchema> | undefined;
+  /** The actions of a `transaction(` that is being written. */
+  #actions: Array<{ type: string; data: JsonObject }> | undefined;
+  /** One of them was no action: the others are not sent without it. */
+  #hasBadAction = false;
   /** The connection's end is no surprise: the server was told to end, or we go. */
   isLeaving = false;
 
@@ -32,6 +36,7 @@ export class Shell {
   }
 
   get prompt(): string {
+    if (this.#actions) return 'TRANS> ';
     return this.#properties.human ? '(hmp) ' : '(qmp) ';
   }
 
@@ -50,13 +55,59 @@ export class Shell {
     if (text === 'exit') return 'exit';
     this.isLeaving ||= this.#properties.human ? /^(q|quit)$/.test(text) : /\bquit\b/.test(text);
     try {
-      return this.#properties.human ? await this.#runHuman(text) : await this.#runCommand(text);
+      if (this.#properties.human) return await this.#runHuman(text);
+      if (this.#actions || /^transaction\(/.test(text)) return await this.#takeActions(text);
+      return await this.#runCommand(text);
     } catch (error) {
       if (error instanceof BlockError && error.kind === 'closed') return this.#disconnected();
       if (!(error instanceof BlockError)) throw error;
       this.#properties.print(error.message);
       return 'failed';
     }
+  }
+
+  /** No more lines come: a transaction that was not closed is not sent. */
+  end(): Outcome {
+    if (!this.#actions) return 'done';
+    this.#actions = undefined;
+    this.#properties.print("transaction( has no closing ')': nothing of it was sent");
+    return 'failed';
+  }
+
+  /** A line of a transaction: `transaction(`, an action, `)`, or all in one. */
+  async #takeActions(text: string): Promise<Outcome> {
+    const inside = this.#actions ? text : text.slice('transaction('.length).trim();
+    this.#actions ??= [];
+    const isLast = inside === ')' || /\s\)$/.test(inside);
+    const action = (isLast ? inside.slice(0, -1) : inside).trim();
+    try {
+      if (action !== '') this.#actions.push(await this.#parseAction(action));
+    } catch (error) {
+      if (!(error instanceof BlockError)) throw error;
+      this.#hasBadAction = true;
+      this.#properties.print(error.message);
+      if (!isLast) return 'failed';
+    }
+    return isLast ? this.#sendActions(this.#actions) : 'done';
+  }
+
+  async #parseAction(text: string): Promise<{ type: string; data: JsonObject }> {
+    if (text.startsWith('{'))
+      throw new BlockError('invalid', 'an action of a transaction is COMMAND KEY=VALUE ...');
+    const schema = await this.#getSchema();
+    const { execute, arguments: data = {} } = parseCommandLine(text, (command, path) =>
+      schema.kindsOf(command, path),
+    );
+    return { type: execute as string, data: data as JsonObject };
+  }
+
+  async #sendActions(actions: Array<{ type: string; data: JsonObject }>): Promise<Outcome> {
+    const isBad = this.#hasBadAction;
+    this.#actions = undefined;
+    this.#hasBadAction = false;
+    if (!isBad) return this.#request({ execute: 'transaction', arguments: { actions } });
+    this.#properties.print('The transaction was not sent: one of its actions could not be read');
+    return 'failed';
   }
 
   /** For readline: completions, and what they complete. */
@@ -99,6 +150,10 @@ export class Shell {
     // A raw request and one without arguments need no schema.
     const schema = text.startsWith('{') || !text.includes('=') ? undefined : await this.#getSchema();
     const request = parseCommandLine(text, (command, path) => schema?.kindsOf(command, path));
+    return this.#request(request);
+  }
+
+  async #request(request: JsonObject): Promise<Outcome> {
     const own = 'id' in request ? { id: request['id'] } : {};
     try {
       this.#printJson({ return: await this.#client.request(request), ...own });
