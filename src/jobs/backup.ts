@@ -200,7 +200,8 @@ export class BackupJob implements JobDriver {
     const { offset } = stretch;
     const rateBytes = zeroBytes >= most ? 0 : most;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
-    const tryCopy = (): number => this.#mover.tryCopy(offset, lengthBytes, status.data && !status.zero ? status : undefined);
+    const tryCopy = (): number =>
+      this.#mover.tryCopy(offset, lengthBytes, status.data && !status.zero ? status : undefined);
     if (!this.#window.isDoneNow(rateBytes, () => this.#gate.tryCopy(offset, lengthBytes, tryCopy)))
       this.#window.launch(rateBytes, () => this.#gate.copy(offset, lengthBytes));
     return { offset: stretch.offset, lengthBytes };
