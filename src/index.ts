@@ -1,10 +1,25 @@
 /** livedisk: the engine with all its drivers, for programs that embed it. */
-export { BlockError, type ErrorKind } from './base/error.js';
+export { BlockError, type ErrorContext, type ErrorKind } from './base/error.js';
 export { allDrivers } from './drivers/index.js';
 export { createRealHost } from './host/real.js';
-export type { Host } from './host/host.js';
-export type { DeviceProperties, GuestDevice } from './guest/device.js';
-export { Engine, type EngineProperties, type EventListener } from './monitor/engine.js';
+export type { Host, SocketAddress } from './host/host.js';
+export type { DeviceProperties, ErrorAction, GuestDevice } from './guest/device.js';
+export type { RunStatus } from './guest/run-state.js';
+export type { ExportProperties } from './export/exports.js';
+export type { Job, JobType } from './jobs/job.js';
+export type { JobStatus } from './jobs/state.js';
+export { Disk, type DiskOptions, type Extent, type Range } from './library/disk.js';
+export {
+  createEngine,
+  type CreateEngineProperties,
+  Engine,
+  type ImageProperties,
+  type JobCommand,
+} from './library/engine.js';
+export { type EngineEvent, type EventOptions, EventStream } from './library/events.js';
+export type { EngineProperties, EventListener } from './monitor/engine.js';
 export { QmpError } from './qmp/registry.js';
-export type { CommandArguments, CommandName } from './schema/commands.js';
+export type { CommandArguments, CommandName, CommandResult, OptionalArguments } from './schema/commands.js';
+export type { EventData, EventName } from './schema/events.js';
+export type { BlockStats, ImageInfo } from './schema/returns.js';
 export * from './block/index.js';

@@ -17,6 +17,7 @@ const LAYERS = [
   'guest',
   'io',
   'monitor',
+  'library',
   'img',
   'cli',
   'testing',
@@ -56,6 +57,31 @@ test('imports between the folders of src/ go one way', () => {
     }
   }
   assert.deepEqual(wrong, []);
+});
+
+test('no file of monitor/ or library/ imports itself by way of others', () => {
+  const files = [...sources('src/monitor'), ...sources('src/library')].filter(
+    (path) => !path.endsWith('.test.ts'),
+  );
+  const graph = new Map(
+    files.map((path) => [
+      path,
+      imports(path)
+        .filter((target) => target.startsWith('.'))
+        .map((target) => normalize(join(dirname(path), target)).replace(/\.js$/, '.ts')),
+    ]),
+  );
+  const reaches = (from: string, to: string, seen = new Set<string>()): boolean =>
+    (graph.get(from) ?? []).some((next) => {
+      if (next === to) return true;
+      if (seen.has(next)) return false;
+      seen.add(next);
+      return reaches(next, to, seen);
+    });
+  assert.deepEqual(
+    files.filter((path) => reaches(path, path)),
+    [],
+  );
 });
 
 test('only host/ imports modules that touch the machine', () => {

@@ -3,8 +3,11 @@ export const KiB = 1024;
 export const MiB = 1024 * KiB;
 export const GiB = 1024 * MiB;
 
-/** Longest backing chain that is opened: each layer costs a file descriptor and its tables. */
-export const MAX_CHAIN_DEPTH = 200;
+/**
+ * Most images below one in a backing chain: each costs a file descriptor and its tables. QEMU opens as many, and crashes
+ * at twice the number; answers that nest once an image stay within what JSON parsers take.
+ */
+export const MAX_CHAIN_DEPTH = 1000;
 /** Deepest nesting of options and of implicitly opened files (json: names inside backing strings). */
 export const MAX_OPEN_DEPTH = 32;
 /** Most bytes of one QMP message; QEMU's token limit is of the same order. */
@@ -26,6 +29,8 @@ export const MAX_L1_BYTES = 32 * MiB;
 export const MAX_REFTABLE_BYTES = 8 * MiB;
 /** Longest backing file name in a qcow2 header (qcow2 specification, backing_file_size). */
 export const MAX_BACKING_NAME_BYTES = 1023;
+/** Longest filename of a node; QEMU cuts longer ones too. */
+export const MAX_FILENAME_BYTES = 4095;
 /** QEMU's BDRV_REQUEST_MAX_BYTES rounded down to a MiB: larger requests are split. */
 export const MAX_REQUEST_BYTES = 2047 * MiB;
 /** Node names longer than this are refused (QEMU keeps them in 32 bytes). */
@@ -36,5 +41,8 @@ export const MAX_BITMAP_NAME_BYTES = 1023;
 export const MAX_SYNC_WRITE_BYTES = MiB;
 /** Largest image: offsets stay exact as numbers and leave room for rounding up. */
 export const MAX_IMAGE_BYTES = 2 ** 53 - 2 ** 32;
+
+/** Events that an iterator keeps for a program that does not take them: then it ends with an error. */
+export const MAX_WAITING_EVENTS = 10_000;
 /** Granules of one dirty bitmap: 1 GiB of memory, touched as bits are set; 4 TiB in granules of 512 bytes. */
 export const MAX_BITMAP_GRANULES = 2 ** 33;

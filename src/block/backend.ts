@@ -1,5 +1,5 @@
 import { Notifier } from '../base/async.js';
-import { assert, missing } from '../base/assert.js';
+import { assert } from '../base/assert.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { HostClock } from '../host/host.js';
 import type { Edge } from './edge.js';
@@ -98,8 +98,10 @@ export class BlockBackend {
     return this.#root().node;
   }
 
+  /** Errors: kind closed when it has been taken from its node, as all are when their engine closes. */
   #root(): Edge {
-    return this.root ?? missing(`node of ${this.description}`);
+    if (this.root) return this.root;
+    throw new BlockError('closed', `${this.description} is closed`);
   }
 
   get lengthBytes(): number {
@@ -154,6 +156,7 @@ export class BlockBackend {
 
   tryRead(offset: number, buffer: Uint8Array): boolean {
     if (this.#isHeld()) return false;
+    checkBuffer(buffer);
     this.#check(offset, buffer.length);
     if (!this.#root().tryRead(offset, buffer)) return false;
     const statistics = this.statistics.read;
@@ -163,6 +166,7 @@ export class BlockBackend {
   }
 
   read(offset: number, buffer: Uint8Array): Promise<void> {
+    if (!isBytes(buffer)) return Promise.reject(noBytes());
     return this.#run('read', buffer.length, () => {
       this.#check(offset, buffer.length);
       if (this.#root().tryRead(offset, buffer)) return undefined;
@@ -172,6 +176,7 @@ export class BlockBackend {
 
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
     if (this.#isHeld() || this.writethrough || hasFlag(flags, Flag.fua)) return false;
+    checkBuffer(buffer);
     this.#check(offset, buffer.length);
     this.#checkWritable();
     if (!this.#root().tryWrite(offset, buffer, flags)) return false;
@@ -182,6 +187,7 @@ export class BlockBackend {
   }
 
   write(offset: number, buffer: Uint8Array, flags = 0): Promise<void> {
+    if (!isBytes(buffer)) return Promise.reject(noBytes());
     return this.writePayload(offset, new BufferPayload(buffer), flags);
   }
 
@@ -226,6 +232,7 @@ export class BlockBackend {
   }
 
   async truncate(lengthBytes: number): Promise<void> {
+    if (!Number.isSafeInteger(lengthBytes) || lengthBytes < 0) throw outOfRange(0, lengthBytes);
     await this.enter();
     try {
       await this.#root().truncate(lengthBytes);
@@ -276,7 +283,14 @@ export class BlockBackend {
   }
 
   #check(offset: number, lengthBytes: number): void {
-    if (offset >= 0 && offset + lengthBytes <= this.lengthBytes) return;
+    if (!(
+      Number.isSafeInteger(offset) &&
+      Number.isSafeInteger(lengthBytes) &&
+      offset >= 0 &&
+      lengthBytes >= 0
+    ))
+      throw outOfRange(offset, lengthBytes);
+    if (offset + lengthBytes <= this.lengthBytes) return;
     throw errnoError('EIO', undefined, { node: this.node.name, offset });
   }
 
@@ -288,4 +302,23 @@ export class BlockBackend {
 
 function newStatistics(): OperationStatistics {
   return { bytes: 0, operations: 0, failed: 0, totalMs: 0 };
+}
+
+/** A program may not be typed. */
+function isBytes(buffer: unknown): buffer is Uint8Array {
+  return buffer instanceof Uint8Array;
+}
+
+/** Errors: kind invalid. */
+function checkBuffer(buffer: Uint8Array): void {
+  if (!isBytes(buffer)) throw noBytes();
+}
+
+function noBytes(): BlockError {
+  return new BlockError('invalid', 'A buffer of a disk is a Uint8Array', { errno: 'EINVAL' });
+}
+
+function outOfRange(offset: number, lengthBytes: number): BlockError {
+  const text = `Offset and length are whole numbers from 0 to 2^53, not ${String(offset)} and ${String(lengthBytes)}`;
+  return new BlockError('invalid', text, { errno: 'EINVAL' });
 }

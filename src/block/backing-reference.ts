@@ -1,5 +1,6 @@
 import { BlockError } from '../base/error.js';
 import type { Graph } from './graph.js';
+import { isJobFilter } from './full-filename.js';
 import type { Node } from './node.js';
 
 /** What an image says its backing file is. */
@@ -13,6 +14,13 @@ const REFUSALS: ReadonlySet<string> = new Set(['invalid', 'unsupported']);
 
 export function backingReferenceOf(node: Node): BackingReference {
   return { filename: node.backingFilename, format: node.backingFormat };
+}
+
+/** How an image names `node` as its backing file: so that the two, opened again, show what they show now. */
+export function referenceTo(node: Node): BackingReference {
+  let shown = node;
+  while (isJobFilter(shown) && shown.filtered) shown = shown.filtered.node;
+  return { filename: shown.filename, format: shown.driver.name };
 }
 
 /**
@@ -52,6 +60,7 @@ async function changeOrUndo(node: Node, reference: BackingReference): Promise<vo
   }
   node.backingFilename = reference.filename;
   node.backingFormat = reference.format;
+  node.automaticBacking = reference.filename;
   node.backingIsUncertain = false;
 }
 

@@ -27,6 +27,15 @@ export interface ChildIo {
   /** Status of the child's own layer. */
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
   truncate(lengthBytes: number): Promise<void>;
+  /**
+   * Sees to it that writes to the range cannot run out of space; what it reads as stays. Nobody writes there
+   * meanwhile. A storage that cannot promise does nothing. Errors: no-space, limit.
+   */
+  allocate(offset: number, lengthBytes: number): Promise<void>;
+  tryAllocate(offset: number, lengthBytes: number): boolean;
+  /** Makes a growable child at least that long, without space of its own. Errors: no-space where it cannot grow. */
+  extend(lengthBytes: number): Promise<void>;
+  tryExtend(lengthBytes: number): boolean;
   /** Tells a blkdebug below of a named event; a promise only when a rule or breakpoint makes the caller wait. */
   announce(event: string): Promise<void> | undefined;
   /** Starts writeback early; a hint. */
@@ -37,12 +46,12 @@ export interface ChildIo {
 export interface DriverContext {
   readonly host: Host;
   readonly nodeName: string;
+  /** For messages: the node's full name, as the graph stands. */
+  readonly filename: string;
   readonly readOnly: boolean;
   readonly modes: NodeModes;
   /** Not read-only, and the image is ours (see block/activity); a change of either takes effect at its commit. */
   readonly mayWrite: boolean;
-  /** The node's filename as reported, for messages and for relative backing names. */
-  readonly filename: string;
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
@@ -145,6 +154,11 @@ export interface IoDriver {
   /** A hint: a driver that cannot discard just returns. */
   discard(offset: number, lengthBytes: number): Promise<void>;
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  /** See ChildIo. Absent: it neither promises space nor grows, and finds out at the write. */
+  allocate?(offset: number, lengthBytes: number): Promise<void>;
+  tryAllocate?(offset: number, lengthBytes: number): boolean;
+  extend?(lengthBytes: number): Promise<void>;
+  tryExtend?(lengthBytes: number): boolean;
   startWriteback?(offset: number, lengthBytes: number): void;
   /**
    * Offload: where the plain bytes are, for copy_file_range. Only file answers.
@@ -219,6 +233,8 @@ export interface DriverDescription {
   /** Roles of children that options name, with whether one must be given. */
   readonly children: ReadonlyArray<{ role: string; required: boolean }>;
   readonly supportsBacking?: boolean;
+  /** Filters of jobs: a layer in queries even where the user gave it no name. */
+  readonly isAlwaysShown?: boolean;
   /** Keys of NodeOptions it takes besides the generic ones and its children; the schema has their types. */
   readonly optionKeys: readonly string[];
   /** Opens; children of `children` are attached already (`backing` comes later). */
@@ -238,8 +254,13 @@ export interface DriverDescription {
   create?(file: ChildIo, options: CreateOptions, host: Host): Promise<void>;
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
-  /** Protocols: the filename reported for these options. */
-  filename?(options: NodeOptions): string;
+  /**
+   * Protocols: the plain filename that means these options; undefined: none does. `image`: that of the child, for a
+   * protocol over another.
+   */
+  filename?(options: NodeOptions, image?: string): string | undefined;
+  /** Options that decide what a node shows: all that is to be said of it besides its children. */
+  readonly identityOptions?: readonly string[];
   /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
   parseFilename?(filename: string): NodeOptions | undefined;
 }

@@ -82,6 +82,26 @@ export class Edge implements ChildIo {
     return this.node.io.truncate(lengthBytes);
   }
 
+  allocate(offset: number, lengthBytes: number): Promise<void> {
+    this.#assertWritable();
+    return this.node.io.allocate(offset, lengthBytes, this.#mayGrow());
+  }
+
+  tryAllocate(offset: number, lengthBytes: number): boolean {
+    this.#assertWritable();
+    return this.node.io.tryAllocate(offset, lengthBytes, this.#mayGrow());
+  }
+
+  extend(lengthBytes: number): Promise<void> {
+    this.#assertWritable();
+    return this.node.io.extend(lengthBytes, this.#mayGrow());
+  }
+
+  tryExtend(lengthBytes: number): boolean {
+    this.#assertWritable();
+    return this.node.io.tryExtend(lengthBytes, this.#mayGrow());
+  }
+
   announce(event: string): Promise<void> | undefined {
     return this.node.instance.announce?.(event);
   }

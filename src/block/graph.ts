@@ -152,20 +152,14 @@ export class Graph {
 
   async #close(node: Node): Promise<void> {
     const below = [...node.children.values()].map((edge) => edge.node);
-    try {
-      if (node.isOpen) await flushAndClose(node);
-    } finally {
-      await this.transaction((transaction) => {
-        for (const edge of node.children.values()) transaction.detach(edge);
-      });
-      this.nodes.delete(node.name);
-      await this.#closeOrphans(below);
-    }
-  }
-
-  async #closeOrphans(nodes: readonly Node[]): Promise<void> {
     let failure: unknown;
-    for (const node of nodes) await this.collect([node]).catch((error: unknown) => void (failure ??= error));
+    const keepFirst = (error: unknown): void => void (failure ??= error);
+    if (node.isOpen) await flushAndClose(node).catch(keepFirst);
+    await this.transaction((transaction) => {
+      for (const edge of node.children.values()) transaction.detach(edge);
+    });
+    this.nodes.delete(node.name);
+    for (const child of below) await this.collect([child]).catch(keepFirst);
     if (failure !== undefined) throw toBlockError(failure);
   }
 }

@@ -193,7 +193,7 @@ async function build(random: () => number, alwaysAsync: boolean): Promise<Disk> 
 }
 
 function newNode(name: string, driver: DriverDescription): Node {
-  return new Node({ name, driver, options: {}, filename: name, readOnly: false, monitorOwned: true });
+  return new Node({ name, driver, options: {}, readOnly: false, monitorOwned: true });
 }
 
 function newBackend(graph: Graph): BlockBackend {

@@ -147,33 +147,44 @@ export class MappedIo {
     const mapping = this.#scratch;
     for (let done = 0; done < buffer.length;) {
       if (!this.#driver.tryMap(offset + done, buffer.length - done, mapping)) return false;
-      if (mapping.kind !== 'data' || !mapping.writable) return this.#tryAllocate(offset, buffer, done);
-      const length = mapping.lengthBytes;
+      let length = mapping.lengthBytes;
       const part = length === buffer.length ? buffer : buffer.subarray(done, done + length);
-      if (!file.tryWrite(mapping.hostOffset, part, Flag.none)) return false;
+      if (mapping.kind !== 'data' || !mapping.writable) length = this.#tryAllocate(offset + done, part);
+      else if (!file.tryWrite(mapping.hostOffset, part, Flag.none)) length = 0;
+      if (length === 0) return false;
       done += length;
     }
     return true;
   }
 
-  /** The rest of a synchronous write from `done`, in one reservation; false leaves it to write(). */
-  #tryAllocate(offset: number, buffer: Uint8Array, done: number): boolean {
-    const cluster = this.#driver.clusterBytes;
-    const start = alignDown(offset + done, cluster);
-    const end = alignUp(offset + buffer.length, cluster);
-    if (!this.#driver.tryReserve || !this.#ranges.isIdle) return false;
-    const reservation = this.#driver.tryReserve(offset + done, buffer.length - done);
-    if (!reservation) return false;
-    const fits = reservation.offset === start && reservation.offset + reservation.lengthBytes === end;
-    const bare = reservation.readsZero && reservation.before === 'zero';
-    const head = offset + done - reservation.offset;
-    const part = done === 0 ? buffer : buffer.subarray(done);
-    const aligned = head === 0 && part.length === reservation.lengthBytes;
-    const wrote =
-      fits && (bare || aligned) && this.#file().tryWrite(reservation.hostOffset + head, part, Flag.none);
-    if (wrote) reservation.link();
-    else reservation.abort();
-    return wrote;
+  /** A first part of a synchronous write, in one reservation; answers its length, or 0 to leave it to write(). */
+  #tryAllocate(offset: number, buffer: Uint8Array): number {
+    if (!this.#driver.tryReserve || !this.#ranges.isIdle) return 0;
+    const reservation = this.#driver.tryReserve(offset, buffer.length);
+    if (!reservation) return 0;
+    const length = Math.min(buffer.length, reservation.offset + reservation.lengthBytes - offset);
+    let wrote = false;
+    try {
+      wrote = this.#tryFill(
+        reservation,
+        offset,
+        length === buffer.length ? buffer : buffer.subarray(0, length),
+      );
+    } finally {
+      if (wrote) reservation.link();
+      else reservation.abort();
+    }
+    return wrote ? length : 0;
+  }
+
+  /** Writes what needs no copy-on-write. */
+  #tryFill(r: Reservation, offset: number, part: Uint8Array): boolean {
+    const file = this.#file();
+    const head = offset - r.offset;
+    const isWhole = head === 0 && part.length === r.lengthBytes;
+    const isBare = r.readsZero && r.before === 'zero';
+    if (!isWhole && !(isBare && file.tryExtend(hostEnd(r)))) return false;
+    return file.tryWrite(r.hostOffset + head, part, Flag.none);
   }
 
   async write(offset: number, payload: Payload): Promise<void> {
@@ -222,11 +233,22 @@ export class MappedIo {
         return done;
       } catch (error) {
         reservation.abort();
+        await this.#endWhole(reservation);
         throw error;
       }
     } finally {
       release();
     }
+  }
+
+  /** After a write that failed: the file may have become longer by a part of it. */
+  async #endWhole({ hostOffset, lengthBytes }: Reservation): Promise<void> {
+    const inside = this.#file().lengthBytes - hostOffset;
+    if (inside <= 0 || inside >= lengthBytes) return;
+    const end = hostOffset + alignUp(inside, this.#driver.clusterBytes);
+    await this.#file()
+      .extend(end)
+      .catch(() => undefined);
   }
 
   /** Writes guest data and copy-on-write into reserved clusters; answers the guest offset where the data ends. */
@@ -237,6 +259,7 @@ export class MappedIo {
     const bare = (r.readsZero && r.before === 'zero') || (head === 0 && tail === 0);
     await this.#file().announce('write_aio');
     if (bare) {
+      if (tail > 0 && !this.#file().tryExtend(hostEnd(r))) await this.#file().extend(hostEnd(r));
       await this.#writeHost(r.hostOffset + head, payload, at - base, dataEnd - at);
       return dataEnd;
     }
@@ -396,7 +419,13 @@ export class MappedIo {
     if (mapping.kind !== 'backing' || mapping.lengthBytes < lengthBytes) return false;
     this.#copyBuffer ??= Buffer.allocUnsafeSlow(COPIED_AT_ONCE_BYTES);
     const buffer = this.#copyBuffer.subarray(0, lengthBytes);
-    return backing.tryRead(offset, buffer) && this.#tryAllocate(offset, buffer, 0);
+    if (!backing.tryRead(offset, buffer)) return false;
+    for (let done = 0; done < lengthBytes;) {
+      const length = this.#tryAllocate(offset + done, buffer.subarray(done));
+      if (length === 0) return false;
+      done += length;
+    }
+    return true;
   }
 
   /** Zero clusters for [at, end), when all of it is known to be zero; false: copy. The range is held. */
@@ -449,6 +478,36 @@ export class MappedIo {
     const buffer = Buffer.allocUnsafe(lengthBytes);
     if (!backing.node.io.tryRead(at, buffer)) await backing.read(at, buffer);
     return new BufferPayload(buffer);
+  }
+
+  /** ChildIo.allocate, as far as the mapping is one of bytes in the file; elsewhere space is found at the write. */
+  async allocate(offset: number, lengthBytes: number): Promise<void> {
+    const mapping = newMapping();
+    for (let done = 0; done < lengthBytes; done += mapping.lengthBytes) {
+      await this.#map(offset + done, lengthBytes - done, mapping);
+      if (mapping.kind === 'data' && mapping.writable)
+        await this.#file().allocate(mapping.hostOffset, mapping.lengthBytes);
+    }
+  }
+
+  tryAllocate(offset: number, lengthBytes: number): boolean {
+    const mapping = this.#scratch;
+    if (this.#driver.clusterBytes !== 1 || !this.#driver.tryMap(offset, lengthBytes, mapping)) return false;
+    return this.#file().tryAllocate(mapping.hostOffset, mapping.lengthBytes);
+  }
+
+  /** Only a driver without clusters has its end where the file has it. */
+  async extend(lengthBytes: number): Promise<void> {
+    if (this.#driver.clusterBytes !== 1) return;
+    const mapping = newMapping();
+    await this.#map(0, lengthBytes, mapping);
+    await this.#file().extend(mapping.hostOffset + lengthBytes);
+  }
+
+  tryExtend(lengthBytes: number): boolean {
+    const mapping = this.#scratch;
+    if (this.#driver.clusterBytes !== 1 || !this.#driver.tryMap(0, lengthBytes, mapping)) return false;
+    return this.#file().tryExtend(mapping.hostOffset + lengthBytes);
   }
 
   /**
@@ -550,6 +609,11 @@ export class MappedIo {
         return { kind: 'other', lengthBytes: length };
     }
   }
+}
+
+/** The file is to reach so far: its last cluster is whole, however little of it is written. */
+function hostEnd(reservation: Reservation): number {
+  return reservation.hostOffset + reservation.lengthBytes;
 }
 
 function withHost(status: BlockStatus, mapping: Mapping): BlockStatus {

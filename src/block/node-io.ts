@@ -222,6 +222,36 @@ export class NodeIo {
     node.resized();
   }
 
+  /** See ChildIo.allocate. */
+  async allocate(offset: number, lengthBytes: number, mayGrow: boolean): Promise<void> {
+    this.#checkEnd(offset, lengthBytes, mayGrow);
+    if (this.#mapped) return this.#mapped.allocate(offset, lengthBytes);
+    await this.#io().allocate?.(offset, lengthBytes);
+  }
+
+  tryAllocate(offset: number, lengthBytes: number, mayGrow: boolean): boolean {
+    this.#checkEnd(offset, lengthBytes, mayGrow);
+    if (this.#mapped) return this.#mapped.tryAllocate(offset, lengthBytes);
+    const io = this.#io();
+    return io.tryAllocate?.(offset, lengthBytes) ?? io.allocate === undefined;
+  }
+
+  /** See ChildIo.extend. */
+  async extend(lengthBytes: number, mayGrow: boolean): Promise<void> {
+    if (lengthBytes <= this.#node.lengthBytes) return;
+    this.#checkEnd(0, lengthBytes, mayGrow);
+    if (this.#mapped) return this.#mapped.extend(lengthBytes);
+    await this.#io().extend?.(lengthBytes);
+  }
+
+  tryExtend(lengthBytes: number, mayGrow: boolean): boolean {
+    if (lengthBytes <= this.#node.lengthBytes) return true;
+    this.#checkEnd(0, lengthBytes, mayGrow);
+    if (this.#mapped) return this.#mapped.tryExtend(lengthBytes);
+    const io = this.#io();
+    return io.tryExtend?.(lengthBytes) ?? io.extend === undefined;
+  }
+
   /** See MappedIo.copyUp; only nodes with a backing file have something to copy up. */
   async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
     assert(this.#mapped, () => `copying up into '${this.#node.name}', which has no mapping`);

@@ -7,13 +7,13 @@ import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js
 import type { Edge } from './edge.js';
 import type { FormatGuard } from './format-guard.js';
 import { type NodeModes, PASSING_MODES } from './modes.js';
+import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
 
 export interface NodeProperties {
   name: string;
   driver: DriverDescription;
   options: NodeOptions;
-  filename: string;
   readOnly: boolean;
   /** Default: left to the nodes below. */
   modes?: NodeModes;
@@ -33,13 +33,14 @@ export class Node {
   readonly driver: DriverDescription;
   /** As given, children replaced by nothing: what blockdev-add named. */
   readonly options: NodeOptions;
-  filename: string;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   readonly modes: NodeModes;
   readonly guard: FormatGuard | undefined;
   monitorOwned: boolean;
   implicit: boolean;
+  /** Set: a filter of that job, in whose end its users and those of the node below use one node. */
+  filterOwner: object | undefined;
   /**
    * Inactive: another process owns the image and may change it at any time. We hold no locks, have nothing that is not
    * on disk, and only read (block/activity).
@@ -55,6 +56,8 @@ export class Node {
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
   backingFilename: string | undefined;
   backingFormat: string | undefined;
+  /** Full name of the backing file that opening the image by its name brings; as far as known, the header's words. */
+  automaticBacking: string | undefined;
   /** A change of that failed half-way: on disk the image may name another file (see backing-reference). */
   backingIsUncertain = false;
   /** Highest offset written + 1, for query-blockstats. */
@@ -73,7 +76,6 @@ export class Node {
     this.name = properties.name;
     this.driver = properties.driver;
     this.options = properties.options;
-    this.filename = properties.filename;
     this.readOnly = properties.readOnly;
     this.modes = properties.modes ?? PASSING_MODES;
     this.guard = properties.guard;
@@ -98,8 +100,10 @@ export class Node {
   }
 
   #readBacking(): void {
-    this.backingFilename = this.instance.backing?.filename;
-    this.backingFormat = this.instance.backing?.format;
+    const { filename, format } = this.instance.backing ?? {};
+    if (filename !== this.backingFilename) this.automaticBacking = filename;
+    this.backingFilename = filename;
+    this.backingFormat = format;
   }
 
   /** Whether the image may be written at all. */
@@ -121,6 +125,11 @@ export class Node {
 
   get lengthBytes(): number {
     return this.instance.lengthBytes;
+  }
+
+  /** Full name, as the graph stands (block/full-filename); it takes a walk through all that is below. */
+  get filename(): string {
+    return fullFilename(this);
   }
 
   // ---- drain

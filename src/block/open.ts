@@ -2,9 +2,11 @@ import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
+import { tooLong } from './chain-limit.js';
 import type { ChildIo, DriverContext, DriverDescription, Json, NodeOptions } from './driver.js';
-import { hasProtocol, resolveBacking } from './filename.js';
+import { hasProtocol } from './filename.js';
 import { FormatGuard } from './format-guard.js';
+import { NodeNames, resolveBackingOf } from './full-filename.js';
 import type { Graph } from './graph.js';
 import { type DiscardMode, nodeModes } from './modes.js';
 import { Node } from './node.js';
@@ -25,12 +27,22 @@ export interface OpenContext {
   discard?: DiscardMode;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
-  /** Files of the chain that are being opened: a cycle is refused. */
-  opening?: readonly string[];
+  /** The image above in the chain that is being opened: a cycle is refused. */
+  overlay?: Overlay;
+  /** Of what was opened below so far. */
+  names?: NodeNames;
   monitorOwned?: boolean;
   implicit?: boolean;
   /** Nobody said the format of this image: of a raw one the first sector is guarded. */
   guessed?: boolean;
+}
+
+/** An image of a chain that is being opened, from the top. */
+interface Overlay {
+  filename: string;
+  above: Overlay | undefined;
+  /** This one, and all above it. */
+  layers: number;
 }
 
 /** Options that every node takes, besides those of its driver. */
@@ -83,7 +95,6 @@ export class Opener {
       name: name ?? this.graph.generateName(),
       driver,
       options,
-      filename: driver.filename?.(options) ?? '',
       readOnly,
       modes,
       monitorOwned: context.monitorOwned ?? false,
@@ -173,19 +184,19 @@ export class Opener {
       for (const [, child] of opened) await this.#closeIfUnused(child);
       throw error;
     }
-    const file = node.children.get('file') ?? node.children.get('image');
-    if (file && node.filename === '') node.filename = file.node.filename;
   }
 
   async #openBacking(node: Node, options: NodeOptions, context: OpenContext): Promise<void> {
     const wanted = options['backing'];
     if (wanted === null) return;
-    const below: OpenContext = { ...inheritable(context), readOnly: true };
+    const names = context.names ?? new NodeNames();
+    const below: OpenContext = { ...inheritable(context), readOnly: true, names };
     let child: Node | undefined;
     if (wanted !== undefined) child = await this.resolveReference(wanted, below);
     else if (node.instance.backing) child = await this.#openBackingFile(node, node.instance.backing, below);
     if (!child) return;
     const backing = child;
+    if (wanted === undefined) node.automaticBacking = names.of(backing);
     try {
       await this.graph.transaction((transaction) => void transaction.attach(node, 'backing', backing));
     } catch (error) {
@@ -199,17 +210,16 @@ export class Opener {
     backing: { filename: string; format?: string },
     context: OpenContext,
   ): Promise<Node> {
-    const filename = resolveBacking(node.filename, backing.filename);
-    const opening = [...(context.opening ?? []), node.filename];
-    if (opening.length > MAX_CHAIN_DEPTH)
-      throw new BlockError('limit', `The backing chain of '${node.filename}' is too long`);
-    if (!hasProtocol(filename) && opening.includes(filename)) {
+    const filename = resolveBackingOf(node, backing.filename);
+    const overlay = overlayOf(node, context.overlay);
+    if (overlay.layers > MAX_CHAIN_DEPTH) throw tooLong();
+    if (!hasProtocol(filename) && isBeingOpened(filename, overlay)) {
       throw new BlockError('invalid', `Backing file '${filename}' creates an infinite loop.`, {
         path: filename,
       });
     }
     try {
-      return await this.openImage(filename, backing.format, { ...context, opening });
+      return await this.openImage(filename, backing.format, { ...context, overlay });
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
       throw new BlockError(error.kind, `Could not open backing file: ${error.message}`, {
@@ -239,14 +249,14 @@ export class Opener {
       host: graph.host,
       nodeName: node.name,
       modes: node.modes,
+      get filename() {
+        return node.filename;
+      },
       get readOnly() {
         return node.readOnly;
       },
       get mayWrite() {
         return node.isWritable;
-      },
-      get filename() {
-        return node.filename;
       },
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
@@ -271,6 +281,16 @@ export class Opener {
 function inheritable(context: OpenContext): OpenContext {
   const { monitorOwned: _owned, implicit: _implicit, guessed: _guessed, ...rest } = context;
   return rest;
+}
+
+function overlayOf(node: Node, above: Overlay | undefined): Overlay {
+  const filename = new NodeNames({ ignoresBacking: true }).of(node);
+  return { filename, above, layers: 1 + (above?.layers ?? 0) };
+}
+
+function isBeingOpened(filename: string, lowest: Overlay): boolean {
+  for (let at: Overlay | undefined = lowest; at; at = at.above) if (at.filename === filename) return true;
+  return false;
 }
 
 /** Options in a `json:{...}` filename. Errors: kind invalid. */

@@ -2,6 +2,7 @@ import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { prepareActivation, prepareInactivation } from './activity.js';
 import { BlockBackend } from './backend.js';
+import { assertChainFits } from './chain-limit.js';
 import { childPermissions } from './child-permissions.js';
 import type { PermissionSet, PreparedChange } from './driver.js';
 import { Edge, type EdgeParent } from './edge.js';
@@ -132,7 +133,10 @@ export class GraphTransaction {
     let after: Map<Node, NodeState>;
     try {
       for (const node of this.#gainsParents) assertPresent(this.#graph, node);
-      for (const edge of this.#attached) assertNoCycle(edge);
+      for (const edge of this.#attached) {
+        assertNoCycle(edge);
+        assertChainFits(edge);
+      }
       after = statesOf(this.#graph, computePermissions(this.#graph).sets);
     } finally {
       this.#undo();
@@ -289,6 +293,7 @@ function computePermissions(graph: Graph): Permissions {
   for (const node of topDown(graph)) {
     const of = (edge: Edge): PermissionSet => edges.get(edge) ?? edge;
     checkConflicts(node, of);
+    checkUnderJobFilter(node, of);
     const set = cumulative(node, of);
     sets.set(node, set);
     checkWritable(node, set);
@@ -323,18 +328,41 @@ function checkConflicts(node: Node, of: (edge: Edge) => PermissionSet): void {
   for (const wants of parents) {
     for (const denies of parents) {
       if (wants === denies) continue;
-      const clash = withoutPermissions(of(wants).perm, of(denies).shared);
-      if (clash === 0) continue;
-      const use = (edge: Edge): string =>
-        `${edge.parent.describe()} (uses node '${node.name}' as '${edge.role}' child)`;
-      throw new BlockError(
-        'busy',
-        `Permission conflict on node '${node.name}': permissions '${permissionNames(clash)}' are both required by ` +
-          `${use(wants)} and unshared by ${use(denies)}.`,
-        { node: node.name },
-      );
+      checkPair(node, wants, denies, of);
     }
   }
+}
+
+/**
+ * A job's filter may let others do what its users do not share (that of an active commit: write the base). Those who
+ * come to the node below it must get on with its users all the same, or the job could not end.
+ */
+function checkUnderJobFilter(node: Node, of: (edge: Edge) => PermissionSet): void {
+  for (const edge of node.parents) {
+    const filter = edge.parent;
+    if (!(filter instanceof Node) || filter.filterOwner === undefined) continue;
+    for (const other of node.parents) {
+      const isJobs = !(other.parent instanceof Node) && other.parent.owner === filter.filterOwner;
+      if (other === edge || isJobs) continue;
+      for (const user of filter.parents) {
+        checkPair(node, other, user, of);
+        checkPair(node, user, other, of);
+      }
+    }
+  }
+}
+
+function checkPair(node: Node, wants: Edge, denies: Edge, of: (edge: Edge) => PermissionSet): void {
+  const clash = withoutPermissions(of(wants).perm, of(denies).shared);
+  if (clash === 0) return;
+  const use = (edge: Edge): string =>
+    `${edge.parent.describe()} (uses node '${edge.node.name}' as '${edge.role}' child)`;
+  throw new BlockError(
+    'busy',
+    `Permission conflict on node '${node.name}': permissions '${permissionNames(clash)}' are both required by ` +
+      `${use(wants)} and unshared by ${use(denies)}.`,
+    { node: node.name },
+  );
 }
 
 /** A guest's disk is nobody's while another process has the image: the guest does not run here. */

@@ -1,4 +1,3 @@
-import { assert } from '../base/assert.js';
 import { BlockError, errnoOf, errnoText } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Graph } from '../block/graph.js';
@@ -24,6 +23,27 @@ export interface DeviceProperties {
   /** Where the guest's I/O comes in: an NBD server whose one export (named by the device's id) is the device. */
   endpoint?: SocketAddress;
 }
+
+/** What a program gives, which may not be typed. Errors: kind invalid. */
+export function checkDeviceProperties(nodeName: string, properties: DeviceProperties): void {
+  if (typeof nodeName !== 'string') throw new BlockError('invalid', 'A node is given by its name');
+  const { id, readErrors, writeErrors, endpoint } = properties ?? {};
+  if (typeof id !== 'string' || !/^[A-Za-z][A-Za-z0-9._-]*$/.test(id))
+    throw new BlockError('invalid', "Parameter 'id' expects an identifier");
+  for (const key of Object.keys(properties))
+    if (!DEVICE_KEYS.has(key)) throw new BlockError('invalid', `Parameter '${key}' is unexpected`);
+  for (const key of ['shareRw', 'writeCache'] as const)
+    if (!['undefined', 'boolean'].includes(typeof properties[key]))
+      throw new BlockError('invalid', `Parameter '${key}' expects a boolean`);
+  for (const action of [readErrors, writeErrors])
+    if (action !== undefined && !ERROR_ACTIONS.has(action))
+      throw new BlockError('invalid', `Parameter '${String(action)}' is no error policy`);
+  if (endpoint !== undefined && !['unix', 'inet', 'fd'].includes(endpoint?.type))
+    throw new BlockError('invalid', "Parameter 'endpoint' expects a socket address");
+}
+
+const DEVICE_KEYS = new Set(['id', 'shareRw', 'readErrors', 'writeErrors', 'writeCache', 'endpoint']);
+const ERROR_ACTIONS: ReadonlySet<string> = new Set(['ignore', 'report', 'stop', 'enospc', 'auto']);
 
 export interface IoErrorEvent {
   device: GuestDevice;
@@ -107,8 +127,11 @@ export class GuestDevice {
 
   async #detach(): Promise<void> {
     const { root } = this.backend;
-    assert(root, 'a device has a node');
-    await this.#graph.transaction((transaction) => transaction.detach(root));
+    if (!root) return;
+    // The program may have requests of its own in flight.
+    await this.#graph.drained([root.node], () =>
+      this.#graph.transaction((transaction) => transaction.detach(root)),
+    );
   }
 }
 

@@ -76,15 +76,19 @@ export interface HostFile {
   /** Writes all of `buffer` if that will not wait for a device (no flush running, the last one was quick). */
   tryWrite(position: number, buffer: Uint8Array): boolean;
   write(position: number, buffer: Uint8Array): Promise<void>;
-  /** fdatasync. Once one has failed, every later one fails too (what the kernel dropped cannot be known). */
+  /** fdatasync. Once one has failed, every later one fails too, unless the storage keeps what it could not write. */
   flush(): Promise<void>;
+  /** A flush has failed, and what the kernel dropped cannot be known. */
+  readonly hasLostWrites: boolean;
   /** Frees [position, position + lengthBytes): reads as zeroes afterwards. kind 'unsupported' where it cannot. */
   punchHole(position: number, lengthBytes: number): Promise<void>;
   /** Zeroes a range, kept allocated, without sending zeroes. kind 'unsupported' where it cannot. */
   zeroRange(position: number, lengthBytes: number): Promise<void>;
   truncate(sizeBytes: number): Promise<void>;
+  tryTruncate(sizeBytes: number): boolean;
   /** Reserves blocks for a range (fallocate mode 0); kind 'unsupported' where it cannot. */
   allocate(position: number, lengthBytes: number): Promise<void>;
+  tryAllocate(position: number, lengthBytes: number): boolean;
   /** The data or hole at `position` (SEEK_DATA/SEEK_HOLE, synchronous) and how far it reaches, at most lengthBytes. */
   extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number };
   /**

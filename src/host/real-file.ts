@@ -1,11 +1,11 @@
 import fs from 'node:fs';
 import { assert } from '../base/assert.js';
-import { BlockError, errnoError, toBlockError } from '../base/error.js';
+import { BlockError, errnoError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
 import { deferred, type Deferred } from '../base/async.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import type { FileTraits, HostFile } from './host.js';
-import { type CallResult, callError, FallocateMode, Seek, type Syscalls } from './syscalls.js';
+import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
 
 /** Longer reads are never made on the event loop: 4 MiB take about a millisecond from memory. */
@@ -107,10 +107,26 @@ export class RealFile implements HostFile {
     const length = buffer.length;
     if (this.#closed || this.#direct || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
     if (this.traits.inMemory) return this.#writeNow(position, buffer);
-    if (this.#flushRunning || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
     const startMs = performance.now();
-    if (!this.#syncWrites.mayWrite(startMs)) return false;
+    if (!this.#mayChangeNow(startMs)) return false;
     const done = this.#writeNow(position, buffer);
+    this.#syncWrites.wrote(startMs, performance.now());
+    return done;
+  }
+
+  /** Whether a change of the page cache is not likely to wait for the device. */
+  #mayChangeNow(nowMs: number): boolean {
+    if (this.#flushRunning || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
+    return this.#syncWrites.mayWrite(nowMs);
+  }
+
+  /** A change that a failure leaves to the promise form, which reports it. */
+  #tryChange(change: () => boolean): boolean {
+    if (this.#closed || this.#direct || !this.writable) return false;
+    if (this.traits.inMemory) return change();
+    const startMs = performance.now();
+    if (!this.#mayChangeNow(startMs)) return false;
+    const done = change();
     this.#syncWrites.wrote(startMs, performance.now());
     return done;
   }
@@ -132,6 +148,10 @@ export class RealFile implements HostFile {
     return this.#flushNext;
   }
 
+  get hasLostWrites(): boolean {
+    return this.#flushFailure !== undefined;
+  }
+
   async punchHole(position: number, lengthBytes: number): Promise<void> {
     await this.#fallocate(FallocateMode.punchHole, position, lengthBytes);
   }
@@ -144,12 +164,29 @@ export class RealFile implements HostFile {
     await this.#fallocate(FallocateMode.allocate, position, lengthBytes);
   }
 
+  tryAllocate(position: number, lengthBytes: number): boolean {
+    return this.#tryChange(
+      () => this.#system.fallocateNow(this.#fd, FallocateMode.allocate, position, lengthBytes).value >= 0,
+    );
+  }
+
+  tryTruncate(sizeBytes: number): boolean {
+    return this.#tryChange(() => {
+      try {
+        fs.ftruncateSync(this.#fd, sizeBytes);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+  }
+
   truncate(sizeBytes: number): Promise<void> {
     return this.#use(
       () =>
         new Promise((resolve, reject) => {
           fs.ftruncate(this.#fd, sizeBytes, (error) => {
-            if (error) reject(toBlockError(error, undefined, { path: this.path }));
+            if (error) reject(nodeError(error, undefined, { path: this.path }));
             else resolve();
           });
         }),
@@ -228,7 +265,7 @@ export class RealFile implements HostFile {
     }
     await new Promise<void>((resolve, reject) => {
       fs.close(this.#fd, (error) => {
-        if (error) reject(toBlockError(error, undefined, { path: this.path }));
+        if (error) reject(nodeError(error, undefined, { path: this.path }));
         else resolve();
       });
     });
@@ -278,7 +315,7 @@ export class RealFile implements HostFile {
           let done = 0;
           const step = (error: Error | null, bytes: number): void => {
             if (error) {
-              reject(toBlockError(error, undefined, { path: this.path, offset: position + done }));
+              reject(nodeError(error, undefined, { path: this.path, offset: position + done }));
               return;
             }
             done += bytes;
@@ -312,8 +349,10 @@ export class RealFile implements HostFile {
             this.#flushRunning = undefined;
             this.#lastFlushMs = performance.now() - startMs;
             if (!error) return resolve();
-            this.#flushFailure = toBlockError(error, undefined, { path: this.path });
-            reject(this.#flushFailure);
+            const failure = nodeError(error, undefined, { path: this.path });
+            // What the page cache could not write it may drop; past it nothing is kept that could be dropped.
+            if (!this.#direct) this.#flushFailure = failure;
+            reject(failure);
           });
         }),
     );

@@ -1,8 +1,8 @@
 import fs from 'node:fs';
-import { BlockError, errnoError, toBlockError } from '../base/error.js';
+import { BlockError, errnoError } from '../base/error.js';
 import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
-import { Syscalls } from './syscalls.js';
+import { nodeError, Syscalls } from './syscalls.js';
 import { TurnBudget } from './sync-writes.js';
 
 /** statfs(2) f_type of file systems that live in memory: tmpfs and ramfs (linux/magic.h). */
@@ -44,7 +44,7 @@ export class RealFiles implements HostFiles {
       return new RealFile(properties, this.#system, this.#budget);
     } catch (error) {
       if (handle !== undefined) fs.closeSync(handle);
-      throw toBlockError(error, what, { path });
+      throw nodeError(error, what, { path });
     }
   }
 
@@ -57,7 +57,7 @@ export class RealFiles implements HostFiles {
       const isDirectory = stat.isDirectory();
       return { sizeBytes, isBlockDevice, isDirectory, isSpecial: specialKind(stat), identity };
     } catch (error) {
-      const wrapped = toBlockError(error, `Could not stat '${path}'`, { path });
+      const wrapped = nodeError(error, `Could not stat '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
       throw wrapped;
     }
@@ -119,6 +119,6 @@ async function named<T>(what: string, path: string, action: Promise<T>): Promise
   try {
     return await action;
   } catch (error) {
-    throw toBlockError(error, what, { path });
+    throw nodeError(error, what, { path });
   }
 }

@@ -9,6 +9,7 @@ import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import { type Cleanup, hostConformance } from '../testing/host-conformance.js';
 import type { HostSocket } from './host.js';
+import { nodeError } from './syscalls.js';
 import { createRealHost } from './real.js';
 
 function newFolder(context: Cleanup, parent: string): string {
@@ -194,3 +195,12 @@ function sendDescriptors(fd: number, text: string, fds: number[]): void {
   );
   assert.equal(sendmsg(fd, message, 0), data.length);
 }
+
+test('an errno that Node has no name for has its own', () => {
+  const error = Object.assign(new Error('Unknown system error -122: write'), {
+    code: 'Unknown system error -122',
+    errno: -122,
+  });
+  const { kind, errno, message } = nodeError(error, undefined, {});
+  assert.deepEqual([kind, errno, message], ['no-space', 'EDQUOT', 'Disk quota exceeded']);
+});

@@ -31,6 +31,18 @@ class Pages {
     });
   }
 
+  /** How many pages of the range are holes. */
+  missing(position: number, lengthBytes: number): number {
+    let missing = 0;
+    forEachPiece(
+      position,
+      lengthBytes,
+      PAGE_BYTES,
+      (index) => void (missing += this.#pages.has(index) ? 0 : 1),
+    );
+    return missing;
+  }
+
   allocate(position: number, lengthBytes: number): void {
     forEachPiece(position, lengthBytes, PAGE_BYTES, (index) => void this.#page(index));
   }
@@ -162,6 +174,14 @@ export class SimulatedInode {
   /** Beyond the end: zeroes. */
   read(position: number, buffer: Uint8Array): void {
     this.#cached.pages.read(position, buffer);
+  }
+
+  /** Bytes of space that a change takes. */
+  spaceFor(change: Change): number {
+    const { pages } = this.#cached;
+    if (change.type === 'write') return pages.missing(change.position, change.data.length) * PAGE_BYTES;
+    if (change.type === 'allocate') return pages.missing(change.position, change.lengthBytes) * PAGE_BYTES;
+    return 0;
   }
 
   change(change: Change): void {

@@ -1,6 +1,7 @@
+import { alignDown } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { FileTraits, HostFile } from './host.js';
-import type { Change, SimulatedInode } from './simulated-disk.js';
+import { type Change, SECTOR_BYTES, type SimulatedInode } from './simulated-disk.js';
 import type { Machine, OperationKind } from './simulated-machine.js';
 
 /** An open file of the simulation. Every promise form takes a random time, and any try* may answer false. */
@@ -43,9 +44,7 @@ export class SimulatedFile implements HostFile {
   }
 
   tryWrite(position: number, buffer: Uint8Array): boolean {
-    if (!this.writable || !this.#mayTry('write')) return false;
-    this.#inode.change({ type: 'write', position, data: Buffer.from(buffer) });
-    return true;
+    return this.#tryChange('write', { type: 'write', position, data: Buffer.from(buffer) });
   }
 
   write(position: number, buffer: Uint8Array): Promise<void> {
@@ -55,15 +54,22 @@ export class SimulatedFile implements HostFile {
   async flush(): Promise<void> {
     const mark = this.#inode.mark;
     const dropped = this.#machine.isFlushDropped(this.path);
+    let isFull = false;
     try {
       await this.#perform('flush', 0, () => {
         if (this.#flushFailure) throw this.#flushFailure;
+        isFull = this.#machine.isOverfull;
+        if (isFull) throw errnoError('ENOSPC', undefined, { path: this.path });
         if (!dropped) this.#inode.persist(mark);
       });
     } catch (error) {
-      if (error instanceof BlockError && error.kind !== 'closed') this.#flushFailure ??= error;
+      if (!isFull && error instanceof BlockError && error.kind !== 'closed') this.#flushFailure ??= error;
       throw error;
     }
+  }
+
+  get hasLostWrites(): boolean {
+    return this.#flushFailure !== undefined;
   }
 
   punchHole(position: number, lengthBytes: number): Promise<void> {
@@ -80,6 +86,14 @@ export class SimulatedFile implements HostFile {
 
   allocate(position: number, lengthBytes: number): Promise<void> {
     return this.#change('allocate', position, { type: 'allocate', position, lengthBytes });
+  }
+
+  tryTruncate(sizeBytes: number): boolean {
+    return this.#tryChange('truncate', { type: 'truncate', sizeBytes });
+  }
+
+  tryAllocate(position: number, lengthBytes: number): boolean {
+    return this.#tryChange('allocate', { type: 'allocate', position, lengthBytes });
   }
 
   extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
@@ -104,7 +118,9 @@ export class SimulatedFile implements HostFile {
   tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
     if (!(source instanceof SimulatedFile) || source.#closed || !this.writable) return -1;
     if (!this.#mayTry('copyFrom')) return -1;
-    return this.#copy(source, sourcePosition, position, this.#machine.shortenCopy(position, lengthBytes));
+    const bytes = this.#machine.shortenCopy(position, lengthBytes);
+    if (!this.#machine.hasRoom(this.#inode, { type: 'allocate', position, lengthBytes: bytes })) return -1;
+    return this.#copy(source, sourcePosition, position, bytes);
   }
 
   startWriteback(): void {
@@ -159,14 +175,37 @@ export class SimulatedFile implements HostFile {
 
   async #change(kind: OperationKind, offset: number, change: Change): Promise<void> {
     this.#checkWritable();
-    await this.#perform(kind, offset, () => this.#inode.change(change), change);
+    await this.#perform(kind, offset, () => this.#apply(change), change);
+  }
+
+  /** On a full disk a write may get as far as the space does. */
+  #apply(change: Change): void {
+    if (this.#machine.hasRoom(this.#inode, change)) return this.#inode.change(change);
+    if (change.type === 'write') {
+      // It stops at the end of a block, as the kernel does.
+      const { position, data } = change;
+      const end = alignDown(position + this.#machine.shorten(data.length) - 1, SECTOR_BYTES);
+      const part = { ...change, data: data.subarray(0, Math.max(0, end - position)) };
+      if (part.data.length > 0 && this.#machine.hasRoom(this.#inode, part)) this.#inode.change(part);
+    }
+    throw errnoError('ENOSPC', undefined, { path: this.path, offset: positionOf(change) });
+  }
+
+  #tryChange(kind: OperationKind, change: Change): boolean {
+    if (!this.writable || !this.#mayTry(kind) || !this.#machine.hasRoom(this.#inode, change)) return false;
+    this.#inode.change(change);
+    return true;
   }
 
   #copy(source: SimulatedFile, sourcePosition: number, position: number, lengthBytes: number): number {
     const bytes = Math.max(Math.min(lengthBytes, source.#inode.sizeBytes - sourcePosition), 0);
     const data = Buffer.alloc(bytes);
     source.#inode.read(sourcePosition, data);
-    this.#inode.change({ type: 'write', position, data });
+    this.#apply({ type: 'write', position, data });
     return bytes;
   }
+}
+
+function positionOf(change: Change): number {
+  return change.type === 'truncate' ? change.sizeBytes : change.position;
 }

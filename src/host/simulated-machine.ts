@@ -51,6 +51,13 @@ export interface MachineOptions {
   onOperation?: (operation: Operation) => void;
 }
 
+/** How much the disk holds, of all files together, and when it says that it is full. */
+export interface DiskSpace {
+  capacityBytes: number;
+  /** At the write or allocation, or only at the flush, which keeps what it could not write for a later one. */
+  tells: 'early' | 'late';
+}
+
 interface Pending {
   inode: SimulatedInode;
   change: Change;
@@ -61,6 +68,10 @@ export class Machine {
   /** Goes up when the power goes: handles of an earlier boot are closed. */
   boot = 0;
   operationCount = 0;
+  /** No limit when undefined. */
+  space: DiskSpace | undefined;
+  /** Bytes that all files take; set by the owner of the files. */
+  usedBytes: () => number = () => 0;
   readonly queue: EventQueue;
   readonly random: SeededRandom;
   readonly #options: MachineOptions;
@@ -85,6 +96,18 @@ export class Machine {
     const index = this.#flushCounts.get(path) ?? 0;
     this.#flushCounts.set(path, index + 1);
     return this.#options.dropFlush?.(path, index) ?? false;
+  }
+
+  /** Whether the disk, which tells early, has room for a change. */
+  hasRoom(inode: SimulatedInode, change: Change): boolean {
+    if (this.space?.tells !== 'early') return true;
+    const bytes = inode.spaceFor(change);
+    return bytes === 0 || this.usedBytes() + bytes <= this.space.capacityBytes;
+  }
+
+  /** Whether a disk that tells late is too full for a flush. */
+  get isOverfull(): boolean {
+    return this.space?.tells === 'late' && this.usedBytes() > this.space.capacityBytes;
   }
 
   latencyMs(): number {

@@ -3,11 +3,11 @@ import { assert } from '../base/assert.js';
 import type { Host, SocketAddress } from './host.js';
 import { EventQueue, SimulatedClock } from './simulated-clock.js';
 import { absolute, SimulatedDirectory, SimulatedFiles } from './simulated-files.js';
-import { type Fault, Machine, type MachineOptions } from './simulated-machine.js';
+import { type DiskSpace, type Fault, Machine, type MachineOptions } from './simulated-machine.js';
 import { SimulatedNet } from './simulated-net.js';
 import { SeededRandom } from './simulated-random.js';
 
-export type { Fault, Operation, OperationKind } from './simulated-machine.js';
+export type { DiskSpace, Fault, Operation, OperationKind } from './simulated-machine.js';
 export { SeededRandom } from './simulated-random.js';
 
 export interface SimulationOptions extends Partial<MachineOptions> {
@@ -42,6 +42,7 @@ export class Simulation {
       ...(onOperation && { onOperation }),
     });
     this.#directory = new SimulatedDirectory(['/', ...(options.directories ?? ['/tmp'])]);
+    this.#machine.usedBytes = () => this.usedBytes;
     this.#stuckAfterMs = options.stuckAfterMs ?? 1000;
     this.#net = new SimulatedNet(this.#machine);
     this.#host = this.#newHost();
@@ -72,6 +73,18 @@ export class Simulation {
     return this.#machine.injectFault(
       fault.path === undefined ? fault : { ...fault, path: absolute(fault.path) },
     );
+  }
+
+  /** Bytes that all files take. */
+  get usedBytes(): number {
+    let bytes = 0;
+    for (const inode of this.#directory.files().values()) bytes += inode.allocatedBytes;
+    return bytes;
+  }
+
+  /** The disk holds only so much from now on; undefined: no limit. */
+  limitSpace(space: DiskSpace | undefined): void {
+    this.#machine.space = space;
   }
 
   /**

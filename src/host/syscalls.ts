@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
 import { alignUp } from '../base/align.js';
-import { BlockError, errnoError, type ErrorContext } from '../base/error.js';
+import { BlockError, errnoError, type ErrorContext, toBlockError } from '../base/error.js';
 
 /** preadv2: fail with EAGAIN instead of waiting for a device (linux/fs.h). */
 const RWF_NOWAIT = 8;
@@ -261,6 +261,18 @@ function load(): Library {
 function errnoName(number: number): string {
   for (const [name, value] of Object.entries(constants.errno)) if (value === number) return name;
   return `errno ${number}`;
+}
+
+/** The error of a call through Node, which has no name for some errnos (EDQUOT). */
+export function nodeError(error: unknown, what: string | undefined, context: ErrorContext): BlockError {
+  const isNameless =
+    error instanceof Error &&
+    'code' in error &&
+    String(error.code).startsWith('Unknown system error') &&
+    'errno' in error &&
+    typeof error.errno === 'number';
+  if (!isNameless) return toBlockError(error, what, context);
+  return errnoError(errnoName(-Number(error.errno)), what, { ...context, cause: error });
 }
 
 /** Errnos by which a file system says that it does not have an operation. */

@@ -1,5 +1,6 @@
 import { alignUp } from '../base/align.js';
 import { given } from '../base/given.js';
+import { assertOverlayFits } from '../block/chain-limit.js';
 import { createImage } from '../block/create.js';
 import { resolveBacking } from '../block/filename.js';
 import { Arguments, options, sizeOf } from './arguments.js';
@@ -137,7 +138,11 @@ async function lookAtBacking(
     const node = await tool.opener.openImage(name, format, { readOnly: true, forceShare: true });
     const hasTarget = await tool.isOpenHere(filename);
     const length = node.lengthBytes;
-    await tool.graph.collect([node]);
+    try {
+      assertOverlayFits(node);
+    } finally {
+      await tool.graph.collect([node]);
+    }
     return { length, hasTarget };
   } catch (error) {
     const failure = explain(error, '');

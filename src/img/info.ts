@@ -1,5 +1,6 @@
 import type { Json } from '../block/driver.js';
-import { resolveBacking } from '../block/filename.js';
+import { NodeNames, resolveBackingOf } from '../block/full-filename.js';
+import type { Node } from '../block/node.js';
 import { formatSpecificText } from '../io/inspect.js';
 import { fixed } from '../io/numbers.js';
 import { imageInfo } from '../monitor/node-info.js';
@@ -43,19 +44,19 @@ async function collect(
     seen.add(filename);
     const backend = await tool.open(filename, { format, forceShare, backing: false });
     const { node } = backend;
-    infos.push(imageInfo(node, true));
+    infos.push(imageInfo(node, new NodeNames({ ignoresBacking: true })));
     next =
       chain && node.backingFilename !== undefined
-        ? { filename: fullName(node.filename, node.backingFilename), format: node.backingFormat }
+        ? { filename: fullName(node, node.backingFilename), format: node.backingFormat }
         : undefined;
     await tool.close(backend);
   }
   return infos;
 }
 
-function fullName(image: string, backing: string): string {
+function fullName(image: Node, backing: string): string {
   try {
-    return resolveBacking(image, backing);
+    return resolveBackingOf(image, backing);
   } catch (error) {
     throw explain(error, '');
   }

@@ -1,6 +1,6 @@
 import type { BlockBackend } from '../block/backend.js';
 import { BlockError } from '../base/error.js';
-import { assertBackingCertainAbove } from '../block/backing-reference.js';
+import { assertBackingCertainAbove, referenceTo } from '../block/backing-reference.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import type { CommitArguments } from './arguments.js';
@@ -115,8 +115,8 @@ export class CommitJob implements JobDriver {
   async prepare(): Promise<void> {
     const place = this.#place;
     await place.section([this.#top, this.#base], async () => {
-      const filename = this.#arguments.backingFile ?? this.#base.filename;
-      const reference = { filename, format: this.#base.driver.name };
+      const reference = referenceTo(this.#base);
+      reference.filename = this.#arguments.backingFile ?? reference.filename;
       await place.withBackingReferences(overlaysOf(place.filter), reference, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));

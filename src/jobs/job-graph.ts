@@ -74,15 +74,15 @@ export class JobPlace {
       name: filterNodeName ?? graph.generateName(),
       driver,
       options: {},
-      filename: source.filename,
       readOnly: source.readOnly,
       // What the source is not to see, the job need not see either.
       modes: { ...PASSING_MODES, discard: source.modes.discard },
       monitorOwned: false,
-      implicit: filterNodeName === undefined,
+      implicit: filterNodeName === undefined && driver.isAlwaysShown !== true,
     });
     this.passThrough = new PassThrough(() => filter.child('file'));
     filter.opened(this.passThrough);
+    filter.filterOwner = this;
     this.filter = filter;
   }
 
@@ -236,7 +236,9 @@ export class JobPlace {
   /** Takes filter and backends out, unless that was done. */
   async remove(): Promise<void> {
     if (this.#removed) return;
-    await this.section([this.source, this.filter], () => this.removeNow());
+    // Those who are only above the source, other jobs among them, notice nothing of a filter that guards it not.
+    const isAlone = this.source.gate === undefined && this.#reopened.length === 0;
+    await this.section(isAlone ? [this.filter] : [this.source, this.filter], () => this.removeNow());
   }
 
   /** The same; the caller holds a drained section. */

@@ -1,6 +1,6 @@
 import { type Deferred, deferred, Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
-import { BlockError, errnoOf, errnoText } from '../base/error.js';
+import { BlockError, errnoOf, errnoText, toBlockError } from '../base/error.js';
 import type { BackendUser } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
@@ -75,10 +75,13 @@ export class Job {
   #userPaused = false;
   /** No request of its own in flight, and none starts: a drained section need not wait for it. */
   #atRest = true;
+  /** At a pause point. */
+  #isPaused = false;
   #sleeping = false;
   #cancelled = false;
   #ending: 'complete' | 'freeze' | undefined;
   #error: string | undefined;
+  #failure: unknown;
   #turnStartedMs = 0;
   readonly #kicked = new Notifier();
   readonly #finalized: Deferred<void> = deferred();
@@ -119,6 +122,22 @@ export class Job {
   /** Resolves when it has concluded (whether or not it was dismissed). */
   get concluded(): Promise<void> {
     return this.#concluded.promise;
+  }
+
+  /**
+   * Resolves when it has ended well. Aborting `signal` cancels it by force. Errors, when it has ended: BlockError, kind
+   * cancelled, or that of the request that failed (with its errno and cause).
+   */
+  async result({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    const stop = (): void => void this.cancelNow();
+    signal?.addEventListener('abort', stop);
+    if (signal?.aborted) stop();
+    try {
+      await this.concluded;
+    } finally {
+      signal?.removeEventListener('abort', stop);
+    }
+    if (this.#failure !== undefined) throw jobError(this.#failure, this.#error, signal);
   }
 
   get isReady(): boolean {
@@ -220,6 +239,7 @@ export class Job {
 
   #end(failure: unknown): void {
     const cancelled = failure instanceof JobCancelled;
+    this.#failure = failure;
     if (failure !== undefined) this.#error = cancelled ? 'Operation canceled' : asError(failure).message;
     if (this.type !== 'create') {
       const data: { [key: string]: Json } = this.#eventData();
@@ -304,11 +324,19 @@ export class Job {
     if (!this.#wantsRest() || this.#cancelled) return;
     const back = this.#status;
     this.#setStatus(back === 'ready' ? 'standby' : 'paused');
+    this.#isPaused = true;
     this.#rest();
     // Not at rest from the same moment on: another section may begin in the next.
     while (this.#wantsRest() && !this.#cancelled) await this.#kicked.wait();
     this.#atRest = false;
     this.#setStatus(back);
+    this.#isPaused = false;
+    this.#kicked.notify();
+  }
+
+  /** Resolves when it does not rest at a pause point, or has a reason to. */
+  async untilAwake(): Promise<void> {
+    await this.#kicked.until(() => !this.#isPaused || this.#wantsRest());
   }
 
   /** Waits for `ms`, or until something happens to the job (kick, pause, cancel). */
@@ -459,6 +487,20 @@ export class Job {
     if (this.#error !== undefined) info['error'] = this.#error;
     return info;
   }
+}
+
+function jobError(
+  failure: unknown,
+  message: string | undefined,
+  signal: AbortSignal | undefined,
+): BlockError {
+  if (failure instanceof JobCancelled) {
+    const cause: unknown = signal?.aborted ? signal.reason : failure;
+    return new BlockError('cancelled', message ?? 'Operation canceled', { errno: 'ECANCELED', cause });
+  }
+  const cause = failure instanceof JobIoError ? failure.cause : failure;
+  if (!(cause instanceof BlockError)) return toBlockError(failure);
+  return new BlockError(cause.kind, message ?? cause.message, { errno: errnoOf(cause), cause });
 }
 
 export function checkSpeed(bytesPerSecond: number): void {

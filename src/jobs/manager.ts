@@ -33,10 +33,26 @@ export class JobManager {
   readonly #surroundings: JobSurroundings;
   readonly #emit: EmitEvent;
   readonly #jobs = new Map<string, Job>();
+  readonly #newListeners = new Set<(job: Job) => void>();
+  #generated = 0;
 
   constructor(opener: Opener, emit: EmitEvent) {
     this.#surroundings = { graph: opener.graph, opener, changes: new AsyncMutex() };
     this.#emit = emit;
+  }
+
+  /** Calls `listener` with every job that is made from now on; the answer ends that. */
+  onNew(listener: (job: Job) => void): () => void {
+    this.#newListeners.add(listener);
+    return () => void this.#newListeners.delete(listener);
+  }
+
+  /** An id that no job has. */
+  newId(): string {
+    for (;;) {
+      const id = `job${this.#generated++}`;
+      if (!this.#jobs.has(id)) return id;
+    }
   }
 
   find(id: string): Job | undefined {
@@ -108,6 +124,11 @@ export class JobManager {
     return job;
   }
 
+  /** Resolves when no job rests any more for a drained section that is over. */
+  async untilAwake(): Promise<void> {
+    await Promise.all([...this.#jobs.values()].map((job) => job.untilAwake()));
+  }
+
   /** Ends all jobs by force; resolves when they are over. */
   async cancelAll(): Promise<void> {
     await Promise.all([...this.#jobs.values()].map((job) => job.cancelNow()));
@@ -128,6 +149,7 @@ export class JobManager {
       (gone) => this.#jobs.delete(gone.id),
     );
     this.#jobs.set(job.id, job);
+    for (const listener of this.#newListeners) listener(job);
     return job;
   }
 

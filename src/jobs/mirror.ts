@@ -4,7 +4,7 @@ import { MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import { assertBackingCertainAbove } from '../block/backing-reference.js';
 import { DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
-import { resolveBacking } from '../block/filename.js';
+import { resolveBackingOf } from '../block/full-filename.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Change, ChangeGate } from '../block/change-gate.js';
 import { Node } from '../block/node.js';
@@ -388,8 +388,10 @@ export class MirrorJob implements JobDriver {
       return isNone ? this.#source : this.#source.skipFilters().children.get('backing')?.node;
     const named = target.instance.backing;
     if (!named) return undefined;
-    const filename = resolveBacking(target.filename, named.filename);
-    return this.#place.opener.openImage(filename, named.format, { readOnly: true });
+    const filename = resolveBackingOf(target, named.filename);
+    const backing = await this.#place.opener.openImage(filename, named.format, { readOnly: true });
+    target.automaticBacking = backing.filename;
+    return backing;
   }
 
   abort(): void {

@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import { referenceTo } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
@@ -158,10 +159,10 @@ export class StreamJob implements JobDriver {
       const link = node.child('backing');
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
-      const filename = base ? (this.#arguments.backingFile ?? base.filename) : undefined;
-      const format = base?.driver.name;
+      const reference = base ? referenceTo(base) : { filename: undefined, format: undefined };
+      if (base) reference.filename = this.#arguments.backingFile ?? reference.filename;
       this.#dropped = [link.node];
-      await place.withBackingReferences([node], { filename, format }, async () => {
+      await place.withBackingReferences([node], reference, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => {
           if (below) transaction.retarget(link, below);

@@ -4,7 +4,7 @@ import { KiB } from '../base/limits.js';
 import { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { findDevice } from './find-node.js';
 import type { DoneAction } from './snapshot.js';
 

@@ -1,5 +1,6 @@
-import { BlockError } from '../base/error.js';
-import { changeBackingReference } from '../block/backing-reference.js';
+import { BlockError, errnoError, errnoOf } from '../base/error.js';
+import { changeBackingReference, referenceTo } from '../block/backing-reference.js';
+import { assertOverlayFits } from '../block/chain-limit.js';
 import { createImage } from '../block/create.js';
 import { given } from '../base/given.js';
 import type { NodeOptions } from '../block/driver.js';
@@ -9,7 +10,7 @@ import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Waiting } from '../qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { checkNotBlocked, findNode, findRoot } from './find-node.js';
 
 export function registerBlockdev(engine: Engine): void {
@@ -77,12 +78,18 @@ async function changeBackingFile(graph: Graph, args: CommandArguments<'change-ba
   if (image !== top && !top.isAbove(image))
     throw new BlockError('invalid', `'${args.device}' and image file are not in the same chain`);
   image.assertNotBlocked();
-  if (!image.instance.changeBacking)
-    throw new BlockError('unsupported', `Could not change backing file to '${args['backing-file']}'`);
+  const refusal = `Could not change backing file to '${args['backing-file']}'`;
+  if (!image.instance.changeBacking) throw new BlockError('unsupported', refusal);
   const format = image.backingNode()?.driver.name;
-  await graph.drained([image], () =>
-    changeBackingReference(graph, image, { filename: args['backing-file'], format }),
-  );
+  await graph.drained([image], async () => {
+    try {
+      await changeBackingReference(graph, image, { filename: args['backing-file'], format });
+    } catch (error) {
+      // It could not be made writable: the header was not touched.
+      if (error instanceof BlockError && error.kind === 'permission') throw error;
+      throw errnoError(errnoOf(error), refusal, { cause: error });
+    }
+  });
 }
 
 async function create(engine: Engine, args: CommandArguments<'blockdev-create'>): Promise<void> {
@@ -134,9 +141,11 @@ export async function createOverlayFile(
   sizeBytes: number,
   backing: Node | undefined,
 ): Promise<void> {
+  if (backing) assertOverlayFits(backing);
+  const reference = backing && referenceTo(backing);
   const options = {
     sizeBytes,
-    ...(backing && { backingFile: backing.filename, backingFormat: backing.driver.name }),
+    ...given({ backingFile: reference?.filename, backingFormat: reference?.format }),
   };
   const driver = engine.opener.drivers.find(format);
   if (!driver) throw new BlockError('invalid', `Unknown file format '${format}'`);

@@ -6,7 +6,7 @@ import type { ExportProperties } from '../export/exports.js';
 import type { SocketAddress } from '../host/host.js';
 import { Waiting } from '../qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { findNode } from './find-node.js';
 
 export function registerExports(engine: Engine): void {

@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { BlockError } from '../base/error.js';
 import type { Graph } from '../block/graph.js';
 import { folderOf, hasProtocol } from '../block/filename.js';
+import { NodeNames } from '../block/full-filename.js';
 import { Node } from '../block/node.js';
 
 /**
@@ -40,11 +41,16 @@ export function checkNotBlocked(node: Node): void {
 
 /** The image in the chain below `top` that a file name means: as the node has it, or as its overlay's header does. */
 export function findBackingImage(top: Node, filename: string): Node | undefined {
+  const names = new NodeNames();
   for (let overlay = top.skipFilters(), at = overlay.backingNode(); at; overlay = at, at = at.backingNode()) {
-    if (at.filename === filename || overlay.backingFilename === filename) return at;
-    if (hasProtocol(filename) || hasProtocol(at.filename)) continue;
-    const path = resolve(at.filename);
-    if (path === resolve(filename) || path === resolve(folderOf(overlay.filename) + filename)) return at;
+    const name = names.of(at);
+    if (name === filename) return at;
+    const isPath = !hasProtocol(filename) && !hasProtocol(name);
+    if (isPath && resolve(name) === resolve(filename)) return at;
+    // Where another backing file was chosen, what the header says means nothing.
+    if (names.isBackingOverridden(overlay)) continue;
+    if (overlay.backingFilename === filename) return at;
+    if (isPath && resolve(name) === resolve(folderOf(names.of(overlay)) + filename)) return at;
   }
   return undefined;
 }

@@ -1,8 +1,10 @@
 import { BlockError } from '../base/error.js';
+import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import type { GuestDevice } from '../guest/device.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import type { HmpArguments } from './hmp-arguments.js';
+import { nodeInfo } from './node-info.js';
 
 /** `info block [-n] [-v] [DEVICE]`. */
 export function infoBlock(engine: Engine, { flags, operands }: HmpArguments): string {
@@ -20,24 +22,23 @@ export function infoBlock(engine: Engine, { flags, operands }: HmpArguments): st
 }
 
 function describe(node: Node, device?: GuestDevice): string {
-  const lines = [`${node.name}: ${node.filename} (${node.driver.name}${node.readOnly ? ', read-only' : ''})`];
+  const info = nodeInfo(node, new NodeNames(), { hidesImplicit: device !== undefined });
+  const lines = [
+    `${node.name}: ${info['file'] as string} (${node.driver.name}${node.readOnly ? ', read-only' : ''})`,
+  ];
   if (device) {
     lines.push(field('Attached to', device.qdevPath));
     if (device.ioStatus !== 'ok') lines.push(field('I/O status', device.ioStatus));
   }
   lines.push(field('Cache mode', device?.writeCache === false ? 'writethrough' : 'writeback'));
-  if (node.backingFilename !== undefined)
-    lines.push(field('Backing file', `${node.backingFilename} (chain depth: ${depthOf(node)})`));
+  const { backing_file: backing, backing_file_depth: depth } = info;
+  if (backing !== undefined)
+    lines.push(field('Backing file', `${backing as string} (chain depth: ${depth as number})`));
   return lines.map((line) => `${line}\n`).join('');
 }
 
 function field(name: string, value: string): string {
   return `    ${`${name}:`.padEnd(18)}${value}`;
-}
-
-function depthOf(node: Node): number {
-  const below = node.backingNode();
-  return below ? 1 + depthOf(below) : 0;
 }
 
 export function infoBlockJobs({ jobs }: Engine): string {

@@ -4,7 +4,7 @@ import type { GuestDevice } from '../guest/device.js';
 import { permissionsFor, runIoCommand } from '../io/command.js';
 import { VERSION } from '../qmp/session.js';
 import { withBackend } from './blockdev.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { findNode } from './find-node.js';
 import {
   type HmpArguments,

@@ -1,7 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { Job } from '../jobs/job.js';
 import { Waiting } from '../qmp/registry.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 
 /** The verbs of jobs, in their older (block-job-*) and newer (job-*) forms. */
 export function registerJobs(engine: Engine): void {

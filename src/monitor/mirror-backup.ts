@@ -7,9 +7,10 @@ import type { Job } from '../jobs/job.js';
 import { checkMirrorArguments } from '../jobs/mirror-plan.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
-import type { Engine } from './engine.js';
+import { drainAllOnce } from './drain-all.js';
 import { checkNotBlocked, findDevice, findRoot } from './find-node.js';
 import { commonArguments } from './stream-commit.js';
+import type { EngineParts as Engine } from './parts.js';
 
 type DriveMirror = CommandArguments<'drive-mirror'>;
 type BlockdevMirror = CommandArguments<'blockdev-mirror'>;
@@ -20,8 +21,14 @@ export function registerMirrorAndBackup(engine: Engine): void {
   engine.command('drive-mirror', (args) => driveMirror(engine, args));
   engine.command('blockdev-mirror', (args) => blockdevMirror(engine, args));
   const start: Start<Job> = (args) => engine.jobs.startBackup(args);
-  engine.command('drive-backup', async (args) => void (await driveBackup(engine, args, start)));
-  engine.command('blockdev-backup', async (args) => void (await blockdevBackup(engine, args, start)));
+  engine.command('drive-backup', async (args) => {
+    await drainAllOnce(engine);
+    await driveBackup(engine, args, start);
+  });
+  engine.command('blockdev-backup', async (args) => {
+    await drainAllOnce(engine);
+    await blockdevBackup(engine, args, start);
+  });
 }
 
 // ---- mirror

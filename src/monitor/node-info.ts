@@ -1,22 +1,25 @@
 import { given } from '../base/given.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Json } from '../block/driver.js';
-import { resolveBacking } from '../block/filename.js';
+import { type NodeNames, resolveBackingOf } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 
 type JsonObject = { [key: string]: Json };
 
-/** QAPI's ImageInfo; the whole backing chain within it unless `flat`. */
-export function imageInfo(node: Node, flat = false): JsonObject {
+/** QAPI's ImageInfo of one image. */
+export function imageInfo(node: Node, names: NodeNames): JsonObject {
+  return layerInfo(node, names, undefined);
+}
+
+function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | undefined): JsonObject {
   const { formatSpecific, isDirty, snapshots = [] } = node.instance.info();
   const { clusterSizeBytes } = node.skipFilters().instance.info();
-  const below = flat ? undefined : node.backingNode();
   return given({
-    'backing-image': below && imageInfo(below),
+    'backing-image': backingImage,
     'backing-filename-format': node.backingFormat,
     snapshots: snapshots.length > 0 ? [...snapshots] : undefined,
     'virtual-size': node.lengthBytes,
-    filename: node.filename,
+    filename: names.of(node),
     'cluster-size': clusterSizeBytes,
     format: node.driver.name,
     'actual-size': node.allocatedBytes(),
@@ -30,7 +33,7 @@ export function imageInfo(node: Node, flat = false): JsonObject {
 function fullBackingFilename(node: Node): string | undefined {
   if (node.backingFilename === undefined) return undefined;
   try {
-    return resolveBacking(node.filename, node.backingFilename);
+    return resolveBackingOf(node, node.backingFilename);
   } catch {
     // A relative name in an image that has no folder.
     return undefined;
@@ -48,29 +51,47 @@ function bitmapInfo(bitmap: DirtyBitmap): JsonObject {
   };
 }
 
-/** Backing files below a node. */
-function chainDepth(node: Node): number {
-  const below = node.backingNode();
-  return below ? 1 + chainDepth(below) : 0;
+export interface NodeInfoOptions {
+  /** Only the node itself, without what is below it. */
+  flat?: boolean;
+  /** Filters that jobs have put in below it are no layers. */
+  hidesImplicit?: boolean;
+  writeCache?: boolean;
+}
+
+/** The node and its layers, filters included, top first. */
+function layersOf(node: Node, { flat, hidesImplicit }: NodeInfoOptions): Node[] {
+  const layers = [node];
+  if (flat === true) return layers;
+  for (let below = node.below?.node; below; below = below.below?.node) {
+    if (hidesImplicit === true) below = below.skipImplicitFilters();
+    layers.push(below);
+  }
+  return layers;
 }
 
 /** QAPI's BlockDeviceInfo. */
-export function nodeInfo(node: Node, options: { flat?: boolean; writeCache?: boolean } = {}): JsonObject {
+export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions = {}): JsonObject {
   const cache = (node.options['cache'] ?? {}) as JsonObject;
-  const bitmaps = node.dirtyBitmaps.map(bitmapInfo);
+  // The one that was made last comes first.
+  const bitmaps = node.dirtyBitmaps.map(bitmapInfo).reverse();
+  const layers = layersOf(node, options);
+  let image: JsonObject | undefined;
+  for (const layer of [...layers].reverse()) image = layerInfo(layer, names, image);
+  const backing = node.isFilter ? undefined : node.children.get('backing')?.node;
   return given({
     iops_rd: 0,
     detect_zeroes: node.modes.detectZeroes,
-    image: imageInfo(node, options.flat),
+    image,
     iops_wr: 0,
     ro: node.readOnly,
     'node-name': node.name,
-    backing_file_depth: options.flat === true ? 0 : chainDepth(node),
+    backing_file_depth: layers.length - 1,
     drv: node.driver.name,
     iops: 0,
     bps_wr: 0,
     write_threshold: 0,
-    backing_file: node.backingFilename,
+    backing_file: backing && names.of(backing),
     'dirty-bitmaps': bitmaps.length > 0 ? bitmaps : undefined,
     encrypted: false,
     bps: 0,
@@ -80,6 +101,6 @@ export function nodeInfo(node: Node, options: { flat?: boolean; writeCache?: boo
       direct: cache['direct'] ?? false,
       writeback: options.writeCache ?? true,
     },
-    file: node.filename,
+    file: names.of(node),
   });
 }

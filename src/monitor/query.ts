@@ -1,11 +1,12 @@
 import type { BlockBackend, OperationStatistics } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
+import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import { queryQmpSchema } from '../qmp/introspect.js';
 import { VERSION } from '../qmp/session.js';
 import type { Edge } from '../block/edge.js';
 import { permissionList } from '../block/permissions.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { nodeInfo } from './node-info.js';
 
 type JsonObject = { [key: string]: Json };
@@ -13,12 +14,13 @@ type JsonObject = { [key: string]: Json };
 export function registerQueries(engine: Engine): void {
   const { graph, jobs } = engine;
   engine.command('query-block', () => queryBlock(engine));
-  engine.command('query-named-block-nodes', ({ flat }) =>
-    graph
+  engine.command('query-named-block-nodes', ({ flat = false }) => {
+    const names = new NodeNames();
+    return graph
       .listed()
       .reverse()
-      .map((node) => nodeInfo(node, { flat: flat ?? false })),
-  );
+      .map((node) => nodeInfo(node, names, { flat }));
+  });
   engine.command('query-block-jobs', () =>
     jobs
       .list()
@@ -43,12 +45,16 @@ export function registerQueries(engine: Engine): void {
 
 /** QAPI's BlockInfo of every guest device. */
 export function queryBlock(engine: Engine): JsonObject[] {
+  const names = new NodeNames();
   return [...engine.devices.values()].map((device) => ({
     'io-status': device.ioStatus,
     device: '',
     locked: false,
     removable: false,
-    inserted: nodeInfo(device.backend.node.skipImplicitFilters(), { writeCache: device.writeCache }),
+    inserted: nodeInfo(device.backend.node.skipImplicitFilters(), names, {
+      hidesImplicit: true,
+      writeCache: device.writeCache,
+    }),
     qdev: device.qdevPath,
     type: 'unknown',
   }));

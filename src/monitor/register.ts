@@ -1,6 +1,6 @@
 import { registerBitmaps } from './bitmaps.js';
 import { registerBlockdev } from './blockdev.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
 import { registerJobs } from './jobs.js';

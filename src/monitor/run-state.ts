@@ -1,6 +1,6 @@
 import { activate } from '../block/activity.js';
 import { Waiting } from '../qmp/registry.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 
 export function registerRunState(engine: Engine): void {
   const { runState } = engine;
@@ -19,7 +19,8 @@ export function registerRunState(engine: Engine): void {
 export async function stop(engine: Engine): Promise<void> {
   if (!engine.runState.stop()) return;
   const nodes = [...engine.devices.values()].map(({ backend }) => backend.node);
-  await engine.graph.drained(nodes, async () => {
+  // Jobs pause too, as QEMU's do.
+  await engine.graph.drained(engine.graph.nodes.values(), async () => {
     // The guest is stopped all the same, and hears of it at its own next flush.
     for (const node of new Set(nodes)) if (node.isWritable) await node.io.flush().catch(() => undefined);
   });

@@ -4,8 +4,9 @@ import type { Edge } from '../block/edge.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
-import type { Engine } from './engine.js';
+import { drainAllOnce } from './drain-all.js';
 import { checkNotBlocked, findNode } from './find-node.js';
+import type { EngineParts as Engine } from './parts.js';
 
 /** One action that was done and can be taken back while nothing else has happened. */
 export interface DoneAction {
@@ -15,8 +16,14 @@ export interface DoneAction {
 }
 
 export function registerSnapshots(engine: Engine): void {
-  engine.command('blockdev-snapshot-sync', async (args) => (await snapshotSync(engine, args)).settle?.());
-  engine.command('blockdev-snapshot', async (args) => void (await snapshot(engine, args)));
+  engine.command('blockdev-snapshot-sync', async (args) => {
+    await drainAllOnce(engine);
+    await (await snapshotSync(engine, args)).settle?.();
+  });
+  engine.command('blockdev-snapshot', async (args) => {
+    await drainAllOnce(engine);
+    await snapshot(engine, args);
+  });
 }
 
 /** A new image becomes the overlay of the node's users. Of a node without users, no overlay stays open, as in QEMU. */

@@ -3,7 +3,7 @@ import { given } from '../base/given.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { Engine } from './engine.js';
+import type { EngineParts as Engine } from './parts.js';
 import { findBackingImage, findDevice, findNode, findRoot } from './find-node.js';
 
 type StreamRequest = CommandArguments<'block-stream'>;

@@ -3,18 +3,28 @@ import type { TransactionAction } from '../schema/commands.js';
 import type { BackupArguments } from '../jobs/arguments.js';
 import type { BackupJob } from '../jobs/backup.js';
 import { BITMAP_ACTIONS } from './bitmaps.js';
-import type { Engine } from './engine.js';
+import { drainAllOnce } from './drain-all.js';
 import { blockdevBackup, driveBackup } from './mirror-backup.js';
 import { type DoneAction, snapshot, snapshotSync } from './snapshot.js';
+import type { EngineParts as Engine } from './parts.js';
 
 export function registerTransaction(engine: Engine): void {
   engine.command('transaction', ({ actions }) => runAll(engine, actions));
 }
 
+/** Actions for which QEMU opens a drained section of their own, after the one of the whole. */
+const DRAINING: ReadonlySet<TransactionAction['type']> = new Set([
+  'blockdev-snapshot',
+  'blockdev-snapshot-sync',
+  'blockdev-backup',
+  'drive-backup',
+]);
+
 /** All actions at one moment of the guests' time, or none. */
 async function runAll(engine: Engine, actions: readonly TransactionAction[]): Promise<void> {
   const { graph } = engine;
-  await graph.drained([...graph.nodes.values()], async () => {
+  if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine);
+  await graph.drained(graph.nodes.values(), async () => {
     const done: DoneAction[] = [];
     try {
       for (const action of actions) done.push(await runOne(engine, action));

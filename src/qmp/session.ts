@@ -44,6 +44,7 @@ export class QmpHub {
   readonly turns: Turns;
   readonly #sessions = new Set<QmpSession>();
   readonly #inBand = new AsyncMutex();
+  #isClosed = false;
 
   constructor(registry: CommandRegistry, clock: HostClock) {
     this.registry = registry;
@@ -75,12 +76,21 @@ export class QmpHub {
     relieve(this.#sessions, sizeOf, MAX_UNFINISHED_BYTES, (largest) => largest.refuse());
   }
 
-  /** One command, after all that came in before it. */
+  /** One command, after all that came in before it. Errors: kind closed after close(); those of the command. */
   async execute(name: string, args: JsonObject): Promise<Writable> {
-    const outcome = await this.#inBand.run(() => this.registry.execute(name, args));
+    const outcome = await this.#inBand.run(() => {
+      if (this.#isClosed) throw new BlockError('closed', 'The engine is closed');
+      return this.registry.execute(name, args);
+    });
     if (!(outcome instanceof Waiting)) return outcome;
     await outcome.result;
     return {};
+  }
+
+  /** Commands that wait, and later ones, are refused. Resolves when the one that runs is done. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#inBand.run(() => Promise.resolve());
   }
 
   add(session: QmpSession): void {

@@ -1,3 +1,4 @@
+import type { ReturnTypes } from './returns.js';
 import {
   BlockdevCreateOptions,
   BlockdevOptions,
@@ -307,3 +308,11 @@ export const COMMANDS = {
 
 export type CommandName = keyof typeof COMMANDS;
 export type CommandArguments<N extends CommandName> = Infer<(typeof COMMANDS)[N]>;
+/** Arguments may be left out where none is required. */
+export type OptionalArguments<N extends CommandName> =
+  Record<never, never> extends CommandArguments<N>
+    ? [args?: CommandArguments<N>]
+    : [args: CommandArguments<N>];
+export type CommandResult<N extends CommandName> = N extends keyof ReturnTypes
+  ? Infer<ReturnTypes[N]>
+  : Record<string, never>;

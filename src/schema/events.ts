@@ -1,5 +1,5 @@
 import { JobStatusName, JobTypeName } from './returns.js';
-import { bool, enumOf, int, optional, required, str, struct, type Type } from './types.js';
+import { bool, enumOf, type Infer, int, optional, required, str, struct, type Type } from './types.js';
 
 /** The events of livedisk and their data. */
 
@@ -16,7 +16,7 @@ const JOB_PROGRESS = {
 
 const NO_DATA = struct('q_empty', {});
 
-export const EVENTS: { readonly [event: string]: Type<unknown> } = {
+const EVENT_TYPES = {
   BLOCK_EXPORT_DELETED: struct('BLOCK_EXPORT_DELETED-arg', { id: required(str) }),
   BLOCK_IMAGE_CORRUPTED: struct('BLOCK_IMAGE_CORRUPTED-arg', {
     device: required(str),
@@ -50,4 +50,8 @@ export const EVENTS: { readonly [event: string]: Type<unknown> } = {
     reason: required(enumOf('ShutdownCause', ['host-error', 'host-qmp-quit', 'host-signal'])),
   }),
   STOP: NO_DATA,
-};
+} satisfies { readonly [event: string]: Type<unknown> };
+
+export const EVENTS: { readonly [event: string]: Type<unknown> } = EVENT_TYPES;
+export type EventName = keyof typeof EVENT_TYPES;
+export type EventData<N extends EventName> = Infer<(typeof EVENT_TYPES)[N]>;

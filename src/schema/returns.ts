@@ -10,6 +10,7 @@ import {
   required,
   str,
   struct,
+  type StructOf,
   type Type,
   union,
 } from './types.js';
@@ -31,7 +32,7 @@ export const JobStatusName = enumOf('JobStatus', [
 
 const IO_STATUS = enumOf('BlockDeviceIoStatus', ['ok', 'failed', 'nospace']);
 
-const ImageInfo: Type<unknown> = struct('ImageInfo', {
+const ImageFacts = {
   filename: required(str),
   format: required(str),
   'dirty-flag': optional(bool),
@@ -55,7 +56,9 @@ const ImageInfo: Type<unknown> = struct('ImageInfo', {
       }),
     ),
   ),
-  'backing-image': optional(lazy('ImageInfo', () => ImageInfo)),
+} as const;
+
+const FormatFacts = {
   'format-specific': optional(
     union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2'])) }, 'type', {
       qcow2: struct('ImageInfoSpecificQCow2Wrapper', {
@@ -72,6 +75,15 @@ const ImageInfo: Type<unknown> = struct('ImageInfo', {
       }),
     }),
   ),
+} as const;
+
+export type ImageInfo = StructOf<typeof ImageFacts> &
+  StructOf<typeof FormatFacts> & { 'backing-image'?: ImageInfo };
+
+const ImageInfo: Type<ImageInfo> = struct('ImageInfo', {
+  ...ImageFacts,
+  'backing-image': optional(lazy('ImageInfo', (): Type<ImageInfo> => ImageInfo)),
+  ...FormatFacts,
 });
 
 const BlockDeviceInfo = struct('BlockDeviceInfo', {
@@ -168,13 +180,19 @@ const BlockDeviceStats = struct('BlockDeviceStats', {
   ),
 });
 
-const BlockStats: Type<unknown> = struct('BlockStats', {
+const NodeStats = {
   device: optional(str),
   qdev: optional(str),
   'node-name': optional(str),
   stats: required(BlockDeviceStats),
-  parent: optional(lazy('BlockStats', () => BlockStats)),
-  backing: optional(lazy('BlockStats', () => BlockStats)),
+} as const;
+
+export type BlockStats = StructOf<typeof NodeStats> & { parent?: BlockStats; backing?: BlockStats };
+
+const BlockStats: Type<BlockStats> = struct('BlockStats', {
+  ...NodeStats,
+  parent: optional(lazy('BlockStats', (): Type<BlockStats> => BlockStats)),
+  backing: optional(lazy('BlockStats', (): Type<BlockStats> => BlockStats)),
 });
 
 const BlockJobInfo = struct('BlockJobInfo', {
@@ -295,7 +313,7 @@ const SchemaInfo = union(
   },
 );
 
-export const RETURNS: { readonly [command: string]: Type<unknown> } = {
+const RESULTS = {
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),
@@ -308,4 +326,7 @@ export const RETURNS: { readonly [command: string]: Type<unknown> } = {
   'query-status': StatusInfo,
   'query-version': struct('VersionInfo', { qemu: required(VersionTriple), package: required(str) }),
   'x-debug-query-block-graph': BlockGraph,
-};
+} satisfies { readonly [command: string]: Type<unknown> };
+
+export const RETURNS: { readonly [command: string]: Type<unknown> } = RESULTS;
+export type ReturnTypes = typeof RESULTS;

@@ -75,7 +75,7 @@ export function newGraph(): Graph {
 
 /** A node that holds one device. */
 export function newNode(name: string, readOnly = false): { node: Node; device: FakeDevice } {
-  const node = new Node({ name, driver: DEVICE, options: {}, filename: name, readOnly, monitorOwned: true });
+  const node = new Node({ name, driver: DEVICE, options: {}, readOnly, monitorOwned: true });
   const device = new FakeDevice();
   node.opened(device);
   return { node, device };

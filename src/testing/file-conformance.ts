@@ -180,9 +180,10 @@ async function runStep(file: HostFile, model: Buffer, step: FileStep): Promise<B
         ? grown.fill(0, position, end)
         : model;
     case 'allocate':
+      if (step.tryFirst && file.tryAllocate(position, lengthBytes)) return grown;
       return (await isSupported(file.allocate(position, lengthBytes))) ? grown : model;
     case 'truncate': {
-      await file.truncate(position);
+      if (!step.tryFirst || !file.tryTruncate(position)) await file.truncate(position);
       const longer = Math.max(position - model.length, 0);
       return Buffer.concat([model.subarray(0, position), Buffer.alloc(longer)]);
     }

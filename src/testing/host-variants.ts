@@ -68,6 +68,9 @@ class LackingFile implements HostFile {
   flush(): Promise<void> {
     return this.#file.flush();
   }
+  get hasLostWrites(): boolean {
+    return this.#file.hasLostWrites;
+  }
   async punchHole(position: number, lengthBytes: number): Promise<void> {
     this.#need('punchHole');
     await this.#file.punchHole(position, lengthBytes);
@@ -79,6 +82,12 @@ class LackingFile implements HostFile {
   async allocate(position: number, lengthBytes: number): Promise<void> {
     this.#need('allocate');
     await this.#file.allocate(position, lengthBytes);
+  }
+  tryAllocate(position: number, lengthBytes: number): boolean {
+    return this.#isSync() && !this.#lacking.has('allocate') && this.#file.tryAllocate(position, lengthBytes);
+  }
+  tryTruncate(sizeBytes: number): boolean {
+    return this.#isSync() && this.#file.tryTruncate(sizeBytes);
   }
   truncate(sizeBytes: number): Promise<void> {
     return this.#file.truncate(sizeBytes);

@@ -1,7 +1,15 @@
 import { BlockError, errnoError } from '../base/error.js';
-import type { DriverDescription, DriverInstance, IoDriver, MapDriver, Reservation } from '../block/driver.js';
+import type {
+  DriverDescription,
+  DriverInstance,
+  IoDriver,
+  MapDriver,
+  NodeOptions,
+  Reservation,
+} from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
+import { stringOption } from '../block/options.js';
 import type { BlockStatus, Mapping } from '../block/request.js';
 
 /** How a MemoryFile answers: at once or later, and which requests it refuses. */
@@ -215,7 +223,9 @@ export class MemoryLayer implements DriverInstance {
 function describe(name: string, kind: 'protocol' | 'format'): DriverDescription {
   const children = kind === 'format' ? [{ role: 'file', required: true }] : [];
   const open = (): Promise<DriverInstance> => Promise.reject(new Error('made by newMemoryImage only'));
-  return { name, kind, children, optionKeys: [], open, supportsBacking: kind === 'format' };
+  const filename = (options: NodeOptions): string | undefined => stringOption(options, 'filename');
+  const description = { name, kind, children, optionKeys: ['filename'], open };
+  return kind === 'protocol' ? { ...description, filename } : { ...description, supportsBacking: true };
 }
 
 export interface MemoryImage {
@@ -239,7 +249,7 @@ export async function newMemoryImage(
   options: MemoryImageOptions,
 ): Promise<MemoryImage> {
   const readOnly = options.readOnly ?? false;
-  const properties = { options: {}, filename: `./${name}.img`, readOnly };
+  const properties = { options: { filename: `./${name}.img` }, readOnly };
   const fileNode = new Node({
     ...properties,
     name: `${name}-file`,
@@ -262,5 +272,6 @@ export async function newMemoryImage(
     transaction.attach(node, 'file', fileNode);
     if (options.backing) transaction.attach(node, 'backing', options.backing);
   });
+  node.automaticBacking = options.backing?.filename;
   return { node, layer, file };
 }

@@ -73,6 +73,11 @@ export class RecordedDisk {
     if (!this.dropFlush(this.flushes++)) this.log.push({ kind: 'flush' });
   }
 
+  /** A write of nothing that ends there. */
+  extend(lengthBytes: number): void {
+    if (lengthBytes > this.lengthBytes) this.write(lengthBytes, Buffer.alloc(0));
+  }
+
   truncate(lengthBytes: number): void {
     const grown = Buffer.alloc(lengthBytes);
     this.#bytes.copy(grown);
@@ -119,6 +124,11 @@ function recordedInstance(disk: RecordedDisk): DriverInstance {
       data: true,
       hostOffset: offset,
     }),
+    extend: async (lengthBytes) => disk.extend(lengthBytes),
+    tryExtend: (lengthBytes) => {
+      if (disk.synchronous) disk.extend(lengthBytes);
+      return disk.synchronous;
+    },
   };
   const instance: DriverInstance = {
     get lengthBytes() {
@@ -157,6 +167,13 @@ export function childOf(disk: RecordedDisk): ChildIo {
     flush: async () => disk.flush(),
     status: async (_offset, lengthBytes) => ({ lengthBytes, allocated: true, zero: false, data: true }),
     truncate: async (lengthBytes) => disk.truncate(lengthBytes),
+    allocate: async () => undefined,
+    tryAllocate: () => true,
+    extend: async (lengthBytes) => disk.extend(lengthBytes),
+    tryExtend: (lengthBytes) => {
+      disk.extend(lengthBytes);
+      return true;
+    },
     announce: (event) => disk.onEvent?.(event),
     startWriteback: () => undefined,
   };

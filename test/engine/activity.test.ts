@@ -181,6 +181,35 @@ test('an image that was put in the place of another stays out', async (t) => {
   assert.doesNotMatch(await io(bed, 'read -P 9 0 64k'), /failed/);
 });
 
+test('a file that is opened again to be written is read again too', async (t) => {
+  const bed = new EngineBed(t, { incoming: true });
+  const filename = bed.path('B.qcow2');
+  const make = (path: string): Promise<void> =>
+    createImage(bed.engine.opener, path, 'qcow2', { sizeBytes: DISK_BYTES });
+  await make(filename);
+  const file = { driver: 'file', filename, 'auto-read-only': true };
+  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'B', file });
+  // Another image comes to the same place, with tables of its own.
+  await make(bed.path('new'));
+  const other = new EngineBed(t);
+  const otherFile = { driver: 'file', filename: bed.path('new') };
+  await other.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'B', file: otherFile });
+  await io(other, 'write -P 7 0 3M');
+  await other.engine.close();
+  renameSync(bed.path('new'), filename);
+  await bed.execute('cont');
+  assert.doesNotMatch(await io(bed, 'read -P 7 0 3M'), /failed/);
+  await io(bed, 'write -P 8 5M 1M');
+  await bed.engine.close();
+  const reader = new EngineBed(t);
+  await reader.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'B', file });
+  for (const check of ['read -P 7 0 3M', 'read -P 8 5M 1M']) assert.match(await io(reader, check), /^read/m);
+  assert.deepEqual(
+    reader.printed.filter((line) => /failed/.test(line)),
+    [],
+  );
+});
+
 test('a raw file that another process has made longer is as long as it is when it becomes ours', async (t) => {
   const bed = new EngineBed(t, { incoming: true });
   writeFileSync(bed.path('r'), Buffer.alloc(MiB));

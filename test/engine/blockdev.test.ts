@@ -34,7 +34,7 @@ test('change-backing-file rewrites what a header says, also of a layer below the
   const { image, backing_file: told } = nodes.find((node) => node['node-name'] === 'B') ?? {};
   assert.deepEqual(
     [told, (image as JsonObject)['backing-filename'], (image as JsonObject)['full-backing-filename']],
-    ['other.qcow2', 'other.qcow2', bed.path('other.qcow2')],
+    [bed.path('A.qcow2'), 'other.qcow2', bed.path('other.qcow2')],
   );
   assert.deepEqual(await bed.layers(), ['C', 'B', 'A']);
   await bed.image('spare');

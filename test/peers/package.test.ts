@@ -1,71 +1,98 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { test } from 'node:test';
+import { before, test } from 'node:test';
+
+/** The package as a user has it: packed, and installed in a project of their own. */
 
 const ROOT = resolve(import.meta.dirname, '../..');
 const isBuilt = existsSync(join(ROOT, 'dist/types/index.d.ts'));
 const skip = isBuilt ? false : 'not built: dist/ (npm run build)';
 
-/** Runs Node in the package, where its own name can be imported. */
-function node(script: string): string {
-  const result = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
-    cwd: ROOT,
-    encoding: 'utf8',
-  });
-  assert.equal(result.status, 0, result.stderr);
+let project = '';
+
+function run(command: string, args: readonly string[], cwd: string): string {
+  const result = spawnSync(command, args, { cwd, encoding: 'utf8' });
+  assert.equal(result.status, 0, `${command} ${args.join(' ')}\n${result.stdout}${result.stderr}`);
   return result.stdout;
 }
+
+before(
+  () => {
+    if (!isBuilt) return;
+    project = mkdtempSync(join(tmpdir(), 'livedisk-project-'));
+    process.on('exit', () => rmSync(project, { recursive: true }));
+    const modules = join(project, 'node_modules');
+    mkdirSync(join(modules, 'livedisk'), { recursive: true });
+    const packed = run('npm', ['pack', '--ignore-scripts', '--silent', '--pack-destination', project], ROOT);
+    run('tar', ['-xf', packed.trim(), '-C', join(modules, 'livedisk'), '--strip-components=1'], project);
+    // What npm would install from the registry.
+    mkdirSync(join(modules, '@types'));
+    for (const name of ['koffi', '@koromix', 'typescript', '@types/node', 'undici-types']) {
+      const from = join(ROOT, 'node_modules', name);
+      if (existsSync(from)) symlinkSync(from, join(modules, name));
+    }
+    writeFileSync(join(project, 'package.json'), '{ "type": "module" }\n');
+  },
+  { timeout: 60_000 },
+);
 
 test('each entry of the package can be imported', { skip }, () => {
   const { exports } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { exports: object };
   const names = Object.keys(exports).map((path) => path.replace('.', 'livedisk'));
   assert.deepEqual(names, ['livedisk', 'livedisk/block', 'livedisk/nbd', 'livedisk/qmp']);
-  for (const name of names)
-    assert.notEqual(node(`console.log(Object.keys(await import('${name}')).join())`).trim(), '');
+  for (const name of names) {
+    const script = `console.log(Object.keys(await import('${name}')).join())`;
+    assert.notEqual(run(process.execPath, ['--input-type=module', '-e', script], project).trim(), '');
+  }
 });
 
-test("the library manual's examples compile against the declarations", { skip }, (t) => {
+interface Example {
+  file: string;
+  code: string;
+  output: string;
+}
+
+/** Each example of the manual that has a file name, and what the manual shows that it prints. */
+function examples(): Example[] {
   const manual = readFileSync(join(ROOT, 'docs/LIBRARY.md'), 'utf8');
-  const examples = [...manual.matchAll(/```ts\n([^]*?)```/g)].map(([, code]) => code);
-  assert.equal(examples.length, 2);
-  // Inside the package, so that its own name resolves through "exports".
-  const folder = mkdtempSync(join(ROOT, 'dist/example-'));
-  t.after(() => rmSync(folder, { recursive: true }));
-  writeFileSync(join(folder, 'example.ts'), examples.join('\n'));
-  const options = ['--noEmit', '--strict', '--target', 'es2023', '--module', 'nodenext', '--types', 'node'];
-  const result = spawnSync('npx', ['tsc', '--ignoreConfig', ...options, join(folder, 'example.ts')], {
-    cwd: ROOT,
-    encoding: 'utf8',
-  });
-  assert.equal(result.status, 0, result.stdout);
-});
+  const found = [...manual.matchAll(/```(?:ts|js) (\S+)\n([^]*?)```\n\n```text\n([^]*?)```/g)];
+  const codeBlocks = [...manual.matchAll(/```(?:ts|js)/g)];
+  assert.equal(found.length, codeBlocks.length, 'an example without a name or without its output');
+  return found.map(([, file = '', code = '', output = '']) => ({ file, code, output }));
+}
 
-test("the library manual's first example runs", { skip }, (t) => {
-  const folder = mkdtempSync(join(ROOT, 'dist/example-'));
-  t.after(() => rmSync(folder, { recursive: true }));
-  const output = node(`
-    import { allDrivers, createRealHost, Engine } from 'livedisk';
-    process.chdir(${JSON.stringify(folder)});
-    const engine = new Engine({ host: createRealHost(), drivers: allDrivers, kind: 'storage-daemon' });
-    const file = { driver: 'file', filename: 'disk.qcow2' };
-    for (const [id, options] of [
-      ['f', { ...file, size: 0 }],
-      ['q', { driver: 'qcow2', file, size: 1048576 }],
-    ]) {
-      await engine.execute('blockdev-create', { 'job-id': id, options });
-      await engine.jobs.find(id).concluded;
-    }
-    await engine.addNode({ driver: 'qcow2', 'node-name': 'disk', file });
-    await engine.addDevice('disk', { id: 'vda', endpoint: { type: 'unix', path: 'vda.sock' } });
-    await engine.execute('blockdev-snapshot-sync', {
-      'node-name': 'disk', 'snapshot-file': 'overlay.qcow2', 'snapshot-node-name': 'overlay',
-    });
-    await engine.execute('block-stream', { device: 'overlay', 'job-id': 'job0' });
-    await engine.jobs.find('job0')?.concluded;
-    console.log(engine.devices.get('vda').backend.node.name);
-    await engine.close();
-  `);
-  assert.equal(output, 'overlay\n');
-});
+const COMPILE = [
+  ...['--strict', '--exactOptionalPropertyTypes', '--target', 'es2022', '--module', 'nodenext'],
+  ...['--lib', 'es2022,esnext.disposable', '--types', 'node'],
+];
+
+/** All of them beside each other, the TypeScript ones type-checked and compiled in one run. */
+let written: string | undefined;
+function writeExamples(): string {
+  if (written !== undefined) return written;
+  const folder = join(project, 'examples');
+  mkdirSync(folder);
+  for (const { file, code } of examples()) writeFileSync(join(folder, file), code);
+  const typed = examples().flatMap(({ file }) => (file.endsWith('.ts') ? [file] : []));
+  run(process.execPath, [join(project, 'node_modules/typescript/bin/tsc'), ...COMPILE, ...typed], folder);
+  written = folder;
+  return folder;
+}
+
+for (const { file, output } of examples())
+  test(`the library manual's ${file} does what the manual says`, { skip }, () => {
+    const program = join(writeExamples(), file.replace(/\.ts$/, '.js'));
+    const folder = mkdtempSync(join(project, 'run-'));
+    assert.equal(run(process.execPath, [program], folder), output);
+  });

@@ -2,6 +2,7 @@ import { checkQcow2 } from '../../src/drivers/qcow2/check.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import type { Node } from '../../src/block/node.js';
 import type { Fault } from '../../src/host/simulated.js';
+import { Filler } from './filler.js';
 import { type Allowed, fillSector, GuestDisk, problemOf, SECTOR_BYTES, stampsOf } from './guest-disk.js';
 import { makeImage, Operator, pick } from './operations.js';
 import {
@@ -13,6 +14,7 @@ import {
   World,
   type WorldOptions,
 } from './world.js';
+import { Visitors } from './visitors.js';
 import { Writers } from './writers.js';
 
 const MAGIC = 'QFI\xfb';
@@ -117,6 +119,8 @@ async function oneBoot(world: World, content: readonly number[], isLast: boolean
   const end = await world.run(() => work(engine, disk));
   heal?.();
   world.faulty = false;
+  world.tight = undefined;
+  world.simulation.limitSpace(undefined);
   if (end === 'done') world.cutPower();
   world.simulation.reboot();
   return judge(world, end === 'done' && !heal ? disk.allowedNow() : disk.allowedAfterPowerLoss(), isLast);
@@ -156,13 +160,21 @@ async function work(engine: Engine, disk: GuestDisk): Promise<void> {
   const { random } = world;
   const node = await openActive(engine, false);
   if (!node) return;
-  engine.guest = await engine.attachGuest(node);
-  const writers = new Writers(engine, disk, random.fork());
+  engine.guest = await engine.attachGuest(node, random.chance(0.7));
+  const visitors = new Visitors(engine, random.fork());
+  const writers = new Writers(engine, disk, random.fork(), visitors);
   const operator = new Operator(engine, disk, random.fork());
+  const filler = random.chance(0.3) ? new Filler(engine, random.fork()) : undefined;
+  filler?.start();
   writers.start(1 + random.below(4));
+  if (random.chance(0.6)) visitors.start();
   await operator.work(3 + random.below(30));
   await operator.finish();
   await writers.stop();
+  await visitors.stop();
+  await filler?.stop();
+  // With space again nothing fails, and nothing that was answered is missing.
+  if (engine.isAlive) world.tight = undefined;
   await shutDown(engine, disk);
   await operator.closePeers();
 }

@@ -9,9 +9,15 @@ import type { Opener } from '../../src/block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import type { Host } from '../../src/host/host.js';
-import { createSimulatedHost, SeededRandom, type Simulation } from '../../src/host/simulated.js';
+import {
+  createSimulatedHost,
+  type DiskSpace,
+  SeededRandom,
+  type Simulation,
+} from '../../src/host/simulated.js';
 import type { JobManager } from '../../src/jobs/manager.js';
 import { Engine as Monitor } from '../../src/monitor/engine.js';
+import { isNoSpace } from './filler.js';
 import { type Allowed, type GuestDisk, Stamps } from './guest-disk.js';
 
 /** Lines of the trace that a failure prints. */
@@ -60,6 +66,8 @@ export class World {
   readonly exported = new Map<string, Image>();
   /** Errors are to be expected: faults are injected in this seed. */
   faulty = false;
+  /** Space runs out now and then in this boot; `isFull`: right now. */
+  tight: { tells: DiskSpace['tells']; isFull: boolean } | undefined;
   engine: Engine | undefined;
   power: PowerPlan = { cutAt: undefined };
   /** The file that was the guest's disk when the power went. */
@@ -209,12 +217,12 @@ export class Engine {
       world.cutSoon(world.random.below(30));
   }
 
-  /** Attaches a guest to a node. */
-  async attachGuest(node: Node): Promise<BlockBackend> {
+  /** Attaches a guest to a node; others may write to its disk if it shares it. */
+  async attachGuest(node: Node, sharesWrite = false): Promise<BlockBackend> {
     const guest = this.graph.createBackend({
       description: "block device '/machine/guest'",
       perm: Permission.consistentRead + Permission.write,
-      shared: ALL_PERMISSIONS - Permission.write - Permission.resize,
+      shared: ALL_PERMISSIONS - Permission.resize - (sharesWrite ? 0 : Permission.write),
     });
     await this.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));
     return guest;
@@ -238,7 +246,9 @@ export class Engine {
   judge(what: string, error: unknown): void {
     const { world } = this;
     world.trace(`${what}: ${describe(error)}`);
-    const isAllowed = error instanceof BlockError && (world.faulty || REFUSALS.has(error.kind));
+    const isAllowed =
+      error instanceof BlockError &&
+      (world.faulty || REFUSALS.has(error.kind) || (world.tight !== undefined && isNoSpace(error)));
     if (!isAllowed) world.fail(`${what}: ${describe(error)}`, error);
   }
 }

@@ -1,22 +1,30 @@
 import { Flag } from '../../src/block/request.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { type GuestDisk, problemOf, SECTOR_BYTES, type Stretch } from './guest-disk.js';
-import { describe, type Engine } from './world.js';
+import { isNoSpace } from './filler.js';
+import type { DiskUser, Visitors } from './visitors.js';
+import { describe, type Engine, type World } from './world.js';
 
 /** Sectors of the longest request. */
 const LONGEST = 140;
 
-/** Programs of the guest that write, read and flush until they are told to stop. */
+/** Programs of the guest, and of others who use its disk, that write, read and flush until they are told to stop. */
 export class Writers {
   readonly #engine: Engine;
   readonly #disk: GuestDisk;
   readonly #random: SeededRandom;
+  readonly #visitors: Visitors;
   readonly #pauseMs: number;
   #stopped = false;
   readonly #running: Array<Promise<void>> = [];
 
-  constructor(engine: Engine, disk: GuestDisk, random: SeededRandom) {
+  constructor(engine: Engine, disk: GuestDisk, random: SeededRandom, visitors: Visitors) {
     this.#engine = engine;
+    this.#visitors = visitors;
+    visitors.onArrival = async (user, canWrite) => {
+      for (let i = 0; i < 2 && canWrite && engine.isAlive; i++) await this.#request(8, user);
+      if (engine.isAlive) await this.#request(9, user, 'read');
+    };
     this.#disk = disk;
     this.#random = random;
     this.#pauseMs = random.below(12);
@@ -42,37 +50,43 @@ export class Writers {
     }
   }
 
-  async #request(name: number): Promise<void> {
+  /** A request of a random user, or of this one. */
+  async #request(name: number, by?: DiskUser, what?: 'read'): Promise<void> {
     const random = this.#random;
     const disk = this.#disk;
-    const kind = random.below(20);
-    if (kind < 3) return this.#flush(name);
+    const kind = what === 'read' ? 3 : random.below(20);
+    const user = by ?? this.#visitors.pick(random, kind < 3 || kind >= 5);
+    if (kind < 3) return this.#flush(name, user);
     const stretch = disk.claim(random, random.chance(0.3) ? LONGEST : 12);
     if (!stretch) return;
     const text = `guest ${name} ${stretch.first}+${stretch.count}`;
     try {
-      if (kind < 5) await this.#read(text, stretch);
-      else if (kind < 7) await this.#zero(text, stretch);
-      else if (kind < 8) await this.#discard(text, stretch);
-      else await this.#writeData(text, stretch, kind === 8);
+      if (kind < 5) await this.#read(text, stretch, user);
+      else if (kind < 7) await this.#zero(text, stretch, user);
+      else if (kind < 8) await this.#discard(text, stretch, user);
+      else await this.#writeData(text, stretch, user, kind === 8);
     } finally {
       if (this.#engine.isAlive) disk.release(stretch);
     }
   }
 
-  async #flush(name: number): Promise<void> {
+  async #flush(name: number, user: DiskUser): Promise<void> {
     const position = this.#disk.position();
-    const done = await this.#try(`guest ${name} flush`, () => this.#guest().flush());
+    const done = await this.#try(`guest ${name} flush`, () => user.flush(), 'flush');
     if (done) this.#disk.flushed(position);
   }
 
-  async #read(text: string, { first, count }: Stretch): Promise<void> {
+  async #read(text: string, { first, count }: Stretch, user: DiskUser): Promise<void> {
     const bytes = Buffer.alloc(count * SECTOR_BYTES, 0xee);
     const allowed = this.#disk.allowedNow();
     const offset = first * SECTOR_BYTES;
-    const done = await this.#try(`${text} read`, async () => {
-      if (!this.#guest().tryRead(offset, bytes)) await this.#guest().read(offset, bytes);
-    });
+    const done = await this.#try(
+      `${text} read`,
+      async () => {
+        if (!user.tryRead(offset, bytes)) await user.read(offset, bytes);
+      },
+      'read',
+    );
     const problem = done ? problemOf(bytes, allowed, first) : undefined;
     if (problem === undefined || !this.#engine.isAlive) return;
     await this.#traceLayers(first, problem);
@@ -92,31 +106,31 @@ export class Writers {
     }
   }
 
-  async #writeData(text: string, stretch: Stretch, fua: boolean): Promise<void> {
+  async #writeData(text: string, stretch: Stretch, user: DiskUser, fua: boolean): Promise<void> {
     const bytes = this.#disk.beginWrite(stretch);
     const offset = stretch.first * SECTOR_BYTES;
     const flags = fua ? Flag.fua : Flag.none;
     const done = await this.#try(`${text} write${fua ? ' fua' : ''}`, async () => {
-      if (!this.#guest().tryWrite(offset, bytes, flags)) await this.#guest().write(offset, bytes, flags);
+      if (!user.tryWrite(offset, bytes, flags)) await user.write(offset, bytes, flags);
     });
     if (done) this.#disk.wrote(stretch, fua);
   }
 
-  async #zero(text: string, stretch: Stretch): Promise<void> {
+  async #zero(text: string, stretch: Stretch, user: DiskUser): Promise<void> {
     const fua = this.#random.chance(0.2);
     const flags = (this.#random.chance(0.5) ? Flag.mayUnmap : Flag.none) + (fua ? Flag.fua : Flag.none);
     this.#disk.beginZero(stretch);
     const done = await this.#try(`${text} zero${fua ? ' fua' : ''}`, () =>
-      this.#guest().writeZeroes(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES, flags),
+      user.writeZeroes(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES, flags),
     );
     if (done) this.#disk.wrote(stretch, fua);
   }
 
   /** A hint: each sector reads as before or as zeroes afterwards. */
-  async #discard(text: string, stretch: Stretch): Promise<void> {
+  async #discard(text: string, stretch: Stretch, user: DiskUser): Promise<void> {
     this.#disk.beginZero(stretch);
     await this.#try(`${text} discard`, () =>
-      this.#guest().discard(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES),
+      user.discard(stretch.first * SECTOR_BYTES, stretch.count * SECTOR_BYTES),
     );
   }
 
@@ -127,7 +141,7 @@ export class Writers {
   }
 
   /** A guest's request never fails unless the disk does. */
-  async #try(text: string, request: () => Promise<void>): Promise<boolean> {
+  async #try(text: string, request: () => Promise<void>, kind: RequestKind = 'change'): Promise<boolean> {
     const engine = this.#engine;
     const { world } = engine;
     world.trace(text);
@@ -138,8 +152,17 @@ export class Writers {
     } catch (error) {
       if (!engine.isAlive) return false;
       world.trace(`${text}: ${describe(error)}`);
-      if (!world.faulty) world.fail(`${text}: ${describe(error)}`, error);
+      const isFull = mayBeFull(world, kind) && isNoSpace(error);
+      if (!world.faulty && !isFull) world.fail(`${text}: ${describe(error)}`, error);
       return false;
     }
   }
+}
+
+type RequestKind = 'read' | 'flush' | 'change';
+
+/** Which requests may be told that there is no space: a flush only by a disk that tells late. */
+function mayBeFull({ tight }: World, kind: RequestKind): boolean {
+  if (!tight || kind === 'read') return false;
+  return kind === 'change' || tight.tells === 'late';
 }

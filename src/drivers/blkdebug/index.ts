@@ -130,6 +130,14 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
     return status.data ? { ...status, hostOffset: offset } : status;
   }
 
+  allocate(offset: number, lengthBytes: number): Promise<void> {
+    return this.#image.allocate(offset, lengthBytes);
+  }
+
+  extend(lengthBytes: number): Promise<void> {
+    return this.#image.extend(lengthBytes);
+  }
+
   startWriteback(offset: number, lengthBytes: number): void {
     this.#image.startWriteback(offset, lengthBytes);
   }
@@ -166,12 +174,16 @@ export function findBlkdebug(node: Node): BlkdebugNode | undefined {
   return undefined;
 }
 
+/** As QEMU has it, how a node gets on with its neighbours is not what it is. */
+const IDENTITY_OPTIONS = OPTION_KEYS.filter((key) => !/-child-perms$|^x-/.test(key));
+
 /** Injects errors, delays and stops into the requests of the node above. */
 export const blkdebugDriver: DriverDescription = {
   name: 'blkdebug',
   kind: 'filter',
   children: [{ role: 'image', required: true }],
   optionKeys: OPTION_KEYS,
+  identityOptions: IDENTITY_OPTIONS,
 
   open: async (context, options) => new BlkdebugNode(context, parseBlkdebugOptions(options)),
 
@@ -180,5 +192,8 @@ export const blkdebugDriver: DriverDescription = {
     shared: withoutPermissions(users.shared, permissionsOption(options, 'unshare-child-perms')),
   }),
 
-  filename: () => '',
+  filename(options, image) {
+    const isPlain = image !== undefined && !IDENTITY_OPTIONS.some((key) => key in options);
+    return isPlain ? `blkdebug::${image}` : undefined;
+  },
 };

@@ -61,6 +61,7 @@ export const fileDriver: DriverDescription = {
   kind: 'protocol',
   children: [],
   optionKeys: ['filename', 'locking', 'aio'],
+  identityOptions: ['filename'],
 
   async open(context, nodeOptions) {
     const options = parseFileOptions(nodeOptions);
@@ -69,7 +70,11 @@ export const fileDriver: DriverDescription = {
 
   createFile,
 
-  filename: (options) => stringOption(options, 'filename') ?? '',
+  /** A relative name with a colon would be taken for a protocol's. */
+  filename(options) {
+    const filename = stringOption(options, 'filename');
+    return filename === undefined || hasProtocol(filename) ? undefined : filename;
+  },
 
   parseFilename(filename) {
     if (filename.startsWith('file:')) return { filename: filename.slice('file:'.length) };

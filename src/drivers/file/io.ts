@@ -1,5 +1,6 @@
 import { alignUp } from '../../base/align.js';
 import { BlockError, errnoError } from '../../base/error.js';
+import { MiB } from '../../base/limits.js';
 import type { IoDriver } from '../../block/driver.js';
 import { RangeLock } from '../../block/range-lock.js';
 import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
@@ -88,6 +89,10 @@ export class FileIo implements IoDriver {
     try {
       await request();
       this.#grown(offset + lengthBytes);
+    } catch (error) {
+      // Part of it may have been done.
+      this.#grown(this.#file.sizeBytes());
+      throw error;
     } finally {
       release();
     }
@@ -113,6 +118,50 @@ export class FileIo implements IoDriver {
     // Where blocks cannot be reserved, the hole is zero all the same.
     await this.#attempt('allocate', offset, lengthBytes);
     return true;
+  }
+
+  tryAllocate(offset: number, lengthBytes: number): boolean {
+    const end = offset + lengthBytes;
+    if (this.#file.traits.isBlockDevice) return end <= this.#sizeBytes;
+    if (this.#unable.has('allocate') || (end > this.#sizeBytes && !this.#growth.isFree)) return false;
+    if (!this.#file.tryAllocate(offset, lengthBytes)) return false;
+    this.#grown(end);
+    return true;
+  }
+
+  async allocate(offset: number, lengthBytes: number): Promise<void> {
+    if (this.#file.traits.isBlockDevice) return this.#checkDeviceSpace(offset + lengthBytes);
+    await this.#growing(offset, 0, async () => {
+      if (await this.#attempt('allocate', offset, lengthBytes)) this.#grown(offset + lengthBytes);
+    });
+    if (this.#unable.has('allocate')) await this.#fillHoles(offset, offset + lengthBytes);
+  }
+
+  /** File systems that cannot reserve blocks find them when data is written. */
+  async #fillHoles(offset: number, end: number): Promise<void> {
+    for (let at = offset; at < end;) {
+      const { isHole, lengthBytes } = this.#file.extentAt(at, end - at);
+      const length = isHole ? Math.min(lengthBytes, MiB) : lengthBytes;
+      if (isHole) await this.write(at, Buffer.alloc(length));
+      at += length;
+    }
+  }
+
+  tryExtend(sizeBytes: number): boolean {
+    if (sizeBytes <= this.#sizeBytes) return true;
+    if (this.#file.traits.isBlockDevice || !this.#growth.isFree) return false;
+    if (!this.#file.tryTruncate(sizeBytes)) return false;
+    this.#grown(sizeBytes);
+    return true;
+  }
+
+  async extend(sizeBytes: number): Promise<void> {
+    if (this.#file.traits.isBlockDevice) this.#checkDeviceSpace(sizeBytes);
+    else await this.#extend(sizeBytes);
+  }
+
+  #checkDeviceSpace(end: number): void {
+    if (end > this.#sizeBytes) throw errnoError('ENOSPC', undefined, { path: this.#file.path });
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {

@@ -37,10 +37,11 @@ export class FileNode implements DriverInstance {
     if (this.#options.noFlush) return;
     // Reopening the file must not make it look healthy again.
     if (this.#flushFailure) throw this.#flushFailure.error;
+    const { file } = this.io;
     try {
-      await this.io.file.flush();
+      await file.flush();
     } catch (error) {
-      this.#flushFailure = { error };
+      if (file.hasLostWrites) this.#flushFailure = { error };
       throw error;
     }
   }
@@ -82,8 +83,10 @@ export class FileNode implements DriverInstance {
   /** With auto-read-only the file is open for writing only while somebody may write. */
   #prepareAccess(write: boolean): Promise<PreparedChange> {
     const { writable } = this.#reopening ?? this.io.file;
-    const changes = write ? !writable : writable && this.#options.autoReadOnly;
-    return changes ? this.#prepareReopen(write) : Promise.resolve(NOTHING);
+    if (write) return writable ? Promise.resolve(NOTHING) : this.#prepareReopen(true);
+    if (!writable || !this.#options.autoReadOnly) return Promise.resolve(NOTHING);
+    // Whoever wants less has it: of a file that is gone, or that is not ours to read, the descriptor stays as it is.
+    return this.#prepareReopen(false).catch(() => NOTHING);
   }
 
   prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {

@@ -73,17 +73,27 @@ function parseDiscard(value: string): boolean {
   throw new BlockError('invalid', 'Invalid discard option');
 }
 
-/** As QEMU reports it: names stand as they are, without escapes. */
-export function nbdFilename(options: NodeOptions): string {
+/** What stands for itself in a URI: QEMU escapes nothing, and could not read again what needs it. */
+const PLAIN = /^[A-Za-z0-9._~/@!$'()*+,:-]*$/;
+
+/** As QEMU writes it; undefined where that would not open the same. */
+export function nbdFilename(options: NodeOptions): string | undefined {
   const { server } = options;
-  if (!isObject(server)) return '';
+  if (!isObject(server)) return undefined;
+  const text = (key: string): string => {
+    const value = server[key];
+    return typeof value === 'string' || typeof value === 'number' ? String(value) : '';
+  };
   const exportName = stringOption(options, 'export') ?? '';
+  const isUnix = text('type') === 'unix';
+  const used = isUnix ? ['type', 'path'] : ['type', 'host', 'port'];
+  if (Object.entries(server).some(([key, value]) => value !== false && !used.includes(key))) return undefined;
+  const isPlain = [exportName, text('path'), text('host')].every((part) => PLAIN.test(part));
+  if (!isPlain || exportName.startsWith('/') || text('host').includes(':')) return undefined;
   const tail = exportName === '' ? '' : `/${exportName}`;
-  if (stringOption(server, 'type') === 'unix')
-    return `nbd+unix://${tail}?socket=${stringOption(server, 'path') ?? ''}`;
-  const port = server['port'];
-  const portText = typeof port === 'string' || typeof port === 'number' ? String(port) : '';
-  return `nbd://${stringOption(server, 'host') ?? ''}:${portText}${tail}`;
+  return isUnix
+    ? `nbd+unix://${tail}?socket=${text('path')}`
+    : `nbd://${text('host')}:${text('port')}${tail}`;
 }
 
 /** `nbd:...`, `nbd://...`, `nbd+tcp://...`, `nbd+unix://...`; undefined for names of other protocols. */

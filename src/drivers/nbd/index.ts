@@ -10,6 +10,7 @@ export const nbdDriver: DriverDescription = {
   kind: 'protocol',
   children: [],
   optionKeys: ['server', 'export'],
+  identityOptions: ['server', 'export'],
 
   async open({ host, readOnly }, nodeOptions) {
     const options = parseNbdOptions(nodeOptions);

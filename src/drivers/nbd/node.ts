@@ -151,6 +151,15 @@ class NbdIo implements IoDriver {
     return { lengthBytes: known, allocated: true, zero, data, hostOffset: offset };
   }
 
+  /** Whether the server has space it tells at the write or the flush; that there is none beyond the end is certain. */
+  async allocate(offset: number, lengthBytes: number): Promise<void> {
+    this.#checkRest(offset, lengthBytes, true);
+  }
+
+  async extend(lengthBytes: number): Promise<void> {
+    this.#checkRest(0, lengthBytes, true);
+  }
+
   /** How much of a range lies in the export. */
   #inside(offset: number, lengthBytes: number): number {
     return Math.max(0, Math.min(lengthBytes, this.#client.info.lengthBytes - offset));

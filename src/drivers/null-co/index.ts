@@ -7,6 +7,7 @@ import type { BlockStatus } from '../../block/request.js';
 import type { HostClock } from '../../host/host.js';
 
 const SECTOR_BYTES = 512;
+const IDENTITY_OPTIONS = ['size', 'read-zeroes'];
 
 /** Answers reads with nothing or zeroes and forgets writes: for measuring, and as a stand-in. */
 class NullIo implements IoDriver {
@@ -64,6 +65,7 @@ export const nullCoDriver: DriverDescription = {
   kind: 'protocol',
   children: [],
   optionKeys: ['size', 'read-zeroes', 'latency-ns'],
+  identityOptions: IDENTITY_OPTIONS,
 
   async open(context, options): Promise<DriverInstance> {
     const size = numberOption(options, 'size') ?? GiB;
@@ -85,7 +87,7 @@ export const nullCoDriver: DriverDescription = {
     };
   },
 
-  filename: () => 'null-co://',
+  filename: (options) => (IDENTITY_OPTIONS.some((key) => key in options) ? undefined : 'null-co://'),
   parseFilename(filename) {
     if (!filename.startsWith('null-co://')) return undefined;
     if (filename !== 'null-co://') {

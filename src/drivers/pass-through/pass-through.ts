@@ -61,6 +61,22 @@ export class PassThrough implements DriverInstance, IoDriver {
     return this.#child().status(offset, lengthBytes);
   }
 
+  allocate(offset: number, lengthBytes: number): Promise<void> {
+    return this.#child().allocate(offset, lengthBytes);
+  }
+
+  tryAllocate(offset: number, lengthBytes: number): boolean {
+    return this.#child().tryAllocate(offset, lengthBytes);
+  }
+
+  extend(lengthBytes: number): Promise<void> {
+    return this.#child().extend(lengthBytes);
+  }
+
+  tryExtend(lengthBytes: number): boolean {
+    return this.#child().tryExtend(lengthBytes);
+  }
+
   startWriteback(offset: number, lengthBytes: number): void {
     this.#child().startWriteback(offset, lengthBytes);
   }

@@ -7,6 +7,7 @@ import { FreeExtents } from './free-extents.js';
 import type { ImageContext } from './image.js';
 import { ENTRY_BYTES } from './layout.js';
 import type { Refcounts } from './refcounts.js';
+import type { MetadataSpace, Need } from './space.js';
 
 /** Host clusters [start, start + count), refcount one. */
 export interface Run {
@@ -16,8 +17,8 @@ export interface Run {
   isFresh: boolean;
 }
 
-/** What must be awaited before an attempt can succeed. */
-export type Need = () => Promise<unknown>;
+/** What clusters are for: metadata is written later, so its space must be there before. */
+export type Use = 'data cluster' | 'L2 table' | 'table';
 
 /**
  * Gives out free host clusters: known free ones inside the file first, else at its end. A refcount in memory counts
@@ -26,6 +27,7 @@ export type Need = () => Promise<unknown>;
 export class Allocator {
   readonly #context: ImageContext;
   readonly #refcounts: Refcounts;
+  readonly #space: MetadataSpace;
   readonly #free: FreeExtents;
   /** First cluster that was never given out nor part of the file when it was opened. */
   #end: number;
@@ -34,9 +36,10 @@ export class Allocator {
   /** Refcount blocks below this were searched for free clusters. */
   #scannedBlocks = 0;
 
-  constructor(context: ImageContext, refcounts: Refcounts) {
+  constructor(context: ImageContext, refcounts: Refcounts, space: MetadataSpace) {
     this.#context = context;
     this.#refcounts = refcounts;
+    this.#space = space;
     this.#free = new FreeExtents(refcounts.blockEntries);
     this.#end = this.#scanEnd = divideRoundUp(context.openedFileBytes, context.clusterBytes);
   }
@@ -89,42 +92,57 @@ export class Allocator {
   }
 
   /** A contiguous run of 1 to `count` clusters, or what must be awaited first. Errors: no-space, limit. */
-  tryAllocate(count: number, what: string): Run | Need {
+  tryAllocate(count: number, use: Use): Run | Need {
     for (let found = this.#free.find(count); found; found = this.#free.find(count)) {
-      const run = this.#allocateFree(found, count, what);
+      const run = this.#allocateFree(found, count, use);
       if (run) return run;
     }
     const entries = this.#refcounts.blockEntries;
     // Within one refcount block (the next one, when this one is full).
-    return this.#allocateAtEnd(Math.min(count, Math.max(1, entries - (this.#end % entries || 1))));
+    return this.#allocateAtEnd(Math.min(count, Math.max(1, entries - (this.#end % entries || 1))), use);
   }
 
   /** Undefined: a part of the extent was used otherwise; look again. */
-  #allocateFree(
-    extent: { start: number; count: number },
-    wanted: number,
-    what: string,
-  ): Run | Need | undefined {
+  #allocateFree(extent: { start: number; count: number }, wanted: number, use: Use): Run | Need | undefined {
     const refcounts = this.#refcounts;
-    const index = refcounts.blockIndex(extent.start);
+    const { start } = extent;
+    const index = refcounts.blockIndex(start);
     if (!refcounts.inTable(index)) return () => this.#growTable(index + 1);
-    let block = refcounts.peek(index);
-    if (!block && !refcounts.isAbsent(index)) return () => refcounts.load(index);
-    if (!block) {
-      this.#checkFree(extent.start, 1, 'refcount block');
-      this.#free.take(extent.start, 1);
-      block = refcounts.add(index, extent.start);
-      refcounts.set(block, extent.start, 1);
-      return undefined;
-    }
+    const block = refcounts.peek(index);
+    if (!block && refcounts.isAbsent(index)) return this.#addBlock(index, start);
+    if (!block) return () => refcounts.load(index);
     let count = 0;
-    while (count < wanted && refcounts.count(block, extent.start + count) === 0) count++;
+    while (count < wanted && refcounts.count(block, start + count) === 0) count++;
+    if (count > 0) {
+      const need = this.#space.needsTable(block) ?? this.#needsSpace(start, count, use);
+      if (need) return need;
+    }
     // The hint was wrong (given out otherwise): forget it.
-    this.#free.take(extent.start, Math.max(1, count));
+    this.#free.take(start, Math.max(1, count));
     if (count === 0) return undefined;
-    this.#checkFree(extent.start, count, what);
-    for (let i = 0; i < count; i++) refcounts.set(block, extent.start + i, 1);
-    return { start: extent.start, count, isFresh: false };
+    this.#checkFree(start, count, use);
+    for (let i = 0; i < count; i++) refcounts.set(block, start + i, 1);
+    this.#space.taken(start, count);
+    return { start, count, isFresh: false };
+  }
+
+  /** The free cluster `start` becomes the refcount block that describes it. */
+  #addBlock(index: number, start: number): Need | undefined {
+    const refcounts = this.#refcounts;
+    const need = this.#space.needsEntry(refcounts.table, index) ?? this.#needsSpace(start, 1, 'table');
+    if (need) return need;
+    this.#checkFree(start, 1, 'refcount block');
+    this.#free.take(start, 1);
+    refcounts.set(refcounts.add(index, start), start, 1);
+    this.#space.taken(start, 1);
+    return undefined;
+  }
+
+  /** Before free clusters are given out: somebody may be about to take them, and metadata needs space. */
+  #needsSpace(start: number, count: number, use: Use): Need | undefined {
+    const conflict = this.#space.conflict(start, count);
+    if (conflict || use === 'data cluster') return conflict;
+    return this.#space.needsClusters(start, count);
   }
 
   /** Errors: kind corrupt when clusters whose refcount is 0 hold metadata. */
@@ -135,7 +153,7 @@ export class Allocator {
   }
 
   /** Exactly `count` contiguous clusters at the end, behind the refcount blocks that they need. */
-  #allocateAtEnd(count: number): Run | Need {
+  #allocateAtEnd(count: number, use: Use): Run | Need {
     const refcounts = this.#refcounts;
     for (;;) {
       const first = this.#end;
@@ -156,6 +174,8 @@ export class Allocator {
       }
       const used = this.#lastUsed(first, end);
       if (used < 0) {
+        const need = this.#needsEnd(end, newBlocks, blocks, use);
+        if (need) return need;
         this.#checkFree(first, end - first, 'cluster');
         this.#takeEnd(end, newBlocks, blocks);
         return { start: first + newBlocks.length, count, isFresh: true };
@@ -163,6 +183,27 @@ export class Allocator {
       // Counted although the file ends before it (leaked by a crash): begin behind it.
       this.#end = used + 1;
     }
+  }
+
+  /** Space of all metadata that taking the clusters up to `end` changes or makes. */
+  #needsEnd(
+    end: number,
+    newBlocks: readonly number[],
+    blocks: readonly CachedTable[],
+    use: Use,
+  ): Need | undefined {
+    const space = this.#space;
+    for (const block of blocks) {
+      const need = space.needsTable(block);
+      if (need) return need;
+    }
+    for (const index of newBlocks) {
+      const need = space.needsEntry(this.#refcounts.table, index);
+      if (need) return need;
+    }
+    const first = this.#end;
+    const metadata = use === 'data cluster' ? newBlocks.length : end - first;
+    return space.conflict(first, end - first) ?? space.needsClusters(first, metadata);
   }
 
   /** Everything from the end of the file to `end`: new refcount blocks first; `blocks` are those that there are. */
@@ -175,6 +216,7 @@ export class Allocator {
     for (let cluster = first; cluster < end; cluster++) refcounts.set(this.#block(cluster), cluster, 1);
     for (const block of blocks) block.pins--;
     this.#end = end;
+    this.#space.taken(first, end - first);
   }
 
   /** The last cluster of [first, end) whose refcount is not 0, or -1. */
@@ -207,7 +249,7 @@ export class Allocator {
   /** One contiguous run of exactly `count` clusters, for a table that must be contiguous. */
   async allocateContiguous(count: number): Promise<Run> {
     for (;;) {
-      const run = this.#allocateAtEnd(count);
+      const run = this.#allocateAtEnd(count, 'table');
       if (typeof run !== 'function') return run;
       await run();
     }
@@ -238,7 +280,7 @@ export class Allocator {
     table.grow(entries, table.hostOffset);
     let run: Run | Need | undefined;
     try {
-      run = this.#allocateAtEnd((entries * ENTRY_BYTES) / clusterBytes);
+      run = this.#allocateAtEnd((entries * ENTRY_BYTES) / clusterBytes, 'table');
     } finally {
       if (run === undefined || typeof run === 'function') table.shrinkBack(old.bytes);
       else {

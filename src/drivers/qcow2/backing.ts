@@ -1,5 +1,5 @@
 import { alignDown, alignUp } from '../../base/align.js';
-import { BlockError } from '../../base/error.js';
+import { BlockError, errnoError } from '../../base/error.js';
 import { MAX_BACKING_NAME_BYTES } from '../../base/limits.js';
 import { encodeExtensions, type HeaderExtension, rebuildExtensions } from './header-extensions.js';
 import { FieldOffset, type Header } from './header.js';
@@ -51,7 +51,7 @@ function planBacking(
   format: string | undefined,
 ): BackingPlan {
   const name = Buffer.from(filename ?? '', 'utf8');
-  if (name.length > MAX_BACKING_NAME_BYTES) throw new BlockError('invalid', 'Backing file name too long');
+  if (name.length > MAX_BACKING_NAME_BYTES) throw errnoError('EINVAL');
   const hasName = filename !== undefined && name.length > 0;
   const kept = hasName ? format : undefined;
   const extensions = rebuildExtensions(header.extensions, kept, SECTOR_BYTES - header.headerBytes);

@@ -83,3 +83,55 @@ test('whoever still looks at a table that left memory finds nothing, rather than
   await buffersOf(cache, [1, 2, 3]);
   assert.equal(table.bytes.length, 0);
 });
+
+test('to find a table that may leave, or whether a write-back is due, the cache does not look at all of them', () => {
+  const room = 1024;
+  const cache = new TableCache(TABLE, room * TABLE);
+  let looks = 0;
+  class Watched extends CachedTable {
+    override get isDirty(): boolean {
+      looks++;
+      return super.isDirty;
+    }
+  }
+  const rounds = 8 * room;
+  for (let index = 0; index < rounds; index++) {
+    const table = new Watched(index, cache.buffer(), index * TABLE, false);
+    cache.put(table);
+    if (index % 16 === 0) table.change(0, 8);
+    if (index % 512 === 511) for (const dirty of cache.dirty()) cache.release((dirty.takeDirty(), dirty));
+    assert.equal(cache.needsWriteBack, false);
+  }
+  assert.ok(cache.bytes <= cache.limitBytes);
+  assert.ok(looks < 12 * rounds, `${looks} looks for ${rounds} tables`);
+});
+
+test('tables that were looked at stay, and those that were not leave', () => {
+  const cache = new TableCache(TABLE, 8 * TABLE);
+  const add = (index: number): void =>
+    cache.put(new CachedTable(index, Buffer.alloc(TABLE), index * TABLE, false));
+  for (let index = 0; index < 8; index++) add(index);
+  add(8);
+  for (let index = 9; index < 200; index++) {
+    assert.ok(cache.peek(8), `before ${index}`);
+    add(index);
+  }
+});
+
+test('what is dirty is known, also of tables that another one replaced', () => {
+  const cache = new TableCache(TABLE, 8 * TABLE);
+  const first = new CachedTable(1, Buffer.alloc(TABLE), 0, true);
+  cache.put(first);
+  assert.deepEqual([...cache.dirty()], [first]);
+  const second = new CachedTable(1, Buffer.alloc(TABLE), TABLE, false);
+  cache.put(second);
+  assert.equal(cache.isDirty, false);
+  first.markDirty(0, 8);
+  assert.equal(cache.isDirty, false);
+  second.change(0, 8);
+  assert.deepEqual([...cache.dirty()], [second]);
+  second.takeDirty();
+  assert.equal(cache.isDirty, false);
+  second.isNew = true;
+  assert.deepEqual([...cache.dirty()], [second]);
+});

@@ -15,19 +15,25 @@ export class CachedTable {
   /** For reading, and never across a wait without a pin; see change(). */
   bytes: Buffer;
   readonly hostOffset: number;
-  /** Nothing on disk points at it yet: it may be written in full before what it refers to is durable. */
-  isNew: boolean;
+  /** Its place on the storage is sure to take a change of it: see MetadataSpace. */
+  hasSpace: boolean;
   /** Users that hold it across an await: it stays in memory. */
   pins = 0;
   /** Read for somebody who has not looked at it yet: requests that take turns must not evict each other's for ever. */
   isAwaited = false;
   /** Write-backs under way: the disk is older than memory. */
   writeBacks = 0;
-  lastUse = 0;
+  /** Looked at since the cache last thought of letting it go. */
+  wasUsed = true;
+  /** Its place in the cache's round. */
+  place = 0;
   /** Of an L2 table: every entry was looked at and may be used unchecked. */
   wellFormed = true;
+  #isNew: boolean;
   #dirtyFrom = 0;
   #dirtyEnd = 0;
+  /** The dirty ones of the cache that it is in. */
+  #dirtyTables: Set<CachedTable> | undefined;
   /** What a write-back is writing straight from here. */
   #lent: Buffer | undefined;
 
@@ -35,11 +41,34 @@ export class CachedTable {
     this.index = index;
     this.bytes = bytes;
     this.hostOffset = hostOffset;
-    this.isNew = isNew;
+    this.#isNew = isNew;
+    this.hasSpace = isNew;
+  }
+
+  /** Nothing on disk points at it yet: it may be written in full before what it refers to is durable. */
+  get isNew(): boolean {
+    return this.#isNew;
+  }
+
+  set isNew(isNew: boolean) {
+    this.#isNew = isNew;
+    this.#tellDirty();
+  }
+
+  /** Is in a cache from now on, or (undefined) in none. */
+  joins(dirtyTables: Set<CachedTable> | undefined): void {
+    this.#dirtyTables?.delete(this);
+    this.#dirtyTables = dirtyTables;
+    this.#tellDirty();
+  }
+
+  #tellDirty(): void {
+    if (this.isDirty) this.#dirtyTables?.add(this);
+    else this.#dirtyTables?.delete(this);
   }
 
   get isDirty(): boolean {
-    return this.isNew || this.#dirtyEnd > this.#dirtyFrom;
+    return this.#isNew || this.#dirtyEnd > this.#dirtyFrom;
   }
 
   get mayEvict(): boolean {
@@ -60,6 +89,7 @@ export class CachedTable {
     if (this.#dirtyEnd === this.#dirtyFrom) {
       this.#dirtyFrom = start;
       this.#dirtyEnd = stop;
+      this.#dirtyTables?.add(this);
     } else {
       this.#dirtyFrom = Math.min(this.#dirtyFrom, start);
       this.#dirtyEnd = Math.max(this.#dirtyEnd, stop);
@@ -68,10 +98,10 @@ export class CachedTable {
 
   /** What must be written (all of a new table), as it is now; counts as clean. release() is due when it is written. */
   takeDirty(): Piece {
-    const from = this.isNew ? 0 : this.#dirtyFrom;
-    const end = this.isNew ? this.bytes.length : this.#dirtyEnd;
-    this.isNew = false;
+    const from = this.#isNew ? 0 : this.#dirtyFrom;
+    const end = this.#isNew ? this.bytes.length : this.#dirtyEnd;
     this.#dirtyFrom = this.#dirtyEnd = 0;
+    this.isNew = false;
     this.writeBacks++;
     const bytes = this.bytes.subarray(from, end);
     if (bytes.length > COPIED_PIECE_BYTES) this.#lent = this.bytes;
@@ -93,6 +123,7 @@ export class CachedTable {
   retire(): Buffer {
     const { bytes } = this;
     this.bytes = NOTHING;
+    this.joins(undefined);
     return bytes;
   }
 }
@@ -100,15 +131,18 @@ export class CachedTable {
 /** Free buffers are kept up to this part of the cache. */
 const FREE_SHARE = 8;
 
-/** Least recently used tables leave first; what the disk lacks stays. */
+/** Tables that were not looked at for a round leave first; what the disk lacks stays. */
 export class TableCache {
   readonly #tables = new Map<number, CachedTable>();
+  /** All of them in a round, which a hand goes along in search of one to leave. */
+  readonly #round: CachedTable[] = [];
+  #hand = 0;
+  readonly #dirty = new Set<CachedTable>();
   readonly #tableBytes: number;
   #maxTables: number;
   /** Buffers of tables that left, for others that come: no garbage at any rate of loading. */
   readonly #free: Buffer[] = [];
   readonly #loading = new Map<number, Promise<CachedTable>>();
-  #tick = 0;
   #last: CachedTable | undefined;
 
   /** Keeps `limitBytes`, but two tables at least. */
@@ -135,7 +169,7 @@ export class TableCache {
     const last = this.#last;
     const table = last?.index === index ? last : this.#tables.get(index);
     if (table) {
-      table.lastUse = ++this.#tick;
+      table.wasUsed = true;
       table.isAwaited = false;
       this.#last = table;
     }
@@ -180,35 +214,56 @@ export class TableCache {
 
   put(table: CachedTable): void {
     const before = this.#tables.get(table.index);
-    if (before && before !== table && before.mayEvict) this.#recycle(before.retire());
-    this.#tables.set(table.index, table);
+    if (before && before !== table) {
+      this.#takeOut(before);
+      if (before.mayEvict) this.#recycle(before.retire());
+      else before.joins(undefined);
+    }
+    if (before !== table) {
+      table.place = this.#round.push(table) - 1;
+      this.#tables.set(table.index, table);
+      table.joins(this.#dirty);
+    }
     this.#last = table;
-    table.lastUse = ++this.#tick;
+    table.wasUsed = true;
     this.#evict();
+  }
+
+  #takeOut(table: CachedTable): void {
+    this.#tables.delete(table.index);
+    const last = this.#round.pop();
+    if (!last || last === table) return;
+    this.#round[table.place] = last;
+    last.place = table.place;
   }
 
   /** Most of the cache must stay in memory until it is written back. */
   get needsWriteBack(): boolean {
-    if (this.#tables.size * 2 <= this.#maxTables) return false;
-    let dirty = 0;
-    for (const table of this.#tables.values()) if (table.isDirty) dirty++;
-    return dirty * 2 > this.#maxTables;
+    return this.#dirty.size * 2 > this.#maxTables;
   }
 
-  *dirty(): Generator<CachedTable> {
-    for (const table of this.#tables.values()) if (table.isDirty) yield table;
+  get isDirty(): boolean {
+    return this.#dirty.size > 0;
+  }
+
+  /** Those that differ from the disk; the caller may make each of them clean. */
+  dirty(): Iterable<CachedTable> {
+    return this.#dirty;
   }
 
   #evict(): void {
-    while (this.#tables.size > this.#maxTables) {
-      let oldest: CachedTable | undefined;
-      for (const table of this.#tables.values()) {
-        if (table.mayEvict && table !== this.#last && (!oldest || table.lastUse < oldest.lastUse))
-          oldest = table;
+    // Twice around: the first time may only find that all were looked at.
+    for (let steps = 2 * this.#round.length; this.#tables.size > this.#maxTables && steps > 0; steps--) {
+      if (this.#hand >= this.#round.length) this.#hand = 0;
+      const table = this.#round[this.#hand];
+      if (!table) return;
+      if (!table.wasUsed && table.mayEvict && table !== this.#last) {
+        this.#takeOut(table);
+        this.#recycle(table.retire());
+        continue;
       }
-      if (!oldest) return;
-      this.#tables.delete(oldest.index);
-      this.#recycle(oldest.retire());
+      table.wasUsed = false;
+      this.#hand++;
     }
   }
 }

@@ -1,5 +1,5 @@
 import { isPowerOfTwo } from '../../base/align.js';
-import { BlockError } from '../../base/error.js';
+import { BlockError, errnoText } from '../../base/error.js';
 import { KiB, MAX_BACKING_NAME_BYTES, MiB } from '../../base/limits.js';
 import type { CreateOptions, Json } from '../../block/driver.js';
 
@@ -38,7 +38,7 @@ export function resolveCreateOptions(options: CreateOptions): Qcow2CreateOptions
   if (options.sizeBytes % 512 !== 0)
     throw new BlockError('invalid', 'Image size must be a multiple of 512 bytes');
   if (Buffer.byteLength(options.backingFile ?? '', 'utf8') > MAX_BACKING_NAME_BYTES)
-    throw new BlockError('invalid', 'Backing file name too long');
+    throw notAssigned(options, 'EINVAL');
   return {
     sizeBytes: options.sizeBytes,
     version: v2 ? 2 : 3,
@@ -95,4 +95,14 @@ export function formattingText(options: CreateOptions): string {
   if (o.backingFormat !== undefined) parts.push(`backing_fmt=${o.backingFormat}`);
   parts.push(`lazy_refcounts=${o.lazyRefcounts ? 'on' : 'off'}`, `refcount_bits=${o.refcountBits}`);
   return parts.join(' ');
+}
+
+/** The backing file cannot be named in the header. */
+export function notAssigned(
+  { backingFile, backingFormat }: Pick<Qcow2CreateOptions | CreateOptions, 'backingFile' | 'backingFormat'>,
+  errno: 'EINVAL' | 'ENOSPC',
+): BlockError {
+  const format = backingFormat === undefined ? '' : ` with format '${backingFormat}'`;
+  const text = `Could not assign backing file '${backingFile ?? ''}'${format}: ${errnoText(errno)}`;
+  return new BlockError('invalid', text);
 }

@@ -2,7 +2,7 @@ import { divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import { MAX_L1_BYTES } from '../../base/limits.js';
 import type { ChildIo, CreateOptions } from '../../block/driver.js';
-import { type Qcow2CreateOptions, resolveCreateOptions } from './create-options.js';
+import { notAssigned, type Qcow2CreateOptions, resolveCreateOptions } from './create-options.js';
 import {
   defaultFeatureNames,
   encodeExtensions,
@@ -78,10 +78,7 @@ function encodeHeader(o: Qcow2CreateOptions, layout: Layout): Buffer {
   const name = Buffer.from(o.backingFile ?? '', 'utf8');
   const nameAt = headerBytes + area.length;
   const total = nameAt + name.length;
-  if (total > o.clusterBytes)
-    throw new BlockError('unsupported', 'No room in the qcow2 header for this backing file name', {
-      errno: 'ENOSPC',
-    });
+  if (total > o.clusterBytes) throw notAssigned(o, 'ENOSPC');
   const header = Buffer.alloc(Math.max(total, SECTOR_BYTES));
   area.copy(header, headerBytes);
   name.copy(header, nameAt);

@@ -171,8 +171,13 @@ class Qcow2Instance implements DriverInstance {
     };
   }
 
+  /** Errors: what could not be written, and how much is lost by that. */
   async close(): Promise<void> {
-    await this.#writeAllBack();
+    try {
+      await this.#writeAllBack();
+    } catch (error) {
+      throw this.#image().writeBack.lossError(error);
+    }
   }
 }
 

@@ -1,3 +1,4 @@
+import { BlockError, errnoOf, toBlockError } from '../../base/error.js';
 import { MiB } from '../../base/limits.js';
 import type { ChildIo } from '../../block/driver.js';
 import type { Allocator } from './allocator.js';
@@ -81,6 +82,8 @@ interface Snapshot {
   l1: Piece[];
   l1Move: TableMove | undefined;
   unlinked: UnlinkedRange[];
+  /** Guest bytes whose mapping it brings to disk. */
+  guestBytes: number;
 }
 
 /** How far a write-back came. */
@@ -120,8 +123,8 @@ export class WriteBack {
       !this.#unlinked.isEmpty ||
       l1.isDirty ||
       this.#refcounts.table.isDirty ||
-      !cache.dirty().next().done ||
-      !this.#refcounts.cache.dirty().next().done
+      cache.isDirty ||
+      this.#refcounts.cache.isDirty
     );
   }
 
@@ -230,6 +233,15 @@ export class WriteBack {
     this.#context.header.l1Entries = move.entries;
   }
 
+  /** The error of an end at which the write-back fails: for lack of space it says how much goes with it. */
+  lossError(error: unknown): BlockError {
+    const cause = toBlockError(error);
+    const { unflushedBytes, driver } = this.#context;
+    if (cause.kind !== 'no-space' || unflushedBytes === 0) return cause;
+    const what = `The last ${unflushedBytes} bytes written to '${driver.filename}' are lost`;
+    return new BlockError(cause.kind, `${what}: ${cause.message}`, { errno: errnoOf(cause), cause });
+  }
+
   /** What only the disk's older state pointed at is free now. */
   async #free(s: Snapshot): Promise<void> {
     const ranges = [...s.unlinked];
@@ -330,7 +342,9 @@ export class WriteBack {
       l1Move: takeMove(l1),
       l1: [],
       unlinked: this.#unlinked.takeAll(),
+      guestBytes: this.#context.unflushedBytes,
     };
+    this.#context.unflushedBytes = 0;
     snapshot.refcountTable = refcountTable.takeDirty(snapshot.refcountTableMove !== undefined);
     snapshot.l1 = l1.takeDirty(snapshot.l1Move !== undefined);
     for (const block of this.#refcounts.cache.dirty()) {
@@ -354,6 +368,7 @@ export class WriteBack {
     }
     restorePieces([...s.blocks, ...s.tables]);
     this.#unlinked.restore(s.unlinked);
+    this.#context.unflushedBytes += s.guestBytes;
     const { table } = this.#refcounts;
     this.#restoreTable(table, s.refcountTable, s.refcountTableMove, stage >= Stage.refcountTable);
     this.#restoreTable(this.#tables.l1, s.l1, s.l1Move, stage >= Stage.l1);

@@ -27,6 +27,8 @@ export class ImageContext {
   requestFlush: () => Promise<void> = () => Promise.resolve();
   /** Names of backing files that the header on disk may point at although `header` does not: changes that failed. */
   staleNames: ByteRange[] = [];
+  /** Bytes of clusters that the guest changed, and that no write-back has brought to disk since. */
+  unflushedBytes = 0;
   /** Held around every change of the header. */
   readonly headerLock = new AsyncMutex();
   /** Where metadata is; set by the image's owner. */

@@ -40,10 +40,8 @@ export class MetadataMap {
   /** What metadata lies in [offset, offset + lengthBytes), cluster-aligned; undefined: none. */
   find(offset: number, lengthBytes: number): string | undefined {
     const { clusterBytes } = this.#header();
-    const fixed = this.#fixed().find(
-      (range) => offset < range.offset + range.lengthBytes && offset + lengthBytes > range.offset,
-    );
-    if (fixed) return fixed.what;
+    const fixed = this.#findFixed(offset, lengthBytes);
+    if (fixed !== undefined) return fixed;
     const first = Math.floor(offset / clusterBytes);
     const end = Math.ceil((offset + lengthBytes) / clusterBytes);
     const added = this.findAdded(offset, lengthBytes);
@@ -72,10 +70,8 @@ export class MetadataMap {
   findOther(offset: number): string | undefined {
     const { clusterBytes } = this.#header();
     const cluster = offset / clusterBytes;
-    const fixed = this.#fixed().find(
-      (range) => offset < range.offset + range.lengthBytes && offset + clusterBytes > range.offset,
-    );
-    if (fixed) return fixed.what;
+    const fixed = this.#findFixed(offset, clusterBytes);
+    if (fixed !== undefined) return fixed;
     const named = this.#sorted();
     const index = firstAtOrAfter(named, cluster);
     const isNamed = named[index] === cluster && !this.#gone.has(cluster);
@@ -98,19 +94,18 @@ export class MetadataMap {
     return named[firstAtOrAfter(named, cluster)] === cluster;
   }
 
-  #fixed(): MetadataRange[] {
+  /** Each allocation asks: nothing is made for it. */
+  #findFixed(offset: number, lengthBytes: number): string | undefined {
     const header = this.#header();
-    const { clusterBytes } = header;
-    return [
-      { what: 'qcow2_header', offset: 0, lengthBytes: clusterBytes },
-      { what: 'active L1 table', offset: header.l1Offset, lengthBytes: header.l1Entries * ENTRY_BYTES },
-      {
-        what: 'refcount table',
-        offset: header.refcountTableOffset,
-        lengthBytes: header.refcountTableClusters * clusterBytes,
-      },
-      ...this.#snapshots,
-    ];
+    const { clusterBytes, l1Offset, refcountTableOffset } = header;
+    const end = offset + lengthBytes;
+    if (offset < clusterBytes && end > 0) return 'qcow2_header';
+    if (offset < l1Offset + header.l1Entries * ENTRY_BYTES && end > l1Offset) return 'active L1 table';
+    const tableEnd = refcountTableOffset + header.refcountTableClusters * clusterBytes;
+    if (offset < tableEnd && end > refcountTableOffset) return 'refcount table';
+    for (const range of this.#snapshots)
+      if (offset < range.offset + range.lengthBytes && end > range.offset) return range.what;
+    return undefined;
   }
 
   #sorted(): Float64Array {

@@ -9,6 +9,7 @@ import { MetadataMap } from './metadata-map.js';
 import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './refcounts.js';
 import { type ImageParts, Reserver } from './reservation.js';
 import { SectorTable } from './sector-table.js';
+import { MetadataSpace } from './space.js';
 import { readSnapshots, type SnapshotTable } from './snapshots.js';
 
 export interface CacheSizes {
@@ -21,6 +22,7 @@ export class OpenImage implements ImageParts {
   readonly context: ImageContext;
   readonly tables: L2Tables;
   readonly refcounts: Refcounts;
+  readonly space: MetadataSpace;
   readonly allocator: Allocator;
   readonly unlinked = new UnlinkedClusters();
   readonly writeBack: WriteBack;
@@ -42,7 +44,8 @@ export class OpenImage implements ImageParts {
     this.tables = new L2Tables(context, l1, sizes.l2CacheBytes ?? DEFAULT_L2_CACHE_BYTES);
     const refcountBytes = sizes.refcountCacheBytes ?? DEFAULT_REFCOUNT_CACHE_BYTES;
     this.refcounts = new Refcounts(context, refcountTable, refcountBytes);
-    this.allocator = new Allocator(context, this.refcounts);
+    this.space = new MetadataSpace(context);
+    this.allocator = new Allocator(context, this.refcounts, this.space);
     this.writeBack = new WriteBack(context, this);
     this.mapper = new Mapper(context, this.tables);
     this.reserver = new Reserver(this);

@@ -1,16 +1,18 @@
 import { assert } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import type { Reservation } from '../../block/driver.js';
-import type { Allocator, Need } from './allocator.js';
+import type { Allocator } from './allocator.js';
 import type { CachedTable } from './cached-table.js';
 import type { UnlinkedClusters } from './flush.js';
 import type { ImageContext } from './image.js';
 import type { L2Tables } from './l2-cache.js';
 import { ClusterKind, clusterKind, ENTRY_BYTES, entryIsCopied, entryOffset, writeEntry } from './layout.js';
+import type { MetadataSpace, Need } from './space.js';
 
 /** Parts of an open image that change its mapping. */
 export interface ImageParts {
   readonly context: ImageContext;
+  readonly space: MetadataSpace;
   readonly tables: L2Tables;
   readonly allocator: Allocator;
   readonly unlinked: UnlinkedClusters;
@@ -33,7 +35,9 @@ export function tableToChange(parts: ImageParts, l1Index: number): CachedTable |
   const table = tables.peek(l1Index);
   const absent = tables.isAbsent(l1Index);
   if (!table && !absent) return () => tables.load(l1Index);
-  if (table && tables.isCopied(l1Index)) return table;
+  if (table && tables.isCopied(l1Index)) return parts.space.needsTable(table) ?? table;
+  const need = parts.space.needsEntry(tables.l1, l1Index);
+  if (need) return need;
   const run = allocator.tryAllocate(1, 'L2 table');
   if (typeof run === 'function') return run;
   if (!absent) parts.unlinked.add(entryOffset(tables.l1.bytes, l1Index), context.clusterBytes, false);
@@ -195,6 +199,7 @@ class ClusterReservation implements Reservation {
       }
       writeEntry(bytes, this.#index + i, this.hostOffset + i * cluster, true);
     }
+    context.unflushedBytes += this.lengthBytes;
   }
 
   abort(): void {

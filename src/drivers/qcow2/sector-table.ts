@@ -16,6 +16,9 @@ export class SectorTable {
   bytes: Buffer;
   hostOffset: number;
   readonly #dirtySectors = new Set<number>();
+  /** Stretches whose place on the storage is sure to take a change: see MetadataSpace. */
+  #withSpace: Set<number> | 'all' = new Set();
+  #spaceBefore = this.#withSpace;
   /** Where the table was while the header still names the old place. */
   moved: { hostOffset: number; lengthBytes: number } | undefined;
 
@@ -33,12 +36,20 @@ export class SectorTable {
     return this.#dirtySectors.size > 0 || this.moved !== undefined;
   }
 
+  hasSpace(stretch: number): boolean {
+    return this.#withSpace === 'all' || this.#withSpace.has(stretch);
+  }
+
+  gotSpace(stretch: number): void {
+    if (this.#withSpace !== 'all') this.#withSpace.add(stretch);
+  }
+
   set(index: number, offset: number, copied: boolean): void {
     writeEntry(this.bytes, index, offset, copied);
     this.#dirtySectors.add(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
   }
 
-  /** Goes on in a larger table at a new place; the old place is free once the header no longer names it. */
+  /** Goes on in a larger table at a new place, which has its space; the old place is free once the header no longer names it. */
   grow(entries: number, hostOffset: number): void {
     assert(entries >= this.entries && !this.moved, 'a table grows once a write-back');
     const bytes = Buffer.alloc(entries * ENTRY_BYTES);
@@ -46,12 +57,15 @@ export class SectorTable {
     this.moved = { hostOffset: this.hostOffset, lengthBytes: this.bytes.length };
     this.bytes = bytes;
     this.hostOffset = hostOffset;
+    this.#spaceBefore = this.#withSpace;
+    this.#withSpace = 'all';
   }
 
   /** Takes a grow() back that found no place. */
   shrinkBack(bytes: Buffer): void {
     this.bytes = bytes;
     this.moved = undefined;
+    this.#withSpace = this.#spaceBefore;
   }
 
   /** Copies what must be written (or the whole table) and counts it as clean. */

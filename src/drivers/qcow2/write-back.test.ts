@@ -5,7 +5,7 @@ import { errnoError } from '../../base/error.js';
 import { createImage } from '../../block/create.js';
 import { createRealHost } from '../../host/real.js';
 import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
-import { childOf, DiskShelf } from '../../testing/recorded-disk.js';
+import { childOf, DiskShelf, type RecordedDisk } from '../../testing/recorded-disk.js';
 import { TestBed, withFolder } from '../../testing/test-disk.js';
 import { fileDriver } from '../file/index.js';
 import { checkQcow2 } from './check.js';
@@ -149,3 +149,110 @@ test('clusters in any number that are counted behind the end of the file are pas
   await disk.close();
   assert.equal((await checkQcow2(childOf(file))).corruptions, 0);
 });
+
+/** What a write-back announces before each write that may fail. */
+const STAGES = [
+  'refblock_alloc.write',
+  'refblock_alloc.hookup',
+  'refblock_update',
+  'l2_alloc.write',
+  'l2_update',
+  'l1_update',
+  'l1_grow.write_table',
+  'l1_grow.activate_table',
+  'refblock_alloc.write_blocks',
+  'refblock_alloc.write_table',
+  'refblock_alloc.switch_table',
+  'flush_to_disk',
+];
+
+/** Fails the write that follows the event of this name that comes after `spared` others of it, once. */
+function failingWrite(file: RecordedDisk, name: string, spared: number): () => boolean {
+  let left = spared;
+  let strikes = false;
+  let failed = false;
+  file.onEvent = (event): undefined => void (strikes ||= event === name && left-- === 0);
+  file.failure = (): Error | undefined => {
+    if (!strikes) return undefined;
+    strikes = false;
+    failed = true;
+    return errnoError('ENOSPC');
+  };
+  return () => failed;
+}
+
+for (const stage of STAGES) {
+  test(`a write-back that fails (${stage}) is done again: nothing is forgotten, nothing leaks`, async () => {
+    let failures = 0;
+    for (let spared = 0; spared < 4; spared++) {
+      const shelf = new DiskShelf([qcow2Driver]);
+      const file = shelf.put('image');
+      // 64 clusters a refcount block, so that every kind of table is made, changed and moved.
+      const options = { 'cluster-size': CLUSTER, 'refcount-bits': 64 };
+      await createQcow2(childOf(file), { sizeBytes: 4 * MiB, options });
+      file.onEvent = () => undefined;
+      const disk = await shelf.open('image');
+      const content = Buffer.alloc(4 * MiB);
+      const write = (at: number, length: number, value: number): Promise<void> => {
+        content.fill(value, at, at + length);
+        return disk.backend.write(at, Buffer.alloc(length, value));
+      };
+      await write(0, 40 * CLUSTER, 1);
+      await write(MiB, 40 * CLUSTER, 2);
+      await disk.backend.flush();
+      await disk.backend.discard(0, 3 * CLUSTER);
+      content.fill(0, 0, 3 * CLUSTER);
+      await write(60 * CLUSTER, 2 * CLUSTER, 3);
+      const moves = stage.startsWith('refblock_alloc.') && !/alloc.write$|hookup/.test(stage);
+      // The refcount table of a new image describes 4096 clusters.
+      await write(2 * MiB, moves ? 2 * MiB : 80 * CLUSTER, 4);
+      if (moves) await write(MiB, MiB, 5);
+      const failed = failingWrite(file, stage, spared);
+      const growth = stage.startsWith('l1_grow') ? disk.backend.truncate(5 * MiB) : disk.backend.flush();
+      if (await fails(growth)) {
+        failures++;
+        assert.ok(failed());
+      }
+      file.onEvent = () => undefined;
+      file.failure = () => undefined;
+      await write(3 * MiB, 5 * CLUSTER, 5);
+      await disk.backend.flush();
+      await disk.close();
+      const what = `${stage} ${spared}`;
+      const again = await shelf.open('image', { readOnly: true });
+      assert.ok((await again.read(0, content.length)).equals(content), what);
+      const found = await checkQcow2(childOf(file));
+      assert.deepEqual([found.corruptions, found.leaks, found.messages.slice(0, 3)], [0, 0, []], what);
+    }
+    assert.ok(failures > 0, 'some write-back failed');
+  });
+}
+
+for (const synchronous of [true, false]) {
+  test(`writes that fail, or are refused at once, leak no cluster (${synchronous ? 'at once' : 'later'})`, async () => {
+    for (const clusterBytes of [CLUSTER, 65536]) {
+      const shelf = new DiskShelf([qcow2Driver]);
+      const file = shelf.put('image');
+      await createQcow2(childOf(file), { sizeBytes: 64 * MiB, options: { 'cluster-size': clusterBytes } });
+      file.synchronous = synchronous;
+      const disk = await shelf.open('image');
+      let turn = 0;
+      let failures = 0;
+      for (let at = 0; at < 8 * MiB; at += 100_000) {
+        const isBad = turn++ % 2 === 0;
+        file.failure = () => (isBad ? errnoError('ENOSPC') : undefined);
+        const bytes = Buffer.alloc(3 * clusterBytes, turn);
+        // Refused at once where the cluster is not written whole; a failure leaves it to the promise form.
+        const write = async (): Promise<void> => {
+          if (!disk.backend.tryWrite(at, bytes, 0)) await disk.backend.write(at, bytes);
+        };
+        if (await fails(write())) failures++;
+      }
+      assert.ok(failures > 20, `${failures} failures`);
+      file.failure = () => undefined;
+      await disk.close();
+      const found = await checkQcow2(childOf(file));
+      assert.deepEqual([found.corruptions, found.leaks, found.messages.slice(0, 3)], [0, 0, []]);
+    }
+  });
+}

@@ -28,10 +28,10 @@ export async function zeroClusters(
     const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
     if (hasHost && !mayUnmap && entryIsCopied(table.bytes, index)) {
       if (kind === ClusterKind.zeroAllocated) return;
-      setEntry(table, index, entryOffset(table.bytes, index), true, ZERO_LOW);
+      setEntry(parts, table, index, entryOffset(table.bytes, index), true, ZERO_LOW);
     } else if (kind !== ClusterKind.zeroPlain) {
       unlink(parts, table, index);
-      setEntry(table, index, 0, false, ZERO_LOW);
+      setEntry(parts, table, index, 0, false, ZERO_LOW);
     }
   });
 }
@@ -49,7 +49,7 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
     const kind = clusterKind(table.bytes, index);
     if (kind === ClusterKind.zeroPlain || (kind === ClusterKind.unallocated && !hasBacking)) return;
     unlink(parts, table, index);
-    setEntry(table, index, 0, false, v2 ? 0 : ZERO_LOW);
+    setEntry(parts, table, index, 0, false, v2 ? 0 : ZERO_LOW);
   });
 }
 
@@ -94,6 +94,14 @@ function unlink({ context, unlinked }: ImageParts, table: CachedTable, index: nu
   if (offset !== 0) unlinked.add(offset, context.clusterBytes, context.driver.modes.discard === 'unmap');
 }
 
-function setEntry(table: CachedTable, index: number, offset: number, copied: boolean, low: number): void {
+function setEntry(
+  { context }: ImageParts,
+  table: CachedTable,
+  index: number,
+  offset: number,
+  copied: boolean,
+  low: number,
+): void {
+  context.unflushedBytes += context.clusterBytes;
   writeEntry(table.change(index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES), index, offset, copied, low);
 }

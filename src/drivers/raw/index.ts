@@ -1,4 +1,4 @@
-import { BlockError } from '../../base/error.js';
+import { BlockError, errnoError } from '../../base/error.js';
 import { AssertionFailure } from '../../base/assert.js';
 import { alignUp } from '../../base/align.js';
 import type {
@@ -20,13 +20,17 @@ class RawMap implements MapDriver {
   readonly clusterBytes = 1;
   readonly #file: ChildIo;
   readonly #start: number;
+  readonly #sizeBytes: number;
 
-  constructor(file: ChildIo, start: number) {
+  constructor(file: ChildIo, { start, sizeBytes }: Window) {
     this.#file = file;
     this.#start = start;
+    this.#sizeBytes = sizeBytes ?? Infinity;
   }
 
+  /** Errors: no-space beyond a window, which does not grow: what lies there is somebody else's. */
   tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {
+    if (offset + lengthBytes > this.#sizeBytes) throw errnoError('ENOSPC', undefined, { offset });
     out.kind = 'data';
     out.lengthBytes = lengthBytes;
     out.hostOffset = this.#start + offset;
@@ -42,8 +46,9 @@ class RawMap implements MapDriver {
     return Promise.reject(new AssertionFailure('raw data is always writable in place'));
   }
 
-  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
-    return this.#file.writeZeroes(this.#start + offset, lengthBytes, mayUnmap ? Flag.mayUnmap : Flag.none);
+  async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+    if (offset + lengthBytes > this.#sizeBytes) throw errnoError('ENOSPC', undefined, { offset });
+    await this.#file.writeZeroes(this.#start + offset, lengthBytes, mayUnmap ? Flag.mayUnmap : Flag.none);
   }
 
   discardClusters(offset: number, lengthBytes: number): Promise<void> {
@@ -64,7 +69,7 @@ class RawNode implements DriverInstance {
     this.#file = file;
     this.#start = start;
     this.#sizeBytes = sizeBytes;
-    this.map = new RawMap(file, start);
+    this.map = new RawMap(file, { start, sizeBytes });
   }
 
   get lengthBytes(): number {
@@ -131,6 +136,7 @@ export const rawDriver: DriverDescription = {
   kind: 'format',
   children: [{ role: 'file', required: true }],
   optionKeys: ['offset', 'size'],
+  identityOptions: ['offset', 'size'],
 
   async open(context, options) {
     const file = context.child('file');

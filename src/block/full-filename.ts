@@ -1,0 +1,154 @@
+import { BlockError } from '../base/error.js';
+import { MAX_FILENAME_BYTES } from '../base/limits.js';
+import { formatJson } from '../qmp/json-format.js';
+import type { Json } from './driver.js';
+import { folderOf, hasProtocol } from './filename.js';
+import type { Node } from './node.js';
+
+/** The two ways to say what a node is. */
+interface NodeName {
+  /** A name that opens the same by itself, as its format; undefined: there is none. */
+  plain: string | undefined;
+  /** The options that open the same, as JSON; of a long one only as much as a name can hold. */
+  json: string;
+}
+
+/**
+ * Full names of nodes: the plain filename where opening that gives the graph as it stands, else `json:{...}` with all
+ * that makes the difference. What is read-only, cached or locked makes none. Names are kept, so an object lasts only
+ * as long as the graph does not change.
+ */
+export class NodeNames {
+  readonly #known = new Map<Node, NodeName>();
+  readonly #ignoresBacking: boolean;
+
+  /** `ignoresBacking`: the images were opened to look at their headers, so nobody chose to leave backing files out. */
+  constructor({ ignoresBacking = false } = {}) {
+    this.#ignoresBacking = ignoresBacking;
+  }
+
+  /** At most MAX_FILENAME_BYTES long; one that was longer ends in "...". */
+  of(node: Node): string {
+    const { plain, json } = this.#nameOf(node);
+    return plain ?? cut(`json:${json}`);
+  }
+
+  /** Children first and without recursion: a chain may have thousands of layers. */
+  #nameOf(node: Node): NodeName {
+    const path = [node];
+    for (let at = path.at(-1); at; at = path.at(-1)) {
+      if (!this.#known.has(at)) {
+        const missing = [...at.children.values()].find((edge) => !this.#known.has(edge.node));
+        if (missing) {
+          path.push(missing.node);
+          continue;
+        }
+        this.#known.set(at, this.#compose(at));
+      }
+      path.pop();
+    }
+    return this.#childName(node);
+  }
+
+  /** Of a node whose name is known. */
+  #childName(node: Node): NodeName {
+    return this.#known.get(node) ?? { plain: node.name, json: '{}' };
+  }
+
+  #compose(node: Node): NodeName {
+    const { driver, filtered } = node;
+    if (filtered && isJobFilter(node) && !isNamedWhole(node)) return this.#childName(filtered.node);
+    const identity = identityOf(node);
+    const isOverridden = !this.#ignoresBacking && this.isBackingOverridden(node);
+    const members: Array<[string, string]> = [['driver', formatJson(driver.name)], ...identity];
+    for (const [role, edge] of node.children) {
+      if (role !== 'backing') members.push([role, this.#childName(edge.node).json]);
+    }
+    if (isOverridden) {
+      const backing = node.children.get('backing');
+      members.push(['backing', backing ? this.#childName(backing.node).json : 'null']);
+    }
+    const json = object(members);
+    if (driver.filename) {
+      const image = filtered && this.#childName(filtered.node).plain;
+      return { plain: driver.filename(node.options, image), json };
+    }
+    const file = node.children.get('file')?.node;
+    const isPlain = identity.length === 0 && !isOverridden && file?.driver.filename !== undefined;
+    return { plain: isPlain ? this.#childName(file).plain : undefined, json };
+  }
+
+  /** Whether a node has another backing file, or none, than it gets when it is opened by name. */
+  isBackingOverridden(node: Node): boolean {
+    const backing = node.children.get('backing')?.node;
+    const { automaticBacking, backingFormat } = node;
+    if (!backing) return automaticBacking !== undefined;
+    if (this.of(backing) !== automaticBacking) return true;
+    // A protocol shows what raw shows.
+    const { driver } = backing.skipFilters();
+    return backingFormat !== undefined && driver.kind === 'format' && driver.name !== backingFormat;
+  }
+}
+
+/** A filter that a job has put in: it shows its child and cannot be opened. */
+export function isJobFilter({ driver }: Node): boolean {
+  return driver.kind === 'filter' && driver.filename === undefined;
+}
+
+/** QEMU gives its job's filters the names of their children, except a stream's that the user has named. */
+function isNamedWhole({ driver, implicit }: Node): boolean {
+  return driver.name === 'copy-on-read' && !implicit;
+}
+
+/** The full name of one node, as the graph stands. */
+export function fullFilename(node: Node): string {
+  return new NodeNames().of(node);
+}
+
+/** A backing file name as the image of `node` says it, seen from where the image is. Errors: invalid. */
+export function resolveBackingOf(node: Node, backingFilename: string): string {
+  if (backingFilename.startsWith('/') || hasProtocol(backingFilename)) return backingFilename;
+  let storage = node;
+  for (let edge = node.filtered; edge; edge = edge.node.filtered) storage = edge.node;
+  const plain = fullFilename(storage);
+  if (storage.driver.name === 'file' && !plain.startsWith('json:')) return folderOf(plain) + backingFilename;
+  const name = storage.driver.name === 'nbd' ? 'NBD' : storage.driver.name;
+  throw new BlockError('invalid', `Cannot generate a base directory for ${name} nodes`, { path: plain });
+}
+
+/** Options that change what a node shows, with their JSON: nested ones under their dotted names. */
+function identityOf({ driver, options }: Node): Array<[string, string]> {
+  const found: Array<[string, string]> = [];
+  const add = (key: string, value: Json): void => {
+    if (typeof value !== 'object' || value === null) found.push([key, formatJson(value)]);
+    else for (const [member, inner] of Object.entries(value)) add(`${key}.${member}`, inner);
+  };
+  for (const key of driver.identityOptions ?? []) {
+    const value = options[key];
+    if (value !== undefined) add(key, value);
+  }
+  return found;
+}
+
+/** Members in the order in which QEMU writes them (seen by letting it repeat an object); others first. */
+const MEMBER_ORDER = [
+  ...['inject-error.N.state', 'opt-write-zero', 'inject-error.N.immediately', 'read-zeroes'],
+  ...['set-state.N.event', 'server.path', 'set-state.N.state', 'server.port', 'server.host'],
+  ...['inject-error.N.once', 'max-write-zero', 'offset', 'image', 'backing', 'max-transfer', 'driver'],
+  ...['inject-error.N.iotype', 'filename', 'size', 'set-state.N.new_state', 'inject-error.N.errno'],
+  ...['inject-error.N.event', 'export', 'server.type', 'opt-discard', 'inject-error.N.sector', 'file'],
+  ...['max-discard', 'align'],
+];
+
+function object(members: ReadonlyArray<readonly [string, string]>): string {
+  const place = ([key]: readonly [string, string]): number =>
+    MEMBER_ORDER.indexOf(key.replace(/\.\d+\./, '.N.'));
+  const ordered = [...members].sort((a, b) => place(a) - place(b));
+  const text = ordered.map(([key, json]) => `${formatJson(key)}: ${json}`).join(', ');
+  return `{${text}}`.slice(0, MAX_FILENAME_BYTES + 1);
+}
+
+/** JSON is ASCII. */
+function cut(name: string): string {
+  return name.length > MAX_FILENAME_BYTES ? `${name.slice(0, MAX_FILENAME_BYTES - 3)}...` : name;
+}

@@ -1,0 +1,221 @@
+import { deferred, type Deferred } from '../base/async.js';
+import { BlockError } from '../base/error.js';
+import { activate, inactivate } from '../block/activity.js';
+import type { DriverDescription, DriverEvent, Json, NodeOptions } from '../block/driver.js';
+import { Graph } from '../block/graph.js';
+import type { Node } from '../block/node.js';
+import { Opener } from '../block/open.js';
+import { DriverRegistry } from '../block/registry.js';
+import { ExportRegistry } from '../export/exports.js';
+import {
+  checkDeviceProperties,
+  type DeviceProperties,
+  GuestDevice,
+  type IoErrorEvent,
+} from '../guest/device.js';
+import { RunState } from '../guest/run-state.js';
+import type { Host } from '../host/host.js';
+import { JobManager } from '../jobs/manager.js';
+import { CommandRegistry, type Handler } from '../qmp/registry.js';
+import { QmpHub } from '../qmp/session.js';
+import {
+  type CommandArguments,
+  type CommandName,
+  type CommandResult,
+  COMMANDS,
+  type OptionalArguments,
+} from '../schema/commands.js';
+import type { Type } from '../schema/types.js';
+import { closeGraph, Lifetime, runAll } from './closing.js';
+import { type EventListener, guarded, Listeners } from './listeners.js';
+
+export interface EngineProperties {
+  host: Host;
+  drivers: Iterable<DriverDescription>;
+  /** Which of QEMU's programs it stands in for: a machine with devices, or a storage daemon. */
+  kind: 'machine' | 'storage-daemon';
+  /** The guest does not run until `cont`. */
+  startStopped?: boolean;
+  /** Another engine writes the images until they are exported or the guest starts here. */
+  incoming?: boolean;
+  /** What QEMU prints on its standard output; a line without its end. */
+  print?: (line: string) => void;
+  /** Told of what no command can answer with: what an event listener throws, a bug. Default: Node's warning. */
+  onUnexpectedError?: (error: unknown) => void;
+}
+
+/**
+ * One live block-storage engine: its graph, jobs, exports and guest devices. Several live in one process without
+ * knowing of each other. The families of commands (register.ts) stand on it.
+ */
+export class EngineParts {
+  readonly host: Host;
+  readonly kind: EngineProperties['kind'];
+  readonly graph: Graph;
+  readonly opener: Opener;
+  readonly jobs: JobManager;
+  readonly exports: ExportRegistry;
+  readonly runState: RunState;
+  readonly devices = new Map<string, GuestDevice>();
+  readonly registry = new CommandRegistry();
+  /** All QMP clients, and execute(). */
+  readonly hub: QmpHub;
+  readonly print: (line: string) => void;
+  /** Settled by `quit`; the program then closes the engine and ends. */
+  readonly quitting: Deferred<void> = deferred();
+  readonly #listeners: Listeners;
+  readonly #lifetime = new Lifetime();
+  /** The program's own code is told of its errors; should that fail too, Node tells. */
+  readonly #report = (error: unknown): void => guarded(() => this.hub.onUnexpectedError(error), warn);
+
+  constructor(properties: EngineProperties) {
+    const { host } = properties;
+    this.host = host;
+    this.kind = properties.kind;
+    const { print } = properties;
+    this.print = (line) => {
+      if (print) guarded(() => print(line), this.#report);
+    };
+    this.#listeners = new Listeners(this.#report);
+    this.graph = new Graph(host);
+    this.graph.onDriverEvent = (node, event) => this.#driverEvent(node, event);
+    this.opener = new Opener(this.graph, new DriverRegistry(properties.drivers));
+    this.hub = new QmpHub(this.registry, host.clock);
+    this.hub.onUnexpectedError = properties.onUnexpectedError ?? warn;
+    const emit: EventListener = (event, data) => this.emit(event, data);
+    this.jobs = new JobManager(this.opener, emit);
+    this.exports = new ExportRegistry(this.graph, (id) => this.emit('BLOCK_EXPORT_DELETED', { id }));
+    const { startStopped = false, incoming = false } = properties;
+    this.runState = new RunState({ stopped: startStopped, incoming }, (event) => this.emit(event, {}));
+  }
+
+  /** Images belong to the other end of a migration. */
+  get isIncoming(): boolean {
+    return this.runState.status === 'inmigrate';
+  }
+
+  /** Defines a command for every client. */
+  command<N extends CommandName>(name: N, handler: Handler<CommandArguments<N>>): void {
+    const args: Type<unknown> = COMMANDS[name];
+    this.registry.register({ name, arguments: args }, handler as Handler<unknown>);
+  }
+
+  /**
+   * Runs one command as a QMP client would, after those under way.
+   * Errors: BlockError (kind closed when the engine is), or QmpError for what is no error of the block layer.
+   */
+  execute<N extends CommandName>(name: N, ...[args]: OptionalArguments<N>): Promise<CommandResult<N>> {
+    return this.hub.execute(name, args ?? {}) as Promise<CommandResult<N>>;
+  }
+
+  emit(event: string, data: { [key: string]: Json }): void {
+    this.hub.emit(event, data);
+    this.#listeners.emit(event, data);
+  }
+
+  /** Calls `listener` with every event; the answer ends that. Errors: kind closed. */
+  onEvent(listener: EventListener): () => void {
+    this.#lifetime.assertOpen();
+    if (typeof listener !== 'function') throw new BlockError('invalid', 'An event listener is a function');
+    return this.#listeners.add(listener);
+  }
+
+  /** blockdev-add without a client. Errors: kind closed; those of opening. */
+  addNode(options: NodeOptions): Promise<Node> {
+    return this.whileOpen(() => this.#addNode(options));
+  }
+
+  async #addNode(options: NodeOptions): Promise<Node> {
+    const name: unknown = (options as NodeOptions | undefined)?.['node-name'];
+    if (typeof name !== 'string') {
+      throw new BlockError('invalid', "'node-name' must be specified for the root node");
+    }
+    return this.opener.open(options, { readOnly: false, monitorOwned: true, inactive: this.isIncoming });
+  }
+
+  /** Errors: exists; not-found; busy when another user of the node conflicts; those of activate. */
+  addDevice(nodeName: string, properties: DeviceProperties): Promise<GuestDevice> {
+    return this.whileOpen(() => this.#addDevice(nodeName, properties));
+  }
+
+  async #addDevice(nodeName: string, properties: DeviceProperties): Promise<GuestDevice> {
+    checkDeviceProperties(nodeName, properties);
+    if (this.devices.has(properties.id))
+      throw new BlockError('exists', `Duplicate device ID '${properties.id}'`);
+    const node = this.graph.nodes.get(nodeName);
+    if (!node)
+      throw new BlockError('not-found', `Property 'virtio-blk-device.drive' can't find value '${nodeName}'`);
+    if (!this.isIncoming) await activate(this.graph, [node]);
+    const device = await GuestDevice.create(this.graph, node, properties, this.runState, (event) =>
+      this.#ioError(event),
+    );
+    this.devices.set(device.id, device);
+    return device;
+  }
+
+  /** Makes an image ours that another engine had, with all below it, or throws and leaves all as it was: see activate. */
+  activate(node: Node): Promise<void> {
+    return this.whileOpen(() => activate(this.graph, [node]));
+  }
+
+  /** Gives an image to another engine, with all below it. Errors: see inactivate; busy while a guest uses it. */
+  async inactivate(node: Node): Promise<void> {
+    const users = [...this.devices.values()].filter(({ backend }) =>
+      [...backend.node.chain()].includes(node),
+    );
+    if (this.runState.isRunning && users.length > 0)
+      throw new BlockError('busy', `Node '${node.name}' is in use by a guest that runs`, { node: node.name });
+    await this.whileOpen(() => inactivate(this.graph, [node]));
+  }
+
+  get isClosed(): boolean {
+    return this.#lifetime.isClosed;
+  }
+
+  /** Resolves when close() has done its work, well or not. */
+  get ended(): Promise<void> {
+    return this.#lifetime.ended;
+  }
+
+  /** Runs what close() must wait for. Errors: kind closed, and those of `work`. */
+  whileOpen<T>(work: () => Promise<T>): Promise<T> {
+    return this.#lifetime.during(work);
+  }
+
+  /**
+   * Ends jobs, exports and devices, flushes and closes every image; backends that the program has itself on nodes are
+   * flushed and taken away. All of it is closed also when an error is thrown, the first that was met: what was written
+   * may not be durable. From the call on everything else is refused (kind closed). A second call has nothing to do.
+   */
+  close(): Promise<void> {
+    return this.#lifetime.end(async () => {
+      // A command that runs may wait for a job, or start one.
+      await Promise.all([this.hub.close(), this.jobs.cancelAll()]);
+      await runAll([
+        () => this.jobs.cancelAll(),
+        () => this.exports.close(),
+        ...[...this.devices.values()].map((device) => () => device.close()),
+        () => closeGraph(this.graph),
+      ]);
+      this.devices.clear();
+      this.#listeners.removeAll();
+    });
+  }
+
+  #ioError({ device, operation, action, noSpace, reason }: IoErrorEvent): void {
+    const node = device.backend.node.name;
+    const data = { device: '', 'node-name': node, operation, action, nospace: noSpace, reason };
+    this.emit('BLOCK_IO_ERROR', data);
+  }
+
+  #driverEvent(node: Node, event: DriverEvent): void {
+    const data: { [key: string]: Json } = { device: '', 'node-name': node.name, msg: event.message };
+    if (event.offset !== undefined) data['offset'] = event.offset;
+    if (event.sizeBytes !== undefined) data['size'] = event.sizeBytes;
+    this.emit('BLOCK_IMAGE_CORRUPTED', { ...data, fatal: event.fatal });
+  }
+}
+
+function warn(error: unknown): void {
+  process.emitWarning(error instanceof Error ? error : String(error));
+}
