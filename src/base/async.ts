@@ -71,3 +71,45 @@ export class AsyncMutex {
     }
   }
 }
+
+/** Requests that can be left to themselves, all at once. */
+export class Abandonable {
+  readonly #failing = new Set<(error: Error) => void>();
+  #error: Error | undefined;
+
+  get isAbandoned(): boolean {
+    return this.#error !== undefined;
+  }
+
+  /** Throws the error of abandon(), once that was called. */
+  check(): void {
+    if (this.#error) throw this.#error;
+  }
+
+  /** What a request answers, or the error of abandon(), whichever comes first. */
+  during<T>(request: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const fail = (error: Error): void => reject(error);
+      this.#failing.add(fail);
+      void request.then(resolve, reject).then(() => this.#failing.delete(fail));
+      if (this.#error) reject(this.#error);
+    });
+  }
+
+  /** A wait that `start` begins; answers how to end it when nobody waits any more. */
+  async sleep(start: (done: () => void) => { cancel(): void }): Promise<void> {
+    const slept = deferred();
+    const timer = start(() => slept.resolve());
+    try {
+      await this.during(slept.promise);
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  /** Requests in flight fail with `error`, and later ones do. */
+  abandon(error: Error): void {
+    this.#error ??= error;
+    for (const fail of [...this.#failing]) fail(this.#error);
+  }
+}

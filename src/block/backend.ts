@@ -76,6 +76,7 @@ export class BlockBackend {
   readonly clock: HostClock;
   readonly #queues: boolean;
   #inFlight = 0;
+  #begun = 0;
   /** Requests that wait for the end of a drained section. */
   #heldBack = 0;
   #quiesced = 0;
@@ -151,7 +152,7 @@ export class BlockBackend {
   }
 
   get isBusy(): boolean {
-    return this.#inFlight > 0 || (this.user.isBusy?.() ?? false);
+    return this.#inFlight > 0 || this.#begun > 0 || (this.user.isBusy?.() ?? false);
   }
 
   tryRead(offset: number, buffer: Uint8Array): boolean {
@@ -248,6 +249,21 @@ export class BlockBackend {
     while (this.#isHeld()) await this.#resumed.wait();
     this.#heldBack--;
     this.#inFlight++;
+  }
+
+  /** Waits while a drained section holds the node, also for a backend whose requests it does not hold back. */
+  async untilOpen(): Promise<void> {
+    while (this.#quiesced > 0) await this.#resumed.wait();
+  }
+
+  /** Work that consists of several requests: drained sections wait for its end. */
+  begin(): void {
+    this.#begun++;
+  }
+
+  end(): void {
+    this.#begun--;
+    if (!this.isBusy) this.idle.notify();
   }
 
   /** Resolves when no request is in flight or held back; the owner makes no new ones. */

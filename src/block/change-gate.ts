@@ -10,4 +10,6 @@ export interface ChangeGate {
   isOpen(offset: number, lengthBytes: number): boolean;
   /** Sees a change through: calls `forward`, which does it, when it may. */
   run(change: Change, forward: () => Promise<void>): Promise<void>;
+  /** The same of a flush; absent: it goes on directly. */
+  flush?(forward: () => Promise<void>): Promise<void>;
 }

@@ -1,10 +1,11 @@
 import { BlockError } from '../base/error.js';
 import { MAX_IMAGE_BYTES } from '../base/limits.js';
 import type { Host } from '../host/host.js';
-import type { ChildIo, CreateOptions, NodeOptions } from './driver.js';
+import { parseSize } from '../schema/size.js';
+import { size, struct } from '../schema/types.js';
+import type { ChildIo, CreateOptions, DriverDescription, NewImage, NodeOptions } from './driver.js';
 import { folderOf, hasProtocol } from './filename.js';
 import type { Opener } from './open.js';
-import { stringOption } from './options.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
 
 /**
@@ -23,21 +24,58 @@ export async function createImage(
     throw new BlockError('unsupported', `Format driver '${format}' does not support image creation`);
   if (options.sizeBytes > MAX_IMAGE_BYTES)
     throw new BlockError('limit', 'Image is too big', { path: filename });
-  // It looks at the options, before a file that is there is lost to them.
-  driver.describeCreation?.(options);
+  // Before a file that is there is lost to wrong options.
+  const image = newImage(driver, options);
+  driver.checkNew?.(image);
   const protocolOptions = drivers.parseFilename(filename);
-  const protocol = drivers.get(stringOption(protocolOptions, 'driver') ?? 'file');
-  const path = stringOption(protocolOptions, 'filename') ?? filename;
+  const { driver: protocolName, filename: path } = { filename, ...protocolOptions } as ProtocolName;
+  const protocol = drivers.get(protocolName);
   const isNew = protocol.createFile !== undefined && (await isAbsent(graph.host, path));
   try {
     // A target that exists without us (an NBD export) is formatted as it is.
     await protocol.createFile?.(graph.host, path, 0);
-    await fill(opener, protocolOptions, async (file) => driver.create?.(file, options, graph.host));
+    await fill(opener, protocolOptions, async (file) => driver.create?.(file, image, graph.host));
     if (!hasProtocol(filename)) await graph.host.files.syncDirectory(folderOf(filename) || '.');
   } catch (error) {
     if (isNew) await graph.host.files.unlink(path).catch(() => undefined);
     throw error;
   }
+}
+
+/** Creation options, checked and with the format's defaults. Errors: invalid or unsupported. */
+export function newImage(driver: DriverDescription, { options = {}, ...image }: CreateOptions): NewImage {
+  const type = struct('CreateOptions', driver.createOptions ?? {});
+  return { ...image, options: type.fill(type.parse(options, '', 'qmp')) };
+}
+
+/**
+ * What follows "Formatting 'FILE', " when an image is made, as qemu-img prints it: `texts` are its -o options, with
+ * backing_file and backing_fmt.
+ */
+export function formattingText(
+  driver: DriverDescription,
+  sizeBytes: number,
+  texts: ReadonlyMap<string, string> = new Map(),
+): string {
+  const parts = [`fmt=${driver.name}`];
+  for (const { name, member = '', isAlwaysShown } of driver.toolOptions ?? []) {
+    const { type, default: usual } = driver.createOptions?.[member] ?? {};
+    const given = texts.get(name) ?? (isAlwaysShown === true ? textOf(usual) : undefined);
+    if (name === 'size') parts.push(`size=${sizeBytes}`);
+    else if (given !== undefined)
+      parts.push(`${name}=${type === size ? parseSize(given) : given.replaceAll(',', ',,')}`);
+  }
+  return parts.join(' ');
+}
+
+function textOf(value: unknown): string {
+  if (typeof value === 'boolean') return value ? 'on' : 'off';
+  return `${value as string | number}`;
+}
+
+interface ProtocolName {
+  driver: string;
+  filename: string;
 }
 
 function isAbsent(host: Host, path: string): Promise<boolean> {
@@ -58,7 +96,7 @@ async function fill(
   const node = await opener.open(protocolOptions, { readOnly: false });
   const backend = graph.createBackend({
     description: 'an unnamed block device',
-    perm: Permission.consistentRead + Permission.write + Permission.resize,
+    perm: Permission.write + Permission.resize,
     shared: ALL_PERMISSIONS - Permission.write - Permission.resize,
   });
   try {

@@ -1,10 +1,27 @@
 import type { Host } from '../host/host.js';
+import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
+import type { ToolOption } from '../schema/create-options.js';
+import type { FilledOf, Members } from '../schema/types.js';
 import type { NodeModes } from './modes.js';
 import type { BlockStatus, Mapping } from './request.js';
 
-/** Options of a node as QMP or a library caller gives them: plain JSON values. */
+/** Plain JSON values; of options, as QMP or a library caller gives them. */
 export type Json = null | boolean | number | bigint | string | Json[] | { [key: string]: Json };
 export type NodeOptions = { [key: string]: Json };
+
+/** Options of one node as they were given, checked and typed: neither children nor defaults. */
+export type GivenOptions = GenericOptions & { readonly [key: string]: Json };
+
+/** What a driver opens with: the generic options with what is inherited, and its own with their defaults. */
+export type Settings<O extends DriverOptions = DriverOptions> = GenericOptions &
+  FilledOf<O['members']> & { readonly cache: CacheSettings };
+
+export interface CacheSettings {
+  /** O_DIRECT. */
+  readonly direct: boolean;
+  /** Flushes are not sent on: for images that need not outlive a crash. */
+  readonly 'no-flush': boolean;
+}
 
 /**
  * A child as its parent's driver sees it: the I/O facade of the child node through this edge. Ranges may be
@@ -131,6 +148,11 @@ export interface DriverInstance {
   prepareActivation?(mayWrite: boolean): Promise<PreparedChange>;
   /** The image goes to another process, before those below it: nothing may be cached when this resolves. Else: flush. */
   prepareInactivation?(): Promise<PreparedChange>;
+  /**
+   * Nobody wants the node any more: what is in flight ends now, with an error, and so does every later request; only
+   * close() is called. What cannot be taken back (a call that the kernel holds) is left to itself, with its memory.
+   */
+  cancelInFlight?(): void;
   info(): DriverInfo;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;
@@ -217,48 +239,55 @@ export interface Reservation {
   abort(): void;
 }
 
-/** Options of `img create`, blockdev-create and snapshot creation. */
+/** What is asked for by `img create`, blockdev-create and snapshot creation. */
 export interface CreateOptions {
   sizeBytes: number;
   backingFile?: string;
   backingFormat?: string;
-  /** Driver-specific, by QMP name: cluster-size, version, ... */
+  /** The format's own, by QMP name: cluster-size, version, ... */
   options?: NodeOptions;
 }
 
+/** The same, checked, and with the format's defaults. */
+export interface NewImage<C extends Members = Members> extends Omit<CreateOptions, 'options'> {
+  options: FilledOf<C>;
+}
+
 /** What the composition root registers. */
-export interface DriverDescription {
+export interface DriverDescription<O extends DriverOptions = DriverOptions, C extends Members = Members> {
   readonly name: string;
   readonly kind: 'protocol' | 'format' | 'filter';
-  /** Roles of children that options name, with whether one must be given. */
-  readonly children: ReadonlyArray<{ role: string; required: boolean }>;
-  readonly supportsBacking?: boolean;
+  /** Its own options and children, and whether it has backing files (schema/blockdev-options.ts). */
+  readonly options: O;
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
-  /** Keys of NodeOptions it takes besides the generic ones and its children; the schema has their types. */
-  readonly optionKeys: readonly string[];
-  /** Opens; children of `children` are attached already (`backing` comes later). */
-  open(context: DriverContext, options: NodeOptions): Promise<DriverInstance>;
+  /** Opens; its children are attached already (`backing` comes later). */
+  open(context: DriverContext, settings: Settings<O>): Promise<DriverInstance>;
   /** What it asks of a child, where that is not what its kind asks (block/child-permissions); undefined: default. */
   childPermissions?(
     role: string,
     users: PermissionSet,
     readOnly: boolean,
-    options: NodeOptions,
+    settings: Settings<O>,
+    hasUsers: boolean,
   ): PermissionSet | undefined;
   /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
   probe?(header: Uint8Array): number;
-  /** Formats: what follows "Formatting 'FILE', " when an image is made, as qemu-img prints it. */
-  describeCreation?(options: CreateOptions): string;
+  /** What may be said of a new image besides its size and backing file (schema/create-options.ts). */
+  readonly createOptions?: C;
+  /** Formats: the image tool's -o options and, among them, size and backing file, in the order of its messages. */
+  readonly toolOptions?: readonly ToolOption[];
+  /** Formats: what is wrong with the options together, before anything is made. */
+  checkNew?(image: NewImage<C>): void;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
-  create?(file: ChildIo, options: CreateOptions, host: Host): Promise<void>;
+  create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
   /**
-   * Protocols: the plain filename that means these options; undefined: none does. `image`: that of the child, for a
-   * protocol over another.
+   * Protocols: the plain filename that means these options, as given; undefined: none does. `image`: that of the
+   * child, for a protocol over another.
    */
-  filename?(options: NodeOptions, image?: string): string | undefined;
+  filename?(options: GivenOptions, image?: string): string | undefined;
   /** Options that decide what a node shows: all that is to be said of it besides its children. */
   readonly identityOptions?: readonly string[];
   /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */

@@ -6,8 +6,12 @@ import type { Host } from '../host/host.js';
 import { BlockBackend, type BackendProperties } from './backend.js';
 import { DrainedSection } from './drain.js';
 import type { DriverEvent } from './driver.js';
+import type { EdgeParent } from './edge.js';
 import type { Node } from './node.js';
 import { GraphTransaction } from './transaction.js';
+
+/** How long requests that nobody wants any more may take before they are given up. */
+export const GRACE_MS = 800;
 
 /**
  * All nodes, edges and backends of one engine. Every change goes through transaction(); drained() holds back the
@@ -141,6 +145,21 @@ export class Graph {
   }
 
   /**
+   * Ends what is in flight to a node, and what is in flight to the nodes below that only it uses: they are of no use any
+   * more. A node that others than `users` can reach goes on.
+   */
+  cancelInFlight(top: Node, users: Iterable<BlockBackend> = []): void {
+    const own = new Set<EdgeParent>(users);
+    const visit = (node: Node): void => {
+      for (const { parent } of node.parents) if (!own.has(parent)) return;
+      own.add(node);
+      if (node.isOpen) node.instance.cancelInFlight?.();
+      for (const edge of node.children.values()) visit(edge.node);
+    };
+    visit(top);
+  }
+
+  /**
    * Flushes, closes and removes a node without parents, then what only it held. All of it is gone also when an error
    * is thrown, which is the first that was met: what was written may not be durable.
    */
@@ -154,11 +173,15 @@ export class Graph {
     const below = [...node.children.values()].map((edge) => edge.node);
     let failure: unknown;
     const keepFirst = (error: unknown): void => void (failure ??= error);
+    const giveUp = (): void => this.cancelInFlight(node);
+    const timer = node.isCopy ? this.host.clock.setTimer(GRACE_MS, giveUp) : undefined;
     if (node.isOpen) await flushAndClose(node).catch(keepFirst);
+    timer?.cancel();
     await this.transaction((transaction) => {
       for (const edge of node.children.values()) transaction.detach(edge);
     });
     this.nodes.delete(node.name);
+    for (const child of below) if (child.parents.size === 0) child.isCopy ||= node.isCopy;
     for (const child of below) await this.collect([child]).catch(keepFirst);
     if (failure !== undefined) throw toBlockError(failure);
   }

@@ -9,6 +9,7 @@ import { Graph } from './graph.js';
 import { Node } from './node.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
 import { Flag, type Mapping } from './request.js';
+import { driverOptions } from '../schema/blockdev-options.js';
 
 const CLUSTER = 16;
 const DISK = 10 * CLUSTER + 5;
@@ -134,12 +135,10 @@ class ToyFormat implements MapDriver {
 }
 
 function describe(name: string, kind: 'protocol' | 'format'): DriverDescription {
-  const children = kind === 'format' ? [{ role: 'file', required: true }] : [];
   return {
     name,
     kind,
-    children,
-    optionKeys: [],
+    options: driverOptions({}, kind === 'format' ? [{ role: 'file', required: true }] : []),
     open: () => Promise.reject(new Error('not opened by options')),
   };
 }

@@ -388,22 +388,25 @@ export class MappedIo {
     const cluster = this.#driver.clusterBytes;
     const from = alignDown(offset, cluster);
     const to = Math.min(alignUp(offset + lengthBytes, cluster), this.#node.lengthBytes);
-    const release = await this.#ranges.lockExclusive(from, alignUp(to, cluster) - from);
-    const mapping = newMapping();
-    try {
-      for (let at = from; at < to;) {
-        await this.#map(at, to - at, mapping);
-        const end = at + mapping.lengthBytes;
-        if (mapping.kind !== 'backing') {
-          at = end;
-          continue;
-        }
-        if (zeroes && (await this.#zeroUp(at, end, offset, offset + lengthBytes))) at = end;
-        else at = await this.#copyUpPart(at, end);
+    for (let at = from; at < to;) {
+      // Part by part: who waits for one need not wait for the next.
+      const release = await this.#ranges.lockExclusive(at, alignUp(to, cluster) - at);
+      try {
+        at = await this.#copyUpFirst(at, to, offset, zeroes ? offset + lengthBytes : offset);
+      } finally {
+        release();
       }
-    } finally {
-      release();
     }
+  }
+
+  /** A first part of [at, to), which is held; [zeroFrom, zeroTo) is known to read as zeroes. Answers where it ends. */
+  async #copyUpFirst(at: number, to: number, zeroFrom: number, zeroTo: number): Promise<number> {
+    const mapping = newMapping();
+    await this.#map(at, to - at, mapping);
+    const end = at + mapping.lengthBytes;
+    if (mapping.kind !== 'backing') return end;
+    if (zeroTo > zeroFrom && (await this.#zeroUp(at, end, zeroFrom, zeroTo))) return end;
+    return this.#copyUpPart(at, end);
   }
 
   /** copyUp() without a wait, of few whole clusters, none of them in this image, whose data is in memory; or false. */

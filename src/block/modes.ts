@@ -1,6 +1,4 @@
 import { BlockError } from '../base/error.js';
-import type { NodeOptions } from './driver.js';
-import { stringOption } from './options.js';
 
 /** Whether discards, and zeroing that may unmap, reach a node's storage. */
 export type DiscardMode = 'ignore' | 'unmap';
@@ -16,27 +14,25 @@ export interface NodeModes {
 /** Of a node that leaves it to those below. */
 export const PASSING_MODES: NodeModes = { discard: 'unmap', detectZeroes: 'off' };
 
+/** Of a node's options. */
+interface ModeOptions {
+  readonly discard?: DiscardMode | undefined;
+  readonly 'detect-zeroes'?: DetectZeroesMode | undefined;
+}
+
 /**
  * A node's modes by its options. What does not say what becomes of discards ignores them, unless `discard` says else:
  * children do as they are told by their parents, and command lines have defaults of their own.
  * Errors: kind invalid, in QEMU's words.
  */
-export function nodeModes(options: NodeOptions, discard: DiscardMode = 'ignore'): NodeModes {
+export function nodeModes(options: ModeOptions, discard: DiscardMode = 'ignore'): NodeModes {
   const modes: NodeModes = {
-    discard: parseDiscard(stringOption(options, 'discard')) ?? discard,
-    detectZeroes: (stringOption(options, 'detect-zeroes') ?? 'off') as DetectZeroesMode,
+    discard: options.discard ?? discard,
+    detectZeroes: options['detect-zeroes'] ?? 'off',
   };
   if (modes.detectZeroes === 'unmap' && modes.discard === 'ignore') {
     const text = 'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap';
     throw new BlockError('invalid', text);
   }
   return modes;
-}
-
-/** As command lines and `json:` names spell it too. */
-function parseDiscard(value: string | undefined): DiscardMode | undefined {
-  if (value === undefined) return undefined;
-  if (value === 'ignore' || value === 'off') return 'ignore';
-  if (value === 'unmap' || value === 'on') return 'unmap';
-  throw new BlockError('invalid', 'Invalid discard option');
 }

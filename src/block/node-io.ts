@@ -189,7 +189,8 @@ export class NodeIo {
   }
 
   flush(): Promise<void> {
-    return this.#node.instance.flush();
+    const { gate, instance } = this.#node;
+    return gate?.flush ? gate.flush(() => instance.flush()) : instance.flush();
   }
 
   /** status() now if no wait is needed. */

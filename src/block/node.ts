@@ -3,22 +3,28 @@ import { BlockError } from '../base/error.js';
 import type { ChangeGate } from './change-gate.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
-import type { DriverDescription, DriverInstance, NodeOptions } from './driver.js';
+import type { CacheSettings, DriverDescription, DriverInstance, GivenOptions, Settings } from './driver.js';
+import type { BlockBackend } from './backend.js';
 import type { Edge } from './edge.js';
 import type { FormatGuard } from './format-guard.js';
 import { type NodeModes, PASSING_MODES } from './modes.js';
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
 
+export const DEFAULT_CACHE: CacheSettings = { direct: false, 'no-flush': false };
+
 export interface NodeProperties {
   name: string;
   driver: DriverDescription;
-  options: NodeOptions;
+  options?: GivenOptions;
+  settings?: Settings;
   readOnly: boolean;
   /** Default: left to the nodes below. */
   modes?: NodeModes;
   /** Of a raw image whose format was guessed. */
   guard?: FormatGuard | undefined;
+  /** Its content is not read. */
+  onlyLook?: boolean;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
   monitorOwned: boolean;
   /** A filter that a job put in: queries of the chain look through it. */
@@ -31,8 +37,11 @@ export interface NodeProperties {
 export class Node {
   readonly name: string;
   readonly driver: DriverDescription;
-  /** As given, children replaced by nothing: what blockdev-add named. */
-  readonly options: NodeOptions;
+  /** What it was opened with as it was given, typed; its children are in the graph. */
+  readonly options: GivenOptions;
+  /** The same with what is inherited and with the driver's defaults. */
+  readonly settings: Settings;
+  readonly onlyLook: boolean;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
   readonly modes: NodeModes;
@@ -48,10 +57,14 @@ export class Node {
   activity: 'active' | 'inactive';
   /** On its way out of the graph: nobody may attach to it any more. */
   isClosing = false;
+  /** A job copies or has copied to it, and nobody else has used it since: it need not be waited for at its end. */
+  isCopy = false;
   /** Stands before every change, whoever makes it. Set and unset in drained sections, by the job whose source it is. */
   gate: ChangeGate | undefined;
   readonly children = new Map<string, Edge>();
   readonly parents = new Set<Edge>();
+  /** Through which a job's filter uses more than its child: for the shape of the graph that is below it too. */
+  readonly uses = new Set<BlockBackend>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
   backingFilename: string | undefined;
@@ -75,7 +88,9 @@ export class Node {
   constructor(properties: NodeProperties) {
     this.name = properties.name;
     this.driver = properties.driver;
-    this.options = properties.options;
+    this.options = properties.options ?? {};
+    this.settings = properties.settings ?? { cache: DEFAULT_CACHE };
+    this.onlyLook = properties.onlyLook ?? false;
     this.readOnly = properties.readOnly;
     this.modes = properties.modes ?? PASSING_MODES;
     this.guard = properties.guard;
@@ -294,7 +309,7 @@ export class Node {
         node: this.name,
       });
     }
-    const reason = this.#blockers[0];
+    const reason = this.#blockers.at(-1);
     if (reason === undefined) return;
     throw new BlockError('busy', `Node '${this.name}' is busy: ${reason}`, { node: this.name });
   }

@@ -2,15 +2,17 @@ import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
+import { FlatOptions } from '../schema/flat.js';
+import { fillMembers, type InputMode, type JsonObject } from '../schema/types.js';
 import { tooLong } from './chain-limit.js';
-import type { ChildIo, DriverContext, DriverDescription, Json, NodeOptions } from './driver.js';
+import type { CacheSettings, ChildIo, DriverContext, Json, NodeOptions, Settings } from './driver.js';
 import { hasProtocol } from './filename.js';
 import { FormatGuard } from './format-guard.js';
 import { NodeNames, resolveBackingOf } from './full-filename.js';
 import type { Graph } from './graph.js';
 import { type DiscardMode, nodeModes } from './modes.js';
-import { Node } from './node.js';
-import { booleanOption, stringOption } from './options.js';
+import { DEFAULT_CACHE, Node } from './node.js';
+import { backingError, type ChildPlan, namesFile, type NodePlan, parseJsonName } from './node-plan.js';
 import type { DriverRegistry } from './registry.js';
 
 /** First bytes looked at to tell a format. */
@@ -25,6 +27,12 @@ export interface OpenContext {
   forceShare?: boolean;
   /** What becomes of discards where a node's options do not say; default: they are ignored. */
   discard?: DiscardMode;
+  /** Where the options do not say. */
+  cache?: CacheSettings;
+  /** The node alone: what it says of a backing file is not followed. */
+  noBacking?: boolean;
+  /** Only what the image says of itself is looked at, not what it holds: that need not be consistent. */
+  onlyLook?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
   /** The image above in the chain that is being opened: a cycle is refused. */
@@ -45,18 +53,6 @@ interface Overlay {
   layers: number;
 }
 
-/** Options that every node takes, besides those of its driver. */
-const GENERIC_OPTIONS = new Set([
-  'driver',
-  'node-name',
-  'read-only',
-  'auto-read-only',
-  'force-share',
-  'discard',
-  'cache',
-  'detect-zeroes',
-]);
-
 /**
  * Opens images: every file that is opened, by name or implicitly, comes through here. A node's options are those
  * of blockdev-add; a child is a reference (node name) or options of its own.
@@ -66,6 +62,8 @@ export class Opener {
   readonly drivers: DriverRegistry;
   /** Told of a format that was guessed: the programs print a warning. */
   onProbed: (filename: string, format: string, readOnly: boolean) => void = () => undefined;
+  /** Told of options that QEMU warns of. */
+  onWarning: (text: string) => void = () => undefined;
 
   constructor(graph: Graph, drivers: DriverRegistry) {
     this.graph = graph;
@@ -76,36 +74,72 @@ export class Opener {
     return this.graph.host;
   }
 
-  /** Opens a node from options, its children first. On failure nothing of it stays. */
-  async open(asked: NodeOptions, context: OpenContext): Promise<Node> {
+  /**
+   * Opens a node from options, its children first. On failure nothing of it stays. Options are checked before anything
+   * is opened, whoever gives them; what a command line gives is of mode keyval.
+   */
+  async open(
+    options: NodeOptions,
+    context: OpenContext,
+    mode: Exclude<InputMode, 'flat'> = 'qmp',
+  ): Promise<Node> {
+    return this.openPlan(this.drivers.gate.plan(options, mode), context);
+  }
+
+  /**
+   * Opens a node from options of a `json:` name or of --image-opts (schema/flat.ts). Where they name no driver, the
+   * image's first bytes do.
+   */
+  async openFlat(options: FlatOptions, context: OpenContext): Promise<Node> {
+    const plan = this.drivers.gate.planFlat(options);
+    if (!(plan instanceof FlatOptions)) return this.openPlan(plan, context);
+    return this.openPlan(await this.#findDriver(plan, context.readOnly), { ...context, guessed: true });
+  }
+
+  /** Opens what the gate has let in. */
+  async openPlan(plan: NodePlan, context: OpenContext): Promise<Node> {
     const depth = (context.depth ?? 0) + 1;
     if (depth > MAX_OPEN_DEPTH + MAX_CHAIN_DEPTH) throw new BlockError('limit', 'Too many nested images');
-    const driver = this.drivers.get(stringOption(asked, 'driver') ?? 'raw');
-    this.#checkKeys(driver, asked);
-    const readOnly = booleanOption(asked, 'read-only') ?? context.readOnly;
-    const forceShare = booleanOption(asked, 'force-share') ?? context.forceShare ?? false;
+    const { driver, options } = plan;
+    const readOnly = options['read-only'] ?? context.readOnly;
+    const forceShare = options['force-share'] ?? context.forceShare ?? false;
     if (forceShare && !readOnly)
       throw new BlockError('invalid', 'force-share=on can only be used with read-only images');
-    const options = forceShare ? { ...asked, 'force-share': true } : asked;
     const modes = nodeModes(options, context.discard);
-    const name = stringOption(options, 'node-name');
-    // Which discards reach a child is for its parent to say.
-    const inherited: OpenContext = { ...inheritable(context), readOnly, forceShare, depth, discard: 'unmap' };
+    const cache: CacheSettings = { ...DEFAULT_CACHE, ...context.cache, ...options.cache };
+    const inherited: OpenContext = {
+      ...inheritable(context),
+      readOnly,
+      forceShare,
+      cache,
+      depth,
+      // Which discards reach a child is for its parent to say.
+      discard: 'unmap',
+    };
+    const settings: Settings = {
+      ...options,
+      ...fillMembers(driver.options.members, options),
+      'force-share': forceShare,
+      cache,
+    };
     const node = new Node({
-      name: name ?? this.graph.generateName(),
+      name: options['node-name'] ?? this.graph.generateName(),
       driver,
       options,
+      settings,
       readOnly,
       modes,
+      onlyLook: context.onlyLook ?? false,
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
       inactive: context.inactive ?? false,
       ...(context.guessed && driver.name === 'raw' && { guard: this.#guard() }),
     });
     try {
-      await this.#attachChildren(node, options, inherited);
-      node.opened(await driver.open(this.#driverContext(node), options));
-      if (driver.supportsBacking) await this.#openBacking(node, options, inherited);
+      await this.#attachChildren(node, plan, inherited);
+      node.opened(await driver.open(this.#driverContext(node), settings));
+      if (driver.options.backing && context.noBacking !== true)
+        await this.#openBacking(node, plan.backing, inherited);
     } catch (error) {
       await this.#discard(node);
       throw error;
@@ -115,7 +149,7 @@ export class Opener {
 
   /**
    * Opens an image by file name with a format, or by probing when the format is undefined. `json:` names carry
-   * options. `extra` goes to the format node (node-name, backing, ...).
+   * options, over which the format counts. `extra` goes to the format node (node-name, backing, ...).
    */
   async openImage(
     filename: string,
@@ -123,7 +157,13 @@ export class Opener {
     context: OpenContext,
     extra: NodeOptions = {},
   ): Promise<Node> {
-    if (filename.startsWith('json:')) return this.open({ ...parseJsonName(filename), ...extra }, context);
+    if (filename.startsWith('json:')) {
+      const named = FlatOptions.of(parseJsonName(filename));
+      return this.openFlat(
+        named.withOverrides({ ...(format !== undefined && { driver: format }), ...extra }),
+        context,
+      );
+    }
     const driver = format ?? (await this.probeFormat(filename));
     const guessed = format === undefined;
     if (guessed) this.onProbed(filename, driver, context.readOnly);
@@ -135,47 +175,60 @@ export class Opener {
 
   /** The format that an image's first bytes show. Errors: kind unsupported for one that livedisk lacks. */
   async probeFormat(filename: string): Promise<string> {
-    const node = await this.open(this.drivers.parseFilename(filename), { readOnly: true, inactive: true });
+    const options = this.drivers.parseFilename(filename);
+    return (await this.#probe(this.drivers.gate.plan(options))).format;
+  }
+
+  /** The format that the first bytes of a protocol node show. */
+  async #probe(file: string | NodePlan): Promise<{ format: string; filename: string }> {
+    const isOwn = typeof file !== 'string';
+    const node = await this.#resolve(file, { readOnly: true, inactive: isOwn });
     try {
       const header = Buffer.alloc(Math.min(PROBE_BYTES, node.lengthBytes));
       if (header.length > 0) await node.io.read(0, header);
       const format = this.drivers.probe(header, node.filename);
-      if (this.drivers.find(format)) return format;
+      if (this.drivers.find(format)) return { format, filename: node.filename };
       throw new BlockError('unsupported', `Image format '${format}' is not supported by livedisk`, {
-        path: filename,
+        path: node.filename,
       });
     } finally {
-      await this.#discard(node);
+      if (isOwn) await this.#discard(node);
     }
+  }
+
+  /** Flat options that have a file and no driver, with the driver that the file shows. */
+  async #findDriver(options: FlatOptions, readOnly: boolean): Promise<NodePlan> {
+    const { gate } = this.drivers;
+    const file = gate.flatChild(options.copy(), 'file');
+    assert(file !== undefined, 'options without a driver have a file');
+    const { format, filename } = await this.#probe(file);
+    const plan = gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
+    this.onProbed(filename, format, plan.options['read-only'] ?? readOnly);
+    return plan;
   }
 
   /** A child by its option: the node named, or one opened from the options given. */
   async resolveReference(reference: Json, context: OpenContext): Promise<Node> {
-    if (typeof reference === 'string') {
-      const node = this.graph.nodes.get(reference);
-      if (!node)
-        throw new BlockError('not-found', `Cannot find device='${reference}' nor node-name='${reference}'`);
-      return node;
-    }
-    if (reference === null || typeof reference !== 'object' || Array.isArray(reference)) {
-      throw new BlockError('invalid', 'A child is a node name or options');
-    }
-    return this.open(reference, inheritable(context));
+    if (typeof reference === 'string') return this.#resolve(reference, context);
+    return this.open(reference as NodeOptions, inheritable(context));
   }
 
-  async #attachChildren(node: Node, options: NodeOptions, context: OpenContext): Promise<void> {
+  async #resolve(child: ChildPlan, context: OpenContext): Promise<Node> {
+    if (typeof child !== 'string') {
+      if (child instanceof FlatOptions) return this.openFlat(child, inheritable(context));
+      return this.openPlan(child, inheritable(context));
+    }
+    const node = this.graph.nodes.get(child);
+    if (node) return node;
+    throw new BlockError('not-found', `Cannot find device='${child}' nor node-name='${child}'`);
+  }
+
+  async #attachChildren(node: Node, plan: NodePlan, context: OpenContext): Promise<void> {
     const opened: Array<[string, Node]> = [];
     try {
-      for (const { role, required } of node.driver.children) {
-        const reference = options[role];
-        if (reference === undefined || reference === null) {
-          if (required) throw new BlockError('invalid', `A block device must be specified for "${role}"`);
-          continue;
-        }
-        opened.push([role, await this.resolveReference(reference, context)]);
-      }
+      for (const [role, child] of plan.children) opened.push([role, await this.#resolve(child, context)]);
       // Only now, as QEMU does: what is wrong with a child is told first.
-      if (stringOption(options, 'node-name') !== undefined) this.graph.checkNewName(node.name);
+      if (plan.options['node-name'] !== undefined) this.graph.checkNewName(node.name);
       await this.graph.transaction((transaction) => {
         transaction.add(node);
         for (const [role, child] of opened) transaction.attach(node, role, child);
@@ -186,14 +239,16 @@ export class Opener {
     }
   }
 
-  async #openBacking(node: Node, options: NodeOptions, context: OpenContext): Promise<void> {
-    const wanted = options['backing'];
-    if (wanted === null) return;
+  async #openBacking(node: Node, wanted: ChildPlan | null | undefined, context: OpenContext): Promise<void> {
+    if (wanted === '') this.onWarning('Use of "backing": "" is deprecated; use "backing": null instead');
+    if (wanted === null || wanted === '') return;
     const names = context.names ?? new NodeNames();
     const below: OpenContext = { ...inheritable(context), readOnly: true, names };
+    const named = node.instance.backing;
     let child: Node | undefined;
-    if (wanted !== undefined) child = await this.resolveReference(wanted, below);
-    else if (node.instance.backing) child = await this.#openBackingFile(node, node.instance.backing, below);
+    if (wanted instanceof FlatOptions) child = await this.#openAddedBacking(node, wanted, below);
+    else if (wanted !== undefined) child = await this.#resolveBacking(wanted, below);
+    else if (named) child = await this.#openBackingFile(node, named, below);
     if (!child) return;
     const backing = child;
     if (wanted === undefined) node.automaticBacking = names.of(backing);
@@ -202,6 +257,33 @@ export class Opener {
     } catch (error) {
       await this.#closeIfUnused(backing);
       throw error;
+    }
+  }
+
+  async #resolveBacking(wanted: ChildPlan, context: OpenContext): Promise<Node> {
+    try {
+      return await this.#resolve(wanted, context);
+    } catch (error) {
+      throw backingError(error);
+    }
+  }
+
+  /** Options that add to what the image says of its backing file. */
+  async #openAddedBacking(node: Node, added: FlatOptions, context: OpenContext): Promise<Node> {
+    const { backing } = node.instance;
+    const { format } = backing ?? {};
+    let defaults: JsonObject = {};
+    try {
+      if (backing && !namesFile(added)) {
+        const filename = resolveBackingOf(node, backing.filename);
+        defaults = filename.startsWith('json:')
+          ? parseJsonName(filename)
+          : { file: this.drivers.parseFilename(filename) };
+      }
+      const options = added.withDefaults({ ...defaults, ...(format !== undefined && { driver: format }) });
+      return await this.openFlat(options, context);
+    } catch (error) {
+      throw backingError(error);
     }
   }
 
@@ -221,26 +303,12 @@ export class Opener {
     try {
       return await this.openImage(filename, backing.format, { ...context, overlay });
     } catch (error) {
-      if (!(error instanceof BlockError)) throw error;
-      throw new BlockError(error.kind, `Could not open backing file: ${error.message}`, {
-        cause: error,
-        path: filename,
-      });
+      throw backingError(error, filename);
     }
   }
 
   #guard(): FormatGuard {
     return new FormatGuard((sector) => this.drivers.probe(sector) === 'raw');
-  }
-
-  #checkKeys(driver: DriverDescription, options: NodeOptions): void {
-    const known = new Set([...driver.optionKeys, ...driver.children.map(({ role }) => role)]);
-    if (driver.supportsBacking) known.add('backing');
-    for (const key of Object.keys(options)) {
-      if (!known.has(key) && !GENERIC_OPTIONS.has(key)) {
-        throw new BlockError('invalid', `Block format '${driver.name}' does not support the option '${key}'`);
-      }
-    }
   }
 
   #driverContext(node: Node): DriverContext {
@@ -279,7 +347,13 @@ export class Opener {
 }
 
 function inheritable(context: OpenContext): OpenContext {
-  const { monitorOwned: _owned, implicit: _implicit, guessed: _guessed, ...rest } = context;
+  const {
+    monitorOwned: _owned,
+    implicit: _implicit,
+    guessed: _guessed,
+    noBacking: _alone,
+    ...rest
+  } = context;
   return rest;
 }
 
@@ -291,34 +365,4 @@ function overlayOf(node: Node, above: Overlay | undefined): Overlay {
 function isBeingOpened(filename: string, lowest: Overlay): boolean {
   for (let at: Overlay | undefined = lowest; at; at = at.above) if (at.filename === filename) return true;
   return false;
-}
-
-/** Options in a `json:{...}` filename. Errors: kind invalid. */
-function parseJsonName(filename: string): NodeOptions {
-  const text = filename.slice('json:'.length);
-  try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value))
-      return nestDotted(value as NodeOptions);
-  } catch (error) {
-    throw new BlockError('invalid', 'Could not parse the JSON options', { cause: error, path: filename });
-  }
-  throw new BlockError('invalid', 'Invalid JSON object given', { path: filename });
-}
-
-/** "file.filename": "x" means file: {filename: "x"}. */
-function nestDotted(flat: NodeOptions): NodeOptions {
-  const nested: NodeOptions = {};
-  for (const [key, value] of Object.entries(flat)) {
-    const path = key.split('.');
-    let at = nested;
-    for (const part of path.slice(0, -1)) {
-      const next = at[part];
-      if (next === undefined) at = at[part] = {};
-      else if (typeof next === 'object' && next !== null && !Array.isArray(next)) at = next;
-      else throw new BlockError('invalid', `Option '${key}' contradicts '${part}'`);
-    }
-    at[path.at(-1) ?? ''] = value;
-  }
-  return nested;
 }

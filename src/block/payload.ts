@@ -30,6 +30,8 @@ export class BufferPayload implements Payload {
 export class FilePayload implements Payload {
   readonly file: { readonly io: IoDriver; readonly offset: number };
   readonly lengthBytes: number;
+  /** A write of it that failed did so because of its bytes. */
+  failedToRead = false;
 
   constructor(io: IoDriver, offset: number, lengthBytes: number) {
     this.file = { io, offset };
@@ -39,7 +41,12 @@ export class FilePayload implements Payload {
   async bytes(from: number, lengthBytes: number): Promise<Uint8Array> {
     const buffer = Buffer.allocUnsafe(lengthBytes);
     const { io, offset } = this.file;
-    if (!io.tryRead?.(offset + from, buffer)) await io.read(offset + from, buffer);
+    try {
+      if (!io.tryRead?.(offset + from, buffer)) await io.read(offset + from, buffer);
+    } catch (error) {
+      this.failedToRead = true;
+      throw error;
+    }
     return buffer;
   }
 }

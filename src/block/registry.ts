@@ -1,10 +1,13 @@
 import { BlockError } from '../base/error.js';
 import type { DriverDescription, NodeOptions } from './driver.js';
 import { foreignFormatOf } from './foreign-formats.js';
+import { OptionGate } from './node-plan.js';
 
 /** The drivers that a composition root chose. */
 export class DriverRegistry {
   readonly #drivers = new Map<string, DriverDescription>();
+  /** By which options of these drivers come in. */
+  readonly gate = new OptionGate(this);
 
   constructor(drivers: Iterable<DriverDescription>) {
     for (const driver of drivers) this.#drivers.set(driver.name, driver);

@@ -30,6 +30,9 @@ interface Step {
 export class GraphTransaction {
   readonly #graph: Graph;
   readonly #steps: Step[] = [];
+  /** Where parts begin that are looked at one after the other, and what comes before their conflicts. */
+  readonly #parts: Array<{ begin: number; prefix: string }> = [{ begin: 0, prefix: '' }];
+  readonly #added = new Set<Node>();
   readonly #gainsParents = new Set<Node>();
   readonly #attached: Edge[] = [];
 
@@ -37,8 +40,17 @@ export class GraphTransaction {
     this.#graph = graph;
   }
 
+  /**
+   * What is listed from here on must be possible after what was listed before, which must be possible by itself: so
+   * conflicts are told in the order of QEMU, which makes the changes one by one. `prefix`: comes before their text.
+   */
+  then(prefix = ''): void {
+    this.#parts.push({ begin: this.#steps.length, prefix });
+  }
+
   /** Puts a new node into the graph (opened before, or after its children are attached). */
   add(node: Node): void {
+    this.#added.add(node);
     this.#steps.push({
       apply: () => void this.#graph.nodes.set(node.name, node),
       undo: () => void this.#graph.nodes.delete(node.name),
@@ -50,6 +62,7 @@ export class GraphTransaction {
     const edge = new Edge(parent, role, child);
     this.#attached.push(edge);
     this.#gainsParents.add(child);
+    if (parent instanceof Node || parent.isWritable) child.isCopy = false;
     this.#steps.push({ apply: () => this.#link(edge), undo: () => this.#unlink(edge) });
     return edge;
   }
@@ -63,6 +76,7 @@ export class GraphTransaction {
   retarget(edge: Edge, node: Node): void {
     assertNotFrozen(edge, node);
     this.#gainsParents.add(node);
+    node.isCopy = false;
     let old: Node | undefined;
     this.#steps.push({
       apply: () => {
@@ -129,31 +143,37 @@ export class GraphTransaction {
   /** For the graph's mutex holder only. */
   async run(): Promise<void> {
     const before = statesOf(this.#graph);
-    this.#apply();
-    let after: Map<Node, NodeState>;
-    try {
-      for (const node of this.#gainsParents) assertPresent(this.#graph, node);
-      for (const edge of this.#attached) {
-        assertNoCycle(edge);
-        assertChainFits(edge);
-      }
-      after = statesOf(this.#graph, computePermissions(this.#graph).sets);
-    } finally {
-      this.#undo();
-    }
-    const prepared = await prepareChanges(before, after);
+    const prepared = await prepareChanges(before, this.#tryOut());
     this.#apply();
     for (const [edge, set] of computePermissions(this.#graph).edges) Object.assign(edge, set);
     for (const change of prepared) change.commit();
     this.#graph.edgesChanged();
   }
 
-  #apply(): void {
-    for (const step of this.#steps) step.apply();
+  /** What the changed graph would be like. Errors: those of a graph that cannot be. */
+  #tryOut(): Map<Node, NodeState> {
+    const graph = this.#graph;
+    for (const node of this.#gainsParents) if (!this.#added.has(node)) assertPresent(graph, node);
+    let applied = 0;
+    let sets = new Map<Node, PermissionSet>();
+    try {
+      for (const [i, { prefix }] of this.#parts.entries()) {
+        const end = this.#parts[i + 1]?.begin ?? this.#steps.length;
+        for (; applied < end; applied++) this.#steps[applied]?.apply();
+        for (const edge of this.#attached) {
+          assertNoCycle(edge);
+          assertChainFits(edge);
+        }
+        sets = withPrefix(prefix, () => computePermissions(graph).sets);
+      }
+      return statesOf(graph, sets);
+    } finally {
+      while (applied > 0) this.#steps[--applied]?.undo();
+    }
   }
 
-  #undo(): void {
-    for (let i = this.#steps.length - 1; i >= 0; i--) this.#steps[i]?.undo();
+  #apply(): void {
+    for (const step of this.#steps) step.apply();
   }
 
   #link(edge: Edge): void {
@@ -180,6 +200,15 @@ export class GraphTransaction {
   }
 }
 
+function withPrefix<T>(prefix: string, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    if (prefix === '' || !(error instanceof BlockError)) throw error;
+    throw new BlockError(error.kind, `${prefix}${error.message}`, { cause: error });
+  }
+}
+
 /** Whether a node has its own say on what it is opened for: it does not follow the node above it. */
 function isSetByUser({ monitorOwned, options }: Node): boolean {
   return monitorOwned || options['read-only'] !== undefined;
@@ -188,7 +217,10 @@ function isSetByUser({ monitorOwned, options }: Node): boolean {
 /** A node and all below it. */
 function subtree(top: Node): Set<Node> {
   const nodes = new Set([top]);
-  for (const at of nodes) for (const edge of at.children.values()) nodes.add(edge.node);
+  for (const at of nodes) {
+    for (const edge of at.children.values()) nodes.add(edge.node);
+    for (const { root } of at.uses) if (root) nodes.add(root.node);
+  }
   return nodes;
 }
 
@@ -323,10 +355,11 @@ function topDown(graph: Graph): Node[] {
   return order;
 }
 
+/** Of several conflicts QEMU tells that of the youngest users. */
 function checkConflicts(node: Node, of: (edge: Edge) => PermissionSet): void {
-  const parents = [...node.parents];
-  for (const wants of parents) {
-    for (const denies of parents) {
+  const parents = [...node.parents].reverse();
+  for (const denies of parents) {
+    for (const wants of parents) {
       if (wants === denies) continue;
       checkPair(node, wants, denies, of);
     }

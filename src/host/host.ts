@@ -108,6 +108,11 @@ export interface HostFile {
   isByteLockedByOther(byteOffset: number): boolean;
 
   close(): Promise<void>;
+  /**
+   * Requests in flight fail now with ECANCELED, whatever becomes of them, and so does every later one. The descriptor,
+   * with its locks, and the memory of calls stay until those return.
+   */
+  abandon(): void;
 }
 
 export type SocketAddress =

@@ -2,7 +2,7 @@ import fs from 'node:fs';
 import { assert } from '../base/assert.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
-import { deferred, type Deferred } from '../base/async.js';
+import { Abandonable, deferred, type Deferred } from '../base/async.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import type { FileTraits, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
@@ -50,6 +50,7 @@ export class RealFile implements HostFile {
   #noWaitWorks: boolean;
   #closed = false;
   #inFlight = 0;
+  readonly #requests = new Abandonable();
   #idle: Deferred<void> | undefined;
   #flushFailure: BlockError | undefined;
   #flushRunning: Promise<void> | undefined;
@@ -259,6 +260,15 @@ export class RealFile implements HostFile {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    await this.#requests.during(this.#closeDescriptor());
+  }
+
+  abandon(): void {
+    this.#requests.abandon(this.#error('ECANCELED'));
+    this.close().catch(() => undefined);
+  }
+
+  async #closeDescriptor(): Promise<void> {
     if (this.#inFlight > 0) {
       this.#idle = deferred();
       await this.#idle.promise;
@@ -280,6 +290,7 @@ export class RealFile implements HostFile {
   }
 
   #checkOpen(): void {
+    this.#requests.check();
     if (this.#closed) throw new BlockError('closed', `File '${this.path}' is closed`, { path: this.path });
   }
 
@@ -287,6 +298,10 @@ export class RealFile implements HostFile {
   async #use<T>(request: () => Promise<T>): Promise<T> {
     this.#checkOpen();
     this.#inFlight++;
+    return this.#requests.during(this.#counted(request));
+  }
+
+  async #counted<T>(request: () => Promise<T>): Promise<T> {
     try {
       return await request();
     } finally {

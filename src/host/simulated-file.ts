@@ -1,3 +1,4 @@
+import { Abandonable } from '../base/async.js';
 import { alignDown } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { FileTraits, HostFile } from './host.js';
@@ -13,6 +14,7 @@ export class SimulatedFile implements HostFile {
   readonly #machine: Machine;
   readonly #boot: number;
   #closed = false;
+  readonly #requests = new Abandonable();
   #flushFailure: BlockError | undefined;
 
   constructor(machine: Machine, path: string, inode: SimulatedInode, writable: boolean) {
@@ -147,6 +149,11 @@ export class SimulatedFile implements HostFile {
     return holders !== undefined && holders.size > (holders.has(this) ? 1 : 0);
   }
 
+  abandon(): void {
+    this.#requests.abandon(errnoError('ECANCELED', undefined, { path: this.path }));
+    void this.close();
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -154,6 +161,7 @@ export class SimulatedFile implements HostFile {
   }
 
   #checkOpen(): void {
+    this.#requests.check();
     if (!this.#closed && this.#machine.boot === this.#boot) return;
     throw new BlockError('closed', `File '${this.path}' is closed`, { path: this.path });
   }
@@ -170,7 +178,12 @@ export class SimulatedFile implements HostFile {
   async #perform<T>(kind: OperationKind, offset: number, action: () => T, change?: Change): Promise<T> {
     const pending = change === undefined ? undefined : { inode: this.#inode, change };
     this.#checkOpen();
-    return this.#machine.perform({ kind, path: this.path, offset, boot: this.#boot }, action, pending);
+    const performed = this.#machine.perform(
+      { kind, path: this.path, offset, boot: this.#boot },
+      action,
+      pending,
+    );
+    return this.#requests.during(performed);
   }
 
   async #change(kind: OperationKind, offset: number, change: Change): Promise<void> {

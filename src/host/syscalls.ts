@@ -44,6 +44,7 @@ interface Library {
   syncFileRange: NativeFunction;
   fcntl: NativeFunction;
   recvmsg: NativeFunction;
+  exit: NativeFunction;
 }
 
 /** Outcome of a call that may fail: the result, or -1 with the errno's name. */
@@ -82,6 +83,11 @@ export class Syscalls {
     this.#iovec[0] = koffi.address(buffer);
     this.#iovec[1] = BigInt(buffer.length);
     return preadv2(fd, this.#iovec, 1, position, RWF_NOWAIT);
+  }
+
+  /** Ends the process now, without waiting for calls in libuv's pool as process.exit does. */
+  exit(status: number): void {
+    this.#lib().exit(status);
   }
 
   lseek(fd: number, position: number, whence: number): number {
@@ -247,6 +253,7 @@ function load(): Library {
       ),
       syncFileRange: declare('int sync_file_range(int fd, int64_t offset, int64_t n, unsigned int flags)'),
       fcntl: declare('int fcntl(int fd, int command, ...)'),
+      exit: declare('void _exit(int status)'),
       recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
     };
   } catch (error) {

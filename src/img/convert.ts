@@ -133,10 +133,10 @@ function checkTarget(
   if (!driver) throw new ToolFailure(`Unknown file format '${format}'`);
   if (!args.has('n') && !driver.create)
     throw new ToolFailure(`Format driver '${format}' does not support image creation`);
-  driverOptions(format, optionTexts);
-  if (backingFile !== undefined && driver.supportsBacking !== true)
+  driverOptions(driver, optionTexts);
+  if (backingFile !== undefined && !driver.options.backing)
     throw new ToolFailure(`Backing file not supported for file format '${format}'`);
-  if (backingFormat !== undefined && driver.supportsBacking !== true)
+  if (backingFormat !== undefined && !driver.options.backing)
     throw new ToolFailure(`Backing file format not supported for file format '${format}'`);
   if (backingFile !== undefined && backingFormat === undefined && !args.has('n'))
     throw new ToolFailure('Use of backing file requires explicit backing format');
@@ -175,7 +175,7 @@ async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<
     sizeBytes,
     backingFile,
     backingFormat,
-    options: driverOptions(format, optionTexts),
+    options: driverOptions(tool.opener.drivers.format(format), optionTexts),
   });
   const where = `${output}: error while converting ${format}: `;
   if (backingFormat !== undefined && backingFile === undefined)

@@ -1,16 +1,11 @@
 import { alignUp } from '../base/align.js';
 import { given } from '../base/given.js';
 import { assertOverlayFits } from '../block/chain-limit.js';
-import { createImage } from '../block/create.js';
+import { createImage, formattingText } from '../block/create.js';
+import type { DriverDescription } from '../block/driver.js';
 import { resolveBacking } from '../block/filename.js';
 import { Arguments, options, sizeOf } from './arguments.js';
-import {
-  driverOptions,
-  formattingText,
-  invalidBackingFormat,
-  sizeValue,
-  splitOptions,
-} from './create-options.js';
+import { driverOptions, invalidBackingFormat, sizeValue, splitOptions } from './create-options.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
 const SECTOR_BYTES = 512;
@@ -48,8 +43,8 @@ async function prepare(
   filename: string,
   { format, texts, sizeGiven }: NewImage,
 ): Promise<{ text: string; create: () => Promise<void> }> {
-  checkFormat(tool, format);
-  const newOptions = driverOptions(format, texts);
+  const driver = formatOf(tool, format);
+  const newOptions = driverOptions(driver, texts);
   const sizeOption = texts.get('size');
   if (sizeOption !== undefined && sizeGiven !== undefined)
     throw new ToolFailure('The image size must be specified only once');
@@ -57,14 +52,14 @@ async function prepare(
   const [backing, backingFormat] = [args.value('b'), args.value('F')];
   if (backing !== undefined) texts.set('backing_file', backing);
   if (backingFormat !== undefined) texts.set('backing_fmt', backingFormat);
-  driverOptions(format, texts);
+  driverOptions(driver, texts);
   const sizeBytes = sizeOption === undefined ? sizeGiven : sizeValue('size', sizeOption);
   const size = await withBacking(tool, filename, texts, sizeBytes, args.has('u'));
   const backingFile = texts.get('backing_file');
   if (backingFile === undefined && texts.has('backing_fmt'))
     throw new ToolFailure('Backing format cannot be used without backing file');
   return {
-    text: formattingText(filename, format, size, texts),
+    text: `Formatting '${filename}', ${formattingText(driver, size, texts)}\n`,
     create: () =>
       createImage(
         tool.opener,
@@ -82,10 +77,11 @@ async function prepare(
 }
 
 /** Errors: ToolFailure in QEMU's words. */
-export function checkFormat(tool: Tool, format: string): void {
+function formatOf(tool: Tool, format: string): DriverDescription {
   const driver = tool.opener.drivers.find(format);
   if (!driver) throw new ToolFailure(`Unknown file format '${format}'`);
   if (!driver.create) throw new ToolFailure(`Format driver '${format}' does not support image creation`);
+  return driver;
 }
 
 /** Looks at the backing file, unless told not to; answers the size of the new image. */

@@ -42,7 +42,7 @@ async function collect(
     const { filename, format }: { filename: string; format: string | undefined } = next;
     if (seen.has(filename)) throw new ToolFailure(`Backing file '${filename}' creates an infinite loop.`);
     seen.add(filename);
-    const backend = await tool.open(filename, { format, forceShare, backing: false });
+    const backend = await tool.open(filename, { format, forceShare, backing: false, onlyLook: true });
     const { node } = backend;
     infos.push(imageInfo(node, new NodeNames({ ignoresBacking: true })));
     next =

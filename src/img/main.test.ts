@@ -154,7 +154,7 @@ test('what livedisk does not have is refused by name', () =>
       [['create', '-f', 'qcow2', '-o', 'encryption=on', path, '1M'], /option 'encryption' is not supported/],
       [
         ['create', '-f', 'qcow2', '-o', 'preallocation=full', path, '1M'],
-        /preallocation=full is not supported/,
+        /Value 'full' of parameter 'preallocation' is not supported/,
       ],
       [['snapshot', '-l', path], /snapshot is not supported by livedisk/],
     ];

@@ -47,6 +47,8 @@ export function explain(error: unknown, prefix: string, status = 1): ToolFailure
 export interface ImageUse {
   format?: string | undefined;
   write?: boolean;
+  /** Its content is not read. */
+  onlyLook?: boolean;
   /** Nobody may write to it meanwhile: what is read is to be one moment's. */
   alone?: boolean;
   forceShare?: boolean;
@@ -83,34 +85,27 @@ export class Tool {
     this.graph = new Graph(host);
     this.opener = new Opener(this.graph, new DriverRegistry(drivers));
     this.opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
+    this.opener.onWarning = (text) => out.error(`qemu-img: warning: ${text}\n`);
   }
 
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
-    const { forceShare = false, discard = 'unmap' } = use;
-    const context: OpenContext = { readOnly, forceShare, discard };
-    const extra: NodeOptions = {};
+    const { forceShare = false, discard = 'unmap', onlyLook = false } = use;
+    const noBacking = use.backing === false;
+    const context: OpenContext = { readOnly, forceShare, discard, onlyLook, noBacking };
     try {
-      if (use.backing === false && (await this.#supportsBacking(filename, use.format)))
-        extra['backing'] = null;
-      const node = await openNamed(this.opener, filename, use.format, context, use.protocol, extra);
+      const node = await openNamed(this.opener, filename, use.format, context, use.protocol);
       return await this.#attach(node, use);
     } catch (error) {
       throw explain(error, `Could not open '${filename}': `, use.failure);
     }
   }
 
-  async #supportsBacking(filename: string, format: string | undefined): Promise<boolean> {
-    if (filename.startsWith('json:')) return false;
-    const name = format ?? (await this.opener.probeFormat(filename));
-    return this.opener.drivers.get(name).supportsBacking === true;
-  }
-
   async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {
     const backend = this.graph.createBackend({
       description: 'an unnamed block device',
-      perm: Permission.consistentRead + (use.write ? Permission.write : 0),
+      perm: (use.onlyLook ? 0 : Permission.consistentRead) + (use.write ? Permission.write : 0),
       shared: ALL_PERMISSIONS - (use.alone ? Permission.write + Permission.resize : 0),
     });
     backend.writethrough = use.writethrough ?? false;

@@ -12,18 +12,17 @@ export async function openNamed(
   format: string | undefined,
   context: OpenContext,
   protocol: NodeOptions = {},
-  extra: NodeOptions = {},
 ): Promise<Node> {
-  if (filename.startsWith('json:')) return opener.openImage(filename, format, context, extra);
+  if (filename.startsWith('json:')) return opener.openImage(filename, format, context);
   const below = opener.drivers.parseFilename(filename);
   if (below['driver'] === 'file') {
     Object.assign(below, protocol);
     if (context.forceShare === true) below['force-share'] = true;
   }
   if (format !== undefined && opener.drivers.get(format).kind === 'protocol')
-    return opener.open({ ...below, ...extra }, context);
+    return opener.open(below, context);
   const driver = format ?? (await opener.probeFormat(filename));
   const guessed = format === undefined;
   if (guessed) opener.onProbed(filename, driver, context.readOnly);
-  return opener.open({ driver, file: below, ...extra }, { ...context, guessed });
+  return opener.open({ driver, file: below }, { ...context, guessed });
 }

@@ -1,6 +1,7 @@
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 
+/** enospc and auto: stop when space has run out, else report. */
 export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop' | 'auto';
 
 /** What every block job takes; names as in QMP. */
@@ -12,8 +13,9 @@ export interface CommonArguments {
   autoDismiss?: boolean;
   /** Names the job's filter node, which is then no longer hidden. */
   filterNodeName?: string;
-  /** Only 'report' (the default) is supported. */
-  onError?: ErrorPolicy;
+  /** What follows an error of a request that reads the source, and of one that writes; default: report. */
+  onReadError?: ErrorPolicy;
+  onWriteError?: ErrorPolicy;
 }
 
 export interface StreamArguments extends CommonArguments {
@@ -54,8 +56,6 @@ export interface MirrorArguments extends CommonArguments {
    * opened with `backing: null`.
    */
   targetBacking?: 'leave' | 'source-chain' | 'open';
-  onSourceError?: ErrorPolicy;
-  onTargetError?: ErrorPolicy;
   /** Zeroes may deallocate in the target; default true. */
   unmap?: boolean;
 }
@@ -67,6 +67,4 @@ export interface BackupArguments extends CommonArguments {
   bitmap?: DirtyBitmap;
   bitmapMode?: 'on-success' | 'never' | 'always';
   compress?: boolean;
-  onSourceError?: ErrorPolicy;
-  onTargetError?: ErrorPolicy;
 }

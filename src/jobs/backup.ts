@@ -6,18 +6,21 @@ import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import { COPY_BEFORE_WRITE } from '../drivers/copy-before-write/copy-before-write.js';
 import type { BackupArguments } from './arguments.js';
-import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
+import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
+import { whenOpen } from './copy-turn.js';
+import { CopyWindow } from './copy-window.js';
 import { asError, type Job, type JobDriver } from './job.js';
 import {
   ALL_PERMISSIONS,
+  AS_NODE,
   creatingNode,
   isInChain,
   JobPlace,
   type JobSurroundings,
-  notCreated,
   Permission,
 } from './job-graph.js';
+import { statusOrData } from './source-status.js';
 
 /** Smallest unit of a backup (QEMU: 64 KiB). */
 const MIN_CLUSTER_BYTES = 64 * KiB;
@@ -40,6 +43,8 @@ export class BackupJob implements JobDriver {
   /** What the target still lacks. */
   readonly #due: DirtyBitmap;
   readonly #gate: CopyBeforeWrite;
+  /** Stretches known to be zeroes, which the target does not read as such yet. Guests may change them. */
+  readonly #zeroing = new Set<Stretch>();
   #totalBytes: number;
   #failure: Error | undefined;
   #succeeded = false;
@@ -55,9 +60,13 @@ export class BackupJob implements JobDriver {
       () => new JobPlace(job, surroundings, COPY_BEFORE_WRITE, args.filterNodeName, args.device),
     );
     this.#place = place;
-    this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
+    place.hold('main node', place.filter, 0, ALL_PERMISSIONS);
+    this.#sourceBackend = place.filterChild('file', args.device, 0, ALL_PERMISSIONS);
     // Others may write: the source itself may be in the target's backing chain, where the guest goes on.
-    this.#targetBackend = place.backend(Permission.write, ALL_PERMISSIONS - Permission.resize);
+    const others = ALL_PERMISSIONS - Permission.resize;
+    this.#targetBackend = place.filterChild('target', args.target, Permission.write, others);
+    // Not the source: another layer or another backup may come between it and the filter.
+    place.hold('target', args.target, 0, ALL_PERMISSIONS);
     this.#window = new CopyWindow(job);
     this.#mover = new Mover({
       job,
@@ -70,7 +79,9 @@ export class BackupJob implements JobDriver {
     this.#totalBytes = size;
     this.#gate = new CopyBeforeWrite({
       due: this.#due,
-      copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
+      sides: { source: this.#sourceBackend, target: this.#targetBackend },
+      copy: (turn, stretch, isLost) =>
+        this.#mover.copyFirst(turn, stretch, { unit: this.#due.granularityBytes, isLost }),
       failed: (error) => {
         this.#failure ??= asError(error);
         job.kick();
@@ -84,7 +95,9 @@ export class BackupJob implements JobDriver {
   }
 
   get offsetBytes(): number {
-    return this.#totalBytes - this.#due.dirtyBytes;
+    let leftBytes = this.#due.dirtyBytes;
+    for (const { lengthBytes } of this.#zeroing) leftBytes += lengthBytes;
+    return this.#totalBytes - leftBytes;
   }
 
   get totalBytes(): number {
@@ -94,23 +107,14 @@ export class BackupJob implements JobDriver {
   /** Its point in time is now: the caller holds a drained section. */
   async insert(): Promise<void> {
     const place = this.#place;
-    try {
-      await place.insert(
-        [
-          [this.#sourceBackend, this.#source],
-          [this.#targetBackend, this.#target],
-        ],
-        undefined,
-        // A target above the source (sync=none) reads the source itself, not through the filter.
-        ({ parent }) => isInChain(parent, this.#target),
-      );
-    } catch (error) {
-      throw notCreated(error);
-    }
+    await place.insert({
+      // A target above the source (sync=none) reads the source itself, not through the filter.
+      keep: ({ parent }) => isInChain(parent, this.#target),
+      wording: AS_NODE,
+    });
+    place.copiesTo(this.#targetBackend);
     this.#markDue();
     place.passThrough.gate = this.#gate;
-    // Not the source: another layer or another backup may come between it and the filter.
-    place.block(this.type, [this.#target]);
   }
 
   /** In the drained section in which it was inserted; so, as QEMU's, it shows itself paused at first. */
@@ -180,7 +184,9 @@ export class BackupJob implements JobDriver {
 
   /** sync=top: whole clusters that only the backing file holds are not copied; answers how many bytes. */
   async #skipUnallocated({ offset, lengthBytes }: Stretch): Promise<number> {
-    const status = await this.#shown().statusThroughChain(offset, lengthBytes, this.#source);
+    const status = await whenOpen(this.#sourceBackend, () =>
+      statusOrData(this.#shown(), offset, lengthBytes, this.#source),
+    );
     if (status.allocated) return 0;
     const end = offset + status.lengthBytes;
     const unit = this.#due.granularityBytes;
@@ -193,22 +199,40 @@ export class BackupJob implements JobDriver {
 
   async #launch(stretch: Stretch): Promise<Stretch> {
     const unit = this.#due.granularityBytes;
-    const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(unit));
-    const status = await this.#shown().statusThroughChain(stretch.offset, stretch.lengthBytes);
-    const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
-    const lengthBytes = Math.max(most, zeroBytes);
     const { offset } = stretch;
-    const rateBytes = zeroBytes >= most ? 0 : most;
+    const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(unit));
+    const status = await whenOpen(this.#sourceBackend, () =>
+      statusOrData(this.#shown(), offset, stretch.lengthBytes),
+    );
+    const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
+    if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
+      return { offset, lengthBytes: zeroBytes };
     const tryCopy = (): number =>
-      this.#mover.tryCopy(offset, lengthBytes, status.data && !status.zero ? status : undefined);
-    if (!this.#window.isDoneNow(rateBytes, () => this.#gate.tryCopy(offset, lengthBytes, tryCopy)))
-      this.#window.launch(rateBytes, () => this.#gate.copy(offset, lengthBytes));
-    return { offset: stretch.offset, lengthBytes };
+      this.#mover.tryCopy(offset, most, status.data && !status.zero ? status : undefined);
+    if (!this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
+      this.#window.launch(most, () => this.#gate.copy(offset, most));
+    return { offset, lengthBytes: most };
+  }
+
+  /** A guest need not wait for zeroes, unless somebody reads the source's present content through the target. */
+  #launchZeroes(stretch: Stretch): boolean {
+    const { offset, lengthBytes } = stretch;
+    if (this.#target.isAbove(this.#source) || !this.#gate.tryRelease(offset, lengthBytes)) return false;
+    this.#zeroing.add(stretch);
+    this.#window.launch(0, async () => {
+      await this.#mover.zero(offset, lengthBytes);
+      this.#zeroing.delete(stretch);
+    });
+    return true;
   }
 
   #throwFailure(): void {
     if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  giveUp(): void {
+    this.#place.giveUpCopy();
   }
 
   abort(): void {
@@ -235,7 +259,10 @@ export class BackupJob implements JobDriver {
     const replace = mode === 'always' || (mode === 'on-success' && this.#succeeded);
     if (replace) {
       bitmap.resetAll();
-      if (!this.#succeeded) bitmap.merge(this.#due);
+      if (!this.#succeeded) {
+        bitmap.merge(this.#due);
+        for (const { offset, lengthBytes } of this.#zeroing) bitmap.set(offset, lengthBytes);
+      }
     }
     bitmap.merge(successor);
     bitmap.successor = undefined;

@@ -1,110 +1,25 @@
-import { Notifier } from '../base/async.js';
 import { alignDown } from '../base/align.js';
 import { KiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { IoDriver } from '../block/driver.js';
 import type { ChainStatus } from '../block/chain-status.js';
+import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import { FilePayload } from '../block/payload.js';
 import { Flag } from '../block/request.js';
-import { asError, type Job } from './job.js';
+import { areOpen, type CopyTurn, whenOpen } from './copy-turn.js';
+import { PIECE_BYTES } from './copy-window.js';
+import { type Job, JobCancelled, JobIoError } from './job.js';
+import { statusOrData, tryStatus } from './source-status.js';
 
-/** Data is moved in pieces of at most this. */
-export const PIECE_BYTES = MiB;
-/** Most that a job has in flight at a time, and in how many pieces. */
-const WINDOW_BYTES = 16 * MiB;
-const WINDOW_PIECES = 16;
 /** Zeroes cost no data: one request may cover this much. */
 export const ZERO_BYTES = 1024 * MiB;
+/** Longest request that somebody may wait for: a target may have to write the zeroes. */
+export const AWAITED_BYTES = 2 * MiB;
 /** A piece so small is read and written, not offloaded. */
 const COPIED_AT_ONCE_BYTES = 256 * KiB;
 /** Writeback of the target starts whenever this much was written to it. */
 const WRITEBACK_BYTES = 32 * MiB;
-
-/** The pieces that a job has in flight. */
-export class CopyWindow {
-  readonly #job: Job;
-  readonly #windowBytes: number;
-  #bytes = 0;
-  #pieces = 0;
-  #failure: Error | undefined;
-  readonly #done = new Notifier();
-
-  constructor(job: Job, windowBytes = WINDOW_BYTES) {
-    this.#job = job;
-    this.#windowBytes = windowBytes;
-  }
-
-  /** Largest piece that keeps the job's rate limit finely; whole units of `unit` bytes. */
-  pieceBytes(unit: number): number {
-    const most = Math.min(PIECE_BYTES, this.#job.limit.sliceBytes);
-    return Math.max(unit, alignDown(Math.floor(most), unit));
-  }
-
-  #isFull(): boolean {
-    return this.#pieces > 0 && (this.#pieces >= WINDOW_PIECES || this.#bytes >= this.#windowBytes);
-  }
-
-  /**
-   * Waits, if it must, until there is room for a piece and the job may go on: it is not paused, within its rate, and has
-   * given way to others. Throws what a piece failed with, and JobCancelled.
-   */
-  room(wake?: () => boolean): Promise<void> | undefined {
-    const isOpen = this.#failure === undefined && !this.#isFull() && !this.#job.needsCheckpoint;
-    return isOpen ? undefined : this.#untilRoom(wake);
-  }
-
-  async #untilRoom(wake?: () => boolean): Promise<void> {
-    while (this.#isFull()) await this.#done.wait();
-    this.#throwFailure();
-    if (!this.#job.needsCheckpoint) return;
-    await this.#job.checkpoint(() => this.quiet(), wake);
-    this.#throwFailure();
-  }
-
-  /** A piece that is done by `attempt`, unless it answers false: then the caller launches it. After room(). */
-  isDoneNow(rateBytes: number, attempt: () => boolean): boolean {
-    if (!attempt()) return false;
-    this.spend(rateBytes);
-    return true;
-  }
-
-  /** What was copied without a wait costs of the rate limit too. */
-  spend(rateBytes: number): void {
-    this.#job.limit.spend(rateBytes);
-  }
-
-  /** Starts a piece; after room(). `rateBytes`: what it costs of the rate limit. */
-  launch(rateBytes: number, work: () => Promise<void>): void {
-    this.spend(rateBytes);
-    this.#bytes += rateBytes;
-    this.#pieces++;
-    void work()
-      .catch((error: unknown) => {
-        this.#failure ??= asError(error);
-      })
-      .then(() => {
-        this.#bytes -= rateBytes;
-        this.#pieces--;
-        this.#done.notify();
-      });
-  }
-
-  /** Waits until nothing is in flight; does not throw. */
-  async quiet(): Promise<void> {
-    await this.#done.until(() => this.#pieces === 0);
-  }
-
-  /** The same, and throws what a piece failed with. */
-  async finish(): Promise<void> {
-    await this.quiet();
-    this.#throwFailure();
-  }
-
-  #throwFailure(): void {
-    if (this.#failure !== undefined) throw this.#failure;
-  }
-}
 
 export interface MoverOptions {
   job: Job;
@@ -136,33 +51,60 @@ export class Mover {
   }
 
   /**
-   * Copies a stretch as the source's chain reads now. Nobody else writes there to the target meanwhile. `data`: the
-   * chain's status at its beginning, if that is known to be data (or was: data that has turned to zeroes is copied too).
+   * Copies a first part of a stretch as the source's chain reads now, with one request to the target where it can; whole
+   * units of `unit` bytes, or all. Answers how long that part is. Nobody else writes there to the target meanwhile. `data`:
+   * the chain's status at its beginning, if that is known to be data (or was: data that has turned to zeroes is copied too).
    */
-  async copy(offset: number, lengthBytes: number, data?: ChainStatus): Promise<void> {
+  async copyFirst(turn: CopyTurn, { offset, lengthBytes }: Stretch, options: CopyOptions): Promise<number> {
+    const { unit, data, isLost = false } = options;
+    const status = data ?? (await this.#status(offset, lengthBytes));
+    const alike = Math.min(status.lengthBytes, lengthBytes);
+    const whole = alike === lengthBytes ? alike : alignDown(alike, unit);
+    if (whole === 0) {
+      const one = Math.min(unit, lengthBytes);
+      await this.#copyMixed(turn, offset, one, isLost);
+      return one;
+    }
     const { source, lowest } = this.#options;
+    if (lowest && !status.allocated) return whole;
+    if (status.zero) {
+      turn.doneWith(source);
+      return this.#zeroFirst(offset, whole, isLost);
+    }
+    const length = Math.min(whole, Math.max(PIECE_BYTES, unit));
+    await this.#copyData(turn, offset, length, isLost);
+    return length;
+  }
+
+  /** Copies a unit of which parts are not alike. */
+  async #copyMixed(turn: CopyTurn, offset: number, lengthBytes: number, isLost: boolean): Promise<void> {
+    const { lowest } = this.#options;
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
-      const from = at;
-      const status =
-        data ?? (await this.#read(() => source.node.statusThroughChain(from, end - from, lowest)));
-      const length = Math.min(status.lengthBytes, end - from);
-      data = undefined;
+      const status = await this.#status(at, end - at);
+      const length = Math.min(status.lengthBytes, end - at);
+      const isBelow = lowest !== undefined && !status.allocated;
+      if (!isBelow && status.zero)
+        for (let done = 0; done < length;) done += await this.#zeroFirst(at + done, length - done, isLost);
+      else if (!isBelow) await this.#copyData(turn, at, length, isLost);
       at += length;
-      if (lowest && !status.allocated) continue;
-      if (status.zero) await this.zero(from, length);
-      else await this.copyData(from, length);
     }
   }
 
+  #status(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus> {
+    const { source, lowest } = this.#options;
+    return statusOrData(source.node, offset, lengthBytes, lowest);
+  }
+
   /**
-   * copy() of a first part of a stretch, as far as no wait is needed and its extents are small. Answers how long that
-   * part is; what lies behind it is as it was, as far as it matters.
+   * copyFirst() as far as no wait is needed and extents are small. Answers how long that part is; what lies behind it is
+   * as it was, as far as it matters.
    */
   tryCopy(offset: number, lengthBytes: number, data?: ChainStatus): number {
+    const { source, target } = this.#options;
     let done = 0;
-    // So long is nothing but zeroes, of which copy() learns with fewer questions.
-    if (lengthBytes > PIECE_BYTES) return 0;
+    // So long is nothing but zeroes, of which others learn with fewer questions.
+    if (lengthBytes > PIECE_BYTES || !areOpen([source, target])) return 0;
     while (done < lengthBytes) {
       const extentBytes = this.#tryCopyExtent(offset + done, lengthBytes - done, data);
       if (extentBytes === 0) break;
@@ -175,7 +117,7 @@ export class Mover {
   /** Answers the length of what was copied: all that is alike at `offset`, or 0. */
   #tryCopyExtent(offset: number, lengthBytes: number, data: ChainStatus | undefined): number {
     const { source, lowest } = this.#options;
-    const status = data ?? source.node.tryStatusThroughChain(offset, lengthBytes, lowest);
+    const status = data ?? tryStatus(source.node, offset, lengthBytes, lowest);
     if (!status) return 0;
     const extentBytes = Math.min(status.lengthBytes, lengthBytes);
     if (lowest && !status.allocated) return extentBytes;
@@ -187,14 +129,14 @@ export class Mover {
 
   #isKnownZero(offset: number, lengthBytes: number): boolean {
     const { target, skipKnownZeroes } = this.#options;
-    const status = skipKnownZeroes ? target.node.tryStatusThroughChain(offset, lengthBytes) : undefined;
+    const status = skipKnownZeroes ? tryStatus(target.node, offset, lengthBytes) : undefined;
     return status !== undefined && status.zero && status.lengthBytes >= lengthBytes;
   }
 
-  /** copyData() of a small stretch without a wait. */
+  /** Copies a small stretch of data without a wait. */
   tryCopyData(offset: number, lengthBytes: number): boolean {
-    if (lengthBytes > COPIED_AT_ONCE_BYTES) return false;
     const { source, target } = this.#options;
+    if (lengthBytes > COPIED_AT_ONCE_BYTES || !areOpen([source, target])) return false;
     const whole = this.#takeBuffer();
     const buffer = whole.subarray(0, lengthBytes);
     try {
@@ -209,40 +151,55 @@ export class Mover {
     return true;
   }
 
+  /**
+   * How long a first part of a stretch reads as zeroes in the source and, for certain, in the target already. Whoever
+   * changes one of them later sees to the other: nothing needs to be locked.
+   */
+  async zeroBytes(offset: number, lengthBytes: number): Promise<number> {
+    const { source, target, skipKnownZeroes } = this.#options;
+    if (!skipKnownZeroes) return 0;
+    const above = await whenOpen(source, () => this.#status(offset, lengthBytes));
+    if (!above.zero) return 0;
+    const length = Math.min(above.lengthBytes, lengthBytes);
+    const there = await whenOpen(target, () => statusOrData(target.node, offset, length));
+    return there.zero ? Math.min(there.lengthBytes, length) : 0;
+  }
+
   /** Makes a stretch of the target read as zeroes. */
   async zero(offset: number, lengthBytes: number): Promise<void> {
-    const { target, unmap, skipKnownZeroes } = this.#options;
-    const end = offset + lengthBytes;
-    for (let at = offset; at < end;) {
-      let length = end - at;
-      if (skipKnownZeroes) {
-        const status = await this.#write(() => target.node.statusThroughChain(at, length));
-        length = status.lengthBytes;
-        if (status.zero) {
-          at += length;
-          continue;
-        }
-      }
-      const from = at;
-      await this.#write(() => target.writeZeroes(from, length, unmap ? Flag.mayUnmap : Flag.none));
-      at += length;
+    const { job, target } = this.#options;
+    for (let done = 0; done < lengthBytes;) {
+      if (job.isCancelled) throw new JobCancelled();
+      done += await whenOpen(target, () => this.#zeroFirst(offset + done, lengthBytes - done, false));
     }
   }
 
+  /** The same of all that is alike at `offset`; answers how long that is. */
+  async #zeroFirst(offset: number, lengthBytes: number, isLost: boolean): Promise<number> {
+    const { target, unmap, skipKnownZeroes } = this.#options;
+    let length = lengthBytes;
+    if (skipKnownZeroes) {
+      const status = await statusOrData(target.node, offset, length);
+      length = Math.min(status.lengthBytes, length);
+      if (status.zero) return length;
+    }
+    const flags = unmap ? Flag.mayUnmap : Flag.none;
+    await this.#write(() => target.writeZeroes(offset, length, flags), isLost);
+    return length;
+  }
+
   /** Copies a stretch that holds data. */
-  async copyData(offset: number, lengthBytes: number): Promise<void> {
+  async #copyData(turn: CopyTurn, offset: number, lengthBytes: number, isLost: boolean): Promise<void> {
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
-      if (lengthBytes <= COPIED_AT_ONCE_BYTES) {
-        // In memory, most of the time: cheaper than to find out whether the kernel can copy it.
-        await this.#readAndWrite(at, end - at);
-        break;
-      }
-      const offloaded = await this.#offload(at, end - at);
+      const offloaded = lengthBytes <= COPIED_AT_ONCE_BYTES ? 0 : await this.#offload(at, end - at, isLost);
       if (offloaded > 0) at += offloaded;
       else {
+        // A small piece is in memory, most of the time: cheaper than to find out whether the kernel can copy it.
         const length = Math.min(end - at, PIECE_BYTES);
-        await this.#readAndWrite(at, length);
+        const { source } = this.#options;
+        const read = at + length === end ? (): void => turn.doneWith(source) : (): void => undefined;
+        await this.#readAndWrite(at, length, read, isLost);
         at += length;
       }
     }
@@ -250,19 +207,18 @@ export class Mover {
   }
 
   /** copy_file_range of a first part of the stretch; answers its length, 0 when it must be read and written. */
-  async #offload(offset: number, lengthBytes: number): Promise<number> {
+  async #offload(offset: number, lengthBytes: number, isLost: boolean): Promise<number> {
     const { source, target } = this.#options;
     if (!protocolOf(target.node)?.copyFrom) return 0;
-    const located = await this.#read(() => source.node.io.locate(offset, lengthBytes));
+    const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), isLost);
     if (located.kind !== 'plain') return 0;
+    const payload = new FilePayload(located.io, located.offset, located.lengthBytes);
     try {
       if (!located.io.copyFrom) return 0;
-      const payload = new FilePayload(located.io, located.offset, located.lengthBytes);
       await target.writePayload(offset, payload);
       return located.lengthBytes;
-    } catch {
-      // Which side failed shows when the piece is read and written.
-      return 0;
+    } catch (error) {
+      throw this.#options.job.ioError(payload.failedToRead ? 'read' : 'write', error, isLost);
     } finally {
       located.release();
     }
@@ -272,39 +228,51 @@ export class Mover {
     return this.#buffers.pop() ?? this.#options.job.buffer(PIECE_BYTES);
   }
 
-  async #readAndWrite(offset: number, lengthBytes: number): Promise<void> {
+  /** `read` is told when the source is not needed any more. The buffer of a request that failed may still be in use. */
+  async #readAndWrite(offset: number, lengthBytes: number, read: () => void, isLost: boolean): Promise<void> {
     const { source, target } = this.#options;
     const whole = this.#takeBuffer();
     const buffer = whole.subarray(0, lengthBytes);
-    try {
-      await this.#read(() => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)));
-      await this.#write(() =>
-        target.tryWrite(offset, buffer, 0) ? undefined : target.write(offset, buffer),
-      );
-    } finally {
-      this.#buffers.push(whole);
-    }
+    await this.#read(
+      () => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)),
+      isLost,
+    );
+    read();
+    await this.#write(
+      () => (target.tryWrite(offset, buffer, 0) ? undefined : target.write(offset, buffer)),
+      isLost,
+    );
+    this.#buffers.push(whole);
   }
 
-  async #read<T>(request: () => Promise<T> | T): Promise<T> {
-    try {
-      return await request();
-    } catch (error) {
-      throw this.#options.job.ioError('read', error);
-    }
-  }
-
-  async #write<T>(request: () => Promise<T> | T): Promise<T> {
+  async #read<T>(request: () => Promise<T> | T, isLost: boolean): Promise<T> {
     try {
       return await request();
     } catch (error) {
-      throw this.#options.job.ioError('write', error);
+      throw this.#options.job.ioError('read', error, isLost);
     }
   }
 
-  /** Everything moved so far is durable afterwards. */
-  flush(): Promise<void> {
-    return this.#write(() => this.#options.target.flush());
+  async #write<T>(request: () => Promise<T> | T, isLost: boolean): Promise<T> {
+    try {
+      return await request();
+    } catch (error) {
+      throw this.#options.job.ioError('write', error, isLost);
+    }
+  }
+
+  /** Everything moved so far is durable afterwards, unless errors are to be ignored. */
+  async flush(): Promise<void> {
+    const { job, target } = this.#options;
+    for (;;) {
+      try {
+        return await this.#write(() => whenOpen(target, () => target.flush()), false);
+      } catch (error) {
+        if (!(error instanceof JobIoError) || error.action === 'report') throw error;
+        if (error.action === 'ignore') return;
+        await job.checkpoint(() => undefined);
+      }
+    }
   }
 
   #startWriteback(bytes: number): void {
@@ -313,6 +281,14 @@ export class Mover {
     this.#unflushedBytes = 0;
     startWriteback(this.#options.target.node);
   }
+}
+
+export interface CopyOptions {
+  /** A power of two that divides the offset. */
+  unit: number;
+  data?: ChainStatus | undefined;
+  /** What fails now is not tried again. */
+  isLost?: boolean;
 }
 
 /** Starts writeback of all that the file below a node has dirty; a hint. */
@@ -327,7 +303,9 @@ function bottomOf(node: Node): Node {
   return at;
 }
 
-/** The protocol that stores a node's data. */
+/** Where requests to a node arrive, formats having mapped them: a protocol, or a filter above it, which copies nothing. */
 function protocolOf(node: Node): IoDriver | undefined {
-  return bottomOf(node).instance.io;
+  let at = node;
+  for (let edge = at.filtered; !at.instance.io && edge; edge = at.filtered) at = edge.node;
+  return at.instance.io;
 }

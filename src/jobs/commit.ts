@@ -1,12 +1,17 @@
 import type { BlockBackend } from '../block/backend.js';
 import { BlockError } from '../base/error.js';
 import { assertBackingCertainAbove, referenceTo } from '../block/backing-reference.js';
+import type { ChainStatus } from '../block/chain-status.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import type { CommitArguments } from './arguments.js';
-import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
+import { Mover, ZERO_BYTES } from './block-copy.js';
+import { RangeLock } from '../block/range-lock.js';
+import { takeTurn, whenOpen } from './copy-turn.js';
+import { CopyWindow } from './copy-window.js';
 import type { Job, JobDriver } from './job.js';
 import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import { statusOrData } from './source-status.js';
 
 /** block-commit of layers below the active one: their data goes down into the base, and they leave the chain. */
 export class CommitJob implements JobDriver {
@@ -23,6 +28,7 @@ export class CommitJob implements JobDriver {
   readonly #baseBackend: BlockBackend;
   readonly #window: CopyWindow;
   readonly #mover: Mover;
+  readonly #copying = new RangeLock();
   #offset = 0;
 
   constructor(job: Job, args: CommitArguments, surroundings: JobSurroundings) {
@@ -34,12 +40,16 @@ export class CommitJob implements JobDriver {
     this.#lowest = layerAbove(args.top, args.base);
     const place = new JobPlace(job, surroundings, COMMIT_TOP, args.filterNodeName, args.top);
     this.#place = place;
-    this.#topBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS, { isUser: true });
+    place.hold('main node', args.device, 0, ALL_PERMISSIONS);
+    holdIntermediate(place, args.top, args.base);
+    place.hold('base', args.base, 0, ALL_PERMISSIONS);
+    const isToGrow = args.base.lengthBytes < args.top.lengthBytes;
     this.#baseBackend = place.backend(
-      Permission.consistentRead + Permission.write + Permission.resize,
+      args.base,
+      Permission.consistentRead + Permission.write + (isToGrow ? Permission.resize : 0),
       Permission.consistentRead + Permission.writeUnchanged,
-      { isUser: true },
     );
+    this.#topBackend = place.backend(args.top, 0, ALL_PERMISSIONS);
     this.#window = new CopyWindow(job);
     this.#mover = new Mover({
       job,
@@ -63,16 +73,9 @@ export class CommitJob implements JobDriver {
     const base = this.#base;
     assertBackingCertainAbove(place.graph, base);
     await place.drained([this.#top, base], () =>
-      place.insert(
-        [
-          [this.#topBackend, this.#top],
-          [this.#baseBackend, base],
-        ],
-        (transaction) => place.listWritable(transaction, base),
-      ),
+      place.insert({ before: (transaction) => place.listWritable(transaction, base) }),
     );
     place.freezeChain(place.filter, base);
-    place.block(this.type, [this.#arguments.device, ...between(this.#top, base)]);
   }
 
   async run(): Promise<void> {
@@ -84,10 +87,10 @@ export class CommitJob implements JobDriver {
         await window.room();
         await this.#step(size);
       }
-      await window.finish();
       // Beyond the end of top its overlays read zeroes, whatever a longer base has there.
       const rest = this.#base.lengthBytes - size;
-      if (rest > 0) await this.#mover.zero(size, rest);
+      if (rest > 0) window.launch(0, () => this.#mover.zero(size, rest));
+      await window.finish();
       // Durable before overlays name the base, and before guests are held back.
       await this.#mover.flush();
     } finally {
@@ -97,7 +100,9 @@ export class CommitJob implements JobDriver {
 
   async #step(size: number): Promise<void> {
     const offset = this.#offset;
-    const status = await this.#top.statusThroughChain(offset, size - offset, this.#lowest);
+    const status = await whenOpen(this.#topBackend, () =>
+      statusOrData(this.#top, offset, size - offset, this.#lowest),
+    );
     if (!status.allocated) {
       this.#offset += status.lengthBytes;
       return;
@@ -107,9 +112,22 @@ export class CommitJob implements JobDriver {
     const rateBytes = zero ? 0 : length;
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#mover.tryCopyData(offset, length)))
       this.#window.launch(rateBytes, () =>
-        zero ? this.#mover.zero(offset, length) : this.#mover.copyData(offset, length),
+        zero ? this.#mover.zero(offset, length) : this.#copyData(offset, length, status),
       );
     this.#offset += length;
+  }
+
+  async #copyData(offset: number, lengthBytes: number, data: ChainStatus): Promise<void> {
+    const sides = { source: this.#topBackend, target: this.#baseBackend };
+    for (let done = 0; done < lengthBytes;) {
+      const rest = { offset: offset + done, lengthBytes: lengthBytes - done };
+      const turn = await takeTurn(this.#copying, rest, sides, false);
+      try {
+        done += await this.#mover.copyFirst(turn, rest, { unit: 1, data });
+      } finally {
+        turn.end();
+      }
+    }
   }
 
   async prepare(): Promise<void> {
@@ -142,6 +160,19 @@ export function between(top: Node, base: Node): Node[] {
   return nodes;
 }
 
+/**
+ * The nodes from `top` down to the one above `base`: they leave the chain with the job. Meanwhile they show a mix of
+ * old and new, except filters of the base. That they let others write is for the base below them.
+ */
+export function holdIntermediate(place: JobPlace, top: Node, base: Node): void {
+  for (const node of between(top, base)) {
+    if (node === base) return;
+    const isConsistent = node.skipFilters() === base.skipFilters();
+    const shared = Permission.writeUnchanged + Permission.write;
+    place.hold('intermediate node', node, 0, shared + (isConsistent ? Permission.consistentRead : 0));
+  }
+}
+
 /** The layer of top's chain whose backing file is `base`. */
 export function layerAbove(top: Node, base: Node): Node {
   for (let at: Node | undefined = top.skipFilters(); at; at = at.backingNode())
@@ -153,9 +184,10 @@ export function layerAbove(top: Node, base: Node): Node {
 export async function growBase(base: BlockBackend, lengthBytes: number): Promise<void> {
   const old = base.lengthBytes;
   if (old >= lengthBytes) return;
-  await base.truncate(lengthBytes);
+  await whenOpen(base, () => base.truncate(lengthBytes));
   // What a longer backing file of the base holds there must not appear.
-  if (base.node.skipFilters().children.has('backing')) await base.writeZeroes(old, lengthBytes - old);
+  if (base.node.skipFilters().children.has('backing'))
+    await whenOpen(base, () => base.writeZeroes(old, lengthBytes - old));
 }
 
 /** The images whose backing file a node is, seen through filters. */

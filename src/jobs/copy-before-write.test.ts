@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DirtyBitmap } from '../block/dirty-bitmap.js';
+import { NEVER_HELD } from '../testing/job-filters.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 
 const GRANULE = 4096;
@@ -11,7 +12,8 @@ function gateOver(sizeBytes: number): { gate: CopyBeforeWrite; due: DirtyBitmap;
   const copied: number[] = [];
   const gate = new CopyBeforeWrite({
     due,
-    copy: () => Promise.resolve(),
+    sides: { source: NEVER_HELD, target: NEVER_HELD },
+    copy: (_turn, { lengthBytes }) => Promise.resolve(lengthBytes),
     failed: (error) => assert.fail(String(error)),
     copied: (bytes) => copied.push(bytes),
   });

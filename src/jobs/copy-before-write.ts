@@ -1,13 +1,20 @@
 import { alignDown } from '../base/align.js';
-import type { DirtyBitmap } from '../block/dirty-bitmap.js';
+import type { DirtyBitmap, Stretch } from '../block/dirty-bitmap.js';
 import { roundOut } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
 import type { Change, ChangeGate } from '../block/change-gate.js';
+import { AWAITED_BYTES } from './block-copy.js';
+import { type CopySides, type CopyTurn, takeTurn } from './copy-turn.js';
 
 export interface CopyBeforeWriteOptions {
   /** What is still to be copied; granules are cleared once they are in the target. */
   due: DirtyBitmap;
-  readonly copy: (offset: number, lengthBytes: number) => Promise<void>;
+  readonly sides: CopySides;
+  /**
+   * Copies a first part of a stretch in one go: whole granules. Answers how long it is. `isLost`: what fails now is not
+   * tried again.
+   */
+  readonly copy: (turn: CopyTurn, stretch: Stretch, isLost: boolean) => Promise<number>;
   /** A copy that a guest's write waited for failed: the write goes on, the copy is lost. */
   readonly failed: (error: unknown) => void;
   readonly copied?: (bytes: number) => void;
@@ -15,7 +22,7 @@ export interface CopyBeforeWriteOptions {
 
 /**
  * Holds a point in time: whatever is due goes to the target before the guest changes it. A guest's change waits for
- * the copy of its own granules only.
+ * the copy of its own granules, and for at most one request that was on its way there.
  */
 export class CopyBeforeWrite implements ChangeGate {
   readonly #options: CopyBeforeWriteOptions;
@@ -35,7 +42,7 @@ export class CopyBeforeWrite implements ChangeGate {
   async run(change: Change, forward: () => Promise<void>): Promise<void> {
     while (!this.isOpen(change.offset, change.lengthBytes)) {
       try {
-        await this.copy(change.offset, change.lengthBytes);
+        await this.#copyDue(change.offset, change.lengthBytes, true);
       } catch (error) {
         this.giveUp();
         this.#options.failed(error);
@@ -50,8 +57,7 @@ export class CopyBeforeWrite implements ChangeGate {
    */
   tryCopy(offset: number, lengthBytes: number, attempt: () => number): boolean {
     const { due, copied } = this.#options;
-    if (this.#given || this.#locks.conflictsExclusive(offset, lengthBytes)) return false;
-    if (due.nextClean(offset, offset + lengthBytes) < offset + lengthBytes) return false;
+    if (!this.#isAllOurs(offset, lengthBytes)) return false;
     const done = attempt();
     const whole = done === lengthBytes ? done : alignDown(done, due.granularityBytes);
     if (whole > 0) {
@@ -61,24 +67,53 @@ export class CopyBeforeWrite implements ChangeGate {
     return whole === lengthBytes;
   }
 
+  /**
+   * Of granules, all of them due, the caller knows the content: it sees to the target, and the guest may change them.
+   * False: somebody copies some of them.
+   */
+  tryRelease(offset: number, lengthBytes: number): boolean {
+    if (!this.#isAllOurs(offset, lengthBytes)) return false;
+    this.#options.due.reset(offset, lengthBytes);
+    return true;
+  }
+
+  #isAllOurs(offset: number, lengthBytes: number): boolean {
+    if (this.#given || this.#locks.conflictsExclusive(offset, lengthBytes)) return false;
+    return this.#options.due.nextClean(offset, offset + lengthBytes) === offset + lengthBytes;
+  }
+
   /** Copies what is still due of a stretch, whole granules. */
-  async copy(offset: number, lengthBytes: number): Promise<void> {
-    const { due, copy, copied } = this.#options;
+  copy(offset: number, lengthBytes: number): Promise<void> {
+    return this.#copyDue(offset, lengthBytes, false);
+  }
+
+  /** Request by request: whoever waits for one of them need not wait for the next. */
+  async #copyDue(offset: number, lengthBytes: number, forGuest: boolean): Promise<void> {
+    const { due } = this.#options;
     const whole = roundOut(offset, lengthBytes, due.granularityBytes);
     const end = Math.min(whole.offset + whole.lengthBytes, due.sizeBytes);
-    const release = await this.#locks.lockExclusive(whole.offset, end - whole.offset);
+    let at = whole.offset;
+    while (!this.#given) {
+      const stretch = at < end ? due.nextDirty(at, end, AWAITED_BYTES) : undefined;
+      if (!stretch) return;
+      at = await this.#copyRequest(stretch, forGuest);
+    }
+  }
+
+  /** Answers up to where nothing is due. */
+  async #copyRequest({ offset, lengthBytes }: Stretch, forGuest: boolean): Promise<number> {
+    const { due, copy, copied, sides } = this.#options;
+    const turn = await takeTurn(this.#locks, { offset, lengthBytes }, sides, forGuest);
     try {
-      for (
-        let at = due.nextDirty(whole.offset, end);
-        at && !this.#given;
-        at = due.nextDirty(at.offset, end)
-      ) {
-        await copy(at.offset, at.lengthBytes);
-        due.reset(at.offset, at.lengthBytes);
-        copied?.(at.lengthBytes);
-      }
+      // Others may have copied some of it meanwhile.
+      const still = due.nextDirty(offset, offset + lengthBytes, AWAITED_BYTES);
+      if (!still || this.#given) return offset + lengthBytes;
+      const bytes = await copy(turn, still, forGuest);
+      due.reset(still.offset, bytes);
+      copied?.(bytes);
+      return still.offset + bytes;
     } finally {
-      release();
+      turn.end();
     }
   }
 

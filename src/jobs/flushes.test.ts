@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { JobBench } from '../testing/job-bench.js';
+import { assertSame, contents, JobBench } from '../testing/job-bench.js';
 import { newMemoryImage } from '../testing/memory-layer.js';
+import { readyMirror, turns } from '../testing/mirror-bench.js';
 
 const CLUSTER = 4096;
 const DISK = 64 * CLUSTER;
 
-test('a mirror that takes over flushes most of the target before it holds guests back, the rest then', async () => {
+test('a mirror that takes over flushes the target before it holds guests back, and with the guest from then on', async () => {
   const bench = new JobBench();
   const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
   const top = await newMemoryImage(bench.graph, 'top', options);
@@ -25,9 +26,37 @@ test('a mirror that takes over flushes most of the target before it holds guests
     target: target.node,
     sync: 'full',
     targetIsNew: true,
+    autoFinalize: false,
   });
   await bench.until('BLOCK_JOB_READY');
+  await guest.flush();
+  assert.deepEqual(held, []);
   job.complete();
+  while (job.status !== 'pending') await turns(1);
+  assert.deepEqual(held, [false]);
+  await guest.write(0, Buffer.alloc(CLUSTER, 2));
+  await guest.flush();
+  assert.deepEqual(held, [false, false]);
+  job.finalize();
   await job.concluded;
-  assert.deepEqual(held, [false, true]);
+  assert.deepEqual(held, [false, false]);
+  assert.equal((await contents(target.node))[0], 2);
+});
+
+test('what a target did not take while the job waited to take over is copied and flushed before guests move', async () => {
+  const bench = new JobBench();
+  const more = { autoFinalize: false, onWriteError: 'ignore' } as const;
+  const { top, target, guest, job, fault } = await readyMirror(bench, more);
+  job.complete();
+  while (job.status !== 'pending') await turns(1);
+  fault.errno = 'EIO';
+  await guest.write(0, Buffer.alloc(CLUSTER, 2));
+  delete fault.errno;
+  const before = target.file.flushes;
+  job.finalize();
+  await job.concluded;
+  assert.equal(job.error, undefined);
+  assert.equal(guest.node, target.node);
+  assert.equal(target.file.flushes, before + 1);
+  assertSame(await contents(target.node), await contents(top.node), 0);
 });

@@ -6,18 +6,17 @@ import {
   backingReferenceOf,
   changeBackingReference,
 } from '../block/backing-reference.js';
-import type { BlockBackend } from '../block/backend.js';
+import type { BackendProperties, BlockBackend } from '../block/backend.js';
 import type { ChangeGate } from '../block/change-gate.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';
-import type { Graph } from '../block/graph.js';
+import { GRACE_MS, type Graph } from '../block/graph.js';
 import { PASSING_MODES } from '../block/modes.js';
 import { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
 import type { GraphTransaction } from '../block/transaction.js';
 import { PassThrough } from '../drivers/pass-through/pass-through.js';
 import type { Job } from './job.js';
-import type { JobType } from './job.js';
 
 export { ALL_PERMISSIONS, hasPermission, Permission };
 
@@ -28,18 +27,34 @@ export interface JobSurroundings {
   readonly changes: AsyncMutex;
 }
 
-/** Words an error of putting a filter in as QEMU does for those that it makes as other nodes are made. */
+/** How often it is looked whether a cancelled job still has requests in flight. */
+const LOOK_MS = 100;
+
+/** A node that a job reads, writes, or keeps others from. */
+interface Use {
+  backend: BlockBackend;
+  role: string;
+  node: Node;
+  /** It comes with the filter. */
+  isOfFilter: boolean;
+}
+
+interface InsertOptions {
+  before?: (transaction: GraphTransaction) => void;
+  keep?: (edge: Edge) => boolean;
+  wording?: { create: string; replace: string };
+}
+
+/** How QEMU words errors of putting in those filters that it makes as other nodes are made. */
+export const AS_NODE = { create: 'Could not create node: ', replace: 'Could not replace node: ' };
+
 export function creatingNode<T>(body: () => T): T {
   try {
     return body();
   } catch (error) {
-    throw notCreated(error);
+    if (!(error instanceof BlockError)) throw error;
+    throw new BlockError(error.kind, `${AS_NODE.create}${error.message}`, { cause: error });
   }
-}
-
-export function notCreated(error: unknown): unknown {
-  if (!(error instanceof BlockError)) return error;
-  return new BlockError(error.kind, `Could not create node: ${error.message}`, { cause: error });
 }
 
 /** A job's place in the graph: its filter, its backends, the links and nodes that others must leave alone. */
@@ -47,13 +62,17 @@ export class JobPlace {
   readonly job: Job;
   readonly #surroundings: JobSurroundings;
   readonly #backends: BlockBackend[] = [];
+  /** What insert() attaches. */
+  readonly #uses: Use[] = [];
   readonly #frozen: Edge[] = [];
+  readonly #held: Node[] = [];
   #unblock: Array<() => void> = [];
   readonly #reopened: Array<{ node: Node; readOnly: boolean }> = [];
   readonly filter: Node;
   readonly passThrough: PassThrough;
   readonly source: Node;
   #removed = true;
+  #copy: BlockBackend | undefined;
   /** What the filter showed last: layers may have come between it and the source. */
   #shown: Node;
 
@@ -73,7 +92,6 @@ export class JobPlace {
     const filter = new Node({
       name: filterNodeName ?? graph.generateName(),
       driver,
-      options: {},
       readOnly: source.readOnly,
       // What the source is not to see, the job need not see either.
       modes: { ...PASSING_MODES, discard: source.modes.discard },
@@ -98,41 +116,74 @@ export class JobPlace {
     return !this.#removed;
   }
 
-  /** A backend of the job, which `insert` attaches. `isUser`: as BackendProperties. */
-  backend(perm: number, shared: number, { isUser = false } = {}): BlockBackend {
-    const backend = this.graph.createBackend({
-      description: `${this.job.type} job '${this.job.id}'`,
-      perm,
-      shared,
-      user: this.job.backendUser,
-      queuesWhenDrained: false,
-      isUser,
-      owner: this,
-    });
-    this.#backends.push(backend);
+  /** What the job reads or writes a node through, from insert() on. */
+  backend(node: Node, perm: number, shared: number): BlockBackend {
+    const description = 'an unnamed block device';
+    return this.#use('root', node, { description, perm, shared, user: this.job.backendUser });
+  }
+
+  /** The same as a child of the job's filter, which conflicts then name. */
+  filterChild(role: string, node: Node, perm: number, shared: number): BlockBackend {
+    const description = this.filter.describe();
+    const isUser = false;
+    const { backendUser: user } = this.job;
+    const backend = this.#use(role, node, { description, perm, shared, user, isUser }, true);
+    this.filter.uses.add(backend);
     return backend;
   }
 
   /**
-   * Puts the filter above the source (which must be ours: kind permission) for all of its parents but those that `keep` names, attaches backends, and does
-   * what `more` adds, in one transaction. The caller holds a drained section.
+   * A node that the job's work is about, in a role that conflicts name: until the job ends others are kept from what
+   * it does not share there, and no other operation may begin at the node.
    */
-  async insert(
-    attach: ReadonlyArray<readonly [BlockBackend, Node]>,
-    more: (transaction: GraphTransaction) => void = () => undefined,
-    keep: (edge: Edge) => boolean = () => false,
-  ): Promise<void> {
+  hold(role: string, node: Node, perm: number, shared: number): void {
+    const description = `${this.job.type} job '${this.job.id}'`;
+    this.#use(role, node, { description, perm, shared, isUser: false });
+    this.#held.push(node);
+  }
+
+  #use(role: string, node: Node, properties: BackendProperties, isOfFilter = false): BlockBackend {
+    const backend = this.graph.createBackend({ ...properties, queuesWhenDrained: false, owner: this });
+    this.#backends.push(backend);
+    this.#uses.push({ backend, role, node, isOfFilter });
+    return backend;
+  }
+
+  /**
+   * Puts the filter above the source (which must be ours: kind permission) for all of its parents but those that `keep`
+   * names, attaches what the job uses and holds, in one transaction; `before` lists what comes first. The caller holds a
+   * drained section.
+   */
+  async insert({
+    before = () => undefined,
+    keep = () => false,
+    wording = { create: '', replace: '' },
+  }: InsertOptions = {}): Promise<void> {
+    const { filter, source } = this;
     await this.graph.transaction((transaction) => {
-      const { name, activity } = this.source;
-      if (activity === 'inactive')
-        throw new BlockError('permission', 'Block node is read-only', { node: name, errno: 'EPERM' });
-      transaction.add(this.filter);
-      transaction.attach(this.filter, 'file', this.source);
-      transaction.replaceNode(this.source, this.filter, keep);
-      more(transaction);
-      for (const [backend, node] of attach) transaction.attach(backend, 'root', node);
+      if (source.activity === 'inactive') {
+        const text = `${wording.create}Block node is read-only`;
+        throw new BlockError('permission', text, { node: source.name, errno: 'EPERM' });
+      }
+      before(transaction);
+      transaction.then(wording.create);
+      transaction.add(filter);
+      transaction.attach(filter, 'file', source);
+      this.#attach(transaction, ({ isOfFilter }) => isOfFilter);
+      transaction.then(wording.replace);
+      transaction.replaceNode(source, filter, keep);
+      this.#attach(transaction, ({ isOfFilter }) => !isOfFilter);
     });
     this.#removed = false;
+    for (const node of this.#held)
+      this.#unblock.push(node.addBlocker(`block device is in use by block job: ${this.job.type}`));
+  }
+
+  #attach(transaction: GraphTransaction, which: (use: Use) => boolean): void {
+    for (const use of this.#uses.filter(which)) {
+      if (!use.isOfFilter) transaction.then();
+      transaction.attach(use.backend, use.role, use.node);
+    }
   }
 
   /** Keeps the links from `top` down to `bottom` as they are until the job ends. */
@@ -148,12 +199,6 @@ export class JobPlace {
   #freeze(edge: Edge): void {
     edge.frozen++;
     this.#frozen.push(edge);
-  }
-
-  /** Refuses other operations on these nodes, and on the filter. */
-  block(type: JobType, nodes: Iterable<Node>): void {
-    for (const node of new Set([this.filter, ...nodes]))
-      this.#unblock.push(node.addBlocker(`block device is in use by block job: ${type}`));
   }
 
   /** Lists what lets the job write to a node, until restoreReadOnly(). */
@@ -198,8 +243,26 @@ export class JobPlace {
   }
 
   /** In a drained section: `gate` stands before every change of the source until the job's place ends. */
-  guardSource(gate: ChangeGate): void {
+  guardSource(gate: ChangeGate | undefined): void {
     this.source.gate = gate;
+  }
+
+  /** The target of a copy, from now on. */
+  copiesTo(target: BlockBackend): void {
+    target.node.isCopy = true;
+    this.#copy = target;
+  }
+
+  /** After a force-cancel: what is in flight to the copy ends soon, by itself or not. */
+  giveUpCopy(): void {
+    const copy = this.#copy;
+    if (!copy) return;
+    const look = (): void => {
+      if (this.job.isOver || !copy.root) return;
+      if (copy.isBusy) this.graph.cancelInFlight(copy.node, [copy]);
+      this.graph.host.clock.setTimer(LOOK_MS, look);
+    };
+    this.graph.host.clock.setTimer(GRACE_MS, look);
   }
 
   /** Lists the steps that end the job's place: parents of the filter go to `heir`, or to what it filters. */

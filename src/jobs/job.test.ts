@@ -221,10 +221,10 @@ test('a job in a section of its own does not work while another section holds it
   let isAwake = false;
   const waking = job.wakeInSection().then(() => (isAwake = true));
   await turn();
-  assert.deepEqual([isAwake, job.backendUser.isBusy?.()], [false, false]);
+  assert.deepEqual([isAwake, job.blockJobInfo()['busy']], [false, false]);
   job.drainEnd();
   await waking;
-  assert.equal(job.backendUser.isBusy?.(), true);
+  assert.equal(job.blockJobInfo()['busy'], true);
 });
 
 test('a job that is started in a drained section rests before it does anything', async () => {
@@ -236,7 +236,7 @@ test('a job that is started in a drained section rests before it does anything',
   });
   job.drainBegin();
   job.start();
-  assert.deepEqual([job.status, job.backendUser.isBusy?.()], ['paused', false]);
+  assert.deepEqual([job.status, job.blockJobInfo()['busy']], ['paused', false]);
   await turn();
   assert.equal(isWorking, false);
   job.drainEnd();
@@ -251,10 +251,10 @@ test('a job that is to rest does so when its requests have landed, not earlier',
   const landed = deferred();
   const checked = job.checkpoint(() => landed.promise);
   await turn();
-  assert.deepEqual([job.status, job.backendUser.isBusy?.()], ['running', true]);
+  assert.deepEqual([job.status, job.blockJobInfo()['busy']], ['running', true]);
   landed.resolve();
   await turn();
-  assert.deepEqual([job.status, job.backendUser.isBusy?.()], ['paused', false]);
+  assert.deepEqual([job.status, job.blockJobInfo()['busy']], ['paused', false]);
   job.resume();
   await checked;
 });

@@ -1,6 +1,7 @@
 import { type Deferred, deferred, Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import { BlockError, errnoOf, errnoText, toBlockError } from '../base/error.js';
+import type { ErrorPolicy } from './arguments.js';
 import type { BackendUser } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
@@ -29,6 +30,8 @@ export interface JobDriver {
   freeze?(): Promise<void>;
   /** The last part that may fail: the change of the graph. */
   prepare?(): Promise<void>;
+  /** Cancelled by force: requests that it has in flight to a copy are given up if they do not end soon. */
+  giveUp?(): void;
   /** Told that the job fails or is cancelled, before clean. */
   abort?(): void;
   /** Takes the job's filter and backends out of the graph. Must not fail. */
@@ -40,7 +43,16 @@ export interface JobProperties {
   speed?: number;
   autoFinalize?: boolean;
   autoDismiss?: boolean;
+  /** What follows an error of a request to the source, and of one to the target; default: report. */
+  onReadError?: ErrorPolicy;
+  onWriteError?: ErrorPolicy;
 }
+
+/**
+ * report: the job fails. ignore: what failed is done again, or left out, and the job goes on. stop: the job is paused,
+ * and what failed is done again once the user resumes it.
+ */
+export type ErrorAction = 'report' | 'ignore' | 'stop';
 
 /** Thrown inside a job by a checkpoint when it was cancelled. */
 export class JobCancelled extends Error {
@@ -51,10 +63,12 @@ export class JobCancelled extends Error {
 export class JobIoError extends Error {
   override name = 'JobIoError';
   readonly operation: 'read' | 'write';
+  readonly action: ErrorAction;
 
-  constructor(operation: 'read' | 'write', cause: unknown) {
+  constructor(operation: 'read' | 'write', cause: unknown, action: ErrorAction) {
     super(errnoText(errnoOf(cause)), { cause });
     this.operation = operation;
+    this.action = action;
   }
 }
 
@@ -64,6 +78,7 @@ export class Job {
   readonly autoFinalize: boolean;
   readonly autoDismiss: boolean;
   readonly limit: RateLimit;
+  readonly #policies: { readonly read: ErrorPolicy; readonly write: ErrorPolicy };
   readonly #graph: Graph;
   readonly #clock: HostClock;
   readonly #emit: EmitEvent;
@@ -81,6 +96,8 @@ export class Job {
   #cancelled = false;
   #ending: 'complete' | 'freeze' | undefined;
   #error: string | undefined;
+  /** What stopped it last, until it is resumed. */
+  #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok';
   #failure: unknown;
   #turnStartedMs = 0;
   readonly #kicked = new Notifier();
@@ -92,6 +109,8 @@ export class Job {
     this.autoFinalize = properties.autoFinalize ?? true;
     this.autoDismiss = properties.autoDismiss ?? true;
     this.limit = new RateLimit(properties.speed ?? 0);
+    const { onReadError = 'report', onWriteError = 'report' } = properties;
+    this.#policies = { read: onReadError, write: onWriteError };
     this.#graph = graph;
     this.#clock = graph.host.clock;
     this.#emit = emit;
@@ -117,6 +136,10 @@ export class Job {
 
   get error(): string | undefined {
     return this.#error;
+  }
+
+  get isOver(): boolean {
+    return this.#status === 'concluded' || this.#status === 'null';
   }
 
   /** Resolves when it has concluded (whether or not it was dismissed). */
@@ -149,10 +172,12 @@ export class Job {
     return this.#driver;
   }
 
-  /** For the backends of this job: drained sections make it rest. */
+  /**
+   * For the backends of this job: drained sections make it rest, but they wait only for its requests to the nodes that
+   * they hold. What it has in flight elsewhere may take long.
+   */
   readonly backendUser: BackendUser = {
     drainBegin: () => this.drainBegin(),
-    isBusy: () => !this.#atRest,
     drainEnd: () => this.drainEnd(),
   };
 
@@ -213,7 +238,8 @@ export class Job {
       if (!this.autoFinalize) await this.#untilFinalized();
       await driver.prepare?.();
     } catch (error) {
-      failure = error;
+      // However it fails once it is cancelled, that is why.
+      failure = this.#cancelled ? new JobCancelled() : error;
       // A cancel or an error may meet the job while it rests; the tables know no way from there to aborting.
       if (this.#status === 'paused') this.#setStatus('running');
       if (this.#status === 'standby') this.#setStatus('ready');
@@ -279,11 +305,30 @@ export class Job {
     this.#emit('BLOCK_JOB_READY', this.#eventData());
   }
 
-  /** A request failed; answers what to throw. */
-  ioError(operation: 'read' | 'write', cause: unknown): Error {
+  /**
+   * A request failed: tells it, does what the policy says, and answers what to throw. `isLost`: what failed cannot be
+   * done again, whatever the policy.
+   */
+  ioError(operation: 'read' | 'write', cause: unknown, isLost = false): Error {
     if (cause instanceof JobIoError || cause instanceof JobCancelled) return cause;
-    this.#emit('BLOCK_JOB_ERROR', { device: this.id, operation, action: 'report' });
-    return new JobIoError(operation, cause);
+    // Requests in flight are given up with the job.
+    if (this.#cancelled) return new JobCancelled();
+    const action = isLost ? 'report' : this.#actionOn(operation, cause);
+    this.#emit('BLOCK_JOB_ERROR', { device: this.id, operation, action });
+    if (action === 'stop') this.#stopFor(cause);
+    return new JobIoError(operation, cause, action);
+  }
+
+  #actionOn(operation: 'read' | 'write', cause: unknown): ErrorAction {
+    const policy = this.#policies[operation];
+    if (policy === 'enospc' || policy === 'auto') return errnoOf(cause) === 'ENOSPC' ? 'stop' : 'report';
+    return policy;
+  }
+
+  #stopFor(cause: unknown): void {
+    if (this.#ioStatus === 'ok') this.#ioStatus = errnoOf(cause) === 'ENOSPC' ? 'nospace' : 'failed';
+    this.#userPaused = true;
+    this.#kicked.notify();
   }
 
   /** Whether checkpoint() has anything to do; cheap. */
@@ -388,6 +433,7 @@ export class Job {
   resume(): void {
     if (!this.#userPaused) throw new BlockError('invalid', "Can't resume a job that was not paused");
     checkVerb(this.id, this.#status, 'resume');
+    this.#ioStatus = 'ok';
     this.#userPaused = false;
     this.#kicked.notify();
   }
@@ -422,6 +468,7 @@ export class Job {
     this.#cancelled = true;
     this.#userPaused = false;
     this.#kicked.notify();
+    this.#work().giveUp?.();
   }
 
   complete(): void {
@@ -465,7 +512,7 @@ export class Job {
       busy: !this.#atRest && !this.#sleeping && this.#status !== 'concluded',
       paused: this.#wantsRest(),
       speed: this.limit.bytesPerSecond,
-      'io-status': 'ok',
+      'io-status': this.#ioStatus,
       ready: this.isReady,
       status: this.#status,
       'auto-finalize': this.autoFinalize,

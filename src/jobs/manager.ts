@@ -6,7 +6,6 @@ import type {
   BackupArguments,
   CommitArguments,
   CommonArguments,
-  ErrorPolicy,
   MirrorArguments,
   StreamArguments,
 } from './arguments.js';
@@ -65,9 +64,7 @@ export class JobManager {
   }
 
   async startStream(args: StreamArguments): Promise<Job> {
-    const end = args.bottom ? args.bottom.backingNode() : args.base?.skipFilters();
-    assertChainNotBlocked(args.node, end);
-    checkPolicies(args.onError);
+    assertChainNotBlocked(args.node, args.bottom ? args.bottom.below?.node : args.base);
     checkStreamArguments(args);
     return this.#start(args, (job) => new StreamJob(job, args, this.#surroundings));
   }
@@ -80,8 +77,7 @@ export class JobManager {
     if (!args.top.isAbove(args.base))
       throw new BlockError('invalid', `'${args.base.name}' is not in this backing file chain`);
     args.device.assertNotBlocked();
-    assertChainNotBlocked(args.top, args.base.backingNode());
-    checkPolicies(args.onError);
+    assertChainNotBlocked(args.top, args.base.below?.node);
     if (!isActive) return this.#start(args, (job) => new CommitJob(job, args, this.#surroundings));
     if (args.backingFile !== undefined)
       throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
@@ -93,7 +89,6 @@ export class JobManager {
     if (args.device === args.target) throw new BlockError('invalid', "Can't mirror node into itself");
     checkMirrorArguments(args);
     for (const node of [args.device, args.target]) node.assertNotBlocked();
-    checkPolicies(args.onError, args.onSourceError, args.onTargetError);
     return this.#start(args, (job) => new MirrorJob(job, planOfMirror(args), this.#surroundings));
   }
 
@@ -143,6 +138,8 @@ export class JobManager {
         speed: Math.max(0, args.speed ?? 0),
         ...(args.autoFinalize !== undefined && { autoFinalize: args.autoFinalize }),
         ...(args.autoDismiss !== undefined && { autoDismiss: args.autoDismiss }),
+        ...(args.onReadError !== undefined && { onReadError: args.onReadError }),
+        ...(args.onWriteError !== undefined && { onWriteError: args.onWriteError }),
       },
       this.#surroundings.graph,
       this.#emit,
@@ -176,12 +173,11 @@ export class JobManager {
   }
 }
 
-/** The layers from `top` down to the one above `end` (undefined: to the base). Errors: kind busy, in QEMU's words. */
+/** The nodes from `top` down to the one above `end` (undefined: to the base). Errors: kind busy, in QEMU's words. */
 function assertChainNotBlocked(top: Node, end: Node | undefined): void {
   for (const node of top.chain()) {
     if (node === end) return;
-    // A job's filter is no layer, but nothing may begin at it.
-    if (node === top || !node.isFilter) node.assertNotBlocked();
+    node.assertNotBlocked();
   }
 }
 
@@ -189,7 +185,6 @@ function checkBackup(args: BackupArguments): void {
   checkBackupArguments(args);
   if (args.device === args.target) throw new BlockError('invalid', 'Source and target cannot be the same');
   for (const node of [args.device, args.target]) node.assertNotBlocked();
-  checkPolicies(args.onError, args.onSourceError, args.onTargetError);
   checkBackupTarget(args);
 }
 
@@ -197,11 +192,4 @@ function checkBackup(args: BackupArguments): void {
 function checkIsRoot(node: Node): void {
   for (const { parent } of node.parents)
     if (parent instanceof Node) throw new BlockError('invalid', 'Need a root block node');
-}
-
-function checkPolicies(...policies: Array<ErrorPolicy | undefined>): void {
-  for (const policy of policies) {
-    if (policy === undefined || policy === 'report') continue;
-    throw new BlockError('unsupported', `The error policy '${policy}' of block jobs is not supported`);
-  }
 }

@@ -5,7 +5,7 @@ import type { DriverDescription } from '../block/driver.js';
 import type { Node } from '../block/node.js';
 import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
 import type { CommitArguments, MirrorArguments } from './arguments.js';
-import { between, layerAbove } from './commit.js';
+import { layerAbove } from './commit.js';
 
 /** What a mirror job is to do. */
 export interface MirrorPlan {
@@ -24,11 +24,11 @@ export interface MirrorPlan {
   writeBlocking: boolean;
   unmap: boolean;
   replaces: Node | undefined;
-  targetBacking: 'leave' | 'source-chain' | 'open';
+  /** As the arguments have it; 'later': the user may put one below the target while the job runs. */
+  targetBacking: 'leave' | 'source-chain' | 'open' | 'later';
   isNone: boolean;
   /** The target is in the source's own chain (active commit). */
   targetIsBase: boolean;
-  blocked: Node[];
 }
 
 /** drive-mirror and blockdev-mirror. */
@@ -49,10 +49,9 @@ export function planOfMirror(args: MirrorArguments): MirrorPlan {
     writeBlocking: args.copyMode === 'write-blocking',
     unmap: args.unmap ?? true,
     replaces: args.replaces,
-    targetBacking: args.targetBacking ?? 'leave',
+    targetBacking: backingOf(args),
     isNone: args.sync === 'none',
     targetIsBase: false,
-    blocked: [source, target],
   };
 }
 
@@ -75,7 +74,6 @@ export function planOfActiveCommit(args: CommitArguments): MirrorPlan {
     targetBacking: 'leave',
     isNone: false,
     targetIsBase: true,
-    blocked: between(args.top, args.base),
   };
 }
 
@@ -92,10 +90,16 @@ export function checkMirrorArguments(args: Pick<MirrorArguments, 'granularity' |
     throw new BlockError('invalid', "Invalid parameter 'buf-size'");
 }
 
+/** What only the source's backing file holds, a target without one is yet to get from its own. */
+function backingOf({ sync, target, targetBacking = 'leave' }: MirrorArguments): MirrorPlan['targetBacking'] {
+  const mayComeLater = sync !== 'full' && target.driver.options.backing && !target.backingNode();
+  return targetBacking === 'leave' && mayComeLater ? 'later' : targetBacking;
+}
+
 /** What was asked for, or the default; whole clusters where a target would fill up the rest without its backing file. */
 function granularityOf(args: MirrorArguments): number {
   const granularity = args.granularity ?? defaultGranularity(args.target);
-  if ((args.targetBacking ?? 'leave') === 'leave') return granularity;
+  if (backingOf(args) === 'leave') return granularity;
   return Math.max(granularity, clusterOf(args.target) ?? 0);
 }
 
@@ -104,7 +108,8 @@ function defaultGranularity(target: Node): number {
   return Math.min(64 * KiB, Math.max(4 * KiB, clusterOf(target) ?? 64 * KiB));
 }
 
-function clusterOf(target: Node): number | undefined {
+/** Of a format; undefined where there are none. */
+export function clusterOf(target: Node): number | undefined {
   return target.skipFilters().instance.info().clusterSizeBytes;
 }
 

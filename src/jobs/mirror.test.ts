@@ -140,8 +140,9 @@ test('a job over a chain of which another job holds a part is refused at its sta
   const busy = { kind: 'busy', message: /is busy: block device is in use by block job: stream/ };
   await assert.rejects(bench.jobs.startStream({ jobId: 'second', node: d }), busy);
   await assert.rejects(bench.jobs.startCommit({ jobId: 'second', device: d, top: c, base: a }), busy);
-  // Above it there is room.
-  const beside = await bench.jobs.startStream({ jobId: 'beside', node: d, base: b });
+  // The filter above a base that the job below works on is that job's; above the filter there is room.
+  await assert.rejects(bench.jobs.startStream({ jobId: 'second', node: d, base: b }), busy);
+  const beside = await bench.jobs.startStream({ jobId: 'beside', node: d, bottom: c });
   await beside.concluded;
   assert.equal(beside.error, undefined);
   while (first.status !== 'pending') await turns(1);
@@ -241,11 +242,11 @@ test('the length of a mirror grows by what the guest writes, and its offset foll
 
 test('jobs of one chain may end at the same moment', { timeout: 60_000 }, async () => {
   const bench = new JobBench();
-  const [, b, , d] = await chainOfFour(bench);
+  const [, b, c, d] = await chainOfFour(bench);
   const guest = await bench.guest(d);
   const jobs = [
     await bench.jobs.startStream({ jobId: 'below', node: b, autoFinalize: false }),
-    await bench.jobs.startStream({ jobId: 'above', node: d, base: b, autoFinalize: false }),
+    await bench.jobs.startStream({ jobId: 'above', node: d, bottom: c, autoFinalize: false }),
   ];
   while (jobs.some((job) => job.status !== 'pending')) await turns(1);
   for (const job of jobs) job.finalize();

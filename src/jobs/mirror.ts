@@ -1,28 +1,31 @@
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
-import { MiB } from '../base/limits.js';
+import { KiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import { assertBackingCertainAbove } from '../block/backing-reference.js';
-import { DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
+import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import { resolveBackingOf } from '../block/full-filename.js';
 import type { ChainStatus } from '../block/chain-status.js';
-import type { Change, ChangeGate } from '../block/change-gate.js';
 import { Node } from '../block/node.js';
 import { RangeLock } from '../block/range-lock.js';
 import type { GraphTransaction } from '../block/transaction.js';
-import { CopyWindow, Mover, ZERO_BYTES } from './block-copy.js';
-import { growBase } from './commit.js';
+import { AWAITED_BYTES, type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
+import { growBase, holdIntermediate } from './commit.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
-import { asError, type Job, type JobDriver } from './job.js';
+import { type CopySides, takeTurn, whenOpen } from './copy-turn.js';
+import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
+import { asError, type Job, JobCancelled, type JobDriver } from './job.js';
 import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
-import type { MirrorPlan } from './mirror-plan.js';
+import { clusterOf, type MirrorPlan } from './mirror-plan.js';
+import { statusOrData } from './source-status.js';
+import { WriteToBoth } from './write-to-both.js';
 
 /** How often a READY mirror looks for what the guest wrote. */
 const READY_SLEEP_MS = 100;
-/** A guest that writes faster than the mirror copies: after so many rounds it is held back for the rest. */
-const ROUNDS_BEFORE_HOLDING = 4;
-/** Most that is copied while guests are held back. */
-const HELD_BYTES = 16 * MiB;
+/** A guest that writes faster than the mirror copies: after so many rounds what it writes goes to both sides at once. */
+const ROUNDS_BEFORE_BLOCKING = 4;
+/** A piece of the target's is worth this much of a lock at least, and whole clusters where it lacks its backing file. */
+const UNIT_BYTES = 64 * KiB;
 
 /** A part of what is dirty, handled at once. */
 interface Piece extends Stretch {
@@ -43,14 +46,19 @@ export class MirrorJob implements JobDriver {
   readonly #target: Node;
   readonly #sourceBackend: BlockBackend;
   readonly #targetBackend: BlockBackend;
-  readonly #dirty: DirtyBitmap;
+  readonly #sides: CopySides;
+  /** Once the point in time is fixed: what the target still lacks of it. */
+  #dirty: DirtyBitmap;
+  /** Smallest part that is copied at a time; at most a granule. */
+  readonly #unitBytes: number;
+  /** A piece has failed in a way that is not to end the job. */
+  #hasFailed = false;
   readonly #window: CopyWindow;
   readonly #mover: Mover;
+  readonly #both: WriteToBoth;
   /** Ranges that are on their way to the target. */
   readonly #copying = new RangeLock();
   #cursor = 0;
-  /** What is to be copied first is all marked dirty. */
-  #isMarked = false;
   #offset = 0;
   #copyingBytes = 0;
   #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
@@ -69,17 +77,25 @@ export class MirrorJob implements JobDriver {
     this.#target = plan.target;
     const place = new JobPlace(job, surroundings, plan.filter, plan.filterNodeName, plan.source);
     this.#place = place;
-    this.#sourceBackend = place.backend(Permission.consistentRead, ALL_PERMISSIONS);
-    this.#targetBackend = plan.targetIsBase
-      ? place.backend(
-          Permission.consistentRead + Permission.write + Permission.resize,
-          Permission.consistentRead + Permission.writeUnchanged,
-          { isUser: true },
-        )
-      : place.backend(Permission.write, Permission.writeUnchanged + Permission.consistentRead, {
-          isUser: true,
-        });
+    const { consistentRead, write, writeUnchanged, resize } = Permission;
+    const { source, target, targetIsBase } = plan;
+    place.hold('main node', place.filter, consistentRead, consistentRead + writeUnchanged + write);
+    this.#sourceBackend = place.filterChild('file', source, 0, ALL_PERMISSIONS);
+    const isToGrow = targetIsBase && target.lengthBytes < source.lengthBytes;
+    // What is copied in part only is for nobody to read, unless it is the base that was right before.
+    this.#targetBackend = place.backend(
+      target,
+      write + (isToGrow ? resize : 0),
+      writeUnchanged + (targetIsBase ? consistentRead + write : 0),
+    );
+    place.hold('source', source, 0, consistentRead + writeUnchanged + write);
+    place.hold('target', target, 0, ALL_PERMISSIONS);
+    const below = source.below?.node;
+    if (targetIsBase && below) holdIntermediate(place, below, target);
+    const sides = { source: this.#sourceBackend, target: this.#targetBackend };
+    this.#sides = sides;
     this.#dirty = new DirtyBitmap(plan.source.lengthBytes, plan.granularityBytes);
+    this.#unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(plan.target) ?? 0));
     this.#window = new CopyWindow(job, plan.windowBytes);
     this.#mover = new Mover({
       job,
@@ -89,6 +105,25 @@ export class MirrorJob implements JobDriver {
       skipKnownZeroes: plan.targetBacking === 'leave',
       lowest: plan.targetIsBase ? plan.lowest : undefined,
     });
+    this.#both = new WriteToBoth({
+      ...sides,
+      dirty: this.#dirty,
+      locks: this.#copying,
+      mover: this.#mover,
+      unitBytes: this.#unitBytes,
+      fillsUnits: plan.targetBacking !== 'leave',
+      failed: (error) => this.#targetFailed(this.job.ioError('write', error)),
+      written: (bytes) => {
+        this.#offset += bytes;
+      },
+    });
+  }
+
+  /** A change that a guest made is in the source only. */
+  #targetFailed(error: Error): void {
+    if (isRetried(error)) this.#hasFailed = true;
+    else this.#window.launch(0, () => Promise.reject(error));
+    this.job.kick();
   }
 
   get offsetBytes(): number {
@@ -101,25 +136,21 @@ export class MirrorJob implements JobDriver {
 
   async insert(): Promise<void> {
     const place = this.#place;
-    const { targetIsBase, blocked, type } = this.#plan;
+    const { targetIsBase } = this.#plan;
     const source = this.#source;
     const target = this.#target;
     if (targetIsBase) assertBackingCertainAbove(place.graph, target);
     await place.drained([source, target], async () => {
-      await place.insert(
-        [
-          [this.#sourceBackend, source],
-          [this.#targetBackend, target],
-        ],
-        (transaction) => {
+      await place.insert({
+        before: (transaction) => {
           if (targetIsBase) place.listWritable(transaction, target);
         },
-        (edge) => isInChain(edge.parent, target),
-      );
+        keep: (edge) => isInChain(edge.parent, target),
+      });
       source.dirtyBitmaps.push(this.#dirty);
     });
+    if (!targetIsBase) place.copiesTo(this.#targetBackend);
     place.freezeChain(place.filter, targetIsBase ? target : source);
-    place.block(type, blocked);
   }
 
   // ---- the loop
@@ -132,7 +163,7 @@ export class MirrorJob implements JobDriver {
       else if (this.#source.lengthBytes !== this.#target.lengthBytes)
         throw new BlockError('invalid', 'Source and target image have different sizes');
       await this.#begin();
-      this.#isMarked = true;
+      this.#both.isMarked = true;
       await this.#catchUp();
       await this.#followGuest();
       await window.finish();
@@ -146,11 +177,7 @@ export class MirrorJob implements JobDriver {
   async #begin(): Promise<void> {
     const { lowest, whole, targetIsNew, targetIsBase, writeBlocking } = this.#plan;
     const source = this.#source;
-    if (writeBlocking) {
-      await this.#place.section([source], async () => {
-        this.#place.guardSource(this.#mirrorGate);
-      });
-    }
+    if (writeBlocking) await this.#writeToBoth(true);
     if (!lowest) return;
     const size = source.lengthBytes;
     if (whole && !targetIsNew && !targetIsBase) {
@@ -159,34 +186,55 @@ export class MirrorJob implements JobDriver {
         this.#dirty.setAll();
         return;
       }
-      await this.#mover.zero(0, size);
+      this.#window.launch(0, () => this.#mover.zero(0, size));
+      await this.#window.finish();
     }
     for (let at = 0; at < size;) {
       await this.#window.room();
-      const status = await source.statusThroughChain(at, size - at, lowest);
+      const status = await this.#status(at, size - at);
       if (status.allocated) this.#dirty.set(at, status.lengthBytes);
       at += status.lengthBytes;
     }
   }
 
-  /** Copies until nothing is dirty: READY. A guest that keeps ahead is held back for the last, small rest. */
+  #status(offset: number, lengthBytes: number): Promise<ChainStatus> {
+    return whenOpen(this.#sourceBackend, () =>
+      statusOrData(this.#source, offset, lengthBytes, this.#plan.lowest),
+    );
+  }
+
+  /** Copies until nothing is dirty: READY. */
   async #catchUp(): Promise<void> {
+    await this.#copyUntilClean();
+    this.job.becomeReady();
+    if (!this.#plan.writeBlocking) await this.#writeToBoth(false);
+  }
+
+  /** A guest may keep ahead: then what is dirty is kept from becoming more. */
+  async #copyUntilClean(): Promise<void> {
     for (let round = 0; ; round++) {
       await this.#copyRound();
       await this.#window.finish();
-      if (this.#dirty.isClean) return this.job.becomeReady();
-      if (round < ROUNDS_BEFORE_HOLDING || this.#dirty.dirtyBytes > HELD_BYTES) continue;
-      await this.#place.section([this.#source], async () => {
-        await this.#copyAllNow();
-        this.job.becomeReady();
-      });
-      return;
+      if (this.#dirty.isClean || this.#mustStop()) return;
+      if (round >= ROUNDS_BEFORE_BLOCKING) await this.#writeToBoth(true);
     }
+  }
+
+  /** Switches whether guests' changes go to both sides, while none of them is under way. Nothing is being copied. */
+  async #writeToBoth(on: boolean): Promise<void> {
+    const gate = on ? this.#both : undefined;
+    if (this.#source.gate === gate) return;
+    await this.#place.drained([this.#source], async () => {
+      // Meanwhile a point in time may have been fixed.
+      if (!this.#held) this.#place.guardSource(gate);
+    });
   }
 
   /** Goes once through the bitmap and copies what is dirty. */
   async #copyRound(): Promise<void> {
     this.#cursor = 0;
+    if (this.#hasFailed) await this.job.sleep(RETRY_MS);
+    this.#hasFailed = false;
     while (this.#cursor < this.#dirty.sizeBytes) {
       const stretch = this.#dirty.nextDirty(this.#cursor, this.#dirty.sizeBytes, ZERO_BYTES);
       if (!stretch) return;
@@ -209,7 +257,7 @@ export class MirrorJob implements JobDriver {
     const { granularityBytes } = this.#dirty;
     const most = Math.min(lengthBytes, this.#window.pieceBytes(granularityBytes));
     const longest = Math.min(lengthBytes, ZERO_BYTES);
-    const status = await this.#source.statusThroughChain(offset, longest, this.#plan.lowest);
+    const status = await this.#status(offset, longest);
     // What is data now can be copied as data whatever becomes of it; what is zero now, the guest may still write.
     if (status.data && !status.zero) return { offset, lengthBytes: most, rateBytes: most, data: status };
     if (!status.zero || status.lengthBytes <= most) return { offset, lengthBytes: most, rateBytes: most };
@@ -240,17 +288,42 @@ export class MirrorJob implements JobDriver {
     return done;
   }
 
-  async #copyTracked({ offset, lengthBytes, data }: Stretch & { data?: ChainStatus }): Promise<void> {
-    const release = await this.#copying.lockExclusive(offset, lengthBytes);
+  /** Copies a piece that is dirty no more, part by part: who waits for one need not wait for the next. */
+  async #copyTracked(piece: Stretch & { data?: ChainStatus }, isLost = false): Promise<void> {
+    const { offset, lengthBytes, data } = piece;
+    const end = offset + lengthBytes;
+    let at = offset;
     try {
-      await this.#mover.copy(offset, lengthBytes, data);
-      this.#offset += lengthBytes;
+      while (at < end) {
+        if (this.job.isCancelled) throw new JobCancelled();
+        const rest = { offset: at, lengthBytes: end - at };
+        const done = await this.#copyPart(rest, { data: at === offset ? data : undefined, isLost });
+        at += done;
+        this.#offset += done;
+        this.#copyingBytes -= done;
+      }
     } catch (error) {
-      this.#dirty.set(offset, lengthBytes);
-      throw error;
-    } finally {
-      this.#copyingBytes -= lengthBytes;
+      const release = await this.#copying.lockExclusive(at, end - at);
+      this.#dirty.set(at, end - at);
+      this.#copyingBytes -= end - at;
       release();
+      if (!isRetried(error)) throw error;
+      this.#hasFailed = true;
+    }
+  }
+
+  /** Answers how long the part is. Where guests' changes go to both sides, they may have to wait for it. */
+  async #copyPart({ offset, lengthBytes }: Stretch, options: Omit<CopyOptions, 'unit'>): Promise<number> {
+    const isAwaited = this.#source.gate !== undefined;
+    const mayBeZero = isAwaited && !options.data;
+    const zeroBytes = mayBeZero ? await this.#mover.zeroBytes(offset, lengthBytes) : 0;
+    if (zeroBytes > 0) return zeroBytes;
+    const part = { offset, lengthBytes: isAwaited ? Math.min(lengthBytes, AWAITED_BYTES) : lengthBytes };
+    const turn = await takeTurn(this.#copying, part, this.#sides, false);
+    try {
+      return await this.#mover.copyFirst(turn, part, { unit: this.#unitBytes, ...options });
+    } finally {
+      turn.end();
     }
   }
 
@@ -268,11 +341,11 @@ export class MirrorJob implements JobDriver {
         await this.#copyHeld();
         return;
       } else if (this.#phase === 'complete') {
-        // Most of it before guests are held back.
-        for (let round = 0; round < ROUNDS_BEFORE_HOLDING && !this.#dirty.isClean; round++) {
-          await this.#copyRound();
-          await this.#window.finish();
-        }
+        await this.#copyUntilClean();
+        // From here on the target has what the source has, durably if the guest flushed it: the pivot waits for nothing.
+        this.#both.flushesBoth = true;
+        await this.#writeToBoth(true);
+        await this.#copyUntilClean();
         await this.#mover.flush();
         return;
       } else {
@@ -283,18 +356,6 @@ export class MirrorJob implements JobDriver {
     }
   }
 
-  /** Copies all that is dirty without pause; guests are held back. */
-  async #copyAllNow(): Promise<void> {
-    await this.#window.finish();
-    const next = (offset: number): Stretch | undefined =>
-      this.#dirty.nextDirty(offset, this.#dirty.sizeBytes, HELD_BYTES);
-    for (let piece = next(0); piece; piece = next(piece.offset + piece.lengthBytes)) {
-      this.#copyingBytes += piece.lengthBytes;
-      this.#dirty.reset(piece.offset, piece.lengthBytes);
-      await this.#copyTracked(piece);
-    }
-  }
-
   // ---- ends
 
   complete(): void {
@@ -302,30 +363,43 @@ export class MirrorJob implements JobDriver {
   }
 
   /**
-   * A soft cancel: the target is to hold this moment. Guests are held back until pieces in flight have landed; from
-   * then on what is still dirty is copied before the guest changes it, so that the end does not depend on the guest.
+   * A soft cancel: the target is to hold this moment. No piece begins, and when those in flight have landed guests are
+   * held back for a moment; from then on what is still dirty is copied before the guest changes it, so that the end does
+   * not depend on the guest.
    */
   async freeze(): Promise<void> {
     this.#phase = 'freezing';
+    await this.#window.quiet();
     await this.#place.drained([this.#source], async () => {
-      await this.#window.quiet();
       if (this.job.isCancelled || !this.job.isReady) return;
-      this.#dirty.enabled = false;
-      this.#held = new CopyBeforeWrite({
-        due: this.#dirty,
-        copy: (offset, lengthBytes) => this.#mover.copy(offset, lengthBytes),
-        failed: (error) => {
-          this.#heldFailure ??= asError(error);
-          this.job.kick();
-        },
-        copied: (bytes) => {
-          this.#offset += bytes;
-        },
-      });
-      this.#place.guardSource(this.#held);
+      this.#hold();
       this.#phase = 'frozen';
     });
     this.job.kick();
+  }
+
+  #hold(): void {
+    const { dirtyBitmaps } = this.#source;
+    // Small granules, so that a guest's write waits for little.
+    const due = new DirtyBitmap(this.#dirty.sizeBytes, this.#unitBytes);
+    due.merge(this.#dirty);
+    due.enabled = false;
+    dirtyBitmaps.splice(dirtyBitmaps.indexOf(this.#dirty), 1, due);
+    this.#dirty = due;
+    this.#held = new CopyBeforeWrite({
+      due,
+      sides: this.#sides,
+      copy: (turn, stretch, isLost) =>
+        this.#mover.copyFirst(turn, stretch, { unit: this.#unitBytes, isLost }),
+      failed: (error) => {
+        this.#heldFailure ??= asError(error);
+        this.job.kick();
+      },
+      copied: (bytes) => {
+        this.#offset += bytes;
+      },
+    });
+    this.#place.guardSource(this.#held);
   }
 
   async #copyHeld(): Promise<void> {
@@ -351,8 +425,8 @@ export class MirrorJob implements JobDriver {
     const { replaces } = this.#plan;
     const moved = [this.#source, this.#target, ...(replaces ? [replaces] : [])];
     await place.section(moved, async () => {
-      await this.#copyAllNow();
-      await this.#mover.flush();
+      await this.#window.finish();
+      await this.#copyRest();
       const backing = await this.#newBacking();
       place.thaw();
       try {
@@ -369,6 +443,17 @@ export class MirrorJob implements JobDriver {
     });
   }
 
+  /** Nothing, unless the target failed to take what a guest wrote since all was copied. */
+  async #copyRest(): Promise<void> {
+    if (this.#dirty.isClean) return;
+    for (let at = this.#dirty.nextDirty(0); at; at = this.#dirty.nextDirty(0)) {
+      this.#copyingBytes += at.lengthBytes;
+      this.#dirty.reset(at.offset, at.lengthBytes);
+      await this.#copyTracked(at, true);
+    }
+    await this.#mover.flush();
+  }
+
   #listPivot(transaction: GraphTransaction): void {
     const { replaces } = this.#plan;
     if (replaces && replaces !== this.#source) {
@@ -383,15 +468,19 @@ export class MirrorJob implements JobDriver {
   async #newBacking(): Promise<Node | undefined> {
     const { targetBacking, isNone } = this.#plan;
     const target = this.#target.skipFilters();
-    if (targetBacking === 'leave' || target.children.has('backing')) return undefined;
+    if (target.children.has('backing')) return undefined;
     if (targetBacking === 'source-chain')
       return isNone ? this.#source : this.#source.skipFilters().children.get('backing')?.node;
     const named = target.instance.backing;
-    if (!named) return undefined;
+    if (targetBacking !== 'open' || !named) return undefined;
     const filename = resolveBackingOf(target, named.filename);
     const backing = await this.#place.opener.openImage(filename, named.format, { readOnly: true });
     target.automaticBacking = backing.filename;
     return backing;
+  }
+
+  giveUp(): void {
+    this.#place.giveUpCopy();
   }
 
   abort(): void {
@@ -404,59 +493,5 @@ export class MirrorJob implements JobDriver {
     const index = source.dirtyBitmaps.indexOf(this.#dirty);
     if (index >= 0) source.dirtyBitmaps.splice(index, 1);
     await this.#place.close(this.#pivoted ? [source] : [this.#target]);
-  }
-
-  // ---- write-blocking
-
-  /** copy-mode=write-blocking: what the guest changes goes to both sides before it hears that it is done. */
-  readonly #mirrorGate: ChangeGate = {
-    isOpen: () => false,
-    run: (change, forward) => this.#changeBoth(change, forward),
-  };
-
-  async #changeBoth(change: Change, forward: () => Promise<void>): Promise<void> {
-    const dirty = this.#dirty;
-    const { offset, lengthBytes } = change;
-    const whole = roundOut(offset, lengthBytes, dirty.granularityBytes);
-    const release = await this.#copying.lockExclusive(whole.offset, whole.lengthBytes);
-    try {
-      // A granule that the change covers in part stays dirty when the rest of it is, or may yet be marked.
-      const isDirty = (at: number): boolean => !this.#isMarked || dirty.isDirty(at);
-      const headDirty = offset > whole.offset && isDirty(offset);
-      const last = offset + lengthBytes - 1;
-      const end = offset + lengthBytes;
-      const cutTail = end < dirty.sizeBytes && end % dirty.granularityBytes !== 0;
-      const tailDirty = cutTail && isDirty(last);
-      const isWhole = offset === whole.offset && !cutTail;
-      await forward();
-      try {
-        await this.#changeTarget(change, isWhole);
-      } catch (error) {
-        this.#window.launch(0, () => Promise.reject(this.job.ioError('write', error)));
-        this.job.kick();
-        return;
-      }
-      dirty.reset(offset, lengthBytes);
-      if (headDirty) dirty.set(offset, 1);
-      if (tailDirty) dirty.set(last, 1);
-      this.#offset += lengthBytes;
-    } finally {
-      release();
-    }
-  }
-
-  async #changeTarget(change: Change, isWhole: boolean): Promise<void> {
-    const target = this.#targetBackend;
-    if (!isWhole && this.#plan.targetBacking !== 'leave') return this.#copyGranules(change);
-    if (change.kind === 'write') return target.write(change.offset, change.buffer, change.flags);
-    if (change.kind === 'zeroes') return target.writeZeroes(change.offset, change.lengthBytes, change.flags);
-    return this.#mover.copy(change.offset, change.lengthBytes);
-  }
-
-  /** Without its backing file the target would fill up a cluster that is written in part with zeroes. */
-  #copyGranules({ offset, lengthBytes }: Change): Promise<void> {
-    const { granularityBytes, sizeBytes } = this.#dirty;
-    const whole = roundOut(offset, lengthBytes, granularityBytes);
-    return this.#mover.copy(whole.offset, Math.min(whole.lengthBytes, sizeBytes - whole.offset));
   }
 }

@@ -1,22 +1,23 @@
 import { BlockError } from '../base/error.js';
+import { MiB } from '../base/limits.js';
 import { referenceTo } from '../block/backing-reference.js';
+import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import type { StreamArguments } from './arguments.js';
-import { CopyWindow, startWriteback, ZERO_BYTES } from './block-copy.js';
-import type { Job, JobDriver } from './job.js';
-import {
-  ALL_PERMISSIONS,
-  creatingNode,
-  JobPlace,
-  type JobSurroundings,
-  notCreated,
-  Permission,
-} from './job-graph.js';
+import { startWriteback, ZERO_BYTES } from './block-copy.js';
+import { areOpen, whenOpen } from './copy-turn.js';
+import { CopyWindow } from './copy-window.js';
+import { type Job, type JobDriver, JobIoError } from './job.js';
+import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import { statusOrData } from './source-status.js';
 
 /** Writeback of the node starts whenever this much was copied up. */
-const WRITEBACK_BYTES = 32 * 1024 * 1024;
+const WRITEBACK_BYTES = 32 * MiB;
+
+/** Most that is copied up in one go, zeroes too: drained sections wait for it. */
+const COPY_UP_BYTES = 16 * MiB;
 
 /** block-stream: pulls data of the backing chain up into a node, then shortens the chain. */
 export class StreamJob implements JobDriver {
@@ -29,7 +30,10 @@ export class StreamJob implements JobDriver {
   /** The lowest node that is pulled up; what is below it stays. */
   readonly #lowest: Node;
   readonly #window: CopyWindow;
+  readonly #backend: BlockBackend;
   #offset = 0;
+  /** The first error that was ignored: the job goes on to the end of the disk, and fails there. */
+  #ignored: Error | undefined;
   #sinceWriteback = 0;
   #dropped: Node[] = [];
 
@@ -42,6 +46,7 @@ export class StreamJob implements JobDriver {
     this.#place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node),
     );
+    this.#backend = this.#hold();
     this.#window = new CopyWindow(job);
   }
 
@@ -55,29 +60,28 @@ export class StreamJob implements JobDriver {
 
   async insert(): Promise<void> {
     const place = this.#place;
-    const backend = place.backend(
-      Permission.consistentRead + Permission.writeUnchanged,
-      ALL_PERMISSIONS - Permission.resize,
+    await place.drained([this.#node], () =>
+      place.insert({
+        before: (transaction) => place.listWritable(transaction, this.#node),
+        wording: AS_NODE,
+      }),
     );
-    const node = this.#node;
-    try {
-      await place.drained([node], () =>
-        place.insert([[backend, node]], (transaction) => place.listWritable(transaction, node)),
-      );
-    } catch (error) {
-      throw node.activity === 'inactive' ? notCreated(error) : error;
-    }
     place.freezeChain(place.filter, this.#lowest);
-    place.block(this.type, this.#involved());
   }
 
-  #involved(): Node[] {
-    const nodes: Node[] = [];
-    for (const node of this.#node.chain()) {
-      nodes.push(node);
-      if (node === this.#lowest) break;
-    }
-    return nodes;
+  /** Its size was looked at once; what is below is read once. Answers the user that copies up. */
+  #hold(): BlockBackend {
+    const place = this.#place;
+    const { consistentRead, writeUnchanged, write } = Permission;
+    const unchanged = consistentRead + writeUnchanged;
+    place.hold('main node', place.filter, consistentRead, unchanged + write);
+    const backend = place.backend(place.filter, consistentRead, unchanged + write);
+    place.hold('active node', this.#node, 0, unchanged + write);
+    const { base, bottom } = this.#arguments;
+    const end = base ?? bottom?.below?.node;
+    for (let at = this.#node.below?.node; at && at !== end; at = at.below?.node)
+      place.hold('intermediate node', at, 0, unchanged);
+    return backend;
   }
 
   async run(): Promise<void> {
@@ -89,8 +93,9 @@ export class StreamJob implements JobDriver {
         await this.#step(size);
       }
       await window.finish();
+      if (this.#ignored) throw this.#ignored;
       // What was pulled up is durable before the header lets go of the backing file, and before guests are held back.
-      await this.#node.io.flush();
+      await whenOpen(this.#backend, () => this.#node.io.flush());
     } finally {
       await window.quiet();
     }
@@ -115,16 +120,13 @@ export class StreamJob implements JobDriver {
     this.#offset += length;
   }
 
-  async #statusAt(offset: number, lengthBytes: number): Promise<ChainStatus> {
-    try {
-      return await this.#node.statusThroughChain(offset, lengthBytes, this.#lowest);
-    } catch (error) {
-      throw this.job.ioError('read', error);
-    }
+  #statusAt(offset: number, lengthBytes: number): Promise<ChainStatus> {
+    return whenOpen(this.#backend, () => statusOrData(this.#node, offset, lengthBytes, this.#lowest));
   }
 
   #tryCopy(offset: number, length: number): boolean {
     try {
+      if (!areOpen([this.#backend])) return false;
       if (!this.#node.io.tryCopyUp(offset, length)) return false;
     } catch {
       // Repeated, it fails again, and is told as it should.
@@ -136,9 +138,15 @@ export class StreamJob implements JobDriver {
 
   async #copy(offset: number, length: number, zero: boolean): Promise<void> {
     try {
-      await this.#node.io.copyUp(offset, length, zero);
-    } catch (error) {
-      throw this.job.ioError('read', error);
+      for (let done = 0; done < length; done += COPY_UP_BYTES) {
+        const part = Math.min(length - done, COPY_UP_BYTES);
+        await whenOpen(this.#backend, () => this.#node.io.copyUp(offset + done, part, zero));
+      }
+    } catch (cause) {
+      const error = this.job.ioError('read', cause);
+      if (!(error instanceof JobIoError) || error.action !== 'ignore') throw error;
+      this.#ignored ??= error;
+      return;
     }
     if (!zero) this.#copied(length);
   }

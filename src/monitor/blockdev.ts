@@ -1,9 +1,9 @@
 import { BlockError, errnoError, errnoOf } from '../base/error.js';
 import { changeBackingReference, referenceTo } from '../block/backing-reference.js';
 import { assertOverlayFits } from '../block/chain-limit.js';
-import { createImage } from '../block/create.js';
+import { createImage, formattingText, newImage } from '../block/create.js';
 import { given } from '../base/given.js';
-import type { NodeOptions } from '../block/driver.js';
+import type { CreateOptions, Json } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
@@ -15,7 +15,10 @@ import { checkNotBlocked, findNode, findRoot } from './find-node.js';
 
 export function registerBlockdev(engine: Engine): void {
   const { graph } = engine;
-  engine.command('blockdev-add', async (options) => void (await engine.addNode(options as NodeOptions)));
+  engine.command(
+    'blockdev-add',
+    async (options) => void (await engine.addNode(options as { [key: string]: Json })),
+  );
   engine.command('blockdev-del', ({ 'node-name': name }) => deleteNode(graph, name));
   engine.command('blockdev-create', (args) => create(engine, args));
   engine.command('block_resize', (args) => resize(graph, args));
@@ -103,35 +106,41 @@ async function create(engine: Engine, args: CommandArguments<'blockdev-create'>)
   });
 }
 
-type CreateOptionsOf<D extends string> = Extract<
-  CommandArguments<'blockdev-create'>['options'],
-  { driver: D }
->;
+type BlockdevCreate = CommandArguments<'blockdev-create'>['options'];
 
-async function createFile(engine: Engine, options: CreateOptionsOf<'file'>): Promise<void> {
+async function createFile(
+  engine: Engine,
+  options: Extract<BlockdevCreate, { driver: 'file' }>,
+): Promise<void> {
   const driver = engine.opener.drivers.get('file');
   await driver.createFile?.(engine.host, options.filename, options.size);
 }
 
-async function formatImage(engine: Engine, options: CreateOptionsOf<'qcow2'>): Promise<void> {
+async function formatImage(
+  engine: Engine,
+  args: Extract<BlockdevCreate, { driver: 'qcow2' }>,
+): Promise<void> {
   const { graph, opener, host } = engine;
-  const driver = opener.drivers.format(options.driver);
-  if (options.size % 512 !== 0) throw new BlockError('invalid', 'Image size must be a multiple of 512 bytes');
-  if (options['backing-fmt'] !== undefined && options['backing-file'] === undefined)
-    throw new BlockError('invalid', 'Backing format cannot be used without backing file');
-  const node = await opener.resolveReference(options.file as NodeOptions, { readOnly: false });
-  const perm = Permission.consistentRead + Permission.write + Permission.resize;
-  const special = { 'cluster-size': options['cluster-size'], version: options.version };
-  const backing = { backingFile: options['backing-file'], backingFormat: options['backing-fmt'] };
+  const { driver: name, file, size, ...rest } = args;
+  const {
+    'backing-file': backingFile,
+    'backing-fmt': backingFormat,
+    ...options
+  } = { ...NO_BACKING, ...rest };
+  const driver = opener.drivers.format(name);
+  const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
+  const node = await opener.resolveReference(file, { readOnly: false });
+  const perm = Permission.write + Permission.resize;
   try {
     await withBackend(graph, node, perm, async ({ root }) => {
-      const creation = { sizeBytes: options.size, ...given(backing), options: given(special) as NodeOptions };
-      if (root) await driver.create?.(root, creation, host);
+      if (root) await driver.create?.(root, image, host);
     });
   } finally {
     await graph.collect([node]);
   }
 }
+
+const NO_BACKING: { 'backing-file'?: string; 'backing-fmt'?: string } = {};
 
 /** Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Errors: "Could not create ...". */
 export async function createOverlayFile(
@@ -149,8 +158,8 @@ export async function createOverlayFile(
   };
   const driver = engine.opener.drivers.find(format);
   if (!driver) throw new BlockError('invalid', `Unknown file format '${format}'`);
-  const description = driver.describeCreation?.(options);
-  if (description !== undefined) engine.print(`Formatting '${filename}', ${description}`);
+  driver.checkNew?.(newImage(driver, options));
+  engine.print(`Formatting '${filename}', ${formattingText(driver, sizeBytes, backingTexts(options))}`);
   try {
     await createImage(engine.opener, filename, format, options);
   } catch (error) {
@@ -158,4 +167,9 @@ export async function createOverlayFile(
     const text = error.message.replace(/^Could not (open|create) '[^']*': /, '');
     throw new BlockError(error.kind, `Could not create '${filename}': ${text}`, { cause: error });
   }
+}
+
+function backingTexts({ backingFile, backingFormat }: CreateOptions): Map<string, string> {
+  const texts = { backing_file: backingFile, backing_fmt: backingFormat };
+  return new Map(Object.entries(given(texts)));
 }

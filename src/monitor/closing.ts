@@ -69,7 +69,11 @@ export async function closeGraph(graph: Graph): Promise<void> {
     () => takeBackends(graph),
     async () => {
       for (const node of graph.nodes.values()) node.monitorOwned = false;
-      await runAll([...graph.nodes.values()].map((node) => () => graph.collect([node])));
+      await runAll(
+        [...graph.nodes.values()].map(
+          (node) => () => (node.isCopy ? graph.release([node]) : graph.collect([node])),
+        ),
+      );
     },
   ]);
 }

@@ -99,9 +99,9 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
     await createOverlayFile(engine, args.target, format ?? 'raw', source.lengthBytes, layer);
   }
   const name = args['node-name'];
-  const options = given({ 'node-name': name, ...(await noBacking(engine, args.target, format)) });
-  const context = { readOnly: false, discard: source.modes.discard };
-  const target = await opener.openImage(args.target, format, context, options);
+  // The mirror decides on its backing file.
+  const context = { readOnly: false, discard: source.modes.discard, noBacking: true };
+  const target = await opener.openImage(args.target, format, context, given({ 'node-name': name }));
   try {
     await engine.jobs.startMirror({
       ...mirrorArguments(source, args),
@@ -123,16 +123,6 @@ async function readsAsZeroes(target: Node): Promise<boolean> {
   if (lengthBytes === 0) return true;
   const status = await target.statusThroughChain(0, lengthBytes);
   return status.zero && status.lengthBytes === lengthBytes;
-}
-
-/** `backing: null` for the formats that know backing files: the mirror decides on the target's. */
-async function noBacking(
-  engine: Engine,
-  filename: string,
-  format: string | undefined,
-): Promise<{ backing?: null }> {
-  const driver = format ?? (await engine.opener.probeFormat(filename));
-  return engine.opener.drivers.get(driver).supportsBacking ? { backing: null } : {};
 }
 
 // ---- backup
@@ -182,9 +172,8 @@ export async function driveBackup<R>(engine: Engine, args: DriveBackup, start: S
     await createOverlayFile(engine, args.target, format ?? 'raw', source.lengthBytes, layer);
   }
   const showsSource = sync === 'none' && isNew;
-  const options = showsSource ? { backing: null } : {};
-  const context = { readOnly: false, discard: source.modes.discard };
-  const target = await opener.openImage(args.target, format, context, options);
+  const context = { readOnly: false, discard: source.modes.discard, noBacking: showsSource };
+  const target = await opener.openImage(args.target, format, context);
   try {
     if (showsSource)
       await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));

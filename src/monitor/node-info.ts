@@ -72,7 +72,7 @@ function layersOf(node: Node, { flat, hidesImplicit }: NodeInfoOptions): Node[] 
 
 /** QAPI's BlockDeviceInfo. */
 export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions = {}): JsonObject {
-  const cache = (node.options['cache'] ?? {}) as JsonObject;
+  const { cache } = node.settings;
   // The one that was made last comes first.
   const bitmaps = node.dirtyBitmaps.map(bitmapInfo).reverse();
   const layers = layersOf(node, options);
@@ -97,8 +97,8 @@ export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions 
     bps: 0,
     bps_rd: 0,
     cache: {
-      'no-flush': cache['no-flush'] ?? false,
-      direct: cache['direct'] ?? false,
+      'no-flush': cache['no-flush'],
+      direct: cache.direct,
       writeback: options.writeCache ?? true,
     },
     file: names.of(node),

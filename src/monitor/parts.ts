@@ -96,7 +96,8 @@ export class EngineParts {
 
   /** Defines a command for every client. */
   command<N extends CommandName>(name: N, handler: Handler<CommandArguments<N>>): void {
-    const args: Type<unknown> = COMMANDS[name];
+    // What blockdev-add takes depends on the drivers that are here.
+    const args: Type<unknown> = name === 'blockdev-add' ? this.opener.drivers.gate.type : COMMANDS[name];
     this.registry.register({ name, arguments: args }, handler as Handler<unknown>);
   }
 
@@ -126,11 +127,12 @@ export class EngineParts {
   }
 
   async #addNode(options: NodeOptions): Promise<Node> {
-    const name: unknown = (options as NodeOptions | undefined)?.['node-name'];
-    if (typeof name !== 'string') {
+    const plan = this.opener.drivers.gate.plan(options);
+    if (plan.options['node-name'] === undefined) {
       throw new BlockError('invalid', "'node-name' must be specified for the root node");
     }
-    return this.opener.open(options, { readOnly: false, monitorOwned: true, inactive: this.isIncoming });
+    const context = { readOnly: false, monitorOwned: true, inactive: this.isIncoming };
+    return this.opener.openPlan(plan, context);
   }
 
   /** Errors: exists; not-found; busy when another user of the node conflicts; those of activate. */
@@ -180,6 +182,17 @@ export class EngineParts {
   /** Runs what close() must wait for. Errors: kind closed, and those of `work`. */
   whileOpen<T>(work: () => Promise<T>): Promise<T> {
     return this.#lifetime.during(work);
+  }
+
+  /** What close() still waits for, in words. */
+  unfinished(): string[] {
+    const jobs = this.jobs.list().filter((job) => !job.isOver);
+    const open = [...this.graph.nodes.values()].filter(({ isClosing }) => isClosing);
+    const nodes = open.length > 0 ? open : [...this.graph.nodes.values()].filter(({ implicit }) => !implicit);
+    return [
+      ...jobs.map((job) => `the ${job.type} job '${job.id}'`),
+      ...nodes.map(({ name, filename }) => `node '${name}'${filename === '' ? '' : ` (${filename})`}`),
+    ];
   }
 
   /**

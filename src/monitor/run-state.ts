@@ -1,4 +1,5 @@
 import { activate } from '../block/activity.js';
+import { GRACE_MS } from '../block/graph.js';
 import { Waiting } from '../qmp/registry.js';
 import type { EngineParts as Engine } from './parts.js';
 
@@ -40,6 +41,13 @@ export async function cont(engine: Engine): Promise<void> {
 /** The program ends after the command's return. */
 export async function quit(engine: Engine): Promise<void> {
   if (engine.kind === 'machine') engine.emit('SHUTDOWN', { guest: false, reason: 'host-qmp-quit' });
-  else await engine.exports.close();
+  else await closeExports(engine);
   engine.quitting.resolve();
+}
+
+/** A client's write may wait for a job's copy, which ends only with the job. */
+async function closeExports(engine: Engine): Promise<void> {
+  const timer = engine.host.clock.setTimer(GRACE_MS / 2, () => void engine.jobs.cancelAll());
+  await engine.exports.close();
+  timer.cancel();
 }

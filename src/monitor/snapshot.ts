@@ -2,6 +2,7 @@ import { assert } from '../base/assert.js';
 import { BlockError, toBlockError } from '../base/error.js';
 import type { Edge } from '../block/edge.js';
 import type { Node } from '../block/node.js';
+import { hasPermission, Permission } from '../block/permissions.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
@@ -45,34 +46,40 @@ export async function snapshotSync(
     if (name !== undefined) graph.checkNewName(name);
     await flushBeforeSnapshot(old);
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
-    const options = { backing: null, ...(name !== undefined && { 'node-name': name }) };
     const context = {
       readOnly: old.readOnly,
       inactive: old.activity === 'inactive',
       discard: old.modes.discard,
+      noBacking: true,
     };
-    const overlay = await engine.opener.openImage(filename, format, context, options);
+    const named = { ...(name !== undefined && { 'node-name': name }) };
+    const overlay = await engine.opener.openImage(filename, format, context, named);
     const done = await putOnTop(engine, old, overlay);
     return { ...done, settle: () => graph.release([overlay]) };
   });
 }
 
-/** A node that the user has added becomes the overlay. */
+/**
+ * A node that the user has added becomes the overlay. It may be in use by those who do not read it: the target of a
+ * mirror gets its backing chain so.
+ */
 export async function snapshot(
   engine: Engine,
   args: CommandArguments<'blockdev-snapshot'>,
 ): Promise<DoneAction> {
   const { graph } = engine;
   const old = findNode(graph, args.node, args.node);
-  return graph.drained([old], async () => {
+  const named = graph.nodes.get(args.overlay);
+  return graph.drained(named ? [old, named] : [old], async () => {
     checkNotBlocked(old);
     await flushBeforeSnapshot(old);
     const overlay = findNode(graph, args.overlay, args.overlay);
-    if (overlay.parents.size > 0) throw new BlockError('busy', 'The overlay is already in use');
-    checkNotBlocked(overlay);
+    const isRead = [...overlay.parents].some(({ perm }) => hasPermission(perm, Permission.consistentRead));
+    if (isRead) throw new BlockError('busy', 'The overlay is already in use');
+    if (overlay.isFilter) throw new BlockError('unsupported', 'Filters cannot be used as overlays');
     if (overlay.children.has('backing'))
       throw new BlockError('invalid', 'The overlay already has a backing image');
-    if (!overlay.driver.supportsBacking)
+    if (!overlay.driver.options.backing)
       throw new BlockError('unsupported', 'The overlay does not support backing images');
     return putOnTop(engine, old, overlay);
   });
@@ -91,6 +98,7 @@ async function flushBeforeSnapshot(node: Node): Promise<void> {
 async function putOnTop(engine: Engine, old: Node, overlay: Node): Promise<DoneAction> {
   const { graph } = engine;
   const wasReadOnly = old.readOnly;
+  const ownUsers = new Set(overlay.parents);
   let backing: Edge | undefined;
   try {
     await graph.transaction((transaction) => {
@@ -108,7 +116,7 @@ async function putOnTop(engine: Engine, old: Node, overlay: Node): Promise<DoneA
       assert(edge, 'a snapshot has a backing edge');
       await graph.transaction((transaction) => {
         transaction.detach(edge);
-        transaction.replaceNode(overlay, old);
+        transaction.replaceNode(overlay, old, (edge) => ownUsers.has(edge));
         transaction.setReadOnly(old, wasReadOnly);
       });
       await graph.collect([overlay]);

@@ -2,6 +2,7 @@ import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
+import type { CommonArguments, ErrorPolicy } from '../jobs/arguments.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { EngineParts as Engine } from './parts.js';
 import { findBackingImage, findDevice, findNode, findRoot } from './find-node.js';
@@ -21,19 +22,18 @@ export function commonArguments(args: {
   'auto-finalize'?: boolean;
   'auto-dismiss'?: boolean;
   'filter-node-name'?: string;
-}): {
-  jobId: string;
-  speed?: number;
-  autoFinalize?: boolean;
-  autoDismiss?: boolean;
-  filterNodeName?: string;
-} {
+  'on-error'?: ErrorPolicy;
+  'on-source-error'?: ErrorPolicy;
+  'on-target-error'?: ErrorPolicy;
+}): CommonArguments {
   return given({
     jobId: args['job-id'] ?? '',
     speed: args.speed,
     autoFinalize: args['auto-finalize'],
     autoDismiss: args['auto-dismiss'],
     filterNodeName: args['filter-node-name'],
+    onReadError: args['on-error'] ?? args['on-source-error'],
+    onWriteError: args['on-error'] ?? args['on-target-error'],
   });
 }
 

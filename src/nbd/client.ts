@@ -176,6 +176,11 @@ export class NbdClient {
     return extent;
   }
 
+  /** Hangs up; what is in flight fails. */
+  abandon(): void {
+    this.#fail(errnoError('ECANCELED'));
+  }
+
   /** Waits for what is in flight, says goodbye and hangs up; ends in any case. */
   async close(): Promise<void> {
     this.#isClosing = true;

@@ -24,8 +24,7 @@ import {
 
 /** Arguments of every command, as QEMU 7.2 has them. Those marked later() are refused by name. */
 
-const ERROR_POLICIES = ['report', 'ignore', 'enospc', 'stop', 'auto'] as const;
-const ON_ERROR = enumOf('BlockdevOnError', ['report'], ERROR_POLICIES.slice(1));
+const ON_ERROR = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto']);
 const SYNC = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap']);
 const NEW_IMAGE_MODE = enumOf('NewImageMode', ['existing', 'absolute-paths']);
 

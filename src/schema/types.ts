@@ -1,5 +1,7 @@
 import { BlockError } from '../base/error.js';
-import { parseSize } from './size.js';
+import { invalid, scalarText, str, wrongType } from './scalars.js';
+
+export * from './scalars.js';
 
 /** Plain data as JSON carries it; integers beyond 2^53 are bigints. */
 export type JsonValue =
@@ -18,20 +20,23 @@ export function isJsonObject(value: JsonValue | undefined): value is JsonObject 
 
 /**
  * qmp: values have their JSON types. keyval: every scalar arrives as a string (command lines), booleans are on/off,
- * sizes may have suffixes.
+ * sizes may have suffixes. flat: scalars of a `json:` name or of --image-opts, strings and JSON types mixed, with the
+ * words of QEMU's older option parser (flat.ts takes such options apart).
  */
-export type InputMode = 'qmp' | 'keyval';
+export type InputMode = 'qmp' | 'keyval' | 'flat';
 
 /** A type of the schema: parses a value of it out of input, or throws in QEMU's words. */
-export interface Type<T> {
+export interface Type<T, F = T> {
   /** Name in the schema, for introspection and messages. */
   readonly name: string;
   readonly description: TypeDescription;
   /** `path` is the full name of the value as messages give it, e.g. options[0].file. */
   parse(value: JsonValue, path: string, mode: InputMode): T;
+  /** A parsed value with the defaults of what it leaves out. */
+  fill(value: T): F;
 }
 
-export type Infer<X> = X extends Type<infer T> ? T : never;
+export type Infer<X> = X extends Type<infer T, unknown> ? T : never;
 
 export type TypeDescription =
   | { kind: 'builtin'; jsonType: string }
@@ -44,139 +49,43 @@ export type TypeDescription =
     }
   | { kind: 'alternate'; cases: ReadonlyArray<Type<unknown>> };
 
-export interface Member<T, Required extends boolean> {
-  readonly type: Type<T>;
+export interface Member<T, Required extends boolean, F = T> {
+  readonly type: Type<T, F>;
   readonly required: Required;
   /** Known, but not done by livedisk yet: giving it is refused by name. */
   readonly later?: boolean;
+  /** What a flat option that lacks it is told, where QEMU has words of its own. */
+  readonly missingText?: string;
 }
 
-export type Members = { readonly [key: string]: Member<unknown, boolean> };
+export interface DefaultedMember<T, F = T> extends Member<T, false, F> {
+  /** Its value when it is not given. */
+  readonly default: F;
+}
+
+type AnyMember = Member<unknown, boolean, unknown> & { readonly default?: unknown };
+export type Members = { readonly [key: string]: AnyMember };
 
 type RequiredKeys<M extends Members> = { [K in keyof M]: M[K]['required'] extends true ? K : never }[keyof M];
-type MemberType<X> = X extends Member<infer T, boolean> ? T : never;
+type MemberType<X> = X extends { readonly type: Type<infer T, unknown> } ? T : never;
+/** As parsed: with the members that were given. */
 export type StructOf<M extends Members> = { [K in RequiredKeys<M>]: MemberType<M[K]> } & {
   [K in Exclude<keyof M, RequiredKeys<M>>]?: MemberType<M[K]>;
 };
 
-function invalid(message: string): BlockError {
-  return new BlockError('invalid', message);
-}
-
-function wrongType(path: string, expected: string): BlockError {
-  return invalid(`Invalid parameter type for '${path}', expected: ${expected}`);
-}
+type FilledKeys<M extends Members> =
+  RequiredKeys<M> | { [K in keyof M]: M[K] extends { readonly default: unknown } ? K : never }[keyof M];
+type FilledType<X> = X extends { readonly type: { fill(value: never): infer F } } ? F : never;
+/** With the defaults. */
+export type FilledOf<M extends Members> = { [K in FilledKeys<M>]: FilledType<M[K]> } & {
+  [K in Exclude<keyof M, FilledKeys<M>>]?: FilledType<M[K]>;
+};
 
 /** QEMU names enumeration values and alternates in its messages by their last part; members of lists have none. */
 function lastName(path: string): string {
   const part = path.slice(path.lastIndexOf('.') + 1);
   return /^\d|\]$/.test(part) ? 'null' : part;
 }
-
-function builtin<T>(name: string, jsonType: string, parse: Type<T>['parse']): Type<T> {
-  return { name, description: { kind: 'builtin', jsonType }, parse };
-}
-
-/** A scalar of a command line; dotted keys may have made it an object or list. */
-function scalar(value: JsonValue, path: string): string {
-  if (typeof value !== 'string') throw invalid(`Parameters '${path}.*' are unexpected`);
-  return value;
-}
-
-export const str: Type<string> = builtin('str', 'string', (value, path, mode) => {
-  if (mode === 'keyval') return scalar(value, path);
-  if (typeof value !== 'string') throw wrongType(path, 'string');
-  return value;
-});
-
-export const bool: Type<boolean> = builtin('bool', 'boolean', (value, path, mode) => {
-  if (mode === 'keyval') {
-    const text = scalar(value, path);
-    if (['on', 'yes', 'true', 'y'].includes(text)) return true;
-    if (['off', 'no', 'false', 'n'].includes(text)) return false;
-    throw invalid(`Parameter '${path}' expects 'on' or 'off'`);
-  }
-  if (typeof value !== 'boolean') throw wrongType(path, 'boolean');
-  return value;
-});
-
-const MAX_INT64 = 2n ** 63n - 1n;
-const MIN_INT64 = -(2n ** 63n);
-
-function tooLarge(path: string): BlockError {
-  return new BlockError('limit', `Parameter '${path}' is larger than livedisk supports (2^53)`);
-}
-
-/** An int64; one of 2^53 or more is refused as out of livedisk's range, never rounded. */
-export const int: Type<number> = builtin('int', 'int', (value, path, mode) => {
-  const number = mode === 'keyval' ? parseInteger(scalar(value, path), path) : value;
-  if (typeof number === 'bigint' && number <= MAX_INT64 && number >= MIN_INT64) {
-    throw tooLarge(path);
-  }
-  if (typeof number !== 'number' || !Number.isSafeInteger(number)) throw wrongType(path, 'integer');
-  return number;
-});
-
-/** As strtoll(3) with base 0: decimal, 0x or 0 for octal, white space before it. */
-function parseInteger(text: string, path: string): number | bigint {
-  const match = /^[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9]\d*))$/.exec(text);
-  if (!match) throw invalid(`Parameter '${path}' expects integer`);
-  const [, sign, hex, octal, decimal] = match;
-  // Digits without end are out of range, whatever their base.
-  const digits = (hex ?? octal ?? decimal ?? '').replace(/^0+(?=.)/, '');
-  if (digits.length > 22) throw invalid(`Parameter '${path}' expects integer`);
-  const magnitude = BigInt(`${hex !== undefined ? '0x' : octal !== undefined ? '0o' : ''}${digits}`);
-  const value = sign === '-' ? -magnitude : magnitude;
-  if (value > MAX_INT64 || value < MIN_INT64) throw invalid(`Parameter '${path}' expects integer`);
-  const number = Number(value);
-  return Number.isSafeInteger(number) ? number : value;
-}
-
-const MAX_UINT64 = 2n ** 64n - 1n;
-
-/** An integer of JSON as QEMU takes it for a uint64: negative ones count modulo 2^64. */
-function uint64(value: JsonValue, path: string): number | bigint {
-  const isInteger = typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value));
-  if (isInteger && value <= MAX_UINT64 && value >= MIN_INT64) return value;
-  throw invalid(`Parameter '${path}' expects uint64`);
-}
-
-/** An int that QEMU keeps in 32 bits without a sign. */
-export const uint32: Type<number> = builtin('int', 'int', (value, path, mode) => {
-  const number = mode === 'keyval' ? parseInteger(scalar(value, path), path) : uint64(value, path);
-  if (typeof number === 'number' && number >= 0 && number < 2 ** 32) return number;
-  throw invalid(`Parameter '${path}' expects uint32_t`);
-});
-
-/** Any finite number. */
-export const number: Type<number> = builtin('number', 'number', (value, path, mode) => {
-  const given = mode === 'keyval' ? Number(scalar(value, path) || NaN) : value;
-  if (mode === 'keyval' && !Number.isFinite(given)) throw invalid(`Parameter '${path}' expects number`);
-  // Numbers that were written with a fraction or exponent may be wrapped.
-  const plain = (given as unknown) instanceof Number ? Number(given) : given;
-  if (typeof plain !== 'number' && typeof plain !== 'bigint') throw wrongType(path, 'number');
-  return Number(plain);
-});
-
-/** A byte count; on command lines with an optional suffix (k, M, G, T, P, E). */
-export const size: Type<number> = builtin('size', 'int', (value, path, mode) => {
-  if (mode === 'keyval') {
-    const bytes = parseSize(scalar(value, path));
-    if (bytes === undefined) throw invalid(`Parameter '${path}' expects a size value`);
-    return bytes;
-  }
-  const bytes = uint64(value, path);
-  // What counts modulo 2^64 is beyond what livedisk has, too.
-  if (typeof bytes === 'bigint' || bytes < 0) throw tooLarge(path);
-  return bytes;
-});
-
-export const any: Type<JsonValue> = builtin('any', 'value', (value) => value);
-
-export const nullType: Type<null> = builtin('null', 'null', (value, path, mode) => {
-  if (value === null || (mode === 'keyval' && value === '')) return null;
-  throw wrongType(path, 'null');
-});
 
 /** `later` values are known and refused by name. */
 export function enumOf<const V extends string>(
@@ -187,6 +96,7 @@ export function enumOf<const V extends string>(
   return {
     name,
     description: { kind: 'enum', values },
+    fill: (value) => value,
     parse(input, path, mode) {
       const value = str.parse(input, path, mode);
       if (later.includes(value)) {
@@ -196,18 +106,18 @@ export function enumOf<const V extends string>(
         );
       }
       const found = values.find((candidate) => candidate === value);
-      if (found === undefined) {
-        throw invalid(`Parameter '${lastName(path)}' does not accept value '${value}'`);
-      }
-      return found;
+      if (found !== undefined) return found;
+      if (mode === 'flat') throw invalid(`invalid parameter value: ${value}`);
+      throw invalid(`Parameter '${lastName(path)}' does not accept value '${value}'`);
     },
   };
 }
 
-export function arrayOf<T>(element: Type<T>): Type<T[]> {
+export function arrayOf<T, F>(element: Type<T, F>): Type<T[], F[]> {
   return {
     name: `[${element.name}]`,
     description: { kind: 'array', element },
+    fill: (items) => items.map((item) => element.fill(item)),
     parse(value, path, mode) {
       if (!Array.isArray(value)) throw wrongType(path, 'array');
       return value.map((item, i) =>
@@ -218,33 +128,63 @@ export function arrayOf<T>(element: Type<T>): Type<T[]> {
 }
 
 /** A type that is looked up when it is used, so that types may refer to each other in circles. */
-export function lazy<T>(name: string, get: () => Type<T>): Type<T> {
+export function lazy<T, F>(name: string, get: () => Type<T, F>): Type<T, F> {
   return {
     name,
     get description() {
       return get().description;
     },
     parse: (value, path, mode) => get().parse(value, path, mode),
+    fill: (value) => get().fill(value),
   };
 }
 
-export function required<T>(type: Type<T>): Member<T, true> {
-  return { type, required: true };
+/** A type whose flat form is read by `parse` from the scalar's text. */
+export function withFlatForm<T>(type: Type<T>, parse: (text: string) => T): Type<T> {
+  return {
+    ...type,
+    parse: (value, path, mode) =>
+      mode === 'flat' ? parse(scalarText(value, path)) : type.parse(value, path, mode),
+  };
 }
 
-export function optional<T>(type: Type<T>): Member<T, false> {
+export function required<T, F>(type: Type<T, F>, missingText?: string): Member<T, true, F> {
+  return { type, required: true, ...(missingText !== undefined && { missingText }) };
+}
+
+export function optional<T, F>(type: Type<T, F>): Member<T, false, F> {
   return { type, required: false };
 }
 
+export function defaulted<T, F>(type: Type<T, F>, value: F): DefaultedMember<T, F> {
+  return { type, required: false, default: value };
+}
+
 /** Known to QEMU; livedisk refuses it by name when it is given. */
-export function later<T>(type: Type<T>): Member<T, false> {
+export function later<T, F>(type: Type<T, F>): Member<T, false, F> {
   return { type, required: false, later: true };
 }
 
-export function struct<const M extends Members>(name: string, members: M): Type<StructOf<M>> {
+/** Known to QEMU, not done by livedisk yet. */
+export function refusedByName(path: string): BlockError {
+  return new BlockError('unsupported', `Parameter '${path}' is not supported by livedisk yet`);
+}
+
+export function fillMembers<M extends Members>(members: M, given: StructOf<M>): FilledOf<M> {
+  const out: { [key: string]: unknown } = {};
+  for (const [key, member] of Object.entries(members)) {
+    const value = (given as { [key: string]: unknown })[key];
+    if (value !== undefined) out[key] = member.type.fill(value);
+    else if ('default' in member) out[key] = member.default;
+  }
+  return out as FilledOf<M>;
+}
+
+export function struct<const M extends Members>(name: string, members: M): Type<StructOf<M>, FilledOf<M>> {
   return {
     name,
     description: { kind: 'object', members },
+    fill: (value) => fillMembers(members, value),
     parse(value, path, mode) {
       const input = asObject(value, path);
       const out = parseMembers(members, input, path, mode);
@@ -268,6 +208,7 @@ export function union<
   return {
     name,
     description: { kind: 'object', members: base, variants: { tag, cases: new Map(Object.entries(cases)) } },
+    fill: (value) => value,
     parse(value, path, mode) {
       const input = asObject(value, path);
       const out = parseMembers(base, input, path, mode);
@@ -288,6 +229,7 @@ export function alternate<const T extends ReadonlyArray<Type<unknown>>>(
   return {
     name,
     description: { kind: 'alternate', cases: types },
+    fill: (value) => value,
     parse(value, path, mode) {
       const wanted = jsonTypeName(value);
       const type = types.find((candidate) => accepts(candidate, wanted));
@@ -343,12 +285,18 @@ function parseMembers(
       if (member.required) throw invalid(`Parameter '${full}' is missing`);
       continue;
     }
-    const parsed = member.type.parse(value, full, mode);
-    if (member.later)
-      throw new BlockError('unsupported', `Parameter '${full}' is not supported by livedisk yet`);
-    out[key] = parsed;
+    if (member.later) {
+      // Of what has members of its own, none is looked at.
+      if (isScalar(member.type)) member.type.parse(value, full, mode);
+      throw refusedByName(full);
+    }
+    out[key] = member.type.parse(value, full, mode);
   }
   return out;
+}
+
+export function isScalar({ description }: Type<unknown>): boolean {
+  return description.kind === 'builtin' || description.kind === 'enum';
 }
 
 function refuseUnexpected(input: JsonObject, known: ReadonlySet<string>, path: string): void {

@@ -108,7 +108,7 @@ export function formatConformance(format: FormatSubject): void {
   forEachVariant(subject, (bed, wrap) => {
     diskTests(subject, bed, wrap);
     eventTests(subject, bed);
-    if (driver.supportsBacking) backingTests(format, bed, wrap);
+    if (driver.options.backing) backingTests(format, bed, wrap);
   });
 }
 

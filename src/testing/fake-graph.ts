@@ -6,6 +6,7 @@ import { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { Host } from '../host/host.js';
+import { driverOptions } from '../schema/blockdev-options.js';
 
 export const WRITER = Permission.consistentRead + Permission.write;
 
@@ -62,8 +63,7 @@ export class FakeDevice implements DriverInstance {
 const DEVICE: DriverDescription = {
   name: 'fake',
   kind: 'protocol',
-  children: [],
-  optionKeys: [],
+  options: driverOptions({}),
   open: async () => new FakeDevice(),
 };
 

@@ -47,6 +47,9 @@ class LackingFile implements HostFile {
     if (this.#lacking.has(ability)) throw errnoError('EOPNOTSUPP', undefined, { path: this.path });
   }
 
+  abandon(): void {
+    this.#file.abandon();
+  }
   sizeBytes(): number {
     return this.#file.sizeBytes();
   }

@@ -6,13 +6,27 @@ import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import { MIRROR_TOP } from '../drivers/mirror-top/mirror-top.js';
 import { PassThrough } from '../drivers/pass-through/pass-through.js';
 import { CopyBeforeWrite } from '../jobs/copy-before-write.js';
+import type { Side } from '../jobs/copy-turn.js';
 import { assertSameBytes } from './test-disk.js';
 
 const GRANULE_BYTES = 4096;
 
+/** A side of a copy that no drained section knows of. */
+export const NEVER_HELD: Side = {
+  isQuiesced: false,
+  untilOpen: () => Promise.resolve(),
+  begin: () => undefined,
+  end: () => undefined,
+};
+
 /** A filter that only jobs put in, as one that options can open: nobody stands in the way of changes. */
 function opened(filter: DriverDescription): DriverDescription {
-  return { ...filter, open: async (context) => new PassThrough(() => context.child('file')) };
+  // What it asks of its child in a job's place is not what it asks as a disk's.
+  return {
+    ...filter,
+    childPermissions: () => undefined,
+    open: async (context) => new PassThrough(() => context.child('file')),
+  };
 }
 
 /** Holds the content that the disk had when it was opened, as a backup does; compares when it is closed. */
@@ -29,7 +43,11 @@ class HoldingFilter extends PassThrough {
     due.set(0, atOpen.length);
     this.#holder = new CopyBeforeWrite({
       due,
-      copy: (offset, lengthBytes) => child().read(offset, this.#held.subarray(offset, offset + lengthBytes)),
+      sides: { source: NEVER_HELD, target: NEVER_HELD },
+      copy: async (_turn, { offset, lengthBytes }) => {
+        await child().read(offset, this.#held.subarray(offset, offset + lengthBytes));
+        return lengthBytes;
+      },
       failed: (error) => {
         throw error;
       },

@@ -2,15 +2,15 @@ import { BlockError, errnoError } from '../base/error.js';
 import type {
   DriverDescription,
   DriverInstance,
+  GivenOptions,
   IoDriver,
   MapDriver,
-  NodeOptions,
   Reservation,
 } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
-import { stringOption } from '../block/options.js';
 import type { BlockStatus, Mapping } from '../block/request.js';
+import { driverOptions } from '../schema/blockdev-options.js';
 
 /** How a MemoryFile answers: at once or later, and which requests it refuses. */
 export interface MemoryBehaviour {
@@ -221,11 +221,12 @@ export class MemoryLayer implements DriverInstance {
 }
 
 function describe(name: string, kind: 'protocol' | 'format'): DriverDescription {
-  const children = kind === 'format' ? [{ role: 'file', required: true }] : [];
+  const isFormat = kind === 'format';
+  const options = driverOptions({}, isFormat ? [{ role: 'file', required: true }] : [], isFormat);
   const open = (): Promise<DriverInstance> => Promise.reject(new Error('made by newMemoryImage only'));
-  const filename = (options: NodeOptions): string | undefined => stringOption(options, 'filename');
-  const description = { name, kind, children, optionKeys: ['filename'], open };
-  return kind === 'protocol' ? { ...description, filename } : { ...description, supportsBacking: true };
+  const filename = ({ filename: name }: GivenOptions): string | undefined =>
+    typeof name === 'string' ? name : undefined;
+  return isFormat ? { name, kind, options, open } : { name, kind, options, open, filename };
 }
 
 export interface MemoryImage {

@@ -1,4 +1,3 @@
-import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { ChildIo, DriverDescription, DriverInstance, IoDriver, NodeOptions } from '../block/driver.js';
 import { DriverRegistry } from '../block/registry.js';
@@ -9,6 +8,8 @@ import { Opener } from '../block/open.js';
 import { Permission } from '../block/permissions.js';
 import type { BlockStatus } from '../block/request.js';
 import type { Host } from '../host/host.js';
+import { driverOptions } from '../schema/blockdev-options.js';
+import { required, str } from '../schema/types.js';
 
 export type DiskEvent =
   | { kind: 'write'; offset: number; bytes: Buffer }
@@ -222,22 +223,18 @@ export class DiskShelf {
     return new OpenDisk(this.graph, node, backend);
   }
 
-  #fileDriver(): DriverDescription {
+  #fileDriver(): DriverDescription<typeof RECORDED_FILE> {
     return {
       name: 'file',
       kind: 'protocol',
-      children: [],
-      optionKeys: ['filename'],
-      open: async (_context, options) => recordedInstance(this.disk(filenameOf(options))),
-      filename: filenameOf,
+      options: RECORDED_FILE,
+      open: async (_context, { filename }) => recordedInstance(this.disk(filename)),
+      filename: ({ filename }) => (typeof filename === 'string' ? filename : undefined),
     };
   }
 }
 
-function filenameOf({ filename }: NodeOptions): string {
-  assert(typeof filename === 'string', 'a file has a name');
-  return filename;
-}
+const RECORDED_FILE = driverOptions({ filename: required(str) });
 
 /** A node in use by a test. */
 export class OpenDisk {

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
+import { deferred } from '../../src/base/async.js';
 import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
+import type { Graph } from '../../src/block/graph.js';
 import { NbdClient } from '../../src/nbd/client.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
@@ -65,15 +67,15 @@ class UsersBed extends EngineBed {
     return Object.fromEntries(exports.map((entry) => [entry.id, entry['node-name']]));
   }
 
-  /** A target whose requests of one kind take a while. */
-  async slowTarget(iotype: 'write' | 'flush', delayMs: number): Promise<void> {
+  /** A target whose writes take a while. */
+  async slowTarget(delayMs: number): Promise<void> {
     const filename = this.path('E.raw');
     await createImage(this.engine.opener, filename, 'raw', { sizeBytes: DISK_BYTES });
     const image = { driver: 'file', filename };
     const options: NodeOptions = {
       driver: 'raw',
       'node-name': 'E',
-      file: { driver: 'blkdebug', image, 'x-delay': [{ iotype, 'delay-ms': delayMs }] },
+      file: { driver: 'blkdebug', image, 'x-delay': [{ iotype: 'write', 'delay-ms': delayMs }] },
     };
     await this.engine.addNode(options);
   }
@@ -87,6 +89,21 @@ class UsersBed extends EngineBed {
     const end = await this.event('BLOCK_JOB_COMPLETED', 'job');
     assert.equal(end['error'], undefined);
   }
+}
+
+/** Keeps the next drained section of that node open. */
+function holdSection(graph: Graph, name: string): { reached: Promise<void>; goOn: () => void } {
+  const [reached, goingOn] = [deferred(), deferred()];
+  const drained = graph.drained.bind(graph);
+  graph.drained = (nodes, body, owner) => {
+    const isIt = [...nodes].some((node) => node.name === name);
+    const waiting = async (): Promise<void> => {
+      reached.resolve();
+      await goingOn.promise;
+    };
+    return drained(nodes, isIt ? () => waiting().then(body) : body, owner);
+  };
+  return { reached: reached.promise, goOn: () => goingOn.resolve() };
 }
 
 const mirror = { device: 'D', target: 'E', sync: 'full' };
@@ -163,17 +180,18 @@ for (const at of ['D', 'top']) {
   test(`a user who comes to '${at}' in the drained section of a pivot waits, and loses nothing`, async (t) => {
     const bed = new UsersBed(t);
     await bed.image('D');
-    await bed.slowTarget('flush', 500);
+    await bed.image('E');
     await bed.serve();
     await bed.user('early', 'D');
     await bed.write('early', 0, BLOCK, 1);
     await bed.ready('blockdev-mirror', { ...mirror, 'filter-node-name': 'top' });
+    const pivot = holdSection(bed.engine.graph, 'E');
     await bed.execute('block-job-complete', { device: 'job' });
-    const { graph } = bed.engine;
-    const users = [...graph.backends].filter(({ isUser }) => isUser);
-    while (!users.some(({ isQuiesced }) => isQuiesced)) await graph.host.clock.macrotask();
+    await pivot.reached;
     await bed.user('late', at);
-    await bed.write('late', 0, BLOCK, 0x77);
+    const written = bed.write('late', 0, BLOCK, 0x77);
+    pivot.goOn();
+    await written;
     assert.equal(await bed.read('late', 0), 0x77);
     await bed.ended();
     assert.deepEqual(await bed.nodesOfUsers(), { early: 'E', late: 'E' });
@@ -184,7 +202,7 @@ for (const at of ['D', 'top']) {
 test('the point in time of a soft cancel holds against users who came past the filter', async (t) => {
   const bed = new UsersBed(t);
   await bed.image('D');
-  await bed.slowTarget('write', 100);
+  await bed.slowTarget(100);
   await bed.serve();
   await bed.user('early', 'D');
   await bed.ready('blockdev-mirror', { ...mirror, 'buf-size': BLOCK });

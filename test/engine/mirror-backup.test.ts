@@ -135,7 +135,10 @@ test('options of a mirror reach it', async (t) => {
   assert.deepEqual([name, drv, file], ['f', 'mirror_top', bed.path('B.qcow2')]);
   await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
   const writer = { device: 'T', writable: true };
-  assert.match(await bed.refusal('nbd-server-add', writer), /unshared by mirror job 'm' /);
+  const conflict =
+    "Permission conflict on node 'T': permissions 'consistent read, write' are both required by an unnamed block " +
+    "device (uses node 'T' as 'root' child) and unshared by an unnamed block device (uses node 'T' as 'root' child).";
+  assert.equal(await bed.refusal('nbd-server-add', writer), conflict);
   await bed.execute('job-cancel', { id: 'm' });
 });
 

@@ -146,7 +146,6 @@ test('what livedisk does not have is refused by its name', async (t) => {
   await bed.chain('A');
   const later = /is not supported by livedisk yet/;
   assert.match(await bed.refusal('blockdev-add', { driver: 'vmdk', 'node-name': 'x', file: 'A' }), later);
-  assert.match(await bed.refusal('block-stream', { device: 'A', 'job-id': 'j', 'on-error': 'stop' }), later);
   const persistent = { node: 'A', name: 'b', persistent: true };
   assert.match(await bed.refusal('block-dirty-bitmap-add', persistent), later);
   const tls = { addr: { type: 'unix', data: { path: 'x' } }, 'tls-creds': 'c' };

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { copyFileSync, existsSync } from 'node:fs';
 import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
@@ -114,3 +114,52 @@ for (const [when, state, words] of [
     assert.deepEqual(await bed.layers(), ['B', 'A']);
   });
 }
+
+for (const copyMode of ['background', 'write-blocking'] as const)
+  for (const clusterBytes of [64 * 1024, 512 * 1024])
+    test(`a shallow mirror's target gets its backing chain while the mirror is ready: ${copyMode}, ${clusterBytes}`, async (t) => {
+      const bed = new EngineBed(t);
+      await bed.chain('A', 'B');
+      await bed.guest('write -z 1M 256k');
+      await bed.guest('write -P 5 6M 4k');
+      copyFileSync(bed.path('A.qcow2'), bed.path('below.qcow2'));
+      const filename = bed.path('T.qcow2');
+      const options = { 'cluster-size': clusterBytes };
+      await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES, options });
+      await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'T', file: { driver: 'file', filename } });
+      const mirror = { device: 'B', target: 'T', sync: 'top', 'copy-mode': copyMode };
+      await bed.execute('blockdev-mirror', { ...mirror, 'job-id': 'm' });
+      await bed.event('BLOCK_JOB_READY', 'm');
+      for (const change of ['write -P 7 2M 4k', 'write -z 3M 64k', 'discard 5M 128k'])
+        await bed.guest(change);
+      const file = { driver: 'file', filename: bed.path('below.qcow2') };
+      await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'below', file });
+      // One that is taken back leaves the mirror as it is.
+      const put = { type: 'blockdev-snapshot', data: { node: 'below', overlay: 'T' } };
+      await bed.refusal('transaction', { actions: [put, { type: 'abort', data: {} }] });
+      assert.equal(bed.engine.graph.node('T').backingNode(), undefined);
+      await bed.execute('blockdev-snapshot', { node: 'below', overlay: 'T' });
+      assert.equal(bed.engine.graph.node('T').backingNode()?.name, 'below');
+      for (const change of ['write -P 8 2560k 4k', 'write -z 3584k 64k']) await bed.guest(change);
+      const content = async (): Promise<Buffer> => {
+        const disk = bed.engine.devices.get('virtio0')?.backend;
+        const bytes = Buffer.alloc(DISK_BYTES);
+        await disk?.read(0, bytes);
+        return bytes;
+      };
+      const before = await content();
+      await bed.execute('job-complete', { id: 'm' });
+      await bed.engine.jobs.find('m')?.concluded;
+      assert.deepEqual(await bed.layers(), ['T', 'below']);
+      assert.ok(before.equals(await content()));
+    });
+
+test('what somebody reads gets no other content put below it', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.image('T');
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+  await bed.execute('nbd-server-add', { device: 'T' });
+  const put = { node: 'B', overlay: 'T' };
+  assert.equal(await bed.refusal('blockdev-snapshot', put), 'The overlay is already in use');
+});

@@ -8,8 +8,8 @@ import fc from 'fast-check';
 import type { CreateOptions } from '../../src/block/driver.js';
 import { Flag } from '../../src/block/request.js';
 import { checkQcow2 } from '../../src/drivers/qcow2/check.js';
-import { formattingText } from '../../src/drivers/qcow2/create-options.js';
-import { createQcow2 } from '../../src/drivers/qcow2/create.js';
+import { formattingText } from '../../src/block/create.js';
+import { createQcow2 } from '../../src/testing/new-qcow2.js';
 import { qcow2Driver } from '../../src/drivers/qcow2/driver.js';
 import { childOf, DiskShelf, type OpenDisk } from '../../src/testing/recorded-disk.js';
 
@@ -391,16 +391,15 @@ test('a changed backing file and a grown image are what QEMU sees', { skip }, as
 });
 
 test('the line that announces a new image is that of qemu-img', { skip }, () => {
-  for (const [args, options] of [
-    [[], { sizeBytes: MiB }],
-    [
-      ['-o', 'cluster_size=4k,refcount_bits=8'],
-      { sizeBytes: MiB, options: { 'cluster-size': 4096, 'refcount-bits': 8 } },
-    ],
-    [['-b', 'long', '-F', 'qcow2'], { sizeBytes: MiB, backingFile: 'long', backingFormat: 'qcow2' }],
-  ] as Array<[string[], CreateOptions]>) {
+  for (const [args, texts] of [
+    [[], {}],
+    [['-o', 'cluster_size=4k,refcount_bits=8'], { cluster_size: '4k', refcount_bits: '8' }],
+    [['-b', 'long', '-F', 'qcow2'], { backing_file: 'long', backing_fmt: 'qcow2' }],
+    [['-o', 'compat=v3,data_file_raw=off'], { data_file_raw: 'off', compat: 'v3' }],
+  ] as Array<[string[], { [name: string]: string }]>) {
     const theirs = run('qemu-img', 'create', '-f', 'qcow2', ...args, 'line', String(MiB));
-    assert.equal(`Formatting 'line', ${formattingText(options)}\n`, theirs);
+    const ours = formattingText(qcow2Driver, MiB, new Map(Object.entries(texts)));
+    assert.equal(`Formatting 'line', ${ours}\n`, theirs);
   }
 });
 

@@ -191,7 +191,11 @@ test('a raw image is durable when it has been made, before its file is closed', 
       );
       const { root } = await attach(engine, node);
       assert.ok(root);
-      await rawDriver.create?.(root, { sizeBytes: 2 * DISK }, simulation.host);
+      await rawDriver.create?.(
+        root,
+        { sizeBytes: 2 * DISK, options: { preallocation: 'off' } },
+        simulation.host,
+      );
     });
     simulation.powerLoss();
     assert.equal(simulation.contentOf('/tmp/disk.raw')?.length, 2 * DISK);

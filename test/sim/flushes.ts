@@ -25,6 +25,7 @@ const FILES = [
   'src/jobs/commit.ts',
   'src/jobs/mirror.ts',
   'src/jobs/stream.ts',
+  'src/jobs/write-to-both.ts',
   'src/monitor/run-state.ts',
   'src/monitor/snapshot.ts',
 ];

@@ -70,6 +70,35 @@ test('a second signal does not cut the end short', { timeout: 300_000 }, async (
   assert.ok(!existsSync(join(folder, 'pid')));
 });
 
+test(
+  'a disk that cannot be flushed is told after a second, and a second signal ends the program without',
+  { timeout: 300_000 },
+  async (t) => {
+    const folder = scratch(t);
+    const pidFile = join(folder, 'pid');
+    // Its flush at the end takes an hour.
+    const slow = 'null-co,node-name=n,latency-ns=3600000000000';
+    const words = livediskWords('storage-daemon', '--blockdev', slow, '--pidfile', pidFile);
+    const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['ignore', 'ignore', 'pipe'] });
+    t.after(() => child.kill('SIGKILL'));
+    const ended = closed(child);
+    await appearance(folder, 'pid');
+    child.kill('SIGTERM');
+    let told = '';
+    for await (const chunk of child.stderr) {
+      told += String(chunk);
+      if (told.endsWith('\n')) break;
+    }
+    assert.equal(
+      told,
+      "livedisk: waiting for node 'n' (null-co://); another signal ends the program without that\n",
+    );
+    child.kill('SIGTERM');
+    assert.equal(await ended, 1);
+    assert.ok(!existsSync(pidFile));
+  },
+);
+
 test('the end of standard input does not end the machine', { timeout: 300_000 }, async (t) => {
   const words = livediskWords('run', '-monitor', 'stdio');
   const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['pipe', 'pipe', 'inherit'] });

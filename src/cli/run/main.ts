@@ -1,13 +1,14 @@
 import { setFlagsFromString } from 'node:v8';
 import { deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
-import { given } from '../../base/given.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { allDrivers } from '../../drivers/index.js';
 import type { HostListener, HostSocket } from '../../host/host.js';
+import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
 import { Engine } from '../../monitor/engine.js';
 import { QmpSession, VERSION } from '../../qmp/session.js';
+import { Ending } from './ending.js';
 import { HumanMonitor } from './human-monitor.js';
 import { HELP } from './help.js';
 import { PidFile } from './pid-file.js';
@@ -34,10 +35,12 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
   });
   engine.opener.onProbed = (name, format, readOnly) =>
     void process.stderr.write(probedWarning(name, format, readOnly));
+  engine.opener.onWarning = (text) => void process.stderr.write(`livedisk: warning: ${text}\n`);
   engine.hub.onUnexpectedError = (error) =>
     process.stderr.write(`livedisk: internal error: ${describe(error)}\n`);
   const listeners: HostListener[] = [];
   let pidFile: PidFile | undefined;
+  let ending: Ending | undefined;
   const { pidFile: path } = options;
   const writePidFile = async (): Promise<void> => {
     if (path !== undefined) pidFile = await PidFile.create(engine.host, path, process.pid);
@@ -46,10 +49,11 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
     await start(engine, options, listeners);
+    ending = new Ending(engine);
     if (kind === 'storage-daemon') await writePidFile();
     await untilEnd(engine);
   } finally {
-    await end(engine, listeners, pidFile);
+    await end(ending ?? new Ending(engine), listeners, pidFile);
   }
   return 0;
 }
@@ -63,14 +67,14 @@ function tuneCompiler(): void {
 }
 
 /** Also when an image cannot be closed well, which is thrown, nothing stays behind. */
-async function end(engine: Engine, listeners: readonly HostListener[], pidFile?: PidFile): Promise<void> {
+async function end(ending: Ending, listeners: readonly HostListener[], pidFile?: PidFile): Promise<void> {
   try {
     for (const listener of listeners) await listener.close();
-    await engine.close();
+    await ending.close(async () => pidFile?.remove());
   } finally {
     await pidFile?.remove();
-    // Clients that stay connected, and standard input, would keep the process alive.
-    setImmediate(() => process.exit());
+    // Clients that stay connected, standard input, and calls that the kernel holds would keep the process alive.
+    setImmediate(() => exitNow());
   }
 }
 
@@ -138,16 +142,6 @@ function serveHuman(engine: Engine, connection: HostSocket): void {
 
 /** Until `quit`, or a signal, even when no socket and no standard input is open that could bring one. */
 async function untilEnd(engine: Engine): Promise<void> {
-  let isEnding = false;
-  const onSignal = (): void => {
-    if (isEnding) return;
-    isEnding = true;
-    if (engine.kind === 'machine') engine.emit('SHUTDOWN', given({ guest: false, reason: 'host-signal' }));
-    engine.quitting.resolve();
-  };
-  // Not once: the next signal would kill us while images are being closed.
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal);
-  void engine.quitting.promise.then(() => (isEnding = true));
   const keepAlive = setInterval(() => undefined, LONG_MS);
   await engine.quitting.promise;
   clearInterval(keepAlive);

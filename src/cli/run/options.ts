@@ -169,7 +169,7 @@ const MONITOR = struct('MonitorOptions', {
 });
 
 function parseBlockdev(value: string): NodeOptions {
-  return BlockdevOptions.parse(parseKeyval(value, 'driver'), '', inputMode(value)) as NodeOptions;
+  return BlockdevOptions.parse(parseKeyval(value, 'driver'), '', inputMode(value));
 }
 
 const NBD_SERVER = struct('NbdServerOptions', {

@@ -1,6 +1,6 @@
 import { type Deferred, deferred, Notifier } from '../../base/async.js';
 import { errnoError } from '../../base/error.js';
-import { EVENTS } from './events.js';
+import { BLKDEBUG_EVENTS } from '../../schema/blkdebug-events.js';
 
 /** Requests that stop at an event until they are told to go on. A breakpoint stops one request, then it is gone. */
 export class Breakpoints {
@@ -13,7 +13,7 @@ export class Breakpoints {
 
   /** Errors: not-found, for an event that nobody announces. */
   add(event: string, tag: string): void {
-    if (!EVENTS.has(event)) throw errnoError('ENOENT', 'Could not set breakpoint');
+    if (!BLKDEBUG_EVENTS.includes(event)) throw errnoError('ENOENT', 'Could not set breakpoint');
     this.#set.push({ event, tag });
   }
 

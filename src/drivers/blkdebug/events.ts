@@ -1,24 +1,7 @@
 import { BlockError } from '../../base/error.js';
-import { BLKDEBUG_EVENTS } from '../../schema/blkdebug-events.js';
+import type { BLKDEBUG_IO_TYPES } from '../../schema/blockdev-options.js';
 
-/** Events that the block layer and the format drivers announce (QAPI BlkdebugEvent). */
-export const EVENTS: ReadonlySet<string> = new Set(BLKDEBUG_EVENTS);
-
-/** QAPI BlkdebugIOType. */
-export type IoType = 'read' | 'write' | 'write-zeroes' | 'discard' | 'flush' | 'block-status';
-
-const IO_TYPES: ReadonlySet<string> = new Set<IoType>([
-  'read',
-  'write',
-  'write-zeroes',
-  'discard',
-  'flush',
-  'block-status',
-]);
-
-export function isIoType(value: string): value is IoType {
-  return IO_TYPES.has(value);
-}
+export type IoType = (typeof BLKDEBUG_IO_TYPES)[number];
 
 /** Linux numbers of the errnos that block I/O meets. */
 const ERRNO_NAMES: ReadonlyMap<number, string> = new Map([

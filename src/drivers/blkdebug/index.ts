@@ -1,3 +1,4 @@
+import { Abandonable } from '../../base/async.js';
 import { errnoError } from '../../base/error.js';
 import type {
   ChildIo,
@@ -11,9 +12,10 @@ import type { Node } from '../../block/node.js';
 import { unitePermissions, withoutPermissions } from '../../block/permissions.js';
 import type { BlockStatus } from '../../block/request.js';
 import type { HostClock } from '../../host/host.js';
+import { BLKDEBUG_OPTIONS } from '../../schema/blockdev-options.js';
 import { Breakpoints } from './breakpoints.js';
 import type { IoType } from './events.js';
-import { type BlkdebugOptions, OPTION_KEYS, parseBlkdebugOptions, permissionsOption } from './options.js';
+import { type BlkdebugOptions, blkdebugOptions, permissionsOf } from './options.js';
 import { delayOf, ErrorRules } from './rules.js';
 
 /**
@@ -29,6 +31,7 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
   readonly #nodeName: string;
   readonly #options: BlkdebugOptions;
   readonly #rules: ErrorRules;
+  readonly #waits = new Abandonable();
 
   constructor(context: DriverContext, options: BlkdebugOptions) {
     this.#image = context.child('image');
@@ -71,14 +74,25 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
     const delayMs = delayOf(this.#options.delays, (rule) => rule.event === event);
     const stop = this.breakpoints.hit(event);
     if (delayMs === 0) return stop;
-    return this.#clock.sleep(delayMs).then(() => stop);
+    return this.#sleep(delayMs).then(() => stop);
+  }
+
+  /** Nothing waits any more: requests that do fail, and later ones too. */
+  cancelInFlight(): void {
+    this.#waits.abandon(errnoError('ECANCELED', undefined, { node: this.#nodeName }));
+    this.breakpoints.resumeAll();
+  }
+
+  #sleep(delayMs: number): Promise<void> {
+    return this.#waits.sleep((done) => this.#clock.setTimer(delayMs, done));
   }
 
   /** Waits and throws as the rules say for a request of this type. */
   async #check(ioType: IoType, offset: number, lengthBytes: number): Promise<void> {
     const rule = this.#rules.take(ioType, offset, lengthBytes);
     const delayMs = delayOf(this.#options.delays, (delay) => delay.ioType === ioType);
-    if (delayMs > 0) await this.#clock.sleep(delayMs);
+    if (delayMs > 0) await this.#sleep(delayMs);
+    this.#waits.check();
     if (!rule) return;
     if (!rule.immediately) await this.#clock.macrotask();
     throw errnoError(rule.errno, undefined, { node: this.#nodeName, offset });
@@ -175,21 +189,22 @@ export function findBlkdebug(node: Node): BlkdebugNode | undefined {
 }
 
 /** As QEMU has it, how a node gets on with its neighbours is not what it is. */
-const IDENTITY_OPTIONS = OPTION_KEYS.filter((key) => !/-child-perms$|^x-/.test(key));
+const IDENTITY_OPTIONS = Object.keys(BLKDEBUG_OPTIONS.members).filter(
+  (key) => !/-child-perms$|^x-/.test(key),
+);
 
 /** Injects errors, delays and stops into the requests of the node above. */
-export const blkdebugDriver: DriverDescription = {
+export const blkdebugDriver: DriverDescription<typeof BLKDEBUG_OPTIONS> = {
   name: 'blkdebug',
   kind: 'filter',
-  children: [{ role: 'image', required: true }],
-  optionKeys: OPTION_KEYS,
+  options: BLKDEBUG_OPTIONS,
   identityOptions: IDENTITY_OPTIONS,
 
-  open: async (context, options) => new BlkdebugNode(context, parseBlkdebugOptions(options)),
+  open: async (context, settings) => new BlkdebugNode(context, blkdebugOptions(settings)),
 
-  childPermissions: (_role, users, _readOnly, options) => ({
-    perm: unitePermissions(users.perm, permissionsOption(options, 'take-child-perms')),
-    shared: withoutPermissions(users.shared, permissionsOption(options, 'unshare-child-perms')),
+  childPermissions: (_role, users, _readOnly, settings) => ({
+    perm: unitePermissions(users.perm, permissionsOf(settings['take-child-perms'])),
+    shared: withoutPermissions(users.shared, permissionsOf(settings['unshare-child-perms'])),
   }),
 
   filename(options, image) {

@@ -1,5 +1,5 @@
 import type { DriverDescription } from '../../block/driver.js';
-import { Permission, withoutPermissions } from '../../block/permissions.js';
+import { hasPermission, Permission, unitePermissions, withoutPermissions } from '../../block/permissions.js';
 import { jobFilter } from '../pass-through/job-filter.js';
 
 /**
@@ -7,9 +7,12 @@ import { jobFilter } from '../pass-through/job-filter.js';
  * write past it.
  */
 export const COPY_BEFORE_WRITE: DriverDescription = {
-  ...jobFilter('copy-before-write', (users) => ({
-    perm: users.perm,
-    shared: withoutPermissions(users.shared, Permission.write + Permission.resize),
+  ...jobFilter('copy-before-write', (users, hasUsers) => ({
+    perm: unitePermissions(
+      users.perm,
+      hasPermission(users.perm, Permission.write) ? Permission.consistentRead : 0,
+    ),
+    shared: hasUsers ? withoutPermissions(users.shared, Permission.write + Permission.resize) : users.shared,
   })),
   isAlwaysShown: true,
 };

@@ -1,12 +1,12 @@
 import { BlockError, errnoError } from '../../base/error.js';
 import type { DriverContext, DriverDescription } from '../../block/driver.js';
 import { hasProtocol } from '../../block/filename.js';
-import { stringOption } from '../../block/options.js';
 import { ALL_PERMISSIONS, Permission } from '../../block/permissions.js';
 import type { Host, HostFile } from '../../host/host.js';
+import { FILE_OPTIONS } from '../../schema/blockdev-options.js';
 import { acquireLocks } from './locks.js';
 import { FileNode } from './node.js';
-import { type FileOptions, parseFileOptions } from './options.js';
+import { checkFileSettings, type FileSettings } from './options.js';
 
 /** What making a file needs, and keeps others from. */
 const CREATOR = {
@@ -14,10 +14,11 @@ const CREATOR = {
   shared: ALL_PERMISSIONS - Permission.resize,
 };
 
-async function openFile({ host, readOnly }: DriverContext, options: FileOptions): Promise<HostFile> {
-  const { filename, direct, autoReadOnly } = options;
+async function openFile({ host, readOnly }: DriverContext, settings: FileSettings): Promise<HostFile> {
+  const { filename, cache } = settings;
   await checkKind(host, filename, readOnly);
-  return host.files.open(filename, { write: !readOnly && !autoReadOnly, direct });
+  const write = !readOnly && settings['auto-read-only'] !== true;
+  return host.files.open(filename, { write, direct: cache.direct });
 }
 
 /** Before it is opened: what is neither a file nor a block device may make that wait for ever. */
@@ -56,24 +57,22 @@ function checkDevice(file: HostFile, sizeBytes: number): void {
 }
 
 /** Regular files and block devices of the host. */
-export const fileDriver: DriverDescription = {
+export const fileDriver: DriverDescription<typeof FILE_OPTIONS> = {
   name: 'file',
   kind: 'protocol',
-  children: [],
-  optionKeys: ['filename', 'locking', 'aio'],
+  options: FILE_OPTIONS,
   identityOptions: ['filename'],
 
-  async open(context, nodeOptions) {
-    const options = parseFileOptions(nodeOptions);
-    return new FileNode(context.host, options, await openFile(context, options));
+  async open(context, settings) {
+    checkFileSettings(settings);
+    return new FileNode(context.host, settings, await openFile(context, settings));
   },
 
   createFile,
 
   /** A relative name with a colon would be taken for a protocol's. */
-  filename(options) {
-    const filename = stringOption(options, 'filename');
-    return filename === undefined || hasProtocol(filename) ? undefined : filename;
+  filename({ filename }) {
+    return typeof filename !== 'string' || hasProtocol(filename) ? undefined : filename;
   },
 
   parseFilename(filename) {

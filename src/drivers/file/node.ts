@@ -4,7 +4,7 @@ import { ALL_PERMISSIONS, hasPermission, Permission } from '../../block/permissi
 import type { Host, HostFile } from '../../host/host.js';
 import { FileIo } from './io.js';
 import { acquireLocks, lockBytes, releaseLocks } from './locks.js';
-import type { FileOptions } from './options.js';
+import type { FileSettings } from './options.js';
 
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
@@ -12,17 +12,27 @@ const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefine
 export class FileNode implements DriverInstance {
   readonly io: FileIo;
   readonly #host: Host;
-  readonly #options: FileOptions;
+  readonly #settings: FileSettings;
   /** Lock bytes that io.file has now; during a transaction those of the old and of the new permissions. */
   #locked: ReadonlySet<number> = new Set();
   /** Opened by the transaction that is being prepared. */
   #reopening: HostFile | undefined;
   #flushFailure: { error: unknown } | undefined;
+  #isGivenUp = false;
 
-  constructor(host: Host, options: FileOptions, file: HostFile) {
+  constructor(host: Host, settings: FileSettings, file: HostFile) {
     this.#host = host;
-    this.#options = options;
-    this.io = new FileIo(file, options.ignoresDiscard);
+    this.#settings = settings;
+    this.io = new FileIo(file);
+  }
+
+  #isAutoReadOnly(): boolean {
+    return this.#settings['auto-read-only'] ?? false;
+  }
+
+  /** 'auto' locks where OFD locks exist, which is wherever livedisk runs. */
+  #isLocking(): boolean {
+    return this.#settings.locking !== 'off';
   }
 
   get lengthBytes(): number {
@@ -34,7 +44,7 @@ export class FileNode implements DriverInstance {
   }
 
   async flush(): Promise<void> {
-    if (this.#options.noFlush) return;
+    if (this.#settings.cache['no-flush']) return;
     // Reopening the file must not make it look healthy again.
     if (this.#flushFailure) throw this.#flushFailure.error;
     const { file } = this.io;
@@ -46,12 +56,18 @@ export class FileNode implements DriverInstance {
     }
   }
 
+  /** From here on the descriptor and its locks are nobody's business: they go when the kernel lets go of them. */
+  cancelInFlight(): void {
+    this.#isGivenUp = true;
+    this.io.file.abandon();
+  }
+
   truncate(lengthBytes: number): Promise<void> {
     return this.io.truncate(lengthBytes);
   }
 
   allocatedBytes(): number {
-    return this.io.file.allocatedBytes();
+    return this.#isGivenUp ? 0 : this.io.file.allocatedBytes();
   }
 
   info(): DriverInfo {
@@ -60,6 +76,7 @@ export class FileNode implements DriverInstance {
 
   /** New locks are taken now, those no longer needed dropped at commit. Errors: kind busy. */
   async preparePermissions(set: PermissionSet): Promise<PreparedChange> {
+    if (this.#isGivenUp) return NOTHING;
     const reopen = await this.#prepareAccess(wantsWrite(set));
     const before = this.#locked;
     try {
@@ -84,14 +101,15 @@ export class FileNode implements DriverInstance {
   #prepareAccess(write: boolean): Promise<PreparedChange> {
     const { writable } = this.#reopening ?? this.io.file;
     if (write) return writable ? Promise.resolve(NOTHING) : this.#prepareReopen(true);
-    if (!writable || !this.#options.autoReadOnly) return Promise.resolve(NOTHING);
+    if (!writable || !this.#isAutoReadOnly()) return Promise.resolve(NOTHING);
     // Whoever wants less has it: of a file that is gone, or that is not ours to read, the descriptor stays as it is.
     return this.#prepareReopen(false).catch(() => NOTHING);
   }
 
   prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
+    if (this.#isGivenUp) return Promise.resolve(NOTHING);
     const isSo = readOnly !== this.io.file.writable;
-    return isSo || (!readOnly && this.#options.autoReadOnly)
+    return isSo || (!readOnly && this.#isAutoReadOnly())
       ? Promise.resolve(NOTHING)
       : this.#prepareReopen(!readOnly);
   }
@@ -101,7 +119,7 @@ export class FileNode implements DriverInstance {
     const before = this.#reopening;
     const old = this.io.file;
     const { path } = old;
-    const file = await this.#host.files.open(path, { write, direct: this.#options.direct });
+    const file = await this.#host.files.open(path, { write, direct: this.#settings.cache.direct });
     const sizeBytes = file.sizeBytes();
     this.#reopening = file;
     return {
@@ -126,18 +144,18 @@ export class FileNode implements DriverInstance {
   }
 
   #lockBytesOf(set: PermissionSet): Set<number> {
-    if (!this.#options.locking) return new Set();
+    if (!this.#isLocking()) return new Set();
     return lockBytes(this.#lockable(set));
   }
 
   #acquire(set: PermissionSet): ReadonlySet<number> {
-    if (!this.#options.locking) return this.#locked;
+    if (!this.#isLocking()) return this.#locked;
     return acquireLocks(this.io.file, this.#locked, this.#lockable(set));
   }
 
   /** force-share: whatever we ask of other nodes, other processes may do as they like. */
   #lockable({ perm, shared }: PermissionSet): PermissionSet {
-    return { perm, shared: this.#options.forceShare ? ALL_PERMISSIONS : shared };
+    return { perm, shared: this.#settings['force-share'] ? ALL_PERMISSIONS : shared };
   }
 
   #keepOnly(bytes: ReadonlySet<number>): void {

@@ -1,63 +1,21 @@
 import { BlockError } from '../../base/error.js';
-import type { Json, NodeOptions } from '../../block/driver.js';
-import { stringOption } from '../../block/options.js';
+import type { GivenOptions, NodeOptions, Settings } from '../../block/driver.js';
 import type { SocketAddress } from '../../host/host.js';
 import { NBD_DEFAULT_PORT } from '../../nbd/constants.js';
+import type { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 
-export interface NbdOptions {
-  server: SocketAddress;
-  exportName: string;
-  /** Flushes are not sent on: for images that need not outlive a crash. */
-  noFlush: boolean;
-  ignoresDiscard: boolean;
-}
-
-const SERVER_KEYS: Readonly<Record<string, readonly string[]>> = {
-  inet: ['type', 'host', 'port'],
-  unix: ['type', 'path'],
-};
+export type NbdSettings = Settings<typeof NBD_OPTIONS>;
 
 /** Errors: kind invalid in QEMU's words; unsupported, by name. */
-export function parseNbdOptions(options: NodeOptions): NbdOptions {
-  const cache = options['cache'];
-  const { 'no-flush': noFlush } = isObject(cache) ? cache : {};
-  return {
-    server: parseServer(options['server']),
-    exportName: stringOption(options, 'export') ?? '',
-    noFlush: noFlush === true,
-    ignoresDiscard: parseDiscard(stringOption(options, 'discard') ?? 'unmap'),
-  };
-}
-
-function isObject(value: Json | undefined): value is NodeOptions {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function parseServer(server: Json | undefined): SocketAddress {
-  if (!isObject(server)) throw missing('server');
-  const type = stringOption(server, 'type');
-  if (type === undefined) throw missing('server.type');
-  const known = SERVER_KEYS[type];
-  if (!known) throw new BlockError('unsupported', `NBD: server type '${type}' is not supported by livedisk`);
-  for (const [key, value] of Object.entries(server)) {
-    // 'numeric', 'ipv4' and the like; false is what they are without being said.
-    if (!known.includes(key) && value !== false)
-      throw new BlockError('unsupported', `NBD: option 'server.${key}' is not supported by livedisk`);
+export function serverAddress(server: NbdSettings['server']): SocketAddress {
+  switch (server.type) {
+    case 'unix':
+      return { type: 'unix', path: server.path };
+    case 'inet':
+      return { type: 'inet', host: server.host, port: parsePort(server.host, server.port) };
+    case 'fd':
+      throw new BlockError('unsupported', "NBD: server type 'fd' is not supported by livedisk");
   }
-  if (type === 'unix') {
-    const path = stringOption(server, 'path');
-    if (path === undefined) throw missing('server.path');
-    return { type: 'unix', path };
-  }
-  const host = stringOption(server, 'host');
-  if (host === undefined) throw missing('server.host');
-  const port = server['port'];
-  if (typeof port !== 'string' && typeof port !== 'number') throw missing('server.port');
-  return { type: 'inet', host, port: parsePort(host, String(port)) };
-}
-
-function missing(key: string): BlockError {
-  return new BlockError('invalid', `Parameter '${key}' is missing`);
 }
 
 function parsePort(host: string, port: string): number {
@@ -66,25 +24,18 @@ function parsePort(host: string, port: string): number {
   throw new BlockError('invalid', text);
 }
 
-/** Answers whether discards are ignored. */
-function parseDiscard(value: string): boolean {
-  if (value === 'ignore' || value === 'off') return true;
-  if (value === 'unmap' || value === 'on') return false;
-  throw new BlockError('invalid', 'Invalid discard option');
-}
-
 /** What stands for itself in a URI: QEMU escapes nothing, and could not read again what needs it. */
 const PLAIN = /^[A-Za-z0-9._~/@!$'()*+,:-]*$/;
 
 /** As QEMU writes it; undefined where that would not open the same. */
-export function nbdFilename(options: NodeOptions): string | undefined {
+export function nbdFilename(options: GivenOptions): string | undefined {
   const { server } = options;
-  if (!isObject(server)) return undefined;
+  if (typeof server !== 'object' || server === null || Array.isArray(server)) return undefined;
   const text = (key: string): string => {
     const value = server[key];
     return typeof value === 'string' || typeof value === 'number' ? String(value) : '';
   };
-  const exportName = stringOption(options, 'export') ?? '';
+  const exportName = typeof options['export'] === 'string' ? options['export'] : '';
   const isUnix = text('type') === 'unix';
   const used = isUnix ? ['type', 'path'] : ['type', 'host', 'port'];
   if (Object.entries(server).some(([key, value]) => value !== false && !used.includes(key))) return undefined;

@@ -1,22 +1,21 @@
 import type { DriverDescription } from '../../block/driver.js';
-import { booleanOption } from '../../block/options.js';
 import { NbdClient } from '../../nbd/client.js';
-import { nbdFilename, parseNbdFilename, parseNbdOptions } from './address.js';
+import { NBD_OPTIONS } from '../../schema/blockdev-options.js';
+import { nbdFilename, parseNbdFilename, serverAddress } from './address.js';
 import { deniedError, NbdNode } from './node.js';
 
 /** An export of an NBD server, over TCP or a unix socket. */
-export const nbdDriver: DriverDescription = {
+export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
   name: 'nbd',
   kind: 'protocol',
-  children: [],
-  optionKeys: ['server', 'export'],
+  options: NBD_OPTIONS,
   identityOptions: ['server', 'export'],
 
-  async open({ host, readOnly }, nodeOptions) {
-    const options = parseNbdOptions(nodeOptions);
-    const { server: address, exportName } = options;
-    const node = new NbdNode(await NbdClient.connect({ host, address, exportName }), options);
-    const mayBeReadOnly = readOnly || (booleanOption(nodeOptions, 'auto-read-only') ?? false);
+  async open({ host, readOnly }, settings) {
+    const address = serverAddress(settings.server);
+    const client = await NbdClient.connect({ host, address, exportName: settings.export });
+    const node = new NbdNode(client, settings);
+    const mayBeReadOnly = readOnly || (settings['auto-read-only'] ?? false);
     if (node.isReadOnly && !mayBeReadOnly) {
       await node.close();
       throw deniedError();

@@ -13,7 +13,7 @@ import { hasPermission, Permission } from '../../block/permissions.js';
 import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
 import type { NbdClient } from '../../nbd/client.js';
 import { AllocationState, CommandFlag, TransmissionFlag } from '../../nbd/constants.js';
-import type { NbdOptions } from './address.js';
+import type { NbdSettings } from './address.js';
 
 /** A node is a whole number of these: what an export of another size lacks of the last one reads as zeroes. */
 const SECTOR_BYTES = 512;
@@ -31,13 +31,13 @@ export class NbdNode implements DriverInstance {
   readonly #client: NbdClient;
   readonly #noFlush: boolean;
 
-  constructor(client: NbdClient, options: NbdOptions) {
+  constructor(client: NbdClient, settings: NbdSettings) {
     const { blockSize, lengthBytes } = client.info;
     this.#client = client;
-    this.#noFlush = options.noFlush;
+    this.#noFlush = settings.cache['no-flush'];
     this.requestAlignmentBytes =
       blockSize?.minimum ?? (lengthBytes % DEFAULT_BLOCK_BYTES === 0 ? DEFAULT_BLOCK_BYTES : 1);
-    this.io = new NbdIo(client, this.requestAlignmentBytes, options.ignoresDiscard);
+    this.io = new NbdIo(client, this.requestAlignmentBytes);
   }
 
   get lengthBytes(): number {
@@ -79,6 +79,10 @@ export class NbdNode implements DriverInstance {
     return {};
   }
 
+  cancelInFlight(): void {
+    this.#client.abandon();
+  }
+
   close(): Promise<void> {
     return this.#client.close();
   }
@@ -92,12 +96,10 @@ export function deniedError(): BlockError {
 class NbdIo implements IoDriver {
   readonly #client: NbdClient;
   readonly #alignmentBytes: number;
-  readonly #ignoresDiscard: boolean;
 
-  constructor(client: NbdClient, alignmentBytes: number, ignoresDiscard: boolean) {
+  constructor(client: NbdClient, alignmentBytes: number) {
     this.#client = client;
     this.#alignmentBytes = alignmentBytes;
-    this.#ignoresDiscard = ignoresDiscard;
   }
 
   async read(offset: number, buffer: Uint8Array): Promise<void> {
@@ -129,7 +131,7 @@ class NbdIo implements IoDriver {
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
-    if (this.#ignoresDiscard || !this.#client.has(TransmissionFlag.sendTrim)) return;
+    if (!this.#client.has(TransmissionFlag.sendTrim)) return;
     const inside = this.#inside(offset, lengthBytes);
     if (inside > 0) await this.#client.trim(offset, inside);
   }

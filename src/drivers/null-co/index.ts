@@ -1,10 +1,11 @@
 import { alignUp } from '../../base/align.js';
-import { BlockError } from '../../base/error.js';
-import { GiB, MAX_IMAGE_BYTES } from '../../base/limits.js';
+import { Abandonable } from '../../base/async.js';
+import { BlockError, errnoError } from '../../base/error.js';
+import { MAX_IMAGE_BYTES } from '../../base/limits.js';
 import type { DriverDescription, DriverInstance, IoDriver } from '../../block/driver.js';
-import { booleanOption, numberOption } from '../../block/options.js';
 import type { BlockStatus } from '../../block/request.js';
 import type { HostClock } from '../../host/host.js';
+import { NULL_OPTIONS } from '../../schema/blockdev-options.js';
 
 const SECTOR_BYTES = 512;
 const IDENTITY_OPTIONS = ['size', 'read-zeroes'];
@@ -13,6 +14,7 @@ const IDENTITY_OPTIONS = ['size', 'read-zeroes'];
 class NullIo implements IoDriver {
   readonly #clock: HostClock;
   readonly #latencyMs: number;
+  readonly waits = new Abandonable();
   readonly #readsZeroes: boolean;
 
   constructor(clock: HostClock, latencyMs: number, readsZeroes: boolean) {
@@ -55,32 +57,32 @@ class NullIo implements IoDriver {
   }
 
   async #delay(): Promise<void> {
-    if (this.#latencyMs > 0) await this.#clock.sleep(this.#latencyMs);
+    if (this.#latencyMs > 0) await this.waits.sleep((done) => this.#clock.setTimer(this.#latencyMs, done));
   }
 }
 
 /** A device of a given size that holds nothing. */
-export const nullCoDriver: DriverDescription = {
+export const nullCoDriver: DriverDescription<typeof NULL_OPTIONS> = {
   name: 'null-co',
   kind: 'protocol',
-  children: [],
-  optionKeys: ['size', 'read-zeroes', 'latency-ns'],
+  options: NULL_OPTIONS,
   identityOptions: IDENTITY_OPTIONS,
 
-  async open(context, options): Promise<DriverInstance> {
-    const size = numberOption(options, 'size') ?? GiB;
-    if (!Number.isSafeInteger(size) || size < 0 || size > MAX_IMAGE_BYTES) {
+  async open(context, settings): Promise<DriverInstance> {
+    const { size } = settings;
+    if (size > MAX_IMAGE_BYTES) {
       throw new BlockError('invalid', `Parameter 'size' expects a number from 0 to ${MAX_IMAGE_BYTES}`);
     }
     const lengthBytes = alignUp(size, SECTOR_BYTES);
-    const latencyMs = (numberOption(options, 'latency-ns') ?? 0) / 1e6;
+    const latencyMs = settings['latency-ns'] / 1e6;
     if (latencyMs < 0) throw new BlockError('invalid', 'latency-ns is invalid');
-    const io = new NullIo(context.host.clock, latencyMs, booleanOption(options, 'read-zeroes') ?? false);
+    const io = new NullIo(context.host.clock, latencyMs, settings['read-zeroes']);
     return {
       lengthBytes,
       requestAlignmentBytes: 1,
       io,
       flush: () => io.write(),
+      cancelInFlight: () => io.waits.abandon(errnoError('ECANCELED')),
       info: () => ({}),
       allocatedBytes: () => 0,
       close: () => Promise.resolve(),

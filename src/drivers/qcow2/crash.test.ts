@@ -7,7 +7,7 @@ import { type CrashState, crashStates, seededBelow } from '../../testing/crash-s
 import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
 import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../testing/recorded-disk.js';
 import { checkQcow2 } from './check.js';
-import { createQcow2 } from './create.js';
+import { createQcow2 } from '../../testing/new-qcow2.js';
 import { qcow2Driver } from './driver.js';
 import { FieldOffset } from './header.js';
 

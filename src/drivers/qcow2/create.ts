@@ -1,8 +1,8 @@
 import { divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import { MAX_L1_BYTES } from '../../base/limits.js';
-import type { ChildIo, CreateOptions } from '../../block/driver.js';
-import { notAssigned, type Qcow2CreateOptions, resolveCreateOptions } from './create-options.js';
+import type { ChildIo } from '../../block/driver.js';
+import { checkNewImage, type NewQcow2, notAssigned } from './create-options.js';
 import {
   defaultFeatureNames,
   encodeExtensions,
@@ -20,6 +20,29 @@ import {
 } from './layout.js';
 import { writeRefcount } from './refcounts.js';
 
+/** What the header and the tables of an empty image depend on. */
+interface Shape {
+  sizeBytes: number;
+  version: 2 | 3;
+  clusterBytes: number;
+  refcountBits: number;
+  lazyRefcounts: boolean;
+  backingFile: string | undefined;
+  backingFormat: string | undefined;
+}
+
+function shapeOf({ sizeBytes, backingFile, backingFormat, options }: NewQcow2): Shape {
+  return {
+    sizeBytes,
+    version: options.version === 'v2' ? 2 : 3,
+    clusterBytes: options['cluster-size'],
+    refcountBits: options['refcount-bits'],
+    lazyRefcounts: options['lazy-refcounts'],
+    backingFile,
+    backingFormat,
+  };
+}
+
 /** Where the parts of an empty image are, in clusters: header, refcount table, refcount blocks, L1 table. */
 interface Layout {
   refcountTableClusters: number;
@@ -33,8 +56,9 @@ interface Layout {
  * Writes an empty image into a file; durable on return. Until the last step the file is no qcow2 image, so that a
  * crash leaves either the new image or none. Errors: invalid, unsupported, limit.
  */
-export async function createQcow2(file: ChildIo, options: CreateOptions): Promise<void> {
-  const o = resolveCreateOptions(options);
+export async function createQcow2(file: ChildIo, image: NewQcow2): Promise<void> {
+  checkNewImage(image);
+  const o = shapeOf(image);
   const layout = planLayout(o);
   const header = encodeHeader(o, layout);
   const { clusterBytes } = o;
@@ -53,7 +77,7 @@ export async function createQcow2(file: ChildIo, options: CreateOptions): Promis
   await file.flush();
 }
 
-function planLayout(o: Qcow2CreateOptions): Layout {
+function planLayout(o: Shape): Layout {
   const l1Entries = l1EntriesFor(o.sizeBytes, o.clusterBytes);
   if (l1Entries * ENTRY_BYTES > MAX_L1_BYTES)
     throw new BlockError('limit', 'Image is too big for this cluster size', { errno: 'EFBIG' });
@@ -71,7 +95,7 @@ function planLayout(o: Qcow2CreateOptions): Layout {
   }
 }
 
-function encodeHeader(o: Qcow2CreateOptions, layout: Layout): Buffer {
+function encodeHeader(o: Shape, layout: Layout): Buffer {
   const headerBytes = o.version === 2 ? V2_HEADER_BYTES : NEW_HEADER_BYTES;
   const extensions = chooseExtensions(o, headerBytes);
   const area = encodeExtensions(extensions);
@@ -103,7 +127,7 @@ function encodeHeader(o: Qcow2CreateOptions, layout: Layout): Buffer {
 }
 
 /** The backing format, and feature names where they leave the extensions inside the first sector. */
-function chooseExtensions(o: Qcow2CreateOptions, headerBytes: number): HeaderExtension[] {
+function chooseExtensions(o: Shape, headerBytes: number): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   if (o.backingFile !== undefined && o.backingFormat !== undefined)
     extensions.push({ type: ExtensionType.backingFormat, data: Buffer.from(o.backingFormat, 'utf8') });
@@ -116,7 +140,7 @@ function chooseExtensions(o: Qcow2CreateOptions, headerBytes: number): HeaderExt
   return o.version === 3 && fits ? withNames : extensions;
 }
 
-function encodeRefcountTable(o: Qcow2CreateOptions, layout: Layout): Buffer {
+function encodeRefcountTable(o: Shape, layout: Layout): Buffer {
   const table = Buffer.alloc(layout.refcountTableClusters * o.clusterBytes);
   for (let i = 0; i < layout.refcountBlocks; i++) {
     writeEntry(table, i, (1 + layout.refcountTableClusters + i) * o.clusterBytes, false);
@@ -124,7 +148,7 @@ function encodeRefcountTable(o: Qcow2CreateOptions, layout: Layout): Buffer {
   return table;
 }
 
-async function writeRefcountBlocks(file: ChildIo, o: Qcow2CreateOptions, layout: Layout): Promise<void> {
+async function writeRefcountBlocks(file: ChildIo, o: Shape, layout: Layout): Promise<void> {
   const perBlock = (o.clusterBytes * 8) / o.refcountBits;
   const order = Math.log2(o.refcountBits);
   for (let index = 0; index < layout.refcountBlocks; index++) {

@@ -5,7 +5,7 @@ import type { CreateOptions, NodeOptions } from '../../block/driver.js';
 import { Flag, newMapping } from '../../block/request.js';
 import { childOf, DiskShelf, type OpenDisk } from '../../testing/recorded-disk.js';
 import { checkQcow2 } from './check.js';
-import { createQcow2 } from './create.js';
+import { createQcow2 } from '../../testing/new-qcow2.js';
 import { qcow2Driver } from './driver.js';
 
 const KiB = 1024;

@@ -7,15 +7,17 @@ import type {
   DriverInstance,
   Json,
   MapDriver,
-  NodeOptions,
   PreparedChange,
   Reservation,
 } from '../../block/driver.js';
 import type { Mapping } from '../../block/request.js';
+import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
+import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { changeBacking } from './backing.js';
 import { createQcow2 } from './create.js';
-import { formattingText } from './create-options.js';
+import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, MAGIC } from './layout.js';
+import { cacheSizes } from './cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { refuseCompressed } from './reservation.js';
 import { growImage } from './resize.js';
@@ -181,30 +183,13 @@ class Qcow2Instance implements DriverInstance {
   }
 }
 
-function cacheSizes(options: NodeOptions): CacheSizes {
-  return {
-    l2CacheBytes: sizeOption(options, 'l2-cache-size'),
-    refcountCacheBytes: sizeOption(options, 'refcount-cache-size'),
-  };
-}
-
-function sizeOption(options: NodeOptions, key: string): number | undefined {
-  const value = options[key];
-  if (value === undefined || value === null) return undefined;
-  if (typeof value !== 'number' || value < 0)
-    throw new BlockError('invalid', `Parameter '${key}' expects a size`);
-  return value;
-}
-
 /** The qcow2 format: versions 2 and 3 (README.md says what is refused). */
-export const qcow2Driver: DriverDescription = {
+export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_CREATE> = {
   name: 'qcow2',
   kind: 'format',
-  children: [{ role: 'file', required: true }],
-  supportsBacking: true,
-  optionKeys: ['l2-cache-size', 'refcount-cache-size'],
-  async open(context, options) {
-    const sizes = cacheSizes(options);
+  options: QCOW2_OPTIONS,
+  async open(context, settings) {
+    const sizes = cacheSizes(settings);
     return new Qcow2Instance(context, await OpenImage.open(context, sizes, context.mayWrite), sizes);
   },
   /** Version 1 is another format, qcow. */
@@ -213,6 +198,8 @@ export const qcow2Driver: DriverDescription = {
     const bytes = Buffer.from(header.buffer, header.byteOffset, 8);
     return bytes.readUInt32BE(0) === MAGIC && bytes.readUInt32BE(4) >= 2 ? 100 : 0;
   },
-  describeCreation: formattingText,
-  create: (file, options) => createQcow2(file, options),
+  createOptions: QCOW2_CREATE,
+  toolOptions: QCOW2_TOOL_OPTIONS,
+  checkNew: checkNewImage,
+  create: (file, image) => createQcow2(file, image),
 };

@@ -9,7 +9,7 @@ import { childOf, DiskShelf, type RecordedDisk } from '../../testing/recorded-di
 import { TestBed, withFolder } from '../../testing/test-disk.js';
 import { fileDriver } from '../file/index.js';
 import { checkQcow2 } from './check.js';
-import { createQcow2 } from './create.js';
+import { createQcow2 } from '../../testing/new-qcow2.js';
 import { qcow2Driver } from './driver.js';
 import type { OpenImage } from './open-image.js';
 

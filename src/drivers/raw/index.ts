@@ -1,16 +1,11 @@
 import { BlockError, errnoError } from '../../base/error.js';
 import { AssertionFailure } from '../../base/assert.js';
 import { alignUp } from '../../base/align.js';
-import type {
-  ChildIo,
-  DriverDescription,
-  DriverInstance,
-  MapDriver,
-  NodeOptions,
-} from '../../block/driver.js';
-import { numberOption } from '../../block/options.js';
+import type { ChildIo, DriverDescription, DriverInstance, MapDriver, Settings } from '../../block/driver.js';
 import { Permission, withoutPermissions } from '../../block/permissions.js';
 import { Flag, type Mapping } from '../../block/request.js';
+import { RAW_OPTIONS } from '../../schema/blockdev-options.js';
+import { RAW_CREATE } from '../../schema/create-options.js';
 
 /** A disk is a whole number of sectors: beyond the end of the file the last one reads as zeroes. */
 const SECTOR_BYTES = 512;
@@ -102,9 +97,8 @@ interface Window {
 }
 
 /** Errors: kind invalid, in QEMU's words (its double space too). */
-function parseWindow(options: NodeOptions, fileBytes: number): Window {
-  const start = unsignedOption(options, 'offset') ?? 0;
-  const sizeBytes = unsignedOption(options, 'size');
+function windowOf(settings: Settings<typeof RAW_OPTIONS>, fileBytes: number): Window {
+  const { offset: start, size: sizeBytes } = settings;
   if (start > fileBytes) {
     throw new BlockError(
       'invalid',
@@ -124,32 +118,31 @@ function parseWindow(options: NodeOptions, fileBytes: number): Window {
   return { start, sizeBytes };
 }
 
-function unsignedOption(options: NodeOptions, key: string): number | undefined {
-  const value = numberOption(options, key);
-  if (value === undefined || (Number.isSafeInteger(value) && value >= 0)) return value;
-  throw new BlockError('invalid', `Parameter '${key}' expects a non-negative number below 2^53`);
-}
-
 /** Images without a format. */
-export const rawDriver: DriverDescription = {
+export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE> = {
   name: 'raw',
   kind: 'format',
-  children: [{ role: 'file', required: true }],
-  optionKeys: ['offset', 'size'],
+  options: RAW_OPTIONS,
   identityOptions: ['offset', 'size'],
 
-  async open(context, options) {
+  async open(context, settings) {
     const file = context.child('file');
-    return new RawNode(file, parseWindow(options, file.lengthBytes));
+    return new RawNode(file, windowOf(settings, file.lengthBytes));
   },
 
   /** Nothing of its own lies in the file: users' permissions pass through. Nobody else may resize below a window. */
-  childPermissions(_role, users, _readOnly, options) {
-    if (options['offset'] === undefined && options['size'] === undefined) return users;
+  childPermissions(_role, users, _readOnly, { offset, size }) {
+    if (offset === 0 && size === undefined) return users;
     return { perm: users.perm, shared: withoutPermissions(users.shared, Permission.resize) };
   },
 
-  describeCreation: ({ sizeBytes }) => `fmt=raw size=${sizeBytes}`,
+  createOptions: RAW_CREATE,
+  toolOptions: [
+    { name: 'size' },
+    { name: 'preallocation', member: 'preallocation' },
+    { name: 'nocow' },
+    { name: 'extent_size_hint' },
+  ],
 
   async create(file, { sizeBytes, backingFile }) {
     if (backingFile !== undefined) {

@@ -1,0 +1,195 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { BlockError } from '../base/error.js';
+import { Flag } from '../block/request.js';
+import { assertSame, contents, JobBench } from '../testing/job-bench.js';
+import { AT_ONCE, type MemoryImage, newMemoryImage } from '../testing/memory-layer.js';
+import { CLUSTER, DISK, fill, readyMirror, turns } from '../testing/mirror-bench.js';
+import type { CommonArguments } from './arguments.js';
+import type { Job } from './job.js';
+
+const KINDS = ['mirror', 'backup', 'stream', 'commit', 'active commit'] as const;
+
+interface Copying {
+  bench: JobBench;
+  /** What the job reads, and what it writes. */
+  from: MemoryImage;
+  to: MemoryImage;
+  before: Buffer;
+  start: (more?: Partial<CommonArguments>) => Promise<Job>;
+  /** Compares what the job made; of a mirror once it is READY. */
+  check: () => Promise<void>;
+}
+
+/** A job of each kind that has data to copy everywhere. */
+async function copying(kind: (typeof KINDS)[number]): Promise<Copying> {
+  const bench = new JobBench();
+  const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+  const base = await newMemoryImage(bench.graph, 'base', options);
+  const middle = await newMemoryImage(bench.graph, 'middle', { ...options, backing: base.node });
+  await fill(bench, middle, () => 200);
+  const top = await newMemoryImage(bench.graph, 'top', { ...options, backing: middle.node });
+  if (kind === 'active commit') await fill(bench, top, () => 100);
+  const target = await newMemoryImage(bench.graph, 'target', options);
+  const to = { mirror: target, backup: target, stream: top, commit: base, 'active commit': base }[kind];
+  const before = await contents(top.node);
+  const { jobs } = bench;
+  const start = (more: Partial<CommonArguments> = {}): Promise<Job> => {
+    const common = { jobId: 'job0', ...more };
+    const copy = { ...common, device: top.node, target: target.node, sync: 'full' } as const;
+    if (kind === 'mirror') return jobs.startMirror({ ...copy, targetIsNew: true });
+    if (kind === 'backup') return jobs.startBackup(copy);
+    if (kind === 'stream') return jobs.startStream({ ...common, node: top.node });
+    const last = kind === 'commit' ? middle.node : top.node;
+    return jobs.startCommit({ ...common, device: top.node, top: last, base: base.node });
+  };
+  const from = kind === 'active commit' ? top : middle;
+  return {
+    bench,
+    from,
+    to,
+    before,
+    start,
+    check: async () => assertSame(await contents(to.node), before, 0),
+  };
+}
+
+/** Fails requests `times` times. */
+function failing({ file }: MemoryImage, operation: 'read' | 'write', errno: string, times = 1): void {
+  let left = times;
+  file.behaviour = {
+    ...AT_ONCE,
+    isLate: () => true,
+    fault: (wanted) => (wanted === operation && left-- > 0 ? errno : undefined),
+  };
+}
+
+const ended = (bench: JobBench): boolean =>
+  ['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED'].some((event) => bench.last(event) !== undefined);
+
+const errorsTold = (bench: JobBench): unknown[] =>
+  bench.events.filter(({ event }) => event === 'BLOCK_JOB_ERROR').map(({ data }) => data);
+
+for (const kind of KINDS) {
+  const wrong = (operation: string): object => ({ device: 'job0', operation });
+  const write = kind === 'stream' ? 'read' : 'write';
+
+  test(`${kind}: one error that is to be reported is told once and ends the job`, async () => {
+    for (const [side, operation] of [
+      ['to', 'write'],
+      ['from', 'read'],
+    ] as const) {
+      const { bench, start, ...images } = await copying(kind);
+      failing(images[side], operation, 'EIO');
+      const job = await start();
+      await job.concluded;
+      assert.equal(job.error, 'Input/output error');
+      assert.deepEqual(errorsTold(bench), [
+        { ...wrong(kind === 'stream' ? 'read' : operation), action: 'report' },
+      ]);
+    }
+  });
+
+  test(`${kind}: an error that stops the job leaves it paused; resumed, it does what failed again`, async () => {
+    const { bench, start, to, check } = await copying(kind);
+    failing(to, 'write', 'ENOSPC');
+    const job = await start({ onReadError: 'stop', onWriteError: 'stop' });
+    while (job.status !== 'paused') await turns(1);
+    assert.deepEqual(errorsTold(bench), [{ ...wrong(write), action: 'stop' }]);
+    const { 'io-status': ioStatus, paused } = job.blockJobInfo();
+    assert.deepEqual([ioStatus, paused], ['nospace', true]);
+    await turns(20);
+    assert.equal(ended(bench), false);
+    job.resume();
+    assert.equal(job.blockJobInfo()['io-status'], 'ok');
+    while (!ended(bench)) await turns(1);
+    assert.equal(job.error, undefined);
+    await check();
+    await bench.jobs.cancelAll();
+  });
+
+  test(`${kind}: an error of which only running out of space stops the job`, async () => {
+    for (const policy of ['enospc', 'auto'] as const) {
+      for (const errno of ['ENOSPC', 'EIO']) {
+        const { bench, start, to } = await copying(kind);
+        failing(to, 'write', errno);
+        const job = await start({ onReadError: policy, onWriteError: policy });
+        while (job.status !== 'paused' && job.status !== 'null') await turns(1);
+        const action = errno === 'ENOSPC' ? 'stop' : 'report';
+        assert.deepEqual(errorsTold(bench), [{ ...wrong(write), action }]);
+        await bench.jobs.cancelAll();
+      }
+    }
+  });
+
+  test(`${kind}: an error that is ignored is told, and the job goes on`, { timeout: 60_000 }, async () => {
+    const { bench, start, to, check } = await copying(kind);
+    // A stream does nothing twice.
+    const times = kind === 'stream' ? 1 : 2;
+    failing(to, 'write', 'EIO', times);
+    const job = await start({ onReadError: 'ignore', onWriteError: 'ignore' });
+    while (!ended(bench)) await turns(1);
+    const told = { ...wrong(write), action: 'ignore' };
+    assert.deepEqual(errorsTold(bench), new Array(times).fill(told));
+    // What a stream leaves out is still in the backing file, which it therefore keeps.
+    if (kind === 'stream') assert.equal(job.error, 'Input/output error');
+    else await check();
+    assert.equal(to.node.backingNode()?.name, kind === 'stream' ? 'middle' : undefined);
+    await bench.jobs.cancelAll();
+  });
+
+  test(`${kind}: a block status that fails is no error, and what it is about counts as data`, async () => {
+    for (const side of ['from', 'to'] as const) {
+      const { bench, start, check, ...images } = await copying(kind);
+      const { io } = images[side].node;
+      const fails = (): never => {
+        throw new BlockError('io', 'Input/output error', { errno: 'EIO' });
+      };
+      io.tryStatus = fails;
+      io.status = async () => fails();
+      const job = await start();
+      while (!ended(bench)) await turns(1);
+      assert.equal(job.error, undefined);
+      assert.deepEqual(errorsTold(bench), []);
+      await check();
+      await bench.jobs.cancelAll();
+    }
+  });
+}
+
+test('a mirror that writes to both sides goes on when an error of the target is not to end it', async () => {
+  for (const policy of ['ignore', 'stop'] as const) {
+    const bench = new JobBench();
+    const { top, target, guest, job, fault } = await readyMirror(bench, {
+      copyMode: 'write-blocking',
+      onWriteError: policy,
+    });
+    fault.errno = 'EIO';
+    await guest.write(CLUSTER, Buffer.alloc(CLUSTER, 7));
+    delete fault.errno;
+    if (policy === 'stop') {
+      while (job.status !== 'standby') await turns(1);
+      job.resume();
+    }
+    job.complete();
+    await job.concluded;
+    assert.equal(job.error, undefined);
+    assert.equal(guest.node, target.node);
+    assertSame(await contents(target.node), await contents(top.node), 0);
+  }
+});
+
+test('zeroes that are to be fast for the guest need not be fast for the target of a mirror', async () => {
+  const bench = new JobBench();
+  const { target, guest, job } = await readyMirror(bench, { copyMode: 'write-blocking' });
+  target.layer.map.zeroClusters = () =>
+    Promise.reject(new BlockError('unsupported', 'Operation not supported', { errno: 'ENOTSUP' }));
+  await guest.writeZeroes(0, 3 * CLUSTER, Flag.noFallback);
+  await guest.writeZeroes(5 * CLUSTER, 2 * CLUSTER, Flag.noFallback);
+  assert.equal(job.status, 'ready');
+  job.complete();
+  await job.concluded;
+  assert.equal(job.error, undefined);
+  const after = await contents(target.node);
+  assert.ok(after.subarray(0, 3 * CLUSTER).every((byte) => byte === 0));
+});

@@ -1,0 +1,253 @@
+import { BLKDEBUG_EVENTS } from './blkdebug-events.js';
+import { SocketAddress } from './socket-address.js';
+import {
+  alternate,
+  any,
+  arrayOf,
+  bool,
+  byteCount,
+  defaulted,
+  enumOf,
+  type FilledOf,
+  int,
+  invalid,
+  later,
+  lazy,
+  type Members,
+  nullType,
+  optional,
+  plainStr,
+  required,
+  str,
+  struct,
+  type StructOf,
+  type Type,
+  union,
+  withFlatForm,
+} from './types.js';
+
+/** What nodes are opened with: QAPI's BlockdevOptions (QEMU 7.2), put together from the options of each driver. */
+
+const CACHE = struct('BlockdevCacheOptions', { direct: optional(bool), 'no-flush': optional(bool) });
+
+/** Also `on` and `off` in flat options. */
+const DISCARD = withFlatForm(enumOf('BlockdevDiscardOptions', ['ignore', 'unmap']), (text) => {
+  if (text === 'ignore' || text === 'off') return 'ignore';
+  if (text === 'unmap' || text === 'on') return 'unmap';
+  throw invalid('Invalid discard option');
+});
+
+/** Options that every node takes; opening (block/open.ts) honours them, with what children inherit. */
+export const GENERIC_OPTIONS = {
+  'node-name': optional(str),
+  discard: optional(DISCARD),
+  cache: optional(CACHE),
+  'read-only': optional(bool),
+  'auto-read-only': optional(bool),
+  'force-share': optional(bool),
+  'detect-zeroes': optional(enumOf('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap'])),
+} as const;
+
+export type GenericOptions = StructOf<typeof GENERIC_OPTIONS>;
+
+export interface ChildRole {
+  readonly role: string;
+  readonly required: boolean;
+}
+
+/** The options of one driver, apart from the generic ones and `driver` itself. */
+export interface DriverOptions<M extends Members = Members> {
+  readonly members: M;
+  /** Options that are nodes: a node's name, or options of its own. */
+  readonly children: readonly ChildRole[];
+  /** `backing` may be given: a node, or null for none. */
+  readonly backing: boolean;
+}
+
+export function driverOptions<const M extends Members>(
+  members: M,
+  children: readonly ChildRole[] = [],
+  backing = false,
+): DriverOptions<M> {
+  return { members, children, backing };
+}
+
+/** What a driver is given: the generic options, and its own with their defaults. */
+export type SettingsOf<M extends Members> = GenericOptions & FilledOf<M>;
+
+const FILE: readonly ChildRole[] = [{ role: 'file', required: true }];
+
+const BLKDEBUG_EVENT = enumOf('BlkdebugEvent', BLKDEBUG_EVENTS);
+export const BLKDEBUG_IO_TYPES = [
+  'read',
+  'write',
+  'write-zeroes',
+  'discard',
+  'flush',
+  'block-status',
+] as const;
+const BLKDEBUG_IO_TYPE = enumOf('BlkdebugIOType', BLKDEBUG_IO_TYPES);
+const NO_EVENT = 'Missing event name for rule';
+
+const INJECT_ERROR = struct('BlkdebugInjectErrorOptions', {
+  event: required(BLKDEBUG_EVENT, NO_EVENT),
+  state: defaulted(int, 0),
+  iotype: optional(BLKDEBUG_IO_TYPE),
+  errno: defaulted(int, 5),
+  sector: defaulted(int, -1),
+  once: defaulted(bool, false),
+  immediately: defaulted(bool, false),
+});
+const SET_STATE = struct('BlkdebugSetStateOptions', {
+  event: required(BLKDEBUG_EVENT, NO_EVENT),
+  state: defaulted(int, 0),
+  new_state: required(int),
+});
+/** livedisk's own. */
+const DELAY = struct('XBlkdebugDelay', {
+  event: optional(BLKDEBUG_EVENT),
+  iotype: optional(BLKDEBUG_IO_TYPE),
+  'delay-ms': required(int),
+});
+const PERMISSION = enumOf('BlockPermission', ['consistent-read', 'write', 'write-unchanged', 'resize']);
+
+export const BLKDEBUG_OPTIONS = driverOptions(
+  {
+    config: later(str),
+    align: defaulted(byteCount, 0),
+    'max-transfer': defaulted(byteCount, 0),
+    'opt-write-zero': later(byteCount),
+    'max-write-zero': defaulted(byteCount, 0),
+    'opt-discard': later(byteCount),
+    'max-discard': defaulted(byteCount, 0),
+    'inject-error': defaulted(arrayOf(INJECT_ERROR), []),
+    'set-state': defaulted(arrayOf(SET_STATE), []),
+    'take-child-perms': defaulted(arrayOf(PERMISSION), []),
+    'unshare-child-perms': defaulted(arrayOf(PERMISSION), []),
+    'x-delay': defaulted(arrayOf(DELAY), []),
+  },
+  [{ role: 'image', required: true }],
+);
+
+export const FILE_OPTIONS = driverOptions({
+  filename: required(plainStr, "The 'file' block driver requires a file name"),
+  'pr-manager': later(str),
+  locking: defaulted(enumOf('OnOffAuto', ['auto', 'on', 'off']), 'auto'),
+  aio: defaulted(enumOf('BlockdevAioOptions', ['threads', 'native', 'io_uring']), 'threads'),
+  'aio-max-batch': later(int),
+  'drop-cache': later(bool),
+  'x-check-cache-dropped': later(bool),
+});
+
+export const NBD_OPTIONS = driverOptions({
+  server: required(SocketAddress, 'NBD server address missing'),
+  export: defaulted(str, ''),
+  'tls-creds': later(str),
+  'tls-hostname': later(str),
+  'x-dirty-bitmap': later(str),
+  'reconnect-delay': later(int),
+  'open-timeout': later(int),
+});
+
+export const NULL_OPTIONS = driverOptions({
+  size: defaulted(byteCount, 2 ** 30),
+  'latency-ns': defaulted(int, 0),
+  'read-zeroes': defaulted(bool, false),
+});
+
+export const QCOW2_OPTIONS = driverOptions(
+  {
+    'lazy-refcounts': later(bool),
+    'pass-discard-request': later(bool),
+    'pass-discard-snapshot': later(bool),
+    'pass-discard-other': later(bool),
+    'overlap-check': later(alternate('Qcow2OverlapChecks', [str, struct('Qcow2OverlapCheckFlags', {})])),
+    'cache-size': optional(byteCount),
+    'l2-cache-size': optional(byteCount),
+    'l2-cache-entry-size': later(byteCount),
+    'refcount-cache-size': optional(byteCount),
+    'cache-clean-interval': later(int),
+    encrypt: later(struct('BlockdevQcow2Encryption', {})),
+    'data-file': later(any),
+  },
+  FILE,
+  true,
+);
+
+export const RAW_OPTIONS = driverOptions(
+  { offset: defaulted(byteCount, 0), size: optional(byteCount) },
+  FILE,
+);
+
+/** Drivers that users may name. */
+export const DRIVERS = {
+  blkdebug: BLKDEBUG_OPTIONS,
+  file: FILE_OPTIONS,
+  nbd: NBD_OPTIONS,
+  'null-co': NULL_OPTIONS,
+  qcow2: QCOW2_OPTIONS,
+  raw: RAW_OPTIONS,
+} as const;
+
+export type DriverName = keyof typeof DRIVERS;
+
+/** Drivers of QEMU that livedisk does not have. */
+export const OTHER_DRIVERS: readonly string[] = (
+  'blklogwrites blkreplay blkverify bochs cloop compress copy-before-write copy-on-read dmg ftp ftps gluster ' +
+  'host_cdrom host_device http https iscsi luks nfs null-aio nvme parallels preallocate qcow qed quorum rbd ' +
+  'replication snapshot-access ssh throttle vdi vhdx vmdk vpc vvfat'
+).split(' ');
+
+/** A child: a node's name, or options of its own. */
+export type BlockdevRef = string | BlockdevOptions;
+
+/** Each child's role, as the drivers' `children` say. */
+interface ChildrenOf {
+  blkdebug: { image: BlockdevRef };
+  file: unknown;
+  nbd: unknown;
+  'null-co': unknown;
+  qcow2: { file: BlockdevRef; backing?: BlockdevRef | null };
+  raw: { file: BlockdevRef };
+}
+
+/** Options of a node of that driver, as given. */
+export type OptionsOf<D extends DriverName> = GenericOptions &
+  StructOf<(typeof DRIVERS)[D]['members']> &
+  ChildrenOf[D] & { driver: D };
+
+export type BlockdevOptions = { [D in DriverName]: OptionsOf<D> }[DriverName];
+
+/** BlockdevOptions of some drivers, by their names: what blockdev-add takes where these are the drivers. */
+export function blockdevOptions(drivers: ReadonlyMap<string, DriverOptions>): Type<BlockdevOptions> {
+  const others = OTHER_DRIVERS.filter((name) => !drivers.has(name));
+  const base = {
+    driver: required(enumOf('BlockdevDriver', [...drivers.keys()], others)),
+    ...GENERIC_OPTIONS,
+  };
+  const self = lazy('BlockdevOptions', () => type);
+  const reference = alternate('BlockdevRef', [self, str]);
+  const orNull = alternate('BlockdevRefOrNull', [self, str, nullType]);
+  const cases = [...drivers].map(([name, { members, children, backing }]) => {
+    const roles = children.map((child): [string, Members[string]] => [
+      child.role,
+      child.required ? required(reference) : optional(reference),
+    ]);
+    const all: Members = {
+      ...Object.fromEntries(roles),
+      ...(backing && { backing: optional(orNull) }),
+      ...members,
+    };
+    return [name, struct(`BlockdevOptions_${name}`, all)] as const;
+  });
+  const type = union(
+    'BlockdevOptions',
+    base,
+    'driver',
+    Object.fromEntries(cases),
+  ) as unknown as Type<BlockdevOptions>;
+  return type;
+}
+
+export const BlockdevOptions = blockdevOptions(new Map(Object.entries(DRIVERS)));
+export const BlockdevRef: Type<BlockdevRef> = alternate('BlockdevRef', [BlockdevOptions, str]);

@@ -1,0 +1,321 @@
+import assert from 'node:assert/strict';
+import { existsSync, statSync } from 'node:fs';
+import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import type { NodeOptions } from '../../src/block/driver.js';
+import { type DriverName, DRIVERS, GENERIC_OPTIONS } from '../../src/schema/blockdev-options.js';
+import { FlatOptions } from '../../src/schema/flat.js';
+import {
+  isScalar,
+  type JsonObject,
+  type JsonValue,
+  type Members,
+  scalarText,
+  type Type,
+} from '../../src/schema/types.js';
+import { Permission } from '../../src/block/permissions.js';
+import { allDrivers } from '../../src/drivers/index.js';
+import { createRealHost } from '../../src/host/real.js';
+import { NbdExports } from '../../src/testing/nbd-exports.js';
+import { TestBed, type TestDisk, withFolder } from '../../src/testing/test-disk.js';
+
+/**
+ * Every option of the schema is refused by name, or there is something here that shows what it does. Who adds an
+ * option has to add it here.
+ */
+
+const KiB = 1024;
+const SIZE = 256 * KiB;
+
+/** Images a.qcow2 and a.raw, of a pattern each, and what may be asked about them. */
+class OptionBed extends TestBed {
+  async prepare(): Promise<void> {
+    for (const format of ['raw', 'qcow2']) {
+      await createImage(this.opener, this.at(format), format, { sizeBytes: SIZE });
+      const disk = await this.open({ driver: format, file: this.file(format) });
+      for (let at = 0; at < SIZE; at += KiB) await disk.write(at, Buffer.alloc(KiB, at / KiB));
+      await disk.close();
+    }
+  }
+
+  at(format: string): string {
+    return `${this.folder}/a.${format}`;
+  }
+
+  file(format: string, more: NodeOptions = {}): NodeOptions {
+    return { driver: 'file', filename: this.at(format), ...more };
+  }
+
+  raw(more: NodeOptions = {}): NodeOptions {
+    return { driver: 'raw', file: this.file('raw'), ...more };
+  }
+
+  qcow2(more: NodeOptions = {}): NodeOptions {
+    return { driver: 'qcow2', file: this.file('qcow2'), ...more };
+  }
+
+  blkdebug(more: NodeOptions): NodeOptions {
+    return { driver: 'blkdebug', image: this.raw(), ...more };
+  }
+
+  /** What `body` finds with a disk of these options. */
+  async with<T>(
+    options: NodeOptions,
+    body: (disk: TestDisk) => T | Promise<T>,
+    readOnly = false,
+  ): Promise<T> {
+    const disk = await this.open(options, { readOnly });
+    try {
+      return await body(disk);
+    } finally {
+      await disk.close();
+    }
+  }
+
+  async refused(options: NodeOptions, message: RegExp): Promise<void> {
+    await assert.rejects(async () => this.with(options, () => undefined), { message });
+  }
+}
+
+type Show = (bed: OptionBed) => Promise<void>;
+
+const cacheOf = (disk: TestDisk): unknown => disk.node.child('file').node.settings.cache;
+
+const GENERIC: Record<string, Show> = {
+  'node-name': (bed) => bed.with(bed.raw({ 'node-name': 'n' }), (disk) => assert.equal(disk.node.name, 'n')),
+  'read-only': (bed) => bed.refused(bed.raw({ 'read-only': true }), /read-only/),
+  'auto-read-only': (bed) =>
+    bed.with(bed.raw({ file: bed.file('raw', { 'auto-read-only': true, 'read-only': false }) }), (disk) =>
+      disk.write(0, Buffer.alloc(512, 1)),
+    ),
+  'force-share': async (bed) => {
+    const writer = await bed.open(bed.raw());
+    const other = new OptionBed(bed.host, allDrivers, bed.folder);
+    const alone = { readOnly: true, shared: Permission.consistentRead };
+    await assert.rejects(other.open(bed.file('raw'), alone), { message: /lock/ });
+    await (await other.open(bed.file('raw', { 'force-share': true }), alone)).close();
+    await writer.close();
+  },
+  discard: async (bed) => {
+    const blocks = async (discard: string): Promise<number> => {
+      await bed.prepare();
+      const file = bed.file('raw', { discard });
+      await bed.with(bed.raw({ file, discard }), (disk) => disk.backend.discard(0, SIZE));
+      return statSync(bed.at('raw')).blocks;
+    };
+    assert.ok((await blocks('ignore')) > (await blocks('unmap')));
+  },
+  cache: (bed) =>
+    bed.with(bed.raw({ cache: { 'no-flush': true } }), (disk) =>
+      assert.deepEqual(cacheOf(disk), { direct: false, 'no-flush': true }),
+    ),
+  'detect-zeroes': (bed) => bed.with(bed.raw({ 'detect-zeroes': 'off' }), () => undefined),
+};
+
+/** Makes an error of `event`'s requests plain to see. */
+const failing = (more: NodeOptions): NodeOptions => ({
+  'inject-error': [{ event: 'none', iotype: 'read', ...more }],
+});
+
+const limits =
+  (key: string, request: (disk: TestDisk) => Promise<void>): Show =>
+  async (bed) => {
+    // One piece of the request fails; the one before it was passed on.
+    const options = bed.blkdebug({ [key]: 4 * KiB, 'inject-error': [{ event: 'none', sector: 8 }] });
+    await bed.with(options, async (disk) => {
+      await assert.rejects(request(disk), { errno: 'EIO' });
+      const head = Buffer.alloc(KiB);
+      await disk.node.child('image').read(0, head);
+      assert.ok(head.every((byte) => byte === 0));
+    });
+  };
+
+const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
+  file: {
+    filename: (bed) =>
+      bed.with(bed.file('raw'), async (disk) => assert.equal((await disk.read(KiB, 1))[0], 1)),
+    locking: (bed) =>
+      bed.with(bed.file('raw', { locking: 'off' }), () =>
+        new OptionBed(bed.host, allDrivers, bed.folder).with(bed.file('raw'), () => undefined),
+      ),
+    aio: async (bed) => {
+      await bed.refused(bed.file('raw', { aio: 'native' }), /requires cache.direct=on/);
+      await bed.with(bed.file('raw', { aio: 'io_uring' }), () => undefined);
+    },
+  },
+  'null-co': {
+    size: (bed) => bed.with({ driver: 'null-co', size: 512 }, (disk) => assert.equal(disk.lengthBytes, 512)),
+    'read-zeroes': (bed) =>
+      bed.with({ driver: 'null-co', 'read-zeroes': true }, async (disk) =>
+        assert.equal((await disk.read(0, 1))[0], 0),
+      ),
+    'latency-ns': async (bed) => {
+      await bed.refused({ driver: 'null-co', 'latency-ns': -1 }, /latency-ns is invalid/);
+      await bed.with({ driver: 'null-co', 'latency-ns': 1000 }, (disk) =>
+        assert.equal(disk.backend.tryRead(0, Buffer.alloc(1)), false),
+      );
+    },
+  },
+  nbd: {
+    server: (bed) =>
+      withExport(bed, (server) =>
+        bed.with({ driver: 'nbd', server }, (disk) => assert.equal(disk.lengthBytes, SIZE)),
+      ),
+    export: (bed) =>
+      withExport(bed, (server) =>
+        bed.with({ driver: 'nbd', server, export: 'other' }, (disk) =>
+          assert.equal(disk.lengthBytes, 2 * SIZE),
+        ),
+      ),
+  },
+  raw: {
+    offset: (bed) =>
+      bed.with(bed.raw({ offset: 4 * KiB }), async (disk) => assert.equal((await disk.read(0, 1))[0], 4)),
+    size: (bed) => bed.with(bed.raw({ size: KiB }), (disk) => assert.equal(disk.lengthBytes, KiB)),
+  },
+  qcow2: {
+    'cache-size': (bed) =>
+      bed.refused(bed.qcow2({ 'cache-size': 1, 'l2-cache-size': 2 }), /may not exceed cache-size/),
+    'l2-cache-size': async (bed) => {
+      await bed.refused(bed.qcow2({ 'l2-cache-size': -1 }), /expects a non-negative number below 2\^64/);
+      await bed.with(bed.qcow2({ 'l2-cache-size': 0 }), (disk) => disk.read(0, SIZE));
+    },
+    'refcount-cache-size': (bed) =>
+      bed.refused(bed.qcow2({ 'cache-size': 1, 'refcount-cache-size': 2 }), /refcount-cache-size may not/),
+  },
+  blkdebug: {
+    align: (bed) =>
+      bed.with(bed.blkdebug({ align: 4 * KiB }), ({ node }) =>
+        assert.equal(node.instance.requestAlignmentBytes, 4 * KiB),
+      ),
+    'max-transfer': limits('max-transfer', (disk) => disk.write(0, Buffer.alloc(8 * KiB))),
+    'max-write-zero': limits('max-write-zero', (disk) => disk.backend.writeZeroes(0, 8 * KiB)),
+    'max-discard': limits('max-discard', async (disk) => {
+      await disk.node.child('image').writeZeroes(0, KiB, 0);
+      await disk.backend.discard(0, 8 * KiB);
+    }),
+    'inject-error': (bed) =>
+      bed.with(bed.blkdebug(failing({ errno: 28 })), (disk) =>
+        assert.rejects(disk.read(0, 1), { errno: 'ENOSPC' }),
+      ),
+    'set-state': (bed) =>
+      bed.with(
+        bed.blkdebug({
+          'set-state': [{ event: 'pwritev', new_state: 2 }],
+          'inject-error': [{ event: 'pwritev', state: 2, iotype: 'write', once: true }],
+        }),
+        async (disk) => {
+          await disk.write(0, Buffer.alloc(1));
+          await assert.rejects(disk.write(0, Buffer.alloc(1)), { errno: 'EIO' });
+        },
+      ),
+    'take-child-perms': (bed) =>
+      bed.refused(readOnlyUnder(bed, { 'take-child-perms': ['write'] }), /read-only/),
+    'unshare-child-perms': async (bed) => {
+      const image = bed.raw({ 'node-name': 'shared' });
+      await bed.with(image, () =>
+        bed.refused(
+          { driver: 'blkdebug', image: 'shared', 'unshare-child-perms': ['write'] },
+          /shared|write/,
+        ),
+      );
+    },
+    'x-delay': (bed) =>
+      bed.with(bed.blkdebug({ 'x-delay': [{ iotype: 'read', 'delay-ms': 20 }] }), async (disk) => {
+        const from = bed.host.clock.nowMs();
+        await disk.read(0, 1);
+        assert.ok(bed.host.clock.nowMs() - from >= 19);
+      }),
+  },
+};
+
+function readOnlyUnder(bed: OptionBed, more: NodeOptions): NodeOptions {
+  return { driver: 'blkdebug', image: bed.raw({ 'read-only': true }), 'read-only': true, ...more };
+}
+
+async function withExport(bed: OptionBed, body: (server: NodeOptions) => Promise<void>): Promise<void> {
+  const exports = new NbdExports(bed);
+  await exports.add('', SIZE);
+  await exports.add('other', 2 * SIZE);
+  try {
+    await body({ type: 'unix', path: exports.socketPath });
+  } finally {
+    await exports.close();
+  }
+}
+
+function onImages(show: Show): () => Promise<void> {
+  return () =>
+    withFolder(async (folder) => {
+      const bed = new OptionBed(createRealHost(), allDrivers, folder);
+      await bed.prepare();
+      await show(bed);
+      assert.equal(bed.graph.nodes.size, 0);
+      assert.ok(existsSync(bed.at('raw')));
+    });
+}
+
+/** A value of a type, where livedisk has to refuse it whatever it is. */
+function valueOf({ description }: Type<unknown>): JsonValue {
+  switch (description.kind) {
+    case 'builtin':
+      if (description.jsonType === 'boolean') return true;
+      return description.jsonType === 'int' ? 4096 : 'x';
+    case 'enum':
+      return description.values[0] ?? '';
+    case 'array':
+      return [valueOf(description.element)];
+    case 'object':
+      return { format: 'luks' };
+    case 'alternate':
+      return 'x';
+  }
+}
+
+const ALL: Array<[string, Members]> = [
+  ['generic', GENERIC_OPTIONS],
+  ...Object.entries(DRIVERS).map(([name, { members }]): [string, Members] => [name, members]),
+];
+
+for (const [name, members] of ALL) {
+  const shows = name === 'generic' ? GENERIC : BEHAVIOUR[name as DriverName];
+  const honoured = Object.entries(members).filter(([, member]) => member.later !== true);
+  test(`${name}: each option that is not refused by name does something`, () => {
+    assert.deepEqual(Object.keys(shows).sort(), honoured.map(([key]) => key).sort());
+  });
+  for (const [key, show] of Object.entries(shows)) test(`${name}: ${key}`, onImages(show));
+}
+
+/** What a driver has to be given, so that nothing else is wrong. */
+const NEEDED: { [D in DriverName]: JsonObject } = {
+  blkdebug: { image: 'x' },
+  file: { filename: 'x' },
+  nbd: { server: { type: 'unix', path: 'x' } },
+  'null-co': {},
+  qcow2: { file: 'x' },
+  raw: { file: 'x' },
+};
+
+test('each other option is refused by name, on the node and on a child, however it is given', () => {
+  const { gate } = new TestBed(createRealHost(), allDrivers, '').opener.drivers;
+  let count = 0;
+  for (const [driver, members] of ALL.slice(1)) {
+    for (const [key, member] of Object.entries(members)) {
+      if (member.later !== true) continue;
+      count++;
+      const node = { driver, ...NEEDED[driver as DriverName], [key]: valueOf(member.type) };
+      const refusal = (path: string): { kind: string; message: string } => ({
+        kind: 'unsupported',
+        message: `Parameter '${path}' is not supported by livedisk yet`,
+      });
+      assert.throws(() => gate.plan(node), refusal(key));
+      assert.throws(() => gate.plan({ driver: 'raw', file: node }), refusal(`file.${key}`));
+      assert.throws(() => gate.planFlat(FlatOptions.of(node)), refusal(key));
+      assert.throws(() => gate.planFlat(FlatOptions.of({ driver: 'raw', file: node })), refusal(key));
+      if (!isScalar(member.type)) continue;
+      const text = { ...node, [key]: scalarText(valueOf(member.type), key) };
+      assert.throws(() => gate.plan(text, 'keyval'), refusal(key));
+    }
+  }
+  assert.ok(count > 15);
+});

@@ -1,0 +1,129 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+
+/** Ten minutes: nobody waits for it. */
+const NEVER_MS = 600_000;
+const SOON = { timeout: 60_000 };
+
+const JOBS = {
+  mirror: ['blockdev-mirror', {}],
+  'write-blocking mirror': ['blockdev-mirror', { 'copy-mode': 'write-blocking' }],
+  backup: ['blockdev-backup', {}],
+} as const;
+
+/** A disk with data, and a target whose requests of one kind do not end. */
+async function hung(bed: EngineBed, iotype: 'write' | 'flush'): Promise<void> {
+  await bed.image('S');
+  await bed.device('S');
+  await bed.guest('write -P 1 0 2M');
+  const filename = bed.path('T.raw');
+  await createImage(bed.engine.opener, filename, 'raw', { sizeBytes: DISK_BYTES });
+  const file = {
+    driver: 'blkdebug',
+    image: { driver: 'file', filename },
+    'x-delay': [{ iotype, 'delay-ms': NEVER_MS }],
+  };
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'T', file });
+}
+
+async function startJob(bed: EngineBed, kind: keyof typeof JOBS): Promise<void> {
+  const [command, more] = JOBS[kind];
+  await bed.execute(command, { 'job-id': 'job', device: 'S', target: 'T', sync: 'full', ...more });
+}
+
+const inFlight = (bed: EngineBed): number => {
+  const target = bed.engine.graph.node('T');
+  return [...target.parents].reduce(
+    (sum, { parent }) => sum + ('inFlight' in parent ? parent.inFlight : 0),
+    0,
+  );
+};
+
+async function untilHung(bed: EngineBed): Promise<void> {
+  while (inFlight(bed) === 0) await new Promise((resolve) => setImmediate(resolve));
+}
+
+for (const kind of Object.keys(JOBS) as Array<keyof typeof JOBS>) {
+  test(
+    `${kind}: a hung target holds up neither a snapshot of the source nor stop, and the job ends by force`,
+    SOON,
+    async (t) => {
+      const bed = new EngineBed(t);
+      await hung(bed, 'write');
+      await startJob(bed, kind);
+      await untilHung(bed);
+      // A mirror does not let its source be snapshotted.
+      if (kind === 'backup')
+        await bed.execute('blockdev-snapshot-sync', {
+          ...{ 'node-name': 'S', 'snapshot-file': bed.path('O.qcow2'), 'snapshot-node-name': 'O' },
+        });
+      await bed.execute('stop');
+      await bed.execute('cont');
+      if (kind === 'mirror') await bed.guest('write -P 2 0 64k');
+      await bed.execute('block-job-cancel', { device: 'job', force: true });
+      await bed.event('BLOCK_JOB_CANCELLED', 'job');
+      await bed.guest('write -P 3 1M 64k');
+      await bed.execute('blockdev-del', { 'node-name': 'T' });
+    },
+  );
+
+  test(`${kind}: the program ends while the target hangs`, SOON, async (t) => {
+    const bed = new EngineBed(t);
+    await hung(bed, 'write');
+    await startJob(bed, kind);
+    await untilHung(bed);
+    await bed.engine.close();
+    assert.equal(bed.engine.graph.nodes.size, 0);
+  });
+}
+
+test(
+  'a write of the guest that waits for a hung target goes on when the job is cancelled',
+  SOON,
+  async (t) => {
+    for (const kind of ['write-blocking mirror', 'backup'] as const) {
+      const bed = new EngineBed(t);
+      await hung(bed, 'write');
+      await startJob(bed, kind);
+      await untilHung(bed);
+      const [device] = bed.engine.devices.values();
+      assert.ok(device);
+      const written = device.backend.write(0, Buffer.alloc(65536, 2));
+      await bed.execute('block-job-cancel', { device: 'job', force: true });
+      await written;
+      await bed.event('BLOCK_JOB_CANCELLED', 'job');
+      await bed.guest('read -P 2 0 64k');
+    }
+  },
+);
+
+test(
+  'a target that hangs when it is flushed goes all the same, of the last job and by itself',
+  SOON,
+  async (t) => {
+    const bed = new EngineBed(t);
+    await hung(bed, 'flush');
+    await startJob(bed, 'mirror');
+    await bed.event('BLOCK_JOB_READY', 'job');
+    await bed.execute('job-cancel', { id: 'job' });
+    await bed.event('BLOCK_JOB_CANCELLED', 'job');
+    await bed.execute('blockdev-del', { 'node-name': 'T' });
+    assert.equal(bed.engine.graph.nodes.has('T'), false);
+    await bed.guest('read -P 1 0 64k');
+  },
+);
+
+test('what others use is not given up with a job', SOON, async (t) => {
+  const bed = new EngineBed(t, { kind: 'storage-daemon' });
+  await bed.image('S');
+  await bed.image('T');
+  const socket = { type: 'unix', data: { path: bed.path('nbd.sock') } };
+  await bed.execute('nbd-server-start', { addr: socket });
+  await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'T' });
+  await startJob(bed, 'backup');
+  bed.engine.graph.cancelInFlight(bed.engine.graph.node('T'));
+  const bytes = Buffer.alloc(MiB);
+  await bed.engine.graph.node('T').io.read(0, bytes);
+});
