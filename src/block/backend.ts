@@ -77,6 +77,7 @@ export class BlockBackend {
   readonly #queues: boolean;
   #inFlight = 0;
   #begun = 0;
+  #waitingToOpen = 0;
   /** Requests that wait for the end of a drained section. */
   #heldBack = 0;
   #quiesced = 0;
@@ -152,7 +153,7 @@ export class BlockBackend {
   }
 
   get isBusy(): boolean {
-    return this.#inFlight > 0 || this.#begun > 0 || (this.user.isBusy?.() ?? false);
+    return this.hasRequests || (this.user.isBusy?.() ?? false);
   }
 
   tryRead(offset: number, buffer: Uint8Array): boolean {
@@ -253,7 +254,20 @@ export class BlockBackend {
 
   /** Waits while a drained section holds the node, also for a backend whose requests it does not hold back. */
   async untilOpen(): Promise<void> {
+    if (this.#quiesced === 0) return;
+    this.#waitingToOpen++;
+    this.idle.notify();
     while (this.#quiesced > 0) await this.#resumed.wait();
+    this.#waitingToOpen--;
+  }
+
+  get isWaitingToOpen(): boolean {
+    return this.#waitingToOpen > 0;
+  }
+
+  /** In flight, as requests or as work of several. */
+  get hasRequests(): boolean {
+    return this.#inFlight > 0 || this.#begun > 0;
   }
 
   /** Work that consists of several requests: drained sections wait for its end. */
@@ -263,7 +277,7 @@ export class BlockBackend {
 
   end(): void {
     this.#begun--;
-    if (!this.isBusy) this.idle.notify();
+    if (!this.hasRequests) this.idle.notify();
   }
 
   /** Resolves when no request is in flight or held back; the owner makes no new ones. */

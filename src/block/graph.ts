@@ -7,7 +7,7 @@ import { BlockBackend, type BackendProperties } from './backend.js';
 import { DrainedSection } from './drain.js';
 import type { DriverEvent } from './driver.js';
 import type { EdgeParent } from './edge.js';
-import type { Node } from './node.js';
+import { Node } from './node.js';
 import { GraphTransaction } from './transaction.js';
 
 /** How long requests that nobody wants any more may take before they are given up. */
@@ -112,6 +112,15 @@ export class Graph {
       const count = sections.filter((section) => section.has(member)).length;
       assert(member.quiesceCount === count, () => `unbalanced drain of ${member.describe()}`);
     }
+  }
+
+  /** All nodes but those that only jobs reach which copy to them: what is in flight there may take long. */
+  *nodesInUse(): Generator<Node> {
+    const isOnlyCopied = (node: Node): boolean =>
+      node.parents.size > 0 &&
+      (node.isCopy ||
+        [...node.parents].every(({ parent }) => parent instanceof Node && isOnlyCopied(parent)));
+    for (const node of this.nodes.values()) if (!isOnlyCopied(node)) yield node;
   }
 
   /** An owner whose isBusy() may have changed calls this. */

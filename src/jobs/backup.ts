@@ -8,7 +8,7 @@ import { COPY_BEFORE_WRITE } from '../drivers/copy-before-write/copy-before-writ
 import type { BackupArguments } from './arguments.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
-import { whenOpen } from './copy-turn.js';
+import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import { asError, type Job, type JobDriver } from './job.js';
 import {
@@ -176,6 +176,11 @@ export class BackupJob implements JobDriver {
       await this.#window.room();
       this.#throwFailure();
       const stretch: Stretch = at;
+      // A drained section has begun: the job rests first.
+      if (!areOpen([this.#sourceBackend, this.#targetBackend])) {
+        at = { offset: stretch.offset, lengthBytes: 0 };
+        continue;
+      }
       const skipped = top ? await this.#skipUnallocated(stretch) : 0;
       at = skipped > 0 ? { offset: stretch.offset, lengthBytes: skipped } : await this.#launch(stretch);
       if (at.offset + at.lengthBytes >= due.sizeBytes) return;
@@ -204,6 +209,7 @@ export class BackupJob implements JobDriver {
     const status = await whenOpen(this.#sourceBackend, () =>
       statusOrData(this.#shown(), offset, stretch.lengthBytes),
     );
+    if (!areOpen([this.#sourceBackend, this.#targetBackend])) return { offset, lengthBytes: 0 };
     const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
     if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))

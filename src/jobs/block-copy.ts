@@ -69,7 +69,7 @@ export class Mover {
     if (lowest && !status.allocated) return whole;
     if (status.zero) {
       turn.doneWith(source);
-      return this.#zeroFirst(offset, whole, isLost);
+      return this.#zeroUnits(offset, whole, unit, isLost);
     }
     const length = Math.min(whole, Math.max(PIECE_BYTES, unit));
     await this.#copyData(turn, offset, length, isLost);
@@ -172,6 +172,19 @@ export class Mover {
       if (job.isCancelled) throw new JobCancelled();
       done += await whenOpen(target, () => this.#zeroFirst(offset + done, lengthBytes - done, false));
     }
+  }
+
+  /**
+   * Makes a first part read as zeroes, whole units or all: what the target holds may change within a unit. Answers how
+   * long that is.
+   */
+  async #zeroUnits(offset: number, lengthBytes: number, unit: number, isLost: boolean): Promise<number> {
+    let done = await this.#zeroFirst(offset, lengthBytes, isLost);
+    while (done < lengthBytes && done % unit !== 0) {
+      const rest = Math.min(lengthBytes - done, unit - (done % unit));
+      done += await this.#zeroFirst(offset + done, rest, isLost);
+    }
+    return done;
   }
 
   /** The same of all that is alike at `offset`; answers how long that is. */

@@ -7,7 +7,7 @@ import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import type { CommitArguments } from './arguments.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { RangeLock } from '../block/range-lock.js';
-import { takeTurn, whenOpen } from './copy-turn.js';
+import { areOpen, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import type { Job, JobDriver } from './job.js';
 import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
@@ -100,9 +100,13 @@ export class CommitJob implements JobDriver {
 
   async #step(size: number): Promise<void> {
     const offset = this.#offset;
+    // A drained section has begun: the job rests first.
+    const backends = [this.#topBackend, this.#baseBackend];
+    if (!areOpen(backends)) return;
     const status = await whenOpen(this.#topBackend, () =>
       statusOrData(this.#top, offset, size - offset, this.#lowest),
     );
+    if (!areOpen(backends)) return;
     if (!status.allocated) {
       this.#offset += status.lengthBytes;
       return;

@@ -1,3 +1,4 @@
+import { assert } from '../base/assert.js';
 import { alignDown } from '../base/align.js';
 import type { DirtyBitmap, Stretch } from '../block/dirty-bitmap.js';
 import { roundOut } from '../block/dirty-bitmap.js';
@@ -109,6 +110,8 @@ export class CopyBeforeWrite implements ChangeGate {
       const still = due.nextDirty(offset, offset + lengthBytes, AWAITED_BYTES);
       if (!still || this.#given) return offset + lengthBytes;
       const bytes = await copy(turn, still, forGuest);
+      const isWhole = bytes % due.granularityBytes === 0 || bytes === still.lengthBytes;
+      assert(isWhole, () => `${bytes} bytes are no whole granules: the rest of the last one would be lost`);
       due.reset(still.offset, bytes);
       copied?.(bytes);
       return still.offset + bytes;

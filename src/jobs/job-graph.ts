@@ -145,6 +145,7 @@ export class JobPlace {
   #use(role: string, node: Node, properties: BackendProperties, isOfFilter = false): BlockBackend {
     const backend = this.graph.createBackend({ ...properties, queuesWhenDrained: false, owner: this });
     this.#backends.push(backend);
+    this.job.uses(backend);
     this.#uses.push({ backend, role, node, isOfFilter });
     return backend;
   }

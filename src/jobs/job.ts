@@ -2,7 +2,7 @@ import { type Deferred, deferred, Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import { BlockError, errnoOf, errnoText, toBlockError } from '../base/error.js';
 import type { ErrorPolicy } from './arguments.js';
-import type { BackendUser } from '../block/backend.js';
+import type { BackendUser, BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import type { HostClock } from '../host/host.js';
@@ -14,6 +14,8 @@ export type EmitEvent = (event: string, data: { [key: string]: Json }) => void;
 
 /** A job works this long before it gives way to guests and monitors. */
 const TURN_MS = 4;
+/** Most that a drained section waits for requests elsewhere, so that a job that rests shows itself paused in it. */
+const SHOWN_MS = 50;
 
 /** What one kind of job does. Each step is called once at most, in this order; clean always is. */
 export interface JobDriver {
@@ -93,6 +95,9 @@ export class Job {
   /** At a pause point. */
   #isPaused = false;
   #sleeping = false;
+  /** A drained section has begun; before it goes on, the job shows itself paused, as QEMU's does, unless it is held up. */
+  #goesToRest = false;
+  #isLate = false;
   #cancelled = false;
   #ending: 'complete' | 'freeze' | undefined;
   #error: string | undefined;
@@ -100,6 +105,7 @@ export class Job {
   #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok';
   #failure: unknown;
   #turnStartedMs = 0;
+  readonly #backends: BlockBackend[] = [];
   readonly #kicked = new Notifier();
   readonly #finalized: Deferred<void> = deferred();
   readonly #concluded: Deferred<void> = deferred();
@@ -178,21 +184,44 @@ export class Job {
    */
   readonly backendUser: BackendUser = {
     drainBegin: () => this.drainBegin(),
+    isBusy: () => this.#goesToRest && !this.#isHeldUp(),
     drainEnd: () => this.drainEnd(),
   };
 
   drainBegin(): void {
     this.#drains++;
+    if (!this.#atRest && !this.#goesToRest) this.#goToRest();
     this.#kicked.notify();
+  }
+
+  #goToRest(): void {
+    this.#goesToRest = true;
+    this.#isLate = false;
+    this.#clock.setTimer(SHOWN_MS, () => {
+      this.#isLate = true;
+      this.#graph.notifyIdle();
+    });
+  }
+
+  /** It waits for the end of a section itself, or for requests where none holds it, which may be to a target that hangs. */
+  #isHeldUp(): boolean {
+    if (this.#backends.some(({ isWaitingToOpen }) => isWaitingToOpen)) return true;
+    return this.#isLate && this.#backends.some(isElsewhere);
   }
 
   drainEnd(): void {
     assert(this.#drains > 0, 'unbalanced drain of a job');
     this.#drains--;
+    if (this.#drains === 0) this.#goesToRest = false;
     this.#kicked.notify();
   }
 
   // ---- life
+
+  /** What it makes its requests through. */
+  uses(backend: BlockBackend): void {
+    this.#backends.push(backend);
+  }
 
   setDriver(driver: JobDriver): void {
     this.#driver = driver;
@@ -348,7 +377,10 @@ export class Job {
    */
   async checkpoint(quiet: () => Promise<void> | void, wake: () => boolean = () => false): Promise<void> {
     for (;;) {
-      if (this.#cancelled) throw new JobCancelled();
+      if (this.#cancelled) {
+        this.#notGoingToRest();
+        throw new JobCancelled();
+      }
       if (this.#wantsRest()) {
         await quiet();
         await this.pausePoint();
@@ -362,6 +394,12 @@ export class Job {
       await this.#clock.macrotask();
       this.#turnStartedMs = this.#clock.nowMs();
     }
+  }
+
+  #notGoingToRest(): void {
+    if (!this.#goesToRest) return;
+    this.#goesToRest = false;
+    this.#graph.notifyIdle();
   }
 
   /** Rests while anyone wants it to; the caller has no request in flight. */
@@ -417,6 +455,7 @@ export class Job {
 
   #rest(): void {
     this.#atRest = true;
+    this.#goesToRest = false;
     this.#graph.notifyIdle();
   }
 
@@ -534,6 +573,11 @@ export class Job {
     if (this.#error !== undefined) info['error'] = this.#error;
     return info;
   }
+}
+
+/** Has requests where no section holds it. */
+function isElsewhere(backend: BlockBackend): boolean {
+  return backend.hasRequests && !backend.isQuiesced;
 }
 
 function jobError(

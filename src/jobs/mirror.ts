@@ -12,7 +12,7 @@ import type { GraphTransaction } from '../block/transaction.js';
 import { AWAITED_BYTES, type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
 import { growBase, holdIntermediate } from './commit.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
-import { type CopySides, takeTurn, whenOpen } from './copy-turn.js';
+import { areOpen, type CopySides, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
 import { asError, type Job, JobCancelled, type JobDriver } from './job.js';
 import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
@@ -191,6 +191,7 @@ export class MirrorJob implements JobDriver {
     }
     for (let at = 0; at < size;) {
       await this.#window.room();
+      if (!this.#isOpen()) continue;
       const status = await this.#status(at, size - at);
       if (status.allocated) this.#dirty.set(at, status.lengthBytes);
       at += status.lengthBytes;
@@ -224,7 +225,7 @@ export class MirrorJob implements JobDriver {
   async #writeToBoth(on: boolean): Promise<void> {
     const gate = on ? this.#both : undefined;
     if (this.#source.gate === gate) return;
-    await this.#place.drained([this.#source], async () => {
+    await this.#place.section([this.#source], async () => {
       // Meanwhile a point in time may have been fixed.
       if (!this.#held) this.#place.guardSource(gate);
     });
@@ -240,12 +241,20 @@ export class MirrorJob implements JobDriver {
       if (!stretch) return;
       await this.#window.room(() => this.#phase === 'freezing');
       if (this.#phase === 'freezing' || this.#phase === 'frozen') return;
+      // A drained section has begun: the job rests first.
+      if (!this.#isOpen()) continue;
       const piece = await this.#pieceOf(stretch);
       // While this waited, a freeze may have begun; then the piece stays dirty.
       if (this.#mustStop()) return;
+      if (!this.#isOpen()) continue;
       this.#launch(piece);
       this.#cursor = piece.offset + piece.lengthBytes;
     }
+  }
+
+  /** No drained section has begun in which the job is to rest. */
+  #isOpen(): boolean {
+    return areOpen([this.#sourceBackend, this.#targetBackend]);
   }
 
   #mustStop(): boolean {

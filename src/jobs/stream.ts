@@ -104,7 +104,10 @@ export class StreamJob implements JobDriver {
   /** Deals with the extent at the offset reached, or a first piece of it. */
   async #step(size: number): Promise<void> {
     const offset = this.#offset;
+    // A drained section has begun: the job rests first.
+    if (!areOpen([this.#backend])) return;
     const status = await this.#statusAt(offset, size - offset);
+    if (!areOpen([this.#backend])) return;
     const isLast = this.#lowest.backingNode() === undefined;
     // Without a base, what is allocated nowhere and what is zero below need no cluster.
     const isDue = status.allocated && status.depth > 0 && !(status.zero && isLast);

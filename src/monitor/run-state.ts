@@ -21,7 +21,7 @@ export async function stop(engine: Engine): Promise<void> {
   if (!engine.runState.stop()) return;
   const nodes = [...engine.devices.values()].map(({ backend }) => backend.node);
   // Jobs pause too, as QEMU's do.
-  await engine.graph.drained(engine.graph.nodes.values(), async () => {
+  await engine.graph.drained(engine.graph.nodesInUse(), async () => {
     // The guest is stopped all the same, and hears of it at its own next flush.
     for (const node of new Set(nodes)) if (node.isWritable) await node.io.flush().catch(() => undefined);
   });

@@ -24,7 +24,7 @@ const DRAINING: ReadonlySet<TransactionAction['type']> = new Set([
 async function runAll(engine: Engine, actions: readonly TransactionAction[]): Promise<void> {
   const { graph } = engine;
   if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine);
-  await graph.drained(graph.nodes.values(), async () => {
+  await graph.drained(graph.nodesInUse(), async () => {
     const done: DoneAction[] = [];
     try {
       for (const action of actions) done.push(await runOne(engine, action));
