@@ -2,6 +2,7 @@ import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
 import type { ToolOption } from '../schema/create-options.js';
 import type { FilledOf, Members } from '../schema/types.js';
+import type { NodeModes } from './modes.js';
 import type { BlockStatus, Mapping } from './request.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
@@ -65,6 +66,7 @@ export interface DriverContext {
   /** For messages: the node's full name, as the graph stands. */
   readonly filename: string;
   readonly readOnly: boolean;
+  readonly modes: NodeModes;
   /** Not read-only, and the image is ours (see block/activity); a change of either takes effect at its commit. */
   readonly mayWrite: boolean;
   /** The child of that role; asserts that it is attached. */

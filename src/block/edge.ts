@@ -3,7 +3,7 @@ import type { ChildIo } from './driver.js';
 import type { BlockBackend } from './backend.js';
 import type { Node } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
-import type { BlockStatus } from './request.js';
+import { type BlockStatus, Flag, withoutFlag } from './request.js';
 
 export type EdgeParent = Node | BlockBackend;
 
@@ -56,8 +56,11 @@ export class Edge implements ChildIo {
     return this.node.io.write(offset, buffer, flags, this.#mayGrow());
   }
 
-  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+  /** A node that ignores discards gives no space away on behalf of its parent node; users may still ask it to. */
+  writeZeroes(offset: number, lengthBytes: number, asked: number): Promise<void> {
     this.#assertWritable();
+    const keeps = this.role !== 'root' && this.node.modes.discard === 'ignore';
+    const flags = keeps ? withoutFlag(asked, Flag.mayUnmap) : asked;
     return this.node.io.writeZeroes(offset, lengthBytes, flags, this.#mayGrow());
   }
 

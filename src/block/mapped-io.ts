@@ -14,6 +14,8 @@ import { type BlockStatus, Flag, hasFlag, type Mapping, newMapping } from './req
 const JOINED_WRITE_BYTES = 2 * MiB;
 /** Most that copyUp reads and writes without a wait; also less than is worth a copy_file_range in the pool. */
 const COPIED_AT_ONCE_BYTES = 256 * KiB;
+/** Of a file without holes in its data, so many clusters may have less space than their size: tables hardly used. */
+const METADATA_CLUSTERS = 16;
 /** Zeroes that a format cannot express are written in pieces of this size. */
 const ZERO_PIECE_BYTES = MiB;
 
@@ -29,6 +31,8 @@ export class MappedIo {
   /** Reused by the synchronous path, which never interleaves with itself on one node. */
   readonly #scratch = newMapping();
   #copyBuffer: Buffer | undefined;
+  /** The file has less space than its length: preallocated, or with many holes. */
+  #sparse: boolean | undefined;
 
   constructor(node: Node, driver: MapDriver, ranges: RangeLock) {
     this.#node = node;
@@ -511,25 +515,39 @@ export class MappedIo {
 
   /**
    * Status now if no wait is needed. Without clusters of its own (raw) the driver knows nothing of holes, so the file
-   * says, later. Where there are clusters, data is what the tables call so: asking the file about each would cost more
-   * than it tells.
+   * says, later. Where there are clusters, data is what the tables call so, unless the file is much smaller than it is
+   * long: asking it about each would cost more than it tells.
    */
   tryStatus(offset: number, lengthBytes: number): BlockStatus | undefined {
     const mapping = this.#scratch;
     if (this.#driver.clusterBytes === 1 || !this.#driver.tryMap(offset, lengthBytes, mapping))
       return undefined;
+    if (mapping.kind === 'data' && this.#isFileSparse(offset)) return undefined;
     return this.#statusOf(mapping);
+  }
+
+  /** Looked at when a look through the image begins. */
+  #isFileSparse(offset: number): boolean {
+    if (offset > 0 && this.#sparse !== undefined) return this.#sparse;
+    const { node } = this.#file();
+    const allocated = node.allocatedBytes();
+    const slack = Math.max(METADATA_CLUSTERS * this.#driver.clusterBytes, (allocated ?? 0) / 9);
+    this.#sparse = allocated !== undefined && node.lengthBytes > allocated + slack;
+    return this.#sparse;
   }
 
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     const mapping = newMapping();
     await this.#map(offset, lengthBytes, mapping);
     const status = this.#statusOf(mapping);
-    if (mapping.kind !== 'data' || this.#driver.clusterBytes > 1) return status;
+    const hasClusters = this.#driver.clusterBytes > 1;
+    if (mapping.kind !== 'data' || (hasClusters && !this.#isFileSparse(offset))) return status;
     const file = this.#file();
     const inside = Math.min(mapping.lengthBytes, file.lengthBytes - mapping.hostOffset);
-    if (inside <= 0) return { ...status, zero: true, data: false };
+    if (inside <= 0) return { ...status, zero: true, data: hasClusters };
     const { lengthBytes: length, zero, data, hostOffset: at } = await file.status(mapping.hostOffset, inside);
+    // Clusters are there, even where the file has none of their bytes yet.
+    if (hasClusters) return { ...status, lengthBytes: length, zero };
     // Also where the bytes are is for the file to say: an export knows no place beyond its end.
     return { lengthBytes: length, allocated: true, zero, data, ...(at !== undefined && { hostOffset: at }) };
   }

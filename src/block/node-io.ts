@@ -2,6 +2,7 @@ import { assert, missing } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
+import { isZero } from '../base/zero.js';
 import type { Change } from './change-gate.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver } from './driver.js';
@@ -24,9 +25,13 @@ export class NodeIo {
   /** Requests that must not overlap others: read-modify-write here, allocations in MappedIo. */
   readonly ranges = new RangeLock();
   readonly #mapped: MappedIo | undefined;
+  readonly #unmaps: boolean;
+  readonly #detectsZeroes: boolean;
 
   constructor(node: Node, instance: DriverInstance) {
     this.#node = node;
+    this.#unmaps = node.modes.discard === 'unmap';
+    this.#detectsZeroes = node.modes.detectZeroes !== 'off';
     assert((instance.io === undefined) !== (instance.map === undefined), 'a driver has either io or map');
     if (instance.map) this.#mapped = new MappedIo(node, instance.map, this.ranges);
   }
@@ -69,7 +74,8 @@ export class NodeIo {
   tryWrite(offset: number, buffer: Uint8Array, flags: number, mayGrow: boolean): boolean {
     const node = this.#node;
     const { instance } = node;
-    if (flags !== Flag.none) return false;
+    if (flags !== Flag.none || (this.#detectsZeroes && isZero(buffer))) return false;
+    if (node.guard?.concerns(offset)) return false;
     const align = instance.requestAlignmentBytes;
     if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
@@ -90,6 +96,20 @@ export class NodeIo {
     const lengthBytes = payload.lengthBytes;
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (lengthBytes === 0) return;
+    if (this.#detectsZeroes) {
+      const bytes = await payload.bytes(0, lengthBytes);
+      if (isZero(bytes)) return this.#writeZeroBytes(offset, lengthBytes, flags, mayGrow);
+      if (payload.file) payload = new BufferPayload(bytes);
+    }
+    const { guard } = this.#node;
+    if (!guard?.concerns(offset)) return this.#writeGated(offset, payload, flags);
+    const bytes = await payload.bytes(0, lengthBytes);
+    const write = (): Promise<void> => this.#writeGated(offset, new BufferPayload(bytes), flags);
+    await guard.run(offset, bytes, (sector) => this.read(0, sector), write);
+  }
+
+  async #writeGated(offset: number, payload: Payload, flags: number): Promise<void> {
+    const { lengthBytes } = payload;
     if (this.#passes(offset, lengthBytes)) return this.#write(offset, payload, flags);
     const buffer = await payload.bytes(0, lengthBytes);
     await this.#throughGate({ kind: 'write', offset, lengthBytes, buffer, flags }, () =>
@@ -97,9 +117,23 @@ export class NodeIo {
     );
   }
 
+  /** A write that turned out to be one of zeroes. */
+  #writeZeroBytes(offset: number, lengthBytes: number, flags: number, mayGrow: boolean): Promise<void> {
+    const mayUnmap = this.#node.modes.detectZeroes === 'unmap' ? Flag.mayUnmap : Flag.none;
+    return this.writeZeroes(offset, lengthBytes, flags + mayUnmap, mayGrow);
+  }
+
   async writeZeroes(offset: number, lengthBytes: number, flags: number, mayGrow = false): Promise<void> {
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (lengthBytes === 0) return;
+    const { guard } = this.#node;
+    if (!guard?.concerns(offset)) return this.#zeroGated(offset, lengthBytes, flags);
+    const zero = (): Promise<void> => this.#zeroGated(offset, lengthBytes, flags);
+    const zeroes = Buffer.alloc(Math.min(lengthBytes, 512));
+    await guard.run(offset, zeroes, (sector) => this.read(0, sector), zero);
+  }
+
+  async #zeroGated(offset: number, lengthBytes: number, flags: number): Promise<void> {
     if (this.#passes(offset, lengthBytes)) return this.#zero(offset, lengthBytes, flags);
     await this.#throughGate({ kind: 'zeroes', offset, lengthBytes, flags }, () =>
       this.#zero(offset, lengthBytes, flags),
@@ -108,7 +142,7 @@ export class NodeIo {
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
     this.#checkEnd(offset, lengthBytes, false);
-    if (lengthBytes === 0) return;
+    if (lengthBytes === 0 || !this.#unmaps) return;
     if (this.#passes(offset, lengthBytes)) return this.#discard(offset, lengthBytes);
     await this.#throughGate({ kind: 'discard', offset, lengthBytes }, () =>
       this.#discard(offset, lengthBytes),

@@ -6,6 +6,8 @@ import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { CacheSettings, DriverDescription, DriverInstance, GivenOptions, Settings } from './driver.js';
 import type { BlockBackend } from './backend.js';
 import type { Edge } from './edge.js';
+import type { FormatGuard } from './format-guard.js';
+import { type NodeModes, PASSING_MODES } from './modes.js';
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
 
@@ -17,6 +19,10 @@ export interface NodeProperties {
   options?: GivenOptions;
   settings?: Settings;
   readOnly: boolean;
+  /** Default: left to the nodes below. */
+  modes?: NodeModes;
+  /** Of a raw image whose format was guessed. */
+  guard?: FormatGuard | undefined;
   /** Its content is not read. */
   onlyLook?: boolean;
   /** Added by the user (blockdev-add), who also removes it; else it goes with its last parent. */
@@ -38,6 +44,8 @@ export class Node {
   readonly onlyLook: boolean;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
+  readonly modes: NodeModes;
+  readonly guard: FormatGuard | undefined;
   monitorOwned: boolean;
   implicit: boolean;
   /** Set: a filter of that job, in whose end its users and those of the node below use one node. */
@@ -84,6 +92,8 @@ export class Node {
     this.settings = properties.settings ?? { cache: DEFAULT_CACHE };
     this.onlyLook = properties.onlyLook ?? false;
     this.readOnly = properties.readOnly;
+    this.modes = properties.modes ?? PASSING_MODES;
+    this.guard = properties.guard;
     this.monitorOwned = properties.monitorOwned;
     this.implicit = properties.implicit ?? false;
     this.activity = properties.inactive ? 'inactive' : 'active';
@@ -188,6 +198,11 @@ export class Node {
     this.#goOn();
     this.#isClosed = true;
     await this.instance.close();
+  }
+
+  /** Bytes that the image takes on its host; undefined where that is not known. */
+  allocatedBytes(): number | undefined {
+    return this.instance.allocatedBytes?.() ?? this.filtered?.node.allocatedBytes();
   }
 
   get isFilter(): boolean {

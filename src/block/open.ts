@@ -7,14 +7,16 @@ import { fillMembers, type InputMode, type JsonObject } from '../schema/types.js
 import { tooLong } from './chain-limit.js';
 import type { CacheSettings, ChildIo, DriverContext, Json, NodeOptions, Settings } from './driver.js';
 import { hasProtocol } from './filename.js';
+import { FormatGuard } from './format-guard.js';
 import { NodeNames, resolveBackingOf } from './full-filename.js';
 import type { Graph } from './graph.js';
+import { type DiscardMode, nodeModes } from './modes.js';
 import { DEFAULT_CACHE, Node } from './node.js';
 import { backingError, type ChildPlan, namesFile, type NodePlan, parseJsonName } from './node-plan.js';
 import type { DriverRegistry } from './registry.js';
 
 /** First bytes looked at to tell a format. */
-const PROBE_BYTES = 2048;
+const PROBE_BYTES = 512;
 
 /** How an image is opened beyond its own options; inherited by its children. */
 export interface OpenContext {
@@ -23,6 +25,8 @@ export interface OpenContext {
   inactive?: boolean;
   /** Whatever others do with the files is fine (-U): for looking at images in use. */
   forceShare?: boolean;
+  /** What becomes of discards where a node's options do not say; default: they are ignored. */
+  discard?: DiscardMode;
   /** Where the options do not say. */
   cache?: CacheSettings;
   /** The node alone: what it says of a backing file is not followed. */
@@ -37,6 +41,8 @@ export interface OpenContext {
   names?: NodeNames;
   monitorOwned?: boolean;
   implicit?: boolean;
+  /** Nobody said the format of this image: of a raw one the first sector is guarded. */
+  guessed?: boolean;
 }
 
 /** An image of a chain that is being opened, from the top. */
@@ -55,7 +61,7 @@ export class Opener {
   readonly graph: Graph;
   readonly drivers: DriverRegistry;
   /** Told of a format that was guessed: the programs print a warning. */
-  onProbed: (filename: string, format: string) => void = () => undefined;
+  onProbed: (filename: string, format: string, readOnly: boolean) => void = () => undefined;
   /** Told of options that QEMU warns of. */
   onWarning: (text: string) => void = () => undefined;
 
@@ -86,7 +92,8 @@ export class Opener {
    */
   async openFlat(options: FlatOptions, context: OpenContext): Promise<Node> {
     const plan = this.drivers.gate.planFlat(options);
-    return this.openPlan(plan instanceof FlatOptions ? await this.#findDriver(plan) : plan, context);
+    if (!(plan instanceof FlatOptions)) return this.openPlan(plan, context);
+    return this.openPlan(await this.#findDriver(plan, context.readOnly), { ...context, guessed: true });
   }
 
   /** Opens what the gate has let in. */
@@ -98,8 +105,17 @@ export class Opener {
     const forceShare = options['force-share'] ?? context.forceShare ?? false;
     if (forceShare && !readOnly)
       throw new BlockError('invalid', 'force-share=on can only be used with read-only images');
+    const modes = nodeModes(options, context.discard);
     const cache: CacheSettings = { ...DEFAULT_CACHE, ...context.cache, ...options.cache };
-    const inherited: OpenContext = { ...inheritable(context), readOnly, forceShare, cache, depth };
+    const inherited: OpenContext = {
+      ...inheritable(context),
+      readOnly,
+      forceShare,
+      cache,
+      depth,
+      // Which discards reach a child is for its parent to say.
+      discard: 'unmap',
+    };
     const settings: Settings = {
       ...options,
       ...fillMembers(driver.options.members, options),
@@ -112,10 +128,12 @@ export class Opener {
       options,
       settings,
       readOnly,
+      modes,
       onlyLook: context.onlyLook ?? false,
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
       inactive: context.inactive ?? false,
+      ...(context.guessed && driver.name === 'raw' && { guard: this.#guard() }),
     });
     try {
       await this.#attachChildren(node, plan, inherited);
@@ -147,14 +165,15 @@ export class Opener {
       );
     }
     const driver = format ?? (await this.probeFormat(filename));
-    if (format === undefined) this.onProbed(filename, driver);
+    const guessed = format === undefined;
+    if (guessed) this.onProbed(filename, driver, context.readOnly);
     const description = this.drivers.get(driver);
     const protocol = this.drivers.parseFilename(filename);
     if (description.kind === 'protocol') return this.open({ ...protocol, ...extra }, context);
-    return this.open({ driver, file: protocol, ...extra }, context);
+    return this.open({ driver, file: protocol, ...extra }, { ...context, guessed });
   }
 
-  /** The format that an image's first bytes show. */
+  /** The format that an image's first bytes show. Errors: kind unsupported for one that livedisk lacks. */
   async probeFormat(filename: string): Promise<string> {
     const options = this.drivers.parseFilename(filename);
     return (await this.#probe(this.drivers.gate.plan(options))).format;
@@ -167,20 +186,25 @@ export class Opener {
     try {
       const header = Buffer.alloc(Math.min(PROBE_BYTES, node.lengthBytes));
       if (header.length > 0) await node.io.read(0, header);
-      return { format: this.drivers.probe(header).name, filename: node.filename };
+      const format = this.drivers.probe(header, node.filename);
+      if (this.drivers.find(format)) return { format, filename: node.filename };
+      throw new BlockError('unsupported', `Image format '${format}' is not supported by livedisk`, {
+        path: node.filename,
+      });
     } finally {
       if (isOwn) await this.#discard(node);
     }
   }
 
   /** Flat options that have a file and no driver, with the driver that the file shows. */
-  async #findDriver(options: FlatOptions): Promise<NodePlan> {
+  async #findDriver(options: FlatOptions, readOnly: boolean): Promise<NodePlan> {
     const { gate } = this.drivers;
     const file = gate.flatChild(options.copy(), 'file');
     assert(file !== undefined, 'options without a driver have a file');
     const { format, filename } = await this.#probe(file);
-    this.onProbed(filename, format);
-    return gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
+    const plan = gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
+    this.onProbed(filename, format, plan.options['read-only'] ?? readOnly);
+    return plan;
   }
 
   /** A child by its option: the node named, or one opened from the options given. */
@@ -283,11 +307,16 @@ export class Opener {
     }
   }
 
+  #guard(): FormatGuard {
+    return new FormatGuard((sector) => this.drivers.probe(sector) === 'raw');
+  }
+
   #driverContext(node: Node): DriverContext {
     const { graph } = this;
     return {
       host: graph.host,
       nodeName: node.name,
+      modes: node.modes,
       get filename() {
         return node.filename;
       },
@@ -318,7 +347,13 @@ export class Opener {
 }
 
 function inheritable(context: OpenContext): OpenContext {
-  const { monitorOwned: _owned, implicit: _implicit, noBacking: _alone, ...rest } = context;
+  const {
+    monitorOwned: _owned,
+    implicit: _implicit,
+    guessed: _guessed,
+    noBacking: _alone,
+    ...rest
+  } = context;
   return rest;
 }
 

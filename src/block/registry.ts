@@ -1,5 +1,6 @@
 import { BlockError } from '../base/error.js';
 import type { DriverDescription, NodeOptions } from './driver.js';
+import { foreignFormatOf } from './foreign-formats.js';
 import { OptionGate } from './node-plan.js';
 
 /** The drivers that a composition root chose. */
@@ -51,14 +52,14 @@ export class DriverRegistry {
     };
   }
 
-  /** The format whose signature the first bytes show; raw when none does. */
-  probe(header: Uint8Array): DriverDescription {
-    let best = this.get('raw');
+  /** The format whose signature the first bytes show, be it one that livedisk lacks; raw when none does. */
+  probe(header: Uint8Array, filename = ''): string {
+    let best: string | undefined;
     let score = 0;
     for (const driver of this.#drivers.values()) {
       const found = driver.probe?.(header) ?? 0;
-      if (found > score) [best, score] = [driver, found];
+      if (found > score) [best, score] = [driver.name, found];
     }
-    return best;
+    return best ?? foreignFormatOf(header, filename) ?? 'raw';
   }
 }

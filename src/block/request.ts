@@ -31,7 +31,7 @@ export interface BlockStatus {
   allocated: boolean;
   /** Reads as zeroes, for certain. */
   zero: boolean;
-  /** Holds stored bytes (an allocated zero cluster: zero and data are... zero only). False for holes. */
+  /** Has space for bytes: false for holes. With `zero`: a cluster whose bytes its file does not have yet. */
   data: boolean;
   /** Where the raw bytes are, when they are plain bytes of a child: offset in the node's `file` child. */
   hostOffset?: number;

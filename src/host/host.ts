@@ -26,6 +26,8 @@ export interface HostStat {
   sizeBytes: number;
   isBlockDevice: boolean;
   isDirectory: boolean;
+  /** A pipe, socket or character device: opening it may wait for ever. */
+  isSpecial: 'no' | 'socket' | 'other';
   /** Alike for two paths exactly when they name the same file. */
   identity: string;
 }

@@ -54,7 +54,8 @@ export class RealFiles implements HostFiles {
       const isBlockDevice = stat.isBlockDevice();
       const sizeBytes = isBlockDevice ? await this.#deviceSize(path) : stat.size;
       const identity = isBlockDevice ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
-      return { sizeBytes, isBlockDevice, isDirectory: stat.isDirectory(), identity };
+      const isDirectory = stat.isDirectory();
+      return { sizeBytes, isBlockDevice, isDirectory, isSpecial: specialKind(stat), identity };
     } catch (error) {
       const wrapped = nodeError(error, `Could not stat '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
@@ -87,6 +88,11 @@ export class RealFiles implements HostFiles {
       await device.close();
     }
   }
+}
+
+function specialKind(stat: fs.Stats): HostStat['isSpecial'] {
+  if (stat.isSocket()) return 'socket';
+  return stat.isFIFO() || stat.isCharacterDevice() ? 'other' : 'no';
 }
 
 function openFlags(options: OpenFileOptions): number {

@@ -197,7 +197,8 @@ function openTarget(tool: Tool, plan: Plan, exists: boolean): Promise<BlockBacke
   return tool.open(output, {
     format,
     write: true,
-    protocol: { cache: cache.options, discard: 'unmap' },
+    protocol: { cache: cache.options },
+    discard: plan.sparseBytes > 0 ? 'unmap' : 'ignore',
     writethrough: cache.writethrough,
   });
 }

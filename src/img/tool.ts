@@ -1,14 +1,15 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../block/driver.js';
+import { probedWarning } from '../block/format-guard.js';
 import { Graph } from '../block/graph.js';
+import type { DiscardMode } from '../block/modes.js';
 import type { Node } from '../block/node.js';
 import { type OpenContext, Opener } from '../block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import { DriverRegistry } from '../block/registry.js';
 import type { Host } from '../host/host.js';
 import { openNamed } from '../io/open-image.js';
-import { probedWarning } from '../io/main.js';
 import { formatJsonPretty, type Writable } from '../qmp/json-format.js';
 
 /** Where text goes, newlines included. */
@@ -56,6 +57,8 @@ export interface ImageUse {
   /** Options of the file below. */
   protocol?: NodeOptions;
   writethrough?: boolean;
+  /** What becomes of discards; default: they free space. */
+  discard?: DiscardMode;
   /** Exit status when it cannot be opened. */
   failure?: number;
 }
@@ -81,17 +84,16 @@ export class Tool {
     this.host = host;
     this.graph = new Graph(host);
     this.opener = new Opener(this.graph, new DriverRegistry(drivers));
+    this.opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
     this.opener.onWarning = (text) => out.error(`qemu-img: warning: ${text}\n`);
   }
 
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
-    const { forceShare = false, onlyLook = false } = use;
-    const context: OpenContext = { readOnly, forceShare, onlyLook, noBacking: use.backing === false };
-    this.opener.onProbed = (name, format) => {
-      if (name === filename) this.out.error(probedWarning(name, format, readOnly));
-    };
+    const { forceShare = false, discard = 'unmap', onlyLook = false } = use;
+    const noBacking = use.backing === false;
+    const context: OpenContext = { readOnly, forceShare, discard, onlyLook, noBacking };
     try {
       const node = await openNamed(this.opener, filename, use.format, context, use.protocol);
       return await this.#attach(node, use);

@@ -1,7 +1,9 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../block/driver.js';
+import { probedWarning } from '../block/format-guard.js';
 import { Graph } from '../block/graph.js';
+import type { DiscardMode } from '../block/modes.js';
 import { Opener } from '../block/open.js';
 import { ALL_PERMISSIONS, Permission, unitePermissions } from '../block/permissions.js';
 import { DriverRegistry } from '../block/registry.js';
@@ -63,7 +65,7 @@ interface IoArguments {
   readOnly: boolean;
   forceShare: boolean;
   cache: string;
-  discard: string;
+  discard: DiscardMode;
 }
 
 /**
@@ -146,7 +148,7 @@ function checkAio(mode: string): void {
   throw new Refusal(`Invalid aio option: ${mode}`);
 }
 
-function parseDiscard(mode: string): string {
+function parseDiscard(mode: string): DiscardMode {
   if (mode === 'unmap' || mode === 'on') return 'unmap';
   if (mode === 'ignore' || mode === 'off') return 'ignore';
   throw new Refusal(`Invalid discard option: ${mode}`);
@@ -164,16 +166,16 @@ async function exercise(
   const graph = new Graph(host);
   const opener = new Opener(graph, new DriverRegistry(drivers));
   opener.onWarning = (text) => out.error(`qemu-io: warning: ${text}\n`);
-  opener.onProbed = (filename, format) => out.error(probedWarning(filename, format, args.readOnly));
+  opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
   const backend = graph.createBackend({
     description: 'an unnamed block device',
     perm: Permission.consistentRead + (args.readOnly ? 0 : Permission.write),
     shared: ALL_PERMISSIONS,
   });
   backend.writethrough = cache.writethrough;
-  const protocol: NodeOptions = { cache: cache.options, discard: args.discard };
+  const protocol: NodeOptions = { cache: cache.options };
   const { filename, format, readOnly, forceShare } = args;
-  const context = { readOnly, forceShare };
+  const context = { readOnly, forceShare, discard: args.discard };
   const node = await openNamed(opener, filename, format, context, protocol).catch((error: unknown) => {
     if (!(error instanceof BlockError)) throw error;
     const text = `can't open device ${filename}: ${error.message}`;
@@ -224,14 +226,4 @@ async function typed(session: IoSession, lines: AsyncIterable<string>): Promise<
     prompt();
   }
   return failed;
-}
-
-/** QEMU's warning when a raw image is written whose format nobody named; '' where it does not warn. */
-export function probedWarning(filename: string, format: string, readOnly: boolean): string {
-  if (format !== 'raw' || readOnly) return '';
-  return (
-    `WARNING: Image format was not specified for '${filename}' and probing guessed raw.\n` +
-    '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n' +
-    "         Specify the 'raw' format explicitly to remove the restrictions.\n"
-  );
 }

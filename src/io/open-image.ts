@@ -22,6 +22,7 @@ export async function openNamed(
   if (format !== undefined && opener.drivers.get(format).kind === 'protocol')
     return opener.open(below, context);
   const driver = format ?? (await opener.probeFormat(filename));
-  if (format === undefined) opener.onProbed(filename, driver);
-  return opener.open({ driver, file: below }, context);
+  const guessed = format === undefined;
+  if (guessed) opener.onProbed(filename, driver, context.readOnly);
+  return opener.open({ driver, file: below }, { ...context, guessed });
 }

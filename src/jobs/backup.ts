@@ -214,7 +214,8 @@ export class BackupJob implements JobDriver {
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
     if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
       return { offset, lengthBytes: zeroBytes };
-    const tryCopy = (): number => this.#mover.tryCopy(offset, most, status.data ? status : undefined);
+    const tryCopy = (): number =>
+      this.#mover.tryCopy(offset, most, status.data && !status.zero ? status : undefined);
     if (!this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
       this.#window.launch(most, () => this.#gate.copy(offset, most));
     return { offset, lengthBytes: most };

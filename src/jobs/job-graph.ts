@@ -11,6 +11,7 @@ import type { ChangeGate } from '../block/change-gate.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';
 import { GRACE_MS, type Graph } from '../block/graph.js';
+import { PASSING_MODES } from '../block/modes.js';
 import { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
 import type { GraphTransaction } from '../block/transaction.js';
@@ -92,6 +93,8 @@ export class JobPlace {
       name: filterNodeName ?? graph.generateName(),
       driver,
       readOnly: source.readOnly,
+      // What the source is not to see, the job need not see either.
+      modes: { ...PASSING_MODES, discard: source.modes.discard },
       monitorOwned: false,
       implicit: filterNodeName === undefined && driver.isAlwaysShown !== true,
     });

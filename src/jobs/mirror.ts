@@ -181,7 +181,7 @@ export class MirrorJob implements JobDriver {
     if (!lowest) return;
     const size = source.lengthBytes;
     if (whole && !targetIsNew && !targetIsBase) {
-      const zeroFirst = this.#target.options.discard === 'unmap' && this.#plan.unmap;
+      const zeroFirst = this.#target.modes.discard === 'unmap' && this.#plan.unmap;
       if (!zeroFirst) {
         this.#dirty.setAll();
         return;
@@ -268,7 +268,7 @@ export class MirrorJob implements JobDriver {
     const longest = Math.min(lengthBytes, ZERO_BYTES);
     const status = await this.#status(offset, longest);
     // What is data now can be copied as data whatever becomes of it; what is zero now, the guest may still write.
-    if (status.data) return { offset, lengthBytes: most, rateBytes: most, data: status };
+    if (status.data && !status.zero) return { offset, lengthBytes: most, rateBytes: most, data: status };
     if (!status.zero || status.lengthBytes <= most) return { offset, lengthBytes: most, rateBytes: most };
     const end = offset + status.lengthBytes;
     const whole = end === offset + lengthBytes ? end : end - (end % granularityBytes);

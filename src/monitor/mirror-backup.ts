@@ -100,7 +100,7 @@ async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
   }
   const name = args['node-name'];
   // The mirror decides on its backing file.
-  const context = { readOnly: false, noBacking: true };
+  const context = { readOnly: false, discard: source.modes.discard, noBacking: true };
   const target = await opener.openImage(args.target, format, context, given({ 'node-name': name }));
   try {
     await engine.jobs.startMirror({
@@ -172,7 +172,7 @@ export async function driveBackup<R>(engine: Engine, args: DriveBackup, start: S
     await createOverlayFile(engine, args.target, format ?? 'raw', source.lengthBytes, layer);
   }
   const showsSource = sync === 'none' && isNew;
-  const context = { readOnly: false, noBacking: showsSource };
+  const context = { readOnly: false, discard: source.modes.discard, noBacking: showsSource };
   const target = await opener.openImage(args.target, format, context);
   try {
     if (showsSource)

@@ -6,12 +6,6 @@ import type { Node } from '../block/node.js';
 
 type JsonObject = { [key: string]: Json };
 
-/** Bytes that an image takes on its host, where that is known. */
-function allocatedBytes(node: Node): number | undefined {
-  if (node.instance.allocatedBytes) return node.instance.allocatedBytes();
-  return node.filtered && allocatedBytes(node.filtered.node);
-}
-
 /** QAPI's ImageInfo of one image. */
 export function imageInfo(node: Node, names: NodeNames): JsonObject {
   return layerInfo(node, names, undefined);
@@ -28,7 +22,7 @@ function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | unde
     filename: names.of(node),
     'cluster-size': clusterSizeBytes,
     format: node.driver.name,
-    'actual-size': allocatedBytes(node),
+    'actual-size': node.allocatedBytes(),
     'format-specific': formatSpecific,
     'full-backing-filename': fullBackingFilename(node),
     'backing-filename': node.backingFilename,
@@ -87,7 +81,7 @@ export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions 
   const backing = node.isFilter ? undefined : node.children.get('backing')?.node;
   return given({
     iops_rd: 0,
-    detect_zeroes: 'off',
+    detect_zeroes: node.modes.detectZeroes,
     image,
     iops_wr: 0,
     ro: node.readOnly,

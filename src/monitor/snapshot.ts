@@ -46,7 +46,12 @@ export async function snapshotSync(
     if (name !== undefined) graph.checkNewName(name);
     await flushBeforeSnapshot(old);
     if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
-    const context = { readOnly: old.readOnly, inactive: old.activity === 'inactive', noBacking: true };
+    const context = {
+      readOnly: old.readOnly,
+      inactive: old.activity === 'inactive',
+      discard: old.modes.discard,
+      noBacking: true,
+    };
     const named = { ...(name !== undefined && { 'node-name': name }) };
     const overlay = await engine.opener.openImage(filename, format, context, named);
     const done = await putOnTop(engine, old, overlay);

@@ -45,7 +45,7 @@ export const GENERIC_OPTIONS = {
   'read-only': optional(bool),
   'auto-read-only': optional(bool),
   'force-share': optional(bool),
-  'detect-zeroes': optional(enumOf('BlockdevDetectZeroesOptions', ['off'], ['on', 'unmap'])),
+  'detect-zeroes': optional(enumOf('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap'])),
 } as const;
 
 export type GenericOptions = StructOf<typeof GENERIC_OPTIONS>;

@@ -70,7 +70,7 @@ export function fileConformance(check: Check): void {
     await file.flush();
     await host.files.syncDirectory(folder);
     const { identity, ...found } = (await host.files.stat(path)) ?? {};
-    assert.deepEqual(found, { sizeBytes: 1000, isBlockDevice: false, isDirectory: false });
+    assert.deepEqual(found, { sizeBytes: 1000, isBlockDevice: false, isDirectory: false, isSpecial: 'no' });
     const again = await host.files.stat(`${folder}/../${folder.slice(folder.lastIndexOf('/') + 1)}/name`);
     assert.equal(again?.identity, identity);
     await host.files.mkdir(`${folder}/sub`);

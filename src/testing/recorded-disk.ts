@@ -212,7 +212,7 @@ export class DiskShelf {
   async open(name: string, options: NodeOptions & { readOnly?: boolean } = {}): Promise<OpenDisk> {
     const { readOnly = false, driver = 'qcow2', ...rest } = options;
     const all: NodeOptions = { driver, file: { driver: 'file', filename: name }, ...rest };
-    const node = await this.opener.open(all, { readOnly });
+    const node = await this.opener.open(all, { readOnly, discard: 'unmap' });
     const writing = Permission.write + Permission.resize;
     const backend = this.graph.createBackend({
       description: 'a test',

@@ -34,7 +34,7 @@ export class TestBed {
 
   /** Opens options and attaches a user to them. */
   async open(options: NodeOptions, use: DiskUse = {}): Promise<TestDisk> {
-    const context: OpenContext = { readOnly: use.readOnly ?? false };
+    const context: OpenContext = { readOnly: use.readOnly ?? false, discard: 'unmap' };
     return this.attach(await this.opener.open(options, context), use);
   }
 

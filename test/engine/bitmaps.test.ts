@@ -42,7 +42,8 @@ test('a bitmap records while it is enabled, and is cleared and removed', async (
 
 test('all that changes a disk is recorded: zeroes and discards too', async (t) => {
   const bed = new EngineBed(t);
-  await bed.chain('A');
+  await bed.image('A', { discard: 'unmap' });
+  await bed.device('A');
   const bits = { node: 'A', name: 'bits' };
   await bed.execute('block-dirty-bitmap-add', { ...bits, granularity: 65536 });
   for (const command of ['write 0 1', 'write -z 1M 64k', 'discard 2M 64k', 'write -z 3M 512']) {

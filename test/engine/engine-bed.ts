@@ -45,10 +45,11 @@ export class EngineBed {
   }
 
   /** A new qcow2 image as a node of that name. */
-  async image(name: string): Promise<void> {
+  async image(name: string, options: { [key: string]: Json } = {}): Promise<void> {
     const filename = this.path(`${name}.qcow2`);
     await createImage(this.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
-    await this.engine.addNode({ driver: 'qcow2', 'node-name': name, file: { driver: 'file', filename } });
+    const file = { driver: 'file', filename };
+    await this.engine.addNode({ driver: 'qcow2', 'node-name': name, file, ...options });
   }
 
   /** [A] <-- [B] <-- ... as nodes A, B, ..., the last one the disk of device virtio0. */

@@ -297,6 +297,7 @@ test('a request that fails is reported, ignored or tried again as its policy say
     await bed.engine.addNode({
       driver: 'blkdebug',
       'node-name': 'A',
+      discard: 'unmap',
       image: { driver: 'null-co', size: DISK_BYTES },
       'inject-error': [{ event: 'none', iotype: kind, errno, once: true }],
     });
@@ -437,6 +438,7 @@ test('statistics count what was done, what failed, and how long it took', async 
   await bed.engine.addNode({
     driver: 'blkdebug',
     'node-name': 'A',
+    discard: 'unmap',
     image: { driver: 'null-co', size: DISK_BYTES, 'read-zeroes': true },
     'inject-error': [{ event: 'none', iotype: 'write', errno: 5, once: true }],
     'x-delay': [{ iotype: 'read', 'delay-ms': 20 }],

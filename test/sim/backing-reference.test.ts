@@ -24,7 +24,7 @@ const pathOf = (name: string): string => `/tmp/${name}.qcow2`;
 
 function open(engine: Engine, name: string, backing?: Node): Promise<Node> {
   const extra = backing ? { backing: backing.name } : {};
-  return engine.opener.openImage(pathOf(name), 'qcow2', { readOnly: false }, extra);
+  return engine.opener.openImage(pathOf(name), 'qcow2', { readOnly: false, discard: 'unmap' }, extra);
 }
 
 async function attach(engine: Engine, node: Node): Promise<BlockBackend> {

@@ -31,7 +31,12 @@ async function make(engine: Engine, path: string, backing?: string, clusterBytes
 }
 
 function open(engine: Engine, path: string, extra = {}): Promise<Node> {
-  return engine.opener.openImage(path, path.endsWith('raw') ? 'raw' : 'qcow2', { readOnly: false }, extra);
+  return engine.opener.openImage(
+    path,
+    path.endsWith('raw') ? 'raw' : 'qcow2',
+    { readOnly: false, discard: 'unmap' },
+    extra,
+  );
 }
 
 async function attach(engine: Engine, node: Node): Promise<BlockBackend> {
@@ -182,7 +187,7 @@ test('a raw image is durable when it has been made, before its file is closed', 
       await make(engine, '/tmp/disk.raw');
       const node = await engine.opener.open(
         { driver: 'file', filename: '/tmp/disk.raw' },
-        { readOnly: false },
+        { readOnly: false, discard: 'unmap' },
       );
       const { root } = await attach(engine, node);
       assert.ok(root);

@@ -273,7 +273,10 @@ export class Operator {
       const path = `/tmp/nbd${this.#peers.length}`;
       await this.#export(image, path);
       const server = { type: 'unix', path };
-      const target = await engine.opener.open({ driver: 'nbd', server, export: 'disk' }, { readOnly: false });
+      const target = await engine.opener.open(
+        { driver: 'nbd', server, export: 'disk' },
+        { readOnly: false, discard: 'unmap' },
+      );
       engine.world.exported.set(target.filename, image);
       const { world } = engine;
       if (world.faulty && random.chance(0.3))
@@ -289,7 +292,7 @@ export class Operator {
     const { host } = this.#engine;
     const peer = new Monitor({ host, drivers: allDrivers, kind: 'storage-daemon' });
     this.#peers.push(peer);
-    const node = await peer.opener.openImage(image.path, image.format, { readOnly: false });
+    const node = await peer.opener.openImage(image.path, image.format, { readOnly: false, discard: 'unmap' });
     await peer.exports.startServer({ type: 'unix', path });
     await peer.exports.add({ id: 'export', node, name: 'disk', writable: true });
   }
@@ -372,7 +375,12 @@ export class Operator {
     const engine = this.#engine;
     await makeImage(engine, image, device.lengthBytes, this.#random);
     const options = { backing: backing?.name ?? null };
-    const target = await engine.opener.openImage(image.path, 'qcow2', { readOnly: false }, options);
+    const target = await engine.opener.openImage(
+      image.path,
+      'qcow2',
+      { readOnly: false, discard: 'unmap' },
+      options,
+    );
     target.monitorOwned = true;
     this.#added.push(target);
     return target;
@@ -401,7 +409,12 @@ export class Operator {
   async #openTarget(image: Image, withoutBacking: boolean): Promise<Node> {
     const options = withoutBacking ? { backing: null } : {};
     const { opener } = this.#engine;
-    const node = await opener.openImage(image.path, image.format, { readOnly: false }, options);
+    const node = await opener.openImage(
+      image.path,
+      image.format,
+      { readOnly: false, discard: 'unmap' },
+      options,
+    );
     if (this.#random.chance(0.4)) {
       node.monitorOwned = true;
       this.#added.push(node);

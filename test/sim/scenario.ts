@@ -84,7 +84,7 @@ async function build(world: World): Promise<number[]> {
 async function fill(engine: Engine, image: Image, content: number[]): Promise<void> {
   const { world } = engine;
   const { random } = world;
-  const node = await engine.opener.openImage(image.path, image.format, { readOnly: false });
+  const node = await engine.opener.openImage(image.path, image.format, { readOnly: false, discard: 'unmap' });
   const guest = await engine.attachGuest(node);
   for (let i = random.below(12); i > 0; i--) {
     const first = random.below(content.length);
@@ -204,7 +204,7 @@ async function openActive(engine: Engine, readOnly: boolean): Promise<Node | und
   const image = world.images.get(world.activePath ?? '');
   if (!image) throw new Error('no active image');
   try {
-    return await engine.opener.openImage(image.path, image.format, { readOnly });
+    return await engine.opener.openImage(image.path, image.format, { readOnly, discard: 'unmap' });
   } catch (error) {
     if (!engine.isAlive) return undefined;
     if (world.faulty) return undefined;

@@ -1,6 +1,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
+import { probedWarning } from '../../block/format-guard.js';
 import { allDrivers } from '../../drivers/index.js';
 import type { HostListener, HostSocket } from '../../host/host.js';
 import { exitNow } from '../../host/exit.js';
@@ -32,7 +33,8 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
     incoming: options.incoming,
     print: (line) => void process.stdout.write(`${line}\n`),
   });
-  engine.opener.onProbed = warnProbed;
+  engine.opener.onProbed = (name, format, readOnly) =>
+    void process.stderr.write(probedWarning(name, format, readOnly));
   engine.opener.onWarning = (text) => void process.stderr.write(`livedisk: warning: ${text}\n`);
   engine.hub.onUnexpectedError = (error) =>
     process.stderr.write(`livedisk: internal error: ${describe(error)}\n`);
@@ -78,14 +80,6 @@ async function end(ending: Ending, listeners: readonly HostListener[], pidFile?:
 
 function describe(error: unknown): string {
   return error instanceof Error ? (error.stack ?? error.message) : String(error);
-}
-
-function warnProbed(filename: string, format: string): void {
-  if (format !== 'raw') return;
-  process.stderr.write(
-    `livedisk: warning: Image format was not specified for '${filename}' and probing guessed raw.\n` +
-      "         Specify the 'raw' format explicitly.\n",
-  );
 }
 
 async function start(engine: Engine, options: RunOptions, listeners: HostListener[]): Promise<void> {

@@ -16,19 +16,25 @@ const CREATOR = {
 
 async function openFile({ host, readOnly }: DriverContext, settings: FileSettings): Promise<HostFile> {
   const { filename, cache } = settings;
-  const found = await host.files.stat(filename);
-  if (found?.isDirectory) throw directoryError(filename, readOnly);
+  await checkKind(host, filename, readOnly);
   const write = !readOnly && settings['auto-read-only'] !== true;
   return host.files.open(filename, { write, direct: cache.direct });
 }
 
-function directoryError(path: string, readOnly: boolean): BlockError {
-  if (!readOnly) return errnoError('EISDIR', `Could not open '${path}'`, { path });
-  return new BlockError('invalid', `'file' driver requires '${path}' to be a regular file`, { path });
+/** Before it is opened: what is neither a file nor a block device may make that wait for ever. */
+async function checkKind(host: Host, path: string, readOnly: boolean): Promise<void> {
+  const found = await host.files.stat(path);
+  const what = `Could not open '${path}'`;
+  if (found?.isSpecial === 'socket') throw errnoError('ENXIO', what, { path });
+  if (found?.isDirectory && !readOnly) throw errnoError('EISDIR', what, { path });
+  if (!found?.isDirectory && (found?.isSpecial ?? 'no') === 'no') return;
+  throw new BlockError('invalid', `'file' driver requires '${path}' to be a regular file`, { path });
 }
 
 /** A file that somebody uses is refused (kind busy) before anything of it is lost. */
 async function createFile(host: Host, path: string, sizeBytes: number): Promise<void> {
+  const found = await host.files.stat(path);
+  if (found && found.isSpecial !== 'no') await checkKind(host, path, false);
   const file = await host.files.open(path, { write: true, create: true });
   try {
     acquireLocks(file, new Set(), CREATOR);

@@ -17,7 +17,6 @@ type Ability = 'punchHole' | 'zeroRange' | 'allocate';
  * `lookAgain` ask.
  */
 export class FileIo implements IoDriver {
-  readonly #ignoresDiscard: boolean;
   #file: HostFile;
   #sizeBytes: number;
   /**
@@ -29,9 +28,8 @@ export class FileIo implements IoDriver {
   /** A stretch known to be data. Asking the file system anew may take it a walk over all pages of the file. */
   #knownData = { start: 0, end: 0 };
 
-  constructor(file: HostFile, ignoresDiscard: boolean) {
+  constructor(file: HostFile) {
     this.#file = file;
-    this.#ignoresDiscard = ignoresDiscard;
     this.#sizeBytes = file.sizeBytes();
   }
 
@@ -110,7 +108,7 @@ export class FileIo implements IoDriver {
 
   /** Without mayUnmap the space must stay reserved, so that later writes cannot run out of it. */
   async #zeroInside(offset: number, lengthBytes: number, flags: number): Promise<boolean> {
-    const mayUnmap = hasFlag(flags, Flag.mayUnmap) && !this.#ignoresDiscard;
+    const mayUnmap = hasFlag(flags, Flag.mayUnmap);
     if (mayUnmap && (await this.#attempt('punchHole', offset, lengthBytes))) return true;
     if (await this.#attempt('zeroRange', offset, lengthBytes)) return true;
     if (this.#unable.has('allocate') || !(await this.#attempt('punchHole', offset, lengthBytes)))
@@ -165,7 +163,7 @@ export class FileIo implements IoDriver {
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
-    if (!this.#ignoresDiscard) await this.#attempt('punchHole', offset, lengthBytes);
+    await this.#attempt('punchHole', offset, lengthBytes);
   }
 
   /** False when the file system cannot do it, which is then not asked again. */

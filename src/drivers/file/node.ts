@@ -23,7 +23,7 @@ export class FileNode implements DriverInstance {
   constructor(host: Host, settings: FileSettings, file: HostFile) {
     this.#host = host;
     this.#settings = settings;
-    this.io = new FileIo(file, settings.discard === 'ignore');
+    this.io = new FileIo(file);
   }
 
   #isAutoReadOnly(): boolean {

@@ -37,7 +37,7 @@ export class NbdNode implements DriverInstance {
     this.#noFlush = settings.cache['no-flush'];
     this.requestAlignmentBytes =
       blockSize?.minimum ?? (lengthBytes % DEFAULT_BLOCK_BYTES === 0 ? DEFAULT_BLOCK_BYTES : 1);
-    this.io = new NbdIo(client, this.requestAlignmentBytes, settings.discard === 'ignore');
+    this.io = new NbdIo(client, this.requestAlignmentBytes);
   }
 
   get lengthBytes(): number {
@@ -96,12 +96,10 @@ export function deniedError(): BlockError {
 class NbdIo implements IoDriver {
   readonly #client: NbdClient;
   readonly #alignmentBytes: number;
-  readonly #ignoresDiscard: boolean;
 
-  constructor(client: NbdClient, alignmentBytes: number, ignoresDiscard: boolean) {
+  constructor(client: NbdClient, alignmentBytes: number) {
     this.#client = client;
     this.#alignmentBytes = alignmentBytes;
-    this.#ignoresDiscard = ignoresDiscard;
   }
 
   async read(offset: number, buffer: Uint8Array): Promise<void> {
@@ -133,7 +131,7 @@ class NbdIo implements IoDriver {
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
-    if (this.#ignoresDiscard || !this.#client.has(TransmissionFlag.sendTrim)) return;
+    if (!this.#client.has(TransmissionFlag.sendTrim)) return;
     const inside = this.#inside(offset, lengthBytes);
     if (inside > 0) await this.#client.trim(offset, inside);
   }

@@ -192,10 +192,12 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
     const sizes = cacheSizes(settings);
     return new Qcow2Instance(context, await OpenImage.open(context, sizes, context.mayWrite), sizes);
   },
-  probe: (header) =>
-    header.length >= 8 && Buffer.from(header.buffer, header.byteOffset, 4).readUInt32BE(0) === MAGIC
-      ? 100
-      : 0,
+  /** Version 1 is another format, qcow. */
+  probe: (header) => {
+    if (header.length < 8) return 0;
+    const bytes = Buffer.from(header.buffer, header.byteOffset, 8);
+    return bytes.readUInt32BE(0) === MAGIC && bytes.readUInt32BE(4) >= 2 ? 100 : 0;
+  },
   createOptions: QCOW2_CREATE,
   toolOptions: QCOW2_TOOL_OPTIONS,
   checkNew: checkNewImage,

@@ -30,7 +30,7 @@ export async function zeroClusters(
       if (kind === ClusterKind.zeroAllocated) return;
       setEntry(parts, table, index, entryOffset(table.bytes, index), true, ZERO_LOW);
     } else if (kind !== ClusterKind.zeroPlain) {
-      unlink(parts, table, index, true);
+      unlink(parts, table, index);
       setEntry(parts, table, index, 0, false, ZERO_LOW);
     }
   });
@@ -48,7 +48,7 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
   await changeEntries(parts, offset, lengthBytes, !hasBacking, (table, index) => {
     const kind = clusterKind(table.bytes, index);
     if (kind === ClusterKind.zeroPlain || (kind === ClusterKind.unallocated && !hasBacking)) return;
-    unlink(parts, table, index, true);
+    unlink(parts, table, index);
     setEntry(parts, table, index, 0, false, v2 ? 0 : ZERO_LOW);
   });
 }
@@ -88,9 +88,10 @@ async function changeEntries(
   }
 }
 
-function unlink(parts: ImageParts, table: CachedTable, index: number, discard: boolean): void {
+/** The file is to give the space back only where discards reach this image at all. */
+function unlink({ context, unlinked }: ImageParts, table: CachedTable, index: number): void {
   const offset = entryOffset(table.bytes, index);
-  if (offset !== 0) parts.unlinked.add(offset, parts.context.clusterBytes, discard);
+  if (offset !== 0) unlinked.add(offset, context.clusterBytes, context.driver.modes.discard === 'unmap');
 }
 
 function setEntry(
