@@ -39,10 +39,10 @@ function open(engine: Engine, path: string, extra = {}): Promise<Node> {
   );
 }
 
-async function attach(engine: Engine, node: Node): Promise<BlockBackend> {
+async function attach(engine: Engine, node: Node, more = 0): Promise<BlockBackend> {
   const guest = engine.graph.createBackend({
     description: 'a guest',
-    perm: Permission.consistentRead + Permission.write,
+    perm: Permission.consistentRead + Permission.write + more,
     shared: ALL_PERMISSIONS,
   });
   await engine.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));
@@ -189,7 +189,7 @@ test('a raw image is durable when it has been made, before its file is closed', 
         { driver: 'file', filename: '/tmp/disk.raw' },
         { readOnly: false, discard: 'unmap' },
       );
-      const { root } = await attach(engine, node);
+      const { root } = await attach(engine, node, Permission.resize);
       assert.ok(root);
       await rawDriver.create?.(
         root,
