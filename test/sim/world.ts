@@ -248,9 +248,14 @@ export class Engine {
     world.trace(`${what}: ${describe(error)}`);
     const isAllowed =
       error instanceof BlockError &&
-      (world.faulty || REFUSALS.has(error.kind) || (world.tight !== undefined && isNoSpace(error)));
+      (world.faulty || REFUSALS.has(error.kind) || (world.tight !== undefined && isOfNoSpace(error)));
     if (!isAllowed) world.fail(`${what}: ${describe(error)}`, error);
   }
+}
+
+/** Space has run out, now or when a header was to name another backing file. */
+function isOfNoSpace(error: BlockError): boolean {
+  return isNoSpace(error) || error.message.endsWith(': a change of its header failed');
 }
 
 /** What an operation may be refused with when nothing is broken. */
