@@ -131,7 +131,11 @@ async function lookAtBacking(
   format: string | undefined,
 ): Promise<{ length: number; hasTarget: boolean }> {
   try {
-    const node = await tool.opener.openImage(name, format, { readOnly: true, forceShare: true });
+    const node = await tool.opener.openImage(name, format, {
+      readOnly: true,
+      forceShare: true,
+      onlyLook: true,
+    });
     const hasTarget = await tool.isOpenHere(filename);
     const length = node.lengthBytes;
     try {
