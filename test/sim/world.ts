@@ -140,7 +140,9 @@ export class World {
   }
 
   imageOf(node: Node): Image {
-    const { filename } = node.skipFilters();
+    // The name of its storage: while a header changes, an image may have none that opens the same.
+    const layer = node.skipFilters();
+    const { filename } = layer.children.get('file')?.node ?? layer;
     const image = this.images.get(filename) ?? this.exported.get(filename);
     assert(image, `image of node '${node.name}' at '${node.filename}'`);
     return image;
