@@ -6,18 +6,11 @@ import { Flag, hasFlag } from '../../src/block/request.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { NbdClient } from '../../src/nbd/client.js';
 import { CommandFlag } from '../../src/nbd/constants.js';
+import type { NbdTarget } from '../../src/nbd/target.js';
 import type { Engine } from './world.js';
 
 /** Who reads and writes the guest's disk: the guest itself, or another user of the same disk. */
-export interface DiskUser {
-  tryRead(offset: number, buffer: Uint8Array): boolean;
-  read(offset: number, buffer: Uint8Array): Promise<void>;
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
-  write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
-  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
-  discard(offset: number, lengthBytes: number): Promise<void>;
-  flush(): Promise<void>;
-}
+export type DiskUser = Omit<NbdTarget, 'lengthBytes' | 'status'>;
 
 interface Visitor {
   name: string;
