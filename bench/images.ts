@@ -2,7 +2,7 @@ import { closeSync, fdatasyncSync, openSync } from 'node:fs';
 import { randomFillSync } from 'node:crypto';
 import { join } from 'node:path';
 import type { NodeOptions } from '../src/block/driver.js';
-import { Bench } from '../src/cli/demo/session.js';
+import { Bench } from '../src/programs/demo/session.js';
 import { createRealHost } from '../src/host/real.js';
 import { run } from './measure.js';
 

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { createRealHost } from '../src/host/real.js';
-import { QmpClient } from '../src/qmp/client.js';
+import { QmpClient } from '../src/wire/qmp/client.js';
 import type { JsonObject, JsonValue } from '../src/schema/types.js';
 
 export const PROGRAM = resolve(import.meta.dirname, '../dist/livedisk.cjs');

@@ -32,7 +32,7 @@ const common = {
 };
 const esm = { ...common, format: 'esm', splitting: true };
 // Chunks come from ES modules only; as CommonJS they are loaded in half the time.
-await build({ ...esm, entryPoints: { main: 'src/cli/main.ts' }, outdir: 'dist/modules' });
+await build({ ...esm, entryPoints: { main: 'src/programs/main.ts' }, outdir: 'dist/modules' });
 const chunks = readdirSync('dist/modules').filter((name) => name.endsWith('.js'));
 await build({
   ...common,
@@ -51,8 +51,8 @@ await build({
   entryPoints: {
     index: 'src/index.ts',
     block: 'src/block/index.ts',
-    nbd: 'src/nbd/index.ts',
-    qmp: 'src/qmp/index.ts',
+    nbd: 'src/wire/nbd/index.ts',
+    qmp: 'src/wire/qmp/index.ts',
   },
   outdir: 'dist',
 });
@@ -67,7 +67,7 @@ await build({
   external: undefined,
   format: 'cjs',
   sourcemap: false,
-  entryPoints: ['src/cli/bootstrap.cts'],
+  entryPoints: ['src/programs/bootstrap.cts'],
   outfile: PROGRAM,
   banner: { js: '#!/usr/bin/env node' },
 });

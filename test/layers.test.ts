@@ -3,29 +3,33 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { test } from 'node:test';
 
-/** Each folder of src/ may import from itself and from those before it (docs/ARCHITECTURE.md, "Folders"). */
+/**
+ * Each room of src/ may import from itself and from those before it (docs/ARCHITECTURE.md, "Folders"). A file belongs to
+ * the longest name that its path begins with.
+ */
 const LAYERS = [
   'base',
   'host',
   'schema',
-  'nbd',
-  'qmp',
+  'wire/nbd',
+  'wire/qmp',
   'block',
   'drivers',
   'jobs',
-  'export',
-  'guest',
-  'io',
+  'attach',
+  'programs/io',
   'monitor',
   'library',
-  'img',
-  'cli',
-  'testing',
+  'programs/img',
+  'programs',
 ];
 
-/** Only host/ may touch the machine. The programs' entry (cli, for argv and exit) and testing are told apart. */
+/** What a newcomer sees at first. */
+const MOST_TOP_LEVEL_ROOMS = 12;
+
+/** Only host/ may touch the machine, and the programs' entries (for argv and exit). */
 const MACHINE_MODULES = /^(node:(fs|net|dgram|child_process|worker_threads|os)(\/.*)?|koffi)$/;
-const MAY_TOUCH_MACHINE = ['host', 'cli', 'testing'];
+const MAY_TOUCH_MACHINE = ['host', 'programs'];
 
 function* sources(dir: string): Generator<string> {
   for (const entry of readdirSync(dir, { withFileTypes: true })) {
@@ -42,7 +46,13 @@ function imports(path: string): string[] {
   );
 }
 
-const layerOf = (path: string): string => path.split('/')[1] ?? '';
+const layerOf = (path: string): string =>
+  LAYERS.filter((layer) => path.startsWith(`src/${layer}/`)).sort((a, b) => b.length - a.length)[0] ?? '';
+
+test('a newcomer sees no more than a dozen rooms', () => {
+  const rooms = readdirSync('src', { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  assert.ok(rooms.length <= MOST_TOP_LEVEL_ROOMS, rooms.map((room) => room.name).join(' '));
+});
 
 test('imports between the folders of src/ go one way', () => {
   const wrong: string[] = [];
@@ -59,29 +69,49 @@ test('imports between the folders of src/ go one way', () => {
   assert.deepEqual(wrong, []);
 });
 
-test('no file of monitor/ or library/ imports itself by way of others', () => {
-  const files = [...sources('src/monitor'), ...sources('src/library')].filter(
-    (path) => !path.endsWith('.test.ts'),
-  );
-  const graph = new Map(
-    files.map((path) => [
-      path,
-      imports(path)
-        .filter((target) => target.startsWith('.'))
-        .map((target) => normalize(join(dirname(path), target)).replace(/\.js$/, '.ts')),
-    ]),
-  );
-  const reaches = (from: string, to: string, seen = new Set<string>()): boolean =>
-    (graph.get(from) ?? []).some((next) => {
-      if (next === to) return true;
-      if (seen.has(next)) return false;
-      seen.add(next);
-      return reaches(next, to, seen);
-    });
+/** The files of src/ that a file needs when it runs: imports of types alone are gone by then. */
+function filesNeededBy(path: string): string[] {
+  const text = readFileSync(path, 'utf8');
+  return [...text.matchAll(/^(?:import|export)\s([^;]*?)from '(\.[^']+)';/gm)]
+    .filter(([, names]) => !isTypeOnly(names ?? ''))
+    .map(([, , target]) => normalize(join(dirname(path), target ?? '')).replace(/\.js$/, '.ts'));
+}
+
+function isTypeOnly(names: string): boolean {
+  if (/^type\s/.test(names)) return true;
+  const list = /^\{([^}]*)\}\s*$/.exec(names)?.[1];
+  return list?.split(',').every((name) => name.trim() === '' || /^type\s/.test(name.trim())) ?? false;
+}
+
+/** The ways from a file back to itself, one for each group of files that need each other. */
+function circles(graph: ReadonlyMap<string, readonly string[]>): string[][] {
+  const found: string[][] = [];
+  const done = new Set<string>();
+  const visit = (path: string, trail: string[]): void => {
+    const at = trail.indexOf(path);
+    if (at >= 0) found.push([...trail.slice(at), path]);
+    if (at >= 0 || done.has(path)) return;
+    for (const next of graph.get(path) ?? []) visit(next, [...trail, path]);
+    done.add(path);
+  };
+  for (const path of graph.keys()) visit(path, []);
+  return found;
+}
+
+test('no file needs itself by way of others', () => {
+  const files = [...sources('src')].filter((path) => !path.endsWith('.test.ts'));
+  const graph = new Map(files.map((path) => [path, filesNeededBy(path)]));
   assert.deepEqual(
-    files.filter((path) => reaches(path, path)),
-    [],
+    circles(
+      new Map([
+        ['a', ['b']],
+        ['b', ['c']],
+        ['c', ['b']],
+      ]),
+    ),
+    [['b', 'c', 'b']],
   );
+  assert.deepEqual(circles(graph), []);
 });
 
 test('only host/ imports modules that touch the machine', () => {

@@ -130,3 +130,8 @@ export function toBlockError(error: unknown, what?: string, context: ErrorContex
   const text = error instanceof Error ? error.message : String(error);
   return new BlockError('io', what === undefined ? text : `${what}: ${text}`, { ...context, cause: error });
 }
+
+/** A driver cannot do this at all: callers may do it another way. */
+export function isUnsupported(error: unknown): boolean {
+  return error instanceof BlockError && error.kind === 'unsupported';
+}

@@ -309,7 +309,7 @@ export class BlockBackend {
   }
 
   #durable(flags: number): number {
-    return this.writethrough && !hasFlag(flags, Flag.fua) ? flags + Flag.fua : flags;
+    return this.writethrough && !hasFlag(flags, Flag.fua) ? flags | Flag.fua : flags;
   }
 
   #check(offset: number, lengthBytes: number): void {

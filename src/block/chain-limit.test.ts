@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { MAX_CHAIN_DEPTH } from '../base/limits.js';
-import { newGraph, newNode } from '../testing/fake-graph.js';
+import { newGraph, newNode } from '../../test/kit/fake-graph.js';
 import { assertOverlayFits } from './chain-limit.js';
 import type { Graph } from './graph.js';
 import type { Node } from './node.js';

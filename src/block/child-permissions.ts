@@ -8,7 +8,7 @@ import {
   withoutPermissions,
 } from './permissions.js';
 
-const WRITING = Permission.write + Permission.resize;
+const WRITING = Permission.write | Permission.resize;
 
 /** What a node asks of a child, given what its own users ask of it. */
 export function childPermissions(node: Node, role: string, set: PermissionSet): PermissionSet {

@@ -96,7 +96,7 @@ async function fill(
   const node = await opener.open(protocolOptions, { readOnly: false });
   const backend = graph.createBackend({
     description: 'an unnamed block device',
-    perm: Permission.write + Permission.resize,
+    perm: Permission.write | Permission.resize,
     shared: ALL_PERMISSIONS - Permission.write - Permission.resize,
   });
   try {

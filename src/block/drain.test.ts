@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import { defined } from '../base/assert.js';
-import { newBackend, newGraph, newNode, WRITER } from '../testing/fake-graph.js';
+import { newBackend, newGraph, newNode, WRITER } from '../../test/kit/fake-graph.js';
 import type { BlockBackend } from './backend.js';
 import type { Graph } from './graph.js';
 import type { Node } from './node.js';

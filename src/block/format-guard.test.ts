@@ -4,7 +4,7 @@ import { fileDriver } from '../drivers/file/index.js';
 import { qcow2Driver } from '../drivers/qcow2/driver.js';
 import { rawDriver } from '../drivers/raw/index.js';
 import { createSimulatedHost } from '../host/simulated.js';
-import { TestBed, type TestDisk } from '../testing/test-disk.js';
+import { TestBed, type TestDisk } from '../../test/kit/test-disk.js';
 import { probedWarning } from './format-guard.js';
 
 const QCOW2 = Buffer.from('QFI\xfb\0\0\0\x03', 'latin1');

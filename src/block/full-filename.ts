@@ -1,6 +1,6 @@
 import { BlockError } from '../base/error.js';
 import { MAX_FILENAME_BYTES } from '../base/limits.js';
-import { formatJson } from '../qmp/json-format.js';
+import { formatJson } from '../wire/qmp/json-format.js';
 import type { Json } from './driver.js';
 import { folderOf, hasProtocol } from './filename.js';
 import type { Node } from './node.js';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { BlockError } from '../base/error.js';
-import { newBackend, newGraph, newNode, WRITER } from '../testing/fake-graph.js';
+import { newBackend, newGraph, newNode, WRITER } from '../../test/kit/fake-graph.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
 
 test('a permission conflict is refused in words that name both users, and changes nothing', async () => {

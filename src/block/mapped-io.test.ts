@@ -196,7 +196,7 @@ function newNode(name: string, driver: DriverDescription): Node {
 }
 
 function newBackend(graph: Graph): BlockBackend {
-  const perm = Permission.consistentRead + Permission.write;
+  const perm = Permission.consistentRead | Permission.write;
   return graph.createBackend({ description: 'the test', perm, shared: ALL_PERMISSIONS });
 }
 

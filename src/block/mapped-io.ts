@@ -1,12 +1,12 @@
 import { assert, defined } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, isUnsupported } from '../base/error.js';
 import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import type { MapDriver, Reservation } from './driver.js';
 import type { Edge } from './edge.js';
 import type { Node } from './node.js';
-import { isUnsupported, type Located, zeroPayload } from './node-io.js';
-import { BufferPayload, FilePayload, type Payload } from './payload.js';
+import type { Located } from './node-io.js';
+import { BufferPayload, FilePayload, type Payload, zeroPayload } from './payload.js';
 import type { RangeLock, Release } from './range-lock.js';
 import { type BlockStatus, Flag, hasFlag, type Mapping, newMapping } from './request.js';
 

@@ -1,6 +1,6 @@
 import { assert, missing } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
-import { BlockError, errnoError } from '../base/error.js';
+import { BlockError, errnoError, isUnsupported } from '../base/error.js';
 import { MiB } from '../base/limits.js';
 import { isZero } from '../base/zero.js';
 import type { Change } from './change-gate.js';
@@ -8,7 +8,7 @@ import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver } from './driver.js';
 import { MappedIo } from './mapped-io.js';
 import type { Node } from './node.js';
-import { BufferPayload, type Payload } from './payload.js';
+import { BufferPayload, type Payload, zeroPayload } from './payload.js';
 import { RangeLock, type Release } from './range-lock.js';
 import { type BlockStatus, Flag, hasFlag } from './request.js';
 
@@ -356,14 +356,6 @@ export type Located =
   | { kind: 'other'; lengthBytes: number };
 
 const noRelease: Release = () => undefined;
-
-export function isUnsupported(error: unknown): boolean {
-  return error instanceof BlockError && error.kind === 'unsupported';
-}
-
-export function zeroPayload(lengthBytes: number): Payload {
-  return new BufferPayload(Buffer.alloc(lengthBytes));
-}
 
 function isAlignedRequest(offset: number, lengthBytes: number, align: number): boolean {
   return offset % align === 0 && lengthBytes % align === 0;

@@ -1,5 +1,5 @@
 import { BlockError } from '../base/error.js';
-import { parseJson } from '../qmp/json-parser.js';
+import { parseJson } from '../wire/qmp/json-parser.js';
 import {
   BlockdevOptions,
   blockdevOptions,

@@ -26,6 +26,10 @@ export class BufferPayload implements Payload {
   }
 }
 
+export function zeroPayload(lengthBytes: number): Payload {
+  return new BufferPayload(Buffer.alloc(lengthBytes));
+}
+
 /** Bytes of a host file, for copy_file_range. */
 export class FilePayload implements Payload {
   readonly file: { readonly io: IoDriver; readonly offset: number };

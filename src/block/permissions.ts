@@ -1,4 +1,4 @@
-/** What a user of a node wants to do with it, or lets others do (QEMU: BlockPermission). Summed. */
+/** What a user of a node wants to do with it, or lets others do (QEMU: BlockPermission). Or-ed together. */
 export const Permission = {
   consistentRead: 1,
   write: 2,
@@ -16,22 +16,22 @@ const NAMES: ReadonlyArray<readonly [number, string]> = [
 ];
 
 export function hasPermission(set: number, permission: number): boolean {
-  return Math.floor(set / permission) % 2 === 1;
+  return (set & permission) !== 0;
 }
 
 /** Bits in both sets. */
 export function commonPermissions(a: number, b: number): number {
-  return NAMES.reduce((sum, [bit]) => (hasPermission(a, bit) && hasPermission(b, bit) ? sum + bit : sum), 0);
+  return a & b;
 }
 
 /** Bits in either set. */
 export function unitePermissions(a: number, b: number): number {
-  return NAMES.reduce((sum, [bit]) => (hasPermission(a, bit) || hasPermission(b, bit) ? sum + bit : sum), 0);
+  return a | b;
 }
 
 /** Bits of `a` that are not in `b`. */
 export function withoutPermissions(a: number, b: number): number {
-  return NAMES.reduce((sum, [bit]) => (hasPermission(a, bit) && !hasPermission(b, bit) ? sum + bit : sum), 0);
+  return a & ~b;
 }
 
 /** "write, resize", as QEMU's conflict messages word it. */

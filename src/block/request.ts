@@ -11,13 +11,12 @@ export const Flag = {
   unchanged: 8,
 } as const;
 
-/** Whether `flags` has `flag`; spares callers the bitwise operator, which is for codecs. */
 export function hasFlag(flags: number, flag: number): boolean {
-  return Math.floor(flags / flag) % 2 === 1;
+  return (flags & flag) !== 0;
 }
 
 export function withoutFlag(flags: number, flag: number): number {
-  return hasFlag(flags, flag) ? flags - flag : flags;
+  return flags & ~flag;
 }
 
 /**

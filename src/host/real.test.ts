@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { deferred } from '../base/async.js';
-import { type Cleanup, hostConformance } from '../testing/host-conformance.js';
+import { type Cleanup, hostConformance } from '../../test/kit/host-conformance.js';
 import type { HostSocket } from './host.js';
 import { nodeError } from './syscalls.js';
 import { createRealHost } from './real.js';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { deferred } from '../base/async.js';
-import { hostConformance } from '../testing/host-conformance.js';
+import { hostConformance } from '../../test/kit/host-conformance.js';
 import type { Host, HostFile } from './host.js';
 import { createSimulatedHost, type Operation, type Simulation } from './simulated.js';
 

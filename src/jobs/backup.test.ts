@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Deferred, deferred } from '../base/async.js';
 import { KiB } from '../base/limits.js';
-import { contents, JobBench } from '../testing/job-bench.js';
-import { AT_ONCE, type MemoryImage, newMemoryImage } from '../testing/memory-layer.js';
+import { contents, JobBench } from '../../test/kit/job-bench.js';
+import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../test/kit/memory-layer.js';
 
 const CLUSTER = 64 * KiB;
 

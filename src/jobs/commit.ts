@@ -46,8 +46,8 @@ export class CommitJob implements JobDriver {
     const isToGrow = args.base.lengthBytes < args.top.lengthBytes;
     this.#baseBackend = place.backend(
       args.base,
-      Permission.consistentRead + Permission.write + (isToGrow ? Permission.resize : 0),
-      Permission.consistentRead + Permission.writeUnchanged,
+      Permission.consistentRead | Permission.write | (isToGrow ? Permission.resize : 0),
+      Permission.consistentRead | Permission.writeUnchanged,
     );
     this.#topBackend = place.backend(args.top, 0, ALL_PERMISSIONS);
     this.#window = new CopyWindow(job);
@@ -172,7 +172,7 @@ export function holdIntermediate(place: JobPlace, top: Node, base: Node): void {
   for (const node of between(top, base)) {
     if (node === base) return;
     const isConsistent = node.skipFilters() === base.skipFilters();
-    const shared = Permission.writeUnchanged + Permission.write;
+    const shared = Permission.writeUnchanged | Permission.write;
     place.hold('intermediate node', node, 0, shared + (isConsistent ? Permission.consistentRead : 0));
   }
 }

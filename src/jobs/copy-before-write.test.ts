@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DirtyBitmap } from '../block/dirty-bitmap.js';
-import { NEVER_HELD } from '../testing/job-filters.js';
+import { NEVER_HELD } from '../../test/kit/job-filters.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 
 const GRANULE = 4096;

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BlockError } from '../base/error.js';
 import { Flag } from '../block/request.js';
-import { assertSame, contents, JobBench } from '../testing/job-bench.js';
-import { AT_ONCE, type MemoryImage, newMemoryImage } from '../testing/memory-layer.js';
-import { CLUSTER, DISK, fill, readyMirror, turns } from '../testing/mirror-bench.js';
+import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
+import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../test/kit/memory-layer.js';
+import { CLUSTER, DISK, fill, readyMirror, turns } from '../../test/kit/mirror-bench.js';
 import type { CommonArguments } from './arguments.js';
 import type { Job } from './job.js';
 

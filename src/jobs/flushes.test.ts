@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { assertSame, contents, JobBench } from '../testing/job-bench.js';
-import { newMemoryImage } from '../testing/memory-layer.js';
-import { readyMirror, turns } from '../testing/mirror-bench.js';
+import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
+import { newMemoryImage } from '../../test/kit/memory-layer.js';
+import { readyMirror, turns } from '../../test/kit/mirror-bench.js';
 
 const CLUSTER = 4096;
 const DISK = 64 * CLUSTER;

@@ -4,9 +4,9 @@ import { deferred } from '../base/async.js';
 import { MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
-import { assertSame, contents, JobBench } from '../testing/job-bench.js';
-import { AT_ONCE, type MemoryFile, newMemoryImage } from '../testing/memory-layer.js';
-import { turns } from '../testing/mirror-bench.js';
+import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
+import { AT_ONCE, type MemoryFile, newMemoryImage } from '../../test/kit/memory-layer.js';
+import { turns } from '../../test/kit/mirror-bench.js';
 import type { Job } from './job.js';
 
 const CLUSTER = 65536;

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import { errnoError } from '../base/error.js';
 import { Graph } from '../block/graph.js';
-import { memoryHost } from '../testing/job-bench.js';
+import { memoryHost } from '../../test/kit/job-bench.js';
 import { type EmitEvent, Job, type JobDriver, type JobProperties } from './job.js';
 
 interface Bench {

@@ -3,9 +3,9 @@ import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Flag } from '../block/request.js';
-import { assertSame, contents, JobBench, restless, seeded } from '../testing/job-bench.js';
-import { AT_ONCE, type MemoryBehaviour, newMemoryImage } from '../testing/memory-layer.js';
-import { CLUSTER, DISK, fill, readyMirror, turns, zeroings } from '../testing/mirror-bench.js';
+import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
+import { AT_ONCE, type MemoryBehaviour, newMemoryImage } from '../../test/kit/memory-layer.js';
+import { CLUSTER, DISK, fill, readyMirror, turns, zeroings } from '../../test/kit/mirror-bench.js';
 
 test('a full mirror leaves nothing of what its target held, and keeps holes', async () => {
   for (let seed = 0; seed < 12; seed++) {
@@ -177,7 +177,7 @@ test("a guest's flags reach the disk through the filter, and both sides of a wri
     const images = copyMode === 'background' ? [top] : [top, target];
     const seen = images.map(zeroings);
     const flushes = (): number[] => images.map(({ file }) => file.flushes);
-    for (const flags of [Flag.fua, Flag.fua + Flag.mayUnmap]) {
+    for (const flags of [Flag.fua, Flag.fua | Flag.mayUnmap]) {
       let before = flushes();
       await guest.write(0, Buffer.alloc(CLUSTER, 2), Flag.fua);
       assert.ok(flushes().every((count, i) => count > (before[i] ?? 0)));

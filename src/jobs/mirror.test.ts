@@ -5,9 +5,9 @@ import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
 import type { MirrorArguments } from './arguments.js';
 import type { Job } from './job.js';
-import { assertSame, contents, JobBench, restless, seeded } from '../testing/job-bench.js';
-import { AT_ONCE, type MemoryBehaviour, newMemoryImage } from '../testing/memory-layer.js';
-import { CLUSTER, DISK, fill, readyMirror, turns } from '../testing/mirror-bench.js';
+import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
+import { AT_ONCE, type MemoryBehaviour, newMemoryImage } from '../../test/kit/memory-layer.js';
+import { CLUSTER, DISK, fill, readyMirror, turns } from '../../test/kit/mirror-bench.js';
 
 /** Less than a granule of the mirror, and never aligned to one. */
 const PIECE = 700;

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
-import { assertSame, contents, JobBench, restless, seeded } from '../testing/job-bench.js';
-import { AT_ONCE, type MemoryImage, newMemoryImage } from '../testing/memory-layer.js';
+import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
+import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../test/kit/memory-layer.js';
 
 const CLUSTER = 512;
 const DISK = 40 * CLUSTER + 100;

@@ -52,7 +52,7 @@ export class Disk implements AsyncDisposable {
     const { writable = false, shareWrite = true } = options;
     const backend = graph.createBackend({
       description: `a disk of the program`,
-      perm: Permission.consistentRead + (writable ? Permission.write : 0),
+      perm: Permission.consistentRead | (writable ? Permission.write : 0),
       shared: ALL_PERMISSIONS - (shareWrite ? 0 : Permission.write),
     });
     await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));

@@ -8,7 +8,7 @@ import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
-import { Waiting } from '../qmp/registry.js';
+import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { EngineParts as Engine } from './parts.js';
 import { checkNotBlocked, findNode, findRoot } from './find-node.js';
@@ -130,7 +130,7 @@ async function formatImage(
   const driver = opener.drivers.format(name);
   const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
   const node = await opener.resolveReference(file, { readOnly: false });
-  const perm = Permission.write + Permission.resize;
+  const perm = Permission.write | Permission.resize;
   try {
     await withBackend(graph, node, perm, async ({ root }) => {
       if (root) await driver.create?.(root, image, host);

@@ -1,7 +1,7 @@
 import { BlockError } from '../base/error.js';
 import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
-import type { GuestDevice } from '../guest/device.js';
+import type { GuestDevice } from '../attach/device.js';
 import type { EngineParts as Engine } from './parts.js';
 import type { HmpArguments } from './hmp-arguments.js';
 import { nodeInfo } from './node-info.js';

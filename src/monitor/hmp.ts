@@ -1,8 +1,8 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
-import type { GuestDevice } from '../guest/device.js';
-import { permissionsFor, runIoCommand } from '../io/command.js';
-import { VERSION } from '../qmp/session.js';
+import type { GuestDevice } from '../attach/device.js';
+import { permissionsFor, runIoCommand } from '../programs/io/command.js';
+import { VERSION } from '../wire/qmp/session.js';
 import { withBackend } from './blockdev.js';
 import type { EngineParts as Engine } from './parts.js';
 import { findNode } from './find-node.js';

@@ -1,6 +1,6 @@
 import { BlockError } from '../base/error.js';
 import type { Job } from '../jobs/job.js';
-import { Waiting } from '../qmp/registry.js';
+import { Waiting } from '../wire/qmp/registry.js';
 import type { EngineParts as Engine } from './parts.js';
 
 /** The verbs of jobs, in their older (block-job-*) and newer (job-*) forms. */

@@ -6,18 +6,18 @@ import { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { Opener } from '../block/open.js';
 import { DriverRegistry } from '../block/registry.js';
-import { ExportRegistry } from '../export/exports.js';
+import { ExportRegistry } from '../attach/exports.js';
 import {
   checkDeviceProperties,
   type DeviceProperties,
   GuestDevice,
   type IoErrorEvent,
-} from '../guest/device.js';
-import { RunState } from '../guest/run-state.js';
+} from '../attach/device.js';
+import { RunState } from '../attach/run-state.js';
 import type { Host } from '../host/host.js';
 import { JobManager } from '../jobs/manager.js';
-import { CommandRegistry, type Handler } from '../qmp/registry.js';
-import { QmpHub } from '../qmp/session.js';
+import { CommandRegistry, type Handler } from '../wire/qmp/registry.js';
+import { QmpHub } from '../wire/qmp/session.js';
 import {
   type CommandArguments,
   type CommandName,

@@ -1,6 +1,6 @@
 import { activate } from '../block/activity.js';
 import { GRACE_MS } from '../block/graph.js';
-import { Waiting } from '../qmp/registry.js';
+import { Waiting } from '../wire/qmp/registry.js';
 import type { EngineParts as Engine } from './parts.js';
 
 export function registerRunState(engine: Engine): void {

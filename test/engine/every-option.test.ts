@@ -16,8 +16,8 @@ import {
 import { Permission } from '../../src/block/permissions.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createRealHost } from '../../src/host/real.js';
-import { NbdExports } from '../../src/testing/nbd-exports.js';
-import { TestBed, type TestDisk, withFolder } from '../../src/testing/test-disk.js';
+import { NbdExports } from '../kit/nbd-exports.js';
+import { TestBed, type TestDisk, withFolder } from '../kit/test-disk.js';
 
 /**
  * Every option of the schema is refused by name, or there is something here that shows what it does. Who adds an

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { deferred } from '../../src/base/async.js';
 import { createRealHost } from '../../src/host/real.js';
-import { NbdClient } from '../../src/nbd/client.js';
-import { Command, HandshakeFlag, Option, TransmissionFlag } from '../../src/nbd/constants.js';
+import { NbdClient } from '../../src/wire/nbd/client.js';
+import { Command, HandshakeFlag, Option, TransmissionFlag } from '../../src/wire/nbd/constants.js';
 import type { JsonObject } from '../../src/schema/types.js';
-import { NbdPeer } from '../../src/testing/nbd-peer.js';
-import { ScriptedServer } from '../../src/testing/nbd-script.js';
+import { NbdPeer } from '../kit/nbd-peer.js';
+import { ScriptedServer } from '../kit/nbd-script.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
 
 async function serving(bed: EngineBed, more: JsonObject = {}): Promise<string> {
@@ -52,9 +52,9 @@ async function stuckNode(
   const asked = deferred();
   const entry = {
     sizeBytes: DISK_BYTES,
-    flags: TransmissionFlag.hasFlags + TransmissionFlag.sendFlush,
+    flags: TransmissionFlag.hasFlags | TransmissionFlag.sendFlush,
     options: new Set([Option.go]),
-    handshakeFlags: HandshakeFlag.fixedNewstyle + HandshakeFlag.noZeroes,
+    handshakeFlags: HandshakeFlag.fixedNewstyle | HandshakeFlag.noZeroes,
   };
   const released = deferred();
   const listener = await ScriptedServer.listen(createRealHost(), { type: 'unix', path }, async (server) => {

@@ -4,7 +4,7 @@ import { deferred } from '../../src/base/async.js';
 import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
 import type { Graph } from '../../src/block/graph.js';
-import { NbdClient } from '../../src/nbd/client.js';
+import { NbdClient } from '../../src/wire/nbd/client.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 

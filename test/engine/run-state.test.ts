@@ -3,9 +3,9 @@ import { test } from 'node:test';
 import { errnoError } from '../../src/base/error.js';
 import { createImage } from '../../src/block/create.js';
 import { Flag } from '../../src/block/request.js';
-import { RunState } from '../../src/guest/run-state.js';
-import { NbdClient } from '../../src/nbd/client.js';
-import { CommandFlag } from '../../src/nbd/constants.js';
+import { RunState } from '../../src/attach/run-state.js';
+import { NbdClient } from '../../src/wire/nbd/client.js';
+import { CommandFlag } from '../../src/wire/nbd/constants.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
 
 async function connect(bed: EngineBed, path: string, exportName: string): Promise<NbdClient> {

@@ -4,7 +4,7 @@ import { createImage } from '../../src/block/create.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createSimulatedHost } from '../../src/host/simulated.js';
 import { Engine } from '../../src/monitor/engine.js';
-import { NbdClient } from '../../src/nbd/client.js';
+import { NbdClient } from '../../src/wire/nbd/client.js';
 
 const MiB = 1024 * 1024;
 const PATH = '/tmp/disk.qcow2';

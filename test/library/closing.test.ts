@@ -18,7 +18,7 @@ const closed = { name: 'BlockError', kind: 'closed' };
 async function ownBackend(engine: Engine): Promise<BlockBackend> {
   const backend = engine.graph.createBackend({
     description: 'my program',
-    perm: Permission.consistentRead + Permission.write,
+    perm: Permission.consistentRead | Permission.write,
     shared: ALL_PERMISSIONS,
   });
   const node = engine.graph.node('disk');

@@ -40,7 +40,7 @@ export function run(cwd: string, program: string, ...args: string[]): string {
 
 /**
  * A program with a QMP socket (livedisk or a real QEMU), spoken to by a client of our own that shares no code with
- * src/qmp.
+ * src/wire/qmp.
  */
 export class Daemon {
   readonly process: ChildProcess;

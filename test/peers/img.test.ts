@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createRealHost } from '../../src/host/real.js';
-import { imgMain } from '../../src/img/main.js';
+import { imgMain } from '../../src/programs/img/main.js';
 
 const missing = ['qemu-img', 'qemu-io'].find((tool) => spawnSync(tool, ['--version']).error);
 const skip = missing === undefined ? false : `${missing} is not installed`;

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
-import { QmpClient } from '../../src/qmp/client.js';
-import { queryQmpSchema } from '../../src/qmp/introspect.js';
-import { CommandRegistry } from '../../src/qmp/registry.js';
+import { QmpClient } from '../../src/wire/qmp/client.js';
+import { queryQmpSchema } from '../../src/wire/qmp/introspect.js';
+import { CommandRegistry } from '../../src/wire/qmp/registry.js';
 import { COMMANDS } from '../../src/schema/commands.js';
 import type { JsonObject, JsonValue } from '../../src/schema/types.js';
 import { spawnQemu } from './qemu-monitor.js';

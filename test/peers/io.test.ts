@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createRealHost } from '../../src/host/real.js';
-import { ioMain } from '../../src/io/main.js';
-import { type ToolAnswer, toolAnswer } from '../../src/testing/tool-answer.js';
+import { ioMain } from '../../src/programs/io/main.js';
+import { type ToolAnswer, toolAnswer } from '../kit/tool-answer.js';
 
 const missing = ['qemu-img', 'qemu-io'].find((tool) => spawnSync(tool, ['--version']).error);
 const skip = missing === undefined ? false : `${missing} is not installed`;

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { openSync, readSync, closeSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { decodeRecord, encodeRecord, RECORD_BYTES } from '../../src/cli/demo/records.js';
+import { decodeRecord, encodeRecord, RECORD_BYTES } from '../../src/programs/demo/records.js';
 import { Daemon, run, scratch, skipWithout } from './daemon.js';
 import { SmallNbd } from './small-nbd.js';
 

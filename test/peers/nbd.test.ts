@@ -9,11 +9,11 @@ import { qcow2Driver } from '../../src/drivers/qcow2/driver.js';
 import { nbdDriver } from '../../src/drivers/nbd/index.js';
 import { fileDriver } from '../../src/drivers/file/index.js';
 import { createRealHost } from '../../src/host/real.js';
-import { NbdClient } from '../../src/nbd/client.js';
-import { CommandFlag, TransmissionFlag } from '../../src/nbd/constants.js';
-import { NbdServer } from '../../src/nbd/server.js';
-import { errorOf } from '../../src/testing/nbd-target.js';
-import { TestBed, type TestDisk } from '../../src/testing/test-disk.js';
+import { NbdClient } from '../../src/wire/nbd/client.js';
+import { CommandFlag, TransmissionFlag } from '../../src/wire/nbd/constants.js';
+import { NbdServer } from '../../src/wire/nbd/server.js';
+import { errorOf } from '../kit/nbd-target.js';
+import { TestBed, type TestDisk } from '../kit/test-disk.js';
 
 const MiB = 1024 * 1024;
 const SIZE = 8 * MiB;

@@ -7,11 +7,11 @@ import { after, before, test } from 'node:test';
 import fc from 'fast-check';
 import type { CreateOptions } from '../../src/block/driver.js';
 import { Flag } from '../../src/block/request.js';
-import { checkQcow2 } from '../../src/drivers/qcow2/check.js';
+import { checkQcow2 } from '../../src/drivers/qcow2/check/check.js';
 import { formattingText } from '../../src/block/create.js';
-import { createQcow2 } from '../../src/testing/new-qcow2.js';
+import { createQcow2 } from '../kit/new-qcow2.js';
 import { qcow2Driver } from '../../src/drivers/qcow2/driver.js';
-import { childOf, DiskShelf, type OpenDisk } from '../../src/testing/recorded-disk.js';
+import { childOf, DiskShelf, type OpenDisk } from '../kit/recorded-disk.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;

@@ -5,9 +5,9 @@ import type { HostSocket } from '../../src/host/host.js';
 import { createRealHost } from '../../src/host/real.js';
 import { RealClock } from '../../src/host/real-clock.js';
 import { SeededRandom } from '../../src/host/simulated-random.js';
-import { CommandRegistry } from '../../src/qmp/registry.js';
-import { QmpHub, QmpSession } from '../../src/qmp/session.js';
-import { PairedSocket } from '../../src/testing/socket-pair.js';
+import { CommandRegistry } from '../../src/wire/qmp/registry.js';
+import { QmpHub, QmpSession } from '../../src/wire/qmp/session.js';
+import { PairedSocket } from '../kit/socket-pair.js';
 import { spawnQemu } from './qemu-monitor.js';
 
 /** A connection on which bytes are sent and lines are read. */

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BlockError } from '../../src/base/error.js';
 import { createRealHost } from '../../src/host/real.js';
-import { QmpClient } from '../../src/qmp/client.js';
-import { QmpError } from '../../src/qmp/registry.js';
+import { QmpClient } from '../../src/wire/qmp/client.js';
+import { QmpError } from '../../src/wire/qmp/registry.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { spawnQemu } from './qemu-monitor.js';
 

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import { connectUnix } from './daemon.js';
 
-/** A small NBD client that shares no code with src/nbd: fixed newstyle, EXPORT_NAME, simple replies, one at a time. */
+/** A small NBD client that shares no code with src/wire/nbd: fixed newstyle, EXPORT_NAME, simple replies, one at a time. */
 export class SmallNbd {
   readonly #socket: Socket;
   #received: Buffer = Buffer.alloc(0);

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createRealHost } from '../../src/host/real.js';
-import { imgMain } from '../../src/img/main.js';
-import { ioMain } from '../../src/io/main.js';
-import { type ToolAnswer, toolAnswer } from '../../src/testing/tool-answer.js';
+import { imgMain } from '../../src/programs/img/main.js';
+import { ioMain } from '../../src/programs/io/main.js';
+import { type ToolAnswer, toolAnswer } from '../kit/tool-answer.js';
 import { connectUnix, scratch } from './daemon.js';
 
 const SIDES = ['ours', 'theirs'] as const;

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { BlockBackend } from '../../src/block/backend.js';
-import { contents, JobBench, restless, seeded } from '../../src/testing/job-bench.js';
-import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../src/testing/memory-layer.js';
-import { RecordWriter } from '../../src/testing/record-writer.js';
+import { contents, JobBench, restless, seeded } from '../kit/job-bench.js';
+import { AT_ONCE, type MemoryImage, newMemoryImage } from '../kit/memory-layer.js';
+import { RecordWriter } from '../kit/record-writer.js';
 
 /** What the document says of cancel and complete, one test a sentence, under a guest that never stops writing. */
 

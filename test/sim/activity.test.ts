@@ -28,7 +28,7 @@ function open(engine: Engine, context: { readOnly?: boolean; inactive?: boolean 
 async function attach(graph: Graph, node: Node): Promise<BlockBackend> {
   const user = graph.createBackend({
     description: 'a user',
-    perm: Permission.consistentRead + Permission.write,
+    perm: Permission.consistentRead | Permission.write,
     shared: ALL_PERMISSIONS,
   });
   await graph.transaction((transaction) => void transaction.attach(user, 'root', node));

@@ -30,7 +30,7 @@ function open(engine: Engine, name: string, backing?: Node): Promise<Node> {
 async function attach(engine: Engine, node: Node): Promise<BlockBackend> {
   const guest = engine.graph.createBackend({
     description: 'a guest',
-    perm: Permission.consistentRead + Permission.write,
+    perm: Permission.consistentRead | Permission.write,
     shared: ALL_PERMISSIONS,
   });
   await engine.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));

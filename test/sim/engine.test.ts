@@ -42,7 +42,7 @@ function open(engine: Engine, path: string, extra = {}): Promise<Node> {
 async function attach(engine: Engine, node: Node, more = 0): Promise<BlockBackend> {
   const guest = engine.graph.createBackend({
     description: 'a guest',
-    perm: Permission.consistentRead + Permission.write + more,
+    perm: Permission.consistentRead | Permission.write | more,
     shared: ALL_PERMISSIONS,
   });
   await engine.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));

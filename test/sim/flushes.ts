@@ -14,12 +14,12 @@ const FILES = [
   'src/block/graph.ts',
   'src/block/node-io.ts',
   'src/drivers/file/node.ts',
-  'src/drivers/qcow2/backing.ts',
+  'src/drivers/qcow2/features/backing.ts',
   'src/drivers/qcow2/create.ts',
   'src/drivers/qcow2/driver.ts',
-  'src/drivers/qcow2/flush.ts',
+  'src/drivers/qcow2/order/flush.ts',
   'src/drivers/qcow2/image.ts',
-  'src/drivers/qcow2/resize.ts',
+  'src/drivers/qcow2/mapping/resize.ts',
   'src/drivers/raw/index.ts',
   'src/jobs/backup.ts',
   'src/jobs/commit.ts',
@@ -37,7 +37,7 @@ const STATEMENT = /\bawait\b|return this\.#flushFile/;
 
 /** Tests by what they cost; the simulation comes last. */
 const UNIT = [
-  'src/drivers/qcow2/crash.test.ts',
+  'src/drivers/qcow2/order/crash.test.ts',
   'test/sim/engine.test.ts',
   'src/jobs/flushes.test.ts',
   'src/drivers/qcow2/driver.test.ts',

@@ -1,4 +1,4 @@
-import { checkQcow2 } from '../../src/drivers/qcow2/check.js';
+import { checkQcow2 } from '../../src/drivers/qcow2/check/check.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import type { Node } from '../../src/block/node.js';
 import type { Fault } from '../../src/host/simulated.js';

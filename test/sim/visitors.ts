@@ -4,9 +4,9 @@ import type { Node } from '../../src/block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import { Flag, hasFlag } from '../../src/block/request.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
-import { NbdClient } from '../../src/nbd/client.js';
-import { CommandFlag } from '../../src/nbd/constants.js';
-import type { NbdTarget } from '../../src/nbd/target.js';
+import { NbdClient } from '../../src/wire/nbd/client.js';
+import { CommandFlag } from '../../src/wire/nbd/constants.js';
+import type { NbdTarget } from '../../src/wire/nbd/target.js';
 import type { Engine } from './world.js';
 
 /** Who reads and writes the guest's disk: the guest itself, or another user of the same disk. */
@@ -137,7 +137,7 @@ export class Visitors {
   #backend(name: string, canWrite: boolean): BlockBackend {
     return this.#engine.graph.createBackend({
       description: name,
-      perm: Permission.consistentRead + (canWrite ? Permission.write : 0),
+      perm: Permission.consistentRead | (canWrite ? Permission.write : 0),
       shared: ALL_PERMISSIONS - Permission.resize,
     });
   }

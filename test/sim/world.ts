@@ -223,7 +223,7 @@ export class Engine {
   async attachGuest(node: Node, sharesWrite = false): Promise<BlockBackend> {
     const guest = this.graph.createBackend({
       description: "block device '/machine/guest'",
-      perm: Permission.consistentRead + Permission.write,
+      perm: Permission.consistentRead | Permission.write,
       shared: ALL_PERMISSIONS - Permission.resize - (sharesWrite ? 0 : Permission.write),
     });
     await this.graph.transaction((transaction) => void transaction.attach(guest, 'root', node));

@@ -1,4 +1,4 @@
-import { filterConformance } from '../../testing/conformance.js';
+import { filterConformance } from '../../../test/kit/conformance.js';
 import { blkdebugDriver } from './index.js';
 
 filterConformance('blkdebug', [blkdebugDriver], (image) => ({ driver: 'blkdebug', image }));

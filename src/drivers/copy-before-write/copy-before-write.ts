@@ -12,7 +12,7 @@ export const COPY_BEFORE_WRITE: DriverDescription = {
       users.perm,
       hasPermission(users.perm, Permission.write) ? Permission.consistentRead : 0,
     ),
-    shared: hasUsers ? withoutPermissions(users.shared, Permission.write + Permission.resize) : users.shared,
+    shared: hasUsers ? withoutPermissions(users.shared, Permission.write | Permission.resize) : users.shared,
   })),
   isAlwaysShown: true,
 };

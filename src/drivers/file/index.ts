@@ -10,7 +10,7 @@ import { checkFileSettings, type FileSettings } from './options.js';
 
 /** What making a file needs, and keeps others from. */
 const CREATOR = {
-  perm: Permission.write + Permission.resize,
+  perm: Permission.write | Permission.resize,
   shared: ALL_PERMISSIONS - Permission.resize,
 };
 

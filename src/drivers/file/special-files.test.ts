@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { createRealHost } from '../../host/real.js';
-import { TestBed, withFolder } from '../../testing/test-disk.js';
+import { TestBed, withFolder } from '../../../test/kit/test-disk.js';
 import { fileDriver } from './index.js';
 
 test('what is no file is refused, without opening it', () =>

@@ -1,7 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import type { GivenOptions, NodeOptions, Settings } from '../../block/driver.js';
 import type { SocketAddress } from '../../host/host.js';
-import { NBD_DEFAULT_PORT } from '../../nbd/constants.js';
+import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.js';
 import type { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 
 export type NbdSettings = Settings<typeof NBD_OPTIONS>;

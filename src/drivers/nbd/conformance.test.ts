@@ -1,7 +1,7 @@
 import { after } from 'node:test';
-import { protocolConformance } from '../../testing/conformance.js';
-import { NbdExports } from '../../testing/nbd-exports.js';
-import type { TestBed } from '../../testing/test-disk.js';
+import { protocolConformance } from '../../../test/kit/conformance.js';
+import { NbdExports } from '../../../test/kit/nbd-exports.js';
+import type { TestBed } from '../../../test/kit/test-disk.js';
 import { nbdDriver } from './index.js';
 
 const servers = new Map<TestBed, NbdExports>();

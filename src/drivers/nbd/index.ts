@@ -1,5 +1,5 @@
 import type { DriverDescription } from '../../block/driver.js';
-import { NbdClient } from '../../nbd/client.js';
+import { NbdClient } from '../../wire/nbd/client.js';
 import { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 import { nbdFilename, parseNbdFilename, serverAddress } from './address.js';
 import { deniedError, NbdNode } from './node.js';

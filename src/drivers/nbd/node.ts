@@ -11,8 +11,8 @@ import type {
 } from '../../block/driver.js';
 import { hasPermission, Permission } from '../../block/permissions.js';
 import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
-import type { NbdClient } from '../../nbd/client.js';
-import { AllocationState, CommandFlag, TransmissionFlag } from '../../nbd/constants.js';
+import type { NbdClient } from '../../wire/nbd/client.js';
+import { AllocationState, CommandFlag, TransmissionFlag } from '../../wire/nbd/constants.js';
 import type { NbdSettings } from './address.js';
 
 /** A node is a whole number of these: what an export of another size lacks of the last one reads as zeroes. */

@@ -1,4 +1,4 @@
-import { protocolConformance } from '../../testing/conformance.js';
+import { protocolConformance } from '../../../test/kit/conformance.js';
 import { nullCoDriver } from './index.js';
 
 protocolConformance({

@@ -1,5 +1,5 @@
-import { filterConformance } from '../../testing/conformance.js';
-import { jobFilterDrivers } from '../../testing/job-filters.js';
+import { filterConformance } from '../../../test/kit/conformance.js';
+import { jobFilterDrivers } from '../../../test/kit/job-filters.js';
 
 for (const driver of jobFilterDrivers)
   filterConformance(driver.name, [driver], (file) => ({ driver: driver.name, file }));

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { DriverEvent } from '../../block/driver.js';
 import { Flag } from '../../block/request.js';
-import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
-import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../testing/recorded-disk.js';
-import { checkQcow2 } from './check.js';
+import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
+import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../../test/kit/recorded-disk.js';
+import { checkQcow2 } from './check/check.js';
 import { qcow2Driver } from './driver.js';
-import { FieldOffset } from './header.js';
+import { FieldOffset } from './disk/header.js';
 
 const CLUSTER = 65536;
 const COPIED = 1n << 63n;

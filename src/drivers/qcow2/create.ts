@@ -8,8 +8,8 @@ import {
   encodeExtensions,
   ExtensionType,
   type HeaderExtension,
-} from './header-extensions.js';
-import { FieldOffset, l1EntriesFor, NEW_HEADER_BYTES, V2_HEADER_BYTES } from './header.js';
+} from './disk/header-extensions.js';
+import { FieldOffset, l1EntriesFor, NEW_HEADER_BYTES, V2_HEADER_BYTES } from './disk/header.js';
 import {
   COMPATIBLE_LAZY_REFCOUNTS,
   ENTRY_BYTES,
@@ -17,8 +17,8 @@ import {
   SECTOR_BYTES,
   writeEntry,
   writeU64,
-} from './layout.js';
-import { writeRefcount } from './refcounts.js';
+} from './disk/layout.js';
+import { writeRefcount } from './space/refcounts.js';
 
 /** What the header and the tables of an empty image depend on. */
 interface Shape {

@@ -3,9 +3,9 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import type { CreateOptions, NodeOptions } from '../../block/driver.js';
 import { Flag, newMapping } from '../../block/request.js';
-import { childOf, DiskShelf, type OpenDisk } from '../../testing/recorded-disk.js';
-import { checkQcow2 } from './check.js';
-import { createQcow2 } from '../../testing/new-qcow2.js';
+import { childOf, DiskShelf, type OpenDisk } from '../../../test/kit/recorded-disk.js';
+import { checkQcow2 } from './check/check.js';
+import { createQcow2 } from '../../../test/kit/new-qcow2.js';
 import { qcow2Driver } from './driver.js';
 
 const KiB = 1024;

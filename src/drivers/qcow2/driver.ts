@@ -13,15 +13,15 @@ import type {
 import type { Mapping } from '../../block/request.js';
 import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
 import { QCOW2_CREATE } from '../../schema/create-options.js';
-import { changeBacking } from './backing.js';
+import { changeBacking } from './features/backing.js';
 import { createQcow2 } from './create.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
-import { COMPATIBLE_LAZY_REFCOUNTS, MAGIC } from './layout.js';
-import { cacheSizes } from './cache-sizes.js';
+import { COMPATIBLE_LAZY_REFCOUNTS, MAGIC } from './disk/layout.js';
+import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
-import { refuseCompressed } from './reservation.js';
-import { growImage } from './resize.js';
-import { discardClusters, zeroClusters } from './zeroing.js';
+import { refuseCompressed } from './space/reservation.js';
+import { growImage } from './mapping/resize.js';
+import { discardClusters, zeroClusters } from './mapping/zeroing.js';
 
 /** Answers for the image that is open now; another one after an incoming migration. */
 class Qcow2Map implements MapDriver {

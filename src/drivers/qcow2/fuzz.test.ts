@@ -3,19 +3,19 @@ import { test } from 'node:test';
 import { BlockError, errnoError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
 import { Flag } from '../../block/request.js';
-import { seededBelow } from '../../testing/crash-states.js';
-import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
+import { seededBelow } from '../../../test/kit/crash-states.js';
+import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
 import {
   applyWrite,
   childOf,
   DiskShelf,
   type OpenDisk,
   type RecordedDisk,
-} from '../../testing/recorded-disk.js';
-import { checkQcow2 } from './check.js';
+} from '../../../test/kit/recorded-disk.js';
+import { checkQcow2 } from './check/check.js';
 import { qcow2Driver } from './driver.js';
-import { FieldOffset, V2_HEADER_BYTES, V3_HEADER_BYTES } from './header.js';
-import { ENTRY_BYTES, entryOffset } from './layout.js';
+import { FieldOffset, V2_HEADER_BYTES, V3_HEADER_BYTES } from './disk/header.js';
+import { ENTRY_BYTES, entryOffset } from './disk/layout.js';
 
 /** Guests write nothing but this; no metadata has a run of it. */
 const GUEST_BYTE = 0xa5;

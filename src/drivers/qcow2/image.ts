@@ -2,9 +2,9 @@ import { assert } from '../../base/assert.js';
 import { AsyncMutex } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
-import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './header.js';
-import { ENTRY_BYTES, Incompatible, SECTOR_BYTES } from './layout.js';
-import type { MetadataMap } from './metadata-map.js';
+import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
+import { ENTRY_BYTES, Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import type { MetadataMap } from './tables/metadata-map.js';
 
 /** First read of an image: the header of every cluster size begins here. */
 const FIRST_READ_BYTES = 4096;

@@ -1,16 +1,16 @@
 import type { ChildIo, DriverContext, Json } from '../../block/driver.js';
-import { Allocator } from './allocator.js';
-import { UnlinkedClusters, WriteBack } from './flush.js';
+import { Allocator } from './space/allocator.js';
+import { UnlinkedClusters, WriteBack } from './order/flush.js';
 import { ImageContext } from './image.js';
-import { DEFAULT_L2_CACHE_BYTES, L2Tables } from './l2-cache.js';
-import { ENTRY_BYTES } from './layout.js';
-import { Mapper } from './mapping.js';
-import { MetadataMap } from './metadata-map.js';
-import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './refcounts.js';
-import { type ImageParts, Reserver } from './reservation.js';
-import { SectorTable } from './sector-table.js';
-import { MetadataSpace } from './space.js';
-import { readSnapshots, type SnapshotTable } from './snapshots.js';
+import { DEFAULT_L2_CACHE_BYTES, L2Tables } from './tables/l2-cache.js';
+import { ENTRY_BYTES } from './disk/layout.js';
+import { Mapper } from './mapping/mapping.js';
+import { MetadataMap } from './tables/metadata-map.js';
+import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './space/refcounts.js';
+import { type ImageParts, Reserver } from './space/reservation.js';
+import { SectorTable } from '../tables/sector-table.js';
+import { MetadataSpace } from './space/space.js';
+import { readSnapshots, type SnapshotTable } from './disk/snapshots.js';
 
 export interface CacheSizes {
   l2CacheBytes?: number | undefined;

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { NodeOptions } from '../../block/driver.js';
 import { Flag, newMapping } from '../../block/request.js';
-import { HandmadeQcow2 } from '../../testing/handmade-qcow2.js';
-import { childOf, DiskShelf, type OpenDisk, type RecordedDisk } from '../../testing/recorded-disk.js';
-import { checkQcow2 } from './check.js';
+import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
+import { childOf, DiskShelf, type OpenDisk, type RecordedDisk } from '../../../test/kit/recorded-disk.js';
+import { checkQcow2 } from './check/check.js';
 import { qcow2Driver } from './driver.js';
 
 const KiB = 1024;

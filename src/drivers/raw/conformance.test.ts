@@ -1,4 +1,4 @@
-import { formatConformance } from '../../testing/conformance.js';
+import { formatConformance } from '../../../test/kit/conformance.js';
 import { rawDriver } from './index.js';
 
 formatConformance({ name: 'raw', driver: rawDriver, unitBytes: 4096 });

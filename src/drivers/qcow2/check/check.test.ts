@@ -1,0 +1,120 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { HandmadeQcow2 } from '../../../../test/kit/handmade-qcow2.js';
+import { childOf, RecordedDisk } from '../../../../test/kit/recorded-disk.js';
+import { checkQcow2 } from './check.js';
+
+const CLUSTER = 65536;
+const COPIED = 1n << 63n;
+
+interface Image {
+  image: HandmadeQcow2;
+  l2: number;
+  data: number;
+}
+
+function twoClusters(): Image {
+  const image = new HandmadeQcow2({ sizeBytes: 4 * CLUSTER, clusters: 16 });
+  const data = image.data(0, 0);
+  image.data(1, 2);
+  return { image, l2: image.l2(0), data };
+}
+
+// Corruptions and leaks as qemu-img counts them.
+const DAMAGES: ReadonlyArray<[string, number, number, (image: Image) => void, RegExp]> = [
+  ['nothing', 0, 0, () => undefined, /^$/],
+  [
+    'reserved bits of an L1 entry',
+    1,
+    0,
+    ({ image, l2 }) => image.u64(image.l1Offset, BigInt(l2) | COPIED | 1n),
+    /L1 entry with reserved bits set: 0x8/,
+  ],
+  [
+    'reserved bits of an L2 entry',
+    2,
+    0,
+    ({ image, data }) => {
+      image.entry(0, BigInt(data) | COPIED | 2n);
+      image.entry(3, 1n << 58n);
+    },
+    /l2 entry with reserved bits set: 0x8/,
+  ],
+  [
+    'an L2 table behind the end',
+    2,
+    3,
+    ({ image }) => image.u64(image.l1Offset, BigInt(100 * CLUSTER) | COPIED),
+    /L2 table: region 0x640000\+0x10000 exceeds/,
+  ],
+  [
+    'a data cluster behind the end',
+    2,
+    1,
+    ({ image }) => image.entry(0, BigInt(100 * CLUSTER) | COPIED),
+    /OFLAG_COPIED data cluster: offset=0x640000 copied=true refcount=0/,
+  ],
+  [
+    'a data cluster that is not aligned refers to two',
+    2,
+    0,
+    ({ image, data }) => image.entry(0, BigInt(data + 512) | COPIED),
+    /offset=0x50200: Data cluster is not properly aligned/,
+  ],
+  [
+    'an L2 table that is not aligned is looked at where it is',
+    1,
+    1,
+    ({ image, l2 }) => image.u64(image.l1Offset, BigInt(l2 + 512) | COPIED),
+    /l2_offset=0x40200: Table is not cluster aligned/,
+  ],
+  [
+    'reserved bits of a refcount table entry: its block is used, but not counted',
+    1,
+    1,
+    ({ image }) => image.u64(image.refcountTableOffset, BigInt(image.refcountBlockOffset) | 1n),
+    /refcount table entry 0 has reserved bits set/,
+  ],
+  [
+    'a refcount block behind the end: nothing is counted',
+    10,
+    0,
+    ({ image }) => image.u64(image.refcountTableOffset, BigInt(100 * CLUSTER)),
+    /cluster 0 refcount=0 reference=1/,
+  ],
+  [
+    'a refcount block that is not aligned: nothing is known of its clusters',
+    1,
+    0,
+    ({ image }) => image.u64(image.refcountTableOffset, BigInt(image.refcountBlockOffset + 512)),
+    /Can't get refcount for cluster 15: Input/,
+  ],
+];
+
+for (const [what, corruptions, leaks, damage, message] of DAMAGES) {
+  test(`the check of an image with ${what}`, async () => {
+    const made = twoClusters();
+    damage(made);
+    const found = await checkQcow2(childOf(new RecordedDisk(made.image.bytes)));
+    const messages = found.messages.join('\n');
+    assert.deepEqual([found.corruptions, found.leaks], [corruptions, leaks], messages);
+    assert.match(messages, message);
+  });
+}
+
+test('more references than a refcount can count are errors of their own', async () => {
+  const { image, data } = twoClusters();
+  // One bit a refcount: clusters 0 to 6 are in use.
+  image.u32(96, 0);
+  image.bytes.fill(0, image.refcountBlockOffset, image.refcountBlockOffset + CLUSTER);
+  image.bytes[image.refcountBlockOffset] = 0x7f;
+  image.entry(2, BigInt(data));
+  const found = await checkQcow2(childOf(new RecordedDisk(image.bytes)));
+  assert.ok(found.messages.includes('ERROR overflow cluster offset=0x50000'), found.messages.join('\n'));
+});
+
+test('the disk of an image whose size ends within a sector ends before it', async () => {
+  const { image } = twoClusters();
+  image.u64(24, BigInt(4 * CLUSTER + 1));
+  assert.equal((await checkQcow2(childOf(new RecordedDisk(image.bytes)))).totalClusters, 4);
+});

@@ -1,0 +1,227 @@
+import { alignDown } from '../../../base/align.js';
+import { BlockError } from '../../../base/error.js';
+import {
+  MAX_BACKING_NAME_BYTES,
+  MAX_IMAGE_BYTES,
+  MAX_L1_BYTES,
+  MAX_REFTABLE_BYTES,
+} from '../../../base/limits.js';
+import {
+  ExtensionType,
+  featureNames,
+  findExtension,
+  type HeaderExtension,
+  parseExtensions,
+} from './header-extensions.js';
+import { ENTRY_BYTES, Incompatible, MAGIC, readU64, SECTOR_BYTES } from './layout.js';
+
+export const V2_HEADER_BYTES = 72;
+export const V3_HEADER_BYTES = 104;
+/** The 104 bytes of version 3, then compression_type and its padding. */
+export const NEW_HEADER_BYTES = 112;
+const MAX_CLUSTER_BITS = 21;
+const MIN_CLUSTER_BITS = 9;
+/** QEMU's bound on internal snapshots. */
+const MAX_SNAPSHOTS = 65536;
+
+/** Where the fields that change in place are. */
+export const FieldOffset = {
+  backingOffset: 8,
+  backingSize: 16,
+  size: 24,
+  l1Entries: 36,
+  l1Offset: 40,
+  refcountTableOffset: 48,
+  refcountTableClusters: 56,
+  incompatible: 72,
+  autoclear: 88,
+} as const;
+
+/** A header that was checked; sizes in bytes unless named otherwise. */
+export interface Header {
+  version: 2 | 3;
+  clusterBits: number;
+  clusterBytes: number;
+  sizeBytes: number;
+  l1Entries: number;
+  l1Offset: number;
+  refcountTableOffset: number;
+  refcountTableClusters: number;
+  refcountOrder: number;
+  snapshotCount: number;
+  snapshotsOffset: number;
+  incompatible: bigint;
+  compatible: bigint;
+  autoclear: bigint;
+  headerBytes: number;
+  compressionType: number;
+  backingOffset: number;
+  backing: { filename: string; format?: string } | undefined;
+  extensions: HeaderExtension[];
+}
+
+/** Virtual bytes that one L1 entry covers. */
+export function l2CoverageBytes(clusterBytes: number): number {
+  return (clusterBytes / ENTRY_BYTES) * clusterBytes;
+}
+
+export function l1EntriesFor(sizeBytes: number, clusterBytes: number): number {
+  return Math.ceil(sizeBytes / l2CoverageBytes(clusterBytes));
+}
+
+/** Cluster size that the first bytes of an image name, for how much to read. Errors as parseHeader's. */
+export function headerClusterBytes(start: Buffer): number {
+  if (start.length < V2_HEADER_BYTES || start.readUInt32BE(0) !== MAGIC)
+    throw new BlockError('invalid', 'Image is not in qcow2 format');
+  const version = start.readUInt32BE(4);
+  if (version !== 2 && version !== 3)
+    throw new BlockError('unsupported', `Unsupported qcow2 version ${version}`);
+  const clusterBits = start.readUInt32BE(20);
+  if (clusterBits < MIN_CLUSTER_BITS || clusterBits > MAX_CLUSTER_BITS)
+    throw new BlockError('unsupported', `Unsupported cluster size: 2^${clusterBits}`);
+  return 2 ** clusterBits;
+}
+
+/**
+ * Parses and checks the header in the first cluster of an image whose file is `fileBytes` long (qcow2
+ * specification, "Header"). Errors: invalid (no qcow2), unsupported (named), corrupt, limit; QEMU's words.
+ */
+export function parseHeader(cluster: Buffer, fileBytes: number): Header {
+  const clusterBytes = headerClusterBytes(cluster);
+  const version = cluster.readUInt32BE(4) === 2 ? 2 : 3;
+  const v3 = version === 3;
+  const headerBytes = v3 ? readHeaderLength(cluster, clusterBytes) : V2_HEADER_BYTES;
+  const header: Header = {
+    version,
+    clusterBits: cluster.readUInt32BE(20),
+    clusterBytes,
+    // The disk of a foreign image whose size ends within a sector ends before that, as QEMU has it.
+    sizeBytes: alignDown(readU64(cluster, FieldOffset.size, 'Image size'), SECTOR_BYTES),
+    l1Entries: cluster.readUInt32BE(FieldOffset.l1Entries),
+    l1Offset: readU64(cluster, FieldOffset.l1Offset, 'Active L1 table offset'),
+    refcountTableOffset: readU64(cluster, FieldOffset.refcountTableOffset, 'Reference count table offset'),
+    refcountTableClusters: cluster.readUInt32BE(FieldOffset.refcountTableClusters),
+    refcountOrder: v3 ? cluster.readUInt32BE(96) : 4,
+    snapshotCount: cluster.readUInt32BE(60),
+    snapshotsOffset: readU64(cluster, 64, 'Snapshot table offset'),
+    incompatible: v3 ? cluster.readBigUInt64BE(FieldOffset.incompatible) : 0n,
+    compatible: v3 ? cluster.readBigUInt64BE(80) : 0n,
+    autoclear: v3 ? cluster.readBigUInt64BE(FieldOffset.autoclear) : 0n,
+    headerBytes,
+    compressionType: headerBytes > V3_HEADER_BYTES ? (cluster[V3_HEADER_BYTES] ?? 0) : 0,
+    backingOffset: readU64(cluster, FieldOffset.backingOffset, 'Backing file offset'),
+    backing: undefined,
+    extensions: [],
+  };
+  readVariablePart(cluster, header);
+  checkFeatures(header, cluster.readUInt32BE(32));
+  checkTables(header, fileBytes);
+  return header;
+}
+
+function readHeaderLength(cluster: Buffer, clusterBytes: number): number {
+  const length = cluster.length < V3_HEADER_BYTES ? 0 : cluster.readUInt32BE(100);
+  if (length < V3_HEADER_BYTES) throw new BlockError('corrupt', 'qcow2 header too short');
+  if (length > clusterBytes || length > cluster.length)
+    throw new BlockError('corrupt', 'qcow2 header exceeds cluster size');
+  if (length % 8 !== 0) throw new BlockError('corrupt', 'qcow2 header length is not a multiple of 8');
+  return length;
+}
+
+function readVariablePart(cluster: Buffer, header: Header): void {
+  const { backingOffset, clusterBytes } = header;
+  if (backingOffset > clusterBytes || (backingOffset > 0 && backingOffset < header.headerBytes))
+    throw new BlockError('corrupt', 'Invalid backing file offset');
+  const extensionsEnd = Math.min(cluster.length, backingOffset > 0 ? backingOffset : clusterBytes);
+  // A file cut inside its header cluster reads as zeroes there, which ends the extensions.
+  header.extensions = parseExtensions(cluster, header.headerBytes, extensionsEnd);
+  if (backingOffset === 0) return;
+  const length = cluster.readUInt32BE(FieldOffset.backingSize);
+  if (length > Math.min(MAX_BACKING_NAME_BYTES, clusterBytes - backingOffset))
+    throw new BlockError('corrupt', 'Backing file name too long');
+  if (backingOffset + length > cluster.length)
+    throw new BlockError('corrupt', 'Backing file name lies outside the file');
+  const filename = cluster.toString('utf8', backingOffset, backingOffset + length);
+  if (filename === '') return;
+  header.backing = { filename };
+  const format = findExtension(header.extensions, ExtensionType.backingFormat);
+  if (format) header.backing.format = format.toString('utf8');
+}
+
+const INCOMPATIBLE_NAMES: ReadonlyArray<readonly [bigint, string]> = [
+  [Incompatible.externalDataFile, 'external data file'],
+  [Incompatible.extendedL2, 'extended L2 entries'],
+];
+
+function checkFeatures(header: Header, cryptMethod: number): void {
+  const unknown = unknownFeatures(header);
+  if (unknown.length > 0)
+    throw new BlockError('unsupported', `Unsupported qcow2 feature(s): ${unknown.join(', ')}`);
+  if (cryptMethod > 0) {
+    const name = ['', 'AES encryption', 'LUKS encryption'][cryptMethod];
+    throw new BlockError(
+      'unsupported',
+      name === undefined
+        ? `Unsupported encryption method ${cryptMethod}`
+        : `Unsupported qcow2 feature(s): ${name}`,
+    );
+  }
+  if (header.refcountOrder > 6)
+    throw new BlockError('corrupt', 'Reference count entry width too large; may not exceed 64 bits');
+  const nonDefault = (header.incompatible & Incompatible.compressionType) !== 0n;
+  if (nonDefault !== header.compressionType > 0)
+    throw new BlockError(
+      'corrupt',
+      'Compression type incompatible feature bit must be consistent with the field',
+    );
+  if (header.compressionType > 1)
+    throw new BlockError('unsupported', `Unknown compression type: ${header.compressionType}`);
+}
+
+function unknownFeatures(header: Header): string[] {
+  const names = INCOMPATIBLE_NAMES.filter(([bit]) => (header.incompatible & bit) !== 0n).map(
+    ([, name]) => name,
+  );
+  const table = featureNames(findExtension(header.extensions, ExtensionType.featureNames), 0);
+  for (let bit = 5; bit < 64; bit++) {
+    if ((header.incompatible & (1n << BigInt(bit))) === 0n) continue;
+    names.push(table.get(bit) ?? `Unknown incompatible feature: ${(1n << BigInt(bit)).toString(16)}`);
+  }
+  return names;
+}
+
+function checkTables(header: Header, fileBytes: number): void {
+  const { clusterBytes } = header;
+  if (header.sizeBytes > MAX_IMAGE_BYTES) throw new BlockError('limit', 'Image is too big');
+  if (header.refcountTableClusters === 0)
+    throw new BlockError('corrupt', 'Image does not contain a reference count table');
+  const refcountBytes = header.refcountTableClusters * clusterBytes;
+  if (refcountBytes > MAX_REFTABLE_BYTES) throw new BlockError('limit', 'Reference count table too large');
+  checkTable('Reference count table', header, header.refcountTableOffset, refcountBytes, fileBytes);
+  if (header.snapshotCount > MAX_SNAPSHOTS) throw new BlockError('limit', 'Snapshot table too large');
+  if (header.snapshotCount > 0) checkTable('Snapshot table', header, header.snapshotsOffset, 1, fileBytes);
+  const l1Bytes = header.l1Entries * ENTRY_BYTES;
+  if (l1Bytes > MAX_L1_BYTES) throw new BlockError('limit', 'Active L1 table too large');
+  if (header.l1Entries < l1EntriesFor(header.sizeBytes, clusterBytes))
+    throw new BlockError('corrupt', 'L1 table is too small');
+  if (l1Bytes === 0) return;
+  checkTable('Active L1 table', header, header.l1Offset, l1Bytes, fileBytes);
+  const apart =
+    header.l1Offset + l1Bytes <= header.refcountTableOffset ||
+    header.refcountTableOffset + refcountBytes <= header.l1Offset;
+  if (!apart) throw new BlockError('corrupt', 'Active L1 table overlaps with the reference count table');
+}
+
+/** A table must be aligned, lie behind the header cluster and inside the file. */
+function checkTable(
+  name: string,
+  header: Header,
+  offset: number,
+  lengthBytes: number,
+  fileBytes: number,
+): void {
+  if (offset % header.clusterBytes !== 0 || offset < header.clusterBytes)
+    throw new BlockError('corrupt', `${name} offset invalid`, { offset });
+  if (offset + lengthBytes > fileBytes)
+    throw new BlockError('corrupt', `${name} lies outside the file`, { offset });
+}

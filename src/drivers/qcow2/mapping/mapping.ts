@@ -1,0 +1,133 @@
+import type { Mapping } from '../../../block/request.js';
+import type { CachedTable } from '../tables/cached-table.js';
+import type { ImageContext } from '../image.js';
+import type { L2Tables } from '../tables/l2-cache.js';
+import { ClusterKind, clusterKind, entryIsCopied, entryOffset } from '../disk/layout.js';
+
+const KINDS = ['backing', 'zero', 'zero', 'data', 'compressed'] as const;
+
+/** Answers where guest ranges are, from the tables in memory or by loading them. */
+export class Mapper {
+  readonly #context: ImageContext;
+  readonly #tables: L2Tables;
+  readonly #clusterBytes: number;
+  readonly #l2Entries: number;
+  readonly #coverageBytes: number;
+  // The stretch under construction: fields rather than an object, so that tryMap allocates nothing.
+  #kind = -1;
+  #host = 0;
+  #copied = false;
+  #start = 0;
+
+  constructor(context: ImageContext, tables: L2Tables) {
+    this.#context = context;
+    this.#tables = tables;
+    this.#clusterBytes = context.clusterBytes;
+    this.#l2Entries = context.l2Entries;
+    this.#coverageBytes = this.#l2Entries * this.#clusterBytes;
+  }
+
+  /** MapDriver.tryMap: joins what is alike and, for data, contiguous in the file. */
+  tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {
+    const end = offset + lengthBytes;
+    this.#kind = -1;
+    this.#start = offset;
+    let at = offset;
+    while (at < end) {
+      const l1Index = Math.floor(at / this.#coverageBytes);
+      const next = Math.min(end, (l1Index + 1) * this.#coverageBytes);
+      const table = this.#tables.peek(l1Index);
+      let reached: number;
+      if (table?.wellFormed) reached = this.#join(table, at, next);
+      else if (!table && this.#tables.isAbsent(l1Index)) reached = this.#joinAbsent(at, next);
+      else reached = at;
+      at = reached;
+      if (reached < next) break;
+    }
+    if (this.#kind < 0) return false;
+    this.#fill(out, at - offset);
+    return true;
+  }
+
+  async map(offset: number, lengthBytes: number, out: Mapping): Promise<void> {
+    for (;;) {
+      const l1Index = Math.floor(offset / this.#coverageBytes);
+      if (!this.#tables.isAbsent(l1Index)) {
+        await this.#tables.load(l1Index);
+        // Others who waited for it too may have made it leave memory again.
+        const table = this.#tables.peek(l1Index);
+        if (table && !table.wellFormed) return this.#mapChecked(table, offset, lengthBytes, out);
+      }
+      if (this.tryMap(offset, lengthBytes, out)) return;
+    }
+  }
+
+  /** One cluster of a table that holds entries which need a look. */
+  #mapChecked(table: CachedTable, offset: number, lengthBytes: number, out: Mapping): void {
+    const within = offset % this.#coverageBytes;
+    const index = Math.floor(within / this.#clusterBytes);
+    this.#tables.checkEntry(table, index);
+    this.#kind = -1;
+    this.#start = offset;
+    const clusterEnd = offset - (offset % this.#clusterBytes) + this.#clusterBytes;
+    const end = Math.min(offset + lengthBytes, clusterEnd);
+    this.#join(table, offset, end);
+    this.#fill(out, end - offset);
+    const cluster = this.#clusterBytes;
+    const { metadata } = this.#context;
+    // Metadata is never written as data: the writer goes to reserve(), which refuses.
+    if (out.writable && metadata.find(out.hostOffset - (out.hostOffset % cluster), cluster) !== undefined)
+      out.writable = false;
+  }
+
+  #joinAbsent(at: number, end: number): number {
+    if (this.#kind < 0) this.#kind = ClusterKind.unallocated;
+    return this.#kind === ClusterKind.unallocated ? end : at;
+  }
+
+  /** Extends the stretch by entries of one table; answers how far it reaches. */
+  #join(table: CachedTable, from: number, end: number): number {
+    const { bytes } = table;
+    const cluster = this.#clusterBytes;
+    let index = Math.floor((from % this.#coverageBytes) / cluster);
+    let at = from;
+    while (at < end) {
+      const kind = clusterKind(bytes, index);
+      const within = at % cluster;
+      const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
+      const host = hasHost ? entryOffset(bytes, index) + within : 0;
+      const copied = hasHost && entryIsCopied(bytes, index);
+      if (this.#kind < 0) {
+        this.#kind = kind;
+        this.#host = host;
+        this.#copied = copied;
+      } else if (kind !== this.#kind || copied !== this.#copied) {
+        return at;
+      } else if (hasHost && host !== this.#host + (at - this.#start)) {
+        return at;
+      }
+      at = Math.min(end, at - within + cluster);
+      index++;
+    }
+    return at;
+  }
+
+  /** Clusters that a broken refcount gave to a table meanwhile. */
+  #isTaken(lengthBytes: number): boolean {
+    const start = this.#host - (this.#host % this.#clusterBytes);
+    return this.#context.metadata.findAdded(start, this.#host + lengthBytes - start) !== undefined;
+  }
+
+  #fill(out: Mapping, lengthBytes: number): void {
+    const kind = this.#kind;
+    out.kind = KINDS[kind] ?? 'backing';
+    out.lengthBytes = lengthBytes;
+    const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
+    out.hostOffset = hasHost ? this.#host : -1;
+    out.writable =
+      kind === ClusterKind.data &&
+      this.#copied &&
+      this.#context.mayWriteInPlace &&
+      !this.#isTaken(lengthBytes);
+  }
+}

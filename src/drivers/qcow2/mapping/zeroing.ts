@@ -1,0 +1,107 @@
+import { BlockError } from '../../../base/error.js';
+import type { CachedTable } from '../tables/cached-table.js';
+import {
+  ClusterKind,
+  clusterKind,
+  ENTRY_BYTES,
+  entryIsCopied,
+  entryOffset,
+  writeEntry,
+  ZERO_LOW,
+} from '../disk/layout.js';
+import { type ImageParts, refuseCompressed, tableToChange } from '../space/reservation.js';
+
+type Change = (table: CachedTable, index: number) => void;
+
+/** MapDriver.zeroClusters. */
+export async function zeroClusters(
+  parts: ImageParts,
+  offset: number,
+  lengthBytes: number,
+  mayUnmap: boolean,
+): Promise<void> {
+  if (parts.context.header.version < 3) {
+    throw new BlockError('unsupported', 'Operation not supported', { errno: 'ENOTSUP' });
+  }
+  await changeEntries(parts, offset, lengthBytes, false, (table, index) => {
+    const kind = clusterKind(table.bytes, index);
+    const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
+    if (hasHost && !mayUnmap && entryIsCopied(table.bytes, index)) {
+      if (kind === ClusterKind.zeroAllocated) return;
+      setEntry(parts, table, index, entryOffset(table.bytes, index), true, ZERO_LOW);
+    } else if (kind !== ClusterKind.zeroPlain) {
+      unlink(parts, table, index);
+      setEntry(parts, table, index, 0, false, ZERO_LOW);
+    }
+  });
+}
+
+/**
+ * MapDriver.discardClusters: what was allocated reads as zeroes afterwards, and what was not never shows a backing
+ * file. Version 2 has no zero clusters: there only images without a backing file can let go of clusters.
+ */
+export async function discardClusters(parts: ImageParts, offset: number, lengthBytes: number): Promise<void> {
+  const { context } = parts;
+  const hasBacking = context.header.backing !== undefined || context.driver.hasChild('backing');
+  const v2 = context.header.version < 3;
+  if (v2 && hasBacking) return;
+  await changeEntries(parts, offset, lengthBytes, !hasBacking, (table, index) => {
+    const kind = clusterKind(table.bytes, index);
+    if (kind === ClusterKind.zeroPlain || (kind === ClusterKind.unallocated && !hasBacking)) return;
+    unlink(parts, table, index);
+    setEntry(parts, table, index, 0, false, v2 ? 0 : ZERO_LOW);
+  });
+}
+
+/** Changes the entries of a range, table by table; `skipAbsent` leaves alone what has no L2 table. */
+async function changeEntries(
+  parts: ImageParts,
+  offset: number,
+  lengthBytes: number,
+  skipAbsent: boolean,
+  change: Change,
+): Promise<void> {
+  const { context, tables } = parts;
+  const cluster = context.clusterBytes;
+  const coverage = context.l2Entries * cluster;
+  const end = offset + lengthBytes;
+  for (let at = offset; at < end;) {
+    const l1Index = Math.floor(at / coverage);
+    const next = Math.min(end, (l1Index + 1) * coverage);
+    if (!skipAbsent || !tables.isAbsent(l1Index)) {
+      // No wait between finding the table and changing it: it might leave memory meanwhile.
+      let table = tableToChange(parts, l1Index);
+      while (typeof table === 'function') {
+        await table();
+        table = tableToChange(parts, l1Index);
+      }
+      const first = Math.floor((at % coverage) / cluster);
+      const last = Math.ceil((next - l1Index * coverage) / cluster);
+      for (let index = first; index < last; index++) {
+        tables.checkEntry(table, index);
+        tables.checkChange(table, index);
+        if (clusterKind(table.bytes, index) === ClusterKind.compressed) throw refuseCompressed(context);
+        change(table, index);
+      }
+    }
+    at = next;
+  }
+}
+
+/** The file is to give the space back only where discards reach this image at all. */
+function unlink({ context, unlinked }: ImageParts, table: CachedTable, index: number): void {
+  const offset = entryOffset(table.bytes, index);
+  if (offset !== 0) unlinked.add(offset, context.clusterBytes, context.driver.modes.discard === 'unmap');
+}
+
+function setEntry(
+  { context }: ImageParts,
+  table: CachedTable,
+  index: number,
+  offset: number,
+  copied: boolean,
+  low: number,
+): void {
+  context.unflushedBytes += context.clusterBytes;
+  writeEntry(table.change(index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES), index, offset, copied, low);
+}

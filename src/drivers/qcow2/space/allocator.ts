@@ -1,0 +1,350 @@
+import { defined } from '../../../base/assert.js';
+import { divideRoundUp } from '../../../base/align.js';
+import { BlockError } from '../../../base/error.js';
+import { MAX_IMAGE_BYTES, MAX_REFTABLE_BYTES } from '../../../base/limits.js';
+import type { CachedTable } from '../tables/cached-table.js';
+import { FreeExtents } from '../../tables/free-extents.js';
+import type { ImageContext } from '../image.js';
+import { ENTRY_BYTES } from '../disk/layout.js';
+import type { Refcounts } from './refcounts.js';
+import type { MetadataSpace, Need } from './space.js';
+
+/** Host clusters [start, start + count), refcount one. */
+export interface Run {
+  start: number;
+  count: number;
+  /** Beyond all that the file ever held: reads as zeroes. */
+  isFresh: boolean;
+}
+
+/** What clusters are for: metadata is written later, so its space must be there before. */
+export type Use = 'data cluster' | 'L2 table' | 'table';
+
+/**
+ * Gives out free host clusters: known free ones inside the file first, else at its end. A refcount in memory counts
+ * every cluster that is reserved, linked, or unlinked but not yet durably so; only a refcount of 0 is free.
+ */
+export class Allocator {
+  readonly #context: ImageContext;
+  readonly #refcounts: Refcounts;
+  readonly #space: MetadataSpace;
+  readonly #free: FreeExtents;
+  /** First cluster that was never given out nor part of the file when it was opened. */
+  #end: number;
+  /** Where the search for free clusters ends. */
+  #scanEnd: number;
+  /** Refcount blocks below this were searched for free clusters. */
+  #scannedBlocks = 0;
+
+  constructor(context: ImageContext, refcounts: Refcounts, space: MetadataSpace) {
+    this.#context = context;
+    this.#refcounts = refcounts;
+    this.#space = space;
+    this.#free = new FreeExtents(refcounts.blockEntries);
+    this.#end = this.#scanEnd = divideRoundUp(context.openedFileBytes, context.clusterBytes);
+  }
+
+  /** Most of the refcount blocks in memory must stay there until they are written back. */
+  get needsWriteBack(): boolean {
+    return this.#refcounts.cache.needsWriteBack;
+  }
+
+  #scanDone(): boolean {
+    return this.#scannedBlocks * this.#refcounts.blockEntries >= this.#scanEnd;
+  }
+
+  /** What to await before a first attempt: one more refcount block searched for free clusters. */
+  needsScan(): Need | undefined {
+    if (!this.#free.isEmpty) return undefined;
+    if (this.#scanDone()) {
+      if (!this.#free.overflowed) return undefined;
+      this.#free.overflowed = false;
+      this.#scannedBlocks = 0;
+      this.#scanEnd = this.#end;
+    }
+    return () => this.#scanBlock();
+  }
+
+  async #scanBlock(): Promise<void> {
+    const index = this.#scannedBlocks;
+    const entries = this.#refcounts.blockEntries;
+    const first = index * entries;
+    const end = Math.min(first + entries, this.#scanEnd);
+    if (first >= end) return;
+    if (this.#refcounts.isAbsent(index)) {
+      this.#scannedBlocks = index + 1;
+      this.#free.add(first, end - first);
+      return;
+    }
+    await this.#refcounts.load(index);
+    const block = this.#refcounts.peek(index);
+    if (!block || this.#scannedBlocks !== index) return;
+    this.#scannedBlocks = index + 1;
+    for (let at = first; at < end;) {
+      if (this.#refcounts.count(block, at) !== 0) {
+        at++;
+        continue;
+      }
+      const start = at;
+      while (at < end && this.#refcounts.count(block, at) === 0) at++;
+      this.#free.add(start, at - start);
+    }
+  }
+
+  /** A contiguous run of 1 to `count` clusters, or what must be awaited first. Errors: no-space, limit. */
+  tryAllocate(count: number, use: Use): Run | Need {
+    for (let found = this.#free.find(count); found; found = this.#free.find(count)) {
+      const run = this.#allocateFree(found, count, use);
+      if (run) return run;
+    }
+    const entries = this.#refcounts.blockEntries;
+    // Within one refcount block (the next one, when this one is full).
+    return this.#allocateAtEnd(Math.min(count, Math.max(1, entries - (this.#end % entries || 1))), use);
+  }
+
+  /** Undefined: a part of the extent was used otherwise; look again. */
+  #allocateFree(extent: { start: number; count: number }, wanted: number, use: Use): Run | Need | undefined {
+    const refcounts = this.#refcounts;
+    const { start } = extent;
+    const index = refcounts.blockIndex(start);
+    if (!refcounts.inTable(index)) return () => this.#growTable(index + 1);
+    const block = refcounts.peek(index);
+    if (!block && refcounts.isAbsent(index)) return this.#addBlock(index, start);
+    if (!block) return () => refcounts.load(index);
+    let count = 0;
+    while (count < wanted && refcounts.count(block, start + count) === 0) count++;
+    if (count > 0) {
+      const need = this.#space.needsTable(block) ?? this.#needsSpace(start, count, use);
+      if (need) return need;
+    }
+    // The hint was wrong (given out otherwise): forget it.
+    this.#free.take(start, Math.max(1, count));
+    if (count === 0) return undefined;
+    this.#checkFree(start, count, use);
+    for (let i = 0; i < count; i++) refcounts.set(block, start + i, 1);
+    this.#space.taken(start, count);
+    return { start, count, isFresh: false };
+  }
+
+  /** The free cluster `start` becomes the refcount block that describes it. */
+  #addBlock(index: number, start: number): Need | undefined {
+    const refcounts = this.#refcounts;
+    const need = this.#space.needsEntry(refcounts.table, index) ?? this.#needsSpace(start, 1, 'table');
+    if (need) return need;
+    this.#checkFree(start, 1, 'refcount block');
+    this.#free.take(start, 1);
+    refcounts.set(refcounts.add(index, start), start, 1);
+    this.#space.taken(start, 1);
+    return undefined;
+  }
+
+  /** Before free clusters are given out: somebody may be about to take them, and metadata needs space. */
+  #needsSpace(start: number, count: number, use: Use): Need | undefined {
+    const conflict = this.#space.conflict(start, count);
+    if (conflict || use === 'data cluster') return conflict;
+    return this.#space.needsClusters(start, count);
+  }
+
+  /** Errors: kind corrupt when clusters whose refcount is 0 hold metadata. */
+  #checkFree(start: number, count: number, what: string): void {
+    if (start === 0) throw this.#context.corrupt(`Preventing invalid allocation of ${what} at offset 0`);
+    const { clusterBytes } = this.#context;
+    this.#context.checkNoMetadata(start * clusterBytes, count * clusterBytes);
+  }
+
+  /** Exactly `count` contiguous clusters at the end, behind the refcount blocks that they need. */
+  #allocateAtEnd(count: number, use: Use): Run | Need {
+    const refcounts = this.#refcounts;
+    for (;;) {
+      const first = this.#end;
+      const newBlocks = this.#missingBlocks(first, count);
+      const end = first + newBlocks.length + count;
+      if (end * this.#context.clusterBytes > MAX_IMAGE_BYTES)
+        throw new BlockError('limit', 'Image is too big');
+      const lastIndex = refcounts.blockIndex(end - 1);
+      if (!refcounts.inTable(lastIndex)) return () => this.#growTable(lastIndex + 1);
+      const blocks: CachedTable[] = [];
+      // All of them at once, or loading one would make another leave; and one more that others need.
+      refcounts.cache.makeRoomFor(lastIndex - refcounts.blockIndex(first) + 2);
+      for (let index = refcounts.blockIndex(first); index <= lastIndex; index++) {
+        if (refcounts.isAbsent(index)) continue;
+        const block = refcounts.peek(index);
+        if (!block) return () => refcounts.load(index);
+        blocks.push(block);
+      }
+      const used = this.#lastUsed(first, end);
+      if (used < 0) {
+        const need = this.#needsEnd(end, newBlocks, blocks, use);
+        if (need) return need;
+        this.#checkFree(first, end - first, 'cluster');
+        this.#takeEnd(end, newBlocks, blocks);
+        return { start: first + newBlocks.length, count, isFresh: true };
+      }
+      // Counted although the file ends before it (leaked by a crash): begin behind it.
+      this.#end = used + 1;
+    }
+  }
+
+  /** Space of all metadata that taking the clusters up to `end` changes or makes. */
+  #needsEnd(
+    end: number,
+    newBlocks: readonly number[],
+    blocks: readonly CachedTable[],
+    use: Use,
+  ): Need | undefined {
+    const space = this.#space;
+    for (const block of blocks) {
+      const need = space.needsTable(block);
+      if (need) return need;
+    }
+    for (const index of newBlocks) {
+      const need = space.needsEntry(this.#refcounts.table, index);
+      if (need) return need;
+    }
+    const first = this.#end;
+    const metadata = use === 'data cluster' ? newBlocks.length : end - first;
+    return space.conflict(first, end - first) ?? space.needsClusters(first, metadata);
+  }
+
+  /** Everything from the end of the file to `end`: new refcount blocks first; `blocks` are those that there are. */
+  #takeEnd(end: number, newBlocks: readonly number[], blocks: readonly CachedTable[]): void {
+    const refcounts = this.#refcounts;
+    const first = this.#end;
+    // The new ones take room in a small cache: these must not leave it for that.
+    for (const block of blocks) block.pins++;
+    newBlocks.forEach((index, i) => void refcounts.add(index, first + i));
+    for (let cluster = first; cluster < end; cluster++) refcounts.set(this.#block(cluster), cluster, 1);
+    for (const block of blocks) block.pins--;
+    this.#end = end;
+    this.#space.taken(first, end - first);
+  }
+
+  /** The last cluster of [first, end) whose refcount is not 0, or -1. */
+  #lastUsed(first: number, end: number): number {
+    for (let cluster = end - 1; cluster >= first; cluster--) {
+      if (this.#refcounts.isAbsent(this.#refcounts.blockIndex(cluster))) continue;
+      if (this.#refcounts.count(this.#block(cluster), cluster) !== 0) return cluster;
+    }
+    return -1;
+  }
+
+  /** The refcount block of a cluster, which must be in memory. */
+  #block(cluster: number): CachedTable {
+    return defined(this.#refcounts.peek(this.#refcounts.blockIndex(cluster)), 'refcount block');
+  }
+
+  /** Refcount blocks that do not exist yet for `count` clusters at `first` and for those blocks themselves. */
+  #missingBlocks(first: number, count: number): number[] {
+    for (let known = 0; ;) {
+      const missing: number[] = [];
+      const last = this.#refcounts.blockIndex(first + known + count - 1);
+      for (let index = this.#refcounts.blockIndex(first); index <= last; index++) {
+        if (this.#refcounts.isAbsent(index)) missing.push(index);
+      }
+      if (missing.length === known) return missing;
+      known = missing.length;
+    }
+  }
+
+  /** One contiguous run of exactly `count` clusters, for a table that must be contiguous. */
+  async allocateContiguous(count: number): Promise<Run> {
+    for (;;) {
+      const run = this.#allocateAtEnd(count, 'table');
+      if (typeof run !== 'function') return run;
+      await run();
+    }
+  }
+
+  /** Makes room in the refcount table for `minEntries` blocks: it goes on, larger, at the end of the file. */
+  async #growTable(minEntries: number): Promise<void> {
+    const { table } = this.#refcounts;
+    const { clusterBytes } = this.#context;
+    const perCluster = clusterBytes / ENTRY_BYTES;
+    const clusters = divideRoundUp(Math.max(minEntries + 1, table.entries * 2), perCluster);
+    if (clusters * clusterBytes > MAX_REFTABLE_BYTES)
+      throw new BlockError('limit', 'Refcount table would be too large', { errno: 'EFBIG' });
+    await this.#context.announce('reftable_grow');
+    while (table.entries < minEntries) {
+      // Grown already since the last write-back: that one must end first.
+      if (table.moved) return this.#context.requestFlush();
+      const need = this.#moveTable(clusters * perCluster);
+      await need?.();
+    }
+  }
+
+  /** Without a wait in between, since a write-back must never see a table that has grown but not moved. */
+  #moveTable(entries: number): Need | undefined {
+    const { table } = this.#refcounts;
+    const { clusterBytes } = this.#context;
+    const old = { bytes: table.bytes, hostOffset: table.hostOffset };
+    table.grow(entries, table.hostOffset);
+    let run: Run | Need | undefined;
+    try {
+      run = this.#allocateAtEnd((entries * ENTRY_BYTES) / clusterBytes, 'table');
+    } finally {
+      if (run === undefined || typeof run === 'function') table.shrinkBack(old.bytes);
+      else {
+        table.hostOffset = run.start * clusterBytes;
+        this.#context.metadata.add('refcount table', run.start, run.count);
+      }
+    }
+    return typeof run === 'function' ? run : undefined;
+  }
+
+  /** The stretches of [start, start + count) whose refcount is one: nothing else, no internal snapshot, has them. */
+  async ownedRuns(start: number, count: number): Promise<Array<{ start: number; count: number }>> {
+    const runs: Array<{ start: number; count: number }> = [];
+    for (let cluster = start; cluster < start + count; cluster++) {
+      const index = this.#refcounts.blockIndex(cluster);
+      if (this.#refcounts.isAbsent(index)) throw this.#underflow(cluster);
+      while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
+      const block = this.#block(cluster);
+      if (this.#refcounts.count(block, cluster) !== 1) continue;
+      const last = runs.at(-1);
+      if (last && last.start + last.count === cluster) last.count++;
+      else runs.push({ start: cluster, count: 1 });
+    }
+    return runs;
+  }
+
+  /**
+   * Gives back the first of `count` clusters that nothing durable points at, as many as one refcount block describes;
+   * answers how many. A failure gives none back.
+   */
+  async releaseSome(start: number, count: number): Promise<number> {
+    const entries = this.#refcounts.blockEntries;
+    const index = this.#refcounts.blockIndex(start);
+    if (this.#refcounts.isAbsent(index)) throw this.#underflow(start);
+    // Others may have used it, and made it leave memory again, meanwhile.
+    while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
+    const some = Math.min(count, (index + 1) * entries - start);
+    for (let i = 0; i < some; i++) this.#releaseOne(this.#block(start + i), start + i);
+    return some;
+  }
+
+  /** The same at once; false when a block is not in memory (nothing was done). */
+  tryRelease(start: number, count: number): boolean {
+    const last = this.#refcounts.blockIndex(start + count - 1);
+    for (let index = this.#refcounts.blockIndex(start); index <= last; index++) {
+      if (!this.#refcounts.peek(index)) return false;
+    }
+    for (let i = 0; i < count; i++) {
+      this.#releaseOne(this.#block(start + i), start + i);
+    }
+    return true;
+  }
+
+  #releaseOne(block: CachedTable, cluster: number): void {
+    const count = this.#refcounts.count(block, cluster);
+    if (count === 0) throw this.#underflow(cluster);
+    this.#refcounts.set(block, cluster, count - 1);
+    if (count !== 1) return;
+    this.#context.metadata.forget(cluster);
+    this.#free.add(cluster, 1);
+  }
+
+  #underflow(cluster: number): BlockError {
+    const offset = cluster * this.#context.clusterBytes;
+    return this.#context.corrupt('Refcount of a cluster in use is 0', offset);
+  }
+}

@@ -1,0 +1,226 @@
+import { assert } from '../../../base/assert.js';
+import { BlockError } from '../../../base/error.js';
+import type { Reservation } from '../../../block/driver.js';
+import type { Allocator } from './allocator.js';
+import type { CachedTable } from '../tables/cached-table.js';
+import type { UnlinkedClusters } from '../order/flush.js';
+import type { ImageContext } from '../image.js';
+import type { L2Tables } from '../tables/l2-cache.js';
+import {
+  ClusterKind,
+  clusterKind,
+  ENTRY_BYTES,
+  entryIsCopied,
+  entryOffset,
+  writeEntry,
+} from '../disk/layout.js';
+import type { MetadataSpace, Need } from './space.js';
+
+/** Parts of an open image that change its mapping. */
+export interface ImageParts {
+  readonly context: ImageContext;
+  readonly space: MetadataSpace;
+  readonly tables: L2Tables;
+  readonly allocator: Allocator;
+  readonly unlinked: UnlinkedClusters;
+}
+
+export function refuseCompressed(context: ImageContext): BlockError {
+  return new BlockError('unsupported', 'qcow2: compressed clusters are not supported', {
+    errno: 'ENOTSUP',
+    node: context.driver.nodeName,
+  });
+}
+
+/** The L2 table to change for an L1 entry, made or copied when missing or shared; or what must be awaited first. */
+export function tableToChange(parts: ImageParts, l1Index: number): CachedTable | Need {
+  const { context, tables, allocator } = parts;
+  context.assertMayWrite();
+  if (context.header.autoclear !== 0n) return () => context.clearAutoclear();
+  if (tables.cache.needsWriteBack || allocator.needsWriteBack || parts.unlinked.needsWriteBack)
+    return () => context.requestFlush();
+  const table = tables.peek(l1Index);
+  const absent = tables.isAbsent(l1Index);
+  if (!table && !absent) return () => tables.load(l1Index);
+  if (table && tables.isCopied(l1Index)) return parts.space.needsTable(table) ?? table;
+  const need = parts.space.needsEntry(tables.l1, l1Index);
+  if (need) return need;
+  const run = allocator.tryAllocate(1, 'L2 table');
+  if (typeof run === 'function') return run;
+  if (!absent) parts.unlinked.add(entryOffset(tables.l1.bytes, l1Index), context.clusterBytes, false);
+  return tables.replace(l1Index, run.start * context.clusterBytes);
+}
+
+/** Gives out reservations: see MapDriver.reserve. */
+export class Reserver {
+  readonly #parts: ImageParts;
+
+  constructor(parts: ImageParts) {
+    this.#parts = parts;
+  }
+
+  tryReserve(offset: number, lengthBytes: number): Reservation | undefined {
+    if (this.#parts.allocator.needsScan()) return undefined;
+    const attempt = this.#attempt(offset, lengthBytes);
+    return typeof attempt === 'function' ? undefined : attempt;
+  }
+
+  async reserve(offset: number, lengthBytes: number): Promise<Reservation> {
+    const { context, allocator } = this.#parts;
+    await context.announce('cluster_alloc');
+    await allocator.needsScan()?.();
+    for (;;) {
+      const attempt = this.#attempt(offset, lengthBytes);
+      if (typeof attempt !== 'function') return attempt;
+      await attempt();
+    }
+  }
+
+  #attempt(offset: number, lengthBytes: number): Reservation | Need {
+    const { context, allocator, tables } = this.#parts;
+    const cluster = context.clusterBytes;
+    const coverage = context.l2Entries * cluster;
+    const l1Index = Math.floor(offset / coverage);
+    const table = tableToChange(this.#parts, l1Index);
+    if (typeof table === 'function') return table;
+    const first = Math.floor((offset % coverage) / cluster);
+    const last = Math.ceil(((offset % coverage) + lengthBytes) / cluster);
+    const count = this.#alikeCount(table, first, Math.min(last, context.l2Entries));
+    const guestOffset = l1Index * coverage + first * cluster;
+    if (isKept(table.bytes, first)) {
+      const host = entryOffset(table.bytes, first);
+      return new ClusterReservation(this.#parts, table, first, {
+        offset: guestOffset,
+        host,
+        count,
+        kept: true,
+      });
+    }
+    const run = allocator.tryAllocate(count, 'data cluster');
+    if (typeof run === 'function') return run;
+    assert(table === tables.peek(l1Index), 'an L2 table stays while it is used');
+    return new ClusterReservation(this.#parts, table, first, {
+      offset: guestOffset,
+      host: run.start * cluster,
+      count: run.count,
+      kept: false,
+      fresh: run.isFresh,
+    });
+  }
+
+  /** How many entries from `first` can go into one reservation. */
+  #alikeCount(table: CachedTable, first: number, end: number): number {
+    const { context, tables } = this.#parts;
+    const { bytes } = table;
+    const kept = isKept(bytes, first);
+    let index = first;
+    for (; index < end; index++) {
+      tables.checkEntry(table, index);
+      tables.checkChange(table, index);
+      const kind = clusterKind(bytes, index);
+      if (kind === ClusterKind.compressed) {
+        if (index === first) throw refuseCompressed(context);
+        break;
+      }
+      if (index === first) continue;
+      if (kind === ClusterKind.data && entryIsCopied(bytes, index)) break;
+      if (isKept(bytes, index) !== kept) break;
+      if (
+        kept &&
+        entryOffset(bytes, index) !== entryOffset(bytes, first) + (index - first) * context.clusterBytes
+      )
+        break;
+    }
+    return index - first;
+  }
+}
+
+/** A zero cluster whose own host cluster can take the data. */
+function isKept(bytes: Buffer, index: number): boolean {
+  return clusterKind(bytes, index) === ClusterKind.zeroAllocated && entryIsCopied(bytes, index);
+}
+
+interface Place {
+  offset: number;
+  host: number;
+  count: number;
+  /** The clusters are those that the zero entries kept. */
+  kept: boolean;
+  fresh?: boolean;
+}
+
+class ClusterReservation implements Reservation {
+  readonly offset: number;
+  readonly lengthBytes: number;
+  readonly hostOffset: number;
+  readonly readsZero: boolean;
+  readonly before: 'zero' | 'mixed';
+  readonly #parts: ImageParts;
+  readonly #table: CachedTable;
+  readonly #index: number;
+  readonly #count: number;
+  readonly #kept: boolean;
+  readonly #old: Buffer;
+  #open = true;
+
+  constructor(parts: ImageParts, table: CachedTable, index: number, place: Place) {
+    this.#parts = parts;
+    this.#table = table;
+    this.#index = index;
+    this.#count = place.count;
+    this.#kept = place.kept;
+    this.offset = place.offset;
+    this.lengthBytes = place.count * parts.context.clusterBytes;
+    this.hostOffset = place.host;
+    this.readsZero = place.fresh ?? false;
+    this.#old = Buffer.from(this.#entries());
+    this.before = this.#wasZero() ? 'zero' : 'mixed';
+    table.pins++;
+  }
+
+  #entries(): Buffer {
+    const from = this.#index * ENTRY_BYTES;
+    return this.#table.bytes.subarray(from, from + this.#count * ENTRY_BYTES);
+  }
+
+  #wasZero(): boolean {
+    const hasBacking = this.#parts.context.driver.hasChild('backing');
+    for (let i = 0; i < this.#count; i++) {
+      const kind = clusterKind(this.#old, i);
+      if (kind === ClusterKind.data || (kind === ClusterKind.unallocated && hasBacking)) return false;
+    }
+    return true;
+  }
+
+  link(): void {
+    this.#close();
+    assert(this.#old.equals(this.#entries()), 'the mapping changed between reserve and link');
+    const { context, unlinked } = this.#parts;
+    const cluster = context.clusterBytes;
+    const from = this.#index * ENTRY_BYTES;
+    const bytes = this.#table.change(from, from + this.#count * ENTRY_BYTES);
+    for (let i = 0; i < this.#count; i++) {
+      if (!this.#kept) {
+        const offset = entryOffset(this.#old, i);
+        if (offset !== 0) unlinked.add(offset, cluster, false);
+      }
+      writeEntry(bytes, this.#index + i, this.hostOffset + i * cluster, true);
+    }
+    context.unflushedBytes += this.lengthBytes;
+  }
+
+  abort(): void {
+    this.#close();
+    if (this.#kept) return;
+    const { allocator, context, unlinked } = this.#parts;
+    const start = this.hostOffset / context.clusterBytes;
+    // Where its refcount block has left memory, the next write-back frees it.
+    if (!allocator.tryRelease(start, this.#count)) unlinked.add(this.hostOffset, this.lengthBytes, false);
+  }
+
+  #close(): void {
+    assert(this.#open, 'a reservation is linked or aborted once');
+    this.#open = false;
+    this.#table.pins--;
+  }
+}

@@ -1,0 +1,130 @@
+import { MiB } from '../../../base/limits.js';
+import { CachedTable, TableCache } from './cached-table.js';
+import { hex, type ImageContext, readBytes } from '../image.js';
+import { ClusterKind, clusterKind, entryIsCopied, entryOffset } from '../disk/layout.js';
+import type { SectorTable } from '../../tables/sector-table.js';
+
+/** Most memory that L2 tables take unless the options say otherwise. */
+export const DEFAULT_L2_CACHE_BYTES = 32 * MiB;
+
+/** The L1 table, and the L2 tables that are in memory: loaded when first needed, never all at open. */
+export class L2Tables {
+  readonly l1: SectorTable;
+  readonly cache: TableCache;
+  readonly #context: ImageContext;
+
+  constructor(context: ImageContext, l1: SectorTable, limitBytes: number) {
+    this.#context = context;
+    this.l1 = l1;
+    this.cache = new TableCache(context.clusterBytes, limitBytes);
+  }
+
+  /** Whether nothing is mapped in all that this L1 entry covers. */
+  isAbsent(l1Index: number): boolean {
+    return l1Index >= this.l1.entries || entryOffset(this.l1.bytes, l1Index) === 0;
+  }
+
+  /** Whether the table may be changed in place. */
+  isCopied(l1Index: number): boolean {
+    return entryIsCopied(this.l1.bytes, l1Index);
+  }
+
+  peek(l1Index: number): CachedTable | undefined {
+    return this.cache.peek(l1Index);
+  }
+
+  /** Reads a table; its L1 entry must not be absent. Errors: kind corrupt when the entry points nowhere. */
+  load(l1Index: number): Promise<CachedTable> {
+    return this.cache.load(l1Index, () => this.#read(l1Index));
+  }
+
+  async #read(l1Index: number): Promise<CachedTable> {
+    const context = this.#context;
+    const offset = entryOffset(this.l1.bytes, l1Index);
+    context.checkMetadataOffset('L2 table', offset, `L1 index: ${hex(l1Index)}`);
+    await context.announce('l2_load');
+    const bytes = this.cache.buffer();
+    await readBytes(context.file, offset, bytes);
+    const table = new CachedTable(l1Index, bytes, offset, false);
+    table.wellFormed = this.#isWellFormed(bytes) && !this.#pointsAtMetadata(bytes);
+    return table;
+  }
+
+  #isWellFormed(bytes: Buffer): boolean {
+    for (let index = 0; index < this.#context.l2Entries; index++) {
+      if (this.#problem(bytes, index) !== undefined) return false;
+    }
+    return true;
+  }
+
+  /** Why an L2 entry cannot be right. */
+  #problem(bytes: Buffer, index: number): string | undefined {
+    const kind = clusterKind(bytes, index);
+    if (kind === ClusterKind.unallocated) return undefined;
+    // Compressed clusters are refused when used; a table that holds one is looked at entry by entry.
+    if (kind === ClusterKind.compressed) return 'compressed';
+    const { version, clusterBytes } = this.#context.header;
+    if (kind !== ClusterKind.data && version === 2) return 'Zero cluster entry found in pre-v3 image';
+    if (kind === ClusterKind.zeroPlain) return undefined;
+    const offset = entryOffset(bytes, index);
+    if (offset % clusterBytes !== 0) return `Cluster allocation offset ${hex(offset)} unaligned`;
+    if (!Number.isSafeInteger(offset + clusterBytes))
+      return `Cluster allocation offset ${hex(offset)} too large`;
+    return undefined;
+  }
+
+  /** Whether any entry points at metadata: such clusters can be read, but never be written or freed. */
+  #pointsAtMetadata(bytes: Buffer): boolean {
+    const { clusterBytes, metadata, l2Entries } = this.#context;
+    let start = 0;
+    let end = 0;
+    for (let index = 0; index < l2Entries; index++) {
+      if (clusterKind(bytes, index) === ClusterKind.compressed) continue;
+      const offset = entryOffset(bytes, index);
+      if (offset === 0) continue;
+      if (offset === end) {
+        end += clusterBytes;
+        continue;
+      }
+      if (end > start && metadata.find(start, end - start) !== undefined) return true;
+      start = offset;
+      end = offset + clusterBytes;
+    }
+    return end > start && metadata.find(start, end - start) !== undefined;
+  }
+
+  /** Errors: kind corrupt when the entry's host cluster is metadata and so must be neither written nor freed. */
+  checkChange(table: CachedTable, index: number): void {
+    const { metadata, clusterBytes } = this.#context;
+    if (clusterKind(table.bytes, index) === ClusterKind.compressed) return;
+    const offset = entryOffset(table.bytes, index);
+    if (offset === 0) return;
+    const what = table.wellFormed
+      ? metadata.findAdded(offset, clusterBytes)
+      : metadata.find(offset, clusterBytes);
+    if (what !== undefined) throw this.#context.overlap(what, offset);
+  }
+
+  /** Errors: kind corrupt when an entry of a table that is not well-formed cannot be used. */
+  checkEntry(table: CachedTable, index: number): void {
+    if (table.wellFormed) return;
+    const problem = this.#problem(table.bytes, index);
+    if (problem === undefined || problem === 'compressed') return;
+    const where = `(L2 offset: ${hex(table.hostOffset)}, L2 index: ${hex(index)})`;
+    throw this.#context.corrupt(`${problem} ${where}`);
+  }
+
+  /** Puts an empty table, or a copy of a shared one, at a new place and names it in the L1 table. */
+  replace(l1Index: number, hostOffset: number): CachedTable {
+    const old = this.isAbsent(l1Index) ? undefined : this.cache.peek(l1Index);
+    const bytes = this.cache.buffer();
+    if (old) old.bytes.copy(bytes);
+    else bytes.fill(0);
+    const table = new CachedTable(l1Index, bytes, hostOffset, true);
+    table.wellFormed = old?.wellFormed ?? true;
+    this.#context.metadata.add('active L2 table', hostOffset / this.#context.clusterBytes);
+    this.l1.set(l1Index, hostOffset, true);
+    this.cache.put(table);
+    return table;
+  }
+}

@@ -1,0 +1,147 @@
+import type { Header } from '../disk/header.js';
+import { ENTRY_BYTES, entryOffset } from '../disk/layout.js';
+import type { SectorTable } from '../../tables/sector-table.js';
+
+/** A stretch of host clusters with what it holds, as QEMU names it. */
+export interface MetadataRange {
+  what: string;
+  offset: number;
+  lengthBytes: number;
+}
+
+/**
+ * Where the metadata of an open image is, so that guest data never goes there and no table is written over another
+ * one: the header, the L1 and refcount tables, all active L2 tables and refcount blocks that they name, and the
+ * tables of internal snapshots. Memory: 8 bytes for each L2 table and refcount block. Made at the first use.
+ */
+export class MetadataMap {
+  readonly #header: () => Header;
+  readonly #l1: SectorTable;
+  readonly #refcountTable: SectorTable;
+  readonly #snapshots: readonly MetadataRange[];
+  /** Clusters of L2 tables and refcount blocks as they were at the first use, ascending; a broken image repeats some. */
+  #named: Float64Array | undefined;
+  /** Of those, what was given back since. */
+  readonly #gone = new Set<number>();
+  /** Clusters that became metadata since. */
+  readonly #added = new Map<number, string>();
+
+  constructor(
+    header: () => Header,
+    tables: { l1: SectorTable; refcountTable: SectorTable },
+    snapshots: readonly MetadataRange[],
+  ) {
+    this.#header = header;
+    this.#l1 = tables.l1;
+    this.#refcountTable = tables.refcountTable;
+    this.#snapshots = snapshots;
+  }
+
+  /** What metadata lies in [offset, offset + lengthBytes), cluster-aligned; undefined: none. */
+  find(offset: number, lengthBytes: number): string | undefined {
+    const { clusterBytes } = this.#header();
+    const fixed = this.#findFixed(offset, lengthBytes);
+    if (fixed !== undefined) return fixed;
+    const first = Math.floor(offset / clusterBytes);
+    const end = Math.ceil((offset + lengthBytes) / clusterBytes);
+    const added = this.findAdded(offset, lengthBytes);
+    if (added !== undefined) return added;
+    const named = this.#sorted();
+    for (let i = firstAtOrAfter(named, first); i < named.length; i++) {
+      const cluster = named[i] ?? Infinity;
+      if (cluster >= end) return undefined;
+      if (!this.#gone.has(cluster)) return this.#describe(cluster);
+    }
+    return undefined;
+  }
+
+  /** The same among the clusters that became metadata since the image was opened. */
+  findAdded(offset: number, lengthBytes: number): string | undefined {
+    if (this.#added.size === 0) return undefined;
+    const { clusterBytes } = this.#header();
+    for (let at = offset; at < offset + lengthBytes; at += clusterBytes) {
+      const what = this.#added.get(Math.floor(at / clusterBytes));
+      if (what !== undefined) return what;
+    }
+    return undefined;
+  }
+
+  /** What else lies at the place of an L2 table or refcount block: it must not be changed in place. */
+  findOther(offset: number): string | undefined {
+    const { clusterBytes } = this.#header();
+    const cluster = offset / clusterBytes;
+    const fixed = this.#findFixed(offset, clusterBytes);
+    if (fixed !== undefined) return fixed;
+    const named = this.#sorted();
+    const index = firstAtOrAfter(named, cluster);
+    const isNamed = named[index] === cluster && !this.#gone.has(cluster);
+    const isRepeated = isNamed && named[index + 1] === cluster;
+    return isRepeated || (isNamed && this.#added.has(cluster)) ? this.#describe(cluster) : undefined;
+  }
+
+  add(what: string, cluster: number, count = 1): void {
+    this.#sorted();
+    for (let i = 0; i < count; i++) this.#added.set(cluster + i, what);
+  }
+
+  /** A cluster is free. */
+  forget(cluster: number): void {
+    if (!this.#added.delete(cluster) && this.#isNamed(cluster)) this.#gone.add(cluster);
+  }
+
+  #isNamed(cluster: number): boolean {
+    const named = this.#sorted();
+    return named[firstAtOrAfter(named, cluster)] === cluster;
+  }
+
+  /** Each allocation asks: nothing is made for it. */
+  #findFixed(offset: number, lengthBytes: number): string | undefined {
+    const header = this.#header();
+    const { clusterBytes, l1Offset, refcountTableOffset } = header;
+    const end = offset + lengthBytes;
+    if (offset < clusterBytes && end > 0) return 'qcow2_header';
+    if (offset < l1Offset + header.l1Entries * ENTRY_BYTES && end > l1Offset) return 'active L1 table';
+    const tableEnd = refcountTableOffset + header.refcountTableClusters * clusterBytes;
+    if (offset < tableEnd && end > refcountTableOffset) return 'refcount table';
+    for (const range of this.#snapshots)
+      if (offset < range.offset + range.lengthBytes && end > range.offset) return range.what;
+    return undefined;
+  }
+
+  #sorted(): Float64Array {
+    if (this.#named) return this.#named;
+    const { clusterBytes } = this.#header();
+    const clusters: number[] = [];
+    for (const { bytes, entries } of [this.#l1, this.#refcountTable]) {
+      for (let index = 0; index < entries; index++) {
+        const offset = entryOffset(bytes, index);
+        if (offset !== 0) clusters.push(Math.floor(offset / clusterBytes));
+      }
+    }
+    this.#named = Float64Array.from(clusters).sort();
+    return this.#named;
+  }
+
+  #describe(cluster: number): string {
+    const { clusterBytes } = this.#header();
+    const added = this.#added.get(cluster);
+    if (added !== undefined) return added;
+    const { bytes, entries } = this.#l1;
+    for (let index = 0; index < entries; index++) {
+      if (entryOffset(bytes, index) === cluster * clusterBytes) return 'active L2 table';
+    }
+    return 'refcount block';
+  }
+}
+
+/** Index of the first value of an ascending array that is at least `least`. */
+function firstAtOrAfter(values: Float64Array, least: number): number {
+  let low = 0;
+  let high = values.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((values[middle] ?? 0) < least) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}

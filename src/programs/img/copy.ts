@@ -1,0 +1,260 @@
+import { Notifier } from '../../base/async.js';
+import { alignDown, alignUp } from '../../base/align.js';
+import { MAX_SYNC_WRITE_BYTES, MiB } from '../../base/limits.js';
+import { isZero } from '../../base/zero.js';
+import type { BlockBackend } from '../../block/backend.js';
+import { FilePayload } from '../../block/payload.js';
+import { Flag } from '../../block/request.js';
+import { requestError } from '../io/session.js';
+import type { Progress } from './progress.js';
+import { ToolFailure } from './tool.js';
+
+/** Data moves in pieces of this size, each a request: they stay in the processor's cache between read and write. */
+const PIECE_BYTES = MAX_SYNC_WRITE_BYTES;
+/** Zeroes cost no data: one request may cover this much. */
+const ZERO_BYTES = 1024 * MiB;
+/** How often the loop gives way to timers and sockets. */
+const BYTES_PER_TURN = 64 * MiB;
+
+export interface CopyOptions {
+  /** Requests in flight. */
+  parallel: number;
+  /** Shortest run of zeroes in data that is not written as data; 0: everything is written as it is. */
+  sparseBytes: number;
+  /** The target reads as zeroes already. */
+  targetIsZero: boolean;
+  /** What the source does not hold above its backing file, the target gets from its own. */
+  targetHasBacking: boolean;
+  /** One write after the other, in the order of the source: the same source gives the same target. Reads run ahead. */
+  inOrder: boolean;
+  /** Let the kernel copy plain extents. */
+  offload: boolean;
+  progress: Progress;
+  /** Memory to read into; see HostFiles.buffer. */
+  buffer: (lengthBytes: number) => Buffer;
+}
+
+/** A source and where it goes in the target. */
+export interface CopySource {
+  image: BlockBackend;
+  targetOffset: number;
+}
+
+/** Copies images one behind the other into a target: holes and zeroes as such. Errors: ToolFailure. */
+export class ImageCopy {
+  readonly #target: BlockBackend;
+  readonly #options: CopyOptions;
+  readonly #buffers: Buffer[] = [];
+  readonly #freed = new Notifier();
+  readonly #totalBytes: number;
+  #inFlight = 0;
+  #doneBytes = 0;
+  #turnBytes = 0;
+  #failure: unknown;
+  /** The end of the piece that was launched last. */
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(target: BlockBackend, totalBytes: number, options: CopyOptions) {
+    this.#target = target;
+    this.#totalBytes = totalBytes;
+    this.#options = options;
+  }
+
+  async run(sources: readonly CopySource[]): Promise<void> {
+    try {
+      for (const source of sources) await this.#copyImage(source);
+    } finally {
+      await this.#freed.until(() => this.#inFlight === 0);
+    }
+    this.#throwFailure();
+  }
+
+  #throwFailure(): void {
+    if (this.#failure !== undefined) throw asError(this.#failure);
+  }
+
+  async #copyImage(source: CopySource): Promise<void> {
+    const { image } = source;
+    const end = image.lengthBytes;
+    for (let at = 0; at < end;) {
+      const extent = await this.#extent(image, at, end - at);
+      const stop = at + extent.lengthBytes;
+      if (extent.kind === 'skip') this.#advance(extent.lengthBytes);
+      else if (extent.kind === 'zero') await this.#zeroes(source, at, stop);
+      else await this.#data(source, at, stop);
+      at = stop;
+    }
+  }
+
+  async #extent(
+    image: BlockBackend,
+    offset: number,
+    lengthBytes: number,
+  ): Promise<{ kind: 'skip' | 'zero' | 'data'; lengthBytes: number }> {
+    const { targetHasBacking, sparseBytes } = this.#options;
+    try {
+      if (targetHasBacking) {
+        const own = await image.node.io.status(offset, lengthBytes);
+        if (!own.allocated) return { kind: 'skip', lengthBytes: own.lengthBytes };
+        lengthBytes = own.lengthBytes;
+      }
+      if (sparseBytes === 0) return { kind: 'data', lengthBytes };
+      const status = await image.node.statusThroughChain(offset, lengthBytes);
+      return { kind: status.zero ? 'zero' : 'data', lengthBytes: status.lengthBytes };
+    } catch (error) {
+      throw new ToolFailure(`error while reading block status at offset ${offset}: ${requestError(error)}`);
+    }
+  }
+
+  #advance(bytes: number): void {
+    this.#doneBytes += bytes;
+    this.#options.progress.update(this.#doneBytes, this.#totalBytes);
+  }
+
+  async #zeroes(source: CopySource, from: number, to: number): Promise<void> {
+    if (this.#options.targetIsZero) return this.#advance(to - from);
+    for (let at = from; at < to; at += ZERO_BYTES) {
+      const length = Math.min(ZERO_BYTES, to - at);
+      await this.#launch(length, async (turn) => {
+        await turn();
+        await this.#writeZeroes(source.targetOffset + at, length);
+      });
+    }
+  }
+
+  async #data(source: CopySource, from: number, to: number): Promise<void> {
+    for (let at = from; at < to;) {
+      const offset = at;
+      const length = Math.min(alignDown(at, PIECE_BYTES) + PIECE_BYTES, to) - at;
+      await this.#launch(length, (turn) => this.#copyPiece(source, offset, length, turn));
+      at += length;
+    }
+  }
+
+  /** Starts a piece as soon as there is room for one more. It may write when `turn` is over. */
+  async #launch(bytes: number, work: (turn: () => Promise<void>) => Promise<void>): Promise<void> {
+    await this.#freed.until(() => this.#inFlight < this.#options.parallel);
+    this.#throwFailure();
+    this.#inFlight++;
+    const before = this.#last;
+    const turn = async (): Promise<void> => {
+      if (this.#options.inOrder) await before;
+      this.#throwFailure();
+    };
+    this.#last = work(turn)
+      .catch((error: unknown) => (this.#failure ??= error))
+      .then(() => {
+        this.#inFlight--;
+        this.#advance(bytes);
+        this.#freed.notify();
+      });
+    this.#turnBytes += bytes;
+    if (this.#turnBytes < BYTES_PER_TURN) return;
+    this.#turnBytes = 0;
+    await this.#target.clock.macrotask();
+  }
+
+  async #copyPiece(
+    source: CopySource,
+    offset: number,
+    lengthBytes: number,
+    turn: () => Promise<void>,
+  ): Promise<void> {
+    const { image, targetOffset } = source;
+    if (this.#options.offload) {
+      await turn();
+      if (await this.#offload(source, offset, lengthBytes)) return;
+    }
+    const whole = this.#buffers.pop() ?? this.#options.buffer(PIECE_BYTES);
+    const buffer = whole.subarray(0, lengthBytes);
+    try {
+      await read(image, offset, buffer);
+      await turn();
+      await this.#writeSparsely(targetOffset + offset, buffer);
+    } finally {
+      this.#buffers.push(whole);
+    }
+  }
+
+  /** False: the piece must be read and written. */
+  async #offload({ image, targetOffset }: CopySource, offset: number, lengthBytes: number): Promise<boolean> {
+    const located = await image.node.io.locate(offset, lengthBytes);
+    if (located.kind !== 'plain') return false;
+    try {
+      if (located.lengthBytes < lengthBytes || !located.io.copyFrom) return false;
+      const payload = new FilePayload(located.io, located.offset, lengthBytes);
+      await this.#target.writePayload(targetOffset + offset, payload);
+      return true;
+    } catch {
+      // Which side failed shows when the piece is read and written.
+      return false;
+    } finally {
+      located.release();
+    }
+  }
+
+  /** Writes data; runs of zeroes long enough as zeroes, or not at all. */
+  async #writeSparsely(offset: number, buffer: Buffer): Promise<void> {
+    const { sparseBytes } = this.#options;
+    if (sparseBytes === 0 || isDataOnly(buffer, offset, sparseBytes)) return this.#write(offset, buffer);
+    let from = 0;
+    while (from < buffer.length) {
+      const zero = isZeroRun(buffer, offset, from, sparseBytes);
+      let to = from;
+      while (to < buffer.length && isZeroRun(buffer, offset, to, sparseBytes) === zero)
+        to = runEnd(buffer, offset, to, sparseBytes);
+      if (!zero) await this.#write(offset + from, buffer.subarray(from, to));
+      else if (!this.#options.targetIsZero) await this.#writeZeroes(offset + from, to - from);
+      from = to;
+    }
+  }
+
+  async #write(offset: number, buffer: Buffer): Promise<void> {
+    try {
+      if (!this.#target.tryWrite(offset, buffer, 0)) await this.#target.write(offset, buffer);
+    } catch (error) {
+      throw writeFailure(offset, error);
+    }
+  }
+
+  async #writeZeroes(offset: number, lengthBytes: number): Promise<void> {
+    try {
+      await this.#target.writeZeroes(offset, lengthBytes, Flag.mayUnmap);
+    } catch (error) {
+      throw writeFailure(offset, error);
+    }
+  }
+}
+
+/** End of the aligned run of `unit` bytes that holds `at`. */
+function runEnd(buffer: Buffer, offset: number, at: number, unit: number): number {
+  return Math.min(buffer.length, alignUp(offset + at + 1, unit) - offset);
+}
+
+/** Whether a glance at the first byte of each run shows that none is zeroes. */
+function isDataOnly(buffer: Buffer, offset: number, unit: number): boolean {
+  if (buffer[0] === 0) return false;
+  for (let at = unit - (offset % unit); at < buffer.length; at += unit) if (buffer[at] === 0) return false;
+  return true;
+}
+
+function isZeroRun(buffer: Buffer, offset: number, at: number, unit: number): boolean {
+  if (buffer[at] !== 0) return false;
+  return isZero(buffer.subarray(at, runEnd(buffer, offset, at, unit)));
+}
+
+async function read(image: BlockBackend, offset: number, buffer: Buffer): Promise<void> {
+  try {
+    if (!image.tryRead(offset, buffer)) await image.read(offset, buffer);
+  } catch (error) {
+    throw new ToolFailure(`error while reading at byte ${offset}: ${requestError(error)}`);
+  }
+}
+
+function writeFailure(offset: number, error: unknown): ToolFailure {
+  return new ToolFailure(`error while writing at byte ${offset}: ${requestError(error)}`);
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}

@@ -1,0 +1,82 @@
+import { defined } from '../../base/assert.js';
+import type { DriverDescription, Json, NodeOptions } from '../../block/driver.js';
+import type { ToolOption } from '../../schema/create-options.js';
+import { size } from '../../schema/types.js';
+import { explain, ToolFailure } from './tool.js';
+
+/** What `-o` says, still as text: names as qemu-img has them. */
+export type OptionTexts = ReadonlyMap<string, string>;
+
+/** "a=b,c=d,e": a comma in a value is doubled, a name alone means "on". Errors: ToolFailure. */
+export function splitOptions(texts: readonly string[]): Map<string, string> {
+  const split = new Map<string, string>();
+  for (const text of texts) {
+    // A comma begins it, or one that is not doubled ends it.
+    if (/^(,|$)|(^|[^,])(,,)*,$/.test(text)) throw new ToolFailure(`Invalid option list: ${text}`);
+    for (const part of text.match(/(?:[^,]|,,)+/g) ?? []) {
+      const clean = part.replaceAll(',,', ',');
+      const equals = clean.indexOf('=');
+      if (equals < 0) split.set(clean, 'on');
+      else split.set(clean.slice(0, equals), clean.slice(equals + 1));
+    }
+  }
+  return split;
+}
+
+/** Options that every format with backing files takes; the caller sees to them. */
+const GENERAL = new Set(['size', 'backing_file', 'backing_fmt']);
+
+/**
+ * The driver's creation options, by their QMP names; size and backing file are left to the caller. Errors:
+ * ToolFailure, in QEMU's words, or naming what livedisk does not have.
+ */
+export function driverOptions(driver: DriverDescription, texts: OptionTexts): NodeOptions {
+  const options: NodeOptions = {};
+  try {
+    for (const [name, text] of texts) {
+      if (GENERAL.has(name) && (name === 'size' || driver.options.backing)) continue;
+      const { member, aliases } = toolOption(driver, name);
+      options[member] = parseOption(driver, member, name, aliases?.[text] ?? text) as Json;
+    }
+  } catch (error) {
+    throw explain(error, '');
+  }
+  return options;
+}
+
+function toolOption({ name: format, toolOptions = [] }: DriverDescription, name: string): SetOption {
+  if (name === 'backing_file')
+    throw new ToolFailure(`Backing file not supported for file format '${format}'`);
+  if (name === 'backing_fmt')
+    throw new ToolFailure(`Backing file format not supported for file format '${format}'`);
+  const option = toolOptions.find(
+    (one) => one.name === name || (one.name.endsWith('.') && name.startsWith(one.name)),
+  );
+  if (!option) throw new ToolFailure(`Invalid parameter '${name}'`);
+  const { member } = option;
+  if (member !== undefined) return { ...option, member };
+  throw new ToolFailure(`${format}: option '${name}' is not supported by livedisk`);
+}
+
+type SetOption = ToolOption & { member: string };
+
+/** Names of values are checked last, by the name that QMP has for the option. */
+function parseOption(driver: DriverDescription, member: string, name: string, text: string): unknown {
+  const type = defined(driver.createOptions?.[member], `creation option ${member}`).type;
+  if (type.description.kind === 'enum') return type.parse(text, member, 'keyval');
+  return type.parse(text, name, 'flat');
+}
+
+/** Why an image cannot say that its backing file is of that format. */
+export function invalidBackingFormat(format: string): string {
+  return `Parameter 'backing-fmt' does not accept value '${format}'`;
+}
+
+/** A size among `-o` options. */
+export function sizeValue(name: string, text: string): number {
+  try {
+    return size.parse(text, name, 'flat');
+  } catch (error) {
+    throw explain(error, '');
+  }
+}

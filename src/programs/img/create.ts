@@ -1,0 +1,152 @@
+import { alignUp } from '../../base/align.js';
+import { given } from '../../base/given.js';
+import { assertOverlayFits } from '../../block/chain-limit.js';
+import { createImage, formattingText } from '../../block/create.js';
+import type { DriverDescription } from '../../block/driver.js';
+import { resolveBacking } from '../../block/filename.js';
+import { Arguments, options, sizeOf } from './arguments.js';
+import { driverOptions, invalidBackingFormat, sizeValue, splitOptions } from './create-options.js';
+import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
+
+const SECTOR_BYTES = 512;
+
+/** create [-q] [-f FMT] [-b BACKING [-F FMT]] [-u] [-o OPTIONS] FILE [SIZE] */
+export async function createCommand(tool: Tool, words: readonly string[]): Promise<number> {
+  const args = new Arguments('create', words, options('f:', 'F:', 'b:', 'u', 'q', 'o:'), []);
+  const [filename, sizeText, extra] = args.operands;
+  if (filename === undefined) throw new UsageError('Expecting image file name');
+  if (extra !== undefined) throw new UsageError(`Unexpected argument: ${extra}`);
+  const sizeGiven = sizeText === undefined ? undefined : sizeOf(sizeText, 'image size');
+  const format = args.value('f') ?? 'raw';
+  const texts = splitOptions(args.values('o'));
+  try {
+    const { text, create } = await prepare(tool, args, filename, { format, texts, sizeGiven });
+    if (!args.has('q')) tool.out.print(text);
+    await create();
+    return 0;
+  } catch (error) {
+    if (error instanceof ToolFailure)
+      throw new ToolFailure(`${filename}: ${error.message}`, { hint: error.hint });
+    throw explain(error, `${filename}: `);
+  }
+}
+
+interface NewImage {
+  format: string;
+  texts: Map<string, string>;
+  sizeGiven: number | undefined;
+}
+
+async function prepare(
+  tool: Tool,
+  args: Arguments,
+  filename: string,
+  { format, texts, sizeGiven }: NewImage,
+): Promise<{ text: string; create: () => Promise<void> }> {
+  const driver = formatOf(tool, format);
+  const newOptions = driverOptions(driver, texts);
+  const sizeOption = texts.get('size');
+  if (sizeOption !== undefined && sizeGiven !== undefined)
+    throw new ToolFailure('The image size must be specified only once');
+  // The same option in two spellings; -b and -F come last in QEMU.
+  const [backing, backingFormat] = [args.value('b'), args.value('F')];
+  if (backing !== undefined) texts.set('backing_file', backing);
+  if (backingFormat !== undefined) texts.set('backing_fmt', backingFormat);
+  driverOptions(driver, texts);
+  const sizeBytes = sizeOption === undefined ? sizeGiven : sizeValue('size', sizeOption);
+  const size = await withBacking(tool, filename, texts, sizeBytes, args.has('u'));
+  const backingFile = texts.get('backing_file');
+  if (backingFile === undefined && texts.has('backing_fmt'))
+    throw new ToolFailure('Backing format cannot be used without backing file');
+  return {
+    text: `Formatting '${filename}', ${formattingText(driver, size, texts)}\n`,
+    create: () =>
+      createImage(
+        tool.opener,
+        filename,
+        format,
+        given({
+          // Formats count in sectors, as QEMU's do.
+          sizeBytes: alignUp(size, SECTOR_BYTES),
+          backingFile,
+          backingFormat: texts.get('backing_fmt'),
+          options: newOptions,
+        }),
+      ),
+  };
+}
+
+/** Errors: ToolFailure in QEMU's words. */
+function formatOf(tool: Tool, format: string): DriverDescription {
+  const driver = tool.opener.drivers.find(format);
+  if (!driver) throw new ToolFailure(`Unknown file format '${format}'`);
+  if (!driver.create) throw new ToolFailure(`Format driver '${format}' does not support image creation`);
+  return driver;
+}
+
+/** Looks at the backing file, unless told not to; answers the size of the new image. */
+async function withBacking(
+  tool: Tool,
+  filename: string,
+  texts: ReadonlyMap<string, string>,
+  sizeBytes: number | undefined,
+  unsafe: boolean,
+): Promise<number> {
+  const backing = texts.get('backing_file');
+  const noSize = (): ToolFailure => new ToolFailure('Image creation needs a size parameter');
+  if (backing === '') throw new ToolFailure('Expected backing file name, got empty string');
+  if (backing === undefined) {
+    if (sizeBytes === undefined) throw noSize();
+    return sizeBytes;
+  }
+  if (backing === filename) throw sameFile();
+  const format = texts.get('backing_fmt');
+  if (unsafe) {
+    if (sizeBytes === undefined) throw noSize();
+    if (format === undefined) throw new ToolFailure('Backing file specified without backing format');
+    if (!tool.opener.drivers.find(format)) throw new ToolFailure(invalidBackingFormat(format));
+    return sizeBytes;
+  }
+  const name = resolveBacking(filename, backing);
+  const { length, hasTarget } = await lookAtBacking(tool, filename, name, format);
+  if (hasTarget) throw sameFile();
+  if (format === undefined) {
+    const found = await tool.opener.probeFormat(name);
+    throw new ToolFailure('Backing file specified without backing format', {
+      hint: `Detected format of ${found}.`,
+    });
+  }
+  return sizeBytes ?? length;
+}
+
+function sameFile(): ToolFailure {
+  return new ToolFailure('Error: Trying to create an image with the same filename as the backing file');
+}
+
+/** The backing file's size, and whether it or what is below it is the file that is to be made. */
+async function lookAtBacking(
+  tool: Tool,
+  filename: string,
+  name: string,
+  format: string | undefined,
+): Promise<{ length: number; hasTarget: boolean }> {
+  try {
+    const node = await tool.opener.openImage(name, format, {
+      readOnly: true,
+      forceShare: true,
+      onlyLook: true,
+    });
+    const hasTarget = await tool.isOpenHere(filename);
+    const length = node.lengthBytes;
+    try {
+      assertOverlayFits(node);
+    } finally {
+      await tool.graph.collect([node]);
+    }
+    return { length, hasTarget };
+  } catch (error) {
+    const failure = explain(error, '');
+    const hint = [failure.hint, 'Could not open backing image.'].filter((line) => line !== undefined);
+    throw new ToolFailure(failure.message, { hint: hint.join('\n') });
+  }
+}

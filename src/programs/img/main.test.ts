@@ -1,0 +1,242 @@
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { errnoError } from '../../base/error.js';
+import { allDrivers } from '../../drivers/index.js';
+import { createRealHost } from '../../host/real.js';
+import { NbdServer } from '../../wire/nbd/server.js';
+import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
+import { MemoryTarget } from '../../../test/kit/nbd-target.js';
+import { assertSameBytes, withFolder } from '../../../test/kit/test-disk.js';
+import { imageOf, type ToolAnswer, toolAnswer } from '../../../test/kit/tool-answer.js';
+import { splitOptions } from './create-options.js';
+import { approximateSize } from './info.js';
+import { imgMain } from './main.js';
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+function img(...args: string[]): Promise<ToolAnswer> {
+  return toolAnswer((out) => imgMain(args, out, createRealHost(), allDrivers));
+}
+
+async function succeed(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await img(...args);
+  assert.equal(code, 0, `${args.join(' ')}: ${stdout}${stderr}`);
+  return stdout;
+}
+
+test('options and sizes', () => {
+  assert.deepEqual(
+    [...splitOptions(['a=1,b=x,,y', 'c'])],
+    [
+      ['a', '1'],
+      ['b', 'x,y'],
+      ['c', 'on'],
+    ],
+  );
+  assert.deepEqual([0, 512, 1000, 64 * KiB, 9.625 * MiB, 10 * MiB, 1.5 * 1024 * MiB].map(approximateSize), [
+    '0 B',
+    '512 B',
+    '0.977 KiB',
+    '64 KiB',
+    '9.62 MiB',
+    '10 MiB',
+    '1.5 GiB',
+  ]);
+});
+
+test('info lists the internal snapshots', () =>
+  withFolder(async (folder) => {
+    const image = new HandmadeQcow2({ sizeBytes: 8 * 64 * KiB });
+    image.data(0, 1);
+    const table = image.snapshot();
+    image.u32(table + 16, 1e9);
+    image.u64(table + 24, 363_725_678_999_999n);
+    image.u32(table + 32, 512);
+    const path = join(folder, 'image');
+    writeFileSync(path, image.bytes);
+    const text = await succeed('info', path);
+    // Local time.
+    const date = new Date(1e9 * 1000).toLocaleString('sv-SE');
+    assert.match(
+      text,
+      /\nSnapshot list:\nID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT\n/,
+    );
+    // The 64-bit size of the extra data counts, not the older one of 32 bits.
+    assert.ok(text.includes(`\n1         s                     0 B ${date}101:02:05.678           \n`), text);
+    const { snapshots } = JSON.parse(await succeed('info', '--output=json', path)) as { snapshots: object[] };
+    assert.deepEqual(snapshots, [
+      {
+        'vm-clock-nsec': 678_999_999,
+        name: 's',
+        'date-sec': 1e9,
+        'date-nsec': 0,
+        'vm-clock-sec': 363_725,
+        id: '1',
+        'vm-state-size': 0,
+      },
+    ]);
+  }));
+
+test('content survives raw to qcow2 and back, with its holes', () =>
+  withFolder(async (folder) => {
+    const at = (name: string): string => join(folder, name);
+    const extent = fc.record({
+      sector: fc.nat(4095),
+      sectors: fc.integer({ min: 1, max: 700 }),
+      fill: fc.nat(2),
+    });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(extent, { maxLength: 8 }),
+        fc.constantFrom('-S0', '-S4k', '-S64k', '-C'),
+        fc.constantFrom('512', '4k', '64k', '2M'),
+        async (extents, how, cluster) => {
+          const content = Buffer.alloc(2 * MiB);
+          for (const { sector, sectors, fill } of extents)
+            content.fill(fill, sector * 512, Math.min((sector + sectors) * 512, content.length));
+          writeFileSync(at('a.raw'), content);
+          const to = ['convert', how, '-f', 'raw', '-O', 'qcow2', '-o', `cluster_size=${cluster}`];
+          await succeed(...to, at('a.raw'), at('a.q'));
+          assert.match(await succeed('check', at('a.q')), /^No errors were found/);
+          assert.match(await succeed('compare', '-f', 'raw', at('a.raw'), at('a.q')), /identical/);
+          await succeed('convert', how, '-f', 'qcow2', '-O', 'raw', at('a.q'), at('b.raw'));
+          assertSameBytes(readFileSync(at('b.raw')), content, 'raw again');
+        },
+      ),
+      { numRuns: 25 },
+    );
+  }));
+
+test('an overlay keeps its backing file, and compares equal to what it was copied from', () =>
+  withFolder(async (folder) => {
+    const at = (name: string): string => join(folder, name);
+    writeFileSync(at('a.raw'), Buffer.alloc(MiB, 5));
+    await succeed('create', '-q', '-f', 'qcow2', '-b', 'a.raw', '-F', 'raw', at('b.q'));
+    const copy = ['convert', '-O', 'qcow2', '-B', 'a.raw', '-F', 'raw', at('b.q'), at('c.q')];
+    await succeed(...copy);
+    assert.match(await succeed('compare', at('b.q'), at('c.q')), /identical/);
+    assert.match(await succeed('info', at('c.q')), /^backing file: a.raw \(actual path: .*\/a.raw\)$/m);
+    assert.ok(statSync(at('c.q')).size < MiB, 'nothing was copied');
+    await succeed('rebase', '-u', '-b', '', at('c.q'));
+    assert.doesNotMatch(await succeed('info', at('c.q')), /backing/);
+    const differ = await img('compare', at('b.q'), at('c.q'));
+    assert.deepEqual([differ.code, differ.stdout], [1, 'Content mismatch at offset 0!\n']);
+    const map = await succeed('map', '--output=json', at('b.q'));
+    assert.deepEqual(JSON.parse(map), [
+      { start: 0, length: MiB, depth: 1, present: true, zero: false, data: true, offset: 0 },
+    ]);
+  }));
+
+test('an existing target is overwritten with zeroes too', () =>
+  withFolder(async (folder) => {
+    const at = (name: string): string => join(folder, name);
+    writeFileSync(at('a.raw'), Buffer.alloc(MiB));
+    writeFileSync(at('b.raw'), Buffer.alloc(2 * MiB, 1));
+    await succeed('convert', '-n', '-f', 'raw', '-O', 'raw', at('a.raw'), at('b.raw'));
+    const expected = Buffer.concat([Buffer.alloc(MiB), Buffer.alloc(MiB, 1)]);
+    assertSameBytes(readFileSync(at('b.raw')), expected, 'target');
+  }));
+
+test('what livedisk does not have is refused by name', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'a.q');
+    await succeed('create', '-q', '-f', 'qcow2', path, '1M');
+    const cases: ReadonlyArray<readonly [string[], RegExp]> = [
+      [['check', '-r', 'all', path], /check: -r all is not supported by livedisk/],
+      [['convert', '-c', '-O', 'qcow2', path, `${path}2`], /convert: -c is not supported by livedisk/],
+      [['convert', '-l', 's', path, `${path}2`], /convert: -l is not supported by livedisk/],
+      [['rebase', '-b', path, '-F', 'qcow2', path], /safe mode \(without -u\) is not supported/],
+      [['info', '--image-opts', path], /info: --image-opts is not supported by livedisk/],
+      [['create', '-f', 'qcow2', '-o', 'encryption=on', path, '1M'], /option 'encryption' is not supported/],
+      [
+        ['create', '-f', 'qcow2', '-o', 'preallocation=full', path, '1M'],
+        /Value 'full' of parameter 'preallocation' is not supported/,
+      ],
+      [['snapshot', '-l', path], /snapshot is not supported by livedisk/],
+    ];
+    for (const [args, message] of cases) {
+      const answer = await img(...args);
+      assert.equal(answer.code, 1, args.join(' '));
+      assert.match(answer.stderr, message);
+    }
+  }));
+
+test('an image that cannot be made leaves no file, and none that was there is lost to wrong options', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'new.qcow2');
+    const wrong = ['cluster_size=3000', 'refcount_bits=3', 'compat=0.10,refcount_bits=8', 'extended_l2=on'];
+    for (const options of wrong) {
+      assert.equal((await img('create', '-f', 'qcow2', '-o', options, path, '1M')).code, 1, options);
+      assert.ok(!existsSync(path), options);
+    }
+    writeFileSync(path, 'what was there');
+    for (const options of wrong) {
+      assert.equal((await img('create', '-f', 'qcow2', '-o', options, path, '1M')).code, 1, options);
+      assert.equal(readFileSync(path, 'latin1'), 'what was there', options);
+    }
+    const long = join(folder, 'long.qcow2');
+    const name = 'x'.repeat(700);
+    const backing = ['-u', '-b', name, '-F', 'raw'];
+    const answer = await img('create', '-f', 'qcow2', '-o', 'cluster_size=512', ...backing, long, '1M');
+    assert.equal(answer.code, 1);
+    assert.ok(!existsSync(long));
+  }));
+
+test('what says nothing, or nothing that can be kept, is refused in the words of qemu-img', () =>
+  withFolder(async (folder) => {
+    const [source, path] = [join(folder, 'source.raw'), join(folder, 'new.qcow2')];
+    writeFileSync(source, Buffer.alloc(512));
+    const create = ['create', '-f', 'qcow2'];
+    const empty = 'Expected backing file name, got empty string';
+    const format = "Parameter 'backing-fmt' does not accept value 'bogus'";
+    const alone = 'Backing format cannot be used without backing file';
+    const converting = `${path}: error while converting qcow2: `;
+    const cases: Array<readonly [string, string[]]> = [
+      ['Invalid option list: ,', [...create, '-o', ',', path, '1M']],
+      ['Invalid option list: ', [...create, '-o', '', path, '1M']],
+      ['Invalid option list: compat=v3,', [...create, '-o', 'compat=v3,', path, '1M']],
+      ['Invalid option list: ', ['convert', '-O', 'qcow2', '-o', '', source, path]],
+      [`${path}: ${empty}`, [...create, '-b', '', path, '1M']],
+      [`${path}: Backing file specified without backing format`, [...create, '-u', '-b', 'x', path, '1M']],
+      [`${path}: ${format}`, [...create, '-u', '-b', 'x', '-F', 'bogus', path, '1M']],
+      [`${converting}${format}`, ['convert', '-O', 'qcow2', '-B', source, '-F', 'bogus', source, path]],
+      [`${converting}${alone}`, ['convert', '-O', 'qcow2', '-F', 'raw', source, path]],
+      [
+        `${path}: Backing file format not supported for file format 'raw'`,
+        ['create', '-F', 'raw', path, '1M'],
+      ],
+    ];
+    for (const [message, args] of cases) {
+      const { code, stderr } = await img(...args);
+      assert.equal(stderr.replace(/^WARNING(.*\n){3}/, ''), `qemu-img: ${message}\n`, args.join(' '));
+      assert.equal(code, 1);
+      assert.ok(!existsSync(path), args.join(' '));
+    }
+  }));
+
+test('an image whose block status cannot be had is no image that differs', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'socket');
+    const server = await NbdServer.listen(createRealHost(), { type: 'unix', path });
+    const target = new MemoryTarget(MiB);
+    target.status = () => Promise.reject(errnoError('EIO'));
+    server.addExport({ name: '', target, readOnly: false, multiConn: true });
+    const raw = imageOf(folder, 'raw', MiB);
+    const shorter = imageOf(folder, 'shorter', MiB / 2);
+    const disk = `nbd+unix://?socket=${path}`;
+    for (const pair of [
+      [raw, disk],
+      [disk, raw],
+      [disk, shorter],
+    ]) {
+      const { code, stderr } = await img('compare', '-f', 'raw', '-F', 'raw', ...pair);
+      assert.deepEqual([code, stderr], [3, `qemu-img: Sector allocation test failed for ${disk}\n`]);
+    }
+    const { code, stderr } = await img('map', '-f', 'raw', disk);
+    assert.deepEqual([code, stderr], [1, 'qemu-img: Could not read file metadata: Input/output error\n']);
+    await server.close();
+  }));

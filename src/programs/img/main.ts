@@ -1,0 +1,81 @@
+import { BlockError } from '../../base/error.js';
+import type { DriverDescription } from '../../block/driver.js';
+import type { Host } from '../../host/host.js';
+import { checkCommand } from './check.js';
+import { compareCommand } from './compare.js';
+import { convertCommand } from './convert.js';
+import { createCommand } from './create.js';
+import { infoCommand } from './info.js';
+import { mapCommand } from './map.js';
+import { rebaseCommand } from './rebase.js';
+import { Tool, ToolFailure, type ToolOutput, UsageError } from './tool.js';
+
+type Subcommand = (tool: Tool, words: readonly string[]) => Promise<number>;
+
+const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
+  ['check', checkCommand],
+  ['compare', compareCommand],
+  ['convert', convertCommand],
+  ['create', createCommand],
+  ['info', infoCommand],
+  ['map', mapCommand],
+  ['rebase', rebaseCommand],
+]);
+
+/** Subcommands of qemu-img that livedisk does not have. */
+const REFUSED = new Set(['amend', 'bench', 'bitmap', 'commit', 'dd', 'measure', 'resize', 'snapshot']);
+
+const HELP = `usage: livedisk img COMMAND [OPTIONS]
+Makes and looks at disk images, as qemu-img does.
+
+Command syntax:
+  check [-q] [-f fmt] [--output=ofmt] [-U] filename
+  compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] filename1 filename2
+  convert [-U] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] filename [filename2 [...]] output_filename
+  create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]
+  info [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename
+  map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename
+  rebase [-q] [-f fmt] [-p] -u -b backing_file [-F backing_fmt] filename
+`;
+
+/** `livedisk img`, with qemu-img's command line, answers and exit statuses (which it answers). */
+export async function imgMain(
+  args: readonly string[],
+  out: ToolOutput,
+  host: Host,
+  drivers: Iterable<DriverDescription>,
+): Promise<number> {
+  const tool = new Tool(out, host, drivers);
+  try {
+    try {
+      return await run(tool, args);
+    } finally {
+      await tool.closeAll();
+    }
+  } catch (error) {
+    return tellFailure(out, error);
+  }
+}
+
+function run(tool: Tool, [name, ...words]: readonly string[]): Promise<number> | number {
+  if (name === undefined) throw new UsageError('Not enough arguments');
+  if (name === '-h' || name === '--help' || words.includes('--help') || words.includes('-h')) {
+    const formats = [...tool.opener.drivers].map((driver) => driver.name).sort();
+    tool.out.print(`${HELP}\nSupported formats: ${formats.join(' ')}\n`);
+    return 0;
+  }
+  if (name === '-V' || name === '--version') {
+    tool.out.print('livedisk img, with the commands of qemu-img 7.2\n');
+    return 0;
+  }
+  const command = SUBCOMMANDS.get(name);
+  if (command) return command(tool, words);
+  if (REFUSED.has(name)) throw new ToolFailure(`${name} is not supported by livedisk`);
+  throw new UsageError(`Command not found: ${name}`);
+}
+
+function tellFailure(out: ToolOutput, error: unknown): number {
+  if (!(error instanceof ToolFailure) && !(error instanceof BlockError)) throw error;
+  out.error(`qemu-img: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
+  return error instanceof ToolFailure ? error.status : 1;
+}

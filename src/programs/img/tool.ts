@@ -1,0 +1,146 @@
+import { BlockError } from '../../base/error.js';
+import type { BlockBackend } from '../../block/backend.js';
+import type { DriverDescription, NodeOptions } from '../../block/driver.js';
+import { probedWarning } from '../../block/format-guard.js';
+import { Graph } from '../../block/graph.js';
+import type { DiscardMode } from '../../block/modes.js';
+import type { Node } from '../../block/node.js';
+import { type OpenContext, Opener } from '../../block/open.js';
+import { ALL_PERMISSIONS, Permission } from '../../block/permissions.js';
+import { DriverRegistry } from '../../block/registry.js';
+import type { Host } from '../../host/host.js';
+import { openNamed } from '../io/open-image.js';
+import { formatJsonPretty, type Writable } from '../../wire/qmp/json-format.js';
+
+/** Where text goes, newlines included. */
+export interface ToolOutput {
+  readonly print: (text: string) => void;
+  readonly error: (text: string) => void;
+}
+
+/** Ends the tool: "qemu-img: MESSAGE" on standard error, and the exit status. */
+export class ToolFailure extends Error {
+  readonly status: number;
+  /** Another line below. */
+  readonly hint: string | undefined;
+
+  constructor(message: string, options: { status?: number; hint?: string | undefined } = {}) {
+    super(message);
+    this.status = options.status ?? 1;
+    this.hint = options.hint;
+  }
+}
+
+/** A command line that cannot be: the message is followed by where to find help. */
+export class UsageError extends ToolFailure {
+  constructor(message: string) {
+    super(message, { hint: "Try 'qemu-img --help' for more information" });
+  }
+}
+
+/** The same failure with more said before it; its hint stays. Passes other errors on. */
+export function explain(error: unknown, prefix: string, status = 1): ToolFailure {
+  if (!(error instanceof BlockError)) throw error;
+  return new ToolFailure(`${prefix}${error.message}`, { status, hint: error.hint });
+}
+
+export interface ImageUse {
+  format?: string | undefined;
+  write?: boolean;
+  /** Its content is not read. */
+  onlyLook?: boolean;
+  /** Nobody may write to it meanwhile: what is read is to be one moment's. */
+  alone?: boolean;
+  forceShare?: boolean;
+  /** false: the image alone, its backing file is not opened. */
+  backing?: boolean;
+  /** Options of the file below. */
+  protocol?: NodeOptions;
+  writethrough?: boolean;
+  /** What becomes of discards; default: they free space. */
+  discard?: DiscardMode;
+  /** Exit status when it cannot be opened. */
+  failure?: number;
+}
+
+/** Which file of the host a name means; undefined when there is none. */
+async function fileIdentity(host: Host, opener: Opener, filename: string): Promise<string | undefined> {
+  if (filename === '' || filename.startsWith('json:')) return undefined;
+  const { driver, filename: path } = opener.drivers.parseFilename(filename);
+  if (driver !== 'file' || typeof path !== 'string') return undefined;
+  return (await host.files.stat(path).catch(() => undefined))?.identity;
+}
+
+/** What all subcommands work with: a graph of their own, gone with the tool. */
+export class Tool {
+  readonly out: ToolOutput;
+  readonly host: Host;
+  readonly graph: Graph;
+  readonly opener: Opener;
+  #open: BlockBackend[] = [];
+
+  constructor(out: ToolOutput, host: Host, drivers: Iterable<DriverDescription>) {
+    this.out = out;
+    this.host = host;
+    this.graph = new Graph(host);
+    this.opener = new Opener(this.graph, new DriverRegistry(drivers));
+    this.opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
+    this.opener.onWarning = (text) => out.error(`qemu-img: warning: ${text}\n`);
+  }
+
+  /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
+  async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
+    const readOnly = use.write !== true;
+    const { forceShare = false, discard = 'unmap', onlyLook = false } = use;
+    const noBacking = use.backing === false;
+    const context: OpenContext = { readOnly, forceShare, discard, onlyLook, noBacking };
+    try {
+      const node = await openNamed(this.opener, filename, use.format, context, use.protocol);
+      return await this.#attach(node, use);
+    } catch (error) {
+      throw explain(error, `Could not open '${filename}': `, use.failure);
+    }
+  }
+
+  async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {
+    const backend = this.graph.createBackend({
+      description: 'an unnamed block device',
+      perm: (use.onlyLook ? 0 : Permission.consistentRead) + (use.write ? Permission.write : 0),
+      shared: ALL_PERMISSIONS - (use.alone ? Permission.write | Permission.resize : 0),
+    });
+    backend.writethrough = use.writethrough ?? false;
+    try {
+      await this.graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
+    } catch (error) {
+      await this.graph.collect([node]);
+      throw error;
+    }
+    this.#open.push(backend);
+    return backend;
+  }
+
+  /** Whether an image that is open here reads the file that a name means, by this name or another. */
+  async isOpenHere(filename: string): Promise<boolean> {
+    const wanted = await fileIdentity(this.host, this.opener, filename);
+    if (wanted === undefined) return false;
+    for (const node of this.graph.nodes.values())
+      if ((await fileIdentity(this.host, this.opener, node.filename)) === wanted) return true;
+    return false;
+  }
+
+  async close(backend: BlockBackend): Promise<void> {
+    const { node, root } = backend;
+    this.#open = this.#open.filter((other) => other !== backend);
+    if (root) await this.graph.transaction((transaction) => transaction.detach(root));
+    await this.graph.collect([node]);
+  }
+
+  async closeAll(): Promise<void> {
+    for (const backend of [...this.#open]) await this.close(backend);
+  }
+
+  /** Indented JSON and a newline. */
+  printJson(value: Writable): void {
+    this.out.print(`${formatJsonPretty(value).replaceAll('\r\n', '\n')}\n`);
+  }
+}

@@ -1,0 +1,229 @@
+import { BlockError } from '../../base/error.js';
+import type { BlockBackend } from '../../block/backend.js';
+import type { DriverDescription, NodeOptions } from '../../block/driver.js';
+import { probedWarning } from '../../block/format-guard.js';
+import { Graph } from '../../block/graph.js';
+import type { DiscardMode } from '../../block/modes.js';
+import { Opener } from '../../block/open.js';
+import { ALL_PERMISSIONS, Permission, unitePermissions } from '../../block/permissions.js';
+import { DriverRegistry } from '../../block/registry.js';
+import type { Host } from '../../host/host.js';
+import { cacheOptions } from './cache.js';
+import { runHelp, runInSession } from './command.js';
+import { getopt, type OptionSpec } from './getopt.js';
+import { openNamed } from './open-image.js';
+import { type IoOutput, IoSession } from './session.js';
+
+const OPTIONS: readonly OptionSpec[] = [
+  { short: 'c', long: 'cmd', takesValue: true },
+  { short: 'f', long: 'format', takesValue: true },
+  { short: 'r', long: 'read-only', takesValue: false },
+  { short: 'n', long: 'nocache', takesValue: false },
+  { short: 't', long: 'cache', takesValue: true },
+  { short: 'd', long: 'discard', takesValue: true },
+  { short: 'U', long: 'force-share', takesValue: false },
+  { short: 'i', long: 'aio', takesValue: true },
+  { short: 'h', long: 'help', takesValue: false },
+  { short: 'V', long: 'version', takesValue: false },
+  { short: 's', long: 'snapshot', takesValue: false },
+  { short: 'C', long: 'copy-on-read', takesValue: false },
+  { short: 'm', long: 'misalign', takesValue: false },
+  { short: 'k', long: 'native-aio', takesValue: false },
+  { short: 'T', long: 'trace', takesValue: true },
+  { short: '', long: 'object', takesValue: true },
+  { short: '', long: 'image-opts', takesValue: false },
+];
+
+/** Options of qemu-io that livedisk does not have. */
+const REFUSED = ['snapshot', 'copy-on-read', 'misalign', 'native-aio', 'trace', 'object', 'image-opts'];
+
+const HELP = `Usage: livedisk io [OPTIONS]... [-c STRING]... FILE
+Reads and writes an image by command, as qemu-io does.
+
+  -c, --cmd STRING     execute command with its arguments
+                       from the given string
+  -f, --format FMT     specifies the block driver to use
+  -r, --read-only      export read-only
+  -n, --nocache        disable host cache, short for -t none
+  -i, --aio=MODE       use AIO mode (threads)
+  -t, --cache=MODE     use the given cache mode for the image
+  -d, --discard=MODE   use the given discard mode for the image
+  -U, --force-share    force shared permissions
+  -h, --help           display this help and exit
+  -V, --version        output version information and exit
+
+See 'livedisk io -c help' for information on available commands.
+`;
+
+/** A wrong command line, told as "qemu-io: MESSAGE". */
+class Refusal extends Error {}
+
+interface IoArguments {
+  filename: string;
+  commands: string[];
+  format: string | undefined;
+  readOnly: boolean;
+  forceShare: boolean;
+  cache: string;
+  discard: DiscardMode;
+}
+
+/**
+ * `livedisk io`, with qemu-io's command line. Without -c, commands come from `lines`, one each. Answers the exit
+ * status: 1 when a command failed.
+ */
+export async function ioMain(
+  args: readonly string[],
+  out: IoOutput,
+  host: Host,
+  drivers: Iterable<DriverDescription>,
+  lines: AsyncIterable<string> = nothing(),
+): Promise<number> {
+  try {
+    const parsed = parse(args, out);
+    if (typeof parsed === 'number') return parsed;
+    return await exercise(parsed, out, host, drivers, lines);
+  } catch (error) {
+    if (!(error instanceof Refusal) && !(error instanceof BlockError)) throw error;
+    out.error(`qemu-io: ${error.message}\n`);
+    if (error instanceof BlockError && error.hint !== undefined) out.error(`${error.hint}\n`);
+    return 1;
+  }
+}
+
+async function* nothing(): AsyncIterable<string> {
+  // Nobody types.
+}
+
+function parse(args: readonly string[], out: IoOutput): IoArguments | number {
+  const { options, operands, problem } = getopt(args, OPTIONS);
+  if (problem) {
+    const what = problem.kind === 'unknown' ? 'invalid option' : 'option requires an argument';
+    out.error(`qemu-io: ${what} -- '${problem.option}'\n`);
+    out.print(HELP);
+    return 1;
+  }
+  const given = new Map(options.map(({ name, value }) => [name, value]));
+  if (given.has('help')) {
+    out.print(HELP);
+    return 0;
+  }
+  if (given.has('version')) {
+    out.print('livedisk io, with the commands of qemu-io 7.2\n');
+    return 0;
+  }
+  const refused = REFUSED.find((name) => given.has(name));
+  if (refused !== undefined) throw new Refusal(`--${refused} is not supported by livedisk`);
+  const [filename] = operands;
+  if (operands.length > 1) {
+    out.print(HELP);
+    return 1;
+  }
+  checkAio(given.get('aio') ?? 'threads');
+  const commands = options.filter(({ name }) => name === 'cmd').map(({ value }) => value);
+  if (filename === undefined) return helpOnly(commands, out);
+  return {
+    filename,
+    commands,
+    format: given.get('format'),
+    readOnly: given.has('read-only'),
+    forceShare: given.has('force-share'),
+    cache: given.get('cache') ?? (given.has('nocache') ? 'none' : 'writeback'),
+    discard: parseDiscard(given.get('discard') ?? 'unmap'),
+  };
+}
+
+/** What can be told without an image; the exit status. */
+function helpOnly(commands: readonly string[], out: IoOutput): number {
+  const results = commands.map((command) => runHelp(command, out.print));
+  if (results.length === 0 || results.includes(undefined))
+    throw new Refusal('name an image on the command line');
+  return results.includes(false) ? 1 : 0;
+}
+
+function checkAio(mode: string): void {
+  if (mode === 'threads') return;
+  if (mode === 'native' || mode === 'io_uring')
+    throw new Refusal(`--aio=${mode} is not supported by livedisk; use 'threads'`);
+  throw new Refusal(`Invalid aio option: ${mode}`);
+}
+
+function parseDiscard(mode: string): DiscardMode {
+  if (mode === 'unmap' || mode === 'on') return 'unmap';
+  if (mode === 'ignore' || mode === 'off') return 'ignore';
+  throw new Refusal(`Invalid discard option: ${mode}`);
+}
+
+async function exercise(
+  args: IoArguments,
+  out: IoOutput,
+  host: Host,
+  drivers: Iterable<DriverDescription>,
+  lines: AsyncIterable<string>,
+): Promise<number> {
+  const cache = cacheOptions(args.cache);
+  if (!cache) throw new Refusal(`Invalid cache option: ${args.cache}`);
+  const graph = new Graph(host);
+  const opener = new Opener(graph, new DriverRegistry(drivers));
+  opener.onWarning = (text) => out.error(`qemu-io: warning: ${text}\n`);
+  opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
+  const backend = graph.createBackend({
+    description: 'an unnamed block device',
+    perm: Permission.consistentRead | (args.readOnly ? 0 : Permission.write),
+    shared: ALL_PERMISSIONS,
+  });
+  backend.writethrough = cache.writethrough;
+  const protocol: NodeOptions = { cache: cache.options };
+  const { filename, format, readOnly, forceShare } = args;
+  const context = { readOnly, forceShare, discard: args.discard };
+  const node = await openNamed(opener, filename, format, context, protocol).catch((error: unknown) => {
+    if (!(error instanceof BlockError)) throw error;
+    const text = `can't open device ${filename}: ${error.message}`;
+    throw new BlockError(error.kind, text, { cause: error });
+  });
+  try {
+    await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
+    const session = new IoSession(backend, out, host, (perm) =>
+      graph.transaction((transaction) =>
+        transaction.setPermissions(backend, unitePermissions(backend.perm, perm), backend.shared),
+      ),
+    );
+    const failed =
+      args.commands.length > 0 ? await runAll(session, args.commands) : await typed(session, lines);
+    await session.drain();
+    return failed ? 1 : 0;
+  } catch (error) {
+    if (!(error instanceof BlockError) || backend.root) throw error;
+    throw new BlockError(error.kind, `can't open device ${filename}: ${error.message}`, { cause: error });
+  } finally {
+    await release(graph, backend, node);
+  }
+}
+
+async function release(graph: Graph, backend: BlockBackend, node: BlockBackend['node']): Promise<void> {
+  const { root } = backend;
+  if (root) await graph.transaction((transaction) => transaction.detach(root));
+  await graph.collect([node]);
+}
+
+/** Answers whether any command failed. */
+async function runAll(session: IoSession, commands: readonly string[]): Promise<boolean> {
+  let failed = false;
+  for (const command of commands) {
+    if (!(await runInSession(session, command))) failed = true;
+    if (session.hasQuit) break;
+  }
+  return failed;
+}
+
+async function typed(session: IoSession, lines: AsyncIterable<string>): Promise<boolean> {
+  const prompt = (): void => session.output.print('qemu-io> ');
+  let failed = false;
+  prompt();
+  for await (const line of lines) {
+    if (!(await runInSession(session, line.replace(/\r?\n$/, '')))) failed = true;
+    if (session.hasQuit) break;
+    prompt();
+  }
+  return failed;
+}

@@ -1,0 +1,177 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, watch } from 'node:fs';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { createRealHost } from '../../host/real.js';
+import { QmpClient } from '../../wire/qmp/client.js';
+import { closed, livedisk, livediskWords, PROJECT, runLivedisk, scratch } from '../../../test/kit/program.js';
+
+/** A daemon, once its PID file is there. */
+async function start(context: TestContext, folder: string, ...args: string[]): Promise<Daemon> {
+  const words = livediskWords(...args, '--pidfile', join(folder, 'pid'));
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['ignore', 'pipe', 'inherit'] });
+  context.after(() => child.kill('SIGKILL'));
+  await appearance(folder, 'pid');
+  return { child, ended: closed(child) };
+}
+
+interface Daemon {
+  child: ReturnType<typeof spawn>;
+  ended: Promise<number | null>;
+}
+
+/** Until a file has something in it, or with `orEmpty` is there at all. */
+function appearance(folder: string, name: string, { orEmpty = false } = {}): Promise<void> {
+  const path = join(folder, name);
+  return new Promise((resolve) => {
+    const watcher = watch(folder, () => check());
+    const check = (): void => {
+      if (!existsSync(path) || (!orEmpty && readFileSync(path).length === 0)) return;
+      watcher.close();
+      resolve();
+    };
+    check();
+  });
+}
+
+test('a daemon without any socket serves until a signal', { timeout: 300_000 }, async (t) => {
+  const folder = scratch(t);
+  const daemon = await start(t, folder, 'storage-daemon', '--blockdev', 'null-co,node-name=n');
+  const early = await Promise.race([
+    daemon.ended,
+    new Promise((resolve) => setTimeout(resolve, 500, 'serves')),
+  ]);
+  assert.equal(early, 'serves');
+  daemon.child.kill('SIGTERM');
+  assert.equal(await daemon.ended, 0);
+});
+
+test('a second signal does not cut the end short', { timeout: 300_000 }, async (t) => {
+  const folder = scratch(t);
+  const socket = join(folder, 'qmp');
+  // Its flush at the end takes a second.
+  const slow = 'null-co,node-name=n,latency-ns=1000000000';
+  const options = ['-blockdev', slow, '-qmp', `unix:${socket},server=on,wait=off`];
+  const daemon = await start(t, folder, 'run', ...options);
+  await appearance(folder, 'qmp', { orEmpty: true });
+  const client = await QmpClient.connect(createRealHost(), { type: 'unix', path: socket });
+  let shutdowns = 0;
+  const told = new Promise<void>((resolve) =>
+    client.onEvent(({ event }) => {
+      if (event === 'SHUTDOWN' && ++shutdowns === 1) resolve();
+    }),
+  );
+  daemon.child.kill('SIGTERM');
+  await told;
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGTERM'] as const) daemon.child.kill(signal);
+  assert.equal(await daemon.ended, 0);
+  assert.equal(shutdowns, 1);
+  assert.ok(!existsSync(join(folder, 'pid')));
+});
+
+test(
+  'a disk that cannot be flushed is told after a second, and a second signal ends the program without',
+  { timeout: 300_000 },
+  async (t) => {
+    const folder = scratch(t);
+    const pidFile = join(folder, 'pid');
+    // Its flush at the end takes an hour.
+    const slow = 'null-co,node-name=n,latency-ns=3600000000000';
+    const words = livediskWords('storage-daemon', '--blockdev', slow, '--pidfile', pidFile);
+    const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['ignore', 'ignore', 'pipe'] });
+    t.after(() => child.kill('SIGKILL'));
+    const ended = closed(child);
+    await appearance(folder, 'pid');
+    child.kill('SIGTERM');
+    let told = '';
+    for await (const chunk of child.stderr) {
+      told += String(chunk);
+      if (told.endsWith('\n')) break;
+    }
+    assert.equal(
+      told,
+      "livedisk: waiting for node 'n' (null-co://); another signal ends the program without that\n",
+    );
+    child.kill('SIGTERM');
+    assert.equal(await ended, 1);
+    assert.ok(!existsSync(pidFile));
+  },
+);
+
+test('the end of standard input does not end the machine', { timeout: 300_000 }, async (t) => {
+  const words = livediskWords('run', '-monitor', 'stdio');
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['pipe', 'pipe', 'inherit'] });
+  t.after(() => child.kill('SIGKILL'));
+  const ended = closed(child);
+  child.stdin.end('info status\n');
+  let text = '';
+  for await (const chunk of child.stdout) {
+    text += String(chunk);
+    if (text.endsWith('VM status: running\n(qemu) ')) break;
+  }
+  const early = await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 500, 'serves'))]);
+  assert.equal(early, 'serves');
+  child.kill('SIGTERM');
+  assert.equal(await ended, 0);
+});
+
+test('a PID file belongs to the process that made it', { timeout: 300_000 }, async (t) => {
+  const folder = scratch(t);
+  const daemon = await start(t, folder, 'storage-daemon');
+  const path = join(folder, 'pid');
+  const number = `${daemon.child.pid}\n`;
+  assert.equal(readFileSync(path, 'utf8'), number);
+  const second = runLivedisk('run', '-pidfile', path);
+  assert.equal(second.status, 1);
+  assert.equal(
+    second.stderr,
+    'livedisk: cannot create PID file: Cannot lock pid file: Resource temporarily unavailable\n',
+  );
+  assert.equal(readFileSync(path, 'utf8'), number);
+  daemon.child.kill('SIGTERM');
+  assert.equal(await daemon.ended, 0);
+  assert.ok(!existsSync(path));
+});
+
+test("a storage daemon's PID file tells that its sockets are there", { timeout: 300_000 }, async (t) => {
+  const folder = scratch(t);
+  const chardev = `socket,id=c,path=${join(folder, 'qmp.sock')},server=on,wait=off`;
+  await start(t, folder, 'storage-daemon', '--chardev', chardev, '--monitor', 'chardev=c');
+  assert.ok(existsSync(join(folder, 'qmp.sock')));
+});
+
+test('a PID file that cannot be made is told', () => {
+  const { status, stderr } = runLivedisk('storage-daemon', '--pidfile', '/nonexistent/pid');
+  assert.equal(status, 1);
+  const why = "Could not create '/nonexistent/pid': No such file or directory";
+  assert.equal(stderr, `livedisk: cannot create PID file: ${why}\n`);
+});
+
+test('a machine ends, and says why, when a disk cannot be flushed', { timeout: 300_000 }, async (t) => {
+  const filename = join(scratch(t), 'disk.qcow2');
+  livedisk('img', 'create', '-q', '-f', 'qcow2', filename, '1M');
+  const failing = [{ event: 'none', iotype: 'flush', errno: 5 }];
+  const file = { driver: 'blkdebug', image: { driver: 'file', filename }, 'inject-error': failing };
+  const disk = JSON.stringify({ driver: 'qcow2', 'node-name': 'n', file });
+  const words = livediskWords('run', '-blockdev', disk, '-monitor', 'stdio');
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: 'pipe' });
+  t.after(() => child.kill('SIGKILL'));
+  let told = '';
+  child.stderr.on('data', (chunk: Buffer) => (told += chunk.toString()));
+  // Standard input stays open, as a client's connection would.
+  child.stdin.write('qemu-io n "write 0 64k"\nquit\n');
+  assert.equal(await closed(child), 1);
+  assert.equal(told, 'livedisk: Input/output error\n');
+});
+
+test('a daemon tells its version as the program does', () => {
+  const expected = livedisk('--version');
+  for (const words of [
+    ['run', '-version'],
+    ['run', '--version'],
+    ['storage-daemon', '-V'],
+    ['storage-daemon', '--version'],
+  ])
+    assert.equal(livedisk(...words), expected, words.join(' '));
+});

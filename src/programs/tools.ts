@@ -1,0 +1,25 @@
+import { allDrivers } from '../drivers/index.js';
+import { createRealHost } from '../host/real.js';
+import { imgMain } from './img/main.js';
+import { ioMain } from './io/main.js';
+
+const OUTPUT = {
+  print: (text: string): void => void process.stdout.write(text),
+  error: (text: string): void => void process.stderr.write(text),
+};
+
+/** Lines of standard input, which is not touched before the first is asked for. */
+async function* inputLines(): AsyncIterable<string> {
+  const { createInterface } = await import('node:readline');
+  yield* createInterface({ input: process.stdin });
+}
+
+/** `livedisk io`: commands from -c, else from standard input. */
+export function ioTool(args: readonly string[]): Promise<number> {
+  return ioMain(args, OUTPUT, createRealHost(), allDrivers, inputLines());
+}
+
+/** `livedisk img`. */
+export function imgTool(args: readonly string[]): Promise<number> {
+  return imgMain(args, OUTPUT, createRealHost(), allDrivers);
+}

@@ -1,0 +1,248 @@
+import { isPowerOfTwo } from '../../base/align.js';
+import { BlockError } from '../../base/error.js';
+import { KiB, MAX_IMAGE_BYTES, MAX_NBD_STRING_BYTES } from '../../base/limits.js';
+import type { ByteReader } from './byte-reader.js';
+import {
+  decodeOptionReply,
+  encodeInfoRequest,
+  encodeMetaContextRequest,
+  encodeOption,
+  readUint53,
+  uint32,
+} from './codec.js';
+import * as nbd from './constants.js';
+import { HandshakeFlag, Info, Option, OptionReply } from './constants.js';
+
+/** What the server told of the export, and what both sides agreed upon. */
+export interface NbdExportInfo {
+  lengthBytes: number;
+  /** TransmissionFlag bits. */
+  flags: number;
+  structured: boolean;
+  /** Of base:allocation; undefined when BLOCK_STATUS may not be asked. */
+  allocationContext: number | undefined;
+  /** Undefined when the server did not say. */
+  blockSize: { minimum: number; preferred: number; maximum: number } | undefined;
+  description: string | undefined;
+}
+
+/** How one option was answered. */
+interface Answer {
+  /** Payloads before the final ACK, by type. */
+  replies: Array<{ type: number; payload: Buffer }>;
+  /** Instead of the ACK. */
+  refusal: Refusal | undefined;
+}
+
+interface Refusal {
+  type: number;
+  error: BlockError;
+}
+
+/** Replies to one option; a server has no reason for more. */
+const MAX_REPLIES = 1024;
+const MAX_MINIMUM_BLOCK_BYTES = 64 * KiB;
+/** Zeroes after the reply to EXPORT_NAME. */
+const ZEROES_BYTES = 124;
+
+const OPTION_NAMES: Readonly<Record<number, string>> = {
+  [Option.exportName]: 'export name',
+  [Option.info]: 'info',
+  [Option.go]: 'go',
+  [Option.structuredReply]: 'structured reply',
+  [Option.setMetaContext]: 'set meta context',
+};
+
+/** The client's side of the handshake up to the transmission phase. Old servers are met with what they speak. */
+export class ClientHandshake {
+  readonly #reader: ByteReader;
+  readonly #send: (message: Buffer) => void;
+  readonly #exportName: string;
+
+  constructor(reader: ByteReader, send: (message: Buffer) => void, exportName: string) {
+    if (Buffer.byteLength(exportName) > MAX_NBD_STRING_BYTES)
+      throw new BlockError('invalid', 'export name too long to send to server');
+    this.#reader = reader;
+    this.#send = send;
+    this.#exportName = exportName;
+  }
+
+  /** Errors: not-found (no such export), corrupt (no NBD server), unsupported, limit, and those of the reader. */
+  async run(): Promise<NbdExportInfo> {
+    const magic = await this.#reader.take(16);
+    if (magic.readUInt32BE(0) !== nbd.MAGIC_HIGH || magic.readUInt32BE(4) !== nbd.MAGIC_LOW)
+      throw new BlockError('corrupt', 'Bad initial magic received');
+    const high = magic.readUInt32BE(8);
+    const low = magic.readUInt32BE(12);
+    if (high === nbd.OPTION_MAGIC_HIGH && low === nbd.OPTION_MAGIC_LOW)
+      return checked(await this.#newstyle());
+    if (high === nbd.OLDSTYLE_MAGIC_HIGH && low === nbd.OLDSTYLE_MAGIC_LOW)
+      return checked(await this.#oldstyle());
+    throw new BlockError('corrupt', 'Bad server magic received');
+  }
+
+  async #oldstyle(): Promise<NbdExportInfo> {
+    if (this.#exportName !== '')
+      throw new BlockError('unsupported', 'Server does not support non-empty export names');
+    const bytes = await this.#reader.take(8 + 4 + ZEROES_BYTES);
+    return exportInfo(readUint53(bytes, 0, 'export size'), bytes.readUInt16BE(10));
+  }
+
+  async #newstyle(): Promise<NbdExportInfo> {
+    const offered = (await this.#reader.take(2)).readUInt16BE(0);
+    const isFixed = (offered & HandshakeFlag.fixedNewstyle) !== 0;
+    const noZeroes = (offered & HandshakeFlag.noZeroes) !== 0;
+    this.#send(uint32((isFixed ? HandshakeFlag.fixedNewstyle : 0) + (noZeroes ? HandshakeFlag.noZeroes : 0)));
+    if (!isFixed) return this.#chooseByName(noZeroes);
+    const structured = !(await this.#ask(Option.structuredReply, Buffer.alloc(0))).refusal;
+    const allocationContext = structured ? await this.#agreeContext() : undefined;
+    const info = (await this.#go()) ?? (await this.#chooseByName(noZeroes));
+    return { ...info, structured, allocationContext };
+  }
+
+  /** EXPORT_NAME, which has no errors: the server hangs up. */
+  async #chooseByName(noZeroes: boolean): Promise<NbdExportInfo> {
+    this.#send(encodeOption(Option.exportName, Buffer.from(this.#exportName)));
+    const bytes = await this.#reader.take(10 + (noZeroes ? 0 : ZEROES_BYTES));
+    return exportInfo(readUint53(bytes, 0, 'export size'), bytes.readUInt16BE(8));
+  }
+
+  async #agreeContext(): Promise<number | undefined> {
+    const request = { name: this.#exportName, queries: [nbd.BASE_ALLOCATION] };
+    const { replies, refusal } = await this.#ask(Option.setMetaContext, encodeMetaContextRequest(request));
+    if (refusal) return undefined;
+    const contexts = replies.filter(({ type }) => type === OptionReply.metaContext);
+    if (contexts.length === 0) return undefined;
+    const payload = contexts[0]?.payload;
+    if (contexts.length > 1 || !payload || payload.toString('utf8', 4) !== nbd.BASE_ALLOCATION)
+      throw new BlockError('corrupt', 'Failed to negotiate query: unexpected meta context');
+    return payload.readUInt32BE(0);
+  }
+
+  /** Undefined: the server lacks GO. Nothing else will do when it refuses for another reason. */
+  async #go(): Promise<NbdExportInfo | undefined> {
+    const request = encodeInfoRequest({ name: this.#exportName, infos: [Info.blockSize] });
+    const { replies, refusal } = await this.#ask(Option.go, request);
+    if (refusal?.type === OptionReply.errUnsup) return undefined;
+    if (refusal) throw refusal.error;
+    let info: NbdExportInfo | undefined;
+    let blockSize: NbdExportInfo['blockSize'];
+    let description: string | undefined;
+    for (const { type, payload } of replies) {
+      if (type !== OptionReply.info || payload.length < 2) throw unexpectedReply(Option.go, type);
+      const kind = payload.readUInt16BE(0);
+      if (kind === Info.export) info = decodeInfoExport(payload);
+      else if (kind === Info.blockSize) blockSize = decodeBlockSize(payload);
+      else if (kind === Info.description) description = payload.toString('utf8', 2);
+    }
+    if (!info) throw new BlockError('corrupt', 'broken server omitted NBD_INFO_EXPORT');
+    return { ...info, blockSize, description };
+  }
+
+  /** Sends an option and gathers its replies up to the final one. */
+  async #ask(option: number, payload: Buffer): Promise<Answer> {
+    this.#send(encodeOption(option, payload));
+    const replies: Answer['replies'] = [];
+    for (;;) {
+      const header = decodeOptionReply(await this.#reader.take(nbd.OPTION_REPLY_BYTES));
+      if (!header) throw new BlockError('corrupt', 'Unexpected option reply magic');
+      if (header.option !== option)
+        throw new BlockError('corrupt', `Unexpected option type ${header.option}, expected ${option}`);
+      const { type, lengthBytes } = header;
+      if (lengthBytes > nbd.MAX_OPTION_BYTES || replies.length >= MAX_REPLIES)
+        throw new BlockError('corrupt', `Reply to option ${option} is too long`);
+      const content = await this.#reader.take(lengthBytes);
+      if (type === OptionReply.ack) return { replies, refusal: undefined };
+      if (type >= FIRST_ERROR)
+        return { replies, refusal: { type, error: optionError(option, type, content) } };
+      if (type === OptionReply.metaContext && lengthBytes < 5) throw unexpectedReply(option, type);
+      replies.push({ type, payload: Buffer.from(content) });
+    }
+  }
+}
+
+const FIRST_ERROR = 2 ** 31;
+
+function exportInfo(lengthBytes: number, flags: number): NbdExportInfo {
+  return {
+    lengthBytes,
+    flags,
+    structured: false,
+    allocationContext: undefined,
+    blockSize: undefined,
+    description: undefined,
+  };
+}
+
+function decodeInfoExport(payload: Buffer): NbdExportInfo {
+  if (payload.length !== 12)
+    throw new BlockError('corrupt', 'broken server sent NBD_INFO_EXPORT of wrong length');
+  return exportInfo(readUint53(payload, 2, 'export size'), payload.readUInt16BE(10));
+}
+
+function decodeBlockSize(payload: Buffer): NonNullable<NbdExportInfo['blockSize']> {
+  if (payload.length !== 14)
+    throw new BlockError('corrupt', 'broken server sent NBD_INFO_BLOCK_SIZE of wrong length');
+  const minimum = payload.readUInt32BE(2);
+  const preferred = payload.readUInt32BE(6);
+  const maximum = payload.readUInt32BE(10);
+  if (!isPowerOfTwo(minimum) || minimum > MAX_MINIMUM_BLOCK_BYTES)
+    throw new BlockError('corrupt', `server minimum block size ${minimum} is not a power of two up to 65536`);
+  if (!isPowerOfTwo(preferred) || preferred < minimum)
+    throw new BlockError('corrupt', `server preferred block size ${preferred} is not valid`);
+  if (maximum < minimum) throw new BlockError('corrupt', `server maximum block size ${maximum} is not valid`);
+  return { minimum, preferred, maximum };
+}
+
+function checked(info: NbdExportInfo): NbdExportInfo {
+  const { lengthBytes, blockSize } = info;
+  if (lengthBytes > MAX_IMAGE_BYTES)
+    throw new BlockError('limit', `NBD export of ${lengthBytes} bytes is too large`);
+  if (blockSize && lengthBytes % blockSize.minimum !== 0) {
+    const text = `export length ${lengthBytes} is not a multiple of minimum block size ${blockSize.minimum}`;
+    throw new BlockError('corrupt', text);
+  }
+  return info;
+}
+
+function unexpectedReply(option: number, type: number): BlockError {
+  return new BlockError('corrupt', `Unexpected reply type ${type} to option ${option}`);
+}
+
+/** In QEMU's words; what the server says of it is a hint. */
+function optionError(option: number, type: number, text: Buffer): BlockError {
+  const what = `option ${option} (${OPTION_NAMES[option] ?? '<unknown>'})`;
+  const reported = text.length > 0 ? [`server reported: ${printable(text)}`] : [];
+  const hint = hintOf(reported);
+  switch (type) {
+    case OptionReply.errUnknown:
+      return new BlockError('not-found', 'Requested export not available', hint);
+    case OptionReply.errPolicy:
+      return new BlockError('permission', `Denied by server for ${what}`, hint);
+    case OptionReply.errTlsRequired:
+      return new BlockError(
+        'unsupported',
+        `TLS negotiation required before ${what}`,
+        hintOf(['Did you forget a valid tls-creds?', ...reported]),
+      );
+    case OptionReply.errPlatform:
+      return new BlockError('unsupported', `Server lacks support for ${what}`, hint);
+    case OptionReply.errInvalid:
+      return new BlockError('invalid', `Invalid parameters for ${what}`, hint);
+    case OptionReply.errShutdown:
+      return new BlockError('closed', `Server shutting down before ${what}`, hint);
+    case OptionReply.errBlockSizeRequired:
+      return new BlockError('invalid', `Server requires INFO_BLOCK_SIZE for ${what}`, hint);
+    default:
+      return new BlockError('invalid', `Unknown error code when asking for ${what}`, hint);
+  }
+}
+
+function hintOf(lines: readonly string[]): { hint?: string } {
+  return lines.length > 0 ? { hint: lines.join('\n') } : {};
+}
+
+/** A peer's text without control characters, and not too much of it. */
+export function printable(text: Buffer): string {
+  return text.toString('utf8', 0, Math.min(text.length, 1024)).replace(/\p{C}/gu, '?');
+}

@@ -1,0 +1,383 @@
+import { assert } from '../../base/assert.js';
+import { Notifier } from '../../base/async.js';
+import { BlockError, errnoError, toBlockError } from '../../base/error.js';
+import { GiB, KiB, MiB, MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
+import type { Host, HostSocket, HostTimer, SocketAddress } from '../../host/host.js';
+import { BufferPool } from './buffer-pool.js';
+import { ByteReader } from './byte-reader.js';
+import { ClientHandshake, type NbdExportInfo } from './client-handshake.js';
+import { ReplyParser, type SentRequest } from './client-replies.js';
+import { encodeRequest, type Extent } from './codec.js';
+import * as nbd from './constants.js';
+import { Command } from './constants.js';
+import { ReplyStream, REPLY_BUFFER_BYTES } from './reply-stream.js';
+
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+/** A request that is not answered in full by then takes the connection with it. */
+const REQUEST_TIMEOUT_MS = 60_000;
+/** Times as long for what makes a server wait for its disk: flush, trim, write zeroes. */
+const SLOW_COMMAND_FACTOR = 5;
+/** What a peer has to take our goodbye. */
+const CLOSE_TIMEOUT_MS = 1_000;
+/** Sent and not answered; QEMU's client has 16. */
+const MAX_REQUESTS = 64;
+/** Payload of those, in both directions together: what the request timeout is for must be able to pass. */
+const MAX_PAYLOAD_BYTES = 32 * MiB;
+/** Longer reads and writes are sent in pieces, so that several are under way. */
+const MAX_PIECE_BYTES = 4 * MiB;
+const MAX_TRIM_BYTES = GiB;
+/** Larger writes travel in a buffer of their own. */
+const MAX_GATHERED_BYTES = 64 * KiB;
+/** In the high word of every cookie. */
+const COOKIE_HIGH = 0x6c697665;
+
+export interface NbdClientOptions {
+  host: Host;
+  address: SocketAddress;
+  exportName: string;
+  handshakeTimeoutMs?: number;
+  /** Of reads, writes and status; five times that of flushes, trims and zeroes. */
+  requestTimeoutMs?: number;
+}
+
+interface Pending extends SentRequest {
+  readonly flags: number;
+  /** Of a write; copied when it is sent. */
+  readonly payload: Uint8Array | undefined;
+  deadlineMs: number;
+  resolve(request: SentRequest): void;
+  reject(error: unknown): void;
+}
+
+/**
+ * One connection to one export. Requests run in parallel up to a limit and wait in order for a place beyond it.
+ * They always end: a peer that is silent for too long, breaks the protocol or goes away fails all of them.
+ * Errors: kind timeout, corrupt, io (connection lost), and what the server answers.
+ */
+export class NbdClient {
+  readonly info: NbdExportInfo;
+  readonly #host: Host;
+  readonly #socket: HostSocket;
+  readonly #stream: ReplyStream;
+  readonly #parser: ReplyParser;
+  readonly #requestTimeoutMs: number;
+  readonly #changed = new Notifier();
+  readonly #sent = new Map<number, Pending>();
+  readonly #waiting: Pending[] = [];
+  #payloadBytes = 0;
+  #nextCookie = 1;
+  #timer: HostTimer | undefined;
+  /** When #timer fires. */
+  #timerMs = Infinity;
+  #flushArmed = false;
+  /** Why no request can be sent any more. */
+  #failure: BlockError | undefined;
+  #isClosing = false;
+  #isClosed = false;
+
+  private constructor(host: Host, socket: HostSocket, info: NbdExportInfo, requestTimeoutMs: number) {
+    this.#host = host;
+    this.#socket = socket;
+    this.info = info;
+    this.#requestTimeoutMs = requestTimeoutMs;
+    this.#stream = new ReplyStream(socket, new BufferPool((lengthBytes) => host.files.buffer(lengthBytes)));
+    this.#parser = new ReplyParser({
+      structured: info.structured,
+      allocationContext: info.allocationContext,
+      find: (high, low) => (high === COOKIE_HIGH ? this.#sent.get(low) : undefined),
+      finished: (low) => this.#finished(low),
+    });
+  }
+
+  /** Errors: those of the host's connect and of ClientHandshake.run; kind timeout. */
+  static async connect(options: NbdClientOptions): Promise<NbdClient> {
+    const { host, address, exportName } = options;
+    const timeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
+    const socket = await host.net.connect(address, { timeoutMs });
+    const reader = new ByteReader();
+    const handlers = {
+      data: (chunk: Buffer): void => reader.push(chunk),
+      close: (error?: Error): void => reader.fail(endOfFile(error)),
+      drain: (): void => undefined,
+    };
+    socket.start({
+      onData: (chunk) => handlers.data(chunk),
+      onClose: (error) => handlers.close(error),
+      onDrain: () => handlers.drain(),
+    });
+    const timer = host.clock.setTimer(timeoutMs, () =>
+      reader.fail(errnoError('ETIMEDOUT', 'NBD handshake failed')),
+    );
+    try {
+      const handshake = new ClientHandshake(reader, (message) => void socket.write(message), exportName);
+      const info = await handshake.run();
+      const client = new NbdClient(host, socket, info, options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS);
+      handlers.data = (chunk) => client.#receive(chunk);
+      handlers.close = () => client.#socketClosed();
+      handlers.drain = () => client.#stream.drained();
+      reader.check();
+      client.#receive(reader.rest());
+      return client;
+    } catch (error) {
+      socket.destroy();
+      throw error;
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  /** Bytes of the largest request that is sent: a multiple of the server's minimum block size. */
+  get maxRequestBytes(): number {
+    const { blockSize } = this.info;
+    const most = Math.min(blockSize?.maximum ?? MAX_NBD_REQUEST_BYTES, MAX_NBD_REQUEST_BYTES);
+    return most - (most % (blockSize?.minimum ?? 1));
+  }
+
+  has(transmissionFlag: number): boolean {
+    return (this.info.flags & transmissionFlag) !== 0;
+  }
+
+  /** Fills the buffer. */
+  read(offset: number, buffer: Uint8Array): Promise<void> {
+    return inPieces(buffer.length, this.#pieceBytes(), async (at, lengthBytes) => {
+      const part = buffer.subarray(at, at + lengthBytes);
+      await this.#submit(Command.read, 0, offset + at, lengthBytes, part, undefined);
+    });
+  }
+
+  /** `flags` (CommandFlag) are sent as they are. The buffer must not change until this resolves. */
+  write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+    return inPieces(buffer.length, this.#pieceBytes(), async (at, lengthBytes) => {
+      const part = buffer.subarray(at, at + lengthBytes);
+      await this.#submit(Command.write, flags, offset + at, lengthBytes, undefined, part);
+    });
+  }
+
+  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    return inPieces(lengthBytes, this.maxRequestBytes, async (at, bytes) => {
+      await this.#submit(Command.writeZeroes, flags, offset + at, bytes);
+    });
+  }
+
+  trim(offset: number, lengthBytes: number): Promise<void> {
+    return inPieces(lengthBytes, MAX_TRIM_BYTES, async (at, bytes) => {
+      await this.#submit(Command.trim, 0, offset + at, bytes);
+    });
+  }
+
+  async flush(): Promise<void> {
+    await this.#submit(Command.flush, 0, 0, 0);
+  }
+
+  /** The extent that begins at offset; it may be longer than asked. Only with an agreed allocationContext. */
+  async blockStatus(offset: number, lengthBytes: number): Promise<Extent> {
+    const { extent } = await this.#submit(Command.blockStatus, nbd.CommandFlag.reqOne, offset, lengthBytes);
+    assert(extent, 'a status without extent');
+    return extent;
+  }
+
+  /** Hangs up; what is in flight fails. */
+  abandon(): void {
+    this.#fail(errnoError('ECANCELED'));
+  }
+
+  /** Waits for what is in flight, says goodbye and hangs up; ends in any case. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    await this.#changed.until(() => this.#sent.size === 0 && this.#waiting.length === 0);
+    this.#timer?.cancel();
+    if (this.#failure) return;
+    this.#failure = errnoError('ESHUTDOWN');
+    const goodbye = Buffer.alloc(nbd.REQUEST_BYTES);
+    encodeRequest(goodbye, 0, header(Command.disconnect, 0, 0, 0, 0));
+    this.#stream.flush();
+    this.#socket.write(goodbye);
+    this.#socket.end();
+    const timer = this.#host.clock.setTimer(CLOSE_TIMEOUT_MS, () => this.#socketClosed());
+    await this.#changed.until(() => this.#isClosed);
+    timer.cancel();
+    this.#socket.destroy();
+  }
+
+  /** The minimum block size divides it: a power of two up to 64 KiB. */
+  #pieceBytes(): number {
+    return Math.min(this.maxRequestBytes, MAX_PIECE_BYTES);
+  }
+
+  #submit(
+    command: number,
+    flags: number,
+    offset: number,
+    lengthBytes: number,
+    buffer?: Uint8Array,
+    payload?: Uint8Array,
+  ): Promise<SentRequest> {
+    return new Promise((resolve, reject) => {
+      if (this.#failure) return reject(errnoError('EIO', undefined, { cause: this.#failure }));
+      if (this.#isClosing) return reject(errnoError('ESHUTDOWN'));
+      const pending: Pending = {
+        command,
+        flags,
+        offset,
+        lengthBytes,
+        buffer,
+        payload,
+        error: undefined,
+        extent: undefined,
+        filled: [],
+        deadlineMs: 0,
+        resolve,
+        reject,
+      };
+      if (this.#waiting.length > 0 || !this.#hasRoomFor(pending)) this.#waiting.push(pending);
+      else this.#send(pending);
+    });
+  }
+
+  #hasRoomFor(pending: Pending): boolean {
+    if (this.#sent.size === 0) return true;
+    return this.#sent.size < MAX_REQUESTS && this.#payloadBytes + payloadBytes(pending) <= MAX_PAYLOAD_BYTES;
+  }
+
+  #send(pending: Pending): void {
+    const cookie = this.#nextCookie;
+    this.#nextCookie = (this.#nextCookie + 1) % 2 ** 32;
+    pending.deadlineMs = this.#deadlineOf(pending);
+    this.#sent.set(cookie, pending);
+    this.#payloadBytes += payloadBytes(pending);
+    this.#watch(pending.deadlineMs);
+    const { command, flags, offset, lengthBytes, payload } = pending;
+    const request = header(command, flags, offset, lengthBytes, cookie);
+    const gathered = payload && payload.length <= MAX_GATHERED_BYTES ? payload : undefined;
+    const bytes = nbd.REQUEST_BYTES + (gathered?.length ?? 0);
+    assert(bytes <= REPLY_BUFFER_BYTES, 'gathered request');
+    const at = this.#stream.reserve(bytes);
+    encodeRequest(this.#stream.buffer, at, request);
+    // Copied: a server that answers early must not make us send what the caller does with its buffer next.
+    if (gathered) this.#stream.buffer.set(gathered, at + nbd.REQUEST_BYTES);
+    this.#stream.commit(bytes);
+    if (payload && !gathered) this.#stream.sendCopy(payload);
+    else this.#armFlush();
+  }
+
+  /** What is submitted in one go is sent in one go. */
+  #armFlush(): void {
+    if (this.#flushArmed) return;
+    this.#flushArmed = true;
+    queueMicrotask(() => {
+      this.#flushArmed = false;
+      if (!this.#failure) this.#stream.flush();
+    });
+  }
+
+  #receive(chunk: Buffer): void {
+    if (this.#failure) return;
+    try {
+      this.#parser.receive(chunk);
+    } catch (error) {
+      this.#fail(toBlockError(error));
+    }
+  }
+
+  #finished(cookie: number): void {
+    const pending = this.#sent.get(cookie);
+    assert(pending, 'reply without request');
+    this.#sent.delete(cookie);
+    this.#payloadBytes -= payloadBytes(pending);
+    if (pending.error) pending.reject(pending.error);
+    else pending.resolve(pending);
+    for (;;) {
+      const [next] = this.#waiting;
+      if (!next || !this.#hasRoomFor(next)) break;
+      this.#waiting.shift();
+      this.#send(next);
+    }
+    if (this.#sent.size === 0) this.#changed.notify();
+  }
+
+  #deadlineOf({ command }: Pending): number {
+    const factor = SLOW_COMMANDS.has(command) ? SLOW_COMMAND_FACTOR : 1;
+    return this.#host.clock.nowMs() + factor * this.#requestTimeoutMs;
+  }
+
+  /** Looks at the deadlines at that time at the latest. */
+  #watch(deadlineMs: number): void {
+    if (this.#timerMs <= deadlineMs) return;
+    this.#timer?.cancel();
+    this.#timerMs = deadlineMs;
+    this.#timer = this.#host.clock.setTimer(deadlineMs - this.#host.clock.nowMs(), () => {
+      this.#timerMs = Infinity;
+      const deadlines = [...this.#sent.values()].map((pending) => pending.deadlineMs);
+      if (deadlines.length === 0) return;
+      const firstMs = Math.min(...deadlines);
+      if (firstMs <= this.#host.clock.nowMs()) this.#fail(errnoError('ETIMEDOUT'));
+      else this.#watch(firstMs);
+    });
+  }
+
+  #socketClosed(): void {
+    this.#isClosed = true;
+    this.#fail(errnoError('EIO'));
+    this.#changed.notify();
+  }
+
+  /** Ends the connection and everything on it. */
+  #fail(error: BlockError): void {
+    if (this.#failure) return;
+    this.#failure = error;
+    this.#timer?.cancel();
+    this.#socket.destroy();
+    const failed = [...this.#sent.values(), ...this.#waiting.splice(0)];
+    this.#sent.clear();
+    this.#payloadBytes = 0;
+    for (const pending of failed) pending.reject(error);
+    this.#changed.notify();
+  }
+}
+
+const SLOW_COMMANDS: ReadonlySet<number> = new Set([Command.flush, Command.trim, Command.writeZeroes]);
+
+function payloadBytes({ buffer, payload }: Pending): number {
+  return (buffer ?? payload)?.length ?? 0;
+}
+
+function header(
+  command: number,
+  flags: number,
+  offset: number,
+  lengthBytes: number,
+  cookieLow: number,
+): Parameters<typeof encodeRequest>[2] {
+  return { command, flags, offset, lengthBytes, cookieHigh: COOKIE_HIGH, cookieLow };
+}
+
+function endOfFile(error: Error | undefined): BlockError {
+  const text = 'Failed to read data: Unexpected end-of-file before all data were read';
+  return error ? toBlockError(error, 'Failed to read data') : new BlockError('closed', text);
+}
+
+/**
+ * Runs the pieces of a range together, so many at a time: a server's largest request may be one byte. Fails with the
+ * first error, after all that were begun have ended.
+ */
+async function inPieces(
+  lengthBytes: number,
+  pieceBytes: number,
+  run: (at: number, lengthBytes: number) => Promise<void>,
+): Promise<void> {
+  if (lengthBytes === 0) return;
+  if (lengthBytes <= pieceBytes) return run(0, lengthBytes);
+  let at = 0;
+  const errors: unknown[] = [];
+  const runner = async (): Promise<void> => {
+    while (at < lengthBytes && errors.length === 0) {
+      const from = at;
+      at += pieceBytes;
+      const piece = run(from, Math.min(pieceBytes, lengthBytes - from));
+      await piece.catch((error: unknown) => void errors.push(error));
+    }
+  };
+  const runners = Math.min(MAX_REQUESTS, Math.ceil(lengthBytes / pieceBytes));
+  await Promise.all(Array.from({ length: runners }, runner));
+  if (errors.length > 0) throw errors[0];
+}

@@ -1,0 +1,115 @@
+import { assert } from '../../base/assert.js';
+import { KiB } from '../../base/limits.js';
+import type { HostSocket } from '../../host/host.js';
+import type { BufferPool } from './buffer-pool.js';
+
+/** Replies up to this size gather in one buffer; larger ones travel in their own. */
+export const REPLY_BUFFER_BYTES = 256 * KiB;
+
+/**
+ * Gathers outgoing messages so that a batch costs one send, without copying what was read straight into place:
+ * reserve() room, fill buffer from the position answered, commit(), and flush() at the end of the batch.
+ */
+export class ReplyStream {
+  readonly #socket: HostSocket;
+  readonly #pool: BufferPool;
+  /** Where reserve()'s positions count. */
+  buffer: Buffer;
+  /** [0, sent) was given to the socket, [sent, used) waits for flush(). */
+  #sent = 0;
+  #used = 0;
+  /** Bytes given to the socket in all. */
+  #writtenBytes = 0;
+  /** What #writtenBytes was after the last bytes of `buffer` that the socket queued; 0: it holds none. */
+  #bufferEnd = 0;
+  /** Full or foreign buffers that the socket holds, oldest first, with what #writtenBytes was after them. */
+  readonly #held: Array<{ buffer: Buffer; end: number }> = [];
+
+  constructor(socket: HostSocket, pool: BufferPool) {
+    this.#socket = socket;
+    this.#pool = pool;
+    this.buffer = pool.take(REPLY_BUFFER_BYTES);
+  }
+
+  /** Bytes that the peer has not taken yet. */
+  get queuedBytes(): number {
+    return this.#socket.queuedBytes + this.#used - this.#sent;
+  }
+
+  reserve(lengthBytes: number): number {
+    assert(lengthBytes <= REPLY_BUFFER_BYTES, () => `reply of ${lengthBytes} bytes`);
+    if (this.#used + lengthBytes > this.buffer.length) {
+      this.flush();
+      if (this.#used + lengthBytes > this.buffer.length) this.#renew();
+    }
+    return this.#used;
+  }
+
+  commit(lengthBytes: number): void {
+    this.#used += lengthBytes;
+  }
+
+  flush(): void {
+    if (this.#used === this.#sent) return;
+    const sent = this.#write(this.buffer.subarray(this.#sent, this.#used));
+    this.#sent = this.#used;
+    if (!sent) this.#bufferEnd = this.#writtenBytes;
+    this.#release();
+  }
+
+  /** Sends [from, to) of a buffer of the pool, which goes back to it when the peer has them. */
+  sendOwn(buffer: Buffer, from: number, to: number): void {
+    this.flush();
+    if (this.#write(buffer.subarray(from, to))) this.#pool.give(buffer);
+    else this.#held.push({ buffer, end: this.#writtenBytes });
+    this.#release();
+  }
+
+  /** Sends [from, to) of a buffer of the pool that stays in use until a sendOwn of it, which must follow. */
+  sendPart(buffer: Buffer, from: number, to: number): void {
+    this.flush();
+    this.#write(buffer.subarray(from, to));
+  }
+
+  /** Sends bytes that the caller wants back at once. */
+  sendCopy(bytes: Uint8Array): void {
+    const copy = this.#pool.take(bytes.length);
+    copy.set(bytes);
+    this.sendOwn(copy, 0, bytes.length);
+  }
+
+  /** The socket has nothing queued any more. */
+  drained(): void {
+    this.#release();
+  }
+
+  /** False: the socket still needs the bytes. */
+  #write(bytes: Buffer): boolean {
+    const sent = this.#socket.write(bytes) === 'sent';
+    this.#writtenBytes += bytes.length;
+    return sent;
+  }
+
+  /** Takes back what the socket has handed on. A busy connection may never have nothing queued. */
+  #release(): void {
+    const goneBytes = this.#writtenBytes - this.#socket.queuedBytes;
+    let count = 0;
+    for (const { buffer, end } of this.#held) {
+      if (end > goneBytes) break;
+      this.#pool.give(buffer);
+      count++;
+    }
+    if (count > 0) this.#held.splice(0, count);
+    if (this.#bufferEnd > goneBytes) return;
+    this.#bufferEnd = 0;
+    if (this.#sent === this.#used) this.#sent = this.#used = 0;
+  }
+
+  #renew(): void {
+    assert(this.#sent === this.#used, 'unsent replies in a full buffer');
+    this.#held.push({ buffer: this.buffer, end: this.#bufferEnd });
+    this.buffer = this.#pool.take(REPLY_BUFFER_BYTES);
+    this.#sent = this.#used = 0;
+    this.#bufferEnd = 0;
+  }
+}

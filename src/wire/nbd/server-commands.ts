@@ -1,0 +1,211 @@
+import { toBlockError, errnoOf, type BlockError } from '../../base/error.js';
+import { KiB, MAX_NBD_REQUEST_BYTES, MAX_REQUEST_BYTES } from '../../base/limits.js';
+import { nbdErrorOf, type Extent, type Request } from './codec.js';
+import { AllocationState, Command, CommandFlag, MAX_STATUS_EXTENTS, NbdError } from './constants.js';
+import type { Agreement } from './server-handshake.js';
+import { type NbdTarget, TargetFlag } from './target.js';
+
+/** Read at once while prefetching. */
+const CACHE_PIECE_BYTES = 256 * KiB;
+
+export interface CommandRule {
+  /** In complaints. */
+  readonly name: string;
+  /** Flags it takes besides FUA, which all take. */
+  readonly flags: number;
+  /** DF, too, once structured replies are agreed. */
+  readonly takesDf?: boolean;
+  /** Refused on a read-only export. */
+  readonly modifies: boolean;
+  /** Length is bounded by MAX_NBD_REQUEST_BYTES. */
+  readonly isBounded: boolean;
+  /** Has a range that must lie in the export; what is answered when it does not. */
+  readonly pastEnd: number;
+  /** In the structured error. */
+  readonly failure: string;
+}
+
+/** Commands of the transmission phase but DISC. */
+export const COMMANDS: ReadonlyMap<number, CommandRule> = new Map<number, CommandRule>([
+  [
+    Command.read,
+    {
+      name: 'read',
+      flags: 0,
+      takesDf: true,
+      modifies: false,
+      isBounded: true,
+      pastEnd: NbdError.EINVAL,
+      failure: 'reading from file failed',
+    },
+  ],
+  [
+    Command.write,
+    {
+      name: 'write',
+      flags: 0,
+      modifies: true,
+      isBounded: true,
+      pastEnd: NbdError.ENOSPC,
+      failure: 'writing to file failed',
+    },
+  ],
+  [
+    Command.flush,
+    {
+      name: 'flush',
+      flags: 0,
+      modifies: false,
+      isBounded: false,
+      pastEnd: NbdError.EINVAL,
+      failure: 'flush failed',
+    },
+  ],
+  [
+    Command.trim,
+    {
+      name: 'trim',
+      flags: 0,
+      modifies: true,
+      isBounded: false,
+      pastEnd: NbdError.EINVAL,
+      failure: 'discard failed',
+    },
+  ],
+  [
+    Command.cache,
+    {
+      name: 'cache',
+      flags: 0,
+      modifies: false,
+      isBounded: true,
+      pastEnd: NbdError.EINVAL,
+      failure: 'caching data failed',
+    },
+  ],
+  [
+    Command.writeZeroes,
+    {
+      name: 'write zeroes',
+      flags: CommandFlag.noHole | CommandFlag.fastZero,
+      modifies: true,
+      isBounded: false,
+      pastEnd: NbdError.ENOSPC,
+      failure: 'writing to file failed',
+    },
+  ],
+  [
+    Command.blockStatus,
+    {
+      name: 'block status',
+      flags: CommandFlag.reqOne,
+      modifies: false,
+      isBounded: false,
+      pastEnd: NbdError.EINVAL,
+      failure: "can't get block status",
+    },
+  ],
+]);
+
+export interface Refusal {
+  readonly error: number;
+  readonly message: string;
+}
+
+/** What is wrong with a request; undefined when it may run. Allocates only to complain. */
+export function refusalOf(request: Request, agreement: Agreement): Refusal | undefined {
+  const { command, offset, lengthBytes } = request;
+  const rule = COMMANDS.get(command);
+  if (!rule) return { error: NbdError.EINVAL, message: `invalid request type (${command}) received` };
+  if (rule.isBounded && lengthBytes > MAX_NBD_REQUEST_BYTES) {
+    const message = `len (${lengthBytes}) is larger than max len (${MAX_NBD_REQUEST_BYTES})`;
+    return { error: NbdError.EINVAL, message };
+  }
+  if (rule.modifies && agreement.export.readOnly)
+    return { error: NbdError.EPERM, message: 'Export is read-only' };
+  const sizeBytes = agreement.export.target.lengthBytes;
+  if (offset > sizeBytes || lengthBytes > sizeBytes - offset) {
+    const message = `operation past EOF; From: ${offset}, Len: ${lengthBytes}, Size: ${sizeBytes}`;
+    return { error: rule.pastEnd, message };
+  }
+  return refusalOfFlags(request, rule, agreement);
+}
+
+function refusalOfFlags(request: Request, rule: CommandRule, agreement: Agreement): Refusal | undefined {
+  let valid = CommandFlag.fua | rule.flags;
+  if (rule.takesDf && agreement.structured) valid |= CommandFlag.df;
+  if ((request.flags & ~valid) !== 0) {
+    const flags = request.flags.toString(16);
+    return {
+      error: NbdError.EINVAL,
+      message: `unsupported flags for command ${rule.name} (got 0x${flags})`,
+    };
+  }
+  if (request.command !== Command.blockStatus) return undefined;
+  if (!agreement.baseAllocation)
+    return { error: NbdError.EINVAL, message: 'CMD_BLOCK_STATUS not negotiated' };
+  return request.lengthBytes === 0 ? { error: NbdError.EINVAL, message: 'need non-zero length' } : undefined;
+}
+
+/** The wire's error number and text for what a target threw. */
+export function failureOf(command: number, thrown: unknown): Refusal {
+  const error: BlockError = toBlockError(thrown);
+  const what = COMMANDS.get(command)?.failure ?? 'request failed';
+  return { error: nbdErrorOf(errnoOf(error)), message: `${what}: ${error.message}` };
+}
+
+/** Commands without payload in either direction, BLOCK_STATUS apart. */
+export async function runCommand(target: NbdTarget, request: Request): Promise<void> {
+  const { command, flags } = request;
+  const isFua = (flags & CommandFlag.fua) !== 0;
+  switch (command) {
+    case Command.flush:
+      return target.flush();
+    case Command.cache:
+      return prefetch(target, request);
+    case Command.trim:
+      await eachPiece(request, (offset, lengthBytes) => target.discard(offset, lengthBytes));
+      return isFua ? target.flush() : undefined;
+    case Command.writeZeroes: {
+      let zeroFlags: number = isFua ? TargetFlag.fua : TargetFlag.none;
+      if ((flags & CommandFlag.noHole) === 0) zeroFlags |= TargetFlag.mayUnmap;
+      if ((flags & CommandFlag.fastZero) !== 0) zeroFlags |= TargetFlag.noFallback;
+      return eachPiece(request, (offset, lengthBytes) => target.writeZeroes(offset, lengthBytes, zeroFlags));
+    }
+  }
+}
+
+/** The wire allows 4 GiB, the block layer less. */
+async function eachPiece(
+  { offset, lengthBytes }: Request,
+  run: (offset: number, lengthBytes: number) => Promise<void>,
+): Promise<void> {
+  for (let done = 0; done < lengthBytes; done += MAX_REQUEST_BYTES)
+    await run(offset + done, Math.min(lengthBytes - done, MAX_REQUEST_BYTES));
+}
+
+async function prefetch(target: NbdTarget, { offset, lengthBytes }: Request): Promise<void> {
+  const buffer = Buffer.allocUnsafe(Math.min(lengthBytes, CACHE_PIECE_BYTES));
+  for (let done = 0; done < lengthBytes; done += buffer.length)
+    await target.read(offset + done, buffer.subarray(0, Math.min(buffer.length, lengthBytes - done)));
+}
+
+/** Extents from the request's offset on; neighbours that are alike are one. */
+export async function statusExtents(target: NbdTarget, request: Request): Promise<Extent[]> {
+  const most = (request.flags & CommandFlag.reqOne) !== 0 ? 1 : MAX_STATUS_EXTENTS;
+  const extents: Extent[] = [];
+  let { offset, lengthBytes: left } = request;
+  // However finely a disk is divided, one request keeps others waiting only so long; the client asks on.
+  for (let steps = 0; left > 0 && steps < MAX_STATUS_EXTENTS; steps++) {
+    const status = await target.status(offset, left);
+    const state = (status.data ? 0 : AllocationState.hole) | (status.zero ? AllocationState.zero : 0);
+    const lengthBytes = Math.min(status.lengthBytes, left);
+    const last = extents.at(-1);
+    if (last?.state === state) last.lengthBytes += lengthBytes;
+    else if (extents.length === most) break;
+    else extents.push({ lengthBytes, state });
+    offset += lengthBytes;
+    left -= lengthBytes;
+  }
+  return extents;
+}

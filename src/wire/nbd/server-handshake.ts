@@ -1,0 +1,317 @@
+import { assert } from '../../base/assert.js';
+import { BlockError } from '../../base/error.js';
+import { MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
+import { ByteCollector } from './byte-collector.js';
+import {
+  decodeInfoRequest,
+  decodeMetaContextRequest,
+  decodeOption,
+  encodeGreeting,
+  encodeOptionReply,
+  type OptionHeader,
+  uint32,
+  writeUint64,
+} from './codec.js';
+import * as nbd from './constants.js';
+import { Info, Option, OptionReply } from './constants.js';
+import { type NbdExport, type NbdExportLookup, transmissionFlags } from './target.js';
+
+/** What the two sides agreed upon. */
+export interface Agreement {
+  readonly export: NbdExport;
+  readonly structured: boolean;
+  /** BLOCK_STATUS was agreed for base:allocation. */
+  readonly baseAllocation: boolean;
+}
+
+/** 'drop': close the connection at once; 'end': after sending what is queued. */
+type Outcome = 'more' | 'drop' | 'end' | Agreement;
+
+/** QEMU's server advertises the same. */
+const BLOCK_SIZE = { minimum: 1, preferred: 4096 } as const;
+const EXPORT_NAME_ZEROES_BYTES = 124;
+/** A client that asks for more than this before it chooses is not going to. */
+const MAX_OPTIONS = 1024;
+const NOTHING = Buffer.alloc(0);
+
+interface OptionRule {
+  /** In QEMU's complaints. */
+  readonly name: string;
+  /** Takes no payload. */
+  readonly isEmpty: boolean;
+  run(handshake: ServerHandshake, payload: Buffer, option: number): Outcome;
+}
+
+/** The option haggling phase: what each option does. Anything else is answered ERR_UNSUP. */
+const OPTIONS: ReadonlyMap<number, OptionRule> = new Map<number, OptionRule>([
+  [Option.exportName, { name: 'export name', isEmpty: false, run: (h, payload) => h.exportName(payload) }],
+  [Option.abort, { name: 'abort', isEmpty: false, run: (h) => h.abort() }],
+  [Option.list, { name: 'list', isEmpty: true, run: (h) => h.list() }],
+  [Option.startTls, { name: 'starttls', isEmpty: true, run: (h) => h.startTls() }],
+  [Option.info, { name: 'info', isEmpty: false, run: (h, payload, option) => h.info(payload, option) }],
+  [Option.go, { name: 'go', isEmpty: false, run: (h, payload, option) => h.info(payload, option) }],
+  [Option.structuredReply, { name: 'structured reply', isEmpty: true, run: (h) => h.structuredReply() }],
+  [
+    Option.listMetaContext,
+    { name: 'list meta context', isEmpty: false, run: (h, payload) => h.listMetaContext(payload) },
+  ],
+  [
+    Option.setMetaContext,
+    { name: 'set meta context', isEmpty: false, run: (h, payload) => h.setMetaContext(payload) },
+  ],
+]);
+
+type State = 'clientFlags' | 'optionHeader' | 'optionPayload' | 'oversized';
+
+/** What each state does with the message that it waited for. */
+const STATES: Record<State, (handshake: ServerHandshake, bytes: Buffer) => Outcome> = {
+  clientFlags: (h, bytes) => h.clientFlags(bytes),
+  optionHeader: (h, bytes) => h.optionHeader(bytes),
+  optionPayload: (h, bytes) => h.optionPayload(bytes),
+  // Reached when the last byte was skipped, with nothing collected.
+  oversized: (h) => h.oversized(),
+};
+
+/** The server's side of the fixed newstyle handshake. */
+export class ServerHandshake {
+  readonly #exports: NbdExportLookup;
+  readonly #send: (message: Buffer) => boolean;
+  readonly #collector = new ByteCollector();
+  #state: State = 'clientFlags';
+  #skipBytes = 0;
+  #options = 0;
+  #current: OptionHeader = { option: 0, lengthBytes: 0 };
+  #isFixed = false;
+  #noZeroes = false;
+  #structured = false;
+  /** The export that SET_META_CONTEXT agreed base:allocation for. */
+  #contextExport: string | undefined;
+
+  /** `send` answers false when the peer has too much to read already. */
+  constructor(exports: NbdExportLookup, send: (message: Buffer) => boolean) {
+    this.#exports = exports;
+    this.#send = send;
+    this.#collector.expect(4);
+  }
+
+  begin(): void {
+    this.#send(encodeGreeting(nbd.HandshakeFlag.fixedNewstyle | nbd.HandshakeFlag.noZeroes));
+  }
+
+  /** Consumes bytes of chunk from `at`; after an outcome other than 'more' the rest is not its business. */
+  consume(chunk: Buffer, at: number): { next: number; outcome: Outcome } {
+    let next = at;
+    while (next < chunk.length) {
+      if (this.#skipBytes > 0) {
+        const bytes = Math.min(this.#skipBytes, chunk.length - next);
+        this.#skipBytes -= bytes;
+        next += bytes;
+        if (this.#skipBytes > 0) break;
+      } else {
+        next += this.#collector.take(chunk, next);
+        if (!this.#collector.isComplete) break;
+      }
+      const outcome = this.#step();
+      if (outcome !== 'more') return { next, outcome };
+    }
+    return { next, outcome: 'more' };
+  }
+
+  #step(): Outcome {
+    return STATES[this.#state](this, this.#collector.bytes);
+  }
+
+  #waitFor(state: State, lengthBytes: number): void {
+    this.#state = state;
+    this.#collector.expect(lengthBytes);
+  }
+
+  clientFlags(bytes: Buffer): Outcome {
+    const flags = bytes.readUInt32BE(0);
+    const known = nbd.HandshakeFlag.fixedNewstyle | nbd.HandshakeFlag.noZeroes;
+    if ((flags & ~known) !== 0) return 'drop';
+    this.#isFixed = (flags & nbd.HandshakeFlag.fixedNewstyle) !== 0;
+    this.#noZeroes = (flags & nbd.HandshakeFlag.noZeroes) !== 0;
+    this.#waitFor('optionHeader', nbd.OPTION_REQUEST_BYTES);
+    return 'more';
+  }
+
+  optionHeader(bytes: Buffer): Outcome {
+    const header = decodeOption(bytes);
+    if (!header || header.lengthBytes > MAX_NBD_REQUEST_BYTES || ++this.#options > MAX_OPTIONS) return 'drop';
+    // A client that does not speak the fixed handshake cannot read error replies.
+    if (!this.#isFixed && header.option !== Option.exportName) return 'drop';
+    this.#current = header;
+    if (header.lengthBytes > nbd.MAX_OPTION_BYTES) {
+      this.#skipBytes = header.lengthBytes;
+      this.#waitFor('oversized', 0);
+      return 'more';
+    }
+    this.#waitFor('optionPayload', header.lengthBytes);
+    return header.lengthBytes === 0 ? this.#step() : 'more';
+  }
+
+  oversized(): Outcome {
+    if (this.#current.option === Option.exportName) return 'drop';
+    return this.#finish(this.#reply(OptionReply.errTooBig, 'Option is too long'));
+  }
+
+  optionPayload(payload: Buffer): Outcome {
+    const { option } = this.#current;
+    const rule = OPTIONS.get(option);
+    if (!rule) {
+      return this.#finish(this.#reply(OptionReply.errUnsup, `Unsupported option ${option} (<unknown>)`));
+    }
+    if (rule.isEmpty && payload.length > 0) {
+      return this.#finish(this.#reply(OptionReply.errInvalid, `option '${rule.name}' has unexpected length`));
+    }
+    return this.#finish(rule.run(this, payload, option));
+  }
+
+  #finish(outcome: Outcome): Outcome {
+    if (outcome === 'more') this.#waitFor('optionHeader', nbd.OPTION_REQUEST_BYTES);
+    return outcome;
+  }
+
+  #reply(type: number, payload: string | Buffer = NOTHING): Outcome {
+    const bytes = typeof payload === 'string' ? Buffer.from(payload) : payload;
+    return this.#send(encodeOptionReply(this.#current.option, type, bytes)) ? 'more' : 'drop';
+  }
+
+  abort(): Outcome {
+    this.#reply(OptionReply.ack);
+    return 'end';
+  }
+
+  startTls(): Outcome {
+    return this.#reply(OptionReply.errPolicy, 'TLS not configured');
+  }
+
+  structuredReply(): Outcome {
+    if (this.#structured) return this.#reply(OptionReply.errInvalid, 'structured reply already negotiated');
+    this.#structured = true;
+    return this.#reply(OptionReply.ack);
+  }
+
+  list(): Outcome {
+    for (const entry of this.#exports.list()) {
+      const name = Buffer.from(entry.name);
+      const description = Buffer.from(entry.description ?? '');
+      const reply = Buffer.concat([uint32(name.length), name, description]);
+      if (this.#reply(OptionReply.server, reply) === 'drop') return 'drop';
+    }
+    return this.#reply(OptionReply.ack);
+  }
+
+  /** EXPORT_NAME: no errors, only the connection's end. */
+  exportName(payload: Buffer): Outcome {
+    const found = this.#exports.find(payload.toString());
+    if (!found) return 'drop';
+    const reply = Buffer.alloc(10 + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES_BYTES));
+    writeUint64(reply, 0, found.target.lengthBytes);
+    reply.writeUInt16BE(transmissionFlags(found, this.#structured), 8);
+    this.#send(reply);
+    return this.#agree(found);
+  }
+
+  info(payload: Buffer, option: number): Outcome {
+    const request = this.#decode(() => decodeInfoRequest(payload, option === Option.go ? 'go' : 'info'));
+    if (!request) return 'more';
+    const found = this.#exports.find(request.name);
+    if (!found) return this.#reply(OptionReply.errUnknown, `export '${request.name}' not present`);
+    if (request.infos.includes(Info.name)) this.#reply(OptionReply.info, infoText(Info.name, found.name));
+    if (found.description !== undefined)
+      this.#reply(OptionReply.info, infoText(Info.description, found.description));
+    this.#reply(OptionReply.info, infoBlockSize());
+    this.#reply(
+      OptionReply.info,
+      infoExport(found.target.lengthBytes, transmissionFlags(found, this.#structured)),
+    );
+    this.#reply(OptionReply.ack);
+    return option === Option.go ? this.#agree(found) : 'more';
+  }
+
+  listMetaContext(payload: Buffer): Outcome {
+    const request = this.#metaRequest(payload, 'list meta context');
+    if (!request) return 'more';
+    const { queries } = request;
+    const wanted = queries.length === 0 || queries.includes('base:') || queries.includes(nbd.BASE_ALLOCATION);
+    return this.#answerContexts(wanted);
+  }
+
+  setMetaContext(payload: Buffer): Outcome {
+    if (!this.#structured) {
+      return this.#reply(
+        OptionReply.errInvalid,
+        "request option 'set meta context' when structured reply is not negotiated",
+      );
+    }
+    this.#contextExport = undefined;
+    const request = this.#metaRequest(payload, 'set meta context');
+    if (!request) return 'more';
+    const wanted = request.queries.includes(nbd.BASE_ALLOCATION);
+    if (wanted) this.#contextExport = request.name;
+    return this.#answerContexts(wanted);
+  }
+
+  #metaRequest(payload: Buffer, what: string): { name: string; queries: string[] } | undefined {
+    const request = this.#decode(() => decodeMetaContextRequest(payload, what));
+    if (request && !this.#exports.find(request.name)) {
+      this.#reply(OptionReply.errUnknown, `export '${request.name}' not present`);
+      return undefined;
+    }
+    return request;
+  }
+
+  #answerContexts(wanted: boolean): Outcome {
+    if (wanted) {
+      const name = Buffer.from(nbd.BASE_ALLOCATION);
+      this.#reply(OptionReply.metaContext, Buffer.concat([uint32(nbd.BASE_ALLOCATION_ID), name]));
+    }
+    return this.#reply(OptionReply.ack);
+  }
+
+  /** Undefined after answering ERR_INVALID. */
+  #decode<T>(decode: () => T): T | undefined {
+    try {
+      return decode();
+    } catch (error) {
+      assert(error instanceof BlockError, String(error));
+      this.#reply(OptionReply.errInvalid, error.message);
+      return undefined;
+    }
+  }
+
+  #agree(found: NbdExport): Agreement {
+    return {
+      export: found,
+      structured: this.#structured,
+      baseAllocation: this.#structured && this.#contextExport === found.name,
+    };
+  }
+}
+
+function infoText(type: number, text: string): Buffer {
+  const bytes = Buffer.from(text);
+  const out = Buffer.allocUnsafe(2 + bytes.length);
+  out.writeUInt16BE(type, 0);
+  bytes.copy(out, 2);
+  return out;
+}
+
+function infoBlockSize(): Buffer {
+  const out = Buffer.allocUnsafe(14);
+  out.writeUInt16BE(Info.blockSize, 0);
+  out.writeUInt32BE(BLOCK_SIZE.minimum, 2);
+  out.writeUInt32BE(BLOCK_SIZE.preferred, 6);
+  out.writeUInt32BE(MAX_NBD_REQUEST_BYTES, 10);
+  return out;
+}
+
+function infoExport(lengthBytes: number, flags: number): Buffer {
+  const out = Buffer.allocUnsafe(12);
+  out.writeUInt16BE(Info.export, 0);
+  writeUint64(out, 2, lengthBytes);
+  out.writeUInt16BE(flags, 10);
+  return out;
+}

@@ -1,0 +1,473 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { defined } from '../../base/assert.js';
+import { deferred } from '../../base/async.js';
+import { KiB, MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
+import type { Host, SocketAddress } from '../../host/host.js';
+import { createSimulatedHost } from '../../host/simulated.js';
+import { NbdPeer } from '../../../test/kit/nbd-peer.js';
+import { MemoryTarget } from '../../../test/kit/nbd-target.js';
+import { decodeExtents, encodeInfoRequest, encodeMetaContextRequest, encodeOption } from './codec.js';
+import {
+  Command,
+  CommandFlag,
+  Info,
+  NbdError,
+  Option,
+  OptionReply,
+  ReplyType,
+  TransmissionFlag,
+} from './constants.js';
+import { NbdServer, type NbdServerOptions } from './server.js';
+
+const ADDRESS: SocketAddress = { type: 'unix', path: '/tmp/nbd' };
+const SIZE = 256 * KiB;
+
+interface Bed {
+  host: Host;
+  server: NbdServer;
+  target: MemoryTarget;
+  simulation: ReturnType<typeof createSimulatedHost>;
+}
+
+/** A server with the exports 'disk' and 'ro' of one target, on a machine that exists only in memory. */
+function onServer(body: (bed: Bed) => Promise<void>, options: NbdServerOptions = {}): () => Promise<void> {
+  return async () => {
+    const simulation = createSimulatedHost({ seed: 1 });
+    const { host } = simulation;
+    await simulation.run(async () => {
+      const server = await NbdServer.listen(host, ADDRESS, options);
+      const target = new MemoryTarget(SIZE);
+      server.addExport({ name: 'disk', target, readOnly: false, multiConn: true, description: 'a disk' });
+      server.addExport({ name: 'ro', target, readOnly: true, multiConn: false });
+      await body({ host, server, target, simulation });
+      await server.close();
+      assert.equal(server.connectionCount, 0);
+    });
+  };
+}
+
+const types = (answers: ReadonlyArray<{ type: number }>): number[] => answers.map(({ type }) => type);
+
+test(
+  'GO and INFO tell size, flags, block sizes and description; INFO does not end the handshake',
+  onServer(async ({ host }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    const request = encodeInfoRequest({ name: 'disk', infos: [Info.name] });
+    for (const option of [Option.info, Option.go]) {
+      const answers = await peer.option(option, request);
+      const infos = new Map(answers.slice(0, -1).map(({ payload }) => [payload.readUInt16BE(0), payload]));
+      assert.equal(answers.at(-1)?.type, OptionReply.ack);
+      assert.equal(infos.get(Info.export)?.readBigUInt64BE(2), BigInt(SIZE));
+      assert.equal(infos.get(Info.name)?.toString('utf8', 2), 'disk');
+      assert.equal(infos.get(Info.description)?.toString('utf8', 2), 'a disk');
+      assert.equal(infos.get(Info.blockSize)?.readUInt32BE(10), MAX_NBD_REQUEST_BYTES);
+    }
+    assert.equal((await peer.ask(Command.flush, 0, 0)).failure, 0);
+  }),
+);
+
+test(
+  'LIST names all exports; unknown names and options are refused and the haggling goes on',
+  onServer(async ({ host }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    const names = (await peer.option(Option.list)).slice(0, -1).map(({ payload }) => {
+      return payload.toString('utf8', 4, 4 + payload.readUInt32BE(0));
+    });
+    assert.deepEqual(names, ['disk', 'ro']);
+    assert.deepEqual(types(await peer.option(Option.list, Buffer.alloc(3))), [OptionReply.errInvalid]);
+    assert.deepEqual(types(await peer.option(4711, Buffer.alloc(9))), [OptionReply.errUnsup]);
+    assert.deepEqual(types(await peer.option(Option.startTls)), [OptionReply.errPolicy]);
+    assert.deepEqual(types(await peer.option(Option.go, Buffer.alloc(5))), [OptionReply.errInvalid]);
+    assert.deepEqual(types(await peer.option(4711, Buffer.alloc(100 * KiB))), [OptionReply.errTooBig]);
+    const unknown = await peer.go('nothing', { structured: false });
+    assert.deepEqual(types(unknown), [OptionReply.errUnknown]);
+    assert.equal((await peer.go('disk')).at(-1)?.type, OptionReply.ack);
+  }),
+);
+
+test(
+  'ABORT is acknowledged and ends the connection',
+  onServer(async ({ host }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    assert.deepEqual(types(await peer.option(Option.abort)), [OptionReply.ack]);
+    assert.equal((await peer.untilClosed()).length, 0);
+  }),
+);
+
+test(
+  'EXPORT_NAME starts transmission, with 124 zeroes unless the client declined them, or hangs up',
+  onServer(async ({ host }) => {
+    for (const [flags, zeroes] of [
+      [1, 124],
+      [3, 0],
+      [0, 124],
+    ] as const) {
+      const peer = await NbdPeer.greet(host, ADDRESS, flags);
+      peer.send(encodeOption(Option.exportName, Buffer.from('disk')));
+      const reply = await peer.take(10 + zeroes);
+      assert.equal(reply.readBigUInt64BE(0), BigInt(SIZE));
+      assert.equal((await peer.ask(Command.read, 0, 512)).payload.length, 512);
+    }
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    peer.send(encodeOption(Option.exportName, Buffer.from('nothing')));
+    assert.equal((await peer.untilClosed()).length, 0);
+  }),
+);
+
+test(
+  'meta contexts need structured replies, are listed, and hold only for the export named',
+  onServer(async ({ host }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    const query = (name: string, ...queries: string[]): Buffer => encodeMetaContextRequest({ name, queries });
+    const set = (payload: Buffer): Promise<Array<{ type: number }>> =>
+      peer.option(Option.setMetaContext, payload);
+    assert.deepEqual(types(await set(query('disk', 'base:allocation'))), [OptionReply.errInvalid]);
+    await peer.option(Option.structuredReply);
+    assert.deepEqual(types(await peer.option(Option.structuredReply)), [OptionReply.errInvalid]);
+    assert.deepEqual(types(await set(query('nothing', 'base:allocation'))), [OptionReply.errUnknown]);
+    assert.deepEqual(types(await set(query('disk', 'other:thing'))), [OptionReply.ack]);
+    assert.deepEqual(types(await set(query('ro', 'base:allocation'))), [
+      OptionReply.metaContext,
+      OptionReply.ack,
+    ]);
+    const listed = await peer.option(Option.listMetaContext, query('disk'));
+    assert.equal(listed[0]?.payload.toString('utf8', 4), 'base:allocation');
+    await peer.option(Option.go, encodeInfoRequest({ name: 'disk', infos: [] }));
+    assert.equal((await peer.ask(Command.blockStatus, 0, 512)).failure, NbdError.EINVAL);
+  }),
+);
+
+for (const structured of [false, true]) {
+  const how = structured ? 'structured' : 'simple';
+  for (const isLate of [false, true]) {
+    test(
+      `what is written is read back, ${how} replies, ${isLate ? 'later' : 'at once'}`,
+      onServer(async ({ host, target }) => {
+        target.isLate = isLate;
+        const peer = await NbdPeer.greet(host, ADDRESS);
+        await peer.go('disk', { structured });
+        for (const lengthBytes of [512, 4096, 100 * KiB, SIZE - 512]) {
+          const payload = Buffer.alloc(lengthBytes, lengthBytes % 251);
+          const cookie = lengthBytes;
+          const written = await peer.ask(Command.write, 512, lengthBytes, { payload, cookie });
+          assert.deepEqual([written.failure, written.cookieLow], [0, cookie]);
+          assert.ok(target.bytes.subarray(512, 512 + lengthBytes).equals(payload));
+          const read = await peer.ask(Command.read, 512, lengthBytes, { cookie });
+          assert.equal(read.isStructured, structured);
+          assert.equal(read.cookieLow, cookie);
+          if (structured) {
+            assert.equal(read.type, ReplyType.offsetData);
+            assert.equal(read.payload.readBigUInt64BE(0), 512n);
+          }
+          assert.ok(read.payload.subarray(structured ? 8 : 0).equals(payload));
+        }
+      }),
+    );
+  }
+}
+
+test(
+  'block status joins extents that are alike and keeps to one when asked',
+  onServer(async ({ host, target }) => {
+    target.bytes.fill(1, 1024, 4096);
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk');
+    const all = decodeExtents((await peer.ask(Command.blockStatus, 0, 8192)).payload);
+    assert.deepEqual(all.extents, [
+      { lengthBytes: 1024, state: 3 },
+      { lengthBytes: 3072, state: 0 },
+      { lengthBytes: 4096, state: 3 },
+    ]);
+    const one = await peer.ask(Command.blockStatus, 0, 8192, { flags: CommandFlag.reqOne });
+    assert.deepEqual(decodeExtents(one.payload).extents, [{ lengthBytes: 1024, state: 3 }]);
+    assert.equal((await peer.ask(Command.blockStatus, 0, 0)).failure, NbdError.EINVAL);
+  }),
+);
+
+test(
+  'zeroes, trims, flushes and FUA reach the target with their flags',
+  onServer(async ({ host, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk');
+    const { fua, noHole, fastZero } = CommandFlag;
+    const steps: Array<[command: number, flags: number, log: string[]]> = [
+      [Command.writeZeroes, 0, ['zero 512+1024 flags 2']],
+      [Command.writeZeroes, noHole, ['zero 512+1024 flags 0']],
+      [Command.writeZeroes, noHole + fua + fastZero, ['zero 512+1024 flags 5']],
+      [Command.trim, 0, ['discard 512+1024']],
+      [Command.trim, fua, ['discard 512+1024', 'flush']],
+      [Command.cache, 0, []],
+      [Command.read, fua, ['flush']],
+    ];
+    for (const [command, flags, log] of steps) {
+      target.log.length = 0;
+      assert.equal((await peer.ask(command, 512, 1024, { flags })).failure, 0);
+      assert.deepEqual(target.log, log);
+    }
+    target.log.length = 0;
+    assert.equal((await peer.ask(Command.flush, 0, 0)).failure, 0);
+    const payload = Buffer.alloc(512, 5);
+    assert.equal((await peer.ask(Command.write, 0, 512, { flags: fua, payload })).failure, 0);
+    assert.deepEqual(target.log, ['flush', 'write flags 1']);
+    target.zeroesSlowly = true;
+    const slow = await peer.ask(Command.writeZeroes, 0, 512, { flags: fastZero });
+    assert.equal(slow.failure, NbdError.ENOTSUP);
+  }),
+);
+
+for (const structured of [false, true]) {
+  test(
+    `wrong requests get their errors and the connection goes on, ${structured ? 'structured' : 'simple'} replies`,
+    onServer(async ({ host, target }) => {
+      const peer = await NbdPeer.greet(host, ADDRESS);
+      await peer.go('disk', { structured });
+      const failure = async (...ask: Parameters<NbdPeer['ask']>): Promise<number> =>
+        (await peer.ask(...ask)).failure;
+      assert.equal(await failure(Command.read, SIZE - 512, 1024), NbdError.EINVAL);
+      assert.equal(await failure(Command.read, 2 ** 53, 512), NbdError.EINVAL);
+      const payload = Buffer.alloc(1024);
+      assert.equal(await failure(Command.write, SIZE - 512, 1024, { payload }), NbdError.ENOSPC);
+      assert.equal(await failure(Command.writeZeroes, SIZE, 1), NbdError.ENOSPC);
+      assert.equal(await failure(Command.trim, SIZE, 1), NbdError.EINVAL);
+      assert.equal(await failure(Command.read, 0, MAX_NBD_REQUEST_BYTES + 1), NbdError.EINVAL);
+      assert.equal(await failure(Command.trim, 0, 512, { flags: CommandFlag.fastZero }), NbdError.EINVAL);
+      assert.equal(await failure(99, 0, 512), NbdError.EINVAL);
+      for (const isLate of [false, true]) {
+        target.isLate = isLate;
+        target.fault = 'ENOSPC';
+        assert.equal(await failure(Command.write, 0, 1024, { payload }), NbdError.ENOSPC);
+        target.fault = 'EIO';
+        assert.equal(await failure(Command.read, 0, 512), NbdError.EIO);
+        assert.equal(await failure(Command.flush, 0, 0), NbdError.EIO);
+        target.fault = undefined;
+      }
+      assert.equal((await peer.ask(Command.read, 0, 512)).failure, 0);
+    }),
+  );
+}
+
+test(
+  'a read-only export refuses what changes it with EPERM',
+  onServer(async ({ host, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('ro');
+    for (const command of [Command.write, Command.writeZeroes, Command.trim]) {
+      const payload = command === Command.write ? Buffer.alloc(512, 1) : Buffer.alloc(0);
+      assert.equal((await peer.ask(command, 0, 512, { payload })).failure, NbdError.EPERM);
+    }
+    assert.equal((await peer.ask(Command.read, 0, 512)).failure, 0);
+    assert.deepEqual(target.log, []);
+  }),
+);
+
+test(
+  'replies come as their requests end, each to its cookie',
+  onServer(async ({ host, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk');
+    const gate = deferred();
+    target.delay = () => gate.promise;
+    peer.request(Command.flush, 0, 0, { cookie: 7 });
+    assert.equal((await peer.ask(Command.read, 0, 512, { cookie: 8 })).cookieLow, 8);
+    gate.resolve();
+    assert.equal((await peer.reply()).cookieLow, 7);
+  }),
+);
+
+test(
+  'several connections are offered where the export has them, and see one another’s writes',
+  onServer(async ({ host }) => {
+    const flags = async (name: string): Promise<number> => {
+      const peer = await NbdPeer.greet(host, ADDRESS);
+      const infos = (await peer.go(name)).filter(({ type }) => type === OptionReply.info);
+      const found = infos.find(({ payload }) => payload.readUInt16BE(0) === Info.export);
+      return defined(found, 'export info').payload.readUInt16BE(10);
+    };
+    assert.equal((await flags('disk')) & TransmissionFlag.canMultiConn, TransmissionFlag.canMultiConn);
+    assert.equal((await flags('ro')) & TransmissionFlag.canMultiConn, 0);
+    const [one, two] = [await NbdPeer.greet(host, ADDRESS), await NbdPeer.greet(host, ADDRESS)];
+    for (const peer of [one, two]) await peer.go('disk', { structured: false });
+    await one.ask(Command.write, 0, 512, { payload: Buffer.alloc(512, 6) });
+    assert.equal((await two.ask(Command.read, 0, 512)).payload[511], 6);
+  }),
+);
+
+test(
+  'a status of many small pieces is answered in part',
+  onServer(async ({ host, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk');
+    let steps = 0;
+    target.status = async () => ({ lengthBytes: 1, zero: ++steps < 0, data: true });
+    const { extents } = decodeExtents((await peer.ask(Command.blockStatus, 0, SIZE)).payload);
+    assert.ok(steps <= 8192, `${steps} steps`);
+    assert.deepEqual(extents, [{ lengthBytes: steps, state: 0 }]);
+  }),
+);
+
+test(
+  'connections beyond the limit wait for a place',
+  onServer(
+    async ({ host, server }) => {
+      const first = await NbdPeer.greet(host, ADDRESS);
+      await first.go('disk');
+      const second = await NbdPeer.connect(host, ADDRESS);
+      let greeted = false;
+      const greeting = second.take(18).then(() => (greeted = true));
+      await first.ask(Command.read, 0, 512);
+      await host.clock.sleep(100);
+      assert.deepEqual([greeted, server.connectionCount], [false, 1]);
+      first.request(Command.disconnect, 0, 0);
+      await greeting;
+    },
+    { maxConnections: 1 },
+  ),
+);
+
+test(
+  'a client that says DISC gets its outstanding replies first; one that vanishes leaves nothing behind',
+  onServer(async ({ host, server, target }) => {
+    const gate = deferred();
+    target.delay = () => gate.promise;
+    const polite = await NbdPeer.greet(host, ADDRESS);
+    const rude = await NbdPeer.greet(host, ADDRESS);
+    for (const peer of [polite, rude]) await peer.go('disk');
+    polite.request(Command.flush, 0, 0, { cookie: 3 });
+    polite.request(Command.disconnect, 0, 0);
+    rude.request(Command.flush, 0, 0);
+    rude.request(Command.write, 0, 100 * KiB, { payload: Buffer.alloc(10 * KiB) });
+    await host.clock.sleep(100);
+    rude.socket.destroy();
+    await host.clock.sleep(100);
+    assert.equal(server.connectionsOf('disk'), 1);
+    gate.resolve();
+    assert.equal((await polite.reply()).cookieLow, 3);
+    assert.equal((await polite.untilClosed()).length, 0);
+    await host.clock.sleep(100);
+    assert.equal(server.connectionCount, 0);
+    assert.ok(target.bytes.every((byte) => byte === 0));
+  }),
+);
+
+test(
+  'an export in use is removed only when forced, after its requests have ended',
+  onServer(async ({ host, server, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk');
+    await assert.rejects(server.removeExport('disk', 'safe'), { kind: 'busy' });
+    const gate = deferred();
+    target.delay = () => gate.promise;
+    peer.request(Command.flush, 0, 0);
+    await host.clock.sleep(100);
+    let removed = false;
+    const removal = server.removeExport('disk', 'hard').then(() => (removed = true));
+    await host.clock.sleep(100);
+    assert.deepEqual([removed, peer.isClosed], [false, true]);
+    gate.resolve();
+    await removal;
+    await assert.rejects(server.removeExport('disk', 'safe'), { kind: 'not-found' });
+  }),
+);
+
+test(
+  'a client that never chooses, or sends no request but garbage, is dropped',
+  onServer(
+    async ({ host, server }) => {
+      const silent = await NbdPeer.connect(host, ADDRESS);
+      const garbled = await NbdPeer.greet(host, ADDRESS);
+      await garbled.go('disk');
+      garbled.send(Buffer.alloc(28, 0x55));
+      await Promise.all([silent.untilClosed(), garbled.untilClosed()]);
+      await host.clock.sleep(100);
+      assert.equal(server.connectionCount, 0);
+    },
+    { handshakeTimeoutMs: 1000 },
+  ),
+);
+
+test(
+  'a client that does not read its replies stops being served until it does',
+  onServer(async ({ host, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk', { structured: false });
+    target.isLate = true;
+    peer.socket.pause();
+    const requests = 1000;
+    for (let cookie = 0; cookie < requests; cookie++) peer.request(Command.read, 0, 64 * KiB, { cookie });
+    await host.clock.sleep(1000);
+    assert.ok(target.mostRunning <= 256, `${target.mostRunning} at once`);
+    peer.socket.resume();
+    const cookies = new Set<number>();
+    for (let i = 0; i < requests; i++) cookies.add((await peer.reply(64 * KiB)).cookieLow);
+    assert.equal(cookies.size, requests);
+  }),
+);
+
+/** All chunks of the reply to a read. */
+async function readChunks(peer: NbdPeer, offset: number, lengthBytes: number, flags = 0): Promise<string[]> {
+  peer.request(Command.read, offset, lengthBytes, { flags });
+  const chunks: string[] = [];
+  for (;;) {
+    const { type, payload, flags: replyFlags } = await peer.reply();
+    const at = Number(payload.readBigUInt64BE(0)) / KiB;
+    const isHole = type === ReplyType.offsetHole;
+    const length = (isHole ? payload.readUInt32BE(8) : payload.length - 8) / KiB;
+    const content = isHole ? 'hole' : [...new Set(payload.subarray(8))].join(',');
+    chunks.push(`${at}+${length} ${content}`);
+    if (replyFlags === 1) return chunks;
+  }
+}
+
+test(
+  'zeroes of a large read travel as holes, unless the client wants no chunks',
+  onServer(async ({ host, target }) => {
+    const peer = await NbdPeer.greet(host, ADDRESS);
+    await peer.go('disk');
+    target.bytes.fill(1, 64 * KiB, 128 * KiB);
+    target.bytes.fill(2, 192 * KiB);
+    for (const late of [false, true]) {
+      target.isLate = late;
+      const all = ['0+64 hole', '128+64 hole', '64+64 1', '192+64 2'];
+      assert.deepEqual(await readChunks(peer, 0, SIZE), all);
+      assert.deepEqual(await readChunks(peer, 64 * KiB, 128 * KiB), ['128+64 hole', '64+64 1']);
+      assert.deepEqual(await readChunks(peer, 128 * KiB, 64 * KiB), ['128+64 hole']);
+      assert.deepEqual(await readChunks(peer, 132 * KiB, 60 * KiB), ['132+60 hole']);
+      assert.deepEqual(await readChunks(peer, 192 * KiB, 64 * KiB), ['192+64 2']);
+      // One piece holds both: it is data.
+      assert.deepEqual(await readChunks(peer, 32 * KiB, 64 * KiB), ['32+64 0,1']);
+      assert.deepEqual(await readChunks(peer, 0, SIZE, CommandFlag.df), ['0+256 0,1,2']);
+    }
+    // The next read finds its buffer whole.
+    assert.deepEqual(await readChunks(peer, 192 * KiB, 64 * KiB), ['192+64 2']);
+  }),
+);
+
+test(
+  'clients share what may be in flight, and each has a request',
+  onServer(async ({ host, target }) => {
+    const peers = [];
+    for (let i = 0; i < 40; i++) peers.push(await NbdPeer.greet(host, ADDRESS));
+    for (const peer of peers) await peer.go('disk');
+    const gate = deferred();
+    target.isLate = true;
+    target.delay = () => gate.promise;
+    for (const peer of peers)
+      for (let i = 0; i < 200; i++) peer.request(Command.read, 0, SIZE, { cookie: i, flags: CommandFlag.df });
+    await host.clock.sleep(1000);
+    assert.ok(target.mostRunning * SIZE <= 512 * KiB * KiB + 40 * SIZE, `${target.mostRunning} at once`);
+    assert.ok(target.mostRunning >= 40);
+    for (const { socket } of peers) socket.destroy();
+    gate.resolve();
+  }),
+);
+
+test(
+  'names are checked when exports are added',
+  onServer(async ({ server, target }) => {
+    const add = (name: string): void => server.addExport({ name, target, readOnly: true, multiConn: false });
+    assert.throws(() => add('disk'), { kind: 'exists' });
+    assert.throws(() => add('x'.repeat(4097)), { kind: 'invalid' });
+    assert.equal(defined(server.find('ro'), 'export').readOnly, true);
+  }),
+);

@@ -1,0 +1,154 @@
+import { BlockError } from '../../base/error.js';
+import {
+  MAX_CLIENT_IN_FLIGHT_BYTES,
+  MAX_NBD_STRING_BYTES,
+  MAX_SERVER_IN_FLIGHT_BYTES,
+} from '../../base/limits.js';
+import type { Host, HostListener, HostSocket, SocketAddress } from '../../host/host.js';
+import { BufferPool } from './buffer-pool.js';
+import { type NbdServerConnection, serveNbdConnection } from './server-connection.js';
+import type { NbdExport, NbdExportLookup } from './target.js';
+
+/** Connections beyond maxConnections that may wait for a place; as a listen backlog. */
+const MAX_WAITING = 128;
+
+export interface NbdServerOptions {
+  /** Served at once; the next ones wait, unanswered, for a place. 0 or absent: no bound. */
+  maxConnections?: number;
+  handshakeTimeoutMs?: number;
+}
+
+/** Exports by name behind one listening socket. */
+export class NbdServer implements NbdExportLookup {
+  readonly #host: Host;
+  readonly #options: NbdServerOptions;
+  readonly #exports = new Map<string, NbdExport>();
+  readonly #connections = new Set<NbdServerConnection>();
+  readonly #waiting: HostSocket[] = [];
+  readonly #pool: BufferPool;
+  #listener: HostListener | undefined;
+  #isClosed = false;
+
+  private constructor(host: Host, options: NbdServerOptions) {
+    this.#host = host;
+    this.#pool = new BufferPool((lengthBytes) => host.files.buffer(lengthBytes));
+    this.#options = options;
+  }
+
+  /** Errors: those of the host's listen. */
+  static async listen(
+    host: Host,
+    address: SocketAddress,
+    options: NbdServerOptions = {},
+  ): Promise<NbdServer> {
+    const server = new NbdServer(host, options);
+    server.#listener = await host.net.listen(address, (socket) => server.#accept(socket));
+    return server;
+  }
+
+  /** What was bound. */
+  get address(): SocketAddress {
+    if (!this.#listener) throw new BlockError('closed', 'NBD server not running');
+    return this.#listener.address;
+  }
+
+  /** Clients being served. */
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  /** Clients of one export. */
+  connectionsOf(name: string): number {
+    return this.#of(name).length;
+  }
+
+  /** Requests of the clients of one export that its target is working on. */
+  inFlightOf(name: string): number {
+    return this.#of(name).reduce((sum, { inFlight }) => sum + inFlight, 0);
+  }
+
+  find(name: string): NbdExport | undefined {
+    return this.#exports.get(name);
+  }
+
+  list(): Iterable<NbdExport> {
+    return this.#exports.values();
+  }
+
+  /** Errors: kind exists; kind invalid for a name or description that is too long. */
+  addExport(entry: NbdExport): void {
+    if (this.#exports.has(entry.name))
+      throw new BlockError('exists', `NBD server already has export named '${entry.name}'`);
+    checkString('export name', entry.name);
+    checkString('description', entry.description ?? '');
+    this.#exports.set(entry.name, entry);
+  }
+
+  /**
+   * 'safe' refuses while a client uses it (kind busy); 'hard' disconnects its clients. Resolves when none of their
+   * requests is in flight any more. Errors: kind not-found.
+   */
+  async removeExport(name: string, mode: 'safe' | 'hard'): Promise<void> {
+    if (!this.#exports.has(name)) throw new BlockError('not-found', `Export '${name}' is not found`);
+    const connections = this.#of(name);
+    if (mode === 'safe' && connections.length > 0)
+      throw new BlockError('busy', `export '${name}' still in use`);
+    this.#exports.delete(name);
+    for (const connection of connections) connection.close();
+    await Promise.all(connections.map((connection) => connection.idle()));
+  }
+
+  /** Drops all connections at once, stops listening and waits until none of their requests is in flight. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    for (const socket of this.#waiting.splice(0)) socket.destroy();
+    const connections = [...this.#connections];
+    for (const connection of connections) connection.close();
+    await this.#listener?.close();
+    await Promise.all(connections.map((connection) => connection.idle()));
+    this.#exports.clear();
+  }
+
+  #of(name: string): NbdServerConnection[] {
+    const found = this.#exports.get(name);
+    return [...this.#connections].filter((connection) => found && connection.export === found);
+  }
+
+  /** What all clients may have in flight is shared by them; each may have one request, however many they are. */
+  readonly #shareBytes = (): number =>
+    Math.min(MAX_CLIENT_IN_FLIGHT_BYTES, MAX_SERVER_IN_FLIGHT_BYTES / Math.max(1, this.#connections.size));
+
+  #accept(socket: HostSocket): void {
+    if (this.#isClosed) return socket.destroy();
+    const most = this.#options.maxConnections ?? 0;
+    if (most === 0 || this.#connections.size < most) return this.#serve(socket);
+    if (this.#waiting.length < MAX_WAITING) this.#waiting.push(socket);
+    else socket.destroy();
+  }
+
+  #serve(socket: HostSocket): void {
+    const { handshakeTimeoutMs } = this.#options;
+    const connection = serveNbdConnection({
+      socket,
+      host: this.#host,
+      mostInFlightBytes: this.#shareBytes,
+      exports: this,
+      pool: this.#pool,
+      ...(handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs }),
+      onClose: (closed) => this.#left(closed),
+    });
+    this.#connections.add(connection);
+  }
+
+  #left(connection: NbdServerConnection): void {
+    this.#connections.delete(connection);
+    if (this.#isClosed) return;
+    const next = this.#waiting.shift();
+    if (next) this.#serve(next);
+  }
+}
+
+function checkString(what: string, text: string): void {
+  if (Buffer.byteLength(text) > MAX_NBD_STRING_BYTES)
+    throw new BlockError('invalid', `${what} '${text}' too long`);
+}

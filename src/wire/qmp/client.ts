@@ -1,0 +1,192 @@
+import { deferred, type Deferred } from '../../base/async.js';
+import { BlockError } from '../../base/error.js';
+import type { Host, HostClock, HostSocket, SocketAddress } from '../../host/host.js';
+import { isJsonObject, type JsonObject, type JsonValue } from '../../schema/types.js';
+import { formatJson } from './json-format.js';
+import { JsonStream } from './json-parser.js';
+import { type ErrorClass, QmpError } from './registry.js';
+
+export interface QmpEvent {
+  event: string;
+  data: JsonObject;
+  timestamp: { seconds: number; microseconds: number };
+}
+
+export interface ConnectOptions {
+  /** How long connecting and the greeting may take. Default 10 s. */
+  timeoutMs?: number;
+}
+
+const DEFAULT_TIMEOUT_MS = 10_000;
+
+/** A QMP client: of livedisk, of QEMU, of whatever speaks it. */
+export class QmpClient {
+  /** What the server says of itself: `version` and `capabilities`. */
+  greeting: JsonObject = {};
+  /** Resolves when the connection has ended, with its error if it failed. */
+  readonly closed: Promise<Error | undefined>;
+  readonly #socket: HostSocket;
+  readonly #greeted = deferred();
+  readonly #ended = deferred<Error | undefined>();
+  readonly #replies = new Map<number, Deferred<JsonValue>>();
+  readonly #listeners = new Set<(event: QmpEvent) => void>();
+  #lastId = 0;
+  #failure: BlockError | undefined;
+
+  private constructor(socket: HostSocket) {
+    this.#socket = socket;
+    this.closed = this.#ended.promise;
+    // Whoever waits for the greeting is told; nobody may.
+    this.#greeted.promise.catch(() => undefined);
+    const stream = new JsonStream(
+      (value) => this.#receive(value),
+      (error) => this.#breakOff(error.message),
+    );
+    socket.start({
+      onData: (chunk) => stream.push(chunk),
+      onClose: (error) => this.#close(error),
+    });
+  }
+
+  /** Connects and negotiates. Errors: those of connecting; kind timeout; closed; corrupt when it is no QMP server. */
+  static async connect(host: Host, address: SocketAddress, options: ConnectOptions = {}): Promise<QmpClient> {
+    const { timeoutMs = DEFAULT_TIMEOUT_MS } = options;
+    return QmpClient.over(await host.net.connect(address, { timeoutMs }), host.clock, options);
+  }
+
+  /** Negotiates on a connection that was not started. Errors: as connect's. */
+  static async over(socket: HostSocket, clock: HostClock, options: ConnectOptions = {}): Promise<QmpClient> {
+    const { timeoutMs = DEFAULT_TIMEOUT_MS } = options;
+    const client = new QmpClient(socket);
+    const timer = clock.setTimer(timeoutMs, () => {
+      const hint = 'A QMP socket of QEMU serves one client at a time.';
+      client.#fail(new BlockError('timeout', `no QMP greeting within ${timeoutMs / 1000} s`, { hint }));
+    });
+    try {
+      await client.#greeted.promise;
+    } finally {
+      timer.cancel();
+    }
+    await client.execute('qmp_capabilities');
+    return client;
+  }
+
+  /** The command's return value. Errors: QmpError; BlockError of kind closed or corrupt when the connection ends. */
+  execute(command: string, args?: JsonObject): Promise<JsonValue> {
+    return this.request({ execute: command, ...(args && { arguments: args }) });
+  }
+
+  /** A request as it is on the wire, its id apart; for what execute() does not say. Errors: as execute's. */
+  request(message: JsonObject): Promise<JsonValue> {
+    if (this.#failure) return Promise.reject(this.#failure);
+    const id = ++this.#lastId;
+    const reply = deferred<JsonValue>();
+    this.#replies.set(id, reply);
+    this.#socket.write(Buffer.from(`${formatJson({ ...message, id })}\n`, 'latin1'));
+    return reply.promise;
+  }
+
+  /** Calls `listener` with every event; the answer ends that. */
+  onEvent(listener: (event: QmpEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  /** The events from now on (kept until they are taken), until the connection ends or the caller stops. */
+  events(): AsyncIterableIterator<QmpEvent> {
+    const arrived: QmpEvent[] = [];
+    let wake = deferred();
+    let isOver = false;
+    const stop = this.onEvent((event) => {
+      arrived.push(event);
+      wake.resolve();
+    });
+    const end = (): void => {
+      stop();
+      isOver = true;
+      wake.resolve();
+    };
+    void this.closed.then(end);
+    const done = { done: true as const, value: undefined };
+    return {
+      [Symbol.asyncIterator]() {
+        return this;
+      },
+      async next() {
+        for (;;) {
+          const value = arrived.shift();
+          if (value) return { done: false, value };
+          if (isOver) return done;
+          wake = deferred();
+          await wake.promise;
+        }
+      },
+      async return() {
+        end();
+        arrived.length = 0;
+        return done;
+      },
+    };
+  }
+
+  /**
+   * The next event of that name whose data `filter` accepts, from now on: ask before the command that causes it.
+   * Errors: kind closed when the connection ends before.
+   */
+  async waitForEvent(name: string, filter: (data: JsonObject) => boolean = () => true): Promise<QmpEvent> {
+    if (this.#failure) throw this.#failure;
+    for await (const event of this.events()) if (event.event === name && filter(event.data)) return event;
+    throw this.#failure ?? new BlockError('closed', 'the QMP connection was closed');
+  }
+
+  /** Ends the connection; commands that wait for their answer are rejected. */
+  close(): void {
+    this.#failure ??= new BlockError('closed', 'the QMP connection was closed');
+    this.#rejectAll(this.#failure);
+    this.#socket.end();
+    this.#ended.resolve(undefined);
+  }
+
+  #receive(value: JsonValue): void {
+    if (!isJsonObject(value)) return this.#breakOff('a message is no object');
+    const { QMP, event, data, timestamp, id } = value;
+    if (QMP !== undefined) {
+      this.greeting = QMP as JsonObject;
+      this.#greeted.resolve();
+    } else if (typeof event === 'string') {
+      const told = { event, data: (data ?? {}) as JsonObject, timestamp: timestamp as QmpEvent['timestamp'] };
+      for (const listener of [...this.#listeners]) listener(told);
+    } else {
+      const reply = typeof id === 'number' ? this.#replies.get(id) : undefined;
+      if (!reply) return this.#breakOff(`an unexpected message: ${formatJson(value).slice(0, 200)}`);
+      this.#replies.delete(id as number);
+      const error = value['error'] as { class: ErrorClass; desc: string } | undefined;
+      if (error) reply.reject(new QmpError(error.class, error.desc));
+      else reply.resolve(value['return'] ?? null);
+    }
+  }
+
+  #breakOff(reason: string): void {
+    this.#fail(new BlockError('corrupt', `the server does not speak QMP: ${reason}`));
+  }
+
+  #fail(error: BlockError): void {
+    this.#failure ??= error;
+    this.#rejectAll(this.#failure);
+    this.#socket.destroy();
+    this.#ended.resolve(error);
+  }
+
+  #close(cause: Error | undefined): void {
+    this.#failure ??= new BlockError('closed', 'the QMP server closed the connection', { cause });
+    this.#rejectAll(this.#failure);
+    this.#ended.resolve(cause);
+  }
+
+  #rejectAll(error: BlockError): void {
+    this.#greeted.reject(error);
+    const replies = [...this.#replies.values()];
+    this.#replies.clear();
+    for (const reply of replies) reply.reject(error);
+  }
+}

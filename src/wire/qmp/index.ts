@@ -1,0 +1,14 @@
+export { QmpClient, type QmpEvent } from './client.js';
+export { queryQmpSchema } from './introspect.js';
+export { formatJson, formatJsonPretty, type Writable } from './json-format.js';
+export { JsonStream, parseJson } from './json-parser.js';
+export {
+  command,
+  type CommandDefinition,
+  CommandRegistry,
+  type ErrorClass,
+  type Handler,
+  QmpError,
+} from './registry.js';
+export { QmpHub, QmpSession, VERSION } from './session.js';
+export type { JsonObject, JsonValue } from '../../schema/types.js';

@@ -1,0 +1,90 @@
+import { BlockError } from '../../base/error.js';
+import type { JsonObject, JsonValue, Type } from '../../schema/types.js';
+import type { Writable } from './json-format.js';
+
+/** A QMP error as the wire has it. */
+export type ErrorClass =
+  'GenericError' | 'CommandNotFound' | 'DeviceNotActive' | 'DeviceNotFound' | 'KVMMissingCap';
+
+export class QmpError extends Error {
+  override name = 'QmpError';
+  readonly errorClass: ErrorClass;
+
+  constructor(errorClass: ErrorClass, description: string) {
+    super(description);
+    this.errorClass = errorClass;
+  }
+}
+
+/** One command of the schema. */
+export interface CommandDefinition<A = unknown> {
+  readonly name: string;
+  readonly arguments: Type<A>;
+  readonly returns?: Type<unknown>;
+  readonly description?: string;
+}
+
+export function command<A>(name: string, args: Type<A>, returns?: Type<unknown>): CommandDefinition<A> {
+  return returns === undefined ? { name, arguments: args } : { name, arguments: args, returns };
+}
+
+/** What a handler answers whose command still waits for a peer that may never answer: others go on meanwhile. */
+export class Waiting {
+  readonly result: Promise<void>;
+
+  constructor(result: Promise<void>) {
+    this.result = result;
+    // Handled by whoever awaits it, which may be a turn later.
+    result.catch(() => undefined);
+  }
+}
+
+type Outcome = Writable | void | Waiting;
+export type Handler<A> = (args: A) => Promise<Outcome> | Outcome;
+
+interface Registered {
+  definition: CommandDefinition;
+  handler: Handler<unknown>;
+}
+
+/** The commands of one engine. Only what is registered exists for clients. */
+export class CommandRegistry {
+  readonly #commands = new Map<string, Registered>();
+
+  register<A>(definition: CommandDefinition<A>, handler: Handler<A>): void {
+    this.#commands.set(definition.name, { definition, handler: handler as Handler<unknown> });
+  }
+
+  get names(): string[] {
+    return [...this.#commands.keys()];
+  }
+
+  get definitions(): CommandDefinition[] {
+    return [...this.#commands.values()].map(({ definition }) => definition);
+  }
+
+  has(name: string): boolean {
+    return this.#commands.has(name);
+  }
+
+  /** Checks the arguments and runs the command. Errors: QmpError, or what the handler throws. */
+  async execute(name: string, args: JsonObject): Promise<Writable | Waiting> {
+    const found = this.#commands.get(name);
+    if (!found) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
+    const parsed = found.definition.arguments.parse(args, '', 'qmp');
+    return (await found.handler(parsed)) ?? {};
+  }
+}
+
+/** Class and description by which a client sees an error. */
+export function toQmpError(error: unknown): { class: ErrorClass; desc: string } {
+  if (error instanceof QmpError) return { class: error.errorClass, desc: error.message };
+  const desc = error instanceof Error ? error.message : String(error);
+  if (error instanceof BlockError) {
+    if (error.kind === 'device-not-found') return { class: 'DeviceNotFound', desc };
+    if (error.kind === 'device-not-active') return { class: 'DeviceNotActive', desc };
+  }
+  return { class: 'GenericError', desc };
+}
+
+export type { JsonObject, JsonValue };

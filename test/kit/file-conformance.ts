@@ -1,0 +1,204 @@
+import assert from 'node:assert/strict';
+import fc from 'fast-check';
+import { BlockError } from '../../src/base/error.js';
+import { MiB } from '../../src/base/limits.js';
+import type { Host, HostFile } from '../../src/host/host.js';
+import type { Check } from './host-conformance.js';
+
+/** What every host's files must do. */
+export function fileConformance(check: Check): void {
+  check('a file behaves like an array of bytes', async ({ host, folder }) => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(fileStep(), { maxLength: 12 }), async (steps) => {
+        const file = await newFile(host, `${folder}/model`);
+        let model: Buffer = Buffer.alloc(0);
+        for (const step of steps) model = await runStep(file, model, step);
+        assert.equal(file.sizeBytes(), model.length);
+        assert.deepEqual(await readAll(file, model.length + 100), Buffer.concat([model, Buffer.alloc(100)]));
+        await file.close();
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  check('holes are found, and data is never called a hole', async ({ host, folder }) => {
+    const file = await newFile(host, `${folder}/sparse`);
+    await file.truncate(8 * MiB);
+    assert.deepEqual(file.extentAt(0, MiB), { isHole: true, lengthBytes: MiB });
+    await file.write(2 * MiB, Buffer.alloc(MiB, 7));
+    await file.flush();
+    assert.deepEqual(file.extentAt(0, 8 * MiB), { isHole: true, lengthBytes: 2 * MiB });
+    assert.deepEqual(file.extentAt(2 * MiB, 8 * MiB), { isHole: false, lengthBytes: MiB });
+    assert.deepEqual(file.extentAt(2 * MiB + 4096, 4096), { isHole: false, lengthBytes: 4096 });
+    assert.deepEqual(file.extentAt(9 * MiB, 4096), { isHole: true, lengthBytes: 4096 });
+    // A disk's file system may add a block for its own map of the file.
+    assert.ok(file.allocatedBytes() >= MiB && file.allocatedBytes() < 2 * MiB);
+    await file.punchHole(2 * MiB + 4096, 8192);
+    assert.deepEqual(file.extentAt(2 * MiB, MiB), { isHole: false, lengthBytes: 4096 });
+    assert.deepEqual(file.extentAt(2 * MiB + 4096, MiB), { isHole: true, lengthBytes: 8192 });
+    assert.equal(file.sizeBytes(), 8 * MiB);
+    await file.close();
+  });
+
+  check('open says in the words of QEMU what is wrong', async ({ host, folder }) => {
+    const missing = `${folder}/missing`;
+    await assert.rejects(host.files.open(missing, { write: false }), {
+      kind: 'not-found',
+      path: missing,
+      errno: 'ENOENT',
+      message: `Could not open '${missing}': No such file or directory`,
+    });
+    await assert.rejects(host.files.open(folder, { write: false }), {
+      message: `Could not open '${folder}': Is a directory`,
+    });
+    await (await newFile(host, `${folder}/there`)).close();
+    await assert.rejects(host.files.open(`${folder}/there`, { write: true, create: true, exclusive: true }), {
+      kind: 'exists',
+      message: `Could not create '${folder}/there': File exists`,
+    });
+    await assert.rejects(host.files.open(`${folder}/no/x`, { write: true, create: true }), {
+      kind: 'not-found',
+      message: `Could not create '${folder}/no/x': No such file or directory`,
+    });
+  });
+
+  check('names: make, look at, sync, remove', async ({ host, folder }) => {
+    const path = `${folder}/name`;
+    assert.equal(await host.files.stat(path), undefined);
+    const file = await newFile(host, path);
+    await file.write(0, Buffer.alloc(1000, 1));
+    await file.flush();
+    await host.files.syncDirectory(folder);
+    const { identity, ...found } = (await host.files.stat(path)) ?? {};
+    assert.deepEqual(found, { sizeBytes: 1000, isBlockDevice: false, isDirectory: false, isSpecial: 'no' });
+    const again = await host.files.stat(`${folder}/../${folder.slice(folder.lastIndexOf('/') + 1)}/name`);
+    assert.equal(again?.identity, identity);
+    await host.files.mkdir(`${folder}/sub`);
+    const sub = await host.files.stat(`${folder}/sub`);
+    assert.equal(sub?.isDirectory, true);
+    assert.notEqual(sub.identity, identity);
+    await host.files.unlink(path);
+    assert.equal(await host.files.stat(path), undefined);
+    // What is open stays readable.
+    assert.deepEqual(await readAll(file, 4), Buffer.alloc(4, 1));
+    await file.close();
+  });
+
+  check('locks belong to the open file description', async ({ host, folder }) => {
+    const one = await newFile(host, `${folder}/locked`);
+    const two = await host.files.open(`${folder}/locked`, { write: false });
+    assert.equal(two.isByteLockedByOther(100), false);
+    assert.equal(one.lockByteShared(100), true);
+    assert.equal(one.isByteLockedByOther(100), false);
+    assert.equal(two.isByteLockedByOther(100), true);
+    assert.equal(two.isByteLockedByOther(101), false);
+    assert.equal(two.lockByteShared(100), true);
+    assert.equal(one.isByteLockedByOther(100), true);
+    two.unlockByte(100);
+    assert.equal(one.isByteLockedByOther(100), false);
+    await one.close();
+    assert.equal(two.isByteLockedByOther(100), false);
+    await two.close();
+  });
+
+  check('copyFrom copies up to the end of the source', async ({ host, folder }) => {
+    const source = await newFile(host, `${folder}/source`);
+    const target = await newFile(host, `${folder}/target`);
+    const data = Buffer.from(Array.from({ length: 100_000 }, (_, i) => i % 251));
+    await source.write(0, data);
+    for (let done = 0; done < data.length;) {
+      let bytes = target.tryCopyFrom(source, done, 5000 + done, data.length);
+      if (bytes < 0) bytes = await target.copyFrom(source, done, 5000 + done, data.length);
+      assert.ok(bytes > 0);
+      done += bytes;
+    }
+    assert.equal(await target.copyFrom(source, data.length, 0, 100), 0);
+    assert.deepEqual(await readAll(target, 5000 + data.length), Buffer.concat([Buffer.alloc(5000), data]));
+    await source.close();
+    await target.close();
+  });
+
+  check('close() waits for what is under way, then everything is refused', async ({ host, folder }) => {
+    const file = await newFile(host, `${folder}/closed`);
+    await Promise.all([file.write(0, Buffer.alloc(MiB, 9)), file.close()]);
+    assert.throws(() => file.sizeBytes(), { kind: 'closed' });
+    assert.equal(file.tryRead(0, Buffer.alloc(1)), false);
+    await assert.rejects(file.read(0, Buffer.alloc(1)), { kind: 'closed' });
+    await assert.rejects(file.write(0, Buffer.alloc(1)), { kind: 'closed' });
+    await assert.rejects(file.flush(), { kind: 'closed' });
+    const again = await host.files.open(`${folder}/closed`, { write: false });
+    assert.deepEqual(await readAll(again, MiB), Buffer.alloc(MiB, 9));
+    await assert.rejects(again.write(0, Buffer.alloc(1)), BlockError);
+    await again.close();
+  });
+}
+
+async function newFile(host: Host, path: string): Promise<HostFile> {
+  return host.files.open(path, { write: true, create: true, truncate: true });
+}
+
+async function readAll(file: HostFile, lengthBytes: number): Promise<Buffer> {
+  const buffer = Buffer.alloc(lengthBytes, 0xee);
+  if (!file.tryRead(0, buffer)) await file.read(0, buffer);
+  return buffer;
+}
+
+interface FileStep {
+  type: 'write' | 'punchHole' | 'zeroRange' | 'truncate' | 'allocate' | 'flush';
+  position: number;
+  lengthBytes: number;
+  byte: number;
+  tryFirst: boolean;
+}
+
+function fileStep(): fc.Arbitrary<FileStep> {
+  return fc.record({
+    type: fc.constantFrom('write', 'write', 'punchHole', 'zeroRange', 'truncate', 'allocate', 'flush'),
+    position: fc.nat(20_000),
+    lengthBytes: fc.integer({ min: 1, max: 12_000 }),
+    byte: fc.integer({ min: 1, max: 255 }),
+    tryFirst: fc.boolean(),
+  });
+}
+
+/** Does one step to the file; answers the content it must have afterwards. */
+async function runStep(file: HostFile, model: Buffer, step: FileStep): Promise<Buffer> {
+  const { position, lengthBytes } = step;
+  const end = position + lengthBytes;
+  const grown = Buffer.concat([model, Buffer.alloc(Math.max(end - model.length, 0))]);
+  switch (step.type) {
+    case 'write': {
+      const data = Buffer.alloc(lengthBytes, step.byte);
+      if (!step.tryFirst || !file.tryWrite(position, data)) await file.write(position, data);
+      return grown.fill(step.byte, position, end);
+    }
+    case 'punchHole':
+      await file.punchHole(position, lengthBytes);
+      return Buffer.from(model).fill(0, Math.min(position, model.length), Math.min(end, model.length));
+    case 'zeroRange':
+      return (await isSupported(file.zeroRange(position, lengthBytes)))
+        ? grown.fill(0, position, end)
+        : model;
+    case 'allocate':
+      if (step.tryFirst && file.tryAllocate(position, lengthBytes)) return grown;
+      return (await isSupported(file.allocate(position, lengthBytes))) ? grown : model;
+    case 'truncate': {
+      if (!step.tryFirst || !file.tryTruncate(position)) await file.truncate(position);
+      const longer = Math.max(position - model.length, 0);
+      return Buffer.concat([model.subarray(0, position), Buffer.alloc(longer)]);
+    }
+    case 'flush':
+      await file.flush();
+      return model;
+  }
+}
+
+async function isSupported(action: Promise<void>): Promise<boolean> {
+  try {
+    await action;
+    return true;
+  } catch (error) {
+    assert.ok(error instanceof BlockError && error.kind === 'unsupported', String(error));
+    return false;
+  }
+}

@@ -1,0 +1,137 @@
+import { errnoError } from '../../src/base/error.js';
+import type { FileTraits, Host, HostFile, OpenFileOptions } from '../../src/host/host.js';
+
+/** What a host can be made unable to do. 'sync': every try* refuses. */
+export type Lack = 'sync' | 'punchHole' | 'zeroRange' | 'allocate' | 'copyFrom';
+
+/** The same host, whose files lack what file systems may lack. */
+export function hostWithout(host: Host, ...lacks: Lack[]): Host {
+  const lacking = new Set(lacks);
+  const { files } = host;
+  return {
+    ...host,
+    files: {
+      open: async (path: string, options: OpenFileOptions) =>
+        new LackingFile(await files.open(path, options), lacking),
+      stat: (path) => files.stat(path),
+      unlink: (path) => files.unlink(path),
+      syncDirectory: (path) => files.syncDirectory(path),
+      mkdir: (path) => files.mkdir(path),
+      buffer: (lengthBytes) => files.buffer(lengthBytes),
+    },
+  };
+}
+
+class LackingFile implements HostFile {
+  readonly #file: HostFile;
+  readonly #lacking: ReadonlySet<Lack>;
+
+  constructor(file: HostFile, lacking: ReadonlySet<Lack>) {
+    this.#file = file;
+    this.#lacking = lacking;
+  }
+
+  get path(): string {
+    return this.#file.path;
+  }
+  get writable(): boolean {
+    return this.#file.writable;
+  }
+  get traits(): FileTraits {
+    return this.#file.traits;
+  }
+  #isSync(): boolean {
+    return !this.#lacking.has('sync');
+  }
+  #need(ability: Lack): void {
+    if (this.#lacking.has(ability)) throw errnoError('EOPNOTSUPP', undefined, { path: this.path });
+  }
+
+  abandon(): void {
+    this.#file.abandon();
+  }
+  sizeBytes(): number {
+    return this.#file.sizeBytes();
+  }
+  allocatedBytes(): number {
+    return this.#file.allocatedBytes();
+  }
+  tryRead(position: number, buffer: Uint8Array): boolean {
+    return this.#isSync() && this.#file.tryRead(position, buffer);
+  }
+  read(position: number, buffer: Uint8Array): Promise<void> {
+    return this.#file.read(position, buffer);
+  }
+  tryWrite(position: number, buffer: Uint8Array): boolean {
+    return this.#isSync() && this.#file.tryWrite(position, buffer);
+  }
+  write(position: number, buffer: Uint8Array): Promise<void> {
+    return this.#file.write(position, buffer);
+  }
+  flush(): Promise<void> {
+    return this.#file.flush();
+  }
+  get hasLostWrites(): boolean {
+    return this.#file.hasLostWrites;
+  }
+  async punchHole(position: number, lengthBytes: number): Promise<void> {
+    this.#need('punchHole');
+    await this.#file.punchHole(position, lengthBytes);
+  }
+  async zeroRange(position: number, lengthBytes: number): Promise<void> {
+    this.#need('zeroRange');
+    await this.#file.zeroRange(position, lengthBytes);
+  }
+  async allocate(position: number, lengthBytes: number): Promise<void> {
+    this.#need('allocate');
+    await this.#file.allocate(position, lengthBytes);
+  }
+  tryAllocate(position: number, lengthBytes: number): boolean {
+    return this.#isSync() && !this.#lacking.has('allocate') && this.#file.tryAllocate(position, lengthBytes);
+  }
+  tryTruncate(sizeBytes: number): boolean {
+    return this.#isSync() && this.#file.tryTruncate(sizeBytes);
+  }
+  truncate(sizeBytes: number): Promise<void> {
+    return this.#file.truncate(sizeBytes);
+  }
+  extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+    return this.#file.extentAt(position, lengthBytes);
+  }
+  async copyFrom(
+    source: HostFile,
+    sourcePosition: number,
+    position: number,
+    lengthBytes: number,
+  ): Promise<number> {
+    this.#need('copyFrom');
+    return this.#file.copyFrom(unwrap(source), sourcePosition, position, lengthBytes);
+  }
+  tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
+    if (!this.#isSync() || this.#lacking.has('copyFrom')) return -1;
+    return this.#file.tryCopyFrom(unwrap(source), sourcePosition, position, lengthBytes);
+  }
+  startWriteback(position: number, lengthBytes: number): void {
+    this.#file.startWriteback(position, lengthBytes);
+  }
+  lockByteShared(byteOffset: number): boolean {
+    return this.#file.lockByteShared(byteOffset);
+  }
+  unlockByte(byteOffset: number): void {
+    this.#file.unlockByte(byteOffset);
+  }
+  isByteLockedByOther(byteOffset: number): boolean {
+    return this.#file.isByteLockedByOther(byteOffset);
+  }
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+
+  static inner(file: LackingFile): HostFile {
+    return file.#file;
+  }
+}
+
+function unwrap(file: HostFile): HostFile {
+  return file instanceof LackingFile ? LackingFile.inner(file) : file;
+}
