@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import type {
+  ChildIo,
   DriverContext,
   DriverDescription,
   DriverInfo,
@@ -35,7 +36,16 @@ class Qcow2Map implements MapDriver {
     return this.image.context.clusterBytes;
   }
 
-  readCompressed(): Promise<void> {
+  get unitBytes(): number {
+    return this.image.context.clusterBytes;
+  }
+
+  get events(): ChildIo {
+    return this.image.context.meta;
+  }
+
+  /** What is not plain is compressed. */
+  readSpecial(): Promise<void> {
     return Promise.reject(refuseCompressed(this.image.context));
   }
 
