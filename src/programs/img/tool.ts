@@ -52,6 +52,8 @@ export interface ImageUse {
   /** Nobody may write to it meanwhile: what is read is to be one moment's. */
   alone?: boolean;
   forceShare?: boolean;
+  /** Whatever is wrong with it. */
+  forCheck?: boolean;
   /** false: the image alone, its backing file is not opened. */
   backing?: boolean;
   /** Options of the file below. */
@@ -91,9 +93,9 @@ export class Tool {
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
-    const { forceShare = false, discard = 'unmap', onlyLook = false } = use;
+    const { forceShare = false, discard = 'unmap', onlyLook = false, forCheck = false } = use;
     const noBacking = use.backing === false;
-    const context: OpenContext = { readOnly, forceShare, discard, onlyLook, noBacking };
+    const context: OpenContext = { readOnly, forceShare, discard, onlyLook, noBacking, forCheck };
     try {
       const node = await openNamed(this.opener, filename, use.format, context, use.protocol);
       return await this.#attach(node, use);
