@@ -18,7 +18,9 @@ type Ability = 'punchHole' | 'zeroRange' | 'allocate';
  */
 export class FileIo implements IoDriver {
   #file: HostFile;
-  #sizeBytes: number;
+  #sizeBytes = 0;
+  /** #sizeBytes in whole sectors: it is asked for with each request. */
+  #lengthBytes = 0;
   /**
    * Writes that make the file longer hold it shared, truncates exclusively: a truncate to a length decided before
    * such a write would cut off what it wrote. Its one byte stands for the end of the file.
@@ -30,7 +32,7 @@ export class FileIo implements IoDriver {
 
   constructor(file: HostFile) {
     this.#file = file;
-    this.#sizeBytes = file.sizeBytes();
+    this.#setSize(file.sizeBytes());
   }
 
   get file(): HostFile {
@@ -38,7 +40,12 @@ export class FileIo implements IoDriver {
   }
 
   get lengthBytes(): number {
-    return alignUp(this.#sizeBytes, SECTOR_BYTES);
+    return this.#lengthBytes;
+  }
+
+  #setSize(sizeBytes: number): void {
+    this.#sizeBytes = sizeBytes;
+    this.#lengthBytes = alignUp(sizeBytes, SECTOR_BYTES);
   }
 
   /** The same file by another descriptor. */
@@ -52,11 +59,11 @@ export class FileIo implements IoDriver {
     const before = { file: this.#file, sizeBytes: this.#sizeBytes };
     this.#forgetData(0, Infinity);
     this.#file = file;
-    this.#sizeBytes = file.sizeBytes();
+    this.#setSize(file.sizeBytes());
     return () => {
       this.#forgetData(0, Infinity);
       this.#file = before.file;
-      this.#sizeBytes = before.sizeBytes;
+      this.#setSize(before.sizeBytes);
     };
   }
 
@@ -214,7 +221,7 @@ export class FileIo implements IoDriver {
     this.#forgetData(0, Infinity);
     try {
       await this.#file.truncate(sizeBytes);
-      this.#sizeBytes = sizeBytes;
+      this.#setSize(sizeBytes);
     } finally {
       release();
     }
@@ -225,7 +232,7 @@ export class FileIo implements IoDriver {
     try {
       if (sizeBytes <= this.#sizeBytes) return;
       await this.#file.truncate(sizeBytes);
-      this.#sizeBytes = sizeBytes;
+      this.#setSize(sizeBytes);
     } finally {
       release();
     }
@@ -266,7 +273,7 @@ export class FileIo implements IoDriver {
   }
 
   #grown(end: number): void {
-    if (end > this.#sizeBytes) this.#sizeBytes = end;
+    if (end > this.#sizeBytes) this.#setSize(end);
   }
 }
 
