@@ -1,10 +1,11 @@
 import type { Host } from './host.js';
 import { RealClock, RealRandom } from './real-clock.js';
+import { RealCompute } from './real-compute.js';
 import { RealFiles } from './real-files.js';
 import { RealNet } from './real-net.js';
 import { Syscalls } from './syscalls.js';
 
-/** This machine. Cheap: nothing is opened, and koffi loads with the first file. */
+/** This machine. Cheap: nothing is opened, koffi loads with the first file, and threads start with the first task. */
 export function createRealHost(): Host {
   const system = new Syscalls();
   return {
@@ -12,5 +13,6 @@ export function createRealHost(): Host {
     net: new RealNet(system),
     clock: new RealClock(),
     random: new RealRandom(),
+    compute: new RealCompute(),
   };
 }
