@@ -1,3 +1,5 @@
+import type { HostCompute } from './compute.js';
+
 /**
  * What livedisk needs of the machine. The engine reaches files, sockets, time and randomness only through this
  * interface: real.ts talks to Linux, simulated.ts replays a seed.
@@ -7,6 +9,7 @@ export interface Host {
   readonly net: HostNet;
   readonly clock: HostClock;
   readonly random: HostRandom;
+  readonly compute: HostCompute;
 }
 
 export interface OpenFileOptions {

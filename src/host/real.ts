@@ -1,5 +1,6 @@
 import type { Host } from './host.js';
 import { RealClock, RealRandom } from './real-clock.js';
+import { RealCompute } from './real-compute.js';
 import { RealFiles } from './real-files.js';
 import { RealNet } from './real-net.js';
 import { Syscalls } from './syscalls.js';
@@ -9,7 +10,7 @@ export interface RealHostOptions {
   everythingIsRemote?: boolean;
 }
 
-/** This machine. Cheap: nothing is opened, and koffi loads with the first file. */
+/** This machine. Cheap: nothing is opened, koffi loads with the first file, and threads start with the first task. */
 export function createRealHost({ everythingIsRemote = false }: RealHostOptions = {}): Host {
   const system = new Syscalls();
   return {
@@ -17,5 +18,6 @@ export function createRealHost({ everythingIsRemote = false }: RealHostOptions =
     net: new RealNet(system),
     clock: new RealClock(),
     random: new RealRandom(),
+    compute: new RealCompute(),
   };
 }
