@@ -1,8 +1,6 @@
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
-
-/** enospc and auto: stop when space has run out, else report. */
-export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop' | 'auto';
+import type { ErrorPolicy } from './error-policy.js';
 
 /** What every block job takes; names as in QMP. */
 export interface CommonArguments {

@@ -10,7 +10,9 @@ import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
-import { asError, type Job, type JobDriver } from './job.js';
+import type { Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
+import { asError } from './job-errors.js';
 import {
   ALL_PERMISSIONS,
   AS_NODE,
@@ -84,7 +86,7 @@ export class BackupJob implements JobDriver {
         this.#mover.copyFirst(turn, stretch, { unit: this.#due.granularityBytes, isLost }),
       failed: (error) => {
         this.#failure ??= asError(error);
-        job.kick();
+        job.pace.kick();
       },
     });
   }
@@ -148,7 +150,7 @@ export class BackupJob implements JobDriver {
   async run(): Promise<void> {
     const window = this.#window;
     try {
-      await this.job.checkpoint(() => undefined);
+      await this.job.pace.checkpoint(() => undefined);
       if (this.#arguments.sync === 'none') await this.#waitForEnd();
       else await this.#copyAll();
       await window.finish();
@@ -162,9 +164,9 @@ export class BackupJob implements JobDriver {
 
   async #waitForEnd(): Promise<never> {
     for (;;) {
-      await this.job.checkpoint(() => undefined);
+      await this.job.pace.checkpoint(() => undefined);
       this.#throwFailure();
-      await this.job.sleep(IDLE_SLEEP_MS);
+      await this.job.pace.sleep(IDLE_SLEEP_MS);
     }
   }
 

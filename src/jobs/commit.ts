@@ -9,7 +9,8 @@ import { Mover, ZERO_BYTES } from './block-copy.js';
 import { RangeLock } from '../block/range-lock.js';
 import { areOpen, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
-import type { Job, JobDriver } from './job.js';
+import type { Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
 import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { statusOrData } from './source-status.js';
 

@@ -1,4 +1,5 @@
-import type { Job, JobDriver } from './job.js';
+import type { Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
 
 /** blockdev-create: one step of work that cannot be paused. */
 export class CreateJob implements JobDriver {

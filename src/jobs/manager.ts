@@ -12,7 +12,8 @@ import type {
 import { BackupJob, checkBackupArguments, checkBackupTarget } from './backup.js';
 import { CommitJob } from './commit.js';
 import { CreateJob } from './create.js';
-import { checkSpeed, type EmitEvent, Job, type JobDriver } from './job.js';
+import { checkSpeed, type EmitEvent, Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
 import type { JobSurroundings } from './job-graph.js';
 import { MirrorJob } from './mirror.js';
 import { checkMirrorArguments, planOfActiveCommit, planOfMirror } from './mirror-plan.js';
@@ -121,7 +122,7 @@ export class JobManager {
 
   /** Resolves when no job rests any more for a drained section that is over. */
   async untilAwake(): Promise<void> {
-    await Promise.all([...this.#jobs.values()].map((job) => job.untilAwake()));
+    await Promise.all([...this.#jobs.values()].map((job) => job.pace.untilAwake()));
   }
 
   /** Ends all jobs by force; resolves when they are over. */

@@ -9,7 +9,9 @@ import type { StreamArguments } from './arguments.js';
 import { startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
-import { type Job, type JobDriver, JobIoError } from './job.js';
+import type { Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
+import { JobIoError } from './job-errors.js';
 import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { statusOrData } from './source-status.js';
 

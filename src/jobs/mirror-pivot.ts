@@ -1,0 +1,46 @@
+import { resolveBackingOf } from '../block/full-filename.js';
+import type { Node } from '../block/node.js';
+import type { GraphTransaction } from '../block/transaction.js';
+import type { JobPlace } from './job-graph.js';
+import type { MirrorPlan } from './mirror-plan.js';
+
+/** In a drained section: the target takes the place of the source, or of what it replaces, with its backing file. */
+export async function pivot(place: JobPlace, plan: MirrorPlan): Promise<void> {
+  const backing = await newBacking(place, plan);
+  place.thaw();
+  try {
+    await place.graph.transaction((transaction) => {
+      if (backing) transaction.attach(plan.target.skipFilters(), 'backing', backing);
+      listPivot(transaction, place, plan);
+    });
+  } catch (error) {
+    if (backing) await place.graph.release([backing]);
+    throw error;
+  }
+  place.removed();
+}
+
+function listPivot(transaction: GraphTransaction, place: JobPlace, plan: MirrorPlan): void {
+  const { replaces, source, target } = plan;
+  if (replaces && replaces !== source) {
+    transaction.replaceNode(replaces, target);
+    place.listRemoval(transaction);
+  } else {
+    place.listPivot(transaction, target);
+  }
+}
+
+/** The backing file that the target gets with the pivot, if it is to get one. */
+async function newBacking(place: JobPlace, plan: MirrorPlan): Promise<Node | undefined> {
+  const { targetBacking, isNone, source } = plan;
+  const target = plan.target.skipFilters();
+  if (target.children.has('backing')) return undefined;
+  if (targetBacking === 'source-chain')
+    return isNone ? source : source.skipFilters().children.get('backing')?.node;
+  const named = target.instance.backing;
+  if (targetBacking !== 'open' || !named) return undefined;
+  const filename = resolveBackingOf(target, named.filename);
+  const backing = await place.opener.openImage(filename, named.format, { readOnly: true });
+  target.automaticBacking = backing.filename;
+  return backing;
+}
