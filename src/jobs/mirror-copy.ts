@@ -8,7 +8,7 @@ import { areOpen, type CopySides, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
 import { JobCancelled } from './job-errors.js';
-import { clusterOf, type MirrorPlan } from './mirror-plan.js';
+import { clusterOf, type MirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import { statusOrData } from './source-status.js';
 
 /** A piece of the target's is worth this much of a lock at least, and whole clusters where it lacks its backing file. */
@@ -25,6 +25,7 @@ interface Piece extends Stretch {
 export interface MirrorCopyOptions {
   readonly job: Job;
   readonly plan: MirrorPlan;
+  readonly nodes: MirrorNodes;
   readonly source: BlockBackend;
   readonly target: BlockBackend;
   /** No piece is to begin any more: a point in time is being fixed, or is. */
@@ -48,10 +49,10 @@ export class MirrorCopy {
   #copyingBytes = 0;
 
   constructor(options: MirrorCopyOptions) {
-    const { job, plan, source, target } = options;
+    const { job, plan, nodes, source, target } = options;
     this.#options = options;
-    this.dirty = new DirtyBitmap(plan.source.lengthBytes, plan.granularityBytes);
-    this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(plan.target) ?? 0));
+    this.dirty = new DirtyBitmap(nodes.source.lengthBytes, plan.granularityBytes);
+    this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(nodes.target) ?? 0));
     this.window = new CopyWindow(job, plan.windowBytes);
     this.mover = new Mover({
       job,
@@ -59,7 +60,7 @@ export class MirrorCopy {
       target,
       unmap: plan.unmap,
       skipKnownZeroes: plan.targetBacking === 'leave',
-      lowest: plan.targetIsBase ? plan.lowest : undefined,
+      lowest: plan.kind === 'active-commit' ? nodes.lowest : undefined,
     });
   }
 
@@ -88,18 +89,19 @@ export class MirrorCopy {
   }
 
   #status(offset: number, lengthBytes: number): Promise<ChainStatus> {
-    const { source, plan } = this.#options;
-    return whenOpen(source, () => statusOrData(plan.source, offset, lengthBytes, plan.lowest));
+    const { source, nodes } = this.#options;
+    return whenOpen(source, () => statusOrData(nodes.source, offset, lengthBytes, nodes.lowest));
   }
 
   // ---- what is dirty
 
   /** Marks what is to be copied; prepares a target whose content is unknown. */
   async mark(): Promise<void> {
-    const { lowest, whole, targetIsNew, targetIsBase, source, target, unmap } = this.#options.plan;
-    if (!lowest) return;
+    const { sync, targetIsNew, unmap } = this.#options.plan;
+    const { source, target } = this.#options.nodes;
+    if (sync === 'none') return;
     const size = source.lengthBytes;
-    if (whole && !targetIsNew && !targetIsBase) {
+    if (sync === 'full' && !targetIsNew) {
       const zeroFirst = target.modes.discard === 'unmap' && unmap;
       if (!zeroFirst) {
         this.dirty.setAll();
@@ -202,7 +204,7 @@ export class MirrorCopy {
 
   /** Answers how long the part is. Where guests' changes go to both sides, they may have to wait for it. */
   async #copyPart({ offset, lengthBytes }: Stretch, options: Omit<CopyOptions, 'unit'>): Promise<number> {
-    const isAwaited = this.#options.plan.source.gate !== undefined;
+    const isAwaited = this.#options.nodes.source.gate !== undefined;
     const mayBeZero = isAwaited && !options.data;
     const zeroBytes = mayBeZero ? await this.mover.zeroBytes(offset, lengthBytes) : 0;
     if (zeroBytes > 0) return zeroBytes;

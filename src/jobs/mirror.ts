@@ -11,7 +11,8 @@ import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission 
 import { MirrorCopy } from './mirror-copy.js';
 import { MirrorHold } from './mirror-hold.js';
 import { pivot } from './mirror-pivot.js';
-import type { MirrorPlan } from './mirror-plan.js';
+import type { MirrorNodes, MirrorPlan } from './plans/mirror.js';
+import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
 import { WriteToBoth } from './write-to-both.js';
 
 /** How often a READY mirror looks for what the guest wrote. */
@@ -25,6 +26,7 @@ export class MirrorJob implements JobDriver {
   readonly isAnnouncedFirst: boolean;
   readonly job: Job;
   readonly #plan: MirrorPlan;
+  readonly #nodes: MirrorNodes;
   readonly #place: JobPlace;
   readonly #source: Node;
   readonly #target: Node;
@@ -36,19 +38,22 @@ export class MirrorJob implements JobDriver {
   #hold: MirrorHold | undefined;
   #pivoted = false;
 
-  constructor(job: Job, plan: MirrorPlan, surroundings: JobSurroundings) {
-    this.type = plan.type;
+  constructor(job: Job, plan: MirrorPlan, nodes: MirrorNodes, surroundings: JobSurroundings) {
+    const { source, target } = nodes;
+    const targetIsBase = plan.kind === 'active-commit';
+    this.type = targetIsBase ? 'commit' : 'mirror';
     // Of an active commit, only what is wrong with the images is told before.
-    this.isAnnouncedFirst = !plan.targetIsBase || plan.source.activity === 'inactive';
+    this.isAnnouncedFirst = !targetIsBase || source.activity === 'inactive';
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
-    this.#source = plan.source;
-    this.#target = plan.target;
-    const place = new JobPlace(job, surroundings, plan.filter, plan.filterNodeName, plan.source);
+    this.#nodes = nodes;
+    this.#source = source;
+    this.#target = target;
+    const filter = targetIsBase ? MIRROR_TOP_ABOVE_BASE : MIRROR_TOP;
+    const place = new JobPlace(job, surroundings, filter, plan.filterNodeName, source);
     this.#place = place;
     const { consistentRead, write, writeUnchanged, resize } = Permission;
-    const { source, target, targetIsBase } = plan;
     place.hold('main node', place.filter, consistentRead, consistentRead + writeUnchanged + write);
     this.#sourceBackend = place.filterChild('file', source, 0, ALL_PERMISSIONS);
     const isToGrow = targetIsBase && target.lengthBytes < source.lengthBytes;
@@ -63,7 +68,7 @@ export class MirrorJob implements JobDriver {
     const below = source.below?.node;
     if (targetIsBase && below) holdIntermediate(place, below, target);
     const sides = { source: this.#sourceBackend, target: this.#targetBackend };
-    this.#copy = new MirrorCopy({ job, plan, ...sides, mustStop: () => this.#mustStop() });
+    this.#copy = new MirrorCopy({ job, plan, nodes, ...sides, mustStop: () => this.#mustStop() });
     this.#both = new WriteToBoth({
       ...sides,
       dirty: this.#copy.dirty,
@@ -93,7 +98,7 @@ export class MirrorJob implements JobDriver {
 
   async insert(): Promise<void> {
     const place = this.#place;
-    const { targetIsBase } = this.#plan;
+    const targetIsBase = this.type === 'commit';
     const source = this.#source;
     const target = this.#target;
     if (targetIsBase) assertBackingCertainAbove(place.graph, target);
@@ -114,12 +119,12 @@ export class MirrorJob implements JobDriver {
 
   async run(): Promise<void> {
     const { window, mover } = this.#copy;
-    const plan = this.#plan;
+    const isBlocking = this.#plan.copyMode === 'write-blocking';
     try {
-      if (plan.targetIsBase) await growBase(this.#targetBackend, this.#source.lengthBytes);
+      if (this.type === 'commit') await growBase(this.#targetBackend, this.#source.lengthBytes);
       else if (this.#source.lengthBytes !== this.#target.lengthBytes)
         throw new BlockError('invalid', 'Source and target image have different sizes');
-      if (plan.writeBlocking) await this.#writeToBoth(true);
+      if (isBlocking) await this.#writeToBoth(true);
       await this.#copy.mark();
       this.#both.isMarked = true;
       await this.#catchUp();
@@ -135,7 +140,7 @@ export class MirrorJob implements JobDriver {
   async #catchUp(): Promise<void> {
     await this.#copyUntilClean();
     this.job.becomeReady();
-    if (!this.#plan.writeBlocking) await this.#writeToBoth(false);
+    if (this.#plan.copyMode === 'background') await this.#writeToBoth(false);
   }
 
   /** A guest may keep ahead: then what is dirty is kept from becoming more. */
@@ -220,12 +225,12 @@ export class MirrorJob implements JobDriver {
   async prepare(): Promise<void> {
     if (this.#phase !== 'complete') return;
     const place = this.#place;
-    const { replaces } = this.#plan;
+    const { replaces } = this.#nodes;
     const moved = [this.#source, this.#target, ...(replaces ? [replaces] : [])];
     await place.section(moved, async () => {
       await this.#copy.window.finish();
       await this.#copy.copyRest();
-      await pivot(place, this.#plan);
+      await pivot(place, this.#plan, this.#nodes);
       this.#pivoted = true;
     });
   }
