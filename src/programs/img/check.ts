@@ -10,9 +10,9 @@ const UNSUPPORTED = 63;
 const CORRUPT = 2;
 const LEAKY = 3;
 
-/** check [-q] [-f FMT] [--output=human|json] [-U] FILE */
+/** check [-q] [-f FMT] [--output=human|json] [-U] [--image-opts] FILE */
 export async function checkCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f|format:', '|output:', 'r|repair:', 'q', 'U|force-share');
+  const taken = options('f|format:', '|output:', 'r|repair:', 'q', 'U|force-share', '|image-opts');
   const args = new Arguments('check', words, taken, options('T:'));
   const repair = args.value('repair');
   if (repair !== undefined && repair !== 'leaks' && repair !== 'all')
@@ -22,6 +22,7 @@ export async function checkCommand(tool: Tool, words: readonly string[]): Promis
   const filename = args.image();
   const backend = await tool.open(filename, {
     format: args.value('format'),
+    imageOpts: args.has('image-opts'),
     forceShare: args.has('force-share'),
   });
   const { node } = backend;
