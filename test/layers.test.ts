@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { test } from 'node:test';
 
@@ -130,3 +130,34 @@ test('no file is named utils', () => {
   );
   assert.deepEqual(wrong, []);
 });
+
+/** Files that a text names by a path: `src/...`, or what is in src/ or beside the text. */
+function* namedFiles(path: string): Generator<string> {
+  const text = readFileSync(path, 'utf8');
+  for (const [name] of text.matchAll(/(?<![\w./-])[\w-]+(?:\/[\w.-]+)*\/[\w.-]+\.(?:ts|mjs|md)\b/g))
+    yield name;
+}
+
+test('files that docs name by their path are there', () => {
+  const texts = ['README.md', 'CONTRIBUTING.md', ...[...markdown('docs'), ...markdown('src')]];
+  const wrong: string[] = [];
+  let count = 0;
+  for (const text of texts) {
+    for (const name of namedFiles(text)) {
+      if (name.startsWith('NAME/')) continue;
+      count++;
+      const places = [name, join('src', name), join(dirname(text), name), join('src/drivers/qcow2', name)];
+      if (!places.some((place) => existsSync(place))) wrong.push(`${text}: ${name}`);
+    }
+  }
+  assert.ok(count > 20);
+  assert.deepEqual(wrong, []);
+});
+
+function* markdown(dir: string): Generator<string> {
+  for (const entry of readdirSync(dir, { withFileTypes: true })) {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory()) yield* markdown(path);
+    else if (entry.name.endsWith('.md')) yield path;
+  }
+}

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deferred } from '../base/async.js';
+import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Flag } from '../block/request.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
@@ -186,6 +187,39 @@ test("a guest's flags reach the disk through the filter, and both sides of a wri
       assert.ok(flushes().every((count, i) => count > (before[i] ?? 0)));
     }
     for (const flags of seen) assert.deepEqual(flags, [false, true]);
+    job.resume();
+    await job.cancel({ force: true, softOnReady: false });
+    await job.concluded;
+  }
+});
+
+test('what a guest fails to write is copied at once where changes go to both sides: the end does not wait for it', async () => {
+  for (const change of ['write', 'zeroes'] as const) {
+    const bench = new JobBench();
+    const { top, target, guest, job } = await readyMirror(bench, { copyMode: 'write-blocking' });
+    // Nothing is copied but by the guest's requests.
+    job.pause();
+    await turns(5);
+    const fault = (operation: 'read' | 'write'): string | undefined =>
+      operation === 'write' ? 'EIO' : undefined;
+    const { behaviour } = top.file;
+    top.file.behaviour = { ...behaviour, fault };
+    const { map } = top.layer;
+    const zeroClusters = map.zeroClusters.bind(map);
+    // Of zeroes, the first cluster is changed before it fails.
+    map.zeroClusters = async (offset) => {
+      await zeroClusters(offset, CLUSTER, true);
+      throw new BlockError('io', 'Input/output error', { errno: 'EIO' });
+    };
+    const attempt =
+      change === 'write'
+        ? guest.write(2 * CLUSTER + 512, Buffer.alloc(2 * CLUSTER, 7))
+        : guest.writeZeroes(2 * CLUSTER, 2 * CLUSTER);
+    await assert.rejects(attempt, /Input\/output error/);
+    const { 'total-progress': total, 'current-progress': current } = job.jobInfo();
+    assert.equal(total, current, change);
+    top.file.behaviour = behaviour;
+    assertSame(await contents(target.node), await contents(top.node), 0);
     job.resume();
     await job.cancel({ force: true, softOnReady: false });
     await job.concluded;

@@ -52,17 +52,19 @@ export class WriteToBoth implements ChangeGate {
       const end = offset + lengthBytes;
       const cutTail = end < dirty.sizeBytes && end % dirty.granularityBytes !== 0;
       const tailDirty = cutTail && isDirty(last);
-      await forward();
+      const failure = await failureOf(forward);
       try {
-        await this.#changeTarget(change, turn);
+        // A change that failed may have been made in part. Left dirty, a guest that tries on and on would keep the job.
+        if (failure) await this.#copy(this.#units(change), turn);
+        else await this.#changeTarget(change, turn);
+        dirty.reset(offset, lengthBytes);
+        if (headDirty) dirty.set(offset, 1);
+        if (tailDirty) dirty.set(last, 1);
+        if (!failure) written(lengthBytes);
       } catch (error) {
         failed(error);
-        return;
       }
-      dirty.reset(offset, lengthBytes);
-      if (headDirty) dirty.set(offset, 1);
-      if (tailDirty) dirty.set(last, 1);
-      written(lengthBytes);
+      if (failure) throw failure.error;
     } finally {
       turn.end();
     }
@@ -79,10 +81,9 @@ export class WriteToBoth implements ChangeGate {
   }
 
   async #changeTarget(change: Change, turn: CopyTurn): Promise<void> {
-    const { target, fillsUnits, unitBytes, dirty } = this.#options;
+    const { target, fillsUnits } = this.#options;
     const { offset, lengthBytes } = change;
-    const around = roundOut(offset, lengthBytes, unitBytes);
-    const units = { ...around, lengthBytes: Math.min(around.lengthBytes, dirty.sizeBytes - around.offset) };
+    const units = this.#units(change);
     const isWhole = units.offset === offset && units.lengthBytes === lengthBytes;
     if (fillsUnits && !isWhole) return this.#copy(units, turn);
     if (change.kind === 'write') return target.write(offset, change.buffer, change.flags);
@@ -92,11 +93,28 @@ export class WriteToBoth implements ChangeGate {
     return this.#copy(units, turn);
   }
 
+  /** Whole units around a change. */
+  #units({ offset, lengthBytes }: Change): Stretch {
+    const { dirty, unitBytes } = this.#options;
+    const around = roundOut(offset, lengthBytes, unitBytes);
+    return { ...around, lengthBytes: Math.min(around.lengthBytes, dirty.sizeBytes - around.offset) };
+  }
+
   async #copy({ offset, lengthBytes }: Stretch, turn: CopyTurn): Promise<void> {
     const { mover, unitBytes } = this.#options;
     for (let done = 0; done < lengthBytes;) {
       const rest = { offset: offset + done, lengthBytes: lengthBytes - done };
       done += await mover.copyFirst(turn, rest, { unit: unitBytes });
     }
+  }
+}
+
+/** What an attempt failed with. */
+async function failureOf(attempt: () => Promise<void>): Promise<{ error: unknown } | undefined> {
+  try {
+    await attempt();
+    return undefined;
+  } catch (error) {
+    return { error };
   }
 }

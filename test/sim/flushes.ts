@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path';
 
 /**
  * Deletes one flush after the other from a copy of the code and shows for each which test fails without it.
- * `npm run sim:flushes [-- PART-OF-A-PATH[:LINE]]`; fails when a flush turns out not to be missed by any test.
+ * `npm run sim:flushes [-- PART-OF-A-PATH[:LINE]]`, `-- --list` names them; fails when a flush turns out not to be missed by any test.
  */
 
 /** Where flushes are that order writes; elsewhere they are only passed on. */
@@ -50,8 +50,7 @@ interface Site {
   text: string;
 }
 
-function sites(): Site[] {
-  const wanted = process.argv[2] ?? '';
+function sites(wanted: string): Site[] {
   return FILES.flatMap((file) =>
     readFileSync(file, 'utf8')
       .split('\n')
@@ -85,13 +84,17 @@ function whatFails(folder: string): string | undefined {
 }
 
 function main(): number {
+  if (process.argv[2] === '--list') {
+    for (const { file, line } of sites('')) console.log(`${file}:${line}`);
+    return 0;
+  }
   const folder = mkdtempSync(join(tmpdir(), 'livedisk-flushes-'));
   let missed = 0;
   try {
     for (const name of ['src', 'test', 'package.json', 'tsconfig.json'])
       cpSync(name, join(folder, name), { recursive: true });
     symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));
-    for (const { file, line, text } of sites()) {
+    for (const { file, line, text } of sites(process.argv[2] ?? '')) {
       const path = join(folder, file);
       const original = readFileSync(path, 'utf8');
       const lines = original.split('\n');

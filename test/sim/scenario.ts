@@ -25,8 +25,15 @@ export interface Failure {
   trace: readonly string[];
 }
 
-/** Runs the scenario of a seed; answers what was wrong with it. */
-export async function runSeed(seed: number, options: WorldOptions = {}): Promise<Failure | undefined> {
+export interface Outcome {
+  /** What was wrong. */
+  failure?: Failure;
+  /** Requests of guests that were answered. */
+  guestRequests: number;
+}
+
+/** Runs the scenario of a seed. */
+export async function runSeed(seed: number, options: WorldOptions = {}): Promise<Outcome> {
   const world = new World(seed, options);
   const onRejection = (reason: unknown): void => {
     // Nobody is left to hear of what the power interrupts; before that it would end the program.
@@ -35,11 +42,12 @@ export async function runSeed(seed: number, options: WorldOptions = {}): Promise
   process.on('unhandledRejection', onRejection);
   try {
     await scenario(world);
-    return undefined;
+    return { guestRequests: world.guestRequests };
   } catch (error) {
     const cause = error instanceof Violation && error.cause !== undefined ? error.cause : error;
     const stack = cause instanceof Error ? `\n${cause.stack ?? ''}` : '';
-    return { seed, message: describe(error) + stack, trace: world.traced };
+    const failure = { seed, message: describe(error) + stack, trace: world.traced };
+    return { failure, guestRequests: world.guestRequests };
   } finally {
     process.off('unhandledRejection', onRejection);
   }

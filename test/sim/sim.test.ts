@@ -6,7 +6,7 @@ const SEEDS = 18;
 
 test(`${SEEDS} simulated machines: jobs, faults and power losses leave every disk right`, async () => {
   for (let seed = 1; seed <= SEEDS; seed++) {
-    const failure = await runSeed(seed);
+    const { failure } = await runSeed(seed);
     assert.equal(
       failure,
       undefined,

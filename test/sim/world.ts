@@ -22,8 +22,9 @@ import { type Allowed, type GuestDisk, Stamps } from './guest-disk.js';
 
 /** Lines of the trace that a failure prints. */
 const TRACE_LINES = 120;
-/** Virtual time after which a scenario that still runs is taken to hang. */
+/** Virtual time, and operations on files, after which a scenario that still runs is taken to hang. */
 const LONGEST_MS = 30 * 60_000;
+const MOST_OPERATIONS = 400_000;
 
 /** The engine or the disk did what it must not do. */
 export class Violation extends Error {
@@ -69,6 +70,8 @@ export class World {
   /** Space runs out now and then in this boot; `isFull`: right now. */
   tight: { tells: DiskSpace['tells']; isFull: boolean } | undefined;
   engine: Engine | undefined;
+  /** Requests of guests that were answered. */
+  guestRequests = 0;
   power: PowerPlan = { cutAt: undefined };
   /** The file that was the guest's disk when the power went. */
   activePath: string | undefined;
@@ -87,6 +90,7 @@ export class World {
       refuseProbability: this.random.below(4) * 0.2,
       onOperation: ({ kind, path, index }) => {
         this.trace(`  ${index} ${kind} ${path}`);
+        if (index === MOST_OPERATIONS) this.fail('the scenario does not end');
         if (this.power.cutAt === undefined || index < this.power.cutAt) return;
         this.cutPower();
       },

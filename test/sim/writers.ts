@@ -148,6 +148,7 @@ export class Writers {
     try {
       await request();
       if (engine.isAlive) world.trace(`${text}: done`);
+      world.guestRequests++;
       return engine.isAlive;
     } catch (error) {
       if (!engine.isAlive) return false;

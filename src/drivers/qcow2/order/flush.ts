@@ -99,6 +99,8 @@ export class WriteBack {
   readonly #refcounts: Refcounts;
   readonly #allocator: Allocator;
   readonly #unlinked: UnlinkedClusters;
+  /** The header was told the new place of a table, but not durably. */
+  #isHeaderUntold = false;
   #running: Promise<void> | undefined;
   #next: Promise<void> | undefined;
 
@@ -120,6 +122,7 @@ export class WriteBack {
   get isDirty(): boolean {
     const { cache, l1 } = this.#tables;
     return (
+      this.#isHeaderUntold ||
       !this.#unlinked.isEmpty ||
       l1.isDirty ||
       this.#refcounts.table.isDirty ||
@@ -173,6 +176,9 @@ export class WriteBack {
   }
 
   async #write(s: Snapshot, progress: { stage: number }): Promise<void> {
+    // What is at the new place was durable before. The flush that follows comes before any link.
+    if (this.#isHeaderUntold)
+      await this.#context.headerLock.run(() => this.#context.writeHeader(() => undefined));
     if (s.refcountTableMove) {
       await this.#moveRefcountTable(s, s.refcountTableMove);
     } else if (s.refcountTable.length > 0) {
@@ -198,6 +204,7 @@ export class WriteBack {
 
   async #finish(progress: { stage: number }): Promise<void> {
     await this.#flushFile();
+    this.#isHeaderUntold = false;
     progress.stage = Stage.done;
   }
 
@@ -374,7 +381,7 @@ export class WriteBack {
     this.#restoreTable(this.#tables.l1, s.l1, s.l1Move, stage >= Stage.l1);
   }
 
-  /** `isNamed`: the header names the new place, so that entries there are links, and the old place is to be freed. */
+  /** `isNamed`: the header names the new place, where all is durable, and the old place is to be freed. */
   #restoreTable(
     table: SectorTable,
     pieces: readonly Piece[],
@@ -385,7 +392,7 @@ export class WriteBack {
     // Moved again meanwhile: the place in between is nothing's.
     const unused = isNamed ? move.from : table.moved;
     if (unused) this.#unlinked.add(unused.hostOffset, unused.lengthBytes, false);
-    if (isNamed) table.restoreDirty(pieces);
+    if (isNamed) this.#isHeaderUntold = true;
     else table.moved = move.from;
   }
 }

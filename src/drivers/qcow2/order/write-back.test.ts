@@ -228,6 +228,55 @@ for (const stage of STAGES) {
   });
 }
 
+/** The first flush after the event of this name fails, and the storage drops what was written since the one before. */
+function droppingFlush(file: RecordedDisk, name: string): () => boolean {
+  let strikes = false;
+  let failed = false;
+  let kept = file.contents();
+  file.onEvent = (event): undefined => void (strikes ||= event === name && !failed);
+  file.failure = (request): Error | undefined => {
+    if (request === 'write') return undefined;
+    if (!strikes) {
+      kept = file.contents();
+      return undefined;
+    }
+    strikes = false;
+    failed = true;
+    file.write(0, Buffer.concat([kept, Buffer.alloc(file.lengthBytes - kept.length)]));
+    return errnoError('EIO');
+  };
+  return () => failed;
+}
+
+for (const move of ['l1_grow.activate_table', 'refblock_alloc.switch_table']) {
+  test(`a table that has moved is named again where the storage dropped its name (${move})`, async () => {
+    const shelf = new DiskShelf([qcow2Driver]);
+    const file = shelf.put('image');
+    const options = { 'cluster-size': CLUSTER, 'refcount-bits': 64 };
+    await createQcow2(childOf(file), { sizeBytes: 4 * MiB, options });
+    file.onEvent = () => undefined;
+    const disk = await shelf.open('image');
+    const kept = Buffer.alloc(MiB, 1);
+    await disk.backend.write(0, kept);
+    await disk.backend.flush();
+    const hasFailed = droppingFlush(file, move);
+    if (move.startsWith('l1')) {
+      await assert.rejects(disk.backend.truncate(5 * MiB));
+    } else {
+      // The refcount table of a new image describes 4096 clusters.
+      await disk.backend.write(MiB, Buffer.alloc(2 * MiB, 2));
+      await assert.rejects(disk.backend.flush());
+    }
+    assert.ok(hasFailed());
+    await disk.backend.flush();
+    await disk.close();
+    const found = await checkQcow2(childOf(file));
+    assert.deepEqual([found.corruptions, found.leaks, found.messages.slice(0, 3)], [0, 0, []]);
+    const again = await shelf.open('image', { readOnly: true });
+    assert.ok((await again.read(0, MiB)).equals(kept));
+  });
+}
+
 for (const synchronous of [true, false]) {
   test(`writes that fail, or are refused at once, leak no cluster (${synchronous ? 'at once' : 'later'})`, async () => {
     for (const clusterBytes of [CLUSTER, 65536]) {

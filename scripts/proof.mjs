@@ -1,0 +1,138 @@
+// `npm run proof NAME [-- --processes N]`: a long proof in pieces. What is done is kept in .proof/NAME.json, so it goes
+// on where it was stopped; another commit begins anew. The result becomes a line of docs/PROOFS.md.
+import { spawn, spawnSync } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { parseArgs } from 'node:util';
+
+const SIM = ['--import', 'tsx', 'test/sim/main.ts'];
+const SEEDS_A_PIECE = 50;
+const FUZZ_RUNS_A_PIECE = 2000;
+
+/** What a proof does: its pieces, each the arguments and environment of a Node process, and what its output counts. */
+const PROOFS = {
+  simulation: {
+    what: 'seeds of the simulated machine, each with jobs, snapshots, late users, full disks and power losses',
+    pieces: (seed) =>
+      Array.from({ length: 10_000 / SEEDS_A_PIECE }, (_, i) => ({
+        name: `seeds from ${seed + i * SEEDS_A_PIECE}`,
+        args: [...SIM, '--seed', String(seed + i * SEEDS_A_PIECE), '--seeds', String(SEEDS_A_PIECE)],
+      })),
+    count: /^(\d+) seeds from \d+ passed .* s, (\d+) guest requests$/m,
+    amount: ([seeds, requests]) => `${seeds} seeds, ${requests} guest requests`,
+  },
+  fuzz: {
+    what: 'damaged qcow2 images, opened, checked, read and written',
+    pieces: (seed) =>
+      Array.from({ length: 20 }, (_, i) => ({
+        name: `runs from ${seed + i * FUZZ_RUNS_A_PIECE}`,
+        args: ['--import', 'tsx', '--test', 'src/drivers/qcow2/fuzz.test.ts'],
+        env: { FUZZ_SEED: String(seed + i * FUZZ_RUNS_A_PIECE), FUZZ_RUNS: String(FUZZ_RUNS_A_PIECE) },
+      })),
+    amount: (_, pieces) => `${pieces * FUZZ_RUNS_A_PIECE} images`,
+  },
+  flushes: {
+    what: 'flushes deleted one by one from a copy of the code: some test fails without each',
+    pieces: () =>
+      listOf(['--import', 'tsx', 'test/sim/flushes.ts', '--list']).map((site) => ({
+        name: site,
+        args: ['--import', 'tsx', 'test/sim/flushes.ts', site],
+      })),
+    amount: (_, pieces) => `${pieces} flushes`,
+  },
+};
+
+function listOf(args) {
+  const done = spawnSync(process.execPath, args, { encoding: 'utf8' });
+  if (done.status !== 0) throw new Error(done.stderr);
+  return done.stdout.trim().split('\n');
+}
+
+function git(...args) {
+  return spawnSync('git', args, { encoding: 'utf8' }).stdout.trim();
+}
+
+/** The commit, and whether files differ from it. */
+function treeName() {
+  const changed = git('status', '--porcelain', '--', 'src', 'test', 'scripts') !== '';
+  return `${git('rev-parse', '--short', 'HEAD')}${changed ? ' and changes' : ''}`;
+}
+
+function load(name, path) {
+  const tree = treeName();
+  try {
+    const state = JSON.parse(readFileSync(path, 'utf8'));
+    if (state.tree === tree && !state.ended) return state;
+  } catch (error) {
+    if (error.code !== 'ENOENT') throw error;
+  }
+  return { tree, seed: randomInt(1, 2 ** 31), done: {} };
+}
+
+function runPiece({ args, env }) {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, args, { env: { ...process.env, ...env } });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (bytes) => (output += bytes));
+    child.on('exit', (code) => resolve({ passed: code === 0, output }));
+  });
+}
+
+async function prove(name, processes) {
+  const proof = PROOFS[name];
+  mkdirSync('.proof', { recursive: true });
+  const path = `.proof/${name}.json`;
+  const state = load(name, path);
+  const pieces = proof.pieces(state.seed);
+  const left = pieces.filter((piece) => !(piece.name in state.done));
+  console.log(
+    `${name}: ${pieces.length - left.length} of ${pieces.length} pieces are done, seed ${state.seed}, ${state.tree}`,
+  );
+  let failure;
+  const worker = async () => {
+    for (let piece = left.shift(); piece && !failure; piece = left.shift()) {
+      const { passed, output } = await runPiece(piece);
+      if (!passed) failure ??= { piece, output };
+      else {
+        state.done[piece.name] = proof.count?.exec(output)?.slice(1).map(Number) ?? [];
+        writeFileSync(path, JSON.stringify(state));
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: processes }, worker));
+  if (failure) {
+    console.error(failure.output.split('\n').slice(-150).join('\n'));
+    console.error(`${name} failed: ${failure.piece.name}`);
+    return 1;
+  }
+  const counts = Object.values(state.done);
+  const sums = (counts[0] ?? []).map((_, i) => counts.reduce((sum, count) => sum + count[i], 0));
+  writeFileSync(path, JSON.stringify({ ...state, ended: true }));
+  record(
+    name,
+    `| ${name} | ${new Date().toISOString().slice(0, 10)} | ${state.tree} | ${proof.amount(sums, pieces.length)} | ${state.seed} |`,
+  );
+  return 0;
+}
+
+/** Puts the line of a proof in the place of its last one. */
+function record(name, line) {
+  const path = 'docs/PROOFS.md';
+  const lines = readFileSync(path, 'utf8').split('\n');
+  const at = lines.findIndex((old) => old.startsWith(`| ${name} |`));
+  if (at >= 0) lines[at] = line;
+  else lines.splice(lines.findIndex((old) => old.startsWith('| --- |')) + 1, 0, line);
+  writeFileSync(path, lines.join('\n'));
+  console.log(line);
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { processes: { type: 'string' } },
+});
+const [name] = positionals;
+if (!Object.hasOwn(PROOFS, name ?? '')) {
+  for (const [known, { what }] of Object.entries(PROOFS)) console.error(`npm run proof ${known}: ${what}`);
+  process.exitCode = 1;
+} else process.exitCode = await prove(name, Number(values.processes ?? availableParallelism()));
