@@ -17,6 +17,7 @@ const LAYERS = [
   'drivers',
   'jobs',
   'attach',
+  'programs/arguments',
   'programs/io',
   'monitor',
   'library',
