@@ -44,13 +44,26 @@ const common = {
   bundle: true,
   platform: 'node',
   target: 'node20.19',
-  external: ['koffi'],
+  external: ['koffi', 'zstddec'],
   logLevel: 'warning',
   sourcemap: 'linked',
 };
-const esm = { ...common, format: 'esm', splitting: true };
+// What compute threads run, whole in one file; CODEC_WORKER says where it is, seen from each of the others.
+await build({
+  ...common,
+  format: 'cjs',
+  define: { 'import.meta.url': '__filename', CODEC_WORKER: '"codec-worker.cjs"' },
+  entryPoints: ['src/codec/worker.ts'],
+  outfile: 'dist/codec-worker.cjs',
+});
+const esm = { ...common, format: 'esm', splitting: true, define: { CODEC_WORKER: '"codec-worker.cjs"' } };
 // Chunks come from ES modules only; as CommonJS they are loaded in half the time.
-await build({ ...esm, entryPoints: { main: 'src/programs/main.ts' }, outdir: 'dist/modules' });
+await build({
+  ...esm,
+  define: { CODEC_WORKER: '"../codec-worker.cjs"' },
+  entryPoints: { main: 'src/programs/main.ts' },
+  outdir: 'dist/modules',
+});
 const chunks = readdirSync('dist/modules').filter((name) => name.endsWith('.js'));
 for (const name of chunks) linkChunk(join('dist/modules', name));
 await build({
@@ -72,6 +85,7 @@ await build({
   entryPoints: {
     index: 'src/index.ts',
     block: 'src/block/index.ts',
+    codec: 'src/codec/index.ts',
     nbd: 'src/wire/nbd/index.ts',
     qmp: 'src/wire/qmp/index.ts',
   },

@@ -4,7 +4,7 @@ import { MiB } from '../../base/limits.js';
 import type { IoDriver } from '../../block/driver.js';
 import { RangeLock } from '../../block/range-lock.js';
 import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
-import type { HostFile } from '../../host/host.js';
+import type { HostExtent, HostFile } from '../../host/host.js';
 
 /** A node's size is a multiple of this: the last bytes of a file that ends elsewhere read as zeroes. */
 export const SECTOR_BYTES = 512;
@@ -145,7 +145,7 @@ export class FileIo implements IoDriver {
   /** File systems that cannot reserve blocks find them when data is written. */
   async #fillHoles(offset: number, end: number): Promise<void> {
     for (let at = offset; at < end;) {
-      const { isHole, lengthBytes } = this.#file.extentAt(at, end - at);
+      const { isHole, lengthBytes } = await this.#file.extentAt(at, end - at);
       const length = isHole ? Math.min(lengthBytes, MiB) : lengthBytes;
       if (isHole) await this.write(at, Buffer.alloc(length));
       at += length;
@@ -188,7 +188,8 @@ export class FileIo implements IoDriver {
   }
 
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
-    const extent = this.#extentAt(offset, lengthBytes);
+    const found = this.#extentAt(offset, lengthBytes);
+    const extent = found instanceof Promise ? await found : found;
     const isData = !extent.isHole;
     // What ends within a unit of O_DIRECT ends with it.
     const unit = this.#file.traits.alignmentBytes;
@@ -196,14 +197,16 @@ export class FileIo implements IoDriver {
     return { lengthBytes: length, allocated: true, zero: !isData, data: isData, hostOffset: offset };
   }
 
-  #extentAt(offset: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+  #extentAt(offset: number, lengthBytes: number): HostExtent | Promise<HostExtent> {
     if (offset >= this.#sizeBytes) return { isHole: true, lengthBytes };
     const known = this.#knownData;
     if (offset >= known.start && offset < known.end)
       return { isHole: false, lengthBytes: Math.min(lengthBytes, known.end - offset) };
-    const extent = this.#file.extentAt(offset, Math.max(lengthBytes, this.#sizeBytes - offset));
-    if (!extent.isHole) this.#knownData = { start: offset, end: offset + extent.lengthBytes };
-    return { isHole: extent.isHole, lengthBytes: Math.min(lengthBytes, extent.lengthBytes) };
+    const found = this.#file.extentAt(offset, Math.max(lengthBytes, this.#sizeBytes - offset));
+    // What was a while ago is not kept: it may be a hole now.
+    if (found instanceof Promise) return found.then((extent) => cut(extent, lengthBytes));
+    if (!found.isHole) this.#knownData = { start: offset, end: offset + found.lengthBytes };
+    return cut(found, lengthBytes);
   }
 
   /** Before a range may turn into a hole. */
@@ -272,4 +275,8 @@ export class FileIo implements IoDriver {
   #grown(end: number): void {
     if (end > this.#sizeBytes) this.#setSize(end);
   }
+}
+
+function cut({ isHole, lengthBytes }: HostExtent, mostBytes: number): HostExtent {
+  return { isHole, lengthBytes: Math.min(mostBytes, lengthBytes) };
 }
