@@ -56,17 +56,18 @@ export class OptionGate {
 
   /** A plan of options that are nested and name every driver. */
   plan(options: NodeOptions, mode: Exclude<InputMode, 'flat'> = 'qmp'): NodePlan {
-    return this.#planOf(this.type.parse(options, '', mode));
+    return this.planOf(this.type.parse(options, '', mode));
   }
 
-  #planOf(parsed: NodeOptions): NodePlan {
+  /** The same of options that `type` has parsed. */
+  planOf(parsed: NodeOptions): NodePlan {
     const { driver: name, ...options } = parsed;
     const driver = this.#driver(name as string);
     const children = new Map<string, ChildPlan>();
     const take = (role: string): ChildPlan | null | undefined => {
       const child = options[role] as NodeOptions | string | null | undefined;
       delete options[role];
-      return typeof child === 'object' && child !== null ? this.#planOf(child) : child;
+      return typeof child === 'object' && child !== null ? this.planOf(child) : child;
     };
     for (const { role } of driver.options.children) {
       const child = take(role);

@@ -5,7 +5,16 @@ import type { Host } from '../host/host.js';
 import { FlatOptions } from '../schema/flat.js';
 import { fillMembers, type InputMode, type JsonObject } from '../schema/types.js';
 import { tooLong } from './chain-limit.js';
-import type { CacheSettings, ChildIo, DriverContext, Json, NodeOptions, Settings } from './driver.js';
+import type {
+  CacheSettings,
+  ChildIo,
+  DriverContext,
+  DriverDescription,
+  GivenOptions,
+  Json,
+  NodeOptions,
+  Settings,
+} from './driver.js';
 import { hasProtocol } from './filename.js';
 import { FormatGuard } from './format-guard.js';
 import { NodeNames, resolveBackingOf } from './full-filename.js';
@@ -125,12 +134,7 @@ export class Opener {
       // Which discards reach a child is for its parent to say.
       discard: 'unmap',
     };
-    const settings: Settings = {
-      ...options,
-      ...fillMembers(driver.options.members, options),
-      'force-share': forceShare,
-      cache,
-    };
+    const settings = settingsOf(driver, options, { cache, forceShare });
     const node = new Node({
       name: options['node-name'] ?? this.graph.generateName(),
       driver,
@@ -242,6 +246,8 @@ export class Opener {
         transaction.add(node);
         for (const [role, child] of opened) transaction.attach(node, role, child);
       });
+      for (const [role, child] of opened)
+        if (typeof plan.children.get(role) !== 'string') child.inheritsFrom = node;
     } catch (error) {
       for (const [, child] of opened) await this.#closeIfUnused(child);
       throw error;
@@ -271,6 +277,7 @@ export class Opener {
     if (wanted === undefined) node.automaticBacking = names.of(backing);
     try {
       await this.graph.transaction((transaction) => void transaction.attach(node, 'backing', backing));
+      if (typeof wanted !== 'string') backing.inheritsFrom = node;
     } catch (error) {
       await this.#closeIfUnused(backing);
       throw error;
@@ -333,7 +340,9 @@ export class Opener {
     return {
       host: graph.host,
       nodeName: node.name,
-      modes: node.modes,
+      get modes() {
+        return node.modes;
+      },
       get filename() {
         return node.filename;
       },
@@ -361,6 +370,16 @@ export class Opener {
       await this.graph.closeNode(node);
     }
   }
+}
+
+/** What a driver opens with. */
+export function settingsOf(
+  driver: DriverDescription,
+  options: GivenOptions,
+  { cache, forceShare }: { cache: CacheSettings; forceShare: boolean },
+): Settings {
+  const own = fillMembers(driver.options.members, options);
+  return { ...options, ...own, 'force-share': forceShare, cache };
 }
 
 function inheritable(context: OpenContext): OpenContext {

@@ -81,8 +81,8 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
 ];
 
-/** livedisk's own: delays for tests. */
-const MORE = ['blockdev-add(blkdebug).x-delay'];
+/** livedisk's own delays for tests, and what came with QEMU 10. */
+const MORE = ['blockdev-add(blkdebug).x-delay', 'blockdev-set-active'];
 
 export const DIFFERENCES: readonly string[] = [
   ...LESS.flatMap(([, ...places]) =>
