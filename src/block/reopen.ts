@@ -1,6 +1,5 @@
 import { BlockError } from '../base/error.js';
 import { FlatOptions } from '../schema/flat.js';
-import type { JsonObject } from '../schema/types.js';
 import type { CacheSettings, GivenOptions, Settings } from './driver.js';
 import type { Edge } from './edge.js';
 import type { Graph } from './graph.js';
