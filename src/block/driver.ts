@@ -314,4 +314,6 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly identityOptions?: readonly string[];
   /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
   parseFilename?(filename: string): NodeOptions | undefined;
+  /** Protocols with the options of a file: whether what lies at a path is theirs. */
+  claims?(host: Host, path: string): Promise<boolean>;
 }

@@ -20,6 +20,8 @@ export interface NodePlan {
   readonly children: ReadonlyMap<string, ChildPlan>;
   /** undefined: the image says. */
   readonly backing: ChildPlan | null | undefined;
+  /** Nobody named the driver, only a path: what lies there may be another's. */
+  readonly isByPath?: boolean;
 }
 
 /** A node by its name; a new one; or a new one whose driver or file are still to be found (flat options only). */
@@ -100,7 +102,7 @@ export class OptionGate {
     } as GivenOptions;
     const { firstKey } = flat;
     if (firstKey !== undefined) throw unknownOption(driver, firstKey);
-    return { driver, options, children, backing };
+    return { driver, options, children, backing, isByPath: !given.has('driver') };
   }
 
   /** Takes a child in the role of storage out of flat options. */

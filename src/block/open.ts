@@ -118,7 +118,8 @@ export class Opener {
   async openPlan(plan: NodePlan, context: OpenContext): Promise<Node> {
     const depth = (context.depth ?? 0) + 1;
     if (depth > MAX_OPEN_DEPTH + MAX_CHAIN_DEPTH) throw new BlockError('limit', 'Too many nested images');
-    const { driver, options } = plan;
+    const { options } = plan;
+    const driver = await this.#driverOf(plan);
     const readOnly = options['read-only'] ?? context.readOnly;
     const forceShare = options['force-share'] ?? context.forceShare ?? false;
     if (forceShare && !readOnly)
@@ -160,6 +161,20 @@ export class Opener {
     return node;
   }
 
+  async #driverOf({ driver, isByPath, options }: NodePlan): Promise<DriverDescription> {
+    const path = isByPath === true ? options['filename'] : undefined;
+    if (typeof path !== 'string') return driver;
+    return (await this.drivers.claimant(this.host, path)) ?? driver;
+  }
+
+  /** Options of the protocol node that a plain filename stands for; of a path, what lies there decides whose it is. */
+  async parseFilename(filename: string): Promise<NodeOptions> {
+    const options = this.drivers.parseFilename(filename);
+    if (hasProtocol(filename)) return options;
+    const claimant = await this.drivers.claimant(this.host, filename);
+    return claimant ? { ...options, driver: claimant.name } : options;
+  }
+
   /**
    * Opens an image by file name with a format, or by probing when the format is undefined. `json:` names carry
    * options, over which the format counts. `extra` goes to the format node (node-name, backing, ...).
@@ -181,14 +196,14 @@ export class Opener {
     const guessed = format === undefined;
     if (guessed) this.onProbed(filename, driver, context.readOnly);
     const description = this.drivers.get(driver);
-    const protocol = this.drivers.parseFilename(filename);
-    if (description.kind === 'protocol') return this.open({ ...protocol, ...extra }, context);
+    const protocol = await this.parseFilename(filename);
+    if (description.kind === 'protocol') return this.open({ ...protocol, ...extra, driver }, context);
     return this.open({ driver, file: protocol, ...extra }, { ...context, guessed });
   }
 
   /** The format that an image's first bytes show. Errors: kind unsupported for one that livedisk lacks. */
   async probeFormat(filename: string): Promise<string> {
-    const options = this.drivers.parseFilename(filename);
+    const options = await this.parseFilename(filename);
     return (await this.#probe(this.drivers.gate.plan(options))).format;
   }
 
@@ -302,7 +317,7 @@ export class Opener {
         const filename = resolveBackingOf(node, backing.filename);
         defaults = filename.startsWith('json:')
           ? parseJsonName(filename)
-          : { file: this.drivers.parseFilename(filename) };
+          : { file: await this.parseFilename(filename) };
       }
       const options = added.withDefaults({ ...defaults, ...(format !== undefined && { driver: format }) });
       return await this.openFlat(options, context);

@@ -25,6 +25,7 @@ export interface OpenFileOptions {
 export interface HostStat {
   sizeBytes: number;
   isBlockDevice: boolean;
+  isCharacterDevice: boolean;
   isDirectory: boolean;
   /** A pipe, socket or character device: opening it may wait for ever. */
   isSpecial: 'no' | 'socket' | 'other';

@@ -55,7 +55,9 @@ export class RealFiles implements HostFiles {
       const sizeBytes = isBlockDevice ? await this.#deviceSize(path) : stat.size;
       const identity = isBlockDevice ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
       const isDirectory = stat.isDirectory();
-      return { sizeBytes, isBlockDevice, isDirectory, isSpecial: specialKind(stat), identity };
+      const isCharacterDevice = stat.isCharacterDevice();
+      const isSpecial = specialKind(stat);
+      return { sizeBytes, isBlockDevice, isCharacterDevice, isDirectory, isSpecial, identity };
     } catch (error) {
       const wrapped = nodeError(error, `Could not stat '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;

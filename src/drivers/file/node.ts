@@ -130,7 +130,7 @@ export class FileNode implements DriverInstance {
   /** Cache modes and auto-read-only; what has the file open for writing by that goes on to have it so. */
   async prepareReopen({ settings, readOnly }: Reopening<typeof FILE_OPTIONS>): Promise<PreparedChange> {
     if (this.#isGivenUp) return NOTHING;
-    checkFileSettings(settings);
+    checkFileSettings('file', settings);
     const { file } = this.io;
     this.#newSettings = settings;
     const write = !readOnly && (settings['auto-read-only'] !== true || file.writable);
