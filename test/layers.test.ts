@@ -10,6 +10,7 @@ import { test } from 'node:test';
 const LAYERS = [
   'base',
   'host',
+  'codec',
   'schema',
   'wire/nbd',
   'wire/qmp',

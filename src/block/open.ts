@@ -53,6 +53,8 @@ export interface OpenContext {
   onlyLook?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
+  /** The image is to be checked, whatever is wrong with it. */
+  forCheck?: boolean;
   /** The image above in the chain that is being opened: a cycle is refused. */
   overlay?: Overlay;
   /** Of what was opened below so far. */
@@ -151,7 +153,7 @@ export class Opener {
     });
     try {
       await this.#attachChildren(node, plan, inherited);
-      node.opened(await driver.open(this.#driverContext(node), settings));
+      node.opened(await driver.open(this.#driverContext(node, context.forCheck), settings));
       if (context.noBacking === true) this.#leaveBacking(plan);
       else if (driver.options.backing) await this.#openBacking(node, plan.backing, inherited);
     } catch (error) {
@@ -350,9 +352,10 @@ export class Opener {
     return new FormatGuard((sector) => this.drivers.probe(sector) === 'raw');
   }
 
-  #driverContext(node: Node): DriverContext {
+  #driverContext(node: Node, forCheck = false): DriverContext {
     const { graph } = this;
     return {
+      forCheck,
       host: graph.host,
       nodeName: node.name,
       get modes() {
@@ -403,6 +406,7 @@ function inheritable(context: OpenContext): OpenContext {
     implicit: _implicit,
     guessed: _guessed,
     noBacking: _alone,
+    forCheck: _checked,
     ...rest
   } = context;
   return rest;

@@ -7,12 +7,14 @@ import type { CreateOptions, Json, NodeOptions } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import { reopen } from '../block/reopen.js';
 import { Node } from '../block/node.js';
-import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
+import { Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { EngineParts as Engine } from './parts.js';
-import { checkNotBlocked, findNode, findRoot } from './find-node.js';
+import { checkNotBlocked, findNode, findRoot } from '../block/find-node.js';
+import { withBackend } from '../block/with-backend.js';
+import { planCreate } from '../jobs/plans/create.js';
 
 export function registerBlockdev(engine: Engine): void {
   const { graph } = engine;
@@ -63,25 +65,6 @@ function deleteNode(graph: Graph, name: string): Waiting {
   return new Waiting(graph.release([node]));
 }
 
-/** Runs `body` with a backend of its own on a node. `owner`: of a drained section in which it works. */
-export async function withBackend<T>(
-  graph: Graph,
-  node: Node,
-  perm: number,
-  body: (backend: BlockBackend) => Promise<T>,
-  owner: object = {},
-): Promise<T> {
-  const description = 'an unnamed block device';
-  const backend = graph.createBackend({ description, perm, shared: ALL_PERMISSIONS, owner });
-  await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-  try {
-    return await body(backend);
-  } finally {
-    const { root } = backend;
-    if (root) await graph.transaction((transaction) => transaction.detach(root));
-  }
-}
-
 async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Promise<void> {
   const node = findNode(graph, args.device, args['node-name']);
   if (args.size < 0) throw new BlockError('invalid', "Parameter 'size' expects a >0 size");
@@ -120,51 +103,8 @@ async function changeBackingFile(graph: Graph, args: CommandArguments<'change-ba
 }
 
 async function create(engine: Engine, args: CommandArguments<'blockdev-create'>): Promise<void> {
-  const { options } = args;
-  const driver: string = options.driver;
-  if (driver !== 'file' && driver !== 'qcow2')
-    throw new BlockError('unsupported', 'Driver does not support blockdev-create');
-  await engine.jobs.startCreate({
-    jobId: args['job-id'],
-    run: () => (options.driver === 'file' ? createFile(engine, options) : formatImage(engine, options)),
-  });
+  await engine.jobs.start(planCreate(args));
 }
-
-type BlockdevCreate = CommandArguments<'blockdev-create'>['options'];
-
-async function createFile(
-  engine: Engine,
-  options: Extract<BlockdevCreate, { driver: 'file' }>,
-): Promise<void> {
-  const driver = engine.opener.drivers.get('file');
-  await driver.createFile?.(engine.host, options.filename, options.size);
-}
-
-async function formatImage(
-  engine: Engine,
-  args: Extract<BlockdevCreate, { driver: 'qcow2' }>,
-): Promise<void> {
-  const { graph, opener, host } = engine;
-  const { driver: name, file, size, ...rest } = args;
-  const {
-    'backing-file': backingFile,
-    'backing-fmt': backingFormat,
-    ...options
-  } = { ...NO_BACKING, ...rest };
-  const driver = opener.drivers.format(name);
-  const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
-  const node = await opener.resolveReference(file, { readOnly: false });
-  const perm = Permission.write | Permission.resize;
-  try {
-    await withBackend(graph, node, perm, async ({ root }) => {
-      if (root) await driver.create?.(root, image, host);
-    });
-  } finally {
-    await graph.collect([node]);
-  }
-}
-
-const NO_BACKING: { 'backing-file'?: string; 'backing-fmt'?: string } = {};
 
 /** Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Errors: "Could not create ...". */
 export async function createOverlayFile(

@@ -68,13 +68,23 @@ class RawNode implements DriverInstance {
   readonly requestAlignmentBytes = 1;
   readonly readsZeroWhenNew = true;
   readonly map: RawMap;
+  /** What the file's length was when last asked for, and what follows from it. */
+  #fileBytes = -1;
+  #lengthBytes = 0;
 
   constructor(window: Window) {
     this.map = new RawMap(window);
   }
 
   get lengthBytes(): number {
-    return lengthOf(this.map.window);
+    const { file, sizeBytes } = this.map.window;
+    if (sizeBytes !== undefined) return sizeBytes;
+    const fileBytes = file.lengthBytes;
+    if (fileBytes !== this.#fileBytes) {
+      this.#fileBytes = fileBytes;
+      this.#lengthBytes = lengthOf(this.map.window);
+    }
+    return this.#lengthBytes;
   }
 
   flush(): Promise<void> {
@@ -92,7 +102,10 @@ class RawNode implements DriverInstance {
     const window = windowOf(reopening.settings, file);
     return {
       lengthBytes: lengthOf(window),
-      commit: () => void (this.map.window = window),
+      commit: () => {
+        this.map.window = window;
+        this.#fileBytes = -1;
+      },
       abort: () => undefined,
     };
   }

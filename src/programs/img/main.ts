@@ -29,7 +29,7 @@ const HELP = `usage: livedisk img COMMAND [OPTIONS]
 Makes and looks at disk images, as qemu-img does.
 
 Command syntax:
-  check [-q] [-f fmt] [--output=ofmt] [-U] [--image-opts] filename
+  check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-U] [--image-opts] filename
   compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] [--image-opts] filename1 filename2
   convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]

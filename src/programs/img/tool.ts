@@ -56,6 +56,8 @@ export interface ImageUse {
   /** Nobody may write to it meanwhile: what is read is to be one moment's. */
   alone?: boolean;
   forceShare?: boolean;
+  /** Whatever is wrong with it. */
+  forCheck?: boolean;
   /** false: the image alone, its backing file is not opened. */
   backing?: boolean;
   cache?: CacheSettings;
@@ -94,10 +96,11 @@ export class Tool {
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
-    const { forceShare = false, discard = 'unmap', onlyLook = false, cache, imageOpts = false } = use;
+    const { forceShare = false, discard = 'unmap', onlyLook = false, forCheck = false, cache } = use;
     const noBacking = use.backing === false;
-    const context: OpenContext = { readOnly, forceShare, discard, onlyLook, noBacking, ...given({ cache }) };
-    const options = imageOpts ? this.#imageOpts(filename, use) : undefined;
+    const common = { readOnly, forceShare, discard, onlyLook, noBacking, forCheck };
+    const context: OpenContext = { ...common, ...given({ cache }) };
+    const options = use.imageOpts === true ? this.#imageOpts(filename, use) : undefined;
     try {
       const node = await (options
         ? this.opener.openFlat(options, context)
