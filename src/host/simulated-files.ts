@@ -121,7 +121,6 @@ export class SimulatedFiles implements HostFiles {
       return {
         sizeBytes,
         isBlockDevice: false,
-        isCharacterDevice: false,
         isDirectory,
         isSpecial: 'no',
         identity: absolute(path),

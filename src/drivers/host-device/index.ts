@@ -23,7 +23,7 @@ async function checkKind(host: Host, path: string, readOnly: boolean): Promise<v
   if (found.isBlockDevice) return;
   if (found.isSpecial === 'socket') throw errnoError('ENXIO', what, { path });
   if (found.isDirectory && !readOnly) throw errnoError('EISDIR', what, { path });
-  if (found.isCharacterDevice)
+  if (found.isSpecial === 'character device')
     throw new BlockError('unsupported', `'${path}' is a character device, which livedisk does not support`, {
       path,
     });
@@ -63,6 +63,6 @@ export const hostDeviceDriver: DriverDescription<typeof HOST_DEVICE_OPTIONS> = {
     filename.startsWith(PREFIX) ? { filename: filename.slice(PREFIX.length) } : undefined,
   async claims(host, path) {
     const found = await host.files.stat(path).catch(() => undefined);
-    return found !== undefined && (found.isBlockDevice || found.isCharacterDevice);
+    return found !== undefined && (found.isBlockDevice || found.isSpecial === 'character device');
   },
 };
