@@ -1,5 +1,5 @@
 import type { BlockBackend } from '../block/backend.js';
-import { assertBackingCertainAbove, referenceTo } from '../block/backing-reference.js';
+import { settleBackingAbove, referenceTo } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
@@ -74,10 +74,10 @@ export class CommitJob implements JobDriver {
   async insert(): Promise<void> {
     const place = this.#place;
     const base = this.#base;
-    assertBackingCertainAbove(place.graph, base);
-    await place.drained([this.#top, base], () =>
-      place.insert({ before: (transaction) => place.listWritable(transaction, base) }),
-    );
+    await place.drained([this.#top, base], async () => {
+      await settleBackingAbove(place.graph, base);
+      await place.insert({ before: (transaction) => place.listWritable(transaction, base) });
+    });
     place.freezeChain(place.filter, base);
   }
 

@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
-import { assertBackingCertainAbove } from '../block/backing-reference.js';
+import { settleBackingAbove } from '../block/backing-reference.js';
 import type { Node } from '../block/node.js';
 import { growBase, holdIntermediate } from './commit.js';
 import { isRetried } from './copy-window.js';
@@ -100,8 +100,8 @@ export class MirrorJob implements JobDriver {
     const targetIsBase = this.type === 'commit';
     const source = this.#source;
     const target = this.#target;
-    if (targetIsBase) assertBackingCertainAbove(place.graph, target);
     await place.drained([source, target], async () => {
+      if (targetIsBase) await settleBackingAbove(place.graph, target);
       await place.insert({
         before: (transaction) => {
           if (targetIsBase) place.listWritable(transaction, target);
