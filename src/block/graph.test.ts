@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { deferred } from '../base/async.js';
 import type { BlockError } from '../base/error.js';
 import { newBackend, newGraph, newNode, WRITER } from '../../test/kit/fake-graph.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
@@ -120,4 +121,31 @@ test('replaceNode moves every user in one step, and a frozen link refuses', asyn
     { message: "Cannot change frozen 'root' link from 'a test' to 'fresh'" },
   );
   assert.equal(backend.node, fresh.node);
+});
+
+test('a node that is closed lets go of those who are below it in the end, whoever was there when it began', async () => {
+  const graph = newGraph();
+  const top = newNode('top');
+  const between = newNode('between');
+  const below = newNode('below');
+  for (const { node } of [between, below]) node.monitorOwned = false;
+  await graph.transaction((transaction) => {
+    for (const { node } of [top, between, below]) transaction.add(node);
+    transaction.attach(top.node, 'file', between.node);
+    transaction.attach(between.node, 'file', below.node);
+  });
+  const flushed = deferred();
+  top.device.close = () => flushed.promise;
+  const closed = graph.closeNode(top.node);
+  await new Promise(setImmediate);
+  // A job takes its filter out, and closes what is its own.
+  await graph.transaction((transaction) => {
+    transaction.replaceNode(between.node, below.node);
+    transaction.detach(between.node.child('file'));
+  });
+  await graph.collect([between.node, below.node]);
+  assert.deepEqual([...graph.nodes.keys()], ['top', 'below']);
+  flushed.resolve();
+  await closed;
+  assert.deepEqual([...graph.nodes.keys()], []);
 });

@@ -179,14 +179,16 @@ export class Graph {
   }
 
   async #close(node: Node): Promise<void> {
-    const below = [...node.children.values()].map((edge) => edge.node);
     let failure: unknown;
     const keepFirst = (error: unknown): void => void (failure ??= error);
     const giveUp = (): void => this.cancelInFlight(node);
     const timer = node.isCopy ? this.host.clock.setTimer(GRACE_MS, giveUp) : undefined;
     if (node.isOpen) await flushAndClose(node).catch(keepFirst);
     timer?.cancel();
+    // As they are now: a job may have put its filter between, or taken it out, while the node was flushed.
+    let below: Node[] = [];
     await this.transaction((transaction) => {
+      below = [...node.children.values()].map((edge) => edge.node);
       for (const edge of node.children.values()) transaction.detach(edge);
     });
     this.nodes.delete(node.name);
