@@ -7,8 +7,9 @@ import { TurnBudget } from './sync-writes.js';
 
 /** statfs(2) f_type of file systems that live in memory: tmpfs and ramfs (linux/magic.h). */
 const IN_MEMORY_MAGIC = new Set([0x01021994, 0x858458f6]);
-/** Covers the logical block of every common device; O_DIRECT requests keep to it. */
-const DIRECT_ALIGNMENT_BYTES = 4096;
+/** Least unit of O_DIRECT requests, and the one that every common device takes. */
+const LEAST_DIRECT_BYTES = 512;
+const SAFE_DIRECT_BYTES = 4096;
 const PAGE_BYTES = 4096;
 /** Permissions of a new image, less the umask. */
 const NEW_FILE_MODE = 0o644;
@@ -38,13 +39,29 @@ export class RealFiles implements HostFiles {
       const traits: FileTraits = {
         inMemory: stat.isFile() && IN_MEMORY_MAGIC.has((await fs.promises.statfs(path)).type),
         isBlockDevice: stat.isBlockDevice(),
-        alignmentBytes: direct ? DIRECT_ALIGNMENT_BYTES : 1,
+        alignmentBytes: direct ? this.#directAlignment(handle) : 1,
       };
       const properties = { fd: handle, path, writable: options.write, direct, traits };
       return new RealFile(properties, this.#system, this.#budget);
     } catch (error) {
       if (handle !== undefined) fs.closeSync(handle);
       throw nodeError(error, what, { path });
+    }
+  }
+
+  /** A smaller unit than is needed fails, a larger one makes a file longer that ends within a unit. */
+  #directAlignment(fd: number): number {
+    const told = this.#system.directAlignment(fd);
+    if (told !== undefined) return Math.max(told, LEAST_DIRECT_BYTES);
+    return this.#takesDirect(fd, LEAST_DIRECT_BYTES) ? LEAST_DIRECT_BYTES : SAFE_DIRECT_BYTES;
+  }
+
+  /** Whether a read of so many bytes is allowed. At the end of a file the kernel does not look: then nobody knows. */
+  #takesDirect(fd: number, lengthBytes: number): boolean {
+    try {
+      return fs.readSync(fd, this.buffer(PAGE_BYTES), 0, lengthBytes, 0) > 0;
+    } catch {
+      return false;
     }
   }
 

@@ -197,6 +197,7 @@ function openTarget(tool: Tool, plan: Plan, exists: boolean): Promise<BlockBacke
   return tool.open(output, {
     format,
     write: true,
+    resize: true,
     protocol: { cache: cache.options },
     discard: plan.sparseBytes > 0 ? 'unmap' : 'ignore',
     writethrough: cache.writethrough,
