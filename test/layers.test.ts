@@ -18,6 +18,7 @@ const LAYERS = [
   'drivers',
   'jobs',
   'attach',
+  'programs/arguments',
   'programs/io',
   'monitor',
   'library',

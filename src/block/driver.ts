@@ -69,6 +69,8 @@ export interface DriverContext {
   readonly modes: NodeModes;
   /** Not read-only, and the image is ours (see block/activity); a change of either takes effect at its commit. */
   readonly mayWrite: boolean;
+  /** Opened to be checked, whatever is wrong with it. */
+  readonly forCheck: boolean;
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
@@ -107,6 +109,25 @@ export interface DriverInfo {
   compressedClusters?: boolean;
   /** QAPI's SnapshotInfo of each internal snapshot. */
   snapshots?: readonly Json[];
+}
+
+/** What a check repairs: space that nobody uses, or everything that can be. */
+export type RepairMode = 'none' | 'leaks' | 'all';
+
+/** What a check of an image found and what is left of it; counts of clusters unless named otherwise. */
+export interface ImageCheck {
+  /** Parts of the image that could not be read. */
+  checkErrors: number;
+  corruptions: number;
+  leaks: number;
+  corruptionsFixed: number;
+  leaksFixed: number;
+  totalClusters: number;
+  allocatedClusters: number;
+  fragmentedClusters: number;
+  compressedClusters: number;
+  /** First byte behind the last cluster in use. */
+  imageEndOffset: number;
 }
 
 /**
@@ -154,6 +175,11 @@ export interface DriverInstance {
    */
   cancelInFlight?(): void;
   info(): DriverInfo;
+  /**
+   * Checks the image, and repairs it where the node may be written; durable on return. Nobody uses the node meanwhile.
+   * Each finding is told as it is made. Absent: the format has no checks.
+   */
+  check?(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck>;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;
   /** True when new space reads as zeroes without being written (a fresh image without backing). */

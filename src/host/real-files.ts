@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import { Slots } from '../base/async.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
@@ -10,6 +11,17 @@ const IN_MEMORY_MAGIC = new Set([0x01021994, 0x858458f6]);
 /** Least unit of O_DIRECT requests, and the one that every common device takes. */
 const LEAST_DIRECT_BYTES = 512;
 const SAFE_DIRECT_BYTES = 4096;
+/**
+ * f_type of file systems whose calls no other program and no other machine answers: ext2 to ext4, xfs, btrfs, f2fs, zfs,
+ * bcachefs, overlayfs, squashfs, ISO 9660, FAT, exFAT, NTFS3, and the devices' own.
+ */
+const LOCAL_MAGIC = new Set([
+  ...IN_MEMORY_MAGIC,
+  ...[0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0x2fc12fc1, 0xca451a4e, 0x794c7630, 0x73717368],
+  ...[0x9660, 0x4d44, 0x2011bab0, 0x7366746e, 0x1373],
+]);
+/** Calls to remote files that may be in the pool at a time, of all files together: the rest of it is for the others. */
+const REMOTE_CALLS = 4;
 const PAGE_BYTES = 4096;
 /** Permissions of a new image, less the umask. */
 const NEW_FILE_MODE = 0o644;
@@ -19,9 +31,12 @@ const SYNC_WRITE_MS_PER_TURN = 4;
 export class RealFiles implements HostFiles {
   readonly #system: Syscalls;
   readonly #budget = new TurnBudget(SYNC_WRITE_MS_PER_TURN);
+  readonly #remoteCalls = new Slots(REMOTE_CALLS);
+  readonly #isRemote: (fileSystem: number) => boolean;
 
-  constructor(system: Syscalls) {
+  constructor(system: Syscalls, isRemote = (fileSystem: number) => !LOCAL_MAGIC.has(fileSystem)) {
     this.#system = system;
+    this.#isRemote = isRemote;
   }
 
   buffer(lengthBytes: number): Buffer {
@@ -36,13 +51,17 @@ export class RealFiles implements HostFiles {
       const stat = fs.fstatSync(handle);
       if (stat.isDirectory()) throw errnoError('EISDIR', what, { path });
       const direct = options.direct ?? false;
+      const fileSystem = stat.isFile() ? (await fs.promises.statfs(path)).type : undefined;
+      const isRemote = fileSystem !== undefined && this.#isRemote(fileSystem);
       const traits: FileTraits = {
-        inMemory: stat.isFile() && IN_MEMORY_MAGIC.has((await fs.promises.statfs(path)).type),
+        inMemory: fileSystem !== undefined && !isRemote && IN_MEMORY_MAGIC.has(fileSystem),
+        isRemote,
         isBlockDevice: stat.isBlockDevice(),
-        alignmentBytes: direct ? this.#directAlignment(handle) : 1,
+        alignmentBytes: direct ? this.#directAlignment(handle, isRemote) : 1,
       };
-      const properties = { fd: handle, path, writable: options.write, direct, traits };
-      return new RealFile(properties, this.#system, this.#budget);
+      const allocatedBytes = stat.blocks * 512;
+      const properties = { fd: handle, path, writable: options.write, direct, traits, allocatedBytes };
+      return new RealFile(properties, this.#system, this.#budget, this.#remoteCalls);
     } catch (error) {
       if (handle !== undefined) fs.closeSync(handle);
       throw nodeError(error, what, { path });
@@ -50,7 +69,9 @@ export class RealFiles implements HostFiles {
   }
 
   /** A smaller unit than is needed fails, a larger one makes a file longer that ends within a unit. */
-  #directAlignment(fd: number): number {
+  #directAlignment(fd: number, isRemote: boolean): number {
+    // Nobody waits for another machine here.
+    if (isRemote) return SAFE_DIRECT_BYTES;
     const told = this.#system.directAlignment(fd);
     if (told !== undefined) return Math.max(told, LEAST_DIRECT_BYTES);
     return this.#takesDirect(fd, LEAST_DIRECT_BYTES) ? LEAST_DIRECT_BYTES : SAFE_DIRECT_BYTES;

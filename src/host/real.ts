@@ -5,11 +5,16 @@ import { RealFiles } from './real-files.js';
 import { RealNet } from './real-net.js';
 import { Syscalls } from './syscalls.js';
 
+export interface RealHostOptions {
+  /** Takes the files of every file system for remote ones. */
+  everythingIsRemote?: boolean;
+}
+
 /** This machine. Cheap: nothing is opened, koffi loads with the first file, and threads start with the first task. */
-export function createRealHost(): Host {
+export function createRealHost({ everythingIsRemote = false }: RealHostOptions = {}): Host {
   const system = new Syscalls();
   return {
-    files: new RealFiles(system),
+    files: everythingIsRemote ? new RealFiles(system, () => true) : new RealFiles(system),
     net: new RealNet(system),
     clock: new RealClock(),
     random: new RealRandom(),

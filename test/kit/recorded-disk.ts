@@ -186,6 +186,12 @@ export function childOf(disk: RecordedDisk): ChildIo {
   };
 }
 
+export interface OpenMode {
+  readOnly?: boolean;
+  /** Whatever is wrong with it. */
+  forCheck?: boolean;
+}
+
 /** Disks by name behind a driver called `file`, so that backing names in headers find them. */
 export class DiskShelf {
   readonly disks = new Map<string, RecordedDisk>();
@@ -215,10 +221,10 @@ export class DiskShelf {
   }
 
   /** Opens a format node over a disk and a backend on it. */
-  async open(name: string, options: NodeOptions & { readOnly?: boolean } = {}): Promise<OpenDisk> {
-    const { readOnly = false, driver = 'qcow2', ...rest } = options;
+  async open(name: string, options: NodeOptions & OpenMode = {}): Promise<OpenDisk> {
+    const { readOnly = false, forCheck = false, driver = 'qcow2', ...rest } = options;
     const all: NodeOptions = { driver, file: { driver: 'file', filename: name }, ...rest };
-    const node = await this.opener.open(all, { readOnly, discard: 'unmap' });
+    const node = await this.opener.open(all, { readOnly, forCheck, discard: 'unmap' });
     const writing = Permission.write | Permission.resize;
     const backend = this.graph.createBackend({
       description: 'a test',

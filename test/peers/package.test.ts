@@ -57,6 +57,16 @@ test('each entry of the package can be imported', { skip }, () => {
   }
 });
 
+/** A getter in between would be called for each use of a name, in each request. */
+test("the program's chunks have one another's names as plain values", { skip }, () => {
+  const folder = join(project, 'node_modules/livedisk/dist/program');
+  const script = `
+    const chunks = require('fs').readdirSync('.').filter((name) => /^chunk-.*[.]js$/.test(name));
+    const names = chunks.flatMap((name) => Object.entries(Object.getOwnPropertyDescriptors(require('./' + name))));
+    console.log(JSON.stringify([names.length > 100, names.filter(([, value]) => value.get).map(([name]) => name)]));`;
+  assert.equal(run(process.execPath, ['-e', script], folder).trim(), '[true,[]]');
+});
+
 interface Example {
   file: string;
   code: string;

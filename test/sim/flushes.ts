@@ -15,6 +15,7 @@ const FILES = [
   'src/block/node-io.ts',
   'src/drivers/file/node.ts',
   'src/drivers/qcow2/features/backing.ts',
+  'src/drivers/qcow2/check/repair.ts',
   'src/drivers/qcow2/create.ts',
   'src/drivers/qcow2/driver.ts',
   'src/drivers/qcow2/order/flush.ts',
@@ -31,7 +32,7 @@ const FILES = [
 ];
 
 const CALL =
-  /(?:[\w$]+|this\.#[\w$]+)(?:\.[\w$#]+)*?\.?(?:flush|#flushFile|#writeAllBack|flushBeforeSnapshot|syncDirectory)\((?:[^()]|\([^()]*\))*\)/;
+  /(?:[\w$]+|this\.#[\w$]+)(?:\.[\w$#]+)*?\.?(?:flush|flushAll|#flushFile|#writeAllBack|flushBeforeSnapshot|syncDirectory)\((?:[^()]|\([^()]*\))*\)/;
 /** A call, not the definition of a function. */
 const STATEMENT = /\bawait\b|return this\.#flushFile/;
 
@@ -41,6 +42,7 @@ const UNIT = [
   'test/sim/engine.test.ts',
   'src/jobs/flushes.test.ts',
   'src/drivers/qcow2/driver.test.ts',
+  'src/drivers/qcow2/check/repair.test.ts',
 ];
 const SIMULATION_SECONDS = 90;
 

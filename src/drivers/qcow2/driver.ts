@@ -5,18 +5,22 @@ import type {
   DriverDescription,
   DriverInfo,
   DriverInstance,
+  ImageCheck,
   Json,
   MapDriver,
   PreparedChange,
+  RepairMode,
   Reservation,
 } from '../../block/driver.js';
 import type { Mapping } from '../../block/request.js';
 import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
 import { QCOW2_CREATE } from '../../schema/create-options.js';
+import { planRepairs } from './check/check.js';
+import { applyRepairs } from './check/repair.js';
 import { changeBacking } from './features/backing.js';
 import { createQcow2 } from './create.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
-import { COMPATIBLE_LAZY_REFCOUNTS, MAGIC } from './disk/layout.js';
+import { COMPATIBLE_LAZY_REFCOUNTS, Incompatible, MAGIC } from './disk/layout.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { refuseCompressed } from './space/reservation.js';
@@ -121,11 +125,12 @@ class Qcow2Instance implements DriverInstance {
     return NOTHING;
   }
 
-  /** A write-back frees clusters at its end, which the next one brings to disk. */
+  /** A write-back frees clusters at its end, which the next one brings to disk. Then refcounts are right. */
   async #writeAllBack(): Promise<void> {
-    const { writeBack } = this.#image();
+    const { context, writeBack } = this.#image();
     do await this.flush();
     while (writeBack.isDirty);
+    if (context.mayWrite && context.isSound) await context.clearIncompatible(Incompatible.dirty);
   }
 
   /** For the time when nothing may be written. */
@@ -148,6 +153,17 @@ class Qcow2Instance implements DriverInstance {
       throw new BlockError(kind, `Could not reopen qcow2 layer: ${message}`, { cause: error });
     });
     return { commit: () => void (this.map.image = image), abort: () => undefined };
+  }
+
+  async check(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck> {
+    await this.#writeAllBack();
+    const { context } = this.#image();
+    const plan = await planRepairs(context.file, repair, say);
+    if (repair === 'none') return plan.result;
+    context.assertMayRepair();
+    await applyRepairs(await OpenImage.open(this.#driver, this.#sizes, true), plan);
+    this.map.image = await OpenImage.open(this.#driver, this.#sizes, true);
+    return plan.result;
   }
 
   info(): DriverInfo {

@@ -48,7 +48,7 @@ export class ImageContext {
     const fileBytes = file.lengthBytes;
     const header = await readHeader(file);
     const context = new ImageContext(driver, header.parsed, header.sector, fileBytes);
-    if (forWriting) context.checkWritable();
+    if (forWriting && !driver.forCheck) context.checkWritable();
     return context;
   }
 
@@ -77,6 +77,11 @@ export class ImageContext {
     return (this.header.incompatible & Incompatible.dirty) !== 0n;
   }
 
+  /** Nothing was found broken since it was opened. */
+  get isSound(): boolean {
+    return !this.#corrupted;
+  }
+
   /** Guest data may be overwritten where it is: the image is sound, and its auto-clear features are cleared. */
   get mayWriteInPlace(): boolean {
     return !this.#corrupted && this.header.autoclear === 0n;
@@ -86,6 +91,12 @@ export class ImageContext {
   checkWritable(): void {
     if (this.isMarkedCorrupt)
       throw new BlockError('corrupt', 'qcow2: Image is corrupt; cannot be opened read/write');
+    const { refcountTableOffset, refcountTableClusters } = this.header;
+    // What it does not say would count as free.
+    if (refcountTableOffset + refcountTableClusters * this.clusterBytes > this.file.lengthBytes)
+      throw new BlockError('corrupt', 'Reference count table lies outside the file', {
+        offset: refcountTableOffset,
+      });
     if (this.isDirty) {
       throw new BlockError(
         'unsupported',
@@ -121,6 +132,19 @@ export class ImageContext {
     });
   }
 
+  /** Clears those bits of the incompatible features that are set; durable on return. */
+  async clearIncompatible(bits: bigint): Promise<void> {
+    await this.headerLock.run(async () => {
+      const incompatible = this.header.incompatible & ~bits;
+      if (incompatible === this.header.incompatible) return;
+      await this.writeHeader(
+        (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
+      );
+      await this.file.flush();
+      this.header.incompatible = incompatible;
+    });
+  }
+
   /** The corrupt bit is written, or could not be. */
   async marked(): Promise<void> {
     await this.#marking;
@@ -141,6 +165,11 @@ export class ImageContext {
     assert(this.mayWrite, () => `change of node '${this.driver.nodeName}', which may not be written`);
     if (this.#corrupted)
       throw new BlockError('corrupt', 'Image is corrupt', { errno: 'EIO', node: this.driver.nodeName });
+  }
+
+  assertMayRepair(): void {
+    const { mayWrite, forCheck, nodeName } = this.driver;
+    assert(mayWrite && forCheck, () => `node '${nodeName}' was not opened to be repaired`);
   }
 
   /** Errors: kind corrupt unless a metadata cluster may be there. */
@@ -197,7 +226,7 @@ export async function readHeader(file: ChildIo): Promise<{ parsed: Header; secto
     start = Buffer.alloc(Math.min(clusterBytes, fileBytes));
     await readBytes(file, 0, start);
   }
-  const parsed = parseHeader(start.subarray(0, clusterBytes), fileBytes);
+  const parsed = parseHeader(start.subarray(0, clusterBytes));
   const sector = Buffer.alloc(SECTOR_BYTES);
   start.copy(sector, 0, 0, SECTOR_BYTES);
   return { parsed, sector };

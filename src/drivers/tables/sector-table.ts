@@ -1,5 +1,5 @@
 import { assert } from '../../base/assert.js';
-import { ENTRY_BYTES, SECTOR_BYTES, writeEntry } from '../qcow2/disk/layout.js';
+import { ENTRY_BYTES, SECTOR_BYTES, writeCopied, writeEntry } from '../qcow2/disk/layout.js';
 
 /** A stretch of a table as it was when a write-back began. */
 export interface Piece {
@@ -47,6 +47,20 @@ export class SectorTable {
   set(index: number, offset: number, copied: boolean): void {
     writeEntry(this.bytes, index, offset, copied);
     this.#dirtySectors.add(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
+  }
+
+  setCopied(index: number, copied: boolean): void {
+    writeCopied(this.bytes, index, copied);
+    this.#dirtySectors.add(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
+  }
+
+  /** Goes on, empty, at a new place; of the old one so many bytes are free once the header no longer names it. */
+  replace(entries: number, hostOffset: number, formerBytes: number): void {
+    assert(!this.isDirty, 'a table that is replaced has nothing to write');
+    this.moved = { hostOffset: this.hostOffset, lengthBytes: formerBytes };
+    this.bytes = Buffer.alloc(entries * ENTRY_BYTES);
+    this.hostOffset = hostOffset;
+    this.#withSpace = 'all';
   }
 
   /** Goes on in a larger table at a new place, which has its space; the old place is free once the header no longer names it. */

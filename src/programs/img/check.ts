@@ -1,6 +1,6 @@
-import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
-import { checkQcow2, type Qcow2CheckResult } from '../../drivers/qcow2/check/check.js';
+import type { ImageCheck, RepairMode } from '../../block/driver.js';
+import type { Node } from '../../block/node.js';
 import { fixed } from '../io/numbers.js';
 import { Arguments, options } from './arguments.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
@@ -10,63 +10,86 @@ const UNSUPPORTED = 63;
 const CORRUPT = 2;
 const LEAKY = 3;
 
-/** check [-q] [-f FMT] [--output=human|json] [-U] FILE */
+/** check [-q] [-f FMT] [--output=human|json] [-r leaks|all] [-U] [--image-opts] FILE */
 export async function checkCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f|format:', '|output:', 'r|repair:', 'q', 'U|force-share');
+  const taken = options('f|format:', '|output:', 'r|repair:', 'q', 'U|force-share', '|image-opts');
   const args = new Arguments('check', words, taken, options('T:'));
-  const repair = args.value('repair');
-  if (repair !== undefined && repair !== 'leaks' && repair !== 'all')
-    throw new UsageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${repair}`);
-  if (repair !== undefined) throw new ToolFailure(`check: -r ${repair} is not supported by livedisk`);
+  const repair = repairMode(args.value('repair'));
   const json = args.wantsJson();
+  const isQuiet = args.has('q');
   const filename = args.image();
   const backend = await tool.open(filename, {
     format: args.value('format'),
+    imageOpts: args.has('image-opts'),
     forceShare: args.has('force-share'),
+    write: repair !== 'none',
+    forCheck: true,
   });
   const { node } = backend;
-  if (node.driver.name !== 'qcow2')
-    throw new ToolFailure('This image format does not support checks', { status: UNSUPPORTED });
-  const result = await run(() => checkQcow2(node.child('file')));
-  if (result.messages.length > 0) tool.out.error(`${result.messages.join('\n')}\n`);
-  if (json) tool.printJson(resultJson(result, filename, node.driver.name));
-  else if (!args.has('q')) tool.out.print(resultText(result));
-  if (result.checkErrors > 0) return 1;
+  let result = await run(tool, node, repair);
+  const { leaksFixed, corruptionsFixed } = result;
+  if (leaksFixed > 0 || corruptionsFixed > 0) {
+    if (!json && !isQuiet) tool.out.print(repairedText(result));
+    result = { ...(await run(tool, node, 'none')), leaksFixed, corruptionsFixed };
+  }
+  if (!isQuiet) {
+    if (json) tool.printJson(resultJson(result, filename, node.driver.name));
+    else tool.out.print(resultText(result));
+  }
+  if (result.checkErrors > 0) throw new ToolFailure('Check failed');
   if (result.corruptions > 0) return CORRUPT;
   return result.leaks > 0 ? LEAKY : 0;
 }
 
-async function run(check: () => Promise<Qcow2CheckResult>): Promise<Qcow2CheckResult> {
+function repairMode(word: string | undefined): RepairMode {
+  if (word === undefined) return 'none';
+  if (word === 'leaks' || word === 'all') return word;
+  throw new UsageError(`Unknown option value for -r (expecting 'leaks' or 'all'): ${word}`);
+}
+
+async function run(tool: Tool, node: Node, repair: RepairMode): Promise<ImageCheck> {
+  const { instance } = node;
+  if (!instance.check)
+    throw new ToolFailure('This image format does not support checks', { status: UNSUPPORTED });
   try {
-    return await check();
+    return await instance.check(repair, (line) => tool.out.error(`${line}\n`));
   } catch (error) {
-    if (error instanceof BlockError) throw explain(error, 'Check failed: ');
-    throw error;
+    throw explain(error, 'Check failed: ');
   }
 }
 
 /** QAPI's ImageCheck, members in the order qemu-img prints them; counts of nothing are left out. */
-function resultJson(result: Qcow2CheckResult, filename: string, format: string): object {
+function resultJson(result: ImageCheck, filename: string, format: string): object {
   const some = (count: number): number | undefined => (count === 0 ? undefined : count);
   return given({
     'image-end-offset': some(result.imageEndOffset),
+    'compressed-clusters': some(result.compressedClusters),
     'total-clusters': some(result.totalClusters),
     corruptions: some(result.corruptions),
+    'corruptions-fixed': some(result.corruptionsFixed),
     'check-errors': result.checkErrors,
     leaks: some(result.leaks),
-    'fragmented-clusters': some(result.fragmentedClusters),
+    'leaks-fixed': some(result.leaksFixed),
     'allocated-clusters': some(result.allocatedClusters),
     filename,
     format,
-    'compressed-clusters': some(result.compressedClusters),
+    'fragmented-clusters': some(result.fragmentedClusters),
   });
 }
 
-function resultText(result: Qcow2CheckResult): string {
+function repairedText({ leaksFixed, corruptionsFixed }: ImageCheck): string {
+  return (
+    'The following inconsistencies were found and repaired:\n\n' +
+    `    ${leaksFixed} leaked clusters\n    ${corruptionsFixed} corruptions\n\n` +
+    'Double checking the fixed image now...\n'
+  );
+}
+
+function resultText(result: ImageCheck): string {
   return findingsText(result) + statisticsText(result);
 }
 
-function findingsText({ corruptions, leaks, checkErrors }: Qcow2CheckResult): string {
+function findingsText({ corruptions, leaks, checkErrors }: ImageCheck): string {
   if (corruptions + leaks + checkErrors === 0) return 'No errors were found on the image.\n';
   let text = '';
   if (corruptions > 0) {
@@ -83,7 +106,7 @@ function findingsText({ corruptions, leaks, checkErrors }: Qcow2CheckResult): st
   return text;
 }
 
-function statisticsText(result: Qcow2CheckResult): string {
+function statisticsText(result: ImageCheck): string {
   const { totalClusters, allocatedClusters, imageEndOffset } = result;
   let text = '';
   if (totalClusters > 0 && allocatedClusters > 0) {

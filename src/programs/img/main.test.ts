@@ -7,6 +7,7 @@ import { errnoError } from '../../base/error.js';
 import { allDrivers } from '../../drivers/index.js';
 import { createRealHost } from '../../host/real.js';
 import { NbdServer } from '../../wire/nbd/server.js';
+import { DamagedQcow2 } from '../../../test/kit/damaged-qcow2.js';
 import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
 import { MemoryTarget } from '../../../test/kit/nbd-target.js';
 import { assertSameBytes, withFolder } from '../../../test/kit/test-disk.js';
@@ -141,16 +142,45 @@ test('an existing target is overwritten with zeroes too', () =>
     assertSameBytes(readFileSync(at('b.raw')), expected, 'target');
   }));
 
+test('check -r repairs, checks again and says so', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'a.q');
+    await succeed('create', '-q', '-f', 'qcow2', path, '1M');
+    const image = new DamagedQcow2(readFileSync(path));
+    image.grow(2);
+    image.setRefcount(image.bytes.length - image.clusterBytes, 2);
+    writeFileSync(path, image.bytes);
+    const cluster = image.bytes.length / image.clusterBytes - 1;
+    const { code, stdout, stderr } = await img('check', '-r', 'leaks', path);
+    assert.deepEqual(
+      [code, stderr],
+      [
+        0,
+        `Leaked cluster ${cluster} refcount=2 reference=0\nRepairing cluster ${cluster} refcount=2 reference=0\n`,
+      ],
+    );
+    assert.match(
+      stdout,
+      /^The following inconsistencies were found and repaired:\n\n    1 leaked clusters\n    0 corruptions\n\nDouble checking the fixed image now...\nNo errors were found on the image.\n/,
+    );
+    assert.match(await succeed('check', path), /^No errors were found/);
+    const raw = join(folder, 'a.raw');
+    writeFileSync(raw, Buffer.alloc(512));
+    assert.equal((await img('check', '-r', 'all', '-f', 'raw', raw)).code, 63);
+  }));
+
 test('what livedisk does not have is refused by name', () =>
   withFolder(async (folder) => {
     const path = join(folder, 'a.q');
     await succeed('create', '-q', '-f', 'qcow2', path, '1M');
     const cases: ReadonlyArray<readonly [string[], RegExp]> = [
-      [['check', '-r', 'all', path], /check: -r all is not supported by livedisk/],
       [['convert', '-c', '-O', 'qcow2', path, `${path}2`], /convert: -c is not supported by livedisk/],
       [['convert', '-l', 's', path, `${path}2`], /convert: -l is not supported by livedisk/],
       [['rebase', '-b', path, '-F', 'qcow2', path], /safe mode \(without -u\) is not supported/],
-      [['info', '--image-opts', path], /info: --image-opts is not supported by livedisk/],
+      [
+        ['info', '--object', 'secret,id=s,data=x', path],
+        /Value 'secret' of parameter 'qom-type' is not supported by livedisk/,
+      ],
       [['create', '-f', 'qcow2', '-o', 'encryption=on', path, '1M'], /option 'encryption' is not supported/],
       [
         ['create', '-f', 'qcow2', '-o', 'preallocation=full', path, '1M'],

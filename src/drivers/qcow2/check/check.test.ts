@@ -28,7 +28,7 @@ const DAMAGES: ReadonlyArray<[string, number, number, (image: Image) => void, Re
     1,
     0,
     ({ image, l2 }) => image.u64(image.l1Offset, BigInt(l2) | COPIED | 1n),
-    /L1 entry with reserved bits set: 0x8/,
+    /ERROR found L1 entry with reserved bits set: 8/,
   ],
   [
     'reserved bits of an L2 entry',
@@ -38,35 +38,35 @@ const DAMAGES: ReadonlyArray<[string, number, number, (image: Image) => void, Re
       image.entry(0, BigInt(data) | COPIED | 2n);
       image.entry(3, 1n << 58n);
     },
-    /l2 entry with reserved bits set: 0x8/,
+    /ERROR found l2 entry with reserved bits set: 8/,
   ],
   [
     'an L2 table behind the end',
     2,
     3,
     ({ image }) => image.u64(image.l1Offset, BigInt(100 * CLUSTER) | COPIED),
-    /L2 table: region 0x640000\+0x10000 exceeds/,
+    /region exceeding the end of the file by one cluster or more: offset 0x640000 size 0x10000/,
   ],
   [
     'a data cluster behind the end',
     2,
     1,
     ({ image }) => image.entry(0, BigInt(100 * CLUSTER) | COPIED),
-    /OFLAG_COPIED data cluster: offset=0x640000 copied=true refcount=0/,
+    /OFLAG_COPIED data cluster: l2_entry=8000000000640000 refcount=0/,
   ],
   [
     'a data cluster that is not aligned refers to two',
     2,
     0,
     ({ image, data }) => image.entry(0, BigInt(data + 512) | COPIED),
-    /offset=0x50200: Data cluster is not properly aligned/,
+    /offset=50200: Data cluster is not properly aligned/,
   ],
   [
     'an L2 table that is not aligned is looked at where it is',
     1,
     1,
     ({ image, l2 }) => image.u64(image.l1Offset, BigInt(l2 + 512) | COPIED),
-    /l2_offset=0x40200: Table is not cluster aligned/,
+    /l2_offset=40200: Table is not cluster aligned/,
   ],
   [
     'reserved bits of a refcount table entry: its block is used, but not counted',
@@ -110,7 +110,7 @@ test('more references than a refcount can count are errors of their own', async 
   image.bytes[image.refcountBlockOffset] = 0x7f;
   image.entry(2, BigInt(data));
   const found = await checkQcow2(childOf(new RecordedDisk(image.bytes)));
-  assert.ok(found.messages.includes('ERROR overflow cluster offset=0x50000'), found.messages.join('\n'));
+  assert.ok(found.messages.includes('ERROR: overflow cluster offset=0x50000'), found.messages.join('\n'));
 });
 
 test('the disk of an image whose size ends within a sector ends before it', async () => {

@@ -83,10 +83,10 @@ export function headerClusterBytes(start: Buffer): number {
 }
 
 /**
- * Parses and checks the header in the first cluster of an image whose file is `fileBytes` long (qcow2
- * specification, "Header"). Errors: invalid (no qcow2), unsupported (named), corrupt, limit; QEMU's words.
+ * Parses and checks the header in the first cluster of an image (qcow2 specification, "Header"). Tables may lie behind
+ * the end of the file, where zeroes are. Errors: invalid (no qcow2), unsupported (named), corrupt, limit; QEMU's words.
  */
-export function parseHeader(cluster: Buffer, fileBytes: number): Header {
+export function parseHeader(cluster: Buffer): Header {
   const clusterBytes = headerClusterBytes(cluster);
   const version = cluster.readUInt32BE(4) === 2 ? 2 : 3;
   const v3 = version === 3;
@@ -115,7 +115,7 @@ export function parseHeader(cluster: Buffer, fileBytes: number): Header {
   };
   readVariablePart(cluster, header);
   checkFeatures(header, cluster.readUInt32BE(32));
-  checkTables(header, fileBytes);
+  checkTables(header);
   return header;
 }
 
@@ -190,38 +190,30 @@ function unknownFeatures(header: Header): string[] {
   return names;
 }
 
-function checkTables(header: Header, fileBytes: number): void {
+function checkTables(header: Header): void {
   const { clusterBytes } = header;
   if (header.sizeBytes > MAX_IMAGE_BYTES) throw new BlockError('limit', 'Image is too big');
   if (header.refcountTableClusters === 0)
     throw new BlockError('corrupt', 'Image does not contain a reference count table');
   const refcountBytes = header.refcountTableClusters * clusterBytes;
   if (refcountBytes > MAX_REFTABLE_BYTES) throw new BlockError('limit', 'Reference count table too large');
-  checkTable('Reference count table', header, header.refcountTableOffset, refcountBytes, fileBytes);
+  checkTable('Reference count table', header, header.refcountTableOffset);
   if (header.snapshotCount > MAX_SNAPSHOTS) throw new BlockError('limit', 'Snapshot table too large');
-  if (header.snapshotCount > 0) checkTable('Snapshot table', header, header.snapshotsOffset, 1, fileBytes);
+  if (header.snapshotCount > 0) checkTable('Snapshot table', header, header.snapshotsOffset);
   const l1Bytes = header.l1Entries * ENTRY_BYTES;
   if (l1Bytes > MAX_L1_BYTES) throw new BlockError('limit', 'Active L1 table too large');
   if (header.l1Entries < l1EntriesFor(header.sizeBytes, clusterBytes))
     throw new BlockError('corrupt', 'L1 table is too small');
   if (l1Bytes === 0) return;
-  checkTable('Active L1 table', header, header.l1Offset, l1Bytes, fileBytes);
+  checkTable('Active L1 table', header, header.l1Offset);
   const apart =
     header.l1Offset + l1Bytes <= header.refcountTableOffset ||
     header.refcountTableOffset + refcountBytes <= header.l1Offset;
   if (!apart) throw new BlockError('corrupt', 'Active L1 table overlaps with the reference count table');
 }
 
-/** A table must be aligned, lie behind the header cluster and inside the file. */
-function checkTable(
-  name: string,
-  header: Header,
-  offset: number,
-  lengthBytes: number,
-  fileBytes: number,
-): void {
+/** A table must be aligned and lie behind the header cluster. */
+function checkTable(name: string, header: Header, offset: number): void {
   if (offset % header.clusterBytes !== 0 || offset < header.clusterBytes)
     throw new BlockError('corrupt', `${name} offset invalid`, { offset });
-  if (offset + lengthBytes > fileBytes)
-    throw new BlockError('corrupt', `${name} lies outside the file`, { offset });
 }

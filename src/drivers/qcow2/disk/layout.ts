@@ -87,6 +87,13 @@ export function writeEntry(table: Buffer, index: number, offset: number, copied:
   table.writeUInt32BE(((offset % TWO_32) | low) >>> 0, at + 4);
 }
 
+/** Sets or clears bit 63 and leaves the rest of the entry as it is. */
+export function writeCopied(table: Buffer, index: number, copied: boolean): void {
+  const at = index * ENTRY_BYTES;
+  const high = table.readUInt32BE(at);
+  table.writeUInt32BE((copied ? high | COPIED_HIGH : high & ~COPIED_HIGH) >>> 0, at);
+}
+
 export interface CompressedRange {
   hostOffset: number;
   lengthBytes: number;

@@ -1,0 +1,90 @@
+import { spawnSync } from 'node:child_process';
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { COPIED, DamagedQcow2, ownEntry } from '../kit/damaged-qcow2.js';
+import { ToolPair } from './tool-pair.js';
+
+const missing = ['qemu-img', 'qemu-io'].find((tool) => spawnSync(tool, ['--version']).error);
+const skip = missing === undefined ? false : `${missing} is not installed`;
+const C = 65536;
+const SIDES = ['ours', 'theirs'] as const;
+
+type Damage = (image: DamagedQcow2) => void;
+interface Base {
+  create?: string;
+  io?: string;
+  more?: string;
+}
+
+const SNAPSHOT: Base = { more: "qemu-img snapshot -c s1 a; qemu-io -c 'write -P 5 0 64k' a" };
+const TWO_TABLES: Base = { create: '1G' };
+const COMPRESSED: Base = { io: "-c 'write -c -P 9 64k 64k'" };
+
+/** Damages to an image with data in guest clusters 0 and 2. */
+const DAMAGES: ReadonlyArray<readonly [string, Damage, Base?]> = [
+  ['nothing', () => undefined],
+  ['a refcount too high', (i) => i.setRefcount(i.data(0), 2)],
+  ['a refcount of three', (i) => i.setRefcount(i.data(0), 3)],
+  ['a leaked cluster at the end', (i) => (i.grow(1), i.setRefcount(7 * C, 1))],
+  ['a leak that the file does not reach', (i) => i.setRefcount(20 * C, 1)],
+  ['data counted as free', (i) => i.setRefcount(i.data(0), 0)],
+  ['an L2 table counted as free', (i) => i.setRefcount(i.l2, 0)],
+  ['the header counted as free', (i) => i.setRefcount(0, 0)],
+  ['a copied flag missing of data', (i) => i.setEntry(0, i.entry(0) - COPIED)],
+  ['a copied flag missing of a table', (i) => i.set(i.l1, i.u64(i.l1) - COPIED)],
+  ['data used twice', (i) => i.setEntry(1, i.entry(0))],
+  ['an L2 table between clusters', (i) => i.set(i.l1, i.u64(i.l1) + 512n)],
+  ['data between clusters', (i) => i.setEntry(0, i.entry(0) + 512n)],
+  ['a preallocated cluster between clusters', (i) => i.setEntry(0, i.entry(0) + 513n)],
+  ['reserved bits of an L2 entry', (i) => i.setEntry(0, i.entry(0) + 2n)],
+  ['reserved bits of an L1 entry', (i) => i.set(i.l1, i.u64(i.l1) + 1n)],
+  ['data behind the end', (i) => i.setEntry(0, ownEntry(100 * C))],
+  ['an L2 table behind the end', (i) => i.set(i.l1, ownEntry(100 * C))],
+  ['no refcount block', (i) => i.set(i.refcountTable, 0n)],
+  ['a refcount block named twice', (i) => i.set(i.refcountTable + 8, i.u64(i.refcountTable))],
+  ['the L1 table as refcount block', (i) => i.set(i.refcountTable, BigInt(i.l1))],
+  ['data on the L1 table', (i) => i.setEntry(0, ownEntry(i.l1))],
+  ['data on the header', (i) => i.setEntry(0, COPIED)],
+  ['one L2 table named twice', (i) => i.set(i.l1 + 8, i.u64(i.l1)), TWO_TABLES],
+  ['a zero cluster in version 2', (i) => i.setEntry(1, 1n), { create: '-o compat=0.10 4M' }],
+  ['more users than can be counted', (i) => i.setEntry(1, i.entry(0)), { create: '-o refcount_bits=1 4M' }],
+  ['a compressed cluster with the flag', (i) => i.setEntry(1, i.entry(1) + COPIED), COMPRESSED],
+  ['compressed data behind the end', (i) => i.setEntry(1, i.entry(1) + 0x640000n), COMPRESSED],
+  ['the corrupt bit', (i) => i.set(72, 2n)],
+  ['the corrupt bit and more', (i) => (i.set(72, 2n), i.setEntry(1, i.entry(0)))],
+  ['the dirty bit', (i) => i.set(72, 1n)],
+  ['the dirty bit and a leak', (i) => (i.set(72, 1n), i.setRefcount(i.data(0), 2))],
+  ['the dirty bit and what cannot be repaired', (i) => (i.set(72, 3n), i.setEntry(0, i.entry(0) + 2n))],
+  ['a snapshot', () => undefined, SNAPSHOT],
+  ['what a snapshot shares, counted once', (i) => i.setRefcount(i.data(2), 1), SNAPSHOT],
+  ['what a snapshot shares, counted three times', (i) => i.setRefcount(i.data(2), 3), SNAPSHOT],
+  ['what a snapshot shares, claimed', (i) => i.setEntry(2, i.entry(2) + COPIED), SNAPSHOT],
+  ['a snapshot between clusters', (i) => i.set(i.snapshots, i.u64(i.snapshots) + 512n), SNAPSHOT],
+  ['a file that ends in data', (i) => i.truncate(7 * C - 100)],
+  ['a file without its last data', (i) => i.truncate(6 * C)],
+  ['a file that ends in an L2 table', (i) => i.truncate(4 * C + 512)],
+  ['a file without an L2 table', (i) => i.truncate(4 * C)],
+  ['a file that ends in the L1 table', (i) => i.truncate(3 * C + 100)],
+  ['a file without L1 table', (i) => i.truncate(3 * C)],
+];
+
+for (const [what, damage, base = {}] of DAMAGES) {
+  test(`check and repair as qemu-img does: ${what}`, { skip }, async (t) => {
+    const pair = new ToolPair(t);
+    const { create = '4M', io = '', more = ':' } = base;
+    pair.prepare(
+      `qemu-img create -q -f qcow2 a ${create}`,
+      `qemu-io -c 'write -P 1 0 64k' -c 'write -P 3 128k 64k' ${io} a >/dev/null`,
+      `${more} >/dev/null`,
+    );
+    const image = new DamagedQcow2(readFileSync(pair.path('theirs', 'a')));
+    damage(image);
+    for (const side of SIDES) writeFileSync(pair.path(side, 'damaged'), image.bytes);
+    for (const words of ['', '--output=json', '-r leaks', '-r all', '-q -r all', '-r all --output=json']) {
+      for (const side of SIDES) copyFileSync(pair.path(side, 'damaged'), pair.path(side, 'a'));
+      await pair.alike(`img check ${words} a`);
+      await pair.alike('img info a');
+    }
+    await pair.alike('img check a');
+  });
+}
