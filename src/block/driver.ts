@@ -101,6 +101,21 @@ export interface PreparedChange {
   abort(): void;
 }
 
+/** What a node is to be from now on (block/reopen). */
+export interface Reopening<O extends DriverOptions = DriverOptions> {
+  readonly settings: Settings<O>;
+  readonly readOnly: boolean;
+  /** Not read-only, and the image is ours. */
+  readonly mayWrite: boolean;
+  /** A child in the place of the one of that role; it may be read only, before commit. */
+  newChild(role: string): ChildIo | undefined;
+}
+
+export interface PreparedReopening extends PreparedChange {
+  /** The virtual size that the node will have, where it may be another. */
+  readonly lengthBytes?: number;
+}
+
 export interface PermissionSet {
   /** Sum of Permission bits that the users of this node hold together. */
   perm: number;
@@ -163,6 +178,11 @@ export interface DriverInstance {
   changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
   /** The node turns read-only or read-write (children are handled by the graph). */
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
+  /**
+   * Its options change: generic ones, and of its own those that the description calls mutable. No request is in flight.
+   * What it answers is the old until commit. Absent: it cannot be reopened.
+   */
+  prepareReopen?(reopening: Reopening): Promise<PreparedReopening>;
   /** New cumulative permissions, none while the node is inactive; file takes its OFD locks here. */
   preparePermissions?(permissions: PermissionSet): Promise<PreparedChange>;
   /**
@@ -306,6 +326,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly kind: 'protocol' | 'format' | 'filter';
   /** Its own options and children, and whether it has backing files (schema/blockdev-options.ts). */
   readonly options: O;
+  /** Its own options that may change while it is open. */
+  readonly mutableOptions?: readonly string[];
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
   /** Opens; its children are attached already (`backing` comes later). */
@@ -339,4 +361,6 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly identityOptions?: readonly string[];
   /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
   parseFilename?(filename: string): NodeOptions | undefined;
+  /** Protocols with the options of a file: whether what lies at a path is theirs. */
+  claims?(host: Host, path: string): Promise<boolean>;
 }

@@ -25,9 +25,14 @@ export interface Permissions {
 
 /**
  * Permissions of the graph as it stands: of the nodes that a transaction touched, and of those below as far as what
- * their edges ask for differs from what they have. Errors: the first conflict.
+ * their edges ask for differs from what they have. Errors: the first conflict, which may be told in other words of a node
+ * that is no longer writable.
  */
-export function computePermissions(graph: Graph, touched: Iterable<Node>): Permissions {
+export function computePermissions(
+  graph: Graph,
+  touched: Iterable<Node>,
+  wereWritable: ReadonlySet<Node> = new Set(),
+): Permissions {
   const edges = new Map<Edge, PermissionSet>();
   const found = new Map<Node, PermissionSet>();
   const of = (edge: Edge): PermissionSet => edges.get(edge) ?? edge;
@@ -54,7 +59,7 @@ export function computePermissions(graph: Graph, touched: Iterable<Node>): Permi
   for (const [node, set] of sets) {
     checkConflicts(node, of);
     checkUnderJobFilter(node, of);
-    checkWritable(node, set);
+    checkWritable(node, set, wereWritable.has(node));
     for (const edge of node.children.values()) checkIsOurs(node, edge);
   }
   return { sets, edges };
@@ -143,9 +148,14 @@ function checkIsOurs(parent: Node, { node, role }: Edge): void {
 }
 
 /** Errors: kind permission, in QEMU's words (7.2's; 10.0's for what 7.2 asserts). */
-function checkWritable(node: Node, { perm }: PermissionSet): void {
+function checkWritable(node: Node, { perm }: PermissionSet, wasWritable: boolean): void {
   if (node.isWritable) return;
   const context = { node: node.name, errno: 'EPERM' };
+  const becomesReadOnly = node.readOnly && wasWritable;
+  if (becomesReadOnly && hasPermission(perm, Permission.write)) {
+    const text = `Read-only block node '${node.name}' cannot support read-write users`;
+    throw new BlockError('permission', text, context);
+  }
   if (hasPermission(perm, Permission.write) || hasPermission(perm, Permission.writeUnchanged))
     throw new BlockError('permission', 'Block node is read-only', context);
   if (node.activity === 'inactive' && hasPermission(perm, Permission.resize))

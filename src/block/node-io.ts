@@ -26,15 +26,20 @@ export class NodeIo {
   /** Requests that must not overlap others: read-modify-write here, allocations in MappedIo. */
   readonly ranges = new RangeLock();
   readonly #mapped: MappedIo | undefined;
-  readonly #unmaps: boolean;
-  readonly #detectsZeroes: boolean;
+  #unmaps = false;
+  #detectsZeroes = false;
 
   constructor(node: Node, instance: DriverInstance) {
     this.#node = node;
-    this.#unmaps = node.modes.discard === 'unmap';
-    this.#detectsZeroes = node.modes.detectZeroes !== 'off';
+    this.modesChanged();
     assert((instance.io === undefined) !== (instance.map === undefined), 'a driver has either io or map');
     if (instance.map) this.#mapped = new MappedIo(node, instance.map, this.ranges);
+  }
+
+  modesChanged(): void {
+    const { discard, detectZeroes } = this.#node.modes;
+    this.#unmaps = discard === 'unmap';
+    this.#detectsZeroes = detectZeroes !== 'off';
   }
 
   /** Reads now if no wait is needed; past the end are zeroes. */

@@ -3,11 +3,12 @@ import { BlockError } from '../base/error.js';
 import { prepareActivation, prepareInactivation } from './activity.js';
 import { BlockBackend } from './backend.js';
 import { assertChainFits } from './chain-limit.js';
-import type { PermissionSet, PreparedChange } from './driver.js';
+import type { PermissionSet, PreparedChange, Settings } from './driver.js';
 import { Edge, type EdgeParent } from './edge.js';
 import type { Graph } from './graph.js';
 import { computePermissions, cumulative, NO_PERMISSIONS } from './graph-permissions.js';
-import { Node } from './node.js';
+import { Node, type NodeConfiguration } from './node.js';
+import { hasPermission, Permission } from './permissions.js';
 
 interface Step {
   apply(): void;
@@ -29,6 +30,7 @@ export class GraphTransaction {
   readonly #retargeted: Edge[] = [];
   /** Whose permissions, or whose children's, may be others afterwards; below them it is looked. */
   readonly #touched = new Set<Node>();
+  readonly #reopened = new Map<Node, ReadonlyMap<string, Edge>>();
 
   constructor(graph: Graph) {
     this.#graph = graph;
@@ -123,6 +125,17 @@ export class GraphTransaction {
       throw new BlockError('permission', 'Block node is read-only', { node: file.name, errno: 'EPERM' });
   }
 
+  /** Its driver reopens (block/reopen); `newChildren`: what was attached in the place of others, by role. */
+  configure(node: Node, configuration: NodeConfiguration, newChildren: ReadonlyMap<string, Edge>): void {
+    const old = node.configuration;
+    this.#touched.add(node);
+    this.#reopened.set(node, newChildren);
+    this.#steps.push({
+      apply: () => node.configure(configuration),
+      undo: () => node.configure(old),
+    });
+  }
+
   /** Changes what a backend asks for. */
   setPermissions(backend: BlockBackend, perm: number, shared: number): void {
     const old = { perm: backend.perm, shared: backend.shared };
@@ -153,7 +166,8 @@ export class GraphTransaction {
   /** For the graph's mutex holder only. */
   async run(): Promise<void> {
     const after = this.#tryOut();
-    const prepared = await prepareChanges(statesBefore(this.#graph, after.keys()), after);
+    const before = statesBefore(this.#graph, after.keys());
+    const prepared = await prepareChanges(before, after, this.#reopened);
     this.#apply();
     for (const [edge, set] of computePermissions(this.#graph, this.#touched).edges) Object.assign(edge, set);
     for (const change of prepared) change.commit();
@@ -163,6 +177,9 @@ export class GraphTransaction {
   /** What the changed graph would be like. Errors: those of a graph that cannot be. */
   #tryOut(): Map<Node, NodeState> {
     const graph = this.#graph;
+    const wereWritable = new Set<Node>();
+    for (const node of this.#touched)
+      if (!node.readOnly && graph.nodes.get(node.name) === node) wereWritable.add(node);
     for (const node of this.#gainsParents) if (!this.#added.has(node)) assertPresent(graph, node);
     let applied = 0;
     let sets = new Map<Node, PermissionSet>();
@@ -175,7 +192,7 @@ export class GraphTransaction {
           assertChainFits(edge);
         }
         for (const edge of this.#retargeted) assertNoCycle(edge, true);
-        sets = withPrefix(prefix, () => computePermissions(graph, this.#touched).sets);
+        sets = withPrefix(prefix, () => computePermissions(graph, this.#touched, wereWritable).sets);
       }
       return new Map([...sets].map(([node, set]) => [node, stateOf(node, set)]));
     } finally {
@@ -260,27 +277,24 @@ function assertNotFrozen(edge: Edge, to: Node | undefined): void {
 /** What a node's driver must know of a change of it. */
 interface NodeState {
   readOnly: boolean;
+  settings: Settings;
   activity: Node['activity'];
   /** What its users hold together, as far as the driver is concerned: of an image that is not ours, nothing. */
   set: PermissionSet;
 }
 
-function stateOf({ readOnly, activity }: Node, set: PermissionSet): NodeState {
-  return { readOnly, activity, set: activity === 'active' ? set : NO_PERMISSIONS };
+function stateOf({ readOnly, settings, activity }: Node, set: PermissionSet): NodeState {
+  return { readOnly, settings, activity, set: activity === 'active' ? set : NO_PERMISSIONS };
 }
 
 /** Of those that are in the graph as it stands. */
 function statesBefore(graph: Graph, nodes: Iterable<Node>): Map<Node, NodeState> {
   const states = new Map<Node, NodeState>();
-  for (const node of nodes)
-    if (graph.nodes.get(node.name) === node)
-      states.set(
-        node,
-        stateOf(
-          node,
-          cumulative(node, (edge) => edge),
-        ),
-      );
+  for (const node of nodes) {
+    if (graph.nodes.get(node.name) !== node) continue;
+    const set = cumulative(node, (edge) => edge);
+    states.set(node, stateOf(node, set));
+  }
   return states;
 }
 
@@ -291,13 +305,18 @@ function statesBefore(graph: Graph, nodes: Iterable<Node>): Map<Node, NodeState>
 async function prepareChanges(
   before: ReadonlyMap<Node, NodeState>,
   after: ReadonlyMap<Node, NodeState>,
+  reopened: ReadonlyMap<Node, ReadonlyMap<string, Edge>>,
 ): Promise<PreparedChange[]> {
   const prepared: PreparedChange[] = [];
   const add = (change: PreparedChange | undefined): void => void (change && prepared.push(change));
   const open = [...after].filter(([node]) => node.isOpen);
   try {
+    for (const [node, newChildren] of reopened) {
+      const state = after.get(node);
+      if (state) add(await prepareReopen(node, state, newChildren));
+    }
     for (const [node, { readOnly }] of open)
-      if ((before.get(node)?.readOnly ?? readOnly) !== readOnly)
+      if (!reopened.has(node) && (before.get(node)?.readOnly ?? readOnly) !== readOnly)
         add(await node.instance.prepareReadOnly?.(readOnly));
     for (const [node, { set }] of open) {
       const old = before.get(node)?.set;
@@ -317,4 +336,44 @@ async function prepareChanges(
     throw error;
   }
   return prepared;
+}
+
+/** The driver's part of being reopened; its size may be another. */
+async function prepareReopen(
+  node: Node,
+  { settings, readOnly, activity }: NodeState,
+  newChildren: ReadonlyMap<string, Edge>,
+): Promise<PreparedChange | undefined> {
+  const { instance, lengthBytes } = node;
+  const change = await instance.prepareReopen?.({
+    settings,
+    readOnly,
+    mayWrite: !readOnly && activity === 'active',
+    newChild: (role) => newChildren.get(role),
+  });
+  const newBytes = change?.lengthBytes ?? lengthBytes;
+  if (newBytes !== lengthBytes) assertMayResize(node);
+  return {
+    commit: () => {
+      change?.commit();
+      node.reopened(lengthBytes);
+    },
+    abort: () => change?.abort(),
+  };
+}
+
+/** Those who rely on a node's size, or on that of what shows it. Errors: busy. */
+function assertMayResize(node: Node): void {
+  for (const { parent, shared } of node.parents) {
+    if (parent instanceof Node) {
+      if (parent.isFilter) assertMayResize(parent);
+    } else if (!hasPermission(shared, Permission.resize))
+      throw new BlockError(
+        'busy',
+        `Cannot change the size of node '${node.name}': ${parent.describe()} relies on it`,
+        {
+          node: node.name,
+        },
+      );
+  }
 }
