@@ -100,6 +100,28 @@ function circles(graph: ReadonlyMap<string, readonly string[]>): string[][] {
   return found;
 }
 
+/** Descriptions say what sets a driver apart (src/block/driver.ts). A role of a child and a kind of export are no driver. */
+const BY_NAME =
+  /(?<!role |type )(?:[!=]==|case) '(?:qcow2|raw|file|host_device|nbd|null-co|blkdebug|copy-on-read|copy-before-write|mirror_top|commit_top)'/;
+
+test('no driver is known by its name above the drivers', () => {
+  const wrong: string[] = [];
+  for (const path of sources('src')) {
+    if (path.endsWith('.test.ts') || ['drivers', 'schema'].includes(layerOf(path))) continue;
+    for (const line of readFileSync(path, 'utf8').split('\n'))
+      if (BY_NAME.test(line)) wrong.push(`${path}: ${line}`);
+  }
+  assert.deepEqual(wrong, []);
+});
+
+test('families of commands say which parts of the engine they need', () => {
+  const whole = ['parts.ts', 'engine.ts', 'register.ts'].map((name) => `src/monitor/${name}`);
+  const wrong = [...sources('src/monitor')].filter(
+    (path) => !whole.includes(path) && readFileSync(path, 'utf8').includes('EngineParts'),
+  );
+  assert.deepEqual(wrong, []);
+});
+
 test('no file needs itself by way of others', () => {
   const files = [...sources('src')].filter((path) => !path.endsWith('.test.ts'));
   const graph = new Map(files.map((path) => [path, filesNeededBy(path)]));

@@ -126,6 +126,8 @@ export interface PermissionSet {
 /** Driver-specific facts for `image` in query-block and `img info`. */
 export interface DriverInfo {
   clusterSizeBytes?: number;
+  /** Where a guest's memory would be kept, behind the disk. */
+  vmStateOffset?: number;
   isDirty?: boolean;
   isCorrupt?: boolean;
   /** The whole `format-specific` object as QMP prints it. */
@@ -328,6 +330,18 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly options: O;
   /** Its own options that may change while it is open. */
   readonly mutableOptions?: readonly string[];
+  /** Its size is its child's: filters' is anyway. */
+  readonly followsChildSize?: boolean;
+  /** The format of images that show no other. */
+  readonly isFallback?: boolean;
+  /** Images may hold compressed data. */
+  readonly compresses?: boolean;
+  /** Protocols: names are paths, so an image has a folder in which relative names of backing files begin. */
+  readonly hasFolders?: boolean;
+  /** What messages call it, where that is not its name. */
+  readonly title?: string;
+  /** Filters of jobs: named itself where the user has given it a name, and not as its child. */
+  readonly isNamedWhole?: boolean;
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
   /** Opens; its children are attached already (`backing` comes later). */

@@ -4,7 +4,7 @@ import { BlockError } from '../base/error.js';
 export function hasProtocol(filename: string): boolean {
   const colon = filename.indexOf(':');
   const slash = filename.indexOf('/');
-  return colon > 0 && (slash < 0 || colon < slash);
+  return colon >= 0 && (slash < 0 || colon < slash);
 }
 
 /** Folder part of a path with its slash, '' when there is none. */

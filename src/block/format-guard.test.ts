@@ -51,7 +51,7 @@ async function withImage(
   const warned: string[] = [];
   await simulation.run(async () => {
     const bed = new TestBed(simulation.host, [fileDriver, rawDriver, qcow2Driver], '/tmp');
-    bed.opener.onProbed = (...probed) => warned.push(probed.join());
+    bed.opener.onProbed = (name, format, readOnly) => warned.push([name, format.name, readOnly].join());
     const file = await simulation.host.files.open('/tmp/image', { write: true, create: true });
     await file.write(0, Buffer.concat([content, Buffer.alloc(65536 - content.length)]));
     await file.close();
@@ -116,8 +116,8 @@ test('an image that was said to be raw takes any content, and nobody is warned',
     assert.deepEqual(await disk.read(0, 8), QCOW2);
   });
   assert.deepEqual(warned, []);
-  assert.equal(probedWarning('x', 'raw', true), '');
-  assert.equal(probedWarning('x', 'qcow2', false), '');
+  assert.equal(probedWarning('x', rawDriver, true), '');
+  assert.equal(probedWarning('x', qcow2Driver, false), '');
 });
 
 test('an image of a format that livedisk lacks is refused by name unless it is said to be raw', async () => {

@@ -1,5 +1,6 @@
 import { AsyncMutex } from '../base/async.js';
 import { errnoError } from '../base/error.js';
+import type { DriverDescription } from './driver.js';
 
 /** What formats are told by. */
 const SECTOR_BYTES = 512;
@@ -43,11 +44,11 @@ export class FormatGuard {
 }
 
 /** QEMU's warning when a raw image is written whose format nobody named; '' where it does not warn. */
-export function probedWarning(filename: string, format: string, readOnly: boolean): string {
-  if (format !== 'raw' || readOnly) return '';
+export function probedWarning(filename: string, format: DriverDescription, readOnly: boolean): string {
+  if (format.isFallback !== true || readOnly) return '';
   return (
-    `WARNING: Image format was not specified for '${filename}' and probing guessed raw.\n` +
-    '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n' +
-    "         Specify the 'raw' format explicitly to remove the restrictions.\n"
+    `WARNING: Image format was not specified for '${filename}' and probing guessed ${format.name}.\n` +
+    `         Automatically detecting the format is dangerous for ${format.name} images, write operations on block 0 will be restricted.\n` +
+    `         Specify the '${format.name}' format explicitly to remove the restrictions.\n`
   );
 }

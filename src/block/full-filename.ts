@@ -97,7 +97,7 @@ export function isJobFilter({ driver }: Node): boolean {
 
 /** QEMU gives its job's filters the names of their children, except a stream's that the user has named. */
 function isNamedWhole({ driver, implicit }: Node): boolean {
-  return driver.name === 'copy-on-read' && !implicit;
+  return driver.isNamedWhole === true && !implicit;
 }
 
 /** The full name of one node, as the graph stands. */
@@ -111,8 +111,9 @@ export function resolveBackingOf(node: Node, backingFilename: string): string {
   let storage = node;
   for (let edge = node.filtered; edge; edge = edge.node.filtered) storage = edge.node;
   const plain = fullFilename(storage);
-  if (storage.driver.name === 'file' && !plain.startsWith('json:')) return folderOf(plain) + backingFilename;
-  const name = storage.driver.name === 'nbd' ? 'NBD' : storage.driver.name;
+  const { driver } = storage;
+  if (driver.hasFolders === true && !plain.startsWith('json:')) return folderOf(plain) + backingFilename;
+  const name = driver.title ?? driver.name;
   throw new BlockError('invalid', `Cannot generate a base directory for ${name} nodes`, { path: plain });
 }
 

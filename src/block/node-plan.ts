@@ -12,6 +12,9 @@ import { FlatOptions, parseFlatMembers } from '../schema/flat.js';
 import { type InputMode, isJsonObject, type JsonObject, type JsonValue, type Type } from '../schema/types.js';
 import type { DriverDescription, GivenOptions, NodeOptions } from './driver.js';
 
+/** What opens a path where nobody named a protocol. */
+const DEFAULT_PROTOCOL = 'file';
+
 /** What a node is to be: the options given to it and to its children, checked and typed, before anything is opened. */
 export interface NodePlan {
   readonly driver: DriverDescription;
@@ -158,7 +161,7 @@ function flatDriver(flat: FlatOptions, isProtocol: boolean): string | undefined 
   const driver = flat.get('driver');
   if (typeof driver === 'string') return driver;
   if (!isNothing(driver)) throw invalid("Invalid parameter type for 'driver', expected: string");
-  if (isProtocol && typeof flat.get('filename') === 'string') return 'file';
+  if (isProtocol && typeof flat.get('filename') === 'string') return DEFAULT_PROTOCOL;
   if (!isProtocol && flat.has('file')) return undefined;
   throw invalid('Must specify either driver or file');
 }
@@ -167,7 +170,7 @@ function flatDriver(flat: FlatOptions, isProtocol: boolean): string | undefined 
 export function namesFile(flat: FlatOptions): boolean {
   const driver = flat.get('file.driver');
   if (typeof flat.get('file') === 'string' || flat.has('file.filename')) return true;
-  return driver !== undefined && driver !== 'file';
+  return driver !== undefined && driver !== DEFAULT_PROTOCOL;
 }
 
 export function unknownOption({ name, kind }: DriverDescription, key: string): BlockError {

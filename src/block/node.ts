@@ -304,7 +304,7 @@ export class Node {
 
   /** As a parent: a child's size changed; matters to filters, whose size is their child's. */
   childResized(): void {
-    if (this.isFilter || this.driver.name === 'raw') this.resized();
+    if (this.isFilter || this.driver.followsChildSize === true) this.resized();
   }
 
   findBitmap(name: string): DirtyBitmap | undefined {

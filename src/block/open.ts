@@ -81,7 +81,7 @@ export class Opener {
   readonly graph: Graph;
   readonly drivers: DriverRegistry;
   /** Told of a format that was guessed: the programs print a warning. */
-  onProbed: (filename: string, format: string, readOnly: boolean) => void = () => undefined;
+  onProbed: (filename: string, format: DriverDescription, readOnly: boolean) => void = () => undefined;
   /** Told of options that QEMU warns of. */
   onWarning: (text: string) => void = () => undefined;
 
@@ -149,7 +149,7 @@ export class Opener {
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
       inactive: context.inactive ?? false,
-      ...(context.guessed && driver.name === 'raw' && { guard: this.#guard() }),
+      ...(context.guessed && driver.isFallback && { guard: this.#guard() }),
     });
     try {
       await this.#attachChildren(node, plan, inherited);
@@ -196,8 +196,8 @@ export class Opener {
     }
     const driver = format ?? (await this.probeFormat(filename));
     const guessed = format === undefined;
-    if (guessed) this.onProbed(filename, driver, context.readOnly);
     const description = this.drivers.get(driver);
+    if (guessed) this.onProbed(filename, description, context.readOnly);
     const protocol = await this.parseFilename(filename);
     if (description.kind === 'protocol') return this.open({ ...protocol, ...extra, driver }, context);
     return this.open({ driver, file: protocol, ...extra }, { ...context, guessed });
@@ -233,7 +233,7 @@ export class Opener {
     assert(file !== undefined, 'options without a driver have a file');
     const { format, filename } = await this.#probe(file);
     const plan = gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
-    this.onProbed(filename, format, plan.options['read-only'] ?? readOnly);
+    this.onProbed(filename, plan.driver, plan.options['read-only'] ?? readOnly);
     return plan;
   }
 
@@ -349,7 +349,7 @@ export class Opener {
   }
 
   #guard(): FormatGuard {
-    return new FormatGuard((sector) => this.drivers.probe(sector) === 'raw');
+    return new FormatGuard((sector) => this.drivers.find(this.drivers.probe(sector))?.isFallback === true);
   }
 
   #driverContext(node: Node, forCheck = false): DriverContext {

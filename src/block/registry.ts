@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { Host } from '../host/host.js';
 import type { DriverDescription, NodeOptions } from './driver.js';
+import { hasProtocol } from './filename.js';
 import { foreignFormatOf } from './foreign-formats.js';
 import { OptionGate } from './node-plan.js';
 
@@ -39,24 +40,22 @@ export class DriverRegistry {
   /** Options of the protocol node that a plain filename stands for; a path by default. */
   parseFilename(filename: string): NodeOptions {
     for (const driver of this.#drivers.values()) {
-      if (driver.kind !== 'protocol' || driver.name === 'file') continue;
       const options = driver.parseFilename?.(filename);
       if (options) return { driver: driver.name, ...options };
     }
-    const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):/.exec(filename)?.[1];
-    // "file:" is a protocol prefix; any other "word:" before the first slash names a protocol that we lack.
-    if (scheme !== undefined && scheme !== 'file')
-      throw new BlockError('invalid', `Unknown protocol '${scheme}'`);
-    return {
-      driver: 'file',
-      filename: filename.startsWith('file:') ? filename.slice('file:'.length) : filename,
-    };
+    const scheme = filename.slice(0, filename.indexOf(':'));
+    throw new BlockError('invalid', `Unknown protocol '${hasProtocol(filename) ? scheme : 'file'}'`);
   }
 
   /** Whose what lies at a path is, if it is not a file's. */
   async claimant(host: Host, path: string): Promise<DriverDescription | undefined> {
     for (const driver of this.#drivers.values()) if (await driver.claims?.(host, path)) return driver;
     return undefined;
+  }
+
+  #fallback(): string {
+    for (const driver of this.#drivers.values()) if (driver.isFallback) return driver.name;
+    throw new BlockError('unsupported', 'Could not determine image format: No compatible driver found');
   }
 
   /** The format whose signature the first bytes show, be it one that livedisk lacks; raw when none does. */
@@ -67,6 +66,6 @@ export class DriverRegistry {
       const found = driver.probe?.(header) ?? 0;
       if (found > score) [best, score] = [driver.name, found];
     }
-    return best ?? foreignFormatOf(header, filename) ?? 'raw';
+    return best ?? foreignFormatOf(header, filename) ?? this.#fallback();
   }
 }

@@ -8,8 +8,8 @@ import type { JobDriver } from './job-driver.js';
 import type { WorkProgress } from './job-progress.js';
 import type { CreatePlan } from './plans/create.js';
 
-type FileOptions = Extract<CreatePlan['options'], { driver: 'file' }>;
-type FormatOptions = Extract<CreatePlan['options'], { driver: 'qcow2' }>;
+type FileOptions = Extract<CreatePlan['options'], { filename: string }>;
+type FormatOptions = Exclude<CreatePlan['options'], FileOptions>;
 
 /** blockdev-create: one step of work that cannot be paused. */
 export class CreateJob implements JobDriver {
@@ -32,7 +32,7 @@ export class CreateJob implements JobDriver {
   async run(): Promise<void> {
     const options = this.#options;
     try {
-      if (options.driver === 'file') await this.#createFile(options);
+      if ('filename' in options) await this.#createFile(options);
       else await this.#formatImage(options);
     } finally {
       this.#done = 1;

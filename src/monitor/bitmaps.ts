@@ -4,7 +4,7 @@ import { KiB } from '../base/limits.js';
 import { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 import { findDevice } from '../block/find-node.js';
 import type { DoneAction } from './snapshot.js';
 
@@ -17,11 +17,11 @@ export const BITMAP_ACTIONS = {
   'block-dirty-bitmap-add': add,
   'block-dirty-bitmap-remove': remove,
   'block-dirty-bitmap-clear': clear,
-  'block-dirty-bitmap-enable': (engine: Engine, name: Name) => setEnabled(engine, name, true),
-  'block-dirty-bitmap-disable': (engine: Engine, name: Name) => setEnabled(engine, name, false),
+  'block-dirty-bitmap-enable': (engine: Parts<'graph'>, name: Name) => setEnabled(engine, name, true),
+  'block-dirty-bitmap-disable': (engine: Parts<'graph'>, name: Name) => setEnabled(engine, name, false),
 } as const;
 
-export function registerBitmaps(engine: Engine): void {
+export function registerBitmaps(engine: Parts<'command' | 'graph'>): void {
   engine.command('block-dirty-bitmap-add', (args) => void add(engine, args));
   engine.command('block-dirty-bitmap-remove', (args) => void remove(engine, args));
   engine.command('block-dirty-bitmap-clear', (args) => void clear(engine, args));
@@ -29,7 +29,7 @@ export function registerBitmaps(engine: Engine): void {
   engine.command('block-dirty-bitmap-disable', (args) => void setEnabled(engine, args, false));
 }
 
-function find(engine: Engine, args: Name): { node: Node; bitmap: DirtyBitmap } {
+function find(engine: Parts<'graph'>, args: Name): { node: Node; bitmap: DirtyBitmap } {
   const node = findDevice(engine.graph, args.node);
   const bitmap = node.findBitmap(args.name);
   if (!bitmap) throw new BlockError('not-found', `Dirty bitmap '${args.name}' not found`);
@@ -40,7 +40,7 @@ function find(engine: Engine, args: Name): { node: Node; bitmap: DirtyBitmap } {
   return { node, bitmap };
 }
 
-function add(engine: Engine, args: CommandArguments<'block-dirty-bitmap-add'>): DoneAction {
+function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-add'>): DoneAction {
   const { name, granularity } = args;
   if (name === '') throw new BlockError('invalid', 'Bitmap name cannot be empty');
   const node = findDevice(engine.graph, args.node);
@@ -65,13 +65,13 @@ function drop(node: Node, bitmap: DirtyBitmap): void {
   node.dirtyBitmaps.splice(node.dirtyBitmaps.indexOf(bitmap), 1);
 }
 
-function remove(engine: Engine, args: Name): DoneAction {
+function remove(engine: Parts<'graph'>, args: Name): DoneAction {
   const { node, bitmap } = find(engine, args);
   drop(node, bitmap);
   return { undo: async () => void node.dirtyBitmaps.push(bitmap) };
 }
 
-function clear(engine: Engine, args: Name): DoneAction {
+function clear(engine: Parts<'graph'>, args: Name): DoneAction {
   const { bitmap } = find(engine, args);
   const before = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
   before.merge(bitmap);
@@ -79,7 +79,7 @@ function clear(engine: Engine, args: Name): DoneAction {
   return { undo: async () => bitmap.merge(before) };
 }
 
-function setEnabled(engine: Engine, args: Name, enabled: boolean): DoneAction {
+function setEnabled(engine: Parts<'graph'>, args: Name, enabled: boolean): DoneAction {
   const { bitmap } = find(engine, args);
   const before = bitmap.enabled;
   bitmap.enabled = enabled;

@@ -11,12 +11,14 @@ import { Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 import { checkNotBlocked, findNode, findRoot } from '../block/find-node.js';
 import { withBackend } from '../block/with-backend.js';
 import { planCreate } from '../jobs/plans/create.js';
 
-export function registerBlockdev(engine: Engine): void {
+type Blockdev = Parts<'command' | 'graph' | 'opener' | 'jobs' | 'addNode' | 'activate' | 'inactivate'>;
+
+export function registerBlockdev(engine: Blockdev): void {
   const { graph } = engine;
   engine.command(
     'blockdev-add',
@@ -36,7 +38,7 @@ export function registerBlockdev(engine: Engine): void {
   engine.command('change-backing-file', (args) => changeBackingFile(graph, args));
 }
 
-async function setActive(engine: Engine, args: CommandArguments<'blockdev-set-active'>): Promise<void> {
+async function setActive(engine: Blockdev, args: CommandArguments<'blockdev-set-active'>): Promise<void> {
   const { graph } = engine;
   const { 'node-name': name, active } = args;
   const nodes = name === undefined ? graph.listed() : [graph.node(name)];
@@ -102,13 +104,13 @@ async function changeBackingFile(graph: Graph, args: CommandArguments<'change-ba
   });
 }
 
-async function create(engine: Engine, args: CommandArguments<'blockdev-create'>): Promise<void> {
+async function create(engine: Parts<'jobs'>, args: CommandArguments<'blockdev-create'>): Promise<void> {
   await engine.jobs.start(planCreate(args));
 }
 
 /** Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Errors: "Could not create ...". */
 export async function createOverlayFile(
-  engine: Engine,
+  engine: Parts<'opener' | 'print'>,
   filename: string,
   format: string,
   sizeBytes: number,

@@ -1,7 +1,7 @@
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 
 /** What QEMU does before each transaction, single snapshots and backups too: everything comes to rest, and goes on. */
-export async function drainAllOnce({ graph, jobs }: Engine): Promise<void> {
+export async function drainAllOnce({ graph, jobs }: Parts<'graph' | 'jobs'>): Promise<void> {
   await graph.drained(graph.nodesInUse(), () => undefined);
   await jobs.untilAwake();
 }

@@ -6,10 +6,10 @@ import type { ExportProperties } from '../attach/exports.js';
 import type { SocketAddress } from '../host/host.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 import { findNode } from '../block/find-node.js';
 
-export function registerExports(engine: Engine): void {
+export function registerExports(engine: Parts<'command' | 'graph' | 'exports'>): void {
   const { exports } = engine;
   engine.command('nbd-server-start', ({ addr, 'max-connections': most }) =>
     exports.startServer(socketAddress({ type: addr.type, ...addr.data } as FlatAddress), most),
@@ -60,7 +60,7 @@ export function socketAddress(address: FlatAddress): SocketAddress {
  * without when another process has it still, as in QEMU.
  */
 async function openExport(
-  engine: Engine,
+  engine: Parts<'graph' | 'exports'>,
   node: Node,
   properties: Omit<ExportProperties, 'node'>,
 ): Promise<void> {
@@ -69,7 +69,10 @@ async function openExport(
   await engine.exports.add({ ...properties, node });
 }
 
-async function addNbdExport(engine: Engine, args: CommandArguments<'nbd-server-add'>): Promise<void> {
+async function addNbdExport(
+  engine: Parts<'graph' | 'exports'>,
+  args: CommandArguments<'nbd-server-add'>,
+): Promise<void> {
   const name = args.name ?? args.device;
   if (!engine.exports.isServing) throw new BlockError('invalid', 'NBD server not running');
   const node = findNode(engine.graph, args.device, args.device);
@@ -77,7 +80,10 @@ async function addNbdExport(engine: Engine, args: CommandArguments<'nbd-server-a
   await openExport(engine, node, { id: name, name, writable, ...given({ description: args.description }) });
 }
 
-async function addExport(engine: Engine, args: CommandArguments<'block-export-add'>): Promise<void> {
+async function addExport(
+  engine: Parts<'graph' | 'exports'>,
+  args: CommandArguments<'block-export-add'>,
+): Promise<void> {
   const nodeName = args['node-name'];
   if (!engine.exports.isServing) throw new BlockError('invalid', 'NBD server not running');
   const node = findNode(engine.graph, undefined, nodeName);

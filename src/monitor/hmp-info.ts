@@ -2,12 +2,12 @@ import { BlockError } from '../base/error.js';
 import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import type { GuestDevice } from '../attach/device.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 import type { HmpArguments } from './hmp-arguments.js';
 import { nodeInfo } from './node-info.js';
 
 /** `info block [-n] [-v] [DEVICE]`. */
-export function infoBlock(engine: Engine, { flags, operands }: HmpArguments): string {
+export function infoBlock(engine: Parts<'graph' | 'devices'>, { flags, operands }: HmpArguments): string {
   const [wanted] = operands;
   if (flags.has('v'))
     throw new BlockError('unsupported', 'info block: -v is not supported; query-block has all details');
@@ -41,7 +41,7 @@ function field(name: string, value: string): string {
   return `    ${`${name}:`.padEnd(18)}${value}`;
 }
 
-export function infoBlockJobs({ jobs }: Engine): string {
+export function infoBlockJobs({ jobs }: Parts<'jobs'>): string {
   const blockJobs = jobs.list().filter(({ type }) => type !== 'create');
   if (blockJobs.length === 0) return 'No active jobs\n';
   return blockJobs

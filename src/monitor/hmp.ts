@@ -4,7 +4,7 @@ import type { GuestDevice } from '../attach/device.js';
 import { permissionsFor, runIoCommand } from '../programs/io/command.js';
 import { VERSION } from '../wire/qmp/session.js';
 import { withBackend } from '../block/with-backend.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 import { findNode } from '../block/find-node.js';
 import {
   type HmpArguments,
@@ -14,9 +14,12 @@ import {
   splitWords,
 } from './hmp-arguments.js';
 import { infoBlock, infoBlockJobs } from './hmp-info.js';
-import { cont, quit, stop } from './run-state.js';
+import { cont, quit, stop, type Quitting, type Running } from './run-state.js';
 
-export function registerHmp(engine: Engine): void {
+/** What its commands need together. */
+type Hmp = Running & Quitting & Parts<'print'>;
+
+export function registerHmp(engine: Hmp & Parts<'command'>): void {
   engine.command('human-monitor-command', async ({ 'command-line': line }) =>
     (await runHmp(engine, line)).replaceAll('\n', '\r\n'),
   );
@@ -28,7 +31,7 @@ interface HmpCommand {
   parameters: string;
   help: string;
   syntax: HmpSyntax;
-  run(engine: Engine, given: HmpArguments): Promise<string> | string;
+  run(engine: Hmp, given: HmpArguments): Promise<string> | string;
 }
 
 const COMMANDS: readonly HmpCommand[] = [
@@ -114,7 +117,7 @@ async function silent(work: Promise<void>): Promise<string> {
 }
 
 /** One line of the human monitor; the answer is what it prints. Errors of the command are part of that. */
-export async function runHmp(engine: Engine, line: string): Promise<string> {
+export async function runHmp(engine: Hmp, line: string): Promise<string> {
   try {
     const words = splitWords(line);
     if (words.length === 0) return '';
@@ -151,7 +154,7 @@ function helpLine({ name, alias, parameters, help }: HmpCommand): string {
   return `${name}${alias === undefined ? '' : `|${alias}`} ${parameters} -- ${help}\n`;
 }
 
-function infoStatus({ runState }: Engine): string {
+function infoStatus({ runState }: Parts<'runState'>): string {
   const { status, isRunning } = runState;
   const detail = isRunning || status === 'paused' ? '' : ` (${status})`;
   return `VM status: ${isRunning ? 'running' : 'paused'}${detail}\n`;
@@ -163,7 +166,10 @@ function infoVersion(): string {
 }
 
 /** Prints on the program's standard output, as QEMU does, not into the answer. */
-async function qemuIo(engine: Engine, { flags, operands }: HmpArguments): Promise<string> {
+async function qemuIo(
+  engine: Parts<'graph' | 'devices' | 'host' | 'print'>,
+  { flags, operands }: HmpArguments,
+): Promise<string> {
   const [name = '', command = ''] = operands;
   const print = (text: string): void => engine.print(text.replace(/\n$/, ''));
   const run = async (backend: BlockBackend): Promise<string> => {
@@ -182,7 +188,7 @@ async function qemuIo(engine: Engine, { flags, operands }: HmpArguments): Promis
 }
 
 /** virtio0, virtio0/virtio-backend or the whole path. */
-function findByPath(engine: Engine, path: string): GuestDevice {
+function findByPath(engine: Parts<'devices'>, path: string): GuestDevice {
   const id = path.replace(/^\/machine\/peripheral\//, '').replace(/\/virtio-backend$/, '');
   const device = engine.devices.get(id);
   if (!device) throw new BlockError('device-not-found', `Device '${path}' not found`);

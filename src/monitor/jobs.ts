@@ -1,15 +1,15 @@
 import { BlockError } from '../base/error.js';
 import type { Job } from '../jobs/job.js';
 import { Waiting } from '../wire/qmp/registry.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 
 /** The verbs of jobs, in their older (block-job-*) and newer (job-*) forms. */
-export function registerJobs(engine: Engine): void {
+export function registerJobs(engine: Parts<'command' | 'jobs'>): void {
   registerBlockJobVerbs(engine);
   registerJobVerbs(engine);
 }
 
-function registerBlockJobVerbs(engine: Engine): void {
+function registerBlockJobVerbs(engine: Parts<'command' | 'jobs'>): void {
   const find = (id: string): Job => {
     const job = engine.jobs.find(id);
     if (job && job.type !== 'create') return job;
@@ -27,7 +27,7 @@ function registerBlockJobVerbs(engine: Engine): void {
   engine.command('block-job-dismiss', ({ id }) => find(id).dismiss());
 }
 
-function registerJobVerbs(engine: Engine): void {
+function registerJobVerbs(engine: Parts<'command' | 'jobs'>): void {
   const find = (id: string): Job => {
     const job = engine.jobs.find(id);
     if (job) return job;

@@ -7,12 +7,14 @@ import { planMirror } from '../jobs/plans/mirror.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 
 type DriveMirror = CommandArguments<'drive-mirror'>;
 type DriveBackup = CommandArguments<'drive-backup'>;
 
-export function registerMirrorAndBackup(engine: Engine): void {
+export function registerMirrorAndBackup(
+  engine: Parts<'command' | 'graph' | 'jobs' | 'opener' | 'print'>,
+): void {
   const { graph, jobs } = engine;
   engine.command('drive-mirror', (args) => driveMirror(engine, args));
   engine.command('blockdev-mirror', async (args) => {
@@ -28,7 +30,10 @@ export function registerMirrorAndBackup(engine: Engine): void {
   });
 }
 
-async function driveMirror(engine: Engine, args: DriveMirror): Promise<void> {
+async function driveMirror(
+  engine: Parts<'graph' | 'jobs' | 'opener' | 'print'>,
+  args: DriveMirror,
+): Promise<void> {
   const { graph, opener, jobs } = engine;
   const { format: asked, mode, unmap, 'node-name': name, target: filename, ...request } = args;
   const source = findRoot(graph, args.device);
@@ -73,7 +78,7 @@ async function readsAsZeroes(target: Node): Promise<boolean> {
 
 /** `start`: what the job manager is to do with the plan. */
 export async function driveBackup<R>(
-  engine: Engine,
+  engine: Parts<'graph' | 'opener' | 'print'>,
   args: DriveBackup,
   start: (plan: BackupPlan) => Promise<R>,
 ): Promise<R> {

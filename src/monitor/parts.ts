@@ -45,6 +45,9 @@ export interface EngineProperties {
   onUnexpectedError?: (error: unknown) => void;
 }
 
+/** Some of an engine's parts: families of commands say which they need. */
+export type Parts<K extends keyof EngineParts> = Pick<EngineParts, K>;
+
 /**
  * One live block-storage engine: its graph, jobs, exports and guest devices. Several live in one process without
  * knowing of each other. The families of commands (register.ts) stand on it.

@@ -6,12 +6,12 @@ import { queryQmpSchema } from '../wire/qmp/introspect.js';
 import { VERSION } from '../wire/qmp/session.js';
 import type { Edge } from '../block/edge.js';
 import { permissionList } from '../block/permissions.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 import { nodeInfo } from './node-info.js';
 
 type JsonObject = { [key: string]: Json };
 
-export function registerQueries(engine: Engine): void {
+export function registerQueries(engine: Parts<'command' | 'graph' | 'jobs' | 'devices' | 'registry'>): void {
   const { graph, jobs } = engine;
   engine.command('query-block', () => queryBlock(engine));
   engine.command('query-named-block-nodes', ({ flat = false }) => {
@@ -44,7 +44,7 @@ export function registerQueries(engine: Engine): void {
 }
 
 /** QAPI's BlockInfo of every guest device. */
-export function queryBlock(engine: Engine): JsonObject[] {
+export function queryBlock(engine: Parts<'devices'>): JsonObject[] {
   const names = new NodeNames();
   return [...engine.devices.values()].map((device) => ({
     'io-status': device.ioStatus,
@@ -101,7 +101,7 @@ function operationCounters(prefix: string, { bytes, operations, failed, totalMs 
 }
 
 /** QAPI's XDbgBlockGraph: every backend, job and node with what each asks of the next. */
-function queryGraph({ graph, devices }: Engine): JsonObject {
+function queryGraph({ graph, devices }: Parts<'graph' | 'devices'>): JsonObject {
   const ids = new Map<object, number>();
   const idOf = (vertex: object): number => {
     const id = ids.get(vertex) ?? ids.size + 1;

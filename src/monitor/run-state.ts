@@ -1,9 +1,12 @@
 import { activate } from '../block/activity.js';
 import { GRACE_MS } from '../block/graph.js';
 import { Waiting } from '../wire/qmp/registry.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 
-export function registerRunState(engine: Engine): void {
+export type Running = Parts<'graph' | 'devices' | 'runState'>;
+export type Quitting = Parts<'kind' | 'host' | 'jobs' | 'exports' | 'emit' | 'quitting'>;
+
+export function registerRunState(engine: Running & Quitting & Parts<'command'>): void {
   const { runState } = engine;
   engine.command('quit', () => new Waiting(quit(engine)));
   if (engine.kind !== 'machine') return;
@@ -17,7 +20,7 @@ export function registerRunState(engine: Engine): void {
 }
 
 /** After this no request of the guest is in flight, and all that it wrote is on disk unless a flush fails. */
-export async function stop(engine: Engine): Promise<void> {
+export async function stop(engine: Running): Promise<void> {
   if (!engine.runState.stop()) return;
   const nodes = [...engine.devices.values()].map(({ backend }) => backend.node);
   // Jobs pause too, as QEMU's do.
@@ -28,7 +31,7 @@ export async function stop(engine: Engine): Promise<void> {
 }
 
 /** Images that another process has had become ours, before the guest uses them. Errors: those of activate. */
-export async function cont(engine: Engine): Promise<void> {
+export async function cont(engine: Running): Promise<void> {
   const { nodes } = engine.graph;
   await activate(
     engine.graph,
@@ -39,14 +42,14 @@ export async function cont(engine: Engine): Promise<void> {
 }
 
 /** The program ends after the command's return. */
-export async function quit(engine: Engine): Promise<void> {
+export async function quit(engine: Quitting): Promise<void> {
   if (engine.kind === 'machine') engine.emit('SHUTDOWN', { guest: false, reason: 'host-qmp-quit' });
   else await closeExports(engine);
   engine.quitting.resolve();
 }
 
 /** A client's write may wait for a job's copy, which ends only with the job. */
-async function closeExports(engine: Engine): Promise<void> {
+async function closeExports(engine: Parts<'host' | 'jobs' | 'exports'>): Promise<void> {
   const timer = engine.host.clock.setTimer(GRACE_MS / 2, () => void engine.jobs.cancelAll());
   await engine.exports.close();
   timer.cancel();

@@ -7,7 +7,7 @@ import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
 import { checkNotBlocked, findNode } from '../block/find-node.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 
 /** One action that was done and can be taken back while nothing else has happened. */
 export interface DoneAction {
@@ -16,7 +16,7 @@ export interface DoneAction {
   settle?(): Promise<void>;
 }
 
-export function registerSnapshots(engine: Engine): void {
+export function registerSnapshots(engine: Parts<'command' | 'graph' | 'jobs' | 'opener' | 'print'>): void {
   engine.command('blockdev-snapshot-sync', async (args) => {
     await drainAllOnce(engine);
     await (await snapshotSync(engine, args)).settle?.();
@@ -29,7 +29,7 @@ export function registerSnapshots(engine: Engine): void {
 
 /** A new image becomes the overlay of the node's users. Of a node without users, no overlay stays open, as in QEMU. */
 export async function snapshotSync(
-  engine: Engine,
+  engine: Parts<'graph' | 'opener' | 'print'>,
   args: CommandArguments<'blockdev-snapshot-sync'>,
 ): Promise<DoneAction> {
   const { graph } = engine;
@@ -64,7 +64,7 @@ export async function snapshotSync(
  * mirror gets its backing chain so.
  */
 export async function snapshot(
-  engine: Engine,
+  engine: Parts<'graph'>,
   args: CommandArguments<'blockdev-snapshot'>,
 ): Promise<DoneAction> {
   const { graph } = engine;
@@ -95,7 +95,7 @@ async function flushBeforeSnapshot(node: Node): Promise<void> {
 }
 
 /** In a drained section: users of `old` go to `overlay`, whose backing file it becomes. */
-async function putOnTop(engine: Engine, old: Node, overlay: Node): Promise<DoneAction> {
+async function putOnTop(engine: Parts<'graph'>, old: Node, overlay: Node): Promise<DoneAction> {
   const { graph } = engine;
   const wasReadOnly = old.readOnly;
   const ownUsers = new Set(overlay.parents);

@@ -1,8 +1,8 @@
 import { planCommit } from '../jobs/plans/commit.js';
 import { planStream } from '../jobs/plans/stream.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 
-export function registerStreamAndCommit(engine: Engine): void {
+export function registerStreamAndCommit(engine: Parts<'command' | 'graph' | 'jobs'>): void {
   const { graph, jobs } = engine;
   engine.command('block-stream', async (args) => {
     await jobs.start(planStream(graph, args));

@@ -6,9 +6,11 @@ import { BITMAP_ACTIONS } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
 import { driveBackup } from './mirror-backup.js';
 import { type DoneAction, snapshot, snapshotSync } from './snapshot.js';
-import type { EngineParts as Engine } from './parts.js';
+import type { Parts } from './parts.js';
 
-export function registerTransaction(engine: Engine): void {
+type Transactions = Parts<'graph' | 'jobs' | 'opener' | 'print'>;
+
+export function registerTransaction(engine: Transactions & Parts<'command'>): void {
   engine.command('transaction', ({ actions }) => runAll(engine, actions));
 }
 
@@ -21,7 +23,7 @@ const DRAINING: ReadonlySet<TransactionAction['type']> = new Set([
 ]);
 
 /** All actions at one moment of the guests' time, or none. */
-async function runAll(engine: Engine, actions: readonly TransactionAction[]): Promise<void> {
+async function runAll(engine: Transactions, actions: readonly TransactionAction[]): Promise<void> {
   const { graph } = engine;
   if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine);
   await graph.drained(graph.nodesInUse(), async () => {
@@ -37,7 +39,7 @@ async function runAll(engine: Engine, actions: readonly TransactionAction[]): Pr
   });
 }
 
-async function runOne(engine: Engine, action: TransactionAction): Promise<DoneAction> {
+async function runOne(engine: Transactions, action: TransactionAction): Promise<DoneAction> {
   const prepare = (plan: BackupPlan): Promise<BackupJob> => engine.jobs.prepareBackup(plan);
   switch (action.type) {
     case 'abort':

@@ -73,6 +73,7 @@ export interface ToolOption {
 
 const DRIVER_NAMES = Object.keys(DRIVERS) as DriverName[];
 
+/** Of the drivers whose new images QMP can ask for. */
 export const BlockdevCreateOptions = union(
   'BlockdevCreateOptions',
   { driver: required(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)) },

@@ -194,6 +194,11 @@ const TEXTS = [
   'o.qcow2',
   './b.qcow2',
   'file:b.qcow2',
+  '1:foo',
+  'a b:c',
+  'my_x:y',
+  ':foo',
+  'é:x',
   'nofile',
 ];
 

@@ -47,6 +47,7 @@ export const fileDriver: DriverDescription<typeof FILE_OPTIONS> = {
   kind: 'protocol',
   options: FILE_OPTIONS,
   identityOptions: ['filename'],
+  hasFolders: true,
 
   open: (context, settings) => openFileNode('file', context, settings, checkKind),
   createFile,

@@ -56,6 +56,11 @@ export class FileNode implements DriverInstance {
     return this.io.file.traits.alignmentBytes;
   }
 
+  /** A device holds what it held, whatever is made on it. */
+  get readsZeroWhenNew(): boolean {
+    return !this.io.file.traits.isBlockDevice;
+  }
+
   async flush(): Promise<void> {
     if (this.#settings.cache['no-flush']) return;
     // Reopening the file must not make it look healthy again.

@@ -51,6 +51,7 @@ export const hostDeviceDriver: DriverDescription<typeof HOST_DEVICE_OPTIONS> = {
   kind: 'protocol',
   options: HOST_DEVICE_OPTIONS,
   identityOptions: ['filename'],
+  hasFolders: true,
 
   open: (context, settings) => openFileNode('host_device', context, settings, checkKind),
   createFile: clearFirstSector,

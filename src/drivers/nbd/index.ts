@@ -8,6 +8,7 @@ import { deniedError, NbdNode } from './node.js';
 export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
   name: 'nbd',
   kind: 'protocol',
+  title: 'NBD',
   options: NBD_OPTIONS,
   identityOptions: ['server', 'export'],
 

@@ -6,8 +6,10 @@ import { driverOptions } from '../../schema/blockdev-options.js';
 export function jobFilter(
   name: string,
   childPermissions?: (users: PermissionSet, hasUsers: boolean) => PermissionSet,
+  more: Pick<DriverDescription, 'isNamedWhole'> = {},
 ): DriverDescription {
   return {
+    ...more,
     name,
     kind: 'filter',
     options: driverOptions({}, [{ role: 'file', required: true }]),

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
+import { alignUp } from '../../base/align.js';
 import { assert } from '../../base/assert.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import type {
@@ -24,7 +25,7 @@ import { applyRepairs } from './check/repair.js';
 import { changeBacking } from './features/backing.js';
 import { createQcow2 } from './create.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
-import { COMPATIBLE_LAZY_REFCOUNTS, Incompatible, MAGIC } from './disk/layout.js';
+import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { refuseCompressed } from './space/reservation.js';
@@ -224,6 +225,7 @@ class Qcow2Instance implements DriverInstance {
           };
     return {
       clusterSizeBytes: header.clusterBytes,
+      vmStateOffset: alignUp(header.sizeBytes, (header.clusterBytes * header.clusterBytes) / ENTRY_BYTES),
       isDirty: context.isDirty,
       isCorrupt: context.isMarkedCorrupt,
       snapshots,
@@ -247,6 +249,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   kind: 'format',
   options: QCOW2_OPTIONS,
   mutableOptions: Object.keys(QCOW2_OPTIONS.members),
+  compresses: true,
   async open(context, settings) {
     const sizes = cacheSizes(settings);
     return new Qcow2Instance(context, await OpenImage.open(context, sizes, context.mayWrite), sizes);

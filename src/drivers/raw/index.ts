@@ -166,6 +166,8 @@ export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE>
   options: RAW_OPTIONS,
   identityOptions: ['offset', 'size'],
   mutableOptions: ['offset', 'size'],
+  followsChildSize: true,
+  isFallback: true,
 
   async open(context, settings) {
     return new RawNode(windowOf(settings, context.child('file')));

@@ -1,10 +1,9 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { defined } from '../../base/assert.js';
+import { assert } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import { createImage } from '../../block/create.js';
-import { checkQcow2 } from '../../drivers/qcow2/check/check.js';
 import type { Host } from '../../host/host.js';
 import { createRealHost } from '../../host/real.js';
 import { humanBytes } from './chain-view.js';
@@ -142,9 +141,11 @@ async function verifyCopy(
 }
 
 async function checkImage(show: Show, bench: Bench, folder: string, image: string): Promise<void> {
-  const { disk, close } = await bench.open({ driver: 'file', filename: join(folder, image) }, true);
-  const result = await checkQcow2(defined(disk.root, 'an open image'));
+  const file = { driver: 'file', filename: join(folder, image) };
+  const { disk, close } = await bench.open({ driver: 'qcow2', file, backing: null }, true);
+  const result = await disk.node.instance.check?.('none', () => undefined);
   await close();
+  assert(result, 'images of the demo can be checked');
   if (result.corruptions > 0 || result.leaks > 0)
     throw new BlockError(
       'corrupt',

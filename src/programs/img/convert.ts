@@ -3,6 +3,7 @@ import { given } from '../../base/given.js';
 import { MiB } from '../../base/limits.js';
 import type { BlockBackend } from '../../block/backend.js';
 import type { DriverDescription } from '../../block/driver.js';
+import type { Node } from '../../block/node.js';
 import { createImage } from '../../block/create.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
@@ -47,8 +48,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
   if (!args.has('n')) await createTarget(tool, plan, totalBytes);
   const target = await openTarget(tool, args, plan);
   if (target.lengthBytes < totalBytes) throw new ToolFailure('output file is smaller than input file');
-  const { readsZeroWhenNew } = target.node.instance;
-  const isNew = !args.has('n') && readsZeroWhenNew === true && isFileBacked(target);
+  const isNew = !args.has('n') && readsZeroWhenNew(target.node);
   await new ImageCopy(target, totalBytes, {
     parallel: plan.parallel,
     sparseBytes: plan.sparseBytes,
@@ -151,8 +151,8 @@ function checkTarget(
   if (args.has('c')) throw compressionRefusal(driver);
 }
 
-function compressionRefusal({ name }: DriverDescription): ToolFailure {
-  if (name !== 'qcow2') return new ToolFailure('Compression not supported for this file format');
+function compressionRefusal({ compresses }: DriverDescription): ToolFailure {
+  if (compresses !== true) return new ToolFailure('Compression not supported for this file format');
   return new ToolFailure('convert: -c is not supported by livedisk');
 }
 
@@ -226,8 +226,8 @@ async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<Bloc
 }
 
 /** An export keeps what it held, whatever is created in it. */
-function isFileBacked({ node }: BlockBackend): boolean {
-  return node.children.get('file')?.node.driver.name === 'file';
+function readsZeroWhenNew({ instance, filtered }: Node): boolean {
+  return instance.readsZeroWhenNew === true && (filtered === undefined || readsZeroWhenNew(filtered.node));
 }
 
 async function finish(tool: Tool, target: BlockBackend): Promise<void> {

@@ -58,17 +58,10 @@ export function infoCommand(session: IoSession): boolean {
   session.output.print(
     `format name: ${node.driver.name}\n` +
       `cluster size: ${formatBytes(cluster)}\n` +
-      `vm state offset: ${formatBytes(vmStateOffset(node.driver.name, cluster, node.lengthBytes))}\n` +
+      `vm state offset: ${formatBytes(info.vmStateOffset ?? 0)}\n` +
       formatSpecificText(info.formatSpecific),
   );
   return true;
-}
-
-/** qcow2 keeps a guest's memory behind the disk, from the first L1 entry that the disk does not need. */
-function vmStateOffset(format: string, clusterBytes: number, lengthBytes: number): number {
-  if (format !== 'qcow2') return 0;
-  const l2Covers = (clusterBytes * clusterBytes) / 8;
-  return Math.ceil(lengthBytes / l2Covers) * l2Covers;
 }
 
 /** "Format specific information:" and a line for each member; '' when there are none. */
