@@ -20,6 +20,8 @@ export const ZERO_BYTES = 1024 * MiB;
 export const AWAITED_BYTES = 2 * MiB;
 /** A piece so small is read and written, not offloaded. */
 const COPIED_AT_ONCE_BYTES = 256 * KiB;
+/** Longest piece that the kernel copies. */
+const OFFLOADED_BYTES = 4 * MiB;
 /** Writeback of the target starts whenever this much was written to it. */
 const WRITEBACK_BYTES = 32 * MiB;
 
@@ -82,9 +84,16 @@ export class Mover {
       this.#tally.zeroBytes += zeroed;
       return zeroed;
     }
-    const length = Math.min(whole, Math.max(PIECE_BYTES, unit));
+    const length = Math.min(whole, Math.max(this.longestBytes(), unit));
     await this.#copyData(turn, offset, length, isLost);
     return length;
+  }
+
+  /** Longest piece of data: what the kernel copies, on a thread, costs the job less the longer it is. */
+  longestBytes(): number {
+    const { source, target } = this.#options;
+    const isOffloaded = protocolOf(source.node)?.copyFrom && protocolOf(target.node)?.copyFrom;
+    return isOffloaded ? OFFLOADED_BYTES : PIECE_BYTES;
   }
 
   /** Copies a unit of which parts are not alike. */
