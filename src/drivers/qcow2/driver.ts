@@ -1,6 +1,8 @@
+import { isDeepStrictEqual } from 'node:util';
 import { assert } from '../../base/assert.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import type {
+  ChildIo,
   DriverContext,
   DriverDescription,
   DriverInfo,
@@ -9,6 +11,8 @@ import type {
   Json,
   MapDriver,
   PreparedChange,
+  PreparedReopening,
+  Reopening,
   RepairMode,
   Reservation,
 } from '../../block/driver.js';
@@ -39,7 +43,16 @@ class Qcow2Map implements MapDriver {
     return this.image.context.clusterBytes;
   }
 
-  readCompressed(): Promise<void> {
+  get unitBytes(): number {
+    return this.image.context.clusterBytes;
+  }
+
+  get events(): ChildIo {
+    return this.image.context.meta;
+  }
+
+  /** What is not plain is compressed. */
+  readSpecial(): Promise<void> {
     return Promise.reject(refuseCompressed(this.image.context));
   }
 
@@ -68,14 +81,21 @@ class Qcow2Map implements MapDriver {
   }
 }
 
+/** The same surroundings, but for that child. */
+function withFile(context: DriverContext, file: ChildIo): DriverContext {
+  return Object.create(context, {
+    child: { value: (role: string) => (role === 'file' ? file : context.child(role)) },
+  }) as DriverContext;
+}
+
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
 /** One open qcow2 node. */
 class Qcow2Instance implements DriverInstance {
   readonly requestAlignmentBytes = 1;
   readonly map: Qcow2Map;
-  readonly #driver: DriverContext;
-  readonly #sizes: CacheSizes;
+  #driver: DriverContext;
+  #sizes: CacheSizes;
 
   constructor(driver: DriverContext, image: OpenImage, sizes: CacheSizes) {
     this.map = new Qcow2Map(image);
@@ -155,10 +175,32 @@ class Qcow2Instance implements DriverInstance {
     return { commit: () => void (this.map.image = image), abort: () => undefined };
   }
 
+  /** Another file, or caches of other sizes: the image is opened anew. */
+  async prepareReopen(reopening: Reopening<typeof QCOW2_OPTIONS>): Promise<PreparedReopening> {
+    const { settings, readOnly, mayWrite } = reopening;
+    const sizes = cacheSizes(settings);
+    const file = reopening.newChild('file');
+    const isAlike = isDeepStrictEqual(sizes, this.#sizes);
+    if (file === undefined && isAlike)
+      return readOnly === this.#driver.readOnly ? NOTHING : this.prepareReadOnly(readOnly);
+    await this.#writeAllBack();
+    const driver = file ? withFile(this.#driver, file) : this.#driver;
+    const image = await OpenImage.open(driver, sizes, mayWrite);
+    return {
+      lengthBytes: image.context.header.sizeBytes,
+      commit: () => {
+        this.map.image = image;
+        this.#driver = driver;
+        this.#sizes = sizes;
+      },
+      abort: () => undefined,
+    };
+  }
+
   async check(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck> {
     await this.#writeAllBack();
     const { context } = this.#image();
-    const plan = await planRepairs(context.file, repair, say);
+    const plan = await planRepairs(context.meta, repair, say);
     if (repair === 'none') return plan.result;
     context.assertMayRepair();
     await applyRepairs(await OpenImage.open(this.#driver, this.#sizes, true), plan);
@@ -204,6 +246,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   name: 'qcow2',
   kind: 'format',
   options: QCOW2_OPTIONS,
+  mutableOptions: Object.keys(QCOW2_OPTIONS.members),
   async open(context, settings) {
     const sizes = cacheSizes(settings);
     return new Qcow2Instance(context, await OpenImage.open(context, sizes, context.mayWrite), sizes);
