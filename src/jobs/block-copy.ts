@@ -89,11 +89,10 @@ export class Mover {
     return length;
   }
 
-  /** Longest piece of data: what the kernel copies, on a thread, costs the job less the longer it is. */
+  /** Longest piece of data. */
   longestBytes(): number {
     const { source, target } = this.#options;
-    const isOffloaded = protocolOf(source.node)?.copyFrom && protocolOf(target.node)?.copyFrom;
-    return isOffloaded ? OFFLOADED_BYTES : PIECE_BYTES;
+    return longestBetween(source.node, target.node);
   }
 
   /** Copies a unit of which parts are not alike. */
@@ -332,6 +331,12 @@ export class Mover {
 interface Copied {
   lengthBytes: number;
   kind: 'data' | 'zero' | 'skipped';
+}
+
+/** Longest piece of data: what the kernel copies, on a thread, costs a job less the longer it is. */
+export function longestBetween(source: Node, target: Node): number {
+  if (!protocolOf(source)?.copyFrom || !protocolOf(target)?.copyFrom) return PIECE_BYTES;
+  return OFFLOADED_BYTES;
 }
 
 export interface CopyOptions {
