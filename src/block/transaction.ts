@@ -1,3 +1,4 @@
+import { alignUp, isAligned } from '../base/align.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { prepareActivation, prepareInactivation } from './activity.js';
@@ -17,6 +18,9 @@ import {
   unitePermissions,
   withoutPermissions,
 } from './permissions.js';
+
+/** QEMU's unit of a node's length. */
+const SECTOR_BYTES = 512;
 
 interface Step {
   apply(): void;
@@ -386,6 +390,7 @@ function computePermissions(graph: Graph, before?: ReadonlyMap<Node, NodeState>)
     const set = cumulative(node, of);
     sets.set(node, set);
     checkWritable(node, set, before?.get(node)?.readOnly === false);
+    checkWholeUnits(node, set);
     for (const edge of node.children.values()) {
       checkIsOurs(node, edge);
       edges.set(edge, childPermissions(node, edge.role, set));
@@ -466,6 +471,21 @@ function checkIsOurs(parent: Node, { node, role }: Edge): void {
   if (parent.activity === 'inactive' || node.activity === 'active') return;
   const text = `Inactive '${node.name}' can't be a ${role} child of active '${parent.name}'`;
   throw new BlockError('permission', text, { node: node.name, errno: 'EPERM' });
+}
+
+/**
+ * A write into a unit is one of the whole unit: where the image ends within one, that would make it longer, for which one
+ * needs the permission. Errors: kind permission, in QEMU's words.
+ */
+function checkWholeUnits(node: Node, { perm }: PermissionSet): void {
+  const writes = hasPermission(perm, Permission.write) || hasPermission(perm, Permission.writeUnchanged);
+  if (!writes || hasPermission(perm, Permission.resize) || !node.isOpen) return;
+  if (isAligned(alignUp(node.lengthBytes, SECTOR_BYTES), node.instance.requestAlignmentBytes)) return;
+  throw new BlockError(
+    'permission',
+    "Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment",
+    { node: node.name, errno: 'EPERM' },
+  );
 }
 
 /** Errors: kind permission, in QEMU's words (7.2's; 10.0's for what 7.2 asserts). */
