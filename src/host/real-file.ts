@@ -3,7 +3,7 @@ import { assert } from '../base/assert.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
 import { Abandonable, deferred, type Deferred, type Slots } from '../base/async.js';
-import { MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
+import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import type { FileTraits, HostExtent, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
@@ -12,6 +12,8 @@ import { SyncWrites, type TurnBudget } from './sync-writes.js';
 const MAX_SYNC_READ_BYTES = 4 * MiB;
 /** Longest copy in memory that is made on the event loop. */
 const MAX_SYNC_COPY_BYTES = 8 * MiB;
+/** A longer copy within memory is worth a thread of its own, beside the event loop. */
+const MAX_COPY_NOW_BYTES = 512 * KiB;
 /** One copy_file_range: bounds how long it keeps a thread of the pool. */
 const MAX_COPY_BYTES = 64 * MiB;
 /** A flush above this means a device that makes page cache writes wait while it is flushed. */
@@ -267,8 +269,8 @@ export class RealFile implements HostFile {
   tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
     if (!(source instanceof RealFile) || this.#closed || source.#closed) return -1;
     if (!this.traits.inMemory || !source.traits.inMemory || this.#direct || source.#direct) return -1;
-    const bytes = Math.min(lengthBytes, MAX_SYNC_COPY_BYTES);
-    return this.#system.copyFileRangeNow(source.#fd, sourcePosition, this.#fd, position, bytes).value;
+    if (lengthBytes > MAX_COPY_NOW_BYTES) return -1;
+    return this.#system.copyFileRangeNow(source.#fd, sourcePosition, this.#fd, position, lengthBytes).value;
   }
 
   async copyFrom(

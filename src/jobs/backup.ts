@@ -2,10 +2,11 @@ import { alignDown, alignUp } from '../base/align.js';
 import { assert } from '../base/assert.js';
 import { KiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
+import type { ChainStatus } from '../block/chain-status.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import { COPY_BEFORE_WRITE } from '../drivers/copy-before-write/copy-before-write.js';
-import { Mover, ZERO_BYTES } from './block-copy.js';
+import { AWAITED_BYTES, Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
@@ -222,11 +223,11 @@ export class BackupJob implements JobDriver {
   async #launch(stretch: Stretch): Promise<Stretch> {
     const unit = this.#due.granularityBytes;
     const { offset } = stretch;
-    const most = Math.min(stretch.lengthBytes, this.#window.pieceBytes(unit));
     const status = await whenOpen(this.#sourceBackend, () =>
       statusOrData(this.#shown(), offset, stretch.lengthBytes),
     );
     if (!areOpen([this.#sourceBackend, this.#targetBackend])) return { offset, lengthBytes: 0 };
+    const most = Math.min(stretch.lengthBytes, this.#pieceBytes(status));
     const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
     if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
@@ -236,6 +237,16 @@ export class BackupJob implements JobDriver {
     if (!this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
       this.#window.launch(most, () => this.#gate.copy(offset, most));
     return { offset, lengthBytes: most };
+  }
+
+  /** Longer than others where all of it is data. */
+  #pieceBytes({ data, zero, lengthBytes }: ChainStatus): number {
+    const unit = this.#due.granularityBytes;
+    const usual = this.#window.pieceBytes(unit);
+    if (!data || zero || lengthBytes <= usual) return usual;
+    // A guest may have to wait for it.
+    const longest = Math.min(AWAITED_BYTES, this.#mover.longestBytes());
+    return Math.max(usual, Math.min(alignDown(lengthBytes, unit), this.#window.pieceBytes(unit, longest)));
   }
 
   /** A guest need not wait for zeroes, unless somebody reads the source's present content through the target. */

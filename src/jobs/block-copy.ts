@@ -20,6 +20,8 @@ export const ZERO_BYTES = 1024 * MiB;
 export const AWAITED_BYTES = 2 * MiB;
 /** A piece so small is read and written, not offloaded. */
 const COPIED_AT_ONCE_BYTES = 256 * KiB;
+/** Longest piece that the kernel copies. */
+const OFFLOADED_BYTES = 4 * MiB;
 /** Writeback of the target starts whenever this much was written to it. */
 const WRITEBACK_BYTES = 32 * MiB;
 
@@ -82,9 +84,15 @@ export class Mover {
       this.#tally.zeroBytes += zeroed;
       return zeroed;
     }
-    const length = Math.min(whole, Math.max(PIECE_BYTES, unit));
+    const length = Math.min(whole, Math.max(this.longestBytes(), unit));
     await this.#copyData(turn, offset, length, isLost);
     return length;
+  }
+
+  /** Longest piece of data. */
+  longestBytes(): number {
+    const { source, target } = this.#options;
+    return longestBetween(source.node, target.node);
   }
 
   /** Copies a unit of which parts are not alike. */
@@ -323,6 +331,12 @@ export class Mover {
 interface Copied {
   lengthBytes: number;
   kind: 'data' | 'zero' | 'skipped';
+}
+
+/** Longest piece of data: what the kernel copies, on a thread, costs a job less the longer it is. */
+export function longestBetween(source: Node, target: Node): number {
+  if (!protocolOf(source)?.copyFrom || !protocolOf(target)?.copyFrom) return PIECE_BYTES;
+  return OFFLOADED_BYTES;
 }
 
 export interface CopyOptions {

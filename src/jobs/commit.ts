@@ -117,7 +117,10 @@ export class CommitJob implements JobDriver {
       return;
     }
     const zero = status.zero;
-    const length = Math.min(status.lengthBytes, zero ? ZERO_BYTES : this.#window.pieceBytes(4096));
+    const length = Math.min(
+      status.lengthBytes,
+      zero ? ZERO_BYTES : this.#window.pieceBytes(4096, this.#mover.longestBytes()),
+    );
     const rateBytes = zero ? 0 : length;
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#mover.tryCopyData(offset, length)))
       this.#window.launch(rateBytes, () =>

@@ -34,9 +34,9 @@ export class CopyWindow {
     this.#windowBytes = windowBytes;
   }
 
-  /** Largest piece that keeps the job's rate limit finely; whole units of `unit` bytes. */
-  pieceBytes(unit: number): number {
-    const most = Math.min(PIECE_BYTES, this.#job.limit.sliceBytes);
+  /** Largest piece, at most `longestBytes`, that keeps the job's rate limit finely; whole units of `unit` bytes. */
+  pieceBytes(unit: number, longestBytes = PIECE_BYTES): number {
+    const most = Math.min(longestBytes, this.#job.limit.sliceBytes);
     return Math.max(unit, alignDown(Math.floor(most), unit));
   }
 

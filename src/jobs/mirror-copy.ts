@@ -2,6 +2,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
+import { alignDown } from '../base/align.js';
 import { KiB } from '../base/limits.js';
 import { AWAITED_BYTES, type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
 import { areOpen, type CopySides, takeTurn, whenOpen } from './copy-turn.js';
@@ -150,11 +151,20 @@ export class MirrorCopy {
     const longest = Math.min(lengthBytes, ZERO_BYTES);
     const status = await this.#status(offset, longest);
     // What is data now can be copied as data whatever becomes of it; what is zero now, the guest may still write.
-    if (status.data && !status.zero) return { offset, lengthBytes: most, rateBytes: most, data: status };
+    if (status.data && !status.zero) return this.#dataPiece({ offset, lengthBytes }, most, status);
     if (!status.zero || status.lengthBytes <= most) return { offset, lengthBytes: most, rateBytes: most };
     const end = offset + status.lengthBytes;
     const whole = end === offset + lengthBytes ? end : end - (end % granularityBytes);
     return { offset, lengthBytes: Math.max(most, whole - offset), rateBytes: 0 };
+  }
+
+  /** Longer than others where all of it is data, whole granules. */
+  #dataPiece({ offset, lengthBytes }: Stretch, most: number, data: ChainStatus): Piece {
+    const { granularityBytes } = this.dirty;
+    const longest = this.window.pieceBytes(granularityBytes, this.mover.longestBytes());
+    const alike = alignDown(Math.min(data.lengthBytes, longest), granularityBytes);
+    const length = Math.min(lengthBytes, Math.max(most, alike));
+    return { offset, lengthBytes: length, rateBytes: length, data };
   }
 
   // ---- pieces

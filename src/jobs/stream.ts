@@ -4,7 +4,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
-import { startWriteback, ZERO_BYTES } from './block-copy.js';
+import { AWAITED_BYTES, longestBetween, startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import type { Job } from './job.js';
@@ -40,6 +40,8 @@ export class StreamJob implements JobDriver {
   /** The first error that was ignored: the job goes on to the end of the disk, and fails there. */
   #ignored: Error | undefined;
   #sinceWriteback = 0;
+  /** A guest may have to wait for a piece. */
+  readonly #longestBytes: number;
   #dropped: Node[] = [];
 
   constructor(job: Job, plan: StreamPlan, nodes: StreamNodes, surroundings: JobSurroundings) {
@@ -49,6 +51,7 @@ export class StreamJob implements JobDriver {
     this.#nodes = nodes;
     this.#node = nodes.node;
     this.#lowest = lowestOf(nodes);
+    this.#longestBytes = Math.min(AWAITED_BYTES, longestBetween(this.#lowest, nodes.node));
     this.#place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
     );
@@ -126,7 +129,10 @@ export class StreamJob implements JobDriver {
       return;
     }
     const zero = status.zero;
-    const length = Math.min(status.lengthBytes, zero ? ZERO_BYTES : this.#window.pieceBytes(4096));
+    const length = Math.min(
+      status.lengthBytes,
+      zero ? ZERO_BYTES : this.#window.pieceBytes(4096, this.#longestBytes),
+    );
     const rateBytes = zero ? 0 : length;
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#tryCopy(offset, length)))
       this.#window.launch(rateBytes, () => this.#copy(offset, length, zero));
