@@ -87,7 +87,7 @@ export class ImageContext {
     return !this.#corrupted && this.header.autoclear === 0n;
   }
 
-  /** Errors in QEMU's words when this image must not be written. */
+  /** Errors in QEMU's words when this image must not be written, repaired or not. */
   checkWritable(): void {
     if (this.isMarkedCorrupt)
       throw new BlockError('corrupt', 'qcow2: Image is corrupt; cannot be opened read/write');
@@ -97,12 +97,13 @@ export class ImageContext {
       throw new BlockError('corrupt', 'Reference count table lies outside the file', {
         offset: refcountTableOffset,
       });
-    if (this.isDirty) {
-      throw new BlockError(
-        'unsupported',
-        'qcow2: Image is dirty (lazy refcounts); its refcounts must be repaired before it is opened read/write',
-      );
-    }
+  }
+
+  /** Where it cannot be repaired now: errors when its refcounts may be wrong. */
+  checkClean(): void {
+    if (!this.isDirty) return;
+    const how = 'its refcounts are repaired when it is opened read/write from the beginning';
+    throw new BlockError('unsupported', `qcow2: Image is dirty (lazy refcounts); ${how}`);
   }
 
   /**
@@ -114,6 +115,7 @@ export class ImageContext {
       this.#corrupted = true;
       if (this.mayWrite && this.header.version >= 3) this.#marking = this.#mark().catch(() => undefined);
       const event = { name: 'corrupted' as const, message, fatal: this.mayWrite };
+      this.driver.tell(corruptionText(message, this.mayWrite));
       this.driver.report(offset === undefined ? event : { ...event, offset, sizeBytes: this.clusterBytes });
     }
     const where = offset === undefined ? {} : { offset };
@@ -172,17 +174,18 @@ export class ImageContext {
     assert(mayWrite && forCheck, () => `node '${nodeName}' was not opened to be repaired`);
   }
 
-  /** Errors: kind corrupt unless a metadata cluster may be there. */
-  checkMetadataOffset(what: string, offset: number, where: string): void {
+  /** Errors: kind corrupt unless a metadata cluster may be there; `isShared`: it is not changed where it is. */
+  checkMetadataOffset(what: string, offset: number, where: string, isShared = false): void {
     if (offset % this.clusterBytes !== 0)
       throw this.corrupt(
         `${what} offset ${hex(offset)} unaligned (${where})`,
         Number.isSafeInteger(offset) ? offset : undefined,
       );
-    if (offset >= this.file.lengthBytes)
+    if (!Number.isSafeInteger(offset + this.clusterBytes))
       throw this.corrupt(`${what} offset ${hex(offset)} outside the image (${where})`);
     const other = this.metadata.findOther(offset);
-    if (other !== undefined) throw this.corrupt(`${what} overlaps with ${other} (${where})`, offset);
+    if (other !== undefined && !(isShared && other === `active ${what}`))
+      throw this.corrupt(`${what} overlaps with ${other} (${where})`, offset);
   }
 
   /** Changes fields in the first sector, which the disk writes whole or not at all; not yet durable on return. */
@@ -212,8 +215,16 @@ export class ImageContext {
   }
 }
 
+/** As QEMU writes numbers in messages. */
 export function hex(value: number): string {
-  return `0x${value.toString(16)}`;
+  return value === 0 ? '0' : `0x${value.toString(16)}`;
+}
+
+/** What is said of a broken image, once. */
+export function corruptionText(message: string, isWritable: boolean): string {
+  return isWritable
+    ? `qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`
+    : `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`;
 }
 
 /** Reads and checks the header cluster. */
