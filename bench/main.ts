@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { freemem } from 'node:os';
 import { join } from 'node:path';
+import { benchCompute } from './compute.js';
 import { benchConvert } from './convert.js';
 import { benchJobs } from './jobs.js';
 import { benchLatency } from './latency.js';
@@ -8,7 +9,7 @@ import { benchMemory } from './memory.js';
 import { benchNbd } from './nbd.js';
 import { benchStart } from './start.js';
 
-const HELP = `usage: npm run bench -- [start] [memory] [nbd] [jobs] [convert] [latency] [OPTION]...
+const HELP = `usage: npm run bench -- [start] [memory] [compute] [nbd] [jobs] [convert] [latency] [OPTION]...
 
 Runs livedisk and QEMU's programs in turn on the same work and prints medians and ratios. Without a name: all.
 
@@ -19,7 +20,7 @@ Runs livedisk and QEMU's programs in turn on the same work and prints medians an
   --no-disk      leave the disk runs out
 `;
 
-const SECTIONS = ['start', 'memory', 'nbd', 'jobs', 'convert', 'latency'];
+const SECTIONS = ['start', 'memory', 'compute', 'nbd', 'jobs', 'convert', 'latency'];
 const args = process.argv.slice(2);
 const option = (name: string, byDefault: string): string =>
   args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? byDefault;
@@ -52,6 +53,7 @@ else {
   if (!args.includes('--no-disk')) places.push(['disk', option('disk', '/var/tmp')]);
   if (wants('start')) await benchStart(rounds);
   if (wants('memory')) await inFolder('/dev/shm', benchMemory);
+  if (wants('compute')) await benchCompute();
   if (wants('nbd')) await inFolder('/dev/shm', (folder) => benchNbd(folder, rounds));
   for (const [place, parent] of places) {
     if (wants('jobs'))

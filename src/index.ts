@@ -6,7 +6,8 @@ export type { Host, SocketAddress } from './host/host.js';
 export type { DeviceProperties, ErrorAction, GuestDevice } from './attach/device.js';
 export type { RunStatus } from './attach/run-state.js';
 export type { ExportProperties } from './attach/exports.js';
-export type { Job, JobType } from './jobs/job.js';
+export type { Job } from './jobs/job.js';
+export type { JobType } from './jobs/job-driver.js';
 export type { JobStatus } from './jobs/state.js';
 export { Disk, type DiskOptions, type Extent, type Range } from './library/disk.js';
 export {

@@ -10,6 +10,7 @@ import { test } from 'node:test';
 const LAYERS = [
   'base',
   'host',
+  'codec',
   'schema',
   'wire/nbd',
   'wire/qmp',
@@ -17,6 +18,7 @@ const LAYERS = [
   'drivers',
   'jobs',
   'attach',
+  'programs/arguments',
   'programs/io',
   'monitor',
   'library',

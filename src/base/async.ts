@@ -72,6 +72,27 @@ export class AsyncMutex {
   }
 }
 
+/** So many at a time, first come, first served. */
+export class Slots {
+  #free: number;
+  readonly #queue: Array<() => void> = [];
+
+  constructor(count: number) {
+    this.#free = count;
+  }
+
+  async take(): Promise<void> {
+    if (this.#free > 0) this.#free--;
+    else await new Promise<void>((resolve) => this.#queue.push(resolve));
+  }
+
+  giveBack(): void {
+    const next = this.#queue.shift();
+    if (next) next();
+    else this.#free++;
+  }
+}
+
 /** Requests that can be left to themselves, all at once. */
 export class Abandonable {
   readonly #failing = new Set<(error: Error) => void>();

@@ -39,6 +39,8 @@ export const MAX_NODE_NAME_CHARS = 31;
 export const MAX_BITMAP_NAME_BYTES = 1023;
 /** Longest write that is made on the event loop: half a millisecond of copying, while a thread's wake-up costs 0.1. */
 export const MAX_SYNC_WRITE_BYTES = MiB;
+/** Tasks of one user that wait for compute threads; each holds its buffers. */
+export const MAX_WAITING_COMPUTE_TASKS = 1024;
 /** Largest image: offsets stay exact as numbers and leave room for rounding up. */
 export const MAX_IMAGE_BYTES = 2 ** 53 - 2 ** 32;
 

@@ -159,8 +159,9 @@ export class BlockBackend {
   tryRead(offset: number, buffer: Uint8Array): boolean {
     if (this.#isHeld()) return false;
     checkBuffer(buffer);
-    this.#check(offset, buffer.length);
-    if (!this.#root().tryRead(offset, buffer)) return false;
+    const root = this.#root();
+    this.#check(root, offset, buffer.length);
+    if (!root.tryRead(offset, buffer)) return false;
     const statistics = this.statistics.read;
     statistics.operations++;
     statistics.bytes += buffer.length;
@@ -170,18 +171,20 @@ export class BlockBackend {
   read(offset: number, buffer: Uint8Array): Promise<void> {
     if (!isBytes(buffer)) return Promise.reject(noBytes());
     return this.#run('read', buffer.length, () => {
-      this.#check(offset, buffer.length);
-      if (this.#root().tryRead(offset, buffer)) return undefined;
-      return this.#root().read(offset, buffer);
+      const root = this.#root();
+      this.#check(root, offset, buffer.length);
+      if (root.tryRead(offset, buffer)) return undefined;
+      return root.read(offset, buffer);
     });
   }
 
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
     if (this.#isHeld() || this.writethrough || hasFlag(flags, Flag.fua)) return false;
     checkBuffer(buffer);
-    this.#check(offset, buffer.length);
-    this.#checkWritable();
-    if (!this.#root().tryWrite(offset, buffer, flags)) return false;
+    const root = this.#root();
+    this.#check(root, offset, buffer.length);
+    this.#checkWritable(root);
+    if (!root.tryWrite(offset, buffer, flags)) return false;
     const statistics = this.statistics.write;
     statistics.operations++;
     statistics.bytes += buffer.length;
@@ -195,25 +198,28 @@ export class BlockBackend {
 
   writePayload(offset: number, payload: Payload, flags = 0): Promise<void> {
     return this.#run('write', payload.lengthBytes, () => {
-      this.#check(offset, payload.lengthBytes);
-      this.#checkWritable();
-      return this.node.io.writePayload(offset, payload, this.#durable(flags));
+      const root = this.#root();
+      this.#check(root, offset, payload.lengthBytes);
+      this.#checkWritable(root);
+      return root.node.io.writePayload(offset, payload, this.#durable(flags));
     });
   }
 
   writeZeroes(offset: number, lengthBytes: number, flags = 0): Promise<void> {
     return this.#run('write', lengthBytes, () => {
-      this.#check(offset, lengthBytes);
-      this.#checkWritable();
-      return this.#root().writeZeroes(offset, lengthBytes, this.#durable(flags));
+      const root = this.#root();
+      this.#check(root, offset, lengthBytes);
+      this.#checkWritable(root);
+      return root.writeZeroes(offset, lengthBytes, this.#durable(flags));
     });
   }
 
   discard(offset: number, lengthBytes: number): Promise<void> {
     return this.#run('unmap', lengthBytes, () => {
-      this.#check(offset, lengthBytes);
-      this.#checkWritable();
-      return this.#root().discard(offset, lengthBytes);
+      const root = this.#root();
+      this.#check(root, offset, lengthBytes);
+      this.#checkWritable(root);
+      return root.discard(offset, lengthBytes);
     });
   }
 
@@ -226,8 +232,9 @@ export class BlockBackend {
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     await this.enter();
     try {
-      this.#check(offset, lengthBytes);
-      return await this.node.statusThroughChain(offset, lengthBytes);
+      const root = this.#root();
+      this.#check(root, offset, lengthBytes);
+      return await root.node.statusThroughChain(offset, lengthBytes);
     } finally {
       this.leave();
     }
@@ -312,21 +319,16 @@ export class BlockBackend {
     return this.writethrough && !hasFlag(flags, Flag.fua) ? flags | Flag.fua : flags;
   }
 
-  #check(offset: number, lengthBytes: number): void {
-    if (!(
-      Number.isSafeInteger(offset) &&
-      Number.isSafeInteger(lengthBytes) &&
-      offset >= 0 &&
-      lengthBytes >= 0
-    ))
-      throw outOfRange(offset, lengthBytes);
-    if (offset + lengthBytes <= this.lengthBytes) return;
-    throw errnoError('EIO', undefined, { node: this.node.name, offset });
+  #check(root: Edge, offset: number, lengthBytes: number): void {
+    const isWhole = Number.isSafeInteger(offset) && Number.isSafeInteger(lengthBytes);
+    if (!isWhole || offset < 0 || lengthBytes < 0) throw outOfRange(offset, lengthBytes);
+    if (offset + lengthBytes <= root.node.lengthBytes) return;
+    throw errnoError('EIO', undefined, { node: root.node.name, offset });
   }
 
-  #checkWritable(): void {
-    if (this.#root().isWritable) return;
-    throw new BlockError('permission', 'Operation not permitted', { errno: 'EPERM', node: this.node.name });
+  #checkWritable(root: Edge): void {
+    if (root.isWritable) return;
+    throw new BlockError('permission', 'Operation not permitted', { errno: 'EPERM', node: root.node.name });
   }
 }
 

@@ -167,7 +167,7 @@ export function namesFile(flat: FlatOptions): boolean {
   return driver !== undefined && driver !== 'file';
 }
 
-function unknownOption({ name, kind }: DriverDescription, key: string): BlockError {
+export function unknownOption({ name, kind }: DriverDescription, key: string): BlockError {
   return kind === 'format'
     ? invalid(`Block format '${name}' does not support the option '${key}'`)
     : invalid(`Block protocol '${name}' doesn't support the option '${key}'`);

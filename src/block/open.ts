@@ -12,11 +12,20 @@ import { NodeNames, resolveBackingOf } from './full-filename.js';
 import type { Graph } from './graph.js';
 import { type DiscardMode, nodeModes } from './modes.js';
 import { DEFAULT_CACHE, Node } from './node.js';
-import { backingError, type ChildPlan, namesFile, type NodePlan, parseJsonName } from './node-plan.js';
+import {
+  backingError,
+  type ChildPlan,
+  namesFile,
+  type NodePlan,
+  parseJsonName,
+  unknownOption,
+} from './node-plan.js';
 import type { DriverRegistry } from './registry.js';
 
 /** First bytes looked at to tell a format. */
 const PROBE_BYTES = 512;
+
+const EMPTY_BACKING = 'Use of "backing": "" is deprecated; use "backing": null instead';
 
 /** How an image is opened beyond its own options; inherited by its children. */
 export interface OpenContext {
@@ -140,8 +149,8 @@ export class Opener {
     try {
       await this.#attachChildren(node, plan, inherited);
       node.opened(await driver.open(this.#driverContext(node, context.forCheck), settings));
-      if (driver.options.backing && context.noBacking !== true)
-        await this.#openBacking(node, plan.backing, inherited);
+      if (context.noBacking === true) this.#leaveBacking(plan);
+      else if (driver.options.backing) await this.#openBacking(node, plan.backing, inherited);
     } catch (error) {
       await this.#discard(node);
       throw error;
@@ -241,8 +250,16 @@ export class Opener {
     }
   }
 
+  /** Of a node without its backing file none can be asked for. */
+  #leaveBacking({ driver, backing }: NodePlan): void {
+    if (backing === '') this.onWarning(EMPTY_BACKING);
+    else if (typeof backing === 'string') throw unknownOption(driver, 'backing');
+    else if (backing instanceof FlatOptions) throw unknownOption(driver, `backing.${backing.firstKey}`);
+    else if (backing) throw unknownOption(driver, 'backing.driver');
+  }
+
   async #openBacking(node: Node, wanted: ChildPlan | null | undefined, context: OpenContext): Promise<void> {
-    if (wanted === '') this.onWarning('Use of "backing": "" is deprecated; use "backing": null instead');
+    if (wanted === '') this.onWarning(EMPTY_BACKING);
     if (wanted === null || wanted === '') return;
     const names = context.names ?? new NodeNames();
     const below: OpenContext = { ...inheritable(context), readOnly: true, names };

@@ -1,3 +1,5 @@
+import type { HostCompute } from './compute.js';
+
 /**
  * What livedisk needs of the machine. The engine reaches files, sockets, time and randomness only through this
  * interface: real.ts talks to Linux, simulated.ts replays a seed.
@@ -7,6 +9,7 @@ export interface Host {
   readonly net: HostNet;
   readonly clock: HostClock;
   readonly random: HostRandom;
+  readonly compute: HostCompute;
 }
 
 export interface OpenFileOptions {
@@ -51,9 +54,16 @@ export interface HostFiles {
 export interface FileTraits {
   /** On tmpfs or the like: reads never wait for a device. */
   inMemory: boolean;
+  /** Another program or machine answers (FUSE, NFS): any call may take for ever. Nothing is done on the event loop. */
+  isRemote: boolean;
   isBlockDevice: boolean;
   /** Required alignment of O_DIRECT I/O; 1 for buffered files. */
   alignmentBytes: number;
+}
+
+export interface HostExtent {
+  isHole: boolean;
+  lengthBytes: number;
 }
 
 /**
@@ -67,7 +77,7 @@ export interface HostFile {
 
   /** Current size in bytes (fstat, synchronous). */
   sizeBytes(): number;
-  /** st_blocks * 512. */
+  /** st_blocks * 512; of a remote file, as it was at the last flush or when this was asked for the last time. */
   allocatedBytes(): number;
 
   /** Fills `buffer` from `position` if the page cache has it all. */
@@ -89,8 +99,8 @@ export interface HostFile {
   /** Reserves blocks for a range (fallocate mode 0); kind 'unsupported' where it cannot. */
   allocate(position: number, lengthBytes: number): Promise<void>;
   tryAllocate(position: number, lengthBytes: number): boolean;
-  /** The data or hole at `position` (SEEK_DATA/SEEK_HOLE, synchronous) and how far it reaches, at most lengthBytes. */
-  extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number };
+  /** The data or hole at `position` (SEEK_DATA/SEEK_HOLE) and how far it reaches, at most lengthBytes; at once unless remote. */
+  extentAt(position: number, lengthBytes: number): HostExtent | Promise<HostExtent>;
   /**
    * copy_file_range from another open file into this one; answers the bytes copied, which may be fewer (0 at the
    * source's end). kind 'unsupported' where the file systems cannot: the caller reads and writes instead.

@@ -2,9 +2,9 @@ import fs from 'node:fs';
 import { assert } from '../base/assert.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
-import { Abandonable, deferred, type Deferred } from '../base/async.js';
+import { Abandonable, deferred, type Deferred, type Slots } from '../base/async.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
-import type { FileTraits, HostFile } from './host.js';
+import type { FileTraits, HostExtent, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
 
@@ -35,6 +35,16 @@ export interface RealFileProperties {
   writable: boolean;
   direct: boolean;
   traits: FileTraits;
+  /** When it was opened. */
+  allocatedBytes: number;
+}
+
+interface Sought {
+  position: number;
+  lengthBytes: number;
+  sizeBytes: number;
+  data: CallResult;
+  hole: number;
 }
 
 /** A descriptor; see HostFile for what each method promises. */
@@ -56,8 +66,13 @@ export class RealFile implements HostFile {
   #flushRunning: Promise<void> | undefined;
   #flushNext: Promise<void> | undefined;
   #lastFlushMs = 0;
+  readonly #remoteCalls: Slots;
+  #allocatedBytes: number;
 
-  constructor(properties: RealFileProperties, system: Syscalls, budget: TurnBudget) {
+  /** `remoteCalls`: the places in the pool that remote files share. */
+  constructor(properties: RealFileProperties, system: Syscalls, budget: TurnBudget, remoteCalls: Slots) {
+    this.#remoteCalls = remoteCalls;
+    this.#allocatedBytes = properties.allocatedBytes;
     this.#fd = properties.fd;
     this.path = properties.path;
     this.writable = properties.writable;
@@ -77,12 +92,30 @@ export class RealFile implements HostFile {
 
   allocatedBytes(): number {
     this.#checkOpen();
-    return fs.fstatSync(this.#fd).blocks * 512;
+    if (!this.traits.isRemote) return fs.fstatSync(this.#fd).blocks * 512;
+    void this.#askAgain();
+    return this.#allocatedBytes;
+  }
+
+  async #askAgain(): Promise<void> {
+    await this.#use(() => this.#askAllocated()).catch(() => undefined);
+  }
+
+  #askAllocated(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      fs.fstat(this.#fd, (error, stat) => {
+        if (error) return reject(error);
+        this.#allocatedBytes = stat.blocks * 512;
+        resolve();
+      });
+    });
   }
 
   tryRead(position: number, buffer: Uint8Array): boolean {
     const length = buffer.length;
     if (this.#closed || this.#direct || length > MAX_SYNC_READ_BYTES) return false;
+    // Even a read that must not wait may ask for the size.
+    if (this.traits.isRemote) return false;
     if (length === 0) return true;
     let got: number;
     if (this.traits.inMemory) got = this.#system.pread(this.#fd, buffer, position);
@@ -107,6 +140,7 @@ export class RealFile implements HostFile {
   tryWrite(position: number, buffer: Uint8Array): boolean {
     const length = buffer.length;
     if (this.#closed || this.#direct || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
+    if (this.traits.isRemote) return false;
     if (this.traits.inMemory) return this.#writeNow(position, buffer);
     const startMs = performance.now();
     if (!this.#mayChangeNow(startMs)) return false;
@@ -123,7 +157,7 @@ export class RealFile implements HostFile {
 
   /** A change that a failure leaves to the promise form, which reports it. */
   #tryChange(change: () => boolean): boolean {
-    if (this.#closed || this.#direct || !this.writable) return false;
+    if (this.#closed || this.#direct || !this.writable || this.traits.isRemote) return false;
     if (this.traits.inMemory) return change();
     const startMs = performance.now();
     if (!this.#mayChangeNow(startMs)) return false;
@@ -194,20 +228,37 @@ export class RealFile implements HostFile {
     );
   }
 
-  extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+  extentAt(position: number, lengthBytes: number): HostExtent | Promise<HostExtent> {
     this.#checkOpen();
+    if (this.traits.isRemote) return this.#use(() => this.#askExtent(position, lengthBytes));
     const sizeBytes = this.sizeBytes();
     if (position >= sizeBytes) return { isHole: true, lengthBytes };
-    const data = this.#system.lseek(this.#fd, position, Seek.data);
-    if (data < 0) {
-      const errno = this.#system.lastErrno();
-      if (errno === 'ENXIO') return { isHole: true, lengthBytes };
-      if (errno !== 'EINVAL') throw this.#error(errno, position);
+    const value = this.#system.lseek(this.#fd, position, Seek.data);
+    const data = { value, errno: value < 0 ? this.#system.lastErrno() : '' };
+    const hole = value === position ? this.#system.lseek(this.#fd, position, Seek.hole) : -1;
+    return this.#extentOf({ position, lengthBytes, sizeBytes, data, hole });
+  }
+
+  async #askExtent(position: number, lengthBytes: number): Promise<HostExtent> {
+    const { value: sizeBytes, errno } = await this.#system.lseekInPool(this.#fd, 0, Seek.end);
+    if (sizeBytes < 0) throw this.#error(errno, position);
+    if (position >= sizeBytes) return { isHole: true, lengthBytes };
+    const data = await this.#system.lseekInPool(this.#fd, position, Seek.data);
+    const isData = data.value === position;
+    const hole = isData ? (await this.#system.lseekInPool(this.#fd, position, Seek.hole)).value : -1;
+    return this.#extentOf({ position, lengthBytes, sizeBytes, data, hole });
+  }
+
+  /** What SEEK_DATA and, at data, SEEK_HOLE answered. */
+  #extentOf({ position, lengthBytes, sizeBytes, data, hole }: Sought): HostExtent {
+    if (data.value < 0) {
+      if (data.errno === 'ENXIO') return { isHole: true, lengthBytes };
+      if (data.errno !== 'EINVAL') throw this.#error(data.errno, position);
       // No holes on this kind of file: all of it is data.
       return { isHole: false, lengthBytes: Math.min(lengthBytes, sizeBytes - position) };
     }
-    if (data > position) return { isHole: true, lengthBytes: Math.min(lengthBytes, data - position) };
-    const hole = this.#system.lseek(this.#fd, position, Seek.hole);
+    if (data.value > position)
+      return { isHole: true, lengthBytes: Math.min(lengthBytes, data.value - position) };
     // Someone punched it between the two calls, or cut the file: calling it data is always right.
     const end = hole > position ? hole : sizeBytes;
     return { isHole: false, lengthBytes: Math.min(lengthBytes, end - position) };
@@ -303,10 +354,21 @@ export class RealFile implements HostFile {
 
   async #counted<T>(request: () => Promise<T>): Promise<T> {
     try {
-      return await request();
+      return await (this.traits.isRemote ? this.#inTurn(request) : request());
     } finally {
       this.#inFlight--;
       if (this.#inFlight === 0) this.#idle?.resolve();
+    }
+  }
+
+  /** Calls that do not return keep their places: those of other files have theirs. */
+  async #inTurn<T>(request: () => Promise<T>): Promise<T> {
+    await this.#remoteCalls.take();
+    try {
+      this.#requests.check();
+      return await request();
+    } finally {
+      this.#remoteCalls.giveBack();
     }
   }
 
@@ -372,7 +434,7 @@ export class RealFile implements HostFile {
         }),
     );
     if (!this.#closed) this.#flushRunning = running;
-    return running;
+    return this.traits.isRemote ? running.then(() => this.#askAgain()) : running;
   }
 
   async #fallocate(mode: number, position: number, lengthBytes: number): Promise<void> {

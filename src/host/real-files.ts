@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import { Slots } from '../base/async.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
@@ -7,6 +8,17 @@ import { TurnBudget } from './sync-writes.js';
 
 /** statfs(2) f_type of file systems that live in memory: tmpfs and ramfs (linux/magic.h). */
 const IN_MEMORY_MAGIC = new Set([0x01021994, 0x858458f6]);
+/**
+ * f_type of file systems whose calls no other program and no other machine answers: ext2 to ext4, xfs, btrfs, f2fs, zfs,
+ * bcachefs, overlayfs, squashfs, ISO 9660, FAT, exFAT, NTFS3, and the devices' own.
+ */
+const LOCAL_MAGIC = new Set([
+  ...IN_MEMORY_MAGIC,
+  ...[0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0x2fc12fc1, 0xca451a4e, 0x794c7630, 0x73717368],
+  ...[0x9660, 0x4d44, 0x2011bab0, 0x7366746e, 0x1373],
+]);
+/** Calls to remote files that may be in the pool at a time, of all files together: the rest of it is for the others. */
+const REMOTE_CALLS = 4;
 /** Covers the logical block of every common device; O_DIRECT requests keep to it. */
 const DIRECT_ALIGNMENT_BYTES = 4096;
 const PAGE_BYTES = 4096;
@@ -18,9 +30,12 @@ const SYNC_WRITE_MS_PER_TURN = 4;
 export class RealFiles implements HostFiles {
   readonly #system: Syscalls;
   readonly #budget = new TurnBudget(SYNC_WRITE_MS_PER_TURN);
+  readonly #remoteCalls = new Slots(REMOTE_CALLS);
+  readonly #isRemote: (fileSystem: number) => boolean;
 
-  constructor(system: Syscalls) {
+  constructor(system: Syscalls, isRemote = (fileSystem: number) => !LOCAL_MAGIC.has(fileSystem)) {
     this.#system = system;
+    this.#isRemote = isRemote;
   }
 
   buffer(lengthBytes: number): Buffer {
@@ -35,13 +50,17 @@ export class RealFiles implements HostFiles {
       const stat = fs.fstatSync(handle);
       if (stat.isDirectory()) throw errnoError('EISDIR', what, { path });
       const direct = options.direct ?? false;
+      const fileSystem = stat.isFile() ? (await fs.promises.statfs(path)).type : undefined;
+      const isRemote = fileSystem !== undefined && this.#isRemote(fileSystem);
       const traits: FileTraits = {
-        inMemory: stat.isFile() && IN_MEMORY_MAGIC.has((await fs.promises.statfs(path)).type),
+        inMemory: fileSystem !== undefined && !isRemote && IN_MEMORY_MAGIC.has(fileSystem),
+        isRemote,
         isBlockDevice: stat.isBlockDevice(),
         alignmentBytes: direct ? DIRECT_ALIGNMENT_BYTES : 1,
       };
-      const properties = { fd: handle, path, writable: options.write, direct, traits };
-      return new RealFile(properties, this.#system, this.#budget);
+      const allocatedBytes = stat.blocks * 512;
+      const properties = { fd: handle, path, writable: options.write, direct, traits, allocatedBytes };
+      return new RealFile(properties, this.#system, this.#budget, this.#remoteCalls);
     } catch (error) {
       if (handle !== undefined) fs.closeSync(handle);
       throw nodeError(error, what, { path });

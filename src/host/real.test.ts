@@ -18,16 +18,21 @@ function newFolder(context: Cleanup, parent: string): string {
   return folder;
 }
 
-/** The temporary folder, which is mostly a disk, and memory, whose files take other paths. */
-for (const parent of new Set([tmpdir(), '/dev/shm'])) {
+/** The temporary folder, which is mostly a disk, memory and what is remote, whose files take other paths. */
+for (const [name, parent, options] of [
+  ['the temporary folder', tmpdir(), {}],
+  ['memory', '/dev/shm', {}],
+  ['a remote file system', tmpdir(), { everythingIsRemote: true }],
+] as const) {
   if (!existsSync(parent)) continue;
-  hostConformance(`real host in ${parent}`, async (context) => ({
-    host: createRealHost(),
+  hostConformance(`real host in ${name}`, async (context) => ({
+    host: createRealHost(options),
     folder: newFolder(context, parent),
     addresses: [
       { type: 'inet', host: 'localhost', port: 0 },
       { type: 'inet', host: '127.0.0.1', port: 0 },
     ],
+    failCompute: () => undefined,
     run: (body) => body(),
   }));
 }

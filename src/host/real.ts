@@ -1,16 +1,23 @@
 import type { Host } from './host.js';
 import { RealClock, RealRandom } from './real-clock.js';
+import { RealCompute } from './real-compute.js';
 import { RealFiles } from './real-files.js';
 import { RealNet } from './real-net.js';
 import { Syscalls } from './syscalls.js';
 
-/** This machine. Cheap: nothing is opened, and koffi loads with the first file. */
-export function createRealHost(): Host {
+export interface RealHostOptions {
+  /** Takes the files of every file system for remote ones. */
+  everythingIsRemote?: boolean;
+}
+
+/** This machine. Cheap: nothing is opened, koffi loads with the first file, and threads start with the first task. */
+export function createRealHost({ everythingIsRemote = false }: RealHostOptions = {}): Host {
   const system = new Syscalls();
   return {
-    files: new RealFiles(system),
+    files: everythingIsRemote ? new RealFiles(system, () => true) : new RealFiles(system),
     net: new RealNet(system),
     clock: new RealClock(),
     random: new RealRandom(),
+    compute: new RealCompute(),
   };
 }

@@ -9,7 +9,7 @@ import type { Machine, OperationKind } from './simulated-machine.js';
 export class SimulatedFile implements HostFile {
   readonly path: string;
   readonly writable: boolean;
-  readonly traits: FileTraits = { inMemory: false, isBlockDevice: false, alignmentBytes: 1 };
+  readonly traits: FileTraits = { inMemory: false, isRemote: false, isBlockDevice: false, alignmentBytes: 1 };
   readonly #inode: SimulatedInode;
   readonly #machine: Machine;
   readonly #boot: number;

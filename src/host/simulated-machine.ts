@@ -19,7 +19,8 @@ export type OperationKind =
   | 'zeroRange'
   | 'truncate'
   | 'allocate'
-  | 'copyFrom';
+  | 'copyFrom'
+  | 'compute';
 
 export interface Operation {
   kind: OperationKind;
@@ -30,7 +31,7 @@ export interface Operation {
 
 export interface Fault {
   op: OperationKind;
-  /** Absolute path; every file when left out. */
+  /** Absolute path, of 'compute' the function's name; every one when left out. */
   path?: string;
   /** Such as 'EIO', 'ENOSPC'; 'ENOTSUP' takes the operation away. */
   errno: string;

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { deferred } from '../base/async.js';
+import { add } from '../../test/kit/compute-functions.js';
 import { hostConformance } from '../../test/kit/host-conformance.js';
 import type { Host, HostFile } from './host.js';
 import { createSimulatedHost, type Operation, type Simulation } from './simulated.js';
@@ -15,6 +16,7 @@ for (const refuseProbability of [0, 0.3, 1]) {
       host: simulation.host,
       folder: '/tmp',
       addresses: [{ type: 'inet', host: 'localhost', port: 0 }],
+      failCompute: (name) => void simulation.injectFault({ op: 'compute', path: name, errno: 'EIO' }),
       run: (body) => simulation.run(body),
     };
   });
@@ -276,4 +278,24 @@ test('locks of other programs are seen', async () => {
     simulation.setForeignLock('/disk', 200, false);
     assert.equal(file.lockByteShared(200), true);
   });
+});
+
+test('the seed decides in which order compute tasks end, and a power loss ends them', async () => {
+  const orderOf = async (seed: number): Promise<number[]> => {
+    const simulation = createSimulatedHost({ seed });
+    const { compute } = simulation.host;
+    const order: number[] = [];
+    const task = { function: add, input: Buffer.alloc(100), output: Buffer.alloc(100), parameters: 1 };
+    await simulation.run(async () => {
+      await Promise.all([0, 1, 2, 3, 4, 5, 6, 7].map((i) => compute.run(task).then(() => order.push(i))));
+      const lost = compute.run(task);
+      simulation.powerLoss();
+      await assert.rejects(lost, { kind: 'closed' });
+      await assert.rejects(compute.run(task), { kind: 'closed' });
+      assert.equal(await simulation.reboot().compute.run(task), 100);
+    });
+    return order;
+  };
+  assert.deepEqual(await orderOf(1), await orderOf(1));
+  assert.notDeepEqual(await orderOf(1), await orderOf(2));
 });

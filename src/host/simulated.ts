@@ -2,6 +2,7 @@ import { deferred } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import type { Host, SocketAddress } from './host.js';
 import { EventQueue, SimulatedClock } from './simulated-clock.js';
+import { SimulatedCompute } from './simulated-compute.js';
 import { absolute, SimulatedDirectory, SimulatedFiles } from './simulated-files.js';
 import { type DiskSpace, type Fault, Machine, type MachineOptions } from './simulated-machine.js';
 import { SimulatedNet } from './simulated-net.js';
@@ -70,8 +71,9 @@ export class Simulation {
 
   /** Makes matching operations fail; the answer takes the fault away again. */
   injectFault(fault: Fault): () => void {
+    const { op, path } = fault;
     return this.#machine.injectFault(
-      fault.path === undefined ? fault : { ...fault, path: absolute(fault.path) },
+      path === undefined || op === 'compute' ? fault : { ...fault, path: absolute(path) },
     );
   }
 
@@ -139,6 +141,7 @@ export class Simulation {
       net: this.#net,
       clock: new SimulatedClock(this.#queue, () => machine.boot === boot),
       random: this.#random.fork(),
+      compute: new SimulatedCompute(machine),
     };
   }
 }

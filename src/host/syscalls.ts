@@ -94,6 +94,10 @@ export class Syscalls {
     return this.#lib().lseek(fd, position, whence);
   }
 
+  lseekInPool(fd: number, position: number, whence: number): Promise<CallResult> {
+    return this.#inPool(this.#lib().lseek, fd, position, whence);
+  }
+
   /** Errno name of the call that just failed. */
   lastErrno(): string {
     return errnoName(this.#lib().koffi.errno());

@@ -4,6 +4,7 @@ import { type Deferred, deferred } from '../base/async.js';
 import { KiB } from '../base/limits.js';
 import { contents, JobBench } from '../../test/kit/job-bench.js';
 import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../test/kit/memory-layer.js';
+import { startBackup } from '../../test/kit/start-job.js';
 
 const CLUSTER = 64 * KiB;
 
@@ -47,7 +48,7 @@ test('a backup of the top that skips a cluster lets no write overtake the copy f
 
   const topLoaded = loadLater(top);
   const baseLoaded = loadLater(base);
-  const job = await bench.jobs.startBackup({
+  const job = await startBackup(bench, {
     ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'top', speed: 1 },
   });
   const first = guest.write(0, Buffer.alloc(512, 1));

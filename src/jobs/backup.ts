@@ -1,16 +1,17 @@
+import { alignDown, alignUp } from '../base/align.js';
 import { assert } from '../base/assert.js';
-import { BlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import { COPY_BEFORE_WRITE } from '../drivers/copy-before-write/copy-before-write.js';
-import type { BackupArguments } from './arguments.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from './copy-before-write.js';
 import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
-import { asError, type Job, type JobDriver } from './job.js';
+import type { Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
+import { asError } from './job-errors.js';
 import {
   ALL_PERMISSIONS,
   AS_NODE,
@@ -20,6 +21,7 @@ import {
   type JobSurroundings,
   Permission,
 } from './job-graph.js';
+import type { BackupNodes, BackupPlan } from './plans/backup.js';
 import { statusOrData } from './source-status.js';
 
 /** Smallest unit of a backup (QEMU: 64 KiB). */
@@ -32,7 +34,8 @@ export class BackupJob implements JobDriver {
   readonly type = 'backup';
   readonly isAnnouncedFirst = false;
   readonly job: Job;
-  readonly #arguments: BackupArguments;
+  readonly #plan: BackupPlan;
+  readonly #bitmap: DirtyBitmap | undefined;
   readonly #place: JobPlace;
   readonly #source: Node;
   readonly #target: Node;
@@ -49,33 +52,35 @@ export class BackupJob implements JobDriver {
   #failure: Error | undefined;
   #succeeded = false;
 
-  constructor(job: Job, args: BackupArguments, surroundings: JobSurroundings) {
+  constructor(job: Job, plan: BackupPlan, nodes: BackupNodes, surroundings: JobSurroundings) {
     job.setDriver(this);
     this.job = job;
-    this.#arguments = args;
-    this.#source = args.device;
-    this.#target = args.target;
-    const size = args.device.lengthBytes;
+    const { device, target, bitmap } = nodes;
+    this.#plan = plan;
+    this.#bitmap = bitmap;
+    this.#source = device;
+    this.#target = target;
+    const size = device.lengthBytes;
     const place = creatingNode(
-      () => new JobPlace(job, surroundings, COPY_BEFORE_WRITE, args.filterNodeName, args.device),
+      () => new JobPlace(job, surroundings, COPY_BEFORE_WRITE, plan.filterNodeName, device),
     );
     this.#place = place;
     place.hold('main node', place.filter, 0, ALL_PERMISSIONS);
-    this.#sourceBackend = place.filterChild('file', args.device, 0, ALL_PERMISSIONS);
+    this.#sourceBackend = place.filterChild('file', device, 0, ALL_PERMISSIONS);
     // Others may write: the source itself may be in the target's backing chain, where the guest goes on.
     const others = ALL_PERMISSIONS - Permission.resize;
-    this.#targetBackend = place.filterChild('target', args.target, Permission.write, others);
+    this.#targetBackend = place.filterChild('target', target, Permission.write, others);
     // Not the source: another layer or another backup may come between it and the filter.
-    place.hold('target', args.target, 0, ALL_PERMISSIONS);
+    place.hold('target', target, 0, ALL_PERMISSIONS);
     this.#window = new CopyWindow(job);
     this.#mover = new Mover({
       job,
       source: this.#sourceBackend,
       target: this.#targetBackend,
       unmap: true,
-      skipKnownZeroes: args.sync === 'full',
+      skipKnownZeroes: plan.sync === 'full',
     });
-    this.#due = new DirtyBitmap(size, clusterOf(args.target));
+    this.#due = new DirtyBitmap(size, clusterOf(target));
     this.#totalBytes = size;
     this.#gate = new CopyBeforeWrite({
       due: this.#due,
@@ -84,7 +89,7 @@ export class BackupJob implements JobDriver {
         this.#mover.copyFirst(turn, stretch, { unit: this.#due.granularityBytes, isLost }),
       failed: (error) => {
         this.#failure ??= asError(error);
-        job.kick();
+        job.pace.kick();
       },
     });
   }
@@ -131,7 +136,8 @@ export class BackupJob implements JobDriver {
   }
 
   #markDue(): void {
-    const { sync, bitmap } = this.#arguments;
+    const { sync } = this.#plan;
+    const bitmap = this.#bitmap;
     if (!bitmap || (sync !== 'incremental' && sync !== 'bitmap')) {
       this.#due.setAll();
     } else {
@@ -148,8 +154,8 @@ export class BackupJob implements JobDriver {
   async run(): Promise<void> {
     const window = this.#window;
     try {
-      await this.job.checkpoint(() => undefined);
-      if (this.#arguments.sync === 'none') await this.#waitForEnd();
+      await this.job.pace.checkpoint(() => undefined);
+      if (this.#plan.sync === 'none') await this.#waitForEnd();
       else await this.#copyAll();
       await window.finish();
       this.#throwFailure();
@@ -162,44 +168,51 @@ export class BackupJob implements JobDriver {
 
   async #waitForEnd(): Promise<never> {
     for (;;) {
-      await this.job.checkpoint(() => undefined);
+      await this.job.pace.checkpoint(() => undefined);
       this.#throwFailure();
-      await this.job.sleep(IDLE_SLEEP_MS);
+      await this.job.pace.sleep(IDLE_SLEEP_MS);
     }
   }
 
   async #copyAll(): Promise<void> {
     const due = this.#due;
-    const top = this.#arguments.sync === 'top';
     const next = (offset: number): Stretch | undefined => due.nextDirty(offset, due.sizeBytes, ZERO_BYTES);
-    for (let at = next(0); at; at = next(at.offset + at.lengthBytes)) {
+    for (let at = next(0); at;) {
       await this.#window.room();
       this.#throwFailure();
-      const stretch: Stretch = at;
       // A drained section has begun: the job rests first.
-      if (!areOpen([this.#sourceBackend, this.#targetBackend])) {
-        at = { offset: stretch.offset, lengthBytes: 0 };
-        continue;
-      }
-      const skipped = top ? await this.#skipUnallocated(stretch) : 0;
-      at = skipped > 0 ? { offset: stretch.offset, lengthBytes: skipped } : await this.#launch(stretch);
-      if (at.offset + at.lengthBytes >= due.sizeBytes) return;
+      const isOpen = areOpen([this.#sourceBackend, this.#targetBackend]);
+      const end = isOpen ? await this.#advance(at) : at.offset;
+      if (end >= due.sizeBytes) return;
+      at = next(end);
     }
   }
 
-  /** sync=top: whole clusters that only the backing file holds are not copied; answers how many bytes. */
-  async #skipUnallocated({ offset, lengthBytes }: Stretch): Promise<number> {
+  /** Deals with a first part of a stretch; answers its end. */
+  async #advance(stretch: Stretch): Promise<number> {
+    const allocated = this.#plan.sync === 'top' ? await this.#allocatedPart(stretch) : stretch;
+    if (allocated.offset > stretch.offset) return allocated.offset;
+    const { offset, lengthBytes } = await this.#launch(allocated);
+    return offset + lengthBytes;
+  }
+
+  /**
+   * sync=top: whole clusters that only the backing file holds are not copied. Answers the rest of the stretch, or its
+   * first part that is to be copied.
+   */
+  async #allocatedPart({ offset, lengthBytes }: Stretch): Promise<Stretch> {
     const status = await whenOpen(this.#sourceBackend, () =>
       statusOrData(this.#shown(), offset, lengthBytes, this.#source),
     );
-    if (status.allocated) return 0;
-    const end = offset + status.lengthBytes;
     const unit = this.#due.granularityBytes;
-    const whole = end === this.#due.sizeBytes ? end : end - (end % unit);
-    if (whole <= offset) return 0;
+    const end = offset + lengthBytes;
+    const alike = offset + status.lengthBytes;
+    if (status.allocated) return { offset, lengthBytes: Math.min(end, alignUp(alike, unit)) - offset };
+    const whole = alike === this.#due.sizeBytes ? alike : alignDown(alike, unit);
+    if (whole <= offset) return { offset, lengthBytes: Math.min(end - offset, unit) };
     // The guest may make some of it allocated meanwhile, having copied it first.
-    await this.#gate.skip(offset, whole - offset);
-    return whole - offset;
+    this.#totalBytes -= await this.#gate.skip(offset, whole - offset);
+    return { offset: whole, lengthBytes: end - whole };
   }
 
   async #launch(stretch: Stretch): Promise<Stretch> {
@@ -258,10 +271,10 @@ export class BackupJob implements JobDriver {
 
   /** What the user's bitmap holds after the job, by bitmap-mode. */
   #settleBitmap(): void {
-    const { bitmap } = this.#arguments;
+    const bitmap = this.#bitmap;
     const successor = bitmap?.successor;
     if (!bitmap || !successor) return;
-    const mode = this.#arguments.bitmapMode ?? 'on-success';
+    const mode = this.#plan.bitmap?.mode;
     const replace = mode === 'always' || (mode === 'on-success' && this.#succeeded);
     if (replace) {
       bitmap.resetAll();
@@ -277,46 +290,6 @@ export class BackupJob implements JobDriver {
     this.#source.dirtyBitmaps.splice(index, 1);
     bitmap.busy = false;
   }
-}
-
-/** Errors: kind invalid or unsupported, in QEMU's words. */
-export function checkBackupArguments(args: BackupArguments): void {
-  const { sync, bitmap, bitmapMode } = args;
-  if ((sync === 'incremental' || sync === 'bitmap') && !bitmap)
-    throw new BlockError('invalid', `must provide a valid bitmap name for '${sync}' sync mode`);
-  if (bitmap && sync !== 'incremental' && bitmapMode === undefined)
-    throw new BlockError('invalid', 'Bitmap sync mode must be given when providing a bitmap');
-  if (sync === 'incremental' && (bitmapMode ?? 'on-success') !== 'on-success') {
-    throw new BlockError(
-      'invalid',
-      "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'",
-    );
-  }
-  if (bitmap && sync === 'none')
-    throw new BlockError('invalid', "sync mode 'none' does not produce meaningful bitmap outputs");
-  if (bitmap && sync === 'full' && bitmapMode === 'never') {
-    throw new BlockError(
-      'invalid',
-      "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode 'full'",
-    );
-  }
-  if (!bitmap && bitmapMode !== undefined)
-    throw new BlockError('invalid', 'Cannot specify bitmap sync mode without a bitmap');
-  if (bitmap && sync === 'top')
-    throw new BlockError('unsupported', "A bitmap with sync mode 'top' is not supported");
-  if (bitmap?.busy)
-    throw new BlockError(
-      'busy',
-      `Bitmap '${bitmap.name ?? ''}' is currently in use by another operation and cannot be used`,
-    );
-}
-
-/** Errors: kind invalid or unsupported, in QEMU's words. */
-export function checkBackupTarget(args: BackupArguments): void {
-  if (args.compress === true)
-    throw new BlockError('unsupported', 'Compression is not supported for this drive ');
-  if (args.device.lengthBytes !== args.target.lengthBytes)
-    throw new BlockError('invalid', 'Source and target image have different sizes');
 }
 
 function clusterOf(target: Node): number {

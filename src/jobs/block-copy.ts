@@ -9,7 +9,8 @@ import { FilePayload } from '../block/payload.js';
 import { Flag } from '../block/request.js';
 import { areOpen, type CopyTurn, whenOpen } from './copy-turn.js';
 import { PIECE_BYTES } from './copy-window.js';
-import { type Job, JobCancelled, JobIoError } from './job.js';
+import type { Job } from './job.js';
+import { JobCancelled, JobIoError } from './job-errors.js';
 import { statusOrData, tryStatus } from './source-status.js';
 
 /** Zeroes cost no data: one request may cover this much. */
@@ -283,7 +284,7 @@ export class Mover {
       } catch (error) {
         if (!(error instanceof JobIoError) || error.action === 'report') throw error;
         if (error.action === 'ignore') return;
-        await job.checkpoint(() => undefined);
+        await job.pace.checkpoint(() => undefined);
       }
     }
   }

@@ -1,16 +1,17 @@
 import type { BlockBackend } from '../block/backend.js';
-import { BlockError } from '../base/error.js';
 import { assertBackingCertainAbove, referenceTo } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
-import type { CommitArguments } from './arguments.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { RangeLock } from '../block/range-lock.js';
 import { areOpen, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
-import type { Job, JobDriver } from './job.js';
+import type { Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
 import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import type { CommitNodes, CommitPlan } from './plans/commit.js';
+import { layerAbove } from './plans/nodes.js';
 import { statusOrData } from './source-status.js';
 
 /** block-commit of layers below the active one: their data goes down into the base, and they leave the chain. */
@@ -18,7 +19,7 @@ export class CommitJob implements JobDriver {
   readonly type = 'commit';
   readonly isAnnouncedFirst = true;
   readonly job: Job;
-  readonly #arguments: CommitArguments;
+  readonly #plan: CommitPlan;
   readonly #place: JobPlace;
   readonly #top: Node;
   readonly #base: Node;
@@ -31,25 +32,26 @@ export class CommitJob implements JobDriver {
   readonly #copying = new RangeLock();
   #offset = 0;
 
-  constructor(job: Job, args: CommitArguments, surroundings: JobSurroundings) {
+  constructor(job: Job, plan: CommitPlan, nodes: CommitNodes, surroundings: JobSurroundings) {
     this.job = job;
     job.setDriver(this);
-    this.#arguments = args;
-    this.#top = args.top;
-    this.#base = args.base;
-    this.#lowest = layerAbove(args.top, args.base);
-    const place = new JobPlace(job, surroundings, COMMIT_TOP, args.filterNodeName, args.top);
+    const { device, top, base } = nodes;
+    this.#plan = plan;
+    this.#top = top;
+    this.#base = base;
+    this.#lowest = layerAbove(top, base);
+    const place = new JobPlace(job, surroundings, COMMIT_TOP, plan.filterNodeName, top);
     this.#place = place;
-    place.hold('main node', args.device, 0, ALL_PERMISSIONS);
-    holdIntermediate(place, args.top, args.base);
-    place.hold('base', args.base, 0, ALL_PERMISSIONS);
-    const isToGrow = args.base.lengthBytes < args.top.lengthBytes;
+    place.hold('main node', device, 0, ALL_PERMISSIONS);
+    holdIntermediate(place, top, base);
+    place.hold('base', base, 0, ALL_PERMISSIONS);
+    const isToGrow = base.lengthBytes < top.lengthBytes;
     this.#baseBackend = place.backend(
-      args.base,
+      base,
       Permission.consistentRead | Permission.write | (isToGrow ? Permission.resize : 0),
       Permission.consistentRead | Permission.writeUnchanged,
     );
-    this.#topBackend = place.backend(args.top, 0, ALL_PERMISSIONS);
+    this.#topBackend = place.backend(top, 0, ALL_PERMISSIONS);
     this.#window = new CopyWindow(job);
     this.#mover = new Mover({
       job,
@@ -138,7 +140,7 @@ export class CommitJob implements JobDriver {
     const place = this.#place;
     await place.section([this.#top, this.#base], async () => {
       const reference = referenceTo(this.#base);
-      reference.filename = this.#arguments.backingFile ?? reference.filename;
+      reference.filename = this.#plan.backingFile ?? reference.filename;
       await place.withBackingReferences(overlaysOf(place.filter), reference, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));
@@ -175,13 +177,6 @@ export function holdIntermediate(place: JobPlace, top: Node, base: Node): void {
     const shared = Permission.writeUnchanged | Permission.write;
     place.hold('intermediate node', node, 0, shared + (isConsistent ? Permission.consistentRead : 0));
   }
-}
-
-/** The layer of top's chain whose backing file is `base`. */
-export function layerAbove(top: Node, base: Node): Node {
-  for (let at: Node | undefined = top.skipFilters(); at; at = at.backingNode())
-    if (at.backingNode() === base.skipFilters()) return at;
-  throw new BlockError('invalid', `'${base.name}' is not in this backing file chain`);
 }
 
 /** Makes a base as long as what is committed into it; the new part reads as zeroes. */

@@ -120,12 +120,17 @@ export class CopyBeforeWrite implements ChangeGate {
     }
   }
 
-  /** The rest of a stretch is not to be copied. Waits for copies under way: their writers may not be overtaken. */
-  async skip(offset: number, lengthBytes: number): Promise<void> {
+  /**
+   * The rest of a stretch is not to be copied; answers how much that was. Waits for copies under way: their writers may
+   * not be overtaken.
+   */
+  async skip(offset: number, lengthBytes: number): Promise<number> {
     const { due } = this.#options;
     const release = await this.#locks.lockExclusive(offset, lengthBytes);
+    const before = due.dirtyBytes;
     due.reset(offset, lengthBytes);
     release();
+    return before - due.dirtyBytes;
   }
 
   /** Nothing is held any more: guests' changes pass. */

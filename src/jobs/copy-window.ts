@@ -1,7 +1,8 @@
 import { Notifier } from '../base/async.js';
 import { alignDown } from '../base/align.js';
 import { MiB } from '../base/limits.js';
-import { asError, type Job, JobIoError } from './job.js';
+import type { Job } from './job.js';
+import { asError, JobIoError } from './job-errors.js';
 
 /** Data is moved in pieces of at most this. */
 export const PIECE_BYTES = MiB;
@@ -52,7 +53,7 @@ export class CopyWindow {
       this.#failure === undefined &&
       this.#again.length === 0 &&
       !this.#isFull() &&
-      !this.#job.needsCheckpoint;
+      !this.#job.pace.needsCheckpoint;
     return isOpen ? undefined : this.#untilRoom(wake);
   }
 
@@ -60,14 +61,14 @@ export class CopyWindow {
     for (;;) {
       while (this.#isFull()) await this.#done.wait();
       this.#throwFailure();
-      if (this.#job.needsCheckpoint) {
-        await this.#job.checkpoint(() => this.quiet(), wake);
+      if (this.#job.pace.needsCheckpoint) {
+        await this.#job.pace.checkpoint(() => this.quiet(), wake);
         this.#throwFailure();
       }
       if (this.#again.length === 0) return;
-      await this.#job.sleep(RETRY_MS);
+      await this.#job.pace.sleep(RETRY_MS);
       // The job may have been stopped meanwhile, by the very error that is tried again.
-      const piece = this.#job.needsCheckpoint ? undefined : this.#again.shift();
+      const piece = this.#job.pace.needsCheckpoint ? undefined : this.#again.shift();
       if (piece) this.#begin(piece);
     }
   }

@@ -1,15 +1,27 @@
-import type { Job, JobDriver } from './job.js';
+import { given } from '../base/given.js';
+import { newImage } from '../block/create.js';
+import type { Opener } from '../block/open.js';
+import { Permission } from '../block/permissions.js';
+import { withBackend } from '../block/with-backend.js';
+import type { Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
+import type { CreatePlan } from './plans/create.js';
+
+type FileOptions = Extract<CreatePlan['options'], { driver: 'file' }>;
+type FormatOptions = Extract<CreatePlan['options'], { driver: 'qcow2' }>;
 
 /** blockdev-create: one step of work that cannot be paused. */
 export class CreateJob implements JobDriver {
   readonly type = 'create';
   readonly totalBytes = 1;
-  readonly #work: () => Promise<void>;
+  readonly #options: CreatePlan['options'];
+  readonly #opener: Opener;
   #done = 0;
 
-  constructor(job: Job, work: () => Promise<void>) {
+  constructor(job: Job, plan: CreatePlan, opener: Opener) {
     job.setDriver(this);
-    this.#work = work;
+    this.#options = plan.options;
+    this.#opener = opener;
   }
 
   get offsetBytes(): number {
@@ -17,12 +29,42 @@ export class CreateJob implements JobDriver {
   }
 
   async run(): Promise<void> {
+    const options = this.#options;
     try {
-      await this.#work();
+      if (options.driver === 'file') await this.#createFile(options);
+      else await this.#formatImage(options);
     } finally {
       this.#done = 1;
     }
   }
 
+  async #createFile({ driver: name, filename, size }: FileOptions): Promise<void> {
+    const { drivers, graph } = this.#opener;
+    await drivers.get(name).createFile?.(graph.host, filename, size);
+  }
+
+  async #formatImage(asked: FormatOptions): Promise<void> {
+    const { graph, drivers } = this.#opener;
+    const { driver: name, file, size, ...rest } = asked;
+    const {
+      'backing-file': backingFile,
+      'backing-fmt': backingFormat,
+      ...options
+    } = { ...NO_BACKING, ...rest };
+    const driver = drivers.format(name);
+    const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
+    const node = await this.#opener.resolveReference(file, { readOnly: false });
+    const perm = Permission.write | Permission.resize;
+    try {
+      await withBackend(graph, node, perm, async ({ root }) => {
+        if (root) await driver.create?.(root, image, graph.host);
+      });
+    } finally {
+      await graph.collect([node]);
+    }
+  }
+
   async clean(): Promise<void> {}
 }
+
+const NO_BACKING: { 'backing-file'?: string; 'backing-fmt'?: string } = {};

@@ -5,8 +5,14 @@ import { Flag } from '../block/request.js';
 import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
 import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../test/kit/memory-layer.js';
 import { CLUSTER, DISK, fill, readyMirror, turns } from '../../test/kit/mirror-bench.js';
-import type { CommonArguments } from './arguments.js';
 import type { Job } from './job.js';
+import {
+  type CommonArguments,
+  startBackup,
+  startCommit,
+  startMirror,
+  startStream,
+} from '../../test/kit/start-job.js';
 
 const KINDS = ['mirror', 'backup', 'stream', 'commit', 'active commit'] as const;
 
@@ -33,15 +39,14 @@ async function copying(kind: (typeof KINDS)[number]): Promise<Copying> {
   const target = await newMemoryImage(bench.graph, 'target', options);
   const to = { mirror: target, backup: target, stream: top, commit: base, 'active commit': base }[kind];
   const before = await contents(top.node);
-  const { jobs } = bench;
   const start = (more: Partial<CommonArguments> = {}): Promise<Job> => {
     const common = { jobId: 'job0', ...more };
     const copy = { ...common, device: top.node, target: target.node, sync: 'full' } as const;
-    if (kind === 'mirror') return jobs.startMirror({ ...copy, targetIsNew: true });
-    if (kind === 'backup') return jobs.startBackup(copy);
-    if (kind === 'stream') return jobs.startStream({ ...common, node: top.node });
+    if (kind === 'mirror') return startMirror(bench, { ...copy, targetIsNew: true });
+    if (kind === 'backup') return startBackup(bench, copy);
+    if (kind === 'stream') return startStream(bench, { ...common, node: top.node });
     const last = kind === 'commit' ? middle.node : top.node;
-    return jobs.startCommit({ ...common, device: top.node, top: last, base: base.node });
+    return startCommit(bench, { ...common, device: top.node, top: last, base: base.node });
   };
   const from = kind === 'active commit' ? top : middle;
   return {

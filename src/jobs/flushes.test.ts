@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
 import { newMemoryImage } from '../../test/kit/memory-layer.js';
 import { readyMirror, turns } from '../../test/kit/mirror-bench.js';
+import { startMirror } from '../../test/kit/start-job.js';
 
 const CLUSTER = 4096;
 const DISK = 64 * CLUSTER;
@@ -20,7 +21,7 @@ test('a mirror that takes over flushes the target before it holds guests back, a
     held.push(guest.isQuiesced);
     return flush();
   };
-  const job = await bench.jobs.startMirror({
+  const job = await startMirror(bench, {
     jobId: 'job0',
     device: top.node,
     target: target.node,

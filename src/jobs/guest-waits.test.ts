@@ -8,6 +8,7 @@ import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
 import { AT_ONCE, type MemoryFile, newMemoryImage } from '../../test/kit/memory-layer.js';
 import { turns } from '../../test/kit/mirror-bench.js';
 import type { Job } from './job.js';
+import { startBackup, startMirror } from '../../test/kit/start-job.js';
 
 const CLUSTER = 65536;
 const DISK = 32 * MiB;
@@ -87,8 +88,8 @@ async function slowBench(): Promise<Bench> {
 }
 
 /** A mirror of one request at a time. */
-function startMirror({ bench, source, targetNode }: Bench, more: object = {}): Promise<Job> {
-  return bench.jobs.startMirror({
+function slowMirror({ bench, source, targetNode }: Bench, more: object = {}): Promise<Job> {
+  return startMirror(bench, {
     ...{ jobId: 'job0', device: source, target: targetNode, sync: 'full', targetIsNew: false, bufSize: 1 },
     ...more,
   });
@@ -98,7 +99,7 @@ test('a write of the guest does not wait for the zeroes of a backup', async () =
   const { bench, source, guest, target, targetNode } = await slowBench();
   const before = await contents(source);
   target.beginSlowly();
-  const job = await bench.jobs.startBackup({
+  const job = await startBackup(bench, {
     ...{ jobId: 'job0', device: source, target: targetNode, sync: 'full' },
   });
   while (!target.isBusy) await turns(1);
@@ -112,7 +113,7 @@ test('a write of the guest does not wait for the zeroes of a backup', async () =
 
 test('zeroes that a backup has failed to write are still to be copied by the next one', async () => {
   const { bench, source, guest, target, targetNode } = await slowBench();
-  const job = await bench.jobs.startBackup({
+  const job = await startBackup(bench, {
     ...{ jobId: 'job0', device: source, target: targetNode, sync: 'full', onWriteError: 'stop' },
   });
   let left = 1;
@@ -135,7 +136,7 @@ for (const granularity of [65536, 16 * MiB]) {
     const { bench, source, guest, target, targetNode } = parts;
     await guest.write(24 * MiB, Buffer.alloc(2 * MiB, 3));
     target.beginSlowly();
-    const job = await startMirror(parts, { copyMode: 'write-blocking', granularity });
+    const job = await slowMirror(parts, { copyMode: 'write-blocking', granularity });
     while (!target.isBusy) await turns(1);
     // Where the mirror is at work on a long stretch: its request, and the guest's own.
     target.countedBelow = Math.max(MOST_BYTES, granularity);
@@ -152,7 +153,7 @@ for (const granularity of [65536, 16 * MiB]) {
 test('when a mirror ends at a point in time, a write of the guest waits for one request', async () => {
   const parts = await slowBench();
   const { bench, source, guest, target, targetNode } = parts;
-  const job = await startMirror(parts, { granularity: 16 * MiB });
+  const job = await slowMirror(parts, { granularity: 16 * MiB });
   await bench.until('BLOCK_JOB_READY');
   job.pause();
   while (job.status !== 'standby') await turns(1);
@@ -188,7 +189,7 @@ test('nothing is copied while guests are held back for a mirror that takes over'
       await new Promise((resolve) => setImmediate(resolve));
     }
   })();
-  const job = await startMirror(parts);
+  const job = await slowMirror(parts);
   await bench.until('BLOCK_JOB_READY');
   job.complete();
   await job.concluded;
@@ -206,7 +207,7 @@ test('a section of the source does not wait for what a job has under way to its 
     await guest.write(0, Buffer.alloc(8 * MiB, 1));
     target.beginSlowly();
     const copy = { jobId: 'job0', device: source, target: targetNode, sync: 'full' } as const;
-    const job = kind === 'mirror' ? await startMirror(parts) : await bench.jobs.startBackup(copy);
+    const job = kind === 'mirror' ? await slowMirror(parts) : await startBackup(bench, copy);
     while (!target.isBusy) await turns(1);
     const reached = deferred();
     // Nothing reads the source meanwhile, and the job goes on afterwards.

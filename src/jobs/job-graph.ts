@@ -119,14 +119,14 @@ export class JobPlace {
   /** What the job reads or writes a node through, from insert() on. */
   backend(node: Node, perm: number, shared: number): BlockBackend {
     const description = 'an unnamed block device';
-    return this.#use('root', node, { description, perm, shared, user: this.job.backendUser });
+    return this.#use('root', node, { description, perm, shared, user: this.job.pace.backendUser });
   }
 
   /** The same as a child of the job's filter, which conflicts then name. */
   filterChild(role: string, node: Node, perm: number, shared: number): BlockBackend {
     const description = this.filter.describe();
     const isUser = false;
-    const { backendUser: user } = this.job;
+    const { backendUser: user } = this.job.pace;
     const backend = this.#use(role, node, { description, perm, shared, user, isUser }, true);
     this.filter.uses.add(backend);
     return backend;
@@ -145,7 +145,7 @@ export class JobPlace {
   #use(role: string, node: Node, properties: BackendProperties, isOfFilter = false): BlockBackend {
     const backend = this.graph.createBackend({ ...properties, queuesWhenDrained: false, owner: this });
     this.#backends.push(backend);
-    this.job.uses(backend);
+    this.job.pace.uses(backend);
     this.#uses.push({ backend, role, node, isOfFilter });
     return backend;
   }
@@ -324,12 +324,12 @@ export class JobPlace {
 
   /** A drained section of the job's own: guests and other jobs are quiet, this one works. */
   async section<T>(nodes: Iterable<Node>, body: () => Promise<T>): Promise<T> {
-    this.job.rest();
+    this.job.pace.rest();
     return this.#surroundings.changes.run(() =>
       this.graph.drained(
         nodes,
         async () => {
-          await this.job.wakeInSection();
+          await this.job.pace.wakeInSection();
           return body();
         },
         this,

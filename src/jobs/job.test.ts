@@ -4,7 +4,8 @@ import { deferred } from '../base/async.js';
 import { errnoError } from '../base/error.js';
 import { Graph } from '../block/graph.js';
 import { memoryHost } from '../../test/kit/job-bench.js';
-import { type EmitEvent, Job, type JobDriver, type JobProperties } from './job.js';
+import { type EmitEvent, Job, type JobProperties } from './job.js';
+import type { JobDriver } from './job-driver.js';
 
 interface Bench {
   job: Job;
@@ -118,7 +119,7 @@ test('a paused job is not paused again, nor softly cancelled, and runs on for a 
   const { job, story } = newJob({
     run: async () => {
       for (;;) {
-        await job.checkpoint(() => undefined);
+        await job.pace.checkpoint(() => undefined);
         await turn();
       }
     },
@@ -170,7 +171,7 @@ test('a job in standby is still ready', async () => {
   const { job } = readyJob();
   job.start();
   job.pause();
-  const resting = job.pausePoint();
+  const resting = job.pace.pausePoint();
   assert.equal(job.status, 'standby');
   assert.deepEqual([job.isReady, job.blockJobInfo()['ready']], [true, true]);
   job.resume();
@@ -181,13 +182,13 @@ test('a job in standby is still ready', async () => {
 test('a job that is to rest or to end does not go to sleep first', { timeout: 60_000 }, async () => {
   for (const wake of [
     (job: Job): void => job.pause(),
-    (job: Job): void => job.drainBegin(),
+    (job: Job): void => job.pace.drainBegin(),
     (job: Job): void => void job.cancel({ force: true, softOnReady: false }),
   ]) {
     const { job } = newJob({ run: () => new Promise(() => undefined) });
     job.start();
     wake(job);
-    await job.sleep(60_000);
+    await job.pace.sleep(60_000);
   }
 });
 
@@ -198,8 +199,8 @@ test(
     const { job } = newJob({
       run: async () => {
         job.limit.spend(1000);
-        assert.equal(job.needsCheckpoint, true);
-        await job.checkpoint(() => undefined);
+        assert.equal(job.pace.needsCheckpoint, true);
+        await job.pace.checkpoint(() => undefined);
       },
     });
     job.start();
@@ -216,13 +217,13 @@ test(
 test('a job in a section of its own does not work while another section holds it', async () => {
   const { job } = newJob({ run: () => new Promise(() => undefined) });
   job.start();
-  job.rest();
-  job.drainBegin();
+  job.pace.rest();
+  job.pace.drainBegin();
   let isAwake = false;
-  const waking = job.wakeInSection().then(() => (isAwake = true));
+  const waking = job.pace.wakeInSection().then(() => (isAwake = true));
   await turn();
   assert.deepEqual([isAwake, job.blockJobInfo()['busy']], [false, false]);
-  job.drainEnd();
+  job.pace.drainEnd();
   await waking;
   assert.equal(job.blockJobInfo()['busy'], true);
 });
@@ -234,12 +235,12 @@ test('a job that is started in a drained section rests before it does anything',
       isWorking = true;
     },
   });
-  job.drainBegin();
+  job.pace.drainBegin();
   job.start();
   assert.deepEqual([job.status, job.blockJobInfo()['busy']], ['paused', false]);
   await turn();
   assert.equal(isWorking, false);
-  job.drainEnd();
+  job.pace.drainEnd();
   await job.concluded;
   assert.equal(isWorking, true);
 });
@@ -249,7 +250,7 @@ test('a job that is to rest does so when its requests have landed, not earlier',
   job.start();
   job.pause();
   const landed = deferred();
-  const checked = job.checkpoint(() => landed.promise);
+  const checked = job.pace.checkpoint(() => landed.promise);
   await turn();
   assert.deepEqual([job.status, job.blockJobInfo()['busy']], ['running', true]);
   landed.resolve();
@@ -266,7 +267,7 @@ test('a job that has worked for a while lets others run', async () => {
   setImmediate(() => (hasRun = true));
   const began = performance.now();
   while (performance.now() - began < 10);
-  assert.equal(job.needsCheckpoint, true);
-  await job.checkpoint(() => undefined);
+  assert.equal(job.pace.needsCheckpoint, true);
+  await job.pace.checkpoint(() => undefined);
   assert.equal(hasRun, true);
 });

@@ -1,44 +1,16 @@
-import { type Deferred, deferred, Notifier } from '../base/async.js';
+import { type Deferred, deferred } from '../base/async.js';
 import { assert } from '../base/assert.js';
-import { BlockError, errnoOf, errnoText, toBlockError } from '../base/error.js';
-import type { ErrorPolicy } from './arguments.js';
-import type { BackendUser, BlockBackend } from '../block/backend.js';
+import { BlockError } from '../base/error.js';
 import type { Json } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
-import type { HostClock } from '../host/host.js';
+import { ErrorHandling, type ErrorPolicy } from './error-policy.js';
+import type { JobDriver, JobType } from './job-driver.js';
+import { asError, JobCancelled, jobError, JobIoError } from './job-errors.js';
+import { JobPace } from './job-pace.js';
 import { RateLimit } from './rate-limit.js';
 import { checkVerb, type JobStatus, mayFollow } from './state.js';
 
-export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | 'create';
 export type EmitEvent = (event: string, data: { [key: string]: Json }) => void;
-
-/** A job works this long before it gives way to guests and monitors. */
-const TURN_MS = 4;
-/** Most that a drained section waits for requests elsewhere, so that a job that rests shows itself paused in it. */
-const SHOWN_MS = 50;
-
-/** What one kind of job does. Each step is called once at most, in this order; clean always is. */
-export interface JobDriver {
-  readonly type: JobType;
-  /** Bytes done. */
-  readonly offsetBytes: number;
-  /** Bytes to do in all, as known now. */
-  readonly totalBytes: number;
-  /** The long part. Calls job.checkpoint() often; ends by itself, or after complete() or freeze(). */
-  run(): Promise<void>;
-  /** READY jobs: asked to take over. */
-  complete?(): void;
-  /** READY jobs: asked to end with the target as it is now; resolves once that point in time is held. */
-  freeze?(): Promise<void>;
-  /** The last part that may fail: the change of the graph. */
-  prepare?(): Promise<void>;
-  /** Cancelled by force: requests that it has in flight to a copy are given up if they do not end soon. */
-  giveUp?(): void;
-  /** Told that the job fails or is cancelled, before clean. */
-  abort?(): void;
-  /** Takes the job's filter and backends out of the graph. Must not fail. */
-  clean(): Promise<void>;
-}
 
 export interface JobProperties {
   id: string;
@@ -50,63 +22,23 @@ export interface JobProperties {
   onWriteError?: ErrorPolicy;
 }
 
-/**
- * report: the job fails. ignore: what failed is done again, or left out, and the job goes on. stop: the job is paused,
- * and what failed is done again once the user resumes it.
- */
-export type ErrorAction = 'report' | 'ignore' | 'stop';
-
-/** Thrown inside a job by a checkpoint when it was cancelled. */
-export class JobCancelled extends Error {
-  override name = 'JobCancelled';
-}
-
-/** A request of the job failed: the error that BLOCK_JOB_COMPLETED shows is the errno's text. */
-export class JobIoError extends Error {
-  override name = 'JobIoError';
-  readonly operation: 'read' | 'write';
-  readonly action: ErrorAction;
-
-  constructor(operation: 'read' | 'write', cause: unknown, action: ErrorAction) {
-    super(errnoText(errnoOf(cause)), { cause });
-    this.operation = operation;
-    this.action = action;
-  }
-}
-
 /** One job: its status, and the verbs of QMP. */
 export class Job {
   readonly id: string;
   readonly autoFinalize: boolean;
   readonly autoDismiss: boolean;
   readonly limit: RateLimit;
-  readonly #policies: { readonly read: ErrorPolicy; readonly write: ErrorPolicy };
+  /** For the job's own loop: when to give way, and when to rest. */
+  readonly pace: JobPace;
+  readonly #errors: ErrorHandling;
   readonly #graph: Graph;
-  readonly #clock: HostClock;
   readonly #emit: EmitEvent;
   readonly #forget: (job: Job) => void;
   #driver: JobDriver | undefined;
   #status: JobStatus = 'undefined';
-  /** Drained sections, and the user, that want it to rest. */
-  #drains = 0;
-  #userPaused = false;
-  /** No request of its own in flight, and none starts: a drained section need not wait for it. */
-  #atRest = true;
-  /** At a pause point. */
-  #isPaused = false;
-  #sleeping = false;
-  /** A drained section has begun; before it goes on, the job shows itself paused, as QEMU's does, unless it is held up. */
-  #goesToRest = false;
-  #isLate = false;
-  #cancelled = false;
   #ending: 'complete' | 'freeze' | undefined;
   #error: string | undefined;
-  /** What stopped it last, until it is resumed. */
-  #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok';
   #failure: unknown;
-  #turnStartedMs = 0;
-  readonly #backends: BlockBackend[] = [];
-  readonly #kicked = new Notifier();
   readonly #finalized: Deferred<void> = deferred();
   readonly #concluded: Deferred<void> = deferred();
 
@@ -116,9 +48,9 @@ export class Job {
     this.autoDismiss = properties.autoDismiss ?? true;
     this.limit = new RateLimit(properties.speed ?? 0);
     const { onReadError = 'report', onWriteError = 'report' } = properties;
-    this.#policies = { read: onReadError, write: onWriteError };
+    this.#errors = new ErrorHandling({ read: onReadError, write: onWriteError });
+    this.pace = new JobPace({ graph, limit: this.limit, paused: () => this.#pauseShown() });
     this.#graph = graph;
-    this.#clock = graph.host.clock;
     this.#emit = emit;
     this.#forget = forget;
   }
@@ -137,7 +69,7 @@ export class Job {
   }
 
   get isCancelled(): boolean {
-    return this.#cancelled;
+    return this.pace.isCancelled;
   }
 
   get error(): string | undefined {
@@ -178,50 +110,7 @@ export class Job {
     return this.#driver;
   }
 
-  /**
-   * For the backends of this job: drained sections make it rest, but they wait only for its requests to the nodes that
-   * they hold. What it has in flight elsewhere may take long.
-   */
-  readonly backendUser: BackendUser = {
-    drainBegin: () => this.drainBegin(),
-    isBusy: () => this.#goesToRest && !this.#isHeldUp(),
-    drainEnd: () => this.drainEnd(),
-  };
-
-  drainBegin(): void {
-    this.#drains++;
-    if (!this.#atRest && !this.#goesToRest) this.#goToRest();
-    this.#kicked.notify();
-  }
-
-  #goToRest(): void {
-    this.#goesToRest = true;
-    this.#isLate = false;
-    this.#clock.setTimer(SHOWN_MS, () => {
-      this.#isLate = true;
-      this.#graph.notifyIdle();
-    });
-  }
-
-  /** It waits for the end of a section itself, or for requests where none holds it, which may be to a target that hangs. */
-  #isHeldUp(): boolean {
-    if (this.#backends.some(({ isWaitingToOpen }) => isWaitingToOpen)) return true;
-    return this.#isLate && this.#backends.some(isElsewhere);
-  }
-
-  drainEnd(): void {
-    assert(this.#drains > 0, 'unbalanced drain of a job');
-    this.#drains--;
-    if (this.#drains === 0) this.#goesToRest = false;
-    this.#kicked.notify();
-  }
-
   // ---- life
-
-  /** What it makes its requests through. */
-  uses(backend: BlockBackend): void {
-    this.#backends.push(backend);
-  }
 
   setDriver(driver: JobDriver): void {
     this.#driver = driver;
@@ -248,8 +137,7 @@ export class Job {
 
   /** Begins the work; its end shows in events and `concluded`. */
   start(): void {
-    this.#atRest = false;
-    this.#turnStartedMs = this.#clock.nowMs();
+    this.pace.start();
     this.#setStatus('running');
     void this.#live();
   }
@@ -259,16 +147,16 @@ export class Job {
     let failure: unknown;
     try {
       // Begun in a drained section, it rests first.
-      if (this.#wantsRest()) await this.pausePoint();
+      if (this.pace.wantsRest) await this.pace.pausePoint();
       await driver.run();
-      if (this.#cancelled) throw new JobCancelled();
+      if (this.isCancelled) throw new JobCancelled();
       this.#setStatus('waiting');
       this.#setStatus('pending');
       if (!this.autoFinalize) await this.#untilFinalized();
       await driver.prepare?.();
     } catch (error) {
       // However it fails once it is cancelled, that is why.
-      failure = this.#cancelled ? new JobCancelled() : error;
+      failure = this.isCancelled ? new JobCancelled() : error;
       // A cancel or an error may meet the job while it rests; the tables know no way from there to aborting.
       if (this.#status === 'paused') this.#setStatus('running');
       if (this.#status === 'standby') this.#setStatus('ready');
@@ -280,16 +168,13 @@ export class Job {
     } catch (error) {
       failure ??= error;
     }
-    this.#rest();
+    this.pace.rest();
     this.#end(failure);
   }
 
   async #untilFinalized(): Promise<void> {
     if (this.type !== 'create') this.#emit('BLOCK_JOB_PENDING', { type: this.type, id: this.id });
-    this.#rest();
-    await Promise.race([this.#finalized.promise, this.#kicked.until(() => this.#cancelled)]);
-    if (this.#cancelled) throw new JobCancelled();
-    this.#atRest = false;
+    await this.pace.restUntil(this.#finalized.promise);
   }
 
   #end(failure: unknown): void {
@@ -320,6 +205,12 @@ export class Job {
     };
   }
 
+  #pauseShown(): () => void {
+    const back = this.#status;
+    this.#setStatus(back === 'ready' ? 'standby' : 'paused');
+    return () => this.#setStatus(back);
+  }
+
   #setStatus(status: JobStatus): void {
     assert(mayFollow(this.#status, status), () => `job '${this.id}' from '${this.#status}' to '${status}'`);
     this.#status = status;
@@ -341,122 +232,14 @@ export class Job {
   ioError(operation: 'read' | 'write', cause: unknown, isLost = false): Error {
     if (cause instanceof JobIoError || cause instanceof JobCancelled) return cause;
     // Requests in flight are given up with the job.
-    if (this.#cancelled) return new JobCancelled();
-    const action = isLost ? 'report' : this.#actionOn(operation, cause);
+    if (this.isCancelled) return new JobCancelled();
+    const action = isLost ? 'report' : this.#errors.actionOn(operation, cause);
     this.#emit('BLOCK_JOB_ERROR', { device: this.id, operation, action });
-    if (action === 'stop') this.#stopFor(cause);
+    if (action === 'stop') {
+      this.#errors.stoppedFor(cause);
+      this.pace.isUserPaused = true;
+    }
     return new JobIoError(operation, cause, action);
-  }
-
-  #actionOn(operation: 'read' | 'write', cause: unknown): ErrorAction {
-    const policy = this.#policies[operation];
-    if (policy === 'enospc' || policy === 'auto') return errnoOf(cause) === 'ENOSPC' ? 'stop' : 'report';
-    return policy;
-  }
-
-  #stopFor(cause: unknown): void {
-    if (this.#ioStatus === 'ok') this.#ioStatus = errnoOf(cause) === 'ENOSPC' ? 'nospace' : 'failed';
-    this.#userPaused = true;
-    this.#kicked.notify();
-  }
-
-  /** Whether checkpoint() has anything to do; cheap. */
-  get needsCheckpoint(): boolean {
-    if (this.#cancelled || this.#wantsRest()) return true;
-    const now = this.#clock.nowMs();
-    return now - this.#turnStartedMs > TURN_MS || this.limit.delayMs(now) > 0;
-  }
-
-  #wantsRest(): boolean {
-    return this.#drains > 0 || this.#userPaused;
-  }
-
-  /**
-   * Where a job gives way: rests while it is paused (after `quiet`, which waits for its requests in flight), keeps
-   * the rate limit, lets others run. Throws JobCancelled. Answers early, rate limit or not, when `wake` says so.
-   */
-  async checkpoint(quiet: () => Promise<void> | void, wake: () => boolean = () => false): Promise<void> {
-    for (;;) {
-      if (this.#cancelled) {
-        this.#notGoingToRest();
-        throw new JobCancelled();
-      }
-      if (this.#wantsRest()) {
-        await quiet();
-        await this.pausePoint();
-        continue;
-      }
-      const delay = this.limit.delayMs(this.#clock.nowMs());
-      if (delay === 0 || wake()) break;
-      await this.#nap(delay);
-    }
-    if (this.#clock.nowMs() - this.#turnStartedMs > TURN_MS) {
-      await this.#clock.macrotask();
-      this.#turnStartedMs = this.#clock.nowMs();
-    }
-  }
-
-  #notGoingToRest(): void {
-    if (!this.#goesToRest) return;
-    this.#goesToRest = false;
-    this.#graph.notifyIdle();
-  }
-
-  /** Rests while anyone wants it to; the caller has no request in flight. */
-  async pausePoint(): Promise<void> {
-    if (!this.#wantsRest() || this.#cancelled) return;
-    const back = this.#status;
-    this.#setStatus(back === 'ready' ? 'standby' : 'paused');
-    this.#isPaused = true;
-    this.#rest();
-    // Not at rest from the same moment on: another section may begin in the next.
-    while (this.#wantsRest() && !this.#cancelled) await this.#kicked.wait();
-    this.#atRest = false;
-    this.#setStatus(back);
-    this.#isPaused = false;
-    this.#kicked.notify();
-  }
-
-  /** Resolves when it does not rest at a pause point, or has a reason to. */
-  async untilAwake(): Promise<void> {
-    await this.#kicked.until(() => !this.#isPaused || this.#wantsRest());
-  }
-
-  /** Waits for `ms`, or until something happens to the job (kick, pause, cancel). */
-  async sleep(ms: number): Promise<void> {
-    if (!this.#wantsRest() && !this.#cancelled) await this.#nap(ms);
-  }
-
-  /** Ends a sleep(). */
-  kick(): void {
-    this.#kicked.notify();
-  }
-
-  async #nap(ms: number): Promise<void> {
-    this.#sleeping = true;
-    const woken = this.#kicked.wait();
-    const timer = this.#clock.setTimer(ms, () => this.#kicked.notify());
-    await woken;
-    timer.cancel();
-    this.#sleeping = false;
-    this.#turnStartedMs = this.#clock.nowMs();
-  }
-
-  /** In a drained section that the job entered at rest: it works again once nobody else drains it. */
-  async wakeInSection(): Promise<void> {
-    while (this.#drains > 0) await this.#kicked.wait();
-    this.#atRest = false;
-  }
-
-  /** Nothing in flight from here on: entering a drained section of its own. */
-  rest(): void {
-    this.#rest();
-  }
-
-  #rest(): void {
-    this.#atRest = true;
-    this.#goesToRest = false;
-    this.#graph.notifyIdle();
   }
 
   // ---- verbs
@@ -464,17 +247,15 @@ export class Job {
   /** block-job-pause, job-pause. It rests soon, at its next safe point. */
   pause(): void {
     checkVerb(this.id, this.#status, 'pause');
-    if (this.#userPaused) throw new BlockError('invalid', 'Job is already paused');
-    this.#userPaused = true;
-    this.#kicked.notify();
+    if (this.pace.isUserPaused) throw new BlockError('invalid', 'Job is already paused');
+    this.pace.isUserPaused = true;
   }
 
   resume(): void {
-    if (!this.#userPaused) throw new BlockError('invalid', "Can't resume a job that was not paused");
+    if (!this.pace.isUserPaused) throw new BlockError('invalid', "Can't resume a job that was not paused");
     checkVerb(this.id, this.#status, 'resume');
-    this.#ioStatus = 'ok';
-    this.#userPaused = false;
-    this.#kicked.notify();
+    this.#errors.resumed();
+    this.pace.isUserPaused = false;
   }
 
   /**
@@ -482,7 +263,7 @@ export class Job {
    * holding the point in time at which this was called; the answer comes when that is certain.
    */
   async cancel(options: { force: boolean; softOnReady: boolean }): Promise<void> {
-    if (options.softOnReady && !options.force && this.#userPaused) {
+    if (options.softOnReady && !options.force && this.pace.isUserPaused) {
       throw new BlockError('busy', `The block job for device '${this.id}' is currently paused`);
     }
     checkVerb(this.id, this.#status, 'cancel');
@@ -491,7 +272,7 @@ export class Job {
       if (this.#ending !== undefined) return;
       this.#ending = 'freeze';
       await driver.freeze();
-      this.#kicked.notify();
+      this.pace.kick();
       return;
     }
     this.#forceCancel();
@@ -504,22 +285,20 @@ export class Job {
   }
 
   #forceCancel(): void {
-    this.#cancelled = true;
-    this.#userPaused = false;
-    this.#kicked.notify();
+    this.pace.cancel();
     this.#work().giveUp?.();
   }
 
   complete(): void {
     checkVerb(this.id, this.#status, 'complete');
     const driver = this.#work();
-    if (!driver.complete || this.#cancelled || this.#ending === 'freeze') {
+    if (!driver.complete || this.isCancelled || this.#ending === 'freeze') {
       throw new BlockError('invalid', `The active block job '${this.id}' cannot be completed`);
     }
     if (this.#ending === 'complete') return;
     this.#ending = 'complete';
     driver.complete();
-    this.#kicked.notify();
+    this.pace.kick();
   }
 
   finalize(): void {
@@ -538,7 +317,7 @@ export class Job {
     checkVerb(this.id, this.#status, 'set-speed');
     checkSpeed(bytesPerSecond);
     this.limit.bytesPerSecond = bytesPerSecond;
-    this.#kicked.notify();
+    this.pace.kick();
   }
 
   /** A member of query-block-jobs. */
@@ -548,10 +327,10 @@ export class Job {
       device: this.id,
       len: this.#work().totalBytes,
       offset: this.#work().offsetBytes,
-      busy: !this.#atRest && !this.#sleeping && this.#status !== 'concluded',
-      paused: this.#wantsRest(),
+      busy: this.pace.isBusy && this.#status !== 'concluded',
+      paused: this.pace.wantsRest,
       speed: this.limit.bytesPerSecond,
-      'io-status': this.#ioStatus,
+      'io-status': this.#errors.ioStatus,
       ready: this.isReady,
       status: this.#status,
       'auto-finalize': this.autoFinalize,
@@ -575,31 +354,8 @@ export class Job {
   }
 }
 
-/** Has requests where no section holds it. */
-function isElsewhere(backend: BlockBackend): boolean {
-  return backend.hasRequests && !backend.isQuiesced;
-}
-
-function jobError(
-  failure: unknown,
-  message: string | undefined,
-  signal: AbortSignal | undefined,
-): BlockError {
-  if (failure instanceof JobCancelled) {
-    const cause: unknown = signal?.aborted ? signal.reason : failure;
-    return new BlockError('cancelled', message ?? 'Operation canceled', { errno: 'ECANCELED', cause });
-  }
-  const cause = failure instanceof JobIoError ? failure.cause : failure;
-  if (!(cause instanceof BlockError)) return toBlockError(failure);
-  return new BlockError(cause.kind, message ?? cause.message, { errno: errnoOf(cause), cause });
-}
-
 export function checkSpeed(bytesPerSecond: number): void {
   if (bytesPerSecond < 0) {
     throw new BlockError('invalid', "Parameter 'speed' expects a non-negative value");
   }
-}
-
-export function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error));
 }

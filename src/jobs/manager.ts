@@ -1,23 +1,22 @@
 import { AsyncMutex } from '../base/async.js';
 import { BlockError } from '../base/error.js';
-import { Node } from '../block/node.js';
+import type { Graph } from '../block/graph.js';
 import type { Opener } from '../block/open.js';
-import type {
-  BackupArguments,
-  CommitArguments,
-  CommonArguments,
-  MirrorArguments,
-  StreamArguments,
-} from './arguments.js';
-import { BackupJob, checkBackupArguments, checkBackupTarget } from './backup.js';
+import { BackupJob } from './backup.js';
 import { CommitJob } from './commit.js';
 import { CreateJob } from './create.js';
-import { checkSpeed, type EmitEvent, Job, type JobDriver } from './job.js';
-import type { JobSurroundings } from './job-graph.js';
+import { checkSpeed, type EmitEvent, Job, type JobProperties } from './job.js';
+import type { JobDriver } from './job-driver.js';
+import { creatingNode, type JobSurroundings } from './job-graph.js';
 import { MirrorJob } from './mirror.js';
-import { checkMirrorArguments, planOfActiveCommit, planOfMirror } from './mirror-plan.js';
+import { backupNodes, type BackupPlan } from './plans/backup.js';
+import { commitNodes, type CommitPlan } from './plans/commit.js';
+import type { CreatePlan } from './plans/create.js';
+import { mirrorNodes, type MirrorPlan } from './plans/mirror.js';
+import type { BlockJobPlan, JobPlan } from './plans/plan.js';
+import { streamNodes, type StreamPlan } from './plans/stream.js';
 import { checkJobId } from './state.js';
-import { checkStreamArguments, StreamJob } from './stream.js';
+import { StreamJob } from './stream.js';
 
 interface Startable extends JobDriver {
   readonly job: Job;
@@ -63,39 +62,44 @@ export class JobManager {
     return [...this.#jobs.values()].reverse();
   }
 
-  async startStream(args: StreamArguments): Promise<Job> {
-    assertChainNotBlocked(args.node, args.bottom ? args.bottom.below?.node : args.base);
-    checkStreamArguments(args);
-    return this.#start(args, (job) => new StreamJob(job, args, this.#surroundings));
+  /**
+   * Starts what a plan says; it may be one that was kept. Errors, in QEMU's words: those of the plan, where it is not
+   * true any more; exists or invalid for names that cannot be had; those of the change of the graph.
+   */
+  async start(plan: JobPlan): Promise<Job> {
+    switch (plan.kind) {
+      case 'create':
+        return this.#startCreate(plan);
+      case 'backup':
+        return this.#startBackup(plan);
+      default: {
+        const { job } = await this.#insert(plan, this.#maker(plan));
+        job.start();
+        return job;
+      }
+    }
   }
 
-  async startCommit(args: CommitArguments): Promise<Job> {
-    const isActive = args.top.skipFilters() === args.device.skipFilters();
-    checkIsRoot(args.device);
-    if (args.top.skipFilters() === args.base.skipFilters())
-      throw new BlockError('invalid', 'cannot commit an image into itself');
-    if (!args.top.isAbove(args.base))
-      throw new BlockError('invalid', `'${args.base.name}' is not in this backing file chain`);
-    args.device.assertNotBlocked();
-    assertChainNotBlocked(args.top, args.base.below?.node);
-    if (!isActive) return this.#start(args, (job) => new CommitJob(job, args, this.#surroundings));
-    if (args.backingFile !== undefined)
-      throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
-    return this.#start(args, (job) => new MirrorJob(job, planOfActiveCommit(args), this.#surroundings));
+  #maker(plan: StreamPlan | CommitPlan | MirrorPlan): (job: Job) => Startable {
+    const surroundings = this.#surroundings;
+    const { graph } = surroundings;
+    if (plan.kind === 'stream') {
+      const nodes = streamNodes(graph, plan);
+      return (job) => new StreamJob(job, plan, nodes, surroundings);
+    }
+    if (plan.kind === 'commit') {
+      const nodes = commitNodes(graph, plan);
+      return (job) => new CommitJob(job, plan, nodes, surroundings);
+    }
+    const nodes = mirrorNodes(graph, plan);
+    return (job) => new MirrorJob(job, plan, nodes, surroundings);
   }
 
-  async startMirror(args: MirrorArguments): Promise<Job> {
-    checkIsRoot(args.device);
-    if (args.device === args.target) throw new BlockError('invalid', "Can't mirror node into itself");
-    checkMirrorArguments(args);
-    for (const node of [args.device, args.target]) node.assertNotBlocked();
-    return this.#start(args, (job) => new MirrorJob(job, planOfMirror(args), this.#surroundings));
-  }
-
-  async startBackup(args: BackupArguments): Promise<Job> {
-    checkBackup(args);
-    return this.#surroundings.graph.drained([args.device, args.target], async () => {
-      const backup = await this.prepareBackup(args);
+  async #startBackup(plan: BackupPlan): Promise<Job> {
+    const { graph } = this.#surroundings;
+    const { device, target } = backupNodes(graph, plan);
+    return graph.drained([device, target], async () => {
+      const backup = await this.prepareBackup(plan);
       backup.begin();
       return backup.job;
     });
@@ -105,15 +109,15 @@ export class JobManager {
    * A backup whose point in time is now, to begin() or to withdraw() in the drained section that the caller holds over
    * source and target.
    */
-  async prepareBackup(args: BackupArguments): Promise<BackupJob> {
-    checkBackup(args);
-    return this.#insert(args, (job) => new BackupJob(job, args, this.#surroundings));
+  async prepareBackup(plan: BackupPlan): Promise<BackupJob> {
+    const nodes = backupNodes(this.#surroundings.graph, plan);
+    return this.#insert(plan, (job) => new BackupJob(job, plan, nodes, this.#surroundings));
   }
 
-  /** blockdev-create: runs `run`; stays until it is dismissed. */
-  async startCreate(args: { jobId: string; run: () => Promise<void> }): Promise<Job> {
-    const job = this.#newJob({ jobId: args.jobId, autoDismiss: false });
-    new CreateJob(job, args.run);
+  /** Stays until it is dismissed. */
+  #startCreate(plan: CreatePlan): Job {
+    const job = this.#newJob({ id: plan.jobId, autoDismiss: false });
+    new CreateJob(job, plan, this.#surroundings.opener);
     job.announce();
     job.start();
     return job;
@@ -121,7 +125,7 @@ export class JobManager {
 
   /** Resolves when no job rests any more for a drained section that is over. */
   async untilAwake(): Promise<void> {
-    await Promise.all([...this.#jobs.values()].map((job) => job.untilAwake()));
+    await Promise.all([...this.#jobs.values()].map((job) => job.pace.untilAwake()));
   }
 
   /** Ends all jobs by force; resolves when they are over. */
@@ -129,38 +133,25 @@ export class JobManager {
     await Promise.all([...this.#jobs.values()].map((job) => job.cancelNow()));
   }
 
-  #newJob(args: CommonArguments): Job {
-    checkJobId(args.jobId);
-    if (this.#jobs.has(args.jobId)) throw new BlockError('exists', `Job ID '${args.jobId}' already in use`);
-    const job = new Job(
-      {
-        id: args.jobId,
-        speed: Math.max(0, args.speed ?? 0),
-        ...(args.autoFinalize !== undefined && { autoFinalize: args.autoFinalize }),
-        ...(args.autoDismiss !== undefined && { autoDismiss: args.autoDismiss }),
-        ...(args.onReadError !== undefined && { onReadError: args.onReadError }),
-        ...(args.onWriteError !== undefined && { onWriteError: args.onWriteError }),
-      },
-      this.#surroundings.graph,
-      this.#emit,
-      (gone) => this.#jobs.delete(gone.id),
-    );
+  #newJob(properties: JobProperties): Job {
+    const { id } = properties;
+    checkJobId(id);
+    if (this.#jobs.has(id)) throw new BlockError('exists', `Job ID '${id}' already in use`);
+    const { graph } = this.#surroundings;
+    const job = new Job(properties, graph, this.#emit, (gone) => this.#jobs.delete(gone.id));
     this.#jobs.set(job.id, job);
     for (const listener of this.#newListeners) listener(job);
     return job;
   }
 
-  async #start(args: CommonArguments, make: (job: Job) => Startable): Promise<Job> {
-    const { job } = await this.#insert(args, make);
-    job.start();
-    return job;
-  }
-
-  async #insert<D extends Startable>(args: CommonArguments, make: (job: Job) => D): Promise<D> {
-    const job = this.#newJob(args);
+  /** In QEMU's order: the filter's name, the job's id, its speed, its place in the graph. */
+  async #insert<D extends Startable>(plan: BlockJobPlan, make: (job: Job) => D): Promise<D> {
+    checkFilterName(this.#surroundings.graph, plan);
+    const { jobId: id, speed, autoFinalize, autoDismiss, onReadError, onWriteError } = plan;
+    const policies = { onReadError, onWriteError };
+    const job = this.#newJob({ id, speed: Math.max(0, speed), autoFinalize, autoDismiss, ...policies });
     try {
       const driver = make(job);
-      const speed = args.speed ?? 0;
       if (driver.isAnnouncedFirst || speed < 0) job.announce();
       checkSpeed(speed);
       await driver.insert();
@@ -173,23 +164,10 @@ export class JobManager {
   }
 }
 
-/** The nodes from `top` down to the one above `end` (undefined: to the base). Errors: kind busy, in QEMU's words. */
-function assertChainNotBlocked(top: Node, end: Node | undefined): void {
-  for (const node of top.chain()) {
-    if (node === end) return;
-    node.assertNotBlocked();
-  }
-}
-
-function checkBackup(args: BackupArguments): void {
-  checkBackupArguments(args);
-  if (args.device === args.target) throw new BlockError('invalid', 'Source and target cannot be the same');
-  for (const node of [args.device, args.target]) node.assertNotBlocked();
-  checkBackupTarget(args);
-}
-
-/** A root is not a child of another node. Errors: kind invalid, in QEMU's words. */
-function checkIsRoot(node: Node): void {
-  for (const { parent } of node.parents)
-    if (parent instanceof Node) throw new BlockError('invalid', 'Need a root block node');
+/** Errors: exists, invalid; some filters are made as other nodes are, and QEMU says so. */
+function checkFilterName(graph: Graph, { kind, filterNodeName }: BlockJobPlan): void {
+  if (filterNodeName === undefined) return;
+  const check = (): void => graph.checkNewName(filterNodeName);
+  if (kind === 'stream' || kind === 'backup') creatingNode(check);
+  else check();
 }

@@ -7,6 +7,7 @@ import { Flag } from '../block/request.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
 import { AT_ONCE, type MemoryBehaviour, newMemoryImage } from '../../test/kit/memory-layer.js';
 import { CLUSTER, DISK, fill, readyMirror, turns, zeroings } from '../../test/kit/mirror-bench.js';
+import { startBackup, startCommit, startMirror, startStream } from '../../test/kit/start-job.js';
 
 test('a full mirror leaves nothing of what its target held, and keeps holes', async () => {
   for (let seed = 0; seed < 12; seed++) {
@@ -19,7 +20,7 @@ test('a full mirror leaves nothing of what its target held, and keeps holes', as
     for (const image of [top, target]) await fill(bench, image, below);
     const guest = await bench.guest(top.node);
     for (let n = 0; n < 8; n++) await guest.writeZeroes(below(60) * CLUSTER, (1 + below(4)) * CLUSTER);
-    const job = await bench.jobs.startMirror({
+    const job = await startMirror(bench, {
       jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: false, granularity: 16384,
     }); // prettier-ignore
     await bench.until('BLOCK_JOB_READY');
@@ -35,7 +36,7 @@ test('a full mirror leaves nothing of what its target held, and keeps holes', as
   const guest = await bench.guest(top.node);
   for (const cluster of [0, 5]) await guest.write(cluster * CLUSTER, Buffer.alloc(CLUSTER, 1));
   await guest.writeZeroes(8 * CLUSTER, 4 * CLUSTER);
-  const job = await bench.jobs.startMirror({
+  const job = await startMirror(bench, {
     jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, granularity: 16384,
   }); // prettier-ignore
   await bench.until('BLOCK_JOB_READY');
@@ -55,7 +56,7 @@ test('zeroes over data of the backing file are in a mirror of the top before it 
   await guest.writeZeroes(0, 3 * CLUSTER);
   await guest.writeZeroes(9 * CLUSTER, CLUSTER);
   const expected = await contents(top.node);
-  const job = await bench.jobs.startMirror({
+  const job = await startMirror(bench, {
     ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'top', targetIsNew: true },
     targetBacking: 'source-chain',
   });
@@ -81,7 +82,7 @@ test('a mirror has 16 pieces in flight, or as many bytes as its buffer has', asy
     const target = await newMemoryImage(bench.graph, 'target', { ...options, behaviour });
     const guest = await bench.guest(top.node);
     for (let at = 0; at < DISK; at += 2 * CLUSTER) await guest.write(at, Buffer.alloc(CLUSTER, 1));
-    const job = await bench.jobs.startMirror({
+    const job = await startMirror(bench, {
       ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true },
       ...(bufSize !== undefined && { bufSize }),
     });
@@ -109,17 +110,16 @@ test('every job keeps its speed, also where pieces are copied without a wait', a
     // Written in place, without a wait.
     await fill(bench, target, () => 1);
     await bench.guest(top.node);
-    const { jobs } = bench;
     const common = { jobId: 'job0', speed: 1 };
     const copy = { ...common, device: top.node, target: target.node, sync: 'full' } as const;
     const job =
       kind === 'mirror'
-        ? await jobs.startMirror({ ...copy, targetIsNew: false })
+        ? await startMirror(bench, { ...copy, targetIsNew: false })
         : kind === 'backup'
-          ? await jobs.startBackup(copy)
+          ? await startBackup(bench, copy)
           : kind === 'stream'
-            ? await jobs.startStream({ ...common, node: top.node })
-            : await jobs.startCommit({ ...common, device: top.node, top: middle.node, base: base.node });
+            ? await startStream(bench, { ...common, node: top.node })
+            : await startCommit(bench, { ...common, device: top.node, top: middle.node, base: base.node });
     const done = (): number => Number(job.jobInfo()['current-progress']);
     while (done() === 0) await turns(1);
     await turns(50);
@@ -140,7 +140,7 @@ test('a granule that is zero only at its beginning is copied whole', { timeout: 
   await fill(bench, target, () => (asked++ === 0 ? 0 : 2));
   const guest = await bench.guest(top.node);
   await guest.write(9 * CLUSTER, Buffer.alloc(CLUSTER, 1));
-  const job = await bench.jobs.startMirror({
+  const job = await startMirror(bench, {
     ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: false },
     // Pieces of one granule, and zeroes that cost nothing.
     ...{ granularity: 4 * CLUSTER, speed: 40 * CLUSTER },
@@ -159,7 +159,7 @@ test('zeroes of a mirror deallocate unless it was told not to', async () => {
     const target = await newMemoryImage(bench.graph, 'target', options);
     await fill(bench, target, () => 2);
     const seen = zeroings(target);
-    const job = await bench.jobs.startMirror({
+    const job = await startMirror(bench, {
       ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: false },
       ...(unmap !== undefined && { unmap }),
     });

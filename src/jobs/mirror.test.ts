@@ -3,11 +3,17 @@ import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
-import type { MirrorArguments } from './arguments.js';
 import type { Job } from './job.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
 import { AT_ONCE, type MemoryBehaviour, newMemoryImage } from '../../test/kit/memory-layer.js';
 import { CLUSTER, DISK, fill, readyMirror, turns } from '../../test/kit/mirror-bench.js';
+import {
+  type MirrorArguments,
+  startBackup,
+  startCommit,
+  startMirror,
+  startStream,
+} from '../../test/kit/start-job.js';
 
 /** Less than a granule of the mirror, and never aligned to one. */
 const PIECE = 700;
@@ -52,7 +58,7 @@ for (const copyMode of ['background', 'write-blocking'] as const) {
         const guest = await bench.guest(top.node);
         const model = await contents(top.node);
         const stop = writeOn(guest, model, below);
-        const job = await bench.jobs.startMirror({
+        const job = await startMirror(bench, {
           jobId: 'job0',
           device: top.node,
           target: target.node,
@@ -94,7 +100,7 @@ test('a write to both sides keeps dirty what the first look through the disk mar
     await lookOn.get(offset)?.promise;
     return status(offset, lengthBytes);
   };
-  const job = await bench.jobs.startMirror({
+  const job = await startMirror(bench, {
     jobId: 'job0',
     device: top.node,
     target: target.node,
@@ -136,13 +142,13 @@ async function chainOfFour(bench: JobBench): Promise<[Node, Node, Node, Node]> {
 test('a job over a chain of which another job holds a part is refused at its start', async () => {
   const bench = new JobBench();
   const [a, b, c, d] = await chainOfFour(bench);
-  const first = await bench.jobs.startStream({ jobId: 'first', node: b, autoFinalize: false });
+  const first = await startStream(bench, { jobId: 'first', node: b, autoFinalize: false });
   const busy = { kind: 'busy', message: /is busy: block device is in use by block job: stream/ };
-  await assert.rejects(bench.jobs.startStream({ jobId: 'second', node: d }), busy);
-  await assert.rejects(bench.jobs.startCommit({ jobId: 'second', device: d, top: c, base: a }), busy);
+  await assert.rejects(startStream(bench, { jobId: 'second', node: d }), busy);
+  await assert.rejects(startCommit(bench, { jobId: 'second', device: d, top: c, base: a }), busy);
   // The filter above a base that the job below works on is that job's; above the filter there is room.
-  await assert.rejects(bench.jobs.startStream({ jobId: 'second', node: d, base: b }), busy);
-  const beside = await bench.jobs.startStream({ jobId: 'beside', node: d, bottom: c });
+  await assert.rejects(startStream(bench, { jobId: 'second', node: d, base: b }), busy);
+  const beside = await startStream(bench, { jobId: 'beside', node: d, bottom: c });
   await beside.concluded;
   assert.equal(beside.error, undefined);
   while (first.status !== 'pending') await turns(1);
@@ -157,8 +163,8 @@ test('a mirror that takes over leaves the filter of a job further down the old c
   const target = await newMemoryImage(bench.graph, 'target', { lengthBytes: DISK, clusterBytes: CLUSTER });
   const guest = await bench.guest(d);
   for (const node of d.chain()) node.monitorOwned = false;
-  const below = await bench.jobs.startStream({ jobId: 'below', node: b, autoFinalize: false });
-  const job = await bench.jobs.startMirror({
+  const below = await startStream(bench, { jobId: 'below', node: b, autoFinalize: false });
+  const job = await startMirror(bench, {
     jobId: 'job0', device: d, target: target.node, sync: 'full', targetIsNew: true,
   }); // prettier-ignore
   await bench.until('BLOCK_JOB_READY');
@@ -245,8 +251,8 @@ test('jobs of one chain may end at the same moment', { timeout: 60_000 }, async 
   const [, b, c, d] = await chainOfFour(bench);
   const guest = await bench.guest(d);
   const jobs = [
-    await bench.jobs.startStream({ jobId: 'below', node: b, autoFinalize: false }),
-    await bench.jobs.startStream({ jobId: 'above', node: d, bottom: c, autoFinalize: false }),
+    await startStream(bench, { jobId: 'below', node: b, autoFinalize: false }),
+    await startStream(bench, { jobId: 'above', node: d, bottom: c, autoFinalize: false }),
   ];
   while (jobs.some((job) => job.status !== 'pending')) await turns(1);
   for (const job of jobs) job.finalize();
@@ -263,7 +269,7 @@ test('a mirror refuses a target of another size, and bounds of its arguments', a
   const longer = await newMemoryImage(bench.graph, 'longer', { ...options, lengthBytes: 2 * DISK });
   const spare = await newMemoryImage(bench.graph, 'spare', { ...options, lengthBytes: 2 * DISK });
   const start = (more: Partial<MirrorArguments>): Promise<Job> =>
-    bench.jobs.startMirror({
+    startMirror(bench, {
       ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, ...more },
     });
   const range = { message: "Parameter 'granularity' expects a value in range [512B, 64MB]" };
@@ -323,13 +329,17 @@ test('what fails is told as a read of the source or a write of the target', asyn
       const target = await newMemoryImage(bench.graph, 'target', options);
       (operation === 'read' ? middle : kind === 'commit' ? base : target).file.behaviour = faulty;
       const copy = { jobId: 'job0', device: top.node, target: target.node, sync: 'full' } as const;
-      const { jobs } = bench;
       const job =
         kind === 'mirror'
-          ? await jobs.startMirror({ ...copy, targetIsNew: true })
+          ? await startMirror(bench, { ...copy, targetIsNew: true })
           : kind === 'backup'
-            ? await jobs.startBackup(copy)
-            : await jobs.startCommit({ jobId: 'job0', device: top.node, top: middle.node, base: base.node });
+            ? await startBackup(bench, copy)
+            : await startCommit(bench, {
+                jobId: 'job0',
+                device: top.node,
+                top: middle.node,
+                base: base.node,
+              });
       await job.concluded;
       assert.equal(job.error, 'No space left on device');
       const told = { device: 'job0', operation, action: 'report' };

@@ -4,6 +4,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
 import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../test/kit/memory-layer.js';
+import { startCommit, startStream } from '../../test/kit/start-job.js';
 
 const CLUSTER = 512;
 const DISK = 40 * CLUSTER + 100;
@@ -75,7 +76,7 @@ test('stream of a whole chain under a writer keeps the content and ends without 
     const guest = await bench.guest(top.node);
     const model = await contents(top.node);
     const stop = writeOn(guest, model, below);
-    const job = await bench.jobs.startStream({ jobId: 'job0', node: top.node });
+    const job = await startStream(bench, { jobId: 'job0', node: top.node });
     await job.concluded;
     await stop();
     assertSame(await contents(top.node), model, seed);
@@ -103,7 +104,7 @@ test('stream with a base pulls up only what lies above it, also into a node belo
     const node = below(2) === 0 ? d : c;
     const stop = writeOn(guest, model, below);
     const bottom = chain[1]?.node;
-    const job = await bench.jobs.startStream({
+    const job = await startStream(bench, {
       jobId: 'job0',
       node: node.node,
       ...(below(2) === 0 || !bottom ? { base: a.node } : { bottom }),
@@ -132,7 +133,7 @@ test('commit of middle layers keeps the content and leaves every overlay on the 
     const second = await contents(e.node);
     const base = below(2) === 0 ? a : b;
     const stop = writeOn(guest, model, below);
-    const job = await bench.jobs.startCommit({
+    const job = await startCommit(bench, {
       jobId: 'job0',
       device: e.node,
       top: c.node,
@@ -160,14 +161,14 @@ test('a cancelled stream keeps what it copied and the chain, and can be started 
   const top = chain[1];
   assert.ok(top);
   const before = await contents(top.node);
-  const job = await bench.jobs.startStream({ jobId: 'job0', node: top.node, speed: 1 });
+  const job = await startStream(bench, { jobId: 'job0', node: top.node, speed: 1 });
   await job.cancel({ force: false, softOnReady: true });
   await job.concluded;
   assert.deepEqual(bench.story('job0'), [
     'created', 'running', 'aborting', 'BLOCK_JOB_CANCELLED', 'concluded', 'null',
   ]); // prettier-ignore
   assert.deepEqual(chainOf(top.node), ['b', 'a']);
-  const again = await bench.jobs.startStream({ jobId: 'job0', node: top.node });
+  const again = await startStream(bench, { jobId: 'job0', node: top.node });
   await again.concluded;
   assert.deepEqual(await contents(top.node), before);
   assert.deepEqual(chainOf(top.node), ['b']);

@@ -1,15 +1,16 @@
-import { BlockError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
 import { referenceTo } from '../block/backing-reference.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
-import type { StreamArguments } from './arguments.js';
 import { startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
-import { type Job, type JobDriver, JobIoError } from './job.js';
+import type { Job } from './job.js';
+import type { JobDriver } from './job-driver.js';
+import { JobIoError } from './job-errors.js';
+import type { StreamNodes, StreamPlan } from './plans/stream.js';
 import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { statusOrData } from './source-status.js';
 
@@ -24,7 +25,8 @@ export class StreamJob implements JobDriver {
   readonly type = 'stream';
   readonly isAnnouncedFirst = false;
   readonly job: Job;
-  readonly #arguments: StreamArguments;
+  readonly #plan: StreamPlan;
+  readonly #nodes: StreamNodes;
   readonly #place: JobPlace;
   readonly #node: Node;
   /** The lowest node that is pulled up; what is below it stays. */
@@ -37,14 +39,15 @@ export class StreamJob implements JobDriver {
   #sinceWriteback = 0;
   #dropped: Node[] = [];
 
-  constructor(job: Job, args: StreamArguments, surroundings: JobSurroundings) {
+  constructor(job: Job, plan: StreamPlan, nodes: StreamNodes, surroundings: JobSurroundings) {
     job.setDriver(this);
     this.job = job;
-    this.#arguments = args;
-    this.#node = args.node;
-    this.#lowest = lowestOf(args);
+    this.#plan = plan;
+    this.#nodes = nodes;
+    this.#node = nodes.node;
+    this.#lowest = lowestOf(nodes);
     this.#place = creatingNode(
-      () => new JobPlace(job, surroundings, COPY_ON_READ, args.filterNodeName, args.node),
+      () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
     );
     this.#backend = this.#hold();
     this.#window = new CopyWindow(job);
@@ -77,7 +80,7 @@ export class StreamJob implements JobDriver {
     place.hold('main node', place.filter, consistentRead, unchanged + write);
     const backend = place.backend(place.filter, consistentRead, unchanged + write);
     place.hold('active node', this.#node, 0, unchanged + write);
-    const { base, bottom } = this.#arguments;
+    const { base, bottom } = this.#nodes;
     const end = base ?? bottom?.below?.node;
     for (let at = this.#node.below?.node; at && at !== end; at = at.below?.node)
       place.hold('intermediate node', at, 0, unchanged);
@@ -171,7 +174,7 @@ export class StreamJob implements JobDriver {
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
       const reference = base ? referenceTo(base) : { filename: undefined, format: undefined };
-      if (base) reference.filename = this.#arguments.backingFile ?? reference.filename;
+      if (base) reference.filename = this.#plan.backingFile ?? reference.filename;
       this.#dropped = [link.node];
       await place.withBackingReferences([node], reference, async () => {
         place.thaw();
@@ -192,13 +195,7 @@ export class StreamJob implements JobDriver {
   }
 }
 
-/** Errors: kind invalid, in QEMU's words. */
-export function checkStreamArguments({ base, bottom, backingFile }: StreamArguments): void {
-  if (!base && !bottom && backingFile !== undefined)
-    throw new BlockError('invalid', 'backing file specified, but streaming the entire chain');
-}
-
-function lowestOf({ node, base, bottom }: StreamArguments): Node {
+function lowestOf({ node, base, bottom }: StreamNodes): Node {
   if (!node.children.has('backing') && base === undefined && bottom === undefined) return node;
   if (bottom) return bottom;
   const end = base?.skipFilters();

@@ -5,7 +5,7 @@ import { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { EngineParts as Engine } from './parts.js';
-import { findDevice } from './find-node.js';
+import { findDevice } from '../block/find-node.js';
 import type { DoneAction } from './snapshot.js';
 
 const MAX_NAME_BYTES = 1023;

@@ -6,12 +6,14 @@ import { given } from '../base/given.js';
 import type { CreateOptions, Json } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import { Node } from '../block/node.js';
-import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
+import { Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { EngineParts as Engine } from './parts.js';
-import { checkNotBlocked, findNode, findRoot } from './find-node.js';
+import { checkNotBlocked, findNode, findRoot } from '../block/find-node.js';
+import { withBackend } from '../block/with-backend.js';
+import { planCreate } from '../jobs/plans/create.js';
 
 export function registerBlockdev(engine: Engine): void {
   const { graph } = engine;
@@ -37,25 +39,6 @@ function deleteNode(graph: Graph, name: string): Waiting {
   node.monitorOwned = false;
   // Its last flush may be slow. When it fails the node is gone all the same, which is what was asked.
   return new Waiting(graph.release([node]));
-}
-
-/** Runs `body` with a backend of its own on a node. `owner`: of a drained section in which it works. */
-export async function withBackend<T>(
-  graph: Graph,
-  node: Node,
-  perm: number,
-  body: (backend: BlockBackend) => Promise<T>,
-  owner: object = {},
-): Promise<T> {
-  const description = 'an unnamed block device';
-  const backend = graph.createBackend({ description, perm, shared: ALL_PERMISSIONS, owner });
-  await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-  try {
-    return await body(backend);
-  } finally {
-    const { root } = backend;
-    if (root) await graph.transaction((transaction) => transaction.detach(root));
-  }
 }
 
 async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Promise<void> {
@@ -96,51 +79,8 @@ async function changeBackingFile(graph: Graph, args: CommandArguments<'change-ba
 }
 
 async function create(engine: Engine, args: CommandArguments<'blockdev-create'>): Promise<void> {
-  const { options } = args;
-  const driver: string = options.driver;
-  if (driver !== 'file' && driver !== 'qcow2')
-    throw new BlockError('unsupported', 'Driver does not support blockdev-create');
-  await engine.jobs.startCreate({
-    jobId: args['job-id'],
-    run: () => (options.driver === 'file' ? createFile(engine, options) : formatImage(engine, options)),
-  });
+  await engine.jobs.start(planCreate(args));
 }
-
-type BlockdevCreate = CommandArguments<'blockdev-create'>['options'];
-
-async function createFile(
-  engine: Engine,
-  options: Extract<BlockdevCreate, { driver: 'file' }>,
-): Promise<void> {
-  const driver = engine.opener.drivers.get('file');
-  await driver.createFile?.(engine.host, options.filename, options.size);
-}
-
-async function formatImage(
-  engine: Engine,
-  args: Extract<BlockdevCreate, { driver: 'qcow2' }>,
-): Promise<void> {
-  const { graph, opener, host } = engine;
-  const { driver: name, file, size, ...rest } = args;
-  const {
-    'backing-file': backingFile,
-    'backing-fmt': backingFormat,
-    ...options
-  } = { ...NO_BACKING, ...rest };
-  const driver = opener.drivers.format(name);
-  const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
-  const node = await opener.resolveReference(file, { readOnly: false });
-  const perm = Permission.write | Permission.resize;
-  try {
-    await withBackend(graph, node, perm, async ({ root }) => {
-      if (root) await driver.create?.(root, image, host);
-    });
-  } finally {
-    await graph.collect([node]);
-  }
-}
-
-const NO_BACKING: { 'backing-file'?: string; 'backing-fmt'?: string } = {};
 
 /** Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Errors: "Could not create ...". */
 export async function createOverlayFile(

@@ -7,7 +7,7 @@ import type { SocketAddress } from '../host/host.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { EngineParts as Engine } from './parts.js';
-import { findNode } from './find-node.js';
+import { findNode } from '../block/find-node.js';
 
 export function registerExports(engine: Engine): void {
   const { exports } = engine;

@@ -3,9 +3,9 @@ import type { BlockBackend } from '../block/backend.js';
 import type { GuestDevice } from '../attach/device.js';
 import { permissionsFor, runIoCommand } from '../programs/io/command.js';
 import { VERSION } from '../wire/qmp/session.js';
-import { withBackend } from './blockdev.js';
+import { withBackend } from '../block/with-backend.js';
 import type { EngineParts as Engine } from './parts.js';
-import { findNode } from './find-node.js';
+import { findNode } from '../block/find-node.js';
 import {
   type HmpArguments,
   HmpSyntaxError,

@@ -6,7 +6,7 @@ import { hasPermission, Permission } from '../block/permissions.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
-import { checkNotBlocked, findNode } from './find-node.js';
+import { checkNotBlocked, findNode } from '../block/find-node.js';
 import type { EngineParts as Engine } from './parts.js';
 
 /** One action that was done and can be taken back while nothing else has happened. */

@@ -1,10 +1,10 @@
 import { BlockError } from '../base/error.js';
 import type { TransactionAction } from '../schema/commands.js';
-import type { BackupArguments } from '../jobs/arguments.js';
 import type { BackupJob } from '../jobs/backup.js';
+import { type BackupPlan, planBackup } from '../jobs/plans/backup.js';
 import { BITMAP_ACTIONS } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
-import { blockdevBackup, driveBackup } from './mirror-backup.js';
+import { driveBackup } from './mirror-backup.js';
 import { type DoneAction, snapshot, snapshotSync } from './snapshot.js';
 import type { EngineParts as Engine } from './parts.js';
 
@@ -38,7 +38,7 @@ async function runAll(engine: Engine, actions: readonly TransactionAction[]): Pr
 }
 
 async function runOne(engine: Engine, action: TransactionAction): Promise<DoneAction> {
-  const prepare = (args: BackupArguments): Promise<BackupJob> => engine.jobs.prepareBackup(args);
+  const prepare = (plan: BackupPlan): Promise<BackupJob> => engine.jobs.prepareBackup(plan);
   switch (action.type) {
     case 'abort':
       throw new BlockError('cancelled', 'Transaction aborted using Abort action');
@@ -47,7 +47,7 @@ async function runOne(engine: Engine, action: TransactionAction): Promise<DoneAc
     case 'blockdev-snapshot':
       return snapshot(engine, action.data);
     case 'blockdev-backup':
-      return startedLast(await blockdevBackup(engine, action.data, prepare));
+      return startedLast(await prepare(planBackup(engine.graph, action.data)));
     case 'drive-backup':
       return startedLast(await driveBackup(engine, action.data, prepare));
     case 'block-dirty-bitmap-add':

@@ -8,11 +8,13 @@ import {
   byteCount,
   defaulted,
   enumOf,
+  type Features,
   type FilledOf,
   int,
   invalid,
   later,
   lazy,
+  marked,
   type Members,
   nullType,
   optional,
@@ -62,6 +64,7 @@ export interface DriverOptions<M extends Members = Members> {
   readonly children: readonly ChildRole[];
   /** `backing` may be given: a node, or null for none. */
   readonly backing: boolean;
+  readonly features?: Features;
 }
 
 export function driverOptions<const M extends Members>(
@@ -129,22 +132,25 @@ export const BLKDEBUG_OPTIONS = driverOptions(
   [{ role: 'image', required: true }],
 );
 
-export const FILE_OPTIONS = driverOptions({
-  filename: required(plainStr, "The 'file' block driver requires a file name"),
-  'pr-manager': later(str),
-  locking: defaulted(enumOf('OnOffAuto', ['auto', 'on', 'off']), 'auto'),
-  aio: defaulted(enumOf('BlockdevAioOptions', ['threads', 'native', 'io_uring']), 'threads'),
-  'aio-max-batch': later(int),
-  'drop-cache': later(bool),
-  'x-check-cache-dropped': later(bool),
-});
+export const FILE_OPTIONS = {
+  ...driverOptions({
+    filename: required(plainStr, "The 'file' block driver requires a file name"),
+    'pr-manager': later(str),
+    locking: defaulted(enumOf('OnOffAuto', ['auto', 'on', 'off']), 'auto'),
+    aio: defaulted(enumOf('BlockdevAioOptions', ['threads', 'native', 'io_uring']), 'threads'),
+    'aio-max-batch': later(int),
+    'drop-cache': later(bool),
+    'x-check-cache-dropped': marked('unstable', later(bool)),
+  }),
+  features: ['dynamic-auto-read-only'],
+};
 
 export const NBD_OPTIONS = driverOptions({
   server: required(SocketAddress, 'NBD server address missing'),
   export: defaulted(str, ''),
   'tls-creds': later(str),
   'tls-hostname': later(str),
-  'x-dirty-bitmap': later(str),
+  'x-dirty-bitmap': marked('unstable', later(str)),
   'reconnect-delay': later(int),
   'open-timeout': later(int),
 });
@@ -228,7 +234,7 @@ export function blockdevOptions(drivers: ReadonlyMap<string, DriverOptions>): Ty
   const self = lazy('BlockdevOptions', () => type);
   const reference = alternate('BlockdevRef', [self, str]);
   const orNull = alternate('BlockdevRefOrNull', [self, str, nullType]);
-  const cases = [...drivers].map(([name, { members, children, backing }]) => {
+  const cases = [...drivers].map(([name, { members, children, backing, features }]) => {
     const roles = children.map((child): [string, Members[string]] => [
       child.role,
       child.required ? required(reference) : optional(reference),
@@ -238,7 +244,7 @@ export function blockdevOptions(drivers: ReadonlyMap<string, DriverOptions>): Ty
       ...(backing && { backing: optional(orNull) }),
       ...members,
     };
-    return [name, struct(`BlockdevOptions_${name}`, all)] as const;
+    return [name, struct(`BlockdevOptions_${name}`, all, features)] as const;
   });
   const type = union(
     'BlockdevOptions',

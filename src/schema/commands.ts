@@ -10,9 +10,11 @@ import {
   arrayOf,
   bool,
   enumOf,
+  type Features,
   type Infer,
   int,
   later,
+  marked,
   optional,
   required,
   str,
@@ -55,9 +57,9 @@ export const BlockCommit = struct('block-commit-arg', {
   'job-id': optional(str),
   device: required(str),
   'base-node': optional(str),
-  base: optional(str),
+  base: marked('deprecated', optional(str)),
   'top-node': optional(str),
-  top: optional(str),
+  top: marked('deprecated', optional(str)),
   'backing-file': optional(str),
   speed: optional(int),
   'on-error': optional(ON_ERROR),
@@ -103,7 +105,7 @@ const BACKUP_COMMON = {
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
   'filter-node-name': optional(str),
-  'x-perf': later(any),
+  'x-perf': marked('unstable', later(any)),
 } as const;
 
 export const DriveBackup = struct('DriveBackup', {
@@ -218,6 +220,7 @@ export const TransactionAction = union(
           ...(['blockdev-snapshot-sync', 'drive-backup'] as const),
         ],
         ['block-dirty-bitmap-merge', 'blockdev-snapshot-internal-sync'],
+        { 'drive-backup': ['deprecated'] },
       ),
     ),
   },
@@ -306,6 +309,16 @@ export const COMMANDS = {
 } as const;
 
 export type CommandName = keyof typeof COMMANDS;
+
+/** What introspection says of commands themselves. */
+export const COMMAND_FEATURES: { readonly [command: string]: Features } = {
+  'blockdev-snapshot': ['allow-write-only-overlay'],
+  'drive-backup': ['deprecated'],
+  'human-monitor-command': ['savevm-monitor-nodes'],
+  'nbd-server-add': ['deprecated'],
+  'nbd-server-remove': ['deprecated'],
+  'x-debug-query-block-graph': ['unstable'],
+} satisfies { readonly [command in CommandName]?: Features };
 export type CommandArguments<N extends CommandName> = Infer<(typeof COMMANDS)[N]>;
 /** Arguments may be left out where none is required. */
 export type OptionalArguments<N extends CommandName> =

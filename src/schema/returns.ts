@@ -5,6 +5,7 @@ import {
   enumOf,
   int,
   lazy,
+  marked,
   number,
   optional,
   required,
@@ -270,6 +271,8 @@ const BlockGraph = struct('XDbgBlockGraph', {
   ),
 });
 
+const FEATURES = optional(arrayOf(str));
+
 const SchemaInfo = union(
   'SchemaInfo',
   {
@@ -277,6 +280,7 @@ const SchemaInfo = union(
     'meta-type': required(
       enumOf('SchemaMetaType', ['builtin', 'enum', 'array', 'object', 'alternate', 'command', 'event']),
     ),
+    features: FEATURES,
   },
   'meta-type',
   {
@@ -286,8 +290,8 @@ const SchemaInfo = union(
       ),
     }),
     enum: struct('SchemaInfoEnum', {
-      members: required(arrayOf(struct('SchemaInfoEnumMember', { name: required(str) }))),
-      values: required(arrayOf(str)),
+      members: required(arrayOf(struct('SchemaInfoEnumMember', { name: required(str), features: FEATURES }))),
+      values: marked('deprecated', required(arrayOf(str))),
     }),
     array: struct('SchemaInfoArray', { 'element-type': required(str) }),
     object: struct('SchemaInfoObject', {
@@ -297,6 +301,7 @@ const SchemaInfo = union(
             name: required(str),
             type: required(str),
             default: optional(any),
+            features: FEATURES,
           }),
         ),
       ),
@@ -308,7 +313,11 @@ const SchemaInfo = union(
     alternate: struct('SchemaInfoAlternate', {
       members: required(arrayOf(struct('SchemaInfoAlternateMember', { type: required(str) }))),
     }),
-    command: struct('SchemaInfoCommand', { 'arg-type': required(str), 'ret-type': required(str) }),
+    command: struct('SchemaInfoCommand', {
+      'arg-type': required(str),
+      'ret-type': required(str),
+      'allow-oob': optional(bool),
+    }),
     event: struct('SchemaInfoEvent', { 'arg-type': required(str) }),
   },
 );

@@ -38,13 +38,17 @@ export interface Type<T, F = T> {
 
 export type Infer<X> = X extends Type<infer T, unknown> ? T : never;
 
+/** Marks that introspection tells of a command, a type, a member or a value, such as `deprecated`. */
+export type Features = readonly string[];
+
 export type TypeDescription =
   | { kind: 'builtin'; jsonType: string }
-  | { kind: 'enum'; values: readonly string[] }
+  | { kind: 'enum'; values: readonly string[]; features?: { readonly [value: string]: Features } }
   | { kind: 'array'; element: Type<unknown> }
   | {
       kind: 'object';
       members: Members;
+      features?: Features;
       variants?: { tag: string; cases: ReadonlyMap<string, Type<unknown>> };
     }
   | { kind: 'alternate'; cases: ReadonlyArray<Type<unknown>> };
@@ -56,6 +60,7 @@ export interface Member<T, Required extends boolean, F = T> {
   readonly later?: boolean;
   /** What a flat option that lacks it is told, where QEMU has words of its own. */
   readonly missingText?: string;
+  readonly features?: Features;
 }
 
 export interface DefaultedMember<T, F = T> extends Member<T, false, F> {
@@ -87,15 +92,16 @@ function lastName(path: string): string {
   return /^\d|\]$/.test(part) ? 'null' : part;
 }
 
-/** `later` values are known and refused by name. */
+/** `later` values are known and refused by name. `features`: of single values. */
 export function enumOf<const V extends string>(
   name: string,
   values: readonly V[],
   later: readonly string[] = [],
+  features: { readonly [value in V]?: Features } = {},
 ): Type<V> {
   return {
     name,
-    description: { kind: 'enum', values },
+    description: { kind: 'enum', values, features: features as { readonly [value: string]: Features } },
     fill: (value) => value,
     parse(input, path, mode) {
       const value = str.parse(input, path, mode);
@@ -165,6 +171,11 @@ export function later<T, F>(type: Type<T, F>): Member<T, false, F> {
   return { type, required: false, later: true };
 }
 
+/** The member, on its way out or not to be relied upon. */
+export function marked<M extends AnyMember>(feature: 'deprecated' | 'unstable', member: M): M {
+  return { ...member, features: [feature] };
+}
+
 /** Known to QEMU, not done by livedisk yet. */
 export function refusedByName(path: string): BlockError {
   return new BlockError('unsupported', `Parameter '${path}' is not supported by livedisk yet`);
@@ -180,10 +191,14 @@ export function fillMembers<M extends Members>(members: M, given: StructOf<M>): 
   return out as FilledOf<M>;
 }
 
-export function struct<const M extends Members>(name: string, members: M): Type<StructOf<M>, FilledOf<M>> {
+export function struct<const M extends Members>(
+  name: string,
+  members: M,
+  features: Features = [],
+): Type<StructOf<M>, FilledOf<M>> {
   return {
     name,
-    description: { kind: 'object', members },
+    description: { kind: 'object', members, features },
     fill: (value) => fillMembers(members, value),
     parse(value, path, mode) {
       const input = asObject(value, path);

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { relative } from 'node:path';
 import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
-import { findBackingImage } from '../../src/monitor/find-node.js';
+import { findBackingImage } from '../../src/block/find-node.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 

@@ -162,6 +162,8 @@ test('a bitmap of a backup holds afterwards what its mode says', async (t) => {
     ['bitmap', 'on-success', 'well', 65536],
     ['bitmap', 'always', 'well', 65536],
     ['bitmap', 'never', 'well', 3 * 65536],
+    ['top', 'on-success', 'well', 65536],
+    ['top', 'always', 'well', 65536],
     ['incremental', undefined, 'early', 3 * 65536],
     ['bitmap', 'never', 'early', 3 * 65536],
   ] as const) {
@@ -179,7 +181,7 @@ test('a bitmap of a backup holds afterwards what its mode says', async (t) => {
     if (ends === 'well') await bed.execute('block-job-set-speed', { device: 'b', speed: 0 });
     else await bed.execute('job-cancel', { id: 'b' });
     const { len } = await bed.event(ends === 'well' ? 'BLOCK_JOB_COMPLETED' : 'BLOCK_JOB_CANCELLED', 'b');
-    assert.equal(len, 2 * 65536);
+    assert.equal(len, sync === 'top' ? 4 * MiB : 2 * 65536);
     const { dirtyBitmaps } = bed.engine.graph.node('A');
     const [bits] = dirtyBitmaps;
     assert.deepEqual(
@@ -187,6 +189,30 @@ test('a bitmap of a backup holds afterwards what its mode says', async (t) => {
       [left, false, 1],
       `${sync} ${mode} ${ends}`,
     );
+  }
+});
+
+test('a backup of the top copies the clusters that the top holds, and no others', async (t) => {
+  for (const backed of [true, false]) {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    await bed.device('A');
+    if (backed) {
+      await bed.guest('write -P 9 0 8M');
+      await bed.snapshot('A', 'B');
+    }
+    await bed.image('T');
+    await bed.guest('write -P 1 64k 64k');
+    await bed.guest('write -P 2 1088k 4k');
+    const device = backed ? 'B' : 'A';
+    await bed.execute('blockdev-backup', { device, target: 'T', 'job-id': 'b', sync: 'top' });
+    const { len, offset } = await bed.event('BLOCK_JOB_COMPLETED', 'b');
+    assert.deepEqual([len, offset], [2 * 65536, 2 * 65536]);
+    const target = bed.engine.graph.node('T');
+    const held: number[] = [];
+    for (let at = 0; at < DISK_BYTES; at += 65536)
+      if ((await target.statusThroughChain(at, 65536)).allocated) held.push(at / 65536);
+    assert.deepEqual(held, [1, 17], `backed: ${backed}`);
   }
 });
 

@@ -55,6 +55,7 @@ const underBlkdebug = (options: NodeOptions): NodeOptions => ({ driver: 'blkdebu
 const VARIANTS: readonly Variant[] = [
   { name: 'synchronous', host: createRealHost, wrap: plain },
   { name: 'asynchronous', host: () => hostWithout(createRealHost(), 'sync'), wrap: plain },
+  { name: 'remote', host: () => createRealHost({ everythingIsRemote: true }), wrap: plain },
   {
     name: 'without hole punching and fast zeroing',
     host: () => hostWithout(createRealHost(), 'punchHole', 'zeroRange', 'allocate'),

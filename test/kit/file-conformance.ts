@@ -24,18 +24,18 @@ export function fileConformance(check: Check): void {
   check('holes are found, and data is never called a hole', async ({ host, folder }) => {
     const file = await newFile(host, `${folder}/sparse`);
     await file.truncate(8 * MiB);
-    assert.deepEqual(file.extentAt(0, MiB), { isHole: true, lengthBytes: MiB });
+    assert.deepEqual(await file.extentAt(0, MiB), { isHole: true, lengthBytes: MiB });
     await file.write(2 * MiB, Buffer.alloc(MiB, 7));
     await file.flush();
-    assert.deepEqual(file.extentAt(0, 8 * MiB), { isHole: true, lengthBytes: 2 * MiB });
-    assert.deepEqual(file.extentAt(2 * MiB, 8 * MiB), { isHole: false, lengthBytes: MiB });
-    assert.deepEqual(file.extentAt(2 * MiB + 4096, 4096), { isHole: false, lengthBytes: 4096 });
-    assert.deepEqual(file.extentAt(9 * MiB, 4096), { isHole: true, lengthBytes: 4096 });
+    assert.deepEqual(await file.extentAt(0, 8 * MiB), { isHole: true, lengthBytes: 2 * MiB });
+    assert.deepEqual(await file.extentAt(2 * MiB, 8 * MiB), { isHole: false, lengthBytes: MiB });
+    assert.deepEqual(await file.extentAt(2 * MiB + 4096, 4096), { isHole: false, lengthBytes: 4096 });
+    assert.deepEqual(await file.extentAt(9 * MiB, 4096), { isHole: true, lengthBytes: 4096 });
     // A disk's file system may add a block for its own map of the file.
     assert.ok(file.allocatedBytes() >= MiB && file.allocatedBytes() < 2 * MiB);
     await file.punchHole(2 * MiB + 4096, 8192);
-    assert.deepEqual(file.extentAt(2 * MiB, MiB), { isHole: false, lengthBytes: 4096 });
-    assert.deepEqual(file.extentAt(2 * MiB + 4096, MiB), { isHole: true, lengthBytes: 8192 });
+    assert.deepEqual(await file.extentAt(2 * MiB, MiB), { isHole: false, lengthBytes: 4096 });
+    assert.deepEqual(await file.extentAt(2 * MiB + 4096, MiB), { isHole: true, lengthBytes: 8192 });
     assert.equal(file.sizeBytes(), 8 * MiB);
     await file.close();
   });

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deferred } from '../../src/base/async.js';
 import type { Host, SocketAddress } from '../../src/host/host.js';
+import { computeConformance } from './compute-conformance.js';
 import { fileConformance } from './file-conformance.js';
 import { socketConformance } from './socket-conformance.js';
 
@@ -11,6 +12,8 @@ export interface HostUnderTest {
   folder: string;
   /** Where a socket may listen, besides unix sockets in the folder. */
   addresses: SocketAddress[];
+  /** Where threads are not real, makes those end that are to run a function. */
+  failCompute: (name: string) => void;
   /** Runs a test's body; the simulation lets its time pass meanwhile. */
   run(body: () => Promise<void>): Promise<void>;
 }
@@ -33,6 +36,7 @@ export function hostConformance(name: string, create: (context: Cleanup) => Prom
   fileConformance(check);
   socketConformance(check);
   clockConformance(check);
+  computeConformance(check);
 }
 
 function clockConformance(check: Check): void {

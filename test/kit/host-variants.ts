@@ -1,5 +1,5 @@
 import { errnoError } from '../../src/base/error.js';
-import type { FileTraits, Host, HostFile, OpenFileOptions } from '../../src/host/host.js';
+import type { FileTraits, Host, HostExtent, HostFile, OpenFileOptions } from '../../src/host/host.js';
 
 /** What a host can be made unable to do. 'sync': every try* refuses. */
 export type Lack = 'sync' | 'punchHole' | 'zeroRange' | 'allocate' | 'copyFrom';
@@ -95,7 +95,7 @@ class LackingFile implements HostFile {
   truncate(sizeBytes: number): Promise<void> {
     return this.#file.truncate(sizeBytes);
   }
-  extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+  extentAt(position: number, lengthBytes: number): HostExtent | Promise<HostExtent> {
     return this.#file.extentAt(position, lengthBytes);
   }
   async copyFrom(

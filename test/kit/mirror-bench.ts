@@ -1,9 +1,9 @@
 import { assert } from '../../src/base/assert.js';
 import type { BlockBackend } from '../../src/block/backend.js';
-import type { MirrorArguments } from '../../src/jobs/arguments.js';
 import type { Job } from '../../src/jobs/job.js';
 import type { JobBench } from './job-bench.js';
 import { AT_ONCE, type MemoryBehaviour, type MemoryImage, newMemoryImage } from './memory-layer.js';
+import { type MirrorArguments, startMirror } from './start-job.js';
 
 /** Cluster size and size of the disks, in bytes. */
 export const CLUSTER = 4096;
@@ -46,7 +46,7 @@ export async function readyMirror(
   const target = await newMemoryImage(bench.graph, 'target', { ...options, behaviour });
   const guest = await bench.guest(top.node);
   await guest.write(0, Buffer.alloc(sizeBytes, 1));
-  const job = await bench.jobs.startMirror({
+  const job = await startMirror(bench, {
     jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: true, ...more,
   }); // prettier-ignore
   await bench.until('BLOCK_JOB_READY');

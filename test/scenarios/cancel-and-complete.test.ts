@@ -4,6 +4,7 @@ import type { BlockBackend } from '../../src/block/backend.js';
 import { contents, JobBench, restless, seeded } from '../kit/job-bench.js';
 import { AT_ONCE, type MemoryImage, newMemoryImage } from '../kit/memory-layer.js';
 import { RecordWriter } from '../kit/record-writer.js';
+import { startBackup, startCommit, startMirror, startStream } from '../kit/start-job.js';
 
 /** What the document says of cancel and complete, one test a sentence, under a guest that never stops writing. */
 
@@ -100,7 +101,7 @@ function sentence(text: string, holds: (seed: number) => Promise<void>): void {
 sentence('a mirror cancelled before READY emits BLOCK_JOB_CANCELLED', async (seed) => {
   const scene = await setScene(seed);
   const { bench, writer } = scene;
-  const job = await bench.jobs.startMirror({ ...mirrorOf(scene), speed: 1000 });
+  const job = await startMirror(bench, { ...mirrorOf(scene), speed: 1000 });
   await writer.more(5);
   await job.cancel({ force: false, softOnReady: true });
   await job.concluded;
@@ -119,7 +120,7 @@ sentence(
   async (seed) => {
     const scene = await setScene(seed);
     const { bench, writer } = scene;
-    const job = await bench.jobs.startMirror(mirrorOf(scene));
+    const job = await startMirror(bench, mirrorOf(scene));
     await bench.until('BLOCK_JOB_READY');
     await writer.more(30);
     const low = writer.completed;
@@ -141,7 +142,7 @@ sentence(
 sentence('complete pivots the guest, and all new writes go to the target', async (seed) => {
   const scene = await setScene(seed);
   const { bench, writer, guest, top, target } = scene;
-  const job = await bench.jobs.startMirror(mirrorOf(scene));
+  const job = await startMirror(bench, mirrorOf(scene));
   await bench.until('BLOCK_JOB_READY');
   await writer.more(10);
   const low = writer.completed;
@@ -162,7 +163,7 @@ sentence('complete pivots the guest, and all new writes go to the target', async
 sentence('complete of an active commit pivots the guest to the base', async (seed) => {
   const scene = await setScene(seed);
   const { bench, writer, guest, top, base } = scene;
-  const job = await bench.jobs.startCommit({
+  const job = await startCommit(bench, {
     jobId: 'job0',
     device: top.node,
     top: top.node,
@@ -185,7 +186,7 @@ sentence(
   async (seed) => {
     const scene = await setScene(seed);
     const { bench, writer, guest, top, base } = scene;
-    const job = await bench.jobs.startCommit({
+    const job = await startCommit(bench, {
       jobId: 'job0',
       device: top.node,
       top: top.node,
@@ -211,13 +212,12 @@ sentence('only mirror and active commit emit BLOCK_JOB_READY; the others end by 
   for (const kind of ['stream', 'commit', 'backup'] as const) {
     const scene = await setScene(seed);
     const { bench, writer, top, middle, base, target } = scene;
-    const { jobs } = bench;
     const job =
       kind === 'stream'
-        ? await jobs.startStream({ jobId: 'job0', node: top.node })
+        ? await startStream(bench, { jobId: 'job0', node: top.node })
         : kind === 'commit'
-          ? await jobs.startCommit({ jobId: 'job0', device: top.node, top: middle.node, base: base.node })
-          : await jobs.startBackup({ jobId: 'job0', device: top.node, target: target.node, sync: 'full' });
+          ? await startCommit(bench, { jobId: 'job0', device: top.node, top: middle.node, base: base.node })
+          : await startBackup(bench, { jobId: 'job0', device: top.node, target: target.node, sync: 'full' });
     await job.concluded;
     await writer.more(10);
     await writer.stop();
@@ -233,7 +233,7 @@ sentence('a backup holds the point in time of its start', async (seed) => {
   const scene = await setScene(seed);
   const { bench, writer, top, target } = scene;
   const low = writer.completed;
-  const job = await bench.jobs.startBackup({
+  const job = await startBackup(bench, {
     jobId: 'job0',
     device: top.node,
     target: target.node,

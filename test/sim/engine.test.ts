@@ -9,6 +9,7 @@ import { createSimulatedHost, type Simulation } from '../../src/host/simulated.j
 import { Engine } from '../../src/monitor/engine.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import type { BlockBackend } from '../../src/block/backend.js';
+import { startCommit } from '../kit/start-job.js';
 
 /** What the simulation has found once, each by itself. */
 
@@ -76,7 +77,7 @@ test('an active commit does not copy the base onto itself', async () => {
         if (event === 'BLOCK_JOB_READY') resolve();
       });
     });
-    const job = await engine.jobs.startCommit({ jobId: 'job0', device: top, top, base });
+    const job = await startCommit(engine, { jobId: 'job0', device: top, top, base });
     await ready;
     job.complete();
     await job.concluded;

@@ -10,6 +10,7 @@ import { snapshotSync } from '../../src/monitor/snapshot.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { type Allowed, type GuestDisk, problemOf } from './guest-disk.js';
 import type { Engine, Format, Image } from './world.js';
+import { startBackup, startCommit, startMirror, startStream } from '../kit/start-job.js';
 
 /** Cluster sizes of the images, in bytes. */
 const CLUSTERS = [512, 1024, 4096, 16384, 65536];
@@ -195,7 +196,7 @@ export class Operator {
     const base = below.length > 0 && random.chance(0.6) ? pick(random, below) : undefined;
     const { engine, args } = { engine: this.#engine, args: this.#newJob() };
     await engine.attempt(`${args.jobId} stream ${node.filename} base ${base?.filename}`, async () => {
-      const job = await engine.jobs.startStream({ ...args, node, ...(base && { base }) });
+      const job = await startStream(engine, { ...args, node, ...(base && { base }) });
       this.#follow({ job, isEnding: false });
     });
   }
@@ -211,7 +212,7 @@ export class Operator {
     if (!top) return;
     const { engine, args } = { engine: this.#engine, args: this.#newJob() };
     await engine.attempt(`${args.jobId} commit ${top.filename} into ${base.filename}`, async () => {
-      this.#follow({ job: await engine.jobs.startCommit({ ...args, device, top, base }), isEnding: false });
+      this.#follow({ job: await startCommit(engine, { ...args, device, top, base }), isEnding: false });
     });
   }
 
@@ -222,7 +223,7 @@ export class Operator {
     const base = pick(this.#random, chain.slice(1));
     const { engine, args } = { engine: this.#engine, args: this.#newJob() };
     await engine.attempt(`${args.jobId} active commit into ${base.filename}`, async () => {
-      const job = await engine.jobs.startCommit({ ...args, device: top, top, base });
+      const job = await startCommit(engine, { ...args, device: top, top, base });
       this.#follow({ job, isEnding: false });
     });
   }
@@ -246,7 +247,7 @@ export class Operator {
         const target = await this.#openTarget(image, isTop);
         // A target with a backing file is judged only as a part of the guest's chain.
         await this.#startOn(device, target, isTop ? undefined : image, () =>
-          engine.jobs.startMirror({
+          startMirror(engine, {
             ...args,
             device,
             target,
@@ -282,7 +283,7 @@ export class Operator {
       if (world.faulty && random.chance(0.3))
         engine.host.clock.setTimer(random.below(400), () => world.simulation.cutConnections());
       await this.#startOn(device, target, image, () =>
-        engine.jobs.startMirror({ ...args, device, target, sync: 'full', targetIsNew: true, copyMode }),
+        startMirror(engine, { ...args, device, target, sync: 'full', targetIsNew: true, copyMode }),
       );
     });
   }
@@ -321,7 +322,7 @@ export class Operator {
       const target = await this.#openTarget(image, false);
       const low = this.#disk.position();
       const running = await this.#startOn(device, target, image, () =>
-        engine.jobs.startBackup({ ...args, device, target, sync: 'full' }),
+        startBackup(engine, { ...args, device, target, sync: 'full' }),
       );
       running.allowed = this.#disk.allowedBetween(low, this.#disk.newest());
     });
@@ -336,7 +337,7 @@ export class Operator {
       const target = await this.#openAbove(image, device, device.backingNode());
       const low = this.#disk.position();
       const running = await this.#startOn(device, target, undefined, () =>
-        engine.jobs.startBackup({ ...args, device, target, sync: 'top' }),
+        startBackup(engine, { ...args, device, target, sync: 'top' }),
       );
       const allowed = this.#disk.allowedBetween(low, this.#disk.newest());
       running.verify = async () => {
@@ -357,7 +358,7 @@ export class Operator {
       const target = await this.#openAbove(image, device, device);
       const low = this.#disk.position();
       const { job } = await this.#startOn(device, target, undefined, () =>
-        engine.jobs.startBackup({ ...args, device, target, sync: 'none' }),
+        startBackup(engine, { ...args, device, target, sync: 'none' }),
       );
       const allowed = this.#disk.allowedBetween(low, this.#disk.newest());
       for (let i = 1 + random.below(3); i > 0 && engine.isAlive; i--) {

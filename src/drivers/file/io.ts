@@ -4,7 +4,7 @@ import { MiB } from '../../base/limits.js';
 import type { IoDriver } from '../../block/driver.js';
 import { RangeLock } from '../../block/range-lock.js';
 import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
-import type { HostFile } from '../../host/host.js';
+import type { HostExtent, HostFile } from '../../host/host.js';
 
 /** A node's size is a multiple of this: the last bytes of a file that ends elsewhere read as zeroes. */
 export const SECTOR_BYTES = 512;
@@ -18,7 +18,9 @@ type Ability = 'punchHole' | 'zeroRange' | 'allocate';
  */
 export class FileIo implements IoDriver {
   #file: HostFile;
-  #sizeBytes: number;
+  #sizeBytes = 0;
+  /** #sizeBytes in whole sectors: it is asked for with each request. */
+  #lengthBytes = 0;
   /**
    * Writes that make the file longer hold it shared, truncates exclusively: a truncate to a length decided before
    * such a write would cut off what it wrote. Its one byte stands for the end of the file.
@@ -30,7 +32,7 @@ export class FileIo implements IoDriver {
 
   constructor(file: HostFile) {
     this.#file = file;
-    this.#sizeBytes = file.sizeBytes();
+    this.#setSize(file.sizeBytes());
   }
 
   get file(): HostFile {
@@ -38,7 +40,12 @@ export class FileIo implements IoDriver {
   }
 
   get lengthBytes(): number {
-    return alignUp(this.#sizeBytes, SECTOR_BYTES);
+    return this.#lengthBytes;
+  }
+
+  #setSize(sizeBytes: number): void {
+    this.#sizeBytes = sizeBytes;
+    this.#lengthBytes = alignUp(sizeBytes, SECTOR_BYTES);
   }
 
   /** The same file by another descriptor. */
@@ -52,11 +59,11 @@ export class FileIo implements IoDriver {
     const before = { file: this.#file, sizeBytes: this.#sizeBytes };
     this.#forgetData(0, Infinity);
     this.#file = file;
-    this.#sizeBytes = file.sizeBytes();
+    this.#setSize(file.sizeBytes());
     return () => {
       this.#forgetData(0, Infinity);
       this.#file = before.file;
-      this.#sizeBytes = before.sizeBytes;
+      this.#setSize(before.sizeBytes);
     };
   }
 
@@ -138,7 +145,7 @@ export class FileIo implements IoDriver {
   /** File systems that cannot reserve blocks find them when data is written. */
   async #fillHoles(offset: number, end: number): Promise<void> {
     for (let at = offset; at < end;) {
-      const { isHole, lengthBytes } = this.#file.extentAt(at, end - at);
+      const { isHole, lengthBytes } = await this.#file.extentAt(at, end - at);
       const length = isHole ? Math.min(lengthBytes, MiB) : lengthBytes;
       if (isHole) await this.write(at, Buffer.alloc(length));
       at += length;
@@ -181,7 +188,8 @@ export class FileIo implements IoDriver {
   }
 
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
-    const extent = this.#extentAt(offset, lengthBytes);
+    const found = this.#extentAt(offset, lengthBytes);
+    const extent = found instanceof Promise ? await found : found;
     const isData = !extent.isHole;
     // What ends within a unit of O_DIRECT ends with it.
     const unit = this.#file.traits.alignmentBytes;
@@ -189,14 +197,16 @@ export class FileIo implements IoDriver {
     return { lengthBytes: length, allocated: true, zero: !isData, data: isData, hostOffset: offset };
   }
 
-  #extentAt(offset: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
+  #extentAt(offset: number, lengthBytes: number): HostExtent | Promise<HostExtent> {
     if (offset >= this.#sizeBytes) return { isHole: true, lengthBytes };
     const known = this.#knownData;
     if (offset >= known.start && offset < known.end)
       return { isHole: false, lengthBytes: Math.min(lengthBytes, known.end - offset) };
-    const extent = this.#file.extentAt(offset, Math.max(lengthBytes, this.#sizeBytes - offset));
-    if (!extent.isHole) this.#knownData = { start: offset, end: offset + extent.lengthBytes };
-    return { isHole: extent.isHole, lengthBytes: Math.min(lengthBytes, extent.lengthBytes) };
+    const found = this.#file.extentAt(offset, Math.max(lengthBytes, this.#sizeBytes - offset));
+    // What was a while ago is not kept: it may be a hole now.
+    if (found instanceof Promise) return found.then((extent) => cut(extent, lengthBytes));
+    if (!found.isHole) this.#knownData = { start: offset, end: offset + found.lengthBytes };
+    return cut(found, lengthBytes);
   }
 
   /** Before a range may turn into a hole. */
@@ -211,7 +221,7 @@ export class FileIo implements IoDriver {
     this.#forgetData(0, Infinity);
     try {
       await this.#file.truncate(sizeBytes);
-      this.#sizeBytes = sizeBytes;
+      this.#setSize(sizeBytes);
     } finally {
       release();
     }
@@ -222,7 +232,7 @@ export class FileIo implements IoDriver {
     try {
       if (sizeBytes <= this.#sizeBytes) return;
       await this.#file.truncate(sizeBytes);
-      this.#sizeBytes = sizeBytes;
+      this.#setSize(sizeBytes);
     } finally {
       release();
     }
@@ -263,6 +273,10 @@ export class FileIo implements IoDriver {
   }
 
   #grown(end: number): void {
-    if (end > this.#sizeBytes) this.#sizeBytes = end;
+    if (end > this.#sizeBytes) this.#setSize(end);
   }
+}
+
+function cut({ isHole, lengthBytes }: HostExtent, mostBytes: number): HostExtent {
+  return { isHole, lengthBytes: Math.min(mostBytes, lengthBytes) };
 }

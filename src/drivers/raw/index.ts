@@ -59,6 +59,9 @@ class RawNode implements DriverInstance {
   readonly #file: ChildIo;
   readonly #start: number;
   readonly #sizeBytes: number | undefined;
+  /** What the file's length was when last asked for, and what follows from it. */
+  #fileBytes = -1;
+  #lengthBytes = 0;
 
   constructor(file: ChildIo, { start, sizeBytes }: Window) {
     this.#file = file;
@@ -69,7 +72,12 @@ class RawNode implements DriverInstance {
 
   get lengthBytes(): number {
     if (this.#sizeBytes !== undefined) return this.#sizeBytes;
-    return alignUp(Math.max(0, this.#file.lengthBytes - this.#start), SECTOR_BYTES);
+    const fileBytes = this.#file.lengthBytes;
+    if (fileBytes !== this.#fileBytes) {
+      this.#fileBytes = fileBytes;
+      this.#lengthBytes = alignUp(Math.max(0, fileBytes - this.#start), SECTOR_BYTES);
+    }
+    return this.#lengthBytes;
   }
 
   flush(): Promise<void> {

@@ -1,12 +1,10 @@
 import { getopt, type OptionSpec } from '../io/getopt.js';
+import { makeObject } from '../arguments/objects.js';
 import { parseSize } from '../../schema/size.js';
 import { ToolFailure, UsageError } from './tool.js';
 
-/** Options of qemu-img that no subcommand of livedisk takes yet. */
-const NEVER: readonly OptionSpec[] = [
-  { short: '', long: 'object', takesValue: true },
-  { short: '', long: 'image-opts', takesValue: false },
-];
+/** Every subcommand takes it, to be refused by what it says. */
+const OBJECT: OptionSpec = { short: '', long: 'object', takesValue: true };
 
 /** "f:format" takes a value, "p" and "U|force-share" do not: LETTER[|LONG][:], LETTER may be missing. */
 export function options(...texts: string[]): OptionSpec[] {
@@ -32,12 +30,12 @@ export class Arguments {
     taken: readonly OptionSpec[],
     refused: readonly OptionSpec[],
   ) {
-    const unsupported = [...NEVER, ...refused];
-    const { options: given, operands, problem } = getopt(words, [...taken, ...unsupported]);
+    const { options: given, operands, problem } = getopt(words, [...taken, ...refused, OBJECT]);
     if (problem?.kind === 'unknown') throw new UsageError(`unrecognized option '${problem.text}'`);
     if (problem) throw new UsageError(`missing argument for option '${problem.text}'`);
-    for (const { name } of given) {
-      if (!unsupported.some((spec) => (spec.long ?? spec.short) === name)) continue;
+    for (const { name, value } of given) {
+      if (name === OBJECT.long) makeObject(value);
+      if (!refused.some((spec) => (spec.long ?? spec.short) === name)) continue;
       const option = name.length === 1 ? `-${name}` : `--${name}`;
       throw new ToolFailure(`${command}: ${option} is not supported by livedisk`);
     }

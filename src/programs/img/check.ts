@@ -10,9 +10,9 @@ const UNSUPPORTED = 63;
 const CORRUPT = 2;
 const LEAKY = 3;
 
-/** check [-q] [-f FMT] [--output=human|json] [-r leaks|all] [-U] FILE */
+/** check [-q] [-f FMT] [--output=human|json] [-r leaks|all] [-U] [--image-opts] FILE */
 export async function checkCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f|format:', '|output:', 'r|repair:', 'q', 'U|force-share');
+  const taken = options('f|format:', '|output:', 'r|repair:', 'q', 'U|force-share', '|image-opts');
   const args = new Arguments('check', words, taken, options('T:'));
   const repair = repairMode(args.value('repair'));
   const json = args.wantsJson();
@@ -20,6 +20,7 @@ export async function checkCommand(tool: Tool, words: readonly string[]): Promis
   const filename = args.image();
   const backend = await tool.open(filename, {
     format: args.value('format'),
+    imageOpts: args.has('image-opts'),
     forceShare: args.has('force-share'),
     write: repair !== 'none',
     forCheck: true,

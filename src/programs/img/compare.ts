@@ -21,14 +21,18 @@ interface Extent {
   signature: string;
 }
 
-/** compare [-f FMT] [-F FMT] [-p] [-q] [-s] [-U] FILE1 FILE2 */
+/** compare [-f FMT] [-F FMT] [-p] [-q] [-s] [-U] [--image-opts] FILE1 FILE2 */
 export async function compareCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f:', 'F:', 'p', 'q', 's', 'U|force-share');
+  const taken = options('f:', 'F:', 'p', 'q', 's', 'U|force-share', '|image-opts');
   const args = new Arguments('compare', words, taken, options('T:'));
   const [name1, name2] = args.operands;
   if (name1 === undefined || name2 === undefined || args.operands.length !== 2)
     throw new UsageError('Expecting two image file names');
-  const use = { forceShare: args.has('force-share'), failure: TROUBLE };
+  const use = {
+    forceShare: args.has('force-share'),
+    imageOpts: args.has('image-opts'),
+    failure: TROUBLE,
+  };
   const a = await tool.open(name1, { format: args.value('f'), ...use });
   const b = await tool.open(name2, { format: args.value('F'), ...use });
   const comparison = new Comparison(

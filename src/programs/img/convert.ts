@@ -2,6 +2,7 @@ import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import { MiB } from '../../base/limits.js';
 import type { BlockBackend } from '../../block/backend.js';
+import type { DriverDescription } from '../../block/driver.js';
 import { createImage } from '../../block/create.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
@@ -15,24 +16,27 @@ const MAX_SPARSE_BYTES = 16 * MiB;
 const DEFAULT_PARALLEL = 8;
 const MAX_PARALLEL = 16;
 
-const REFUSED = options(
-  'l:',
-  'r:',
-  '|source-image-opts',
-  '|target-image-opts',
-  '|salvage',
-  '|bitmaps',
-  '|skip-broken-bitmaps',
-);
+const REFUSED = options('l:', 'r:', '|salvage', '|bitmaps', '|skip-broken-bitmaps');
 
 /**
  * convert [-U] [-C] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
- * [-S SIZE] [-m N] [-W] [--target-is-zero] FILE [FILE2 ...] OUTPUT
+ * [-S SIZE] [-m N] [-W] [--target-is-zero] [--image-opts] [--target-image-opts] FILE [FILE2 ...] OUTPUT
  */
 export async function convertCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options(
     ...['f:', 'O:', 'o:', 'B:', 'F:', 'S:', 'm:', 't:', 'T:'],
-    ...['n', 'p', 'q', 'c', 'W', 'C', 'U|force-share', '|target-is-zero'],
+    ...[
+      'n',
+      'p',
+      'q',
+      'c',
+      'W',
+      'C',
+      'U|force-share',
+      '|target-is-zero',
+      '|image-opts',
+      '|target-image-opts',
+    ],
   );
   const args = new Arguments('convert', words, taken, REFUSED);
   const plan = planOf(tool, args);
@@ -41,7 +45,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
   const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
   if (args.has('force-share')) await checkNotSource(tool, plan);
   if (!args.has('n')) await createTarget(tool, plan, totalBytes);
-  const target = await openTarget(tool, plan, args.has('n'));
+  const target = await openTarget(tool, args, plan);
   if (target.lengthBytes < totalBytes) throw new ToolFailure('output file is smaller than input file');
   const { readsZeroWhenNew } = target.node.instance;
   const isNew = !args.has('n') && readsZeroWhenNew === true && isFileBacked(target);
@@ -64,6 +68,8 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
 interface Plan {
   inputs: string[];
   output: string;
+  /** The output is named by options; it and its format are not checked before it is open. */
+  byOptions: boolean;
   format: string;
   optionTexts: Map<string, string>;
   backingFile: string | undefined;
@@ -78,6 +84,8 @@ function planOf(tool: Tool, args: Arguments): Plan {
   const sparseBytes = parseSparse(args);
   const parallel = parseParallel(args);
   if (args.has('n') && args.has('o')) throw new ToolFailure('-o has no effect when skipping image creation');
+  const byOptions = args.has('target-image-opts');
+  if (byOptions && !args.has('n')) throw new ToolFailure('--target-image-opts requires use of -n flag');
   if (args.has('target-is-zero') && !args.has('n'))
     throw new ToolFailure('--target-is-zero requires use of -n flag');
   const inputs = args.operands.slice(0, -1);
@@ -97,8 +105,8 @@ function planOf(tool: Tool, args: Arguments): Plan {
     throw new ToolFailure(
       'Having a backing file for the target makes no sense when concatenating multiple input images',
     );
-  const plan = { inputs, output, format, optionTexts, backingFile, backingFormat };
-  checkTarget(tool, args, plan);
+  const plan = { inputs, output, byOptions, format, optionTexts, backingFile, backingFormat };
+  if (!byOptions) checkTarget(tool, args, plan);
   return { ...plan, sparseBytes, parallel, cache, sourceCache };
 }
 
@@ -140,9 +148,12 @@ function checkTarget(
     throw new ToolFailure(`Backing file format not supported for file format '${format}'`);
   if (backingFile !== undefined && backingFormat === undefined && !args.has('n'))
     throw new ToolFailure('Use of backing file requires explicit backing format');
-  if (!args.has('c')) return;
-  if (format !== 'qcow2') throw new ToolFailure('Compression not supported for this file format');
-  throw new ToolFailure('convert: -c is not supported by livedisk');
+  if (args.has('c')) throw compressionRefusal(driver);
+}
+
+function compressionRefusal({ name }: DriverDescription): ToolFailure {
+  if (name !== 'qcow2') return new ToolFailure('Compression not supported for this file format');
+  return new ToolFailure('convert: -c is not supported by livedisk');
 }
 
 async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<CopySource[]> {
@@ -152,8 +163,9 @@ async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<Cop
     const image = await tool.open(input, {
       format: args.value('f'),
       forceShare: args.has('force-share'),
+      imageOpts: args.has('image-opts'),
       alone: true,
-      protocol: { cache: plan.sourceCache.options },
+      cache: plan.sourceCache.options,
     });
     sources.push({ image, targetOffset });
     targetOffset += image.lengthBytes;
@@ -190,16 +202,25 @@ async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<
 }
 
 /** A new image's backing file is only opened to see that it is there: nothing is read from it. */
-function openTarget(tool: Tool, plan: Plan, exists: boolean): Promise<BlockBackend> {
-  const { output, format, cache } = plan;
-  if (exists && plan.backingFile !== undefined)
+async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<BlockBackend> {
+  const { output, byOptions, format, cache } = plan;
+  if (args.has('n') && plan.backingFile !== undefined)
     throw new UsageError('convert: -B with -n is not supported by livedisk');
-  return tool.open(output, {
-    format,
+  const target = await tool.open(output, {
+    format: byOptions ? args.value('O') : format,
+    imageOpts: byOptions,
     write: true,
-    protocol: { cache: cache.options },
+    cache: cache.options,
     discard: plan.sparseBytes > 0 ? 'unmap' : 'ignore',
     writethrough: cache.writethrough,
+  });
+  if (!byOptions) return target;
+  if (args.has('c')) throw compressionRefusal(target.node.driver);
+  // What the options name is known only now; with -U no lock keeps it from being a source.
+  const shared = args.has('force-share') ? await tool.sharedFile(target.node) : undefined;
+  if (shared === undefined) return target;
+  throw new ToolFailure(`Could not open '${output}': Failed to get "write" lock`, {
+    hint: `Is another process using the image [${shared}]?`,
   });
 }
 

@@ -9,40 +9,41 @@ import { explain, type Tool, ToolFailure } from './tool.js';
 
 type Info = { [key: string]: Json };
 
-/** info [-f FMT] [--output=human|json] [--backing-chain] [-U] FILE */
+/** info [-f FMT] [--output=human|json] [--backing-chain] [-U] [--image-opts] FILE */
 export async function infoCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f|format:', '|output:', '|backing-chain', 'U|force-share');
+  const taken = options('f|format:', '|output:', '|backing-chain', 'U|force-share', '|image-opts');
   const args = new Arguments('info', words, taken, []);
   const json = args.wantsJson();
   const filename = args.image();
   const chain = args.has('backing-chain');
-  const infos = await collect(tool, filename, args.value('format'), {
-    chain,
-    forceShare: args.has('force-share'),
-  });
+  const first = { filename, format: args.value('format'), imageOpts: args.has('image-opts') };
+  const infos = await collect(tool, first, { chain, forceShare: args.has('force-share') });
   if (json) tool.printJson(chain ? infos : (infos[0] ?? {}));
   else tool.out.print(infos.map(infoText).join('\n'));
   return 0;
 }
 
+/** How an image is told of: by its name, or by options. */
+interface Named {
+  filename: string;
+  format: string | undefined;
+  imageOpts?: boolean;
+}
+
 /** The image, and with `chain` all below it; each is opened alone, so that a broken chain can be looked at. */
 async function collect(
   tool: Tool,
-  first: string,
-  firstFormat: string | undefined,
+  first: Named,
   { chain, forceShare }: { chain: boolean; forceShare: boolean },
 ): Promise<Info[]> {
   const infos: Info[] = [];
   const seen = new Set<string>();
-  let next: { filename: string; format: string | undefined } | undefined = {
-    filename: first,
-    format: firstFormat,
-  };
+  let next: Named | undefined = first;
   while (next) {
-    const { filename, format }: { filename: string; format: string | undefined } = next;
+    const { filename, ...how }: Named = next;
     if (seen.has(filename)) throw new ToolFailure(`Backing file '${filename}' creates an infinite loop.`);
     seen.add(filename);
-    const backend = await tool.open(filename, { format, forceShare, backing: false, onlyLook: true });
+    const backend = await tool.open(filename, { ...how, forceShare, backing: false, onlyLook: true });
     const { node } = backend;
     infos.push(imageInfo(node, new NodeNames({ ignoresBacking: true })));
     next =

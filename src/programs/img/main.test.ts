@@ -177,7 +177,10 @@ test('what livedisk does not have is refused by name', () =>
       [['convert', '-c', '-O', 'qcow2', path, `${path}2`], /convert: -c is not supported by livedisk/],
       [['convert', '-l', 's', path, `${path}2`], /convert: -l is not supported by livedisk/],
       [['rebase', '-b', path, '-F', 'qcow2', path], /safe mode \(without -u\) is not supported/],
-      [['info', '--image-opts', path], /info: --image-opts is not supported by livedisk/],
+      [
+        ['info', '--object', 'secret,id=s,data=x', path],
+        /Value 'secret' of parameter 'qom-type' is not supported by livedisk/,
+      ],
       [['create', '-f', 'qcow2', '-o', 'encryption=on', path, '1M'], /option 'encryption' is not supported/],
       [
         ['create', '-f', 'qcow2', '-o', 'preallocation=full', path, '1M'],

@@ -29,13 +29,13 @@ const HELP = `usage: livedisk img COMMAND [OPTIONS]
 Makes and looks at disk images, as qemu-img does.
 
 Command syntax:
-  check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-U] filename
-  compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] filename1 filename2
-  convert [-U] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] filename [filename2 [...]] output_filename
+  check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-U] [--image-opts] filename
+  compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] [--image-opts] filename1 filename2
+  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]
-  info [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename
-  map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename
-  rebase [-q] [-f fmt] [-p] -u -b backing_file [-F backing_fmt] filename
+  info [-f fmt] [--output=ofmt] [--backing-chain] [-U] [--image-opts] filename
+  map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] [--image-opts] filename
+  rebase [-q] [-f fmt] [--image-opts] [-p] -u -b backing_file [-F backing_fmt] filename
 `;
 
 /** `livedisk img`, with qemu-img's command line, answers and exit statuses (which it answers). */

@@ -15,9 +15,16 @@ interface MapEntry {
   filename?: string;
 }
 
-/** map [-f FMT] [-s OFFSET] [-l LENGTH] [--output=human|json] [-U] FILE */
+/** map [-f FMT] [-s OFFSET] [-l LENGTH] [--output=human|json] [-U] [--image-opts] FILE */
 export async function mapCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f|format:', '|output:', 's|start-offset:', 'l|max-length:', 'U|force-share');
+  const taken = options(
+    'f|format:',
+    '|output:',
+    's|start-offset:',
+    'l|max-length:',
+    'U|force-share',
+    '|image-opts',
+  );
   const args = new Arguments('map', words, taken, []);
   const start = args.size('start-offset', 'start offset') ?? 0;
   const length = args.size('max-length', 'max length');
@@ -25,6 +32,7 @@ export async function mapCommand(tool: Tool, words: readonly string[]): Promise<
   const filename = args.image();
   const backend = await tool.open(filename, {
     format: args.value('format'),
+    imageOpts: args.has('image-opts'),
     forceShare: args.has('force-share'),
   });
   const end = Math.min(backend.lengthBytes, length === undefined ? Infinity : start + length);

@@ -2,9 +2,9 @@ import { BlockError, errnoOf, errnoText } from '../../base/error.js';
 import { Arguments, options } from './arguments.js';
 import { type Tool, ToolFailure, UsageError } from './tool.js';
 
-/** rebase -u [-b FILE [-F FMT]] [-f FMT] FILE: changes what the image says its backing file is, nothing else. */
+/** rebase -u [-b FILE [-F FMT]] [-f FMT] [--image-opts] FILE: changes what the image says its backing file is, nothing else. */
 export async function rebaseCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f:', 'F:', 'b:', 'u', 'p', 'q');
+  const taken = options('f:', 'F:', 'b:', 'u', 'p', 'q', '|image-opts');
   const args = new Arguments('rebase', words, taken, options('t:', 'T:', 'U|force-share'));
   const [filename] = args.operands;
   if (filename === undefined || args.operands.length !== 1)
@@ -15,7 +15,12 @@ export async function rebaseCommand(tool: Tool, words: readonly string[]): Promi
     throw new ToolFailure('rebase: safe mode (without -u) is not supported by livedisk');
   }
   const backingFormat = args.value('F');
-  const backend = await tool.open(filename, { format: args.value('f'), write: true, backing: false });
+  const backend = await tool.open(filename, {
+    format: args.value('f'),
+    imageOpts: args.has('image-opts'),
+    write: true,
+    backing: false,
+  });
   if (backingFormat !== undefined && !tool.opener.drivers.find(backingFormat))
     throw new ToolFailure(`Invalid format name: '${backingFormat}'`);
   const name = backing === '' ? undefined : backing;

@@ -81,6 +81,25 @@ test('nothing is lost when a target that is there already is a source', () =>
     assert.deepEqual(readFileSync(path('raw')), Buffer.alloc(MiB, 9));
   }));
 
+test('nothing is lost when options name a source as the target', () =>
+  withFolder(async (folder) => {
+    const path = await images(folder);
+    const before = readFileSync(path('qcow2'));
+    for (const target of ['raw', 'symbolic', 'hard'].map(path)) {
+      const command = ['convert', '-n', '-U', '-f', 'qcow2', '--target-image-opts', path('second')];
+      const options = `driver=raw,file.driver=raw,file.file.filename=${target}`;
+      const { code, stderr } = await img([...command, options]);
+      assert.deepEqual(
+        { code, stderr },
+        { code: 1, stderr: `qemu-img: Could not open '${options}': ${lockText(target)}` },
+      );
+    }
+    assert.deepEqual(readFileSync(path('raw')), Buffer.alloc(MiB, 9));
+    const other = `driver=qcow2,file.filename=${path('qcow2')}`;
+    await succeed(['convert', '-n', '-U', '-f', 'raw', '--target-image-opts', path('raw'), other]);
+    assert.equal(readFileSync(path('qcow2')).length, before.length);
+  }));
+
 test('an image is not made in a file that its own backing chain reads', () =>
   withFolder(async (folder) => {
     const path = await images(folder);

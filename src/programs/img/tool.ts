@@ -1,6 +1,7 @@
 import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import type { BlockBackend } from '../../block/backend.js';
-import type { DriverDescription, NodeOptions } from '../../block/driver.js';
+import type { CacheSettings, DriverDescription } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { Graph } from '../../block/graph.js';
 import type { DiscardMode } from '../../block/modes.js';
@@ -9,7 +10,8 @@ import { type OpenContext, Opener } from '../../block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../../block/permissions.js';
 import { DriverRegistry } from '../../block/registry.js';
 import type { Host } from '../../host/host.js';
-import { openNamed } from '../io/open-image.js';
+import type { FlatOptions } from '../../schema/flat.js';
+import { parseImageOpts } from '../arguments/image-opts.js';
 import { formatJsonPretty, type Writable } from '../../wire/qmp/json-format.js';
 
 /** Where text goes, newlines included. */
@@ -46,6 +48,8 @@ export function explain(error: unknown, prefix: string, status = 1): ToolFailure
 
 export interface ImageUse {
   format?: string | undefined;
+  /** The name is options (--image-opts). */
+  imageOpts?: boolean;
   write?: boolean;
   /** Its content is not read. */
   onlyLook?: boolean;
@@ -56,8 +60,7 @@ export interface ImageUse {
   forCheck?: boolean;
   /** false: the image alone, its backing file is not opened. */
   backing?: boolean;
-  /** Options of the file below. */
-  protocol?: NodeOptions;
+  cache?: CacheSettings;
   writethrough?: boolean;
   /** What becomes of discards; default: they free space. */
   discard?: DiscardMode;
@@ -94,15 +97,32 @@ export class Tool {
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
-    const { forceShare = false, discard = 'unmap', onlyLook = false, forCheck = false } = use;
+    const { forceShare = false, discard = 'unmap', onlyLook = false, forCheck = false, cache } = use;
     const noBacking = use.backing === false;
-    const context: OpenContext = { readOnly, forceShare, discard, onlyLook, noBacking, forCheck };
+    const common = { readOnly, forceShare, discard, onlyLook, noBacking, forCheck };
+    const context: OpenContext = { ...common, ...given({ cache }) };
+    const options = use.imageOpts === true ? this.#imageOpts(filename, use) : undefined;
     try {
-      const node = await openNamed(this.opener, filename, use.format, context, use.protocol);
+      const node = await (options
+        ? this.opener.openFlat(options, context)
+        : this.opener.openImage(filename, use.format, context));
       return await this.#attach(node, use);
     } catch (error) {
       throw explain(error, `Could not open '${filename}': `, use.failure);
     }
+  }
+
+  #imageOpts(text: string, { format, forceShare, failure: status }: ImageUse): FlatOptions {
+    const refuse = (why: string): ToolFailure => new ToolFailure(why, given({ status }));
+    if (format !== undefined) throw refuse('--image-opts and --format are mutually exclusive');
+    try {
+      const options = parseImageOpts(text, { impliedKey: 'file', warn: this.opener.onWarning });
+      const share = options.get('force-share');
+      if (forceShare !== true || share === undefined || share === 'on') return options;
+    } catch (error) {
+      throw explain(error, '', status);
+    }
+    throw refuse('--force-share/-U conflicts with image options');
   }
 
   async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {
@@ -129,6 +149,22 @@ export class Tool {
     for (const node of this.graph.nodes.values())
       if ((await fileIdentity(this.host, this.opener, node.filename)) === wanted) return true;
     return false;
+  }
+
+  /** The file that a node stores in, when an image that is open here beside it reads it too. */
+  async sharedFile(node: Node): Promise<string | undefined> {
+    let storage = node;
+    for (let below = node.filtered ?? node.children.get('file'); below;) {
+      storage = below.node;
+      below = storage.filtered ?? storage.children.get('file');
+    }
+    const wanted = await fileIdentity(this.host, this.opener, storage.filename);
+    if (wanted === undefined) return undefined;
+    for (const other of this.graph.nodes.values()) {
+      if (other === storage || other.driver.kind !== 'protocol') continue;
+      if ((await fileIdentity(this.host, this.opener, other.filename)) === wanted) return storage.filename;
+    }
+    return undefined;
   }
 
   async close(backend: BlockBackend): Promise<void> {

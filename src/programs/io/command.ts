@@ -234,10 +234,6 @@ export async function runInSession(session: IoSession, line: string): Promise<bo
     output.error(`bad argument count ${words.length} to ${name}, expected ${countText(least, most)}\n`);
     return false;
   }
-  if (command.needs !== undefined && !session.backend.isWritable) {
-    output.error('qemu-io: Block node is read-only\n');
-    return false;
-  }
   if (!(await mayRun(session, command))) return false;
   try {
     return await command.run(session, words);

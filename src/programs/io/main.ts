@@ -1,17 +1,19 @@
 import { BlockError } from '../../base/error.js';
 import type { BlockBackend } from '../../block/backend.js';
-import type { DriverDescription, NodeOptions } from '../../block/driver.js';
+import type { DriverDescription } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { Graph } from '../../block/graph.js';
 import type { DiscardMode } from '../../block/modes.js';
-import { Opener } from '../../block/open.js';
+import { type OpenContext, Opener } from '../../block/open.js';
 import { ALL_PERMISSIONS, Permission, unitePermissions } from '../../block/permissions.js';
 import { DriverRegistry } from '../../block/registry.js';
 import type { Host } from '../../host/host.js';
+import type { FlatOptions } from '../../schema/flat.js';
+import { parseImageOpts } from '../arguments/image-opts.js';
+import { makeObject } from '../arguments/objects.js';
 import { cacheOptions } from './cache.js';
 import { runHelp, runInSession } from './command.js';
 import { getopt, type OptionSpec } from './getopt.js';
-import { openNamed } from './open-image.js';
 import { type IoOutput, IoSession } from './session.js';
 
 const OPTIONS: readonly OptionSpec[] = [
@@ -35,7 +37,7 @@ const OPTIONS: readonly OptionSpec[] = [
 ];
 
 /** Options of qemu-io that livedisk does not have. */
-const REFUSED = ['snapshot', 'copy-on-read', 'misalign', 'native-aio', 'trace', 'object', 'image-opts'];
+const REFUSED = ['snapshot', 'copy-on-read', 'misalign', 'native-aio', 'trace'];
 
 const HELP = `Usage: livedisk io [OPTIONS]... [-c STRING]... FILE
 Reads and writes an image by command, as qemu-io does.
@@ -49,6 +51,7 @@ Reads and writes an image by command, as qemu-io does.
   -t, --cache=MODE     use the given cache mode for the image
   -d, --discard=MODE   use the given discard mode for the image
   -U, --force-share    force shared permissions
+      --image-opts     FILE is options: driver=qcow2,file.filename=...
   -h, --help           display this help and exit
   -V, --version        output version information and exit
 
@@ -62,6 +65,8 @@ interface IoArguments {
   filename: string;
   commands: string[];
   format: string | undefined;
+  /** The name is options. */
+  imageOpts: boolean;
   readOnly: boolean;
   forceShare: boolean;
   cache: string;
@@ -112,6 +117,8 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
     out.print('livedisk io, with the commands of qemu-io 7.2\n');
     return 0;
   }
+  const object = given.get('object');
+  if (object !== undefined) makeObject(object);
   const refused = REFUSED.find((name) => given.has(name));
   if (refused !== undefined) throw new Refusal(`--${refused} is not supported by livedisk`);
   const [filename] = operands;
@@ -126,6 +133,7 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
     filename,
     commands,
     format: given.get('format'),
+    imageOpts: given.has('image-opts'),
     readOnly: given.has('read-only'),
     forceShare: given.has('force-share'),
     cache: given.get('cache') ?? (given.has('nocache') ? 'none' : 'writeback'),
@@ -174,13 +182,14 @@ async function exercise(
     shared: ALL_PERMISSIONS,
   });
   backend.writethrough = cache.writethrough;
-  const protocol: NodeOptions = { cache: cache.options };
-  const { filename, format, readOnly, forceShare } = args;
-  const context = { readOnly, forceShare, discard: args.discard };
-  const node = await openNamed(opener, filename, format, context, protocol).catch((error: unknown) => {
+  const { filename, format, readOnly, forceShare, discard } = args;
+  const where = args.imageOpts ? "can't open" : `can't open device ${filename}`;
+  const context: OpenContext = { readOnly, forceShare, discard, cache: cache.options };
+  const options = args.imageOpts ? imageOptions(args, opener.onWarning) : undefined;
+  const opened = options ? opener.openFlat(options, context) : opener.openImage(filename, format, context);
+  const node = await opened.catch((error: unknown) => {
     if (!(error instanceof BlockError)) throw error;
-    const text = `can't open device ${filename}: ${error.message}`;
-    throw new BlockError(error.kind, text, { cause: error });
+    throw new BlockError(error.kind, `${where}: ${error.message}`, { cause: error });
   });
   try {
     await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
@@ -195,10 +204,23 @@ async function exercise(
     return failed ? 1 : 0;
   } catch (error) {
     if (!(error instanceof BlockError) || backend.root) throw error;
-    throw new BlockError(error.kind, `can't open device ${filename}: ${error.message}`, { cause: error });
+    throw new BlockError(error.kind, `${where}: ${error.message}`, { cause: error });
   } finally {
     await release(graph, backend, node);
   }
+}
+
+/** Errors: Refusal; those of parseImageOpts. */
+function imageOptions(
+  { filename, format, forceShare }: IoArguments,
+  warn: (text: string) => void,
+): FlatOptions {
+  if (format !== undefined) throw new Refusal('--image-opts and -f are mutually exclusive');
+  const options = parseImageOpts(filename, { warn });
+  const share = options.get('force-share');
+  if (forceShare && share !== undefined && share !== 'on')
+    throw new Refusal('-U conflicts with image options');
+  return options;
 }
 
 async function release(graph: Graph, backend: BlockBackend, node: BlockBackend['node']): Promise<void> {

@@ -42,9 +42,11 @@ export class IoSession {
     this.#acquire = acquire;
   }
 
-  /** Before a command that needs permissions (bits); they stay. Errors: kind busy when somebody denies them. */
+  /** Before a command that needs permissions (bits); they stay. Errors: kind busy when somebody denies them; permission. */
   async acquire(perm: number): Promise<void> {
-    if (withoutPermissions(perm, this.backend.perm) !== 0) await this.#acquire?.(perm);
+    if (withoutPermissions(perm, this.backend.perm) === 0) return;
+    if (this.#acquire) await this.#acquire(perm);
+    else if (!this.backend.isWritable) throw new BlockError('permission', 'Block node is read-only');
   }
 
   /** Starts an aio_ command's request; it reports by itself. */

@@ -32,3 +32,14 @@ test("a storage daemon's options may have their value in the same word", () => {
   assert.deepEqual(parseRunOptions(words, 'storage-daemon'), parseRunOptions(apart, 'storage-daemon'));
   assert.throws(() => parseRunOptions(words, 'machine'), { message: '--pidfile=a=b: invalid option' });
 });
+
+test('objects are refused by what they are', () => {
+  const text = "Value 'iothread' of parameter 'qom-type' is not supported by livedisk yet";
+  for (const kind of ['machine', 'storage-daemon'] as const)
+    assert.throws(() => parseRunOptions(['--object', 'iothread,id=i'], kind), {
+      message: `--object iothread,id=i: ${text}`,
+    });
+  assert.throws(() => parseRunOptions(['-object', 'foo,id=i'], 'machine'), {
+    message: "-object foo,id=i: Parameter 'qom-type' does not accept value 'foo'",
+  });
+});

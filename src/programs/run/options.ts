@@ -17,6 +17,7 @@ import {
 } from '../../schema/types.js';
 import { socketAddress } from '../../monitor/exports.js';
 import { parseKeyval } from '../arguments/keyval.js';
+import { makeObject } from '../arguments/objects.js';
 import { parseAddress, parseCharacterDevice, type MonitorSocket } from './sockets.js';
 
 /** A step of the start, in the order in which programs of QEMU take them. */
@@ -126,6 +127,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
       sockets.set(id, socket);
     },
     '-pidfile': (value) => void (options.pidFile = value),
+    '-object': makeObject,
   };
   const monitor: Take = (value, text) => {
     const { chardev, mode, pretty } = MONITOR.parse(parseKeyval(value, 'chardev'), '', 'keyval');

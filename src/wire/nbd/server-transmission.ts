@@ -269,7 +269,7 @@ export class ServerTransmission {
   /** Sends data that lies at DATA_AT, and its head right before it; zeroes as holes where the client takes them. */
   #sendRead(buffer: Buffer, request: Request): void {
     if (this.#structured && (request.flags & CommandFlag.df) === 0) {
-      const runs = sparseRuns(buffer.subarray(DATA_AT, DATA_AT + request.lengthBytes));
+      const runs = sparseRuns(buffer, DATA_AT, request.lengthBytes);
       if (runs) return this.#sendSparse(buffer, request, runs);
     }
     const headAt = DATA_AT - this.#readHeadBytes(request.lengthBytes);

@@ -12,15 +12,17 @@ export interface Run {
 }
 
 /**
- * The zeroes in a read's data as holes, in pieces of HOLE_BYTES; undefined when it is all data. Data costs a look at a
- * few words a piece.
+ * The zeroes in a read's data, which begins at `start` of `buffer`, as holes, in pieces of HOLE_BYTES; undefined when it
+ * is all data. Data costs a look at a byte or a few of a piece.
  */
-export function sparseRuns(data: Buffer): Run[] | undefined {
+export function sparseRuns(buffer: Buffer, start: number, lengthBytes: number): Run[] | undefined {
   let runs: Run[] | undefined;
   let begin = 0;
   let wasHole = false;
-  for (let at = 0; at < data.length; at += HOLE_BYTES) {
-    const isHole = isZero(data.subarray(at, at + HOLE_BYTES));
+  for (let at = 0; at < lengthBytes; at += HOLE_BYTES) {
+    const from = start + at;
+    const end = start + Math.min(at + HOLE_BYTES, lengthBytes);
+    const isHole = buffer[from] === 0 && isZero(buffer.subarray(from, end));
     if (isHole !== wasHole && at > begin) {
       (runs ??= []).push({ at: begin, lengthBytes: at - begin, isHole: wasHole });
       begin = at;
@@ -28,6 +30,6 @@ export function sparseRuns(data: Buffer): Run[] | undefined {
     wasHole = isHole;
   }
   if (!runs && !wasHole) return undefined;
-  (runs ??= []).push({ at: begin, lengthBytes: data.length - begin, isHole: wasHole });
+  (runs ??= []).push({ at: begin, lengthBytes: lengthBytes - begin, isHole: wasHole });
   return runs;
 }

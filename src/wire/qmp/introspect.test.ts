@@ -11,6 +11,7 @@ import {
   int,
   lazy,
   later,
+  marked,
   nullType,
   optional,
   required,
@@ -102,6 +103,30 @@ test('objects, enumerations, arrays, alternates and built-in types', () => {
     'ret-type': '0',
   });
   assert.deepEqual(schema.get('0'), { name: '0', 'meta-type': 'object', members: [] });
+});
+
+test('features of commands, types, members and values are told', () => {
+  const kind = enumOf('Kind', ['a', 'b'], [], { b: ['deprecated'] });
+  const inner = struct('Inner', { kind: required(kind) }, ['dynamic-auto-read-only']);
+  const args = struct('Args', {
+    old: marked('deprecated', optional(str)),
+    inner: marked('unstable', required(inner)),
+    plain: required(str),
+  });
+  const schema = schemaOf({ 'drive-backup': args, 'blockdev-backup': args });
+  assert.deepEqual(schema.get('drive-backup')?.['features'], ['deprecated']);
+  assert(!('features' in (schema.get('blockdev-backup') ?? {})));
+  const info = argumentsOf(schema, 'drive-backup');
+  const members = info['members'] as JsonObject[];
+  assert.deepEqual(
+    members.map(({ features }) => features),
+    [['deprecated'], ['unstable'], undefined],
+  );
+  assert(!('features' in info));
+  const innerInfo = schema.get(members[1]?.['type'] as string);
+  assert.deepEqual(innerInfo?.['features'], ['dynamic-auto-read-only']);
+  const kindInfo = schema.get((innerInfo?.['members'] as JsonObject[])[0]?.['type'] as string);
+  assert.deepEqual(kindInfo?.['members'], [{ name: 'a' }, { name: 'b', features: ['deprecated'] }]);
 });
 
 test('a union has a variant for each value of its tag', () => {

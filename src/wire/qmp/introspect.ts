@@ -1,7 +1,7 @@
-import { NO_ARGUMENTS } from '../../schema/commands.js';
+import { COMMAND_FEATURES, NO_ARGUMENTS } from '../../schema/commands.js';
 import { EVENTS } from '../../schema/events.js';
 import { RETURNS } from '../../schema/returns.js';
-import type { JsonObject, Members, Type, TypeDescription } from '../../schema/types.js';
+import type { Features, JsonObject, Members, Type, TypeDescription } from '../../schema/types.js';
 import type { CommandDefinition, CommandRegistry } from './registry.js';
 
 /** Of QAPI's integer types only one is told to clients. */
@@ -42,6 +42,7 @@ class Introspection {
         'ret-type': this.#nameOf(returns ?? RETURNS[name] ?? NO_ARGUMENTS),
         'meta-type': 'command',
         'arg-type': this.#nameOf(args),
+        ...marks(COMMAND_FEATURES[name]),
       });
     }
     for (const [name, data] of Object.entries(events)) {
@@ -59,7 +60,7 @@ class Introspection {
       case 'array':
         return this.#array(description.element);
       case 'enum':
-        return this.#enum(type.name, description.values);
+        return this.#enum(type.name, description);
       case 'object':
         return this.#object(description);
       case 'alternate':
@@ -86,20 +87,20 @@ class Introspection {
     return name;
   }
 
-  #enum(typeName: string, values: readonly string[]): string {
-    const key = JSON.stringify([typeName, values]);
+  #enum(typeName: string, { values, features = {} }: Extract<TypeDescription, { kind: 'enum' }>): string {
+    const key = JSON.stringify([typeName, values, features]);
     let name = this.#enums.get(key);
     if (name === undefined) {
       name = this.#next();
       this.#enums.set(key, name);
-      const members = values.map((value) => ({ name: value }));
+      const members = values.map((value) => ({ name: value, ...marks(features[value]) }));
       this.#types.push({ name, members, 'meta-type': 'enum', values: [...values] });
     }
     return name;
   }
 
   #object(description: Extract<TypeDescription, { kind: 'object' }>): string {
-    const { members, variants } = description;
+    const { members, variants, features } = description;
     if (Object.keys(members).length === 0 && !variants && description !== NO_ARGUMENTS.description)
       return this.#nameOf(NO_ARGUMENTS);
     const found = this.#names.get(description);
@@ -111,6 +112,7 @@ class Introspection {
     }
     info['members'] = this.#members(members);
     info['meta-type'] = 'object';
+    Object.assign(info, marks(features));
     return info['name'] as string;
   }
 
@@ -126,10 +128,11 @@ class Introspection {
   #members(members: Members): JsonObject[] {
     return Object.entries(members)
       .filter(([, member]) => !member.later)
-      .map(([name, { type, required }]) => ({
+      .map(([name, { type, required, features }]) => ({
         name,
         ...(!required && { default: null }),
         type: this.#nameOf(type),
+        ...marks(features),
       }));
   }
 
@@ -153,4 +156,8 @@ class Introspection {
   #next(): string {
     return String(this.#count++);
   }
+}
+
+function marks(features: Features | undefined): { features?: string[] } {
+  return features === undefined || features.length === 0 ? {} : { features: [...features] };
 }

@@ -1,9 +1,9 @@
 import { resolve } from 'node:path';
 import { BlockError } from '../base/error.js';
-import type { Graph } from '../block/graph.js';
-import { folderOf, hasProtocol } from '../block/filename.js';
-import { NodeNames } from '../block/full-filename.js';
-import { Node } from '../block/node.js';
+import type { Graph } from './graph.js';
+import { folderOf, hasProtocol } from './filename.js';
+import { NodeNames } from './full-filename.js';
+import { Node } from './node.js';
 
 /**
  * By the two names that commands take. A device is known by no name of its own, so only the node's finds anything.

@@ -1,0 +1,21 @@
+import { KiB } from '../base/limits.js';
+import type { ComputeFunction } from '../host/compute.js';
+import { codecProgram } from './program.js';
+
+export const SHA256_BYTES = 32;
+
+/** SHA-256 (FIPS 180-4) of the input into 32 bytes of output. */
+export const sha256: ComputeFunction<undefined> = {
+  program: codecProgram,
+  name: 'sha256',
+  maxSyncBytes: 64 * KiB + SHA256_BYTES,
+  run(input, output) {
+    output.set(process.getBuiltinModule('node:crypto').createHash('sha256').update(input).digest());
+    return SHA256_BYTES;
+  },
+};
+
+/** CRC-32 (ISO 3309, as zlib's and PNG's): against accidents, not against people. Some 5 GB/s, so no thread is asked. */
+export function crc32(bytes: Uint8Array, before = 0): number {
+  return process.getBuiltinModule('node:zlib').crc32(bytes, before);
+}

@@ -1,0 +1,24 @@
+export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | 'create';
+
+/** What one kind of job does. Each step is called once at most, in this order; clean always is. */
+export interface JobDriver {
+  readonly type: JobType;
+  /** Bytes done. */
+  readonly offsetBytes: number;
+  /** Bytes to do in all, as known now. */
+  readonly totalBytes: number;
+  /** The long part. Calls job.pace.checkpoint() often; ends by itself, or after complete() or freeze(). */
+  run(): Promise<void>;
+  /** READY jobs: asked to take over. */
+  complete?(): void;
+  /** READY jobs: asked to end with the target as it is now; resolves once that point in time is held. */
+  freeze?(): Promise<void>;
+  /** The last part that may fail: the change of the graph. */
+  prepare?(): Promise<void>;
+  /** Cancelled by force: requests that it has in flight to a copy are given up if they do not end soon. */
+  giveUp?(): void;
+  /** Told that the job fails or is cancelled, before clean. */
+  abort?(): void;
+  /** Takes the job's filter and backends out of the graph. Must not fail. */
+  clean(): Promise<void>;
+}

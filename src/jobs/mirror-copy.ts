@@ -1,0 +1,230 @@
+import type { BlockBackend } from '../block/backend.js';
+import type { ChainStatus } from '../block/chain-status.js';
+import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
+import { RangeLock } from '../block/range-lock.js';
+import { KiB } from '../base/limits.js';
+import { AWAITED_BYTES, type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
+import { areOpen, type CopySides, takeTurn, whenOpen } from './copy-turn.js';
+import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
+import type { Job } from './job.js';
+import { JobCancelled } from './job-errors.js';
+import { clusterOf, type MirrorNodes, type MirrorPlan } from './plans/mirror.js';
+import { statusOrData } from './source-status.js';
+
+/** A piece of the target's is worth this much of a lock at least, and whole clusters where it lacks its backing file. */
+const UNIT_BYTES = 64 * KiB;
+
+/** A part of what is dirty, handled at once. */
+interface Piece extends Stretch {
+  /** What it costs of the rate limit. */
+  rateBytes: number;
+  /** Set: the chain holds data at its beginning. */
+  data?: ChainStatus;
+}
+
+export interface MirrorCopyOptions {
+  readonly job: Job;
+  readonly plan: MirrorPlan;
+  readonly nodes: MirrorNodes;
+  readonly source: BlockBackend;
+  readonly target: BlockBackend;
+  /** No piece is to begin any more: a point in time is being fixed, or is. */
+  readonly mustStop: () => boolean;
+}
+
+/** What the target of a mirror lacks, and how it gets it. */
+export class MirrorCopy {
+  readonly #options: MirrorCopyOptions;
+  /** Once the point in time is fixed: what the target still lacks of it. */
+  dirty: DirtyBitmap;
+  /** Smallest part that is copied at a time; at most a granule. */
+  readonly unitBytes: number;
+  readonly window: CopyWindow;
+  readonly mover: Mover;
+  /** Ranges that are on their way to the target. */
+  readonly locks = new RangeLock();
+  /** A piece has failed in a way that is not to end the job. */
+  hasFailed = false;
+  #doneBytes = 0;
+  #copyingBytes = 0;
+
+  constructor(options: MirrorCopyOptions) {
+    const { job, plan, nodes, source, target } = options;
+    this.#options = options;
+    this.dirty = new DirtyBitmap(nodes.source.lengthBytes, plan.granularityBytes);
+    this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(nodes.target) ?? 0));
+    this.window = new CopyWindow(job, plan.windowBytes);
+    this.mover = new Mover({
+      job,
+      source,
+      target,
+      unmap: plan.unmap,
+      skipKnownZeroes: plan.targetBacking === 'leave',
+      lowest: plan.kind === 'active-commit' ? nodes.lowest : undefined,
+    });
+  }
+
+  get sides(): CopySides {
+    return this.#options;
+  }
+
+  get doneBytes(): number {
+    return this.#doneBytes;
+  }
+
+  /** Not in the target yet, as far as is known. */
+  get remainingBytes(): number {
+    return this.#copyingBytes + this.dirty.dirtyBytes;
+  }
+
+  /** Others have brought as much to the target. */
+  addDone(bytes: number): void {
+    this.#doneBytes += bytes;
+  }
+
+  /** No drained section has begun in which the job is to rest. */
+  #isOpen(): boolean {
+    const { source, target } = this.#options;
+    return areOpen([source, target]);
+  }
+
+  #status(offset: number, lengthBytes: number): Promise<ChainStatus> {
+    const { source, nodes } = this.#options;
+    return whenOpen(source, () => statusOrData(nodes.source, offset, lengthBytes, nodes.lowest));
+  }
+
+  // ---- what is dirty
+
+  /** Marks what is to be copied; prepares a target whose content is unknown. */
+  async mark(): Promise<void> {
+    const { sync, targetIsNew, unmap } = this.#options.plan;
+    const { source, target } = this.#options.nodes;
+    if (sync === 'none') return;
+    const size = source.lengthBytes;
+    if (sync === 'full' && !targetIsNew) {
+      const zeroFirst = target.modes.discard === 'unmap' && unmap;
+      if (!zeroFirst) {
+        this.dirty.setAll();
+        return;
+      }
+      this.window.launch(0, () => this.mover.zero(0, size));
+      await this.window.finish();
+    }
+    for (let at = 0; at < size;) {
+      await this.window.room();
+      if (!this.#isOpen()) continue;
+      const status = await this.#status(at, size - at);
+      if (status.allocated) this.dirty.set(at, status.lengthBytes);
+      at += status.lengthBytes;
+    }
+  }
+
+  /** Goes once through the bitmap and copies what is dirty. */
+  async round(): Promise<void> {
+    const { job, mustStop } = this.#options;
+    if (this.hasFailed) await job.pace.sleep(RETRY_MS);
+    this.hasFailed = false;
+    for (let cursor = 0; cursor < this.dirty.sizeBytes;) {
+      const stretch = this.dirty.nextDirty(cursor, this.dirty.sizeBytes, ZERO_BYTES);
+      if (!stretch) return;
+      await this.window.room(mustStop);
+      if (mustStop()) return;
+      // A drained section has begun: the job rests first.
+      if (!this.#isOpen()) continue;
+      const piece = await this.#pieceOf(stretch);
+      // While this waited, a freeze may have begun; then the piece stays dirty.
+      if (mustStop()) return;
+      if (!this.#isOpen()) continue;
+      this.#launch(piece);
+      cursor = piece.offset + piece.lengthBytes;
+    }
+  }
+
+  /** A first part of a dirty stretch that is handled at once: long when the source says that it is zero. */
+  async #pieceOf({ offset, lengthBytes }: Stretch): Promise<Piece> {
+    const { granularityBytes } = this.dirty;
+    const most = Math.min(lengthBytes, this.window.pieceBytes(granularityBytes));
+    const longest = Math.min(lengthBytes, ZERO_BYTES);
+    const status = await this.#status(offset, longest);
+    // What is data now can be copied as data whatever becomes of it; what is zero now, the guest may still write.
+    if (status.data && !status.zero) return { offset, lengthBytes: most, rateBytes: most, data: status };
+    if (!status.zero || status.lengthBytes <= most) return { offset, lengthBytes: most, rateBytes: most };
+    const end = offset + status.lengthBytes;
+    const whole = end === offset + lengthBytes ? end : end - (end % granularityBytes);
+    return { offset, lengthBytes: Math.max(most, whole - offset), rateBytes: 0 };
+  }
+
+  // ---- pieces
+
+  /** Copies a dirty piece, what needs a wait in the background; what the guest writes there meanwhile makes it dirty again. */
+  #launch(piece: Piece): void {
+    // What is left of a granule that was copied in part belongs to the rest.
+    const done = this.#tryCopy(piece);
+    const rest = done === 0 ? piece : { offset: piece.offset + done, lengthBytes: piece.lengthBytes - done };
+    const restRateBytes = Math.min(piece.rateBytes, rest.lengthBytes);
+    this.window.spend(piece.rateBytes - restRateBytes);
+    if (rest.lengthBytes === 0) return;
+    this.#copyingBytes += rest.lengthBytes;
+    this.dirty.reset(rest.offset, rest.lengthBytes);
+    this.window.launch(restRateBytes, () => this.#copyTracked(rest));
+  }
+
+  /** What can be copied of a piece without a wait; answers how long that first part is. */
+  #tryCopy({ offset, lengthBytes, data }: Piece): number {
+    if (this.locks.conflictsExclusive(offset, lengthBytes)) return 0;
+    const done = this.mover.tryCopy(offset, lengthBytes, data);
+    this.dirty.reset(offset, done);
+    this.#doneBytes += done;
+    return done;
+  }
+
+  /** Copies a piece that is dirty no more, part by part: who waits for one need not wait for the next. */
+  async #copyTracked(piece: Stretch & { data?: ChainStatus }, isLost = false): Promise<void> {
+    const { offset, lengthBytes, data } = piece;
+    const end = offset + lengthBytes;
+    let at = offset;
+    try {
+      while (at < end) {
+        if (this.#options.job.isCancelled) throw new JobCancelled();
+        const rest = { offset: at, lengthBytes: end - at };
+        const done = await this.#copyPart(rest, { data: at === offset ? data : undefined, isLost });
+        at += done;
+        this.#doneBytes += done;
+        this.#copyingBytes -= done;
+      }
+    } catch (error) {
+      const release = await this.locks.lockExclusive(at, end - at);
+      this.dirty.set(at, end - at);
+      this.#copyingBytes -= end - at;
+      release();
+      if (!isRetried(error)) throw error;
+      this.hasFailed = true;
+    }
+  }
+
+  /** Answers how long the part is. Where guests' changes go to both sides, they may have to wait for it. */
+  async #copyPart({ offset, lengthBytes }: Stretch, options: Omit<CopyOptions, 'unit'>): Promise<number> {
+    const isAwaited = this.#options.nodes.source.gate !== undefined;
+    const mayBeZero = isAwaited && !options.data;
+    const zeroBytes = mayBeZero ? await this.mover.zeroBytes(offset, lengthBytes) : 0;
+    if (zeroBytes > 0) return zeroBytes;
+    const part = { offset, lengthBytes: isAwaited ? Math.min(lengthBytes, AWAITED_BYTES) : lengthBytes };
+    const turn = await takeTurn(this.locks, part, this.sides, false);
+    try {
+      return await this.mover.copyFirst(turn, part, { unit: this.unitBytes, ...options });
+    } finally {
+      turn.end();
+    }
+  }
+
+  /** In the job's own section, all of what is dirty; what fails now is lost. */
+  async copyRest(): Promise<void> {
+    if (this.dirty.isClean) return;
+    for (let at = this.dirty.nextDirty(0); at; at = this.dirty.nextDirty(0)) {
+      this.#copyingBytes += at.lengthBytes;
+      this.dirty.reset(at.offset, at.lengthBytes);
+      await this.#copyTracked(at, true);
+    }
+    await this.mover.flush();
+  }
+}

@@ -1,0 +1,50 @@
+import { resolveBackingOf } from '../block/full-filename.js';
+import type { Node } from '../block/node.js';
+import type { GraphTransaction } from '../block/transaction.js';
+import type { JobPlace } from './job-graph.js';
+import type { MirrorNodes, MirrorPlan } from './plans/mirror.js';
+
+/** In a drained section: the target takes the place of the source, or of what it replaces, with its backing file. */
+export async function pivot(place: JobPlace, plan: MirrorPlan, nodes: MirrorNodes): Promise<void> {
+  const backing = await newBacking(place, plan, nodes);
+  place.thaw();
+  try {
+    await place.graph.transaction((transaction) => {
+      if (backing) transaction.attach(nodes.target.skipFilters(), 'backing', backing);
+      listPivot(transaction, place, nodes);
+    });
+  } catch (error) {
+    if (backing) await place.graph.release([backing]);
+    throw error;
+  }
+  place.removed();
+}
+
+function listPivot(transaction: GraphTransaction, place: JobPlace, nodes: MirrorNodes): void {
+  const { replaces, source, target } = nodes;
+  if (replaces && replaces !== source) {
+    transaction.replaceNode(replaces, target);
+    place.listRemoval(transaction);
+  } else {
+    place.listPivot(transaction, target);
+  }
+}
+
+/** The backing file that the target gets with the pivot, if it is to get one. */
+async function newBacking(
+  place: JobPlace,
+  { targetBacking, sync }: MirrorPlan,
+  nodes: MirrorNodes,
+): Promise<Node | undefined> {
+  const { source } = nodes;
+  const target = nodes.target.skipFilters();
+  if (target.children.has('backing')) return undefined;
+  if (targetBacking === 'source-chain')
+    return sync === 'none' ? source : source.skipFilters().children.get('backing')?.node;
+  const named = target.instance.backing;
+  if (targetBacking !== 'open' || !named) return undefined;
+  const filename = resolveBackingOf(target, named.filename);
+  const backing = await place.opener.openImage(filename, named.format, { readOnly: true });
+  target.automaticBacking = backing.filename;
+  return backing;
+}

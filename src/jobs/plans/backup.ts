@@ -1,0 +1,101 @@
+import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
+import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import { findDevice } from '../../block/find-node.js';
+import type { Graph } from '../../block/graph.js';
+import type { Node } from '../../block/node.js';
+import type { CommandArguments } from '../../schema/commands.js';
+import { nodeOf, type NodeReference, referTo } from './nodes.js';
+import { commonPlan, type CommonPlan } from './plan.js';
+
+/** `target`: a node. */
+export type BackupRequest = CommandArguments<'blockdev-backup'>;
+
+/** drive-backup and blockdev-backup. */
+export interface BackupPlan extends CommonPlan {
+  kind: 'backup';
+  device: NodeReference;
+  target: NodeReference;
+  sync: BackupRequest['sync'];
+  /** Of the device: says what is copied (incremental, bitmap), and what was not at the end. */
+  bitmap?: { name: string; mode: BitmapMode };
+}
+
+/** When what was copied is cleared in the bitmap. */
+export type BitmapMode = 'on-success' | 'never' | 'always';
+
+export interface BackupNodes {
+  readonly device: Node;
+  readonly target: Node;
+  readonly bitmap: DirtyBitmap | undefined;
+}
+
+/** Errors, in QEMU's order and words: not-found, invalid, busy. */
+export function planBackup(graph: Graph, request: BackupRequest): BackupPlan {
+  const device = findDevice(graph, request.device);
+  const target = findDevice(graph, request.target);
+  const plan: BackupPlan = {
+    kind: 'backup',
+    ...commonPlan(request),
+    device: referTo(device),
+    target: referTo(target),
+    sync: request.sync,
+    ...given({ bitmap: bitmapOf(device, request) }),
+  };
+  backupNodes(graph, plan);
+  return plan;
+}
+
+/** Errors: invalid, not-found, busy. */
+function bitmapOf(device: Node, request: BackupRequest): BackupPlan['bitmap'] {
+  const { sync, bitmap: name, 'bitmap-mode': mode } = request;
+  if ((sync === 'incremental' || sync === 'bitmap') && name === undefined)
+    throw new BlockError('invalid', `must provide a valid bitmap name for '${sync}' sync mode`);
+  const isIncremental = sync === 'incremental';
+  if (isIncremental && mode !== undefined && mode !== 'on-success')
+    throw new BlockError(
+      'invalid',
+      "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'",
+    );
+  if (name === undefined) {
+    if (mode === undefined) return undefined;
+    throw new BlockError('invalid', 'Cannot specify bitmap sync mode without a bitmap');
+  }
+  if (!device.findBitmap(name)) throw noBitmap(name);
+  const ending = mode ?? (isIncremental ? 'on-success' : undefined);
+  if (ending === undefined)
+    throw new BlockError('invalid', 'Bitmap sync mode must be given when providing a bitmap');
+  freeBitmap(device, name);
+  if (sync === 'none')
+    throw new BlockError('invalid', "sync mode 'none' does not produce meaningful bitmap outputs");
+  if (ending === 'never' && sync !== 'bitmap') {
+    const text = `Bitmap sync mode 'never' has no meaningful effect when combined with sync mode '${sync}'`;
+    throw new BlockError('invalid', text);
+  }
+  return { name, mode: ending };
+}
+
+function noBitmap(name: string): BlockError {
+  return new BlockError('not-found', `Bitmap '${name}' could not be found`);
+}
+
+/** Errors: not-found, busy. */
+function freeBitmap(device: Node, name: string): DirtyBitmap {
+  const bitmap = device.findBitmap(name);
+  if (!bitmap) throw noBitmap(name);
+  if (!bitmap.busy) return bitmap;
+  const text = `Bitmap '${name}' is currently in use by another operation and cannot be used`;
+  throw new BlockError('busy', text);
+}
+
+/** Errors: not-found, invalid; busy. */
+export function backupNodes(graph: Graph, plan: BackupPlan): BackupNodes {
+  const device = nodeOf(graph, plan.device);
+  const target = nodeOf(graph, plan.target);
+  const bitmap = plan.bitmap && freeBitmap(device, plan.bitmap.name);
+  if (device === target) throw new BlockError('invalid', 'Source and target cannot be the same');
+  for (const node of [device, target]) node.assertNotBlocked();
+  if (device.lengthBytes !== target.lengthBytes)
+    throw new BlockError('invalid', 'Source and target image have different sizes');
+  return { device, target, bitmap };
+}

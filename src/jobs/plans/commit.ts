@@ -1,0 +1,101 @@
+import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
+import { findBackingImage, findNode, findRoot } from '../../block/find-node.js';
+import type { Graph } from '../../block/graph.js';
+import type { Node } from '../../block/node.js';
+import type { CommandArguments } from '../../schema/commands.js';
+import { type MirrorPlan, planOfActiveCommit } from './mirror.js';
+import {
+  assertChainNotBlocked,
+  lowestLayer,
+  nodeOf,
+  type NodeReference,
+  notInChain,
+  referTo,
+  refuseBoth,
+} from './nodes.js';
+import { commonPlan, type CommonPlan } from './plan.js';
+
+export type CommitRequest = CommandArguments<'block-commit'>;
+
+/** block-commit of layers below the active one. */
+export interface CommitPlan extends CommonPlan {
+  kind: 'commit';
+  /** The root of the chain. */
+  device: NodeReference;
+  top: NodeReference;
+  base: NodeReference;
+  /** Written into the headers of top's overlays in place of the base's filename. */
+  backingFile?: string;
+}
+
+export interface CommitNodes {
+  readonly device: Node;
+  readonly top: Node;
+  readonly base: Node;
+}
+
+/** Errors, in QEMU's order and words: device-not-found, not-found, invalid, busy. */
+export function planCommit(graph: Graph, request: CommitRequest): CommitPlan | MirrorPlan {
+  if (!graph.nodes.has(request.device))
+    throw new BlockError('device-not-found', `Device '${request.device}' not found`);
+  const device = findRoot(graph, request.device);
+  const top = findTop(graph, device, request);
+  const base = findBase(graph, top, request);
+  const plan: CommitPlan = {
+    kind: 'commit',
+    ...commonPlan(request),
+    device: referTo(device),
+    top: referTo(top),
+    base: referTo(base),
+    ...given({ backingFile: request['backing-file'] }),
+  };
+  commitNodes(graph, plan);
+  if (top.skipFilters() !== device.skipFilters()) return plan;
+  if (plan.backingFile !== undefined)
+    throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
+  return planOfActiveCommit(commonPlan(request), top, base);
+}
+
+function findTop(graph: Graph, device: Node, request: CommitRequest): Node {
+  refuseBoth(request, 'top', 'top-node', "'top-node' and 'top' are mutually exclusive");
+  const name = request['top-node'];
+  if (name !== undefined) {
+    const node = findNode(graph, undefined, name);
+    if (node !== device && !device.isAbove(node)) throw notInChain(node);
+    return node;
+  }
+  if (request.top === undefined || request.top === device.filename) return device;
+  const found = findBackingImage(device, request.top);
+  if (!found) throw new BlockError('not-found', `Top image file ${request.top} not found`);
+  return found;
+}
+
+function findBase(graph: Graph, top: Node, request: CommitRequest): Node {
+  refuseBoth(request, 'base', 'base-node', "'base-node' and 'base' are mutually exclusive");
+  const name = request['base-node'];
+  if (name !== undefined) {
+    const node = findNode(graph, undefined, name);
+    if (node !== top && !top.isAbove(node)) throw notInChain(node);
+    return node;
+  }
+  if (request.base !== undefined) {
+    const found = findBackingImage(top, request.base);
+    if (!found) throw new BlockError('not-found', `Can't find '${request.base}' in the backing chain`);
+    return found;
+  }
+  return lowestLayer(top);
+}
+
+/** Errors: not-found, invalid; busy. */
+export function commitNodes(graph: Graph, plan: CommitPlan): CommitNodes {
+  const device = nodeOf(graph, plan.device);
+  const top = nodeOf(graph, plan.top);
+  const base = nodeOf(graph, plan.base);
+  if (top.skipFilters() === base.skipFilters())
+    throw new BlockError('invalid', 'cannot commit an image into itself');
+  if (!top.isAbove(base)) throw notInChain(base);
+  device.assertNotBlocked();
+  assertChainNotBlocked(top, base.below?.node);
+  return { device, top, base };
+}

@@ -1,0 +1,98 @@
+import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
+import { findBackingImage, findDevice, findNode } from '../../block/find-node.js';
+import type { Graph } from '../../block/graph.js';
+import type { Node } from '../../block/node.js';
+import type { CommandArguments } from '../../schema/commands.js';
+import {
+  assertChainNotBlocked,
+  nodeOf,
+  type NodeReference,
+  optionalNodeOf,
+  referTo,
+  refuseBoth,
+} from './nodes.js';
+import { commonPlan, type CommonPlan } from './plan.js';
+
+export type StreamRequest = CommandArguments<'block-stream'>;
+
+export interface StreamPlan extends CommonPlan {
+  kind: 'stream';
+  /** What is filled. */
+  node: NodeReference;
+  /** Its new backing file; neither this nor bottom: the whole chain is pulled up. */
+  base?: NodeReference;
+  /** The lowest node whose data is pulled up. */
+  bottom?: NodeReference;
+  /** Written into the header in place of the base's filename. */
+  backingFile?: string;
+}
+
+export interface StreamNodes {
+  readonly node: Node;
+  readonly base: Node | undefined;
+  readonly bottom: Node | undefined;
+}
+
+/** Errors, in QEMU's order and words: invalid, not-found, busy. */
+export function planStream(graph: Graph, request: StreamRequest): StreamPlan {
+  for (const [one, other] of [
+    ['base', 'base-node'],
+    ['base', 'bottom'],
+    ['bottom', 'base-node'],
+  ] as const)
+    refuseBoth(request, one, other, `'${one}' and '${other}' cannot be specified at the same time`);
+  const node = findDevice(graph, request.device);
+  const base = findBase(graph, node, request);
+  const bottom = findBottom(graph, node, request.bottom);
+  const plan: StreamPlan = {
+    kind: 'stream',
+    ...commonPlan(request),
+    node: referTo(node),
+    ...given({
+      base: base && referTo(base),
+      bottom: bottom && referTo(bottom),
+      backingFile: request['backing-file'],
+    }),
+  };
+  streamNodes(graph, plan);
+  if (!base && !bottom && plan.backingFile !== undefined)
+    throw new BlockError('invalid', 'backing file specified, but streaming the entire chain');
+  return plan;
+}
+
+function findBase(graph: Graph, node: Node, request: StreamRequest): Node | undefined {
+  if (request.base !== undefined) {
+    const found = findBackingImage(node, request.base);
+    if (!found) throw new BlockError('not-found', `Can't find '${request.base}' in the backing chain`);
+    return found;
+  }
+  const name = request['base-node'];
+  if (name === undefined) return undefined;
+  const found = findNode(graph, undefined, name);
+  if (!node.isAbove(found))
+    throw new BlockError('invalid', `Node '${name}' is not a backing image of '${request.device}'`);
+  return found;
+}
+
+function findBottom(graph: Graph, node: Node, name: string | undefined): Node | undefined {
+  if (name === undefined) return undefined;
+  const found = findNode(graph, undefined, name);
+  if (found.isFilter)
+    throw new BlockError('invalid', `Node '${name}' is a filter, use a non-filter node as 'bottom'`);
+  if (found !== node && !node.isAbove(found))
+    throw new BlockError('invalid', `Node '${name}' is not in a chain starting from '${node.name}'`);
+  return found;
+}
+
+/** Errors: not-found, invalid; busy. */
+export function streamNodes(graph: Graph, plan: StreamPlan): StreamNodes {
+  const node = nodeOf(graph, plan.node);
+  const base = optionalNodeOf(graph, plan.base);
+  const bottom = optionalNodeOf(graph, plan.bottom);
+  for (const below of [base, bottom])
+    if (below && below !== node && !node.isAbove(below))
+      throw new BlockError('invalid', `Node '${below.name}' is not in a chain starting from '${node.name}'`);
+  assertChainNotBlocked(node, bottom ? bottom.below?.node : base);
+  return { node, base, bottom };
+}

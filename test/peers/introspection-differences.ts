@@ -1,0 +1,92 @@
+/**
+ * Where livedisk's schema is not QEMU 7.2's, and why. A type that is used in several places is named at the first.
+ * Members are written .NAME, values =NAME.
+ */
+const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<readonly [string, string]>]> = [
+  [
+    'no such driver',
+    [
+      'blockdev-add.driver',
+      '=blklogwrites =blkreplay =blkverify =bochs =cloop =compress =copy-before-write =copy-on-read =dmg ' +
+        '=snapshot-access =ftp =ftps =gluster =host_cdrom =host_device =http =https =iscsi =luks =nfs =null-aio ' +
+        '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =throttle =vdi =vhdx =vmdk =vpc ' +
+        '=vvfat',
+    ],
+    ['query-block()[].inserted.image.format-specific.type', '=vmdk =luks =rbd'],
+    ['query-blockstats()[]', '.driver-specific'],
+  ],
+  [
+    'an option that is refused by name',
+    ['block-dirty-bitmap-add', '.persistent'],
+    ['blockdev-add(blkdebug)', '.config .opt-write-zero .opt-discard'],
+    ['blockdev-add(file)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
+    ['blockdev-add(nbd)', '.tls-creds .tls-hostname .x-dirty-bitmap .reconnect-delay .open-timeout'],
+    ['blockdev-add(nbd).server.type', '=vsock'],
+    ['blockdev-add(nbd).server(inet)', '.numeric .to .ipv4 .ipv6 .keep-alive .mptcp'],
+    ['blockdev-add(nbd).server(unix)', '.abstract .tight'],
+    [
+      'blockdev-add(qcow2)',
+      '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
+        '.l2-cache-entry-size .cache-clean-interval .encrypt .data-file',
+    ],
+    ['blockdev-backup', '.compress .x-perf'],
+    ['blockdev-create.options(file)', '.extent-size-hint'],
+    ['blockdev-create.options(file).preallocation', '=metadata =falloc =full'],
+    ['blockdev-create.options(qcow2)', '.data-file .encrypt'],
+    ['blockdev-create.options(qcow2).compression-type', '=zstd'],
+    ['drive-backup', '.compress .x-perf'],
+    ['human-monitor-command', '.cpu-index'],
+    ['nbd-server-add', '.bitmap'],
+    ['nbd-server-start', '.tls-creds .tls-authz'],
+    ['transaction.actions[].type', '=block-dirty-bitmap-merge =blockdev-snapshot-internal-sync'],
+    ['transaction.properties.completion-mode', '=grouped'],
+  ],
+  [
+    'exports are on the NBD server, of the main loop, without metadata contexts of their own',
+    ['block-export-add', '.fixed-iothread .iothread'],
+    ['block-export-add.type', '=vhost-user-blk =fuse =vduse-blk'],
+    ['block-export-add(nbd)', '.bitmaps .allocation-depth'],
+  ],
+  [
+    'an answer about what no node or device has',
+    ['query-block()[]', '.tray_open'],
+    [
+      'query-block()[].inserted',
+      '.bps_max .bps_rd_max .bps_wr_max .iops_max .iops_rd_max .iops_wr_max .bps_max_length .bps_rd_max_length ' +
+        '.bps_wr_max_length .iops_max_length .iops_rd_max_length .iops_wr_max_length .iops_size .group',
+    ],
+    ['query-block()[].inserted.image', '.encrypted .compressed'],
+    [
+      'query-block()[].inserted.image.format-specific(qcow2).data',
+      '.data-file .data-file-raw .encrypt .bitmaps',
+    ],
+    ['query-block()[].inserted.dirty-bitmaps[]', '.inconsistent'],
+    [
+      'query-blockstats()[].stats',
+      '.idle_time_ns .rd_latency_histogram .wr_latency_histogram .flush_latency_histogram',
+    ],
+  ],
+  [
+    'what does not happen here: there is no machine around the disks, and no such job',
+    ['query-jobs()[].type', '=amend =snapshot-load =snapshot-save =snapshot-delete'],
+    [
+      'query-status().status',
+      '=debug =internal-error =finish-migrate =restore-vm =save-vm =suspended =watchdog =guest-panicked =colo',
+    ],
+    [
+      'SHUTDOWN.reason',
+      '=none =host-qmp-system-reset =host-ui =guest-shutdown =guest-reset =guest-panic =subsystem-reset ' +
+        '=snapshot-load',
+    ],
+  ],
+];
+
+/** livedisk's own: delays for tests. */
+const MORE = ['blockdev-add(blkdebug).x-delay'];
+
+export const DIFFERENCES: readonly string[] = [
+  ...LESS.flatMap(([, ...places]) =>
+    places.flatMap(([place, names]) => names.split(' ').map((name) => `less: ${place}${name}`)),
+  ),
+  ...MORE.map((path) => `more: ${path}`),
+];
