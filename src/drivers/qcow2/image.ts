@@ -113,7 +113,8 @@ export class ImageContext {
   corrupt(message: string, offset?: number): BlockError {
     if (!this.#corrupted) {
       this.#corrupted = true;
-      if (this.mayWrite && this.header.version >= 3) this.#marking = this.#mark().catch(() => undefined);
+      if (this.mayWrite && this.header.version >= 3)
+        this.#marking = this.setIncompatible(Incompatible.corrupt).catch(() => undefined);
       const event = { name: 'corrupted' as const, message, fatal: this.mayWrite };
       this.driver.tell(corruptionText(message, this.mayWrite));
       this.driver.report(offset === undefined ? event : { ...event, offset, sizeBytes: this.clusterBytes });
@@ -122,22 +123,19 @@ export class ImageContext {
     return new BlockError('corrupt', message, { errno: 'EIO', node: this.driver.nodeName, ...where });
   }
 
-  /** Durable on return. */
-  async #mark(): Promise<void> {
-    await this.headerLock.run(async () => {
-      const incompatible = this.header.incompatible | Incompatible.corrupt;
-      await this.writeHeader(
-        (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
-      );
-      await this.file.flush();
-      this.header.incompatible = incompatible;
-    });
+  /** Sets bits of the incompatible features; durable on return. */
+  setIncompatible(bits: bigint): Promise<void> {
+    return this.#changeIncompatible((before) => before | bits);
   }
 
-  /** Clears those bits of the incompatible features that are set; durable on return. */
-  async clearIncompatible(bits: bigint): Promise<void> {
+  /** Clears those that are set; durable on return. */
+  clearIncompatible(bits: bigint): Promise<void> {
+    return this.#changeIncompatible((before) => before & ~bits);
+  }
+
+  async #changeIncompatible(change: (before: bigint) => bigint): Promise<void> {
     await this.headerLock.run(async () => {
-      const incompatible = this.header.incompatible & ~bits;
+      const incompatible = change(this.header.incompatible);
       if (incompatible === this.header.incompatible) return;
       await this.writeHeader(
         (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
