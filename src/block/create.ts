@@ -27,7 +27,7 @@ export async function createImage(
   // Before a file that is there is lost to wrong options.
   const image = newImage(driver, options);
   driver.checkNew?.(image);
-  const protocolOptions = drivers.parseFilename(filename);
+  const protocolOptions = await opener.parseFilename(filename);
   const { driver: protocolName, filename: path } = { filename, ...protocolOptions } as ProtocolName;
   const protocol = drivers.get(protocolName);
   const isNew = protocol.createFile !== undefined && (await isAbsent(graph.host, path));

@@ -20,6 +20,8 @@ export interface NodePlan {
   readonly children: ReadonlyMap<string, ChildPlan>;
   /** undefined: the image says. */
   readonly backing: ChildPlan | null | undefined;
+  /** Nobody named the driver, only a path: what lies there may be another's. */
+  readonly isByPath?: boolean;
 }
 
 /** A node by its name; a new one; or a new one whose driver or file are still to be found (flat options only). */
@@ -56,17 +58,18 @@ export class OptionGate {
 
   /** A plan of options that are nested and name every driver. */
   plan(options: NodeOptions, mode: Exclude<InputMode, 'flat'> = 'qmp'): NodePlan {
-    return this.#planOf(this.type.parse(options, '', mode));
+    return this.planOf(this.type.parse(options, '', mode));
   }
 
-  #planOf(parsed: NodeOptions): NodePlan {
+  /** The same of options that `type` has parsed. */
+  planOf(parsed: NodeOptions): NodePlan {
     const { driver: name, ...options } = parsed;
     const driver = this.#driver(name as string);
     const children = new Map<string, ChildPlan>();
     const take = (role: string): ChildPlan | null | undefined => {
       const child = options[role] as NodeOptions | string | null | undefined;
       delete options[role];
-      return typeof child === 'object' && child !== null ? this.#planOf(child) : child;
+      return typeof child === 'object' && child !== null ? this.planOf(child) : child;
     };
     for (const { role } of driver.options.children) {
       const child = take(role);
@@ -99,7 +102,7 @@ export class OptionGate {
     } as GivenOptions;
     const { firstKey } = flat;
     if (firstKey !== undefined) throw unknownOption(driver, firstKey);
-    return { driver, options, children, backing };
+    return { driver, options, children, backing, isByPath: !given.has('driver') };
   }
 
   /** Takes a child in the role of storage out of flat options. */

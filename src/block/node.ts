@@ -33,21 +33,31 @@ export interface NodeProperties {
   inactive?: boolean;
 }
 
+/** How a node is open, as far as that can change. */
+export interface NodeConfiguration {
+  readonly options: GivenOptions;
+  readonly settings: Settings;
+  readonly modes: NodeModes;
+  readonly readOnly: boolean;
+}
+
 /** One open image, device or filter in the graph. */
 export class Node {
   readonly name: string;
   readonly driver: DriverDescription;
   /** What it was opened with as it was given, typed; its children are in the graph. */
-  readonly options: GivenOptions;
+  options: GivenOptions;
   /** The same with what is inherited and with the driver's defaults. */
-  readonly settings: Settings;
+  settings: Settings;
   readonly onlyLook: boolean;
   /** Set by the opener and graph transactions only, as `activity` is. */
   readOnly: boolean;
-  readonly modes: NodeModes;
+  modes: NodeModes;
   readonly guard: FormatGuard | undefined;
   monitorOwned: boolean;
   implicit: boolean;
+  /** The node whose options brought it, as a child of it: what is not said of this one, that one says. */
+  inheritsFrom: Node | undefined;
   /** Set: a filter of that job, in whose end its users and those of the node below use one node. */
   filterOwner: object | undefined;
   /**
@@ -106,6 +116,17 @@ export class Node {
     this.#io = new NodeIo(this, instance);
     if (this.#quiesced > 0) this.#comeToRest();
     this.#readBacking();
+  }
+
+  get configuration(): NodeConfiguration {
+    const { options, settings, modes, readOnly } = this;
+    return { options, settings, modes, readOnly };
+  }
+
+  /** For graph transactions only. */
+  configure(configuration: NodeConfiguration): void {
+    Object.assign(this, configuration);
+    this.#io?.modesChanged();
   }
 
   /** The driver has read the image anew, which another process may have changed; its length was `formerBytes`. */

@@ -5,7 +5,16 @@ import type { Host } from '../host/host.js';
 import { FlatOptions } from '../schema/flat.js';
 import { fillMembers, type InputMode, type JsonObject } from '../schema/types.js';
 import { tooLong } from './chain-limit.js';
-import type { CacheSettings, ChildIo, DriverContext, Json, NodeOptions, Settings } from './driver.js';
+import type {
+  CacheSettings,
+  ChildIo,
+  DriverContext,
+  DriverDescription,
+  GivenOptions,
+  Json,
+  NodeOptions,
+  Settings,
+} from './driver.js';
 import { hasProtocol } from './filename.js';
 import { FormatGuard } from './format-guard.js';
 import { NodeNames, resolveBackingOf } from './full-filename.js';
@@ -111,7 +120,8 @@ export class Opener {
   async openPlan(plan: NodePlan, context: OpenContext): Promise<Node> {
     const depth = (context.depth ?? 0) + 1;
     if (depth > MAX_OPEN_DEPTH + MAX_CHAIN_DEPTH) throw new BlockError('limit', 'Too many nested images');
-    const { driver, options } = plan;
+    const { options } = plan;
+    const driver = await this.#driverOf(plan);
     const readOnly = options['read-only'] ?? context.readOnly;
     const forceShare = options['force-share'] ?? context.forceShare ?? false;
     if (forceShare && !readOnly)
@@ -127,12 +137,7 @@ export class Opener {
       // Which discards reach a child is for its parent to say.
       discard: 'unmap',
     };
-    const settings: Settings = {
-      ...options,
-      ...fillMembers(driver.options.members, options),
-      'force-share': forceShare,
-      cache,
-    };
+    const settings = settingsOf(driver, options, { cache, forceShare });
     const node = new Node({
       name: options['node-name'] ?? this.graph.generateName(),
       driver,
@@ -158,6 +163,20 @@ export class Opener {
     return node;
   }
 
+  async #driverOf({ driver, isByPath, options }: NodePlan): Promise<DriverDescription> {
+    const path = isByPath === true ? options['filename'] : undefined;
+    if (typeof path !== 'string') return driver;
+    return (await this.drivers.claimant(this.host, path)) ?? driver;
+  }
+
+  /** Options of the protocol node that a plain filename stands for; of a path, what lies there decides whose it is. */
+  async parseFilename(filename: string): Promise<NodeOptions> {
+    const options = this.drivers.parseFilename(filename);
+    if (hasProtocol(filename)) return options;
+    const claimant = await this.drivers.claimant(this.host, filename);
+    return claimant ? { ...options, driver: claimant.name } : options;
+  }
+
   /**
    * Opens an image by file name with a format, or by probing when the format is undefined. `json:` names carry
    * options, over which the format counts. `extra` goes to the format node (node-name, backing, ...).
@@ -179,14 +198,14 @@ export class Opener {
     const guessed = format === undefined;
     if (guessed) this.onProbed(filename, driver, context.readOnly);
     const description = this.drivers.get(driver);
-    const protocol = this.drivers.parseFilename(filename);
-    if (description.kind === 'protocol') return this.open({ ...protocol, ...extra }, context);
+    const protocol = await this.parseFilename(filename);
+    if (description.kind === 'protocol') return this.open({ ...protocol, ...extra, driver }, context);
     return this.open({ driver, file: protocol, ...extra }, { ...context, guessed });
   }
 
   /** The format that an image's first bytes show. Errors: kind unsupported for one that livedisk lacks. */
   async probeFormat(filename: string): Promise<string> {
-    const options = this.drivers.parseFilename(filename);
+    const options = await this.parseFilename(filename);
     return (await this.#probe(this.drivers.gate.plan(options))).format;
   }
 
@@ -244,6 +263,8 @@ export class Opener {
         transaction.add(node);
         for (const [role, child] of opened) transaction.attach(node, role, child);
       });
+      for (const [role, child] of opened)
+        if (typeof plan.children.get(role) !== 'string') child.inheritsFrom = node;
     } catch (error) {
       for (const [, child] of opened) await this.#closeIfUnused(child);
       throw error;
@@ -273,6 +294,7 @@ export class Opener {
     if (wanted === undefined) node.automaticBacking = names.of(backing);
     try {
       await this.graph.transaction((transaction) => void transaction.attach(node, 'backing', backing));
+      if (typeof wanted !== 'string') backing.inheritsFrom = node;
     } catch (error) {
       await this.#closeIfUnused(backing);
       throw error;
@@ -297,7 +319,7 @@ export class Opener {
         const filename = resolveBackingOf(node, backing.filename);
         defaults = filename.startsWith('json:')
           ? parseJsonName(filename)
-          : { file: this.drivers.parseFilename(filename) };
+          : { file: await this.parseFilename(filename) };
       }
       const options = added.withDefaults({ ...defaults, ...(format !== undefined && { driver: format }) });
       return await this.openFlat(options, context);
@@ -336,7 +358,9 @@ export class Opener {
       forCheck,
       host: graph.host,
       nodeName: node.name,
-      modes: node.modes,
+      get modes() {
+        return node.modes;
+      },
       get filename() {
         return node.filename;
       },
@@ -365,6 +389,16 @@ export class Opener {
       await this.graph.closeNode(node);
     }
   }
+}
+
+/** What a driver opens with. */
+export function settingsOf(
+  driver: DriverDescription,
+  options: GivenOptions,
+  { cache, forceShare }: { cache: CacheSettings; forceShare: boolean },
+): Settings {
+  const own = fillMembers(driver.options.members, options);
+  return { ...options, ...own, 'force-share': forceShare, cache };
 }
 
 function inheritable(context: OpenContext): OpenContext {

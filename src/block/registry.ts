@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import type { Host } from '../host/host.js';
 import type { DriverDescription, NodeOptions } from './driver.js';
 import { foreignFormatOf } from './foreign-formats.js';
 import { OptionGate } from './node-plan.js';
@@ -50,6 +51,12 @@ export class DriverRegistry {
       driver: 'file',
       filename: filename.startsWith('file:') ? filename.slice('file:'.length) : filename,
     };
+  }
+
+  /** Whose what lies at a path is, if it is not a file's. */
+  async claimant(host: Host, path: string): Promise<DriverDescription | undefined> {
+    for (const driver of this.#drivers.values()) if (await driver.claims?.(host, path)) return driver;
+    return undefined;
   }
 
   /** The format whose signature the first bytes show, be it one that livedisk lacks; raw when none does. */

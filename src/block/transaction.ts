@@ -4,10 +4,10 @@ import { prepareActivation, prepareInactivation } from './activity.js';
 import { BlockBackend } from './backend.js';
 import { assertChainFits } from './chain-limit.js';
 import { childPermissions } from './child-permissions.js';
-import type { PermissionSet, PreparedChange } from './driver.js';
+import type { PermissionSet, PreparedChange, Settings } from './driver.js';
 import { Edge, type EdgeParent } from './edge.js';
 import type { Graph } from './graph.js';
-import { Node } from './node.js';
+import { Node, type NodeConfiguration } from './node.js';
 import {
   ALL_PERMISSIONS,
   commonPermissions,
@@ -35,6 +35,7 @@ export class GraphTransaction {
   readonly #added = new Set<Node>();
   readonly #gainsParents = new Set<Node>();
   readonly #attached: Edge[] = [];
+  readonly #reopened = new Map<Node, ReadonlyMap<string, Edge>>();
 
   constructor(graph: Graph) {
     this.#graph = graph;
@@ -121,6 +122,16 @@ export class GraphTransaction {
       throw new BlockError('permission', 'Block node is read-only', { node: file.name, errno: 'EPERM' });
   }
 
+  /** Its driver reopens (block/reopen); `newChildren`: what was attached in the place of others, by role. */
+  configure(node: Node, configuration: NodeConfiguration, newChildren: ReadonlyMap<string, Edge>): void {
+    const old = node.configuration;
+    this.#reopened.set(node, newChildren);
+    this.#steps.push({
+      apply: () => node.configure(configuration),
+      undo: () => node.configure(old),
+    });
+  }
+
   /** Changes what a backend asks for. */
   setPermissions(backend: BlockBackend, perm: number, shared: number): void {
     const old = { perm: backend.perm, shared: backend.shared };
@@ -143,7 +154,7 @@ export class GraphTransaction {
   /** For the graph's mutex holder only. */
   async run(): Promise<void> {
     const before = statesOf(this.#graph);
-    const prepared = await prepareChanges(before, this.#tryOut());
+    const prepared = await prepareChanges(before, this.#tryOut(before), this.#reopened);
     this.#apply();
     for (const [edge, set] of computePermissions(this.#graph).edges) Object.assign(edge, set);
     for (const change of prepared) change.commit();
@@ -151,7 +162,7 @@ export class GraphTransaction {
   }
 
   /** What the changed graph would be like. Errors: those of a graph that cannot be. */
-  #tryOut(): Map<Node, NodeState> {
+  #tryOut(before: ReadonlyMap<Node, NodeState>): Map<Node, NodeState> {
     const graph = this.#graph;
     for (const node of this.#gainsParents) if (!this.#added.has(node)) assertPresent(graph, node);
     let applied = 0;
@@ -164,7 +175,7 @@ export class GraphTransaction {
           assertNoCycle(edge);
           assertChainFits(edge);
         }
-        sets = withPrefix(prefix, () => computePermissions(graph).sets);
+        sets = withPrefix(prefix, () => computePermissions(graph, before).sets);
       }
       return statesOf(graph, sets);
     } finally {
@@ -248,6 +259,7 @@ function assertNotFrozen(edge: Edge, to: Node | undefined): void {
 /** What a node's driver must know of a change of it. */
 interface NodeState {
   readOnly: boolean;
+  settings: Settings;
   activity: Node['activity'];
   /** What its users hold together, as far as the driver is concerned: of an image that is not ours, nothing. */
   set: PermissionSet;
@@ -259,9 +271,9 @@ const NO_PERMISSIONS: PermissionSet = { perm: 0, shared: ALL_PERMISSIONS };
 function statesOf(graph: Graph, sets?: ReadonlyMap<Node, PermissionSet>): Map<Node, NodeState> {
   const states = new Map<Node, NodeState>();
   for (const node of sets?.keys() ?? graph.nodes.values()) {
-    const { readOnly, activity } = node;
+    const { readOnly, settings, activity } = node;
     const set = sets?.get(node) ?? cumulative(node, (edge) => edge);
-    states.set(node, { readOnly, activity, set: activity === 'active' ? set : NO_PERMISSIONS });
+    states.set(node, { readOnly, settings, activity, set: activity === 'active' ? set : NO_PERMISSIONS });
   }
   return states;
 }
@@ -273,13 +285,18 @@ function statesOf(graph: Graph, sets?: ReadonlyMap<Node, PermissionSet>): Map<No
 async function prepareChanges(
   before: ReadonlyMap<Node, NodeState>,
   after: ReadonlyMap<Node, NodeState>,
+  reopened: ReadonlyMap<Node, ReadonlyMap<string, Edge>>,
 ): Promise<PreparedChange[]> {
   const prepared: PreparedChange[] = [];
   const add = (change: PreparedChange | undefined): void => void (change && prepared.push(change));
   const open = [...after].filter(([node]) => node.isOpen);
   try {
+    for (const [node, newChildren] of reopened) {
+      const state = after.get(node);
+      if (state) add(await prepareReopen(node, state, newChildren));
+    }
     for (const [node, { readOnly }] of open)
-      if ((before.get(node)?.readOnly ?? readOnly) !== readOnly)
+      if (!reopened.has(node) && (before.get(node)?.readOnly ?? readOnly) !== readOnly)
         add(await node.instance.prepareReadOnly?.(readOnly));
     for (const [node, { set }] of open) {
       const old = before.get(node)?.set;
@@ -301,6 +318,46 @@ async function prepareChanges(
   return prepared;
 }
 
+/** The driver's part of being reopened; its size may be another. */
+async function prepareReopen(
+  node: Node,
+  { settings, readOnly, activity }: NodeState,
+  newChildren: ReadonlyMap<string, Edge>,
+): Promise<PreparedChange | undefined> {
+  const { instance, lengthBytes } = node;
+  const change = await instance.prepareReopen?.({
+    settings,
+    readOnly,
+    mayWrite: !readOnly && activity === 'active',
+    newChild: (role) => newChildren.get(role),
+  });
+  const newBytes = change?.lengthBytes ?? lengthBytes;
+  if (newBytes !== lengthBytes) assertMayResize(node);
+  return {
+    commit: () => {
+      change?.commit();
+      node.reopened(lengthBytes);
+    },
+    abort: () => change?.abort(),
+  };
+}
+
+/** Those who rely on a node's size, or on that of what shows it. Errors: busy. */
+function assertMayResize(node: Node): void {
+  for (const { parent, shared } of node.parents) {
+    if (parent instanceof Node) {
+      if (parent.isFilter) assertMayResize(parent);
+    } else if (!hasPermission(shared, Permission.resize))
+      throw new BlockError(
+        'busy',
+        `Cannot change the size of node '${node.name}': ${parent.describe()} relies on it`,
+        {
+          node: node.name,
+        },
+      );
+  }
+}
+
 function cumulative(node: Node, of: (edge: Edge) => PermissionSet): PermissionSet {
   let perm = 0;
   let shared = ALL_PERMISSIONS;
@@ -318,7 +375,7 @@ interface Permissions {
 }
 
 /** Permissions of the graph as it stands, parents before children. Throws on the first conflict. */
-function computePermissions(graph: Graph): Permissions {
+function computePermissions(graph: Graph, before?: ReadonlyMap<Node, NodeState>): Permissions {
   const edges = new Map<Edge, PermissionSet>();
   const sets = new Map<Node, PermissionSet>();
   for (const backend of graph.backends) if (backend.root) edges.set(backend.root, rootPermissions(backend));
@@ -328,7 +385,7 @@ function computePermissions(graph: Graph): Permissions {
     checkUnderJobFilter(node, of);
     const set = cumulative(node, of);
     sets.set(node, set);
-    checkWritable(node, set);
+    checkWritable(node, set, before?.get(node)?.readOnly === false);
     for (const edge of node.children.values()) {
       checkIsOurs(node, edge);
       edges.set(edge, childPermissions(node, edge.role, set));
@@ -412,9 +469,14 @@ function checkIsOurs(parent: Node, { node, role }: Edge): void {
 }
 
 /** Errors: kind permission, in QEMU's words (7.2's; 10.0's for what 7.2 asserts). */
-function checkWritable(node: Node, { perm }: PermissionSet): void {
+function checkWritable(node: Node, { perm }: PermissionSet, wasWritable: boolean): void {
   if (node.isWritable) return;
   const context = { node: node.name, errno: 'EPERM' };
+  const becomesReadOnly = node.readOnly && wasWritable;
+  if (becomesReadOnly && hasPermission(perm, Permission.write)) {
+    const text = `Read-only block node '${node.name}' cannot support read-write users`;
+    throw new BlockError('permission', text, context);
+  }
   if (hasPermission(perm, Permission.write) || hasPermission(perm, Permission.writeUnchanged))
     throw new BlockError('permission', 'Block node is read-only', context);
   if (node.activity === 'inactive' && hasPermission(perm, Permission.resize))

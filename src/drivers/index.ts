@@ -1,6 +1,7 @@
 import type { DriverDescription } from '../block/driver.js';
 import { blkdebugDriver } from './blkdebug/index.js';
 import { fileDriver } from './file/index.js';
+import { hostDeviceDriver } from './host-device/index.js';
 import { nbdDriver } from './nbd/index.js';
 import { nullCoDriver } from './null-co/index.js';
 import { qcow2Driver } from './qcow2/driver.js';
@@ -9,6 +10,7 @@ import { rawDriver } from './raw/index.js';
 /** Every driver that users may name. Filters that jobs put in are the jobs' own. */
 export const allDrivers: readonly DriverDescription[] = [
   fileDriver,
+  hostDeviceDriver,
   nbdDriver,
   nullCoDriver,
   rawDriver,

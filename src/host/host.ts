@@ -29,8 +29,8 @@ export interface HostStat {
   sizeBytes: number;
   isBlockDevice: boolean;
   isDirectory: boolean;
-  /** A pipe, socket or character device: opening it may wait for ever. */
-  isSpecial: 'no' | 'socket' | 'other';
+  /** Opening a pipe, a socket or a character device may wait for ever. */
+  isSpecial: 'no' | 'socket' | 'character device' | 'other';
   /** Alike for two paths exactly when they name the same file. */
   identity: string;
 }

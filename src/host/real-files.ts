@@ -74,7 +74,8 @@ export class RealFiles implements HostFiles {
       const sizeBytes = isBlockDevice ? await this.#deviceSize(path) : stat.size;
       const identity = isBlockDevice ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
       const isDirectory = stat.isDirectory();
-      return { sizeBytes, isBlockDevice, isDirectory, isSpecial: specialKind(stat), identity };
+      const isSpecial = specialKind(stat);
+      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity };
     } catch (error) {
       const wrapped = nodeError(error, `Could not stat '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
@@ -111,7 +112,8 @@ export class RealFiles implements HostFiles {
 
 function specialKind(stat: fs.Stats): HostStat['isSpecial'] {
   if (stat.isSocket()) return 'socket';
-  return stat.isFIFO() || stat.isCharacterDevice() ? 'other' : 'no';
+  if (stat.isCharacterDevice()) return 'character device';
+  return stat.isFIFO() ? 'other' : 'no';
 }
 
 function openFlags(options: OpenFileOptions): number {

@@ -118,7 +118,13 @@ export class SimulatedFiles implements HostFiles {
       if (!entry) return undefined;
       const isDirectory = entry === 'directory';
       const sizeBytes = isDirectory ? 0 : entry.sizeBytes;
-      return { sizeBytes, isBlockDevice: false, isDirectory, isSpecial: 'no', identity: absolute(path) };
+      return {
+        sizeBytes,
+        isBlockDevice: false,
+        isDirectory,
+        isSpecial: 'no',
+        identity: absolute(path),
+      };
     });
   }
 

@@ -3,8 +3,9 @@ import { changeBackingReference, referenceTo } from '../block/backing-reference.
 import { assertOverlayFits } from '../block/chain-limit.js';
 import { createImage, formattingText, newImage } from '../block/create.js';
 import { given } from '../base/given.js';
-import type { CreateOptions, Json } from '../block/driver.js';
+import type { CreateOptions, Json, NodeOptions } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
+import { reopen } from '../block/reopen.js';
 import { Node } from '../block/node.js';
 import { Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
@@ -23,8 +24,31 @@ export function registerBlockdev(engine: Engine): void {
   );
   engine.command('blockdev-del', ({ 'node-name': name }) => deleteNode(graph, name));
   engine.command('blockdev-create', (args) => create(engine, args));
+  engine.command('blockdev-reopen', ({ options }) => {
+    const { gate } = engine.opener.drivers;
+    return reopen(
+      graph,
+      options.map((node) => gate.planOf(node as NodeOptions)),
+    );
+  });
+  engine.command('blockdev-set-active', (args) => setActive(engine, args));
   engine.command('block_resize', (args) => resize(graph, args));
   engine.command('change-backing-file', (args) => changeBackingFile(graph, args));
+}
+
+async function setActive(engine: Engine, args: CommandArguments<'blockdev-set-active'>): Promise<void> {
+  const { graph } = engine;
+  const { 'node-name': name, active } = args;
+  const nodes = name === undefined ? graph.listed() : [graph.node(name)];
+  if (active) return engine.activate(...nodes);
+  try {
+    await engine.inactivate(...nodes);
+  } catch (error) {
+    if (!(error instanceof BlockError) || error.errno === undefined) throw error;
+    throw errnoError(error.errno, `Failed to inactivate ${name === undefined ? 'all nodes' : 'node'}`, {
+      cause: error,
+    });
+  }
 }
 
 function deleteNode(graph: Graph, name: string): Waiting {

@@ -19,6 +19,7 @@ import { JobManager } from '../jobs/manager.js';
 import { CommandRegistry, type Handler } from '../wire/qmp/registry.js';
 import { QmpHub } from '../wire/qmp/session.js';
 import {
+  blockdevReopen,
   type CommandArguments,
   type CommandName,
   type CommandResult,
@@ -96,9 +97,14 @@ export class EngineParts {
 
   /** Defines a command for every client. */
   command<N extends CommandName>(name: N, handler: Handler<CommandArguments<N>>): void {
-    // What blockdev-add takes depends on the drivers that are here.
-    const args: Type<unknown> = name === 'blockdev-add' ? this.opener.drivers.gate.type : COMMANDS[name];
-    this.registry.register({ name, arguments: args }, handler as Handler<unknown>);
+    this.registry.register({ name, arguments: this.#argumentsOf(name) }, handler as Handler<unknown>);
+  }
+
+  /** What nodes are opened with depends on the drivers that are here. */
+  #argumentsOf(name: CommandName): Type<unknown> {
+    const { type } = this.opener.drivers.gate;
+    if (name === 'blockdev-add') return type;
+    return name === 'blockdev-reopen' ? blockdevReopen(type) : COMMANDS[name];
   }
 
   /**
@@ -155,19 +161,18 @@ export class EngineParts {
     return device;
   }
 
-  /** Makes an image ours that another engine had, with all below it, or throws and leaves all as it was: see activate. */
-  activate(node: Node): Promise<void> {
-    return this.whileOpen(() => activate(this.graph, [node]));
+  /** Makes images ours that another engine had, with all below them, or throws and leaves all as it was: see activate. */
+  activate(...nodes: Node[]): Promise<void> {
+    return this.whileOpen(() => activate(this.graph, nodes));
   }
 
-  /** Gives an image to another engine, with all below it. Errors: see inactivate; busy while a guest uses it. */
-  async inactivate(node: Node): Promise<void> {
-    const users = [...this.devices.values()].filter(({ backend }) =>
-      [...backend.node.chain()].includes(node),
-    );
-    if (this.runState.isRunning && users.length > 0)
-      throw new BlockError('busy', `Node '${node.name}' is in use by a guest that runs`, { node: node.name });
-    await this.whileOpen(() => inactivate(this.graph, [node]));
+  /** Gives images to another engine, with all below them. Errors: see inactivate; busy while a guest uses one. */
+  async inactivate(...nodes: Node[]): Promise<void> {
+    const inUse = new Set([...this.devices.values()].flatMap(({ backend }) => [...backend.node.chain()]));
+    const used = this.runState.isRunning ? nodes.find((node) => inUse.has(node)) : undefined;
+    if (used)
+      throw new BlockError('busy', `Node '${used.name}' is in use by a guest that runs`, { node: used.name });
+    await this.whileOpen(() => inactivate(this.graph, nodes));
   }
 
   get isClosed(): boolean {

@@ -132,18 +132,22 @@ export const BLKDEBUG_OPTIONS = driverOptions(
   [{ role: 'image', required: true }],
 );
 
-export const FILE_OPTIONS = {
-  ...driverOptions({
-    filename: required(plainStr, "The 'file' block driver requires a file name"),
+/** What a path of the host is opened with. */
+function fileOptions(driverName: string) {
+  const members = {
+    filename: required(plainStr, `The '${driverName}' block driver requires a file name`),
     'pr-manager': later(str),
     locking: defaulted(enumOf('OnOffAuto', ['auto', 'on', 'off']), 'auto'),
     aio: defaulted(enumOf('BlockdevAioOptions', ['threads', 'native', 'io_uring']), 'threads'),
     'aio-max-batch': later(int),
     'drop-cache': later(bool),
     'x-check-cache-dropped': marked('unstable', later(bool)),
-  }),
-  features: ['dynamic-auto-read-only'],
-};
+  } as const;
+  return { ...driverOptions(members), features: ['dynamic-auto-read-only'] };
+}
+
+export const FILE_OPTIONS = fileOptions('file');
+export const HOST_DEVICE_OPTIONS = fileOptions('host_device');
 
 export const NBD_OPTIONS = driverOptions({
   server: required(SocketAddress, 'NBD server address missing'),
@@ -189,6 +193,7 @@ export const RAW_OPTIONS = driverOptions(
 export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
   file: FILE_OPTIONS,
+  host_device: HOST_DEVICE_OPTIONS,
   nbd: NBD_OPTIONS,
   'null-co': NULL_OPTIONS,
   qcow2: QCOW2_OPTIONS,
@@ -200,7 +205,7 @@ export type DriverName = keyof typeof DRIVERS;
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
   'blklogwrites blkreplay blkverify bochs cloop compress copy-before-write copy-on-read dmg ftp ftps gluster ' +
-  'host_cdrom host_device http https iscsi luks nfs null-aio nvme parallels preallocate qcow qed quorum rbd ' +
+  'host_cdrom http https iscsi luks nfs null-aio nvme parallels preallocate qcow qed quorum rbd ' +
   'replication snapshot-access ssh throttle vdi vhdx vmdk vpc vvfat'
 ).split(' ');
 
@@ -211,6 +216,7 @@ export type BlockdevRef = string | BlockdevOptions;
 interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
   file: unknown;
+  host_device: unknown;
   nbd: unknown;
   'null-co': unknown;
   qcow2: { file: BlockdevRef; backing?: BlockdevRef | null };

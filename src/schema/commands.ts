@@ -189,6 +189,15 @@ export const BlockResize = struct('block_resize-arg', {
   'node-name': optional(str),
   size: required(int),
 });
+/** Of the drivers that are there, as blockdev-add takes them. */
+export function blockdevReopen(options: Type<BlockdevOptions>): Type<{ options: BlockdevOptions[] }> {
+  return struct('blockdev-reopen-arg', { options: required(arrayOf(options)) });
+}
+/** QEMU 10's. */
+export const BlockdevSetActive = struct('blockdev-set-active-arg', {
+  'node-name': optional(str),
+  active: required(bool),
+});
 export const BlockdevCreate = struct('blockdev-create-arg', {
   'job-id': required(str),
   options: required(BlockdevCreateOptions),
@@ -275,6 +284,8 @@ export const COMMANDS = {
   'blockdev-create': BlockdevCreate,
   'blockdev-del': NodeName,
   'blockdev-mirror': BlockdevMirror,
+  'blockdev-reopen': blockdevReopen(BlockdevOptions),
+  'blockdev-set-active': BlockdevSetActive,
   'blockdev-snapshot': BlockdevSnapshot,
   'blockdev-snapshot-sync': BlockdevSnapshotSync,
   'change-backing-file': ChangeBackingFile,

@@ -47,6 +47,10 @@ export class FlatOptions {
     return new FlatOptions(new Map(this.#values));
   }
 
+  entries(): Array<[string, JsonValue]> {
+    return [...this.#values];
+  }
+
   get isEmpty(): boolean {
     return this.#values.size === 0;
   }

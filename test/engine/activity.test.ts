@@ -334,3 +334,41 @@ test('what somebody writes, or stands on, is not given away', async (t) => {
   await bed.execute('cont');
   await bed.guest('write -P 5 0 64k');
 });
+
+test('blockdev-set-active gives nodes away and takes them back, one with all below it or every node', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.image('B', { backing: 'A' });
+  await bed.image('C');
+  const setActive = (args: JsonObject): Promise<unknown> => bed.execute('blockdev-set-active', args);
+  const states = (): string =>
+    ['A', 'B', 'C'].filter((name) => bed.engine.graph.node(name).activity === 'active').join('');
+  await setActive({ active: false });
+  assert.equal(states(), '');
+  await setActive({ active: true });
+  assert.equal(states(), 'ABC');
+  for (let again = 0; again < 2; again++) {
+    await setActive({ 'node-name': 'B', active: false });
+    assert.equal(states(), 'C');
+  }
+  await setActive({ 'node-name': 'A', active: true });
+  assert.equal(states(), 'AC');
+  await setActive({ 'node-name': 'B', active: true });
+  const refusal = (args: JsonObject): Promise<string> => bed.refusal('blockdev-set-active', args);
+  assert.equal(await refusal({}), "Parameter 'active' is missing");
+  assert.equal(
+    await refusal({ 'node-name': 'nope', active: true }),
+    "Failed to find node with node-name='nope'",
+  );
+  assert.equal(await refusal({ 'node-name': 'A', active: false }), 'Node has active parent node');
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+  await bed.execute('block-export-add', { ...EXPORT, 'node-name': 'C' });
+  const why = 'Operation not permitted';
+  assert.equal(await refusal({ 'node-name': 'C', active: false }), `Failed to inactivate node: ${why}`);
+  assert.equal(await refusal({ active: false }), `Failed to inactivate all nodes: ${why}`);
+  assert.equal(states(), 'ABC');
+  await bed.execute('block-export-del', { id: EXPORT.id, mode: 'hard' });
+  await bed.execute('block-export-add', { type: 'nbd', id: 'reader', 'node-name': 'C' });
+  await setActive({ active: false });
+  assert.equal(states(), '');
+});

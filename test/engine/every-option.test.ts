@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync, statSync } from 'node:fs';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
 import { type DriverName, DRIVERS, GENERIC_OPTIONS } from '../../src/schema/blockdev-options.js';
@@ -16,6 +16,7 @@ import {
 import { Permission } from '../../src/block/permissions.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createRealHost } from '../../src/host/real.js';
+import { loopDevice } from '../kit/loop-device.js';
 import { NbdExports } from '../kit/nbd-exports.js';
 import { TestBed, type TestDisk, withFolder } from '../kit/test-disk.js';
 
@@ -77,7 +78,7 @@ class OptionBed extends TestBed {
   }
 }
 
-type Show = (bed: OptionBed) => Promise<void>;
+type Show = (bed: OptionBed, context: TestContext) => Promise<void>;
 
 const cacheOf = (disk: TestDisk): unknown => disk.node.child('file').node.settings.cache;
 
@@ -130,6 +131,14 @@ const limits =
     });
   };
 
+/** On a device that holds a.raw; skipped where there can be none. */
+const onDevice =
+  (show: (bed: OptionBed, device: NodeOptions) => Promise<void>): Show =>
+  async (bed, context) => {
+    const filename = loopDevice(context, bed.at('raw'));
+    if (filename !== undefined) await show(bed, { driver: 'host_device', filename });
+  };
+
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
   file: {
     filename: (bed) =>
@@ -142,6 +151,25 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
       await bed.refused(bed.file('raw', { aio: 'native' }), /requires cache.direct=on/);
       await bed.with(bed.file('raw', { aio: 'io_uring' }), () => undefined);
     },
+  },
+  host_device: {
+    filename: onDevice((bed, device) =>
+      bed.with(device, async (disk) => assert.equal((await disk.read(KiB, 1))[0], 1)),
+    ),
+    locking: onDevice(async (bed, device) => {
+      const other = new OptionBed(bed.host, allDrivers, bed.folder);
+      const alone = { shared: Permission.consistentRead };
+      const disk = await bed.open(device, alone);
+      await assert.rejects(other.open(device, alone), { message: /lock/ });
+      await disk.close();
+      const unlocked = await bed.open({ ...device, locking: 'off' }, alone);
+      await other.with(device, () => undefined);
+      await unlocked.close();
+    }),
+    aio: onDevice(async (bed, device) => {
+      await bed.refused({ ...device, aio: 'native' }, /requires cache.direct=on/);
+      await bed.with({ ...device, aio: 'io_uring' }, () => undefined);
+    }),
   },
   'null-co': {
     size: (bed) => bed.with({ driver: 'null-co', size: 512 }, (disk) => assert.equal(disk.lengthBytes, 512)),
@@ -244,12 +272,12 @@ async function withExport(bed: OptionBed, body: (server: NodeOptions) => Promise
   }
 }
 
-function onImages(show: Show): () => Promise<void> {
-  return () =>
+function onImages(show: Show): (context: TestContext) => Promise<void> {
+  return (context) =>
     withFolder(async (folder) => {
       const bed = new OptionBed(createRealHost(), allDrivers, folder);
       await bed.prepare();
-      await show(bed);
+      await show(bed, context);
       assert.equal(bed.graph.nodes.size, 0);
       assert.ok(existsSync(bed.at('raw')));
     });
@@ -290,6 +318,7 @@ for (const [name, members] of ALL) {
 const NEEDED: { [D in DriverName]: JsonObject } = {
   blkdebug: { image: 'x' },
   file: { filename: 'x' },
+  host_device: { filename: 'x' },
   nbd: { server: { type: 'unix', path: 'x' } },
   'null-co': {},
   qcow2: { file: 'x' },

@@ -8,7 +8,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     [
       'blockdev-add.driver',
       '=blklogwrites =blkreplay =blkverify =bochs =cloop =compress =copy-before-write =copy-on-read =dmg ' +
-        '=snapshot-access =ftp =ftps =gluster =host_cdrom =host_device =http =https =iscsi =luks =nfs =null-aio ' +
+        '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs =null-aio ' +
         '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =throttle =vdi =vhdx =vmdk =vpc ' +
         '=vvfat',
     ],
@@ -20,6 +20,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     ['block-dirty-bitmap-add', '.persistent'],
     ['blockdev-add(blkdebug)', '.config .opt-write-zero .opt-discard'],
     ['blockdev-add(file)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
+    ['blockdev-add(host_device)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(nbd)', '.tls-creds .tls-hostname .x-dirty-bitmap .reconnect-delay .open-timeout'],
     ['blockdev-add(nbd).server.type', '=vsock'],
     ['blockdev-add(nbd).server(inet)', '.numeric .to .ipv4 .ipv6 .keep-alive .mptcp'],
@@ -81,8 +82,8 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
 ];
 
-/** livedisk's own: delays for tests. */
-const MORE = ['blockdev-add(blkdebug).x-delay'];
+/** livedisk's own delays for tests, and what came with QEMU 10. */
+const MORE = ['blockdev-add(blkdebug).x-delay', 'blockdev-set-active'];
 
 export const DIFFERENCES: readonly string[] = [
   ...LESS.flatMap(([, ...places]) =>

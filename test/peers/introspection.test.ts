@@ -165,8 +165,8 @@ test('what the schema says of commands and events is what QEMU says of them', as
   for (const [name, info] of ours) {
     if (info['meta-type'] !== 'command' && info['meta-type'] !== 'event') continue;
     const same = theirs.get(name);
-    assert(same, `QEMU has no ${name}`);
-    comparison.compareEntities(info, same, name);
+    if (same) comparison.compareEntities(info, same, name);
+    else comparison.differences.push(`more: ${name}`);
   }
   const { differences } = comparison;
   const unlisted = differences.filter((text) => !DIFFERENCES.includes(text));

@@ -7,6 +7,7 @@ import type {
   DriverInfo,
   DriverInstance,
   IoDriver,
+  PreparedChange,
 } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
 import { unitePermissions, withoutPermissions } from '../../block/permissions.js';
@@ -158,6 +159,11 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
 
   truncate(lengthBytes: number): Promise<void> {
     return this.#image.truncate(lengthBytes);
+  }
+
+  /** None of its own options may change. */
+  async prepareReopen(): Promise<PreparedChange> {
+    return { commit: () => undefined, abort: () => undefined };
   }
 
   info(): DriverInfo {

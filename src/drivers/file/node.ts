@@ -1,10 +1,17 @@
 import { assert } from '../../base/assert.js';
-import type { DriverInfo, DriverInstance, PermissionSet, PreparedChange } from '../../block/driver.js';
+import type {
+  DriverInfo,
+  DriverInstance,
+  PermissionSet,
+  PreparedChange,
+  Reopening,
+} from '../../block/driver.js';
 import { ALL_PERMISSIONS, hasPermission, Permission } from '../../block/permissions.js';
 import type { Host, HostFile } from '../../host/host.js';
 import { FileIo } from './io.js';
 import { acquireLocks, lockBytes, releaseLocks } from './locks.js';
-import type { FileSettings } from './options.js';
+import type { FILE_OPTIONS } from '../../schema/blockdev-options.js';
+import { checkFileSettings, type FileSettings } from './options.js';
 
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
@@ -12,7 +19,9 @@ const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefine
 export class FileNode implements DriverInstance {
   readonly io: FileIo;
   readonly #host: Host;
-  readonly #settings: FileSettings;
+  #settings: FileSettings;
+  /** What the transaction that is being prepared will make of them. */
+  #newSettings: FileSettings | undefined;
   /** Lock bytes that io.file has now; during a transaction those of the old and of the new permissions. */
   #locked: ReadonlySet<number> = new Set();
   /** Opened by the transaction that is being prepared. */
@@ -26,8 +35,12 @@ export class FileNode implements DriverInstance {
     this.io = new FileIo(file);
   }
 
+  #wanted(): FileSettings {
+    return this.#newSettings ?? this.#settings;
+  }
+
   #isAutoReadOnly(): boolean {
-    return this.#settings['auto-read-only'] ?? false;
+    return this.#wanted()['auto-read-only'] ?? false;
   }
 
   /** 'auto' locks where OFD locks exist, which is wherever livedisk runs. */
@@ -114,12 +127,40 @@ export class FileNode implements DriverInstance {
       : this.#prepareReopen(!readOnly);
   }
 
+  /** Cache modes and auto-read-only; what has the file open for writing by that goes on to have it so. */
+  async prepareReopen({ settings, readOnly }: Reopening<typeof FILE_OPTIONS>): Promise<PreparedChange> {
+    if (this.#isGivenUp) return NOTHING;
+    checkFileSettings('file', settings);
+    const { file } = this.io;
+    this.#newSettings = settings;
+    const write = !readOnly && (settings['auto-read-only'] !== true || file.writable);
+    const isAlike = write === file.writable && settings.cache.direct === this.#settings.cache.direct;
+    const forget = (): void => void (this.#newSettings = undefined);
+    try {
+      const reopen = isAlike ? NOTHING : await this.#prepareReopen(write);
+      return {
+        commit: () => {
+          this.#settings = settings;
+          forget();
+          reopen.commit();
+        },
+        abort: () => {
+          forget();
+          reopen.abort();
+        },
+      };
+    } catch (error) {
+      forget();
+      throw error;
+    }
+  }
+
   /** Opens the file anew; locks stay on the old descriptor until commit, where they move without a gap. */
   async #prepareReopen(write: boolean): Promise<PreparedChange> {
     const before = this.#reopening;
     const old = this.io.file;
     const { path } = old;
-    const file = await this.#host.files.open(path, { write, direct: this.#settings.cache.direct });
+    const file = await this.#host.files.open(path, { write, direct: this.#wanted().cache.direct });
     const sizeBytes = file.sizeBytes();
     this.#reopening = file;
     return {

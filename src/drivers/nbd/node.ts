@@ -8,6 +8,7 @@ import type {
   IoDriver,
   PermissionSet,
   PreparedChange,
+  Reopening,
 } from '../../block/driver.js';
 import { hasPermission, Permission } from '../../block/permissions.js';
 import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
@@ -29,7 +30,7 @@ export class NbdNode implements DriverInstance {
   readonly io: IoDriver;
   readonly requestAlignmentBytes: number;
   readonly #client: NbdClient;
-  readonly #noFlush: boolean;
+  #noFlush: boolean;
 
   constructor(client: NbdClient, settings: NbdSettings) {
     const { blockSize, lengthBytes } = client.info;
@@ -65,6 +66,11 @@ export class NbdNode implements DriverInstance {
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
     if (!readOnly && this.isReadOnly) throw deniedError();
     return NOTHING;
+  }
+
+  async prepareReopen({ settings, readOnly }: Reopening): Promise<PreparedChange> {
+    await this.prepareReadOnly(readOnly || settings['auto-read-only'] === true);
+    return { commit: () => void (this.#noFlush = settings.cache['no-flush']), abort: () => undefined };
   }
 
   /** A node that became read-only by auto-read-only takes no writers. */

@@ -82,6 +82,7 @@ export const nullCoDriver: DriverDescription<typeof NULL_OPTIONS> = {
       requestAlignmentBytes: 1,
       io,
       flush: () => io.write(),
+      prepareReopen: async () => ({ commit: () => undefined, abort: () => undefined }),
       cancelInFlight: () => io.waits.abandon(errnoError('ECANCELED')),
       info: () => ({}),
       allocatedBytes: () => 0,

@@ -60,6 +60,18 @@ test('one that is opened for reading, or to be checked, stays as it is', async (
   assert.ok(shelf.disk('image').contents().equals(image.bytes));
 });
 
+test('one that was opened for reading is not written later: it cannot be repaired then', async () => {
+  const image = dirtyImage();
+  const { shelf } = shelfOf(image);
+  const disk = await shelf.open('image', { readOnly: true });
+  const prepared = disk.instance.prepareReadOnly?.(false);
+  await assert.rejects(prepared ?? Promise.resolve(), {
+    message: /^qcow2: Image is dirty \(lazy refcounts\)/,
+  });
+  await disk.close();
+  assert.ok(shelf.disk('image').contents().equals(image.bytes));
+});
+
 test('what cannot be repaired stays for the user; the image is dirty until it is closed', async () => {
   const image = dirtyImage();
   image.setEntry(7, 2n ** 60n);

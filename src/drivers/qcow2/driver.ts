@@ -1,6 +1,8 @@
+import { isDeepStrictEqual } from 'node:util';
 import { assert } from '../../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
 import type {
+  ChildIo,
   DriverContext,
   DriverDescription,
   DriverInfo,
@@ -9,6 +11,8 @@ import type {
   Json,
   MapDriver,
   PreparedChange,
+  PreparedReopening,
+  Reopening,
   RepairMode,
   Reservation,
 } from '../../block/driver.js';
@@ -39,7 +43,16 @@ class Qcow2Map implements MapDriver {
     return this.image.context.clusterBytes;
   }
 
-  readCompressed(): Promise<void> {
+  get unitBytes(): number {
+    return this.image.context.clusterBytes;
+  }
+
+  get events(): ChildIo {
+    return this.image.context.meta;
+  }
+
+  /** What is not plain is compressed. */
+  readSpecial(): Promise<void> {
     return Promise.reject(refuseCompressed(this.image.context));
   }
 
@@ -68,6 +81,13 @@ class Qcow2Map implements MapDriver {
   }
 }
 
+/** The same surroundings, but for that child. */
+function withFile(context: DriverContext, file: ChildIo): DriverContext {
+  return Object.create(context, {
+    child: { value: (role: string) => (role === 'file' ? file : context.child(role)) },
+  }) as DriverContext;
+}
+
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
 /** Opens an image; one that its last user did not close is repaired first where it may be written. */
@@ -75,7 +95,7 @@ async function openSound(driver: DriverContext, sizes: CacheSizes): Promise<Open
   const image = await OpenImage.open(driver, sizes, driver.mayWrite);
   if (!image.context.isDirty || !driver.mayWrite || driver.forCheck) return image;
   try {
-    const plan = await planRepairs(image.context.file, 'all', (line) => driver.tell(line));
+    const plan = await planRepairs(image.context.meta, 'all', (line) => driver.tell(line));
     if (plan.result.checkErrors > 0) throw errnoError('EIO');
     await applyRepairs(image, plan);
   } catch (error) {
@@ -89,8 +109,8 @@ async function openSound(driver: DriverContext, sizes: CacheSizes): Promise<Open
 class Qcow2Instance implements DriverInstance {
   readonly requestAlignmentBytes = 1;
   readonly map: Qcow2Map;
-  readonly #driver: DriverContext;
-  readonly #sizes: CacheSizes;
+  #driver: DriverContext;
+  #sizes: CacheSizes;
 
   constructor(driver: DriverContext, image: OpenImage, sizes: CacheSizes) {
     this.map = new Qcow2Map(image);
@@ -175,10 +195,33 @@ class Qcow2Instance implements DriverInstance {
     return { commit: () => void (this.map.image = image), abort: () => undefined };
   }
 
+  /** Another file, or caches of other sizes: the image is opened anew. */
+  async prepareReopen(reopening: Reopening<typeof QCOW2_OPTIONS>): Promise<PreparedReopening> {
+    const { settings, readOnly, mayWrite } = reopening;
+    const sizes = cacheSizes(settings);
+    const file = reopening.newChild('file');
+    const isAlike = isDeepStrictEqual(sizes, this.#sizes);
+    if (file === undefined && isAlike)
+      return readOnly === this.#driver.readOnly ? NOTHING : this.prepareReadOnly(readOnly);
+    await this.#writeAllBack();
+    const driver = file ? withFile(this.#driver, file) : this.#driver;
+    const image = await OpenImage.open(driver, sizes, mayWrite);
+    if (mayWrite) image.context.checkClean();
+    return {
+      lengthBytes: image.context.header.sizeBytes,
+      commit: () => {
+        this.map.image = image;
+        this.#driver = driver;
+        this.#sizes = sizes;
+      },
+      abort: () => undefined,
+    };
+  }
+
   async check(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck> {
     await this.#writeAllBack();
     const { context } = this.#image();
-    const plan = await planRepairs(context.file, repair, say);
+    const plan = await planRepairs(context.meta, repair, say);
     if (repair === 'none') return plan.result;
     context.assertMayRepair();
     await applyRepairs(await OpenImage.open(this.#driver, this.#sizes, true), plan);
@@ -224,6 +267,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   name: 'qcow2',
   kind: 'format',
   options: QCOW2_OPTIONS,
+  mutableOptions: Object.keys(QCOW2_OPTIONS.members),
   async open(context, settings) {
     const sizes = cacheSizes(settings);
     return new Qcow2Instance(context, await openSound(context, sizes), sizes);

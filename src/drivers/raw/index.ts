@@ -1,7 +1,15 @@
 import { BlockError, errnoError } from '../../base/error.js';
 import { AssertionFailure } from '../../base/assert.js';
 import { alignUp } from '../../base/align.js';
-import type { ChildIo, DriverDescription, DriverInstance, MapDriver, Settings } from '../../block/driver.js';
+import type {
+  ChildIo,
+  DriverDescription,
+  DriverInstance,
+  MapDriver,
+  PreparedReopening,
+  Reopening,
+  Settings,
+} from '../../block/driver.js';
 import { Permission, withoutPermissions } from '../../block/permissions.js';
 import { Flag, type Mapping } from '../../block/request.js';
 import { RAW_OPTIONS } from '../../schema/blockdev-options.js';
@@ -13,24 +21,33 @@ const SECTOR_BYTES = 512;
 /** Maps every byte to the file, `start` further on. */
 class RawMap implements MapDriver {
   readonly clusterBytes = 1;
-  readonly #file: ChildIo;
-  readonly #start: number;
-  readonly #sizeBytes: number;
+  readonly unitBytes = 1;
+  window: Window;
 
-  constructor(file: ChildIo, { start, sizeBytes }: Window) {
-    this.#file = file;
-    this.#start = start;
-    this.#sizeBytes = sizeBytes ?? Infinity;
+  constructor(window: Window) {
+    this.window = window;
+  }
+
+  get events(): ChildIo {
+    return this.window.file;
   }
 
   /** Errors: no-space beyond a window, which does not grow: what lies there is somebody else's. */
   tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {
-    if (offset + lengthBytes > this.#sizeBytes) throw errnoError('ENOSPC', undefined, { offset });
+    this.#assertInside(offset, lengthBytes);
     out.kind = 'data';
     out.lengthBytes = lengthBytes;
-    out.hostOffset = this.#start + offset;
+    out.child = this.window.file;
+    out.hostOffset = this.window.start + offset;
+    out.plain = true;
     out.writable = true;
     return true;
+  }
+
+  #assertInside(offset: number, lengthBytes: number): void {
+    const { sizeBytes } = this.window;
+    if (sizeBytes !== undefined && offset + lengthBytes > sizeBytes)
+      throw errnoError('ENOSPC', undefined, { offset });
   }
 
   async map(offset: number, lengthBytes: number, out: Mapping): Promise<void> {
@@ -42,12 +59,14 @@ class RawMap implements MapDriver {
   }
 
   async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
-    if (offset + lengthBytes > this.#sizeBytes) throw errnoError('ENOSPC', undefined, { offset });
-    await this.#file.writeZeroes(this.#start + offset, lengthBytes, mayUnmap ? Flag.mayUnmap : Flag.none);
+    this.#assertInside(offset, lengthBytes);
+    const { file, start } = this.window;
+    await file.writeZeroes(start + offset, lengthBytes, mayUnmap ? Flag.mayUnmap : Flag.none);
   }
 
   discardClusters(offset: number, lengthBytes: number): Promise<void> {
-    return this.#file.discard(this.#start + offset, lengthBytes);
+    const { file, start } = this.window;
+    return file.discard(start + offset, lengthBytes);
   }
 }
 
@@ -55,39 +74,47 @@ class RawMap implements MapDriver {
 class RawNode implements DriverInstance {
   readonly requestAlignmentBytes = 1;
   readonly readsZeroWhenNew = true;
-  readonly map: MapDriver;
-  readonly #file: ChildIo;
-  readonly #start: number;
-  readonly #sizeBytes: number | undefined;
+  readonly map: RawMap;
   /** What the file's length was when last asked for, and what follows from it. */
   #fileBytes = -1;
   #lengthBytes = 0;
 
-  constructor(file: ChildIo, { start, sizeBytes }: Window) {
-    this.#file = file;
-    this.#start = start;
-    this.#sizeBytes = sizeBytes;
-    this.map = new RawMap(file, { start, sizeBytes });
+  constructor(window: Window) {
+    this.map = new RawMap(window);
   }
 
   get lengthBytes(): number {
-    if (this.#sizeBytes !== undefined) return this.#sizeBytes;
-    const fileBytes = this.#file.lengthBytes;
+    const { file, sizeBytes } = this.map.window;
+    if (sizeBytes !== undefined) return sizeBytes;
+    const fileBytes = file.lengthBytes;
     if (fileBytes !== this.#fileBytes) {
       this.#fileBytes = fileBytes;
-      this.#lengthBytes = alignUp(Math.max(0, fileBytes - this.#start), SECTOR_BYTES);
+      this.#lengthBytes = lengthOf(this.map.window);
     }
     return this.#lengthBytes;
   }
 
   flush(): Promise<void> {
-    return this.#file.flush();
+    return this.map.window.file.flush();
   }
 
   async truncate(lengthBytes: number): Promise<void> {
-    if (this.#sizeBytes !== undefined)
-      throw new BlockError('unsupported', 'Cannot resize fixed-size raw disks');
-    await this.#file.truncate(this.#start + lengthBytes);
+    const { file, start, sizeBytes } = this.map.window;
+    if (sizeBytes !== undefined) throw new BlockError('unsupported', 'Cannot resize fixed-size raw disks');
+    await file.truncate(start + lengthBytes);
+  }
+
+  async prepareReopen(reopening: Reopening<typeof RAW_OPTIONS>): Promise<PreparedReopening> {
+    const file = reopening.newChild('file') ?? this.map.window.file;
+    const window = windowOf(reopening.settings, file);
+    return {
+      lengthBytes: lengthOf(window),
+      commit: () => {
+        this.map.window = window;
+        this.#fileBytes = -1;
+      },
+      abort: () => undefined,
+    };
   }
 
   info(): Record<string, never> {
@@ -100,13 +127,19 @@ class RawNode implements DriverInstance {
 }
 
 interface Window {
+  file: ChildIo;
   start: number;
   sizeBytes: number | undefined;
 }
 
+function lengthOf({ file, start, sizeBytes }: Window): number {
+  return sizeBytes ?? alignUp(Math.max(0, file.lengthBytes - start), SECTOR_BYTES);
+}
+
 /** Errors: kind invalid, in QEMU's words (its double space too). */
-function windowOf(settings: Settings<typeof RAW_OPTIONS>, fileBytes: number): Window {
+function windowOf(settings: Settings<typeof RAW_OPTIONS>, file: ChildIo): Window {
   const { offset: start, size: sizeBytes } = settings;
+  const fileBytes = file.lengthBytes;
   if (start > fileBytes) {
     throw new BlockError(
       'invalid',
@@ -123,7 +156,7 @@ function windowOf(settings: Settings<typeof RAW_OPTIONS>, fileBytes: number): Wi
         `containing file (${fileBytes})`,
     );
   }
-  return { start, sizeBytes };
+  return { file, start, sizeBytes };
 }
 
 /** Images without a format. */
@@ -132,10 +165,10 @@ export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE>
   kind: 'format',
   options: RAW_OPTIONS,
   identityOptions: ['offset', 'size'],
+  mutableOptions: ['offset', 'size'],
 
   async open(context, settings) {
-    const file = context.child('file');
-    return new RawNode(file, windowOf(settings, file.lengthBytes));
+    return new RawNode(windowOf(settings, context.child('file')));
   },
 
   /** Nothing of its own lies in the file: users' permissions pass through. Nobody else may resize below a window. */

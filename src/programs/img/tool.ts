@@ -71,8 +71,8 @@ export interface ImageUse {
 /** Which file of the host a name means; undefined when there is none. */
 async function fileIdentity(host: Host, opener: Opener, filename: string): Promise<string | undefined> {
   if (filename === '' || filename.startsWith('json:')) return undefined;
-  const { driver, filename: path } = opener.drivers.parseFilename(filename);
-  if (driver !== 'file' || typeof path !== 'string') return undefined;
+  const { filename: path } = opener.drivers.parseFilename(filename);
+  if (typeof path !== 'string') return undefined;
   return (await host.files.stat(path).catch(() => undefined))?.identity;
 }
 

@@ -97,11 +97,11 @@ export class Refcounts {
     const where = `reftable index: ${hex(blockIndex)}`;
     context.checkMetadataOffset('Refblock', offset, where);
     // Behind the end there are zeroes: they would say that clusters in use are free.
-    if (offset >= context.file.lengthBytes)
+    if (offset >= context.meta.lengthBytes)
       throw context.corrupt(`Refblock offset ${hex(offset)} outside the image (${where})`);
     await context.announce('refblock_load');
     const bytes = this.cache.buffer();
-    await readBytes(context.file, offset, bytes);
+    await readBytes(context.meta, offset, bytes);
     return new CachedTable(blockIndex, bytes, offset, false);
   }
 

@@ -1,0 +1,22 @@
+import type { DriverContext } from '../../block/driver.js';
+import type { Host, HostFile } from '../../host/host.js';
+import { FileNode } from './node.js';
+import { checkFileSettings, type FileSettings } from './options.js';
+
+/**
+ * Opens what lies at a path. `checkKind` comes first: opening what is neither a file nor a block device may make that
+ * wait for ever. Errors: those of both.
+ */
+export async function openFileNode(
+  driverName: string,
+  { host, readOnly }: DriverContext,
+  settings: FileSettings,
+  checkKind: (host: Host, path: string, readOnly: boolean) => Promise<void>,
+): Promise<FileNode> {
+  checkFileSettings(driverName, settings);
+  const { filename, cache } = settings;
+  await checkKind(host, filename, readOnly);
+  const write = !readOnly && settings['auto-read-only'] !== true;
+  const file: HostFile = await host.files.open(filename, { write, direct: cache.direct });
+  return new FileNode(host, settings, file);
+}
