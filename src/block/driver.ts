@@ -85,6 +85,8 @@ export interface DriverContext {
   hasChild(role: string): boolean;
   /** Something the monitor may turn into an event, such as a corrupt image. */
   report(event: DriverEvent): void;
+  /** A line for people, where QEMU prints one on standard error. */
+  tell(line: string): void;
 }
 
 export type DriverEvent = {

@@ -24,6 +24,8 @@ export class Graph {
   readonly backends = new Set<BlockBackend>();
   /** Set by the composition root: what drivers report. */
   onDriverEvent: (node: Node, event: DriverEvent) => void = () => undefined;
+  /** Told of lines that QEMU's drivers print on standard error: the programs print them. */
+  onDriverLine: (line: string) => void = () => undefined;
   readonly #mutex = new AsyncMutex();
   readonly #idle = new Notifier();
   readonly #sections = new Set<DrainedSection>();

@@ -373,6 +373,7 @@ export class Opener {
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
       report: (event) => graph.onDriverEvent(node, event),
+      tell: (line) => graph.onDriverLine(line),
     };
   }
 

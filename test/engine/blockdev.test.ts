@@ -155,7 +155,7 @@ test('an image found broken is told, with the place', async (t) => {
     await assert.rejects(node.io.read(0, Buffer.alloc(512)), { kind: 'corrupt', errno: 'EIO' });
     const at = `0x${(l2Offset + 512).toString(16)}`;
     const data = {
-      ...{ device: '', 'node-name': 'A', msg: `L2 table offset ${at} unaligned (L1 index: 0x0)` },
+      ...{ device: '', 'node-name': 'A', msg: `L2 table offset ${at} unaligned (L1 index: 0)` },
       ...{ offset: l2Offset + 512, size: 65536, fatal: !readOnly },
     };
     assert.deepEqual(fresh.events, [{ event: 'BLOCK_IMAGE_CORRUPTED', data }]);

@@ -10,6 +10,7 @@ import { ioMain } from '../../src/programs/io/main.js';
 import { type ToolAnswer, toolAnswer } from '../kit/tool-answer.js';
 import { connectUnix, scratch } from './daemon.js';
 
+const MAX_OUTPUT_BYTES = 64 * 1024 * 1024;
 const SIDES = ['ours', 'theirs'] as const;
 
 /** The same folder twice: in one work livedisk's tools (in this process), in the other QEMU's. */
@@ -53,7 +54,12 @@ export class ToolPair {
   async answers(line: string): Promise<[ToolAnswer, ToolAnswer]> {
     const [tool, ...args] = [...line.matchAll(/'([^']*)'|(\S+)/g)].map((match) => match[1] ?? match[2] ?? '');
     process.chdir(join(this.#folder, 'theirs'));
-    const done = spawnSync(`qemu-${tool}`, args, { encoding: 'utf8', timeout: 60_000, input: '' });
+    const done = spawnSync(`qemu-${tool}`, args, {
+      encoding: 'utf8',
+      timeout: 60_000,
+      input: '',
+      maxBuffer: MAX_OUTPUT_BYTES,
+    });
     process.chdir(join(this.#folder, 'ours'));
     const main = tool === 'img' ? imgMain : ioMain;
     const actual = await toolAnswer((out) => main(args, out, createRealHost(), allDrivers));

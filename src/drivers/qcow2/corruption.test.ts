@@ -94,7 +94,7 @@ const CASES: ReadonlyArray<readonly [string, Break, Request, string | RegExp]> =
     'an L2 table on the L1 table',
     (i) => i.u64(i.l1Offset, BigInt(i.l1Offset) | COPIED),
     write,
-    'L2 table overlaps with active L1 table (L1 index: 0x0)',
+    'L2 table overlaps with active L1 table (L1 index: 0)',
   ],
   [
     'one L2 table in two L1 entries',
@@ -103,19 +103,19 @@ const CASES: ReadonlyArray<readonly [string, Break, Request, string | RegExp]> =
       i.u64(i.l1Offset + 8, i.bytes.readBigUInt64BE(i.l1Offset));
     },
     write,
-    'L2 table overlaps with active L2 table (L1 index: 0x0)',
+    'L2 table overlaps with active L2 table (L1 index: 0)',
   ],
   [
     'an L2 table between clusters',
     (i) => i.u64(i.l1Offset, 0x40200n | COPIED),
     read,
-    'L2 table offset 0x40200 unaligned (L1 index: 0x0)',
+    'L2 table offset 0x40200 unaligned (L1 index: 0)',
   ],
   [
-    'an L2 table behind the end of the file',
-    (i) => i.u64(i.l1Offset, 0x4000_0000n | COPIED),
-    read,
-    'L2 table offset 0x40000000 outside the image (L1 index: 0x0)',
+    'a refcount block behind the end of the file',
+    (i) => i.u64(i.refcountTableOffset, 0x4000_0000n),
+    allocate,
+    'Refblock offset 0x40000000 outside the image (reftable index: 0)',
   ],
   [
     'data between clusters',
@@ -127,13 +127,13 @@ const CASES: ReadonlyArray<readonly [string, Break, Request, string | RegExp]> =
     'a refcount block between clusters',
     (i) => i.u64(i.refcountTableOffset, 0x20200n),
     allocate,
-    'Refblock offset 0x20200 unaligned (reftable index: 0x0)',
+    'Refblock offset 0x20200 unaligned (reftable index: 0)',
   ],
   [
     'a refcount block on the L1 table',
     (i) => i.u64(i.refcountTableOffset, BigInt(i.l1Offset)),
     allocate,
-    'Refblock overlaps with active L1 table (reftable index: 0x0)',
+    'Refblock overlaps with active L1 table (reftable index: 0)',
   ],
 ];
 
@@ -239,4 +239,64 @@ test('a refcount block that is named twice is an error of its own for the check,
   const found = await checkQcow2(childOf(new RecordedDisk(image.bytes)));
   assert.equal(found.corruptions, 2, found.messages.join('; '));
   assert.ok(found.messages.includes('ERROR refcount block 1 refcount=2'));
+});
+
+test('tables and data behind the end of the file are zeroes, and can be written where they are', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 1024 * 1024 * 1024, clusters: 12 });
+  const lost = image.data(1, 5);
+  const table = image.l2(8192);
+  image.data(8193, 7);
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image', image.bytes.subarray(0, lost + 512));
+  const disk = await shelf.open('image');
+  const left = Buffer.concat([Buffer.alloc(512, 5), Buffer.alloc(CLUSTER - 512)]);
+  assert.deepEqual(await disk.read(CLUSTER, CLUSTER), left);
+  assert.deepEqual(await disk.read(8193 * CLUSTER, CLUSTER), Buffer.alloc(CLUSTER));
+  await disk.backend.write(8194 * CLUSTER, Buffer.alloc(CLUSTER, 9));
+  await disk.close();
+  assert.ok(file.lengthBytes > table + CLUSTER);
+  const again = await shelf.open('image', { readOnly: true });
+  assert.deepEqual(await again.read(CLUSTER, CLUSTER), left);
+  assert.deepEqual(await again.read(8194 * CLUSTER, CLUSTER), Buffer.alloc(CLUSTER, 9));
+  assert.equal((await checkQcow2(childOf(file))).corruptions, 0);
+  await again.close();
+});
+
+test('a file without its L1 table opens; one without its refcount table for reading only', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 16 * CLUSTER, clusters: 8 });
+  const shelf = new DiskShelf([qcow2Driver]);
+  shelf.put('image', image.bytes.subarray(0, image.l1Offset));
+  const disk = await shelf.open('image');
+  await write(disk);
+  await disk.close();
+  const again = await shelf.open('image');
+  assert.deepEqual(await again.read(0, 512), Buffer.alloc(512, 0xa5));
+  await again.close();
+  shelf.put('image', image.bytes.subarray(0, CLUSTER + 512));
+  await assert.rejects(shelf.open('image'), { message: 'Reference count table lies outside the file' });
+  const reading = await shelf.open('image', { readOnly: true });
+  assert.deepEqual(await reading.read(0, 512), Buffer.alloc(512));
+  await reading.close();
+});
+
+test('an L2 table that several L1 entries name, none of them alone, is read and copied when it changes', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 1024 * 1024 * 1024, clusters: 8 });
+  const data = image.data(0, 3);
+  const table = image.l2(0);
+  for (const at of [image.l1Offset, image.l1Offset + 8]) image.u64(at, BigInt(table));
+  image.u64(table, BigInt(data));
+  for (const cluster of [table, data]) image.refcount(cluster, 2);
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image', image.bytes);
+  const disk = await shelf.open('image');
+  assert.deepEqual(await disk.read(0, 4), Buffer.alloc(4, 3));
+  assert.deepEqual(await disk.read(8192 * CLUSTER, 4), Buffer.alloc(4, 3));
+  await write(disk);
+  assert.deepEqual(await disk.read(8192 * CLUSTER, 4), Buffer.alloc(4, 3));
+  await disk.close();
+  const again = await shelf.open('image');
+  assert.deepEqual(await again.read(0, 4), Buffer.alloc(4, 0xa5));
+  assert.deepEqual(await again.read(8192 * CLUSTER, 4), Buffer.alloc(4, 3));
+  await again.close();
+  assert.equal((await checkQcow2(childOf(file))).leaks, 0);
 });

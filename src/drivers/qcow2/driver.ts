@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { alignUp } from '../../base/align.js';
 import { assert } from '../../base/assert.js';
-import { BlockError, toBlockError } from '../../base/error.js';
+import { BlockError, errnoError, toBlockError } from '../../base/error.js';
 import type {
   ChildIo,
   DriverContext,
@@ -91,6 +91,21 @@ function withFile(context: DriverContext, file: ChildIo): DriverContext {
 
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
+/** Opens an image; one that its last user did not close is repaired first where it may be written. */
+async function openSound(driver: DriverContext, sizes: CacheSizes): Promise<OpenImage> {
+  const image = await OpenImage.open(driver, sizes, driver.mayWrite);
+  if (!image.context.isDirty || !driver.mayWrite || driver.forCheck) return image;
+  try {
+    const plan = await planRepairs(image.context.meta, 'all', (line) => driver.tell(line));
+    if (plan.result.checkErrors > 0) throw errnoError('EIO');
+    await applyRepairs(image, plan);
+  } catch (error) {
+    const { kind, message } = toBlockError(error);
+    throw new BlockError(kind, `Could not repair dirty image: ${message}`, { cause: error });
+  }
+  return OpenImage.open(driver, sizes, driver.mayWrite);
+}
+
 /** One open qcow2 node. */
 class Qcow2Instance implements DriverInstance {
   readonly requestAlignmentBytes = 1;
@@ -143,6 +158,7 @@ class Qcow2Instance implements DriverInstance {
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
     if (readOnly) return this.#prepareNoWrites();
     this.#image().context.checkWritable();
+    this.#image().context.checkClean();
     return NOTHING;
   }
 
@@ -169,10 +185,14 @@ class Qcow2Instance implements DriverInstance {
 
   /** Everything is read anew; the image that was open until then answers until commit. */
   async prepareActivation(mayWrite: boolean): Promise<PreparedChange> {
-    const image = await OpenImage.open(this.#driver, this.#sizes, mayWrite).catch((error: unknown) => {
+    let image: OpenImage;
+    try {
+      image = await OpenImage.open(this.#driver, this.#sizes, mayWrite);
+      if (mayWrite) image.context.checkClean();
+    } catch (error) {
       const { kind, message } = toBlockError(error);
       throw new BlockError(kind, `Could not reopen qcow2 layer: ${message}`, { cause: error });
-    });
+    }
     return { commit: () => void (this.map.image = image), abort: () => undefined };
   }
 
@@ -187,6 +207,7 @@ class Qcow2Instance implements DriverInstance {
     await this.#writeAllBack();
     const driver = file ? withFile(this.#driver, file) : this.#driver;
     const image = await OpenImage.open(driver, sizes, mayWrite);
+    if (mayWrite) image.context.checkClean();
     return {
       lengthBytes: image.context.header.sizeBytes,
       commit: () => {
@@ -252,7 +273,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   compresses: true,
   async open(context, settings) {
     const sizes = cacheSizes(settings);
-    return new Qcow2Instance(context, await OpenImage.open(context, sizes, context.mayWrite), sizes);
+    return new Qcow2Instance(context, await openSound(context, sizes), sizes);
   },
   /** Version 1 is another format, qcow. */
   probe: (header) => {

@@ -105,7 +105,7 @@ export class ImageContext {
     return !this.#corrupted && this.header.autoclear === 0n;
   }
 
-  /** Errors in QEMU's words when this image must not be written. */
+  /** Errors in QEMU's words when this image must not be written, repaired or not. */
   checkWritable(): void {
     if (this.isMarkedCorrupt)
       throw new BlockError('corrupt', 'qcow2: Image is corrupt; cannot be opened read/write');
@@ -115,12 +115,13 @@ export class ImageContext {
       throw new BlockError('corrupt', 'Reference count table lies outside the file', {
         offset: refcountTableOffset,
       });
-    if (this.isDirty) {
-      throw new BlockError(
-        'unsupported',
-        'qcow2: Image is dirty (lazy refcounts); its refcounts must be repaired before it is opened read/write',
-      );
-    }
+  }
+
+  /** Where it cannot be repaired now: errors when its refcounts may be wrong. */
+  checkClean(): void {
+    if (!this.isDirty) return;
+    const how = 'its refcounts are repaired when it is opened read/write from the beginning';
+    throw new BlockError('unsupported', `qcow2: Image is dirty (lazy refcounts); ${how}`);
   }
 
   /**
@@ -130,30 +131,29 @@ export class ImageContext {
   corrupt(message: string, offset?: number): BlockError {
     if (!this.#corrupted) {
       this.#corrupted = true;
-      if (this.mayWrite && this.header.version >= 3) this.#marking = this.#mark().catch(() => undefined);
+      if (this.mayWrite && this.header.version >= 3)
+        this.#marking = this.setIncompatible(Incompatible.corrupt).catch(() => undefined);
       const event = { name: 'corrupted' as const, message, fatal: this.mayWrite };
+      this.driver.tell(corruptionText(message, this.mayWrite));
       this.driver.report(offset === undefined ? event : { ...event, offset, sizeBytes: this.clusterBytes });
     }
     const where = offset === undefined ? {} : { offset };
     return new BlockError('corrupt', message, { errno: 'EIO', node: this.driver.nodeName, ...where });
   }
 
-  /** Durable on return. */
-  async #mark(): Promise<void> {
-    await this.headerLock.run(async () => {
-      const incompatible = this.header.incompatible | Incompatible.corrupt;
-      await this.writeHeader(
-        (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
-      );
-      await this.meta.flush();
-      this.header.incompatible = incompatible;
-    });
+  /** Sets bits of the incompatible features; durable on return. */
+  setIncompatible(bits: bigint): Promise<void> {
+    return this.#changeIncompatible((before) => before | bits);
   }
 
-  /** Clears those bits of the incompatible features that are set; durable on return. */
-  async clearIncompatible(bits: bigint): Promise<void> {
+  /** Clears those that are set; durable on return. */
+  clearIncompatible(bits: bigint): Promise<void> {
+    return this.#changeIncompatible((before) => before & ~bits);
+  }
+
+  async #changeIncompatible(change: (before: bigint) => bigint): Promise<void> {
     await this.headerLock.run(async () => {
-      const incompatible = this.header.incompatible & ~bits;
+      const incompatible = change(this.header.incompatible);
       if (incompatible === this.header.incompatible) return;
       await this.writeHeader(
         (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
@@ -190,17 +190,18 @@ export class ImageContext {
     assert(mayWrite && forCheck, () => `node '${nodeName}' was not opened to be repaired`);
   }
 
-  /** Errors: kind corrupt unless a metadata cluster may be there. */
-  checkMetadataOffset(what: string, offset: number, where: string): void {
+  /** Errors: kind corrupt unless a metadata cluster may be there; `isShared`: it is not changed where it is. */
+  checkMetadataOffset(what: string, offset: number, where: string, isShared = false): void {
     if (offset % this.clusterBytes !== 0)
       throw this.corrupt(
         `${what} offset ${hex(offset)} unaligned (${where})`,
         Number.isSafeInteger(offset) ? offset : undefined,
       );
-    if (offset >= this.meta.lengthBytes)
+    if (!Number.isSafeInteger(offset + this.clusterBytes))
       throw this.corrupt(`${what} offset ${hex(offset)} outside the image (${where})`);
     const other = this.metadata.findOther(offset);
-    if (other !== undefined) throw this.corrupt(`${what} overlaps with ${other} (${where})`, offset);
+    if (other !== undefined && !(isShared && other === `active ${what}`))
+      throw this.corrupt(`${what} overlaps with ${other} (${where})`, offset);
   }
 
   /** Changes fields in the first sector, which the disk writes whole or not at all; not yet durable on return. */
@@ -230,8 +231,16 @@ export class ImageContext {
   }
 }
 
+/** As QEMU writes numbers in messages. */
 export function hex(value: number): string {
-  return `0x${value.toString(16)}`;
+  return value === 0 ? '0' : `0x${value.toString(16)}`;
+}
+
+/** What is said of a broken image, once. */
+export function corruptionText(message: string, isWritable: boolean): string {
+  return isWritable
+    ? `qcow2: Marking image as corrupt: ${message}; further corruption events will be suppressed`
+    : `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`;
 }
 
 /** Reads and checks the header cluster. */

@@ -79,7 +79,8 @@ test('L1 offsets are bits 9-55 too', async () => {
   image.u64(image.l1Offset + 8, (1n << 48n) | table | COPIED);
   const { disk } = await opened(image, { readOnly: true });
   assert.deepEqual(await disk.read(0, 512), Buffer.alloc(512, 0x11));
-  await assert.rejects(disk.read(64 * 512, 512), { kind: 'corrupt', message: /L2 table offset 0x1/ });
+  // Not where the lower bits point: far behind the end of the file, where there are zeroes.
+  assert.deepEqual(await disk.read(64 * 512, 512), Buffer.alloc(512));
   await disk.close();
 });
 
@@ -142,15 +143,11 @@ test('an incompatible feature that is not known refuses the image, by name where
   }
 });
 
-test('dirty and corrupt images open for reading only', async () => {
-  for (const [bit, kind, message] of [
-    [1n, 'unsupported', /^qcow2: Image is dirty/],
-    [2n, 'corrupt', 'qcow2: Image is corrupt; cannot be opened read/write'],
-  ] as const) {
+test('dirty and corrupt images are read as they are', async () => {
+  for (const bit of [1n, 2n]) {
     const image = new HandmadeQcow2({ sizeBytes: MiB });
     image.data(0, 0x11);
     image.u64(72, bit);
-    await assert.rejects(opened(image), { kind, message });
     const { disk, file } = await opened(image, { readOnly: true });
     assert.deepEqual(await disk.read(0, 4), Buffer.alloc(4, 0x11));
     const { isDirty, isCorrupt } = disk.instance.info();
@@ -158,6 +155,13 @@ test('dirty and corrupt images open for reading only', async () => {
     await disk.close();
     assert.ok(file.contents().equals(image.bytes), 'the file is as it was');
   }
+});
+
+test('a corrupt image is not opened for writing', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: MiB });
+  image.u64(72, 3n);
+  const message = 'qcow2: Image is corrupt; cannot be opened read/write';
+  await assert.rejects(opened(image), { kind: 'corrupt', message });
 });
 
 test('a zero cluster with offset 0 is zeroes: the parent never shows through', async () => {

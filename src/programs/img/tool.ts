@@ -91,6 +91,7 @@ export class Tool {
     this.host = host;
     this.graph = new Graph(host);
     this.opener = new Opener(this.graph, new DriverRegistry(drivers));
+    this.graph.onDriverLine = (line) => out.error(`${line}\n`);
     this.opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
     this.opener.onWarning = (text) => out.error(`qemu-img: warning: ${text}\n`);
   }

@@ -173,6 +173,7 @@ async function exercise(
   if (!cache) throw new Refusal(`Invalid cache option: ${args.cache}`);
   const graph = new Graph(host);
   const opener = new Opener(graph, new DriverRegistry(drivers));
+  opener.graph.onDriverLine = (line) => out.error(`${line}\n`);
   opener.onWarning = (text) => out.error(`qemu-io: warning: ${text}\n`);
   opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
   const backend = graph.createBackend({

@@ -35,6 +35,7 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
   });
   engine.opener.onProbed = (name, format, readOnly) =>
     void process.stderr.write(probedWarning(name, format, readOnly));
+  engine.graph.onDriverLine = (line) => void process.stderr.write(`${line}\n`);
   engine.opener.onWarning = (text) => void process.stderr.write(`livedisk: warning: ${text}\n`);
   engine.hub.onUnexpectedError = (error) =>
     process.stderr.write(`livedisk: internal error: ${describe(error)}\n`);

@@ -89,7 +89,9 @@ class Checker {
       );
       counts = new CountsAfterwards(this.#references, this.#held, unrepaired);
     }
-    await checkCopied(this.#walk, counts);
+    const walk = this.#walk;
+    report.takeBack((repair) => repair.kind === 'l2-zero' && !walk.isOnlyTable(repair.tableOffset, counts));
+    await checkCopied(walk, counts);
   }
 
   /** Refcounts are counted anew; `before` is what was found that this does not mend. */

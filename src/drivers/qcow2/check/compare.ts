@@ -33,12 +33,16 @@ export async function compareRefcounts(
       report.result.imageEndOffset = (cluster + 1) * clusterBytes;
     if (count === found) continue;
     if (count === undefined || count === 0) comparison.isBroken = true;
-    if (count === undefined)
-      report.checkError(`Can't get refcount for cluster ${cluster}: Input/output error`);
+    if (count === undefined) tellUnknown(report, cluster, held);
     else tell(report, cluster, count, found);
     addTo(comparison.mismatches, cluster, count, found);
   }
   return comparison;
+}
+
+function tellUnknown(report: Report, cluster: number, held: HeldRefcounts): void {
+  if (report.result.checkErrors === 0) report.line(held.corruptionText(cluster, report.mode !== 'none'));
+  report.checkError(`Can't get refcount for cluster ${cluster}: Input/output error`);
 }
 
 /** Counts where nothing is repaired: else it is told first, and what becomes of it after that. */
@@ -94,9 +98,14 @@ export class CountsAfterwards {
     this.#former = former;
   }
 
-  /** Undefined: unknown. A promise where the image must be looked at. */
+  /** How many refer to a cluster. */
+  users(cluster: number): number {
+    return this.#references.get(cluster) - (this.#former?.get(cluster) ?? 0);
+  }
+
+  /** Its refcount; undefined: unknown. A promise where the image must be looked at. */
   of(cluster: number): number | undefined | Promise<number | undefined> {
-    if (this.#former) return this.#references.get(cluster) - (this.#former.get(cluster) ?? 0);
+    if (this.#former) return this.users(cluster);
     if (cluster >= this.#references.length) return this.#held.get(cluster);
     const wrong = this.#findUnrepaired(cluster);
     return wrong ? wrong.held : this.#references.get(cluster);

@@ -13,6 +13,7 @@ export async function checkCopied(walk: Walk, counts: CountsAfterwards): Promise
   const { result, mode } = report;
   const mayRepair =
     mode === 'all' || (mode === 'leaks' && report.isCleanAfterwards && report.result.leaks === 0);
+  const mayRepairL1 = isUsedOnce(walk, counts);
   const l1 = Buffer.alloc(header.l1Entries * ENTRY_BYTES);
   await readPadded(file, header.l1Offset, l1);
   const l2 = Buffer.alloc(header.clusterBytes);
@@ -26,10 +27,11 @@ export async function checkCopied(walk: Walk, counts: CountsAfterwards): Promise
     if (count !== undefined && (count === 1) !== copied)
       report.repairable(
         `OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${entryText(l1, index)} refcount=${count}`,
-        mayRepair,
+        mayRepair && mayRepairL1,
         { kind: 'l1-copied', index, copied: count === 1 },
       );
-    if (mayRepair && repaired.has(tableOffset)) continue;
+    const mayRepairTable = mayRepair && walk.isOnlyTable(tableOffset, counts);
+    if (mayRepairTable && repaired.has(tableOffset)) continue;
     repaired.add(tableOffset);
     try {
       await readPadded(file, tableOffset, l2);
@@ -38,8 +40,16 @@ export async function checkCopied(walk: Walk, counts: CountsAfterwards): Promise
       result.checkErrors++;
       throw error;
     }
-    await checkTable(walk, counts, l2, tableOffset, mayRepair);
+    await checkTable(walk, counts, l2, tableOffset, mayRepairTable);
   }
+}
+
+/** What is a guest's data or another table too is not changed. */
+function isUsedOnce({ header }: Walk, counts: CountsAfterwards): boolean {
+  const { clusterBytes, l1Offset, l1Entries } = header;
+  for (let at = l1Offset; at < l1Offset + l1Entries * ENTRY_BYTES; at += clusterBytes)
+    if (counts.users(at / clusterBytes) > 1) return false;
+  return true;
 }
 
 async function checkTable(

@@ -1,4 +1,5 @@
 import type { ChildIo } from '../../../block/driver.js';
+import { corruptionText, hex } from '../image.js';
 import type { Header } from '../disk/header.js';
 import { ENTRY_BYTES, SECTOR_BYTES } from '../disk/layout.js';
 import { readRefcount } from '../space/refcounts.js';
@@ -61,6 +62,13 @@ export class HeldRefcounts {
   at(cluster: number): number | undefined {
     const bytes = this.#block?.bytes;
     return bytes && readRefcount(bytes, cluster % this.#perBlock, this.#header.refcountOrder);
+  }
+
+  /** What is wrong where at() knows nothing. */
+  corruptionText(cluster: number, isWritable: boolean): string {
+    const index = Math.floor(cluster / this.#perBlock);
+    const where = `(reftable index: ${hex(index)})`;
+    return corruptionText(`Refblock offset ${hex(this.blockOffset(index))} unaligned ${where}`, isWritable);
   }
 
   async get(cluster: number): Promise<number | undefined> {

@@ -37,7 +37,7 @@ export interface Qcow2CheckResult extends ImageCheck {
 export class Report {
   readonly mode: RepairMode;
   readonly result: Qcow2CheckResult;
-  readonly repairs: Repair[] = [];
+  repairs: Repair[] = [];
   readonly #say: (line: string) => void;
 
   constructor(mode: RepairMode, totalClusters: number, say: (line: string) => void) {
@@ -75,6 +75,14 @@ export class Report {
     this.result.corruptionsFixed++;
     this.line(`Repairing ${text}`);
     this.repairs.push(repair);
+  }
+
+  /** Takes back repairs of corruptions that must not be made. */
+  takeBack(isWrong: (repair: Repair) => boolean): void {
+    const wrong = this.repairs.filter(isWrong);
+    this.repairs = this.repairs.filter((repair) => !isWrong(repair));
+    this.result.corruptionsFixed -= wrong.length;
+    this.result.corruptions += wrong.length;
   }
 
   checkError(text: string): void {

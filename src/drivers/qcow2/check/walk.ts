@@ -3,14 +3,15 @@ import type { Header } from '../disk/header.js';
 import {
   ClusterKind,
   clusterKind,
+  compressedOffsetText,
   compressedRange,
   ENTRY_BYTES,
   entryIsCopied,
   entryOffset,
   hasReservedBits,
   Reserved,
-  SECTOR_BYTES,
 } from '../disk/layout.js';
+import type { CountsAfterwards } from './compare.js';
 import { readPadded } from './held.js';
 import type { References } from './references.js';
 import type { Report } from './report.js';
@@ -23,6 +24,8 @@ export class Walk {
   readonly references: References;
   /** Where in the file L2 entries are that get zeroed: counted no more. */
   readonly #zeroed = new Set<number>();
+  /** How often each cluster is an L2 table. */
+  readonly #tables = new Map<number, number>();
   #contiguousAt = 0;
 
   constructor(file: ChildIo, header: Header, report: Report, references: References) {
@@ -33,7 +36,7 @@ export class Walk {
   }
 
   /** Counts one reference to each cluster that [offset, offset + lengthBytes) touches. False: outside the file. */
-  reference(offset: number, lengthBytes: number): boolean {
+  reference(offset: number, lengthBytes: number, offsetText = offset.toString(16)): boolean {
     if (lengthBytes === 0) return true;
     const { clusterBytes } = this.header;
     const first = Math.floor(offset / clusterBytes);
@@ -44,7 +47,7 @@ export class Walk {
     else
       this.report.corruption(
         'ERROR: counting reference for region exceeding the end of the file by one cluster or more: ' +
-          `offset 0x${offset.toString(16)} size 0x${lengthBytes.toString(16)}`,
+          `offset 0x${offsetText} size 0x${lengthBytes.toString(16)}`,
       );
     // Outside they are no references that refcounts must tell, but nothing else may come there.
     for (let cluster = first; cluster < end; cluster++) {
@@ -78,17 +81,35 @@ export class Walk {
     const l1 = await this.read(offset, entries * ENTRY_BYTES, 'check_refcounts_l1');
     const { clusterBytes } = this.header;
     for (let index = 0; index < entries; index++) {
+      // As QEMU does, whatever bits make it an entry.
+      if (entryText(l1, index) === '0') continue;
       const tableOffset = entryOffset(l1, index);
-      if (tableOffset === 0) continue;
       if (hasReservedBits(l1, index, Reserved.l1))
         this.report.corruption(`ERROR found L1 entry with reserved bits set: ${entryText(l1, index)}`);
       this.reference(tableOffset, clusterBytes);
+      this.#countTable(tableOffset);
       if (tableOffset % clusterBytes !== 0)
         this.report.corruption(
           `ERROR l2_offset=${tableOffset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`,
         );
       await this.#l2(tableOffset, isActive);
     }
+  }
+
+  #countTable(tableOffset: number): void {
+    const { clusterBytes } = this.header;
+    const end = Math.ceil((tableOffset + clusterBytes) / clusterBytes);
+    for (let cluster = Math.floor(tableOffset / clusterBytes); cluster < end; cluster++)
+      this.#tables.set(cluster, (this.#tables.get(cluster) ?? 0) + 1);
+  }
+
+  /** Whether an L2 table is nothing else, so that a repair of it changes no guest's data and no other table. */
+  isOnlyTable(tableOffset: number, counts: CountsAfterwards): boolean {
+    const { clusterBytes } = this.header;
+    const end = Math.ceil((tableOffset + clusterBytes) / clusterBytes);
+    for (let cluster = Math.floor(tableOffset / clusterBytes); cluster < end; cluster++)
+      if (counts.users(cluster) > (this.#tables.get(cluster) ?? 0)) return false;
+    return true;
   }
 
   async #l2(tableOffset: number, isActive: boolean): Promise<void> {
@@ -119,12 +140,12 @@ export class Walk {
 
   #compressed(l2: Buffer, index: number, isActive: boolean): void {
     const { hostOffset, lengthBytes } = compressedRange(l2, index, this.header.clusterBits);
+    const offsetText = compressedOffsetText(l2, index, this.header.clusterBits);
     if (entryIsCopied(l2, index))
       this.report.corruption(
-        `ERROR: coffset=0x${hostOffset.toString(16)}: copied flag must never be set for compressed clusters`,
+        `ERROR: coffset=0x${offsetText}: copied flag must never be set for compressed clusters`,
       );
-    const before = hostOffset % SECTOR_BYTES;
-    this.reference(hostOffset - before, lengthBytes + before);
+    this.reference(hostOffset, lengthBytes, offsetText);
     if (!isActive) return;
     const { result } = this.report;
     result.allocatedClusters++;

@@ -120,7 +120,15 @@ export function compressedRange(table: Buffer, index: number, clusterBits: numbe
   const offsetBits = BigInt(62 - (clusterBits - 8));
   const hostOffset = Number(entry & ((1n << offsetBits) - 1n) & 0xffffffffffffffn);
   const sectors = Number(entry >> offsetBits) + 1;
-  return { hostOffset, lengthBytes: sectors * SECTOR_BYTES - (hostOffset % SECTOR_BYTES) };
+  // Of a broken entry the offset may be more than a number holds.
+  const within = Number(entry % BigInt(SECTOR_BYTES));
+  return { hostOffset, lengthBytes: sectors * SECTOR_BYTES - within };
+}
+
+/** The offset of the same as its bits are, in hexadecimal: of a broken entry it may be more than any file has. */
+export function compressedOffsetText(table: Buffer, index: number, clusterBits: number): string {
+  const entry = table.readBigUInt64BE(index * ENTRY_BYTES);
+  return BigInt.asUintN(62 - (clusterBits - 8), entry).toString(16);
 }
 
 /** A 64-bit field. Errors: kind corrupt at 2^53 and above, which no file offset reaches. */

@@ -45,14 +45,14 @@ export async function readSnapshots(file: ChildIo, header: Header): Promise<Snap
   return { ranges: [table, ...inactive], infos };
 }
 
+/** Behind the end of the file there are zeroes. */
 async function readEntry(file: ChildIo, at: number, limit: number): Promise<Buffer> {
-  const end = Math.min(file.lengthBytes, limit);
   const head = Buffer.alloc(SNAPSHOT_HEADER_BYTES);
-  if (at + head.length <= end) await file.read(at, head);
-  const entry = Buffer.alloc(snapshotEntryBytes(head));
-  if (at + entry.length > end)
-    throw new BlockError('corrupt', 'Could not read snapshots: the table exceeds the end of the file');
-  await file.read(at, entry);
+  if (at < file.lengthBytes) await file.read(at, head);
+  const lengthBytes = snapshotEntryBytes(head);
+  if (at + lengthBytes > limit) throw new BlockError('limit', 'Snapshot table is too big');
+  const entry = Buffer.alloc(lengthBytes);
+  if (at < file.lengthBytes) await file.read(at, entry);
   return entry;
 }
 

@@ -1,6 +1,17 @@
 import { defined } from '../../../base/assert.js';
-import type { CachedTable } from '../tables/cached-table.js';
+import { BlockError } from '../../../base/error.js';
+import {
+  ClusterKind,
+  clusterKind,
+  compressedRange,
+  ENTRY_BYTES,
+  entryIsCopied,
+  entryOffset,
+  Incompatible,
+  writeCopied,
+} from '../disk/layout.js';
 import type { OpenImage } from '../open-image.js';
+import type { CachedTable } from '../tables/cached-table.js';
 
 /** Host clusters [start, start + count). */
 export interface ClusterRun {
@@ -17,9 +28,7 @@ export async function setRefcounts(
   image: OpenImage,
   runs: ReadonlyArray<ClusterRun & { from: number; to: number }>,
 ): Promise<void> {
-  const { unlinked, writeBack, context } = image;
-  const { clusterBytes } = context;
-  const discard = context.driver.modes.discard === 'unmap';
+  const { unlinked, writeBack } = image;
   for (const { start, count, from, to } of runs) {
     // One step is left for when it is durably nobody's.
     const now = from > to ? to + 1 : to;
@@ -27,9 +36,46 @@ export async function setRefcounts(
       await forEachBlock(image, { start, count }, (block, cluster) => {
         image.refcounts.set(block, cluster, now);
       });
-    if (from > to) unlinked.add(start * clusterBytes, count * clusterBytes, discard);
+    if (from > to) dropReferences(image, { start, count });
     if (unlinked.needsWriteBack) await writeBack.flush();
   }
+}
+
+/**
+ * One more reference to each cluster, a cluster that is in several runs once for each, which is at most as often as it is
+ * counted; in memory, for the next write-back. Nothing changes when one of them cannot be counted. Errors: invalid (EINVAL), those of reading blocks.
+ */
+export async function addReferences(
+  image: OpenImage,
+  runs: () => AsyncIterable<ClusterRun> | Iterable<ClusterRun>,
+): Promise<void> {
+  const { refcounts, context } = image;
+  const most = 2 ** (2 ** context.header.refcountOrder) - 1;
+  const added = new Map<number, number>();
+  for await (const run of runs())
+    await forEachBlock(image, run, (block, cluster) => {
+      const count = refcounts.count(block, cluster);
+      // What has room to be counted twice over is not filled.
+      if (2 * count <= most) return;
+      const more = (added.get(cluster) ?? 0) + 1;
+      if (count + more > most) throw tooMany(cluster * context.clusterBytes, count);
+      added.set(cluster, more);
+    });
+  for await (const run of runs())
+    await forEachBlock(image, run, (block, cluster) => {
+      refcounts.set(block, cluster, refcounts.count(block, cluster) + 1);
+    });
+}
+
+function tooMany(offset: number, count: number): BlockError {
+  const message = `Refcount of the cluster at offset 0x${offset.toString(16)} cannot be more than ${count}`;
+  return new BlockError('invalid', message, { errno: 'EINVAL', offset });
+}
+
+/** One reference less to each cluster once a write-back has made it so on disk that nothing there needs it. */
+export function dropReferences({ context, unlinked }: OpenImage, { start, count }: ClusterRun): void {
+  const { clusterBytes, driver } = context;
+  unlinked.add(start * clusterBytes, count * clusterBytes, driver.modes.discard === 'unmap');
 }
 
 /** Calls `change` for each cluster with its refcount block in memory; brings what changed to disk in between. */
@@ -47,4 +93,102 @@ async function forEachBlock(
     const end = Math.min(start + count, (index + 1) * refcounts.blockEntries);
     for (; cluster < end; cluster++) change(block, cluster);
   }
+}
+
+/** Everything that the active L1 table refers to: each L2 table, then what its entries name, one run for each user. */
+export async function* activeRuns(image: OpenImage): AsyncGenerator<ClusterRun> {
+  const { tables, context } = image;
+  for (let l1Index = 0; l1Index < tables.l1.entries; l1Index++) {
+    if (tables.isAbsent(l1Index)) continue;
+    const runs = runsOfTable(await loadTable(image, l1Index), context.header.clusterBits);
+    yield { start: entryOffset(tables.l1.bytes, l1Index) / context.clusterBytes, count: 1 };
+    yield* runs;
+  }
+}
+
+function runsOfTable(table: CachedTable, clusterBits: number): ClusterRun[] {
+  const runs: ClusterRun[] = [];
+  const clusterBytes = 2 ** clusterBits;
+  for (let index = 0; index * ENTRY_BYTES < table.bytes.length; index++) {
+    const kind = clusterKind(table.bytes, index);
+    if (kind === ClusterKind.compressed) {
+      const { hostOffset, lengthBytes } = compressedRange(table.bytes, index, clusterBits);
+      const start = Math.floor(hostOffset / clusterBytes);
+      runs.push({ start, count: Math.ceil((hostOffset + lengthBytes) / clusterBytes) - start });
+    } else if (kind === ClusterKind.data || kind === ClusterKind.zeroAllocated) {
+      const start = entryOffset(table.bytes, index) / clusterBytes;
+      const last = runs.at(-1);
+      if (last && last.start + last.count === start) last.count++;
+      else runs.push({ start, count: 1 });
+    }
+  }
+  return runs;
+}
+
+/**
+ * No entry of the active tables claims to be the only one any more: from here on each change copies first. In memory,
+ * for the next write-back. Nothing is written to the image meanwhile, and no reservation is open: a table that one
+ * holds must not be copied under it.
+ */
+export async function clearCopied(image: OpenImage): Promise<void> {
+  await changeCopied(image, () => false);
+}
+
+/** Each entry claims to be the only one where the refcount says so; after references went away. As clearCopied. */
+export async function claimOwned(image: OpenImage): Promise<void> {
+  const { refcounts, context } = image;
+  await changeCopied(image, async (offset) => {
+    const cluster = offset / context.clusterBytes;
+    const index = refcounts.blockIndex(cluster);
+    while (!refcounts.peek(index)) await refcounts.load(index);
+    return refcounts.count(defined(refcounts.peek(index), 'refcount block'), cluster) === 1;
+  });
+}
+
+async function changeCopied(
+  image: OpenImage,
+  isOwned: (offset: number) => boolean | Promise<boolean>,
+): Promise<void> {
+  const { tables, writeBack } = image;
+  for (let l1Index = 0; l1Index < tables.l1.entries; l1Index++) {
+    if (tables.isAbsent(l1Index)) continue;
+    if (tables.cache.needsWriteBack) await writeBack.flush();
+    const table = await loadTable(image, l1Index);
+    table.pins++;
+    try {
+      for (let index = 0; index * ENTRY_BYTES < table.bytes.length; index++) {
+        const kind = clusterKind(table.bytes, index);
+        if (kind !== ClusterKind.data && kind !== ClusterKind.zeroAllocated) continue;
+        const answer = isOwned(entryOffset(table.bytes, index));
+        const owned = typeof answer === 'boolean' ? answer : await answer;
+        if (entryIsCopied(table.bytes, index) !== owned) changeEntry(table, index, owned);
+      }
+    } finally {
+      table.pins--;
+    }
+    const owned = await isOwned(entryOffset(tables.l1.bytes, l1Index));
+    if (tables.isCopied(l1Index) !== owned) tables.l1.setCopied(l1Index, owned);
+  }
+}
+
+function changeEntry(table: CachedTable, index: number, copied: boolean): void {
+  const at = index * ENTRY_BYTES;
+  writeCopied(table.change(at, at + ENTRY_BYTES), index, copied);
+}
+
+async function loadTable({ tables }: OpenImage, l1Index: number): Promise<CachedTable> {
+  while (!tables.peek(l1Index)) await tables.load(l1Index);
+  return defined(tables.peek(l1Index), 'L2 table');
+}
+
+/**
+ * Refcounts and claims cannot change at the same moment: meanwhile the image says that they may be wrong (version 3),
+ * so that whoever opens it after a crash repairs it. All of it is durable on return. After a failure it stays dirty.
+ */
+export async function whileDirty(image: OpenImage, change: () => Promise<void>): Promise<void> {
+  const { context, writeBack } = image;
+  if (context.header.version >= 3) await context.setIncompatible(Incompatible.dirty);
+  await change();
+  while (writeBack.isDirty) await writeBack.flush();
+  await context.clearIncompatible(Incompatible.dirty);
 }

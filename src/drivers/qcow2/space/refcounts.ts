@@ -94,7 +94,11 @@ export class Refcounts {
   async #read(blockIndex: number): Promise<CachedTable> {
     const context = this.#context;
     const offset = readU64(this.table.bytes, blockIndex * ENTRY_BYTES, 'Refcount block offset');
-    context.checkMetadataOffset('Refblock', offset, `reftable index: ${hex(blockIndex)}`);
+    const where = `reftable index: ${hex(blockIndex)}`;
+    context.checkMetadataOffset('Refblock', offset, where);
+    // Behind the end there are zeroes: they would say that clusters in use are free.
+    if (offset >= context.meta.lengthBytes)
+      throw context.corrupt(`Refblock offset ${hex(offset)} outside the image (${where})`);
     await context.announce('refblock_load');
     const bytes = this.cache.buffer();
     await readBytes(context.meta, offset, bytes);

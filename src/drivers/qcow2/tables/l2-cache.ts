@@ -41,10 +41,13 @@ export class L2Tables {
   async #read(l1Index: number): Promise<CachedTable> {
     const context = this.#context;
     const offset = entryOffset(this.l1.bytes, l1Index);
-    context.checkMetadataOffset('L2 table', offset, `L1 index: ${hex(l1Index)}`);
+    const isShared = !this.isCopied(l1Index);
+    context.checkMetadataOffset('L2 table', offset, `L1 index: ${hex(l1Index)}`, isShared);
     await context.announce('l2_load');
     const bytes = this.cache.buffer();
-    await readBytes(context.meta, offset, bytes);
+    // Behind the end of the file there are zeroes.
+    if (offset >= context.meta.lengthBytes) bytes.fill(0);
+    else await readBytes(context.meta, offset, bytes);
     const table = new CachedTable(l1Index, bytes, offset, false);
     table.wellFormed = this.#isWellFormed(bytes) && !this.#pointsAtMetadata(bytes);
     return table;
