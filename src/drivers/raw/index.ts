@@ -13,12 +13,14 @@ const SECTOR_BYTES = 512;
 /** Maps every byte to the file, `start` further on. */
 class RawMap implements MapDriver {
   readonly clusterBytes = 1;
+  readonly unitBytes = 1;
+  readonly events: ChildIo;
   readonly #file: ChildIo;
   readonly #start: number;
   readonly #sizeBytes: number;
 
   constructor(file: ChildIo, { start, sizeBytes }: Window) {
-    this.#file = file;
+    this.#file = this.events = file;
     this.#start = start;
     this.#sizeBytes = sizeBytes ?? Infinity;
   }
@@ -28,7 +30,9 @@ class RawMap implements MapDriver {
     if (offset + lengthBytes > this.#sizeBytes) throw errnoError('ENOSPC', undefined, { offset });
     out.kind = 'data';
     out.lengthBytes = lengthBytes;
+    out.child = this.#file;
     out.hostOffset = this.#start + offset;
+    out.plain = true;
     out.writable = true;
     return true;
   }
