@@ -1,3 +1,5 @@
+import { deflateRawSync } from 'node:zlib';
+
 /** Bit 63 of an L1 or L2 entry. */
 const COPIED = 1n << 63n;
 
@@ -100,6 +102,31 @@ export class HandmadeQcow2 {
     const offset = this.cluster(fill);
     this.entry(guestCluster, BigInt(offset) | COPIED);
     return offset;
+  }
+
+  /**
+   * Guest clusters from `first` on, compressed and put one behind the other, so that several lie in one host cluster. Each
+   * host cluster counts one reference for each of which it has a part, to the end of that one's last sector.
+   */
+  compressed(first: number, clusters: readonly Buffer[]): void {
+    const { clusterBytes } = this;
+    const offsetBits = BigInt(62 - (Math.log2(clusterBytes) - 8));
+    this.l2(first);
+    const counts = new Map<number, number>();
+    let at = this.cluster();
+    let end = at + clusterBytes;
+    for (const [i, content] of clusters.entries()) {
+      const stream = deflateRawSync(content, { windowBits: 12 });
+      while (end < at + stream.length) end = this.cluster() + clusterBytes;
+      stream.copy(this.bytes, at);
+      const sectorEnd = Math.ceil((at + stream.length) / 512);
+      const more = BigInt(sectorEnd - Math.floor(at / 512) - 1);
+      this.entry(first + i, BigInt(at) | (more << offsetBits) | (1n << 62n));
+      for (let host = at - (at % clusterBytes); host < sectorEnd * 512; host += clusterBytes)
+        counts.set(host, (counts.get(host) ?? 0) + 1);
+      at += stream.length;
+    }
+    for (const [host, count] of counts) this.refcount(host, count);
   }
 
   /** An internal snapshot of what the image holds now; one L1 cluster at most. Answers the host offset of its table. */

@@ -16,6 +16,7 @@ import type { BlockStatus } from '../../src/block/request.js';
 import type { Host } from '../../src/host/host.js';
 import { driverOptions } from '../../src/schema/blockdev-options.js';
 import { required, str } from '../../src/schema/types.js';
+import { computeHere } from './compute-here.js';
 
 export type DiskEvent =
   | { kind: 'write'; offset: number; bytes: Buffer }
@@ -207,6 +208,7 @@ export class DiskShelf {
     const host = {
       random: { below: () => 0 },
       clock: { nowMs: () => 0 },
+      compute: computeHere,
     } as unknown as Host;
     this.graph = new Graph(host);
     this.opener = new Opener(this.graph, new DriverRegistry([this.#fileDriver(), ...drivers]));

@@ -28,7 +28,7 @@ import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
-import { refuseCompressed } from './space/reservation.js';
+import { readCompressed } from './mapping/compressed.js';
 import { growImage } from './mapping/resize.js';
 import { discardClusters, zeroClusters } from './mapping/zeroing.js';
 
@@ -53,8 +53,8 @@ class Qcow2Map implements MapDriver {
   }
 
   /** What is not plain is compressed. */
-  readSpecial(): Promise<void> {
-    return Promise.reject(refuseCompressed(this.image.context));
+  readSpecial(_mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
+    return readCompressed(this.image, offset, buffer);
   }
 
   tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {

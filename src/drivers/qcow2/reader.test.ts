@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { deflateRawSync } from 'node:zlib';
 import type { NodeOptions } from '../../block/driver.js';
-import { Flag, newMapping } from '../../block/request.js';
+import { newMapping } from '../../block/request.js';
 import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
 import { childOf, DiskShelf, type OpenDisk, type RecordedDisk } from '../../../test/kit/recorded-disk.js';
 import { checkQcow2 } from './check/check.js';
@@ -84,24 +85,55 @@ test('L1 offsets are bits 9-55 too', async () => {
   await disk.close();
 });
 
-test('a compressed cluster is refused by name in every request, never read as plain data', async () => {
+test('what a compressed cluster holds is read, or is an error where it is broken, never plain data', async () => {
   const image = new HandmadeQcow2({ sizeBytes: MiB });
+  const content = Buffer.alloc(CLUSTER, 'compressed');
   const host = image.data(0, 0x11);
-  image.data(1, 0x22);
-  // Without its flag the entry would be plain data at `host`.
-  image.entry(0, BigInt(host) | COMPRESSED);
-  const before = Buffer.from(image.bytes);
-  const { disk, file } = await opened(image);
-  const refused = { kind: 'unsupported', message: 'qcow2: compressed clusters are not supported' };
-  await assert.rejects(disk.read(0, 512), refused);
-  await assert.rejects(disk.read(0, 2 * CLUSTER), refused);
-  await assert.rejects(disk.backend.write(0, Buffer.alloc(CLUSTER)), refused);
-  await assert.rejects(disk.backend.write(CLUSTER - 1, Buffer.alloc(1)), refused);
-  await assert.rejects(disk.backend.writeZeroes(0, CLUSTER, Flag.mayUnmap), refused);
-  await assert.rejects(disk.backend.discard(0, CLUSTER), refused);
-  assert.deepEqual(await disk.read(CLUSTER, 10), Buffer.alloc(10, 0x22));
+  const broken = image.data(1, 0x22);
+  image.data(2, 0x33);
+  deflateRawSync(content, { windowBits: 12 }).copy(image.bytes, host + 100);
+  image.entry(0, BigInt(host + 100) | COMPRESSED);
+  image.entry(1, BigInt(broken) | COMPRESSED);
+  const { disk } = await opened(image);
+  assert.deepEqual(await disk.read(0, CLUSTER), content);
+  assert.deepEqual(await disk.read(12345, 999), content.subarray(12345, 12345 + 999));
+  await assert.rejects(disk.read(CLUSTER, 512), { kind: 'corrupt', errno: 'EIO' });
+  await assert.rejects(disk.read(0, 2 * CLUSTER), { kind: 'corrupt', errno: 'EIO' });
+  assert.deepEqual(await disk.read(2 * CLUSTER, 10), Buffer.alloc(10, 0x33));
+  await disk.backend.write(7, Buffer.from('plain'));
+  Buffer.from('plain').copy(content, 7);
+  assert.deepEqual(await disk.read(0, CLUSTER), content);
+  // What is overwritten whole need not be read before.
+  await disk.backend.write(CLUSTER, Buffer.alloc(CLUSTER, 5));
+  assert.deepEqual(await disk.read(CLUSTER, CLUSTER), Buffer.alloc(CLUSTER, 5));
   await disk.close();
-  assert.ok(file.contents().equals(before), 'the file is as it was');
+});
+
+test('an image that ends within a compressed cluster grows by zeroes', async () => {
+  const sizeBytes = 2 * CLUSTER - 512;
+  const image = new HandmadeQcow2({ sizeBytes });
+  const content = Buffer.alloc(CLUSTER, 'compressed');
+  const host = image.data(1, 0);
+  deflateRawSync(content, { windowBits: 12 }).copy(image.bytes, host);
+  image.entry(1, BigInt(host) | COMPRESSED);
+  const { disk } = await opened(image);
+  await disk.backend.truncate(3 * CLUSTER);
+  assert.deepEqual(await disk.read(CLUSTER, CLUSTER - 512), content.subarray(0, CLUSTER - 512));
+  assert.deepEqual(await disk.read(sizeBytes, 512 + CLUSTER), Buffer.alloc(512 + CLUSTER));
+  await disk.close();
+});
+
+test('a compressed cluster that claims to lie in metadata is neither freed nor replaced', async () => {
+  for (const change of ['write', 'discard', 'writeZeroes'] as const) {
+    const image = new HandmadeQcow2({ sizeBytes: MiB });
+    image.data(0, 0x11);
+    image.entry(0, BigInt(image.l2(0) + 512) | COMPRESSED);
+    const { disk } = await opened(image);
+    const request =
+      change === 'write' ? disk.backend.write(0, Buffer.alloc(CLUSTER)) : disk.backend[change](0, CLUSTER, 0);
+    await assert.rejects(request, { kind: 'corrupt', message: /overlaps with active L2 table/ });
+    await disk.close();
+  }
 });
 
 test('an incompatible feature that is not known refuses the image, by name where it has one', async () => {

@@ -1,4 +1,12 @@
-import { clusterKindAt, ENTRY_BYTES, entryIsCopiedAt, entryOffsetAt, writeEntryAt } from './layout.js';
+import {
+  clusterKindAt,
+  type CompressedRange,
+  compressedRangeAt,
+  ENTRY_BYTES,
+  entryIsCopiedAt,
+  entryOffsetAt,
+  writeEntryAt,
+} from './layout.js';
 
 /** How the entries of L2 tables lie in their bytes; those of the L1 and refcount tables are always ENTRY_BYTES long. */
 export class L2Layout {
@@ -31,6 +39,11 @@ export class L2Layout {
 
   isCopied(table: Buffer, index: number): boolean {
     return entryIsCopiedAt(table, index * this.entryBytes);
+  }
+
+  /** Where the data of a compressed cluster lies. */
+  compressedRange(table: Buffer, index: number, clusterBits: number): CompressedRange {
+    return compressedRangeAt(table, index * this.entryBytes, clusterBits);
   }
 
   /** Writes an entry; `low` is or-ed into the lower half. */

@@ -1,3 +1,4 @@
+import { alignUp } from '../../../base/align.js';
 import { BlockError } from '../../../base/error.js';
 
 /** "QFI\xfb". */
@@ -114,21 +115,42 @@ export interface CompressedRange {
   lengthBytes: number;
 }
 
-/** Where the compressed data of an L2 entry lies (qcow2 specification, "Compressed Clusters Descriptor"). */
-export function compressedRange(table: Buffer, index: number, clusterBits: number): CompressedRange {
-  const entry = table.readBigUInt64BE(index * ENTRY_BYTES) & 0x3fffffffffffffffn;
-  const offsetBits = BigInt(62 - (clusterBits - 8));
-  const hostOffset = Number(entry & ((1n << offsetBits) - 1n) & 0xffffffffffffffn);
-  const sectors = Number(entry >> offsetBits) + 1;
+/** The same of the host clusters that have a part of it: each counts one reference for it. */
+export function hostClustersOf(
+  { hostOffset, lengthBytes }: CompressedRange,
+  clusterBytes: number,
+): CompressedRange {
+  const start = hostOffset - (hostOffset % clusterBytes);
+  return { hostOffset: start, lengthBytes: alignUp(hostOffset + lengthBytes - start, clusterBytes) };
+}
+
+/**
+ * Where the compressed data of the L2 entry at `at` lies (qcow2 specification, "Compressed Clusters Descriptor"). May be
+ * 2^53 or more in a corrupt image.
+ */
+export function compressedRangeAt(table: Buffer, at: number, clusterBits: number): CompressedRange {
+  const high = table.readUInt32BE(at);
+  // The descriptor is 62 bits long; the offset's low 32 are the entry's.
+  const highBits = 62 - (clusterBits - 8) - 32;
+  const offsetHigh = high & (2 ** highBits - 1) & OFFSET_HIGH;
+  const sectors = ((high & 0x3fffffff) >>> highBits) + 1;
+  const low = table.readUInt32BE(at + 4);
   // Of a broken entry the offset may be more than a number holds.
-  const within = Number(entry % BigInt(SECTOR_BYTES));
-  return { hostOffset, lengthBytes: sectors * SECTOR_BYTES - within };
+  return {
+    hostOffset: offsetHigh * TWO_32 + low,
+    lengthBytes: sectors * SECTOR_BYTES - (low % SECTOR_BYTES),
+  };
 }
 
 /** The offset of the same as its bits are, in hexadecimal: of a broken entry it may be more than any file has. */
 export function compressedOffsetText(table: Buffer, index: number, clusterBits: number): string {
   const entry = table.readBigUInt64BE(index * ENTRY_BYTES);
   return BigInt.asUintN(62 - (clusterBits - 8), entry).toString(16);
+}
+
+/** The same of an entry of a table of ENTRY_BYTES. */
+export function compressedRange(table: Buffer, index: number, clusterBits: number): CompressedRange {
+  return compressedRangeAt(table, index * ENTRY_BYTES, clusterBits);
 }
 
 /** A 64-bit field. Errors: kind corrupt at 2^53 and above, which no file offset reaches. */

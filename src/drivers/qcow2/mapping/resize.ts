@@ -5,7 +5,7 @@ import { newMapping } from '../../../block/request.js';
 import { FieldOffset, l1EntriesFor } from '../disk/header.js';
 import type { OpenImage } from '../open-image.js';
 import { ENTRY_BYTES, SECTOR_BYTES, writeU64 } from '../disk/layout.js';
-import { refuseCompressed } from '../space/reservation.js';
+import { readCompressed } from './compressed.js';
 import { zeroClusters } from './zeroing.js';
 
 /**
@@ -71,7 +71,6 @@ async function zeroTail(image: OpenImage, oldSize: number, sizeBytes: number): P
   const start = alignDown(oldSize, cluster);
   const mapping = newMapping();
   await image.mapper.map(start, cluster, mapping);
-  if (mapping.kind === 'data' && !mapping.plain) throw refuseCompressed(context);
   if (mapping.kind === 'zero' || (mapping.kind === 'backing' && backingBytes(image) <= oldSize)) return;
   const bytes = Buffer.alloc(cluster);
   if (mapping.kind === 'data' && mapping.writable) {
@@ -80,7 +79,9 @@ async function zeroTail(image: OpenImage, oldSize: number, sizeBytes: number): P
     return;
   }
   const head = bytes.subarray(0, within);
-  if (mapping.kind === 'data') {
+  if (mapping.kind === 'data' && !mapping.plain) {
+    await readCompressed(image, start, head);
+  } else if (mapping.kind === 'data') {
     await context.data.read(mapping.hostOffset, head);
   } else {
     if (!context.driver.hasChild('backing')) {

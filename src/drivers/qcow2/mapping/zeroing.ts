@@ -1,7 +1,7 @@
 import { BlockError } from '../../../base/error.js';
 import type { CachedTable } from '../tables/cached-table.js';
 import { ClusterKind, ZERO_LOW } from '../disk/layout.js';
-import { type ImageParts, refuseCompressed, tableToChange } from '../space/reservation.js';
+import { type ImageParts, tableToChange, unlinkEntry } from '../space/reservation.js';
 
 type Change = (table: CachedTable, index: number) => void;
 
@@ -73,7 +73,6 @@ async function changeEntries(
       for (let index = first; index < last; index++) {
         tables.checkEntry(table, index);
         tables.checkChange(table, index);
-        if (context.l2.kind(table.bytes, index) === ClusterKind.compressed) throw refuseCompressed(context);
         change(table, index);
       }
     }
@@ -82,9 +81,8 @@ async function changeEntries(
 }
 
 /** The file is to give the space back only where discards reach this image at all. */
-function unlink({ context, unlinked }: ImageParts, table: CachedTable, index: number): void {
-  const offset = context.l2.hostOffset(table.bytes, index);
-  if (offset !== 0) unlinked.add(offset, context.clusterBytes, context.driver.modes.discard === 'unmap');
+function unlink(parts: ImageParts, table: CachedTable, index: number): void {
+  unlinkEntry(parts, table.bytes, index, parts.context.driver.modes.discard === 'unmap');
 }
 
 function setEntry(

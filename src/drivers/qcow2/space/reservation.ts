@@ -1,5 +1,4 @@
 import { assert } from '../../../base/assert.js';
-import { BlockError } from '../../../base/error.js';
 import type { ChildIo, Reservation } from '../../../block/driver.js';
 import type { Allocator } from './allocator.js';
 import type { CachedTable } from '../tables/cached-table.js';
@@ -7,7 +6,7 @@ import type { UnlinkedClusters } from '../order/flush.js';
 import type { ImageContext } from '../image.js';
 import type { L2Tables } from '../tables/l2-cache.js';
 import type { L2Layout } from '../disk/l2-layout.js';
-import { ClusterKind, entryOffset } from '../disk/layout.js';
+import { ClusterKind, entryOffset, hostClustersOf } from '../disk/layout.js';
 import type { MetadataSpace, Need } from './space.js';
 
 /** Parts of an open image that change its mapping. */
@@ -19,11 +18,16 @@ export interface ImageParts {
   readonly unlinked: UnlinkedClusters;
 }
 
-export function refuseCompressed(context: ImageContext): BlockError {
-  return new BlockError('unsupported', 'qcow2: compressed clusters are not supported', {
-    errno: 'ENOTSUP',
-    node: context.driver.nodeName,
-  });
+/** What the entry of a table, or of a part of one, points at is free once nothing durable points at it. */
+export function unlinkEntry(parts: ImageParts, table: Buffer, index: number, discard: boolean): void {
+  const { l2, clusterBytes, header } = parts.context;
+  if (l2.kind(table, index) === ClusterKind.compressed) {
+    const range = hostClustersOf(l2.compressedRange(table, index, header.clusterBits), clusterBytes);
+    parts.unlinked.add(range.hostOffset, range.lengthBytes, discard);
+    return;
+  }
+  const offset = l2.hostOffset(table, index);
+  if (offset !== 0) parts.unlinked.add(offset, clusterBytes, discard);
 }
 
 /** The L2 table to change for an L1 entry, made or copied when missing or shared; or what must be awaited first. */
@@ -113,10 +117,6 @@ export class Reserver {
       tables.checkEntry(table, index);
       tables.checkChange(table, index);
       const kind = l2.kind(bytes, index);
-      if (kind === ClusterKind.compressed) {
-        if (index === first) throw refuseCompressed(context);
-        break;
-      }
       if (index === first) continue;
       if (kind === ClusterKind.data && l2.isCopied(bytes, index)) break;
       if (isKept(l2, bytes, index) !== kept) break;
@@ -187,7 +187,8 @@ class ClusterReservation implements Reservation {
     const hasBacking = driver.hasChild('backing');
     for (let i = 0; i < this.#count; i++) {
       const kind = l2.kind(this.#old, i);
-      if (kind === ClusterKind.data || (kind === ClusterKind.unallocated && hasBacking)) return false;
+      if (kind === ClusterKind.data || kind === ClusterKind.compressed) return false;
+      if (kind === ClusterKind.unallocated && hasBacking) return false;
     }
     return true;
   }
@@ -195,15 +196,12 @@ class ClusterReservation implements Reservation {
   link(): void {
     this.#close();
     assert(this.#old.equals(this.#entries()), 'the mapping changed between reserve and link');
-    const { context, unlinked } = this.#parts;
+    const { context } = this.#parts;
     const { l2, clusterBytes: cluster } = context;
     const from = this.#index * l2.entryBytes;
     const bytes = this.#table.change(from, from + this.#count * l2.entryBytes);
     for (let i = 0; i < this.#count; i++) {
-      if (!this.#kept) {
-        const offset = l2.hostOffset(this.#old, i);
-        if (offset !== 0) unlinked.add(offset, cluster, false);
-      }
+      if (!this.#kept) unlinkEntry(this.#parts, this.#old, i, false);
       l2.write(bytes, this.#index + i, this.hostOffset + i * cluster, true);
     }
     context.unflushedBytes += this.lengthBytes;

@@ -1,7 +1,7 @@
 import { MiB } from '../../../base/limits.js';
 import { CachedTable, TableCache } from './cached-table.js';
 import { hex, type ImageContext, readBytes } from '../image.js';
-import { ClusterKind, entryIsCopied, entryOffset } from '../disk/layout.js';
+import { ClusterKind, entryIsCopied, entryOffset, hostClustersOf } from '../disk/layout.js';
 import type { SectorTable } from '../../tables/sector-table.js';
 
 /** Most memory that L2 tables take unless the options say otherwise. */
@@ -64,8 +64,7 @@ export class L2Tables {
   #problem(bytes: Buffer, index: number): string | undefined {
     const kind = this.#context.l2.kind(bytes, index);
     if (kind === ClusterKind.unallocated) return undefined;
-    // Compressed clusters are refused when used; a table that holds one is looked at entry by entry.
-    if (kind === ClusterKind.compressed) return 'compressed';
+    if (kind === ClusterKind.compressed) return this.#compressedProblem(bytes, index);
     const { version, clusterBytes } = this.#context.header;
     if (kind !== ClusterKind.data && version === 2) return 'Zero cluster entry found in pre-v3 image';
     if (kind === ClusterKind.zeroPlain) return undefined;
@@ -76,43 +75,59 @@ export class L2Tables {
     return undefined;
   }
 
+  #compressedProblem(bytes: Buffer, index: number): string | undefined {
+    const { l2, header } = this.#context;
+    const { hostOffset } = l2.compressedRange(bytes, index, header.clusterBits);
+    return hostOffset < 2 ** 52 ? undefined : `Compressed cluster offset ${hex(hostOffset)} too large`;
+  }
+
+  /** The host clusters of an entry; undefined when it has none. */
+  #hostRange(bytes: Buffer, index: number): { hostOffset: number; lengthBytes: number } | undefined {
+    const { clusterBytes, l2, header } = this.#context;
+    if (l2.kind(bytes, index) === ClusterKind.compressed)
+      return hostClustersOf(l2.compressedRange(bytes, index, header.clusterBits), clusterBytes);
+    const hostOffset = l2.hostOffset(bytes, index);
+    return hostOffset === 0 ? undefined : { hostOffset, lengthBytes: clusterBytes };
+  }
+
   /** Whether any entry points at metadata: such clusters can be read, but never be written or freed. */
   #pointsAtMetadata(bytes: Buffer): boolean {
-    const { clusterBytes, l2, metadata, l2Entries } = this.#context;
+    const { metadata, l2Entries } = this.#context;
     let start = 0;
     let end = 0;
     for (let index = 0; index < l2Entries; index++) {
-      if (l2.kind(bytes, index) === ClusterKind.compressed) continue;
-      const offset = l2.hostOffset(bytes, index);
-      if (offset === 0) continue;
-      if (offset === end) {
-        end += clusterBytes;
+      const range = this.#hostRange(bytes, index);
+      if (!range) continue;
+      const { hostOffset, lengthBytes } = range;
+      // Several compressed clusters may lie in one of the host.
+      if (hostOffset >= start && hostOffset <= end) {
+        end = Math.max(end, hostOffset + lengthBytes);
         continue;
       }
       if (end > start && metadata.find(start, end - start) !== undefined) return true;
-      start = offset;
-      end = offset + clusterBytes;
+      start = hostOffset;
+      end = hostOffset + lengthBytes;
     }
     return end > start && metadata.find(start, end - start) !== undefined;
   }
 
   /** Errors: kind corrupt when the entry's host cluster is metadata and so must be neither written nor freed. */
   checkChange(table: CachedTable, index: number): void {
-    const { l2, metadata, clusterBytes } = this.#context;
-    if (l2.kind(table.bytes, index) === ClusterKind.compressed) return;
-    const offset = l2.hostOffset(table.bytes, index);
-    if (offset === 0) return;
+    const { metadata } = this.#context;
+    const range = this.#hostRange(table.bytes, index);
+    if (!range) return;
+    const { hostOffset, lengthBytes } = range;
     const what = table.wellFormed
-      ? metadata.findAdded(offset, clusterBytes)
-      : metadata.find(offset, clusterBytes);
-    if (what !== undefined) throw this.#context.overlap(what, offset);
+      ? metadata.findAdded(hostOffset, lengthBytes)
+      : metadata.find(hostOffset, lengthBytes);
+    if (what !== undefined) throw this.#context.overlap(what, hostOffset);
   }
 
   /** Errors: kind corrupt when an entry of a table that is not well-formed cannot be used. */
   checkEntry(table: CachedTable, index: number): void {
     if (table.wellFormed) return;
     const problem = this.#problem(table.bytes, index);
-    if (problem === undefined || problem === 'compressed') return;
+    if (problem === undefined) return;
     const where = `(L2 offset: ${hex(table.hostOffset)}, L2 index: ${hex(index)})`;
     throw this.#context.corrupt(`${problem} ${where}`);
   }
