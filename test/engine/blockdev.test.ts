@@ -156,7 +156,7 @@ test('an image found broken is told, with the place', async (t) => {
     const at = `0x${(l2Offset + 512).toString(16)}`;
     const data = {
       ...{ device: '', 'node-name': 'A', msg: `L2 table offset ${at} unaligned (L1 index: 0)` },
-      ...{ offset: l2Offset + 512, size: 65536, fatal: !readOnly },
+      fatal: !readOnly,
     };
     assert.deepEqual(fresh.events, [{ event: 'BLOCK_IMAGE_CORRUPTED', data }]);
     await fresh.execute('blockdev-del', { 'node-name': 'A' });

@@ -88,7 +88,7 @@ export class ImageContext {
   }
 
   get isMarkedCorrupt(): boolean {
-    return this.#corrupted || (this.header.incompatible & Incompatible.corrupt) !== 0n;
+    return (this.#corrupted && this.mayWrite) || (this.header.incompatible & Incompatible.corrupt) !== 0n;
   }
 
   get isDirty(): boolean {
@@ -193,10 +193,7 @@ export class ImageContext {
   /** Errors: kind corrupt unless a metadata cluster may be there; `isShared`: it is not changed where it is. */
   checkMetadataOffset(what: string, offset: number, where: string, isShared = false): void {
     if (offset % this.clusterBytes !== 0)
-      throw this.corrupt(
-        `${what} offset ${hex(offset)} unaligned (${where})`,
-        Number.isSafeInteger(offset) ? offset : undefined,
-      );
+      throw this.corrupt(`${what} offset ${hex(offset)} unaligned (${where})`);
     if (!Number.isSafeInteger(offset + this.clusterBytes))
       throw this.corrupt(`${what} offset ${hex(offset)} outside the image (${where})`);
     const other = this.metadata.findOther(offset);
