@@ -5,6 +5,7 @@ import type { NodeOptions } from '../src/block/driver.js';
 import { Bench } from '../src/programs/demo/session.js';
 import { createRealHost } from '../src/host/real.js';
 import { run } from './measure.js';
+import type { Peer } from './peer.js';
 
 const MiB = 1024 * 1024;
 const CLUSTER = 64 * 1024;
@@ -36,6 +37,7 @@ function fileOptions(format: string, filename: string): NodeOptions {
 
 /** One image that holds `dataBytes`. */
 export async function makeImage(
+  peer: Peer,
   folder: string,
   name: string,
   format: string,
@@ -43,7 +45,7 @@ export async function makeImage(
   dataBytes: number,
   pattern: Pattern,
 ): Promise<void> {
-  run('qemu-img', ['create', '-q', '-f', format, join(folder, name), String(sizeBytes)]);
+  run([...peer.argv('qemu-img'), 'create', '-q', '-f', format, join(folder, name), String(sizeBytes)]);
   await fill(fileOptions(format, join(folder, name)), 0, dataBytes, pattern);
 }
 
@@ -51,6 +53,7 @@ export const CHAIN = ['a', 'b', 'c', 'd'] as const;
 
 /** [a] <-- [b] <-- [c] <-- [d], each with a quarter of the data, half of it over data of the layer below. */
 export async function makeChain(
+  peer: Peer,
   folder: string,
   diskBytes: number,
   dataBytes: number,
@@ -60,7 +63,8 @@ export async function makeChain(
   for (const [i, name] of CHAIN.entries()) {
     const below = CHAIN[i - 1];
     const backing = below === undefined ? [] : ['-b', `${below}.qcow2`, '-F', 'qcow2'];
-    run('qemu-img', ['create', '-q', '-f', 'qcow2', ...backing, `${name}.qcow2`, String(diskBytes)], folder);
+    const create = ['create', '-q', '-f', 'qcow2', ...backing, `${name}.qcow2`, String(diskBytes)];
+    run([...peer.argv('qemu-img'), ...create], folder);
     const spread = pattern === 'dense' ? 1 : 2;
     await fill(fileOptions('qcow2', join(folder, `${name}.qcow2`)), (i * part * spread) / 2, part, pattern);
   }
@@ -71,4 +75,9 @@ export function syncFile(path: string): void {
   const file = openSync(path, 'r+');
   fdatasyncSync(file);
   closeSync(file);
+}
+
+/** Takes what is on disk out of the page cache (posix_fadvise(2) DONTNEED). */
+export function dropFromCache(path: string): void {
+  run(['dd', `if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
 }

@@ -1,8 +1,10 @@
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { JsonObject } from '../src/schema/types.js';
-import { CHAIN, makeChain, type Pattern, syncFile } from './images.js';
-import { compare, heading, missing, run, seconds } from './measure.js';
+import { CHAIN, dropFromCache, makeChain, type Pattern, syncFile } from './images.js';
+import { cpuSecondsOf } from './machine.js';
+import { compare, heading, isSkipped, type Rounds, run, type Sample, seconds } from './measure.js';
+import type { Peer } from './peer.js';
 import { type Side, StorageDaemon } from './servers.js';
 
 const MiB = 1024 * 1024;
@@ -56,29 +58,40 @@ function chainOptions(folder: string): string[] {
   });
 }
 
-/** Seconds from the command to its completion, everything on disk. */
+/** Seconds from the command until everything is on disk, and of those how many after the completion was told. */
 async function runJob(
+  peer: Peer,
   side: Side,
   template: string,
   folder: string,
   work: JobWork,
   diskBytes: number,
-): Promise<number> {
+  isCold: boolean,
+): Promise<Sample> {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder);
-  for (const name of CHAIN) run('cp', ['--sparse=always', join(template, `${name}.qcow2`), folder]);
+  for (const name of CHAIN) run(['cp', '--sparse=always', join(template, `${name}.qcow2`), folder]);
   const { target } = work;
-  if (target) run('qemu-img', ['create', '-q', '-f', target.format, target.name, String(diskBytes)], folder);
+  if (target)
+    run(
+      [...peer.argv('qemu-img'), 'create', '-q', '-f', target.format, target.name, String(diskBytes)],
+      folder,
+    );
   const images = [...CHAIN.map((name) => `${name}.qcow2`), ...(target ? [target.name] : [])];
-  for (const image of images) syncFile(join(folder, image));
+  for (const image of images) {
+    syncFile(join(folder, image));
+    if (isCold) dropFromCache(join(folder, image));
+  }
   const node = target
     ? [
         '--blockdev',
         `driver=${target.format},node-name=t,file.driver=file,file.filename=${join(folder, target.name)}`,
       ]
     : [];
-  const daemon = await StorageDaemon.start(side, folder, [...chainOptions(folder), ...node]);
-  const elapsed = await seconds(async () => {
+  const daemon = await StorageDaemon.start(peer, side, folder, [...chainOptions(folder), ...node]);
+  const cpuBefore = cpuSecondsOf(daemon.pid);
+  let syncSeconds = 0;
+  const figure = await seconds(async () => {
     await daemon.execute(work.command, { 'job-id': 'job', ...work.args });
     if (work.completes) {
       await daemon.event('BLOCK_JOB_READY');
@@ -86,36 +99,39 @@ async function runJob(
     }
     const data = await daemon.event('BLOCK_JOB_COMPLETED');
     if (data['error'] !== undefined) throw new Error(`${work.name}: ${JSON.stringify(data)}`);
-    for (const image of images) if (existsSync(join(folder, image))) syncFile(join(folder, image));
+    syncSeconds = await seconds(async () => {
+      for (const image of images) if (existsSync(join(folder, image))) syncFile(join(folder, image));
+    });
   });
+  const cpu = cpuSecondsOf(daemon.pid) - cpuBefore;
   await daemon.quit();
-  return elapsed;
+  return { figure, cpu, syncSeconds };
 }
 
 /**
- * Each job against qemu-storage-daemon, from the command to the last byte on disk. `only`: those whose pattern and
+ * Each job against qemu-storage-daemon, from the command to the last byte on disk: the daemons flush, then all images are
+ * synced. `only`: those whose pattern and
  * name ('scattered: backup to raw') contain it.
  */
 export async function benchJobs(
+  peer: Peer,
   place: string,
   folder: string,
   dataMiB: number,
-  rounds: number,
-  only = '',
+  { rounds, only, isCold }: { rounds: Rounds; only: string; isCold: boolean },
 ): Promise<void> {
-  const lacking = missing('qemu-storage-daemon', 'qemu-img');
-  if (lacking.length > 0)
-    return void process.stdout.write(`jobs: skipped, not installed: ${lacking.join(', ')}\n`);
+  if (isSkipped('jobs', peer.lacks('qemu-storage-daemon', 'qemu-img'))) return;
   const diskBytes = 4 * dataMiB * MiB;
   for (const pattern of ['dense', 'scattered'] as const satisfies readonly Pattern[]) {
     const works = WORKS.filter(({ name }) => `${pattern}: ${name}`.includes(only));
     if (works.length === 0) continue;
-    heading(`jobs, ${place}, ${dataMiB} MiB ${pattern}`, 'QEMU');
+    heading(`jobs, ${place}, ${dataMiB} MiB ${pattern}`, peer.name());
     const template = join(folder, 'template');
     mkdirSync(template);
-    await makeChain(template, diskBytes, dataMiB * MiB, pattern);
+    await makeChain(peer, template, diskBytes, dataMiB * MiB, pattern);
     for (const work of works) {
-      const measure = (side: Side) => () => runJob(side, template, join(folder, 'run'), work, diskBytes);
+      const measure = (side: Side) => () =>
+        runJob(peer, side, template, join(folder, 'run'), work, diskBytes, isCold);
       await compare(
         { name: work.name, unit: 's', better: 'less', peer: measure('peer'), ours: measure('ours') },
         rounds,

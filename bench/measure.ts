@@ -1,15 +1,26 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { performance } from 'node:perf_hooks';
+import { disturbance, lookAround, type Quiet, writtenMiB } from './machine.js';
 
-/** One work that both sides do; each call answers a figure. */
+/** What one run answers. */
+export interface Sample {
+  /** In the comparison's unit. */
+  figure: number;
+  /** Processor time, user and system, of the program that is measured: in seconds, or as the heading says. */
+  cpu: number;
+  /** Of the figure: after the program had said that it was done, until all was on disk. */
+  syncSeconds?: number;
+}
+
+/** One work that both sides do. */
 export interface Comparison {
   name: string;
-  /** Unit of the figure. */
+  /** Unit of the figures. */
   unit: string;
   /** Whether a smaller figure is better (times) or a larger one (rates). */
   better: 'less' | 'more';
-  peer: () => Promise<number>;
-  ours: () => Promise<number>;
+  peer: () => Promise<Sample>;
+  ours: () => Promise<Sample>;
 }
 
 export function median(values: readonly number[]): number {
@@ -19,29 +30,97 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? NaN) + upper) / 2;
 }
 
-/** Runs both sides in turn and prints the medians and their ratio: above 1 is in our favour. */
-export async function compare(comparison: Comparison, rounds: number): Promise<void> {
-  const { name, unit, better } = comparison;
-  const peer: number[] = [];
-  const ours: number[] = [];
-  for (let round = 0; round < rounds; round++) {
-    // The order alternates, so that what the first one warms up helps both alike.
-    const sides = [
-      async () => peer.push(await comparison.peer()),
-      async () => ours.push(await comparison.ours()),
-    ];
-    if (round % 2 === 1) sides.reverse();
-    for (const side of sides) await side();
-  }
-  const [theirs, mine] = [median(peer), median(ours)];
-  const gain = better === 'more' ? mine / theirs : theirs / mine;
-  const figure = (value: number): string => `${value.toPrecision(3)} ${unit}`.padStart(14);
-  const verdict = gain >= 1 ? `${gain.toFixed(2)} x faster` : `${(1 / gain).toFixed(2)} x slower`;
-  process.stdout.write(`${name.padEnd(44)}${figure(theirs)}${figure(mine)}   ${verdict}\n`);
+const NAME_WIDTH = 40;
+const CELL_WIDTH = 9;
+
+export interface Rounds {
+  /** Runs of each side. */
+  count: number;
+  /** Each run is told too, with what it has given to the disks. */
+  isEachTold: boolean;
 }
 
-export function heading(text: string, peer: string): void {
-  process.stdout.write(`\n${text.padEnd(44)}${peer.padStart(14)}${'livedisk'.padStart(14)}\n`);
+/** Runs both sides in turn and prints each one's spread and processor time, and the ratio of the medians. */
+export async function compare(comparison: Comparison, rounds: Rounds): Promise<void> {
+  const { name, unit, better } = comparison;
+  const peer: Sample[] = [];
+  const ours: Sample[] = [];
+  const looks: Quiet[] = [];
+  for (let round = 0; round < rounds.count; round++) {
+    // The order alternates, so that what the first one warms up helps both alike.
+    const sides: Array<['peer' | 'ours', Sample[]]> = [
+      ['peer', peer],
+      ['ours', ours],
+    ];
+    if (round % 2 === 1) sides.reverse();
+    for (const [side, samples] of sides) {
+      const look = await lookAround();
+      looks.push(look);
+      const writtenBefore = writtenMiB();
+      const sample = await comparison[side]();
+      samples.push(sample);
+      if (rounds.isEachTold) tell(side, sample, look, writtenMiB() - writtenBefore);
+    }
+  }
+  const of = (samples: readonly Sample[], part: (sample: Sample) => number): number =>
+    median(samples.map(part));
+  const wall = gain(of(peer, figureOf), of(ours, figureOf), better);
+  const cpu = gain(of(peer, cpuOf), of(ours, cpuOf), 'less');
+  const verdict = `${words(wall, 'faster', 'slower')}, ${words(cpu, 'less CPU', 'more CPU')}`;
+  const label = `${name} (${unit})`.padEnd(NAME_WIDTH);
+  process.stdout.write(`${label}${cells(peer)} |${cells(ours)}   ${verdict}\n`);
+  const disturbed = disturbance(looks);
+  if (disturbed !== '') process.stdout.write(`${' '.repeat(NAME_WIDTH)}${disturbed}\n`);
+}
+
+/** All that the disks were given includes what prepared the run, and other programs'. */
+function tell(side: 'peer' | 'ours', sample: Sample, look: Quiet, diskMiB: number): void {
+  const { figure, cpu, syncSeconds } = sample;
+  const parts = [`figure ${brief(figure)}`, `CPU ${brief(cpu)}`];
+  if (syncSeconds !== undefined) parts.push(`sync ${brief(syncSeconds)} s`);
+  parts.push(`before: ${look.busyCpus.toFixed(1)} CPUs busy, ${look.dirtyMiB.toFixed(0)} MiB dirty`);
+  parts.push(`disks: ${diskMiB.toFixed(0)} MiB`);
+  process.stdout.write(`    ${side}: ${parts.join(', ')}\n`);
+}
+
+const figureOf = ({ figure }: Sample): number => figure;
+const cpuOf = ({ cpu }: Sample): number => cpu;
+
+/** Above 1 is in our favour. */
+function gain(theirs: number, mine: number, better: 'less' | 'more'): number {
+  return better === 'more' ? mine / theirs : theirs / mine;
+}
+
+function words(ratio: number, better: string, worse: string): string {
+  if (!Number.isFinite(ratio)) return `no ${better} known`;
+  return ratio >= 1 ? `${ratio.toFixed(2)} x ${better}` : `${(1 / ratio).toFixed(2)} x ${worse}`;
+}
+
+/** Least, median and most of the figure, the processor's time, and the last part that was left to sync. */
+function cells(samples: readonly Sample[]): string {
+  const figures = samples.map(figureOf);
+  const parts = [Math.min(...figures), median(figures), Math.max(...figures), median(samples.map(cpuOf))];
+  const texts = parts.map(brief);
+  const syncs = samples.flatMap(({ syncSeconds }) => syncSeconds ?? []);
+  texts.push(syncs.length === 0 ? '' : brief(median(syncs)));
+  return texts.map((text) => text.padStart(CELL_WIDTH)).join('');
+}
+
+/** Three digits; large numbers whole, small ones to a tenth of a thousandth. */
+function brief(value: number): string {
+  if (Math.abs(value) >= 1000) return value.toFixed(0);
+  return Math.abs(value) >= 0.01 ? value.toPrecision(3) : value.toFixed(4);
+}
+
+export function heading(text: string, peer: string, cpuColumn = 'CPU s'): void {
+  const side = ['min', 'median', 'max', cpuColumn, 'sync s']
+    .map((cell) => cell.padStart(CELL_WIDTH))
+    .join('');
+  const sideWidth = 5 * CELL_WIDTH;
+  process.stdout.write(
+    `\n${text.padEnd(NAME_WIDTH)}${peer.padStart(sideWidth)} |${'livedisk'.padStart(sideWidth)}\n`,
+  );
+  process.stdout.write(`${' '.repeat(NAME_WIDTH)}${side} |${side}\n`);
 }
 
 /** Seconds that `body` takes. */
@@ -52,15 +131,17 @@ export async function seconds(body: () => Promise<unknown>): Promise<number> {
 }
 
 /** Runs a program to its end; answers its standard output. Throws when it fails. */
-export function run(program: string, args: readonly string[], cwd?: string): string {
+export function run(argv: readonly string[], cwd?: string): string {
+  const [program = '', ...args] = argv;
   const result = spawnSync(program, args, { cwd, encoding: 'utf8', maxBuffer: 64 * 1024 * 1024 });
   if (result.status !== 0)
-    throw new Error(`${program} ${args.join(' ')}: ${result.status}\n${result.stdout}${result.stderr}`);
+    throw new Error(`${argv.join(' ')}: ${result.status}\n${result.stdout}${result.stderr}`);
   return result.stdout;
 }
 
 /** The same without blocking this process. */
-export function runAsync(program: string, args: readonly string[], cwd?: string): Promise<string> {
+export function runAsync(argv: readonly string[], cwd?: string): Promise<string> {
+  const [program = '', ...args] = argv;
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
     let output = '';
@@ -68,7 +149,7 @@ export function runAsync(program: string, args: readonly string[], cwd?: string)
     child.stderr.on('data', (chunk: Buffer) => (output += chunk.toString()));
     child.on('error', reject);
     child.on('exit', (code) =>
-      code === 0 ? resolve(output) : reject(new Error(`${program} ${args.join(' ')}: ${code}\n${output}`)),
+      code === 0 ? resolve(output) : reject(new Error(`${argv.join(' ')}: ${code}\n${output}`)),
     );
   });
 }
@@ -76,4 +157,11 @@ export function runAsync(program: string, args: readonly string[], cwd?: string)
 /** Programs that are not installed. */
 export function missing(...programs: string[]): string[] {
   return programs.filter((program) => spawnSync(program, ['--version']).error !== undefined);
+}
+
+/** Says what is lacking and that a section is left out; answers whether it is. */
+export function isSkipped(section: string, lacking: readonly string[]): boolean {
+  if (lacking.length > 0)
+    process.stdout.write(`\n${section}: skipped, not installed: ${lacking.join(', ')}\n`);
+  return lacking.length > 0;
 }

@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { missing, run, runAsync } from './measure.js';
+import { isSkipped, missing, run, runAsync } from './measure.js';
+import type { Peer } from './peer.js';
 import { nbdUri, serveNbd } from './servers.js';
 
 const MiB = 1024 * 1024;
@@ -22,10 +23,8 @@ async function bareMiB(): Promise<number> {
 }
 
 /** Peak memory above the bare runtime's, of a daemon with one qcow2 disk; 64 MiB is the goal. */
-export async function benchMemory(folder: string): Promise<void> {
-  const lacking = missing('fio', 'qemu-img');
-  if (lacking.length > 0)
-    return void process.stdout.write(`memory: skipped, not installed: ${lacking.join(', ')}\n`);
+export async function benchMemory(peer: Peer, folder: string): Promise<void> {
+  if (isSkipped('memory', [...peer.lacks('qemu-img'), ...missing('fio')])) return;
   const bare = await bareMiB();
   process.stdout.write(`\nmemory of node: ${bare.toFixed(0)} MiB; above it, with one disk, at most:\n`);
   for (const [name, sizeMiB, load] of [
@@ -35,16 +34,17 @@ export async function benchMemory(folder: string): Promise<void> {
     ['4 KiB random writes, depth 32, 512 GiB', 512 * 1024, ['--rw=randwrite', '--bs=4k', '--iodepth=32']],
   ] as const) {
     const image = join(folder, 'memory.qcow2');
-    run('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(sizeMiB * MiB)]);
-    const server = await serveNbd('ours', folder, image, 'qcow2');
+    run([...peer.argv('qemu-img'), 'create', '-q', '-f', 'qcow2', image, String(sizeMiB * MiB)]);
+    const server = await serveNbd(peer, 'ours', folder, image, 'qcow2');
     if (load)
-      await runAsync('fio', [
+      await runAsync([
+        'fio',
         ...['--name=bench', '--ioengine=nbd', `--uri=${nbdUri('ours', folder)}`, ...load],
         ...['--time_based', '--runtime=4', '--norandommap', '--randseed=7'],
       ]);
     const above = peakMiB(server.pid) - bare;
     await server.stop();
-    run('rm', [image]);
+    run(['rm', image]);
     process.stdout.write(`  ${name.padEnd(42)}${above.toFixed(0).padStart(6)} MiB\n`);
   }
 }

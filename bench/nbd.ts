@@ -1,10 +1,23 @@
 import { join } from 'node:path';
 import { makeImage } from './images.js';
-import { compare, heading, missing, run, runAsync, seconds } from './measure.js';
-import { nbdUri, serveNbd, type Side } from './servers.js';
+import { cpuSecondsOf } from './machine.js';
+import {
+  compare,
+  heading,
+  isSkipped,
+  missing,
+  type Rounds,
+  run,
+  runAsync,
+  type Sample,
+  seconds,
+} from './measure.js';
+import type { Peer } from './peer.js';
+import { nbdUri, serveNbd, type Server, type Side } from './servers.js';
 
 const MiB = 1024 * 1024;
 const DISK_BYTES = 512 * MiB;
+const LOAD_SECONDS = 2;
 const LOADS = [
   ['4 KiB random read, depth 1', 'randread', '4k', 1],
   ['4 KiB random read, depth 32', 'randread', '4k', 32],
@@ -18,7 +31,8 @@ const LOADS = [
 /** Requests a second that fio gets done. */
 async function fio(uri: string, load: (typeof LOADS)[number], runSeconds: number): Promise<number> {
   const [, kind, size, depth] = load;
-  const output = await runAsync('fio', [
+  const output = await runAsync([
+    'fio',
     ...['--name=bench', '--ioengine=nbd', `--uri=${uri}`, `--rw=${kind}`, `--bs=${size}`],
     ...[
       `--iodepth=${depth}`,
@@ -35,35 +49,42 @@ async function fio(uri: string, load: (typeof LOADS)[number], runSeconds: number
 }
 
 /** NBD servers over unix sockets, on a full image in memory. */
-export async function benchNbd(folder: string, rounds: number): Promise<void> {
-  const lacking = missing('fio', 'qemu-nbd', 'qemu-img', 'nbdcopy');
-  if (lacking.length > 0)
-    return void process.stdout.write(`nbd: skipped, not installed: ${lacking.join(', ')}\n`);
+export async function benchNbd(peer: Peer, folder: string, rounds: Rounds): Promise<void> {
+  if (isSkipped('nbd', [...peer.lacks('qemu-nbd', 'qemu-img'), ...missing('fio', 'nbdcopy')])) return;
   for (const format of ['raw', 'qcow2']) {
-    heading(`NBD, ${format}`, 'qemu-nbd');
+    heading(`NBD, ${format}`, peer.name(), 'us each');
     for (const side of ['peer', 'ours'])
-      await makeImage(folder, `${side}.${format}`, format, DISK_BYTES, DISK_BYTES, 'dense');
-    const servers = await Promise.all(
-      (['peer', 'ours'] as const).map((side) =>
-        serveNbd(side, folder, join(folder, `${side}.${format}`), format),
-      ),
-    );
+      await makeImage(peer, folder, `${side}.${format}`, format, DISK_BYTES, DISK_BYTES, 'dense');
+    const serve = (side: Side): Promise<Server> =>
+      serveNbd(peer, side, folder, join(folder, `${side}.${format}`), format);
+    const servers = { peer: await serve('peer'), ours: await serve('ours') };
+    const cpuOf = async (side: Side, work: () => Promise<number>): Promise<Sample> => {
+      const cpuBefore = cpuSecondsOf(servers[side].pid);
+      const figure = await work();
+      return { figure, cpu: cpuSecondsOf(servers[side].pid) - cpuBefore };
+    };
     try {
       for (const load of LOADS) {
-        const measure = (side: Side) => () => fio(nbdUri(side, folder), load, 2);
+        const measure = (side: Side) => async (): Promise<Sample> => {
+          const { figure, cpu } = await cpuOf(side, () => fio(nbdUri(side, folder), load, LOAD_SECONDS));
+          return { figure, cpu: (1e6 * cpu) / (figure * LOAD_SECONDS) };
+        };
         await compare(
           { name: load[0], unit: '/s', better: 'more', peer: measure('peer'), ours: measure('ours') },
           rounds,
         );
       }
-      const copy = (side: Side) => () => seconds(() => runAsync('nbdcopy', [nbdUri(side, folder), 'null:']));
+      heading(`NBD, ${format}, all of it`, peer.name());
+      const copy = (side: Side) => () =>
+        cpuOf(side, () => seconds(() => runAsync(['nbdcopy', nbdUri(side, folder), 'null:'])));
       await compare(
         { name: 'nbdcopy to null', unit: 's', better: 'less', peer: copy('peer'), ours: copy('ours') },
         rounds,
       );
     } finally {
-      for (const server of servers) await server.stop();
+      await servers.peer.stop();
+      await servers.ours.stop();
     }
-    run('rm', ['-f', ...['peer', 'ours'].map((side) => join(folder, `${side}.${format}`))]);
+    run(['rm', '-f', ...['peer', 'ours'].map((side) => join(folder, `${side}.${format}`))]);
   }
 }

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import type { Peer } from './peer.js';
 import { createRealHost } from '../src/host/real.js';
 import { QmpClient } from '../src/wire/qmp/client.js';
 import type { JsonObject, JsonValue } from '../src/schema/types.js';
@@ -46,11 +47,20 @@ export class Server {
 export type Side = 'peer' | 'ours';
 
 /** An NBD server of one image on a unix socket, its export named "disk". */
-export async function serveNbd(side: Side, folder: string, image: string, format: string): Promise<Server> {
+export async function serveNbd(
+  peer: Peer,
+  side: Side,
+  folder: string,
+  image: string,
+  format: string,
+): Promise<Server> {
   const socket = join(folder, `${side}.sock`);
   const argv =
     side === 'peer'
-      ? ['qemu-nbd', '-t', '-e', '8', '-k', socket, '-x', 'disk', '-f', format, '--cache=writeback', image]
+      ? [
+          ...[...peer.argv('qemu-nbd'), '-t', '-e', '8', '-k', socket, '-x', 'disk'],
+          ...['-f', format, '--cache=writeback', image],
+        ]
       : [
           ...[process.execPath, PROGRAM, 'storage-daemon'],
           ...['--blockdev', `driver=${format},node-name=disk,file.driver=file,file.filename=${image}`],
@@ -66,15 +76,29 @@ export function nbdUri(side: Side, folder: string): string {
   return `nbd+unix:///disk?socket=${join(folder, `${side}.sock`)}`;
 }
 
+/** Tried until it is taken: a socket's file is there before it listens. */
+async function connect(path: string): Promise<QmpClient> {
+  for (;;) {
+    try {
+      return await QmpClient.connect(createRealHost(), { type: 'unix', path });
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+}
+
 /** qemu-storage-daemon or livedisk's, with a QMP client. */
 export class StorageDaemon {
+  /** Who that a second client connects to. */
+  readonly #sockets: readonly string[];
   readonly #server: Server;
   readonly #qmp: QmpClient;
   readonly #events: Array<{ event: string; data: JsonObject }> = [];
   #wake: () => void = () => undefined;
 
-  private constructor(server: Server, qmp: QmpClient) {
+  private constructor(server: Server, qmp: QmpClient, sockets: readonly string[]) {
     this.#server = server;
+    this.#sockets = sockets;
     this.#qmp = qmp;
     qmp.onEvent((event) => {
       this.#events.push(event);
@@ -82,22 +106,32 @@ export class StorageDaemon {
     });
   }
 
-  static async start(side: Side, folder: string, args: readonly string[]): Promise<StorageDaemon> {
-    const socket = join(folder, 'qmp.sock');
-    const program = side === 'peer' ? ['qemu-storage-daemon'] : [process.execPath, PROGRAM, 'storage-daemon'];
-    const monitor = ['--chardev', `socket,id=m,path=${socket},server=on,wait=off`, '--monitor', 'chardev=m'];
-    const server = new Server(folder, [...program, ...args, ...monitor]);
-    await server.untilThere(socket);
-    for (;;) {
-      try {
-        return new StorageDaemon(
-          server,
-          await QmpClient.connect(createRealHost(), { type: 'unix', path: socket }),
-        );
-      } catch {
-        await new Promise((resolve) => setTimeout(resolve, 10));
-      }
-    }
+  /** It has two monitors. */
+  static async start(
+    peer: Peer,
+    side: Side,
+    folder: string,
+    args: readonly string[],
+  ): Promise<StorageDaemon> {
+    const sockets = [join(folder, 'qmp.sock'), join(folder, 'second.sock')];
+    const program =
+      side === 'peer' ? peer.argv('qemu-storage-daemon') : [process.execPath, PROGRAM, 'storage-daemon'];
+    const monitors = sockets.flatMap((socket, i) => [
+      ...['--chardev', `socket,id=m${i},path=${socket},server=on,wait=off`],
+      ...['--monitor', `chardev=m${i}`],
+    ]);
+    const server = new Server(folder, [...program, ...args, ...monitors]);
+    for (const socket of sockets) await server.untilThere(socket);
+    return new StorageDaemon(server, await connect(sockets[0] ?? ''), sockets);
+  }
+
+  get pid(): number {
+    return this.#server.pid;
+  }
+
+  /** A client of the other monitor. */
+  secondClient(): Promise<QmpClient> {
+    return connect(this.#sockets[1] ?? '');
   }
 
   execute(command: string, args: JsonObject = {}): Promise<JsonValue> {

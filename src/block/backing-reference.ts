@@ -1,5 +1,6 @@
 import { BlockError } from '../base/error.js';
 import type { Graph } from './graph.js';
+import { beganWritable, endWritable, isMeantReadOnly } from './lent-writable.js';
 import { isJobFilter } from './full-filename.js';
 import type { Node } from './node.js';
 
@@ -25,8 +26,8 @@ export function referenceTo(node: Node): BackingReference {
 
 /**
  * Makes an image name another backing file; durable on return. A read-only node is reopened for it. Errors:
- * permission when another process has the image; those of the driver, and then the image names the old file again then, or if that cannot be made sure of, its reference is uncertain
- * from then on.
+ * permission when another process has the image; those of the driver, and then the image names the old file again, or if
+ * that cannot be made sure of, its reference is uncertain until settleBackingAbove.
  */
 export async function changeBackingReference(
   graph: Graph,
@@ -35,43 +36,53 @@ export async function changeBackingReference(
 ): Promise<void> {
   if (node.activity === 'inactive')
     throw new BlockError('permission', 'Block node is read-only', { node: node.name, errno: 'EPERM' });
-  const wasReadOnly = node.readOnly;
-  if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(node, false));
+  await whileWritable(graph, node, () => changeOrUndo(node, reference));
+}
+
+async function whileWritable(graph: Graph, node: Node, body: () => Promise<void>): Promise<void> {
+  const isReadOnly = isMeantReadOnly(node);
+  if (isReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(node, false));
+  beganWritable(node);
   try {
-    await changeOrUndo(node, reference);
+    await body();
   } finally {
-    if (wasReadOnly) await graph.transaction((transaction) => transaction.setReadOnly(node, true));
+    if (isReadOnly) await endWritable(graph, node);
   }
 }
 
+/** The image names it from then on, or, with an error, it or another one. */
+async function nameBacking(node: Node, { filename, format }: BackingReference): Promise<void> {
+  await node.instance.changeBacking?.(filename, format);
+  node.backingIsUncertain = false;
+}
+
 async function changeOrUndo(node: Node, reference: BackingReference): Promise<void> {
-  const { instance } = node;
   try {
-    await instance.changeBacking?.(reference.filename, reference.format);
+    await nameBacking(node, reference);
   } catch (error) {
     if (error instanceof BlockError && REFUSALS.has(error.kind)) throw error;
     node.backingIsUncertain = true;
-    const former = backingReferenceOf(node);
-    await instance.changeBacking?.(former.filename, former.format).then(
-      () => (node.backingIsUncertain = false),
-      () => undefined,
-    );
+    await nameBacking(node, backingReferenceOf(node)).catch(() => undefined);
     throw error;
   }
   node.backingFilename = reference.filename;
   node.backingFormat = reference.format;
   node.automaticBacking = reference.filename;
-  node.backingIsUncertain = false;
 }
 
 /**
- * Before data of upper layers goes down into `base`: an image that skips some of them on disk would show other content
- * after a crash. Errors: io.
+ * In a drained section, before data of upper layers goes down into `base`: an image that skips some of them on disk would
+ * show other content after a crash. One whose header could not be changed is made to name its backing file once more.
+ * Errors: io.
  */
-export function assertBackingCertainAbove(graph: Graph, base: Node): void {
-  for (const node of graph.nodes.values()) {
+export async function settleBackingAbove(graph: Graph, base: Node): Promise<void> {
+  for (const node of [...graph.nodes.values()]) {
     if (!node.backingIsUncertain || !node.isAbove(base)) continue;
-    const text = `Node '${node.name}' may name another backing file on disk than it has: a change of its header failed`;
-    throw new BlockError('io', text, { errno: 'EIO', node: node.name });
+    try {
+      await whileWritable(graph, node, () => nameBacking(node, backingReferenceOf(node)));
+    } catch (cause) {
+      const text = `Node '${node.name}' may name another backing file on disk than it has: a change of its header failed`;
+      throw new BlockError('io', text, { errno: 'EIO', node: node.name, cause });
+    }
   }
 }

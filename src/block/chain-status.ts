@@ -96,9 +96,10 @@ class Look {
 
   #take(status: BlockStatus): void {
     if (status.allocated) {
-      const { lengthBytes, allocated, zero, data, hostOffset } = status;
+      const { lengthBytes, allocated, zero, data, hostOffset, hostChild } = status;
       this.#answer = { lengthBytes, allocated, zero, data, depth: this.#depth, node: this.#at };
       if (hostOffset !== undefined) this.#answer.hostOffset = hostOffset;
+      if (hostChild !== undefined) this.#answer.hostChild = hostChild;
       return;
     }
     this.#most = status.lengthBytes;

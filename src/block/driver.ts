@@ -2,7 +2,9 @@ import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
 import type { ToolOption } from '../schema/create-options.js';
 import type { FilledOf, Members } from '../schema/types.js';
+import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
+import type { Payload } from './payload.js';
 import type { BlockStatus, Mapping } from './request.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
@@ -38,9 +40,14 @@ export interface ChildIo {
   read(offset: number, buffer: Uint8Array): Promise<void>;
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
+  writePayload(offset: number, payload: Payload, flags: number): Promise<void>;
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
   discard(offset: number, lengthBytes: number): Promise<void>;
   flush(): Promise<void>;
+  /** For offload: where the first stretch at `offset` has its bytes. */
+  locate(offset: number, lengthBytes: number): Promise<Located>;
+  /** Bytes that it takes on its host; undefined where that is not known. */
+  allocatedBytes(): number | undefined;
   /** Status of the child's own layer. */
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
   truncate(lengthBytes: number): Promise<void>;
@@ -55,6 +62,8 @@ export interface ChildIo {
   tryExtend(lengthBytes: number): boolean;
   /** Tells a blkdebug below of a named event; a promise only when a rule or breakpoint makes the caller wait. */
   announce(event: string): Promise<void> | undefined;
+  /** There is one: no step goes past it. */
+  readonly isListening: boolean;
   /** Starts writeback early; a hint. */
   startWriteback(offset: number, lengthBytes: number): void;
 }
@@ -244,13 +253,22 @@ export interface IoDriver {
  * guest cluster, and no host cluster is freed while I/O to it is in flight.
  */
 export interface MapDriver {
-  /** Unit of allocation, 1 for raw. */
+  /** Unit of host space and of range locks; 1 for raw, which has no tables. */
   readonly clusterBytes: number;
-  /** Reads compressed data into `buffer`; absent where mapping never says 'compressed'. */
-  readCompressed?(offset: number, buffer: Uint8Array): Promise<void>;
-  /** Fills `out` for a stretch that begins at offset, at most lengthBytes long; false: tables are not in memory. */
+  /** What has a status of its own, and what reservations, zeroes and discards are in: a cluster, or a part of one. */
+  readonly unitBytes: number;
+  /** The child that hears of block-layer events. */
+  readonly events: ChildIo;
+  /** Fills all of `out` for a stretch that begins at offset, at most lengthBytes long; false: tables are not in memory. */
   tryMap(offset: number, lengthBytes: number, out: Mapping): boolean;
   map(offset: number, lengthBytes: number, out: Mapping): Promise<void>;
+  /** Reads data that is not plain, from `offset` on, as it was mapped; absent where all is plain. Its range is held. */
+  readSpecial?(mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void>;
+  /**
+   * Puts the guest's bytes of `offset` at hostOffset of the child: into a reservation that is not plain, or over writable
+   * data that is not. Its range is held alone. Absent where there is neither.
+   */
+  writeSpecial?(child: ChildIo, hostOffset: number, offset: number, buffer: Uint8Array): Promise<void>;
   /**
    * Clusters for a write to [offset, offset + lengthBytes) that map() does not call writable data. Covers at
    * least the first byte; may cover less than asked. Nothing is visible until link().
@@ -259,22 +277,25 @@ export interface MapDriver {
   /** The same at once; undefined: use reserve. */
   tryReserve?(offset: number, lengthBytes: number): Reservation | undefined;
   /**
-   * Makes whole clusters read as zeroes without writing data ([offset, +lengthBytes) is cluster-aligned, except
+   * Makes whole units read as zeroes without writing data ([offset, +lengthBytes) is aligned to unitBytes, except
    * that it may end at the image's end). mayUnmap frees the clusters. kind 'unsupported': write zeroes instead.
    */
   zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void>;
-  /** Frees whole clusters (aligned as above); afterwards they must not show older data of the backing file. */
+  /** Frees whole units (aligned as above); afterwards they must not show older data of the backing file. */
   discardClusters(offset: number, lengthBytes: number): Promise<void>;
 }
 
 /** Clusters that hold no guest data yet. The caller fills the host range, then links or aborts. */
 export interface Reservation {
-  /** Cluster-aligned guest range; the last cluster may reach past the end of the image. */
+  /** Guest range, aligned to unitBytes; its end may reach past the end of the image. */
   readonly offset: number;
   readonly lengthBytes: number;
-  /** Contiguous range in the file child, lengthBytes long. */
+  /** Contiguous range in it, lengthBytes long. */
+  readonly child: ChildIo;
   readonly hostOffset: number;
-  /** The host range reads as zeroes as it is: what is not written need not be zeroed. */
+  /** It takes the guest's bytes as they are; else writeSpecial puts them there. */
+  readonly plain: boolean;
+  /** The host range reads as zeroes as it is: what is not written need not be zeroed. Only where it is plain. */
   readonly readsZero: boolean;
   /**
    * What the range held before, for the copy-on-write of its unwritten head and tail: 'zero' all zeroes,

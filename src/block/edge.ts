@@ -1,7 +1,9 @@
 import { assert } from '../base/assert.js';
 import type { ChildIo } from './driver.js';
 import type { BlockBackend } from './backend.js';
+import type { Located } from './located.js';
 import type { Node } from './node.js';
+import type { Payload } from './payload.js';
 import { hasPermission, Permission } from './permissions.js';
 import { type BlockStatus, Flag, withoutFlag } from './request.js';
 
@@ -56,6 +58,11 @@ export class Edge implements ChildIo {
     return this.node.io.write(offset, buffer, flags, this.#mayGrow());
   }
 
+  writePayload(offset: number, payload: Payload, flags: number): Promise<void> {
+    this.#assertWritable();
+    return this.node.io.writePayload(offset, payload, flags, this.#mayGrow());
+  }
+
   /** A node that ignores discards gives no space away on behalf of its parent node; users may still ask it to. */
   writeZeroes(offset: number, lengthBytes: number, asked: number): Promise<void> {
     this.#assertWritable();
@@ -71,6 +78,14 @@ export class Edge implements ChildIo {
 
   flush(): Promise<void> {
     return this.node.io.flush();
+  }
+
+  locate(offset: number, lengthBytes: number): Promise<Located> {
+    return this.node.io.locate(offset, lengthBytes);
+  }
+
+  allocatedBytes(): number | undefined {
+    return this.node.allocatedBytes();
   }
 
   status(offset: number, lengthBytes: number): Promise<BlockStatus> {
@@ -104,6 +119,10 @@ export class Edge implements ChildIo {
 
   announce(event: string): Promise<void> | undefined {
     return this.node.instance.announce?.(event);
+  }
+
+  get isListening(): boolean {
+    return this.node.instance.announce !== undefined;
   }
 
   startWriteback(offset: number, lengthBytes: number): void {

@@ -6,7 +6,8 @@ import { isZero } from '../base/zero.js';
 import type { Change } from './change-gate.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver } from './driver.js';
-import { MappedIo } from './mapped-io.js';
+import type { Located } from './located.js';
+import { MappedIo } from './mapped/mapped-io.js';
 import type { Node } from './node.js';
 import { BufferPayload, type Payload, zeroPayload } from './payload.js';
 import { RangeLock, type Release } from './range-lock.js';
@@ -48,7 +49,7 @@ export class NodeIo {
     if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
     if (offset + buffer.length > instance.lengthBytes) return false;
-    if (this.#mapped) return this.#mapped.tryRead(offset, buffer);
+    if (this.#mapped) return this.#mapped.reading.tryRead(offset, buffer);
     return this.#io().tryRead?.(offset, buffer) ?? false;
   }
 
@@ -57,7 +58,7 @@ export class NodeIo {
     if (inside < buffer.length) buffer.fill(0, inside);
     if (inside === 0) return;
     const part = inside === buffer.length ? buffer : buffer.subarray(0, inside);
-    if (this.#mapped) return this.#mapped.read(offset, part);
+    if (this.#mapped) return this.#mapped.reading.read(offset, part);
     const align = this.#node.instance.requestAlignmentBytes;
     if (align === 1) {
       if (this.#io().tryRead?.(offset, part)) return;
@@ -87,7 +88,7 @@ export class NodeIo {
     this.#checkEnd(offset, buffer.length, mayGrow);
     if (node.gate && !node.gate.isOpen(offset, buffer.length)) return false;
     const done = this.#mapped
-      ? this.#mapped.tryWrite(offset, buffer)
+      ? this.#mapped.writing.tryWrite(offset, buffer)
       : (this.#io().tryWrite?.(offset, buffer) ?? false);
     if (done) node.markDirty(offset, buffer.length);
     return done;
@@ -165,7 +166,7 @@ export class NodeIo {
 
   async #write(offset: number, payload: Payload, flags: number): Promise<void> {
     try {
-      if (this.#mapped) await this.#mapped.write(offset, payload);
+      if (this.#mapped) await this.#mapped.writing.write(offset, payload);
       else await this.#writeIo(offset, payload, flags);
     } finally {
       // Also after a failure: part of the range may have been written.
@@ -176,7 +177,7 @@ export class NodeIo {
 
   async #zero(offset: number, lengthBytes: number, flags: number): Promise<void> {
     try {
-      if (this.#mapped) await this.#mapped.writeZeroes(offset, lengthBytes, flags);
+      if (this.#mapped) await this.#mapped.zeroing.writeZeroes(offset, lengthBytes, flags);
       else await this.#writeZeroesIo(offset, lengthBytes, flags);
     } finally {
       this.#node.markDirty(offset, lengthBytes);
@@ -186,7 +187,7 @@ export class NodeIo {
 
   async #discard(offset: number, lengthBytes: number): Promise<void> {
     try {
-      if (this.#mapped) await this.#mapped.discard(offset, lengthBytes);
+      if (this.#mapped) await this.#mapped.zeroing.discard(offset, lengthBytes);
       else await this.#discardIo(offset, lengthBytes);
     } finally {
       this.#node.markDirty(offset, lengthBytes);
@@ -201,14 +202,14 @@ export class NodeIo {
   /** status() now if no wait is needed. */
   tryStatus(offset: number, lengthBytes: number): BlockStatus | undefined {
     const inside = Math.min(lengthBytes, this.#node.lengthBytes - offset);
-    return inside > 0 ? this.#mapped?.tryStatus(offset, inside) : undefined;
+    return inside > 0 ? this.#mapped?.status.tryStatus(offset, inside) : undefined;
   }
 
   /** Status of this node's own layer; a filter answers for its child. */
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     const inside = Math.min(lengthBytes, this.#node.lengthBytes - offset);
     assert(inside > 0, () => `status beyond the end of '${this.#node.name}'`);
-    if (this.#mapped) return this.#mapped.status(offset, inside);
+    if (this.#mapped) return this.#mapped.status.status(offset, inside);
     return this.#io().status(offset, inside);
   }
 
@@ -231,13 +232,13 @@ export class NodeIo {
   /** See ChildIo.allocate. */
   async allocate(offset: number, lengthBytes: number, mayGrow: boolean): Promise<void> {
     this.#checkEnd(offset, lengthBytes, mayGrow);
-    if (this.#mapped) return this.#mapped.allocate(offset, lengthBytes);
+    if (this.#mapped) return this.#mapped.space.allocate(offset, lengthBytes);
     await this.#io().allocate?.(offset, lengthBytes);
   }
 
   tryAllocate(offset: number, lengthBytes: number, mayGrow: boolean): boolean {
     this.#checkEnd(offset, lengthBytes, mayGrow);
-    if (this.#mapped) return this.#mapped.tryAllocate(offset, lengthBytes);
+    if (this.#mapped) return this.#mapped.space.tryAllocate(offset, lengthBytes);
     const io = this.#io();
     return io.tryAllocate?.(offset, lengthBytes) ?? io.allocate === undefined;
   }
@@ -246,32 +247,32 @@ export class NodeIo {
   async extend(lengthBytes: number, mayGrow: boolean): Promise<void> {
     if (lengthBytes <= this.#node.lengthBytes) return;
     this.#checkEnd(0, lengthBytes, mayGrow);
-    if (this.#mapped) return this.#mapped.extend(lengthBytes);
+    if (this.#mapped) return this.#mapped.space.extend(lengthBytes);
     await this.#io().extend?.(lengthBytes);
   }
 
   tryExtend(lengthBytes: number, mayGrow: boolean): boolean {
     if (lengthBytes <= this.#node.lengthBytes) return true;
     this.#checkEnd(0, lengthBytes, mayGrow);
-    if (this.#mapped) return this.#mapped.tryExtend(lengthBytes);
+    if (this.#mapped) return this.#mapped.space.tryExtend(lengthBytes);
     const io = this.#io();
     return io.tryExtend?.(lengthBytes) ?? io.extend === undefined;
   }
 
-  /** See MappedIo.copyUp; only nodes with a backing file have something to copy up. */
+  /** See MappedCopyingUp.copyUp; only nodes with a backing file have something to copy up. */
   async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
     assert(this.#mapped, () => `copying up into '${this.#node.name}', which has no mapping`);
-    await this.#mapped.copyUp(offset, lengthBytes, zeroes);
+    await this.#mapped.copyingUp.copyUp(offset, lengthBytes, zeroes);
   }
 
-  /** See MappedIo.tryCopyUp. */
+  /** See MappedCopyingUp.tryCopyUp. */
   tryCopyUp(offset: number, lengthBytes: number): boolean {
-    return this.#mapped?.tryCopyUp(offset, lengthBytes) ?? false;
+    return this.#mapped?.copyingUp.tryCopyUp(offset, lengthBytes) ?? false;
   }
 
-  /** Where the bytes of [offset, ...) are plain bytes of a host file, for offload; see MappedIo.locate. */
+  /** Where the bytes of [offset, ...) are plain bytes of a host file, for offload; see MappedStatus.locate. */
   locate(offset: number, lengthBytes: number): Promise<Located> {
-    if (this.#mapped) return this.#mapped.locate(offset, lengthBytes);
+    if (this.#mapped) return this.#mapped.status.locate(offset, lengthBytes);
     return Promise.resolve({ kind: 'plain', io: this.#io(), offset, lengthBytes, release: () => undefined });
   }
 
@@ -351,14 +352,6 @@ export class NodeIo {
     if (end > start) await this.#io().discard(start, end - start);
   }
 }
-
-/** A stretch of a node's content, for a reader that can use more than bytes. */
-export type Located =
-  /** Plain bytes of a host file; release() when done with them. */
-  | { kind: 'plain'; io: IoDriver; offset: number; lengthBytes: number; release: Release }
-  | { kind: 'zero'; lengthBytes: number }
-  /** Only read() can tell. */
-  | { kind: 'other'; lengthBytes: number };
 
 const noRelease: Release = () => undefined;
 

@@ -83,6 +83,8 @@ export class Node {
   automaticBacking: string | undefined;
   /** A change of that failed half-way: on disk the image may name another file (see backing-reference). */
   backingIsUncertain = false;
+  /** Writable for a while only: see lent-writable.ts. */
+  isLentWritable = false;
   /** Highest offset written + 1, for query-blockstats. */
   highestWrittenOffset = 0;
   #instance: DriverInstance | undefined;

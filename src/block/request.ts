@@ -1,3 +1,6 @@
+import { missing } from '../base/assert.js';
+import type { ChildIo } from './driver.js';
+
 /** Flags of a request, or-ed together (small integers, not offsets). */
 export const Flag = {
   none: 0,
@@ -32,24 +35,31 @@ export interface BlockStatus {
   zero: boolean;
   /** Has space for bytes: false for holes. With `zero`: a cluster whose bytes its file does not have yet. */
   data: boolean;
-  /** Where the raw bytes are, when they are plain bytes of a child: offset in the node's `file` child. */
+  /** Where the bytes are, when they are plain bytes of a child: offset in `hostChild`; without one, in the node itself. */
   hostOffset?: number;
+  hostChild?: ChildIo;
 }
 
 /** How a mapping driver (raw, qcow2) maps a stretch. */
 export interface Mapping {
-  /**
-   * data: plain bytes at hostOffset of the file child. zero: reads as zeroes. backing: not in this image.
-   * compressed: only readCompressed can read it.
-   */
-  kind: 'data' | 'zero' | 'backing' | 'compressed';
+  /** data: in `child`. zero: reads as zeroes. backing: not in this image. */
+  kind: 'data' | 'zero' | 'backing';
   lengthBytes: number;
-  /** Offset in the file child; for data always, for zero only when a cluster is kept allocated, else -1. */
+  /** Who has the bytes: for data always, for zero only where it keeps space for them. */
+  child: ChildIo | undefined;
+  /** Offset in it, else -1. */
   hostOffset: number;
-  /** data that may be overwritten in place (the cluster is not shared with a snapshot). */
+  /** The child's bytes are the disk's. Else (compressed, encrypted) only the driver can read them: readSpecial. */
+  plain: boolean;
+  /** Data that may be overwritten in place: it is not shared with a snapshot. */
   writable: boolean;
 }
 
 export function newMapping(): Mapping {
-  return { kind: 'zero', lengthBytes: 0, hostOffset: -1, writable: false };
+  return { kind: 'zero', lengthBytes: 0, child: undefined, hostOffset: -1, plain: false, writable: false };
+}
+
+/** The child that has the bytes of data. */
+export function placeOf(mapping: Mapping): ChildIo {
+  return mapping.child ?? missing('child of mapped data');
 }

@@ -3,20 +3,12 @@ import { BlockError } from '../base/error.js';
 import { prepareActivation, prepareInactivation } from './activity.js';
 import { BlockBackend } from './backend.js';
 import { assertChainFits } from './chain-limit.js';
-import { childPermissions } from './child-permissions.js';
 import type { PermissionSet, PreparedChange, Settings } from './driver.js';
 import { Edge, type EdgeParent } from './edge.js';
 import type { Graph } from './graph.js';
+import { computePermissions, cumulative, NO_PERMISSIONS } from './graph-permissions.js';
 import { Node, type NodeConfiguration } from './node.js';
-import {
-  ALL_PERMISSIONS,
-  commonPermissions,
-  hasPermission,
-  Permission,
-  permissionNames,
-  unitePermissions,
-  withoutPermissions,
-} from './permissions.js';
+import { hasPermission, Permission } from './permissions.js';
 
 interface Step {
   apply(): void;
@@ -35,6 +27,9 @@ export class GraphTransaction {
   readonly #added = new Set<Node>();
   readonly #gainsParents = new Set<Node>();
   readonly #attached: Edge[] = [];
+  readonly #retargeted: Edge[] = [];
+  /** Whose permissions, or whose children's, may be others afterwards; below them it is looked. */
+  readonly #touched = new Set<Node>();
   readonly #reopened = new Map<Node, ReadonlyMap<string, Edge>>();
 
   constructor(graph: Graph) {
@@ -52,6 +47,7 @@ export class GraphTransaction {
   /** Puts a new node into the graph (opened before, or after its children are attached). */
   add(node: Node): void {
     this.#added.add(node);
+    this.#touched.add(node);
     this.#steps.push({
       apply: () => void this.#graph.nodes.set(node.name, node),
       undo: () => void this.#graph.nodes.delete(node.name),
@@ -63,6 +59,7 @@ export class GraphTransaction {
     const edge = new Edge(parent, role, child);
     this.#attached.push(edge);
     this.#gainsParents.add(child);
+    this.#touchUse(edge);
     if (parent instanceof Node || parent.isWritable) child.isCopy = false;
     this.#steps.push({ apply: () => this.#link(edge), undo: () => this.#unlink(edge) });
     return edge;
@@ -70,6 +67,7 @@ export class GraphTransaction {
 
   detach(edge: Edge): void {
     assertNotFrozen(edge, undefined);
+    this.#touchUse(edge);
     this.#steps.push({ apply: () => this.#unlink(edge), undo: () => this.#link(edge) });
   }
 
@@ -77,11 +75,15 @@ export class GraphTransaction {
   retarget(edge: Edge, node: Node): void {
     assertNotFrozen(edge, node);
     this.#gainsParents.add(node);
+    this.#touchUse(edge);
+    this.#touched.add(node);
+    this.#retargeted.push(edge);
     node.isCopy = false;
     let old: Node | undefined;
     this.#steps.push({
       apply: () => {
         old = edge.node;
+        this.#touched.add(old);
         old.parents.delete(edge);
         edge.node = node;
         node.parents.add(edge);
@@ -110,6 +112,7 @@ export class GraphTransaction {
    */
   setReadOnly(node: Node, readOnly: boolean): void {
     if (node.readOnly !== readOnly) {
+      this.#touched.add(node);
       this.#steps.push({
         apply: () => void (node.readOnly = readOnly),
         undo: () => void (node.readOnly = !readOnly),
@@ -125,6 +128,7 @@ export class GraphTransaction {
   /** Its driver reopens (block/reopen); `newChildren`: what was attached in the place of others, by role. */
   configure(node: Node, configuration: NodeConfiguration, newChildren: ReadonlyMap<string, Edge>): void {
     const old = node.configuration;
+    this.#touched.add(node);
     this.#reopened.set(node, newChildren);
     this.#steps.push({
       apply: () => node.configure(configuration),
@@ -135,6 +139,7 @@ export class GraphTransaction {
   /** Changes what a backend asks for. */
   setPermissions(backend: BlockBackend, perm: number, shared: number): void {
     const old = { perm: backend.perm, shared: backend.shared };
+    if (backend.root) this.#touched.add(backend.root.node);
     this.#steps.push({
       apply: () => void Object.assign(backend, { perm, shared }),
       undo: () => void Object.assign(backend, old),
@@ -145,25 +150,36 @@ export class GraphTransaction {
   setActivity(node: Node, activity: Node['activity']): void {
     const old = node.activity;
     if (old === activity) return;
+    this.#touched.add(node);
+    for (const edge of node.parents) this.#touchUse(edge);
     this.#steps.push({
       apply: () => void (node.activity = activity),
       undo: () => void (node.activity = old),
     });
   }
 
+  #touchUse({ parent, node }: Edge): void {
+    this.#touched.add(node);
+    if (parent instanceof Node) this.#touched.add(parent);
+  }
+
   /** For the graph's mutex holder only. */
   async run(): Promise<void> {
-    const before = statesOf(this.#graph);
-    const prepared = await prepareChanges(before, this.#tryOut(before), this.#reopened);
+    const after = this.#tryOut();
+    const before = statesBefore(this.#graph, after.keys());
+    const prepared = await prepareChanges(before, after, this.#reopened);
     this.#apply();
-    for (const [edge, set] of computePermissions(this.#graph).edges) Object.assign(edge, set);
+    for (const [edge, set] of computePermissions(this.#graph, this.#touched).edges) Object.assign(edge, set);
     for (const change of prepared) change.commit();
     this.#graph.edgesChanged();
   }
 
   /** What the changed graph would be like. Errors: those of a graph that cannot be. */
-  #tryOut(before: ReadonlyMap<Node, NodeState>): Map<Node, NodeState> {
+  #tryOut(): Map<Node, NodeState> {
     const graph = this.#graph;
+    const wereWritable = new Set<Node>();
+    for (const node of this.#touched)
+      if (!node.readOnly && graph.nodes.get(node.name) === node) wereWritable.add(node);
     for (const node of this.#gainsParents) if (!this.#added.has(node)) assertPresent(graph, node);
     let applied = 0;
     let sets = new Map<Node, PermissionSet>();
@@ -172,12 +188,13 @@ export class GraphTransaction {
         const end = this.#parts[i + 1]?.begin ?? this.#steps.length;
         for (; applied < end; applied++) this.#steps[applied]?.apply();
         for (const edge of this.#attached) {
-          assertNoCycle(edge);
+          assertNoCycle(edge, false);
           assertChainFits(edge);
         }
-        sets = withPrefix(prefix, () => computePermissions(graph, before).sets);
+        for (const edge of this.#retargeted) assertNoCycle(edge, true);
+        sets = withPrefix(prefix, () => computePermissions(graph, this.#touched, wereWritable).sets);
       }
-      return statesOf(graph, sets);
+      return new Map([...sets].map(([node, set]) => [node, stateOf(node, set)]));
     } finally {
       while (applied > 0) this.#steps[--applied]?.undo();
     }
@@ -235,9 +252,10 @@ function subtree(top: Node): Set<Node> {
   return nodes;
 }
 
-function assertNoCycle({ parent, role, node }: Edge): void {
-  if (!(parent instanceof Node) || !subtree(node).has(parent)) return;
-  const link = `'${node.name}' a ${role} child of '${parent.name}'`;
+/** What nothing uses is not below anything. */
+function assertNoCycle({ parent, role, node }: Edge, isMoved: boolean): void {
+  if (!(parent instanceof Node) || parent.parents.size === 0 || !subtree(node).has(parent)) return;
+  const link = `'${node.name}' a ${isMoved ? 'child of itself' : `${role} child of '${parent.name}'`}`;
   throw new BlockError('invalid', `Making ${link} would create a cycle`);
 }
 
@@ -265,15 +283,17 @@ interface NodeState {
   set: PermissionSet;
 }
 
-const NO_PERMISSIONS: PermissionSet = { perm: 0, shared: ALL_PERMISSIONS };
+function stateOf({ readOnly, settings, activity }: Node, set: PermissionSet): NodeState {
+  return { readOnly, settings, activity, set: activity === 'active' ? set : NO_PERMISSIONS };
+}
 
-/** Of all open nodes, parents first; with the permissions that the edges have, or those given. */
-function statesOf(graph: Graph, sets?: ReadonlyMap<Node, PermissionSet>): Map<Node, NodeState> {
+/** Of those that are in the graph as it stands. */
+function statesBefore(graph: Graph, nodes: Iterable<Node>): Map<Node, NodeState> {
   const states = new Map<Node, NodeState>();
-  for (const node of sets?.keys() ?? graph.nodes.values()) {
-    const { readOnly, settings, activity } = node;
-    const set = sets?.get(node) ?? cumulative(node, (edge) => edge);
-    states.set(node, { readOnly, settings, activity, set: activity === 'active' ? set : NO_PERMISSIONS });
+  for (const node of nodes) {
+    if (graph.nodes.get(node.name) !== node) continue;
+    const set = cumulative(node, (edge) => edge);
+    states.set(node, stateOf(node, set));
   }
   return states;
 }
@@ -356,129 +376,4 @@ function assertMayResize(node: Node): void {
         },
       );
   }
-}
-
-function cumulative(node: Node, of: (edge: Edge) => PermissionSet): PermissionSet {
-  let perm = 0;
-  let shared = ALL_PERMISSIONS;
-  for (const edge of node.parents) {
-    const set = of(edge);
-    perm = unitePermissions(perm, set.perm);
-    shared = commonPermissions(shared, set.shared);
-  }
-  return { perm, shared };
-}
-
-interface Permissions {
-  sets: Map<Node, PermissionSet>;
-  edges: Map<Edge, PermissionSet>;
-}
-
-/** Permissions of the graph as it stands, parents before children. Throws on the first conflict. */
-function computePermissions(graph: Graph, before?: ReadonlyMap<Node, NodeState>): Permissions {
-  const edges = new Map<Edge, PermissionSet>();
-  const sets = new Map<Node, PermissionSet>();
-  for (const backend of graph.backends) if (backend.root) edges.set(backend.root, rootPermissions(backend));
-  for (const node of topDown(graph)) {
-    const of = (edge: Edge): PermissionSet => edges.get(edge) ?? edge;
-    checkConflicts(node, of);
-    checkUnderJobFilter(node, of);
-    const set = cumulative(node, of);
-    sets.set(node, set);
-    checkWritable(node, set, before?.get(node)?.readOnly === false);
-    for (const edge of node.children.values()) {
-      checkIsOurs(node, edge);
-      edges.set(edge, childPermissions(node, edge.role, set));
-    }
-  }
-  return { sets, edges };
-}
-
-/** Every node after all of its parents. */
-function topDown(graph: Graph): Node[] {
-  const order: Node[] = [];
-  const state = new Map<Node, 'open' | 'done'>();
-  const visit = (node: Node): void => {
-    const seen = state.get(node);
-    if (seen === 'done') return;
-    if (seen === 'open')
-      throw new BlockError('invalid', `Making '${node.name}' a child of itself would create a cycle`);
-    state.set(node, 'open');
-    for (const { parent } of node.parents) if (parent instanceof Node) visit(parent);
-    state.set(node, 'done');
-    order.push(node);
-  };
-  for (const node of graph.nodes.values()) visit(node);
-  return order;
-}
-
-/** Of several conflicts QEMU tells that of the youngest users. */
-function checkConflicts(node: Node, of: (edge: Edge) => PermissionSet): void {
-  const parents = [...node.parents].reverse();
-  for (const denies of parents) {
-    for (const wants of parents) {
-      if (wants === denies) continue;
-      checkPair(node, wants, denies, of);
-    }
-  }
-}
-
-/**
- * A job's filter may let others do what its users do not share (that of an active commit: write the base). Those who
- * come to the node below it must get on with its users all the same, or the job could not end.
- */
-function checkUnderJobFilter(node: Node, of: (edge: Edge) => PermissionSet): void {
-  for (const edge of node.parents) {
-    const filter = edge.parent;
-    if (!(filter instanceof Node) || filter.filterOwner === undefined) continue;
-    for (const other of node.parents) {
-      const isJobs = !(other.parent instanceof Node) && other.parent.owner === filter.filterOwner;
-      if (other === edge || isJobs) continue;
-      for (const user of filter.parents) {
-        checkPair(node, other, user, of);
-        checkPair(node, user, other, of);
-      }
-    }
-  }
-}
-
-function checkPair(node: Node, wants: Edge, denies: Edge, of: (edge: Edge) => PermissionSet): void {
-  const clash = withoutPermissions(of(wants).perm, of(denies).shared);
-  if (clash === 0) return;
-  const use = (edge: Edge): string =>
-    `${edge.parent.describe()} (uses node '${edge.node.name}' as '${edge.role}' child)`;
-  throw new BlockError(
-    'busy',
-    `Permission conflict on node '${node.name}': permissions '${permissionNames(clash)}' are both required by ` +
-      `${use(wants)} and unshared by ${use(denies)}.`,
-    { node: node.name },
-  );
-}
-
-/** A guest's disk is nobody's while another process has the image: the guest does not run here. */
-function rootPermissions(backend: BlockBackend): PermissionSet {
-  const isAway = backend.isGuest && backend.node.activity === 'inactive';
-  return isAway ? NO_PERMISSIONS : { perm: backend.perm, shared: backend.shared };
-}
-
-/** What is ours stands on nothing that another process may change. Errors: kind permission, in QEMU's words. */
-function checkIsOurs(parent: Node, { node, role }: Edge): void {
-  if (parent.activity === 'inactive' || node.activity === 'active') return;
-  const text = `Inactive '${node.name}' can't be a ${role} child of active '${parent.name}'`;
-  throw new BlockError('permission', text, { node: node.name, errno: 'EPERM' });
-}
-
-/** Errors: kind permission, in QEMU's words (7.2's; 10.0's for what 7.2 asserts). */
-function checkWritable(node: Node, { perm }: PermissionSet, wasWritable: boolean): void {
-  if (node.isWritable) return;
-  const context = { node: node.name, errno: 'EPERM' };
-  const becomesReadOnly = node.readOnly && wasWritable;
-  if (becomesReadOnly && hasPermission(perm, Permission.write)) {
-    const text = `Read-only block node '${node.name}' cannot support read-write users`;
-    throw new BlockError('permission', text, context);
-  }
-  if (hasPermission(perm, Permission.write) || hasPermission(perm, Permission.writeUnchanged))
-    throw new BlockError('permission', 'Block node is read-only', context);
-  if (node.activity === 'inactive' && hasPermission(perm, Permission.resize))
-    throw new BlockError('permission', "Permission 'resize' unavailable on inactive node", context);
 }

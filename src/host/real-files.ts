@@ -8,6 +8,9 @@ import { TurnBudget } from './sync-writes.js';
 
 /** statfs(2) f_type of file systems that live in memory: tmpfs and ramfs (linux/magic.h). */
 const IN_MEMORY_MAGIC = new Set([0x01021994, 0x858458f6]);
+/** Least unit of O_DIRECT requests, and the one that every common device takes. */
+const LEAST_DIRECT_BYTES = 512;
+const SAFE_DIRECT_BYTES = 4096;
 /**
  * f_type of file systems whose calls no other program and no other machine answers: ext2 to ext4, xfs, btrfs, f2fs, zfs,
  * bcachefs, overlayfs, squashfs, ISO 9660, FAT, exFAT, NTFS3, and the devices' own.
@@ -19,8 +22,6 @@ const LOCAL_MAGIC = new Set([
 ]);
 /** Calls to remote files that may be in the pool at a time, of all files together: the rest of it is for the others. */
 const REMOTE_CALLS = 4;
-/** Covers the logical block of every common device; O_DIRECT requests keep to it. */
-const DIRECT_ALIGNMENT_BYTES = 4096;
 const PAGE_BYTES = 4096;
 /** Permissions of a new image, less the umask. */
 const NEW_FILE_MODE = 0o644;
@@ -56,7 +57,7 @@ export class RealFiles implements HostFiles {
         inMemory: fileSystem !== undefined && !isRemote && IN_MEMORY_MAGIC.has(fileSystem),
         isRemote,
         isBlockDevice: stat.isBlockDevice(),
-        alignmentBytes: direct ? DIRECT_ALIGNMENT_BYTES : 1,
+        alignmentBytes: direct ? this.#directAlignment(handle, isRemote) : 1,
       };
       const allocatedBytes = stat.blocks * 512;
       const properties = { fd: handle, path, writable: options.write, direct, traits, allocatedBytes };
@@ -64,6 +65,24 @@ export class RealFiles implements HostFiles {
     } catch (error) {
       if (handle !== undefined) fs.closeSync(handle);
       throw nodeError(error, what, { path });
+    }
+  }
+
+  /** A smaller unit than is needed fails, a larger one makes a file longer that ends within a unit. */
+  #directAlignment(fd: number, isRemote: boolean): number {
+    // Nobody waits for another machine here.
+    if (isRemote) return SAFE_DIRECT_BYTES;
+    const told = this.#system.directAlignment(fd);
+    if (told !== undefined) return Math.max(told, LEAST_DIRECT_BYTES);
+    return this.#takesDirect(fd, LEAST_DIRECT_BYTES) ? LEAST_DIRECT_BYTES : SAFE_DIRECT_BYTES;
+  }
+
+  /** Whether a read of so many bytes is allowed. At the end of a file the kernel does not look: then nobody knows. */
+  #takesDirect(fd: number, lengthBytes: number): boolean {
+    try {
+      return fs.readSync(fd, this.buffer(PAGE_BYTES), 0, lengthBytes, 0) > 0;
+    } catch {
+      return false;
     }
   }
 

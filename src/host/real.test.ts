@@ -44,7 +44,7 @@ test('O_DIRECT reads and writes any memory, and past the end of the file', async
     .open(path, { write: true, create: true, direct: true })
     .catch(() => undefined);
   if (!file) return context.skip('this file system has no O_DIRECT');
-  assert.equal(file.traits.alignmentBytes, 4096);
+  assert.ok([512, 4096].includes(file.traits.alignmentBytes), String(file.traits.alignmentBytes));
   const memory = Buffer.alloc(3 * 4096 + 1, 3).subarray(1);
   await file.write(0, memory.subarray(0, 4096));
   await file.read(0, memory);

@@ -14,6 +14,12 @@ const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const LockType = { read: 0, write: 1, none: 2 } as const;
 const SYNC_FILE_RANGE_WRITE = 2;
+/** statx(2): of the descriptor itself; what O_DIRECT wants of memory and of offsets; struct statx. */
+const AT_EMPTY_PATH = 0x1000;
+const STATX_DIOALIGN = 0x2000;
+const STATX_BYTES = 256;
+const STX_DIO_MEM_ALIGN = 0x98;
+const STX_DIO_OFFSET_ALIGN = 0x9c;
 /** recvmsg(2) flags and the control message that carries descriptors (bits/socket.h). */
 const MSG_DONTWAIT = 0x40;
 const MSG_CMSG_CLOEXEC = 0x40000000;
@@ -42,6 +48,7 @@ interface Library {
   fallocate: NativeFunction;
   copyFileRange: NativeFunction;
   syncFileRange: NativeFunction;
+  statx: NativeFunction;
   fcntl: NativeFunction;
   recvmsg: NativeFunction;
   exit: NativeFunction;
@@ -113,6 +120,18 @@ export class Syscalls {
     const memory = Buffer.allocUnsafeSlow(lengthBytes + unit);
     const shift = (unit - this.addressModulo(memory, unit)) % unit;
     return memory.subarray(shift, shift + lengthBytes);
+  }
+
+  /**
+   * What O_DIRECT requests of an open file, their offsets, lengths and memory, must be multiples of; undefined where the
+   * kernel (before 6.1) or the file system does not say.
+   */
+  directAlignment(fd: number): number | undefined {
+    const answer = Buffer.alloc(STATX_BYTES);
+    const { value } = this.#now(this.#lib().statx, fd, '', AT_EMPTY_PATH, STATX_DIOALIGN, answer);
+    if (value < 0 || (answer.readUInt32LE(0) & STATX_DIOALIGN) === 0) return undefined;
+    const units = [answer.readUInt32LE(STX_DIO_MEM_ALIGN), answer.readUInt32LE(STX_DIO_OFFSET_ALIGN)];
+    return units.includes(0) ? undefined : Math.max(...units);
   }
 
   fallocateNow(fd: number, mode: number, position: number, lengthBytes: number): CallResult {
@@ -256,6 +275,7 @@ function load(): Library {
         'int64_t copy_file_range(int in, void *from, int out, void *to, size_t n, unsigned int flags)',
       ),
       syncFileRange: declare('int sync_file_range(int fd, int64_t offset, int64_t n, unsigned int flags)'),
+      statx: declare('int statx(int fd, const char *path, int flags, unsigned int mask, void *buffer)'),
       fcntl: declare('int fcntl(int fd, int command, ...)'),
       exit: declare('void _exit(int status)'),
       recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),

@@ -11,6 +11,7 @@ import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
+import type { Tally, WorkProgress } from './job-progress.js';
 import { asError } from './job-errors.js';
 import {
   ALL_PERMISSIONS,
@@ -49,6 +50,8 @@ export class BackupJob implements JobDriver {
   /** Stretches known to be zeroes, which the target does not read as such yet. Guests may change them. */
   readonly #zeroing = new Set<Stretch>();
   #totalBytes: number;
+  #phase: WorkProgress['phase'] = 'copying';
+  readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   #failure: Error | undefined;
   #succeeded = false;
 
@@ -78,6 +81,7 @@ export class BackupJob implements JobDriver {
       source: this.#sourceBackend,
       target: this.#targetBackend,
       unmap: true,
+      tally: this.#tally,
       skipKnownZeroes: plan.sync === 'full',
     });
     this.#due = new DirtyBitmap(size, clusterOf(target));
@@ -99,14 +103,11 @@ export class BackupJob implements JobDriver {
     return this.#sourceBackend.node;
   }
 
-  get offsetBytes(): number {
-    let leftBytes = this.#due.dirtyBytes;
-    for (const { lengthBytes } of this.#zeroing) leftBytes += lengthBytes;
-    return this.#totalBytes - leftBytes;
-  }
-
-  get totalBytes(): number {
-    return this.#totalBytes;
+  progress(): WorkProgress {
+    let remainingBytes = this.#due.dirtyBytes;
+    for (const { lengthBytes } of this.#zeroing) remainingBytes += lengthBytes;
+    const doneBytes = this.#totalBytes - remainingBytes;
+    return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes };
   }
 
   /** Its point in time is now: the caller holds a drained section. */
@@ -159,6 +160,7 @@ export class BackupJob implements JobDriver {
       else await this.#copyAll();
       await window.finish();
       this.#throwFailure();
+      this.#phase = 'flushing';
       await this.#mover.flush();
       this.#succeeded = true;
     } finally {
@@ -211,7 +213,9 @@ export class BackupJob implements JobDriver {
     const whole = alike === this.#due.sizeBytes ? alike : alignDown(alike, unit);
     if (whole <= offset) return { offset, lengthBytes: Math.min(end - offset, unit) };
     // The guest may make some of it allocated meanwhile, having copied it first.
-    this.#totalBytes -= await this.#gate.skip(offset, whole - offset);
+    const skippedBytes = await this.#gate.skip(offset, whole - offset);
+    this.#tally.skippedBytes += skippedBytes;
+    this.#totalBytes -= skippedBytes;
     return { offset: whole, lengthBytes: end - whole };
   }
 
@@ -228,7 +232,7 @@ export class BackupJob implements JobDriver {
     if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
       return { offset, lengthBytes: zeroBytes };
     const tryCopy = (): number =>
-      this.#mover.tryCopy(offset, most, status.data && !status.zero ? status : undefined);
+      this.#mover.tryCopy(offset, most, { unit, data: status.data && !status.zero ? status : undefined });
     if (!this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
       this.#window.launch(most, () => this.#gate.copy(offset, most));
     return { offset, lengthBytes: most };
@@ -242,6 +246,7 @@ export class BackupJob implements JobDriver {
     this.#window.launch(0, async () => {
       await this.#mover.zero(offset, lengthBytes);
       this.#zeroing.delete(stretch);
+      this.#tally.zeroBytes += lengthBytes;
     });
     return true;
   }

@@ -11,6 +11,7 @@ import { areOpen, type CopyTurn, whenOpen } from './copy-turn.js';
 import { PIECE_BYTES } from './copy-window.js';
 import type { Job } from './job.js';
 import { JobCancelled, JobIoError } from './job-errors.js';
+import type { Tally } from './job-progress.js';
 import { statusOrData, tryStatus } from './source-status.js';
 
 /** Zeroes cost no data: one request may cover this much. */
@@ -39,16 +40,20 @@ export interface MoverOptions {
    * target already, and is not copied onto itself.
    */
   lowest?: Node | undefined;
+  /** Told of what copyFirst and tryCopy do without copying data. */
+  tally?: Tally;
 }
 
 /** Moves content from a source to a target: holes and zeroes as such, plain extents by the kernel where it can. */
 export class Mover {
   readonly #options: MoverOptions;
   readonly #buffers: Buffer[] = [];
+  readonly #tally: Tally;
   #unflushedBytes = 0;
 
   constructor(options: MoverOptions) {
     this.#options = options;
+    this.#tally = options.tally ?? { zeroBytes: 0, skippedBytes: 0 };
   }
 
   /**
@@ -67,10 +72,15 @@ export class Mover {
       return one;
     }
     const { source, lowest } = this.#options;
-    if (lowest && !status.allocated) return whole;
+    if (lowest && !status.allocated) {
+      this.#tally.skippedBytes += whole;
+      return whole;
+    }
     if (status.zero) {
       turn.doneWith(source);
-      return this.#zeroUnits(offset, whole, unit, isLost);
+      const zeroed = await this.#zeroUnits(offset, whole, unit, isLost);
+      this.#tally.zeroBytes += zeroed;
+      return zeroed;
     }
     const length = Math.min(whole, Math.max(PIECE_BYTES, unit));
     await this.#copyData(turn, offset, length, isLost);
@@ -81,15 +91,22 @@ export class Mover {
   async #copyMixed(turn: CopyTurn, offset: number, lengthBytes: number, isLost: boolean): Promise<void> {
     const { lowest } = this.#options;
     const end = offset + lengthBytes;
+    const tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
     for (let at = offset; at < end;) {
       const status = await this.#status(at, end - at);
       const length = Math.min(status.lengthBytes, end - at);
-      const isBelow = lowest !== undefined && !status.allocated;
-      if (!isBelow && status.zero)
+      if (lowest !== undefined && !status.allocated) {
+        tally.skippedBytes += length;
+      } else if (status.zero) {
         for (let done = 0; done < length;) done += await this.#zeroFirst(at + done, length - done, isLost);
-      else if (!isBelow) await this.#copyData(turn, at, length, isLost);
+        tally.zeroBytes += length;
+      } else {
+        await this.#copyData(turn, at, length, isLost);
+      }
       at += length;
     }
+    this.#tally.zeroBytes += tally.zeroBytes;
+    this.#tally.skippedBytes += tally.skippedBytes;
   }
 
   #status(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus> {
@@ -98,34 +115,40 @@ export class Mover {
   }
 
   /**
-   * copyFirst() as far as no wait is needed and extents are small. Answers how long that part is; what lies behind it is
-   * as it was, as far as it matters.
+   * copyFirst() as far as no wait is needed and extents are small: whole units, or all. Answers how long that part is;
+   * what lies behind it is as it was, as far as it matters.
    */
-  tryCopy(offset: number, lengthBytes: number, data?: ChainStatus): number {
+  tryCopy(offset: number, lengthBytes: number, { unit, data }: CopyOptions): number {
     const { source, target } = this.#options;
-    let done = 0;
     // So long is nothing but zeroes, of which others learn with fewer questions.
     if (lengthBytes > PIECE_BYTES || !areOpen([source, target])) return 0;
-    while (done < lengthBytes) {
-      const extentBytes = this.#tryCopyExtent(offset + done, lengthBytes - done, data);
-      if (extentBytes === 0) break;
-      done += extentBytes;
-      data = undefined;
+    let whole = 0;
+    let [zeroBytes, skippedBytes] = [0, 0];
+    for (let done = 0; done < lengthBytes;) {
+      const extent = this.#tryCopyExtent(offset + done, lengthBytes - done, done === 0 ? data : undefined);
+      if (!extent) break;
+      done += extent.lengthBytes;
+      if (extent.kind === 'zero') zeroBytes += extent.lengthBytes;
+      else if (extent.kind === 'skipped') skippedBytes += extent.lengthBytes;
+      if (done !== lengthBytes && done % unit !== 0) continue;
+      whole = done;
+      this.#tally.zeroBytes += zeroBytes;
+      this.#tally.skippedBytes += skippedBytes;
+      [zeroBytes, skippedBytes] = [0, 0];
     }
-    return done;
+    return whole;
   }
 
-  /** Answers the length of what was copied: all that is alike at `offset`, or 0. */
-  #tryCopyExtent(offset: number, lengthBytes: number, data: ChainStatus | undefined): number {
+  /** Copies all that is alike at `offset`; undefined: that needs a wait. */
+  #tryCopyExtent(offset: number, lengthBytes: number, data: ChainStatus | undefined): Copied | undefined {
     const { source, lowest } = this.#options;
     const status = data ?? tryStatus(source.node, offset, lengthBytes, lowest);
-    if (!status) return 0;
-    const extentBytes = Math.min(status.lengthBytes, lengthBytes);
-    if (lowest && !status.allocated) return extentBytes;
-    const isDone = status.zero
-      ? this.#isKnownZero(offset, extentBytes)
-      : this.tryCopyData(offset, extentBytes);
-    return isDone ? extentBytes : 0;
+    if (!status) return undefined;
+    const extent = { lengthBytes: Math.min(status.lengthBytes, lengthBytes) };
+    if (lowest && !status.allocated) return { ...extent, kind: 'skipped' };
+    if (!status.zero)
+      return this.tryCopyData(offset, extent.lengthBytes) ? { ...extent, kind: 'data' } : undefined;
+    return this.#isKnownZero(offset, extent.lengthBytes) ? { ...extent, kind: 'zero' } : undefined;
   }
 
   #isKnownZero(offset: number, lengthBytes: number): boolean {
@@ -295,6 +318,11 @@ export class Mover {
     this.#unflushedBytes = 0;
     startWriteback(this.#options.target.node);
   }
+}
+
+interface Copied {
+  lengthBytes: number;
+  kind: 'data' | 'zero' | 'skipped';
 }
 
 export interface CopyOptions {

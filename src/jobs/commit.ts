@@ -1,5 +1,5 @@
 import type { BlockBackend } from '../block/backend.js';
-import { assertBackingCertainAbove, referenceTo } from '../block/backing-reference.js';
+import { settleBackingAbove, referenceTo } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
@@ -9,6 +9,7 @@ import { areOpen, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
+import type { Tally, WorkProgress } from './job-progress.js';
 import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import type { CommitNodes, CommitPlan } from './plans/commit.js';
 import { layerAbove } from './plans/nodes.js';
@@ -30,7 +31,9 @@ export class CommitJob implements JobDriver {
   readonly #window: CopyWindow;
   readonly #mover: Mover;
   readonly #copying = new RangeLock();
+  #phase: WorkProgress['phase'] = 'copying';
   #offset = 0;
+  readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
 
   constructor(job: Job, plan: CommitPlan, nodes: CommitNodes, surroundings: JobSurroundings) {
     this.job = job;
@@ -62,21 +65,19 @@ export class CommitJob implements JobDriver {
     });
   }
 
-  get offsetBytes(): number {
-    return this.#offset;
-  }
-
-  get totalBytes(): number {
-    return this.#top.lengthBytes;
+  progress(): WorkProgress {
+    const doneBytes = this.#offset;
+    const remainingBytes = this.#top.lengthBytes - doneBytes;
+    return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes };
   }
 
   async insert(): Promise<void> {
     const place = this.#place;
     const base = this.#base;
-    assertBackingCertainAbove(place.graph, base);
-    await place.drained([this.#top, base], () =>
-      place.insert({ before: (transaction) => place.listWritable(transaction, base) }),
-    );
+    await place.drained([this.#top, base], async () => {
+      await settleBackingAbove(place.graph, base);
+      await place.insert({ before: (transaction) => place.listWritable(transaction, base) });
+    });
     place.freezeChain(place.filter, base);
   }
 
@@ -93,6 +94,7 @@ export class CommitJob implements JobDriver {
       const rest = this.#base.lengthBytes - size;
       if (rest > 0) window.launch(0, () => this.#mover.zero(size, rest));
       await window.finish();
+      this.#phase = 'flushing';
       // Durable before overlays name the base, and before guests are held back.
       await this.#mover.flush();
     } finally {
@@ -110,6 +112,7 @@ export class CommitJob implements JobDriver {
     );
     if (!areOpen(backends)) return;
     if (!status.allocated) {
+      this.#tally.skippedBytes += status.lengthBytes;
       this.#offset += status.lengthBytes;
       return;
     }
@@ -120,6 +123,7 @@ export class CommitJob implements JobDriver {
       this.#window.launch(rateBytes, () =>
         zero ? this.#mover.zero(offset, length) : this.#copyData(offset, length, status),
       );
+    if (zero) this.#tally.zeroBytes += length;
     this.#offset += length;
   }
 

@@ -82,7 +82,7 @@ export class CopyWindow {
 
   /** What was copied without a wait costs of the rate limit too. */
   spend(rateBytes: number): void {
-    this.#job.limit.spend(rateBytes);
+    if (rateBytes > 0) this.#job.spend(rateBytes);
   }
 
   /** Starts a piece; after room(). When it fails with an error that is not to end the job, it is done again. */

@@ -5,6 +5,7 @@ import { Permission } from '../block/permissions.js';
 import { withBackend } from '../block/with-backend.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
+import type { WorkProgress } from './job-progress.js';
 import type { CreatePlan } from './plans/create.js';
 
 type FileOptions = Extract<CreatePlan['options'], { filename: string }>;
@@ -13,7 +14,6 @@ type FormatOptions = Exclude<CreatePlan['options'], FileOptions>;
 /** blockdev-create: one step of work that cannot be paused. */
 export class CreateJob implements JobDriver {
   readonly type = 'create';
-  readonly totalBytes = 1;
   readonly #options: CreatePlan['options'];
   readonly #opener: Opener;
   #done = 0;
@@ -24,8 +24,9 @@ export class CreateJob implements JobDriver {
     this.#opener = opener;
   }
 
-  get offsetBytes(): number {
-    return this.#done;
+  progress(): WorkProgress {
+    const done = this.#done;
+    return { phase: 'copying', doneBytes: done, zeroBytes: 0, skippedBytes: 0, remainingBytes: 1 - done };
   }
 
   async run(): Promise<void> {

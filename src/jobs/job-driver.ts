@@ -1,12 +1,11 @@
+import type { WorkProgress } from './job-progress.js';
+
 export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | 'create';
 
 /** What one kind of job does. Each step is called once at most, in this order; clean always is. */
 export interface JobDriver {
   readonly type: JobType;
-  /** Bytes done. */
-  readonly offsetBytes: number;
-  /** Bytes to do in all, as known now. */
-  readonly totalBytes: number;
+  progress(): WorkProgress;
   /** The long part. Calls job.pace.checkpoint() often; ends by itself, or after complete() or freeze(). */
   run(): Promise<void>;
   /** READY jobs: asked to take over. */

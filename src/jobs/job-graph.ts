@@ -11,6 +11,7 @@ import type { ChangeGate } from '../block/change-gate.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';
 import { GRACE_MS, type Graph } from '../block/graph.js';
+import { beganWritable, endWritable, isMeantReadOnly } from '../block/lent-writable.js';
 import { PASSING_MODES } from '../block/modes.js';
 import { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
@@ -176,6 +177,7 @@ export class JobPlace {
       this.#attach(transaction, ({ isOfFilter }) => !isOfFilter);
     });
     this.#removed = false;
+    for (const { node } of this.#reopened) beganWritable(node);
     for (const node of this.#held)
       this.#unblock.push(node.addBlocker(`block device is in use by block job: ${this.job.type}`));
   }
@@ -204,7 +206,7 @@ export class JobPlace {
 
   /** Lists what lets the job write to a node, until restoreReadOnly(). */
   listWritable(transaction: GraphTransaction, node: Node): void {
-    this.#reopened.push({ node, readOnly: node.readOnly });
+    this.#reopened.push({ node, readOnly: isMeantReadOnly(node) });
     transaction.setReadOnly(node, false);
   }
 
@@ -214,9 +216,7 @@ export class JobPlace {
    */
   async restoreReadOnly(): Promise<void> {
     for (const { node, readOnly } of this.#reopened.splice(0))
-      await this.graph
-        .transaction((transaction) => transaction.setReadOnly(node, readOnly))
-        .catch(() => undefined);
+      if (readOnly) await endWritable(this.graph, node).catch(() => undefined);
   }
 
   /**

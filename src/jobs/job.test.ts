@@ -6,6 +6,7 @@ import { Graph } from '../block/graph.js';
 import { memoryHost } from '../../test/kit/job-bench.js';
 import { type EmitEvent, Job, type JobProperties } from './job.js';
 import type { JobDriver } from './job-driver.js';
+import type { WorkProgress } from './job-progress.js';
 
 interface Bench {
   job: Job;
@@ -13,6 +14,14 @@ interface Bench {
   /** Names of the events, statuses in place of JOB_STATUS_CHANGE. */
   readonly story: () => unknown[];
 }
+
+const PROGRESS: WorkProgress = {
+  phase: 'copying',
+  doneBytes: 1,
+  zeroBytes: 0,
+  skippedBytes: 0,
+  remainingBytes: 2,
+};
 
 /** A job that has done 1 of 3 bytes, and nothing to do but what `parts` say. */
 function newJob(parts: Partial<JobDriver> = {}, properties: Partial<JobProperties> = {}): Bench {
@@ -24,7 +33,7 @@ function newJob(parts: Partial<JobDriver> = {}, properties: Partial<JobPropertie
     () => undefined,
   );
   const nothing = async (): Promise<void> => undefined;
-  job.setDriver({ type: 'mirror', offsetBytes: 1, totalBytes: 3, run: nothing, clean: nothing, ...parts });
+  job.setDriver({ type: 'mirror', progress: () => PROGRESS, run: nothing, clean: nothing, ...parts });
   job.announce();
   const story = (): unknown[] =>
     events.map(([event, data]) => (event === 'JOB_STATUS_CHANGE' ? data['status'] : event));

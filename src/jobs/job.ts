@@ -7,7 +7,9 @@ import { ErrorHandling, type ErrorPolicy } from './error-policy.js';
 import type { JobDriver, JobType } from './job-driver.js';
 import { asError, JobCancelled, jobError, JobIoError } from './job-errors.js';
 import { JobPace } from './job-pace.js';
+import type { JobPhase, JobProgress } from './job-progress.js';
 import { RateLimit } from './rate-limit.js';
+import { Throughput } from './throughput.js';
 import { checkVerb, type JobStatus, mayFollow } from './state.js';
 
 export type EmitEvent = (event: string, data: { [key: string]: Json }) => void;
@@ -21,6 +23,17 @@ export interface JobProperties {
   onReadError?: ErrorPolicy;
   onWriteError?: ErrorPolicy;
 }
+
+/** What a job is at where its status says it all. */
+const PHASES: Readonly<Partial<Record<JobStatus, JobPhase>>> = {
+  undefined: 'starting',
+  created: 'starting',
+  waiting: 'ending',
+  pending: 'ending',
+  aborting: 'ending',
+  concluded: 'over',
+  null: 'over',
+};
 
 /** One job: its status, and the verbs of QMP. */
 export class Job {
@@ -39,6 +52,8 @@ export class Job {
   #ending: 'complete' | 'freeze' | undefined;
   #error: string | undefined;
   #failure: unknown;
+  /** From its start on. */
+  #throughput: Throughput | undefined;
   readonly #finalized: Deferred<void> = deferred();
   readonly #concluded: Deferred<void> = deferred();
 
@@ -105,6 +120,21 @@ export class Job {
     return this.#status === 'ready' || this.#status === 'standby';
   }
 
+  /** How far it is, now. */
+  progress(): JobProgress {
+    const { phase, doneBytes, zeroBytes, skippedBytes, remainingBytes } = this.#work().progress();
+    const counted = this.type === 'backup' ? zeroBytes : zeroBytes + skippedBytes;
+    return {
+      phase: PHASES[this.#status] ?? phase,
+      doneBytes,
+      dataBytes: doneBytes - counted,
+      zeroBytes,
+      skippedBytes,
+      remainingBytes,
+      bytesPerSecond: this.#throughput?.bytesPerSecond(this.#graph.host.clock.nowMs()) ?? 0,
+    };
+  }
+
   #work(): JobDriver {
     assert(this.#driver, () => `job '${this.id}' has no driver`);
     return this.#driver;
@@ -138,6 +168,7 @@ export class Job {
   /** Begins the work; its end shows in events and `concluded`. */
   start(): void {
     this.pace.start();
+    this.#throughput = new Throughput(this.#graph.host.clock.nowMs());
     this.#setStatus('running');
     void this.#live();
   }
@@ -195,11 +226,11 @@ export class Job {
   }
 
   #eventData(): { [key: string]: Json } {
-    const { totalBytes, offsetBytes } = this.#work();
+    const { doneBytes, remainingBytes } = this.progress();
     return {
       device: this.id,
-      len: totalBytes,
-      offset: offsetBytes,
+      len: doneBytes + remainingBytes,
+      offset: doneBytes,
       speed: this.limit.bytesPerSecond,
       type: this.type,
     };
@@ -218,6 +249,12 @@ export class Job {
   }
 
   // ---- for drivers
+
+  /** So much data is being copied: it costs of the rate limit. */
+  spend(bytes: number): void {
+    this.limit.spend(bytes);
+    this.#throughput?.add(bytes, this.#graph.host.clock.nowMs());
+  }
 
   /** The mirror has caught up. */
   becomeReady(): void {
@@ -322,11 +359,12 @@ export class Job {
 
   /** A member of query-block-jobs. */
   blockJobInfo(): { [key: string]: Json } {
+    const { doneBytes, remainingBytes } = this.progress();
     const info: { [key: string]: Json } = {
       type: this.type,
       device: this.id,
-      len: this.#work().totalBytes,
-      offset: this.#work().offsetBytes,
+      len: doneBytes + remainingBytes,
+      offset: doneBytes,
       busy: this.pace.isBusy && this.#status !== 'concluded',
       paused: this.pace.wantsRest,
       speed: this.limit.bytesPerSecond,
@@ -342,12 +380,13 @@ export class Job {
 
   /** A member of query-jobs. */
   jobInfo(): { [key: string]: Json } {
+    const { doneBytes, remainingBytes } = this.progress();
     const info: { [key: string]: Json } = {
       id: this.id,
       type: this.type,
       status: this.#status,
-      'current-progress': this.#work().offsetBytes,
-      'total-progress': this.#work().totalBytes,
+      'current-progress': doneBytes,
+      'total-progress': doneBytes + remainingBytes,
     };
     if (this.#error !== undefined) info['error'] = this.#error;
     return info;

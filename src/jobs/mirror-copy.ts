@@ -7,6 +7,7 @@ import { AWAITED_BYTES, type CopyOptions, Mover, ZERO_BYTES } from './block-copy
 import { areOpen, type CopySides, takeTurn, whenOpen } from './copy-turn.js';
 import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
+import type { Tally } from './job-progress.js';
 import { JobCancelled } from './job-errors.js';
 import { clusterOf, type MirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import { statusOrData } from './source-status.js';
@@ -46,6 +47,7 @@ export class MirrorCopy {
   /** A piece has failed in a way that is not to end the job. */
   hasFailed = false;
   #doneBytes = 0;
+  readonly tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   #copyingBytes = 0;
 
   constructor(options: MirrorCopyOptions) {
@@ -59,6 +61,7 @@ export class MirrorCopy {
       source,
       target,
       unmap: plan.unmap,
+      tally: this.tally,
       skipKnownZeroes: plan.targetBacking === 'leave',
       lowest: plan.kind === 'active-commit' ? nodes.lowest : undefined,
     });
@@ -172,7 +175,7 @@ export class MirrorCopy {
   /** What can be copied of a piece without a wait; answers how long that first part is. */
   #tryCopy({ offset, lengthBytes, data }: Piece): number {
     if (this.locks.conflictsExclusive(offset, lengthBytes)) return 0;
-    const done = this.mover.tryCopy(offset, lengthBytes, data);
+    const done = this.mover.tryCopy(offset, lengthBytes, { unit: 1, data });
     this.dirty.reset(offset, done);
     this.#doneBytes += done;
     return done;
@@ -207,6 +210,7 @@ export class MirrorCopy {
     const isAwaited = this.#options.nodes.source.gate !== undefined;
     const mayBeZero = isAwaited && !options.data;
     const zeroBytes = mayBeZero ? await this.mover.zeroBytes(offset, lengthBytes) : 0;
+    this.tally.zeroBytes += zeroBytes;
     if (zeroBytes > 0) return zeroBytes;
     const part = { offset, lengthBytes: isAwaited ? Math.min(lengthBytes, AWAITED_BYTES) : lengthBytes };
     const turn = await takeTurn(this.locks, part, this.sides, false);

@@ -1,12 +1,13 @@
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
-import { assertBackingCertainAbove } from '../block/backing-reference.js';
+import { settleBackingAbove } from '../block/backing-reference.js';
 import type { Node } from '../block/node.js';
 import { growBase, holdIntermediate } from './commit.js';
 import { isRetried } from './copy-window.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
+import type { WorkProgress } from './job-progress.js';
 import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { MirrorCopy } from './mirror-copy.js';
 import { MirrorHold } from './mirror-hold.js';
@@ -34,6 +35,7 @@ export class MirrorJob implements JobDriver {
   readonly #targetBackend: BlockBackend;
   readonly #copy: MirrorCopy;
   readonly #both: WriteToBoth;
+  #activity: WorkProgress['phase'] = 'scanning';
   #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
   #hold: MirrorHold | undefined;
   #pivoted = false;
@@ -88,12 +90,9 @@ export class MirrorJob implements JobDriver {
     this.job.pace.kick();
   }
 
-  get offsetBytes(): number {
-    return this.#copy.doneBytes;
-  }
-
-  get totalBytes(): number {
-    return this.#copy.doneBytes + this.#copy.remainingBytes;
+  progress(): WorkProgress {
+    const { doneBytes, remainingBytes, tally } = this.#copy;
+    return { phase: this.#activity, doneBytes, ...tally, remainingBytes };
   }
 
   async insert(): Promise<void> {
@@ -101,8 +100,8 @@ export class MirrorJob implements JobDriver {
     const targetIsBase = this.type === 'commit';
     const source = this.#source;
     const target = this.#target;
-    if (targetIsBase) assertBackingCertainAbove(place.graph, target);
     await place.drained([source, target], async () => {
+      if (targetIsBase) await settleBackingAbove(place.graph, target);
       await place.insert({
         before: (transaction) => {
           if (targetIsBase) place.listWritable(transaction, target);
@@ -118,7 +117,7 @@ export class MirrorJob implements JobDriver {
   // ---- the loop
 
   async run(): Promise<void> {
-    const { window, mover } = this.#copy;
+    const { window } = this.#copy;
     const isBlocking = this.#plan.copyMode === 'write-blocking';
     try {
       if (this.type === 'commit') await growBase(this.#targetBackend, this.#source.lengthBytes);
@@ -127,10 +126,11 @@ export class MirrorJob implements JobDriver {
       if (isBlocking) await this.#writeToBoth(true);
       await this.#copy.mark();
       this.#both.isMarked = true;
+      this.#activity = 'copying';
       await this.#catchUp();
       await this.#followGuest();
       await window.finish();
-      if (this.#phase !== 'complete') await mover.flush();
+      if (this.#phase !== 'complete') await this.#flush();
     } finally {
       await window.quiet();
     }
@@ -139,6 +139,7 @@ export class MirrorJob implements JobDriver {
   /** Copies until nothing is dirty: READY. */
   async #catchUp(): Promise<void> {
     await this.#copyUntilClean();
+    this.#activity = 'following';
     this.job.becomeReady();
     if (this.#plan.copyMode === 'background') await this.#writeToBoth(false);
   }
@@ -164,6 +165,11 @@ export class MirrorJob implements JobDriver {
     });
   }
 
+  #flush(): Promise<void> {
+    this.#activity = 'flushing';
+    return this.#copy.mover.flush();
+  }
+
   #mustStop(): boolean {
     return this.#phase === 'freezing' || this.#phase === 'frozen';
   }
@@ -180,16 +186,18 @@ export class MirrorJob implements JobDriver {
       if (this.#phase === 'freezing') {
         await job.pace.sleep(READY_SLEEP_MS);
       } else if (this.#phase === 'frozen') {
+        this.#activity = 'finishing';
         assert(this.#hold, 'a frozen mirror holds its point in time');
         await this.#hold.copyAll();
         return;
       } else if (this.#phase === 'complete') {
+        this.#activity = 'finishing';
         await this.#copyUntilClean();
         // From here on the target has what the source has, durably if the guest flushed it: the pivot waits for nothing.
         this.#both.flushesBoth = true;
         await this.#writeToBoth(true);
         await this.#copyUntilClean();
-        await copy.mover.flush();
+        await this.#flush();
         return;
       } else {
         if (!copy.dirty.isClean) await copy.round();

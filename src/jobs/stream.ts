@@ -9,6 +9,7 @@ import { areOpen, whenOpen } from './copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
+import type { Tally, WorkProgress } from './job-progress.js';
 import { JobIoError } from './job-errors.js';
 import type { StreamNodes, StreamPlan } from './plans/stream.js';
 import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
@@ -33,7 +34,9 @@ export class StreamJob implements JobDriver {
   readonly #lowest: Node;
   readonly #window: CopyWindow;
   readonly #backend: BlockBackend;
+  #phase: WorkProgress['phase'] = 'copying';
   #offset = 0;
+  readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   /** The first error that was ignored: the job goes on to the end of the disk, and fails there. */
   #ignored: Error | undefined;
   #sinceWriteback = 0;
@@ -53,11 +56,12 @@ export class StreamJob implements JobDriver {
     this.#window = new CopyWindow(job);
   }
 
-  get offsetBytes(): number {
-    return this.#offset;
+  progress(): WorkProgress {
+    const doneBytes = this.#offset;
+    return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes: this.#sizeBytes() - doneBytes };
   }
 
-  get totalBytes(): number {
+  #sizeBytes(): number {
     return this.#lowest === this.#node ? 0 : this.#node.lengthBytes;
   }
 
@@ -90,13 +94,14 @@ export class StreamJob implements JobDriver {
   async run(): Promise<void> {
     const window = this.#window;
     try {
-      const size = this.totalBytes;
+      const size = this.#sizeBytes();
       while (this.#offset < size) {
         await window.room();
         await this.#step(size);
       }
       await window.finish();
       if (this.#ignored) throw this.#ignored;
+      this.#phase = 'flushing';
       // What was pulled up is durable before the header lets go of the backing file, and before guests are held back.
       await whenOpen(this.#backend, () => this.#node.io.flush());
     } finally {
@@ -115,6 +120,8 @@ export class StreamJob implements JobDriver {
     // Without a base, what is allocated nowhere and what is zero below need no cluster.
     const isDue = status.allocated && status.depth > 0 && !(status.zero && isLast);
     if (!isDue) {
+      if (status.zero) this.#tally.zeroBytes += status.lengthBytes;
+      else this.#tally.skippedBytes += status.lengthBytes;
       this.#offset += status.lengthBytes;
       return;
     }
@@ -123,6 +130,7 @@ export class StreamJob implements JobDriver {
     const rateBytes = zero ? 0 : length;
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#tryCopy(offset, length)))
       this.#window.launch(rateBytes, () => this.#copy(offset, length, zero));
+    if (zero) this.#tally.zeroBytes += length;
     this.#offset += length;
   }
 

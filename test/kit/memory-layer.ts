@@ -1,5 +1,6 @@
 import { BlockError, errnoError } from '../../src/base/error.js';
 import type {
+  ChildIo,
   DriverDescription,
   DriverInstance,
   GivenOptions,
@@ -132,17 +133,23 @@ export class MemoryLayer implements DriverInstance {
   readonly table = new Map<number, number | 'zero'>();
   readonly #free: number[] = [];
   readonly #file: () => MemoryFile;
+  readonly #child: () => ChildIo;
   #end = 0;
   /** What changeBacking wrote. */
   header: { filename: string | undefined; format: string | undefined } | undefined;
   isClosed = false;
 
-  constructor(lengthBytes: number, clusterBytes: number, file: () => MemoryFile) {
+  constructor(lengthBytes: number, clusterBytes: number, file: () => MemoryFile, child: () => ChildIo) {
     this.lengthBytes = lengthBytes;
     this.clusterBytes = clusterBytes;
     this.#file = file;
+    this.#child = child;
     this.map = {
       clusterBytes,
+      unitBytes: clusterBytes,
+      get events() {
+        return child();
+      },
       tryMap: (at, length, out) => this.tryMap(at, length, out),
       map: async (at, length, out) => void this.tryMap(at, length, out),
       reserve: (at) => this.reserve(at),
@@ -163,7 +170,9 @@ export class MemoryLayer implements DriverInstance {
     while (end < offset + lengthBytes && follows(end)) end += cluster;
     out.lengthBytes = Math.min(lengthBytes, end - offset);
     out.kind = entry === undefined ? 'backing' : entry === 'zero' ? 'zero' : 'data';
+    out.child = typeof entry === 'number' ? this.#child() : undefined;
     out.hostOffset = typeof entry === 'number' ? entry + (offset % cluster) : -1;
+    out.plain = true;
     out.writable = true;
     return true;
   }
@@ -179,6 +188,8 @@ export class MemoryLayer implements DriverInstance {
     return {
       offset: index * cluster,
       lengthBytes: cluster,
+      child: this.#child(),
+      plain: true,
       hostOffset,
       readsZero: reused === undefined,
       before: old === 'zero' ? 'zero' : 'mixed',
@@ -265,7 +276,12 @@ export async function newMemoryImage(
     driver: describe('layer', 'format'),
     monitorOwned: true,
   });
-  const layer = new MemoryLayer(options.lengthBytes, options.clusterBytes, () => file);
+  const layer = new MemoryLayer(
+    options.lengthBytes,
+    options.clusterBytes,
+    () => file,
+    () => node.child('file'),
+  );
   node.opened(layer);
   await graph.transaction((transaction) => {
     transaction.add(fileNode);

@@ -169,9 +169,14 @@ export function childOf(disk: RecordedDisk): ChildIo {
       return true;
     },
     write: async (offset, buffer) => disk.write(offset, buffer),
+    writePayload: async (offset, payload) =>
+      disk.write(offset, Buffer.from(await payload.bytes(0, payload.lengthBytes))),
     writeZeroes: async (offset, lengthBytes) => disk.write(offset, Buffer.alloc(lengthBytes)),
     discard: async () => undefined,
     flush: async () => disk.flush(),
+    locate: async (_offset, lengthBytes) => ({ kind: 'other', lengthBytes }),
+    allocatedBytes: () => undefined,
+    isListening: disk.onEvent !== undefined,
     status: async (_offset, lengthBytes) => ({ lengthBytes, allocated: true, zero: false, data: true }),
     truncate: async (lengthBytes) => disk.truncate(lengthBytes),
     allocate: async () => undefined,

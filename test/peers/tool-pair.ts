@@ -16,8 +16,8 @@ const SIDES = ['ours', 'theirs'] as const;
 export class ToolPair {
   readonly #folder: string;
 
-  constructor(context: TestContext) {
-    this.#folder = scratch(context);
+  constructor(context: TestContext, folder = scratch(context)) {
+    this.#folder = folder;
     const start = process.cwd();
     context.after(() => process.chdir(start));
     for (const side of SIDES) mkdirSync(join(this.#folder, side));

@@ -32,9 +32,9 @@ const FILES = [
 ];
 
 const CALL =
-  /(?:[\w$]+|this\.#[\w$]+)(?:\.[\w$#]+)*?\.?(?:flush|flushAll|#flushFile|#writeAllBack|flushBeforeSnapshot|syncDirectory)\((?:[^()]|\([^()]*\))*\)/;
+  /(?:[\w$]+|this\.#[\w$]+)(?:\.[\w$#]+)*?\.?(?:flush|flushAll|#flush(?:Meta|All)|#writeAllBack|flushBeforeSnapshot|syncDirectory)\((?:[^()]|\([^()]*\))*\)/;
 /** A call, not the definition of a function. */
-const STATEMENT = /\bawait\b|return this\.#flushFile/;
+const STATEMENT = /\bawait\b|return this\.#flush(?:Meta|All)/;
 
 /** Tests by what they cost; the simulation comes last. */
 const UNIT = [

@@ -10,6 +10,7 @@ import {
   type HeaderExtension,
 } from './disk/header-extensions.js';
 import { FieldOffset, l1EntriesFor, NEW_HEADER_BYTES, V2_HEADER_BYTES } from './disk/header.js';
+import { STANDARD_L2 } from './disk/l2-layout.js';
 import {
   COMPATIBLE_LAZY_REFCOUNTS,
   ENTRY_BYTES,
@@ -78,7 +79,7 @@ export async function createQcow2(file: ChildIo, image: NewQcow2): Promise<void>
 }
 
 function planLayout(o: Shape): Layout {
-  const l1Entries = l1EntriesFor(o.sizeBytes, o.clusterBytes);
+  const l1Entries = l1EntriesFor(o.sizeBytes, o.clusterBytes, STANDARD_L2);
   if (l1Entries * ENTRY_BYTES > MAX_L1_BYTES)
     throw new BlockError('limit', 'Image is too big for this cluster size', { errno: 'EFBIG' });
   const l1Clusters = divideRoundUp(l1Entries * ENTRY_BYTES, o.clusterBytes);

@@ -44,7 +44,16 @@ class Qcow2Map implements MapDriver {
     return this.image.context.clusterBytes;
   }
 
-  readCompressed(): Promise<void> {
+  get unitBytes(): number {
+    return this.image.context.clusterBytes;
+  }
+
+  get events(): ChildIo {
+    return this.image.context.meta;
+  }
+
+  /** What is not plain is compressed. */
+  readSpecial(): Promise<void> {
     return Promise.reject(refuseCompressed(this.image.context));
   }
 
@@ -192,7 +201,7 @@ class Qcow2Instance implements DriverInstance {
   async check(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck> {
     await this.#writeAllBack();
     const { context } = this.#image();
-    const plan = await planRepairs(context.file, repair, say);
+    const plan = await planRepairs(context.meta, repair, say);
     if (repair === 'none') return plan.result;
     context.assertMayRepair();
     await applyRepairs(await OpenImage.open(this.#driver, this.#sizes, true), plan);

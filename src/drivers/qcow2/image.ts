@@ -3,7 +3,9 @@ import { AsyncMutex } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
-import { ENTRY_BYTES, Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
+import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
 
 /** First read of an image: the header of every cluster size begins here. */
@@ -18,6 +20,8 @@ export interface ByteRange {
 /** What the parts of an open image share: its file, its header, and whether it is sound. */
 export class ImageContext {
   readonly driver: DriverContext;
+  readonly storage: ImageStorage;
+  readonly l2: L2Layout = STANDARD_L2;
   header: Header;
   /** The first sector of the header as it is on disk. */
   headerSector: Buffer;
@@ -36,8 +40,15 @@ export class ImageContext {
   #corrupted = false;
   #marking: Promise<void> | undefined;
 
-  private constructor(driver: DriverContext, header: Header, sector: Buffer, fileBytes: number) {
+  private constructor(
+    driver: DriverContext,
+    storage: ImageStorage,
+    header: Header,
+    sector: Buffer,
+    fileBytes: number,
+  ) {
     this.driver = driver;
+    this.storage = storage;
     this.header = header;
     this.headerSector = sector;
     this.openedFileBytes = fileBytes;
@@ -47,13 +58,20 @@ export class ImageContext {
     const file = driver.child('file');
     const fileBytes = file.lengthBytes;
     const header = await readHeader(file);
-    const context = new ImageContext(driver, header.parsed, header.sector, fileBytes);
+    const storage = new ImageStorage(file, file);
+    const context = new ImageContext(driver, storage, header.parsed, header.sector, fileBytes);
     if (forWriting && !driver.forCheck) context.checkWritable();
     return context;
   }
 
-  get file(): ChildIo {
-    return this.driver.child('file');
+  /** Header, tables and refcounts. */
+  get meta(): ChildIo {
+    return this.storage.meta;
+  }
+
+  /** Guest data; offsets of mappings and reservations are its. */
+  get data(): ChildIo {
+    return this.storage.data;
   }
 
   /** Nobody else has it open for writing, and we have. */
@@ -66,7 +84,7 @@ export class ImageContext {
   }
 
   get l2Entries(): number {
-    return this.header.clusterBytes / ENTRY_BYTES;
+    return this.l2.entriesIn(this.header.clusterBytes);
   }
 
   get isMarkedCorrupt(): boolean {
@@ -93,7 +111,7 @@ export class ImageContext {
       throw new BlockError('corrupt', 'qcow2: Image is corrupt; cannot be opened read/write');
     const { refcountTableOffset, refcountTableClusters } = this.header;
     // What it does not say would count as free.
-    if (refcountTableOffset + refcountTableClusters * this.clusterBytes > this.file.lengthBytes)
+    if (refcountTableOffset + refcountTableClusters * this.clusterBytes > this.meta.lengthBytes)
       throw new BlockError('corrupt', 'Reference count table lies outside the file', {
         offset: refcountTableOffset,
       });
@@ -127,7 +145,7 @@ export class ImageContext {
       await this.writeHeader(
         (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
       );
-      await this.file.flush();
+      await this.meta.flush();
       this.header.incompatible = incompatible;
     });
   }
@@ -140,7 +158,7 @@ export class ImageContext {
       await this.writeHeader(
         (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
       );
-      await this.file.flush();
+      await this.meta.flush();
       this.header.incompatible = incompatible;
     });
   }
@@ -179,7 +197,7 @@ export class ImageContext {
         `${what} offset ${hex(offset)} unaligned (${where})`,
         Number.isSafeInteger(offset) ? offset : undefined,
       );
-    if (offset >= this.file.lengthBytes)
+    if (offset >= this.meta.lengthBytes)
       throw this.corrupt(`${what} offset ${hex(offset)} outside the image (${where})`);
     const other = this.metadata.findOther(offset);
     if (other !== undefined) throw this.corrupt(`${what} overlaps with ${other} (${where})`, offset);
@@ -190,7 +208,7 @@ export class ImageContext {
     assert(this.mayWrite, 'the header of an image that may not be written');
     const sector = Buffer.from(this.headerSector);
     edit(sector);
-    await this.file.write(0, sector, 0);
+    await this.meta.write(0, sector, 0);
     this.headerSector = sector;
   }
 
@@ -202,13 +220,13 @@ export class ImageContext {
     return this.headerLock.run(async () => {
       if (this.header.autoclear === 0n) return;
       await this.writeHeader((sector) => void sector.writeBigUInt64BE(0n, FieldOffset.autoclear));
-      await this.file.flush();
+      await this.meta.flush();
       this.header.autoclear = 0n;
     });
   }
 
   announce(event: string): Promise<void> | undefined {
-    return this.file.announce(event);
+    return this.meta.announce(event);
   }
 }
 

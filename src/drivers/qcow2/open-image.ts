@@ -55,7 +55,7 @@ export class OpenImage implements ImageParts {
   /** Errors: see parseHeader; kind corrupt, unsupported when it may not be opened `forWriting`. */
   static async open(driver: DriverContext, sizes: CacheSizes, forWriting: boolean): Promise<OpenImage> {
     const context = await ImageContext.open(driver, forWriting);
-    const { header, file } = context;
+    const { header, meta: file } = context;
     const l1 = await readTable(file, header.l1Offset, header.l1Entries * ENTRY_BYTES);
     await context.announce('reftable_load');
     const refcountBytes = header.refcountTableClusters * header.clusterBytes;

@@ -21,10 +21,15 @@ const SECTOR_BYTES = 512;
 /** Maps every byte to the file, `start` further on. */
 class RawMap implements MapDriver {
   readonly clusterBytes = 1;
+  readonly unitBytes = 1;
   window: Window;
 
   constructor(window: Window) {
     this.window = window;
+  }
+
+  get events(): ChildIo {
+    return this.window.file;
   }
 
   /** Errors: no-space beyond a window, which does not grow: what lies there is somebody else's. */
@@ -32,7 +37,9 @@ class RawMap implements MapDriver {
     this.#assertInside(offset, lengthBytes);
     out.kind = 'data';
     out.lengthBytes = lengthBytes;
+    out.child = this.window.file;
     out.hostOffset = this.window.start + offset;
+    out.plain = true;
     out.writable = true;
     return true;
   }

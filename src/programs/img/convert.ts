@@ -210,6 +210,7 @@ async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<Bloc
     format: byOptions ? args.value('O') : format,
     imageOpts: byOptions,
     write: true,
+    resize: true,
     cache: cache.options,
     discard: plan.sparseBytes > 0 ? 'unmap' : 'ignore',
     writethrough: cache.writethrough,

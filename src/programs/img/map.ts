@@ -10,7 +10,7 @@ interface MapEntry {
   present: boolean;
   zero: boolean;
   data: boolean;
-  /** Where it lies in the image's file, and that file's name. */
+  /** Where it lies in a file of the image's, and that file's name. */
   offset?: number;
   filename?: string;
 }
@@ -70,11 +70,12 @@ async function entryAt(top: Node, start: number, lengthBytes: number): Promise<M
     const status = await node.io.status(start, length);
     length = status.lengthBytes;
     if (status.allocated) {
-      const { zero, data, hostOffset } = status;
+      const { zero, data, hostOffset, hostChild } = status;
       const entry: MapEntry = { start, length, depth, present: true, zero, data };
       if (hostOffset !== undefined) {
         entry.offset = hostOffset;
-        entry.filename = node.children.get('file')?.node.filename ?? node.filename;
+        const edge = [...node.children.values()].find((child) => child === hostChild);
+        entry.filename = (edge?.node ?? node).filename;
       }
       return entry;
     }

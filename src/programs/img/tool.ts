@@ -51,6 +51,8 @@ export interface ImageUse {
   /** The name is options (--image-opts). */
   imageOpts?: boolean;
   write?: boolean;
+  /** Its length may change: by a write into the last unit of O_DIRECT, which goes beyond its end. */
+  resize?: boolean;
   /** Its content is not read. */
   onlyLook?: boolean;
   /** Nobody may write to it meanwhile: what is read is to be one moment's. */
@@ -127,7 +129,10 @@ export class Tool {
   async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {
     const backend = this.graph.createBackend({
       description: 'an unnamed block device',
-      perm: (use.onlyLook ? 0 : Permission.consistentRead) + (use.write ? Permission.write : 0),
+      perm:
+        (use.onlyLook ? 0 : Permission.consistentRead) +
+        (use.write ? Permission.write : 0) +
+        (use.resize ? Permission.resize : 0),
       shared: ALL_PERMISSIONS - (use.alone ? Permission.write | Permission.resize : 0),
     });
     backend.writethrough = use.writethrough ?? false;

@@ -1,6 +1,6 @@
 import { CachedTable } from '../tables/cached-table.js';
 import { readPadded } from './held.js';
-import { ENTRY_BYTES, Incompatible, writeCopied, writeEntry, ZERO_LOW } from '../disk/layout.js';
+import { Incompatible, writeCopied, ZERO_LOW } from '../disk/layout.js';
 import type { OpenImage } from '../open-image.js';
 import { rebuildRefcounts } from '../space/rebuild.js';
 import { setRefcounts } from '../space/bulk.js';
@@ -61,10 +61,11 @@ class TablesInRepair {
   }
 
   #changeEntry(table: CachedTable, repair: RepairOf<'l2-copied' | 'l2-zero'>): void {
-    const at = repair.index * ENTRY_BYTES;
-    const bytes = table.change(at, at + ENTRY_BYTES);
+    const { header, l2 } = this.#image.context;
+    const at = repair.index * l2.entryBytes;
+    const bytes = table.change(at, at + l2.entryBytes);
     if (repair.kind === 'l2-copied') writeCopied(bytes, repair.index, repair.copied);
-    else writeEntry(bytes, repair.index, 0, false, this.#image.context.header.version < 3 ? 0 : ZERO_LOW);
+    else l2.write(bytes, repair.index, 0, false, header.version < 3 ? 0 : ZERO_LOW);
   }
 
   async #table(offset: number): Promise<CachedTable> {
@@ -76,7 +77,7 @@ class TablesInRepair {
     const key = index;
     return tables.cache.load(key, async () => {
       const bytes = tables.cache.buffer();
-      await readPadded(context.file, offset, bytes);
+      await readPadded(context.meta, offset, bytes);
       return new CachedTable(key, bytes, offset, false);
     });
   }

@@ -13,6 +13,7 @@ import {
   type HeaderExtension,
   parseExtensions,
 } from './header-extensions.js';
+import { type L2Layout, STANDARD_L2 } from './l2-layout.js';
 import { ENTRY_BYTES, Incompatible, MAGIC, readU64, SECTOR_BYTES } from './layout.js';
 
 export const V2_HEADER_BYTES = 72;
@@ -60,13 +61,8 @@ export interface Header {
   extensions: HeaderExtension[];
 }
 
-/** Virtual bytes that one L1 entry covers. */
-export function l2CoverageBytes(clusterBytes: number): number {
-  return (clusterBytes / ENTRY_BYTES) * clusterBytes;
-}
-
-export function l1EntriesFor(sizeBytes: number, clusterBytes: number): number {
-  return Math.ceil(sizeBytes / l2CoverageBytes(clusterBytes));
+export function l1EntriesFor(sizeBytes: number, clusterBytes: number, l2: L2Layout): number {
+  return Math.ceil(sizeBytes / l2.coverageBytes(clusterBytes));
 }
 
 /** Cluster size that the first bytes of an image name, for how much to read. Errors as parseHeader's. */
@@ -202,7 +198,7 @@ function checkTables(header: Header): void {
   if (header.snapshotCount > 0) checkTable('Snapshot table', header, header.snapshotsOffset);
   const l1Bytes = header.l1Entries * ENTRY_BYTES;
   if (l1Bytes > MAX_L1_BYTES) throw new BlockError('limit', 'Active L1 table too large');
-  if (header.l1Entries < l1EntriesFor(header.sizeBytes, clusterBytes))
+  if (header.l1Entries < l1EntriesFor(header.sizeBytes, clusterBytes, STANDARD_L2))
     throw new BlockError('corrupt', 'L1 table is too small');
   if (l1Bytes === 0) return;
   checkTable('Active L1 table', header, header.l1Offset);

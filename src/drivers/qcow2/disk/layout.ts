@@ -4,6 +4,7 @@ import { BlockError } from '../../../base/error.js';
 export const MAGIC = 0x514649fb;
 /** Unit in which a disk writes atomically: what must change together lies in one. */
 export const SECTOR_BYTES = 512;
+/** An entry of the L1 and refcount tables, and of L2 tables without subclusters (see L2Layout). */
 export const ENTRY_BYTES = 8;
 const TWO_32 = 2 ** 32;
 
@@ -40,20 +41,31 @@ export const ClusterKind = {
   compressed: 4,
 } as const;
 
-/** Offset (bits 9-55) in an L1 or L2 entry; 0 when there is none. May be 2^53 or more in a corrupt image. */
+/** Offset (bits 9-55) in an entry of a table of ENTRY_BYTES; 0 when there is none. May be 2^53 or more in a corrupt image. */
 export function entryOffset(table: Buffer, index: number): number {
-  const at = index * ENTRY_BYTES;
+  return entryOffsetAt(table, index * ENTRY_BYTES);
+}
+
+/** The same of the entry that begins at `at`. */
+export function entryOffsetAt(table: Buffer, at: number): number {
   return (table.readUInt32BE(at) & OFFSET_HIGH) * TWO_32 + ((table.readUInt32BE(at + 4) & OFFSET_LOW) >>> 0);
 }
 
 /** Bit 63: the refcount of what the entry points at is exactly one. */
 export function entryIsCopied(table: Buffer, index: number): boolean {
-  return (table.readUInt32BE(index * ENTRY_BYTES) & COPIED_HIGH) !== 0;
+  return entryIsCopiedAt(table, index * ENTRY_BYTES);
+}
+
+export function entryIsCopiedAt(table: Buffer, at: number): boolean {
+  return (table.readUInt32BE(at) & COPIED_HIGH) !== 0;
 }
 
 /** One of ClusterKind. */
 export function clusterKind(table: Buffer, index: number): number {
-  const at = index * ENTRY_BYTES;
+  return clusterKindAt(table, index * ENTRY_BYTES);
+}
+
+export function clusterKindAt(table: Buffer, at: number): number {
   const high = table.readUInt32BE(at);
   if ((high & COMPRESSED_HIGH) !== 0) return ClusterKind.compressed;
   const low = table.readUInt32BE(at + 4);
@@ -81,8 +93,11 @@ export function hasReservedBits(
 }
 
 /** Writes an entry that points at `offset` (0: nothing); `low` is or-ed into the lower half. */
-export function writeEntry(table: Buffer, index: number, offset: number, copied: boolean, low = 0): void {
-  const at = index * ENTRY_BYTES;
+export function writeEntry(table: Buffer, index: number, offset: number, copied: boolean): void {
+  writeEntryAt(table, index * ENTRY_BYTES, offset, copied, 0);
+}
+
+export function writeEntryAt(table: Buffer, at: number, offset: number, copied: boolean, low: number): void {
   table.writeUInt32BE((Math.floor(offset / TWO_32) | (copied ? COPIED_HIGH : 0)) >>> 0, at);
   table.writeUInt32BE(((offset % TWO_32) | low) >>> 0, at + 4);
 }

@@ -22,13 +22,13 @@ export async function changeBacking(
     const { header } = context;
     const plan = planBacking(header, context.staleNames, filename, format);
     if (plan.nameAt >= SECTOR_BYTES) {
-      await context.file.write(plan.nameAt, plan.name, 0);
-      await context.file.flush();
+      await context.meta.write(plan.nameAt, plan.name, 0);
+      await context.meta.flush();
     }
     // Until the header is durable, the disk may have either: should this fail, the next change spares both names.
     context.staleNames.push({ from: plan.nameAt, end: plan.nameAt + plan.name.length });
     await context.writeHeader((sector) => writePlan(sector, header, plan));
-    await context.file.flush();
+    await context.meta.flush();
     header.extensions = plan.extensions;
     header.backingOffset = plan.nameAt;
     header.backing = plan.backing;

@@ -2,14 +2,17 @@ import type { Mapping } from '../../../block/request.js';
 import type { CachedTable } from '../tables/cached-table.js';
 import type { ImageContext } from '../image.js';
 import type { L2Tables } from '../tables/l2-cache.js';
-import { ClusterKind, clusterKind, entryIsCopied, entryOffset } from '../disk/layout.js';
+import type { L2Layout } from '../disk/l2-layout.js';
+import { ClusterKind } from '../disk/layout.js';
 
-const KINDS = ['backing', 'zero', 'zero', 'data', 'compressed'] as const;
+/** Of each ClusterKind; compressed is data that is not plain. */
+const KINDS = ['backing', 'zero', 'zero', 'data', 'data'] as const;
 
 /** Answers where guest ranges are, from the tables in memory or by loading them. */
 export class Mapper {
   readonly #context: ImageContext;
   readonly #tables: L2Tables;
+  readonly #l2: L2Layout;
   readonly #clusterBytes: number;
   readonly #l2Entries: number;
   readonly #coverageBytes: number;
@@ -22,6 +25,7 @@ export class Mapper {
   constructor(context: ImageContext, tables: L2Tables) {
     this.#context = context;
     this.#tables = tables;
+    this.#l2 = context.l2;
     this.#clusterBytes = context.clusterBytes;
     this.#l2Entries = context.l2Entries;
     this.#coverageBytes = this.#l2Entries * this.#clusterBytes;
@@ -89,14 +93,15 @@ export class Mapper {
   #join(table: CachedTable, from: number, end: number): number {
     const { bytes } = table;
     const cluster = this.#clusterBytes;
+    const l2 = this.#l2;
     let index = Math.floor((from % this.#coverageBytes) / cluster);
     let at = from;
     while (at < end) {
-      const kind = clusterKind(bytes, index);
+      const kind = l2.kind(bytes, index);
       const within = at % cluster;
       const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
-      const host = hasHost ? entryOffset(bytes, index) + within : 0;
-      const copied = hasHost && entryIsCopied(bytes, index);
+      const host = hasHost ? l2.hostOffset(bytes, index) + within : 0;
+      const copied = hasHost && l2.isCopied(bytes, index);
       if (this.#kind < 0) {
         this.#kind = kind;
         this.#host = host;
@@ -123,7 +128,9 @@ export class Mapper {
     out.kind = KINDS[kind] ?? 'backing';
     out.lengthBytes = lengthBytes;
     const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
+    out.child = hasHost ? this.#context.data : undefined;
     out.hostOffset = hasHost ? this.#host : -1;
+    out.plain = hasHost;
     out.writable =
       kind === ClusterKind.data &&
       this.#copied &&

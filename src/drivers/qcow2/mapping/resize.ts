@@ -20,26 +20,26 @@ export async function growImage(image: OpenImage, sizeBytes: number): Promise<vo
   checkNewSize(image, sizeBytes);
   context.assertMayWrite();
   await context.clearAutoclear();
-  await growL1(image, l1EntriesFor(sizeBytes, header.clusterBytes));
+  await growL1(image, l1EntriesFor(sizeBytes, header.clusterBytes, context.l2));
   await zeroTail(image, oldSize, sizeBytes);
   await hideBacking(image, oldSize, sizeBytes);
   await image.writeBack.flush();
   await context.headerLock.run(async () => {
     await context.writeHeader((sector) => void writeU64(sector, FieldOffset.size, sizeBytes));
-    await context.file.flush();
+    await context.meta.flush();
   });
   header.sizeBytes = sizeBytes;
 }
 
 function checkNewSize(image: OpenImage, sizeBytes: number): void {
-  const { header } = image.context;
+  const { header, l2 } = image.context;
   if (sizeBytes % SECTOR_BYTES !== 0)
     throw new BlockError('invalid', `The new size must be a multiple of ${SECTOR_BYTES}`);
   if (sizeBytes < header.sizeBytes)
     throw new BlockError('unsupported', 'qcow2: shrinking an image is not supported', { errno: 'ENOTSUP' });
   if (header.version < 3 && header.snapshotCount > 0)
     throw new BlockError('unsupported', "Can't resize a v2 image which has snapshots", { errno: 'ENOTSUP' });
-  const l1Bytes = l1EntriesFor(sizeBytes, header.clusterBytes) * ENTRY_BYTES;
+  const l1Bytes = l1EntriesFor(sizeBytes, header.clusterBytes, l2) * ENTRY_BYTES;
   if (sizeBytes > MAX_IMAGE_BYTES || l1Bytes > MAX_L1_BYTES)
     throw new BlockError('limit', 'Failed to grow the L1 table: File too large', { errno: 'EFBIG' });
 }
@@ -71,17 +71,17 @@ async function zeroTail(image: OpenImage, oldSize: number, sizeBytes: number): P
   const start = alignDown(oldSize, cluster);
   const mapping = newMapping();
   await image.mapper.map(start, cluster, mapping);
-  if (mapping.kind === 'compressed') throw refuseCompressed(context);
+  if (mapping.kind === 'data' && !mapping.plain) throw refuseCompressed(context);
   if (mapping.kind === 'zero' || (mapping.kind === 'backing' && backingBytes(image) <= oldSize)) return;
   const bytes = Buffer.alloc(cluster);
   if (mapping.kind === 'data' && mapping.writable) {
     const length = Math.min(cluster - within, sizeBytes - oldSize);
-    await context.file.write(mapping.hostOffset + within, bytes.subarray(0, length), 0);
+    await context.data.write(mapping.hostOffset + within, bytes.subarray(0, length), 0);
     return;
   }
   const head = bytes.subarray(0, within);
   if (mapping.kind === 'data') {
-    await context.file.read(mapping.hostOffset, head);
+    await context.data.read(mapping.hostOffset, head);
   } else {
     if (!context.driver.hasChild('backing')) {
       const message = 'Cannot grow the image: its last cluster is in a backing file that is not open';
@@ -91,7 +91,7 @@ async function zeroTail(image: OpenImage, oldSize: number, sizeBytes: number): P
   }
   const reservation = await reserver.reserve(start, cluster);
   try {
-    await context.file.write(reservation.hostOffset, bytes, 0);
+    await context.data.write(reservation.hostOffset, bytes, 0);
   } catch (error) {
     reservation.abort();
     throw error;

@@ -1,14 +1,6 @@
 import { BlockError } from '../../../base/error.js';
 import type { CachedTable } from '../tables/cached-table.js';
-import {
-  ClusterKind,
-  clusterKind,
-  ENTRY_BYTES,
-  entryIsCopied,
-  entryOffset,
-  writeEntry,
-  ZERO_LOW,
-} from '../disk/layout.js';
+import { ClusterKind, ZERO_LOW } from '../disk/layout.js';
 import { type ImageParts, refuseCompressed, tableToChange } from '../space/reservation.js';
 
 type Change = (table: CachedTable, index: number) => void;
@@ -23,12 +15,13 @@ export async function zeroClusters(
   if (parts.context.header.version < 3) {
     throw new BlockError('unsupported', 'Operation not supported', { errno: 'ENOTSUP' });
   }
+  const { l2 } = parts.context;
   await changeEntries(parts, offset, lengthBytes, false, (table, index) => {
-    const kind = clusterKind(table.bytes, index);
+    const kind = l2.kind(table.bytes, index);
     const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
-    if (hasHost && !mayUnmap && entryIsCopied(table.bytes, index)) {
+    if (hasHost && !mayUnmap && l2.isCopied(table.bytes, index)) {
       if (kind === ClusterKind.zeroAllocated) return;
-      setEntry(parts, table, index, entryOffset(table.bytes, index), true, ZERO_LOW);
+      setEntry(parts, table, index, l2.hostOffset(table.bytes, index), true, ZERO_LOW);
     } else if (kind !== ClusterKind.zeroPlain) {
       unlink(parts, table, index);
       setEntry(parts, table, index, 0, false, ZERO_LOW);
@@ -46,7 +39,7 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
   const v2 = context.header.version < 3;
   if (v2 && hasBacking) return;
   await changeEntries(parts, offset, lengthBytes, !hasBacking, (table, index) => {
-    const kind = clusterKind(table.bytes, index);
+    const kind = context.l2.kind(table.bytes, index);
     if (kind === ClusterKind.zeroPlain || (kind === ClusterKind.unallocated && !hasBacking)) return;
     unlink(parts, table, index);
     setEntry(parts, table, index, 0, false, v2 ? 0 : ZERO_LOW);
@@ -80,7 +73,7 @@ async function changeEntries(
       for (let index = first; index < last; index++) {
         tables.checkEntry(table, index);
         tables.checkChange(table, index);
-        if (clusterKind(table.bytes, index) === ClusterKind.compressed) throw refuseCompressed(context);
+        if (context.l2.kind(table.bytes, index) === ClusterKind.compressed) throw refuseCompressed(context);
         change(table, index);
       }
     }
@@ -90,7 +83,7 @@ async function changeEntries(
 
 /** The file is to give the space back only where discards reach this image at all. */
 function unlink({ context, unlinked }: ImageParts, table: CachedTable, index: number): void {
-  const offset = entryOffset(table.bytes, index);
+  const offset = context.l2.hostOffset(table.bytes, index);
   if (offset !== 0) unlinked.add(offset, context.clusterBytes, context.driver.modes.discard === 'unmap');
 }
 
@@ -102,6 +95,8 @@ function setEntry(
   copied: boolean,
   low: number,
 ): void {
+  const { l2 } = context;
   context.unflushedBytes += context.clusterBytes;
-  writeEntry(table.change(index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES), index, offset, copied, low);
+  const bytes = table.change(index * l2.entryBytes, (index + 1) * l2.entryBytes);
+  l2.write(bytes, index, offset, copied, low);
 }

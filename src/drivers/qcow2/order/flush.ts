@@ -1,6 +1,5 @@
 import { BlockError, errnoOf, toBlockError } from '../../../base/error.js';
 import { MiB } from '../../../base/limits.js';
-import type { ChildIo } from '../../../block/driver.js';
 import type { Allocator } from '../space/allocator.js';
 import type { CachedTable } from '../tables/cached-table.js';
 import { FieldOffset } from '../disk/header.js';
@@ -115,10 +114,6 @@ export class WriteBack {
     this.#unlinked = parts.unlinked;
   }
 
-  #file(): ChildIo {
-    return this.#context.file;
-  }
-
   get isDirty(): boolean {
     const { cache, l1 } = this.#tables;
     return (
@@ -159,7 +154,7 @@ export class WriteBack {
 
   async #writeBack(): Promise<void> {
     await this.#context.announce('flush_to_os');
-    if (!this.isDirty) return this.#flushFile();
+    if (!this.isDirty) return this.#flushAll();
     const snapshot = this.#take();
     const progress: { stage: number } = { stage: Stage.begun };
     try {
@@ -184,7 +179,7 @@ export class WriteBack {
     } else if (s.refcountTable.length > 0) {
       // A block must be durable before the table points at it.
       await this.#writeTables('refblock_alloc.write', s.newBlocks);
-      await this.#flushFile();
+      await this.#flushMeta();
       await this.#writePieces('refblock_alloc.hookup', s.refcountTable);
     }
     progress.stage = Stage.refcountTable;
@@ -193,7 +188,7 @@ export class WriteBack {
     if (s.l1Move) await this.#writePieces('l1_grow.write_table', s.l1);
     if (s.tables.length === 0 && s.l1.length === 0) return this.#finish(progress);
     // Guest data, refcounts and new L2 tables must be durable before anything points at them.
-    await this.#flushFile();
+    await this.#flushAll();
     progress.stage = Stage.links;
     await this.#writeTables('l2_update', s.tables);
     if (s.l1Move) await this.#switchL1(s.l1Move);
@@ -203,7 +198,7 @@ export class WriteBack {
   }
 
   async #finish(progress: { stage: number }): Promise<void> {
-    await this.#flushFile();
+    await this.#flushAll();
     this.#isHeaderUntold = false;
     progress.stage = Stage.done;
   }
@@ -213,7 +208,7 @@ export class WriteBack {
     await this.#writeTables('refblock_alloc.write_blocks', s.newBlocks);
     await this.#writeTables('refblock_update', s.blocks);
     await this.#writePieces('refblock_alloc.write_table', s.refcountTable);
-    await this.#flushFile();
+    await this.#flushMeta();
     await this.#context.announce('refblock_alloc.switch_table');
     const clusters = (move.entries * ENTRY_BYTES) / this.#context.clusterBytes;
     await this.#context.headerLock.run(() =>
@@ -306,7 +301,7 @@ export class WriteBack {
     const first = range.offset / clusterBytes;
     for (const run of await this.#allocator.ownedRuns(first, range.lengthBytes / clusterBytes)) {
       try {
-        await this.#file().discard(run.start * clusterBytes, run.count * clusterBytes);
+        await this.#context.data.discard(run.start * clusterBytes, run.count * clusterBytes);
       } catch {
         // A hint; the clusters are free in any case.
       }
@@ -321,18 +316,25 @@ export class WriteBack {
   }
 
   async #writePieces(event: string, pieces: readonly Piece[]): Promise<void> {
-    const file = this.#file();
+    const { meta } = this.#context;
     for (const { offset, bytes } of pieces) {
       const wait = this.#context.announce(event);
       if (wait) await wait;
-      if (!file.tryWrite(offset, bytes, 0)) await file.write(offset, bytes, 0);
+      if (!meta.tryWrite(offset, bytes, 0)) await meta.write(offset, bytes, 0);
     }
   }
 
-  async #flushFile(): Promise<void> {
+  async #flushMeta(): Promise<void> {
     const wait = this.#context.announce('flush_to_disk');
     if (wait) await wait;
-    await this.#file().flush();
+    await this.#context.meta.flush();
+  }
+
+  /** Guest data too. */
+  async #flushAll(): Promise<void> {
+    const wait = this.#context.announce('flush_to_disk');
+    if (wait) await wait;
+    await this.#context.storage.flush();
   }
 
   /** Takes all that is dirty as it is; what changes from here on is for the next write-back. Without a wait. */

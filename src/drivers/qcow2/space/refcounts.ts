@@ -97,7 +97,7 @@ export class Refcounts {
     context.checkMetadataOffset('Refblock', offset, `reftable index: ${hex(blockIndex)}`);
     await context.announce('refblock_load');
     const bytes = this.cache.buffer();
-    await readBytes(context.file, offset, bytes);
+    await readBytes(context.meta, offset, bytes);
     return new CachedTable(blockIndex, bytes, offset, false);
   }
 

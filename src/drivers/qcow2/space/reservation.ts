@@ -1,19 +1,13 @@
 import { assert } from '../../../base/assert.js';
 import { BlockError } from '../../../base/error.js';
-import type { Reservation } from '../../../block/driver.js';
+import type { ChildIo, Reservation } from '../../../block/driver.js';
 import type { Allocator } from './allocator.js';
 import type { CachedTable } from '../tables/cached-table.js';
 import type { UnlinkedClusters } from '../order/flush.js';
 import type { ImageContext } from '../image.js';
 import type { L2Tables } from '../tables/l2-cache.js';
-import {
-  ClusterKind,
-  clusterKind,
-  ENTRY_BYTES,
-  entryIsCopied,
-  entryOffset,
-  writeEntry,
-} from '../disk/layout.js';
+import type { L2Layout } from '../disk/l2-layout.js';
+import { ClusterKind, entryOffset } from '../disk/layout.js';
 import type { MetadataSpace, Need } from './space.js';
 
 /** Parts of an open image that change its mapping. */
@@ -78,7 +72,7 @@ export class Reserver {
 
   #attempt(offset: number, lengthBytes: number): Reservation | Need {
     const { context, allocator, tables } = this.#parts;
-    const cluster = context.clusterBytes;
+    const { l2, clusterBytes: cluster } = context;
     const coverage = context.l2Entries * cluster;
     const l1Index = Math.floor(offset / coverage);
     const table = tableToChange(this.#parts, l1Index);
@@ -87,8 +81,8 @@ export class Reserver {
     const last = Math.ceil(((offset % coverage) + lengthBytes) / cluster);
     const count = this.#alikeCount(table, first, Math.min(last, context.l2Entries));
     const guestOffset = l1Index * coverage + first * cluster;
-    if (isKept(table.bytes, first)) {
-      const host = entryOffset(table.bytes, first);
+    if (isKept(l2, table.bytes, first)) {
+      const host = l2.hostOffset(table.bytes, first);
       return new ClusterReservation(this.#parts, table, first, {
         offset: guestOffset,
         host,
@@ -111,23 +105,24 @@ export class Reserver {
   /** How many entries from `first` can go into one reservation. */
   #alikeCount(table: CachedTable, first: number, end: number): number {
     const { context, tables } = this.#parts;
+    const { l2 } = context;
     const { bytes } = table;
-    const kept = isKept(bytes, first);
+    const kept = isKept(l2, bytes, first);
     let index = first;
     for (; index < end; index++) {
       tables.checkEntry(table, index);
       tables.checkChange(table, index);
-      const kind = clusterKind(bytes, index);
+      const kind = l2.kind(bytes, index);
       if (kind === ClusterKind.compressed) {
         if (index === first) throw refuseCompressed(context);
         break;
       }
       if (index === first) continue;
-      if (kind === ClusterKind.data && entryIsCopied(bytes, index)) break;
-      if (isKept(bytes, index) !== kept) break;
+      if (kind === ClusterKind.data && l2.isCopied(bytes, index)) break;
+      if (isKept(l2, bytes, index) !== kept) break;
       if (
         kept &&
-        entryOffset(bytes, index) !== entryOffset(bytes, first) + (index - first) * context.clusterBytes
+        l2.hostOffset(bytes, index) !== l2.hostOffset(bytes, first) + (index - first) * context.clusterBytes
       )
         break;
     }
@@ -136,8 +131,8 @@ export class Reserver {
 }
 
 /** A zero cluster whose own host cluster can take the data. */
-function isKept(bytes: Buffer, index: number): boolean {
-  return clusterKind(bytes, index) === ClusterKind.zeroAllocated && entryIsCopied(bytes, index);
+function isKept(l2: L2Layout, bytes: Buffer, index: number): boolean {
+  return l2.kind(bytes, index) === ClusterKind.zeroAllocated && l2.isCopied(bytes, index);
 }
 
 interface Place {
@@ -152,7 +147,9 @@ interface Place {
 class ClusterReservation implements Reservation {
   readonly offset: number;
   readonly lengthBytes: number;
+  readonly child: ChildIo;
   readonly hostOffset: number;
+  readonly plain = true;
   readonly readsZero: boolean;
   readonly before: 'zero' | 'mixed';
   readonly #parts: ImageParts;
@@ -171,6 +168,7 @@ class ClusterReservation implements Reservation {
     this.#kept = place.kept;
     this.offset = place.offset;
     this.lengthBytes = place.count * parts.context.clusterBytes;
+    this.child = parts.context.data;
     this.hostOffset = place.host;
     this.readsZero = place.fresh ?? false;
     this.#old = Buffer.from(this.#entries());
@@ -179,14 +177,16 @@ class ClusterReservation implements Reservation {
   }
 
   #entries(): Buffer {
-    const from = this.#index * ENTRY_BYTES;
-    return this.#table.bytes.subarray(from, from + this.#count * ENTRY_BYTES);
+    const { entryBytes } = this.#parts.context.l2;
+    const from = this.#index * entryBytes;
+    return this.#table.bytes.subarray(from, from + this.#count * entryBytes);
   }
 
   #wasZero(): boolean {
-    const hasBacking = this.#parts.context.driver.hasChild('backing');
+    const { driver, l2 } = this.#parts.context;
+    const hasBacking = driver.hasChild('backing');
     for (let i = 0; i < this.#count; i++) {
-      const kind = clusterKind(this.#old, i);
+      const kind = l2.kind(this.#old, i);
       if (kind === ClusterKind.data || (kind === ClusterKind.unallocated && hasBacking)) return false;
     }
     return true;
@@ -196,15 +196,15 @@ class ClusterReservation implements Reservation {
     this.#close();
     assert(this.#old.equals(this.#entries()), 'the mapping changed between reserve and link');
     const { context, unlinked } = this.#parts;
-    const cluster = context.clusterBytes;
-    const from = this.#index * ENTRY_BYTES;
-    const bytes = this.#table.change(from, from + this.#count * ENTRY_BYTES);
+    const { l2, clusterBytes: cluster } = context;
+    const from = this.#index * l2.entryBytes;
+    const bytes = this.#table.change(from, from + this.#count * l2.entryBytes);
     for (let i = 0; i < this.#count; i++) {
       if (!this.#kept) {
-        const offset = entryOffset(this.#old, i);
+        const offset = l2.hostOffset(this.#old, i);
         if (offset !== 0) unlinked.add(offset, cluster, false);
       }
-      writeEntry(bytes, this.#index + i, this.hostOffset + i * cluster, true);
+      l2.write(bytes, this.#index + i, this.hostOffset + i * cluster, true);
     }
     context.unflushedBytes += this.lengthBytes;
   }

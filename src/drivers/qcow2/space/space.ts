@@ -77,7 +77,7 @@ export class MetadataSpace {
   }
 
   #provide(offset: number, lengthBytes: number, done: () => void): Need | undefined {
-    if (this.#running.size === 0 && this.#context.file.tryAllocate(offset, lengthBytes)) {
+    if (this.#running.size === 0 && this.#context.meta.tryAllocate(offset, lengthBytes)) {
       done();
       return undefined;
     }
@@ -90,7 +90,7 @@ export class MetadataSpace {
       if (offset < other.offset + other.lengthBytes && offset + lengthBytes > other.offset)
         return other.promise;
     }
-    const promise = this.#context.file.allocate(offset, lengthBytes).then(done);
+    const promise = this.#context.meta.allocate(offset, lengthBytes).then(done);
     const request = { offset, lengthBytes, promise };
     this.#running.add(request);
     try {

@@ -1,7 +1,7 @@
 import { MiB } from '../../../base/limits.js';
 import { CachedTable, TableCache } from './cached-table.js';
 import { hex, type ImageContext, readBytes } from '../image.js';
-import { ClusterKind, clusterKind, entryIsCopied, entryOffset } from '../disk/layout.js';
+import { ClusterKind, entryIsCopied, entryOffset } from '../disk/layout.js';
 import type { SectorTable } from '../../tables/sector-table.js';
 
 /** Most memory that L2 tables take unless the options say otherwise. */
@@ -44,7 +44,7 @@ export class L2Tables {
     context.checkMetadataOffset('L2 table', offset, `L1 index: ${hex(l1Index)}`);
     await context.announce('l2_load');
     const bytes = this.cache.buffer();
-    await readBytes(context.file, offset, bytes);
+    await readBytes(context.meta, offset, bytes);
     const table = new CachedTable(l1Index, bytes, offset, false);
     table.wellFormed = this.#isWellFormed(bytes) && !this.#pointsAtMetadata(bytes);
     return table;
@@ -59,14 +59,14 @@ export class L2Tables {
 
   /** Why an L2 entry cannot be right. */
   #problem(bytes: Buffer, index: number): string | undefined {
-    const kind = clusterKind(bytes, index);
+    const kind = this.#context.l2.kind(bytes, index);
     if (kind === ClusterKind.unallocated) return undefined;
     // Compressed clusters are refused when used; a table that holds one is looked at entry by entry.
     if (kind === ClusterKind.compressed) return 'compressed';
     const { version, clusterBytes } = this.#context.header;
     if (kind !== ClusterKind.data && version === 2) return 'Zero cluster entry found in pre-v3 image';
     if (kind === ClusterKind.zeroPlain) return undefined;
-    const offset = entryOffset(bytes, index);
+    const offset = this.#context.l2.hostOffset(bytes, index);
     if (offset % clusterBytes !== 0) return `Cluster allocation offset ${hex(offset)} unaligned`;
     if (!Number.isSafeInteger(offset + clusterBytes))
       return `Cluster allocation offset ${hex(offset)} too large`;
@@ -75,12 +75,12 @@ export class L2Tables {
 
   /** Whether any entry points at metadata: such clusters can be read, but never be written or freed. */
   #pointsAtMetadata(bytes: Buffer): boolean {
-    const { clusterBytes, metadata, l2Entries } = this.#context;
+    const { clusterBytes, l2, metadata, l2Entries } = this.#context;
     let start = 0;
     let end = 0;
     for (let index = 0; index < l2Entries; index++) {
-      if (clusterKind(bytes, index) === ClusterKind.compressed) continue;
-      const offset = entryOffset(bytes, index);
+      if (l2.kind(bytes, index) === ClusterKind.compressed) continue;
+      const offset = l2.hostOffset(bytes, index);
       if (offset === 0) continue;
       if (offset === end) {
         end += clusterBytes;
@@ -95,9 +95,9 @@ export class L2Tables {
 
   /** Errors: kind corrupt when the entry's host cluster is metadata and so must be neither written nor freed. */
   checkChange(table: CachedTable, index: number): void {
-    const { metadata, clusterBytes } = this.#context;
-    if (clusterKind(table.bytes, index) === ClusterKind.compressed) return;
-    const offset = entryOffset(table.bytes, index);
+    const { l2, metadata, clusterBytes } = this.#context;
+    if (l2.kind(table.bytes, index) === ClusterKind.compressed) return;
+    const offset = l2.hostOffset(table.bytes, index);
     if (offset === 0) return;
     const what = table.wellFormed
       ? metadata.findAdded(offset, clusterBytes)

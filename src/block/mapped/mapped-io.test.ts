@@ -1,15 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { BlockError } from '../base/error.js';
-import type { Host } from '../host/host.js';
-import type { BlockBackend } from './backend.js';
-import type { DriverDescription, DriverInstance, MapDriver, Reservation } from './driver.js';
-import { Graph } from './graph.js';
-import { Node } from './node.js';
-import { ALL_PERMISSIONS, Permission } from './permissions.js';
-import { Flag, type Mapping } from './request.js';
-import { driverOptions } from '../schema/blockdev-options.js';
+import { BlockError } from '../../base/error.js';
+import type { Host } from '../../host/host.js';
+import type { BlockBackend } from '../backend.js';
+import type { ChildIo, DriverDescription, DriverInstance, MapDriver, Reservation } from '../driver.js';
+import { Graph } from '../graph.js';
+import { Node } from '../node.js';
+import { ALL_PERMISSIONS, Permission } from '../permissions.js';
+import { Flag, type Mapping } from '../request.js';
+import { driverOptions } from '../../schema/blockdev-options.js';
 
 const CLUSTER = 16;
 const DISK = 10 * CLUSTER + 5;
@@ -81,16 +81,26 @@ class MemoryFile implements DriverInstance {
 class ToyFormat implements MapDriver {
   readonly requestAlignmentBytes = 1;
   readonly clusterBytes = CLUSTER;
+  readonly unitBytes = CLUSTER;
   readonly table = new Map<number, number | 'zero'>();
   readonly free: number[] = [];
   end = 0;
-  constructor(readonly lengthBytes: number) {}
+  constructor(
+    readonly lengthBytes: number,
+    readonly child: () => ChildIo,
+  ) {}
+
+  get events(): ChildIo {
+    return this.child();
+  }
 
   tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {
     const entry = this.table.get(Math.floor(offset / CLUSTER));
     out.lengthBytes = Math.min(lengthBytes, CLUSTER - (offset % CLUSTER));
     out.kind = entry === undefined ? 'backing' : entry === 'zero' ? 'zero' : 'data';
+    out.child = typeof entry === 'number' ? this.child() : undefined;
     out.hostOffset = typeof entry === 'number' ? entry + (offset % CLUSTER) : -1;
+    out.plain = true;
     out.writable = true;
     return true;
   }
@@ -106,6 +116,8 @@ class ToyFormat implements MapDriver {
     return {
       offset: index * CLUSTER,
       lengthBytes: CLUSTER,
+      child: this.child(),
+      plain: true,
       hostOffset,
       readsZero: reused === undefined,
       before: old === 'zero' ? 'zero' : 'mixed',
@@ -155,7 +167,7 @@ async function build(random: () => number, alwaysAsync: boolean): Promise<Disk> 
     const file = newNode(`${name}-file`, describe('memory', 'protocol'));
     file.opened(new MemoryFile(random, alwaysAsync));
     const format = newNode(name, describe('toy', 'format'));
-    const toy = new ToyFormat(lengthBytes);
+    const toy = new ToyFormat(lengthBytes, () => format.child('file'));
     const instance: DriverInstance = {
       lengthBytes,
       requestAlignmentBytes: 1,

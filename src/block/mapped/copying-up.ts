@@ -1,0 +1,126 @@
+import { alignDown, alignUp } from '../../base/align.js';
+import { defined } from '../../base/assert.js';
+import { isUnsupported } from '../../base/error.js';
+import type { Edge } from '../edge.js';
+import type { Located } from '../located.js';
+import { BufferPayload, FilePayload, type Payload } from '../payload.js';
+import { newMapping } from '../request.js';
+import { COPIED_AT_ONCE_BYTES, type MappedNode } from './mapped-node.js';
+import { JOINED_WRITE_BYTES, type MappedWriting } from './writing.js';
+import type { MappedZeroing } from './zeroing.js';
+
+/** Brings what the backing chain holds into the image: nothing changes for a reader. */
+export class MappedCopyingUp {
+  readonly #mapped: MappedNode;
+  readonly #writing: MappedWriting;
+  readonly #zeroing: MappedZeroing;
+  #buffer: Buffer | undefined;
+
+  constructor(mapped: MappedNode, writing: MappedWriting, zeroing: MappedZeroing) {
+    this.#mapped = mapped;
+    this.#writing = writing;
+    this.#zeroing = zeroing;
+  }
+
+  /**
+   * Copies into units of [offset, offset + lengthBytes) that are not in this image. What the guest wrote meanwhile stays
+   * as it is. `zeroes`: the range is known to read as zeroes below. Units are copied whole, those at the ends too.
+   */
+  async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
+    const { driver, node, ranges } = this.#mapped;
+    const { clusterBytes: cluster, unitBytes: unit } = driver;
+    const to = Math.min(alignUp(offset + lengthBytes, unit), node.lengthBytes);
+    for (let at = alignDown(offset, unit); at < to;) {
+      // Part by part: who waits for one need not wait for the next.
+      const held = alignDown(at, cluster);
+      const release = await ranges.lockExclusive(held, alignUp(to, cluster) - held);
+      try {
+        at = await this.#copyFirst(at, to, offset, zeroes ? offset + lengthBytes : offset);
+      } finally {
+        release();
+      }
+    }
+  }
+
+  /** A first part of [at, to), which is held; [zeroFrom, zeroTo) is known to read as zeroes. Answers where it ends. */
+  async #copyFirst(at: number, to: number, zeroFrom: number, zeroTo: number): Promise<number> {
+    const mapping = newMapping();
+    await this.#mapped.map(at, to - at, mapping);
+    const end = at + mapping.lengthBytes;
+    if (mapping.kind !== 'backing') return end;
+    if (zeroTo > zeroFrom && (await this.#zero(at, end, zeroFrom, zeroTo))) return end;
+    return this.#copyPart(at, end);
+  }
+
+  /** copyUp() without a wait, of few whole units, none of them in this image, whose data is in memory; or false. */
+  tryCopyUp(offset: number, lengthBytes: number): boolean {
+    const { backing, driver, isHeard, ranges, scratch: mapping } = this.#mapped;
+    const unit = driver.unitBytes;
+    if (lengthBytes > COPIED_AT_ONCE_BYTES || offset % unit !== 0 || lengthBytes % unit !== 0) return false;
+    if (!backing || offset + lengthBytes > backing.lengthBytes || isHeard) return false;
+    if (!ranges.isIdle || !driver.tryMap(offset, lengthBytes, mapping)) return false;
+    if (mapping.kind !== 'backing' || mapping.lengthBytes < lengthBytes) return false;
+    this.#buffer ??= Buffer.allocUnsafeSlow(COPIED_AT_ONCE_BYTES);
+    const buffer = this.#buffer.subarray(0, lengthBytes);
+    if (!backing.tryRead(offset, buffer)) return false;
+    for (let done = 0; done < lengthBytes;) {
+      const length = this.#writing.tryWriteAnew(offset + done, buffer.subarray(done));
+      if (length === 0) return false;
+      done += length;
+    }
+    return true;
+  }
+
+  /** Zero clusters for [at, end), when all of it is known to be zero; false: copy. The range is held. */
+  async #zero(at: number, end: number, zeroFrom: number, zeroTo: number): Promise<boolean> {
+    if (!(await this.#zeroing.readsZero(at, Math.min(end, zeroFrom)))) return false;
+    if (!(await this.#zeroing.readsZero(Math.max(at, zeroTo), end))) return false;
+    try {
+      await this.#mapped.driver.zeroClusters(at, end - at, true);
+      return true;
+    } catch (error) {
+      if (!isUnsupported(error)) throw error;
+      return false;
+    }
+  }
+
+  /** Copies a first part of the unallocated units [at, end), whose range is held; answers where it ends. */
+  async #copyPart(at: number, end: number): Promise<number> {
+    const { driver } = this.#mapped;
+    const backing = defined(this.#mapped.backing, 'backing file to copy from');
+    const length = Math.min(end - at, JOINED_WRITE_BYTES);
+    const located: Located =
+      at < backing.lengthBytes && length > COPIED_AT_ONCE_BYTES
+        ? await backing.locate(at, Math.min(length, backing.lengthBytes - at))
+        : { kind: 'other', lengthBytes: length };
+    const plain = located.kind === 'plain' ? located : undefined;
+    try {
+      // Whole units only: what a plain stretch lacks of its last unit is read with the rest.
+      const whole = plain ? alignDown(plain.lengthBytes, driver.unitBytes) : 0;
+      const covered = plain && plain.lengthBytes === end - at ? plain.lengthBytes : whole;
+      const size = covered > 0 ? covered : length;
+      const reservation = await this.#mapped.reserve(at, size);
+      try {
+        const stop = Math.min(at + size, reservation.offset + reservation.lengthBytes);
+        const payload =
+          plain && covered > 0
+            ? new FilePayload(plain.io, plain.offset, stop - at)
+            : await readBelow(backing, at, stop - at);
+        const done = await this.#writing.fill(reservation, at, stop, at, payload);
+        reservation.link();
+        return done;
+      } catch (error) {
+        reservation.abort();
+        throw error;
+      }
+    } finally {
+      plain?.release();
+    }
+  }
+}
+
+async function readBelow(backing: Edge, at: number, lengthBytes: number): Promise<Payload> {
+  const buffer = Buffer.allocUnsafe(lengthBytes);
+  if (!backing.tryRead(at, buffer)) await backing.read(at, buffer);
+  return new BufferPayload(buffer);
+}

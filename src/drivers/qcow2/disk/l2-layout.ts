@@ -1,0 +1,43 @@
+import { clusterKindAt, ENTRY_BYTES, entryIsCopiedAt, entryOffsetAt, writeEntryAt } from './layout.js';
+
+/** How the entries of L2 tables lie in their bytes; those of the L1 and refcount tables are always ENTRY_BYTES long. */
+export class L2Layout {
+  /** 8, or 16 with a bitmap of subclusters behind (qcow2 specification, "Extended L2 Entries"). */
+  readonly entryBytes: number;
+
+  constructor(entryBytes: number) {
+    this.entryBytes = entryBytes;
+  }
+
+  /** Entries of a table, which is a cluster. */
+  entriesIn(clusterBytes: number): number {
+    return clusterBytes / this.entryBytes;
+  }
+
+  /** Virtual bytes that a table maps. */
+  coverageBytes(clusterBytes: number): number {
+    return this.entriesIn(clusterBytes) * clusterBytes;
+  }
+
+  /** One of ClusterKind. */
+  kind(table: Buffer, index: number): number {
+    return clusterKindAt(table, index * this.entryBytes);
+  }
+
+  /** Where the cluster lies in the file; 0: nowhere. */
+  hostOffset(table: Buffer, index: number): number {
+    return entryOffsetAt(table, index * this.entryBytes);
+  }
+
+  isCopied(table: Buffer, index: number): boolean {
+    return entryIsCopiedAt(table, index * this.entryBytes);
+  }
+
+  /** Writes an entry; `low` is or-ed into the lower half. */
+  write(table: Buffer, index: number, hostOffset: number, copied: boolean, low = 0): void {
+    writeEntryAt(table, index * this.entryBytes, hostOffset, copied, low);
+  }
+}
+
+/** Of images without subclusters, the only ones that open. */
+export const STANDARD_L2 = new L2Layout(ENTRY_BYTES);
