@@ -3,7 +3,7 @@ import type { Json } from '../block/driver.js';
 import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import { queryQmpSchema } from '../wire/qmp/introspect.js';
-import { VERSION } from '../wire/qmp/session.js';
+import { VERSION } from '../wire/qmp/version.js';
 import type { Parts } from './parts.js';
 import { nodeInfo } from './node-info.js';
 import { queryGraph } from './query-graph.js';
