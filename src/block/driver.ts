@@ -344,6 +344,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly title?: string;
   /** Filters of jobs: named itself where the user has given it a name, and not as its child. */
   readonly isNamedWhole?: boolean;
+  /** Filters of jobs: what QEMU calls the child that it shows. */
+  readonly shownChildRole?: string;
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
   /** Opens; its children are attached already (`backing` comes later). */

@@ -96,7 +96,7 @@ export class RealFiles implements HostFiles {
       const isSpecial = specialKind(stat);
       return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity };
     } catch (error) {
-      const wrapped = nodeError(error, `Could not stat '${path}'`, { path });
+      const wrapped = nodeError(error, `Could not open '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
       throw wrapped;
     }

@@ -113,7 +113,7 @@ export class SimulatedFiles implements HostFiles {
   }
 
   stat(path: string): Promise<HostStat | undefined> {
-    return this.#perform('stat', path, `Could not stat '${path}'`, () => {
+    return this.#perform('stat', path, `Could not open '${path}'`, () => {
       const entry = this.#directory.get(absolute(path));
       if (!entry) return undefined;
       const isDirectory = entry === 'directory';

@@ -2,7 +2,7 @@ import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { GuestDevice } from '../attach/device.js';
 import { permissionsFor, runIoCommand } from '../programs/io/command.js';
-import { VERSION } from '../wire/qmp/session.js';
+import { VERSION } from '../wire/qmp/version.js';
 import { withBackend } from '../block/with-backend.js';
 import type { Parts } from './parts.js';
 import { findNode } from '../block/find-node.js';

@@ -3,11 +3,10 @@ import type { Json } from '../block/driver.js';
 import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import { queryQmpSchema } from '../wire/qmp/introspect.js';
-import { VERSION } from '../wire/qmp/session.js';
-import type { Edge } from '../block/edge.js';
-import { permissionList } from '../block/permissions.js';
+import { VERSION } from '../wire/qmp/version.js';
 import type { Parts } from './parts.js';
 import { nodeInfo } from './node-info.js';
+import { queryGraph } from './query-graph.js';
 
 type JsonObject = { [key: string]: Json };
 
@@ -98,37 +97,4 @@ function operationCounters(prefix: string, { bytes, operations, failed, totalMs 
   };
   if (prefix === 'flush') return counters;
   return { ...counters, [`${prefix}_bytes`]: bytes, [`${prefix}_merged`]: 0 };
-}
-
-/** QAPI's XDbgBlockGraph: every backend, job and node with what each asks of the next. */
-function queryGraph({ graph, devices }: Parts<'graph' | 'devices'>): JsonObject {
-  const ids = new Map<object, number>();
-  const idOf = (vertex: object): number => {
-    const id = ids.get(vertex) ?? ids.size + 1;
-    ids.set(vertex, id);
-    return id;
-  };
-  const nodes: JsonObject[] = [];
-  const edges: JsonObject[] = [];
-  const device = new Map([...devices.values()].map(({ backend, qdevPath }) => [backend, qdevPath]));
-  for (const backend of graph.backends) {
-    const type = backend.description.includes(' job ') ? 'block-job' : 'block-backend';
-    nodes.push({ id: idOf(backend), type, name: device.get(backend) ?? '' });
-    if (backend.root) edges.push(edgeInfo(backend.root, idOf));
-  }
-  for (const node of graph.listed()) {
-    nodes.push({ id: idOf(node), type: 'block-driver', name: node.name });
-    for (const edge of node.children.values()) edges.push(edgeInfo(edge, idOf));
-  }
-  return { nodes, edges };
-}
-
-function edgeInfo(edge: Edge, idOf: (vertex: object) => number): JsonObject {
-  return {
-    parent: idOf(edge.parent),
-    child: idOf(edge.node),
-    name: edge.role,
-    perm: permissionList(edge.perm),
-    'shared-perm': permissionList(edge.shared),
-  };
 }

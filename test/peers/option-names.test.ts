@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -19,6 +19,7 @@ before(() => {
   if (skip !== false) return;
   folder = mkdtempSync(join(tmpdir(), 'livedisk-names-'));
   process.chdir(folder);
+  symlinkSync('loop', 'loop');
   for (const [program = '', ...args] of [
     ['qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '2M'],
     ['qemu-io', '-c', 'write -P 1 0 2M', 'b.qcow2'],

@@ -6,7 +6,7 @@ import { driverOptions } from '../../schema/blockdev-options.js';
 export function jobFilter(
   name: string,
   childPermissions?: (users: PermissionSet, hasUsers: boolean) => PermissionSet,
-  more: Pick<DriverDescription, 'isNamedWhole'> = {},
+  more: Pick<DriverDescription, 'isNamedWhole' | 'shownChildRole'> = {},
 ): DriverDescription {
   return {
     ...more,

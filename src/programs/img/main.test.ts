@@ -270,3 +270,7 @@ test('an image whose block status cannot be had is no image that differs', () =>
     assert.deepEqual([code, stderr], [1, 'qemu-img: Could not read file metadata: Input/output error\n']);
     await server.close();
   }));
+
+test('the version is told in the form of QEMU’s tools', async () => {
+  assert.match((await img('--version')).stdout, /^qemu-img version 7\.2\.\d+ \(livedisk \d+\.\d+\.\d+\)\n/);
+});

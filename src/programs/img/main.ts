@@ -1,6 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import type { DriverDescription } from '../../block/driver.js';
 import type { Host } from '../../host/host.js';
+import { versionText } from '../../wire/qmp/version.js';
 import { checkCommand } from './check.js';
 import { compareCommand } from './compare.js';
 import { convertCommand } from './convert.js';
@@ -65,7 +66,7 @@ function run(tool: Tool, [name, ...words]: readonly string[]): Promise<number> |
     return 0;
   }
   if (name === '-V' || name === '--version') {
-    tool.out.print('livedisk img, with the commands of qemu-img 7.2\n');
+    tool.out.print(versionText('qemu-img'));
     return 0;
   }
   const command = SUBCOMMANDS.get(name);

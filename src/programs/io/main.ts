@@ -9,6 +9,7 @@ import { ALL_PERMISSIONS, Permission, unitePermissions } from '../../block/permi
 import { DriverRegistry } from '../../block/registry.js';
 import type { Host } from '../../host/host.js';
 import type { FlatOptions } from '../../schema/flat.js';
+import { versionText } from '../../wire/qmp/version.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
 import { makeObject } from '../arguments/objects.js';
 import { cacheOptions } from './cache.js';
@@ -114,7 +115,7 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
     return 0;
   }
   if (given.has('version')) {
-    out.print('livedisk io, with the commands of qemu-io 7.2\n');
+    out.print(versionText('qemu-io'));
     return 0;
   }
   const object = given.get('object');

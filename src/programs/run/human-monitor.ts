@@ -1,7 +1,7 @@
 import { StringDecoder } from 'node:string_decoder';
 import type { Engine } from '../../monitor/engine.js';
 import { runHmp } from '../../monitor/hmp.js';
-import { VERSION } from '../../wire/qmp/session.js';
+import { VERSION } from '../../wire/qmp/version.js';
 
 const PROMPT = '(qemu) ';
 

@@ -7,12 +7,16 @@ import type { HostListener, HostSocket } from '../../host/host.js';
 import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
 import { Engine } from '../../monitor/engine.js';
-import { QmpSession, VERSION } from '../../wire/qmp/session.js';
+import { QmpSession } from '../../wire/qmp/session.js';
+import { versionText } from '../../wire/qmp/version.js';
 import { Ending } from './ending.js';
 import { HumanMonitor } from './human-monitor.js';
 import { HELP } from './help.js';
 import { PidFile } from './pid-file.js';
 import { parseRunOptions, type RunOptions, type Step, withContext } from './options.js';
+
+/** As QEMU's programs call themselves. */
+const PROGRAM_NAMES = { machine: 'QEMU emulator', 'storage-daemon': 'qemu-storage-daemon' } as const;
 
 /** Nearly the longest time that a timer takes. */
 const LONG_MS = 2_000_000_000;
@@ -21,7 +25,7 @@ const LONG_MS = 2_000_000_000;
 export async function runMain(args: readonly string[], kind: 'machine' | 'storage-daemon'): Promise<number> {
   const options = parseRunOptions(args, kind);
   if (options.asks) {
-    process.stdout.write(options.asks === 'help' ? HELP[kind] : `${VERSION.package}\n`);
+    process.stdout.write(options.asks === 'help' ? HELP[kind] : versionText(PROGRAM_NAMES[kind]));
     return 0;
   }
   tuneCompiler();

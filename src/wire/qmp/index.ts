@@ -10,5 +10,6 @@ export {
   type Handler,
   QmpError,
 } from './registry.js';
-export { QmpHub, QmpSession, VERSION } from './session.js';
+export { QmpHub, QmpSession } from './session.js';
+export { VERSION } from './version.js';
 export type { JsonObject, JsonValue } from '../../schema/types.js';

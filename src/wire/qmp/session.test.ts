@@ -7,7 +7,8 @@ import { SeededRandom } from '../../host/simulated-random.js';
 import { int, required, str, struct } from '../../schema/types.js';
 import { PairedSocket } from '../../../test/kit/socket-pair.js';
 import { command, CommandRegistry, QmpError } from './registry.js';
-import { QmpHub, QmpSession, VERSION } from './session.js';
+import { QmpHub, QmpSession } from './session.js';
+import { VERSION } from './version.js';
 
 const NONE = struct('none', {});
 

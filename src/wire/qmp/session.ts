@@ -8,6 +8,7 @@ import { formatJson, formatJsonPretty, type Writable } from './json-format.js';
 import { JsonStream } from './json-parser.js';
 import { type CommandRegistry, QmpError, toQmpError, Waiting } from './registry.js';
 import { Turns } from './turns.js';
+import { VERSION } from './version.js';
 
 /** Messages of one client that wait; beyond that its input is not looked at. */
 const MAX_QUEUED_MESSAGES = 8;
@@ -23,9 +24,6 @@ const MAX_UNSENT_BYTES = MiB;
 
 /** What all clients together have not read, beyond which the one that is farthest behind is cut off. */
 const MAX_UNREAD_BYTES = 64 * MiB;
-
-/** What clients are told of us. Tools parse the numbers and expect a QEMU. */
-export const VERSION = { qemu: { micro: 22, minor: 2, major: 7 }, package: 'livedisk 0.1.0' };
 
 const NEGOTIATE = 'qmp_capabilities';
 const CAPABILITIES_ARGUMENTS = struct('qmp_capabilities-arg', {

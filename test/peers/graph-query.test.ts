@@ -1,0 +1,63 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { test } from 'node:test';
+import { type Options, Sides } from './storage-sides.js';
+
+const missing = ['qemu-storage-daemon', 'qemu-img'].find((tool) => spawnSync(tool, ['--version']).error);
+const skip = missing === undefined ? false : `${missing} is not installed`;
+
+interface Graph {
+  nodes: Array<{ id: number; type: string; name: string }>;
+  edges: Array<{ parent: number; child: number; name: string; perm: string[]; 'shared-perm': string[] }>;
+}
+
+/** Who is there and who asks whom for what; names that nobody chose are alike. */
+function described(answer: unknown): unknown {
+  const { nodes, edges } = answer as Graph;
+  const names = new Map(nodes.map(({ id, type, name }) => [id, `${type} ${name.replace(/^#.*/, '#')}`]));
+  return {
+    nodes: [...names.values()],
+    edges: edges.map(({ parent, child, name, ...perms }) => [
+      names.get(parent),
+      names.get(child),
+      name,
+      perms,
+    ]),
+  };
+}
+
+const copy = { 'job-id': 'j', device: 't', target: 'n', sync: 'full', speed: 1 };
+const JOBS: ReadonlyArray<readonly [string, Options]> = [
+  ['blockdev-mirror', copy],
+  ['blockdev-backup', copy],
+  [
+    'block-commit',
+    { 'job-id': 'j', device: 't', 'top-node': 'o', 'base-node': 'a', speed: 1, 'auto-finalize': false },
+  ],
+  ['block-commit', { 'job-id': 'j', device: 't', speed: 1, 'base-node': 'a' }],
+];
+
+for (const [command, args] of JOBS)
+  test(
+    `x-debug-query-block-graph: ${command} ${args['top-node'] === undefined ? '' : 'below the top'}`,
+    { skip },
+    async (t) => {
+      const sides = await Sides.start(t);
+      await sides.add(
+        { driver: 'qcow2', 'node-name': 'a', file: { driver: 'file', filename: 'a.q' } },
+        { driver: 'qcow2', 'node-name': 'o', file: { driver: 'file', filename: 'o.q' }, backing: 'a' },
+        { driver: 'qcow2', 'node-name': 't', file: { driver: 'file', filename: 't.q' }, backing: 'o' },
+        { driver: 'null-co', 'node-name': 'n', size: 4194304, 'read-zeroes': true },
+      );
+      await sides.alike('nbd-server-start', { addr: { type: 'unix', data: { path: 'nbd.sock' } } });
+      await sides.alike('block-export-add', { type: 'nbd', id: 'e', 'node-name': 't' });
+      const compare = async (): Promise<void> => {
+        const [ours, theirs] = await sides.both('x-debug-query-block-graph', {});
+        assert.deepEqual(described(ours), described(theirs));
+      };
+      await compare();
+      const started = await sides.both(command, args);
+      assert.deepEqual(started, [{}, {}]);
+      await compare();
+    },
+  );
