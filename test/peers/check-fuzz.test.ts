@@ -130,12 +130,14 @@ for (let seed = FIRST_SEED; seed < FIRST_SEED + RUNS; seed++) {
     for (const mode of ['', '-r leaks', '-r all']) {
       for (const side of SIDES) copyFileSync(pair.path(side, 'damaged'), pair.path(side, 'a'));
       const [theirs, ours] = await pair.answers(`img check ${mode} a`);
-      const givesUp = endsWithLess(theirs) || ours.stderr.includes('ERROR OFLAG_COPIED');
+      const isKept = mode !== '' && theirs.stderr.includes('snapshot table');
+      const givesUp = isKept || endsWithLess(theirs) || ours.stderr.includes('ERROR OFLAG_COPIED');
       if (!givesUp) assert.deepEqual(comparable(ours), comparable(theirs), `check ${mode}`);
       const after = await guestSees(readFileSync(pair.path('ours', 'a')));
       for (let i = 0; i < before.length; i++)
         if (before[i] !== undefined) assert.equal(after[i], before[i], `sector ${i} after check ${mode}`);
-      if (mode === '-r leaks') continue;
+      // Incomplete entries of the snapshot table are told, not repaired.
+      if (mode === '-r leaks' || isKept) continue;
       const [judged, again] = await pair.answers(`img check a`);
       if (!givesUp && !theirs.stderr.includes('Rebuilding')) assert.deepEqual(again, judged, 'checked again');
       if (mode === '') continue;
