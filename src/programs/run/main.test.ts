@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
+import { BlockError } from '../../base/error.js';
 import { createRealHost } from '../../host/real.js';
 import { QmpClient } from '../../wire/qmp/client.js';
 import { closed, livedisk, livediskWords, PROJECT, runLivedisk, scratch } from '../../../test/kit/program.js';
@@ -35,6 +36,19 @@ function appearance(folder: string, name: string, { orEmpty = false } = {}): Pro
   });
 }
 
+/** Between the making of a socket and the moment when it listens, it refuses. */
+async function connected(path: string): Promise<QmpClient> {
+  const host = createRealHost();
+  for (;;) {
+    try {
+      return await QmpClient.connect(host, { type: 'unix', path });
+    } catch (error) {
+      if (!(error instanceof BlockError) || error.errno !== 'ECONNREFUSED') throw error;
+      await host.clock.macrotask();
+    }
+  }
+}
+
 test('a daemon without any socket serves until a signal', { timeout: 300_000 }, async (t) => {
   const folder = scratch(t);
   const daemon = await start(t, folder, 'storage-daemon', '--blockdev', 'null-co,node-name=n');
@@ -55,7 +69,7 @@ test('a second signal does not cut the end short', { timeout: 300_000 }, async (
   const options = ['-blockdev', slow, '-qmp', `unix:${socket},server=on,wait=off`];
   const daemon = await start(t, folder, 'run', ...options);
   await appearance(folder, 'qmp', { orEmpty: true });
-  const client = await QmpClient.connect(createRealHost(), { type: 'unix', path: socket });
+  const client = await connected(socket);
   let shutdowns = 0;
   const told = new Promise<void>((resolve) =>
     client.onEvent(({ event }) => {
