@@ -210,7 +210,8 @@ async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<Bloc
     format: byOptions ? args.value('O') : format,
     imageOpts: byOptions,
     write: true,
-    resize: true,
+    // What somebody else may be using keeps its size.
+    resize: !args.has('n'),
     cache: cache.options,
     discard: plan.sparseBytes > 0 ? 'unmap' : 'ignore',
     writethrough: cache.writethrough,
