@@ -10,9 +10,11 @@ import { join, resolve } from 'node:path';
 
 /** Where flushes are that order writes; elsewhere they are only passed on. */
 const FILES = [
+  'src/block/activity.ts',
   'src/block/create.ts',
   'src/block/graph.ts',
   'src/block/node-io.ts',
+  'src/block/reopen.ts',
   'src/drivers/file/node.ts',
   'src/drivers/qcow2/features/backing.ts',
   'src/drivers/qcow2/check/repair.ts',
@@ -21,9 +23,12 @@ const FILES = [
   'src/drivers/qcow2/order/flush.ts',
   'src/drivers/qcow2/image.ts',
   'src/drivers/qcow2/mapping/resize.ts',
+  'src/drivers/qcow2/space/bulk.ts',
+  'src/drivers/qcow2/storage.ts',
   'src/drivers/raw/index.ts',
   'src/jobs/backup.ts',
   'src/jobs/commit.ts',
+  'src/jobs/mirror-copy.ts',
   'src/jobs/mirror.ts',
   'src/jobs/stream.ts',
   'src/jobs/write-to-both.ts',
@@ -43,6 +48,8 @@ const UNIT = [
   'src/jobs/flushes.test.ts',
   'src/drivers/qcow2/driver.test.ts',
   'src/drivers/qcow2/check/repair.test.ts',
+  'src/drivers/qcow2/dirty.test.ts',
+  'src/drivers/qcow2/space/bulk.test.ts',
 ];
 const SIMULATION_SECONDS = 90;
 
