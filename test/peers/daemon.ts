@@ -16,6 +16,10 @@ interface Message extends Json {
   error?: { class: string; desc: string };
 }
 
+/** A storage daemon of QEMU's that has not answered for so long hangs; so many are started at most. */
+const HANGS_AFTER_MS = 10_000;
+const MOST_TRIES = 3;
+
 /** Skips the test when a program is missing, saying which. */
 export function skipWithout(context: TestContext, ...programs: string[]): boolean {
   const missing = programs.filter((program) => spawnSync(program, ['--version']).error !== undefined);
@@ -66,11 +70,25 @@ export class Daemon {
     argv: string[],
     socket = 'qmp.sock',
   ): Promise<Daemon> {
-    const daemon = new Daemon(cwd, argv);
-    context.after(() => daemon.kill());
-    await daemon.#connect(join(cwd, socket));
-    await daemon.execute('qmp_capabilities');
-    return daemon;
+    for (let tries = 1; ; tries++) {
+      const daemon = new Daemon(cwd, argv);
+      context.after(() => daemon.kill());
+      await daemon.#connect(join(cwd, socket));
+      if (await daemon.#isAnswered(daemon.execute('qmp_capabilities'), tries)) return daemon;
+      await daemon.kill();
+    }
+  }
+
+  /**
+   * Whether a first command is answered. QEMU's storage daemon may hang when somebody connects while it starts: its
+   * monitor's thread waits in accept() for one whom the main thread has accepted. Then it is started anew.
+   */
+  async #isAnswered(answer: Promise<unknown>, tries: number): Promise<boolean> {
+    if (!/(^|\/)qemu-storage-daemon$/.test(this.process.spawnfile) || tries === MOST_TRIES)
+      return answer.then(() => true);
+    answer.catch(() => undefined);
+    const late = new Promise<false>((resolve) => setTimeout(resolve, HANGS_AFTER_MS, false).unref());
+    return Promise.race([answer.then(() => true), late]);
   }
 
   /** `livedisk run` with a QMP socket qmp.sock. */
