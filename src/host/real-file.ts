@@ -56,6 +56,8 @@ export class RealFile implements HostFile {
   readonly traits: FileTraits;
   readonly #fd: number;
   readonly #direct: boolean;
+  /** O_DIRECT, or remote: then even a read that must not wait may ask for the size. */
+  readonly #onlyInPool: boolean;
   readonly #system: Syscalls;
   readonly #syncWrites: SyncWrites;
   /** RWF_NOWAIT works here; found out by the first read. */
@@ -80,6 +82,7 @@ export class RealFile implements HostFile {
     this.writable = properties.writable;
     this.traits = properties.traits;
     this.#direct = properties.direct;
+    this.#onlyInPool = properties.direct || properties.traits.isRemote;
     this.#system = system;
     this.#syncWrites = new SyncWrites(budget);
     this.#noWaitWorks = !properties.direct;
@@ -115,9 +118,7 @@ export class RealFile implements HostFile {
 
   tryRead(position: number, buffer: Uint8Array): boolean {
     const length = buffer.length;
-    if (this.#closed || this.#direct || length > MAX_SYNC_READ_BYTES) return false;
-    // Even a read that must not wait may ask for the size.
-    if (this.traits.isRemote) return false;
+    if (this.#closed || this.#onlyInPool || length > MAX_SYNC_READ_BYTES) return false;
     if (length === 0) return true;
     let got: number;
     if (this.traits.inMemory) got = this.#system.pread(this.#fd, buffer, position);
@@ -141,8 +142,7 @@ export class RealFile implements HostFile {
 
   tryWrite(position: number, buffer: Uint8Array): boolean {
     const length = buffer.length;
-    if (this.#closed || this.#direct || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
-    if (this.traits.isRemote) return false;
+    if (this.#closed || this.#onlyInPool || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
     if (this.traits.inMemory) return this.#writeNow(position, buffer);
     const startMs = performance.now();
     if (!this.#mayChangeNow(startMs)) return false;
@@ -159,7 +159,7 @@ export class RealFile implements HostFile {
 
   /** A change that a failure leaves to the promise form, which reports it. */
   #tryChange(change: () => boolean): boolean {
-    if (this.#closed || this.#direct || !this.writable || this.traits.isRemote) return false;
+    if (this.#closed || this.#onlyInPool || !this.writable) return false;
     if (this.traits.inMemory) return change();
     const startMs = performance.now();
     if (!this.#mayChangeNow(startMs)) return false;

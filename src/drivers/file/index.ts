@@ -1,17 +1,10 @@
 import { BlockError, errnoError } from '../../base/error.js';
 import type { DriverDescription } from '../../block/driver.js';
 import { hasProtocol } from '../../block/filename.js';
-import { ALL_PERMISSIONS, Permission } from '../../block/permissions.js';
 import type { Host, HostStat } from '../../host/host.js';
 import { FILE_OPTIONS } from '../../schema/blockdev-options.js';
-import { acquireLocks } from './locks.js';
-import { openFileNode } from './open.js';
-
-/** What making a file needs, and keeps others from. */
-const CREATOR = {
-  perm: Permission.write | Permission.resize,
-  shared: ALL_PERMISSIONS - Permission.resize,
-};
+import { acquireLocks, CREATOR } from './locks.js';
+import { openFileNode, plainPath } from './open.js';
 
 async function checkKind(host: Host, path: string, readOnly: boolean): Promise<void> {
   const found = await host.files.stat(path);
@@ -52,10 +45,7 @@ export const fileDriver: DriverDescription<typeof FILE_OPTIONS> = {
   open: (context, settings) => openFileNode('file', context, settings, checkKind),
   createFile,
 
-  /** A relative name with a colon would be taken for a protocol's. */
-  filename({ filename }) {
-    return typeof filename !== 'string' || hasProtocol(filename) ? undefined : filename;
-  },
+  filename: plainPath,
 
   parseFilename(filename) {
     if (filename.startsWith('file:')) return { filename: filename.slice('file:'.length) };

@@ -1,6 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import type { PermissionSet } from '../../block/driver.js';
-import { hasPermission } from '../../block/permissions.js';
+import { ALL_PERMISSIONS, hasPermission, Permission } from '../../block/permissions.js';
 import type { HostFile } from '../../host/host.js';
 
 /**
@@ -17,6 +17,12 @@ const PERMISSION_BITS: ReadonlyArray<{ bit: number; value: number; name: string 
   { bit: 2, value: 4, name: 'write unchanged' },
   { bit: 3, value: 8, name: 'resize' },
 ];
+
+/** What making an image in a file or on a device needs, and keeps others from. */
+export const CREATOR: PermissionSet = {
+  perm: Permission.write | Permission.resize,
+  shared: ALL_PERMISSIONS - Permission.resize,
+};
 
 /** The lock bytes that say these permissions. */
 export function lockBytes({ perm, shared }: PermissionSet): Set<number> {

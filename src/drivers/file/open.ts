@@ -1,4 +1,5 @@
-import type { DriverContext } from '../../block/driver.js';
+import type { DriverContext, GivenOptions } from '../../block/driver.js';
+import { hasProtocol } from '../../block/filename.js';
 import type { Host, HostFile } from '../../host/host.js';
 import { FileNode } from './node.js';
 import { checkFileSettings, type FileSettings } from './options.js';
@@ -19,4 +20,9 @@ export async function openFileNode(
   const write = !readOnly && settings['auto-read-only'] !== true;
   const file: HostFile = await host.files.open(filename, { write, direct: cache.direct });
   return new FileNode(host, settings, file);
+}
+
+/** The plain name of what lies at a path, if it has one: a relative name with a colon would be taken for a protocol's. */
+export function plainPath({ filename }: GivenOptions): string | undefined {
+  return typeof filename !== 'string' || hasProtocol(filename) ? undefined : filename;
 }

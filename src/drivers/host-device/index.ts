@@ -1,20 +1,12 @@
 import { BlockError, errnoError } from '../../base/error.js';
 import type { DriverDescription } from '../../block/driver.js';
-import { hasProtocol } from '../../block/filename.js';
-import { ALL_PERMISSIONS, Permission } from '../../block/permissions.js';
 import type { Host } from '../../host/host.js';
 import { HOST_DEVICE_OPTIONS } from '../../schema/blockdev-options.js';
-import { acquireLocks } from '../file/locks.js';
-import { openFileNode } from '../file/open.js';
+import { acquireLocks, CREATOR } from '../file/locks.js';
+import { openFileNode, plainPath } from '../file/open.js';
 
 const PREFIX = 'host_device:';
 const SECTOR_BYTES = 512;
-
-/** What taking a device for a new image needs, and keeps others from. */
-const TAKER = {
-  perm: Permission.write | Permission.resize,
-  shared: ALL_PERMISSIONS - Permission.resize,
-};
 
 async function checkKind(host: Host, path: string, readOnly: boolean): Promise<void> {
   const found = await host.files.stat(path);
@@ -36,7 +28,7 @@ async function clearFirstSector(host: Host, path: string, sizeBytes: number): Pr
   await checkKind(host, path, false);
   const file = await host.files.open(path, { write: true });
   try {
-    acquireLocks(file, new Set(), TAKER);
+    acquireLocks(file, new Set(), CREATOR);
     if (file.sizeBytes() < sizeBytes) throw new BlockError('invalid', 'Cannot grow device files', { path });
     await file.write(0, Buffer.alloc(Math.min(SECTOR_BYTES, file.sizeBytes())));
     await file.flush();
@@ -56,10 +48,7 @@ export const hostDeviceDriver: DriverDescription<typeof HOST_DEVICE_OPTIONS> = {
   open: (context, settings) => openFileNode('host_device', context, settings, checkKind),
   createFile: clearFirstSector,
 
-  /** A relative name with a colon would be taken for a protocol's. */
-  filename({ filename }) {
-    return typeof filename !== 'string' || hasProtocol(filename) ? undefined : filename;
-  },
+  filename: plainPath,
   parseFilename: (filename) =>
     filename.startsWith(PREFIX) ? { filename: filename.slice(PREFIX.length) } : undefined,
   async claims(host, path) {
