@@ -25,7 +25,7 @@ const LONG_MS = 2_000_000_000;
 export async function runMain(args: readonly string[], kind: 'machine' | 'storage-daemon'): Promise<number> {
   const options = parseRunOptions(args, kind);
   if (options.asks) {
-    process.stdout.write(options.asks === 'help' ? HELP[kind] : versionText(PROGRAM_NAMES[kind]));
+    process.stdout.write(answerTo(options.asks, kind));
     return 0;
   }
   tuneCompiler();
@@ -63,6 +63,11 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
   return 0;
 }
 
+function answerTo(asks: NonNullable<RunOptions['asks']>, kind: 'machine' | 'storage-daemon'): string {
+  if (typeof asks === 'object') return asks.text;
+  return asks === 'help' ? HELP[kind] : versionText(PROGRAM_NAMES[kind]);
+}
+
 /**
  * Less inlining: a job in a fresh daemon is done before large functions have been compiled, and the compiler takes a
  * processor from it meanwhile. Measured: such a job ends a tenth earlier, the next one a fifth; steady load is as fast.
@@ -92,13 +97,15 @@ async function start(engine: Engine, options: RunOptions, listeners: HostListene
     try {
       await perform(engine, step, listeners);
     } catch (error) {
-      throw withContext(step.text, error);
+      throw step.text === '' ? error : withContext(step.text, error);
     }
   }
 }
 
 async function perform(engine: Engine, step: Step, listeners: HostListener[]): Promise<void> {
   switch (step.kind) {
+    case 'object':
+      return void (await engine.graph.objects.add(step.options));
     case 'blockdev':
       return void (await engine.addNode(step.options));
     case 'nbd-server':
