@@ -243,8 +243,7 @@ export class ServerTransmission {
     const { buffer } = this.#replies;
     const start = at + headBytes;
     try {
-      if (!this.#target.tryRead(request.offset, buffer.subarray(start, start + lengthBytes)))
-        return this.#readLater(request);
+      if (!this.#target.tryRead(request.offset, buffer, start, lengthBytes)) return this.#readLater(request);
     } catch (error) {
       return this.#sendError(request, failureOf(Command.read, error));
     }
@@ -257,7 +256,7 @@ export class ServerTransmission {
     const { lengthBytes } = request;
     const buffer = this.#pool.take(DATA_AT + lengthBytes);
     try {
-      if (!this.#target.tryRead(request.offset, buffer.subarray(DATA_AT, DATA_AT + lengthBytes)))
+      if (!this.#target.tryRead(request.offset, buffer, DATA_AT, lengthBytes))
         return this.#start(request, this.#readInto(buffer, { ...request }), lengthBytes);
     } catch (error) {
       this.#pool.give(buffer);
@@ -357,8 +356,7 @@ export class ServerTransmission {
     }
     const end = at + lengthBytes;
     if (end <= chunk.length) {
-      const bytes = chunk.subarray(at, end);
-      if (!this.#writeNow(bytes)) this.#writeLater(this.#copyOf(bytes));
+      if (!this.#writeNow(chunk, at)) this.#writeLater(this.#copyOf(chunk.subarray(at, end)));
       return end;
     }
     this.#payload = this.#pool.take(lengthBytes);
@@ -383,7 +381,7 @@ export class ServerTransmission {
     if (this.#payloadBytes < lengthBytes) return end;
     this.#payload = undefined;
     this.#state = 'request';
-    if (this.#writeNow(payload.subarray(0, lengthBytes))) this.#pool.give(payload);
+    if (this.#writeNow(payload, 0)) this.#pool.give(payload);
     else this.#writeLater(payload);
     return end;
   }
@@ -400,10 +398,11 @@ export class ServerTransmission {
   }
 
   /** False: must be written asynchronously. */
-  #writeNow(bytes: Buffer): boolean {
+  #writeNow(buffer: Buffer, start: number): boolean {
     const request = this.#request;
+    const { offset, lengthBytes } = request;
     try {
-      if (!this.#target.tryWrite(request.offset, bytes, this.#writeFlags(request))) return false;
+      if (!this.#target.tryWrite(offset, buffer, this.#writeFlags(request), start, lengthBytes)) return false;
     } catch (error) {
       this.#sendError(request, failureOf(Command.write, error));
       return true;
