@@ -6,7 +6,8 @@ import type { Edge } from './edge.js';
 import type { Node } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
 import { BufferPayload, type Payload } from './payload.js';
-import { type BlockStatus, Flag, hasFlag } from './request.js';
+import { Flag, hasFlag } from './request.js';
+import type { ChainStatus } from './chain-status.js';
 
 /** What a backend's owner may want to know. All optional. */
 export interface BackendUser {
@@ -229,7 +230,7 @@ export class BlockBackend {
   }
 
   /** Status through the whole chain, as a reader sees it. */
-  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+  async status(offset: number, lengthBytes: number): Promise<ChainStatus> {
     await this.enter();
     try {
       const root = this.#root();
