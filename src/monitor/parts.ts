@@ -228,6 +228,7 @@ export class EngineParts {
         () => this.exports.close(),
         ...[...this.devices.values()].map((device) => () => device.close()),
         () => closeGraph(this.graph),
+        async () => this.graph.objects.close(),
       ]);
       this.devices.clear();
       this.#listeners.removeAll();

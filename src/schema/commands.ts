@@ -1,3 +1,4 @@
+import { QOM_COMMANDS } from './qom.js';
 import type { ReturnTypes } from './returns.js';
 import {
   BlockdevCreateOptions,
@@ -264,6 +265,7 @@ export { BlockdevOptions, BlockExportOptions };
 
 /** The arguments of each command, by its name. Commands that take none are of type NO_ARGUMENTS. */
 export const COMMANDS = {
+  ...QOM_COMMANDS,
   'block-commit': BlockCommit,
   'block-dirty-bitmap-add': BitmapAdd,
   'block-dirty-bitmap-clear': BitmapName,

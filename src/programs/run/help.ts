@@ -4,6 +4,8 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
                         start the NBD server (max-connections=N limits its clients)
   -export type=nbd,id=ID,node-name=NAME[,name=EXPORT][,writable=on]
                         serve a node over it
+  -object TYPE,id=ID[,PROPERTY=VALUE]...
+                        make an object: a secret, credentials, limits (help lists the types)
   -chardev socket,id=ID,path=PATH,server=on,wait=off
                         a socket for a monitor (host= and port=, or fd=, instead of path=)
   -pidfile FILE         write the process's number there

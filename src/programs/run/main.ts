@@ -1,6 +1,5 @@
 import { setFlagsFromString } from 'node:v8';
 import { deferred } from '../../base/async.js';
-import { BlockError } from '../../base/error.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { allDrivers } from '../../drivers/index.js';
 import type { HostListener, HostSocket } from '../../host/host.js';
@@ -13,6 +12,7 @@ import { Ending } from './ending.js';
 import { HumanMonitor } from './human-monitor.js';
 import { HELP } from './help.js';
 import { PidFile } from './pid-file.js';
+import { StdioSocket } from './stdio.js';
 import { parseRunOptions, type RunOptions, type Step, withContext } from './options.js';
 
 /** As QEMU's programs call themselves. */
@@ -25,7 +25,7 @@ const LONG_MS = 2_000_000_000;
 export async function runMain(args: readonly string[], kind: 'machine' | 'storage-daemon'): Promise<number> {
   const options = parseRunOptions(args, kind);
   if (options.asks) {
-    process.stdout.write(options.asks === 'help' ? HELP[kind] : versionText(PROGRAM_NAMES[kind]));
+    process.stdout.write(answerTo(options.asks, kind));
     return 0;
   }
   tuneCompiler();
@@ -63,6 +63,11 @@ export async function runMain(args: readonly string[], kind: 'machine' | 'storag
   return 0;
 }
 
+function answerTo(asks: NonNullable<RunOptions['asks']>, kind: 'machine' | 'storage-daemon'): string {
+  if (typeof asks === 'object') return asks.text;
+  return asks === 'help' ? HELP[kind] : versionText(PROGRAM_NAMES[kind]);
+}
+
 /**
  * Less inlining: a job in a fresh daemon is done before large functions have been compiled, and the compiler takes a
  * processor from it meanwhile. Measured: such a job ends a tenth earlier, the next one a fifth; steady load is as fast.
@@ -92,13 +97,15 @@ async function start(engine: Engine, options: RunOptions, listeners: HostListene
     try {
       await perform(engine, step, listeners);
     } catch (error) {
-      throw withContext(step.text, error);
+      throw step.text === '' ? error : withContext(step.text, error);
     }
   }
 }
 
 async function perform(engine: Engine, step: Step, listeners: HostListener[]): Promise<void> {
   switch (step.kind) {
+    case 'object':
+      return void (await engine.graph.objects.add(step.options));
     case 'blockdev':
       return void (await engine.addNode(step.options));
     case 'nbd-server':
@@ -116,27 +123,31 @@ type MonitorStep = Extract<Step, { kind: 'monitor' }>;
 
 async function openMonitor(engine: Engine, step: MonitorStep, listeners: HostListener[]): Promise<void> {
   const { socket, isControl, pretty } = step;
-  if (socket.stdio) {
-    if (isControl)
-      throw new BlockError('unsupported', 'QMP on standard input is not supported: use a socket');
-    const monitor = new HumanMonitor(engine, (text) => void process.stdout.write(text));
-    process.stdin.on('data', (chunk: Buffer) => monitor.push(chunk));
-    return;
-  }
-  const connected = deferred();
-  const onConnection = (connection: HostSocket): void => {
+  const serve = (connection: HostSocket): void => {
     if (isControl) new QmpSession(engine.hub, connection, { pretty });
-    else serveHuman(engine, connection);
-    connected.resolve();
+    else serveHuman(engine, connection, socket.kind === 'stdio' ? '\n' : '\r\n');
   };
-  listeners.push(await engine.host.net.listen(socket.address, onConnection));
-  if (socket.wait) await connected.promise;
+  switch (socket.kind) {
+    case 'stdio':
+      return serve(new StdioSocket());
+    case 'client':
+      return serve(await engine.host.net.connect(socket.address));
+    case 'server': {
+      const connected = deferred();
+      const onConnection = (connection: HostSocket): void => {
+        serve(connection);
+        connected.resolve();
+      };
+      listeners.push(await engine.host.net.listen(socket.address, onConnection));
+      if (socket.wait) await connected.promise;
+    }
+  }
 }
 
-function serveHuman(engine: Engine, connection: HostSocket): void {
+function serveHuman(engine: Engine, connection: HostSocket, lineEnd: string): void {
   let isOpen = true;
   const write = (text: string): void => {
-    if (isOpen) connection.write(Buffer.from(text.replaceAll('\n', '\r\n')));
+    if (isOpen) connection.write(Buffer.from(text.replaceAll('\n', lineEnd)));
   };
   const monitor = new HumanMonitor(engine, write);
   connection.start({

@@ -5,6 +5,7 @@ import type { DeviceProperties, ErrorAction } from '../../attach/device.js';
 import type { ServerProperties } from '../../attach/exports.js';
 import type { SocketAddress } from '../../host/host.js';
 import { BlockExportOptions } from '../../schema/commands.js';
+import type { ObjectOptions } from '../../schema/objects.js';
 import { BlockdevOptions, SocketAddress as SocketAddressType } from '../../schema/block-types.js';
 import {
   bool,
@@ -18,11 +19,12 @@ import {
 } from '../../schema/types.js';
 import { socketAddress } from '../../monitor/exports.js';
 import { parseKeyval } from '../arguments/keyval.js';
-import { makeObject } from '../arguments/objects.js';
+import { objectHelp, parseObject } from '../arguments/objects.js';
 import { parseAddress, parseCharacterDevice, type MonitorSocket } from './sockets.js';
 
-/** A step of the start, in the order in which programs of QEMU take them. */
+/** A step of the start, in the order in which programs of QEMU take them. `text` is named in errors, unless empty. */
 export type Step =
+  | { kind: 'object'; options: ObjectOptions; text: string }
   | { kind: 'blockdev'; options: NodeOptions; text: string }
   | { kind: 'nbd-server'; address: SocketAddress; properties: ServerProperties; text: string }
   | { kind: 'export'; options: BlockExportOptions; text: string }
@@ -35,14 +37,14 @@ export interface RunOptions {
   incoming: boolean;
   pidFile: string | undefined;
   /** What to print in place of all else. */
-  asks: 'help' | 'version' | undefined;
+  asks: 'help' | 'version' | { text: string } | undefined;
 }
 
 type Take = (value: string, text: string) => void;
 
 /** What means nothing where no processor runs, and is given in every machine's command line. */
-const WITHOUT_EFFECT: ReadonlySet<string> = new Set(['-nodefaults', '-no-user-config']);
-const VALUED_WITHOUT_EFFECT = ['-M', '-machine', '-m'];
+const WITHOUT_EFFECT: ReadonlySet<string> = new Set(['-nodefaults', '-no-user-config', '-nographic']);
+const VALUED_WITHOUT_EFFECT = ['-M', '-machine', '-m', '-vga', '-serial', '-accel'];
 
 /** Errors: kind invalid or unsupported, naming the option. */
 export function parseRunOptions(args: readonly string[], kind: 'machine' | 'storage-daemon'): RunOptions {
@@ -70,11 +72,17 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
       inContext(`${given} ${value}`, () => take(value, `${given} ${value}`));
     }
   }
-  // Monitors come last, so that who can connect finds everything there.
+  // A machine's objects come first. Monitors come last, so that who can connect finds everything there.
+  const isObject = (step: Step): boolean => kind === 'machine' && step.kind === 'object';
   const isMonitor = (step: Step): boolean => step.kind === 'monitor';
   const isDevice = (step: Step): boolean => step.kind === 'device';
-  const rest = options.steps.filter((step) => !isMonitor(step) && !isDevice(step));
-  options.steps = [...rest, ...options.steps.filter(isDevice), ...options.steps.filter(isMonitor)];
+  const rest = options.steps.filter((step) => !isObject(step) && !isMonitor(step) && !isDevice(step));
+  options.steps = [
+    ...options.steps.filter(isObject),
+    ...rest,
+    ...options.steps.filter(isDevice),
+    ...options.steps.filter(isMonitor),
+  ];
   return options;
 }
 
@@ -128,7 +136,12 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
       sockets.set(id, socket);
     },
     '-pidfile': (value) => void (options.pidFile = value),
-    '-object': makeObject,
+    '-object': (value, text) => {
+      const help = objectHelp(value);
+      if (help === undefined)
+        steps.push({ kind: 'object', options: parseObject(value), text: kind === 'machine' ? '' : text });
+      else options.asks ??= { text: help };
+    },
   };
   const monitor: Take = (value, text) => {
     const { chardev, mode, pretty } = MONITOR.parse(parseKeyval(value, 'chardev'), '', 'keyval');
