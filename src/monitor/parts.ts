@@ -26,6 +26,7 @@ import {
   COMMANDS,
   type OptionalArguments,
 } from '../schema/commands.js';
+import { OUT_OF_BAND } from '../schema/machine.js';
 import type { Type } from '../schema/types.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
@@ -39,10 +40,18 @@ export interface EngineProperties {
   startStopped?: boolean;
   /** Another engine writes the images until they are exported or the guest starts here. */
   incoming?: boolean;
+  /** What the machine is called. */
+  identity?: Identity;
   /** What QEMU prints on its standard output; a line without its end. */
   print?: (line: string) => void;
   /** Told of what no command can answer with: what an event listener throws, a bug. Default: Node's warning. */
   onUnexpectedError?: (error: unknown) => void;
+}
+
+/** The name and number of a machine, which tools know it by. */
+export interface Identity {
+  name?: string;
+  uuid?: string;
 }
 
 /** Some of an engine's parts: families of commands say which they need. */
@@ -54,6 +63,7 @@ export type Parts<K extends keyof EngineParts> = Pick<EngineParts, K>;
  */
 export class EngineParts {
   readonly host: Host;
+  readonly identity: Identity;
   readonly kind: EngineProperties['kind'];
   readonly graph: Graph;
   readonly opener: Opener;
@@ -76,6 +86,7 @@ export class EngineParts {
     const { host } = properties;
     this.host = host;
     this.kind = properties.kind;
+    this.identity = properties.identity ?? {};
     const { print } = properties;
     this.print = (line) => {
       if (print) guarded(() => print(line), this.#report);
@@ -100,7 +111,8 @@ export class EngineParts {
 
   /** Defines a command for every client. */
   command<N extends CommandName>(name: N, handler: Handler<CommandArguments<N>>): void {
-    this.registry.register({ name, arguments: this.#argumentsOf(name) }, handler as Handler<unknown>);
+    const definition = { name, arguments: this.#argumentsOf(name), outOfBand: OUT_OF_BAND.has(name) };
+    this.registry.register(definition, handler as Handler<unknown>);
   }
 
   /** What nodes are opened with depends on the drivers that are here. */

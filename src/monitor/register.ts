@@ -4,6 +4,7 @@ import type { EngineParts as Engine } from './parts.js';
 import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
 import { registerJobs } from './jobs.js';
+import { registerMachine } from './machine.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
 import { registerObjects } from './objects.js';
 import { registerQueries } from './query.js';
@@ -11,6 +12,7 @@ import { registerRunState } from './run-state.js';
 import { registerSnapshots } from './snapshot.js';
 import { registerStreamAndCommit } from './stream-commit.js';
 import { registerTransaction } from './transaction.js';
+import { registerYank } from './yank.js';
 
 /** Every family of commands. A storage daemon has no guest, so it lacks what is about one. */
 export function registerCommands(engine: Engine): void {
@@ -25,5 +27,8 @@ export function registerCommands(engine: Engine): void {
   registerObjects(engine);
   registerQueries(engine);
   registerRunState(engine);
-  if (engine.kind === 'machine') registerHmp(engine);
+  if (engine.kind !== 'machine') return;
+  registerMachine(engine);
+  registerYank(engine);
+  registerHmp(engine);
 }

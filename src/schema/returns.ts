@@ -1,3 +1,4 @@
+import { MACHINE_RETURNS } from './machine.js';
 import { QOM_RETURNS } from './qom.js';
 import {
   any,
@@ -324,6 +325,7 @@ const SchemaInfo = union(
 );
 
 const RESULTS = {
+  ...MACHINE_RETURNS,
   ...QOM_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),

@@ -22,6 +22,8 @@ export interface CommandDefinition<A = unknown> {
   readonly arguments: Type<A>;
   readonly returns?: Type<unknown>;
   readonly description?: string;
+  /** May run ahead of commands that wait or run. */
+  readonly outOfBand?: boolean;
 }
 
 export function command<A>(name: string, args: Type<A>, returns?: Type<unknown>): CommandDefinition<A> {
@@ -63,8 +65,8 @@ export class CommandRegistry {
     return [...this.#commands.values()].map(({ definition }) => definition);
   }
 
-  has(name: string): boolean {
-    return this.#commands.has(name);
+  find(name: string): CommandDefinition | undefined {
+    return this.#commands.get(name)?.definition;
   }
 
   /** Checks the arguments and runs the command. Errors: QmpError, or what the handler throws. */

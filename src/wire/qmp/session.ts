@@ -1,3 +1,4 @@
+import { assert } from '../../base/assert.js';
 import { AsyncMutex, Notifier } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
@@ -83,6 +84,14 @@ export class QmpHub {
     if (!(outcome instanceof Waiting)) return outcome;
     await outcome.result;
     return {};
+  }
+
+  /** One command ahead of all others. Errors: as of execute. */
+  async executeNow(name: string, args: JsonObject): Promise<Writable> {
+    if (this.#isClosed) throw new BlockError('closed', 'The engine is closed');
+    const outcome = await this.registry.execute(name, args);
+    assert(!(outcome instanceof Waiting), () => `${name} waits, and may run ahead of others`);
+    return outcome;
   }
 
   /** Commands that wait, and later ones, are refused. Resolves when the one that runs is done. */
@@ -271,8 +280,9 @@ export class QmpSession {
 
   async #run({ name, args, outOfBand }: Request): Promise<Writable> {
     if (outOfBand) {
-      if (!this.#hub.registry.has(name))
-        throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
+      const command = this.#hub.registry.find(name);
+      if (!command) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
+      if (command.outOfBand === true) return this.#hub.executeNow(name, args);
       throw new QmpError('GenericError', `The command ${name} does not support OOB`);
     }
     if (name === NEGOTIATE && !this.#negotiated) {
