@@ -102,8 +102,8 @@ export interface HostFile {
   /** The data or hole at `position` (SEEK_DATA/SEEK_HOLE) and how far it reaches, at most lengthBytes; at once unless remote. */
   extentAt(position: number, lengthBytes: number): HostExtent | Promise<HostExtent>;
   /**
-   * copy_file_range from another open file into this one; answers the bytes copied, which may be fewer (0 at the
-   * source's end). kind 'unsupported' where the file systems cannot: the caller reads and writes instead.
+   * Copies from another open file into this one, as copy_file_range does or by it; answers the bytes copied, which may
+   * be fewer (0 at the source's end). kind 'unsupported' where the file systems cannot: the caller reads and writes instead.
    */
   copyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): Promise<number>;
   /** The same, at once, when neither side would wait for a device; -1 when the promise form must be used. */

@@ -4,6 +4,7 @@ import { BlockError, errnoError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
 import { Abandonable, deferred, type Deferred, type Slots } from '../base/async.js';
 import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
+import { type CopyBuffers, copyThroughMemory } from './copy-through-memory.js';
 import type { FileTraits, HostExtent, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
@@ -39,6 +40,16 @@ export interface RealFileProperties {
   traits: FileTraits;
   /** When it was opened. */
   allocatedBytes: number;
+  /** copy_file_range would move its pages one by one: see copyFrom. */
+  copiesPages: boolean;
+}
+
+/** What all files of a host share. */
+export interface SharedByFiles {
+  budget: TurnBudget;
+  /** The places in the pool that remote files share. */
+  remoteCalls: Slots;
+  copyBuffers: CopyBuffers;
 }
 
 interface Sought {
@@ -71,11 +82,14 @@ export class RealFile implements HostFile {
   #flushNext: Promise<void> | undefined;
   #lastFlushMs = 0;
   readonly #remoteCalls: Slots;
+  readonly #copyBuffers: CopyBuffers;
+  readonly #copiesPages: boolean;
   #allocatedBytes: number;
 
-  /** `remoteCalls`: the places in the pool that remote files share. */
-  constructor(properties: RealFileProperties, system: Syscalls, budget: TurnBudget, remoteCalls: Slots) {
-    this.#remoteCalls = remoteCalls;
+  constructor(properties: RealFileProperties, system: Syscalls, shared: SharedByFiles) {
+    this.#remoteCalls = shared.remoteCalls;
+    this.#copyBuffers = shared.copyBuffers;
+    this.#copiesPages = properties.copiesPages;
     this.#allocatedBytes = properties.allocatedBytes;
     this.#fd = properties.fd;
     this.path = properties.path;
@@ -84,7 +98,7 @@ export class RealFile implements HostFile {
     this.#direct = properties.direct;
     this.#onlyInPool = properties.direct || properties.traits.isRemote;
     this.#system = system;
-    this.#syncWrites = new SyncWrites(budget);
+    this.#syncWrites = new SyncWrites(shared.budget);
     this.#noWaitWorks = !properties.direct;
   }
 
@@ -281,11 +295,35 @@ export class RealFile implements HostFile {
   ): Promise<number> {
     if (!(source instanceof RealFile)) throw callError('EXDEV', 'copy_file_range', { path: this.path });
     const bytes = Math.min(lengthBytes, MAX_COPY_BYTES);
+    // One place for both: a copy that holds one and waits for another would wait for its like.
+    const takesPlace = source.traits.isRemote || this.traits.isRemote;
+    const both = <T>(request: () => Promise<T>): Promise<T> =>
+      source.#use(() => this.#use(request, takesPlace), false);
+    if (this.#copiesPages && source.#copiesPages)
+      return both(() =>
+        copyThroughMemory(
+          (done, step) => source.#call(fs.read, sourcePosition + done, step),
+          (done, step) => this.#call(fs.write, position + done, step),
+          bytes,
+          this.#copyBuffers,
+        ),
+      );
     const copy = (): Promise<CallResult> =>
       this.#system.copyFileRange(source.#fd, sourcePosition, this.#fd, position, bytes);
-    const { value, errno } = await source.#use(() => this.#use(copy));
+    const { value, errno } = await both(copy);
     if (value < 0) throw callError(errno, undefined, { path: this.path, offset: position });
     return value;
+  }
+
+  /** One call in the pool; answers the bytes moved. */
+  #call(call: PoolTransfer, position: number, buffer: Uint8Array): Promise<number> {
+    return new Promise((resolve, reject) => {
+      call(this.#fd, buffer, 0, buffer.length, position, (error, bytes) => {
+        if (error) reject(nodeError(error, undefined, { path: this.path, offset: position }));
+        else if (bytes === 0 && call === fs.write) reject(this.#error('EIO', position));
+        else resolve(bytes);
+      });
+    });
   }
 
   startWriteback(position: number, lengthBytes: number): void {
@@ -347,16 +385,16 @@ export class RealFile implements HostFile {
     if (this.#closed) throw new BlockError('closed', `File '${this.path}' is closed`, { path: this.path });
   }
 
-  /** Counts a request in flight, so that close() waits for it. */
-  async #use<T>(request: () => Promise<T>): Promise<T> {
+  /** Counts a request in flight, so that close() waits for it. `takesPlace`: one of those that remote files share. */
+  async #use<T>(request: () => Promise<T>, takesPlace = this.traits.isRemote): Promise<T> {
     this.#checkOpen();
     this.#inFlight++;
-    return this.#requests.during(this.#counted(request));
+    return this.#requests.during(this.#counted(request, takesPlace));
   }
 
-  async #counted<T>(request: () => Promise<T>): Promise<T> {
+  async #counted<T>(request: () => Promise<T>, takesPlace: boolean): Promise<T> {
     try {
-      return await (this.traits.isRemote ? this.#inTurn(request) : request());
+      return await (takesPlace ? this.#inTurn(request) : request());
     } finally {
       this.#inFlight--;
       if (this.#inFlight === 0) this.#idle?.resolve();

@@ -118,6 +118,30 @@ export function fileConformance(check: Check): void {
     await target.close();
   });
 
+  check('long copies at the same time keep apart, whatever their length', async ({ host, folder }) => {
+    const source = await newFile(host, `${folder}/long-source`);
+    const target = await newFile(host, `${folder}/long-target`);
+    const lengthBytes = 2 * MiB + 4097;
+    const parts = Array.from({ length: 5 }, (_, i) => Buffer.alloc(lengthBytes, `part ${i}.`));
+    for (const [i, part] of parts.entries()) await source.write(i * lengthBytes, part);
+    // In the target they stand in the opposite order; the last one asks for more than the source has.
+    const copied = await Promise.all(
+      parts.map(async (_, i) => {
+        const [from, to] = [i * lengthBytes, (parts.length - 1 - i) * lengthBytes];
+        const asked = i === parts.length - 1 ? lengthBytes + MiB : lengthBytes;
+        let done = 0;
+        for (let bytes = -1; bytes !== 0 && done < lengthBytes; done += bytes)
+          bytes = await target.copyFrom(source, from + done, to + done, asked - done);
+        return done;
+      }),
+    );
+    assert.deepEqual(new Set(copied), new Set([lengthBytes]));
+    const whole = await readAll(target, parts.length * lengthBytes);
+    assert.ok(whole.equals(Buffer.concat(parts.reverse())));
+    await source.close();
+    await target.close();
+  });
+
   check('close() waits for what is under way, then everything is refused', async ({ host, folder }) => {
     const file = await newFile(host, `${folder}/closed`);
     await Promise.all([file.write(0, Buffer.alloc(MiB, 9)), file.close()]);

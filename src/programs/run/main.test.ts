@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync, watch } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
 import { test, type TestContext } from 'node:test';
 import { BlockError } from '../../base/error.js';
 import { createRealHost } from '../../host/real.js';
@@ -188,4 +191,60 @@ test('a daemon tells its version in the form of QEMU’s programs, with the name
     ['qemu-storage-daemon', 'storage-daemon', '--version'],
   ])
     assert.equal(livedisk(...words), `${program} version 7.2.22 (${own})\n`, words.join(' '));
+});
+
+/** QMP answers that a program prints, one a line, up to the one that has `last` in it. */
+async function answersUpTo(output: AsyncIterable<Buffer>, last: string): Promise<string[]> {
+  let text = '';
+  for await (const chunk of output) {
+    text += chunk.toString();
+    const lines = text.split('\r\n');
+    if (lines.slice(0, -1).some((line) => line.includes(last))) return lines.slice(0, -1);
+  }
+  throw new Error(`ended without ${last}: ${text}`);
+}
+
+test('QMP on standard input and output', { timeout: 300_000 }, async (t) => {
+  const words = livediskWords('run', '-qmp', 'stdio', '-monitor', 'none', '-nographic', '-serial', 'none');
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['pipe', 'pipe', 'inherit'] });
+  t.after(() => child.kill('SIGKILL'));
+  const ended = closed(child);
+  child.stdin.write('{"execute":"qmp_capabilities"}{"execute":"query-status","id":7}');
+  const lines = await answersUpTo(child.stdout, '"id"');
+  assert.match(lines[0] ?? '', /^\{"QMP": /);
+  assert.deepEqual(lines.slice(1), [
+    '{"return": {}}',
+    '{"return": {"status": "running", "singlestep": false, "running": true}, "id": 7}',
+  ]);
+  child.stdin.write('{"execute":"quit"}');
+  assert.equal(await ended, 0);
+});
+
+test('a monitor on a descriptor that a program has connected', { timeout: 300_000 }, async (t) => {
+  const words = livediskWords('run', '-chardev', 'socket,id=mon,fd=3', '-mon', 'chardev=mon,mode=control');
+  const child = spawn(process.execPath, words, {
+    cwd: PROJECT,
+    stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
+  });
+  t.after(() => child.kill('SIGKILL'));
+  const ended = closed(child);
+  const monitor = child.stdio[3] as Duplex;
+  monitor.write('{"execute":"qmp_capabilities"}{"execute":"quit"}');
+  const lines = await answersUpTo(monitor, 'SHUTDOWN');
+  assert.equal(lines[1], '{"return": {}}');
+  assert.equal(await ended, 0);
+});
+
+test('a monitor on a socket that it connects to', { timeout: 300_000 }, async (t) => {
+  const path = join(scratch(t), 'here');
+  const server = createServer().listen(path);
+  t.after(() => server.close());
+  const words = livediskWords('run', '-qmp', `unix:${path}`);
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['ignore', 'ignore', 'inherit'] });
+  t.after(() => child.kill('SIGKILL'));
+  const ended = closed(child);
+  const [monitor] = (await once(server, 'connection')) as [Duplex];
+  monitor.write('{"execute":"qmp_capabilities"}{"execute":"quit"}');
+  await answersUpTo(monitor, 'SHUTDOWN');
+  assert.equal(await ended, 0);
 });

@@ -1,6 +1,5 @@
 import { setFlagsFromString } from 'node:v8';
 import { deferred } from '../../base/async.js';
-import { BlockError } from '../../base/error.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { allDrivers } from '../../drivers/index.js';
 import type { HostListener, HostSocket } from '../../host/host.js';
@@ -13,6 +12,7 @@ import { Ending } from './ending.js';
 import { HumanMonitor } from './human-monitor.js';
 import { HELP } from './help.js';
 import { PidFile } from './pid-file.js';
+import { StdioSocket } from './stdio.js';
 import { parseRunOptions, type RunOptions, type Step, withContext } from './options.js';
 
 /** As QEMU's programs call themselves. */
@@ -123,27 +123,31 @@ type MonitorStep = Extract<Step, { kind: 'monitor' }>;
 
 async function openMonitor(engine: Engine, step: MonitorStep, listeners: HostListener[]): Promise<void> {
   const { socket, isControl, pretty } = step;
-  if (socket.stdio) {
-    if (isControl)
-      throw new BlockError('unsupported', 'QMP on standard input is not supported: use a socket');
-    const monitor = new HumanMonitor(engine, (text) => void process.stdout.write(text));
-    process.stdin.on('data', (chunk: Buffer) => monitor.push(chunk));
-    return;
-  }
-  const connected = deferred();
-  const onConnection = (connection: HostSocket): void => {
+  const serve = (connection: HostSocket): void => {
     if (isControl) new QmpSession(engine.hub, connection, { pretty });
-    else serveHuman(engine, connection);
-    connected.resolve();
+    else serveHuman(engine, connection, socket.kind === 'stdio' ? '\n' : '\r\n');
   };
-  listeners.push(await engine.host.net.listen(socket.address, onConnection));
-  if (socket.wait) await connected.promise;
+  switch (socket.kind) {
+    case 'stdio':
+      return serve(new StdioSocket());
+    case 'client':
+      return serve(await engine.host.net.connect(socket.address));
+    case 'server': {
+      const connected = deferred();
+      const onConnection = (connection: HostSocket): void => {
+        serve(connection);
+        connected.resolve();
+      };
+      listeners.push(await engine.host.net.listen(socket.address, onConnection));
+      if (socket.wait) await connected.promise;
+    }
+  }
 }
 
-function serveHuman(engine: Engine, connection: HostSocket): void {
+function serveHuman(engine: Engine, connection: HostSocket, lineEnd: string): void {
   let isOpen = true;
   const write = (text: string): void => {
-    if (isOpen) connection.write(Buffer.from(text.replaceAll('\n', '\r\n')));
+    if (isOpen) connection.write(Buffer.from(text.replaceAll('\n', lineEnd)));
   };
   const monitor = new HumanMonitor(engine, write);
   connection.start({

@@ -42,8 +42,8 @@ export interface RunOptions {
 type Take = (value: string, text: string) => void;
 
 /** What means nothing where no processor runs, and is given in every machine's command line. */
-const WITHOUT_EFFECT: ReadonlySet<string> = new Set(['-nodefaults', '-no-user-config']);
-const VALUED_WITHOUT_EFFECT = ['-M', '-machine', '-m'];
+const WITHOUT_EFFECT: ReadonlySet<string> = new Set(['-nodefaults', '-no-user-config', '-nographic']);
+const VALUED_WITHOUT_EFFECT = ['-M', '-machine', '-m', '-vga', '-serial', '-accel'];
 
 /** Errors: kind invalid or unsupported, naming the option. */
 export function parseRunOptions(args: readonly string[], kind: 'machine' | 'storage-daemon'): RunOptions {

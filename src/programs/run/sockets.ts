@@ -4,26 +4,33 @@ import { bool, enumOf, optional, required, str, struct } from '../../schema/type
 import { socketAddress } from '../../monitor/exports.js';
 import { parseKeyval } from '../arguments/keyval.js';
 
-/** Where a monitor listens. */
-export type MonitorSocket = { stdio: true } | { stdio: false; address: SocketAddress; wait: boolean };
+/** Where a monitor's clients come from: standard input, those who connect, or whom it connects to itself. */
+export type MonitorSocket =
+  | { kind: 'stdio' }
+  | { kind: 'server'; address: SocketAddress; wait: boolean }
+  | { kind: 'client'; address: SocketAddress };
+
+function socketOf(address: SocketAddress, options: { server?: boolean; wait?: boolean }): MonitorSocket {
+  const { server = false, wait } = options;
+  if (server) return { kind: 'server', address, wait: wait ?? true };
+  if (wait === undefined) return { kind: 'client', address };
+  throw new BlockError('invalid', "'wait' option is incompatible with socket in client connect mode");
+}
 
 const SERVER_OPTIONS = struct('ChardevSocket', {
   server: optional(bool),
   wait: optional(bool),
 });
 
-/** `stdio`, `unix:PATH,server=on,wait=off` or `tcp:HOST:PORT,...`, with the older flags `server,nowait` too. */
+/** `stdio`, `unix:PATH,server=on,wait=off` or `tcp:HOST:PORT,...`, with the older flags `server,nowait` too; without `server` it connects. */
 export function parseAddress(text: string): MonitorSocket {
-  if (text === 'stdio') return { stdio: true };
+  if (text === 'stdio') return { kind: 'stdio' };
   const [address = '', ...flags] = text.split(',');
   const options = flags.map((flag) => {
     if (flag === 'server') return 'server=on';
     return flag === 'nowait' ? 'wait=off' : flag;
   });
-  const { server, wait } = SERVER_OPTIONS.parse(parseKeyval(options.join(',')), '', 'keyval');
-  if (server !== true)
-    throw new BlockError('unsupported', 'a monitor that connects is not supported: give server=on');
-  return { stdio: false, address: plainAddress(address), wait: wait ?? true };
+  return socketOf(plainAddress(address), SERVER_OPTIONS.parse(parseKeyval(options.join(',')), '', 'keyval'));
 }
 
 function plainAddress(text: string): SocketAddress {
@@ -50,13 +57,11 @@ export function parseCharacterDevice(text: string): { id: string; socket: Monito
   const words = text.replace(/(^|,)server(?=,|$)/, '$1server=on').replace(/(^|,)nowait(?=,|$)/, '$1wait=off');
   const options = CHARACTER_DEVICE.parse(parseKeyval(words, 'backend'), '', 'keyval');
   const { id, path, host, port, fd } = options;
-  if (options.backend === 'stdio') return { id, socket: { stdio: true } };
-  if (options.server !== true)
-    throw new BlockError('unsupported', 'a monitor that connects is not supported: give server=on');
+  if (options.backend === 'stdio') return { id, socket: { kind: 'stdio' } };
   let address: SocketAddress;
   if (path !== undefined) address = { type: 'unix', path };
   else if (fd !== undefined) address = socketAddress({ type: 'fd', str: fd });
   else if (port !== undefined) address = socketAddress({ type: 'inet', host: host ?? '0.0.0.0', port });
   else throw new BlockError('invalid', 'chardev: socket: no path, host and port, or fd given');
-  return { id, socket: { stdio: false, address, wait: options.wait ?? true } };
+  return { id, socket: socketOf(address, options) };
 }

@@ -1,0 +1,49 @@
+import type { HostSocket, SocketHandler } from '../../host/host.js';
+
+/** Standard input and output as a connection. Its end leaves both open: what else the program prints goes there too. */
+export class StdioSocket implements HostSocket {
+  #handler: SocketHandler | undefined;
+  #isEnded = false;
+  #owesDrain = false;
+
+  start(handler: SocketHandler): void {
+    this.#handler = handler;
+    process.stdin.on('data', (chunk: Buffer) => {
+      if (!this.#isEnded) handler.onData(chunk);
+    });
+  }
+
+  write(buffer: Uint8Array): 'sent' | 'queued' {
+    if (this.#isEnded) return 'sent';
+    process.stdout.write(buffer, this.#wrote);
+    if (process.stdout.writableLength === 0) return 'sent';
+    this.#owesDrain = true;
+    return 'queued';
+  }
+
+  get queuedBytes(): number {
+    return process.stdout.writableLength;
+  }
+
+  pause(): void {
+    process.stdin.pause();
+  }
+
+  resume(): void {
+    process.stdin.resume();
+  }
+
+  end(): void {
+    this.#isEnded = true;
+  }
+
+  destroy(): void {
+    this.#isEnded = true;
+  }
+
+  readonly #wrote = (): void => {
+    if (!this.#owesDrain || process.stdout.writableLength > 0) return;
+    this.#owesDrain = false;
+    if (!this.#isEnded) this.#handler?.onDrain?.();
+  };
+}
