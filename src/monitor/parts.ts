@@ -28,6 +28,7 @@ import {
 } from '../schema/commands.js';
 import { OUT_OF_BAND } from '../schema/machine.js';
 import type { Type } from '../schema/types.js';
+import { NamedDescriptors } from './named-descriptors.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
 
@@ -74,6 +75,8 @@ export class EngineParts {
   readonly registry = new CommandRegistry();
   /** All QMP clients, and execute(). */
   readonly hub: QmpHub;
+  /** Those that clients gave a name (getfd). */
+  readonly descriptors: NamedDescriptors;
   readonly print: (line: string) => void;
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
@@ -96,6 +99,10 @@ export class EngineParts {
     this.graph.onDriverEvent = (node, event) => this.#driverEvent(node, event);
     this.opener = new Opener(this.graph, new DriverRegistry(properties.drivers));
     this.hub = new QmpHub(this.registry, host.clock);
+    const { descriptorSets } = host.files;
+    this.descriptors = new NamedDescriptors(descriptorSets);
+    this.hub.onUnclaimed = (fd) => descriptorSets.close(fd);
+    this.hub.onDeserted = () => descriptorSets.removeUnused();
     this.hub.onUnexpectedError = properties.onUnexpectedError ?? warn;
     const emit: EventListener = (event, data) => this.emit(event, data);
     this.jobs = new JobManager(this.opener, emit);
@@ -230,6 +237,7 @@ export class EngineParts {
         ...[...this.devices.values()].map((device) => () => device.close()),
         () => closeGraph(this.graph),
         async () => this.graph.objects.close(),
+        async () => this.descriptors.closeAll(),
       ]);
       this.devices.clear();
       this.#listeners.removeAll();

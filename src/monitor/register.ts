@@ -1,5 +1,6 @@
 import { registerBitmaps } from './bitmaps.js';
 import { registerBlockdev } from './blockdev.js';
+import { registerDescriptors } from './descriptors.js';
 import type { EngineParts as Engine } from './parts.js';
 import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
@@ -29,6 +30,7 @@ export function registerCommands(engine: Engine): void {
   registerRunState(engine);
   if (engine.kind !== 'machine') return;
   registerMachine(engine);
+  registerDescriptors(engine);
   registerYank(engine);
   registerHmp(engine);
 }

@@ -1,3 +1,4 @@
+import { DESCRIPTOR_COMMANDS } from './descriptors.js';
 import { MACHINE_COMMANDS } from './machine.js';
 import { QOM_COMMANDS } from './qom.js';
 import type { ReturnTypes } from './returns.js';
@@ -264,6 +265,7 @@ export { BlockdevOptions, BlockExportOptions };
 
 /** The arguments of each command, by its name. Commands that take none are of type NO_ARGUMENTS. */
 export const COMMANDS = {
+  ...DESCRIPTOR_COMMANDS,
   ...MACHINE_COMMANDS,
   ...QOM_COMMANDS,
   'block-commit': BlockCommit,

@@ -1,3 +1,4 @@
+import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { QOM_RETURNS } from './qom.js';
 import {
@@ -325,6 +326,7 @@ const SchemaInfo = union(
 );
 
 const RESULTS = {
+  ...DESCRIPTOR_RETURNS,
   ...MACHINE_RETURNS,
   ...QOM_RETURNS,
   'human-monitor-command': str,
