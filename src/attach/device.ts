@@ -173,20 +173,20 @@ class DeviceEndpoint implements NbdTarget {
     return this.#device.backend.lengthBytes;
   }
 
-  tryRead(offset: number, buffer: Uint8Array): boolean {
+  tryRead(offset: number, buffer: Uint8Array, start: number, lengthBytes: number): boolean {
     if (!this.#runState.isRunning) return false;
     try {
-      return this.#device.backend.tryRead(offset, buffer);
+      return this.#device.backend.tryRead(offset, buffer, start, lengthBytes);
     } catch {
       // The promise form meets the error again and follows the policy.
       return false;
     }
   }
 
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
+  tryWrite(offset: number, buffer: Uint8Array, flags: number, start: number, lengthBytes: number): boolean {
     if (!this.#runState.isRunning) return false;
     try {
-      return this.#device.backend.tryWrite(offset, buffer, flags);
+      return this.#device.backend.tryWrite(offset, buffer, flags, start, lengthBytes);
     } catch {
       return false;
     }

@@ -1,3 +1,4 @@
+import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
 
 /**
@@ -80,12 +81,13 @@ export interface HostFile {
   /** st_blocks * 512; of a remote file, as it was at the last flush or when this was asked for the last time. */
   allocatedBytes(): number;
 
-  /** Fills `buffer` from `position` if the page cache has it all. */
-  tryRead(position: number, buffer: Uint8Array): boolean;
-  read(position: number, buffer: Uint8Array): Promise<void>;
-  /** Writes all of `buffer` if that will not wait for a device (no flush running, the last one was quick). */
-  tryWrite(position: number, buffer: Uint8Array): boolean;
-  write(position: number, buffer: Uint8Array): Promise<void>;
+  /** Fills a stretch of memory (from `from` on) from `position` if the page cache has it all. */
+  tryRead(position: number, memory: IoVector, from: number, lengthBytes: number): boolean;
+  read(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void>;
+  /** Writes all of a stretch of memory if that will not wait for a device (no flush running, the last one was quick). */
+  tryWrite(position: number, memory: IoVector, from: number, lengthBytes: number): boolean;
+  /** Looks at the memory at any time until it resolves, once. */
+  write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void>;
   /** fdatasync. Once one has failed, every later one fails too, unless the storage keeps what it could not write. */
   flush(): Promise<void>;
   /** A flush has failed, and what the kernel dropped cannot be known. */

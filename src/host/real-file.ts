@@ -3,10 +3,12 @@ import { assert } from '../base/assert.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
 import { Abandonable, deferred, type Deferred, type Slots } from '../base/async.js';
+import { IoVector } from '../base/io-vector.js';
 import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import { type CopyBuffers, copyThroughMemory } from './copy-through-memory.js';
 import type { FileTraits, HostExtent, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
+import { transferPieces } from './pool-transfer.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
 
 /** Longer reads are never made on the event loop: 4 MiB take about a millisecond from memory. */
@@ -19,19 +21,6 @@ const MAX_COPY_NOW_BYTES = 512 * KiB;
 const MAX_COPY_BYTES = 64 * MiB;
 /** A flush above this means a device that makes page cache writes wait while it is flushed. */
 const QUICK_FLUSH_MS = 2;
-/** Most bytes of one fs.read or fs.write (Linux stops at 2 GiB less a page). */
-const MAX_CALL_BYTES = 1024 * MiB;
-
-/** fs.read and fs.write in their one common form. */
-type PoolTransfer = (
-  fd: number,
-  buffer: Uint8Array,
-  offset: number,
-  length: number,
-  position: number,
-  callback: (error: Error | null, bytes: number) => void,
-) => void;
-
 export interface RealFileProperties {
   fd: number;
   path: string;
@@ -130,14 +119,13 @@ export class RealFile implements HostFile {
     });
   }
 
-  tryRead(position: number, buffer: Uint8Array): boolean {
-    const length = buffer.length;
+  tryRead(position: number, memory: IoVector, from: number, length: number): boolean {
     if (this.#closed || this.#onlyInPool || length > MAX_SYNC_READ_BYTES) return false;
     if (length === 0) return true;
     let got: number;
-    if (this.traits.inMemory) got = this.#system.pread(this.#fd, buffer, position);
+    if (this.traits.inMemory) got = this.#system.read(this.#fd, memory, from, length, position);
     else if (this.#noWaitWorks) {
-      got = this.#system.preadNoWait(this.#fd, buffer, position);
+      got = this.#system.readNoWait(this.#fd, memory, from, length, position);
       if (got < 0) {
         const errno = this.#system.lastErrno();
         if (errno !== 'EAGAIN' && errno !== 'EINTR') this.#noWaitWorks = false;
@@ -145,22 +133,21 @@ export class RealFile implements HostFile {
     } else return false;
     if (got === length) return true;
     if (got < 0 || this.sizeBytes() > position + got) return false;
-    buffer.fill(0, got);
+    memory.fillZero(from + got, length - got);
     return true;
   }
 
-  async read(position: number, buffer: Uint8Array): Promise<void> {
-    if (this.#direct) return this.#readDirect(position, buffer);
-    await this.#transfer(fs.read, position, buffer, 'read');
+  async read(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    if (this.#direct) return this.#readDirect(position, memory, from, lengthBytes);
+    await this.#transfer('read', position, memory, from, lengthBytes);
   }
 
-  tryWrite(position: number, buffer: Uint8Array): boolean {
-    const length = buffer.length;
+  tryWrite(position: number, memory: IoVector, from: number, length: number): boolean {
     if (this.#closed || this.#onlyInPool || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
-    if (this.traits.inMemory) return this.#writeNow(position, buffer);
+    if (this.traits.inMemory) return this.#writeNow(position, memory, from, length);
     const startMs = performance.now();
     if (!this.#mayChangeNow(startMs)) return false;
-    const done = this.#writeNow(position, buffer);
+    const done = this.#writeNow(position, memory, from, length);
     this.#syncWrites.wrote(startMs, performance.now());
     return done;
   }
@@ -182,9 +169,9 @@ export class RealFile implements HostFile {
     return done;
   }
 
-  async write(position: number, buffer: Uint8Array): Promise<void> {
-    if (this.#direct) return this.#writeDirect(position, buffer);
-    await this.#transfer(fs.write, position, buffer, 'write');
+  async write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    if (this.#direct) return this.#writeDirect(position, memory, from, lengthBytes);
+    await this.#transfer('write', position, memory, from, lengthBytes);
   }
 
   flush(): Promise<void> {
@@ -302,8 +289,8 @@ export class RealFile implements HostFile {
     if (this.#copiesPages && source.#copiesPages)
       return both(() =>
         copyThroughMemory(
-          (done, step) => source.#call(fs.read, sourcePosition + done, step),
-          (done, step) => this.#call(fs.write, position + done, step),
+          { fd: source.#fd, path: source.path, position: sourcePosition },
+          { fd: this.#fd, path: this.path, position },
           bytes,
           this.#copyBuffers,
         ),
@@ -313,17 +300,6 @@ export class RealFile implements HostFile {
     const { value, errno } = await both(copy);
     if (value < 0) throw callError(errno, undefined, { path: this.path, offset: position });
     return value;
-  }
-
-  /** One call in the pool; answers the bytes moved. */
-  #call(call: PoolTransfer, position: number, buffer: Uint8Array): Promise<number> {
-    return new Promise((resolve, reject) => {
-      call(this.#fd, buffer, 0, buffer.length, position, (error, bytes) => {
-        if (error) reject(nodeError(error, undefined, { path: this.path, offset: position }));
-        else if (bytes === 0 && call === fs.write) reject(this.#error('EIO', position));
-        else resolve(bytes);
-      });
-    });
   }
 
   startWriteback(position: number, lengthBytes: number): void {
@@ -412,11 +388,9 @@ export class RealFile implements HostFile {
     }
   }
 
-  #writeNow(position: number, buffer: Uint8Array): boolean {
-    let done = 0;
-    while (done < buffer.length) {
-      const part = done === 0 ? buffer : buffer.subarray(done);
-      const wrote = this.#system.pwrite(this.#fd, part, position + done);
+  #writeNow(position: number, memory: IoVector, from: number, length: number): boolean {
+    for (let done = 0; done < length;) {
+      const wrote = this.#system.write(this.#fd, memory, from + done, length - done, position + done);
       // The promise form of the request repeats it and reports the error.
       if (wrote <= 0) return false;
       done += wrote;
@@ -424,34 +398,27 @@ export class RealFile implements HostFile {
     return true;
   }
 
-  /** Reads or writes all of `buffer` in the pool. */
-  #transfer(call: PoolTransfer, position: number, buffer: Uint8Array, what: 'read' | 'write'): Promise<void> {
-    return this.#use(
-      () =>
-        new Promise((resolve, reject) => {
-          let done = 0;
-          const step = (error: Error | null, bytes: number): void => {
-            if (error) {
-              reject(nodeError(error, undefined, { path: this.path, offset: position + done }));
-              return;
-            }
-            done += bytes;
-            // A short O_DIRECT read is the end of the file; going on from there would not be aligned.
-            const ended = bytes === 0 || (this.#direct && what === 'read');
-            if (done < buffer.length && !ended) next();
-            else if (done < buffer.length && what === 'write') reject(this.#error('EIO', position + done));
-            else {
-              buffer.fill(0, done);
-              resolve();
-            }
-          };
-          const next = (): void => {
-            const length = Math.min(buffer.length - done, MAX_CALL_BYTES);
-            call(this.#fd, buffer, done, length, position + done, step);
-          };
-          if (buffer.length === 0) resolve();
-          else next();
-        }),
+  /** Reads or writes all of a stretch of memory in the pool. */
+  #transfer(
+    what: 'read' | 'write',
+    position: number,
+    memory: IoVector,
+    from: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    if (lengthBytes === 0) return this.#use(async () => undefined);
+    // The request is its owner's again as soon as somebody is told; the pool keeps to the memory itself.
+    const pieces = memory.pieces(from, lengthBytes);
+    return this.#use(() =>
+      transferPieces({
+        fd: this.#fd,
+        path: this.path,
+        endsShort: this.#direct,
+        what,
+        position,
+        pieces,
+        lengthBytes,
+      }),
     );
   }
 
@@ -489,16 +456,27 @@ export class RealFile implements HostFile {
   }
 
   /** O_DIRECT wants memory aligned as well, which only we can see to. */
-  async #readDirect(position: number, buffer: Uint8Array): Promise<void> {
-    this.#checkDirect(position, buffer.length);
-    const aligned = this.#alignedCopy(buffer, false);
-    await this.#transfer(fs.read, position, aligned, 'read');
-    if (aligned !== buffer) buffer.set(aligned);
+  async #readDirect(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    this.#checkDirect(position, lengthBytes);
+    if (this.#isAligned(memory, from, lengthBytes))
+      return this.#transfer('read', position, memory, from, lengthBytes);
+    const bounce = this.#system.alignedBuffer(lengthBytes, this.traits.alignmentBytes);
+    const pieces = memory.pieces(from, lengthBytes);
+    await this.#transfer('read', position, IoVector.of(bounce), 0, lengthBytes);
+    let done = 0;
+    for (const piece of pieces) {
+      piece.set(bounce.subarray(done, done + piece.length));
+      done += piece.length;
+    }
   }
 
-  async #writeDirect(position: number, buffer: Uint8Array): Promise<void> {
-    this.#checkDirect(position, buffer.length);
-    await this.#transfer(fs.write, position, this.#alignedCopy(buffer, true), 'write');
+  async #writeDirect(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    this.#checkDirect(position, lengthBytes);
+    if (this.#isAligned(memory, from, lengthBytes))
+      return this.#transfer('write', position, memory, from, lengthBytes);
+    const bounce = this.#system.alignedBuffer(lengthBytes, this.traits.alignmentBytes);
+    memory.copyTo(bounce, from, lengthBytes);
+    await this.#transfer('write', position, IoVector.of(bounce), 0, lengthBytes);
   }
 
   #checkDirect(position: number, lengthBytes: number): void {
@@ -506,11 +484,11 @@ export class RealFile implements HostFile {
     assert(isAligned(position, unit) && isAligned(lengthBytes, unit), 'O_DIRECT request is not aligned');
   }
 
-  #alignedCopy(buffer: Uint8Array, withContent: boolean): Uint8Array {
+  /** Each piece begins and ends where O_DIRECT wants it. */
+  #isAligned(memory: IoVector, from: number, lengthBytes: number): boolean {
     const unit = this.traits.alignmentBytes;
-    if (this.#system.addressModulo(buffer, unit) === 0) return buffer;
-    const aligned = this.#system.alignedBuffer(buffer.length, unit);
-    if (withContent) aligned.set(buffer);
-    return aligned;
+    return memory
+      .pieces(from, lengthBytes)
+      .every((piece) => isAligned(piece.length, unit) && this.#system.addressModulo(piece, unit) === 0);
   }
 }

@@ -3,6 +3,7 @@ import type net from 'node:net';
 import { dirname } from 'node:path';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
+import { BusyPolling } from './busy-polling.js';
 import { type DescriptorHandle, isDescriptorHandle, receiveWithDescriptors } from './descriptors.js';
 import type { HostListener, HostNet, HostSocket, ListenOptions, SocketAddress } from './host.js';
 import { RealSocket } from './real-socket.js';
@@ -28,6 +29,7 @@ export class RealNet implements HostNet {
    */
   readonly #system: Syscalls;
   #readBufferOrNone: Buffer | undefined;
+  readonly #polling = new BusyPolling();
 
   constructor(system: Syscalls) {
     this.#system = system;
@@ -142,6 +144,7 @@ export class RealNet implements HostNet {
       buffer,
       callback: (bytes) => {
         target.deliver(buffer.subarray(0, bytes));
+        this.#polling.came();
         return true;
       },
     };

@@ -274,7 +274,7 @@ export class ServerTransmission {
     const at = stream.reserve(headBytes + lengthBytes);
     const start = at + headBytes;
     try {
-      if (!this.#target.tryRead(request.offset, stream.buffer.subarray(start, start + lengthBytes)))
+      if (!this.#target.tryRead(request.offset, stream.buffer, start, lengthBytes))
         return this.#readLater(request);
     } catch (error) {
       return this.#replies.sendError(request, failureOf(Command.read, error));
@@ -288,7 +288,7 @@ export class ServerTransmission {
     const { lengthBytes } = request;
     const buffer = this.#pool.take(DATA_AT + lengthBytes);
     try {
-      if (!this.#target.tryRead(request.offset, buffer.subarray(DATA_AT, DATA_AT + lengthBytes))) {
+      if (!this.#target.tryRead(request.offset, buffer, DATA_AT, lengthBytes)) {
         const copy = { ...request };
         return this.#start(copy, () => this.#readInto(buffer, copy), lengthBytes);
       }
@@ -345,9 +345,8 @@ export class ServerTransmission {
     }
     const end = at + lengthBytes;
     if (end <= chunk.length) {
-      const bytes = chunk.subarray(at, end);
-      if (command !== Command.write) this.#filteredStatus(bytes);
-      else if (!this.#writeNow(bytes)) this.#writeLater(this.#copyOf(bytes));
+      if (command !== Command.write) this.#filteredStatus(chunk.subarray(at, end));
+      else if (!this.#writeNow(chunk, at)) this.#writeLater(this.#copyOf(chunk.subarray(at, end)));
       return end;
     }
     this.#payload = this.#pool.take(lengthBytes);
@@ -371,12 +370,11 @@ export class ServerTransmission {
     if (this.#payloadBytes < lengthBytes) return end;
     this.#payload = undefined;
     this.#state = 'request';
-    const bytes = payload.subarray(0, lengthBytes);
-    if (command === Command.write && !this.#writeNow(bytes)) {
+    if (command === Command.write && !this.#writeNow(payload, 0)) {
       this.#writeLater(payload);
       return end;
     }
-    if (command !== Command.write) this.#filteredStatus(bytes);
+    if (command !== Command.write) this.#filteredStatus(payload.subarray(0, lengthBytes));
     this.#pool.give(payload);
     return end;
   }
@@ -403,11 +401,12 @@ export class ServerTransmission {
   }
 
   /** False: must be written asynchronously. */
-  #writeNow(bytes: Buffer): boolean {
+  #writeNow(buffer: Buffer, start: number): boolean {
     const request = this.#request;
+    const { offset, lengthBytes } = request;
     if (this.#lostBefore(request)) return false;
     try {
-      if (!this.#target.tryWrite(request.offset, bytes, this.#writeFlags(request))) return false;
+      if (!this.#target.tryWrite(offset, buffer, this.#writeFlags(request), start, lengthBytes)) return false;
     } catch (error) {
       this.#replies.sendError(request, failureOf(Command.write, error));
       return true;

@@ -20,8 +20,8 @@ interface Bed {
   host: Host;
   target: MemoryTarget;
   server: NbdServer;
-  serve(): Promise<NbdServer>;
-  open(more?: Partial<NbdSessionOptions>): Promise<NbdSession>;
+  serve: () => Promise<NbdServer>;
+  open: (more?: Partial<NbdSessionOptions>) => Promise<NbdSession>;
 }
 
 function onServer(body: (bed: Bed) => Promise<void>, seed = 3): () => Promise<void> {

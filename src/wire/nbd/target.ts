@@ -29,9 +29,10 @@ export interface TargetStatus {
  */
 export interface NbdTarget {
   readonly lengthBytes: number;
-  tryRead(offset: number, buffer: Uint8Array): boolean;
+  /** [start, start + lengthBytes) of the buffer. */
+  tryRead(offset: number, buffer: Uint8Array, start: number, lengthBytes: number): boolean;
   read(offset: number, buffer: Uint8Array): Promise<void>;
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
+  tryWrite(offset: number, buffer: Uint8Array, flags: number, start: number, lengthBytes: number): boolean;
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
   discard(offset: number, lengthBytes: number): Promise<void>;
