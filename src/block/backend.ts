@@ -242,8 +242,8 @@ export class BlockBackend {
     const flags =
       this.writethrough && !hasFlag(request.flags, Flag.fua) ? request.flags | Flag.fua : request.flags;
     if (kind === 'write') return root.writePart(request, 0, lengthBytes, offset, flags);
-    if (kind === 'zeroes') return root.writeZeroes(offset, lengthBytes, flags);
-    return root.discard(offset, lengthBytes);
+    if (kind === 'zeroes') return root.writeZeroes(offset, lengthBytes, flags, request.signal);
+    return root.discard(offset, lengthBytes, request.signal);
   }
 
   /** A request of one buffer, as it is asked here. */
