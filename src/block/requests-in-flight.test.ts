@@ -65,3 +65,22 @@ for (const [name, options] of Object.entries(STACKS)) {
     }
   });
 }
+
+test('in the simulation, a request that somebody touches after its answer is found, and copies are poisoned', () => {
+  const pool = new RequestPool(createSimulatedHost({ seed: 3 }).host.requestWatch);
+  const untouched = (): void => {
+    for (let n = 0; n < 200; n++) pool.give(pool.take().ask('read', 0, 512));
+  };
+  untouched();
+  const late = Array.from({ length: 8 }, () => pool.take().ask('write', 0, 4));
+  for (const request of late) {
+    request.setBuffer(Buffer.from('data'));
+    request.isStable = false;
+    assert.equal(request.stabilise(), undefined);
+  }
+  const copies = late.map((request) => request.gather(0, 4));
+  for (const request of late) pool.give(request);
+  for (const copy of copies) assert.notDeepEqual(copy, Buffer.from('data'));
+  for (const request of late) request.setBuffer(Buffer.alloc(512));
+  assert.throws(untouched, /used after its answer/);
+});
