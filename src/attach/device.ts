@@ -5,6 +5,7 @@ import type { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { BlockStatus } from '../block/request.js';
 import type { SocketAddress } from '../host/host.js';
+import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
 import type { NbdTarget } from '../wire/nbd/target.js';
 import type { RunState } from './run-state.js';
@@ -80,12 +81,13 @@ export class GuestDevice {
     node: Node,
     properties: DeviceProperties,
     runState: RunState,
+    lost: LostChanges,
     onIoError: (event: IoErrorEvent) => void,
   ): Promise<GuestDevice> {
     const device = new GuestDevice(graph, properties, runState.status === 'inmigrate');
     await graph.transaction((transaction) => void transaction.attach(device.backend, 'root', node));
     try {
-      if (properties.endpoint) await device.#listen(properties.endpoint, runState, onIoError);
+      if (properties.endpoint) await device.#listen(properties.endpoint, runState, lost, onIoError);
     } catch (error) {
       await device.#detach();
       throw error;
@@ -96,10 +98,11 @@ export class GuestDevice {
   async #listen(
     address: SocketAddress,
     runState: RunState,
+    lost: LostChanges,
     onIoError: (event: IoErrorEvent) => void,
   ): Promise<void> {
     const target = new DeviceEndpoint(this, this.#properties, runState, onIoError);
-    const server = await NbdServer.listen(this.#graph.host, address);
+    const server = await NbdServer.listen(this.#graph.host, address, { lost });
     this.#endpoint = { server, target };
     server.addExport({ name: this.id, target, readOnly: false, multiConn: true });
   }
@@ -160,6 +163,10 @@ class DeviceEndpoint implements NbdTarget {
     this.#properties = properties;
     this.#runState = runState;
     this.#onIoError = onIoError;
+  }
+
+  get backend(): BlockBackend {
+    return this.#device.backend;
   }
 
   get lengthBytes(): number {

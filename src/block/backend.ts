@@ -7,7 +7,6 @@ import type { Edge } from './edge.js';
 import type { Node } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
 import {
-  type BlockStatus,
   Flag,
   hasFlag,
   type IoRequest,
@@ -15,6 +14,7 @@ import {
   RequestPool,
   type RequestSource,
 } from './request.js';
+import type { ChainStatus } from './chain-status.js';
 
 /** What a backend's owner may want to know. All optional. */
 export interface BackendUser {
@@ -313,7 +313,7 @@ export class BlockBackend {
   }
 
   /** Status through the whole chain, as a reader sees it. */
-  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+  async status(offset: number, lengthBytes: number): Promise<ChainStatus> {
     await this.enter();
     try {
       const root = this.#root();

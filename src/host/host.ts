@@ -185,6 +185,16 @@ export interface HostSocket {
   /** Drops the connection now. */
   destroy(): void;
   /**
+   * The peer has hung up, or the connection is broken, though data that it sent may be unread still. Over TCP not before
+   * there is room for all that it sent.
+   */
+  isPeerGone(): boolean;
+  /**
+   * Sends nothing more, not even what is queued, and lets the peer know; what comes is thrown away. Resolves when the
+   * peer has hung up, too: then it reads nothing more of what was sent.
+   */
+  shutDown(): Promise<void>;
+  /**
    * File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. Only on
    * connections of a listener with receiveFds.
    */

@@ -43,7 +43,7 @@ export class RealNet implements HostNet {
     if (address.type === 'fd') return this.#adopt({ fd: address.fd, readable: true, writable: true });
     const what = `Failed to connect to '${addressText(address)}'`;
     checkPath(address);
-    const result = new RealSocket();
+    const result = new RealSocket(this.#system);
     const onread = this.#onread(result);
     const socket =
       address.type === 'unix'
@@ -101,7 +101,7 @@ export class RealNet implements HostNet {
       owner._handle = null;
       return this.#adopt({ handle });
     }
-    const result = new RealSocket();
+    const result = new RealSocket(this.#system);
     socket.on('data', (chunk: Buffer) => result.deliver(chunk));
     socket.pause();
     result.attach(socket);
@@ -110,7 +110,7 @@ export class RealNet implements HostNet {
 
   #withDescriptors(handle: DescriptorHandle): HostSocket {
     const fds: number[] = [];
-    const result = new RealSocket(fds);
+    const result = new RealSocket(this.#system, fds);
     const onread = { buffer: Buffer.alloc(0), callback: () => true };
     const all = { handle, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
     const socket = new (nodeNet().Socket)(all);
@@ -123,7 +123,7 @@ export class RealNet implements HostNet {
   }
 
   #adopt(options: { fd: number; readable: true; writable: true } | { handle: Handle }): HostSocket {
-    const result = new RealSocket();
+    const result = new RealSocket(this.#system);
     const onread = this.#onread(result);
     const all = { ...options, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
     let socket: net.Socket;

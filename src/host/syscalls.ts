@@ -26,6 +26,11 @@ const STX_DIO_OFFSET_ALIGN = 0x9c;
 /** recvmsg(2) flags and the control message that carries descriptors (bits/socket.h). */
 const MSG_DONTWAIT = 0x40;
 const MSG_CMSG_CLOEXEC = 0x40000000;
+/** poll(2): the peer has shut down its sending half; asked for or not, also that the connection is over. */
+const POLLRDHUP = 0x2000;
+const POLLGONE = POLLRDHUP | 0x10 | 0x08;
+const SHUT_WR = 1;
+const F_DUPFD_CLOEXEC = 1030;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 /** struct cmsghdr: cmsg_len (8 bytes), cmsg_level, cmsg_type (4 each). */
@@ -61,6 +66,8 @@ interface Library {
   statx: NativeFunction;
   fcntl: NativeFunction;
   recvmsg: NativeFunction;
+  poll: NativeFunction;
+  shutdown: NativeFunction;
   exit: NativeFunction;
 }
 
@@ -287,6 +294,25 @@ export class Syscalls {
     return result;
   }
 
+  /** Whether the peer of a connected socket has hung up, unread data or not. */
+  isPeerGone(fd: number): boolean {
+    const pollfd = Buffer.alloc(8);
+    pollfd.writeInt32LE(fd, 0);
+    pollfd.writeInt16LE(POLLRDHUP, 4);
+    const { value } = this.#now(this.#lib().poll, pollfd, 1, 0);
+    return value !== 0 && (pollfd.readInt16LE(6) & POLLGONE) !== 0;
+  }
+
+  /** Another descriptor of the same open socket or file, close-on-exec; -1 in `value` where there is none. */
+  duplicate(fd: number): CallResult {
+    return this.#now(this.#lib().fcntl, fd, F_DUPFD_CLOEXEC, 'int', 3);
+  }
+
+  /** The peer of a socket gets what the kernel has, and then its end. */
+  shutDownSending(fd: number): CallResult {
+    return this.#now(this.#lib().shutdown, fd, SHUT_WR);
+  }
+
   #now(call: NativeFunction, ...args: unknown[]): CallResult {
     for (;;) {
       const value = call(...args);
@@ -358,6 +384,8 @@ function load(): Library {
       statx: declare('int statx(int fd, const char *path, int flags, unsigned int mask, void *buffer)'),
       fcntl: declare('int fcntl(int fd, int command, ...)'),
       exit: declare('void _exit(int status)'),
+      poll: declare('int poll(void *fds, unsigned long n, int timeout)'),
+      shutdown: declare('int shutdown(int fd, int how)'),
       recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
     };
   } catch (error) {

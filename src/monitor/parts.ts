@@ -14,8 +14,10 @@ import {
   type IoErrorEvent,
 } from '../attach/device.js';
 import { RunState } from '../attach/run-state.js';
+import { isSameDisk } from '../attach/same-disk.js';
 import type { Host } from '../host/host.js';
 import { JobManager } from '../jobs/manager.js';
+import { LostChanges } from '../wire/nbd/lost-changes.js';
 import { CommandRegistry, type Handler } from '../wire/qmp/registry.js';
 import { QmpHub } from '../wire/qmp/session.js';
 import {
@@ -68,6 +70,8 @@ export class EngineParts {
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
   readonly #listeners: Listeners;
+  /** Of the clients of exports and devices. */
+  readonly #lost = new LostChanges(isSameDisk);
   readonly #lifetime = new Lifetime();
   /** The program's own code is told of its errors; should that fail too, Node tells. */
   readonly #report = (error: unknown): void => guarded(() => this.hub.onUnexpectedError(error), warn);
@@ -88,7 +92,9 @@ export class EngineParts {
     this.hub.onUnexpectedError = properties.onUnexpectedError ?? warn;
     const emit: EventListener = (event, data) => this.emit(event, data);
     this.jobs = new JobManager(this.opener, emit);
-    this.exports = new ExportRegistry(this.graph, (id) => this.emit('BLOCK_EXPORT_DELETED', { id }));
+    this.exports = new ExportRegistry(this.graph, this.#lost, (id) =>
+      this.emit('BLOCK_EXPORT_DELETED', { id }),
+    );
     const { startStopped = false, incoming = false } = properties;
     this.runState = new RunState({ stopped: startStopped, incoming }, (event) => this.emit(event, {}));
   }
@@ -157,8 +163,13 @@ export class EngineParts {
     if (!node)
       throw new BlockError('not-found', `Property 'virtio-blk-device.drive' can't find value '${nodeName}'`);
     if (!this.isIncoming) await activate(this.graph, [node]);
-    const device = await GuestDevice.create(this.graph, node, properties, this.runState, (event) =>
-      this.#ioError(event),
+    const device = await GuestDevice.create(
+      this.graph,
+      node,
+      properties,
+      this.runState,
+      this.#lost,
+      (event) => this.#ioError(event),
     );
     this.devices.set(device.id, device);
     return device;

@@ -148,13 +148,15 @@ export const NbdServerStart = struct('nbd-server-start-arg', {
   'tls-creds': later(str),
   'tls-authz': later(str),
   'max-connections': optional(uint32),
+  /** QEMU 10's. */
+  'handshake-max-seconds': optional(uint32),
 });
 export const NbdServerAdd = struct('NbdServerAddOptions', {
   name: optional(str),
   description: optional(str),
   device: required(str),
   writable: optional(bool),
-  bitmap: later(str),
+  bitmap: optional(str),
 });
 const REMOVE_MODE = enumOf('BlockExportRemoveMode', ['safe', 'hard']);
 export const NbdServerRemove = struct('nbd-server-remove-arg', {

@@ -161,7 +161,7 @@ class NbdIo implements IoDriver {
   async status(offset: number, asked: number): Promise<BlockStatus> {
     const lengthBytes = this.#inside(offset, asked);
     if (lengthBytes === 0) return { lengthBytes: asked, allocated: true, zero: true, data: false };
-    if (this.#client.info.allocationContext === undefined) return dataStatus(offset, lengthBytes);
+    if (this.#client.info.context === undefined) return dataStatus(offset, lengthBytes);
     const align = this.#alignmentBytes;
     const start = alignDown(offset, align);
     const look = Math.min(offset - start + lengthBytes, MAX_STATUS_BYTES);

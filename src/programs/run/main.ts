@@ -109,7 +109,7 @@ async function perform(engine: Engine, step: Step, listeners: HostListener[]): P
     case 'blockdev':
       return void (await engine.addNode(step.options));
     case 'nbd-server':
-      return engine.exports.startServer(step.address, step.maxConnections);
+      return engine.exports.startServer(step.address, step.properties);
     case 'export':
       return void (await engine.execute('block-export-add', step.options));
     case 'device':

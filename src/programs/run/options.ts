@@ -2,6 +2,7 @@ import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { NodeOptions } from '../../block/driver.js';
 import type { DeviceProperties, ErrorAction } from '../../attach/device.js';
+import type { ServerProperties } from '../../attach/exports.js';
 import type { SocketAddress } from '../../host/host.js';
 import { BlockExportOptions } from '../../schema/commands.js';
 import type { ObjectOptions } from '../../schema/objects.js';
@@ -25,7 +26,7 @@ import { parseAddress, parseCharacterDevice, type MonitorSocket } from './socket
 export type Step =
   | { kind: 'object'; options: ObjectOptions; text: string }
   | { kind: 'blockdev'; options: NodeOptions; text: string }
-  | { kind: 'nbd-server'; address: SocketAddress; maxConnections: number; text: string }
+  | { kind: 'nbd-server'; address: SocketAddress; properties: ServerProperties; text: string }
   | { kind: 'export'; options: BlockExportOptions; text: string }
   | { kind: 'device'; drive: string; properties: DeviceProperties; text: string }
   | { kind: 'monitor'; socket: MonitorSocket; isControl: boolean; pretty: boolean; text: string };
@@ -190,13 +191,17 @@ function parseBlockdev(value: string): NodeOptions {
 const NBD_SERVER = struct('NbdServerOptions', {
   addr: required(SocketAddressType),
   'max-connections': optional(uint32),
+  'handshake-max-seconds': optional(uint32),
 });
 
-function parseNbdServer(value: string): { address: SocketAddress; maxConnections: number } {
+function parseNbdServer(value: string): { address: SocketAddress; properties: ServerProperties } {
   const parsed = NBD_SERVER.parse(parseKeyval(value), '', inputMode(value));
   return {
     address: socketAddress(parsed.addr),
-    maxConnections: parsed['max-connections'] ?? 0,
+    properties: given({
+      maxConnections: parsed['max-connections'],
+      handshakeMaxSeconds: parsed['handshake-max-seconds'],
+    }),
   };
 }
 
