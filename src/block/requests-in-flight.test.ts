@@ -28,7 +28,7 @@ async function requestsAtOnce(disk: TestDisk): Promise<unknown[]> {
       : disk.backend.write(n * 8192 + 100, Buffer.alloc(900 * n, n)),
   );
   const settled = await Promise.allSettled(asked);
-  return settled.map((result) => (result.status === 'rejected' ? result.reason : undefined));
+  return settled.map((result) => (result.status === 'rejected' ? (result.reason as unknown) : undefined));
 }
 
 const FILE: NodeOptions = { driver: 'file', filename: '/tmp/image' };
