@@ -16,12 +16,15 @@ export interface ExportProperties {
   writable: boolean;
   /** Every write is durable when it completes. */
   writethrough?: boolean;
+  /** A drive: the export goes when its medium does. */
+  drive?: BlockBackend | undefined;
 }
 
 interface BlockExport {
   readonly id: string;
   readonly name: string;
   readonly backend: BlockBackend;
+  readonly drive: BlockBackend | undefined;
   /** It shuts down, which ends when no request of a client is in flight. */
   gone?: Promise<void>;
 }
@@ -97,7 +100,7 @@ export class ExportRegistry {
       await this.#detach(backend);
       throw error;
     }
-    this.#exports.set(id, { id, name, backend });
+    this.#exports.set(id, { id, name, backend, drive: properties.drive });
   }
 
   /**
@@ -114,6 +117,12 @@ export class ExportRegistry {
       throw new BlockError('busy', `export '${id}' still in use`);
     const gone = this.#shutDown(entry, server.removeExport(entry.name, 'hard'));
     if (!isWorking) await gone;
+  }
+
+  /** Those that were made of a drive, whose medium goes. */
+  async removeOf(drive: BlockBackend): Promise<void> {
+    const made = [...this.#exports.values()].filter((entry) => entry.drive === drive);
+    for (const { id, gone } of made) if (!gone) await this.remove(id, 'hard');
   }
 
   async close(): Promise<void> {

@@ -77,7 +77,13 @@ async function addNbdExport(
   if (!engine.exports.isServing) throw new BlockError('invalid', 'NBD server not running');
   const node = findNode(engine.graph, args.device, args.device);
   const writable = (args.writable ?? false) && !node.readOnly;
-  await openExport(engine, node, { id: name, name, writable, ...given({ description: args.description }) });
+  const drive = engine.graph.drives.get(args.device);
+  await openExport(engine, node, {
+    id: name,
+    name,
+    writable,
+    ...given({ description: args.description, drive }),
+  });
 }
 
 async function addExport(

@@ -1,3 +1,4 @@
+import { assert } from '../base/assert.js';
 import { deferred, type Deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { activate, inactivate } from '../block/activity.js';
@@ -10,9 +11,12 @@ import { ExportRegistry } from '../attach/exports.js';
 import {
   checkDeviceProperties,
   type DeviceProperties,
-  GuestDevice,
+  type GuestDevice,
   type IoErrorEvent,
 } from '../attach/device.js';
+import { deviceModel } from '../attach/device-models.js';
+import type { Drive } from '../attach/drive.js';
+import { Machine } from '../attach/machine.js';
 import { RunState } from '../attach/run-state.js';
 import type { Host } from '../host/host.js';
 import { JobManager } from '../jobs/manager.js';
@@ -28,6 +32,7 @@ import {
 } from '../schema/commands.js';
 import type { Type } from '../schema/types.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
+import { plugDisk } from './devices.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
 
 export interface EngineProperties {
@@ -37,6 +42,10 @@ export interface EngineProperties {
   kind: 'machine' | 'storage-daemon';
   /** The guest does not run until `cont`. */
   startStopped?: boolean;
+  /** The machine's type (pc), which says where disks may sit. */
+  machine?: string;
+  /** Default: /var/tmp. */
+  temporaryFolder?: string;
   /** Another engine writes the images until they are exported or the guest starts here. */
   incoming?: boolean;
   /** What QEMU prints on its standard output; a line without its end. */
@@ -60,7 +69,13 @@ export class EngineParts {
   readonly jobs: JobManager;
   readonly exports: ExportRegistry;
   readonly runState: RunState;
+  /** The guest's disks, by their ids; those that have none by their paths. */
   readonly devices = new Map<string, GuestDevice>();
+  /** By their ids. */
+  readonly drives = new Map<string, Drive>();
+  readonly machine: Machine;
+  /** Where overlays are made that nobody keeps. */
+  readonly temporaryFolder: string;
   readonly registry = new CommandRegistry();
   /** All QMP clients, and execute(). */
   readonly hub: QmpHub;
@@ -76,6 +91,8 @@ export class EngineParts {
     const { host } = properties;
     this.host = host;
     this.kind = properties.kind;
+    this.machine = new Machine(properties.machine);
+    this.temporaryFolder = properties.temporaryFolder ?? '/var/tmp';
     const { print } = properties;
     this.print = (line) => {
       if (print) guarded(() => print(line), this.#report);
@@ -156,11 +173,12 @@ export class EngineParts {
     const node = this.graph.nodes.get(nodeName);
     if (!node)
       throw new BlockError('not-found', `Property 'virtio-blk-device.drive' can't find value '${nodeName}'`);
-    if (!this.isIncoming) await activate(this.graph, [node]);
-    const device = await GuestDevice.create(this.graph, node, properties, this.runState, (event) =>
-      this.#ioError(event),
-    );
-    this.devices.set(device.id, device);
+    const model = deviceModel('virtio-blk');
+    assert(model.disk, 'virtio-blk is a disk');
+    const path = this.machine.newPath(properties.id);
+    const frontEnd = { model, disk: model.disk, path };
+    const device = await plugDisk(this, node, properties, frontEnd);
+    this.machine.plug({ model, id: properties.id, path, bus: undefined });
     return device;
   }
 
@@ -171,7 +189,9 @@ export class EngineParts {
 
   /** Gives images to another engine, with all below them. Errors: see inactivate; busy while a guest uses one. */
   async inactivate(...nodes: Node[]): Promise<void> {
-    const inUse = new Set([...this.devices.values()].flatMap(({ backend }) => [...backend.node.chain()]));
+    const inUse = new Set(
+      [...this.devices.values()].flatMap(({ backend }) => [...(backend.root?.node.chain() ?? [])]),
+    );
     const used = this.runState.isRunning ? nodes.find((node) => inUse.has(node)) : undefined;
     if (used)
       throw new BlockError('busy', `Node '${used.name}' is in use by a guest that runs`, { node: used.name });
@@ -219,18 +239,27 @@ export class EngineParts {
         () => closeGraph(this.graph),
       ]);
       this.devices.clear();
+      this.drives.clear();
       this.#listeners.removeAll();
     });
   }
 
-  #ioError({ device, operation, action, noSpace, reason }: IoErrorEvent): void {
-    const node = device.backend.node.name;
-    const data = { device: '', 'node-name': node, operation, action, nospace: noSpace, reason };
+  /** Tells clients of a request of the guest that failed. */
+  ioError({ device, operation, action, noSpace, reason }: IoErrorEvent): void {
+    const {
+      name,
+      node: { name: node },
+    } = device.backend;
+    const data = { device: name, 'node-name': node, operation, action, nospace: noSpace, reason };
     this.emit('BLOCK_IO_ERROR', data);
   }
 
   #driverEvent(node: Node, event: DriverEvent): void {
-    const data: { [key: string]: Json } = { device: '', 'node-name': node.name, msg: event.message };
+    const data: { [key: string]: Json } = {
+      device: node.driveName,
+      'node-name': node.name,
+      msg: event.message,
+    };
     if (event.offset !== undefined) data['offset'] = event.offset;
     if (event.sizeBytes !== undefined) data['size'] = event.sizeBytes;
     this.emit('BLOCK_IMAGE_CORRUPTED', { ...data, fatal: event.fatal });

@@ -1,6 +1,8 @@
 import { registerBitmaps } from './bitmaps.js';
 import { registerBlockdev } from './blockdev.js';
 import type { EngineParts as Engine } from './parts.js';
+import { registerDevices } from './devices.js';
+import { registerMedia } from './media.js';
 import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
 import { registerJobs } from './jobs.js';
@@ -23,5 +25,8 @@ export function registerCommands(engine: Engine): void {
   registerExports(engine);
   registerQueries(engine);
   registerRunState(engine);
-  if (engine.kind === 'machine') registerHmp(engine);
+  if (engine.kind !== 'machine') return;
+  registerDevices(engine);
+  registerMedia(engine);
+  registerHmp(engine);
 }

@@ -15,14 +15,21 @@ export function registerRunState(engine: Running & Quitting & Parts<'command'>):
     singlestep: false,
     running: runState.isRunning,
   }));
+  engine.command('system_reset', () => reset(engine));
+  engine.command('system_powerdown', () => engine.emit('POWERDOWN', {}));
   engine.command('stop', () => stop(engine));
   engine.command('cont', () => cont(engine));
+}
+
+/** Nothing here has a state that a reset would clear. */
+export function reset(engine: Parts<'emit'>): void {
+  engine.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
 }
 
 /** After this no request of the guest is in flight, and all that it wrote is on disk unless a flush fails. */
 export async function stop(engine: Running): Promise<void> {
   if (!engine.runState.stop()) return;
-  const nodes = [...engine.devices.values()].map(({ backend }) => backend.node);
+  const nodes = [...engine.devices.values()].flatMap(({ backend }) => backend.root?.node ?? []);
   // Jobs pause too, as QEMU's do.
   await engine.graph.drained(engine.graph.nodesInUse(), async () => {
     // The guest is stopped all the same, and hears of it at its own next flush.

@@ -43,7 +43,18 @@ const EVENT_TYPES = {
   }),
   BLOCK_JOB_PENDING: struct('BLOCK_JOB_PENDING-arg', { type: required(JobTypeName), id: required(str) }),
   BLOCK_JOB_READY: struct('BLOCK_JOB_READY-arg', JOB_PROGRESS),
+  DEVICE_DELETED: struct('DEVICE_DELETED-arg', { device: optional(str), path: required(str) }),
+  DEVICE_TRAY_MOVED: struct('DEVICE_TRAY_MOVED-arg', {
+    device: required(str),
+    id: required(str),
+    'tray-open': required(bool),
+  }),
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
+  POWERDOWN: NO_DATA,
+  RESET: struct('RESET-arg', {
+    guest: required(bool),
+    reason: required(enumOf('ShutdownCause', ['host-qmp-system-reset'])),
+  }),
   RESUME: NO_DATA,
   SHUTDOWN: struct('SHUTDOWN-arg', {
     guest: required(bool),
