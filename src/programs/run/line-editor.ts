@@ -1,6 +1,9 @@
 /** What is typed beyond it is lost, as in QEMU. */
 const MAX_LINE_CHARS = 4095;
 
+// eslint-disable-next-line no-control-regex -- what is no key
+const PLAIN = /^[^\0-\x1f\x7f]+/;
+
 /** Lines that can be called back. */
 const MAX_HISTORY = 64;
 
@@ -55,7 +58,7 @@ export class LineEditor {
   #escape = '';
   #history: string[] = [];
   #place = 0;
-  #waiting: string[] = [];
+  #waiting = '';
   #isWorking = false;
 
   constructor(prompt: string, user: EditorUser) {
@@ -73,14 +76,18 @@ export class LineEditor {
   }
 
   push(text: string): void {
-    this.#waiting.push(...text);
+    this.#waiting += text;
     if (!this.#isWorking) void this.#work();
   }
 
   async #work(): Promise<void> {
     this.#isWorking = true;
-    for (let char = this.#waiting.shift(); char !== undefined; char = this.#waiting.shift()) {
-      const line = this.#take(char);
+    while (this.#waiting !== '') {
+      // Plain text is shown in one go, keys one by one.
+      const plain = this.#escape === '' ? PLAIN.exec(this.#waiting) : null;
+      const piece = plain?.[0] ?? this.#waiting.charAt(0);
+      this.#waiting = this.#waiting.slice(piece.length);
+      const line = this.#take(piece);
       if (line === undefined) continue;
       await this.#user.line(line);
       this.begin();
@@ -93,7 +100,7 @@ export class LineEditor {
     if (this.#escape !== '' || char === '\x1b') return this.#takeEscape(char);
     const key = KEYS[char];
     if (key !== undefined) return this.#press(key);
-    if (char >= ' ') this.#insert([char]);
+    if (char >= ' ') this.#insert([...char]);
     return undefined;
   }
 
