@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { JsonObject } from '../src/schema/types.js';
 import { CHAIN, dropFromCache, makeChain, type Pattern, syncFile } from './images.js';
-import { cpuSecondsOf } from './machine.js';
+import { cpuSecondsOf, touchMemory } from './machine.js';
 import { compare, heading, isSkipped, type Rounds, run, type Sample, seconds } from './measure.js';
 import type { Peer } from './peer.js';
 import { type Side, StorageDaemon } from './servers.js';
@@ -17,6 +17,8 @@ interface JobWork {
   target?: { name: string; format: string };
   /** READY comes, and complete must be asked for. */
   completes?: boolean;
+  /** QEMU writes all of the target, zeroes too. */
+  fillsTarget?: boolean;
 }
 
 const WORKS: readonly JobWork[] = [
@@ -45,6 +47,7 @@ const WORKS: readonly JobWork[] = [
       command: 'blockdev-backup',
       args: { device: 'd', target: 't', sync: 'full' },
       target: { name: `t.${format}`, format },
+      fillsTarget: format === 'raw',
     },
   ]),
 ];
@@ -88,6 +91,7 @@ async function runJob(
         `driver=${target.format},node-name=t,file.driver=file,file.filename=${join(folder, target.name)}`,
       ]
     : [];
+  touchMemory(work.fillsTarget ? diskBytes : diskBytes / 2);
   const daemon = await StorageDaemon.start(peer, side, folder, [...chainOptions(folder), ...node]);
   const cpuBefore = cpuSecondsOf(daemon.pid);
   let syncSeconds = 0;

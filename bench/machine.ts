@@ -1,5 +1,6 @@
-import { readFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { cpus, loadavg, release, totalmem } from 'node:os';
+import { join } from 'node:path';
 
 /** Processors that others may keep busy before a run is said to be disturbed. */
 const QUIET_CPUS = 0.2;
@@ -63,6 +64,22 @@ export function disturbance(looks: readonly Quiet[]): string {
     ...(dirty > QUIET_DIRTY_MIB ? [`${dirty.toFixed(0)} MiB dirty`] : []),
   ];
   return found.length === 0 ? '' : `NOT QUIET before a run: ${found.join(', ')}`;
+}
+
+/**
+ * Uses so much memory for a moment, just before a run: a virtual machine gives memory that was freed back to its host,
+ * and the next to use it waits for the host, three times as long as a copy of the same bytes takes.
+ */
+export function touchMemory(lengthBytes: number): void {
+  const folder = mkdtempSync('/dev/shm/livedisk-bench-');
+  try {
+    const file = openSync(join(folder, 'touched'), 'w');
+    const piece = Buffer.alloc(1024 * 1024);
+    for (let done = 0; done < lengthBytes; done += piece.length) writeSync(file, piece);
+    closeSync(file);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 export function describeMachine(): string {

@@ -5,6 +5,7 @@ import type { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { BlockStatus } from '../block/request.js';
 import type { SocketAddress } from '../host/host.js';
+import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
 import type { NbdTarget } from '../wire/nbd/target.js';
 import type { DeviceModel, DiskModel } from './device-models.js';
@@ -106,12 +107,13 @@ export class GuestDevice {
     properties: FrontEndProperties,
     frontEnd: FrontEnd,
     runState: RunState,
+    lost: LostChanges,
     onIoError: (event: IoErrorEvent) => void,
   ): Promise<GuestDevice> {
     const device = new GuestDevice(graph, properties, frontEnd);
     await device.#take(node, runState.status === 'inmigrate');
     try {
-      if (properties.endpoint) await device.#listen(properties.endpoint, runState, onIoError);
+      if (properties.endpoint) await device.#listen(properties.endpoint, runState, lost, onIoError);
     } catch (error) {
       await device.#giveBack();
       throw error;
@@ -150,10 +152,11 @@ export class GuestDevice {
   async #listen(
     address: SocketAddress,
     runState: RunState,
+    lost: LostChanges,
     onIoError: (event: IoErrorEvent) => void,
   ): Promise<void> {
     const target = new DeviceEndpoint(this, this.#properties, runState, onIoError);
-    const server = await NbdServer.listen(this.#graph.host, address);
+    const server = await NbdServer.listen(this.#graph.host, address, { lost });
     this.#endpoint = { server, target };
     server.addExport({
       name: this.id ?? this.backend.name,
@@ -239,24 +242,28 @@ class DeviceEndpoint implements NbdTarget {
     this.#onIoError = onIoError;
   }
 
+  get backend(): BlockBackend {
+    return this.#device.backend;
+  }
+
   get lengthBytes(): number {
     return this.#device.backend.lengthBytes;
   }
 
-  tryRead(offset: number, buffer: Uint8Array): boolean {
+  tryRead(offset: number, buffer: Uint8Array, start: number, lengthBytes: number): boolean {
     if (!this.#runState.isRunning) return false;
     try {
-      return this.#device.backend.tryRead(offset, buffer);
+      return this.#device.backend.tryRead(offset, buffer, start, lengthBytes);
     } catch {
       // The promise form meets the error again and follows the policy.
       return false;
     }
   }
 
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
+  tryWrite(offset: number, buffer: Uint8Array, flags: number, start: number, lengthBytes: number): boolean {
     if (!this.#runState.isRunning) return false;
     try {
-      return this.#device.backend.tryWrite(offset, buffer, flags);
+      return this.#device.backend.tryWrite(offset, buffer, flags, start, lengthBytes);
     } catch {
       return false;
     }

@@ -1,11 +1,14 @@
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
+import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { SocketAddress } from '../host/host.js';
+import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
+import { allocationDepth, type BitmapReference, dirtyBitmap, findExportedBitmap } from './export-contexts.js';
 
 export interface ExportProperties {
   id: string;
@@ -18,6 +21,18 @@ export interface ExportProperties {
   writethrough?: boolean;
   /** A drive: the export goes when its medium does. */
   drive?: BlockBackend | undefined;
+  /** Dirty bitmaps that clients may read; nobody changes them meanwhile. */
+  bitmaps?: readonly BitmapReference[];
+  /** Clients may ask which image of the chain has a stretch. */
+  allocationDepth?: boolean;
+}
+
+/** How the NBD server is to be. */
+export interface ServerProperties {
+  /** 0: as many as the server takes. */
+  maxConnections?: number;
+  /** 0: no limit. */
+  handshakeMaxSeconds?: number;
 }
 
 interface BlockExport {
@@ -25,6 +40,8 @@ interface BlockExport {
   readonly name: string;
   readonly backend: BlockBackend;
   readonly drive: BlockBackend | undefined;
+  /** Those that it keeps from being changed. */
+  readonly bitmaps: readonly DirtyBitmap[];
   /** It shuts down, which ends when no request of a client is in flight. */
   gone?: Promise<void>;
 }
@@ -32,13 +49,16 @@ interface BlockExport {
 /** The block exports of one engine, all served by its one NBD server. */
 export class ExportRegistry {
   readonly #graph: Graph;
+  readonly #lost: LostChanges;
   readonly #onDeleted: (id: string) => void;
   readonly #exports = new Map<string, BlockExport>();
   #server: NbdServer | undefined;
   #maxConnections = 0;
 
-  constructor(graph: Graph, onDeleted: (id: string) => void) {
+  /** `lost`: shared with whatever else leads clients to the graph's disks. */
+  constructor(graph: Graph, lost: LostChanges, onDeleted: (id: string) => void) {
     this.#graph = graph;
+    this.#lost = lost;
     this.#onDeleted = onDeleted;
   }
 
@@ -46,10 +66,15 @@ export class ExportRegistry {
     return this.#server !== undefined;
   }
 
-  async startServer(address: SocketAddress, maxConnections = 0): Promise<void> {
+  async startServer(address: SocketAddress, properties: ServerProperties = {}): Promise<void> {
     if (this.#server) throw new BlockError('exists', 'NBD server already running');
+    const { maxConnections = 0, handshakeMaxSeconds } = properties;
     this.#maxConnections = maxConnections;
-    this.#server = await NbdServer.listen(this.#graph.host, address, { maxConnections });
+    this.#server = await NbdServer.listen(this.#graph.host, address, {
+      maxConnections,
+      lost: this.#lost,
+      ...(handshakeMaxSeconds !== undefined && { handshakeTimeoutMs: 1000 * handshakeMaxSeconds }),
+    });
   }
 
   /** Removes every export, drops every client, stops listening. */
@@ -89,18 +114,26 @@ export class ExportRegistry {
     await this.#graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
     backend.writethrough = properties.writethrough ?? false;
     try {
+      const bitmaps = (properties.bitmaps ?? []).map((reference) =>
+        findExportedBitmap(this.#graph, node, reference, writable),
+      );
       server.addExport({
         name,
         ...(properties.description !== undefined && { description: properties.description }),
         target: backend,
         readOnly: !writable,
         multiConn: this.#maxConnections !== 1,
+        contexts: [
+          ...(properties.allocationDepth === true ? [allocationDepth(backend)] : []),
+          ...bitmaps.map(dirtyBitmap),
+        ],
       });
+      for (const bitmap of bitmaps) bitmap.busy = true;
+      this.#exports.set(id, { id, name, backend, bitmaps, drive: properties.drive });
     } catch (error) {
       await this.#detach(backend);
       throw error;
     }
-    this.#exports.set(id, { id, name, backend, drive: properties.drive });
   }
 
   /**
@@ -138,11 +171,12 @@ export class ExportRegistry {
   }
 
   async #forget(entry: BlockExport): Promise<void> {
-    const { backend } = entry;
+    const { backend, bitmaps } = entry;
     // A client that has left by itself may have left a request behind.
     await backend.untilUnused();
     const { node } = backend;
     await this.#detach(backend);
+    for (const bitmap of bitmaps) bitmap.busy = false;
     this.#exports.delete(entry.id);
     this.#onDeleted(entry.id);
     await this.#graph.collect([node]);

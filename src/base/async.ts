@@ -1,4 +1,5 @@
 import { assert } from './assert.js';
+import type { CancelSignal } from './cancel-signal.js';
 
 /** A promise with its handles. */
 export interface Deferred<T> {
@@ -21,9 +22,11 @@ export function deferred<T = void>(): Deferred<T> {
 export class Notifier {
   #waiting: Deferred<void> | undefined;
 
-  wait(): Promise<void> {
+  /** Errors: ECANCELED when `signal` is cancelled before notify(). */
+  wait(signal?: CancelSignal): Promise<void> {
     this.#waiting ??= deferred();
-    return this.#waiting.promise;
+    const { promise } = this.#waiting;
+    return signal ? signal.during(promise) : promise;
   }
 
   notify(): void {

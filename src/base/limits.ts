@@ -23,6 +23,10 @@ export const MAX_NBD_STRING_BYTES = 4096;
 export const MAX_CLIENT_IN_FLIGHT_BYTES = 64 * MiB;
 /** The same of all clients of one server together. */
 export const MAX_SERVER_IN_FLIGHT_BYTES = 512 * MiB;
+/** Memory that all clients of one NBD server together keep, whoever waits for whom; one request may go beyond it. */
+export const MAX_SERVER_BUFFER_BYTES = 768 * MiB;
+/** Clients of one NBD server at a time: each has a buffer for its replies, of 256 KiB. */
+export const MAX_NBD_CONNECTIONS = 1024;
 /** Largest qcow2 L1 table that is loaded (QEMU: 32 MiB, which maps 2 PiB with 64 KiB clusters). */
 export const MAX_L1_BYTES = 32 * MiB;
 /** Largest qcow2 refcount table that is loaded (QEMU: 8 MiB). */

@@ -1,12 +1,20 @@
 import { Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
+import type { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { HostClock } from '../host/host.js';
 import type { Edge } from './edge.js';
 import type { Node } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
-import { BufferPayload, type Payload } from './payload.js';
-import { type BlockStatus, Flag, hasFlag } from './request.js';
+import {
+  Flag,
+  hasFlag,
+  type IoRequest,
+  type RequestKind,
+  RequestPool,
+  type RequestSource,
+} from './request.js';
+import type { ChainStatus } from './chain-status.js';
 
 /** What a backend's owner may want to know. All optional. */
 export interface BackendUser {
@@ -41,6 +49,15 @@ export interface BackendProperties {
 }
 
 export type Operation = 'read' | 'write' | 'flush' | 'unmap';
+
+/** As what a request counts. */
+const OPERATION_OF: Readonly<Record<RequestKind, Operation>> = {
+  read: 'read',
+  write: 'write',
+  zeroes: 'write',
+  discard: 'unmap',
+  flush: 'flush',
+};
 
 /** Counters of query-blockstats. */
 export interface OperationStatistics {
@@ -83,6 +100,8 @@ export class BlockBackend {
   /** Woken when a request ends; the graph's drained sections wait on it. */
   readonly idle: Notifier;
   readonly clock: HostClock;
+  /** For those who ask it, one request after the other or many at a time; see IoRequest. */
+  readonly requests = new RequestPool();
   readonly #queues: boolean;
   #inFlight = 0;
   #begun = 0;
@@ -167,80 +186,144 @@ export class BlockBackend {
     return this.hasRequests || (this.user.isBusy?.() ?? false);
   }
 
-  tryRead(offset: number, buffer: Uint8Array): boolean {
+  /**
+   * Does a read or write now, if no wait is needed. False: nothing that matters was done, and run() is to be used. The
+   * request stays its owner's. Errors: as run().
+   */
+  tryRun(request: IoRequest): boolean {
     if (this.#isHeld()) return false;
-    checkBuffer(buffer);
+    const { kind, offset, lengthBytes } = request;
+    if (kind !== 'read' && kind !== 'write') return false;
+    if (kind === 'write' && (this.writethrough || request.flags !== Flag.none)) return false;
     const root = this.#root();
-    this.#check(root, offset, buffer.length);
-    if (!root.tryRead(offset, buffer)) return false;
-    const statistics = this.statistics.read;
+    this.#check(root, offset, lengthBytes);
+    const isRead = kind === 'read';
+    if (!isRead) this.#checkWritable(root);
+    const done = isRead
+      ? root.tryReadPart(request, 0, lengthBytes, offset)
+      : root.tryWritePart(request, 0, lengthBytes, offset);
+    if (!done) return false;
+    const statistics = isRead ? this.statistics.read : this.statistics.write;
     statistics.operations++;
-    statistics.bytes += buffer.length;
+    statistics.bytes += lengthBytes;
     return true;
+  }
+
+  /**
+   * Does what is asked, after the drained section that holds the backend. The request stays its owner's, who waits for
+   * the answer before using it again. Errors: BlockError; ECANCELED when its signal is cancelled before it begins.
+   */
+  run(request: IoRequest): Promise<void> {
+    return this.#perform(request, false);
+  }
+
+  /** `isOwn`: one of ours, which goes back into the pool with the answer. */
+  async #perform(request: IoRequest, isOwn: boolean): Promise<void> {
+    const { generation, kind, lengthBytes } = request;
+    const statistics = this.statistics[OPERATION_OF[kind]];
+    const started = this.clock.nowMs();
+    if (this.#isHeld()) await this.enter(request.signal);
+    else this.#inFlight++;
+    try {
+      request.assertIs(generation);
+      await this.#forward(request);
+      request.assertIs(generation);
+      statistics.operations++;
+      statistics.bytes += lengthBytes;
+    } catch (error) {
+      statistics.failed++;
+      throw error;
+    } finally {
+      statistics.totalMs += this.clock.nowMs() - started;
+      if (isOwn) this.requests.give(request);
+      this.leave();
+    }
+  }
+
+  #forward(request: IoRequest): Promise<void> | undefined {
+    const root = this.#root();
+    const { kind, offset, lengthBytes } = request;
+    if (kind === 'flush') return root.flush();
+    this.#check(root, offset, lengthBytes);
+    if (kind === 'read') {
+      if (root.tryReadPart(request, 0, lengthBytes, offset)) return undefined;
+      return root.readPart(request, 0, lengthBytes, offset);
+    }
+    this.#checkWritable(root);
+    const flags =
+      this.writethrough && !hasFlag(request.flags, Flag.fua) ? request.flags | Flag.fua : request.flags;
+    if (kind === 'write') return root.writePart(request, 0, lengthBytes, offset, flags);
+    if (kind === 'zeroes') return root.writeZeroes(offset, lengthBytes, flags);
+    return root.discard(offset, lengthBytes);
+  }
+
+  /** A request of one buffer, as it is asked here. */
+  #take(kind: RequestKind, offset: number, buffer: Uint8Array, flags: number): IoRequest {
+    const request = this.requests.take().ask(kind, offset, buffer.length, flags);
+    request.setBuffer(buffer);
+    return request;
+  }
+
+  #tryOwn(
+    kind: RequestKind,
+    offset: number,
+    buffer: Uint8Array,
+    flags: number,
+    start = 0,
+    lengthBytes?: number,
+  ): boolean {
+    checkBuffer(buffer);
+    const length = lengthBytes ?? buffer.length - start;
+    const request = this.requests.take().ask(kind, offset, length, flags);
+    request.setBuffer(buffer, start);
+    try {
+      return this.tryRun(request);
+    } finally {
+      this.requests.give(request);
+    }
+  }
+
+  /** Into [start, start + lengthBytes) of the buffer, all of it by default. */
+  tryRead(offset: number, buffer: Uint8Array, start?: number, lengthBytes?: number): boolean {
+    return this.#tryOwn('read', offset, buffer, Flag.none, start, lengthBytes);
   }
 
   read(offset: number, buffer: Uint8Array): Promise<void> {
     if (!isBytes(buffer)) return Promise.reject(noBytes());
-    return this.#run('read', buffer.length, () => {
-      const root = this.#root();
-      this.#check(root, offset, buffer.length);
-      if (root.tryRead(offset, buffer)) return undefined;
-      return root.read(offset, buffer);
-    });
+    return this.#perform(this.#take('read', offset, buffer, Flag.none), true);
   }
 
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
-    if (this.#isHeld() || this.writethrough || hasFlag(flags, Flag.fua)) return false;
-    checkBuffer(buffer);
-    const root = this.#root();
-    this.#check(root, offset, buffer.length);
-    this.#checkWritable(root);
-    if (!root.tryWrite(offset, buffer, flags)) return false;
-    const statistics = this.statistics.write;
-    statistics.operations++;
-    statistics.bytes += buffer.length;
-    return true;
+  tryWrite(offset: number, buffer: Uint8Array, flags: number, start?: number, lengthBytes?: number): boolean {
+    return this.#tryOwn('write', offset, buffer, flags, start, lengthBytes);
   }
 
   write(offset: number, buffer: Uint8Array, flags = 0): Promise<void> {
     if (!isBytes(buffer)) return Promise.reject(noBytes());
-    return this.writePayload(offset, new BufferPayload(buffer), flags);
+    return this.#perform(this.#take('write', offset, buffer, flags), true);
   }
 
-  writePayload(offset: number, payload: Payload, flags = 0): Promise<void> {
-    return this.#run('write', payload.lengthBytes, () => {
-      const root = this.#root();
-      this.#check(root, offset, payload.lengthBytes);
-      this.#checkWritable(root);
-      return root.node.io.writePayload(offset, payload, this.#durable(flags));
-    });
+  /** Writes bytes that are in no memory, but for example in a file that they can be copied from. */
+  writeFrom(offset: number, lengthBytes: number, source: RequestSource): Promise<void> {
+    const request = this.requests.take().ask('write', offset, lengthBytes);
+    request.source = source;
+    return this.#perform(request, true);
   }
 
   writeZeroes(offset: number, lengthBytes: number, flags = 0): Promise<void> {
-    return this.#run('write', lengthBytes, () => {
-      const root = this.#root();
-      this.#check(root, offset, lengthBytes);
-      this.#checkWritable(root);
-      return root.writeZeroes(offset, lengthBytes, this.#durable(flags));
-    });
+    return this.#perform(this.requests.take().ask('zeroes', offset, lengthBytes, flags), true);
   }
 
   discard(offset: number, lengthBytes: number): Promise<void> {
-    return this.#run('unmap', lengthBytes, () => {
-      const root = this.#root();
-      this.#check(root, offset, lengthBytes);
-      this.#checkWritable(root);
-      return root.discard(offset, lengthBytes);
-    });
+    return this.#perform(this.requests.take().ask('discard', offset, lengthBytes), true);
   }
 
   /** Everything completed before the call is durable afterwards. */
   flush(): Promise<void> {
-    return this.#run('flush', 0, () => this.#root().flush());
+    return this.#perform(this.requests.take().ask('flush', 0, 0), true);
   }
 
   /** Status through the whole chain, as a reader sees it. */
-  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
+  async status(offset: number, lengthBytes: number): Promise<ChainStatus> {
     await this.enter();
     try {
       const root = this.#root();
@@ -261,12 +344,18 @@ export class BlockBackend {
     }
   }
 
-  /** Waits until no drained section holds this backend back, then counts as in flight until leave(). */
-  async enter(): Promise<void> {
+  /**
+   * Waits until no drained section holds this backend back, then counts as in flight until leave(). Errors: ECANCELED
+   * when `signal` is cancelled before that.
+   */
+  async enter(signal?: CancelSignal): Promise<void> {
     this.#heldBack++;
-    // One section may begin in the moment in which another ends.
-    while (this.#isHeld()) await this.#resumed.wait();
-    this.#heldBack--;
+    try {
+      // One section may begin in the moment in which another ends.
+      while (this.#isHeld()) await this.#resumed.wait(signal);
+    } finally {
+      this.#heldBack--;
+    }
     this.#inFlight++;
   }
 
@@ -306,28 +395,6 @@ export class BlockBackend {
   leave(): void {
     this.#inFlight--;
     if (this.#inFlight === 0) this.idle.notify();
-  }
-
-  async #run(operation: Operation, bytes: number, request: () => Promise<void> | undefined): Promise<void> {
-    const statistics = this.statistics[operation];
-    const started = this.clock.nowMs();
-    if (this.#isHeld()) await this.enter();
-    else this.#inFlight++;
-    try {
-      await request();
-      statistics.operations++;
-      statistics.bytes += bytes;
-    } catch (error) {
-      statistics.failed++;
-      throw error;
-    } finally {
-      statistics.totalMs += this.clock.nowMs() - started;
-      this.leave();
-    }
-  }
-
-  #durable(flags: number): number {
-    return this.writethrough && !hasFlag(flags, Flag.fua) ? flags | Flag.fua : flags;
   }
 
   #check(root: Edge, offset: number, lengthBytes: number): void {

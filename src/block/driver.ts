@@ -4,8 +4,7 @@ import type { ToolOption } from '../schema/create-options.js';
 import type { FilledOf, Members } from '../schema/types.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
-import type { Payload } from './payload.js';
-import type { BlockStatus, Mapping } from './request.js';
+import type { BlockStatus, IoRequest, Mapping } from './request.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
 export type Json = null | boolean | number | bigint | string | Json[] | { [key: string]: Json };
@@ -36,11 +35,22 @@ export interface CacheSettings {
 export interface ChildIo {
   readonly lengthBytes: number;
   readonly isWritable: boolean;
+  /** Requests of the parent's own. */
   tryRead(offset: number, buffer: Uint8Array): boolean;
   read(offset: number, buffer: Uint8Array): Promise<void>;
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
-  writePayload(offset: number, payload: Payload, flags: number): Promise<void>;
+  /** Hands a request on: its part [from, from + lengthBytes) is at `offset` of the child. */
+  tryReadPart(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
+  readPart(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void>;
+  tryWritePart(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
+  writePart(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void>;
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
   discard(offset: number, lengthBytes: number): Promise<void>;
   flush(): Promise<void>;
@@ -224,12 +234,16 @@ export interface DriverInstance {
   close(): Promise<void>;
 }
 
-/** Requests are aligned, in range, and never overlap a request that the facade was told to serialise. */
+/**
+ * Requests are aligned, in range, and never overlap a request that the facade was told to serialise. Of reads and writes,
+ * the part [from, from + lengthBytes) of the request's memory is to be moved; it may lie in several pieces, and be
+ * memory that a guest changes at any time: see IoRequest. It is the driver's until its promise settles, no longer.
+ */
 export interface IoDriver {
-  tryRead?(offset: number, buffer: Uint8Array): boolean;
-  read(offset: number, buffer: Uint8Array): Promise<void>;
-  tryWrite?(offset: number, buffer: Uint8Array): boolean;
-  write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
+  tryRead?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
+  read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void>;
+  tryWrite?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
+  write(request: IoRequest, from: number, lengthBytes: number, offset: number, flags: number): Promise<void>;
   /** kind 'unsupported' makes the facade write zeroes (unless Flag.noFallback). */
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
   /** A hint: a driver that cannot discard just returns. */

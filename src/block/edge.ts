@@ -3,9 +3,8 @@ import type { ChildIo } from './driver.js';
 import type { BlockBackend } from './backend.js';
 import type { Located } from './located.js';
 import type { Node } from './node.js';
-import type { Payload } from './payload.js';
 import { hasPermission, Permission } from './permissions.js';
-import { type BlockStatus, Flag, withoutFlag } from './request.js';
+import { type BlockStatus, Flag, IoRequest, withoutFlag } from './request.js';
 
 export type EdgeParent = Node | BlockBackend;
 
@@ -21,6 +20,8 @@ export class Edge implements ChildIo {
   shared = 0;
   /** Jobs that rely on this link; while there are any it may not be changed. */
   frozen = 0;
+  /** Of the parent's own requests that are made at once, one after the other. */
+  readonly #own = new IoRequest();
 
   constructor(parent: EdgeParent, role: string, node: Node) {
     this.parent = parent;
@@ -41,26 +42,62 @@ export class Edge implements ChildIo {
   }
 
   tryRead(offset: number, buffer: Uint8Array): boolean {
-    return this.node.io.tryRead(offset, buffer);
+    const request = this.#take('read', offset, buffer);
+    try {
+      return this.node.io.tryRead(request, 0, buffer.length, offset);
+    } finally {
+      request.end();
+    }
   }
 
   read(offset: number, buffer: Uint8Array): Promise<void> {
-    return this.node.io.read(offset, buffer);
+    return this.node.io.read(IoRequest.ofBuffer(buffer), 0, buffer.length, offset);
   }
 
   tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
-    this.#assertWritable();
-    return this.node.io.tryWrite(offset, buffer, flags, this.#mayGrow());
+    if (flags !== Flag.none) return false;
+    const request = this.#take('write', offset, buffer);
+    try {
+      return this.tryWritePart(request, 0, buffer.length, offset);
+    } finally {
+      request.end();
+    }
   }
 
+  /** What must wait has a request to itself: beside its promises that costs nothing. */
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    this.#assertWritable();
-    return this.node.io.write(offset, buffer, flags, this.#mayGrow());
+    return this.writePart(IoRequest.ofBuffer(buffer), 0, buffer.length, offset, flags);
   }
 
-  writePayload(offset: number, payload: Payload, flags: number): Promise<void> {
+  #take(kind: 'read' | 'write', offset: number, buffer: Uint8Array): IoRequest {
+    const request = this.#own;
+    assert(request.lengthBytes < 0, 'a request at once begins while another is under way');
+    request.setBuffer(buffer);
+    return request.ask(kind, offset, buffer.length);
+  }
+
+  tryReadPart(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
+    return this.node.io.tryRead(request, from, lengthBytes, offset);
+  }
+
+  readPart(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    return this.node.io.read(request, from, lengthBytes, offset);
+  }
+
+  tryWritePart(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     this.#assertWritable();
-    return this.node.io.writePayload(offset, payload, flags, this.#mayGrow());
+    return this.node.io.tryWrite(request, from, lengthBytes, offset, this.#mayGrow());
+  }
+
+  writePart(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void> {
+    this.#assertWritable();
+    return this.node.io.write(request, from, lengthBytes, offset, flags, this.#mayGrow());
   }
 
   /** A node that ignores discards gives no space away on behalf of its parent node; users may still ask it to. */

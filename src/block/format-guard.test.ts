@@ -6,6 +6,7 @@ import { rawDriver } from '../drivers/raw/index.js';
 import { createSimulatedHost } from '../host/simulated.js';
 import { TestBed, type TestDisk } from '../../test/kit/test-disk.js';
 import { probedWarning } from './format-guard.js';
+import { writeBuffer } from '../host/whole-buffers.js';
 
 const QCOW2 = Buffer.from('QFI\xfb\0\0\0\x03', 'latin1');
 const REFUSED = { kind: 'permission', errno: 'EPERM', message: 'Operation not permitted' };
@@ -53,7 +54,7 @@ async function withImage(
     const bed = new TestBed(simulation.host, [fileDriver, rawDriver, qcow2Driver], '/tmp');
     bed.opener.onProbed = (name, format, readOnly) => warned.push([name, format.name, readOnly].join());
     const file = await simulation.host.files.open('/tmp/image', { write: true, create: true });
-    await file.write(0, Buffer.concat([content, Buffer.alloc(65536 - content.length)]));
+    await writeBuffer(file, 0, Buffer.concat([content, Buffer.alloc(65536 - content.length)]));
     await file.close();
     const disk = await bed.attach(await bed.opener.openImage('/tmp/image', format, { readOnly: false }));
     await body(disk, bed);

@@ -8,6 +8,7 @@ import { DrainedSection } from './drain.js';
 import type { DriverEvent } from './driver.js';
 import type { EdgeParent } from './edge.js';
 import { Node } from './node.js';
+import { ObjectRegistry } from './objects/object-registry.js';
 import { GraphTransaction } from './transaction.js';
 
 /** How long requests that nobody wants any more may take before they are given up. */
@@ -19,6 +20,8 @@ export const GRACE_MS = 800;
  */
 export class Graph {
   readonly host: Host;
+  /** What nodes and their users are given by an id: secrets, credentials, limits. */
+  readonly objects: ObjectRegistry;
   /** By name, in order of creation. */
   readonly nodes = new Map<string, Node>();
   readonly backends = new Set<BlockBackend>();
@@ -36,6 +39,7 @@ export class Graph {
 
   constructor(host: Host) {
     this.host = host;
+    this.objects = new ObjectRegistry(host);
   }
 
   /** Errors: kind not-found, in QEMU's words. */

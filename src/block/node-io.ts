@@ -2,16 +2,15 @@ import { assert, missing } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { BlockError, errnoError, isUnsupported } from '../base/error.js';
 import { MiB } from '../base/limits.js';
-import { isZero } from '../base/zero.js';
 import type { Change } from './change-gate.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver } from './driver.js';
 import type { Located } from './located.js';
 import { MappedIo } from './mapped/mapped-io.js';
 import type { Node } from './node.js';
-import { BufferPayload, type Payload, zeroPayload } from './payload.js';
+import { FileSource } from './file-source.js';
 import { RangeLock, type Release } from './range-lock.js';
-import { type BlockStatus, Flag, hasFlag } from './request.js';
+import { type BlockStatus, Flag, hasFlag, IoRequest } from './request.js';
 
 /** Zeroes are written in pieces of at most this, where a driver has no cheaper way. */
 const ZERO_PIECE_BYTES = MiB;
@@ -43,84 +42,108 @@ export class NodeIo {
   }
 
   /** Reads now if no wait is needed; past the end are zeroes. */
-  tryRead(offset: number, buffer: Uint8Array): boolean {
+  tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     const { instance } = this.#node;
     const align = instance.requestAlignmentBytes;
-    if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
-    if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
-    if (offset + buffer.length > instance.lengthBytes) return false;
-    if (this.#mapped) return this.#mapped.reading.tryRead(offset, buffer);
-    return this.#io().tryRead?.(offset, buffer) ?? false;
+    if (align > 1 && !isAlignedRequest(offset, lengthBytes, align)) return false;
+    if (!this.ranges.isFree && this.ranges.conflictsShared(offset, lengthBytes)) return false;
+    if (offset + lengthBytes > instance.lengthBytes) return false;
+    if (this.#mapped) return this.#mapped.reading.tryRead(request, from, lengthBytes, offset);
+    return this.#io().tryRead?.(request, from, lengthBytes, offset) ?? false;
   }
 
-  async read(offset: number, buffer: Uint8Array): Promise<void> {
-    const inside = Math.max(0, Math.min(buffer.length, this.#node.lengthBytes - offset));
-    if (inside < buffer.length) buffer.fill(0, inside);
+  async read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    const inside = Math.max(0, Math.min(lengthBytes, this.#node.lengthBytes - offset));
+    if (inside < lengthBytes) request.fillZero(from + inside, lengthBytes - inside);
     if (inside === 0) return;
-    const part = inside === buffer.length ? buffer : buffer.subarray(0, inside);
-    if (this.#mapped) return this.#mapped.reading.read(offset, part);
+    if (this.#mapped) return this.#mapped.reading.read(request, from, inside, offset);
+    if (this.#node.instance.requestAlignmentBytes > 1)
+      return this.#readAligned(request, from, inside, offset);
+    if (this.#io().tryRead?.(request, from, inside, offset)) return;
+    return this.#io().read(request, from, inside, offset);
+  }
+
+  readBuffer(offset: number, buffer: Uint8Array): Promise<void> {
+    return this.read(IoRequest.ofBuffer(buffer), 0, buffer.length, offset);
+  }
+
+  async #readAligned(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    const { generation } = request;
     const align = this.#node.instance.requestAlignmentBytes;
-    if (align === 1) {
-      if (this.#io().tryRead?.(offset, part)) return;
-      return this.#io().read(offset, part);
-    }
     const start = alignDown(offset, align);
-    const end = alignUp(offset + inside, align);
-    const release = await this.ranges.lockShared(start, end - start);
+    const end = alignUp(offset + lengthBytes, align);
+    const release = await this.ranges.lockShared(start, end - start, request.signal);
     try {
-      if (start === offset && end === offset + inside) return await this.#io().read(offset, part);
+      request.assertIs(generation);
+      request.begin();
+      if (start === offset && end === offset + lengthBytes)
+        return await this.#io().read(request, from, lengthBytes, offset);
       const bounce = Buffer.allocUnsafe(end - start);
-      await this.#io().read(start, bounce);
-      bounce.copy(part, 0, offset - start, offset - start + inside);
+      await this.#io().read(IoRequest.ofBuffer(bounce), 0, bounce.length, start);
+      request.assertIs(generation);
+      request.copyFrom(bounce.subarray(offset - start, offset - start + lengthBytes), from);
     } finally {
       release();
     }
   }
 
-  tryWrite(offset: number, buffer: Uint8Array, flags: number, mayGrow: boolean): boolean {
+  tryWrite(request: IoRequest, from: number, lengthBytes: number, offset: number, mayGrow: boolean): boolean {
     const node = this.#node;
     const { instance } = node;
-    if (flags !== Flag.none || (this.#detectsZeroes && isZero(buffer))) return false;
+    if (this.#detectsZeroes && request.isZero(from, lengthBytes)) return false;
     if (node.guard?.concerns(offset)) return false;
     const align = instance.requestAlignmentBytes;
-    if (align > 1 && !isAlignedRequest(offset, buffer.length, align)) return false;
-    if (!this.ranges.isFree && this.ranges.conflictsShared(offset, buffer.length)) return false;
-    this.#checkEnd(offset, buffer.length, mayGrow);
-    if (node.gate && !node.gate.isOpen(offset, buffer.length)) return false;
+    if (align > 1 && !isAlignedRequest(offset, lengthBytes, align)) return false;
+    if (!this.ranges.isFree && this.ranges.conflictsShared(offset, lengthBytes)) return false;
+    this.#checkEnd(offset, lengthBytes, mayGrow);
+    if (node.gate && !node.gate.isOpen(offset, lengthBytes)) return false;
     const done = this.#mapped
-      ? this.#mapped.writing.tryWrite(offset, buffer)
-      : (this.#io().tryWrite?.(offset, buffer) ?? false);
-    if (done) node.markDirty(offset, buffer.length);
+      ? this.#mapped.writing.tryWrite(request, from, lengthBytes, offset)
+      : (this.#io().tryWrite?.(request, from, lengthBytes, offset) ?? false);
+    if (done) node.markDirty(offset, lengthBytes);
     return done;
   }
 
-  write(offset: number, buffer: Uint8Array, flags: number, mayGrow = false): Promise<void> {
-    return this.writePayload(offset, new BufferPayload(buffer), flags, mayGrow);
-  }
-
-  async writePayload(offset: number, payload: Payload, flags: number, mayGrow = false): Promise<void> {
-    const lengthBytes = payload.lengthBytes;
+  async write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+    mayGrow = false,
+  ): Promise<void> {
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (lengthBytes === 0) return;
-    if (this.#detectsZeroes) {
-      const bytes = await payload.bytes(0, lengthBytes);
-      if (isZero(bytes)) return this.#writeZeroBytes(offset, lengthBytes, flags, mayGrow);
-      if (payload.file) payload = new BufferPayload(bytes);
-    }
+    const { generation } = request;
     const { guard } = this.#node;
-    if (!guard?.concerns(offset)) return this.#writeGated(offset, payload, flags);
-    const bytes = await payload.bytes(0, lengthBytes);
-    const write = (): Promise<void> => this.#writeGated(offset, new BufferPayload(bytes), flags);
-    await guard.run(offset, bytes, (sector) => this.read(0, sector), write);
+    const isGuarded = guard?.concerns(offset) ?? false;
+    if (this.#detectsZeroes || isGuarded) await request.stabilise();
+    request.assertIs(generation);
+    if (this.#detectsZeroes && request.isZero(from, lengthBytes))
+      return this.#writeZeroBytes(offset, lengthBytes, flags, mayGrow);
+    const write = (): Promise<void> => this.#writeGated(request, from, lengthBytes, offset, flags);
+    if (!guard || !isGuarded) return write();
+    await guard.run(offset, request.gather(from, lengthBytes), (sector) => this.readBuffer(0, sector), write);
   }
 
-  async #writeGated(offset: number, payload: Payload, flags: number): Promise<void> {
-    const { lengthBytes } = payload;
-    if (this.#passes(offset, lengthBytes)) return this.#write(offset, payload, flags);
-    const buffer = await payload.bytes(0, lengthBytes);
-    await this.#throughGate({ kind: 'write', offset, lengthBytes, buffer, flags }, () =>
-      this.#write(offset, new BufferPayload(buffer), flags),
-    );
+  async #writeGated(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void> {
+    if (this.#passes(offset, lengthBytes)) return this.#write(request, from, lengthBytes, offset, flags);
+    const { generation } = request;
+    // Others than the node itself will look at it.
+    await request.stabilise();
+    request.assertIs(generation);
+    const buffer = request.gather(from, lengthBytes);
+    await this.#throughGate({ kind: 'write', offset, lengthBytes, buffer, flags }, () => {
+      request.assertIs(generation);
+      return this.#write(request, from, lengthBytes, offset, flags);
+    });
+    request.assertIs(generation);
   }
 
   /** A write that turned out to be one of zeroes. */
@@ -136,7 +159,7 @@ export class NodeIo {
     if (!guard?.concerns(offset)) return this.#zeroGated(offset, lengthBytes, flags);
     const zero = (): Promise<void> => this.#zeroGated(offset, lengthBytes, flags);
     const zeroes = Buffer.alloc(Math.min(lengthBytes, 512));
-    await guard.run(offset, zeroes, (sector) => this.read(0, sector), zero);
+    await guard.run(offset, zeroes, (sector) => this.readBuffer(0, sector), zero);
   }
 
   async #zeroGated(offset: number, lengthBytes: number, flags: number): Promise<void> {
@@ -164,14 +187,22 @@ export class NodeIo {
     return gate ? gate.run(change, forward) : forward();
   }
 
-  async #write(offset: number, payload: Payload, flags: number): Promise<void> {
+  async #write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void> {
+    const { generation } = request;
     try {
-      if (this.#mapped) await this.#mapped.writing.write(offset, payload);
-      else await this.#writeIo(offset, payload, flags);
+      if (this.#mapped) await this.#mapped.writing.write(request, from, lengthBytes, offset);
+      else await this.#writeIo(request, from, lengthBytes, offset, flags);
     } finally {
       // Also after a failure: part of the range may have been written.
-      this.#node.markDirty(offset, payload.lengthBytes);
+      this.#node.markDirty(offset, lengthBytes);
     }
+    request.assertIs(generation);
     if (hasFlag(flags, Flag.fua)) await this.flush();
   }
 
@@ -285,47 +316,80 @@ export class NodeIo {
     throw errnoError('EIO', undefined, { node: this.#node.name, offset });
   }
 
-  async #writeIo(offset: number, payload: Payload, flags: number): Promise<void> {
-    const length = payload.lengthBytes;
+  async #writeIo(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void> {
     const align = this.#node.instance.requestAlignmentBytes;
-    if (align > 1 && !isAlignedRequest(offset, length, align))
-      return this.#writePadded(offset, payload, flags);
-    const release = align > 1 ? await this.ranges.lockShared(offset, length) : noRelease;
+    if (align > 1 && !isAlignedRequest(offset, lengthBytes, align))
+      return this.#writePadded(request, from, lengthBytes, offset, flags);
+    const { generation } = request;
+    const release = align > 1 ? await this.ranges.lockShared(offset, lengthBytes, request.signal) : noRelease;
     try {
-      if (payload.file && (await copyOffloaded(this.#io(), offset, payload))) return;
-      const bytes = await payload.bytes(0, length);
-      if (align === 1 && this.#io().tryWrite?.(offset, bytes)) return;
-      await this.#io().write(offset, bytes, flags);
+      request.assertIs(generation);
+      request.begin();
+      const { source } = request;
+      if (
+        source instanceof FileSource &&
+        (await copyOffloaded(this.#io(), source, from, lengthBytes, offset))
+      )
+        return;
+      if (source) {
+        const bytes = await source.bytes(from, lengthBytes);
+        return await this.#io().write(IoRequest.ofBuffer(bytes), 0, lengthBytes, offset, flags);
+      }
+      if (align === 1 && this.#io().tryWrite?.(request, from, lengthBytes, offset)) return;
+      await this.#io().write(request, from, lengthBytes, offset, flags);
+      request.assertIs(generation);
     } finally {
       release();
     }
   }
 
   /** Read-modify-write of a request that is smaller than the driver's unit. */
-  async #writePadded(offset: number, payload: Payload, flags: number): Promise<void> {
+  async #writePadded(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void> {
+    const { generation } = request;
     const align = this.#node.instance.requestAlignmentBytes;
     const start = alignDown(offset, align);
-    const end = alignUp(offset + payload.lengthBytes, align);
-    const release = await this.ranges.lockExclusive(start, end - start);
+    const end = alignUp(offset + lengthBytes, align);
+    const release = await this.ranges.lockExclusive(start, end - start, request.signal);
+    request.begin();
     try {
       const bounce = Buffer.alloc(end - start);
+      const padded = IoRequest.ofBuffer(bounce);
       const inside = Math.min(alignUp(this.#node.lengthBytes, align), end) - start;
-      if (inside > 0) await this.#io().read(start, bounce.subarray(0, inside));
-      bounce.set(await payload.bytes(0, payload.lengthBytes), offset - start);
-      await this.#io().write(start, bounce, flags);
+      if (inside > 0) await this.#io().read(padded, 0, inside, start);
+      request.assertIs(generation);
+      bounce.set(await request.bytes(from, lengthBytes), offset - start);
+      request.assertIs(generation);
+      await this.#io().write(padded, 0, bounce.length, start, flags);
     } finally {
       release();
     }
+  }
+
+  #writeZeroBytesIo(offset: number, lengthBytes: number): Promise<void> {
+    const zeroes = IoRequest.ofBuffer(Buffer.alloc(lengthBytes));
+    return this.#writeIo(zeroes, 0, lengthBytes, offset, Flag.none);
   }
 
   async #writeZeroesIo(offset: number, lengthBytes: number, flags: number): Promise<void> {
     const align = this.#node.instance.requestAlignmentBytes;
     const start = Math.min(alignUp(offset, align), offset + lengthBytes);
     const end = Math.max(alignDown(offset + lengthBytes, align), start);
-    if (start > offset) await this.#writeIo(offset, zeroPayload(start - offset), Flag.none);
+    if (start > offset) await this.#writeZeroBytesIo(offset, start - offset);
     if (end > start) await this.#writeZeroesAligned(start, end - start, flags);
     const tail = offset + lengthBytes - end;
-    if (tail > 0) await this.#writeIo(end, zeroPayload(tail), Flag.none);
+    if (tail > 0) await this.#writeZeroBytesIo(end, tail);
   }
 
   async #writeZeroesAligned(offset: number, lengthBytes: number, flags: number): Promise<void> {
@@ -341,7 +405,7 @@ export class NodeIo {
     }
     for (let done = 0; done < lengthBytes; done += ZERO_PIECE_BYTES) {
       const piece = Math.min(ZERO_PIECE_BYTES, lengthBytes - done);
-      await this.#writeIo(offset + done, zeroPayload(piece), Flag.none);
+      await this.#writeZeroBytesIo(offset + done, piece);
     }
   }
 
@@ -359,17 +423,22 @@ function isAlignedRequest(offset: number, lengthBytes: number, align: number): b
   return offset % align === 0 && lengthBytes % align === 0;
 }
 
-/** copy_file_range of the whole payload; false: nothing relied on, read and write instead. */
-async function copyOffloaded(io: IoDriver, offset: number, payload: Payload): Promise<boolean> {
-  const from = payload.file;
-  if (!from || !io.copyFrom) return false;
+/** copy_file_range of all of a stretch; false: nothing relied on, read and write instead. */
+async function copyOffloaded(
+  io: IoDriver,
+  source: FileSource,
+  from: number,
+  lengthBytes: number,
+  offset: number,
+): Promise<boolean> {
+  if (!io.copyFrom) return false;
   try {
-    for (let done = 0; done < payload.lengthBytes;) {
+    for (let done = 0; done < lengthBytes;) {
       const copied = await io.copyFrom(
-        from.io,
-        from.offset + done,
+        source.io,
+        source.offset + from + done,
         offset + done,
-        payload.lengthBytes - done,
+        lengthBytes - done,
       );
       // The source ends early (a sparse tail beyond its last byte): the generic path knows that it is zeroes.
       if (copied === 0) return false;

@@ -215,7 +215,7 @@ export class Opener {
     const node = await this.#resolve(file, { readOnly: true, inactive: isOwn });
     try {
       const header = Buffer.alloc(Math.min(PROBE_BYTES, node.lengthBytes));
-      if (header.length > 0) await node.io.read(0, header);
+      if (header.length > 0) await node.io.readBuffer(0, header);
       const format = this.drivers.probe(header, node.filename);
       if (this.drivers.find(format)) return { format, filename: node.filename };
       throw new BlockError('unsupported', `Image format '${format}' is not supported by livedisk`, {

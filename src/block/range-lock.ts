@@ -1,4 +1,6 @@
 import { assert } from '../base/assert.js';
+import type { CancelSignal } from '../base/cancel-signal.js';
+import { errnoError } from '../base/error.js';
 
 interface Held {
   readonly start: number;
@@ -42,15 +44,18 @@ export class RangeLock {
     return this.#held.some((other) => other.start < end && other.end > start);
   }
 
-  lockShared(start: number, length: number): Release | Promise<Release> {
-    return this.#lock({ start, end: start + length, exclusive: false, granted: false, wake: undefined });
+  /** Errors of both: ECANCELED when `signal` is cancelled before the range is free. */
+  lockShared(start: number, length: number, signal?: CancelSignal): Release | Promise<Release> {
+    const entry = { start, end: start + length, exclusive: false, granted: false, wake: undefined };
+    return this.#lock(entry, signal);
   }
 
-  lockExclusive(start: number, length: number): Release | Promise<Release> {
-    return this.#lock({ start, end: start + length, exclusive: true, granted: false, wake: undefined });
+  lockExclusive(start: number, length: number, signal?: CancelSignal): Release | Promise<Release> {
+    const entry = { start, end: start + length, exclusive: true, granted: false, wake: undefined };
+    return this.#lock(entry, signal);
   }
 
-  #lock(entry: Held): Release | Promise<Release> {
+  #lock(entry: Held, signal: CancelSignal | undefined): Release | Promise<Release> {
     this.#held.push(entry);
     if (entry.exclusive) this.#exclusive++;
     const release = (): void => this.#release(entry);
@@ -58,8 +63,24 @@ export class RangeLock {
       entry.granted = true;
       return release;
     }
+    if (signal) return this.#untilFree(entry, release, signal);
     return new Promise((resolve) => {
       entry.wake = () => resolve(release);
+    });
+  }
+
+  #untilFree(entry: Held, release: Release, signal: CancelSignal): Promise<Release> {
+    return new Promise((resolve, reject) => {
+      const cancelled = (): void => {
+        release();
+        reject(errnoError('ECANCELED'));
+      };
+      if (signal.isCancelled) return cancelled();
+      const forget = signal.onCancel(cancelled);
+      entry.wake = () => {
+        forget();
+        resolve(release);
+      };
     });
   }
 

@@ -1,18 +1,7 @@
 import { missing } from '../base/assert.js';
 import type { ChildIo } from './driver.js';
 
-/** Flags of a request, or-ed together (small integers, not offsets). */
-export const Flag = {
-  none: 0,
-  /** The data is on stable storage when the request completes. */
-  fua: 1,
-  /** writeZeroes: the range may be deallocated. */
-  mayUnmap: 2,
-  /** writeZeroes: fail with kind 'unsupported' rather than send zeroes. */
-  noFallback: 4,
-  /** The write does not change what a reader of the node sees (copy-on-read, stream). */
-  unchanged: 8,
-} as const;
+export { Flag, IoRequest, RequestPool, type RequestKind, type RequestSource } from '../base/io-request.js';
 
 export function hasFlag(flags: number, flag: number): boolean {
   return (flags & flag) !== 0;

@@ -1,3 +1,4 @@
+import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
 
 /**
@@ -80,12 +81,13 @@ export interface HostFile {
   /** st_blocks * 512; of a remote file, as it was at the last flush or when this was asked for the last time. */
   allocatedBytes(): number;
 
-  /** Fills `buffer` from `position` if the page cache has it all. */
-  tryRead(position: number, buffer: Uint8Array): boolean;
-  read(position: number, buffer: Uint8Array): Promise<void>;
-  /** Writes all of `buffer` if that will not wait for a device (no flush running, the last one was quick). */
-  tryWrite(position: number, buffer: Uint8Array): boolean;
-  write(position: number, buffer: Uint8Array): Promise<void>;
+  /** Fills a stretch of memory (from `from` on) from `position` if the page cache has it all. */
+  tryRead(position: number, memory: IoVector, from: number, lengthBytes: number): boolean;
+  read(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void>;
+  /** Writes all of a stretch of memory if that will not wait for a device (no flush running, the last one was quick). */
+  tryWrite(position: number, memory: IoVector, from: number, lengthBytes: number): boolean;
+  /** Looks at the memory at any time until it resolves, once. */
+  write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void>;
   /** fdatasync. Once one has failed, every later one fails too, unless the storage keeps what it could not write. */
   flush(): Promise<void>;
   /** A flush has failed, and what the kernel dropped cannot be known. */
@@ -102,8 +104,8 @@ export interface HostFile {
   /** The data or hole at `position` (SEEK_DATA/SEEK_HOLE) and how far it reaches, at most lengthBytes; at once unless remote. */
   extentAt(position: number, lengthBytes: number): HostExtent | Promise<HostExtent>;
   /**
-   * copy_file_range from another open file into this one; answers the bytes copied, which may be fewer (0 at the
-   * source's end). kind 'unsupported' where the file systems cannot: the caller reads and writes instead.
+   * Copies from another open file into this one, as copy_file_range does or by it; answers the bytes copied, which may
+   * be fewer (0 at the source's end). kind 'unsupported' where the file systems cannot: the caller reads and writes instead.
    */
   copyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): Promise<number>;
   /** The same, at once, when neither side would wait for a device; -1 when the promise form must be used. */
@@ -179,6 +181,16 @@ export interface HostSocket {
   end(): void;
   /** Drops the connection now. */
   destroy(): void;
+  /**
+   * The peer has hung up, or the connection is broken, though data that it sent may be unread still. Over TCP not before
+   * there is room for all that it sent.
+   */
+  isPeerGone(): boolean;
+  /**
+   * Sends nothing more, not even what is queued, and lets the peer know; what comes is thrown away. Resolves when the
+   * peer has hung up, too: then it reads nothing more of what was sent.
+   */
+  shutDown(): Promise<void>;
   /**
    * File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. Only on
    * connections of a listener with receiveFds.

@@ -3,9 +3,12 @@ import { assert } from '../base/assert.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { isAligned } from '../base/align.js';
 import { Abandonable, deferred, type Deferred, type Slots } from '../base/async.js';
+import { IoVector } from '../base/io-vector.js';
 import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
+import { type CopyBuffers, copyThroughMemory } from './copy-through-memory.js';
 import type { FileTraits, HostExtent, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
+import { transferPieces } from './pool-transfer.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
 
 /** Longer reads are never made on the event loop: 4 MiB take about a millisecond from memory. */
@@ -18,19 +21,6 @@ const MAX_COPY_NOW_BYTES = 512 * KiB;
 const MAX_COPY_BYTES = 64 * MiB;
 /** A flush above this means a device that makes page cache writes wait while it is flushed. */
 const QUICK_FLUSH_MS = 2;
-/** Most bytes of one fs.read or fs.write (Linux stops at 2 GiB less a page). */
-const MAX_CALL_BYTES = 1024 * MiB;
-
-/** fs.read and fs.write in their one common form. */
-type PoolTransfer = (
-  fd: number,
-  buffer: Uint8Array,
-  offset: number,
-  length: number,
-  position: number,
-  callback: (error: Error | null, bytes: number) => void,
-) => void;
-
 export interface RealFileProperties {
   fd: number;
   path: string;
@@ -39,6 +29,16 @@ export interface RealFileProperties {
   traits: FileTraits;
   /** When it was opened. */
   allocatedBytes: number;
+  /** copy_file_range would move its pages one by one: see copyFrom. */
+  copiesPages: boolean;
+}
+
+/** What all files of a host share. */
+export interface SharedByFiles {
+  budget: TurnBudget;
+  /** The places in the pool that remote files share. */
+  remoteCalls: Slots;
+  copyBuffers: CopyBuffers;
 }
 
 interface Sought {
@@ -71,11 +71,14 @@ export class RealFile implements HostFile {
   #flushNext: Promise<void> | undefined;
   #lastFlushMs = 0;
   readonly #remoteCalls: Slots;
+  readonly #copyBuffers: CopyBuffers;
+  readonly #copiesPages: boolean;
   #allocatedBytes: number;
 
-  /** `remoteCalls`: the places in the pool that remote files share. */
-  constructor(properties: RealFileProperties, system: Syscalls, budget: TurnBudget, remoteCalls: Slots) {
-    this.#remoteCalls = remoteCalls;
+  constructor(properties: RealFileProperties, system: Syscalls, shared: SharedByFiles) {
+    this.#remoteCalls = shared.remoteCalls;
+    this.#copyBuffers = shared.copyBuffers;
+    this.#copiesPages = properties.copiesPages;
     this.#allocatedBytes = properties.allocatedBytes;
     this.#fd = properties.fd;
     this.path = properties.path;
@@ -84,7 +87,7 @@ export class RealFile implements HostFile {
     this.#direct = properties.direct;
     this.#onlyInPool = properties.direct || properties.traits.isRemote;
     this.#system = system;
-    this.#syncWrites = new SyncWrites(budget);
+    this.#syncWrites = new SyncWrites(shared.budget);
     this.#noWaitWorks = !properties.direct;
   }
 
@@ -116,14 +119,13 @@ export class RealFile implements HostFile {
     });
   }
 
-  tryRead(position: number, buffer: Uint8Array): boolean {
-    const length = buffer.length;
+  tryRead(position: number, memory: IoVector, from: number, length: number): boolean {
     if (this.#closed || this.#onlyInPool || length > MAX_SYNC_READ_BYTES) return false;
     if (length === 0) return true;
     let got: number;
-    if (this.traits.inMemory) got = this.#system.pread(this.#fd, buffer, position);
+    if (this.traits.inMemory) got = this.#system.read(this.#fd, memory, from, length, position);
     else if (this.#noWaitWorks) {
-      got = this.#system.preadNoWait(this.#fd, buffer, position);
+      got = this.#system.readNoWait(this.#fd, memory, from, length, position);
       if (got < 0) {
         const errno = this.#system.lastErrno();
         if (errno !== 'EAGAIN' && errno !== 'EINTR') this.#noWaitWorks = false;
@@ -131,22 +133,21 @@ export class RealFile implements HostFile {
     } else return false;
     if (got === length) return true;
     if (got < 0 || this.sizeBytes() > position + got) return false;
-    buffer.fill(0, got);
+    memory.fillZero(from + got, length - got);
     return true;
   }
 
-  async read(position: number, buffer: Uint8Array): Promise<void> {
-    if (this.#direct) return this.#readDirect(position, buffer);
-    await this.#transfer(fs.read, position, buffer, 'read');
+  async read(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    if (this.#direct) return this.#readDirect(position, memory, from, lengthBytes);
+    await this.#transfer('read', position, memory, from, lengthBytes);
   }
 
-  tryWrite(position: number, buffer: Uint8Array): boolean {
-    const length = buffer.length;
+  tryWrite(position: number, memory: IoVector, from: number, length: number): boolean {
     if (this.#closed || this.#onlyInPool || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
-    if (this.traits.inMemory) return this.#writeNow(position, buffer);
+    if (this.traits.inMemory) return this.#writeNow(position, memory, from, length);
     const startMs = performance.now();
     if (!this.#mayChangeNow(startMs)) return false;
-    const done = this.#writeNow(position, buffer);
+    const done = this.#writeNow(position, memory, from, length);
     this.#syncWrites.wrote(startMs, performance.now());
     return done;
   }
@@ -168,9 +169,9 @@ export class RealFile implements HostFile {
     return done;
   }
 
-  async write(position: number, buffer: Uint8Array): Promise<void> {
-    if (this.#direct) return this.#writeDirect(position, buffer);
-    await this.#transfer(fs.write, position, buffer, 'write');
+  async write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    if (this.#direct) return this.#writeDirect(position, memory, from, lengthBytes);
+    await this.#transfer('write', position, memory, from, lengthBytes);
   }
 
   flush(): Promise<void> {
@@ -281,9 +282,22 @@ export class RealFile implements HostFile {
   ): Promise<number> {
     if (!(source instanceof RealFile)) throw callError('EXDEV', 'copy_file_range', { path: this.path });
     const bytes = Math.min(lengthBytes, MAX_COPY_BYTES);
+    // One place for both: a copy that holds one and waits for another would wait for its like.
+    const takesPlace = source.traits.isRemote || this.traits.isRemote;
+    const both = <T>(request: () => Promise<T>): Promise<T> =>
+      source.#use(() => this.#use(request, takesPlace), false);
+    if (this.#copiesPages && source.#copiesPages)
+      return both(() =>
+        copyThroughMemory(
+          { fd: source.#fd, path: source.path, position: sourcePosition },
+          { fd: this.#fd, path: this.path, position },
+          bytes,
+          this.#copyBuffers,
+        ),
+      );
     const copy = (): Promise<CallResult> =>
       this.#system.copyFileRange(source.#fd, sourcePosition, this.#fd, position, bytes);
-    const { value, errno } = await source.#use(() => this.#use(copy));
+    const { value, errno } = await both(copy);
     if (value < 0) throw callError(errno, undefined, { path: this.path, offset: position });
     return value;
   }
@@ -347,16 +361,16 @@ export class RealFile implements HostFile {
     if (this.#closed) throw new BlockError('closed', `File '${this.path}' is closed`, { path: this.path });
   }
 
-  /** Counts a request in flight, so that close() waits for it. */
-  async #use<T>(request: () => Promise<T>): Promise<T> {
+  /** Counts a request in flight, so that close() waits for it. `takesPlace`: one of those that remote files share. */
+  async #use<T>(request: () => Promise<T>, takesPlace = this.traits.isRemote): Promise<T> {
     this.#checkOpen();
     this.#inFlight++;
-    return this.#requests.during(this.#counted(request));
+    return this.#requests.during(this.#counted(request, takesPlace));
   }
 
-  async #counted<T>(request: () => Promise<T>): Promise<T> {
+  async #counted<T>(request: () => Promise<T>, takesPlace: boolean): Promise<T> {
     try {
-      return await (this.traits.isRemote ? this.#inTurn(request) : request());
+      return await (takesPlace ? this.#inTurn(request) : request());
     } finally {
       this.#inFlight--;
       if (this.#inFlight === 0) this.#idle?.resolve();
@@ -374,11 +388,9 @@ export class RealFile implements HostFile {
     }
   }
 
-  #writeNow(position: number, buffer: Uint8Array): boolean {
-    let done = 0;
-    while (done < buffer.length) {
-      const part = done === 0 ? buffer : buffer.subarray(done);
-      const wrote = this.#system.pwrite(this.#fd, part, position + done);
+  #writeNow(position: number, memory: IoVector, from: number, length: number): boolean {
+    for (let done = 0; done < length;) {
+      const wrote = this.#system.write(this.#fd, memory, from + done, length - done, position + done);
       // The promise form of the request repeats it and reports the error.
       if (wrote <= 0) return false;
       done += wrote;
@@ -386,34 +398,27 @@ export class RealFile implements HostFile {
     return true;
   }
 
-  /** Reads or writes all of `buffer` in the pool. */
-  #transfer(call: PoolTransfer, position: number, buffer: Uint8Array, what: 'read' | 'write'): Promise<void> {
-    return this.#use(
-      () =>
-        new Promise((resolve, reject) => {
-          let done = 0;
-          const step = (error: Error | null, bytes: number): void => {
-            if (error) {
-              reject(nodeError(error, undefined, { path: this.path, offset: position + done }));
-              return;
-            }
-            done += bytes;
-            // A short O_DIRECT read is the end of the file; going on from there would not be aligned.
-            const ended = bytes === 0 || (this.#direct && what === 'read');
-            if (done < buffer.length && !ended) next();
-            else if (done < buffer.length && what === 'write') reject(this.#error('EIO', position + done));
-            else {
-              buffer.fill(0, done);
-              resolve();
-            }
-          };
-          const next = (): void => {
-            const length = Math.min(buffer.length - done, MAX_CALL_BYTES);
-            call(this.#fd, buffer, done, length, position + done, step);
-          };
-          if (buffer.length === 0) resolve();
-          else next();
-        }),
+  /** Reads or writes all of a stretch of memory in the pool. */
+  #transfer(
+    what: 'read' | 'write',
+    position: number,
+    memory: IoVector,
+    from: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    if (lengthBytes === 0) return this.#use(async () => undefined);
+    // The request is its owner's again as soon as somebody is told; the pool keeps to the memory itself.
+    const pieces = memory.pieces(from, lengthBytes);
+    return this.#use(() =>
+      transferPieces({
+        fd: this.#fd,
+        path: this.path,
+        endsShort: this.#direct,
+        what,
+        position,
+        pieces,
+        lengthBytes,
+      }),
     );
   }
 
@@ -451,16 +456,27 @@ export class RealFile implements HostFile {
   }
 
   /** O_DIRECT wants memory aligned as well, which only we can see to. */
-  async #readDirect(position: number, buffer: Uint8Array): Promise<void> {
-    this.#checkDirect(position, buffer.length);
-    const aligned = this.#alignedCopy(buffer, false);
-    await this.#transfer(fs.read, position, aligned, 'read');
-    if (aligned !== buffer) buffer.set(aligned);
+  async #readDirect(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    this.#checkDirect(position, lengthBytes);
+    if (this.#isAligned(memory, from, lengthBytes))
+      return this.#transfer('read', position, memory, from, lengthBytes);
+    const bounce = this.#system.alignedBuffer(lengthBytes, this.traits.alignmentBytes);
+    const pieces = memory.pieces(from, lengthBytes);
+    await this.#transfer('read', position, IoVector.of(bounce), 0, lengthBytes);
+    let done = 0;
+    for (const piece of pieces) {
+      piece.set(bounce.subarray(done, done + piece.length));
+      done += piece.length;
+    }
   }
 
-  async #writeDirect(position: number, buffer: Uint8Array): Promise<void> {
-    this.#checkDirect(position, buffer.length);
-    await this.#transfer(fs.write, position, this.#alignedCopy(buffer, true), 'write');
+  async #writeDirect(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    this.#checkDirect(position, lengthBytes);
+    if (this.#isAligned(memory, from, lengthBytes))
+      return this.#transfer('write', position, memory, from, lengthBytes);
+    const bounce = this.#system.alignedBuffer(lengthBytes, this.traits.alignmentBytes);
+    memory.copyTo(bounce, from, lengthBytes);
+    await this.#transfer('write', position, IoVector.of(bounce), 0, lengthBytes);
   }
 
   #checkDirect(position: number, lengthBytes: number): void {
@@ -468,11 +484,11 @@ export class RealFile implements HostFile {
     assert(isAligned(position, unit) && isAligned(lengthBytes, unit), 'O_DIRECT request is not aligned');
   }
 
-  #alignedCopy(buffer: Uint8Array, withContent: boolean): Uint8Array {
+  /** Each piece begins and ends where O_DIRECT wants it. */
+  #isAligned(memory: IoVector, from: number, lengthBytes: number): boolean {
     const unit = this.traits.alignmentBytes;
-    if (this.#system.addressModulo(buffer, unit) === 0) return buffer;
-    const aligned = this.#system.alignedBuffer(buffer.length, unit);
-    if (withContent) aligned.set(buffer);
-    return aligned;
+    return memory
+      .pieces(from, lengthBytes)
+      .every((piece) => isAligned(piece.length, unit) && this.#system.addressModulo(piece, unit) === 0);
   }
 }

@@ -3,6 +3,7 @@ import type net from 'node:net';
 import { dirname } from 'node:path';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
+import { BusyPolling } from './busy-polling.js';
 import { type DescriptorHandle, isDescriptorHandle, receiveWithDescriptors } from './descriptors.js';
 import type { HostListener, HostNet, HostSocket, ListenOptions, SocketAddress } from './host.js';
 import { RealSocket } from './real-socket.js';
@@ -28,6 +29,7 @@ export class RealNet implements HostNet {
    */
   readonly #system: Syscalls;
   #readBufferOrNone: Buffer | undefined;
+  readonly #polling = new BusyPolling();
 
   constructor(system: Syscalls) {
     this.#system = system;
@@ -41,7 +43,7 @@ export class RealNet implements HostNet {
     if (address.type === 'fd') return this.#adopt({ fd: address.fd, readable: true, writable: true });
     const what = `Failed to connect to '${addressText(address)}'`;
     checkPath(address);
-    const result = new RealSocket();
+    const result = new RealSocket(this.#system);
     const onread = this.#onread(result);
     const socket =
       address.type === 'unix'
@@ -99,7 +101,7 @@ export class RealNet implements HostNet {
       owner._handle = null;
       return this.#adopt({ handle });
     }
-    const result = new RealSocket();
+    const result = new RealSocket(this.#system);
     socket.on('data', (chunk: Buffer) => result.deliver(chunk));
     socket.pause();
     result.attach(socket);
@@ -108,7 +110,7 @@ export class RealNet implements HostNet {
 
   #withDescriptors(handle: DescriptorHandle): HostSocket {
     const fds: number[] = [];
-    const result = new RealSocket(fds);
+    const result = new RealSocket(this.#system, fds);
     const onread = { buffer: Buffer.alloc(0), callback: () => true };
     const all = { handle, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
     const socket = new (nodeNet().Socket)(all);
@@ -121,7 +123,7 @@ export class RealNet implements HostNet {
   }
 
   #adopt(options: { fd: number; readable: true; writable: true } | { handle: Handle }): HostSocket {
-    const result = new RealSocket();
+    const result = new RealSocket(this.#system);
     const onread = this.#onread(result);
     const all = { ...options, onread, pauseOnCreate: true } as unknown as net.SocketConstructorOpts;
     let socket: net.Socket;
@@ -142,6 +144,7 @@ export class RealNet implements HostNet {
       buffer,
       callback: (bytes) => {
         target.deliver(buffer.subarray(0, bytes));
+        this.#polling.came();
         return true;
       },
     };

@@ -2,9 +2,31 @@ import type net from 'node:net';
 import { assert } from '../base/assert.js';
 import { toBlockError } from '../base/error.js';
 import type { HostSocket, SocketHandler } from './host.js';
+import type { Syscalls } from './syscalls.js';
+
+/** Of a socket's undeclared handle; where a future Node has none, its peers are gone when Node says so. */
+function descriptorOf(socket: object): number | undefined {
+  const handle: unknown = '_handle' in socket ? socket._handle : undefined;
+  if (typeof handle !== 'object' || handle === null || !('fd' in handle)) return undefined;
+  return typeof handle.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined;
+}
+
+/** Throws away what comes until the peer hangs up; then the descriptor is closed. */
+function untilPeerGone(fd: number): Promise<void> {
+  const { Socket } = process.getBuiltinModule('node:net');
+  return new Promise((resolve) => {
+    const socket = new Socket({ fd, readable: true, writable: false });
+    socket.on('error', () => undefined);
+    socket.on('close', () => resolve());
+    socket.resume();
+    // What it waits for may never come, and keeps no program from ending.
+    socket.unref();
+  });
+}
 
 /** A connected stream socket whose chunks arrive through deliver(), see RealNet. */
 export class RealSocket implements HostSocket {
+  readonly #system: Syscalls;
   #socket!: net.Socket;
   #handler: SocketHandler | undefined;
   #error: Error | undefined;
@@ -16,7 +38,8 @@ export class RealSocket implements HostSocket {
   readonly takeFds?: () => number[];
 
   /** `fds`: where received descriptors are put; undefined when they are dropped. */
-  constructor(fds?: number[]) {
+  constructor(system: Syscalls, fds?: number[]) {
+    this.#system = system;
     if (fds) this.takeFds = () => fds.splice(0);
   }
 
@@ -72,6 +95,26 @@ export class RealSocket implements HostSocket {
   destroy(): void {
     this.#ended = true;
     this.#socket.destroy();
+  }
+
+  isPeerGone(): boolean {
+    if (this.#closed || this.#socket.destroyed) return true;
+    const fd = this.#fd();
+    return fd !== undefined && this.#system.isPeerGone(fd);
+  }
+
+  /** Node would send its queue first, and stop reading at the first error; so the connection lives on in a descriptor of ours. */
+  shutDown(): Promise<void> {
+    const fd = this.#fd();
+    const copy = fd === undefined ? -1 : this.#system.duplicate(fd).value;
+    this.destroy();
+    if (copy < 0) return Promise.resolve();
+    this.#system.shutDownSending(copy);
+    return untilPeerGone(copy);
+  }
+
+  #fd(): number | undefined {
+    return this.#socket.destroyed ? undefined : descriptorOf(this.#socket);
   }
 
   /** After each write. The stream's own 'drain' event stays away below its high water mark. */

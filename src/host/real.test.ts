@@ -11,6 +11,7 @@ import { type Cleanup, hostConformance } from '../../test/kit/host-conformance.j
 import type { HostSocket } from './host.js';
 import { nodeError } from './syscalls.js';
 import { createRealHost } from './real.js';
+import { readBuffer, tryReadBuffer, writeBuffer } from './whole-buffers.js';
 
 function newFolder(context: Cleanup, parent: string): string {
   const folder = mkdtempSync(join(parent, 'livedisk-host-'));
@@ -46,11 +47,11 @@ test('O_DIRECT reads and writes any memory, and past the end of the file', async
   if (!file) return context.skip('this file system has no O_DIRECT');
   assert.ok([512, 4096].includes(file.traits.alignmentBytes), String(file.traits.alignmentBytes));
   const memory = Buffer.alloc(3 * 4096 + 1, 3).subarray(1);
-  await file.write(0, memory.subarray(0, 4096));
-  await file.read(0, memory);
+  await writeBuffer(file, 0, memory.subarray(0, 4096));
+  await readBuffer(file, 0, memory);
   assert.deepEqual(memory, Buffer.concat([Buffer.alloc(4096, 3), Buffer.alloc(8192)]));
-  assert.equal(file.tryRead(0, memory), false);
-  await assert.rejects(file.read(1, memory), /not aligned/);
+  assert.equal(tryReadBuffer(file, 0, memory), false);
+  await assert.rejects(readBuffer(file, 1, memory), /not aligned/);
   await file.close();
 });
 

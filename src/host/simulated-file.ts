@@ -1,6 +1,7 @@
 import { Abandonable } from '../base/async.js';
 import { alignDown } from '../base/align.js';
 import { BlockError, errnoError } from '../base/error.js';
+import type { IoVector } from '../base/io-vector.js';
 import type { FileTraits, HostFile } from './host.js';
 import { type Change, SECTOR_BYTES, type SimulatedInode } from './simulated-disk.js';
 import type { Machine, OperationKind } from './simulated-machine.js';
@@ -35,22 +36,33 @@ export class SimulatedFile implements HostFile {
     return this.#inode.allocatedBytes;
   }
 
-  tryRead(position: number, buffer: Uint8Array): boolean {
+  tryRead(position: number, memory: IoVector, from: number, lengthBytes: number): boolean {
     if (!this.#mayTry('read')) return false;
-    this.#inode.read(position, buffer);
+    this.#readPieces(position, memory.pieces(from, lengthBytes));
     return true;
   }
 
-  read(position: number, buffer: Uint8Array): Promise<void> {
-    return this.#perform('read', position, () => this.#inode.read(position, buffer));
+  read(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    const pieces = memory.pieces(from, lengthBytes);
+    return this.#perform('read', position, () => this.#readPieces(position, pieces));
   }
 
-  tryWrite(position: number, buffer: Uint8Array): boolean {
-    return this.#tryChange('write', { type: 'write', position, data: Buffer.from(buffer) });
+  #readPieces(position: number, pieces: readonly Uint8Array[]): void {
+    let at = position;
+    for (const piece of pieces) {
+      this.#inode.read(at, piece);
+      at += piece.length;
+    }
   }
 
-  write(position: number, buffer: Uint8Array): Promise<void> {
-    return this.#change('write', position, { type: 'write', position, data: Buffer.from(buffer) });
+  tryWrite(position: number, memory: IoVector, from: number, lengthBytes: number): boolean {
+    const data = Buffer.concat(memory.pieces(from, lengthBytes));
+    return this.#tryChange('write', { type: 'write', position, data });
+  }
+
+  write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    const data = Buffer.concat(memory.pieces(from, lengthBytes));
+    return this.#change('write', position, { type: 'write', position, data });
   }
 
   async flush(): Promise<void> {

@@ -137,6 +137,9 @@ class SimulatedSocket implements HostSocket {
   #silent = false;
   #ending = false;
   #closed = false;
+  /** The peer's end has come here, whether it was read or not. */
+  #isPeerGone = false;
+  readonly #gone: Array<() => void> = [];
   #closeError: Error | undefined;
 
   constructor(machine: Machine, peer: () => SimulatedSocket, forget: () => void) {
@@ -180,7 +183,29 @@ class SimulatedSocket implements HostSocket {
   end(): void {
     if (this.#closed) return;
     this.#ending = true;
+    this.#tellPeer();
     this.#schedule();
+  }
+
+  isPeerGone(): boolean {
+    return this.#closed || this.#isPeerGone;
+  }
+
+  shutDown(): Promise<void> {
+    if (this.#closed) return Promise.resolve();
+    this.#queued.length = 0;
+    this.#queuedBytes = 0;
+    this.#handler?.onClose(undefined);
+    this.#handler = { onData: () => undefined, onClose: () => undefined };
+    this.#paused = false;
+    this.#peer().#schedule();
+    this.end();
+    return new Promise((resolve) => this.#gone.push(resolve));
+  }
+
+  #tellPeer(): void {
+    const peer = this.#peer();
+    this.#later(() => (peer.#isPeerGone = true));
   }
 
   destroy(): void {
@@ -205,6 +230,7 @@ class SimulatedSocket implements HostSocket {
     this.#pipe = [];
     this.#pipeBytes = 0;
     if (this.#handler) this.#later(() => this.#handler?.onClose(error));
+    for (const resolve of this.#gone.splice(0)) resolve();
   }
 
   /** Copies queued buffers into the pipe as far as it has room. */

@@ -6,6 +6,7 @@ import { add } from '../../test/kit/compute-functions.js';
 import { hostConformance } from '../../test/kit/host-conformance.js';
 import type { Host, HostFile } from './host.js';
 import { createSimulatedHost, type Operation, type Simulation } from './simulated.js';
+import { tryWriteBuffer, writeBuffer } from './whole-buffers.js';
 
 const SECTOR = 512;
 
@@ -39,7 +40,7 @@ async function workload(simulation: Simulation): Promise<string[]> {
   const file = await createDurable(host, '/disk');
   const writer = async (name: number): Promise<void> => {
     for (let i = 0; i < 10; i++) {
-      await file.write(host.random.below(20) * SECTOR, host.random.bytes(700));
+      await writeBuffer(file, host.random.below(20) * SECTOR, host.random.bytes(700));
       if (host.random.below(3) === 0) await file.flush();
       log.push(`${name} ${i} ${host.clock.nowMs()}`);
       await host.clock.sleep(host.random.below(3));
@@ -82,7 +83,7 @@ test('after a power loss every sector is old or as some later write made it; flu
       await simulation.run(async () => {
         const file = await createDurable(simulation.host, '/disk');
         for (const [index, { sector, sectors, flush }] of writes.entries()) {
-          await file.write(sector * SECTOR, Buffer.alloc(sectors * SECTOR, index + 1));
+          await writeBuffer(file, sector * SECTOR, Buffer.alloc(sectors * SECTOR, index + 1));
           for (let i = sector; i < sector + sectors; i++) allowed[i]?.push(index + 1);
           if (!flush) continue;
           await file.flush();
@@ -109,10 +110,10 @@ test('writes are lost, torn and reordered by some seeds', async () => {
     const simulation = createSimulatedHost({ seed });
     await simulation.run(async () => {
       const file = await createDurable(simulation.host, '/disk');
-      await file.write(0, Buffer.alloc(2 * SECTOR, 1));
+      await writeBuffer(file, 0, Buffer.alloc(2 * SECTOR, 1));
       await file.flush();
-      await file.write(0, Buffer.alloc(SECTOR, 2));
-      await file.write(SECTOR, Buffer.alloc(SECTOR, 3));
+      await writeBuffer(file, 0, Buffer.alloc(SECTOR, 2));
+      await writeBuffer(file, SECTOR, Buffer.alloc(SECTOR, 3));
     });
     simulation.powerLoss();
     const content = simulation.contentOf('/disk') ?? Buffer.alloc(0);
@@ -125,7 +126,7 @@ test('a flush covers what completed before it started, no more', async () => {
   const lost = await countSeeds(async (simulation) => {
     const file = await createDurable(simulation.host, '/disk');
     const flushing = file.flush();
-    file.tryWrite(0, Buffer.alloc(SECTOR, 1));
+    tryWriteBuffer(file, 0, Buffer.alloc(SECTOR, 1));
     await flushing;
     return (): boolean => simulation.contentOf('/disk')?.[0] !== 1;
   });
@@ -137,7 +138,7 @@ test('dropFlush takes one flush away', async () => {
     countSeeds(
       async (simulation) => {
         const file = await createDurable(simulation.host, '/disk');
-        await file.write(0, Buffer.alloc(SECTOR, 1));
+        await writeBuffer(file, 0, Buffer.alloc(SECTOR, 1));
         await file.flush();
         return (): boolean => simulation.contentOf('/disk')?.[0] !== 1;
       },
@@ -151,7 +152,7 @@ test('a new file may vanish until its folder is synced', async () => {
   const vanished = (sync: boolean): Promise<number> =>
     countSeeds(async (simulation) => {
       const file = await create(simulation.host, '/new');
-      await file.write(0, Buffer.alloc(10, 1));
+      await writeBuffer(file, 0, Buffer.alloc(10, 1));
       await file.flush();
       if (sync) await simulation.host.files.syncDirectory('/');
       return (): boolean => simulation.contentOf('/new') === undefined;
@@ -199,7 +200,7 @@ test('the power can be cut at any operation, and the machine comes back', async 
     await simulation.run(async () => {
       await assert.rejects(old.files.stat('/'), { kind: 'closed' });
       const file = await create(host, '/disk');
-      await file.write(0, Buffer.alloc(10));
+      await writeBuffer(file, 0, Buffer.alloc(10));
       await file.flush();
       await file.close();
     });
@@ -217,11 +218,11 @@ test('faults strike the operation they name; a failed flush stays failed', async
   await simulation.run(async () => {
     const file = await create(simulation.host, '/disk');
     const heal = simulation.injectFault({ op: 'write', path: '/disk', errno: 'ENOSPC', afterCount: 1 });
-    await file.write(0, Buffer.alloc(1));
-    await assert.rejects(file.write(0, Buffer.alloc(1)), { kind: 'no-space', errno: 'ENOSPC' });
-    assert.equal(file.tryWrite(0, Buffer.alloc(1)), false);
+    await writeBuffer(file, 0, Buffer.alloc(1));
+    await assert.rejects(writeBuffer(file, 0, Buffer.alloc(1)), { kind: 'no-space', errno: 'ENOSPC' });
+    assert.equal(tryWriteBuffer(file, 0, Buffer.alloc(1)), false);
     heal();
-    await file.write(0, Buffer.alloc(1));
+    await writeBuffer(file, 0, Buffer.alloc(1));
     simulation.injectFault({ op: 'flush', errno: 'EIO', once: true });
     await assert.rejects(file.flush(), { errno: 'EIO' });
     await assert.rejects(file.flush(), { errno: 'EIO' });

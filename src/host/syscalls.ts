@@ -1,7 +1,10 @@
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
 import { alignUp } from '../base/align.js';
+import { assert } from '../base/assert.js';
 import { BlockError, errnoError, type ErrorContext, toBlockError } from '../base/error.js';
+import type { IoVector } from '../base/io-vector.js';
+import { MiB } from '../base/limits.js';
 
 /** preadv2: fail with EAGAIN instead of waiting for a device (linux/fs.h). */
 const RWF_NOWAIT = 8;
@@ -23,12 +26,23 @@ const STX_DIO_OFFSET_ALIGN = 0x9c;
 /** recvmsg(2) flags and the control message that carries descriptors (bits/socket.h). */
 const MSG_DONTWAIT = 0x40;
 const MSG_CMSG_CLOEXEC = 0x40000000;
+/** poll(2): the peer has shut down its sending half; asked for or not, also that the connection is over. */
+const POLLRDHUP = 0x2000;
+const POLLGONE = POLLRDHUP | 0x10 | 0x08;
+const SHUT_WR = 1;
+const F_DUPFD_CLOEXEC = 1030;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 /** struct cmsghdr: cmsg_len (8 bytes), cmsg_level, cmsg_type (4 each). */
 const CMSG_HEADER_BYTES = 16;
 /** Linux passes at most SCM_MAX_FD = 253 descriptors with one message. */
 const CONTROL_BYTES = CMSG_HEADER_BYTES + 253 * 4 + 4;
+/** UIO_MAXIOV: most pieces of memory of one call. */
+export const MOST_PIECES = 1024;
+/** struct iovec. */
+const IOVEC_BYTES = 16;
+/** The address of memory up to this size is kept, and with it the memory. */
+const MOST_KEPT_BYTES = MiB;
 /** koffi copies its arguments per call and refuses too many at once; more than the pool has threads gain nothing. */
 const MAX_ASYNC_CALLS = 32;
 
@@ -44,6 +58,7 @@ interface Library {
   pread: NativeFunction;
   pwrite: NativeFunction;
   preadv2: NativeFunction;
+  pwritev: NativeFunction;
   lseek: NativeFunction;
   fallocate: NativeFunction;
   copyFileRange: NativeFunction;
@@ -51,6 +66,8 @@ interface Library {
   statx: NativeFunction;
   fcntl: NativeFunction;
   recvmsg: NativeFunction;
+  poll: NativeFunction;
+  shutdown: NativeFunction;
   exit: NativeFunction;
 }
 
@@ -66,7 +83,10 @@ export interface CallResult {
  */
 export class Syscalls {
   #library: Library | undefined;
-  readonly #iovec = new BigUint64Array(2);
+  /** Of one call at a time: what is made at once. */
+  readonly #iovec = new Uint32Array((MOST_PIECES * IOVEC_BYTES) / 4);
+  #iovecAddress = 0;
+  readonly #addresses = [new KnownAddress(), new KnownAddress()] as const;
   readonly #flock = Buffer.alloc(32);
   #running = 0;
   readonly #queue: Array<() => void> = [];
@@ -76,20 +96,71 @@ export class Syscalls {
   }
 
   /** Bytes read at once from the page cache or memory, or -1 with lastErrno(). Never more than one attempt. */
-  pread(fd: number, buffer: Uint8Array, position: number): number {
-    return this.#lib().pread(fd, buffer, buffer.length, position);
+  read(fd: number, memory: IoVector, from: number, lengthBytes: number, position: number): number {
+    const lib = this.#lib();
+    const address = this.#addressOf(memory, from, lengthBytes, 0);
+    if (address > 0) return lib.pread(fd, address, lengthBytes, position);
+    const count = this.#fillIovec(memory, from, lengthBytes);
+    return lib.preadv2(fd, this.#iovecAddress, count, position, 0);
   }
 
-  pwrite(fd: number, buffer: Uint8Array, position: number): number {
-    return this.#lib().pwrite(fd, buffer, buffer.length, position);
+  write(fd: number, memory: IoVector, from: number, lengthBytes: number, position: number): number {
+    const lib = this.#lib();
+    const address = this.#addressOf(memory, from, lengthBytes, 1);
+    if (address > 0) return lib.pwrite(fd, address, lengthBytes, position);
+    const count = this.#fillIovec(memory, from, lengthBytes);
+    return lib.pwritev(fd, this.#iovecAddress, count, position);
   }
 
-  /** Like pread, but answers EAGAIN, or fewer bytes, where the page cache lacks them. */
-  preadNoWait(fd: number, buffer: Uint8Array, position: number): number {
-    const { koffi, preadv2 } = this.#lib();
-    this.#iovec[0] = koffi.address(buffer);
-    this.#iovec[1] = BigInt(buffer.length);
-    return preadv2(fd, this.#iovec, 1, position, RWF_NOWAIT);
+  /** Like read, but answers EAGAIN, or fewer bytes, where the page cache lacks them. */
+  readNoWait(fd: number, memory: IoVector, from: number, lengthBytes: number, position: number): number {
+    const lib = this.#lib();
+    const address = this.#addressOf(memory, from, lengthBytes, 0);
+    let count = 1;
+    if (address > 0) this.#setPiece(0, address, lengthBytes);
+    else count = this.#fillIovec(memory, from, lengthBytes);
+    return lib.preadv2(fd, this.#iovecAddress, count, position, RWF_NOWAIT);
+  }
+
+  /**
+   * The address of a stretch in one piece, else 0. Numbers are exact: user addresses are below 2^47. `side`: reads and
+   * writes each have a buffer of theirs again and again.
+   */
+  #addressOf(memory: IoVector, from: number, lengthBytes: number, side: 0 | 1): number {
+    const { buffers, start } = memory;
+    const buffer = buffers[0];
+    if (!buffer || start + from + lengthBytes > buffer.length) return 0;
+    return this.#addresses[side].of(buffer, this.#lib().koffi) + start + from;
+  }
+
+  /** Answers how many pieces there are; what is beyond MOST_PIECES is left out, so the call does less than asked. */
+  #fillIovec(memory: IoVector, from: number, lengthBytes: number): number {
+    let at = memory.start + from;
+    let left = lengthBytes;
+    let count = 0;
+    for (const buffer of memory.buffers) {
+      if (left === 0 || count === MOST_PIECES) return count;
+      const length = Math.min(left, buffer.length - at);
+      if (length > 0) {
+        this.#setPiece(count++, this.#addresses[0].of(buffer, this.#lib().koffi) + at, length);
+        left -= length;
+      }
+      at = Math.max(0, at - buffer.length);
+    }
+    assert(left === 0, 'a request uses memory that it has');
+    return count;
+  }
+
+  /** struct iovec of a little-endian machine: address, length. */
+  #setPiece(index: number, address: number, lengthBytes: number): void {
+    const iovec = this.#iovec;
+    if (this.#iovecAddress === 0) this.#iovecAddress = Number(this.#lib().koffi.address(iovec));
+    const at = index * 4;
+    const high = Math.floor(address / 2 ** 32);
+    iovec[at] = address - high * 2 ** 32;
+    iovec[at + 1] = high;
+    iovec[at + 2] = lengthBytes;
+    iovec[at + 3] = 0;
   }
 
   /** Ends the process now, without waiting for calls in libuv's pool as process.exit does. */
@@ -223,6 +294,25 @@ export class Syscalls {
     return result;
   }
 
+  /** Whether the peer of a connected socket has hung up, unread data or not. */
+  isPeerGone(fd: number): boolean {
+    const pollfd = Buffer.alloc(8);
+    pollfd.writeInt32LE(fd, 0);
+    pollfd.writeInt16LE(POLLRDHUP, 4);
+    const { value } = this.#now(this.#lib().poll, pollfd, 1, 0);
+    return value !== 0 && (pollfd.readInt16LE(6) & POLLGONE) !== 0;
+  }
+
+  /** Another descriptor of the same open socket or file, close-on-exec; -1 in `value` where there is none. */
+  duplicate(fd: number): CallResult {
+    return this.#now(this.#lib().fcntl, fd, F_DUPFD_CLOEXEC, 'int', 3);
+  }
+
+  /** The peer of a socket gets what the kernel has, and then its end. */
+  shutDownSending(fd: number): CallResult {
+    return this.#now(this.#lib().shutdown, fd, SHUT_WR);
+  }
+
   #now(call: NativeFunction, ...args: unknown[]): CallResult {
     for (;;) {
       const value = call(...args);
@@ -258,6 +348,20 @@ export class Syscalls {
   }
 }
 
+/** Where a buffer's memory is, kept for the next call with the same one. */
+class KnownAddress {
+  #buffer: Uint8Array | undefined;
+  #address = 0;
+
+  of(buffer: Uint8Array, koffi: Koffi): number {
+    if (buffer === this.#buffer) return this.#address;
+    const address = Number(koffi.address(buffer));
+    if (buffer.length > MOST_KEPT_BYTES) return address;
+    this.#buffer = buffer;
+    return (this.#address = address);
+  }
+}
+
 function load(): Library {
   try {
     const koffi = createRequire(import.meta.url)('koffi') as Koffi;
@@ -266,9 +370,11 @@ function load(): Library {
     const declare = (prototype: string): NativeFunction => libc.func(prototype);
     return {
       koffi,
-      pread: declare('int64_t pread(int fd, void *buffer, size_t n, int64_t offset)'),
-      pwrite: declare('int64_t pwrite(int fd, const void *buffer, size_t n, int64_t offset)'),
-      preadv2: declare('int64_t preadv2(int fd, const void *iov, int n, int64_t offset, int flags)'),
+      // Addresses are passed as numbers: to find out that of a buffer takes as long as the rest of a call.
+      pread: declare('int64_t pread(int fd, uintptr_t buffer, size_t n, int64_t offset)'),
+      pwrite: declare('int64_t pwrite(int fd, uintptr_t buffer, size_t n, int64_t offset)'),
+      preadv2: declare('int64_t preadv2(int fd, uintptr_t iov, int n, int64_t offset, int flags)'),
+      pwritev: declare('int64_t pwritev(int fd, uintptr_t iov, int n, int64_t offset)'),
       lseek: declare('int64_t lseek(int fd, int64_t offset, int whence)'),
       fallocate: declare('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
       copyFileRange: declare(
@@ -278,6 +384,8 @@ function load(): Library {
       statx: declare('int statx(int fd, const char *path, int flags, unsigned int mask, void *buffer)'),
       fcntl: declare('int fcntl(int fd, int command, ...)'),
       exit: declare('void _exit(int status)'),
+      poll: declare('int poll(void *fds, unsigned long n, int timeout)'),
+      shutdown: declare('int shutdown(int fd, int how)'),
       recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
     };
   } catch (error) {

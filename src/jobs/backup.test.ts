@@ -65,3 +65,16 @@ test('a backup of the top that skips a cluster lets no write overtake the copy f
   const copied = (await contents(target.node)).subarray(0, CLUSTER);
   assert.ok(copied.equals(Buffer.alloc(CLUSTER, 0xb0)));
 });
+
+test('a backup of a disk that ends within a cluster counts whole ones, as QEMU does', async () => {
+  const bench = new JobBench();
+  const lengthBytes = 18 * CLUSTER + 55_296;
+  const source = await newMemoryImage(bench.graph, 'source', { lengthBytes, clusterBytes: CLUSTER });
+  const target = await newMemoryImage(bench.graph, 'target', { lengthBytes, clusterBytes: CLUSTER });
+  const job = await startBackup(bench, {
+    ...{ jobId: 'job0', device: source.node, target: target.node, sync: 'full' },
+  });
+  await job.result();
+  assert.equal(job.progress().doneBytes, 19 * CLUSTER);
+  assert.equal(job.progress().remainingBytes, 0);
+});

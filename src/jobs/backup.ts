@@ -104,10 +104,12 @@ export class BackupJob implements JobDriver {
     return this.#sourceBackend.node;
   }
 
+  /** In whole clusters, as QEMU counts, also where the disk ends within one. */
   progress(): WorkProgress {
-    let remainingBytes = this.#due.dirtyBytes;
-    for (const { lengthBytes } of this.#zeroing) remainingBytes += lengthBytes;
-    const doneBytes = this.#totalBytes - remainingBytes;
+    const unit = this.#due.granularityBytes;
+    let remainingBytes = alignUp(this.#due.dirtyBytes, unit);
+    for (const { lengthBytes } of this.#zeroing) remainingBytes += alignUp(lengthBytes, unit);
+    const doneBytes = alignUp(this.#totalBytes, unit) - remainingBytes;
     return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes };
   }
 

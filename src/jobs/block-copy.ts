@@ -5,7 +5,7 @@ import type { IoDriver } from '../block/driver.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
-import { FilePayload } from '../block/payload.js';
+import { FileSource } from '../block/file-source.js';
 import { Flag } from '../block/request.js';
 import { areOpen, type CopyTurn, whenOpen } from './copy-turn.js';
 import { PIECE_BYTES } from './copy-window.js';
@@ -257,13 +257,13 @@ export class Mover {
     if (!protocolOf(target.node)?.copyFrom) return 0;
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), isLost);
     if (located.kind !== 'plain') return 0;
-    const payload = new FilePayload(located.io, located.offset, located.lengthBytes);
+    const bytes = new FileSource(located.io, located.offset);
     try {
       if (!located.io.copyFrom) return 0;
-      await target.writePayload(offset, payload);
+      await target.writeFrom(offset, located.lengthBytes, bytes);
       return located.lengthBytes;
     } catch (error) {
-      throw this.#options.job.ioError(payload.failedToRead ? 'read' : 'write', error, isLost);
+      throw this.#options.job.ioError(bytes.failedToRead ? 'read' : 'write', error, isLost);
     } finally {
       located.release();
     }

@@ -28,10 +28,10 @@ class SlowTarget {
     this.file = file;
     const write = file.write.bind(file);
     file.tryWrite = () => false;
-    file.write = async (offset, buffer) => {
+    file.write = async (request, from, lengthBytes, offset) => {
       if (this.#isSlow) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-      await write(offset, buffer);
-      if (offset < this.countedBelow) this.#bytes += buffer.length;
+      await write(request, from, lengthBytes, offset);
+      if (offset < this.countedBelow) this.#bytes += lengthBytes;
     };
   }
 
@@ -178,9 +178,9 @@ test('nothing is copied while guests are held back for a mirror that takes over'
   const heldBytes: number[] = [];
   const { file } = target;
   const write = file.write.bind(file);
-  file.write = async (offset, buffer) => {
-    if (guest.isQuiesced) heldBytes.push(buffer.length);
-    await write(offset, buffer);
+  file.write = async (request, from, lengthBytes, offset) => {
+    if (guest.isQuiesced) heldBytes.push(lengthBytes);
+    await write(request, from, lengthBytes, offset);
   };
   let isOver = false;
   const writer = (async () => {
@@ -215,8 +215,8 @@ test('a section of the source does not wait for what a job has under way to its 
     const { io } = source;
     const [tryRead, read] = [io.tryRead.bind(io), io.read.bind(io)];
     await bench.graph.drained([source], async () => {
-      io.tryRead = (offset, buffer) => (reads++, tryRead(offset, buffer));
-      io.read = (offset, buffer) => (reads++, read(offset, buffer));
+      io.tryRead = (...part) => (reads++, tryRead(...part));
+      io.read = (...part) => (reads++, read(...part));
       await turns(50);
       assert.equal(reads, 0);
     });

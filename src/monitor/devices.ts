@@ -21,6 +21,7 @@ type Devices = Parts<
   | 'ioError'
   | 'emit'
   | 'whileOpen'
+  | 'lost'
   | 'host'
 >;
 
@@ -183,6 +184,7 @@ export async function plugDisk(
     properties,
     frontEnd,
     engine.runState,
+    engine.lost,
     (event) => engine.ioError(event),
   );
   engine.devices.set(device.id ?? device.path, device);

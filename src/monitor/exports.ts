@@ -11,9 +11,13 @@ import { findNode } from '../block/find-node.js';
 
 export function registerExports(engine: Parts<'command' | 'graph' | 'exports'>): void {
   const { exports } = engine;
-  engine.command('nbd-server-start', ({ addr, 'max-connections': most }) =>
-    exports.startServer(socketAddress({ type: addr.type, ...addr.data } as FlatAddress), most),
-  );
+  engine.command('nbd-server-start', (args) => {
+    const { addr } = args;
+    return exports.startServer(
+      socketAddress({ type: addr.type, ...addr.data } as FlatAddress),
+      given({ maxConnections: args['max-connections'], handshakeMaxSeconds: args['handshake-max-seconds'] }),
+    );
+  });
   engine.command('nbd-server-stop', () => new Waiting(exports.stopServer()));
   engine.command('nbd-server-add', (args) => addNbdExport(engine, args));
   // Its `name` is the export's id, as in QEMU; nbd-server-add makes both the same.
@@ -82,7 +86,11 @@ async function addNbdExport(
     id: name,
     name,
     writable,
-    ...given({ description: args.description, drive }),
+    ...given({
+      description: args.description,
+      bitmaps: args.bitmap === undefined ? undefined : [args.bitmap],
+      drive,
+    }),
   });
 }
 
@@ -97,6 +105,11 @@ async function addExport(
     id: args.id,
     name: args.name ?? nodeName,
     writable: args.writable ?? false,
-    ...given({ description: args.description, writethrough: args.writethrough }),
+    ...given({
+      description: args.description,
+      writethrough: args.writethrough,
+      bitmaps: args.bitmaps,
+      allocationDepth: args['allocation-depth'],
+    }),
   });
 }

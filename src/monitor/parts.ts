@@ -18,8 +18,10 @@ import { deviceModel } from '../attach/device-models.js';
 import type { Drive } from '../attach/drive.js';
 import { Machine } from '../attach/machine.js';
 import { RunState } from '../attach/run-state.js';
+import { isSameDisk } from '../attach/same-disk.js';
 import type { Host } from '../host/host.js';
 import { JobManager } from '../jobs/manager.js';
+import { LostChanges } from '../wire/nbd/lost-changes.js';
 import { CommandRegistry, type Handler } from '../wire/qmp/registry.js';
 import { QmpHub } from '../wire/qmp/session.js';
 import {
@@ -83,6 +85,8 @@ export class EngineParts {
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
   readonly #listeners: Listeners;
+  /** Of the clients of exports and devices. */
+  readonly lost = new LostChanges(isSameDisk);
   readonly #lifetime = new Lifetime();
   /** The program's own code is told of its errors; should that fail too, Node tells. */
   readonly #report = (error: unknown): void => guarded(() => this.hub.onUnexpectedError(error), warn);
@@ -105,7 +109,9 @@ export class EngineParts {
     this.hub.onUnexpectedError = properties.onUnexpectedError ?? warn;
     const emit: EventListener = (event, data) => this.emit(event, data);
     this.jobs = new JobManager(this.opener, emit);
-    this.exports = new ExportRegistry(this.graph, (id) => this.emit('BLOCK_EXPORT_DELETED', { id }));
+    this.exports = new ExportRegistry(this.graph, this.lost, (id) =>
+      this.emit('BLOCK_EXPORT_DELETED', { id }),
+    );
     const { startStopped = false, incoming = false } = properties;
     this.runState = new RunState({ stopped: startStopped, incoming }, (event) => this.emit(event, {}));
   }
@@ -237,6 +243,7 @@ export class EngineParts {
         () => this.exports.close(),
         ...[...this.devices.values()].map((device) => () => device.close()),
         () => closeGraph(this.graph),
+        async () => this.graph.objects.close(),
       ]);
       this.devices.clear();
       this.drives.clear();

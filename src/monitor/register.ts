@@ -7,6 +7,7 @@ import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
 import { registerJobs } from './jobs.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
+import { registerObjects } from './objects.js';
 import { registerQueries } from './query.js';
 import { registerRunState } from './run-state.js';
 import { registerSnapshots } from './snapshot.js';
@@ -23,6 +24,7 @@ export function registerCommands(engine: Engine): void {
   registerBitmaps(engine);
   registerTransaction(engine);
   registerExports(engine);
+  registerObjects(engine);
   registerQueries(engine);
   registerRunState(engine);
   if (engine.kind !== 'machine') return;

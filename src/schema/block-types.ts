@@ -1,10 +1,27 @@
-import { arrayOf, bool, enumOf, type Infer, later, optional, required, str, struct, union } from './types.js';
+import {
+  alternate,
+  arrayOf,
+  bool,
+  enumOf,
+  type Infer,
+  later,
+  optional,
+  required,
+  str,
+  struct,
+  union,
+} from './types.js';
 
 export * from './blockdev-options.js';
 export * from './create-options.js';
 export * from './socket-address.js';
 
 /** QAPI's block types (block-core.json, block-export.json of QEMU 7.2) as far as livedisk knows them. */
+
+const BitmapOrStr = alternate('BlockDirtyBitmapOrStr', [
+  str,
+  struct('BlockDirtyBitmap', { node: required(str), name: required(str) }),
+]);
 
 export const BlockExportOptions = union(
   'BlockExportOptions',
@@ -22,8 +39,8 @@ export const BlockExportOptions = union(
     nbd: struct('BlockExportOptionsNbd', {
       name: optional(str),
       description: optional(str),
-      bitmaps: later(arrayOf(str)),
-      'allocation-depth': later(bool),
+      bitmaps: optional(arrayOf(BitmapOrStr)),
+      'allocation-depth': optional(bool),
     }),
   },
 );

@@ -1,3 +1,4 @@
+import { QOM_COMMANDS } from './qom.js';
 import type { ReturnTypes } from './returns.js';
 import {
   BlockdevCreateOptions,
@@ -150,13 +151,15 @@ export const NbdServerStart = struct('nbd-server-start-arg', {
   'tls-creds': later(str),
   'tls-authz': later(str),
   'max-connections': optional(uint32),
+  /** QEMU 10's. */
+  'handshake-max-seconds': optional(uint32),
 });
 export const NbdServerAdd = struct('NbdServerAddOptions', {
   name: optional(str),
   description: optional(str),
   device: required(str),
   writable: optional(bool),
-  bitmap: later(str),
+  bitmap: optional(str),
 });
 const REMOVE_MODE = enumOf('BlockExportRemoveMode', ['safe', 'hard']);
 export const NbdServerRemove = struct('nbd-server-remove-arg', {
@@ -297,6 +300,7 @@ export { BlockdevOptions, BlockExportOptions };
 
 /** The arguments of each command, by its name. Commands that take none are of type NO_ARGUMENTS. */
 export const COMMANDS = {
+  ...QOM_COMMANDS,
   'block-commit': BlockCommit,
   'block-dirty-bitmap-add': BitmapAdd,
   'block-dirty-bitmap-clear': BitmapName,

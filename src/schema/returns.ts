@@ -1,3 +1,4 @@
+import { QOM_RETURNS } from './qom.js';
 import {
   any,
   arrayOf,
@@ -324,6 +325,7 @@ const SchemaInfo = union(
 );
 
 const RESULTS = {
+  ...QOM_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),

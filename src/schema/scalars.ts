@@ -72,6 +72,14 @@ export const int: Type<number> = builtin('int', 'int', (value, path, mode) => {
   return number;
 });
 
+/** An int64 that is only kept and compared: exact, a bigint from 2^53 on. */
+export const int64: Type<number | bigint> = builtin('int', 'int', (value, path, mode) => {
+  const number = mode === 'qmp' ? value : integerOfText(value, path, mode);
+  const isWhole = typeof number === 'bigint' || (typeof number === 'number' && Number.isSafeInteger(number));
+  if (!isWhole || number > MAX_INT64 || number < MIN_INT64) throw wrongType(path, 'integer');
+  return number;
+});
+
 function integerOfText(value: JsonValue, path: string, mode: 'keyval' | 'flat'): number | bigint {
   const number = parseInteger(mode === 'keyval' ? scalar(value, path) : scalarText(value, path));
   if (number !== undefined) return number;

@@ -151,8 +151,8 @@ test('an image found broken is told, with the place', async (t) => {
   for (const readOnly of [true, false]) {
     fresh.events.length = 0;
     const node = await fresh.engine.addNode({ ...options, 'read-only': readOnly });
-    await assert.rejects(node.io.read(0, Buffer.alloc(512)), { kind: 'corrupt', errno: 'EIO' });
-    await assert.rejects(node.io.read(0, Buffer.alloc(512)), { kind: 'corrupt', errno: 'EIO' });
+    await assert.rejects(node.io.readBuffer(0, Buffer.alloc(512)), { kind: 'corrupt', errno: 'EIO' });
+    await assert.rejects(node.io.readBuffer(0, Buffer.alloc(512)), { kind: 'corrupt', errno: 'EIO' });
     const at = `0x${(l2Offset + 512).toString(16)}`;
     const data = {
       ...{ device: '', 'node-name': 'A', msg: `L2 table offset ${at} unaligned (L1 index: 0)` },

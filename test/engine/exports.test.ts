@@ -4,7 +4,9 @@ import { deferred } from '../../src/base/async.js';
 import { createRealHost } from '../../src/host/real.js';
 import { NbdClient } from '../../src/wire/nbd/client.js';
 import { Command, HandshakeFlag, Option, TransmissionFlag } from '../../src/wire/nbd/constants.js';
-import type { JsonObject } from '../../src/schema/types.js';
+import { createImage } from '../../src/block/create.js';
+import type { JsonObject, JsonValue } from '../../src/schema/types.js';
+import { MiB } from '../../src/base/limits.js';
 import { NbdPeer } from '../kit/nbd-peer.js';
 import { ScriptedServer } from '../kit/nbd-script.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
@@ -295,4 +297,137 @@ test('what is written to a writethrough export is durable at once', async (t) =>
     else await written;
     await client.close();
   }
+});
+
+/** What a client of an export is told of a context, over the whole disk. */
+async function contextOf(
+  bed: EngineBed,
+  path: string,
+  exportName: string,
+  contextName: string,
+): Promise<Array<[lengthBytes: number, state: number]> | undefined> {
+  const address = { type: 'unix', path } as const;
+  const client = await NbdClient.connect({ host: bed.engine.host, address, exportName, contextName });
+  if (client.info.context === undefined) return undefined;
+  const extents: Array<[number, number]> = [];
+  for (let at = 0; at < DISK_BYTES;) {
+    const { lengthBytes, state } = await client.blockStatus(at, DISK_BYTES - at);
+    const last = extents.at(-1);
+    if (last?.[1] === state) last[0] += lengthBytes;
+    else extents.push([lengthBytes, state]);
+    at += lengthBytes;
+  }
+  await client.close();
+  return extents;
+}
+
+test('an export shows dirty bitmaps and the depth of a chain, and keeps the bitmaps from being changed', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const path = await serving(bed);
+  await bed.execute('block-export-add', { type: 'nbd', id: 'plain', 'node-name': 'A', name: 'plain' });
+  for (const name of ['on', 'off'])
+    await bed.execute('block-dirty-bitmap-add', { node: 'B', name, disabled: name === 'off' });
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'below', disabled: true });
+  const add = (id: string, more: JsonObject): JsonObject => ({
+    ...{ type: 'nbd', id, 'node-name': 'B', name: id },
+    ...more,
+  });
+  const refusals: Array<[more: JsonObject, text: string]> = [
+    [{ bitmaps: ['nope'] }, "Bitmap 'nope' is not found"],
+    [{ bitmaps: ['on'] }, "Enabled bitmap 'on' incompatible with readonly export"],
+    [{ bitmaps: [{ node: 'nope', name: 'on' }] }, "Node 'nope' not found"],
+    [{ bitmaps: [{ node: 'B', name: 'nope' }] }, "Dirty bitmap 'nope' not found"],
+    [{ bitmaps: [3] }, "Invalid parameter type for 'null', expected: BlockDirtyBitmapOrStr"],
+  ];
+  for (const [more, text] of refusals)
+    assert.equal(await bed.refusal('block-export-add', add('e', more)), text);
+  const bitmaps = ['off', { node: 'B', name: 'on' }, 'below'];
+  await bed.execute('block-export-add', add('e', { bitmaps, 'allocation-depth': true }));
+  const inUse = "Bitmap 'off' is currently in use by another operation and cannot be used";
+  assert.equal(await bed.refusal('block-export-add', add('f', { bitmaps: ['off'] })), inUse);
+  for (const command of ['remove', 'clear', 'enable'])
+    assert.equal(await bed.refusal(`block-dirty-bitmap-${command}`, { node: 'B', name: 'off' }), inUse);
+  const device = bed.engine.devices.get('virtio0');
+  await device?.backend.write(65536, Buffer.alloc(65536, 1));
+  const rest = DISK_BYTES - 131072;
+  const dirty = [
+    [65536, 0],
+    [65536, 1],
+    [rest, 0],
+  ];
+  assert.deepEqual(await contextOf(bed, path, 'e', 'qemu:dirty-bitmap:on'), dirty);
+  assert.deepEqual(await contextOf(bed, path, 'e', 'qemu:allocation-depth'), [
+    [65536, 2],
+    [65536, 1],
+    [MiB - 131072, 2],
+    [MiB, 1],
+    [2 * MiB, 2],
+    [DISK_BYTES - 4 * MiB, 0],
+  ]);
+  assert.deepEqual(await contextOf(bed, path, 'e', 'qemu:dirty-bitmap:off'), [[DISK_BYTES, 0]]);
+  assert.equal(await contextOf(bed, path, 'plain', 'qemu:allocation-depth'), undefined);
+  await bed.execute('block-export-del', { id: 'e' });
+  await bed.execute('block-dirty-bitmap-remove', { node: 'B', name: 'off' });
+  assert.equal(
+    await bed.refusal('nbd-server-add', { device: 'B', name: 'g', bitmap: 'on' }),
+    "Enabled bitmap 'on' incompatible with readonly export",
+  );
+});
+
+test('a write of a client that is gone is done before newer ones, by every way to its disk', async (t) => {
+  const bed = new EngineBed(t);
+  const filename = bed.path('A.qcow2');
+  await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+  const image = { driver: 'file', filename };
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file: { driver: 'blkdebug', image } });
+  const endpoint = bed.path('guest.sock');
+  await bed.engine.addDevice('A', {
+    id: 'virtio0',
+    shareRw: true,
+    endpoint: { type: 'unix', path: endpoint },
+  });
+  await bed.guest('write 0 1M');
+  const path = await serving(bed);
+  for (const id of ['one', 'two'])
+    await bed.execute('block-export-add', { type: 'nbd', id, 'node-name': 'A', name: id, writable: true });
+  const ways: ReadonlyArray<[socket: string, name: string]> = [
+    [path, 'one'],
+    [path, 'two'],
+    [endpoint, 'virtio0'],
+  ];
+  const connected = async ([socket, name]: readonly [string, string]): Promise<NbdPeer> => {
+    const peer = await NbdPeer.greet(bed.engine.host, { type: 'unix', path: socket });
+    t.after(() => peer.socket.destroy());
+    await peer.go(name);
+    return peer;
+  };
+  const qemuIo = (command: string): Promise<JsonValue> =>
+    bed.execute('human-monitor-command', { 'command-line': `qemu-io -d virtio0 "${command}"` });
+  for (const [i, oldWay] of ways.entries())
+    for (const [j, newWay] of ways.entries()) {
+      const value = 16 * i + j + 1;
+      await qemuIo('break write_aio held');
+      const old = await connected(oldWay);
+      old.request(Command.write, 4096, 8192, { payload: Buffer.alloc(8192, 0xee) });
+      await qemuIo('wait_break held');
+      await old.socket.shutDown();
+      const newer = await connected(newWay);
+      newer.request(Command.write, 8192, 8192, { payload: Buffer.alloc(8192, value) });
+      // Answered, since it does not overlap: by then the other one would have been, too.
+      const aside = await newer.ask(Command.write, 65536, 512, {
+        cookie: 2,
+        payload: Buffer.alloc(512, value),
+      });
+      await qemuIo('resume held');
+      assert.equal(aside.cookieLow, 2, 'the newer write did not wait');
+      assert.equal((await newer.reply()).failure, 0);
+      const { payload } = await newer.ask(Command.read, 4096, 12288);
+      const data = payload.subarray(payload.length - 12288);
+      assert.ok(data.subarray(0, 4096).every((byte) => byte === 0xee));
+      assert.ok(
+        data.subarray(4096).every((byte) => byte === value),
+        'the old write came last',
+      );
+    }
 });

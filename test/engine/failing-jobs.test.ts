@@ -239,7 +239,7 @@ function leavesWritable(cause: Cause): boolean {
 
 async function contents(node: Node): Promise<Buffer> {
   const bytes = Buffer.alloc(DISK_BYTES);
-  await node.io.read(0, bytes);
+  await node.io.readBuffer(0, bytes);
   return bytes;
 }
 

@@ -11,7 +11,7 @@ async function reopened(bed: EngineBed, filename: string, format: string): Promi
   const { opener, graph } = bed.engine;
   const node = await opener.openImage(filename, format, { readOnly: true, forceShare: true });
   const bytes = Buffer.alloc(node.lengthBytes);
-  await node.io.read(0, bytes);
+  await node.io.readBuffer(0, bytes);
   await graph.collect([node]);
   return bytes;
 }

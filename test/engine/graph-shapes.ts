@@ -206,6 +206,6 @@ export async function flush(bed: EngineBed): Promise<void> {
 export async function contentsOf(bed: EngineBed, name: string): Promise<Buffer> {
   const node = bed.engine.graph.node(name);
   const bytes = Buffer.alloc(node.lengthBytes);
-  await node.io.read(0, bytes);
+  await node.io.readBuffer(0, bytes);
   return bytes;
 }

@@ -125,5 +125,5 @@ test('what others use is not given up with a job', SOON, async (t) => {
   await startJob(bed, 'backup');
   bed.engine.graph.cancelInFlight(bed.engine.graph.node('T'));
   const bytes = Buffer.alloc(MiB);
-  await bed.engine.graph.node('T').io.read(0, bytes);
+  await bed.engine.graph.node('T').io.readBuffer(0, bytes);
 });

@@ -212,7 +212,7 @@ test('the point in time of a soft cancel holds against users who came past the f
   await bed.write('late', MiB, MiB, 2);
   await bed.ended();
   const bytes = Buffer.alloc(2 * MiB);
-  await bed.engine.graph.node('E').io.read(0, bytes);
+  await bed.engine.graph.node('E').io.readBuffer(0, bytes);
   assert.equal(bytes.equals(Buffer.alloc(2 * MiB, 1)), true, 'the copy holds what was written later');
 });
 
@@ -226,7 +226,7 @@ test('a write-blocking mirror is never behind users who came past the filter', a
   await bed.user('late', 'D');
   await bed.write('late', 0, BLOCK, 5);
   const bytes = Buffer.alloc(BLOCK);
-  await bed.engine.graph.node('E').io.read(0, bytes);
+  await bed.engine.graph.node('E').io.readBuffer(0, bytes);
   assert.equal(bytes.equals(Buffer.alloc(BLOCK, 5)), true, 'the answered write is not in the target');
 });
 

@@ -16,7 +16,7 @@ function nodeOf(bed: EngineBed, filename: string): Node {
 
 async function byteAt(node: Node, offset: number): Promise<number | undefined> {
   const buffer = Buffer.alloc(512);
-  await node.io.read(offset, buffer);
+  await node.io.readBuffer(offset, buffer);
   return buffer[0];
 }
 

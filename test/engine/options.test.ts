@@ -9,6 +9,7 @@ import { allDrivers } from '../../src/drivers/index.js';
 import { nullCoDriver } from '../../src/drivers/null-co/index.js';
 import type { DriverDescription } from '../../src/block/driver.js';
 import { EngineBed, MiB } from './engine-bed.js';
+import { IoRequest } from '../../src/block/request.js';
 
 const name = (options: JsonObject): string => `json:${JSON.stringify(options)}`;
 
@@ -103,7 +104,7 @@ test('a window named by strings is the window: reads and writes go where it says
     assert.equal(target.lengthBytes, 64 * 1024, JSON.stringify(window));
     assert.equal(target.children.get('file')?.node.filename, filename);
     await bed.event('BLOCK_JOB_READY', 'm');
-    await target.io.write(0, Buffer.alloc(512, index + 1), 0);
+    await target.io.write(IoRequest.ofBuffer(Buffer.alloc(512, index + 1)), 0, 512, 0, 0);
     await bed.execute('block-job-cancel', { device: 'm', force: true });
     await bed.event('BLOCK_JOB_CANCELLED', 'm');
     bed.events.length = 0;
@@ -118,7 +119,7 @@ test('a backing name of options in a header is opened by them, or not at all', a
   const filename = await rawFile(bed);
   const { opener } = bed.engine;
   const node = await opener.open({ driver: 'file', filename }, { readOnly: false });
-  await node.io.write(MiB, Buffer.alloc(512, 7), 0);
+  await node.io.write(IoRequest.ofBuffer(Buffer.alloc(512, 7)), 0, 512, MiB, 0);
   await bed.engine.graph.collect([node]);
   const child = { filename };
   const cases: Array<[JsonObject, string | undefined]> = [

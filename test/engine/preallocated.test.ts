@@ -54,7 +54,7 @@ for (const command of ['blockdev-backup', 'blockdev-mirror']) {
     const allocated = statSync(bed.path('T.qcow2')).blocks * 512;
     assert.ok(allocated < 2 * MiB, `${allocated} bytes allocated`);
     const bytes = Buffer.alloc(4 * MiB);
-    await bed.engine.graph.node('T').io.read(0, bytes);
+    await bed.engine.graph.node('T').io.readBuffer(0, bytes);
     const expected = Buffer.alloc(4 * MiB);
     expected.fill(8, MiB, 2 * MiB).fill(9, 3 * MiB, 3 * MiB + 4096);
     assert.equal(Buffer.compare(bytes, expected), 0);

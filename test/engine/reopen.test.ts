@@ -33,7 +33,7 @@ function nodeOf(bed: EngineBed, name: string): Node {
 
 const firstByte = async (node: Node): Promise<number> => {
   const buffer = Buffer.alloc(512);
-  await node.io.read(0, buffer);
+  await node.io.readBuffer(0, buffer);
   return buffer[0] ?? -1;
 };
 

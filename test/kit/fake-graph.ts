@@ -7,6 +7,7 @@ import { Node } from '../../src/block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import type { Host } from '../../src/host/host.js';
 import { driverOptions } from '../../src/schema/blockdev-options.js';
+import { type IoRequest } from '../../src/block/request.js';
 
 export const WRITER = Permission.consistentRead | Permission.write;
 
@@ -24,9 +25,9 @@ export class FakeDevice implements DriverInstance {
   resting: Promise<void> | undefined;
 
   readonly io = {
-    read: async (_offset: number, buffer: Uint8Array): Promise<void> => {
+    read: async (request: IoRequest, from: number, lengthBytes: number): Promise<void> => {
       await this.gate.wait();
-      buffer.fill(7);
+      request.gather(from, lengthBytes).fill(7);
     },
     write: async (): Promise<void> => undefined,
     writeZeroes: async (): Promise<void> => undefined,

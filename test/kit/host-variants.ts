@@ -1,4 +1,5 @@
 import { errnoError } from '../../src/base/error.js';
+import type { IoVector } from '../../src/base/io-vector.js';
 import type { FileTraits, Host, HostExtent, HostFile, OpenFileOptions } from '../../src/host/host.js';
 
 /** What a host can be made unable to do. 'sync': every try* refuses. */
@@ -56,17 +57,17 @@ class LackingFile implements HostFile {
   allocatedBytes(): number {
     return this.#file.allocatedBytes();
   }
-  tryRead(position: number, buffer: Uint8Array): boolean {
-    return this.#isSync() && this.#file.tryRead(position, buffer);
+  tryRead(position: number, memory: IoVector, from: number, lengthBytes: number): boolean {
+    return this.#isSync() && this.#file.tryRead(position, memory, from, lengthBytes);
   }
-  read(position: number, buffer: Uint8Array): Promise<void> {
-    return this.#file.read(position, buffer);
+  read(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    return this.#file.read(position, memory, from, lengthBytes);
   }
-  tryWrite(position: number, buffer: Uint8Array): boolean {
-    return this.#isSync() && this.#file.tryWrite(position, buffer);
+  tryWrite(position: number, memory: IoVector, from: number, lengthBytes: number): boolean {
+    return this.#isSync() && this.#file.tryWrite(position, memory, from, lengthBytes);
   }
-  write(position: number, buffer: Uint8Array): Promise<void> {
-    return this.#file.write(position, buffer);
+  write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    return this.#file.write(position, memory, from, lengthBytes);
   }
   flush(): Promise<void> {
     return this.#file.flush();

@@ -101,7 +101,7 @@ export class JobBench {
 /** All bytes of a node, through its chain. */
 export async function contents(node: Node): Promise<Buffer> {
   const buffer = Buffer.alloc(node.lengthBytes);
-  await node.io.read(0, buffer);
+  await node.io.readBuffer(0, buffer);
   return buffer;
 }
 

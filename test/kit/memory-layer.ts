@@ -12,6 +12,7 @@ import type { Graph } from '../../src/block/graph.js';
 import { Node } from '../../src/block/node.js';
 import type { BlockStatus, Mapping } from '../../src/block/request.js';
 import { driverOptions } from '../../src/schema/blockdev-options.js';
+import { type IoRequest } from '../../src/block/request.js';
 
 /** How a MemoryFile answers: at once or later, and which requests it refuses. */
 export interface MemoryBehaviour {
@@ -55,10 +56,14 @@ export class MemoryFile implements DriverInstance, IoDriver {
     this.lengthBytes = Math.max(this.lengthBytes, end);
   }
 
-  #get(offset: number, buffer: Uint8Array): void {
-    const part = this.bytes.subarray(offset, offset + buffer.length);
-    buffer.set(part);
-    buffer.fill(0, part.length);
+  #get(offset: number, pieces: readonly Uint8Array[]): void {
+    let at = offset;
+    for (const piece of pieces) {
+      const part = this.bytes.subarray(at, at + piece.length);
+      piece.set(part);
+      piece.fill(0, part.length);
+      at += piece.length;
+    }
   }
 
   #check(operation: 'read' | 'write', offset: number): void {
@@ -66,31 +71,31 @@ export class MemoryFile implements DriverInstance, IoDriver {
     if (errno !== undefined) throw errnoError(errno);
   }
 
-  tryRead(offset: number, buffer: Uint8Array): boolean {
+  tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     if (this.behaviour.isLate()) return false;
     this.#check('read', offset);
-    this.#get(offset, buffer);
+    this.#get(offset, request.pieces(from, lengthBytes));
     return true;
   }
 
-  async read(offset: number, buffer: Uint8Array): Promise<void> {
+  async read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
     await this.behaviour.delay();
     this.#check('read', offset);
-    this.#get(offset, buffer);
+    this.#get(offset, request.pieces(from, lengthBytes));
     await this.behaviour.delay();
   }
 
-  tryWrite(offset: number, buffer: Uint8Array): boolean {
+  tryWrite(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     if (this.behaviour.isLate()) return false;
     this.#check('write', offset);
-    this.#put(offset, buffer);
+    this.#put(offset, request.gather(from, lengthBytes));
     return true;
   }
 
-  async write(offset: number, buffer: Uint8Array): Promise<void> {
+  async write(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
     await this.behaviour.delay();
     this.#check('write', offset);
-    this.#put(offset, buffer);
+    this.#put(offset, request.gather(from, lengthBytes));
     await this.behaviour.delay();
   }
 

@@ -9,9 +9,11 @@ import {
   encodeMetaContextRequest,
   encodeOption,
   encodeRequest,
+  type HeaderStyle,
   type OptionReplyHeader,
   type ReplyHeader,
   replyHeaderBytes,
+  requestBytes,
   uint32,
 } from '../../src/wire/nbd/codec.js';
 import * as nbd from '../../src/wire/nbd/constants.js';
@@ -21,6 +23,8 @@ export class NbdPeer {
   readonly socket: HostSocket;
   readonly #reader = new ByteReader();
   isClosed = false;
+  /** What go() agreed upon. */
+  style: HeaderStyle = 'simple';
 
   constructor(socket: HostSocket) {
     this.socket = socket;
@@ -77,19 +81,24 @@ export class NbdPeer {
   }
 
   /** Structured replies, base:allocation and GO, as a client of today asks for them. */
-  async go(name: string, { structured = true } = {}): Promise<OptionAnswer[]> {
-    if (structured) {
-      await this.option(nbd.Option.structuredReply);
-      const query = encodeMetaContextRequest({ name, queries: [nbd.BASE_ALLOCATION] });
+  async go(
+    name: string,
+    { structured = true, extended = false, contexts = [nbd.BASE_ALLOCATION] } = {},
+  ): Promise<OptionAnswer[]> {
+    if (structured || extended) {
+      await this.option(extended ? nbd.Option.extendedHeaders : nbd.Option.structuredReply);
+      this.style = extended ? 'extended' : 'structured';
+      const query = encodeMetaContextRequest({ name, queries: contexts });
       await this.option(nbd.Option.setMetaContext, query);
     }
     return this.option(nbd.Option.go, encodeInfoRequest({ name, infos: [nbd.Info.blockSize] }));
   }
 
   request(command: number, offset: number, lengthBytes: number, more: RequestExtras = {}): void {
-    const out = Buffer.alloc(nbd.REQUEST_BYTES);
+    const out = Buffer.alloc(requestBytes(this.style));
     const { flags = 0, cookie = 1, payload = Buffer.alloc(0) } = more;
-    encodeRequest(out, 0, { command, flags, offset, lengthBytes, cookieHigh: 0, cookieLow: cookie });
+    const request = { command, flags, offset, lengthBytes, cookieHigh: 0, cookieLow: cookie };
+    encodeRequest(out, 0, request, this.style);
     this.send(out, payload);
   }
 
@@ -98,8 +107,9 @@ export class NbdPeer {
     const magic = Buffer.from(await this.take(4));
     const rest = await this.take(replyHeaderBytes(magic.readUInt32BE(0)) - 4);
     const header = decodeReplyHeader(Buffer.concat([magic, rest]));
-    const payload = await this.take(header.isStructured ? header.lengthBytes : header.error ? 0 : dataBytes);
-    const isError = header.isStructured && header.type >= 0x8000;
+    const isSimple = header.style === 'simple';
+    const payload = await this.take(isSimple ? (header.error ? 0 : dataBytes) : header.lengthBytes);
+    const isError = !isSimple && header.type >= 0x8000;
     return { ...header, payload, failure: isError ? payload.readUInt32BE(0) : header.error };
   }
 

@@ -79,7 +79,7 @@ export class ScriptedServer {
   /** The next request, and its payload when it is a write. */
   async request(): Promise<Request & { payload: Buffer }> {
     const request = newRequest();
-    decodeRequest(await this.peer.take(nbd.REQUEST_BYTES), 0, request);
+    decodeRequest(await this.peer.take(nbd.REQUEST_BYTES), 0, request, 'simple');
     const payloadBytes = request.command === nbd.Command.write ? request.lengthBytes : 0;
     return { ...request, payload: Buffer.from(await this.peer.take(payloadBytes)) };
   }
@@ -92,7 +92,7 @@ export class ScriptedServer {
 
   chunk(request: Request, flags: number, type: number, payload: Uint8Array): void {
     const out = Buffer.alloc(nbd.STRUCTURED_REPLY_BYTES);
-    encodeChunkHeader(out, 0, flags, type, request, payload.length);
+    encodeChunkHeader(out, 0, flags, type, request, payload.length, 'structured');
     this.peer.send(out, payload);
   }
 }

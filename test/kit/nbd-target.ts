@@ -27,10 +27,10 @@ export class MemoryTarget implements NbdTarget {
     return this.bytes.length;
   }
 
-  tryRead(offset: number, buffer: Uint8Array): boolean {
+  tryRead(offset: number, buffer: Uint8Array, start: number, lengthBytes: number): boolean {
     if (this.isLate) return false;
     this.#check();
-    this.bytes.copy(buffer, 0, offset, offset + buffer.length);
+    this.bytes.copy(buffer, start, offset, offset + lengthBytes);
     return true;
   }
 
@@ -38,10 +38,10 @@ export class MemoryTarget implements NbdTarget {
     return this.#later(() => void this.bytes.copy(buffer, 0, offset, offset + buffer.length));
   }
 
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
+  tryWrite(offset: number, buffer: Uint8Array, flags: number, start: number, lengthBytes: number): boolean {
     if (this.isLate || flags !== TargetFlag.none) return false;
     this.#check();
-    this.bytes.set(buffer, offset);
+    this.bytes.set(buffer.subarray(start, start + lengthBytes), offset);
     return true;
   }
 

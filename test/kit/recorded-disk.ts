@@ -12,7 +12,7 @@ import { Graph } from '../../src/block/graph.js';
 import type { Node } from '../../src/block/node.js';
 import { Opener } from '../../src/block/open.js';
 import { Permission } from '../../src/block/permissions.js';
-import type { BlockStatus } from '../../src/block/request.js';
+import type { BlockStatus, IoRequest } from '../../src/block/request.js';
 import type { Host } from '../../src/host/host.js';
 import { driverOptions } from '../../src/schema/blockdev-options.js';
 import { required, str } from '../../src/schema/types.js';
@@ -67,6 +67,12 @@ export class RecordedDisk {
     this.#bytes.copy(buffer, 0, offset, offset + buffer.length);
   }
 
+  readInto(request: IoRequest, from: number, lengthBytes: number, offset: number): void {
+    const bytes = Buffer.alloc(lengthBytes);
+    this.read(offset, bytes);
+    request.copyFrom(bytes, from);
+  }
+
   write(offset: number, buffer: Uint8Array): void {
     const error = this.failure('write', offset);
     if (error) throw error;
@@ -106,17 +112,17 @@ export function applyWrite(bytes: Buffer, offset: number, data: Buffer): Buffer 
 
 function recordedInstance(disk: RecordedDisk): DriverInstance {
   const io: IoDriver = {
-    tryRead: (offset, buffer) => {
-      if (disk.synchronous) disk.read(offset, buffer);
+    tryRead: (request, from, lengthBytes, offset) => {
+      if (disk.synchronous) disk.readInto(request, from, lengthBytes, offset);
       return disk.synchronous;
     },
-    read: async (offset, buffer) => disk.read(offset, buffer),
-    tryWrite: (offset, buffer) => {
-      if (disk.synchronous) disk.write(offset, buffer);
+    read: async (request, from, lengthBytes, offset) => disk.readInto(request, from, lengthBytes, offset),
+    tryWrite: (request, from, lengthBytes, offset) => {
+      if (disk.synchronous) disk.write(offset, request.gather(from, lengthBytes));
       return disk.synchronous;
     },
-    write: async (offset, buffer) => {
-      const bytes = Buffer.from(buffer);
+    write: async (request, from, lengthBytes, offset) => {
+      const bytes = Buffer.from(request.gather(from, lengthBytes));
       await Promise.resolve();
       disk.write(offset, bytes);
     },
@@ -170,8 +176,17 @@ export function childOf(disk: RecordedDisk): ChildIo {
       return true;
     },
     write: async (offset, buffer) => disk.write(offset, buffer),
-    writePayload: async (offset, payload) =>
-      disk.write(offset, Buffer.from(await payload.bytes(0, payload.lengthBytes))),
+    tryReadPart: (request, from, lengthBytes, offset) => {
+      disk.readInto(request, from, lengthBytes, offset);
+      return true;
+    },
+    readPart: async (request, from, lengthBytes, offset) => disk.readInto(request, from, lengthBytes, offset),
+    tryWritePart: (request, from, lengthBytes, offset) => {
+      disk.write(offset, request.gather(from, lengthBytes));
+      return true;
+    },
+    writePart: async (request, from, lengthBytes, offset) =>
+      disk.write(offset, await request.bytes(from, lengthBytes)),
     writeZeroes: async (offset, lengthBytes) => disk.write(offset, Buffer.alloc(lengthBytes)),
     discard: async () => undefined,
     flush: async () => disk.flush(),

@@ -56,6 +56,42 @@ export function socketConformance(check: Check): void {
     await listener.close();
   });
 
+  check('shutDown() sends nothing of the queue, and ends when the peer has hung up', async (under) => {
+    for (const address of [unixAddress(under), ...under.addresses]) {
+      const accepted = deferred<HostSocket>();
+      let receivedBytes = 0;
+      const closed = deferred();
+      const listener = await under.host.net.listen(address, (socket) => {
+        socket.start({
+          onData: (chunk) => (receivedBytes += chunk.length),
+          onClose: () => closed.resolve(),
+        });
+        accepted.resolve(socket);
+      });
+      const socket = await under.host.net.connect(listener.address);
+      socket.start({ onData: () => undefined, onClose: () => undefined });
+      const peer = await accepted.promise;
+      await under.host.clock.sleep(1);
+      peer.pause();
+      assert.ok(!peer.isPeerGone());
+      while (socket.write(Buffer.alloc(MiB)) === 'sent');
+      socket.write(Buffer.alloc(16 * MiB));
+      let isOver = false;
+      const over = socket.shutDown().then(() => (isOver = true));
+      // It is told though nothing of what came before was read; over TCP the end stands in line behind what has no room.
+      while (address.type === 'unix' && !peer.isPeerGone()) await under.host.clock.sleep(1);
+      await under.host.clock.sleep(10);
+      assert.ok(!isOver, 'the peer has not hung up');
+      peer.resume();
+      await over;
+      await closed.promise;
+      assert.ok(receivedBytes < 16 * MiB, `${receivedBytes} bytes came`);
+      assert.ok(socket.isPeerGone() && peer.isPeerGone());
+      await socket.shutDown();
+      await listener.close();
+    }
+  });
+
   check('data that came before start() is kept', async (under) => {
     const listener = await under.host.net.listen(unixAddress(under), (socket) => {
       socket.start({ onData: () => undefined, onClose: () => undefined });

@@ -71,6 +71,14 @@ export class PairedSocket implements HostSocket {
     this.#schedule();
   }
 
+  isPeerGone(): boolean {
+    return false;
+  }
+
+  shutDown(): Promise<void> {
+    throw new Error('not by this test');
+  }
+
   destroy(): void {
     this.#isDestroyed = true;
     this.#inbox = [];

@@ -55,7 +55,7 @@ test('the longest chain opens, is read to its end, and QEMU opens it too', { ski
   const top = await chainOf(bed, MAX_CHAIN_DEPTH);
   const node = await opener.openImage(top, 'qcow2', { readOnly: true });
   const bytes = Buffer.alloc(8192);
-  await node.io.read(0, bytes);
+  await node.io.readBuffer(0, bytes);
   assert.equal(bytes.indexOf(7), 4096);
   assert.equal(bytes.lastIndexOf(7), 8191);
   assert.equal(node.filename, top);

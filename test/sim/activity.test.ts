@@ -10,6 +10,7 @@ import { newMapping } from '../../src/block/request.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createSimulatedHost, type Fault, type Simulation } from '../../src/host/simulated.js';
 import { Engine } from '../../src/monitor/engine.js';
+import { writeBuffer } from '../../src/host/whole-buffers.js';
 
 /** Images that change hands, or what they are open for, on a machine that fails in the middle of it. */
 
@@ -53,7 +54,7 @@ async function write(graph: Graph, node: Node, byte: number): Promise<void> {
 
 async function firstBytes(node: Node): Promise<Set<number>> {
   const bytes = Buffer.alloc(64 * KiB);
-  await node.io.read(0, bytes);
+  await node.io.readBuffer(0, bytes);
   return new Set(bytes);
 }
 
@@ -163,7 +164,7 @@ test('an image that turns read-write is refused in the same words each time, and
     const engine = newEngine(simulation);
     await make(engine);
     const file = await simulation.host.files.open(PATH, { write: true });
-    await file.write(79, Buffer.from([1]));
+    await writeBuffer(file, 79, Buffer.from([1]));
     await file.close();
     const node = await open(engine, { readOnly: true });
     for (let i = 0; i < 2; i++) {

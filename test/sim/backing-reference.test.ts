@@ -104,7 +104,7 @@ async function assertContentAfterPowerLoss(simulation: Simulation, name: string)
   await simulation.run(async () => {
     const node = await open(newEngine(simulation), name);
     const bytes = Buffer.alloc(DISK);
-    await node.io.read(0, bytes);
+    await node.io.readBuffer(0, bytes);
     assert.ok(bytes.equals(expectedContent()), `${name} holds other content`);
   });
 }

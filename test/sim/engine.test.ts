@@ -152,7 +152,7 @@ for (const [what, change] of [
       await simulation.run(async () => {
         const node = await open(newEngine(simulation), '/tmp/disk.qcow2');
         const bytes = Buffer.alloc(4096);
-        await node.io.read(0, bytes);
+        await node.io.readBuffer(0, bytes);
         assert.ok(
           bytes.every((byte) => byte === 7),
           `seed ${seed}`,

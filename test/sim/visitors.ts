@@ -10,7 +10,10 @@ import type { NbdTarget } from '../../src/wire/nbd/target.js';
 import type { Engine } from './world.js';
 
 /** Who reads and writes the guest's disk: the guest itself, or another user of the same disk. */
-export type DiskUser = Omit<NbdTarget, 'lengthBytes' | 'status'>;
+export interface DiskUser extends Omit<NbdTarget, 'lengthBytes' | 'status' | 'tryRead' | 'tryWrite'> {
+  tryRead(offset: number, buffer: Uint8Array): boolean;
+  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
+}
 
 interface Visitor {
   name: string;

@@ -100,7 +100,7 @@ export class Writers {
       const offset = sector * SECTOR_BYTES;
       if (node.isFilter || offset >= node.lengthBytes) continue;
       const bytes = Buffer.alloc(SECTOR_BYTES);
-      await node.io.read(offset, bytes);
+      await node.io.readBuffer(offset, bytes);
       const status = await node.io.status(offset, SECTOR_BYTES);
       this.#engine.world.trace(`${node.filename} has ${bytes.readUInt32LE(0)}: ${JSON.stringify(status)}`);
     }

@@ -3,8 +3,8 @@ import { defined } from '../../base/assert.js';
 import { isUnsupported } from '../../base/error.js';
 import type { Edge } from '../edge.js';
 import type { Located } from '../located.js';
-import { BufferPayload, FilePayload, type Payload } from '../payload.js';
-import { newMapping } from '../request.js';
+import { FileSource, fileRequest } from '../file-source.js';
+import { IoRequest, newMapping } from '../request.js';
 import { COPIED_AT_ONCE_BYTES, type MappedNode } from './mapped-node.js';
 import { JOINED_WRITE_BYTES, type MappedWriting } from './writing.js';
 import type { MappedZeroing } from './zeroing.js';
@@ -14,6 +14,8 @@ export class MappedCopyingUp {
   readonly #mapped: MappedNode;
   readonly #writing: MappedWriting;
   readonly #zeroing: MappedZeroing;
+  /** Of tryCopyUp, which is at once. */
+  readonly #own = new IoRequest();
   #buffer: Buffer | undefined;
 
   constructor(mapped: MappedNode, writing: MappedWriting, zeroing: MappedZeroing) {
@@ -61,10 +63,11 @@ export class MappedCopyingUp {
     if (!ranges.isIdle || !driver.tryMap(offset, lengthBytes, mapping)) return false;
     if (mapping.kind !== 'backing' || mapping.lengthBytes < lengthBytes) return false;
     this.#buffer ??= Buffer.allocUnsafeSlow(COPIED_AT_ONCE_BYTES);
-    const buffer = this.#buffer.subarray(0, lengthBytes);
-    if (!backing.tryRead(offset, buffer)) return false;
+    const request = this.#own.ask('write', offset, lengthBytes);
+    request.setBuffer(this.#buffer);
+    if (!backing.tryReadPart(request, 0, lengthBytes, offset)) return false;
     for (let done = 0; done < lengthBytes;) {
-      const length = this.#writing.tryWriteAnew(offset + done, buffer.subarray(done));
+      const length = this.#writing.tryWriteAnew(request, done, lengthBytes - done, offset + done);
       if (length === 0) return false;
       done += length;
     }
@@ -102,11 +105,11 @@ export class MappedCopyingUp {
       const reservation = await this.#mapped.reserve(at, size);
       try {
         const stop = Math.min(at + size, reservation.offset + reservation.lengthBytes);
-        const payload =
+        const request =
           plain && covered > 0
-            ? new FilePayload(plain.io, plain.offset, stop - at)
+            ? fileRequest(new FileSource(plain.io, plain.offset), stop - at)
             : await readBelow(backing, at, stop - at);
-        const done = await this.#writing.fill(reservation, at, stop, at, payload);
+        const done = await this.#writing.fill(reservation, at, stop, { request, from: 0, offset: at });
         reservation.link();
         return done;
       } catch (error) {
@@ -119,8 +122,9 @@ export class MappedCopyingUp {
   }
 }
 
-async function readBelow(backing: Edge, at: number, lengthBytes: number): Promise<Payload> {
-  const buffer = Buffer.allocUnsafe(lengthBytes);
-  if (!backing.tryRead(at, buffer)) await backing.read(at, buffer);
-  return new BufferPayload(buffer);
+/** A request to write what the backing file has there. */
+async function readBelow(backing: Edge, at: number, lengthBytes: number): Promise<IoRequest> {
+  const request = IoRequest.ofBuffer(Buffer.allocUnsafe(lengthBytes));
+  if (!backing.tryReadPart(request, 0, lengthBytes, at)) await backing.readPart(request, 0, lengthBytes, at);
+  return request;
 }

@@ -10,6 +10,7 @@ import { Node } from '../node.js';
 import { ALL_PERMISSIONS, Permission } from '../permissions.js';
 import { Flag, type Mapping } from '../request.js';
 import { driverOptions } from '../../schema/blockdev-options.js';
+import { type IoRequest } from '../request.js';
 
 const CLUSTER = 16;
 const DISK = 10 * CLUSTER + 5;
@@ -39,24 +40,24 @@ class MemoryFile implements DriverInstance {
   }
 
   readonly io = {
-    tryRead: (offset: number, buffer: Uint8Array): boolean => {
+    tryRead: (request: IoRequest, from: number, lengthBytes: number, offset: number): boolean => {
       if (this.alwaysAsync || this.random() % 2 === 0) return false;
-      buffer.set(this.bytes.subarray(offset, offset + buffer.length));
+      request.copyFrom(this.bytes.subarray(offset, offset + lengthBytes), from);
       return true;
     },
-    read: async (offset: number, buffer: Uint8Array): Promise<void> => {
+    read: async (request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> => {
       await this.#later();
-      buffer.set(this.bytes.subarray(offset, offset + buffer.length));
+      request.copyFrom(this.bytes.subarray(offset, offset + lengthBytes), from);
       await this.#later();
     },
-    tryWrite: (offset: number, buffer: Uint8Array): boolean => {
+    tryWrite: (request: IoRequest, from: number, lengthBytes: number, offset: number): boolean => {
       if (this.alwaysAsync || this.random() % 2 === 0) return false;
-      this.#put(offset, buffer);
+      this.#put(offset, request.gather(from, lengthBytes));
       return true;
     },
-    write: async (offset: number, buffer: Uint8Array): Promise<void> => {
+    write: async (request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> => {
       await this.#later();
-      this.#put(offset, buffer);
+      this.#put(offset, request.gather(from, lengthBytes));
       await this.#later();
     },
     writeZeroes: async (): Promise<void> => {

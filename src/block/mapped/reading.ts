@@ -1,5 +1,5 @@
 import { defined } from '../../base/assert.js';
-import { type Mapping, newMapping, placeOf } from '../request.js';
+import { type IoRequest, type Mapping, newMapping, placeOf } from '../request.js';
 import type { MappedNode } from './mapped-node.js';
 
 /** Reading through a mapping. */
@@ -11,22 +11,23 @@ export class MappedReading {
   }
 
   /** The caller has looked at the range locks and the end. */
-  tryRead(offset: number, buffer: Uint8Array): boolean {
+  tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     const { driver, isHeard, scratch: mapping } = this.#mapped;
     if (isHeard) return false;
-    for (let done = 0; done < buffer.length;) {
-      if (!driver.tryMap(offset + done, buffer.length - done, mapping)) return false;
+    for (let done = 0; done < lengthBytes;) {
+      if (!driver.tryMap(offset + done, lengthBytes - done, mapping)) return false;
       const length = mapping.lengthBytes;
-      const part = length === buffer.length ? buffer : buffer.subarray(done, done + length);
       switch (mapping.kind) {
-        case 'data':
-          if (!mapping.plain || !placeOf(mapping).tryRead(mapping.hostOffset, part)) return false;
+        case 'data': {
+          if (!mapping.plain) return false;
+          if (!placeOf(mapping).tryReadPart(request, from + done, length, mapping.hostOffset)) return false;
           break;
+        }
         case 'zero':
-          part.fill(0);
+          request.fillZero(from + done, length);
           break;
         case 'backing':
-          if (!this.#tryReadBacking(offset + done, part)) return false;
+          if (!this.#tryReadBacking(request, from + done, length, offset + done)) return false;
           break;
       }
       done += length;
@@ -34,59 +35,70 @@ export class MappedReading {
     return true;
   }
 
-  #tryReadBacking(offset: number, buffer: Uint8Array): boolean {
+  #tryReadBacking(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     const { backing } = this.#mapped;
-    if (backing && offset < backing.lengthBytes) return backing.tryRead(offset, buffer);
-    buffer.fill(0);
+    if (backing && offset < backing.lengthBytes)
+      return backing.tryReadPart(request, from, lengthBytes, offset);
+    request.fillZero(from, lengthBytes);
     return true;
   }
 
-  async read(offset: number, buffer: Uint8Array): Promise<void> {
-    const release = await this.#mapped.ranges.lockShared(offset, buffer.length);
+  async read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    const { generation } = request;
+    const release = await this.#mapped.ranges.lockShared(offset, lengthBytes, request.signal);
     try {
-      await this.readLocked(offset, buffer);
+      request.assertIs(generation);
+      request.begin();
+      await this.readLocked(request, from, lengthBytes, offset);
     } finally {
       release();
     }
   }
 
   /** The range is held by the caller. */
-  async readLocked(offset: number, buffer: Uint8Array): Promise<void> {
+  async readLocked(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    const { generation } = request;
     const mapping = newMapping();
-    for (let done = 0; done < buffer.length;) {
-      await this.#mapped.map(offset + done, buffer.length - done, mapping);
-      const part = buffer.subarray(done, done + mapping.lengthBytes);
-      await this.#readMapping(mapping, offset + done, part);
-      done += part.length;
+    for (let done = 0; done < lengthBytes;) {
+      await this.#mapped.map(offset + done, lengthBytes - done, mapping);
+      request.assertIs(generation);
+      await this.#readMapping(mapping, request, from + done, offset + done);
+      request.assertIs(generation);
+      done += mapping.lengthBytes;
     }
   }
 
-  async #readMapping(mapping: Mapping, offset: number, part: Uint8Array): Promise<void> {
-    switch (mapping.kind) {
-      case 'data':
-        return this.#readData(mapping, offset, part);
-      case 'zero':
-        part.fill(0);
-        return;
-      case 'backing': {
-        const { backing } = this.#mapped;
-        if (!backing) {
-          part.fill(0);
-          return;
-        }
-        await this.#mapped.announce('read_backing_aio');
-        if (!backing.tryRead(offset, part)) await backing.read(offset, part);
-      }
-    }
+  async #readMapping(mapping: Mapping, request: IoRequest, from: number, offset: number): Promise<void> {
+    const { kind, lengthBytes } = mapping;
+    const { backing } = this.#mapped;
+    if (kind === 'data') return this.#readData(mapping, request, from, offset);
+    if (kind === 'zero' || !backing) return request.fillZero(from, lengthBytes);
+    const { generation } = request;
+    await this.#mapped.announce('read_backing_aio');
+    request.assertIs(generation);
+    if (!backing.tryReadPart(request, from, lengthBytes, offset))
+      await backing.readPart(request, from, lengthBytes, offset);
   }
 
-  async #readData(mapping: Mapping, offset: number, part: Uint8Array): Promise<void> {
-    if (!mapping.plain) {
-      const { driver } = this.#mapped;
-      return defined(driver.readSpecial?.(mapping, offset, part), 'reader of what is not plain');
-    }
+  async #readData(mapping: Mapping, request: IoRequest, from: number, offset: number): Promise<void> {
+    if (!mapping.plain) return this.#readSpecial(mapping, request, from, offset);
+    const { generation } = request;
     await this.#mapped.announce('read_aio');
+    request.assertIs(generation);
     const child = placeOf(mapping);
-    if (!child.tryRead(mapping.hostOffset, part)) await child.read(mapping.hostOffset, part);
+    const { hostOffset, lengthBytes } = mapping;
+    if (!child.tryReadPart(request, from, lengthBytes, hostOffset))
+      await child.readPart(request, from, lengthBytes, hostOffset);
+  }
+
+  /** Decoders look again at what they have written: never in memory that a guest changes meanwhile. */
+  async #readSpecial(mapping: Mapping, request: IoRequest, from: number, offset: number): Promise<void> {
+    const { generation } = request;
+    const { driver } = this.#mapped;
+    const view = request.isStable ? request.view(from, mapping.lengthBytes) : undefined;
+    const buffer = view ?? Buffer.allocUnsafe(mapping.lengthBytes);
+    await defined(driver.readSpecial?.(mapping, offset, buffer), 'reader of what is not plain');
+    request.assertIs(generation);
+    if (!view) request.copyFrom(buffer, from);
   }
 }

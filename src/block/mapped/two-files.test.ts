@@ -12,6 +12,7 @@ import {
 import { fileDriver } from '../../drivers/file/index.js';
 import { createRealHost } from '../../host/real.js';
 import type { NodeOptions } from '../driver.js';
+import { IoRequest } from '../request.js';
 
 const CLUSTER = 2048;
 const DISK = 9 * CLUSTER + 512;
@@ -55,7 +56,7 @@ test('offload is offered the bytes of each child that are the disk, and no other
       assert.equal(located.kind, isPlainAt(at) ? 'plain' : 'other', `at ${at}`);
       if (located.kind === 'plain') {
         const bytes = Buffer.alloc(located.lengthBytes);
-        await located.io.read(located.offset, bytes);
+        await located.io.read(IoRequest.ofBuffer(bytes), 0, bytes.length, located.offset);
         assert.deepEqual(bytes, content.subarray(at, at + bytes.length));
         located.release();
       }

@@ -2,8 +2,7 @@ import { assert, defined } from '../../base/assert.js';
 import { alignDown, alignUp } from '../../base/align.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../../base/limits.js';
 import type { ChildIo, Reservation } from '../driver.js';
-import { BufferPayload, FilePayload, type Payload } from '../payload.js';
-import { Flag, newMapping, placeOf } from '../request.js';
+import { Flag, IoRequest, newMapping, placeOf } from '../request.js';
 import type { MappedNode } from './mapped-node.js';
 import type { MappedReading } from './reading.js';
 
@@ -14,6 +13,13 @@ export const JOINED_WRITE_BYTES = 2 * MiB;
 interface Target {
   readonly child: ChildIo;
   readonly plain: boolean;
+}
+
+/** The part of a request that a node writes: position `from` of its memory is for the guest's `offset`. */
+export interface Part {
+  readonly request: IoRequest;
+  readonly from: number;
+  readonly offset: number;
 }
 
 /** Writing through a mapping: in place, or with copy-on-write into clusters of its own. */
@@ -27,17 +33,17 @@ export class MappedWriting {
   }
 
   /** In place, or into clusters that need no copy-on-write and whose tables are in memory. */
-  tryWrite(offset: number, buffer: Uint8Array): boolean {
+  tryWrite(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     const { driver, isHeard, scratch: mapping } = this.#mapped;
     // Of a long write, no cluster is taken that the file would not fill now.
-    if (buffer.length > MAX_SYNC_WRITE_BYTES || isHeard) return false;
-    for (let done = 0; done < buffer.length;) {
-      if (!driver.tryMap(offset + done, buffer.length - done, mapping)) return false;
+    if (lengthBytes > MAX_SYNC_WRITE_BYTES || isHeard) return false;
+    for (let done = 0; done < lengthBytes;) {
+      if (!driver.tryMap(offset + done, lengthBytes - done, mapping)) return false;
       let length = mapping.lengthBytes;
-      const part = length === buffer.length ? buffer : buffer.subarray(done, done + length);
-      if (mapping.kind !== 'data' || !mapping.writable) length = this.tryWriteAnew(offset + done, part);
-      else if (!mapping.plain || !placeOf(mapping).tryWrite(mapping.hostOffset, part, Flag.none))
-        return false;
+      if (mapping.kind !== 'data' || !mapping.writable)
+        length = this.tryWriteAnew(request, from + done, length, offset + done);
+      else if (!mapping.plain) return false;
+      else if (!placeOf(mapping).tryWritePart(request, from + done, length, mapping.hostOffset)) return false;
       if (length === 0) return false;
       done += length;
     }
@@ -45,15 +51,15 @@ export class MappedWriting {
   }
 
   /** A first part of a synchronous write, in one reservation; answers its length, or 0 to leave it to write(). */
-  tryWriteAnew(offset: number, buffer: Uint8Array): number {
+  tryWriteAnew(request: IoRequest, from: number, lengthBytes: number, offset: number): number {
     const { driver, ranges } = this.#mapped;
     if (!driver.tryReserve || !ranges.isIdle) return 0;
-    const reservation = driver.tryReserve(offset, buffer.length);
+    const reservation = driver.tryReserve(offset, lengthBytes);
     if (!reservation) return 0;
-    const length = Math.min(buffer.length, reservation.offset + reservation.lengthBytes - offset);
+    const length = Math.min(lengthBytes, reservation.offset + reservation.lengthBytes - offset);
     let wrote = false;
     try {
-      wrote = tryFill(reservation, offset, length === buffer.length ? buffer : buffer.subarray(0, length));
+      wrote = tryFill(reservation, request, from, length, offset);
     } finally {
       if (wrote) reservation.link();
       else reservation.abort();
@@ -61,24 +67,32 @@ export class MappedWriting {
     return wrote ? length : 0;
   }
 
-  async write(offset: number, payload: Payload): Promise<void> {
-    const end = offset + payload.lengthBytes;
+  async write(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    const { generation } = request;
+    const part: Part = { request, from, offset };
+    const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
-      at = await this.#writeInPlace(at, end, offset, payload);
-      if (at < end) at = await this.#writeAllocating(at, end, offset, payload);
+      at = await this.#writeInPlace(at, end, part);
+      request.assertIs(generation);
+      if (at < end) at = await this.#writeAllocating(at, end, part);
+      request.assertIs(generation);
     }
   }
 
   /** Overwrites writable plain data from `at`; answers where the first other stretch begins. */
-  async #writeInPlace(at: number, end: number, base: number, payload: Payload): Promise<number> {
-    const release = await this.#mapped.ranges.lockShared(at, end - at);
+  async #writeInPlace(at: number, end: number, part: Part): Promise<number> {
+    const { request } = part;
+    const { generation } = request;
+    const release = await this.#mapped.ranges.lockShared(at, end - at, request.signal);
     const mapping = newMapping();
     try {
       while (at < end) {
         await this.#mapped.map(at, end - at, mapping);
         if (mapping.kind !== 'data' || !mapping.writable || !mapping.plain) return at;
         await this.#mapped.announce('write_aio');
-        await writePlain(placeOf(mapping), mapping.hostOffset, payload, at - base, mapping.lengthBytes);
+        request.assertIs(generation);
+        request.begin();
+        await writePlain(placeOf(mapping), mapping.hostOffset, part, at, mapping.lengthBytes);
         at += mapping.lengthBytes;
       }
       return at;
@@ -88,13 +102,15 @@ export class MappedWriting {
   }
 
   /** Reserves, fills and links clusters for a stretch from `at`; answers where it ends. */
-  async #writeAllocating(at: number, end: number, base: number, payload: Payload): Promise<number> {
+  async #writeAllocating(at: number, end: number, part: Part): Promise<number> {
     const cluster = this.#mapped.driver.clusterBytes;
     const mapping = newMapping();
     await this.#mapped.map(at, end - at, mapping);
     const stop = Math.min(end, at + mapping.lengthBytes);
-    const from = alignDown(at, cluster);
-    const release = await this.#mapped.ranges.lockExclusive(from, alignUp(stop, cluster) - from);
+    const start = alignDown(at, cluster);
+    const { signal } = part.request;
+    const release = await this.#mapped.ranges.lockExclusive(start, alignUp(stop, cluster) - start, signal);
+    part.request.begin();
     try {
       // While this waited for the lock, another request may have allocated the cluster.
       await this.#mapped.map(at, stop - at, mapping);
@@ -103,19 +119,19 @@ export class MappedWriting {
         if (mapping.plain) return at;
         await this.#mapped.announce('write_aio');
         const target = { child: placeOf(mapping), plain: false };
-        await this.#writeHost(target, mapping.hostOffset, at, payload, at - base, length);
+        await this.#writeHost(target, mapping.hostOffset, part, at, length);
         return at + length;
       }
-      return await this.#writeAnew(at, length, base, payload);
+      return await this.#writeAnew(at, length, part);
     } finally {
       release();
     }
   }
 
-  async #writeAnew(at: number, lengthBytes: number, base: number, payload: Payload): Promise<number> {
+  async #writeAnew(at: number, lengthBytes: number, part: Part): Promise<number> {
     const reservation = await this.#mapped.reserve(at, lengthBytes);
     try {
-      const done = await this.fill(reservation, at, at + lengthBytes, base, payload);
+      const done = await this.fill(reservation, at, at + lengthBytes, part);
       reservation.link();
       return done;
     } catch (error) {
@@ -134,8 +150,10 @@ export class MappedWriting {
   }
 
   /** Writes guest data and copy-on-write into reserved clusters; answers the guest offset where the data ends. */
-  async fill(r: Reservation, at: number, end: number, base: number, payload: Payload): Promise<number> {
+  async fill(r: Reservation, at: number, end: number, part: Part): Promise<number> {
     assert(r.plain || !r.readsZero, 'what is not plain does not read as its bytes are');
+    const { request } = part;
+    const { generation } = request;
     const dataEnd = Math.min(end, r.offset + r.lengthBytes);
     const head = at - r.offset;
     const tail = r.offset + r.lengthBytes - dataEnd;
@@ -143,20 +161,23 @@ export class MappedWriting {
     await this.#mapped.announce('write_aio');
     if (bare) {
       if (tail > 0 && !r.child.tryExtend(hostEnd(r))) await r.child.extend(hostEnd(r));
-      await this.#writeHost(r, r.hostOffset + head, at, payload, at - base, dataEnd - at);
+      request.assertIs(generation);
+      await this.#writeHost(r, r.hostOffset + head, part, at, dataEnd - at);
       return dataEnd;
     }
-    if (payload.file || r.lengthBytes > JOINED_WRITE_BYTES) {
+    if (request.source || r.lengthBytes > JOINED_WRITE_BYTES) {
       await this.#copyOnWrite(r, r.offset, head);
-      await this.#writeHost(r, r.hostOffset + head, at, payload, at - base, dataEnd - at);
+      request.assertIs(generation);
+      await this.#writeHost(r, r.hostOffset + head, part, at, dataEnd - at);
       await this.#copyOnWrite(r, dataEnd, tail);
       return dataEnd;
     }
     const joined = Buffer.allocUnsafe(r.lengthBytes);
     await this.#readOld(r, r.offset, joined.subarray(0, head));
-    joined.set(await payload.bytes(at - base, dataEnd - at), head);
+    request.assertIs(generation);
+    request.copyTo(joined.subarray(head), part.from + (at - part.offset), dataEnd - at);
     await this.#readOld(r, dataEnd, joined.subarray(r.lengthBytes - tail));
-    await this.#writeHost(r, r.hostOffset, r.offset, new BufferPayload(joined), 0, joined.length);
+    await this.#writeHost(r, r.hostOffset, ownPart(joined, r.offset), r.offset, joined.length);
     return dataEnd;
   }
 
@@ -166,7 +187,7 @@ export class MappedWriting {
     await this.#readOld(r, offset, old);
     await this.#mapped.announce('cow_write');
     const hostOffset = r.hostOffset + (offset - r.offset);
-    await this.#writeHost(r, hostOffset, offset, new BufferPayload(old), 0, lengthBytes);
+    await this.#writeHost(r, hostOffset, ownPart(old, offset), offset, lengthBytes);
   }
 
   /** What the clusters held before the reservation; zeroes beyond the end of the image. */
@@ -176,52 +197,63 @@ export class MappedWriting {
     buffer.fill(0, r.before === 'zero' ? 0 : inside);
     if (r.before === 'zero' || inside === 0) return;
     await this.#mapped.announce('cow_read');
-    await this.#reading.readLocked(offset, buffer.subarray(0, inside));
+    await this.#reading.readLocked(IoRequest.ofBuffer(buffer), 0, inside, offset);
   }
 
-  /** `offset`: where the guest has the bytes. */
+  /** `at`: where the guest has the bytes. */
   async #writeHost(
     target: Target,
     hostOffset: number,
-    offset: number,
-    payload: Payload,
-    from: number,
+    part: Part,
+    at: number,
     lengthBytes: number,
   ): Promise<void> {
-    if (target.plain) return writePlain(target.child, hostOffset, payload, from, lengthBytes);
-    const bytes = await payload.bytes(from, lengthBytes);
+    if (target.plain) return writePlain(target.child, hostOffset, part, at, lengthBytes);
+    const { request } = part;
+    const { generation } = request;
+    // Encoders look at bytes more than once.
+    await request.stabilise();
+    request.assertIs(generation);
+    const bytes = request.gather(part.from + (at - part.offset), lengthBytes);
     const { driver } = this.#mapped;
-    await defined(
-      driver.writeSpecial?.(target.child, hostOffset, offset, bytes),
-      'writer of what is not plain',
-    );
+    await defined(driver.writeSpecial?.(target.child, hostOffset, at, bytes), 'writer of what is not plain');
+    request.assertIs(generation);
   }
 }
 
 async function writePlain(
   child: ChildIo,
   hostOffset: number,
-  payload: Payload,
-  from: number,
+  { request, from, offset }: Part,
+  at: number,
   lengthBytes: number,
 ): Promise<void> {
-  const source = payload.file;
-  if (source) {
-    const part = new FilePayload(source.io, source.offset + from, lengthBytes);
-    return child.writePayload(hostOffset, part, Flag.none);
-  }
-  const bytes = await payload.bytes(from, lengthBytes);
-  if (!child.tryWrite(hostOffset, bytes, Flag.none)) await child.write(hostOffset, bytes, Flag.none);
+  const { generation } = request;
+  const first = from + (at - offset);
+  if (!request.source && child.tryWritePart(request, first, lengthBytes, hostOffset)) return;
+  await child.writePart(request, first, lengthBytes, hostOffset, Flag.none);
+  request.assertIs(generation);
+}
+
+/** Bytes of our own. */
+function ownPart(buffer: Uint8Array, offset: number): Part {
+  return { request: IoRequest.ofBuffer(buffer), from: 0, offset };
 }
 
 /** Writes what needs no copy-on-write. */
-function tryFill(r: Reservation, offset: number, part: Uint8Array): boolean {
+function tryFill(
+  r: Reservation,
+  request: IoRequest,
+  from: number,
+  lengthBytes: number,
+  offset: number,
+): boolean {
   if (!r.plain) return false;
   const head = offset - r.offset;
-  const isWhole = head === 0 && part.length === r.lengthBytes;
+  const isWhole = head === 0 && lengthBytes === r.lengthBytes;
   const isBare = r.readsZero && r.before === 'zero';
   if (!isWhole && !(isBare && r.child.tryExtend(hostEnd(r)))) return false;
-  return r.child.tryWrite(r.hostOffset + head, part, Flag.none);
+  return r.child.tryWritePart(request, from, lengthBytes, r.hostOffset + head);
 }
 
 /** The child is to reach so far: its last cluster is whole, however little of it is written. */

@@ -1,8 +1,7 @@
 import { alignDown, alignUp } from '../../base/align.js';
 import { BlockError, isUnsupported } from '../../base/error.js';
 import { MiB } from '../../base/limits.js';
-import { zeroPayload } from '../payload.js';
-import { Flag, hasFlag } from '../request.js';
+import { Flag, hasFlag, IoRequest } from '../request.js';
 import type { MappedNode } from './mapped-node.js';
 import type { MappedWriting } from './writing.js';
 
@@ -79,7 +78,8 @@ export class MappedZeroing {
   async #writeZeroBytes(offset: number, lengthBytes: number): Promise<void> {
     for (let done = 0; done < lengthBytes; done += ZERO_PIECE_BYTES) {
       const piece = Math.min(ZERO_PIECE_BYTES, lengthBytes - done);
-      await this.#writing.write(offset + done, zeroPayload(piece));
+      const zeroes = IoRequest.ofBuffer(Buffer.alloc(piece));
+      await this.#writing.write(zeroes, 0, piece, offset + done);
     }
   }
 

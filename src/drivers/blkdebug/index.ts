@@ -11,7 +11,7 @@ import type {
 } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
 import { unitePermissions, withoutPermissions } from '../../block/permissions.js';
-import type { BlockStatus } from '../../block/request.js';
+import type { BlockStatus, IoRequest } from '../../block/request.js';
 import type { HostClock } from '../../host/host.js';
 import { BLKDEBUG_OPTIONS } from '../../schema/blockdev-options.js';
 import { Breakpoints } from './breakpoints.js';
@@ -99,18 +99,28 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
     throw errnoError(rule.errno, undefined, { node: this.#nodeName, offset });
   }
 
-  async read(offset: number, buffer: Uint8Array): Promise<void> {
-    await inPieces(offset, buffer.length, this.#options.maxTransferBytes, async (at, length) => {
+  async read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    const { generation } = request;
+    await inPieces(offset, lengthBytes, this.#options.maxTransferBytes, async (at, length) => {
       await this.#check('read', at, length);
-      await this.#image.read(at, buffer.subarray(at - offset, at - offset + length));
+      request.assertIs(generation);
+      await this.#image.readPart(request, from + (at - offset), length, at);
     });
   }
 
-  async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+  async write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void> {
+    const { generation } = request;
     await this.announce('pwritev');
-    await inPieces(offset, buffer.length, this.#options.maxTransferBytes, async (at, length) => {
+    await inPieces(offset, lengthBytes, this.#options.maxTransferBytes, async (at, length) => {
       await this.#check('write', at, length);
-      await this.#image.write(at, buffer.subarray(at - offset, at - offset + length), flags);
+      request.assertIs(generation);
+      await this.#image.writePart(request, from + (at - offset), length, at, flags);
     });
     await this.announce('pwritev_done');
   }

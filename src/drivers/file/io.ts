@@ -3,7 +3,7 @@ import { BlockError, errnoError } from '../../base/error.js';
 import { MiB } from '../../base/limits.js';
 import type { IoDriver } from '../../block/driver.js';
 import { RangeLock } from '../../block/range-lock.js';
-import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
+import { type BlockStatus, Flag, hasFlag, IoRequest } from '../../block/request.js';
 import type { HostExtent, HostFile } from '../../host/host.js';
 
 /** A node's size is a multiple of this: the last bytes of a file that ends elsewhere read as zeroes. */
@@ -67,25 +67,29 @@ export class FileIo implements IoDriver {
     };
   }
 
-  tryRead(offset: number, buffer: Uint8Array): boolean {
-    return this.#file.tryRead(offset, buffer);
+  tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
+    return this.#file.tryRead(offset, request, from, lengthBytes);
   }
 
-  read(offset: number, buffer: Uint8Array): Promise<void> {
-    return this.#file.read(offset, buffer);
+  read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    return this.#file.read(offset, request, from, lengthBytes);
   }
 
-  tryWrite(offset: number, buffer: Uint8Array): boolean {
-    const end = offset + buffer.length;
+  tryWrite(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
+    const end = offset + lengthBytes;
     if (end > this.#sizeBytes && !this.#growth.isFree) return false;
-    if (!this.#file.tryWrite(offset, buffer)) return false;
+    if (!this.#file.tryWrite(offset, request, from, lengthBytes)) return false;
     this.#grown(end);
     return true;
   }
 
-  write(offset: number, buffer: Uint8Array): Promise<void> {
-    if (offset + buffer.length <= this.#sizeBytes) return this.#file.write(offset, buffer);
-    return this.#growing(offset, buffer.length, () => this.#file.write(offset, buffer));
+  write(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    if (offset + lengthBytes <= this.#sizeBytes) return this.#file.write(offset, request, from, lengthBytes);
+    const { generation } = request;
+    return this.#growing(offset, lengthBytes, () => {
+      request.assertIs(generation);
+      return this.#file.write(offset, request, from, lengthBytes);
+    });
   }
 
   /** Runs a request that may end beyond the end of the file. */
@@ -147,7 +151,7 @@ export class FileIo implements IoDriver {
     for (let at = offset; at < end;) {
       const { isHole, lengthBytes } = await this.#file.extentAt(at, end - at);
       const length = isHole ? Math.min(lengthBytes, MiB) : lengthBytes;
-      if (isHole) await this.write(at, Buffer.alloc(length));
+      if (isHole) await this.write(IoRequest.ofBuffer(Buffer.alloc(length)), 0, length, at);
       at += length;
     }
   }

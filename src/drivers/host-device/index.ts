@@ -4,6 +4,7 @@ import type { Host } from '../../host/host.js';
 import { HOST_DEVICE_OPTIONS } from '../../schema/blockdev-options.js';
 import { acquireLocks, CREATOR } from '../file/locks.js';
 import { openFileNode, plainPath } from '../file/open.js';
+import { writeBuffer } from '../../host/whole-buffers.js';
 
 const PREFIX = 'host_device:';
 const SECTOR_BYTES = 512;
@@ -30,7 +31,7 @@ async function clearFirstSector(host: Host, path: string, sizeBytes: number): Pr
   try {
     acquireLocks(file, new Set(), CREATOR);
     if (file.sizeBytes() < sizeBytes) throw new BlockError('invalid', 'Cannot grow device files', { path });
-    await file.write(0, Buffer.alloc(Math.min(SECTOR_BYTES, file.sizeBytes())));
+    await writeBuffer(file, 0, Buffer.alloc(Math.min(SECTOR_BYTES, file.sizeBytes())));
     await file.flush();
   } finally {
     await file.close();

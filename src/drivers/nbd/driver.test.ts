@@ -16,6 +16,7 @@ import { TestBed, type TestDisk } from '../../../test/kit/test-disk.js';
 import { rawDriver } from '../raw/index.js';
 import { nbdFilename, parseNbdFilename } from './address.js';
 import { nbdDriver } from './index.js';
+import { IoRequest } from '../../block/request.js';
 
 const PATH = '/tmp/nbd';
 const ADDRESS = { type: 'unix', path: PATH } as const;
@@ -233,7 +234,7 @@ test('an export is as long as it is: what lies beyond has no room, and less of i
     const disk = await bed.open(OPTIONS);
     const { io } = disk.node;
     const full = { kind: 'no-space', errno: 'ENOSPC' };
-    await assert.rejects(io.write(MiB, Buffer.alloc(512), 0, true), full);
+    await assert.rejects(io.write(IoRequest.ofBuffer(Buffer.alloc(512)), 0, 512, MiB, 0, true), full);
     await assert.rejects(io.writeZeroes(MiB - 512, 1024, 0, true), full);
     await disk.backend.truncate(MiB / 2);
     assert.equal(disk.lengthBytes, MiB);

@@ -1,7 +1,6 @@
 import { alignDown, alignUp } from '../../base/align.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import { GiB } from '../../base/limits.js';
-import { isZero } from '../../base/zero.js';
 import type {
   DriverInfo,
   DriverInstance,
@@ -11,7 +10,7 @@ import type {
   Reopening,
 } from '../../block/driver.js';
 import { hasPermission, Permission } from '../../block/permissions.js';
-import { type BlockStatus, Flag, hasFlag } from '../../block/request.js';
+import { type BlockStatus, Flag, hasFlag, type IoRequest } from '../../block/request.js';
 import type { NbdClient } from '../../wire/nbd/client.js';
 import { AllocationState, CommandFlag, TransmissionFlag } from '../../wire/nbd/constants.js';
 import type { NbdSettings } from './address.js';
@@ -108,18 +107,35 @@ class NbdIo implements IoDriver {
     this.#alignmentBytes = alignmentBytes;
   }
 
-  async read(offset: number, buffer: Uint8Array): Promise<void> {
-    const inside = this.#inside(offset, buffer.length);
-    if (inside === buffer.length) return this.#client.read(offset, buffer);
-    if (inside > 0) await this.#client.read(offset, buffer.subarray(0, inside));
-    buffer.fill(0, inside);
+  async read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    const inside = this.#inside(offset, lengthBytes);
+    if (inside > 0) await this.#readInside(request, from, inside, offset);
+    if (inside < lengthBytes) request.fillZero(from + inside, lengthBytes - inside);
   }
 
-  async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    const inside = this.#inside(offset, buffer.length);
-    if (inside === buffer.length) return this.#client.write(offset, buffer, this.#fua(flags));
-    this.#checkRest(offset, buffer.length, isZero(buffer.subarray(inside)));
-    if (inside > 0) await this.#client.write(offset, buffer.subarray(0, inside), this.#fua(flags));
+  /** A reply's data comes in one piece. */
+  async #readInside(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    const { generation } = request;
+    const view = request.view(from, lengthBytes);
+    const buffer = view ?? Buffer.allocUnsafe(lengthBytes);
+    await this.#client.read(offset, buffer);
+    request.assertIs(generation);
+    if (!view) request.copyFrom(buffer, from);
+  }
+
+  async write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void> {
+    const { generation } = request;
+    const inside = this.#inside(offset, lengthBytes);
+    if (inside < lengthBytes)
+      this.#checkRest(offset, lengthBytes, request.isZero(from + inside, lengthBytes - inside));
+    if (inside > 0) await this.#client.write(offset, request.gather(from, inside), this.#fua(flags));
+    request.assertIs(generation);
   }
 
   async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
@@ -145,7 +161,7 @@ class NbdIo implements IoDriver {
   async status(offset: number, asked: number): Promise<BlockStatus> {
     const lengthBytes = this.#inside(offset, asked);
     if (lengthBytes === 0) return { lengthBytes: asked, allocated: true, zero: true, data: false };
-    if (this.#client.info.allocationContext === undefined) return dataStatus(offset, lengthBytes);
+    if (this.#client.info.context === undefined) return dataStatus(offset, lengthBytes);
     const align = this.#alignmentBytes;
     const start = alignDown(offset, align);
     const look = Math.min(offset - start + lengthBytes, MAX_STATUS_BYTES);

@@ -3,7 +3,7 @@ import { Abandonable } from '../../base/async.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import { MAX_IMAGE_BYTES } from '../../base/limits.js';
 import type { DriverDescription, DriverInstance, IoDriver } from '../../block/driver.js';
-import type { BlockStatus } from '../../block/request.js';
+import type { BlockStatus, IoRequest } from '../../block/request.js';
 import type { HostClock } from '../../host/host.js';
 import { NULL_OPTIONS } from '../../schema/blockdev-options.js';
 
@@ -24,15 +24,17 @@ class NullIo implements IoDriver {
   }
 
   /** Without read-zeroes the buffer is left as it is. */
-  tryRead(_offset: number, buffer: Uint8Array): boolean {
+  tryRead(request: IoRequest, from: number, lengthBytes: number): boolean {
     if (this.#latencyMs > 0) return false;
-    if (this.#readsZeroes) buffer.fill(0);
+    if (this.#readsZeroes) request.fillZero(from, lengthBytes);
     return true;
   }
 
-  async read(_offset: number, buffer: Uint8Array): Promise<void> {
+  async read(request: IoRequest, from: number, lengthBytes: number): Promise<void> {
+    const { generation } = request;
     await this.#delay();
-    if (this.#readsZeroes) buffer.fill(0);
+    request.assertIs(generation);
+    if (this.#readsZeroes) request.fillZero(from, lengthBytes);
   }
 
   tryWrite(): boolean {

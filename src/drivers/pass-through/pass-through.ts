@@ -1,6 +1,6 @@
 import type { Change, ChangeGate } from '../../block/change-gate.js';
 import type { ChildIo, DriverInfo, DriverInstance, IoDriver } from '../../block/driver.js';
-import type { BlockStatus } from '../../block/request.js';
+import type { BlockStatus, IoRequest } from '../../block/request.js';
 
 /** The state of a filter that shows its child as it is and lets a job stand between the guest's changes and it. */
 export class PassThrough implements DriverInstance, IoDriver {
@@ -25,24 +25,40 @@ export class PassThrough implements DriverInstance, IoDriver {
     return true;
   }
 
-  tryRead(offset: number, buffer: Uint8Array): boolean {
-    return this.#child().tryRead(offset, buffer);
+  tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
+    return this.#child().tryReadPart(request, from, lengthBytes, offset);
   }
 
-  async read(offset: number, buffer: Uint8Array): Promise<void> {
+  async read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
     const child = this.#child();
-    if (!child.tryRead(offset, buffer)) await child.read(offset, buffer);
+    if (child.tryReadPart(request, from, lengthBytes, offset)) return;
+    await child.readPart(request, from, lengthBytes, offset);
   }
 
-  tryWrite(offset: number, buffer: Uint8Array): boolean {
-    if (this.gate && !this.gate.isOpen(offset, buffer.length)) return false;
-    return this.#child().tryWrite(offset, buffer, 0);
+  tryWrite(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
+    if (this.gate && !this.gate.isOpen(offset, lengthBytes)) return false;
+    return this.#child().tryWritePart(request, from, lengthBytes, offset);
   }
 
-  write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    return this.#change({ kind: 'write', offset, lengthBytes: buffer.length, buffer, flags }, () =>
-      this.#child().write(offset, buffer, flags),
-    );
+  async write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<void> {
+    const { gate } = this;
+    const { generation } = request;
+    const forward = (): Promise<void> => {
+      request.assertIs(generation);
+      return this.#child().writePart(request, from, lengthBytes, offset, flags);
+    };
+    if (!gate || gate.isOpen(offset, lengthBytes)) return forward();
+    // Others than the child will look at it.
+    await request.stabilise();
+    request.assertIs(generation);
+    const buffer = request.gather(from, lengthBytes);
+    await gate.run({ kind: 'write', offset, lengthBytes, buffer, flags }, forward);
   }
 
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {

@@ -1,19 +1,40 @@
-import { enumOf, required, struct } from '../../schema/types.js';
+import type { ObjectRegistry } from '../../block/objects/object-registry.js';
+import { OBJECT_TYPES } from '../../block/objects/types.js';
+import { ObjectOptions } from '../../schema/objects.js';
 import { isJsonOption, parseKeyval } from './keyval.js';
 
-/** QAPI's ObjectType: what QEMU's programs make for --object. */
-const KNOWN = (
-  'authz-list authz-listfile authz-pam authz-simple can-bus can-host-socketcan colo-compare cryptodev-backend ' +
-  'cryptodev-backend-builtin cryptodev-backend-lkcf cryptodev-vhost-user dbus-vmstate filter-buffer filter-dump ' +
-  'filter-mirror filter-redirector filter-replay filter-rewriter input-barrier input-linux iothread main-loop ' +
-  'memory-backend-epc memory-backend-file memory-backend-memfd memory-backend-ram pef-guest pr-manager-helper qtest ' +
-  'rng-builtin rng-egd rng-random secret secret_keyring sev-guest thread-context s390-pv-guest throttle-group ' +
-  'tls-creds-anon tls-creds-psk tls-creds-x509 tls-cipher-suites x-remote-object x-vfio-user-server'
-).split(' ');
+/** What --object asks for. Errors: invalid, in QEMU's words; unsupported for types of QEMU's that livedisk lacks. */
+export function parseObject(text: string): ObjectOptions {
+  return ObjectOptions.parse(parseKeyval(text, 'qom-type'), '', isJsonOption(text) ? 'qmp' : 'keyval');
+}
 
-const OBJECT = struct('ObjectOptions', { 'qom-type': required(enumOf('ObjectType', [], KNOWN)) });
+/** The answer to `--object help` and `--object TYPE,help`; undefined when it asks for an object. */
+export function objectHelp(text: string): string | undefined {
+  const [, name, isAsked] = /^([^,=]*)(,(?:help|\?))?$/.exec(text) ?? [];
+  if (name === 'help' || name === '?') {
+    const names = OBJECT_TYPES.map((type) => `  ${type.name}\n`);
+    return `List of user creatable objects:\n${names.sort().join('')}`;
+  }
+  const type = OBJECT_TYPES.find((candidate) => candidate.name === name);
+  if (isAsked === undefined || !type) return undefined;
+  const lines = type.properties
+    .filter((property) => property.type)
+    .map((property) => `  ${property.name}=<${property.qomType}>\n`);
+  return `${type.name} options:\n${lines.sort().join('')}`;
+}
 
-/** What --object asks for; livedisk has none. Errors: always, in QEMU's words where QEMU refuses it too. */
-export function makeObject(text: string): never {
-  return OBJECT.parse(parseKeyval(text, 'qom-type'), '', isJsonOption(text) ? 'qmp' : 'keyval')['qom-type'];
+/** Makes the objects that a tool's command line asks for, and answers its other words. */
+export async function makeObjects(words: readonly string[], objects: ObjectRegistry): Promise<string[]> {
+  const rest: string[] = [];
+  for (let at = 0; at < words.length; at++) {
+    const word = words[at] ?? '';
+    if (word === '--') return [...rest, ...words.slice(at)];
+    const next = words[at + 1];
+    const isSeparate = word === '--object' && next !== undefined;
+    const text = isSeparate ? next : /^--object=(.*)$/s.exec(word)?.[1];
+    if (text === undefined) rest.push(word);
+    else await objects.add(parseObject(text));
+    if (isSeparate) at++;
+  }
+  return rest;
 }

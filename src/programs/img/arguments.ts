@@ -1,9 +1,8 @@
 import { getopt, type OptionSpec } from '../io/getopt.js';
-import { makeObject } from '../arguments/objects.js';
 import { parseSize } from '../../schema/size.js';
 import { ToolFailure, UsageError } from './tool.js';
 
-/** Every subcommand takes it, to be refused by what it says. */
+/** Every subcommand takes it; what is left of it here has no value (arguments/objects.ts). */
 const OBJECT: OptionSpec = { short: '', long: 'object', takesValue: true };
 
 /** "f:format" takes a value, "p" and "U|force-share" do not: LETTER[|LONG][:], LETTER may be missing. */
@@ -33,8 +32,7 @@ export class Arguments {
     const { options: given, operands, problem } = getopt(words, [...taken, ...refused, OBJECT]);
     if (problem?.kind === 'unknown') throw new UsageError(`unrecognized option '${problem.text}'`);
     if (problem) throw new UsageError(`missing argument for option '${problem.text}'`);
-    for (const { name, value } of given) {
-      if (name === OBJECT.long) makeObject(value);
+    for (const { name } of given) {
       if (!refused.some((spec) => (spec.long ?? spec.short) === name)) continue;
       const option = name.length === 1 ? `-${name}` : `--${name}`;
       throw new ToolFailure(`${command}: ${option} is not supported by livedisk`);

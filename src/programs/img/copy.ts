@@ -3,7 +3,7 @@ import { alignDown, alignUp } from '../../base/align.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../../base/limits.js';
 import { isZero } from '../../base/zero.js';
 import type { BlockBackend } from '../../block/backend.js';
-import { FilePayload } from '../../block/payload.js';
+import { FileSource } from '../../block/file-source.js';
 import { Flag } from '../../block/request.js';
 import { requestError } from '../io/session.js';
 import type { Progress } from './progress.js';
@@ -182,8 +182,8 @@ export class ImageCopy {
     if (located.kind !== 'plain') return false;
     try {
       if (located.lengthBytes < lengthBytes || !located.io.copyFrom) return false;
-      const payload = new FilePayload(located.io, located.offset, lengthBytes);
-      await this.#target.writePayload(targetOffset + offset, payload);
+      const source = new FileSource(located.io, located.offset);
+      await this.#target.writeFrom(targetOffset + offset, lengthBytes, source);
       return true;
     } catch {
       // Which side failed shows when the piece is read and written.

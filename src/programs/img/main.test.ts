@@ -178,8 +178,8 @@ test('what livedisk does not have is refused by name', () =>
       [['convert', '-l', 's', path, `${path}2`], /convert: -l is not supported by livedisk/],
       [['rebase', '-b', path, '-F', 'qcow2', path], /safe mode \(without -u\) is not supported/],
       [
-        ['info', '--object', 'secret,id=s,data=x', path],
-        /Value 'secret' of parameter 'qom-type' is not supported by livedisk/,
+        ['info', '--object', 'can-bus,id=s', path],
+        /Value 'can-bus' of parameter 'qom-type' is not supported by livedisk/,
       ],
       [['create', '-f', 'qcow2', '-o', 'encryption=on', path, '1M'], /option 'encryption' is not supported/],
       [

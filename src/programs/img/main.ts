@@ -2,6 +2,7 @@ import { BlockError } from '../../base/error.js';
 import type { DriverDescription } from '../../block/driver.js';
 import type { Host } from '../../host/host.js';
 import { versionText } from '../../wire/qmp/version.js';
+import { makeObjects } from '../arguments/objects.js';
 import { checkCommand } from './check.js';
 import { compareCommand } from './compare.js';
 import { convertCommand } from './convert.js';
@@ -58,7 +59,7 @@ export async function imgMain(
   }
 }
 
-function run(tool: Tool, [name, ...words]: readonly string[]): Promise<number> | number {
+async function run(tool: Tool, [name, ...words]: readonly string[]): Promise<number> {
   if (name === undefined) throw new UsageError('Not enough arguments');
   if (name === '-h' || name === '--help' || words.includes('--help') || words.includes('-h')) {
     const formats = [...tool.opener.drivers].map((driver) => driver.name).sort();
@@ -70,7 +71,7 @@ function run(tool: Tool, [name, ...words]: readonly string[]): Promise<number> |
     return 0;
   }
   const command = SUBCOMMANDS.get(name);
-  if (command) return command(tool, words);
+  if (command) return command(tool, await makeObjects(words, tool.graph.objects));
   if (REFUSED.has(name)) throw new ToolFailure(`${name} is not supported by livedisk`);
   throw new UsageError(`Command not found: ${name}`);
 }

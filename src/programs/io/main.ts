@@ -11,9 +11,10 @@ import type { Host } from '../../host/host.js';
 import type { FlatOptions } from '../../schema/flat.js';
 import { versionText } from '../../wire/qmp/version.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
-import { makeObject } from '../arguments/objects.js';
+import { parseObject } from '../arguments/objects.js';
 import { cacheOptions } from './cache.js';
 import { runHelp, runInSession } from './command.js';
+import type { ObjectOptions } from '../../schema/objects.js';
 import { getopt, type OptionSpec } from './getopt.js';
 import { type IoOutput, IoSession } from './session.js';
 
@@ -64,6 +65,7 @@ class Refusal extends Error {}
 
 interface IoArguments {
   filename: string;
+  objects: ObjectOptions[];
   commands: string[];
   format: string | undefined;
   /** The name is options. */
@@ -118,8 +120,6 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
     out.print(versionText('qemu-io'));
     return 0;
   }
-  const object = given.get('object');
-  if (object !== undefined) makeObject(object);
   const refused = REFUSED.find((name) => given.has(name));
   if (refused !== undefined) throw new Refusal(`--${refused} is not supported by livedisk`);
   const [filename] = operands;
@@ -132,6 +132,7 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
   if (filename === undefined) return helpOnly(commands, out);
   return {
     filename,
+    objects: options.filter(({ name }) => name === 'object').map(({ value }) => parseObject(value)),
     commands,
     format: given.get('format'),
     imageOpts: given.has('image-opts'),
@@ -173,6 +174,7 @@ async function exercise(
   const cache = cacheOptions(args.cache);
   if (!cache) throw new Refusal(`Invalid cache option: ${args.cache}`);
   const graph = new Graph(host);
+  for (const object of args.objects) await graph.objects.add(object);
   const opener = new Opener(graph, new DriverRegistry(drivers));
   opener.graph.onDriverLine = (line) => out.error(`${line}\n`);
   opener.onWarning = (text) => out.error(`qemu-io: warning: ${text}\n`);

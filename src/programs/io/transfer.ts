@@ -5,6 +5,7 @@ import { CommandLine } from './arguments.js';
 import { parseBytes, parsePattern } from './numbers.js';
 import { formatDump, formatReport, type Transfer } from './report.js';
 import { CommandFailure, type IoSession, requestError, UsageFailure } from './session.js';
+import { readBuffer } from '../../host/whole-buffers.js';
 
 /** What the buffers of writes hold unless a pattern is given. */
 const DEFAULT_PATTERN = 0xcd;
@@ -220,7 +221,7 @@ async function readPatternFile(session: IoSession, path: string, mostBytes: numb
   const file = await host.files.open(path, { write: false });
   try {
     const content = Buffer.alloc(Math.max(1, Math.min(found.sizeBytes, mostBytes)));
-    await file.read(0, content);
+    await readBuffer(file, 0, content);
     return content;
   } finally {
     await file.close();

@@ -8,6 +8,8 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
                         start the NBD server (max-connections=N limits its clients)
   -export type=nbd,id=ID,node-name=NAME[,name=EXPORT][,writable=on]
                         serve a node over it
+  -object TYPE,id=ID[,PROPERTY=VALUE]...
+                        make an object: a secret, credentials, limits (help lists the types)
   -chardev socket,id=ID,path=PATH,server=on,wait=off
                         a socket for a monitor (host= and port=, or fd=, instead of path=)
   -pidfile FILE         write the process's number there
@@ -45,7 +47,8 @@ ${COMMON}`,
 } as const;
 
 /** What a command line asks to be told in place of all else. */
-export type Question = 'help' | 'version' | 'devices' | 'formats' | 'machines' | { properties: string };
+export type Question =
+  { text: string } | 'help' | 'version' | 'devices' | 'formats' | 'machines' | { properties: string };
 
 /** Errors: invalid for properties of a model that is none. */
 export function answerTo(question: Question, kind: 'machine' | 'storage-daemon'): string {
@@ -61,7 +64,7 @@ export function answerTo(question: Question, kind: 'machine' | 'storage-daemon')
     case 'machines':
       return MACHINES;
     default:
-      return propertyHelp(question.properties);
+      return 'text' in question ? question.text : propertyHelp(question.properties);
   }
 }
 

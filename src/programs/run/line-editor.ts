@@ -1,7 +1,6 @@
 /** What is typed beyond it is lost, as in QEMU. */
 const MAX_LINE_CHARS = 4095;
 
-// eslint-disable-next-line no-control-regex -- what is no key
 const PLAIN = /^[^\0-\x1f\x7f]+/;
 
 /** Lines that can be called back. */

@@ -43,12 +43,16 @@ test("a storage daemon's options may have their value in the same word", () => {
   assert.throws(() => parseRunOptions(words, 'machine'), { message: '--pidfile=a=b: invalid option' });
 });
 
-test('objects are refused by what they are', () => {
-  const text = "Value 'iothread' of parameter 'qom-type' is not supported by livedisk yet";
-  for (const kind of ['machine', 'storage-daemon'] as const)
-    assert.throws(() => parseRunOptions(['--object', 'iothread,id=i'], kind), {
-      message: `--object iothread,id=i: ${text}`,
-    });
+test('objects are made first in a machine, else in their order; unknown types are refused', () => {
+  const words = ['--blockdev', 'null-co,node-name=n', '--object', 'iothread,id=i'];
+  const kinds = (kind: 'machine' | 'storage-daemon'): string[] =>
+    parseRunOptions(words, kind).steps.map((step) => step.kind);
+  assert.deepEqual(kinds('machine'), ['object', 'blockdev']);
+  assert.deepEqual(kinds('storage-daemon'), ['blockdev', 'object']);
+  const text = "Value 'can-bus' of parameter 'qom-type' is not supported by livedisk yet";
+  assert.throws(() => parseRunOptions(['--object', 'can-bus,id=i'], 'machine'), {
+    message: `--object can-bus,id=i: ${text}`,
+  });
   assert.throws(() => parseRunOptions(['-object', 'foo,id=i'], 'machine'), {
     message: "-object foo,id=i: Parameter 'qom-type' does not accept value 'foo'",
   });

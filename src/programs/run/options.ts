@@ -1,8 +1,11 @@
 import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import type { NodeOptions } from '../../block/driver.js';
 import type { DriveInterface } from '../../attach/drive.js';
+import type { ServerProperties } from '../../attach/exports.js';
 import type { SocketAddress } from '../../host/host.js';
 import { BlockExportOptions } from '../../schema/commands.js';
+import type { ObjectOptions } from '../../schema/objects.js';
 import { BlockdevOptions, SocketAddress as SocketAddressType } from '../../schema/block-types.js';
 import {
   bool,
@@ -18,7 +21,7 @@ import { socketAddress } from '../../monitor/exports.js';
 import { parseKeyval } from '../arguments/keyval.js';
 import { type DriveOptions, parseDrive } from '../arguments/drive-options.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
-import { makeObject } from '../arguments/objects.js';
+import { objectHelp, parseObject } from '../arguments/objects.js';
 import {
   checkUuid,
   FLAGS_WITHOUT_EFFECT,
@@ -31,10 +34,11 @@ import {
 import type { Question } from './help.js';
 import { parseAddress, parseCharacterDevice, type MonitorSocket } from './sockets.js';
 
-/** A step of the start, in the order in which programs of QEMU take them. */
+/** A step of the start, in the order in which programs of QEMU take them. `text` is named in errors, unless empty. */
 export type Step =
+  | { kind: 'object'; options: ObjectOptions; text: string }
   | { kind: 'blockdev'; options: NodeOptions; text: string }
-  | { kind: 'nbd-server'; address: SocketAddress; maxConnections: number; text: string }
+  | { kind: 'nbd-server'; address: SocketAddress; properties: ServerProperties; text: string }
   | { kind: 'export'; options: BlockExportOptions; text: string }
   | { kind: 'drive'; options: DriveOptions; usual: DriveInterface; text: string }
   | { kind: 'device'; options: JsonObject; mode: 'qmp' | 'keyval'; text: string }
@@ -102,13 +106,15 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
   }
   if (options.isSnapshot)
     for (const step of options.steps) if (step.kind === 'drive') step.options.isSnapshot ??= true;
-  // Monitors come last, so that who can connect finds everything there.
+  // A machine's objects come first. Monitors come last, so that who can connect finds everything there.
+  const isObject = (step: Step): boolean => kind === 'machine' && step.kind === 'object';
+  const rest = options.steps.filter((step) => !isObject(step));
   options.steps = LATE.reduce(
     (steps, late) => [
-      ...steps.filter(({ kind }) => kind !== late),
-      ...steps.filter(({ kind }) => kind === late),
+      ...steps.filter((step) => step.kind !== late),
+      ...steps.filter((step) => step.kind === late),
     ],
-    options.steps,
+    [...options.steps.filter(isObject), ...rest],
   );
   return options;
 }
@@ -179,7 +185,12 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
       sockets.set(id, socket);
     },
     '-pidfile': (value) => void (options.pidFile = value),
-    '-object': makeObject,
+    '-object': (value, text) => {
+      const help = objectHelp(value);
+      if (help === undefined)
+        steps.push({ kind: 'object', options: parseObject(value), text: kind === 'machine' ? '' : text });
+      else options.asks ??= { text: help };
+    },
   };
   const monitor: Take = (value, text) => {
     const { chardev, mode, pretty } = MONITOR.parse(parseKeyval(value, 'chardev'), '', 'keyval');
@@ -236,13 +247,17 @@ function parseBlockdev(value: string): NodeOptions {
 const NBD_SERVER = struct('NbdServerOptions', {
   addr: required(SocketAddressType),
   'max-connections': optional(uint32),
+  'handshake-max-seconds': optional(uint32),
 });
 
-function parseNbdServer(value: string): { address: SocketAddress; maxConnections: number } {
+function parseNbdServer(value: string): { address: SocketAddress; properties: ServerProperties } {
   const parsed = NBD_SERVER.parse(parseKeyval(value), '', inputMode(value));
   return {
     address: socketAddress(parsed.addr),
-    maxConnections: parsed['max-connections'] ?? 0,
+    properties: given({
+      maxConnections: parsed['max-connections'],
+      handshakeMaxSeconds: parsed['handshake-max-seconds'],
+    }),
   };
 }
 

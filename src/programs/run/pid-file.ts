@@ -1,5 +1,6 @@
 import { BlockError, toBlockError } from '../../base/error.js';
 import type { Host, HostFile } from '../../host/host.js';
+import { writeBuffer } from '../../host/whole-buffers.js';
 
 /** The file that says which process serves. It is locked meanwhile, so that a second one leaves it alone. */
 export class PidFile {
@@ -33,7 +34,7 @@ async function writeLocked(host: Host, path: string, pid: number): Promise<HostF
     if (!file.lockByteShared(0) || file.isByteLockedByOther(0))
       throw new BlockError('busy', 'Cannot lock pid file: Resource temporarily unavailable');
     const text = Buffer.from(`${pid}\n`);
-    await file.write(0, text);
+    await writeBuffer(file, 0, text);
     await file.truncate(text.length);
     return file;
   } catch (error) {

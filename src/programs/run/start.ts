@@ -35,16 +35,18 @@ async function inStep(text: string, body: () => Promise<void>): Promise<void> {
   try {
     await body();
   } catch (error) {
-    throw withContext(text, error);
+    throw text === '' ? error : withContext(text, error);
   }
 }
 
 async function perform(engine: Engine, step: Step, listeners: HostListener[]): Promise<void> {
   switch (step.kind) {
+    case 'object':
+      return void (await engine.graph.objects.add(step.options));
     case 'blockdev':
       return void (await engine.addNode(step.options));
     case 'nbd-server':
-      return engine.exports.startServer(step.address, step.maxConnections);
+      return engine.exports.startServer(step.address, step.properties);
     case 'export':
       return void (await engine.execute('block-export-add', step.options));
     case 'drive':

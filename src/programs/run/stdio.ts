@@ -53,6 +53,14 @@ export class StdioSocket implements HostSocket {
     this.#isEnded = true;
   }
 
+  isPeerGone(): boolean {
+    return process.stdin.destroyed;
+  }
+
+  async shutDown(): Promise<void> {
+    this.#isEnded = true;
+  }
+
   readonly #wrote = (): void => {
     if (!this.#owesDrain || process.stdout.writableLength > 0) return;
     this.#owesDrain = false;

@@ -11,6 +11,9 @@ export class BufferPool {
   readonly #allocate: (lengthBytes: number) => Buffer;
   readonly #mostKeptBytes: number;
   #keptBytes = 0;
+  #takenBytes = 0;
+  /** Called when takenBytes has become less. */
+  onLess: (() => void) | undefined;
 
   /** `allocate`: where buffers come from; see HostFiles.buffer. */
   constructor(allocate: (lengthBytes: number) => Buffer, mostKeptBytes = DEFAULT_KEPT_BYTES) {
@@ -18,11 +21,17 @@ export class BufferPool {
     this.#mostKeptBytes = mostKeptBytes;
   }
 
+  /** Of all buffers that were taken and not given back or left. */
+  get takenBytes(): number {
+    return this.#takenBytes;
+  }
+
   /** A buffer of at least `lengthBytes`. */
   take(lengthBytes: number): Buffer {
     let size = SMALLEST_BYTES;
     while (size + EXTRA_BYTES < lengthBytes) size *= 2;
     size += EXTRA_BYTES;
+    this.#takenBytes += size;
     const found = this.#free.get(size)?.pop();
     if (!found) return this.#allocate(size);
     this.#keptBytes -= size;
@@ -31,10 +40,17 @@ export class BufferPool {
 
   /** Gives a buffer of take() back; nobody may use it afterwards. */
   give(buffer: Buffer): void {
+    this.leave(buffer);
     if (this.#keptBytes + buffer.length > this.#mostKeptBytes) return;
     this.#keptBytes += buffer.length;
     const list = this.#free.get(buffer.length);
     if (list) list.push(buffer);
     else this.#free.set(buffer.length, [buffer]);
+  }
+
+  /** A buffer of take() that somebody may use still, but that will not be given back. */
+  leave(buffer: Buffer): void {
+    this.#takenBytes -= buffer.length;
+    this.onLess?.();
   }
 }

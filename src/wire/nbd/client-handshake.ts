@@ -7,6 +7,7 @@ import {
   encodeInfoRequest,
   encodeMetaContextRequest,
   encodeOption,
+  type HeaderStyle,
   readUint53,
   uint32,
 } from './codec.js';
@@ -18,9 +19,9 @@ export interface NbdExportInfo {
   lengthBytes: number;
   /** TransmissionFlag bits. */
   flags: number;
-  structured: boolean;
-  /** Of base:allocation; undefined when BLOCK_STATUS may not be asked. */
-  allocationContext: number | undefined;
+  style: HeaderStyle;
+  /** Id of the context that was asked for; undefined when BLOCK_STATUS may not be asked. */
+  context: number | undefined;
   /** Undefined when the server did not say. */
   blockSize: { minimum: number; preferred: number; maximum: number } | undefined;
   description: string | undefined;
@@ -51,20 +52,35 @@ const OPTION_NAMES: Readonly<Record<number, string>> = {
   [Option.go]: 'go',
   [Option.structuredReply]: 'structured reply',
   [Option.setMetaContext]: 'set meta context',
+  [Option.extendedHeaders]: 'extended headers',
 };
+
+/** What a client wants. */
+export interface WantedExport {
+  readonly exportName: string;
+  /** The metadata context that BLOCK_STATUS is to be about (base:allocation). */
+  readonly contextName?: string;
+  /** The headers to ask for first (extended). */
+  readonly style?: HeaderStyle;
+}
 
 /** The client's side of the handshake up to the transmission phase. Old servers are met with what they speak. */
 export class ClientHandshake {
   readonly #reader: ByteReader;
   readonly #send: (message: Buffer) => void;
   readonly #exportName: string;
+  readonly #contextName: string;
+  readonly #style: HeaderStyle;
 
-  constructor(reader: ByteReader, send: (message: Buffer) => void, exportName: string) {
+  constructor(reader: ByteReader, send: (message: Buffer) => void, wanted: WantedExport) {
+    const { exportName, contextName = nbd.BASE_ALLOCATION, style = 'extended' } = wanted;
     if (Buffer.byteLength(exportName) > MAX_NBD_STRING_BYTES)
       throw new BlockError('invalid', 'export name too long to send to server');
     this.#reader = reader;
     this.#send = send;
     this.#exportName = exportName;
+    this.#contextName = contextName;
+    this.#style = style;
   }
 
   /** Errors: not-found (no such export), corrupt (no NBD server), unsupported, limit, and those of the reader. */
@@ -94,10 +110,18 @@ export class ClientHandshake {
     const noZeroes = (offered & HandshakeFlag.noZeroes) !== 0;
     this.#send(uint32((isFixed ? HandshakeFlag.fixedNewstyle : 0) + (noZeroes ? HandshakeFlag.noZeroes : 0)));
     if (!isFixed) return this.#chooseByName(noZeroes);
-    const structured = !(await this.#ask(Option.structuredReply, Buffer.alloc(0))).refusal;
-    const allocationContext = structured ? await this.#agreeContext() : undefined;
+    const style = await this.#agreeStyle();
+    const context = style === 'simple' ? undefined : await this.#agreeContext();
     const info = (await this.#go()) ?? (await this.#chooseByName(noZeroes));
-    return { ...info, structured, allocationContext };
+    return { ...info, style, context };
+  }
+
+  async #agreeStyle(): Promise<HeaderStyle> {
+    if (this.#style === 'simple') return 'simple';
+    const wantsExtended = this.#style === 'extended';
+    if (wantsExtended && !(await this.#ask(Option.extendedHeaders, Buffer.alloc(0))).refusal)
+      return 'extended';
+    return (await this.#ask(Option.structuredReply, Buffer.alloc(0))).refusal ? 'simple' : 'structured';
   }
 
   /** EXPORT_NAME, which has no errors: the server hangs up. */
@@ -108,13 +132,13 @@ export class ClientHandshake {
   }
 
   async #agreeContext(): Promise<number | undefined> {
-    const request = { name: this.#exportName, queries: [nbd.BASE_ALLOCATION] };
+    const request = { name: this.#exportName, queries: [this.#contextName] };
     const { replies, refusal } = await this.#ask(Option.setMetaContext, encodeMetaContextRequest(request));
     if (refusal) return undefined;
     const contexts = replies.filter(({ type }) => type === OptionReply.metaContext);
     if (contexts.length === 0) return undefined;
     const payload = contexts[0]?.payload;
-    if (contexts.length > 1 || !payload || payload.toString('utf8', 4) !== nbd.BASE_ALLOCATION)
+    if (contexts.length > 1 || !payload || payload.toString('utf8', 4) !== this.#contextName)
       throw new BlockError('corrupt', 'Failed to negotiate query: unexpected meta context');
     return payload.readUInt32BE(0);
   }
@@ -167,8 +191,8 @@ function exportInfo(lengthBytes: number, flags: number): NbdExportInfo {
   return {
     lengthBytes,
     flags,
-    structured: false,
-    allocationContext: undefined,
+    style: 'simple',
+    context: undefined,
     blockSize: undefined,
     description: undefined,
   };

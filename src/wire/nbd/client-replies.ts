@@ -5,6 +5,8 @@ import {
   decodeReplyHeader,
   errnoOfNbdError,
   type Extent,
+  extentsBytes,
+  type HeaderStyle,
   readUint64Rounded,
   type ReplyHeader,
   replyHeaderBytes,
@@ -32,8 +34,9 @@ export interface SentRequest {
 
 /** Where replies find their requests. */
 export interface ReplyOwner {
-  readonly structured: boolean;
-  readonly allocationContext: number | undefined;
+  readonly style: HeaderStyle;
+  /** Id of the context that BLOCK_STATUS is about. */
+  readonly context: number | undefined;
   /** The request of that cookie, which is in flight. */
   find(cookieHigh: number, cookieLow: number): SentRequest | undefined;
   /** It is answered in full. */
@@ -52,13 +55,14 @@ export class ReplyParser {
   #state: State = 'header';
   #hasMagic = false;
   #header: ReplyHeader = {
-    isStructured: false,
+    style: 'simple',
     error: 0,
     flags: 0,
     type: 0,
     lengthBytes: 0,
     cookieHigh: 0,
     cookieLow: 0,
+    offset: 0,
   };
   #request: SentRequest | undefined;
   /** Data under way: into buffer at #dataAt, #dataBytes left. */
@@ -125,13 +129,17 @@ export class ReplyParser {
     const request = this.#owner.find(this.#header.cookieHigh, this.#header.cookieLow);
     if (!request) throw corrupt('unexpected reply: no such request');
     this.#request = request;
-    if (this.#header.isStructured) this.#beginChunk(request);
-    else this.#simple(request);
+    if (this.#header.style === 'simple') this.#simple(request);
+    else this.#beginChunk(request);
   }
 
   #simple(request: SentRequest): void {
-    const { structured } = this.#owner;
-    if (structured && (request.command === Command.read || request.command === Command.blockStatus))
+    const { style } = this.#owner;
+    if (style === 'extended') throw corrupt('simple reply when extended headers were agreed upon');
+    if (
+      style === 'structured' &&
+      (request.command === Command.read || request.command === Command.blockStatus)
+    )
       throw corrupt('simple reply when structured reply chunk was expected');
     if (this.#header.error !== 0) request.error = replyError(this.#header.error);
     if (request.command !== Command.read || request.error) return this.#ended();
@@ -139,8 +147,9 @@ export class ReplyParser {
   }
 
   #beginChunk(request: SentRequest): void {
-    if (!this.#owner.structured) throw corrupt('structured reply without negotiation');
-    const { type, lengthBytes, flags } = this.#header;
+    const { type, lengthBytes, flags, style, offset } = this.#header;
+    if (style !== this.#owner.style) throw corrupt(`${style} reply without negotiation`);
+    if (style === 'extended' && offset !== request.offset) throw corrupt('reply for another offset');
     if ((type & FIRST_ERROR) !== 0) return this.#expect('payload', lengthBytes, 6, nbd.MAX_ERROR_BYTES);
     switch (type) {
       case ReplyType.none:
@@ -154,8 +163,12 @@ export class ReplyParser {
         if (request.command !== Command.read) break;
         return this.#expect('payload', lengthBytes, 12, 12);
       case ReplyType.blockStatus:
-        if (request.command !== Command.blockStatus) break;
-        return this.#expect('payload', lengthBytes, 12, 4 + 8 * nbd.MAX_STATUS_EXTENTS);
+      case ReplyType.blockStatusExtended: {
+        const isExtended = type === ReplyType.blockStatusExtended;
+        if (request.command !== Command.blockStatus || isExtended !== (style === 'extended')) break;
+        const mostBytes = extentsBytes(nbd.MAX_STATUS_EXTENTS, style);
+        return this.#expect('payload', lengthBytes, extentsBytes(1, style), mostBytes);
+      }
     }
     throw corrupt(`unexpected reply type ${type} to command ${request.command}`);
   }
@@ -178,9 +191,8 @@ export class ReplyParser {
       const start = this.#claim(request, readUint64Rounded(payload, 0), lengthBytes);
       request.buffer?.fill(0, start, start + lengthBytes);
     } else {
-      const { contextId, extents } = decodeExtents(payload);
-      if (contextId !== this.#owner.allocationContext)
-        throw corrupt('unexpected meta context in block status');
+      const { contextId, extents } = decodeExtents(payload, this.#owner.style);
+      if (contextId !== this.#owner.context) throw corrupt('unexpected meta context in block status');
       if (request.extent) throw corrupt('several NBD_REPLY_TYPE_BLOCK_STATUS chunks');
       request.extent = extents[0];
     }
@@ -240,9 +252,9 @@ export class ReplyParser {
     this.#request = undefined;
     this.#state = 'header';
     this.#collector.expect(nbd.SIMPLE_REPLY_BYTES);
-    const { flags, isStructured, cookieLow } = this.#header;
+    const { flags, style, cookieLow } = this.#header;
     if (!request || (flags & nbd.REPLY_FLAG_DONE) === 0) return;
-    if (isStructured && !request.error) checkComplete(request);
+    if (style !== 'simple' && !request.error) checkComplete(request);
     this.#owner.finished(cookieLow);
   }
 }

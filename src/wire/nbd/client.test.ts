@@ -286,7 +286,7 @@ test(
       const { peer } = server;
       await server.handshake(entry());
       const header = newRequest();
-      decodeRequest(await peer.take(REQUEST_BYTES), 0, header);
+      decodeRequest(await peer.take(REQUEST_BYTES), 0, header, 'simple');
       peer.socket.pause();
       server.simple(header);
       await host.clock.sleep(100);
@@ -428,11 +428,9 @@ test(
           server.handshake(entry({ refusals })),
         );
         const client = await connect(host);
-        const { structured, allocationContext, lengthBytes } = client.info;
-        assert.deepEqual(
-          [structured, allocationContext, lengthBytes],
-          [option === Option.setMetaContext, undefined, MiB],
-        );
+        const { style, context, lengthBytes } = client.info;
+        const expected = option === Option.setMetaContext ? 'structured' : 'simple';
+        assert.deepEqual([style, context, lengthBytes], [expected, undefined, MiB]);
         await client.close();
         await listener.close();
       }
@@ -477,9 +475,9 @@ test(
     const listener = await ScriptedServer.listen(host, ADDRESS, async (server) => {
       if (inHandshake) return trickle(server, Buffer.from('NBDMAGICIHAVEOPT'));
       await server.handshake(entry({ options: new Set([Option.go]) }));
-      const { cookieHigh, cookieLow } = await server.request();
+      const request = await server.request();
       const reply = Buffer.alloc(SIMPLE_REPLY_BYTES);
-      encodeSimpleReply(reply, 0, 0, { cookieHigh, cookieLow });
+      encodeSimpleReply(reply, 0, 0, request);
       await trickle(server, reply);
     });
     const since = (startedMs: number): number => Math.round((host.clock.nowMs() - startedMs) / 100);

@@ -7,7 +7,7 @@ import { BufferPool } from './buffer-pool.js';
 import { ByteReader } from './byte-reader.js';
 import { ClientHandshake, type NbdExportInfo } from './client-handshake.js';
 import { ReplyParser, type SentRequest } from './client-replies.js';
-import { encodeRequest, type Extent } from './codec.js';
+import { encodeRequest, type Extent, type HeaderStyle, type NewRequest, requestBytes } from './codec.js';
 import * as nbd from './constants.js';
 import { Command } from './constants.js';
 import { ReplyStream, REPLY_BUFFER_BYTES } from './reply-stream.js';
@@ -35,6 +35,10 @@ export interface NbdClientOptions {
   host: Host;
   address: SocketAddress;
   exportName: string;
+  /** The metadata context that blockStatus is about (base:allocation). */
+  contextName?: string;
+  /** The headers to ask for first (extended); servers that lack them are spoken to in an older style. */
+  style?: HeaderStyle;
   handshakeTimeoutMs?: number;
   /** Of reads, writes and status; five times that of flushes, trims and zeroes. */
   requestTimeoutMs?: number;
@@ -82,8 +86,8 @@ export class NbdClient {
     this.#requestTimeoutMs = requestTimeoutMs;
     this.#stream = new ReplyStream(socket, new BufferPool((lengthBytes) => host.files.buffer(lengthBytes)));
     this.#parser = new ReplyParser({
-      structured: info.structured,
-      allocationContext: info.allocationContext,
+      style: info.style,
+      context: info.context,
       find: (high, low) => (high === COOKIE_HIGH ? this.#sent.get(low) : undefined),
       finished: (low) => this.#finished(low),
     });
@@ -91,7 +95,7 @@ export class NbdClient {
 
   /** Errors: those of the host's connect and of ClientHandshake.run; kind timeout. */
   static async connect(options: NbdClientOptions): Promise<NbdClient> {
-    const { host, address, exportName } = options;
+    const { host, address } = options;
     const timeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
     const socket = await host.net.connect(address, { timeoutMs });
     const reader = new ByteReader();
@@ -109,7 +113,8 @@ export class NbdClient {
       reader.fail(errnoError('ETIMEDOUT', 'NBD handshake failed')),
     );
     try {
-      const handshake = new ClientHandshake(reader, (message) => void socket.write(message), exportName);
+      const send = (message: Buffer): void => void socket.write(message);
+      const handshake = new ClientHandshake(reader, send, options);
       const info = await handshake.run();
       const client = new NbdClient(host, socket, info, options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS);
       handlers.data = (chunk) => client.#receive(chunk);
@@ -169,7 +174,7 @@ export class NbdClient {
     await this.#submit(Command.flush, 0, 0, 0);
   }
 
-  /** The extent that begins at offset; it may be longer than asked. Only with an agreed allocationContext. */
+  /** The extent that begins at offset; it may be longer than asked. Only with an agreed context. */
   async blockStatus(offset: number, lengthBytes: number): Promise<Extent> {
     const { extent } = await this.#submit(Command.blockStatus, nbd.CommandFlag.reqOne, offset, lengthBytes);
     assert(extent, 'a status without extent');
@@ -188,8 +193,8 @@ export class NbdClient {
     this.#timer?.cancel();
     if (this.#failure) return;
     this.#failure = errnoError('ESHUTDOWN');
-    const goodbye = Buffer.alloc(nbd.REQUEST_BYTES);
-    encodeRequest(goodbye, 0, header(Command.disconnect, 0, 0, 0, 0));
+    const goodbye = Buffer.alloc(requestBytes(this.info.style));
+    encodeRequest(goodbye, 0, header(Command.disconnect, 0, 0, 0, 0), this.info.style);
     this.#stream.flush();
     this.#socket.write(goodbye);
     this.#socket.end();
@@ -249,12 +254,15 @@ export class NbdClient {
     const { command, flags, offset, lengthBytes, payload } = pending;
     const request = header(command, flags, offset, lengthBytes, cookie);
     const gathered = payload && payload.length <= MAX_GATHERED_BYTES ? payload : undefined;
-    const bytes = nbd.REQUEST_BYTES + (gathered?.length ?? 0);
+    const { style } = this.info;
+    const headBytes = requestBytes(style);
+    const bytes = headBytes + (gathered?.length ?? 0);
     assert(bytes <= REPLY_BUFFER_BYTES, 'gathered request');
     const at = this.#stream.reserve(bytes);
-    encodeRequest(this.#stream.buffer, at, request);
+    if (payload && style === 'extended') request.flags |= nbd.CommandFlag.payloadLength;
+    encodeRequest(this.#stream.buffer, at, request, style);
     // Copied: a server that answers early must not make us send what the caller does with its buffer next.
-    if (gathered) this.#stream.buffer.set(gathered, at + nbd.REQUEST_BYTES);
+    if (gathered) this.#stream.buffer.set(gathered, at + headBytes);
     this.#stream.commit(bytes);
     if (payload && !gathered) this.#stream.sendCopy(payload);
     else this.#armFlush();
@@ -347,7 +355,7 @@ function header(
   offset: number,
   lengthBytes: number,
   cookieLow: number,
-): Parameters<typeof encodeRequest>[2] {
+): NewRequest {
   return { command, flags, offset, lengthBytes, cookieHigh: COOKIE_HIGH, cookieLow };
 }
 

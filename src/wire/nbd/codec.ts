@@ -198,135 +198,199 @@ export function uint32(value: number): Buffer {
   return out;
 }
 
-/** A request of the transmission phase; the cookie comes back in the reply as it was. */
-export interface Request {
+/** What headers both sides use: plain ones and simple replies, structured replies, or extended headers both ways. */
+export type HeaderStyle = 'simple' | 'structured' | 'extended';
+
+export function requestBytes(style: HeaderStyle): number {
+  return style === 'extended' ? nbd.EXTENDED_REQUEST_BYTES : nbd.REQUEST_BYTES;
+}
+
+/** Of a chunk's header; simple replies have no chunks. */
+export function chunkHeaderBytes(style: HeaderStyle): number {
+  return style === 'extended' ? nbd.EXTENDED_REPLY_BYTES : nbd.STRUCTURED_REPLY_BYTES;
+}
+
+/** What a reply says of the request that it answers: words of the request's own, which come back as they were. */
+export interface RequestId {
+  readonly cookieHigh: number;
+  readonly cookieLow: number;
+  /** The offset's words; only extended headers have them. */
+  readonly offsetHigh: number;
+  readonly offsetLow: number;
+}
+
+/** A request of the transmission phase. */
+export interface Request extends RequestId {
   flags: number;
   command: number;
   cookieHigh: number;
   cookieLow: number;
+  offsetHigh: number;
+  offsetLow: number;
   /** Rounded above 2^53, see readUint64Rounded. */
   offset: number;
+  /** Of the range; of the payload where extended headers have the flag payloadLength. */
   lengthBytes: number;
 }
 
-export function encodeRequest(out: Buffer, at: number, request: Request): void {
-  out.writeUInt32BE(nbd.REQUEST_MAGIC, at);
+export type NewRequest = Omit<Request, 'offsetHigh' | 'offsetLow'>;
+
+export function encodeRequest(out: Buffer, at: number, request: NewRequest, style: HeaderStyle): void {
+  const isExtended = style === 'extended';
+  out.writeUInt32BE(isExtended ? nbd.EXTENDED_REQUEST_MAGIC : nbd.REQUEST_MAGIC, at);
   out.writeUInt16BE(request.flags, at + 4);
   out.writeUInt16BE(request.command, at + 6);
   out.writeUInt32BE(request.cookieHigh, at + 8);
   out.writeUInt32BE(request.cookieLow, at + 12);
   writeUint64(out, at + 16, request.offset);
-  out.writeUInt32BE(request.lengthBytes, at + 24);
+  if (isExtended) writeUint64(out, at + 24, request.lengthBytes);
+  else out.writeUInt32BE(request.lengthBytes, at + 24);
 }
 
 /** Fills `into`; false: bad magic. */
-export function decodeRequest(bytes: Buffer, at: number, into: Request): boolean {
-  if (bytes.readUInt32BE(at) !== nbd.REQUEST_MAGIC) return false;
+export function decodeRequest(bytes: Buffer, at: number, into: Request, style: HeaderStyle): boolean {
+  const isExtended = style === 'extended';
+  const magic = isExtended ? nbd.EXTENDED_REQUEST_MAGIC : nbd.REQUEST_MAGIC;
+  if (bytes.readUInt32BE(at) !== magic) return false;
   into.flags = bytes.readUInt16BE(at + 4);
   into.command = bytes.readUInt16BE(at + 6);
   into.cookieHigh = bytes.readUInt32BE(at + 8);
   into.cookieLow = bytes.readUInt32BE(at + 12);
-  into.offset = readUint64Rounded(bytes, at + 16);
-  into.lengthBytes = bytes.readUInt32BE(at + 24);
+  into.offsetHigh = bytes.readUInt32BE(at + 16);
+  into.offsetLow = bytes.readUInt32BE(at + 20);
+  into.offset = into.offsetHigh * WORD + into.offsetLow;
+  into.lengthBytes = isExtended ? readUint64Rounded(bytes, at + 24) : bytes.readUInt32BE(at + 24);
   return true;
 }
 
 export function newRequest(): Request {
-  return { flags: 0, command: 0, cookieHigh: 0, cookieLow: 0, offset: 0, lengthBytes: 0 };
+  const words = { cookieHigh: 0, cookieLow: 0, offsetHigh: 0, offsetLow: 0 };
+  return { flags: 0, command: 0, ...words, offset: 0, lengthBytes: 0 };
 }
 
-/** Whom a reply answers. */
-export interface Cookie {
-  readonly cookieHigh: number;
-  readonly cookieLow: number;
-}
-
-export function encodeSimpleReply(out: Buffer, at: number, error: number, cookie: Cookie): void {
+export function encodeSimpleReply(out: Buffer, at: number, error: number, request: RequestId): void {
   out.writeUInt32BE(nbd.SIMPLE_REPLY_MAGIC, at);
   out.writeUInt32BE(error, at + 4);
-  out.writeUInt32BE(cookie.cookieHigh, at + 8);
-  out.writeUInt32BE(cookie.cookieLow, at + 12);
+  out.writeUInt32BE(request.cookieHigh, at + 8);
+  out.writeUInt32BE(request.cookieLow, at + 12);
 }
 
-/** The header of a chunk; its payload of lengthBytes follows. */
+/** The header of a chunk, structured or extended; its payload of lengthBytes follows. */
 export function encodeChunkHeader(
   out: Buffer,
   at: number,
   flags: number,
   type: number,
-  cookie: Cookie,
+  request: RequestId,
   lengthBytes: number,
+  style: HeaderStyle,
 ): void {
-  out.writeUInt32BE(nbd.STRUCTURED_REPLY_MAGIC, at);
+  const isExtended = style === 'extended';
+  out.writeUInt32BE(isExtended ? nbd.EXTENDED_REPLY_MAGIC : nbd.STRUCTURED_REPLY_MAGIC, at);
   out.writeUInt16BE(flags, at + 4);
   out.writeUInt16BE(type, at + 6);
-  out.writeUInt32BE(cookie.cookieHigh, at + 8);
-  out.writeUInt32BE(cookie.cookieLow, at + 12);
-  out.writeUInt32BE(lengthBytes, at + 16);
+  out.writeUInt32BE(request.cookieHigh, at + 8);
+  out.writeUInt32BE(request.cookieLow, at + 12);
+  if (!isExtended) return void out.writeUInt32BE(lengthBytes, at + 16);
+  out.writeUInt32BE(request.offsetHigh, at + 16);
+  out.writeUInt32BE(request.offsetLow, at + 20);
+  writeUint64(out, at + 24, lengthBytes);
 }
 
 /** A reply's header on the client's side. */
 export interface ReplyHeader {
-  isStructured: boolean;
+  style: HeaderStyle;
   /** Simple replies. */
   error: number;
-  /** Structured ones. */
+  /** Chunks. */
   flags: number;
   type: number;
+  /** Rounded above 2^53. */
   lengthBytes: number;
   cookieHigh: number;
   cookieLow: number;
+  /** Extended ones: the request's; rounded above 2^53. */
+  offset: number;
 }
+
+const STYLES: ReadonlyMap<number, HeaderStyle> = new Map<number, HeaderStyle>([
+  [nbd.SIMPLE_REPLY_MAGIC, 'simple'],
+  [nbd.STRUCTURED_REPLY_MAGIC, 'structured'],
+  [nbd.EXTENDED_REPLY_MAGIC, 'extended'],
+]);
 
 /** Bytes of the header that begins with this magic; 0 when there is none such. */
 export function replyHeaderBytes(magic: number): number {
-  if (magic === nbd.SIMPLE_REPLY_MAGIC) return nbd.SIMPLE_REPLY_BYTES;
-  return magic === nbd.STRUCTURED_REPLY_MAGIC ? nbd.STRUCTURED_REPLY_BYTES : 0;
+  const style = STYLES.get(magic);
+  if (style === undefined) return 0;
+  return style === 'simple' ? nbd.SIMPLE_REPLY_BYTES : chunkHeaderBytes(style);
 }
 
+/** The magic is one that replyHeaderBytes knows. */
 export function decodeReplyHeader(bytes: Buffer): ReplyHeader {
-  const isStructured = bytes.readUInt32BE(0) === nbd.STRUCTURED_REPLY_MAGIC;
+  const style = STYLES.get(bytes.readUInt32BE(0)) ?? 'simple';
+  const isSimple = style === 'simple';
+  const isExtended = style === 'extended';
   return {
-    isStructured,
-    error: isStructured ? 0 : bytes.readUInt32BE(4),
-    flags: isStructured ? bytes.readUInt16BE(4) : nbd.REPLY_FLAG_DONE,
-    type: isStructured ? bytes.readUInt16BE(6) : nbd.ReplyType.none,
-    lengthBytes: isStructured ? bytes.readUInt32BE(16) : 0,
+    style,
+    error: isSimple ? bytes.readUInt32BE(4) : 0,
+    flags: isSimple ? nbd.REPLY_FLAG_DONE : bytes.readUInt16BE(4),
+    type: isSimple ? nbd.ReplyType.none : bytes.readUInt16BE(6),
+    lengthBytes: isSimple ? 0 : isExtended ? readUint64Rounded(bytes, 24) : bytes.readUInt32BE(16),
     cookieHigh: bytes.readUInt32BE(8),
     cookieLow: bytes.readUInt32BE(12),
+    offset: isExtended ? readUint64Rounded(bytes, 16) : 0,
   };
 }
 
 export interface Extent {
   lengthBytes: number;
-  /** AllocationState bits. */
+  /** What the context says: AllocationState bits, a depth, dirty. */
   state: number;
 }
 
+/** Bytes of a status chunk's payload. */
+export function extentsBytes(count: number, style: HeaderStyle): number {
+  return style === 'extended' ? 8 + 16 * count : 4 + 8 * count;
+}
+
+/** The payload of a status chunk: of its type blockStatus, or blockStatusExtended with extended headers. */
 export function encodeExtents(
   out: Buffer,
   at: number,
   contextId: number,
   extents: readonly Extent[],
-): number {
+  style: HeaderStyle,
+): void {
   out.writeUInt32BE(contextId, at);
-  extents.forEach((extent, i) => {
-    out.writeUInt32BE(extent.lengthBytes, at + 4 + 8 * i);
-    out.writeUInt32BE(extent.state, at + 8 + 8 * i);
-  });
-  return 4 + 8 * extents.length;
+  if (style === 'extended') {
+    out.writeUInt32BE(extents.length, at + 4);
+    extents.forEach((extent, i) => {
+      writeUint64(out, at + 8 + 16 * i, extent.lengthBytes);
+      writeUint64(out, at + 16 + 16 * i, extent.state);
+    });
+  } else
+    extents.forEach((extent, i) => {
+      out.writeUInt32BE(extent.lengthBytes, at + 4 + 8 * i);
+      out.writeUInt32BE(extent.state, at + 8 + 8 * i);
+    });
 }
 
 /** Errors: kind corrupt. */
-export function decodeExtents(payload: Buffer): { contextId: number; extents: Extent[] } {
-  if (payload.length < 12 || (payload.length - 4) % 8 !== 0)
+export function decodeExtents(payload: Buffer, style: HeaderStyle): { contextId: number; extents: Extent[] } {
+  const isExtended = style === 'extended';
+  const [headBytes, extentBytes] = isExtended ? [8, 16] : [4, 8];
+  const count = (payload.length - headBytes) / extentBytes;
+  const isWhole = Number.isInteger(count) && count > 0;
+  if (!isWhole || (isExtended && payload.readUInt32BE(4) !== count))
     throw new BlockError('corrupt', 'Protocol error: invalid payload for NBD_REPLY_TYPE_BLOCK_STATUS');
   const extents: Extent[] = [];
-  for (let at = 4; at < payload.length; at += 8) {
-    const lengthBytes = payload.readUInt32BE(at);
+  for (let at = headBytes; at < payload.length; at += extentBytes) {
+    const lengthBytes = isExtended ? readUint53(payload, at, 'extent') : payload.readUInt32BE(at);
     if (lengthBytes === 0)
       throw new BlockError('corrupt', 'Protocol error: server sent status chunk with zero length');
-    extents.push({ lengthBytes, state: payload.readUInt32BE(at + 4) });
+    const state = isExtended ? readUint64Rounded(payload, at + 8) : payload.readUInt32BE(at + 4);
+    extents.push({ lengthBytes, state });
   }
   return { contextId: payload.readUInt32BE(0), extents };
 }

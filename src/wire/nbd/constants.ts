@@ -13,10 +13,14 @@ export const OPTION_REPLY_MAGIC_LOW = 0x045565a9;
 export const REQUEST_MAGIC = 0x25609513;
 export const SIMPLE_REPLY_MAGIC = 0x67446698;
 export const STRUCTURED_REPLY_MAGIC = 0x668e33ef;
+export const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
+export const EXTENDED_REPLY_MAGIC = 0x6e8a278c;
 
 export const REQUEST_BYTES = 28;
 export const SIMPLE_REPLY_BYTES = 16;
 export const STRUCTURED_REPLY_BYTES = 20;
+export const EXTENDED_REQUEST_BYTES = 32;
+export const EXTENDED_REPLY_BYTES = 32;
 export const OPTION_REQUEST_BYTES = 16;
 export const OPTION_REPLY_BYTES = 20;
 export const GREETING_BYTES = 18;
@@ -37,6 +41,7 @@ export const TransmissionFlag = {
   sendResize: 1 << 9,
   sendCache: 1 << 10,
   sendFastZero: 1 << 11,
+  blockStatusPayload: 1 << 12,
 } as const;
 
 export const Option = {
@@ -49,6 +54,7 @@ export const Option = {
   structuredReply: 8,
   listMetaContext: 9,
   setMetaContext: 10,
+  extendedHeaders: 11,
 } as const;
 
 export const OptionReply = {
@@ -65,6 +71,7 @@ export const OptionReply = {
   errShutdown: 0x80000007,
   errBlockSizeRequired: 0x80000008,
   errTooBig: 0x80000009,
+  errExtendedHeadersRequired: 0x8000000a,
 } as const;
 
 export const Info = { export: 0, name: 1, description: 2, blockSize: 3 } as const;
@@ -80,13 +87,14 @@ export const Command = {
   blockStatus: 7,
 } as const;
 
-export const CommandFlag = { fua: 1, noHole: 2, df: 4, reqOne: 8, fastZero: 16 } as const;
+export const CommandFlag = { fua: 1, noHole: 2, df: 4, reqOne: 8, fastZero: 16, payloadLength: 32 } as const;
 
 export const ReplyType = {
   none: 0,
   offsetData: 1,
   offsetHole: 2,
   blockStatus: 5,
+  blockStatusExtended: 6,
   error: 0x8001,
   errorOffset: 0x8002,
 } as const;
@@ -96,9 +104,10 @@ export const REPLY_FLAG_DONE = 1;
 /** Bits of a base:allocation extent. */
 export const AllocationState = { hole: 1, zero: 2 } as const;
 
+/** Metadata contexts: the protocol's own, and QEMU's. */
 export const BASE_ALLOCATION = 'base:allocation';
-/** QEMU's server gives its one context this id. */
-export const BASE_ALLOCATION_ID = 0;
+export const ALLOCATION_DEPTH = 'qemu:allocation-depth';
+export const DIRTY_BITMAP_PREFIX = 'qemu:dirty-bitmap:';
 
 /** Error numbers on the wire, whatever the machine's errno values are. */
 export const NbdError = {
@@ -116,6 +125,8 @@ export const NBD_DEFAULT_PORT = 10809;
 
 /** Largest option that is read: two strings of MAX_NBD_STRING_BYTES and a few hundred queries fit. */
 export const MAX_OPTION_BYTES = 64 * 1024;
+/** Contexts that one export may have, and a client ask for. */
+export const MAX_CONTEXTS = 1024;
 /** Extents of one BLOCK_STATUS reply; a client asks on from where it ends. */
 export const MAX_STATUS_EXTENTS = 8192;
 /** Payload of the largest error chunk: code, length, message. */

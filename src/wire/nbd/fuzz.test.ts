@@ -5,9 +5,13 @@ import { BlockError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
 import type { Host, HostSocket, SocketAddress } from '../../host/host.js';
 import { createSimulatedHost } from '../../host/simulated.js';
+import { NbdPeer } from '../../../test/kit/nbd-peer.js';
 import { MemoryTarget } from '../../../test/kit/nbd-target.js';
 import { NbdClient } from './client.js';
+import { encodeMetaContextRequest, type HeaderStyle, uint32 } from './codec.js';
+import { Command, Option } from './constants.js';
 import { NbdServer } from './server.js';
+import type { MetaContext } from './target.js';
 
 const ADDRESS: SocketAddress = { type: 'unix', path: '/tmp/nbd' };
 const RUNS = 150;
@@ -29,7 +33,7 @@ async function useClient(client: NbdClient): Promise<number> {
     client.writeZeroes(0, 4096, 0),
     client.trim(8192, 512),
     client.flush(),
-    ...(client.info.allocationContext === undefined ? [] : [client.blockStatus(0, MiB)]),
+    ...(client.info.context === undefined ? [] : [client.blockStatus(0, MiB)]),
   ];
   const results = await Promise.allSettled(requests);
   for (const result of results)
@@ -38,18 +42,63 @@ async function useClient(client: NbdClient): Promise<number> {
   return results.filter(({ status }) => status === 'fulfilled').length;
 }
 
+const dirty: MetaContext = {
+  name: 'qemu:dirty-bitmap:b',
+  extentAt: (_offset, lengthBytes) => ({ lengthBytes: Math.min(lengthBytes, 4096), state: 1 }),
+};
+
+/** What only a peer of hand-made bytes asks for: several contexts, told apart in one reply, and some of them. */
+async function askForContexts(host: Host): Promise<number> {
+  const peer = await NbdPeer.greet(host, ADDRESS);
+  await peer.option(Option.listMetaContext, encodeMetaContextRequest({ name: 'disk', queries: ['qemu:'] }));
+  await peer.go('disk', { extended: true, contexts: ['base:allocation', dirty.name] });
+  peer.request(Command.blockStatus, 0, MiB);
+  await peer.reply();
+  await peer.reply();
+  const payload = Buffer.concat([uint32(0), uint32(8192), uint32(1)]);
+  const answer = await peer.ask(Command.blockStatus, 0, payload.length, { payload, flags: 32 });
+  assert.equal(answer.failure, 0);
+  peer.request(Command.disconnect, 0, 0);
+  await peer.untilClosed();
+  return REQUESTS;
+}
+
+const REQUESTS = 7;
+
+function asStyle(style: HeaderStyle): (host: Host) => Promise<number> {
+  return async (host) =>
+    useClient(await NbdClient.connect({ host, address: ADDRESS, exportName: 'disk', style }));
+}
+
+const CONVERSATIONS = {
+  simple: asStyle('simple'),
+  structured: asStyle('structured'),
+  extended: asStyle('extended'),
+  contexts: askForContexts,
+} as const;
+
+/** Where the transmission begins: magic numbers of the first request, and of the first reply. */
+const MAGICS = {
+  simple: [0x25609513, 0x67446698],
+  structured: [0x25609513, 0x668e33ef],
+  extended: [0x21e41c71, 0x6e8a278c],
+  contexts: [0x21e41c71, 0x6e8a278c],
+} as const;
+
+type Kind = keyof typeof CONVERSATIONS;
+const KINDS = Object.keys(CONVERSATIONS) as Kind[];
+
 /** One honest conversation, tapped in the middle. */
-async function record(): Promise<Recording> {
+async function record(kind: Kind): Promise<Recording> {
   const simulation = createSimulatedHost({ seed: 3 });
   const { host } = simulation;
   const parts: { client: Buffer[]; server: Buffer[] } = { client: [], server: [] };
   await simulation.run(async () => {
     const hidden: SocketAddress = { type: 'unix', path: '/tmp/hidden' };
     const server = await NbdServer.listen(host, hidden);
-    server.addExport({ ...EXPORTED, target: new MemoryTarget(MiB) });
+    server.addExport({ ...EXPORTED, target: new MemoryTarget(MiB), contexts: [dirty] });
     const listener = await host.net.listen(ADDRESS, (socket) => void tap(host, hidden, socket, parts));
-    const client = await NbdClient.connect({ host, address: ADDRESS, exportName: 'disk' });
-    assert.equal(await useClient(client), 7);
+    assert.equal(await CONVERSATIONS[kind](host), kind === 'simple' ? REQUESTS - 1 : REQUESTS);
     await listener.close();
     await server.close();
   });
@@ -126,36 +175,43 @@ function transmissionStart(bytes: Buffer, magic: number): number {
   return at;
 }
 
-test('a server survives whatever a client sends, and serves the next one', async () => {
-  const { fromClient } = await record();
-  const start = transmissionStart(fromClient, 0x25609513);
-  await fc.assert(
-    fc.asyncProperty(stream(fromClient, [0, 4, start]), fc.nat(), async (bytes, seed) => {
-      const simulation = createSimulatedHost({ seed });
-      const { host } = simulation;
-      await simulation.run(async () => {
-        const server = await NbdServer.listen(host, ADDRESS, { handshakeTimeoutMs: 1000 });
-        server.addExport({ ...EXPORTED, target: new MemoryTarget(MiB) });
-        const socket = await host.net.connect(ADDRESS);
-        let received = 0;
-        socket.start({ onData: (chunk) => (received += chunk.length), onClose: () => undefined });
-        socket.write(bytes);
-        await host.clock.sleep(2000);
-        assert.ok(received <= 40 * MiB, `${received} bytes sent`);
-        const next = await NbdClient.connect({ host, address: ADDRESS, exportName: 'disk' });
-        await next.read(0, Buffer.alloc(4096));
-        await next.close();
-        socket.destroy();
-        await server.close();
-        assert.equal(server.connectionCount, 0);
-      });
-    }),
-    { numRuns: RUNS, seed: 20 },
-  );
-});
+for (const kind of KINDS) {
+  test(`a server survives whatever a client sends (${kind}), and serves the next one`, async () => {
+    const { fromClient } = await record(kind);
+    const start = transmissionStart(fromClient, MAGICS[kind][0]);
+    await fc.assert(
+      fc.asyncProperty(stream(fromClient, [0, 4, start]), fc.nat(), async (bytes, seed) => {
+        const simulation = createSimulatedHost({ seed });
+        const { host } = simulation;
+        await simulation.run(async () => {
+          const server = await NbdServer.listen(host, ADDRESS, { handshakeTimeoutMs: 1000 });
+          server.addExport({ ...EXPORTED, target: new MemoryTarget(MiB), contexts: [dirty] });
+          const socket = await host.net.connect(ADDRESS);
+          let received = 0;
+          socket.start({ onData: (chunk) => (received += chunk.length), onClose: () => undefined });
+          socket.write(bytes);
+          await host.clock.sleep(2000);
+          assert.ok(received <= 40 * MiB, `${received} bytes sent`);
+          const next = await NbdClient.connect({ host, address: ADDRESS, exportName: 'disk' });
+          await next.read(0, Buffer.alloc(4096));
+          await next.close();
+          socket.destroy();
+          await server.close();
+          assert.equal(server.connectionCount, 0);
+        });
+      }),
+      { numRuns: RUNS, seed: 20 },
+    );
+  });
+}
 
 /** Lets a client meet a server that says `bytes`: the handshake's at once, the replies' when it has asked. */
-async function meetServer(bytes: Buffer, handshakeBytes: number, seed: number): Promise<number> {
+async function meetServer(
+  bytes: Buffer,
+  handshakeBytes: number,
+  seed: number,
+  style: HeaderStyle,
+): Promise<number> {
   const simulation = createSimulatedHost({ seed });
   const { host } = simulation;
   return simulation.run(async () => {
@@ -165,7 +221,7 @@ async function meetServer(bytes: Buffer, handshakeBytes: number, seed: number): 
       host.clock.setTimer(500, () => void socket.write(bytes.subarray(handshakeBytes)));
     });
     try {
-      const options = { host, address: ADDRESS, exportName: 'disk' };
+      const options = { host, address: ADDRESS, exportName: 'disk', style };
       return await useClient(
         await NbdClient.connect({ ...options, handshakeTimeoutMs: 1000, requestTimeoutMs: 1000 }),
       );
@@ -178,14 +234,17 @@ async function meetServer(bytes: Buffer, handshakeBytes: number, seed: number): 
   });
 }
 
-test('a client survives whatever a server sends: every request ends', async () => {
-  const { fromServer } = await record();
-  const start = transmissionStart(fromServer, 0x668e33ef);
-  assert.equal(await meetServer(fromServer, start, 1), 7);
-  await fc.assert(
-    fc.asyncProperty(stream(fromServer, [0, 18, start]), fc.nat(), async (bytes, seed) => {
-      await meetServer(bytes, start, seed);
-    }),
-    { numRuns: RUNS, seed: 21 },
-  );
-});
+for (const style of ['simple', 'structured', 'extended'] as const) {
+  test(`a client survives whatever a server sends (${style}): every request ends`, async () => {
+    const { fromServer } = await record(style);
+    const start = transmissionStart(fromServer, MAGICS[style][1]);
+    const served = style === 'simple' ? REQUESTS - 1 : REQUESTS;
+    assert.equal(await meetServer(fromServer, start, 1, style), served);
+    await fc.assert(
+      fc.asyncProperty(stream(fromServer, [0, 18, start]), fc.nat(), async (bytes, seed) => {
+        await meetServer(bytes, start, seed, style);
+      }),
+      { numRuns: RUNS, seed: 21 },
+    );
+  });
+}

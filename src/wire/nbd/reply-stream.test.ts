@@ -29,6 +29,14 @@ class SlowSocket implements HostSocket {
   pause(): void {}
   resume(): void {}
   end(): void {}
+  isPeerGone(): boolean {
+    return false;
+  }
+
+  shutDown(): Promise<void> {
+    throw new Error('not by this test');
+  }
+
   destroy(): void {}
 }
 

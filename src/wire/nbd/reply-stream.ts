@@ -24,6 +24,7 @@ export class ReplyStream {
   #bufferEnd = 0;
   /** Full or foreign buffers that the socket holds, oldest first, with what #writtenBytes was after them. */
   readonly #held: Array<{ buffer: Buffer; end: number }> = [];
+  #isClosed = false;
 
   constructor(socket: HostSocket, pool: BufferPool) {
     this.#socket = socket;
@@ -83,8 +84,17 @@ export class ReplyStream {
     this.#release();
   }
 
+  /** The socket is gone: what it held is left to it, and what is still sent goes nowhere. */
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    for (const { buffer } of this.#held.splice(0)) this.#pool.leave(buffer);
+    this.#pool.leave(this.buffer);
+  }
+
   /** False: the socket still needs the bytes. */
   #write(bytes: Buffer): boolean {
+    if (this.#isClosed) return true;
     const sent = this.#socket.write(bytes) === 'sent';
     this.#writtenBytes += bytes.length;
     return sent;
@@ -107,6 +117,7 @@ export class ReplyStream {
 
   #renew(): void {
     assert(this.#sent === this.#used, 'unsent replies in a full buffer');
+    assert(!this.#isClosed, 'a closed stream holds nothing back');
     this.#held.push({ buffer: this.buffer, end: this.#bufferEnd });
     this.buffer = this.#pool.take(REPLY_BUFFER_BYTES);
     this.#sent = this.#used = 0;

@@ -1,9 +1,9 @@
 import { toBlockError, errnoOf, type BlockError } from '../../base/error.js';
 import { KiB, MAX_NBD_REQUEST_BYTES, MAX_REQUEST_BYTES } from '../../base/limits.js';
-import { nbdErrorOf, type Extent, type Request } from './codec.js';
-import { AllocationState, Command, CommandFlag, MAX_STATUS_EXTENTS, NbdError } from './constants.js';
+import { nbdErrorOf, type Extent, readUint64Rounded, type Request } from './codec.js';
+import { Command, CommandFlag, MAX_STATUS_EXTENTS, NbdError } from './constants.js';
 import type { Agreement } from './server-handshake.js';
-import { type NbdTarget, TargetFlag } from './target.js';
+import { type MetaContext, type NbdTarget, TargetFlag } from './target.js';
 
 /** Read at once while prefetching. */
 const CACHE_PIECE_BYTES = 256 * KiB;
@@ -15,6 +15,8 @@ export interface CommandRule {
   readonly flags: number;
   /** DF, too, once structured replies are agreed. */
   readonly takesDf?: boolean;
+  /** PAYLOAD_LENGTH, too, with extended headers. */
+  readonly takesPayload?: boolean;
   /** Refused on a read-only export. */
   readonly modifies: boolean;
   /** Length is bounded by MAX_NBD_REQUEST_BYTES. */
@@ -44,6 +46,7 @@ export const COMMANDS: ReadonlyMap<number, CommandRule> = new Map<number, Comman
     {
       name: 'write',
       flags: 0,
+      takesPayload: true,
       modifies: true,
       isBounded: true,
       pastEnd: NbdError.ENOSPC,
@@ -99,6 +102,7 @@ export const COMMANDS: ReadonlyMap<number, CommandRule> = new Map<number, Comman
     {
       name: 'block status',
       flags: CommandFlag.reqOne,
+      takesPayload: true,
       modifies: false,
       isBounded: false,
       pastEnd: NbdError.EINVAL,
@@ -112,11 +116,25 @@ export interface Refusal {
   readonly message: string;
 }
 
+/** BLOCK_STATUS with a payload that names no contexts, unknown ones, or some twice. */
+export const INVALID_PAYLOAD: Refusal = {
+  error: NbdError.EINVAL,
+  message: 'invalid payload of block status',
+};
+
+/** Whether it changes what is on the disk. */
+export function isChange(command: number): boolean {
+  return COMMANDS.get(command)?.modifies ?? false;
+}
+
 /** What is wrong with a request; undefined when it may run. Allocates only to complain. */
 export function refusalOf(request: Request, agreement: Agreement): Refusal | undefined {
   const { command, offset, lengthBytes } = request;
   const rule = COMMANDS.get(command);
   if (!rule) return { error: NbdError.EINVAL, message: `invalid request type (${command}) received` };
+  // Then the length is the payload's; the range is looked at when that is there.
+  const isFiltered = command === Command.blockStatus && (request.flags & CommandFlag.payloadLength) !== 0;
+  if (isFiltered) return refusalOfFlags(request, rule, agreement);
   if (rule.isBounded && lengthBytes > MAX_NBD_REQUEST_BYTES) {
     const message = `len (${lengthBytes}) is larger than max len (${MAX_NBD_REQUEST_BYTES})`;
     return { error: NbdError.EINVAL, message };
@@ -133,7 +151,8 @@ export function refusalOf(request: Request, agreement: Agreement): Refusal | und
 
 function refusalOfFlags(request: Request, rule: CommandRule, agreement: Agreement): Refusal | undefined {
   let valid = CommandFlag.fua | rule.flags;
-  if (rule.takesDf && agreement.structured) valid |= CommandFlag.df;
+  if (rule.takesDf && agreement.style !== 'simple') valid |= CommandFlag.df;
+  if (rule.takesPayload && agreement.style === 'extended') valid |= CommandFlag.payloadLength;
   if ((request.flags & ~valid) !== 0) {
     const flags = request.flags.toString(16);
     return {
@@ -142,7 +161,7 @@ function refusalOfFlags(request: Request, rule: CommandRule, agreement: Agreemen
     };
   }
   if (request.command !== Command.blockStatus) return undefined;
-  if (!agreement.baseAllocation)
+  if (agreement.contexts.size === 0)
     return { error: NbdError.EINVAL, message: 'CMD_BLOCK_STATUS not negotiated' };
   return request.lengthBytes === 0 ? { error: NbdError.EINVAL, message: 'need non-zero length' } : undefined;
 }
@@ -190,16 +209,26 @@ async function prefetch(target: NbdTarget, { offset, lengthBytes }: Request): Pr
     await target.read(offset + done, buffer.subarray(0, Math.min(buffer.length, lengthBytes - done)));
 }
 
+/** Which contexts a BLOCK_STATUS is about; undefined: the payload that should say so is not valid. */
+export function askedContexts(
+  payload: Buffer,
+  { contexts }: Agreement,
+): { lengthBytes: number; ids: number[] } | undefined {
+  const ids: number[] = [];
+  for (let at = 8; at < payload.length; at += 4) ids.push(payload.readUInt32BE(at));
+  const isValid = ids.length > 0 && new Set(ids).size === ids.length && ids.every((id) => contexts.has(id));
+  return isValid ? { lengthBytes: readUint64Rounded(payload, 0), ids } : undefined;
+}
+
 /** Extents from the request's offset on; neighbours that are alike are one. */
-export async function statusExtents(target: NbdTarget, request: Request): Promise<Extent[]> {
+export async function statusExtents(context: MetaContext, request: Request): Promise<Extent[]> {
   const most = (request.flags & CommandFlag.reqOne) !== 0 ? 1 : MAX_STATUS_EXTENTS;
   const extents: Extent[] = [];
   let { offset, lengthBytes: left } = request;
   // However finely a disk is divided, one request keeps others waiting only so long; the client asks on.
   for (let steps = 0; left > 0 && steps < MAX_STATUS_EXTENTS; steps++) {
-    const status = await target.status(offset, left);
-    const state = (status.data ? 0 : AllocationState.hole) | (status.zero ? AllocationState.zero : 0);
-    const lengthBytes = Math.min(status.lengthBytes, left);
+    const answer = context.extentAt(offset, left);
+    const { lengthBytes, state } = answer instanceof Promise ? await answer : answer;
     const last = extents.at(-1);
     if (last?.state === state) last.lengthBytes += lengthBytes;
     else if (extents.length === most) break;

@@ -3,13 +3,17 @@ import { Notifier } from '../../base/async.js';
 import { MAX_CLIENT_IN_FLIGHT_BYTES, MiB } from '../../base/limits.js';
 import type { Host, HostSocket, HostTimer } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
+import { LostChanges } from './lost-changes.js';
 import { ReplyStream } from './reply-stream.js';
 import { type Agreement, ServerHandshake } from './server-handshake.js';
+import { ServerReplies } from './server-replies.js';
 import { ServerTransmission } from './server-transmission.js';
 import type { NbdExport, NbdExportLookup } from './target.js';
 
-/** A client that has not chosen an export by then is dropped. */
-const HANDSHAKE_TIMEOUT_MS = 30_000;
+/** A client that has not chosen an export by then is dropped; QEMU's default. */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+/** How often it is looked whether a client has hung up whose requests are not read, since it is ahead of us. */
+const GONE_POLL_MS = 250;
 
 /** Answers of the handshake that the peer has not read; a listing of thousands of exports fits. */
 const MAX_HANDSHAKE_QUEUE_BYTES = 16 * MiB;
@@ -20,7 +24,14 @@ export interface NbdConnectionOptions {
   exports: NbdExportLookup;
   /** Shared by the connections of a server. */
   pool?: BufferPool;
+  /** Shared by all servers of the same disks. */
+  lost?: LostChanges;
+  /** 0: no limit. */
   handshakeTimeoutMs?: number;
+  /** Whether there is memory for another request; if not, proceed() is called when there is. */
+  hasMemory?: (connection: NbdServerConnection) => boolean;
+  /** It has chosen an export. */
+  onAgreed?: (connection: NbdServerConnection) => void;
   /** Payload that the client may have in flight. */
   mostInFlightBytes?: () => number;
   /** The socket is closed; requests may still be in flight (see idle). */
@@ -37,10 +48,12 @@ export class NbdServerConnection {
   readonly #host: Host;
   readonly #pool: BufferPool;
   readonly #mostInFlightBytes: () => number;
-  readonly #onClose: ((connection: NbdServerConnection) => void) | undefined;
+  readonly #lost: LostChanges;
+  readonly #options: NbdConnectionOptions;
   readonly #settled = new Notifier();
   readonly #handshake: ServerHandshake;
-  readonly #timer: HostTimer;
+  readonly #timer: HostTimer | undefined;
+  #goneTimer: HostTimer | undefined;
   #transmission: ServerTransmission | undefined;
   #agreement: Agreement | undefined;
   #isClosed = false;
@@ -50,11 +63,11 @@ export class NbdServerConnection {
     this.#socket = options.socket;
     this.#host = options.host;
     this.#pool = options.pool ?? new BufferPool((lengthBytes) => this.#host.files.buffer(lengthBytes));
-    this.#onClose = options.onClose;
+    this.#lost = options.lost ?? new LostChanges();
+    this.#options = options;
     this.#mostInFlightBytes = options.mostInFlightBytes ?? (() => MAX_CLIENT_IN_FLIGHT_BYTES);
-    this.#timer = this.#host.clock.setTimer(options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS, () =>
-      this.close(),
-    );
+    const timeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
+    if (timeoutMs > 0) this.#timer = this.#host.clock.setTimer(timeoutMs, () => this.close());
     this.#handshake = new ServerHandshake(options.exports, (message) => {
       this.#socket.write(message);
       return this.#socket.queuedBytes <= MAX_HANDSHAKE_QUEUE_BYTES;
@@ -81,6 +94,21 @@ export class NbdServerConnection {
     return this.#transmission?.inFlight ?? 0;
   }
 
+  /** For how long the peer has kept memory waiting for itself. */
+  hoardingMs(): number {
+    return this.#transmission?.hoardingMs() ?? 0;
+  }
+
+  /** The peer has hung up: nothing is done of what it sent and nobody has read yet. */
+  isPeerGone(): boolean {
+    return this.#socket.isPeerGone();
+  }
+
+  /** There is memory for requests again. */
+  proceed(): void {
+    this.#transmission?.proceed();
+  }
+
   /** Drops the connection now. */
   close(): void {
     if (this.#isClosed) return;
@@ -105,15 +133,20 @@ export class NbdServerConnection {
 
   #transmit(agreement: Agreement, rest: Buffer): void {
     assert(!this.#transmission, 'second transmission phase');
-    this.#timer.cancel();
+    this.#timer?.cancel();
     this.#agreement = agreement;
-    const replies = new ReplyStream(this.#socket, this.#pool);
+    this.#options.onAgreed?.(this);
+    const stream = new ReplyStream(this.#socket, this.#pool);
+    const replies = new ServerReplies(stream, this.#pool, agreement.style);
     this.#transmission = new ServerTransmission(
       {
         clock: this.#host.clock,
+        lost: this.#lost,
         mostInFlightBytes: this.#mostInFlightBytes,
-        pause: () => this.#socket.pause(),
-        resume: () => this.#socket.resume(),
+        hasMemory: () => this.#options.hasMemory?.(this) ?? true,
+        isPeerGone: () => this.#socket.isPeerGone(),
+        pause: () => this.#pause(),
+        resume: () => this.#resume(),
         drop: () => this.close(),
         finished: () => this.#end(),
         settled: () => this.#settled.notify(),
@@ -125,17 +158,32 @@ export class NbdServerConnection {
     if (rest.length > 0) this.#transmission.receive(rest);
   }
 
+  /** A socket that is not read does not tell that its peer has hung up. */
+  #pause(): void {
+    this.#socket.pause();
+    this.#goneTimer = this.#host.clock.setTimer(GONE_POLL_MS, () => {
+      if (this.#socket.isPeerGone()) this.close();
+      else this.#pause();
+    });
+  }
+
+  #resume(): void {
+    this.#goneTimer?.cancel();
+    this.#socket.resume();
+  }
+
   #end(): void {
     this.#isEnding = true;
-    this.#timer.cancel();
+    this.#timer?.cancel();
     this.#socket.end();
   }
 
   #closed(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    this.#timer.cancel();
+    this.#timer?.cancel();
+    this.#goneTimer?.cancel();
     this.#transmission?.close();
-    this.#onClose?.(this);
+    this.#options.onClose?.(this);
   }
 }

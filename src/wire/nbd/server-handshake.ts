@@ -8,20 +8,27 @@ import {
   decodeOption,
   encodeGreeting,
   encodeOptionReply,
+  type HeaderStyle,
   type OptionHeader,
   uint32,
   writeUint64,
 } from './codec.js';
 import * as nbd from './constants.js';
 import { Info, Option, OptionReply } from './constants.js';
-import { type NbdExport, type NbdExportLookup, transmissionFlags } from './target.js';
+import {
+  contextsOf,
+  type MetaContext,
+  type NbdExport,
+  type NbdExportLookup,
+  transmissionFlags,
+} from './target.js';
 
 /** What the two sides agreed upon. */
 export interface Agreement {
   readonly export: NbdExport;
-  readonly structured: boolean;
-  /** BLOCK_STATUS was agreed for base:allocation. */
-  readonly baseAllocation: boolean;
+  readonly style: HeaderStyle;
+  /** What BLOCK_STATUS is answered with, by id. */
+  readonly contexts: ReadonlyMap<number, MetaContext>;
 }
 
 /** 'drop': close the connection at once; 'end': after sending what is queued. */
@@ -59,6 +66,7 @@ const OPTIONS: ReadonlyMap<number, OptionRule> = new Map<number, OptionRule>([
     Option.setMetaContext,
     { name: 'set meta context', isEmpty: false, run: (h, payload) => h.setMetaContext(payload) },
   ],
+  [Option.extendedHeaders, { name: 'extended headers', isEmpty: true, run: (h) => h.extendedHeaders() }],
 ]);
 
 type State = 'clientFlags' | 'optionHeader' | 'optionPayload' | 'oversized';
@@ -83,9 +91,9 @@ export class ServerHandshake {
   #current: OptionHeader = { option: 0, lengthBytes: 0 };
   #isFixed = false;
   #noZeroes = false;
-  #structured = false;
-  /** The export that SET_META_CONTEXT agreed base:allocation for. */
-  #contextExport: string | undefined;
+  #style: HeaderStyle = 'simple';
+  /** What SET_META_CONTEXT agreed upon, for the export of that name. */
+  #contexts: { exportName: string; ids: readonly number[] } | undefined;
 
   /** `send` answers false when the peer has too much to read already. */
   constructor(exports: NbdExportLookup, send: (message: Buffer) => boolean) {
@@ -188,8 +196,18 @@ export class ServerHandshake {
   }
 
   structuredReply(): Outcome {
-    if (this.#structured) return this.#reply(OptionReply.errInvalid, 'structured reply already negotiated');
-    this.#structured = true;
+    if (this.#style === 'extended')
+      return this.#reply(OptionReply.errExtendedHeadersRequired, 'extended headers already negotiated');
+    if (this.#style !== 'simple')
+      return this.#reply(OptionReply.errInvalid, 'structured reply already negotiated');
+    this.#style = 'structured';
+    return this.#reply(OptionReply.ack);
+  }
+
+  extendedHeaders(): Outcome {
+    if (this.#style === 'extended')
+      return this.#reply(OptionReply.errInvalid, 'extended headers already negotiated');
+    this.#style = 'extended';
     return this.#reply(OptionReply.ack);
   }
 
@@ -206,10 +224,10 @@ export class ServerHandshake {
   /** EXPORT_NAME: no errors, only the connection's end. */
   exportName(payload: Buffer): Outcome {
     const found = this.#exports.find(payload.toString());
-    if (!found) return 'drop';
+    if (!found || this.#style === 'extended') return 'drop';
     const reply = Buffer.alloc(10 + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES_BYTES));
     writeUint64(reply, 0, found.target.lengthBytes);
-    reply.writeUInt16BE(transmissionFlags(found, this.#structured), 8);
+    reply.writeUInt16BE(transmissionFlags(found, this.#style), 8);
     this.#send(reply);
     return this.#agree(found);
   }
@@ -225,48 +243,51 @@ export class ServerHandshake {
     this.#reply(OptionReply.info, infoBlockSize());
     this.#reply(
       OptionReply.info,
-      infoExport(found.target.lengthBytes, transmissionFlags(found, this.#structured)),
+      infoExport(found.target.lengthBytes, transmissionFlags(found, this.#style)),
     );
     this.#reply(OptionReply.ack);
     return option === Option.go ? this.#agree(found) : 'more';
   }
 
   listMetaContext(payload: Buffer): Outcome {
-    const request = this.#metaRequest(payload, 'list meta context');
-    if (!request) return 'more';
-    const { queries } = request;
-    const wanted = queries.length === 0 || queries.includes('base:') || queries.includes(nbd.BASE_ALLOCATION);
-    return this.#answerContexts(wanted);
+    const asked = this.#metaRequest(payload, 'list meta context');
+    if (!asked) return 'more';
+    const { queries, contexts } = asked;
+    const isWanted = (name: string): boolean =>
+      queries.length === 0 || queries.some((query) => query === name || isFamilyOf(query, name));
+    return this.#answerContexts(contexts, isWanted);
   }
 
   setMetaContext(payload: Buffer): Outcome {
-    if (!this.#structured) {
+    if (this.#style === 'simple') {
       return this.#reply(
         OptionReply.errInvalid,
         "request option 'set meta context' when structured reply is not negotiated",
       );
     }
-    this.#contextExport = undefined;
-    const request = this.#metaRequest(payload, 'set meta context');
-    if (!request) return 'more';
-    const wanted = request.queries.includes(nbd.BASE_ALLOCATION);
-    if (wanted) this.#contextExport = request.name;
-    return this.#answerContexts(wanted);
+    this.#contexts = undefined;
+    const asked = this.#metaRequest(payload, 'set meta context');
+    if (!asked) return 'more';
+    const { name, queries, contexts } = asked;
+    const ids = contexts.flatMap((context, id) => (queries.includes(context.name) ? [id] : []));
+    this.#contexts = { exportName: name, ids };
+    return this.#answerContexts(contexts, (context) => queries.includes(context));
   }
 
-  #metaRequest(payload: Buffer, what: string): { name: string; queries: string[] } | undefined {
+  #metaRequest(payload: Buffer, what: string): MetaRequest | undefined {
     const request = this.#decode(() => decodeMetaContextRequest(payload, what));
-    if (request && !this.#exports.find(request.name)) {
-      this.#reply(OptionReply.errUnknown, `export '${request.name}' not present`);
-      return undefined;
-    }
-    return request;
+    if (!request) return undefined;
+    const found = this.#exports.find(request.name);
+    if (found) return { ...request, contexts: contextsOf(found) };
+    this.#reply(OptionReply.errUnknown, `export '${request.name}' not present`);
+    return undefined;
   }
 
-  #answerContexts(wanted: boolean): Outcome {
-    if (wanted) {
-      const name = Buffer.from(nbd.BASE_ALLOCATION);
-      this.#reply(OptionReply.metaContext, Buffer.concat([uint32(nbd.BASE_ALLOCATION_ID), name]));
+  #answerContexts(contexts: readonly MetaContext[], isWanted: (name: string) => boolean): Outcome {
+    for (const [id, { name }] of contexts.entries()) {
+      if (!isWanted(name)) continue;
+      const reply = Buffer.concat([uint32(id), Buffer.from(name)]);
+      if (this.#reply(OptionReply.metaContext, reply) === 'drop') return 'drop';
     }
     return this.#reply(OptionReply.ack);
   }
@@ -283,12 +304,23 @@ export class ServerHandshake {
   }
 
   #agree(found: NbdExport): Agreement {
-    return {
-      export: found,
-      structured: this.#structured,
-      baseAllocation: this.#structured && this.#contextExport === found.name,
-    };
+    const all = contextsOf(found);
+    const agreed = this.#contexts?.exportName === found.name ? this.#contexts.ids : [];
+    const contexts = new Map(agreed.flatMap((id) => (all[id] ? [[id, all[id]]] : [])));
+    return { export: found, style: this.#style, contexts };
   }
+}
+
+interface MetaRequest {
+  name: string;
+  queries: readonly string[];
+  /** All of the export. */
+  contexts: readonly MetaContext[];
+}
+
+/** A query that names a namespace, or QEMU's dirty bitmaps, lists all of it. */
+function isFamilyOf(query: string, name: string): boolean {
+  return ['base:', 'qemu:', nbd.DIRTY_BITMAP_PREFIX].includes(query) && name.startsWith(query);
 }
 
 function infoText(type: number, text: string): Buffer {

@@ -1,24 +1,25 @@
+import { defined } from '../../base/assert.js';
+import { BlockError } from '../../base/error.js';
 import { KiB, MAX_NBD_REQUEST_BYTES, MiB } from '../../base/limits.js';
 import type { HostClock } from '../../host/host.js';
 import type { BufferPool } from './buffer-pool.js';
 import { ByteCollector } from './byte-collector.js';
+import { decodeRequest, newRequest, type Request, requestBytes } from './codec.js';
+import { Command, CommandFlag } from './constants.js';
+import type { Change, LostChanges } from './lost-changes.js';
+import { REPLY_BUFFER_BYTES } from './reply-stream.js';
 import {
-  type Cookie,
-  decodeRequest,
-  encodeChunkHeader,
-  encodeExtents,
-  encodeSimpleReply,
-  type Extent,
-  newRequest,
-  type Request,
-  writeUint64,
-} from './codec.js';
-import * as nbd from './constants.js';
-import { Command, CommandFlag, ReplyType } from './constants.js';
-import { REPLY_BUFFER_BYTES, type ReplyStream } from './reply-stream.js';
-import { failureOf, type Refusal, refusalOf, runCommand, statusExtents } from './server-commands.js';
+  askedContexts,
+  failureOf,
+  INVALID_PAYLOAD,
+  isChange,
+  type Refusal,
+  refusalOf,
+  runCommand,
+  statusExtents,
+} from './server-commands.js';
 import type { Agreement } from './server-handshake.js';
-import { type Run, sparseRuns } from './sparse-data.js';
+import { DATA_AT, type ServerReplies } from './server-replies.js';
 import { type NbdTarget, TargetFlag } from './target.js';
 
 /** Replies that the peer has not taken, above which no more of its requests are read. */
@@ -31,29 +32,24 @@ const TURN_BYTES = 8 * MiB;
 const REQUEST_COST_BYTES = 8 * 1024;
 /** Reads of this size and more are sent from their own buffers. */
 const OWN_BUFFER_BYTES = 32 * KiB;
-/**
- * Where the data of a read begins in its own buffer: not right behind the head, since the kernel copies slowly to where
- * memory is not aligned (see HostFiles.buffer).
- */
-const DATA_AT = 64;
-/** Longest error text sent. */
-const MAX_MESSAGE_BYTES = 1024;
-
-const CHUNK = nbd.STRUCTURED_REPLY_BYTES;
-/** An OFFSET_DATA chunk before its data. */
-const DATA_CHUNK_BYTES = CHUNK + 8;
 
 type State = 'request' | 'payload' | 'skip' | 'closed';
 
-/** What the transmission phase tells its connection. */
+/** What the transmission phase tells its connection, and asks it. */
 export interface TransmissionOwner {
   readonly clock: HostClock;
+  /** Of all clients of the disk. */
+  readonly lost: LostChanges;
   /** Payload that this client may have in flight before no more of its requests are read. */
   mostInFlightBytes(): number;
+  /** Whether there is memory for another request; if not, proceed() is called when there is. */
+  hasMemory(): boolean;
+  /** The peer has hung up, though not all that it sent has been read. */
+  isPeerGone(): boolean;
   /** Stop or go on reading the peer's socket. */
   pause(): void;
   resume(): void;
-  /** The peer broke the protocol. */
+  /** The peer broke the protocol, or is gone. */
   drop(): void;
   /** The peer said DISC and everything it asked for is done. */
   finished(): void;
@@ -69,13 +65,13 @@ export class ServerTransmission {
   readonly #owner: TransmissionOwner;
   readonly #agreement: Agreement;
   readonly #target: NbdTarget;
-  readonly #structured: boolean;
-  readonly #replies: ReplyStream;
+  readonly #replies: ServerReplies;
   readonly #pool: BufferPool;
   readonly #request: Request = newRequest();
+  readonly #requestBytes: number;
   readonly #header = new ByteCollector();
   #state: State = 'request';
-  /** Of a write's payload that spans chunks. */
+  /** Of a request whose payload spans chunks. */
   #payload: Buffer | undefined;
   #payloadBytes = 0;
   #skipBytes = 0;
@@ -87,21 +83,34 @@ export class ServerTransmission {
   #flushArmed = false;
   #inFlight = 0;
   #inFlightBytes = 0;
+  /** Of what is in flight. */
+  readonly #changes = new Set<Change>();
   #isPaused = false;
+  #disconnecting = false;
+  /** The connection is gone: nothing new begins, nothing is answered. */
+  #isGone = false;
+  #progressMs: number;
 
-  constructor(owner: TransmissionOwner, agreement: Agreement, replies: ReplyStream, pool: BufferPool) {
+  constructor(owner: TransmissionOwner, agreement: Agreement, replies: ServerReplies, pool: BufferPool) {
     this.#owner = owner;
     this.#agreement = agreement;
     this.#target = agreement.export.target;
-    this.#structured = agreement.structured;
     this.#replies = replies;
     this.#pool = pool;
-    this.#header.expect(nbd.REQUEST_BYTES);
+    this.#requestBytes = requestBytes(agreement.style);
+    this.#header.expect(this.#requestBytes);
+    this.#progressMs = owner.clock.nowMs();
   }
 
   /** Requests that the target is still working on. */
   get inFlight(): number {
     return this.#inFlight;
+  }
+
+  /** For how long the peer has kept memory waiting: for the rest of a payload, or for taking its replies. */
+  hoardingMs(): number {
+    const isHoarding = this.#payload !== undefined || this.#replies.stream.queuedBytes > 0;
+    return isHoarding && this.#inFlight === 0 ? this.#owner.clock.nowMs() - this.#progressMs : 0;
   }
 
   /** The chunk may change after the call. */
@@ -112,19 +121,29 @@ export class ServerTransmission {
       this.#backlog = Buffer.concat([this.#backlog, chunk]);
       return;
     }
+    this.#progressMs = this.#owner.clock.nowMs();
     this.#process(chunk);
   }
 
   /** The peer has taken all replies. */
   drained(): void {
-    this.#replies.drained();
-    this.#continue();
+    this.#progressMs = this.#owner.clock.nowMs();
+    this.#replies.stream.drained();
+    this.proceed();
   }
 
-  /** The connection is gone: results of what is in flight are dropped. */
+  /**
+   * The connection is gone: results of what is in flight are dropped, and so is what has not begun. Changes that have
+   * are told to those who come after.
+   */
   close(): void {
     this.#state = 'closed';
+    this.#isGone = true;
     this.#backlog = undefined;
+    if (this.#payload) this.#pool.give(this.#payload);
+    this.#payload = undefined;
+    this.#replies.stream.close();
+    for (const change of this.#changes) this.#owner.lost.add(this.#target, change);
   }
 
   #isStalled(): boolean {
@@ -132,7 +151,8 @@ export class ServerTransmission {
       this.#turnBytes >= TURN_BYTES ||
       this.#inFlight >= MAX_IN_FLIGHT_REQUESTS ||
       this.#inFlightBytes >= this.#owner.mostInFlightBytes() ||
-      this.#replies.queuedBytes >= MAX_QUEUED_REPLY_BYTES + REPLY_BUFFER_BYTES
+      this.#replies.stream.queuedBytes >= MAX_QUEUED_REPLY_BYTES + REPLY_BUFFER_BYTES ||
+      !this.#owner.hasMemory()
     );
   }
 
@@ -141,14 +161,14 @@ export class ServerTransmission {
     while (at < chunk.length && this.#state !== 'closed') {
       if (this.#state === 'request') {
         if (this.#isStalled()) {
-          this.#replies.flush();
+          this.#replies.stream.flush();
           if (this.#isStalled()) break;
         }
         at = this.#takeRequest(chunk, at);
       } else if (this.#state === 'payload') at = this.#takePayload(chunk, at);
       else at = this.#skip(chunk, at);
     }
-    this.#replies.flush();
+    this.#replies.stream.flush();
     if (this.#state === 'closed') return;
     if (this.#turnBytes > 0) this.#armTurn();
     if (at < chunk.length) {
@@ -157,10 +177,11 @@ export class ServerTransmission {
     } else this.#setPaused(false);
   }
 
-  /** Goes on with what was left when the client was ahead. */
-  #continue(): void {
+  /** Goes on with what was left when the client was ahead; of one that has hung up meanwhile nothing is done. */
+  proceed(): void {
     const backlog = this.#backlog;
     if (!backlog || this.#isStalled() || this.#state === 'closed') return;
+    if (this.#owner.isPeerGone()) return this.#owner.drop();
     this.#backlog = undefined;
     this.#process(backlog);
   }
@@ -181,22 +202,23 @@ export class ServerTransmission {
   readonly #turnEnded = (): void => {
     this.#turnArmed = false;
     this.#turnBytes = 0;
-    this.#continue();
+    this.proceed();
   };
 
   /** Decodes and serves the request at `at`; answers where the next byte to look at is. */
   #takeRequest(chunk: Buffer, at: number): number {
     const request = this.#request;
+    const { style } = this.#agreement;
     let next: number;
     let isRequest: boolean;
-    if (this.#header.isEmpty && chunk.length - at >= nbd.REQUEST_BYTES) {
-      next = at + nbd.REQUEST_BYTES;
-      isRequest = decodeRequest(chunk, at, request);
+    if (this.#header.isEmpty && chunk.length - at >= this.#requestBytes) {
+      next = at + this.#requestBytes;
+      isRequest = decodeRequest(chunk, at, request, style);
     } else {
       next = at + this.#header.take(chunk, at);
       if (!this.#header.isComplete) return next;
-      isRequest = decodeRequest(this.#header.bytes, 0, request);
-      this.#header.expect(nbd.REQUEST_BYTES);
+      isRequest = decodeRequest(this.#header.bytes, 0, request, style);
+      this.#header.expect(this.#requestBytes);
     }
     if (!isRequest) {
       this.#owner.drop();
@@ -210,27 +232,36 @@ export class ServerTransmission {
   }
 
   #disconnect(): void {
-    this.#replies.flush();
+    this.#replies.stream.flush();
     this.#state = 'closed';
     if (this.#inFlight === 0) this.#owner.finished();
     else this.#disconnecting = true;
   }
-  #disconnecting = false;
 
   #serve(chunk: Buffer, at: number): number {
     const request = this.#request;
     const refusal = refusalOf(request, this.#agreement);
-    if (request.command === Command.write) return this.#beginWrite(chunk, at, refusal);
+    if (this.#hasPayload(request)) return this.#beginPayload(chunk, at, refusal);
     if (refusal) {
       this.#turnBytes += REQUEST_COST_BYTES;
-      this.#sendError(request, refusal);
+      this.#replies.sendError(request, refusal);
       return at;
     }
     if (request.command === Command.read) this.#read(request);
-    else if (request.command === Command.blockStatus)
-      this.#start(request, this.#blockStatus({ ...request }), 0);
-    else this.#start(request, this.#run({ ...request }), 0);
+    else if (request.command === Command.blockStatus) {
+      const copy = { ...request };
+      this.#start(copy, () => this.#blockStatus(copy, [...this.#agreement.contexts.keys()]), 0);
+    } else {
+      const copy = { ...request };
+      this.#start(copy, () => this.#run(copy), 0);
+    }
     return at;
+  }
+
+  /** With extended headers a flag says so; QEMU's client (10.0) leaves it out of writes, and sends their data all the same. */
+  #hasPayload({ command, flags }: Request): boolean {
+    if (command === Command.write) return true;
+    return this.#agreement.style === 'extended' && (flags & CommandFlag.payloadLength) !== 0;
   }
 
   #read(request: Request): void {
@@ -238,18 +269,18 @@ export class ServerTransmission {
     this.#turnBytes += Math.max(lengthBytes, REQUEST_COST_BYTES);
     if ((request.flags & CommandFlag.fua) !== 0) return this.#readLater(request);
     if (lengthBytes >= OWN_BUFFER_BYTES) return this.#readLarge(request);
-    const headBytes = this.#readHeadBytes(lengthBytes);
-    const at = this.#replies.reserve(headBytes + lengthBytes);
-    const { buffer } = this.#replies;
+    const { stream } = this.#replies;
+    const headBytes = this.#replies.readHeadBytes(lengthBytes);
+    const at = stream.reserve(headBytes + lengthBytes);
     const start = at + headBytes;
     try {
-      if (!this.#target.tryRead(request.offset, buffer.subarray(start, start + lengthBytes)))
+      if (!this.#target.tryRead(request.offset, stream.buffer, start, lengthBytes))
         return this.#readLater(request);
     } catch (error) {
-      return this.#sendError(request, failureOf(Command.read, error));
+      return this.#replies.sendError(request, failureOf(Command.read, error));
     }
-    this.#encodeReadHead(buffer, at, request);
-    this.#replies.commit(headBytes + lengthBytes);
+    this.#replies.encodeReadHead(stream.buffer, at, request);
+    stream.commit(headBytes + lengthBytes);
   }
 
   /** One that does not go through the gathering buffer. */
@@ -257,58 +288,22 @@ export class ServerTransmission {
     const { lengthBytes } = request;
     const buffer = this.#pool.take(DATA_AT + lengthBytes);
     try {
-      if (!this.#target.tryRead(request.offset, buffer.subarray(DATA_AT, DATA_AT + lengthBytes)))
-        return this.#start(request, this.#readInto(buffer, { ...request }), lengthBytes);
+      if (!this.#target.tryRead(request.offset, buffer, DATA_AT, lengthBytes)) {
+        const copy = { ...request };
+        return this.#start(copy, () => this.#readInto(buffer, copy), lengthBytes);
+      }
     } catch (error) {
       this.#pool.give(buffer);
-      return this.#sendError(request, failureOf(Command.read, error));
+      return this.#replies.sendError(request, failureOf(Command.read, error));
     }
-    this.#sendRead(buffer, request);
-  }
-
-  /** Sends data that lies at DATA_AT, and its head right before it; zeroes as holes where the client takes them. */
-  #sendRead(buffer: Buffer, request: Request): void {
-    if (this.#structured && (request.flags & CommandFlag.df) === 0) {
-      const runs = sparseRuns(buffer, DATA_AT, request.lengthBytes);
-      if (runs) return this.#sendSparse(buffer, request, runs);
-    }
-    const headAt = DATA_AT - this.#readHeadBytes(request.lengthBytes);
-    this.#encodeReadHead(buffer, headAt, request);
-    this.#replies.sendOwn(buffer, headAt, DATA_AT + request.lengthBytes);
-  }
-
-  /** Holes first: before each stretch of data lie zeroes, or DATA_AT bytes, so there is room for its head. */
-  #sendSparse(buffer: Buffer, request: Request, runs: readonly Run[]): void {
-    const data = runs.filter(({ isHole }) => !isHole);
-    const last = data.at(-1) ?? runs.at(-1);
-    for (const run of runs) if (run.isHole) this.#sendHole(request, run, run === last);
-    for (const { at, lengthBytes } of data) {
-      const headAt = DATA_AT + at - DATA_CHUNK_BYTES;
-      const flags = at === last?.at ? nbd.REPLY_FLAG_DONE : 0;
-      encodeChunkHeader(buffer, headAt, flags, ReplyType.offsetData, request, 8 + lengthBytes);
-      writeUint64(buffer, headAt + CHUNK, request.offset + at);
-      const end = DATA_AT + at + lengthBytes;
-      if (at === last?.at) this.#replies.sendOwn(buffer, headAt, end);
-      else this.#replies.sendPart(buffer, headAt, end);
-    }
-    if (data.length === 0) this.#pool.give(buffer);
-  }
-
-  #sendHole(request: Request, { at, lengthBytes }: Run, isLast: boolean): void {
-    const bytes = CHUNK + 12;
-    const to = this.#replies.reserve(bytes);
-    const { buffer } = this.#replies;
-    const flags = isLast ? nbd.REPLY_FLAG_DONE : 0;
-    encodeChunkHeader(buffer, to, flags, ReplyType.offsetHole, request, 12);
-    writeUint64(buffer, to + CHUNK, request.offset + at);
-    buffer.writeUInt32BE(lengthBytes, to + CHUNK + 8);
-    this.#replies.commit(bytes);
+    this.#replies.sendRead(buffer, request);
   }
 
   #readLater(request: Request): void {
     const { lengthBytes } = request;
     const buffer = this.#pool.take(DATA_AT + lengthBytes);
-    this.#start(request, this.#readInto(buffer, { ...request }), lengthBytes);
+    const copy = { ...request };
+    this.#start(copy, () => this.#readInto(buffer, copy), lengthBytes);
   }
 
   async #readInto(buffer: Buffer, request: Request): Promise<void> {
@@ -316,49 +311,42 @@ export class ServerTransmission {
     try {
       if ((request.flags & CommandFlag.fua) !== 0) await this.#target.flush();
       await this.#target.read(request.offset, buffer.subarray(DATA_AT, DATA_AT + lengthBytes));
+      this.#checkHere();
     } catch (error) {
       this.#pool.give(buffer);
       throw error;
     }
-    if (lengthBytes >= OWN_BUFFER_BYTES) return this.#sendRead(buffer, request);
-    const headBytes = this.#readHeadBytes(lengthBytes);
-    const at = this.#replies.reserve(headBytes + lengthBytes);
-    this.#encodeReadHead(this.#replies.buffer, at, request);
-    buffer.copy(this.#replies.buffer, at + headBytes, DATA_AT, DATA_AT + lengthBytes);
-    this.#replies.commit(headBytes + lengthBytes);
+    if (lengthBytes >= OWN_BUFFER_BYTES) return this.#replies.sendRead(buffer, request);
+    const { stream } = this.#replies;
+    const headBytes = this.#replies.readHeadBytes(lengthBytes);
+    const at = stream.reserve(headBytes + lengthBytes);
+    this.#replies.encodeReadHead(stream.buffer, at, request);
+    buffer.copy(stream.buffer, at + headBytes, DATA_AT, DATA_AT + lengthBytes);
+    stream.commit(headBytes + lengthBytes);
     this.#pool.give(buffer);
   }
 
-  #readHeadBytes(lengthBytes: number): number {
-    if (!this.#structured) return nbd.SIMPLE_REPLY_BYTES;
-    return lengthBytes === 0 ? CHUNK : DATA_CHUNK_BYTES;
-  }
-
-  #encodeReadHead(out: Buffer, at: number, request: Request): void {
-    const { lengthBytes } = request;
-    if (!this.#structured) return encodeSimpleReply(out, at, 0, request);
-    if (lengthBytes === 0) return encodeChunkHeader(out, at, nbd.REPLY_FLAG_DONE, ReplyType.none, request, 0);
-    encodeChunkHeader(out, at, nbd.REPLY_FLAG_DONE, ReplyType.offsetData, request, 8 + lengthBytes);
-    writeUint64(out, at + CHUNK, request.offset);
-  }
-
-  #beginWrite(chunk: Buffer, at: number, refusal: Refusal | undefined): number {
-    const { lengthBytes } = this.#request;
+  /** A write's data, or what BLOCK_STATUS is asked of. */
+  #beginPayload(chunk: Buffer, at: number, refusal: Refusal | undefined): number {
+    const { lengthBytes, command } = this.#request;
     this.#turnBytes += Math.max(lengthBytes, REQUEST_COST_BYTES);
     if (lengthBytes > MAX_NBD_REQUEST_BYTES) {
       this.#owner.drop();
       return at;
     }
-    if (refusal) {
-      this.#refusal = refusal;
+    const mostBytes = 8 + 4 * this.#agreement.contexts.size;
+    const isTooLong = command === Command.blockStatus && (lengthBytes % 4 !== 0 || lengthBytes > mostBytes);
+    const refused = refusal ?? (isTooLong ? INVALID_PAYLOAD : undefined);
+    if (refused) {
+      this.#refusal = refused;
       this.#skipBytes = lengthBytes;
       this.#state = 'skip';
       return this.#skip(chunk, at);
     }
     const end = at + lengthBytes;
     if (end <= chunk.length) {
-      const bytes = chunk.subarray(at, end);
-      if (!this.#writeNow(bytes)) this.#writeLater(this.#copyOf(bytes));
+      if (command !== Command.write) this.#filteredStatus(chunk.subarray(at, end));
+      else if (!this.#writeNow(chunk, at)) this.#writeLater(this.#copyOf(chunk.subarray(at, end)));
       return end;
     }
     this.#payload = this.#pool.take(lengthBytes);
@@ -374,25 +362,38 @@ export class ServerTransmission {
   }
 
   #takePayload(chunk: Buffer, at: number): number {
-    const payload = this.#payload;
-    const { lengthBytes } = this.#request;
-    if (!payload) return chunk.length;
+    const payload = defined(this.#payload, 'a payload under way');
+    const { lengthBytes, command } = this.#request;
     const end = Math.min(chunk.length, at + lengthBytes - this.#payloadBytes);
     chunk.copy(payload, this.#payloadBytes, at, end);
     this.#payloadBytes += end - at;
     if (this.#payloadBytes < lengthBytes) return end;
     this.#payload = undefined;
     this.#state = 'request';
-    if (this.#writeNow(payload.subarray(0, lengthBytes))) this.#pool.give(payload);
-    else this.#writeLater(payload);
+    if (command === Command.write && !this.#writeNow(payload, 0)) {
+      this.#writeLater(payload);
+      return end;
+    }
+    if (command !== Command.write) this.#filteredStatus(payload.subarray(0, lengthBytes));
+    this.#pool.give(payload);
     return end;
+  }
+
+  /** BLOCK_STATUS of some of the contexts; the effect length is in the payload, too. */
+  #filteredStatus(payload: Buffer): void {
+    const asked = askedContexts(payload, this.#agreement);
+    const request = { ...this.#request, flags: this.#request.flags & ~CommandFlag.payloadLength };
+    request.lengthBytes = asked?.lengthBytes ?? 0;
+    const refusal = asked ? refusalOf(request, this.#agreement) : INVALID_PAYLOAD;
+    if (refusal) return this.#replies.sendError(request, refusal);
+    this.#start(request, () => this.#blockStatus(request, asked?.ids ?? []), 0);
   }
 
   #skip(chunk: Buffer, at: number): number {
     const bytes = Math.min(this.#skipBytes, chunk.length - at);
     this.#skipBytes -= bytes;
     if (this.#skipBytes === 0 && this.#refusal) {
-      this.#sendError(this.#request, this.#refusal);
+      this.#replies.sendError(this.#request, this.#refusal);
       this.#refusal = undefined;
       this.#state = 'request';
     }
@@ -400,31 +401,34 @@ export class ServerTransmission {
   }
 
   /** False: must be written asynchronously. */
-  #writeNow(bytes: Buffer): boolean {
+  #writeNow(buffer: Buffer, start: number): boolean {
     const request = this.#request;
+    const { offset, lengthBytes } = request;
+    if (this.#lostBefore(request)) return false;
     try {
-      if (!this.#target.tryWrite(request.offset, bytes, this.#writeFlags(request))) return false;
+      if (!this.#target.tryWrite(offset, buffer, this.#writeFlags(request), start, lengthBytes)) return false;
     } catch (error) {
-      this.#sendError(request, failureOf(Command.write, error));
+      this.#replies.sendError(request, failureOf(Command.write, error));
       return true;
     }
-    this.#sendDone(request);
+    this.#replies.sendDone(request);
     return true;
   }
 
   #writeLater(buffer: Buffer): void {
     const request = { ...this.#request };
-    this.#start(request, this.#writeFrom(buffer, request), request.lengthBytes);
+    this.#start(request, () => this.#writeFrom(buffer, request), request.lengthBytes);
   }
 
   async #writeFrom(buffer: Buffer, request: Request): Promise<void> {
     const bytes = buffer.subarray(0, request.lengthBytes);
     try {
+      await this.#afterLost(request);
       await this.#target.write(request.offset, bytes, this.#writeFlags(request));
     } finally {
       this.#pool.give(buffer);
     }
-    this.#sendDone(request);
+    this.#replies.sendDone(request);
   }
 
   #writeFlags(request: Request): number {
@@ -432,22 +436,51 @@ export class ServerTransmission {
   }
 
   async #run(request: Request): Promise<void> {
+    if (isChange(request.command)) await this.#afterLost(request);
     await runCommand(this.#target, request);
-    this.#sendDone(request);
+    this.#replies.sendDone(request);
   }
 
-  async #blockStatus(request: Request): Promise<void> {
-    this.#sendExtents(request, await statusExtents(this.#target, request));
+  async #blockStatus(request: Request, ids: readonly number[]): Promise<void> {
+    const answers: Array<[id: number, extents: Awaited<ReturnType<typeof statusExtents>>]> = [];
+    for (const id of ids) {
+      const context = defined(this.#agreement.contexts.get(id), 'a context that was agreed upon');
+      answers.push([id, await statusExtents(context, request)]);
+    }
+    answers.forEach(([id, extents], i) =>
+      this.#replies.sendExtents(request, id, extents, i === answers.length - 1),
+    );
+  }
+
+  #lostBefore({ offset, lengthBytes }: Request): Promise<unknown> | undefined {
+    return this.#owner.lost.overlapping(this.#target, offset, lengthBytes);
+  }
+
+  /** Waits for changes of clients that are gone. Errors: closed, when this one is gone itself by then. */
+  async #afterLost(request: Request): Promise<void> {
+    for (let lost = this.#lostBefore(request); lost; lost = this.#lostBefore(request)) {
+      await lost;
+      this.#checkHere();
+    }
+  }
+
+  #checkHere(): void {
+    if (this.#isGone) throw new BlockError('closed', 'The client is gone');
   }
 
   /** Counts a request that is under way until it ends. */
-  #start({ command, cookieHigh, cookieLow }: Request, running: Promise<void>, payloadBytes: number): void {
+  #start(request: Request, begin: () => Promise<void>, payloadBytes: number): void {
     this.#turnBytes += REQUEST_COST_BYTES;
     this.#inFlight++;
     this.#inFlightBytes += payloadBytes;
-    running
-      .catch((error: unknown) => this.#sendError({ cookieHigh, cookieLow }, failureOf(command, error)))
+    const over = begin()
+      .catch((error: unknown) => this.#replies.sendError(request, failureOf(request.command, error)))
       .finally(() => this.#ended(payloadBytes));
+    if (!isChange(request.command)) return;
+    const { offset, lengthBytes } = request;
+    const change = { offset, lengthBytes, over };
+    this.#changes.add(change);
+    void over.then(() => this.#changes.delete(change));
   }
 
   #ended(payloadBytes: number): void {
@@ -463,42 +496,10 @@ export class ServerTransmission {
 
   readonly #flush = (): void => {
     this.#flushArmed = false;
-    this.#replies.flush();
+    this.#replies.stream.flush();
     if (this.#disconnecting && this.#inFlight === 0) {
       this.#disconnecting = false;
       this.#owner.finished();
-    } else this.#continue();
+    } else this.proceed();
   };
-
-  #sendDone(cookie: Cookie): void {
-    const at = this.#replies.reserve(nbd.SIMPLE_REPLY_BYTES);
-    encodeSimpleReply(this.#replies.buffer, at, 0, cookie);
-    this.#replies.commit(nbd.SIMPLE_REPLY_BYTES);
-  }
-
-  #sendError(cookie: Cookie, { error, message }: Refusal): void {
-    if (!this.#structured) {
-      const at = this.#replies.reserve(nbd.SIMPLE_REPLY_BYTES);
-      encodeSimpleReply(this.#replies.buffer, at, error, cookie);
-      this.#replies.commit(nbd.SIMPLE_REPLY_BYTES);
-      return;
-    }
-    const text = Buffer.from(message).subarray(0, MAX_MESSAGE_BYTES);
-    const at = this.#replies.reserve(CHUNK + 6 + text.length);
-    const { buffer } = this.#replies;
-    encodeChunkHeader(buffer, at, nbd.REPLY_FLAG_DONE, ReplyType.error, cookie, 6 + text.length);
-    buffer.writeUInt32BE(error, at + CHUNK);
-    buffer.writeUInt16BE(text.length, at + CHUNK + 4);
-    text.copy(buffer, at + CHUNK + 6);
-    this.#replies.commit(CHUNK + 6 + text.length);
-  }
-
-  #sendExtents(cookie: Cookie, extents: readonly Extent[]): void {
-    const bytes = 4 + 8 * extents.length;
-    const at = this.#replies.reserve(CHUNK + bytes);
-    const { buffer } = this.#replies;
-    encodeChunkHeader(buffer, at, nbd.REPLY_FLAG_DONE, ReplyType.blockStatus, cookie, bytes);
-    encodeExtents(buffer, at + CHUNK, nbd.BASE_ALLOCATION_ID, extents);
-    this.#replies.commit(CHUNK + bytes);
-  }
 }

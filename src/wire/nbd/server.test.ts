@@ -154,7 +154,7 @@ for (const structured of [false, true]) {
           assert.deepEqual([written.failure, written.cookieLow], [0, cookie]);
           assert.ok(target.bytes.subarray(512, 512 + lengthBytes).equals(payload));
           const read = await peer.ask(Command.read, 512, lengthBytes, { cookie });
-          assert.equal(read.isStructured, structured);
+          assert.equal(read.style, how);
           assert.equal(read.cookieLow, cookie);
           if (structured) {
             assert.equal(read.type, ReplyType.offsetData);
@@ -173,14 +173,14 @@ test(
     target.bytes.fill(1, 1024, 4096);
     const peer = await NbdPeer.greet(host, ADDRESS);
     await peer.go('disk');
-    const all = decodeExtents((await peer.ask(Command.blockStatus, 0, 8192)).payload);
+    const all = decodeExtents((await peer.ask(Command.blockStatus, 0, 8192)).payload, 'structured');
     assert.deepEqual(all.extents, [
       { lengthBytes: 1024, state: 3 },
       { lengthBytes: 3072, state: 0 },
       { lengthBytes: 4096, state: 3 },
     ]);
     const one = await peer.ask(Command.blockStatus, 0, 8192, { flags: CommandFlag.reqOne });
-    assert.deepEqual(decodeExtents(one.payload).extents, [{ lengthBytes: 1024, state: 3 }]);
+    assert.deepEqual(decodeExtents(one.payload, 'structured').extents, [{ lengthBytes: 1024, state: 3 }]);
     assert.equal((await peer.ask(Command.blockStatus, 0, 0)).failure, NbdError.EINVAL);
   }),
 );
@@ -300,7 +300,7 @@ test(
     await peer.go('disk');
     let steps = 0;
     target.status = async () => ({ lengthBytes: 1, zero: ++steps < 0, data: true });
-    const { extents } = decodeExtents((await peer.ask(Command.blockStatus, 0, SIZE)).payload);
+    const { extents } = decodeExtents((await peer.ask(Command.blockStatus, 0, SIZE)).payload, 'structured');
     assert.ok(steps <= 8192, `${steps} steps`);
     assert.deepEqual(extents, [{ lengthBytes: steps, state: 0 }]);
   }),

@@ -1,21 +1,29 @@
 import { BlockError } from '../../base/error.js';
 import {
   MAX_CLIENT_IN_FLIGHT_BYTES,
+  MAX_NBD_CONNECTIONS,
   MAX_NBD_STRING_BYTES,
+  MAX_SERVER_BUFFER_BYTES,
   MAX_SERVER_IN_FLIGHT_BYTES,
 } from '../../base/limits.js';
-import type { Host, HostListener, HostSocket, SocketAddress } from '../../host/host.js';
+import type { Host, HostListener, HostSocket, HostTimer, SocketAddress } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
+import { LostChanges } from './lost-changes.js';
 import { type NbdServerConnection, serveNbdConnection } from './server-connection.js';
 import type { NbdExport, NbdExportLookup } from './target.js';
 
 /** Connections beyond maxConnections that may wait for a place; as a listen backlog. */
 const MAX_WAITING = 128;
+/** A client that others wait for has this long to send what it announced, or to take what it asked for. */
+const HOARDING_MS = 10_000;
 
 export interface NbdServerOptions {
-  /** Served at once; the next ones wait, unanswered, for a place. 0 or absent: no bound. */
+  /** Served at once; the next ones wait, unanswered, for a place. 0 or absent: MAX_NBD_CONNECTIONS. */
   maxConnections?: number;
+  /** 0: no limit. */
   handshakeTimeoutMs?: number;
+  /** Shared with the other servers of the same disks. */
+  lost?: LostChanges;
 }
 
 /** Exports by name behind one listening socket. */
@@ -26,6 +34,10 @@ export class NbdServer implements NbdExportLookup {
   readonly #connections = new Set<NbdServerConnection>();
   readonly #waiting: HostSocket[] = [];
   readonly #pool: BufferPool;
+  readonly #lost: LostChanges;
+  /** Clients whose requests wait for memory. */
+  readonly #starved = new Set<NbdServerConnection>();
+  #starvedTimer: HostTimer | undefined;
   #listener: HostListener | undefined;
   #isClosed = false;
 
@@ -33,6 +45,7 @@ export class NbdServer implements NbdExportLookup {
     this.#host = host;
     this.#pool = new BufferPool((lengthBytes) => host.files.buffer(lengthBytes));
     this.#options = options;
+    this.#lost = options.lost ?? new LostChanges();
   }
 
   /** Errors: those of the host's listen. */
@@ -101,6 +114,7 @@ export class NbdServer implements NbdExportLookup {
   /** Drops all connections at once, stops listening and waits until none of their requests is in flight. */
   async close(): Promise<void> {
     this.#isClosed = true;
+    this.#starvedTimer?.cancel();
     for (const socket of this.#waiting.splice(0)) socket.destroy();
     const connections = [...this.#connections];
     for (const connection of connections) connection.close();
@@ -120,10 +134,14 @@ export class NbdServer implements NbdExportLookup {
 
   #accept(socket: HostSocket): void {
     if (this.#isClosed) return socket.destroy();
-    const most = this.#options.maxConnections ?? 0;
-    if (most === 0 || this.#connections.size < most) return this.#serve(socket);
+    if (this.#connections.size < this.#mostConnections()) return this.#serve(socket);
     if (this.#waiting.length < MAX_WAITING) this.#waiting.push(socket);
     else socket.destroy();
+  }
+
+  #mostConnections(): number {
+    const { maxConnections = 0 } = this.#options;
+    return maxConnections === 0 ? MAX_NBD_CONNECTIONS : maxConnections;
   }
 
   #serve(socket: HostSocket): void {
@@ -134,14 +152,50 @@ export class NbdServer implements NbdExportLookup {
       mostInFlightBytes: this.#shareBytes,
       exports: this,
       pool: this.#pool,
+      lost: this.#lost,
+      hasMemory: this.#hasMemory,
       ...(handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs }),
+      onAgreed: (agreed) => this.#dropGone(agreed),
       onClose: (closed) => this.#left(closed),
     });
     this.#connections.add(connection);
   }
 
+  /** A client that comes back finds nothing of what it sent on connections that it has left. */
+  #dropGone(newcomer: NbdServerConnection): void {
+    for (const connection of [...this.#connections])
+      if (connection !== newcomer && connection.isPeerGone()) connection.close();
+  }
+
+  readonly #hasMemory = (connection: NbdServerConnection): boolean => {
+    if (this.#pool.takenBytes < MAX_SERVER_BUFFER_BYTES) return true;
+    this.#starved.add(connection);
+    this.#pool.onLess = this.#feed;
+    this.#watchHoarders();
+    return false;
+  };
+
+  readonly #feed = (): void => {
+    if (this.#starved.size === 0 || this.#pool.takenBytes >= MAX_SERVER_BUFFER_BYTES) return;
+    this.#pool.onLess = undefined;
+    const starved = [...this.#starved];
+    this.#starved.clear();
+    this.#host.clock.defer(() => starved.forEach((connection) => connection.proceed()));
+  };
+
+  #watchHoarders(): void {
+    this.#starvedTimer ??= this.#host.clock.setTimer(HOARDING_MS, () => {
+      this.#starvedTimer = undefined;
+      if (this.#starved.size === 0) return;
+      for (const connection of [...this.#connections])
+        if (connection.hoardingMs() >= HOARDING_MS) connection.close();
+      if (this.#starved.size > 0) this.#watchHoarders();
+    });
+  }
+
   #left(connection: NbdServerConnection): void {
     this.#connections.delete(connection);
+    this.#starved.delete(connection);
     if (this.#isClosed) return;
     const next = this.#waiting.shift();
     if (next) this.#serve(next);

@@ -1,4 +1,5 @@
-import { TransmissionFlag } from './constants.js';
+import type { Extent, HeaderStyle } from './codec.js';
+import { AllocationState, BASE_ALLOCATION, TransmissionFlag } from './constants.js';
 
 /** Flags of a target's write and writeZeroes, with the numbers of the block layer's. */
 export const TargetFlag = {
@@ -28,14 +29,22 @@ export interface TargetStatus {
  */
 export interface NbdTarget {
   readonly lengthBytes: number;
-  tryRead(offset: number, buffer: Uint8Array): boolean;
+  /** [start, start + lengthBytes) of the buffer. */
+  tryRead(offset: number, buffer: Uint8Array, start: number, lengthBytes: number): boolean;
   read(offset: number, buffer: Uint8Array): Promise<void>;
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
+  tryWrite(offset: number, buffer: Uint8Array, flags: number, start: number, lengthBytes: number): boolean;
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
   discard(offset: number, lengthBytes: number): Promise<void>;
   flush(): Promise<void>;
   status(offset: number, lengthBytes: number): Promise<TargetStatus>;
+}
+
+/** What a metadata context says of the disk. */
+export interface MetaContext {
+  readonly name: string;
+  /** The stretch that begins at offset; not longer than asked. */
+  extentAt(offset: number, lengthBytes: number): Extent | Promise<Extent>;
 }
 
 export interface NbdExport {
@@ -45,6 +54,21 @@ export interface NbdExport {
   readonly readOnly: boolean;
   /** Several connections see one another's completed writes, and a flush on one covers all. */
   readonly multiConn: boolean;
+  /** Contexts beside base:allocation, in the order in which they are told. */
+  readonly contexts?: readonly MetaContext[];
+}
+
+/** All contexts of an export, by their ids. */
+export function contextsOf({ target, contexts = [] }: NbdExport): MetaContext[] {
+  return [{ name: BASE_ALLOCATION, extentAt: allocationOf(target) }, ...contexts];
+}
+
+function allocationOf(target: NbdTarget): MetaContext['extentAt'] {
+  return async (offset, lengthBytes) => {
+    const { zero, data, lengthBytes: known } = await target.status(offset, lengthBytes);
+    const state = (data ? 0 : AllocationState.hole) | (zero ? AllocationState.zero : 0);
+    return { lengthBytes: Math.min(known, lengthBytes), state };
+  };
 }
 
 /** How the handshake finds exports; the name '' is no alias, only an export of that name. */
@@ -53,13 +77,14 @@ export interface NbdExportLookup {
   list(): Iterable<NbdExport>;
 }
 
-/** What the export offers (the same set as QEMU's server; DF only once structured replies are agreed). */
-export function transmissionFlags(entry: NbdExport, structured: boolean): number {
+/** What the export offers (the same set as QEMU's server; some only once their headers are agreed). */
+export function transmissionFlags(entry: NbdExport, style: HeaderStyle): number {
   const flag = TransmissionFlag;
   let flags = flag.hasFlags | flag.sendFlush | flag.sendFua | flag.sendCache;
   if (entry.readOnly) flags |= flag.readOnly;
   else flags |= flag.sendTrim | flag.sendWriteZeroes | flag.sendFastZero;
   if (entry.multiConn) flags |= flag.canMultiConn;
-  if (structured) flags |= flag.sendDf;
+  if (style !== 'simple') flags |= flag.sendDf;
+  if (style === 'extended') flags |= flag.blockStatusPayload;
   return flags;
 }

@@ -12,6 +12,7 @@ import { fileDriver } from '../../file/index.js';
 import { rawDriver } from '../../raw/index.js';
 import { checkQcow2 } from '../check/check.js';
 import { qcow2Driver } from '../driver.js';
+import { writeBuffer } from '../../../host/whole-buffers.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
@@ -218,7 +219,7 @@ test('an image in a window of fixed size ends there: the write finds out, not th
     const clusterBytes = 4 * KiB;
     await make(machine, clusterBytes, 512 * MiB);
     const file = await machine.simulation.host.files.open(PATH, { write: true });
-    await file.write(MiB, Buffer.alloc(64 * KiB, 0x77));
+    await writeBuffer(file, MiB, Buffer.alloc(64 * KiB, 0x77));
     await file.close();
     const window = { driver: 'raw', size: MiB, file: { driver: 'file', filename: PATH } };
     const disk = await machine.bed.open({ driver: 'qcow2', file: window });

@@ -1,0 +1,42 @@
+import { deferred } from './async.js';
+import { errnoError } from './error.js';
+
+/** Whoever made requests wants those that have not begun no more: it is told once, for good. */
+export class CancelSignal {
+  #isCancelled = false;
+  readonly #listeners = new Set<() => void>();
+
+  get isCancelled(): boolean {
+    return this.#isCancelled;
+  }
+
+  cancel(): void {
+    if (this.#isCancelled) return;
+    this.#isCancelled = true;
+    for (const listener of [...this.#listeners]) listener();
+    this.#listeners.clear();
+  }
+
+  /** Throws ECANCELED once it is cancelled. */
+  check(): void {
+    if (this.#isCancelled) throw errnoError('ECANCELED');
+  }
+
+  /** What a wait answers, or ECANCELED, whichever comes first. */
+  async during(wait: Promise<void>): Promise<void> {
+    this.check();
+    const cancelled = deferred();
+    const forget = this.onCancel(() => cancelled.reject(errnoError('ECANCELED')));
+    try {
+      await Promise.race([wait, cancelled.promise]);
+    } finally {
+      forget();
+    }
+  }
+
+  /** `listener` is called at cancel(); the answer takes that back. Called by those who wait only. */
+  onCancel(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+}

@@ -1,0 +1,67 @@
+import { THROTTLE_LIMITS, ThrottleLimits, type ThrottleLimitName } from '../../schema/objects.js';
+import { int64, type JsonValue } from '../../schema/types.js';
+import { invalid, type ObjectType, parseProperty, type PropertyValues, UserObject } from './object.js';
+import { type AllLimits, checkLimits, NO_LIMITS, withLimits } from './throttle-limits.js';
+import { type ThrottleMember, Throttling } from './throttling.js';
+
+/** Limits of I/O for all who name it: throttle filters, and guests' disks. */
+export class ThrottleGroup extends UserObject {
+  readonly #throttling: Throttling;
+
+  constructor(id: string, throttling: Throttling) {
+    super(id, THROTTLE_GROUP, {});
+    this.#throttling = throttling;
+  }
+
+  get limits(): AllLimits {
+    return this.#throttling.limits;
+  }
+
+  /** Errors: invalid, when limits do not go together. */
+  set limits(limits: AllLimits) {
+    checkLimits(limits);
+    this.#throttling.limits = limits;
+  }
+
+  join(): ThrottleMember {
+    return this.#throttling.join();
+  }
+
+  override get(name: string): JsonValue {
+    if (name === 'limits') return { ...this.limits };
+    const limit = limitOf(name);
+    return limit === undefined ? super.get(name) : this.limits[limit];
+  }
+
+  override set(name: string, input: JsonValue): void {
+    if (limitOf(name) !== undefined) throw invalid('Property cannot be set after initialization');
+    const changes = parseProperty(this.type, name, input) as ThrottleLimits;
+    this.limits = withLimits(this.limits, changes);
+  }
+}
+
+/** x-iops-total and the like: an older way to give each limit by itself. */
+function limitOf(property: string): ThrottleLimitName | undefined {
+  return THROTTLE_LIMITS.find((name) => property === `x-${name}`);
+}
+
+function initialLimits(values: PropertyValues): AllLimits {
+  const single = Object.entries(values).filter(([name]) => name !== 'limits');
+  const given = Object.fromEntries(single.map(([name, value]) => [name.replace(/^x-/, ''), value]));
+  const limits = withLimits(NO_LIMITS, given);
+  return withLimits(limits, values['limits'] ?? {});
+}
+
+export const THROTTLE_GROUP: ObjectType = {
+  name: 'throttle-group',
+  parents: ['object'],
+  properties: [
+    { name: 'limits', qomType: 'ThrottleLimits', type: ThrottleLimits },
+    ...THROTTLE_LIMITS.map((name) => ({ name: `x-${name}`, qomType: 'int', type: int64 })),
+  ],
+  make(id, values, { host }) {
+    const group = new ThrottleGroup(id, new Throttling(host.clock));
+    group.limits = initialLimits(values);
+    return group;
+  },
+};
