@@ -15,15 +15,8 @@ export function registerRunState(engine: Running & Quitting & Parts<'command'>):
     singlestep: false,
     running: runState.isRunning,
   }));
-  engine.command('system_reset', () => reset(engine));
-  engine.command('system_powerdown', () => engine.emit('POWERDOWN', {}));
   engine.command('stop', () => stop(engine));
   engine.command('cont', () => cont(engine));
-}
-
-/** Nothing here has a state that a reset would clear. */
-export function reset(engine: Parts<'emit'>): void {
-  engine.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
 }
 
 /** After this no request of the guest is in flight, and all that it wrote is on disk unless a flush fails. */

@@ -1,3 +1,5 @@
+import { DESCRIPTOR_COMMANDS } from './descriptors.js';
+import { MACHINE_COMMANDS } from './machine.js';
 import { QOM_COMMANDS } from './qom.js';
 import type { ReturnTypes } from './returns.js';
 import {
@@ -300,6 +302,8 @@ export { BlockdevOptions, BlockExportOptions };
 
 /** The arguments of each command, by its name. Commands that take none are of type NO_ARGUMENTS. */
 export const COMMANDS = {
+  ...DESCRIPTOR_COMMANDS,
+  ...MACHINE_COMMANDS,
   ...QOM_COMMANDS,
   'block-commit': BlockCommit,
   'block-dirty-bitmap-add': BitmapAdd,
@@ -362,8 +366,6 @@ export const COMMANDS = {
   'query-version': NO_ARGUMENTS,
   quit: NO_ARGUMENTS,
   stop: NO_ARGUMENTS,
-  system_powerdown: NO_ARGUMENTS,
-  system_reset: NO_ARGUMENTS,
   transaction: Transaction,
   'x-debug-query-block-graph': NO_ARGUMENTS,
 } as const;

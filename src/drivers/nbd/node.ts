@@ -88,6 +88,10 @@ export class NbdNode implements DriverInstance {
     this.#client.abandon();
   }
 
+  yank(): void {
+    this.#client.abandon();
+  }
+
   close(): Promise<void> {
     return this.#client.close();
   }

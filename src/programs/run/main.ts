@@ -1,4 +1,5 @@
 import { setFlagsFromString } from 'node:v8';
+import { given } from '../../base/given.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { allDrivers } from '../../drivers/index.js';
 import type { HostListener } from '../../host/host.js';
@@ -36,6 +37,7 @@ export async function runMain(
     ...(process.env['TMPDIR'] !== undefined && { temporaryFolder: process.env['TMPDIR'] }),
     startStopped: options.startStopped,
     incoming: options.incoming,
+    identity: given({ name: options.name, uuid: options.uuid }),
     print: (line) => void process.stdout.write(`${line}\n`),
   });
   engine.opener.onProbed = (name, format, readOnly) =>
