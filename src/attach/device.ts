@@ -8,6 +8,8 @@ import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
 import type { NbdTarget } from '../wire/nbd/target.js';
+import type { DeviceModel, DiskModel } from './device-models.js';
+import { detachMedium, type Drive, IDLE } from './drive.js';
 import type { RunState } from './run-state.js';
 
 export type ErrorAction = 'report' | 'ignore' | 'stop' | 'enospc';
@@ -24,6 +26,9 @@ export interface DeviceProperties {
   /** Where the guest's I/O comes in: an NBD server whose one export (named by the device's id) is the device. */
   endpoint?: SocketAddress;
 }
+
+/** Of a device of a command line, which may have no id: then it has a path only. */
+export type FrontEndProperties = Omit<DeviceProperties, 'id'> & { id?: string };
 
 /** What a program gives, which may not be typed. Errors: kind invalid. */
 export function checkDeviceProperties(nodeName: string, properties: DeviceProperties): void {
@@ -54,45 +59,94 @@ export interface IoErrorEvent {
   reason: string;
 }
 
-/** A virtio-blk front end as an attach point: the node that it holds is the guest's disk. */
+/** What a front end is, beyond what its user chose. */
+export interface FrontEnd {
+  model: DeviceModel;
+  disk: DiskModel;
+  /** In QEMU's object tree. */
+  path: string;
+  /** What it is the disk of, where that is no node by itself. */
+  drive?: Drive;
+}
+
+/** A disk of the guest as an attach point: the node that it holds is the guest's disk. */
 export class GuestDevice {
-  readonly id: string;
+  /** The user's, if there is one. */
+  readonly id: string | undefined;
+  readonly model: DeviceModel;
+  readonly disk: DiskModel;
   readonly backend: BlockBackend;
+  readonly drive: Drive | undefined;
+  /** Of the device in QEMU's object tree. */
+  readonly path: string;
   ioStatus: 'ok' | 'failed' | 'nospace' = 'ok';
+  isTrayOpen = false;
   readonly #graph: Graph;
-  readonly #properties: DeviceProperties;
+  readonly #properties: FrontEndProperties;
   #endpoint: { server: NbdServer; target: DeviceEndpoint } | undefined;
 
-  private constructor(graph: Graph, properties: DeviceProperties, isIncoming: boolean) {
+  private constructor(graph: Graph, properties: FrontEndProperties, { model, disk, path, drive }: FrontEnd) {
     this.id = properties.id;
+    this.model = model;
+    this.disk = disk;
+    this.path = path;
+    this.drive = drive;
     this.#graph = graph;
-    this.#properties = properties;
-    this.backend = graph.createBackend({
-      description: `block device '${this.qdevPath}'`,
-      ...permissionsOf(properties, isIncoming),
-      isGuest: true,
-    });
-    this.backend.writethrough = !this.writeCache;
+    this.#properties = { ...policiesOf(drive), ...properties };
+    this.backend =
+      drive?.backend ?? graph.createBackend({ description: '', perm: 0, shared: ALL_PERMISSIONS });
   }
 
-  /** Errors: kind busy when the node's other users conflict; those of listen for the endpoint. */
+  /**
+   * `node`: its medium, where it has no drive. Errors: kind busy when the node's other users conflict; those of listen
+   * for the endpoint.
+   */
   static async create(
     graph: Graph,
-    node: Node,
-    properties: DeviceProperties,
+    node: Node | undefined,
+    properties: FrontEndProperties,
+    frontEnd: FrontEnd,
     runState: RunState,
     lost: LostChanges,
     onIoError: (event: IoErrorEvent) => void,
   ): Promise<GuestDevice> {
-    const device = new GuestDevice(graph, properties, runState.status === 'inmigrate');
-    await graph.transaction((transaction) => void transaction.attach(device.backend, 'root', node));
+    const device = new GuestDevice(graph, properties, frontEnd);
+    await device.#take(node, runState.status === 'inmigrate');
     try {
       if (properties.endpoint) await device.#listen(properties.endpoint, runState, lost, onIoError);
     } catch (error) {
-      await device.#detach();
+      await device.#giveBack();
       throw error;
     }
     return device;
+  }
+
+  /** The backend becomes the guest's. */
+  async #take(node: Node | undefined, isIncoming: boolean): Promise<void> {
+    const { backend } = this;
+    const before = { description: backend.description, isGuest: backend.isGuest };
+    const { perm, shared } = this.permissionsFor(node ?? backend.root?.node, isIncoming);
+    Object.assign(backend, { description: `block device '${this.qdevPath}'`, isGuest: true });
+    try {
+      await this.#graph.transaction((transaction) => {
+        transaction.setPermissions(backend, perm, shared);
+        if (node) transaction.attach(backend, 'root', node);
+      });
+    } catch (error) {
+      Object.assign(backend, before);
+      throw error;
+    }
+    backend.writethrough = !this.writeCache;
+  }
+
+  /** While the guest's state is still to come, an export may write the image for it. */
+  permissionsFor(node: Node | undefined, isIncoming: boolean): { perm: number; shared: number } {
+    const { readsOnly, resizable } = this.disk;
+    const isWriter = !readsOnly && node !== undefined && !node.readOnly;
+    const perm = Permission.consistentRead | (isWriter ? Permission.write : 0);
+    const isShared = isIncoming || (this.#properties.shareRw ?? false);
+    const shared = ALL_PERMISSIONS - (isShared ? 0 : Permission.write) - (resizable ? 0 : Permission.resize);
+    return { perm, shared };
   }
 
   async #listen(
@@ -104,12 +158,26 @@ export class GuestDevice {
     const target = new DeviceEndpoint(this, this.#properties, runState, onIoError);
     const server = await NbdServer.listen(this.#graph.host, address, { lost });
     this.#endpoint = { server, target };
-    server.addExport({ name: this.id, target, readOnly: false, multiConn: true });
+    server.addExport({
+      name: this.id ?? this.backend.name,
+      target,
+      readOnly: !this.backend.isWritable,
+      multiConn: true,
+    });
   }
 
-  /** Path of the device in QEMU's object tree, by which tools name it. */
+  /** By which tools name the disk: the id for most, else the path of the object that is it. */
   get qdevPath(): string {
-    return `/machine/peripheral/${this.id}/virtio-backend`;
+    const { disk, path, id } = this;
+    return disk.inner ? disk.inner(path, id ?? '') : (id ?? path);
+  }
+
+  /** Whether a failed request may stop the guest: only then is there a status to tell. */
+  get tellsIoStatus(): boolean {
+    const { readErrors = 'report', writeErrors = 'enospc' } = this.#properties;
+    return (
+      this.disk.hasIoStatus && (readErrors === 'stop' || writeErrors === 'stop' || writeErrors === 'enospc')
+    );
   }
 
   get endpointAddress(): SocketAddress | undefined {
@@ -117,45 +185,54 @@ export class GuestDevice {
   }
 
   get writeCache(): boolean {
-    return this.#properties.writeCache ?? true;
+    return this.#properties.writeCache ?? !(this.drive?.properties.writethrough ?? false);
   }
 
+  /** Ends it at the engine's end: its medium is closed with all other nodes. */
   async close(): Promise<void> {
     const dropped = this.#endpoint?.server.close();
     this.#endpoint?.target.end();
     await dropped;
     await this.backend.untilUnused();
-    await this.#detach();
+    await detachMedium(this.#graph, this.backend);
   }
 
-  async #detach(): Promise<void> {
-    const { root } = this.backend;
-    if (!root) return;
-    // The program may have requests of its own in flight.
-    await this.#graph.drained([root.node], () =>
-      this.#graph.transaction((transaction) => transaction.detach(root)),
-    );
+  /** The guest has no such device any more; its drive goes with it, and what only it held. */
+  async unplug(): Promise<void> {
+    const node = this.backend.root?.node;
+    await this.close();
+    this.drive?.forget();
+    if (node) await this.#graph.release([node]);
+  }
+
+  /** It did not come to be: the drive is as it was before. */
+  async #giveBack(): Promise<void> {
+    const { backend, drive } = this;
+    if (!drive) return detachMedium(this.#graph, backend);
+    Object.assign(backend, { description: drive.description, isGuest: false });
+    await this.#graph.transaction((transaction) => {
+      transaction.setPermissions(backend, IDLE.perm, IDLE.shared);
+    });
   }
 }
 
-/** While the guest's state is still to come, an export may write the image for it. */
-function permissionsOf(properties: DeviceProperties, isIncoming: boolean): { perm: number; shared: number } {
-  const perm = Permission.consistentRead | Permission.write;
-  const isShared = isIncoming || (properties.shareRw ?? false);
-  return { perm, shared: ALL_PERMISSIONS - (isShared ? 0 : Permission.write) };
+function policiesOf(drive: Drive | undefined): Pick<FrontEndProperties, 'readErrors' | 'writeErrors'> {
+  if (!drive) return {};
+  const { readErrors, writeErrors } = drive.properties;
+  return { readErrors, writeErrors };
 }
 
 /** The client of the endpoint is the guest: its requests wait while the guest is stopped, and errors follow policy. */
 class DeviceEndpoint implements NbdTarget {
   readonly #device: GuestDevice;
-  readonly #properties: DeviceProperties;
+  readonly #properties: FrontEndProperties;
   readonly #runState: RunState;
   readonly #onIoError: (event: IoErrorEvent) => void;
   #isEnded = false;
 
   constructor(
     device: GuestDevice,
-    properties: DeviceProperties,
+    properties: FrontEndProperties,
     runState: RunState,
     onIoError: (event: IoErrorEvent) => void,
   ) {

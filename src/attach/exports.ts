@@ -19,6 +19,8 @@ export interface ExportProperties {
   writable: boolean;
   /** Every write is durable when it completes. */
   writethrough?: boolean;
+  /** A drive: the export goes when its medium does. */
+  drive?: BlockBackend | undefined;
   /** Dirty bitmaps that clients may read; nobody changes them meanwhile. */
   bitmaps?: readonly BitmapReference[];
   /** Clients may ask which image of the chain has a stretch. */
@@ -37,6 +39,7 @@ interface BlockExport {
   readonly id: string;
   readonly name: string;
   readonly backend: BlockBackend;
+  readonly drive: BlockBackend | undefined;
   /** Those that it keeps from being changed. */
   readonly bitmaps: readonly DirtyBitmap[];
   /** It shuts down, which ends when no request of a client is in flight. */
@@ -126,7 +129,7 @@ export class ExportRegistry {
         ],
       });
       for (const bitmap of bitmaps) bitmap.busy = true;
-      this.#exports.set(id, { id, name, backend, bitmaps });
+      this.#exports.set(id, { id, name, backend, bitmaps, drive: properties.drive });
     } catch (error) {
       await this.#detach(backend);
       throw error;
@@ -147,6 +150,12 @@ export class ExportRegistry {
       throw new BlockError('busy', `export '${id}' still in use`);
     const gone = this.#shutDown(entry, server.removeExport(entry.name, 'hard'));
     if (!isWorking) await gone;
+  }
+
+  /** Those that were made of a drive, whose medium goes. */
+  async removeOf(drive: BlockBackend): Promise<void> {
+    const made = [...this.#exports.values()].filter((entry) => entry.drive === drive);
+    for (const { id, gone } of made) if (!gone) await this.remove(id, 'hard');
   }
 
   async close(): Promise<void> {

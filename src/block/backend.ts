@@ -30,6 +30,8 @@ export interface BackendUser {
 export interface BackendProperties {
   /** In permission conflicts: "block device '/machine/...'", "an unnamed block device", "stream job 'job0'". */
   description: string;
+  /** A drive's id, by which commands know it (none). */
+  name?: string;
   perm: number;
   shared: number;
   user?: BackendUser;
@@ -70,11 +72,16 @@ export interface OperationStatistics {
  * permissions, counts, and is where drained sections hold requests back.
  */
 export class BlockBackend {
-  readonly description: string;
+  /** A drive's id, by which commands know it; '' for all others. */
+  name: string;
+  /** Counts the backends of a graph. */
+  readonly number: number;
+  /** A drive's changes when a device of the guest takes it. */
+  description: string;
+  isGuest: boolean;
   readonly user: BackendUser;
   readonly isUser: boolean;
   readonly owner: object | undefined;
-  readonly isGuest: boolean;
   /** What it asks of its node; the graph keeps them. */
   perm: number;
   shared: number;
@@ -88,6 +95,8 @@ export class BlockBackend {
   };
   /** Every write is durable when it completes. */
   writethrough = false;
+  /** How its last medium was, for the next one. */
+  mediumWasReadOnly = false;
   /** Woken when a request ends; the graph's drained sections wait on it. */
   readonly idle: Notifier;
   readonly clock: HostClock;
@@ -102,8 +111,10 @@ export class BlockBackend {
   #quiesced = 0;
   readonly #resumed = new Notifier();
 
-  constructor(properties: BackendProperties, host: Host, idle: Notifier) {
+  constructor(properties: BackendProperties, host: Host, idle: Notifier, number = 0) {
+    this.name = properties.name ?? '';
     this.description = properties.description;
+    this.number = number;
     this.perm = properties.perm;
     this.shared = properties.shared;
     this.user = properties.user ?? {};

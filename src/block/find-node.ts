@@ -6,10 +6,13 @@ import { NodeNames } from './full-filename.js';
 import { Node } from './node.js';
 
 /**
- * By the two names that commands take. A device is known by no name of its own, so only the node's finds anything.
+ * By the two names that commands take: a drive's id, which stands for its medium, or a node's name.
  * Errors: not-found, in QEMU's words.
  */
 export function findNode(graph: Graph, device: string | undefined, nodeName: string | undefined): Node {
+  const drive = device === undefined ? undefined : graph.drives.get(device);
+  if (drive?.root) return drive.node;
+  if (drive) throw new BlockError('not-found', `Device '${device ?? ''}' has no medium`);
   const found = graph.nodes.get(nodeName ?? '');
   if (found) return found;
   const names = `device='${device ?? ''}' nor node-name='${nodeName ?? ''}'`;
@@ -34,8 +37,8 @@ export function checkNotBlocked(node: Node): void {
   node.assertNotBlocked();
   for (const { parent, role } of node.parents) {
     if (role !== 'backing' || !(parent instanceof Node)) continue;
-    const reason = `node is used as backing hd of '${parent.name}'`;
-    throw new BlockError('busy', `Node '${node.name}' is busy: ${reason}`, { node: node.name });
+    const reason = `node is used as backing hd of '${parent.label}'`;
+    throw new BlockError('busy', `Node '${node.label}' is busy: ${reason}`, { node: node.name });
   }
 }
 

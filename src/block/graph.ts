@@ -25,6 +25,8 @@ export class Graph {
   /** By name, in order of creation. */
   readonly nodes = new Map<string, Node>();
   readonly backends = new Set<BlockBackend>();
+  /** The drives' by their ids, with a medium or without one. */
+  readonly drives = new Map<string, BlockBackend>();
   /** Set by the composition root: what drivers report. */
   onDriverEvent: (node: Node, event: DriverEvent) => void = () => undefined;
   /** Told of lines that QEMU's drivers print on standard error: the programs print them. */
@@ -33,6 +35,7 @@ export class Graph {
   readonly #idle = new Notifier();
   readonly #sections = new Set<DrainedSection>();
   #generated = 0;
+  #backendCount = 0;
 
   constructor(host: Host) {
     this.host = host;
@@ -58,6 +61,8 @@ export class Graph {
     if (!/^[A-Za-z][A-Za-z0-9_.-]*$/.test(name))
       throw new BlockError('invalid', `Invalid node-name: '${name}'`);
     if (name.length > MAX_NODE_NAME_CHARS) throw new BlockError('invalid', 'Node name too long');
+    if (this.drives.has(name))
+      throw new BlockError('exists', `node-name=${name} is conflicting with a device id`);
     if (this.nodes.has(name)) throw new BlockError('exists', `Duplicate nodes with node-name='${name}'`);
   }
 
@@ -70,7 +75,7 @@ export class Graph {
   }
 
   createBackend(properties: BackendProperties): BlockBackend {
-    return new BlockBackend(properties, this.host, this.#idle);
+    return new BlockBackend(properties, this.host, this.#idle, this.#backendCount++);
   }
 
   /**

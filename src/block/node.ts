@@ -231,6 +231,18 @@ export class Node {
     return this.instance.allocatedBytes?.() ?? this.filtered?.node.allocatedBytes();
   }
 
+  /** The drive whose medium it is; '' for none. */
+  get driveName(): string {
+    for (const { parent } of this.parents)
+      if (!(parent instanceof Node) && parent.name !== '') return parent.name;
+    return '';
+  }
+
+  /** How messages call it: by its drive, if it is one's medium. */
+  get label(): string {
+    return this.driveName || this.name;
+  }
+
   get isFilter(): boolean {
     return this.driver.kind === 'filter';
   }
@@ -343,7 +355,7 @@ export class Node {
     }
     const reason = this.#blockers.at(-1);
     if (reason === undefined) return;
-    throw new BlockError('busy', `Node '${this.name}' is busy: ${reason}`, { node: this.name });
+    throw new BlockError('busy', `Node '${this.label}' is busy: ${reason}`, { node: this.name });
   }
 
   /** How permission conflicts name this node as a parent. */

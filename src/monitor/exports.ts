@@ -97,6 +97,7 @@ async function addNbdExport(
   if (!engine.exports.isServing) throw new BlockError('invalid', 'NBD server not running');
   const node = findNode(engine.graph, args.device, args.device);
   const writable = (args.writable ?? false) && !node.readOnly;
+  const drive = engine.graph.drives.get(args.device);
   await openExport(engine, node, {
     id: name,
     name,
@@ -104,6 +105,7 @@ async function addNbdExport(
     ...given({
       description: args.description,
       bitmaps: args.bitmap === undefined ? undefined : [args.bitmap],
+      drive,
     }),
   });
 }

@@ -1,6 +1,8 @@
 /** What a command of the human monitor takes: letters of its flags, and how each operand is missed. */
 export interface HmpSyntax {
   flags?: string;
+  /** Those that follow the first operand. */
+  laterFlags?: string;
   operands?: ReadonlyArray<{ missing: string } | 'optional'>;
 }
 
@@ -35,20 +37,24 @@ function unescape(text: string): string {
 /** Errors: HmpSyntaxError in QEMU's words; `name` is the command with its short form, `path` what help knows it by. */
 export function parseArguments(
   words: readonly string[],
-  { flags = '', operands = [] }: HmpSyntax,
+  { flags = '', laterFlags = '', operands = [] }: HmpSyntax,
   { name, path }: { name: string; path: string },
 ): HmpArguments {
   const refuse = (what: string): never => {
     throw new HmpSyntaxError(`${name}: ${what}\nTry "help ${path}" for more information`);
   };
   const given = new Set<string>();
-  let rest = words;
-  for (; flags !== '' && rest[0]?.startsWith('-') === true; rest = rest.slice(1)) {
-    const letter = rest[0].charAt(1);
-    if (letter === '' || !flags.includes(letter) || rest[0].length > 2)
-      refuse(`unsupported option ${rest[0]}`);
-    given.add(letter);
-  }
+  const takeFlags = (rest: readonly string[], known: string): readonly string[] => {
+    for (; known !== '' && rest[0]?.startsWith('-') === true; rest = rest.slice(1)) {
+      const letter = rest[0].charAt(1);
+      if (letter === '' || !known.includes(letter) || rest[0].length > 2)
+        refuse(`unsupported option ${rest[0]}`);
+      given.add(letter);
+    }
+    return rest;
+  };
+  let rest = takeFlags(words, flags);
+  if (laterFlags !== '') rest = [...rest.slice(0, 1), ...takeFlags(rest.slice(1), laterFlags)];
   for (const operand of operands.slice(rest.length)) if (operand !== 'optional') refuse(operand.missing);
   if (rest.length > operands.length) refuse('extraneous characters at the end of line');
   return { flags: given, operands: rest };

@@ -1,23 +1,20 @@
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
-import type { GuestDevice } from '../attach/device.js';
+import { unitePermissions } from '../block/permissions.js';
 import { permissionsFor, runIoCommand } from '../programs/io/command.js';
 import { VERSION } from '../wire/qmp/version.js';
 import { withBackend } from '../block/with-backend.js';
 import type { Parts } from './parts.js';
 import { findNode } from '../block/find-node.js';
-import {
-  type HmpArguments,
-  HmpSyntaxError,
-  type HmpSyntax,
-  parseArguments,
-  splitWords,
-} from './hmp-arguments.js';
-import { infoBlock, infoBlockJobs } from './hmp-info.js';
+import { type HmpArguments, HmpSyntaxError, parseArguments, splitWords } from './hmp-arguments.js';
+import { BLOCK_COMMANDS, type HmpBlock } from './hmp-block.js';
+import { type HmpCommand, runQmp } from './hmp-command.js';
+import { infoBlock, infoBlockJobs, infoBlockStatistics } from './hmp-info.js';
+import { diskOfDevice } from './media.js';
 import { cont, quit, stop, type Quitting, type Running } from './run-state.js';
 
 /** What its commands need together. */
-type Hmp = Running & Quitting & Parts<'print'>;
+type Hmp = Running & Quitting & HmpBlock;
 
 export function registerHmp(engine: Hmp & Parts<'command'>): void {
   engine.command('human-monitor-command', async ({ 'command-line': line }) =>
@@ -25,16 +22,8 @@ export function registerHmp(engine: Hmp & Parts<'command'>): void {
   );
 }
 
-interface HmpCommand {
-  name: string;
-  alias?: string;
-  parameters: string;
-  help: string;
-  syntax: HmpSyntax;
-  run(engine: Hmp, given: HmpArguments): Promise<string> | string;
-}
-
-const COMMANDS: readonly HmpCommand[] = [
+const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
+  ...BLOCK_COMMANDS,
   {
     name: 'cont',
     alias: 'c',
@@ -56,7 +45,7 @@ const COMMANDS: readonly HmpCommand[] = [
     parameters: '[subcommand]',
     help: 'show various information about the system state',
     syntax: {},
-    run: () => INFO.map((item) => `info ${item.name} -- ${item.help}\n`).join(''),
+    run: infoHelp,
   },
   {
     name: 'qemu-io',
@@ -67,6 +56,20 @@ const COMMANDS: readonly HmpCommand[] = [
       operands: [{ missing: 'block device name expected' }, { missing: 'string expected' }],
     },
     run: qemuIo,
+  },
+  {
+    name: 'system_powerdown',
+    parameters: '',
+    help: 'send system power down event',
+    syntax: {},
+    run: (engine) => runQmp(engine, 'system_powerdown'),
+  },
+  {
+    name: 'system_reset',
+    parameters: '',
+    help: 'reset the system',
+    syntax: {},
+    run: (engine) => runQmp(engine, 'system_reset'),
   },
   {
     name: 'quit',
@@ -86,11 +89,11 @@ const COMMANDS: readonly HmpCommand[] = [
   },
 ];
 
-const INFO: readonly HmpCommand[] = [
+const INFO: ReadonlyArray<HmpCommand<Hmp>> = [
   {
     name: 'block',
     parameters: '[-n] [-v] [device]',
-    help: 'show info of one block device or all block devices',
+    help: 'show info of one block device or all block devices (-n: show named nodes; -v: show details)',
     syntax: { flags: 'nv', operands: ['optional'] },
     run: infoBlock,
   },
@@ -107,6 +110,13 @@ const INFO: readonly HmpCommand[] = [
     help: 'show the current VM status (running|paused)',
     syntax: {},
     run: infoStatus,
+  },
+  {
+    name: 'blockstats',
+    parameters: '',
+    help: 'show block device statistics',
+    syntax: {},
+    run: infoBlockStatistics,
   },
   { name: 'version', parameters: '', help: 'show the version of QEMU', syntax: {}, run: infoVersion },
 ];
@@ -133,7 +143,7 @@ export async function runHmp(engine: Hmp, line: string): Promise<string> {
 
 /** Errors: HmpSyntaxError. */
 function findCommand([first = '', second, ...rest]: readonly string[]): {
-  command: HmpCommand;
+  command: HmpCommand<Hmp>;
   path: string;
   rest: readonly string[];
 } {
@@ -146,11 +156,36 @@ function findCommand([first = '', second, ...rest]: readonly string[]): {
 }
 
 function help(words: readonly string[]): string {
-  if (words.length === 0) return COMMANDS.map((command) => helpLine(command)).join('');
+  if (words.length === 0) return sorted(COMMANDS).map(helpLine).join('');
+  if (words.length === 1 && words[0] === 'info') return infoHelp();
   return helpLine(findCommand(words).command);
 }
 
-function helpLine({ name, alias, parameters, help }: HmpCommand): string {
+/** What the last word of a line may become. */
+export function completions(engine: Parts<'drives' | 'graph'>, text: string): string[] {
+  const words = text.trimStart().split(/\s+/);
+  const [first = '', word = first] = [words[0], words.at(-1)];
+  const names = (list: ReadonlyArray<HmpCommand<Hmp>>): string[] => sorted(list).map(({ name }) => name);
+  const all =
+    words.length <= 1
+      ? names(COMMANDS)
+      : first === 'info' && words.length === 2
+        ? names(INFO)
+        : [...engine.drives.keys(), ...engine.graph.nodes.keys()];
+  return all.filter((name) => name.startsWith(word) && !name.startsWith('#'));
+}
+
+function infoHelp(): string {
+  return sorted(INFO)
+    .map((item) => `info ${helpLine(item)}`)
+    .join('');
+}
+
+function sorted(commands: ReadonlyArray<HmpCommand<Hmp>>): Array<HmpCommand<Hmp>> {
+  return [...commands].sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+function helpLine({ name, alias, parameters, help }: HmpCommand<Hmp>): string {
   return `${name}${alias === undefined ? '' : `|${alias}`} ${parameters} -- ${help}\n`;
 }
 
@@ -166,20 +201,20 @@ function infoVersion(): string {
 }
 
 /** Prints on the program's standard output, as QEMU does, not into the answer. */
-async function qemuIo(
-  engine: Parts<'graph' | 'devices' | 'host' | 'print'>,
-  { flags, operands }: HmpArguments,
-): Promise<string> {
+async function qemuIo(engine: HmpBlock, { flags, operands }: HmpArguments): Promise<string> {
   const [name = '', command = ''] = operands;
   const print = (text: string): void => engine.print(text.replace(/\n$/, ''));
   const run = async (backend: BlockBackend): Promise<string> => {
     await runIoCommand(backend, command, print, { host: engine.host });
     return '';
   };
-  if (flags.has('d')) return run(findByPath(engine, name).backend);
-  const node = findNode(engine.graph, undefined, name);
+  const own = flags.has('d') ? diskOfDevice(engine, name).backend : engine.drives.get(name)?.backend;
+  const node = own ? undefined : findNode(engine.graph, undefined, name);
+  const needed = permissionsFor(command);
   try {
-    return await withBackend(engine.graph, node, permissionsFor(command), run);
+    if (node) return await withBackend(engine.graph, node, needed, run);
+    if (own) await widen(engine, own, needed);
+    return own ? await run(own) : '';
   } catch (error) {
     // What the command may not do is told as the rest of its output is.
     if (error instanceof BlockError) return `${error.message}\n`;
@@ -187,10 +222,9 @@ async function qemuIo(
   }
 }
 
-/** virtio0, virtio0/virtio-backend or the whole path. */
-function findByPath(engine: Parts<'devices'>, path: string): GuestDevice {
-  const id = path.replace(/^\/machine\/peripheral\//, '').replace(/\/virtio-backend$/, '');
-  const device = engine.devices.get(id);
-  if (!device) throw new BlockError('device-not-found', `Device '${path}' not found`);
-  return device;
+/** What a command needs, a disk's backend has from then on. Errors: busy where others conflict. */
+async function widen({ graph }: Parts<'graph'>, backend: BlockBackend, needed: number): Promise<void> {
+  const perm = unitePermissions(backend.perm, needed);
+  if (perm === backend.perm) return;
+  await graph.transaction((transaction) => transaction.setPermissions(backend, perm, backend.shared));
 }

@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { UserObject } from '../block/objects/object.js';
 import type { GuestDevice } from '../attach/device.js';
+import type { DeviceModel } from '../attach/device-models.js';
 import type { JsonValue } from '../schema/types.js';
 import type { Parts } from './parts.js';
 
@@ -21,7 +22,7 @@ export interface TreeObject {
   set(property: string, value: JsonValue): void;
 }
 
-export type TreeSource = Parts<'graph' | 'devices' | 'kind'>;
+export type TreeSource = Parts<'graph' | 'devices' | 'machine' | 'kind'>;
 
 /** The tree as it is now. */
 export function objectTree(engine: TreeSource): TreeObject {
@@ -29,7 +30,7 @@ export function objectTree(engine: TreeSource): TreeObject {
     .list()
     .map((object): [string, TreeObject] => [object.id, userObject(object)]);
   const children: Array<[string, TreeObject]> = [['objects', container(objects)]];
-  if (engine.kind === 'machine') children.push(['machine', machine([...engine.devices.values()])]);
+  if (engine.kind === 'machine') children.push(['machine', machine(engine)]);
   return container(children);
 }
 
@@ -111,22 +112,29 @@ function userObject(object: UserObject): TreeObject {
 }
 
 /** No machine runs; what belongs to it is where tools look for it. */
-function machine(devices: readonly GuestDevice[]): TreeObject {
-  const peripheral = devices.map((device): [string, TreeObject] => [device.id, virtioDisk(device)]);
-  return container(
-    [
-      ['peripheral', container(peripheral)],
-      ['peripheral-anon', container([])],
-      ['unattached', container([])],
-    ],
-    'none-machine',
-  );
+function machine({ devices, machine: { type, devices: plugged } }: TreeSource): TreeObject {
+  const disks = new Map([...devices.values()].map((device) => [device.path, device]));
+  const places = new Map(['peripheral', 'peripheral-anon', 'unattached'].map((name) => [name, placed([])]));
+  for (const [place, found] of places)
+    for (const { model, path } of plugged) {
+      const [, , under, name] = path.split('/');
+      if (under === place && name !== undefined) found.push([name, pluggedObject(model, disks.get(path))]);
+    }
+  const children = [...places].map(([name, found]): [string, TreeObject] => [name, container(found)]);
+  return container(children, `${type}-machine`);
 }
 
-function virtioDisk(device: GuestDevice): TreeObject {
-  const values = {
-    realized: { type: 'bool', value: true },
-    drive: { type: 'str', value: device.backend.node.name },
-  };
-  return fixed('virtio-blk-pci', values, [['virtio-backend', fixed('virtio-blk-device', values)]]);
+function placed(list: Array<[string, TreeObject]>): Array<[string, TreeObject]> {
+  return list;
+}
+
+function pluggedObject({ name, disk }: DeviceModel, device: GuestDevice | undefined): TreeObject {
+  const realized = { type: 'bool', value: true };
+  if (!device) return fixed(name, { realized });
+  const { backend } = device;
+  const drive = { type: 'str', value: backend.name || (backend.root?.node.name ?? '') };
+  const values = { realized, drive };
+  const inner = disk?.inner?.('', device.id ?? '').slice(1);
+  if (inner === undefined || inner.includes('/')) return fixed(name, values);
+  return fixed(name, values, [[inner, fixed(disk?.driveOwner ?? name, values)]]);
 }

@@ -1,3 +1,4 @@
+import { assert } from '../base/assert.js';
 import { deferred, type Deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { activate, inactivate } from '../block/activity.js';
@@ -10,9 +11,12 @@ import { ExportRegistry } from '../attach/exports.js';
 import {
   checkDeviceProperties,
   type DeviceProperties,
-  GuestDevice,
+  type GuestDevice,
   type IoErrorEvent,
 } from '../attach/device.js';
+import { deviceModel } from '../attach/device-models.js';
+import type { Drive } from '../attach/drive.js';
+import { Machine } from '../attach/machine.js';
 import { RunState } from '../attach/run-state.js';
 import { isSameDisk } from '../attach/same-disk.js';
 import type { Host } from '../host/host.js';
@@ -32,6 +36,7 @@ import { OUT_OF_BAND } from '../schema/machine.js';
 import type { Type } from '../schema/types.js';
 import { NamedDescriptors } from './named-descriptors.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
+import { plugDisk } from './devices.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
 
 export interface EngineProperties {
@@ -41,6 +46,10 @@ export interface EngineProperties {
   kind: 'machine' | 'storage-daemon';
   /** The guest does not run until `cont`. */
   startStopped?: boolean;
+  /** The machine's type (pc), which says where disks may sit. */
+  machine?: string;
+  /** Default: /var/tmp. */
+  temporaryFolder?: string;
   /** Another engine writes the images until they are exported or the guest starts here. */
   incoming?: boolean;
   /** What the machine is called. */
@@ -73,7 +82,13 @@ export class EngineParts {
   readonly jobs: JobManager;
   readonly exports: ExportRegistry;
   readonly runState: RunState;
+  /** The guest's disks, by their ids; those that have none by their paths. */
   readonly devices = new Map<string, GuestDevice>();
+  /** By their ids. */
+  readonly drives = new Map<string, Drive>();
+  readonly machine: Machine;
+  /** Where overlays are made that nobody keeps. */
+  readonly temporaryFolder: string;
   readonly registry = new CommandRegistry();
   /** All QMP clients, and execute(). */
   readonly hub: QmpHub;
@@ -84,7 +99,7 @@ export class EngineParts {
   readonly quitting: Deferred<void> = deferred();
   readonly #listeners: Listeners;
   /** Of the clients of exports and devices. */
-  readonly #lost = new LostChanges(isSameDisk);
+  readonly lost = new LostChanges(isSameDisk);
   readonly #lifetime = new Lifetime();
   /** The program's own code is told of its errors; should that fail too, Node tells. */
   readonly #report = (error: unknown): void => guarded(() => this.hub.onUnexpectedError(error), warn);
@@ -93,6 +108,8 @@ export class EngineParts {
     const { host } = properties;
     this.host = host;
     this.kind = properties.kind;
+    this.machine = new Machine(properties.machine);
+    this.temporaryFolder = properties.temporaryFolder ?? '/var/tmp';
     this.identity = properties.identity ?? {};
     const { print } = properties;
     this.print = (line) => {
@@ -110,7 +127,7 @@ export class EngineParts {
     this.hub.onUnexpectedError = properties.onUnexpectedError ?? warn;
     const emit: EventListener = (event, data) => this.emit(event, data);
     this.jobs = new JobManager(this.opener, emit);
-    this.exports = new ExportRegistry(this.graph, this.#lost, (id) =>
+    this.exports = new ExportRegistry(this.graph, this.lost, (id) =>
       this.emit('BLOCK_EXPORT_DELETED', { id }),
     );
     const { startStopped = false, incoming = false } = properties;
@@ -181,16 +198,12 @@ export class EngineParts {
     const node = this.graph.nodes.get(nodeName);
     if (!node)
       throw new BlockError('not-found', `Property 'virtio-blk-device.drive' can't find value '${nodeName}'`);
-    if (!this.isIncoming) await activate(this.graph, [node]);
-    const device = await GuestDevice.create(
-      this.graph,
-      node,
-      properties,
-      this.runState,
-      this.#lost,
-      (event) => this.#ioError(event),
-    );
-    this.devices.set(device.id, device);
+    const model = deviceModel('virtio-blk');
+    assert(model.disk, 'virtio-blk is a disk');
+    const path = this.machine.newPath(properties.id);
+    const frontEnd = { model, disk: model.disk, path };
+    const device = await plugDisk(this, node, properties, frontEnd);
+    this.machine.plug({ model, id: properties.id, path, bus: undefined });
     return device;
   }
 
@@ -201,7 +214,9 @@ export class EngineParts {
 
   /** Gives images to another engine, with all below them. Errors: see inactivate; busy while a guest uses one. */
   async inactivate(...nodes: Node[]): Promise<void> {
-    const inUse = new Set([...this.devices.values()].flatMap(({ backend }) => [...backend.node.chain()]));
+    const inUse = new Set(
+      [...this.devices.values()].flatMap(({ backend }) => [...(backend.root?.node.chain() ?? [])]),
+    );
     const used = this.runState.isRunning ? nodes.find((node) => inUse.has(node)) : undefined;
     if (used)
       throw new BlockError('busy', `Node '${used.name}' is in use by a guest that runs`, { node: used.name });
@@ -251,18 +266,27 @@ export class EngineParts {
         async () => this.descriptors.closeAll(),
       ]);
       this.devices.clear();
+      this.drives.clear();
       this.#listeners.removeAll();
     });
   }
 
-  #ioError({ device, operation, action, noSpace, reason }: IoErrorEvent): void {
-    const node = device.backend.node.name;
-    const data = { device: '', 'node-name': node, operation, action, nospace: noSpace, reason };
+  /** Tells clients of a request of the guest that failed. */
+  ioError({ device, operation, action, noSpace, reason }: IoErrorEvent): void {
+    const {
+      name,
+      node: { name: node },
+    } = device.backend;
+    const data = { device: name, 'node-name': node, operation, action, nospace: noSpace, reason };
     this.emit('BLOCK_IO_ERROR', data);
   }
 
   #driverEvent(node: Node, event: DriverEvent): void {
-    const data: { [key: string]: Json } = { device: '', 'node-name': node.name, msg: event.message };
+    const data: { [key: string]: Json } = {
+      device: node.driveName,
+      'node-name': node.name,
+      msg: event.message,
+    };
     if (event.offset !== undefined) data['offset'] = event.offset;
     if (event.sizeBytes !== undefined) data['size'] = event.sizeBytes;
     this.emit('BLOCK_IMAGE_CORRUPTED', { ...data, fatal: event.fatal });

@@ -9,10 +9,12 @@ import type { Parts } from './parts.js';
 type JsonObject = { [key: string]: Json };
 
 /** QAPI's XDbgBlockGraph: every backend, job and node with what each asks of the next. */
-export function queryGraph({ graph, devices }: Parts<'graph' | 'devices'>): JsonObject {
+export function queryGraph({ graph, devices, drives }: Parts<'graph' | 'devices' | 'drives'>): JsonObject {
   const described = new GraphDescription();
   const names = new Map([...devices.values()].map(({ backend, qdevPath }) => [backend, qdevPath]));
-  const backends = [...graph.backends];
+  for (const { backend, id } of drives.values()) names.set(backend, id);
+  const empty = [...names.keys()].filter((backend) => !graph.backends.has(backend));
+  const backends = [...graph.backends, ...empty];
   for (const backend of backends)
     if (placeOf(backend) === undefined || isOfJobAlone(backend))
       described.add(backend, 'block-backend', names.get(backend) ?? '', [backend.root]);

@@ -1,7 +1,9 @@
 import type { BlockBackend, OperationStatistics } from '../block/backend.js';
+import { given } from '../base/given.js';
 import type { Json } from '../block/driver.js';
 import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
+import type { GuestDevice } from '../attach/device.js';
 import { queryQmpSchema } from '../wire/qmp/introspect.js';
 import { VERSION } from '../wire/qmp/version.js';
 import type { Parts } from './parts.js';
@@ -10,7 +12,9 @@ import { queryGraph } from './query-graph.js';
 
 type JsonObject = { [key: string]: Json };
 
-export function registerQueries(engine: Parts<'command' | 'graph' | 'jobs' | 'devices' | 'registry'>): void {
+export function registerQueries(
+  engine: Parts<'command' | 'graph' | 'jobs' | 'devices' | 'drives' | 'registry'>,
+): void {
   const { graph, jobs } = engine;
   engine.command('query-block', () => queryBlock(engine));
   engine.command('query-named-block-nodes', ({ flat = false }) => {
@@ -30,10 +34,12 @@ export function registerQueries(engine: Parts<'command' | 'graph' | 'jobs' | 'de
   engine.command('query-blockstats', ({ 'query-nodes': queryNodes }) =>
     queryNodes === true
       ? graph.listed().map((node) => nodeStatistics(node, undefined, false))
-      : [...engine.devices.values()].map(({ backend, qdevPath }) => ({
-          device: '',
-          ...nodeStatistics(backend.node.skipImplicitFilters(), backend),
-          qdev: qdevPath,
+      : listDisks(engine).map(({ backend, device }) => ({
+          ...(backend.root
+            ? nodeStatistics(backend.node.skipImplicitFilters(), backend)
+            : { stats: counters(0, backend) }),
+          device: backend.name,
+          ...(device && { qdev: device.qdevPath }),
         })),
   );
   engine.command('query-qmp-schema', () => queryQmpSchema(engine.registry));
@@ -42,36 +48,60 @@ export function registerQueries(engine: Parts<'command' | 'graph' | 'jobs' | 'de
   engine.command('query-commands', () => engine.registry.names.sort().map((name) => ({ name })));
 }
 
-/** QAPI's BlockInfo of every guest device. */
-export function queryBlock(engine: Parts<'devices'>): JsonObject[] {
+/** QAPI's BlockInfo of every drive and every disk of the guest. */
+export function queryBlock(engine: Parts<'devices' | 'drives'>): JsonObject[] {
   const names = new NodeNames();
-  return [...engine.devices.values()].map((device) => ({
-    'io-status': device.ioStatus,
-    device: '',
-    locked: false,
-    removable: false,
-    inserted: nodeInfo(device.backend.node.skipImplicitFilters(), names, {
-      hidesImplicit: true,
-      writeCache: device.writeCache,
+  return listDisks(engine).map(({ backend, device }) =>
+    given({
+      'io-status': device?.tellsIoStatus ? device.ioStatus : undefined,
+      device: backend.name,
+      locked: false,
+      removable: device?.disk.removable ?? true,
+      inserted: backend.root && insertedInfo(backend, names),
+      qdev: device?.qdevPath,
+      tray_open: device?.disk.tray === true ? device.isTrayOpen : undefined,
+      type: 'unknown',
     }),
-    qdev: device.qdevPath,
-    type: 'unknown',
-  }));
+  );
+}
+
+function insertedInfo(backend: BlockBackend, names: NodeNames): JsonObject {
+  const options = { hidesImplicit: true, writeCache: !backend.writethrough };
+  return nodeInfo(backend.node.skipImplicitFilters(), names, options);
+}
+
+/** A drive, a disk of the guest, or both in one. */
+export interface Disk {
+  backend: BlockBackend;
+  device: GuestDevice | undefined;
+}
+
+/** In the order in which they came. */
+export function listDisks({ devices, drives }: Parts<'devices' | 'drives'>): Disk[] {
+  const disks = new Map<BlockBackend, GuestDevice | undefined>();
+  for (const { backend } of drives.values()) disks.set(backend, undefined);
+  for (const device of devices.values()) disks.set(device.backend, device);
+  return [...disks]
+    .map(([backend, device]) => ({ backend, device }))
+    .sort((a, b) => a.backend.number - b.backend.number);
 }
 
 /** QAPI's BlockStats; counters are those of the device that uses the node. */
 function nodeStatistics(node: Node, backend?: BlockBackend, withBacking = true): JsonObject {
   const storage = node.filtered;
   const below = node.isFilter || !withBacking ? undefined : node.children.get('backing');
-  const stats: JsonObject = { 'node-name': node.name, stats: counters(node, backend) };
+  const stats: JsonObject = {
+    'node-name': node.name,
+    stats: counters(node.highestWrittenOffset, backend),
+  };
   if (storage) stats['parent'] = nodeStatistics(storage.node);
   if (below) stats['backing'] = nodeStatistics(below.node.skipImplicitFilters());
   return stats;
 }
 
-function counters(node: Node, backend: BlockBackend | undefined): JsonObject {
+function counters(highestOffset: number, backend: BlockBackend | undefined): JsonObject {
   const out: JsonObject = {
-    wr_highest_offset: node.highestWrittenOffset,
+    wr_highest_offset: highestOffset,
     timed_stats: [],
     account_invalid: backend !== undefined,
     account_failed: backend !== undefined,

@@ -2,6 +2,8 @@ import { registerBitmaps } from './bitmaps.js';
 import { registerBlockdev } from './blockdev.js';
 import { registerDescriptors } from './descriptors.js';
 import type { EngineParts as Engine } from './parts.js';
+import { registerDevices } from './devices.js';
+import { registerMedia } from './media.js';
 import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
 import { registerJobs } from './jobs.js';
@@ -29,6 +31,8 @@ export function registerCommands(engine: Engine): void {
   registerQueries(engine);
   registerRunState(engine);
   if (engine.kind !== 'machine') return;
+  registerDevices(engine);
+  registerMedia(engine);
   registerMachine(engine);
   registerDescriptors(engine);
   registerYank(engine);

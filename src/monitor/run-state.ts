@@ -22,7 +22,7 @@ export function registerRunState(engine: Running & Quitting & Parts<'command'>):
 /** After this no request of the guest is in flight, and all that it wrote is on disk unless a flush fails. */
 export async function stop(engine: Running): Promise<void> {
   if (!engine.runState.stop()) return;
-  const nodes = [...engine.devices.values()].map(({ backend }) => backend.node);
+  const nodes = [...engine.devices.values()].flatMap(({ backend }) => backend.root?.node ?? []);
   // Jobs pause too, as QEMU's do.
   await engine.graph.drained(engine.graph.nodesInUse(), async () => {
     // The guest is stopped all the same, and hears of it at its own next flush.

@@ -57,7 +57,7 @@ test('scripts start the program with the subcommand and all arguments', async (c
   for (const [i, program] of PROGRAMS.entries()) {
     const result = spawnSync(join(bin, program), ['a b', '', '$x', "'"], { encoding: 'utf8' });
     assert.equal(result.stderr, '');
-    assert.deepEqual(JSON.parse(result.stdout), [subcommands[i], 'a b', '', '$x', "'"]);
+    assert.deepEqual(JSON.parse(result.stdout), ['--as', program, subcommands[i], 'a b', '', '$x', "'"]);
     assert.match(printed, new RegExp(`/${program}\n`));
   }
   // The line that it says to use works.

@@ -106,7 +106,9 @@ function install(
   attempt(folder, () => mkdirSync(folder, { recursive: true }));
   for (const [program, subcommand] of launchers) {
     const path = join(folder, program);
-    attempt(path, () => writeScript(path, script(program, [runtimePath, programPath, subcommand])));
+    attempt(path, () =>
+      writeScript(path, script(program, [runtimePath, programPath, '--as', program, subcommand])),
+    );
   }
   const list = paths.map((path) => `  ${path}\n`).join('');
   return `Written:\n${list}\nTo use them in place of QEMU's programs:\n\n  PATH=${quote(folder)}:$PATH\n`;

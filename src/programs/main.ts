@@ -4,7 +4,8 @@ import { outliveOutput } from './output.js';
 /** A subcommand gives the program's exit status. Each is loaded only when it is asked for. */
 interface Subcommand {
   summary: string;
-  run(args: string[]): Promise<number>;
+  /** `program`: by which name it speaks of itself. */
+  run(args: string[], program: string): Promise<number>;
 }
 
 const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
@@ -14,11 +15,11 @@ const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
   },
   run: {
     summary: "serve disks as a machine's, with QEMU's command line and QMP",
-    run: async (args) => (await import('./run/main.js')).runMain(args, 'machine'),
+    run: async (args, program) => (await import('./run/main.js')).runMain(args, 'machine', program),
   },
   'storage-daemon': {
     summary: 'serve disks with the command line of qemu-storage-daemon',
-    run: async (args) => (await import('./run/main.js')).runMain(args, 'storage-daemon'),
+    run: async (args, program) => (await import('./run/main.js')).runMain(args, 'storage-daemon', program),
   },
   shell: {
     summary: 'talk QMP to a running livedisk or QEMU',
@@ -43,7 +44,7 @@ function usage(): string {
   return `usage: livedisk COMMAND [ARGUMENTS]\n\n${lines.join('')}\nlivedisk COMMAND --help tells more.\n`;
 }
 
-async function main(args: string[]): Promise<number> {
+async function main(args: string[], program: string): Promise<number> {
   if (process.platform !== 'linux') {
     process.stderr.write(`livedisk: only Linux is supported, not ${process.platform}\n`);
     return 1;
@@ -62,14 +63,25 @@ async function main(args: string[]): Promise<number> {
     process.stderr.write(`livedisk: unknown command '${name}'\n\n${usage()}`);
     return 1;
   }
-  return subcommand.run(rest);
+  return subcommand.run(rest, program);
 }
 
 outliveOutput();
-void main(process.argv.slice(2))
+/** Launchers say in whose place the program stands: --as NAME COMMAND ... */
+function splitName(words: string[]): { program: string; args: string[] } {
+  const [first, name, ...rest] = words;
+  return first === '--as' && name !== undefined
+    ? { program: name, args: rest }
+    : { program: 'livedisk', args: words };
+}
+
+const { program, args } = splitName(process.argv.slice(2));
+void main(args, program)
   .catch((error: unknown) => {
     if (!(error instanceof BlockError)) throw error;
-    process.stderr.write(`livedisk: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
+    process.stderr.write(
+      `${program}: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`,
+    );
     return 1;
   })
   .then((status) => void (process.exitCode = status));

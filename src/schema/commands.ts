@@ -16,6 +16,8 @@ import {
   type Features,
   type Infer,
   int,
+  isJsonObject,
+  type JsonObject,
   later,
   marked,
   optional,
@@ -26,6 +28,7 @@ import {
   type Type,
   uint32,
   union,
+  wrongType,
 } from './types.js';
 
 /** Arguments of every command, as QEMU 7.2 has them. Those marked later() are refused by name. */
@@ -176,6 +179,38 @@ export const HumanMonitorCommand = struct('human-monitor-command-arg', {
   'cpu-index': later(int),
 });
 
+/** What else is given is the model's: see attach/device-properties. */
+export const DeviceAdd: Type<JsonObject> = {
+  ...struct('device_add-arg', { driver: required(str), bus: optional(str), id: optional(str) }),
+  parse: (value) => {
+    if (isJsonObject(value)) return value;
+    throw wrongType('arguments', 'object');
+  },
+  fill: (value) => value,
+};
+export const DeviceDel = struct('device_del-arg', { id: required(str) });
+
+const DISK_NAME = {
+  device: marked('deprecated', optional(str)),
+  id: optional(str),
+} as const;
+const TRAY = { ...DISK_NAME, force: optional(bool) } as const;
+export const Eject = struct('eject-arg', TRAY);
+export const OpenTray = struct('blockdev-open-tray-arg', TRAY);
+export const CloseTray = struct('blockdev-close-tray-arg', DISK_NAME);
+export const RemoveMedium = struct('blockdev-remove-medium-arg', { id: required(str) });
+export const InsertMedium = struct('blockdev-insert-medium-arg', {
+  id: required(str),
+  'node-name': required(str),
+});
+export const ChangeMedium = struct('blockdev-change-medium-arg', {
+  ...DISK_NAME,
+  filename: required(str),
+  format: optional(str),
+  force: optional(bool),
+  'read-only-mode': optional(enumOf('BlockdevChangeReadOnlyMode', ['retain', 'read-only', 'read-write'])),
+});
+
 export const BitmapAdd = struct('BlockDirtyBitmapAdd', {
   node: required(str),
   name: required(str),
@@ -295,17 +330,25 @@ export const COMMANDS = {
   block_resize: BlockResize,
   'blockdev-add': BlockdevOptions,
   'blockdev-backup': BlockdevBackup,
+  'blockdev-change-medium': ChangeMedium,
+  'blockdev-close-tray': CloseTray,
   'blockdev-create': BlockdevCreate,
   'blockdev-del': NodeName,
+  'blockdev-insert-medium': InsertMedium,
   'blockdev-mirror': BlockdevMirror,
+  'blockdev-open-tray': OpenTray,
+  'blockdev-remove-medium': RemoveMedium,
   'blockdev-reopen': blockdevReopen(BlockdevOptions),
   'blockdev-set-active': BlockdevSetActive,
   'blockdev-snapshot': BlockdevSnapshot,
   'blockdev-snapshot-sync': BlockdevSnapshotSync,
   'change-backing-file': ChangeBackingFile,
   cont: NO_ARGUMENTS,
+  device_add: DeviceAdd,
+  device_del: DeviceDel,
   'drive-backup': DriveBackup,
   'drive-mirror': DriveMirror,
+  eject: Eject,
   'human-monitor-command': HumanMonitorCommand,
   'job-cancel': JobId,
   'job-complete': JobId,

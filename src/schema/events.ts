@@ -55,6 +55,12 @@ const EVENT_TYPES = {
     'amount-exceeded': required(size),
     'write-threshold': required(size),
   }),
+  DEVICE_DELETED: struct('DEVICE_DELETED-arg', { device: optional(str), path: required(str) }),
+  DEVICE_TRAY_MOVED: struct('DEVICE_TRAY_MOVED-arg', {
+    device: required(str),
+    id: required(str),
+    'tray-open': required(bool),
+  }),
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
   POWERDOWN: NO_DATA,
   RESET: struct('RESET-arg', { guest: required(bool), reason: required(SHUTDOWN_CAUSE) }),

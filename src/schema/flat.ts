@@ -68,6 +68,10 @@ export class FlatOptions {
     return [...this.#values.keys()].some((known) => known === key || isUnder(known, key));
   }
 
+  put(key: string, value: JsonValue): void {
+    this.#values.set(key, value);
+  }
+
   take(key: string): JsonValue | undefined {
     const value = this.#values.get(key);
     this.#values.delete(key);

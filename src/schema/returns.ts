@@ -135,6 +135,7 @@ const BlockInfo = struct('BlockInfo', {
   removable: required(bool),
   locked: required(bool),
   inserted: optional(BlockDeviceInfo),
+  tray_open: optional(bool),
   'io-status': optional(IO_STATUS),
 });
 

@@ -36,7 +36,7 @@ export function planBackup(graph: Graph, request: BackupRequest): BackupPlan {
   const target = findDevice(graph, request.target);
   const plan: BackupPlan = {
     kind: 'backup',
-    ...commonPlan(request),
+    ...commonPlan(request, device),
     device: referTo(device),
     target: referTo(target),
     sync: request.sync,

@@ -37,14 +37,14 @@ export interface CommitNodes {
 
 /** Errors, in QEMU's order and words: device-not-found, not-found, invalid, busy. */
 export function planCommit(graph: Graph, request: CommitRequest): CommitPlan | MirrorPlan {
-  if (!graph.nodes.has(request.device))
+  if (!graph.drives.get(request.device)?.root && !graph.nodes.has(request.device))
     throw new BlockError('device-not-found', `Device '${request.device}' not found`);
   const device = findRoot(graph, request.device);
   const top = findTop(graph, device, request);
   const base = findBase(graph, top, request);
   const plan: CommitPlan = {
     kind: 'commit',
-    ...commonPlan(request),
+    ...commonPlan(request, device),
     device: referTo(device),
     top: referTo(top),
     base: referTo(base),
@@ -54,7 +54,7 @@ export function planCommit(graph: Graph, request: CommitRequest): CommitPlan | M
   if (top.skipFilters() !== device.skipFilters()) return plan;
   if (plan.backingFile !== undefined)
     throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
-  return planOfActiveCommit(commonPlan(request), top, base);
+  return planOfActiveCommit(commonPlan(request, device), top, base);
 }
 
 function findTop(graph: Graph, device: Node, request: CommitRequest): Node {

@@ -82,7 +82,7 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
   const targetBacking = backingOf(sync, target, how.backing);
   const plan: MirrorPlan = {
     kind: 'mirror',
-    ...commonPlan(request),
+    ...commonPlan(request, source),
     source: referTo(source),
     target: referTo(target),
     sync,

@@ -1,4 +1,5 @@
 import { given, type Given } from '../../base/given.js';
+import type { Node } from '../../block/node.js';
 import type { ErrorPolicy } from '../error-policy.js';
 import type { BackupPlan } from './backup.js';
 import type { CommitPlan } from './commit.js';
@@ -39,10 +40,13 @@ export interface CommonRequest {
   'on-target-error'?: ErrorPolicy;
 }
 
-/** Ids and speeds are checked when the job is made, after everything else, as QEMU does. */
-export function commonPlan(request: CommonRequest): Given<CommonPlan> {
+/**
+ * A job without an id has that of the drive that it is for. Ids and speeds are checked when the job is made, after
+ * everything else, as QEMU does.
+ */
+export function commonPlan(request: CommonRequest, node: Node): Given<CommonPlan> {
   return given({
-    jobId: request['job-id'] ?? '',
+    jobId: request['job-id'] ?? node.driveName,
     speed: request.speed ?? 0,
     autoFinalize: request['auto-finalize'] ?? true,
     autoDismiss: request['auto-dismiss'] ?? true,

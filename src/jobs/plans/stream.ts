@@ -47,7 +47,7 @@ export function planStream(graph: Graph, request: StreamRequest): StreamPlan {
   const bottom = findBottom(graph, node, request.bottom);
   const plan: StreamPlan = {
     kind: 'stream',
-    ...commonPlan(request),
+    ...commonPlan(request, node),
     node: referTo(node),
     ...given({
       base: base && referTo(base),

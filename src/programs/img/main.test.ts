@@ -13,7 +13,7 @@ import { MemoryTarget } from '../../../test/kit/nbd-target.js';
 import { assertSameBytes, withFolder } from '../../../test/kit/test-disk.js';
 import { imageOf, type ToolAnswer, toolAnswer } from '../../../test/kit/tool-answer.js';
 import { splitOptions } from './create-options.js';
-import { approximateSize } from './info.js';
+import { approximateSize } from '../../monitor/image-text.js';
 import { imgMain } from './main.js';
 
 const KiB = 1024;

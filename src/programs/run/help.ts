@@ -1,3 +1,7 @@
+import { deviceHelp, deviceModel } from '../../attach/device-models.js';
+import { allDrivers } from '../../drivers/index.js';
+import { versionText } from '../../wire/qmp/version.js';
+
 const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
                         open an image; options are those of QMP's blockdev-add, dotted, or one JSON object
   -nbd-server addr.type=unix,addr.path=PATH | addr.type=inet,addr.host=HOST,addr.port=PORT
@@ -42,3 +46,54 @@ Serves disks as qemu-storage-daemon does, with its options, taken in their order
                         QMP on a -chardev
 ${COMMON}`,
 } as const;
+
+/** What a command line asks to be told in place of all else. */
+export type Question =
+  { text: string } | 'help' | 'version' | 'devices' | 'formats' | 'machines' | { properties: string };
+
+/** Errors: invalid for properties of a model that is none. */
+export function answerTo(question: Question, kind: 'machine' | 'storage-daemon'): string {
+  switch (question) {
+    case 'help':
+      return HELP[kind];
+    case 'version':
+      return versionText(PROGRAM_NAMES[kind]);
+    case 'devices':
+      return deviceHelp();
+    case 'formats':
+      return formatHelp();
+    case 'machines':
+      return MACHINES;
+    default:
+      return 'text' in question ? question.text : propertyHelp(question.properties);
+  }
+}
+
+/** As QEMU's programs call themselves. */
+const PROGRAM_NAMES = { machine: 'QEMU emulator', 'storage-daemon': 'qemu-storage-daemon' } as const;
+
+const MACHINES = `Supported machines are:
+microvm              microvm (i386)
+pc                   Standard PC (i440FX + PIIX, 1996) (default)
+q35                  Standard PC (Q35 + ICH9, 2009)
+isapc                ISA-only PC
+none                 empty machine
+x-remote             Experimental remote machine
+`;
+
+/** Drivers that may be named, for those who may write and those who only read. */
+function formatHelp(): string {
+  const names = allDrivers.map(({ name }) => name).sort();
+  return ['Supported formats:', 'Supported formats (read-only):']
+    .map((title) => `${title} ${names.join(' ')}\n`)
+    .join('');
+}
+
+function propertyHelp(name: string): string {
+  const { name: model, properties } = deviceModel(name);
+  if (!properties) return `There are no options for ${model}.\n`;
+  const lines = Object.entries(properties)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([key, { type }]) => `  ${`${key}=<${type.name}>`}\n`);
+  return `${model} options:\n${lines.join('')}`;
+}

@@ -14,7 +14,9 @@ async function answers(pieces: readonly Buffer[], prompts: number): Promise<stri
       const monitor = new HumanMonitor(engine, (piece) => {
         text += piece;
         const parts = text.split('(qemu) ');
-        if (parts.length === prompts + 2) resolve(parts.slice(1).join(''));
+        // What is typed is shown anew with each key, before the line's end.
+        const answers = parts.slice(1).map((part) => part.slice(part.indexOf('\n') + 1));
+        if (parts.length === prompts + 2) resolve(answers.join(''));
       });
       for (const piece of pieces) monitor.push(piece);
     });

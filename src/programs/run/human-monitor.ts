@@ -1,40 +1,44 @@
 import { StringDecoder } from 'node:string_decoder';
+import { BlockError } from '../../base/error.js';
+import { completions, runHmp } from '../../monitor/hmp.js';
 import type { Engine } from '../../monitor/engine.js';
-import { runHmp } from '../../monitor/hmp.js';
 import { VERSION } from '../../wire/qmp/version.js';
+import { LineEditor } from './line-editor.js';
 
 const PROMPT = '(qemu) ';
-
-/** What is typed beyond it is lost, as in QEMU. */
-const MAX_LINE_CHARS = 4095;
 
 /** The human monitor on a stream of text: a banner, a prompt, a line, what it prints, a prompt. */
 export class HumanMonitor {
   readonly #engine: Engine;
   readonly #write: (text: string) => void;
   readonly #decoder = new StringDecoder('utf8');
-  #text = '';
-  #working: Promise<void> = Promise.resolve();
+  readonly #editor: LineEditor;
 
   constructor(engine: Engine, write: (text: string) => void) {
     this.#engine = engine;
     this.#write = write;
+    this.#editor = new LineEditor(PROMPT, {
+      write,
+      line: (text) => this.#run(text),
+      complete: (text) => completions(engine, text),
+    });
     const { major, minor, micro } = VERSION.qemu;
-    write(`QEMU ${major}.${minor}.${micro} monitor - type 'help' for more information\n${PROMPT}`);
+    write(`QEMU ${major}.${minor}.${micro} monitor - type 'help' for more information\n`);
+    this.#editor.begin();
   }
 
   /** Input as it comes, in any pieces. */
   push(chunk: Buffer): void {
-    this.#text += this.#decoder.write(chunk);
-    for (let end = this.#text.indexOf('\n'); end >= 0; end = this.#text.indexOf('\n')) {
-      const line = this.#text.slice(0, end).replace(/\r$/, '');
-      this.#text = this.#text.slice(end + 1);
-      this.#working = this.#working.then(() => this.#run(line)).catch(this.#engine.hub.onUnexpectedError);
-    }
-    if (this.#text.length > MAX_LINE_CHARS) this.#text = this.#text.slice(0, MAX_LINE_CHARS);
+    this.#editor.push(this.#decoder.write(chunk));
   }
 
   async #run(line: string): Promise<void> {
-    this.#write((await runHmp(this.#engine, line)) + PROMPT);
+    try {
+      this.#write(await this.#engine.hub.inBand(() => runHmp(this.#engine, line)));
+    } catch (error) {
+      // What is typed after `quit` is not answered.
+      if (error instanceof BlockError && error.kind === 'closed') return;
+      this.#engine.hub.onUnexpectedError(error);
+    }
   }
 }

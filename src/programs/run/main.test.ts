@@ -125,7 +125,7 @@ test('the end of standard input does not end the machine', { timeout: 300_000 },
   let text = '';
   for await (const chunk of child.stdout) {
     text += String(chunk);
-    if (text.endsWith('VM status: running\n(qemu) ')) break;
+    if (text.endsWith('VM status: running\r\n(qemu) ')) break;
   }
   const early = await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 500, 'serves'))]);
   assert.equal(early, 'serves');

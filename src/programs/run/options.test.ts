@@ -3,10 +3,20 @@ import { test } from 'node:test';
 import { parseRunOptions } from './options.js';
 
 test('what is no option is refused, whatever its name', () => {
-  for (const word of ['constructor', 'toString', '__proto__', 'disk.qcow2'])
-    assert.throws(() => parseRunOptions([word], 'machine'), {
-      message: `unexpected argument '${word}'`,
-    });
+  for (const word of ['constructor', 'toString', '__proto__'])
+    for (const kind of ['machine', 'storage-daemon'] as const)
+      assert.throws(() => parseRunOptions([`-${word}`], kind), { kind: 'invalid' });
+  assert.throws(() => parseRunOptions(['disk.qcow2'], 'storage-daemon'), {
+    message: "unexpected argument 'disk.qcow2'",
+  });
+});
+
+test('an image by itself is the first hard disk', () => {
+  const { steps } = parseRunOptions(['a,b.qcow2'], 'machine');
+  const [step] = steps;
+  assert.ok(step?.kind === 'drive');
+  assert.equal(step.options.filename, 'a,b.qcow2');
+  assert.equal(step.options.index, 0);
 });
 
 test('machine options take their value with them, and need one', () => {

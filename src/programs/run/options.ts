@@ -1,7 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { NodeOptions } from '../../block/driver.js';
-import type { DeviceProperties, ErrorAction } from '../../attach/device.js';
+import type { DriveInterface } from '../../attach/drive.js';
 import type { ServerProperties } from '../../attach/exports.js';
 import type { SocketAddress } from '../../host/host.js';
 import { BlockExportOptions } from '../../schema/commands.js';
@@ -20,7 +20,19 @@ import {
 } from '../../schema/types.js';
 import { socketAddress } from '../../monitor/exports.js';
 import { parseKeyval } from '../arguments/keyval.js';
+import { type DriveOptions, parseDrive } from '../arguments/drive-options.js';
+import { parseImageOpts } from '../arguments/image-opts.js';
 import { objectHelp, parseObject } from '../arguments/objects.js';
+import {
+  checkUuid,
+  FLAGS_WITHOUT_EFFECT,
+  guestName,
+  isHelp,
+  machineType,
+  UNSUPPORTED_OPTIONS,
+  VALUED_WITHOUT_EFFECT,
+} from './machine-options.js';
+import type { Question } from './help.js';
 import { parseAddress, parseCharacterDevice, type MonitorSocket } from './sockets.js';
 
 /** A step of the start, in the order in which programs of QEMU take them. `text` is named in errors, unless empty. */
@@ -30,63 +42,103 @@ export type Step =
   | { kind: 'blockdev'; options: NodeOptions; text: string }
   | { kind: 'nbd-server'; address: SocketAddress; properties: ServerProperties; text: string }
   | { kind: 'export'; options: BlockExportOptions; text: string }
-  | { kind: 'device'; drive: string; properties: DeviceProperties; text: string }
+  | { kind: 'drive'; options: DriveOptions; usual: DriveInterface; text: string }
+  | { kind: 'device'; options: JsonObject; mode: 'qmp' | 'keyval'; text: string }
   | { kind: 'monitor'; socket: MonitorSocket; isControl: boolean; pretty: boolean; text: string };
 
 export interface RunOptions {
   steps: Step[];
+  /** Of old forms; each names the option. */
+  warnings: string[];
   startStopped: boolean;
   incoming: boolean;
   pidFile: string | undefined;
+  machine: string;
+  /** Of the guest. */
+  name: string | undefined;
+  uuid: string | undefined;
+  /** Whether the machine brings the devices that QEMU's has by itself. */
+  hasDefaults: boolean;
+  /** Drives that do not say else keep nothing of what is written. */
+  isSnapshot: boolean;
+  daemonize: boolean;
   /** What to print in place of all else. */
-  asks: 'help' | 'version' | { text: string } | undefined;
+  asks: Question | undefined;
 }
 
 type Take = (value: string, text: string) => void;
-
-/** What means nothing where no processor runs, and is given in every machine's command line. */
-const WITHOUT_EFFECT: ReadonlySet<string> = new Set(['-nodefaults', '-no-user-config', '-nographic']);
-const VALUED_WITHOUT_EFFECT = ['-M', '-machine', '-m', '-vga', '-serial', '-accel'];
 
 /** Errors: kind invalid or unsupported, naming the option. */
 export function parseRunOptions(args: readonly string[], kind: 'machine' | 'storage-daemon'): RunOptions {
   const options: RunOptions = {
     steps: [],
+    warnings: [],
     startStopped: false,
     incoming: false,
     pidFile: undefined,
+    machine: 'pc',
+    name: undefined,
+    uuid: undefined,
+    hasDefaults: true,
+    isSnapshot: false,
+    daemonize: false,
     asks: undefined,
   };
   const valued = valuedOptions(options, kind);
+  const flags = machineFlags(options);
   if (kind === 'storage-daemon') args = args.flatMap(splitLongOption);
   for (let i = 0; i < args.length; i++) {
     const given = args[i] ?? '';
     const name = given.replace(/^--/, '-');
     if (name === '-h' || name === '-help') options.asks ??= 'help';
     else if (given === '-V' || name === '-version') options.asks ??= 'version';
-    else if (kind === 'machine' && name === '-S') options.startStopped = true;
-    else if (kind === 'machine' && WITHOUT_EFFECT.has(name)) continue;
+    else if (name === '-daemonize') options.daemonize = true;
+    else if (kind === 'machine' && Object.hasOwn(flags, name)) flags[name]?.();
     else {
       const take = Object.hasOwn(valued, name) ? valued[name] : undefined;
+      if (!take && kind === 'machine' && !given.startsWith('-')) {
+        inContext(given, () => addImage(options, given));
+        continue;
+      }
       if (!take) throw unknownOption(given, kind);
       const value = args[++i];
       if (value === undefined) throw new BlockError('invalid', `${given}: requires an argument`);
       inContext(`${given} ${value}`, () => take(value, `${given} ${value}`));
     }
   }
+  if (options.isSnapshot)
+    for (const step of options.steps) if (step.kind === 'drive') step.options.isSnapshot ??= true;
   // A machine's objects come first. Monitors come last, so that who can connect finds everything there.
   const isObject = (step: Step): boolean =>
     kind === 'machine' && (step.kind === 'object' || step.kind === 'descriptor');
-  const isMonitor = (step: Step): boolean => step.kind === 'monitor';
-  const isDevice = (step: Step): boolean => step.kind === 'device';
-  const rest = options.steps.filter((step) => !isObject(step) && !isMonitor(step) && !isDevice(step));
-  options.steps = [
-    ...options.steps.filter(isObject),
-    ...rest,
-    ...options.steps.filter(isDevice),
-    ...options.steps.filter(isMonitor),
-  ];
+  const rest = options.steps.filter((step) => !isObject(step));
+  options.steps = LATE.reduce(
+    (steps, late) => [
+      ...steps.filter((step) => step.kind !== late),
+      ...steps.filter((step) => step.kind === late),
+    ],
+    [...options.steps.filter(isObject), ...rest],
+  );
   return options;
+}
+
+/** Steps that come after all others, in this order. */
+const LATE: ReadonlyArray<Step['kind']> = ['drive', 'device', 'monitor'];
+
+function machineFlags(options: RunOptions): Record<string, () => void> {
+  const none = [...FLAGS_WITHOUT_EFFECT].map((name): [string, () => void] => [name, () => undefined]);
+  const refused = [...UNSUPPORTED_OPTIONS].filter(([, form]) => form === 'flag');
+  return {
+    ...Object.fromEntries(none),
+    ...Object.fromEntries(refused.map(([name]) => [name, () => refuse(name)])),
+    '-S': () => void (options.startStopped = true),
+    '-nodefaults': () => void (options.hasDefaults = false),
+    '-snapshot': () => void (options.isSnapshot = true),
+  };
+}
+
+function refuse(name: string): never {
+  throw new BlockError('unsupported', `${name}: not supported by livedisk`);
 }
 
 /** --NAME=VALUE as two words; a value that follows its option has no such name before its first "=". */
@@ -98,10 +150,7 @@ function splitLongOption(word: string): string[] {
 function unknownOption(given: string, kind: string): BlockError {
   if (!given.startsWith('-')) return new BlockError('invalid', `unexpected argument '${given}'`);
   if (kind === 'storage-daemon') return new BlockError('invalid', `unrecognized option '${given}'`);
-  const hint = given.endsWith('-drive')
-    ? 'Use -blockdev for the image and -device virtio-blk,drive=NODE,id=ID for the disk.'
-    : 'livedisk serves disks and runs no machine; `livedisk run --help` lists its options.';
-  return new BlockError('unsupported', `${given}: invalid option`, { hint });
+  return new BlockError('invalid', `${given}: invalid option`);
 }
 
 /** Names the option in what goes wrong with it, as QEMU's programs do. */
@@ -163,17 +212,24 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     };
   return {
     ...common,
-    ...Object.fromEntries(VALUED_WITHOUT_EFFECT.map((name): [string, Take] => [name, () => undefined])),
+    ...VALUED_WITHOUT_EFFECT,
+    ...Object.fromEntries(
+      [...UNSUPPORTED_OPTIONS]
+        .filter(([, form]) => form === 'valued')
+        .map(([name]): [string, Take] => [name, () => refuse(name)]),
+    ),
+    ...driveOptions(options),
     '-mon': monitor,
     '-add-fd': (value, text) => steps.push({ kind: 'descriptor', ...parseDescriptor(value), text }),
     '-monitor': direct(false, false),
     '-qmp': direct(true, false),
     '-qmp-pretty': direct(true, true),
-    '-device': (value, text) => steps.push({ kind: 'device', ...parseDevice(value), text }),
+    '-device': (value, text) => takeDevice(options, value, text),
+    '-M': (value) => takeMachine(options, value),
+    '-machine': (value) => takeMachine(options, value),
+    '-name': (value) => void (options.name = guestName(value)),
+    '-uuid': (value) => void (options.uuid = checkUuid(value)),
     '-incoming': (value) => void (options.incoming = checkIncoming(value)),
-    '-display': (value) => {
-      if (value !== 'none') throw new BlockError('unsupported', 'only "none" is supported');
-    },
   };
 }
 
@@ -227,54 +283,65 @@ function checkIncoming(value: string): true {
   return true;
 }
 
-const VIRTIO_BLK = ['virtio-blk', 'virtio-blk-pci', 'virtio-blk-device'];
-const ACTION = enumOf('BlockdevOnError', ['report', 'ignore', 'stop', 'enospc', 'auto']);
-const DEVICE = struct('virtio-blk', {
-  driver: required(str),
-  id: required(str),
-  drive: required(str),
-  'share-rw': optional(bool),
-  'write-cache': optional(enumOf('OnOffAuto', ['on', 'off', 'auto'])),
-  rerror: optional(ACTION),
-  werror: optional(ACTION),
-  'x-endpoint': optional(str),
-});
-
-function parseDevice(value: string): { drive: string; properties: DeviceProperties } {
-  const input: JsonObject = parseKeyval(value, 'driver');
-  const { driver } = input;
-  if (typeof driver !== 'string' || !VIRTIO_BLK.includes(driver))
-    throw new BlockError(
-      'unsupported',
-      `'${typeof driver === 'string' ? driver : ''}' is not a device of livedisk: it has ${VIRTIO_BLK.join(', ')}`,
-    );
-  const known = DEVICE.description.kind === 'object' ? DEVICE.description.members : {};
-  for (const key of Object.keys(input))
-    if (!(key in known)) throw new BlockError('invalid', `Property '${driver}.${key}' not found`);
-  const device = DEVICE.parse(input, '', inputMode(value));
-  return { drive: device.drive, properties: deviceProperties(device) };
+function takeMachine(options: RunOptions, value: string): void {
+  if (isHelp(value)) options.asks ??= 'machines';
+  else options.machine = machineType(value) ?? options.machine;
 }
 
-function deviceProperties(device: ReturnType<typeof DEVICE.parse>): DeviceProperties {
-  const endpoint = device['x-endpoint'];
-  const action = (chosen: string | undefined): ErrorAction | undefined =>
-    chosen === 'auto' ? undefined : (chosen as ErrorAction | undefined);
-  if (device.rerror === 'enospc') throw new BlockError('invalid', "'enospc' is no policy for read errors");
+function takeDevice(options: RunOptions, value: string, text: string): void {
+  if (isHelp(value)) {
+    const [model = ''] = value.split(',');
+    options.asks ??= isHelp(model) ? 'devices' : { properties: model };
+    return;
+  }
+  const device = parseDevice(value, warnOf(options, text));
+  options.steps.push({ kind: 'device', options: device, mode: inputMode(value), text });
+}
+
+/** Old options: the last of equal names counts, and a name alone is a flag. */
+function parseDevice(value: string, warn: (text: string) => void): JsonObject {
+  if (value.startsWith('{')) return parseKeyval(value);
+  const flat = parseImageOpts(value, { impliedKey: 'driver', warn });
+  return Object.fromEntries(flat.entries());
+}
+
+/** -drive, and the old options that are short for it. */
+function driveOptions(options: RunOptions): Record<string, Take> {
+  const short =
+    (rest: string): Take =>
+    (value, text) =>
+      addDrive(options, `file=${value.replaceAll(',', ',,')},${rest}`, text);
+  const disks = ['a', 'b', 'c', 'd'].map((letter, i): [string, Take] => [
+    `-hd${letter}`,
+    short(`index=${i},media=disk`),
+  ]);
+  const floppies = ['a', 'b'].map((letter, i): [string, Take] => [
+    `-fd${letter}`,
+    short(`index=${i},if=floppy`),
+  ]);
   return {
-    id: device.id,
-    writeCache: device['write-cache'] !== 'off',
-    ...given({
-      shareRw: device['share-rw'],
-      readErrors: action(device.rerror),
-      writeErrors: action(device.werror),
-      endpoint: endpoint === undefined ? undefined : endpointAddress(endpoint),
-    }),
+    ...Object.fromEntries([...disks, ...floppies]),
+    '-cdrom': short('index=2,media=cdrom'),
+    '-mtdblock': short('if=mtd'),
+    '-pflash': short('if=pflash,format=raw'),
+    '-sd': short('if=sd'),
+    '-drive': (value, text) => {
+      if (/(^|,)(format|driver)=(help|\?)(,|$)/.test(value)) options.asks ??= 'formats';
+      else addDrive(options, value, text);
+    },
   };
 }
 
-function endpointAddress(text: string): SocketAddress {
-  if (text.startsWith('unix:')) return { type: 'unix', path: text.slice('unix:'.length) };
-  const [, host, port] = /^tcp:(.*):(\d+)$/.exec(text) ?? [];
-  if (host === undefined) throw new BlockError('invalid', 'x-endpoint is unix:PATH or tcp:HOST:PORT');
-  return socketAddress({ type: 'inet', host: host === '' ? 'localhost' : host, port: port ?? '' });
+function warnOf({ warnings }: RunOptions, text: string): (warning: string) => void {
+  return (warning) => void warnings.push(`${text}: warning: ${warning}`);
+}
+
+function addDrive(options: RunOptions, value: string, text: string): void {
+  const drive = parseDrive(value, warnOf(options, text));
+  options.steps.push({ kind: 'drive', options: drive, usual: 'ide', text });
+}
+
+/** An image that is given by itself is the first hard disk. */
+function addImage(options: RunOptions, filename: string): void {
+  addDrive(options, `file=${filename.replaceAll(',', ',,')},index=0,media=disk`, filename);
 }

@@ -1,15 +1,27 @@
 import type { HostSocket, SocketHandler } from '../../host/host.js';
 
+const CTRL_C = 3;
+
 /** Standard input and output as a connection. Its end leaves both open: what else the program prints goes there too. */
 export class StdioSocket implements HostSocket {
   #handler: SocketHandler | undefined;
   #isEnded = false;
   #owesDrain = false;
+  readonly #isEditor: boolean;
+
+  /** `isEditor`: who reads it shows what is typed, so a terminal does not. */
+  constructor({ isEditor = false } = {}) {
+    this.#isEditor = isEditor;
+  }
 
   start(handler: SocketHandler): void {
     this.#handler = handler;
+    const isTerminal = this.#isEditor && process.stdin.isTTY;
+    if (isTerminal) process.stdin.setRawMode(true);
     process.stdin.on('data', (chunk: Buffer) => {
-      if (!this.#isEnded) handler.onData(chunk);
+      // The terminal makes no signal of it any more.
+      if (isTerminal && chunk.includes(CTRL_C)) process.kill(process.pid, 'SIGINT');
+      else if (!this.#isEnded) handler.onData(chunk);
     });
   }
 

@@ -81,13 +81,18 @@ export class QmpHub {
 
   /** One command, after all that came in before it. Errors: kind closed after close(); those of the command. */
   async execute(name: string, args: JsonObject, caller?: Caller): Promise<Writable> {
-    const outcome = await this.#inBand.run(() => {
-      if (this.#isClosed) throw new BlockError('closed', 'The engine is closed');
-      return this.registry.execute(name, args, caller);
-    });
+    const outcome = await this.inBand(() => this.registry.execute(name, args, caller));
     if (!(outcome instanceof Waiting)) return outcome;
     await outcome.result;
     return {};
+  }
+
+  /** The same of other work than a command's. */
+  inBand<T>(work: () => Promise<T>): Promise<T> {
+    return this.#inBand.run(() => {
+      if (this.#isClosed) throw new BlockError('closed', 'The engine is closed');
+      return work();
+    });
   }
 
   /** One command ahead of all others. Errors: as of execute. */

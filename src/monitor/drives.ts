@@ -1,0 +1,135 @@
+import { BlockError } from '../base/error.js';
+import { createImage } from '../block/create.js';
+import type { Node } from '../block/node.js';
+import type { Opener } from '../block/open.js';
+import { openNamed } from '../block/open-named.js';
+import { Drive, type DriveInterface, takeMedium } from '../attach/drive.js';
+import type { DriveOptions } from '../programs/arguments/drive-options.js';
+import type { FlatOptions } from '../schema/flat.js';
+import type { Parts } from './parts.js';
+
+type Drives = Parts<'graph' | 'opener' | 'drives' | 'machine' | 'host' | 'isIncoming' | 'temporaryFolder'>;
+
+/** How many units a bus of each interface has; of the others a drive's number is its bus and unit in one. */
+const UNITS: { readonly [kind in DriveInterface]?: number } = { ide: 2, scsi: 7 };
+
+/**
+ * Adds a drive: -drive, -hda and the like, drive_add. `usual`: its interface unless it says so.
+ * Errors: invalid in QEMU's words, exists, unsupported; those of opening.
+ */
+export async function addDrive(
+  engine: Drives,
+  options: DriveOptions,
+  usual: DriveInterface = 'ide',
+): Promise<Drive> {
+  const kind = options.interface ?? usual;
+  const { bus, unit } = placeOf(engine, kind, options);
+  const id = options.id ?? defaultId(kind, bus, unit, options.isCdrom);
+  if (engine.drives.has(id)) throw new BlockError('exists', `Duplicate ID '${id}' for drive`);
+  refuseUnsupported(options);
+  const node = hasImage(options) ? await openMedium(engine, options) : undefined;
+  const { isCdrom, writethrough, readErrors, writeErrors } = options;
+  const properties = { id, interface: kind, bus, unit, isCdrom, writethrough, readErrors, writeErrors };
+  try {
+    if (engine.graph.nodes.has(id))
+      throw new BlockError('exists', `Device name '${id}' conflicts with an existing node name`);
+    const drive = await Drive.create(engine.graph, properties, node);
+    engine.drives.set(id, drive);
+    return drive;
+  } catch (error) {
+    if (node) await engine.graph.release([node]);
+    throw error;
+  }
+}
+
+/** drive_del: commands know the drive no more, and a device that has it loses its medium. */
+export async function removeDrive(engine: Parts<'graph' | 'drives'>, drive: Drive): Promise<void> {
+  await takeMedium(engine.graph, drive.backend);
+  drive.forget();
+  engine.drives.delete(drive.id);
+}
+
+function refuseUnsupported({ copyOnRead, image }: DriveOptions): void {
+  const refuse = (name: string): never => {
+    throw new BlockError('unsupported', `Parameter '${name}' is not supported by livedisk yet`);
+  };
+  if (copyOnRead) refuse('copy-on-read');
+  for (const [key, value] of image.entries())
+    if (/^(throttling|stats-)/.test(key) && !(key.startsWith('throttling.') && value === '0')) refuse(key);
+}
+
+/** No name and no options of an image: the drive has no medium yet. */
+function hasImage({ filename, image }: DriveOptions): boolean {
+  return filename !== undefined || image.entries().some(([key]) => !key.startsWith('cache.'));
+}
+
+async function openMedium(engine: Drives, options: DriveOptions): Promise<Node> {
+  const { isReadOnly, isSnapshot = false, filename, aio } = options;
+  const image = options.image.copy();
+  if (aio !== undefined && filename !== undefined) await setAio(engine.opener, image, filename, aio);
+  const context = { readOnly: isReadOnly || isSnapshot, inactive: engine.isIncoming };
+  const node = await openNamed(engine.opener, filename, image, context);
+  if (!isSnapshot) return node;
+  try {
+    return await putTemporaryOverlay(engine, node, isReadOnly);
+  } catch (error) {
+    await engine.graph.release([node]);
+    throw error;
+  }
+}
+
+/** Of the file, where it is one that has such an option. */
+async function setAio(opener: Opener, image: FlatOptions, filename: string, aio: string): Promise<void> {
+  const asked = image.get('driver');
+  const format = typeof asked === 'string' ? opener.drivers.find(asked) : undefined;
+  const below = format?.kind === 'protocol' ? format.name : (await opener.parseFilename(filename))['driver'];
+  const file = typeof below === 'string' ? opener.drivers.find(below) : undefined;
+  if (file && 'aio' in file.options.members) image.put(format === file ? 'aio' : 'file.aio', aio);
+}
+
+/** Writes go to a file that is nobody's any more: they end with the drive. */
+async function putTemporaryOverlay(engine: Drives, below: Node, readOnly: boolean): Promise<Node> {
+  const { opener, graph, host } = engine;
+  const filename = `${engine.temporaryFolder}/vl.${host.random.bytes(6).toString('hex')}`;
+  await createImage(opener, filename, 'qcow2', { sizeBytes: below.lengthBytes });
+  const overlay = await opener
+    .openImage(filename, 'qcow2', { readOnly, noBacking: true, cache: { direct: false, 'no-flush': true } })
+    .finally(() => host.files.unlink(filename));
+  await graph.transaction((transaction) => void transaction.attach(overlay, 'backing', below));
+  return overlay;
+}
+
+function placeOf(engine: Drives, kind: DriveInterface, options: DriveOptions): { bus: number; unit: number } {
+  const units = engine.machine.placesOf(kind)?.units ?? UNITS[kind] ?? 0;
+  const most = UNITS[kind] === undefined ? 0 : units;
+  let { bus = 0, unit } = options;
+  if (options.index !== undefined) {
+    bus = most === 0 ? 0 : Math.floor(options.index / most);
+    unit = most === 0 ? options.index : options.index % most;
+  }
+  if (unit === undefined)
+    for (unit = 0; isTaken(engine, kind, bus, unit); unit++) {
+      if (most === 0 || unit + 1 < most) continue;
+      unit = -1;
+      bus++;
+    }
+  if (most > 0 && unit >= most) throw new BlockError('invalid', `unit ${unit} too big (max is ${most - 1})`);
+  if (isTaken(engine, kind, bus, unit)) {
+    const index = bus * most + unit;
+    throw new BlockError('exists', `drive with bus=${bus}, unit=${unit} (index=${index}) exists`);
+  }
+  return { bus, unit };
+}
+
+function isTaken({ drives }: Drives, kind: DriveInterface, bus: number, unit: number): boolean {
+  return [...drives.values()].some(({ properties }) => {
+    return properties.interface === kind && properties.bus === bus && properties.unit === unit;
+  });
+}
+
+/** As QEMU names drives that have no id. */
+function defaultId(kind: DriveInterface, bus: number, unit: number, isCdrom: boolean): string {
+  const isOnBus = UNITS[kind] !== undefined;
+  const media = isOnBus ? (isCdrom ? '-cd' : '-hd') : '';
+  return isOnBus ? `${kind}${bus}${media}${unit}` : `${kind}${unit}`;
+}
