@@ -53,6 +53,7 @@ export function queryBlock(engine: Parts<'devices'>): JsonObject[] {
     inserted: nodeInfo(device.backend.node.skipImplicitFilters(), names, {
       hidesImplicit: true,
       writeCache: device.writeCache,
+      throttleGroup: device.backend.throttleGroup,
     }),
     qdev: device.qdevPath,
     type: 'unknown',

@@ -4,6 +4,7 @@ import { registerDescriptors } from './descriptors.js';
 import type { EngineParts as Engine } from './parts.js';
 import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
+import { registerIoThrottle } from './io-throttle.js';
 import { registerJobs } from './jobs.js';
 import { registerMachine } from './machine.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
@@ -29,6 +30,7 @@ export function registerCommands(engine: Engine): void {
   registerQueries(engine);
   registerRunState(engine);
   if (engine.kind !== 'machine') return;
+  registerIoThrottle(engine);
   registerMachine(engine);
   registerDescriptors(engine);
   registerYank(engine);
