@@ -32,7 +32,6 @@ const MSG_CMSG_CLOEXEC = 0x40000000;
 const POLLRDHUP = 0x2000;
 const POLLGONE = POLLRDHUP | 0x10 | 0x08;
 const SHUT_WR = 1;
-const F_DUPFD_CLOEXEC = 1030;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 /** struct cmsghdr: cmsg_len (8 bytes), cmsg_level, cmsg_type (4 each). */
@@ -319,11 +318,6 @@ export class Syscalls {
     pollfd.writeInt16LE(POLLRDHUP, 4);
     const { value } = this.#now(this.#lib().poll, pollfd, 1, 0);
     return value !== 0 && (pollfd.readInt16LE(6) & POLLGONE) !== 0;
-  }
-
-  /** Another descriptor of the same open socket or file, close-on-exec; -1 in `value` where there is none. */
-  duplicate(fd: number): CallResult {
-    return this.#now(this.#lib().fcntl, fd, F_DUPFD_CLOEXEC, 'int', 3);
   }
 
   /** The peer of a socket gets what the kernel has, and then its end. */
