@@ -15,6 +15,7 @@ export const Seek = { end: 2, data: 3, hole: 4 } as const;
 /** fcntl(2) commands; those of open file description locks, and struct flock's l_type. */
 const F_GETFL = 3;
 const F_SETFL = 4;
+const F_DUPFD_CLOEXEC = 1030;
 const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const LockType = { read: 0, write: 1, none: 2 } as const;
@@ -253,6 +254,11 @@ export class Syscalls {
   unlockByte(fd: number, byteOffset: number): void {
     const { value, errno } = this.#lock(fd, F_OFD_SETLK, LockType.none, byteOffset);
     if (value !== 0) throw errnoError(errno, 'Failed to unlock byte ' + String(byteOffset));
+  }
+
+  /** A new descriptor of the same open file, closed on exec. Errors: limit, closed. */
+  duplicate(fd: number): number {
+    return this.#control(fd, F_DUPFD_CLOEXEC, 0);
   }
 
   /** How a descriptor was opened, and O_DIRECT (open(2)). */
