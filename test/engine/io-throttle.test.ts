@@ -33,7 +33,7 @@ async function ends(engine: Engine, count: number): Promise<number[]> {
 
 async function shown(engine: Engine): Promise<{ [name: string]: unknown }> {
   const [disk] = await engine.execute('query-block');
-  return (disk?.inserted ?? {});
+  return disk?.inserted ?? {};
 }
 
 test('the limits of a guest’s disk hold, are shown, and end', () =>
