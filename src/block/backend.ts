@@ -5,6 +5,8 @@ import { BlockError, errnoError } from '../base/error.js';
 import type { Host, HostClock } from '../host/host.js';
 import type { Edge } from './edge.js';
 import type { Node } from './node.js';
+import type { ThrottleGroup } from './objects/throttle-group.js';
+import type { ThrottleMember } from './objects/throttling.js';
 import { hasPermission, Permission } from './permissions.js';
 import {
   Flag,
@@ -102,6 +104,8 @@ export class BlockBackend {
   readonly clock: HostClock;
   /** For those who ask it, one request after the other or many at a time; see IoRequest. */
   readonly requests: RequestPool;
+  /** The group whose limits hold for it, and its place in it. */
+  #throttle: { group: ThrottleGroup; member: ThrottleMember; unuse: () => void } | undefined;
   readonly #queues: boolean;
   #inFlight = 0;
   #begun = 0;
@@ -171,8 +175,24 @@ export class BlockBackend {
     this.user.resized?.();
   }
 
+  /** The limits of its reads and writes; undefined: none. */
+  get throttleGroup(): ThrottleGroup | undefined {
+    return this.#throttle?.group;
+  }
+
+  set throttleGroup(group: ThrottleGroup | undefined) {
+    const old = this.#throttle;
+    if (old?.group === group) return;
+    this.#throttle = group && { group, member: group.join(), unuse: group.use() };
+    // In a drained section nothing waits for its pace.
+    if (this.isQuiesced) this.#throttle?.member.release();
+    old?.member.leave();
+    old?.unuse();
+  }
+
   quiesce(): void {
     this.#quiesced++;
+    if (this.#quiesced === 1) this.#throttle?.member.release();
     this.user.drainBegin?.();
   }
 
@@ -180,7 +200,9 @@ export class BlockBackend {
     assert(this.#quiesced > 0, () => `unbalanced drain of ${this.description}`);
     this.#quiesced--;
     this.user.drainEnd?.();
-    if (this.#quiesced === 0) this.#resumed.notify();
+    if (this.#quiesced > 0) return;
+    this.#throttle?.member.resume();
+    this.#resumed.notify();
   }
 
   get isBusy(): boolean {
@@ -192,7 +214,7 @@ export class BlockBackend {
    * request stays its owner's. Errors: as run().
    */
   tryRun(request: IoRequest): boolean {
-    if (this.#isHeld()) return false;
+    if (this.#isHeld() || this.#throttle?.member.isFree === false) return false;
     const { kind, offset, lengthBytes } = request;
     if (kind !== 'read' && kind !== 'write') return false;
     if (kind === 'write' && (this.writethrough || request.flags !== Flag.none)) return false;
@@ -227,6 +249,10 @@ export class BlockBackend {
     else this.#inFlight++;
     try {
       request.assertIs(generation);
+      const wait = this.#throttle && this.#pace(this.#throttle.member, request);
+      // One that nobody wants any more keeps its place in the line, and is counted.
+      if (wait) await (request.signal?.during(wait) ?? wait);
+      request.assertIs(generation);
       await this.#forward(request);
       request.assertIs(generation);
       statistics.operations++;
@@ -239,6 +265,12 @@ export class BlockBackend {
       if (isOwn) this.requests.give(request);
       this.leave();
     }
+  }
+
+  /** Its turn, where it has to wait for one. Discards and flushes have not. */
+  #pace(member: ThrottleMember, { kind, lengthBytes }: IoRequest): Promise<void> | undefined {
+    if (kind === 'flush' || kind === 'discard') return undefined;
+    return member.enter(kind === 'read' ? 'read' : 'write', lengthBytes);
   }
 
   #forward(request: IoRequest): Promise<void> | undefined {

@@ -1,3 +1,5 @@
+import type { ThrottleGroup } from '../block/objects/throttle-group.js';
+import { limitsInfo } from './io-throttle.js';
 import { given } from '../base/given.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Json } from '../block/driver.js';
@@ -57,6 +59,8 @@ export interface NodeInfoOptions {
   /** Filters that jobs have put in below it are no layers. */
   hidesImplicit?: boolean;
   writeCache?: boolean;
+  /** Whose limits hold for the disk. */
+  throttleGroup?: ThrottleGroup | undefined;
 }
 
 /** The node and its layers, filters included, top first. */
@@ -80,22 +84,17 @@ export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions 
   for (const layer of [...layers].reverse()) image = layerInfo(layer, names, image);
   const backing = node.isFilter ? undefined : node.children.get('backing')?.node;
   return given({
-    iops_rd: 0,
+    ...limitsInfo(options.throttleGroup),
     detect_zeroes: node.modes.detectZeroes,
     image,
-    iops_wr: 0,
     ro: node.readOnly,
     'node-name': node.name,
     backing_file_depth: layers.length - 1,
     drv: node.driver.name,
-    iops: 0,
-    bps_wr: 0,
     write_threshold: node.writeThreshold?.offset ?? 0,
     backing_file: backing && names.of(backing),
     'dirty-bitmaps': bitmaps.length > 0 ? bitmaps : undefined,
     encrypted: false,
-    bps: 0,
-    bps_rd: 0,
     cache: {
       'no-flush': cache['no-flush'],
       direct: cache.direct,

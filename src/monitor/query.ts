@@ -66,7 +66,8 @@ export function queryBlock(engine: Parts<'devices' | 'drives'>): JsonObject[] {
 }
 
 function insertedInfo(backend: BlockBackend, names: NodeNames): JsonObject {
-  const options = { hidesImplicit: true, writeCache: !backend.writethrough };
+  const { throttleGroup } = backend;
+  const options = { hidesImplicit: true, writeCache: !backend.writethrough, throttleGroup };
   return nodeInfo(backend.node.skipImplicitFilters(), names, options);
 }
 

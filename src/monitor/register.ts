@@ -6,6 +6,7 @@ import { registerDevices } from './devices.js';
 import { registerMedia } from './media.js';
 import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
+import { registerIoThrottle } from './io-throttle.js';
 import { registerJobs } from './jobs.js';
 import { registerMachine } from './machine.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
@@ -33,6 +34,7 @@ export function registerCommands(engine: Engine): void {
   if (engine.kind !== 'machine') return;
   registerDevices(engine);
   registerMedia(engine);
+  registerIoThrottle(engine);
   registerMachine(engine);
   registerDescriptors(engine);
   registerYank(engine);

@@ -1,6 +1,7 @@
 import { DESCRIPTOR_COMMANDS } from './descriptors.js';
 import { MACHINE_COMMANDS } from './machine.js';
 import { QOM_COMMANDS } from './qom.js';
+import { BlockSetIoThrottle } from './io-throttle.js';
 import type { ReturnTypes } from './returns.js';
 import {
   BlockdevCreateOptions,
@@ -328,6 +329,7 @@ export const COMMANDS = {
   'block-set-write-threshold': BlockSetWriteThreshold,
   'block-stream': BlockStream,
   block_resize: BlockResize,
+  block_set_io_throttle: BlockSetIoThrottle,
   'blockdev-add': BlockdevOptions,
   'blockdev-backup': BlockdevBackup,
   'blockdev-change-medium': ChangeMedium,

@@ -1,4 +1,5 @@
 import { DESCRIPTOR_RETURNS } from './descriptors.js';
+import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { QOM_RETURNS } from './qom.js';
 import {
@@ -105,6 +106,8 @@ const BlockDeviceInfo = struct('BlockDeviceInfo', {
   iops: required(int),
   iops_rd: required(int),
   iops_wr: required(int),
+  ...OPTIONAL_LIMITS,
+  group: optional(str),
   image: required(ImageInfo),
   cache: required(
     struct('BlockdevCacheInfo', {

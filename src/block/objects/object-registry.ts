@@ -4,7 +4,7 @@ import type { ObjectOptions } from '../../schema/objects.js';
 import type { JsonValue } from '../../schema/types.js';
 import { invalid, type ObjectType, parseProperty, type PropertyValues, type UserObject } from './object.js';
 import { Secret } from './secret.js';
-import { ThrottleGroup } from './throttle-group.js';
+import { newThrottleGroup, ThrottleGroup } from './throttle-group.js';
 import { OBJECT_TYPES } from './types.js';
 
 /** QEMU's identifiers: of objects, jobs and devices. */
@@ -18,6 +18,8 @@ const ALIASES: ReadonlyMap<string, string> = new Map([['authz-listfile', 'authz-
 export class ObjectRegistry {
   readonly #host: Host;
   readonly #objects = new Map<string, UserObject>();
+  /** Throttle groups that are no objects. */
+  readonly #groups = new Map<string, ThrottleGroup>();
   /** Ids of objects that are being made. */
   readonly #begun = new Set<string>();
 
@@ -79,6 +81,16 @@ export class ObjectRegistry {
     const object = this.#objects.get(id ?? '');
     if (object instanceof ThrottleGroup) return object;
     throw new BlockError('not-found', `Throttle group '${id}' does not exist`);
+  }
+
+  /** That group, or one of that name that is there as long as it is used (of a drive's limits). */
+  groupNamed(name: string): ThrottleGroup {
+    const object = this.#objects.get(name) ?? this.#groups.get(name);
+    if (object instanceof ThrottleGroup) return object;
+    const group = newThrottleGroup(name, this.#host.clock);
+    for (const [old, { isInUse }] of [...this.#groups]) if (!isInUse) this.#groups.delete(old);
+    this.#groups.set(name, group);
+    return group;
   }
 
   close(): void {

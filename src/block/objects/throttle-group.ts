@@ -1,4 +1,5 @@
 import { THROTTLE_LIMITS, ThrottleLimits, type ThrottleLimitName } from '../../schema/objects.js';
+import type { HostClock } from '../../host/host.js';
 import { int64, type JsonValue } from '../../schema/types.js';
 import { invalid, type ObjectType, parseProperty, type PropertyValues, UserObject } from './object.js';
 import { type AllLimits, checkLimits, NO_LIMITS, withLimits } from './throttle-limits.js';
@@ -40,6 +41,11 @@ export class ThrottleGroup extends UserObject {
   }
 }
 
+/** One without limits. */
+export function newThrottleGroup(id: string, clock: HostClock): ThrottleGroup {
+  return new ThrottleGroup(id, new Throttling(clock));
+}
+
 /** x-iops-total and the like: an older way to give each limit by itself. */
 function limitOf(property: string): ThrottleLimitName | undefined {
   return THROTTLE_LIMITS.find((name) => property === `x-${name}`);
@@ -60,7 +66,7 @@ export const THROTTLE_GROUP: ObjectType = {
     ...THROTTLE_LIMITS.map((name) => ({ name: `x-${name}`, qomType: 'int', type: int64 })),
   ],
   make(id, values, { host }) {
-    const group = new ThrottleGroup(id, new Throttling(host.clock));
+    const group = newThrottleGroup(id, host.clock);
     group.limits = initialLimits(values);
     return group;
   },
