@@ -6,14 +6,13 @@ import { Flag, hasFlag } from '../../src/block/request.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { NbdClient } from '../../src/wire/nbd/client.js';
 import { CommandFlag } from '../../src/wire/nbd/constants.js';
-import type { NbdTarget } from '../../src/wire/nbd/target.js';
 import type { Engine } from './world.js';
 
 /** Who reads and writes the guest's disk: the guest itself, or another user of the same disk. */
-export interface DiskUser extends Omit<NbdTarget, 'lengthBytes' | 'status' | 'tryRead' | 'tryWrite'> {
-  tryRead(offset: number, buffer: Uint8Array): boolean;
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
-}
+export type DiskUser = Pick<
+  BlockBackend,
+  'tryRead' | 'read' | 'tryWrite' | 'write' | 'writeZeroes' | 'discard' | 'flush'
+>;
 
 interface Visitor {
   name: string;
