@@ -217,6 +217,8 @@ export interface DriverInstance {
    * close() is called. What cannot be taken back (a call that the kernel holds) is left to itself, with its memory.
    */
   cancelInFlight?(): void;
+  /** Of connections: this one is given up, what is in flight with it too. */
+  yank?(): void;
   info(): DriverInfo;
   /**
    * Checks the image, and repairs it where the node may be written; durable on return. Nobody uses the node meanwhile.

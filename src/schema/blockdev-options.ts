@@ -24,6 +24,7 @@ import {
   struct,
   type StructOf,
   type Type,
+  uint32,
   union,
   withFlatForm,
 } from './types.js';
@@ -154,9 +155,9 @@ export const NBD_OPTIONS = driverOptions({
   export: defaulted(str, ''),
   'tls-creds': later(str),
   'tls-hostname': later(str),
-  'x-dirty-bitmap': marked('unstable', later(str)),
-  'reconnect-delay': later(int),
-  'open-timeout': later(int),
+  'x-dirty-bitmap': marked('unstable', optional(str)),
+  'reconnect-delay': defaulted(uint32, 0),
+  'open-timeout': defaulted(uint32, 0),
 });
 
 export const NULL_OPTIONS = driverOptions({

@@ -1,3 +1,5 @@
+import { DESCRIPTOR_COMMANDS } from './descriptors.js';
+import { MACHINE_COMMANDS } from './machine.js';
 import { QOM_COMMANDS } from './qom.js';
 import type { ReturnTypes } from './returns.js';
 import {
@@ -265,6 +267,8 @@ export { BlockdevOptions, BlockExportOptions };
 
 /** The arguments of each command, by its name. Commands that take none are of type NO_ARGUMENTS. */
 export const COMMANDS = {
+  ...DESCRIPTOR_COMMANDS,
+  ...MACHINE_COMMANDS,
   ...QOM_COMMANDS,
   'block-commit': BlockCommit,
   'block-dirty-bitmap-add': BitmapAdd,

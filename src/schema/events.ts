@@ -14,6 +14,13 @@ const JOB_PROGRESS = {
   speed: required(int),
 } as const;
 
+const SHUTDOWN_CAUSE = enumOf('ShutdownCause', [
+  'host-error',
+  'host-qmp-quit',
+  'host-qmp-system-reset',
+  'host-signal',
+]);
+
 const NO_DATA = struct('q_empty', {});
 
 const EVENT_TYPES = {
@@ -44,10 +51,12 @@ const EVENT_TYPES = {
   BLOCK_JOB_PENDING: struct('BLOCK_JOB_PENDING-arg', { type: required(JobTypeName), id: required(str) }),
   BLOCK_JOB_READY: struct('BLOCK_JOB_READY-arg', JOB_PROGRESS),
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
+  POWERDOWN: NO_DATA,
+  RESET: struct('RESET-arg', { guest: required(bool), reason: required(SHUTDOWN_CAUSE) }),
   RESUME: NO_DATA,
   SHUTDOWN: struct('SHUTDOWN-arg', {
     guest: required(bool),
-    reason: required(enumOf('ShutdownCause', ['host-error', 'host-qmp-quit', 'host-signal'])),
+    reason: required(SHUTDOWN_CAUSE),
   }),
   STOP: NO_DATA,
 } satisfies { readonly [event: string]: Type<unknown> };

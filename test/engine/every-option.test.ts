@@ -195,6 +195,31 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
           assert.equal(disk.lengthBytes, 2 * SIZE),
         ),
       ),
+    'x-dirty-bitmap': (bed) =>
+      withExport(bed, (server) =>
+        bed.refused(
+          { driver: 'nbd', server, 'x-dirty-bitmap': 'qemu:dirty-bitmap:nope' },
+          /^Could not open image: Invalid argument$/,
+        ),
+      ),
+    'open-timeout': async (bed) => {
+      const nowhere = { driver: 'nbd', server: { type: 'unix', path: bed.newPath('nowhere') } };
+      const startedMs = bed.host.clock.nowMs();
+      await bed.refused({ ...nowhere, 'open-timeout': 1 }, /Failed to connect/);
+      assert.ok(bed.host.clock.nowMs() - startedMs > 500);
+    },
+    'reconnect-delay': async (bed) => {
+      const exports = new NbdExports(bed);
+      await exports.add('', SIZE);
+      const server = { type: 'unix', path: exports.socketPath };
+      const disk = await bed.open({ driver: 'nbd', server, 'reconnect-delay': 1 });
+      await exports.close();
+      const startedMs = bed.host.clock.nowMs();
+      await assert.rejects(disk.read(0, 512), { errno: 'EIO' });
+      assert.ok(bed.host.clock.nowMs() - startedMs > 500, 'it did not wait');
+      // Nothing can be flushed.
+      await assert.rejects(disk.close(), { errno: 'EIO' });
+    },
   },
   raw: {
     offset: (bed) =>
