@@ -98,6 +98,7 @@ export class NodeIo {
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, lengthBytes)) return false;
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (node.gate && !node.gate.isOpen(offset, lengthBytes)) return false;
+    if (node.writeThreshold) node.beginWrite(offset, lengthBytes);
     const done = this.#mapped
       ? this.#mapped.writing.tryWrite(request, from, lengthBytes, offset)
       : (this.#io().tryWrite?.(request, from, lengthBytes, offset) ?? false);
@@ -207,6 +208,7 @@ export class NodeIo {
     flags: number,
   ): Promise<void> {
     const { generation } = request;
+    this.#node.beginWrite(offset, lengthBytes);
     try {
       if (this.#mapped) await this.#mapped.writing.write(request, from, lengthBytes, offset);
       else await this.#writeIo(request, from, lengthBytes, offset, flags);
@@ -224,6 +226,7 @@ export class NodeIo {
     flags: number,
     signal: CancelSignal | undefined,
   ): Promise<void> {
+    this.#node.beginWrite(offset, lengthBytes);
     try {
       if (this.#mapped) await this.#mapped.zeroing.writeZeroes(offset, lengthBytes, flags, signal);
       else await this.#writeZeroesIo(offset, lengthBytes, flags, signal);

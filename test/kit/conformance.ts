@@ -75,14 +75,14 @@ export function protocolConformance(subject: Subject): void {
 export function filterConformance(
   name: string,
   drivers: readonly DriverDescription[],
-  wrap: (child: NodeOptions) => NodeOptions,
+  wrap: (child: NodeOptions, bed: TestBed) => NodeOptions | Promise<NodeOptions>,
 ): void {
   const subject: Subject = {
     name,
     drivers: [fileDriver, ...drivers],
     shape: { sizeBytes: 5 * 4096 + 512, unitBytes: 4096 },
     canGrow: true,
-    create: async (bed, sizeBytes) => wrap(await newFile(bed, sizeBytes)),
+    create: async (bed, sizeBytes) => wrap(await newFile(bed, sizeBytes), bed),
   };
   protocolConformance(subject);
 }
