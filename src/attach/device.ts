@@ -3,7 +3,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
-import type { BlockStatus } from '../block/request.js';
+import type { BlockStatus, IoRequest } from '../block/request.js';
 import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
@@ -250,48 +250,37 @@ class DeviceEndpoint implements NbdTarget {
     return this.#device.backend.lengthBytes;
   }
 
-  tryRead(offset: number, buffer: Uint8Array, start: number, lengthBytes: number): boolean {
+  tryRun(request: IoRequest): boolean {
     if (!this.#runState.isRunning) return false;
     try {
-      return this.#device.backend.tryRead(offset, buffer, start, lengthBytes);
+      return this.#device.backend.tryRun(request);
     } catch {
       // The promise form meets the error again and follows the policy.
       return false;
     }
   }
 
-  tryWrite(offset: number, buffer: Uint8Array, flags: number, start: number, lengthBytes: number): boolean {
-    if (!this.#runState.isRunning) return false;
-    try {
-      return this.#device.backend.tryWrite(offset, buffer, flags, start, lengthBytes);
-    } catch {
-      return false;
+  /** One that fails and is tried again, once the guest runs, is done anew from its beginning. */
+  async run(request: IoRequest): Promise<void> {
+    const { generation, signal } = request;
+    for (;;) {
+      if (!this.#runState.isRunning) await this.#runState.running(() => this.#isEnded, signal);
+      if (this.#isEnded) throw new BlockError('closed', 'The device is closed');
+      request.assertIs(generation);
+      request.signal = signal;
+      try {
+        return await this.#device.backend.run(request);
+      } catch (error) {
+        // A refusal of fast zeroes is an answer, and whoever is gone hears of no error.
+        if (error instanceof BlockError && error.kind === 'unsupported') throw error;
+        if (signal?.isCancelled === true) throw error;
+        const action = this.#handle(request.kind === 'read' ? 'read' : 'write', error);
+        if (action === 'report') throw error;
+        // The buffer may hold what another request read.
+        if (action === 'ignore')
+          return request.kind === 'read' ? request.fillZero(0, request.lengthBytes) : undefined;
+      }
     }
-  }
-
-  /** After an ignored error the data is zeroes: the buffer may hold what another request read. */
-  async read(offset: number, buffer: Uint8Array): Promise<void> {
-    await this.#request(
-      'read',
-      () => this.#device.backend.read(offset, buffer),
-      () => buffer.fill(0),
-    );
-  }
-
-  write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    return this.#request('write', () => this.#device.backend.write(offset, buffer, flags));
-  }
-
-  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
-    return this.#request('write', () => this.#device.backend.writeZeroes(offset, lengthBytes, flags));
-  }
-
-  discard(offset: number, lengthBytes: number): Promise<void> {
-    return this.#request('write', () => this.#device.backend.discard(offset, lengthBytes));
-  }
-
-  flush(): Promise<void> {
-    return this.#request('write', () => this.#device.backend.flush());
   }
 
   status(offset: number, lengthBytes: number): Promise<BlockStatus> {
@@ -302,27 +291,6 @@ class DeviceEndpoint implements NbdTarget {
   end(): void {
     this.#isEnded = true;
     this.#runState.wake();
-  }
-
-  /** `ignored`: an error of the request is ignored. */
-  async #request(
-    operation: 'read' | 'write',
-    request: () => Promise<void>,
-    ignored: () => void = () => undefined,
-  ): Promise<void> {
-    for (;;) {
-      if (!this.#runState.isRunning) await this.#runState.running(() => this.#isEnded);
-      if (this.#isEnded) throw new BlockError('closed', 'The device is closed');
-      try {
-        return await request();
-      } catch (error) {
-        // A fast-zero refusal is an answer, not an I/O error.
-        if (error instanceof BlockError && error.kind === 'unsupported') throw error;
-        const action = this.#handle(operation, error);
-        if (action === 'ignore') return ignored();
-        if (action === 'report') throw error;
-      }
-    }
   }
 
   #handle(operation: 'read' | 'write', error: unknown): 'ignore' | 'report' | 'stop' {

@@ -1,3 +1,4 @@
+import type { CancelSignal } from '../base/cancel-signal.js';
 import { Notifier } from '../base/async.js';
 
 export type RunStatus = 'prelaunch' | 'inmigrate' | 'running' | 'paused' | 'shutdown' | 'io-error';
@@ -61,8 +62,8 @@ export class RunState {
   }
 
   /** Resolves when the guest runs, or `orElse` holds when wake() was called. */
-  async running(orElse: () => boolean): Promise<void> {
-    await this.#changed.until(() => this.isRunning || orElse());
+  async running(orElse: () => boolean, signal?: CancelSignal): Promise<void> {
+    await this.#changed.until(() => this.isRunning || orElse(), signal);
   }
 
   /** What others wait for besides a running guest has come. */

@@ -36,8 +36,8 @@ export class Notifier {
   }
 
   /** Waits until `condition` holds, looked at again after each notify(). */
-  async until(condition: () => boolean): Promise<void> {
-    while (!condition()) await this.wait();
+  async until(condition: () => boolean, signal?: CancelSignal): Promise<void> {
+    while (!condition()) await this.wait(signal);
   }
 }
 

@@ -297,18 +297,9 @@ export class BlockBackend {
     return request;
   }
 
-  #tryOwn(
-    kind: RequestKind,
-    offset: number,
-    buffer: Uint8Array,
-    flags: number,
-    start = 0,
-    lengthBytes?: number,
-  ): boolean {
+  #tryOwn(kind: RequestKind, offset: number, buffer: Uint8Array, flags: number): boolean {
     checkBuffer(buffer);
-    const length = lengthBytes ?? buffer.length - start;
-    const request = this.requests.take().ask(kind, offset, length, flags);
-    request.setBuffer(buffer, start);
+    const request = this.#take(kind, offset, buffer, flags);
     try {
       return this.tryRun(request);
     } finally {
@@ -316,9 +307,8 @@ export class BlockBackend {
     }
   }
 
-  /** Into [start, start + lengthBytes) of the buffer, all of it by default. */
-  tryRead(offset: number, buffer: Uint8Array, start?: number, lengthBytes?: number): boolean {
-    return this.#tryOwn('read', offset, buffer, Flag.none, start, lengthBytes);
+  tryRead(offset: number, buffer: Uint8Array): boolean {
+    return this.#tryOwn('read', offset, buffer, Flag.none);
   }
 
   read(offset: number, buffer: Uint8Array): Promise<void> {
@@ -326,8 +316,8 @@ export class BlockBackend {
     return this.#perform(this.#take('read', offset, buffer, Flag.none), true);
   }
 
-  tryWrite(offset: number, buffer: Uint8Array, flags: number, start?: number, lengthBytes?: number): boolean {
-    return this.#tryOwn('write', offset, buffer, flags, start, lengthBytes);
+  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean {
+    return this.#tryOwn('write', offset, buffer, flags);
   }
 
   write(offset: number, buffer: Uint8Array, flags = 0): Promise<void> {

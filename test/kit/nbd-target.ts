@@ -1,6 +1,7 @@
 import { BlockError, errnoError } from '../../src/base/error.js';
 import { isZero } from '../../src/base/zero.js';
-import { type NbdTarget, TargetFlag, type TargetStatus } from '../../src/wire/nbd/target.js';
+import { Flag, type IoRequest } from '../../src/base/io-request.js';
+import type { NbdTarget, TargetStatus } from '../../src/wire/nbd/target.js';
 
 const SECTOR_BYTES = 512;
 
@@ -27,45 +28,42 @@ export class MemoryTarget implements NbdTarget {
     return this.bytes.length;
   }
 
-  tryRead(offset: number, buffer: Uint8Array, start: number, lengthBytes: number): boolean {
-    if (this.isLate) return false;
+  tryRun(request: IoRequest): boolean {
+    if (this.isLate || request.flags !== Flag.none) return false;
     this.#check();
-    this.bytes.copy(buffer, start, offset, offset + lengthBytes);
+    this.#move(request);
     return true;
   }
 
-  read(offset: number, buffer: Uint8Array): Promise<void> {
-    return this.#later(() => void this.bytes.copy(buffer, 0, offset, offset + buffer.length));
+  #move(request: IoRequest): void {
+    const { kind, offset, lengthBytes } = request;
+    const bytes = this.bytes.subarray(offset, offset + lengthBytes);
+    if (kind === 'read') request.copyFrom(bytes, 0);
+    else request.copyTo(bytes, 0, lengthBytes);
   }
 
-  tryWrite(offset: number, buffer: Uint8Array, flags: number, start: number, lengthBytes: number): boolean {
-    if (this.isLate || flags !== TargetFlag.none) return false;
-    this.#check();
-    this.bytes.set(buffer.subarray(start, start + lengthBytes), offset);
-    return true;
-  }
-
-  write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    if (flags !== 0) this.log.push(`write flags ${flags}`);
-    return this.#later(() => this.bytes.set(buffer, offset));
-  }
-
-  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
-    this.log.push(`zero ${offset}+${lengthBytes} flags ${flags}`);
-    return this.#later(() => {
-      if (this.zeroesSlowly && flags >= TargetFlag.noFallback) throw errnoError('ENOTSUP');
-      this.bytes.fill(0, offset, offset + lengthBytes);
-    });
-  }
-
-  discard(offset: number, lengthBytes: number): Promise<void> {
-    this.log.push(`discard ${offset}+${lengthBytes}`);
-    return this.#later(() => void this.bytes.fill(0, offset, offset + lengthBytes));
-  }
-
-  flush(): Promise<void> {
-    this.log.push('flush');
-    return this.#later(() => undefined);
+  run(request: IoRequest): Promise<void> {
+    const { kind, offset, lengthBytes, flags } = request;
+    const end = offset + lengthBytes;
+    switch (kind) {
+      case 'write':
+        if (flags !== 0) this.log.push(`write flags ${flags}`);
+        return this.#later(() => this.#move(request));
+      case 'read':
+        return this.#later(() => this.#move(request));
+      case 'zeroes':
+        this.log.push(`zero ${offset}+${lengthBytes} flags ${flags}`);
+        return this.#later(() => {
+          if (this.zeroesSlowly && flags >= Flag.noFallback) throw errnoError('ENOTSUP');
+          this.bytes.fill(0, offset, end);
+        });
+      case 'discard':
+        this.log.push(`discard ${offset}+${lengthBytes}`);
+        return this.#later(() => void this.bytes.fill(0, offset, end));
+      case 'flush':
+        this.log.push('flush');
+        return this.#later(() => undefined);
+    }
   }
 
   /** Sectors of zeroes are holes. */

@@ -7,14 +7,13 @@ import type { SeededRandom } from '../../src/host/simulated.js';
 import { NbdSession } from '../../src/wire/nbd/session.js';
 import { CommandFlag } from '../../src/wire/nbd/constants.js';
 import type { SocketAddress } from '../../src/host/host.js';
-import type { NbdTarget } from '../../src/wire/nbd/target.js';
 import type { Engine } from './world.js';
 
 /** Who reads and writes the guest's disk: the guest itself, or another user of the same disk. */
-export interface DiskUser extends Omit<NbdTarget, 'lengthBytes' | 'status' | 'tryRead' | 'tryWrite'> {
-  tryRead(offset: number, buffer: Uint8Array): boolean;
-  tryWrite(offset: number, buffer: Uint8Array, flags: number): boolean;
-}
+export type DiskUser = Pick<
+  BlockBackend,
+  'tryRead' | 'read' | 'tryWrite' | 'write' | 'writeZeroes' | 'discard' | 'flush'
+>;
 
 interface Visitor {
   name: string;

@@ -61,9 +61,11 @@ export class ThrottleNode extends PassThrough {
   async #enter(direction: ThrottledDirection, lengthBytes: number, request?: IoRequest): Promise<void> {
     const wait = this.#member.enter(direction, lengthBytes);
     if (!wait) return;
-    const generation = request?.generation;
-    await wait;
-    if (request && generation !== undefined) request.assertIs(generation);
+    if (!request) return wait;
+    const { generation, signal } = request;
+    // The turn of one that nobody wants any more comes all the same, and is counted.
+    await (signal ? signal.during(wait) : wait);
+    request.assertIs(generation);
   }
 
   drainBegin(): void {

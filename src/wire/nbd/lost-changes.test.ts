@@ -7,6 +7,7 @@ import { createSimulatedHost } from '../../host/simulated.js';
 import { NbdPeer } from '../../../test/kit/nbd-peer.js';
 import { MemoryTarget } from '../../../test/kit/nbd-target.js';
 import { Command } from './constants.js';
+import type { IoRequest } from '../../base/io-request.js';
 import { NbdServer } from './server.js';
 
 const ADDRESS: SocketAddress = { type: 'unix', path: '/tmp/nbd' };
@@ -16,12 +17,14 @@ class SlowTarget extends MemoryTarget {
   readonly begun: number[] = [];
   readonly #held: Array<() => void> = [];
 
-  override tryWrite(): boolean {
-    return false;
+  override tryRun(request: IoRequest): boolean {
+    return request.kind !== 'write' && super.tryRun(request);
   }
 
-  override async write(offset: number, buffer: Uint8Array): Promise<void> {
-    const copy = Buffer.from(buffer);
+  override async run(request: IoRequest): Promise<void> {
+    if (request.kind !== 'write') return super.run(request);
+    const { offset, lengthBytes } = request;
+    const copy = Buffer.from(request.gather(0, lengthBytes));
     this.begun.push(copy[0] ?? 0);
     const gate = deferred();
     this.#held.push(() => gate.resolve());

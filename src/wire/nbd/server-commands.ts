@@ -1,9 +1,11 @@
 import { toBlockError, errnoOf, type BlockError } from '../../base/error.js';
+import { Flag } from '../../base/io-request.js';
 import { KiB, MAX_NBD_REQUEST_BYTES, MAX_REQUEST_BYTES } from '../../base/limits.js';
 import { nbdErrorOf, type Extent, readUint64Rounded, type Request } from './codec.js';
 import { Command, CommandFlag, MAX_STATUS_EXTENTS, NbdError } from './constants.js';
 import type { Agreement } from './server-handshake.js';
-import { type MetaContext, type NbdTarget, TargetFlag } from './target.js';
+import type { MetaContext } from './target.js';
+import type { TargetRequests } from './target-requests.js';
 
 /** Read at once while prefetching. */
 const CACHE_PIECE_BYTES = 256 * KiB;
@@ -174,22 +176,24 @@ export function failureOf(command: number, thrown: unknown): Refusal {
 }
 
 /** Commands without payload in either direction, BLOCK_STATUS apart. */
-export async function runCommand(target: NbdTarget, request: Request): Promise<void> {
+export async function runCommand(target: TargetRequests, request: Request): Promise<void> {
   const { command, flags } = request;
   const isFua = (flags & CommandFlag.fua) !== 0;
   switch (command) {
     case Command.flush:
-      return target.flush();
+      return target.run('flush', 0, 0);
     case Command.cache:
       return prefetch(target, request);
     case Command.trim:
-      await eachPiece(request, (offset, lengthBytes) => target.discard(offset, lengthBytes));
-      return isFua ? target.flush() : undefined;
+      await eachPiece(request, (offset, lengthBytes) => target.run('discard', offset, lengthBytes));
+      return isFua ? target.run('flush', 0, 0) : undefined;
     case Command.writeZeroes: {
-      let zeroFlags: number = isFua ? TargetFlag.fua : TargetFlag.none;
-      if ((flags & CommandFlag.noHole) === 0) zeroFlags |= TargetFlag.mayUnmap;
-      if ((flags & CommandFlag.fastZero) !== 0) zeroFlags |= TargetFlag.noFallback;
-      return eachPiece(request, (offset, lengthBytes) => target.writeZeroes(offset, lengthBytes, zeroFlags));
+      let zeroFlags: number = isFua ? Flag.fua : Flag.none;
+      if ((flags & CommandFlag.noHole) === 0) zeroFlags |= Flag.mayUnmap;
+      if ((flags & CommandFlag.fastZero) !== 0) zeroFlags |= Flag.noFallback;
+      return eachPiece(request, (offset, lengthBytes) =>
+        target.run('zeroes', offset, lengthBytes, zeroFlags),
+      );
     }
   }
 }
@@ -203,10 +207,10 @@ async function eachPiece(
     await run(offset + done, Math.min(lengthBytes - done, MAX_REQUEST_BYTES));
 }
 
-async function prefetch(target: NbdTarget, { offset, lengthBytes }: Request): Promise<void> {
+async function prefetch(target: TargetRequests, { offset, lengthBytes }: Request): Promise<void> {
   const buffer = Buffer.allocUnsafe(Math.min(lengthBytes, CACHE_PIECE_BYTES));
   for (let done = 0; done < lengthBytes; done += buffer.length)
-    await target.read(offset + done, buffer.subarray(0, Math.min(buffer.length, lengthBytes - done)));
+    await target.run('read', offset + done, Math.min(buffer.length, lengthBytes - done), Flag.none, buffer);
 }
 
 /** Which contexts a BLOCK_STATUS is about; undefined: the payload that should say so is not valid. */

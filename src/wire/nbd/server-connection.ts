@@ -141,6 +141,7 @@ export class NbdServerConnection {
     this.#transmission = new ServerTransmission(
       {
         clock: this.#host.clock,
+        requestWatch: this.#host.requestWatch,
         lost: this.#lost,
         mostInFlightBytes: this.#mostInFlightBytes,
         hasMemory: () => this.#options.hasMemory?.(this) ?? true,

@@ -25,6 +25,7 @@ import {
   ReplyType,
   TransmissionFlag,
 } from './constants.js';
+import type { IoRequest } from '../../base/io-request.js';
 import { NbdServer } from './server.js';
 import type { MetaContext } from './target.js';
 
@@ -255,7 +256,7 @@ test('one request may be about more than 4 GiB with extended headers', async () 
     const hugeBytes = 5 * 1024 * MiB;
     const zeroed: number[] = [];
     const huge = Object.assign(target, {
-      writeZeroes: async (_offset: number, lengthBytes: number) => void zeroed.push(lengthBytes),
+      run: async ({ lengthBytes }: IoRequest) => void zeroed.push(lengthBytes),
       status: async (_offset: number, lengthBytes: number) => ({ lengthBytes, zero: true, data: false }),
     });
     Object.defineProperty(huge, 'lengthBytes', { value: hugeBytes });

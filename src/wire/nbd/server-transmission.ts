@@ -1,5 +1,6 @@
 import { defined } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
+import { Flag, type RequestWatch } from '../../base/io-request.js';
 import { KiB, MAX_NBD_REQUEST_BYTES, MiB } from '../../base/limits.js';
 import type { HostClock } from '../../host/host.js';
 import type { BufferPool } from './buffer-pool.js';
@@ -20,7 +21,8 @@ import {
 } from './server-commands.js';
 import type { Agreement } from './server-handshake.js';
 import { DATA_AT, type ServerReplies } from './server-replies.js';
-import { type NbdTarget, TargetFlag } from './target.js';
+import type { NbdTarget } from './target.js';
+import { TargetRequests } from './target-requests.js';
 
 /** Replies that the peer has not taken, above which no more of its requests are read. */
 const MAX_QUEUED_REPLY_BYTES = 512 * KiB;
@@ -38,6 +40,7 @@ type State = 'request' | 'payload' | 'skip' | 'closed';
 /** What the transmission phase tells its connection, and asks it. */
 export interface TransmissionOwner {
   readonly clock: HostClock;
+  readonly requestWatch: RequestWatch | undefined;
   /** Of all clients of the disk. */
   readonly lost: LostChanges;
   /** Payload that this client may have in flight before no more of its requests are read. */
@@ -65,6 +68,7 @@ export class ServerTransmission {
   readonly #owner: TransmissionOwner;
   readonly #agreement: Agreement;
   readonly #target: NbdTarget;
+  readonly #asked: TargetRequests;
   readonly #replies: ServerReplies;
   readonly #pool: BufferPool;
   readonly #request: Request = newRequest();
@@ -95,6 +99,7 @@ export class ServerTransmission {
     this.#owner = owner;
     this.#agreement = agreement;
     this.#target = agreement.export.target;
+    this.#asked = new TargetRequests(this.#target, owner.requestWatch);
     this.#replies = replies;
     this.#pool = pool;
     this.#requestBytes = requestBytes(agreement.style);
@@ -143,6 +148,7 @@ export class ServerTransmission {
     if (this.#payload) this.#pool.give(this.#payload);
     this.#payload = undefined;
     this.#replies.stream.close();
+    this.#asked.cancel();
     for (const change of this.#changes) this.#owner.lost.add(this.#target, change);
   }
 
@@ -274,7 +280,7 @@ export class ServerTransmission {
     const at = stream.reserve(headBytes + lengthBytes);
     const start = at + headBytes;
     try {
-      if (!this.#target.tryRead(request.offset, stream.buffer, start, lengthBytes))
+      if (!this.#asked.tryRun('read', request.offset, lengthBytes, Flag.none, stream.buffer, start))
         return this.#readLater(request);
     } catch (error) {
       return this.#replies.sendError(request, failureOf(Command.read, error));
@@ -288,7 +294,7 @@ export class ServerTransmission {
     const { lengthBytes } = request;
     const buffer = this.#pool.take(DATA_AT + lengthBytes);
     try {
-      if (!this.#target.tryRead(request.offset, buffer, DATA_AT, lengthBytes)) {
+      if (!this.#asked.tryRun('read', request.offset, lengthBytes, Flag.none, buffer, DATA_AT)) {
         const copy = { ...request };
         return this.#start(copy, () => this.#readInto(buffer, copy), lengthBytes);
       }
@@ -309,8 +315,8 @@ export class ServerTransmission {
   async #readInto(buffer: Buffer, request: Request): Promise<void> {
     const { lengthBytes } = request;
     try {
-      if ((request.flags & CommandFlag.fua) !== 0) await this.#target.flush();
-      await this.#target.read(request.offset, buffer.subarray(DATA_AT, DATA_AT + lengthBytes));
+      if ((request.flags & CommandFlag.fua) !== 0) await this.#asked.run('flush', 0, 0);
+      await this.#asked.run('read', request.offset, lengthBytes, Flag.none, buffer, DATA_AT);
       this.#checkHere();
     } catch (error) {
       this.#pool.give(buffer);
@@ -406,7 +412,8 @@ export class ServerTransmission {
     const { offset, lengthBytes } = request;
     if (this.#lostBefore(request)) return false;
     try {
-      if (!this.#target.tryWrite(offset, buffer, this.#writeFlags(request), start, lengthBytes)) return false;
+      const flags = this.#writeFlags(request);
+      if (!this.#asked.tryRun('write', offset, lengthBytes, flags, buffer, start)) return false;
     } catch (error) {
       this.#replies.sendError(request, failureOf(Command.write, error));
       return true;
@@ -421,10 +428,10 @@ export class ServerTransmission {
   }
 
   async #writeFrom(buffer: Buffer, request: Request): Promise<void> {
-    const bytes = buffer.subarray(0, request.lengthBytes);
+    const { offset, lengthBytes } = request;
     try {
       await this.#afterLost(request);
-      await this.#target.write(request.offset, bytes, this.#writeFlags(request));
+      await this.#asked.run('write', offset, lengthBytes, this.#writeFlags(request), buffer);
     } finally {
       this.#pool.give(buffer);
     }
@@ -432,12 +439,12 @@ export class ServerTransmission {
   }
 
   #writeFlags(request: Request): number {
-    return (request.flags & CommandFlag.fua) === 0 ? TargetFlag.none : TargetFlag.fua;
+    return (request.flags & CommandFlag.fua) === 0 ? Flag.none : Flag.fua;
   }
 
   async #run(request: Request): Promise<void> {
     if (isChange(request.command)) await this.#afterLost(request);
-    await runCommand(this.#target, request);
+    await runCommand(this.#asked, request);
     this.#replies.sendDone(request);
   }
 

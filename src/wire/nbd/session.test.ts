@@ -10,7 +10,7 @@ import { errorOf, MemoryTarget } from '../../../test/kit/nbd-target.js';
 import { Command, Option, TransmissionFlag } from './constants.js';
 import { NbdServer } from './server.js';
 import { NbdSession, type NbdSessionOptions } from './session.js';
-import { TargetFlag } from './target.js';
+import { Flag, type IoRequest } from '../../base/io-request.js';
 
 const ADDRESS: SocketAddress = { type: 'unix', path: '/tmp/nbd' };
 const SECOND_MS = 1000;
@@ -310,9 +310,11 @@ class RandomTarget extends MemoryTarget {
     this.isLate = true;
   }
 
-  override async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    assert.equal(flags, TargetFlag.none);
-    const copy = Buffer.from(buffer);
+  override async run(request: IoRequest): Promise<void> {
+    if (request.kind !== 'write') return super.run(request);
+    const { offset, lengthBytes, flags } = request;
+    assert.equal(flags, Flag.none);
+    const copy = Buffer.from(request.gather(0, lengthBytes));
     const { random, clock } = this.#host;
     await clock.sleep(random.below(4) === 0 ? random.below(3000) : random.below(5));
     this.bytes.set(copy, offset);

@@ -1,16 +1,6 @@
+import type { IoRequest } from '../../base/io-request.js';
 import type { Extent, HeaderStyle } from './codec.js';
 import { AllocationState, BASE_ALLOCATION, TransmissionFlag } from './constants.js';
-
-/** Flags of a target's write and writeZeroes, with the numbers of the block layer's. */
-export const TargetFlag = {
-  none: 0,
-  /** On stable storage when the request completes. */
-  fua: 1,
-  /** writeZeroes: the range may be deallocated. */
-  mayUnmap: 2,
-  /** writeZeroes: fail with kind 'unsupported' rather than send zeroes. */
-  noFallback: 4,
-} as const;
 
 /** What a stretch holds, as a reader of the export sees it. */
 export interface TargetStatus {
@@ -23,20 +13,15 @@ export interface TargetStatus {
 }
 
 /**
- * The disk behind an export; a block backend is one. Offsets and lengths are bytes, already checked against
- * lengthBytes. try* answer true when done now, false (with nothing done) when the promise form is to be used.
- * All throw or reject with BlockError.
+ * The disk behind an export; a block backend is one. Ranges are already checked against lengthBytes. All throw or reject
+ * with BlockError. A request is the client's, who waits for its answer; see IoRequest.
  */
 export interface NbdTarget {
   readonly lengthBytes: number;
-  /** [start, start + lengthBytes) of the buffer. */
-  tryRead(offset: number, buffer: Uint8Array, start: number, lengthBytes: number): boolean;
-  read(offset: number, buffer: Uint8Array): Promise<void>;
-  tryWrite(offset: number, buffer: Uint8Array, flags: number, start: number, lengthBytes: number): boolean;
-  write(offset: number, buffer: Uint8Array, flags: number): Promise<void>;
-  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
-  discard(offset: number, lengthBytes: number): Promise<void>;
-  flush(): Promise<void>;
+  /** Does a read or write now, if no wait is needed; false: nothing was done, and run() is to be used. */
+  tryRun(request: IoRequest): boolean;
+  /** May fail with ECANCELED when the request's signal is cancelled before it has begun: the client is gone. */
+  run(request: IoRequest): Promise<void>;
   status(offset: number, lengthBytes: number): Promise<TargetStatus>;
 }
 
