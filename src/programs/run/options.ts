@@ -62,6 +62,8 @@ export interface RunOptions {
   /** Drives that do not say else keep nothing of what is written. */
   isSnapshot: boolean;
   daemonize: boolean;
+  /** Options without a value that were given. */
+  flags: Set<string>;
   /** What to print in place of all else. */
   asks: Question | undefined;
 }
@@ -82,6 +84,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     hasDefaults: true,
     isSnapshot: false,
     daemonize: false,
+    flags: new Set(),
     asks: undefined,
   };
   const valued = valuedOptions(options, kind);
@@ -126,7 +129,10 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
 const LATE: ReadonlyArray<Step['kind']> = ['drive', 'device', 'monitor'];
 
 function machineFlags(options: RunOptions): Record<string, () => void> {
-  const none = [...FLAGS_WITHOUT_EFFECT].map((name): [string, () => void] => [name, () => undefined]);
+  const none = [...FLAGS_WITHOUT_EFFECT].map((name): [string, () => void] => [
+    name,
+    () => void options.flags.add(name),
+  ]);
   const refused = [...UNSUPPORTED_OPTIONS].filter(([, form]) => form === 'flag');
   return {
     ...Object.fromEntries(none),
