@@ -57,8 +57,6 @@ export interface RunOptions {
   /** Of the guest. */
   name: string | undefined;
   uuid: string | undefined;
-  /** Whether the machine brings the devices that QEMU's has by itself. */
-  hasDefaults: boolean;
   /** Drives that do not say else keep nothing of what is written. */
   isSnapshot: boolean;
   daemonize: boolean;
@@ -81,7 +79,6 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     machine: 'pc',
     name: undefined,
     uuid: undefined,
-    hasDefaults: true,
     isSnapshot: false,
     daemonize: false,
     flags: new Set(),
@@ -138,7 +135,6 @@ function machineFlags(options: RunOptions): Record<string, () => void> {
     ...Object.fromEntries(none),
     ...Object.fromEntries(refused.map(([name]) => [name, () => refuse(name)])),
     '-S': () => void (options.startStopped = true),
-    '-nodefaults': () => void (options.hasDefaults = false),
     '-snapshot': () => void (options.isSnapshot = true),
   };
 }
