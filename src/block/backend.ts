@@ -2,7 +2,7 @@ import { Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, errnoError } from '../base/error.js';
-import type { HostClock } from '../host/host.js';
+import type { Host, HostClock } from '../host/host.js';
 import type { Edge } from './edge.js';
 import type { Node } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
@@ -101,7 +101,7 @@ export class BlockBackend {
   readonly idle: Notifier;
   readonly clock: HostClock;
   /** For those who ask it, one request after the other or many at a time; see IoRequest. */
-  readonly requests = new RequestPool();
+  readonly requests: RequestPool;
   readonly #queues: boolean;
   #inFlight = 0;
   #begun = 0;
@@ -111,7 +111,7 @@ export class BlockBackend {
   #quiesced = 0;
   readonly #resumed = new Notifier();
 
-  constructor(properties: BackendProperties, clock: HostClock, idle: Notifier, number = 0) {
+  constructor(properties: BackendProperties, host: Host, idle: Notifier, number = 0) {
     this.name = properties.name ?? '';
     this.description = properties.description;
     this.number = number;
@@ -122,7 +122,8 @@ export class BlockBackend {
     this.owner = properties.owner;
     this.isGuest = properties.isGuest ?? false;
     this.#queues = properties.queuesWhenDrained ?? true;
-    this.clock = clock;
+    this.clock = host.clock;
+    this.requests = new RequestPool(host.requestWatch);
     this.idle = idle;
   }
 
@@ -253,8 +254,8 @@ export class BlockBackend {
     const flags =
       this.writethrough && !hasFlag(request.flags, Flag.fua) ? request.flags | Flag.fua : request.flags;
     if (kind === 'write') return root.writePart(request, 0, lengthBytes, offset, flags);
-    if (kind === 'zeroes') return root.writeZeroes(offset, lengthBytes, flags);
-    return root.discard(offset, lengthBytes);
+    if (kind === 'zeroes') return root.writeZeroes(offset, lengthBytes, flags, request.signal);
+    return root.discard(offset, lengthBytes, request.signal);
   }
 
   /** A request of one buffer, as it is asked here. */

@@ -4,6 +4,7 @@ import type { ToolOption } from '../schema/create-options.js';
 import type { FilledOf, Members } from '../schema/types.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
+import type { ObjectRegistry } from './objects/object-registry.js';
 import type { BlockStatus, IoRequest, Mapping } from './request.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
@@ -81,6 +82,8 @@ export interface ChildIo {
 /** What a driver may use of its node and surroundings. */
 export interface DriverContext {
   readonly host: Host;
+  /** What options name by an id: secrets, limits. */
+  readonly objects: ObjectRegistry;
   readonly nodeName: string;
   /** For messages: the node's full name, as the graph stands. */
   readonly filename: string;

@@ -75,7 +75,7 @@ export class Graph {
   }
 
   createBackend(properties: BackendProperties): BlockBackend {
-    return new BlockBackend(properties, this.host.clock, this.#idle, this.#backendCount++);
+    return new BlockBackend(properties, this.host, this.#idle, this.#backendCount++);
   }
 
   /**

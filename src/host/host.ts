@@ -1,3 +1,4 @@
+import type { RequestWatch } from '../base/io-request.js';
 import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
 
@@ -11,6 +12,8 @@ export interface Host {
   readonly clock: HostClock;
   readonly random: HostRandom;
   readonly compute: HostCompute;
+  /** Of all requests to disks; the simulation has one. */
+  readonly requestWatch?: RequestWatch;
 }
 
 export interface OpenFileOptions {

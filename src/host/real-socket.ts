@@ -106,20 +106,11 @@ export class RealSocket implements HostSocket {
   /** Node would send its queue first, and stop reading at the first error; so the connection lives on in a descriptor of ours. */
   shutDown(): Promise<void> {
     const fd = this.#fd();
-    const copy = fd === undefined ? undefined : this.#duplicate(fd);
+    const copy = fd === undefined ? -1 : this.#system.duplicate(fd).value;
     this.destroy();
-    if (copy === undefined) return Promise.resolve();
+    if (copy < 0) return Promise.resolve();
     this.#system.shutDownSending(copy);
     return untilPeerGone(copy);
-  }
-
-  /** undefined: there is no descriptor left. */
-  #duplicate(fd: number): number | undefined {
-    try {
-      return this.#system.duplicate(fd);
-    } catch {
-      return undefined;
-    }
   }
 
   #fd(): number | undefined {

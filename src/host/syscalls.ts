@@ -256,11 +256,6 @@ export class Syscalls {
     if (value !== 0) throw errnoError(errno, 'Failed to unlock byte ' + String(byteOffset));
   }
 
-  /** A new descriptor of the same open file, closed on exec. Errors: limit, closed. */
-  duplicate(fd: number): number {
-    return this.#control(fd, F_DUPFD_CLOEXEC, 0);
-  }
-
   /** How a descriptor was opened, and O_DIRECT (open(2)). */
   fileFlags(fd: number): number {
     return this.#control(fd, F_GETFL, 0);
@@ -324,6 +319,11 @@ export class Syscalls {
     pollfd.writeInt16LE(POLLRDHUP, 4);
     const { value } = this.#now(this.#lib().poll, pollfd, 1, 0);
     return value !== 0 && (pollfd.readInt16LE(6) & POLLGONE) !== 0;
+  }
+
+  /** Another descriptor of the same open socket or file, close-on-exec; -1 in `value` where there is none. */
+  duplicate(fd: number): CallResult {
+    return this.#now(this.#lib().fcntl, fd, F_DUPFD_CLOEXEC, 'int', 3);
   }
 
   /** The peer of a socket gets what the kernel has, and then its end. */

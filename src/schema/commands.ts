@@ -22,6 +22,7 @@ import {
   marked,
   optional,
   required,
+  size,
   str,
   struct,
   type Type,
@@ -224,6 +225,10 @@ export const ChangeBackingFile = struct('change-backing-file-arg', {
   'image-node-name': required(str),
   'backing-file': required(str),
 });
+export const BlockSetWriteThreshold = struct('block-set-write-threshold-arg', {
+  'node-name': required(str),
+  'write-threshold': required(size),
+});
 export const BlockResize = struct('block_resize-arg', {
   device: optional(str),
   'node-name': optional(str),
@@ -320,6 +325,7 @@ export const COMMANDS = {
   'block-job-pause': JobDevice,
   'block-job-resume': JobDevice,
   'block-job-set-speed': BlockJobSetSpeed,
+  'block-set-write-threshold': BlockSetWriteThreshold,
   'block-stream': BlockStream,
   block_resize: BlockResize,
   'blockdev-add': BlockdevOptions,

@@ -1,5 +1,5 @@
 import { JobStatusName, JobTypeName } from './returns.js';
-import { bool, enumOf, type Infer, int, optional, required, str, struct, type Type } from './types.js';
+import { bool, enumOf, type Infer, int, optional, required, size, str, struct, type Type } from './types.js';
 
 /** The events of livedisk and their data. */
 
@@ -50,6 +50,11 @@ const EVENT_TYPES = {
   }),
   BLOCK_JOB_PENDING: struct('BLOCK_JOB_PENDING-arg', { type: required(JobTypeName), id: required(str) }),
   BLOCK_JOB_READY: struct('BLOCK_JOB_READY-arg', JOB_PROGRESS),
+  BLOCK_WRITE_THRESHOLD: struct('BLOCK_WRITE_THRESHOLD-arg', {
+    'node-name': required(str),
+    'amount-exceeded': required(size),
+    'write-threshold': required(size),
+  }),
   DEVICE_DELETED: struct('DEVICE_DELETED-arg', { device: optional(str), path: required(str) }),
   DEVICE_TRAY_MOVED: struct('DEVICE_TRAY_MOVED-arg', {
     device: required(str),

@@ -140,6 +140,20 @@ const onDevice =
   };
 
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
+  throttle: {
+    'throttle-group': async (bed) => {
+      const { objects } = bed.graph;
+      await bed.refused(
+        { driver: 'throttle', 'throttle-group': 'none', file: bed.file('raw') },
+        /Throttle group 'none' does not exist/,
+      );
+      await objects.add({ 'qom-type': 'throttle-group', id: 'g' });
+      await bed.with({ driver: 'throttle', 'throttle-group': 'g', file: bed.file('raw') }, () =>
+        assert.equal(objects.find('g')?.isInUse, true),
+      );
+      assert.equal(objects.find('g')?.isInUse, false);
+    },
+  },
   file: {
     filename: (bed) =>
       bed.with(bed.file('raw'), async (disk) => assert.equal((await disk.read(KiB, 1))[0], 1)),
@@ -195,6 +209,31 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
           assert.equal(disk.lengthBytes, 2 * SIZE),
         ),
       ),
+    'x-dirty-bitmap': (bed) =>
+      withExport(bed, (server) =>
+        bed.refused(
+          { driver: 'nbd', server, 'x-dirty-bitmap': 'qemu:dirty-bitmap:nope' },
+          /^Could not open image: Invalid argument$/,
+        ),
+      ),
+    'open-timeout': async (bed) => {
+      const nowhere = { driver: 'nbd', server: { type: 'unix', path: bed.newPath('nowhere') } };
+      const startedMs = bed.host.clock.nowMs();
+      await bed.refused({ ...nowhere, 'open-timeout': 1 }, /Failed to connect/);
+      assert.ok(bed.host.clock.nowMs() - startedMs > 500);
+    },
+    'reconnect-delay': async (bed) => {
+      const exports = new NbdExports(bed);
+      await exports.add('', SIZE);
+      const server = { type: 'unix', path: exports.socketPath };
+      const disk = await bed.open({ driver: 'nbd', server, 'reconnect-delay': 1 });
+      await exports.close();
+      const startedMs = bed.host.clock.nowMs();
+      await assert.rejects(disk.read(0, 512), { errno: 'EIO' });
+      assert.ok(bed.host.clock.nowMs() - startedMs > 500, 'it did not wait');
+      // Nothing can be flushed.
+      await assert.rejects(disk.close(), { errno: 'EIO' });
+    },
   },
   raw: {
     offset: (bed) =>
@@ -323,6 +362,7 @@ const NEEDED: { [D in DriverName]: JsonObject } = {
   'null-co': {},
   qcow2: { file: 'x' },
   raw: { file: 'x' },
+  throttle: { file: 'x', 'throttle-group': 'x' },
 };
 
 test('each other option is refused by name, on the node and on a child, however it is given', () => {

@@ -274,14 +274,17 @@ export class Operator {
       const path = `/tmp/nbd${this.#peers.length}`;
       await this.#export(image, path);
       const server = { type: 'unix', path };
+      const reconnects = random.chance(0.5);
       const target = await engine.opener.open(
-        { driver: 'nbd', server, export: 'disk' },
+        { driver: 'nbd', server, export: 'disk', ...(reconnects && { 'reconnect-delay': 60 }) },
         { readOnly: false, discard: 'unmap' },
       );
       engine.world.exported.set(target.filename, image);
       const { world } = engine;
-      if (world.faulty && random.chance(0.3))
-        engine.host.clock.setTimer(random.below(400), () => world.simulation.cutConnections());
+      // Where it connects again, nothing of it is seen.
+      const cut = (): void => world.simulation.cutConnections({ type: 'unix', path });
+      if (random.chance(0.3) && (world.faulty || reconnects))
+        for (let i = random.below(3); i >= 0; i--) engine.host.clock.setTimer(random.below(400), cut);
       await this.#startOn(device, target, image, () =>
         startMirror(engine, { ...args, device, target, sync: 'full', targetIsNew: true, copyMode }),
       );

@@ -4,8 +4,9 @@ import type { Node } from '../../src/block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import { Flag, hasFlag } from '../../src/block/request.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
-import { NbdClient } from '../../src/wire/nbd/client.js';
+import { NbdSession } from '../../src/wire/nbd/session.js';
 import { CommandFlag } from '../../src/wire/nbd/constants.js';
+import type { SocketAddress } from '../../src/host/host.js';
 import type { NbdTarget } from '../../src/wire/nbd/target.js';
 import type { Engine } from './world.js';
 
@@ -185,6 +186,13 @@ export class Visitors {
     return undefined;
   }
 
+  /** What a client had in flight is sent again: it sees nothing of it. */
+  #cutSoon(address: SocketAddress): void {
+    const { world, host } = this.#engine;
+    for (let i = this.#random.below(3); i >= 0; i--)
+      host.clock.setTimer(this.#random.below(300), () => world.simulation.cutConnections(address));
+  }
+
   async #overNbd(id: string, writable: boolean): Promise<Visitor | undefined> {
     const { monitor, host } = this.#engine;
     const { exports } = monitor;
@@ -199,7 +207,8 @@ export class Visitors {
       await exports.remove(id, 'hard');
       return undefined;
     }
-    const client = await NbdClient.connect({ host, address, exportName: id });
+    const client = await NbdSession.open({ host, address, exportName: id, reconnectDelayMs: 60_000 });
+    if (this.#random.chance(0.5)) this.#cutSoon(address);
     const leave = async (): Promise<void> => {
       await client.close();
       if (this.#engine.isAlive) await exports.remove(id, 'hard');
@@ -215,9 +224,9 @@ function refusedAsReadOnly(error: unknown): undefined {
 
 /** A client of an export. */
 class NbdUser implements DiskUser {
-  readonly #client: NbdClient;
+  readonly #client: NbdSession;
 
-  constructor(client: NbdClient) {
+  constructor(client: NbdSession) {
     this.#client = client;
   }
 

@@ -6,7 +6,7 @@ import type { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 
 export type NbdSettings = Settings<typeof NBD_OPTIONS>;
 
-/** Errors: kind invalid in QEMU's words; unsupported, by name. */
+/** Errors, in QEMU's words: kind invalid, not-found. */
 export function serverAddress(server: NbdSettings['server']): SocketAddress {
   switch (server.type) {
     case 'unix':
@@ -14,7 +14,8 @@ export function serverAddress(server: NbdSettings['server']): SocketAddress {
     case 'inet':
       return { type: 'inet', host: server.host, port: parsePort(server.host, server.port) };
     case 'fd':
-      throw new BlockError('unsupported', "NBD: server type 'fd' is not supported by livedisk");
+      if (/^\d+$/.test(server.str)) return { type: 'fd', fd: Number(server.str) };
+      throw new BlockError('not-found', `File descriptor named '${server.str}' has not been found`);
   }
 }
 

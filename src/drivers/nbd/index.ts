@@ -1,5 +1,7 @@
+import { errnoError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import type { DriverDescription } from '../../block/driver.js';
-import { NbdClient } from '../../wire/nbd/client.js';
+import { NbdSession } from '../../wire/nbd/session.js';
 import { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 import { nbdFilename, parseNbdFilename, serverAddress } from './address.js';
 import { deniedError, NbdNode } from './node.js';
@@ -14,8 +16,21 @@ export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
 
   async open({ host, readOnly }, settings) {
     const address = serverAddress(settings.server);
-    const client = await NbdClient.connect({ host, address, exportName: settings.export });
-    const node = new NbdNode(client, settings);
+    const contextName = settings['x-dirty-bitmap'];
+    const session = await NbdSession.open({
+      host,
+      address,
+      exportName: settings.export,
+      reconnectDelayMs: 1000 * settings['reconnect-delay'],
+      openTimeoutMs: 1000 * settings['open-timeout'],
+      ...given({ contextName }),
+    });
+    if (contextName !== undefined && session.info.context === undefined) {
+      await session.close();
+      const hint = `requested x-dirty-bitmap ${contextName} not found`;
+      throw errnoError('EINVAL', 'Could not open image', { hint });
+    }
+    const node = new NbdNode(session, settings);
     const mayBeReadOnly = readOnly || (settings['auto-read-only'] ?? false);
     if (node.isReadOnly && !mayBeReadOnly) {
       await node.close();

@@ -11,8 +11,13 @@ import type {
 } from '../../block/driver.js';
 import { hasPermission, Permission } from '../../block/permissions.js';
 import { type BlockStatus, Flag, hasFlag, type IoRequest } from '../../block/request.js';
-import type { NbdClient } from '../../wire/nbd/client.js';
-import { AllocationState, CommandFlag, TransmissionFlag } from '../../wire/nbd/constants.js';
+import type { NbdSession } from '../../wire/nbd/session.js';
+import {
+  ALLOCATION_DEPTH,
+  AllocationState,
+  CommandFlag,
+  TransmissionFlag,
+} from '../../wire/nbd/constants.js';
 import type { NbdSettings } from './address.js';
 
 /** A node is a whole number of these: what an export of another size lacks of the last one reads as zeroes. */
@@ -28,33 +33,33 @@ const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefine
 export class NbdNode implements DriverInstance {
   readonly io: IoDriver;
   readonly requestAlignmentBytes: number;
-  readonly #client: NbdClient;
+  readonly #session: NbdSession;
   #noFlush: boolean;
 
-  constructor(client: NbdClient, settings: NbdSettings) {
-    const { blockSize, lengthBytes } = client.info;
-    this.#client = client;
+  constructor(session: NbdSession, settings: NbdSettings) {
+    const { blockSize, lengthBytes } = session.info;
+    this.#session = session;
     this.#noFlush = settings.cache['no-flush'];
     this.requestAlignmentBytes =
       blockSize?.minimum ?? (lengthBytes % DEFAULT_BLOCK_BYTES === 0 ? DEFAULT_BLOCK_BYTES : 1);
-    this.io = new NbdIo(client, this.requestAlignmentBytes);
+    this.io = new NbdIo(session, this.requestAlignmentBytes, settings['x-dirty-bitmap']);
   }
 
   get lengthBytes(): number {
-    return alignUp(this.#client.info.lengthBytes, SECTOR_BYTES);
+    return alignUp(this.#session.info.lengthBytes, SECTOR_BYTES);
   }
 
   get canWriteZeroes(): boolean {
-    return this.#client.has(TransmissionFlag.sendWriteZeroes);
+    return this.#session.has(TransmissionFlag.sendWriteZeroes);
   }
 
   get isReadOnly(): boolean {
-    return this.#client.has(TransmissionFlag.readOnly);
+    return this.#session.has(TransmissionFlag.readOnly);
   }
 
   async flush(): Promise<void> {
-    if (this.#noFlush || this.isReadOnly || !this.#client.has(TransmissionFlag.sendFlush)) return;
-    await this.#client.flush();
+    if (this.#noFlush || this.isReadOnly || !this.#session.has(TransmissionFlag.sendFlush)) return;
+    await this.#session.flush();
   }
 
   /** Like a device, an export is taken as it is by whoever needs less of it. */
@@ -85,15 +90,15 @@ export class NbdNode implements DriverInstance {
   }
 
   cancelInFlight(): void {
-    this.#client.abandon();
+    this.#session.abandon();
   }
 
   yank(): void {
-    this.#client.abandon();
+    this.#session.abandon();
   }
 
   close(): Promise<void> {
-    return this.#client.close();
+    return this.#session.close();
   }
 }
 
@@ -103,11 +108,14 @@ export function deniedError(): BlockError {
 }
 
 class NbdIo implements IoDriver {
-  readonly #client: NbdClient;
+  readonly #session: NbdSession;
   readonly #alignmentBytes: number;
+  /** Status is asked of the depth in a chain. */
+  readonly #isDepth: boolean;
 
-  constructor(client: NbdClient, alignmentBytes: number) {
-    this.#client = client;
+  constructor(session: NbdSession, alignmentBytes: number, contextName: string | undefined) {
+    this.#session = session;
+    this.#isDepth = contextName === ALLOCATION_DEPTH;
     this.#alignmentBytes = alignmentBytes;
   }
 
@@ -122,7 +130,7 @@ class NbdIo implements IoDriver {
     const { generation } = request;
     const view = request.view(from, lengthBytes);
     const buffer = view ?? Buffer.allocUnsafe(lengthBytes);
-    await this.#client.read(offset, buffer);
+    await this.#session.read(offset, buffer);
     request.assertIs(generation);
     if (!view) request.copyFrom(buffer, from);
   }
@@ -138,44 +146,46 @@ class NbdIo implements IoDriver {
     const inside = this.#inside(offset, lengthBytes);
     if (inside < lengthBytes)
       this.#checkRest(offset, lengthBytes, request.isZero(from + inside, lengthBytes - inside));
-    if (inside > 0) await this.#client.write(offset, request.gather(from, inside), this.#fua(flags));
+    if (inside > 0) await this.#session.write(offset, request.gather(from, inside), this.#fua(flags));
     request.assertIs(generation);
   }
 
   async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
-    const client = this.#client;
+    const session = this.#session;
     const fast = hasFlag(flags, Flag.noFallback);
     const offered =
-      client.has(TransmissionFlag.sendWriteZeroes) && (!fast || client.has(TransmissionFlag.sendFastZero));
+      session.has(TransmissionFlag.sendWriteZeroes) && (!fast || session.has(TransmissionFlag.sendFastZero));
     if (!offered) throw errnoError('ENOTSUP');
     let command = this.#fua(flags);
     if (!hasFlag(flags, Flag.mayUnmap)) command += CommandFlag.noHole;
     if (fast) command += CommandFlag.fastZero;
     const inside = this.#inside(offset, lengthBytes);
     this.#checkRest(offset, lengthBytes, true);
-    if (inside > 0) await client.writeZeroes(offset, inside, command);
+    if (inside > 0) await session.writeZeroes(offset, inside, command);
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
-    if (!this.#client.has(TransmissionFlag.sendTrim)) return;
+    if (!this.#session.has(TransmissionFlag.sendTrim)) return;
     const inside = this.#inside(offset, lengthBytes);
-    if (inside > 0) await this.#client.trim(offset, inside);
+    if (inside > 0) await this.#session.trim(offset, inside);
   }
 
   async status(offset: number, asked: number): Promise<BlockStatus> {
     const lengthBytes = this.#inside(offset, asked);
     if (lengthBytes === 0) return { lengthBytes: asked, allocated: true, zero: true, data: false };
-    if (this.#client.info.context === undefined) return dataStatus(offset, lengthBytes);
+    if (this.#session.info.context === undefined) return dataStatus(offset, lengthBytes);
     const align = this.#alignmentBytes;
     const start = alignDown(offset, align);
     const look = Math.min(offset - start + lengthBytes, MAX_STATUS_BYTES);
-    const end = Math.min(this.#client.info.lengthBytes, start + look + align - 1);
-    const extent = await this.#client.blockStatus(start, alignDown(end - start, align));
+    const end = Math.min(this.#session.info.lengthBytes, start + look + align - 1);
+    const extent = await this.#session.blockStatus(start, alignDown(end - start, align));
     const known = Math.min(extent.lengthBytes - (offset - start), lengthBytes);
     // An extent that ends within a block says nothing of the block.
     if (known <= 0) return dataStatus(offset, Math.min(lengthBytes, align));
-    const zero = hasState(extent.state, AllocationState.zero);
-    const data = !hasState(extent.state, AllocationState.hole);
+    // QEMU's reading of a context that is not base:allocation: dirty is no data, a depth of 2 and more is zeroes.
+    const state = this.#isDepth ? Math.min(extent.state, 2) : extent.state;
+    const zero = hasState(state, AllocationState.zero);
+    const data = !hasState(state, AllocationState.hole);
     return { lengthBytes: known, allocated: true, zero, data, hostOffset: offset };
   }
 
@@ -190,12 +200,12 @@ class NbdIo implements IoDriver {
 
   /** How much of a range lies in the export. */
   #inside(offset: number, lengthBytes: number): number {
-    return Math.max(0, Math.min(lengthBytes, this.#client.info.lengthBytes - offset));
+    return Math.max(0, Math.min(lengthBytes, this.#session.info.lengthBytes - offset));
   }
 
   /** Zeroes are there already in what the last sector lacks; anything else finds the export full. */
   #checkRest(offset: number, lengthBytes: number, isZero: boolean): void {
-    const { lengthBytes: exported } = this.#client.info;
+    const { lengthBytes: exported } = this.#session.info;
     const end = offset + lengthBytes;
     if (end > alignUp(exported, SECTOR_BYTES) || (end > exported && !isZero))
       throw errnoError('ENOSPC', undefined, { offset });
@@ -203,7 +213,7 @@ class NbdIo implements IoDriver {
 
   /** As a command flag. Without it the block layer's flush after the write has to do. */
   #fua(flags: number): number {
-    return hasFlag(flags, Flag.fua) && this.#client.has(TransmissionFlag.sendFua) ? CommandFlag.fua : 0;
+    return hasFlag(flags, Flag.fua) && this.#session.has(TransmissionFlag.sendFua) ? CommandFlag.fua : 0;
   }
 }
 

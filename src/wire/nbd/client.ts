@@ -1,5 +1,5 @@
 import { assert } from '../../base/assert.js';
-import { Notifier } from '../../base/async.js';
+import { deferred, Notifier } from '../../base/async.js';
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
 import { GiB, KiB, MiB, MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
 import type { Host, HostSocket, HostTimer, SocketAddress } from '../../host/host.js';
@@ -42,6 +42,8 @@ export interface NbdClientOptions {
   handshakeTimeoutMs?: number;
   /** Of reads, writes and status; five times that of flushes, trims and zeroes. */
   requestTimeoutMs?: number;
+  /** The connection is lost, or was abandoned: called once, before its requests fail. */
+  onLost?: () => void;
 }
 
 interface Pending extends SentRequest {
@@ -78,12 +80,16 @@ export class NbdClient {
   #failure: BlockError | undefined;
   #isClosing = false;
   #isClosed = false;
+  readonly #onLost: (() => void) | undefined;
+  readonly #gone = deferred();
 
-  private constructor(host: Host, socket: HostSocket, info: NbdExportInfo, requestTimeoutMs: number) {
+  private constructor(options: NbdClientOptions, socket: HostSocket, info: NbdExportInfo) {
+    const { host } = options;
     this.#host = host;
     this.#socket = socket;
     this.info = info;
-    this.#requestTimeoutMs = requestTimeoutMs;
+    this.#requestTimeoutMs = options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
+    this.#onLost = options.onLost;
     this.#stream = new ReplyStream(socket, new BufferPool((lengthBytes) => host.files.buffer(lengthBytes)));
     this.#parser = new ReplyParser({
       style: info.style,
@@ -116,7 +122,7 @@ export class NbdClient {
       const send = (message: Buffer): void => void socket.write(message);
       const handshake = new ClientHandshake(reader, send, options);
       const info = await handshake.run();
-      const client = new NbdClient(host, socket, info, options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS);
+      const client = new NbdClient(options, socket, info);
       handlers.data = (chunk) => client.#receive(chunk);
       handlers.close = () => client.#socketClosed();
       handlers.drain = () => client.#stream.drained();
@@ -129,6 +135,22 @@ export class NbdClient {
     } finally {
       timer.cancel();
     }
+  }
+
+  /** Whether an error of a request is that of the connection, and not the server's answer. */
+  isLost(error: unknown): boolean {
+    if (!this.#failure) return false;
+    return error === this.#failure || (error instanceof BlockError && error.cause === this.#failure);
+  }
+
+  /** Resolves when a lost connection was seen closed by the server: it reads no more of what was sent. */
+  get gone(): Promise<void> {
+    return this.#gone.promise;
+  }
+
+  /** Requests that were sent or wait for their turn. */
+  get inFlight(): number {
+    return this.#sent.size + this.#waiting.length;
   }
 
   /** Bytes of the largest request that is sent: a multiple of the server's minimum block size. */
@@ -334,7 +356,8 @@ export class NbdClient {
     if (this.#failure) return;
     this.#failure = error;
     this.#timer?.cancel();
-    this.#socket.destroy();
+    void this.#socket.shutDown().then(() => this.#gone.resolve());
+    this.#onLost?.();
     const failed = [...this.#sent.values(), ...this.#waiting.splice(0)];
     this.#sent.clear();
     this.#payloadBytes = 0;

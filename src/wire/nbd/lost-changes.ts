@@ -13,11 +13,11 @@ export interface Change {
  * overwritten by the old when that is done at last: whoever changes the same bytes later, through whatever export of the
  * disk, waits for them first.
  */
-export class LostChanges {
-  readonly #changes = new Set<Change & { target: NbdTarget }>();
-  readonly #isSameDisk: (one: NbdTarget, other: NbdTarget) => boolean;
+export class LostChanges<T extends object = NbdTarget> {
+  readonly #changes = new Set<Change & { target: T }>();
+  readonly #isSameDisk: (one: T, other: T) => boolean;
 
-  constructor(isSameDisk: (one: NbdTarget, other: NbdTarget) => boolean = (one, other) => one === other) {
+  constructor(isSameDisk: (one: T, other: T) => boolean = (one, other) => one === other) {
     this.#isSameDisk = isSameDisk;
   }
 
@@ -25,14 +25,14 @@ export class LostChanges {
     return this.#changes.size === 0;
   }
 
-  add(target: NbdTarget, { offset, lengthBytes, over }: Change): void {
+  add(target: T, { offset, lengthBytes, over }: Change): void {
     const change = { target, offset, lengthBytes, over };
     this.#changes.add(change);
     void over.then(() => this.#changes.delete(change));
   }
 
   /** Resolves when those that overlap a range are over, others may have come meanwhile; undefined when none does. */
-  overlapping(target: NbdTarget, offset: number, lengthBytes: number): Promise<unknown> | undefined {
+  overlapping(target: T, offset: number, lengthBytes: number): Promise<unknown> | undefined {
     if (this.#changes.size === 0) return undefined;
     const found = [...this.#changes].filter(
       (change) =>
