@@ -117,7 +117,8 @@ export class Machine {
 
   #anyBus(model: DeviceModel): Bus | undefined {
     if (model.bus === '' || model.bus === 'System') return undefined;
-    const buses = this.#buses.filter(({ kind }) => kind === model.bus);
+    // The one that came last comes first, as in QEMU.
+    const buses = this.#buses.filter(({ kind }) => kind === model.bus).reverse();
     const bus = buses.find((candidate) => !this.#isFull(candidate));
     if (bus) return bus;
     const why = buses.length === 0 ? '' : ', but it is full';

@@ -135,9 +135,10 @@ export class BlockBackend {
     return this.#root().node;
   }
 
-  /** Errors: kind closed when it has been taken from its node, as all are when their engine closes. */
+  /** Errors: not-found for a drive without a medium; closed when taken from its node, as all are when their engine closes. */
   #root(): Edge {
     if (this.root) return this.root;
+    if (this.name !== '') throw errnoError('ENOMEDIUM');
     throw new BlockError('closed', `${this.description} is closed`);
   }
 

@@ -63,6 +63,7 @@ export async function addDevice(engine: Devices, input: JsonObject, options: Add
     return;
   }
   checkBlockSizes(properties);
+  checkThread(engine, properties['iothread']);
   const disk = await addDisk(engine, model, model.disk, name, properties, options.isOnBoard ?? false);
   engine.machine.plug({ ...place, path: disk.path });
 }
@@ -91,6 +92,13 @@ function parseProperties(
     if (!Object.hasOwn(properties, key))
       throw new BlockError('invalid', `Property '${name}.${key}' not found`);
   return struct(name, properties).parse(input, '', mode);
+}
+
+/** It changes nothing, but must be there. */
+function checkThread({ graph }: Devices, id: unknown): void {
+  if (typeof id !== 'string') return;
+  if (graph.objects.list().some((object) => object.id === id)) return;
+  throw new BlockError('device-not-found', `Device '${id}' not found`);
 }
 
 const MAX_LOGICAL_BLOCK_BYTES = 2 * 1024 * 1024;

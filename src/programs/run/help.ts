@@ -13,6 +13,7 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
   -chardev socket,id=ID,path=PATH,server=on,wait=off
                         a socket for a monitor (host= and port=, or fd=, instead of path=)
   -pidfile FILE         write the process's number there
+  -daemonize            go on in the background
   -help                 this text
   -version              the version
 `;
@@ -23,9 +24,12 @@ export const HELP = {
 Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one dash or two).
 
   -add-fd fd=N,set=M    /dev/fdset/M stands for the file that descriptor N is open on
-  -device virtio-blk,drive=NODE,id=ID[,x-endpoint=unix:PATH]
+  -drive file=FILE,if=none|virtio|ide,id=ID,format=FORMAT,...
+                        a drive (-hda FILE, -cdrom FILE and FILE alone are short for some)
+  -device virtio-blk,drive=DRIVE|NODE,id=ID[,x-endpoint=unix:PATH]
                         the guest's disk; an NBD client of its endpoint is the guest
-                        (share-rw=, write-cache=, rerror=, werror= as in QEMU)
+                        (share-rw=, write-cache=, rerror=, werror= as in QEMU); -device help lists models
+  -snapshot             what is written to drives is not kept
   -S                    the guest waits for 'cont'
   -incoming tcp:HOST:PORT | unix:PATH | defer
                         images belong to the other end until they are exported here
@@ -36,7 +40,7 @@ Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one da
   -mon chardev=ID,mode=control|readline
                         a monitor on a -chardev
 ${COMMON}
--M, -machine, -m, -nodefaults, -no-user-config and -display none are taken and mean nothing here.
+Options about processors, memory, display, network and firmware are taken and mean nothing here.
 `,
   'storage-daemon': `usage: livedisk storage-daemon [OPTION]...
 

@@ -12,7 +12,7 @@ import { parseKeyval } from '../arguments/keyval.js';
 export const FLAGS_WITHOUT_EFFECT: ReadonlySet<string> = new Set(
   (
     '-async-teardown -enable-kvm -enable-sync-profile -full-screen -mem-prealloc -no-acpi -no-fd-bootchk -no-hpet ' +
-    '-no-reboot -no-shutdown -no-user-config -nographic -only-migratable -portrait -s -singlestep -usb ' +
+    '-no-reboot -no-shutdown -nodefaults -no-user-config -nographic -only-migratable -portrait -s -singlestep -usb ' +
     '-win2k-hack -xen-attach -xen-domid-restrict'
   ).split(' '),
 );

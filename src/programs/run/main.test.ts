@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, watch } from 'node:fs';
 import { createServer } from 'node:net';
@@ -248,3 +248,64 @@ test('a monitor on a socket that it connects to', { timeout: 300_000 }, async (t
   await answersUpTo(monitor, 'SHUTDOWN');
   assert.equal(await ended, 0);
 });
+
+test(
+  'a daemon goes on by itself, and who started it hears how that went',
+  { timeout: 300_000 },
+  async (t) => {
+    const folder = scratch(t);
+    const [pidFile, socket] = [join(folder, 'pid'), join(folder, 'qmp')];
+    for (const [command, ...monitor] of [
+      ['run', '-qmp', `unix:${socket},server=on,wait=off`],
+      ['storage-daemon', '--chardev', `socket,id=c,path=${socket},server=on,wait=off`, '--monitor', 'c'],
+    ]) {
+      const { status, stdout, stderr } = runLivedisk(
+        ...[
+          command ?? '',
+          '--daemonize',
+          '--pidfile',
+          pidFile,
+          '--blockdev',
+          'null-co,node-name=n',
+          ...monitor,
+        ],
+      );
+      assert.deepEqual([status, stdout, stderr], [0, '', '']);
+      const pid = Number(readFileSync(pidFile, 'utf8'));
+      t.after(() => spawnSync('kill', ['-KILL', String(pid)]));
+      assert.notEqual(pid, process.pid);
+      const client = await connected(socket);
+      assert.deepEqual(await client.execute('quit', {}), {});
+      await disappearance(folder, 'pid');
+    }
+  },
+);
+
+test('a daemon that cannot start says why', { timeout: 300_000 }, () => {
+  const missing = runLivedisk('run', '-daemonize', '-drive', 'file=/nonexistent/disk');
+  assert.equal(missing.status, 1);
+  assert.match(
+    missing.stderr,
+    /^livedisk: -drive file=[^ ]*: Could not open '[^']*': No such file or directory\n$/,
+  );
+  for (const [words, error] of [
+    [['-monitor', 'stdio'], '-monitor stdio: cannot use stdio with -daemonize'],
+    [['-nographic'], '-nographic cannot be used with -daemonize'],
+  ] as const) {
+    const { status, stderr } = runLivedisk('run', '-daemonize', ...words);
+    assert.deepEqual([status, stderr], [1, `livedisk: ${error}\n`]);
+  }
+});
+
+/** Until a file is gone. */
+function disappearance(folder: string, name: string): Promise<void> {
+  return new Promise((resolve) => {
+    const watcher = watch(folder, () => check());
+    const check = (): void => {
+      if (existsSync(join(folder, name))) return;
+      watcher.close();
+      resolve();
+    };
+    check();
+  });
+}

@@ -6,6 +6,7 @@ import type { HostListener } from '../../host/host.js';
 import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
 import { Engine } from '../../monitor/engine.js';
+import { checkDaemon, daemonize, isDaemon, tellReady } from './daemon.js';
 import { Ending } from './ending.js';
 import { answerTo } from './help.js';
 import { PidFile } from './pid-file.js';
@@ -27,6 +28,10 @@ export async function runMain(
   if (options.asks) {
     process.stdout.write(answerTo(options.asks, kind));
     return 0;
+  }
+  if (options.daemonize) {
+    checkDaemon(options);
+    if (!isDaemon()) return daemonize(args);
   }
   tuneCompiler();
   const engine = new Engine({
@@ -58,6 +63,7 @@ export async function runMain(
     await start(engine, options, listeners);
     ending = new Ending(engine);
     if (kind === 'storage-daemon') await writePidFile();
+    if (options.daemonize) tellReady();
     await untilEnd(engine);
   } finally {
     await end(ending ?? new Ending(engine), listeners, pidFile);

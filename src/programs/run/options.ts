@@ -57,11 +57,11 @@ export interface RunOptions {
   /** Of the guest. */
   name: string | undefined;
   uuid: string | undefined;
-  /** Whether the machine brings the devices that QEMU's has by itself. */
-  hasDefaults: boolean;
   /** Drives that do not say else keep nothing of what is written. */
   isSnapshot: boolean;
   daemonize: boolean;
+  /** Options without a value that were given. */
+  flags: Set<string>;
   /** What to print in place of all else. */
   asks: Question | undefined;
 }
@@ -79,9 +79,9 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     machine: 'pc',
     name: undefined,
     uuid: undefined,
-    hasDefaults: true,
     isSnapshot: false,
     daemonize: false,
+    flags: new Set(),
     asks: undefined,
   };
   const valued = valuedOptions(options, kind);
@@ -126,13 +126,15 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
 const LATE: ReadonlyArray<Step['kind']> = ['drive', 'device', 'monitor'];
 
 function machineFlags(options: RunOptions): Record<string, () => void> {
-  const none = [...FLAGS_WITHOUT_EFFECT].map((name): [string, () => void] => [name, () => undefined]);
+  const none = [...FLAGS_WITHOUT_EFFECT].map((name): [string, () => void] => [
+    name,
+    () => void options.flags.add(name),
+  ]);
   const refused = [...UNSUPPORTED_OPTIONS].filter(([, form]) => form === 'flag');
   return {
     ...Object.fromEntries(none),
     ...Object.fromEntries(refused.map(([name]) => [name, () => refuse(name)])),
     '-S': () => void (options.startStopped = true),
-    '-nodefaults': () => void (options.hasDefaults = false),
     '-snapshot': () => void (options.isSnapshot = true),
   };
 }
