@@ -1,3 +1,4 @@
+import type { ObjectRegistry } from './objects/object-registry.js';
 import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
 import type { ToolOption } from '../schema/create-options.js';
@@ -81,6 +82,8 @@ export interface ChildIo {
 /** What a driver may use of its node and surroundings. */
 export interface DriverContext {
   readonly host: Host;
+  /** The user's: secrets, credentials. */
+  readonly objects: ObjectRegistry;
   readonly nodeName: string;
   /** For messages: the node's full name, as the graph stands. */
   readonly filename: string;

@@ -357,6 +357,7 @@ export class Opener {
     return {
       forCheck,
       host: graph.host,
+      objects: graph.objects,
       nodeName: node.name,
       get modes() {
         return node.modes;

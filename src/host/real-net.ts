@@ -5,7 +5,7 @@ import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import { BusyPolling } from './busy-polling.js';
 import { type DescriptorHandle, isDescriptorHandle, receiveWithDescriptors } from './descriptors.js';
-import type { HostListener, HostNet, HostSocket, ListenOptions, SocketAddress } from './host.js';
+import type { HostListener, HostNet, HostSocket, ListenOptions, SocketAddress, TlsEnd } from './host.js';
 import { RealSocket } from './real-socket.js';
 import type { Syscalls } from './syscalls.js';
 
@@ -57,6 +57,10 @@ export class RealNet implements HostNet {
     }
     result.attach(socket);
     return result;
+  }
+
+  async secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket> {
+    return (await import('./tls-socket.js')).secureSocket(socket, end);
   }
 
   async listen(
