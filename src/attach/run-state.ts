@@ -44,6 +44,11 @@ export class RunState {
     this.#emit('RESUME');
   }
 
+  /** The machine begins anew; a stopped one waits for its start. */
+  reset(): void {
+    if (['paused', 'io-error', 'shutdown'].includes(this.#status)) this.#set('prelaunch');
+  }
+
   get startsAfterMigration(): boolean {
     return this.#autostart;
   }

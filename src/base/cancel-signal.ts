@@ -13,7 +13,8 @@ export class CancelSignal {
   cancel(): void {
     if (this.#isCancelled) return;
     this.#isCancelled = true;
-    for (const listener of [...this.#listeners]) listener();
+    // One that ends may let the next go on, who then no longer listens.
+    for (const listener of this.#listeners) listener();
     this.#listeners.clear();
   }
 

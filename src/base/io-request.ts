@@ -44,6 +44,8 @@ export class IoRequest extends IoVector {
   source: RequestSource | undefined;
   /** Goes up with each answer. */
   generation = 0;
+  /** Copy of unstable memory. */
+  #bounce: Uint8Array | undefined;
 
   /** A request that is used once. */
   static ofBuffer(buffer: Uint8Array): IoRequest {
@@ -85,6 +87,7 @@ export class IoRequest extends IoVector {
     if (this.isStable) return undefined;
     const copy = Buffer.allocUnsafe(this.lengthBytes);
     this.copyTo(copy, 0, this.lengthBytes);
+    this.#bounce = copy;
     this.setBuffer(copy);
     this.isStable = true;
     return undefined;
@@ -98,8 +101,15 @@ export class IoRequest extends IoVector {
     this.source = undefined;
   }
 
-  /** It has its answer: what comes now is another request. */
-  end(): void {
+  /** Nothing has been asked since the last answer. */
+  get isUnused(): boolean {
+    return this.lengthBytes < 0 && this.offset < 0 && this.flags === Flag.none && this.hasNoMemory;
+  }
+
+  /** It has its answer: what comes now is another request. Answers the copy that was made of its memory. */
+  end(): Uint8Array | undefined {
+    const bounce = this.#bounce;
+    this.#bounce = undefined;
     this.generation++;
     this.offset = this.lengthBytes = -1;
     this.flags = 0;
@@ -107,7 +117,14 @@ export class IoRequest extends IoVector {
     this.signal = undefined;
     this.source = undefined;
     this.clearBuffers();
+    return bounce;
   }
+}
+
+/** Sees the requests that were answered: the simulation's looks for those who use them still. */
+export interface RequestWatch {
+  /** `bounce`: memory of ours that it had. False: it is not to be used again. */
+  mayServeAgain(request: IoRequest, bounce: Uint8Array | undefined): boolean;
 }
 
 /** Most that are kept; more in flight are made as they are needed. */
@@ -119,6 +136,11 @@ const MOST_KEPT = 256;
  */
 export class RequestPool {
   readonly #free: IoRequest[] = [];
+  readonly #watch: RequestWatch | undefined;
+
+  constructor(watch?: RequestWatch) {
+    this.#watch = watch;
+  }
 
   take(): IoRequest {
     return this.#free.pop() ?? new IoRequest();
@@ -126,7 +148,8 @@ export class RequestPool {
 
   /** Its answer is there. */
   give(request: IoRequest): void {
-    request.end();
+    const bounce = request.end();
+    if (this.#watch && !this.#watch.mayServeAgain(request, bounce)) return;
     if (this.#free.length < MOST_KEPT) this.#free.push(request);
   }
 }

@@ -37,6 +37,10 @@ export class IoVector {
     this.setBuffer(NOTHING);
   }
 
+  get hasNoMemory(): boolean {
+    return this.buffers.every(({ length }) => length === 0);
+  }
+
   /** A stretch that lies in one piece, as a view of it; else undefined. */
   view(from: number, lengthBytes: number): Uint8Array | undefined {
     let at = this.start + from;

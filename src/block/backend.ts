@@ -2,7 +2,7 @@ import { Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, errnoError } from '../base/error.js';
-import type { HostClock } from '../host/host.js';
+import type { Host, HostClock } from '../host/host.js';
 import type { Edge } from './edge.js';
 import type { Node } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
@@ -92,7 +92,7 @@ export class BlockBackend {
   readonly idle: Notifier;
   readonly clock: HostClock;
   /** For those who ask it, one request after the other or many at a time; see IoRequest. */
-  readonly requests = new RequestPool();
+  readonly requests: RequestPool;
   readonly #queues: boolean;
   #inFlight = 0;
   #begun = 0;
@@ -102,7 +102,7 @@ export class BlockBackend {
   #quiesced = 0;
   readonly #resumed = new Notifier();
 
-  constructor(properties: BackendProperties, clock: HostClock, idle: Notifier) {
+  constructor(properties: BackendProperties, host: Host, idle: Notifier) {
     this.description = properties.description;
     this.perm = properties.perm;
     this.shared = properties.shared;
@@ -111,7 +111,8 @@ export class BlockBackend {
     this.owner = properties.owner;
     this.isGuest = properties.isGuest ?? false;
     this.#queues = properties.queuesWhenDrained ?? true;
-    this.clock = clock;
+    this.clock = host.clock;
+    this.requests = new RequestPool(host.requestWatch);
     this.idle = idle;
   }
 
@@ -242,8 +243,8 @@ export class BlockBackend {
     const flags =
       this.writethrough && !hasFlag(request.flags, Flag.fua) ? request.flags | Flag.fua : request.flags;
     if (kind === 'write') return root.writePart(request, 0, lengthBytes, offset, flags);
-    if (kind === 'zeroes') return root.writeZeroes(offset, lengthBytes, flags);
-    return root.discard(offset, lengthBytes);
+    if (kind === 'zeroes') return root.writeZeroes(offset, lengthBytes, flags, request.signal);
+    return root.discard(offset, lengthBytes, request.signal);
   }
 
   /** A request of one buffer, as it is asked here. */

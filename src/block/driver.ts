@@ -1,10 +1,10 @@
-import type { ObjectRegistry } from './objects/object-registry.js';
 import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
 import type { ToolOption } from '../schema/create-options.js';
 import type { FilledOf, Members } from '../schema/types.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
+import type { ObjectRegistry } from './objects/object-registry.js';
 import type { BlockStatus, IoRequest, Mapping } from './request.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
@@ -82,7 +82,7 @@ export interface ChildIo {
 /** What a driver may use of its node and surroundings. */
 export interface DriverContext {
   readonly host: Host;
-  /** The user's: secrets, credentials. */
+  /** What options name by an id: secrets, limits. */
   readonly objects: ObjectRegistry;
   readonly nodeName: string;
   /** For messages: the node's full name, as the graph stands. */
@@ -220,6 +220,8 @@ export interface DriverInstance {
    * close() is called. What cannot be taken back (a call that the kernel holds) is left to itself, with its memory.
    */
   cancelInFlight?(): void;
+  /** Of connections: this one is given up, what is in flight with it too. */
+  yank?(): void;
   info(): DriverInfo;
   /**
    * Checks the image, and repairs it where the node may be written; durable on return. Nobody uses the node meanwhile.

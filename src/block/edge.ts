@@ -1,4 +1,5 @@
 import { assert } from '../base/assert.js';
+import type { CancelSignal } from '../base/cancel-signal.js';
 import type { ChildIo } from './driver.js';
 import type { BlockBackend } from './backend.js';
 import type { Located } from './located.js';
@@ -101,16 +102,16 @@ export class Edge implements ChildIo {
   }
 
   /** A node that ignores discards gives no space away on behalf of its parent node; users may still ask it to. */
-  writeZeroes(offset: number, lengthBytes: number, asked: number): Promise<void> {
+  writeZeroes(offset: number, lengthBytes: number, asked: number, signal?: CancelSignal): Promise<void> {
     this.#assertWritable();
     const keeps = this.role !== 'root' && this.node.modes.discard === 'ignore';
     const flags = keeps ? withoutFlag(asked, Flag.mayUnmap) : asked;
-    return this.node.io.writeZeroes(offset, lengthBytes, flags, this.#mayGrow());
+    return this.node.io.writeZeroes(offset, lengthBytes, flags, this.#mayGrow(), signal);
   }
 
-  discard(offset: number, lengthBytes: number): Promise<void> {
+  discard(offset: number, lengthBytes: number, signal?: CancelSignal): Promise<void> {
     this.#assertWritable();
-    return this.node.io.discard(offset, lengthBytes);
+    return this.node.io.discard(offset, lengthBytes, signal);
   }
 
   flush(): Promise<void> {

@@ -7,6 +7,8 @@ import { createSimulatedHost } from '../host/simulated.js';
 import { TestBed, type TestDisk } from '../../test/kit/test-disk.js';
 import { probedWarning } from './format-guard.js';
 import { writeBuffer } from '../host/whole-buffers.js';
+import { cutMemory } from '../../test/kit/memory-pieces.js';
+import { whileChanging } from '../../test/kit/unstable-memory.js';
 
 const QCOW2 = Buffer.from('QFI\xfb\0\0\0\x03', 'latin1');
 const REFUSED = { kind: 'permission', errno: 'EPERM', message: 'Operation not permitted' };
@@ -140,4 +142,23 @@ test('an image of a format that livedisk lacks is refused by name unless it is s
     const warned = await withImage(Buffer.from(beginning, 'latin1'), undefined, async () => undefined);
     assert.deepEqual(warned, ['/tmp/image,raw,false'], beginning);
   }
+});
+
+test('what a guest changes while it is looked at cannot slip through', async () => {
+  await withImage(Buffer.alloc(0), undefined, async (disk) => {
+    for (let n = 0; n < 20; n++) {
+      const memory = cutMemory(1024, [600, 100], 5);
+      const request = disk.backend.requests.take().ask('write', 0, 1024);
+      request.setBuffers(memory.buffers, 5);
+      request.isStable = false;
+      const harmless = Buffer.alloc(1024, 1);
+      const harmful = Buffer.concat([QCOW2, Buffer.alloc(1024 - QCOW2.length)]);
+      memory.copyFrom(harmless, 0);
+      const values = [harmless, ...Array.from({ length: n }, () => harmless), harmful];
+      const writing = disk.backend.run(request);
+      await whileChanging(writing, values, (bytes) => memory.copyFrom(bytes, 0)).catch(() => undefined);
+      disk.backend.requests.give(request);
+      assert.notDeepEqual(await disk.read(0, QCOW2.length), QCOW2, `after ${n} looks`);
+    }
+  });
 });

@@ -70,7 +70,7 @@ export class Graph {
   }
 
   createBackend(properties: BackendProperties): BlockBackend {
-    return new BlockBackend(properties, this.host.clock, this.#idle);
+    return new BlockBackend(properties, this.host, this.#idle);
   }
 
   /**

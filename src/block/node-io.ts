@@ -1,5 +1,6 @@
 import { assert, missing } from '../base/assert.js';
 import { alignDown, alignUp } from '../base/align.js';
+import type { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, errnoError, isUnsupported } from '../base/error.js';
 import { MiB } from '../base/limits.js';
 import type { Change } from './change-gate.js';
@@ -97,6 +98,7 @@ export class NodeIo {
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, lengthBytes)) return false;
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (node.gate && !node.gate.isOpen(offset, lengthBytes)) return false;
+    if (node.writeThreshold) node.beginWrite(offset, lengthBytes);
     const done = this.#mapped
       ? this.#mapped.writing.tryWrite(request, from, lengthBytes, offset)
       : (this.#io().tryWrite?.(request, from, lengthBytes, offset) ?? false);
@@ -152,29 +154,40 @@ export class NodeIo {
     return this.writeZeroes(offset, lengthBytes, flags + mayUnmap, mayGrow);
   }
 
-  async writeZeroes(offset: number, lengthBytes: number, flags: number, mayGrow = false): Promise<void> {
+  async writeZeroes(
+    offset: number,
+    lengthBytes: number,
+    flags: number,
+    mayGrow = false,
+    signal?: CancelSignal,
+  ): Promise<void> {
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (lengthBytes === 0) return;
     const { guard } = this.#node;
-    if (!guard?.concerns(offset)) return this.#zeroGated(offset, lengthBytes, flags);
-    const zero = (): Promise<void> => this.#zeroGated(offset, lengthBytes, flags);
+    if (!guard?.concerns(offset)) return this.#zeroGated(offset, lengthBytes, flags, signal);
+    const zero = (): Promise<void> => this.#zeroGated(offset, lengthBytes, flags, signal);
     const zeroes = Buffer.alloc(Math.min(lengthBytes, 512));
     await guard.run(offset, zeroes, (sector) => this.readBuffer(0, sector), zero);
   }
 
-  async #zeroGated(offset: number, lengthBytes: number, flags: number): Promise<void> {
-    if (this.#passes(offset, lengthBytes)) return this.#zero(offset, lengthBytes, flags);
+  async #zeroGated(
+    offset: number,
+    lengthBytes: number,
+    flags: number,
+    signal: CancelSignal | undefined,
+  ): Promise<void> {
+    if (this.#passes(offset, lengthBytes)) return this.#zero(offset, lengthBytes, flags, signal);
     await this.#throughGate({ kind: 'zeroes', offset, lengthBytes, flags }, () =>
-      this.#zero(offset, lengthBytes, flags),
+      this.#zero(offset, lengthBytes, flags, signal),
     );
   }
 
-  async discard(offset: number, lengthBytes: number): Promise<void> {
+  async discard(offset: number, lengthBytes: number, signal?: CancelSignal): Promise<void> {
     this.#checkEnd(offset, lengthBytes, false);
     if (lengthBytes === 0 || !this.#unmaps) return;
-    if (this.#passes(offset, lengthBytes)) return this.#discard(offset, lengthBytes);
+    if (this.#passes(offset, lengthBytes)) return this.#discard(offset, lengthBytes, signal);
     await this.#throughGate({ kind: 'discard', offset, lengthBytes }, () =>
-      this.#discard(offset, lengthBytes),
+      this.#discard(offset, lengthBytes, signal),
     );
   }
 
@@ -195,6 +208,7 @@ export class NodeIo {
     flags: number,
   ): Promise<void> {
     const { generation } = request;
+    this.#node.beginWrite(offset, lengthBytes);
     try {
       if (this.#mapped) await this.#mapped.writing.write(request, from, lengthBytes, offset);
       else await this.#writeIo(request, from, lengthBytes, offset, flags);
@@ -206,19 +220,25 @@ export class NodeIo {
     if (hasFlag(flags, Flag.fua)) await this.flush();
   }
 
-  async #zero(offset: number, lengthBytes: number, flags: number): Promise<void> {
+  async #zero(
+    offset: number,
+    lengthBytes: number,
+    flags: number,
+    signal: CancelSignal | undefined,
+  ): Promise<void> {
+    this.#node.beginWrite(offset, lengthBytes);
     try {
-      if (this.#mapped) await this.#mapped.zeroing.writeZeroes(offset, lengthBytes, flags);
-      else await this.#writeZeroesIo(offset, lengthBytes, flags);
+      if (this.#mapped) await this.#mapped.zeroing.writeZeroes(offset, lengthBytes, flags, signal);
+      else await this.#writeZeroesIo(offset, lengthBytes, flags, signal);
     } finally {
       this.#node.markDirty(offset, lengthBytes);
     }
     if (hasFlag(flags, Flag.fua)) await this.flush();
   }
 
-  async #discard(offset: number, lengthBytes: number): Promise<void> {
+  async #discard(offset: number, lengthBytes: number, signal: CancelSignal | undefined): Promise<void> {
     try {
-      if (this.#mapped) await this.#mapped.zeroing.discard(offset, lengthBytes);
+      if (this.#mapped) await this.#mapped.zeroing.discard(offset, lengthBytes, signal);
       else await this.#discardIo(offset, lengthBytes);
     } finally {
       this.#node.markDirty(offset, lengthBytes);
@@ -382,19 +402,30 @@ export class NodeIo {
     return this.#writeIo(zeroes, 0, lengthBytes, offset, Flag.none);
   }
 
-  async #writeZeroesIo(offset: number, lengthBytes: number, flags: number): Promise<void> {
+  async #writeZeroesIo(
+    offset: number,
+    lengthBytes: number,
+    flags: number,
+    signal: CancelSignal | undefined,
+  ): Promise<void> {
     const align = this.#node.instance.requestAlignmentBytes;
     const start = Math.min(alignUp(offset, align), offset + lengthBytes);
     const end = Math.max(alignDown(offset + lengthBytes, align), start);
     if (start > offset) await this.#writeZeroBytesIo(offset, start - offset);
-    if (end > start) await this.#writeZeroesAligned(start, end - start, flags);
+    if (end > start)
+      await this.#writeZeroesAligned(start, end - start, flags, start > offset ? undefined : signal);
     const tail = offset + lengthBytes - end;
     if (tail > 0) await this.#writeZeroBytesIo(end, tail);
   }
 
-  async #writeZeroesAligned(offset: number, lengthBytes: number, flags: number): Promise<void> {
+  async #writeZeroesAligned(
+    offset: number,
+    lengthBytes: number,
+    flags: number,
+    signal: CancelSignal | undefined,
+  ): Promise<void> {
     try {
-      const release = await this.ranges.lockShared(offset, lengthBytes);
+      const release = await this.ranges.lockShared(offset, lengthBytes, signal);
       try {
         return await this.#io().writeZeroes(offset, lengthBytes, flags);
       } finally {

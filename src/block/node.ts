@@ -10,6 +10,7 @@ import type { FormatGuard } from './format-guard.js';
 import { type NodeModes, PASSING_MODES } from './modes.js';
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
+import type { WriteThreshold } from './write-threshold.js';
 
 export const DEFAULT_CACHE: CacheSettings = { direct: false, 'no-flush': false };
 
@@ -76,6 +77,8 @@ export class Node {
   /** Through which a job's filter uses more than its child: for the shape of the graph that is below it too. */
   readonly uses = new Set<BlockBackend>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];
+  /** Gone when it has been crossed. */
+  writeThreshold: WriteThreshold | undefined;
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
   backingFilename: string | undefined;
   backingFormat: string | undefined;
@@ -287,6 +290,12 @@ export class Node {
   /** The same, maybe of a shorter stretch, where no wait is needed; else undefined. */
   tryStatusThroughChain(offset: number, lengthBytes: number, last?: Node): ChainStatus | undefined {
     return tryStatusThroughChain(this, offset, lengthBytes, last);
+  }
+
+  /** A write is about to be made. */
+  beginWrite(offset: number, lengthBytes: number): void {
+    const { writeThreshold } = this;
+    if (writeThreshold?.isCrossed(offset + lengthBytes) === true) this.writeThreshold = undefined;
   }
 
   markDirty(offset: number, lengthBytes: number): void {

@@ -6,6 +6,7 @@ import { nbdDriver } from './nbd/index.js';
 import { nullCoDriver } from './null-co/index.js';
 import { qcow2Driver } from './qcow2/driver.js';
 import { rawDriver } from './raw/index.js';
+import { throttleDriver } from './throttle/index.js';
 
 /** Every driver that users may name. Filters that jobs put in are the jobs' own. */
 export const allDrivers: readonly DriverDescription[] = [
@@ -16,4 +17,5 @@ export const allDrivers: readonly DriverDescription[] = [
   rawDriver,
   qcow2Driver,
   blkdebugDriver,
+  throttleDriver,
 ];

@@ -1,3 +1,4 @@
+import type { RequestWatch } from '../base/io-request.js';
 import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
 
@@ -11,6 +12,8 @@ export interface Host {
   readonly clock: HostClock;
   readonly random: HostRandom;
   readonly compute: HostCompute;
+  /** Of all requests to disks; the simulation has one. */
+  readonly requestWatch?: RequestWatch;
 }
 
 export interface OpenFileOptions {
@@ -36,7 +39,29 @@ export interface HostStat {
   identity: string;
 }
 
+/** Open descriptors that stand for files (`/dev/fdset/N`). */
+export interface DescriptorSetInfo {
+  readonly setId: number;
+  readonly members: ReadonlyArray<{ readonly fd: number; readonly opaque: string | undefined }>;
+}
+
+export interface DescriptorSets {
+  /** Takes over a descriptor; without an id, into a set of its own. Errors: invalid. */
+  add(fd: number, setId?: number, opaque?: string): { setId: number; fd: number };
+  /** The same of a descriptor that the process was started with. Errors: invalid. */
+  adopt(fd: number, setId: number, opaque?: string): void;
+  /** One member or all; files that are open by them stay so. Errors: not-found. */
+  remove(setId: number, fd?: number): void;
+  /** The highest id first. */
+  list(): DescriptorSetInfo[];
+  /** Closes a descriptor that came and nobody wants. */
+  close(fd: number): void;
+  /** All sets by which no file is open. */
+  removeUnused(): void;
+}
+
 export interface HostFiles {
+  readonly descriptorSets: DescriptorSets;
   /** Errors: not-found, permission, exists, invalid, with the path and "Could not open 'PATH': TEXT". */
   open(path: string, options: OpenFileOptions): Promise<HostFile>;
   /** What is at a path, links followed; undefined when nothing is. */
@@ -160,13 +185,19 @@ export interface HostNet {
    */
   secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket>;
   /** Errors: "Failed to connect to 'ADDRESS': TEXT", kind by errno; gives up after timeoutMs with kind 'timeout'. */
-  connect(address: SocketAddress, options?: { timeoutMs?: number }): Promise<HostSocket>;
+  connect(address: SocketAddress, options?: ConnectOptions): Promise<HostSocket>;
   /** Each accepted connection goes to `onConnection`, which must call start() on it. */
   listen(
     address: SocketAddress,
     onConnection: (socket: HostSocket) => void,
     options?: ListenOptions,
   ): Promise<HostListener>;
+}
+
+export interface ConnectOptions {
+  timeoutMs?: number;
+  /** As in ListenOptions. */
+  receiveFds?: boolean;
 }
 
 export interface ListenOptions {
@@ -217,8 +248,8 @@ export interface HostSocket {
    */
   shutDown(): Promise<void>;
   /**
-   * File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. Only on
-   * connections of a listener with receiveFds.
+   * File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. Only where
+   * receiveFds was asked for, of a unix socket.
    */
   takeFds?(): number[];
 }

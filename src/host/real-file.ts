@@ -23,6 +23,8 @@ const MAX_COPY_BYTES = 64 * MiB;
 const QUICK_FLUSH_MS = 2;
 export interface RealFileProperties {
   fd: number;
+  /** Called when the descriptor is closed. */
+  release: () => void;
   path: string;
   writable: boolean;
   direct: boolean;
@@ -55,6 +57,7 @@ export class RealFile implements HostFile {
   readonly writable: boolean;
   readonly traits: FileTraits;
   readonly #fd: number;
+  readonly #release: () => void;
   readonly #direct: boolean;
   /** O_DIRECT, or remote: then even a read that must not wait may ask for the size. */
   readonly #onlyInPool: boolean;
@@ -81,6 +84,7 @@ export class RealFile implements HostFile {
     this.#copiesPages = properties.copiesPages;
     this.#allocatedBytes = properties.allocatedBytes;
     this.#fd = properties.fd;
+    this.#release = properties.release;
     this.path = properties.path;
     this.writable = properties.writable;
     this.traits = properties.traits;
@@ -342,6 +346,7 @@ export class RealFile implements HostFile {
     }
     await new Promise<void>((resolve, reject) => {
       fs.close(this.#fd, (error) => {
+        this.#release();
         if (error) reject(nodeError(error, undefined, { path: this.path }));
         else resolve();
       });

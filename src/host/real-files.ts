@@ -2,6 +2,7 @@ import fs from 'node:fs';
 import { Slots } from '../base/async.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { CopyBuffers } from './copy-through-memory.js';
+import { type BorrowedDescriptor, isDescriptorSetPath, RealDescriptorSets } from './descriptor-sets.js';
 import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
 import { nodeError, Syscalls } from './syscalls.js';
@@ -40,9 +41,11 @@ export class RealFiles implements HostFiles {
   readonly #remoteCalls = new Slots(REMOTE_CALLS);
   readonly #copyBuffers = new CopyBuffers();
   readonly #isRemote: (fileSystem: number) => boolean;
+  readonly descriptorSets: RealDescriptorSets;
 
   constructor(system: Syscalls, isRemote = (fileSystem: number) => !LOCAL_MAGIC.has(fileSystem)) {
     this.#system = system;
+    this.descriptorSets = new RealDescriptorSets(system);
     this.#isRemote = isRemote;
   }
 
@@ -52,30 +55,38 @@ export class RealFiles implements HostFiles {
 
   async open(path: string, options: OpenFileOptions): Promise<HostFile> {
     const what = `Could not ${options.create ? 'create' : 'open'} '${path}'`;
-    let handle: number | undefined;
+    let opened: BorrowedDescriptor | undefined;
     try {
-      handle = await openDescriptor(path, openFlags(options));
-      const stat = fs.fstatSync(handle);
+      opened = await this.#descriptor(path, options);
+      const { fd, release } = opened;
+      const stat = fs.fstatSync(fd);
       if (stat.isDirectory()) throw errnoError('EISDIR', what, { path });
       const direct = options.direct ?? false;
-      const fileSystem = stat.isFile() ? (await fs.promises.statfs(path)).type : undefined;
+      const fileSystem = stat.isFile() ? (await fs.promises.statfs(`/proc/self/fd/${fd}`)).type : undefined;
       const isRemote = fileSystem !== undefined && this.#isRemote(fileSystem);
       const traits: FileTraits = {
         inMemory: fileSystem !== undefined && !isRemote && IN_MEMORY_MAGIC.has(fileSystem),
         isRemote,
         isBlockDevice: stat.isBlockDevice(),
-        alignmentBytes: direct ? this.#directAlignment(handle, isRemote) : 1,
+        alignmentBytes: direct ? this.#directAlignment(fd, isRemote) : 1,
       };
       const allocatedBytes = stat.blocks * 512;
       const copiesPages = fileSystem !== undefined && !direct && MOVES_PAGES_MAGIC.has(fileSystem);
       const writable = options.write;
-      const properties = { fd: handle, path, writable, direct, traits, allocatedBytes, copiesPages };
+      const properties = { fd, release, path, writable, direct, traits, allocatedBytes, copiesPages };
       const shared = { budget: this.#budget, remoteCalls: this.#remoteCalls, copyBuffers: this.#copyBuffers };
       return new RealFile(properties, this.#system, shared);
     } catch (error) {
-      if (handle !== undefined) fs.closeSync(handle);
+      if (opened) fs.closeSync(opened.fd);
+      opened?.release();
       throw nodeError(error, what, { path });
     }
+  }
+
+  async #descriptor(path: string, options: OpenFileOptions): Promise<BorrowedDescriptor> {
+    if (isDescriptorSetPath(path))
+      return this.descriptorSets.borrow(path, { write: options.write, direct: options.direct ?? false });
+    return { fd: await openDescriptor(path, openFlags(options)), release: () => undefined };
   }
 
   /** A smaller unit than is needed fails, a larger one makes a file longer that ends within a unit. */
@@ -98,7 +109,7 @@ export class RealFiles implements HostFiles {
 
   async stat(path: string): Promise<HostStat | undefined> {
     try {
-      const stat = await fs.promises.stat(path);
+      const stat = await fs.promises.stat(this.#pathOf(path));
       const isBlockDevice = stat.isBlockDevice();
       const sizeBytes = isBlockDevice ? await this.#deviceSize(path) : stat.size;
       const identity = isBlockDevice ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
@@ -110,6 +121,14 @@ export class RealFiles implements HostFiles {
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
       throw wrapped;
     }
+  }
+
+  /** Where the kernel finds what lies at a path: of a set of descriptors, any that are left. */
+  #pathOf(path: string): string {
+    if (!isDescriptorSetPath(path)) return path;
+    const set = this.descriptorSets.list().find(({ setId }) => path === `/dev/fdset/${setId}`);
+    const [first] = set?.members ?? [];
+    return first === undefined ? path : `/proc/self/fd/${first.fd}`;
   }
 
   async unlink(path: string): Promise<void> {

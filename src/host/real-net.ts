@@ -5,7 +5,15 @@ import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import { BusyPolling } from './busy-polling.js';
 import { type DescriptorHandle, isDescriptorHandle, receiveWithDescriptors } from './descriptors.js';
-import type { HostListener, HostNet, HostSocket, ListenOptions, SocketAddress, TlsEnd } from './host.js';
+import type {
+  ConnectOptions,
+  HostListener,
+  HostNet,
+  HostSocket,
+  ListenOptions,
+  SocketAddress,
+  TlsEnd,
+} from './host.js';
 import { RealSocket } from './real-socket.js';
 import type { Syscalls } from './syscalls.js';
 
@@ -39,8 +47,9 @@ export class RealNet implements HostNet {
     return (this.#readBufferOrNone ??= this.#system.alignedBuffer(READ_BUFFER_BYTES, PAGE_BYTES));
   }
 
-  async connect(address: SocketAddress, options: { timeoutMs?: number } = {}): Promise<HostSocket> {
-    if (address.type === 'fd') return this.#adopt({ fd: address.fd, readable: true, writable: true });
+  async connect(address: SocketAddress, options: ConnectOptions = {}): Promise<HostSocket> {
+    const { receiveFds = false } = options;
+    if (address.type === 'fd') return this.#connected(address.fd, receiveFds);
     const what = `Failed to connect to '${addressText(address)}'`;
     checkPath(address);
     const result = new RealSocket(this.#system);
@@ -55,12 +64,25 @@ export class RealNet implements HostNet {
       socket.destroy();
       throw resolutionError(error, address) ?? toBlockError(error, what);
     }
+    if (receiveFds) return this.#accepted(socket, true);
     result.attach(socket);
     return result;
   }
 
   async secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket> {
     return (await import('./tls-socket.js')).secureSocket(socket, end);
+  }
+
+  /** A descriptor of a connected socket. */
+  #connected(fd: number, receiveFds: boolean): HostSocket {
+    if (!receiveFds) return this.#adopt({ fd, readable: true, writable: true });
+    let socket: net.Socket;
+    try {
+      socket = new (nodeNet().Socket)({ fd, readable: true, writable: true });
+    } catch (error) {
+      throw toBlockError(error, 'Failed to use the socket descriptor');
+    }
+    return this.#accepted(socket.pause(), true);
   }
 
   async listen(

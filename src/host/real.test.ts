@@ -10,6 +10,8 @@ import { deferred } from '../base/async.js';
 import { type Cleanup, hostConformance } from '../../test/kit/host-conformance.js';
 import type { HostSocket } from './host.js';
 import { nodeError } from './syscalls.js';
+import { IoVector } from '../base/io-vector.js';
+import { cutMemory, isTidy } from '../../test/kit/memory-pieces.js';
 import { createRealHost } from './real.js';
 import { readBuffer, tryReadBuffer, writeBuffer } from './whole-buffers.js';
 
@@ -53,6 +55,32 @@ test('O_DIRECT reads and writes any memory, and past the end of the file', async
   assert.equal(tryReadBuffer(file, 0, memory), false);
   await assert.rejects(readBuffer(file, 1, memory), /not aligned/);
   await file.close();
+});
+
+test('memory in pieces: of O_DIRECT aligned or not, and more of them than one call takes', async (context) => {
+  const path = join(newFolder(context, tmpdir()), 'pieces');
+  const host = createRealHost();
+  const content = Buffer.from(Array.from({ length: 16 * 4096 }, (_, i) => i % 253));
+  const direct = await host.files
+    .open(path, { write: true, create: true, direct: true })
+    .catch(() => undefined);
+  const buffered = await host.files.open(path, { write: true, create: true });
+  const aligned = new IoVector();
+  aligned.setBuffers(Array.from({ length: 4 }, () => host.files.buffer(4 * 4096)));
+  const cases = [aligned, cutMemory(content.length, [1000, 3], 7), cutMemory(content.length, [5])];
+  for (const file of direct ? [direct, buffered] : [buffered])
+    for (const memory of cases) {
+      memory.copyFrom(content, 0);
+      await file.write(0, memory, 0, content.length);
+      for (const read of [file.read.bind(file), file.tryRead.bind(file)]) {
+        memory.fillZero(0, content.length);
+        const done = await read(0, memory, 0, content.length);
+        if (done !== false) assert.deepEqual(memory.gather(0, content.length), content);
+        if (memory !== aligned) assert.ok(isTidy(memory));
+      }
+    }
+  await direct?.close();
+  await buffered.close();
 });
 
 test('a listener replaces a stale socket, but no other file', async (context) => {

@@ -1,6 +1,6 @@
 import { posix } from 'node:path';
 import { errnoError } from '../base/error.js';
-import type { HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
+import type { DescriptorSets, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { SimulatedInode } from './simulated-disk.js';
 import { SimulatedFile } from './simulated-file.js';
 import type { Machine } from './simulated-machine.js';
@@ -89,6 +89,22 @@ export class SimulatedFiles implements HostFiles {
     this.#directory = directory;
     this.#boot = machine.boot;
   }
+
+  /** Nobody passes descriptors to this machine. */
+  readonly descriptorSets: DescriptorSets = {
+    add: () => {
+      throw errnoError('EBADF');
+    },
+    adopt: () => {
+      throw errnoError('EBADF');
+    },
+    remove: () => {
+      throw errnoError('EBADF');
+    },
+    list: () => [],
+    close: () => undefined,
+    removeUnused: () => undefined,
+  };
 
   buffer(lengthBytes: number): Buffer {
     return Buffer.alloc(lengthBytes);

@@ -7,6 +7,7 @@ import { absolute, SimulatedDirectory, SimulatedFiles } from './simulated-files.
 import { type DiskSpace, type Fault, Machine, type MachineOptions } from './simulated-machine.js';
 import { SimulatedNet } from './simulated-net.js';
 import { SeededRandom } from './simulated-random.js';
+import { SimulatedRequests } from './simulated-requests.js';
 
 export type { DiskSpace, Fault, Operation, OperationKind } from './simulated-machine.js';
 export { SeededRandom } from './simulated-random.js';
@@ -142,6 +143,7 @@ export class Simulation {
       clock: new SimulatedClock(this.#queue, () => machine.boot === boot),
       random: this.#random.fork(),
       compute: new SimulatedCompute(machine),
+      requestWatch: new SimulatedRequests(this.#random.fork()),
     };
   }
 }

@@ -12,7 +12,10 @@ const RWF_NOWAIT = 8;
 export const FallocateMode = { allocate: 0, punchHole: 0x02 | 0x01, zeroRange: 0x10 } as const;
 /** lseek(2) whence. */
 export const Seek = { end: 2, data: 3, hole: 4 } as const;
-/** fcntl(2) commands of open file description locks, and struct flock's l_type. */
+/** fcntl(2) commands; those of open file description locks, and struct flock's l_type. */
+const F_GETFL = 3;
+const F_SETFL = 4;
+const F_DUPFD_CLOEXEC = 1030;
 const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const LockType = { read: 0, write: 1, none: 2 } as const;
@@ -30,7 +33,6 @@ const MSG_CMSG_CLOEXEC = 0x40000000;
 const POLLRDHUP = 0x2000;
 const POLLGONE = POLLRDHUP | 0x10 | 0x08;
 const SHUT_WR = 1;
-const F_DUPFD_CLOEXEC = 1030;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 /** struct cmsghdr: cmsg_len (8 bytes), cmsg_level, cmsg_type (4 each). */
@@ -252,6 +254,22 @@ export class Syscalls {
   unlockByte(fd: number, byteOffset: number): void {
     const { value, errno } = this.#lock(fd, F_OFD_SETLK, LockType.none, byteOffset);
     if (value !== 0) throw errnoError(errno, 'Failed to unlock byte ' + String(byteOffset));
+  }
+
+  /** How a descriptor was opened, and O_DIRECT (open(2)). */
+  fileFlags(fd: number): number {
+    return this.#control(fd, F_GETFL, 0);
+  }
+
+  /** Of all duplicates. */
+  setFileFlags(fd: number, flags: number): void {
+    this.#control(fd, F_SETFL, flags);
+  }
+
+  #control(fd: number, command: number, argument: number): number {
+    const { value, errno } = this.#now(this.#lib().fcntl, fd, command, 'int', argument);
+    if (value < 0) throw errnoError(errno);
+    return value;
   }
 
   isByteLockedByOther(fd: number, byteOffset: number): boolean {

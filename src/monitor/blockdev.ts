@@ -13,10 +13,13 @@ import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
 import { checkNotBlocked, findNode, findRoot } from '../block/find-node.js';
+import { WriteThreshold } from '../block/write-threshold.js';
 import { withBackend } from '../block/with-backend.js';
 import { planCreate } from '../jobs/plans/create.js';
 
-type Blockdev = Parts<'command' | 'graph' | 'opener' | 'jobs' | 'addNode' | 'activate' | 'inactivate'>;
+type Blockdev = Parts<
+  'command' | 'graph' | 'opener' | 'jobs' | 'addNode' | 'activate' | 'inactivate' | 'emit'
+>;
 
 export function registerBlockdev(engine: Blockdev): void {
   const { graph } = engine;
@@ -34,8 +37,24 @@ export function registerBlockdev(engine: Blockdev): void {
     );
   });
   engine.command('blockdev-set-active', (args) => setActive(engine, args));
+  engine.command('block-set-write-threshold', ({ 'node-name': name, 'write-threshold': offset }) =>
+    setWriteThreshold(engine, name, offset),
+  );
   engine.command('block_resize', (args) => resize(graph, args));
   engine.command('change-backing-file', (args) => changeBackingFile(graph, args));
+}
+
+/** 0: none. */
+function setWriteThreshold(engine: Blockdev, name: string, offset: number): void {
+  const node = engine.graph.nodes.get(name);
+  if (!node) throw new BlockError('invalid', `Device '${name}' not found`);
+  const tell = (byBytes: number): void =>
+    engine.emit('BLOCK_WRITE_THRESHOLD', {
+      'node-name': name,
+      'amount-exceeded': byBytes,
+      'write-threshold': offset,
+    });
+  node.writeThreshold = offset === 0 ? undefined : new WriteThreshold(offset, tell);
 }
 
 async function setActive(engine: Blockdev, args: CommandArguments<'blockdev-set-active'>): Promise<void> {

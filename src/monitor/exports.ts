@@ -9,12 +9,14 @@ import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
 import { findNode } from '../block/find-node.js';
 
-export function registerExports(engine: Parts<'command' | 'graph' | 'exports'>): void {
+type Exporting = Parts<'command' | 'graph' | 'exports' | 'descriptors' | 'kind'>;
+
+export function registerExports(engine: Exporting): void {
   const { exports } = engine;
   engine.command('nbd-server-start', (args) => {
     const { addr } = args;
     return exports.startServer(
-      socketAddress({ type: addr.type, ...addr.data } as FlatAddress),
+      clientsAddress(engine, { type: addr.type, ...addr.data } as FlatAddress),
       given({
         maxConnections: args['max-connections'],
         handshakeMaxSeconds: args['handshake-max-seconds'],
@@ -50,6 +52,20 @@ export function tlsOf(args: {
 /** QAPI's flat SocketAddress. */
 export type FlatAddress =
   { type: 'inet'; host: string; port: string } | { type: 'unix'; path: string } | { type: 'fd'; str: string };
+
+/** As a client gives it: descriptors are those that it has passed and named. Errors: those of socketAddress. */
+function clientsAddress(
+  { descriptors, kind }: Parts<'descriptors' | 'kind'>,
+  address: FlatAddress,
+): SocketAddress {
+  if (address.type !== 'fd') return socketAddress(address);
+  if (kind === 'storage-daemon')
+    throw new BlockError('unsupported', 'only QEMU supports file descriptor passing');
+  const fd = descriptors.take(address.str);
+  if (fd === undefined)
+    throw new BlockError('not-found', `File descriptor named '${address.str}' has not been found`);
+  return { type: 'fd', fd };
+}
 
 /** Errors: kind invalid, in QEMU's words. */
 export function socketAddress(address: FlatAddress): SocketAddress {

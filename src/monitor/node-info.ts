@@ -90,7 +90,7 @@ export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions 
     drv: node.driver.name,
     iops: 0,
     bps_wr: 0,
-    write_threshold: 0,
+    write_threshold: node.writeThreshold?.offset ?? 0,
     backing_file: backing && names.of(backing),
     'dirty-bitmaps': bitmaps.length > 0 ? bitmaps : undefined,
     encrypted: false,

@@ -28,7 +28,9 @@ import {
   COMMANDS,
   type OptionalArguments,
 } from '../schema/commands.js';
+import { OUT_OF_BAND } from '../schema/machine.js';
 import type { Type } from '../schema/types.js';
+import { NamedDescriptors } from './named-descriptors.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
 
@@ -41,10 +43,18 @@ export interface EngineProperties {
   startStopped?: boolean;
   /** Another engine writes the images until they are exported or the guest starts here. */
   incoming?: boolean;
+  /** What the machine is called. */
+  identity?: Identity;
   /** What QEMU prints on its standard output; a line without its end. */
   print?: (line: string) => void;
   /** Told of what no command can answer with: what an event listener throws, a bug. Default: Node's warning. */
   onUnexpectedError?: (error: unknown) => void;
+}
+
+/** The name and number of a machine, which tools know it by. */
+export interface Identity {
+  name?: string;
+  uuid?: string;
 }
 
 /** Some of an engine's parts: families of commands say which they need. */
@@ -56,6 +66,7 @@ export type Parts<K extends keyof EngineParts> = Pick<EngineParts, K>;
  */
 export class EngineParts {
   readonly host: Host;
+  readonly identity: Identity;
   readonly kind: EngineProperties['kind'];
   readonly graph: Graph;
   readonly opener: Opener;
@@ -66,6 +77,8 @@ export class EngineParts {
   readonly registry = new CommandRegistry();
   /** All QMP clients, and execute(). */
   readonly hub: QmpHub;
+  /** Those that clients gave a name (getfd). */
+  readonly descriptors: NamedDescriptors;
   readonly print: (line: string) => void;
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
@@ -80,6 +93,7 @@ export class EngineParts {
     const { host } = properties;
     this.host = host;
     this.kind = properties.kind;
+    this.identity = properties.identity ?? {};
     const { print } = properties;
     this.print = (line) => {
       if (print) guarded(() => print(line), this.#report);
@@ -89,6 +103,10 @@ export class EngineParts {
     this.graph.onDriverEvent = (node, event) => this.#driverEvent(node, event);
     this.opener = new Opener(this.graph, new DriverRegistry(properties.drivers));
     this.hub = new QmpHub(this.registry, host.clock);
+    const { descriptorSets } = host.files;
+    this.descriptors = new NamedDescriptors(descriptorSets);
+    this.hub.onUnclaimed = (fd) => descriptorSets.close(fd);
+    this.hub.onDeserted = () => descriptorSets.removeUnused();
     this.hub.onUnexpectedError = properties.onUnexpectedError ?? warn;
     const emit: EventListener = (event, data) => this.emit(event, data);
     this.jobs = new JobManager(this.opener, emit);
@@ -106,7 +124,8 @@ export class EngineParts {
 
   /** Defines a command for every client. */
   command<N extends CommandName>(name: N, handler: Handler<CommandArguments<N>>): void {
-    this.registry.register({ name, arguments: this.#argumentsOf(name) }, handler as Handler<unknown>);
+    const definition = { name, arguments: this.#argumentsOf(name), outOfBand: OUT_OF_BAND.has(name) };
+    this.registry.register(definition, handler as Handler<unknown>);
   }
 
   /** What nodes are opened with depends on the drivers that are here. */
@@ -229,6 +248,7 @@ export class EngineParts {
         ...[...this.devices.values()].map((device) => () => device.close()),
         () => closeGraph(this.graph),
         async () => this.graph.objects.close(),
+        async () => this.descriptors.closeAll(),
       ]);
       this.devices.clear();
       this.#listeners.removeAll();

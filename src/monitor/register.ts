@@ -1,9 +1,11 @@
 import { registerBitmaps } from './bitmaps.js';
 import { registerBlockdev } from './blockdev.js';
+import { registerDescriptors } from './descriptors.js';
 import type { EngineParts as Engine } from './parts.js';
 import { registerExports } from './exports.js';
 import { registerHmp } from './hmp.js';
 import { registerJobs } from './jobs.js';
+import { registerMachine } from './machine.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
 import { registerObjects } from './objects.js';
 import { registerQueries } from './query.js';
@@ -11,6 +13,7 @@ import { registerRunState } from './run-state.js';
 import { registerSnapshots } from './snapshot.js';
 import { registerStreamAndCommit } from './stream-commit.js';
 import { registerTransaction } from './transaction.js';
+import { registerYank } from './yank.js';
 
 /** Every family of commands. A storage daemon has no guest, so it lacks what is about one. */
 export function registerCommands(engine: Engine): void {
@@ -25,5 +28,9 @@ export function registerCommands(engine: Engine): void {
   registerObjects(engine);
   registerQueries(engine);
   registerRunState(engine);
-  if (engine.kind === 'machine') registerHmp(engine);
+  if (engine.kind !== 'machine') return;
+  registerMachine(engine);
+  registerDescriptors(engine);
+  registerYank(engine);
+  registerHmp(engine);
 }

@@ -190,6 +190,11 @@ export const RAW_OPTIONS = driverOptions(
   FILE,
 );
 
+/** Its requests come at the pace of a group (object-add). */
+export const THROTTLE_OPTIONS = driverOptions({ 'throttle-group': required(str) }, [
+  { role: 'file', required: true },
+]);
+
 /** Drivers that users may name. */
 export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
@@ -199,6 +204,7 @@ export const DRIVERS = {
   'null-co': NULL_OPTIONS,
   qcow2: QCOW2_OPTIONS,
   raw: RAW_OPTIONS,
+  throttle: THROTTLE_OPTIONS,
 } as const;
 
 export type DriverName = keyof typeof DRIVERS;
@@ -207,7 +213,7 @@ export type DriverName = keyof typeof DRIVERS;
 export const OTHER_DRIVERS: readonly string[] = (
   'blklogwrites blkreplay blkverify bochs cloop compress copy-before-write copy-on-read dmg ftp ftps gluster ' +
   'host_cdrom http https iscsi luks nfs null-aio nvme parallels preallocate qcow qed quorum rbd ' +
-  'replication snapshot-access ssh throttle vdi vhdx vmdk vpc vvfat'
+  'replication snapshot-access ssh vdi vhdx vmdk vpc vvfat'
 ).split(' ');
 
 /** A child: a node's name, or options of its own. */
@@ -216,6 +222,7 @@ export type BlockdevRef = string | BlockdevOptions;
 /** Each child's role, as the drivers' `children` say. */
 interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
+  throttle: { file: BlockdevRef };
   file: unknown;
   host_device: unknown;
   nbd: unknown;

@@ -1,3 +1,5 @@
+import { DESCRIPTOR_COMMANDS } from './descriptors.js';
+import { MACHINE_COMMANDS } from './machine.js';
 import { QOM_COMMANDS } from './qom.js';
 import type { ReturnTypes } from './returns.js';
 import {
@@ -18,6 +20,7 @@ import {
   marked,
   optional,
   required,
+  size,
   str,
   struct,
   type Type,
@@ -187,6 +190,10 @@ export const ChangeBackingFile = struct('change-backing-file-arg', {
   'image-node-name': required(str),
   'backing-file': required(str),
 });
+export const BlockSetWriteThreshold = struct('block-set-write-threshold-arg', {
+  'node-name': required(str),
+  'write-threshold': required(size),
+});
 export const BlockResize = struct('block_resize-arg', {
   device: optional(str),
   'node-name': optional(str),
@@ -265,6 +272,8 @@ export { BlockdevOptions, BlockExportOptions };
 
 /** The arguments of each command, by its name. Commands that take none are of type NO_ARGUMENTS. */
 export const COMMANDS = {
+  ...DESCRIPTOR_COMMANDS,
+  ...MACHINE_COMMANDS,
   ...QOM_COMMANDS,
   'block-commit': BlockCommit,
   'block-dirty-bitmap-add': BitmapAdd,
@@ -281,6 +290,7 @@ export const COMMANDS = {
   'block-job-pause': JobDevice,
   'block-job-resume': JobDevice,
   'block-job-set-speed': BlockJobSetSpeed,
+  'block-set-write-threshold': BlockSetWriteThreshold,
   'block-stream': BlockStream,
   block_resize: BlockResize,
   'blockdev-add': BlockdevOptions,

@@ -1,5 +1,5 @@
 import { JobStatusName, JobTypeName } from './returns.js';
-import { bool, enumOf, type Infer, int, optional, required, str, struct, type Type } from './types.js';
+import { bool, enumOf, type Infer, int, optional, required, size, str, struct, type Type } from './types.js';
 
 /** The events of livedisk and their data. */
 
@@ -13,6 +13,13 @@ const JOB_PROGRESS = {
   offset: required(int),
   speed: required(int),
 } as const;
+
+const SHUTDOWN_CAUSE = enumOf('ShutdownCause', [
+  'host-error',
+  'host-qmp-quit',
+  'host-qmp-system-reset',
+  'host-signal',
+]);
 
 const NO_DATA = struct('q_empty', {});
 
@@ -43,11 +50,18 @@ const EVENT_TYPES = {
   }),
   BLOCK_JOB_PENDING: struct('BLOCK_JOB_PENDING-arg', { type: required(JobTypeName), id: required(str) }),
   BLOCK_JOB_READY: struct('BLOCK_JOB_READY-arg', JOB_PROGRESS),
+  BLOCK_WRITE_THRESHOLD: struct('BLOCK_WRITE_THRESHOLD-arg', {
+    'node-name': required(str),
+    'amount-exceeded': required(size),
+    'write-threshold': required(size),
+  }),
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
+  POWERDOWN: NO_DATA,
+  RESET: struct('RESET-arg', { guest: required(bool), reason: required(SHUTDOWN_CAUSE) }),
   RESUME: NO_DATA,
   SHUTDOWN: struct('SHUTDOWN-arg', {
     guest: required(bool),
-    reason: required(enumOf('ShutdownCause', ['host-error', 'host-qmp-quit', 'host-signal'])),
+    reason: required(SHUTDOWN_CAUSE),
   }),
   STOP: NO_DATA,
 } satisfies { readonly [event: string]: Type<unknown> };

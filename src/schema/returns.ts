@@ -1,3 +1,5 @@
+import { DESCRIPTOR_RETURNS } from './descriptors.js';
+import { MACHINE_RETURNS } from './machine.js';
 import { QOM_RETURNS } from './qom.js';
 import {
   any,
@@ -324,6 +326,8 @@ const SchemaInfo = union(
 );
 
 const RESULTS = {
+  ...DESCRIPTOR_RETURNS,
+  ...MACHINE_RETURNS,
   ...QOM_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),

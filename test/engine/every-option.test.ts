@@ -140,6 +140,20 @@ const onDevice =
   };
 
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
+  throttle: {
+    'throttle-group': async (bed) => {
+      const { objects } = bed.graph;
+      await bed.refused(
+        { driver: 'throttle', 'throttle-group': 'none', file: bed.file('raw') },
+        /Throttle group 'none' does not exist/,
+      );
+      await objects.add({ 'qom-type': 'throttle-group', id: 'g' });
+      await bed.with({ driver: 'throttle', 'throttle-group': 'g', file: bed.file('raw') }, () =>
+        assert.equal(objects.find('g')?.isInUse, true),
+      );
+      assert.equal(objects.find('g')?.isInUse, false);
+    },
+  },
   file: {
     filename: (bed) =>
       bed.with(bed.file('raw'), async (disk) => assert.equal((await disk.read(KiB, 1))[0], 1)),
@@ -356,6 +370,7 @@ const NEEDED: { [D in DriverName]: JsonObject } = {
   'null-co': {},
   qcow2: { file: 'x' },
   raw: { file: 'x' },
+  throttle: { file: 'x', 'throttle-group': 'x' },
 };
 
 test('each other option is refused by name, on the node and on a child, however it is given', () => {

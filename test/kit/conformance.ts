@@ -19,6 +19,7 @@ import {
   type DiskShape,
   performOn,
 } from './disk-model.js';
+import { checkCancelledInLine, checkCancelledWhileHeld } from './cancelled-requests.js';
 import { hostWithout } from './host-variants.js';
 import { jobFilterDrivers, underJobFilters } from './job-filters.js';
 import { assertSameBytes, TestBed, type TestDisk } from './test-disk.js';
@@ -74,14 +75,14 @@ export function protocolConformance(subject: Subject): void {
 export function filterConformance(
   name: string,
   drivers: readonly DriverDescription[],
-  wrap: (child: NodeOptions) => NodeOptions,
+  wrap: (child: NodeOptions, bed: TestBed) => NodeOptions | Promise<NodeOptions>,
 ): void {
   const subject: Subject = {
     name,
     drivers: [fileDriver, ...drivers],
     shape: { sizeBytes: 5 * 4096 + 512, unitBytes: 4096 },
     canGrow: true,
-    create: async (bed, sizeBytes) => wrap(await newFile(bed, sizeBytes)),
+    create: async (bed, sizeBytes) => wrap(await newFile(bed, sizeBytes), bed),
   };
   protocolConformance(subject);
 }
@@ -217,6 +218,7 @@ function diskTests(subject: Subject, getBed: () => TestBed, wrap: Wrap): void {
 
   if (subject.keepsNothing) forgettingTests(subject, getBed, create);
   else contentTests(subject, getBed, create);
+  if (!subject.keepsNothing) cancelTests(subject, getBed, create);
   if (subject.canGrow) growthTests(subject, getBed, create);
 }
 
@@ -282,6 +284,26 @@ function contentTests(subject: Subject, getBed: () => TestBed, create: Create): 
         assertSameBytes(await disk.readAll(), expected, 'read a second time');
         await assertStatusFits(disk);
       });
+    });
+  });
+}
+
+/** Requests that nobody wants any more; each byte is what it was, or what one that was done put there. */
+function cancelTests(subject: Subject, getBed: () => TestBed, create: Create): void {
+  const history = fc.array(arbitraryRequest(subject.shape), { minLength: 1, maxLength: 8 });
+
+  test('requests that are cancelled before their turn do nothing', async () => {
+    await property(subject, history, async (requests) => {
+      await withDisk(getBed(), await create(), async (disk) => {
+        await disk.write(0, Buffer.alloc(disk.lengthBytes, 5));
+        await checkCancelledWhileHeld(getBed(), disk, requests);
+      });
+    });
+  });
+
+  test('requests that are cancelled while others are in their way are done, or not begun', async () => {
+    await property(subject, fc.tuple(history, fc.nat(40)), async ([requests, turns]) => {
+      await withDisk(getBed(), await create(), (disk) => checkCancelledInLine(disk, requests, turns));
     });
   });
 }

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { Flag } from '../../src/block/request.js';
+import { type Cuts, cutMemory, isTidy } from './memory-pieces.js';
 import { assertSameBytes, type TestDisk } from './test-disk.js';
+import { whileChanging } from './unstable-memory.js';
 
 /** One request of a random history. Writes fill their range with `value`. */
 export interface DiskRequest {
@@ -9,6 +11,14 @@ export interface DiskRequest {
   offset: number;
   lengthBytes: number;
   value: number;
+  /** Of its memory, and where in it the data begins; none: one buffer. */
+  cuts?: Cuts;
+  start?: number;
+  /**
+   * Its memory changes all the while between `value` and this. Of a write, each byte of the disk is one of them
+   * afterwards.
+   */
+  alternative?: number;
 }
 
 /** Sizes that matter to what is tested. */
@@ -38,14 +48,26 @@ export function arbitraryRequest({ sizeBytes, unitBytes }: DiskShape): fc.Arbitr
   const free = fc
     .tuple(fc.nat(sizeBytes - 1), fc.oneof(fc.nat(1000), fc.nat(2 * unitBytes)))
     .map(([offset, lengthBytes]) => ({ offset, lengthBytes }));
+  const memory = fc.record({
+    cuts: fc.oneof(fc.constant([]), fc.array(fc.nat(unitBytes), { minLength: 1, maxLength: 5 })),
+    start: fc.nat(20),
+    alternative: fc.oneof(fc.constant(undefined), fc.nat(255)),
+  });
   return fc
-    .tuple(kind, fc.oneof(aligned, free), fc.integer({ min: 1, max: 255 }))
-    .map(([kind, { offset, lengthBytes }, value]) => ({
+    .tuple(kind, fc.oneof(aligned, free), fc.integer({ min: 1, max: 255 }), memory)
+    .map(([kind, { offset, lengthBytes }, value, { cuts, start, alternative }]) => ({
       kind,
       offset,
       lengthBytes: Math.min(lengthBytes, sizeBytes - offset),
       value,
+      cuts,
+      start,
+      ...(hasMemory(kind) && alternative !== undefined && { alternative }),
     }));
+}
+
+function hasMemory(kind: DiskRequest['kind']): boolean {
+  return kind === 'write' || kind === 'fua' || kind === 'read';
 }
 
 /** What a disk must hold, byte for byte. */
@@ -61,8 +83,10 @@ export class DiskModel {
     const { offset, lengthBytes } = request;
     await performOn(disk, request);
     if (request.kind === 'discard') await this.#adoptDiscard(disk, offset, lengthBytes);
+    else if (valueWritten(request) > 0 && request.alternative !== undefined)
+      await this.#adoptUnstable(disk, request);
     else applyTo(this.bytes, request);
-    const actual = await disk.read(offset, lengthBytes);
+    const actual = await readInto(disk, request);
     assertSameBytes(
       actual,
       this.bytes.subarray(offset, offset + lengthBytes),
@@ -80,6 +104,15 @@ export class DiskModel {
     now.copy(this.bytes, offset);
   }
 
+  /** Each byte is one that the memory had; from here on it stays so. */
+  async #adoptUnstable(disk: TestDisk, request: DiskRequest): Promise<void> {
+    const { offset, lengthBytes, value, alternative } = request;
+    const now = await disk.read(offset, lengthBytes);
+    const odd = now.find((byte) => byte !== value && byte !== alternative);
+    assert.equal(odd, undefined, `after ${describe(request)} there is a byte that its memory never had`);
+    now.copy(this.bytes, offset);
+  }
+
   async compare(disk: TestDisk, what: string): Promise<void> {
     assertSameBytes(await disk.readAll(), this.bytes, what);
   }
@@ -93,12 +126,12 @@ export class DiskModel {
 
 export async function performOn(disk: TestDisk, request: DiskRequest): Promise<void> {
   const { backend } = disk;
-  const { offset, lengthBytes, value } = request;
+  const { offset, lengthBytes } = request;
   switch (request.kind) {
     case 'write':
-      return disk.write(offset, Buffer.alloc(lengthBytes, value));
+      return writeFrom(disk, request, Flag.none);
     case 'fua':
-      return disk.write(offset, Buffer.alloc(lengthBytes, value), Flag.fua);
+      return writeFrom(disk, request, Flag.fua);
     case 'zero':
       return backend.writeZeroes(offset, lengthBytes);
     case 'unmap':
@@ -108,8 +141,44 @@ export async function performOn(disk: TestDisk, request: DiskRequest): Promise<v
     case 'flush':
       return backend.flush();
     case 'read':
-      return void (await disk.read(offset, lengthBytes));
+      return void (await readInto(disk, request, request.alternative !== undefined));
   }
+}
+
+async function writeFrom(disk: TestDisk, request: DiskRequest, flags: number): Promise<void> {
+  const { offset, lengthBytes, value, alternative, cuts = [], start = 0 } = request;
+  const memory = cutMemory(lengthBytes, cuts, start);
+  const fill = (byte: number): void => {
+    for (const piece of memory.pieces(0, lengthBytes)) piece.fill(byte);
+  };
+  fill(value);
+  const asked = disk.backend.requests.take().ask('write', offset, lengthBytes, flags);
+  asked.setBuffers(memory.buffers, start);
+  asked.isStable = alternative === undefined;
+  try {
+    if (alternative === undefined) {
+      if (!disk.backend.tryRun(asked)) await disk.backend.run(asked);
+    } else await whileChanging(disk.backend.run(asked), [value, alternative], fill);
+  } finally {
+    disk.backend.requests.give(asked);
+  }
+}
+
+/** Into memory in pieces; what is beside them stays. */
+async function readInto(disk: TestDisk, request: DiskRequest, isChanging = false): Promise<Uint8Array> {
+  const { offset, lengthBytes, cuts = [], start = 0 } = request;
+  const memory = cutMemory(lengthBytes, cuts, start);
+  const asked = disk.backend.requests.take().ask('read', offset, lengthBytes);
+  asked.setBuffers(memory.buffers, start);
+  asked.isStable = false;
+  const scribble = (byte: number): void => {
+    for (const piece of memory.pieces(0, lengthBytes)) piece.fill(byte);
+  };
+  if (isChanging) await whileChanging(disk.backend.run(asked), [0, 255], scribble);
+  else if (!disk.backend.tryRun(asked)) await disk.backend.run(asked);
+  disk.backend.requests.give(asked);
+  assert.ok(isTidy(memory), 'memory beside the pieces');
+  return memory.gather(0, lengthBytes);
 }
 
 /** The bytes that a request puts into its range; -1 for one that changes nothing, or may not. */
@@ -140,11 +209,12 @@ export function assertOneOfEach(
     if (outcome === 'done' && request.kind !== 'discard')
       mayStay.fill(0, request.offset, request.offset + request.lengthBytes);
   }
-  const puts = touched.map((request) => ({
-    start: request.offset,
-    end: request.offset + request.lengthBytes,
-    value: request.kind === 'discard' ? 0 : valueWritten(request),
-  }));
+  const puts = touched.flatMap((request) => {
+    const range = { start: request.offset, end: request.offset + request.lengthBytes };
+    const put = { ...range, value: request.kind === 'discard' ? 0 : valueWritten(request) };
+    const { alternative } = request;
+    return alternative === undefined ? [put] : [put, { ...range, value: alternative }];
+  });
   for (let i = 0; i < now.length; i++) {
     if (mayStay[i] === 1 && now[i] === before[i]) continue;
     if (puts.some(({ start, end, value }) => start <= i && i < end && value === now[i])) continue;

@@ -49,6 +49,7 @@ export class FaultyHost {
       ...host,
       files: {
         open,
+        descriptorSets: files.descriptorSets,
         stat: (path) => files.stat(path),
         unlink: (path) => files.unlink(path),
         syncDirectory: (path) => files.syncDirectory(path),

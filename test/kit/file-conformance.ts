@@ -4,7 +4,9 @@ import { BlockError } from '../../src/base/error.js';
 import { MiB } from '../../src/base/limits.js';
 import type { Host, HostFile } from '../../src/host/host.js';
 import type { Check } from './host-conformance.js';
-import { readBuffer, tryReadBuffer, tryWriteBuffer, writeBuffer } from '../../src/host/whole-buffers.js';
+import { type Cuts, cutMemory, isTidy } from './memory-pieces.js';
+import { assertSameBytes } from './test-disk.js';
+import { readBuffer, tryReadBuffer, writeBuffer } from '../../src/host/whole-buffers.js';
 
 /** What every host's files must do. */
 export function fileConformance(check: Check): void {
@@ -174,6 +176,9 @@ interface FileStep {
   lengthBytes: number;
   byte: number;
   tryFirst: boolean;
+  /** How memory is cut, and where in it the data begins. */
+  cuts: Cuts;
+  start: number;
 }
 
 function fileStep(): fc.Arbitrary<FileStep> {
@@ -183,6 +188,8 @@ function fileStep(): fc.Arbitrary<FileStep> {
     lengthBytes: fc.integer({ min: 1, max: 12_000 }),
     byte: fc.integer({ min: 1, max: 255 }),
     tryFirst: fc.boolean(),
+    cuts: fc.oneof(fc.constant([]), fc.array(fc.nat(5000), { minLength: 1, maxLength: 6 })),
+    start: fc.nat(300),
   });
 }
 
@@ -193,9 +200,14 @@ async function runStep(file: HostFile, model: Buffer, step: FileStep): Promise<B
   const grown = Buffer.concat([model, Buffer.alloc(Math.max(end - model.length, 0))]);
   switch (step.type) {
     case 'write': {
-      const data = Buffer.alloc(lengthBytes, step.byte);
-      if (!step.tryFirst || !tryWriteBuffer(file, position, data)) await writeBuffer(file, position, data);
-      return grown.fill(step.byte, position, end);
+      const data = Buffer.from(Array.from({ length: lengthBytes }, (_, i) => (step.byte + i) % 256));
+      const memory = cutMemory(lengthBytes, step.cuts, step.start);
+      memory.copyFrom(data, 0);
+      if (!step.tryFirst || !file.tryWrite(position, memory, 0, lengthBytes))
+        await file.write(position, memory, 0, lengthBytes);
+      data.copy(grown, position);
+      await assertReads(file, grown, step);
+      return grown;
     }
     case 'punchHole':
       await file.punchHole(position, lengthBytes);
@@ -216,6 +228,21 @@ async function runStep(file: HostFile, model: Buffer, step: FileStep): Promise<B
       await file.flush();
       return model;
   }
+}
+
+/** A stretch around what was written, which may end beyond the file, into memory that is cut as the written was. */
+async function assertReads(file: HostFile, content: Buffer, step: FileStep): Promise<void> {
+  const position = Math.max(0, step.position - 700);
+  const lengthBytes = step.lengthBytes + 1500;
+  const expected = Buffer.alloc(lengthBytes);
+  content.copy(expected, 0, position);
+  const memory = cutMemory(100 + lengthBytes, step.cuts, step.start);
+  memory.fillZero(0, 100 + lengthBytes);
+  if (!step.tryFirst || !file.tryRead(position, memory, 100, lengthBytes))
+    await file.read(position, memory, 100, lengthBytes);
+  assert.ok(memory.isZero(0, 100), 'memory before the part that was read into');
+  assert.ok(isTidy(memory), 'memory beside the pieces');
+  assertSameBytes(memory.gather(100, lengthBytes), expected, 'memory in pieces');
 }
 
 async function isSupported(action: Promise<void>): Promise<boolean> {

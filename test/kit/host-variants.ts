@@ -14,6 +14,7 @@ export function hostWithout(host: Host, ...lacks: Lack[]): Host {
     files: {
       open: async (path: string, options: OpenFileOptions) =>
         new LackingFile(await files.open(path, options), lacking),
+      descriptorSets: files.descriptorSets,
       stat: (path) => files.stat(path),
       unlink: (path) => files.unlink(path),
       syncDirectory: (path) => files.syncDirectory(path),

@@ -101,11 +101,13 @@ class TwoFileMap implements MapDriver {
   async readSpecial(mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
     assert(mapping.kind === 'data' && !isPlainAt(offset), 'only what is disguised is read so');
     await mapping.child?.read(mapping.hostOffset, buffer);
+    await assertUnchanged(buffer);
     for (const [i, byte] of buffer.entries()) buffer[i] = byte ^ DISGUISE;
   }
 
   async writeSpecial(child: ChildIo, hostOffset: number, offset: number, buffer: Uint8Array): Promise<void> {
     assert(!isPlainAt(offset), 'only what is disguised is written so');
+    await assertUnchanged(buffer);
     const disguised = buffer.map((byte) => byte ^ DISGUISE);
     await child.write(hostOffset, disguised, 0);
   }
@@ -164,6 +166,13 @@ class TwoFileMap implements MapDriver {
   discardClusters(offset: number, lengthBytes: number): Promise<void> {
     return this.zeroClusters(offset, lengthBytes, true);
   }
+}
+
+/** As decoders and encoders do, looks again after a while. */
+async function assertUnchanged(buffer: Uint8Array): Promise<void> {
+  const before = Buffer.from(buffer);
+  for (let turn = 0; turn < 3; turn++) await Promise.resolve();
+  assert(before.equals(buffer), 'memory that is looked at twice does not change');
 }
 
 class TwoFileNode implements DriverInstance {

@@ -175,3 +175,25 @@ test('an image that turns read-write is refused in the same words each time, and
     }
   });
 });
+
+test('what was written to an image that was given away survives a power loss, whatever its format', async () => {
+  for (const format of ['raw', 'qcow2']) {
+    const simulation = createSimulatedHost({ seed: 5 });
+    await simulation.run(async () => {
+      const engine = newEngine(simulation);
+      const path = `/tmp/disk.${format}`;
+      await createImage(engine.opener, path, format, { sizeBytes: DISK });
+      await simulation.host.files.syncDirectory('/tmp');
+      const node = await engine.opener.openImage(path, format, { readOnly: false });
+      await write(engine.graph, node, 0x77);
+      await inactivate(engine.graph, [node]);
+    });
+    simulation.powerLoss();
+    simulation.reboot();
+    await simulation.run(async () => {
+      const again = newEngine(simulation);
+      const node = await again.opener.openImage(`/tmp/disk.${format}`, format, { readOnly: true });
+      assert.deepEqual(await firstBytes(node), new Set([0x77]), format);
+    });
+  }
+});

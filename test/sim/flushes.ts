@@ -45,6 +45,8 @@ const STATEMENT = /\bawait\b|return this\.#flush(?:Meta|All)/;
 const UNIT = [
   'src/drivers/qcow2/order/crash.test.ts',
   'test/sim/engine.test.ts',
+  'test/sim/activity.test.ts',
+  'test/sim/backing-reference.test.ts',
   'src/jobs/flushes.test.ts',
   'src/drivers/qcow2/driver.test.ts',
   'src/drivers/qcow2/check/repair.test.ts',

@@ -1,4 +1,5 @@
 import { alignDown, alignUp } from '../../base/align.js';
+import type { CancelSignal } from '../../base/cancel-signal.js';
 import { BlockError, isUnsupported } from '../../base/error.js';
 import { MiB } from '../../base/limits.js';
 import { Flag, hasFlag, IoRequest } from '../request.js';
@@ -18,9 +19,14 @@ export class MappedZeroing {
     this.#writing = writing;
   }
 
-  async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+  async writeZeroes(
+    offset: number,
+    lengthBytes: number,
+    flags: number,
+    signal?: CancelSignal,
+  ): Promise<void> {
     const end = offset + lengthBytes;
-    const done = await this.#zeroWholeUnits(offset, end, flags);
+    const done = await this.#zeroWholeUnits(offset, end, flags, signal);
     await this.#writeZeroBytes(offset, done.offset - offset);
     await this.#writeZeroBytes(done.end, end - done.end);
   }
@@ -30,12 +36,13 @@ export class MappedZeroing {
     offset: number,
     end: number,
     flags: number,
+    signal: CancelSignal | undefined,
   ): Promise<{ offset: number; end: number }> {
     const { driver, node } = this.#mapped;
     const unit = driver.unitBytes;
     const from = alignDown(offset, unit);
     const to = alignUp(end, unit);
-    const release = await this.#lock(from, to);
+    const release = await this.#lock(from, to, signal);
     try {
       // A unit counts as whole too when the rest of it reads as zeroes already, or lies past the image's end.
       const start = (await this.readsZero(from, offset)) ? from : alignUp(offset, unit);
@@ -57,10 +64,10 @@ export class MappedZeroing {
   }
 
   /** Holds all clusters of [from, to) alone. */
-  #lock(from: number, to: number): (() => void) | Promise<() => void> {
+  #lock(from: number, to: number, signal: CancelSignal | undefined): (() => void) | Promise<() => void> {
     const { driver, ranges } = this.#mapped;
     const start = alignDown(from, driver.clusterBytes);
-    return ranges.lockExclusive(start, alignUp(to, driver.clusterBytes) - start);
+    return ranges.lockExclusive(start, alignUp(to, driver.clusterBytes) - start, signal);
   }
 
   /** Whether [from, to), a part of one unit, reads as zeroes; what lies past the image's end does. */
@@ -83,14 +90,14 @@ export class MappedZeroing {
     }
   }
 
-  async discard(offset: number, lengthBytes: number): Promise<void> {
+  async discard(offset: number, lengthBytes: number, signal?: CancelSignal): Promise<void> {
     const { driver, node } = this.#mapped;
     const unit = driver.unitBytes;
     const last = offset + lengthBytes;
     const start = alignUp(offset, unit);
     const end = last >= node.lengthBytes ? last : alignDown(last, unit);
     if (start >= end) return;
-    const release = await this.#lock(start, end);
+    const release = await this.#lock(start, end, signal);
     try {
       await driver.discardClusters(start, end - start);
     } finally {

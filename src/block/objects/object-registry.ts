@@ -4,6 +4,7 @@ import type { ObjectOptions } from '../../schema/objects.js';
 import type { JsonValue } from '../../schema/types.js';
 import { invalid, type ObjectType, parseProperty, type PropertyValues, type UserObject } from './object.js';
 import { Secret } from './secret.js';
+import { ThrottleGroup } from './throttle-group.js';
 import { OBJECT_TYPES } from './types.js';
 
 /** QEMU's identifiers: of objects, jobs and devices. */
@@ -71,6 +72,13 @@ export class ObjectRegistry {
     if (!object) throw new BlockError('not-found', `No secret with id '${id}'`);
     if (!(object instanceof Secret)) throw invalid(`Object with id '${id}' is not a secret`);
     return object.bytes;
+  }
+
+  /** Errors: not-found. */
+  throttleGroup(id: string | undefined): ThrottleGroup {
+    const object = this.#objects.get(id ?? '');
+    if (object instanceof ThrottleGroup) return object;
+    throw new BlockError('not-found', `Throttle group '${id}' does not exist`);
   }
 
   close(): void {

@@ -93,6 +93,10 @@ export class NbdNode implements DriverInstance {
     this.#session.abandon();
   }
 
+  yank(): void {
+    this.#session.abandon();
+  }
+
   close(): Promise<void> {
     return this.#session.close();
   }

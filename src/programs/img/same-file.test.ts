@@ -128,6 +128,7 @@ function unevenHost(): Host {
   return {
     ...host,
     files: {
+      descriptorSets: host.files.descriptorSets,
       stat: (path) => host.files.stat(path),
       unlink: (path) => host.files.unlink(path),
       syncDirectory: (path) => host.files.syncDirectory(path),

@@ -5,7 +5,8 @@ import type { NbdArguments } from './arguments.js';
 import { Graph } from '../../block/graph.js';
 import type { Host, TlsEnd } from '../../host/host.js';
 import { parseObject } from '../arguments/objects.js';
-import { checkCredentials, type NbdProgram } from './main.js';
+import { checkCredentials } from './credentials.js';
+import type { NbdProgram } from './main.js';
 
 /** By bit, as qemu-nbd names them. */
 const FLAG_NAMES: ReadonlyArray<[flag: number, name: string]> = [

@@ -11,8 +11,7 @@ import { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
 import { type OpenContext, Opener } from '../../block/open.js';
 import { DriverRegistry } from '../../block/registry.js';
-import { tlsEnd } from '../../block/objects/tls-end.js';
-import type { Host, TlsEnd } from '../../host/host.js';
+import type { Host } from '../../host/host.js';
 import { LostChanges } from '../../wire/nbd/lost-changes.js';
 import { versionText } from '../../wire/qmp/version.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
@@ -20,6 +19,7 @@ import { parseObject } from '../arguments/objects.js';
 import { PidFile } from '../run/pid-file.js';
 import { checkActivated, passedSocket } from './activation.js';
 import { HELP, type NbdArguments, parseNbdArguments } from './arguments.js';
+import { checkCredentials } from './credentials.js';
 import { forkServer, tellReady } from './background.js';
 import { refuseKernelDevice } from './kernel-device.js';
 import { printExports } from './list.js';
@@ -52,16 +52,6 @@ export async function nbdMain(words: readonly string[], program: NbdProgram): Pr
     program.printError(`qemu-nbd: ${error.message}\n`);
     if (error.hint !== undefined) program.printError(`${error.hint}\n`);
     return 1;
-  }
-}
-
-/** Errors: those of tlsEnd, told as qemu-nbd tells them. */
-export function checkCredentials(graph: Graph, id: string, isServer: boolean): TlsEnd {
-  try {
-    return tlsEnd(graph.objects, id, isServer);
-  } catch (error) {
-    if (!(error instanceof BlockError)) throw error;
-    throw new BlockError(error.kind, `Failed to get TLS creds: ${error.message}`, { cause: error });
   }
 }
 

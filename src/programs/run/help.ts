@@ -18,6 +18,7 @@ export const HELP = {
 
 Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one dash or two).
 
+  -add-fd fd=N,set=M    /dev/fdset/M stands for the file that descriptor N is open on
   -device virtio-blk,drive=NODE,id=ID[,x-endpoint=unix:PATH]
                         the guest's disk; an NBD client of its endpoint is the guest
                         (share-rw=, write-cache=, rerror=, werror= as in QEMU)

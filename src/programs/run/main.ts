@@ -106,6 +106,8 @@ async function perform(engine: Engine, step: Step, listeners: HostListener[]): P
   switch (step.kind) {
     case 'object':
       return void (await engine.graph.objects.add(step.options));
+    case 'descriptor':
+      return engine.host.files.descriptorSets.adopt(step.fd, step.setId, step.opaque);
     case 'blockdev':
       return void (await engine.addNode(step.options));
     case 'nbd-server':
@@ -131,14 +133,14 @@ async function openMonitor(engine: Engine, step: MonitorStep, listeners: HostLis
     case 'stdio':
       return serve(new StdioSocket());
     case 'client':
-      return serve(await engine.host.net.connect(socket.address));
+      return serve(await engine.host.net.connect(socket.address, { receiveFds: true }));
     case 'server': {
       const connected = deferred();
       const onConnection = (connection: HostSocket): void => {
         serve(connection);
         connected.resolve();
       };
-      listeners.push(await engine.host.net.listen(socket.address, onConnection));
+      listeners.push(await engine.host.net.listen(socket.address, onConnection, { receiveFds: true }));
       if (socket.wait) await connected.promise;
     }
   }

@@ -10,6 +10,7 @@ import { BlockdevOptions, SocketAddress as SocketAddressType } from '../../schem
 import {
   bool,
   enumOf,
+  int,
   type JsonObject,
   optional,
   required,
@@ -25,6 +26,7 @@ import { parseAddress, parseCharacterDevice, type MonitorSocket } from './socket
 /** A step of the start, in the order in which programs of QEMU take them. `text` is named in errors, unless empty. */
 export type Step =
   | { kind: 'object'; options: ObjectOptions; text: string }
+  | { kind: 'descriptor'; fd: number; setId: number; opaque: string | undefined; text: string }
   | { kind: 'blockdev'; options: NodeOptions; text: string }
   | { kind: 'nbd-server'; address: SocketAddress; properties: ServerProperties; text: string }
   | { kind: 'export'; options: BlockExportOptions; text: string }
@@ -73,7 +75,8 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     }
   }
   // A machine's objects come first. Monitors come last, so that who can connect finds everything there.
-  const isObject = (step: Step): boolean => kind === 'machine' && step.kind === 'object';
+  const isObject = (step: Step): boolean =>
+    kind === 'machine' && (step.kind === 'object' || step.kind === 'descriptor');
   const isMonitor = (step: Step): boolean => step.kind === 'monitor';
   const isDevice = (step: Step): boolean => step.kind === 'device';
   const rest = options.steps.filter((step) => !isObject(step) && !isMonitor(step) && !isDevice(step));
@@ -162,6 +165,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     ...common,
     ...Object.fromEntries(VALUED_WITHOUT_EFFECT.map((name): [string, Take] => [name, () => undefined])),
     '-mon': monitor,
+    '-add-fd': (value, text) => steps.push({ kind: 'descriptor', ...parseDescriptor(value), text }),
     '-monitor': direct(false, false),
     '-qmp': direct(true, false),
     '-qmp-pretty': direct(true, true),
@@ -186,6 +190,17 @@ const MONITOR = struct('MonitorOptions', {
 
 function parseBlockdev(value: string): NodeOptions {
   return BlockdevOptions.parse(parseKeyval(value, 'driver'), '', inputMode(value));
+}
+
+const DESCRIPTOR = struct('add-fd', { fd: optional(int), set: optional(int), opaque: optional(str) });
+const LAST_STANDARD_STREAM = 2;
+
+function parseDescriptor(value: string): { fd: number; setId: number; opaque: string | undefined } {
+  const { fd = -1, set = -1, opaque } = DESCRIPTOR.parse(parseKeyval(value), '', 'keyval');
+  if (fd < 0) throw new BlockError('invalid', 'fd option is required and must be non-negative');
+  if (fd <= LAST_STANDARD_STREAM) throw new BlockError('invalid', 'fd cannot be a standard I/O stream');
+  if (set < 0) throw new BlockError('invalid', 'set option is required and must be non-negative');
+  return { fd, setId: set, opaque };
 }
 
 const NBD_SERVER = struct('NbdServerOptions', {

@@ -36,12 +36,13 @@ class Introspection {
     events: { readonly [name: string]: Type<unknown> },
   ): JsonObject[] {
     this.#nameOf(NO_ARGUMENTS);
-    for (const { name, arguments: args, returns } of commands) {
+    for (const { name, arguments: args, returns, outOfBand } of commands) {
       this.#entities.push({
         name,
         'ret-type': this.#nameOf(returns ?? RETURNS[name] ?? NO_ARGUMENTS),
         'meta-type': 'command',
         'arg-type': this.#nameOf(args),
+        ...(outOfBand === true && { 'allow-oob': true }),
         ...marks(COMMAND_FEATURES[name]),
       });
     }

@@ -22,6 +22,8 @@ export interface CommandDefinition<A = unknown> {
   readonly arguments: Type<A>;
   readonly returns?: Type<unknown>;
   readonly description?: string;
+  /** May run ahead of commands that wait or run. */
+  readonly outOfBand?: boolean;
 }
 
 export function command<A>(name: string, args: Type<A>, returns?: Type<unknown>): CommandDefinition<A> {
@@ -40,7 +42,16 @@ export class Waiting {
 }
 
 type Outcome = Writable | void | Waiting;
-export type Handler<A> = (args: A) => Promise<Outcome> | Outcome;
+
+/** Who gives a command. */
+export interface Caller {
+  /** The oldest descriptor that came with its messages and is not taken yet; the taker owns it. */
+  takeDescriptor(): number | undefined;
+}
+
+const NOBODY: Caller = { takeDescriptor: () => undefined };
+
+export type Handler<A> = (args: A, caller: Caller) => Promise<Outcome> | Outcome;
 
 interface Registered {
   definition: CommandDefinition;
@@ -63,16 +74,16 @@ export class CommandRegistry {
     return [...this.#commands.values()].map(({ definition }) => definition);
   }
 
-  has(name: string): boolean {
-    return this.#commands.has(name);
+  find(name: string): CommandDefinition | undefined {
+    return this.#commands.get(name)?.definition;
   }
 
   /** Checks the arguments and runs the command. Errors: QmpError, or what the handler throws. */
-  async execute(name: string, args: JsonObject): Promise<Writable | Waiting> {
+  async execute(name: string, args: JsonObject, caller: Caller = NOBODY): Promise<Writable | Waiting> {
     const found = this.#commands.get(name);
     if (!found) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
     const parsed = found.definition.arguments.parse(args, '', 'qmp');
-    return (await found.handler(parsed)) ?? {};
+    return (await found.handler(parsed, caller)) ?? {};
   }
 }
 

@@ -1,3 +1,4 @@
+import { assert } from '../../base/assert.js';
 import { AsyncMutex, Notifier } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
@@ -6,7 +7,7 @@ import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { arrayOf, enumOf, isJsonObject, optional, struct } from '../../schema/types.js';
 import { formatJson, formatJsonPretty, type Writable } from './json-format.js';
 import { JsonStream } from './json-parser.js';
-import { type CommandRegistry, QmpError, toQmpError, Waiting } from './registry.js';
+import { type Caller, type CommandRegistry, QmpError, toQmpError, Waiting } from './registry.js';
 import { Turns } from './turns.js';
 import { VERSION } from './version.js';
 
@@ -39,6 +40,10 @@ export class QmpHub {
   readonly clock: HostClock;
   /** Told of an error that is no refusal of a command: a bug to report, not a crash. */
   onUnexpectedError: (error: unknown) => void = () => undefined;
+  /** Owns a descriptor that a client sent and no command took. */
+  onUnclaimed: (fd: number) => void = () => undefined;
+  /** The last client has gone. */
+  onDeserted: () => void = () => undefined;
   readonly turns: Turns;
   readonly #sessions = new Set<QmpSession>();
   readonly #inBand = new AsyncMutex();
@@ -75,14 +80,22 @@ export class QmpHub {
   }
 
   /** One command, after all that came in before it. Errors: kind closed after close(); those of the command. */
-  async execute(name: string, args: JsonObject): Promise<Writable> {
+  async execute(name: string, args: JsonObject, caller?: Caller): Promise<Writable> {
     const outcome = await this.#inBand.run(() => {
       if (this.#isClosed) throw new BlockError('closed', 'The engine is closed');
-      return this.registry.execute(name, args);
+      return this.registry.execute(name, args, caller);
     });
     if (!(outcome instanceof Waiting)) return outcome;
     await outcome.result;
     return {};
+  }
+
+  /** One command ahead of all others. Errors: as of execute. */
+  async executeNow(name: string, args: JsonObject, caller: Caller): Promise<Writable> {
+    if (this.#isClosed) throw new BlockError('closed', 'The engine is closed');
+    const outcome = await this.registry.execute(name, args, caller);
+    assert(!(outcome instanceof Waiting), () => `${name} waits, and may run ahead of others`);
+    return outcome;
   }
 
   /** Commands that wait, and later ones, are refused. Resolves when the one that runs is done. */
@@ -97,6 +110,7 @@ export class QmpHub {
 
   remove(session: QmpSession): void {
     this.#sessions.delete(session);
+    if (this.#sessions.size === 0) this.onDeserted();
   }
 }
 
@@ -120,7 +134,7 @@ function relieve<T>(
 }
 
 /** One client's connection. */
-export class QmpSession {
+export class QmpSession implements Caller {
   readonly #hub: QmpHub;
   readonly #socket: HostSocket;
   readonly #pretty: boolean;
@@ -134,6 +148,8 @@ export class QmpSession {
   #unseen: Buffer | undefined;
   #isWorking = false;
   #isPaused = false;
+  /** Descriptors that came with the messages handled last. */
+  #descriptors: number[] = [];
   #isClosed = false;
 
   constructor(hub: QmpHub, socket: HostSocket, options: { pretty?: boolean; onClose?: () => void } = {}) {
@@ -195,6 +211,8 @@ export class QmpSession {
     this.#isClosed = true;
     this.#queue = [];
     this.#unseen = undefined;
+    for (const fd of [...this.#descriptors.splice(0), ...(this.#socket.takeFds?.() ?? [])])
+      this.#hub.onUnclaimed(fd);
     this.#hub.remove(this);
     this.#drained.notify();
     this.#onClose();
@@ -229,8 +247,24 @@ export class QmpSession {
 
   #receive(message: JsonValue): void {
     // Out of band means at once, whatever waits.
-    if (this.#outOfBand && isOutOfBand(message)) void this.#handle(message);
-    else this.#enqueue(() => this.#handle(message));
+    const descriptors = this.#socket.takeFds?.() ?? [];
+    const handle = (): Promise<void> => {
+      this.#bring(descriptors);
+      return this.#handle(message);
+    };
+    if (this.#outOfBand && isOutOfBand(message)) void handle();
+    else this.#enqueue(handle);
+  }
+
+  /** What came with earlier messages and was not taken goes. */
+  #bring(descriptors: number[]): void {
+    if (descriptors.length === 0) return;
+    for (const fd of this.#descriptors) this.#hub.onUnclaimed(fd);
+    this.#descriptors = descriptors;
+  }
+
+  takeDescriptor(): number | undefined {
+    return this.#descriptors.shift();
   }
 
   #enqueue(work: () => Promise<void>): void {
@@ -271,8 +305,9 @@ export class QmpSession {
 
   async #run({ name, args, outOfBand }: Request): Promise<Writable> {
     if (outOfBand) {
-      if (!this.#hub.registry.has(name))
-        throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
+      const command = this.#hub.registry.find(name);
+      if (!command) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
+      if (command.outOfBand === true) return this.#hub.executeNow(name, args, this);
       throw new QmpError('GenericError', `The command ${name} does not support OOB`);
     }
     if (name === NEGOTIATE && !this.#negotiated) {
@@ -284,7 +319,7 @@ export class QmpSession {
     if (!this.#negotiated) {
       throw new QmpError('CommandNotFound', `Expecting capabilities negotiation with '${NEGOTIATE}'`);
     }
-    return this.#hub.execute(name, args);
+    return this.#hub.execute(name, args, this);
   }
 }
 

@@ -1,0 +1,92 @@
+import { BlockError } from '../base/error.js';
+import type { Json } from '../block/driver.js';
+import { COMMAND_LINE_OPTIONS } from '../schema/command-line-options.js';
+import { QmpError } from '../wire/qmp/registry.js';
+import type { Parts } from './parts.js';
+
+const NO_UUID = '00000000-0000-0000-0000-000000000000';
+
+type Machine = Parts<'command' | 'graph' | 'emit' | 'runState' | 'identity'>;
+
+/** What tools ask of a machine before they do anything. None runs here: it has no processors, memory or display. */
+export function registerMachine(engine: Machine): void {
+  const { identity, objects } = { identity: engine.identity, objects: engine.graph.objects };
+  engine.command('query-name', () => ({ ...(identity.name !== undefined && { name: identity.name }) }));
+  engine.command('query-uuid', () => ({ UUID: identity.uuid ?? NO_UUID }));
+  engine.command('query-kvm', () => ({ enabled: false, present: false }));
+  engine.command('query-target', () => ({ arch: 'x86_64' }));
+  engine.command('query-machines', () => [...MACHINES]);
+  engine.command('query-current-machine', () => ({ 'wakeup-suspend-support': false }));
+  engine.command('query-memory-size-summary', () => ({ 'base-memory': 0, 'plugged-memory': 0 }));
+  engine.command('query-display-options', () => ({ type: 'none' }));
+  engine.command('query-vnc', () => ({ enabled: false }));
+  for (const name of EMPTY_LISTS) engine.command(name, () => []);
+  engine.command('query-balloon', () => {
+    throw new QmpError('DeviceNotActive', 'No balloon device has been activated');
+  });
+  engine.command('query-hotpluggable-cpus', () => {
+    throw new BlockError('unsupported', "The feature 'query-hotpluggable-cpus' is not enabled");
+  });
+  engine.command('query-iothreads', () =>
+    objects
+      .list()
+      .filter(({ type }) => type.name === 'iothread')
+      .map((object) => ({ id: object.id, 'thread-id': process.pid, ...countsOf(object) }))
+      .reverse(),
+  );
+  engine.command('query-command-line-options', ({ option }) => commandLineOptions(option));
+  engine.command('system_reset', () => {
+    engine.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
+    engine.runState.reset();
+  });
+  engine.command('system_powerdown', () => engine.emit('POWERDOWN', {}));
+  engine.command('system_wakeup', () => {
+    throw new BlockError('unsupported', 'wake-up from suspend is not supported by this guest');
+  });
+}
+
+const EMPTY_LISTS = [
+  'query-cpu-definitions',
+  'query-cpus-fast',
+  'query-memdev',
+  'query-memory-devices',
+  'query-mice',
+  'query-pci',
+  'query-pr-managers',
+  'query-tpm',
+  'query-tpm-models',
+  'query-tpm-types',
+  'query-vnc-servers',
+] as const;
+
+/** Types of machine whose command lines are taken. */
+const MACHINES: readonly Json[] = [
+  machine('none', 1, { 'hotpluggable-cpus': false }),
+  machine('pc-i440fx-7.2', 255, { alias: 'pc', 'is-default': true }),
+  machine('pc-q35-7.2', 288, { alias: 'q35' }),
+  machine('isapc', 1),
+  machine('microvm', 288, { 'hotpluggable-cpus': false }),
+];
+
+function machine(name: string, processors: number, more: { [member: string]: Json } = {}): Json {
+  const common = { 'hotpluggable-cpus': true, 'numa-mem-supported': false, deprecated: false };
+  return { name, 'cpu-max': processors, ...common, ...more };
+}
+
+const COUNTS = ['poll-max-ns', 'poll-grow', 'poll-shrink', 'aio-max-batch'] as const;
+
+function countsOf(object: { get(name: string): unknown }): { [name: string]: Json } {
+  return Object.fromEntries(COUNTS.map((name) => [name, object.get(name) as Json]));
+}
+
+function commandLineOptions(option: string | undefined): Json[] {
+  const names = Object.keys(COMMAND_LINE_OPTIONS).filter((name) => name === (option ?? name));
+  if (names.length === 0) throw new BlockError('invalid', `invalid option name: ${option}`);
+  return names.map((name) => ({
+    option: name,
+    parameters: Object.entries(COMMAND_LINE_OPTIONS[name] ?? {}).map(([parameter, type]) => ({
+      name: parameter,
+      type,
+    })),
+  }));
+}
