@@ -62,7 +62,7 @@ function connected(carrier: stream.Duplex, end: TlsEnd): Promise<tls.TLSSocket> 
   });
   return new Promise((resolve, reject) => {
     socket.once('secureConnect', () => resolve(socket));
-    socket.once('error', (error) => reject(failed(error)));
+    socket.once('error', (error) => reject(failed(error as Error)));
     socket.once('close', () => reject(failed(new Error('the connection was closed'))));
   });
 }
