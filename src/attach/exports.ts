@@ -8,6 +8,7 @@ import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
+import { tlsEnd } from '../block/objects/tls-end.js';
 import { allocationDepth, type BitmapReference, dirtyBitmap, findExportedBitmap } from './export-contexts.js';
 
 export interface ExportProperties {
@@ -33,6 +34,10 @@ export interface ServerProperties {
   maxConnections?: number;
   /** 0: no limit. */
   handshakeMaxSeconds?: number;
+  /** Clients must take TLS, with these credentials; with `authz`, only some come in. */
+  tls?: { credentials: string; authz?: string };
+  /** A client that had chosen an export has left; so many are connected still. */
+  onLeft?: (left: number) => void;
 }
 
 interface BlockExport {
@@ -68,11 +73,14 @@ export class ExportRegistry {
 
   async startServer(address: SocketAddress, properties: ServerProperties = {}): Promise<void> {
     if (this.#server) throw new BlockError('exists', 'NBD server already running');
-    const { maxConnections = 0, handshakeMaxSeconds } = properties;
+    const { maxConnections = 0, handshakeMaxSeconds, onLeft, tls } = properties;
+    const end = tls && tlsEnd(this.#graph.objects, tls.credentials, true, tls.authz);
     this.#maxConnections = maxConnections;
     this.#server = await NbdServer.listen(this.#graph.host, address, {
       maxConnections,
       lost: this.#lost,
+      ...(onLeft && { onLeft }),
+      ...(end && { tls: end }),
       ...(handshakeMaxSeconds !== undefined && { handshakeTimeoutMs: 1000 * handshakeMaxSeconds }),
     });
   }

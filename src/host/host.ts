@@ -158,7 +158,32 @@ export type SocketAddress =
   /** An inherited or received descriptor of a listening or connected socket. */
   | { type: 'fd'; fd: number };
 
+/** What one end of TLS shows and asks for. */
+export interface TlsEnd {
+  isServer: boolean;
+  /** The other end must show a certificate that `ca` has signed. */
+  verifiesPeer: boolean;
+  /** PEM. */
+  ca?: Buffer;
+  crl?: Buffer;
+  certificate?: Buffer;
+  key?: Buffer;
+  passphrase?: string;
+  /** In place of certificates: keys by the name of who has them. A client's is `userName`'s. */
+  sharedKeys?: ReadonlyMap<string, Buffer>;
+  userName?: string;
+  /** A client's: what the server's certificate must say. */
+  hostname?: string;
+  /** Whether who has shown a certificate of that name comes in. */
+  isAllowed?: (identity: string) => boolean | Promise<boolean>;
+}
+
 export interface HostNet {
+  /**
+   * Speaks TLS from here on over a socket that nobody has started. Errors: kind permission, when the ends do not accept
+   * each other; the socket is closed then.
+   */
+  secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket>;
   /** Errors: "Failed to connect to 'ADDRESS': TEXT", kind by errno; gives up after timeoutMs with kind 'timeout'. */
   connect(address: SocketAddress, options?: ConnectOptions): Promise<HostSocket>;
   /** Each accepted connection goes to `onConnection`, which must call start() on it. */

@@ -12,6 +12,7 @@ import type {
   HostSocket,
   ListenOptions,
   SocketAddress,
+  TlsEnd,
 } from './host.js';
 import { RealSocket } from './real-socket.js';
 import type { Syscalls } from './syscalls.js';
@@ -66,6 +67,10 @@ export class RealNet implements HostNet {
     if (receiveFds) return this.#accepted(socket, true);
     result.attach(socket);
     return result;
+  }
+
+  async secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket> {
+    return (await import('./tls-socket.js')).secureSocket(socket, end);
   }
 
   /** A descriptor of a connected socket. */

@@ -46,6 +46,10 @@ export class SimulatedNet implements HostNet {
     return result.promise;
   }
 
+  async secure(): Promise<HostSocket> {
+    throw new BlockError('unsupported', 'the simulation has no TLS');
+  }
+
   async listen(address: SocketAddress, onConnection: (socket: HostSocket) => void): Promise<HostListener> {
     const port = address.type === 'inet' && address.port === 0 ? this.#nextPort++ : undefined;
     const bound = address.type === 'inet' && port !== undefined ? { ...address, port } : address;

@@ -17,7 +17,11 @@ export function registerExports(engine: Exporting): void {
     const { addr } = args;
     return exports.startServer(
       clientsAddress(engine, { type: addr.type, ...addr.data } as FlatAddress),
-      given({ maxConnections: args['max-connections'], handshakeMaxSeconds: args['handshake-max-seconds'] }),
+      given({
+        maxConnections: args['max-connections'],
+        handshakeMaxSeconds: args['handshake-max-seconds'],
+        tls: tlsOf(args),
+      }),
     );
   });
   engine.command('nbd-server-stop', () => new Waiting(exports.stopServer()));
@@ -34,6 +38,15 @@ export function registerExports(engine: Exporting): void {
       id,
     })),
   );
+}
+
+/** Who comes in is asked only of those who show who they are. */
+export function tlsOf(args: {
+  'tls-creds'?: string;
+  'tls-authz'?: string;
+}): { credentials: string; authz?: string } | undefined {
+  const credentials = args['tls-creds'];
+  return credentials === undefined ? undefined : { credentials, ...given({ authz: args['tls-authz'] }) };
 }
 
 /** QAPI's flat SocketAddress. */

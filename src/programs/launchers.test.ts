@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { launchersMain } from './launchers.js';
 
-const PROGRAMS = ['qemu-img', 'qemu-io', 'qemu-storage-daemon', 'qemu-system-x86_64'];
+const PROGRAMS = ['qemu-img', 'qemu-io', 'qemu-nbd', 'qemu-storage-daemon', 'qemu-system-x86_64'];
 
 interface Run {
   status: number;

@@ -37,6 +37,7 @@ const SUBCOMMANDS: ReadonlyMap<string, string> = new Map([
   ['qemu-storage-daemon', 'storage-daemon'],
   ['qemu-img', 'img'],
   ['qemu-io', 'io'],
+  ['qemu-nbd', 'nbd'],
 ]);
 
 function thisProgram(): LaunchersIo {

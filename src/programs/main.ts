@@ -33,6 +33,10 @@ const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     summary: 'read and write images by command (as qemu-io)',
     run: async (args) => (await import('./tools.js')).ioTool(args),
   },
+  nbd: {
+    summary: 'serve an image over NBD (as qemu-nbd)',
+    run: async (args) => (await import('./tools.js')).nbdTool(args),
+  },
   launchers: {
     summary: 'write scripts named qemu-* that start livedisk into a folder',
     run: async (args) => (await import('./launchers.js')).launchersMain(args, Object.keys(SUBCOMMANDS)),

@@ -2,6 +2,7 @@ import { allDrivers } from '../drivers/index.js';
 import { createRealHost } from '../host/real.js';
 import { imgMain } from './img/main.js';
 import { ioMain } from './io/main.js';
+import { nbdMain } from './nbd/main.js';
 
 const OUTPUT = {
   print: (text: string): void => void process.stdout.write(text),
@@ -22,4 +23,10 @@ export function ioTool(args: readonly string[]): Promise<number> {
 /** `livedisk img`. */
 export function imgTool(args: readonly string[]): Promise<number> {
   return imgMain(args, OUTPUT, createRealHost(), allDrivers);
+}
+
+/** `livedisk nbd`. */
+export function nbdTool(args: readonly string[]): Promise<number> {
+  const { print, error: printError } = OUTPUT;
+  return nbdMain(args, { print, printError, host: createRealHost(), drivers: allDrivers });
 }

@@ -153,8 +153,8 @@ export const HOST_DEVICE_OPTIONS = fileOptions('host_device');
 export const NBD_OPTIONS = driverOptions({
   server: required(SocketAddress, 'NBD server address missing'),
   export: defaulted(str, ''),
-  'tls-creds': later(str),
-  'tls-hostname': later(str),
+  'tls-creds': optional(str),
+  'tls-hostname': optional(str),
   'x-dirty-bitmap': marked('unstable', optional(str)),
   'reconnect-delay': defaulted(uint32, 0),
   'open-timeout': defaulted(uint32, 0),

@@ -152,8 +152,8 @@ export const BlockJobSetSpeed = struct('block-job-set-speed-arg', {
 
 export const NbdServerStart = struct('nbd-server-start-arg', {
   addr: required(SocketAddressLegacy),
-  'tls-creds': later(str),
-  'tls-authz': later(str),
+  'tls-creds': optional(str),
+  'tls-authz': optional(str),
   'max-connections': optional(uint32),
   /** QEMU 10's. */
   'handshake-max-seconds': optional(uint32),

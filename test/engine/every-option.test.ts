@@ -216,6 +216,14 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
           /^Could not open image: Invalid argument$/,
         ),
       ),
+    'tls-creds': (bed) =>
+      withExport(bed, (server) =>
+        bed.refused({ driver: 'nbd', server, 'tls-creds': 'x' }, /No TLS credentials with id 'x'/),
+      ),
+    'tls-hostname': (bed) =>
+      withExport(bed, (server) =>
+        bed.refused({ driver: 'nbd', server, 'tls-hostname': 'x' }, /not supported without tls-creds/),
+      ),
     'open-timeout': async (bed) => {
       const nowhere = { driver: 'nbd', server: { type: 'unix', path: bed.newPath('nowhere') } };
       const startedMs = bed.host.clock.nowMs();

@@ -37,6 +37,8 @@ export function nbdFilename(options: GivenOptions): string | undefined {
     return typeof value === 'string' || typeof value === 'number' ? String(value) : '';
   };
   const exportName = typeof options['export'] === 'string' ? options['export'] : '';
+  // A name has no room for credentials.
+  if (options['tls-creds'] !== undefined) return undefined;
   const isUnix = text('type') === 'unix';
   const used = isUnix ? ['type', 'path'] : ['type', 'host', 'port'];
   if (Object.entries(server).some(([key, value]) => value !== false && !used.includes(key))) return undefined;

@@ -86,7 +86,7 @@ test('wrong filenames and options are refused in QEMU’s words', async () => {
       await message({ server: { type: 'fd', str: 'x' } }),
       "File descriptor named 'x' has not been found",
     );
-    assert.match(await message({ ...unix(PATH), 'tls-creds': 'x' }), /'tls-creds' is not supported/);
+    assert.match(await message({ ...unix(PATH), 'tls-creds': 'x' }), /No TLS credentials with id 'x'/);
   });
 });
 

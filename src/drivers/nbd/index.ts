@@ -1,6 +1,7 @@
-import { errnoError } from '../../base/error.js';
+import { BlockError, errnoError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { DriverDescription } from '../../block/driver.js';
+import { tlsEnd } from '../../block/objects/tls-end.js';
 import { NbdSession } from '../../wire/nbd/session.js';
 import { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 import { nbdFilename, parseNbdFilename, serverAddress } from './address.js';
@@ -12,18 +13,24 @@ export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
   kind: 'protocol',
   title: 'NBD',
   options: NBD_OPTIONS,
-  identityOptions: ['server', 'export'],
+  identityOptions: ['server', 'export', 'tls-creds', 'tls-hostname'],
 
-  async open({ host, readOnly }, settings) {
+  async open({ host, readOnly, objects }, settings) {
     const address = serverAddress(settings.server);
     const contextName = settings['x-dirty-bitmap'];
+    const creds = settings['tls-creds'];
+    const hostname = settings['tls-hostname'] ?? (address.type === 'inet' ? address.host : undefined);
+    if (creds === undefined && settings['tls-hostname'] !== undefined)
+      throw new BlockError('invalid', 'tls-hostname not supported without tls-creds');
+    const tls =
+      creds === undefined ? undefined : { ...tlsEnd(objects, creds, false), ...given({ hostname }) };
     const session = await NbdSession.open({
       host,
       address,
       exportName: settings.export,
       reconnectDelayMs: 1000 * settings['reconnect-delay'],
       openTimeoutMs: 1000 * settings['open-timeout'],
-      ...given({ contextName }),
+      ...given({ contextName, tls }),
     });
     if (contextName !== undefined && session.info.context === undefined) {
       await session.close();

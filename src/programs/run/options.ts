@@ -18,7 +18,7 @@ import {
   struct,
   uint32,
 } from '../../schema/types.js';
-import { socketAddress } from '../../monitor/exports.js';
+import { socketAddress, tlsOf } from '../../monitor/exports.js';
 import { parseKeyval } from '../arguments/keyval.js';
 import { type DriveOptions, parseDrive } from '../arguments/drive-options.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
@@ -265,6 +265,8 @@ const NBD_SERVER = struct('NbdServerOptions', {
   addr: required(SocketAddressType),
   'max-connections': optional(uint32),
   'handshake-max-seconds': optional(uint32),
+  'tls-creds': optional(str),
+  'tls-authz': optional(str),
 });
 
 function parseNbdServer(value: string): { address: SocketAddress; properties: ServerProperties } {
@@ -274,6 +276,7 @@ function parseNbdServer(value: string): { address: SocketAddress; properties: Se
     properties: given({
       maxConnections: parsed['max-connections'],
       handshakeMaxSeconds: parsed['handshake-max-seconds'],
+      tls: tlsOf(parsed),
     }),
   };
 }

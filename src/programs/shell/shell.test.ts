@@ -45,7 +45,11 @@ function surroundings(input: PassThrough): {
   registry.register(command('vanish', NONE), () => session.end());
   registry.register(command('hang', NONE), () => new Promise(() => undefined));
   const host = { ...createRealHost() };
-  host.net = { connect: async () => ours, listen: () => assert.fail('the shell does not listen') };
+  host.net = {
+    connect: async () => ours,
+    secure: () => assert.fail('no TLS'),
+    listen: () => assert.fail('the shell does not listen'),
+  };
   const [output, error] = [new PassThrough(), new PassThrough()];
   const texts = ['', ''];
   output.on('data', (chunk: Buffer) => void (texts[0] += chunk.toString()));

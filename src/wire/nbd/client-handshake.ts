@@ -50,6 +50,7 @@ const OPTION_NAMES: Readonly<Record<number, string>> = {
   [Option.exportName]: 'export name',
   [Option.info]: 'info',
   [Option.go]: 'go',
+  [Option.startTls]: 'starttls',
   [Option.structuredReply]: 'structured reply',
   [Option.setMetaContext]: 'set meta context',
   [Option.extendedHeaders]: 'extended headers',
@@ -62,6 +63,17 @@ export interface WantedExport {
   readonly contextName?: string;
   /** The headers to ask for first (extended). */
   readonly style?: HeaderStyle;
+  /** Begins TLS, once the server has agreed to it; without it nothing is said. */
+  readonly secure?: () => Promise<void>;
+}
+
+/** An export as LIST and INFO tell it. */
+export interface ListedExport {
+  name: string;
+  description: string | undefined;
+  /** Undefined: the server lacks INFO. */
+  info: NbdExportInfo | undefined;
+  contexts: string[];
 }
 
 /** The client's side of the handshake up to the transmission phase. Old servers are met with what they speak. */
@@ -71,6 +83,7 @@ export class ClientHandshake {
   readonly #exportName: string;
   readonly #contextName: string;
   readonly #style: HeaderStyle;
+  readonly #secure: (() => Promise<void>) | undefined;
 
   constructor(reader: ByteReader, send: (message: Buffer) => void, wanted: WantedExport) {
     const { exportName, contextName = nbd.BASE_ALLOCATION, style = 'extended' } = wanted;
@@ -81,6 +94,7 @@ export class ClientHandshake {
     this.#exportName = exportName;
     this.#contextName = contextName;
     this.#style = style;
+    this.#secure = wanted.secure;
   }
 
   /** Errors: not-found (no such export), corrupt (no NBD server), unsupported, limit, and those of the reader. */
@@ -97,7 +111,47 @@ export class ClientHandshake {
     throw new BlockError('corrupt', 'Bad server magic received');
   }
 
+  /** All exports, with their contexts; instead of run(). Errors: as run(). */
+  async list(): Promise<ListedExport[]> {
+    const magic = await this.#reader.take(18);
+    const isNewstyle =
+      magic.readUInt32BE(0) === nbd.MAGIC_HIGH &&
+      magic.readUInt32BE(4) === nbd.MAGIC_LOW &&
+      magic.readUInt32BE(8) === nbd.OPTION_MAGIC_HIGH &&
+      magic.readUInt32BE(12) === nbd.OPTION_MAGIC_LOW;
+    if (!isNewstyle) throw new BlockError('corrupt', 'Bad initial magic received');
+    const offered = magic.readUInt16BE(16);
+    if ((offered & HandshakeFlag.fixedNewstyle) === 0)
+      throw new BlockError('unsupported', 'Server does not support fixed newstyle');
+    this.#send(uint32(offered & (HandshakeFlag.fixedNewstyle | HandshakeFlag.noZeroes)));
+    await this.#startTls();
+    const style = await this.#agreeStyle();
+    const { replies, refusal } = await this.#ask(Option.list, Buffer.alloc(0));
+    if (refusal) throw refusal.error;
+    const exports: ListedExport[] = [];
+    for (const { type, payload } of replies) {
+      const nameBytes = payload.length >= 4 ? payload.readUInt32BE(0) : Infinity;
+      if (type !== OptionReply.server || nameBytes > payload.length - 4)
+        throw unexpectedReply(Option.list, type);
+      const name = payload.toString('utf8', 4, 4 + nameBytes);
+      const description = payload.toString('utf8', 4 + nameBytes);
+      exports.push(await this.#describe(name, description === '' ? undefined : description, style));
+    }
+    this.#send(encodeOption(Option.abort, Buffer.alloc(0)));
+    return exports;
+  }
+
+  async #describe(name: string, described: string | undefined, style: HeaderStyle): Promise<ListedExport> {
+    const { info, description } = (await this.#infoOf(Option.info, name)) ?? {};
+    const base = { name, description: description ?? described, info, contexts: [] };
+    if (style === 'simple') return base;
+    const request = encodeMetaContextRequest({ name, queries: [] });
+    const { replies } = await this.#ask(Option.listMetaContext, request);
+    return { ...base, contexts: replies.map(({ payload }) => payload.toString('utf8', 4)) };
+  }
+
   async #oldstyle(): Promise<NbdExportInfo> {
+    if (this.#secure) throw new BlockError('unsupported', 'Server does not support STARTTLS');
     if (this.#exportName !== '')
       throw new BlockError('unsupported', 'Server does not support non-empty export names');
     const bytes = await this.#reader.take(8 + 4 + ZEROES_BYTES);
@@ -109,11 +163,24 @@ export class ClientHandshake {
     const isFixed = (offered & HandshakeFlag.fixedNewstyle) !== 0;
     const noZeroes = (offered & HandshakeFlag.noZeroes) !== 0;
     this.#send(uint32((isFixed ? HandshakeFlag.fixedNewstyle : 0) + (noZeroes ? HandshakeFlag.noZeroes : 0)));
-    if (!isFixed) return this.#chooseByName(noZeroes);
+    if (!isFixed) {
+      if (this.#secure) throw new BlockError('unsupported', 'Server does not support STARTTLS');
+      return this.#chooseByName(noZeroes);
+    }
+    await this.#startTls();
     const style = await this.#agreeStyle();
     const context = style === 'simple' ? undefined : await this.#agreeContext();
     const info = (await this.#go()) ?? (await this.#chooseByName(noZeroes));
     return { ...info, style, context };
+  }
+
+  async #startTls(): Promise<void> {
+    if (!this.#secure) return;
+    const { refusal } = await this.#ask(Option.startTls, Buffer.alloc(0));
+    if (refusal?.type === OptionReply.errUnsup)
+      throw new BlockError('unsupported', "Server don't support STARTTLS option");
+    if (refusal) throw refusal.error;
+    await this.#secure();
   }
 
   async #agreeStyle(): Promise<HeaderStyle> {
@@ -143,24 +210,32 @@ export class ClientHandshake {
     return payload.readUInt32BE(0);
   }
 
-  /** Undefined: the server lacks GO. Nothing else will do when it refuses for another reason. */
+  /** Undefined: the server lacks GO. */
   async #go(): Promise<NbdExportInfo | undefined> {
-    const request = encodeInfoRequest({ name: this.#exportName, infos: [Info.blockSize] });
-    const { replies, refusal } = await this.#ask(Option.go, request);
+    return (await this.#infoOf(Option.go, this.#exportName))?.info;
+  }
+
+  /** By INFO or GO. Undefined: the server lacks it; nothing else will do when it refuses for another reason. */
+  async #infoOf(
+    option: number,
+    name: string,
+  ): Promise<{ info: NbdExportInfo; description: string | undefined } | undefined> {
+    const request = encodeInfoRequest({ name, infos: [Info.blockSize] });
+    const { replies, refusal } = await this.#ask(option, request);
     if (refusal?.type === OptionReply.errUnsup) return undefined;
     if (refusal) throw refusal.error;
     let info: NbdExportInfo | undefined;
     let blockSize: NbdExportInfo['blockSize'];
     let description: string | undefined;
     for (const { type, payload } of replies) {
-      if (type !== OptionReply.info || payload.length < 2) throw unexpectedReply(Option.go, type);
+      if (type !== OptionReply.info || payload.length < 2) throw unexpectedReply(option, type);
       const kind = payload.readUInt16BE(0);
       if (kind === Info.export) info = decodeInfoExport(payload);
       else if (kind === Info.blockSize) blockSize = decodeBlockSize(payload);
       else if (kind === Info.description) description = payload.toString('utf8', 2);
     }
     if (!info) throw new BlockError('corrupt', 'broken server omitted NBD_INFO_EXPORT');
-    return { ...info, blockSize, description };
+    return { info: { ...info, blockSize, description }, description };
   }
 
   /** Sends an option and gathers its replies up to the final one. */

@@ -2,10 +2,10 @@ import { assert } from '../../base/assert.js';
 import { deferred, Notifier } from '../../base/async.js';
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
 import { GiB, KiB, MiB, MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
-import type { Host, HostSocket, HostTimer, SocketAddress } from '../../host/host.js';
+import type { Host, HostSocket, HostTimer, SocketAddress, TlsEnd } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
-import { ByteReader } from './byte-reader.js';
 import { ClientHandshake, type NbdExportInfo } from './client-handshake.js';
+import { HandshakeSocket } from './handshake-socket.js';
 import { ReplyParser, type SentRequest } from './client-replies.js';
 import { encodeRequest, type Extent, type HeaderStyle, type NewRequest, requestBytes } from './codec.js';
 import * as nbd from './constants.js';
@@ -39,6 +39,8 @@ export interface NbdClientOptions {
   contextName?: string;
   /** The headers to ask for first (extended); servers that lack them are spoken to in an older style. */
   style?: HeaderStyle;
+  /** TLS, or nothing. */
+  tls?: TlsEnd;
   handshakeTimeoutMs?: number;
   /** Of reads, writes and status; five times that of flushes, trims and zeroes. */
   requestTimeoutMs?: number;
@@ -103,38 +105,23 @@ export class NbdClient {
   static async connect(options: NbdClientOptions): Promise<NbdClient> {
     const { host, address } = options;
     const timeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
-    const socket = await host.net.connect(address, { timeoutMs });
-    const reader = new ByteReader();
-    const handlers = {
-      data: (chunk: Buffer): void => reader.push(chunk),
-      close: (error?: Error): void => reader.fail(endOfFile(error)),
-      drain: (): void => undefined,
-    };
-    socket.start({
-      onData: (chunk) => handlers.data(chunk),
-      onClose: (error) => handlers.close(error),
-      onDrain: () => handlers.drain(),
-    });
-    const timer = host.clock.setTimer(timeoutMs, () =>
-      reader.fail(errnoError('ETIMEDOUT', 'NBD handshake failed')),
-    );
-    try {
-      const send = (message: Buffer): void => void socket.write(message);
-      const handshake = new ClientHandshake(reader, send, options);
+    return HandshakeSocket.run(host, address, timeoutMs, async (connection) => {
+      const { tls } = options;
+      const handshake = new ClientHandshake(connection.reader, connection.send, {
+        ...options,
+        ...(tls && { secure: () => connection.secure(tls) }),
+      });
       const info = await handshake.run();
-      const client = new NbdClient(options, socket, info);
-      handlers.data = (chunk) => client.#receive(chunk);
-      handlers.close = () => client.#socketClosed();
-      handlers.drain = () => client.#stream.drained();
-      reader.check();
-      client.#receive(reader.rest());
+      const client = new NbdClient(options, connection.socket, info);
+      connection.handOn({
+        onData: (chunk) => client.#receive(chunk),
+        onClose: () => client.#socketClosed(),
+        onDrain: () => client.#stream.drained(),
+      });
+      connection.reader.check();
+      client.#receive(connection.reader.rest());
       return client;
-    } catch (error) {
-      socket.destroy();
-      throw error;
-    } finally {
-      timer.cancel();
-    }
+    });
   }
 
   /** Whether an error of a request is that of the connection, and not the server's answer. */
@@ -380,11 +367,6 @@ function header(
   cookieLow: number,
 ): NewRequest {
   return { command, flags, offset, lengthBytes, cookieHigh: COOKIE_HIGH, cookieLow };
-}
-
-function endOfFile(error: Error | undefined): BlockError {
-  const text = 'Failed to read data: Unexpected end-of-file before all data were read';
-  return error ? toBlockError(error, 'Failed to read data') : new BlockError('closed', text);
 }
 
 /**

@@ -1,12 +1,13 @@
 import { assert } from '../../base/assert.js';
 import { Notifier } from '../../base/async.js';
 import { MAX_CLIENT_IN_FLIGHT_BYTES, MiB } from '../../base/limits.js';
-import type { Host, HostSocket, HostTimer } from '../../host/host.js';
+import type { Host, HostSocket, HostTimer, SocketHandler } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
 import { LostChanges } from './lost-changes.js';
 import { ReplyStream } from './reply-stream.js';
 import { type Agreement, ServerHandshake } from './server-handshake.js';
 import { ServerReplies } from './server-replies.js';
+import { SocketRelay } from './socket-relay.js';
 import { ServerTransmission } from './server-transmission.js';
 import type { NbdExport, NbdExportLookup } from './target.js';
 
@@ -26,6 +27,8 @@ export interface NbdConnectionOptions {
   pool?: BufferPool;
   /** Shared by all servers of the same disks. */
   lost?: LostChanges;
+  /** Clients must take TLS, which this begins. */
+  secure?: (socket: HostSocket) => Promise<HostSocket>;
   /** 0: no limit. */
   handshakeTimeoutMs?: number;
   /** Whether there is memory for another request; if not, proceed() is called when there is. */
@@ -44,7 +47,7 @@ export function serveNbdConnection(options: NbdConnectionOptions): NbdServerConn
 }
 
 export class NbdServerConnection {
-  readonly #socket: HostSocket;
+  #socket: HostSocket;
   readonly #host: Host;
   readonly #pool: BufferPool;
   readonly #mostInFlightBytes: () => number;
@@ -58,6 +61,12 @@ export class NbdServerConnection {
   #agreement: Agreement | undefined;
   #isClosed = false;
   #isEnding = false;
+  /** Of what comes over the socket that was accepted. */
+  #handler: SocketHandler = {
+    onData: (chunk) => this.#receive(chunk),
+    onClose: () => this.#closed(),
+    onDrain: () => this.#transmission?.drained(),
+  };
 
   constructor(options: NbdConnectionOptions) {
     this.#socket = options.socket;
@@ -68,15 +77,15 @@ export class NbdServerConnection {
     this.#mostInFlightBytes = options.mostInFlightBytes ?? (() => MAX_CLIENT_IN_FLIGHT_BYTES);
     const timeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
     if (timeoutMs > 0) this.#timer = this.#host.clock.setTimer(timeoutMs, () => this.close());
-    this.#handshake = new ServerHandshake(options.exports, (message) => {
+    this.#handshake = new ServerHandshake(options.exports, options.secure !== undefined, (message) => {
       this.#socket.write(message);
       return this.#socket.queuedBytes <= MAX_HANDSHAKE_QUEUE_BYTES;
     });
     this.#handshake.begin();
     this.#socket.start({
-      onData: (chunk) => this.#receive(chunk),
-      onClose: () => this.#closed(),
-      onDrain: () => this.#transmission?.drained(),
+      onData: (chunk) => this.#handler.onData(chunk),
+      onClose: (error) => this.#handler.onClose(error),
+      onDrain: () => this.#handler.onDrain?.(),
     });
   }
 
@@ -126,9 +135,30 @@ export class NbdServerConnection {
     if (this.#transmission) return this.#transmission.receive(chunk);
     const { next, outcome } = this.#handshake.consume(chunk, 0);
     if (outcome === 'more') return;
-    if (outcome === 'drop') this.close();
+    if (outcome === 'secure') {
+      // Nothing may be said before it is secret.
+      if (next < chunk.length) this.close();
+      else void this.#secure();
+    } else if (outcome === 'drop') this.close();
     else if (outcome === 'end') this.#end();
     else this.#transmit(outcome, chunk.subarray(next));
+  }
+
+  async #secure(): Promise<void> {
+    const { secure } = this.#options;
+    assert(secure, 'TLS without credentials');
+    const ours = this.#handler;
+    const relay = new SocketRelay(this.#socket);
+    this.#handler = relay.handler;
+    try {
+      const socket = await secure(relay);
+      if (this.#isClosed) return socket.destroy();
+      this.#socket = socket;
+      socket.start(ours);
+    } catch {
+      // Whoever is not wanted is told by TLS itself.
+      this.close();
+    }
   }
 
   #transmit(agreement: Agreement, rest: Buffer): void {

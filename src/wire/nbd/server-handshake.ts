@@ -31,8 +31,8 @@ export interface Agreement {
   readonly contexts: ReadonlyMap<number, MetaContext>;
 }
 
-/** 'drop': close the connection at once; 'end': after sending what is queued. */
-type Outcome = 'more' | 'drop' | 'end' | Agreement;
+/** 'drop': close the connection at once; 'end': after sending what is queued; 'secure': go on with TLS. */
+type Outcome = 'more' | 'drop' | 'end' | 'secure' | Agreement;
 
 /** QEMU's server advertises the same. */
 const BLOCK_SIZE = { minimum: 1, preferred: 4096 } as const;
@@ -90,14 +90,18 @@ export class ServerHandshake {
   #options = 0;
   #current: OptionHeader = { option: 0, lengthBytes: 0 };
   #isFixed = false;
+  /** Clients get nowhere without. */
+  readonly #needsTls: boolean;
+  #isSecure = false;
   #noZeroes = false;
   #style: HeaderStyle = 'simple';
   /** What SET_META_CONTEXT agreed upon, for the export of that name. */
   #contexts: { exportName: string; ids: readonly number[] } | undefined;
 
   /** `send` answers false when the peer has too much to read already. */
-  constructor(exports: NbdExportLookup, send: (message: Buffer) => boolean) {
+  constructor(exports: NbdExportLookup, needsTls: boolean, send: (message: Buffer) => boolean) {
     this.#exports = exports;
+    this.#needsTls = needsTls;
     this.#send = send;
     this.#collector.expect(4);
   }
@@ -167,6 +171,12 @@ export class ServerHandshake {
   optionPayload(payload: Buffer): Outcome {
     const { option } = this.#current;
     const rule = OPTIONS.get(option);
+    const isEarly = this.#needsTls && !this.#isSecure;
+    if (isEarly && option === Option.exportName) return 'drop';
+    if (isEarly && option !== Option.startTls && option !== Option.abort) {
+      const text = `Option 0x${option.toString(16)} not permitted before TLS`;
+      return this.#finish(this.#reply(OptionReply.errTlsRequired, text));
+    }
     if (!rule) {
       return this.#finish(this.#reply(OptionReply.errUnsup, `Unsupported option ${option} (<unknown>)`));
     }
@@ -177,7 +187,7 @@ export class ServerHandshake {
   }
 
   #finish(outcome: Outcome): Outcome {
-    if (outcome === 'more') this.#waitFor('optionHeader', nbd.OPTION_REQUEST_BYTES);
+    if (outcome === 'more' || outcome === 'secure') this.#waitFor('optionHeader', nbd.OPTION_REQUEST_BYTES);
     return outcome;
   }
 
@@ -192,7 +202,11 @@ export class ServerHandshake {
   }
 
   startTls(): Outcome {
-    return this.#reply(OptionReply.errPolicy, 'TLS not configured');
+    if (!this.#needsTls) return this.#reply(OptionReply.errPolicy, 'TLS not configured');
+    if (this.#isSecure) return this.#reply(OptionReply.errInvalid, 'TLS already enabled');
+    if (this.#reply(OptionReply.ack) === 'drop') return 'drop';
+    this.#isSecure = true;
+    return 'secure';
   }
 
   structuredReply(): Outcome {

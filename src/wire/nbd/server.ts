@@ -6,7 +6,7 @@ import {
   MAX_SERVER_BUFFER_BYTES,
   MAX_SERVER_IN_FLIGHT_BYTES,
 } from '../../base/limits.js';
-import type { Host, HostListener, HostSocket, HostTimer, SocketAddress } from '../../host/host.js';
+import type { Host, HostListener, HostSocket, HostTimer, SocketAddress, TlsEnd } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
 import { LostChanges } from './lost-changes.js';
 import { type NbdServerConnection, serveNbdConnection } from './server-connection.js';
@@ -22,8 +22,12 @@ export interface NbdServerOptions {
   maxConnections?: number;
   /** 0: no limit. */
   handshakeTimeoutMs?: number;
+  /** Clients must take TLS. */
+  tls?: TlsEnd;
   /** Shared with the other servers of the same disks. */
   lost?: LostChanges;
+  /** A client that had chosen an export has left; so many are connected still. */
+  onLeft?: (left: number) => void;
 }
 
 /** Exports by name behind one listening socket. */
@@ -145,7 +149,7 @@ export class NbdServer implements NbdExportLookup {
   }
 
   #serve(socket: HostSocket): void {
-    const { handshakeTimeoutMs } = this.#options;
+    const { handshakeTimeoutMs, tls } = this.#options;
     const connection = serveNbdConnection({
       socket,
       host: this.#host,
@@ -155,6 +159,7 @@ export class NbdServer implements NbdExportLookup {
       lost: this.#lost,
       hasMemory: this.#hasMemory,
       ...(handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs }),
+      ...(tls && { secure: (plain: HostSocket) => this.#host.net.secure(plain, tls) }),
       onAgreed: (agreed) => this.#dropGone(agreed),
       onClose: (closed) => this.#left(closed),
     });
@@ -199,6 +204,7 @@ export class NbdServer implements NbdExportLookup {
     if (this.#isClosed) return;
     const next = this.#waiting.shift();
     if (next) this.#serve(next);
+    if (connection.export) this.#options.onLeft?.(this.#connections.size);
   }
 }
 

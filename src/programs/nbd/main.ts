@@ -1,0 +1,176 @@
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { deferred, type Deferred } from '../../base/async.js';
+import { BlockError } from '../../base/error.js';
+import { ExportRegistry } from '../../attach/exports.js';
+import { isSameDisk } from '../../attach/same-disk.js';
+import { createImage } from '../../block/create.js';
+import type { DriverDescription } from '../../block/driver.js';
+import { probedWarning } from '../../block/format-guard.js';
+import { Graph } from '../../block/graph.js';
+import type { Node } from '../../block/node.js';
+import { type OpenContext, Opener } from '../../block/open.js';
+import { DriverRegistry } from '../../block/registry.js';
+import type { Host } from '../../host/host.js';
+import { LostChanges } from '../../wire/nbd/lost-changes.js';
+import { versionText } from '../../wire/qmp/version.js';
+import { parseImageOpts } from '../arguments/image-opts.js';
+import { parseObject } from '../arguments/objects.js';
+import { PidFile } from '../run/pid-file.js';
+import { checkActivated, passedSocket } from './activation.js';
+import { HELP, type NbdArguments, parseNbdArguments } from './arguments.js';
+import { checkCredentials } from './credentials.js';
+import { forkServer, tellReady } from './background.js';
+import { refuseKernelDevice } from './kernel-device.js';
+import { printExports } from './list.js';
+
+export interface NbdProgram {
+  print: (text: string) => void;
+  printError: (text: string) => void;
+  host: Host;
+  drivers: Iterable<DriverDescription>;
+}
+
+/** `livedisk nbd`, with qemu-nbd's command line. Answers the exit status. */
+export async function nbdMain(words: readonly string[], program: NbdProgram): Promise<number> {
+  try {
+    const kernel = await refuseKernelDevice(words, program.host);
+    if (kernel) throw kernel;
+    const args = parseNbdArguments(words);
+    if (args.asks === 'help' || args.asks === 'version') {
+      program.print(args.asks === 'help' ? HELP : versionText('qemu-nbd'));
+      return 0;
+    }
+    if (args.asks === 'list') return await printExports(args, program);
+    const fd = passedSocket(process.env, process.pid);
+    if (fd !== undefined) checkActivated(args.given);
+    if (args.fork) return await forkServer(words, program.printError);
+    await serve(fd === undefined ? args : { ...args, address: { type: 'fd', fd } }, program);
+    return 0;
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    program.printError(`qemu-nbd: ${error.message}\n`);
+    if (error.hint !== undefined) program.printError(`${error.hint}\n`);
+    return 1;
+  }
+}
+
+/** Until the last client has left, or a signal comes. */
+async function serve(args: NbdArguments, { host, drivers, printError }: NbdProgram): Promise<void> {
+  const graph = new Graph(host);
+  const opener = new Opener(graph, new DriverRegistry(drivers));
+  graph.onDriverLine = (line) => printError(`${line}\n`);
+  opener.onWarning = (text) => printError(`qemu-nbd: warning: ${text}\n`);
+  opener.onProbed = (name, format, readOnly) => printError(probedWarning(name, format, readOnly));
+  for (const text of args.objects) await graph.objects.add(parseObject(text));
+  const exports = new ExportRegistry(graph, new LostChanges(isSameDisk), () => undefined);
+  const ended = deferred();
+  let pidFile: PidFile | undefined;
+  if (args.tlsCreds !== undefined) checkCredentials(graph, args.tlsCreds, true);
+  const node = await open(args, opener);
+  try {
+    await listen(args, exports, node, ended);
+    if (args.pidFile !== undefined) pidFile = await writePidFile(host, args.pidFile);
+    if (args.verbose) printError(`NBD device ${args.filename} is now served\n`);
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
+      process.once(signal, () => ended.resolve());
+    tellReady();
+    // A listener that was passed keeps no process alive by itself.
+    const keepAlive = setInterval(() => undefined, 2 ** 30);
+    await ended.promise.finally(() => clearInterval(keepAlive));
+  } finally {
+    await exports.close();
+    await graph.collect([node]);
+    await pidFile?.remove();
+  }
+}
+
+async function listen(
+  args: NbdArguments,
+  exports: ExportRegistry,
+  node: Node,
+  ended: Deferred<void>,
+): Promise<void> {
+  if (!args.address) throw new BlockError('invalid', 'There is no socket to listen on');
+  await exports.startServer(args.address, {
+    maxConnections: args.mostClients,
+    // Nobody is kept waiting by clients that take their time: qemu-nbd knows no limit.
+    handshakeMaxSeconds: 0,
+    ...(args.tlsCreds !== undefined && {
+      tls: { credentials: args.tlsCreds, ...(args.tlsAuthz !== undefined && { authz: args.tlsAuthz }) },
+    }),
+    onLeft: (left) => {
+      if (left === 0 && !args.persistent) ended.resolve();
+    },
+  });
+  await exports.add({
+    id: 'qemu-nbd-export',
+    node,
+    name: args.exportName,
+    writable: !args.readOnly,
+    writethrough: args.cache.writethrough,
+    ...(args.description !== undefined && { description: args.description }),
+    // The last one that is given comes first, as in qemu-nbd.
+    bitmaps: [...args.bitmaps].reverse(),
+    allocationDepth: args.allocationDepth,
+  });
+}
+
+async function writePidFile(host: Host, path: string): Promise<PidFile> {
+  try {
+    return await PidFile.create(host, path, process.pid);
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    const why = error.message.replace(/^cannot create PID file: (Could not (open|create) '[^']*': )?/, '');
+    throw new BlockError(error.kind, `Could not create '${path}': ${why}`, { cause: error });
+  }
+}
+
+/** What is exported: the image, or a temporary one above it, or a part of it. */
+async function open(args: NbdArguments, opener: Opener): Promise<Node> {
+  const { filename, discard, cache, snapshot, offset } = args;
+  const context: OpenContext = { readOnly: args.readOnly, discard, cache: cache.options };
+  try {
+    const image = await (snapshot ? openTemporary(args, opener, context) : openImage(args, opener, context));
+    if (offset === undefined) return image;
+    const below = image.name;
+    return await opener.open({ driver: 'raw', file: below, offset }, context);
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    // Told as it is where it is about an option of the command line.
+    if (args.detectZeroes === 'unmap' && discard === 'ignore') throw error;
+    const text = `Failed to blk_new_open '${filename}': ${error.message}`;
+    throw new BlockError(error.kind, text, {
+      cause: error,
+      ...(error.hint !== undefined && { hint: error.hint }),
+    });
+  }
+}
+
+function openImage(args: NbdArguments, opener: Opener, context: OpenContext): Promise<Node> {
+  const { filename, format, imageOpts, detectZeroes } = args;
+  if (imageOpts)
+    return opener.openFlat(parseImageOpts(filename, { impliedKey: 'file', warn: opener.onWarning }), context);
+  if (detectZeroes === 'off') return opener.openImage(filename, format, context);
+  const escaped = filename.replaceAll(',', ',,');
+  const driver = format === undefined ? '' : `driver=${format},`;
+  const text = `${driver}file.filename=${escaped},detect-zeroes=${detectZeroes},discard=${args.discard}`;
+  return opener.openFlat(parseImageOpts(text, { warn: opener.onWarning }), context);
+}
+
+/** What clients write goes to a file that is gone with the program. */
+async function openTemporary(args: NbdArguments, opener: Opener, context: OpenContext): Promise<Node> {
+  const { host } = opener;
+  const image = await openImage(args, opener, { ...context, readOnly: true });
+  const path = join(tmpdir(), `livedisk-nbd-${process.pid}-${host.random.below(2 ** 31)}`);
+  await createImage(opener, path, 'qcow2', { sizeBytes: image.lengthBytes });
+  try {
+    const file = { driver: 'file', filename: path };
+    return await opener.open(
+      { driver: 'qcow2', file, backing: image.name },
+      { ...context, readOnly: args.readOnly },
+    );
+  } finally {
+    await host.files.unlink(path);
+  }
+}

@@ -1,0 +1,81 @@
+import { BlockError, errnoError, toBlockError } from '../../base/error.js';
+import type { Host, HostSocket, SocketAddress, SocketHandler, TlsEnd } from '../../host/host.js';
+import { ByteReader } from './byte-reader.js';
+import { SocketRelay } from './socket-relay.js';
+
+/** A client's connection while it shakes hands: what comes is read byte by byte, and it may turn into one of TLS. */
+export class HandshakeSocket {
+  readonly reader = new ByteReader();
+  readonly #host: Host;
+  #socket: HostSocket;
+  #handler: SocketHandler = {
+    onData: (chunk) => this.reader.push(chunk),
+    onClose: (error) => this.reader.fail(endOfFile(error)),
+  };
+  /** Passes on to whatever is the handler by then. */
+  readonly #current: SocketHandler = {
+    onData: (chunk) => this.#handler.onData(chunk),
+    onClose: (error) => this.#handler.onClose(error),
+    onDrain: () => this.#handler.onDrain?.(),
+  };
+  #plain = this.#current;
+
+  private constructor(host: Host, socket: HostSocket) {
+    this.#host = host;
+    this.#socket = socket;
+    socket.start({
+      onData: (chunk) => this.#plain.onData(chunk),
+      onClose: (error) => this.#plain.onClose(error),
+      onDrain: () => this.#plain.onDrain?.(),
+    });
+  }
+
+  /**
+   * Runs a handshake; the connection is closed when that fails. Errors: those of the host's connect, of `body`, and
+   * ETIMEDOUT.
+   */
+  static async run<T>(
+    host: Host,
+    address: SocketAddress,
+    timeoutMs: number,
+    body: (connection: HandshakeSocket) => Promise<T>,
+  ): Promise<T> {
+    const connection = new HandshakeSocket(host, await host.net.connect(address, { timeoutMs }));
+    const timer = host.clock.setTimer(timeoutMs, () =>
+      connection.reader.fail(errnoError('ETIMEDOUT', 'NBD handshake failed')),
+    );
+    try {
+      return await body(connection);
+    } catch (error) {
+      connection.#socket.destroy();
+      throw error;
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  readonly send = (message: Buffer): void => void this.#socket.write(message);
+
+  /** As it is by now; what comes goes to `handler`, and no more to the reader. */
+  handOn(handler: SocketHandler): void {
+    this.#handler = handler;
+  }
+
+  get socket(): HostSocket {
+    return this.#socket;
+  }
+
+  /** Errors: corrupt when something was said before it was secret; those of the host's secure. */
+  async secure(end: TlsEnd): Promise<void> {
+    if (this.reader.rest().length > 0) throw new BlockError('corrupt', 'Unexpected data before TLS');
+    const relay = new SocketRelay(this.#socket);
+    this.#plain = relay.handler;
+    this.#socket = await this.#host.net.secure(relay, end);
+    this.#socket.start(this.#current);
+  }
+}
+
+function endOfFile(error: Error | undefined): BlockError {
+  const text = 'Failed to read data: Unexpected end-of-file before all data were read';
+  return error ? toBlockError(error, 'Failed to read data') : new BlockError('closed', text);
+}
