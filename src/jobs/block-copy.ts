@@ -95,26 +95,58 @@ export class Mover {
     return longestBetween(source.node, target.node);
   }
 
-  /** Copies a unit of which parts are not alike. */
+  /** Copies a unit of which parts are not alike: reads all of them first, so that the source does not wait for the target. */
   async #copyMixed(turn: CopyTurn, offset: number, lengthBytes: number, isLost: boolean): Promise<void> {
-    const { lowest } = this.#options;
+    const { source, lowest } = this.#options;
     const end = offset + lengthBytes;
+    const parts: UnitPart[] = [];
     const tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
     for (let at = offset; at < end;) {
       const status = await this.#status(at, end - at);
-      const length = Math.min(status.lengthBytes, end - at);
-      if (lowest !== undefined && !status.allocated) {
-        tally.skippedBytes += length;
-      } else if (status.zero) {
-        for (let done = 0; done < length;) done += await this.#zeroFirst(at + done, length - done, isLost);
-        tally.zeroBytes += length;
-      } else {
-        await this.#copyData(turn, at, length, isLost);
-      }
+      const alike = Math.min(status.lengthBytes, end - at);
+      const isSkipped = lowest !== undefined && !status.allocated;
+      const isData = !isSkipped && !status.zero;
+      const length = isData ? Math.min(alike, PIECE_BYTES) : alike;
+      const part = { offset: at, lengthBytes: length };
+      if (isSkipped) tally.skippedBytes += length;
+      else if (isData) parts.push({ ...part, buffer: await this.#readPart(part, isLost) });
+      else parts.push(part);
+      if (status.zero && !isSkipped) tally.zeroBytes += length;
       at += length;
     }
+    turn.doneWith(source);
+    for (const part of parts) await this.#writePart(part, isLost);
     this.#tally.zeroBytes += tally.zeroBytes;
     this.#tally.skippedBytes += tally.skippedBytes;
+  }
+
+  /** Answers a buffer of which a first part is filled. That of a request that failed may still be in use. */
+  async #readPart({ offset, lengthBytes }: Stretch, isLost: boolean): Promise<Buffer> {
+    const { source } = this.#options;
+    const whole = this.#takeBuffer();
+    const buffer = whole.subarray(0, lengthBytes);
+    await this.#read(
+      () => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)),
+      isLost,
+    );
+    return whole;
+  }
+
+  /** Data, or zeroes where there is no buffer. */
+  async #writePart({ offset, lengthBytes, buffer: whole }: UnitPart, isLost: boolean): Promise<void> {
+    const { target } = this.#options;
+    if (!whole) {
+      for (let done = 0; done < lengthBytes;)
+        done += await this.#zeroFirst(offset + done, lengthBytes - done, isLost);
+      return;
+    }
+    const buffer = whole.subarray(0, lengthBytes);
+    await this.#write(
+      () => (target.tryWrite(offset, buffer, 0) ? undefined : target.write(offset, buffer)),
+      isLost,
+    );
+    this.#buffers.push(whole);
+    this.#startWriteback(lengthBytes);
   }
 
   #status(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus> {
@@ -238,8 +270,10 @@ export class Mover {
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
       const offloaded = lengthBytes <= COPIED_AT_ONCE_BYTES ? 0 : await this.#offload(at, end - at, isLost);
-      if (offloaded > 0) at += offloaded;
-      else {
+      if (offloaded > 0) {
+        at += offloaded;
+        this.#startWriteback(offloaded);
+      } else {
         // A small piece is in memory, most of the time: cheaper than to find out whether the kernel can copy it.
         const length = Math.min(end - at, PIECE_BYTES);
         const { source } = this.#options;
@@ -248,7 +282,6 @@ export class Mover {
         at += length;
       }
     }
-    this.#startWriteback(lengthBytes);
   }
 
   /** copy_file_range of a first part of the stretch; answers its length, 0 when it must be read and written. */
@@ -273,21 +306,11 @@ export class Mover {
     return this.#buffers.pop() ?? this.#options.job.buffer(PIECE_BYTES);
   }
 
-  /** `read` is told when the source is not needed any more. The buffer of a request that failed may still be in use. */
+  /** `read` is told when the source is not needed any more. */
   async #readAndWrite(offset: number, lengthBytes: number, read: () => void, isLost: boolean): Promise<void> {
-    const { source, target } = this.#options;
-    const whole = this.#takeBuffer();
-    const buffer = whole.subarray(0, lengthBytes);
-    await this.#read(
-      () => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)),
-      isLost,
-    );
+    const buffer = await this.#readPart({ offset, lengthBytes }, isLost);
     read();
-    await this.#write(
-      () => (target.tryWrite(offset, buffer, 0) ? undefined : target.write(offset, buffer)),
-      isLost,
-    );
-    this.#buffers.push(whole);
+    await this.#writePart({ offset, lengthBytes, buffer }, isLost);
   }
 
   async #read<T>(request: () => Promise<T> | T, isLost: boolean): Promise<T> {
@@ -326,6 +349,11 @@ export class Mover {
     this.#unflushedBytes = 0;
     startWriteback(this.#options.target.node);
   }
+}
+
+/** Of a unit, alike in itself: data that was read, or zeroes. */
+interface UnitPart extends Stretch {
+  buffer?: Buffer;
 }
 
 interface Copied {

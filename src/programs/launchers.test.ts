@@ -28,7 +28,7 @@ interface Run {
 /** A folder, and a program in it that prints its arguments. */
 function setUp(
   context: TestContext,
-  subcommands = ['demo', 'run', 'storage-daemon', 'img', 'io'],
+  subcommands = ['demo', 'run', 'storage-daemon', 'img', 'io', 'nbd'],
 ): { folder: string; run: (...args: string[]) => Promise<Run> } {
   const folder = mkdtempSync(join(tmpdir(), "livedisk launcher's "));
   context.after(() => rmSync(folder, { recursive: true, force: true }));
@@ -53,7 +53,7 @@ test('scripts start the program with the subcommand and all arguments', async (c
   const { status, printed, error } = await run(bin);
   assert.deepEqual([status, error], [0, '']);
   assert.deepEqual(readdirSync(bin).sort(), PROGRAMS);
-  const subcommands = ['img', 'io', 'storage-daemon', 'run'];
+  const subcommands = ['img', 'io', 'nbd', 'storage-daemon', 'run'];
   for (const [i, program] of PROGRAMS.entries()) {
     const result = spawnSync(join(bin, program), ['a b', '', '$x', "'"], { encoding: 'utf8' });
     assert.equal(result.stderr, '');

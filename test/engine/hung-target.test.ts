@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { createImage } from '../../src/block/create.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 /** Ten minutes: nobody waits for it. */
@@ -14,12 +14,17 @@ const JOBS = {
 } as const;
 
 /** A disk with data, and a target whose requests of one kind do not end. */
-async function hung(bed: EngineBed, iotype: 'write' | 'flush'): Promise<void> {
+async function hung(
+  bed: EngineBed,
+  iotype: 'write' | 'write-zeroes' | 'flush',
+  content = ['write -P 1 0 2M'],
+): Promise<void> {
   await bed.image('S');
   await bed.device('S');
-  await bed.guest('write -P 1 0 2M');
+  for (const command of content) await bed.guest(command);
   const filename = bed.path('T.raw');
-  await createImage(bed.engine.opener, filename, 'raw', { sizeBytes: DISK_BYTES });
+  // Nothing in it is known to be zero.
+  writeFileSync(filename, Buffer.alloc(DISK_BYTES, 0xff));
   const file = {
     driver: 'blkdebug',
     image: { driver: 'file', filename },
@@ -44,6 +49,26 @@ const inFlight = (bed: EngineBed): number => {
 async function untilHung(bed: EngineBed): Promise<void> {
   while (inFlight(bed) === 0) await new Promise((resolve) => setImmediate(resolve));
 }
+
+/** Units of a copy that hold data and zeroes: the file has the pages of 512 bytes that were written to each. */
+const MIXED = Array.from({ length: 32 }, (_, i) => `write -P 1 ${i * 64 + 8}k 512`);
+
+for (const kind of ['mirror', 'backup'] as const)
+  for (const iotype of ['write', 'write-zeroes'] as const)
+    test(
+      `${kind}: units of data and zeroes, of which a hung target lacks a ${iotype}, do not hold up stop`,
+      SOON,
+      async (t) => {
+        const bed = new EngineBed(t);
+        await hung(bed, iotype, MIXED);
+        await startJob(bed, kind);
+        await untilHung(bed);
+        await bed.execute('stop');
+        await bed.execute('cont');
+        await bed.execute('block-job-cancel', { device: 'job', force: true });
+        await bed.event('BLOCK_JOB_CANCELLED', 'job');
+      },
+    );
 
 for (const kind of Object.keys(JOBS) as Array<keyof typeof JOBS>) {
   test(

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import type { JsonObject } from '../../src/schema/types.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
@@ -149,6 +150,14 @@ test('what livedisk does not have is refused by its name', async (t) => {
   const persistent = { node: 'A', name: 'b', persistent: true };
   assert.match(await bed.refusal('block-dirty-bitmap-add', persistent), later);
   const tls = { addr: { type: 'unix', data: { path: 'x' } }, 'tls-creds': 'c' };
+  assert.equal(await bed.refusal('nbd-server-start', tls), "No TLS credentials with id 'c'");
+  writeFileSync(bed.path('keys.psk'), 'user:00112233445566778899aabbccddeeff\n');
+  await bed.execute('object-add', {
+    'qom-type': 'tls-creds-psk',
+    id: 'c',
+    dir: bed.path('.'),
+    endpoint: 'server',
+  });
   assert.match(await bed.refusal('nbd-server-start', tls), later);
   const internal = [{ type: 'blockdev-snapshot-internal-sync', data: { device: 'A', name: 's' } }];
   assert.match(await bed.refusal('transaction', { actions: internal }), later);

@@ -208,11 +208,13 @@ export class Visitors {
     }
     const client = await NbdSession.open({ host, address, exportName: id, reconnectDelayMs: 60_000 });
     if (this.#random.chance(0.5)) this.#cutSoon(address);
+    const user = new NbdUser(client);
     const leave = async (): Promise<void> => {
+      if (this.#engine.isAlive) await user.untilIdle();
       await client.close();
       if (this.#engine.isAlive) await exports.remove(id, 'hard');
     };
-    return { name: id, user: new NbdUser(client), canWrite: writable, leave };
+    return { name: id, user, canWrite: writable, leave };
   }
 }
 
@@ -224,9 +226,22 @@ function refusedAsReadOnly(error: unknown): undefined {
 /** A client of an export. */
 class NbdUser implements DiskUser {
   readonly #client: NbdSession;
+  readonly #inFlight = new Set<Promise<void>>();
 
   constructor(client: NbdSession) {
     this.#client = client;
+  }
+
+  /** What was cut and waits to be sent again would fail if the client closed first. */
+  async untilIdle(): Promise<void> {
+    while (this.#inFlight.size > 0) await Promise.allSettled(this.#inFlight);
+  }
+
+  #counted(request: Promise<void>): Promise<void> {
+    this.#inFlight.add(request);
+    const done = (): void => void this.#inFlight.delete(request);
+    request.then(done, done);
+    return request;
   }
 
   tryRead(): boolean {
@@ -234,7 +249,7 @@ class NbdUser implements DiskUser {
   }
 
   read(offset: number, buffer: Uint8Array): Promise<void> {
-    return this.#client.read(offset, buffer);
+    return this.#counted(this.#client.read(offset, buffer));
   }
 
   tryWrite(): boolean {
@@ -242,20 +257,20 @@ class NbdUser implements DiskUser {
   }
 
   write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
-    return this.#client.write(offset, buffer, this.#fua(flags));
+    return this.#counted(this.#client.write(offset, buffer, this.#fua(flags)));
   }
 
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
     const mayPunch = hasFlag(flags, Flag.mayUnmap) ? 0 : CommandFlag.noHole;
-    return this.#client.writeZeroes(offset, lengthBytes, this.#fua(flags) + mayPunch);
+    return this.#counted(this.#client.writeZeroes(offset, lengthBytes, this.#fua(flags) + mayPunch));
   }
 
   discard(offset: number, lengthBytes: number): Promise<void> {
-    return this.#client.trim(offset, lengthBytes);
+    return this.#counted(this.#client.trim(offset, lengthBytes));
   }
 
   flush(): Promise<void> {
-    return this.#client.flush();
+    return this.#counted(this.#client.flush());
   }
 
   #fua(flags: number): number {
