@@ -297,7 +297,8 @@ export class Job {
 
   /**
    * block-job-cancel (softOnReady) and job-cancel. A READY job that is cancelled softly ends well, its target
-   * holding the point in time at which this was called; the answer comes when that is certain.
+   * holding the point in time at which this was called; the answer comes when that is certain, or after a second while
+   * the target hangs.
    */
   async cancel(options: { force: boolean; softOnReady: boolean }): Promise<void> {
     if (options.softOnReady && !options.force && this.pace.isUserPaused) {

@@ -2,6 +2,7 @@ import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
+import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { growBase, holdIntermediate } from './commit.js';
 import { isRetried } from './copy-window.js';
@@ -216,10 +217,20 @@ export class MirrorJob implements JobDriver {
   /**
    * A soft cancel: the target is to hold this moment. No piece begins, and when those in flight have landed guests are
    * held back for a moment; from then on what is still dirty is copied before the guest changes it, so that the end does
-   * not depend on the guest.
+   * not depend on the guest. Resolves when that is so, or after a second: pieces may be in flight to a target that hangs.
    */
   async freeze(): Promise<void> {
     this.#phase = 'freezing';
+    const { clock } = this.#place.graph.host;
+    await new Promise<void>((resolve, reject) => {
+      const timer = clock.setTimer(GRACE_MS, resolve);
+      this.#freeze()
+        .then(resolve, reject)
+        .finally(() => timer.cancel());
+    });
+  }
+
+  async #freeze(): Promise<void> {
     await this.#copy.window.quiet();
     await this.#place.drained([this.#source], async () => {
       if (this.job.isCancelled || !this.job.isReady) return;

@@ -17,11 +17,14 @@ export interface DoneAction {
 }
 
 export function registerSnapshots(engine: Parts<'command' | 'graph' | 'jobs' | 'opener' | 'print'>): void {
+  // Who names no node is told so without everybody coming to rest.
   engine.command('blockdev-snapshot-sync', async (args) => {
+    findNode(engine.graph, args.device, args['node-name']);
     await drainAllOnce(engine);
     await (await snapshotSync(engine, args)).settle?.();
   });
   engine.command('blockdev-snapshot', async (args) => {
+    findNode(engine.graph, args.node, args.node);
     await drainAllOnce(engine);
     await snapshot(engine, args);
   });

@@ -140,6 +140,19 @@ test(
   },
 );
 
+test('a soft cancel is answered while a piece hangs, and force ends the job then', SOON, async (t) => {
+  const bed = new EngineBed(t);
+  await hung(bed, 'write');
+  await bed.execute('blockdev-mirror', { 'job-id': 'job', device: 'S', target: 'T', sync: 'none' });
+  await bed.event('BLOCK_JOB_READY', 'job');
+  await bed.guest('write -P 2 0 64k');
+  await untilHung(bed);
+  await bed.execute('block-job-cancel', { device: 'job' });
+  await bed.guest('write -P 3 64k 64k');
+  await bed.execute('block-job-cancel', { device: 'job', force: true });
+  await bed.event('BLOCK_JOB_CANCELLED', 'job');
+});
+
 test('what others use is not given up with a job', SOON, async (t) => {
   const bed = new EngineBed(t, { kind: 'storage-daemon' });
   await bed.image('S');
