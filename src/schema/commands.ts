@@ -383,6 +383,7 @@ export type CommandName = keyof typeof COMMANDS;
 /** What introspection says of commands themselves. */
 export const COMMAND_FEATURES: { readonly [command: string]: Features } = {
   'blockdev-snapshot': ['allow-write-only-overlay'],
+  device_add: ['json-cli', 'json-cli-hotplug'],
   'drive-backup': ['deprecated'],
   'human-monitor-command': ['savevm-monitor-nodes'],
   'nbd-server-add': ['deprecated'],

@@ -46,7 +46,6 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
   [
     'an answer about what no node or device has',
-    ['query-block()[]', '.tray_open'],
     ['query-block()[].inserted.image', '.encrypted .compressed'],
     [
       'query-block()[].inserted.image.format-specific(qcow2).data',
