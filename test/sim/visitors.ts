@@ -206,7 +206,13 @@ export class Visitors {
       await exports.remove(id, 'hard');
       return undefined;
     }
-    const client = await NbdSession.open({ host, address, exportName: id, reconnectDelayMs: 60_000 });
+    const client = await NbdSession.open({
+      host,
+      address,
+      exportName: id,
+      reconnectDelayMs: 60_000,
+      openTimeoutMs: 60_000,
+    });
     if (this.#random.chance(0.5)) this.#cutSoon(address);
     const user = new NbdUser(client);
     const leave = async (): Promise<void> => {
