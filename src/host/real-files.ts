@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import { Slots } from '../base/async.js';
-import { BlockError, errnoError } from '../base/error.js';
+import { errnoError } from '../base/error.js';
 import { CopyBuffers } from './copy-through-memory.js';
 import { type BorrowedDescriptor, isDescriptorSetPath, RealDescriptorSets } from './descriptor-sets.js';
 import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
@@ -175,7 +175,6 @@ function openFlags(options: OpenFileOptions): number {
 }
 
 function openDescriptor(path: string, flags: number): Promise<number> {
-  if (path.includes('\0')) throw new BlockError('invalid', 'Invalid argument', { errno: 'EINVAL' });
   return new Promise((resolve, reject) => {
     fs.open(path, flags, NEW_FILE_MODE, (error, fd) => {
       if (error) reject(error);

@@ -83,6 +83,14 @@ test('memory in pieces: of O_DIRECT aligned or not, and more of them than one ca
   await buffered.close();
 });
 
+test('no file has a name with a zero byte in it', async () => {
+  const { files } = createRealHost();
+  const path = '/tmp/a\0b';
+  const message = `Could not open '${path}': No such file or directory`;
+  await assert.rejects(files.open(path, { write: false }), { kind: 'not-found', message });
+  assert.equal(await files.stat(path), undefined);
+});
+
 test('a listener replaces a stale socket, but no other file', async (context) => {
   const folder = newFolder(context, tmpdir());
   const host = createRealHost();

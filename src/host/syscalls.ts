@@ -428,6 +428,9 @@ export function nodeError(error: unknown, what: string | undefined, context: Err
     String(error.code).startsWith('Unknown system error') &&
     'errno' in error &&
     typeof error.errno === 'number';
+  // A name with a zero byte in it: no file has such a one.
+  if (error instanceof Error && 'code' in error && error.code === 'ERR_INVALID_ARG_VALUE')
+    return errnoError('ENOENT', what, { ...context, cause: error });
   if (!isNameless) return toBlockError(error, what, context);
   return errnoError(errnoName(-Number(error.errno)), what, { ...context, cause: error });
 }

@@ -428,6 +428,7 @@ test('headers that both refuse, in the same words', { skip }, async () => {
     ['l1 offset', (h) => h.writeUInt32BE(0x30200, 44)],
     ['l1 size', (h) => h.writeUInt32BE(0x7fffffff, 36)],
     ['l1 too small', (h) => h.writeUInt32BE(0, 36)],
+    ['l1 too small for less than a sector', (h) => h.writeBigUInt64BE(BigInt(512 * MiB + 255), 24)],
     ['unknown feature', (h) => h.writeUInt32BE(128, 76)],
     ['backing offset', (h) => h.writeUInt32BE(0x7fffffff, 12)],
   ];

@@ -136,6 +136,14 @@ test('a compressed cluster that claims to lie in metadata is neither freed nor r
   }
 });
 
+test('an L1 table that lacks an entry, for less than a sector too, refuses the image', async () => {
+  for (const sizeBytes of [512 * MiB + 512, 512 * MiB + 255]) {
+    const image = new HandmadeQcow2({ sizeBytes: MiB });
+    image.u64(24, BigInt(sizeBytes));
+    await assert.rejects(opened(image), { kind: 'corrupt', message: 'L1 table is too small' });
+  }
+});
+
 test('an incompatible feature that is not known refuses the image, by name where it has one', async () => {
   const named = (bit: bigint, edit: (image: HandmadeQcow2) => void = () => undefined): HandmadeQcow2 => {
     const image = new HandmadeQcow2({ sizeBytes: MiB });

@@ -87,12 +87,13 @@ export function parseHeader(cluster: Buffer): Header {
   const version = cluster.readUInt32BE(4) === 2 ? 2 : 3;
   const v3 = version === 3;
   const headerBytes = v3 ? readHeaderLength(cluster, clusterBytes) : V2_HEADER_BYTES;
+  const exactBytes = readU64(cluster, FieldOffset.size, 'Image size');
   const header: Header = {
     version,
     clusterBits: cluster.readUInt32BE(20),
     clusterBytes,
     // The disk of a foreign image whose size ends within a sector ends before that, as QEMU has it.
-    sizeBytes: alignDown(readU64(cluster, FieldOffset.size, 'Image size'), SECTOR_BYTES),
+    sizeBytes: alignDown(exactBytes, SECTOR_BYTES),
     l1Entries: cluster.readUInt32BE(FieldOffset.l1Entries),
     l1Offset: readU64(cluster, FieldOffset.l1Offset, 'Active L1 table offset'),
     refcountTableOffset: readU64(cluster, FieldOffset.refcountTableOffset, 'Reference count table offset'),
@@ -111,7 +112,7 @@ export function parseHeader(cluster: Buffer): Header {
   };
   readVariablePart(cluster, header);
   checkFeatures(header, cluster.readUInt32BE(32));
-  checkTables(header);
+  checkTables(header, exactBytes);
   return header;
 }
 
@@ -186,7 +187,8 @@ function unknownFeatures(header: Header): string[] {
   return names;
 }
 
-function checkTables(header: Header): void {
+/** `exactBytes`: the disk's size as the header has it, for which the L1 table is made. */
+function checkTables(header: Header, exactBytes: number): void {
   const { clusterBytes } = header;
   if (header.sizeBytes > MAX_IMAGE_BYTES) throw new BlockError('limit', 'Image is too big');
   if (header.refcountTableClusters === 0)
@@ -198,7 +200,7 @@ function checkTables(header: Header): void {
   if (header.snapshotCount > 0) checkTable('Snapshot table', header, header.snapshotsOffset);
   const l1Bytes = header.l1Entries * ENTRY_BYTES;
   if (l1Bytes > MAX_L1_BYTES) throw new BlockError('limit', 'Active L1 table too large');
-  if (header.l1Entries < l1EntriesFor(header.sizeBytes, clusterBytes, STANDARD_L2))
+  if (header.l1Entries < l1EntriesFor(exactBytes, clusterBytes, STANDARD_L2))
     throw new BlockError('corrupt', 'L1 table is too small');
   if (l1Bytes === 0) return;
   checkTable('Active L1 table', header, header.l1Offset);
