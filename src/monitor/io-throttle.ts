@@ -2,12 +2,12 @@ import { BlockError } from '../base/error.js';
 import type { ThrottleGroup } from '../block/objects/throttle-group.js';
 import { areLimited, checkLimits, NO_LIMITS, withLimits } from '../block/objects/throttle-limits.js';
 import type { Json } from '../block/driver.js';
-import type { GuestDevice } from '../attach/device.js';
+import type { BlockBackend } from '../block/backend.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { type LimitName, LIMITS, RATES } from '../schema/io-throttle.js';
 import type { Parts } from './parts.js';
 
-type Disks = Parts<'graph' | 'devices'>;
+type Disks = Parts<'graph' | 'devices' | 'drives'>;
 
 export function registerIoThrottle(engine: Disks & Parts<'command'>): void {
   engine.command('block_set_io_throttle', (args) => setLimits(engine, args));
@@ -17,7 +17,7 @@ const NAMES = Object.keys(LIMITS) as LimitName[];
 
 /** Limits of the guest's reads and writes; all zero: none. Errors: invalid, device-not-found; in QEMU's words. */
 function setLimits(engine: Disks, args: CommandArguments<'block_set_io_throttle'>): void {
-  const { backend, qdevPath } = findDisk(engine, args.id, args.device);
+  const { backend, name } = findDisk(engine, args.id, args.device);
   const given = NAMES.filter((name) => args[name] !== undefined).map((name) => [LIMITS[name], args[name]]);
   const limits = withLimits(NO_LIMITS, Object.fromEntries(given) as { [name: string]: number });
   checkLimits(limits);
@@ -27,18 +27,27 @@ function setLimits(engine: Disks, args: CommandArguments<'block_set_io_throttle'
   }
   const group =
     args.group === undefined
-      ? (backend.throttleGroup ?? engine.graph.objects.groupNamed(qdevPath))
+      ? (backend.throttleGroup ?? engine.graph.objects.groupNamed(name))
       : engine.graph.objects.groupNamed(args.group);
   backend.throttleGroup = group;
   group.limits = limits;
 }
 
-function findDisk(engine: Disks, id: string | undefined, device: string | undefined): GuestDevice {
+/** `name`: of a group that is made for it. */
+interface NamedDisk {
+  backend: BlockBackend;
+  name: string;
+}
+
+function findDisk(engine: Disks, id: string | undefined, device: string | undefined): NamedDisk {
   if ((id === undefined) === (device === undefined))
     throw new BlockError('invalid', "Need exactly one of 'device' and 'id'");
+  const drive = device === undefined ? undefined : engine.drives.get(device);
+  if (drive) return { backend: drive.backend, name: drive.id };
   const disks = [...engine.devices.values()];
   const disk = disks.find(({ qdevPath }) => qdevPath === id);
-  if (disk) return disk;
+  if (disk)
+    return { backend: disk.backend, name: disk.backend.name === '' ? disk.qdevPath : disk.backend.name };
   // A disk of virtio is behind the device that has the id.
   if (disks.some((other) => id !== undefined && [other.id, `/machine/peripheral/${other.id}`].includes(id)))
     throw new BlockError('invalid', 'Device does not have a block device backend');

@@ -38,6 +38,37 @@ async function alike(
 const NULL = (...names: string[]): string[] =>
   names.flatMap((name) => ['-blockdev', `null-co,node-name=${name}`]);
 
+test('drives with limits, and those that share a group', { skip, timeout: 300_000 }, (t) =>
+  alike(
+    t,
+    [
+      ...[
+        '-drive',
+        'if=none,id=a,file=FOLDER/disk.img,format=raw,iops=100,bps_max=5000,bps=1000,iops_size=512',
+      ],
+      ...['-drive', 'if=none,id=b,file=FOLDER/top.qcow2,throttling.group=g,throttling.iops-read=7'],
+      ...['-drive', 'if=none,id=c,format=raw,throttling.group=g,throttling.iops-total=0'],
+    ],
+    [
+      ['query-block'],
+      [
+        'block_set_io_throttle',
+        { device: 'b', bps: 0, bps_rd: 0, bps_wr: 0, iops: 9, iops_rd: 0, iops_wr: 0 },
+      ],
+      ['query-block'],
+      [
+        'block_set_io_throttle',
+        { device: 'nope', bps: 0, bps_rd: 0, bps_wr: 0, iops: 0, iops_rd: 0, iops_wr: 0 },
+      ],
+      [
+        'block_set_io_throttle',
+        { device: 'a', bps: 0, bps_rd: 0, bps_wr: 0, iops: 0, iops_rd: 0, iops_wr: 0 },
+      ],
+      ['query-block'],
+    ],
+  ),
+);
+
 test('drives and what queries say of them', { skip, timeout: 300_000 }, (t) =>
   alike(
     t,
@@ -279,6 +310,14 @@ test('command lines that cannot be', { skip, timeout: 600_000 }, (t) => {
         'if=virtio',
       ],
       ...[`if=none,aio=native,${disk}`, `if=none,${disk},backing=nope`],
+      ...[
+        'throttling.iops-total=x',
+        'iops=-1',
+        'throttling.iops-total=1k',
+        'throttling.foo=1',
+        'iops=5,iops_rd=3',
+      ].map((limits) => `if=none,id=d,format=null-co,${limits}`),
+      ...['iops_max=5', 'iops_size=4096'].map((limits) => `if=none,id=d,format=null-co,${limits}`),
     ].map((drive) => ['-drive', drive]),
     ...[
       ...[
