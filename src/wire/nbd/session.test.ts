@@ -246,13 +246,27 @@ test(
 );
 
 test(
+  'a disk that has grown meanwhile is gone on with',
+  onServer(async ({ host, server, open }) => {
+    const session = await open();
+    await server.close();
+    await host.clock.sleep(SECOND_MS);
+    const grown = await NbdServer.listen(host, ADDRESS);
+    grown.addExport({ name: '', target: new MemoryTarget(64 * MiB), readOnly: false, multiConn: true });
+    await session.read(0, Buffer.alloc(512));
+    await session.close();
+    await grown.close();
+  }),
+);
+
+test(
   'another export under the same name is no way to go on',
   onServer(async ({ host, server, open }) => {
     const session = await open();
     await server.close();
     await host.clock.sleep(SECOND_MS);
     const other = await NbdServer.listen(host, ADDRESS);
-    other.addExport({ name: '', target: new MemoryTarget(2 * MiB), readOnly: false, multiConn: true });
+    other.addExport({ name: '', target: new MemoryTarget(MiB / 2), readOnly: false, multiConn: true });
     const error = await errorOf(session.read(0, Buffer.alloc(512)));
     assert.equal(error.errno, 'EIO');
     assert.match(String((error.cause as Error).message), /another export/);

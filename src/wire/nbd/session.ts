@@ -345,7 +345,8 @@ function isSameExport(first: NbdExportInfo, later: NbdExportInfo): boolean {
   return (
     hasAll &&
     isReadOnly(first) === isReadOnly(later) &&
-    first.lengthBytes === later.lengthBytes &&
+    // A disk that has grown holds all that was there.
+    first.lengthBytes <= later.lengthBytes &&
     (first.blockSize?.minimum ?? 0) === (later.blockSize?.minimum ?? 0) &&
     (first.context === undefined || later.context !== undefined)
   );
