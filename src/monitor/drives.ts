@@ -6,14 +6,7 @@ import { openNamed } from '../block/open-named.js';
 import { Drive, type DriveInterface, takeMedium } from '../attach/drive.js';
 import type { DriveOptions } from '../programs/arguments/drive-options.js';
 import type { FlatOptions } from '../schema/flat.js';
-import { THROTTLE_LIMITS } from '../schema/objects.js';
-import {
-  type AllLimits,
-  areLimited,
-  checkLimits,
-  NO_LIMITS,
-  withLimits,
-} from '../block/objects/throttle-limits.js';
+import { areLimited, checkedLimits } from '../block/objects/throttle-limits.js';
 import type { Parts } from './parts.js';
 
 type Drives = Parts<'graph' | 'opener' | 'drives' | 'machine' | 'host' | 'isIncoming' | 'temporaryFolder'>;
@@ -35,7 +28,7 @@ export async function addDrive(
   const id = options.id ?? defaultId(kind, bus, unit, options.isCdrom);
   if (engine.drives.has(id)) throw new BlockError('exists', `Duplicate ID '${id}' for drive`);
   refuseUnsupported(options);
-  const throttling = takeThrottling(options.image);
+  const limits = checkedLimits(options.throttling.limits);
   const node = hasImage(options) ? await openMedium(engine, options) : undefined;
   const { isCdrom, writethrough, readErrors, writeErrors } = options;
   const properties = { id, interface: kind, bus, unit, isCdrom, writethrough, readErrors, writeErrors };
@@ -44,10 +37,10 @@ export async function addDrive(
       throw new BlockError('exists', `Device name '${id}' conflicts with an existing node name`);
     const drive = await Drive.create(engine.graph, properties, node);
     engine.drives.set(id, drive);
-    if (throttling) {
-      const group = engine.graph.objects.groupNamed(throttling.group ?? id);
+    if (areLimited(limits)) {
+      const group = engine.graph.objects.groupNamed(options.throttling.group ?? id);
       drive.backend.throttleGroup = group;
-      group.limits = throttling.limits;
+      group.limits = limits;
     }
     return drive;
   } catch (error) {
@@ -69,24 +62,6 @@ function refuseUnsupported({ copyOnRead, image }: DriveOptions): void {
   };
   if (copyOnRead) refuse('copy-on-read');
   for (const [key] of image.entries()) if (/^stats-/.test(key)) refuse(key);
-}
-
-/** The limits that a drive is given; undefined: none. Errors: invalid, in QEMU's words. */
-function takeThrottling(image: FlatOptions): { group: string | undefined; limits: AllLimits } | undefined {
-  const given: { [name: string]: number } = {};
-  for (const name of THROTTLE_LIMITS) {
-    const key = `throttling.${name}`;
-    const value = image.take(key);
-    if (value === undefined) continue;
-    if (typeof value !== 'string' || !/^-?\d+$/.test(value))
-      throw new BlockError('invalid', `Parameter '${key}' expects a number`);
-    given[name] = Number(value);
-  }
-  const group = image.take('throttling.group');
-  const limits = withLimits(NO_LIMITS, given);
-  checkLimits(limits);
-  if (!areLimited(limits)) return undefined;
-  return { group: typeof group === 'string' ? group : undefined, limits };
 }
 
 /** No name and no options of an image: the drive has no medium yet. */

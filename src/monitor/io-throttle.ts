@@ -1,6 +1,6 @@
 import { BlockError } from '../base/error.js';
 import type { ThrottleGroup } from '../block/objects/throttle-group.js';
-import { areLimited, checkLimits, NO_LIMITS, withLimits } from '../block/objects/throttle-limits.js';
+import { areLimited, checkedLimits, NO_LIMITS } from '../block/objects/throttle-limits.js';
 import type { Json } from '../block/driver.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { CommandArguments } from '../schema/commands.js';
@@ -19,8 +19,7 @@ const NAMES = Object.keys(LIMITS) as LimitName[];
 function setLimits(engine: Disks, args: CommandArguments<'block_set_io_throttle'>): void {
   const { backend, name } = findDisk(engine, args.id, args.device);
   const given = NAMES.filter((name) => args[name] !== undefined).map((name) => [LIMITS[name], args[name]]);
-  const limits = withLimits(NO_LIMITS, Object.fromEntries(given) as { [name: string]: number });
-  checkLimits(limits);
+  const limits = checkedLimits(Object.fromEntries(given) as { [name: string]: number });
   if (!areLimited(limits)) {
     backend.throttleGroup = undefined;
     return;

@@ -19,6 +19,19 @@ const set = (path: string, property: string, value: unknown): Call => ['qom-set'
 const KEY = Buffer.from(Array.from({ length: 32 }, (_, i) => i)).toString('base64');
 const IV = Buffer.alloc(16, 1).toString('base64');
 
+/** Each with certificates; but for the first, something is wrong in it. */
+const CERTIFICATE_FOLDERS = [
+  'tls',
+  'not-a-ca',
+  'no-key',
+  'other-ca',
+  'other-key',
+  'junk-ca',
+  'junk-cert',
+  'junk-key',
+  'encrypted',
+];
+
 const CALLS: readonly Call[] = [
   add('iothread', 'io0'),
   add('iothread', 'io0'),
@@ -80,18 +93,7 @@ const CALLS: readonly Call[] = [
   add('tls-creds-psk', 'bad', { dir: 'tls', endpoint: 'server', username: 'alice' }),
   add('tls-creds-psk', 'c2', { dir: 'tls', endpoint: 'server' }),
   add('tls-creds-x509', 'bad'),
-  ...[
-    '/missing',
-    'tls',
-    'not-a-ca',
-    'no-key',
-    'other-ca',
-    'other-key',
-    'junk-ca',
-    'junk-cert',
-    'junk-key',
-    'encrypted',
-  ].flatMap((dir) => [
+  ...['/missing', ...CERTIFICATE_FOLDERS].flatMap((dir) => [
     add('tls-creds-x509', `${dir.replace('/', '')}-s`, { dir, endpoint: 'server' }),
     add('tls-creds-x509', `${dir.replace('/', '')}-c`, { dir }),
     add('tls-creds-x509', `${dir.replace('/', '')}-u`, { dir, endpoint: 'server', 'sanity-check': false }),
@@ -156,18 +158,7 @@ const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 /** Certificates as they should be, and wrong in one way each. */
 function makeCertificates(cwd: string): void {
   const ssl = (...words: string[]): string => run(cwd, 'openssl', ...words);
-  for (const dir of [
-    'tls',
-    'not-a-ca',
-    'no-key',
-    'other-ca',
-    'other-key',
-    'junk-ca',
-    'junk-cert',
-    'junk-key',
-    'encrypted',
-  ])
-    mkdirSync(join(cwd, dir));
+  for (const dir of CERTIFICATE_FOLDERS) mkdirSync(join(cwd, dir));
   const request = ['req', '-newkey', 'rsa:2048', '-nodes'];
   ssl(...request, '-x509', '-keyout', 'ca.key', '-out', 'tls/ca-cert.pem', '-days', '9', '-subj', '/CN=ca');
   ssl(

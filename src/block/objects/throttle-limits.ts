@@ -77,6 +77,13 @@ export function withLimits(limits: AllLimits, changes: ThrottleLimits): AllLimit
   return { ...limits, ...(Object.fromEntries(numbers) as Partial<AllLimits>) };
 }
 
+/** Some limits, and none else. Errors: invalid, where they do not go together. */
+export function checkedLimits(given: ThrottleLimits): AllLimits {
+  const limits = withLimits(NO_LIMITS, given);
+  checkLimits(limits);
+  return limits;
+}
+
 export function areLimited(limits: AllLimits): boolean {
   return RATES.some((rate) => DIRECTIONS.some((direction) => limits[`${rate}-${direction}`] > 0));
 }

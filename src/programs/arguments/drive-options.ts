@@ -2,6 +2,7 @@ import { BlockError } from '../../base/error.js';
 import { DRIVE_INTERFACES, type DriveInterface } from '../../attach/drive.js';
 import type { ErrorAction } from '../../attach/device.js';
 import type { FlatOptions } from '../../schema/flat.js';
+import { THROTTLE_LIMITS, type ThrottleLimits } from '../../schema/objects.js';
 import { parseImageOpts } from './image-opts.js';
 
 /** What -drive says: where the drive sits, how its device works, and which image it has. */
@@ -22,6 +23,7 @@ export interface DriveOptions {
   filename: string | undefined;
   /** Of the file, whatever the format is. */
   aio: string | undefined;
+  throttling: { limits: ThrottleLimits; group: string | undefined };
   /** What is left: options of the image, and of what is below it. */
   image: FlatOptions;
 }
@@ -84,6 +86,7 @@ function driveOptions(given: FlatOptions, warn: (text: string) => void): DriveOp
     copyOnRead: takeFlag(image, 'copy-on-read') ?? false,
     filename: takeText(image, 'file') || undefined,
     aio: takeAio(image),
+    throttling: takeThrottling(image),
     image,
   };
   takeFormat(image);
@@ -123,7 +126,23 @@ function takeNumber(options: FlatOptions, key: string): number | undefined {
   const text = takeText(options, key);
   if (text === undefined) return undefined;
   if (/^\d{1,9}$/.test(text)) return Number(text);
-  throw new BlockError('invalid', `Parameter '${key}' expects a number`);
+  throw notANumber(key);
+}
+
+function notANumber(key: string): BlockError {
+  return new BlockError('invalid', `Parameter '${key}' expects a number`);
+}
+
+function takeThrottling(options: FlatOptions): DriveOptions['throttling'] {
+  const limits: { [name: string]: number } = {};
+  for (const name of THROTTLE_LIMITS) {
+    const key = `throttling.${name}`;
+    const text = takeText(options, key);
+    if (text === undefined) continue;
+    if (!/^-?\d+$/.test(text)) throw notANumber(key);
+    limits[name] = Number(text);
+  }
+  return { limits, group: takeText(options, 'throttling.group') };
 }
 
 /** `cache=` stands for three options, of which those that are given by themselves count. */

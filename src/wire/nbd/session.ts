@@ -45,7 +45,7 @@ interface Waiter {
  * again. Errors: those of NbdClient; EIO where no connection could be made.
  */
 export class NbdSession {
-  /** Of the first connection; later ones must tell the same. */
+  /** Of the first connection; later ones must tell as much: see isSameExport. */
   readonly info: NbdExportInfo;
   readonly #options: NbdSessionOptions;
   readonly #clients: NbdClient[] = [];
