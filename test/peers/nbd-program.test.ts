@@ -117,7 +117,7 @@ test('wrong command lines are refused as qemu-nbd refuses them', { skip: without
   }
 });
 
-test('what is served is told to clients as qemu-nbd tells it', { skip: without(...NEEDED) }, (t) => {
+test('what is served is told to clients as qemu-nbd tells it', { skip: without(...NEEDED) }, async (t) => {
   const cwd = folder(t);
   const settings = [
     ['-f', 'raw', 'a.raw'],
@@ -128,7 +128,8 @@ test('what is served is told to clients as qemu-nbd tells it', { skip: without(.
     ['-t', '--image-opts', 'driver=qcow2,file.filename=top.qcow2'],
   ];
   for (const setting of settings) {
-    const told = (['theirs', 'ours'] as const).map((side) => {
+    const told: { list: string; map: string }[] = [];
+    for (const side of ['theirs', 'ours'] as const) {
       const { uri, pid } = served(t, side, cwd, ...setting, '-t');
       const socket = join(cwd, `${side}.sock`);
       const list = run(cwd, 'qemu-nbd', '--list', '-k', socket);
@@ -137,8 +138,10 @@ test('what is served is told to clients as qemu-nbd tells it', { skip: without(.
       const named = setting.includes('-x') ? uri.replace('///', '///disk') : uri;
       const map = run(cwd, 'qemu-img', 'map', '--output=json', '-f', 'raw', named);
       process.kill(pid, 'SIGTERM');
-      return { list, map };
-    });
+      // It holds its locks on the images until it has ended.
+      await untilGone(pid);
+      told.push({ list, map });
+    }
     assert.deepEqual(told[1], told[0], setting.join(' '));
   }
 });
