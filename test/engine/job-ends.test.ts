@@ -263,3 +263,11 @@ test('jobs that wait to be dismissed are gone when the engine is closed', async 
   );
   assert.deepEqual(bed.engine.jobs.list(), []);
 });
+
+test('a stream that a person starts has the name of its node', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const answer = await bed.execute('human-monitor-command', { 'command-line': 'block_stream B' });
+  assert.equal(answer, '');
+  await bed.event('BLOCK_JOB_COMPLETED', 'B');
+});
