@@ -39,16 +39,15 @@ async function startJob(bed: EngineBed, kind: keyof typeof JOBS): Promise<void> 
 }
 
 const hasRequests = (bed: EngineBed): boolean =>
-  [...bed.engine.graph.node('T').parents].some(
-    ({ parent }) => 'hasRequests' in parent && parent.hasRequests,
-  );
+  [...bed.engine.graph.node('T').parents].some(({ parent }) => 'hasRequests' in parent && parent.hasRequests);
 
 const doneBytes = (bed: EngineBed): number =>
   bed.engine.jobs.list().reduce((sum, job) => sum + job.progress().doneBytes, 0);
 
 /** A request is in flight to the target, and so much is copied. */
 async function untilHung(bed: EngineBed, afterBytes = 0): Promise<void> {
-  while (!hasRequests(bed) || doneBytes(bed) < afterBytes) await new Promise((resolve) => setImmediate(resolve));
+  while (!hasRequests(bed) || doneBytes(bed) < afterBytes)
+    await new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Units of a copy that hold data and zeroes: the file has the pages of 512 bytes that were written to each. */
