@@ -5,6 +5,7 @@ import { createImage } from '../../src/block/create.js';
 import type { Node } from '../../src/block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
 import { Flag } from '../../src/block/request.js';
+import { FileIo } from '../../src/drivers/file/io.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createSimulatedHost, type Simulation } from '../../src/host/simulated.js';
 import { Engine } from '../../src/monitor/engine.js';
@@ -119,7 +120,7 @@ test('a FUA write that cannot be made durable fails, and so does every later flu
     const { host } = simulation;
     const file = await host.files.open('/tmp/disk', { write: true });
     const { io } = guest.node.child('file').node.instance;
-    assert.ok(io && 'reopened' in io && typeof io.reopened === 'function');
+    assert.ok(io instanceof FileIo);
     io.reopened(file, file.sizeBytes());
     await assert.rejects(guest.flush(), { errno: 'EIO' });
     await assert.rejects(guest.write(0, Buffer.alloc(4096, 2), Flag.fua), { errno: 'EIO' });
