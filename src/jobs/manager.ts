@@ -133,6 +133,12 @@ export class JobManager {
     await Promise.all([...this.#jobs.values()].map((job) => job.cancelNow()));
   }
 
+  /** The same, and none waits for somebody to dismiss it. */
+  async endAll(): Promise<void> {
+    await this.cancelAll();
+    for (const job of [...this.#jobs.values()]) job.dismiss();
+  }
+
   #newJob(properties: JobProperties): Job {
     const { id } = properties;
     checkJobId(id);
