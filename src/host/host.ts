@@ -171,6 +171,8 @@ export interface TlsEnd {
   certificate?: Buffer;
   key?: Buffer;
   passphrase?: string;
+  /** A server's, PEM. */
+  dhParameters?: Buffer;
   /** In place of certificates: keys by the name of who has them. A client's is `userName`'s. */
   sharedKeys?: ReadonlyMap<string, Buffer>;
   userName?: string;
@@ -182,8 +184,8 @@ export interface TlsEnd {
 
 export interface HostNet {
   /**
-   * Speaks TLS from here on over a socket that nobody has started. Errors: kind permission, when the ends do not accept
-   * each other; the socket is closed then.
+   * Speaks TLS from here on over a socket, of which nothing more is told to who has started it. Errors: kind permission,
+   * when the ends do not accept each other; the socket is closed then.
    */
   secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket>;
   /** Errors: "Failed to connect to 'ADDRESS': TEXT", kind by errno; gives up after timeoutMs with kind 'timeout'. */
