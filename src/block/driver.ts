@@ -387,6 +387,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   checkNew?(image: NewImage<C>): void;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
+  /** Protocols: there is something without us, which takes a new image as it is. */
+  readonly takesImages?: boolean;
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
   /**
@@ -396,7 +398,10 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   filename?(options: GivenOptions, image?: string): string | undefined;
   /** Options that decide what a node shows: all that is to be said of it besides its children. */
   readonly identityOptions?: readonly string[];
-  /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
+  /**
+   * Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. A child of which
+   * they have nothing but a `filename` is the one of that name.
+   */
   parseFilename?(filename: string): NodeOptions | undefined;
   /** Protocols with the options of a file: whether what lies at a path is theirs. */
   claims?(host: Host, path: string): Promise<boolean>;

@@ -210,7 +210,7 @@ export class NodeIo {
     const { generation } = request;
     this.#node.beginWrite(offset, lengthBytes);
     try {
-      if (this.#mapped) await this.#mapped.writing.write(request, from, lengthBytes, offset);
+      if (this.#mapped) await this.#mapped.write(request, from, lengthBytes, offset);
       else await this.#writeIo(request, from, lengthBytes, offset, flags);
     } finally {
       // Also after a failure: part of the range may have been written.
@@ -228,7 +228,7 @@ export class NodeIo {
   ): Promise<void> {
     this.#node.beginWrite(offset, lengthBytes);
     try {
-      if (this.#mapped) await this.#mapped.zeroing.writeZeroes(offset, lengthBytes, flags, signal);
+      if (this.#mapped) await this.#mapped.writeZeroes(offset, lengthBytes, flags, signal);
       else await this.#writeZeroesIo(offset, lengthBytes, flags, signal);
     } finally {
       this.#node.markDirty(offset, lengthBytes);
@@ -386,8 +386,7 @@ export class NodeIo {
     try {
       const bounce = Buffer.alloc(end - start);
       const padded = IoRequest.ofBuffer(bounce);
-      const inside = Math.min(alignUp(this.#node.lengthBytes, align), end) - start;
-      if (inside > 0) await this.#io().read(padded, 0, inside, start);
+      await this.#readPadding(padded, start, end, offset, offset + lengthBytes);
       request.assertIs(generation);
       bounce.set(await request.bytes(from, lengthBytes), offset - start);
       request.assertIs(generation);
@@ -395,6 +394,28 @@ export class NodeIo {
     } finally {
       release();
     }
+  }
+
+  /** What is to stay of the units at both ends of [from, to); beyond the end of the node are zeroes. */
+  async #readPadding(padded: IoRequest, start: number, end: number, from: number, to: number): Promise<void> {
+    const { instance, lengthBytes } = this.#node;
+    const align = instance.requestAlignmentBytes;
+    const read = async (first: number, last: number): Promise<void> => {
+      const inside = Math.min(alignUp(lengthBytes, align), last) - first;
+      if (inside > 0) await this.#io().read(padded, first - start, inside, first);
+    };
+    const [hasHead, hasTail] = [from > start, to < end];
+    const isOneRead = end - start === align || (hasHead && hasTail && end - start === 2 * align);
+    if (hasHead) await instance.announce?.('pwritev_rmw_head');
+    if (hasTail && isOneRead) await instance.announce?.('pwritev_rmw_tail');
+    if (hasHead || isOneRead) await read(start, isOneRead ? end : start + align);
+    if (hasHead) await instance.announce?.('pwritev_rmw_after_head');
+    if (!hasTail) return;
+    if (!isOneRead) {
+      await instance.announce?.('pwritev_rmw_tail');
+      await read(end - align, end);
+    }
+    await instance.announce?.('pwritev_rmw_after_tail');
   }
 
   #writeZeroBytesIo(offset: number, lengthBytes: number): Promise<void> {

@@ -172,9 +172,24 @@ export class Opener {
   /** Options of the protocol node that a plain filename stands for; of a path, what lies there decides whose it is. */
   async parseFilename(filename: string): Promise<NodeOptions> {
     const options = this.drivers.parseFilename(filename);
-    if (hasProtocol(filename)) return options;
+    if (hasProtocol(filename)) return this.#parseChildren(options);
     const claimant = await this.drivers.claimant(this.host, filename);
     return claimant ? { ...options, driver: claimant.name } : options;
+  }
+
+  /** A name may have names of children in it. */
+  async #parseChildren(options: NodeOptions): Promise<NodeOptions> {
+    const all = { ...options };
+    for (const { role, isImage } of this.drivers.get(options['driver'] as string).options.children) {
+      const { filename, driver } = (all[role] ?? {}) as NodeOptions;
+      if (typeof filename !== 'string' || driver !== undefined) continue;
+      if (filename.startsWith('json:')) all[role] = FlatOptions.of(parseJsonName(filename)).nested();
+      else {
+        const file = await this.parseFilename(filename);
+        all[role] = isImage === true ? { driver: await this.probeFormat(filename), file } : file;
+      }
+    }
+    return all;
   }
 
   /**
@@ -229,8 +244,8 @@ export class Opener {
   /** Flat options that have a file and no driver, with the driver that the file shows. */
   async #findDriver(options: FlatOptions, readOnly: boolean): Promise<NodePlan> {
     const { gate } = this.drivers;
-    const file = gate.flatChild(options.copy(), 'file');
-    assert(file !== undefined, 'options without a driver have a file');
+    const file = gate.flatChild(options.copy(), 'file', true);
+    assert(file !== undefined && !(file instanceof FlatOptions), 'options without a driver have a file');
     const { format, filename } = await this.#probe(file);
     const plan = gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
     this.onProbed(filename, plan.driver, plan.options['read-only'] ?? readOnly);

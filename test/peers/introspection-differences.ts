@@ -18,7 +18,6 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   [
     'an option that is refused by name',
     ['block-dirty-bitmap-add', '.persistent'],
-    ['blockdev-add(blkdebug)', '.config .opt-write-zero .opt-discard'],
     ['blockdev-add(file)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(host_device)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(nbd).server.type', '=vsock'],
