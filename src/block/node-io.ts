@@ -26,6 +26,8 @@ export class NodeIo {
   /** Requests that must not overlap others: read-modify-write here, allocations in MappedIo. */
   readonly ranges = new RangeLock();
   readonly #mapped: MappedIo | undefined;
+  /** What is read of the layers below is copied into this one (a drive's copy-on-read). */
+  copiesOnRead = false;
   #unmaps = false;
   #detectsZeroes = false;
 
@@ -46,7 +48,7 @@ export class NodeIo {
   tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     const { instance } = this.#node;
     const align = instance.requestAlignmentBytes;
-    if (align > 1 && !isAlignedRequest(offset, lengthBytes, align)) return false;
+    if (this.copiesOnRead || (align > 1 && !isAlignedRequest(offset, lengthBytes, align))) return false;
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, lengthBytes)) return false;
     if (offset + lengthBytes > instance.lengthBytes) return false;
     if (this.#mapped) return this.#mapped.reading.tryRead(request, from, lengthBytes, offset);
@@ -57,6 +59,11 @@ export class NodeIo {
     const inside = Math.max(0, Math.min(lengthBytes, this.#node.lengthBytes - offset));
     if (inside < lengthBytes) request.fillZero(from + inside, lengthBytes - inside);
     if (inside === 0) return;
+    if (this.copiesOnRead && this.#node.isWritable) {
+      const { generation } = request;
+      await this.copyOnRead(offset, inside);
+      request.assertIs(generation);
+    }
     if (this.#mapped) return this.#mapped.reading.read(request, from, inside, offset);
     if (this.#node.instance.requestAlignmentBytes > 1)
       return this.#readAligned(request, from, inside, offset);
@@ -314,6 +321,11 @@ export class NodeIo {
   async copyUp(offset: number, lengthBytes: number, zeroes: boolean): Promise<void> {
     assert(this.#mapped, () => `copying up into '${this.#node.name}', which has no mapping`);
     await this.#mapped.copyingUp.copyUp(offset, lengthBytes, zeroes);
+  }
+
+  /** See ChildIo.copyOnRead; a node without layers below has nothing to copy. */
+  async copyOnRead(offset: number, lengthBytes: number, last?: Node): Promise<void> {
+    await this.#mapped?.copyingUp.copyOnRead(offset, lengthBytes, last);
   }
 
   /** See MappedCopyingUp.tryCopyUp. */

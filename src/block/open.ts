@@ -17,6 +17,7 @@ import type {
 } from './driver.js';
 import { hasProtocol } from './filename.js';
 import { FormatGuard } from './format-guard.js';
+import { freezeChain } from './frozen-chain.js';
 import { NodeNames, resolveBackingOf } from './full-filename.js';
 import type { Graph } from './graph.js';
 import { type DiscardMode, nodeModes } from './modes.js';
@@ -388,6 +389,11 @@ export class Opener {
       },
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
+      freezeChain: (name) => {
+        const bottom = graph.nodes.get(name);
+        if (!bottom) throw new BlockError('not-found', `Bottom node '${name}' not found`);
+        return freezeChain(node, bottom);
+      },
       report: (event) => graph.onDriverEvent(node, event),
       tell: (line) => graph.onDriverLine(line),
     };

@@ -205,9 +205,13 @@ export const THROTTLE_OPTIONS = driverOptions({ 'throttle-group': required(str) 
   { role: 'file', required: true },
 ]);
 
+/** What is read is copied into the image of `file`; of layers from `bottom` up, where one is named. */
+export const COPY_ON_READ_OPTIONS = driverOptions({ bottom: optional(str) }, FILE);
+
 /** Drivers that users may name. */
 export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
+  'copy-on-read': COPY_ON_READ_OPTIONS,
   file: FILE_OPTIONS,
   host_device: HOST_DEVICE_OPTIONS,
   nbd: NBD_OPTIONS,
@@ -221,7 +225,7 @@ export type DriverName = keyof typeof DRIVERS;
 
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
-  'blklogwrites blkreplay blkverify bochs cloop compress copy-before-write copy-on-read dmg ftp ftps gluster ' +
+  'blklogwrites blkreplay blkverify bochs cloop compress copy-before-write dmg ftp ftps gluster ' +
   'host_cdrom http https iscsi luks nfs null-aio nvme parallels preallocate qcow qed quorum rbd ' +
   'replication snapshot-access ssh vdi vhdx vmdk vpc vvfat'
 ).split(' ');
@@ -232,6 +236,7 @@ export type BlockdevRef = string | BlockdevOptions;
 /** Each child's role, as the drivers' `children` say. */
 interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
+  'copy-on-read': { file: BlockdevRef };
   throttle: { file: BlockdevRef };
   file: unknown;
   host_device: unknown;

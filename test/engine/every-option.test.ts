@@ -141,6 +141,18 @@ const onDevice =
   };
 
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
+  'copy-on-read': {
+    bottom: async (bed) => {
+      const file = bed.qcow2({ backing: bed.raw({ 'node-name': 'base' }) });
+      const refused = (bottom: string, message: RegExp): Promise<void> =>
+        bed.refused({ driver: 'copy-on-read', bottom, file }, message);
+      await refused('none', /Bottom node 'none' not found/);
+      await bed.with({ driver: 'copy-on-read', bottom: 'base', file }, ({ node }) => {
+        const { below } = node.skipFilters();
+        assert.equal(below?.frozen, 1);
+      });
+    },
+  },
   throttle: {
     'throttle-group': async (bed) => {
       const { objects } = bed.graph;
@@ -382,6 +394,7 @@ for (const [name, members] of ALL) {
 /** What a driver has to be given, so that nothing else is wrong. */
 const NEEDED: { [D in DriverName]: JsonObject } = {
   blkdebug: { image: 'x' },
+  'copy-on-read': { file: 'x' },
   file: { filename: 'x' },
   host_device: { filename: 'x' },
   nbd: { server: { type: 'unix', path: 'x' } },

@@ -7,7 +7,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'no such driver',
     [
       'blockdev-add.driver',
-      '=blklogwrites =blkreplay =blkverify =bochs =cloop =compress =copy-before-write =copy-on-read =dmg ' +
+      '=blklogwrites =blkreplay =blkverify =bochs =cloop =compress =copy-before-write =dmg ' +
         '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs =null-aio ' +
         '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =vdi =vhdx =vmdk =vpc ' +
         '=vvfat',
