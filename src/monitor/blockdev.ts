@@ -143,7 +143,8 @@ export async function createOverlayFile(
   };
   const driver = engine.opener.drivers.find(format);
   if (!driver) throw new BlockError('invalid', `Unknown file format '${format}'`);
-  driver.checkNew?.(newImage(driver, options));
+  const image = newImage(driver, options);
+  driver.checkNew?.(image);
   engine.print(`Formatting '${filename}', ${formattingText(driver, sizeBytes, backingTexts(options))}`);
   try {
     await createImage(engine.opener, filename, format, options);

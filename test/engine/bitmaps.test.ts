@@ -144,3 +144,12 @@ for (const [mode, sync] of [
       const kept = mode === 'never' ? 65536 : 0;
       assert.deepEqual(await state(), { recording: enabled, count: kept + written });
     });
+
+test('a granule counts whole, even the last, and one larger than the disk', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const granularity = 2 * 1024 * 1024 * KiB;
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits', granularity });
+  await bed.guest('write 0 4k');
+  assert.equal((await bitmapsOf(bed, 'A'))?.[0]?.['count'], granularity);
+});

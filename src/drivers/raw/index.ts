@@ -187,10 +187,7 @@ export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE>
     { name: 'extent_size_hint' },
   ],
 
-  async create(file, { sizeBytes, backingFile }) {
-    if (backingFile !== undefined) {
-      throw new BlockError('unsupported', "Backing file not supported for file format 'raw'");
-    }
+  async create(file, { sizeBytes }) {
     await file.truncate(sizeBytes);
     await file.flush();
   },

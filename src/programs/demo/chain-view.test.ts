@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { drawChain, humanBytes, ProgressMeter } from './chain-view.js';
+import { drawChain } from './chain-view.js';
+import { durationText, humanBytes, ProgressMeter } from '../progress-meter.js';
 
 test('a chain is drawn base first', () => {
   const drawn = drawChain([
@@ -31,4 +32,8 @@ test('progress tells rate and time left, and survives an empty job', () => {
     /^stream     50%  600 KiB of 4.0 MiB/,
   );
   assert.match(new ProgressMeter().line('mirror', 0, 0, 5), /100%/);
+});
+
+test('a long time left is told in minutes and hours', () => {
+  assert.deepEqual([0.14, 59.9, 125, 3725.2].map(durationText), ['0.1 s', '59.9 s', '2:05', '1:02:06']);
 });

@@ -1,6 +1,7 @@
 import type { Host } from '../../host/host.js';
 import type { JsonObject } from '../../schema/types.js';
-import { drawChain, type Layer, ProgressMeter } from './chain-view.js';
+import { ProgressMeter } from '../progress-meter.js';
+import { drawChain, type Layer } from './chain-view.js';
 import type { DemoDaemon } from './session.js';
 
 const PROGRESS_EVERY_MS = 100;

@@ -61,12 +61,12 @@ export async function runMain(
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
     await start(engine, options, listeners);
-    ending = new Ending(engine);
+    ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
     if (options.daemonize) tellReady();
     await untilEnd(engine);
   } finally {
-    await end(ending ?? new Ending(engine), listeners, pidFile);
+    await end(ending ?? new Ending(engine, program), listeners, pidFile);
   }
   return 0;
 }

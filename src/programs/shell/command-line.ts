@@ -1,6 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import { parseJson } from '../../wire/qmp/json-parser.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../../schema/types.js';
+import { jsonOfPython } from './python-literal.js';
 
 /** What the schema says that a value may be: decides how a word is read. */
 export type ValueKind = 'string' | 'number' | 'boolean';
@@ -18,8 +19,15 @@ function invalid(message: string): BlockError {
  */
 export function parseCommandLine(line: string, kindsOf: KindsOf = () => undefined): JsonObject {
   const text = line.trim();
-  if (text.startsWith('{')) return parseRaw(text);
-  const [command = '', ...words] = splitWords(text);
+  return parseWords(text.startsWith('{') ? [text] : splitWords(text), kindsOf);
+}
+
+/** The same of words that are apart already, as a program is given them. */
+export function parseWords(
+  [command = '', ...words]: readonly string[],
+  kindsOf: KindsOf = () => undefined,
+): JsonObject {
+  if (command.startsWith('{')) return parseRaw([command, ...words].join(' '));
   if (command.includes('=')) throw invalid(`'${command}' is no command: its name comes first`);
   const args: JsonObject = {};
   for (const word of words) {
@@ -32,7 +40,7 @@ export function parseCommandLine(line: string, kindsOf: KindsOf = () => undefine
 }
 
 function parseRaw(text: string): JsonObject {
-  const value = parseJson(text);
+  const value = parseJson(jsonOfPython(text));
   if (!isJsonObject(value)) throw invalid('not a JSON object');
   return value;
 }
@@ -64,13 +72,11 @@ export function splitWords(text: string): string[] {
 }
 
 function readValue(text: string, kinds: ReadonlySet<ValueKind> | undefined): JsonValue {
-  if (/^[{[]/.test(text)) return parseJson(text);
+  if (/^[{[]/.test(text)) return parseJson(jsonOfPython(text));
   if (/^(["']).*\1$/s.test(text)) return parseJson(text);
   const allows = (kind: ValueKind): boolean => kinds === undefined || kinds.has(kind);
-  if (allows('boolean') && /^(true|on|yes)$/.test(text) && (kinds !== undefined || text === 'true'))
-    return true;
-  if (allows('boolean') && /^(false|off|no)$/.test(text) && (kinds !== undefined || text === 'false'))
-    return false;
+  if (allows('boolean') && (kinds ? /^(true|on|yes)$/i : /^true$/i).test(text)) return true;
+  if (allows('boolean') && (kinds ? /^(false|off|no)$/i : /^false$/i).test(text)) return false;
   if (allows('number') && /^-?(0|[1-9]\d*)(\.\d+)?$/.test(text)) return parseJson(text);
   if (kinds?.has('string') !== true && text === 'null') return null;
   return text;

@@ -1,17 +1,30 @@
 import type { ServerSchema } from './server-schema.js';
 
-/** What readline wants: the words that may stand at the end of `line`, and the part of it that they replace. */
-export function complete(schema: ServerSchema, line: string): [string[], string] {
+/** Names that the server has now for an argument: see liveNames. */
+export type NamesOf = (command: string, path: readonly string[]) => Promise<string[]>;
+
+/**
+ * What readline wants: the words that may stand at the end of `line`, and the part of it that they replace.
+ * `firstWords`: what a line may begin with.
+ */
+export async function complete(
+  schema: ServerSchema,
+  line: string,
+  { firstWords, namesOf }: { firstWords: readonly string[]; namesOf: NamesOf },
+): Promise<[string[], string]> {
   const last = /\S*$/.exec(line)?.[0] ?? '';
   const before = line.slice(0, line.length - last.length).trim();
-  if (before === '') return [startingWith([...schema.commandNames, 'help', 'exit'], last), last];
+  if (before === '') return [startingWith(firstWords, last), last];
   const [command = '', ...words] = before.split(/\s+/);
   if (command === 'help') return [words.length === 0 ? startingWith(schema.commandNames, last) : [], last];
+  if (command === 'wait')
+    return [words.length === 0 ? startingWith(await namesOf('job-cancel', ['id']), last) : [], last];
   const equals = last.indexOf('=');
   if (equals < 0) return [completeKey(schema, command, words, last), last];
   const path = last.slice(0, equals).split('.');
   const typed = last.slice(equals + 1);
-  return [startingWith(schema.valuesOf(command, path), typed), typed];
+  const values = [...schema.valuesOf(command, path), ...(await namesOf(command, path))];
+  return [startingWith(values, typed), typed];
 }
 
 function completeKey(

@@ -1,18 +1,28 @@
+import { meaningOfArgument, meaningOfCommand } from './meanings.js';
 import type { Argument, ServerSchema } from './server-schema.js';
 
-export const USAGE = `usage: livedisk shell [-p] [-H] SOCKET
+export const USAGE = `usage: livedisk shell [OPTION]... SOCKET [--wait JOB] [COMMAND [KEY=VALUE]...]
 
-Talks QMP to the server at SOCKET: a path (also unix:PATH), or HOST:PORT (also tcp:HOST:PORT).
-Without a terminal one command a line is read from standard input, and the exit status is 1 when one failed.
+Talks QMP to the server at SOCKET, livedisk's or a QEMU's: a path (also unix:PATH), or HOST:PORT (also tcp:HOST:PORT).
+With a COMMAND that one is run, else commands come from the terminal or, one a line, from standard input. The exit status
+is 1 when one failed.
 
-  -p, --pretty    print answers and events over several lines
-  -H, --hmp       commands of the human monitor
-  -h, --help      this text
+  -p, --pretty            print answers and events over several lines
+  -v, --verbose           print what is sent, too
+  -H, --hmp               commands are the human monitor's
+  -N, --skip-negotiation  wait for no greeting and negotiate nothing
+  -w, --wait JOB          after that, show the progress of a job until it has ended or waits for a command;
+                          the exit status is 1 when it failed, was cancelled or is not there
+  -h, --help              this text
+
+What was typed is kept in ~/.livedisk_history ($LIVEDISK_HISTORY names another file, or none), but for lines that begin
+with a space. Tab completes names of commands, arguments, values, nodes and jobs; Ctrl-R searches.
 `;
 
 const SYNTAX = `COMMAND KEY=VALUE KEY.NESTED=VALUE KEY={JSON}   runs a command; quote values that have spaces
 {JSON}                                          sends a request as it is
 transaction(                                    begins a transaction: an action a line, written as a command, then )
+wait JOB                                        shows the progress of a job until it has ended (Ctrl-C: no longer)
 help [COMMAND [KEY]]                            what there is, what a command takes
 exit                                            leaves the shell; the server goes on`;
 
@@ -22,23 +32,45 @@ export function helpText(schema: ServerSchema, words: readonly string[]): string
   if (command === undefined) return `${SYNTAX}\n\n${columns(schema.commandNames)}`;
   if (!schema.commandNames.includes(command)) {
     const similar = schema.commandNames.filter((name) => name.includes(command));
-    return similar.length > 0 ? columns(similar) : `The command ${command} has not been found`;
+    return similar.length > 0 ? summaries(similar) : `The command ${command} has not been found`;
   }
   const path = key === undefined ? [] : key.split('.');
   const described = schema.arguments(command, path);
-  if (described.length > 0)
-    return [...(key === undefined ? [command] : []), ...described.map(describe)].join('\n');
-  if (key === undefined) return `${command}\n  takes no arguments`;
+  const table = (list: readonly Argument[]): string => describe(command, list);
+  if (key === undefined) return `${summaries([command])}\n${table(described) || '  takes no arguments'}`;
+  if (described.length > 0) return table(described);
   const same = schema.arguments(command, path.slice(0, -1)).filter(({ name }) => name === path.at(-1));
   const values = schema.valuesOf(command, path);
   if (values.length > 0) return columns(values);
-  return same.length > 0 ? same.map(describe).join('\n') : `${command} has no argument '${key}'`;
+  return same.length > 0 ? table(same) : `${command} has no argument '${key}'`;
 }
 
-function describe({ name, type, isRequired, cases }: Argument): string {
-  const text = `${name}=${type}`;
-  const only = cases.length > 0 ? `   (${cases.join(', ')})` : '';
-  return `  ${isRequired ? text : `[${text}]`}${only}`;
+/** A command a line, with what it does. */
+function summaries(names: readonly string[]): string {
+  const width = Math.max(...names.map((name) => name.length));
+  return names
+    .map((name) => {
+      const meaning = meaningOfCommand(name);
+      return meaning === undefined ? name : `${name.padEnd(width)}  ${meaning}`;
+    })
+    .join('\n');
+}
+
+/** Where meanings begin, as far as there is room. */
+const MEANING_COLUMN = 36;
+
+function describe(command: string, list: readonly Argument[]): string {
+  return list
+    .map(({ name, type, isRequired, cases }) => {
+      const text = `${name}=${type}`;
+      const only = cases.length > 0 ? ` (${cases.join(', ')})` : '';
+      const head = `  ${isRequired ? text : `[${text}]`}${only}`;
+      const meaning = meaningOfArgument(command, name);
+      if (meaning === undefined) return head;
+      const gap = head.length < MEANING_COLUMN ? ' '.repeat(MEANING_COLUMN - head.length) : '  ';
+      return `${head}${gap}${meaning}`;
+    })
+    .join('\n');
 }
 
 function columns(names: readonly string[], widthChars = 78): string {

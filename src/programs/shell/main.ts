@@ -1,75 +1,78 @@
 import { createInterface } from 'node:readline';
 import { BlockError } from '../../base/error.js';
-import type { Host, SocketAddress } from '../../host/host.js';
+import type { Host } from '../../host/host.js';
 import { createRealHost } from '../../host/real.js';
 import { QmpClient } from '../../wire/qmp/client.js';
 import { USAGE } from './help.js';
+import { historyFile } from './history.js';
+import { parseOptions, type ShellOptions } from './options.js';
+import { ProgressView, type Screen } from './progress-view.js';
 import { Shell } from './shell.js';
+import { interact } from './terminal.js';
+import { JobWatch } from './wait-job.js';
 
 export interface ShellIo {
   host: Host;
-  input: NodeJS.ReadableStream & { isTTY?: boolean };
-  output: NodeJS.WritableStream;
-  error: NodeJS.WritableStream;
-}
-
-interface ShellOptions {
-  address: SocketAddress;
-  pretty: boolean;
-  human: boolean;
+  input: NodeJS.ReadableStream & { isTTY?: boolean; setRawMode?: (isRaw: boolean) => unknown };
+  output: Screen;
+  error: Screen;
+  /** Where typed lines are kept. */
+  historyFile?: string | undefined;
 }
 
 function standardIo(): ShellIo {
   const { stdin: input, stdout: output, stderr: error } = process;
-  return { host: createRealHost(), input, output, error };
+  return { host: createRealHost(), input, output, error, historyFile: historyFile() };
 }
 
-/** `livedisk shell`: commands from `io.input` to a QMP server. Answers the exit status. */
+/** `livedisk shell`: commands from its arguments or `io.input` to a QMP server. Answers the exit status. */
 export async function shellMain(args: readonly string[], io: ShellIo = standardIo()): Promise<number> {
   if (args.includes('-h') || args.includes('--help')) {
     io.output.write(USAGE);
     return 0;
   }
-  let client: QmpClient;
-  let options: ShellOptions;
   try {
-    options = parseOptions(args);
-    client = await QmpClient.connect(io.host, options.address);
+    const options = parseOptions(args);
+    const client = await QmpClient.connect(io.host, options.address, { negotiate: options.negotiate });
+    try {
+      return await talk(client, options, io);
+    } finally {
+      client.close();
+    }
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
     io.error.write(`livedisk shell: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
     return 1;
   }
-  const shell = new Shell(client, { ...options, print: (text) => void io.output.write(`${text}\n`) });
-  try {
-    return io.input.isTTY === true ? await interact(shell, client, io) : await readAll(shell, client, io);
-  } finally {
-    client.close();
-  }
 }
 
-function parseOptions(args: readonly string[]): ShellOptions {
-  const sockets: string[] = [];
-  let [pretty, human] = [false, false];
-  for (const arg of args) {
-    if (arg === '-p' || arg === '--pretty') pretty = true;
-    else if (arg === '-H' || arg === '--hmp') human = true;
-    else if (arg.startsWith('-')) throw new BlockError('invalid', `unknown option '${arg}'`, { hint: USAGE });
-    else sockets.push(arg);
-  }
-  const [socket] = sockets;
-  if (socket === undefined || sockets.length > 1)
-    throw new BlockError('invalid', 'one SOCKET is needed', { hint: USAGE });
-  return { address: parseAddress(socket), pretty, human };
+async function talk(client: QmpClient, options: ShellOptions, io: ShellIo): Promise<number> {
+  const { words, waitFor } = options;
+  const { clock } = io.host;
+  const shell = new Shell(client, {
+    ...options,
+    clock,
+    screen: io.output,
+    print: (text) => void io.output.write(`${text}\n`),
+  });
+  if (waitFor !== undefined) return runAndWait(shell, client, { words, id: waitFor }, io);
+  if (words.length > 0) return (await shell.runWords(words)) === 'done' || shell.isLeaving ? 0 : 1;
+  return io.input.isTTY === true ? interact(shell, client, io) : readAll(shell, client, io);
 }
 
-function parseAddress(text: string): SocketAddress {
-  if (text.startsWith('unix:')) return { type: 'unix', path: text.slice('unix:'.length) };
-  const match = /^(?:tcp:)?(?:\[([^\]]*)\]|([^/:[\]]*)):(\d+)$/.exec(text);
-  if (!match) return { type: 'unix', path: text };
-  const port = Number(match[3]);
-  if (port < 1 || port > 65535) throw new BlockError('invalid', `'${text}' has no port in 1..65535`);
-  return { type: 'inet', host: match[1] ?? match[2] ?? '', port };
+/** `--wait JOB`: watches from before the command, which may be what starts the job. Errors: not-found; closed. */
+async function runAndWait(
+  shell: Shell,
+  client: QmpClient,
+  { words, id }: { words: readonly string[]; id: string },
+  { host: { clock }, error: screen }: ShellIo,
+): Promise<number> {
+  const watch = new JobWatch(client, clock, { id, command: words[0] ?? '' });
+  if (words.length > 0 && (await shell.runWords(words)) !== 'done') return 1;
+  const view = new ProgressView(screen, clock, id);
+  const { isGood, text } = await watch.wait((state) => view.show(state));
+  view.end(text);
+  return isGood ? 0 : 1;
 }
 
 /** One command a line, in order; status 1 when one failed or the server went away. */
@@ -90,52 +93,4 @@ async function readAll(shell: Shell, client: QmpClient, io: ShellIo): Promise<nu
   }
   if (shell.end() === 'failed') failed = true;
   return failed || (isClosed && !shell.isLeaving) ? 1 : 0;
-}
-
-async function interact(shell: Shell, client: QmpClient, io: ShellIo): Promise<number> {
-  const terminal = createInterface({
-    input: io.input,
-    output: io.output,
-    prompt: shell.prompt,
-    terminal: true,
-    completer: (line: string, answer: (error: null, result: [string[], string]) => void) => {
-      shell.complete(line).then(
-        (result) => answer(null, result),
-        () => answer(null, [[], line]),
-      );
-    },
-  });
-  let busy = false;
-  client.onEvent((event) => {
-    if (!busy) io.output.write('\r\x1b[K');
-    shell.printEvent(event);
-    if (!busy) terminal.prompt(true);
-  });
-  let isClosed = false;
-  void client.closed.then(() => {
-    isClosed = true;
-    terminal.close();
-  });
-  terminal.on('SIGINT', () => {
-    // An answer that never comes does not hold us.
-    shell.isLeaving = true;
-    terminal.close();
-    client.close();
-  });
-  io.output.write(`${shell.welcome}\n`);
-  terminal.prompt();
-  for await (const line of terminal) {
-    busy = true;
-    const outcome = await shell.run(line);
-    busy = false;
-    if (outcome === 'exit' || outcome === 'disconnected') break;
-    terminal.setPrompt(shell.prompt);
-    terminal.prompt();
-  }
-  terminal.close();
-  io.output.write('\n');
-  shell.end();
-  if (!isClosed || shell.isLeaving) return 0;
-  io.error.write('livedisk shell: the server closed the connection\n');
-  return 1;
 }

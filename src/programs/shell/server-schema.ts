@@ -95,9 +95,10 @@ export class ServerSchema {
     return members;
   }
 
-  /** Of an object, its own and those of all its cases; of an alternate, those of its objects. */
+  /** Of an object, its own and those of all its cases; of an alternate or array, those of its objects. */
   #members(typeName: string): MemberInfo[] {
     const info = this.#infos.get(typeName);
+    if (info?.['meta-type'] === 'array') return this.#members(info['element-type'] as string);
     if (info?.['meta-type'] === 'alternate') {
       const types = (info['members'] as JsonObject[]).map(({ type }) => type as string);
       return types.flatMap((name) => this.#members(name));

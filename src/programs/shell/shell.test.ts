@@ -32,6 +32,7 @@ function surroundings(input: PassThrough): {
     command('transaction', struct('transaction', { actions: required(arrayOf(any)) })),
     ({ actions }) => ({ actions }),
   );
+  registerJobs(registry, hub);
   registry.register(command('blockdev-add', BlockdevOptions), (options) => ({ ...options }));
   registry.register(command('query-commands', NONE), () => registry.names.map((name) => ({ name })));
   registry.register(command('query-qmp-schema', NONE), () => queryQmpSchema(registry));
@@ -60,6 +61,28 @@ function surroundings(input: PassThrough): {
     output: () => texts[0] ?? '',
     error: () => texts[1] ?? '',
   };
+}
+
+/** A job is asked for once while it runs; then it ends, unless it has another status. */
+function registerJobs(registry: CommandRegistry, hub: QmpHub): void {
+  const jobs = new Map<string, { status: string; error?: string }>();
+  const start = struct('start', { id: required(str), status: optional(str), error: optional(str) });
+  registry.register(command('start', start), ({ id, status = 'running', error }) => {
+    jobs.set(id, { status, ...(error !== undefined && { error }) });
+    hub.emit('JOB_STATUS_CHANGE', { id, status });
+  });
+  const end = (id: string): void => {
+    const job = jobs.get(id);
+    if (job?.status !== 'running') return;
+    jobs.delete(id);
+    hub.emit('BLOCK_JOB_COMPLETED', { device: id, ...(job.error !== undefined && { error: job.error }) });
+  };
+  registry.register(command('query-jobs', NONE), () => {
+    const progress = { type: 'stream', 'current-progress': 512, 'total-progress': 1024 };
+    const infos = [...jobs].map(([id, job]) => ({ id, ...progress, ...job }));
+    setImmediate(() => [...jobs.keys()].forEach(end));
+    return infos;
+  });
 }
 
 async function runLines(lines: string, ...options: string[]): Promise<{ status: number; output: string[] }> {
@@ -105,6 +128,24 @@ test('a line becomes a request', () => {
     ['{"execute"', 'JSON parse error, premature EOI'],
   ];
   for (const [line, message] of wrong) assert.throws(() => parseCommandLine(line), { message });
+});
+
+test('values may be Python literals', () => {
+  const read = (word: string): unknown => parseCommandLine(`c a=${word}`)['arguments'];
+  const cases: Array<[string, unknown]> = [
+    ["{'a': True, 'b': [None, False]}", { a: true, b: [null, false] }],
+    [`{'True': 'None, True', "x": 1,}`, { True: 'None, True', x: 1 }],
+    ['[1, -2.5, ]', [1, -2.5]],
+    [`{'it\\'s': 0}`, { "it's": 0 }],
+    ['True', true],
+    ['FALSE', false],
+  ];
+  for (const [word, a] of cases) assert.deepEqual(read(word), { a }, word);
+  assert.throws(() => read('{a: 1}'), { kind: 'invalid' });
+  assert.deepEqual(parseCommandLine("{'execute': 'x', 'arguments': {'on': True}}"), {
+    execute: 'x',
+    arguments: { on: true },
+  });
 });
 
 test('what is known of an argument decides how its word is read', () => {
@@ -196,12 +237,12 @@ test('help', async () => {
   );
   const text = output.join('\n');
   assert.match(text, /^help \[COMMAND \[KEY\]\]/m);
-  assert.match(text, /^add\n {2}id=str$/m);
-  assert.match(text, /^quit\n {2}takes no arguments$/m);
+  assert.match(text, /^add\n {2}id=str +the thing's name$/m);
+  assert.match(text, /^quit {2}ends the server\n {2}takes no arguments$/m);
   assert.match(text, /^true +false$/m);
   assert.match(text, /^echo has no argument 'zz'$/m);
   assert.match(text, /^ {2}\[direct=bool\]$/m);
-  assert.match(text, /^blockdev-add$/m);
+  assert.match(text, /^blockdev-add {2}opens an image/m);
   assert.match(text, /^The command zz has not been found$/m);
 });
 
@@ -216,6 +257,73 @@ test('mistakes on the command line', async () => {
   io.host = createRealHost();
   assert.equal(await shellMain(['/nonexistent/qmp.sock'], io), 1);
   assert.match(error(), /No such file or directory/);
+});
+
+/** The program with a command as its arguments. */
+async function runOnce(...args: string[]): Promise<{ status: number; output: string; error: string }> {
+  const { io, output, error } = surroundings(new PassThrough());
+  const status = await shellMain(args, io);
+  return { status, output: output(), error: error() };
+}
+
+test('one command as arguments', async () => {
+  assert.deepEqual(await runOnce('/s', 'echo', 'text=a b', 'n=2', 'flag=on'), {
+    status: 0,
+    output: '{"return": {"text": "a b", "n": 2, "flag": true}}\n',
+    error: '',
+  });
+  const failed = await runOnce('/s', 'nope');
+  assert.equal(failed.status, 1);
+  assert.match(failed.output, /CommandNotFound/);
+  assert.equal((await runOnce('/s', '-p', 'echo', 'n=1')).output.split('\n').length, 6);
+  assert.equal((await runOnce('-H', '/s', 'info', 'block', '-v')).output, 'you said info block -v\n');
+  assert.equal(
+    (await runOnce('/s', '{"execute": "echo",', '"arguments": {"n": 3}}')).output,
+    '{"return": {"n": 3}}\n',
+  );
+  assert.equal((await runOnce('/s', 'quit')).status, 0);
+  assert.deepEqual(await runOnce('/s', 'echo', 'word'), {
+    status: 1,
+    output: "Expected a key=value pair, got 'word'\n",
+    error: '',
+  });
+  assert.match((await runOnce('/s', 'help', 'quit')).output, /ends the server/);
+});
+
+test('verbose shows what is sent', async () => {
+  assert.equal(
+    (await runOnce('-v', '/s', 'echo', 'n=1')).output,
+    '{"execute": "echo", "arguments": {"n": 1}}\n{"return": {"n": 1}}\n',
+  );
+});
+
+test('without negotiation the server tells that it waits for that', async () => {
+  const { status, output } = await runOnce('-N', '/s', 'query-commands');
+  assert.equal(status, 1);
+  assert.match(output, /Expecting capabilities negotiation with 'qmp_capabilities'/);
+});
+
+test('a wait ends with the job, or when it waits itself', async () => {
+  const run = (job: string, ...command: string[]): ReturnType<typeof runOnce> =>
+    runOnce('/s', '--wait', job, ...command);
+  const good = await run('fine', 'start', 'id=fine');
+  assert.deepEqual([good.status, good.output], [0, '{"return": {}}\n']);
+  assert.match(good.error, /^fine \(stream\) running +50% .*\nfine completed\n$/s);
+  const bad = await run('bad', 'start', 'id=bad', 'error=No space left on device');
+  assert.equal(bad.status, 1);
+  assert.match(bad.error, /^bad failed: No space left on device$/m);
+  const ready = await run('r', 'start', 'id=r', 'status=ready');
+  assert.deepEqual(
+    [ready.status, ready.error.split('\n').at(-2)],
+    [0, 'r ready: job-complete or block-job-cancel ends it'],
+  );
+  const concluded = await run('c', 'start', 'id=c', 'status=concluded', 'error=Bad');
+  assert.deepEqual([concluded.status, concluded.error.split('\n').at(-2)], [1, 'c failed: Bad']);
+  assert.deepEqual(await run('none'), {
+    status: 1,
+    output: '',
+    error: "livedisk shell: Job 'none' not found\n",
+  });
 });
 
 /** Types into a terminal and waits for what it shows. */
@@ -248,6 +356,11 @@ test('at a terminal: a greeting, a prompt, answers, completion', async () => {
     ['5 cache.di\t', /rect=/],
     ['on\r', /\{"return": .*"latency-ns": 5.*\}/],
     ['add id=x\r', /"event": "ADDED"/],
+    ['start id=job7 status=ready\r', /"return"/],
+    ['job-cancel id=\t', /job7/],
+    ['\x15wait jo\t', /b7/],
+    ['\r', /job7 ready/],
+    ['\x12n=1\r', /\{"return": \{"n": 1\}\}/],
     ['exit\r', /\n$/],
   ]);
   assert.equal(status, 0);

@@ -1,19 +1,28 @@
 import { BlockError } from '../../base/error.js';
+import type { HostClock } from '../../host/host.js';
 import type { QmpClient, QmpEvent } from '../../wire/qmp/client.js';
 import { formatJson, formatJsonPretty, type Writable } from '../../wire/qmp/json-format.js';
 import { QmpError, toQmpError } from '../../wire/qmp/registry.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
-import { parseCommandLine, splitWords } from './command-line.js';
+import { parseCommandLine, parseWords, splitWords } from './command-line.js';
 import { complete } from './completion.js';
 import { helpText } from './help.js';
+import { liveNames } from './live-names.js';
+import { ProgressView, type Screen } from './progress-view.js';
 import { ServerSchema } from './server-schema.js';
+import { JobWatch } from './wait-job.js';
 
 export interface ShellProperties {
   pretty: boolean;
+  /** Requests are printed, too. */
+  verbose: boolean;
   /** Lines are commands of the human monitor. */
   human: boolean;
   /** A text of one or more lines, without the last line's end. */
   print: (text: string) => void;
+  clock: HostClock;
+  /** Where a job's progress is shown. */
+  screen: Screen;
 }
 
 export type Outcome = 'done' | 'failed' | 'exit' | 'disconnected';
@@ -27,6 +36,9 @@ export class Shell {
   #actions: Array<{ type: string; data: JsonObject }> | undefined;
   /** One of them was no action: the others are not sent without it. */
   #hasBadAction = false;
+  /** Of `wait`. */
+  #watch: JobWatch | undefined;
+  #view: ProgressView | undefined;
   /** The connection's end is no surprise: the server was told to end, or we go. */
   isLeaving = false;
 
@@ -53,17 +65,60 @@ export class Shell {
     const text = line.trim();
     if (text === '' || text.startsWith('#')) return 'done';
     if (text === 'exit') return 'exit';
+    this.#noteQuit(text);
+    return this.#tell(() => {
+      const job = this.#actions ? undefined : /^wait\s+(\S+)$/.exec(text)?.[1];
+      if (job !== undefined) return this.#waitFor(job);
+      if (this.#properties.human) return this.#runHuman(text);
+      const isAction = this.#actions !== undefined || /^transaction\(/.test(text);
+      return isAction ? this.#takeActions(text) : this.#runCommand(text);
+    });
+  }
+
+  /** A command whose words are apart already. */
+  runWords(words: readonly string[]): Promise<Outcome> {
+    const text = words.join(' ');
+    this.#noteQuit(text);
+    return this.#tell(async () => {
+      if (this.#properties.human) return this.#runHuman(text);
+      if (words[0] === 'help') return this.#help(words.slice(1));
+      const schema = words.some((word) => word.includes('=')) ? await this.#getSchema() : undefined;
+      return this.#request(parseWords(words, (command, path) => schema?.kindsOf(command, path)));
+    });
+  }
+
+  #noteQuit(text: string): void {
     this.isLeaving ||= this.#properties.human ? /^(q|quit)$/.test(text) : /\bquit\b/.test(text);
+  }
+
+  async #tell(body: () => Promise<Outcome>): Promise<Outcome> {
     try {
-      if (this.#properties.human) return await this.#runHuman(text);
-      if (this.#actions || /^transaction\(/.test(text)) return await this.#takeActions(text);
-      return await this.#runCommand(text);
+      return await body();
     } catch (error) {
       if (error instanceof BlockError && error.kind === 'closed') return this.#disconnected();
       if (!(error instanceof BlockError)) throw error;
       this.#properties.print(error.message);
       return 'failed';
     }
+  }
+
+  async #waitFor(id: string): Promise<Outcome> {
+    const { clock, screen } = this.#properties;
+    const watch = (this.#watch = new JobWatch(this.#client, clock, { id }));
+    const view = (this.#view = new ProgressView(screen, clock, id));
+    try {
+      const { isGood, text } = await watch.wait((state) => view.show(state));
+      view.end(text);
+      return isGood ? 'done' : 'failed';
+    } finally {
+      this.#watch = this.#view = undefined;
+    }
+  }
+
+  /** Whether a `wait` was under way; it ends. */
+  stopWaiting(): boolean {
+    this.#watch?.stop();
+    return this.#watch !== undefined;
   }
 
   /** No more lines come: a transaction that was not closed is not sent. */
@@ -112,10 +167,18 @@ export class Shell {
 
   /** For readline: completions, and what they complete. */
   async complete(line: string): Promise<[string[], string]> {
-    return this.#properties.human ? [[], line] : complete(await this.#getSchema(), line);
+    if (this.#properties.human) return [[], line];
+    const schema = await this.#getSchema();
+    const firstWords = this.#actions
+      ? [...schema.valuesOf('transaction', ['actions', 'type']), ')']
+      : [...schema.commandNames, 'transaction(', 'wait', 'help', 'exit'];
+    const namesOf = (command: string, path: readonly string[]): Promise<string[]> =>
+      liveNames(this.#client, command, path);
+    return complete(schema, line, { firstWords, namesOf });
   }
 
   printEvent({ event, data, timestamp }: QmpEvent): void {
+    this.#view?.clear();
     this.#printJson({ timestamp, event, ...(Object.keys(data).length > 0 && { data }) });
   }
 
@@ -130,6 +193,7 @@ export class Shell {
 
   async #runHuman(text: string): Promise<Outcome> {
     const request = { execute: 'human-monitor-command', arguments: { 'command-line': text } };
+    if (this.#properties.verbose) this.#printJson(request);
     try {
       const output = await this.#client.request(request);
       const shown = (typeof output === 'string' ? output : formatJson(output)).replace(/\r?\n$/, '');
@@ -144,8 +208,7 @@ export class Shell {
 
   async #runCommand(text: string): Promise<Outcome> {
     if (/^help(\s|$)/.test(text)) {
-      this.#properties.print(helpText(await this.#getSchema(), splitWords(text).slice(1)));
-      return 'done';
+      return this.#help(splitWords(text).slice(1));
     }
     // A raw request and one without arguments need no schema.
     const schema = text.startsWith('{') || !text.includes('=') ? undefined : await this.#getSchema();
@@ -153,8 +216,14 @@ export class Shell {
     return this.#request(request);
   }
 
+  async #help(words: readonly string[]): Promise<Outcome> {
+    this.#properties.print(helpText(await this.#getSchema(), words));
+    return 'done';
+  }
+
   async #request(request: JsonObject): Promise<Outcome> {
     const own = 'id' in request ? { id: request['id'] } : {};
+    if (this.#properties.verbose) this.#printJson(request);
     try {
       this.#printJson({ return: await this.#client.request(request), ...own });
       return 'done';

@@ -15,6 +15,8 @@ export interface QmpEvent {
 export interface ConnectOptions {
   /** How long connecting and the greeting may take. Default 10 s. */
   timeoutMs?: number;
+  /** Without, no greeting is waited for, and answers need not say whose they are. Default true. */
+  negotiate?: boolean;
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
@@ -56,8 +58,9 @@ export class QmpClient {
 
   /** Negotiates on a connection that was not started. Errors: as connect's. */
   static async over(socket: HostSocket, clock: HostClock, options: ConnectOptions = {}): Promise<QmpClient> {
-    const { timeoutMs = DEFAULT_TIMEOUT_MS } = options;
+    const { timeoutMs = DEFAULT_TIMEOUT_MS, negotiate = true } = options;
     const client = new QmpClient(socket);
+    if (!negotiate) return client;
     const timer = clock.setTimer(timeoutMs, () => {
       const hint = 'A QMP socket of QEMU serves one client at a time.';
       client.#fail(new BlockError('timeout', `no QMP greeting within ${timeoutMs / 1000} s`, { hint }));
@@ -157,9 +160,12 @@ export class QmpClient {
       const told = { event, data: (data ?? {}) as JsonObject, timestamp: timestamp as QmpEvent['timestamp'] };
       for (const listener of [...this.#listeners]) listener(told);
     } else {
-      const reply = typeof id === 'number' ? this.#replies.get(id) : undefined;
+      // A server that has not greeted may be none of QEMU's own and answer in order.
+      const [oldest] = this.#replies.keys();
+      const answered = id === undefined && this.greeting['version'] === undefined ? oldest : id;
+      const reply = typeof answered === 'number' ? this.#replies.get(answered) : undefined;
       if (!reply) return this.#breakOff(`an unexpected message: ${formatJson(value).slice(0, 200)}`);
-      this.#replies.delete(id as number);
+      this.#replies.delete(answered as number);
       const error = value['error'] as { class: ErrorClass; desc: string } | undefined;
       if (error) reply.reject(new QmpError(error.class, error.desc));
       else reply.resolve(value['return'] ?? null);
