@@ -46,5 +46,6 @@ export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
   },
 
   filename: nbdFilename,
+  takesImages: true,
   parseFilename: parseNbdFilename,
 };
