@@ -39,6 +39,8 @@ const BLOCK_SIZE = { minimum: 1, preferred: 4096 } as const;
 const EXPORT_NAME_ZEROES_BYTES = 124;
 /** A client that asks for more than this before it chooses is not going to. */
 const MAX_OPTIONS = 1024;
+/** So much of a name is told in an error. */
+const TOLD_NAME_BYTES = 80;
 const NOTHING = Buffer.alloc(0);
 
 interface OptionRule {
@@ -250,7 +252,7 @@ export class ServerHandshake {
     const request = this.#decode(() => decodeInfoRequest(payload, option === Option.go ? 'go' : 'info'));
     if (!request) return 'more';
     const found = this.#exports.find(request.name);
-    if (!found) return this.#reply(OptionReply.errUnknown, `export '${request.name}' not present`);
+    if (!found) return this.#reply(OptionReply.errUnknown, notPresent(request.name));
     if (request.infos.includes(Info.name)) this.#reply(OptionReply.info, infoText(Info.name, found.name));
     if (found.description !== undefined)
       this.#reply(OptionReply.info, infoText(Info.description, found.description));
@@ -293,7 +295,7 @@ export class ServerHandshake {
     if (!request) return undefined;
     const found = this.#exports.find(request.name);
     if (found) return { ...request, contexts: contextsOf(found) };
-    this.#reply(OptionReply.errUnknown, `export '${request.name}' not present`);
+    this.#reply(OptionReply.errUnknown, notPresent(request.name));
     return undefined;
   }
 
@@ -330,6 +332,14 @@ interface MetaRequest {
   queries: readonly string[];
   /** All of the export. */
   contexts: readonly MetaContext[];
+}
+
+/** Long names are cut as QEMU cuts them: a client may be told no more than 4096 bytes, and prints less. */
+function notPresent(name: string): Buffer {
+  const bytes = Buffer.from(name);
+  const isLong = bytes.length >= TOLD_NAME_BYTES;
+  const told = isLong ? [bytes.subarray(0, TOLD_NAME_BYTES), Buffer.from('...')] : [bytes];
+  return Buffer.concat([Buffer.from("export '"), ...told, Buffer.from("' not present")]);
 }
 
 /** A query that names a namespace, or QEMU's dirty bitmaps, lists all of it. */

@@ -82,6 +82,14 @@ test(
     assert.deepEqual(types(await peer.option(4711, Buffer.alloc(100 * KiB))), [OptionReply.errTooBig]);
     const unknown = await peer.go('nothing', { structured: false });
     assert.deepEqual(types(unknown), [OptionReply.errUnknown]);
+    for (const [name, told] of [
+      ['x'.repeat(79), 'x'.repeat(79)],
+      ['x'.repeat(80), `${'x'.repeat(80)}...`],
+      ['\u00e9'.repeat(2048), `${'\u00e9'.repeat(40)}...`],
+    ] as const) {
+      const [answer] = await peer.go(name, { structured: false });
+      assert.equal(answer?.payload.toString(), `export '${told}' not present`);
+    }
     assert.equal((await peer.go('disk')).at(-1)?.type, OptionReply.ack);
   }),
 );
