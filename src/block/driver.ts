@@ -1,6 +1,7 @@
 import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
 import type { ToolOption } from '../schema/create-options.js';
+import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
@@ -398,6 +399,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly identityOptions?: readonly string[];
   /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
   parseFilename?(filename: string): NodeOptions | undefined;
+  /** Replaces older spellings of options, which only flat ones may have. Errors: invalid, in QEMU's words. */
+  modernise?(options: FlatOptions): void;
   /** Protocols with the options of a file: whether what lies at a path is theirs. */
   claims?(host: Host, path: string): Promise<boolean>;
 }
