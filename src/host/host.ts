@@ -113,6 +113,8 @@ export interface HostFile {
   tryWrite(position: number, memory: IoVector, from: number, lengthBytes: number): boolean;
   /** Looks at the memory at any time until it resolves, once. */
   write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void>;
+  /** write() of what is durable when it resolves, as after a flush of this alone. Errors: those of both. */
+  writeDurable(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void>;
   /** fdatasync. Once one has failed, every later one fails too, unless the storage keeps what it could not write. */
   flush(): Promise<void>;
   /** A flush has failed, and what the kernel dropped cannot be known. */
