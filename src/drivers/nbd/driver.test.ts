@@ -110,7 +110,7 @@ test('older spellings of flat options stand for a server, and are refused with o
   for (const [options, message] of [
     [{ path: '/a', host: 'h' }, 'path and host may not be used at the same time'],
     [{ path: '/a', port: '1' }, 'port may not be used without host'],
-    [{ host: 'h', ...(unix('/a')) }, "Cannot use 'server' and path/host/port at the same time"],
+    [{ host: 'h', ...unix('/a') }, "Cannot use 'server' and path/host/port at the same time"],
   ] as const)
     assert.throws(() => modern(options), { message });
 });
