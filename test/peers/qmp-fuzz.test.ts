@@ -62,6 +62,11 @@ function describeJob(job: Json): unknown {
   return { type, device, paused, ready, status, speed, error, io, finalize, dismiss };
 }
 
+/** Of a node that a job has made, the name is each side's own. */
+function describeExport({ 'node-name': name, ...rest }: Json): unknown {
+  return { ...rest, name: String(name).replace(/^#block\d+/, '#block') };
+}
+
 function describeAll(answer: Answer, describe: (item: Json) => unknown): unknown[] {
   return listOf(answer).map(describe);
 }
@@ -175,7 +180,7 @@ class Run {
     for (const [query, describe] of [
       ['query-block-jobs', describeJob],
       ['query-named-block-nodes', describeNode],
-      ['query-block-exports', (entry: Json): unknown => entry],
+      ['query-block-exports', describeExport],
     ] as const) {
       const { theirs, ours } = await this.#pair.execute(query);
       if (this.#pair.isReferenceGone) return;
@@ -253,7 +258,8 @@ async function runSeed(
     if (ONLY_SEED !== undefined) context.diagnostic(`${one.trace}\n${whole ? '' : 'ended early'}`);
     return one.differences.map((difference) => `FUZZ_SEED=${seed} ${difference}`);
   } catch (error) {
-    throw new Error(`FUZZ_SEED=${seed}\n${one.trace}\n${pair.output}`, { cause: error });
+    const what = error instanceof Error ? error.message : String(error);
+    throw new Error(`${what}\nFUZZ_SEED=${seed}\n${one.trace}\n${pair.output}`, { cause: error });
   } finally {
     await pair.kill();
   }
