@@ -1,5 +1,6 @@
 import { registerBitmaps } from './bitmaps.js';
 import { registerBlockdev } from './blockdev.js';
+import { registerChardevs } from './chardevs.js';
 import { registerDescriptors } from './descriptors.js';
 import type { EngineParts as Engine } from './parts.js';
 import { registerDevices } from './devices.js';
@@ -33,6 +34,7 @@ export function registerCommands(engine: Engine): void {
   registerGraphChanges(engine);
   registerTransaction(engine);
   registerExports(engine);
+  registerChardevs(engine);
   registerObjects(engine);
   registerQueries(engine);
   registerRunState(engine);

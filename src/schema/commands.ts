@@ -1,4 +1,5 @@
 import { BITMAP_COMMANDS, BitmapAdd, BitmapMerge, BitmapName } from './bitmap-commands.js';
+import { CHARDEV_COMMANDS } from './chardev.js';
 import { DESCRIPTOR_COMMANDS } from './descriptors.js';
 import { MACHINE_COMMANDS } from './machine.js';
 import { QOM_COMMANDS } from './qom.js';
@@ -371,6 +372,7 @@ export const COMMANDS = {
   stop: NO_ARGUMENTS,
   transaction: Transaction,
   'x-debug-query-block-graph': NO_ARGUMENTS,
+  ...CHARDEV_COMMANDS,
   ...RARE_COMMANDS,
 } as const;
 

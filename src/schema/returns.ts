@@ -1,4 +1,5 @@
 import { BITMAP_RETURNS } from './bitmap-commands.js';
+import { CHARDEV_RETURNS } from './chardev.js';
 import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
@@ -341,6 +342,7 @@ const SchemaInfo = union(
 
 const RESULTS = {
   ...BITMAP_RETURNS,
+  ...CHARDEV_RETURNS,
   ...DESCRIPTOR_RETURNS,
   ...MACHINE_RETURNS,
   ...QOM_RETURNS,

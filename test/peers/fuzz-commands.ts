@@ -227,7 +227,7 @@ export class CommandSource {
   }
 
   #bitmap(state: State): Command {
-    const verb = this.pick(['add', 'add', 'remove', 'clear', 'disable', 'enable', 'merge', 'sha256'], 'add');
+    const verb = this.pick(['add', 'add', 'remove', 'clear', 'disable', 'enable', 'merge'], 'add');
     const node = this.#node(state);
     if (verb === 'merge') {
       const other = { node: this.#node(state), name: 'bits' };
@@ -235,7 +235,6 @@ export class CommandSource {
       return { name: 'block-dirty-bitmap-merge', args: { node, target: 'bits', bitmaps } };
     }
     const args = { node, name: this.chance(10) ? 'none' : 'bits' };
-    if (verb === 'sha256') return { name: 'x-debug-block-dirty-bitmap-sha256', args };
     return { name: `block-dirty-bitmap-${verb}`, args };
   }
 

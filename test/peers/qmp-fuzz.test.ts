@@ -46,8 +46,10 @@ function describeNode(node: Json): unknown {
   const { drv, ro, cache, 'dirty-bitmaps': bitmaps } = node;
   // QEMU holds what some of its filters show as a backing file, and has them writable whatever they show.
   if (/top|copy/.test(String(drv))) return { name, drv, size };
-  // A job's own bitmaps have no name.
-  const named = Array.isArray(bitmaps) ? (bitmaps as Json[]).filter((bitmap) => 'name' in bitmap) : [];
+  // A job's own bitmaps have no name, and how far a slow job is shows in how much those of its target have noted.
+  const named = (Array.isArray(bitmaps) ? (bitmaps as Json[]) : [])
+    .filter((bitmap) => 'name' in bitmap)
+    .map((bitmap) => ({ ...bitmap, count: undefined }));
   return { name, drv, ro, size: drv === 'file' ? 0 : size, cluster, cache, named };
 }
 
