@@ -93,8 +93,7 @@ export class GuestDevice {
     this.drive = drive;
     this.#graph = graph;
     this.#properties = { ...policiesOf(drive), ...properties };
-    this.backend =
-      drive?.backend ?? graph.createBackend({ description: '', perm: 0, shared: ALL_PERMISSIONS });
+    this.backend = drive?.backend ?? emptyBackend(graph);
   }
 
   /**
@@ -306,4 +305,11 @@ class DeviceEndpoint implements NbdTarget {
     } else this.#onIoError({ device, operation, action, noSpace, reason: errnoText(errnoOf(error)) });
     return action;
   }
+}
+
+/** Nobody has said of its media that they are written to. */
+function emptyBackend(graph: Graph): BlockBackend {
+  const backend = graph.createBackend({ description: '', perm: 0, shared: ALL_PERMISSIONS });
+  backend.mediumWasReadOnly = true;
+  return backend;
 }

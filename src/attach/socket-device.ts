@@ -15,14 +15,14 @@ export interface ServerDeviceProperties {
   address: SocketAddress;
   /** How many clients are served at once; the others wait (any number). */
   maxClients?: number;
-  tls?: TlsEnd | undefined;
+  tls?: (() => TlsEnd) | undefined;
 }
 
 /** Clients connect. Several may be served at once, where QEMU has one after the other. */
 export class SocketServerDevice extends CharacterDevice {
   readonly #host: Host;
   readonly #maxClients: number;
-  readonly #tls: TlsEnd | undefined;
+  readonly #tls: (() => TlsEnd) | undefined;
   readonly #waiting: HostSocket[] = [];
   readonly #connected = deferred();
   #listener: HostListener | undefined;
@@ -70,7 +70,7 @@ export class SocketServerDevice extends CharacterDevice {
     let connection = socket;
     if (this.#tls) {
       try {
-        connection = await this.#host.net.secure(socket, this.#tls);
+        connection = await this.#host.net.secure(socket, this.#tls());
       } catch (error) {
         // Who does not come in is cut off already.
         if (error instanceof BlockError) return;
@@ -104,7 +104,7 @@ export interface ClientDeviceProperties {
   address: SocketAddress;
   /** After so long a connection that has ended or failed is tried anew; undefined: never. */
   reconnectMs?: number | undefined;
-  tls?: TlsEnd | undefined;
+  tls?: (() => TlsEnd) | undefined;
   onFailure: (error: BlockError) => void;
 }
 
@@ -143,7 +143,7 @@ export class SocketClientDevice extends CharacterDevice {
     const { address, tls } = this.#properties;
     const { net } = this.#host;
     const socket = await net.connect(address, { receiveFds: true });
-    const connection = tls ? await net.secure(socket, tls) : socket;
+    const connection = tls ? await net.secure(socket, tls()) : socket;
     if (this.#isClosed) return connection.destroy();
     this.#connection = connection;
     this.#hasFailed = false;

@@ -1,4 +1,3 @@
-import { deferred } from './async.js';
 import { errnoError } from './error.js';
 
 /** Whoever made requests wants those that have not begun no more: it is told once, for good. */
@@ -24,15 +23,12 @@ export class CancelSignal {
   }
 
   /** What a wait answers, or ECANCELED, whichever comes first. */
-  async during(wait: Promise<void>): Promise<void> {
-    this.check();
-    const cancelled = deferred();
-    const forget = this.onCancel(() => cancelled.reject(errnoError('ECANCELED')));
-    try {
-      await Promise.race([wait, cancelled.promise]);
-    } finally {
-      forget();
-    }
+  during<T>(wait: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const forget = this.onCancel(() => reject(errnoError('ECANCELED')));
+      void wait.then(resolve, reject).then(forget);
+      if (this.#isCancelled) reject(errnoError('ECANCELED'));
+    });
   }
 
   /** `listener` is called at cancel(); the answer takes that back. Called by those who wait only. */

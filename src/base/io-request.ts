@@ -18,6 +18,8 @@ export const Flag = {
 /** Where a write finds its bytes when they are in no memory yet. */
 export interface RequestSource {
   bytes(from: number, lengthBytes: number): Promise<Uint8Array>;
+  /** The write has ended. */
+  end?(): void;
 }
 
 /**

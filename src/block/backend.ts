@@ -107,6 +107,11 @@ export class BlockBackend {
   readonly clock: HostClock;
   /** For those who ask it, one request after the other or many at a time; see IoRequest. */
   readonly requests: RequestPool;
+  /**
+   * Of a job's copy: once it is cancelled, what its owner waits for here is given up with ECANCELED, whatever becomes of it.
+   * What is in flight stays counted, and the backend where it is, until it has ended.
+   */
+  signal: CancelSignal | undefined;
   /** The group whose limits hold for it, and its place in it. */
   #throttle: { group: ThrottleGroup; member: ThrottleMember; unuse: () => void } | undefined;
   readonly #queues: boolean;
@@ -246,14 +251,31 @@ export class BlockBackend {
     return this.#perform(request, false);
   }
 
+  /** Work on its node that is no request: it counts as one, and is given up as one. */
+  async during<T>(work: () => Promise<T> | T): Promise<T> {
+    this.signal?.check();
+    this.#inFlight++;
+    const done = (async () => work())().finally(() => this.leave());
+    return this.signal ? this.signal.during(done) : done;
+  }
+
   /** `isOwn`: one of ours, which goes back into the pool with the answer. */
-  async #perform(request: IoRequest, isOwn: boolean): Promise<void> {
-    const { generation, kind, lengthBytes } = request;
+  #perform(request: IoRequest, isOwn: boolean): Promise<void> {
+    const { signal } = this;
+    if (!signal) return this.#see(request, isOwn);
+    request.signal = signal;
+    return signal.during(this.#see(request, isOwn));
+  }
+
+  /** Sees a request through. */
+  async #see(request: IoRequest, isOwn: boolean): Promise<void> {
+    const { generation, kind, lengthBytes, source } = request;
     const statistics = this.statistics[OPERATION_OF[kind]];
     const started = this.clock.nowMs();
     if (this.#isHeld()) await this.enter(request.signal);
     else this.#inFlight++;
     try {
+      request.signal?.check();
       request.assertIs(generation);
       const wait = this.#throttle && this.#pace(this.#throttle.member, request);
       // One that nobody wants any more keeps its place in the line, and is counted.
@@ -270,6 +292,7 @@ export class BlockBackend {
       const tookMs = this.clock.nowMs() - started;
       statistics.totalMs += tookMs;
       statistics.histogram?.add(tookMs);
+      source?.end?.();
       if (isOwn) this.requests.give(request);
       this.leave();
     }

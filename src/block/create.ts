@@ -44,6 +44,8 @@ export async function createImage(
 
 /** Creation options, checked and with the format's defaults. Errors: invalid or unsupported. */
 export function newImage(driver: DriverDescription, { options = {}, ...image }: CreateOptions): NewImage {
+  if (image.backingFile !== undefined && !driver.options.backing)
+    throw new BlockError('unsupported', `Backing file not supported for file format '${driver.name}'`);
   const type = struct('CreateOptions', driver.createOptions ?? {});
   return { ...image, options: type.fill(type.parse(options, '', 'qmp')) };
 }

@@ -38,9 +38,14 @@ export class DirtyBitmap {
     return this.#sizeBytes;
   }
 
+  /** Of all dirty granules, the last one as long as the others: what queries tell. */
+  get granulesBytes(): number {
+    return this.#bits.count * this.granularityBytes;
+  }
+
   /** Dirty bytes, the last granule cut at the node's end. */
   get dirtyBytes(): number {
-    const whole = this.#bits.count * this.granularityBytes;
+    const whole = this.granulesBytes;
     const last = this.#bits.length - 1;
     const overhang = this.#bits.length * this.granularityBytes - this.#sizeBytes;
     return overhang > 0 && this.#bits.get(last) ? whole - overhang : whole;

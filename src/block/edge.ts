@@ -30,6 +30,11 @@ export class Edge implements ChildIo {
     this.node = node;
   }
 
+  /** The role as messages and queries tell it. */
+  get shownRole(): string {
+    return ('driver' in this.parent ? this.parent.driver.shownChildRole : undefined) ?? this.role;
+  }
+
   get lengthBytes(): number {
     return this.node.lengthBytes;
   }

@@ -8,9 +8,17 @@ export class FileSource implements RequestSource {
   /** A write of it that failed did so because of its bytes. */
   failedToRead = false;
 
-  constructor(io: IoDriver, offset: number) {
+  readonly #release: (() => void) | undefined;
+
+  /** `release`: called when the write that reads the bytes has ended. */
+  constructor(io: IoDriver, offset: number, release?: () => void) {
     this.io = io;
     this.offset = offset;
+    this.#release = release;
+  }
+
+  end(): void {
+    this.#release?.();
   }
 
   async bytes(from: number, lengthBytes: number): Promise<Uint8Array> {

@@ -130,7 +130,7 @@ function checkPair(node: Node, wants: Edge, denies: Edge, of: (edge: Edge) => Pe
   const clash = withoutPermissions(of(wants).perm, of(denies).shared);
   if (clash === 0) return;
   const use = (edge: Edge): string =>
-    `${edge.parent.describe()} (uses node '${edge.node.name}' as '${edge.role}' child)`;
+    `${edge.parent.describe()} (uses node '${edge.node.name}' as '${edge.shownRole}' child)`;
   throw new BlockError(
     'busy',
     `Permission conflict on node '${node.name}': permissions '${permissionNames(clash)}' are both required by ` +

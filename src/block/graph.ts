@@ -13,6 +13,8 @@ import { GraphTransaction } from './transaction.js';
 
 /** How long requests that nobody wants any more may take before they are given up. */
 export const GRACE_MS = 800;
+/** How often it is looked whether those that were given up are in flight where nobody else is any more. */
+const LOOK_MS = 100;
 
 /**
  * All nodes, edges and backends of one engine. Every change goes through transaction(); drained() holds back the
@@ -177,6 +179,37 @@ export class Graph {
       for (const edge of node.children.values()) visit(edge.node);
     };
     visit(top);
+  }
+
+  /**
+   * Whoever has requests in flight through `backend` waits no longer, by its signal. What they are in flight to ends too
+   * where only the backend's owner uses it, now or later.
+   */
+  giveUp(backend: BlockBackend): void {
+    assert(backend.signal, () => `${backend.description} has no signal`);
+    backend.signal.cancel();
+    const look = (): void => {
+      const { root } = backend;
+      if (!root || !backend.hasRequests) return;
+      const own = [...this.backends].filter(({ owner }) => owner === backend.owner);
+      this.cancelInFlight(root.node, own);
+      this.host.clock.setTimer(LOOK_MS, look);
+    };
+    look();
+  }
+
+  /**
+   * Detaches a backend whose requests were given up, when they have ended: until then what they were to write may come to
+   * be, and its permissions tell others so.
+   */
+  async retire(backend: BlockBackend): Promise<void> {
+    await backend.untilUnused();
+    const { root } = backend;
+    if (!root) return;
+    await this.transaction((transaction) => {
+      if (backend.root) transaction.detach(backend.root);
+    });
+    await this.release([root.node]);
   }
 
   /**

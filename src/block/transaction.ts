@@ -270,7 +270,7 @@ function assertPresent(graph: Graph, node: Node): void {
 function assertNotFrozen(edge: Edge, to: Node | undefined): void {
   if (edge.frozen === 0) return;
   const parent = edge.parent instanceof Node ? edge.parent.name : edge.parent.description;
-  const from = `frozen '${edge.role}' link from '${parent}' to '${edge.node.name}'`;
+  const from = `frozen '${edge.shownRole}' link from '${parent}' to '${edge.node.name}'`;
   throw new BlockError('busy', to ? `Cannot change ${from}` : `Cannot remove ${from}`);
 }
 

@@ -20,7 +20,11 @@ function sideOf(ends: readonly number[], startsZero: boolean): { backend: BlockB
   };
   const writeZeroes = async (offset: number, lengthBytes: number): Promise<void> =>
     void zeroed.push(`${offset}+${lengthBytes}`);
-  return { backend: { node: { statusThroughChain }, writeZeroes } as unknown as BlockBackend, zeroed };
+  const during = async (work: () => unknown): Promise<unknown> => work();
+  return {
+    backend: { node: { statusThroughChain }, during, writeZeroes } as unknown as BlockBackend,
+    zeroed,
+  };
 }
 
 test('zeroes are copied in whole units, wherever the stretches of the target end', async () => {

@@ -225,7 +225,9 @@ export class Mover {
     const above = await whenOpen(source, () => this.#status(offset, lengthBytes));
     if (!above.zero) return 0;
     const length = Math.min(above.lengthBytes, lengthBytes);
-    const there = await whenOpen(target, () => statusOrData(target.node, offset, length));
+    const there = await whenOpen(target, () =>
+      target.during(() => statusOrData(target.node, offset, length)),
+    );
     return there.zero ? Math.min(there.lengthBytes, length) : 0;
   }
 
@@ -256,7 +258,7 @@ export class Mover {
     const { target, unmap, skipKnownZeroes } = this.#options;
     let length = lengthBytes;
     if (skipKnownZeroes) {
-      const status = await statusOrData(target.node, offset, length);
+      const status = await target.during(() => statusOrData(target.node, offset, length));
       length = Math.min(status.lengthBytes, length);
       if (status.zero) return length;
     }
@@ -290,15 +292,16 @@ export class Mover {
     if (!protocolOf(target.node)?.copyFrom) return 0;
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), isLost);
     if (located.kind !== 'plain') return 0;
-    const bytes = new FileSource(located.io, located.offset);
+    if (!located.io.copyFrom) {
+      located.release();
+      return 0;
+    }
+    const bytes = new FileSource(located.io, located.offset, located.release);
     try {
-      if (!located.io.copyFrom) return 0;
       await target.writeFrom(offset, located.lengthBytes, bytes);
       return located.lengthBytes;
     } catch (error) {
       throw this.#options.job.ioError(bytes.failedToRead ? 'read' : 'write', error, isLost);
-    } finally {
-      located.release();
     }
   }
 

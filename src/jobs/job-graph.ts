@@ -1,4 +1,5 @@
 import type { AsyncMutex } from '../base/async.js';
+import { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError } from '../base/error.js';
 import { ALL_PERMISSIONS, hasPermission, Permission } from '../block/permissions.js';
 import {
@@ -27,9 +28,6 @@ export interface JobSurroundings {
   /** Jobs change the graph one at a time. */
   readonly changes: AsyncMutex;
 }
-
-/** How often it is looked whether a cancelled job still has requests in flight. */
-const LOOK_MS = 100;
 
 /** A node that a job reads, writes, or keeps others from. */
 interface Use {
@@ -225,14 +223,14 @@ export class JobPlace {
    */
   async withBackingReferences(
     nodes: readonly Node[],
-    reference: BackingReference,
+    referenceOf: (overlay: Node) => BackingReference,
     changeGraph: () => Promise<void>,
   ): Promise<void> {
     const old: Array<readonly [Node, BackingReference]> = [];
     try {
       for (const node of nodes) {
         const former = backingReferenceOf(node);
-        await changeBackingReference(this.graph, node, reference);
+        await changeBackingReference(this.graph, node, referenceOf(node));
         old.push([node, former]);
       }
       await changeGraph();
@@ -251,20 +249,22 @@ export class JobPlace {
   /** The target of a copy, from now on. */
   copiesTo(target: BlockBackend): void {
     target.node.isCopy = true;
+    target.signal = new CancelSignal();
     this.#copy = target;
   }
 
-  /** After a force-cancel: what is in flight to the copy ends soon, by itself or not. */
+  /** After a force-cancel: the job waits no longer than this for what it has in flight to the copy. */
   giveUpCopy(): void {
     const copy = this.#copy;
     if (!copy) return;
-    const look = (): void => {
-      if (this.job.isOver || !copy.root) return;
-      const own = this.#backends.filter(({ root }) => root?.node === copy.node);
-      if (copy.hasRequests) this.graph.cancelInFlight(copy.node, own);
-      this.graph.host.clock.setTimer(LOOK_MS, look);
-    };
-    this.graph.host.clock.setTimer(GRACE_MS, look);
+    this.graph.host.clock.setTimer(GRACE_MS, () => {
+      if (!this.job.isOver && copy.root) this.graph.giveUp(copy);
+    });
+  }
+
+  /** Its requests are given up and still in flight: others share the node. */
+  #isLeft(backend: BlockBackend): boolean {
+    return (backend.signal?.isCancelled ?? false) && backend.hasRequests;
   }
 
   /** Lists the steps that end the job's place: parents of the filter go to `heir`, or to what it filters. */
@@ -273,7 +273,8 @@ export class JobPlace {
     this.#shown = shown.node;
     transaction.replaceNode(this.filter, heir);
     transaction.detach(shown);
-    for (const backend of this.#backends) if (backend.root) transaction.detach(backend.root);
+    for (const backend of this.#backends)
+      if (backend.root && !this.#isLeft(backend)) transaction.detach(backend.root);
   }
 
   /**
@@ -318,6 +319,7 @@ export class JobPlace {
   async close(candidates: Iterable<Node>): Promise<void> {
     this.thaw();
     for (const unblock of this.#unblock.splice(0)) unblock();
+    if (this.#copy?.root) void this.graph.retire(this.#copy);
     // What was above the source, or the filter, may have gone while the job ran.
     await this.graph.collect([this.filter, ...candidates, this.source, this.#shown]);
   }

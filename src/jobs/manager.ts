@@ -1,6 +1,7 @@
 import { AsyncMutex } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import type { Graph } from '../block/graph.js';
+import type { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
 import { AmendJob } from './amend.js';
 import { BackupJob } from './backup.js';
@@ -9,7 +10,7 @@ import { CreateJob } from './create.js';
 import { checkSpeed, type EmitEvent, Job, type JobProperties } from './job.js';
 import type { JobGroup } from './job-group.js';
 import type { JobDriver } from './job-driver.js';
-import { creatingNode, type JobSurroundings } from './job-graph.js';
+import { creatingNode, JobPlace, type JobSurroundings } from './job-graph.js';
 import { MirrorJob } from './mirror.js';
 import { backupNodes, type BackupPlan } from './plans/backup.js';
 import { commitNodes, type CommitPlan } from './plans/commit.js';
@@ -57,6 +58,17 @@ export class JobManager {
 
   find(id: string): Job | undefined {
     return this.#jobs.get(id);
+  }
+
+  /** Those that work on a node, or put the filter there that it is. */
+  at(node: Node): Job[] {
+    const owners = [
+      node.filterOwner,
+      ...[...node.parents].map(({ parent }) => 'owner' in parent && parent.owner),
+    ];
+    return this.list().filter((job) =>
+      owners.some((owner) => owner instanceof JobPlace && owner.job === job),
+    );
   }
 
   /** In order of creation, newest first as QEMU lists them. */
@@ -144,6 +156,12 @@ export class JobManager {
   /** Ends all jobs by force; resolves when they are over. */
   async cancelAll(): Promise<void> {
     await Promise.all([...this.#jobs.values()].map((job) => job.cancelNow()));
+  }
+
+  /** The same, and none waits for somebody to dismiss it. */
+  async endAll(): Promise<void> {
+    await this.cancelAll();
+    for (const job of [...this.#jobs.values()]) job.dismiss();
   }
 
   #newJob(properties: JobProperties): Job {

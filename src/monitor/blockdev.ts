@@ -136,26 +136,31 @@ async function create(engine: Parts<'jobs'>, args: CommandArguments<'blockdev-cr
   await engine.jobs.start(planCreate(args));
 }
 
-/** Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Errors: "Could not create ...". */
+/**
+ * Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Answers how queries name its backing file.
+ * Errors: "Could not create ...".
+ */
 export async function createOverlayFile(
   engine: Parts<'opener' | 'print'>,
   filename: string,
   format: string,
   sizeBytes: number,
   backing: Node | undefined,
-): Promise<void> {
+): Promise<string | undefined> {
   if (backing) assertOverlayFits(backing);
-  const reference = backing && referenceTo(backing);
+  const reference = backing && referenceTo(backing, filename);
   const options = {
     sizeBytes,
     ...given({ backingFile: reference?.filename, backingFormat: reference?.format }),
   };
   const driver = engine.opener.drivers.find(format);
   if (!driver) throw new BlockError('invalid', `Unknown file format '${format}'`);
-  driver.checkNew?.(newImage(driver, options));
+  const image = newImage(driver, options);
+  driver.checkNew?.(image);
   engine.print(`Formatting '${filename}', ${formattingText(driver, sizeBytes, backingTexts(options))}`);
   try {
     await createImage(engine.opener, filename, format, options);
+    return reference?.shown;
   } catch (error) {
     if (!(error instanceof BlockError) || error.errno === undefined) throw error;
     const text = error.message.replace(/^Could not (open|create) '[^']*': /, '');

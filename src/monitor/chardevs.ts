@@ -7,7 +7,7 @@ import {
   StandardDevice,
   TerminalDevice,
 } from '../attach/socket-device.js';
-import { tlsEnd } from '../block/objects/tls-end.js';
+import { tlsClientEnd, tlsServerEnd } from '../block/objects/tls-end.js';
 import type { TlsEnd } from '../host/host.js';
 import { CHARDEV_KINDS, type ChardevBackend } from '../schema/chardev.js';
 import { type FlatAddress, socketAddress } from './exports.js';
@@ -85,26 +85,28 @@ export async function openCharacterDevice(
   backend: ChardevBackend,
   maxClients?: number,
 ): Promise<CharacterDevice> {
-  const { host } = engine;
-  switch (backend.type) {
-    case 'null':
-      return new NullDevice(id);
-    case 'ringbuf':
-    case 'memory':
-      return new RingBuffer(id, backend.type, backend.data.size);
-    case 'file':
-      return FileDevice.open(id, host, backend.data.out, backend.data.append ?? false);
-    case 'pty':
-      return new TerminalDevice(id, host);
-    case 'stdio': {
-      const { openStandard } = engine;
-      if (!openStandard) throw new BlockError('unsupported', "stdio is not the engine's here");
-      return new StandardDevice(id, openStandard);
-    }
-    case 'socket':
-      return openSocket(engine, id, backend.data, maxClients);
-  }
+  if (backend.type === 'socket') return openSocket(engine, id, backend.data, maxClients);
+  const open = OPENERS[backend.type] as Opener<typeof backend.type>;
+  return open(engine, id, backend.data);
 }
+
+type Opener<K extends ChardevBackend['type']> = (
+  engine: Chardevs,
+  id: string,
+  data: Extract<ChardevBackend, { type: K }>['data'],
+) => CharacterDevice | Promise<CharacterDevice>;
+
+const OPENERS: { readonly [K in Exclude<ChardevBackend['type'], 'socket'>]: Opener<K> } = {
+  file: ({ host }, id, { out, append = false }) => FileDevice.open(id, host, out, append),
+  memory: (_engine, id, { size }) => new RingBuffer(id, 'memory', size),
+  null: (_engine, id) => new NullDevice(id),
+  pty: ({ host }, id) => new TerminalDevice(id, host),
+  ringbuf: (_engine, id, { size }) => new RingBuffer(id, 'ringbuf', size),
+  stdio: ({ openStandard }, id) => {
+    if (openStandard) return new StandardDevice(id, openStandard);
+    throw new BlockError('unsupported', "stdio is not the engine's here");
+  },
+};
 
 type SocketBackend = Extract<ChardevBackend, { type: 'socket' }>['data'];
 
@@ -122,7 +124,8 @@ async function openSocket(
     throw new BlockError('invalid', "'wait' option is incompatible with socket in client connect mode");
   const { addr } = data;
   const address = socketAddress({ type: addr.type, ...addr.data } as FlatAddress);
-  const tls = tlsOf(engine, data, isServer);
+  const hostname = address.type === 'inet' ? address.host : undefined;
+  const tls = tlsOf(engine, data, isServer, hostname);
   if (isServer) {
     const limit = maxClients === undefined ? {} : { maxClients };
     const device = await SocketServerDevice.listen(id, host, { address, tls, ...limit });
@@ -135,9 +138,18 @@ async function openSocket(
   return SocketClientDevice.connect(id, host, { address, tls, reconnectMs, onFailure });
 }
 
-function tlsOf({ graph }: Chardevs, data: SocketBackend, isServer: boolean): TlsEnd | undefined {
+function tlsOf(
+  { graph: { objects } }: Chardevs,
+  data: SocketBackend,
+  isServer: boolean,
+  hostname: string | undefined,
+): (() => TlsEnd) | undefined {
   const { 'tls-creds': credentials, 'tls-authz': authz } = data;
-  if (credentials !== undefined) return tlsEnd(graph.objects, credentials, isServer, authz);
+  if (credentials !== undefined && isServer) return tlsServerEnd(objects, credentials, authz);
+  if (credentials !== undefined) {
+    const end = tlsClientEnd(objects, credentials, hostname);
+    return () => end;
+  }
   if (authz !== undefined) throw new BlockError('invalid', "'tls_authz' option requires 'tls_creds' option");
   return undefined;
 }

@@ -1,7 +1,10 @@
+import { deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import { activate } from '../block/activity.js';
+import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
+import type { Job } from '../jobs/job.js';
 import { type ErrorAction, type FrontEndProperties, GuestDevice } from '../attach/device.js';
 import { type DeviceModel, deviceModel, type DiskModel } from '../attach/device-models.js';
 import type { Drive } from '../attach/drive.js';
@@ -13,6 +16,7 @@ import type { Parts } from './parts.js';
 
 type Devices = Parts<
   | 'graph'
+  | 'jobs'
   | 'devices'
   | 'drives'
   | 'machine'
@@ -238,14 +242,27 @@ async function unplug(engine: Devices, found: Plugged): Promise<void> {
   for (const child of engine.machine.childrenOf(found)) await unplug(engine, child);
   const device = [...engine.devices.values()].find(({ path }) => path === found.path);
   if (device) {
+    const medium = device.backend.root?.node;
+    const jobs = device.drive && medium ? engine.jobs.at(medium) : [];
     await device.unplug();
     engine.devices.delete(device.id ?? device.path);
     if (device.drive) engine.drives.delete(device.drive.id);
+    await endOf(engine, jobs);
   }
   engine.machine.unplug(found);
   const inner = innerPath(found);
   if (inner !== undefined) engine.emit('DEVICE_DELETED', { path: inner });
   engine.emit('DEVICE_DELETED', { ...given({ device: found.id }), path: found.path });
+}
+
+/** A drive goes with its device, and so do its jobs: those that are ready end well. One that hangs is not waited for. */
+async function endOf({ host }: Devices, jobs: readonly Job[]): Promise<void> {
+  for (const job of jobs)
+    await job.cancel({ force: false, softOnReady: true }).catch(() => void job.cancelNow());
+  const late = deferred();
+  const timer = host.clock.setTimer(GRACE_MS, () => late.resolve());
+  await Promise.race([Promise.all(jobs.map((job) => job.concluded)), late.promise]);
+  timer.cancel();
 }
 
 /** Devices that consist of two. */

@@ -37,6 +37,7 @@ export async function addDrive(
       throw new BlockError('exists', `Device name '${id}' conflicts with an existing node name`);
     const drive = await Drive.create(engine.graph, properties, node);
     engine.drives.set(id, drive);
+    drive.backend.mediumWasReadOnly = options.isReadOnly;
     if (areLimited(limits)) {
       const group = engine.graph.objects.groupNamed(options.throttling.group ?? id);
       drive.backend.throttleGroup = group;

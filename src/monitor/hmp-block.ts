@@ -118,6 +118,7 @@ export const BLOCK_COMMANDS: ReadonlyArray<HmpCommand<HmpBlock>> = [
     ['device [speed [base]]', 'copy data from a backing file into a block device'],
     { operands: operands(DEVICE, 'optional', 'optional') },
     ([device = '', speed, base]) => ({
+      'job-id': device,
       device,
       base,
       speed: speed === undefined ? undefined : sizeOf(speed),

@@ -49,7 +49,7 @@ function bitmapInfo(bitmap: DirtyBitmap): JsonObject {
     persistent: false,
     busy: bitmap.busy,
     granularity: bitmap.granularityBytes,
-    count: bitmap.dirtyBytes,
+    count: bitmap.granulesBytes,
   };
 }
 

@@ -270,7 +270,7 @@ export class EngineParts {
       // A command that runs may wait for a job, or start one.
       await Promise.all([this.hub.close(), this.jobs.cancelAll()]);
       await runAll([
-        () => this.jobs.cancelAll(),
+        () => this.jobs.endAll(),
         () => this.exports.close(),
         ...[...this.devices.values()].map((device) => () => device.close()),
         () => closeGraph(this.graph),

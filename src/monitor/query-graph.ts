@@ -70,7 +70,7 @@ class GraphDescription {
     return {
       parent,
       child: this.#idOf(edge.node),
-      name: roleName(edge),
+      name: edge.shownRole,
       perm: permissionList(edge.perm).reverse(),
       'shared-perm': permissionList(edge.shared).reverse(),
     };
@@ -81,10 +81,4 @@ class GraphDescription {
     this.#ids.set(vertex, id);
     return id;
   }
-}
-
-function roleName({ parent, role }: Edge): string {
-  return 'driver' in parent && parent.driver.shownChildRole !== undefined
-    ? parent.driver.shownChildRole
-    : role;
 }

@@ -19,7 +19,7 @@ import {
 const LOG = { logfile: later(str), logappend: later(bool) } as const;
 
 function wrapped<T, F>(type: Type<T, F>): Type<{ data: T }, { data: F }> {
-  return struct(`${type.name}Wrapper`, { data: required(type) }) as Type<{ data: T }, { data: F }>;
+  return struct(`${type.name}Wrapper`, { data: required(type) });
 }
 
 const RING_BUFFER = wrapped(struct('ChardevRingbuf', { ...LOG, size: optional(int) }));

@@ -173,3 +173,12 @@ test('bitmaps are merged whatever their granularities, or none of them', async (
   await bed.execute('transaction', { actions });
   assert.equal(await countOf('sum'), 256 * KiB);
 });
+
+test('a granule counts whole, even the last, and one larger than the disk', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const granularity = 2 * 1024 * 1024 * KiB;
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'bits', granularity });
+  await bed.guest('write 0 4k');
+  assert.equal((await bitmapsOf(bed, 'A'))?.[0]?.['count'], granularity);
+});

@@ -96,6 +96,36 @@ test('a device that is deleted is told of, and its drive goes with it', async (t
   assert.equal(bed.engine.graph.nodes.size, 0);
 });
 
+test('the jobs of a drive go with its device: the one that is ready ends well, all are over before it is told', async (t) => {
+  for (const [command, speed, last] of [
+    ['drive-mirror', 0, 'BLOCK_JOB_COMPLETED'],
+    ['drive-backup', 1, 'BLOCK_JOB_CANCELLED'],
+  ] as const) {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    await bed.engine.close();
+    const fresh = new EngineBed(t);
+    await drive(fresh, `id=d,file=${bed.path('A.qcow2')},format=qcow2`);
+    await device(fresh, { driver: 'virtio-blk', drive: 'd', id: 'v' });
+    await human(fresh, 'qemu-io d "write -P 7 0 4M"');
+    const job = { device: 'd', target: fresh.path('copy'), format: 'raw', sync: 'full', speed };
+    await fresh.execute(command, job);
+    if (speed === 0) await fresh.event('BLOCK_JOB_READY', 'd');
+    await fresh.execute('device_del', { id: 'v' });
+    await fresh.event('DEVICE_DELETED', 'v');
+    const names = fresh.events.map(({ event }) => event).filter((name) => name !== 'JOB_STATUS_CHANGE');
+    assert.deepEqual(names.slice(-3), [last, 'DEVICE_DELETED', 'DEVICE_DELETED'], command);
+    assert.deepEqual(await fresh.execute('query-jobs'), []);
+    assert.equal(fresh.engine.graph.nodes.size, 0, command);
+    if (speed === 0)
+      assert.ok(
+        readFileSync(fresh.path('copy'))
+          .subarray(0, 1048576)
+          .every((byte) => byte === 7),
+      );
+  }
+});
+
 test('a controller takes the disks on it along', async (t) => {
   const bed = new EngineBed(t);
   await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'n' });

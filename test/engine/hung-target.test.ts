@@ -16,7 +16,7 @@ const JOBS = {
 /** A disk with data, and a target whose requests of one kind do not end. */
 async function hung(
   bed: EngineBed,
-  iotype: 'write' | 'write-zeroes' | 'flush',
+  iotype: 'write' | 'write-zeroes' | 'flush' | 'block-status',
   content = ['write -P 1 0 2M'],
 ): Promise<void> {
   await bed.image('S');
@@ -38,16 +38,16 @@ async function startJob(bed: EngineBed, kind: keyof typeof JOBS): Promise<void> 
   await bed.execute(command, { 'job-id': 'job', device: 'S', target: 'T', sync: 'full', ...more });
 }
 
-const inFlight = (bed: EngineBed): number => {
-  const target = bed.engine.graph.node('T');
-  return [...target.parents].reduce(
-    (sum, { parent }) => sum + ('inFlight' in parent ? parent.inFlight : 0),
-    0,
-  );
-};
+const hasRequests = (bed: EngineBed): boolean =>
+  [...bed.engine.graph.node('T').parents].some(({ parent }) => 'hasRequests' in parent && parent.hasRequests);
 
-async function untilHung(bed: EngineBed): Promise<void> {
-  while (inFlight(bed) === 0) await new Promise((resolve) => setImmediate(resolve));
+const doneBytes = (bed: EngineBed): number =>
+  bed.engine.jobs.list().reduce((sum, job) => sum + job.progress().doneBytes, 0);
+
+/** A request is in flight to the target, and so much is copied. */
+async function untilHung(bed: EngineBed, afterBytes = 0): Promise<void> {
+  while (!hasRequests(bed) || doneBytes(bed) < afterBytes)
+    await new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Units of a copy that hold data and zeroes: the file has the pages of 512 bytes that were written to each. */
@@ -152,6 +152,46 @@ test('a soft cancel is answered while a piece hangs, and force ends the job then
   await bed.execute('block-job-cancel', { device: 'job', force: true });
   await bed.event('BLOCK_JOB_CANCELLED', 'job');
 });
+
+for (const [iotype, afterBytes] of [
+  ['write', 0],
+  ['block-status', 2 * MiB],
+  ['flush', DISK_BYTES],
+] as const)
+  test(
+    `a hung target that others use too: a job ends by force when its ${iotype} hangs, and leaves the node theirs`,
+    SOON,
+    async (t) => {
+      const bed = new EngineBed(t);
+      await hung(bed, iotype);
+      const socket = { type: 'unix', data: { path: bed.path('nbd.sock') } };
+      await bed.execute('nbd-server-start', { addr: socket });
+      await startJob(bed, 'backup');
+      await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'T' });
+      await untilHung(bed, afterBytes);
+      const [device] = bed.engine.devices.values();
+      assert.ok(device);
+      const written = device.backend.write(MiB, Buffer.alloc(65536, 2));
+      const started = Date.now();
+      await bed.execute('block-job-cancel', { device: 'job', force: true });
+      await bed.event('BLOCK_JOB_CANCELLED', 'job');
+      await written;
+      assert.ok(Date.now() - started < 20_000);
+      // What the job asked for may still come to be: until then it is known as a writer.
+      const graph = bed.engine.graph;
+      const target = graph.node('T');
+      const writers = [...target.parents].filter((edge) => edge.isWritable);
+      assert.equal(writers.length, 1);
+      // Theirs still: it answers.
+      await target.io.readBuffer(DISK_BYTES - 4096, Buffer.alloc(4096));
+      await bed.execute('block-export-del', { id: 'e' });
+      // Nobody else uses it now: it is given up altogether.
+      while (target.parents.size > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+      await bed.execute('blockdev-del', { 'node-name': 'T' });
+      assert.equal(graph.nodes.has('T'), false);
+      await bed.guest(`read -P 2 1M 64k`);
+    },
+  );
 
 test('what others use is not given up with a job', SOON, async (t) => {
   const bed = new EngineBed(t, { kind: 'storage-daemon' });

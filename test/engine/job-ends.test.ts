@@ -247,3 +247,27 @@ test('a file that the user has added keeps its own say on what it is opened for'
   assert.equal(fresh.engine.graph.node('A').readOnly, true);
   assert.equal(fresh.engine.graph.node('a-file').readOnly, false);
 });
+
+test('jobs that wait to be dismissed are gone when the engine is closed', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('spare');
+  const job = { device: 'A', target: 'spare', 'job-id': 'b', sync: 'full', 'auto-dismiss': false };
+  await bed.execute('blockdev-backup', job);
+  await bed.event('BLOCK_JOB_COMPLETED', 'b');
+  await bed.engine.close();
+  const states = bed.events.filter(({ event }) => event === 'JOB_STATUS_CHANGE');
+  assert.deepEqual(
+    states.slice(-2).map(({ data }) => data['status']),
+    ['concluded', 'null'],
+  );
+  assert.deepEqual(bed.engine.jobs.list(), []);
+});
+
+test('a stream that a person starts has the name of its node', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const answer = await bed.execute('human-monitor-command', { 'command-line': 'block_stream B' });
+  assert.equal(answer, '');
+  await bed.event('BLOCK_JOB_COMPLETED', 'B');
+});

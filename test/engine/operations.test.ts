@@ -357,6 +357,20 @@ test('the end of a backup closes an overlay that nobody but its filter used', as
   await bed.execute('blockdev-del', { 'node-name': 'A' });
 });
 
+test("what mirror's filter keeps others from is told of a backing file's place, as in QEMU's graph", async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('copy');
+  const mirror = { device: 'A', target: 'copy', 'job-id': 'm', sync: 'full', 'filter-node-name': 'f' };
+  await bed.execute('blockdev-mirror', mirror);
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
+  assert.equal(
+    await bed.refusal('nbd-server-add', { device: 'A', writable: true }),
+    "Permission conflict on node 'A': permissions 'write' are both required by an unnamed block device " +
+      "(uses node 'A' as 'root' child) and unshared by node 'f' (uses node 'A' as 'backing' child).",
+  );
+});
+
 test('nobody writes past a running backup', async (t) => {
   const bed = new EngineBed(t);
   await bed.image('A');

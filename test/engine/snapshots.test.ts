@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, existsSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
+import type { JsonObject } from '../../src/schema/types.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
 
 /** A new image A over `file` options of its own. */
@@ -162,4 +163,26 @@ test('what somebody reads gets no other content put below it', async (t) => {
   await bed.execute('nbd-server-add', { device: 'T' });
   const put = { node: 'B', overlay: 'T' };
   assert.equal(await bed.refusal('blockdev-snapshot', put), 'The overlay is already in use');
+});
+
+test('a file is kept, and nothing is printed, where an overlay of that format cannot be', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const file = bed.path('precious');
+  writeFileSync(file, 'precious');
+  const snapshot = { 'node-name': 'B', 'snapshot-file': file, 'snapshot-node-name': 'C', format: 'raw' };
+  const copy = { device: 'B', 'job-id': 'j', target: file, format: 'raw' };
+  const printed = bed.printed.length;
+  const cases: Array<[string, JsonObject]> = [
+    ['blockdev-snapshot-sync', snapshot],
+    ['transaction', { actions: [{ type: 'blockdev-snapshot-sync', data: snapshot }] }],
+    ['drive-mirror', { ...copy, sync: 'top' }],
+    ['drive-backup', { ...copy, sync: 'top' }],
+    ['drive-backup', { ...copy, sync: 'none' }],
+  ];
+  for (const [command, args] of cases) {
+    assert.equal(await bed.refusal(command, args), "Backing file not supported for file format 'raw'");
+    assert.equal(readFileSync(file, 'utf8'), 'precious', command);
+  }
+  assert.deepEqual(bed.printed.slice(printed), []);
 });

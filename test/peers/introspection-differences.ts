@@ -23,7 +23,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     ['blockdev-add(host_device)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(nbd).server.type', '=vsock'],
     ['blockdev-add(nbd).server(inet)', '.numeric .to .ipv4 .ipv6 .keep-alive .mptcp'],
-    ['blockdev-add(nbd).server(unix)', '.abstract .tight'],
+    ['blockdev-add(nbd).server(unix)', '.tight'],
     [
       'blockdev-add(qcow2)',
       '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
@@ -37,6 +37,20 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     ['drive-backup', '.compress .x-perf'],
     ['human-monitor-command', '.cpu-index'],
     ['x-blockdev-amend.options(qcow2)', '.encrypt'],
+  ],
+  [
+    'character devices without a use for a monitor, and logs of them',
+    [
+      'chardev-add.backend.type',
+      '=serial =parallel =pipe =udp =mux =msmouse =wctablet =braille =testdev =console =spicevmc =spiceport ' +
+        '=qemu-vdagent =dbus =vc',
+    ],
+    ['chardev-add.backend(file).data', '.logfile .logappend .in'],
+    ['chardev-add.backend(socket).data', '.logfile .logappend .telnet .tn3270 .websocket'],
+    ['chardev-add.backend(pty).data', '.logfile .logappend'],
+    ['chardev-add.backend(null).data', '.logfile .logappend'],
+    ['chardev-add.backend(stdio).data', '.logfile .logappend'],
+    ['chardev-add.backend(ringbuf).data', '.logfile .logappend'],
   ],
   [
     'exports are on the NBD server, of the main loop, without metadata contexts of their own',

@@ -214,6 +214,28 @@ test('an export of a drive goes with its medium', { skip, timeout: 300_000 }, (t
   ),
 );
 
+test('the first medium of an empty drive', { skip, timeout: 300_000 }, (t) => {
+  const scsi = ['-device', 'virtio-scsi-pci,id=scsi0', '-device', 'scsi-cd,id=cd'];
+  const drives = ['if=none,id=d', 'if=none,id=c,media=cdrom', 'if=none,id=r,readonly=on'];
+  const change = (name: { id: string } | { device: string }): Command => [
+    'blockdev-change-medium',
+    { ...name, filename: 'FOLDER/disk.img', format: 'raw' },
+  ];
+  return alike(
+    t,
+    [...scsi, ...drives.flatMap((drive) => ['-drive', drive])],
+    [
+      ...[{ id: 'cd' }, { device: 'c' }, { device: 'r' }].map(change),
+      ['query-block'],
+      ['eject', { id: 'cd' }],
+      ['eject', { device: 'c' }],
+      ['eject', { device: 'r' }],
+      change({ device: 'd' }),
+      ['query-block'],
+    ],
+  );
+});
+
 test('commands of the human monitor', { skip, timeout: 300_000 }, (t) => {
   const missing = [
     ...[

@@ -22,6 +22,7 @@ const SECTOR_BYTES = 512;
 class RawMap implements MapDriver {
   readonly clusterBytes = 1;
   readonly unitBytes = 1;
+  readonly isMappingDurable = true;
   window: Window;
 
   constructor(window: Window) {
@@ -187,10 +188,7 @@ export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE>
     { name: 'extent_size_hint' },
   ],
 
-  async create(file, { sizeBytes, backingFile }) {
-    if (backingFile !== undefined) {
-      throw new BlockError('unsupported', "Backing file not supported for file format 'raw'");
-    }
+  async create(file, { sizeBytes }) {
     await file.truncate(sizeBytes);
     await file.flush();
   },

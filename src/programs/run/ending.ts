@@ -12,13 +12,16 @@ const TOLD_AFTER_MS = 1_000;
  */
 export class Ending {
   readonly #engine: Engine;
+  readonly #program: string;
   #isTold = false;
   #cutShort: () => void = () => undefined;
 
   /** Signals end the program from here on. */
-  constructor(engine: Engine) {
+  constructor(engine: Engine, program: string) {
     this.#engine = engine;
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => this.#hear());
+    this.#program = program;
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+      process.on(signal, (_name: string, number: number) => this.#hear(number));
     void engine.quitting.promise.then(() => (this.#hear = this.#hearAgain));
   }
 
@@ -34,10 +37,13 @@ export class Ending {
     }
   }
 
-  #hear = (): void => {
+  #hear = (number: number): void => {
     const { kind, quitting } = this.#engine;
     this.#hear = this.#hearAgain;
-    if (kind === 'machine') this.#engine.emit('SHUTDOWN', given({ guest: false, reason: 'host-signal' }));
+    if (kind === 'machine') {
+      process.stderr.write(`${this.#program}: terminating on signal ${number}\n`);
+      this.#engine.emit('SHUTDOWN', given({ guest: false, reason: 'host-signal' }));
+    }
     quitting.resolve();
   };
 

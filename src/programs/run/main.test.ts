@@ -116,9 +116,9 @@ test(
   },
 );
 
-test('the end of standard input does not end the machine', { timeout: 300_000 }, async (t) => {
+test('the end of standard input does not end the machine, a signal does', { timeout: 300_000 }, async (t) => {
   const words = livediskWords('run', '-monitor', 'stdio');
-  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: 'pipe' });
   t.after(() => child.kill('SIGKILL'));
   const ended = closed(child);
   child.stdin.end('info status\n');
@@ -129,8 +129,11 @@ test('the end of standard input does not end the machine', { timeout: 300_000 },
   }
   const early = await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 500, 'serves'))]);
   assert.equal(early, 'serves');
+  let told = '';
+  child.stderr.on('data', (chunk) => (told += String(chunk)));
   child.kill('SIGTERM');
   assert.equal(await ended, 0);
+  assert.equal(told, 'livedisk: terminating on signal 15\n');
 });
 
 test('a PID file belongs to the process that made it', { timeout: 300_000 }, async (t) => {

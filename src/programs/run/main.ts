@@ -62,12 +62,12 @@ export async function runMain(
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
     await start(engine, options);
-    ending = new Ending(engine);
+    ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
     if (options.daemonize) tellReady();
     await untilEnd(engine);
   } finally {
-    await end(ending ?? new Ending(engine), engine, pidFile);
+    await end(ending ?? new Ending(engine, program), engine, pidFile);
   }
   return 0;
 }

@@ -8,7 +8,7 @@ test('what is no option is refused, whatever its name', () => {
     for (const kind of ['machine', 'storage-daemon'] as const)
       assert.throws(() => parseRunOptions([`-${word}`], kind), { kind: 'invalid' });
   assert.throws(() => parseRunOptions(['disk.qcow2'], 'storage-daemon'), {
-    message: "unexpected argument 'disk.qcow2'",
+    message: 'disk.qcow2: Unexpected argument',
   });
 });
 

@@ -179,7 +179,7 @@ function splitLongOption(word: string): string[] {
 }
 
 function unknownOption(given: string, kind: string): BlockError {
-  if (!given.startsWith('-')) return new BlockError('invalid', `unexpected argument '${given}'`);
+  if (!given.startsWith('-')) return new BlockError('invalid', `${given}: Unexpected argument`);
   if (kind === 'storage-daemon') return new BlockError('invalid', `unrecognized option '${given}'`);
   return new BlockError('invalid', `${given}: invalid option`);
 }
