@@ -217,7 +217,7 @@ export class NodeIo {
     const { generation } = request;
     this.#node.beginWrite(offset, lengthBytes);
     try {
-      if (this.#mapped) await this.#mapped.write(request, from, lengthBytes, offset);
+      if (this.#mapped) await this.#mapped.write(request, from, lengthBytes, offset, flags);
       else await this.#writeIo(request, from, lengthBytes, offset, flags);
     } finally {
       // Also after a failure: part of the range may have been written.
@@ -355,6 +355,8 @@ export class NodeIo {
     offset: number,
     flags: number,
   ): Promise<void> {
+    if (hasFlag(flags, Flag.compressed) && !this.#node.isFilter)
+      throw errnoError('ENOTSUP', undefined, { node: this.#node.name, offset });
     const align = this.#node.instance.requestAlignmentBytes;
     if (align > 1 && !isAlignedRequest(offset, lengthBytes, align))
       return this.#writePadded(request, from, lengthBytes, offset, flags);
