@@ -8,7 +8,7 @@ import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
-import { tlsEnd } from '../block/objects/tls-end.js';
+import { tlsServerEnd } from '../block/objects/tls-end.js';
 import { allocationDepth, type BitmapReference, dirtyBitmap, findExportedBitmap } from './export-contexts.js';
 
 export interface ExportProperties {
@@ -36,6 +36,8 @@ export interface ServerProperties {
   handshakeMaxSeconds?: number;
   /** Clients must take TLS, with these credentials; with `authz`, only some come in. */
   tls?: { credentials: string; authz?: string };
+  /** A client does not come in; else it is a line of the graph's. */
+  onRefused?: (text: string) => void;
   /** A client that had chosen an export has left; so many are connected still. */
   onLeft?: (left: number) => void;
 }
@@ -74,11 +76,13 @@ export class ExportRegistry {
   async startServer(address: SocketAddress, properties: ServerProperties = {}): Promise<void> {
     if (this.#server) throw new BlockError('exists', 'NBD server already running');
     const { maxConnections = 0, handshakeMaxSeconds, onLeft, tls } = properties;
-    const end = tls && tlsEnd(this.#graph.objects, tls.credentials, true, tls.authz);
+    const { onRefused = (text: string) => this.#graph.onDriverLine(text) } = properties;
+    const end = tls && tlsServerEnd(this.#graph.objects, tls.credentials, tls.authz);
     this.#maxConnections = maxConnections;
     this.#server = await NbdServer.listen(this.#graph.host, address, {
       maxConnections,
       lost: this.#lost,
+      onRefused: (error) => onRefused(`option negotiation failed: ${error.message}`),
       ...(onLeft && { onLeft }),
       ...(end && { tls: end }),
       ...(handshakeMaxSeconds !== undefined && { handshakeTimeoutMs: 1000 * handshakeMaxSeconds }),

@@ -259,6 +259,8 @@ export interface IoDriver {
   read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void>;
   tryWrite?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
   write(request: IoRequest, from: number, lengthBytes: number, offset: number, flags: number): Promise<void>;
+  /** A write() with Flag.fua is durable by itself. Absent or false: the facade flushes the node after it. */
+  readonly honoursFua?: boolean;
   /** kind 'unsupported' makes the facade write zeroes (unless Flag.noFallback). */
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
   /** A hint: a driver that cannot discard just returns. */
@@ -293,6 +295,8 @@ export interface MapDriver {
   /** Fills all of `out` for a stretch that begins at offset, at most lengthBytes long; false: tables are not in memory. */
   tryMap(offset: number, lengthBytes: number, out: Mapping): boolean;
   map(offset: number, lengthBytes: number, out: Mapping): Promise<void>;
+  /** All of the mapping is on stable storage: data that is overwritten in place, durably, needs no flush. Absent: not known. */
+  readonly isMappingDurable?: boolean;
   /** Reads data that is not plain, from `offset` on, as it was mapped; absent where all is plain. Its range is held. */
   readSpecial?(mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void>;
   /**

@@ -216,15 +216,17 @@ export class NodeIo {
   ): Promise<void> {
     const { generation } = request;
     this.#node.beginWrite(offset, lengthBytes);
+    let isDurable: boolean;
     try {
-      if (this.#mapped) await this.#mapped.write(request, from, lengthBytes, offset, flags);
-      else await this.#writeIo(request, from, lengthBytes, offset, flags);
+      if (this.#mapped) isDurable = await this.#mapped.write(request, from, lengthBytes, offset, flags);
+      else isDurable = await this.#writeIo(request, from, lengthBytes, offset, flags);
     } finally {
       // Also after a failure: part of the range may have been written.
       this.#node.markDirty(offset, lengthBytes);
     }
     request.assertIs(generation);
-    if (hasFlag(flags, Flag.fua)) await this.flush();
+    // A gate that flushes has a copy to make durable too.
+    if (hasFlag(flags, Flag.fua) && (!isDurable || this.#node.gate?.flush)) await this.flush();
   }
 
   async #zero(
@@ -348,13 +350,19 @@ export class NodeIo {
     throw errnoError('EIO', undefined, { node: this.#node.name, offset });
   }
 
+  /** Whether a write with FUA is durable by the driver's own doing. */
+  #honoursFua(flags: number): boolean {
+    return hasFlag(flags, Flag.fua) && this.#io().honoursFua === true;
+  }
+
+  /** Answers whether FUA, if asked for, is done. */
   async #writeIo(
     request: IoRequest,
     from: number,
     lengthBytes: number,
     offset: number,
     flags: number,
-  ): Promise<void> {
+  ): Promise<boolean> {
     if (hasFlag(flags, Flag.compressed) && !this.#node.isFilter)
       throw errnoError('ENOTSUP', undefined, { node: this.#node.name, offset });
     const align = this.#node.instance.requestAlignmentBytes;
@@ -370,14 +378,18 @@ export class NodeIo {
         source instanceof FileSource &&
         (await copyOffloaded(this.#io(), source, from, lengthBytes, offset))
       )
-        return;
+        return false;
+      const isDurable = this.#honoursFua(flags);
       if (source) {
         const bytes = await source.bytes(from, lengthBytes);
-        return await this.#io().write(IoRequest.ofBuffer(bytes), 0, lengthBytes, offset, flags);
+        await this.#io().write(IoRequest.ofBuffer(bytes), 0, lengthBytes, offset, flags);
+        return isDurable;
       }
-      if (align === 1 && this.#io().tryWrite?.(request, from, lengthBytes, offset)) return;
+      if (align === 1 && !isDurable && this.#io().tryWrite?.(request, from, lengthBytes, offset))
+        return false;
       await this.#io().write(request, from, lengthBytes, offset, flags);
       request.assertIs(generation);
+      return isDurable;
     } finally {
       release();
     }
@@ -390,7 +402,7 @@ export class NodeIo {
     lengthBytes: number,
     offset: number,
     flags: number,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { generation } = request;
     const align = this.#node.instance.requestAlignmentBytes;
     const start = alignDown(offset, align);
@@ -404,7 +416,9 @@ export class NodeIo {
       request.assertIs(generation);
       bounce.set(await request.bytes(from, lengthBytes), offset - start);
       request.assertIs(generation);
+      const isDurable = this.#honoursFua(flags);
       await this.#io().write(padded, 0, bounce.length, start, flags);
+      return isDurable;
     } finally {
       release();
     }
@@ -432,9 +446,9 @@ export class NodeIo {
     await instance.announce?.('pwritev_rmw_after_tail');
   }
 
-  #writeZeroBytesIo(offset: number, lengthBytes: number): Promise<void> {
+  async #writeZeroBytesIo(offset: number, lengthBytes: number): Promise<void> {
     const zeroes = IoRequest.ofBuffer(Buffer.alloc(lengthBytes));
-    return this.#writeIo(zeroes, 0, lengthBytes, offset, Flag.none);
+    await this.#writeIo(zeroes, 0, lengthBytes, offset, Flag.none);
   }
 
   async #writeZeroesIo(

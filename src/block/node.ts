@@ -261,6 +261,13 @@ export class Node {
     return this.children.get('file') ?? this.children.get('image');
   }
 
+  /** What its bytes are stored in: the protocol at the bottom. */
+  get storage(): Node {
+    let at = this as Node;
+    for (let edge = at.filtered; edge; edge = at.filtered) at = edge.node;
+    return at;
+  }
+
   /** This node, or what it filters, down to the first that is no filter. */
   skipFilters(): Node {
     let at = this as Node;

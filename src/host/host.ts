@@ -113,6 +113,8 @@ export interface HostFile {
   tryWrite(position: number, memory: IoVector, from: number, lengthBytes: number): boolean;
   /** Looks at the memory at any time until it resolves, once. */
   write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void>;
+  /** write() of what is durable when it resolves, as after a flush of this alone. Errors: those of both. */
+  writeDurable(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void>;
   /** fdatasync. Once one has failed, every later one fails too, unless the storage keeps what it could not write. */
   flush(): Promise<void>;
   /** A flush has failed, and what the kernel dropped cannot be known. */
@@ -169,6 +171,8 @@ export interface TlsEnd {
   certificate?: Buffer;
   key?: Buffer;
   passphrase?: string;
+  /** A server's, PEM. */
+  dhParameters?: Buffer;
   /** In place of certificates: keys by the name of who has them. A client's is `userName`'s. */
   sharedKeys?: ReadonlyMap<string, Buffer>;
   userName?: string;
@@ -180,8 +184,8 @@ export interface TlsEnd {
 
 export interface HostNet {
   /**
-   * Speaks TLS from here on over a socket that nobody has started. Errors: kind permission, when the ends do not accept
-   * each other; the socket is closed then.
+   * Speaks TLS from here on over a socket, of which nothing more is told to who has started it. Errors: kind permission,
+   * when the ends do not accept each other; the socket is closed then.
    */
   secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket>;
   /** Errors: "Failed to connect to 'ADDRESS': TEXT", kind by errno; gives up after timeoutMs with kind 'timeout'. */

@@ -61,7 +61,7 @@ function oneCall(pieces: readonly Uint8Array[]): readonly Uint8Array[] {
 }
 
 /** What is left of them behind the first `bytes`. */
-function afterBytes(pieces: readonly Uint8Array[], bytes: number): readonly Uint8Array[] {
+export function afterBytes(pieces: readonly Uint8Array[], bytes: number): readonly Uint8Array[] {
   let left = bytes;
   for (const [index, piece] of pieces.entries()) {
     if (left < piece.length) return [piece.subarray(left), ...pieces.slice(index + 1)];

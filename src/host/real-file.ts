@@ -8,7 +8,7 @@ import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import { type CopyBuffers, copyThroughMemory } from './copy-through-memory.js';
 import type { FileTraits, HostExtent, HostFile } from './host.js';
 import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
-import { transferPieces } from './pool-transfer.js';
+import { afterBytes, transferPieces } from './pool-transfer.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
 
 /** Longer reads are never made on the event loop: 4 MiB take about a millisecond from memory. */
@@ -73,6 +73,8 @@ export class RealFile implements HostFile {
   #flushRunning: Promise<void> | undefined;
   #flushNext: Promise<void> | undefined;
   #lastFlushMs = 0;
+  #durableWrites = 0;
+  #lacksDurableWrites = false;
   readonly #remoteCalls: Slots;
   readonly #copyBuffers: CopyBuffers;
   readonly #copiesPages: boolean;
@@ -158,7 +160,7 @@ export class RealFile implements HostFile {
 
   /** Whether a change of the page cache is not likely to wait for the device. */
   #mayChangeNow(nowMs: number): boolean {
-    if (this.#flushRunning || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
+    if (this.#flushRunning || this.#durableWrites > 0 || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
     return this.#syncWrites.mayWrite(nowMs);
   }
 
@@ -176,6 +178,51 @@ export class RealFile implements HostFile {
   async write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
     if (this.#direct) return this.#writeDirect(position, memory, from, lengthBytes);
     await this.#transfer('write', position, memory, from, lengthBytes);
+  }
+
+  async writeDurable(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    if (this.#flushFailure) throw this.#flushFailure;
+    if (this.#lacksDurableWrites || this.traits.inMemory)
+      return this.#writeAndFlush(position, memory, from, lengthBytes);
+    let pieces = memory.pieces(from, lengthBytes);
+    if (this.#direct) {
+      this.#checkDirect(position, lengthBytes);
+      if (!this.#isAligned(memory, from, lengthBytes))
+        pieces = [this.#alignedCopy(memory, from, lengthBytes)];
+    }
+    this.#durableWrites++;
+    const errno = await this.#use(() => this.#writePieces(pieces, position)).finally(
+      () => this.#durableWrites--,
+    );
+    if (errno === '') return;
+    // Says the kernel, or the file system.
+    if (errno === 'EOPNOTSUPP' || errno === 'ENOSYS' || errno === 'EINVAL') {
+      this.#lacksDurableWrites = true;
+      return this.#writeAndFlush(position, memory, from, lengthBytes);
+    }
+    if (this.#direct) throw this.#error(errno, position);
+    // It failed to write, and does so again, or afterwards: then the page cache may have dropped anything, as with a flush.
+    await this.#transferPieces('write', position, pieces, lengthBytes);
+    this.#flushFailure = this.#error(errno, position);
+    throw this.#flushFailure;
+  }
+
+  /** Answers the errno of the call that failed; '' when all is written and durable. */
+  async #writePieces(pieces: readonly Uint8Array[], position: number): Promise<string> {
+    let at = position;
+    for (let rest = pieces; rest.length > 0;) {
+      const { value, errno } = await this.#system.writeDurable(this.#fd, rest, at);
+      if (value < 0) return errno;
+      if (value === 0) return 'EIO';
+      at += value;
+      rest = afterBytes(rest, value);
+    }
+    return '';
+  }
+
+  async #writeAndFlush(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    await this.write(position, memory, from, lengthBytes);
+    await this.flush();
   }
 
   flush(): Promise<void> {
@@ -413,7 +460,15 @@ export class RealFile implements HostFile {
   ): Promise<void> {
     if (lengthBytes === 0) return this.#use(async () => undefined);
     // The request is its owner's again as soon as somebody is told; the pool keeps to the memory itself.
-    const pieces = memory.pieces(from, lengthBytes);
+    return this.#transferPieces(what, position, memory.pieces(from, lengthBytes), lengthBytes);
+  }
+
+  #transferPieces(
+    what: 'read' | 'write',
+    position: number,
+    pieces: readonly Uint8Array[],
+    lengthBytes: number,
+  ): Promise<void> {
     return this.#use(() =>
       transferPieces({
         fd: this.#fd,
@@ -479,9 +534,14 @@ export class RealFile implements HostFile {
     this.#checkDirect(position, lengthBytes);
     if (this.#isAligned(memory, from, lengthBytes))
       return this.#transfer('write', position, memory, from, lengthBytes);
-    const bounce = this.#system.alignedBuffer(lengthBytes, this.traits.alignmentBytes);
-    memory.copyTo(bounce, from, lengthBytes);
+    const bounce = this.#alignedCopy(memory, from, lengthBytes);
     await this.#transfer('write', position, IoVector.of(bounce), 0, lengthBytes);
+  }
+
+  #alignedCopy(memory: IoVector, from: number, lengthBytes: number): Buffer {
+    const copy = this.#system.alignedBuffer(lengthBytes, this.traits.alignmentBytes);
+    memory.copyTo(copy, from, lengthBytes);
+    return copy;
   }
 
   #checkDirect(position: number, lengthBytes: number): void {

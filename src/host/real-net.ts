@@ -1,6 +1,7 @@
 import fs from 'node:fs';
 import type net from 'node:net';
 import { dirname } from 'node:path';
+import { assert } from '../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import { BusyPolling } from './busy-polling.js';
@@ -70,7 +71,10 @@ export class RealNet implements HostNet {
   }
 
   async secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket> {
-    return (await import('./tls-socket.js')).secureSocket(socket, end);
+    assert(socket instanceof RealSocket, 'TLS over a socket of another host');
+    // First of all it must stop reading: what comes next is TLS.
+    const raw = socket.handOver();
+    return (await import('./tls-socket.js')).secureSocket(socket, await raw, end);
   }
 
   /** A descriptor of a connected socket. */

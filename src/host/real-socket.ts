@@ -11,13 +11,17 @@ function descriptorOf(socket: object): number | undefined {
   return typeof handle.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined;
 }
 
-/** Throws away what comes until the peer hangs up; then the descriptor is closed. */
-function untilPeerGone(fd: number): Promise<void> {
+/** Throws away what comes until the peer hangs up, or for so long; then the descriptor is closed. */
+function untilPeerGone(fd: number, mostMs: number | undefined): Promise<void> {
   const { Socket } = process.getBuiltinModule('node:net');
   return new Promise((resolve) => {
     const socket = new Socket({ fd, readable: true, writable: false });
+    const timer = mostMs === undefined ? undefined : setTimeout(() => socket.destroy(), mostMs);
     socket.on('error', () => undefined);
-    socket.on('close', () => resolve());
+    socket.on('close', () => {
+      clearTimeout(timer);
+      resolve();
+    });
     socket.resume();
     // What it waits for may never come, and keeps no program from ending.
     socket.unref();
@@ -65,6 +69,18 @@ export class RealSocket implements HostSocket {
     else this.#socket.resume();
   }
 
+  /**
+   * Leaves the connection to who speaks TLS over it, once all that was written is sent; nothing more is told of it here.
+   * destroy(), shutDown() and isPeerGone() go on.
+   */
+  async handOver(): Promise<net.Socket> {
+    this.#closeTold = true;
+    const socket = this.#socket;
+    socket.pause();
+    if (socket.writableLength > 0) await new Promise<void>((sent) => socket.write('', () => sent()));
+    return socket;
+  }
+
   write(buffer: Uint8Array): 'sent' | 'queued' {
     // What a dead peer does not get is not an error of the writer: onClose tells it.
     if (this.#ended || this.#socket.destroyed || buffer.length === 0) return 'sent';
@@ -104,13 +120,13 @@ export class RealSocket implements HostSocket {
   }
 
   /** Node would send its queue first, and stop reading at the first error; so the connection lives on in a descriptor of ours. */
-  shutDown(): Promise<void> {
+  shutDown(mostMs?: number): Promise<void> {
     const fd = this.#fd();
     const copy = fd === undefined ? -1 : this.#system.duplicate(fd).value;
     this.destroy();
     if (copy < 0) return Promise.resolve();
     this.#system.shutDownSending(copy);
-    return untilPeerGone(copy);
+    return untilPeerGone(copy, mostMs);
   }
 
   #fd(): number | undefined {

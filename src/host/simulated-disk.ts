@@ -1,4 +1,4 @@
-import { alignDown } from '../base/align.js';
+import { alignDown, alignUp } from '../base/align.js';
 import type { SeededRandom } from './simulated-random.js';
 
 const PAGE_BYTES = 4096;
@@ -158,6 +158,8 @@ export class SimulatedInode {
   #changes: Change[] = [];
   /** Changes that have left #changes for the medium: the number of the first one still there. */
   #firstChange = 0;
+  /** Sectors that the medium has as they were at a mark, by writes that are durable by themselves. */
+  #settled: Array<{ start: number; end: number; mark: number }> = [];
   /** Who holds a shared OFD lock on a byte. */
   readonly locks = new Map<number, Set<object>>();
   /** Bytes that another program holds exclusively. */
@@ -198,8 +200,45 @@ export class SimulatedInode {
   persist(mark: number): void {
     const count = mark - this.#firstChange;
     if (count <= 0) return;
-    for (const change of this.#changes.splice(0, count)) this.#medium.apply(change);
+    for (const [index, change] of this.#changes.splice(0, count).entries())
+      this.#keepingSettled(this.#firstChange + index, () => this.#medium.apply(change));
     this.#firstChange = mark;
+    this.#settled = this.#settled.filter((range) => range.mark > mark);
+  }
+
+  /** Makes what changes before the mark did to [position, end) durable, in whole sectors, and that the file is so long. */
+  persistRange(position: number, end: number, mark: number): void {
+    const changes = this.#changes.slice(0, Math.max(0, mark - this.#firstChange));
+    // A file that became shorter meanwhile: the order of its sizes is kept.
+    if (changes.some(({ type }) => type === 'truncate')) return this.persist(mark);
+    const start = alignDown(position, SECTOR_BYTES);
+    const stop = alignUp(end, SECTOR_BYTES);
+    const sector = Buffer.alloc(SECTOR_BYTES);
+    for (let at = start; at < stop; at += SECTOR_BYTES) {
+      this.#medium.pages.read(at, sector);
+      for (const [index, change] of changes.entries())
+        if (!this.#isSettled(at, this.#firstChange + index)) replay(change, at, sector);
+      this.#medium.pages.write(at, sector);
+    }
+    const sizeBytes = changes.reduce((size, change) => sizeAfter(change, size), this.#medium.sizeBytes);
+    this.#medium.sizeBytes = Math.max(this.#medium.sizeBytes, Math.min(stop, sizeBytes));
+    if (changes.length > 0) this.#settled.push({ start, end: stop, mark });
+  }
+
+  /** The medium has something newer of a sector than that change. */
+  #isSettled(position: number, number: number): boolean {
+    return this.#settled.some(({ start, end, mark }) => mark > number && start <= position && position < end);
+  }
+
+  /** A change reaches the medium, except where that has something newer. */
+  #keepingSettled(number: number, apply: () => void): void {
+    const { pages } = this.#medium;
+    const kept = this.#settled
+      .filter(({ mark }) => mark > number)
+      .map(({ start, end }) => ({ start, bytes: Buffer.alloc(end - start) }));
+    for (const { start, bytes } of kept) pages.read(start, bytes);
+    apply();
+    for (const { start, bytes } of kept) pages.write(start, bytes);
   }
 
   extentAt(position: number, lengthBytes: number): { isHole: boolean; lengthBytes: number } {
@@ -227,6 +266,7 @@ export class SimulatedInode {
     if (mode === 'sectors') this.#loseSectors(random, changes, (numbers) => random.below(numbers.length + 1));
     this.#cached = this.#medium.clone();
     this.#changes = [];
+    this.#settled = [];
     this.#firstChange = 0;
     this.locks.clear();
   }
@@ -243,6 +283,7 @@ export class SimulatedInode {
     for (const [number, change] of changes.entries()) {
       const [position, end] = changedRange(change, reach);
       forEachPiece(position, end - position, SECTOR_BYTES, (sector) => {
+        if (this.#isSettled(sector * SECTOR_BYTES, this.#firstChange + number)) return;
         const list = sectors.get(sector);
         if (list) list.push(number);
         else sectors.set(sector, [number]);

@@ -65,8 +65,18 @@ export class SimulatedFile implements HostFile {
     return this.#change('write', position, { type: 'write', position, data });
   }
 
-  async flush(): Promise<void> {
+  async writeDurable(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    await this.write(position, memory, from, lengthBytes);
     const mark = this.#inode.mark;
+    await this.#settle(() => this.#inode.persistRange(position, position + lengthBytes, mark));
+  }
+
+  flush(): Promise<void> {
+    const mark = this.#inode.mark;
+    return this.#settle(() => this.#inode.persist(mark));
+  }
+
+  async #settle(persist: () => void): Promise<void> {
     const dropped = this.#machine.isFlushDropped(this.path);
     let isFull = false;
     try {
@@ -74,7 +84,7 @@ export class SimulatedFile implements HostFile {
         if (this.#flushFailure) throw this.#flushFailure;
         isFull = this.#machine.isOverfull;
         if (isFull) throw errnoError('ENOSPC', undefined, { path: this.path });
-        if (!dropped) this.#inode.persist(mark);
+        if (!dropped) persist();
       });
     } catch (error) {
       if (!isFull && error instanceof BlockError && error.kind !== 'closed') this.#flushFailure ??= error;

@@ -8,6 +8,8 @@ import { MiB } from '../base/limits.js';
 
 /** preadv2: fail with EAGAIN instead of waiting for a device (linux/fs.h). */
 const RWF_NOWAIT = 8;
+/** pwritev2: what is written is durable when the call returns. */
+const RWF_DSYNC = 2;
 /** fallocate(2) modes (linux/falloc.h). */
 export const FallocateMode = { allocate: 0, punchHole: 0x02 | 0x01, zeroRange: 0x10 } as const;
 /** lseek(2) whence. */
@@ -61,6 +63,7 @@ interface Library {
   pwrite: NativeFunction;
   preadv2: NativeFunction;
   pwritev: NativeFunction;
+  pwritev2: NativeFunction;
   lseek: NativeFunction;
   fallocate: NativeFunction;
   copyFileRange: NativeFunction;
@@ -112,6 +115,14 @@ export class Syscalls {
     if (address > 0) return lib.pwrite(fd, address, lengthBytes, position);
     const count = this.#fillIovec(memory, from, lengthBytes);
     return lib.pwritev(fd, this.#iovecAddress, count, position);
+  }
+
+  /** Writes a first part of the pieces, at most MOST_PIECES, durably (RWF_DSYNC), in the pool; answers its length. */
+  writeDurable(fd: number, pieces: readonly Uint8Array[], position: number): Promise<CallResult> {
+    const { koffi, pwritev2 } = this.#lib();
+    const few = pieces.slice(0, MOST_PIECES);
+    const iovec = BigUint64Array.from(few.flatMap((piece) => [koffi.address(piece), BigInt(piece.length)]));
+    return this.#inPool(pwritev2, [fd, iovec, few.length, position, RWF_DSYNC], few);
   }
 
   /** Like read, but answers EAGAIN, or fewer bytes, where the page cache lacks them. */
@@ -175,7 +186,7 @@ export class Syscalls {
   }
 
   lseekInPool(fd: number, position: number, whence: number): Promise<CallResult> {
-    return this.#inPool(this.#lib().lseek, fd, position, whence);
+    return this.#inPool(this.#lib().lseek, [fd, position, whence]);
   }
 
   /** Errno name of the call that just failed. */
@@ -212,7 +223,7 @@ export class Syscalls {
   }
 
   fallocate(fd: number, mode: number, position: number, lengthBytes: number): Promise<CallResult> {
-    return this.#inPool(this.#lib().fallocate, fd, mode, position, lengthBytes);
+    return this.#inPool(this.#lib().fallocate, [fd, mode, position, lengthBytes]);
   }
 
   copyFileRangeNow(
@@ -236,11 +247,11 @@ export class Syscalls {
   ): Promise<CallResult> {
     const offsets = BigInt64Array.of(BigInt(from), BigInt(to));
     const [a, b] = [offsets.subarray(0, 1), offsets.subarray(1)];
-    return this.#inPool(this.#lib().copyFileRange, source, a, target, b, lengthBytes, 0);
+    return this.#inPool(this.#lib().copyFileRange, [source, a, target, b, lengthBytes, 0]);
   }
 
   startWriteback(fd: number, position: number, lengthBytes: number): Promise<CallResult> {
-    return this.#inPool(this.#lib().syncFileRange, fd, position, lengthBytes, SYNC_FILE_RANGE_WRITE);
+    return this.#inPool(this.#lib().syncFileRange, [fd, position, lengthBytes, SYNC_FILE_RANGE_WRITE]);
   }
 
   /** Takes a shared OFD lock on one byte; false when another description holds it exclusively. */
@@ -340,12 +351,13 @@ export class Syscalls {
     }
   }
 
-  async #inPool(call: NativeFunction, ...args: unknown[]): Promise<CallResult> {
+  /** `memory`: what the arguments have the addresses of. */
+  async #inPool(call: NativeFunction, args: unknown[], memory?: unknown): Promise<CallResult> {
     if (this.#running >= MAX_ASYNC_CALLS) await new Promise<void>((resolve) => this.#queue.push(resolve));
     else this.#running++;
     try {
       for (;;) {
-        const result = await this.#start(call, args);
+        const result = await this.#start(call, args, memory);
         if (result.errno !== 'EINTR') return result;
       }
     } finally {
@@ -355,11 +367,12 @@ export class Syscalls {
     }
   }
 
-  #start(call: NativeFunction, args: unknown[]): Promise<CallResult> {
+  #start(call: NativeFunction, args: unknown[], memory: unknown): Promise<CallResult> {
     return new Promise((resolve, reject) => {
       call.async(...args, (error: unknown, value: number) => {
-        // args are held here so that buffers outlive the call.
-        if (error) reject(error instanceof Error ? error : new Error('native call failed', { cause: args }));
+        // They are held here so that buffers outlive the call.
+        const cause = [args, memory];
+        if (error) reject(error instanceof Error ? error : new Error('native call failed', { cause }));
         else resolve({ value, errno: value < 0 ? this.lastErrno() : '' });
       });
     });
@@ -393,6 +406,7 @@ function load(): Library {
       pwrite: declare('int64_t pwrite(int fd, uintptr_t buffer, size_t n, int64_t offset)'),
       preadv2: declare('int64_t preadv2(int fd, uintptr_t iov, int n, int64_t offset, int flags)'),
       pwritev: declare('int64_t pwritev(int fd, uintptr_t iov, int n, int64_t offset)'),
+      pwritev2: declare('int64_t pwritev2(int fd, void *iov, int n, int64_t offset, int flags)'),
       lseek: declare('int64_t lseek(int fd, int64_t offset, int whence)'),
       fallocate: declare('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
       copyFileRange: declare(

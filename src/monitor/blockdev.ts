@@ -127,16 +127,19 @@ async function create(engine: Parts<'jobs'>, args: CommandArguments<'blockdev-cr
   await engine.jobs.start(planCreate(args));
 }
 
-/** Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Errors: "Could not create ...". */
+/**
+ * Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Answers how queries name its backing file.
+ * Errors: "Could not create ...".
+ */
 export async function createOverlayFile(
   engine: Parts<'opener' | 'print'>,
   filename: string,
   format: string,
   sizeBytes: number,
   backing: Node | undefined,
-): Promise<void> {
+): Promise<string | undefined> {
   if (backing) assertOverlayFits(backing);
-  const reference = backing && referenceTo(backing);
+  const reference = backing && referenceTo(backing, filename);
   const options = {
     sizeBytes,
     ...given({ backingFile: reference?.filename, backingFormat: reference?.format }),
@@ -148,6 +151,7 @@ export async function createOverlayFile(
   engine.print(`Formatting '${filename}', ${formattingText(driver, sizeBytes, backingTexts(options))}`);
   try {
     await createImage(engine.opener, filename, format, options);
+    return reference?.shown;
   } catch (error) {
     if (!(error instanceof BlockError) || error.errno === undefined) throw error;
     const text = error.message.replace(/^Could not (open|create) '[^']*': /, '');

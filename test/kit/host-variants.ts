@@ -70,6 +70,9 @@ class LackingFile implements HostFile {
   write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
     return this.#file.write(position, memory, from, lengthBytes);
   }
+  writeDurable(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    return this.#file.writeDurable(position, memory, from, lengthBytes);
+  }
   flush(): Promise<void> {
     return this.#file.flush();
   }

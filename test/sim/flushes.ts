@@ -15,7 +15,7 @@ const FILES = [
   'src/block/graph.ts',
   'src/block/node-io.ts',
   'src/block/reopen.ts',
-  'src/drivers/file/node.ts',
+  'src/drivers/file/io.ts',
   'src/drivers/qcow2/features/backing.ts',
   'src/drivers/qcow2/check/repair.ts',
   'src/drivers/qcow2/create.ts',
@@ -45,6 +45,7 @@ const STATEMENT = /\bawait\b|return this\.#flush(?:Meta|All)/;
 const UNIT = [
   'src/drivers/qcow2/order/crash.test.ts',
   'test/sim/engine.test.ts',
+  'test/sim/fua.test.ts',
   'test/sim/activity.test.ts',
   'test/sim/backing-reference.test.ts',
   'src/jobs/flushes.test.ts',

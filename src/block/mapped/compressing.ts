@@ -1,6 +1,6 @@
 import { MiB } from '../../base/limits.js';
 import { errnoError } from '../../base/error.js';
-import { type IoRequest, newMapping } from '../request.js';
+import { Flag, type IoRequest, newMapping } from '../request.js';
 import type { MappedNode } from './mapped-node.js';
 import type { MappedWriting, Part } from './writing.js';
 
@@ -58,6 +58,6 @@ export class MappedCompressing {
     } finally {
       release();
     }
-    await this.#writing.write(part.request, from, length, at);
+    await this.#writing.write(part.request, from, length, at, Flag.none);
   }
 }

@@ -43,13 +43,27 @@ export class MappedIo {
     lengthBytes: number,
     offset: number,
     flags: number,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { generation } = request;
     if (this.#mapped.isHeard) await this.#mapped.announce('pwritev');
     request.assertIs(generation);
-    if (hasFlag(flags, Flag.compressed)) await this.#compressing.write(request, from, lengthBytes, offset);
-    else await this.writing.write(request, from, lengthBytes, offset);
+    const isDurable = await this.#write(request, from, lengthBytes, offset, flags);
     if (this.#mapped.isHeard) await this.#mapped.announce('pwritev_done');
+    return isDurable;
+  }
+
+  /** What is compressed is durable with the next flush. */
+  async #write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<boolean> {
+    if (!hasFlag(flags, Flag.compressed))
+      return this.writing.write(request, from, lengthBytes, offset, flags);
+    await this.#compressing.write(request, from, lengthBytes, offset);
+    return false;
   }
 
   async writeZeroes(

@@ -2,7 +2,7 @@ import { assert, defined } from '../../base/assert.js';
 import { alignDown, alignUp } from '../../base/align.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../../base/limits.js';
 import type { ChildIo, Reservation } from '../driver.js';
-import { Flag, IoRequest, newMapping, placeOf } from '../request.js';
+import { Flag, hasFlag, IoRequest, newMapping, placeOf } from '../request.js';
 import type { MappedNode } from './mapped-node.js';
 import type { MappedReading } from './reading.js';
 
@@ -20,6 +20,10 @@ export interface Part {
   readonly request: IoRequest;
   readonly from: number;
   readonly offset: number;
+  /** It is to be durable. */
+  readonly fua?: boolean;
+  /** Some of it is durable only after a flush. */
+  needsFlush?: boolean;
 }
 
 /** Writing through a mapping: in place, or with copy-on-write into clusters of its own. */
@@ -67,16 +71,28 @@ export class MappedWriting {
     return wrote ? length : 0;
   }
 
-  async write(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+  /** Answers whether what was to be durable is it, without a flush. */
+  async write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<boolean> {
     const { generation } = request;
-    const part: Part = { request, from, offset };
+    const fua = hasFlag(flags, Flag.fua);
+    const part: Part = { request, from, offset, fua, needsFlush: !fua };
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
       at = await this.#writeInPlace(at, end, part);
       request.assertIs(generation);
-      if (at < end) at = await this.#writeAllocating(at, end, part);
+      if (at < end) {
+        part.needsFlush = true;
+        at = await this.#writeAllocating(at, end, part);
+      }
       request.assertIs(generation);
     }
+    return part.needsFlush !== true;
   }
 
   /** Overwrites writable plain data from `at`; answers where the first other stretch begins. */
@@ -92,7 +108,10 @@ export class MappedWriting {
         await this.#mapped.announce('write_aio');
         request.assertIs(generation);
         request.begin();
-        await writePlain(placeOf(mapping), mapping.hostOffset, part, at, mapping.lengthBytes);
+        const isEnough = part.fua === true && this.#mapped.driver.isMappingDurable === true;
+        if (!isEnough) part.needsFlush = true;
+        const flags = isEnough ? Flag.fua : Flag.none;
+        await writePlain(placeOf(mapping), mapping.hostOffset, part, at, mapping.lengthBytes, flags);
         at += mapping.lengthBytes;
       }
       return at;
@@ -227,11 +246,13 @@ async function writePlain(
   { request, from, offset }: Part,
   at: number,
   lengthBytes: number,
+  flags: number = Flag.none,
 ): Promise<void> {
   const { generation } = request;
   const first = from + (at - offset);
-  if (!request.source && child.tryWritePart(request, first, lengthBytes, hostOffset)) return;
-  await child.writePart(request, first, lengthBytes, hostOffset, Flag.none);
+  const mayTry = !request.source && flags === Flag.none;
+  if (mayTry && child.tryWritePart(request, first, lengthBytes, hostOffset)) return;
+  await child.writePart(request, first, lengthBytes, hostOffset, flags);
   request.assertIs(generation);
 }
 

@@ -85,7 +85,7 @@ export class MappedZeroing {
     for (let done = 0; done < lengthBytes; done += ZERO_PIECE_BYTES) {
       const piece = Math.min(ZERO_PIECE_BYTES, lengthBytes - done);
       const zeroes = IoRequest.ofBuffer(Buffer.alloc(piece));
-      await this.#writing.write(zeroes, 0, piece, offset + done);
+      await this.#writing.write(zeroes, 0, piece, offset + done, Flag.none);
     }
   }
 

@@ -23,6 +23,7 @@ import { delayOf, ErrorRules } from './rules.js';
 export class BlkdebugNode implements DriverInstance, IoDriver {
   readonly requestAlignmentBytes: number;
   readonly io: IoDriver = this;
+  readonly honoursFua = true;
   readonly breakpoints = new Breakpoints();
   readonly #image: ChildIo;
   readonly #clock: HostClock;

@@ -29,9 +29,14 @@ export class FileIo implements IoDriver {
   readonly #unable = new Set<Ability>();
   /** A stretch known to be data. Asking the file system anew may take it a walk over all pages of the file. */
   #knownData = { start: 0, end: 0 };
+  /** What was to be durable is lost, whatever is written later, also by another descriptor. */
+  #loss: { readonly error: unknown } | undefined;
+  /** Flushes are not sent on. */
+  noFlush: boolean;
 
-  constructor(file: HostFile) {
+  constructor(file: HostFile, noFlush: boolean) {
     this.#file = file;
+    this.noFlush = noFlush;
     this.#setSize(file.sizeBytes());
   }
 
@@ -83,13 +88,45 @@ export class FileIo implements IoDriver {
     return true;
   }
 
-  write(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
-    if (offset + lengthBytes <= this.#sizeBytes) return this.#file.write(offset, request, from, lengthBytes);
+  /** In memory a flush costs nothing, nor where none is sent on. */
+  get honoursFua(): boolean {
+    return !this.noFlush && !this.#file.traits.inMemory;
+  }
+
+  write(request: IoRequest, from: number, lengthBytes: number, offset: number, flags: number): Promise<void> {
+    const isDurable = hasFlag(flags, Flag.fua) && this.honoursFua;
+    const write = (): Promise<void> =>
+      isDurable
+        ? this.#writeDurable(request, from, lengthBytes, offset)
+        : this.#file.write(offset, request, from, lengthBytes);
+    if (offset + lengthBytes <= this.#sizeBytes) return write();
     const { generation } = request;
     return this.#growing(offset, lengthBytes, () => {
       request.assertIs(generation);
-      return this.#file.write(offset, request, from, lengthBytes);
+      return write();
     });
+  }
+
+  async #writeDurable(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
+    if (this.#loss) throw this.#loss.error;
+    await this.#watched((file) => file.writeDurable(offset, request, from, lengthBytes));
+  }
+
+  async flush(): Promise<void> {
+    if (this.noFlush) return;
+    if (this.#loss) throw this.#loss.error;
+    await this.#watched((file) => file.flush());
+  }
+
+  /** Reopening the file must not make it look healthy again. */
+  async #watched(settle: (file: HostFile) => Promise<void>): Promise<void> {
+    const file = this.#file;
+    try {
+      await settle(file);
+    } catch (error) {
+      if (file.hasLostWrites) this.#loss ??= { error };
+      throw error;
+    }
   }
 
   /** Runs a request that may end beyond the end of the file. */
@@ -151,7 +188,7 @@ export class FileIo implements IoDriver {
     for (let at = offset; at < end;) {
       const { isHole, lengthBytes } = await this.#file.extentAt(at, end - at);
       const length = isHole ? Math.min(lengthBytes, MiB) : lengthBytes;
-      if (isHole) await this.write(IoRequest.ofBuffer(Buffer.alloc(length)), 0, length, at);
+      if (isHole) await this.write(IoRequest.ofBuffer(Buffer.alloc(length)), 0, length, at, Flag.none);
       at += length;
     }
   }

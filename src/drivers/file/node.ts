@@ -26,13 +26,12 @@ export class FileNode implements DriverInstance {
   #locked: ReadonlySet<number> = new Set();
   /** Opened by the transaction that is being prepared. */
   #reopening: HostFile | undefined;
-  #flushFailure: { error: unknown } | undefined;
   #isGivenUp = false;
 
   constructor(host: Host, settings: FileSettings, file: HostFile) {
     this.#host = host;
     this.#settings = settings;
-    this.io = new FileIo(file);
+    this.io = new FileIo(file, settings.cache['no-flush']);
   }
 
   #wanted(): FileSettings {
@@ -61,17 +60,8 @@ export class FileNode implements DriverInstance {
     return !this.io.file.traits.isBlockDevice;
   }
 
-  async flush(): Promise<void> {
-    if (this.#settings.cache['no-flush']) return;
-    // Reopening the file must not make it look healthy again.
-    if (this.#flushFailure) throw this.#flushFailure.error;
-    const { file } = this.io;
-    try {
-      await file.flush();
-    } catch (error) {
-      if (file.hasLostWrites) this.#flushFailure = { error };
-      throw error;
-    }
+  flush(): Promise<void> {
+    return this.io.flush();
   }
 
   /** From here on the descriptor and its locks are nobody's business: they go when the kernel lets go of them. */
@@ -146,6 +136,7 @@ export class FileNode implements DriverInstance {
       return {
         commit: () => {
           this.#settings = settings;
+          this.io.noFlush = settings.cache['no-flush'];
           forget();
           reopen.commit();
         },

@@ -1,7 +1,7 @@
 import { BlockError, errnoError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { DriverDescription } from '../../block/driver.js';
-import { tlsEnd } from '../../block/objects/tls-end.js';
+import { tlsClientEnd } from '../../block/objects/tls-end.js';
 import { NbdSession } from '../../wire/nbd/session.js';
 import { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 import { nbdFilename, parseNbdFilename, serverAddress } from './address.js';
@@ -22,8 +22,7 @@ export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
     const hostname = settings['tls-hostname'] ?? (address.type === 'inet' ? address.host : undefined);
     if (creds === undefined && settings['tls-hostname'] !== undefined)
       throw new BlockError('invalid', 'tls-hostname not supported without tls-creds');
-    const tls =
-      creds === undefined ? undefined : { ...tlsEnd(objects, creds, false), ...given({ hostname }) };
+    const tls = creds === undefined ? undefined : tlsClientEnd(objects, creds, hostname);
     const session = await NbdSession.open({
       host,
       address,

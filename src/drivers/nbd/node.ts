@@ -119,6 +119,10 @@ class NbdIo implements IoDriver {
     this.#alignmentBytes = alignmentBytes;
   }
 
+  get honoursFua(): boolean {
+    return this.#session.has(TransmissionFlag.sendFua);
+  }
+
   async read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
     const inside = this.#inside(offset, lengthBytes);
     if (inside > 0) await this.#readInside(request, from, inside, offset);

@@ -53,6 +53,10 @@ class Qcow2Map implements MapDriver {
     return this.image.context.meta;
   }
 
+  get isMappingDurable(): boolean {
+    return this.image.writeBack.isSettled;
+  }
+
   /** What is not plain is compressed. */
   readSpecial(_mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
     return readCompressed(this.image, offset, buffer);

@@ -22,6 +22,7 @@ const SECTOR_BYTES = 512;
 class RawMap implements MapDriver {
   readonly clusterBytes = 1;
   readonly unitBytes = 1;
+  readonly isMappingDurable = true;
   window: Window;
 
   constructor(window: Window) {

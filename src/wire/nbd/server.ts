@@ -22,8 +22,10 @@ export interface NbdServerOptions {
   maxConnections?: number;
   /** 0: no limit. */
   handshakeTimeoutMs?: number;
-  /** Clients must take TLS. */
-  tls?: TlsEnd;
+  /** Clients must take TLS; asked when one does. */
+  tls?: () => TlsEnd;
+  /** A client does not come in. */
+  onRefused?: (error: BlockError) => void;
   /** Shared with the other servers of the same disks. */
   lost?: LostChanges;
   /** A client that had chosen an export has left; so many are connected still. */
@@ -149,7 +151,7 @@ export class NbdServer implements NbdExportLookup {
   }
 
   #serve(socket: HostSocket): void {
-    const { handshakeTimeoutMs, tls } = this.#options;
+    const { handshakeTimeoutMs, tls, onRefused } = this.#options;
     const connection = serveNbdConnection({
       socket,
       host: this.#host,
@@ -159,7 +161,8 @@ export class NbdServer implements NbdExportLookup {
       lost: this.#lost,
       hasMemory: this.#hasMemory,
       ...(handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs }),
-      ...(tls && { secure: (plain: HostSocket) => this.#host.net.secure(plain, tls) }),
+      ...(tls && { secure: (plain: HostSocket) => this.#host.net.secure(plain, tls()) }),
+      ...(onRefused && { onRefused }),
       onAgreed: (agreed) => this.#dropGone(agreed),
       onClose: (closed) => this.#left(closed),
     });

@@ -126,6 +126,11 @@ export class WriteBack {
     );
   }
 
+  /** What is in memory is on the disk too, durably. */
+  get isSettled(): boolean {
+    return !this.#running && !this.isDirty;
+  }
+
   /** Everything written and linked before the call is durable afterwards. Calls made during a write-back share the next. */
   flush(): Promise<void> {
     if (this.#next) return this.#next;
