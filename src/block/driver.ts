@@ -78,6 +78,8 @@ export interface ChildIo {
   /** Makes a growable child at least that long, without space of its own. Errors: no-space where it cannot grow. */
   extend(lengthBytes: number): Promise<void>;
   tryExtend(lengthBytes: number): boolean;
+  /** Nothing makes it longer: a device, a window of a file, an export. */
+  readonly hasFixedLength?: boolean;
   /** Tells a blkdebug below of a named event; a promise only when a rule or breakpoint makes the caller wait. */
   announce(event: string): Promise<void> | undefined;
   /** There is one: no step goes past it. */
@@ -241,6 +243,8 @@ export interface DriverInstance {
   check?(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck>;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;
+  /** See ChildIo. Absent: as the child that holds its bytes, else false. */
+  readonly hasFixedLength?: boolean;
   /** True when new space reads as zeroes without being written (a fresh image without backing). */
   readonly readsZeroWhenNew?: boolean;
   /** writeZeroes is cheap and, with mayUnmap, deallocates. */

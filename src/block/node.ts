@@ -269,6 +269,11 @@ export class Node {
     return at;
   }
 
+  /** See ChildIo. */
+  get hasFixedLength(): boolean {
+    return this.instance.hasFixedLength ?? this.filtered?.node.hasFixedLength ?? false;
+  }
+
   /** This node, or what it filters, down to the first that is no filter. */
   skipFilters(): Node {
     let at = this as Node;
