@@ -3,6 +3,7 @@ import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.j
 import type { ToolOption } from '../schema/create-options.js';
 import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
+import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
 import type { ObjectRegistry } from './objects/object-registry.js';
@@ -62,6 +63,11 @@ export interface ChildIo {
   allocatedBytes(): number | undefined;
   /** Status of the child's own layer. */
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  /**
+   * What of the range is in layers below the first that is no filter, as far down as `last`, is copied into that one;
+   * what a guest writes meanwhile stays. Errors: those of reading and writing.
+   */
+  copyOnRead(offset: number, lengthBytes: number, last?: FrozenChain): Promise<void>;
   truncate(lengthBytes: number): Promise<void>;
   /**
    * Sees to it that writes to the range cannot run out of space; what it reads as stays. Nobody writes there
@@ -76,6 +82,8 @@ export interface ChildIo {
   announce(event: string): Promise<void> | undefined;
   /** There is one: no step goes past it. */
   readonly isListening: boolean;
+  /** Of writes with Flag.compressed: whether the child takes them, in what units, and who it is. */
+  readonly compression: { isPossible: boolean; clusterBytes: number; driverName: string };
   /** Starts writeback early; a hint. */
   startWriteback(offset: number, lengthBytes: number): void;
 }
@@ -97,6 +105,8 @@ export interface DriverContext {
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
+  /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
+  freezeChain(bottom: string): FrozenChain;
   /** Something the monitor may turn into an event, such as a corrupt image. */
   report(event: DriverEvent): void;
   /** A line for people, where QEMU prints one on standard error. */
@@ -296,6 +306,11 @@ export interface MapDriver {
    */
   writeSpecial?(child: ChildIo, hostOffset: number, offset: number, buffer: Uint8Array): Promise<void>;
   /**
+   * Compresses the guest's bytes of a whole cluster that holds no data, and publishes it; its range is held alone. False:
+   * it would not become smaller, and nothing was done. Absent where nothing is compressed.
+   */
+  writeCompressed?(offset: number, bytes: Uint8Array): Promise<boolean>;
+  /**
    * Clusters for a write to [offset, offset + lengthBytes) that map() does not call writable data. Covers at
    * least the first byte; may cover less than asked. Nothing is visible until link().
    */
@@ -360,12 +375,14 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly followsChildSize?: boolean;
   /** The format of images that show no other. */
   readonly isFallback?: boolean;
-  /** Images may hold compressed data. */
+  /** Takes writes that are to be compressed, or passes them on. */
   readonly compresses?: boolean;
   /** Protocols: names are paths, so an image has a folder in which relative names of backing files begin. */
   readonly hasFolders?: boolean;
   /** What messages call it, where that is not its name. */
   readonly title?: string;
+  /** Filters of jobs: they cannot be opened, and have the names of what they show. */
+  readonly isNamedAsChild?: boolean;
   /** Filters of jobs: named itself where the user has given it a name, and not as its child. */
   readonly isNamedWhole?: boolean;
   /** Filters of jobs: what QEMU calls the child that it shows. */
@@ -392,6 +409,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   checkNew?(image: NewImage<C>): void;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
+  /** Protocols: there is something without us, which takes a new image as it is. */
+  readonly takesImages?: boolean;
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
   /**
@@ -401,7 +420,10 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   filename?(options: GivenOptions, image?: string): string | undefined;
   /** Options that decide what a node shows: all that is to be said of it besides its children. */
   readonly identityOptions?: readonly string[];
-  /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
+  /**
+   * Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. A child of which
+   * they have nothing but a `filename` is the one of that name.
+   */
   parseFilename?(filename: string): NodeOptions | undefined;
   /** Replaces older spellings of options, which only flat ones may have. Errors: invalid, in QEMU's words. */
   modernise?(options: FlatOptions): void;

@@ -1,3 +1,4 @@
+import { closeSync, constants as fileConstants, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
 import { alignUp } from '../base/align.js';
@@ -123,9 +124,7 @@ export class Syscalls {
   writeDurable(fd: number, pieces: readonly Uint8Array[], position: number): Promise<CallResult> {
     const { koffi, pwritev2 } = this.#lib();
     const few = pieces.slice(0, MOST_PIECES);
-    const iovec = BigUint64Array.from(
-      few.flatMap((piece) => [koffi.address(piece), BigInt(piece.length)]),
-    );
+    const iovec = BigUint64Array.from(few.flatMap((piece) => [koffi.address(piece), BigInt(piece.length)]));
     return this.#inPool(pwritev2, [fd, iovec, few.length, position, RWF_DSYNC], few);
   }
 
@@ -336,6 +335,34 @@ export class Syscalls {
     return value !== 0 && (pollfd.readInt16LE(6) & POLLGONE) !== 0;
   }
 
+  /** A new pseudo terminal that passes bytes as they are, by its own side's descriptor, close-on-exec. Errors: by errno. */
+  openTerminal(): { fd: number; path: string } {
+    const { posixOpenpt, unlockpt, ptsname, tcgetattr, cfmakeraw, tcsetattr } = terminalCalls(
+      this.#lib().koffi,
+    );
+    const { value: fd, errno } = this.#now(posixOpenpt, TERMINAL_FLAGS | O_CLOEXEC);
+    if (fd < 0) throw errnoError(errno, 'Failed to create PTY');
+    const name = Buffer.alloc(64);
+    if (unlockpt(fd) < 0 || ptsname(fd, name, name.length) !== 0)
+      throw errnoError(this.lastErrno(), 'Failed to create PTY');
+    const path = name.toString('latin1', 0, name.indexOf(0));
+    const other = openSync(path, TERMINAL_FLAGS);
+    const termios = Buffer.alloc(TERMIOS_BYTES);
+    tcgetattr(other, termios);
+    cfmakeraw(termios);
+    tcsetattr(other, 0, termios);
+    closeSync(other);
+    return { fd, path };
+  }
+
+  /** Whether somebody has the other side of a pseudo terminal open. */
+  isTerminalOpen(fd: number): boolean {
+    const pollfd = Buffer.alloc(8);
+    pollfd.writeInt32LE(fd, 0);
+    this.#now(this.#lib().poll, pollfd, 1, 0);
+    return (pollfd.readInt16LE(6) & POLLHUP) === 0;
+  }
+
   /** Another descriptor of the same open socket or file, close-on-exec; -1 in `value` where there is none. */
   duplicate(fd: number): CallResult {
     return this.#now(this.#lib().fcntl, fd, F_DUPFD_CLOEXEC, 'int', 3);
@@ -388,6 +415,27 @@ export class Syscalls {
       });
     });
   }
+}
+
+/** struct termios of glibc, with room to spare. */
+const TERMIOS_BYTES = 128;
+const O_CLOEXEC = 0o2000000;
+const TERMINAL_FLAGS = fileConstants.O_RDWR | fileConstants.O_NOCTTY;
+/** poll(2): nobody has the other side open. */
+const POLLHUP = 0x10;
+
+function terminalCalls(
+  koffi: Koffi,
+): Record<'posixOpenpt' | 'unlockpt' | 'ptsname' | 'tcgetattr' | 'cfmakeraw' | 'tcsetattr', NativeFunction> {
+  const libc = koffi.load(null);
+  return {
+    posixOpenpt: libc.func('int posix_openpt(int flags)'),
+    unlockpt: libc.func('int unlockpt(int fd)'),
+    ptsname: libc.func('int ptsname_r(int fd, void *name, size_t n)'),
+    tcgetattr: libc.func('int tcgetattr(int fd, void *termios)'),
+    cfmakeraw: libc.func('void cfmakeraw(void *termios)'),
+    tcsetattr: libc.func('int tcsetattr(int fd, int when, const void *termios)'),
+  };
 }
 
 /** Where a buffer's memory is, kept for the next call with the same one. */

@@ -1,6 +1,9 @@
+import type { CancelSignal } from '../../base/cancel-signal.js';
 import type { MapDriver } from '../driver.js';
 import type { Node } from '../node.js';
 import type { RangeLock } from '../range-lock.js';
+import { Flag, hasFlag, type IoRequest } from '../request.js';
+import { MappedCompressing } from './compressing.js';
 import { MappedCopyingUp } from './copying-up.js';
 import { MappedNode } from './mapped-node.js';
 import { MappedReading } from './reading.js';
@@ -18,13 +21,59 @@ export class MappedIo {
   readonly status: MappedStatus;
   readonly space: MappedSpace;
 
+  readonly #mapped: MappedNode;
+  readonly #compressing: MappedCompressing;
+
   constructor(node: Node, driver: MapDriver, ranges: RangeLock) {
     const mapped = new MappedNode(node, driver, ranges);
+    this.#mapped = mapped;
     this.reading = new MappedReading(mapped);
     this.writing = new MappedWriting(mapped, this.reading);
     this.zeroing = new MappedZeroing(mapped, this.writing);
+    this.#compressing = new MappedCompressing(mapped, this.writing);
     this.copyingUp = new MappedCopyingUp(mapped, this.writing, this.zeroing);
     this.status = new MappedStatus(mapped);
     this.space = new MappedSpace(mapped);
+  }
+
+  /** Whoever listens hears of the whole request. */
+  async write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<boolean> {
+    const { generation } = request;
+    if (this.#mapped.isHeard) await this.#mapped.announce('pwritev');
+    request.assertIs(generation);
+    const isDurable = await this.#write(request, from, lengthBytes, offset, flags);
+    if (this.#mapped.isHeard) await this.#mapped.announce('pwritev_done');
+    return isDurable;
+  }
+
+  /** What is compressed is durable with the next flush. */
+  async #write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<boolean> {
+    if (!hasFlag(flags, Flag.compressed))
+      return this.writing.write(request, from, lengthBytes, offset, flags);
+    await this.#compressing.write(request, from, lengthBytes, offset);
+    return false;
+  }
+
+  async writeZeroes(
+    offset: number,
+    lengthBytes: number,
+    flags: number,
+    signal?: CancelSignal,
+  ): Promise<void> {
+    if (this.#mapped.isHeard) await this.#mapped.announce('pwritev_zero');
+    await this.zeroing.writeZeroes(offset, lengthBytes, flags, signal);
+    if (this.#mapped.isHeard) await this.#mapped.announce('pwritev_done');
   }
 }

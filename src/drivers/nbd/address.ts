@@ -12,7 +12,7 @@ export type NbdSettings = Settings<typeof NBD_OPTIONS>;
 export function serverAddress(server: NbdSettings['server']): SocketAddress {
   switch (server.type) {
     case 'unix':
-      return { type: 'unix', path: server.path };
+      return { type: 'unix', path: server.abstract === true ? `\0${server.path}` : server.path };
     case 'inet':
       return { type: 'inet', host: server.host, port: parsePort(server.host, server.port) };
     case 'fd':

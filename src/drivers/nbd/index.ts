@@ -46,6 +46,7 @@ export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
   },
 
   filename: nbdFilename,
+  takesImages: true,
   parseFilename: parseNbdFilename,
   modernise: modernAddress,
 };

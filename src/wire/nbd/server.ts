@@ -96,11 +96,16 @@ export class NbdServer implements NbdExportLookup {
 
   /** Errors: kind exists; kind invalid for a name or description that is too long. */
   addExport(entry: NbdExport): void {
-    if (this.#exports.has(entry.name))
-      throw new BlockError('exists', `NBD server already has export named '${entry.name}'`);
-    checkString('export name', entry.name);
-    checkString('description', entry.description ?? '');
+    this.checkNew(entry);
     this.#exports.set(entry.name, entry);
+  }
+
+  /** Errors: as addExport's. */
+  checkNew({ name, description = '' }: Pick<NbdExport, 'name' | 'description'>): void {
+    checkString('export name', name);
+    checkString('description', description);
+    if (this.#exports.has(name))
+      throw new BlockError('exists', `NBD server already has export named '${name}'`);
   }
 
   /**
