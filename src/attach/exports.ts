@@ -1,3 +1,4 @@
+import { given } from '../base/given.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
@@ -82,7 +83,7 @@ export class ExportRegistry {
     this.#server = await NbdServer.listen(this.#graph.host, address, {
       maxConnections,
       lost: this.#lost,
-      onRefused: (error) => onRefused(`option negotiation failed: ${error.message}`),
+      onRefused: (why) => onRefused(`option negotiation failed: ${why}`),
       ...(onLeft && { onLeft }),
       ...(end && { tls: end }),
       ...(handshakeMaxSeconds !== undefined && { handshakeTimeoutMs: 1000 * handshakeMaxSeconds }),
@@ -108,13 +109,16 @@ export class ExportRegistry {
     }));
   }
 
-  /** Errors: invalid, exists, busy (permissions), permission (read-only node). */
-  async add(properties: ExportProperties): Promise<void> {
-    const { id, node, name, writable } = properties;
+  /** Errors: invalid, exists. */
+  checkNewId(id: string): void {
     if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) throw new BlockError('invalid', 'Invalid block export id');
     if (this.#exports.has(id)) throw new BlockError('exists', `Block export id '${id}' is already in use`);
-    const server = this.#running();
-    if (server.find(name)) throw new BlockError('exists', `NBD server already has export named '${name}'`);
+  }
+
+  /** What is wrong is told in QEMU's order. Errors: as checkNewId; invalid, busy (permissions), permission (read-only node). */
+  async add(properties: ExportProperties): Promise<void> {
+    const { id, node, name, writable } = properties;
+    this.checkNewId(id);
     if (writable && node.readOnly)
       throw new BlockError('permission', 'Cannot export read-only node as writable');
     const backend = this.#graph.createBackend({
@@ -126,6 +130,8 @@ export class ExportRegistry {
     await this.#graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
     backend.writethrough = properties.writethrough ?? false;
     try {
+      const server = this.#running();
+      server.checkNew({ name, ...given({ description: properties.description }) });
       const bitmaps = (properties.bitmaps ?? []).map((reference) =>
         findExportedBitmap(this.#graph, node, reference, writable),
       );

@@ -1,6 +1,7 @@
 import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
 import type { ToolOption } from '../schema/create-options.js';
+import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
 import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
@@ -428,6 +429,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
    * they have nothing but a `filename` is the one of that name.
    */
   parseFilename?(filename: string): NodeOptions | undefined;
+  /** Replaces older spellings of options, which only flat ones may have. Errors: invalid, in QEMU's words. */
+  modernise?(options: FlatOptions): void;
   /** Protocols with the options of a file: whether what lies at a path is theirs. */
   claims?(host: Host, path: string): Promise<boolean>;
 }

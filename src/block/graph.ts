@@ -243,11 +243,19 @@ export class Graph {
   }
 }
 
-/** A filter holds nothing of its own, and a job's may be out of its place already. */
+/**
+ * A filter holds nothing of its own, and a job's may be out of its place already. Errors: those of a node that was changed;
+ * of another nothing can be lost.
+ */
 async function flushAndClose(node: Node): Promise<void> {
+  const { wasChanged } = node;
   try {
-    if (node.isWritable && !node.isFilter) await node.io.flush();
-  } finally {
-    await node.close();
+    try {
+      if (node.isWritable && !node.isFilter) await node.io.flush();
+    } finally {
+      await node.close();
+    }
+  } catch (error) {
+    if (wasChanged) throw error;
   }
 }

@@ -92,6 +92,7 @@ export class OptionGate {
     const driver = this.#driver(name);
     const flat = given.copy();
     flat.take('driver');
+    driver.modernise?.(flat);
     const children = new Map<string, ChildPlan>();
     for (const { role, required, isImage } of driver.options.children) {
       const child = this.flatChild(flat, role, isImage !== true);

@@ -226,15 +226,17 @@ function boundAddress(server: net.Server, asked: SocketAddress): SocketAddress {
 
 /** A socket left behind by a process that is gone; any other kind of file stays and makes bind fail. */
 function unlinkSocket(path: string): void {
+  if (path.startsWith('\0')) return;
   const stat = fs.lstatSync(path, { throwIfNoEntry: false });
   if (stat?.isSocket()) fs.unlinkSync(path);
 }
 
 function bindError(error: Error, address: SocketAddress): BlockError {
   if (address.type === 'unix') {
-    const what = `Failed to bind socket to ${address.path}`;
+    const what = `Failed to bind socket to ${addressText(address)}`;
     // Node tells a missing folder as EACCES.
-    if (!fs.existsSync(dirname(address.path))) return errnoError('ENOENT', what, { cause: error });
+    if (!address.path.startsWith('\0') && !fs.existsSync(dirname(address.path)))
+      return errnoError('ENOENT', what, { cause: error });
     return toBlockError(error, what);
   }
   return resolutionError(error, address) ?? toBlockError(error, 'Failed to bind socket');
@@ -261,7 +263,7 @@ function checkPath(address: SocketAddress): void {
 export function addressText(address: SocketAddress): string {
   switch (address.type) {
     case 'unix':
-      return address.path;
+      return address.path.replace(/^\0/, '');
     case 'inet':
       return `${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`;
     case 'fd':

@@ -2,8 +2,10 @@ import { BlockError } from '../base/error.js';
 import type { TransactionAction } from '../schema/commands.js';
 import type { BackupJob } from '../jobs/backup.js';
 import { type BackupPlan, planBackup } from '../jobs/plans/backup.js';
+import { JobGroup } from '../jobs/job-group.js';
 import { BITMAP_ACTIONS } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
+import { refuseSnapshot } from './internal-snapshots.js';
 import { driveBackup } from './mirror-backup.js';
 import { type DoneAction, snapshot, snapshotSync } from './snapshot.js';
 import type { Parts } from './parts.js';
@@ -11,7 +13,10 @@ import type { Parts } from './parts.js';
 type Transactions = Parts<'graph' | 'jobs' | 'opener' | 'print'>;
 
 export function registerTransaction(engine: Transactions & Parts<'command'>): void {
-  engine.command('transaction', ({ actions }) => runAll(engine, actions));
+  engine.command('transaction', ({ actions, properties }) => {
+    const group = properties?.['completion-mode'] === 'grouped' ? new JobGroup() : undefined;
+    return runAll(engine, actions, group);
+  });
 }
 
 /** Actions for which QEMU opens a drained section of their own, after the one of the whole. */
@@ -22,14 +27,25 @@ const DRAINING: ReadonlySet<TransactionAction['type']> = new Set([
   'drive-backup',
 ]);
 
+/** Those that may be in a group: jobs that end well together, or none. */
+const JOBS_AND_ABORT: ReadonlySet<TransactionAction['type']> = new Set([
+  'abort',
+  'blockdev-backup',
+  'drive-backup',
+]);
+
 /** All actions at one moment of the guests' time, or none. */
-async function runAll(engine: Transactions, actions: readonly TransactionAction[]): Promise<void> {
+async function runAll(
+  engine: Transactions,
+  actions: readonly TransactionAction[],
+  group: JobGroup | undefined,
+): Promise<void> {
   const { graph } = engine;
   if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine);
   await graph.drained(graph.nodesInUse(), async () => {
     const done: DoneAction[] = [];
     try {
-      for (const action of actions) done.push(await runOne(engine, action));
+      for (const action of actions) done.push(await runOne(engine, action, group));
     } catch (error) {
       // What cannot be taken back stays as it is, the rest must not.
       for (const action of done.reverse()) await action.undo().catch(() => undefined);
@@ -39,8 +55,16 @@ async function runAll(engine: Transactions, actions: readonly TransactionAction[
   });
 }
 
-async function runOne(engine: Transactions, action: TransactionAction): Promise<DoneAction> {
-  const prepare = (plan: BackupPlan): Promise<BackupJob> => engine.jobs.prepareBackup(plan);
+async function runOne(
+  engine: Transactions,
+  action: TransactionAction,
+  group: JobGroup | undefined,
+): Promise<DoneAction> {
+  const prepare = (plan: BackupPlan): Promise<BackupJob> => engine.jobs.prepareBackup(plan, group);
+  if (group && !JOBS_AND_ABORT.has(action.type)) {
+    const text = `Action '${action.type}' does not support Transaction property completion-mode = grouped`;
+    throw new BlockError('invalid', text);
+  }
   switch (action.type) {
     case 'abort':
       throw new BlockError('cancelled', 'Transaction aborted using Abort action');
@@ -52,7 +76,11 @@ async function runOne(engine: Transactions, action: TransactionAction): Promise<
       return startedLast(await prepare(planBackup(engine.graph, action.data)));
     case 'drive-backup':
       return startedLast(await driveBackup(engine, action.data, prepare));
+    case 'blockdev-snapshot-internal-sync':
+      return refuseSnapshot(engine, action.data);
     case 'block-dirty-bitmap-add':
+      return BITMAP_ACTIONS[action.type](engine, action.data);
+    case 'block-dirty-bitmap-merge':
       return BITMAP_ACTIONS[action.type](engine, action.data);
     default:
       return BITMAP_ACTIONS[action.type](engine, action.data);

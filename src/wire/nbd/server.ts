@@ -24,8 +24,8 @@ export interface NbdServerOptions {
   handshakeTimeoutMs?: number;
   /** Clients must take TLS; asked when one does. */
   tls?: () => TlsEnd;
-  /** A client does not come in. */
-  onRefused?: (error: BlockError) => void;
+  /** A client does not come in, in QEMU's words. */
+  onRefused?: (why: string) => void;
   /** Shared with the other servers of the same disks. */
   lost?: LostChanges;
   /** A client that had chosen an export has left; so many are connected still. */
@@ -96,11 +96,16 @@ export class NbdServer implements NbdExportLookup {
 
   /** Errors: kind exists; kind invalid for a name or description that is too long. */
   addExport(entry: NbdExport): void {
-    if (this.#exports.has(entry.name))
-      throw new BlockError('exists', `NBD server already has export named '${entry.name}'`);
-    checkString('export name', entry.name);
-    checkString('description', entry.description ?? '');
+    this.checkNew(entry);
     this.#exports.set(entry.name, entry);
+  }
+
+  /** Errors: as addExport's. */
+  checkNew({ name, description = '' }: Pick<NbdExport, 'name' | 'description'>): void {
+    checkString('export name', name);
+    checkString('description', description);
+    if (this.#exports.has(name))
+      throw new BlockError('exists', `NBD server already has export named '${name}'`);
   }
 
   /**
