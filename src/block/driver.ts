@@ -419,9 +419,13 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
   /**
    * Protocols: the plain filename that means these options, as given; undefined: none does. `image`: that of the
-   * child, for a protocol over another.
+   * child, for a protocol over another; `childName`: of one of several.
    */
-  filename?(options: GivenOptions, image?: string): string | undefined;
+  filename?(
+    options: GivenOptions,
+    image?: string,
+    childName?: (role: string) => string | undefined,
+  ): string | undefined;
   /** Options that decide what a node shows: all that is to be said of it besides its children. */
   readonly identityOptions?: readonly string[];
   /**

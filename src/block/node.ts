@@ -259,7 +259,7 @@ export class Node {
 
   /** The child that a filter shows. */
   get filtered(): Edge | undefined {
-    return this.children.get('file') ?? this.children.get('image');
+    return this.children.get('file') ?? this.children.get('image') ?? this.children.get('raw');
   }
 
   /** What its bytes are stored in: the protocol at the bottom. */

@@ -7,8 +7,8 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'no such driver',
     [
       'blockdev-add.driver',
-      '=blklogwrites =blkreplay =blkverify =bochs =cloop =copy-before-write =dmg ' +
-        '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs =null-aio ' +
+      '=blklogwrites =blkreplay =bochs =cloop =copy-before-write =dmg ' +
+        '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs ' +
         '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =vdi =vhdx =vmdk =vpc ' +
         '=vvfat',
     ],
