@@ -90,5 +90,8 @@ export const CHARDEV_RETURNS = {
   'ringbuf-read': str,
 } as const;
 
+/** Of QEMU, those that are here and all others. */
+export const ALL_CHARDEV_KINDS: readonly string[] = [...KINDS, ...OTHER_KINDS];
+
 /** Those that are here. */
 export const CHARDEV_KINDS: readonly string[] = KINDS;

@@ -21,6 +21,11 @@ const MEANT: ReadonlyArray<{ command: RegExp; theirs?: RegExp; ours?: RegExp; wh
     ours: /^The overlay is already in use$/,
     why: 'QEMU takes the target of a running job as an overlay',
   },
+  {
+    command: /^(block-)?job-/,
+    ours: /^(Block job '.*' n|Job n)ot found$/,
+    why: 'a slow job of livedisk copies zeroes for nothing, and may have ended',
+  },
 ];
 
 /** Names in messages that each side generates, and what of a conflict depends on how jobs hold their nodes. */
