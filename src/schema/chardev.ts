@@ -35,6 +35,8 @@ const SocketCharacterDevice = {
   tn3270: later(bool),
   websocket: later(bool),
   reconnect: optional(int),
+  /** QEMU 10's. */
+  'reconnect-ms': optional(int),
 } as const;
 
 const KINDS = ['file', 'socket', 'pty', 'null', 'stdio', 'ringbuf', 'memory'] as const;

@@ -67,6 +67,7 @@ const SOCKET = struct('ChardevSocket', {
   tn3270: later(bool),
   websocket: later(bool),
   reconnect: optional(int),
+  'reconnect-ms': optional(int),
   'tls-creds': optional(str),
   'tls-authz': optional(str),
   'x-clients': optional(int),
@@ -82,7 +83,9 @@ function parseSocket(words: string): Omit<CharacterDeviceOption, 'id'> & { id: s
   const data: JsonObject = { addr: addressOf(options), server };
   // On a command line, a server waits for its first client unless it is told not to.
   if (wait !== undefined || server) data['wait'] = wait ?? true;
+  const reconnectMs = options['reconnect-ms'];
   if (reconnect !== undefined) data['reconnect'] = reconnect;
+  if (reconnectMs !== undefined) data['reconnect-ms'] = reconnectMs;
   for (const name of ['tls-creds', 'tls-authz'] as const) {
     const value = options[name];
     if (value !== undefined) data[name] = value;
