@@ -83,7 +83,7 @@ export class ExportRegistry {
     this.#server = await NbdServer.listen(this.#graph.host, address, {
       maxConnections,
       lost: this.#lost,
-      onRefused: (error) => onRefused(`option negotiation failed: ${error.message}`),
+      onRefused: (why) => onRefused(`option negotiation failed: ${why}`),
       ...(onLeft && { onLeft }),
       ...(end && { tls: end }),
       ...(handshakeMaxSeconds !== undefined && { handshakeTimeoutMs: 1000 * handshakeMaxSeconds }),

@@ -92,7 +92,7 @@ export class NodeNames {
 
 /** A filter that a job has put in: it shows its child and cannot be opened. */
 export function isJobFilter({ driver }: Node): boolean {
-  return driver.kind === 'filter' && driver.filename === undefined;
+  return driver.isNamedAsChild === true;
 }
 
 /** QEMU gives its job's filters the names of their children, except a stream's that the user has named. */

@@ -90,6 +90,7 @@ export class Node {
   isLentWritable = false;
   /** Highest offset written + 1, for query-blockstats. */
   highestWrittenOffset = 0;
+  #wasResized = false;
   #instance: DriverInstance | undefined;
   #io: NodeIo | undefined;
   #quiesced = 0;
@@ -324,8 +325,15 @@ export class Node {
       if (bitmap.enabled && !bitmap.successor) bitmap.set(offset, lengthBytes);
   }
 
+  /** Whether anything has been changed through it, or through what it is stored in, since it was opened. */
+  get wasChanged(): boolean {
+    if (this.highestWrittenOffset > 0 || this.#wasResized) return true;
+    return [...this.children].some(([role, { node }]) => role !== 'backing' && node.wasChanged);
+  }
+
   /** After a truncate. */
   resized(): void {
+    this.#wasResized = true;
     for (const bitmap of this.dirtyBitmaps) bitmap.resize(this.lengthBytes);
     for (const parent of this.parents) parent.parent.childResized();
   }

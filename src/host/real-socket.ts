@@ -1,8 +1,12 @@
 import type net from 'node:net';
 import { assert } from '../base/assert.js';
 import { toBlockError } from '../base/error.js';
+import { KiB } from '../base/limits.js';
 import type { HostSocket, SocketHandler } from './host.js';
 import type { Syscalls } from './syscalls.js';
+
+/** The kernel takes twice that, its own costs included, and no more than its administrator lets it. */
+const SEND_BUFFER_BYTES = 256 * KiB;
 
 /** Of a socket's undeclared handle; where a future Node has none, its peers are gone when Node says so. */
 function descriptorOf(socket: object): number | undefined {
@@ -38,6 +42,7 @@ export class RealSocket implements HostSocket {
   #closeTold = false;
   #ended = false;
   #owesDrain = false;
+  #isWide = false;
 
   readonly takeFds?: () => number[];
 
@@ -87,7 +92,19 @@ export class RealSocket implements HostSocket {
     this.#socket.write(buffer, this.#wrote);
     if (this.#socket.writableLength === 0) return 'sent';
     this.#owesDrain = true;
+    this.#widen();
     return 'queued';
+  }
+
+  /**
+   * A unix socket takes 208 KiB by default, which a peer has read before we have heard that there is room. TCP sees to
+   * itself.
+   */
+  #widen(): void {
+    if (this.#isWide) return;
+    this.#isWide = true;
+    const fd = this.#socket.remoteAddress === undefined ? this.#fd() : undefined;
+    if (fd !== undefined) this.#system.setSendBuffer(fd, SEND_BUFFER_BYTES);
   }
 
   get queuedBytes(): number {

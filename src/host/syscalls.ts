@@ -37,6 +37,7 @@ const POLLRDHUP = 0x2000;
 const POLLGONE = POLLRDHUP | 0x10 | 0x08;
 const SHUT_WR = 1;
 const SOL_SOCKET = 1;
+const SO_SNDBUF = 7;
 const SCM_RIGHTS = 1;
 /** struct cmsghdr: cmsg_len (8 bytes), cmsg_level, cmsg_type (4 each). */
 const CMSG_HEADER_BYTES = 16;
@@ -74,6 +75,7 @@ interface Library {
   recvmsg: NativeFunction;
   poll: NativeFunction;
   shutdown: NativeFunction;
+  setsockopt: NativeFunction;
   exit: NativeFunction;
 }
 
@@ -371,6 +373,13 @@ export class Syscalls {
     return this.#now(this.#lib().shutdown, fd, SHUT_WR);
   }
 
+  /** How much the kernel takes of what is sent before a writer must wait; as far as it allows (socket(7), SO_SNDBUF). */
+  setSendBuffer(fd: number, lengthBytes: number): void {
+    const value = Buffer.alloc(4);
+    value.writeInt32LE(lengthBytes);
+    this.#lib().setsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, value.length);
+  }
+
   #now(call: NativeFunction, ...args: unknown[]): CallResult {
     for (;;) {
       const value = call(...args);
@@ -467,6 +476,7 @@ function load(): Library {
       fcntl: declare('int fcntl(int fd, int command, ...)'),
       exit: declare('void _exit(int status)'),
       poll: declare('int poll(void *fds, unsigned long n, int timeout)'),
+      setsockopt: declare('int setsockopt(int fd, int level, int name, uint8_t *value, unsigned int n)'),
       shutdown: declare('int shutdown(int fd, int how)'),
       recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
     };

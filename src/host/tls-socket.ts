@@ -9,7 +9,7 @@ import { distinguishedName } from './distinguished-name.js';
 /** Pre-shared keys are agreed upon as TLS 1.2 has them: GnuTLS and OpenSSL differ in how 1.3 does. */
 const SHARED_KEY_CIPHERS = 'kECDHEPSK:kPSK';
 
-/** How long a client that does not come in may take to hang up. */
+/** How long a peer that is not wanted may take to hang up. */
 const DISMISSAL_MS = 1000;
 
 const nodeTls = (): typeof tls => process.getBuiltinModule('node:tls');
@@ -30,13 +30,13 @@ export async function secureSocket(inner: RealSocket, raw: net.Socket, end: TlsE
     }
     return socket;
   } catch (error) {
-    if (end.isServer) await dismiss(inner);
+    await dismiss(inner);
     inner.destroy();
     throw error;
   }
 }
 
-/** A client that is not wanted hears the end of the handshake first, and that it is over: no reset overtakes it. */
+/** A peer that is not wanted hears the end of the handshake first, and that it is over: no reset overtakes it. */
 async function dismiss(inner: RealSocket): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
   await inner.shutDown(DISMISSAL_MS);
@@ -106,8 +106,11 @@ function material(end: TlsEnd): tls.SecureContextOptions {
 }
 
 function failed(error: Error): BlockError {
-  // OpenSSL's message is a line with numbers for its authors.
-  const text = 'reason' in error && typeof error.reason === 'string' ? error.reason : error.message.trim();
+  // OpenSSL's message is a line with numbers for its authors. What is usual is told in GnuTLS's words, as by QEMU.
+  let text = 'reason' in error && typeof error.reason === 'string' ? error.reason : error.message.trim();
+  if (/\balert\b/.test(text)) text = 'A TLS fatal alert has been received.';
+  else if ('code' in error && error.code === 'ECONNRESET')
+    text = 'The TLS connection was non-properly terminated.';
   return new BlockError('permission', `TLS handshake failed: ${text}`, { cause: error });
 }
 

@@ -7,7 +7,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'no such driver',
     [
       'blockdev-add.driver',
-      '=blklogwrites =blkreplay =blkverify =bochs =cloop =compress =copy-before-write =copy-on-read =dmg ' +
+      '=blklogwrites =blkreplay =blkverify =bochs =cloop =compress =copy-before-write =dmg ' +
         '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs =null-aio ' +
         '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =vdi =vhdx =vmdk =vpc ' +
         '=vvfat',
@@ -18,7 +18,6 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   [
     'an option that is refused by name',
     ['block-dirty-bitmap-add', '.persistent'],
-    ['blockdev-add(blkdebug)', '.config .opt-write-zero .opt-discard'],
     ['blockdev-add(file)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(host_device)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(nbd).server.type', '=vsock'],

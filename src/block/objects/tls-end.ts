@@ -6,8 +6,7 @@ import { TlsCredentials } from './tls-credentials.js';
 
 /**
  * The server's end for whoever comes next: as its credentials are by then, that may be deleted meanwhile. `authz` says by
- * the name in a client's certificate who comes in; it is looked up when somebody comes. Errors: those of
- * tlsClientEnd.
+ * the name in a client's certificate who comes in; it is looked up when somebody comes. Errors: those of tlsEnd.
  */
 export function tlsServerEnd(objects: ObjectRegistry, id: string, authz?: string): () => TlsEnd {
   const credentials = findCredentials(objects, id, true);
@@ -19,12 +18,13 @@ export function tlsServerEnd(objects: ObjectRegistry, id: string, authz?: string
   };
 }
 
-/**
- * A client's end. Errors, in QEMU's words: not-found, invalid, where there is no name that the server's certificate should
- * show, too; unsupported for credentials without certificates and keys.
- */
-export function tlsClientEnd(objects: ObjectRegistry, id: string, hostname: string | undefined): TlsEnd {
-  const end = endOf(findCredentials(objects, id, false), false);
+/** A client's end. Errors, in QEMU's words: not-found, invalid; unsupported for credentials without certificates and keys. */
+export function tlsEnd(objects: ObjectRegistry, id: string): TlsEnd {
+  return endOf(findCredentials(objects, id, false), false);
+}
+
+/** The same with the name that the server's certificate should show. Errors: invalid where it must, and none is known. */
+export function withHostname(end: TlsEnd, hostname: string | undefined): TlsEnd {
   if (hostname !== undefined) return { ...end, hostname };
   if (end.ca && end.verifiesPeer) throw new BlockError('invalid', 'No hostname for certificate validation');
   return end;

@@ -45,7 +45,7 @@ export async function nbdMain(words: readonly string[], program: NbdProgram): Pr
     if (args.asks === 'list') return await printExports(args, program);
     const fd = passedSocket(process.env, process.pid);
     if (fd !== undefined) checkActivated(args.given);
-    if (args.fork) return await forkServer(words, program.printError);
+    if (args.fork) return await forkServer(words, args.verbose, program.printError);
     await serve(fd === undefined ? args : { ...args, address: { type: 'fd', fd } }, program);
     return 0;
   } catch (error) {
@@ -73,7 +73,6 @@ async function serve(args: NbdArguments, { host, drivers, printError }: NbdProgr
   try {
     await listen(args, exports, node, ended, printError);
     if (args.pidFile !== undefined) pidFile = await writePidFile(host, args.pidFile);
-    if (args.verbose) printError(`NBD device ${args.filename} is now served\n`);
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
       process.once(signal, () => ended.resolve());
     tellReady();

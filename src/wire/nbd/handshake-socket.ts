@@ -43,7 +43,8 @@ export class HandshakeSocket {
     try {
       return await body(connection);
     } catch (error) {
-      connection.#socket.destroy();
+      // Goodbye may have been said.
+      connection.#socket.end();
       throw error;
     } finally {
       timer.cancel();

@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.js';
 import { Notifier } from '../../base/async.js';
-import { type BlockError, toBlockError } from '../../base/error.js';
+import { toBlockError } from '../../base/error.js';
 import { MAX_CLIENT_IN_FLIGHT_BYTES, MiB } from '../../base/limits.js';
 import type { Host, HostSocket, HostTimer, SocketHandler } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
@@ -30,7 +30,7 @@ export interface NbdConnectionOptions {
   /** Clients must take TLS, which this begins. */
   secure?: (socket: HostSocket) => Promise<HostSocket>;
   /** It does not come in. */
-  onRefused?: (error: BlockError) => void;
+  onRefused?: (why: string) => void;
   /** 0: no limit. */
   handshakeTimeoutMs?: number;
   /** Whether there is memory for another request; if not, proceed() is called when there is. */
@@ -65,7 +65,10 @@ export class NbdServerConnection {
   #isEnding = false;
   readonly #handler: SocketHandler = {
     onData: (chunk) => this.#receive(chunk),
-    onClose: () => this.#closed(),
+    onClose: () => {
+      if (!this.#isClosed && !this.#isEnding && !this.#agreement) this.#refuse(this.#handshake.failure);
+      this.#closed();
+    },
     onDrain: () => this.#transmission?.drained(),
   };
 
@@ -136,9 +139,15 @@ export class NbdServerConnection {
       // Nothing may be said before it is secret.
       if (next < chunk.length) this.close();
       else void this.#secure();
-    } else if (outcome === 'drop') this.close();
-    else if (outcome === 'end') this.#end();
+    } else if (outcome === 'drop') {
+      this.#refuse(this.#handshake.failure);
+      this.close();
+    } else if (outcome === 'end') this.#end();
     else this.#transmit(outcome, chunk.subarray(next));
+  }
+
+  #refuse(why: string): void {
+    this.#options.onRefused?.(why);
   }
 
   async #secure(): Promise<void> {
@@ -151,7 +160,7 @@ export class NbdServerConnection {
       socket.start(this.#handler);
     } catch (error) {
       // Whoever is not wanted is told by TLS itself.
-      if (!this.#isClosed) this.#options.onRefused?.(toBlockError(error));
+      if (!this.#isClosed) this.#refuse(toBlockError(error).message);
       this.close();
     }
   }

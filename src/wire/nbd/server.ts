@@ -24,8 +24,8 @@ export interface NbdServerOptions {
   handshakeTimeoutMs?: number;
   /** Clients must take TLS; asked when one does. */
   tls?: () => TlsEnd;
-  /** A client does not come in. */
-  onRefused?: (error: BlockError) => void;
+  /** A client does not come in, in QEMU's words. */
+  onRefused?: (why: string) => void;
   /** Shared with the other servers of the same disks. */
   lost?: LostChanges;
   /** A client that had chosen an export has left; so many are connected still. */
