@@ -69,7 +69,7 @@ function describeMedium(node: Node, { isVerbose, backend, lines = [] }: Details)
 
 function limitsText(group: ThrottleGroup): string {
   const limits = limitsInfo(group);
-  const value = (name: string): string => `${name}=${String(limits[name] ?? 0)}`;
+  const value = (name: string): string => `${name}=${(limits[name] ?? 0) as number}`;
   const names = ['bps', 'iops'].flatMap((what) =>
     ['', '_max'].flatMap((more) => ['', '_rd', '_wr'].map((side) => `${what}${side}${more}`)),
   );

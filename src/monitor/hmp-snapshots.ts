@@ -21,7 +21,10 @@ export const SNAPSHOT_COMMANDS: ReadonlyArray<HmpCommand<HmpSnapshots>> = [
     help: 'change I/O throttle limits for a block drive',
     syntax: { operands: [DEVICE, ...LIMITS.map(() => NUMBER)] },
     run: (engine, { operands: [device = '', ...numbers] }) => {
-      const limits = LIMITS.map((name, i) => [name, numberOf(numbers[i] ?? '', 'block_set_io_throttle')]);
+      const limits = LIMITS.map((name, i): [string, number] => [
+        name,
+        numberOf(numbers[i] ?? '', 'block_set_io_throttle'),
+      ]);
       return runQmp(engine, 'block_set_io_throttle', { device, ...Object.fromEntries(limits) });
     },
   },
