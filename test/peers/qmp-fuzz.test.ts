@@ -183,6 +183,9 @@ class Run {
     if (this.#pair.isReferenceGone || this.#pair.hasParted) return;
     assert.deepEqual(jobs.ours, jobs.theirs);
     const events = this.#pair.takeEvents();
+    // A slow job may have ended on one side since.
+    await this.#pair.settle(this.#source.endless);
+    if (this.#pair.isReferenceGone || this.#pair.hasParted) return;
     assert.deepEqual(events.ours, events.theirs);
     for (const [query, describe] of [
       ['query-block-jobs', describeJob],
