@@ -372,7 +372,8 @@ export class NodeIo {
         await this.#io().write(IoRequest.ofBuffer(bytes), 0, lengthBytes, offset, flags);
         return isDurable;
       }
-      if (align === 1 && !isDurable && this.#io().tryWrite?.(request, from, lengthBytes, offset)) return false;
+      if (align === 1 && !isDurable && this.#io().tryWrite?.(request, from, lengthBytes, offset))
+        return false;
       await this.#io().write(request, from, lengthBytes, offset, flags);
       request.assertIs(generation);
       return isDurable;

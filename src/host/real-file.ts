@@ -180,21 +180,20 @@ export class RealFile implements HostFile {
     await this.#transfer('write', position, memory, from, lengthBytes);
   }
 
-  async writeDurable(
-    position: number,
-    memory: IoVector,
-    from: number,
-    lengthBytes: number,
-  ): Promise<void> {
+  async writeDurable(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
     if (this.#flushFailure) throw this.#flushFailure;
-    if (this.#lacksDurableWrites || this.traits.inMemory) return this.#writeAndFlush(position, memory, from, lengthBytes);
+    if (this.#lacksDurableWrites || this.traits.inMemory)
+      return this.#writeAndFlush(position, memory, from, lengthBytes);
     let pieces = memory.pieces(from, lengthBytes);
     if (this.#direct) {
       this.#checkDirect(position, lengthBytes);
-      if (!this.#isAligned(memory, from, lengthBytes)) pieces = [this.#alignedCopy(memory, from, lengthBytes)];
+      if (!this.#isAligned(memory, from, lengthBytes))
+        pieces = [this.#alignedCopy(memory, from, lengthBytes)];
     }
     this.#durableWrites++;
-    const errno = await this.#use(() => this.#writePieces(pieces, position)).finally(() => this.#durableWrites--);
+    const errno = await this.#use(() => this.#writePieces(pieces, position)).finally(
+      () => this.#durableWrites--,
+    );
     if (errno === '') return;
     // Says the kernel, or the file system.
     if (errno === 'EOPNOTSUPP' || errno === 'ENOSYS' || errno === 'EINVAL') {
@@ -221,12 +220,7 @@ export class RealFile implements HostFile {
     return '';
   }
 
-  async #writeAndFlush(
-    position: number,
-    memory: IoVector,
-    from: number,
-    lengthBytes: number,
-  ): Promise<void> {
+  async #writeAndFlush(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
     await this.write(position, memory, from, lengthBytes);
     await this.flush();
   }

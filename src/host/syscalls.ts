@@ -121,9 +121,7 @@ export class Syscalls {
   writeDurable(fd: number, pieces: readonly Uint8Array[], position: number): Promise<CallResult> {
     const { koffi, pwritev2 } = this.#lib();
     const few = pieces.slice(0, MOST_PIECES);
-    const iovec = BigUint64Array.from(
-      few.flatMap((piece) => [koffi.address(piece), BigInt(piece.length)]),
-    );
+    const iovec = BigUint64Array.from(few.flatMap((piece) => [koffi.address(piece), BigInt(piece.length)]));
     return this.#inPool(pwritev2, [fd, iovec, few.length, position, RWF_DSYNC], few);
   }
 

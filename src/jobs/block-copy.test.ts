@@ -21,7 +21,10 @@ function sideOf(ends: readonly number[], startsZero: boolean): { backend: BlockB
   const writeZeroes = async (offset: number, lengthBytes: number): Promise<void> =>
     void zeroed.push(`${offset}+${lengthBytes}`);
   const during = async (work: () => unknown): Promise<unknown> => work();
-  return { backend: { node: { statusThroughChain }, during, writeZeroes } as unknown as BlockBackend, zeroed };
+  return {
+    backend: { node: { statusThroughChain }, during, writeZeroes } as unknown as BlockBackend,
+    zeroed,
+  };
 }
 
 test('zeroes are copied in whole units, wherever the stretches of the target end', async () => {

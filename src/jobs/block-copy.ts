@@ -225,7 +225,9 @@ export class Mover {
     const above = await whenOpen(source, () => this.#status(offset, lengthBytes));
     if (!above.zero) return 0;
     const length = Math.min(above.lengthBytes, lengthBytes);
-    const there = await whenOpen(target, () => target.during(() => statusOrData(target.node, offset, length)));
+    const there = await whenOpen(target, () =>
+      target.during(() => statusOrData(target.node, offset, length)),
+    );
     return there.zero ? Math.min(there.lengthBytes, length) : 0;
   }
 

@@ -60,8 +60,13 @@ export class JobManager {
 
   /** Those that work on a node, or put the filter there that it is. */
   at(node: Node): Job[] {
-    const owners = [node.filterOwner, ...[...node.parents].map(({ parent }) => 'owner' in parent && parent.owner)];
-    return this.list().filter((job) => owners.some((owner) => owner instanceof JobPlace && owner.job === job));
+    const owners = [
+      node.filterOwner,
+      ...[...node.parents].map(({ parent }) => 'owner' in parent && parent.owner),
+    ];
+    return this.list().filter((job) =>
+      owners.some((owner) => owner instanceof JobPlace && owner.job === job),
+    );
   }
 
   /** In order of creation, newest first as QEMU lists them. */

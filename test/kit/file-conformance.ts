@@ -25,25 +25,33 @@ export function fileConformance(check: Check): void {
     );
   });
 
-  check('a durable write takes its bytes from all pieces, and makes the file longer', async ({ host, folder }) => {
-    const file = await newFile(host, `${folder}/durable`);
-    await writeBuffer(file, 0, Buffer.alloc(1000, 9));
-    const bytes = Buffer.from(Array.from({ length: 5000 }, (_, i) => i % 251));
-    const pieces = [bytes.subarray(0, 7), bytes.subarray(7, 7), bytes.subarray(7, 4000), bytes.subarray(4000)];
-    const memory = new IoVector();
-    memory.setBuffers(pieces);
-    await file.writeDurable(500, memory, 3, 4990);
-    const expected = Buffer.concat([Buffer.alloc(500, 9), bytes.subarray(3, 4993)]);
-    assert.deepEqual(await readAll(file, 5490), expected);
-    assert.equal(file.sizeBytes(), 5490);
-    const many = new IoVector();
-    many.setBuffers(Array.from({ length: 3000 }, (_, i) => Buffer.alloc(3, i % 250)));
-    await file.writeDurable(0, many, 1, 8999);
-    const all = Buffer.concat(Array.from({ length: 3000 }, (_, i) => Buffer.alloc(3, i % 250)));
-    assert.deepEqual(await readAll(file, 8999), all.subarray(1));
-    await file.writeDurable(0, many, 0, 0);
-    await file.close();
-  });
+  check(
+    'a durable write takes its bytes from all pieces, and makes the file longer',
+    async ({ host, folder }) => {
+      const file = await newFile(host, `${folder}/durable`);
+      await writeBuffer(file, 0, Buffer.alloc(1000, 9));
+      const bytes = Buffer.from(Array.from({ length: 5000 }, (_, i) => i % 251));
+      const pieces = [
+        bytes.subarray(0, 7),
+        bytes.subarray(7, 7),
+        bytes.subarray(7, 4000),
+        bytes.subarray(4000),
+      ];
+      const memory = new IoVector();
+      memory.setBuffers(pieces);
+      await file.writeDurable(500, memory, 3, 4990);
+      const expected = Buffer.concat([Buffer.alloc(500, 9), bytes.subarray(3, 4993)]);
+      assert.deepEqual(await readAll(file, 5490), expected);
+      assert.equal(file.sizeBytes(), 5490);
+      const many = new IoVector();
+      many.setBuffers(Array.from({ length: 3000 }, (_, i) => Buffer.alloc(3, i % 250)));
+      await file.writeDurable(0, many, 1, 8999);
+      const all = Buffer.concat(Array.from({ length: 3000 }, (_, i) => Buffer.alloc(3, i % 250)));
+      assert.deepEqual(await readAll(file, 8999), all.subarray(1));
+      await file.writeDurable(0, many, 0, 0);
+      await file.close();
+    },
+  );
 
   check('holes are found, and data is never called a hole', async ({ host, folder }) => {
     const file = await newFile(host, `${folder}/sparse`);

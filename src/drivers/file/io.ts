@@ -93,13 +93,7 @@ export class FileIo implements IoDriver {
     return !this.noFlush && !this.#file.traits.inMemory;
   }
 
-  write(
-    request: IoRequest,
-    from: number,
-    lengthBytes: number,
-    offset: number,
-    flags: number,
-  ): Promise<void> {
+  write(request: IoRequest, from: number, lengthBytes: number, offset: number, flags: number): Promise<void> {
     const isDurable = hasFlag(flags, Flag.fua) && this.honoursFua;
     const write = (): Promise<void> =>
       isDurable
