@@ -2,10 +2,11 @@ import { BlockError } from '../base/error.js';
 import type { TransactionAction } from '../schema/commands.js';
 import type { BackupJob } from '../jobs/backup.js';
 import { type BackupPlan, planBackup } from '../jobs/plans/backup.js';
-import { BITMAP_ACTIONS } from './bitmaps.js';
+import type { Node } from '../block/node.js';
+import { BITMAP_ACTIONS, checkBitmapAction } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
-import { driveBackup } from './mirror-backup.js';
-import { type DoneAction, snapshot, snapshotSync } from './snapshot.js';
+import { checkBackup, checkDriveBackup, driveBackup } from './mirror-backup.js';
+import { checkSnapshot, checkSnapshotSync, type DoneAction, snapshot, snapshotSync } from './snapshot.js';
 import type { Parts } from './parts.js';
 
 type Transactions = Parts<'graph' | 'jobs' | 'opener' | 'print'>;
@@ -25,8 +26,9 @@ const DRAINING: ReadonlySet<TransactionAction['type']> = new Set([
 /** All actions at one moment of the guests' time, or none. */
 async function runAll(engine: Transactions, actions: readonly TransactionAction[]): Promise<void> {
   const { graph } = engine;
-  if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine);
-  await graph.drained(graph.nodesInUse(), async () => {
+  const check = (): void => checkActions(engine, actions);
+  if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine, check);
+  await graph.drainedUnless(check, graph.nodesInUse(), async () => {
     const done: DoneAction[] = [];
     try {
       for (const action of actions) done.push(await runOne(engine, action));
@@ -37,6 +39,54 @@ async function runAll(engine: Transactions, actions: readonly TransactionAction[
     }
     for (const action of done) await action.settle?.();
   });
+}
+
+/** Errors: of the first action that fails whatever those before it do. */
+function checkActions(engine: Transactions, actions: readonly TransactionAction[]): void {
+  const touched = new Set<Node | string>();
+  for (const action of actions) {
+    const named = namedBy(engine, action);
+    if (named.every((one) => !touched.has(one))) checkOne(engine, action);
+    for (const one of named) touched.add(one);
+  }
+}
+
+/** Nodes that an action names, those that it makes, and its job. */
+function namedBy({ graph }: Parts<'graph'>, { type, data }: TransactionAction): Array<Node | string> {
+  const words: Readonly<Record<string, unknown>> = { ...data };
+  const named: Array<Node | string> = [];
+  for (const key of [
+    'device',
+    'node',
+    'node-name',
+    'target',
+    'overlay',
+    'snapshot-node-name',
+    'filter-node-name',
+  ]) {
+    const word = words[key];
+    if (typeof word !== 'string') continue;
+    named.push(graph.drives.get(word)?.root?.node ?? graph.nodes.get(word) ?? word);
+  }
+  if (type.endsWith('-backup')) named.push(`job ${String(words['job-id'] ?? words['device'])}`);
+  return named;
+}
+
+function checkOne(engine: Transactions, action: TransactionAction): void {
+  switch (action.type) {
+    case 'abort':
+      return;
+    case 'blockdev-snapshot-sync':
+      return void checkSnapshotSync(engine, action.data);
+    case 'blockdev-snapshot':
+      return checkSnapshot(engine, action.data);
+    case 'blockdev-backup':
+      return checkBackup(engine, action.data);
+    case 'drive-backup':
+      return checkDriveBackup(engine, action.data);
+    default:
+      return checkBitmapAction(engine, action.type, action.data);
+  }
 }
 
 async function runOne(engine: Transactions, action: TransactionAction): Promise<DoneAction> {
