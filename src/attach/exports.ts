@@ -1,3 +1,4 @@
+import { given } from '../base/given.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
@@ -8,7 +9,7 @@ import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
-import { tlsEnd } from '../block/objects/tls-end.js';
+import { tlsServerEnd } from '../block/objects/tls-end.js';
 import { allocationDepth, type BitmapReference, dirtyBitmap, findExportedBitmap } from './export-contexts.js';
 
 export interface ExportProperties {
@@ -36,6 +37,8 @@ export interface ServerProperties {
   handshakeMaxSeconds?: number;
   /** Clients must take TLS, with these credentials; with `authz`, only some come in. */
   tls?: { credentials: string; authz?: string };
+  /** A client does not come in; else it is a line of the graph's. */
+  onRefused?: (text: string) => void;
   /** A client that had chosen an export has left; so many are connected still. */
   onLeft?: (left: number) => void;
 }
@@ -74,11 +77,13 @@ export class ExportRegistry {
   async startServer(address: SocketAddress, properties: ServerProperties = {}): Promise<void> {
     if (this.#server) throw new BlockError('exists', 'NBD server already running');
     const { maxConnections = 0, handshakeMaxSeconds, onLeft, tls } = properties;
-    const end = tls && tlsEnd(this.#graph.objects, tls.credentials, true, tls.authz);
+    const { onRefused = (text: string) => this.#graph.onDriverLine(text) } = properties;
+    const end = tls && tlsServerEnd(this.#graph.objects, tls.credentials, tls.authz);
     this.#maxConnections = maxConnections;
     this.#server = await NbdServer.listen(this.#graph.host, address, {
       maxConnections,
       lost: this.#lost,
+      onRefused: (why) => onRefused(`option negotiation failed: ${why}`),
       ...(onLeft && { onLeft }),
       ...(end && { tls: end }),
       ...(handshakeMaxSeconds !== undefined && { handshakeTimeoutMs: 1000 * handshakeMaxSeconds }),
@@ -104,13 +109,16 @@ export class ExportRegistry {
     }));
   }
 
-  /** Errors: invalid, exists, busy (permissions), permission (read-only node). */
-  async add(properties: ExportProperties): Promise<void> {
-    const { id, node, name, writable } = properties;
+  /** Errors: invalid, exists. */
+  checkNewId(id: string): void {
     if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) throw new BlockError('invalid', 'Invalid block export id');
     if (this.#exports.has(id)) throw new BlockError('exists', `Block export id '${id}' is already in use`);
-    const server = this.#running();
-    if (server.find(name)) throw new BlockError('exists', `NBD server already has export named '${name}'`);
+  }
+
+  /** What is wrong is told in QEMU's order. Errors: as checkNewId; invalid, busy (permissions), permission (read-only node). */
+  async add(properties: ExportProperties): Promise<void> {
+    const { id, node, name, writable } = properties;
+    this.checkNewId(id);
     if (writable && node.readOnly)
       throw new BlockError('permission', 'Cannot export read-only node as writable');
     const backend = this.#graph.createBackend({
@@ -122,6 +130,8 @@ export class ExportRegistry {
     await this.#graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
     backend.writethrough = properties.writethrough ?? false;
     try {
+      const server = this.#running();
+      server.checkNew({ name, ...given({ description: properties.description }) });
       const bitmaps = (properties.bitmaps ?? []).map((reference) =>
         findExportedBitmap(this.#graph, node, reference, writable),
       );

@@ -41,6 +41,14 @@ export class Bitmap {
     return this.#next(from, end, 0xffffffff);
   }
 
+  /** As bytes, 8 bits in each, in whole units of 8 bytes, at least one. */
+  bytes(): Uint8Array {
+    const units = Math.max(1, Math.ceil(this.length / 64));
+    const out = new Uint8Array(units * 8);
+    out.set(new Uint8Array(this.#words.buffer));
+    return out;
+  }
+
   clone(): Bitmap {
     const copy = new Bitmap(this.length);
     copy.#words.set(this.#words);

@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { Graph } from './graph.js';
 import { beganWritable, endWritable, isMeantReadOnly } from './lent-writable.js';
+import { nameSeenFrom } from './filename.js';
 import { isJobFilter } from './full-filename.js';
 import type { Node } from './node.js';
 
@@ -8,20 +9,37 @@ import type { Node } from './node.js';
 export interface BackingReference {
   filename: string | undefined;
   format: string | undefined;
+  /** How queries name what it means, where that is another spelling. */
+  shown?: string;
 }
 
 /** Refusals, before anything was written; after any other error the image may name the old file or the new one. */
 const REFUSALS: ReadonlySet<string> = new Set(['invalid', 'unsupported']);
 
 export function backingReferenceOf(node: Node): BackingReference {
-  return { filename: node.backingFilename, format: node.backingFormat };
+  const { backingFilename: filename, backingFormat: format, automaticBacking: shown } = node;
+  return { filename, format, ...(shown !== undefined && { shown }) };
 }
 
-/** How an image names `node` as its backing file: so that the two, opened again, show what they show now. */
-export function referenceTo(node: Node): BackingReference {
-  let shown = node;
-  while (isJobFilter(shown) && shown.filtered) shown = shown.filtered.node;
-  return { filename: shown.filename, format: shown.driver.name };
+/**
+ * How the image `imageFilename` names `node` as its backing file: so that the two, opened again, show what they show now.
+ */
+export function referenceTo(node: Node, imageFilename: string): BackingReference {
+  let layer = node;
+  while (isJobFilter(layer) && layer.filtered) layer = layer.filtered.node;
+  const { filename: shown, driver } = layer;
+  return { filename: nameSeenFrom(imageFilename, shown), format: driver.name, shown };
+}
+
+/** The same of an image that is open; `filename`: what the user wants it to say instead. No node: no backing file. */
+export function referenceAs(
+  filename: string | undefined,
+  overlay: Node,
+  node: Node | undefined,
+): BackingReference {
+  if (!node) return { filename: undefined, format: undefined };
+  const reference = referenceTo(node, overlay.storage.filename);
+  return filename === undefined ? reference : { filename, format: reference.format };
 }
 
 /**
@@ -67,7 +85,7 @@ async function changeOrUndo(node: Node, reference: BackingReference): Promise<vo
   }
   node.backingFilename = reference.filename;
   node.backingFormat = reference.format;
-  node.automaticBacking = reference.filename;
+  node.automaticBacking = reference.shown ?? reference.filename;
 }
 
 /**

@@ -27,12 +27,10 @@ export async function createImage(
   // Before a file that is there is lost to wrong options.
   const image = newImage(driver, options);
   driver.checkNew?.(image);
-  const protocolOptions = await opener.parseFilename(filename);
-  const { driver: protocolName, filename: path } = { filename, ...protocolOptions } as ProtocolName;
-  const protocol = drivers.get(protocolName);
+  const { protocol, protocolOptions } = await protocolFor(opener, filename);
+  const { filename: path } = { filename, ...protocolOptions };
   const isNew = protocol.createFile !== undefined && (await isAbsent(graph.host, path));
   try {
-    // A target that exists without us (an NBD export) is formatted as it is.
     await protocol.createFile?.(graph.host, path, 0);
     await fill(opener, protocolOptions, async (file) => driver.create?.(file, image, graph.host));
     if (!hasProtocol(filename)) await graph.host.files.syncDirectory(folderOf(filename) || '.');
@@ -40,6 +38,17 @@ export async function createImage(
     if (isNew) await graph.host.files.unlink(path).catch(() => undefined);
     throw error;
   }
+}
+
+/** In what a new image of that name would be. Errors: kind unsupported where there can be none. */
+export async function protocolFor(
+  opener: Opener,
+  filename: string,
+): Promise<{ protocol: DriverDescription; protocolOptions: NodeOptions }> {
+  const protocolOptions = await opener.parseFilename(filename);
+  const protocol = opener.drivers.get(protocolOptions['driver'] as string);
+  if (protocol.createFile || protocol.takesImages === true) return { protocol, protocolOptions };
+  throw new BlockError('unsupported', `Protocol driver '${protocol.name}' does not support image creation`);
 }
 
 /** Creation options, checked and with the format's defaults. Errors: invalid or unsupported. */
@@ -73,11 +82,6 @@ export function formattingText(
 function textOf(value: unknown): string {
   if (typeof value === 'boolean') return value ? 'on' : 'off';
   return `${value as string | number}`;
-}
-
-interface ProtocolName {
-  driver: string;
-  filename: string;
 }
 
 function isAbsent(host: Host, path: string): Promise<boolean> {

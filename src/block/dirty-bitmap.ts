@@ -116,6 +116,11 @@ export class DirtyBitmap {
     this.#sizeBytes = sizeBytes;
   }
 
+  /** One bit a granule, in whole units of 8 bytes. */
+  bytes(): Uint8Array {
+    return this.#bits.bytes();
+  }
+
   /** Adds another bitmap's dirty bytes. */
   merge(other: DirtyBitmap): void {
     for (let at = other.nextDirty(0); at; at = other.nextDirty(at.offset + at.lengthBytes)) {

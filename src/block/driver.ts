@@ -1,7 +1,9 @@
 import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
 import type { ToolOption } from '../schema/create-options.js';
+import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
+import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
 import type { ObjectRegistry } from './objects/object-registry.js';
@@ -61,6 +63,11 @@ export interface ChildIo {
   allocatedBytes(): number | undefined;
   /** Status of the child's own layer. */
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  /**
+   * What of the range is in layers below the first that is no filter, as far down as `last`, is copied into that one;
+   * what a guest writes meanwhile stays. Errors: those of reading and writing.
+   */
+  copyOnRead(offset: number, lengthBytes: number, last?: FrozenChain): Promise<void>;
   truncate(lengthBytes: number): Promise<void>;
   /**
    * Sees to it that writes to the range cannot run out of space; what it reads as stays. Nobody writes there
@@ -96,6 +103,8 @@ export interface DriverContext {
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
+  /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
+  freezeChain(bottom: string): FrozenChain;
   /** Something the monitor may turn into an event, such as a corrupt image. */
   report(event: DriverEvent): void;
   /** A line for people, where QEMU prints one on standard error. */
@@ -365,6 +374,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly hasFolders?: boolean;
   /** What messages call it, where that is not its name. */
   readonly title?: string;
+  /** Filters of jobs: they cannot be opened, and have the names of what they show. */
+  readonly isNamedAsChild?: boolean;
   /** Filters of jobs: named itself where the user has given it a name, and not as its child. */
   readonly isNamedWhole?: boolean;
   /** Filters of jobs: what QEMU calls the child that it shows. */
@@ -391,6 +402,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   checkNew?(image: NewImage<C>): void;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
+  /** Protocols: there is something without us, which takes a new image as it is. */
+  readonly takesImages?: boolean;
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
   /**
@@ -400,8 +413,13 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   filename?(options: GivenOptions, image?: string): string | undefined;
   /** Options that decide what a node shows: all that is to be said of it besides its children. */
   readonly identityOptions?: readonly string[];
-  /** Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. */
+  /**
+   * Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. A child of which
+   * they have nothing but a `filename` is the one of that name.
+   */
   parseFilename?(filename: string): NodeOptions | undefined;
+  /** Replaces older spellings of options, which only flat ones may have. Errors: invalid, in QEMU's words. */
+  modernise?(options: FlatOptions): void;
   /** Protocols with the options of a file: whether what lies at a path is theirs. */
   claims?(host: Host, path: string): Promise<boolean>;
 }

@@ -2,6 +2,7 @@ import { assert } from '../base/assert.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
 import type { ChildIo } from './driver.js';
 import type { BlockBackend } from './backend.js';
+import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { Node } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
@@ -21,6 +22,8 @@ export class Edge implements ChildIo {
   shared = 0;
   /** Jobs that rely on this link; while there are any it may not be changed. */
   frozen = 0;
+  /** Of these, those of the parent's own driver: they end with it. */
+  frozenByParent = 0;
   /** Of the parent's own requests that are made at once, one after the other. */
   readonly #own = new IoRequest();
 
@@ -133,6 +136,12 @@ export class Edge implements ChildIo {
 
   status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     return this.node.io.status(offset, lengthBytes);
+  }
+
+  copyOnRead(offset: number, lengthBytes: number, last?: FrozenChain): Promise<void> {
+    const node = this.node.skipFilters();
+    const inside = Math.min(lengthBytes, node.lengthBytes - offset);
+    return inside > 0 ? node.io.copyOnRead(offset, inside, last?.bottom) : Promise.resolve();
   }
 
   truncate(lengthBytes: number): Promise<void> {

@@ -12,6 +12,17 @@ export function folderOf(path: string): string {
   return path.slice(0, path.lastIndexOf('/') + 1);
 }
 
+/**
+ * How an image that is opened by the name `imageFilename` has to name `filename`, which is seen from the program's folder:
+ * an image's names are seen from the image's.
+ */
+export function nameSeenFrom(imageFilename: string, filename: string): string {
+  if (filename.startsWith('/') || hasProtocol(filename)) return filename;
+  const image = imageFilename.replace(/^file:/, '');
+  const isHere = !hasProtocol(image) && /^(\.\/+)*$/.test(folderOf(image));
+  return isHere ? filename : `${process.cwd()}/${filename}`;
+}
+
 /** A backing file name as the image says it, seen from where the image is. */
 export function resolveBacking(imageFilename: string, backingFilename: string): string {
   if (backingFilename.startsWith('/') || hasProtocol(backingFilename)) return backingFilename;

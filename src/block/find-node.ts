@@ -1,4 +1,3 @@
-import { resolve } from 'node:path';
 import { BlockError } from '../base/error.js';
 import type { Graph } from './graph.js';
 import { folderOf, hasProtocol } from './filename.js';
@@ -42,18 +41,56 @@ export function checkNotBlocked(node: Node): void {
   }
 }
 
-/** The image in the chain below `top` that a file name means: as the node has it, or as its overlay's header does. */
-export function findBackingImage(top: Node, filename: string): Node | undefined {
+/** The files at paths, by what HostStat calls their identity. */
+export type FilesAtPaths = ReadonlyMap<string, string>;
+
+/**
+ * The image in the chain below `top` that a file name means: seen from an overlay's folder it is the file that the
+ * overlay's header names, or it is the very name that queries show.
+ */
+export function findBackingImage(top: Node, filename: string, files: FilesAtPaths): Node | undefined {
   const names = new NodeNames();
-  for (let overlay = top.skipFilters(), at = overlay.backingNode(); at; overlay = at, at = at.backingNode()) {
-    const name = names.of(at);
-    if (name === filename) return at;
-    const isPath = !hasProtocol(filename) && !hasProtocol(name);
-    if (isPath && resolve(name) === resolve(filename)) return at;
+  for (const [overlay, below] of overlaysFrom(top)) {
     // Where another backing file was chosen, what the header says means nothing.
     if (names.isBackingOverridden(overlay)) continue;
-    if (overlay.backingFilename === filename) return at;
-    if (isPath && resolve(name) === resolve(folderOf(names.of(overlay)) + filename)) return at;
+    const { backingFilename = '' } = overlay;
+    const [asked, named] = [filename, backingFilename].map((name) => pathFrom(names.of(overlay), name));
+    if (filename === backingFilename || (asked !== undefined && asked === named)) return below;
+    const file = files.get(asked ?? '');
+    if (file !== undefined && file === files.get(named ?? '')) return below;
   }
-  return undefined;
+  return [...overlaysFrom(top)].find(([, below]) => names.of(below) === filename)?.[1];
+}
+
+/** What findBackingImage compares by, in the chain of a node or drive that may not be there. */
+export async function filesBelow(
+  graph: Graph,
+  device: string,
+  filenames: ReadonlyArray<string | undefined>,
+): Promise<FilesAtPaths> {
+  const top = graph.drives.get(device)?.root?.node ?? graph.nodes.get(device);
+  const asked = filenames.filter((name) => name !== undefined);
+  const found = new Map<string, string>();
+  if (!top || asked.length === 0) return found;
+  const names = new NodeNames();
+  const paths = [...overlaysFrom(top)].flatMap(([overlay]) =>
+    [...asked, overlay.backingFilename ?? ''].map((name) => pathFrom(names.of(overlay), name)),
+  );
+  for (const path of new Set(paths)) {
+    const stat = path === undefined ? undefined : await graph.host.files.stat(path).catch(() => undefined);
+    if (path !== undefined && stat) found.set(path, stat.identity);
+  }
+  return found;
+}
+
+function* overlaysFrom(top: Node): Generator<readonly [Node, Node]> {
+  for (let overlay = top.skipFilters(), at = overlay.backingNode(); at; overlay = at, at = at.backingNode())
+    yield [overlay, at];
+}
+
+/** A path as an image called `imageName` sees it; undefined: it is none. */
+function pathFrom(imageName: string, filename: string): string | undefined {
+  if (filename === '' || hasProtocol(filename)) return undefined;
+  if (filename.startsWith('/')) return filename;
+  return hasProtocol(imageName) ? undefined : folderOf(imageName) + filename;
 }

@@ -92,7 +92,7 @@ export class NodeNames {
 
 /** A filter that a job has put in: it shows its child and cannot be opened. */
 export function isJobFilter({ driver }: Node): boolean {
-  return driver.kind === 'filter' && driver.filename === undefined;
+  return driver.isNamedAsChild === true;
 }
 
 /** QEMU gives its job's filters the names of their children, except a stream's that the user has named. */
@@ -108,8 +108,7 @@ export function fullFilename(node: Node): string {
 /** A backing file name as the image of `node` says it, seen from where the image is. Errors: invalid. */
 export function resolveBackingOf(node: Node, backingFilename: string): string {
   if (backingFilename.startsWith('/') || hasProtocol(backingFilename)) return backingFilename;
-  let storage = node;
-  for (let edge = node.filtered; edge; edge = edge.node.filtered) storage = edge.node;
+  const { storage } = node;
   const plain = fullFilename(storage);
   const { driver } = storage;
   if (driver.hasFolders === true && !plain.startsWith('json:')) return folderOf(plain) + backingFilename;

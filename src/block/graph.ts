@@ -7,7 +7,7 @@ import type { Host } from '../host/host.js';
 import { BlockBackend, type BackendProperties } from './backend.js';
 import { DrainedSection } from './drain.js';
 import type { DriverEvent } from './driver.js';
-import type { EdgeParent } from './edge.js';
+import type { Edge, EdgeParent } from './edge.js';
 import { Node } from './node.js';
 import { ObjectRegistry } from './objects/object-registry.js';
 import { GraphTransaction } from './transaction.js';
@@ -192,7 +192,8 @@ export class Graph {
   #claim(node: Node): Promise<boolean> {
     return this.#mutex.run(async () => {
       // A job whose filter lost its parents still works below it, and takes it out at its end.
-      const isHeld = node.isBlocked || [...node.children.values()].some(({ frozen }) => frozen > 0);
+      const isFrozen = ({ frozen, frozenByParent }: Edge): boolean => frozen > frozenByParent;
+      const isHeld = node.isBlocked || [...node.children.values()].some(isFrozen);
       const isOrphan = node.parents.size === 0 && !node.monitorOwned && !node.isClosing && !isHeld;
       if (!isOrphan || this.nodes.get(node.name) !== node) return false;
       node.isClosing = true;
@@ -285,11 +286,19 @@ function errorOf(check: () => void): { error: unknown } | undefined {
   }
 }
 
-/** A filter holds nothing of its own, and a job's may be out of its place already. */
+/**
+ * A filter holds nothing of its own, and a job's may be out of its place already. Errors: those of a node that was changed;
+ * of another nothing can be lost.
+ */
 async function flushAndClose(node: Node): Promise<void> {
+  const { wasChanged } = node;
   try {
-    if (node.isWritable && !node.isFilter) await node.io.flush();
-  } finally {
-    await node.close();
+    try {
+      if (node.isWritable && !node.isFilter) await node.io.flush();
+    } finally {
+      await node.close();
+    }
+  } catch (error) {
+    if (wasChanged) throw error;
   }
 }

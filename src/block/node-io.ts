@@ -26,6 +26,8 @@ export class NodeIo {
   /** Requests that must not overlap others: read-modify-write here, allocations in MappedIo. */
   readonly ranges = new RangeLock();
   readonly #mapped: MappedIo | undefined;
+  /** What is read of the layers below is copied into this one (a drive's copy-on-read). */
+  copiesOnRead = false;
   #unmaps = false;
   #detectsZeroes = false;
 
@@ -46,7 +48,7 @@ export class NodeIo {
   tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     const { instance } = this.#node;
     const align = instance.requestAlignmentBytes;
-    if (align > 1 && !isAlignedRequest(offset, lengthBytes, align)) return false;
+    if (this.copiesOnRead || (align > 1 && !isAlignedRequest(offset, lengthBytes, align))) return false;
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, lengthBytes)) return false;
     if (offset + lengthBytes > instance.lengthBytes) return false;
     if (this.#mapped) return this.#mapped.reading.tryRead(request, from, lengthBytes, offset);
@@ -57,6 +59,11 @@ export class NodeIo {
     const inside = Math.max(0, Math.min(lengthBytes, this.#node.lengthBytes - offset));
     if (inside < lengthBytes) request.fillZero(from + inside, lengthBytes - inside);
     if (inside === 0) return;
+    if (this.copiesOnRead && this.#node.isWritable) {
+      const { generation } = request;
+      await this.copyOnRead(offset, inside);
+      request.assertIs(generation);
+    }
     if (this.#mapped) return this.#mapped.reading.read(request, from, inside, offset);
     if (this.#node.instance.requestAlignmentBytes > 1)
       return this.#readAligned(request, from, inside, offset);
@@ -211,8 +218,7 @@ export class NodeIo {
     this.#node.beginWrite(offset, lengthBytes);
     let isDurable: boolean;
     try {
-      if (this.#mapped)
-        isDurable = await this.#mapped.writing.write(request, from, lengthBytes, offset, flags);
+      if (this.#mapped) isDurable = await this.#mapped.write(request, from, lengthBytes, offset, flags);
       else isDurable = await this.#writeIo(request, from, lengthBytes, offset, flags);
     } finally {
       // Also after a failure: part of the range may have been written.
@@ -231,7 +237,7 @@ export class NodeIo {
   ): Promise<void> {
     this.#node.beginWrite(offset, lengthBytes);
     try {
-      if (this.#mapped) await this.#mapped.zeroing.writeZeroes(offset, lengthBytes, flags, signal);
+      if (this.#mapped) await this.#mapped.writeZeroes(offset, lengthBytes, flags, signal);
       else await this.#writeZeroesIo(offset, lengthBytes, flags, signal);
     } finally {
       this.#node.markDirty(offset, lengthBytes);
@@ -319,6 +325,11 @@ export class NodeIo {
     await this.#mapped.copyingUp.copyUp(offset, lengthBytes, zeroes);
   }
 
+  /** See ChildIo.copyOnRead; a node without layers below has nothing to copy. */
+  async copyOnRead(offset: number, lengthBytes: number, last?: Node): Promise<void> {
+    await this.#mapped?.copyingUp.copyOnRead(offset, lengthBytes, last);
+  }
+
   /** See MappedCopyingUp.tryCopyUp. */
   tryCopyUp(offset: number, lengthBytes: number): boolean {
     return this.#mapped?.copyingUp.tryCopyUp(offset, lengthBytes) ?? false;
@@ -399,8 +410,7 @@ export class NodeIo {
     try {
       const bounce = Buffer.alloc(end - start);
       const padded = IoRequest.ofBuffer(bounce);
-      const inside = Math.min(alignUp(this.#node.lengthBytes, align), end) - start;
-      if (inside > 0) await this.#io().read(padded, 0, inside, start);
+      await this.#readPadding(padded, start, end, offset, offset + lengthBytes);
       request.assertIs(generation);
       bounce.set(await request.bytes(from, lengthBytes), offset - start);
       request.assertIs(generation);
@@ -410,6 +420,28 @@ export class NodeIo {
     } finally {
       release();
     }
+  }
+
+  /** What is to stay of the units at both ends of [from, to); beyond the end of the node are zeroes. */
+  async #readPadding(padded: IoRequest, start: number, end: number, from: number, to: number): Promise<void> {
+    const { instance, lengthBytes } = this.#node;
+    const align = instance.requestAlignmentBytes;
+    const read = async (first: number, last: number): Promise<void> => {
+      const inside = Math.min(alignUp(lengthBytes, align), last) - first;
+      if (inside > 0) await this.#io().read(padded, first - start, inside, first);
+    };
+    const [hasHead, hasTail] = [from > start, to < end];
+    const isOneRead = end - start === align || (hasHead && hasTail && end - start === 2 * align);
+    if (hasHead) await instance.announce?.('pwritev_rmw_head');
+    if (hasTail && isOneRead) await instance.announce?.('pwritev_rmw_tail');
+    if (hasHead || isOneRead) await read(start, isOneRead ? end : start + align);
+    if (hasHead) await instance.announce?.('pwritev_rmw_after_head');
+    if (!hasTail) return;
+    if (!isOneRead) {
+      await instance.announce?.('pwritev_rmw_tail');
+      await read(end - align, end);
+    }
+    await instance.announce?.('pwritev_rmw_after_tail');
   }
 
   async #writeZeroBytesIo(offset: number, lengthBytes: number): Promise<void> {

@@ -92,9 +92,10 @@ export class OptionGate {
     const driver = this.#driver(name);
     const flat = given.copy();
     flat.take('driver');
+    driver.modernise?.(flat);
     const children = new Map<string, ChildPlan>();
-    for (const { role, required } of driver.options.children) {
-      const child = this.flatChild(flat, role);
+    for (const { role, required, isImage } of driver.options.children) {
+      const child = this.flatChild(flat, role, isImage !== true);
       if (child !== undefined) children.set(role, child);
       else if (required) throw invalid(`A block device must be specified for "${role}"`);
     }
@@ -108,8 +109,8 @@ export class OptionGate {
     return { driver, options, children, backing, isByPath: !given.has('driver') };
   }
 
-  /** Takes a child in the role of storage out of flat options. */
-  flatChild(flat: FlatOptions, role: string): string | NodePlan | undefined {
+  /** Takes a child out of flat options; by itself a filename names the protocol's file, not an image. */
+  flatChild(flat: FlatOptions, role: string, isProtocol: boolean): ChildPlan | undefined {
     const reference = flat.take(role);
     const own = flat.takeUnder(role);
     if (typeof reference === 'string') {
@@ -117,7 +118,7 @@ export class OptionGate {
       throw invalid('Cannot reference an existing block device with additional options or a new filename');
     }
     if (!isNothing(reference)) throw wrongReference(role, 'BlockdevRef');
-    return own.isEmpty ? undefined : (this.planFlat(own, true) as NodePlan);
+    return own.isEmpty ? undefined : this.planFlat(own, isProtocol);
   }
 
   /** Without a driver or a file it adds to what the image says of its backing file. */

@@ -90,6 +90,7 @@ export class Node {
   isLentWritable = false;
   /** Highest offset written + 1, for query-blockstats. */
   highestWrittenOffset = 0;
+  #wasResized = false;
   #instance: DriverInstance | undefined;
   #io: NodeIo | undefined;
   #quiesced = 0;
@@ -261,6 +262,13 @@ export class Node {
     return this.children.get('file') ?? this.children.get('image');
   }
 
+  /** What its bytes are stored in: the protocol at the bottom. */
+  get storage(): Node {
+    let at = this as Node;
+    for (let edge = at.filtered; edge; edge = at.filtered) at = edge.node;
+    return at;
+  }
+
   /** This node, or what it filters, down to the first that is no filter. */
   skipFilters(): Node {
     let at = this as Node;
@@ -317,8 +325,15 @@ export class Node {
       if (bitmap.enabled && !bitmap.successor) bitmap.set(offset, lengthBytes);
   }
 
+  /** Whether anything has been changed through it, or through what it is stored in, since it was opened. */
+  get wasChanged(): boolean {
+    if (this.highestWrittenOffset > 0 || this.#wasResized) return true;
+    return [...this.children].some(([role, { node }]) => role !== 'backing' && node.wasChanged);
+  }
+
   /** After a truncate. */
   resized(): void {
+    this.#wasResized = true;
     for (const bitmap of this.dirtyBitmaps) bitmap.resize(this.lengthBytes);
     for (const parent of this.parents) parent.parent.childResized();
   }

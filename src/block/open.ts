@@ -17,6 +17,7 @@ import type {
 } from './driver.js';
 import { hasProtocol } from './filename.js';
 import { FormatGuard } from './format-guard.js';
+import { freezeChain } from './frozen-chain.js';
 import { NodeNames, resolveBackingOf } from './full-filename.js';
 import type { Graph } from './graph.js';
 import { type DiscardMode, nodeModes } from './modes.js';
@@ -172,9 +173,24 @@ export class Opener {
   /** Options of the protocol node that a plain filename stands for; of a path, what lies there decides whose it is. */
   async parseFilename(filename: string): Promise<NodeOptions> {
     const options = this.drivers.parseFilename(filename);
-    if (hasProtocol(filename)) return options;
+    if (hasProtocol(filename)) return this.#parseChildren(options);
     const claimant = await this.drivers.claimant(this.host, filename);
     return claimant ? { ...options, driver: claimant.name } : options;
+  }
+
+  /** A name may have names of children in it. */
+  async #parseChildren(options: NodeOptions): Promise<NodeOptions> {
+    const all = { ...options };
+    for (const { role, isImage } of this.drivers.get(options['driver'] as string).options.children) {
+      const { filename, driver } = (all[role] ?? {}) as NodeOptions;
+      if (typeof filename !== 'string' || driver !== undefined) continue;
+      if (filename.startsWith('json:')) all[role] = FlatOptions.of(parseJsonName(filename)).nested();
+      else {
+        const file = await this.parseFilename(filename);
+        all[role] = isImage === true ? { driver: await this.probeFormat(filename), file } : file;
+      }
+    }
+    return all;
   }
 
   /**
@@ -229,8 +245,8 @@ export class Opener {
   /** Flat options that have a file and no driver, with the driver that the file shows. */
   async #findDriver(options: FlatOptions, readOnly: boolean): Promise<NodePlan> {
     const { gate } = this.drivers;
-    const file = gate.flatChild(options.copy(), 'file');
-    assert(file !== undefined, 'options without a driver have a file');
+    const file = gate.flatChild(options.copy(), 'file', true);
+    assert(file !== undefined && !(file instanceof FlatOptions), 'options without a driver have a file');
     const { format, filename } = await this.#probe(file);
     const plan = gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
     this.onProbed(filename, plan.driver, plan.options['read-only'] ?? readOnly);
@@ -373,6 +389,11 @@ export class Opener {
       },
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
+      freezeChain: (name) => {
+        const bottom = graph.nodes.get(name);
+        if (!bottom) throw new BlockError('not-found', `Bottom node '${name}' not found`);
+        return freezeChain(node, bottom);
+      },
       report: (event) => graph.onDriverEvent(node, event),
       tell: (line) => graph.onDriverLine(line),
     };

@@ -1,5 +1,6 @@
 import type { DriverDescription } from '../block/driver.js';
 import { blkdebugDriver } from './blkdebug/index.js';
+import { copyOnReadDriver } from './copy-on-read/index.js';
 import { fileDriver } from './file/index.js';
 import { hostDeviceDriver } from './host-device/index.js';
 import { nbdDriver } from './nbd/index.js';
@@ -18,4 +19,5 @@ export const allDrivers: readonly DriverDescription[] = [
   qcow2Driver,
   blkdebugDriver,
   throttleDriver,
+  copyOnReadDriver,
 ];

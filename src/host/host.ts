@@ -9,6 +9,8 @@ import type { HostCompute } from './compute.js';
 export interface Host {
   readonly files: HostFiles;
   readonly net: HostNet;
+  /** A simulated machine has none. */
+  readonly terminals?: HostTerminals;
   readonly clock: HostClock;
   readonly random: HostRandom;
   readonly compute: HostCompute;
@@ -155,6 +157,7 @@ export interface HostFile {
 }
 
 export type SocketAddress =
+  /** A path that begins with a zero byte is an abstract name (unix(7)). */
   | { type: 'unix'; path: string }
   | { type: 'inet'; host: string; port: number }
   /** An inherited or received descriptor of a listening or connected socket. */
@@ -171,6 +174,8 @@ export interface TlsEnd {
   certificate?: Buffer;
   key?: Buffer;
   passphrase?: string;
+  /** A server's, PEM. */
+  dhParameters?: Buffer;
   /** In place of certificates: keys by the name of who has them. A client's is `userName`'s. */
   sharedKeys?: ReadonlyMap<string, Buffer>;
   userName?: string;
@@ -182,8 +187,8 @@ export interface TlsEnd {
 
 export interface HostNet {
   /**
-   * Speaks TLS from here on over a socket that nobody has started. Errors: kind permission, when the ends do not accept
-   * each other; the socket is closed then.
+   * Speaks TLS from here on over a socket, of which nothing more is told to who has started it. Errors: kind permission,
+   * when the ends do not accept each other; the socket is closed then.
    */
   secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket>;
   /** Errors: "Failed to connect to 'ADDRESS': TEXT", kind by errno; gives up after timeoutMs with kind 'timeout'. */
@@ -194,6 +199,11 @@ export interface HostNet {
     onConnection: (socket: HostSocket) => void,
     options?: ListenOptions,
   ): Promise<HostListener>;
+}
+
+export interface HostTerminals {
+  /** Errors: kind by errno. */
+  open(onConnection: (socket: HostSocket) => void): HostTerminal;
 }
 
 export interface ConnectOptions {
@@ -254,6 +264,12 @@ export interface HostSocket {
    * receiveFds was asked for, of a unix socket.
    */
   takeFds?(): number[];
+}
+
+/** A pseudo terminal; each who opens its path is a connection. */
+export interface HostTerminal {
+  readonly path: string;
+  close(): Promise<void>;
 }
 
 export interface HostTimer {

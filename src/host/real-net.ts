@@ -1,6 +1,7 @@
 import fs from 'node:fs';
 import type net from 'node:net';
 import { dirname } from 'node:path';
+import { assert } from '../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import { BusyPolling } from './busy-polling.js';
@@ -70,7 +71,10 @@ export class RealNet implements HostNet {
   }
 
   async secure(socket: HostSocket, end: TlsEnd): Promise<HostSocket> {
-    return (await import('./tls-socket.js')).secureSocket(socket, end);
+    assert(socket instanceof RealSocket, 'TLS over a socket of another host');
+    // First of all it must stop reading: what comes next is TLS.
+    const raw = socket.handOver();
+    return (await import('./tls-socket.js')).secureSocket(socket, await raw, end);
   }
 
   /** A descriptor of a connected socket. */
@@ -222,15 +226,17 @@ function boundAddress(server: net.Server, asked: SocketAddress): SocketAddress {
 
 /** A socket left behind by a process that is gone; any other kind of file stays and makes bind fail. */
 function unlinkSocket(path: string): void {
+  if (path.startsWith('\0')) return;
   const stat = fs.lstatSync(path, { throwIfNoEntry: false });
   if (stat?.isSocket()) fs.unlinkSync(path);
 }
 
 function bindError(error: Error, address: SocketAddress): BlockError {
   if (address.type === 'unix') {
-    const what = `Failed to bind socket to ${address.path}`;
+    const what = `Failed to bind socket to ${addressText(address)}`;
     // Node tells a missing folder as EACCES.
-    if (!fs.existsSync(dirname(address.path))) return errnoError('ENOENT', what, { cause: error });
+    if (!address.path.startsWith('\0') && !fs.existsSync(dirname(address.path)))
+      return errnoError('ENOENT', what, { cause: error });
     return toBlockError(error, what);
   }
   return resolutionError(error, address) ?? toBlockError(error, 'Failed to bind socket');
@@ -257,7 +263,7 @@ function checkPath(address: SocketAddress): void {
 export function addressText(address: SocketAddress): string {
   switch (address.type) {
     case 'unix':
-      return address.path;
+      return address.path.replace(/^\0/, '');
     case 'inet':
       return `${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`;
     case 'fd':

@@ -1,8 +1,12 @@
 import type net from 'node:net';
 import { assert } from '../base/assert.js';
 import { toBlockError } from '../base/error.js';
+import { KiB } from '../base/limits.js';
 import type { HostSocket, SocketHandler } from './host.js';
 import type { Syscalls } from './syscalls.js';
+
+/** The kernel takes twice that, its own costs included, and no more than its administrator lets it. */
+const SEND_BUFFER_BYTES = 256 * KiB;
 
 /** Of a socket's undeclared handle; where a future Node has none, its peers are gone when Node says so. */
 function descriptorOf(socket: object): number | undefined {
@@ -11,13 +15,17 @@ function descriptorOf(socket: object): number | undefined {
   return typeof handle.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined;
 }
 
-/** Throws away what comes until the peer hangs up; then the descriptor is closed. */
-function untilPeerGone(fd: number): Promise<void> {
+/** Throws away what comes until the peer hangs up, or for so long; then the descriptor is closed. */
+function untilPeerGone(fd: number, mostMs: number | undefined): Promise<void> {
   const { Socket } = process.getBuiltinModule('node:net');
   return new Promise((resolve) => {
     const socket = new Socket({ fd, readable: true, writable: false });
+    const timer = mostMs === undefined ? undefined : setTimeout(() => socket.destroy(), mostMs);
     socket.on('error', () => undefined);
-    socket.on('close', () => resolve());
+    socket.on('close', () => {
+      clearTimeout(timer);
+      resolve();
+    });
     socket.resume();
     // What it waits for may never come, and keeps no program from ending.
     socket.unref();
@@ -34,6 +42,7 @@ export class RealSocket implements HostSocket {
   #closeTold = false;
   #ended = false;
   #owesDrain = false;
+  #isWide = false;
 
   readonly takeFds?: () => number[];
 
@@ -65,13 +74,37 @@ export class RealSocket implements HostSocket {
     else this.#socket.resume();
   }
 
+  /**
+   * Leaves the connection to who speaks TLS over it, once all that was written is sent; nothing more is told of it here.
+   * destroy(), shutDown() and isPeerGone() go on.
+   */
+  async handOver(): Promise<net.Socket> {
+    this.#closeTold = true;
+    const socket = this.#socket;
+    socket.pause();
+    if (socket.writableLength > 0) await new Promise<void>((sent) => socket.write('', () => sent()));
+    return socket;
+  }
+
   write(buffer: Uint8Array): 'sent' | 'queued' {
     // What a dead peer does not get is not an error of the writer: onClose tells it.
     if (this.#ended || this.#socket.destroyed || buffer.length === 0) return 'sent';
     this.#socket.write(buffer, this.#wrote);
     if (this.#socket.writableLength === 0) return 'sent';
     this.#owesDrain = true;
+    this.#widen();
     return 'queued';
+  }
+
+  /**
+   * A unix socket takes 208 KiB by default, which a peer has read before we have heard that there is room. TCP sees to
+   * itself.
+   */
+  #widen(): void {
+    if (this.#isWide) return;
+    this.#isWide = true;
+    const fd = this.#socket.remoteAddress === undefined ? this.#fd() : undefined;
+    if (fd !== undefined) this.#system.setSendBuffer(fd, SEND_BUFFER_BYTES);
   }
 
   get queuedBytes(): number {
@@ -104,13 +137,13 @@ export class RealSocket implements HostSocket {
   }
 
   /** Node would send its queue first, and stop reading at the first error; so the connection lives on in a descriptor of ours. */
-  shutDown(): Promise<void> {
+  shutDown(mostMs?: number): Promise<void> {
     const fd = this.#fd();
     const copy = fd === undefined ? -1 : this.#system.duplicate(fd).value;
     this.destroy();
     if (copy < 0) return Promise.resolve();
     this.#system.shutDownSending(copy);
-    return untilPeerGone(copy);
+    return untilPeerGone(copy, mostMs);
   }
 
   #fd(): number | undefined {

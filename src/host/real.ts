@@ -3,6 +3,7 @@ import { RealClock, RealRandom } from './real-clock.js';
 import { RealCompute } from './real-compute.js';
 import { RealFiles } from './real-files.js';
 import { RealNet } from './real-net.js';
+import { RealTerminal } from './real-terminal.js';
 import { Syscalls } from './syscalls.js';
 
 export interface RealHostOptions {
@@ -13,10 +14,12 @@ export interface RealHostOptions {
 /** This machine. Cheap: nothing is opened, koffi loads with the first file, and threads start with the first task. */
 export function createRealHost({ everythingIsRemote = false }: RealHostOptions = {}): Host {
   const system = new Syscalls();
+  const clock = new RealClock();
   return {
     files: everythingIsRemote ? new RealFiles(system, () => true) : new RealFiles(system),
     net: new RealNet(system),
-    clock: new RealClock(),
+    clock,
+    terminals: { open: (onConnection) => new RealTerminal(system, clock, onConnection) },
     random: new RealRandom(),
     compute: new RealCompute(),
   };

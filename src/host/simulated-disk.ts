@@ -280,7 +280,12 @@ export class SimulatedInode {
     const before = this.#medium.sizeBytes;
     const reach = changes.reduce((most, change) => Math.max(most, sizeAfter(change, before)), before);
     const sectors = new Map<number, number[]>();
+    let sizeBytes = before;
     for (const [number, change] of changes.entries()) {
+      const grows = change.type === 'truncate' && change.sizeBytes >= sizeBytes;
+      sizeBytes = sizeAfter(change, sizeBytes);
+      // There were zeroes already.
+      if (grows) continue;
       const [position, end] = changedRange(change, reach);
       forEachPiece(position, end - position, SECTOR_BYTES, (sector) => {
         if (this.#isSettled(sector * SECTOR_BYTES, this.#firstChange + number)) return;

@@ -1,3 +1,4 @@
+import { closeSync, constants as fileConstants, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
 import { alignUp } from '../base/align.js';
@@ -36,6 +37,7 @@ const POLLRDHUP = 0x2000;
 const POLLGONE = POLLRDHUP | 0x10 | 0x08;
 const SHUT_WR = 1;
 const SOL_SOCKET = 1;
+const SO_SNDBUF = 7;
 const SCM_RIGHTS = 1;
 /** struct cmsghdr: cmsg_len (8 bytes), cmsg_level, cmsg_type (4 each). */
 const CMSG_HEADER_BYTES = 16;
@@ -73,6 +75,7 @@ interface Library {
   recvmsg: NativeFunction;
   poll: NativeFunction;
   shutdown: NativeFunction;
+  setsockopt: NativeFunction;
   exit: NativeFunction;
 }
 
@@ -332,6 +335,34 @@ export class Syscalls {
     return value !== 0 && (pollfd.readInt16LE(6) & POLLGONE) !== 0;
   }
 
+  /** A new pseudo terminal that passes bytes as they are, by its own side's descriptor, close-on-exec. Errors: by errno. */
+  openTerminal(): { fd: number; path: string } {
+    const { posixOpenpt, unlockpt, ptsname, tcgetattr, cfmakeraw, tcsetattr } = terminalCalls(
+      this.#lib().koffi,
+    );
+    const { value: fd, errno } = this.#now(posixOpenpt, TERMINAL_FLAGS | O_CLOEXEC);
+    if (fd < 0) throw errnoError(errno, 'Failed to create PTY');
+    const name = Buffer.alloc(64);
+    if (unlockpt(fd) < 0 || ptsname(fd, name, name.length) !== 0)
+      throw errnoError(this.lastErrno(), 'Failed to create PTY');
+    const path = name.toString('latin1', 0, name.indexOf(0));
+    const other = openSync(path, TERMINAL_FLAGS);
+    const termios = Buffer.alloc(TERMIOS_BYTES);
+    tcgetattr(other, termios);
+    cfmakeraw(termios);
+    tcsetattr(other, 0, termios);
+    closeSync(other);
+    return { fd, path };
+  }
+
+  /** Whether somebody has the other side of a pseudo terminal open. */
+  isTerminalOpen(fd: number): boolean {
+    const pollfd = Buffer.alloc(8);
+    pollfd.writeInt32LE(fd, 0);
+    this.#now(this.#lib().poll, pollfd, 1, 0);
+    return (pollfd.readInt16LE(6) & POLLHUP) === 0;
+  }
+
   /** Another descriptor of the same open socket or file, close-on-exec; -1 in `value` where there is none. */
   duplicate(fd: number): CallResult {
     return this.#now(this.#lib().fcntl, fd, F_DUPFD_CLOEXEC, 'int', 3);
@@ -340,6 +371,13 @@ export class Syscalls {
   /** The peer of a socket gets what the kernel has, and then its end. */
   shutDownSending(fd: number): CallResult {
     return this.#now(this.#lib().shutdown, fd, SHUT_WR);
+  }
+
+  /** How much the kernel takes of what is sent before a writer must wait; as far as it allows (socket(7), SO_SNDBUF). */
+  setSendBuffer(fd: number, lengthBytes: number): void {
+    const value = Buffer.alloc(4);
+    value.writeInt32LE(lengthBytes);
+    this.#lib().setsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, value.length);
   }
 
   #now(call: NativeFunction, ...args: unknown[]): CallResult {
@@ -377,6 +415,27 @@ export class Syscalls {
       });
     });
   }
+}
+
+/** struct termios of glibc, with room to spare. */
+const TERMIOS_BYTES = 128;
+const O_CLOEXEC = 0o2000000;
+const TERMINAL_FLAGS = fileConstants.O_RDWR | fileConstants.O_NOCTTY;
+/** poll(2): nobody has the other side open. */
+const POLLHUP = 0x10;
+
+function terminalCalls(
+  koffi: Koffi,
+): Record<'posixOpenpt' | 'unlockpt' | 'ptsname' | 'tcgetattr' | 'cfmakeraw' | 'tcsetattr', NativeFunction> {
+  const libc = koffi.load(null);
+  return {
+    posixOpenpt: libc.func('int posix_openpt(int flags)'),
+    unlockpt: libc.func('int unlockpt(int fd)'),
+    ptsname: libc.func('int ptsname_r(int fd, void *name, size_t n)'),
+    tcgetattr: libc.func('int tcgetattr(int fd, void *termios)'),
+    cfmakeraw: libc.func('void cfmakeraw(void *termios)'),
+    tcsetattr: libc.func('int tcsetattr(int fd, int when, const void *termios)'),
+  };
 }
 
 /** Where a buffer's memory is, kept for the next call with the same one. */
@@ -417,6 +476,7 @@ function load(): Library {
       fcntl: declare('int fcntl(int fd, int command, ...)'),
       exit: declare('void _exit(int status)'),
       poll: declare('int poll(void *fds, unsigned long n, int timeout)'),
+      setsockopt: declare('int setsockopt(int fd, int level, int name, uint8_t *value, unsigned int n)'),
       shutdown: declare('int shutdown(int fd, int how)'),
       recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
     };

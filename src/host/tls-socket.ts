@@ -1,73 +1,99 @@
-import type stream from 'node:stream';
+import type net from 'node:net';
 import type tls from 'node:tls';
 import { assert } from '../base/assert.js';
 import { BlockError, toBlockError } from '../base/error.js';
 import type { HostSocket, SocketHandler, TlsEnd } from './host.js';
+import type { RealSocket } from './real-socket.js';
+import { distinguishedName } from './distinguished-name.js';
 
 /** Pre-shared keys are agreed upon as TLS 1.2 has them: GnuTLS and OpenSSL differ in how 1.3 does. */
 const SHARED_KEY_CIPHERS = 'kECDHEPSK:kPSK';
 
+/** How long a peer that is not wanted may take to hang up. */
+const DISMISSAL_MS = 1000;
+
 const nodeTls = (): typeof tls => process.getBuiltinModule('node:tls');
 
-/** Speaks TLS over a socket that nobody has started. Errors: kind permission, when the ends do not accept each other. */
-export async function secureSocket(inner: HostSocket, end: TlsEnd): Promise<HostSocket> {
-  const carrier = carry(inner);
+/** See HostNet.secure. */
+export async function secureSocket(inner: RealSocket, raw: net.Socket, end: TlsEnd): Promise<HostSocket> {
   try {
-    const socket = await (end.isServer ? accepted(carrier, end) : connected(carrier, end));
-    const allowed = await (end.isAllowed?.(identityOf(socket)) ?? true);
-    if (allowed) return new TlsSocket(socket, inner);
-    throw new BlockError('permission', `TLS x509 authz check for ${identityOf(socket)} is denied`);
+    const socket = await (end.isServer ? accepted(raw, inner, end) : connected(raw, inner, end));
+    if (end.isAllowed) {
+      const identity = socket.peerName();
+      if (identity === '')
+        throw new BlockError(
+          'permission',
+          'Cannot get client distinguished name: The requested data were not available.',
+        );
+      if (!(await end.isAllowed(identity)))
+        throw new BlockError('permission', `TLS x509 authz check for ${identity} is denied`);
+    }
+    return socket;
   } catch (error) {
-    carrier.destroy();
+    await dismiss(inner);
     inner.destroy();
     throw error;
   }
 }
 
-function accepted(carrier: stream.Duplex, end: TlsEnd): Promise<tls.TLSSocket> {
+/** A peer that is not wanted hears the end of the handshake first, and that it is over: no reset overtakes it. */
+async function dismiss(inner: RealSocket): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+  await inner.shutDown(DISMISSAL_MS);
+}
+
+function accepted(raw: net.Socket, inner: RealSocket, end: TlsEnd): Promise<TlsSocket> {
   const { sharedKeys, verifiesPeer } = end;
-  const server = nodeTls().createServer({
-    ...material(end),
-    requestCert: verifiesPeer && !sharedKeys,
-    // Looked at below, where it can be told why.
-    rejectUnauthorized: false,
-    ...(sharedKeys && {
-      pskCallback: (_socket: tls.TLSSocket, identity: string) => sharedKeys.get(identity) ?? null,
-    }),
-  });
   return new Promise((resolve, reject) => {
+    const server = nodeTls().createServer({
+      ...material(end),
+      requestCert: verifiesPeer && !sharedKeys,
+      // Looked at below, where it can be told why.
+      rejectUnauthorized: false,
+      ...(sharedKeys && {
+        pskCallback: (_socket: tls.TLSSocket, identity: string) => sharedKeys.get(identity) ?? null,
+      }),
+    });
     server.once('secureConnection', (socket) => {
       const isTrusted = !verifiesPeer || sharedKeys !== undefined || socket.authorized;
-      if (isTrusted) resolve(socket);
-      else reject(failed(new Error(String(socket.authorizationError))));
+      if (isTrusted) resolve(new TlsSocket(socket, inner));
+      else reject(untrusted(socket));
     });
     server.once('tlsClientError', (error: Error) => reject(failed(error)));
     // What is wrong with TLS itself is told a little later.
-    carrier.once('close', () => setImmediate(() => reject(failed(new Error('the connection was closed')))));
-    server.emit('connection', carrier);
+    raw.once('close', () => setImmediate(() => reject(failed(new Error('the connection was closed')))));
+    if (raw.destroyed) return reject(failed(new Error('the connection was closed')));
+    server.emit('connection', raw);
   });
 }
 
-function connected(carrier: stream.Duplex, end: TlsEnd): Promise<tls.TLSSocket> {
+function connected(raw: net.Socket, inner: RealSocket, end: TlsEnd): Promise<TlsSocket> {
   const { sharedKeys, verifiesPeer, hostname, userName = '' } = end;
   const psk = sharedKeys?.get(userName);
-  const socket = nodeTls().connect({
-    ...material(end),
-    socket: carrier,
-    rejectUnauthorized: verifiesPeer && !sharedKeys,
-    ...(hostname === undefined || sharedKeys
-      ? { checkServerIdentity: () => undefined }
-      : { servername: /^[\d.]+$|:/.test(hostname) ? '' : hostname, host: hostname }),
-    ...(psk && { pskCallback: () => ({ psk, identity: userName }) }),
-  });
   return new Promise((resolve, reject) => {
-    socket.once('secureConnect', () => resolve(socket));
+    if (raw.destroyed) return reject(failed(new Error('the connection was closed')));
+    const socket = nodeTls().connect({
+      ...material(end),
+      socket: raw,
+      // Looked at below, where it can be told why.
+      rejectUnauthorized: false,
+      ...(hostname === undefined || sharedKeys
+        ? { checkServerIdentity: () => undefined }
+        : { servername: /^[\d.]+$|:/.test(hostname) ? '' : hostname, host: hostname }),
+      ...(psk && { pskCallback: () => ({ psk, identity: userName }) }),
+    });
+    socket.once('secureConnect', () => {
+      const isTrusted = !verifiesPeer || sharedKeys !== undefined || socket.authorized;
+      if (isTrusted) resolve(new TlsSocket(socket, inner));
+      else reject(untrusted(socket, hostname));
+    });
     socket.once('error', (error) => reject(failed(error as Error)));
     socket.once('close', () => reject(failed(new Error('the connection was closed'))));
   });
 }
 
-function material({ ca, crl, certificate, key, passphrase, sharedKeys }: TlsEnd): tls.SecureContextOptions {
+function material(end: TlsEnd): tls.SecureContextOptions {
+  const { ca, crl, certificate, key, passphrase, dhParameters, sharedKeys } = end;
   if (sharedKeys) return { ciphers: SHARED_KEY_CIPHERS, maxVersion: 'TLSv1.2' };
   return {
     ...(ca && { ca }),
@@ -75,81 +101,56 @@ function material({ ca, crl, certificate, key, passphrase, sharedKeys }: TlsEnd)
     ...(certificate && { cert: certificate }),
     ...(key && { key }),
     ...(passphrase !== undefined && { passphrase }),
+    ...(dhParameters && { dhparam: dhParameters }),
   };
 }
 
 function failed(error: Error): BlockError {
-  return new BlockError('permission', `TLS handshake failed: ${error.message}`, { cause: error });
+  // OpenSSL's message is a line with numbers for its authors. What is usual is told in GnuTLS's words, as by QEMU.
+  let text = 'reason' in error && typeof error.reason === 'string' ? error.reason : error.message.trim();
+  if (/\balert\b/.test(text)) text = 'A TLS fatal alert has been received.';
+  else if ('code' in error && error.code === 'ECONNRESET')
+    text = 'The TLS connection was non-properly terminated.';
+  return new BlockError('permission', `TLS handshake failed: ${text}`, { cause: error });
 }
 
-/** The distinguished name as RFC 4514 writes it, most special part first; empty without a certificate. */
-function identityOf(socket: tls.TLSSocket): string {
-  const subject = socket.getPeerX509Certificate()?.subject ?? '';
-  return subject
-    .split('\n')
-    .reverse()
-    .map((part) => {
-      const equals = part.indexOf('=');
-      const value = part.slice(equals + 1).replace(/[,+"\\<>;]/g, '\\$&');
-      return `${part.slice(0, equals + 1)}${value}`;
-    })
-    .join(',');
-}
-
-/** A socket as a stream of Node's, which its TLS can use. */
-function carry(inner: HostSocket): stream.Duplex {
-  const { Duplex } = process.getBuiltinModule('node:stream');
-  let written: (() => void) | undefined;
-  const carrier = new Duplex({
-    read: () => inner.resume(),
-    write: (chunk: Buffer, _encoding, done) => {
-      if (inner.write(chunk) === 'sent') done();
-      else written = done;
-    },
-    final: (done) => {
-      inner.end();
-      done();
-    },
-    destroy: (error, done) => {
-      inner.destroy();
-      done(error);
-    },
+/** In GnuTLS's words where it is usual to have them. */
+function untrusted(socket: tls.TLSSocket, hostname?: string): BlockError {
+  const why = String(socket.authorizationError);
+  if (!socket.getPeerX509Certificate())
+    return new BlockError('permission', 'Verify failed: No certificate was found.');
+  const texts: Readonly<Record<string, string>> = {
+    CERT_HAS_EXPIRED: 'The certificate has expired',
+    CERT_REVOKED: 'The certificate has been revoked',
+    ERR_TLS_CERT_ALTNAME_INVALID: `Certificate does not match the hostname ${hostname ?? ''}`,
+  };
+  return new BlockError('permission', texts[why] ?? "The certificate hasn't got a known issuer", {
+    cause: new Error(why),
   });
-  inner.start({
-    // The chunk is only lent.
-    onData: (chunk) => {
-      if (!carrier.push(Buffer.from(chunk))) inner.pause();
-    },
-    onClose: () => {
-      carrier.push(null);
-      carrier.destroy();
-    },
-    onDrain: () => {
-      const done = written;
-      written = undefined;
-      done?.();
-    },
-  });
-  return carrier;
 }
 
 /** A connection that is encrypted from here on. */
 class TlsSocket implements HostSocket {
   readonly #socket: tls.TLSSocket;
-  readonly #inner: HostSocket;
+  readonly #inner: RealSocket;
   #handler: SocketHandler | undefined;
   #error: Error | undefined;
   #isClosed = false;
   #isEnded = false;
   #owesDrain = false;
 
-  constructor(socket: tls.TLSSocket, inner: HostSocket) {
+  constructor(socket: tls.TLSSocket, inner: RealSocket) {
     this.#socket = socket;
     this.#inner = inner;
     socket.pause();
     socket.on('error', (error) => (this.#error ??= toBlockError(error)));
     socket.on('close', () => this.#closed());
-    socket.on('end', () => this.#socket.destroy());
+  }
+
+  /** Whose certificate the peer has shown; empty without one. */
+  peerName(): string {
+    const certificate = this.#socket.getPeerX509Certificate();
+    return certificate ? distinguishedName(certificate.raw) : '';
   }
 
   start(handler: SocketHandler): void {
@@ -171,7 +172,7 @@ class TlsSocket implements HostSocket {
   }
 
   get queuedBytes(): number {
-    return this.#socket.destroyed ? 0 : this.#socket.writableLength + this.#inner.queuedBytes;
+    return this.#socket.destroyed ? 0 : this.#socket.writableLength;
   }
 
   pause(): void {

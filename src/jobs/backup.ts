@@ -34,7 +34,7 @@ const IDLE_SLEEP_MS = 60_000;
 /** drive-backup and blockdev-backup: the source as it was when the job started. */
 export class BackupJob implements JobDriver {
   readonly type = 'backup';
-  readonly isAnnouncedFirst = false;
+  readonly isAnnouncedFirst: boolean;
   readonly job: Job;
   readonly #plan: BackupPlan;
   readonly #bitmap: DirtyBitmap | undefined;
@@ -64,6 +64,8 @@ export class BackupJob implements JobDriver {
     this.#bitmap = bitmap;
     this.#source = device;
     this.#target = target;
+    // The filter of a node without users asks for nothing before the job is its user.
+    this.isAnnouncedFirst = device.parents.size === 0;
     const size = device.lengthBytes;
     const place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_BEFORE_WRITE, plan.filterNodeName, device),

@@ -1,5 +1,5 @@
 import type { BlockBackend } from '../block/backend.js';
-import { settleBackingAbove, referenceTo } from '../block/backing-reference.js';
+import { type BackingReference, referenceAs, settleBackingAbove } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
@@ -146,9 +146,9 @@ export class CommitJob implements JobDriver {
   async prepare(): Promise<void> {
     const place = this.#place;
     await place.section([this.#top, this.#base], async () => {
-      const reference = referenceTo(this.#base);
-      reference.filename = this.#plan.backingFile ?? reference.filename;
-      await place.withBackingReferences(overlaysOf(place.filter), reference, async () => {
+      const referenceOf = (overlay: Node): BackingReference =>
+        referenceAs(this.#plan.backingFile, overlay, this.#base);
+      await place.withBackingReferences(overlaysOf(place.filter), referenceOf, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));
       });

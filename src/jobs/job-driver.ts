@@ -1,6 +1,6 @@
 import type { WorkProgress } from './job-progress.js';
 
-export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | 'create';
+export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | 'create' | 'amend';
 
 /** What one kind of job does. Each step is called once at most, in this order; clean always is. */
 export interface JobDriver {

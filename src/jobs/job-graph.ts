@@ -223,14 +223,14 @@ export class JobPlace {
    */
   async withBackingReferences(
     nodes: readonly Node[],
-    reference: BackingReference,
+    referenceOf: (overlay: Node) => BackingReference,
     changeGraph: () => Promise<void>,
   ): Promise<void> {
     const old: Array<readonly [Node, BackingReference]> = [];
     try {
       for (const node of nodes) {
         const former = backingReferenceOf(node);
-        await changeBackingReference(this.graph, node, reference);
+        await changeBackingReference(this.graph, node, referenceOf(node));
         old.push([node, former]);
       }
       await changeGraph();

@@ -4,6 +4,7 @@ import { BlockError } from '../base/error.js';
 import type { Json } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import { ErrorHandling, type ErrorPolicy } from './error-policy.js';
+import type { JobGroup } from './job-group.js';
 import type { JobDriver, JobType } from './job-driver.js';
 import { asError, JobCancelled, jobError, JobIoError } from './job-errors.js';
 import { JobPace } from './job-pace.js';
@@ -47,6 +48,8 @@ export class Job {
   readonly #graph: Graph;
   readonly #emit: EmitEvent;
   readonly #forget: (job: Job) => void;
+  /** With whom it ends well or not at all. */
+  group: JobGroup | undefined;
   #driver: JobDriver | undefined;
   #status: JobStatus = 'undefined';
   #ending: 'complete' | 'freeze' | undefined;
@@ -81,6 +84,11 @@ export class Job {
 
   get type(): JobType {
     return this.#work().type;
+  }
+
+  /** Of a disk that is in use: it has events of its own, and query-block-jobs lists it. */
+  get isBlockJob(): boolean {
+    return this.type !== 'create' && this.type !== 'amend';
   }
 
   get isCancelled(): boolean {
@@ -182,8 +190,10 @@ export class Job {
       await driver.run();
       if (this.isCancelled) throw new JobCancelled();
       this.#setStatus('waiting');
+      const { group } = this;
+      if (group) await this.pace.restUntil(group.arrive(this));
       this.#setStatus('pending');
-      if (!this.autoFinalize) await this.#untilFinalized();
+      if (group?.needsFinalize ?? !this.autoFinalize) await this.#untilFinalized();
       await driver.prepare?.();
     } catch (error) {
       // However it fails once it is cancelled, that is why.
@@ -191,6 +201,7 @@ export class Job {
       // A cancel or an error may meet the job while it rests; the tables know no way from there to aborting.
       if (this.#status === 'paused') this.#setStatus('running');
       if (this.#status === 'standby') this.#setStatus('ready');
+      this.group?.fail(this);
       this.#setStatus('aborting');
       driver.abort?.();
     }
@@ -204,15 +215,16 @@ export class Job {
   }
 
   async #untilFinalized(): Promise<void> {
-    if (this.type !== 'create') this.#emit('BLOCK_JOB_PENDING', { type: this.type, id: this.id });
-    await this.pace.restUntil(this.#finalized.promise);
+    if (this.isBlockJob && !this.autoFinalize)
+      this.#emit('BLOCK_JOB_PENDING', { type: this.type, id: this.id });
+    await this.pace.restUntil(this.group?.finalized ?? this.#finalized.promise);
   }
 
   #end(failure: unknown): void {
     const cancelled = failure instanceof JobCancelled;
     this.#failure = failure;
     if (failure !== undefined) this.#error = cancelled ? 'Operation canceled' : asError(failure).message;
-    if (this.type !== 'create') {
+    if (this.isBlockJob) {
       const data: { [key: string]: Json } = this.#eventData();
       if (failure !== undefined && !cancelled) data['error'] = this.#error ?? '';
       this.#emit(cancelled ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED', data);
@@ -322,6 +334,11 @@ export class Job {
     await this.concluded;
   }
 
+  /** Another job of its group fails. */
+  cancelWithGroup(): void {
+    this.#forceCancel();
+  }
+
   #forceCancel(): void {
     this.pace.cancel();
     this.#work().giveUp?.();
@@ -341,7 +358,8 @@ export class Job {
 
   finalize(): void {
     checkVerb(this.id, this.#status, 'finalize');
-    this.#finalized.resolve();
+    if (this.group) this.group.finalize();
+    else this.#finalized.resolve();
   }
 
   dismiss(): void {

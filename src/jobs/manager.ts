@@ -3,10 +3,12 @@ import { BlockError } from '../base/error.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
+import { AmendJob } from './amend.js';
 import { BackupJob } from './backup.js';
 import { CommitJob } from './commit.js';
 import { CreateJob } from './create.js';
 import { checkSpeed, type EmitEvent, Job, type JobProperties } from './job.js';
+import type { JobGroup } from './job-group.js';
 import type { JobDriver } from './job-driver.js';
 import { creatingNode, JobPlace, type JobSurroundings } from './job-graph.js';
 import { MirrorJob } from './mirror.js';
@@ -121,9 +123,12 @@ export class JobManager {
    * A backup whose point in time is now, to begin() or to withdraw() in the drained section that the caller holds over
    * source and target.
    */
-  async prepareBackup(plan: BackupPlan): Promise<BackupJob> {
+  async prepareBackup(plan: BackupPlan, group?: JobGroup): Promise<BackupJob> {
     const nodes = backupNodes(this.#surroundings.graph, plan);
-    return this.#insert(plan, (job) => new BackupJob(job, plan, nodes, this.#surroundings));
+    return this.#insert(plan, (job) => {
+      group?.add(job);
+      return new BackupJob(job, plan, nodes, this.#surroundings);
+    });
   }
 
   /** Stays until it is dismissed. */
@@ -133,6 +138,14 @@ export class JobManager {
     job.announce();
     job.start();
     return job;
+  }
+
+  /** x-blockdev-amend; stays until it is dismissed. Errors: exists or invalid for the id. */
+  startAmend(id: string): void {
+    const job = this.#newJob({ id, autoDismiss: false });
+    new AmendJob(job);
+    job.announce();
+    job.start();
   }
 
   /** Resolves when no job rests any more for a drained section that is over. */

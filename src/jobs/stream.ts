@@ -1,5 +1,5 @@
 import { MiB } from '../base/limits.js';
-import { referenceTo } from '../block/backing-reference.js';
+import { type BackingReference, referenceAs } from '../block/backing-reference.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Node } from '../block/node.js';
@@ -187,9 +187,8 @@ export class StreamJob implements JobDriver {
       const link = node.child('backing');
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
-      const reference = base ? referenceTo(base) : { filename: undefined, format: undefined };
-      if (base) reference.filename = this.#plan.backingFile ?? reference.filename;
       this.#dropped = [link.node];
+      const reference = (): BackingReference => referenceAs(this.#plan.backingFile, node, base);
       await place.withBackingReferences([node], reference, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => {

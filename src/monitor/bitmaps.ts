@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { isPowerOfTwo } from '../base/align.js';
 import { BlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
@@ -17,11 +18,17 @@ export const BITMAP_ACTIONS = {
   'block-dirty-bitmap-add': add,
   'block-dirty-bitmap-remove': remove,
   'block-dirty-bitmap-clear': clear,
+  'block-dirty-bitmap-merge': merge,
   'block-dirty-bitmap-enable': (engine: Parts<'graph'>, name: Name) => setEnabled(engine, name, true),
   'block-dirty-bitmap-disable': (engine: Parts<'graph'>, name: Name) => setEnabled(engine, name, false),
 } as const;
 
 export function registerBitmaps(engine: Parts<'command' | 'graph'>): void {
+  engine.command('block-dirty-bitmap-merge', (args) => void merge(engine, args));
+  engine.command('x-debug-block-dirty-bitmap-sha256', (args) => {
+    const { bitmap } = lookUp(engine, args);
+    return { sha256: createHash('sha256').update(bitmap.bytes()).digest('hex') };
+  });
   engine.command('block-dirty-bitmap-add', (args) => void add(engine, args));
   engine.command('block-dirty-bitmap-remove', (args) => void remove(engine, args));
   engine.command('block-dirty-bitmap-clear', (args) => void clear(engine, args));
@@ -30,13 +37,21 @@ export function registerBitmaps(engine: Parts<'command' | 'graph'>): void {
 }
 
 function find(engine: Parts<'graph'>, args: Name): { node: Node; bitmap: DirtyBitmap } {
-  const node = findDevice(engine.graph, args.node);
-  const bitmap = node.findBitmap(args.name);
-  if (!bitmap) throw new BlockError('not-found', `Dirty bitmap '${args.name}' not found`);
-  if (bitmap.busy) {
-    const text = `Bitmap '${args.name}' is currently in use by another operation and cannot be used`;
-    throw new BlockError('busy', text);
-  }
+  const found = lookUp(engine, args);
+  if (!found.bitmap.busy) return found;
+  const text = `Bitmap '${args.name}' is currently in use by another operation and cannot be used`;
+  throw new BlockError('busy', text);
+}
+
+function lookUp(
+  engine: Parts<'graph'>,
+  { node: name, name: wanted }: Name,
+): { node: Node; bitmap: DirtyBitmap } {
+  const { drives, nodes } = engine.graph;
+  const node = drives.get(name)?.root?.node ?? nodes.get(name);
+  if (!node) throw new BlockError('not-found', `Node '${name}' not found`);
+  const bitmap = node.findBitmap(wanted);
+  if (!bitmap) throw new BlockError('not-found', `Dirty bitmap '${wanted}' not found`);
   return { node, bitmap };
 }
 
@@ -93,6 +108,26 @@ function clear(engine: Parts<'graph'>, args: Name): DoneAction {
   before.merge(bitmap);
   bitmap.resetAll();
   return { undo: async () => bitmap.merge(before) };
+}
+
+/** The sources as they are before any is added: one of them may be the target. None is added when one cannot be. */
+function merge(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-merge'>): DoneAction {
+  const { bitmap: target } = find(engine, { node: args.node, name: args.target });
+  const sources = args.bitmaps.map((source) => {
+    const { bitmap } = find(engine, typeof source === 'string' ? { node: args.node, name: source } : source);
+    if (bitmap.sizeBytes === target.sizeBytes) return bitmap;
+    const sizes = `destination size is ${target.sizeBytes}, source size is ${bitmap.sizeBytes}`;
+    throw new BlockError('invalid', `Bitmaps are of different sizes (${sizes}) and can't be merged`);
+  });
+  const before = new DirtyBitmap(target.sizeBytes, target.granularityBytes);
+  before.merge(target);
+  for (const source of sources) target.merge(source);
+  return {
+    undo: async () => {
+      target.resetAll();
+      target.merge(before);
+    },
+  };
 }
 
 function setEnabled(engine: Parts<'graph'>, args: Name, enabled: boolean): DoneAction {

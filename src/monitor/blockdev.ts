@@ -10,6 +10,7 @@ import { Node } from '../block/node.js';
 import { Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Waiting } from '../wire/qmp/registry.js';
+import { canAmend } from '../schema/amend-options.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
 import { checkNotBlocked, findNode, findRoot } from '../block/find-node.js';
@@ -29,6 +30,14 @@ export function registerBlockdev(engine: Blockdev): void {
   );
   engine.command('blockdev-del', ({ 'node-name': name }) => deleteNode(graph, name));
   engine.command('blockdev-create', (args) => create(engine, args));
+  engine.command('x-blockdev-amend', ({ 'job-id': id, 'node-name': name, options }) => {
+    const { driver } = findNode(graph, undefined, name);
+    if (driver.name !== options.driver)
+      throw new BlockError('invalid', "x-blockdev-amend doesn't support changing the block driver");
+    if (!canAmend(driver.name))
+      throw new BlockError('unsupported', 'Driver does not support x-blockdev-amend');
+    engine.jobs.startAmend(id);
+  });
   engine.command('blockdev-reopen', ({ options }) => {
     const { gate } = engine.opener.drivers;
     return reopen(
@@ -127,16 +136,19 @@ async function create(engine: Parts<'jobs'>, args: CommandArguments<'blockdev-cr
   await engine.jobs.start(planCreate(args));
 }
 
-/** Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Errors: "Could not create ...". */
+/**
+ * Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Answers how queries name its backing file.
+ * Errors: "Could not create ...".
+ */
 export async function createOverlayFile(
   engine: Parts<'opener' | 'print'>,
   filename: string,
   format: string,
   sizeBytes: number,
   backing: Node | undefined,
-): Promise<void> {
+): Promise<string | undefined> {
   if (backing) assertOverlayFits(backing);
-  const reference = backing && referenceTo(backing);
+  const reference = backing && referenceTo(backing, filename);
   const options = {
     sizeBytes,
     ...given({ backingFile: reference?.filename, backingFormat: reference?.format }),
@@ -148,6 +160,7 @@ export async function createOverlayFile(
   engine.print(`Formatting '${filename}', ${formattingText(driver, sizeBytes, backingTexts(options))}`);
   try {
     await createImage(engine.opener, filename, format, options);
+    return reference?.shown;
   } catch (error) {
     if (!(error instanceof BlockError) || error.errno === undefined) throw error;
     const text = error.message.replace(/^Could not (open|create) '[^']*': /, '');

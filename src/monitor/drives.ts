@@ -57,11 +57,10 @@ export async function removeDrive(engine: Parts<'graph' | 'drives'>, drive: Driv
   engine.drives.delete(drive.id);
 }
 
-function refuseUnsupported({ copyOnRead, image }: DriveOptions): void {
+function refuseUnsupported({ image }: DriveOptions): void {
   const refuse = (name: string): never => {
     throw new BlockError('unsupported', `Parameter '${name}' is not supported by livedisk yet`);
   };
-  if (copyOnRead) refuse('copy-on-read');
   for (const [key] of image.entries()) if (/^stats-/.test(key)) refuse(key);
 }
 
@@ -76,9 +75,10 @@ async function openMedium(engine: Drives, options: DriveOptions): Promise<Node> 
   if (aio !== undefined && filename !== undefined) await setAio(engine.opener, image, filename, aio);
   const context = { readOnly: isReadOnly || isSnapshot, inactive: engine.isIncoming };
   const node = await openNamed(engine.opener, filename, image, context);
-  if (!isSnapshot) return node;
   try {
-    return await putTemporaryOverlay(engine, node, isReadOnly);
+    const top = isSnapshot ? await putTemporaryOverlay(engine, node, isReadOnly) : node;
+    if (options.copyOnRead) top.skipFilters().io.copiesOnRead = true;
+    return top;
   } catch (error) {
     await engine.graph.release([node]);
     throw error;

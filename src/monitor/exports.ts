@@ -51,7 +51,9 @@ export function tlsOf(args: {
 
 /** QAPI's flat SocketAddress. */
 export type FlatAddress =
-  { type: 'inet'; host: string; port: string } | { type: 'unix'; path: string } | { type: 'fd'; str: string };
+  | { type: 'inet'; host: string; port: string }
+  | { type: 'unix'; path: string; abstract?: boolean }
+  | { type: 'fd'; str: string };
 
 /** As a client gives it: descriptors are those that it has passed and named. Errors: those of socketAddress. */
 function clientsAddress(
@@ -71,7 +73,7 @@ function clientsAddress(
 export function socketAddress(address: FlatAddress): SocketAddress {
   switch (address.type) {
     case 'unix':
-      return { type: 'unix', path: address.path };
+      return { type: 'unix', path: address.abstract === true ? `\0${address.path}` : address.path };
     case 'inet': {
       const port = Number(address.port);
       if (!/^\d+$/.test(address.port) || port > 65535)
@@ -128,7 +130,7 @@ async function addExport(
   args: CommandArguments<'block-export-add'>,
 ): Promise<void> {
   const nodeName = args['node-name'];
-  if (!engine.exports.isServing) throw new BlockError('invalid', 'NBD server not running');
+  engine.exports.checkNewId(args.id);
   const node = findNode(engine.graph, undefined, nodeName);
   await openExport(engine, node, {
     id: args.id,

@@ -79,7 +79,7 @@ function field(name: string, value: string): string {
 }
 
 export function infoBlockJobs({ jobs }: Parts<'jobs'>): string {
-  const blockJobs = jobs.list().filter(({ type }) => type !== 'create');
+  const blockJobs = jobs.list().filter(({ isBlockJob }) => isBlockJob);
   if (blockJobs.length === 0) return 'No active jobs\n';
   return blockJobs
     .map((job) => {

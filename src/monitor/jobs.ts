@@ -12,7 +12,7 @@ export function registerJobs(engine: Parts<'command' | 'jobs'>): void {
 function registerBlockJobVerbs(engine: Parts<'command' | 'jobs'>): void {
   const find = (id: string): Job => {
     const job = engine.jobs.find(id);
-    if (job && job.type !== 'create') return job;
+    if (job?.isBlockJob === true) return job;
     throw new BlockError('device-not-active', `Block job '${id}' not found`);
   };
   engine.command(

@@ -45,13 +45,13 @@ async function driveMirror(
   const format = asked ?? (isNew ? source.skipFilters().driver.name : undefined);
   const { sync } = args;
   const below = sync === 'full' ? undefined : sync === 'none' ? source : source.backingNode();
-  if (isNew) {
-    const layer = below?.skipImplicitFilters();
-    await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer);
-  }
+  const layer = below?.skipImplicitFilters();
+  const shown =
+    isNew && (await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer));
   // The mirror decides on its backing file.
   const context = { readOnly: false, discard: source.modes.discard, noBacking: true };
   const target = await opener.openImage(filename, format, context, given({ 'node-name': name }));
+  if (shown !== false) target.automaticBacking = shown;
   try {
     const plan = planMirror(
       graph,
@@ -108,16 +108,17 @@ export async function driveBackup<R>(
   // Without a backing file the top is everything.
   const sync = args.sync === 'top' && !source.backingNode() ? 'full' : args.sync;
   const below = sync === 'top' ? source.backingNode() : sync === 'none' ? source : undefined;
-  if (isNew) {
-    const layer = below?.skipImplicitFilters();
-    await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer);
-  }
+  const layer = below?.skipImplicitFilters();
+  const shown =
+    isNew && (await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer));
   const showsSource = sync === 'none' && isNew;
   const context = { readOnly: false, discard: source.modes.discard, noBacking: showsSource };
   const target = await opener.openImage(filename, format, context);
   try {
-    if (showsSource)
+    if (showsSource) {
+      if (shown !== false) target.automaticBacking = shown;
       await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));
+    }
     return await start(planBackup(graph, { ...request, sync, target: target.name }));
   } catch (error) {
     await graph.release([target]);

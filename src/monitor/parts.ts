@@ -15,11 +15,12 @@ import {
   type IoErrorEvent,
 } from '../attach/device.js';
 import { deviceModel } from '../attach/device-models.js';
+import { CharacterDevices } from '../attach/character-devices.js';
 import type { Drive } from '../attach/drive.js';
 import { Machine } from '../attach/machine.js';
 import { RunState } from '../attach/run-state.js';
 import { isSameDisk } from '../attach/same-disk.js';
-import type { Host } from '../host/host.js';
+import type { Host, HostSocket } from '../host/host.js';
 import { JobManager } from '../jobs/manager.js';
 import { LostChanges } from '../wire/nbd/lost-changes.js';
 import { CommandRegistry, type Handler } from '../wire/qmp/registry.js';
@@ -52,6 +53,10 @@ export interface EngineProperties {
   temporaryFolder?: string;
   /** Another engine writes the images until they are exported or the guest starts here. */
   incoming?: boolean;
+  /** Standard input and output for a character device; one that edits lines shows itself what is typed. */
+  openStandard?: (isEditor: boolean) => HostSocket;
+  /** A line about what no client has asked for: a connection that is tried anew. */
+  warn?: (text: string) => void;
   /** What the machine is called. */
   identity?: Identity;
   /** What QEMU prints on its standard output; a line without its end. */
@@ -87,6 +92,11 @@ export class EngineParts {
   /** By their ids. */
   readonly drives = new Map<string, Drive>();
   readonly machine: Machine;
+  readonly characterDevices = new CharacterDevices();
+  /** Standard input and output, where they are the engine's. */
+  readonly openStandard: ((isEditor: boolean) => HostSocket) | undefined;
+  /** Tells of what no client asked for. */
+  readonly warn: (text: string) => void;
   /** Where overlays are made that nobody keeps. */
   readonly temporaryFolder: string;
   readonly registry = new CommandRegistry();
@@ -111,6 +121,8 @@ export class EngineParts {
     this.machine = new Machine(properties.machine);
     this.temporaryFolder = properties.temporaryFolder ?? '/var/tmp';
     this.identity = properties.identity ?? {};
+    this.openStandard = properties.openStandard;
+    this.warn = properties.warn ?? (() => undefined);
     const { print } = properties;
     this.print = (line) => {
       if (print) guarded(() => print(line), this.#report);
@@ -263,6 +275,7 @@ export class EngineParts {
         ...[...this.devices.values()].map((device) => () => device.close()),
         () => closeGraph(this.graph),
         async () => this.graph.objects.close(),
+        () => this.characterDevices.close(),
         async () => this.descriptors.closeAll(),
       ]);
       this.devices.clear();

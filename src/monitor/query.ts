@@ -1,4 +1,5 @@
 import type { BlockBackend, OperationStatistics } from '../block/backend.js';
+import type { LatencyHistogram } from '../block/latency-histogram.js';
 import { given } from '../base/given.js';
 import type { Json } from '../block/driver.js';
 import { NodeNames } from '../block/full-filename.js';
@@ -27,7 +28,7 @@ export function registerQueries(
   engine.command('query-block-jobs', () =>
     jobs
       .list()
-      .filter(({ type }) => type !== 'create')
+      .filter(({ isBlockJob }) => isBlockJob)
       .map((job) => job.blockJobInfo()),
   );
   engine.command('query-jobs', () => jobs.list().map((job) => job.jobInfo()));
@@ -114,7 +115,21 @@ function counters(highestOffset: number, backend: BlockBackend | undefined): Jso
     ['unmap', 'unmap'],
   ] as const)
     Object.assign(out, operationCounters(prefix, backend?.statistics[operation]));
+  for (const [prefix, operation] of HISTOGRAMS) {
+    const histogram = backend?.statistics[operation].histogram;
+    if (histogram) out[`${prefix}_latency_histogram`] = histogramInfo(histogram);
+  }
   return out;
+}
+
+const HISTOGRAMS = [
+  ['rd', 'read'],
+  ['wr', 'write'],
+  ['flush', 'flush'],
+] as const;
+
+function histogramInfo({ boundariesNs, bins }: LatencyHistogram): JsonObject {
+  return { boundaries: [...boundariesNs] as Json[], bins: [...bins] };
 }
 
 const NOTHING: OperationStatistics = { bytes: 0, operations: 0, failed: 0, totalMs: 0 };

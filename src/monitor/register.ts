@@ -1,12 +1,16 @@
 import { registerBitmaps } from './bitmaps.js';
 import { registerBlockdev } from './blockdev.js';
+import { registerChardevs } from './chardevs.js';
 import { registerDescriptors } from './descriptors.js';
 import type { EngineParts as Engine } from './parts.js';
 import { registerDevices } from './devices.js';
 import { registerMedia } from './media.js';
 import { registerExports } from './exports.js';
+import { registerGraphChanges } from './graph-changes.js';
 import { registerHmp } from './hmp.js';
+import { registerInternalSnapshots } from './internal-snapshots.js';
 import { registerIoThrottle } from './io-throttle.js';
+import { registerLatencyHistogram } from './latency-histogram.js';
 import { registerJobs } from './jobs.js';
 import { registerMachine } from './machine.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
@@ -26,8 +30,11 @@ export function registerCommands(engine: Engine): void {
   registerMirrorAndBackup(engine);
   registerJobs(engine);
   registerBitmaps(engine);
+  registerInternalSnapshots(engine);
+  registerGraphChanges(engine);
   registerTransaction(engine);
   registerExports(engine);
+  registerChardevs(engine);
   registerObjects(engine);
   registerQueries(engine);
   registerRunState(engine);
@@ -35,6 +42,7 @@ export function registerCommands(engine: Engine): void {
   registerDevices(engine);
   registerMedia(engine);
   registerIoThrottle(engine);
+  registerLatencyHistogram(engine);
   registerMachine(engine);
   registerDescriptors(engine);
   registerYank(engine);

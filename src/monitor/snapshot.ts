@@ -70,7 +70,8 @@ export async function snapshotSync(
     const filename = args['snapshot-file'];
     const format = args.format ?? 'qcow2';
     await flushBeforeSnapshot(old);
-    if (args.mode !== 'existing') await createOverlayFile(engine, filename, format, old.lengthBytes, old);
+    const isNew = args.mode !== 'existing';
+    const shown = isNew && (await createOverlayFile(engine, filename, format, old.lengthBytes, old));
     const context = {
       readOnly: old.readOnly,
       inactive: old.activity === 'inactive',
@@ -79,6 +80,7 @@ export async function snapshotSync(
     };
     const named = { ...(name !== undefined && { 'node-name': name }) };
     const overlay = await engine.opener.openImage(filename, format, context, named);
+    if (shown !== false) overlay.automaticBacking = shown;
     const done = await putOnTop(engine, old, overlay);
     return { ...done, settle: () => graph.release([overlay]) };
   });

@@ -3,8 +3,10 @@ import type { TransactionAction } from '../schema/commands.js';
 import type { BackupJob } from '../jobs/backup.js';
 import { type BackupPlan, planBackup } from '../jobs/plans/backup.js';
 import type { Node } from '../block/node.js';
+import { JobGroup } from '../jobs/job-group.js';
 import { BITMAP_ACTIONS, checkBitmapAction } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
+import { refuseSnapshot } from './internal-snapshots.js';
 import { checkBackup, checkDriveBackup, driveBackup } from './mirror-backup.js';
 import { checkSnapshot, checkSnapshotSync, type DoneAction, snapshot, snapshotSync } from './snapshot.js';
 import type { Parts } from './parts.js';
@@ -12,7 +14,10 @@ import type { Parts } from './parts.js';
 type Transactions = Parts<'graph' | 'jobs' | 'opener' | 'print'>;
 
 export function registerTransaction(engine: Transactions & Parts<'command'>): void {
-  engine.command('transaction', ({ actions }) => runAll(engine, actions));
+  engine.command('transaction', ({ actions, properties }) => {
+    const group = properties?.['completion-mode'] === 'grouped' ? new JobGroup() : undefined;
+    return runAll(engine, actions, group);
+  });
 }
 
 /** Actions for which QEMU opens a drained section of their own, after the one of the whole. */
@@ -23,15 +28,26 @@ const DRAINING: ReadonlySet<TransactionAction['type']> = new Set([
   'drive-backup',
 ]);
 
+/** Those that may be in a group: jobs that end well together, or none. */
+const JOBS_AND_ABORT: ReadonlySet<TransactionAction['type']> = new Set([
+  'abort',
+  'blockdev-backup',
+  'drive-backup',
+]);
+
 /** All actions at one moment of the guests' time, or none. */
-async function runAll(engine: Transactions, actions: readonly TransactionAction[]): Promise<void> {
+async function runAll(
+  engine: Transactions,
+  actions: readonly TransactionAction[],
+  group: JobGroup | undefined,
+): Promise<void> {
   const { graph } = engine;
-  const check = (): void => checkActions(engine, actions);
+  const check = (): void => checkActions(engine, actions, group);
   if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine, check);
   await graph.drainedUnless(check, graph.nodesInUse(), async () => {
     const done: DoneAction[] = [];
     try {
-      for (const action of actions) done.push(await runOne(engine, action));
+      for (const action of actions) done.push(await runOne(engine, action, group));
     } catch (error) {
       // What cannot be taken back stays as it is, the rest must not.
       for (const action of done.reverse()) await action.undo().catch(() => undefined);
@@ -42,9 +58,14 @@ async function runAll(engine: Transactions, actions: readonly TransactionAction[
 }
 
 /** Errors: of the first action that fails whatever those before it do. */
-function checkActions(engine: Transactions, actions: readonly TransactionAction[]): void {
+function checkActions(
+  engine: Transactions,
+  actions: readonly TransactionAction[],
+  group: JobGroup | undefined,
+): void {
   const touched = new Set<Node | string>();
   for (const action of actions) {
+    checkGroup(action, group);
     const named = namedBy(engine, action);
     if (named.every((one) => !touched.has(one))) checkOne(engine, action);
     for (const one of named) touched.add(one);
@@ -75,6 +96,8 @@ function namedBy({ graph }: Parts<'graph'>, { type, data }: TransactionAction): 
 function checkOne(engine: Transactions, action: TransactionAction): void {
   switch (action.type) {
     case 'abort':
+    case 'block-dirty-bitmap-merge':
+    case 'blockdev-snapshot-internal-sync':
       return;
     case 'blockdev-snapshot-sync':
       return void checkSnapshotSync(engine, action.data);
@@ -89,8 +112,19 @@ function checkOne(engine: Transactions, action: TransactionAction): void {
   }
 }
 
-async function runOne(engine: Transactions, action: TransactionAction): Promise<DoneAction> {
-  const prepare = (plan: BackupPlan): Promise<BackupJob> => engine.jobs.prepareBackup(plan);
+function checkGroup({ type }: TransactionAction, group: JobGroup | undefined): void {
+  if (!group || JOBS_AND_ABORT.has(type)) return;
+  const text = `Action '${type}' does not support Transaction property completion-mode = grouped`;
+  throw new BlockError('invalid', text);
+}
+
+async function runOne(
+  engine: Transactions,
+  action: TransactionAction,
+  group: JobGroup | undefined,
+): Promise<DoneAction> {
+  const prepare = (plan: BackupPlan): Promise<BackupJob> => engine.jobs.prepareBackup(plan, group);
+  checkGroup(action, group);
   switch (action.type) {
     case 'abort':
       throw new BlockError('cancelled', 'Transaction aborted using Abort action');
@@ -102,7 +136,11 @@ async function runOne(engine: Transactions, action: TransactionAction): Promise<
       return startedLast(await prepare(planBackup(engine.graph, action.data)));
     case 'drive-backup':
       return startedLast(await driveBackup(engine, action.data, prepare));
+    case 'blockdev-snapshot-internal-sync':
+      return refuseSnapshot(engine, action.data);
     case 'block-dirty-bitmap-add':
+      return BITMAP_ACTIONS[action.type](engine, action.data);
+    case 'block-dirty-bitmap-merge':
       return BITMAP_ACTIONS[action.type](engine, action.data);
     default:
       return BITMAP_ACTIONS[action.type](engine, action.data);

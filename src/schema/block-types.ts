@@ -12,16 +12,15 @@ import {
   union,
 } from './types.js';
 
+import { BitmapName } from './bitmap-commands.js';
+
 export * from './blockdev-options.js';
 export * from './create-options.js';
 export * from './socket-address.js';
 
 /** QAPI's block types (block-core.json, block-export.json of QEMU 7.2) as far as livedisk knows them. */
 
-const BitmapOrStr = alternate('BlockDirtyBitmapOrStr', [
-  str,
-  struct('BlockDirtyBitmap', { node: required(str), name: required(str) }),
-]);
+const BitmapOrStr = alternate('BlockDirtyBitmapOrStr', [str, BitmapName]);
 
 export const BlockExportOptions = union(
   'BlockExportOptions',

@@ -56,6 +56,8 @@ export type GenericOptions = StructOf<typeof GENERIC_OPTIONS>;
 export interface ChildRole {
   readonly role: string;
   readonly required: boolean;
+  /** An image: where only a file is named, its first bytes tell the format. Else that file itself is the child. */
+  readonly isImage?: boolean;
 }
 
 /** The options of one driver, apart from the generic ones and `driver` itself. */
@@ -93,7 +95,7 @@ export const BLKDEBUG_IO_TYPES = [
 const BLKDEBUG_IO_TYPE = enumOf('BlkdebugIOType', BLKDEBUG_IO_TYPES);
 const NO_EVENT = 'Missing event name for rule';
 
-const INJECT_ERROR = struct('BlkdebugInjectErrorOptions', {
+const INJECT_ERROR = {
   event: required(BLKDEBUG_EVENT, NO_EVENT),
   state: defaulted(int, 0),
   iotype: optional(BLKDEBUG_IO_TYPE),
@@ -101,12 +103,20 @@ const INJECT_ERROR = struct('BlkdebugInjectErrorOptions', {
   sector: defaulted(int, -1),
   once: defaulted(bool, false),
   immediately: defaulted(bool, false),
-});
-const SET_STATE = struct('BlkdebugSetStateOptions', {
+} as const;
+const SET_STATE = {
   event: required(BLKDEBUG_EVENT, NO_EVENT),
   state: defaulted(int, 0),
   new_state: required(int),
-});
+} as const;
+/** What a rule says; a rules file has sections of these names. */
+export const BLKDEBUG_RULES = {
+  'inject-error': { members: INJECT_ERROR },
+  'set-state': { members: SET_STATE },
+} as const;
+export type InjectErrorRule = FilledOf<typeof INJECT_ERROR>;
+export type SetStateRule = FilledOf<typeof SET_STATE>;
+
 /** livedisk's own. */
 const DELAY = struct('XBlkdebugDelay', {
   event: optional(BLKDEBUG_EVENT),
@@ -117,15 +127,15 @@ const PERMISSION = enumOf('BlockPermission', ['consistent-read', 'write', 'write
 
 export const BLKDEBUG_OPTIONS = driverOptions(
   {
-    config: later(str),
+    config: optional(str),
     align: defaulted(byteCount, 0),
     'max-transfer': defaulted(byteCount, 0),
-    'opt-write-zero': later(byteCount),
+    'opt-write-zero': defaulted(byteCount, 0),
     'max-write-zero': defaulted(byteCount, 0),
-    'opt-discard': later(byteCount),
+    'opt-discard': defaulted(byteCount, 0),
     'max-discard': defaulted(byteCount, 0),
-    'inject-error': defaulted(arrayOf(INJECT_ERROR), []),
-    'set-state': defaulted(arrayOf(SET_STATE), []),
+    'inject-error': defaulted(arrayOf(struct('BlkdebugInjectErrorOptions', INJECT_ERROR)), []),
+    'set-state': defaulted(arrayOf(struct('BlkdebugSetStateOptions', SET_STATE)), []),
     'take-child-perms': defaulted(arrayOf(PERMISSION), []),
     'unshare-child-perms': defaulted(arrayOf(PERMISSION), []),
     'x-delay': defaulted(arrayOf(DELAY), []),
@@ -195,9 +205,13 @@ export const THROTTLE_OPTIONS = driverOptions({ 'throttle-group': required(str) 
   { role: 'file', required: true },
 ]);
 
+/** What is read is copied into the image of `file`; of layers from `bottom` up, where one is named. */
+export const COPY_ON_READ_OPTIONS = driverOptions({ bottom: optional(str) }, FILE);
+
 /** Drivers that users may name. */
 export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
+  'copy-on-read': COPY_ON_READ_OPTIONS,
   file: FILE_OPTIONS,
   host_device: HOST_DEVICE_OPTIONS,
   nbd: NBD_OPTIONS,
@@ -211,7 +225,7 @@ export type DriverName = keyof typeof DRIVERS;
 
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
-  'blklogwrites blkreplay blkverify bochs cloop compress copy-before-write copy-on-read dmg ftp ftps gluster ' +
+  'blklogwrites blkreplay blkverify bochs cloop compress copy-before-write dmg ftp ftps gluster ' +
   'host_cdrom http https iscsi luks nfs null-aio nvme parallels preallocate qcow qed quorum rbd ' +
   'replication snapshot-access ssh vdi vhdx vmdk vpc vvfat'
 ).split(' ');
@@ -222,6 +236,7 @@ export type BlockdevRef = string | BlockdevOptions;
 /** Each child's role, as the drivers' `children` say. */
 interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
+  'copy-on-read': { file: BlockdevRef };
   throttle: { file: BlockdevRef };
   file: unknown;
   host_device: unknown;

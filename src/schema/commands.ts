@@ -1,7 +1,10 @@
+import { BITMAP_COMMANDS, BitmapAdd, BitmapMerge, BitmapName } from './bitmap-commands.js';
+import { CHARDEV_COMMANDS } from './chardev.js';
 import { DESCRIPTOR_COMMANDS } from './descriptors.js';
 import { MACHINE_COMMANDS } from './machine.js';
 import { QOM_COMMANDS } from './qom.js';
 import { BlockSetIoThrottle } from './io-throttle.js';
+import { RARE_COMMANDS } from './rare-commands.js';
 import type { ReturnTypes } from './returns.js';
 import {
   BlockdevCreateOptions,
@@ -212,15 +215,6 @@ export const ChangeMedium = struct('blockdev-change-medium-arg', {
   'read-only-mode': optional(enumOf('BlockdevChangeReadOnlyMode', ['retain', 'read-only', 'read-write'])),
 });
 
-export const BitmapAdd = struct('BlockDirtyBitmapAdd', {
-  node: required(str),
-  name: required(str),
-  granularity: optional(uint32),
-  persistent: later(bool),
-  disabled: optional(bool),
-});
-export const BitmapName = struct('BlockDirtyBitmap', { node: required(str), name: required(str) });
-
 export const ChangeBackingFile = struct('change-backing-file-arg', {
   device: required(str),
   'image-node-name': required(str),
@@ -272,9 +266,10 @@ export const TransactionAction = union(
             'blockdev-backup',
             'blockdev-snapshot',
           ] as const),
-          ...(['blockdev-snapshot-sync', 'drive-backup'] as const),
+          ...(['blockdev-snapshot-sync', 'drive-backup', 'block-dirty-bitmap-merge'] as const),
+          'blockdev-snapshot-internal-sync',
         ],
-        ['block-dirty-bitmap-merge', 'blockdev-snapshot-internal-sync'],
+        [],
         { 'drive-backup': ['deprecated'] },
       ),
     ),
@@ -286,9 +281,14 @@ export const TransactionAction = union(
     'block-dirty-bitmap-clear': wrapped('BlockDirtyBitmap', BitmapName),
     'block-dirty-bitmap-enable': wrapped('BlockDirtyBitmap', BitmapName),
     'block-dirty-bitmap-disable': wrapped('BlockDirtyBitmap', BitmapName),
+    'block-dirty-bitmap-merge': wrapped('BlockDirtyBitmapMerge', BitmapMerge),
     'block-dirty-bitmap-remove': wrapped('BlockDirtyBitmap', BitmapName),
     'blockdev-backup': wrapped('BlockdevBackup', BlockdevBackup),
     'blockdev-snapshot': wrapped('BlockdevSnapshot', BlockdevSnapshot),
+    'blockdev-snapshot-internal-sync': wrapped(
+      'BlockdevSnapshotInternal',
+      RARE_COMMANDS['blockdev-snapshot-internal-sync'],
+    ),
     'blockdev-snapshot-sync': wrapped('BlockdevSnapshotSync', BlockdevSnapshotSync),
     'drive-backup': wrapped('DriveBackup', DriveBackup),
   },
@@ -299,7 +299,7 @@ export const Transaction = struct('transaction-arg', {
   actions: required(arrayOf(TransactionAction)),
   properties: optional(
     struct('TransactionProperties', {
-      'completion-mode': optional(enumOf('ActionCompletionMode', ['individual'], ['grouped'])),
+      'completion-mode': optional(enumOf('ActionCompletionMode', ['individual', 'grouped'])),
     }),
   ),
 });
@@ -308,15 +308,11 @@ export { BlockdevOptions, BlockExportOptions };
 
 /** The arguments of each command, by its name. Commands that take none are of type NO_ARGUMENTS. */
 export const COMMANDS = {
+  ...BITMAP_COMMANDS,
   ...DESCRIPTOR_COMMANDS,
   ...MACHINE_COMMANDS,
   ...QOM_COMMANDS,
   'block-commit': BlockCommit,
-  'block-dirty-bitmap-add': BitmapAdd,
-  'block-dirty-bitmap-clear': BitmapName,
-  'block-dirty-bitmap-disable': BitmapName,
-  'block-dirty-bitmap-enable': BitmapName,
-  'block-dirty-bitmap-remove': BitmapName,
   'block-export-add': BlockExportOptions,
   'block-export-del': BlockExportDel,
   'block-job-cancel': BlockJobCancel,
@@ -376,6 +372,8 @@ export const COMMANDS = {
   stop: NO_ARGUMENTS,
   transaction: Transaction,
   'x-debug-query-block-graph': NO_ARGUMENTS,
+  ...CHARDEV_COMMANDS,
+  ...RARE_COMMANDS,
 } as const;
 
 export type CommandName = keyof typeof COMMANDS;
@@ -388,6 +386,10 @@ export const COMMAND_FEATURES: { readonly [command: string]: Features } = {
   'human-monitor-command': ['savevm-monitor-nodes'],
   'nbd-server-add': ['deprecated'],
   'nbd-server-remove': ['deprecated'],
+  'x-blockdev-amend': ['unstable'],
+  'x-blockdev-change': ['unstable'],
+  'x-blockdev-set-iothread': ['unstable'],
+  'x-debug-block-dirty-bitmap-sha256': ['unstable'],
   'x-debug-query-block-graph': ['unstable'],
 } satisfies { readonly [command in CommandName]?: Features };
 export type CommandArguments<N extends CommandName> = Infer<(typeof COMMANDS)[N]>;

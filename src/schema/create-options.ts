@@ -71,7 +71,7 @@ export interface ToolOption {
   readonly isAlwaysShown?: boolean;
 }
 
-const DRIVER_NAMES = Object.keys(DRIVERS) as DriverName[];
+export const DRIVER_NAMES = Object.keys(DRIVERS) as DriverName[];
 
 /** Of the drivers whose new images QMP can ask for. */
 export const BlockdevCreateOptions = union(

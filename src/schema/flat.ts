@@ -89,7 +89,12 @@ export class FlatOptions {
     return new FlatOptions(taken);
   }
 
-  /** Nested again, every scalar as its text: as a command line gives it. */
+  /** Nested again. */
+  nested(): JsonObject {
+    return nest([...this.#values].map(([key, value]) => [key.split('.'), value])) as JsonObject;
+  }
+
+  /** The same, every scalar as its text: as a command line gives it. */
   nestedTexts(): JsonObject {
     const texts = [...this.#values].map(([key, value]): [string[], string] => [
       key.split('.'),
@@ -115,11 +120,11 @@ function hasMembers(value: JsonValue): boolean {
   return Array.isArray(value) ? value.length > 0 : isJsonObject(value) && Object.keys(value).length > 0;
 }
 
-function nest(texts: ReadonlyArray<[string[], string]>): JsonValue {
-  const groups = new Map<string, Array<[string[], string]>>();
-  for (const [[head = '', ...rest], text] of texts) {
+function nest(values: ReadonlyArray<[string[], JsonValue]>): JsonValue {
+  const groups = new Map<string, Array<[string[], JsonValue]>>();
+  for (const [[head = '', ...rest], value] of values) {
     const group = groups.get(head) ?? [];
-    group.push([rest, text]);
+    group.push([rest, value]);
     groups.set(head, group);
   }
   const entries = [...groups].map(([key, group]): [string, JsonValue] => {

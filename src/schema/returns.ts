@@ -1,7 +1,10 @@
+import { BITMAP_RETURNS } from './bitmap-commands.js';
+import { CHARDEV_RETURNS } from './chardev.js';
 import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { QOM_RETURNS } from './qom.js';
+import { RARE_RETURNS } from './rare-commands.js';
 import {
   any,
   arrayOf,
@@ -28,7 +31,7 @@ const VersionTriple = struct('VersionTriple', {
   micro: required(int),
 });
 
-export const JobTypeName = enumOf('JobType', ['commit', 'stream', 'mirror', 'backup', 'create']);
+export const JobTypeName = enumOf('JobType', ['commit', 'stream', 'mirror', 'backup', 'create', 'amend']);
 
 export const JobStatusName = enumOf('JobStatus', [
   ...(['undefined', 'created', 'running', 'paused', 'ready', 'standby'] as const),
@@ -142,6 +145,11 @@ const BlockInfo = struct('BlockInfo', {
   'io-status': optional(IO_STATUS),
 });
 
+const HISTOGRAM = struct('BlockLatencyHistogramInfo', {
+  boundaries: required(arrayOf(int)),
+  bins: required(arrayOf(int)),
+});
+
 const BlockDeviceStats = struct('BlockDeviceStats', {
   rd_bytes: required(int),
   wr_bytes: required(int),
@@ -168,6 +176,9 @@ const BlockDeviceStats = struct('BlockDeviceStats', {
   invalid_unmap_operations: required(int),
   account_invalid: required(bool),
   account_failed: required(bool),
+  rd_latency_histogram: optional(HISTOGRAM),
+  wr_latency_histogram: optional(HISTOGRAM),
+  flush_latency_histogram: optional(HISTOGRAM),
   timed_stats: required(
     arrayOf(
       struct('BlockDeviceTimedStats', {
@@ -330,9 +341,12 @@ const SchemaInfo = union(
 );
 
 const RESULTS = {
+  ...BITMAP_RETURNS,
+  ...CHARDEV_RETURNS,
   ...DESCRIPTOR_RETURNS,
   ...MACHINE_RETURNS,
   ...QOM_RETURNS,
+  ...RARE_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),

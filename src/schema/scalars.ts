@@ -104,15 +104,20 @@ function parseInteger(text: string): number | bigint | undefined {
 const MAX_UINT64 = 2n ** 64n - 1n;
 
 /** An integer of JSON as QEMU takes it for a uint64: negative ones count modulo 2^64. */
-function uint64(value: JsonValue, path: string): number | bigint {
+function uint64Of(value: JsonValue, path: string): number | bigint {
   const isInteger = typeof value === 'bigint' || (typeof value === 'number' && Number.isSafeInteger(value));
   if (isInteger && value <= MAX_UINT64 && value >= MIN_INT64) return value;
   throw invalid(`Parameter '${path}' expects uint64`);
 }
 
+/** A uint64, exact: a bigint from 2^53 on. */
+export const uint64: Type<number | bigint> = builtin('int', 'int', (value, path, mode) =>
+  mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode),
+);
+
 /** An int that QEMU keeps in 32 bits without a sign. */
 export const uint32: Type<number> = builtin('int', 'int', (value, path, mode) => {
-  const number = mode === 'qmp' ? uint64(value, path) : integerOfText(value, path, mode);
+  const number = mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode);
   if (typeof number === 'number' && number >= 0 && number < 2 ** 32) return number;
   throw invalid(`Parameter '${path}' expects uint32_t`);
 });
@@ -135,7 +140,7 @@ export const size: Type<number> = builtin('size', 'int', (value, path, mode) => 
     if (bytes === undefined) throw invalid(`Parameter '${path}' expects a size value`);
     return bytes;
   }
-  const bytes = uint64(value, path);
+  const bytes = uint64Of(value, path);
   // What counts modulo 2^64 is beyond what livedisk has, too.
   if (typeof bytes === 'bigint' || bytes < 0) throw tooLarge(path);
   return bytes;

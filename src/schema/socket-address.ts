@@ -1,4 +1,4 @@
-import { bool, enumOf, int, later, required, str, struct, union } from './types.js';
+import { bool, enumOf, int, later, optional, required, str, struct, union } from './types.js';
 
 /** QAPI's socket addresses (sockets.json of QEMU 7.2). */
 
@@ -13,7 +13,7 @@ export const InetAddress = struct('InetSocketAddress', {
 });
 export const UnixAddress = struct('UnixSocketAddress', {
   path: required(str),
-  abstract: later(bool),
+  abstract: optional(bool),
   tight: later(bool),
 });
 export const FdAddress = struct('String', { str: required(str) });

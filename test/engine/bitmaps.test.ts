@@ -145,6 +145,35 @@ for (const [mode, sync] of [
       assert.deepEqual(await state(), { recording: enabled, count: kept + written });
     });
 
+test('bitmaps are merged whatever their granularities, or none of them', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const add = (name: string, granularity: number): Promise<unknown> =>
+    bed.execute('block-dirty-bitmap-add', { node: 'A', name, granularity });
+  await add('coarse', 128 * KiB);
+  await add('fine', 512);
+  await bed.guest('write 1M 512');
+  await bed.execute('block-dirty-bitmap-disable', { node: 'A', name: 'fine' });
+  await bed.guest('write 2M 512');
+  await add('sum', 4096);
+  const merge = { node: 'A', target: 'sum' };
+  const countOf = async (name: string): Promise<unknown> =>
+    (await bitmapsOf(bed, 'A'))?.find((bitmap) => bitmap['name'] === name)?.['count'];
+  const gone = "Dirty bitmap 'gone' not found";
+  assert.equal(await bed.refusal('block-dirty-bitmap-merge', { ...merge, bitmaps: ['fine', 'gone'] }), gone);
+  assert.equal(await countOf('sum'), 0);
+  await bed.execute('block-dirty-bitmap-merge', { ...merge, bitmaps: ['fine'] });
+  assert.equal(await countOf('sum'), 4096);
+  const actions = [
+    { type: 'block-dirty-bitmap-merge', data: { ...merge, bitmaps: [{ node: 'A', name: 'coarse' }] } },
+  ];
+  const aborted = { actions: [...actions, { type: 'abort', data: {} }] };
+  assert.equal(await bed.refusal('transaction', aborted), 'Transaction aborted using Abort action');
+  assert.equal(await countOf('sum'), 4096);
+  await bed.execute('transaction', { actions });
+  assert.equal(await countOf('sum'), 256 * KiB);
+});
+
 test('a granule counts whole, even the last, and one larger than the disk', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A');

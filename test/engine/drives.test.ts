@@ -79,6 +79,23 @@ test('what is written to a drive with snapshot=on is nowhere to be seen', async 
   assert.ok(bytes.every((byte) => byte === 0));
 });
 
+test('a drive with copy-on-read=on copies what is read into its image', async (t) => {
+  const bed = new EngineBed(t);
+  for (const name of ['base', 'top']) {
+    await bed.image(name);
+    await bed.execute('blockdev-del', { 'node-name': name });
+  }
+  const backing = `backing.driver=qcow2,backing.file.filename=${bed.path('base.qcow2')}`;
+  await drive(bed, `id=d,file=${bed.path('top.qcow2')},format=qcow2,node-name=n,${backing},copy-on-read=on`);
+  assert.equal(await human(bed, 'qemu-io d "read 0 64k"'), '');
+  const node = bed.engine.graph.node('n');
+  const isAllocated = async (at: number): Promise<boolean> => (await node.io.status(at, 65536)).allocated;
+  assert.deepEqual([await isAllocated(0), await isAllocated(65536)], [true, false]);
+  const readOnly: string[] = [];
+  parseDrive('id=e,file=x,readonly=on,copy-on-read=on', (text) => void readOnly.push(text));
+  assert.deepEqual(readOnly, ['disabling copy-on-read on read-only drive']);
+});
+
 test('a device that is deleted is told of, and its drive goes with it', async (t) => {
   const bed = new EngineBed(t);
   await drive(bed, 'id=d,format=null-co');

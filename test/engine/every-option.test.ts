@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync, statSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { test, type TestContext } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import type { NodeOptions } from '../../src/block/driver.js';
@@ -140,6 +141,18 @@ const onDevice =
   };
 
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
+  'copy-on-read': {
+    bottom: async (bed) => {
+      const file = bed.qcow2({ backing: bed.raw({ 'node-name': 'base' }) });
+      const refused = (bottom: string, message: RegExp): Promise<void> =>
+        bed.refused({ driver: 'copy-on-read', bottom, file }, message);
+      await refused('none', /Bottom node 'none' not found/);
+      await bed.with({ driver: 'copy-on-read', bottom: 'base', file }, ({ node }) => {
+        const { below } = node.skipFilters();
+        assert.equal(below?.frozen, 1);
+      });
+    },
+  },
   throttle: {
     'throttle-group': async (bed) => {
       const { objects } = bed.graph;
@@ -239,8 +252,8 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
       const startedMs = bed.host.clock.nowMs();
       await assert.rejects(disk.read(0, 512), { errno: 'EIO' });
       assert.ok(bed.host.clock.nowMs() - startedMs > 500, 'it did not wait');
-      // Nothing can be flushed.
-      await assert.rejects(disk.close(), { errno: 'EIO' });
+      // Nothing can be flushed, nor is there anything to.
+      await disk.close();
     },
   },
   raw: {
@@ -269,6 +282,23 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
       await disk.node.child('image').writeZeroes(0, KiB, 0);
       await disk.backend.discard(0, 8 * KiB);
     }),
+    config: async (bed) => {
+      const config = bed.newPath('cfg');
+      await writeFile(config, '[inject-error]\nevent = "none"\niotype = "read"\nerrno = "28"\n');
+      await bed.with(bed.blkdebug({ config }), (disk) =>
+        assert.rejects(disk.read(0, 1), { errno: 'ENOSPC' }),
+      );
+    },
+    'opt-write-zero': (bed) =>
+      bed.with(
+        bed.blkdebug({ 'opt-write-zero': 4 * KiB, 'inject-error': [{ event: 'none', iotype: 'write' }] }),
+        async (disk) => {
+          await disk.backend.writeZeroes(0, 4 * KiB);
+          await assert.rejects(disk.backend.writeZeroes(KiB, 4 * KiB), { errno: 'EIO' });
+        },
+      ),
+    'opt-discard': (bed) =>
+      bed.refused(bed.blkdebug({ 'opt-discard': KiB, 'max-discard': 1536 }), /constraints with max-discard/),
     'inject-error': (bed) =>
       bed.with(bed.blkdebug(failing({ errno: 28 })), (disk) =>
         assert.rejects(disk.read(0, 1), { errno: 'ENOSPC' }),
@@ -364,6 +394,7 @@ for (const [name, members] of ALL) {
 /** What a driver has to be given, so that nothing else is wrong. */
 const NEEDED: { [D in DriverName]: JsonObject } = {
   blkdebug: { image: 'x' },
+  'copy-on-read': { file: 'x' },
   file: { filename: 'x' },
   host_device: { filename: 'x' },
   nbd: { server: { type: 'unix', path: 'x' } },

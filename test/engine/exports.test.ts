@@ -284,10 +284,11 @@ test('an export closes the image that nothing else holds when it goes', async (t
 test('what is written to a writethrough export is durable at once', async (t) => {
   for (const writethrough of [false, true]) {
     const bed = new EngineBed(t);
-    await bed.engine.addNode({
-      ...{ driver: 'blkdebug', 'node-name': 'A', image: { driver: 'null-co', size: DISK_BYTES } },
-      'inject-error': [{ event: 'none', iotype: 'flush' }],
-    });
+    const filename = bed.path('A.qcow2');
+    await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+    const image = { driver: 'file', filename };
+    const file = { driver: 'blkdebug', image, 'inject-error': [{ event: 'none', iotype: 'flush' }] };
+    await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file });
     const path = await serving(bed);
     const add = { type: 'nbd', id: 'a', 'node-name': 'A', writable: true, writethrough };
     await bed.execute('block-export-add', add);
@@ -296,6 +297,7 @@ test('what is written to a writethrough export is durable at once', async (t) =>
     if (writethrough) await assert.rejects(written, { errno: 'EIO' });
     else await written;
     await client.close();
+    await assert.rejects(bed.engine.close(), { errno: 'EIO' });
   }
 });
 

@@ -151,14 +151,22 @@ test('what livedisk does not have is refused by its name', async (t) => {
   assert.match(await bed.refusal('block-dirty-bitmap-add', persistent), later);
   const tls = { addr: { type: 'unix', data: { path: 'x' } }, 'tls-creds': 'c' };
   assert.equal(await bed.refusal('nbd-server-start', tls), "No TLS credentials with id 'c'");
+  await bed.execute('object-add', { 'qom-type': 'tls-creds-anon', id: 'c', endpoint: 'server' });
+  assert.equal(
+    await bed.refusal('nbd-server-start', tls),
+    "TLS credentials 'c' without certificates or keys are not supported by livedisk",
+  );
   writeFileSync(bed.path('keys.psk'), 'user:00112233445566778899aabbccddeeff\n');
-  await bed.execute('object-add', {
-    'qom-type': 'tls-creds-psk',
-    id: 'c',
-    dir: bed.path('.'),
-    endpoint: 'server',
-  });
-  assert.match(await bed.refusal('nbd-server-start', tls), later);
+  const psk = { 'qom-type': 'tls-creds-psk', dir: bed.path('.'), endpoint: 'server' };
+  await bed.execute('object-add', { ...psk, id: 'p', priority: 'NORMAL' });
+  assert.equal(
+    await bed.refusal('nbd-server-start', { ...tls, 'tls-creds': 'p' }),
+    "'priority' of TLS credentials is not supported by livedisk",
+  );
+  assert.match(
+    await bed.refusal('object-add', { 'qom-type': 'authz-pam', id: 'a', service: 's' }),
+    /authz-pam.* is not supported by livedisk/,
+  );
   const internal = [{ type: 'blockdev-snapshot-internal-sync', data: { device: 'A', name: 's' } }];
   assert.match(await bed.refusal('transaction', { actions: internal }), later);
 });

@@ -369,12 +369,11 @@ test('an error that is met at once follows the policy too', async (t) => {
 test('a write that is to be durable waits for a flush: all do on a disk without a write cache', async (t) => {
   for (const writeCache of [true, false]) {
     const bed = new EngineBed(t);
-    await bed.engine.addNode({
-      driver: 'blkdebug',
-      'node-name': 'A',
-      image: { driver: 'null-co', size: DISK_BYTES },
-      'inject-error': [{ event: 'none', iotype: 'flush' }],
-    });
+    const filename = bed.path('A.qcow2');
+    await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+    const image = { driver: 'file', filename };
+    const file = { driver: 'blkdebug', image, 'inject-error': [{ event: 'none', iotype: 'flush' }] };
+    await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file });
     const path = bed.path('s');
     await bed.engine.addDevice('A', { id: 'virtio0', writeCache, endpoint: { type: 'unix', path } });
     const guest = await connect(bed, path, 'virtio0');
@@ -394,6 +393,7 @@ test('a write that is to be durable waits for a flush: all do on a disk without 
       writeCache ? /Cache mode: +writeback/ : /Cache mode: +writethrough/,
     );
     await guest.close();
+    await assert.rejects(bed.engine.close(), { errno: 'EIO' });
   }
 });
 

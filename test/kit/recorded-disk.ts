@@ -194,6 +194,7 @@ export function childOf(disk: RecordedDisk): ChildIo {
     allocatedBytes: () => undefined,
     isListening: disk.onEvent !== undefined,
     status: async (_offset, lengthBytes) => ({ lengthBytes, allocated: true, zero: false, data: true }),
+    copyOnRead: () => Promise.resolve(),
     truncate: async (lengthBytes) => disk.truncate(lengthBytes),
     allocate: async () => undefined,
     tryAllocate: () => true,

@@ -58,8 +58,9 @@ export class CommandSource {
       [2, () => this.#export(state)],
       [1, () => ({ name: 'block_resize', args: this.#resize(state) })],
       [1, () => this.#changeBacking(state)],
-      [2, () => ({ name: 'transaction', args: { actions: this.#actions(state) } })],
-      [2, () => this.#bitmap(state)],
+      [2, () => ({ name: 'transaction', args: this.#transaction(state) })],
+      [4, () => this.#bitmap(state)],
+      [1, () => this.#rare(state)],
     ];
     let at = this.#random.below(makers.reduce((sum, [weight]) => sum + weight, 0));
     for (const [weight, make] of makers) {
@@ -226,8 +227,48 @@ export class CommandSource {
   }
 
   #bitmap(state: State): Command {
-    const verb = this.pick(['add', 'add', 'remove', 'clear', 'disable', 'enable'], 'add');
-    return { name: `block-dirty-bitmap-${verb}`, args: { node: this.#node(state), name: 'bits' } };
+    const verb = this.pick(['add', 'add', 'remove', 'clear', 'disable', 'enable', 'merge'], 'add');
+    const node = this.#node(state);
+    if (verb === 'merge') {
+      const other = { node: this.#node(state), name: 'bits' };
+      const bitmaps = this.chance(2) ? [other] : ['bits', other];
+      return { name: 'block-dirty-bitmap-merge', args: { node, target: 'bits', bitmaps } };
+    }
+    const args = { node, name: this.chance(10) ? 'none' : 'bits' };
+    return { name: `block-dirty-bitmap-${verb}`, args };
+  }
+
+  #rare(state: State): Command {
+    const name = this.#node(state);
+    const id = this.pick(JOB_IDS, 'j0');
+    const options = { driver: this.pick(['qcow2', 'qcow2', 'raw'], 'raw') };
+    const children = this.#some(
+      { child: this.pick(['file', 'backing', 'none'], ''), node: this.#node(state) },
+      2,
+    );
+    return this.pick<Command>(
+      [
+        { name: 'x-blockdev-change', args: { parent: name, ...children } },
+        {
+          name: 'x-blockdev-set-iothread',
+          args: { 'node-name': name, iothread: null, ...this.#some({ force: true }) },
+        },
+        { name: 'x-blockdev-amend', args: { 'job-id': id, 'node-name': name, options } },
+      ],
+      { name: 'query-jobs', args: {} },
+    );
+  }
+
+  #transaction(state: State): Json {
+    if (!this.chance(4)) return { actions: this.#actions(state) };
+    // A job that stays where it is would keep the other one from its end.
+    const job = (): Json => {
+      const sync = this.#sync(['full', 'top']);
+      const data = { device: this.#node(state), target: this.#node(state), ...this.#job(state), sync };
+      return { type: 'blockdev-backup', data };
+    };
+    const actions = this.chance(4) ? [job(), { type: 'abort', data: {} }] : [job(), job()];
+    return { actions, properties: { 'completion-mode': 'grouped' } };
   }
 
   #actions(state: State): Json[] {

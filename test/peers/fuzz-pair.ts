@@ -54,7 +54,7 @@ export class Pair {
 
   /** Whether the reference has crashed, as it does now and then. */
   isReferenceGone = false;
-  /** A throttled job has ended there and not here: QEMU's copies a piece more whenever the graph changes. */
+  /** A throttled job has ended on one side: QEMU's copies a piece more whenever the graph changes, ours zeroes for nothing. */
   hasParted = false;
 
   async execute(command: string, args: Json = {}): Promise<Answers> {
@@ -92,7 +92,8 @@ export class Pair {
       ];
       const differing = ours.differing(theirs);
       if (!theirs.isMoving && !ours.isMoving) {
-        this.hasParted = differing.length > 0 && differing.every((id) => ours.isThrottled(id));
+        this.hasParted =
+          differing.length > 0 && differing.every((id) => ours.isThrottled(id) || theirs.isThrottled(id));
         if (differing.length === 0 || this.hasParted) return { theirs: {}, ours: {} };
       }
       if (this.isReferenceGone) return { theirs: {}, ours: {} };

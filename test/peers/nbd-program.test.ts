@@ -147,6 +147,22 @@ test('what is served is told to clients as qemu-nbd tells it', { skip: without(.
 });
 
 test(
+  'our client maps a context of another kind as qemu-img does, by older spellings of the address too',
+  { skip: without(...NEEDED) },
+  (t) => {
+    const cwd = folder(t);
+    run(cwd, 'qemu-io', '-f', 'qcow2', '-c', 'write -z 256k 64k', 'top.qcow2');
+    const { uri } = served(t, 'ours', cwd, '-t', '-e', '0', '-r', '-A', '-f', 'qcow2', 'top.qcow2');
+    const path = uri.replace(/.*socket=/, '');
+    for (const context of ['', ',x-dirty-bitmap=qemu:allocation-depth']) {
+      const words = ['map', '--output=json', '--image-opts', `driver=nbd,path=${path}${context}`];
+      const theirs = run(cwd, 'qemu-img', ...words);
+      assert.equal(run(cwd, process.execPath, PROGRAM, 'img', ...words), theirs, context);
+    }
+  },
+);
+
+test(
   'it ends when the last client has left, and not before with -t',
   { skip: without(...NEEDED) },
   async (t) => {

@@ -46,8 +46,10 @@ function describeNode(node: Json): unknown {
   const { drv, ro, cache, 'dirty-bitmaps': bitmaps } = node;
   // QEMU holds what some of its filters show as a backing file, and has them writable whatever they show.
   if (/top|copy/.test(String(drv))) return { name, drv, size };
-  // A job's own bitmaps have no name.
-  const named = Array.isArray(bitmaps) ? (bitmaps as Json[]).filter((bitmap) => 'name' in bitmap) : [];
+  // A job's own bitmaps have no name, and how far a slow job is shows in how much those of its target have noted.
+  const named = (Array.isArray(bitmaps) ? (bitmaps as Json[]) : [])
+    .filter((bitmap) => 'name' in bitmap)
+    .map((bitmap) => ({ ...bitmap, count: undefined }));
   return { name, drv, ro, size: drv === 'file' ? 0 : size, cluster, cache, named };
 }
 
@@ -60,6 +62,11 @@ function describeJob(job: Json): unknown {
   const { type, device, paused, ready, status, speed, error, 'io-status': io } = job;
   const { 'auto-finalize': finalize, 'auto-dismiss': dismiss } = job;
   return { type, device, paused, ready, status, speed, error, io, finalize, dismiss };
+}
+
+/** Of a node that a job has made, the name is each side's own. */
+function describeExport({ 'node-name': name, ...rest }: Json): unknown {
+  return { ...rest, name: String(name).replace(/^#block\d+/, '#block') };
 }
 
 function describeAll(answer: Answer, describe: (item: Json) => unknown): unknown[] {
@@ -175,7 +182,7 @@ class Run {
     for (const [query, describe] of [
       ['query-block-jobs', describeJob],
       ['query-named-block-nodes', describeNode],
-      ['query-block-exports', (entry: Json): unknown => entry],
+      ['query-block-exports', describeExport],
     ] as const) {
       const { theirs, ours } = await this.#pair.execute(query);
       if (this.#pair.isReferenceGone) return;
@@ -253,7 +260,8 @@ async function runSeed(
     if (ONLY_SEED !== undefined) context.diagnostic(`${one.trace}\n${whole ? '' : 'ended early'}`);
     return one.differences.map((difference) => `FUZZ_SEED=${seed} ${difference}`);
   } catch (error) {
-    throw new Error(`FUZZ_SEED=${seed}\n${one.trace}\n${pair.output}`, { cause: error });
+    const what = error instanceof Error ? error.message : String(error);
+    throw new Error(`${what}\nFUZZ_SEED=${seed}\n${one.trace}\n${pair.output}`, { cause: error });
   } finally {
     await pair.kill();
   }

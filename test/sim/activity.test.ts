@@ -60,10 +60,10 @@ async function firstBytes(node: Node): Promise<Set<number>> {
 
 const eio = { errno: 'EIO' };
 
-for (const [what, fault] of [
-  ['its header cannot be read', { op: 'read', errno: 'EIO' }],
-  ['its tables cannot be read', { op: 'read', errno: 'EIO', afterCount: 1 }],
-] satisfies Array<[string, Fault]>) {
+for (const [what, fault, where] of [
+  ['its header cannot be read', { op: 'read', errno: 'EIO' }, 'Could not read qcow2 header: '],
+  ['its tables cannot be read', { op: 'read', errno: 'EIO', afterCount: 1 }, ''],
+] satisfies Array<[string, Fault, string]>) {
   test(`an image does not become ours while ${what}`, async () => {
     const simulation = createSimulatedHost({ seed: 3 });
     await simulation.run(async () => {
@@ -72,7 +72,7 @@ for (const [what, fault] of [
       const node = await open(engine, { inactive: true });
       for (let i = 0; i < 2; i++) {
         const stop = simulation.injectFault(fault);
-        const message = 'Could not reopen qcow2 layer: Input/output error';
+        const message = `Could not reopen qcow2 layer: ${where}Input/output error`;
         await assert.rejects(activate(engine.graph, [node]), { message });
         stop();
         assert.equal(node.activity, 'inactive');

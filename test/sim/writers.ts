@@ -63,7 +63,7 @@ export class Writers {
     if (!stretch) return;
     const text = `guest ${name} ${stretch.first}+${stretch.count}`;
     try {
-      if (kind < 5) await this.#read(text, stretch, user);
+      if (kind < 5) await this.#read(text, stretch, this.#visitors.pick(this.#random, false));
       else if (kind < 7) await this.#zero(text, stretch, user);
       else if (kind < 8) await this.#discard(text, stretch, user);
       else await this.#writeData(text, stretch, user, kind === 8);
@@ -127,7 +127,8 @@ export class Writers {
     if (!done) return;
     this.#disk.wrote(stretch, fua, later ? 2 : 1);
     // What came to be there is the same wherever it is, from now on.
-    if (later && this.#random.chance(0.7)) await this.#read(text, stretch, user);
+    if (later && this.#random.chance(0.7))
+      await this.#read(text, stretch, this.#visitors.pick(this.#random, false));
   }
 
   #isVectored(user: DiskUser): user is BlockBackend {

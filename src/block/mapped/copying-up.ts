@@ -1,13 +1,18 @@
 import { alignDown, alignUp } from '../../base/align.js';
 import { defined } from '../../base/assert.js';
 import { isUnsupported } from '../../base/error.js';
+import { MiB } from '../../base/limits.js';
 import type { Edge } from '../edge.js';
 import type { Located } from '../located.js';
 import { FileSource, fileRequest } from '../file-source.js';
+import type { Node } from '../node.js';
 import { IoRequest, newMapping } from '../request.js';
 import { COPIED_AT_ONCE_BYTES, type MappedNode } from './mapped-node.js';
 import { JOINED_WRITE_BYTES, type MappedWriting } from './writing.js';
 import type { MappedZeroing } from './zeroing.js';
+
+/** Most that a read copies in one go, and looks at for zeroes, as QEMU. */
+const READ_PIECE_BYTES = 16 * MiB;
 
 /** Brings what the backing chain holds into the image: nothing changes for a reader. */
 export class MappedCopyingUp {
@@ -41,6 +46,71 @@ export class MappedCopyingUp {
       } finally {
         release();
       }
+    }
+  }
+
+  /**
+   * The same of what is read, as far as it comes from layers down to `last`. What is all zeroes becomes zero clusters,
+   * also where no layer has it.
+   */
+  async copyOnRead(offset: number, lengthBytes: number, last?: Node): Promise<void> {
+    const { driver, node } = this.#mapped;
+    const mapping = newMapping();
+    for (let at = offset; at < offset + lengthBytes;) {
+      await this.#mapped.map(at, offset + lengthBytes - at, mapping);
+      let length = mapping.lengthBytes;
+      let isDue = mapping.kind === 'backing';
+      const below = node.backingNode();
+      if (isDue && last) {
+        const status = below && (await below.statusThroughChain(at, length, last));
+        isDue = status?.allocated === true;
+        length = status?.lengthBytes ?? length;
+      }
+      if (isDue) {
+        length = Math.min(length, READ_PIECE_BYTES);
+        const from = alignDown(at, driver.unitBytes);
+        const to = Math.min(alignUp(at + length, driver.unitBytes), node.lengthBytes);
+        await this.#copyRead(from, to);
+      }
+      at += length;
+    }
+  }
+
+  /** [from, to) are whole units. Others may have written to some of them meanwhile. */
+  async #copyRead(from: number, to: number): Promise<void> {
+    const { driver, ranges } = this.#mapped;
+    const start = alignDown(from, driver.clusterBytes);
+    const release = await ranges.lockExclusive(start, alignUp(to, driver.clusterBytes) - start);
+    try {
+      const mapping = newMapping();
+      for (let at = from; at < to;) {
+        await this.#mapped.map(at, to - at, mapping);
+        const end = at + mapping.lengthBytes;
+        if (mapping.kind === 'backing') {
+          const request = await readBelow(this.#mapped.backing, at, end - at);
+          await this.#mapped.announce('cor_write');
+          if (!request.isZero(0, end - at) || !(await this.#zeroUnits(at, end))) {
+            for (let done = at; done < end;) done = await this.#writeRead(request, at, done, end);
+          }
+        }
+        at = end;
+      }
+    } finally {
+      release();
+    }
+  }
+
+  /** Writes bytes that were read from `start` on, from `at`; answers how far. */
+  async #writeRead(request: IoRequest, start: number, at: number, end: number): Promise<number> {
+    const reservation = await this.#mapped.reserve(at, end - at);
+    try {
+      const stop = Math.min(end, reservation.offset + reservation.lengthBytes);
+      const done = await this.#writing.fill(reservation, at, stop, { request, from: 0, offset: start });
+      reservation.link();
+      return done;
+    } catch (error) {
+      reservation.abort();
+      throw error;
     }
   }
 
@@ -78,6 +148,10 @@ export class MappedCopyingUp {
   async #zero(at: number, end: number, zeroFrom: number, zeroTo: number): Promise<boolean> {
     if (!(await this.#zeroing.readsZero(at, Math.min(end, zeroFrom)))) return false;
     if (!(await this.#zeroing.readsZero(Math.max(at, zeroTo), end))) return false;
+    return this.#zeroUnits(at, end);
+  }
+
+  async #zeroUnits(at: number, end: number): Promise<boolean> {
     try {
       await this.#mapped.driver.zeroClusters(at, end - at, true);
       return true;
@@ -123,7 +197,8 @@ export class MappedCopyingUp {
 }
 
 /** A request to write what the backing file has there. */
-async function readBelow(backing: Edge, at: number, lengthBytes: number): Promise<IoRequest> {
+async function readBelow(backing: Edge | undefined, at: number, lengthBytes: number): Promise<IoRequest> {
+  if (!backing) return IoRequest.ofBuffer(Buffer.alloc(lengthBytes));
   const request = IoRequest.ofBuffer(Buffer.allocUnsafe(lengthBytes));
   if (!backing.tryReadPart(request, 0, lengthBytes, at)) await backing.readPart(request, 0, lengthBytes, at);
   return request;

@@ -51,7 +51,6 @@ export class MappedZeroing {
         throw new BlockError('unsupported', 'Operation not supported', { errno: 'ENOTSUP', node: node.name });
       }
       if (start >= stop) return { offset: end, end };
-      await this.#mapped.announce('pwritev_zero');
       const imageEnd = Math.max(node.lengthBytes, end);
       await driver.zeroClusters(start, Math.min(stop, imageEnd) - start, hasFlag(flags, Flag.mayUnmap));
       return { offset: Math.max(start, offset), end: Math.min(stop, end) };

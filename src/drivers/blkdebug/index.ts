@@ -1,201 +1,15 @@
-import { Abandonable } from '../../base/async.js';
-import { errnoError } from '../../base/error.js';
-import type {
-  ChildIo,
-  DriverContext,
-  DriverDescription,
-  DriverInfo,
-  DriverInstance,
-  IoDriver,
-  PreparedChange,
-} from '../../block/driver.js';
+import { BlockError, errnoError, errnoOf } from '../../base/error.js';
+import type { DriverDescription } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
+import { readWholeFile } from '../../block/objects/whole-file.js';
 import { unitePermissions, withoutPermissions } from '../../block/permissions.js';
-import type { BlockStatus, IoRequest } from '../../block/request.js';
-import type { HostClock } from '../../host/host.js';
+import type { Host } from '../../host/host.js';
 import { BLKDEBUG_OPTIONS } from '../../schema/blockdev-options.js';
-import { Breakpoints } from './breakpoints.js';
-import type { IoType } from './events.js';
-import { type BlkdebugOptions, blkdebugOptions, permissionsOf } from './options.js';
-import { delayOf, ErrorRules } from './rules.js';
+import { type ConfiguredRules, parseRules } from './config.js';
+import { BlkdebugNode } from './node.js';
+import { blkdebugOptions, permissionsOf } from './options.js';
 
-/**
- * Passes requests on, except those that its rules let fail, wait or stop. Only the promise forms of requests exist,
- * so that every one of them can be made to wait.
- */
-export class BlkdebugNode implements DriverInstance, IoDriver {
-  readonly requestAlignmentBytes: number;
-  readonly io: IoDriver = this;
-  readonly honoursFua = true;
-  readonly breakpoints = new Breakpoints();
-  readonly #image: ChildIo;
-  readonly #clock: HostClock;
-  readonly #nodeName: string;
-  readonly #options: BlkdebugOptions;
-  readonly #rules: ErrorRules;
-  readonly #waits = new Abandonable();
-
-  constructor(context: DriverContext, options: BlkdebugOptions) {
-    this.#image = context.child('image');
-    this.#clock = context.host.clock;
-    this.#nodeName = context.nodeName;
-    this.#options = options;
-    this.#rules = new ErrorRules(options.inject, options.setState);
-    this.requestAlignmentBytes = options.alignBytes;
-  }
-
-  get lengthBytes(): number {
-    return this.#image.lengthBytes;
-  }
-
-  /** The next request that announces `event` stops until it is resumed by `tag`. Errors: not-found. */
-  breakAt(event: string, tag: string): void {
-    this.breakpoints.add(event, tag);
-  }
-
-  /** Errors: not-found when nothing has stopped under that tag. */
-  resume(tag: string): void {
-    this.breakpoints.resume(tag);
-  }
-
-  /** Errors: not-found when neither a breakpoint nor a stopped request has that tag. */
-  removeBreak(tag: string): void {
-    this.breakpoints.remove(tag);
-  }
-
-  isSuspended(tag: string): boolean {
-    return this.breakpoints.isSuspended(tag);
-  }
-
-  whenSuspended(tag: string): Promise<void> {
-    return this.breakpoints.whenSuspended(tag);
-  }
-
-  announce(event: string): Promise<void> | undefined {
-    this.#rules.fire(event);
-    const delayMs = delayOf(this.#options.delays, (rule) => rule.event === event);
-    const stop = this.breakpoints.hit(event);
-    if (delayMs === 0) return stop;
-    return this.#sleep(delayMs).then(() => stop);
-  }
-
-  /** Nothing waits any more: requests that do fail, and later ones too. */
-  cancelInFlight(): void {
-    this.#waits.abandon(errnoError('ECANCELED', undefined, { node: this.#nodeName }));
-    this.breakpoints.resumeAll();
-  }
-
-  #sleep(delayMs: number): Promise<void> {
-    return this.#waits.sleep((done) => this.#clock.setTimer(delayMs, done));
-  }
-
-  /** Waits and throws as the rules say for a request of this type. */
-  async #check(ioType: IoType, offset: number, lengthBytes: number): Promise<void> {
-    const rule = this.#rules.take(ioType, offset, lengthBytes);
-    const delayMs = delayOf(this.#options.delays, (delay) => delay.ioType === ioType);
-    if (delayMs > 0) await this.#sleep(delayMs);
-    this.#waits.check();
-    if (!rule) return;
-    if (!rule.immediately) await this.#clock.macrotask();
-    throw errnoError(rule.errno, undefined, { node: this.#nodeName, offset });
-  }
-
-  async read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
-    const { generation } = request;
-    await inPieces(offset, lengthBytes, this.#options.maxTransferBytes, async (at, length) => {
-      await this.#check('read', at, length);
-      request.assertIs(generation);
-      await this.#image.readPart(request, from + (at - offset), length, at);
-    });
-  }
-
-  async write(
-    request: IoRequest,
-    from: number,
-    lengthBytes: number,
-    offset: number,
-    flags: number,
-  ): Promise<void> {
-    const { generation } = request;
-    await this.announce('pwritev');
-    await inPieces(offset, lengthBytes, this.#options.maxTransferBytes, async (at, length) => {
-      await this.#check('write', at, length);
-      request.assertIs(generation);
-      await this.#image.writePart(request, from + (at - offset), length, at, flags);
-    });
-    await this.announce('pwritev_done');
-  }
-
-  async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
-    await this.announce('pwritev_zero');
-    await inPieces(offset, lengthBytes, this.#options.maxWriteZeroBytes, async (at, length) => {
-      await this.#check('write-zeroes', at, length);
-      await this.#image.writeZeroes(at, length, flags);
-    });
-    await this.announce('pwritev_done');
-  }
-
-  async discard(offset: number, lengthBytes: number): Promise<void> {
-    await inPieces(offset, lengthBytes, this.#options.maxDiscardBytes, async (at, length) => {
-      await this.#check('discard', at, length);
-      await this.#image.discard(at, length);
-    });
-  }
-
-  async flush(): Promise<void> {
-    await this.announce('flush_to_os');
-    await this.announce('flush_to_disk');
-    await this.#check('flush', 0, 0);
-    await this.#image.flush();
-  }
-
-  async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
-    await this.#check('block-status', offset, lengthBytes);
-    const status = await this.#image.status(offset, lengthBytes);
-    // A filter's plain bytes are its child's, at the same place.
-    return status.data ? { ...status, hostOffset: offset } : status;
-  }
-
-  allocate(offset: number, lengthBytes: number): Promise<void> {
-    return this.#image.allocate(offset, lengthBytes);
-  }
-
-  extend(lengthBytes: number): Promise<void> {
-    return this.#image.extend(lengthBytes);
-  }
-
-  startWriteback(offset: number, lengthBytes: number): void {
-    this.#image.startWriteback(offset, lengthBytes);
-  }
-
-  truncate(lengthBytes: number): Promise<void> {
-    return this.#image.truncate(lengthBytes);
-  }
-
-  /** None of its own options may change. */
-  async prepareReopen(): Promise<PreparedChange> {
-    return { commit: () => undefined, abort: () => undefined };
-  }
-
-  info(): DriverInfo {
-    return {};
-  }
-
-  async close(): Promise<void> {
-    this.breakpoints.resumeAll();
-  }
-}
-
-async function inPieces(
-  offset: number,
-  lengthBytes: number,
-  pieceBytes: number,
-  request: (offset: number, lengthBytes: number) => Promise<void>,
-): Promise<void> {
-  for (let done = 0; done < lengthBytes; done += pieceBytes) {
-    await request(offset + done, Math.min(pieceBytes, lengthBytes - done));
-  }
-}
+export { BlkdebugNode } from './node.js';
 
 /** The blkdebug that hears what `node` announces: itself, or the first one below it in the role of its storage. */
 export function findBlkdebug(node: Node): BlkdebugNode | undefined {
@@ -217,7 +31,11 @@ export const blkdebugDriver: DriverDescription<typeof BLKDEBUG_OPTIONS> = {
   options: BLKDEBUG_OPTIONS,
   identityOptions: IDENTITY_OPTIONS,
 
-  open: async (context, settings) => new BlkdebugNode(context, blkdebugOptions(settings)),
+  async open(context, settings) {
+    const { config } = settings;
+    const file = config === undefined ? NO_RULES : parseRules(await readRules(context.host, config));
+    return new BlkdebugNode(context, blkdebugOptions(settings, file));
+  },
 
   childPermissions: (_role, users, _readOnly, settings) => ({
     perm: unitePermissions(users.perm, permissionsOf(settings['take-child-perms'])),
@@ -225,7 +43,27 @@ export const blkdebugDriver: DriverDescription<typeof BLKDEBUG_OPTIONS> = {
   }),
 
   filename(options, image) {
-    const isPlain = image !== undefined && !IDENTITY_OPTIONS.some((key) => key in options);
-    return isPlain ? `blkdebug::${image}` : undefined;
+    const { config = '' } = options;
+    const isPlain =
+      image !== undefined && !IDENTITY_OPTIONS.some((key) => key !== 'config' && key in options);
+    return isPlain ? `blkdebug:${config as string}:${image}` : undefined;
+  },
+
+  parseFilename(filename) {
+    if (!filename.startsWith('blkdebug:')) return undefined;
+    const [, config = '', image] = /^blkdebug:([^:]*):(.*)$/s.exec(filename) ?? [];
+    if (image === undefined)
+      throw new BlockError('invalid', 'blkdebug requires both config file and image path');
+    return { ...(config !== '' && { config }), image: { filename: image } };
   },
 };
+
+const NO_RULES: ConfiguredRules = { inject: [], setState: [] };
+
+async function readRules(host: Host, path: string): Promise<string> {
+  try {
+    return (await readWholeFile(host, path)).toString();
+  } catch (error) {
+    throw errnoError(errnoOf(error), 'Could not read blkdebug config file', { path, cause: error });
+  }
+}

@@ -3,7 +3,8 @@ import { defined } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import type { Settings } from '../../block/driver.js';
 import { Permission, permissionList, unitePermissions } from '../../block/permissions.js';
-import type { BLKDEBUG_OPTIONS } from '../../schema/blockdev-options.js';
+import type { BLKDEBUG_OPTIONS, InjectErrorRule } from '../../schema/blockdev-options.js';
+import type { ConfiguredRules } from './config.js';
 import { errnoName, type IoType } from './events.js';
 
 export type BlkdebugSettings = Settings<typeof BLKDEBUG_OPTIONS>;
@@ -14,7 +15,8 @@ export interface InjectRule {
   /** 0: in any state. */
   state: number;
   ioTypes: ReadonlySet<IoType>;
-  errno: string;
+  /** undefined: the request does not fail, by this rule or another. */
+  errno: string | undefined;
   /** Only requests that touch this sector (512 bytes); -1 any. */
   sector: number;
   once: boolean;
@@ -44,29 +46,39 @@ export interface BlkdebugOptions {
   maxTransferBytes: number;
   maxWriteZeroBytes: number;
   maxDiscardBytes: number;
+  /** What is not aligned to them is written as bytes, and discarded in requests of its own. */
+  writeZeroAlignBytes: number;
+  discardAlignBytes: number;
 }
 
 /** A rule without an iotype means all but block-status. */
 const DEFAULT_IO_TYPES: readonly IoType[] = ['read', 'write', 'write-zeroes', 'discard', 'flush'];
 
-/** Errors: kind invalid in QEMU's words, unsupported by name. */
-export function blkdebugOptions(settings: BlkdebugSettings): BlkdebugOptions {
+/** Those of a rules file come first. Errors: kind invalid in QEMU's words, unsupported by name. */
+export function blkdebugOptions(settings: BlkdebugSettings, file: ConfiguredRules): BlkdebugOptions {
   const { align } = settings;
   if (align !== 0 && (!isPowerOfTwo(align) || align >= 2 ** 31)) throw constraint('align', align);
   const alignBytes = align === 0 ? 1 : align;
-  const limit = (key: LimitKey): number => limitOf(key, settings[key], alignBytes);
+  const limit = (key: LimitKey, unitBytes = alignBytes): number => limitOf(key, settings[key], unitBytes);
+  const preferred = (key: LimitKey): number => Math.max(alignBytes, settings[key] && limit(key));
+  const maxTransferBytes = limit('max-transfer') || Infinity;
+  const writeZeroAlignBytes = preferred('opt-write-zero');
+  const maxWriteZeroBytes = limit('max-write-zero', writeZeroAlignBytes) || Infinity;
+  const discardAlignBytes = preferred('opt-discard');
+  const maxDiscardBytes = limit('max-discard', discardAlignBytes) || Infinity;
   return {
-    inject: settings['inject-error'].map(injectRule),
-    setState: settings['set-state'].map(({ event, state, new_state: newState }) => ({
-      event,
-      state,
+    inject: [...file.inject, ...settings['inject-error']].map(injectRule),
+    setState: [...file.setState, ...settings['set-state']].map(({ new_state: newState, ...rule }) => ({
+      ...rule,
       newState,
     })),
     delays: settings['x-delay'].map(delayRule),
     alignBytes,
-    maxTransferBytes: limit('max-transfer'),
-    maxWriteZeroBytes: limit('max-write-zero'),
-    maxDiscardBytes: limit('max-discard'),
+    maxTransferBytes,
+    maxWriteZeroBytes,
+    maxDiscardBytes,
+    writeZeroAlignBytes,
+    discardAlignBytes,
   };
 }
 
@@ -80,21 +92,22 @@ function permissionOf(name: string): number {
   return defined(found, `permission ${name}`);
 }
 
-type LimitKey = 'max-transfer' | 'max-write-zero' | 'max-discard';
+type LimitKey = 'max-transfer' | 'max-write-zero' | 'max-discard' | 'opt-write-zero' | 'opt-discard';
 
-function limitOf(key: LimitKey, value: number, alignBytes: number): number {
-  if (value % alignBytes !== 0) throw constraint(key, value);
-  return value === 0 ? Infinity : value;
+/** 0: none. */
+function limitOf(key: LimitKey, value: number, unitBytes: number): number {
+  if (value >= 2 ** 31 || value % unitBytes !== 0) throw constraint(key, value);
+  return value;
 }
 
 function constraint(key: string, value: number): BlockError {
   return new BlockError('invalid', `Cannot meet constraints with ${key} ${value}`);
 }
 
-function injectRule(rule: BlkdebugSettings['inject-error'][number]): InjectRule {
+function injectRule(rule: InjectErrorRule): InjectRule {
   const { iotype: ioType, errno, ...rest } = rule;
   const ioTypes = new Set(ioType === undefined ? DEFAULT_IO_TYPES : [ioType]);
-  return { ...rest, ioTypes, errno: errnoName(errno) };
+  return { ...rest, ioTypes, errno: errno === 0 ? undefined : errnoName(errno) };
 }
 
 function delayRule(rule: BlkdebugSettings['x-delay'][number]): DelayRule {

@@ -50,6 +50,7 @@ export const hostDeviceDriver: DriverDescription<typeof HOST_DEVICE_OPTIONS> = {
   createFile: clearFirstSector,
 
   filename: plainPath,
+  takesImages: true,
   parseFilename: (filename) =>
     filename.startsWith(PREFIX) ? { filename: filename.slice(PREFIX.length) } : undefined,
   async claims(host, path) {

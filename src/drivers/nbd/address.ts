@@ -2,6 +2,8 @@ import { BlockError } from '../../base/error.js';
 import type { GivenOptions, NodeOptions, Settings } from '../../block/driver.js';
 import type { SocketAddress } from '../../host/host.js';
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.js';
+import type { FlatOptions } from '../../schema/flat.js';
+import { scalarText } from '../../schema/types.js';
 import type { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 
 export type NbdSettings = Settings<typeof NBD_OPTIONS>;
@@ -10,13 +12,37 @@ export type NbdSettings = Settings<typeof NBD_OPTIONS>;
 export function serverAddress(server: NbdSettings['server']): SocketAddress {
   switch (server.type) {
     case 'unix':
-      return { type: 'unix', path: server.path };
+      return { type: 'unix', path: server.abstract === true ? `\0${server.path}` : server.path };
     case 'inet':
       return { type: 'inet', host: server.host, port: parsePort(server.host, server.port) };
     case 'fd':
       if (/^\d+$/.test(server.str)) return { type: 'fd', fd: Number(server.str) };
       throw new BlockError('not-found', `File descriptor named '${server.str}' has not been found`);
   }
+}
+
+/** `path`, or `host` and `port`, in place of `server`. Errors: invalid, in QEMU's words. */
+export function modernAddress(options: FlatOptions): void {
+  const [path, host, port] = ['path', 'host', 'port'].map((key) => {
+    const value = options.take(key);
+    return value === undefined || value === null ? undefined : scalarText(value, key);
+  });
+  if (path === undefined && host === undefined && port === undefined) return;
+  if (options.has('server')) throw invalid("Cannot use 'server' and path/host/port at the same time");
+  if (path !== undefined) {
+    if (host !== undefined) throw invalid('path and host may not be used at the same time');
+    if (port !== undefined) throw invalid('port may not be used without host');
+    options.put('server.type', 'unix');
+    options.put('server.path', path);
+  } else if (host !== undefined) {
+    options.put('server.type', 'inet');
+    options.put('server.host', host);
+    options.put('server.port', port ?? String(NBD_DEFAULT_PORT));
+  }
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('invalid', message);
 }
 
 function parsePort(host: string, port: string): number {

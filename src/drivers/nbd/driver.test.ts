@@ -6,6 +6,8 @@ import { defined } from '../../base/assert.js';
 import { MiB } from '../../base/limits.js';
 import { isZero } from '../../base/zero.js';
 import type { NodeOptions } from '../../block/driver.js';
+import { FlatOptions } from '../../schema/flat.js';
+import type { JsonObject } from '../../schema/types.js';
 import { Flag } from '../../block/request.js';
 import { createSimulatedHost, type Simulation } from '../../host/simulated.js';
 import { Option, TransmissionFlag } from '../../wire/nbd/constants.js';
@@ -14,7 +16,7 @@ import { ScriptedServer } from '../../../test/kit/nbd-script.js';
 import { errorOf, MemoryTarget } from '../../../test/kit/nbd-target.js';
 import { TestBed, type TestDisk } from '../../../test/kit/test-disk.js';
 import { rawDriver } from '../raw/index.js';
-import { nbdFilename, parseNbdFilename } from './address.js';
+import { modernAddress, nbdFilename, parseNbdFilename } from './address.js';
 import { nbdDriver } from './index.js';
 import { IoRequest } from '../../block/request.js';
 
@@ -88,6 +90,29 @@ test('wrong filenames and options are refused in QEMU’s words', async () => {
     );
     assert.match(await message({ ...unix(PATH), 'tls-creds': 'x' }), /No TLS credentials with id 'x'/);
   });
+});
+
+test('older spellings of flat options stand for a server, and are refused with one', () => {
+  const modern = (options: JsonObject): JsonObject => {
+    const flat = FlatOptions.of(options);
+    modernAddress(flat);
+    return flat.nestedTexts();
+  };
+  const server = (options: JsonObject): JsonObject => ({ server: options });
+  assert.deepEqual(modern({ path: '/a', export: 'x' }), {
+    export: 'x',
+    ...server({ type: 'unix', path: '/a' }),
+  });
+  assert.deepEqual(modern({ host: 'h' }), server({ type: 'inet', host: 'h', port: '10809' }));
+  assert.deepEqual(modern({ host: 'h', port: 7 }), server({ type: 'inet', host: 'h', port: '7' }));
+  assert.deepEqual(modern({ port: '7' }), {});
+  assert.deepEqual(modern(unix('/a')), unix('/a'));
+  for (const [options, message] of [
+    [{ path: '/a', host: 'h' }, 'path and host may not be used at the same time'],
+    [{ path: '/a', port: '1' }, 'port may not be used without host'],
+    [{ host: 'h', ...unix('/a') }, "Cannot use 'server' and path/host/port at the same time"],
+  ] as const)
+    assert.throws(() => modern(options), { message });
 });
 
 interface Machine {

@@ -1,10 +1,10 @@
 import { BlockError, errnoError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { DriverDescription } from '../../block/driver.js';
-import { tlsEnd } from '../../block/objects/tls-end.js';
+import { tlsEnd, withHostname } from '../../block/objects/tls-end.js';
 import { NbdSession } from '../../wire/nbd/session.js';
 import { NBD_OPTIONS } from '../../schema/blockdev-options.js';
-import { nbdFilename, parseNbdFilename, serverAddress } from './address.js';
+import { modernAddress, nbdFilename, parseNbdFilename, serverAddress } from './address.js';
 import { deniedError, NbdNode } from './node.js';
 
 /** An export of an NBD server, over TCP or a unix socket. */
@@ -22,8 +22,7 @@ export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
     const hostname = settings['tls-hostname'] ?? (address.type === 'inet' ? address.host : undefined);
     if (creds === undefined && settings['tls-hostname'] !== undefined)
       throw new BlockError('invalid', 'tls-hostname not supported without tls-creds');
-    const tls =
-      creds === undefined ? undefined : { ...tlsEnd(objects, creds, false), ...given({ hostname }) };
+    const tls = creds === undefined ? undefined : withHostname(tlsEnd(objects, creds), hostname);
     const session = await NbdSession.open({
       host,
       address,
@@ -47,5 +46,7 @@ export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
   },
 
   filename: nbdFilename,
+  takesImages: true,
   parseFilename: parseNbdFilename,
+  modernise: modernAddress,
 };

@@ -10,6 +10,7 @@ export function jobFilter(
 ): DriverDescription {
   return {
     ...more,
+    isNamedAsChild: true,
     name,
     kind: 'filter',
     options: driverOptions({}, [{ role: 'file', required: true }]),

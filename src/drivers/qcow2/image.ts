@@ -1,6 +1,6 @@
 import { assert } from '../../base/assert.js';
 import { AsyncMutex } from '../../base/async.js';
-import { BlockError } from '../../base/error.js';
+import { BlockError, errnoError, errnoOf } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
 import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
@@ -244,7 +244,11 @@ export function corruptionText(message: string, isWritable: boolean): string {
 export async function readHeader(file: ChildIo): Promise<{ parsed: Header; sector: Buffer }> {
   const fileBytes = file.lengthBytes;
   let start = Buffer.alloc(Math.min(FIRST_READ_BYTES, fileBytes));
-  await readBytes(file, 0, start);
+  try {
+    await readBytes(file, 0, start);
+  } catch (error) {
+    throw errnoError(errnoOf(error), 'Could not read qcow2 header', { cause: error });
+  }
   const clusterBytes = headerClusterBytes(start);
   if (clusterBytes > start.length && fileBytes > start.length) {
     start = Buffer.alloc(Math.min(clusterBytes, fileBytes));

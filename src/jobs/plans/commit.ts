@@ -1,6 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
-import { findBackingImage, findNode, findRoot } from '../../block/find-node.js';
+import { type FilesAtPaths, findBackingImage, findNode, findRoot } from '../../block/find-node.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
 import type { CommandArguments } from '../../schema/commands.js';
@@ -35,13 +35,20 @@ export interface CommitNodes {
   readonly base: Node;
 }
 
-/** Errors, in QEMU's order and words: device-not-found, not-found, invalid, busy. */
-export function planCommit(graph: Graph, request: CommitRequest): CommitPlan | MirrorPlan {
+/**
+ * `files`: those of the chain, where layers have files' names. Errors, in QEMU's order and words: device-not-found,
+ * not-found, invalid, busy.
+ */
+export function planCommit(
+  graph: Graph,
+  request: CommitRequest,
+  files: FilesAtPaths = new Map(),
+): CommitPlan | MirrorPlan {
   if (!graph.drives.get(request.device)?.root && !graph.nodes.has(request.device))
     throw new BlockError('device-not-found', `Device '${request.device}' not found`);
   const device = findRoot(graph, request.device);
-  const top = findTop(graph, device, request);
-  const base = findBase(graph, top, request);
+  const top = findTop(graph, device, request, files);
+  const base = findBase(graph, top, request, files);
   const plan: CommitPlan = {
     kind: 'commit',
     ...commonPlan(request, device),
@@ -57,7 +64,7 @@ export function planCommit(graph: Graph, request: CommitRequest): CommitPlan | M
   return planOfActiveCommit(commonPlan(request, device), top, base);
 }
 
-function findTop(graph: Graph, device: Node, request: CommitRequest): Node {
+function findTop(graph: Graph, device: Node, request: CommitRequest, files: FilesAtPaths): Node {
   refuseBoth(request, 'top', 'top-node', "'top-node' and 'top' are mutually exclusive");
   const name = request['top-node'];
   if (name !== undefined) {
@@ -66,12 +73,12 @@ function findTop(graph: Graph, device: Node, request: CommitRequest): Node {
     return node;
   }
   if (request.top === undefined || request.top === device.filename) return device;
-  const found = findBackingImage(device, request.top);
+  const found = findBackingImage(device, request.top, files);
   if (!found) throw new BlockError('not-found', `Top image file ${request.top} not found`);
   return found;
 }
 
-function findBase(graph: Graph, top: Node, request: CommitRequest): Node {
+function findBase(graph: Graph, top: Node, request: CommitRequest, files: FilesAtPaths): Node {
   refuseBoth(request, 'base', 'base-node', "'base-node' and 'base' are mutually exclusive");
   const name = request['base-node'];
   if (name !== undefined) {
@@ -80,7 +87,7 @@ function findBase(graph: Graph, top: Node, request: CommitRequest): Node {
     return node;
   }
   if (request.base !== undefined) {
-    const found = findBackingImage(top, request.base);
+    const found = findBackingImage(top, request.base, files);
     if (!found) throw new BlockError('not-found', `Can't find '${request.base}' in the backing chain`);
     return found;
   }

@@ -16,9 +16,8 @@ export function referTo(node: Node): NodeReference {
 }
 
 function storageOf(node: Node): string | undefined {
-  let at = node;
-  for (let edge = at.filtered; edge; edge = at.filtered) at = edge.node;
-  return at.filename === '' ? undefined : at.filename;
+  const { filename } = node.storage;
+  return filename === '' ? undefined : filename;
 }
 
 /** Errors: not-found; invalid when another image has the name now. */

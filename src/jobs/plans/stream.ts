@@ -1,6 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
-import { findBackingImage, findDevice, findNode } from '../../block/find-node.js';
+import { type FilesAtPaths, findBackingImage, findDevice, findNode } from '../../block/find-node.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
 import type { CommandArguments } from '../../schema/commands.js';
@@ -34,8 +34,12 @@ export interface StreamNodes {
   readonly bottom: Node | undefined;
 }
 
-/** Errors, in QEMU's order and words: invalid, not-found, busy. */
-export function planStream(graph: Graph, request: StreamRequest): StreamPlan {
+/** `files`: those of the chain, where the base has a file's name. Errors, in QEMU's order and words: invalid, not-found, busy. */
+export function planStream(
+  graph: Graph,
+  request: StreamRequest,
+  files: FilesAtPaths = new Map(),
+): StreamPlan {
   for (const [one, other] of [
     ['base', 'base-node'],
     ['base', 'bottom'],
@@ -43,7 +47,7 @@ export function planStream(graph: Graph, request: StreamRequest): StreamPlan {
   ] as const)
     refuseBoth(request, one, other, `'${one}' and '${other}' cannot be specified at the same time`);
   const node = findDevice(graph, request.device);
-  const base = findBase(graph, node, request);
+  const base = findBase(graph, node, request, files);
   const bottom = findBottom(graph, node, request.bottom);
   const plan: StreamPlan = {
     kind: 'stream',
@@ -61,9 +65,9 @@ export function planStream(graph: Graph, request: StreamRequest): StreamPlan {
   return plan;
 }
 
-function findBase(graph: Graph, node: Node, request: StreamRequest): Node | undefined {
+function findBase(graph: Graph, node: Node, request: StreamRequest, files: FilesAtPaths): Node | undefined {
   if (request.base !== undefined) {
-    const found = findBackingImage(node, request.base);
+    const found = findBackingImage(node, request.base, files);
     if (!found) throw new BlockError('not-found', `Can't find '${request.base}' in the backing chain`);
     return found;
   }

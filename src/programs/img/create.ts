@@ -1,7 +1,7 @@
 import { alignUp } from '../../base/align.js';
 import { given } from '../../base/given.js';
 import { assertOverlayFits } from '../../block/chain-limit.js';
-import { createImage, formattingText } from '../../block/create.js';
+import { createImage, formattingText, protocolFor } from '../../block/create.js';
 import type { DriverDescription } from '../../block/driver.js';
 import { resolveBacking } from '../../block/filename.js';
 import { Arguments, options, sizeOf } from './arguments.js';
@@ -44,6 +44,7 @@ async function prepare(
   { format, texts, sizeGiven }: NewImage,
 ): Promise<{ text: string; create: () => Promise<void> }> {
   const driver = formatOf(tool, format);
+  await protocolFor(tool.opener, filename);
   const newOptions = driverOptions(driver, texts);
   const sizeOption = texts.get('size');
   if (sizeOption !== undefined && sizeGiven !== undefined)

@@ -71,6 +71,8 @@ async function entryAt(top: Node, start: number, lengthBytes: number): Promise<M
     length = status.lengthBytes;
     if (status.allocated) {
       const { zero, data, hostOffset, hostChild } = status;
+      // An export may have space that nothing is known of; QEMU tells it like this.
+      if (!zero && !data) return { start, length, depth, present: false, zero, data };
       const entry: MapEntry = { start, length, depth, present: true, zero, data };
       if (hostOffset !== undefined) {
         entry.offset = hostOffset;

@@ -23,8 +23,11 @@ function tell(body: () => void): boolean {
 
 /** break event tag: the next request that announces the event stops there. */
 export function breakCommand(session: IoSession, [event = '', tag = '']: readonly string[]): boolean {
-  const node = blkdebugOf(session, 'Could not set breakpoint');
-  return tell(() => node.breakpoints.add(event, tag));
+  const { breakpoints } = blkdebugOf(session, 'Could not set breakpoint');
+  const { output } = session;
+  breakpoints.onSuspended = (stopped) => output.print(`blkdebug: Suspended request '${stopped}'\n`);
+  breakpoints.onResumed = (stopped) => output.print(`blkdebug: Resuming request '${stopped}'\n`);
+  return tell(() => breakpoints.add(event, tag));
 }
 
 export function removeBreakCommand(session: IoSession, [tag = '']: readonly string[]): boolean {

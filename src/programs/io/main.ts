@@ -39,7 +39,7 @@ const OPTIONS: readonly OptionSpec[] = [
 ];
 
 /** Options of qemu-io that livedisk does not have. */
-const REFUSED = ['snapshot', 'copy-on-read', 'misalign', 'native-aio', 'trace'];
+const REFUSED = ['snapshot', 'misalign', 'native-aio', 'trace'];
 
 const HELP = `Usage: livedisk io [OPTIONS]... [-c STRING]... FILE
 Reads and writes an image by command, as qemu-io does.
@@ -51,6 +51,7 @@ Reads and writes an image by command, as qemu-io does.
   -n, --nocache        disable host cache, short for -t none
   -i, --aio=MODE       use AIO mode (threads)
   -t, --cache=MODE     use the given cache mode for the image
+  -C, --copy-on-read   enable copy-on-read
   -d, --discard=MODE   use the given discard mode for the image
   -U, --force-share    force shared permissions
       --image-opts     FILE is options: driver=qcow2,file.filename=...
@@ -74,6 +75,7 @@ interface IoArguments {
   forceShare: boolean;
   cache: string;
   discard: DiscardMode;
+  copyOnRead: boolean;
 }
 
 /**
@@ -139,6 +141,7 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
     readOnly: given.has('read-only'),
     forceShare: given.has('force-share'),
     cache: given.get('cache') ?? (given.has('nocache') ? 'none' : 'writeback'),
+    copyOnRead: given.has('copy-on-read'),
     discard: parseDiscard(given.get('discard') ?? 'unmap'),
   };
 }
@@ -195,6 +198,9 @@ async function exercise(
     throw new BlockError(error.kind, `${where}: ${error.message}`, { cause: error });
   });
   try {
+    if (args.copyOnRead && readOnly)
+      throw new BlockError('invalid', "Can't use copy-on-read on read-only device");
+    node.skipFilters().io.copiesOnRead = args.copyOnRead;
     await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
     const session = new IoSession(backend, out, host, (perm) =>
       graph.transaction((transaction) =>

@@ -52,6 +52,9 @@ Exposing part of the image:
 General purpose options:
   -L, --list                list exports available from another NBD server
   --object type,id=ID,...   define an object such as 'secret'
+  --tls-creds=ID            use TLS with the credentials of that id
+  --tls-authz=ID            who comes in, by the name in a client's certificate
+  --tls-hostname=NAME       with --list: what the server's certificate must say
   --fork                    leave the server in the background, once it is running
   --pid-file=PATH           store the server's process ID in the given file
 

@@ -7,9 +7,13 @@ const READY = 'LIVEDISK_NBD_READY_FD';
 
 /**
  * `--fork`: the same program again, on its own; answers the exit status once it is running, or has failed. What it prints
- * until then is printed here.
+ * until then is printed here; with `keepsError` it goes on printing where this program does.
  */
-export function forkServer(args: readonly string[], printError: (text: string) => void): Promise<number> {
+export function forkServer(
+  args: readonly string[],
+  keepsError: boolean,
+  printError: (text: string) => void,
+): Promise<number> {
   const words = [
     ...process.execArgv,
     process.argv[1] ?? '',
@@ -19,7 +23,7 @@ export function forkServer(args: readonly string[], printError: (text: string) =
   const child = spawn(process.execPath, words, {
     detached: true,
     env: { ...process.env, [READY]: String(READY_FD) },
-    stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', 'ignore', keepsError ? 'inherit' : 'pipe', 'pipe'],
   });
   return new Promise((resolve) => {
     child.stderr?.on('data', (chunk: Buffer) => printError(chunk.toString()));

@@ -3,9 +3,10 @@ import type { ListedExport } from '../../wire/nbd/client-handshake.js';
 import { listExports } from '../../wire/nbd/list.js';
 import type { NbdArguments } from './arguments.js';
 import { Graph } from '../../block/graph.js';
+import { tlsEnd, withHostname } from '../../block/objects/tls-end.js';
 import type { Host, TlsEnd } from '../../host/host.js';
 import { parseObject } from '../arguments/objects.js';
-import { checkCredentials } from './credentials.js';
+import { asCredentials } from './credentials.js';
 import type { NbdProgram } from './main.js';
 
 /** By bit, as qemu-nbd names them. */
@@ -39,7 +40,8 @@ async function tlsOf(args: NbdArguments, host: Host): Promise<TlsEnd | undefined
   const graph = new Graph(host);
   for (const text of args.objects) await graph.objects.add(parseObject(text));
   const hostname = tlsHostname ?? (address?.type === 'inet' ? address.host : undefined);
-  return { ...checkCredentials(graph, tlsCreds, false), ...(hostname !== undefined && { hostname }) };
+  const end = asCredentials(() => tlsEnd(graph.objects, tlsCreds));
+  return withHostname(end, hostname);
 }
 
 function describe({ name, description, info, contexts }: ListedExport): string {

@@ -9,6 +9,7 @@ import type { DriverDescription } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
+import { tlsServerEnd } from '../../block/objects/tls-end.js';
 import { type OpenContext, Opener } from '../../block/open.js';
 import { DriverRegistry } from '../../block/registry.js';
 import type { Host } from '../../host/host.js';
@@ -19,7 +20,7 @@ import { parseObject } from '../arguments/objects.js';
 import { PidFile } from '../run/pid-file.js';
 import { checkActivated, passedSocket } from './activation.js';
 import { HELP, type NbdArguments, parseNbdArguments } from './arguments.js';
-import { checkCredentials } from './credentials.js';
+import { asCredentials } from './credentials.js';
 import { forkServer, tellReady } from './background.js';
 import { refuseKernelDevice } from './kernel-device.js';
 import { printExports } from './list.js';
@@ -44,7 +45,7 @@ export async function nbdMain(words: readonly string[], program: NbdProgram): Pr
     if (args.asks === 'list') return await printExports(args, program);
     const fd = passedSocket(process.env, process.pid);
     if (fd !== undefined) checkActivated(args.given);
-    if (args.fork) return await forkServer(words, program.printError);
+    if (args.fork) return await forkServer(words, args.verbose, program.printError);
     await serve(fd === undefined ? args : { ...args, address: { type: 'fd', fd } }, program);
     return 0;
   } catch (error) {
@@ -66,12 +67,12 @@ async function serve(args: NbdArguments, { host, drivers, printError }: NbdProgr
   const exports = new ExportRegistry(graph, new LostChanges(isSameDisk), () => undefined);
   const ended = deferred();
   let pidFile: PidFile | undefined;
-  if (args.tlsCreds !== undefined) checkCredentials(graph, args.tlsCreds, true);
+  const { tlsCreds } = args;
+  if (tlsCreds !== undefined) asCredentials(() => tlsServerEnd(graph.objects, tlsCreds));
   const node = await open(args, opener);
   try {
-    await listen(args, exports, node, ended);
+    await listen(args, exports, node, ended, printError);
     if (args.pidFile !== undefined) pidFile = await writePidFile(host, args.pidFile);
-    if (args.verbose) printError(`NBD device ${args.filename} is now served\n`);
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
       process.once(signal, () => ended.resolve());
     tellReady();
@@ -90,6 +91,7 @@ async function listen(
   exports: ExportRegistry,
   node: Node,
   ended: Deferred<void>,
+  printError: (text: string) => void,
 ): Promise<void> {
   if (!args.address) throw new BlockError('invalid', 'There is no socket to listen on');
   await exports.startServer(args.address, {
@@ -99,6 +101,7 @@ async function listen(
     ...(args.tlsCreds !== undefined && {
       tls: { credentials: args.tlsCreds, ...(args.tlsAuthz !== undefined && { authz: args.tlsAuthz }) },
     }),
+    onRefused: (text) => printError(`qemu-nbd: ${text}\n`),
     onLeft: (left) => {
       if (left === 0 && !args.persistent) ended.resolve();
     },

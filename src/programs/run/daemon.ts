@@ -10,7 +10,7 @@ const READY_FD = 'LIVEDISK_READY_FD';
 export function checkDaemon({ steps, flags }: RunOptions): void {
   if (flags.has('-nographic')) throw new BlockError('invalid', '-nographic cannot be used with -daemonize');
   for (const step of steps)
-    if (step.kind === 'monitor' && step.socket.kind === 'stdio')
+    if (step.kind === 'chardev' && step.device.backend.type === 'stdio')
       throw new BlockError('invalid', `${step.text}: cannot use stdio with -daemonize`);
 }
 

@@ -11,7 +11,8 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
   -object TYPE,id=ID[,PROPERTY=VALUE]...
                         make an object: a secret, credentials, limits (help lists the types)
   -chardev socket,id=ID,path=PATH,server=on,wait=off
-                        a socket for a monitor (host= and port=, or fd=, instead of path=)
+                        a socket for a monitor (host= and port=, or fd=, instead of path=; abstract=on, reconnect=N,
+                        tls-creds=; x-clients=1 serves one client after the other); also pty, stdio, null, ringbuf, file
   -pidfile FILE         write the process's number there
   -daemonize            go on in the background
   -help                 this text

@@ -32,6 +32,11 @@ export class HumanMonitor {
     this.#editor.push(this.#decoder.write(chunk));
   }
 
+  /** The prompt, and the line that is being typed. */
+  showAgain(): void {
+    this.#editor.showAgain();
+  }
+
   async #run(line: string): Promise<void> {
     try {
       this.#write(await this.#engine.hub.inBand(() => runHmp(this.#engine, line)));

@@ -74,6 +74,14 @@ export class LineEditor {
     this.#user.write(this.#prompt);
   }
 
+  /** Shows the prompt and what has been typed, after something else was shown. */
+  showAgain(): void {
+    this.#user.write(this.#prompt);
+    this.#shownText = '';
+    this.#shownCursor = 0;
+    if (this.#text.length > 0) this.#show();
+  }
+
   push(text: string): void {
     this.#waiting += text;
     if (!this.#isWorking) void this.#work();

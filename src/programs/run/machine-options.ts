@@ -149,7 +149,6 @@ export const VALUED_WITHOUT_EFFECT: Readonly<Record<string, Check>> = {
   '-rtc': only('base clock driftfix'),
   '-sandbox': only('enable obsolete elevateprivileges spawn resourcecontrol', 'enable'),
   '-seed': anything,
-  '-serial': anything,
   '-smbios': anything,
   '-smp': members(SMP, 'cpus'),
   '-spice': anything,

@@ -2,7 +2,6 @@ import { setFlagsFromString } from 'node:v8';
 import { given } from '../../base/given.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { allDrivers } from '../../drivers/index.js';
-import type { HostListener } from '../../host/host.js';
 import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
 import { Engine } from '../../monitor/engine.js';
@@ -12,6 +11,7 @@ import { answerTo } from './help.js';
 import { PidFile } from './pid-file.js';
 import { parseRunOptions } from './options.js';
 import { start } from './start.js';
+import { StdioSocket } from './stdio.js';
 
 /** Nearly the longest time that a timer takes. */
 const LONG_MS = 2_000_000_000;
@@ -43,6 +43,8 @@ export async function runMain(
     startStopped: options.startStopped,
     incoming: options.incoming,
     identity: given({ name: options.name, uuid: options.uuid }),
+    openStandard: (isEditor) => new StdioSocket({ isEditor }),
+    warn,
     print: (line) => void process.stdout.write(`${line}\n`),
   });
   engine.opener.onProbed = (name, format, readOnly) =>
@@ -50,7 +52,6 @@ export async function runMain(
   engine.graph.onDriverLine = (line) => void process.stderr.write(`${line}\n`);
   engine.opener.onWarning = (text) => warn(`warning: ${text}`);
   engine.hub.onUnexpectedError = (error) => warn(`internal error: ${describe(error)}`);
-  const listeners: HostListener[] = [];
   let pidFile: PidFile | undefined;
   let ending: Ending | undefined;
   const { pidFile: path } = options;
@@ -60,13 +61,13 @@ export async function runMain(
   try {
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
-    await start(engine, options, listeners);
+    await start(engine, options);
     ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
     if (options.daemonize) tellReady();
     await untilEnd(engine);
   } finally {
-    await end(ending ?? new Ending(engine, program), listeners, pidFile);
+    await end(ending ?? new Ending(engine, program), engine, pidFile);
   }
   return 0;
 }
@@ -80,9 +81,9 @@ function tuneCompiler(): void {
 }
 
 /** Also when an image cannot be closed well, which is thrown, nothing stays behind. */
-async function end(ending: Ending, listeners: readonly HostListener[], pidFile?: PidFile): Promise<void> {
+async function end(ending: Ending, engine: Engine, pidFile?: PidFile): Promise<void> {
   try {
-    for (const listener of listeners) await listener.close();
+    await engine.characterDevices.close();
     await ending.close(async () => pidFile?.remove());
   } finally {
     await pidFile?.remove();

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { BlockError } from '../../base/error.js';
 import { parseRunOptions } from './options.js';
 
 test('what is no option is refused, whatever its name', () => {
@@ -31,9 +32,9 @@ test('a monitor is only made as it was asked for', () => {
     message: "-mon chardev=c,pretty=on: 'pretty' is not compatible with HMP monitors",
   });
   const words = [...chardev, '-monitor', 'chardev=c,mode=readline'];
-  assert.throws(() => parseRunOptions(words, 'storage-daemon'), {
-    message: '-monitor chardev=c,mode=readline: Only QMP is supported',
-  });
+  const wrong = parseRunOptions(words, 'storage-daemon').steps.at(-1);
+  assert.ok(wrong?.kind === 'wrong' && wrong.error instanceof BlockError);
+  assert.equal(wrong.error.message, '-monitor chardev=c,mode=readline: Only QMP is supported');
 });
 
 test("a storage daemon's options may have their value in the same word", () => {

@@ -33,7 +33,12 @@ import {
   VALUED_WITHOUT_EFFECT,
 } from './machine-options.js';
 import type { Question } from './help.js';
-import { parseAddress, parseCharacterDevice, type MonitorSocket } from './sockets.js';
+import {
+  type CharacterDeviceOption,
+  MULTIPLEXED_STDIO,
+  parseAddress,
+  parseCharacterDevice,
+} from './sockets.js';
 
 /** A step of the start, in the order in which programs of QEMU take them. `text` is named in errors, unless empty. */
 export type Step =
@@ -44,7 +49,12 @@ export type Step =
   | { kind: 'export'; options: BlockExportOptions; text: string }
   | { kind: 'drive'; options: DriveOptions; usual: DriveInterface; text: string }
   | { kind: 'device'; options: JsonObject; mode: 'qmp' | 'keyval'; text: string }
-  | { kind: 'monitor'; socket: MonitorSocket; isControl: boolean; pretty: boolean; text: string };
+  | { kind: 'chardev'; device: CharacterDeviceOption; text: string }
+  | { kind: 'monitor'; chardev: string; isControl: boolean; pretty: boolean; text: string }
+  /** A monitor and a silent console on standard input and output. */
+  | { kind: 'multiplexed'; text: string }
+  /** What is wrong is told when its turn has come. */
+  | { kind: 'wrong'; error: unknown; text: '' };
 
 export interface RunOptions {
   steps: Step[];
@@ -62,6 +72,10 @@ export interface RunOptions {
   daemonize: boolean;
   /** Options without a value that were given. */
   flags: Set<string>;
+  /** A monitor was asked for, or none. */
+  hasMonitor: boolean;
+  /** What -serial was given last. */
+  serial: string | undefined;
   /** What to print in place of all else. */
   asks: Question | undefined;
 }
@@ -82,6 +96,8 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     isSnapshot: false,
     daemonize: false,
     flags: new Set(),
+    hasMonitor: false,
+    serial: undefined,
     asks: undefined,
   };
   const valued = valuedOptions(options, kind);
@@ -103,27 +119,40 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
       if (!take) throw unknownOption(given, kind);
       const value = args[++i];
       if (value === undefined) throw new BlockError('invalid', `${given}: requires an argument`);
-      inContext(`${given} ${value}`, () => take(value, `${given} ${value}`));
+      const text = `${given} ${value}`;
+      if (kind === 'machine') inContext(text, () => take(value, text));
+      else takeInTurn(options, () => inContext(text, () => take(value, text)));
     }
   }
+  if (kind === 'machine') takeNoGraphic(options);
   if (options.isSnapshot)
     for (const step of options.steps) if (step.kind === 'drive') step.options.isSnapshot ??= true;
-  // A machine's objects come first. Monitors come last, so that who can connect finds everything there.
-  const isObject = (step: Step): boolean =>
-    kind === 'machine' && (step.kind === 'object' || step.kind === 'descriptor');
-  const rest = options.steps.filter((step) => !isObject(step));
+  // A machine's objects come first; a storage daemon takes all in their order.
+  const isEarly = (step: Step): boolean => ['object', 'descriptor', 'chardev'].includes(step.kind);
+  const rest = options.steps.filter((step) => !isEarly(step));
+  if (kind === 'storage-daemon') return options;
   options.steps = LATE.reduce(
     (steps, late) => [
       ...steps.filter((step) => step.kind !== late),
       ...steps.filter((step) => step.kind === late),
     ],
-    [...options.steps.filter(isObject), ...rest],
+    [...options.steps.filter(isEarly), ...rest],
   );
   return options;
 }
 
+/** What is wrong with an option of a storage daemon is told after those before it have been done, and none after it is. */
+function takeInTurn({ steps }: RunOptions, take: () => void): void {
+  if (steps.at(-1)?.kind === 'wrong') return;
+  try {
+    take();
+  } catch (error) {
+    steps.push({ kind: 'wrong', error, text: '' });
+  }
+}
+
 /** Steps that come after all others, in this order. */
-const LATE: ReadonlyArray<Step['kind']> = ['drive', 'device', 'monitor'];
+const LATE: ReadonlyArray<Step['kind']> = ['drive', 'device', 'monitor', 'multiplexed'];
 
 function machineFlags(options: RunOptions): Record<string, () => void> {
   const none = [...FLAGS_WITHOUT_EFFECT].map((name): [string, () => void] => [
@@ -171,11 +200,11 @@ export function withContext(text: string, error: unknown): unknown {
 
 function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'): Record<string, Take> {
   const { steps } = options;
-  const sockets = new Map<string, MonitorSocket>();
-  const findSocket = (id: string): MonitorSocket => {
-    const socket = sockets.get(id);
-    if (!socket) throw new BlockError('not-found', `chardev "${id}" not found`);
-    return socket;
+  const ids = new Set<string>();
+  const addDevice = (device: CharacterDeviceOption, text: string): void => {
+    if (ids.has(device.id)) throw new BlockError('exists', `Duplicate ID '${device.id}' for chardev`);
+    ids.add(device.id);
+    steps.push({ kind: 'chardev', device, text });
   };
   const common: Record<string, Take> = {
     '-blockdev': (value, text) => steps.push({ kind: 'blockdev', options: parseBlockdev(value), text }),
@@ -184,11 +213,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
       const parsed = BlockExportOptions.parse(parseKeyval(value, 'type'), '', inputMode(value));
       steps.push({ kind: 'export', options: parsed, text });
     },
-    '-chardev': (value) => {
-      const { id, socket } = parseCharacterDevice(value);
-      if (sockets.has(id)) throw new BlockError('exists', `Duplicate ID '${id}' for chardev`);
-      sockets.set(id, socket);
-    },
+    '-chardev': (value, text) => addDevice(parseCharacterDevice(value), text),
     '-pidfile': (value) => void (options.pidFile = value),
     '-object': (value, text) => {
       const help = objectHelp(value);
@@ -203,14 +228,18 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     if (!isControl && kind === 'storage-daemon') throw new BlockError('invalid', 'Only QMP is supported');
     if (!isControl && pretty === true)
       throw new BlockError('invalid', "'pretty' is not compatible with HMP monitors");
-    steps.push({ kind: 'monitor', socket: findSocket(chardev), isControl, pretty: pretty ?? false, text });
+    options.hasMonitor = true;
+    steps.push({ kind: 'monitor', chardev, isControl, pretty: pretty ?? false, text });
   };
   if (kind === 'storage-daemon') return { ...common, '-monitor': monitor };
   const direct =
     (isControl: boolean, pretty: boolean): Take =>
     (value, text) => {
-      if (value !== 'none')
-        steps.push({ kind: 'monitor', socket: parseAddress(value), isControl, pretty, text });
+      options.hasMonitor = true;
+      if (value === 'none') return;
+      const chardev = `compat_monitor${[...ids].filter((id) => id.startsWith('compat_monitor')).length}`;
+      addDevice(parseAddress(value, chardev), text);
+      steps.push({ kind: 'monitor', chardev, isControl, pretty, text });
     };
   return {
     ...common,
@@ -231,8 +260,30 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-machine': (value) => takeMachine(options, value),
     '-name': (value) => void (options.name = guestName(value)),
     '-uuid': (value) => void (options.uuid = checkUuid(value)),
+    '-serial': (value, text) => takeSerial(options, value, text),
     '-incoming': (value) => void (options.incoming = checkIncoming(value)),
   };
+}
+
+/** No guest writes to a serial line; but a monitor may be on the same terminal. */
+function takeSerial(options: RunOptions, value: string, text: string): void {
+  options.serial = value;
+  if (value !== MULTIPLEXED_STDIO) return;
+  options.hasMonitor = true;
+  options.steps.push({ kind: 'multiplexed', text });
+}
+
+/** Without a display, the terminal is the console's and the monitor's. */
+function takeNoGraphic(options: RunOptions): void {
+  const { flags, hasMonitor, serial, machine, steps } = options;
+  if (!flags.has('-nographic') || flags.has('-nodefaults') || hasMonitor) return;
+  // Where there is no serial line the monitor is there alone.
+  if (serial === undefined && machine !== 'none') steps.push({ kind: 'multiplexed', text: '-nographic' });
+  else {
+    const device = parseAddress('stdio', 'compat_monitor0');
+    steps.push({ kind: 'chardev', device, text: '-nographic' });
+    steps.push({ kind: 'monitor', chardev: device.id, isControl: false, pretty: false, text: '-nographic' });
+  }
 }
 
 function inputMode(value: string): 'qmp' | 'keyval' {

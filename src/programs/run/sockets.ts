@@ -1,67 +1,150 @@
 import { BlockError } from '../../base/error.js';
-import type { SocketAddress } from '../../host/host.js';
-import { bool, enumOf, optional, required, str, struct } from '../../schema/types.js';
-import { socketAddress } from '../../monitor/exports.js';
+import { ChardevBackend } from '../../schema/chardev.js';
+import {
+  bool,
+  int,
+  type JsonObject,
+  later,
+  optional,
+  required,
+  size,
+  str,
+  struct,
+} from '../../schema/types.js';
 import { parseKeyval } from '../arguments/keyval.js';
 
-/** Where a monitor's clients come from: standard input, those who connect, or whom it connects to itself. */
-export type MonitorSocket =
-  | { kind: 'stdio' }
-  | { kind: 'server'; address: SocketAddress; wait: boolean }
-  | { kind: 'client'; address: SocketAddress };
-
-function socketOf(address: SocketAddress, options: { server?: boolean; wait?: boolean }): MonitorSocket {
-  const { server = false, wait } = options;
-  if (server) return { kind: 'server', address, wait: wait ?? true };
-  if (wait === undefined) return { kind: 'client', address };
-  throw new BlockError('invalid', "'wait' option is incompatible with socket in client connect mode");
+/** A character device as a command line asks for it. */
+export interface CharacterDeviceOption {
+  id: string;
+  backend: ChardevBackend;
+  /** So many clients are served at once: QEMU serves one. */
+  maxClients: number | undefined;
 }
 
-const SERVER_OPTIONS = struct('ChardevSocket', {
-  server: optional(bool),
-  wait: optional(bool),
-});
+/** Standard input and output, with a monitor that Ctrl-A c leads to. */
+export const MULTIPLEXED_STDIO = 'mon:stdio';
 
-/** `stdio`, `unix:PATH,server=on,wait=off` or `tcp:HOST:PORT,...`, with the older flags `server,nowait` too; without `server` it connects. */
-export function parseAddress(text: string): MonitorSocket {
-  if (text === 'stdio') return { kind: 'stdio' };
+/** `stdio`, `pty`, `null`, `unix:PATH,server=on,wait=off` or `tcp:HOST:PORT,...`; without `server` it connects. */
+export function parseAddress(text: string, id: string): CharacterDeviceOption {
   const [address = '', ...flags] = text.split(',');
-  const options = flags.map((flag) => {
-    if (flag === 'server') return 'server=on';
-    return flag === 'nowait' ? 'wait=off' : flag;
-  });
-  return socketOf(plainAddress(address), SERVER_OPTIONS.parse(parseKeyval(options.join(',')), '', 'keyval'));
+  if (flags.length === 0 && ['stdio', 'pty', 'null'].includes(address))
+    return { id, ...deviceOf(address, {}), maxClients: undefined };
+  const rest = flags.length === 0 ? '' : `,${flags.join(',')}`;
+  return { ...parseSocket(`${plainAddress(address)}${rest}`), id };
 }
 
-function plainAddress(text: string): SocketAddress {
-  if (text.startsWith('unix:')) return { type: 'unix', path: text.slice('unix:'.length) };
+/** As options of a socket. */
+function plainAddress(text: string): string {
+  if (text.startsWith('unix:')) return `path=${text.slice('unix:'.length)}`;
   const [, host, port] = /^tcp:(.*):([^:]*)$/.exec(text) ?? [];
   if (host === undefined || port === undefined)
-    throw new BlockError('unsupported', `'${text}' is not stdio, unix:PATH or tcp:HOST:PORT`);
-  return socketAddress({ type: 'inet', host: host === '' ? '0.0.0.0' : host, port });
+    throw new BlockError('unsupported', `'${text}' is not stdio, pty, null, unix:PATH or tcp:HOST:PORT`);
+  return `host=${host},port=${port}`;
 }
 
-const CHARACTER_DEVICE = struct('ChardevSocket', {
-  backend: required(enumOf('ChardevBackendKind', ['socket', 'stdio'])),
-  id: required(str),
+/** The older flags without a value, too. */
+function withoutFlags(words: string): string {
+  return words
+    .replace(/(^|,)(server|telnet|websocket|reconnect)(?=,|$)/g, '$1$2=on')
+    .replace(/(^|,)nowait(?=,|$)/, '$1wait=off');
+}
+
+const COMMON = { id: optional(str), mux: later(bool), logfile: later(str), logappend: later(bool) } as const;
+
+const SOCKET = struct('ChardevSocket', {
+  ...COMMON,
   path: optional(str),
+  abstract: optional(bool),
+  tight: optional(bool),
   host: optional(str),
   port: optional(str),
   fd: optional(str),
   server: optional(bool),
   wait: optional(bool),
+  delay: optional(bool),
+  nodelay: optional(bool),
+  telnet: later(bool),
+  tn3270: later(bool),
+  websocket: later(bool),
+  reconnect: optional(int),
+  'tls-creds': optional(str),
+  'tls-authz': optional(str),
+  'x-clients': optional(int),
+  ...{ to: later(int), ipv4: later(bool), ipv6: later(bool), cid: later(str) },
 });
 
-/** `socket,id=ID,path=PATH,server=on,wait=off`, with host and port or fd instead of the path; or `stdio,id=ID`. */
-export function parseCharacterDevice(text: string): { id: string; socket: MonitorSocket } {
-  const words = text.replace(/(^|,)server(?=,|$)/, '$1server=on').replace(/(^|,)nowait(?=,|$)/, '$1wait=off');
-  const options = CHARACTER_DEVICE.parse(parseKeyval(words, 'backend'), '', 'keyval');
-  const { id, path, host, port, fd } = options;
-  if (options.backend === 'stdio') return { id, socket: { kind: 'stdio' } };
-  let address: SocketAddress;
-  if (path !== undefined) address = { type: 'unix', path };
-  else if (fd !== undefined) address = socketAddress({ type: 'fd', str: fd });
-  else if (port !== undefined) address = socketAddress({ type: 'inet', host: host ?? '0.0.0.0', port });
-  else throw new BlockError('invalid', 'chardev: socket: no path, host and port, or fd given');
-  return { id, socket: socketOf(address, options) };
+function parseSocket(words: string): Omit<CharacterDeviceOption, 'id'> & { id: string } {
+  const options = SOCKET.parse(parseKeyval(withoutFlags(words)), '', 'keyval');
+  const { server = false, wait, reconnect } = options;
+  const clients = options['x-clients'];
+  if (clients !== undefined && clients < 1)
+    throw new BlockError('invalid', "Parameter 'x-clients' expects a positive number");
+  const data: JsonObject = { addr: addressOf(options), server };
+  // On a command line, a server waits for its first client unless it is told not to.
+  if (wait !== undefined || server) data['wait'] = wait ?? true;
+  if (reconnect !== undefined) data['reconnect'] = reconnect;
+  for (const name of ['tls-creds', 'tls-authz'] as const) {
+    const value = options[name];
+    if (value !== undefined) data[name] = value;
+  }
+  return { id: options.id ?? '', ...deviceOf('socket', data), maxClients: clients };
+}
+
+function addressOf(options: ReturnType<(typeof SOCKET)['parse']>): JsonObject {
+  const { path, abstract: isAbstract = false, tight = true, host, port, fd } = options;
+  if ([path, port, fd].filter((one) => one !== undefined).length > 1)
+    throw new BlockError('invalid', "None or one of 'path', 'fd' and 'host' option required.");
+  if (isAbstract && !tight)
+    throw new BlockError('unsupported', "Parameter 'tight' is not supported by livedisk yet");
+  if (path !== undefined) return { type: 'unix', data: { path, ...(isAbstract && { abstract: true }) } };
+  if (fd !== undefined) return { type: 'fd', data: { str: fd } };
+  if (port === undefined)
+    throw new BlockError('invalid', 'chardev: socket: no path, host and port, or fd given');
+  return { type: 'inet', data: { host: host === undefined || host === '' ? '0.0.0.0' : host, port } };
+}
+
+function deviceOf(type: string, data: JsonObject): { backend: ChardevBackend } {
+  return { backend: ChardevBackend.parse({ type, data }, '', 'qmp') };
+}
+
+const OTHERS = {
+  file: struct('ChardevFile', { ...COMMON, path: required(str), append: optional(bool) }),
+  null: struct('ChardevNull', COMMON),
+  pty: struct('ChardevPty', COMMON),
+  ringbuf: struct('ChardevRingbuf', { ...COMMON, size: optional(size) }),
+  stdio: struct('ChardevStdio', { ...COMMON, signal: optional(bool) }),
+} as const;
+
+/**
+ * `socket,id=ID,path=PATH,server=on,wait=off`, with host and port or fd instead of the path; stdio, pty, null,
+ * `ringbuf,size=N`, `file,path=PATH[,append=on]`. Errors: invalid; unsupported for other kinds.
+ */
+export function parseCharacterDevice(text: string): CharacterDeviceOption {
+  const [kind = '', ...words] = text.replace(/^backend=/, '').split(',');
+  const rest = words.join(',');
+  const device = kind === 'socket' ? parseSocket(rest) : parseOther(kind, rest);
+  if (device.id === '') throw new BlockError('invalid', 'chardev: no id specified');
+  return device;
+}
+
+function parseOther(kind: string, rest: string): CharacterDeviceOption {
+  const type = kind === 'memory' ? 'ringbuf' : kind;
+  if (!(type in OTHERS)) {
+    // Those that QEMU has are refused by name.
+    ChardevBackend.parse({ type: kind, data: {} }, '', 'qmp');
+    throw new BlockError('invalid', `'${kind}' is not a valid char driver name`);
+  }
+  const {
+    id = '',
+    path,
+    ...data
+  } = OTHERS[type as keyof typeof OTHERS].parse(parseKeyval(rest), '', 'keyval') as {
+    id?: string;
+    path?: string;
+    [key: string]: JsonObject[string] | undefined;
+  };
+  const given = Object.fromEntries(
+    Object.entries({ ...data, out: path }).filter(([, value]) => value !== undefined),
+  );
+  return { id, ...deviceOf(kind, given as JsonObject), maxClients: undefined };
 }

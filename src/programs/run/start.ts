@@ -1,34 +1,39 @@
-import { deferred } from '../../base/async.js';
-import type { HostListener, HostSocket } from '../../host/host.js';
+import type { CharacterDevice } from '../../attach/character-device.js';
+import { TerminalDevice } from '../../attach/socket-device.js';
+import { BlockError } from '../../base/error.js';
+import type { HostSocket } from '../../host/host.js';
+import { openCharacterDevice } from '../../monitor/chardevs.js';
 import { addDevice } from '../../monitor/devices.js';
 import { addDrive } from '../../monitor/drives.js';
 import type { Engine } from '../../monitor/engine.js';
 import { QmpSession } from '../../wire/qmp/session.js';
 import { HumanMonitor } from './human-monitor.js';
+import { multiplex } from './multiplexer.js';
 import { type RunOptions, type Step, withContext } from './options.js';
 import { addOnBoardDisks, addVirtioDisks, type Placed } from './on-board.js';
 import { StdioSocket } from './stdio.js';
 
 /** Does all that a command line asks for, and what the machine brings by itself. Errors: they name the option. */
-export async function start(engine: Engine, options: RunOptions, listeners: HostListener[]): Promise<void> {
-  const isEarly = ({ kind }: Step): boolean => kind !== 'device' && kind !== 'monitor';
-  const early = options.steps.filter(isEarly);
-  const late = options.steps.filter((step) => !isEarly(step));
+export async function start(engine: Engine, options: RunOptions): Promise<void> {
+  const isEarly = ({ kind }: Step): boolean => !['device', 'monitor', 'multiplexed'].includes(kind);
+  const isMachine = engine.kind === 'machine';
+  const early = options.steps.filter((step) => !isMachine || isEarly(step));
+  const late = isMachine ? options.steps.filter((step) => !isEarly(step)) : [];
   const drives: Placed[] = [];
+  const monitors = new Monitors(engine);
   for (const step of early)
     await inStep(step.text, async () => {
       if (step.kind === 'drive')
         drives.push({ drive: await addDrive(engine, step.options, step.usual), text: step.text });
-      else await perform(engine, step, listeners);
+      else await perform(engine, step, monitors);
     });
   await addOnBoardDisks(engine, drives);
-  for (const step of late) {
-    if (step.kind === 'monitor') continue;
-    await inStep(step.text, () => perform(engine, step, listeners));
-  }
+  const devices = late.filter(({ kind }) => kind === 'device');
+  for (const step of devices) await inStep(step.text, () => perform(engine, step, monitors));
   await addVirtioDisks(engine, drives);
   for (const step of late)
-    if (step.kind === 'monitor') await inStep(step.text, () => perform(engine, step, listeners));
+    if (step.kind !== 'device') await inStep(step.text, () => perform(engine, step, monitors));
+  monitors.open();
 }
 
 async function inStep(text: string, body: () => Promise<void>): Promise<void> {
@@ -39,7 +44,7 @@ async function inStep(text: string, body: () => Promise<void>): Promise<void> {
   }
 }
 
-async function perform(engine: Engine, step: Step, listeners: HostListener[]): Promise<void> {
+async function perform(engine: Engine, step: Step, monitors: Monitors): Promise<void> {
   switch (step.kind) {
     case 'object':
       return void (await engine.graph.objects.add(step.options));
@@ -55,33 +60,60 @@ async function perform(engine: Engine, step: Step, listeners: HostListener[]): P
       return void (await addDrive(engine, step.options, step.usual));
     case 'device':
       return addDevice(engine, step.options, { mode: step.mode, hot: false });
+    case 'chardev': {
+      const { id, backend, maxClients } = step.device;
+      const open = (): Promise<CharacterDevice> => openCharacterDevice(engine, id, backend, maxClients);
+      const device = await engine.characterDevices.add(id, open);
+      if (device instanceof TerminalDevice)
+        engine.print(`char device redirected to ${device.path} (label ${id})`);
+      return;
+    }
     case 'monitor':
-      return openMonitor(engine, step, listeners);
+      return monitors.add(step);
+    case 'multiplexed':
+      return monitors.addMultiplexed();
+    case 'wrong':
+      throw step.error;
   }
 }
 
 type MonitorStep = Extract<Step, { kind: 'monitor' }>;
 
-async function openMonitor(engine: Engine, step: MonitorStep, listeners: HostListener[]): Promise<void> {
-  const { socket, isControl, pretty } = step;
-  const serve = (connection: HostSocket): void => {
-    if (isControl) new QmpSession(engine.hub, connection, { pretty });
-    else serveHuman(engine, connection);
-  };
-  switch (socket.kind) {
-    case 'stdio':
-      return serve(new StdioSocket({ isEditor: !isControl }));
-    case 'client':
-      return serve(await engine.host.net.connect(socket.address, { receiveFds: true }));
-    case 'server': {
-      const connected = deferred();
-      const onConnection = (connection: HostSocket): void => {
-        serve(connection);
-        connected.resolve();
-      };
-      listeners.push(await engine.host.net.listen(socket.address, onConnection, { receiveFds: true }));
-      if (socket.wait) await connected.promise;
-    }
+/** They are opened when all else is there, so that who connects finds it. */
+class Monitors {
+  readonly #engine: Engine;
+  readonly #openings = new Map<CharacterDevice | 'terminal', () => void>();
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+  }
+
+  /** Errors: not-found; busy. */
+  add({ chardev, isControl, pretty }: MonitorStep): void {
+    const engine = this.#engine;
+    const device = engine.characterDevices.find(chardev);
+    if (!device) throw new BlockError('not-found', `chardev "${chardev}" not found`);
+    if (this.#openings.has(device)) throw new BlockError('busy', `Device '${chardev}' is in use`);
+    const serve = (connection: HostSocket): void => {
+      if (isControl) new QmpSession(engine.hub, connection, { pretty });
+      else serveHuman(engine, connection);
+    };
+    this.#openings.set(device, () => device.attach({ serve, isEditor: !isControl }));
+  }
+
+  addMultiplexed(): void {
+    const engine = this.#engine;
+    if (this.#openings.has('terminal'))
+      throw new BlockError('busy', 'cannot use stdio by multiple character devices');
+    const open = (write: (text: string) => void): HumanMonitor => new HumanMonitor(engine, write);
+    const quit = (): void => engine.quitting.resolve();
+    this.#openings.set('terminal', () =>
+      multiplex(new StdioSocket({ isEditor: true, hasSignals: false }), { open, quit }),
+    );
+  }
+
+  open(): void {
+    for (const open of this.#openings.values()) open();
   }
 }
 

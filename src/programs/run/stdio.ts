@@ -8,10 +8,12 @@ export class StdioSocket implements HostSocket {
   #isEnded = false;
   #owesDrain = false;
   readonly #isEditor: boolean;
+  readonly #hasSignals: boolean;
 
-  /** `isEditor`: who reads it shows what is typed, so a terminal does not. */
-  constructor({ isEditor = false } = {}) {
+  /** `isEditor`: who reads it shows what is typed, so a terminal does not. `hasSignals`: Ctrl-C ends the program then, too. */
+  constructor({ isEditor = false, hasSignals = true } = {}) {
     this.#isEditor = isEditor;
+    this.#hasSignals = hasSignals;
   }
 
   start(handler: SocketHandler): void {
@@ -20,7 +22,7 @@ export class StdioSocket implements HostSocket {
     if (isTerminal) process.stdin.setRawMode(true);
     process.stdin.on('data', (chunk: Buffer) => {
       // The terminal makes no signal of it any more.
-      if (isTerminal && chunk.includes(CTRL_C)) process.kill(process.pid, 'SIGINT');
+      if (isTerminal && this.#hasSignals && chunk.includes(CTRL_C)) process.kill(process.pid, 'SIGINT');
       else if (!this.#isEnded) handler.onData(chunk);
     });
   }

@@ -11,6 +11,10 @@ export class ByteCollector {
     this.#got = 0;
   }
 
+  get gotBytes(): number {
+    return this.#got;
+  }
+
   get isComplete(): boolean {
     return this.#got === this.#need;
   }

@@ -48,10 +48,13 @@ const ZEROES_BYTES = 124;
 
 const OPTION_NAMES: Readonly<Record<number, string>> = {
   [Option.exportName]: 'export name',
+  [Option.abort]: 'abort',
+  [Option.list]: 'list',
   [Option.info]: 'info',
   [Option.go]: 'go',
   [Option.startTls]: 'starttls',
   [Option.structuredReply]: 'structured reply',
+  [Option.listMetaContext]: 'list meta context',
   [Option.setMetaContext]: 'set meta context',
   [Option.extendedHeaders]: 'extended headers',
 };
@@ -84,6 +87,8 @@ export class ClientHandshake {
   readonly #contextName: string;
   readonly #style: HeaderStyle;
   readonly #secure: (() => Promise<void>) | undefined;
+  /** What the server has answered last in place of doing it. */
+  #refused: BlockError | undefined;
 
   constructor(reader: ByteReader, send: (message: Buffer) => void, wanted: WantedExport) {
     const { exportName, contextName = nbd.BASE_ALLOCATION, style = 'extended' } = wanted;
@@ -97,8 +102,29 @@ export class ClientHandshake {
     this.#secure = wanted.secure;
   }
 
-  /** Errors: not-found (no such export), corrupt (no NBD server), unsupported, limit, and those of the reader. */
-  async run(): Promise<NbdExportInfo> {
+  /**
+   * Errors: not-found (no such export), corrupt (no NBD server), unsupported, limit, and those of the reader. A server
+   * that has refused something is told goodbye.
+   */
+  run(): Promise<NbdExportInfo> {
+    return this.#politely(() => this.#run());
+  }
+
+  /** All exports, with their contexts; instead of run(). Errors: as run(). */
+  list(): Promise<ListedExport[]> {
+    return this.#politely(() => this.#list());
+  }
+
+  async #politely<T>(body: () => Promise<T>): Promise<T> {
+    try {
+      return await body();
+    } catch (error) {
+      if (error === this.#refused) this.#send(encodeOption(Option.abort, Buffer.alloc(0)));
+      throw error;
+    }
+  }
+
+  async #run(): Promise<NbdExportInfo> {
     const magic = await this.#reader.take(16);
     if (magic.readUInt32BE(0) !== nbd.MAGIC_HIGH || magic.readUInt32BE(4) !== nbd.MAGIC_LOW)
       throw new BlockError('corrupt', 'Bad initial magic received');
@@ -111,8 +137,7 @@ export class ClientHandshake {
     throw new BlockError('corrupt', 'Bad server magic received');
   }
 
-  /** All exports, with their contexts; instead of run(). Errors: as run(). */
-  async list(): Promise<ListedExport[]> {
+  async #list(): Promise<ListedExport[]> {
     const magic = await this.#reader.take(18);
     const isNewstyle =
       magic.readUInt32BE(0) === nbd.MAGIC_HIGH &&
@@ -252,8 +277,10 @@ export class ClientHandshake {
         throw new BlockError('corrupt', `Reply to option ${option} is too long`);
       const content = await this.#reader.take(lengthBytes);
       if (type === OptionReply.ack) return { replies, refusal: undefined };
-      if (type >= FIRST_ERROR)
-        return { replies, refusal: { type, error: optionError(option, type, content) } };
+      if (type >= FIRST_ERROR) {
+        this.#refused = optionError(option, type, content);
+        return { replies, refusal: { type, error: this.#refused } };
+      }
       if (type === OptionReply.metaContext && lengthBytes < 5) throw unexpectedReply(option, type);
       replies.push({ type, payload: Buffer.from(content) });
     }

@@ -1,7 +1,6 @@
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
 import type { Host, HostSocket, SocketAddress, SocketHandler, TlsEnd } from '../../host/host.js';
 import { ByteReader } from './byte-reader.js';
-import { SocketRelay } from './socket-relay.js';
 
 /** A client's connection while it shakes hands: what comes is read byte by byte, and it may turn into one of TLS. */
 export class HandshakeSocket {
@@ -18,16 +17,11 @@ export class HandshakeSocket {
     onClose: (error) => this.#handler.onClose(error),
     onDrain: () => this.#handler.onDrain?.(),
   };
-  #plain = this.#current;
 
   private constructor(host: Host, socket: HostSocket) {
     this.#host = host;
     this.#socket = socket;
-    socket.start({
-      onData: (chunk) => this.#plain.onData(chunk),
-      onClose: (error) => this.#plain.onClose(error),
-      onDrain: () => this.#plain.onDrain?.(),
-    });
+    socket.start(this.#current);
   }
 
   /**
@@ -41,13 +35,16 @@ export class HandshakeSocket {
     body: (connection: HandshakeSocket) => Promise<T>,
   ): Promise<T> {
     const connection = new HandshakeSocket(host, await host.net.connect(address, { timeoutMs }));
-    const timer = host.clock.setTimer(timeoutMs, () =>
-      connection.reader.fail(errnoError('ETIMEDOUT', 'NBD handshake failed')),
-    );
+    const timer = host.clock.setTimer(timeoutMs, () => {
+      connection.reader.fail(errnoError('ETIMEDOUT', 'NBD handshake failed'));
+      // Ends a handshake of TLS, too.
+      connection.#socket.destroy();
+    });
     try {
       return await body(connection);
     } catch (error) {
-      connection.#socket.destroy();
+      // Goodbye may have been said.
+      connection.#socket.end();
       throw error;
     } finally {
       timer.cancel();
@@ -68,9 +65,13 @@ export class HandshakeSocket {
   /** Errors: corrupt when something was said before it was secret; those of the host's secure. */
   async secure(end: TlsEnd): Promise<void> {
     if (this.reader.rest().length > 0) throw new BlockError('corrupt', 'Unexpected data before TLS');
-    const relay = new SocketRelay(this.#socket);
-    this.#plain = relay.handler;
-    this.#socket = await this.#host.net.secure(relay, end);
+    try {
+      this.#socket = await this.#host.net.secure(this.#socket, end);
+    } catch (error) {
+      // Why it was closed, if it was by this side.
+      this.reader.check();
+      throw error;
+    }
     this.#socket.start(this.#current);
   }
 }

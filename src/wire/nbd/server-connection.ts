@@ -1,5 +1,6 @@
 import { assert } from '../../base/assert.js';
 import { Notifier } from '../../base/async.js';
+import { toBlockError } from '../../base/error.js';
 import { MAX_CLIENT_IN_FLIGHT_BYTES, MiB } from '../../base/limits.js';
 import type { Host, HostSocket, HostTimer, SocketHandler } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
@@ -7,7 +8,6 @@ import { LostChanges } from './lost-changes.js';
 import { ReplyStream } from './reply-stream.js';
 import { type Agreement, ServerHandshake } from './server-handshake.js';
 import { ServerReplies } from './server-replies.js';
-import { SocketRelay } from './socket-relay.js';
 import { ServerTransmission } from './server-transmission.js';
 import type { NbdExport, NbdExportLookup } from './target.js';
 
@@ -29,6 +29,8 @@ export interface NbdConnectionOptions {
   lost?: LostChanges;
   /** Clients must take TLS, which this begins. */
   secure?: (socket: HostSocket) => Promise<HostSocket>;
+  /** It does not come in. */
+  onRefused?: (why: string) => void;
   /** 0: no limit. */
   handshakeTimeoutMs?: number;
   /** Whether there is memory for another request; if not, proceed() is called when there is. */
@@ -61,10 +63,12 @@ export class NbdServerConnection {
   #agreement: Agreement | undefined;
   #isClosed = false;
   #isEnding = false;
-  /** Of what comes over the socket that was accepted. */
-  #handler: SocketHandler = {
+  readonly #handler: SocketHandler = {
     onData: (chunk) => this.#receive(chunk),
-    onClose: () => this.#closed(),
+    onClose: () => {
+      if (!this.#isClosed && !this.#isEnding && !this.#agreement) this.#refuse(this.#handshake.failure);
+      this.#closed();
+    },
     onDrain: () => this.#transmission?.drained(),
   };
 
@@ -82,11 +86,7 @@ export class NbdServerConnection {
       return this.#socket.queuedBytes <= MAX_HANDSHAKE_QUEUE_BYTES;
     });
     this.#handshake.begin();
-    this.#socket.start({
-      onData: (chunk) => this.#handler.onData(chunk),
-      onClose: (error) => this.#handler.onClose(error),
-      onDrain: () => this.#handler.onDrain?.(),
-    });
+    this.#socket.start(this.#handler);
   }
 
   /** The export that the client chose; undefined while it has not. */
@@ -139,24 +139,28 @@ export class NbdServerConnection {
       // Nothing may be said before it is secret.
       if (next < chunk.length) this.close();
       else void this.#secure();
-    } else if (outcome === 'drop') this.close();
-    else if (outcome === 'end') this.#end();
+    } else if (outcome === 'drop') {
+      this.#refuse(this.#handshake.failure);
+      this.close();
+    } else if (outcome === 'end') this.#end();
     else this.#transmit(outcome, chunk.subarray(next));
+  }
+
+  #refuse(why: string): void {
+    this.#options.onRefused?.(why);
   }
 
   async #secure(): Promise<void> {
     const { secure } = this.#options;
     assert(secure, 'TLS without credentials');
-    const ours = this.#handler;
-    const relay = new SocketRelay(this.#socket);
-    this.#handler = relay.handler;
     try {
-      const socket = await secure(relay);
+      const socket = await secure(this.#socket);
       if (this.#isClosed) return socket.destroy();
       this.#socket = socket;
-      socket.start(ours);
-    } catch {
+      socket.start(this.#handler);
+    } catch (error) {
       // Whoever is not wanted is told by TLS itself.
+      if (!this.#isClosed) this.#refuse(toBlockError(error).message);
       this.close();
     }
   }

@@ -39,6 +39,8 @@ const BLOCK_SIZE = { minimum: 1, preferred: 4096 } as const;
 const EXPORT_NAME_ZEROES_BYTES = 124;
 /** A client that asks for more than this before it chooses is not going to. */
 const MAX_OPTIONS = 1024;
+/** So much of a name is told in an error. */
+const TOLD_NAME_BYTES = 80;
 const NOTHING = Buffer.alloc(0);
 
 interface OptionRule {
@@ -69,6 +71,8 @@ const OPTIONS: ReadonlyMap<number, OptionRule> = new Map<number, OptionRule>([
   [Option.extendedHeaders, { name: 'extended headers', isEmpty: true, run: (h) => h.extendedHeaders() }],
 ]);
 
+const nameOf = (option: number): string => OPTIONS.get(option)?.name ?? '<unknown>';
+
 type State = 'clientFlags' | 'optionHeader' | 'optionPayload' | 'oversized';
 
 /** What each state does with the message that it waited for. */
@@ -90,6 +94,7 @@ export class ServerHandshake {
   #options = 0;
   #current: OptionHeader = { option: 0, lengthBytes: 0 };
   #isFixed = false;
+  #failure: string | undefined;
   /** Clients get nowhere without. */
   readonly #needsTls: boolean;
   #isSecure = false;
@@ -141,7 +146,8 @@ export class ServerHandshake {
   clientFlags(bytes: Buffer): Outcome {
     const flags = bytes.readUInt32BE(0);
     const known = nbd.HandshakeFlag.fixedNewstyle | nbd.HandshakeFlag.noZeroes;
-    if ((flags & ~known) !== 0) return 'drop';
+    const unknown = flags & ~known;
+    if (unknown !== 0) return this.#drop(`Unknown client flags 0x${(unknown >>> 0).toString(16)} received`);
     this.#isFixed = (flags & nbd.HandshakeFlag.fixedNewstyle) !== 0;
     this.#noZeroes = (flags & nbd.HandshakeFlag.noZeroes) !== 0;
     this.#waitFor('optionHeader', nbd.OPTION_REQUEST_BYTES);
@@ -150,9 +156,14 @@ export class ServerHandshake {
 
   optionHeader(bytes: Buffer): Outcome {
     const header = decodeOption(bytes);
-    if (!header || header.lengthBytes > MAX_NBD_REQUEST_BYTES || ++this.#options > MAX_OPTIONS) return 'drop';
+    if (!header) return this.#drop('Bad magic received');
+    const { option, lengthBytes } = header;
+    if (lengthBytes > MAX_NBD_REQUEST_BYTES)
+      return this.#drop(`len (${lengthBytes}) is larger than max len (${MAX_NBD_REQUEST_BYTES})`);
+    if (++this.#options > MAX_OPTIONS) return this.#drop('Too many options');
     // A client that does not speak the fixed handshake cannot read error replies.
-    if (!this.#isFixed && header.option !== Option.exportName) return 'drop';
+    if (!this.#isFixed && option !== Option.exportName)
+      return this.#drop(`Unsupported option ${option} (${nameOf(option)})`);
     this.#current = header;
     if (header.lengthBytes > nbd.MAX_OPTION_BYTES) {
       this.#skipBytes = header.lengthBytes;
@@ -164,7 +175,7 @@ export class ServerHandshake {
   }
 
   oversized(): Outcome {
-    if (this.#current.option === Option.exportName) return 'drop';
+    if (this.#current.option === Option.exportName) return this.#drop('Bad length received');
     return this.#finish(this.#reply(OptionReply.errTooBig, 'Option is too long'));
   }
 
@@ -172,7 +183,8 @@ export class ServerHandshake {
     const { option } = this.#current;
     const rule = OPTIONS.get(option);
     const isEarly = this.#needsTls && !this.#isSecure;
-    if (isEarly && option === Option.exportName) return 'drop';
+    if (isEarly && option === Option.exportName)
+      return this.#drop(`Option 0x${option.toString(16)} not permitted before TLS`);
     if (isEarly && option !== Option.startTls && option !== Option.abort) {
       const text = `Option 0x${option.toString(16)} not permitted before TLS`;
       return this.#finish(this.#reply(OptionReply.errTlsRequired, text));
@@ -193,7 +205,29 @@ export class ServerHandshake {
 
   #reply(type: number, payload: string | Buffer = NOTHING): Outcome {
     const bytes = typeof payload === 'string' ? Buffer.from(payload) : payload;
-    return this.#send(encodeOptionReply(this.#current.option, type, bytes)) ? 'more' : 'drop';
+    if (this.#send(encodeOptionReply(this.#current.option, type, bytes))) return 'more';
+    return this.#drop('The client does not read its replies');
+  }
+
+  #drop(why: string): 'drop' {
+    this.#failure = why;
+    return 'drop';
+  }
+
+  /** Why a client did not come in: what was wrong with it, or what it would have had to say when it hung up. */
+  get failure(): string {
+    const end = this.#isSecure
+      ? 'Cannot read from TLS channel: Software caused connection abort'
+      : 'Unexpected end-of-file before all data were read';
+    return this.#failure ?? this.#awaited() + end;
+  }
+
+  #awaited(): string {
+    if (this.#state === 'clientFlags') return 'Failed to read flags: ';
+    if (this.#state !== 'optionHeader') return '';
+    const { gotBytes } = this.#collector;
+    if (gotBytes < 8) return 'Failed to read opts magic: ';
+    return gotBytes < 12 ? 'Failed to read option: ' : 'Failed to read option length: ';
   }
 
   abort(): Outcome {
@@ -238,7 +272,8 @@ export class ServerHandshake {
   /** EXPORT_NAME: no errors, only the connection's end. */
   exportName(payload: Buffer): Outcome {
     const found = this.#exports.find(payload.toString());
-    if (!found || this.#style === 'extended') return 'drop';
+    if (!found) return this.#drop('export not found');
+    if (this.#style === 'extended') return this.#drop('Extended headers already negotiated');
     const reply = Buffer.alloc(10 + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES_BYTES));
     writeUint64(reply, 0, found.target.lengthBytes);
     reply.writeUInt16BE(transmissionFlags(found, this.#style), 8);
@@ -250,7 +285,7 @@ export class ServerHandshake {
     const request = this.#decode(() => decodeInfoRequest(payload, option === Option.go ? 'go' : 'info'));
     if (!request) return 'more';
     const found = this.#exports.find(request.name);
-    if (!found) return this.#reply(OptionReply.errUnknown, `export '${request.name}' not present`);
+    if (!found) return this.#reply(OptionReply.errUnknown, notPresent(request.name));
     if (request.infos.includes(Info.name)) this.#reply(OptionReply.info, infoText(Info.name, found.name));
     if (found.description !== undefined)
       this.#reply(OptionReply.info, infoText(Info.description, found.description));
@@ -293,7 +328,7 @@ export class ServerHandshake {
     if (!request) return undefined;
     const found = this.#exports.find(request.name);
     if (found) return { ...request, contexts: contextsOf(found) };
-    this.#reply(OptionReply.errUnknown, `export '${request.name}' not present`);
+    this.#reply(OptionReply.errUnknown, notPresent(request.name));
     return undefined;
   }
 
@@ -330,6 +365,14 @@ interface MetaRequest {
   queries: readonly string[];
   /** All of the export. */
   contexts: readonly MetaContext[];
+}
+
+/** Long names are cut as QEMU cuts them: a client may be told no more than 4096 bytes, and prints less. */
+function notPresent(name: string): Buffer {
+  const bytes = Buffer.from(name);
+  const isLong = bytes.length >= TOLD_NAME_BYTES;
+  const told = isLong ? [bytes.subarray(0, TOLD_NAME_BYTES), Buffer.from('...')] : [bytes];
+  return Buffer.concat([Buffer.from("export '"), ...told, Buffer.from("' not present")]);
 }
 
 /** A query that names a namespace, or QEMU's dirty bitmaps, lists all of it. */

@@ -82,9 +82,56 @@ test(
     assert.deepEqual(types(await peer.option(4711, Buffer.alloc(100 * KiB))), [OptionReply.errTooBig]);
     const unknown = await peer.go('nothing', { structured: false });
     assert.deepEqual(types(unknown), [OptionReply.errUnknown]);
+    for (const [name, told] of [
+      ['x'.repeat(79), 'x'.repeat(79)],
+      ['x'.repeat(80), `${'x'.repeat(80)}...`],
+      ['\u00e9'.repeat(2048), `${'\u00e9'.repeat(40)}...`],
+    ] as const) {
+      const [answer] = await peer.go(name, { structured: false });
+      assert.equal(answer?.payload.toString(), `export '${told}' not present`);
+    }
     assert.equal((await peer.go('disk')).at(-1)?.type, OptionReply.ack);
   }),
 );
+
+test('why a client did not come in is told as QEMU tells it', async () => {
+  const eof = 'Unexpected end-of-file before all data were read';
+  const option = (number: number, lengthBytes: number, ...payload: number[]): string =>
+    `IHAVEOPT\0\0\0${String.fromCharCode(number)}${String.fromCharCode(
+      Math.floor(lengthBytes / 2 ** 24),
+    )}\0\0${String.fromCharCode(lengthBytes % 256)}${String.fromCharCode(...payload)}`;
+  const cases: ReadonlyArray<[said: string, why: string | undefined]> = [
+    ['', `Failed to read flags: ${eof}`],
+    ['\0\0', `Failed to read flags: ${eof}`],
+    ['\0\0\0\x03', `Failed to read opts magic: ${eof}`],
+    ['\0\0\0\x03IHAVE', `Failed to read opts magic: ${eof}`],
+    ['\0\0\0\x03IHAVEOPT\0\0', `Failed to read option: ${eof}`],
+    ['\0\0\0\x03IHAVEOPT\0\0\0\x07\0', `Failed to read option length: ${eof}`],
+    [`\0\0\0\x03${option(7, 32, 0)}`, eof],
+    ['\0\0\0\xff', 'Unknown client flags 0xfc received'],
+    ['\0\0\0\x03IHAVEOPX\0\0\0\x07\0\0\0\0', 'Bad magic received'],
+    [`\0\0\0\x03${option(7, 2 ** 28 + 32)}`, 'len (268435488) is larger than max len (33554432)'],
+    [`\0\0\0\x03${option(1, 2, 97, 97)}`, 'export not found'],
+    [`\0\0\0\0${option(7, 0)}`, 'Unsupported option 7 (go)'],
+    [`\0\0\0\x03${option(2, 0)}`, undefined],
+    [`\0\0\0\x03${option(1, 4, 100, 105, 115, 107)}`, undefined],
+  ];
+  const refused: string[] = [];
+  await onServer(
+    async ({ host, server }) => {
+      for (const [said, why] of cases) {
+        const peer = await NbdPeer.connect(host, ADDRESS);
+        peer.send(Buffer.from(said, 'latin1'));
+        while (server.connectionCount === 0) await host.clock.sleep(1);
+        await host.clock.sleep(1);
+        peer.socket.end();
+        while (server.connectionCount > 0) await host.clock.sleep(1);
+        assert.deepEqual(refused.splice(0), why === undefined ? [] : [why], JSON.stringify(said));
+      }
+    },
+    { onRefused: (why) => refused.push(why) },
+  )();
+});
 
 test(
   'ABORT is acknowledged and ends the connection',

@@ -22,8 +22,10 @@ export interface NbdServerOptions {
   maxConnections?: number;
   /** 0: no limit. */
   handshakeTimeoutMs?: number;
-  /** Clients must take TLS. */
-  tls?: TlsEnd;
+  /** Clients must take TLS; asked when one does. */
+  tls?: () => TlsEnd;
+  /** A client does not come in, in QEMU's words. */
+  onRefused?: (why: string) => void;
   /** Shared with the other servers of the same disks. */
   lost?: LostChanges;
   /** A client that had chosen an export has left; so many are connected still. */
@@ -94,11 +96,16 @@ export class NbdServer implements NbdExportLookup {
 
   /** Errors: kind exists; kind invalid for a name or description that is too long. */
   addExport(entry: NbdExport): void {
-    if (this.#exports.has(entry.name))
-      throw new BlockError('exists', `NBD server already has export named '${entry.name}'`);
-    checkString('export name', entry.name);
-    checkString('description', entry.description ?? '');
+    this.checkNew(entry);
     this.#exports.set(entry.name, entry);
+  }
+
+  /** Errors: as addExport's. */
+  checkNew({ name, description = '' }: Pick<NbdExport, 'name' | 'description'>): void {
+    checkString('export name', name);
+    checkString('description', description);
+    if (this.#exports.has(name))
+      throw new BlockError('exists', `NBD server already has export named '${name}'`);
   }
 
   /**
@@ -149,7 +156,7 @@ export class NbdServer implements NbdExportLookup {
   }
 
   #serve(socket: HostSocket): void {
-    const { handshakeTimeoutMs, tls } = this.#options;
+    const { handshakeTimeoutMs, tls, onRefused } = this.#options;
     const connection = serveNbdConnection({
       socket,
       host: this.#host,
@@ -159,7 +166,8 @@ export class NbdServer implements NbdExportLookup {
       lost: this.#lost,
       hasMemory: this.#hasMemory,
       ...(handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs }),
-      ...(tls && { secure: (plain: HostSocket) => this.#host.net.secure(plain, tls) }),
+      ...(tls && { secure: (plain: HostSocket) => this.#host.net.secure(plain, tls()) }),
+      ...(onRefused && { onRefused }),
       onAgreed: (agreed) => this.#dropGone(agreed),
       onClose: (closed) => this.#left(closed),
     });

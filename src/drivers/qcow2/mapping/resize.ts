@@ -48,7 +48,7 @@ async function growL1(image: OpenImage, entries: number): Promise<void> {
   const { l1 } = image.tables;
   if (entries <= l1.entries) return;
   if (l1.moved) await image.writeBack.flush();
-  await image.context.announce('l1_grow.alloc_table');
+  await image.context.announce('l1_grow_alloc_table');
   const { clusterBytes } = image.context;
   const run = await image.allocator.allocateContiguous(divideRoundUp(entries * ENTRY_BYTES, clusterBytes));
   image.context.metadata.add('active L1 table', run.start, run.count);

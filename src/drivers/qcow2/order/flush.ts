@@ -183,14 +183,14 @@ export class WriteBack {
       await this.#moveRefcountTable(s, s.refcountTableMove);
     } else if (s.refcountTable.length > 0) {
       // A block must be durable before the table points at it.
-      await this.#writeTables('refblock_alloc.write', s.newBlocks);
+      await this.#writeTables('refblock_alloc_write', s.newBlocks);
       await this.#flushMeta();
-      await this.#writePieces('refblock_alloc.hookup', s.refcountTable);
+      await this.#writePieces('refblock_alloc_hookup', s.refcountTable);
     }
     progress.stage = Stage.refcountTable;
     if (!s.refcountTableMove) await this.#writeTables('refblock_update', s.blocks);
-    await this.#writeTables('l2_alloc.write', s.newTables);
-    if (s.l1Move) await this.#writePieces('l1_grow.write_table', s.l1);
+    await this.#writeTables('l2_alloc_write', s.newTables);
+    if (s.l1Move) await this.#writePieces('l1_grow_write_table', s.l1);
     if (s.tables.length === 0 && s.l1.length === 0) return this.#finish(progress);
     // Guest data, refcounts and new L2 tables must be durable before anything points at them.
     await this.#flushAll();
@@ -210,11 +210,11 @@ export class WriteBack {
 
   /** The larger refcount table and all blocks first; then the header names it. */
   async #moveRefcountTable(s: Snapshot, move: TableMove): Promise<void> {
-    await this.#writeTables('refblock_alloc.write_blocks', s.newBlocks);
+    await this.#writeTables('refblock_alloc_write_blocks', s.newBlocks);
     await this.#writeTables('refblock_update', s.blocks);
-    await this.#writePieces('refblock_alloc.write_table', s.refcountTable);
+    await this.#writePieces('refblock_alloc_write_table', s.refcountTable);
     await this.#flushMeta();
-    await this.#context.announce('refblock_alloc.switch_table');
+    await this.#context.announce('refblock_alloc_switch_table');
     const clusters = (move.entries * ENTRY_BYTES) / this.#context.clusterBytes;
     await this.#context.headerLock.run(() =>
       this.#context.writeHeader((sector) => {
@@ -229,7 +229,7 @@ export class WriteBack {
   }
 
   async #switchL1(move: TableMove): Promise<void> {
-    await this.#context.announce('l1_grow.activate_table');
+    await this.#context.announce('l1_grow_activate_table');
     await this.#context.headerLock.run(() =>
       this.#context.writeHeader((sector) => {
         writeU64(sector, FieldOffset.l1Offset, move.hostOffset);

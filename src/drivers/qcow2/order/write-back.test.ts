@@ -152,17 +152,17 @@ test('clusters in any number that are counted behind the end of the file are pas
 
 /** What a write-back announces before each write that may fail. */
 const STAGES = [
-  'refblock_alloc.write',
-  'refblock_alloc.hookup',
+  'refblock_alloc_write',
+  'refblock_alloc_hookup',
   'refblock_update',
-  'l2_alloc.write',
+  'l2_alloc_write',
   'l2_update',
   'l1_update',
-  'l1_grow.write_table',
-  'l1_grow.activate_table',
-  'refblock_alloc.write_blocks',
-  'refblock_alloc.write_table',
-  'refblock_alloc.switch_table',
+  'l1_grow_write_table',
+  'l1_grow_activate_table',
+  'refblock_alloc_write_blocks',
+  'refblock_alloc_write_table',
+  'refblock_alloc_switch_table',
   'flush_to_disk',
 ];
 
@@ -203,7 +203,7 @@ for (const stage of STAGES) {
       await disk.backend.discard(0, 3 * CLUSTER);
       content.fill(0, 0, 3 * CLUSTER);
       await write(60 * CLUSTER, 2 * CLUSTER, 3);
-      const moves = stage.startsWith('refblock_alloc.') && !/alloc.write$|hookup/.test(stage);
+      const moves = stage.startsWith('refblock_alloc_') && !/alloc.write$|hookup/.test(stage);
       // The refcount table of a new image describes 4096 clusters.
       await write(2 * MiB, moves ? 2 * MiB : 80 * CLUSTER, 4);
       if (moves) await write(MiB, MiB, 5);
@@ -248,7 +248,7 @@ function droppingFlush(file: RecordedDisk, name: string): () => boolean {
   return () => failed;
 }
 
-for (const move of ['l1_grow.activate_table', 'refblock_alloc.switch_table']) {
+for (const move of ['l1_grow_activate_table', 'refblock_alloc_switch_table']) {
   test(`a table that has moved is named again where the storage dropped its name (${move})`, async () => {
     const shelf = new DiskShelf([qcow2Driver]);
     const file = shelf.put('image');
