@@ -7,7 +7,7 @@ import {
   StandardDevice,
   TerminalDevice,
 } from '../attach/socket-device.js';
-import { tlsClientEnd, tlsServerEnd } from '../block/objects/tls-end.js';
+import { tlsEnd, tlsServerEnd, withHostname } from '../block/objects/tls-end.js';
 import type { TlsEnd } from '../host/host.js';
 import { CHARDEV_KINDS, type ChardevBackend } from '../schema/chardev.js';
 import { type FlatAddress, socketAddress } from './exports.js';
@@ -147,7 +147,7 @@ function tlsOf(
   const { 'tls-creds': credentials, 'tls-authz': authz } = data;
   if (credentials !== undefined && isServer) return tlsServerEnd(objects, credentials, authz);
   if (credentials !== undefined) {
-    const end = tlsClientEnd(objects, credentials, hostname);
+    const end = withHostname(tlsEnd(objects, credentials), hostname);
     return () => end;
   }
   if (authz !== undefined) throw new BlockError('invalid', "'tls_authz' option requires 'tls_creds' option");
