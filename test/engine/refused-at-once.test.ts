@@ -60,7 +60,7 @@ const REFUSALS: readonly Refusal[] = [
       action('blockdev-backup', backup({ 'job-id': 'j' })),
       action('block-dirty-bitmap-clear', { node: 'none', name: 'b' }),
     ),
-    /Cannot find device='none'/,
+    /Node 'none' not found/,
   ],
 ];
 
