@@ -13,6 +13,8 @@ export const Flag = {
   mayUnmap: 2,
   /** zeroes: fail with kind 'unsupported' rather than send zeroes. */
   noFallback: 4,
+  /** write: into space that holds no data yet, whole clusters, compressed. */
+  compressed: 8,
 } as const;
 
 /** Where a write finds its bytes when they are in no memory yet. */

@@ -82,6 +82,8 @@ export interface ChildIo {
   announce(event: string): Promise<void> | undefined;
   /** There is one: no step goes past it. */
   readonly isListening: boolean;
+  /** Of writes with Flag.compressed: whether the child takes them, in what units, and who it is. */
+  readonly compression: { isPossible: boolean; clusterBytes: number; driverName: string };
   /** Starts writeback early; a hint. */
   startWriteback(offset: number, lengthBytes: number): void;
 }
@@ -304,6 +306,11 @@ export interface MapDriver {
    */
   writeSpecial?(child: ChildIo, hostOffset: number, offset: number, buffer: Uint8Array): Promise<void>;
   /**
+   * Compresses the guest's bytes of a whole cluster that holds no data, and publishes it; its range is held alone. False:
+   * it would not become smaller, and nothing was done. Absent where nothing is compressed.
+   */
+  writeCompressed?(offset: number, bytes: Uint8Array): Promise<boolean>;
+  /**
    * Clusters for a write to [offset, offset + lengthBytes) that map() does not call writable data. Covers at
    * least the first byte; may cover less than asked. Nothing is visible until link().
    */
@@ -368,7 +375,7 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly followsChildSize?: boolean;
   /** The format of images that show no other. */
   readonly isFallback?: boolean;
-  /** Images may hold compressed data. */
+  /** Takes writes that are to be compressed, or passes them on. */
   readonly compresses?: boolean;
   /** Protocols: names are paths, so an image has a folder in which relative names of backing files begin. */
   readonly hasFolders?: boolean;

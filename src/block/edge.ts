@@ -177,6 +177,12 @@ export class Edge implements ChildIo {
     return this.node.instance.announce !== undefined;
   }
 
+  get compression(): { isPossible: boolean; clusterBytes: number; driverName: string } {
+    const { driver } = this.node;
+    const { clusterSizeBytes: clusterBytes = 1 } = this.node.skipFilters().instance.info();
+    return { isPossible: driver.compresses === true, clusterBytes, driverName: driver.name };
+  }
+
   startWriteback(offset: number, lengthBytes: number): void {
     this.node.instance.io?.startWriteback?.(offset, lengthBytes);
   }

@@ -363,6 +363,8 @@ export class NodeIo {
     offset: number,
     flags: number,
   ): Promise<boolean> {
+    if (hasFlag(flags, Flag.compressed) && !this.#node.isFilter)
+      throw errnoError('ENOTSUP', undefined, { node: this.#node.name, offset });
     const align = this.#node.instance.requestAlignmentBytes;
     if (align > 1 && !isAlignedRequest(offset, lengthBytes, align))
       return this.#writePadded(request, from, lengthBytes, offset, flags);

@@ -1,5 +1,6 @@
 import type { DriverDescription } from '../block/driver.js';
 import { blkdebugDriver } from './blkdebug/index.js';
+import { compressDriver } from './compress/index.js';
 import { copyOnReadDriver } from './copy-on-read/index.js';
 import { fileDriver } from './file/index.js';
 import { hostDeviceDriver } from './host-device/index.js';
@@ -20,4 +21,5 @@ export const allDrivers: readonly DriverDescription[] = [
   blkdebugDriver,
   throttleDriver,
   copyOnReadDriver,
+  compressDriver,
 ];

@@ -24,7 +24,7 @@ export class SimulatedNet implements HostNet {
 
   async connect(address: SocketAddress, options: { timeoutMs?: number } = {}): Promise<HostSocket> {
     const key = keyOf(address);
-    const what = `Failed to connect to '${key}'`;
+    const what = `Failed to connect to '${key.replace('\0', '')}'`;
     const result = deferred<HostSocket>();
     const { queue } = this.#machine;
     const timer =

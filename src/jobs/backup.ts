@@ -85,6 +85,7 @@ export class BackupJob implements JobDriver {
       target: this.#targetBackend,
       unmap: true,
       tally: this.#tally,
+      compress: plan.compress,
       skipKnownZeroes: plan.sync === 'full',
     });
     this.#due = new DirtyBitmap(size, clusterOf(target));

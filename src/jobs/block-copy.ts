@@ -42,6 +42,8 @@ export interface MoverOptions {
    * target already, and is not copied onto itself.
    */
   lowest?: Node | undefined;
+  /** What holds data is written compressed, in units of the target's clusters. */
+  compress?: boolean;
   /** Told of what copyFirst and tryCopy do without copying data. */
   tally?: Tally;
 }
@@ -70,7 +72,8 @@ export class Mover {
     const whole = alike === lengthBytes ? alike : alignDown(alike, unit);
     if (whole === 0) {
       const one = Math.min(unit, lengthBytes);
-      await this.#copyMixed(turn, offset, one, isLost);
+      if (this.#options.compress === true) await this.#copyData(turn, offset, one, isLost, unit);
+      else await this.#copyMixed(turn, offset, one, isLost);
       return one;
     }
     const { source, lowest } = this.#options;
@@ -85,7 +88,7 @@ export class Mover {
       return zeroed;
     }
     const length = Math.min(whole, Math.max(this.longestBytes(), unit));
-    await this.#copyData(turn, offset, length, isLost);
+    await this.#copyData(turn, offset, length, isLost, unit);
     return length;
   }
 
@@ -123,7 +126,7 @@ export class Mover {
   /** Answers a buffer of which a first part is filled. That of a request that failed may still be in use. */
   async #readPart({ offset, lengthBytes }: Stretch, isLost: boolean): Promise<Buffer> {
     const { source } = this.#options;
-    const whole = this.#takeBuffer();
+    const whole = lengthBytes > PIECE_BYTES ? Buffer.allocUnsafe(lengthBytes) : this.#takeBuffer();
     const buffer = whole.subarray(0, lengthBytes);
     await this.#read(
       () => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)),
@@ -141,11 +144,12 @@ export class Mover {
       return;
     }
     const buffer = whole.subarray(0, lengthBytes);
+    const flags = this.#options.compress === true ? Flag.compressed : Flag.none;
     await this.#write(
-      () => (target.tryWrite(offset, buffer, 0) ? undefined : target.write(offset, buffer)),
+      () => (target.tryWrite(offset, buffer, flags) ? undefined : target.write(offset, buffer, flags)),
       isLost,
     );
-    this.#buffers.push(whole);
+    if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
     this.#startWriteback(lengthBytes);
   }
 
@@ -200,7 +204,8 @@ export class Mover {
   /** Copies a small stretch of data without a wait. */
   tryCopyData(offset: number, lengthBytes: number): boolean {
     const { source, target } = this.#options;
-    if (lengthBytes > COPIED_AT_ONCE_BYTES || !areOpen([source, target])) return false;
+    if (this.#options.compress === true || lengthBytes > COPIED_AT_ONCE_BYTES || !areOpen([source, target]))
+      return false;
     const whole = this.#takeBuffer();
     const buffer = whole.subarray(0, lengthBytes);
     try {
@@ -268,7 +273,14 @@ export class Mover {
   }
 
   /** Copies a stretch that holds data. */
-  async #copyData(turn: CopyTurn, offset: number, lengthBytes: number, isLost: boolean): Promise<void> {
+  async #copyData(
+    turn: CopyTurn,
+    offset: number,
+    lengthBytes: number,
+    isLost: boolean,
+    unit: number,
+  ): Promise<void> {
+    const pieceBytes = this.#options.compress === true ? Math.max(PIECE_BYTES, unit) : PIECE_BYTES;
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
       const offloaded = lengthBytes <= COPIED_AT_ONCE_BYTES ? 0 : await this.#offload(at, end - at, isLost);
@@ -277,7 +289,7 @@ export class Mover {
         this.#startWriteback(offloaded);
       } else {
         // A small piece is in memory, most of the time: cheaper than to find out whether the kernel can copy it.
-        const length = Math.min(end - at, PIECE_BYTES);
+        const length = Math.min(end - at, pieceBytes);
         const { source } = this.#options;
         const read = at + length === end ? (): void => turn.doneWith(source) : (): void => undefined;
         await this.#readAndWrite(at, length, read, isLost);
@@ -289,7 +301,7 @@ export class Mover {
   /** copy_file_range of a first part of the stretch; answers its length, 0 when it must be read and written. */
   async #offload(offset: number, lengthBytes: number, isLost: boolean): Promise<number> {
     const { source, target } = this.#options;
-    if (!protocolOf(target.node)?.copyFrom) return 0;
+    if (this.#options.compress === true || !protocolOf(target.node)?.copyFrom) return 0;
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), isLost);
     if (located.kind !== 'plain') return 0;
     if (!located.io.copyFrom) {

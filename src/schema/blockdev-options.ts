@@ -208,9 +208,13 @@ export const THROTTLE_OPTIONS = driverOptions({ 'throttle-group': required(str) 
 /** What is read is copied into the image of `file`; of layers from `bottom` up, where one is named. */
 export const COPY_ON_READ_OPTIONS = driverOptions({ bottom: optional(str) }, FILE);
 
+/** What is written through it is compressed. */
+export const COMPRESS_OPTIONS = driverOptions({}, FILE);
+
 /** Drivers that users may name. */
 export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
+  compress: COMPRESS_OPTIONS,
   'copy-on-read': COPY_ON_READ_OPTIONS,
   file: FILE_OPTIONS,
   host_device: HOST_DEVICE_OPTIONS,
@@ -225,7 +229,7 @@ export type DriverName = keyof typeof DRIVERS;
 
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
-  'blklogwrites blkreplay blkverify bochs cloop compress copy-before-write dmg ftp ftps gluster ' +
+  'blklogwrites blkreplay blkverify bochs cloop copy-before-write dmg ftp ftps gluster ' +
   'host_cdrom http https iscsi luks nfs null-aio nvme parallels preallocate qcow qed quorum rbd ' +
   'replication snapshot-access ssh vdi vhdx vmdk vpc vvfat'
 ).split(' ');
@@ -236,6 +240,7 @@ export type BlockdevRef = string | BlockdevOptions;
 /** Each child's role, as the drivers' `children` say. */
 interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
+  compress: { file: BlockdevRef };
   'copy-on-read': { file: BlockdevRef };
   throttle: { file: BlockdevRef };
   file: unknown;

@@ -112,7 +112,7 @@ const BACKUP_COMMON = {
   sync: required(SYNC),
   bitmap: optional(str),
   'bitmap-mode': optional(enumOf('BitmapSyncMode', ['on-success', 'never', 'always'])),
-  compress: later(bool),
+  compress: optional(bool),
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
   'filter-node-name': optional(str),

@@ -141,6 +141,7 @@ const onDevice =
   };
 
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
+  compress: {},
   'copy-on-read': {
     bottom: async (bed) => {
       const file = bed.qcow2({ backing: bed.raw({ 'node-name': 'base' }) });
@@ -394,6 +395,7 @@ for (const [name, members] of ALL) {
 /** What a driver has to be given, so that nothing else is wrong. */
 const NEEDED: { [D in DriverName]: JsonObject } = {
   blkdebug: { image: 'x' },
+  compress: { file: 'x' },
   'copy-on-read': { file: 'x' },
   file: { filename: 'x' },
   host_device: { filename: 'x' },

@@ -194,6 +194,7 @@ export function childOf(disk: RecordedDisk): ChildIo {
     allocatedBytes: () => undefined,
     isListening: disk.onEvent !== undefined,
     status: async (_offset, lengthBytes) => ({ lengthBytes, allocated: true, zero: false, data: true }),
+    compression: { isPossible: false, clusterBytes: 1, driverName: 'recorded' },
     copyOnRead: () => Promise.resolve(),
     truncate: async (lengthBytes) => disk.truncate(lengthBytes),
     allocate: async () => undefined,

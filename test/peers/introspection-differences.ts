@@ -7,7 +7,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'no such driver',
     [
       'blockdev-add.driver',
-      '=blklogwrites =blkreplay =blkverify =bochs =cloop =compress =copy-before-write =dmg ' +
+      '=blklogwrites =blkreplay =blkverify =bochs =cloop =copy-before-write =dmg ' +
         '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs =null-aio ' +
         '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =vdi =vhdx =vmdk =vpc ' +
         '=vvfat',
@@ -28,12 +28,12 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
       '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
         '.l2-cache-entry-size .cache-clean-interval .encrypt .data-file',
     ],
-    ['blockdev-backup', '.compress .x-perf'],
+    ['blockdev-backup', '.x-perf'],
     ['blockdev-create.options(file)', '.extent-size-hint'],
     ['blockdev-create.options(file).preallocation', '=metadata =falloc =full'],
     ['blockdev-create.options(qcow2)', '.data-file .encrypt'],
     ['blockdev-create.options(qcow2).compression-type', '=zstd'],
-    ['drive-backup', '.compress .x-perf'],
+    ['drive-backup', '.x-perf'],
     ['human-monitor-command', '.cpu-index'],
     ['x-blockdev-amend.options(qcow2)', '.encrypt'],
   ],

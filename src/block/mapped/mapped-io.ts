@@ -2,7 +2,8 @@ import type { CancelSignal } from '../../base/cancel-signal.js';
 import type { MapDriver } from '../driver.js';
 import type { Node } from '../node.js';
 import type { RangeLock } from '../range-lock.js';
-import type { IoRequest } from '../request.js';
+import { Flag, hasFlag, type IoRequest } from '../request.js';
+import { MappedCompressing } from './compressing.js';
 import { MappedCopyingUp } from './copying-up.js';
 import { MappedNode } from './mapped-node.js';
 import { MappedReading } from './reading.js';
@@ -21,6 +22,7 @@ export class MappedIo {
   readonly space: MappedSpace;
 
   readonly #mapped: MappedNode;
+  readonly #compressing: MappedCompressing;
 
   constructor(node: Node, driver: MapDriver, ranges: RangeLock) {
     const mapped = new MappedNode(node, driver, ranges);
@@ -28,6 +30,7 @@ export class MappedIo {
     this.reading = new MappedReading(mapped);
     this.writing = new MappedWriting(mapped, this.reading);
     this.zeroing = new MappedZeroing(mapped, this.writing);
+    this.#compressing = new MappedCompressing(mapped, this.writing);
     this.copyingUp = new MappedCopyingUp(mapped, this.writing, this.zeroing);
     this.status = new MappedStatus(mapped);
     this.space = new MappedSpace(mapped);
@@ -44,9 +47,23 @@ export class MappedIo {
     const { generation } = request;
     if (this.#mapped.isHeard) await this.#mapped.announce('pwritev');
     request.assertIs(generation);
-    const isDurable = await this.writing.write(request, from, lengthBytes, offset, flags);
+    const isDurable = await this.#write(request, from, lengthBytes, offset, flags);
     if (this.#mapped.isHeard) await this.#mapped.announce('pwritev_done');
     return isDurable;
+  }
+
+  /** What is compressed is durable with the next flush. */
+  async #write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<boolean> {
+    if (!hasFlag(flags, Flag.compressed))
+      return this.writing.write(request, from, lengthBytes, offset, flags);
+    await this.#compressing.write(request, from, lengthBytes, offset);
+    return false;
   }
 
   async writeZeroes(

@@ -39,6 +39,7 @@ class CopyOnReadNode extends PassThrough {
 export const copyOnReadDriver: DriverDescription<typeof COPY_ON_READ_OPTIONS> = {
   name: COPY_ON_READ.name,
   kind: 'filter',
+  compresses: true,
   options: COPY_ON_READ_OPTIONS,
 
   async open(context, { bottom }) {

@@ -83,7 +83,10 @@ test('wrong filenames and options are refused in QEMU’s words', async () => {
       await message(inet('localhost', 'x')),
       'address resolution failed for localhost:x: Servname not supported for ai_socktype',
     );
-    assert.match(await message({ server: { ...ADDRESS, abstract: true } }), /server.abstract.*not supported/);
+    assert.match(
+      await message({ server: { ...ADDRESS, abstract: true } }),
+      /^Failed to connect to '\/tmp\/nbd': No such file/,
+    );
     assert.equal(
       await message({ server: { type: 'fd', str: 'x' } }),
       "File descriptor named 'x' has not been found",
@@ -266,7 +269,7 @@ test('requests to a silent server are given up at once when nobody wants them an
     bed.graph.cancelInFlight(disk.node, [disk.backend]);
     for (const request of pending) assert.equal((await request).errno, 'ECANCELED');
     assert.equal((await errorOf(disk.read(0, 512))).errno, 'EIO');
-    assert.equal((await errorOf(disk.close())).errno, 'EIO');
+    await disk.close();
     assert.ok(simulation.host.clock.nowMs() < began + 1);
   }));
 

@@ -4,7 +4,7 @@ import type { BlockStatus, IoRequest } from '../../block/request.js';
 
 /** The state of a filter that shows its child as it is and lets a job stand between the guest's changes and it. */
 export class PassThrough implements DriverInstance, IoDriver {
-  readonly requestAlignmentBytes = 1;
+  readonly requestAlignmentBytes: number = 1;
   readonly honoursFua = true;
   /** None: changes go straight through. Set while a drained section holds the guests, or synchronously. */
   gate: ChangeGate | undefined;

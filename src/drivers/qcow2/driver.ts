@@ -28,6 +28,7 @@ import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
+import { writeCompressed } from './mapping/compress.js';
 import { readCompressed } from './mapping/compressed.js';
 import { growImage } from './mapping/resize.js';
 import { discardClusters, zeroClusters } from './mapping/zeroing.js';
@@ -59,6 +60,10 @@ class Qcow2Map implements MapDriver {
   /** What is not plain is compressed. */
   readSpecial(_mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
     return readCompressed(this.image, offset, buffer);
+  }
+
+  writeCompressed(offset: number, bytes: Uint8Array): Promise<boolean> {
+    return writeCompressed(this.image, offset, bytes);
   }
 
   tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {

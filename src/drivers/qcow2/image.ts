@@ -4,7 +4,7 @@ import { BlockError, errnoError, errnoOf } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
 import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
-import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import { AUTOCLEAR_BITMAPS, Incompatible, SECTOR_BYTES } from './disk/layout.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
 
@@ -216,7 +216,9 @@ export class ImageContext {
    */
   clearAutoclear(): Promise<void> {
     return this.headerLock.run(async () => {
-      if (this.header.autoclear === 0n) return;
+      const { autoclear } = this.header;
+      if (autoclear === 0n) return;
+      if ((autoclear & AUTOCLEAR_BITMAPS) !== 0n) this.driver.tell(lostBitmapsText(this.driver.filename));
       await this.writeHeader((sector) => void sector.writeBigUInt64BE(0n, FieldOffset.autoclear));
       await this.meta.flush();
       this.header.autoclear = 0n;
@@ -226,6 +228,13 @@ export class ImageContext {
   announce(event: string): Promise<void> | undefined {
     return this.meta.announce(event);
   }
+}
+
+function lostBitmapsText(filename: string): string {
+  return (
+    `livedisk: warning: the persistent bitmaps in '${filename}' end here: livedisk does not keep them when the image is ` +
+    'written, and incremental backups need new ones'
+  );
 }
 
 /** As QEMU writes numbers in messages. */

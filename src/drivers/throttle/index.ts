@@ -6,6 +6,7 @@ import { ThrottleNode } from './node.js';
 export const throttleDriver: DriverDescription<typeof THROTTLE_OPTIONS> = {
   name: 'throttle',
   kind: 'filter',
+  compresses: true,
   options: THROTTLE_OPTIONS,
   identityOptions: ['throttle-group'],
   mutableOptions: ['throttle-group'],

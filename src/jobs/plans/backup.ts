@@ -17,6 +17,8 @@ export interface BackupPlan extends CommonPlan {
   device: NodeReference;
   target: NodeReference;
   sync: BackupRequest['sync'];
+  /** Data is written compressed. */
+  compress: boolean;
   /** Of the device: says what is copied (incremental, bitmap), and what was not at the end. */
   bitmap?: { name: string; mode: BitmapMode };
 }
@@ -40,6 +42,7 @@ export function planBackup(graph: Graph, request: BackupRequest): BackupPlan {
     device: referTo(device),
     target: referTo(target),
     sync: request.sync,
+    compress: request.compress ?? false,
     ...given({ bitmap: checkBitmap(device, request) }),
   };
   backupNodes(graph, plan);
@@ -100,5 +103,7 @@ export function backupNodes(graph: Graph, plan: BackupPlan): BackupNodes {
   for (const node of [device, target]) node.assertNotBlocked();
   if (device.lengthBytes !== target.lengthBytes)
     throw new BlockError('invalid', 'Source and target image have different sizes');
+  if (plan.compress && target.driver.compresses !== true)
+    throw new BlockError('invalid', `Compression is not supported for this drive ${target.driveName}`);
   return { device, target, bitmap };
 }

@@ -20,7 +20,7 @@ const MAX_PARALLEL = 16;
 const REFUSED = options('l:', 'r:', '|salvage', '|bitmaps', '|skip-broken-bitmaps');
 
 /**
- * convert [-U] [-C] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
+ * convert [-U] [-C] [-c] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
  * [-S SIZE] [-m N] [-W] [--target-is-zero] [--image-opts] [--target-image-opts] FILE [FILE2 ...] OUTPUT
  */
 export async function convertCommand(tool: Tool, words: readonly string[]): Promise<number> {
@@ -55,6 +55,9 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     targetIsZero: (isNew && plan.backingFile === undefined) || args.has('target-is-zero'),
     targetHasBacking: plan.backingFile !== undefined,
     inOrder: !args.has('W'),
+    compressedUnitBytes: args.has('c')
+      ? (target.node.skipFilters().instance.info().clusterSizeBytes ?? 0)
+      : 0,
     offload: args.has('C'),
     progress,
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
@@ -148,12 +151,11 @@ function checkTarget(
     throw new ToolFailure(`Backing file format not supported for file format '${format}'`);
   if (backingFile !== undefined && backingFormat === undefined && !args.has('n'))
     throw new ToolFailure('Use of backing file requires explicit backing format');
-  if (args.has('c')) throw compressionRefusal(driver);
+  if (args.has('c')) checkCompresses(driver);
 }
 
-function compressionRefusal({ compresses }: DriverDescription): ToolFailure {
-  if (compresses !== true) return new ToolFailure('Compression not supported for this file format');
-  return new ToolFailure('convert: -c is not supported by livedisk');
+function checkCompresses({ compresses }: DriverDescription): void {
+  if (compresses !== true) throw new ToolFailure('Compression not supported for this file format');
 }
 
 async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<CopySource[]> {
@@ -217,7 +219,7 @@ async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<Bloc
     writethrough: cache.writethrough,
   });
   if (!byOptions) return target;
-  if (args.has('c')) throw compressionRefusal(target.node.driver);
+  if (args.has('c')) checkCompresses(target.node.driver);
   // What the options name is known only now; with -U no lock keeps it from being a source.
   const shared = args.has('force-share') ? await tool.sharedFile(target.node) : undefined;
   if (shared === undefined) return target;

@@ -27,6 +27,8 @@ export interface CopyOptions {
   targetHasBacking: boolean;
   /** One write after the other, in the order of the source: the same source gives the same target. Reads run ahead. */
   inOrder: boolean;
+  /** Data is written compressed, in whole units of so many bytes; 0: as it is. */
+  compressedUnitBytes: number;
   /** Let the kernel copy plain extents. */
   offload: boolean;
   progress: Progress;
@@ -40,11 +42,19 @@ export interface CopySource {
   targetOffset: number;
 }
 
+interface Extent {
+  readonly kind: 'skip' | 'zero' | 'data';
+  readonly lengthBytes: number;
+}
+
 /** Copies images one behind the other into a target: holes and zeroes as such. Errors: ToolFailure. */
 export class ImageCopy {
   readonly #target: BlockBackend;
   readonly #options: CopyOptions;
   readonly #buffers: Buffer[] = [];
+  readonly #pieceBytes: number;
+  /** Zeroes of this length in data are none. */
+  readonly #sparseBytes: number;
   readonly #freed = new Notifier();
   readonly #totalBytes: number;
   #inFlight = 0;
@@ -58,6 +68,9 @@ export class ImageCopy {
     this.#target = target;
     this.#totalBytes = totalBytes;
     this.#options = options;
+    const { compressedUnitBytes, sparseBytes } = options;
+    this.#pieceBytes = Math.max(PIECE_BYTES, compressedUnitBytes);
+    this.#sparseBytes = sparseBytes > 0 && compressedUnitBytes > 0 ? compressedUnitBytes : sparseBytes;
   }
 
   async run(sources: readonly CopySource[]): Promise<void> {
@@ -77,7 +90,7 @@ export class ImageCopy {
     const { image } = source;
     const end = image.lengthBytes;
     for (let at = 0; at < end;) {
-      const extent = await this.#extent(image, at, end - at);
+      const extent = this.#wholeUnits(await this.#extent(image, at, end - at), at, end);
       const stop = at + extent.lengthBytes;
       if (extent.kind === 'skip') this.#advance(extent.lengthBytes);
       else if (extent.kind === 'zero') await this.#zeroes(source, at, stop);
@@ -86,11 +99,17 @@ export class ImageCopy {
     }
   }
 
-  async #extent(
-    image: BlockBackend,
-    offset: number,
-    lengthBytes: number,
-  ): Promise<{ kind: 'skip' | 'zero' | 'data'; lengthBytes: number }> {
+  /** What is compressed, is so in whole units, though only a part of one is data. */
+  #wholeUnits(extent: Extent, offset: number, end: number): Extent {
+    const unit = this.#options.compressedUnitBytes;
+    const stop = offset + extent.lengthBytes;
+    if (unit === 0 || stop === end) return extent;
+    const whole = alignDown(stop, unit);
+    if (extent.kind !== 'data' && whole > offset) return { ...extent, lengthBytes: whole - offset };
+    return { kind: 'data', lengthBytes: Math.min(alignUp(stop, unit), end) - offset };
+  }
+
+  async #extent(image: BlockBackend, offset: number, lengthBytes: number): Promise<Extent> {
     const { targetHasBacking, sparseBytes } = this.#options;
     try {
       if (targetHasBacking) {
@@ -125,7 +144,7 @@ export class ImageCopy {
   async #data(source: CopySource, from: number, to: number): Promise<void> {
     for (let at = from; at < to;) {
       const offset = at;
-      const length = Math.min(alignDown(at, PIECE_BYTES) + PIECE_BYTES, to) - at;
+      const length = Math.min(alignDown(at, this.#pieceBytes) + this.#pieceBytes, to) - at;
       await this.#launch(length, (turn) => this.#copyPiece(source, offset, length, turn));
       at += length;
     }
@@ -165,7 +184,7 @@ export class ImageCopy {
       await turn();
       if (await this.#offload(source, offset, lengthBytes)) return;
     }
-    const whole = this.#buffers.pop() ?? this.#options.buffer(PIECE_BYTES);
+    const whole = this.#buffers.pop() ?? this.#options.buffer(this.#pieceBytes);
     const buffer = whole.subarray(0, lengthBytes);
     try {
       await read(image, offset, buffer);
@@ -195,7 +214,7 @@ export class ImageCopy {
 
   /** Writes data; runs of zeroes long enough as zeroes, or not at all. */
   async #writeSparsely(offset: number, buffer: Buffer): Promise<void> {
-    const { sparseBytes } = this.#options;
+    const sparseBytes = this.#sparseBytes;
     if (sparseBytes === 0 || isDataOnly(buffer, offset, sparseBytes)) return this.#write(offset, buffer);
     let from = 0;
     while (from < buffer.length) {
@@ -211,7 +230,8 @@ export class ImageCopy {
 
   async #write(offset: number, buffer: Buffer): Promise<void> {
     try {
-      if (!this.#target.tryWrite(offset, buffer, 0)) await this.#target.write(offset, buffer);
+      const flags = this.#options.compressedUnitBytes > 0 ? Flag.compressed : Flag.none;
+      if (!this.#target.tryWrite(offset, buffer, flags)) await this.#target.write(offset, buffer, flags);
     } catch (error) {
       throw writeFailure(offset, error);
     }

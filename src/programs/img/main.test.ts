@@ -174,7 +174,6 @@ test('what livedisk does not have is refused by name', () =>
     const path = join(folder, 'a.q');
     await succeed('create', '-q', '-f', 'qcow2', path, '1M');
     const cases: ReadonlyArray<readonly [string[], RegExp]> = [
-      [['convert', '-c', '-O', 'qcow2', path, `${path}2`], /convert: -c is not supported by livedisk/],
       [['convert', '-l', 's', path, `${path}2`], /convert: -l is not supported by livedisk/],
       [['rebase', '-b', path, '-F', 'qcow2', path], /safe mode \(without -u\) is not supported/],
       [

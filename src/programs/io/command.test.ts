@@ -155,7 +155,7 @@ test('wrong commands are refused in their words, and the others still run', () =
         'length cannot exceed 2147483136, given 3G',
         'read failed: Input/output error',
         '-n requires -z to be specified',
-        'write -c: compressed writes are not supported by livedisk',
+        'write failed: Operation not supported',
         'read [-Cqv] [-P pattern [-s off] [-l len]] off len -- reads a number of bytes at a specified offset',
         'readv failed: Input/output error',
         'Could not resume request: Operation not supported',

@@ -7,6 +7,8 @@ import { formatDump, formatReport, type Transfer } from './report.js';
 import { CommandFailure, type IoSession, requestError, UsageFailure } from './session.js';
 import { readBuffer } from '../../host/whole-buffers.js';
 
+const SECTOR_BYTES = 512;
+
 /** What the buffers of writes hold unless a pattern is given. */
 const DEFAULT_PATTERN = 0xcd;
 
@@ -170,7 +172,8 @@ function writeFlags(line: CommandLine): number {
   return (
     (line.has('f') ? Flag.fua : 0) +
     (line.has('u') ? Flag.mayUnmap : 0) +
-    (line.has('n') ? Flag.noFallback : 0)
+    (line.has('n') ? Flag.noFallback : 0) +
+    (line.has('c') ? Flag.compressed : 0)
   );
 }
 
@@ -184,10 +187,15 @@ function checkWriteOptions(line: CommandLine): void {
   if (['z', 'P', 's'].filter((letter) => line.has(letter)).length > 1)
     throw new CommandFailure('Only one of -z, -P, and -s can be specified at the same time');
   refuse(line, 'b', 'write', 'the VM state is');
-  refuse(line, 'c', 'write', 'compressed writes are');
 }
 
-/** write [-Cfnquz] [-P pattern | -s source_file] off len */
+function checkSectors(values: { [name: string]: number }): void {
+  for (const [name, value] of Object.entries(values))
+    if (value % SECTOR_BYTES !== 0)
+      throw new CommandFailure(`${value} is not a sector-aligned value for '${name}'`);
+}
+
+/** write [-Ccfnquz] [-P pattern | -s source_file] off len */
 export async function writeCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
   const line = new CommandLine('write', words, 'bcCfnpP:qs:uz');
   if (line.has('P')) parsePattern(line.value('P') ?? '');
@@ -195,6 +203,7 @@ export async function writeCommand(session: IoSession, words: readonly string[])
   checkWriteOptions(line);
   const offset = line.bytes(0);
   const lengthBytes = line.lengthBytes(1);
+  if (line.has('c')) checkSectors({ offset, count: lengthBytes });
   const source = line.value('s');
   let fill: WriteRequest['fill'] = line.has('z') ? undefined : patternFill(line);
   if (source !== undefined) {

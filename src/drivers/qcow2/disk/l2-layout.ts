@@ -5,6 +5,7 @@ import {
   ENTRY_BYTES,
   entryIsCopiedAt,
   entryOffsetAt,
+  writeCompressedAt,
   writeEntryAt,
 } from './layout.js';
 
@@ -44,6 +45,10 @@ export class L2Layout {
   /** Where the data of a compressed cluster lies. */
   compressedRange(table: Buffer, index: number, clusterBits: number): CompressedRange {
     return compressedRangeAt(table, index * this.entryBytes, clusterBits);
+  }
+
+  writeCompressed(table: Buffer, index: number, range: CompressedRange, clusterBits: number): void {
+    writeCompressedAt(table, index * this.entryBytes, range, clusterBits);
   }
 
   /** Writes an entry; `low` is or-ed into the lower half. */

@@ -1,4 +1,5 @@
 import { alignUp } from '../../../base/align.js';
+import { assert } from '../../../base/assert.js';
 import { BlockError } from '../../../base/error.js';
 
 /** "QFI\xfb". */
@@ -140,6 +141,22 @@ export function compressedRangeAt(table: Buffer, at: number, clusterBits: number
     hostOffset: offsetHigh * TWO_32 + low,
     lengthBytes: sectors * SECTOR_BYTES - (low % SECTOR_BYTES),
   };
+}
+
+/** Writes the L2 entry of compressed data that lies there. */
+export function writeCompressedAt(
+  table: Buffer,
+  at: number,
+  { hostOffset, lengthBytes }: CompressedRange,
+  clusterBits: number,
+): void {
+  const highBits = 62 - (clusterBits - 8) - 32;
+  const sectors =
+    Math.floor((hostOffset + lengthBytes - 1) / SECTOR_BYTES) - Math.floor(hostOffset / SECTOR_BYTES);
+  const high = Math.floor(hostOffset / TWO_32);
+  assert(high < 2 ** highBits, 'compressed data lies within reach of its entry');
+  table.writeUInt32BE((COMPRESSED_HIGH + sectors * 2 ** highBits + high) >>> 0, at);
+  table.writeUInt32BE(hostOffset % TWO_32, at + 4);
 }
 
 /** The offset of the same as its bits are, in hexadecimal: of a broken entry it may be more than any file has. */

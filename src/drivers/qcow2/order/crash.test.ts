@@ -287,6 +287,31 @@ test('compressed clusters are overwritten, discarded and their space used again:
   assert.deepEqual([left.corruptions, left.leaks, left.compressedClusters], [0, 0, 0]);
 });
 
+test('clusters are compressed over a backing file: every flush is needed, no crash breaks the image', async () => {
+  const compress = (disk: OpenDisk, model: SectorModel, from: number, count: number): Promise<void> =>
+    disk.backend.write(from * SECTOR, model.write(from, count), Flag.compressed);
+  await everyFlushIsNeeded(
+    (drop) =>
+      sectorRun(
+        drop,
+        { sectors: 256, create: { 'cluster-size': 4096 }, withBase: true },
+        async (disk, model, flush) => {
+          await compress(disk, model, 0, 64);
+          await flush();
+          await disk.backend.discard(8 * SECTOR, 16 * SECTOR);
+          model.zero(8, 16);
+          await flush();
+          await compress(disk, model, 8, 16);
+          await write(disk, model, 3, 2);
+          await flush();
+          await compress(disk, model, 128, 64);
+          await flush();
+        },
+      ),
+    6,
+  );
+});
+
 test('without a flush, writes and discards in any mix leave each sector old or new', async () => {
   for (let seed = 1; seed <= 12; seed++) {
     const below = seededBelow(seed * 7919);

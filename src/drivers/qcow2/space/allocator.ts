@@ -17,6 +17,11 @@ export interface Run {
   isFresh: boolean;
 }
 
+interface Packed {
+  readonly cluster: number;
+  usedBytes: number;
+}
+
 /** What clusters are for: metadata is written later, so its space must be there before. */
 export type Use = 'data cluster' | 'L2 table' | 'table';
 
@@ -31,6 +36,8 @@ export class Allocator {
   readonly #free: FreeExtents;
   /** First cluster that was never given out nor part of the file when it was opened. */
   #end: number;
+  /** The cluster in which compressed data goes on. */
+  #packed: Packed | undefined;
   /** Where the search for free clusters ends. */
   #scanEnd: number;
   /** Refcount blocks below this were searched for free clusters. */
@@ -100,6 +107,49 @@ export class Allocator {
     const entries = this.#refcounts.blockEntries;
     // Within one refcount block (the next one, when this one is full).
     return this.#allocateAtEnd(Math.min(count, Math.max(1, entries - (this.#end % entries || 1))), use);
+  }
+
+  /**
+   * Room for that many bytes of compressed data, less than a cluster, behind those given out before: each stretch counts
+   * a reference to every cluster that it touches. Answers the host offset, or what must be awaited first.
+   */
+  tryAllocateBytes(lengthBytes: number): number | Need {
+    const { clusterBytes } = this.#context;
+    const packed = this.#packed;
+    const block = packed && this.#shareable(packed.cluster);
+    if (typeof block === 'function') return block;
+    const room = packed && block ? clusterBytes - packed.usedBytes : 0;
+    if (packed && block && room >= lengthBytes) return this.#pack(packed, block, lengthBytes);
+    if (block) block.pins++;
+    const run = this.tryAllocate(1, 'data cluster');
+    if (block) block.pins--;
+    if (typeof run === 'function') return run;
+    const next: Packed = { cluster: run.start, usedBytes: 0 };
+    this.#packed = next;
+    if (!packed || !block || room === 0 || run.start !== packed.cluster + 1) {
+      next.usedBytes = lengthBytes;
+      return run.start * clusterBytes;
+    }
+    next.usedBytes = lengthBytes - room;
+    return this.#pack(packed, block, room);
+  }
+
+  /** The refcount block of a cluster that may get one more reference; undefined where it may not. */
+  #shareable(cluster: number): CachedTable | Need | undefined {
+    const refcounts = this.#refcounts;
+    const index = refcounts.blockIndex(cluster);
+    const block = refcounts.peek(index);
+    if (!block) return () => refcounts.load(index);
+    const isFull = refcounts.count(block, cluster) >= refcounts.mostReferences;
+    return isFull ? undefined : (this.#space.needsTable(block) ?? block);
+  }
+
+  #pack(packed: Packed, block: CachedTable, lengthBytes: number): number {
+    const { cluster } = packed;
+    this.#refcounts.set(block, cluster, this.#refcounts.count(block, cluster) + 1);
+    const hostOffset = cluster * this.#context.clusterBytes + packed.usedBytes;
+    packed.usedBytes += lengthBytes;
+    return hostOffset;
   }
 
   /** Undefined: a part of the extent was used otherwise; look again. */
@@ -340,6 +390,7 @@ export class Allocator {
     this.#refcounts.set(block, cluster, count - 1);
     if (count !== 1) return;
     this.#context.metadata.forget(cluster);
+    if (this.#packed?.cluster === cluster) this.#packed = undefined;
     this.#free.add(cluster, 1);
   }
 

@@ -55,6 +55,8 @@ export class Refcounts {
   readonly cache: TableCache;
   /** Host clusters that one block describes. */
   readonly blockEntries: number;
+  /** What a refcount can hold. */
+  readonly mostReferences: number;
   readonly #context: ImageContext;
   readonly #order: number;
 
@@ -62,6 +64,7 @@ export class Refcounts {
     this.#context = context;
     this.table = table;
     this.#order = context.header.refcountOrder;
+    this.mostReferences = 2 ** Math.min(2 ** this.#order, 53) - 1;
     this.blockEntries = (context.clusterBytes * 8) >>> this.#order;
     this.cache = new TableCache(context.clusterBytes, limitBytes);
   }
