@@ -267,6 +267,7 @@ export class MirrorJob implements JobDriver {
     await this.#place.remove();
     const index = source.dirtyBitmaps.indexOf(this.#copy.dirty);
     if (index >= 0) source.dirtyBitmaps.splice(index, 1);
-    await this.#place.close(this.#pivoted ? [source] : [this.#target]);
+    // Where the source had no users, nobody uses the target after the pivot.
+    await this.#place.close(this.#pivoted ? [source, this.#target] : [this.#target]);
   }
 }

@@ -288,3 +288,27 @@ test('an image that was only read has nothing to lose: its end is no failure, on
     else await bed.engine.close();
   }
 });
+
+test('the target of a disk that nobody uses is closed when the mirror has pivoted', async (t) => {
+  for (const command of ['drive-mirror', 'blockdev-mirror'] as const) {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    await bed.image('T');
+    const isDrive = command === 'drive-mirror';
+    if (isDrive) await bed.execute('blockdev-del', { 'node-name': 'T' });
+    const target = isDrive ? bed.path('T.qcow2') : 'T';
+    const how = isDrive ? { mode: 'existing', format: 'qcow2' } : {};
+    await bed.execute(command, { device: 'A', target, sync: 'full', 'job-id': 'j', ...how });
+    await bed.event('BLOCK_JOB_READY', 'j');
+    await bed.execute('job-complete', { id: 'j' });
+    await bed.event('BLOCK_JOB_COMPLETED', 'j');
+    await bed.engine.jobs.find('j')?.concluded;
+    await bed.execute('blockdev-del', { 'node-name': 'A' });
+    // What the user has added stays.
+    const left = [...bed.engine.graph.nodes.values()].filter(({ driver }) => driver.name === 'qcow2');
+    assert.deepEqual(
+      left.map(({ name }) => name),
+      isDrive ? [] : ['T'],
+    );
+  }
+});
