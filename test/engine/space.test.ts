@@ -42,6 +42,7 @@ test('a guest whose disk is full stops with all that was answered, and cont goes
         action: 'stop',
         nospace: true,
         reason,
+        'qom-path': '/machine/peripheral/vda/virtio-backend',
       };
       assert.deepEqual(errors, [data]);
       // What was answered needs no more space.

@@ -26,6 +26,12 @@ const MEANT: ReadonlyArray<{ command: RegExp; theirs?: RegExp; ours?: RegExp; wh
     ours: /^(Block job '.*' n|Job n)ot found$/,
     why: 'a slow job of livedisk copies zeroes for nothing, and may have ended',
   },
+  {
+    command: /backup|transaction/,
+    theirs: /^Permission conflict/,
+    ours: /^Invalid job ID/,
+    why: "of two mistakes in a backup QEMU tells the graph's first",
+  },
 ];
 
 /** Names in messages that each side generates, and what of a conflict depends on how jobs hold their nodes. */
