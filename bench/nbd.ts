@@ -75,12 +75,14 @@ export async function benchNbd(peer: Peer, folder: string, rounds: Rounds): Prom
         );
       }
       heading(`NBD, ${format}, all of it`, peer.name());
-      const copy = (side: Side) => () =>
-        cpuOf(side, () => seconds(() => runAsync(['nbdcopy', nbdUri(side, folder), 'null:'])));
-      await compare(
-        { name: 'nbdcopy to null', unit: 's', better: 'less', peer: copy('peer'), ours: copy('ours') },
-        rounds,
-      );
+      for (const connections of ['1', '4']) {
+        const copy = (side: Side) => () => {
+          const argv = ['nbdcopy', '--connections', connections, nbdUri(side, folder), 'null:'];
+          return cpuOf(side, () => seconds(() => runAsync(argv)));
+        };
+        const name = `nbdcopy to null, connections: ${connections}`;
+        await compare({ name, unit: 's', better: 'less', peer: copy('peer'), ours: copy('ours') }, rounds);
+      }
     } finally {
       await servers.peer.stop();
       await servers.ours.stop();

@@ -10,6 +10,22 @@ const SIM = ['--import', 'tsx', 'test/sim/main.ts'];
 const SEEDS_A_PIECE = 50;
 const FUZZ_RUNS_A_PIECE = 2000;
 
+/** Conversations of one side of NBD with peers who say anything. */
+const conversations = (side, whom) => ({
+  what: `conversations of the NBD ${side} with ${whom} that say anything, over sockets of the machine`,
+  pieces: (seed) =>
+    Array.from({ length: 10 }, (_, i) => {
+      const first = String(seed + i * FUZZ_RUNS_A_PIECE);
+      const sample = ['--seed', first, '--runs', String(FUZZ_RUNS_A_PIECE)];
+      return {
+        name: `runs from ${first}`,
+        args: ['--import', 'tsx', 'test/fuzz/main.ts', `nbd-${side}`, ...sample],
+      };
+    }),
+  count: /^(\d+) conversations passed/m,
+  amount: ([count]) => `${count} conversations`,
+});
+
 /** What a proof does: its pieces, each the arguments and environment of a Node process, and what its output counts. */
 const PROOFS = {
   simulation: {
@@ -32,6 +48,8 @@ const PROOFS = {
       })),
     amount: (_, pieces) => `${pieces * FUZZ_RUNS_A_PIECE} images`,
   },
+  'nbd-server': conversations('server', 'clients'),
+  'nbd-client': conversations('client', 'servers'),
   flushes: {
     what: 'flushes deleted one by one from a copy of the code: some test fails without each',
     pieces: () =>

@@ -9,6 +9,8 @@ export interface Plugged {
   /** In QEMU's object tree. */
   readonly path: string;
   readonly bus: Bus | undefined;
+  /** Its place in the order in which disks are booted from. */
+  readonly bootIndex?: number;
   readonly brings: readonly Bus[];
   isLeaving: boolean;
 }

@@ -78,6 +78,8 @@ export interface ChildIo {
   /** Makes a growable child at least that long, without space of its own. Errors: no-space where it cannot grow. */
   extend(lengthBytes: number): Promise<void>;
   tryExtend(lengthBytes: number): boolean;
+  /** Nothing makes it longer: a device, a window of a file, an export. */
+  readonly hasFixedLength?: boolean;
   /** Tells a blkdebug below of a named event; a promise only when a rule or breakpoint makes the caller wait. */
   announce(event: string): Promise<void> | undefined;
   /** There is one: no step goes past it. */
@@ -244,6 +246,8 @@ export interface DriverInstance {
   check?(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck>;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;
+  /** See ChildIo. Absent: as the child that holds its bytes, else false. */
+  readonly hasFixedLength?: boolean;
   /** True when new space reads as zeroes without being written (a fresh image without backing). */
   readonly readsZeroWhenNew?: boolean;
   /** writeZeroes is cheap and, with mayUnmap, deallocates. */
@@ -418,9 +422,13 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
   /**
    * Protocols: the plain filename that means these options, as given; undefined: none does. `image`: that of the
-   * child, for a protocol over another.
+   * child, for a protocol over another; `childName`: of one of several.
    */
-  filename?(options: GivenOptions, image?: string): string | undefined;
+  filename?(
+    options: GivenOptions,
+    image?: string,
+    childName?: (role: string) => string | undefined,
+  ): string | undefined;
   /** Options that decide what a node shows: all that is to be said of it besides its children. */
   readonly identityOptions?: readonly string[];
   /**

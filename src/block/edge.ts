@@ -42,6 +42,10 @@ export class Edge implements ChildIo {
     return this.node.lengthBytes;
   }
 
+  get hasFixedLength(): boolean {
+    return this.node.hasFixedLength;
+  }
+
   get isWritable(): boolean {
     return hasPermission(this.perm, Permission.write) || hasPermission(this.perm, Permission.writeUnchanged);
   }

@@ -71,7 +71,11 @@ export class NodeNames {
     const json = object(members);
     if (driver.filename) {
       const image = filtered && this.#childName(filtered.node).plain;
-      return { plain: driver.filename(node.options, image), json };
+      const childName = (role: string): string | undefined => {
+        const child = node.children.get(role);
+        return child && this.#childName(child.node).plain;
+      };
+      return { plain: driver.filename(node.options, image, childName), json };
     }
     const file = node.children.get('file')?.node;
     const isPlain = identity.length === 0 && !isOverridden && file?.driver.filename !== undefined;

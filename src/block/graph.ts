@@ -1,5 +1,6 @@
 import { assert } from '../base/assert.js';
 import { AsyncMutex, Notifier } from '../base/async.js';
+import { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, toBlockError } from '../base/error.js';
 import { MAX_NODE_NAME_CHARS } from '../base/limits.js';
 import type { Host } from '../host/host.js';
@@ -101,13 +102,19 @@ export class Graph {
 
   /**
    * Runs `body` while no request that can reach `nodes` is in flight and none can start, whoever comes meanwhile.
-   * Backends of `owner` (the job that asks) go on. Guests see a pause, never an error.
+   * Backends of `owner` (the job that asks) go on. Guests see a pause, never an error. Errors: ECANCELED when `signal` is
+   * cancelled before the body runs.
    */
-  async drained<T>(nodes: Iterable<Node>, body: () => Promise<T> | T, owner?: object): Promise<T> {
+  async drained<T>(
+    nodes: Iterable<Node>,
+    body: () => Promise<T> | T,
+    owner?: object,
+    signal?: CancelSignal,
+  ): Promise<T> {
     const section = new DrainedSection(nodes, owner, () => this.notifyIdle());
     this.#sections.add(section);
     try {
-      do await this.#idle.until(() => section.isQuiet);
+      do await this.#idle.until(() => section.isQuiet, signal);
       while (!section.isQuiet);
       section.begin();
       return await body();
@@ -115,6 +122,33 @@ export class Graph {
       this.#sections.delete(section);
       section.end();
       this.#assertBalanced();
+    }
+  }
+
+  /**
+   * drained() for a command whose arguments `check` has looked at. What it throws is told within a second, though requests
+   * that hang keep others from coming to rest; else the body says what is wrong then.
+   */
+  async drainedUnless<T>(
+    check: () => void,
+    nodes: Iterable<Node>,
+    body: () => Promise<T> | T,
+    owner?: object,
+  ): Promise<T> {
+    const refusal = errorOf(check);
+    if (!refusal) return this.drained(nodes, body, owner);
+    const signal = new CancelSignal();
+    const timer = this.host.clock.setTimer(GRACE_MS, () => signal.cancel());
+    const begun = (): Promise<T> | T => {
+      timer.cancel();
+      return body();
+    };
+    try {
+      return await this.drained(nodes, begun, owner, signal);
+    } catch (error) {
+      throw signal.isCancelled ? refusal.error : error;
+    } finally {
+      timer.cancel();
     }
   }
 
@@ -240,6 +274,15 @@ export class Graph {
     for (const child of below) if (child.parents.size === 0) child.isCopy ||= node.isCopy;
     for (const child of below) await this.collect([child]).catch(keepFirst);
     if (failure !== undefined) throw toBlockError(failure);
+  }
+}
+
+function errorOf(check: () => void): { error: unknown } | undefined {
+  try {
+    check();
+    return undefined;
+  } catch (error) {
+    return { error };
   }
 }
 

@@ -259,7 +259,7 @@ export class Node {
 
   /** The child that a filter shows. */
   get filtered(): Edge | undefined {
-    return this.children.get('file') ?? this.children.get('image');
+    return this.children.get('file') ?? this.children.get('image') ?? this.children.get('raw');
   }
 
   /** What its bytes are stored in: the protocol at the bottom. */
@@ -267,6 +267,11 @@ export class Node {
     let at = this as Node;
     for (let edge = at.filtered; edge; edge = at.filtered) at = edge.node;
     return at;
+  }
+
+  /** See ChildIo. */
+  get hasFixedLength(): boolean {
+    return this.instance.hasFixedLength ?? this.filtered?.node.hasFixedLength ?? false;
   }
 
   /** This node, or what it filters, down to the first that is no filter. */

@@ -23,9 +23,17 @@ export async function openNamed(
   if (options.has(isStorage ? 'filename' : 'file.filename') || (!isStorage && options.has('file.server')))
     throw new BlockError('invalid', "Can't specify 'file' and 'filename' options at the same time");
   const file = FlatOptions.of(await opener.parseFilename(filename));
+  if (driver && ownsName(driver, file)) return opener.openFlat(options.withDefaults(nested(file)), context);
+  if (driver?.options.children[0]?.role === 'image')
+    return opener.openFlat(options.withDefaults({ image: nested(file) }), context);
   if (isStorage) return opener.openFlat(options.withDefaults(nested(file)), context);
   const below = options.copy().takeUnder('file').withDefaults(nested(file));
   return opener.openFlat(options.withDefaults({ file: nested(below) }), context);
+}
+
+/** A filter that has names ("blkdebug:"), of which this is one. */
+function ownsName({ kind, name }: DriverDescription, file: FlatOptions): boolean {
+  return kind === 'filter' && file.get('driver') === name;
 }
 
 function nested(options: FlatOptions): Record<string, never> {

@@ -215,7 +215,11 @@ export class Opener {
     const description = this.drivers.get(driver);
     if (guessed) this.onProbed(filename, description, context.readOnly);
     const protocol = await this.parseFilename(filename);
-    if (description.kind === 'protocol') return this.open({ ...protocol, ...extra, driver }, context);
+    const isItsName = description.kind === 'filter' && protocol['driver'] === driver;
+    if (description.kind === 'protocol' || isItsName)
+      return this.open({ ...protocol, ...extra, driver }, context);
+    if (description.options.children[0]?.role === 'image')
+      return this.open({ driver, image: protocol, ...extra }, context);
     return this.open({ driver, file: protocol, ...extra }, { ...context, guessed });
   }
 

@@ -7,7 +7,7 @@ import { nodeModes } from './modes.js';
 import { DEFAULT_CACHE, Node } from './node.js';
 import type { ChildPlan, NodePlan } from './node-plan.js';
 import { settingsOf } from './open.js';
-import type { GraphTransaction } from './transaction.js';
+import { GraphTransaction } from './transaction.js';
 
 /** Children that blockdev-reopen may change: others are told by their option. */
 const REPLACEABLE = ['file', 'backing'];
@@ -22,17 +22,23 @@ const RESETTABLE = ['node-name', 'discard', 'cache', 'read-only', 'auto-read-onl
  */
 export async function reopen(graph: Graph, plans: readonly NodePlan[]): Promise<void> {
   const nodes = queueOf(graph, plans).map(({ node }) => node);
-  await graph.drained(nodes, async () => {
+  const check = (): void => void listChanges(graph, new GraphTransaction(graph), plans);
+  await graph.drainedUnless(check, nodes, async () => {
     await flushWritable(nodes);
     let gone: Node[] = [];
     await graph.transaction((transaction) => {
-      const changes = new Changes(graph, transaction);
-      for (const entry of queueOf(graph, plans)) changes.add(entry);
-      gone = changes.detached;
+      gone = listChanges(graph, transaction, plans);
     });
     for (const node of gone) node.inheritsFrom = undefined;
     await graph.release(gone);
   });
+}
+
+/** Answers the children that are taken away. Errors: those of options that are wrong. */
+function listChanges(graph: Graph, transaction: GraphTransaction, plans: readonly NodePlan[]): Node[] {
+  const changes = new Changes(graph, transaction);
+  for (const entry of queueOf(graph, plans)) changes.add(entry);
+  return changes.detached;
 }
 
 function nodeOf(graph: Graph, options: GivenOptions): Node {

@@ -26,6 +26,8 @@ export class GraphTransaction {
   readonly #parts: Array<{ begin: number; prefix: string }> = [{ begin: 0, prefix: '' }];
   readonly #added = new Set<Node>();
   readonly #gainsParents = new Set<Node>();
+  /** Others than jobs that copy use them from now on. */
+  readonly #noCopies = new Set<Node>();
   readonly #attached: Edge[] = [];
   readonly #retargeted: Edge[] = [];
   /** Whose permissions, or whose children's, may be others afterwards; below them it is looked. */
@@ -60,7 +62,7 @@ export class GraphTransaction {
     this.#attached.push(edge);
     this.#gainsParents.add(child);
     this.#touchUse(edge);
-    if (parent instanceof Node || parent.isWritable) child.isCopy = false;
+    if (parent instanceof Node || parent.isWritable) this.#noCopies.add(child);
     this.#steps.push({ apply: () => this.#link(edge), undo: () => this.#unlink(edge) });
     return edge;
   }
@@ -78,7 +80,7 @@ export class GraphTransaction {
     this.#touchUse(edge);
     this.#touched.add(node);
     this.#retargeted.push(edge);
-    node.isCopy = false;
+    this.#noCopies.add(node);
     let old: Node | undefined;
     this.#steps.push({
       apply: () => {
@@ -171,6 +173,7 @@ export class GraphTransaction {
     this.#apply();
     for (const [edge, set] of computePermissions(this.#graph, this.#touched).edges) Object.assign(edge, set);
     for (const change of prepared) change.commit();
+    for (const node of this.#noCopies) node.isCopy = false;
     this.#graph.edgesChanged();
   }
 

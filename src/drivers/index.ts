@@ -1,10 +1,12 @@
 import type { DriverDescription } from '../block/driver.js';
 import { blkdebugDriver } from './blkdebug/index.js';
+import { blkverifyDriver } from './blkverify/index.js';
 import { compressDriver } from './compress/index.js';
 import { copyOnReadDriver } from './copy-on-read/index.js';
 import { fileDriver } from './file/index.js';
 import { hostDeviceDriver } from './host-device/index.js';
 import { nbdDriver } from './nbd/index.js';
+import { nullAioDriver } from './null-aio/index.js';
 import { nullCoDriver } from './null-co/index.js';
 import { qcow2Driver } from './qcow2/driver.js';
 import { rawDriver } from './raw/index.js';
@@ -16,10 +18,12 @@ export const allDrivers: readonly DriverDescription[] = [
   hostDeviceDriver,
   nbdDriver,
   nullCoDriver,
+  nullAioDriver,
   rawDriver,
   qcow2Driver,
   blkdebugDriver,
   throttleDriver,
   copyOnReadDriver,
   compressDriver,
+  blkverifyDriver,
 ];

@@ -43,6 +43,7 @@ export class RealSocket implements HostSocket {
   #ended = false;
   #owesDrain = false;
   #isWide = false;
+  #isHandedOver = false;
 
   readonly takeFds?: () => number[];
 
@@ -64,7 +65,9 @@ export class RealSocket implements HostSocket {
 
   /** A chunk of the shared read buffer. */
   deliver(chunk: Buffer): void {
-    if (!this.#closeTold) this.#handler?.onData(chunk);
+    // Read before the pause took effect: whoever has the socket now finds it there.
+    if (this.#isHandedOver) this.#socket.push(Buffer.from(chunk));
+    else if (!this.#closeTold) this.#handler?.onData(chunk);
   }
 
   start(handler: SocketHandler): void {
@@ -80,6 +83,7 @@ export class RealSocket implements HostSocket {
    */
   async handOver(): Promise<net.Socket> {
     this.#closeTold = true;
+    this.#isHandedOver = true;
     const socket = this.#socket;
     socket.pause();
     if (socket.writableLength > 0) await new Promise<void>((sent) => socket.write('', () => sent()));

@@ -66,9 +66,16 @@ export class SimulatedFile implements HostFile {
     return this.#tryChange('write', { type: 'write', position, data });
   }
 
-  write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
-    const data = Buffer.concat(memory.pieces(from, lengthBytes));
-    return this.#change('write', position, { type: 'write', position, data });
+  /** Looks at the memory when its time has come, not before. */
+  async write(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
+    this.#checkWritable();
+    const pieces = memory.pieces(from, lengthBytes);
+    const change = { type: 'write' as const, position, data: Buffer.concat(pieces) };
+    const write = (): void => {
+      change.data = Buffer.concat(pieces);
+      this.#apply(change);
+    };
+    await this.#perform('write', position, write, change);
   }
 
   async writeDurable(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {

@@ -1,3 +1,4 @@
+import { BlockError } from '../base/error.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { assert } from '../base/assert.js';
 import { KiB } from '../base/limits.js';
@@ -66,6 +67,10 @@ export class BackupJob implements JobDriver {
     this.#target = target;
     // The filter of a node without users asks for nothing before the job is its user.
     this.isAnnouncedFirst = device.parents.size === 0;
+    creatingNode(() => {
+      if (target.readOnly)
+        throw new BlockError('permission', 'Block node is read-only', { node: target.name });
+    });
     const size = device.lengthBytes;
     const place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_BEFORE_WRITE, plan.filterNodeName, device),

@@ -164,10 +164,21 @@ export class JobManager {
     for (const job of [...this.#jobs.values()]) job.dismiss();
   }
 
-  #newJob(properties: JobProperties): Job {
-    const { id } = properties;
+  /** What is wrong with a job's names and speed, now. Errors: as of start(). */
+  check(plan: Pick<BlockJobPlan, 'kind' | 'jobId' | 'speed' | 'filterNodeName'>): void {
+    checkFilterName(this.#surroundings.graph, plan);
+    this.#checkId(plan.jobId);
+    checkSpeed(plan.speed);
+  }
+
+  #checkId(id: string): void {
     checkJobId(id);
     if (this.#jobs.has(id)) throw new BlockError('exists', `Job ID '${id}' already in use`);
+  }
+
+  #newJob(properties: JobProperties): Job {
+    const { id } = properties;
+    this.#checkId(id);
     const { graph } = this.#surroundings;
     const job = new Job(properties, graph, this.#emit, (gone) => this.#jobs.delete(gone.id));
     this.#jobs.set(job.id, job);
@@ -196,7 +207,10 @@ export class JobManager {
 }
 
 /** Errors: exists, invalid; some filters are made as other nodes are, and QEMU says so. */
-function checkFilterName(graph: Graph, { kind, filterNodeName }: BlockJobPlan): void {
+function checkFilterName(
+  graph: Graph,
+  { kind, filterNodeName }: Pick<BlockJobPlan, 'kind' | 'filterNodeName'>,
+): void {
   if (filterNodeName === undefined) return;
   const check = (): void => graph.checkNewName(filterNodeName);
   if (kind === 'stream' || kind === 'backup') creatingNode(check);

@@ -55,7 +55,17 @@ function lookUp(
   return { node, bitmap };
 }
 
-function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-add'>): DoneAction {
+/** Errors: those of an action that cannot be done now. */
+export function checkBitmapAction(
+  engine: Parts<'graph'>,
+  type: keyof typeof BITMAP_ACTIONS,
+  args: CommandArguments<'block-dirty-bitmap-add'>,
+): void {
+  if (type === 'block-dirty-bitmap-add') checkNew(engine, args);
+  else find(engine, args);
+}
+
+function checkNew(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-add'>): Node {
   const { name, granularity } = args;
   if (name === '') throw new BlockError('invalid', 'Bitmap name cannot be empty');
   const node = findDevice(engine.graph, args.node);
@@ -64,6 +74,12 @@ function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-
   if (node.findBitmap(name)) throw new BlockError('exists', `Bitmap already exists: ${name}`);
   if (Buffer.byteLength(name) > MAX_NAME_BYTES)
     throw new BlockError('invalid', `Bitmap name too long: ${name}`);
+  return node;
+}
+
+function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-add'>): DoneAction {
+  const node = checkNew(engine, args);
+  const { name, granularity } = args;
   const bitmap = new DirtyBitmap(node.lengthBytes, granularity ?? defaultGranularity(node), name);
   bitmap.enabled = !(args.disabled ?? false);
   node.dirtyBitmaps.push(bitmap);

@@ -118,7 +118,10 @@ async function openSocket(
 ): Promise<CharacterDevice> {
   const { host } = engine;
   const { server: isServer = true, wait, reconnect = 0 } = data;
-  if (isServer && reconnect !== 0)
+  const reconnectMs = data['reconnect-ms'] ?? reconnect * 1000;
+  if (reconnect !== 0 && data['reconnect-ms'] !== undefined)
+    throw new BlockError('invalid', "'reconnect' and 'reconnect-ms' are mutually exclusive");
+  if (isServer && reconnectMs !== 0)
     throw new BlockError('invalid', "'reconnect' option is incompatible with socket in server listen mode");
   if (!isServer && wait !== undefined)
     throw new BlockError('invalid', "'wait' option is incompatible with socket in client connect mode");
@@ -134,8 +137,8 @@ async function openSocket(
   }
   const onFailure = (error: BlockError): void =>
     engine.warn(`Unable to connect character device ${id}: ${error.message}`);
-  const reconnectMs = reconnect === 0 ? undefined : reconnect * 1000;
-  return SocketClientDevice.connect(id, host, { address, tls, reconnectMs, onFailure });
+  const again = reconnectMs === 0 ? undefined : reconnectMs;
+  return SocketClientDevice.connect(id, host, { address, tls, reconnectMs: again, onFailure });
 }
 
 function tlsOf(

@@ -61,7 +61,8 @@ export async function addDevice(engine: Devices, input: JsonObject, options: Add
   const bus = engine.machine.busFor(model, busName, hot);
   checkId(engine, name, hot);
   const properties = parseProperties(model, rest, mode);
-  const place = { model, id: name, bus };
+  const bootIndex = checkBootIndex(engine, properties['bootindex']);
+  const place = { model, id: name, bus, ...given({ bootIndex }) };
   if (!model.disk) {
     engine.machine.plug({ ...place, path: engine.machine.newPath(name) });
     return;
@@ -103,6 +104,13 @@ function checkThread({ graph }: Devices, id: unknown): void {
   if (typeof id !== 'string') return;
   if (graph.objects.list().some((object) => object.id === id)) return;
   throw new BlockError('device-not-found', `Device '${id}' not found`);
+}
+
+/** No two devices are the first to be booted from. Negative: not booted from. */
+function checkBootIndex({ machine }: Devices, index: unknown): number | undefined {
+  if (typeof index !== 'number' || index < 0) return undefined;
+  if (![...machine.devices].some(({ bootIndex }) => bootIndex === index)) return index;
+  throw new BlockError('exists', `The bootindex ${index} has already been used`);
 }
 
 const MAX_LOGICAL_BLOCK_BYTES = 2 * 1024 * 1024;

@@ -3,7 +3,8 @@ export interface HmpSyntax {
   flags?: string;
   /** Those that follow the first operand. */
   laterFlags?: string;
-  operands?: ReadonlyArray<{ missing: string } | 'optional'>;
+  /** `missing`: said after the command's name; `missingWord`: said alone. */
+  operands?: ReadonlyArray<{ missing: string } | { missingWord: string } | 'optional'>;
 }
 
 export interface HmpArguments {
@@ -55,7 +56,11 @@ export function parseArguments(
   };
   let rest = takeFlags(words, flags);
   if (laterFlags !== '') rest = [...rest.slice(0, 1), ...takeFlags(rest.slice(1), laterFlags)];
-  for (const operand of operands.slice(rest.length)) if (operand !== 'optional') refuse(operand.missing);
+  for (const operand of operands.slice(rest.length)) {
+    if (operand === 'optional') continue;
+    if ('missing' in operand) refuse(operand.missing);
+    else throw new HmpSyntaxError(`${operand.missingWord}\nTry "help ${path}" for more information`);
+  }
   if (rest.length > operands.length) refuse('extraneous characters at the end of line');
   return { flags: given, operands: rest };
 }

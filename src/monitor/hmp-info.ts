@@ -2,6 +2,8 @@ import type { BlockBackend } from '../block/backend.js';
 import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import type { HmpArguments } from './hmp-arguments.js';
+import type { ThrottleGroup } from '../block/objects/throttle-group.js';
+import { limitsInfo } from './io-throttle.js';
 import { chainText } from './image-text.js';
 import { nodeInfo } from './node-info.js';
 import type { Parts } from './parts.js';
@@ -60,8 +62,18 @@ function describeMedium(node: Node, { isVerbose, backend, lines = [] }: Details)
   if (backing !== undefined)
     text.push(field('Backing file', `${backing as string} (chain depth: ${depth as number})`));
   if (zeroes !== 'off') text.push(field('Detect zeroes', zeroes as string));
+  if (backend?.throttleGroup) text.push(field('I/O throttling', limitsText(backend.throttleGroup)));
   const images = isVerbose ? `\nImages:\n${chainText(info['image'] as Parameters<typeof chainText>[0])}` : '';
   return text.map(lineOf).join('') + images;
+}
+
+function limitsText(group: ThrottleGroup): string {
+  const limits = limitsInfo(group);
+  const value = (name: string): string => `${name}=${(limits[name] ?? 0) as number}`;
+  const names = ['bps', 'iops'].flatMap((what) =>
+    ['', '_max'].flatMap((more) => ['', '_rd', '_wr'].map((side) => `${what}${side}${more}`)),
+  );
+  return [...names.map(value), value('iops_size'), `group=${group.id}`].join(' ');
 }
 
 function cacheText(node: Node, backend: BlockBackend | undefined): string {

@@ -9,12 +9,14 @@ import { findNode } from '../block/find-node.js';
 import { type HmpArguments, HmpSyntaxError, parseArguments, splitWords } from './hmp-arguments.js';
 import { BLOCK_COMMANDS, type HmpBlock } from './hmp-block.js';
 import { type HmpCommand, runQmp } from './hmp-command.js';
+import { type HmpObjects, OBJECT_COMMANDS, OBJECT_INFO } from './hmp-objects.js';
+import { type HmpSnapshots, SNAPSHOT_COMMANDS, SNAPSHOT_INFO } from './hmp-snapshots.js';
 import { infoBlock, infoBlockJobs, infoBlockStatistics } from './hmp-info.js';
 import { diskOfDevice } from './media.js';
 import { cont, quit, stop, type Quitting, type Running } from './run-state.js';
 
 /** What its commands need together. */
-type Hmp = Running & Quitting & HmpBlock;
+type Hmp = Running & Quitting & HmpBlock & HmpObjects & HmpSnapshots;
 
 export function registerHmp(engine: Hmp & Parts<'command'>): void {
   engine.command('human-monitor-command', async ({ 'command-line': line }) =>
@@ -24,6 +26,8 @@ export function registerHmp(engine: Hmp & Parts<'command'>): void {
 
 const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
   ...BLOCK_COMMANDS,
+  ...OBJECT_COMMANDS,
+  ...SNAPSHOT_COMMANDS,
   {
     name: 'cont',
     alias: 'c',
@@ -90,6 +94,8 @@ const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
 ];
 
 const INFO: ReadonlyArray<HmpCommand<Hmp>> = [
+  ...OBJECT_INFO,
+  ...SNAPSHOT_INFO,
   {
     name: 'block',
     parameters: '[-n] [-v] [device]',
@@ -158,11 +164,25 @@ function findCommand([first = '', second, ...rest]: readonly string[]): {
 function help(words: readonly string[]): string {
   if (words.length === 0) return sorted(COMMANDS).map(helpLine).join('');
   if (words.length === 1 && words[0] === 'info') return infoHelp();
-  return helpLine(findCommand(words).command);
+  const { command, path } = findCommand(words);
+  return `${path.startsWith('info ') ? 'info ' : ''}${helpLine(command)}`;
+}
+
+type Completing = Parts<'drives' | 'graph' | 'jobs' | 'devices' | 'characterDevices'>;
+
+/** Names that the arguments of a command may be. */
+function namesFor(engine: Completing, command: string): string[] {
+  const disks = [...engine.drives.keys(), ...engine.graph.nodes.keys()];
+  if (/^(chardev-(change|remove|send-break)|ringbuf_)/.test(command))
+    return engine.characterDevices.list().map(({ id }) => id);
+  if (command === 'object_del') return engine.graph.objects.list().map(({ id }) => id);
+  if (command === 'device_del') return [...engine.devices.keys()];
+  if (command.startsWith('block_job_')) return [...engine.jobs.list().map(({ id }) => id), ...disks];
+  return disks;
 }
 
 /** What the last word of a line may become. */
-export function completions(engine: Parts<'drives' | 'graph'>, text: string): string[] {
+export function completions(engine: Completing, text: string): string[] {
   const words = text.trimStart().split(/\s+/);
   const [first = '', word = first] = [words[0], words.at(-1)];
   const names = (list: ReadonlyArray<HmpCommand<Hmp>>): string[] => sorted(list).map(({ name }) => name);
@@ -171,7 +191,9 @@ export function completions(engine: Parts<'drives' | 'graph'>, text: string): st
       ? names(COMMANDS)
       : first === 'info' && words.length === 2
         ? names(INFO)
-        : [...engine.drives.keys(), ...engine.graph.nodes.keys()];
+        : first === 'help' || first === '?'
+          ? names(words.length === 3 && words[1] === 'info' ? INFO : COMMANDS)
+          : namesFor(engine, first);
   return all.filter((name) => name.startsWith(word) && !name.startsWith('#'));
 }
 

@@ -2,8 +2,9 @@ import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import { findDevice, findRoot } from '../block/find-node.js';
 import type { Node } from '../block/node.js';
-import { type BackupPlan, planBackup } from '../jobs/plans/backup.js';
+import { type BackupPlan, checkBitmap, planBackup } from '../jobs/plans/backup.js';
 import { planMirror } from '../jobs/plans/mirror.js';
+import { commonPlan } from '../jobs/plans/plan.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
@@ -21,11 +22,11 @@ export function registerMirrorAndBackup(
     await jobs.start(planMirror(graph, args));
   });
   engine.command('drive-backup', async (args) => {
-    await drainAllOnce(engine);
+    await drainAllOnce(engine, () => checkDriveBackup(engine, args));
     await driveBackup(engine, args, (plan) => jobs.start(plan));
   });
   engine.command('blockdev-backup', async (args) => {
-    await drainAllOnce(engine);
+    await drainAllOnce(engine, () => checkBackup(engine, args));
     await jobs.start(planBackup(graph, args));
   });
 }
@@ -74,6 +75,22 @@ async function readsAsZeroes(target: Node): Promise<boolean> {
   if (lengthBytes === 0) return true;
   const status = await target.statusThroughChain(0, lengthBytes);
   return status.zero && status.lengthBytes === lengthBytes;
+}
+
+/** Errors: those of arguments that are wrong whatever else goes on. */
+export function checkBackup(
+  { graph, jobs }: Parts<'graph' | 'jobs'>,
+  args: CommandArguments<'blockdev-backup'>,
+): void {
+  jobs.check(planBackup(graph, args));
+}
+
+/** The same; what is wrong with the file shows when it is made. */
+export function checkDriveBackup({ graph, jobs }: Parts<'graph' | 'jobs'>, args: DriveBackup): void {
+  const source = findDevice(graph, args.device);
+  source.assertNotBlocked();
+  checkBitmap(source, args);
+  jobs.check({ kind: 'backup', ...commonPlan(args, source) });
 }
 
 /** `start`: what the job manager is to do with the plan. */

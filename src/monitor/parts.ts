@@ -290,7 +290,15 @@ export class EngineParts {
       name,
       node: { name: node },
     } = device.backend;
-    const data = { device: name, 'node-name': node, operation, action, nospace: noSpace, reason };
+    const data = {
+      device: name,
+      'node-name': node,
+      operation,
+      action,
+      nospace: noSpace,
+      reason,
+      'qom-path': device.qdevPath,
+    };
     this.emit('BLOCK_IO_ERROR', data);
   }
 

@@ -17,17 +17,43 @@ export interface DoneAction {
 }
 
 export function registerSnapshots(engine: Parts<'command' | 'graph' | 'jobs' | 'opener' | 'print'>): void {
-  // Who names no node is told so without everybody coming to rest.
   engine.command('blockdev-snapshot-sync', async (args) => {
-    findNode(engine.graph, args.device, args['node-name']);
-    await drainAllOnce(engine);
+    await drainAllOnce(engine, () => checkSnapshotSync(engine, args));
     await (await snapshotSync(engine, args)).settle?.();
   });
   engine.command('blockdev-snapshot', async (args) => {
-    findNode(engine.graph, args.node, args.node);
-    await drainAllOnce(engine);
+    await drainAllOnce(engine, () => checkSnapshot(engine, args));
     await snapshot(engine, args);
   });
+}
+
+/** Errors: those of arguments that are wrong whatever is in flight. Answers the node. */
+export function checkSnapshotSync(
+  { graph }: Parts<'graph'>,
+  args: CommandArguments<'blockdev-snapshot-sync'>,
+): Node {
+  const old = findNode(graph, args.device, args['node-name']);
+  checkNotBlocked(old);
+  const name = args['snapshot-node-name'];
+  if (args['node-name'] !== undefined && name === undefined)
+    throw new BlockError('invalid', 'New overlay node-name missing');
+  if (name !== undefined && graph.nodes.has(name))
+    throw new BlockError('exists', 'New overlay node-name already in use');
+  if (name !== undefined) graph.checkNewName(name);
+  return old;
+}
+
+/** The same. */
+export function checkSnapshot({ graph }: Parts<'graph'>, args: CommandArguments<'blockdev-snapshot'>): void {
+  checkNotBlocked(findNode(graph, args.node, args.node));
+  const overlay = findNode(graph, args.overlay, args.overlay);
+  const isRead = [...overlay.parents].some(({ perm }) => hasPermission(perm, Permission.consistentRead));
+  if (isRead) throw new BlockError('busy', 'The overlay is already in use');
+  if (overlay.isFilter) throw new BlockError('unsupported', 'Filters cannot be used as overlays');
+  if (overlay.children.has('backing'))
+    throw new BlockError('invalid', 'The overlay already has a backing image');
+  if (!overlay.driver.options.backing)
+    throw new BlockError('unsupported', 'The overlay does not support backing images');
 }
 
 /** A new image becomes the overlay of the node's users. Of a node without users, no overlay stays open, as in QEMU. */
@@ -37,16 +63,12 @@ export async function snapshotSync(
 ): Promise<DoneAction> {
   const { graph } = engine;
   const old = findNode(graph, args.device, args['node-name']);
-  return graph.drained([old], async () => {
-    checkNotBlocked(old);
+  const check = (): void => void checkSnapshotSync(engine, args);
+  return graph.drainedUnless(check, [old], async () => {
+    checkSnapshotSync(engine, args);
     const name = args['snapshot-node-name'];
-    if (args['node-name'] !== undefined && name === undefined)
-      throw new BlockError('invalid', 'New overlay node-name missing');
-    if (name !== undefined && graph.nodes.has(name))
-      throw new BlockError('exists', 'New overlay node-name already in use');
     const filename = args['snapshot-file'];
     const format = args.format ?? 'qcow2';
-    if (name !== undefined) graph.checkNewName(name);
     await flushBeforeSnapshot(old);
     const isNew = args.mode !== 'existing';
     const shown = isNew && (await createOverlayFile(engine, filename, format, old.lengthBytes, old));
@@ -75,18 +97,12 @@ export async function snapshot(
   const { graph } = engine;
   const old = findNode(graph, args.node, args.node);
   const named = graph.nodes.get(args.overlay);
-  return graph.drained(named ? [old, named] : [old], async () => {
+  const check = (): void => checkSnapshot(engine, args);
+  return graph.drainedUnless(check, named ? [old, named] : [old], async () => {
     checkNotBlocked(old);
     await flushBeforeSnapshot(old);
-    const overlay = findNode(graph, args.overlay, args.overlay);
-    const isRead = [...overlay.parents].some(({ perm }) => hasPermission(perm, Permission.consistentRead));
-    if (isRead) throw new BlockError('busy', 'The overlay is already in use');
-    if (overlay.isFilter) throw new BlockError('unsupported', 'Filters cannot be used as overlays');
-    if (overlay.children.has('backing'))
-      throw new BlockError('invalid', 'The overlay already has a backing image');
-    if (!overlay.driver.options.backing)
-      throw new BlockError('unsupported', 'The overlay does not support backing images');
-    return putOnTop(engine, old, overlay);
+    check();
+    return putOnTop(engine, old, graph.node(args.overlay));
   });
 }
 

@@ -2,12 +2,13 @@ import { BlockError } from '../base/error.js';
 import type { TransactionAction } from '../schema/commands.js';
 import type { BackupJob } from '../jobs/backup.js';
 import { type BackupPlan, planBackup } from '../jobs/plans/backup.js';
+import type { Node } from '../block/node.js';
 import { JobGroup } from '../jobs/job-group.js';
-import { BITMAP_ACTIONS } from './bitmaps.js';
+import { BITMAP_ACTIONS, checkBitmapAction } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
 import { refuseSnapshot } from './internal-snapshots.js';
-import { driveBackup } from './mirror-backup.js';
-import { type DoneAction, snapshot, snapshotSync } from './snapshot.js';
+import { checkBackup, checkDriveBackup, driveBackup } from './mirror-backup.js';
+import { checkSnapshot, checkSnapshotSync, type DoneAction, snapshot, snapshotSync } from './snapshot.js';
 import type { Parts } from './parts.js';
 
 type Transactions = Parts<'graph' | 'jobs' | 'opener' | 'print'>;
@@ -41,8 +42,9 @@ async function runAll(
   group: JobGroup | undefined,
 ): Promise<void> {
   const { graph } = engine;
-  if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine);
-  await graph.drained(graph.nodesInUse(), async () => {
+  const check = (): void => checkActions(engine, actions, group);
+  if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine, check);
+  await graph.drainedUnless(check, graph.nodesInUse(), async () => {
     const done: DoneAction[] = [];
     try {
       for (const action of actions) done.push(await runOne(engine, action, group));
@@ -55,16 +57,74 @@ async function runAll(
   });
 }
 
+/** Errors: of the first action that fails whatever those before it do. */
+function checkActions(
+  engine: Transactions,
+  actions: readonly TransactionAction[],
+  group: JobGroup | undefined,
+): void {
+  const touched = new Set<Node | string>();
+  for (const action of actions) {
+    checkGroup(action, group);
+    const named = namedBy(engine, action);
+    if (named.every((one) => !touched.has(one))) checkOne(engine, action);
+    for (const one of named) touched.add(one);
+  }
+}
+
+/** Nodes that an action names, those that it makes, and its job. */
+function namedBy({ graph }: Parts<'graph'>, { type, data }: TransactionAction): Array<Node | string> {
+  const words: Readonly<Record<string, unknown>> = { ...data };
+  const named: Array<Node | string> = [];
+  for (const key of [
+    'device',
+    'node',
+    'node-name',
+    'target',
+    'overlay',
+    'snapshot-node-name',
+    'filter-node-name',
+  ]) {
+    const word = words[key];
+    if (typeof word !== 'string') continue;
+    named.push(graph.drives.get(word)?.root?.node ?? graph.nodes.get(word) ?? word);
+  }
+  if (type.endsWith('-backup')) named.push(`job ${String(words['job-id'] ?? words['device'])}`);
+  return named;
+}
+
+function checkOne(engine: Transactions, action: TransactionAction): void {
+  switch (action.type) {
+    case 'abort':
+    case 'block-dirty-bitmap-merge':
+    case 'blockdev-snapshot-internal-sync':
+      return;
+    case 'blockdev-snapshot-sync':
+      return void checkSnapshotSync(engine, action.data);
+    case 'blockdev-snapshot':
+      return checkSnapshot(engine, action.data);
+    case 'blockdev-backup':
+      return checkBackup(engine, action.data);
+    case 'drive-backup':
+      return checkDriveBackup(engine, action.data);
+    default:
+      return checkBitmapAction(engine, action.type, action.data);
+  }
+}
+
+function checkGroup({ type }: TransactionAction, group: JobGroup | undefined): void {
+  if (!group || JOBS_AND_ABORT.has(type)) return;
+  const text = `Action '${type}' does not support Transaction property completion-mode = grouped`;
+  throw new BlockError('invalid', text);
+}
+
 async function runOne(
   engine: Transactions,
   action: TransactionAction,
   group: JobGroup | undefined,
 ): Promise<DoneAction> {
   const prepare = (plan: BackupPlan): Promise<BackupJob> => engine.jobs.prepareBackup(plan, group);
-  if (group && !JOBS_AND_ABORT.has(action.type)) {
-    const text = `Action '${action.type}' does not support Transaction property completion-mode = grouped`;
-    throw new BlockError('invalid', text);
-  }
+  checkGroup(action, group);
   switch (action.type) {
     case 'abort':
       throw new BlockError('cancelled', 'Transaction aborted using Abort action');

@@ -208,17 +208,25 @@ export const THROTTLE_OPTIONS = driverOptions({ 'throttle-group': required(str) 
 /** What is read is copied into the image of `file`; of layers from `bottom` up, where one is named. */
 export const COPY_ON_READ_OPTIONS = driverOptions({ bottom: optional(str) }, FILE);
 
+/** Everything is done to both, and compared. */
+export const BLKVERIFY_OPTIONS = driverOptions({}, [
+  { role: 'raw', required: true },
+  { role: 'test', required: true, isImage: true },
+]);
+
 /** What is written through it is compressed. */
 export const COMPRESS_OPTIONS = driverOptions({}, FILE);
 
 /** Drivers that users may name. */
 export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
+  blkverify: BLKVERIFY_OPTIONS,
   compress: COMPRESS_OPTIONS,
   'copy-on-read': COPY_ON_READ_OPTIONS,
   file: FILE_OPTIONS,
   host_device: HOST_DEVICE_OPTIONS,
   nbd: NBD_OPTIONS,
+  'null-aio': NULL_OPTIONS,
   'null-co': NULL_OPTIONS,
   qcow2: QCOW2_OPTIONS,
   raw: RAW_OPTIONS,
@@ -229,8 +237,8 @@ export type DriverName = keyof typeof DRIVERS;
 
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
-  'blklogwrites blkreplay blkverify bochs cloop copy-before-write dmg ftp ftps gluster ' +
-  'host_cdrom http https iscsi luks nfs null-aio nvme parallels preallocate qcow qed quorum rbd ' +
+  'blklogwrites blkreplay bochs cloop copy-before-write dmg ftp ftps gluster ' +
+  'host_cdrom http https iscsi luks nfs nvme parallels preallocate qcow qed quorum rbd ' +
   'replication snapshot-access ssh vdi vhdx vmdk vpc vvfat'
 ).split(' ');
 
@@ -240,12 +248,14 @@ export type BlockdevRef = string | BlockdevOptions;
 /** Each child's role, as the drivers' `children` say. */
 interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
+  blkverify: { raw: BlockdevRef; test: BlockdevRef };
   compress: { file: BlockdevRef };
   'copy-on-read': { file: BlockdevRef };
   throttle: { file: BlockdevRef };
   file: unknown;
   host_device: unknown;
   nbd: unknown;
+  'null-aio': unknown;
   'null-co': unknown;
   qcow2: { file: BlockdevRef; backing?: BlockdevRef | null };
   raw: { file: BlockdevRef };

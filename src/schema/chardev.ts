@@ -35,6 +35,8 @@ const SocketCharacterDevice = {
   tn3270: later(bool),
   websocket: later(bool),
   reconnect: optional(int),
+  /** QEMU 10's. */
+  'reconnect-ms': optional(int),
 } as const;
 
 const KINDS = ['file', 'socket', 'pty', 'null', 'stdio', 'ringbuf', 'memory'] as const;
@@ -89,6 +91,9 @@ export const CHARDEV_RETURNS = {
   'query-chardev-backends': arrayOf(struct('ChardevBackendInfo', { name: required(str) })),
   'ringbuf-read': str,
 } as const;
+
+/** Of QEMU, those that are here and all others. */
+export const ALL_CHARDEV_KINDS: readonly string[] = [...KINDS, ...OTHER_KINDS];
 
 /** Those that are here. */
 export const CHARDEV_KINDS: readonly string[] = KINDS;

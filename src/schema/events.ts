@@ -39,6 +39,8 @@ const EVENT_TYPES = {
     operation: required(OPERATION),
     action: required(ERROR_ACTION),
     nospace: optional(bool),
+    /** QEMU 10's. */
+    'qom-path': required(str),
     reason: required(str),
   }),
   BLOCK_JOB_CANCELLED: struct('BLOCK_JOB_CANCELLED-arg', JOB_PROGRESS),

@@ -140,7 +140,23 @@ const onDevice =
     if (filename !== undefined) await show(bed, { driver: 'host_device', filename });
   };
 
+function nullOptions(driver: string): Record<string, Show> {
+  return {
+    size: (bed) => bed.with({ driver, size: 512 }, (disk) => assert.equal(disk.lengthBytes, 512)),
+    'read-zeroes': (bed) =>
+      bed.with({ driver, 'read-zeroes': true }, async (disk) => assert.equal((await disk.read(0, 1))[0], 0)),
+    'latency-ns': async (bed) => {
+      await bed.refused({ driver, 'latency-ns': -1 }, /latency-ns is invalid/);
+      await bed.with({ driver, 'latency-ns': 1000 }, (disk) =>
+        assert.equal(disk.backend.tryRead(0, Buffer.alloc(1)), false),
+      );
+    },
+  };
+}
+
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
+  blkverify: {},
+  'null-aio': nullOptions('null-aio'),
   compress: {},
   'copy-on-read': {
     bottom: async (bed) => {
@@ -199,19 +215,7 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
       await bed.with({ ...device, aio: 'io_uring' }, () => undefined);
     }),
   },
-  'null-co': {
-    size: (bed) => bed.with({ driver: 'null-co', size: 512 }, (disk) => assert.equal(disk.lengthBytes, 512)),
-    'read-zeroes': (bed) =>
-      bed.with({ driver: 'null-co', 'read-zeroes': true }, async (disk) =>
-        assert.equal((await disk.read(0, 1))[0], 0),
-      ),
-    'latency-ns': async (bed) => {
-      await bed.refused({ driver: 'null-co', 'latency-ns': -1 }, /latency-ns is invalid/);
-      await bed.with({ driver: 'null-co', 'latency-ns': 1000 }, (disk) =>
-        assert.equal(disk.backend.tryRead(0, Buffer.alloc(1)), false),
-      );
-    },
-  },
+  'null-co': nullOptions('null-co'),
   nbd: {
     server: (bed) =>
       withExport(bed, (server) =>
@@ -395,6 +399,8 @@ for (const [name, members] of ALL) {
 /** What a driver has to be given, so that nothing else is wrong. */
 const NEEDED: { [D in DriverName]: JsonObject } = {
   blkdebug: { image: 'x' },
+  blkverify: { raw: 'x', test: 'x' },
+  'null-aio': {},
   compress: { file: 'x' },
   'copy-on-read': { file: 'x' },
   file: { filename: 'x' },

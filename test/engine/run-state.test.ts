@@ -124,6 +124,7 @@ test('werror=enospc stops the guest, and cont tries the request again', async (t
     action: 'stop',
     nospace: true,
     reason: 'No space left on device',
+    'qom-path': '/machine/peripheral/virtio0/virtio-backend',
   });
   assert.deepEqual(await bed.execute('query-status'), {
     status: 'io-error',
@@ -338,7 +339,10 @@ test('a request that fails is reported, ignored or tried again as its policy say
     }
     assert.equal(await done, action === 'report' ? 'failed' : 'done', what);
     const reason = errno === 28 ? 'No space left on device' : 'Input/output error';
-    const data = { device: '', 'node-name': 'A', operation, action, nospace: errno === 28, reason };
+    const data = {
+      ...{ device: '', 'node-name': 'A', operation, action, nospace: errno === 28, reason },
+      'qom-path': '/machine/peripheral/virtio0/virtio-backend',
+    };
     const states = action === 'stop' ? ['STOP', 'RESUME'].map((event) => ({ event, data: {} })) : [];
     assert.deepEqual(bed.events, [{ event: 'BLOCK_IO_ERROR', data }, ...states], what);
     await guest.close();

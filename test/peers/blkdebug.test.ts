@@ -80,6 +80,8 @@ test('names with blkdebug: are those of QEMU', { skip }, async (t) => {
     options('driver=blkdebug,image.filename=a.qcow2,max-transfer=4G'),
   ])
     await pair.alike(`img info ${name}`, withoutQuotedNumbers);
+  for (const name of ['blkdebug::a.qcow2', 'blkdebug:none.cfg:a.qcow2', 'a.qcow2', 'blkverify:a.raw'])
+    await pair.alike(`img info -f blkdebug ${name}`);
   await pair.alike('img create -f qcow2 blkdebug::new.qcow2 1M');
   await pair.alike('img create -f raw blkdebug::a.raw 1M');
 });

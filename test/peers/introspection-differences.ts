@@ -7,8 +7,8 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'no such driver',
     [
       'blockdev-add.driver',
-      '=blklogwrites =blkreplay =blkverify =bochs =cloop =copy-before-write =dmg ' +
-        '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs =null-aio ' +
+      '=blklogwrites =blkreplay =bochs =cloop =copy-before-write =dmg ' +
+        '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs ' +
         '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =vdi =vhdx =vmdk =vpc ' +
         '=vvfat',
     ],
@@ -116,11 +116,94 @@ const UNTAGGED = [
 
 /** livedisk's own delays for tests, what came with QEMU 10, and a name that QEMU's manual has and its schema has not. */
 const MORE = [
+  'BLOCK_IO_ERROR.qom-path',
+  'chardev-add.backend(socket).data.reconnect-ms',
   'object-add.qom-type=authz-list-file',
   'blockdev-add(blkdebug).x-delay',
   'blockdev-set-active',
   'nbd-server-start.handshake-max-seconds',
 ];
+
+/** Commands of qemu-system-x86_64 7.2 that are not here. */
+const MISSING_COMMANDS: ReadonlyArray<readonly [reason: string, names: string]> = [
+  ["negotiation is the session's", 'qmp_capabilities'],
+  [
+    'no processor, memory or firmware',
+    'balloon cancel-vcpu-dirty-limit calc-dirty-rate dump-guest-memory dumpdtb inject-nmi memsave pmemsave ' +
+      'query-acpi-ospm-status query-cpu-model-expansion query-dirty-rate query-dump ' +
+      'query-dump-guest-memory-capability query-sev query-sev-attestation-report query-sev-capabilities ' +
+      'query-sev-launch-measure query-sgx query-sgx-capabilities query-stats query-stats-schemas ' +
+      'query-vcpu-dirty-limit query-vm-generation-id rtc-reset-reinjection set-action set-numa-node ' +
+      'set-vcpu-dirty-limit sev-inject-launch-secret watchdog-set-action x-exit-preconfig',
+  ],
+  [
+    'its state does not migrate',
+    'client_migrate_info migrate migrate-continue migrate-incoming migrate-pause migrate-recover ' +
+      'migrate-set-capabilities migrate-set-parameters migrate-start-postcopy migrate_cancel query-colo-status ' +
+      'query-migrate query-migrate-capabilities query-migrate-parameters query-xen-replication-status ' +
+      'x-colo-lost-heartbeat xen-colo-do-checkpoint xen-load-devices-state xen-save-devices-state ' +
+      'xen-set-global-dirty-log xen-set-replication',
+  ],
+  [
+    'no display, input or network',
+    'add_client announce-self change-vnc-password display-reload display-update expire_password ' +
+      'input-send-event netdev_add netdev_del query-rocker query-rocker-of-dpa-flows query-rocker-of-dpa-groups ' +
+      'query-rocker-ports query-rx-filter query-spice screendump send-key set_link set_password',
+  ],
+  ['no snapshots of a machine', 'snapshot-delete snapshot-load snapshot-save'],
+  [
+    "QEMU's own insides",
+    'query-replay replay-break replay-delete-break replay-seek trace-event-get-state trace-event-set-state ' +
+      'x-query-irq x-query-jit x-query-numa x-query-opcount x-query-profile x-query-ramblock x-query-rdma ' +
+      'x-query-roms x-query-usb x-query-virtio x-query-virtio-queue-element x-query-virtio-queue-status ' +
+      'x-query-virtio-status x-query-virtio-vhost-queue-status',
+  ],
+];
+
+export const MISSING: readonly string[] = MISSING_COMMANDS.flatMap(([, names]) => names.split(' '));
+
+function table(rows: ReadonlyArray<readonly [where: string, what: string]>): string {
+  return ['| where | what |', '| --- | --- |', ...rows.map((row) => `| ${row.map(cell).join(' | ')} |`)].join(
+    '\n',
+  );
+}
+
+function cell(text: string): string {
+  return text.replaceAll('|', '\\|');
+}
+
+function code(names: string): string {
+  return names
+    .split(' ')
+    .map((name) => `\`${name}\``)
+    .join(' ');
+}
+
+/** docs/QMP-DIFFERENCES.md. */
+export function differencesText(): string {
+  const less = LESS.map(
+    ([reason, ...places]) =>
+      `### Less: ${reason}\n\n${table(places.map(([place, names]) => [`\`${place}\``, code(names)]))}\n`,
+  );
+  const missing = MISSING_COMMANDS.map(([reason, names]) => `- ${reason}: ${code(names)}`);
+  return `# Where query-qmp-schema is not QEMU's
+
+Written by \`test/peers/introspection.test.ts\`, which compares livedisk's answer with QEMU 7.2's, command by command and
+member by member, and fails when this list is not the whole of it. A type that is used in several places is named at the
+first; \`.name\` is a member, \`=name\` a value, \`()\` what a command returns, \`[]\` an element, \`(tag)\` a case.
+
+## Commands that are not here
+
+${missing.join('\n')}
+
+## Members and values
+
+${less.join('\n')}
+### More
+
+livedisk's own, or of a later QEMU (10): ${code(MORE.join(' '))}
+`;
+}
 
 export const DIFFERENCES: readonly string[] = [
   ...LESS.flatMap(([, ...places]) =>

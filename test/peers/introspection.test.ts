@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import { QmpClient } from '../../src/wire/qmp/client.js';
@@ -7,7 +8,7 @@ import { CommandRegistry } from '../../src/wire/qmp/registry.js';
 import { OUT_OF_BAND } from '../../src/schema/machine.js';
 import { COMMANDS } from '../../src/schema/commands.js';
 import type { JsonObject, JsonValue } from '../../src/schema/types.js';
-import { DIFFERENCES } from './introspection-differences.js';
+import { DIFFERENCES, differencesText, MISSING } from './introspection-differences.js';
 import { spawnQemu } from './qemu-monitor.js';
 
 type Schema = ReadonlyMap<string, JsonObject>;
@@ -169,10 +170,20 @@ test('what the schema says of commands and events is what QEMU says of them', as
     if (same) comparison.compareEntities(info, same, name);
     else comparison.differences.push(`more: ${name}`);
   }
+  const missing = [...theirs.values()].filter(
+    ({ name, 'meta-type': kind }) => kind === 'command' && !ours.has(word(name)),
+  );
+  assert.deepEqual(missing.map(({ name }) => word(name)).sort(), [...MISSING].sort());
   const { differences } = comparison;
   const unlisted = differences.filter((text) => !DIFFERENCES.includes(text));
   const gone = DIFFERENCES.filter((text) => !differences.includes(text));
   assert.deepEqual({ unlisted, gone }, { unlisted: [], gone: [] });
+});
+
+test('the document names every difference', () => {
+  const path = 'docs/QMP-DIFFERENCES.md';
+  if (process.env['UPDATE'] !== undefined) writeFileSync(path, differencesText());
+  assert.equal(readFileSync(path, 'utf8'), differencesText(), 'UPDATE=1 npm run test:peers -- introspection');
 });
 
 test('each description has the members that QEMU gives to its kind', async (context) => {

@@ -32,6 +32,8 @@ export class GuestDisk {
   #sectors: Sector[];
   /** Sectors of requests that are under way; requests of one guest do not overlap. */
   readonly #busy = new Set<number>();
+  /** Sectors whose last write was of memory that changed: what came to be there shows when they are read. */
+  readonly #undecided = new Set<number>();
 
   constructor(stamps: Stamps, content: readonly number[]) {
     this.#stamps = stamps;
@@ -71,22 +73,37 @@ export class GuestDisk {
       const stamp = this.#stamps.next();
       fillSector(bytes, i, stamp);
       this.#at(first + i).versions.push(stamp);
+      this.#undecided.delete(first + i);
     }
     return bytes;
   }
 
   /** Zeroes are about to be written, or may come to be there. */
   beginZero(stretch: Stretch): void {
-    forEach(stretch, (sector) => void this.#at(sector).versions.push(0));
+    forEach(stretch, (sector) => {
+      this.#at(sector).versions.push(0);
+      this.#undecided.delete(sector);
+    });
   }
 
-  /** The write that began last in these sectors has succeeded. */
-  wrote(stretch: Stretch, durably: boolean): void {
+  /** The write that began last in these sectors has succeeded; with any of the last `versions` of each. */
+  wrote(stretch: Stretch, durably: boolean, versions = 1): void {
     forEach(stretch, (index) => {
       const sector = this.#at(index);
-      sector.certain = sector.versions.length - 1;
+      sector.certain = sector.versions.length - versions;
       if (durably) sector.durable = sector.certain;
+      if (versions > 1) this.#undecided.add(index);
     });
+  }
+
+  /** What was read, rightly, of sectors that nobody writes meanwhile: it stays so. */
+  saw({ first, count }: Stretch, bytes: Buffer): void {
+    for (let i = 0; i < count; i++) {
+      if (!this.#undecided.delete(first + i)) continue;
+      const sector = this.#at(first + i);
+      sector.versions.push(bytes.readUInt32LE(i * SECTOR_BYTES));
+      sector.certain = sector.versions.length - 1;
+    }
   }
 
   /** What a flush that begins now makes durable; for flushed(). */

@@ -1,7 +1,9 @@
+import { BlockBackend } from '../../src/block/backend.js';
 import { Flag } from '../../src/block/request.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { type GuestDisk, problemOf, SECTOR_BYTES, type Stretch } from './guest-disk.js';
 import { isNoSpace } from './filler.js';
+import { PieceRequests } from './piece-requests.js';
 import type { DiskUser, Visitors } from './visitors.js';
 import { describe, type Engine, type World } from './world.js';
 
@@ -61,7 +63,7 @@ export class Writers {
     if (!stretch) return;
     const text = `guest ${name} ${stretch.first}+${stretch.count}`;
     try {
-      if (kind < 5) await this.#read(text, stretch, user);
+      if (kind < 5) await this.#read(text, stretch, this.#visitors.pick(this.#random, false));
       else if (kind < 7) await this.#zero(text, stretch, user);
       else if (kind < 8) await this.#discard(text, stretch, user);
       else await this.#writeData(text, stretch, user, kind === 8);
@@ -83,11 +85,13 @@ export class Writers {
     const done = await this.#try(
       `${text} read`,
       async () => {
-        if (!user.tryRead(offset, bytes)) await user.read(offset, bytes);
+        if (this.#isVectored(user)) await this.#pieces(user).read(offset, bytes);
+        else if (!user.tryRead(offset, bytes)) await user.read(offset, bytes);
       },
       'read',
     );
     const problem = done ? problemOf(bytes, allowed, first) : undefined;
+    if (done && problem === undefined) this.#disk.saw({ first, count }, bytes);
     if (problem === undefined || !this.#engine.isAlive) return;
     await this.#traceLayers(first, problem);
     this.#engine.world.fail(`${text} read: ${problem}`);
@@ -108,12 +112,31 @@ export class Writers {
 
   async #writeData(text: string, stretch: Stretch, user: DiskUser, fua: boolean): Promise<void> {
     const bytes = this.#disk.beginWrite(stretch);
+    const pieces = this.#isVectored(user) ? this.#pieces(user) : undefined;
+    // What the guest puts into the same memory while it is being written.
+    const later = pieces && this.#random.chance(0.4) ? this.#disk.beginWrite(stretch) : undefined;
     const offset = stretch.first * SECTOR_BYTES;
     const flags = fua ? Flag.fua : Flag.none;
-    const done = await this.#try(`${text} write${fua ? ' fua' : ''}`, async () => {
-      if (!user.tryWrite(offset, bytes, flags)) await user.write(offset, bytes, flags);
-    });
-    if (done) this.#disk.wrote(stretch, fua);
+    const done = await this.#try(
+      `${text} write${fua ? ' fua' : ''}${later ? ' of memory that changes' : ''}`,
+      async () => {
+        if (pieces) await pieces.write(offset, bytes, later, flags);
+        else if (!user.tryWrite(offset, bytes, flags)) await user.write(offset, bytes, flags);
+      },
+    );
+    if (!done) return;
+    this.#disk.wrote(stretch, fua, later ? 2 : 1);
+    // What came to be there is the same wherever it is, from now on.
+    if (later && this.#random.chance(0.7))
+      await this.#read(text, stretch, this.#visitors.pick(this.#random, false));
+  }
+
+  #isVectored(user: DiskUser): user is BlockBackend {
+    return user instanceof BlockBackend && this.#random.chance(0.5);
+  }
+
+  #pieces(backend: BlockBackend): PieceRequests {
+    return new PieceRequests(backend, this.#random, this.#engine.host.clock);
   }
 
   async #zero(text: string, stretch: Stretch, user: DiskUser): Promise<void> {

@@ -55,6 +55,10 @@ export class FileNode implements DriverInstance {
     return this.io.file.traits.alignmentBytes;
   }
 
+  get hasFixedLength(): boolean {
+    return this.io.file.traits.isBlockDevice;
+  }
+
   /** A device holds what it held, whatever is made on it. */
   get readsZeroWhenNew(): boolean {
     return !this.io.file.traits.isBlockDevice;

@@ -32,6 +32,7 @@ const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefine
 /** An export of an NBD server. */
 export class NbdNode implements DriverInstance {
   readonly io: IoDriver;
+  readonly hasFixedLength = true;
   readonly requestAlignmentBytes: number;
   readonly #session: NbdSession;
   #noFlush: boolean;

@@ -64,40 +64,44 @@ class NullIo implements IoDriver {
 }
 
 /** A device of a given size that holds nothing. */
-export const nullCoDriver: DriverDescription<typeof NULL_OPTIONS> = {
-  name: 'null-co',
-  kind: 'protocol',
-  options: NULL_OPTIONS,
-  identityOptions: IDENTITY_OPTIONS,
+export function nullDriver(name: string): DriverDescription<typeof NULL_OPTIONS> {
+  const plainName = `${name}://`;
+  return {
+    name,
+    kind: 'protocol',
+    options: NULL_OPTIONS,
+    identityOptions: IDENTITY_OPTIONS,
 
-  async open(context, settings): Promise<DriverInstance> {
-    const { size } = settings;
-    if (size > MAX_IMAGE_BYTES) {
-      throw new BlockError('invalid', `Parameter 'size' expects a number from 0 to ${MAX_IMAGE_BYTES}`);
-    }
-    const lengthBytes = alignUp(size, SECTOR_BYTES);
-    const latencyMs = settings['latency-ns'] / 1e6;
-    if (latencyMs < 0) throw new BlockError('invalid', 'latency-ns is invalid');
-    const io = new NullIo(context.host.clock, latencyMs, settings['read-zeroes']);
-    return {
-      lengthBytes,
-      requestAlignmentBytes: 1,
-      io,
-      flush: () => io.write(),
-      prepareReopen: async () => ({ commit: () => undefined, abort: () => undefined }),
-      cancelInFlight: () => io.waits.abandon(errnoError('ECANCELED')),
-      info: () => ({}),
-      allocatedBytes: () => 0,
-      close: () => Promise.resolve(),
-    };
-  },
+    async open(context, settings): Promise<DriverInstance> {
+      const { size } = settings;
+      if (size > MAX_IMAGE_BYTES) {
+        throw new BlockError('invalid', `Parameter 'size' expects a number from 0 to ${MAX_IMAGE_BYTES}`);
+      }
+      const lengthBytes = alignUp(size, SECTOR_BYTES);
+      const latencyMs = settings['latency-ns'] / 1e6;
+      if (latencyMs < 0) throw new BlockError('invalid', 'latency-ns is invalid');
+      const io = new NullIo(context.host.clock, latencyMs, settings['read-zeroes']);
+      return {
+        lengthBytes,
+        requestAlignmentBytes: 1,
+        io,
+        flush: () => io.write(),
+        prepareReopen: async () => ({ commit: () => undefined, abort: () => undefined }),
+        cancelInFlight: () => io.waits.abandon(errnoError('ECANCELED')),
+        info: () => ({}),
+        allocatedBytes: () => 0,
+        close: () => Promise.resolve(),
+      };
+    },
 
-  filename: (options) => (IDENTITY_OPTIONS.some((key) => key in options) ? undefined : 'null-co://'),
-  parseFilename(filename) {
-    if (!filename.startsWith('null-co://')) return undefined;
-    if (filename !== 'null-co://') {
-      throw new BlockError('invalid', "The only allowed filename for this driver is 'null-co://'");
-    }
-    return {};
-  },
-};
+    filename: (options) => (IDENTITY_OPTIONS.some((key) => key in options) ? undefined : plainName),
+    parseFilename(filename) {
+      if (!filename.startsWith(plainName)) return undefined;
+      if (filename !== plainName)
+        throw new BlockError('invalid', `The only allowed filename for this driver is '${plainName}'`);
+      return {};
+    },
+  };
+}
+
+export const nullCoDriver = nullDriver('null-co');

@@ -151,13 +151,40 @@ test('an incompatible feature that is not known refuses the image, by name where
     edit(image);
     return image;
   };
+  const unsupported = 'Unsupported qcow2 feature(s): ';
   const featureName = (image: HandmadeQcow2): void => {
     image.u32(104, 0x6803f857);
     image.u32(108, 48);
     image.bytes.set([0, 40], 112);
     image.bytes.write('new thing', 114, 'latin1');
   };
+  const extension = (type: number, lengthBytes: number) => (image: HandmadeQcow2) => {
+    image.u64(72, 0n);
+    image.u32(104, type);
+    image.u32(108, lengthBytes);
+  };
+  const compression = (type: number) => (image: HandmadeQcow2) => {
+    image.u32(100, 112);
+    image.u32(104, type * 2 ** 24);
+  };
   const cases: Array<[HandmadeQcow2, string, string]> = [
+    [
+      named(40n, (image) => image.u64(72, 0x60n)),
+      'unsupported',
+      `${unsupported}Unknown incompatible feature: 60`,
+    ],
+    [named(3n, compression(2)), 'unsupported', 'qcow2: unknown compression type: 2'],
+    [
+      named(3n, (image) => {
+        compression(1)(image);
+        image.u64(72, 0n);
+      }),
+      'corrupt',
+      'qcow2: Compression type incompatible feature bit must be set',
+    ],
+    [named(5n, extension(0xe2792aca, 16)), 'corrupt', 'ERROR: ext_backing_format: len=16 too large (>=16)'],
+    [named(5n, extension(0x23852875, 4)), 'corrupt', 'bitmaps_ext: Invalid extension length'],
+    [named(5n, (image) => image.u64(24, 1n << 62n)), 'limit', 'Image is too big'],
     [named(2n), 'unsupported', 'Unsupported qcow2 feature(s): external data file'],
     [named(4n), 'unsupported', 'Unsupported qcow2 feature(s): extended L2 entries'],
     [named(5n), 'unsupported', 'Unsupported qcow2 feature(s): Unknown incompatible feature: 20'],
@@ -167,7 +194,7 @@ test('an incompatible feature that is not known refuses the image, by name where
       'Unsupported qcow2 feature(s): Unknown incompatible feature: 8000000000000000',
     ],
     [named(40n, featureName), 'unsupported', 'Unsupported qcow2 feature(s): new thing'],
-    [named(3n), 'corrupt', 'Compression type incompatible feature bit must be consistent with the field'],
+    [named(3n), 'corrupt', 'qcow2: Compression type incompatible feature bit must not be set'],
   ];
   for (const [image, kind, message] of cases)
     for (const readOnly of [true, false])

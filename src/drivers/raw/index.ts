@@ -95,6 +95,11 @@ class RawNode implements DriverInstance {
     return this.#lengthBytes;
   }
 
+  get hasFixedLength(): boolean {
+    const { file, sizeBytes } = this.map.window;
+    return sizeBytes !== undefined || file.hasFixedLength === true;
+  }
+
   flush(): Promise<void> {
     return this.map.window.file.flush();
   }

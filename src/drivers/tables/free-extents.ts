@@ -67,14 +67,20 @@ export class FreeExtents {
     }
   }
 
-  /** The next stretch of at least `count` clusters after the one found last, wrapping around; undefined: none. */
-  find(count: number): { start: number; count: number } | undefined {
+  /**
+   * The next stretch of at least `count` clusters after the one found last, wrapping around, of those that `suits` the
+   * caller by their first cluster; undefined: none.
+   */
+  find(
+    count: number,
+    suits: (start: number) => boolean = () => true,
+  ): { start: number; count: number } | undefined {
     const length = this.#starts.length;
     const from = this.#firstAtOrAfter(this.#cursor);
     for (let i = 0; i < length; i++) {
       const index = (from + i) % length;
-      const found = this.#counts[index] ?? 0;
-      if (found >= count) return { start: this.#starts[index] ?? 0, count: found };
+      const [start = 0, found = 0] = [this.#starts[index], this.#counts[index]];
+      if (found >= count && suits(start)) return { start, count: found };
     }
     return undefined;
   }

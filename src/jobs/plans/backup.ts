@@ -43,14 +43,17 @@ export function planBackup(graph: Graph, request: BackupRequest): BackupPlan {
     target: referTo(target),
     sync: request.sync,
     compress: request.compress ?? false,
-    ...given({ bitmap: bitmapOf(device, request) }),
+    ...given({ bitmap: checkBitmap(device, request) }),
   };
   backupNodes(graph, plan);
   return plan;
 }
 
-/** Errors: invalid, not-found, busy. */
-function bitmapOf(device: Node, request: BackupRequest): BackupPlan['bitmap'] {
+/** What a request says of a bitmap. Errors: invalid, not-found, busy. */
+export function checkBitmap(
+  device: Node,
+  request: Pick<BackupRequest, 'sync' | 'bitmap' | 'bitmap-mode'>,
+): BackupPlan['bitmap'] {
   const { sync, bitmap: name, 'bitmap-mode': mode } = request;
   if ((sync === 'incremental' || sync === 'bitmap') && name === undefined)
     throw new BlockError('invalid', `must provide a valid bitmap name for '${sync}' sync mode`);

@@ -55,9 +55,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     targetIsZero: (isNew && plan.backingFile === undefined) || args.has('target-is-zero'),
     targetHasBacking: plan.backingFile !== undefined,
     inOrder: !args.has('W'),
-    compressedUnitBytes: args.has('c')
-      ? (target.node.skipFilters().instance.info().clusterSizeBytes ?? 0)
-      : 0,
+    compressedUnitBytes: args.has('c') ? compressedUnit(target, sources) : 0,
     offload: args.has('C'),
     progress,
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
@@ -156,6 +154,16 @@ function checkTarget(
 
 function checkCompresses({ compresses }: DriverDescription): void {
   if (compresses !== true) throw new ToolFailure('Compression not supported for this file format');
+}
+
+/** Clusters are compressed whole, of one source each. Errors: ToolFailure. */
+function compressedUnit(target: BlockBackend, sources: readonly CopySource[]): number {
+  const { clusterSizeBytes = 0 } = target.node.skipFilters().instance.info();
+  if (sources.every(({ targetOffset }) => targetOffset % clusterSizeBytes === 0)) return clusterSizeBytes;
+  throw new ToolFailure(
+    'convert: -c of images that do not end at a whole cluster of the output, one behind the other, is not ' +
+      'supported by livedisk',
+  );
 }
 
 async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<CopySource[]> {

@@ -38,7 +38,7 @@ import {
   MULTIPLEXED_STDIO,
   parseAddress,
   parseCharacterDevice,
-} from './sockets.js';
+} from '../arguments/character-devices.js';
 
 /** A step of the start, in the order in which programs of QEMU take them. `text` is named in errors, unless empty. */
 export type Step =

@@ -1,14 +1,14 @@
 import { defined } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import { Flag, type RequestWatch } from '../../base/io-request.js';
-import { KiB, MAX_NBD_REQUEST_BYTES, MiB } from '../../base/limits.js';
+import { KiB, MiB } from '../../base/limits.js';
 import type { HostClock } from '../../host/host.js';
 import type { BufferPool } from './buffer-pool.js';
-import { ByteCollector } from './byte-collector.js';
-import { decodeRequest, newRequest, type Request, requestBytes } from './codec.js';
+import type { Request } from './codec.js';
 import { Command, CommandFlag } from './constants.js';
 import type { Change, LostChanges } from './lost-changes.js';
 import { REPLY_BUFFER_BYTES } from './reply-stream.js';
+import { RequestParser, type RequestTaker } from './request-parser.js';
 import {
   askedContexts,
   failureOf,
@@ -34,8 +34,6 @@ const TURN_BYTES = 8 * MiB;
 const REQUEST_COST_BYTES = 8 * 1024;
 /** Reads of this size and more are sent from their own buffers. */
 const OWN_BUFFER_BYTES = 32 * KiB;
-
-type State = 'request' | 'payload' | 'skip' | 'closed';
 
 /** What the transmission phase tells its connection, and asks it. */
 export interface TransmissionOwner {
@@ -64,22 +62,14 @@ export interface TransmissionOwner {
  * The transmission phase of one connection. What the target can serve at once is read straight into the outgoing
  * buffer (or written straight from the incoming chunk); what it cannot is answered when it is done, in any order.
  */
-export class ServerTransmission {
+export class ServerTransmission implements RequestTaker {
   readonly #owner: TransmissionOwner;
   readonly #agreement: Agreement;
   readonly #target: NbdTarget;
   readonly #asked: TargetRequests;
   readonly #replies: ServerReplies;
   readonly #pool: BufferPool;
-  readonly #request: Request = newRequest();
-  readonly #requestBytes: number;
-  readonly #header = new ByteCollector();
-  #state: State = 'request';
-  /** Of a request whose payload spans chunks. */
-  #payload: Buffer | undefined;
-  #payloadBytes = 0;
-  #skipBytes = 0;
-  #refusal: Refusal | undefined;
+  readonly #parser: RequestParser;
   /** Received but not looked at yet, since the client is ahead of us. */
   #backlog: Buffer | undefined;
   #turnBytes = 0;
@@ -102,8 +92,7 @@ export class ServerTransmission {
     this.#asked = new TargetRequests(this.#target, owner.requestWatch);
     this.#replies = replies;
     this.#pool = pool;
-    this.#requestBytes = requestBytes(agreement.style);
-    this.#header.expect(this.#requestBytes);
+    this.#parser = new RequestParser(agreement.style, pool, this);
     this.#progressMs = owner.clock.nowMs();
   }
 
@@ -114,13 +103,13 @@ export class ServerTransmission {
 
   /** For how long the peer has kept memory waiting: for the rest of a payload, or for taking its replies. */
   hoardingMs(): number {
-    const isHoarding = this.#payload !== undefined || this.#replies.stream.queuedBytes > 0;
+    const isHoarding = this.#parser.hasPartOfPayload || this.#replies.stream.queuedBytes > 0;
     return isHoarding && this.#inFlight === 0 ? this.#owner.clock.nowMs() - this.#progressMs : 0;
   }
 
   /** The chunk may change after the call. */
   receive(chunk: Buffer): void {
-    if (this.#state === 'closed') return;
+    if (this.#parser.isClosed) return;
     if (this.#backlog) {
       // A paused socket may still deliver what it had read.
       this.#backlog = Buffer.concat([this.#backlog, chunk]);
@@ -142,11 +131,9 @@ export class ServerTransmission {
    * are told to those who come after.
    */
   close(): void {
-    this.#state = 'closed';
+    this.#parser.close();
     this.#isGone = true;
     this.#backlog = undefined;
-    if (this.#payload) this.#pool.give(this.#payload);
-    this.#payload = undefined;
     this.#replies.stream.close();
     this.#asked.cancel();
     for (const change of this.#changes) this.#owner.lost.add(this.#target, change);
@@ -162,20 +149,16 @@ export class ServerTransmission {
     );
   }
 
-  #process(chunk: Buffer): void {
-    let at = 0;
-    while (at < chunk.length && this.#state !== 'closed') {
-      if (this.#state === 'request') {
-        if (this.#isStalled()) {
-          this.#replies.stream.flush();
-          if (this.#isStalled()) break;
-        }
-        at = this.#takeRequest(chunk, at);
-      } else if (this.#state === 'payload') at = this.#takePayload(chunk, at);
-      else at = this.#skip(chunk, at);
-    }
+  mustWait(): boolean {
+    if (!this.#isStalled()) return false;
     this.#replies.stream.flush();
-    if (this.#state === 'closed') return;
+    return this.#isStalled();
+  }
+
+  #process(chunk: Buffer): void {
+    const at = this.#parser.take(chunk);
+    this.#replies.stream.flush();
+    if (this.#parser.isClosed) return;
     if (this.#turnBytes > 0) this.#armTurn();
     if (at < chunk.length) {
       this.#backlog = Buffer.from(chunk.subarray(at));
@@ -186,7 +169,7 @@ export class ServerTransmission {
   /** Goes on with what was left when the client was ahead; of one that has hung up meanwhile nothing is done. */
   proceed(): void {
     const backlog = this.#backlog;
-    if (!backlog || this.#isStalled() || this.#state === 'closed') return;
+    if (!backlog || this.#isStalled() || this.#parser.isClosed) return;
     if (this.#owner.isPeerGone()) return this.#owner.drop();
     this.#backlog = undefined;
     this.#process(backlog);
@@ -211,63 +194,48 @@ export class ServerTransmission {
     this.proceed();
   };
 
-  /** Decodes and serves the request at `at`; answers where the next byte to look at is. */
-  #takeRequest(chunk: Buffer, at: number): number {
-    const request = this.#request;
-    const { style } = this.#agreement;
-    let next: number;
-    let isRequest: boolean;
-    if (this.#header.isEmpty && chunk.length - at >= this.#requestBytes) {
-      next = at + this.#requestBytes;
-      isRequest = decodeRequest(chunk, at, request, style);
-    } else {
-      next = at + this.#header.take(chunk, at);
-      if (!this.#header.isComplete) return next;
-      isRequest = decodeRequest(this.#header.bytes, 0, request, style);
-      this.#header.expect(this.#requestBytes);
-    }
-    if (!isRequest) {
-      this.#owner.drop();
-      return next;
-    }
-    if (request.command === Command.disconnect) {
-      this.#disconnect();
-      return next;
-    }
-    return this.#serve(chunk, next);
+  drop(): void {
+    this.#owner.drop();
   }
 
-  #disconnect(): void {
+  disconnect(): void {
     this.#replies.stream.flush();
-    this.#state = 'closed';
     if (this.#inFlight === 0) this.#owner.finished();
     else this.#disconnecting = true;
   }
 
-  #serve(chunk: Buffer, at: number): number {
-    const request = this.#request;
+  begin(request: Request, hasPayload: boolean): Refusal | undefined {
+    const { lengthBytes, command } = request;
     const refusal = refusalOf(request, this.#agreement);
-    if (this.#hasPayload(request)) return this.#beginPayload(chunk, at, refusal);
-    if (refusal) {
-      this.#turnBytes += REQUEST_COST_BYTES;
-      this.#replies.sendError(request, refusal);
-      return at;
-    }
-    if (request.command === Command.read) this.#read(request);
-    else if (request.command === Command.blockStatus) {
-      const copy = { ...request };
-      this.#start(copy, () => this.#blockStatus(copy, [...this.#agreement.contexts.keys()]), 0);
-    } else {
-      const copy = { ...request };
-      this.#start(copy, () => this.#run(copy), 0);
-    }
-    return at;
+    if (refusal || hasPayload) this.#turnBytes += REQUEST_COST_BYTES;
+    if (!hasPayload) return refusal;
+    this.#turnBytes += Math.max(lengthBytes - REQUEST_COST_BYTES, 0);
+    const mostBytes = 8 + 4 * this.#agreement.contexts.size;
+    const isTooLong = command === Command.blockStatus && (lengthBytes % 4 !== 0 || lengthBytes > mostBytes);
+    return refusal ?? (isTooLong ? INVALID_PAYLOAD : undefined);
   }
 
-  /** With extended headers a flag says so; QEMU's client (10.0) leaves it out of writes, and sends their data all the same. */
-  #hasPayload({ command, flags }: Request): boolean {
-    if (command === Command.write) return true;
-    return this.#agreement.style === 'extended' && (flags & CommandFlag.payloadLength) !== 0;
+  refuse(request: Request, refusal: Refusal): void {
+    this.#replies.sendError(request, refusal);
+  }
+
+  serve(request: Request): void {
+    if (request.command === Command.read) return this.#read(request);
+    const copy = { ...request };
+    if (request.command === Command.blockStatus)
+      this.#start(copy, () => this.#blockStatus(copy, [...this.#agreement.contexts.keys()]), 0);
+    else this.#start(copy, () => this.#run(copy), 0);
+  }
+
+  /** A write's data, or what BLOCK_STATUS is asked of. */
+  serveWithPayload(request: Request, buffer: Buffer, start: number, isLent: boolean): void {
+    const { command, lengthBytes } = request;
+    if (command !== Command.write) this.#filteredStatus(request, buffer.subarray(start, start + lengthBytes));
+    else if (!this.#writeNow(request, buffer, start)) {
+      const own = isLent ? this.#copyOf(buffer.subarray(start, start + lengthBytes)) : buffer;
+      return this.#writeLater(request, own);
+    }
+    if (!isLent) this.#pool.give(buffer);
   }
 
   #read(request: Request): void {
@@ -332,83 +300,24 @@ export class ServerTransmission {
     this.#pool.give(buffer);
   }
 
-  /** A write's data, or what BLOCK_STATUS is asked of. */
-  #beginPayload(chunk: Buffer, at: number, refusal: Refusal | undefined): number {
-    const { lengthBytes, command } = this.#request;
-    this.#turnBytes += Math.max(lengthBytes, REQUEST_COST_BYTES);
-    if (lengthBytes > MAX_NBD_REQUEST_BYTES) {
-      this.#owner.drop();
-      return at;
-    }
-    const mostBytes = 8 + 4 * this.#agreement.contexts.size;
-    const isTooLong = command === Command.blockStatus && (lengthBytes % 4 !== 0 || lengthBytes > mostBytes);
-    const refused = refusal ?? (isTooLong ? INVALID_PAYLOAD : undefined);
-    if (refused) {
-      this.#refusal = refused;
-      this.#skipBytes = lengthBytes;
-      this.#state = 'skip';
-      return this.#skip(chunk, at);
-    }
-    const end = at + lengthBytes;
-    if (end <= chunk.length) {
-      if (command !== Command.write) this.#filteredStatus(chunk.subarray(at, end));
-      else if (!this.#writeNow(chunk, at)) this.#writeLater(this.#copyOf(chunk.subarray(at, end)));
-      return end;
-    }
-    this.#payload = this.#pool.take(lengthBytes);
-    this.#payloadBytes = 0;
-    this.#state = 'payload';
-    return this.#takePayload(chunk, at);
-  }
-
   #copyOf(bytes: Buffer): Buffer {
     const copy = this.#pool.take(bytes.length);
     bytes.copy(copy);
     return copy;
   }
 
-  #takePayload(chunk: Buffer, at: number): number {
-    const payload = defined(this.#payload, 'a payload under way');
-    const { lengthBytes, command } = this.#request;
-    const end = Math.min(chunk.length, at + lengthBytes - this.#payloadBytes);
-    chunk.copy(payload, this.#payloadBytes, at, end);
-    this.#payloadBytes += end - at;
-    if (this.#payloadBytes < lengthBytes) return end;
-    this.#payload = undefined;
-    this.#state = 'request';
-    if (command === Command.write && !this.#writeNow(payload, 0)) {
-      this.#writeLater(payload);
-      return end;
-    }
-    if (command !== Command.write) this.#filteredStatus(payload.subarray(0, lengthBytes));
-    this.#pool.give(payload);
-    return end;
-  }
-
   /** BLOCK_STATUS of some of the contexts; the effect length is in the payload, too. */
-  #filteredStatus(payload: Buffer): void {
+  #filteredStatus(sent: Request, payload: Buffer): void {
     const asked = askedContexts(payload, this.#agreement);
-    const request = { ...this.#request, flags: this.#request.flags & ~CommandFlag.payloadLength };
+    const request = { ...sent, flags: sent.flags & ~CommandFlag.payloadLength };
     request.lengthBytes = asked?.lengthBytes ?? 0;
     const refusal = asked ? refusalOf(request, this.#agreement) : INVALID_PAYLOAD;
     if (refusal) return this.#replies.sendError(request, refusal);
     this.#start(request, () => this.#blockStatus(request, asked?.ids ?? []), 0);
   }
 
-  #skip(chunk: Buffer, at: number): number {
-    const bytes = Math.min(this.#skipBytes, chunk.length - at);
-    this.#skipBytes -= bytes;
-    if (this.#skipBytes === 0 && this.#refusal) {
-      this.#replies.sendError(this.#request, this.#refusal);
-      this.#refusal = undefined;
-      this.#state = 'request';
-    }
-    return at + bytes;
-  }
-
   /** False: must be written asynchronously. */
-  #writeNow(buffer: Buffer, start: number): boolean {
-    const request = this.#request;
+  #writeNow(request: Request, buffer: Buffer, start: number): boolean {
     const { offset, lengthBytes } = request;
     if (this.#lostBefore(request)) return false;
     try {
@@ -422,8 +331,8 @@ export class ServerTransmission {
     return true;
   }
 
-  #writeLater(buffer: Buffer): void {
-    const request = { ...this.#request };
+  #writeLater(sent: Request, buffer: Buffer): void {
+    const request = { ...sent };
     this.#start(request, () => this.#writeFrom(buffer, request), request.lengthBytes);
   }
 

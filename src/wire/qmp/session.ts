@@ -5,6 +5,7 @@ import { KiB, MiB } from '../../base/limits.js';
 import type { HostClock, HostSocket } from '../../host/host.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { arrayOf, enumOf, isJsonObject, optional, struct } from '../../schema/types.js';
+import { EventLimits } from './event-limits.js';
 import { formatJson, formatJsonPretty, type Writable } from './json-format.js';
 import { JsonStream } from './json-parser.js';
 import { type Caller, type CommandRegistry, QmpError, toQmpError, Waiting } from './registry.js';
@@ -47,20 +48,26 @@ export class QmpHub {
   readonly turns: Turns;
   readonly #sessions = new Set<QmpSession>();
   readonly #inBand = new AsyncMutex();
+  readonly #limits: EventLimits;
   #isClosed = false;
 
   constructor(registry: CommandRegistry, clock: HostClock) {
     this.registry = registry;
     this.clock = clock;
     this.turns = new Turns(clock);
+    this.#limits = new EventLimits(clock);
     registry.register({ name: NEGOTIATE, arguments: CAPABILITIES_ARGUMENTS }, () => {
       const text = 'Capabilities negotiation is already complete, command ignored';
       throw new QmpError('CommandNotFound', text);
     });
   }
 
-  /** Sends an event now, so before the return of the command that is running. */
+  /** Sends an event now, so before the return of the command that is running; some, of which many may come, later or not. */
   emit(event: string, data: JsonObject): void {
+    this.#limits.pass(event, data, (told) => this.#tell(event, told));
+  }
+
+  #tell(event: string, data: JsonObject): void {
     const message: { [key: string]: Writable } = { timestamp: this.clock.wallClock(), event };
     if (Object.keys(data).length > 0) message['data'] = data;
     for (const session of this.#sessions) if (session.isNegotiated) session.send(message);

@@ -18,6 +18,9 @@ export interface HeaderExtension {
 
 const HEADER_BYTES = 8;
 const FEATURE_NAME_BYTES = 48;
+/** QEMU keeps the name of a backing file's format in so much memory, its end included. */
+const FORMAT_NAME_LIMIT_BYTES = 16;
+const BITMAPS_BYTES = 24;
 
 /** Extensions in [from, end) of the header cluster, in order. Errors: kind corrupt. */
 export function parseExtensions(cluster: Buffer, from: number, end: number): HeaderExtension[] {
@@ -29,10 +32,21 @@ export function parseExtensions(cluster: Buffer, from: number, end: number): Hea
     const length = cluster.readUInt32BE(at + 4);
     at += HEADER_BYTES;
     if (length > end - at) throw new BlockError('corrupt', 'Header extension too large');
+    checkLength(type, length);
     extensions.push({ type, data: Buffer.from(cluster.subarray(at, at + length)) });
     at += alignUp(length, 8);
   }
   return extensions;
+}
+
+/** Errors: corrupt, in QEMU's words. */
+function checkLength(type: number, length: number): void {
+  if (type === ExtensionType.backingFormat && length >= FORMAT_NAME_LIMIT_BYTES) {
+    const text = `ERROR: ext_backing_format: len=${length} too large (>=${FORMAT_NAME_LIMIT_BYTES})`;
+    throw new BlockError('corrupt', text);
+  }
+  if (type === ExtensionType.bitmaps && length !== BITMAPS_BYTES)
+    throw new BlockError('corrupt', 'bitmaps_ext: Invalid extension length');
 }
 
 /** The extension area, its end marker included. */

@@ -87,6 +87,8 @@ export function parseHeader(cluster: Buffer): Header {
   const version = cluster.readUInt32BE(4) === 2 ? 2 : 3;
   const v3 = version === 3;
   const headerBytes = v3 ? readHeaderLength(cluster, clusterBytes) : V2_HEADER_BYTES;
+  if (cluster.readBigUInt64BE(FieldOffset.size) > MAX_IMAGE_BYTES)
+    throw new BlockError('limit', 'Image is too big');
   const exactBytes = readU64(cluster, FieldOffset.size, 'Image size');
   const header: Header = {
     version,
@@ -165,25 +167,29 @@ function checkFeatures(header: Header, cryptMethod: number): void {
   }
   if (header.refcountOrder > 6)
     throw new BlockError('corrupt', 'Reference count entry width too large; may not exceed 64 bits');
-  const nonDefault = (header.incompatible & Incompatible.compressionType) !== 0n;
-  if (nonDefault !== header.compressionType > 0)
-    throw new BlockError(
-      'corrupt',
-      'Compression type incompatible feature bit must be consistent with the field',
-    );
   if (header.compressionType > 1)
-    throw new BlockError('unsupported', `Unknown compression type: ${header.compressionType}`);
+    throw new BlockError('unsupported', `qcow2: unknown compression type: ${header.compressionType}`);
+  const nonDefault = (header.incompatible & Incompatible.compressionType) !== 0n;
+  if (nonDefault !== header.compressionType > 0) {
+    const must = nonDefault ? 'must not be set' : 'must be set';
+    throw new BlockError('corrupt', `qcow2: Compression type incompatible feature bit ${must}`);
+  }
 }
 
+/** By the names that the image has for them; those without one together, as a mask. */
 function unknownFeatures(header: Header): string[] {
   const names = INCOMPATIBLE_NAMES.filter(([bit]) => (header.incompatible & bit) !== 0n).map(
     ([, name]) => name,
   );
   const table = featureNames(findExtension(header.extensions, ExtensionType.featureNames), 0);
+  let nameless = 0n;
   for (let bit = 5; bit < 64; bit++) {
-    if ((header.incompatible & (1n << BigInt(bit))) === 0n) continue;
-    names.push(table.get(bit) ?? `Unknown incompatible feature: ${(1n << BigInt(bit)).toString(16)}`);
+    const mask = header.incompatible & (1n << BigInt(bit));
+    const name = table.get(bit);
+    if (mask !== 0n && name !== undefined) names.push(name);
+    else nameless |= mask;
   }
+  if (nameless !== 0n) names.push(`Unknown incompatible feature: ${nameless.toString(16)}`);
   return names;
 }
 

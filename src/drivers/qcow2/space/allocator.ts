@@ -100,13 +100,59 @@ export class Allocator {
 
   /** A contiguous run of 1 to `count` clusters, or what must be awaited first. Errors: no-space, limit. */
   tryAllocate(count: number, use: Use): Run | Need {
-    for (let found = this.#free.find(count); found; found = this.#free.find(count)) {
-      const run = this.#allocateFree(found, count, use);
-      if (run) return run;
-    }
+    const inside =
+      this.#tryInside(count, count, use) ??
+      this.#needsWholeScan() ??
+      (this.#isFixed && this.#tryInside(1, count, use));
+    if (inside) return inside;
     const entries = this.#refcounts.blockEntries;
     // Within one refcount block (the next one, when this one is full).
     return this.#allocateAtEnd(Math.min(count, Math.max(1, entries - (this.#end % entries || 1))), use);
+  }
+
+  /** Of a storage that has its length for good all free clusters are to be found: there is nothing behind its end. */
+  get #isFixed(): boolean {
+    return this.#context.meta.hasFixedLength === true;
+  }
+
+  #needsWholeScan(): Need | undefined {
+    return this.#isFixed && !this.#scanDone() ? () => this.#scanBlock() : undefined;
+  }
+
+  /** Up to `most` of a known free stretch of at least `least` clusters. */
+  #tryInside(least: number, most: number, use: Use): Run | Need | undefined {
+    for (let found = this.#free.find(least); found; found = this.#free.find(least)) {
+      const run = this.#allocateFree(found, Math.min(most, found.count), use);
+      if (run) return run;
+    }
+    return undefined;
+  }
+
+  /**
+   * Where exactly `count` clusters are free, and can be taken without another cluster for a refcount block; undefined:
+   * nowhere, or the storage grows.
+   */
+  #findExactly(count: number): { start: number; count: number } | Need | undefined {
+    const need = this.#needsWholeScan();
+    if (need || !this.#isFixed) return need;
+    const refcounts = this.#refcounts;
+    const isCounted = (start: number): boolean => {
+      const index = refcounts.blockIndex(start);
+      return refcounts.inTable(index) && !refcounts.isAbsent(index);
+    };
+    for (;;) {
+      const found = this.#free.find(count, isCounted);
+      if (!found) return undefined;
+      const { start } = found;
+      const index = refcounts.blockIndex(start);
+      const block = refcounts.peek(index);
+      if (!block) return () => refcounts.load(index);
+      let free = 0;
+      while (free < count && refcounts.count(block, start + free) === 0) free++;
+      if (free === count) return { start, count };
+      // The hint was wrong.
+      this.#free.take(start, free + 1);
+    }
   }
 
   /**
@@ -299,10 +345,28 @@ export class Allocator {
   /** One contiguous run of exactly `count` clusters, for a table that must be contiguous. */
   async allocateContiguous(count: number): Promise<Run> {
     for (;;) {
-      const run = this.#allocateAtEnd(count, 'table');
+      const run = this.#tryContiguous(count);
       if (typeof run !== 'function') return run;
       await run();
     }
+  }
+
+  #tryContiguous(count: number): Run | Need {
+    const place = this.#findExactly(count);
+    if (typeof place === 'function') return place;
+    const run = place && this.#allocateFree(place, count, 'table');
+    return run ?? this.#needsBlockFor(count) ?? this.#allocateAtEnd(count, 'table');
+  }
+
+  /** A refcount block, where many free clusters have none yet: then they can be taken. */
+  #needsBlockFor(count: number): Need | undefined {
+    if (!this.#isFixed) return undefined;
+    const refcounts = this.#refcounts;
+    const found = this.#free.find(count + 1, (start) => refcounts.isAbsent(refcounts.blockIndex(start)));
+    if (!found) return undefined;
+    const index = refcounts.blockIndex(found.start);
+    if (!refcounts.inTable(index)) return () => this.#growTable(index + 1);
+    return this.#addBlock(index, found.start) ?? (() => Promise.resolve());
   }
 
   /** Makes room in the refcount table for `minEntries` blocks: it goes on, larger, at the end of the file. */
@@ -326,11 +390,15 @@ export class Allocator {
   #moveTable(entries: number): Need | undefined {
     const { table } = this.#refcounts;
     const { clusterBytes } = this.#context;
+    const clusters = (entries * ENTRY_BYTES) / clusterBytes;
+    const place = this.#findExactly(clusters);
+    if (typeof place === 'function') return place;
     const old = { bytes: table.bytes, hostOffset: table.hostOffset };
     table.grow(entries, table.hostOffset);
     let run: Run | Need | undefined;
     try {
-      run = this.#allocateAtEnd((entries * ENTRY_BYTES) / clusterBytes, 'table');
+      run = place && this.#allocateFree(place, clusters, 'table');
+      run ??= this.#allocateAtEnd(clusters, 'table');
     } finally {
       if (run === undefined || typeof run === 'function') table.shrinkBack(old.bytes);
       else {

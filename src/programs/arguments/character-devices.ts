@@ -1,5 +1,5 @@
 import { BlockError } from '../../base/error.js';
-import { ChardevBackend } from '../../schema/chardev.js';
+import { ALL_CHARDEV_KINDS, ChardevBackend } from '../../schema/chardev.js';
 import {
   bool,
   int,
@@ -11,7 +11,7 @@ import {
   str,
   struct,
 } from '../../schema/types.js';
-import { parseKeyval } from '../arguments/keyval.js';
+import { parseKeyval } from './keyval.js';
 
 /** A character device as a command line asks for it. */
 export interface CharacterDeviceOption {
@@ -67,6 +67,7 @@ const SOCKET = struct('ChardevSocket', {
   tn3270: later(bool),
   websocket: later(bool),
   reconnect: optional(int),
+  'reconnect-ms': optional(int),
   'tls-creds': optional(str),
   'tls-authz': optional(str),
   'x-clients': optional(int),
@@ -82,7 +83,9 @@ function parseSocket(words: string): Omit<CharacterDeviceOption, 'id'> & { id: s
   const data: JsonObject = { addr: addressOf(options), server };
   // On a command line, a server waits for its first client unless it is told not to.
   if (wait !== undefined || server) data['wait'] = wait ?? true;
+  const reconnectMs = options['reconnect-ms'];
   if (reconnect !== undefined) data['reconnect'] = reconnect;
+  if (reconnectMs !== undefined) data['reconnect-ms'] = reconnectMs;
   for (const name of ['tls-creds', 'tls-authz'] as const) {
     const value = options[name];
     if (value !== undefined) data[name] = value;
@@ -130,9 +133,9 @@ export function parseCharacterDevice(text: string): CharacterDeviceOption {
 function parseOther(kind: string, rest: string): CharacterDeviceOption {
   const type = kind === 'memory' ? 'ringbuf' : kind;
   if (!(type in OTHERS)) {
-    // Those that QEMU has are refused by name.
-    ChardevBackend.parse({ type: kind, data: {} }, '', 'qmp');
-    throw new BlockError('invalid', `'${kind}' is not a valid char driver name`);
+    const isKnown = ALL_CHARDEV_KINDS.includes(kind);
+    const what = isKnown ? 'not supported by livedisk yet' : 'not a valid char driver name';
+    throw new BlockError(isKnown ? 'unsupported' : 'invalid', `'${kind}' is ${what}`);
   }
   const {
     id = '',

@@ -1,0 +1,88 @@
+import assert from 'node:assert/strict';
+import { randomInt } from 'node:crypto';
+import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { SeededRandom } from '../../src/host/simulated-random.js';
+import { Watchdog } from '../sim/watchdog.js';
+import { ClientUnderFuzz } from './nbd-client.js';
+import { ServerUnderFuzz } from './nbd-server.js';
+
+/** Conversations at a time; after each batch all must be as before. */
+const BATCH = 16;
+const LONGEST_BATCH_SECONDS = 120;
+/** What a process may keep beyond what it had after the first batches. */
+const MOST_GROWTH_BYTES = 192 * 1024 * 1024;
+const WARM_UP_BATCHES = 20;
+
+/** One side of NBD that meets peers who say anything. */
+export interface UnderFuzz {
+  /** One conversation; ends in any case. */
+  meet(random: SeededRandom): Promise<void>;
+  /** Nothing is left of those that have ended, and an honest peer is served. */
+  check(): Promise<void>;
+  close(): Promise<void>;
+}
+
+const SIDES = { 'nbd-server': ServerUnderFuzz, 'nbd-client': ClientUnderFuzz } as const;
+
+/** What this process's sockets and files are; threads have descriptors of other kinds, and open them when they like. */
+function openSockets(): string[] {
+  const targets = readdirSync('/proc/self/fd').map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      // It was the listing's own.
+      return '';
+    }
+  });
+  return targets.filter((target) => target.startsWith('socket:'));
+}
+
+/** `SIDE [--seed N] [--runs N]`: conversations on real sockets, each of one seed. */
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { seed: { type: 'string' }, runs: { type: 'string' } },
+  });
+  const [side = ''] = positionals;
+  const Side = SIDES[side as keyof typeof SIDES];
+  assert.ok(Side, `one of ${Object.keys(SIDES).join(', ')} is to be named`);
+  const first = values.seed === undefined ? randomInt(1, 2 ** 31) : Number(values.seed);
+  const runs = Number(values.runs ?? 1000);
+  const folder = mkdtempSync(join(tmpdir(), 'livedisk-fuzz-'));
+  const watchdog = new Watchdog(LONGEST_BATCH_SECONDS);
+  console.log(`${side}: conversations from ${first}`);
+  const under = await Side.start(folder);
+  const sockets = openSockets().length;
+  let warmBytes = Infinity;
+  for (let done = 0; done < runs; done += BATCH) {
+    watchdog.begin(first + done);
+    const count = Math.min(BATCH, runs - done);
+    const seeds = Array.from({ length: count }, (_, i) => first + done + i);
+    await Promise.all(
+      seeds.map((seed) =>
+        under.meet(new SeededRandom(seed)).catch((error: unknown) => {
+          throw new Error(`seed ${seed}`, { cause: error });
+        }),
+      ),
+    );
+    await under.check();
+    const rss = process.memoryUsage.rss();
+    if (done === BATCH * WARM_UP_BATCHES) warmBytes = rss;
+    assert.ok(rss - warmBytes < MOST_GROWTH_BYTES, `the process has grown to ${rss} from ${warmBytes} bytes`);
+    for (let tries = 0; openSockets().length > sockets; tries++) {
+      assert.ok(tries < 1000, `${openSockets().length} sockets are open, and ${sockets} were at first`);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+  await watchdog.end();
+  await under.close();
+  rmSync(folder, { recursive: true });
+  console.log(
+    `${runs} conversations passed, ${Math.round(process.memoryUsage.rss() / 2 ** 20)} MiB in the end`,
+  );
+}
+
+await main();
