@@ -156,3 +156,20 @@ function below(bed: EngineBed, drive: string): string {
   assert.ok(node);
   return node.name;
 }
+
+test('what comes back from another process is what lies at its name by then', async (t) => {
+  const bed = await disk(t, 'qcow2', { 'auto-read-only': true });
+  await bed.execute('stop');
+  await bed.execute('blockdev-set-active', { active: false });
+  await CHANGES['was replaced by another image']?.(t, bed, 'qcow2');
+  const before = readFileSync(bed.path('kept'));
+  await bed.execute('blockdev-set-active', { active: true });
+  await bed.execute('cont');
+  await bed.guest(`read -P 9 0 ${DISK_BYTES}`);
+  await bed.guest('write -P 5 6M 1M');
+  await bed.snapshot('A', 'B');
+  await bed.guest('read -P 5 6M 1M');
+  await bed.engine.close();
+  assert.deepEqual(readFileSync(bed.path('kept')), before);
+  await assertKept(t, bed.path('image'), 'qcow2', ['read -P 9 0 6M', 'read -P 5 6M 1M']);
+});
