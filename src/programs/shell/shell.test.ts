@@ -65,24 +65,30 @@ function surroundings(input: PassThrough): {
 
 /** A job is asked for once while it runs; then it ends, unless it has another status. */
 function registerJobs(registry: CommandRegistry, hub: QmpHub): void {
-  const jobs = new Map<string, { status: string; error?: string }>();
-  const start = struct('start', { id: required(str), status: optional(str), error: optional(str) });
-  registry.register(command('start', start), ({ id, status = 'running', error }) => {
-    jobs.set(id, { status, ...(error !== undefined && { error }) });
+  const jobs = new Map<string, { status: string; endsItself: boolean; error?: string }>();
+  const start = struct('start', {
+    ...{ id: required(str), status: optional(str), error: optional(str), 'auto-finalize': optional(bool) },
+  });
+  registry.register(command('start', start), (args) => {
+    const { id, status = 'running', error, 'auto-finalize': endsItself = status === 'running' } = args;
+    jobs.set(id, { status, endsItself, ...(error !== undefined && { error }) });
     hub.emit('JOB_STATUS_CHANGE', { id, status });
   });
   const end = (id: string): void => {
     const job = jobs.get(id);
-    if (job?.status !== 'running') return;
+    if (job?.endsItself !== true) return;
     jobs.delete(id);
     hub.emit('BLOCK_JOB_COMPLETED', { device: id, ...(job.error !== undefined && { error: job.error }) });
   };
   registry.register(command('query-jobs', NONE), () => {
     const progress = { type: 'stream', 'current-progress': 512, 'total-progress': 1024 };
-    const infos = [...jobs].map(([id, job]) => ({ id, ...progress, ...job }));
+    const infos = [...jobs].map(([id, { endsItself: _, ...job }]) => ({ id, ...progress, ...job }));
     setImmediate(() => [...jobs.keys()].forEach(end));
     return infos;
   });
+  registry.register(command('query-block-jobs', NONE), () =>
+    [...jobs].map(([device, { endsItself }]) => ({ device, 'auto-finalize': endsItself })),
+  );
 }
 
 async function runLines(lines: string, ...options: string[]): Promise<{ status: number; output: string[] }> {
@@ -242,7 +248,7 @@ test('help', async () => {
   assert.match(text, /^true +false$/m);
   assert.match(text, /^echo has no argument 'zz'$/m);
   assert.match(text, /^ {2}\[direct=bool\]$/m);
-  assert.match(text, /^blockdev-add {2}opens an image/m);
+  assert.match(text, /^blockdev-add {2,}opens an image/m);
   assert.match(text, /^The command zz has not been found$/m);
 });
 
@@ -317,6 +323,14 @@ test('a wait ends with the job, or when it waits itself', async () => {
     [ready.status, ready.error.split('\n').at(-2)],
     [0, 'r ready: job-complete or block-job-cancel ends it'],
   );
+  const pending = await run('p', 'start', 'id=p', 'status=pending');
+  assert.deepEqual(
+    [pending.status, pending.error.split('\n').at(-2)],
+    [0, 'p pending: job-finalize or job-cancel ends it'],
+  );
+  // It goes on by itself.
+  const passing = await run('q', 'start', 'id=q', 'status=pending', 'auto-finalize=true');
+  assert.match(passing.error, /^q completed$/m);
   const concluded = await run('c', 'start', 'id=c', 'status=concluded', 'error=Bad');
   assert.deepEqual([concluded.status, concluded.error.split('\n').at(-2)], [1, 'c failed: Bad']);
   assert.deepEqual(await run('none'), {
@@ -351,7 +365,7 @@ test('at a terminal: a greeting, a prompt, answers, completion', async () => {
     [' fl\t', /ag=/],
     ['tr\t', /ue/],
     ['\r', /\{"return": \{"flag": true\}\}/],
-    ['blockdev-add driver=nul\t', /l-co/],
+    ['blockdev-add driver=null-c\t', /l-co/],
     [' latency\t', /-ns=/],
     ['5 cache.di\t', /rect=/],
     ['on\r', /\{"return": .*"latency-ns": 5.*\}/],

@@ -53,10 +53,8 @@ export class JobWatch {
         this.#wake = deferred();
         const jobs = (await this.#client.execute('query-jobs')) as JsonObject[];
         if (this.#isStopped) return { isGood: true, text: 'goes on' };
-        const end = this.#look(
-          jobs.find((job) => job['id'] === this.#id),
-          show,
-        );
+        const job = jobs.find(({ id }) => id === this.#id);
+        const end = this.#look(job, show) ?? (await this.#stopsAt(job?.['status']));
         if (end) return end;
         const timer = this.#clock.setTimer(POLL_MS, () => this.#wake.resolve());
         await Promise.race([this.#wake.promise, this.#client.closed]);
@@ -97,11 +95,18 @@ export class JobWatch {
       total: Number(total),
     };
     show(state);
-    if (status === 'concluded') return this.#verdict(error);
+    return status === 'concluded' ? this.#verdict(error) : undefined;
+  }
+
+  /** Where the job waits for a command. Most are pending for a moment only. */
+  async #stopsAt(status: JsonValue | undefined): Promise<JobEnd | undefined> {
     if (this.#isEnding) return undefined;
     if (status === 'ready') return { isGood: true, text: 'ready: job-complete or block-job-cancel ends it' };
-    if (status === 'pending') return { isGood: true, text: 'pending: job-finalize or job-cancel ends it' };
-    return undefined;
+    if (status !== 'pending') return undefined;
+    const jobs = (await this.#client.execute('query-block-jobs')) as JsonObject[];
+    const job = jobs.find(({ device }) => device === this.#id);
+    if (job?.['auto-finalize'] !== false) return undefined;
+    return { isGood: true, text: 'pending: job-finalize or job-cancel ends it' };
   }
 
   #verdict(error: JsonValue | undefined): JobEnd {

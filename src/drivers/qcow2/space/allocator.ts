@@ -103,7 +103,7 @@ export class Allocator {
     const inside =
       this.#tryInside(count, count, use) ??
       this.#needsWholeScan() ??
-      (this.#isFixed && this.#tryInside(1, count, use));
+      (this.#isFixed() && this.#tryInside(1, count, use));
     if (inside) return inside;
     const entries = this.#refcounts.blockEntries;
     // Within one refcount block (the next one, when this one is full).
@@ -111,12 +111,12 @@ export class Allocator {
   }
 
   /** Of a storage that has its length for good all free clusters are to be found: there is nothing behind its end. */
-  get #isFixed(): boolean {
+  #isFixed(): boolean {
     return this.#context.meta.hasFixedLength === true;
   }
 
   #needsWholeScan(): Need | undefined {
-    return this.#isFixed && !this.#scanDone() ? () => this.#scanBlock() : undefined;
+    return this.#isFixed() && !this.#scanDone() ? () => this.#scanBlock() : undefined;
   }
 
   /** Up to `most` of a known free stretch of at least `least` clusters. */
@@ -134,7 +134,7 @@ export class Allocator {
    */
   #findExactly(count: number): { start: number; count: number } | Need | undefined {
     const need = this.#needsWholeScan();
-    if (need || !this.#isFixed) return need;
+    if (need || !this.#isFixed()) return need;
     const refcounts = this.#refcounts;
     const isCounted = (start: number): boolean => {
       const index = refcounts.blockIndex(start);
@@ -360,7 +360,7 @@ export class Allocator {
 
   /** A refcount block, where many free clusters have none yet: then they can be taken. */
   #needsBlockFor(count: number): Need | undefined {
-    if (!this.#isFixed) return undefined;
+    if (!this.#isFixed()) return undefined;
     const refcounts = this.#refcounts;
     const found = this.#free.find(count + 1, (start) => refcounts.isAbsent(refcounts.blockIndex(start)));
     if (!found) return undefined;
