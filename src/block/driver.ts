@@ -213,8 +213,11 @@ export interface DriverInstance {
    * What it answers is the old until commit. Absent: it cannot be reopened.
    */
   prepareReopen?(reopening: Reopening): Promise<PreparedReopening>;
-  /** New cumulative permissions, none while the node is inactive; file takes its OFD locks here. */
-  preparePermissions?(permissions: PermissionSet): Promise<PreparedChange>;
+  /**
+   * New cumulative permissions, none while the node is inactive; file takes its OFD locks here. `isActivation`: the
+   * image becomes ours with them, and is what lies at its place by now.
+   */
+  preparePermissions?(permissions: PermissionSet, isActivation: boolean): Promise<PreparedChange>;
   /**
    * A drained section begins: no request comes until drainEnd. Ends what it does by itself; a drained section waits for
    * the promise. Called once for sections that overlap, and always paired.

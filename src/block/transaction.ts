@@ -321,10 +321,11 @@ async function prepareChanges(
     for (const [node, { readOnly }] of open)
       if (!reopened.has(node) && (before.get(node)?.readOnly ?? readOnly) !== readOnly)
         add(await node.instance.prepareReadOnly?.(readOnly));
-    for (const [node, { set }] of open) {
-      const old = before.get(node)?.set;
-      if (old && old.perm === set.perm && old.shared === set.shared) continue;
-      add(await node.instance.preparePermissions?.(set));
+    for (const [node, { set, activity }] of open) {
+      const old = before.get(node);
+      if (old && old.set.perm === set.perm && old.set.shared === set.shared) continue;
+      const isActivation = old?.activity === 'inactive' && activity === 'active';
+      add(await node.instance.preparePermissions?.(set, isActivation));
     }
     const handed = open.filter(
       ([node, { activity }]) => (before.get(node)?.activity ?? activity) !== activity,

@@ -29,6 +29,11 @@ export interface OpenFileOptions {
   truncate?: boolean;
   /** O_DIRECT: buffers, offsets and lengths must be aligned to traits.alignmentBytes. */
   direct?: boolean;
+  /**
+   * An open file of that path: it is what is opened, whatever lies at the path by now, if anything does. It must not be
+   * closed. A set of descriptors is asked again.
+   */
+  again?: HostFile;
 }
 
 export interface HostStat {

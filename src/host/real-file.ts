@@ -97,6 +97,11 @@ export class RealFile implements HostFile {
     this.#noWaitWorks = !properties.direct;
   }
 
+  /** Opens the same file once more by a path that leads to it until `open` has answered, whatever became of its name. */
+  openAgain(open: (path: string) => Promise<number>): Promise<number> {
+    return this.#use(() => open(`/proc/self/fd/${this.#fd}`), false);
+  }
+
   sizeBytes(): number {
     this.#checkOpen();
     const size = this.#system.lseek(this.#fd, 0, Seek.end);

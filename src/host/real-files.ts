@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import { assert } from '../base/assert.js';
 import { Slots } from '../base/async.js';
 import { errnoError } from '../base/error.js';
 import { CopyBuffers } from './copy-through-memory.js';
@@ -86,7 +87,10 @@ export class RealFiles implements HostFiles {
   async #descriptor(path: string, options: OpenFileOptions): Promise<BorrowedDescriptor> {
     if (isDescriptorSetPath(path))
       return this.descriptorSets.borrow(path, { write: options.write, direct: options.direct ?? false });
-    return { fd: await openDescriptor(path, openFlags(options)), release: () => undefined };
+    const { again } = options;
+    assert(!again || again instanceof RealFile, 'a file of another host is opened again');
+    const open = (at: string): Promise<number> => openDescriptor(at, openFlags(options));
+    return { fd: await (again ? again.openAgain(open) : open(path)), release: () => undefined };
   }
 
   /** A smaller unit than is needed fails, a larger one makes a file longer that ends within a unit. */

@@ -40,6 +40,19 @@ for (const [name, parent, options] of [
   }));
 }
 
+test('a file that cannot be opened again is named by its path', async () => {
+  const { files } = createRealHost();
+  // Nobody may write into a program that runs.
+  const path = process.execPath;
+  const file = await files.open(path, { write: false });
+  await assert.rejects(files.open(path, { write: true, again: file }), (error: Error) => {
+    assert.match(error.message, /^Could not open '(.*)': [A-Z][a-z -]+$/);
+    assert.equal(error.message.split("'")[1], path);
+    return true;
+  });
+  await file.close();
+});
+
 test('O_DIRECT reads and writes any memory, and past the end of the file', async (context) => {
   const path = join(newFolder(context, tmpdir()), 'direct');
   const host = createRealHost();

@@ -26,6 +26,12 @@ export class SimulatedFile implements HostFile {
     this.writable = writable;
   }
 
+  /** What it leads to, whatever became of its name. */
+  get inode(): SimulatedInode {
+    this.#checkOpen();
+    return this.#inode;
+  }
+
   sizeBytes(): number {
     this.#checkOpen();
     return this.#inode.sizeBytes;

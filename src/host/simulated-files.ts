@@ -1,4 +1,5 @@
 import { posix } from 'node:path';
+import { assert } from '../base/assert.js';
 import { errnoError } from '../base/error.js';
 import type { DescriptorSets, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { SimulatedInode } from './simulated-disk.js';
@@ -114,7 +115,9 @@ export class SimulatedFiles implements HostFiles {
     const what = `Could not ${options.create ? 'create' : 'open'} '${path}'`;
     const at = absolute(path);
     return this.#perform(options.create ? 'create' : 'open', path, what, () => {
-      let entry = this.#directory.get(at);
+      const { again } = options;
+      assert(!again || again instanceof SimulatedFile, 'a file of another host is opened again');
+      let entry = again ? again.inode : this.#directory.get(at);
       if (entry === 'directory') throw errnoError('EISDIR');
       if (entry && options.create && options.exclusive) throw errnoError('EEXIST');
       if (!entry) {

@@ -213,6 +213,23 @@ async function countOperations(): Promise<number> {
   return simulation.operationCount;
 }
 
+test('a file without a name is opened again, unless that is to fail', async () => {
+  const simulation = createSimulatedHost({ seed: 5 });
+  await simulation.run(async () => {
+    const { files } = simulation.host;
+    const file = await create(simulation.host, '/disk');
+    await files.unlink('/disk');
+    const heal = simulation.injectFault({ op: 'open', path: '/disk', errno: 'EACCES' });
+    const message = "Could not open '/disk': Permission denied";
+    await assert.rejects(files.open('/disk', { write: true, again: file }), { message });
+    heal();
+    const again = await files.open('/disk', { write: true, again: file });
+    simulation.powerLoss();
+    simulation.reboot();
+    await assert.rejects(simulation.host.files.open('/disk', { write: true, again }), { kind: 'closed' });
+  });
+});
+
 test('faults strike the operation they name; a failed flush stays failed', async () => {
   const simulation = createSimulatedHost({ seed: 3 });
   await simulation.run(async () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
 import { test } from 'node:test';
+import { createRealHost } from '../../src/host/real.js';
+import { FaultyHost } from '../kit/faulty-host.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 import type { JsonObject } from '../../src/schema/types.js';
 
@@ -283,7 +284,8 @@ test('block_resize grows a disk in use, with zeroes', async (t) => {
 });
 
 test('an action that cannot be taken back keeps no other from being taken back', async (t) => {
-  const bed = new EngineBed(t);
+  const faulty = new FaultyHost(createRealHost());
+  const bed = new EngineBed(t, { host: faulty.host });
   for (const name of ['A', 'B', 'C', 'copy']) await bed.image(name);
   const snapshot = (node: string): JsonObject => ({
     type: 'blockdev-snapshot-sync',
@@ -296,7 +298,8 @@ test('an action that cannot be taken back keeps no other from being taken back',
   await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('s') } } });
   for (const device of ['A', 'B']) await bed.execute('nbd-server-add', { device });
   // B cannot be opened for writing again.
-  bed.engine.onEvent(() => rmSync(bed.path('B.qcow2'), { force: true }));
+  const fault = { op: 'open', file: 'B.qcow2', errno: 'EACCES' } as const;
+  bed.engine.onEvent(() => void faulty.faults.add(fault));
   const backup = { device: 'C', target: 'copy', 'job-id': 'b', sync: 'full' };
   const actions = [
     snapshot('A'),

@@ -43,7 +43,8 @@ export class FaultyHost {
     const open = async (path: string, options: OpenFileOptions): Promise<HostFile> => {
       const fault = options.write ? this.#matching('open', path) : undefined;
       if (fault) throw this.#strike(fault, path);
-      return this.#wrap(await files.open(path, options));
+      const again = options.again && (this.#inner.get(options.again) ?? options.again);
+      return this.#wrap(await files.open(path, { ...options, ...(again && { again }) }));
     };
     this.host = {
       ...host,

@@ -116,6 +116,32 @@ export function fileConformance(check: Check): void {
     await file.close();
   });
 
+  check('a file is opened again, whatever became of its name', async ({ host, folder }) => {
+    const path = `${folder}/again`;
+    const file = await newFile(host, path);
+    await writeBuffer(file, 0, Buffer.alloc(1000, 1));
+    await host.files.unlink(path);
+    const reader = await host.files.open(path, { write: false, again: file });
+    assert.deepEqual([reader.path, reader.writable], [file.path, false]);
+    assert.deepEqual(await readAll(reader, 1000), Buffer.alloc(1000, 1));
+    const other = await newFile(host, path);
+    await writeBuffer(other, 0, Buffer.alloc(1000, 2));
+    await file.close();
+    const writer = await host.files.open(path, { write: true, again: reader });
+    await writeBuffer(writer, 500, Buffer.alloc(1000, 3));
+    const both = Buffer.concat([Buffer.alloc(500, 1), Buffer.alloc(1000, 3)]);
+    assert.deepEqual(await readAll(reader, 1500), both);
+    assert.deepEqual(await readAll(other, 1500), Buffer.concat([Buffer.alloc(1000, 2), Buffer.alloc(500)]));
+    // The file is the same, the open file description is not.
+    assert.equal(writer.lockByteShared(100), true);
+    assert.deepEqual([reader.isByteLockedByOther(100), other.isByteLockedByOther(100)], [true, false]);
+    await reader.close();
+    assert.equal(writer.sizeBytes(), 1500);
+    await assert.rejects(host.files.open(path, { write: false, again: reader }), { kind: 'closed' });
+    await writer.close();
+    await other.close();
+  });
+
   check('locks belong to the open file description', async ({ host, folder }) => {
     const one = await newFile(host, `${folder}/locked`);
     const two = await host.files.open(`${folder}/locked`, { write: false });

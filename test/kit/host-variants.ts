@@ -12,8 +12,10 @@ export function hostWithout(host: Host, ...lacks: Lack[]): Host {
   return {
     ...host,
     files: {
-      open: async (path: string, options: OpenFileOptions) =>
-        new LackingFile(await files.open(path, options), lacking),
+      open: async (path: string, { again, ...options }: OpenFileOptions) => {
+        const file = await files.open(path, { ...options, ...(again && { again: unwrap(again) }) });
+        return new LackingFile(file, lacking);
+      },
       descriptorSets: files.descriptorSets,
       stat: (path) => files.stat(path),
       unlink: (path) => files.unlink(path),

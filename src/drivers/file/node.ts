@@ -87,9 +87,9 @@ export class FileNode implements DriverInstance {
   }
 
   /** New locks are taken now, those no longer needed dropped at commit. Errors: kind busy. */
-  async preparePermissions(set: PermissionSet): Promise<PreparedChange> {
+  async preparePermissions(set: PermissionSet, isActivation: boolean): Promise<PreparedChange> {
     if (this.#isGivenUp) return NOTHING;
-    const reopen = await this.#prepareAccess(wantsWrite(set));
+    const reopen = await this.#prepareAccess(wantsWrite(set), isActivation);
     const before = this.#locked;
     try {
       this.#locked = this.#acquire(set);
@@ -110,11 +110,11 @@ export class FileNode implements DriverInstance {
   }
 
   /** With auto-read-only the file is open for writing only while somebody may write. */
-  #prepareAccess(write: boolean): Promise<PreparedChange> {
+  #prepareAccess(write: boolean, isActivation: boolean): Promise<PreparedChange> {
     const { writable } = this.#reopening ?? this.io.file;
-    if (write) return writable ? Promise.resolve(NOTHING) : this.#prepareReopen(true);
+    if (write) return writable ? Promise.resolve(NOTHING) : this.#prepareReopen(true, isActivation);
     if (!writable || !this.#isAutoReadOnly()) return Promise.resolve(NOTHING);
-    // Whoever wants less has it: of a file that is gone, or that is not ours to read, the descriptor stays as it is.
+    // Whoever wants less has it: of a file that is not ours to read the descriptor stays as it is.
     return this.#prepareReopen(false).catch(() => NOTHING);
   }
 
@@ -155,12 +155,15 @@ export class FileNode implements DriverInstance {
     }
   }
 
-  /** Opens the file anew; locks stay on the old descriptor until commit, where they move without a gap. */
-  async #prepareReopen(write: boolean): Promise<PreparedChange> {
+  /**
+   * Opens the same file anew, whatever lies at its path by now: what is known of it must stay true. Only what becomes ours
+   * is taken from the path, since all of it is read anew. Locks stay on the old descriptor until commit, where they move
+   * without a gap.
+   */
+  async #prepareReopen(write: boolean, isActivation = false): Promise<PreparedChange> {
     const before = this.#reopening;
     const old = this.io.file;
-    const { path } = old;
-    const file = await this.#host.files.open(path, { write, direct: this.#wanted().cache.direct });
+    const file = await this.#open(write, isActivation);
     const sizeBytes = file.sizeBytes();
     this.#reopening = file;
     return {
@@ -173,6 +176,12 @@ export class FileNode implements DriverInstance {
         closeQuietly(file);
       },
     };
+  }
+
+  #open(write: boolean, byPath: boolean): Promise<HostFile> {
+    const again = this.#reopening ?? this.io.file;
+    const options = { write, direct: this.#wanted().cache.direct };
+    return this.#host.files.open(again.path, byPath ? options : { ...options, again });
   }
 
   #swap(old: HostFile, file: HostFile, sizeBytes: number): void {
