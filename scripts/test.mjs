@@ -26,6 +26,8 @@ const concurrency = process.env.TEST_CONCURRENCY ?? '2';
 const args = [
   '--import',
   'tsx',
+  '--import',
+  new URL('assert-messages.mjs', import.meta.url).href,
   '--test',
   `--test-concurrency=${concurrency}`,
   '--test-reporter=spec',
