@@ -28,7 +28,7 @@ const MEANT: ReadonlyArray<{ command: RegExp; theirs?: RegExp; ours?: RegExp; wh
   },
   {
     command: /backup|transaction/,
-    theirs: /^Permission conflict/,
+    theirs: /Permission conflict/,
     ours: /^Invalid job ID/,
     why: "of two mistakes in a backup QEMU tells the graph's first",
   },

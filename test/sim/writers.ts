@@ -10,6 +10,9 @@ import { describe, type Engine, type World } from './world.js';
 /** Sectors of the longest request. */
 const LONGEST = 140;
 
+/** How long a guest leaves a disk alone that could not flush. */
+const PAUSE_AFTER_FAILURE_MS = 2;
+
 /** Programs of the guest, and of others who use its disk, that write, read and flush until they are told to stop. */
 export class Writers {
   readonly #engine: Engine;
@@ -76,6 +79,8 @@ export class Writers {
     const position = this.#disk.position();
     const done = await this.#try(`guest ${name} flush`, () => user.flush(), 'flush');
     if (done) this.#disk.flushed(position);
+    // One that fails takes no time; nobody asks on and on at once.
+    else if (this.#engine.isAlive) await this.#engine.host.clock.sleep(PAUSE_AFTER_FAILURE_MS);
   }
 
   async #read(text: string, { first, count }: Stretch, user: DiskUser): Promise<void> {
