@@ -40,15 +40,18 @@ export const RARE_COMMANDS = {
   }),
 } as const;
 
+/** An internal snapshot. */
+export const SnapshotInfo = struct('SnapshotInfo', {
+  id: required(str),
+  name: required(str),
+  'vm-state-size': required(int),
+  'date-sec': required(int),
+  'date-nsec': required(int),
+  'vm-clock-sec': required(int),
+  'vm-clock-nsec': required(int),
+  icount: optional(int),
+});
+
 export const RARE_RETURNS = {
-  'blockdev-snapshot-delete-internal-sync': struct('SnapshotInfo', {
-    id: required(str),
-    name: required(str),
-    'vm-state-size': required(int),
-    'date-sec': required(int),
-    'date-nsec': required(int),
-    'vm-clock-sec': required(int),
-    'vm-clock-nsec': required(int),
-    icount: optional(int),
-  }),
+  'blockdev-snapshot-delete-internal-sync': SnapshotInfo,
 } as const;

@@ -4,7 +4,7 @@ import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { QOM_RETURNS } from './qom.js';
-import { RARE_RETURNS } from './rare-commands.js';
+import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
 import {
   any,
   arrayOf,
@@ -50,20 +50,7 @@ const ImageFacts = {
   'backing-filename': optional(str),
   'full-backing-filename': optional(str),
   'backing-filename-format': optional(str),
-  snapshots: optional(
-    arrayOf(
-      struct('SnapshotInfo', {
-        id: required(str),
-        name: required(str),
-        'vm-state-size': required(int),
-        'date-sec': required(int),
-        'date-nsec': required(int),
-        'vm-clock-sec': required(int),
-        'vm-clock-nsec': required(int),
-        icount: optional(int),
-      }),
-    ),
-  ),
+  snapshots: optional(arrayOf(SnapshotInfo)),
 } as const;
 
 const FormatFacts = {
