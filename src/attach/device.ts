@@ -187,6 +187,22 @@ export class GuestDevice {
     return this.#properties.writeCache ?? !(this.drive?.properties.writethrough ?? false);
   }
 
+  /** Its disk goes on in another node, which shows the same. Errors: those of the permissions that it asks for. */
+  async changeNode(node: Node): Promise<void> {
+    const { root } = this.backend;
+    if (!root) {
+      await this.#graph.transaction((transaction) => void transaction.attach(this.backend, 'root', node));
+      return;
+    }
+    const old = root.node;
+    if (old === node) return;
+    await this.#graph.drained([old, node], async () => {
+      await this.#graph.transaction((transaction) => transaction.retarget(root, node));
+      this.backend.user.resized?.();
+    });
+    await this.#graph.release([old]);
+  }
+
   /** Ends it at the engine's end: its medium is closed with all other nodes. */
   async close(): Promise<void> {
     const dropped = this.#endpoint?.server.close();

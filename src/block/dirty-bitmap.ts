@@ -10,6 +10,8 @@ export class DirtyBitmap {
   readonly granularityBytes: number;
   /** False: writes are not recorded. */
   enabled = true;
+  /** Of a copy-before-write: it keeps its size, and queries tell that it does not record. */
+  isInternal = false;
   /** In use by a job: the user may not change it. */
   busy = false;
   /** Records in its place while a job works on what this one holds. */
@@ -106,6 +108,7 @@ export class DirtyBitmap {
 
   /** Follows a resize of the node, which checkSize allowed; new space is clean. */
   resize(sizeBytes: number): void {
+    if (this.isInternal) return;
     const bits = new Bitmap(divideRoundUp(sizeBytes, this.granularityBytes));
     for (let i = this.#bits.nextSet(0); i >= 0 && i < bits.length;) {
       const end = this.#bits.nextClear(i);

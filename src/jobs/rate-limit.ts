@@ -15,6 +15,10 @@ export class RateLimit {
     return this.#bytesPerSecond;
   }
 
+  get isLimited(): boolean {
+    return this.#bytesPerSecond > 0;
+  }
+
   /** Takes effect at once: earlier overdraft is forgotten. */
   set bytesPerSecond(value: number) {
     this.#bytesPerSecond = value;

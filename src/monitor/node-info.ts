@@ -45,7 +45,7 @@ function fullBackingFilename(node: Node): string | undefined {
 function bitmapInfo(bitmap: DirtyBitmap): JsonObject {
   return {
     ...(bitmap.name !== undefined && { name: bitmap.name }),
-    recording: bitmap.enabled,
+    recording: bitmap.enabled && !bitmap.isInternal,
     persistent: false,
     busy: bitmap.busy,
     granularity: bitmap.granularityBytes,

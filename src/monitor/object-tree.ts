@@ -1,4 +1,6 @@
 import { BlockError } from '../base/error.js';
+import { findNode } from '../block/find-node.js';
+import type { Graph } from '../block/graph.js';
 import type { UserObject } from '../block/objects/object.js';
 import type { GuestDevice } from '../attach/device.js';
 import type { DeviceModel } from '../attach/device-models.js';
@@ -19,7 +21,7 @@ export interface TreeObject {
   /** Errors: invalid when it has no such property. */
   get(property: string): JsonValue;
   /** Errors: invalid when it has none, or the value is wrong. */
-  set(property: string, value: JsonValue): void;
+  set(property: string, value: JsonValue): void | Promise<void>;
 }
 
 export type TreeSource = Parts<'graph' | 'devices' | 'machine' | 'kind'>;
@@ -112,13 +114,17 @@ function userObject(object: UserObject): TreeObject {
 }
 
 /** No machine runs; what belongs to it is where tools look for it. */
-function machine({ devices, machine: { type, devices: plugged } }: TreeSource): TreeObject {
+function machine(engine: TreeSource): TreeObject {
+  const {
+    devices,
+    machine: { type, devices: plugged },
+  } = engine;
   const disks = new Map([...devices.values()].map((device) => [device.path, device]));
   const places = new Map(['peripheral', 'peripheral-anon', 'unattached'].map((name) => [name, placed([])]));
   for (const [place, found] of places)
     for (const { model, path } of plugged) {
       const [, , under, name] = path.split('/');
-      if (under === place && name !== undefined) found.push([name, pluggedObject(model, disks.get(path))]);
+      if (under === place && name !== undefined) found.push([name, pluggedObject(engine, model, disks.get(path))]);
     }
   const children = [...places].map(([name, found]): [string, TreeObject] => [name, container(found)]);
   return container(children, `${type}-machine`);
@@ -128,13 +134,30 @@ function placed(list: Array<[string, TreeObject]>): Array<[string, TreeObject]> 
   return list;
 }
 
-function pluggedObject({ name, disk }: DeviceModel, device: GuestDevice | undefined): TreeObject {
+function pluggedObject(
+  { graph }: Parts<'graph'>,
+  { name, disk }: DeviceModel,
+  device: GuestDevice | undefined,
+): TreeObject {
   const realized = { type: 'bool', value: true };
   if (!device) return fixed(name, { realized });
   const { backend } = device;
   const drive = { type: 'str', value: backend.name || (backend.root?.node.name ?? '') };
   const values = { realized, drive };
   const inner = disk?.inner?.('', device.id ?? '').slice(1);
-  if (inner === undefined || inner.includes('/')) return fixed(name, values);
-  return fixed(name, values, [[inner, fixed(disk?.driveOwner ?? name, values)]]);
+  const withDrive = (object: TreeObject): TreeObject => ({
+    ...object,
+    set: (property, value) =>
+      property === 'drive' ? changeDrive(graph, device, value) : object.set(property, value),
+  });
+  if (inner === undefined || inner.includes('/')) return withDrive(fixed(name, values));
+  const owner = withDrive(fixed(disk?.driveOwner ?? name, values));
+  return withDrive(fixed(name, values, [[inner, owner]]));
+}
+
+/** Errors: invalid, not-found; those of the disk's permissions. */
+async function changeDrive(graph: Graph, device: GuestDevice, value: JsonValue): Promise<void> {
+  if (typeof value !== 'string')
+    throw new BlockError('invalid', "Invalid parameter type for 'drive', expected: string");
+  await device.changeNode(findNode(graph, undefined, value));
 }
