@@ -40,7 +40,11 @@ export interface ReferenceWishes {
 }
 
 /** The same of an image that is open. No node: no backing file. */
-export function referenceAs(wishes: ReferenceWishes, overlay: Node, node: Node | undefined): BackingReference {
+export function referenceAs(
+  wishes: ReferenceWishes,
+  overlay: Node,
+  node: Node | undefined,
+): BackingReference {
   if (!node) return { filename: undefined, format: undefined };
   const { filename, masksProtocol = false } = wishes;
   const named = referenceTo(node, overlay.storage.filename);

@@ -68,11 +68,8 @@ export class SimulatedDirectory {
     const directory = new SimulatedDirectory([]);
     const copies = new Map<SimulatedInode, SimulatedInode>();
     for (const [path, entry] of keepsNames ? this.#entries : this.#durable) {
-      let kept: Entry = entry;
-      if (entry !== 'directory') {
-        kept = copies.get(entry) ?? copy(entry);
-        copies.set(entry, kept as SimulatedInode);
-      }
+      const kept = entry === 'directory' ? entry : (copies.get(entry) ?? copy(entry));
+      if (entry !== 'directory' && kept !== 'directory') copies.set(entry, kept);
       directory.#entries.set(path, kept);
       directory.#durable.set(path, kept);
     }

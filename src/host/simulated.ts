@@ -47,8 +47,7 @@ export class Simulation {
       ...(dropFlush && { dropFlush }),
       ...(onOperation && { onOperation }),
     });
-    this.#directory =
-      options.disk ?? new SimulatedDirectory(['/', ...(options.directories ?? ['/tmp'])]);
+    this.#directory = options.disk ?? new SimulatedDirectory(['/', ...(options.directories ?? ['/tmp'])]);
     this.#machine.usedBytes = () => this.usedBytes;
     this.#stuckAfterMs = options.stuckAfterMs ?? 1000;
     this.#net = new SimulatedNet(this.#machine);

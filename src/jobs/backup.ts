@@ -72,9 +72,7 @@ export class BackupJob implements JobDriver {
     });
     const size = device.lengthBytes;
     const filter = plan.discardSource ? COPY_BEFORE_WRITE_DISCARDING : COPY_BEFORE_WRITE;
-    const place = creatingNode(
-      () => new JobPlace(job, surroundings, filter, plan.filterNodeName, device),
-    );
+    const place = creatingNode(() => new JobPlace(job, surroundings, filter, plan.filterNodeName, device));
     this.#place = place;
     place.hold('main node', place.filter, 0, ALL_PERMISSIONS);
     this.#sourceBackend = place.filterChild('file', device, 0, ALL_PERMISSIONS);
@@ -194,7 +192,6 @@ export class BackupJob implements JobDriver {
       this.#throwFailure();
       this.#phase = 'flushing';
       await this.#mover.flush();
-      this.#succeeded = true;
     } finally {
       await window.quiet();
     }
@@ -302,6 +299,11 @@ export class BackupJob implements JobDriver {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
+  /** It may still be cancelled while it waits for its end. */
+  async prepare(): Promise<void> {
+    this.#succeeded = true;
+  }
+
   /** Nobody needs its point in time any more, and no guest waits for it. */
   giveUp(): void {
     this.#gate.giveUp();
@@ -309,6 +311,7 @@ export class BackupJob implements JobDriver {
   }
 
   abort(): void {
+    this.#succeeded = false;
     this.#gate.giveUp();
   }
 

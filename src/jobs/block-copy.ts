@@ -128,10 +128,7 @@ export class Mover {
     const { source } = this.#options;
     const whole = lengthBytes > PIECE_BYTES ? Buffer.allocUnsafe(lengthBytes) : this.#takeBuffer();
     const buffer = whole.subarray(0, lengthBytes);
-    await this.#read(
-      () => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)),
-      fate,
-    );
+    await this.#read(() => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)), fate);
     return whole;
   }
 
@@ -322,7 +319,12 @@ export class Mover {
   }
 
   /** `read` is told when the source is not needed any more. */
-  async #readAndWrite(offset: number, lengthBytes: number, read: () => void, fate: FailureFate): Promise<void> {
+  async #readAndWrite(
+    offset: number,
+    lengthBytes: number,
+    read: () => void,
+    fate: FailureFate,
+  ): Promise<void> {
     const buffer = await this.#readPart({ offset, lengthBytes }, fate);
     read();
     await this.#writePart({ offset, lengthBytes, buffer }, fate);

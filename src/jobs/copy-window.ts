@@ -40,7 +40,10 @@ export class CopyWindow {
   readonly #done = new Notifier();
 
   /** `pieces`: most at a time; `pieceBytes`: longest one; default: as is usual. */
-  constructor(job: Job, { bytes = WINDOW_BYTES, pieces = WINDOW_PIECES, pieceBytes = Infinity }: WindowSize = {}) {
+  constructor(
+    job: Job,
+    { bytes = WINDOW_BYTES, pieces = WINDOW_PIECES, pieceBytes = Infinity }: WindowSize = {},
+  ) {
     this.#job = job;
     this.#windowBytes = bytes;
     this.#mostPieces = pieces;

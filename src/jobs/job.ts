@@ -188,6 +188,8 @@ export class Job {
       // Begun in a drained section, it rests first.
       if (this.pace.wantsRest) await this.pace.pausePoint();
       await driver.run();
+      // The user, or a drained section, wants it to rest before it ends.
+      await this.pace.pausePoint();
       if (this.isCancelled) throw new JobCancelled();
       this.#setStatus('waiting');
       const { group } = this;

@@ -74,7 +74,13 @@ export class MirrorJob implements JobDriver {
     const below = source.below?.node;
     if (targetIsBase && below) holdIntermediate(place, below, target);
     const sides = { source: this.#sourceBackend, target: this.#targetBackend };
-    this.#copy = new MirrorCopy({ job, plan, nodes, ...sides, mustStop: () => this.#mustStop() || this.#isToSwitch() });
+    this.#copy = new MirrorCopy({
+      job,
+      plan,
+      nodes,
+      ...sides,
+      mustStop: () => this.#mustStop() || this.#isToSwitch(),
+    });
     this.#both = new WriteToBoth({
       ...sides,
       dirty: this.#copy.dirty,

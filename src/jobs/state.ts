@@ -15,7 +15,8 @@ export type JobStatus =
   | 'null';
 
 /** JobVerb of QMP: what a user may ask of a job. */
-export type JobVerb = 'cancel' | 'pause' | 'resume' | 'set-speed' | 'complete' | 'finalize' | 'dismiss' | 'change';
+export type JobVerb =
+  'cancel' | 'pause' | 'resume' | 'set-speed' | 'complete' | 'finalize' | 'dismiss' | 'change';
 
 /** Where a job may go from each status. */
 export const TRANSITIONS: Readonly<Record<JobStatus, readonly JobStatus[]>> = {

@@ -124,7 +124,8 @@ function machine(engine: TreeSource): TreeObject {
   for (const [place, found] of places)
     for (const { model, path } of plugged) {
       const [, , under, name] = path.split('/');
-      if (under === place && name !== undefined) found.push([name, pluggedObject(engine, model, disks.get(path))]);
+      if (under === place && name !== undefined)
+        found.push([name, pluggedObject(engine, model, disks.get(path))]);
     }
   const children = [...places].map(([name, found]): [string, TreeObject] => [name, container(found)]);
   return container(children, `${type}-machine`);

@@ -72,13 +72,12 @@ test('a READY mirror goes over, too; other jobs have nothing to change', async (
   await bed.execute('job-cancel', { id: 'j' });
   await bed.event('BLOCK_JOB_CANCELLED', 'j');
   bed.events.splice(0);
-  assert.equal(
-    await bed.refusal('block-job-change', { id: 'j', type: 'backup' }),
-    "Block job 'j' not found",
-  );
+  assert.equal(await bed.refusal('block-job-change', { id: 'j', type: 'backup' }), "Block job 'j' not found");
   await bed.execute('blockdev-backup', { 'job-id': 'j', device: 'B', target: 'T', sync: 'none' });
   for (const type of ['mirror', 'backup'])
-    await assert.rejects(change(bed, 'write-blocking', type), { message: 'Job type does not support change' });
+    await assert.rejects(change(bed, 'write-blocking', type), {
+      message: 'Job type does not support change',
+    });
 });
 
 test('a mirror to a target that is known to be zero copies only what there is', async (context) => {
@@ -124,7 +123,10 @@ test('what a backup is told of its performance is honoured, or refused', async (
   const workers = 'max-workers must be between 1 and 2147483647';
   assert.equal(await refusal({ 'max-workers': 0 }), workers);
   assert.equal(await refusal({ 'max-workers': 2 ** 31 }), workers);
-  assert.equal(await refusal({ 'max-chunk': -1 }), 'max-chunk must be zero (which means no limit) or positive');
+  assert.equal(
+    await refusal({ 'max-chunk': -1 }),
+    'max-chunk must be zero (which means no limit) or positive',
+  );
   const small = 'Required max-chunk (4096) is less than backup cluster size (65536)';
   assert.equal(await refusal({ 'max-chunk': 4096 }), small);
   // Before the job's own name, and after the filter's.
@@ -133,7 +135,10 @@ test('what a backup is told of its performance is honoured, or refused', async (
     await refusal({ 'max-chunk': 4096 }, { 'filter-node-name': 'T' }),
     "Could not create node: Duplicate nodes with node-name='T'",
   );
-  assert.match(await refusal({ 'min-cluster-size': 3 }), /^Could not create node: .*needs to be a power of 2$/);
+  assert.match(
+    await refusal({ 'min-cluster-size': 3 }),
+    /^Could not create node: .*needs to be a power of 2$/,
+  );
   await bed.execute('blockdev-backup', { ...args, 'x-perf': { 'min-cluster-size': 128 * KiB } });
   assert.equal((await bitmapsOf(bed, 'B'))[0]?.granularity, 128 * KiB);
   await bed.execute('job-cancel', { id: 'j' });

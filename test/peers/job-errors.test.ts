@@ -4,14 +4,14 @@ import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 /**
  * Every error policy, of every job, for errors of both sides, met twice in a row: events, io-status and end are those
- * of QEMU. Disks are so small that a job makes one request.
+ * of QEMU. Disks are so small that a job makes one request; of mirrors another one when they are READY.
  */
 
 type Json = { [key: string]: unknown };
 
 const POLICIES = ['report', 'ignore', 'stop', 'enospc', 'auto'] as const;
 const ERRNOS = { EIO: 5, ENOSPC: 28 } as const;
-const DISK = '64k';
+const DISK = '128k';
 
 interface Job {
   name: string;
@@ -34,7 +34,7 @@ const JOBS: readonly Job[] = [
     args: { device: 'top' },
     sides: [
       ['base', READ, 'on-error'],
-      ['top', 'cow_write', 'on-error'],
+      ['top', WRITE, 'on-error'],
     ],
   },
   {
@@ -80,6 +80,8 @@ const JOBS: readonly Job[] = [
 interface Case {
   job: Job;
   side: Job['sides'][number];
+  /** When the faults begin: at the first request, or at the one that a guest's write brings. */
+  phase: 'copying' | 'ready';
   policy: (typeof POLICIES)[number];
   errno: keyof typeof ERRNOS;
 }
@@ -88,22 +90,27 @@ function cases(): Case[] {
   const found: Case[] = [];
   for (const job of JOBS)
     for (const side of job.sides)
-      for (const policy of POLICIES)
-        for (const errno of Object.keys(ERRNOS) as Array<keyof typeof ERRNOS>)
-          found.push({ job, side, policy, errno });
+      for (const phase of job.isMirror === true ? (['copying', 'ready'] as const) : (['copying'] as const))
+        for (const policy of POLICIES)
+          for (const errno of Object.keys(ERRNOS) as Array<keyof typeof ERRNOS>)
+            if (errno === 'EIO' || !['report', 'ignore'].includes(policy))
+              found.push({ job, side, phase, policy, errno });
   return found;
 }
 
-/** The first two requests of that kind fail. */
-function failing([node, event]: Case['side'], errno: number, name: string): Json {
+/** Two requests of that kind fail, one after the other. */
+function failing({ side: [node, event], phase, errno }: Case, name: string): Json {
   if (node !== name) return {};
+  const before = phase === 'copying' ? [] : [1];
+  const states = [before.length + 1, before.length + 2];
   return {
-    'inject-error': [1, 2].map((state) => ({ event, state, errno, once: true })),
-    'set-state': [1, 2].map((state) => ({ event, state, new_state: state + 1 })),
+    'inject-error': states.map((state) => ({ event, state, errno: ERRNOS[errno], once: true })),
+    'set-state': [...before, ...states].map((state) => ({ event, state, new_state: state + 1 })),
   };
 }
 
-async function outcome(daemon: Daemon, cwd: string, { job, side, policy, errno }: Case): Promise<Json> {
+async function outcome(daemon: Daemon, cwd: string, one: Case): Promise<Json> {
+  const { job, side, phase, policy } = one;
   const image = (name: string, ...more: string[]): string =>
     run(cwd, 'qemu-img', 'create', '-q', '-f', 'qcow2', ...more, name, ...(more.length > 0 ? [] : [DISK]));
   image('base');
@@ -120,7 +127,7 @@ async function outcome(daemon: Daemon, cwd: string, { job, side, policy, errno }
   ] as const) {
     if (name === 'over' && job.name !== 'commit') continue;
     const file = { driver: 'file', filename: name };
-    const faults = failing(side, ERRNOS[errno], name);
+    const faults = failing(one, name);
     await daemon.execute('blockdev-add', {
       ...{ driver: 'qcow2', 'node-name': name, backing },
       file: { driver: 'blkdebug', image: file, ...faults },
@@ -129,27 +136,38 @@ async function outcome(daemon: Daemon, cwd: string, { job, side, policy, errno }
   daemon.events.splice(0);
   await daemon.execute(job.command, { ...job.args, 'job-id': 'j', [side[2]]: policy, 'auto-dismiss': false });
   const stops: unknown[] = [];
+  const errors = (): unknown[] =>
+    daemon.events
+      .filter(({ event }) => event === 'BLOCK_JOB_ERROR')
+      .map(({ data }) => [data?.['operation'], data?.['action']]);
+  let isToWrite = phase === 'ready';
+  let isCompleted = false;
   let query: Json = {};
   for (;;) {
     [query = {}] = (await daemon.execute('query-block-jobs')) as Json[];
     const { status, paused } = query;
     if (status === 'concluded') break;
-    if (status === 'ready') {
-      await daemon.raw('block-job-complete', { device: 'j' });
-      await daemon.event('BLOCK_JOB_COMPLETED', { device: 'j' });
-    } else if (status === 'paused' && paused === true && stops.length < 4) {
-      stops.push([query['io-status'], query['offset']]);
+    if (status === 'ready' && isToWrite) {
+      isToWrite = false;
+      const socket = { type: 'unix', data: { path: 'nbd.sock' } };
+      await daemon.execute('nbd-server-start', { addr: socket });
+      await daemon.execute('nbd-server-add', { device: 'top', writable: true });
+      run(cwd, 'qemu-io', '-f', 'raw', '-c', 'write 64k 64k', 'nbd+unix:///top?socket=nbd.sock');
+      await daemon.execute('nbd-server-stop');
+    } else if (status === 'ready' && (phase === 'copying' || errors().length === 2)) {
+      // It may have stopped in the meantime.
+      if (!isCompleted) await daemon.raw('block-job-complete', { device: 'j' });
+      isCompleted = true;
+    } else if ((status === 'paused' || status === 'standby') && paused === true && stops.length < 4) {
+      stops.push(query['io-status']);
       await daemon.execute('block-job-resume', { device: 'j' });
     }
     await new Promise((resolve) => setImmediate(resolve));
   }
-  const errors = daemon.events
-    .filter(({ event }) => event === 'BLOCK_JOB_ERROR')
-    .map(({ data }) => [data?.['operation'], data?.['action']]);
   await daemon.execute('job-dismiss', { id: 'j' });
   for (const name of ['over', 'top', 'target', 'base'])
     await daemon.raw('blockdev-del', { 'node-name': name });
-  return { errors, stops, error: query['error'] };
+  return { errors: errors(), stops, error: query['error'] };
 }
 
 test('jobs follow their error policies as QEMU’s do, each fault twice in a row', async (t) => {
@@ -159,8 +177,8 @@ test('jobs follow their error policies as QEMU’s do, each fault twice in a row
   const qemu = await Daemon.start(t, theirs, ['qemu-storage-daemon', ...monitor]);
   const livedisk = await Daemon.start(t, ours, [process.execPath, PROGRAM, 'storage-daemon', ...monitor]);
   for (const one of cases()) {
-    const { job, side, policy, errno } = one;
-    const what = `${job.name}, ${errno} of ${side[0]} (${side[1]}), ${policy}`;
+    const { job, side, phase, policy, errno } = one;
+    const what = `${job.name}, ${phase}, ${errno} of ${side[0]} (${side[1]}), ${policy}`;
     assert.deepEqual(await outcome(livedisk, ours, one), await outcome(qemu, theirs, one), what);
   }
 });

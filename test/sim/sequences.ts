@@ -187,7 +187,7 @@ class Run {
     await graph.transaction((transaction) => transaction.detach(root));
   }
 
-  get #backend(): BlockBackend {
+  #backend(): BlockBackend {
     return defined(this.#guest, 'guest');
   }
 
@@ -196,12 +196,12 @@ class Run {
     const first = cluster * SECTORS_A_CLUSTER;
     const count = clusters * SECTORS_A_CLUSTER - 1;
     const bytes = this.#disk.begin(first, count, toZero);
-    if (toZero) await this.#backend.writeZeroes(first * SECTOR_BYTES, bytes.length);
-    else await this.#backend.write(first * SECTOR_BYTES, bytes);
+    if (toZero) await this.#backend().writeZeroes(first * SECTOR_BYTES, bytes.length);
+    else await this.#backend().write(first * SECTOR_BYTES, bytes);
   }
 
   async #flush(): Promise<void> {
-    await this.#backend.flush();
+    await this.#backend().flush();
     this.#disk.flushed();
   }
 
@@ -214,7 +214,7 @@ class Run {
       case 'discard': {
         const first = this.#random.below(5) * SECTORS_A_CLUSTER;
         this.#disk.begin(first, SECTORS_A_CLUSTER, true);
-        return this.#backend.discard(first * SECTOR_BYTES, CLUSTER_BYTES);
+        return this.#backend().discard(first * SECTOR_BYTES, CLUSTER_BYTES);
       }
       case 'flush':
         return this.#flush();
@@ -223,7 +223,7 @@ class Run {
       case 'commit':
         return this.#commit();
       case 'stream':
-        return this.#job('block-stream', { device: this.#top });
+        return this.#job('block-stream', { device: this.#top() });
       case 'mirror':
         return this.#mirror();
       case 'backup':
@@ -232,15 +232,15 @@ class Run {
         return this.#resize();
       case 'bitmap': {
         const name = `bits${this.#images++}`;
-        await this.#execute('block-dirty-bitmap-add', { node: this.#top, name });
+        await this.#execute('block-dirty-bitmap-add', { node: this.#top(), name });
         await this.#change(2, 1, false);
       }
     }
   }
 
   /** Node of the guest's disk. */
-  get #top(): string {
-    return this.#backend.node.skipFilters().name;
+  #top(): string {
+    return this.#backend().node.skipFilters().name;
   }
 
   async #execute(command: string, args: JsonObject): Promise<void> {
@@ -250,29 +250,29 @@ class Run {
   async #snapshot(): Promise<void> {
     const name = `over${this.#images++}`;
     await this.#execute('blockdev-snapshot-sync', {
-      ...{ 'node-name': this.#top, 'snapshot-node-name': name, format: 'qcow2' },
+      ...{ 'node-name': this.#top(), 'snapshot-node-name': name, format: 'qcow2' },
       'snapshot-file': `/tmp/${name}`,
     });
   }
 
   /** Of the active layer, which a guest writes meanwhile. */
   async #commit(): Promise<void> {
-    const { node } = this.#backend;
+    const { node } = this.#backend();
     const base = node.backingNode();
     if (!base) return;
-    await this.#job('block-commit', { device: this.#top, 'base-node': base.name });
+    await this.#job('block-commit', { device: this.#top(), 'base-node': base.name });
   }
 
   async #mirror(): Promise<void> {
     const name = await this.#target();
-    await this.#job('blockdev-mirror', { device: this.#top, target: name, sync: 'full' });
+    await this.#job('blockdev-mirror', { device: this.#top(), target: name, sync: 'full' });
   }
 
   /** The copy holds the moment of its start, durably when the job is over. */
   async #backup(): Promise<void> {
     const name = await this.#target();
     const moment = this.#disk.now();
-    await this.#job('blockdev-backup', { device: this.#top, target: name, sync: 'full' });
+    await this.#job('blockdev-backup', { device: this.#top(), target: name, sync: 'full' });
     this.#copies.set(`/tmp/${name}`, moment);
     await this.#execute('blockdev-del', { 'node-name': name });
   }
@@ -291,7 +291,7 @@ class Run {
   async #resize(): Promise<void> {
     const sizeBytes = (this.#disk.sectorCount + SECTORS_A_CLUSTER) * SECTOR_BYTES;
     this.#disk.grow(this.#disk.sectorCount + SECTORS_A_CLUSTER);
-    await this.#execute('block_resize', { 'node-name': this.#top, size: sizeBytes });
+    await this.#execute('block_resize', { 'node-name': this.#top(), size: sizeBytes });
   }
 
   /** Runs a job to its end, a guest writing meanwhile. */
@@ -325,7 +325,11 @@ async function problemIn({ machine, images }: CrashState): Promise<string | unde
       const content = await disk.readAll();
       const problem = problemOf(content, moment);
       if (problem !== undefined) return `${path}: ${problem}`;
-      for (let node = disk.node.skipFilters() as typeof disk.node | undefined; node; node = node.backingNode()) {
+      for (
+        let node = disk.node.skipFilters() as typeof disk.node | undefined;
+        node;
+        node = node.backingNode()
+      ) {
         const lines: string[] = [];
         const found = await node.instance.check?.('none', (line) => void lines.push(line));
         if (found && found.corruptions + found.checkErrors > 0)

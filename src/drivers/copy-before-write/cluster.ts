@@ -11,6 +11,9 @@ const MIN_CLUSTER_BYTES = 64 * KiB;
  */
 export function copyClusterBytes(targetBytes: number, asked = 0): number {
   if (asked !== 0 && !isPowerOfTwo(asked))
-    throw new BlockError('invalid', 'Cannot create block-copy-state: min-cluster-size needs to be a power of 2');
+    throw new BlockError(
+      'invalid',
+      'Cannot create block-copy-state: min-cluster-size needs to be a power of 2',
+    );
   return Math.max(MIN_CLUSTER_BYTES, targetBytes, asked);
 }

@@ -15,7 +15,10 @@ export const copyBeforeWriteDriver: DriverDescription<typeof COPY_BEFORE_WRITE_O
 
   async open(context, settings) {
     const timeoutSeconds = settings['cbw-timeout'];
-    const clusterBytes = copyClusterBytes(context.child('target').compression.clusterBytes, settings['min-cluster-size']);
+    const clusterBytes = copyClusterBytes(
+      context.child('target').compression.clusterBytes,
+      settings['min-cluster-size'],
+    );
     return new CopyBeforeWriteNode(
       { file: () => context.child('file'), target: () => context.child('target') },
       {

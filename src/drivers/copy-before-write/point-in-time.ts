@@ -66,7 +66,10 @@ export class CopyBeforeWrite implements ChangeGate {
     if (!timeout) return copy;
     const ended = deferred();
     const timer = timeout.clock.setTimer(timeout.ms, () => ended.reject(errnoError('ETIMEDOUT')));
-    copy.then(ended.resolve, ended.reject);
+    copy.then(
+      () => ended.resolve(),
+      (error: unknown) => ended.reject(error),
+    );
     try {
       await ended.promise;
     } finally {
@@ -88,7 +91,8 @@ export class CopyBeforeWrite implements ChangeGate {
     try {
       const end = offset + lengthBytes;
       const isDue = due.isDirty(offset);
-      const part = (isDue ? due.nextClean(offset, end) : (due.nextDirty(offset, end)?.offset ?? end)) - offset;
+      const part =
+        (isDue ? due.nextClean(offset, end) : (due.nextDirty(offset, end)?.offset ?? end)) - offset;
       await read(isDue ? 'file' : 'target', part);
       return part;
     } finally {

@@ -3,11 +3,13 @@ import { BlockError } from '../../base/error.js';
 import { type FilesAtPaths, findBackingImage, findNode, findRoot } from '../../block/find-node.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
+import { hasPermission, Permission } from '../../block/permissions.js';
 import type { CommandArguments } from '../../schema/commands.js';
 import { type MirrorPlan, planOfActiveCommit } from './mirror.js';
 import {
   assertChainNotBlocked,
   backingWishes,
+  layerAbove,
   lowestLayer,
   nodeOf,
   type NodeReference,
@@ -59,7 +61,11 @@ export function planCommit(
     backing: backingWishes(request),
   };
   commitNodes(graph, plan);
-  if (top.skipFilters() !== device.skipFilters()) return plan;
+  if (top.skipFilters() !== device.skipFilters() && !hasWriter(top)) {
+    // Its header is to name the base.
+    layerAbove(device, top).assertNotBlocked();
+    return plan;
+  }
   if (request['backing-file'] !== undefined)
     throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
   return planOfActiveCommit(commonPlan(request, device), top, base);
@@ -93,6 +99,11 @@ function findBase(graph: Graph, top: Node, request: CommitRequest, files: FilesA
     return found;
   }
   return lowestLayer(top);
+}
+
+/** Then it is an active layer, whatever is above it. */
+function hasWriter(node: Node): boolean {
+  return [...node.parents].some(({ perm }) => hasPermission(perm, Permission.write));
 }
 
 /** Errors: not-found, invalid; busy. */
