@@ -197,7 +197,7 @@ export class JobManager {
     checkFilter();
     const { jobId: id, speed, autoFinalize, autoDismiss, onReadError, onWriteError } = plan;
     const policies = { onReadError, onWriteError };
-    const job = this.#newJob({ id, speed: Math.max(0, speed), autoFinalize, autoDismiss, ...policies });
+    const job = this.#newJob({ id, speed: speed < 0 ? 0 : speed, autoFinalize, autoDismiss, ...policies });
     try {
       // QEMU makes a commit's filter last of all.
       if (plan.kind === 'commit') {

@@ -46,7 +46,7 @@ export const NO_ARGUMENTS = struct('q_empty', {});
 
 const JOB_COMMON = {
   'job-id': optional(str),
-  speed: optional(int),
+  speed: optional(int64),
   'auto-finalize': optional(bool),
   'auto-dismiss': optional(bool),
 } as const;
@@ -62,7 +62,7 @@ export const BlockStream = struct('block-stream-arg', {
   'backing-file': optional(str),
   ...MASK_PROTOCOL,
   bottom: optional(str),
-  speed: optional(int),
+  speed: optional(int64),
   'on-error': optional(ON_ERROR),
   'filter-node-name': optional(str),
   'auto-finalize': optional(bool),
@@ -78,7 +78,7 @@ export const BlockCommit = struct('block-commit-arg', {
   top: marked('deprecated', optional(str)),
   'backing-file': optional(str),
   ...MASK_PROTOCOL,
-  speed: optional(int),
+  speed: optional(int64),
   'on-error': optional(ON_ERROR),
   'filter-node-name': optional(str),
   'auto-finalize': optional(bool),
@@ -94,7 +94,7 @@ const MIRROR_COMMON = {
   replaces: optional(str),
   sync: required(SYNC),
   granularity: optional(uint32),
-  'buf-size': optional(int),
+  'buf-size': optional(int64),
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
   'copy-mode': optional(COPY_MODE),
@@ -117,7 +117,7 @@ export const BlockdevMirror = struct('blockdev-mirror-arg', {
 
 const BACKUP_PERFORMANCE = struct('BackupPerf', {
   'use-copy-range': optional(bool),
-  'max-workers': optional(int),
+  'max-workers': optional(int64),
   'max-chunk': optional(int64),
   /** QEMU 9.2's. */
   'min-cluster-size': optional(size),
@@ -172,7 +172,7 @@ export const BlockJobCancel = struct('block-job-cancel-arg', {
 });
 export const BlockJobSetSpeed = struct('block-job-set-speed-arg', {
   device: required(str),
-  speed: required(int),
+  speed: required(int64),
 });
 
 const JOB_TYPES = [

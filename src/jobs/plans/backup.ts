@@ -75,7 +75,7 @@ function performanceOf({ 'x-perf': asked = {} }: BackupRequest): BackupPerforman
   const chunk = asked['max-chunk'];
   return given({
     offloads: asked['use-copy-range'],
-    maxPieces: asked['max-workers'],
+    maxPieces: asked['max-workers'] === undefined ? undefined : Number(asked['max-workers']),
     // 0: no limit.
     maxPieceBytes: chunk === undefined || chunk === 0 ? undefined : Number(chunk),
     minClusterBytes: asked['min-cluster-size'],
