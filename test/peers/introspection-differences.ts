@@ -126,6 +126,8 @@ const MORE = [
   'blockdev-mirror.target-is-zero',
   'blockdev-backup.discard-source',
   'blockdev-backup.on-cbw-error',
+  'drive-backup.discard-source',
+  'drive-backup.on-cbw-error',
   'blockdev-backup.x-perf.min-cluster-size',
   'blockdev-add(copy-before-write).min-cluster-size',
   'query-block-jobs()[].actively-synced',
