@@ -26,12 +26,13 @@ import { changeBacking } from './features/backing.js';
 import { createQcow2 } from './create.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
+import { measureQcow2 } from './measure.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { writeCompressed } from './mapping/compress.js';
 import { readCompressed } from './mapping/compressed.js';
 import { growImage } from './mapping/resize.js';
-import { discardClusters, zeroClusters } from './mapping/zeroing.js';
+import { discardClusters, unallocateClusters, zeroClusters } from './mapping/zeroing.js';
 
 /** Answers for the image that is open now; another one after an incoming migration. */
 class Qcow2Map implements MapDriver {
@@ -164,6 +165,11 @@ class Qcow2Instance implements DriverInstance {
     await changeBacking(this.#image().context, filename, format);
   }
 
+  async makeEmpty(): Promise<void> {
+    await unallocateClusters(this.#image(), 0, this.lengthBytes);
+    await this.flush();
+  }
+
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
     if (readOnly) return this.#prepareNoWrites();
     this.#image().context.checkWritable();
@@ -293,5 +299,6 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   createOptions: QCOW2_CREATE,
   toolOptions: QCOW2_TOOL_OPTIONS,
   checkNew: checkNewImage,
+  measure: measureQcow2,
   create: (file, image) => createQcow2(file, image),
 };

@@ -1,3 +1,4 @@
+import { type CacheMode, cacheOptions } from '../io/cache.js';
 import { getopt, type OptionSpec } from '../io/getopt.js';
 import { parseSize } from '../../schema/size.js';
 import { ToolFailure, UsageError } from './tool.js';
@@ -85,4 +86,12 @@ export function sizeOf(text: string, what: string): number {
   throw new ToolFailure(`Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for`, {
     hint: 'qemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.',
   });
+}
+
+/** A cache mode among the options; `what` names it in the error. Errors: ToolFailure. */
+export function cacheMode(args: Arguments, name: string, usual: string, what: string): CacheMode {
+  const text = args.value(name) ?? usual;
+  const mode = cacheOptions(text);
+  if (!mode) throw new ToolFailure(`Invalid ${what} option: ${text}`);
+  return mode;
 }

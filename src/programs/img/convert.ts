@@ -7,7 +7,7 @@ import type { Node } from '../../block/node.js';
 import { createImage } from '../../block/create.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
-import { type CopySource, ImageCopy } from './copy.js';
+import { type CopySource, ImageCopy } from '../../library/images/copy.js';
 import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
 import { Progress } from './progress.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
@@ -57,7 +57,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     inOrder: !args.has('W'),
     compressedUnitBytes: args.has('c') ? compressedUnit(target, sources) : 0,
     offload: args.has('C'),
-    progress,
+    progress: (done, total) => progress.update(done, total),
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
   }).run(sources);
   progress.update(1, 1);

@@ -1,13 +1,13 @@
 import { Notifier } from '../../base/async.js';
 import { alignDown, alignUp } from '../../base/align.js';
 import { MAX_SYNC_WRITE_BYTES, MiB } from '../../base/limits.js';
+import type { BlockError } from '../../base/error.js';
 import { isZero } from '../../base/zero.js';
 import type { BlockBackend } from '../../block/backend.js';
 import { FileSource } from '../../block/file-source.js';
 import { Flag } from '../../block/request.js';
-import { requestError } from '../io/session.js';
-import type { Progress } from './progress.js';
-import { ToolFailure } from './tool.js';
+import { requestFailure } from './request-failure.js';
+import type { OnProgress } from './progress.js';
 
 /** Data moves in pieces of this size, each a request: they stay in the processor's cache between read and write. */
 const PIECE_BYTES = MAX_SYNC_WRITE_BYTES;
@@ -31,7 +31,7 @@ export interface CopyOptions {
   compressedUnitBytes: number;
   /** Let the kernel copy plain extents. */
   offload: boolean;
-  progress: Progress;
+  progress: OnProgress;
   /** Memory to read into; see HostFiles.buffer. */
   buffer: (lengthBytes: number) => Buffer;
 }
@@ -47,7 +47,7 @@ interface Extent {
   readonly lengthBytes: number;
 }
 
-/** Copies images one behind the other into a target: holes and zeroes as such. Errors: ToolFailure. */
+/** Copies images one behind the other into a target: holes and zeroes as such. Errors: see requestFailure. */
 export class ImageCopy {
   readonly #target: BlockBackend;
   readonly #options: CopyOptions;
@@ -121,13 +121,13 @@ export class ImageCopy {
       const status = await image.node.statusThroughChain(offset, lengthBytes);
       return { kind: status.zero ? 'zero' : 'data', lengthBytes: status.lengthBytes };
     } catch (error) {
-      throw new ToolFailure(`error while reading block status at offset ${offset}: ${requestError(error)}`);
+      throw requestFailure(`error while reading block status at offset ${offset}`, error);
     }
   }
 
   #advance(bytes: number): void {
     this.#doneBytes += bytes;
-    this.#options.progress.update(this.#doneBytes, this.#totalBytes);
+    this.#options.progress(this.#doneBytes, this.#totalBytes);
   }
 
   async #zeroes(source: CopySource, from: number, to: number): Promise<void> {
@@ -267,12 +267,12 @@ async function read(image: BlockBackend, offset: number, buffer: Buffer): Promis
   try {
     if (!image.tryRead(offset, buffer)) await image.read(offset, buffer);
   } catch (error) {
-    throw new ToolFailure(`error while reading at byte ${offset}: ${requestError(error)}`);
+    throw requestFailure(`error while reading at byte ${offset}`, error);
   }
 }
 
-function writeFailure(offset: number, error: unknown): ToolFailure {
-  return new ToolFailure(`error while writing at byte ${offset}: ${requestError(error)}`);
+function writeFailure(offset: number, error: unknown): BlockError {
+  return requestFailure(`error while writing at byte ${offset}`, error);
 }
 
 function asError(error: unknown): Error {
