@@ -39,7 +39,7 @@ export class ToolPair {
     return done.stdout;
   }
 
- /** The same lines of shell in both folders say the same. */
+  /** The same lines of shell in both folders say the same. */
   alikeInShell(script: string): void {
     assert.equal(this.shell('ours', script), this.shell('theirs', script), script);
   }

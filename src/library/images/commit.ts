@@ -7,6 +7,7 @@ import { JobManager } from '../../jobs/manager.js';
 import { planCommit } from '../../jobs/plans/commit.js';
 import { NO_PROGRESS, type OnProgress } from './progress.js';
 
+const JOB_ID = 'commit';
 /** How often progress is told. */
 const PROGRESS_MS = 100;
 
@@ -35,12 +36,12 @@ export async function commitImage(opener: Opener, top: Node, options: CommitOpti
   const base = options.base ?? top.backingNode();
   if (!base) throw new BlockError('invalid', 'Image does not have a backing file');
   // Caught up, it ends: nobody moves to the base, and it holds all that is asked for.
-  const jobs = new JobManager(opener, (event) => {
-    if (event === 'BLOCK_JOB_READY') job?.cancel({ force: false, softOnReady: true }).catch(() => undefined);
-  });
-  const request = { device: top.name, 'base-node': base.name, 'job-id': 'commit', speed: bytesPerSecond };
-  let job: Job | undefined;
-  job = await jobs.start(planCommit(opener.graph, request));
+  const end = (event: string): void => {
+    if (event === 'BLOCK_JOB_READY') void jobs.find(JOB_ID)?.cancel({ force: false, softOnReady: true });
+  };
+  const jobs = new JobManager(opener, end);
+  const request = { device: top.name, 'base-node': base.name, 'job-id': JOB_ID, speed: bytesPerSecond };
+  const job = await jobs.start(planCommit(opener.graph, request));
   await finished(opener, job, onProgress, signal);
   if (options.keep !== true) await top.instance.makeEmpty?.();
 }

@@ -56,7 +56,8 @@ class Rebase {
     const { overlay, oldBacking, newBacking } = this.#sides;
     const { onProgress = NO_PROGRESS, signal } = this.#options;
     const end = overlay.lengthBytes;
-    const isSame = oldBacking && newBacking && oldBacking.node.skipFilters() === newBacking.node.skipFilters();
+    const isSame =
+      oldBacking && newBacking && oldBacking.node.skipFilters() === newBacking.node.skipFilters();
     for (let at = 0; at < end && isSame !== true;) {
       signal?.throwIfAborted();
       const length = await this.#step(at, Math.min(PIECE_BYTES, end - at));

@@ -39,7 +39,8 @@ export async function benchCommand(tool: Tool, words: readonly string[]): Promis
   if (!cache) throw new ToolFailure('Invalid cache mode');
   const filename = args.image();
   const isNative = args.has('n') || args.value('i') === 'native';
-  if (isNative && !cache.options.direct) throw new ToolFailure(`Could not open '${filename}': ${NATIVE_NEEDS}`);
+  if (isNative && !cache.options.direct)
+    throw new ToolFailure(`Could not open '${filename}': ${NATIVE_NEEDS}`);
   const image = await tool.open(filename, {
     format: args.value('f'),
     imageOpts: args.has('image-opts'),
@@ -126,7 +127,9 @@ class Bench {
     this.#image = image;
     this.#load = load;
     const buffers = Math.min(load.depth, load.count);
-    this.#buffers = Array.from({ length: buffers }, () => tool.host.files.buffer(load.bufferBytes).fill(load.pattern));
+    this.#buffers = Array.from({ length: buffers }, () =>
+      tool.host.files.buffer(load.bufferBytes).fill(load.pattern),
+    );
   }
 
   async run(): Promise<void> {

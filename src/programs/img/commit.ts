@@ -6,7 +6,12 @@ import { explain, type Tool, ToolFailure } from './tool.js';
 
 /** commit [-q] [-f FMT] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] [--image-opts] FILE */
 export async function commitCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const args = new Arguments('commit', words, options('f:', 't:', 'b:', 'r:', 'd', 'p', 'q', '|image-opts'), []);
+  const args = new Arguments(
+    'commit',
+    words,
+    options('f:', 't:', 'b:', 'r:', 'd', 'p', 'q', '|image-opts'),
+    [],
+  );
   const bytesPerSecond = args.size('r', 'rate limit') ?? 0;
   const isQuiet = args.has('q');
   const filename = args.image();

@@ -37,15 +37,13 @@ export async function ddCommand(tool: Tool, words: readonly string[]): Promise<n
   const format = args.value('O') ?? 'raw';
   const driver = targetDriver(tool, format);
   // Blocks that are left out count, too.
-  const wanted =
-    count === undefined ? source.lengthBytes : Math.min(source.lengthBytes, count * blockBytes);
+  const wanted = count === undefined ? source.lengthBytes : Math.min(source.lengthBytes, count * blockBytes);
   const start = skip * blockBytes;
   const lengthBytes = Math.max(0, wanted - start);
   await create(tool, driver, output, lengthBytes);
   const target = await tool.open(output, { format, write: true, resize: true });
-  if (start > source.lengthBytes) tool.out.error(`qemu-img: ${input}: cannot skip to specified offset\n`);
+  if (start > wanted) tool.out.error(`qemu-img: ${input}: cannot skip to specified offset\n`);
   await copy(tool, { source, target }, start, lengthBytes);
-  await target.flush();
   return 0;
 }
 

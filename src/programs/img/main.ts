@@ -5,6 +5,7 @@ import { versionText } from '../../wire/qmp/version.js';
 import { makeObjects } from '../arguments/objects.js';
 import { benchCommand } from './bench.js';
 import { checkCommand } from './check.js';
+import { checksumCommand } from './checksum.js';
 import { commitCommand } from './commit.js';
 import { compareCommand } from './compare.js';
 import { convertCommand } from './convert.js';
@@ -22,6 +23,7 @@ type Subcommand = (tool: Tool, words: readonly string[]) => Promise<number>;
 const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
   ['bench', benchCommand],
   ['check', checkCommand],
+  ['checksum', checksumCommand],
   ['commit', commitCommand],
   ['compare', compareCommand],
   ['convert', convertCommand],
@@ -43,9 +45,10 @@ Makes and looks at disk images, as qemu-img does.
 Command syntax:
   bench [-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] [-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] [--image-opts] filename
   check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-U] [--image-opts] filename
+  checksum [--algorithm=name] [-f fmt] [-T src_cache] [-p] [-U] [--image-opts] filename...
   commit [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--image-opts] filename
   compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] [--image-opts] filename1 filename2
-  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] filename [filename2 [...]] output_filename
+  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [-r rate_limit] [--salvage] [--checksum algorithm] [--target-is-zero] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]
   dd [--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output
   info [-f fmt] [--output=ofmt] [--backing-chain] [-U] [--image-opts] filename

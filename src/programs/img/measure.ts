@@ -50,7 +50,11 @@ function driverOf(tool: Tool, format: string): DriverDescription {
 }
 
 /** The image that would be made. A size among the options counts for nothing beside one that was given. */
-function plannedImage(driver: DriverDescription, optionTexts: readonly string[], sizeBytes: number): NewImage {
+function plannedImage(
+  driver: DriverDescription,
+  optionTexts: readonly string[],
+  sizeBytes: number,
+): NewImage {
   const { texts, options } = parsedOptions(driver, optionTexts);
   const [backingFile, backingFormat] = [texts.get('backing_file'), texts.get('backing_fmt')];
   const image = newImage(driver, {
