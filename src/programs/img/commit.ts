@@ -36,7 +36,7 @@ export async function commitCommand(tool: Tool, words: readonly string[]): Promi
   } catch (error) {
     throw explain(error, '');
   }
-  progress.update(1, 1);
+  progress.complete();
   progress.finish();
   if (!isQuiet) tool.out.print('Image committed.\n');
   return 0;

@@ -75,7 +75,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     progress: (done, total) => progress.update(done, total),
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
   }).run();
-  progress.update(1, 1);
+  progress.complete();
   progress.finish();
   await finish(tool, target);
   if (hash) tool.out.print(`${hash.digest()}  ${plan.output}\n`);

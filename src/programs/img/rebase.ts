@@ -36,7 +36,7 @@ export async function rebaseCommand(tool: Tool, words: readonly string[]): Promi
   const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
   if (!isUnsafe) await keepWhatIsShown(tool, args, overlay, progress);
   await changeBacking(overlay.node, newName ?? '', newFormat);
-  progress.update(1, 1);
+  progress.complete();
   progress.finish();
   return 0;
 }

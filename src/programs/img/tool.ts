@@ -18,6 +18,10 @@ import { formatJsonPretty, type Writable } from '../../wire/qmp/json-format.js';
 export interface ToolOutput {
   readonly print: (text: string) => void;
   readonly error: (text: string) => void;
+  /** Somebody watches what is printed. */
+  readonly terminal?: { nowMs(): number } | undefined;
+  /** Calls `tell` whenever the user asks how far it is; the answer ends that. */
+  readonly onProgressAsked?: (tell: () => void) => () => void;
 }
 
 /** Ends the tool: "qemu-img: MESSAGE" on standard error, and the exit status. */
