@@ -2,14 +2,7 @@ import type { CancelSignal } from '../base/cancel-signal.js';
 import { Notifier } from '../base/async.js';
 
 export type RunStatus =
-  | 'prelaunch'
-  | 'inmigrate'
-  | 'running'
-  | 'paused'
-  | 'shutdown'
-  | 'io-error'
-  | 'save-vm'
-  | 'restore-vm';
+  'prelaunch' | 'inmigrate' | 'running' | 'paused' | 'shutdown' | 'io-error' | 'save-vm' | 'restore-vm';
 
 /** Whether the guest's devices do I/O. */
 export class RunState {

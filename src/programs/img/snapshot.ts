@@ -1,4 +1,4 @@
-import { constants } from 'node:os';
+import { errnoNumber } from '../../base/errno-numbers.js';
 import { BlockError, errnoOf, errnoText } from '../../base/error.js';
 import type { BlockBackend } from '../../block/backend.js';
 import {
@@ -75,8 +75,7 @@ async function take(tool: Tool, name: string, snapshots: ReturnType<typeof snaps
 
 /** "-28 (No space left on device)". */
 function errorNumberText(errno: string): string {
-  const numbers: Readonly<Record<string, number>> = constants.errno;
-  return `${-(numbers[errno] ?? 0)} (${errnoText(errno)})`;
+  return `${-errnoNumber(errno)} (${errnoText(errno)})`;
 }
 
 async function explained(prefix: string, body: () => Promise<void>): Promise<void> {
