@@ -1,7 +1,8 @@
+import { type LoadSnapshot, parseLoadSnapshot } from '../arguments/load-snapshot.js';
 import { type CacheMode, cacheOptions } from '../io/cache.js';
 import { getopt, type OptionSpec } from '../io/getopt.js';
 import { parseSize } from '../../schema/size.js';
-import { ToolFailure, UsageError } from './tool.js';
+import { explain, ToolFailure, UsageError } from './tool.js';
 
 /** Every subcommand takes it; what is left of it here has no value (arguments/objects.ts). */
 const OBJECT: OptionSpec = { short: '', long: 'object', takesValue: true };
@@ -94,4 +95,20 @@ export function cacheMode(args: Arguments, name: string, usual: string, what: st
   const mode = cacheOptions(text);
   if (!mode) throw new ToolFailure(`Invalid ${what} option: ${text}`);
   return mode;
+}
+
+/** Which internal snapshot -l asks for. Errors: ToolFailure. */
+export function snapshotOf(args: Arguments): LoadSnapshot | undefined {
+  const text = args.value('l');
+  if (text === undefined) return undefined;
+  try {
+    return parseLoadSnapshot(text);
+  } catch (error) {
+    const { message, hint } = explain(error, '');
+    const told = [
+      `qemu-img: Failed in parsing snapshot param '${text}'`,
+      ...(hint === undefined ? [] : [hint]),
+    ];
+    throw new ToolFailure(message, { hint: told.join('\n') });
+  }
 }

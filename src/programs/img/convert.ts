@@ -8,8 +8,9 @@ import { createImage } from '../../block/create.js';
 import { ContentHash } from '../../library/images/content-hash.js';
 import { ImageCopy } from '../../library/images/copy.js';
 import { SourceImages } from '../../library/images/source-images.js';
+import { type LoadSnapshot, loadSnapshot } from '../arguments/load-snapshot.js';
 import { cacheOptions } from '../io/cache.js';
-import { Arguments, options } from './arguments.js';
+import { Arguments, options, snapshotOf } from './arguments.js';
 import { hashAlgorithm } from './checksum.js';
 import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
 import { Progress } from './progress.js';
@@ -20,16 +21,16 @@ const MAX_SPARSE_BYTES = 16 * MiB;
 const DEFAULT_PARALLEL = 8;
 const MAX_PARALLEL = 16;
 
-const REFUSED = options('l:', '|bitmaps', '|skip-broken-bitmaps');
+const REFUSED = options('|bitmaps', '|skip-broken-bitmaps');
 
 /**
  * convert [-U] [-C] [-c] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
- * [-S SIZE] [-m N] [-W] [-r RATE] [--salvage] [--checksum ALGORITHM] [--target-is-zero] [--image-opts]
+ * [-l SNAPSHOT] [-S SIZE] [-m N] [-W] [-r RATE] [--salvage] [--checksum ALGORITHM] [--target-is-zero] [--image-opts]
  * [--target-image-opts] FILE [FILE2 ...] OUTPUT
  */
 export async function convertCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options(
-    ...['f:', 'O:', 'o:', 'B:', 'F:', 'S:', 'm:', 't:', 'T:', 'r:'],
+    ...['f:', 'O:', 'o:', 'B:', 'F:', 'S:', 'l:', 'm:', 't:', 'T:', 'r:'],
     ...[
       'n',
       'p',
@@ -102,9 +103,12 @@ interface Plan {
   bytesPerSecond: number;
   /** Of what is copied. */
   hash: ContentHash | undefined;
+  /** What of the input is read: the disk as it was then. */
+  snapshot: LoadSnapshot | undefined;
 }
 
 function planOf(tool: Tool, args: Arguments): Plan {
+  const snapshot = snapshotOf(args);
   const sparseBytes = parseSparse(args);
   const bytesPerSecond = args.size('r', 'rate limit') ?? 0;
   if (args.has('C') && args.has('salvage'))
@@ -132,10 +136,11 @@ function planOf(tool: Tool, args: Arguments): Plan {
     throw new ToolFailure(
       'Having a backing file for the target makes no sense when concatenating multiple input images',
     );
+  if (inputs.length > 1 && snapshot) throw new ToolFailure('No support for concatenating multiple snapshot');
   const plan = { inputs, output, byOptions, format, optionTexts, backingFile, backingFormat };
   if (!byOptions) checkTarget(tool, args, plan);
   const hash = parseChecksum(args, backingFile !== undefined);
-  return { ...plan, sparseBytes, parallel, cache, sourceCache, bytesPerSecond, hash };
+  return { ...plan, sparseBytes, parallel, cache, sourceCache, bytesPerSecond, hash, snapshot };
 }
 
 /** Errors: ToolFailure where not all that is copied is read, or not in order. */
@@ -209,6 +214,7 @@ async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<Blo
       alone: true,
       cache: plan.sourceCache.options,
     });
+    if (plan.snapshot) await loadSnapshot(image.node, plan.snapshot);
     images.push(image);
   }
   return images;

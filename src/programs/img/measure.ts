@@ -2,21 +2,23 @@ import { alignUp } from '../../base/align.js';
 import { newImage } from '../../block/create.js';
 import type { DriverDescription, Measurement, NewImage, NodeOptions } from '../../block/driver.js';
 import { measureImage } from '../../library/images/measure.js';
-import { Arguments, options } from './arguments.js';
+import { loadSnapshot } from '../arguments/load-snapshot.js';
+import { Arguments, options, snapshotOf } from './arguments.js';
 import { driverOptions, type OptionTexts, sizeValue, splitOptions } from './create-options.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
 const SECTOR_BYTES = 512;
 
-/** measure [--output=human|json] [-O FMT] [-o OPTIONS] [--size N | [-f FMT] [--image-opts] [-U] FILE] */
+/** measure [--output=human|json] [-O FMT] [-o OPTIONS] [--size N | [-f FMT] [-l SNAPSHOT] [--image-opts] [-U] FILE] */
 export async function measureCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f:', 'O:', 'o:', 'U|force-share', '|image-opts', '|output:', '|size:');
-  const args = new Arguments('measure', words, taken, options('l:'));
+  const taken = options('f:', 'O:', 'o:', 'l:', 'U|force-share', '|image-opts', '|output:', '|size:');
+  const args = new Arguments('measure', words, taken, []);
   const json = args.wantsJson();
+  const snapshot = snapshotOf(args);
   const sizeBytes = args.size('size', 'image size');
   const [filename] = args.operands;
   if (args.operands.length > 1) throw new ToolFailure('At most one filename argument is allowed.');
-  if (filename === undefined && (args.has('image-opts') || args.has('f')))
+  if (filename === undefined && (args.has('image-opts') || args.has('f') || args.has('l')))
     throw new ToolFailure('--image-opts, -f, and -l require a filename argument.');
   if (filename === undefined && sizeBytes === undefined)
     throw new ToolFailure('Either --size N or one filename must be specified.');
@@ -30,6 +32,7 @@ export async function measureCommand(tool: Tool, words: readonly string[]): Prom
           imageOpts: args.has('image-opts'),
           forceShare: args.has('force-share'),
         });
+  if (source && snapshot) await loadSnapshot(source.node, snapshot);
   const driver = driverOf(tool, args.value('O') ?? 'raw');
   try {
     const image = plannedImage(driver, args.values('o'), sizeBytes ?? source?.lengthBytes ?? 0);
