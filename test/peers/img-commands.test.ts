@@ -72,7 +72,8 @@ const MEASURED = [
 ];
 
 /** What of bitmaps is told. */
-const withoutBitmaps = (text: string): string => text.replace(/^( *"bitmaps": 0,|bitmaps size: 0)\n?/m, '');
+const withoutBitmaps = (text: string): string =>
+  comparable(text).replace(/^( *"bitmaps": 0,|bitmaps size: 0)\n?/m, '');
 
 alike(
   'measure measures as qemu-img does',
@@ -316,4 +317,26 @@ alike(
     ...judge('a.q'),
   ],
   (text) => comparable(text.replace(/in \d+\.\d{3} seconds/, 'in x seconds')),
+);
+
+alike(
+  'measure and commit of images with internal snapshots',
+  [
+    ...IMAGES,
+    'qemu-img snapshot -c s1 c.q',
+    'qemu-io -f qcow2 -c "write -P 8 16M 1M" c.q',
+    'qemu-img snapshot -c s2 c.q',
+  ],
+  [
+    'img measure -O qcow2 -l s1 c.q',
+    'img measure -O qcow2 -l snapshot.id=2 c.q',
+    'img measure -O qcow2 -l foo c.q',
+    'img measure -O qcow2 -l snapshot.foo=2 c.q',
+    'img measure -O qcow2 -l foo --size 1G',
+    'img commit c.q',
+    ...judge('a.q', 'b.q', 'c.q').filter((line) => !line.startsWith('img info')),
+    '$ qemu-img snapshot -a s1 c.q',
+    ...judge('c.q').slice(2),
+  ],
+  withoutBitmaps,
 );

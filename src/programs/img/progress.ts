@@ -1,5 +1,5 @@
 import { fixed } from '../io/numbers.js';
-import { durationText, humanBytes, Throughput } from '../progress-meter.js';
+import { durationText, humanBytes, Throughput } from '../../view/progress-meter.js';
 import type { ToolOutput } from './tool.js';
 
 /** How often the line on a terminal is written anew. */
