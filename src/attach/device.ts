@@ -138,6 +138,28 @@ export class GuestDevice {
     backend.writethrough = !this.writeCache;
   }
 
+  /**
+   * The guest's disk is another node from now on, as it is between two requests: a filter put in front, or the node behind
+   * it. Errors: those of permissions; then nothing has changed.
+   */
+  async changeNode(node: Node): Promise<void> {
+    const { backend } = this;
+    const { root } = backend;
+    if (!root)
+      throw new BlockError('unsupported', 'Device without a medium gets one by blockdev-insert-medium');
+    const old = root.node;
+    if (old === node) return;
+    const { perm, shared } = this.permissionsFor(node, false);
+    await this.#graph.drained([old, node], () =>
+      this.#graph.transaction((transaction) => {
+        transaction.retarget(root, node);
+        transaction.setPermissions(backend, perm, shared);
+      }),
+    );
+    if (old.lengthBytes !== node.lengthBytes) backend.childResized();
+    await this.#graph.release([old]);
+  }
+
   /** While the guest's state is still to come, an export may write the image for it. */
   permissionsFor(node: Node | undefined, isIncoming: boolean): { perm: number; shared: number } {
     const { readsOnly, resizable } = this.disk;
@@ -185,22 +207,6 @@ export class GuestDevice {
 
   get writeCache(): boolean {
     return this.#properties.writeCache ?? !(this.drive?.properties.writethrough ?? false);
-  }
-
-  /** Its disk goes on in another node, which shows the same. Errors: those of the permissions that it asks for. */
-  async changeNode(node: Node): Promise<void> {
-    const { root } = this.backend;
-    if (!root) {
-      await this.#graph.transaction((transaction) => void transaction.attach(this.backend, 'root', node));
-      return;
-    }
-    const old = root.node;
-    if (old === node) return;
-    await this.#graph.drained([old, node], async () => {
-      await this.#graph.transaction((transaction) => transaction.retarget(root, node));
-      this.backend.user.resized?.();
-    });
-    await this.#graph.release([old]);
   }
 
   /** Ends it at the engine's end: its medium is closed with all other nodes. */

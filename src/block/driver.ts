@@ -174,6 +174,46 @@ export interface DriverInfo {
   snapshots?: readonly Json[];
 }
 
+/** What an internal snapshot is to be called, and what it says of its moment. */
+export interface NewSnapshot {
+  name: string;
+  /** Seconds since 1970, and nanoseconds. */
+  dateSec: number;
+  dateNsec: number;
+  /** Time of the guest. */
+  clockNs: bigint;
+  /** Instructions that the guest had executed; -1: not counted. */
+  icount: bigint;
+  /** The state of the machine. */
+  vmState?: Uint8Array;
+}
+
+/** An internal snapshot in the terms of queries. */
+export interface InternalSnapshot {
+  readonly id: string;
+  readonly name: string;
+  readonly vmStateBytes: number;
+  /** QAPI's SnapshotInfo. */
+  readonly info: { [key: string]: Json };
+}
+
+/**
+ * Snapshots inside an image. What changes them is durable on return, and nobody uses the node meanwhile; errors leave the
+ * image as it was. `id` is one of the list.
+ */
+export interface InternalSnapshots {
+  /** In the order of the image. */
+  readonly list: readonly InternalSnapshot[];
+  take(snapshot: NewSnapshot): Promise<void>;
+  /** The disk is what it was, its size too. */
+  goTo(id: string): Promise<void>;
+  delete(id: string): Promise<void>;
+  /** From now on the node, which is only read, shows the disk as it was then. */
+  show(id: string): Promise<void>;
+  /** A part of the machine's state, which lies inside it. */
+  readVmState(id: string, offset: number, buffer: Uint8Array): Promise<void>;
+}
+
 /** What a check repairs: space that nobody uses, or everything that can be. */
 export type RepairMode = 'none' | 'leaks' | 'all';
 
@@ -215,6 +255,11 @@ export interface DriverInstance {
   truncate?(lengthBytes: number): Promise<void>;
   /** Rewrites the backing reference in the image; durable on return. */
   changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
+  /**
+   * Lets go of all that the image holds above its backing file, which shows it from then on; durable on return. Nobody
+   * uses the node meanwhile. Absent: it cannot.
+   */
+  makeEmpty?(): Promise<void>;
   /** The node turns read-only or read-write (children are handled by the graph). */
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
   /**
@@ -253,6 +298,8 @@ export interface DriverInstance {
    * Each finding is told as it is made. Absent: the format has no checks.
    */
   check?(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck>;
+  /** Absent: the format has none. */
+  readonly snapshots?: InternalSnapshots;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;
   /** See ChildIo. Absent: as the child that holds its bytes, else false. */
@@ -378,6 +425,16 @@ export interface CreateOptions {
   options?: NodeOptions;
 }
 
+/** How large a file would be. */
+export interface Measurement {
+  /** With the content as it is. */
+  requiredBytes: number;
+  /** When all of the disk has been written. */
+  fullyAllocatedBytes: number;
+  /** What bitmaps that are copied with the content take besides; absent: none can be. */
+  bitmapsBytes?: number;
+}
+
 /** The same, checked, and with the format's defaults. */
 export interface NewImage<C extends Members = Members> extends Omit<CreateOptions, 'options'> {
   options: FilledOf<C>;
@@ -429,6 +486,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly toolOptions?: readonly ToolOption[];
   /** Formats: what is wrong with the options together, before anything is made. */
   checkNew?(image: NewImage<C>): void;
+  /** Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units. */
+  measure?(image: NewImage<C>, dataBytes: (unitBytes: number) => Promise<number>): Promise<Measurement>;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
   /** Protocols: there is something without us, which takes a new image as it is. */

@@ -1,7 +1,9 @@
 import type { Json } from '../block/driver.js';
 import type { WorkProgress } from './job-progress.js';
 
-export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | 'create' | 'amend';
+/** Of jobs that are one step of work, with no disk of a guest as their own. */
+export type StepType = 'create' | 'amend' | 'snapshot-save' | 'snapshot-load' | 'snapshot-delete';
+export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | StepType;
 
 /** When what a guest writes goes to the target: some time, or before it is answered. */
 export type CopyMode = 'background' | 'write-blocking';

@@ -1,9 +1,9 @@
 import { BlockError } from '../base/error.js';
-import { findNode } from '../block/find-node.js';
-import type { Graph } from '../block/graph.js';
 import type { UserObject } from '../block/objects/object.js';
 import type { GuestDevice } from '../attach/device.js';
-import type { DeviceModel } from '../attach/device-models.js';
+import { type DeviceModel, deviceModel } from '../attach/device-models.js';
+import { propertyTypes } from '../attach/property-types.js';
+import type { Graph } from '../block/graph.js';
 import type { JsonValue } from '../schema/types.js';
 import type { Parts } from './parts.js';
 
@@ -113,19 +113,46 @@ function userObject(object: UserObject): TreeObject {
   };
 }
 
+/** A device that is there: it takes another node for its disk, and nothing else. `id`: the user's, of the device itself. */
+function diskObject(
+  graph: Graph,
+  device: GuestDevice,
+  { type, id }: { type: string; id: string | undefined },
+  children: Iterable<readonly [string, TreeObject]> = [],
+): TreeObject {
+  const { backend } = device;
+  const drive = { type: 'str', value: backend.name || (backend.root?.node.name ?? '') };
+  const object = fixed(type, { realized: { type: 'bool', value: true }, drive }, children);
+  const settable = new Set(propertyTypes(deviceModel(type)).map(({ name }) => name));
+  return {
+    ...object,
+    set(property, value) {
+      if (property === 'drive') return changeDrive(graph, device, value);
+      if (!settable.has(property)) return object.set(property, value);
+      const who = id === undefined ? 'anonymous device' : `device '${id}'`;
+      const text = `Attempt to set property '${property}' on ${who} (type '${type}') after it was realized`;
+      throw new BlockError('invalid', text);
+    },
+  };
+}
+
+async function changeDrive(graph: Graph, device: GuestDevice, value: JsonValue): Promise<void> {
+  if (typeof value !== 'string')
+    throw new BlockError('invalid', "Invalid parameter type for 'drive', expected: string");
+  const node = graph.nodes.get(value);
+  if (!node) throw new BlockError('not-found', `Cannot find device='' nor node-name='${value}'`);
+  await device.changeNode(node);
+}
+
 /** No machine runs; what belongs to it is where tools look for it. */
-function machine(engine: TreeSource): TreeObject {
-  const {
-    devices,
-    machine: { type, devices: plugged },
-  } = engine;
+function machine({ graph, devices, machine: { type, devices: plugged } }: TreeSource): TreeObject {
   const disks = new Map([...devices.values()].map((device) => [device.path, device]));
   const places = new Map(['peripheral', 'peripheral-anon', 'unattached'].map((name) => [name, placed([])]));
   for (const [place, found] of places)
     for (const { model, path } of plugged) {
       const [, , under, name] = path.split('/');
       if (under === place && name !== undefined)
-        found.push([name, pluggedObject(engine, model, disks.get(path))]);
+        found.push([name, pluggedObject(model, graph, disks.get(path))]);
     }
   const children = [...places].map(([name, found]): [string, TreeObject] => [name, container(found)]);
   return container(children, `${type}-machine`);
@@ -136,29 +163,14 @@ function placed(list: Array<[string, TreeObject]>): Array<[string, TreeObject]> 
 }
 
 function pluggedObject(
-  { graph }: Parts<'graph'>,
   { name, disk }: DeviceModel,
+  graph: Graph,
   device: GuestDevice | undefined,
 ): TreeObject {
-  const realized = { type: 'bool', value: true };
-  if (!device) return fixed(name, { realized });
-  const { backend } = device;
-  const drive = { type: 'str', value: backend.name || (backend.root?.node.name ?? '') };
-  const values = { realized, drive };
+  if (!device) return fixed(name, { realized: { type: 'bool', value: true } });
+  const self = { type: name, id: device.id };
   const inner = disk?.inner?.('', device.id ?? '').slice(1);
-  const withDrive = (object: TreeObject): TreeObject => ({
-    ...object,
-    set: (property, value) =>
-      property === 'drive' ? changeDrive(graph, device, value) : object.set(property, value),
-  });
-  if (inner === undefined || inner.includes('/')) return withDrive(fixed(name, values));
-  const owner = withDrive(fixed(disk?.driveOwner ?? name, values));
-  return withDrive(fixed(name, values, [[inner, owner]]));
-}
-
-/** Errors: invalid, not-found; those of the disk's permissions. */
-async function changeDrive(graph: Graph, device: GuestDevice, value: JsonValue): Promise<void> {
-  if (typeof value !== 'string')
-    throw new BlockError('invalid', "Invalid parameter type for 'drive', expected: string");
-  await device.changeNode(findNode(graph, undefined, value));
+  if (inner === undefined || inner.includes('/')) return diskObject(graph, device, self);
+  const below = { type: disk?.driveOwner ?? name, id: undefined };
+  return diskObject(graph, device, self, [[inner, diskObject(graph, device, below)]]);
 }

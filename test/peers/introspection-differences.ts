@@ -66,10 +66,9 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
   [
     'what does not happen here: there is no machine around the disks, and no such job',
-    ['query-jobs()[].type', '=snapshot-load =snapshot-save =snapshot-delete'],
     [
       'query-status().status',
-      '=debug =internal-error =finish-migrate =restore-vm =save-vm =suspended =watchdog =guest-panicked =colo',
+      '=debug =internal-error =finish-migrate =suspended =watchdog =guest-panicked =colo',
     ],
     [
       'RESET.reason',
@@ -161,7 +160,6 @@ const MISSING_COMMANDS: ReadonlyArray<readonly [reason: string, names: string]> 
       'input-send-event netdev_add netdev_del query-rocker query-rocker-of-dpa-flows query-rocker-of-dpa-groups ' +
       'query-rocker-ports query-rx-filter query-spice screendump send-key set_link set_password',
   ],
-  ['no snapshots of a machine', 'snapshot-delete snapshot-load snapshot-save'],
   [
     "QEMU's own insides",
     'query-replay replay-break replay-delete-break replay-seek trace-event-get-state trace-event-set-state ' +
