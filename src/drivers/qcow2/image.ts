@@ -4,7 +4,7 @@ import { BlockError, errnoError, errnoOf } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
 import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
-import { AUTOCLEAR_BITMAPS, Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
 
@@ -35,6 +35,12 @@ export class ImageContext {
   unflushedBytes = 0;
   /** Held around every change of the header. */
   readonly headerLock = new AsyncMutex();
+  /**
+   * What a change must find done, durably: it makes auto-clear features, bitmaps above all, say no more than is true.
+   * Undefined: nothing. Set and unset by what knows (features/bitmaps).
+   */
+  beforeChanges: (() => Promise<void>) | undefined;
+  readonly #beginning = new AsyncMutex();
   /** Where metadata is; set by the image's owner. */
   metadata!: MetadataMap;
   #corrupted = false;
@@ -100,9 +106,9 @@ export class ImageContext {
     return !this.#corrupted;
   }
 
-  /** Guest data may be overwritten where it is: the image is sound, and its auto-clear features are cleared. */
+  /** Guest data may be overwritten where it is: the image is sound, and changes have begun. */
   get mayWriteInPlace(): boolean {
-    return !this.#corrupted && this.header.autoclear === 0n;
+    return !this.#corrupted && this.beforeChanges === undefined;
   }
 
   /** Errors in QEMU's words when this image must not be written, repaired or not. */
@@ -211,30 +217,18 @@ export class ImageContext {
   }
 
   /**
-   * Clears auto-clear features before the first change: what they promise (consistent bitmaps) would no longer hold.
-   * Durable on return.
+   * Before a first change: what must be durable before it, which it waits for. Afterwards nothing the image says of
+   * itself is made untrue by a change.
    */
-  clearAutoclear(): Promise<void> {
-    return this.headerLock.run(async () => {
-      const { autoclear } = this.header;
-      if (autoclear === 0n) return;
-      if ((autoclear & AUTOCLEAR_BITMAPS) !== 0n) this.driver.tell(lostBitmapsText(this.driver.filename));
-      await this.writeHeader((sector) => void sector.writeBigUInt64BE(0n, FieldOffset.autoclear));
-      await this.meta.flush();
-      this.header.autoclear = 0n;
+  beginChanges(): Promise<void> {
+    return this.#beginning.run(async () => {
+      await this.beforeChanges?.();
     });
   }
 
   announce(event: string): Promise<void> | undefined {
     return this.meta.announce(event);
   }
-}
-
-function lostBitmapsText(filename: string): string {
-  return (
-    `livedisk: warning: the persistent bitmaps in '${filename}' end here: livedisk does not keep them when the image is ` +
-    'written, and incremental backups need new ones'
-  );
 }
 
 /** As QEMU writes numbers in messages. */

@@ -7,6 +7,7 @@ import type { Node } from '../../block/node.js';
 import { createImage } from '../../block/create.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
+import { BitmapCopy } from './convert-bitmaps.js';
 import { type CopySource, ImageCopy } from './copy.js';
 import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
 import { Progress } from './progress.js';
@@ -17,11 +18,11 @@ const MAX_SPARSE_BYTES = 16 * MiB;
 const DEFAULT_PARALLEL = 8;
 const MAX_PARALLEL = 16;
 
-const REFUSED = options('l:', 'r:', '|salvage', '|bitmaps', '|skip-broken-bitmaps');
+const REFUSED = options('l:', 'r:', '|salvage');
 
 /**
  * convert [-U] [-C] [-c] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
- * [-S SIZE] [-m N] [-W] [--target-is-zero] [--image-opts] [--target-image-opts] FILE [FILE2 ...] OUTPUT
+ * [-S SIZE] [-m N] [-W] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] [--image-opts] [--target-image-opts] FILE [FILE2 ...] OUTPUT
  */
 export async function convertCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options(
@@ -35,18 +36,24 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
       'C',
       'U|force-share',
       '|target-is-zero',
+      '|bitmaps',
+      '|skip-broken-bitmaps',
       '|image-opts',
       '|target-image-opts',
     ],
   );
   const args = new Arguments('convert', words, taken, REFUSED);
   const plan = planOf(tool, args);
+  const bitmaps = BitmapCopy.of(tool, args);
   const sources = await openSources(tool, args, plan);
+  const images = sources.map(({ image }) => image.node);
+  bitmaps?.checkSources(images);
   const totalBytes = sources.reduce((sum, { image }) => sum + image.lengthBytes, 0);
   const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
   if (args.has('force-share')) await checkNotSource(tool, plan);
   if (!args.has('n')) await createTarget(tool, plan, totalBytes);
   const target = await openTarget(tool, args, plan);
+  bitmaps?.checkTarget(target.node);
   if (target.lengthBytes < totalBytes) throw new ToolFailure('output file is smaller than input file');
   const isNew = !args.has('n') && readsZeroWhenNew(target.node);
   await new ImageCopy(target, totalBytes, {
@@ -60,6 +67,8 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     progress,
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
   }).run(sources);
+  const [source] = images;
+  if (source) bitmaps?.copy(source, target.node);
   progress.update(1, 1);
   progress.finish();
   await finish(tool, target);

@@ -3,6 +3,7 @@ import type { DriverDescription } from '../../block/driver.js';
 import type { Host } from '../../host/host.js';
 import { versionText } from '../../wire/qmp/version.js';
 import { makeObjects } from '../arguments/objects.js';
+import { bitmapCommand } from './bitmap.js';
 import { checkCommand } from './check.js';
 import { compareCommand } from './compare.js';
 import { convertCommand } from './convert.js';
@@ -15,6 +16,7 @@ import { Tool, ToolFailure, type ToolOutput, UsageError } from './tool.js';
 type Subcommand = (tool: Tool, words: readonly string[]) => Promise<number>;
 
 const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
+  ['bitmap', bitmapCommand],
   ['check', checkCommand],
   ['compare', compareCommand],
   ['convert', convertCommand],
@@ -25,15 +27,16 @@ const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
 ]);
 
 /** Subcommands of qemu-img that livedisk does not have. */
-const REFUSED = new Set(['amend', 'bench', 'bitmap', 'commit', 'dd', 'measure', 'resize', 'snapshot']);
+const REFUSED = new Set(['amend', 'bench', 'commit', 'dd', 'measure', 'resize', 'snapshot']);
 
 const HELP = `usage: livedisk img COMMAND [OPTIONS]
 Makes and looks at disk images, as qemu-img does.
 
 Command syntax:
+  bitmap (--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] [--image-opts | -f fmt] filename bitmap
   check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-U] [--image-opts] filename
   compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] [--image-opts] filename1 filename2
-  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] filename [filename2 [...]] output_filename
+  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]
   info [-f fmt] [--output=ofmt] [--backing-chain] [-U] [--image-opts] filename
   map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] [--image-opts] filename
