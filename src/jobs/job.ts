@@ -17,7 +17,7 @@ export type EmitEvent = (event: string, data: { [key: string]: Json }) => void;
 
 export interface JobProperties {
   id: string;
-  speed?: number;
+  speed?: number | bigint;
   autoFinalize?: boolean;
   autoDismiss?: boolean;
   /** What follows an error of a request to the source, and of one to the target; default: report. */
@@ -369,7 +369,7 @@ export class Job {
   }
 
   /** Bytes per second, 0 without limit; at once effective. */
-  setSpeed(bytesPerSecond: number): void {
+  setSpeed(bytesPerSecond: number | bigint): void {
     checkVerb(this.id, this.#status, 'set-speed');
     checkSpeed(bytesPerSecond);
     this.limit.bytesPerSecond = bytesPerSecond;
@@ -412,7 +412,7 @@ export class Job {
   }
 }
 
-export function checkSpeed(bytesPerSecond: number): void {
+export function checkSpeed(bytesPerSecond: number | bigint): void {
   if (bytesPerSecond < 0) {
     throw new BlockError('invalid', "Parameter 'speed' expects a non-negative value");
   }

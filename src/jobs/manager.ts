@@ -191,7 +191,7 @@ export class JobManager {
     checkFilterName(this.#surroundings.graph, plan);
     const { jobId: id, speed, autoFinalize, autoDismiss, onReadError, onWriteError } = plan;
     const policies = { onReadError, onWriteError };
-    const job = this.#newJob({ id, speed: Math.max(0, speed), autoFinalize, autoDismiss, ...policies });
+    const job = this.#newJob({ id, speed: speed < 0 ? 0 : speed, autoFinalize, autoDismiss, ...policies });
     try {
       const driver = make(job);
       if (driver.isAnnouncedFirst || speed < 0) job.announce();

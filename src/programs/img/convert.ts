@@ -61,7 +61,8 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     sparseBytes: plan.sparseBytes,
     targetIsZero: (isNew && plan.backingFile === undefined) || args.has('target-is-zero'),
     targetHasBacking: plan.backingFile !== undefined,
-    inOrder: !args.has('W'),
+    // Where a byte lies is decided by the order of writes only in an image that gives out clusters.
+    inOrder: target.node.instance.map !== undefined && !args.has('W'),
     compressedUnitBytes: args.has('c') ? compressedUnit(target, sources) : 0,
     offload: args.has('C'),
     progress,
