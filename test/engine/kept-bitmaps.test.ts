@@ -19,7 +19,7 @@ async function add(bed: EngineBed, node: string, name: string, more: JsonObject 
 /** Opens the image of a node again. */
 async function again(bed: EngineBed, node: string, more: JsonObject = {}): Promise<void> {
   const file = { driver: 'file', filename: bed.path(`${node}.qcow2`) };
-  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': node, file, ...more } as JsonObject);
+  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': node, file, ...more });
 }
 
 test('a persistent bitmap is there again when its image is opened again, as it was', async (t) => {
@@ -108,10 +108,7 @@ test('a transaction that fails leaves persistent bitmaps as they were', async (t
     { type: 'block-dirty-bitmap-add', data: { node: 'A', name: 'b', persistent: true } },
     { type: 'abort', data: {} },
   ];
-  assert.equal(
-    await bed.refusal('transaction', { actions } as JsonObject),
-    'Transaction aborted using Abort action',
-  );
+  assert.equal(await bed.refusal('transaction', { actions }), 'Transaction aborted using Abort action');
   await bed.execute('blockdev-del', { 'node-name': 'A' });
   await again(bed, 'A', { 'read-only': true });
   assert.deepEqual([...(await bitmapsOf(bed, 'A')).keys()], ['a']);
@@ -124,7 +121,7 @@ test('an image is reopened with its bitmaps: read-only, writable, with another c
   const reopen = (readOnly: boolean, more: JsonObject = {}): Promise<unknown> => {
     const file = { driver: 'file', filename: bed.path('A.qcow2'), 'read-only': readOnly };
     const node = { driver: 'qcow2', 'node-name': 'A', 'read-only': readOnly, file, ...more };
-    return bed.execute('blockdev-reopen', { options: [node] } as JsonObject);
+    return bed.execute('blockdev-reopen', { options: [node] });
   };
   const clear = { node: 'A', name: 'bits' };
   for (const more of [{}, { 'l2-cache-size': 262144 }]) {

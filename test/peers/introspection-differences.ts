@@ -58,10 +58,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   [
     'an answer about what no node or device has',
     ['query-block()[].inserted.image', '.encrypted .compressed'],
-    [
-      'query-block()[].inserted.image.format-specific(qcow2).data',
-      '.data-file .data-file-raw .encrypt',
-    ],
+    ['query-block()[].inserted.image.format-specific(qcow2).data', '.data-file .data-file-raw .encrypt'],
     ['query-blockstats()[].stats', '.idle_time_ns'],
   ],
   [
