@@ -25,6 +25,9 @@ export interface JobProperties {
   onWriteError?: ErrorPolicy;
 }
 
+/** Those that work on a disk while it is in use. */
+const BLOCK_JOBS: ReadonlySet<JobType> = new Set(['stream', 'commit', 'mirror', 'backup']);
+
 /** What a job is at where its status says it all. */
 const PHASES: Readonly<Partial<Record<JobStatus, JobPhase>>> = {
   undefined: 'starting',
@@ -88,7 +91,7 @@ export class Job {
 
   /** Of a disk that is in use: it has events of its own, and query-block-jobs lists it. */
   get isBlockJob(): boolean {
-    return this.type !== 'create' && this.type !== 'amend';
+    return BLOCK_JOBS.has(this.type);
   }
 
   get isCancelled(): boolean {

@@ -33,7 +33,10 @@ const VersionTriple = struct('VersionTriple', {
   micro: required(int),
 });
 
-export const JobTypeName = enumOf('JobType', ['commit', 'stream', 'mirror', 'backup', 'create', 'amend']);
+export const JobTypeName = enumOf('JobType', [
+  ...(['commit', 'stream', 'mirror', 'backup', 'create', 'amend'] as const),
+  ...(['snapshot-load', 'snapshot-save', 'snapshot-delete'] as const),
+]);
 
 export const JobStatusName = enumOf('JobStatus', [
   ...(['undefined', 'created', 'running', 'paused', 'ready', 'standby'] as const),
@@ -253,7 +256,9 @@ const StatusInfo = struct('StatusInfo', {
       'paused',
       'postmigrate',
       'prelaunch',
+      'restore-vm',
       'running',
+      'save-vm',
       'shutdown',
     ]),
   ),

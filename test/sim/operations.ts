@@ -106,7 +106,7 @@ export class Operator {
     // Of a disk on another engine no layer could be opened after a power loss.
     const isRemote = this.#top().driver.name === 'nbd';
     if (!isRemote && random.chance(0.15)) return new BitmapUser(this.#engine, random).step(this.#top());
-    switch (isRemote ? 5 + random.below(4) : random.below(9)) {
+    switch (isRemote ? 5 + random.below(4) : random.below(10)) {
       case 0:
       case 1:
         return this.#snapshot();
@@ -122,6 +122,8 @@ export class Operator {
         return this.#mirrorToPeer();
       case 7:
         return this.#lookBack();
+      case 9:
+        return this.#snapshotInside();
       default:
         return this.#backup();
     }
@@ -157,6 +159,17 @@ export class Operator {
       });
       if (engine.isAlive) image.isMade = true;
       await done.settle?.();
+    });
+  }
+
+  /** A snapshot inside the guest's image: taken, gone back to at once, or deleted. */
+  async #snapshotInside(): Promise<void> {
+    const engine = this.#engine;
+    const node = this.#top();
+    if (node.driver.name !== 'qcow2') return;
+    await engine.attempt(`snapshot inside ${node.filename}`, async () => {
+      node.assertNotBlocked();
+      await engine.world.snapshots.step(engine, node, this.#random);
     });
   }
 

@@ -11,6 +11,7 @@ import {
 import { ENTRY_BYTES } from '../disk/layout.js';
 import type { OpenImage } from '../open-image.js';
 import type { ClusterRun } from '../space/bulk.js';
+import { placeTable } from './placed-table.js';
 
 /** Errors: in QEMU's words, those of reading the table and of entries that cannot be. */
 async function readParts(
@@ -82,22 +83,16 @@ export function tooLarge(): BlockError {
   return new BlockError('limit', text, { errno: 'EINVAL' });
 }
 
-/** Writes metadata into clusters of its own, and zeroes behind it; answers where. */
+/** Puts metadata into clusters of its own, as placeTable; answers where. */
 export async function writeNew(
-  { context, allocator }: OpenImage,
+  image: OpenImage,
   what: string,
   content: Buffer,
   taken: ClusterRun[],
 ): Promise<number> {
-  const { clusterBytes } = context;
-  const count = divideRoundUp(content.length, clusterBytes);
-  const run = await allocator.allocateInside(count);
-  taken.push({ start: run.start, count });
-  context.metadata.add(what, run.start, count);
-  const bytes = Buffer.alloc(count * clusterBytes);
-  content.copy(bytes);
-  await context.meta.write(run.start * clusterBytes, bytes, 0);
-  return run.start * clusterBytes;
+  const { hostOffset, start, count } = await placeTable(image, content, what);
+  taken.push({ start, count });
+  return hostOffset;
 }
 
 /** The clusters of a bitmap as its table names them, and of the table itself. One that cannot be read names none. */

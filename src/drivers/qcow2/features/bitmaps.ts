@@ -33,8 +33,6 @@ export class ImageBitmaps implements BitmapStore {
   /** As they are on disk, in the directory's order. */
   #entries: readonly BitmapEntry[];
   #directory: BitmapsExtension | undefined;
-  /** The header was told of a directory that may not have come to disk: what it names is not certain. */
-  #isHeaderUncertain = false;
   /** Clusters that only a bitmap of that name, or the directory (''), has; known before the first change. */
   #owned: Map<string, ClusterRun[]> | undefined;
   readonly #mutex = new AsyncMutex();
@@ -117,12 +115,11 @@ export class ImageBitmaps implements BitmapStore {
     const { context } = this.#image;
     if (this.#isHeaderRight()) return;
     await changeHeader(context, this.#headerFor(this.#directory));
-    this.#isHeaderUncertain = false;
   }
 
   #isHeaderRight(): boolean {
-    if (this.#isHeaderUncertain) return false;
-    const { header } = this.#image.context;
+    const { header, isHeaderUncertain } = this.#image.context;
+    if (isHeaderUncertain) return false;
     const hasExtension = findExtension(header.extensions, ExtensionType.bitmaps) !== undefined;
     const hasDirectory = this.#directory !== undefined;
     return hasExtension === hasDirectory && header.autoclear === (hasDirectory ? AUTOCLEAR_BITMAPS : 0n);
@@ -246,7 +243,7 @@ export class ImageBitmaps implements BitmapStore {
         await this.#switchTo(entries, owned, taken);
       } catch (error) {
         // What the header may name stays where it is.
-        if (!this.#isHeaderUncertain) for (const run of taken) dropReferences(this.#image, run);
+        if (!context.isHeaderUncertain) for (const run of taken) dropReferences(this.#image, run);
         throw error;
       }
     });
@@ -301,14 +298,12 @@ export class ImageBitmaps implements BitmapStore {
     }
     owned.set('', taken.slice(from));
     await image.writeBack.flush();
-    this.#isHeaderUncertain = true;
     try {
       await changeHeader(image.context, this.#headerFor(directory));
     } catch (error) {
       this.#updateBeforeChanges();
       throw error;
     }
-    this.#isHeaderUncertain = false;
     const before = this.#owned ?? new Map<string, ClusterRun[]>();
     this.#entries = entries;
     this.#directory = directory;

@@ -16,7 +16,7 @@ export interface HeaderChange {
 /**
  * Changes the header as one; durable on return. The extensions end in the first sector, which the disk writes whole or not
  * at all; a backing file's name that does not fit there is made durable first, away from the old one.
- * Errors: invalid (name too long), unsupported (no room in the header cluster); others may have changed it or not.
+ * Errors: invalid (name too long), unsupported (no room in the header cluster); else see ImageContext.switchHeader.
  */
 export async function changeHeader(context: ImageContext, change: HeaderChange): Promise<void> {
   await context.headerLock.run(async () => {
@@ -28,8 +28,7 @@ export async function changeHeader(context: ImageContext, change: HeaderChange):
     }
     // Until the header is durable, the disk may have either: should this fail, the next change spares both names.
     context.staleNames.push({ from: plan.nameAt, end: plan.nameAt + plan.name.length });
-    await context.writeHeader((sector) => writePlan(sector, header, plan));
-    await context.meta.flush();
+    await context.switchHeaderHeld((sector) => writePlan(sector, header, plan));
     header.extensions = plan.extensions;
     header.backingOffset = plan.nameAt;
     header.backing = plan.backing;
