@@ -3,12 +3,12 @@ import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.j
 import type { ToolOption } from '../schema/create-options.js';
 import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
+import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
 import type { ObjectRegistry } from './objects/object-registry.js';
 import type { ChainStatus } from './chain-status.js';
-import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { BlockStatus, IoRequest, Mapping } from './request.js';
 import type { SnapshotAccess } from './snapshot-access.js';
 
@@ -111,6 +111,12 @@ export interface DriverContext {
   readonly mayWrite: boolean;
   /** Opened to be checked, whatever is wrong with it. */
   readonly forCheck: boolean;
+  /** The image is ours, not another process's (see block/activity). */
+  readonly isActive: boolean;
+  /** Its content is to be used: the bitmaps that the image keeps are loaded. */
+  readonly loadsBitmaps: boolean;
+  /** The node's bitmaps, oldest first: those that the image keeps are the driver's to add, and to store. */
+  readonly dirtyBitmaps: DirtyBitmap[];
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
@@ -122,6 +128,8 @@ export interface DriverContext {
   report(event: DriverEvent): void;
   /** A line for people, where QEMU prints one on standard error. */
   tell(line: string): void;
+  /** The same, as a warning of the program. */
+  warn(text: string): void;
 }
 
 export type DriverEvent = {
@@ -151,6 +159,19 @@ export interface Reopening<O extends DriverOptions = DriverOptions> {
 export interface PreparedReopening extends PreparedChange {
   /** The virtual size that the node will have, where it may be another. */
   readonly lengthBytes?: number;
+}
+
+/**
+ * The bitmaps that an image keeps. They are loaded when it is opened or becomes ours, and stored when it is closed, turns
+ * read-only or is given away; whoever opens it after a crash finds that they are inconsistent.
+ */
+export interface BitmapStore {
+  /** The image can keep some: not each version of a format does. */
+  readonly isSupported: boolean;
+  /** Errors, in QEMU's words: why a new one cannot be kept. */
+  checkNew(name: string, granularityBytes: number): void;
+  /** The image keeps it no longer; durable on return. */
+  remove(name: string): Promise<void>;
 }
 
 export interface PermissionSet {
@@ -248,6 +269,8 @@ export interface DriverInstance {
   readonly map?: MapDriver;
   /** qcow2's header: what to open as `backing` unless the options say otherwise. */
   readonly backing?: { filename: string; format?: string } | undefined;
+  /** Absent: it keeps none. */
+  readonly bitmaps?: BitmapStore;
 
   /** Makes everything written before the call durable (child included). */
   flush(): Promise<void>;
@@ -309,7 +332,7 @@ export interface DriverInstance {
   /** writeZeroes is cheap and, with mayUnmap, deallocates. */
   readonly canWriteZeroes?: boolean;
   /** Dirty bitmaps of its own, which the node has from the beginning. */
-  readonly bitmaps?: readonly DirtyBitmap[];
+  readonly ownBitmaps?: readonly DirtyBitmap[];
   /** What it held at some moment, where it keeps that. */
   readonly snapshotAccess?: SnapshotAccess;
   /** Hears block-layer events by name (blkdebug only). */

@@ -392,6 +392,11 @@ export class Opener {
       get mayWrite() {
         return node.isWritable;
       },
+      get isActive() {
+        return node.activity === 'active';
+      },
+      loadsBitmaps: !node.onlyLook && !forCheck,
+      dirtyBitmaps: node.dirtyBitmaps,
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
       freezeChain: (name) => {
@@ -402,6 +407,7 @@ export class Opener {
       dirtyBitmap: (name, bitmap) => findBitmap(graph, name, bitmap),
       report: (event) => graph.onDriverEvent(node, event),
       tell: (line) => graph.onDriverLine(line),
+      warn: (text) => this.onWarning(text),
     };
   }
 

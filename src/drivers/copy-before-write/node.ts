@@ -61,7 +61,7 @@ export class CopyBeforeWriteNode extends PassThrough {
     this.gate = pointInTime;
   }
 
-  get bitmaps(): readonly DirtyBitmap[] {
+  get ownBitmaps(): readonly DirtyBitmap[] {
     const { due, written, access } = this.#bitmaps;
     return [due, written, access];
   }
