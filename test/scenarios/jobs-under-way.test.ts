@@ -230,3 +230,27 @@ test('the device of a disk goes while its jobs run: they end, and its nodes can 
     await bed.execute('blockdev-del', { 'node-name': 'T' });
   }
 });
+
+test('the program ends while jobs wait for a throttled disk', async (context) => {
+  for (const [name, kind] of Object.entries(KINDS)) {
+    const bed = new EngineBed(context);
+    await bed.execute('object-add', {
+      ...{ 'qom-type': 'throttle-group', id: 'g', limits: { 'bps-total': 1024 } },
+    });
+    await bed.image('A');
+    await bed.device('A');
+    await bed.guest('write -P 0x11 0 4M');
+    await bed.execute('blockdev-add', {
+      ...{ driver: 'throttle', 'node-name': 'A1', 'throttle-group': 'g', file: 'A' },
+    });
+    await bed.execute('qom-set', { path: 'virtio0', property: 'drive', value: 'A1' });
+    await bed.snapshot('A1', 'B');
+    await bed.snapshot('B', 'C');
+    await bed.image('T');
+    await bed.execute(kind.command, { ...kind.args, ...JOB });
+    await bed.execute('stop');
+    const before = performance.now();
+    await bed.engine.close();
+    assert.ok(performance.now() - before < 20_000, name);
+  }
+});
