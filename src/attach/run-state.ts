@@ -12,7 +12,9 @@ export type RunStatus =
   | 'shutdown'
   | 'io-error'
   | 'finish-migrate'
-  | 'postmigrate';
+  | 'postmigrate'
+  | 'save-vm'
+  | 'restore-vm';
 
 /** What becomes of the machine when it is reset, or shut down. */
 export interface RunActions {
@@ -24,12 +26,14 @@ export interface RunActions {
 const NEXT: { readonly [status in RunStatus]: readonly RunStatus[] } = {
   prelaunch: ['running', 'finish-migrate'],
   inmigrate: ['running', 'paused', 'prelaunch', 'shutdown', 'io-error', 'postmigrate'],
-  running: ['paused', 'shutdown', 'io-error', 'finish-migrate'],
+  running: ['paused', 'shutdown', 'io-error', 'finish-migrate', 'save-vm', 'restore-vm'],
   paused: ['running', 'prelaunch', 'finish-migrate'],
   shutdown: ['prelaunch', 'finish-migrate'],
   'io-error': ['running', 'prelaunch', 'finish-migrate'],
-  'finish-migrate': ['running', 'paused', 'prelaunch', 'shutdown', 'io-error', 'postmigrate'],
+  'finish-migrate': ['running', 'paused', 'prelaunch', 'shutdown', 'io-error', 'restore-vm', 'postmigrate'],
   postmigrate: ['running', 'prelaunch', 'paused'],
+  'save-vm': ['running'],
+  'restore-vm': ['running', 'prelaunch', 'finish-migrate'],
 };
 
 /** Whether the guest's devices do I/O. */
@@ -57,7 +61,7 @@ export class RunState {
   }
 
   /** The state has changed to not running; the caller drains. */
-  stop(status: 'paused' | 'shutdown' = 'paused'): boolean {
+  stop(status: Extract<RunStatus, 'paused' | 'shutdown' | 'save-vm' | 'restore-vm'> = 'paused'): boolean {
     if (this.#status === 'inmigrate') this.#autostart = false;
     if (this.#status !== 'running') return false;
     this.#set(status);
@@ -86,7 +90,8 @@ export class RunState {
 
   /** The machine begins anew; a stopped one waits for its start. */
   reset(): void {
-    if (['paused', 'io-error', 'shutdown', 'postmigrate'].includes(this.#status)) this.#set('prelaunch');
+    if (['paused', 'io-error', 'shutdown', 'postmigrate', 'restore-vm'].includes(this.#status))
+      this.#set('prelaunch');
   }
 
   get startsAfterMigration(): boolean {
@@ -100,9 +105,14 @@ export class RunState {
     this.#emit('STOP');
   }
 
-  /** The guest stops, if it ran, and what it was is what another machine will go on with. The caller drains. */
+  /**
+   * The guest stops, if it ran, and what it was is what another machine will go on with. The caller drains.
+   * Errors: busy while a snapshot is taken.
+   */
   finishMigrate(): RunStatus {
     const before = this.#status;
+    if (!NEXT[before].includes('finish-migrate'))
+      throw new BlockError('busy', `The machine cannot be moved in state '${before}'`);
     this.#before = before;
     this.#set('finish-migrate');
     if (before === 'running') this.#emit('STOP');

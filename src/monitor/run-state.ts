@@ -1,4 +1,5 @@
 import { GRACE_MS } from '../block/graph.js';
+import type { RunState } from '../attach/run-state.js';
 import { quiesceGuest } from '../attach/quiesce.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { Parts } from './parts.js';
@@ -20,7 +21,7 @@ export function registerRunState(engine: Running & Quitting & Parts<'command'>):
 }
 
 /** After this no request of the guest is in flight, and all that it wrote is on disk unless a flush fails. */
-export async function stop(engine: Running, status: 'paused' | 'shutdown' = 'paused'): Promise<void> {
+export async function stop(engine: Running, status?: Parameters<RunState['stop']>[0]): Promise<void> {
   if (!engine.runState.stop(status)) return;
   await quiesceGuest(engine.graph, engine.devices.values());
 }

@@ -1,6 +1,18 @@
 import { MIGRATION_EVENTS } from './migration.js';
 import { JobStatusName, JobTypeName } from './returns.js';
-import { bool, enumOf, type Infer, int, optional, required, size, str, struct, type Type } from './types.js';
+import {
+  bool,
+  enumOf,
+  type Infer,
+  int,
+  int64,
+  optional,
+  required,
+  size,
+  str,
+  struct,
+  type Type,
+} from './types.js';
 
 /** The events of livedisk and their data. */
 
@@ -12,7 +24,7 @@ const JOB_PROGRESS = {
   device: required(str),
   len: required(int),
   offset: required(int),
-  speed: required(int),
+  speed: required(int64),
 } as const;
 
 const SHUTDOWN_CAUSE = enumOf('ShutdownCause', [

@@ -12,6 +12,7 @@ import {
   bool,
   enumOf,
   int,
+  int64,
   lazy,
   marked,
   number,
@@ -32,7 +33,10 @@ const VersionTriple = struct('VersionTriple', {
   micro: required(int),
 });
 
-export const JobTypeName = enumOf('JobType', ['commit', 'stream', 'mirror', 'backup', 'create', 'amend']);
+export const JobTypeName = enumOf('JobType', [
+  ...(['commit', 'stream', 'mirror', 'backup', 'create', 'amend'] as const),
+  ...(['snapshot-load', 'snapshot-save', 'snapshot-delete'] as const),
+]);
 
 export const JobStatusName = enumOf('JobStatus', [
   ...(['undefined', 'created', 'running', 'paused', 'ready', 'standby'] as const),
@@ -209,7 +213,7 @@ const BlockJobInfo = struct('BlockJobInfo', {
   offset: required(int),
   busy: required(bool),
   paused: required(bool),
-  speed: required(int),
+  speed: required(int64),
   'io-status': required(IO_STATUS),
   ready: required(bool),
   status: required(JobStatusName),
@@ -245,7 +249,9 @@ const StatusInfo = struct('StatusInfo', {
       'paused',
       'postmigrate',
       'prelaunch',
+      'restore-vm',
       'running',
+      'save-vm',
       'shutdown',
     ]),
   ),

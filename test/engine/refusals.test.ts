@@ -167,9 +167,4 @@ test('what livedisk does not have is refused by its name', async (t) => {
     await bed.refusal('object-add', { 'qom-type': 'authz-pam', id: 'a', service: 's' }),
     /authz-pam.* is not supported by livedisk/,
   );
-  const internal = [{ type: 'blockdev-snapshot-internal-sync', data: { device: 'A', name: 's' } }];
-  assert.equal(
-    await bed.refusal('transaction', { actions: internal }),
-    "Block format 'qcow2' used by device 'A' does not support internal snapshots",
-  );
 });

@@ -524,7 +524,8 @@ test('where a reset is an end, and the end a pause, the machine must be reset be
   const bed = new EngineBed(t, { actions: { shutdown: 'pause' } });
   await bed.execute('set-action', { reboot: 'shutdown', panic: 'none' });
   await bed.execute('system_reset');
-  const status = async (): Promise<unknown> => ((await bed.execute('query-status')) as { status: string }).status;
+  const status = async (): Promise<unknown> =>
+    ((await bed.execute('query-status')) as { status: string }).status;
   assert.equal(await status(), 'shutdown');
   assert.equal(await bed.refusal('cont'), 'Resetting the Virtual Machine is required');
   assert.deepEqual(await bed.execute('stop'), {});

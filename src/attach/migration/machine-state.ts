@@ -46,7 +46,15 @@ const Devices = struct('devices', {
 
 const State = struct('state', {
   status: required(
-    enumOf('RunState', ['running', 'paused', 'prelaunch', 'shutdown', 'io-error', 'postmigrate']),
+    enumOf('RunState', [
+      'running',
+      'paused',
+      'prelaunch',
+      'shutdown',
+      'io-error',
+      'restore-vm',
+      'postmigrate',
+    ]),
   ),
   disks: required(
     arrayOf(
@@ -82,12 +90,9 @@ export class MachineState {
     return [json('devices', { devices })];
   }
 
-  /** The guest runs no more, and all that it wrote is on disk. Answers what it was before. */
-  async stop(): Promise<RunStatus> {
-    const { runState, graph, devices } = this.parts;
-    const before = runState.finishMigrate();
-    await quiesceGuest(graph, devices.values());
-    return before;
+  /** All that the stopped guest wrote is on disk. */
+  async quiesce(): Promise<void> {
+    await quiesceGuest(this.parts.graph, this.parts.devices.values());
   }
 
   /** Of a stopped machine. Errors: those of saveBitmaps. */

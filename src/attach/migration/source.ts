@@ -189,9 +189,10 @@ export class SourceMove {
   }
 
   async #stop(): Promise<void> {
-    this.#phase = 'stopped';
     this.#progress.stopped();
-    this.#before = await this.#machine.stop();
+    this.#before = this.#machine.parts.runState.finishMigrate();
+    this.#phase = 'stopped';
+    await this.#machine.quiesce();
     if (this.#settings.capabilities.has('pause-before-switchover')) {
       this.#continued = deferred();
       this.#set('pre-switchover');

@@ -79,6 +79,8 @@ export interface RunOptions {
   hasMonitor: boolean;
   /** What -serial was given last. */
   serial: string | undefined;
+  /** -parallel was given. */
+  hasParallel: boolean;
   /** What to print in place of all else. */
   asks: Question | undefined;
 }
@@ -102,6 +104,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     flags: new Set(),
     hasMonitor: false,
     serial: undefined,
+    hasParallel: false,
     asks: undefined,
   };
   const valued = valuedOptions(options, kind);
@@ -269,6 +272,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-serial': (value, text) => takeSerial(options, value, text),
     '-incoming': (value) => void (options.incoming = value),
     '-action': (value) => void Object.assign(options.actions, parseActions(value)),
+    '-parallel': () => void (options.hasParallel = true),
   };
 }
 
@@ -278,6 +282,12 @@ function takeSerial(options: RunOptions, value: string, text: string): void {
   if (value !== MULTIPLEXED_STDIO) return;
   options.hasMonitor = true;
   options.steps.push({ kind: 'multiplexed', text });
+}
+
+/** Whether something of the machine has no other place than the program's terminal, when there is no display. */
+export function needsTerminal({ flags, hasMonitor, serial, hasParallel, machine }: RunOptions): boolean {
+  if (!flags.has('-nographic') || flags.has('-nodefaults')) return false;
+  return !hasMonitor || (machine !== 'none' && (serial === undefined || !hasParallel));
 }
 
 /** Without a display, the terminal is the console's and the monitor's. */
