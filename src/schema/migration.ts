@@ -24,12 +24,30 @@ import {
 
 /** Moves of a machine (migration.json and run-state.json of QEMU 7.2; channels of 8.2). */
 
-const CAPABILITY = enumOf('MigrationCapability', [
-  ...(['xbzrle', 'rdma-pin-all', 'auto-converge', 'zero-blocks', 'compress', 'events'] as const),
-  ...(['postcopy-ram', 'x-colo', 'release-ram', 'block', 'return-path', 'pause-before-switchover'] as const),
-  ...(['multifd', 'dirty-bitmaps', 'postcopy-blocktime', 'late-block-activate', 'x-ignore-shared'] as const),
-  ...(['validate-uuid', 'background-snapshot', 'zero-copy-send', 'postcopy-preempt'] as const),
-]);
+const CAPABILITY = enumOf(
+  'MigrationCapability',
+  [
+    ...(['xbzrle', 'rdma-pin-all', 'auto-converge', 'zero-blocks', 'compress', 'events'] as const),
+    ...([
+      'postcopy-ram',
+      'x-colo',
+      'release-ram',
+      'block',
+      'return-path',
+      'pause-before-switchover',
+    ] as const),
+    ...([
+      'multifd',
+      'dirty-bitmaps',
+      'postcopy-blocktime',
+      'late-block-activate',
+      'x-ignore-shared',
+    ] as const),
+    ...(['validate-uuid', 'background-snapshot', 'zero-copy-send', 'postcopy-preempt'] as const),
+  ],
+  [],
+  { 'x-colo': ['unstable'], 'x-ignore-shared': ['unstable'] },
+);
 
 const CapabilityStatus = struct('MigrationCapabilityStatus', {
   capability: required(CAPABILITY),
@@ -250,17 +268,17 @@ const MigrationStats = struct('MigrationStats', {
 
 /** Where a destination listens. */
 const ListenAddress = union(
-  'SocketAddress',
-  { type: required(enumOf('SocketAddressType', ['inet', 'unix', 'fd'])) },
+  'ListenAddress',
+  { type: required(enumOf('ListenAddressType', ['inet', 'unix', 'fd'])) },
   'type',
   {
-    inet: struct('InetSocketAddress', {
+    inet: struct('ListenInetAddress', {
       host: required(str),
       port: required(str),
       ipv4: optional(bool),
       ipv6: optional(bool),
     }),
-    unix: struct('UnixSocketAddress', { path: required(str) }),
+    unix: struct('ListenUnixAddress', { path: required(str) }),
     fd: struct('String', { str: required(str) }),
   },
 );
