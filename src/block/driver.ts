@@ -3,6 +3,7 @@ import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.j
 import type { ToolOption } from '../schema/create-options.js';
 import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
+import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
@@ -104,6 +105,12 @@ export interface DriverContext {
   readonly mayWrite: boolean;
   /** Opened to be checked, whatever is wrong with it. */
   readonly forCheck: boolean;
+  /** The image is ours, not another process's (see block/activity). */
+  readonly isActive: boolean;
+  /** Its content is to be used: the bitmaps that the image keeps are loaded. */
+  readonly loadsBitmaps: boolean;
+  /** The node's bitmaps, oldest first: those that the image keeps are the driver's to add, and to store. */
+  readonly dirtyBitmaps: DirtyBitmap[];
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
@@ -113,6 +120,8 @@ export interface DriverContext {
   report(event: DriverEvent): void;
   /** A line for people, where QEMU prints one on standard error. */
   tell(line: string): void;
+  /** The same, as a warning of the program. */
+  warn(text: string): void;
 }
 
 export type DriverEvent = {
@@ -142,6 +151,19 @@ export interface Reopening<O extends DriverOptions = DriverOptions> {
 export interface PreparedReopening extends PreparedChange {
   /** The virtual size that the node will have, where it may be another. */
   readonly lengthBytes?: number;
+}
+
+/**
+ * The bitmaps that an image keeps. They are loaded when it is opened or becomes ours, and stored when it is closed, turns
+ * read-only or is given away; whoever opens it after a crash finds that they are inconsistent.
+ */
+export interface BitmapStore {
+  /** The image can keep some: not each version of a format does. */
+  readonly isSupported: boolean;
+  /** Errors, in QEMU's words: why a new one cannot be kept. */
+  checkNew(name: string, granularityBytes: number): void;
+  /** The image keeps it no longer; durable on return. */
+  remove(name: string): Promise<void>;
 }
 
 export interface PermissionSet {
@@ -239,6 +261,8 @@ export interface DriverInstance {
   readonly map?: MapDriver;
   /** qcow2's header: what to open as `backing` unless the options say otherwise. */
   readonly backing?: { filename: string; format?: string } | undefined;
+  /** Absent: it keeps none. */
+  readonly bitmaps?: BitmapStore;
 
   /** Makes everything written before the call durable (child included). */
   flush(): Promise<void>;
@@ -246,6 +270,11 @@ export interface DriverInstance {
   truncate?(lengthBytes: number): Promise<void>;
   /** Rewrites the backing reference in the image; durable on return. */
   changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
+  /**
+   * Lets go of all that the image holds above its backing file, which shows it from then on; durable on return. Nobody
+   * uses the node meanwhile. Absent: it cannot.
+   */
+  makeEmpty?(): Promise<void>;
   /** The node turns read-only or read-write (children are handled by the graph). */
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
   /**
@@ -407,6 +436,16 @@ export interface CreateOptions {
   options?: NodeOptions;
 }
 
+/** How large a file would be. */
+export interface Measurement {
+  /** With the content as it is. */
+  requiredBytes: number;
+  /** When all of the disk has been written. */
+  fullyAllocatedBytes: number;
+  /** What bitmaps that are copied with the content take besides; absent: none can be. */
+  bitmapsBytes?: number;
+}
+
 /** The same, checked, and with the format's defaults. */
 export interface NewImage<C extends Members = Members> extends Omit<CreateOptions, 'options'> {
   options: FilledOf<C>;
@@ -456,6 +495,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly toolOptions?: readonly ToolOption[];
   /** Formats: what is wrong with the options together, before anything is made. */
   checkNew?(image: NewImage<C>): void;
+  /** Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units. */
+  measure?(image: NewImage<C>, dataBytes: (unitBytes: number) => Promise<number>): Promise<Measurement>;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
   /** Protocols: there is something without us, which takes a new image as it is. */

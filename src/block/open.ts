@@ -391,6 +391,11 @@ export class Opener {
       get mayWrite() {
         return node.isWritable;
       },
+      get isActive() {
+        return node.activity === 'active';
+      },
+      loadsBitmaps: !node.onlyLook && !forCheck,
+      dirtyBitmaps: node.dirtyBitmaps,
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
       freezeChain: (name) => {
@@ -400,6 +405,7 @@ export class Opener {
       },
       report: (event) => graph.onDriverEvent(node, event),
       tell: (line) => graph.onDriverLine(line),
+      warn: (text) => this.onWarning(text),
     };
   }
 

@@ -17,7 +17,6 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
   [
     'an option that is refused by name',
-    ['block-dirty-bitmap-add', '.persistent'],
     ['blockdev-add(file)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(host_device)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(nbd).server.type', '=vsock'],
@@ -60,11 +59,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   [
     'an answer about what no node or device has',
     ['query-block()[].inserted.image', '.encrypted .compressed'],
-    [
-      'query-block()[].inserted.image.format-specific(qcow2).data',
-      '.data-file .data-file-raw .encrypt .bitmaps',
-    ],
-    ['query-block()[].inserted.dirty-bitmaps[]', '.inconsistent'],
+    ['query-block()[].inserted.image.format-specific(qcow2).data', '.data-file .data-file-raw .encrypt'],
     ['query-blockstats()[].stats', '.idle_time_ns'],
   ],
   [

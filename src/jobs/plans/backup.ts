@@ -71,7 +71,7 @@ export function checkBitmap(
   const ending = mode ?? (isIncremental ? 'on-success' : undefined);
   if (ending === undefined)
     throw new BlockError('invalid', 'Bitmap sync mode must be given when providing a bitmap');
-  freeBitmap(device, name);
+  freeBitmap(device, { name, mode: ending });
   if (sync === 'none')
     throw new BlockError('invalid', "sync mode 'none' does not produce meaningful bitmap outputs");
   if (ending === 'never' && sync !== 'bitmap') {
@@ -85,20 +85,20 @@ function noBitmap(name: string): BlockError {
   return new BlockError('not-found', `Bitmap '${name}' could not be found`);
 }
 
-/** Errors: not-found, busy. */
-function freeBitmap(device: Node, name: string): DirtyBitmap {
+/** Errors: not-found; those of DirtyBitmap.assertUsable. */
+function freeBitmap(device: Node, { name, mode }: { name: string; mode: BitmapMode }): DirtyBitmap {
   const bitmap = device.findBitmap(name);
   if (!bitmap) throw noBitmap(name);
-  if (!bitmap.busy) return bitmap;
-  const text = `Bitmap '${name}' is currently in use by another operation and cannot be used`;
-  throw new BlockError('busy', text);
+  bitmap.assertUsable('read');
+  if (mode !== 'never') bitmap.assertUsable('change');
+  return bitmap;
 }
 
 /** Errors: not-found, invalid; busy. */
 export function backupNodes(graph: Graph, plan: BackupPlan): BackupNodes {
   const device = nodeOf(graph, plan.device);
   const target = nodeOf(graph, plan.target);
-  const bitmap = plan.bitmap && freeBitmap(device, plan.bitmap.name);
+  const bitmap = plan.bitmap && freeBitmap(device, plan.bitmap);
   if (device === target) throw new BlockError('invalid', 'Source and target cannot be the same');
   for (const node of [device, target]) node.assertNotBlocked();
   if (device.lengthBytes !== target.lengthBytes)

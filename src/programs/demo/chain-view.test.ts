@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { drawChain } from './chain-view.js';
-import { durationText, humanBytes, ProgressMeter } from '../progress-meter.js';
+import { durationText, humanBytes, ProgressMeter } from '../../view/progress-meter.js';
 
 test('a chain is drawn base first', () => {
   const drawn = drawChain([

@@ -1,4 +1,4 @@
-import { humanBytes } from '../progress-meter.js';
+import { humanBytes } from '../../view/progress-meter.js';
 
 /** One layer of a disk's chain, for drawing. */
 export interface Layer {

@@ -1,6 +1,6 @@
 import type { Host } from '../../host/host.js';
 import type { JsonObject } from '../../schema/types.js';
-import { ProgressMeter } from '../progress-meter.js';
+import { ProgressMeter } from '../../view/progress-meter.js';
 import { drawChain, type Layer } from './chain-view.js';
 import type { DemoDaemon } from './session.js';
 
