@@ -31,6 +31,7 @@ export async function stop(engine: Running, status?: Parameters<RunState['stop']
  * on; busy while the machine is, or may be, another one's; those of activate.
  */
 export async function cont(engine: Running): Promise<void> {
+  engine.moves.assertOwner();
   engine.runState.assertMayResume();
   await engine.moves.beforeStart();
   for (const device of engine.devices.values()) device.ioStatus = 'ok';

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
+import { BlockError } from '../../src/base/error.js';
 import { SocketStream } from '../../src/wire/migration/byte-stream.js';
 import { MoveChannel } from '../../src/wire/migration/channel.js';
 import { encodeFrame, opening } from '../../src/wire/migration/frames.js';
 import { encodeMessage, type MessageName, type MessageOf } from '../../src/wire/migration/messages.js';
 import type { JsonObject } from '../../src/schema/types.js';
+import { Relay } from '../kit/relay.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 import { life, MigrationBed, setCapabilities, statusOf, untilEvent } from './migration-bed.js';
 
@@ -544,4 +546,121 @@ test('bitmaps that nobody knows there are told and left out; one that is there a
   await source.engine.moves.source.ended;
   assert.equal(await statusOf(destination), 'running');
   assert.ok(bed.warnings.includes("Error: Unknown node alias 'A'"));
+});
+
+for (const goesAlong of [true, false])
+  test(`a bitmap that the shared image keeps comes ${goesAlong ? 'along' : 'in the image'}, and comes back when the move fails`, async (t) => {
+    const bed = await MigrationBed.shared(t);
+    const { source, destination } = bed;
+    if (goesAlong) for (const end of [source, destination]) await setCapabilities(end, 'dirty-bitmaps');
+    await source.execute('block-dirty-bitmap-add', { node: 'A', name: 'kept', persistent: true });
+    await source.guest('write -P 5 1M 64k');
+    const hash = await sha256Of(source, 'A', 'kept');
+    const file = { driver: 'file', filename: source.path('A.qcow2') };
+    // A move whose destination cannot have the image fails in the last exchange but one.
+    const { graph } = destination.engine;
+    const transaction = graph.transaction.bind(graph);
+    let isFailing = true;
+    graph.transaction = (...args) => {
+      if (isFailing) return Promise.reject(new BlockError('busy', 'not now'));
+      return transaction(...args);
+    };
+    await bed.move();
+    const info = (await source.execute('query-migrate')) as JsonObject;
+    assert.equal(info['error-desc'], 'not now');
+    assert.equal(await statusOf(source), 'running');
+    assert.deepEqual(await sha256Of(source, 'A', 'kept'), hash);
+    isFailing = false;
+    await source.guest('write -P 5 3M 64k');
+    const later = await sha256Of(source, 'A', 'kept');
+    assert.notDeepEqual(later, hash);
+    await source.execute('migrate', { uri: bed.uri });
+    await source.engine.moves.source.ended;
+    assert.equal(await statusOf(destination), 'running');
+    assert.deepEqual(await sha256Of(destination, 'A', 'kept'), later);
+    const bitmap = destination.engine.graph.node('A').findBitmap('kept');
+    assert.deepEqual([bitmap?.persistent, bitmap?.enabled, bitmap?.inconsistent], [true, true, false]);
+    await destination.engine.close();
+    const reader = new EngineBed(t);
+    await reader.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file });
+    assert.deepEqual(await sha256Of(reader, 'A', 'kept'), later);
+  });
+
+// ---- in doubt
+
+/** A move whose link breaks when the source has said its word: `heard`, and the destination has the machine. */
+async function moveInDoubt(t: TestContext, heard: boolean): Promise<{ bed: MigrationBed; relay: Relay }> {
+  const bed = await MigrationBed.shared(t);
+  const { source, destination } = bed;
+  await bed.listen();
+  const { host } = source.engine;
+  const [here, there] = [source.path('link'), destination.path('move')];
+  const relay = new Relay(host, { type: 'unix', path: here }, { type: 'unix', path: there });
+  await relay.open();
+  t.after(() => relay.close());
+  relay.cutBefore(heard ? { towards: 'client', type: 12 } : { towards: 'server', type: 11 });
+  await source.execute('migrate', { uri: `unix:${here}` });
+  await untilEvent(source, 'X_MOVE', ({ owner }) => owner === 'unknown');
+  if (!heard) await untilEvent(destination, 'X_MOVE', ({ owner }) => owner === 'unknown');
+  return { bed, relay };
+}
+
+test('while nobody knows who has the machine each end says so, and neither runs it', async (t) => {
+  const { bed, relay } = await moveInDoubt(t, false);
+  const { source, destination } = bed;
+  const told = async (end: EngineBed): Promise<JsonObject> =>
+    (await end.execute('x-query-move')) as JsonObject;
+  assert.match((await told(source))['reason'] as string, /^The destination was told to take the machine/);
+  assert.match(
+    (await told(destination))['reason'] as string,
+    /^All of the machine is here, but the source's word/,
+  );
+  assert.equal(await source.refusal('cont'), 'Nobody knows yet whether the destination has the machine');
+  assert.match(await source.refusal('migrate_cancel'), /^Nobody knows/);
+  assert.equal(await source.refusal('x-move-claim'), 'The destination may have the machine');
+  assert.equal(
+    await source.refusal('x-move-claim', { word: '00' }),
+    'This is not the word of the destination of this move',
+  );
+  assert.equal(await destination.refusal('x-move-claim'), 'The source may have the machine');
+  assert.equal(
+    await destination.refusal('x-move-claim', { word: '00' }),
+    'This is not the word of the source of this move',
+  );
+  relay.setDown(false);
+  await source.engine.moves.source.ended;
+  assert.deepEqual([await statusOf(source), await statusOf(destination)], ['postmigrate', 'running']);
+  assert.equal((await told(source))['owner'], 'there');
+});
+
+test('a word that was heard, though nobody knows of it, counts when the link is back', async (t) => {
+  const { bed, relay } = await moveInDoubt(t, true);
+  assert.equal(await statusOf(bed.destination), 'running');
+  relay.setDown(false);
+  await bed.source.engine.moves.source.ended;
+  assert.equal(await statusOf(bed.source), 'postmigrate');
+});
+
+for (const winner of ['source', 'destination'] as const)
+  test(`by hand, the ${winner} has the machine with the word of the other end, which refuses it for good`, async (t) => {
+    const { bed, relay } = await moveInDoubt(t, false);
+    const [won, lost] = winner === 'source' ? [bed.source, bed.destination] : [bed.destination, bed.source];
+    const answer = (await lost.execute('x-move-release')) as JsonObject;
+    await won.execute('x-move-claim', answer);
+    assert.equal(await statusOf(won), 'running');
+    await won.guest('write -P 9 0 64k');
+    await assert.rejects(lost.execute('x-move-claim', winner === 'source' ? {} : { word: '11' }));
+    relay.setDown(false);
+    await bed.source.engine.moves.source.ended;
+    assert.equal(await statusOf(won), 'running');
+    assert.notEqual(await statusOf(lost), 'running');
+    await assert.rejects(lost.guest('write -P 9 0 64k'));
+  });
+
+test('by hand, the end that lives has the machine when the other one is dead', async (t) => {
+  const { bed } = await moveInDoubt(t, false);
+  await bed.destination.engine.close();
+  await bed.source.execute('x-move-claim', { force: true });
+  assert.equal(await statusOf(bed.source), 'running');
+  await bed.source.guest('write -P 9 0 64k');
 });

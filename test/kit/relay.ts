@@ -27,6 +27,7 @@ export class Relay {
   readonly #links = new Set<Link>();
   #listener: HostListener | undefined;
   #cut: Cut | undefined;
+  #frame: { towards: Cut['towards']; type: number } | undefined;
   #isDown = false;
 
   constructor(host: Host, address: SocketAddress, target: SocketAddress, options: RelayOptions = {}) {
@@ -44,6 +45,11 @@ export class Relay {
   /** The next connection that gets so far ends there, and the link is down from then on. */
   cutAt(cut: Cut | undefined): void {
     this.#cut = cut;
+  }
+
+  /** The same, where the first frame of a type would begin: each chunk is one frame. */
+  cutBefore(frame: { towards: Cut['towards']; type: number }): void {
+    this.#frame = frame;
   }
 
   /** New connections are refused. */
@@ -67,7 +73,7 @@ export class Relay {
     if (!server) return client.destroy();
     const link: Link = new Link(this.#host, client, server, {
       delayMs: () => this.#delayMs(),
-      passing: (towards, lengthBytes) => this.#passing(link, towards, lengthBytes),
+      passing: (towards, chunk) => this.#passing(link, towards, chunk),
       ended: () => this.#links.delete(link),
     });
     this.#links.add(link);
@@ -80,13 +86,18 @@ export class Relay {
   }
 
   /** How much of what comes is passed on. */
-  #passing(link: Link, towards: 'client' | 'server', lengthBytes: number): number {
+  #passing(link: Link, towards: 'client' | 'server', chunk: Buffer): number {
+    const lengthBytes = chunk.length;
+    const { passed } = this;
+    if (this.#frame?.towards === towards && frameTypes(chunk).includes(this.#frame.type))
+      this.#cut = { towards, afterBytes: passed[towards], how: 'reset' };
     const cut = this.#cut;
     const room = cut?.towards === towards ? cut.afterBytes - this.passed[towards] : Infinity;
     const most = Math.min(lengthBytes, Math.max(room, 0));
     this.passed[towards] += most;
     if (cut && most < lengthBytes) {
       this.#cut = undefined;
+      this.#frame = undefined;
       this.#isDown = true;
       if (cut.how === 'stall') link.stall();
       else this.#host.clock.setTimer(0, () => link.end());
@@ -95,9 +106,17 @@ export class Relay {
   }
 }
 
+/** Types of the frames in a chunk that begins with one. */
+function frameTypes(chunk: Buffer): number[] {
+  const types: number[] = [];
+  for (let at = 0; at + 12 <= chunk.length; at += chunk.readUInt32BE(at) + 12)
+    types.push(chunk.readUInt16BE(at + 4));
+  return types;
+}
+
 interface LinkEvents {
   delayMs(): number;
-  passing(towards: 'client' | 'server', lengthBytes: number): number;
+  passing(towards: 'client' | 'server', chunk: Buffer): number;
   ended(): void;
 }
 
@@ -150,7 +169,7 @@ class Link {
   #pass(to: 'client' | 'server', chunk: Buffer): void {
     this.#after(to, () => {
       if (this.#state !== 'open') return;
-      const lengthBytes = this.#events.passing(to, chunk.length);
+      const lengthBytes = this.#events.passing(to, chunk);
       if (lengthBytes > 0) this.#ends[to].write(chunk.subarray(0, lengthBytes));
     });
   }

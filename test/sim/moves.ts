@@ -18,8 +18,8 @@ const LINK: SocketAddress = { type: 'unix', path: '/tmp/link' };
 const DOOR: SocketAddress = { type: 'unix', path: '/tmp/door' };
 /** Both ends have come to rest by then, whatever they wait for. */
 const REST_MS = 100_000;
-/** A move's bytes are about so many; cuts come anywhere among them. */
-const MOST_BYTES = { server: 2600, client: 420 } as const;
+/** A move's bytes towards each end, of which the last ones are the word and the answer to it. */
+const MOVE_BYTES = { server: { all: 610, last: 90 }, client: { all: 155, last: 32 } } as const;
 
 export interface MoveFailure {
   seed: number;
@@ -45,7 +45,7 @@ interface Side {
   readonly engine: Engine;
 }
 
-class MoveScenario {
+export class MoveScenario {
   readonly trace: string[] = [];
   readonly #random: SeededRandom;
   readonly #simulation: Simulation;
@@ -54,6 +54,8 @@ class MoveScenario {
   readonly #allowed: Array<Set<number>> = Array.from({ length: BLOCKS }, () => new Set([0]));
   #stamp = 0;
   #isWriting = true;
+  /** What happens now takes long. */
+  #isCalm = false;
   /** The first thing that must not be, seen while nobody could be told. */
   #violation: string | undefined;
   /** What a dead end has written to a disk of its own went with it. */
@@ -166,7 +168,7 @@ class MoveScenario {
     const { clock } = this.#simulation.host;
     const pending = new Map<number, number>();
     while (this.#isWriting) {
-      await clock.sleep(1 + this.#random.below(20));
+      await clock.sleep(1 + this.#random.below(this.#isCalm ? 20_000 : 20));
       const side = this.#living().find(({ engine }) => engine.runState.isRunning);
       const backend = side?.engine.devices.get('virtio0')?.backend;
       if (!side || !backend || (!this.#isShared && side.name === 'source')) continue;
@@ -222,15 +224,18 @@ class MoveScenario {
         afterCount: this.#random.below(6),
       });
     }
+    await clock.sleep(1000);
+    this.#isCalm = true;
     if (this.#source.process.isDead) return;
     await Promise.race([move, clock.sleep(REST_MS)]);
   }
 
   #planCut(): void {
     const towards = this.#random.chance(0.5) ? 'client' : 'server';
+    const { all, last } = MOVE_BYTES[towards];
     const cut: Cut = {
       towards,
-      afterBytes: this.#random.below(MOST_BYTES[towards]),
+      afterBytes: this.#random.chance(0.5) ? this.#random.below(all) : all - 1 - this.#random.below(last),
       how: this.#random.chance(0.7) ? 'reset' : 'stall',
     };
     this.trace.push(`cut ${JSON.stringify(cut)}`);

@@ -130,7 +130,10 @@ export class DestinationMove {
     const { body: hello } = await channel.expect(['hello']);
     if (hello.again === true) return this.#answerAgain(channel, hello);
     const last = this.#session;
-    if (last?.phase === 'taken' && !this.#channel && last.id === hello.before) last.phase = 'released';
+    if (last?.phase === 'taken' && !this.#channel && last.id === hello.before) {
+      last.phase = 'released';
+      last.state.remove();
+    }
     this.#assertFree();
     this.#checkIdentity(hello.machine);
     const { capabilities, parameters, host } = this.#settings;
@@ -204,20 +207,17 @@ export class DestinationMove {
 
   /** The source has let go of the images: whether they can be had here, and are what was sent, is known before it lets go of all. */
   async #open({ state }: Session): Promise<void> {
+    state.place();
     if (this.#settings.capabilities.has('late-block-activate')) return;
     await this.#machine.activate();
-    try {
-      state.check();
-    } catch (error) {
-      await this.#machine.giveUp();
-      throw error;
-    }
+    state.check();
   }
 
   /** Something went wrong before the source's word came. */
   async #lose(session: Session, reason: string): Promise<void> {
     if (session.phase === 'owned') return;
     // The images were the source's until now, and may be again; those that somebody here writes were ours all the time.
+    if (session.phase !== 'taken') session.state.remove();
     if (this.#machine.parts.runState.status === 'inmigrate') await this.#machine.giveUp();
     this.#error = reason;
     if (session.phase === 'taken') {
@@ -329,6 +329,7 @@ export class DestinationMove {
       throw new BlockError('invalid', 'There is no move that waits for its last word');
     if (session.phase === 'taken') {
       session.phase = 'released';
+      session.state.remove();
       this.#tell('released by hand');
     }
     return session.backWord;

@@ -24,7 +24,13 @@ import type { GuestDevice } from '../device.js';
 import type { Machine } from '../machine.js';
 import { quiesceGuest } from '../quiesce.js';
 import type { RunState, RunStatus } from '../run-state.js';
-import { ArrivingBitmaps, BITMAP_SECTION, saveBitmaps } from './moved-bitmaps.js';
+import {
+  ArrivingBitmaps,
+  BITMAP_SECTION,
+  type LeavingBitmap,
+  leavingBitmaps,
+  saveBitmap,
+} from './moved-bitmaps.js';
 
 /** The engine's parts that are moved. */
 export interface MovedParts {
@@ -72,6 +78,7 @@ type State = Infer<typeof State>;
 /** A machine as a move sees it: what it consists of, its state, its images. */
 export class MachineState {
   readonly parts: MovedParts;
+  #leaving: readonly LeavingBitmap[] = [];
 
   constructor(parts: MovedParts) {
     this.parts = parts;
@@ -95,16 +102,14 @@ export class MachineState {
     await quiesceGuest(this.parts.graph, this.parts.devices.values());
   }
 
-  /** Of a stopped machine. Errors: those of saveBitmaps. */
+  /** Of a stopped machine. Errors: those of leavingBitmaps. */
   save(before: RunStatus, bitmaps: { mapping: readonly BitmapMapping[] | undefined } | undefined): Section[] {
+    this.#leaving = bitmaps ? leavingBitmaps(this.parts.graph, bitmaps.mapping) : [];
     const disks = [...this.parts.devices.values()].map(({ path, backend, isTrayOpen, ioStatus }) => {
       const sizeBytes = backend.root?.node.lengthBytes ?? null;
       return { path, sizeBytes, isTrayOpen, ioStatus };
     });
-    return [
-      ...(bitmaps ? saveBitmaps(this.parts.graph, bitmaps.mapping) : []),
-      json('state', { status: before, disks }),
-    ];
+    return [...this.#leaving.flatMap(saveBitmap), json('state', { status: before, disks })];
   }
 
   /**
@@ -119,12 +124,24 @@ export class MachineState {
         'busy',
         `The ${running.type} job '${running.id}' has not ended: its images cannot go`,
       );
-    await inactivate(graph, this.#nodes());
+    // The images need not keep what goes along.
+    this.#setGivenAway(true);
+    try {
+      await inactivate(graph, this.#nodes());
+    } catch (error) {
+      this.#setGivenAway(false);
+      throw error;
+    }
+  }
+
+  #setGivenAway(isGivenAway: boolean): void {
+    for (const { bitmap } of this.#leaving) bitmap.isGivenAway = isGivenAway;
   }
 
   /** All images are ours. Errors: those of activate. */
   async activate(): Promise<void> {
     await activate(this.parts.graph, this.#nodes());
+    this.#setGivenAway(false);
   }
 
   #nodes(): Node[] {
@@ -153,7 +170,7 @@ export class MachineState {
   }
 }
 
-/** A machine's state that comes. Nothing changes before apply(). */
+/** A machine's state that comes. Nothing that anybody could use changes before apply(). */
 export class ArrivingState {
   readonly #parts: MovedParts;
   readonly #bitmaps: ArrivingBitmaps;
@@ -203,8 +220,19 @@ export class ArrivingState {
 
   /** Nothing is missing. Errors: corrupt. */
   assertWhole(): State {
+    this.#bitmaps.assertWhole();
     if (this.#state && this.#isDescribed) return this.#state;
     throw new BlockError('corrupt', 'The migration stream is damaged: a section is missing');
+  }
+
+  /** Before the images are opened. */
+  place(): void {
+    this.#bitmaps.place();
+  }
+
+  /** Nothing has come. */
+  remove(): void {
+    this.#bitmaps.remove();
   }
 
   /** Once the images are as the source has left them. Errors: invalid, where a disk here is another one. */
@@ -229,7 +257,7 @@ export class ArrivingState {
       const device = this.#deviceAt(path);
       if (device) Object.assign(device, { isTrayOpen, ioStatus });
     }
-    this.#bitmaps.apply();
+    this.#bitmaps.settle();
     return status;
   }
 

@@ -22,6 +22,7 @@ const Head = struct('bitmap', {
   granularity: required(int),
   sizeBytes: required(int),
   enabled: required(bool),
+  persistent: required(bool),
   /** Where the part begins, in bytes of bits. */
   at: required(int),
   totalBytes: required(int),
@@ -30,17 +31,27 @@ type Head = Infer<typeof Head>;
 
 type Mapping = readonly BitmapMapping[] | undefined;
 
-/** Errors: kind busy or invalid, in QEMU's words, for one that cannot go. */
-export function saveBitmaps(graph: Graph, mapping: Mapping): Section[] {
-  const sections: Section[] = [];
+/** Those that go along. Errors: busy, permission or invalid, in QEMU's words, for one that cannot go. */
+export function leavingBitmaps(graph: Graph, mapping: Mapping): LeavingBitmap[] {
+  const leaving: LeavingBitmap[] = [];
   for (const { node, alias, bitmaps } of nodesWithBitmaps(graph, mapping))
     for (const bitmap of bitmaps) {
-      const name = aliasOf(mapping, node, bitmap);
+      const entry = entryOf(mapping, node, bitmap);
+      const name = mapping ? entry?.alias : bitmap.name;
       if (name === undefined) continue;
       assertMayGo(node, alias, bitmap);
-      sections.push(...partsOf(bitmap, alias, name));
+      const persistent = entry?.transform?.persistent ?? bitmap.persistent;
+      leaving.push({ bitmap, node: alias, name, persistent });
     }
-  return sections;
+  return leaving;
+}
+
+/** A bitmap, and what the destination knows it by. */
+export interface LeavingBitmap {
+  readonly bitmap: DirtyBitmap;
+  readonly node: string;
+  readonly name: string;
+  readonly persistent: boolean;
 }
 
 interface Found {
@@ -68,31 +79,28 @@ function* nodesWithBitmaps(graph: Graph, mapping: Mapping): Generator<Found> {
   }
 }
 
-function aliasOf(mapping: Mapping, node: Node, { name }: DirtyBitmap): string | undefined {
-  if (!mapping) return name;
-  const entry = mapping.find((candidate) => candidate['node-name'] === node.name);
-  return entry?.bitmaps.find((candidate) => candidate.name === name)?.alias;
+type Entry = BitmapMapping['bitmaps'][number];
+
+function entryOf(mapping: Mapping, node: Node, { name }: DirtyBitmap): Entry | undefined {
+  const entry = mapping?.find((candidate) => candidate['node-name'] === node.name);
+  return entry?.bitmaps.find((candidate) => candidate.name === name);
 }
 
-function assertMayGo(node: Node, alias: string, { name, busy }: DirtyBitmap): void {
+function assertMayGo(node: Node, alias: string, bitmap: DirtyBitmap): void {
   if (alias.startsWith('#'))
     throw new BlockError(
       'invalid',
-      `Bitmap '${name}' in a node with auto-generated name '${node.name}' can't be migrated`,
+      `Bitmap '${bitmap.name}' in a node with auto-generated name '${node.name}' can't be migrated`,
     );
-  if (busy)
-    throw new BlockError(
-      'busy',
-      `Bitmap '${name}' is currently in use by another operation and cannot be used`,
-    );
+  bitmap.assertUsable('change');
 }
 
-function partsOf(bitmap: DirtyBitmap, node: string, name: string): Section[] {
+export function saveBitmap({ bitmap, node, name, persistent }: LeavingBitmap): Section[] {
   const bits = bitmap.bytes();
   const sections: Section[] = [];
   for (let at = 0; at < bits.length; at += PART_BYTES) {
     const head: Head = {
-      ...{ node, name, at, totalBytes: bits.length },
+      ...{ node, name, at, totalBytes: bits.length, persistent },
       ...{ granularity: bitmap.granularityBytes, sizeBytes: bitmap.sizeBytes, enabled: bitmap.enabled },
     };
     sections.push(encode(head, bits.subarray(at, at + PART_BYTES)));
@@ -118,12 +126,21 @@ interface Arriving {
   readonly head: Head;
   readonly node: Node;
   readonly name: string;
+  readonly persistent: boolean;
   readonly bits: Buffer;
   /** Bytes of bits that have come. */
   came: number;
+  /** In its node, where nobody uses it yet. */
+  placed?: DirtyBitmap;
 }
 
-/** Bitmaps that come. Nothing changes before apply(). */
+interface Place {
+  node: Node;
+  name: string;
+  persistent: boolean;
+}
+
+/** Bitmaps that come. Nobody can use them before settle(), and removed they leave nothing. */
 export class ArrivingBitmaps {
   readonly #graph: Graph;
   readonly #mapping: Mapping;
@@ -161,43 +178,67 @@ export class ArrivingBitmaps {
       this.#isGivenUp = true;
       return this.#warn(place);
     }
-    const { node, name } = place;
+    const { node, name, persistent } = place;
+    if (persistent && node.instance.bitmaps?.isSupported !== true)
+      throw new BlockError('unsupported', `Can't store persistent bitmaps to ${node.label}`);
     if (node.findBitmap(name))
       throw new BlockError('exists', `Bitmap with the same name ('${name}') already exists on destination`);
-    this.#bitmaps.push({ head, node, name, bits: Buffer.alloc(head.totalBytes), came: 0 });
+    this.#bitmaps.push({ head, node, name, persistent, bits: Buffer.alloc(head.totalBytes), came: 0 });
   }
 
   /** Or why there is none. */
-  #placeOf({ node: alias, name: bitmapAlias }: Head): { node: Node; name: string } | string {
+  #placeOf({ node: alias, name: bitmapAlias, persistent }: Head): Place | string {
     const entry = this.#mapping?.find((candidate) => candidate.alias === alias);
     if (this.#mapping && !entry) return `Error: Unknown node alias '${alias}'`;
     const nodeName = entry?.['node-name'] ?? alias;
     const { drives, nodes } = this.#graph;
     const node = drives.get(nodeName)?.root?.node ?? nodes.get(nodeName);
     if (!node) return `Cannot find device='${entry ? '' : nodeName}' nor node-name='${nodeName}'`;
-    if (!entry) return { node, name: bitmapAlias };
+    if (!entry) return { node, name: bitmapAlias, persistent };
     const bitmap = entry.bitmaps.find((candidate) => candidate.alias === bitmapAlias);
     if (!bitmap)
       return `Error: Unknown bitmap alias '${bitmapAlias}' on node '${nodeName}' (alias '${alias}')`;
-    return { node, name: bitmap.name };
+    return { node, name: bitmap.name, persistent: bitmap.transform?.persistent ?? persistent };
   }
 
-  /** Once the images are as the source has left them. Errors: corrupt, for a bitmap that lacks a part; invalid. */
+  /** Errors: corrupt, for a bitmap that lacks a part. */
+  assertWhole(): void {
+    if (this.#bitmaps.some(({ head, came }) => came !== head.totalBytes)) throw damaged();
+  }
+
+  /** They come into their nodes before the images are opened: one that an image has of the same name is outdated. */
+  place(): void {
+    for (const arriving of this.#bitmaps) {
+      const { head, node, name, bits, persistent } = arriving;
+      const bitmap = new DirtyBitmap(head.sizeBytes, head.granularity, name);
+      setBits(bitmap, bits);
+      // Until it is used here, no image is to store it.
+      Object.assign(bitmap, { enabled: false, busy: true, persistent, isGivenAway: true });
+      arriving.placed = bitmap;
+      node.dirtyBitmaps.push(bitmap);
+    }
+  }
+
+  /** Once the images are as the source has left them. Errors: invalid. */
   check(): void {
-    for (const { head, node, name, came } of this.#bitmaps) {
-      if (came !== head.totalBytes) throw damaged();
+    for (const { head, node, name } of this.#bitmaps) {
       if (node.lengthBytes === head.sizeBytes) continue;
       const sizes = `${head.sizeBytes} bytes at the source and ${node.lengthBytes} here`;
       throw new BlockError('invalid', `Bitmap '${name}' does not fit node '${node.name}': ${sizes}`);
     }
   }
 
-  apply(): void {
-    for (const { head, node, name, bits } of this.#bitmaps) {
-      const bitmap = new DirtyBitmap(head.sizeBytes, head.granularity, name);
-      setBits(bitmap, bits);
-      bitmap.enabled = head.enabled;
-      node.dirtyBitmaps.push(bitmap);
+  settle(): void {
+    for (const { head, placed } of this.#bitmaps)
+      if (placed) Object.assign(placed, { enabled: head.enabled, busy: false, isGivenAway: false });
+  }
+
+  /** They have never come. */
+  remove(): void {
+    for (const arriving of this.#bitmaps) {
+      const { node, placed } = arriving;
+      if (placed) node.dirtyBitmaps.splice(node.dirtyBitmaps.indexOf(placed), 1);
+      delete arriving.placed;
     }
   }
 }
