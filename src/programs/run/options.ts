@@ -24,6 +24,7 @@ import { parseKeyval } from '../arguments/keyval.js';
 import { type DriveOptions, parseDrive } from '../arguments/drive-options.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
 import { objectHelp, parseObject } from '../arguments/objects.js';
+import { type MetricsOption, parseMetrics } from './metrics.js';
 import {
   checkUuid,
   FLAGS_WITHOUT_EFFECT,
@@ -66,6 +67,7 @@ export interface RunOptions {
   incoming: string | undefined;
   actions: Partial<RunActions>;
   pidFile: string | undefined;
+  metrics: MetricsOption | undefined;
   machine: string;
   /** Of the guest. */
   name: string | undefined;
@@ -96,6 +98,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     incoming: undefined,
     actions: {},
     pidFile: undefined,
+    metrics: undefined,
     machine: 'pc',
     name: undefined,
     uuid: undefined,
@@ -224,6 +227,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     },
     '-chardev': (value, text) => addDevice(parseCharacterDevice(value), text),
     '-pidfile': (value) => void (options.pidFile = value),
+    '-metrics': (value) => void (options.metrics = parseMetrics(value)),
     '-object': (value, text) => {
       const help = objectHelp(value);
       if (help === undefined)
