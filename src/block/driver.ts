@@ -246,6 +246,11 @@ export interface DriverInstance {
   truncate?(lengthBytes: number): Promise<void>;
   /** Rewrites the backing reference in the image; durable on return. */
   changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
+  /**
+   * Lets go of all that the image holds above its backing file, which shows it from then on; durable on return. Nobody
+   * uses the node meanwhile. Absent: it cannot.
+   */
+  makeEmpty?(): Promise<void>;
   /** The node turns read-only or read-write (children are handled by the graph). */
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
   /**
@@ -407,6 +412,16 @@ export interface CreateOptions {
   options?: NodeOptions;
 }
 
+/** How large a file would be. */
+export interface Measurement {
+  /** With the content as it is. */
+  requiredBytes: number;
+  /** When all of the disk has been written. */
+  fullyAllocatedBytes: number;
+  /** What bitmaps that are copied with the content take besides; absent: none can be. */
+  bitmapsBytes?: number;
+}
+
 /** The same, checked, and with the format's defaults. */
 export interface NewImage<C extends Members = Members> extends Omit<CreateOptions, 'options'> {
   options: FilledOf<C>;
@@ -456,6 +471,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly toolOptions?: readonly ToolOption[];
   /** Formats: what is wrong with the options together, before anything is made. */
   checkNew?(image: NewImage<C>): void;
+  /** Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units. */
+  measure?(image: NewImage<C>, dataBytes: (unitBytes: number) => Promise<number>): Promise<Measurement>;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
   /** Protocols: there is something without us, which takes a new image as it is. */

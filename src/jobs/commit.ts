@@ -192,8 +192,8 @@ export async function growBase(base: BlockBackend, lengthBytes: number): Promise
   if (old >= lengthBytes) return;
   await whenOpen(base, () => base.truncate(lengthBytes));
   // What a longer backing file of the base holds there must not appear.
-  if (base.node.skipFilters().children.has('backing'))
-    await whenOpen(base, () => base.writeZeroes(old, lengthBytes - old));
+  const below = base.node.backingNode()?.lengthBytes ?? 0;
+  if (below > old) await whenOpen(base, () => base.writeZeroes(old, Math.min(below, lengthBytes) - old));
 }
 
 /** The images whose backing file a node is, seen through filters. */

@@ -24,11 +24,13 @@ import { Qcow2Snapshots } from './image-snapshots.js';
 import { createQcow2 } from './create.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
+import { measureQcow2 } from './measure.js';
 import { snapshotInfo } from './disk/snapshots.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { Qcow2Map } from './map-driver.js';
 import { growImage } from './mapping/resize.js';
+import { unallocateClusters } from './mapping/zeroing.js';
 
 /** The same surroundings, but for that child. */
 function withFile(context: DriverContext, file: ChildIo): DriverContext {
@@ -111,6 +113,11 @@ class Qcow2Instance implements DriverInstance {
 
   async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
     await changeBacking(this.#image().context, filename, format);
+  }
+
+  async makeEmpty(): Promise<void> {
+    await unallocateClusters(this.#image(), 0, this.lengthBytes);
+    await this.flush();
   }
 
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
@@ -243,5 +250,6 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   createOptions: QCOW2_CREATE,
   toolOptions: QCOW2_TOOL_OPTIONS,
   checkNew: checkNewImage,
+  measure: measureQcow2,
   create: (file, image) => createQcow2(file, image),
 };

@@ -1,18 +1,25 @@
 import { Notifier } from '../../base/async.js';
 import { alignDown, alignUp } from '../../base/align.js';
+import { assert } from '../../base/assert.js';
+import type { BlockError } from '../../base/error.js';
 import { MiB } from '../../base/limits.js';
 import { isZero } from '../../base/zero.js';
 import type { BlockBackend } from '../../block/backend.js';
 import { FileSource } from '../../block/file-source.js';
 import { Flag } from '../../block/request.js';
-import { requestError } from '../io/session.js';
-import type { Progress } from './progress.js';
-import { ToolFailure } from './tool.js';
+import { requestFailure } from './request-failure.js';
+import { RateLimit } from '../../jobs/rate-limit.js';
+import type { ContentHash } from './content-hash.js';
+import type { OnProgress } from './progress.js';
+import type { SourceImages } from './source-images.js';
 
 /** Data moves in pieces of this size, each a request: so long that it is written on a thread while the next is read. */
 const PIECE_BYTES = 2 * MiB;
 /** Zeroes cost no data: one request may cover this much. */
 const ZERO_BYTES = 1024 * MiB;
+/** Hashing them takes its time. */
+const HASHED_ZERO_BYTES = 64 * MiB;
+const SECTOR_BYTES = 512;
 /** How often the loop gives way to timers and sockets. */
 const BYTES_PER_TURN = 64 * MiB;
 
@@ -31,15 +38,14 @@ export interface CopyOptions {
   compressedUnitBytes: number;
   /** Let the kernel copy plain extents. */
   offload: boolean;
-  progress: Progress;
+  /** 0: as fast as it goes. */
+  bytesPerSecond?: number;
+  /** Fed with all that the target shows afterwards; only in order, without offload and backing file. */
+  hash?: ContentHash | undefined;
+  progress: OnProgress;
+  signal?: AbortSignal | undefined;
   /** Memory to read into; see HostFiles.buffer. */
   buffer: (lengthBytes: number) => Buffer;
-}
-
-/** A source and where it goes in the target. */
-export interface CopySource {
-  image: BlockBackend;
-  targetOffset: number;
 }
 
 interface Extent {
@@ -47,16 +53,17 @@ interface Extent {
   readonly lengthBytes: number;
 }
 
-/** Copies images one behind the other into a target: holes and zeroes as such. Errors: ToolFailure. */
+/** Copies images one behind the other into a target: holes and zeroes as such. Errors: see requestFailure. */
 export class ImageCopy {
+  readonly #source: SourceImages;
   readonly #target: BlockBackend;
   readonly #options: CopyOptions;
+  readonly #limit: RateLimit;
   readonly #buffers: Buffer[] = [];
   readonly #pieceBytes: number;
   /** Zeroes of this length in data are none. */
   readonly #sparseBytes: number;
   readonly #freed = new Notifier();
-  readonly #totalBytes: number;
   #inFlight = 0;
   #doneBytes = 0;
   #turnBytes = 0;
@@ -64,18 +71,20 @@ export class ImageCopy {
   /** The end of the piece that was launched last. */
   #last: Promise<void> = Promise.resolve();
 
-  constructor(target: BlockBackend, totalBytes: number, options: CopyOptions) {
+  constructor(source: SourceImages, target: BlockBackend, options: CopyOptions) {
+    this.#source = source;
     this.#target = target;
-    this.#totalBytes = totalBytes;
     this.#options = options;
-    const { compressedUnitBytes, sparseBytes } = options;
+    const { compressedUnitBytes, sparseBytes, hash, inOrder, offload, targetHasBacking } = options;
+    assert(!hash || (inOrder && !offload && !targetHasBacking), 'a hash sees all bytes, in order');
+    this.#limit = new RateLimit(options.bytesPerSecond ?? 0);
     this.#pieceBytes = Math.max(PIECE_BYTES, compressedUnitBytes);
     this.#sparseBytes = sparseBytes > 0 && compressedUnitBytes > 0 ? compressedUnitBytes : sparseBytes;
   }
 
-  async run(sources: readonly CopySource[]): Promise<void> {
+  async run(): Promise<void> {
     try {
-      for (const source of sources) await this.#copyImage(source);
+      await this.#copyAll();
     } finally {
       await this.#freed.until(() => this.#inFlight === 0);
     }
@@ -86,20 +95,20 @@ export class ImageCopy {
     if (this.#failure !== undefined) throw asError(this.#failure);
   }
 
-  async #copyImage(source: CopySource): Promise<void> {
-    const { image } = source;
-    const end = image.lengthBytes;
+  async #copyAll(): Promise<void> {
+    const end = this.#source.lengthBytes;
     for (let at = 0; at < end;) {
-      const extent = this.#wholeUnits(await this.#extent(image, at, end - at), at, end);
+      this.#options.signal?.throwIfAborted();
+      const extent = this.#wholeUnits(await this.#extent(at), at, end);
       const stop = at + extent.lengthBytes;
       if (extent.kind === 'skip') this.#advance(extent.lengthBytes);
-      else if (extent.kind === 'zero') await this.#zeroes(source, at, stop);
-      else await this.#data(source, at, stop);
+      else if (extent.kind === 'zero') await this.#zeroes(at, stop);
+      else await this.#data(at, stop);
       at = stop;
     }
   }
 
-  /** What is compressed, is so in whole units, though only a part of one is data. */
+  /** What is compressed, is so in whole units, though only a part of one is data, or two images meet in it. */
   #wholeUnits(extent: Extent, offset: number, end: number): Extent {
     const unit = this.#options.compressedUnitBytes;
     const stop = offset + extent.lengthBytes;
@@ -109,45 +118,58 @@ export class ImageCopy {
     return { kind: 'data', lengthBytes: Math.min(alignUp(stop, unit), end) - offset };
   }
 
-  async #extent(image: BlockBackend, offset: number, lengthBytes: number): Promise<Extent> {
+  async #extent(offset: number): Promise<Extent> {
     const { targetHasBacking, sparseBytes } = this.#options;
-    try {
+    const place = this.#source.at(offset);
+    const { node } = place.image;
+    const extent = await this.#source.status(place, async (asked): Promise<Extent> => {
+      let lengthBytes = asked;
       if (targetHasBacking) {
-        const own = await image.node.io.status(offset, lengthBytes);
+        const own = await node.io.status(place.offset, lengthBytes);
         if (!own.allocated) return { kind: 'skip', lengthBytes: own.lengthBytes };
         lengthBytes = own.lengthBytes;
       }
       if (sparseBytes === 0) return { kind: 'data', lengthBytes };
-      const status = await image.node.statusThroughChain(offset, lengthBytes);
+      const status = await node.statusThroughChain(place.offset, lengthBytes);
       return { kind: status.zero ? 'zero' : 'data', lengthBytes: status.lengthBytes };
-    } catch (error) {
-      throw new ToolFailure(`error while reading block status at offset ${offset}: ${requestError(error)}`);
-    }
+    });
+    return extent ?? { kind: 'data', lengthBytes: Math.min(SECTOR_BYTES, place.leftBytes) };
   }
 
   #advance(bytes: number): void {
     this.#doneBytes += bytes;
-    this.#options.progress.update(this.#doneBytes, this.#totalBytes);
+    this.#options.progress(this.#doneBytes, this.#source.lengthBytes);
   }
 
-  async #zeroes(source: CopySource, from: number, to: number): Promise<void> {
-    if (this.#options.targetIsZero) return this.#advance(to - from);
-    for (let at = from; at < to; at += ZERO_BYTES) {
-      const length = Math.min(ZERO_BYTES, to - at);
+  async #zeroes(from: number, to: number): Promise<void> {
+    const { targetIsZero, hash } = this.#options;
+    if (targetIsZero && !hash) return this.#advance(to - from);
+    const pieceBytes = hash ? HASHED_ZERO_BYTES : ZERO_BYTES;
+    for (let at = from; at < to; at += pieceBytes) {
+      const length = Math.min(pieceBytes, to - at);
       await this.#launch(length, async (turn) => {
         await turn();
-        await this.#writeZeroes(source.targetOffset + at, length);
+        hash?.addZeroes(length);
+        if (!targetIsZero) await this.#writeZeroes(at, length);
       });
     }
   }
 
-  async #data(source: CopySource, from: number, to: number): Promise<void> {
+  async #data(from: number, to: number): Promise<void> {
     for (let at = from; at < to;) {
       const offset = at;
       const length = Math.min(alignDown(at, this.#pieceBytes) + this.#pieceBytes, to) - at;
-      await this.#launch(length, (turn) => this.#copyPiece(source, offset, length, turn));
+      await this.#keepPace(length);
+      await this.#launch(length, (turn) => this.#copyPiece(offset, length, turn));
       at += length;
     }
+  }
+
+  async #keepPace(bytes: number): Promise<void> {
+    const { clock } = this.#target;
+    for (let wait = this.#limit.delayMs(clock.nowMs()); wait > 0; wait = this.#limit.delayMs(clock.nowMs()))
+      await clock.sleep(wait);
+    this.#limit.spend(bytes);
   }
 
   /** Starts a piece as soon as there is room for one more. It may write when `turn` is over. */
@@ -156,6 +178,7 @@ export class ImageCopy {
     // A read may take this thread: the write whose turn it is begins before that.
     if (bytes === this.#pieceBytes) await this.#target.clock.macrotask();
     this.#throwFailure();
+    this.#options.signal?.throwIfAborted();
     this.#inFlight++;
     const before = this.#last;
     const turn = async (): Promise<void> => {
@@ -175,36 +198,34 @@ export class ImageCopy {
     await this.#target.clock.macrotask();
   }
 
-  async #copyPiece(
-    source: CopySource,
-    offset: number,
-    lengthBytes: number,
-    turn: () => Promise<void>,
-  ): Promise<void> {
-    const { image, targetOffset } = source;
-    if (this.#options.offload) {
+  async #copyPiece(offset: number, lengthBytes: number, turn: () => Promise<void>): Promise<void> {
+    const { offload, hash } = this.#options;
+    if (offload) {
       await turn();
-      if (await this.#offload(source, offset, lengthBytes)) return;
+      if (await this.#offload(offset, lengthBytes)) return;
     }
     const whole = this.#buffers.pop() ?? this.#options.buffer(this.#pieceBytes);
     const buffer = whole.subarray(0, lengthBytes);
     try {
-      await read(image, offset, buffer);
+      await this.#source.read(offset, buffer);
       await turn();
-      await this.#writeSparsely(targetOffset + offset, buffer);
+      hash?.add(buffer);
+      await this.#writeSparsely(offset, buffer);
     } finally {
       this.#buffers.push(whole);
     }
   }
 
   /** False: the piece must be read and written. */
-  async #offload({ image, targetOffset }: CopySource, offset: number, lengthBytes: number): Promise<boolean> {
-    const located = await image.node.io.locate(offset, lengthBytes);
+  async #offload(offset: number, lengthBytes: number): Promise<boolean> {
+    const { image, offset: at, leftBytes } = this.#source.at(offset);
+    if (lengthBytes > leftBytes) return false;
+    const located = await image.node.io.locate(at, lengthBytes);
     if (located.kind !== 'plain') return false;
     try {
       if (located.lengthBytes < lengthBytes || !located.io.copyFrom) return false;
       const source = new FileSource(located.io, located.offset);
-      await this.#target.writeFrom(targetOffset + offset, lengthBytes, source);
+      await this.#target.writeFrom(offset, lengthBytes, source);
       return true;
     } catch {
       // Which side failed shows when the piece is read and written.
@@ -265,16 +286,8 @@ function isZeroRun(buffer: Buffer, offset: number, at: number, unit: number): bo
   return isZero(buffer.subarray(at, runEnd(buffer, offset, at, unit)));
 }
 
-async function read(image: BlockBackend, offset: number, buffer: Buffer): Promise<void> {
-  try {
-    if (!image.tryRead(offset, buffer)) await image.read(offset, buffer);
-  } catch (error) {
-    throw new ToolFailure(`error while reading at byte ${offset}: ${requestError(error)}`);
-  }
-}
-
-function writeFailure(offset: number, error: unknown): ToolFailure {
-  return new ToolFailure(`error while writing at byte ${offset}: ${requestError(error)}`);
+function writeFailure(offset: number, error: unknown): BlockError {
+  return requestFailure(`error while writing at byte ${offset}`, error);
 }
 
 function asError(error: unknown): Error {
