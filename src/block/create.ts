@@ -110,6 +110,22 @@ function isAbsent(host: Host, path: string): Promise<boolean> {
   );
 }
 
+/** What its driver says of an image that the new one `image` is to name as its backing file. */
+export async function lookAtBacking(
+  opener: Opener,
+  image: string,
+  backing: string,
+  format: string | undefined,
+): Promise<DriverInfo> {
+  const context = { readOnly: true, forceShare: true, onlyLook: true, noBacking: true };
+  const node = await opener.openImage(resolveBacking(image, backing), format, context);
+  try {
+    return node.instance.info();
+  } finally {
+    await opener.graph.collect([node]);
+  }
+}
+
 /** Files of a new image beside its own. */
 class BesideFiles implements NewImageFiles {
   readonly filename: string;
@@ -134,16 +150,8 @@ class BesideFiles implements NewImageFiles {
     return backend.root;
   }
 
-  async lookAt(filename: string, format: string | undefined): Promise<DriverInfo> {
-    const name = resolveBacking(this.filename, filename);
-    const { graph } = this.#opener;
-    const context = { readOnly: true, forceShare: true, onlyLook: true, noBacking: true };
-    const node = await this.#opener.openImage(name, format, context);
-    try {
-      return node.instance.info();
-    } finally {
-      await graph.collect([node]);
-    }
+  lookAt(filename: string, format: string | undefined): Promise<DriverInfo> {
+    return lookAtBacking(this.#opener, this.filename, filename, format);
   }
 
   async close(): Promise<void> {

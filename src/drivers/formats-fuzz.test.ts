@@ -28,9 +28,9 @@ async function soundImage(format: FormatImage): Promise<Buffer> {
 function interesting(below: Below): bigint {
   switch (below(6)) {
     case 0:
-      return 1n << BigInt(below(64));
+      return 2n ** BigInt(below(64));
     case 1:
-      return (1n << BigInt(below(64))) - 1n;
+      return 2n ** BigInt(below(64)) - 1n;
     case 2:
       return 0xffffffffffffffffn - BigInt(below(70000));
     case 3:
@@ -49,8 +49,8 @@ function damaged(format: FormatImage, sound: Buffer, below: Below): Buffer {
     const width = [1, 2, 4, 4, 8, 8][below(6)] ?? 4;
     const at = from + below(Math.max(1, Math.floor((end - from) / width))) * width;
     for (let byte = 0; byte < width && at + byte < bytes.length; byte++) {
-      const shift = BigInt(8 * (below(4) === 0 ? width - 1 - byte : byte));
-      bytes[at + byte] = Number((value >> shift) & 0xffn);
+      const place = below(4) === 0 ? width - 1 - byte : byte;
+      bytes[at + byte] = Number((value / 256n ** BigInt(place)) % 256n);
     }
   }
   if (below(4) > 0 && bytes.length === sound.length) format.seal?.(bytes);

@@ -1,6 +1,8 @@
 import type { WorkProgress } from './job-progress.js';
 
-export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | 'create' | 'amend';
+/** Of jobs that are one step of work, with no disk of a guest as their own. */
+export type StepType = 'create' | 'amend' | 'snapshot-save' | 'snapshot-load' | 'snapshot-delete';
+export type JobType = 'stream' | 'commit' | 'mirror' | 'backup' | StepType;
 
 /** What one kind of job does. Each step is called once at most, in this order; clean always is. */
 export interface JobDriver {

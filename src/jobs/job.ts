@@ -17,13 +17,16 @@ export type EmitEvent = (event: string, data: { [key: string]: Json }) => void;
 
 export interface JobProperties {
   id: string;
-  speed?: number;
+  speed?: number | bigint;
   autoFinalize?: boolean;
   autoDismiss?: boolean;
   /** What follows an error of a request to the source, and of one to the target; default: report. */
   onReadError?: ErrorPolicy;
   onWriteError?: ErrorPolicy;
 }
+
+/** Those that work on a disk while it is in use. */
+const BLOCK_JOBS: ReadonlySet<JobType> = new Set(['stream', 'commit', 'mirror', 'backup']);
 
 /** What a job is at where its status says it all. */
 const PHASES: Readonly<Partial<Record<JobStatus, JobPhase>>> = {
@@ -88,7 +91,7 @@ export class Job {
 
   /** Of a disk that is in use: it has events of its own, and query-block-jobs lists it. */
   get isBlockJob(): boolean {
-    return this.type !== 'create' && this.type !== 'amend';
+    return BLOCK_JOBS.has(this.type);
   }
 
   get isCancelled(): boolean {
@@ -369,7 +372,7 @@ export class Job {
   }
 
   /** Bytes per second, 0 without limit; at once effective. */
-  setSpeed(bytesPerSecond: number): void {
+  setSpeed(bytesPerSecond: number | bigint): void {
     checkVerb(this.id, this.#status, 'set-speed');
     checkSpeed(bytesPerSecond);
     this.limit.bytesPerSecond = bytesPerSecond;
@@ -412,7 +415,7 @@ export class Job {
   }
 }
 
-export function checkSpeed(bytesPerSecond: number): void {
+export function checkSpeed(bytesPerSecond: number | bigint): void {
   if (bytesPerSecond < 0) {
     throw new BlockError('invalid', "Parameter 'speed' expects a non-negative value");
   }

@@ -3,13 +3,12 @@ import { BlockError } from '../base/error.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
-import { AmendJob } from './amend.js';
 import { BackupJob } from './backup.js';
 import { CommitJob } from './commit.js';
 import { CreateJob } from './create.js';
 import { checkSpeed, type EmitEvent, Job, type JobProperties } from './job.js';
 import type { JobGroup } from './job-group.js';
-import type { JobDriver } from './job-driver.js';
+import type { JobDriver, StepType } from './job-driver.js';
 import { creatingNode, JobPlace, type JobSurroundings } from './job-graph.js';
 import { MirrorJob } from './mirror.js';
 import { backupNodes, type BackupPlan } from './plans/backup.js';
@@ -19,6 +18,7 @@ import { mirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import type { BlockJobPlan, JobPlan } from './plans/plan.js';
 import { streamNodes, type StreamPlan } from './plans/stream.js';
 import { checkJobId } from './state.js';
+import { StepJob } from './step.js';
 import { StreamJob } from './stream.js';
 
 interface Startable extends JobDriver {
@@ -140,10 +140,10 @@ export class JobManager {
     return job;
   }
 
-  /** x-blockdev-amend; stays until it is dismissed. Errors: exists or invalid for the id. */
-  startAmend(id: string): void {
+  /** A job of one step of work; stays until it is dismissed. Errors: exists or invalid for the id. */
+  startStep(type: StepType, id: string, work: () => Promise<void>): void {
     const job = this.#newJob({ id, autoDismiss: false });
-    new AmendJob(job);
+    new StepJob(job, type, work);
     job.announce();
     job.start();
   }
@@ -191,7 +191,7 @@ export class JobManager {
     checkFilterName(this.#surroundings.graph, plan);
     const { jobId: id, speed, autoFinalize, autoDismiss, onReadError, onWriteError } = plan;
     const policies = { onReadError, onWriteError };
-    const job = this.#newJob({ id, speed: Math.max(0, speed), autoFinalize, autoDismiss, ...policies });
+    const job = this.#newJob({ id, speed: speed < 0 ? 0 : speed, autoFinalize, autoDismiss, ...policies });
     try {
       const driver = make(job);
       if (driver.isAnnouncedFirst || speed < 0) job.announce();

@@ -20,6 +20,7 @@ import {
   type Features,
   type Infer,
   int,
+  int64,
   isJsonObject,
   type JsonObject,
   later,
@@ -45,7 +46,7 @@ export const NO_ARGUMENTS = struct('q_empty', {});
 
 const JOB_COMMON = {
   'job-id': optional(str),
-  speed: optional(int),
+  speed: optional(int64),
   'auto-finalize': optional(bool),
   'auto-dismiss': optional(bool),
 } as const;
@@ -57,7 +58,7 @@ export const BlockStream = struct('block-stream-arg', {
   'base-node': optional(str),
   'backing-file': optional(str),
   bottom: optional(str),
-  speed: optional(int),
+  speed: optional(int64),
   'on-error': optional(ON_ERROR),
   'filter-node-name': optional(str),
   'auto-finalize': optional(bool),
@@ -72,7 +73,7 @@ export const BlockCommit = struct('block-commit-arg', {
   'top-node': optional(str),
   top: marked('deprecated', optional(str)),
   'backing-file': optional(str),
-  speed: optional(int),
+  speed: optional(int64),
   'on-error': optional(ON_ERROR),
   'filter-node-name': optional(str),
   'auto-finalize': optional(bool),
@@ -86,7 +87,7 @@ const MIRROR_COMMON = {
   replaces: optional(str),
   sync: required(SYNC),
   granularity: optional(uint32),
-  'buf-size': optional(int),
+  'buf-size': optional(int64),
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
   'copy-mode': optional(enumOf('MirrorCopyMode', ['background', 'write-blocking'])),
@@ -150,7 +151,7 @@ export const BlockJobCancel = struct('block-job-cancel-arg', {
 });
 export const BlockJobSetSpeed = struct('block-job-set-speed-arg', {
   device: required(str),
-  speed: required(int),
+  speed: required(int64),
 });
 
 export const NbdServerStart = struct('nbd-server-start-arg', {

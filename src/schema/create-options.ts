@@ -2,6 +2,7 @@ import { BlockError } from '../base/error.js';
 import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS } from './blockdev-options.js';
 import {
   any,
+  arrayOf,
   bool,
   defaulted,
   enumOf,
@@ -94,8 +95,10 @@ export const VMDK_CREATE = {
   hwversion: optional(str),
   toolsversion: optional(str),
   'zeroed-grain': defaulted(bool, false),
-  compat6: defaulted(bool, false),
 } as const;
+
+/** The image tool's too: a hardware version by another name. */
+export const VMDK_TOOL_CREATE = { ...VMDK_CREATE, compat6: defaulted(bool, false) } as const;
 
 export const VPC_CREATE = {
   subformat: defaulted(enumOf('BlockdevVpcSubformat', ['dynamic', 'fixed']), 'dynamic'),
@@ -162,6 +165,13 @@ export const BlockdevCreateOptions = union(
       file: required(BlockdevRef),
       size: required(size),
       ...VHDX_CREATE,
+    }),
+    vmdk: struct('BlockdevCreateOptionsVmdk', {
+      file: required(BlockdevRef),
+      size: required(size),
+      extents: later(arrayOf(any)),
+      'backing-file': optional(str),
+      ...VMDK_CREATE,
     }),
     vpc: struct('BlockdevCreateOptionsVpc', {
       file: required(BlockdevRef),

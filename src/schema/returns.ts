@@ -11,6 +11,7 @@ import {
   bool,
   enumOf,
   int,
+  int64,
   lazy,
   marked,
   number,
@@ -31,7 +32,10 @@ const VersionTriple = struct('VersionTriple', {
   micro: required(int),
 });
 
-export const JobTypeName = enumOf('JobType', ['commit', 'stream', 'mirror', 'backup', 'create', 'amend']);
+export const JobTypeName = enumOf('JobType', [
+  ...(['commit', 'stream', 'mirror', 'backup', 'create', 'amend'] as const),
+  ...(['snapshot-load', 'snapshot-save', 'snapshot-delete'] as const),
+]);
 
 export const JobStatusName = enumOf('JobStatus', [
   ...(['undefined', 'created', 'running', 'paused', 'ready', 'standby'] as const),
@@ -47,6 +51,7 @@ const ImageFacts = {
   'actual-size': optional(int),
   'virtual-size': required(int),
   'cluster-size': optional(int),
+  compressed: optional(bool),
   'backing-filename': optional(str),
   'full-backing-filename': optional(str),
   'backing-filename-format': optional(str),
@@ -55,7 +60,7 @@ const ImageFacts = {
 
 const FormatFacts = {
   'format-specific': optional(
-    union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2'])) }, 'type', {
+    union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2', 'vmdk'])) }, 'type', {
       qcow2: struct('ImageInfoSpecificQCow2Wrapper', {
         data: required(
           struct('ImageInfoSpecificQCow2', {
@@ -65,6 +70,16 @@ const FormatFacts = {
             corrupt: optional(bool),
             'refcount-bits': required(int),
             'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd'])),
+          }),
+        ),
+      }),
+      vmdk: struct('ImageInfoSpecificVmdkWrapper', {
+        data: required(
+          struct('ImageInfoSpecificVmdk', {
+            'create-type': required(str),
+            cid: required(int),
+            'parent-cid': required(int),
+            extents: required(arrayOf(lazy('ImageInfo', (): Type<unknown> => ImageInfo))),
           }),
         ),
       }),
@@ -208,7 +223,7 @@ const BlockJobInfo = struct('BlockJobInfo', {
   offset: required(int),
   busy: required(bool),
   paused: required(bool),
-  speed: required(int),
+  speed: required(int64),
   'io-status': required(IO_STATUS),
   ready: required(bool),
   status: required(JobStatusName),
@@ -243,7 +258,9 @@ const StatusInfo = struct('StatusInfo', {
       'paused',
       'postmigrate',
       'prelaunch',
+      'restore-vm',
       'running',
+      'save-vm',
       'shutdown',
     ]),
   ),

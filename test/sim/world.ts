@@ -18,6 +18,7 @@ import {
 import type { JobManager } from '../../src/jobs/manager.js';
 import { Engine as Monitor } from '../../src/monitor/engine.js';
 import { isNoSpace } from './filler.js';
+import { SnapshotKeeper } from './internal-snapshots.js';
 import { type Allowed, type GuestDisk, Stamps } from './guest-disk.js';
 
 /** Lines of the trace that a failure prints. */
@@ -63,6 +64,8 @@ export class World {
   readonly simulation: Simulation;
   readonly stamps = new Stamps();
   readonly images = new Map<string, Image>();
+  /** Of snapshots inside the images. */
+  readonly snapshots = new SnapshotKeeper(this);
   /** Images that another engine exports, by the name of the export. */
   readonly exported = new Map<string, Image>();
   /** Errors are to be expected: faults are injected in this seed. */

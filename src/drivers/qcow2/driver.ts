@@ -10,92 +10,36 @@ import type {
   DriverInstance,
   ImageCheck,
   Json,
-  MapDriver,
   PreparedChange,
   PreparedReopening,
   Reopening,
   RepairMode,
-  Reservation,
 } from '../../block/driver.js';
-import type { Mapping } from '../../block/request.js';
 import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
 import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { planRepairs } from './check/check.js';
 import { applyRepairs } from './check/repair.js';
 import { changeBacking } from './features/backing.js';
+import { Qcow2Snapshots } from './image-snapshots.js';
 import { createQcow2 } from './create.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
+import { snapshotInfo } from './disk/snapshots.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
-import { writeCompressed } from './mapping/compress.js';
-import { readCompressed } from './mapping/compressed.js';
+import { Qcow2Map } from './map-driver.js';
 import { growImage } from './mapping/resize.js';
-import { discardClusters, zeroClusters } from './mapping/zeroing.js';
-
-/** Answers for the image that is open now; another one after an incoming migration. */
-class Qcow2Map implements MapDriver {
-  image: OpenImage;
-
-  constructor(image: OpenImage) {
-    this.image = image;
-  }
-
-  get clusterBytes(): number {
-    return this.image.context.clusterBytes;
-  }
-
-  get unitBytes(): number {
-    return this.image.context.clusterBytes;
-  }
-
-  get events(): ChildIo {
-    return this.image.context.meta;
-  }
-
-  get isMappingDurable(): boolean {
-    return this.image.writeBack.isSettled;
-  }
-
-  /** What is not plain is compressed. */
-  readSpecial(_mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
-    return readCompressed(this.image, offset, buffer);
-  }
-
-  writeCompressed(offset: number, bytes: Uint8Array): Promise<boolean> {
-    return writeCompressed(this.image, offset, bytes);
-  }
-
-  tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {
-    return this.image.mapper.tryMap(offset, lengthBytes, out);
-  }
-
-  map(offset: number, lengthBytes: number, out: Mapping): Promise<void> {
-    return this.image.mapper.map(offset, lengthBytes, out);
-  }
-
-  tryReserve(offset: number, lengthBytes: number): Reservation | undefined {
-    return this.image.reserver.tryReserve(offset, lengthBytes);
-  }
-
-  reserve(offset: number, lengthBytes: number): Promise<Reservation> {
-    return this.image.reserver.reserve(offset, lengthBytes);
-  }
-
-  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
-    return zeroClusters(this.image, offset, lengthBytes, mayUnmap);
-  }
-
-  discardClusters(offset: number, lengthBytes: number): Promise<void> {
-    return discardClusters(this.image, offset, lengthBytes);
-  }
-}
 
 /** The same surroundings, but for that child. */
 function withFile(context: DriverContext, file: ChildIo): DriverContext {
   return Object.create(context, {
     child: { value: (role: string) => (role === 'file' ? file : context.child(role)) },
   }) as DriverContext;
+}
+
+/** The same for an image that is only looked at beside the one that may be written. */
+function asReader(context: DriverContext): DriverContext {
+  return Object.create(context, { mayWrite: { value: false } }) as DriverContext;
 }
 
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
@@ -119,6 +63,7 @@ async function openSound(driver: DriverContext, sizes: CacheSizes): Promise<Open
 class Qcow2Instance implements DriverInstance {
   readonly requestAlignmentBytes = 1;
   readonly map: Qcow2Map;
+  readonly snapshots: Qcow2Snapshots;
   #driver: DriverContext;
   #sizes: CacheSizes;
 
@@ -126,6 +71,10 @@ class Qcow2Instance implements DriverInstance {
     this.map = new Qcow2Map(image);
     this.#driver = driver;
     this.#sizes = sizes;
+    this.snapshots = new Qcow2Snapshots(this.map, async (shown) => {
+      await this.#writeAllBack();
+      return OpenImage.open(asReader(this.#driver), this.#sizes, false, shown);
+    });
   }
 
   #image(): OpenImage {
@@ -176,7 +125,8 @@ class Qcow2Instance implements DriverInstance {
     const { context, writeBack } = this.#image();
     do await this.flush();
     while (writeBack.isDirty);
-    if (context.mayWrite && context.isSound) await context.clearIncompatible(Incompatible.dirty);
+    if (context.mayWrite && context.isSound && !context.staysDirty)
+      await context.clearIncompatible(Incompatible.dirty);
   }
 
   /** For the time when nothing may be written. */
@@ -258,7 +208,7 @@ class Qcow2Instance implements DriverInstance {
       vmStateOffset: alignUp(header.sizeBytes, (header.clusterBytes * header.clusterBytes) / ENTRY_BYTES),
       isDirty: context.isDirty,
       isCorrupt: context.isMarkedCorrupt,
-      snapshots,
+      snapshots: snapshots.entries.map(snapshotInfo),
       formatSpecific: { type: 'qcow2', data },
     };
   }

@@ -4,6 +4,7 @@ import { BlockError, errnoError, errnoOf } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
 import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
+import { diskOf, type SnapshotEntry } from './disk/snapshots.js';
 import { AUTOCLEAR_BITMAPS, Incompatible, SECTOR_BYTES } from './disk/layout.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
@@ -37,6 +38,10 @@ export class ImageContext {
   readonly headerLock = new AsyncMutex();
   /** Where metadata is; set by the image's owner. */
   metadata!: MetadataMap;
+  /** The header on disk may be another one than it is to be, which comes back with the next write-back. */
+  isHeaderUncertain = false;
+  /** A change of many refcounts failed half-way: only a repair makes the image clean. */
+  staysDirty = false;
   #corrupted = false;
   #marking: Promise<void> | undefined;
 
@@ -115,6 +120,12 @@ export class ImageContext {
       throw new BlockError('corrupt', 'Reference count table lies outside the file', {
         offset: refcountTableOffset,
       });
+  }
+
+  /** The disk is what it was at a snapshot. The header on disk says something else: nothing may be written. */
+  showSnapshot(snapshot: SnapshotEntry): void {
+    assert(!this.mayWrite, 'an image that shows a snapshot is only read');
+    this.header = { ...this.header, ...diskOf(snapshot, this.header) };
   }
 
   /** Where it cannot be repaired now: errors when its refcounts may be wrong. */
@@ -208,6 +219,29 @@ export class ImageContext {
     edit(sector);
     await this.meta.write(0, sector, 0);
     this.headerSector = sector;
+  }
+
+  /**
+   * The same as one step that is durable on return. When it fails, the header on disk is what it was; where not even that
+   * can be had, no write-back succeeds before it is.
+   */
+  switchHeader(edit: (sector: Buffer) => void): Promise<void> {
+    return this.headerLock.run(async () => {
+      const before = this.headerSector;
+      try {
+        await this.writeHeader(edit);
+        await this.meta.flush();
+      } catch (error) {
+        this.headerSector = before;
+        try {
+          await this.writeHeader(() => undefined);
+          await this.meta.flush();
+        } catch {
+          this.isHeaderUncertain = true;
+        }
+        throw error;
+      }
+    });
   }
 
   /**

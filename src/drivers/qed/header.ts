@@ -59,7 +59,8 @@ export function parseHeader(bytes: Buffer, fileBytes: number): QedHeader {
   if (!isQed(bytes)) throw new BlockError('invalid', 'Image not in QED format');
   const features = uint64(bytes, FieldAt.features);
   if (features > ALL_FEATURES) {
-    const unknown = bytes.readBigUInt64LE(FieldAt.features) & ~BigInt(ALL_FEATURES);
+    const all = bytes.readBigUInt64LE(FieldAt.features);
+    const unknown = all - (all % BigInt(ALL_FEATURES + 1));
     throw new BlockError('unsupported', `Unsupported QED features: ${unknown.toString(16)}`, {
       errno: 'ENOTSUP',
     });

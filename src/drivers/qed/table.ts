@@ -24,7 +24,7 @@ export class QedTable implements BlockTable {
     this.#begin = begin;
   }
 
-  get #tableBytes(): number {
+  #tableBytes(): number {
     return this.#header.tableClusters * this.#header.clusterBytes;
   }
 
@@ -37,12 +37,12 @@ export class QedTable implements BlockTable {
     const table = this.#cache.tryUint64(this.#l1EntryAt(index));
     if (table === -1) return Place.unknown;
     if (table === 0) return Place.absent;
-    if (!isTableOffset(table, this.#header, this.#fileEnd))
+    if (!isTableOffset(table, this.#header, this.#fileEnd()))
       throw corrupt(`L2 table offset of cluster ${index}`);
     return table + (index % this.#entries) * ENTRY_BYTES;
   }
 
-  get #fileEnd(): number {
+  #fileEnd(): number {
     return Math.max(this.#space.end, this.#cache.file.lengthBytes);
   }
 
@@ -53,7 +53,7 @@ export class QedTable implements BlockTable {
     if (entry === -1) return Place.unknown;
     if (entry === 0) return Place.absent;
     if (entry === ZERO_ENTRY) return Place.zero;
-    if (!isClusterOffset(entry, this.#header, this.#fileEnd)) throw corrupt(`offset of cluster ${index}`);
+    if (!isClusterOffset(entry, this.#header, this.#fileEnd())) throw corrupt(`offset of cluster ${index}`);
     return entry;
   }
 
@@ -75,8 +75,8 @@ export class QedTable implements BlockTable {
     if (this.#cache.isCrowded) await this.#cache.writeBack();
     await this.load(index);
     while (this.#entryAt(index) === Place.absent) {
-      const table = this.#space.tryTake(this.#tableBytes);
-      if (table === undefined) await this.#space.grow(this.#tableBytes);
+      const table = this.#space.tryTake(this.#tableBytes());
+      if (table === undefined) await this.#space.grow(this.#tableBytes());
       else this.#cache.setUint64(this.#l1EntryAt(index), table, Phase.last);
     }
     await this.load(index);

@@ -70,7 +70,7 @@ export class BlockMap implements MapDriver {
     return !this.#o.isDirty();
   }
 
-  get #hasBacking(): boolean {
+  #hasBacking(): boolean {
     return this.#o.hasBacking?.() === true;
   }
 
@@ -179,7 +179,7 @@ export class BlockMap implements MapDriver {
       hostOffset: data + (from - index * block),
       plain: true,
       readsZero: true,
-      before: place === Place.absent && this.#hasBacking ? 'mixed' : 'zero',
+      before: place === Place.absent && this.#hasBacking() ? 'mixed' : 'zero',
       link: () => {
         for (let i = 0; i < count; i++) {
           assert(table.find(index + i) === place, 'a mapping stays as it was reserved');
@@ -194,7 +194,7 @@ export class BlockMap implements MapDriver {
     const { table, file, hasZeroes } = this.#o;
     await this.#eachBlock(offset, lengthBytes, async (index, place, from, length) => {
       if (place >= 0) await file.writeZeroes(place + from, length, mayUnmap ? Flag.mayUnmap : Flag.none);
-      else if (place === Place.absent && this.#hasBacking) {
+      else if (place === Place.absent && this.#hasBacking()) {
         if (hasZeroes !== true)
           throw new BlockError('unsupported', 'Operation not supported', { errno: 'ENOTSUP' });
         table.set(index, Place.zero);
@@ -222,7 +222,7 @@ export class BlockMap implements MapDriver {
       const from = at - index * block;
       const length = Math.min(block - from, end - at);
       while (table.find(index) === Place.unknown) await table.load(index);
-      const isConcerned = table.find(index) >= 0 || this.#hasBacking;
+      const isConcerned = table.find(index) >= 0 || this.#hasBacking();
       while (isConcerned && !(table.isReady(index) && table.find(index) !== Place.unknown))
         await table.prepare(index);
       const place = table.find(index);

@@ -81,7 +81,7 @@ export class VhdxLog {
       bytes.writeBigUInt64LE(sequence, at + 24);
       const data = dataAt + i * LOG_SECTOR_BYTES;
       bytes.write('data', data, 'latin1');
-      bytes.writeUInt32LE(Number(sequence >> 32n), data + 4);
+      bytes.writeUInt32LE(Number(sequence / 2n ** 32n), data + 4);
       sector.copy(bytes, data + LEADING_BYTES, LEADING_BYTES, LOG_SECTOR_BYTES - TRAILING_BYTES);
       bytes.writeUInt32LE(Number(sequence % 2n ** 32n), data + LOG_SECTOR_BYTES - TRAILING_BYTES);
     }

@@ -1,11 +1,11 @@
 import { BlockError, errnoError } from '../../base/error.js';
 import type { ChildIo, NewImage, NewImageFiles } from '../../block/driver.js';
 import type { Host } from '../../host/host.js';
-import type { VMDK_CREATE } from '../../schema/create-options.js';
+import type { VMDK_TOOL_CREATE } from '../../schema/create-options.js';
 import { encodeDescriptor, NO_CID } from './descriptor.js';
 import { encodeSparse, SECTOR_BYTES } from './sparse-header.js';
 
-export type NewVmdk = NewImage<typeof VMDK_CREATE>;
+export type NewVmdk = NewImage<typeof VMDK_TOOL_CREATE>;
 
 /** A split disk's extents have at most so much. */
 const SPLIT_BYTES = 2 ** 31;

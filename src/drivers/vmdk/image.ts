@@ -229,7 +229,7 @@ class VmdkImage implements OpenedFormat {
   }
 
   async flush(): Promise<void> {
-    for (const { flush } of this.#p.extents) await flush();
+    for (const extent of this.#p.extents) await extent.flush();
   }
 
   end(): Promise<void> {
@@ -283,7 +283,7 @@ function extentInfo({ lengthBytes, filename, type, header, unitBytes }: Extent):
     filename,
     'cluster-size': header ? unitBytes : undefined,
     format: type,
-  }) as Json;
+  });
 }
 
 /** Of an image whose extents are not open: nobody reads it. */

@@ -1,6 +1,6 @@
 import type { DriverDescription } from '../../block/driver.js';
 import { VMDK_OPTIONS } from '../../schema/blockdev-options.js';
-import { VMDK_CREATE } from '../../schema/create-options.js';
+import { VMDK_TOOL_CREATE } from '../../schema/create-options.js';
 import { FormatNode } from '../tables/format-node.js';
 import { checkNewVmdk, createVmdk } from './create.js';
 import { isDescriptor } from './descriptor.js';
@@ -8,7 +8,7 @@ import { loadVmdk, namedExtents } from './image.js';
 import { ESX_MAGIC, hasMagic, MAGIC } from './sparse-header.js';
 
 /** VMware's disks: of one sparse extent, or of several files that a descriptor names. */
-export const vmdkDriver: DriverDescription<typeof VMDK_OPTIONS, typeof VMDK_CREATE> = {
+export const vmdkDriver: DriverDescription<typeof VMDK_OPTIONS, typeof VMDK_TOOL_CREATE> = {
   name: 'vmdk',
   kind: 'format',
   options: VMDK_OPTIONS,
@@ -19,7 +19,7 @@ export const vmdkDriver: DriverDescription<typeof VMDK_OPTIONS, typeof VMDK_CREA
     const bytes = Buffer.from(header.buffer, header.byteOffset, header.length);
     return hasMagic(bytes, MAGIC) || hasMagic(bytes, ESX_MAGIC) || isDescriptor(bytes) ? 100 : 0;
   },
-  createOptions: VMDK_CREATE,
+  createOptions: VMDK_TOOL_CREATE,
   toolOptions: [
     { name: 'size' },
     { name: 'adapter_type', member: 'adapter-type', hasNamelessErrors: true },

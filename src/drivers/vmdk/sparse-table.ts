@@ -21,7 +21,7 @@ export class SparseTable implements BlockTable {
     this.#header = header;
   }
 
-  get #grainBytes(): number {
+  #grainBytes(): number {
     return this.#header.grainSectors * SECTOR_BYTES;
   }
 
@@ -91,7 +91,7 @@ export class SparseTable implements BlockTable {
 
   /** Grains stay aligned to their size. */
   async #addTable(index: number, directory: number): Promise<void> {
-    const bytes = alignUp(this.#header.tableEntries * ENTRY_BYTES, this.#grainBytes);
+    const bytes = alignUp(this.#header.tableEntries * ENTRY_BYTES, this.#grainBytes());
     const table = this.#space.tryTake(bytes);
     if (table === undefined) return this.#space.grow(bytes);
     this.#cache.setUint32(this.#directoryEntryAt(index, directory), table / SECTOR_BYTES, true, Phase.last);

@@ -5,6 +5,7 @@ import type { BlockBackend } from '../../block/backend.js';
 import type { DriverDescription } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
 import { createImage } from '../../block/create.js';
+import { type LoadSnapshot, loadSnapshot, parseLoadSnapshot } from '../arguments/load-snapshot.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
 import { type CopySource, ImageCopy } from './copy.js';
@@ -17,15 +18,15 @@ const MAX_SPARSE_BYTES = 16 * MiB;
 const DEFAULT_PARALLEL = 8;
 const MAX_PARALLEL = 16;
 
-const REFUSED = options('l:', 'r:', '|salvage', '|bitmaps', '|skip-broken-bitmaps');
+const REFUSED = options('r:', '|salvage', '|bitmaps', '|skip-broken-bitmaps');
 
 /**
  * convert [-U] [-C] [-c] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
- * [-S SIZE] [-m N] [-W] [--target-is-zero] [--image-opts] [--target-image-opts] FILE [FILE2 ...] OUTPUT
+ * [-l SNAPSHOT] [-S SIZE] [-m N] [-W] [--target-is-zero] [--image-opts] [--target-image-opts] FILE [FILE2 ...] OUTPUT
  */
 export async function convertCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options(
-    ...['f:', 'O:', 'o:', 'B:', 'F:', 'S:', 'm:', 't:', 'T:'],
+    ...['f:', 'O:', 'o:', 'B:', 'F:', 'S:', 'l:', 'm:', 't:', 'T:'],
     ...[
       'n',
       'p',
@@ -54,7 +55,8 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     sparseBytes: plan.sparseBytes,
     targetIsZero: (isNew && plan.backingFile === undefined) || args.has('target-is-zero'),
     targetHasBacking: plan.backingFile !== undefined,
-    inOrder: !args.has('W'),
+    // Where a byte lies is decided by the order of writes only in an image that gives out clusters.
+    inOrder: target.node.instance.map !== undefined && !args.has('W'),
     compressedUnitBytes: args.has('c') ? compressedUnit(target, sources) : 0,
     offload: args.has('C'),
     progress,
@@ -79,9 +81,12 @@ interface Plan {
   parallel: number;
   cache: NonNullable<ReturnType<typeof cacheOptions>>;
   sourceCache: NonNullable<ReturnType<typeof cacheOptions>>;
+  /** What of the input is read: the disk as it was then. */
+  snapshot: LoadSnapshot | undefined;
 }
 
 function planOf(tool: Tool, args: Arguments): Plan {
+  const snapshot = parseSnapshot(args);
   const sparseBytes = parseSparse(args);
   const parallel = parseParallel(args);
   if (args.has('n') && args.has('o')) throw new ToolFailure('-o has no effect when skipping image creation');
@@ -106,9 +111,25 @@ function planOf(tool: Tool, args: Arguments): Plan {
     throw new ToolFailure(
       'Having a backing file for the target makes no sense when concatenating multiple input images',
     );
+  if (inputs.length > 1 && snapshot) throw new ToolFailure('No support for concatenating multiple snapshot');
   const plan = { inputs, output, byOptions, format, optionTexts, backingFile, backingFormat };
   if (!byOptions) checkTarget(tool, args, plan);
-  return { ...plan, sparseBytes, parallel, cache, sourceCache };
+  return { ...plan, sparseBytes, parallel, cache, sourceCache, snapshot };
+}
+
+function parseSnapshot(args: Arguments): LoadSnapshot | undefined {
+  const text = args.value('l');
+  if (text === undefined) return undefined;
+  try {
+    return parseLoadSnapshot(text);
+  } catch (error) {
+    const { message, hint } = explain(error, '');
+    const told = [
+      `qemu-img: Failed in parsing snapshot param '${text}'`,
+      ...(hint === undefined ? [] : [hint]),
+    ];
+    throw new ToolFailure(message, { hint: told.join('\n') });
+  }
 }
 
 function parseSparse(args: Arguments): number {
@@ -177,6 +198,7 @@ async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<Cop
       alone: true,
       cache: plan.sourceCache.options,
     });
+    if (plan.snapshot) await loadSnapshot(image.node, plan.snapshot);
     sources.push({ image, targetOffset });
     targetOffset += image.lengthBytes;
   }

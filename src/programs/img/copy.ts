@@ -1,6 +1,6 @@
 import { Notifier } from '../../base/async.js';
 import { alignDown, alignUp } from '../../base/align.js';
-import { MAX_SYNC_WRITE_BYTES, MiB } from '../../base/limits.js';
+import { MiB } from '../../base/limits.js';
 import { isZero } from '../../base/zero.js';
 import type { BlockBackend } from '../../block/backend.js';
 import { FileSource } from '../../block/file-source.js';
@@ -9,8 +9,8 @@ import { requestError } from '../io/session.js';
 import type { Progress } from './progress.js';
 import { ToolFailure } from './tool.js';
 
-/** Data moves in pieces of this size, each a request: they stay in the processor's cache between read and write. */
-const PIECE_BYTES = MAX_SYNC_WRITE_BYTES;
+/** Data moves in pieces of this size, each a request: so long that it is written on a thread while the next is read. */
+const PIECE_BYTES = 2 * MiB;
 /** Zeroes cost no data: one request may cover this much. */
 const ZERO_BYTES = 1024 * MiB;
 /** How often the loop gives way to timers and sockets. */
@@ -153,6 +153,8 @@ export class ImageCopy {
   /** Starts a piece as soon as there is room for one more. It may write when `turn` is over. */
   async #launch(bytes: number, work: (turn: () => Promise<void>) => Promise<void>): Promise<void> {
     await this.#freed.until(() => this.#inFlight < this.#options.parallel);
+    // A read may take this thread: the write whose turn it is begins before that.
+    if (bytes === this.#pieceBytes) await this.#target.clock.macrotask();
     this.#throwFailure();
     this.#inFlight++;
     const before = this.#last;

@@ -10,6 +10,7 @@ import { createCommand } from './create.js';
 import { infoCommand } from './info.js';
 import { mapCommand } from './map.js';
 import { rebaseCommand } from './rebase.js';
+import { snapshotCommand } from './snapshot.js';
 import { Tool, ToolFailure, type ToolOutput, UsageError } from './tool.js';
 
 type Subcommand = (tool: Tool, words: readonly string[]) => Promise<number>;
@@ -22,10 +23,11 @@ const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
   ['info', infoCommand],
   ['map', mapCommand],
   ['rebase', rebaseCommand],
+  ['snapshot', snapshotCommand],
 ]);
 
 /** Subcommands of qemu-img that livedisk does not have. */
-const REFUSED = new Set(['amend', 'bench', 'bitmap', 'commit', 'dd', 'measure', 'resize', 'snapshot']);
+const REFUSED = new Set(['amend', 'bench', 'bitmap', 'commit', 'dd', 'measure', 'resize']);
 
 const HELP = `usage: livedisk img COMMAND [OPTIONS]
 Makes and looks at disk images, as qemu-img does.
@@ -33,11 +35,12 @@ Makes and looks at disk images, as qemu-img does.
 Command syntax:
   check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-U] [--image-opts] filename
   compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] [--image-opts] filename1 filename2
-  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] filename [filename2 [...]] output_filename
+  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [--target-is-zero] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]
   info [-f fmt] [--output=ofmt] [--backing-chain] [-U] [--image-opts] filename
   map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] [--image-opts] filename
   rebase [-q] [-f fmt] [--image-opts] [-p] -u -b backing_file [-F backing_fmt] filename
+  snapshot [-U] [--image-opts] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename
 `;
 
 /** `livedisk img`, with qemu-img's command line, answers and exit statuses (which it answers). */

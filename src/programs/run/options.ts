@@ -76,6 +76,8 @@ export interface RunOptions {
   hasMonitor: boolean;
   /** What -serial was given last. */
   serial: string | undefined;
+  /** -parallel was given. */
+  hasParallel: boolean;
   /** What to print in place of all else. */
   asks: Question | undefined;
 }
@@ -98,6 +100,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     flags: new Set(),
     hasMonitor: false,
     serial: undefined,
+    hasParallel: false,
     asks: undefined,
   };
   const valued = valuedOptions(options, kind);
@@ -261,6 +264,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-name': (value) => void (options.name = guestName(value)),
     '-uuid': (value) => void (options.uuid = checkUuid(value)),
     '-serial': (value, text) => takeSerial(options, value, text),
+    '-parallel': () => void (options.hasParallel = true),
     '-incoming': (value) => void (options.incoming = checkIncoming(value)),
   };
 }
@@ -271,6 +275,12 @@ function takeSerial(options: RunOptions, value: string, text: string): void {
   if (value !== MULTIPLEXED_STDIO) return;
   options.hasMonitor = true;
   options.steps.push({ kind: 'multiplexed', text });
+}
+
+/** Whether something of the machine has no other place than the program's terminal, when there is no display. */
+export function needsTerminal({ flags, hasMonitor, serial, hasParallel, machine }: RunOptions): boolean {
+  if (!flags.has('-nographic') || flags.has('-nodefaults')) return false;
+  return !hasMonitor || (machine !== 'none' && (serial === undefined || !hasParallel));
 }
 
 /** Without a display, the terminal is the console's and the monitor's. */

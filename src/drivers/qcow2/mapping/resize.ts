@@ -44,7 +44,8 @@ function checkNewSize(image: OpenImage, sizeBytes: number): void {
     throw new BlockError('limit', 'Failed to grow the L1 table: File too large', { errno: 'EFBIG' });
 }
 
-async function growL1(image: OpenImage, entries: number): Promise<void> {
+/** Makes the L1 table at least that long; written back with the next write-back. */
+export async function growL1(image: OpenImage, entries: number): Promise<void> {
   const { l1 } = image.tables;
   if (entries <= l1.entries) return;
   if (l1.moved) await image.writeBack.flush();

@@ -351,6 +351,20 @@ export class Allocator {
     }
   }
 
+  /** The same inside the file where some are free: for what comes and goes, and would make it longer each time. */
+  async allocateInside(count: number): Promise<Run> {
+    for (let need = this.needsScan(); need; need = this.needsScan()) await need();
+    for (;;) {
+      const run = this.#tryInside(count, count, 'table') ?? this.#tryContiguous(count);
+      if (typeof run === 'function') await run();
+      else if (run.count === count) return run;
+      // Some of the stretch was used otherwise.
+      else
+        for (let done = 0; done < run.count;)
+          done += await this.releaseSome(run.start + done, run.count - done);
+    }
+  }
+
   #tryContiguous(count: number): Run | Need {
     const place = this.#findExactly(count);
     if (typeof place === 'function') return place;
