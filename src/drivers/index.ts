@@ -2,6 +2,7 @@ import type { DriverDescription } from '../block/driver.js';
 import { blkdebugDriver } from './blkdebug/index.js';
 import { blkverifyDriver } from './blkverify/index.js';
 import { compressDriver } from './compress/index.js';
+import { copyBeforeWriteDriver } from './copy-before-write/index.js';
 import { copyOnReadDriver } from './copy-on-read/index.js';
 import { fileDriver } from './file/index.js';
 import { hostDeviceDriver } from './host-device/index.js';
@@ -12,6 +13,7 @@ import { parallelsDriver } from './parallels/index.js';
 import { qcow2Driver } from './qcow2/driver.js';
 import { qedDriver } from './qed/index.js';
 import { rawDriver } from './raw/index.js';
+import { snapshotAccessDriver } from './snapshot-access/index.js';
 import { throttleDriver } from './throttle/index.js';
 import { vdiDriver } from './vdi/index.js';
 import { vhdxDriver } from './vhdx/index.js';
@@ -38,4 +40,6 @@ export const allDrivers: readonly DriverDescription[] = [
   vhdxDriver,
   vmdkDriver,
   vpcDriver,
+  copyBeforeWriteDriver,
+  snapshotAccessDriver,
 ];
