@@ -9,12 +9,12 @@ import { test } from 'node:test';
  */
 const LAYERS = [
   'base',
-  'view',
   'host',
   'codec',
   'schema',
   'wire/nbd',
   'wire/qmp',
+  'wire/migration',
   'view',
   'web',
   'block',
