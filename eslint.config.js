@@ -5,6 +5,7 @@ const CODECS = [
   'src/base/**',
   'src/codec/**',
   'src/wire/nbd/**',
+  'src/wire/vhost-user/**',
   'src/drivers/qcow2/**',
   'src/drivers/tables/**',
   'src/host/**',

@@ -4,6 +4,7 @@ import { RealCompute } from './real-compute.js';
 import { RealFiles } from './real-files.js';
 import { RealNet } from './real-net.js';
 import { RealTerminal } from './real-terminal.js';
+import { RealSharing } from './real-sharing.js';
 import { Syscalls } from './syscalls.js';
 
 export interface RealHostOptions {
@@ -20,6 +21,7 @@ export function createRealHost({ everythingIsRemote = false }: RealHostOptions =
     net: new RealNet(system),
     clock,
     terminals: { open: (onConnection) => new RealTerminal(system, clock, onConnection) },
+    sharing: new RealSharing(system),
     random: new RealRandom(),
     compute: new RealCompute(),
   };

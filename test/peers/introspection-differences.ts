@@ -52,9 +52,9 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     ['chardev-add.backend(ringbuf).data', '.logfile .logappend'],
   ],
   [
-    'exports are on the NBD server, of the main loop, without metadata contexts of their own',
+    'exports are on the NBD server or over vhost-user, of the main loop, without metadata contexts of their own',
     ['block-export-add', '.fixed-iothread .iothread'],
-    ['block-export-add.type', '=vhost-user-blk =fuse =vduse-blk'],
+    ['block-export-add.type', '=fuse =vduse-blk'],
   ],
   [
     'an answer about what no node or device has',
