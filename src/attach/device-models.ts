@@ -113,6 +113,11 @@ export function deviceModel(given: string): DeviceModel {
   throw new BlockError('invalid', `'${given}' is not a valid device model name`);
 }
 
+/** All models by name, no aliases. */
+export function deviceModelNames(): string[] {
+  return [...Object.keys(DISKS), ...OTHER_MODELS.keys()];
+}
+
 /** `name "NAME", bus BUS` and the aliases, as -device help lists them. */
 export function deviceHelp(): string {
   const aliases = new Map(Object.entries(ALIASES).map(([alias, name]) => [name, alias]));

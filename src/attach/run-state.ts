@@ -1,7 +1,8 @@
 import type { CancelSignal } from '../base/cancel-signal.js';
 import { Notifier } from '../base/async.js';
 
-export type RunStatus = 'prelaunch' | 'inmigrate' | 'running' | 'paused' | 'shutdown' | 'io-error';
+export type RunStatus =
+  'prelaunch' | 'inmigrate' | 'running' | 'paused' | 'shutdown' | 'io-error' | 'save-vm' | 'restore-vm';
 
 /** Whether the guest's devices do I/O. */
 export class RunState {
@@ -26,10 +27,10 @@ export class RunState {
   }
 
   /** The state has changed to not running; the caller drains. */
-  stop(): boolean {
+  stop(why: 'paused' | 'save-vm' | 'restore-vm' = 'paused'): boolean {
     if (this.#status === 'inmigrate') this.#autostart = false;
     if (this.#status !== 'running') return false;
-    this.#set('paused');
+    this.#set(why);
     this.#emit('STOP');
     return true;
   }
@@ -47,7 +48,7 @@ export class RunState {
 
   /** The machine begins anew; a stopped one waits for its start. */
   reset(): void {
-    if (['paused', 'io-error', 'shutdown'].includes(this.#status)) this.#set('prelaunch');
+    if (['paused', 'io-error', 'shutdown', 'restore-vm'].includes(this.#status)) this.#set('prelaunch');
   }
 
   get startsAfterMigration(): boolean {

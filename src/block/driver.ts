@@ -3,11 +3,14 @@ import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.j
 import type { ToolOption } from '../schema/create-options.js';
 import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
+import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
 import type { ObjectRegistry } from './objects/object-registry.js';
+import type { ChainStatus } from './chain-status.js';
 import type { BlockStatus, IoRequest, Mapping } from './request.js';
+import type { SnapshotAccess } from './snapshot-access.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
 export type Json = null | boolean | number | bigint | string | Json[] | { [key: string]: Json };
@@ -63,6 +66,10 @@ export interface ChildIo {
   allocatedBytes(): number | undefined;
   /** Status of the child's own layer. */
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  /** The same through the child's whole chain. Errors: those of reading tables. */
+  chainStatus(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus>;
+  /** What the child held at some moment, if it keeps that. */
+  readonly snapshotAccess: SnapshotAccess | undefined;
   /**
    * What of the range is in layers below the first that is no filter, as far down as `last`, is copied into that one;
    * what a guest writes meanwhile stays. Errors: those of reading and writing.
@@ -104,15 +111,25 @@ export interface DriverContext {
   readonly mayWrite: boolean;
   /** Opened to be checked, whatever is wrong with it. */
   readonly forCheck: boolean;
+  /** The image is ours, not another process's (see block/activity). */
+  readonly isActive: boolean;
+  /** Its content is to be used: the bitmaps that the image keeps are loaded. */
+  readonly loadsBitmaps: boolean;
+  /** The node's bitmaps, oldest first: those that the image keeps are the driver's to add, and to store. */
+  readonly dirtyBitmaps: DirtyBitmap[];
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
   /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
   freezeChain(bottom: string): FrozenChain;
+  /** Of a node, by their names. Errors: not-found. */
+  dirtyBitmap(node: string, name: string): DirtyBitmap;
   /** Something the monitor may turn into an event, such as a corrupt image. */
   report(event: DriverEvent): void;
   /** A line for people, where QEMU prints one on standard error. */
   tell(line: string): void;
+  /** The same, as a warning of the program. */
+  warn(text: string): void;
 }
 
 export type DriverEvent = {
@@ -144,6 +161,19 @@ export interface PreparedReopening extends PreparedChange {
   readonly lengthBytes?: number;
 }
 
+/**
+ * The bitmaps that an image keeps. They are loaded when it is opened or becomes ours, and stored when it is closed, turns
+ * read-only or is given away; whoever opens it after a crash finds that they are inconsistent.
+ */
+export interface BitmapStore {
+  /** The image can keep some: not each version of a format does. */
+  readonly isSupported: boolean;
+  /** Errors, in QEMU's words: why a new one cannot be kept. */
+  checkNew(name: string, granularityBytes: number): void;
+  /** The image keeps it no longer; durable on return. */
+  remove(name: string): Promise<void>;
+}
+
 export interface PermissionSet {
   /** Sum of Permission bits that the users of this node hold together. */
   perm: number;
@@ -163,6 +193,46 @@ export interface DriverInfo {
   compressedClusters?: boolean;
   /** QAPI's SnapshotInfo of each internal snapshot. */
   snapshots?: readonly Json[];
+}
+
+/** What an internal snapshot is to be called, and what it says of its moment. */
+export interface NewSnapshot {
+  name: string;
+  /** Seconds since 1970, and nanoseconds. */
+  dateSec: number;
+  dateNsec: number;
+  /** Time of the guest. */
+  clockNs: bigint;
+  /** Instructions that the guest had executed; -1: not counted. */
+  icount: bigint;
+  /** The state of the machine. */
+  vmState?: Uint8Array;
+}
+
+/** An internal snapshot in the terms of queries. */
+export interface InternalSnapshot {
+  readonly id: string;
+  readonly name: string;
+  readonly vmStateBytes: number;
+  /** QAPI's SnapshotInfo. */
+  readonly info: { [key: string]: Json };
+}
+
+/**
+ * Snapshots inside an image. What changes them is durable on return, and nobody uses the node meanwhile; errors leave the
+ * image as it was. `id` is one of the list.
+ */
+export interface InternalSnapshots {
+  /** In the order of the image. */
+  readonly list: readonly InternalSnapshot[];
+  take(snapshot: NewSnapshot): Promise<void>;
+  /** The disk is what it was, its size too. */
+  goTo(id: string): Promise<void>;
+  delete(id: string): Promise<void>;
+  /** From now on the node, which is only read, shows the disk as it was then. */
+  show(id: string): Promise<void>;
+  /** A part of the machine's state, which lies inside it. */
+  readVmState(id: string, offset: number, buffer: Uint8Array): Promise<void>;
 }
 
 /** What a check repairs: space that nobody uses, or everything that can be. */
@@ -199,6 +269,8 @@ export interface DriverInstance {
   readonly map?: MapDriver;
   /** qcow2's header: what to open as `backing` unless the options say otherwise. */
   readonly backing?: { filename: string; format?: string } | undefined;
+  /** Absent: it keeps none. */
+  readonly bitmaps?: BitmapStore;
 
   /** Makes everything written before the call durable (child included). */
   flush(): Promise<void>;
@@ -206,6 +278,11 @@ export interface DriverInstance {
   truncate?(lengthBytes: number): Promise<void>;
   /** Rewrites the backing reference in the image; durable on return. */
   changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
+  /**
+   * Lets go of all that the image holds above its backing file, which shows it from then on; durable on return. Nobody
+   * uses the node meanwhile. Absent: it cannot.
+   */
+  makeEmpty?(): Promise<void>;
   /** The node turns read-only or read-write (children are handled by the graph). */
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
   /**
@@ -244,6 +321,8 @@ export interface DriverInstance {
    * Each finding is told as it is made. Absent: the format has no checks.
    */
   check?(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck>;
+  /** Absent: the format has none. */
+  readonly snapshots?: InternalSnapshots;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;
   /** See ChildIo. Absent: as the child that holds its bytes, else false. */
@@ -252,6 +331,10 @@ export interface DriverInstance {
   readonly readsZeroWhenNew?: boolean;
   /** writeZeroes is cheap and, with mayUnmap, deallocates. */
   readonly canWriteZeroes?: boolean;
+  /** Dirty bitmaps of its own, which the node has from the beginning. */
+  readonly ownBitmaps?: readonly DirtyBitmap[];
+  /** What it held at some moment, where it keeps that. */
+  readonly snapshotAccess?: SnapshotAccess;
   /** Hears block-layer events by name (blkdebug only). */
   announce?(event: string): Promise<void> | undefined;
   close(): Promise<void>;
@@ -365,6 +448,16 @@ export interface CreateOptions {
   options?: NodeOptions;
 }
 
+/** How large a file would be. */
+export interface Measurement {
+  /** With the content as it is. */
+  requiredBytes: number;
+  /** When all of the disk has been written. */
+  fullyAllocatedBytes: number;
+  /** What bitmaps that are copied with the content take besides; absent: none can be. */
+  bitmapsBytes?: number;
+}
+
 /** The same, checked, and with the format's defaults. */
 export interface NewImage<C extends Members = Members> extends Omit<CreateOptions, 'options'> {
   options: FilledOf<C>;
@@ -394,6 +487,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly isNamedWhole?: boolean;
   /** Filters of jobs: what QEMU calls the child that it shows. */
   readonly shownChildRole?: string;
+  /** Filters of jobs: no other job may rely on the link to it. */
+  readonly isNeverFrozen?: boolean;
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
   /** Opens; its children are attached already (`backing` comes later). */
@@ -414,6 +509,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly toolOptions?: readonly ToolOption[];
   /** Formats: what is wrong with the options together, before anything is made. */
   checkNew?(image: NewImage<C>): void;
+  /** Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units. */
+  measure?(image: NewImage<C>, dataBytes: (unitBytes: number) => Promise<number>): Promise<Measurement>;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
   /** Protocols: there is something without us, which takes a new image as it is. */

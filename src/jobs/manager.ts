@@ -3,22 +3,22 @@ import { BlockError } from '../base/error.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
-import { AmendJob } from './amend.js';
 import { BackupJob } from './backup.js';
 import { CommitJob } from './commit.js';
 import { CreateJob } from './create.js';
 import { checkSpeed, type EmitEvent, Job, type JobProperties } from './job.js';
 import type { JobGroup } from './job-group.js';
-import type { JobDriver } from './job-driver.js';
+import type { JobDriver, StepType } from './job-driver.js';
 import { creatingNode, JobPlace, type JobSurroundings } from './job-graph.js';
 import { MirrorJob } from './mirror.js';
-import { backupNodes, type BackupPlan } from './plans/backup.js';
+import { backupNodes, type BackupPlan, copyUnitBytes } from './plans/backup.js';
 import { commitNodes, type CommitPlan } from './plans/commit.js';
 import type { CreatePlan } from './plans/create.js';
 import { mirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import type { BlockJobPlan, JobPlan } from './plans/plan.js';
 import { streamNodes, type StreamPlan } from './plans/stream.js';
 import { checkJobId } from './state.js';
+import { StepJob } from './step.js';
 import { StreamJob } from './stream.js';
 
 interface Startable extends JobDriver {
@@ -125,10 +125,11 @@ export class JobManager {
    */
   async prepareBackup(plan: BackupPlan, group?: JobGroup): Promise<BackupJob> {
     const nodes = backupNodes(this.#surroundings.graph, plan);
-    return this.#insert(plan, (job) => {
+    const make = (job: Job): BackupJob => {
       group?.add(job);
       return new BackupJob(job, plan, nodes, this.#surroundings);
-    });
+    };
+    return this.#insert(plan, make, () => copyUnitBytes(plan, nodes.target));
   }
 
   /** Stays until it is dismissed. */
@@ -140,10 +141,10 @@ export class JobManager {
     return job;
   }
 
-  /** x-blockdev-amend; stays until it is dismissed. Errors: exists or invalid for the id. */
-  startAmend(id: string): void {
+  /** A job of one step of work; stays until it is dismissed. Errors: exists or invalid for the id. */
+  startStep(type: StepType, id: string, work: () => Promise<void>): void {
     const job = this.#newJob({ id, autoDismiss: false });
-    new AmendJob(job);
+    new StepJob(job, type, work);
     job.announce();
     job.start();
   }
@@ -186,13 +187,23 @@ export class JobManager {
     return job;
   }
 
-  /** In QEMU's order: the filter's name, the job's id, its speed, its place in the graph. */
-  async #insert<D extends Startable>(plan: BlockJobPlan, make: (job: Job) => D): Promise<D> {
+  /** In QEMU's order: the filter's name, what the filter needs, the job's id, its speed, its place in the graph. */
+  async #insert<D extends Startable>(
+    plan: BlockJobPlan,
+    make: (job: Job) => D,
+    checkFilter: () => unknown = () => undefined,
+  ): Promise<D> {
     checkFilterName(this.#surroundings.graph, plan);
+    checkFilter();
     const { jobId: id, speed, autoFinalize, autoDismiss, onReadError, onWriteError } = plan;
     const policies = { onReadError, onWriteError };
-    const job = this.#newJob({ id, speed: Math.max(0, speed), autoFinalize, autoDismiss, ...policies });
+    const job = this.#newJob({ id, speed: speed < 0 ? 0 : speed, autoFinalize, autoDismiss, ...policies });
     try {
+      // QEMU makes a commit's filter last of all.
+      if (plan.kind === 'commit') {
+        job.announce();
+        checkSpeed(speed);
+      }
       const driver = make(job);
       if (driver.isAnnouncedFirst || speed < 0) job.announce();
       checkSpeed(speed);
@@ -211,7 +222,7 @@ function checkFilterName(
   graph: Graph,
   { kind, filterNodeName }: Pick<BlockJobPlan, 'kind' | 'filterNodeName'>,
 ): void {
-  if (filterNodeName === undefined) return;
+  if (filterNodeName === undefined || kind === 'commit') return;
   const check = (): void => graph.checkNewName(filterNodeName);
   if (kind === 'stream' || kind === 'backup') creatingNode(check);
   else check();

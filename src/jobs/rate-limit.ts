@@ -4,20 +4,29 @@ const SLICE_MS = 100;
 /** Bytes per second, in slices: what one slice overdraws, the next ones pay for. */
 export class RateLimit {
   #bytesPerSecond: number;
+  #given: number | bigint;
   #sliceStartMs = 0;
   #spentBytes = 0;
 
-  constructor(bytesPerSecond: number) {
-    this.#bytesPerSecond = bytesPerSecond;
+  /** `bytesPerSecond`: 0 is no limit; a bigint from 2^53 on. */
+  constructor(bytesPerSecond: number | bigint) {
+    this.#given = bytesPerSecond;
+    this.#bytesPerSecond = Number(bytesPerSecond);
   }
 
-  get bytesPerSecond(): number {
-    return this.#bytesPerSecond;
+  /** As it was given, exact. */
+  get bytesPerSecond(): number | bigint {
+    return this.#given;
+  }
+
+  get isLimited(): boolean {
+    return this.#bytesPerSecond > 0;
   }
 
   /** Takes effect at once: earlier overdraft is forgotten. */
-  set bytesPerSecond(value: number) {
-    this.#bytesPerSecond = value;
+  set bytesPerSecond(value: number | bigint) {
+    this.#given = value;
+    this.#bytesPerSecond = Number(value);
     this.#spentBytes = 0;
   }
 

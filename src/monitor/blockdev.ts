@@ -36,7 +36,7 @@ export function registerBlockdev(engine: Blockdev): void {
       throw new BlockError('invalid', "x-blockdev-amend doesn't support changing the block driver");
     if (!canAmend(driver.name))
       throw new BlockError('unsupported', 'Driver does not support x-blockdev-amend');
-    engine.jobs.startAmend(id);
+    engine.jobs.startStep('amend', id, async () => undefined);
   });
   engine.command('blockdev-reopen', ({ options }) => {
     const { gate } = engine.opener.drivers;

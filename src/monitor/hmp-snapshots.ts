@@ -1,10 +1,15 @@
-import { BlockError } from '../base/error.js';
+import { BlockError, toBlockError } from '../base/error.js';
+import type { InternalSnapshot } from '../block/driver.js';
+import { findByName, snapshotsOf } from '../block/internal-snapshots.js';
+import type { Node } from '../block/node.js';
 import { HmpSyntaxError } from './hmp-arguments.js';
 import { type HmpCommand, runQmp } from './hmp-command.js';
 import type { Parts } from './parts.js';
+import { snapshotRows } from './image-text.js';
 import { listDisks } from './query.js';
+import { deleteVm, imagesOf, loadVm, saveVm, vmStateNode } from './vm-snapshots.js';
 
-export type HmpSnapshots = Parts<'registry' | 'graph' | 'devices' | 'drives'>;
+export type HmpSnapshots = Parts<'registry' | 'graph' | 'host' | 'devices' | 'drives' | 'runState'>;
 
 const DEVICE = { missing: 'block device name expected' } as const;
 const TEXT = { missing: 'string expected' } as const;
@@ -13,7 +18,7 @@ const INDENT = '\n\t\t\t';
 const MUST_SUPPORT = `The format of the image used by device must${INDENT}support it, such as qcow2.${INDENT}`;
 const LIMITS = ['bps', 'bps_rd', 'bps_wr', 'iops', 'iops_rd', 'iops_wr'] as const;
 
-/** Snapshots of a machine and inside images, which are not made here, and what else is about single drives. */
+/** Snapshots of a machine and inside images, and what else is about single drives. */
 export const SNAPSHOT_COMMANDS: ReadonlyArray<HmpCommand<HmpSnapshots>> = [
   {
     name: 'block_set_io_throttle',
@@ -35,9 +40,28 @@ export const SNAPSHOT_COMMANDS: ReadonlyArray<HmpCommand<HmpSnapshots>> = [
     syntax: { operands: [DEVICE] },
     run: (engine, { operands: [name = ''] }) => commit(engine, name),
   },
-  vmSnapshot('delvm', 'delete a VM snapshot from its tag', TEXT),
-  vmSnapshot('loadvm', 'restore a VM snapshot from its tag', TEXT),
-  vmSnapshot('savevm', 'save a VM snapshot. If no tag is provided, a new snapshot is created', 'optional'),
+  {
+    name: 'delvm',
+    parameters: 'tag',
+    help: 'delete a VM snapshot from its tag',
+    syntax: { operands: [TEXT] },
+    run: (engine, { operands: [tag = ''] }) => silent(deleteVm(engine, tag)),
+  },
+  {
+    name: 'loadvm',
+    parameters: 'tag',
+    help: 'restore a VM snapshot from its tag',
+    syntax: { operands: [TEXT] },
+    run: (engine, { operands: [tag = ''] }) => silent(loadVm(engine, tag)),
+  },
+  {
+    name: 'savevm',
+    parameters: 'tag',
+    help: 'save a VM snapshot. If no tag is provided, a new snapshot is created',
+    syntax: { operands: ['optional'] },
+    run: (engine, { operands: [tag] }) =>
+      silent(saveVm(engine, tag ?? nameOfNow(engine), { replaces: tag !== undefined })),
+  },
   {
     name: 'snapshot_blkdev_internal',
     parameters: 'device name',
@@ -58,27 +82,17 @@ export const SNAPSHOT_COMMANDS: ReadonlyArray<HmpCommand<HmpSnapshots>> = [
   },
 ];
 
-function vmSnapshot(
-  name: string,
-  help: string,
-  operand: { missing: string } | 'optional',
-): HmpCommand<HmpSnapshots> {
-  return {
-    name,
-    parameters: 'tag',
-    help,
-    syntax: { operands: [operand] },
-    run: (engine) => refuseVmSnapshot(engine),
-  };
+async function silent(work: Promise<void>): Promise<string> {
+  await work;
+  return '';
 }
 
-/** No image takes a snapshot inside itself. Errors: unsupported, which names the first disk in QEMU's words. */
-function refuseVmSnapshot(engine: HmpSnapshots): never {
-  const disk = listDisks(engine).find(({ backend }) => backend.root?.node.readOnly === false);
-  if (!disk) throw new BlockError('unsupported', 'No block device can accept snapshots');
-  const { backend } = disk;
-  const name = backend.name === '' ? backend.node.name : backend.name;
-  throw new BlockError('unsupported', `Device '${name}' is writable but does not support snapshots`);
+/** As QEMU names what has no name: by local time. */
+function nameOfNow({ host }: HmpSnapshots): string {
+  const date = new Date(host.clock.wallClock().seconds * 1000);
+  const two = (value: number): string => String(value).padStart(2, '0');
+  const day = [date.getMonth() + 1, date.getDate(), date.getHours(), date.getMinutes(), date.getSeconds()];
+  return `vm-${date.getFullYear()}${day.map(two).join('')}`;
 }
 
 /** Of images with a backing file: refused. Others have nothing to commit, in QEMU's words. */
@@ -111,7 +125,30 @@ export const SNAPSHOT_INFO: ReadonlyArray<HmpCommand<HmpSnapshots>> = [
     parameters: '',
     help: 'show the currently saved VM snapshots',
     syntax: {},
-    // Those of single images are shown with them.
-    run: () => 'There is no snapshot available.\n',
+    run: (engine) => snapshotsText(engine),
   },
 ];
+
+/** Snapshots that all images have, and those that only some have. */
+function snapshotsText(engine: HmpSnapshots): string {
+  const nodes = imagesOf(engine);
+  let first: Node;
+  try {
+    first = vmStateNode(engine, nodes);
+  } catch (error) {
+    return `${toBlockError(error).message}\n`;
+  }
+  const lists = nodes.map((node) => ({ node, list: snapshotsOf(node)?.list ?? [] }));
+  if (lists.every(({ list }) => list.length === 0)) return 'There is no snapshot available.\n';
+  const isCommon = ({ name }: InternalSnapshot): boolean => nodes.every((node) => findByName(node, name));
+  // Numbers are each image's own.
+  const common = (snapshotsOf(first)?.list ?? []).filter(isCommon).map(({ info }) => ({ ...info, id: '--' }));
+  let text = 'List of snapshots present on all disks:\n';
+  text += common.length > 0 ? snapshotRows(common) : 'None\n';
+  for (const { node, list } of lists) {
+    const partial = list.filter((one) => !isCommon(one)).map(({ info }) => info);
+    if (partial.length === 0) continue;
+    text += `\nList of partial (non-loadable) snapshots on '${node.label}':\n${snapshotRows(partial)}`;
+  }
+  return text;
+}

@@ -34,13 +34,16 @@ export function infoText(info: Info): string {
   if (info['backing-filename'] !== undefined) lines.push(`backing file: ${backingText(info)}`);
   if (info['backing-filename-format'] !== undefined)
     lines.push(`backing file format: ${text('backing-filename-format')}`);
-  return `${lines.join('\n')}\n${snapshotsText(info)}${formatSpecificText(info['format-specific'] as Info | undefined)}`;
+  return `${lines.join('\n')}\n${snapshotsText((info['snapshots'] ?? []) as Info[])}${formatSpecificText(info['format-specific'] as Info | undefined)}`;
 }
 
 /** Internal snapshots, in columns; empty when there are none. */
-function snapshotsText(info: Info): string {
-  const snapshots = (info['snapshots'] ?? []) as Info[];
-  if (snapshots.length === 0) return '';
+export function snapshotsText(snapshots: readonly Info[]): string {
+  return snapshots.length === 0 ? '' : `Snapshot list:\n${snapshotRows(snapshots)}`;
+}
+
+/** A line for each of QAPI's SnapshotInfo, below what the columns are. */
+export function snapshotRows(snapshots: readonly Info[]): string {
   const row = ([id = '', tag = '', ...rest]: string[]): string =>
     padded(id, 9) +
     ' ' +
@@ -57,7 +60,7 @@ function snapshotsText(info: Info): string {
       one['icount'] === undefined ? '' : String(Number(one['icount'])),
     ]),
   );
-  return `Snapshot list:\n${[head, ...rows].join('\n')}\n`;
+  return `${[head, ...rows].join('\n')}\n`;
 }
 
 /** As printf pads: by bytes. */

@@ -2,6 +2,8 @@ import { BlockError } from '../base/error.js';
 import type { Json } from '../block/driver.js';
 import { COMMAND_LINE_OPTIONS } from '../schema/command-line-options.js';
 import { QmpError } from '../wire/qmp/registry.js';
+import type { UserObject } from '../block/objects/object.js';
+import type { Memdev } from '../schema/machine.js';
 import type { Parts } from './parts.js';
 
 const NO_UUID = '00000000-0000-0000-0000-000000000000';
@@ -27,6 +29,7 @@ export function registerMachine(engine: Machine): void {
   engine.command('query-hotpluggable-cpus', () => {
     throw new BlockError('unsupported', "The feature 'query-hotpluggable-cpus' is not enabled");
   });
+  engine.command('query-memdev', () => objects.list().flatMap(memoryOf));
   engine.command('query-iothreads', () =>
     objects
       .list()
@@ -48,7 +51,6 @@ export function registerMachine(engine: Machine): void {
 const EMPTY_LISTS = [
   'query-cpu-definitions',
   'query-cpus-fast',
-  'query-memdev',
   'query-memory-devices',
   'query-mice',
   'query-pci',
@@ -60,7 +62,7 @@ const EMPTY_LISTS = [
 ] as const;
 
 /** Types of machine whose command lines are taken. */
-const MACHINES: readonly Json[] = [
+export const MACHINES = [
   machine('none', 1, { 'hotpluggable-cpus': false }),
   machine('pc-i440fx-7.2', 255, { alias: 'pc', 'is-default': true }),
   machine('pc-q35-7.2', 288, { alias: 'q35' }),
@@ -68,9 +70,31 @@ const MACHINES: readonly Json[] = [
   machine('microvm', 288, { 'hotpluggable-cpus': false }),
 ];
 
-function machine(name: string, processors: number, more: { [member: string]: Json } = {}): Json {
+function machine(name: string, processors: number, more: { [member: string]: Json } = {}) {
   const common = { 'hotpluggable-cpus': true, 'numa-mem-supported': false, deprecated: false };
   return { name, 'cpu-max': processors, ...common, ...more };
+}
+
+const MEMORY_MEMBERS = [
+  'size',
+  'merge',
+  'dump',
+  'prealloc',
+  'share',
+  'reserve',
+  'host-nodes',
+  'policy',
+] as const;
+
+/** What query-memdev tells of an object, if it is guest's memory. */
+function memoryOf(object: UserObject): Memdev[] {
+  if (!object.type.parents.includes('memory-backend')) return [];
+  return [
+    {
+      id: object.id,
+      ...Object.fromEntries(MEMORY_MEMBERS.map((name) => [name, object.get(name)])),
+    } as Memdev,
+  ];
 }
 
 const COUNTS = ['poll-max-ns', 'poll-grow', 'poll-shrink', 'aio-max-batch'] as const;

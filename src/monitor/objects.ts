@@ -1,9 +1,13 @@
+import { deviceModel, deviceModelNames } from '../attach/device-models.js';
+import { propertyTypes } from '../attach/property-types.js';
 import { BlockError } from '../base/error.js';
 import type { Json } from '../block/driver.js';
 import type { ObjectType } from '../block/objects/object.js';
 import { OBJECT_TYPES } from '../block/objects/types.js';
 import type { JsonValue } from '../schema/types.js';
 import { findObject, objectTree, type TreeObject, type TreeSource } from './object-tree.js';
+import { MACHINES } from './machine.js';
+import { machineProperties } from './machine-properties.js';
 import type { Parts } from './parts.js';
 
 /** Making objects, and looking at whatever has a path. */
@@ -15,13 +19,35 @@ export function registerObjects(engine: TreeSource & Parts<'command'>): void {
   engine.command('qom-list', ({ path }) => listProperties(at(path)));
   engine.command('qom-get', ({ path, property }) => getProperty(engine, path, property));
   engine.command('qom-set', ({ path, property, value }) => setProperty(at(path), property, value));
-  engine.command('qom-list-types', ({ implements: base, abstract = false }) => listTypes(base, abstract));
+  engine.command('qom-list-types', ({ implements: base, abstract = false }) => [
+    ...listTypes(base, abstract),
+    ...(engine.kind === 'machine' ? deviceTypes(base) : []),
+  ]);
+  engine.command('device-list-properties', ({ typename }) => deviceProperties(typename));
   engine.command('qom-list-properties', ({ typename }) => {
     if (typename === 'container') return [TYPE_PROPERTY];
+    const machine = MACHINES.find(({ name }) => `${name}-machine` === typename);
+    if (machine && engine.kind === 'machine') return machineProperties(machine.name);
     const type = OBJECT_TYPES.find(({ name }) => name === typename);
     if (!type) throw new BlockError('device-not-found', `Class '${typename}' not found`);
     return typeProperties(type);
   });
+}
+
+/** Models of devices; what they stand on in QEMU is not told. */
+function deviceTypes(base: string | undefined): Json[] {
+  const parent = 'device';
+  return deviceModelNames()
+    .filter((name) => [name, parent].includes(base ?? name))
+    .map((name) => ({ name, parent }));
+}
+
+/** Of a model that has no part in what livedisk does, none: it takes what it is given. */
+function deviceProperties(name: string): Json[] {
+  if (deviceModelNames().includes(name)) return propertyTypes(deviceModel(name));
+  if (OBJECT_TYPES.some((type) => type.name === name) || name.endsWith('-machine'))
+    throw new BlockError('invalid', "Parameter 'typename' expects a non-abstract device type");
+  throw new BlockError('device-not-found', `Device '${name}' not found`);
 }
 
 const TYPE_PROPERTY = { name: 'type', type: 'string' } as const;
@@ -42,7 +68,7 @@ function getProperty(engine: TreeSource, path: string, property: string): JsonVa
   return object.children.has(property) ? `${full}/${property}` : object.get(property);
 }
 
-function setProperty(object: TreeObject, property: string, value: JsonValue): void {
+function setProperty(object: TreeObject, property: string, value: JsonValue): void | Promise<void> {
   if (property !== 'type') return object.set(property, value);
   throw new BlockError('invalid', `Property '${object.type}.type' is not writable`);
 }

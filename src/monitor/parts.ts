@@ -129,6 +129,7 @@ export class EngineParts {
     };
     this.#listeners = new Listeners(this.#report);
     this.graph = new Graph(host);
+    this.graph.objects.isOfMachine = this.kind === 'machine';
     this.graph.onDriverEvent = (node, event) => this.#driverEvent(node, event);
     this.opener = new Opener(this.graph, new DriverRegistry(properties.drivers));
     this.hub = new QmpHub(this.registry, host.clock);

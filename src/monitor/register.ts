@@ -20,6 +20,7 @@ import { registerRunState } from './run-state.js';
 import { registerSnapshots } from './snapshot.js';
 import { registerStreamAndCommit } from './stream-commit.js';
 import { registerTransaction } from './transaction.js';
+import { registerVmSnapshots } from './vm-snapshots.js';
 import { registerYank } from './yank.js';
 
 /** Every family of commands. A storage daemon has no guest, so it lacks what is about one. */
@@ -39,6 +40,7 @@ export function registerCommands(engine: Engine): void {
   registerQueries(engine);
   registerRunState(engine);
   if (engine.kind !== 'machine') return;
+  registerVmSnapshots(engine);
   registerDevices(engine);
   registerMedia(engine);
   registerIoThrottle(engine);

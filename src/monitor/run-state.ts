@@ -20,8 +20,8 @@ export function registerRunState(engine: Running & Quitting & Parts<'command'>):
 }
 
 /** After this no request of the guest is in flight, and all that it wrote is on disk unless a flush fails. */
-export async function stop(engine: Running): Promise<void> {
-  if (!engine.runState.stop()) return;
+export async function stop(engine: Running, why?: 'save-vm' | 'restore-vm'): Promise<void> {
+  if (!engine.runState.stop(why)) return;
   const nodes = [...engine.devices.values()].flatMap(({ backend }) => backend.root?.node ?? []);
   // Jobs pause too, as QEMU's do.
   await engine.graph.drained(engine.graph.nodesInUse(), async () => {

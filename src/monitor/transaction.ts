@@ -6,12 +6,12 @@ import type { Node } from '../block/node.js';
 import { JobGroup } from '../jobs/job-group.js';
 import { BITMAP_ACTIONS, checkBitmapAction } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
-import { refuseSnapshot } from './internal-snapshots.js';
+import { takeInternal } from './internal-snapshots.js';
 import { checkBackup, checkDriveBackup, driveBackup } from './mirror-backup.js';
 import { checkSnapshot, checkSnapshotSync, type DoneAction, snapshot, snapshotSync } from './snapshot.js';
 import type { Parts } from './parts.js';
 
-type Transactions = Parts<'graph' | 'jobs' | 'opener' | 'print'>;
+type Transactions = Parts<'graph' | 'host' | 'jobs' | 'opener' | 'print'>;
 
 export function registerTransaction(engine: Transactions & Parts<'command'>): void {
   engine.command('transaction', ({ actions, properties }) => {
@@ -137,7 +137,7 @@ async function runOne(
     case 'drive-backup':
       return startedLast(await driveBackup(engine, action.data, prepare));
     case 'blockdev-snapshot-internal-sync':
-      return refuseSnapshot(engine, action.data);
+      return takeInternal(engine, action.data);
     case 'block-dirty-bitmap-add':
       return BITMAP_ACTIONS[action.type](engine, action.data);
     case 'block-dirty-bitmap-merge':

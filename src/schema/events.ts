@@ -1,5 +1,17 @@
 import { JobStatusName, JobTypeName } from './returns.js';
-import { bool, enumOf, type Infer, int, optional, required, size, str, struct, type Type } from './types.js';
+import {
+  bool,
+  enumOf,
+  type Infer,
+  int,
+  int64,
+  optional,
+  required,
+  size,
+  str,
+  struct,
+  type Type,
+} from './types.js';
 
 /** The events of livedisk and their data. */
 
@@ -11,7 +23,7 @@ const JOB_PROGRESS = {
   device: required(str),
   len: required(int),
   offset: required(int),
-  speed: required(int),
+  speed: required(int64),
 } as const;
 
 const SHUTDOWN_CAUSE = enumOf('ShutdownCause', [

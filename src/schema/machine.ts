@@ -1,4 +1,19 @@
-import { arrayOf, bool, enumOf, int, optional, required, str, struct, type Type, union } from './types.js';
+import { HOST_MEMORY_POLICY } from './objects.js';
+import {
+  arrayOf,
+  bool,
+  enumOf,
+  type Infer,
+  int,
+  optional,
+  required,
+  size,
+  str,
+  struct,
+  type Type,
+  uint32,
+  union,
+} from './types.js';
 
 /** What tools ask of a machine before they do anything (machine.json, misc.json, ui.json and others of QEMU 7.2). */
 
@@ -72,6 +87,19 @@ const CommandLineOption = struct('CommandLineOptionInfo', {
   ),
 });
 
+const Memdev = struct('Memdev', {
+  id: optional(str),
+  size: required(size),
+  merge: required(bool),
+  dump: required(bool),
+  prealloc: required(bool),
+  share: required(bool),
+  reserve: optional(bool),
+  'host-nodes': required(arrayOf(uint32)),
+  policy: required(HOST_MEMORY_POLICY),
+});
+export type Memdev = Infer<typeof Memdev>;
+
 export const MACHINE_RETURNS = {
   'query-balloon': struct('BalloonInfo', { actual: required(int) }),
   'query-command-line-options': arrayOf(CommandLineOption),
@@ -111,7 +139,7 @@ export const MACHINE_RETURNS = {
       'default-ram-id': optional(str),
     }),
   ),
-  'query-memdev': NOTHINGS,
+  'query-memdev': arrayOf(Memdev),
   'query-memory-devices': NOTHINGS,
   'query-memory-size-summary': struct('MemoryInfo', {
     'base-memory': required(int),

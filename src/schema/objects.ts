@@ -7,9 +7,11 @@ import {
   marked,
   optional,
   required,
+  size,
   str,
   struct,
   type Type,
+  uint32,
   union,
 } from './types.js';
 
@@ -24,6 +26,7 @@ const EVENT_LOOP = {
 const SECRET_FORMAT = enumOf('QCryptoSecretFormat', ['raw', 'base64']);
 const AUTHZ_POLICY = enumOf('QAuthZListPolicy', ['deny', 'allow']);
 const AUTHZ_FORMAT = enumOf('QAuthZListFormat', ['exact', 'glob']);
+export const HOST_MEMORY_POLICY = enumOf('HostMemPolicy', ['default', 'preferred', 'bind', 'interleave']);
 const ENDPOINT = enumOf('QCryptoTLSCredsEndpoint', ['client', 'server']);
 
 export const AuthzRule = struct('QAuthZListRule', {
@@ -65,7 +68,22 @@ const TLS = {
   endpoint: optional(ENDPOINT),
   priority: optional(str),
 } as const;
+const OPENED = { opened: marked('deprecated', optional(bool)) } as const;
 const LOADED = { loaded: marked('deprecated', optional(bool)) } as const;
+
+/** Memory of the guest, and where its random numbers come from: kept and told, no guest runs here. */
+const MEMORY = {
+  dump: optional(bool),
+  'host-nodes': optional(arrayOf(uint32)),
+  merge: optional(bool),
+  policy: optional(HOST_MEMORY_POLICY),
+  prealloc: optional(bool),
+  'prealloc-threads': optional(uint32),
+  reserve: optional(bool),
+  share: optional(bool),
+  size: required(size),
+  'x-use-canonical-path-for-ramblock-id': optional(bool),
+} as const;
 
 /** What each type of object may be given, besides its own id. */
 const PROPERTIES = {
@@ -94,6 +112,23 @@ const PROPERTIES = {
     data: optional(str),
     file: optional(str),
   }),
+  'memory-backend-file': struct('MemoryBackendFileProperties', {
+    ...MEMORY,
+    align: optional(size),
+    'discard-data': optional(bool),
+    'mem-path': required(str),
+    pmem: optional(bool),
+    readonly: optional(bool),
+  }),
+  'memory-backend-memfd': struct('MemoryBackendMemfdProperties', {
+    ...MEMORY,
+    hugetlb: optional(bool),
+    hugetlbsize: optional(size),
+    seal: optional(bool),
+  }),
+  'memory-backend-ram': struct('MemoryBackendProperties', MEMORY),
+  'rng-builtin': struct('RngProperties', OPENED),
+  'rng-random': struct('RngRandomProperties', { ...OPENED, filename: optional(str) }),
   'throttle-group': struct('ThrottleGroupProperties', {
     limits: optional(ThrottleLimits),
     ...Object.fromEntries(THROTTLE_LIMITS.map((name) => [`x-${name}`, marked('unstable', optional(int64))])),
@@ -115,8 +150,8 @@ export type ObjectTypeName = keyof typeof PROPERTIES;
 const LATER = (
   'authz-pam can-bus can-host-socketcan colo-compare cryptodev-backend cryptodev-backend-builtin ' +
   'cryptodev-backend-lkcf cryptodev-vhost-user dbus-vmstate filter-buffer filter-dump filter-mirror ' +
-  'filter-redirector filter-replay filter-rewriter input-barrier input-linux memory-backend-epc memory-backend-file ' +
-  'memory-backend-memfd memory-backend-ram pef-guest pr-manager-helper qtest rng-builtin rng-egd rng-random ' +
+  'filter-redirector filter-replay filter-rewriter input-barrier input-linux memory-backend-epc ' +
+  'pef-guest pr-manager-helper qtest rng-egd ' +
   'secret_keyring sev-guest thread-context s390-pv-guest x-remote-object x-vfio-user-server'
 ).split(' ');
 

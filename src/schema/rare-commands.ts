@@ -22,6 +22,23 @@ export const RARE_COMMANDS = {
     device: required(str),
     name: required(str),
   }),
+  'snapshot-delete': struct('snapshot-delete-arg', {
+    'job-id': required(str),
+    tag: required(str),
+    devices: required(arrayOf(str)),
+  }),
+  'snapshot-load': struct('snapshot-load-arg', {
+    'job-id': required(str),
+    tag: required(str),
+    vmstate: required(str),
+    devices: required(arrayOf(str)),
+  }),
+  'snapshot-save': struct('snapshot-save-arg', {
+    'job-id': required(str),
+    tag: required(str),
+    vmstate: required(str),
+    devices: required(arrayOf(str)),
+  }),
   'x-blockdev-amend': struct('x-blockdev-amend-arg', {
     'job-id': required(str),
     'node-name': required(str),

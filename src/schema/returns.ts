@@ -11,6 +11,7 @@ import {
   bool,
   enumOf,
   int,
+  int64,
   lazy,
   marked,
   number,
@@ -20,6 +21,7 @@ import {
   struct,
   type StructOf,
   type Type,
+  uint32,
   union,
 } from './types.js';
 
@@ -31,7 +33,10 @@ const VersionTriple = struct('VersionTriple', {
   micro: required(int),
 });
 
-export const JobTypeName = enumOf('JobType', ['commit', 'stream', 'mirror', 'backup', 'create', 'amend']);
+export const JobTypeName = enumOf('JobType', [
+  ...(['commit', 'stream', 'mirror', 'backup', 'create', 'amend'] as const),
+  ...(['snapshot-load', 'snapshot-save', 'snapshot-delete'] as const),
+]);
 
 export const JobStatusName = enumOf('JobStatus', [
   ...(['undefined', 'created', 'running', 'paused', 'ready', 'standby'] as const),
@@ -53,6 +58,12 @@ const ImageFacts = {
   snapshots: optional(arrayOf(SnapshotInfo)),
 } as const;
 
+const Qcow2BitmapInfo = struct('Qcow2BitmapInfo', {
+  name: required(str),
+  granularity: required(uint32),
+  flags: required(arrayOf(enumOf('Qcow2BitmapInfoFlags', ['in-use', 'auto']))),
+});
+
 const FormatFacts = {
   'format-specific': optional(
     union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2'])) }, 'type', {
@@ -64,6 +75,7 @@ const FormatFacts = {
             'lazy-refcounts': optional(bool),
             corrupt: optional(bool),
             'refcount-bits': required(int),
+            bitmaps: optional(arrayOf(Qcow2BitmapInfo)),
             'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd'])),
           }),
         ),
@@ -116,6 +128,7 @@ const BlockDeviceInfo = struct('BlockDeviceInfo', {
         recording: required(bool),
         busy: required(bool),
         persistent: required(bool),
+        inconsistent: optional(bool),
       }),
     ),
   ),
@@ -208,13 +221,15 @@ const BlockJobInfo = struct('BlockJobInfo', {
   offset: required(int),
   busy: required(bool),
   paused: required(bool),
-  speed: required(int),
+  speed: required(int64),
   'io-status': required(IO_STATUS),
   ready: required(bool),
   status: required(JobStatusName),
   'auto-finalize': required(bool),
   'auto-dismiss': required(bool),
   error: optional(str),
+  /** QEMU 8.2's; of mirrors that write to both sides. */
+  'actively-synced': optional(bool),
 });
 
 const JobInfo = struct('JobInfo', {
@@ -243,7 +258,9 @@ const StatusInfo = struct('StatusInfo', {
       'paused',
       'postmigrate',
       'prelaunch',
+      'restore-vm',
       'running',
+      'save-vm',
       'shutdown',
     ]),
   ),

@@ -122,3 +122,22 @@ test('the progress of a job that is held back shows what is left, and no speed',
   assert.ok(held.remainingBytes > 0);
   assert.equal(job.progress().remainingBytes, 0);
 });
+
+test('a speed is any int64, told exactly: clients that want no limit give the largest', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('copy');
+  const most = 2n ** 63n - 2n ** 20n;
+  const mirror = { 'job-id': 'm', device: 'A', target: 'copy', sync: 'full' };
+  await bed.execute('blockdev-mirror', { ...mirror, speed: most, 'buf-size': 2n ** 62n });
+  const ready = await bed.event('BLOCK_JOB_READY', 'm');
+  assert.equal(ready['speed'], most);
+  await bed.execute('block-job-set-speed', { device: 'm', speed: 2n ** 63n - 1n });
+  const [job] = (await bed.execute('query-block-jobs')) as Array<{ speed: unknown }>;
+  assert.equal(job?.speed, 2n ** 63n - 1n);
+  await assert.rejects(bed.execute('block-job-set-speed', { device: 'm', speed: 2n ** 63n }), {
+    message: "Invalid parameter type for 'speed', expected: integer",
+  });
+  await bed.execute('block-job-cancel', { device: 'm' });
+  assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'm'))['speed'], 2n ** 63n - 1n);
+});

@@ -9,6 +9,7 @@ import { Engine as Monitor } from '../../src/monitor/engine.js';
 import { snapshotSync } from '../../src/monitor/snapshot.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { type Allowed, type GuestDisk, problemOf } from './guest-disk.js';
+import { BitmapUser } from './kept-bitmaps.js';
 import type { Engine, Format, Image } from './world.js';
 import { startBackup, startCommit, startMirror, startStream } from '../kit/start-job.js';
 
@@ -104,7 +105,8 @@ export class Operator {
     }
     // Of a disk on another engine no layer could be opened after a power loss.
     const isRemote = this.#top().driver.name === 'nbd';
-    switch (isRemote ? 5 + random.below(4) : random.below(9)) {
+    if (!isRemote && random.chance(0.15)) return new BitmapUser(this.#engine, random).step(this.#top());
+    switch (isRemote ? 5 + random.below(4) : random.below(10)) {
       case 0:
       case 1:
         return this.#snapshot();
@@ -120,6 +122,8 @@ export class Operator {
         return this.#mirrorToPeer();
       case 7:
         return this.#lookBack();
+      case 9:
+        return this.#snapshotInside();
       default:
         return this.#backup();
     }
@@ -155,6 +159,17 @@ export class Operator {
       });
       if (engine.isAlive) image.isMade = true;
       await done.settle?.();
+    });
+  }
+
+  /** A snapshot inside the guest's image: taken, gone back to at once, or deleted. */
+  async #snapshotInside(): Promise<void> {
+    const engine = this.#engine;
+    const node = this.#top();
+    if (node.driver.name !== 'qcow2') return;
+    await engine.attempt(`snapshot inside ${node.filename}`, async () => {
+      node.assertNotBlocked();
+      await engine.world.snapshots.step(engine, node, this.#random);
     });
   }
 

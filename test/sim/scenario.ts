@@ -4,6 +4,7 @@ import type { Node } from '../../src/block/node.js';
 import type { Fault } from '../../src/host/simulated.js';
 import { Filler } from './filler.js';
 import { type Allowed, fillSector, GuestDisk, problemOf, SECTOR_BYTES, stampsOf } from './guest-disk.js';
+import { judgeBitmaps } from './kept-bitmaps.js';
 import { makeImage, Operator, pick } from './operations.js';
 import {
   type Engine,
@@ -253,13 +254,31 @@ async function judgeImage(engine: Engine, image: Image): Promise<void> {
   }
   const isQcow2 = bytes.toString('latin1', 0, 4) === MAGIC;
   if (image.format === 'qcow2') {
-    if (isQcow2) await judgeMetadata(engine, image);
-    else if (image.isMade) throw new Violation(`${image.path} is no qcow2 image any more`);
+    if (isQcow2 && isDirty(bytes)) await repair(engine, image);
+    if (isQcow2) {
+      await judgeMetadata(engine, image);
+      await judgeBitmaps(engine, image);
+    } else if (image.isMade) throw new Violation(`${image.path} is no qcow2 image any more`);
   }
+  if (isQcow2) await world.snapshots.judge(image.path);
   if (!image.allowed) return;
   const node = await openImage(engine, image);
   await judgeContent(engine, node, image.allowed, image.path);
   await detach(engine, node);
+}
+
+/** Many refcounts were about to change: whoever opens the image for writing repairs it first. */
+function isDirty(bytes: Buffer): boolean {
+  return bytes.readUInt32BE(4) >= 3 && bytes.readUInt32BE(76) % 2 === 1;
+}
+
+async function repair(engine: Engine, image: Image): Promise<void> {
+  const mode = { readOnly: false, discard: 'unmap' } as const;
+  try {
+    await detach(engine, await engine.opener.openImage(image.path, image.format, mode, { backing: null }));
+  } catch (error) {
+    throw new Violation(`${image.path} cannot be repaired: ${describe(error)}`, { cause: error });
+  }
 }
 
 async function openImage(engine: Engine, image: Image): Promise<Node> {

@@ -18,6 +18,7 @@ import {
 import type { JobManager } from '../../src/jobs/manager.js';
 import { Engine as Monitor } from '../../src/monitor/engine.js';
 import { isNoSpace } from './filler.js';
+import { SnapshotKeeper } from './internal-snapshots.js';
 import { type Allowed, type GuestDisk, Stamps } from './guest-disk.js';
 
 /** Lines of the trace that a failure prints. */
@@ -41,6 +42,8 @@ export interface Image {
   isMade: boolean;
   /** What it must hold from now on: nobody changes it any more. */
   allowed?: Allowed;
+  /** Of the bitmaps that it keeps, by name: the newest stamp of when it was made or cleared. */
+  bitmaps: Map<string, number>;
 }
 
 export interface WorldOptions {
@@ -63,6 +66,8 @@ export class World {
   readonly simulation: Simulation;
   readonly stamps = new Stamps();
   readonly images = new Map<string, Image>();
+  /** Of snapshots inside the images. */
+  readonly snapshots = new SnapshotKeeper(this);
   /** Images that another engine exports, by the name of the export. */
   readonly exported = new Map<string, Image>();
   /** Errors are to be expected: faults are injected in this seed. */
@@ -138,7 +143,7 @@ export class World {
 
   newImage(format: Format, purpose: string): Image {
     const path = `/tmp/${this.#images++}-${purpose}.${format}`;
-    const image = { path, format, isMade: false };
+    const image = { path, format, isMade: false, bitmaps: new Map<string, number>() };
     this.images.set(path, image);
     return image;
   }

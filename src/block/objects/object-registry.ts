@@ -16,6 +16,8 @@ const ALIASES: ReadonlyMap<string, string> = new Map([['authz-listfile', 'authz-
 
 /** The objects of one engine, by id: what --object and object-add make. */
 export class ObjectRegistry {
+  /** What a machine has for its guest may be made, too. */
+  isOfMachine = false;
   readonly #host: Host;
   readonly #objects = new Map<string, UserObject>();
   /** Throttle groups that are no objects. */
@@ -41,7 +43,7 @@ export class ObjectRegistry {
     if (!IDENTIFIER.test(id))
       throw new BlockError('invalid', "Parameter 'id' expects an identifier", { hint: IDENTIFIER_HINT });
     const type = OBJECT_TYPES.find((candidate) => candidate.name === (ALIASES.get(name) ?? name));
-    if (!type) throw invalid(`invalid object type: ${name}`);
+    if (!type || (type.ofMachines && !this.isOfMachine)) throw invalid(`invalid object type: ${name}`);
     const values = propertyValues(type, given);
     if (this.#objects.has(id) || this.#begun.has(id)) {
       const text = `attempt to add duplicate property '${id}' to object (type 'container')`;

@@ -30,6 +30,8 @@ export interface ObjectType {
   readonly name: string;
   /** What it inherits from, nearest first. */
   readonly parents: readonly string[];
+  /** A machine has such, a storage daemon has not. */
+  readonly ofMachines?: true;
   /** In the order in which QEMU lists them. */
   readonly properties: readonly Property[];
   /** Throws when values do not go together. */

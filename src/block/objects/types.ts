@@ -1,5 +1,6 @@
 import { AUTHZ_LIST, AUTHZ_LIST_FILE, AUTHZ_SIMPLE } from './authorization.js';
 import { IOTHREAD, MAIN_LOOP } from './event-loop.js';
+import { GUEST_HARDWARE } from './guest-hardware.js';
 import type { ObjectType } from './object.js';
 import { SECRET } from './secret.js';
 import { THROTTLE_GROUP } from './throttle-group.js';
@@ -18,4 +19,5 @@ export const OBJECT_TYPES: readonly ObjectType[] = [
   TLS_CREDS_ANON,
   TLS_CREDS_PSK,
   TLS_CREDS_X509,
+  ...GUEST_HARDWARE,
 ];

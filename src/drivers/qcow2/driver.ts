@@ -2,7 +2,10 @@ import { isDeepStrictEqual } from 'node:util';
 import { alignUp } from '../../base/align.js';
 import { assert } from '../../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
+import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type {
+  BitmapStore,
   ChildIo,
   DriverContext,
   DriverDescription,
@@ -10,92 +13,39 @@ import type {
   DriverInstance,
   ImageCheck,
   Json,
-  MapDriver,
   PreparedChange,
   PreparedReopening,
   Reopening,
   RepairMode,
-  Reservation,
 } from '../../block/driver.js';
-import type { Mapping } from '../../block/request.js';
 import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
 import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { planRepairs } from './check/check.js';
 import { applyRepairs } from './check/repair.js';
+import { hasOutdatedBitmaps } from './features/bitmap-directory.js';
 import { changeBacking } from './features/backing.js';
+import { Qcow2Snapshots } from './image-snapshots.js';
 import { createQcow2 } from './create.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
+import { measureQcow2 } from './measure.js';
+import { snapshotInfo } from './disk/snapshots.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
-import { writeCompressed } from './mapping/compress.js';
-import { readCompressed } from './mapping/compressed.js';
+import { Qcow2Map } from './map-driver.js';
 import { growImage } from './mapping/resize.js';
-import { discardClusters, zeroClusters } from './mapping/zeroing.js';
-
-/** Answers for the image that is open now; another one after an incoming migration. */
-class Qcow2Map implements MapDriver {
-  image: OpenImage;
-
-  constructor(image: OpenImage) {
-    this.image = image;
-  }
-
-  get clusterBytes(): number {
-    return this.image.context.clusterBytes;
-  }
-
-  get unitBytes(): number {
-    return this.image.context.clusterBytes;
-  }
-
-  get events(): ChildIo {
-    return this.image.context.meta;
-  }
-
-  get isMappingDurable(): boolean {
-    return this.image.writeBack.isSettled;
-  }
-
-  /** What is not plain is compressed. */
-  readSpecial(_mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
-    return readCompressed(this.image, offset, buffer);
-  }
-
-  writeCompressed(offset: number, bytes: Uint8Array): Promise<boolean> {
-    return writeCompressed(this.image, offset, bytes);
-  }
-
-  tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {
-    return this.image.mapper.tryMap(offset, lengthBytes, out);
-  }
-
-  map(offset: number, lengthBytes: number, out: Mapping): Promise<void> {
-    return this.image.mapper.map(offset, lengthBytes, out);
-  }
-
-  tryReserve(offset: number, lengthBytes: number): Reservation | undefined {
-    return this.image.reserver.tryReserve(offset, lengthBytes);
-  }
-
-  reserve(offset: number, lengthBytes: number): Promise<Reservation> {
-    return this.image.reserver.reserve(offset, lengthBytes);
-  }
-
-  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
-    return zeroClusters(this.image, offset, lengthBytes, mayUnmap);
-  }
-
-  discardClusters(offset: number, lengthBytes: number): Promise<void> {
-    return discardClusters(this.image, offset, lengthBytes);
-  }
-}
+import { unallocateClusters } from './mapping/zeroing.js';
 
 /** The same surroundings, but for that child. */
 function withFile(context: DriverContext, file: ChildIo): DriverContext {
   return Object.create(context, {
     child: { value: (role: string) => (role === 'file' ? file : context.child(role)) },
   }) as DriverContext;
+}
+
+/** The same for an image that is only looked at beside the one that may be written. */
+function asReader(context: DriverContext): DriverContext {
+  return Object.create(context, { mayWrite: { value: false } }) as DriverContext;
 }
 
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
@@ -115,10 +65,47 @@ async function openSound(driver: DriverContext, sizes: CacheSizes): Promise<Open
   return OpenImage.open(driver, sizes, driver.mayWrite);
 }
 
+/** Bitmaps of an image that is ours: see ImageBitmaps.load. */
+async function loadBitmaps(
+  driver: DriverContext,
+  image: OpenImage,
+  { isComplete }: { isComplete: boolean },
+): Promise<DirtyBitmap[]> {
+  return driver.loadsBitmaps ? image.bitmaps.load(isComplete) : [];
+}
+
+function addBitmaps(
+  { dirtyBitmaps }: DriverContext,
+  loaded: readonly DirtyBitmap[],
+  mayWrite: boolean,
+): void {
+  for (const bitmap of loaded) bitmap.readOnly = !mayWrite;
+  dirtyBitmaps.push(...loaded);
+}
+
+function markReadOnly({ dirtyBitmaps }: DriverContext, readOnly: boolean): void {
+  for (const bitmap of dirtyBitmaps) if (bitmap.persistent) bitmap.readOnly = readOnly;
+}
+
+const OUTDATED_BITMAPS =
+  'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent\n' +
+  "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.";
+
+async function openNode(driver: DriverContext, sizes: CacheSizes): Promise<Qcow2Instance> {
+  const image = await openSound(driver, sizes);
+  if (hasOutdatedBitmaps(image.context.header)) driver.warn(OUTDATED_BITMAPS);
+  const loaded = driver.isActive ? await loadBitmaps(driver, image, { isComplete: true }) : [];
+  // Whoever finds it after a crash is not to believe them, whether or not anything was changed, as in QEMU.
+  if (driver.mayWrite && image.bitmaps.areUnmarked) await image.context.beginChanges();
+  addBitmaps(driver, loaded, driver.mayWrite);
+  return new Qcow2Instance(driver, image, sizes);
+}
+
 /** One open qcow2 node. */
 class Qcow2Instance implements DriverInstance {
   readonly requestAlignmentBytes = 1;
   readonly map: Qcow2Map;
+  readonly snapshots: Qcow2Snapshots;
   #driver: DriverContext;
   #sizes: CacheSizes;
 
@@ -126,6 +113,10 @@ class Qcow2Instance implements DriverInstance {
     this.map = new Qcow2Map(image);
     this.#driver = driver;
     this.#sizes = sizes;
+    this.snapshots = new Qcow2Snapshots(this.map, async (shown) => {
+      await this.#writeAllBack();
+      return OpenImage.open(asReader(this.#driver), this.#sizes, false, shown);
+    });
   }
 
   #image(): OpenImage {
@@ -156,6 +147,10 @@ class Qcow2Instance implements DriverInstance {
     if (context.mayWrite) await writeBack.flush();
   }
 
+  get bitmaps(): BitmapStore {
+    return this.#image().bitmaps;
+  }
+
   async truncate(lengthBytes: number): Promise<void> {
     await growImage(this.#image(), lengthBytes);
   }
@@ -164,11 +159,17 @@ class Qcow2Instance implements DriverInstance {
     await changeBacking(this.#image().context, filename, format);
   }
 
+  async makeEmpty(): Promise<void> {
+    await unallocateClusters(this.#image(), 0, this.lengthBytes);
+    await this.flush();
+  }
+
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
-    if (readOnly) return this.#prepareNoWrites();
+    const setBitmaps = (): void => markReadOnly(this.#driver, readOnly);
+    if (readOnly) return this.#prepareNoWrites(setBitmaps);
     this.#image().context.checkWritable();
     this.#image().context.checkClean();
-    return NOTHING;
+    return { commit: setBitmaps, abort: () => undefined };
   }
 
   /** A write-back frees clusters at its end, which the next one brings to disk. Then refcounts are right. */
@@ -176,33 +177,55 @@ class Qcow2Instance implements DriverInstance {
     const { context, writeBack } = this.#image();
     do await this.flush();
     while (writeBack.isDirty);
-    if (context.mayWrite && context.isSound) await context.clearIncompatible(Incompatible.dirty);
+    if (context.mayWrite && context.isSound && !context.staysDirty)
+      await context.clearIncompatible(Incompatible.dirty);
+  }
+
+  /** All that the node has in memory, and that outlives it, is in the image; durable on return. */
+  async #storeAll(): Promise<void> {
+    const image = this.#image();
+    await this.#writeAllBack();
+    await image.bitmaps.store();
+    await this.#writeAllBack();
   }
 
   /** For the time when nothing may be written. */
-  async #prepareNoWrites(): Promise<PreparedChange> {
-    await this.#writeAllBack();
+  async #prepareNoWrites(begin: () => void): Promise<PreparedChange> {
+    await this.#storeAll();
     const { writeBack } = this.#image();
-    const commit = (): void =>
+    const commit = (): void => {
       assert(!writeBack.isDirty, 'nothing is written while an image stops being ours');
+      begin();
+    };
     return { commit, abort: () => undefined };
   }
 
+  /** Bitmaps that are in the image go with it. */
   prepareInactivation(): Promise<PreparedChange> {
-    return this.#prepareNoWrites();
+    return this.#prepareNoWrites(() => {
+      const { dirtyBitmaps } = this.#driver;
+      const kept = dirtyBitmaps.filter(({ persistent, isGivenAway }) => !persistent || isGivenAway);
+      dirtyBitmaps.splice(0, dirtyBitmaps.length, ...kept);
+    });
   }
 
   /** Everything is read anew; the image that was open until then answers until commit. */
   async prepareActivation(mayWrite: boolean): Promise<PreparedChange> {
     let image: OpenImage;
+    let loaded: DirtyBitmap[];
     try {
       image = await OpenImage.open(this.#driver, this.#sizes, mayWrite);
       if (mayWrite) image.context.checkClean();
+      loaded = await loadBitmaps(this.#driver, image, { isComplete: true });
     } catch (error) {
       const { kind, message } = toBlockError(error);
       throw new BlockError(kind, `Could not reopen qcow2 layer: ${message}`, { cause: error });
     }
-    return { commit: () => void (this.map.image = image), abort: () => undefined };
+    const commit = (): void => {
+      this.map.image = image;
+      addBitmaps(this.#driver, loaded, mayWrite);
+    };
+    return { commit, abort: () => undefined };
   }
 
   /** Another file, or caches of other sizes: the image is opened anew. */
@@ -213,16 +236,20 @@ class Qcow2Instance implements DriverInstance {
     const isAlike = isDeepStrictEqual(sizes, this.#sizes);
     if (file === undefined && isAlike)
       return readOnly === this.#driver.readOnly ? NOTHING : this.prepareReadOnly(readOnly);
-    await this.#writeAllBack();
+    // What is not stored now goes on in memory, and is stored later.
+    await (file || !mayWrite ? this.#storeAll() : this.#writeAllBack());
     const driver = file ? withFile(this.#driver, file) : this.#driver;
     const image = await OpenImage.open(driver, sizes, mayWrite);
     if (mayWrite) image.context.checkClean();
+    const loaded = driver.isActive ? await loadBitmaps(driver, image, { isComplete: false }) : [];
     return {
       lengthBytes: image.context.header.sizeBytes,
       commit: () => {
         this.map.image = image;
         this.#driver = driver;
         this.#sizes = sizes;
+        markReadOnly(driver, !mayWrite);
+        addBitmaps(driver, loaded, mayWrite);
       },
       abort: () => undefined,
     };
@@ -240,7 +267,7 @@ class Qcow2Instance implements DriverInstance {
   }
 
   info(): DriverInfo {
-    const { context, snapshots } = this.#image();
+    const { context, snapshots, bitmaps } = this.#image();
     const { header } = context;
     const data: { [key: string]: Json } =
       header.version === 2
@@ -249,6 +276,7 @@ class Qcow2Instance implements DriverInstance {
             compat: '1.1',
             'compression-type': header.compressionType === 1 ? 'zstd' : 'zlib',
             'lazy-refcounts': (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n,
+            ...given({ bitmaps: bitmaps.infos }),
             'refcount-bits': 2 ** header.refcountOrder,
             corrupt: context.isMarkedCorrupt,
             'extended-l2': false,
@@ -258,17 +286,27 @@ class Qcow2Instance implements DriverInstance {
       vmStateOffset: alignUp(header.sizeBytes, (header.clusterBytes * header.clusterBytes) / ENTRY_BYTES),
       isDirty: context.isDirty,
       isCorrupt: context.isMarkedCorrupt,
-      snapshots,
+      snapshots: snapshots.entries.map(snapshotInfo),
       formatSpecific: { type: 'qcow2', data },
     };
   }
 
   /** Errors: what could not be written, and how much is lost by that. */
   async close(): Promise<void> {
+    const { bitmaps, writeBack } = this.#image();
     try {
       await this.#writeAllBack();
     } catch (error) {
-      throw this.#image().writeBack.lossError(error);
+      throw writeBack.lossError(error);
+    }
+    try {
+      await bitmaps.store();
+      await this.#writeAllBack();
+    } catch (error) {
+      const { kind, message } = toBlockError(error);
+      const text = `Lost persistent bitmaps during inactivation of node '${this.#driver.nodeName}': ${message}`;
+      this.#driver.warn(text);
+      throw new BlockError(kind, text, { cause: error });
     }
   }
 }
@@ -282,7 +320,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   compresses: true,
   async open(context, settings) {
     const sizes = cacheSizes(settings);
-    return new Qcow2Instance(context, await openSound(context, sizes), sizes);
+    return openNode(context, sizes);
   },
   /** Version 1 is another format, qcow. */
   probe: (header) => {
@@ -293,5 +331,6 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   createOptions: QCOW2_CREATE,
   toolOptions: QCOW2_TOOL_OPTIONS,
   checkNew: checkNewImage,
+  measure: measureQcow2,
   create: (file, image) => createQcow2(file, image),
 };

@@ -4,7 +4,8 @@ import { BlockError, errnoError, errnoOf } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
 import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
-import { AUTOCLEAR_BITMAPS, Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import { diskOf, type SnapshotEntry } from './disk/snapshots.js';
+import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
 
@@ -35,8 +36,18 @@ export class ImageContext {
   unflushedBytes = 0;
   /** Held around every change of the header. */
   readonly headerLock = new AsyncMutex();
+  /**
+   * What a change must find done, durably: it makes auto-clear features, bitmaps above all, say no more than is true.
+   * Undefined: nothing. Set and unset by what knows (features/bitmaps).
+   */
+  beforeChanges: (() => Promise<void>) | undefined;
+  readonly #beginning = new AsyncMutex();
   /** Where metadata is; set by the image's owner. */
   metadata!: MetadataMap;
+  /** The header on disk may be another one than it is to be, which comes back with the next write-back. */
+  isHeaderUncertain = false;
+  /** A change of many refcounts failed half-way: only a repair makes the image clean. */
+  staysDirty = false;
   #corrupted = false;
   #marking: Promise<void> | undefined;
 
@@ -100,9 +111,9 @@ export class ImageContext {
     return !this.#corrupted;
   }
 
-  /** Guest data may be overwritten where it is: the image is sound, and its auto-clear features are cleared. */
+  /** Guest data may be overwritten where it is: the image is sound, and changes have begun. */
   get mayWriteInPlace(): boolean {
-    return !this.#corrupted && this.header.autoclear === 0n;
+    return !this.#corrupted && this.beforeChanges === undefined;
   }
 
   /** Errors in QEMU's words when this image must not be written, repaired or not. */
@@ -115,6 +126,12 @@ export class ImageContext {
       throw new BlockError('corrupt', 'Reference count table lies outside the file', {
         offset: refcountTableOffset,
       });
+  }
+
+  /** The disk is what it was at a snapshot. The header on disk says something else: nothing may be written. */
+  showSnapshot(snapshot: SnapshotEntry): void {
+    assert(!this.mayWrite, 'an image that shows a snapshot is only read');
+    this.header = { ...this.header, ...diskOf(snapshot, this.header) };
   }
 
   /** Where it cannot be repaired now: errors when its refcounts may be wrong. */
@@ -211,30 +228,45 @@ export class ImageContext {
   }
 
   /**
-   * Clears auto-clear features before the first change: what they promise (consistent bitmaps) would no longer hold.
-   * Durable on return.
+   * The same as one step that is durable on return. When it fails, the header on disk is what it was; where not even that
+   * can be had, no write-back succeeds before it is.
    */
-  clearAutoclear(): Promise<void> {
-    return this.headerLock.run(async () => {
-      const { autoclear } = this.header;
-      if (autoclear === 0n) return;
-      if ((autoclear & AUTOCLEAR_BITMAPS) !== 0n) this.driver.tell(lostBitmapsText(this.driver.filename));
-      await this.writeHeader((sector) => void sector.writeBigUInt64BE(0n, FieldOffset.autoclear));
+  switchHeader(edit: (sector: Buffer) => void): Promise<void> {
+    return this.headerLock.run(() => this.switchHeaderHeld(edit));
+  }
+
+  /** The same for who holds the header's lock. */
+  async switchHeaderHeld(edit: (sector: Buffer) => void): Promise<void> {
+    const before = this.headerSector;
+    try {
+      await this.writeHeader(edit);
       await this.meta.flush();
-      this.header.autoclear = 0n;
+      this.isHeaderUncertain = false;
+    } catch (error) {
+      this.headerSector = before;
+      try {
+        await this.writeHeader(() => undefined);
+        await this.meta.flush();
+      } catch {
+        this.isHeaderUncertain = true;
+      }
+      throw error;
+    }
+  }
+
+  /**
+   * Before a first change: what must be durable before it, which it waits for. Afterwards nothing the image says of
+   * itself is made untrue by a change.
+   */
+  beginChanges(): Promise<void> {
+    return this.#beginning.run(async () => {
+      await this.beforeChanges?.();
     });
   }
 
   announce(event: string): Promise<void> | undefined {
     return this.meta.announce(event);
   }
-}
-
-function lostBitmapsText(filename: string): string {
-  return (
-    `livedisk: warning: the persistent bitmaps in '${filename}' end here: livedisk does not keep them when the image is ` +
-    'written, and incremental backups need new ones'
-  );
 }
 
 /** As QEMU writes numbers in messages. */

@@ -1,4 +1,4 @@
-import type { ChildIo, DriverContext, Json } from '../../block/driver.js';
+import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { Allocator } from './space/allocator.js';
 import { UnlinkedClusters, WriteBack } from './order/flush.js';
 import { ImageContext } from './image.js';
@@ -10,7 +10,9 @@ import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './space/refcounts.js';
 import { type ImageParts, Reserver } from './space/reservation.js';
 import { SectorTable } from '../tables/sector-table.js';
 import { MetadataSpace } from './space/space.js';
-import { readSnapshots, type SnapshotTable } from './disk/snapshots.js';
+import { type LoadedDirectory, NO_BITMAPS, readBitmapDirectory } from './features/bitmap-directory.js';
+import { ImageBitmaps } from './features/bitmaps.js';
+import { readSnapshots, type SnapshotEntry, snapshotRanges, type SnapshotTable } from './disk/snapshots.js';
 
 export interface CacheSizes {
   l2CacheBytes?: number | undefined;
@@ -28,19 +30,20 @@ export class OpenImage implements ImageParts {
   readonly writeBack: WriteBack;
   readonly mapper: Mapper;
   readonly reserver: Reserver;
-  /** QAPI's SnapshotInfo of each internal snapshot. */
-  readonly snapshots: readonly Json[];
+  readonly bitmaps: ImageBitmaps;
+  #snapshots: SnapshotTable;
 
   private constructor(
     context: ImageContext,
     tables: { l1: SectorTable; refcountTable: SectorTable },
-    snapshots: SnapshotTable,
+    { snapshots, directory }: { snapshots: SnapshotTable; directory: LoadedDirectory },
     sizes: CacheSizes,
   ) {
     const { l1, refcountTable } = tables;
     this.context = context;
-    context.metadata = new MetadataMap(() => context.header, tables, snapshots.ranges);
-    this.snapshots = snapshots.infos;
+    context.metadata = new MetadataMap(() => context.header, tables);
+    this.#snapshots = snapshots;
+    context.metadata.setSnapshots(snapshotRanges(snapshots, context.header.snapshotsOffset));
     this.tables = new L2Tables(context, l1, sizes.l2CacheBytes ?? DEFAULT_L2_CACHE_BYTES);
     const refcountBytes = sizes.refcountCacheBytes ?? DEFAULT_REFCOUNT_CACHE_BYTES;
     this.refcounts = new Refcounts(context, refcountTable, refcountBytes);
@@ -50,20 +53,53 @@ export class OpenImage implements ImageParts {
     this.mapper = new Mapper(context, this.tables);
     this.reserver = new Reserver(this);
     context.requestFlush = () => this.writeBack.flush();
+    this.bitmaps = new ImageBitmaps(this, directory);
   }
 
-  /** Errors: see parseHeader; kind corrupt, unsupported when it may not be opened `forWriting`. */
-  static async open(driver: DriverContext, sizes: CacheSizes, forWriting: boolean): Promise<OpenImage> {
+  /** Its internal snapshots, as the header on disk names them. */
+  get snapshots(): SnapshotTable {
+    return this.#snapshots;
+  }
+
+  /** The header names another table of them. */
+  setSnapshots(table: SnapshotTable, offset: number): void {
+    const { header, metadata } = this.context;
+    header.snapshotCount = table.entries.length;
+    header.snapshotsOffset = offset;
+    this.#snapshots = table;
+    metadata.setSnapshots(snapshotRanges(table, offset));
+  }
+
+  /**
+   * `snapshot`: the disk as it was then, which is only read. Errors: see parseHeader; kind corrupt, unsupported when it
+   * may not be opened `forWriting`.
+   */
+  static async open(
+    driver: DriverContext,
+    sizes: CacheSizes,
+    forWriting: boolean,
+    snapshot?: SnapshotEntry,
+  ): Promise<OpenImage> {
     const context = await ImageContext.open(driver, forWriting);
+    if (snapshot) context.showSnapshot(snapshot);
     const { header, meta: file } = context;
     const l1 = await readTable(file, header.l1Offset, header.l1Entries * ENTRY_BYTES);
     await context.announce('reftable_load');
     const refcountBytes = header.refcountTableClusters * header.clusterBytes;
     const refcountTable = await readTable(file, header.refcountTableOffset, refcountBytes);
-    const snapshots = driver.forCheck ? { ranges: [], infos: [] } : await readSnapshots(file, header);
-    return new OpenImage(context, { l1, refcountTable }, snapshots, sizes);
+    const snapshots = driver.forCheck ? NO_SNAPSHOTS : await readSnapshots(file, header);
+    const directory = snapshot ? NO_BITMAPS : await readDirectory(context);
+    return new OpenImage(context, { l1, refcountTable }, { snapshots, directory }, sizes);
   }
 }
+
+/** A check tells itself what is wrong with it. */
+async function readDirectory({ driver, header, meta }: ImageContext): Promise<LoadedDirectory> {
+  const reading = readBitmapDirectory(meta, header);
+  return driver.forCheck ? reading.catch(() => NO_BITMAPS) : reading;
+}
+
+const NO_SNAPSHOTS: SnapshotTable = { entries: [], lengthBytes: 0 };
 
 async function readTable(file: ChildIo, offset: number, lengthBytes: number): Promise<SectorTable> {
   const bytes = Buffer.alloc(lengthBytes);

@@ -63,6 +63,14 @@ export class SectorTable {
     this.#withSpace = 'all';
   }
 
+  /** Is what lies at another place, which has its space and which the header names by now. */
+  adopt(bytes: Buffer, hostOffset: number): void {
+    assert(!this.isDirty, 'a table that another one follows has nothing to write');
+    this.bytes = bytes;
+    this.hostOffset = hostOffset;
+    this.#withSpace = 'all';
+  }
+
   /** Goes on in a larger table at a new place, which has its space; the old place is free once the header no longer names it. */
   grow(entries: number, hostOffset: number): void {
     assert(entries >= this.entries && !this.moved, 'a table grows once a write-back');

@@ -86,7 +86,7 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
     source: referTo(source),
     target: referTo(target),
     sync,
-    targetIsNew: how.isNew ?? false,
+    targetIsNew: how.isNew ?? request['target-is-zero'] ?? false,
     granularityBytes: granularityOf(request.granularity, target, targetBacking),
     copyMode: request['copy-mode'] ?? 'background',
     unmap: how.unmap ?? true,
@@ -94,7 +94,7 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
     ...given({
       lowest: lowest && referTo(lowest),
       // 0 is what it was when not given.
-      windowBytes: windowBytes === 0 ? undefined : windowBytes,
+      windowBytes: windowBytes ? Number(windowBytes) : undefined,
       replaces: replaces && referTo(replaces),
     }),
   };

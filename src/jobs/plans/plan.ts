@@ -17,8 +17,8 @@ export type BlockJobPlan = StreamPlan | CommitPlan | MirrorPlan | BackupPlan;
 /** What every block job takes. */
 export interface CommonPlan {
   jobId: string;
-  /** Bytes per second; 0: no limit. */
-  speed: number;
+  /** Bytes per second; 0: no limit. A bigint from 2^53 on: clients that want none give the largest number there is. */
+  speed: number | bigint;
   autoFinalize: boolean;
   autoDismiss: boolean;
   /** What follows an error of a request that reads the source, and of one that writes. */
@@ -31,7 +31,7 @@ export interface CommonPlan {
 /** The arguments that commands share. */
 export interface CommonRequest {
   'job-id'?: string;
-  speed?: number;
+  speed?: number | bigint;
   'auto-finalize'?: boolean;
   'auto-dismiss'?: boolean;
   'filter-node-name'?: string;

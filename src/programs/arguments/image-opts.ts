@@ -30,13 +30,14 @@ function badId(): BlockError {
   });
 }
 
-interface Parameter {
+export interface Parameter {
   key: string;
   value: string;
   isFlag: boolean;
 }
 
-function* split(text: string, impliedKey: string | undefined): Generator<Parameter> {
+/** Its parameters, one by one. */
+export function* split(text: string, impliedKey: string | undefined): Generator<Parameter> {
   for (let at = 0; at < text.length;) {
     const name = /^[^=,]*/.exec(text.slice(at))?.[0] ?? '';
     const hasValue = text[at + name.length] === '=';

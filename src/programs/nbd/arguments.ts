@@ -1,7 +1,8 @@
-import { BlockError } from '../../base/error.js';
+import { BlockError, toBlockError } from '../../base/error.js';
 import type { DetectZeroesMode, DiscardMode } from '../../block/modes.js';
 import type { SocketAddress } from '../../host/host.js';
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.js';
+import { type LoadSnapshot, parseLoadSnapshot } from '../arguments/load-snapshot.js';
 import { type CacheMode, cacheOptions } from '../io/cache.js';
 import { getopt, type OptionSpec } from '../io/getopt.js';
 
@@ -62,6 +63,8 @@ Block device options:
   -f, --format=FORMAT       set image format (raw, qcow2, ...)
   -r, --read-only           export read-only
   -s, --snapshot            redirect writes to a temporary file over FILE
+  -l, --load-snapshot=PARAM export an internal snapshot of FILE, read-only: its id or name, or
+                            snapshot.id=ID,snapshot.name=NAME
   -n, --nocache             disable host cache
       --cache=MODE          'none', 'writeback' (default), 'writethrough', 'directsync' and 'unsafe'
       --discard=MODE        set discard mode (ignore, unmap)
@@ -78,6 +81,8 @@ export interface NbdArguments {
   format: string | undefined;
   readOnly: boolean;
   snapshot: boolean;
+  /** Of the image only a snapshot inside it is shown. */
+  loadSnapshot: LoadSnapshot | undefined;
   offset: number | undefined;
   cache: CacheMode;
   discard: DiscardMode;
@@ -146,8 +151,10 @@ export function parseNbdArguments(words: readonly string[]): NbdArguments {
     filename: operands[0] ?? '',
     imageOpts: given.has('image-opts'),
     format: last('format'),
-    readOnly: given.has('read-only'),
+    // What a snapshot shows is only read.
+    readOnly: given.has('read-only') || given.has('load-snapshot'),
     snapshot: given.has('snapshot'),
+    loadSnapshot: snapshotOf(last('load-snapshot')),
     offset: offsetOf(last('offset')),
     cache: cacheOf(last('cache') ?? (given.has('nocache') ? 'none' : 'writeback')),
     discard: discardOf(last('discard') ?? 'ignore'),
@@ -179,6 +186,7 @@ const NOTHING: NbdArguments = {
   format: undefined,
   readOnly: false,
   snapshot: false,
+  loadSnapshot: undefined,
   offset: undefined,
   cache: { options: { direct: false, 'no-flush': false }, writethrough: false },
   discard: 'ignore',
@@ -200,7 +208,7 @@ const NOTHING: NbdArguments = {
 };
 
 function refuseUnsupported(given: ReadonlySet<string>, last: (name: string) => string | undefined): void {
-  for (const name of ['load-snapshot', 'trace', 'selinux-label'])
+  for (const name of ['trace', 'selinux-label'])
     if (given.has(name)) throw new BlockError('unsupported', `--${name} is not supported by livedisk`);
   const aio = last('aio');
   if (aio !== undefined && !['native', 'io_uring', 'threads'].includes(aio))
@@ -229,6 +237,15 @@ function checkTogether(
   // Both take a device, which is not served then.
   if (operands.length !== 1) fail('Invalid number of arguments', MORE);
   if (given.has('image-opts') && given.has('format')) fail('--image-opts and -f are mutually exclusive');
+}
+
+function snapshotOf(text: string | undefined): LoadSnapshot | undefined {
+  if (text === undefined) return undefined;
+  try {
+    return parseLoadSnapshot(text);
+  } catch (error) {
+    return fail(toBlockError(error).message, `qemu-nbd: Failed in parsing snapshot param \`${text}'`);
+  }
 }
 
 function offsetOf(text: string | undefined): number | undefined {

@@ -16,6 +16,7 @@ import type { Host } from '../../host/host.js';
 import { LostChanges } from '../../wire/nbd/lost-changes.js';
 import { versionText } from '../../wire/qmp/version.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
+import { loadSnapshot } from '../arguments/load-snapshot.js';
 import { parseObject } from '../arguments/objects.js';
 import { PidFile } from '../run/pid-file.js';
 import { checkActivated, passedSocket } from './activation.js';
@@ -131,17 +132,30 @@ async function writePidFile(host: Host, path: string): Promise<PidFile> {
 
 /** What is exported: the image, or a temporary one above it, or a part of it. */
 async function open(args: NbdArguments, opener: Opener): Promise<Node> {
-  const { filename, discard, cache, snapshot, offset } = args;
+  const { discard, cache, snapshot, offset } = args;
   const context: OpenContext = { readOnly: args.readOnly, discard, cache: cache.options };
+  const image = await (snapshot ? openTemporary(args, opener, context) : openBelow(args, opener, context));
+  if (offset === undefined) return image;
+  return explained(args, () => opener.open({ driver: 'raw', file: image.name, offset }, context));
+}
+
+/** The image, or a snapshot inside it. */
+async function openBelow(args: NbdArguments, opener: Opener, context: OpenContext): Promise<Node> {
+  const image = await explained(args, () => openImage(args, opener, context));
+  if (args.loadSnapshot) await loadSnapshot(image, args.loadSnapshot);
+  return image;
+}
+
+async function explained(
+  { filename, discard, detectZeroes }: NbdArguments,
+  body: () => Promise<Node>,
+): Promise<Node> {
   try {
-    const image = await (snapshot ? openTemporary(args, opener, context) : openImage(args, opener, context));
-    if (offset === undefined) return image;
-    const below = image.name;
-    return await opener.open({ driver: 'raw', file: below, offset }, context);
+    return await body();
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
     // Told as it is where it is about an option of the command line.
-    if (args.detectZeroes === 'unmap' && discard === 'ignore') throw error;
+    if (detectZeroes === 'unmap' && discard === 'ignore') throw error;
     const text = `Failed to blk_new_open '${filename}': ${error.message}`;
     throw new BlockError(error.kind, text, {
       cause: error,
@@ -164,14 +178,13 @@ function openImage(args: NbdArguments, opener: Opener, context: OpenContext): Pr
 /** What clients write goes to a file that is gone with the program. */
 async function openTemporary(args: NbdArguments, opener: Opener, context: OpenContext): Promise<Node> {
   const { host } = opener;
-  const image = await openImage(args, opener, { ...context, readOnly: true });
+  const image = await openBelow(args, opener, { ...context, readOnly: true });
   const path = join(tmpdir(), `livedisk-nbd-${process.pid}-${host.random.below(2 ** 31)}`);
   await createImage(opener, path, 'qcow2', { sizeBytes: image.lengthBytes });
   try {
     const file = { driver: 'file', filename: path };
-    return await opener.open(
-      { driver: 'qcow2', file, backing: image.name },
-      { ...context, readOnly: args.readOnly },
+    return await explained(args, () =>
+      opener.open({ driver: 'qcow2', file, backing: image.name }, { ...context, readOnly: args.readOnly }),
     );
   } finally {
     await host.files.unlink(path);

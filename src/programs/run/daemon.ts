@@ -1,15 +1,15 @@
 import { spawn } from 'node:child_process';
 import { closeSync, writeSync } from 'node:fs';
 import { BlockError } from '../../base/error.js';
-import type { RunOptions } from './options.js';
+import { needsTerminal, type RunOptions } from './options.js';
 
 /** Tells the program, started anew, by which descriptor it says that it serves. */
 const READY_FD = 'LIVEDISK_READY_FD';
 
 /** Errors: invalid for what a process without a terminal cannot do, in QEMU's words. */
-export function checkDaemon({ steps, flags }: RunOptions): void {
-  if (flags.has('-nographic')) throw new BlockError('invalid', '-nographic cannot be used with -daemonize');
-  for (const step of steps)
+export function checkDaemon(options: RunOptions): void {
+  if (needsTerminal(options)) throw new BlockError('invalid', '-nographic cannot be used with -daemonize');
+  for (const step of options.steps)
     if (step.kind === 'chardev' && step.device.backend.type === 'stdio')
       throw new BlockError('invalid', `${step.text}: cannot use stdio with -daemonize`);
 }

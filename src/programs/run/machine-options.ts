@@ -144,7 +144,6 @@ export const VALUED_WITHOUT_EFFECT: Readonly<Record<string, Check>> = {
   '-numa': anything,
   '-option-rom': anything,
   '-overcommit': only('mem-lock cpu-pm'),
-  '-parallel': anything,
   '-rotate': anything,
   '-rtc': only('base clock driftfix'),
   '-sandbox': only('enable obsolete elevateprivileges spawn resourcecontrol', 'enable'),

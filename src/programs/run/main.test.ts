@@ -260,6 +260,8 @@ test(
     const [pidFile, socket] = [join(folder, 'pid'), join(folder, 'qmp')];
     for (const [command, ...monitor] of [
       ['run', '-qmp', `unix:${socket},server=on,wait=off`],
+      // As libvirt starts one to see what it can do.
+      ['run', '-nographic', '-nodefaults', '-M', 'none', '-qmp', `unix:${socket},server=on,wait=off`],
       ['storage-daemon', '--chardev', `socket,id=c,path=${socket},server=on,wait=off`, '--monitor', 'c'],
     ]) {
       const { status, stdout, stderr } = runLivedisk(
@@ -294,6 +296,8 @@ test('a daemon that cannot start says why', { timeout: 300_000 }, () => {
   for (const [words, error] of [
     [['-monitor', 'stdio'], '-monitor stdio: cannot use stdio with -daemonize'],
     [['-nographic'], '-nographic cannot be used with -daemonize'],
+    [['-nographic', '-monitor', 'none', '-serial', 'none'], '-nographic cannot be used with -daemonize'],
+    [['-nographic', '-M', 'none'], '-nographic cannot be used with -daemonize'],
   ] as const) {
     const { status, stderr } = runLivedisk('run', '-daemonize', ...words);
     assert.deepEqual([status, stderr], [1, `livedisk: ${error}\n`]);

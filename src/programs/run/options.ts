@@ -23,6 +23,7 @@ import { parseKeyval } from '../arguments/keyval.js';
 import { type DriveOptions, parseDrive } from '../arguments/drive-options.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
 import { objectHelp, parseObject } from '../arguments/objects.js';
+import { type MetricsOption, parseMetrics } from './metrics.js';
 import {
   checkUuid,
   FLAGS_WITHOUT_EFFECT,
@@ -63,6 +64,7 @@ export interface RunOptions {
   startStopped: boolean;
   incoming: boolean;
   pidFile: string | undefined;
+  metrics: MetricsOption | undefined;
   machine: string;
   /** Of the guest. */
   name: string | undefined;
@@ -76,6 +78,8 @@ export interface RunOptions {
   hasMonitor: boolean;
   /** What -serial was given last. */
   serial: string | undefined;
+  /** -parallel was given. */
+  hasParallel: boolean;
   /** What to print in place of all else. */
   asks: Question | undefined;
 }
@@ -90,6 +94,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     startStopped: false,
     incoming: false,
     pidFile: undefined,
+    metrics: undefined,
     machine: 'pc',
     name: undefined,
     uuid: undefined,
@@ -98,6 +103,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     flags: new Set(),
     hasMonitor: false,
     serial: undefined,
+    hasParallel: false,
     asks: undefined,
   };
   const valued = valuedOptions(options, kind);
@@ -215,6 +221,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     },
     '-chardev': (value, text) => addDevice(parseCharacterDevice(value), text),
     '-pidfile': (value) => void (options.pidFile = value),
+    '-metrics': (value) => void (options.metrics = parseMetrics(value)),
     '-object': (value, text) => {
       const help = objectHelp(value);
       if (help === undefined)
@@ -261,6 +268,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-name': (value) => void (options.name = guestName(value)),
     '-uuid': (value) => void (options.uuid = checkUuid(value)),
     '-serial': (value, text) => takeSerial(options, value, text),
+    '-parallel': () => void (options.hasParallel = true),
     '-incoming': (value) => void (options.incoming = checkIncoming(value)),
   };
 }
@@ -271,6 +279,12 @@ function takeSerial(options: RunOptions, value: string, text: string): void {
   if (value !== MULTIPLEXED_STDIO) return;
   options.hasMonitor = true;
   options.steps.push({ kind: 'multiplexed', text });
+}
+
+/** Whether something of the machine has no other place than the program's terminal, when there is no display. */
+export function needsTerminal({ flags, hasMonitor, serial, hasParallel, machine }: RunOptions): boolean {
+  if (!flags.has('-nographic') || flags.has('-nodefaults')) return false;
+  return !hasMonitor || (machine !== 'none' && (serial === undefined || !hasParallel));
 }
 
 /** Without a display, the terminal is the console's and the monitor's. */

@@ -23,7 +23,7 @@ export const NEW_HEADER_BYTES = 112;
 const MAX_CLUSTER_BITS = 21;
 const MIN_CLUSTER_BITS = 9;
 /** QEMU's bound on internal snapshots. */
-const MAX_SNAPSHOTS = 65536;
+export const MAX_SNAPSHOTS = 65536;
 
 /** Where the fields that change in place are. */
 export const FieldOffset = {
@@ -34,6 +34,8 @@ export const FieldOffset = {
   l1Offset: 40,
   refcountTableOffset: 48,
   refcountTableClusters: 56,
+  snapshotCount: 60,
+  snapshotsOffset: 64,
   incompatible: 72,
   autoclear: 88,
 } as const;

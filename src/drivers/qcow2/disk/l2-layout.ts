@@ -6,6 +6,7 @@ import {
   entryIsCopiedAt,
   entryOffsetAt,
   writeCompressedAt,
+  writeCopiedAt,
   writeEntryAt,
 } from './layout.js';
 
@@ -40,6 +41,11 @@ export class L2Layout {
 
   isCopied(table: Buffer, index: number): boolean {
     return entryIsCopiedAt(table, index * this.entryBytes);
+  }
+
+  /** Sets or clears the bit, and leaves the rest of the entry as it is. */
+  setCopied(table: Buffer, index: number, copied: boolean): void {
+    writeCopiedAt(table, index * this.entryBytes, copied);
   }
 
   /** Where the data of a compressed cluster lies. */

@@ -106,7 +106,10 @@ export function writeEntryAt(table: Buffer, at: number, offset: number, copied: 
 
 /** Sets or clears bit 63 and leaves the rest of the entry as it is. */
 export function writeCopied(table: Buffer, index: number, copied: boolean): void {
-  const at = index * ENTRY_BYTES;
+  writeCopiedAt(table, index * ENTRY_BYTES, copied);
+}
+
+export function writeCopiedAt(table: Buffer, at: number, copied: boolean): void {
   const high = table.readUInt32BE(at);
   table.writeUInt32BE((copied ? high | COPIED_HIGH : high & ~COPIED_HIGH) >>> 0, at);
 }

@@ -46,6 +46,15 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
   });
 }
 
+/** Lets go of all that is allocated: the backing file shows again, or zeroes where there is none. */
+export function unallocateClusters(parts: ImageParts, offset: number, lengthBytes: number): Promise<void> {
+  return changeEntries(parts, offset, lengthBytes, true, (table, index) => {
+    if (parts.context.l2.kind(table.bytes, index) === ClusterKind.unallocated) return;
+    unlink(parts, table, index);
+    setEntry(parts, table, index, 0, false, 0);
+  });
+}
+
 /** Changes the entries of a range, table by table; `skipAbsent` leaves alone what has no L2 table. */
 async function changeEntries(
   parts: ImageParts,

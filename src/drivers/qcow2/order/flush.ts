@@ -98,8 +98,6 @@ export class WriteBack {
   readonly #refcounts: Refcounts;
   readonly #allocator: Allocator;
   readonly #unlinked: UnlinkedClusters;
-  /** The header was told the new place of a table, but not durably. */
-  #isHeaderUntold = false;
   #running: Promise<void> | undefined;
   #next: Promise<void> | undefined;
 
@@ -117,7 +115,7 @@ export class WriteBack {
   get isDirty(): boolean {
     const { cache, l1 } = this.#tables;
     return (
-      this.#isHeaderUntold ||
+      this.#context.isHeaderUncertain ||
       !this.#unlinked.isEmpty ||
       l1.isDirty ||
       this.#refcounts.table.isDirty ||
@@ -177,7 +175,7 @@ export class WriteBack {
 
   async #write(s: Snapshot, progress: { stage: number }): Promise<void> {
     // What is at the new place was durable before. The flush that follows comes before any link.
-    if (this.#isHeaderUntold)
+    if (this.#context.isHeaderUncertain)
       await this.#context.headerLock.run(() => this.#context.writeHeader(() => undefined));
     if (s.refcountTableMove) {
       await this.#moveRefcountTable(s, s.refcountTableMove);
@@ -204,7 +202,7 @@ export class WriteBack {
 
   async #finish(progress: { stage: number }): Promise<void> {
     await this.#flushAll();
-    this.#isHeaderUntold = false;
+    this.#context.isHeaderUncertain = false;
     progress.stage = Stage.done;
   }
 
@@ -399,7 +397,7 @@ export class WriteBack {
     // Moved again meanwhile: the place in between is nothing's.
     const unused = isNamed ? move.from : table.moved;
     if (unused) this.#unlinked.add(unused.hostOffset, unused.lengthBytes, false);
-    if (isNamed) this.#isHeaderUntold = true;
+    if (isNamed) this.#context.isHeaderUncertain = true;
     else table.moved = move.from;
   }
 }

@@ -1,15 +1,8 @@
 import { defined } from '../../../base/assert.js';
 import { BlockError } from '../../../base/error.js';
-import {
-  ClusterKind,
-  clusterKind,
-  compressedRange,
-  ENTRY_BYTES,
-  entryIsCopied,
-  entryOffset,
-  Incompatible,
-  writeCopied,
-} from '../disk/layout.js';
+import type { L2Layout } from '../disk/l2-layout.js';
+import { ClusterKind, entryOffset, hostClustersOf, Incompatible } from '../disk/layout.js';
+import type { ImageContext } from '../image.js';
 import type { OpenImage } from '../open-image.js';
 import type { CachedTable } from '../tables/cached-table.js';
 
@@ -88,6 +81,8 @@ async function forEachBlock(
   for (let cluster = start; cluster < start + count;) {
     if (refcounts.cache.needsWriteBack) await writeBack.flush();
     const index = refcounts.blockIndex(cluster);
+    if (refcounts.isAbsent(index))
+      throw image.context.corrupt('Refcount of a cluster in use is 0', cluster * image.context.clusterBytes);
     while (!refcounts.peek(index)) await refcounts.load(index);
     const block = defined(refcounts.peek(index), 'refcount block');
     const end = Math.min(start + count, (index + 1) * refcounts.blockEntries);
@@ -100,23 +95,31 @@ export async function* activeRuns(image: OpenImage): AsyncGenerator<ClusterRun> 
   const { tables, context } = image;
   for (let l1Index = 0; l1Index < tables.l1.entries; l1Index++) {
     if (tables.isAbsent(l1Index)) continue;
-    const runs = runsOfTable(await loadTable(image, l1Index), context.header.clusterBits);
+    const table = await loadTable(image, l1Index);
+    checkEntries(image, table);
+    const runs = runsOfTable(context, table.bytes);
     yield { start: entryOffset(tables.l1.bytes, l1Index) / context.clusterBytes, count: 1 };
     yield* runs;
   }
 }
 
-function runsOfTable(table: CachedTable, clusterBits: number): ClusterRun[] {
+/** Errors: kind corrupt when an entry of the table cannot be used. */
+export function checkEntries({ tables, context }: OpenImage, table: CachedTable): void {
+  if (table.wellFormed) return;
+  for (let index = 0; index < context.l2Entries; index++) tables.checkEntry(table, index);
+}
+
+/** What the entries of an L2 table name. */
+export function runsOfTable({ l2, l2Entries, header }: ImageContext, bytes: Buffer): ClusterRun[] {
+  const { clusterBytes, clusterBits } = header;
   const runs: ClusterRun[] = [];
-  const clusterBytes = 2 ** clusterBits;
-  for (let index = 0; index * ENTRY_BYTES < table.bytes.length; index++) {
-    const kind = clusterKind(table.bytes, index);
+  for (let index = 0; index < l2Entries; index++) {
+    const kind = l2.kind(bytes, index);
     if (kind === ClusterKind.compressed) {
-      const { hostOffset, lengthBytes } = compressedRange(table.bytes, index, clusterBits);
-      const start = Math.floor(hostOffset / clusterBytes);
-      runs.push({ start, count: Math.ceil((hostOffset + lengthBytes) / clusterBytes) - start });
+      const range = hostClustersOf(l2.compressedRange(bytes, index, clusterBits), clusterBytes);
+      runs.push({ start: range.hostOffset / clusterBytes, count: range.lengthBytes / clusterBytes });
     } else if (kind === ClusterKind.data || kind === ClusterKind.zeroAllocated) {
-      const start = entryOffset(table.bytes, index) / clusterBytes;
+      const start = l2.hostOffset(bytes, index) / clusterBytes;
       const last = runs.at(-1);
       if (last && last.start + last.count === start) last.count++;
       else runs.push({ start, count: 1 });
@@ -137,31 +140,40 @@ export async function clearCopied(image: OpenImage): Promise<void> {
 /** Each entry claims to be the only one where the refcount says so; after references went away. As clearCopied. */
 export async function claimOwned(image: OpenImage): Promise<void> {
   const { refcounts, context } = image;
-  await changeCopied(image, async (offset) => {
+  await changeCopied(image, (offset) => {
     const cluster = offset / context.clusterBytes;
     const index = refcounts.blockIndex(cluster);
-    while (!refcounts.peek(index)) await refcounts.load(index);
-    return refcounts.count(defined(refcounts.peek(index), 'refcount block'), cluster) === 1;
+    if (refcounts.isAbsent(index)) throw context.corrupt('Refcount of a cluster in use is 0', offset);
+    const block = refcounts.peek(index);
+    return block ? refcounts.count(block, cluster) === 1 : isOwned(image, cluster);
   });
+}
+
+async function isOwned({ refcounts }: OpenImage, cluster: number): Promise<boolean> {
+  const index = refcounts.blockIndex(cluster);
+  while (!refcounts.peek(index)) await refcounts.load(index);
+  return refcounts.count(defined(refcounts.peek(index), 'refcount block'), cluster) === 1;
 }
 
 async function changeCopied(
   image: OpenImage,
   isOwned: (offset: number) => boolean | Promise<boolean>,
 ): Promise<void> {
-  const { tables, writeBack } = image;
+  const { tables, writeBack, context } = image;
+  const { l2 } = context;
   for (let l1Index = 0; l1Index < tables.l1.entries; l1Index++) {
     if (tables.isAbsent(l1Index)) continue;
     if (tables.cache.needsWriteBack) await writeBack.flush();
     const table = await loadTable(image, l1Index);
     table.pins++;
     try {
-      for (let index = 0; index * ENTRY_BYTES < table.bytes.length; index++) {
-        const kind = clusterKind(table.bytes, index);
+      checkEntries(image, table);
+      for (let index = 0; index < context.l2Entries; index++) {
+        const kind = l2.kind(table.bytes, index);
         if (kind !== ClusterKind.data && kind !== ClusterKind.zeroAllocated) continue;
-        const answer = isOwned(entryOffset(table.bytes, index));
+        const answer = isOwned(l2.hostOffset(table.bytes, index));
         const owned = typeof answer === 'boolean' ? answer : await answer;
-        if (entryIsCopied(table.bytes, index) !== owned) changeEntry(table, index, owned);
+        if (l2.isCopied(table.bytes, index) !== owned) changeEntry(l2, table, index, owned);
       }
     } finally {
       table.pins--;
@@ -171,12 +183,12 @@ async function changeCopied(
   }
 }
 
-function changeEntry(table: CachedTable, index: number, copied: boolean): void {
-  const at = index * ENTRY_BYTES;
-  writeCopied(table.change(at, at + ENTRY_BYTES), index, copied);
+function changeEntry(l2: L2Layout, table: CachedTable, index: number, copied: boolean): void {
+  const at = index * l2.entryBytes;
+  l2.setCopied(table.change(at, at + l2.entryBytes), index, copied);
 }
 
-async function loadTable({ tables }: OpenImage, l1Index: number): Promise<CachedTable> {
+export async function loadTable({ tables }: OpenImage, l1Index: number): Promise<CachedTable> {
   while (!tables.peek(l1Index)) await tables.load(l1Index);
   return defined(tables.peek(l1Index), 'L2 table');
 }
@@ -188,7 +200,12 @@ async function loadTable({ tables }: OpenImage, l1Index: number): Promise<Cached
 export async function whileDirty(image: OpenImage, change: () => Promise<void>): Promise<void> {
   const { context, writeBack } = image;
   if (context.header.version >= 3) await context.setIncompatible(Incompatible.dirty);
-  await change();
-  while (writeBack.isDirty) await writeBack.flush();
-  await context.clearIncompatible(Incompatible.dirty);
+  try {
+    await change();
+    while (writeBack.isDirty) await writeBack.flush();
+  } catch (error) {
+    context.staysDirty = true;
+    throw error;
+  }
+  if (!context.staysDirty) await context.clearIncompatible(Incompatible.dirty);
 }

@@ -1,4 +1,5 @@
 import { alignDown, alignUp } from '../../../base/align.js';
+import { assert } from '../../../base/assert.js';
 import { KiB } from '../../../base/limits.js';
 import { SECTOR_BYTES } from '../disk/layout.js';
 import type { Piece } from '../../tables/sector-table.js';
@@ -227,6 +228,21 @@ export class TableCache {
     this.#last = table;
     table.wasUsed = true;
     this.#evict();
+  }
+
+  /** The table is nothing's any more: what of it is not on disk need not come there. */
+  forget(index: number): void {
+    const table = this.#tables.get(index);
+    if (!table) return;
+    assert(table.pins === 0, 'a table that somebody uses is not forgotten');
+    this.#takeOut(table);
+    if (this.#last === table) this.#last = undefined;
+    table.joins(undefined);
+  }
+
+  /** The same of all of them. */
+  forgetAll(): void {
+    for (const index of [...this.#tables.keys()]) this.forget(index);
   }
 
   #takeOut(table: CachedTable): void {

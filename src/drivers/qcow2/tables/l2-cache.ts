@@ -145,4 +145,17 @@ export class L2Tables {
     this.cache.put(table);
     return table;
   }
+
+  /** Names no table any more. */
+  remove(l1Index: number): void {
+    this.cache.forget(l1Index);
+    this.l1.set(l1Index, 0, false);
+  }
+
+  /** The header names another L1 table, whose L2 tables are all on disk. */
+  adopt(l1: Buffer, hostOffset: number): void {
+    this.cache.forgetAll();
+    this.l1.adopt(l1, hostOffset);
+    this.#context.metadata.l1Changed();
+  }
 }

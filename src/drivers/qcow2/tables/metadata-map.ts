@@ -18,7 +18,7 @@ export class MetadataMap {
   readonly #header: () => Header;
   readonly #l1: SectorTable;
   readonly #refcountTable: SectorTable;
-  readonly #snapshots: readonly MetadataRange[];
+  #snapshots: readonly MetadataRange[] = [];
   /** Clusters of L2 tables and refcount blocks as they were at the first use, ascending; a broken image repeats some. */
   #named: Float64Array | undefined;
   /** Of those, what was given back since. */
@@ -26,15 +26,15 @@ export class MetadataMap {
   /** Clusters that became metadata since. */
   readonly #added = new Map<number, string>();
 
-  constructor(
-    header: () => Header,
-    tables: { l1: SectorTable; refcountTable: SectorTable },
-    snapshots: readonly MetadataRange[],
-  ) {
+  constructor(header: () => Header, tables: { l1: SectorTable; refcountTable: SectorTable }) {
     this.#header = header;
     this.#l1 = tables.l1;
     this.#refcountTable = tables.refcountTable;
-    this.#snapshots = snapshots;
+  }
+
+  /** Where the tables of internal snapshots are from now on. */
+  setSnapshots(ranges: readonly MetadataRange[]): void {
+    this.#snapshots = ranges;
   }
 
   /** What metadata lies in [offset, offset + lengthBytes), cluster-aligned; undefined: none. */
@@ -82,6 +82,13 @@ export class MetadataMap {
   add(what: string, cluster: number, count = 1): void {
     this.#sorted();
     for (let i = 0; i < count; i++) this.#added.set(cluster + i, what);
+  }
+
+  /** The L1 table is another one: what it names is looked at anew. */
+  l1Changed(): void {
+    this.#named = undefined;
+    this.#gone.clear();
+    for (const cluster of [...this.#added.keys()]) if (this.#isNamed(cluster)) this.#added.delete(cluster);
   }
 
   /** A cluster is free. */

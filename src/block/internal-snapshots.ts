@@ -1,0 +1,77 @@
+import { BlockError } from '../base/error.js';
+import type { HostClock } from '../host/host.js';
+import type { InternalSnapshot, InternalSnapshots, NewSnapshot } from './driver.js';
+import type { Node } from './node.js';
+
+/** Those of a node, or of what it filters; undefined: its format has none. */
+export function snapshotsOf(node: Node): InternalSnapshots | undefined {
+  const { instance } = node.skipFilters();
+  return instance.snapshots;
+}
+
+/** Whether snapshots of it can be made and deleted. */
+export function canSnapshot(node: Node): boolean {
+  return node.skipFilters().isWritable && snapshotsOf(node) !== undefined;
+}
+
+export function findByName(node: Node, name: string): InternalSnapshot | undefined {
+  return snapshotsOf(node)?.list.find((one) => one.name === name);
+}
+
+/** The one that has both the id and the name, as far as they are given. */
+export function findByIdAndName(
+  node: Node,
+  wanted: { id?: string | undefined; name?: string | undefined },
+): InternalSnapshot | undefined {
+  return snapshotsOf(node)?.list.find(
+    ({ id, name }) => id === (wanted.id ?? id) && name === (wanted.name ?? name),
+  );
+}
+
+/** By its id, else by its name. */
+export function findByIdOrName(node: Node, text: string): InternalSnapshot | undefined {
+  return findByIdAndName(node, { id: text }) ?? findByName(node, text);
+}
+
+/** A name for the present moment. */
+export function snapshotNow(clock: HostClock, name: string): NewSnapshot {
+  const { seconds, microseconds } = clock.wallClock();
+  const clockNs = BigInt(Math.floor(clock.nowMs() * 1e6));
+  return { name, dateSec: seconds, dateNsec: microseconds * 1000, clockNs, icount: -1n };
+}
+
+/**
+ * In a drained section: the disk is again what it was. Errors: unsupported, busy (it has dirty bitmaps, which would no
+ * longer tell what has changed), those of the image.
+ */
+export async function goToSnapshot(node: Node, id: string): Promise<void> {
+  const image = node.skipFilters();
+  const snapshots = image.instance.snapshots;
+  if (!snapshots)
+    throw new BlockError('unsupported', 'Block driver does not support snapshots', { errno: 'ENOTSUP' });
+  if (image.dirtyBitmaps.length > 0)
+    throw new BlockError('busy', 'Device has active dirty bitmaps', { errno: 'EBUSY' });
+  const { lengthBytes } = image;
+  await snapshots.goTo(id);
+  if (image.lengthBytes !== lengthBytes) image.resized();
+}
+
+/** The node shows the disk as it was then; of nothing that is wanted there is none. Errors: unsupported, not-found; QEMU's words. */
+export async function showSnapshot(
+  node: Node,
+  wanted: { readonly id?: string | undefined; readonly name?: string | undefined },
+): Promise<void> {
+  const image = node.skipFilters();
+  const snapshots = image.instance.snapshots;
+  if (!snapshots) {
+    const what = `Block format '${node.driver.name}' used by device '${node.driveName}'`;
+    throw new BlockError('unsupported', `${what} does not support temporarily loading internal snapshots`);
+  }
+  if (image.isWritable) throw new BlockError('invalid', 'Device is not readonly');
+  const isNamed = wanted.id !== undefined || wanted.name !== undefined;
+  const found = isNamed ? findByIdAndName(node, wanted) : undefined;
+  if (!found) throw new BlockError('not-found', "Can't find snapshot");
+  const { lengthBytes } = image;
+  await snapshots.show(found.id);
+  if (image.lengthBytes !== lengthBytes) image.resized();
+}

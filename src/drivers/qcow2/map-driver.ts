@@ -1,0 +1,64 @@
+import type { ChildIo, MapDriver, Reservation } from '../../block/driver.js';
+import type { Mapping } from '../../block/request.js';
+import { writeCompressed } from './mapping/compress.js';
+import { readCompressed } from './mapping/compressed.js';
+import { discardClusters, zeroClusters } from './mapping/zeroing.js';
+import type { OpenImage } from './open-image.js';
+
+/** Answers for the image that is open now; another one after an incoming migration. */
+export class Qcow2Map implements MapDriver {
+  image: OpenImage;
+
+  constructor(image: OpenImage) {
+    this.image = image;
+  }
+
+  get clusterBytes(): number {
+    return this.image.context.clusterBytes;
+  }
+
+  get unitBytes(): number {
+    return this.image.context.clusterBytes;
+  }
+
+  get events(): ChildIo {
+    return this.image.context.meta;
+  }
+
+  get isMappingDurable(): boolean {
+    return this.image.writeBack.isSettled;
+  }
+
+  /** What is not plain is compressed. */
+  readSpecial(_mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
+    return readCompressed(this.image, offset, buffer);
+  }
+
+  writeCompressed(offset: number, bytes: Uint8Array): Promise<boolean> {
+    return writeCompressed(this.image, offset, bytes);
+  }
+
+  tryMap(offset: number, lengthBytes: number, out: Mapping): boolean {
+    return this.image.mapper.tryMap(offset, lengthBytes, out);
+  }
+
+  map(offset: number, lengthBytes: number, out: Mapping): Promise<void> {
+    return this.image.mapper.map(offset, lengthBytes, out);
+  }
+
+  tryReserve(offset: number, lengthBytes: number): Reservation | undefined {
+    return this.image.reserver.tryReserve(offset, lengthBytes);
+  }
+
+  reserve(offset: number, lengthBytes: number): Promise<Reservation> {
+    return this.image.reserver.reserve(offset, lengthBytes);
+  }
+
+  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+    return zeroClusters(this.image, offset, lengthBytes, mayUnmap);
+  }
+
+  discardClusters(offset: number, lengthBytes: number): Promise<void> {
+    return discardClusters(this.image, offset, lengthBytes);
+  }
+}
