@@ -63,6 +63,7 @@ export class VhostFrontEnd {
   told = 0;
   configChanges = 0;
   readonly #shared: SharedMemory;
+  readonly #ownsMemory: boolean;
   readonly #closing: Array<() => void> = [];
   readonly #changed = new Notifier();
   #received = Buffer.alloc(0);
@@ -73,6 +74,7 @@ export class VhostFrontEnd {
     assert.ok(host.sharing);
     this.sharing = host.sharing;
     this.socket = socket;
+    this.#ownsMemory = memoryFd === undefined;
     this.memoryFd = memoryFd ?? this.sharing.create('guest', memoryBytes);
     this.#shared = this.sharing.map(this.memoryFd, 0, memoryBytes);
     const view = this.#shared.view(0, memoryBytes);
@@ -326,7 +328,7 @@ export class VhostFrontEnd {
     this.hangUp();
     this.#shared.unmap();
     if (this.inflight) this.sharing.close(this.inflight.fd);
-    this.sharing.close(this.memoryFd);
+    if (this.#ownsMemory) this.sharing.close(this.memoryFd);
   }
 }
 
