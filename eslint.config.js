@@ -5,6 +5,7 @@ const CODECS = [
   'src/base/**',
   'src/codec/**',
   'src/wire/nbd/**',
+  'src/wire/vhost-user/**',
   'src/drivers/qcow2/**',
   'src/drivers/tables/**',
   'src/host/**',
@@ -12,6 +13,7 @@ const CODECS = [
   'src/block/request.ts',
   'test/kit/**',
   'test/peers/codec.test.ts',
+  'test/engine/vhost-user.test.ts',
 ];
 
 const PRIVATE_GETTER = {

@@ -13,6 +13,7 @@ const LAYERS = [
   'codec',
   'schema',
   'wire/nbd',
+  'wire/vhost-user',
   'wire/qmp',
   'wire/migration',
   'view',

@@ -1,7 +1,7 @@
 import { given } from '../base/given.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
-import type { BlockBackend } from '../block/backend.js';
+import type { BackendProperties, BlockBackend } from '../block/backend.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
@@ -10,17 +10,22 @@ import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
 import { tlsServerEnd } from '../block/objects/tls-end.js';
+import type { VhostServer } from '../wire/vhost-user/server.js';
 import { allocationDepth, type BitmapReference, dirtyBitmap, findExportedBitmap } from './export-contexts.js';
+import { listenVhostUser, type VhostUserProperties } from './vhost-user-export.js';
 
-export interface ExportProperties {
+export interface ExportedNode {
   id: string;
   node: Node;
-  /** NBD export name. */
-  name: string;
-  description?: string;
   writable: boolean;
   /** Every write is durable when it completes. */
   writethrough?: boolean;
+}
+
+export interface ExportProperties extends ExportedNode {
+  /** NBD export name. */
+  name: string;
+  description?: string;
   /** A drive: the export goes when its medium does. */
   drive?: BlockBackend | undefined;
   /** Dirty bitmaps that clients may read; nobody changes them meanwhile. */
@@ -43,9 +48,20 @@ export interface ServerProperties {
   onLeft?: (left: number) => void;
 }
 
+/** How an export is served. */
+interface Serving {
+  readonly type: 'nbd' | 'vhost-user-blk';
+  /** Somebody uses it, so that only force removes it. */
+  isUsed(): boolean;
+  /** Requests of its clients are in flight. */
+  isWorking(): boolean;
+  /** Drops its clients; resolves when none of their requests is in flight. */
+  end(): Promise<void>;
+}
+
 interface BlockExport {
   readonly id: string;
-  readonly name: string;
+  readonly serving: Serving;
   readonly backend: BlockBackend;
   readonly drive: BlockBackend | undefined;
   /** Those that it keeps from being changed. */
@@ -54,7 +70,7 @@ interface BlockExport {
   gone?: Promise<void>;
 }
 
-/** The block exports of one engine, all served by its one NBD server. */
+/** The block exports of one engine: on its one NBD server, or each on a socket of its own. */
 export class ExportRegistry {
   readonly #graph: Graph;
   readonly #lost: LostChanges;
@@ -90,20 +106,22 @@ export class ExportRegistry {
     });
   }
 
-  /** Removes every export, drops every client, stops listening. */
+  /** Removes every export on NBD, drops every client, stops listening. */
   async stopServer(): Promise<void> {
     const server = this.#running();
     this.#server = undefined;
     const idle = server.close();
-    const ends = [...this.#exports.values()].map((entry) => this.#shutDown(entry, idle));
+    const served = [...this.#exports.values()].filter(({ serving }) => serving.type === 'nbd');
+    const ends = served.map((entry) => this.#shutDown(entry, idle));
     await Promise.allSettled(ends);
     await Promise.all([idle, ...ends]);
   }
 
   /** Newest first, as QEMU lists them. */
-  list(): Array<{ id: string; nodeName: string; shuttingDown: boolean }> {
-    return [...this.#exports.values()].reverse().map(({ id, backend, gone }) => ({
+  list(): Array<{ id: string; type: Serving['type']; nodeName: string; shuttingDown: boolean }> {
+    return [...this.#exports.values()].reverse().map(({ id, serving, backend, gone }) => ({
       id,
+      type: serving.type,
       nodeName: backend.node.name,
       shuttingDown: gone !== undefined,
     }));
@@ -115,20 +133,14 @@ export class ExportRegistry {
     if (this.#exports.has(id)) throw new BlockError('exists', `Block export id '${id}' is already in use`);
   }
 
-  /** What is wrong is told in QEMU's order. Errors: as checkNewId; invalid, busy (permissions), permission (read-only node). */
+  /**
+   * On NBD. What is wrong is told in QEMU's order. Errors: as checkNewId; invalid, busy (permissions), permission
+   * (read-only node).
+   */
   async add(properties: ExportProperties): Promise<void> {
     const { id, node, name, writable } = properties;
-    this.checkNewId(id);
-    if (writable && node.readOnly)
-      throw new BlockError('permission', 'Cannot export read-only node as writable');
-    const backend = this.#graph.createBackend({
-      description: 'an unnamed block device',
-      perm: Permission.consistentRead | (writable ? Permission.write : 0),
-      // A client is told the size once.
-      shared: ALL_PERMISSIONS - Permission.resize,
-    });
-    await this.#graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-    backend.writethrough = properties.writethrough ?? false;
+    // A client is told the size once.
+    const backend = await this.#attach(properties, { shared: ALL_PERMISSIONS - Permission.resize });
     try {
       const server = this.#running();
       server.checkNew({ name, ...given({ description: properties.description }) });
@@ -147,26 +159,70 @@ export class ExportRegistry {
         ],
       });
       for (const bitmap of bitmaps) bitmap.busy = true;
-      this.#exports.set(id, { id, name, backend, bitmaps, drive: properties.drive });
+      this.#exports.set(id, {
+        ...{ id, backend, bitmaps, drive: properties.drive },
+        serving: {
+          type: 'nbd',
+          isUsed: () => server.connectionsOf(name) > 0,
+          isWorking: () => server.inFlightOf(name) > 0,
+          end: () => server.removeExport(name, 'hard'),
+        },
+      });
     } catch (error) {
       await this.#detach(backend);
       throw error;
     }
   }
 
+  /** Over vhost-user. Errors: as add(); those of listening. */
+  async addVhostUser(properties: VhostUserProperties): Promise<void> {
+    const { id } = properties;
+    let server: VhostServer | undefined;
+    const backend = await this.#attach(properties, { user: { resized: () => server?.configChanged() } });
+    try {
+      server = await listenVhostUser(this.#graph, properties, backend, this.#lost);
+    } catch (error) {
+      await this.#detach(backend);
+      throw error;
+    }
+    const { isWorking, end } = { isWorking: () => server.inFlight > 0, end: () => server.close() };
+    const serving: Serving = { type: 'vhost-user-blk', isUsed: () => false, isWorking, end };
+    this.#exports.set(id, { id, backend, bitmaps: [], drive: undefined, serving });
+  }
+
+  async #attach(
+    { id, node, writable, writethrough = false }: ExportedNode,
+    more: Partial<BackendProperties>,
+  ): Promise<BlockBackend> {
+    this.checkNewId(id);
+    if (writable && node.readOnly)
+      throw new BlockError('permission', 'Cannot export read-only node as writable');
+    const backend = this.#graph.createBackend({
+      description: 'an unnamed block device',
+      perm: Permission.consistentRead | (writable ? Permission.write : 0),
+      shared: ALL_PERMISSIONS,
+      ...more,
+    });
+    await this.#graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
+    backend.writethrough = writethrough;
+    return backend;
+  }
+
   /**
    * Refuses, or disconnects its clients. Resolves when it is gone, or at once when a client's request is in flight,
    * which may take for ever: then it is shutting down. Errors: not-found; busy when a client uses it and the mode is safe.
    */
-  async remove(id: string, mode: 'safe' | 'hard'): Promise<void> {
+  async remove(id: string, mode: 'safe' | 'hard', type?: 'nbd'): Promise<void> {
     const entry = this.#exports.get(id);
     if (!entry) throw new BlockError('not-found', `Export '${id}' is not found`);
+    if (type && entry.serving.type !== type)
+      throw new BlockError('invalid', `Block export '${id}' is not an NBD export`);
     if (entry.gone) throw new BlockError('busy', `Export '${id}' is already shutting down`);
-    const server = this.#running();
-    const isWorking = server.inFlightOf(entry.name) > 0 || entry.backend.inFlight > 0;
-    if (mode === 'safe' && (isWorking || server.connectionsOf(entry.name) > 0))
+    const { serving, backend } = entry;
+    const isWorking = serving.isWorking() || backend.inFlight > 0;
+    if (mode === 'safe' && (isWorking || serving.isUsed()))
       throw new BlockError('busy', `export '${id}' still in use`);
-    const gone = this.#shutDown(entry, server.removeExport(entry.name, 'hard'));
+    const gone = this.#shutDown(entry, serving.end());
     if (!isWorking) await gone;
   }
 
@@ -178,6 +234,8 @@ export class ExportRegistry {
 
   async close(): Promise<void> {
     if (this.#server) await this.stopServer();
+    for (const entry of this.#exports.values())
+      if (!entry.gone) void this.#shutDown(entry, entry.serving.end());
     for (const { gone } of this.#exports.values()) await gone;
   }
 

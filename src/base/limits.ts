@@ -17,6 +17,8 @@ export const MAX_JSON_DEPTH = 1024;
 export const MAX_JSON_TOKENS = 2 ** 21;
 /** QEMU's NBD server refuses larger requests (and so the block size it advertises). */
 export const MAX_NBD_REQUEST_BYTES = 32 * MiB;
+/** Largest view of memory that is shared with another process: every call of Node takes it. */
+export const MAX_VIEW_BYTES = GiB;
 /** Longest NBD export name (NBD protocol, "Values: strings"). */
 export const MAX_NBD_STRING_BYTES = 4096;
 /** Payload that one client may have in flight before its socket is no longer read. */

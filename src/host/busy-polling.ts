@@ -18,33 +18,44 @@ const EVENT_LOOP: PollingLoop = {
   nextRound: (callback) => void setImmediate(callback),
 };
 
+/** What is done while it looks. */
+export interface PollingUser {
+  /** In each round: what came in no other way is found by came() again. */
+  look(): void;
+  /** It looks no more; who must be woken says so now. */
+  sleep(): void;
+}
+
 /**
  * Keeps the event loop awake for a moment after something came from a socket, while requests come one by one: to be woken
  * takes longer than to answer one. An idle program sleeps, and so does one whose peers let it wait, or cannot run meanwhile.
  */
 export class BusyPolling {
   readonly #loop: PollingLoop;
+  readonly #user: PollingUser | undefined;
   #cameMs = -Infinity;
   #untilMs = 0;
   #isLooking = false;
   #misses = 0;
   #rest = 0;
 
-  constructor(loop = EVENT_LOOP) {
+  constructor(loop = EVENT_LOOP, user?: PollingUser) {
     this.#loop = loop;
+    this.#user = user;
   }
 
-  /** Something has come. */
-  came(): void {
+  /** Something has come. Answers whether it looks for more. */
+  came(): boolean {
     const nowMs = this.#loop.nowMs();
     const isConversation = nowMs - this.#cameMs < CONVERSATION_MS;
     this.#cameMs = nowMs;
     if (this.#isLooking) this.#misses = 0;
-    else if (!isConversation || this.#isResting()) return;
+    else if (!isConversation || this.#isResting()) return false;
     this.#untilMs = nowMs + POLL_MS;
-    if (this.#isLooking) return;
+    if (this.#isLooking) return true;
     this.#isLooking = true;
     this.#loop.nextRound(this.#look);
+    return true;
   }
 
   #isResting(): boolean {
@@ -54,10 +65,13 @@ export class BusyPolling {
   }
 
   readonly #look = (): void => {
+    this.#user?.look();
     if (this.#loop.nowMs() < this.#untilMs) return this.#loop.nextRound(this.#look);
     this.#isLooking = false;
-    if (++this.#misses < MISSES) return;
-    this.#misses = 0;
-    this.#rest = REST;
+    if (++this.#misses >= MISSES) {
+      this.#misses = 0;
+      this.#rest = REST;
+    }
+    this.#user?.sleep();
   };
 }

@@ -13,6 +13,8 @@ export interface Host {
   readonly terminals?: HostTerminals;
   /** A simulated machine has none. */
   readonly pipes?: HostPipes;
+  /** The same. */
+  readonly sharing?: HostSharing;
   readonly clock: HostClock;
   readonly random: HostRandom;
   readonly compute: HostCompute;
@@ -291,6 +293,44 @@ export interface HostSocket {
    * receiveFds was asked for, of a unix socket.
    */
   takeFds?(): number[];
+  /**
+   * Sends a short message together with descriptors, which stay the caller's, ahead of what is queued. False: it was not
+   * sent, the kernel takes nothing now or the connection is broken. Only where receiveFds was asked for.
+   */
+  sendFds?(buffer: Uint8Array, fds: readonly number[]): boolean;
+}
+
+/** Memory and events that processes share by passing each other descriptors. */
+export interface HostSharing {
+  /**
+   * A stretch of a file, to read and to write; the descriptor stays the caller's. The file is kept from shrinking where
+   * that is possible (memfd_create(2)): who touches what is gone dies. Errors: invalid, when the file is shorter.
+   */
+  map(fd: number, offset: number, lengthBytes: number): SharedMemory;
+  /** A new file in memory, of zeroes, which nobody can make shorter or longer; answers its descriptor. */
+  create(name: string, lengthBytes: number): number;
+  /** Takes over an eventfd(2) that others count up: tells when they have. Errors: invalid, when it is none. */
+  watch(fd: number, onEvent: () => void): HostWatch;
+  /** Takes over an eventfd(2) that others wait for. Errors: invalid, when it is none. */
+  openEvent(fd: number): HostEvent;
+  close(fd: number): void;
+}
+
+/** Others may change it at any time. Nothing that was made of it may be used after unmap(). */
+export interface SharedMemory {
+  readonly lengthBytes: number;
+  /** Made anew with each call; at most MAX_VIEW_BYTES. */
+  view(offset: number, lengthBytes: number): Uint8Array;
+  unmap(): void;
+}
+
+export interface HostWatch {
+  close(): void;
+}
+
+export interface HostEvent {
+  signal(): void;
+  close(): void;
 }
 
 /** A pseudo terminal; each who opens its path is a connection. */

@@ -46,11 +46,17 @@ export class RealSocket implements HostSocket {
   #isHandedOver = false;
 
   readonly takeFds?: () => number[];
+  readonly sendFds?: (buffer: Uint8Array, fds: readonly number[]) => boolean;
 
   /** `fds`: where received descriptors are put; undefined when they are dropped. */
   constructor(system: Syscalls, fds?: number[]) {
     this.#system = system;
-    if (fds) this.takeFds = () => fds.splice(0);
+    if (!fds) return;
+    this.takeFds = () => fds.splice(0);
+    this.sendFds = (buffer, passed) => {
+      const fd = this.#fd();
+      return fd !== undefined && system.send(fd, buffer, passed).value === buffer.length;
+    };
   }
 
   /** The socket is paused: it delivers nothing before start(). */

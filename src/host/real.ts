@@ -5,6 +5,7 @@ import { RealFiles } from './real-files.js';
 import { RealNet } from './real-net.js';
 import { RealPipes } from './real-pipes.js';
 import { RealTerminal } from './real-terminal.js';
+import { RealSharing } from './real-sharing.js';
 import { Syscalls } from './syscalls.js';
 
 export interface RealHostOptions {
@@ -22,6 +23,7 @@ export function createRealHost({ everythingIsRemote = false }: RealHostOptions =
     clock,
     terminals: { open: (onConnection) => new RealTerminal(system, clock, onConnection) },
     pipes: new RealPipes(),
+    sharing: new RealSharing(system),
     random: new RealRandom(),
     compute: new RealCompute(),
   };

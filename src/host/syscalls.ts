@@ -32,6 +32,7 @@ const STX_DIO_OFFSET_ALIGN = 0x9c;
 /** recvmsg(2) flags and the control message that carries descriptors (bits/socket.h). */
 const MSG_DONTWAIT = 0x40;
 const MSG_CMSG_CLOEXEC = 0x40000000;
+const MSG_NOSIGNAL = 0x4000;
 /** poll(2): the peer has shut down its sending half; asked for or not, also that the connection is over. */
 const POLLRDHUP = 0x2000;
 const POLLGONE = POLLRDHUP | 0x10 | 0x08;
@@ -52,9 +53,9 @@ const MOST_KEPT_BYTES = MiB;
 /** koffi copies its arguments per call and refuses too many at once; more than the pool has threads gain nothing. */
 const MAX_ASYNC_CALLS = 32;
 
-type Koffi = typeof import('koffi');
+export type Koffi = typeof import('koffi');
 /** A C function; `async` runs it in libuv's pool and leaves errno as it was there while the callback runs. */
-interface NativeFunction {
+export interface NativeFunction {
   (...args: unknown[]): number;
   async(...args: unknown[]): void;
 }
@@ -73,6 +74,7 @@ interface Library {
   statx: NativeFunction;
   fcntl: NativeFunction;
   recvmsg: NativeFunction;
+  sendmsg: NativeFunction;
   poll: NativeFunction;
   shutdown: NativeFunction;
   setsockopt: NativeFunction;
@@ -101,6 +103,17 @@ export class Syscalls {
 
   #lib(): Library {
     return (this.#library ??= load());
+  }
+
+  get koffi(): Koffi {
+    return this.#lib().koffi;
+  }
+
+  /** Any number of bytes at an address, which are there until they are unmapped. */
+  viewOf(address: number, lengthBytes: number): Buffer {
+    const view = Buffer.from(this.koffi.view(BigInt(address), lengthBytes));
+    ADDRESSES.set(view, address);
+    return view;
   }
 
   /** Bytes read at once from the page cache or memory, or -1 with lastErrno(). Never more than one attempt. */
@@ -355,6 +368,24 @@ export class Syscalls {
     return { fd, path };
   }
 
+  /** Sends without waiting, together with descriptors. */
+  send(fd: number, buffer: Uint8Array, fds: readonly number[]): CallResult {
+    const { koffi, sendmsg } = this.#lib();
+    const lengthBytes = CMSG_HEADER_BYTES + 4 * fds.length;
+    const control = Buffer.alloc(alignUp(lengthBytes, 8));
+    control.writeBigUInt64LE(BigInt(lengthBytes), 0);
+    control.writeInt32LE(SOL_SOCKET, 8);
+    control.writeInt32LE(SCM_RIGHTS, 12);
+    fds.forEach((passed, i) => control.writeInt32LE(passed, CMSG_HEADER_BYTES + 4 * i));
+    const iovec = BigUint64Array.of(koffi.address(buffer), BigInt(buffer.length));
+    const message = new BigUint64Array(7);
+    message[2] = koffi.address(iovec);
+    message[3] = 1n;
+    message[4] = koffi.address(control);
+    message[5] = BigInt(control.length);
+    return this.#now(sendmsg, fd, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  }
+
   /** Whether somebody has the other side of a pseudo terminal open. */
   isTerminalOpen(fd: number): boolean {
     const pollfd = Buffer.alloc(8);
@@ -438,6 +469,9 @@ function terminalCalls(
   };
 }
 
+/** Of memory that is mapped for as long as its buffers are used: nothing moves it. */
+const ADDRESSES = new WeakMap<Uint8Array, number>();
+
 /** Where a buffer's memory is, kept for the next call with the same one. */
 class KnownAddress {
   #buffer: Uint8Array | undefined;
@@ -445,7 +479,7 @@ class KnownAddress {
 
   of(buffer: Uint8Array, koffi: Koffi): number {
     if (buffer === this.#buffer) return this.#address;
-    const address = Number(koffi.address(buffer));
+    const address = ADDRESSES.get(buffer) ?? Number(koffi.address(buffer));
     if (buffer.length > MOST_KEPT_BYTES) return address;
     this.#buffer = buffer;
     return (this.#address = address);
@@ -479,6 +513,7 @@ function load(): Library {
       setsockopt: declare('int setsockopt(int fd, int level, int name, uint8_t *value, unsigned int n)'),
       shutdown: declare('int shutdown(int fd, int how)'),
       recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
+      sendmsg: declare('int64_t sendmsg(int fd, void *message, int flags)'),
     };
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);

@@ -1,12 +1,14 @@
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import type { Node } from '../block/node.js';
-import type { ExportProperties } from '../attach/exports.js';
 import type { SocketAddress } from '../host/host.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
 import { findNode } from '../block/find-node.js';
+
+/** Of vhost-user-blk. */
+const DEFAULT_BLOCK_BYTES = 512;
 
 type Exporting = Parts<'command' | 'graph' | 'exports' | 'descriptors' | 'kind' | 'takeImages'>;
 
@@ -26,14 +28,14 @@ export function registerExports(engine: Exporting): void {
   engine.command('nbd-server-stop', () => new Waiting(exports.stopServer()));
   engine.command('nbd-server-add', (args) => addNbdExport(engine, args));
   // Its `name` is the export's id, as in QEMU; nbd-server-add makes both the same.
-  engine.command('nbd-server-remove', ({ name, mode }) => exports.remove(name, mode ?? 'safe'));
+  engine.command('nbd-server-remove', ({ name, mode }) => exports.remove(name, mode ?? 'safe', 'nbd'));
   engine.command('block-export-add', (args) => addExport(engine, args));
   engine.command('block-export-del', ({ id, mode }) => exports.remove(id, mode ?? 'safe'));
   engine.command('query-block-exports', () =>
-    exports.list().map(({ id, nodeName, shuttingDown }) => ({
+    exports.list().map(({ id, type, nodeName, shuttingDown }) => ({
       'node-name': nodeName,
       'shutting-down': shuttingDown,
-      type: 'nbd',
+      type,
       id,
     })),
   );
@@ -93,14 +95,9 @@ export function socketAddress(address: FlatAddress): SocketAddress {
  * Clients of an export may write before the guest runs here, so the image becomes ours now. One that only reads does
  * without when another process has it still, as in QEMU.
  */
-async function openExport(
-  engine: Parts<'graph' | 'exports' | 'takeImages'>,
-  node: Node,
-  properties: Omit<ExportProperties, 'node'>,
-): Promise<void> {
+async function makeOurs(engine: Parts<'takeImages'>, node: Node, writable: boolean): Promise<void> {
   const activated = engine.takeImages([node]);
-  await (properties.writable ? activated : activated.catch(() => undefined));
-  await engine.exports.add({ ...properties, node });
+  await (writable ? activated : activated.catch(() => undefined));
 }
 
 async function addNbdExport(
@@ -112,10 +109,9 @@ async function addNbdExport(
   const node = findNode(engine.graph, args.device, args.device);
   const writable = (args.writable ?? false) && !node.readOnly;
   const drive = engine.graph.drives.get(args.device);
-  await openExport(engine, node, {
-    id: name,
-    name,
-    writable,
+  await makeOurs(engine, node, writable);
+  await engine.exports.add({
+    ...{ id: name, name, node, writable },
     ...given({
       description: args.description,
       bitmaps: args.bitmap === undefined ? undefined : [args.bitmap],
@@ -124,20 +120,25 @@ async function addNbdExport(
   });
 }
 
-async function addExport(
-  engine: Parts<'graph' | 'exports' | 'takeImages'>,
-  args: CommandArguments<'block-export-add'>,
-): Promise<void> {
+async function addExport(engine: Exporting, args: CommandArguments<'block-export-add'>): Promise<void> {
   const nodeName = args['node-name'];
   engine.exports.checkNewId(args.id);
   const node = findNode(engine.graph, undefined, nodeName);
-  await openExport(engine, node, {
-    id: args.id,
+  const writable = args.writable ?? false;
+  await makeOurs(engine, node, writable);
+  const common = { id: args.id, node, writable, ...given({ writethrough: args.writethrough }) };
+  if (args.type === 'vhost-user-blk')
+    return engine.exports.addVhostUser({
+      ...common,
+      address: clientsAddress(engine, args.addr),
+      blockSizeBytes: args['logical-block-size'] ?? DEFAULT_BLOCK_BYTES,
+      queueCount: args['num-queues'] ?? 1,
+    });
+  return engine.exports.add({
+    ...common,
     name: args.name ?? nodeName,
-    writable: args.writable ?? false,
     ...given({
       description: args.description,
-      writethrough: args.writethrough,
       bitmaps: args.bitmaps,
       allocationDepth: args['allocation-depth'],
     }),

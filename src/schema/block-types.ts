@@ -7,11 +7,14 @@ import {
   later,
   optional,
   required,
+  size,
   str,
   struct,
+  uint16,
   union,
 } from './types.js';
 
+import { SocketAddress } from './socket-address.js';
 import { BitmapName } from './bitmap-commands.js';
 
 export * from './blockdev-options.js';
@@ -25,7 +28,7 @@ const BitmapOrStr = alternate('BlockDirtyBitmapOrStr', [str, BitmapName]);
 export const BlockExportOptions = union(
   'BlockExportOptions',
   {
-    type: required(enumOf('BlockExportType', ['nbd'], ['vhost-user-blk', 'fuse', 'vduse-blk'])),
+    type: required(enumOf('BlockExportType', ['nbd', 'vhost-user-blk'], ['fuse', 'vduse-blk'])),
     id: required(str),
     'fixed-iothread': later(bool),
     iothread: later(str),
@@ -40,6 +43,11 @@ export const BlockExportOptions = union(
       description: optional(str),
       bitmaps: optional(arrayOf(BitmapOrStr)),
       'allocation-depth': optional(bool),
+    }),
+    'vhost-user-blk': struct('BlockExportOptionsVhostUserBlk', {
+      addr: required(SocketAddress),
+      'logical-block-size': optional(size),
+      'num-queues': optional(uint16),
     }),
   },
 );

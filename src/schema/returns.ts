@@ -255,7 +255,7 @@ const JobInfo = struct('JobInfo', {
 
 const BlockExportInfo = struct('BlockExportInfo', {
   id: required(str),
-  type: required(enumOf('BlockExportType', ['nbd'])),
+  type: required(enumOf('BlockExportType', ['nbd', 'vhost-user-blk'])),
   'node-name': required(str),
   'shutting-down': required(bool),
 });

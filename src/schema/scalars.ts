@@ -115,6 +115,13 @@ export const uint64: Type<number | bigint> = builtin('int', 'int', (value, path,
   mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode),
 );
 
+/** An int that QEMU keeps in 16 bits without a sign. */
+export const uint16: Type<number> = builtin('int', 'int', (value, path, mode) => {
+  const number = mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode);
+  if (typeof number === 'number' && number >= 0 && number < 2 ** 16) return number;
+  throw invalid(`Parameter '${path}' expects uint16_t`);
+});
+
 /** An int that QEMU keeps in 32 bits without a sign. */
 export const uint32: Type<number> = builtin('int', 'int', (value, path, mode) => {
   const number = mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode);

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
 import { run, scratch, skipWithout } from './daemon.js';
 import { type Json, Pair } from './fuzz-pair.js';
 
@@ -20,8 +20,7 @@ const WRONG: ReadonlyArray<Json> = [
   { bitmaps: [{ node: 'gone', name: 'bits' }] },
 ];
 
-test('of two wrong arguments of an export, QEMU and livedisk tell the same', async (context) => {
-  if (skipWithout(context, 'qemu-storage-daemon', 'qemu-img')) return;
+async function startPair(context: TestContext): Promise<Pair> {
   const makeImages = (cwd: string): void => {
     run(cwd, 'qemu-img', 'create', '-q', '-f', 'qcow2', 'base.qcow2', '1M');
     run(cwd, 'qemu-img', 'create', '-q', '-f', 'qcow2', '-b', 'base.qcow2', '-F', 'qcow2', 'a.qcow2');
@@ -38,6 +37,12 @@ test('of two wrong arguments of an export, QEMU and livedisk tell the same', asy
     const { theirs, ours } = await pair.execute(command, args);
     assert.deepEqual([theirs, ours], [{ return: {} }, { return: {} }]);
   }
+  return pair;
+}
+
+test('of two wrong arguments of an export, QEMU and livedisk tell the same', async (context) => {
+  if (skipWithout(context, 'qemu-storage-daemon', 'qemu-img')) return;
+  const pair = await startPair(context);
   const compare = async (args: Json, what: string): Promise<void> => {
     const { theirs, ours } = await pair.execute('block-export-add', args);
     if (!theirs.error) {
@@ -63,4 +68,43 @@ test('of two wrong arguments of an export, QEMU and livedisk tell the same', asy
         await compare(args, JSON.stringify({ isServing, ...one, ...other }).replaceAll(LONG, 'LONG'));
       }
   }
+});
+
+const VHOST = {
+  ...{ type: 'vhost-user-blk', id: 'e', 'node-name': 'a' },
+  addr: { type: 'unix', path: 'disk.vhost' },
+};
+
+const WRONG_VHOST: ReadonlyArray<Json> = [
+  { id: '1st' },
+  { id: 'taken' },
+  { 'node-name': 'gone' },
+  { 'node-name': 'read-only', writable: true },
+  { name: 'unexpected' },
+  { addr: { type: 'inet', host: 'localhost', port: '0' } },
+  { addr: { type: 'unix', path: 'nowhere/disk.vhost' } },
+  { 'logical-block-size': 511 },
+  { 'logical-block-size': 768 },
+  { 'logical-block-size': 4194304 },
+  { 'num-queues': 0 },
+  { 'num-queues': 65536 },
+];
+
+test('of two wrong arguments of a vhost-user export, QEMU and livedisk tell the same', async (context) => {
+  if (skipWithout(context, 'qemu-storage-daemon', 'qemu-img')) return;
+  const pair = await startPair(context);
+  const both = async (command: string, args: Json): Promise<string | undefined> => {
+    const { theirs, ours } = await pair.execute(command, args);
+    assert.deepEqual(ours, theirs, `${command} ${JSON.stringify(args)}`);
+    return theirs.error?.desc;
+  };
+  assert.equal(await both('block-export-add', { ...VHOST, id: 'taken' }), undefined);
+  assert.equal(await both('block-export-add', { ...VHOST, addr: undefined }), "Parameter 'addr' is missing");
+  for (const one of WRONG_VHOST)
+    for (const other of WRONG_VHOST)
+      assert.notEqual(await both('block-export-add', { ...VHOST, ...one, ...other }), undefined);
+  await both('query-block-exports', {});
+  await both('nbd-server-remove', { name: 'taken' });
+  await both('block-export-del', { id: 'taken' });
+  await both('query-block-exports', {});
 });

@@ -29,14 +29,19 @@ const MODULES = [
 const INIT = `#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t sysfs sys /sys
 for module in ${MODULES.join(' ')}; do /bin/busybox insmod /modules/$module.ko; done
 echo GUEST READY
 number=0
+size=0
 while [ -b /dev/vda ]; do
   /bin/busybox printf 'record %012d' $number > /record
   /bin/busybox dd if=/record of=/dev/vda bs=${RECORD_BYTES} seek=$((number % ${RING_RECORDS})) conv=notrunc,sync,fsync 2>/dev/null || echo GUEST ERROR $number
   echo GUEST WROTE $number
   number=$((number + 1))
+  now=$(/bin/busybox cat /sys/block/vda/size)
+  [ $now = $size ] || echo GUEST SIZE $now
+  size=$now
 done
 `;
 
@@ -68,7 +73,7 @@ export function prepareGuest(folder: string): GuestKernel {
   run('dpkg', ['-x', deb, join(folder, 'kernel')]);
   const version = readdirSync(join(folder, 'kernel/lib/modules'))[0] ?? '';
   const root = join(folder, 'root');
-  for (const dir of ['bin', 'proc', 'dev', 'modules']) mkdirSync(join(root, dir), { recursive: true });
+  for (const dir of ['bin', 'proc', 'sys', 'dev', 'modules']) mkdirSync(join(root, dir), { recursive: true });
   copyFileSync('/bin/busybox', join(root, 'bin/busybox'));
   const modules = join(folder, 'kernel/lib/modules', version, 'kernel');
   for (const module of MODULES) {
@@ -81,20 +86,38 @@ export function prepareGuest(folder: string): GuestKernel {
   return { kernel: join(folder, `kernel/boot/vmlinuz-${version}`), initramfs: join(folder, 'initramfs.gz') };
 }
 
-/** A running QEMU machine whose disk is an NBD export on a unix socket. */
+/** How a machine reaches its disk: the export of that name on a unix socket, or vhost-user on one. */
+export type GuestDisk = { nbd: string; exportName: string } | { vhostUser: string };
+
+function diskOptions(disk: GuestDisk): string[] {
+  if ('vhostUser' in disk)
+    return [
+      ...['-object', 'memory-backend-memfd,id=memory,size=256M,share=on', '-numa', 'node,memdev=memory'],
+      ...['-chardev', `socket,id=disk,path=${disk.vhostUser},reconnect=1`],
+      ...['-device', 'vhost-user-blk-pci,chardev=disk'],
+    ];
+  const { nbd, exportName } = disk;
+  return [
+    '-blockdev',
+    `driver=nbd,node-name=disk,server.type=unix,server.path=${nbd},export=${exportName}`,
+    ...['-device', 'virtio-blk-pci,drive=disk'],
+  ];
+}
+
+/** A running QEMU machine. */
 export class GuestMachine {
   readonly #process: ChildProcess;
   #console = '';
   #waiting: Array<() => void> = [];
 
   /** Boots, with KVM where a guest comes up under it (nested KVM may accept a guest and never run it), else TCG. */
-  static async boot(guest: GuestKernel, endpoint: string, exportName: string): Promise<GuestMachine> {
+  static async boot(guest: GuestKernel, disk: GuestDisk): Promise<GuestMachine> {
     if (canUseKvm()) {
-      const machine = new GuestMachine(guest, endpoint, exportName, 'kvm');
+      const machine = new GuestMachine(guest, disk, 'kvm');
       if (await machine.#isUp(KVM_BOOT_MS)) return machine;
       await machine.kill();
     }
-    const machine = new GuestMachine(guest, endpoint, exportName, 'tcg');
+    const machine = new GuestMachine(guest, disk, 'tcg');
     if (await machine.#isUp(TCG_BOOT_MS)) return machine;
     await machine.kill();
     throw new Error(`the guest did not boot:\n${machine.console.slice(-2000)}`);
@@ -102,7 +125,7 @@ export class GuestMachine {
 
   readonly accelerator: 'kvm' | 'tcg';
 
-  private constructor(guest: GuestKernel, endpoint: string, exportName: string, accelerator: 'kvm' | 'tcg') {
+  private constructor(guest: GuestKernel, disk: GuestDisk, accelerator: 'kvm' | 'tcg') {
     this.accelerator = accelerator;
     this.#process = spawn('qemu-system-x86_64', [
       ...[
@@ -127,9 +150,7 @@ export class GuestMachine {
         'console=ttyS0 quiet panic=-1',
         '-no-reboot',
       ],
-      '-blockdev',
-      `driver=nbd,node-name=disk,server.type=unix,server.path=${endpoint},export=${exportName}`,
-      ...['-device', 'virtio-blk-pci,drive=disk'],
+      ...diskOptions(disk),
     ]);
     for (const stream of [this.#process.stdout, this.#process.stderr]) {
       stream?.on('data', (chunk: Buffer) => {
@@ -158,6 +179,13 @@ export class GuestMachine {
   async reached(record: number, timeoutMs = 120_000): Promise<void> {
     if (await this.#until(() => this.lastRecord >= record, timeoutMs)) return;
     throw new Error(`the guest did not reach record ${record}:\n${this.#console.slice(-2000)}`);
+  }
+
+  /** Waits until the guest has seen this size of its disk. */
+  async sawSize(lengthBytes: number, timeoutMs = 60_000): Promise<void> {
+    const line = new RegExp(`GUEST SIZE ${lengthBytes / 512}\\r?\\n`);
+    if (await this.#until(() => line.test(this.#console), timeoutMs)) return;
+    throw new Error(`the guest did not see ${lengthBytes} bytes:\n${this.#console.slice(-2000)}`);
   }
 
   #isUp(timeoutMs: number): Promise<boolean> {

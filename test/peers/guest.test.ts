@@ -1,39 +1,10 @@
 import assert from 'node:assert/strict';
-import { closeSync, mkdirSync, openSync, readSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { Daemon, run, scratch, skipWithout } from './daemon.js';
-import {
-  GuestMachine,
-  guestMissing,
-  prepareGuest,
-  RECORD_BYTES,
-  recordNumber,
-  RING_RECORDS,
-} from './guest-machine.js';
-
-/** The newest record of each slot of the guest's ring, as an image holds it. */
-function ringOf(folder: string, image: string): number[] {
-  run(folder, 'qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw', image, 'content.raw');
-  const file = openSync(join(folder, 'content.raw'), 'r');
-  const block = Buffer.alloc(RECORD_BYTES);
-  const ring = Array.from({ length: RING_RECORDS }, (_, slot) => {
-    readSync(file, block, 0, RECORD_BYTES, slot * RECORD_BYTES);
-    return recordNumber(block);
-  });
-  closeSync(file);
-  return ring;
-}
-
-/** The ring holds every record up to the newest one in it, each in its slot, none missing. */
-function assertUnbroken(ring: number[], atLeast: number, what: string): void {
-  const newest = Math.max(...ring);
-  assert.ok(newest >= atLeast, `${what}: newest record ${newest}, but the guest had synced ${atLeast}`);
-  ring.forEach((number, slot) => {
-    const lastRound = newest - ((((newest - slot) % RING_RECORDS) + RING_RECORDS) % RING_RECORDS);
-    assert.equal(number, lastRound < 0 ? -1 : lastRound, `${what}: slot ${slot}`);
-  });
-}
+import { GuestMachine, guestMissing, prepareGuest } from './guest-machine.js';
+import { assertUnbroken, ringOf } from './guest-ring.js';
 
 test('a real machine keeps writing through a mirror with pivot and an active commit', async (t) => {
   if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;
@@ -54,7 +25,7 @@ test('a real machine keeps writing through a mirror with pivot and an active com
     ...['-blockdev', 'node-name=node-A,driver=qcow2,file.driver=file,file.filename=./a.qcow2'],
     ...['-device', 'virtio-blk,drive=node-A,id=virtio0,x-endpoint=unix:disk.sock'],
   );
-  const guest = await GuestMachine.boot(kernel, join(folder, 'disk.sock'), 'virtio0');
+  const guest = await GuestMachine.boot(kernel, { nbd: join(folder, 'disk.sock'), exportName: 'virtio0' });
   t.after(() => guest.kill());
   t.diagnostic(`guest runs under ${guest.accelerator}`);
   await guest.reached(20);

@@ -19,9 +19,9 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'an option that is refused by name',
     ['blockdev-add(file)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(host_device)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
-    ['blockdev-add(nbd).server.type', '=vsock'],
-    ['blockdev-add(nbd).server(inet)', '.numeric .to .ipv4 .ipv6 .keep-alive .mptcp'],
-    ['blockdev-add(nbd).server(unix)', '.tight'],
+    ['block-export-add(vhost-user-blk).addr.type', '=vsock'],
+    ['block-export-add(vhost-user-blk).addr(inet)', '.numeric .to .ipv4 .ipv6 .keep-alive .mptcp'],
+    ['block-export-add(vhost-user-blk).addr(unix)', '.tight'],
     [
       'blockdev-add(qcow2)',
       '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
@@ -52,9 +52,9 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     ['chardev-add.backend(ringbuf).data', '.logfile .logappend'],
   ],
   [
-    'exports are on the NBD server, of the main loop, without metadata contexts of their own',
+    'exports are on the NBD server or over vhost-user, of the main loop, without metadata contexts of their own',
     ['block-export-add', '.fixed-iothread .iothread'],
-    ['block-export-add.type', '=vhost-user-blk =fuse =vduse-blk'],
+    ['block-export-add.type', '=fuse =vduse-blk'],
   ],
   [
     'an answer about what no node or device has',

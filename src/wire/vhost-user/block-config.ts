@@ -1,0 +1,47 @@
+import { SECTOR_BYTES } from './constants.js';
+
+/** struct virtio_blk_config (virtio 1.2, 5.2.4) up to the limits of write zeroes. */
+export const CONFIG_BYTES = 60;
+export const WCE_OFFSET = 32;
+const Offset = {
+  capacity: 0,
+  segMax: 12,
+  blockSize: 20,
+  minIo: 26,
+  optimalIo: 28,
+  queues: 34,
+  maxDiscardSectors: 36,
+  maxDiscardSegments: 40,
+  discardAlignment: 44,
+  maxZeroSectors: 48,
+  maxZeroSegments: 52,
+} as const;
+
+/** As QEMU's export has them: buffers of a request, and sectors of a discard or write zeroes, which are of one segment. */
+const MAX_SEGMENTS = 126;
+export const MAX_DISCARD_SECTORS = 32768;
+
+export interface BlockConfig {
+  lengthBytes: number;
+  blockSizeBytes: number;
+  queueCount: number;
+  /** Writes are durable only after a flush. */
+  hasWriteCache: boolean;
+}
+
+export function encodeBlockConfig(config: BlockConfig): Buffer {
+  const bytes = Buffer.alloc(CONFIG_BYTES);
+  bytes.writeBigUInt64LE(BigInt(Math.floor(config.lengthBytes / SECTOR_BYTES)), Offset.capacity);
+  bytes.writeUInt32LE(MAX_SEGMENTS, Offset.segMax);
+  bytes.writeUInt32LE(config.blockSizeBytes, Offset.blockSize);
+  bytes.writeUInt16LE(1, Offset.minIo);
+  bytes.writeUInt32LE(1, Offset.optimalIo);
+  bytes[WCE_OFFSET] = config.hasWriteCache ? 1 : 0;
+  bytes.writeUInt16LE(config.queueCount, Offset.queues);
+  bytes.writeUInt32LE(MAX_DISCARD_SECTORS, Offset.maxDiscardSectors);
+  bytes.writeUInt32LE(1, Offset.maxDiscardSegments);
+  bytes.writeUInt32LE(Math.floor(config.blockSizeBytes / SECTOR_BYTES), Offset.discardAlignment);
+  bytes.writeUInt32LE(MAX_DISCARD_SECTORS, Offset.maxZeroSectors);
+  bytes.writeUInt32LE(1, Offset.maxZeroSegments);
+  return bytes;
+}

@@ -1,0 +1,90 @@
+import { BlockError } from '../../base/error.js';
+import type { Host, HostListener, HostSocket, SocketAddress } from '../../host/host.js';
+import { VhostConnection } from './connection.js';
+import type { BlockExportProperties } from './target.js';
+
+/** Front-ends that wait until the one that is served leaves; as a listen backlog. */
+const MAX_WAITING = 16;
+
+export interface VhostServerOptions {
+  readonly disk: BlockExportProperties;
+  /** A peer broke the protocol, in words. */
+  readonly onBroken: (text: string) => void;
+}
+
+/** A vhost-user block device behind a unix socket: serves one front-end after the other. */
+export class VhostServer {
+  readonly #host: Host;
+  readonly #options: VhostServerOptions;
+  readonly #waiting: HostSocket[] = [];
+  /** Those that have left while requests of theirs are in flight, and the one that is served. */
+  readonly #connections = new Set<VhostConnection>();
+  #current: VhostConnection | undefined;
+  #listener: HostListener | undefined;
+  #isClosed = false;
+
+  private constructor(host: Host, options: VhostServerOptions) {
+    this.#host = host;
+    this.#options = options;
+  }
+
+  /** Errors: those of the host's listen; unsupported where processes cannot share memory. */
+  static async listen(host: Host, address: SocketAddress, options: VhostServerOptions): Promise<VhostServer> {
+    const server = new VhostServer(host, options);
+    if (!host.sharing) throw new BlockError('unsupported', 'vhost-user needs memory that processes share');
+    server.#listener = await host.net.listen(address, (socket) => server.#accept(socket), {
+      receiveFds: true,
+    });
+    return server;
+  }
+
+  get isConnected(): boolean {
+    return this.#current !== undefined;
+  }
+
+  get inFlight(): number {
+    return [...this.#connections].reduce((sum, { inFlight }) => sum + inFlight, 0);
+  }
+
+  /** The disk has another size. */
+  configChanged(): void {
+    this.#current?.configChanged();
+  }
+
+  /** Drops whoever is connected, and stops listening. Resolves when none of their requests is in flight. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    for (const socket of this.#waiting.splice(0)) socket.destroy();
+    this.#current?.close();
+    await this.#listener?.close();
+    await Promise.all([...this.#connections].map((connection) => connection.idle()));
+  }
+
+  #accept(socket: HostSocket): void {
+    if (this.#isClosed) return socket.destroy();
+    // One that comes back need not wait until it is told that it had left.
+    if (this.#current?.isPeerGone() === true) this.#current.close();
+    if (!this.#current) return this.#serve(socket);
+    if (this.#waiting.length < MAX_WAITING) this.#waiting.push(socket);
+    else socket.destroy();
+  }
+
+  #serve(socket: HostSocket): void {
+    const { sharing } = this.#host;
+    if (!sharing) return socket.destroy();
+    const connection: VhostConnection = new VhostConnection({
+      ...{ host: this.#host, sharing, socket },
+      ...this.#options,
+      onClose: () => this.#left(connection),
+    });
+    this.#current = connection;
+    this.#connections.add(connection);
+  }
+
+  #left(connection: VhostConnection): void {
+    if (this.#current === connection) this.#current = undefined;
+    void connection.idle().then(() => this.#connections.delete(connection));
+    const next = this.#isClosed ? undefined : this.#waiting.shift();
+    if (next) this.#serve(next);
+  }
+}

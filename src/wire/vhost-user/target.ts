@@ -1,0 +1,30 @@
+import type { IoRequest } from '../../base/io-request.js';
+
+/**
+ * The disk behind an export; a block backend is one. Ranges are already checked against lengthBytes. All throw or reject
+ * with BlockError. A request is the client's, who waits for its answer; its memory is the guest's, who may change it.
+ */
+export interface BlockTarget {
+  readonly lengthBytes: number;
+  /** Every write is durable when it completes; the driver may turn that on and off. */
+  writethrough: boolean;
+  /** Does a read or write now, if no wait is needed; false: nothing was done, and run() is to be used. */
+  tryRun(request: IoRequest): boolean;
+  run(request: IoRequest): Promise<void>;
+}
+
+/** Changes to a disk whose clients are gone, and which are still under way: see LostChanges. */
+export interface LostOfDisk {
+  add(change: { offset: number; lengthBytes: number; over: Promise<void> }): void;
+  overlapping(offset: number, lengthBytes: number): Promise<unknown> | undefined;
+}
+
+export interface BlockExportProperties {
+  readonly target: BlockTarget;
+  readonly writable: boolean;
+  readonly blockSizeBytes: number;
+  readonly queueCount: number;
+  /** What GET_ID answers. */
+  readonly serial: string;
+  readonly lost: LostOfDisk;
+}
