@@ -13,6 +13,8 @@ export class DirtyBitmap {
   readonly granularityBytes: number;
   /** False: writes are not recorded. */
   enabled = true;
+  /** Of a copy-before-write: it keeps its size, and queries tell that it does not record. */
+  isInternal = false;
   /** In use by a job: the user may not change it. */
   busy = false;
   /** The image keeps it, beyond the end of the node: see BitmapStore. */
@@ -137,6 +139,7 @@ export class DirtyBitmap {
 
   /** Follows a resize of the node, which checkSize allowed; new space is clean. */
   resize(sizeBytes: number): void {
+    if (this.isInternal) return;
     const bits = new Bitmap(divideRoundUp(sizeBytes, this.granularityBytes));
     for (let i = this.#bits.nextSet(0); i >= 0 && i < bits.length;) {
       const end = this.#bits.nextClear(i);

@@ -8,7 +8,9 @@ import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
 import type { ObjectRegistry } from './objects/object-registry.js';
+import type { ChainStatus } from './chain-status.js';
 import type { BlockStatus, IoRequest, Mapping } from './request.js';
+import type { SnapshotAccess } from './snapshot-access.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
 export type Json = null | boolean | number | bigint | string | Json[] | { [key: string]: Json };
@@ -64,6 +66,10 @@ export interface ChildIo {
   allocatedBytes(): number | undefined;
   /** Status of the child's own layer. */
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  /** The same through the child's whole chain. Errors: those of reading tables. */
+  chainStatus(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus>;
+  /** What the child held at some moment, if it keeps that. */
+  readonly snapshotAccess: SnapshotAccess | undefined;
   /**
    * What of the range is in layers below the first that is no filter, as far down as `last`, is copied into that one;
    * what a guest writes meanwhile stays. Errors: those of reading and writing.
@@ -116,6 +122,8 @@ export interface DriverContext {
   hasChild(role: string): boolean;
   /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
   freezeChain(bottom: string): FrozenChain;
+  /** Of a node, by their names. Errors: not-found. */
+  dirtyBitmap(node: string, name: string): DirtyBitmap;
   /** Something the monitor may turn into an event, such as a corrupt image. */
   report(event: DriverEvent): void;
   /** A line for people, where QEMU prints one on standard error. */
@@ -323,6 +331,10 @@ export interface DriverInstance {
   readonly readsZeroWhenNew?: boolean;
   /** writeZeroes is cheap and, with mayUnmap, deallocates. */
   readonly canWriteZeroes?: boolean;
+  /** Dirty bitmaps of its own, which the node has from the beginning. */
+  readonly ownBitmaps?: readonly DirtyBitmap[];
+  /** What it held at some moment, where it keeps that. */
+  readonly snapshotAccess?: SnapshotAccess;
   /** Hears block-layer events by name (blkdebug only). */
   announce?(event: string): Promise<void> | undefined;
   close(): Promise<void>;
@@ -475,6 +487,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly isNamedWhole?: boolean;
   /** Filters of jobs: what QEMU calls the child that it shows. */
   readonly shownChildRole?: string;
+  /** Filters of jobs: no other job may rely on the link to it. */
+  readonly isNeverFrozen?: boolean;
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
   /** Opens; its children are attached already (`backing` comes later). */

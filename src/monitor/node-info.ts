@@ -45,7 +45,7 @@ function fullBackingFilename(node: Node): string | undefined {
 function bitmapInfo(bitmap: DirtyBitmap): JsonObject {
   return {
     ...(bitmap.name !== undefined && { name: bitmap.name }),
-    recording: bitmap.isRecording,
+    recording: bitmap.isRecording && !bitmap.isInternal,
     persistent: bitmap.persistent,
     busy: bitmap.busy,
     granularity: bitmap.granularityBytes,

@@ -228,6 +228,8 @@ const BlockJobInfo = struct('BlockJobInfo', {
   'auto-finalize': required(bool),
   'auto-dismiss': required(bool),
   error: optional(str),
+  /** QEMU 8.2's; of mirrors that write to both sides. */
+  'actively-synced': optional(bool),
 });
 
 const JobInfo = struct('JobInfo', {
