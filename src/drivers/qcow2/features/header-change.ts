@@ -28,12 +28,7 @@ export async function changeHeader(context: ImageContext, change: HeaderChange):
     }
     // Until the header is durable, the disk may have either: should this fail, the next change spares both names.
     context.staleNames.push({ from: plan.nameAt, end: plan.nameAt + plan.name.length });
-    const edit = (sector: Buffer): void => writePlan(sector, header, plan);
-    if (change.backing) {
-      // Which file it names after a failure, who changes it takes care of (block/backing-reference).
-      await context.writeHeader(edit);
-      await context.meta.flush();
-    } else await context.switchHeaderHeld(edit);
+    await context.switchHeaderHeld((sector) => writePlan(sector, header, plan));
     header.extensions = plan.extensions;
     header.backingOffset = plan.nameAt;
     header.backing = plan.backing;
