@@ -540,8 +540,15 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly toolOptions?: readonly ToolOption[];
   /** Formats: what is wrong with the options together, before anything is made. */
   checkNew?(image: NewImage<C>): void;
-  /** Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units. */
-  measure?(image: NewImage<C>, dataBytes: (unitBytes: number) => Promise<number>): Promise<Measurement>;
+  /**
+   * Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units.
+   * `bitmaps`: that might be copied along; undefined: the content is of an image that keeps none.
+   */
+  measure?(
+    image: NewImage<C>,
+    dataBytes: (unitBytes: number) => Promise<number>,
+    bitmaps?: readonly DirtyBitmap[],
+  ): Promise<Measurement>;
   /**
    * Formats: writes an empty image into a file child that is already open; durable on return. `files`: where it may have
    * more of them.

@@ -1,8 +1,11 @@
 import { alignUp, divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import { MAX_L1_BYTES } from '../../base/limits.js';
+import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { Measurement } from '../../block/driver.js';
 import type { NewQcow2 } from './create-options.js';
+import { entryBytes } from './disk/bitmap-directory.js';
 import { ENTRY_BYTES } from './disk/layout.js';
 
 /**
@@ -12,6 +15,7 @@ import { ENTRY_BYTES } from './disk/layout.js';
 export async function measureQcow2(
   { sizeBytes, backingFile, options }: NewQcow2,
   dataBytes: (unitBytes: number) => Promise<number>,
+  bitmaps: readonly DirtyBitmap[] | undefined,
 ): Promise<Measurement> {
   const clusterBytes = options['cluster-size'];
   const entryBytes = options['extended-l2'] ? 2 * ENTRY_BYTES : ENTRY_BYTES;
@@ -26,7 +30,21 @@ export async function measureQcow2(
   // What a backing file has is not looked at: all of the disk may be written.
   const isFull = backingFile !== undefined || ['falloc', 'full'].includes(options.preallocation);
   const held = isFull ? diskBytes : await dataBytes(clusterBytes);
-  return { requiredBytes: fullyAllocatedBytes - diskBytes + held, fullyAllocatedBytes };
+  const bitmapsBytes = options.version === 'v3' && bitmaps ? keptBytes(bitmaps, clusterBytes) : undefined;
+  const requiredBytes = fullyAllocatedBytes - diskBytes + held;
+  return { requiredBytes, fullyAllocatedBytes, ...given({ bitmapsBytes }) };
+}
+
+/** What bitmaps take with their tables and their directory, when some of each part is dirty. */
+function keptBytes(bitmaps: readonly DirtyBitmap[], clusterBytes: number): number {
+  let directoryBytes = 0;
+  let bytes = 0;
+  for (const { name = '', serialisedBytes } of bitmaps) {
+    const clusters = divideRoundUp(serialisedBytes, clusterBytes);
+    bytes += clusters * clusterBytes + alignUp(clusters * ENTRY_BYTES, clusterBytes);
+    directoryBytes += entryBytes(Buffer.byteLength(name));
+  }
+  return bytes + alignUp(directoryBytes, clusterBytes);
 }
 
 /** Clusters of refcount blocks and of their table, which count themselves too. */

@@ -15,7 +15,11 @@ export async function measureImage(
 ): Promise<Measurement> {
   if (!driver.measure)
     throw new BlockError('unsupported', `Block driver '${driver.name}' does not support size measurement`);
-  return driver.measure(image, (unitBytes) => (source ? dataBytes(source, unitBytes) : Promise.resolve(0)));
+  const count = (unitBytes: number): Promise<number> =>
+    source ? dataBytes(source, unitBytes) : Promise.resolve(0);
+  const keepsBitmaps = source?.instance.bitmaps?.isSupported === true;
+  const bitmaps = keepsBitmaps ? source.dirtyBitmaps.filter(({ persistent }) => persistent) : undefined;
+  return driver.measure(image, count, bitmaps);
 }
 
 /** Bytes of the units that hold data, all through the chain. */
