@@ -1,19 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { drawChain } from './chain-view.js';
-import { durationText, humanBytes, ProgressMeter } from '../../view/progress-meter.js';
-
-test('a chain is drawn base first', () => {
-  const drawn = drawChain([
-    { filename: 'a.qcow2', nodeName: 'A', allocatedBytes: 1536 * 1024 },
-    { filename: 'b.qcow2', nodeName: 'B', allocatedBytes: 0 },
-  ]);
-  assert.equal(drawn, '    [A]     <-- [B]     <== guest\n    a.qcow2     b.qcow2\n    1.5 MiB     0 B');
-  const four = ['A', 'B', 'C', 'D'].map((name) => ({
-    ...{ filename: `${name.toLowerCase()}.qcow2`, nodeName: `node-${name}`, allocatedBytes: 2 ** 27 },
-  }));
-  for (const line of drawChain(four).split('\n')) assert.ok(line.length <= 80, line);
-});
+import { durationText, humanBytes, ProgressMeter } from './progress-meter.js';
 
 test('sizes are short', () => {
   assert.equal(humanBytes(999), '999 B');
