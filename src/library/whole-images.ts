@@ -141,7 +141,7 @@ export function convertImage(
   const { onProgress = NO_PROGRESS, signal, checksum, compress = false, bytesPerSecond = 0 } = options;
   return Workplace.run(options, async (place) => {
     const inputs: BlockBackend[] = [];
-    for (const image of [source].flat()) inputs.push(await place.open(image as ImageFile));
+    for (const image of [source].flat()) inputs.push(await place.open(image));
     const images = new SourceImages(inputs, options.onLost);
     const hasBacking = target.backing !== undefined;
     if (hasBacking && (inputs.length > 1 || checksum !== undefined))

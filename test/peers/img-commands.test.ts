@@ -349,3 +349,17 @@ alike(
   // QEMU may look for holes of the file in an image whose clusters are not all there.
   (text) => /"?bitmaps.*\d+/.exec(text)?.[0] ?? '',
 );
+
+alike('-o help tells what there is', IMAGES, [
+  'img create -o help',
+  'img create -f raw -o help',
+  'img create -f qcow2 -o help',
+  'img create -f qcow2 -o help x.q 1M',
+  "img create -f raw -o '?' x",
+  'img create -f qcow2 -o cluster_size=4k,help x.q 1M',
+  'img create -f qcow2 -o help nbd://foo',
+  'img create -f foo -o help x',
+  'img convert -O qcow2 -o help',
+  'img convert -O qcow2 -o help a.q b.q',
+  'img convert -o help a.q b',
+]);
