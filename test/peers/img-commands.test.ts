@@ -330,3 +330,36 @@ alike(
     ...judge('c.q').slice(2),
   ],
 );
+
+alike(
+  'measure counts the bitmaps that can be copied',
+  [
+    ...IMAGES,
+    'qemu-img bitmap --add a.q b0',
+    'qemu-img bitmap --add -g 512 a.q a-bitmap-with-a-long-name-of-its-own',
+    'qemu-img create -q -f qcow2 big.q 10G',
+    ...['1', '2', '3'].map(
+      (n) => `qemu-img bitmap --add -g ${n}${n === '3' ? '2k' : 'M'} big.q b${n} || true`,
+    ),
+    'qemu-img create -q -f qcow2 -o compat=0.10 old.q 1M',
+  ],
+  ['', '-o cluster_size=4k ', '-o cluster_size=512 ', '-o compat=0.10 '].flatMap((option) =>
+    ['a.q', '--output=json big.q', 'b.q', 'old.q'].map((image) => `img measure -O qcow2 ${option}${image}`),
+  ),
+  // QEMU may look for holes of the file in an image whose clusters are not all there.
+  (text) => /"?bitmaps.*\d+/.exec(text)?.[0] ?? '',
+);
+
+alike('-o help tells what there is', IMAGES, [
+  'img create -o help',
+  'img create -f raw -o help',
+  'img create -f qcow2 -o help',
+  'img create -f qcow2 -o help x.q 1M',
+  "img create -f raw -o '?' x",
+  'img create -f qcow2 -o cluster_size=4k,help x.q 1M',
+  'img create -f qcow2 -o help nbd://foo',
+  'img create -f foo -o help x',
+  'img convert -O qcow2 -o help',
+  'img convert -O qcow2 -o help a.q b.q',
+  'img convert -o help a.q b',
+]);

@@ -1,12 +1,13 @@
 import { alignUp, divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
-import { given } from '../../base/given.js';
 import { MAX_L1_BYTES } from '../../base/limits.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
-import type { Measurement } from '../../block/driver.js';
+import type { MeasuredContent, Measurement } from '../../block/driver.js';
 import type { NewQcow2 } from './create-options.js';
-import { entryBytes } from './disk/bitmap-directory.js';
 import { ENTRY_BYTES } from './disk/layout.js';
+
+/** Of a bitmap without its name. */
+const DIRECTORY_ENTRY_BYTES = 24;
 
 /**
  * How large the file of a new image is: header, tables, and refcounts for all of it, as the format lays them out, for a
@@ -14,8 +15,7 @@ import { ENTRY_BYTES } from './disk/layout.js';
  */
 export async function measureQcow2(
   { sizeBytes, backingFile, options }: NewQcow2,
-  dataBytes: (unitBytes: number) => Promise<number>,
-  bitmaps: readonly DirtyBitmap[] | undefined,
+  content: MeasuredContent,
 ): Promise<Measurement> {
   const clusterBytes = options['cluster-size'];
   const entryBytes = options['extended-l2'] ? 2 * ENTRY_BYTES : ENTRY_BYTES;
@@ -29,22 +29,10 @@ export async function measureQcow2(
     (clusters + refcountClusters(clusters, clusterBytes, options['refcount-bits'])) * clusterBytes;
   // What a backing file has is not looked at: all of the disk may be written.
   const isFull = backingFile !== undefined || ['falloc', 'full'].includes(options.preallocation);
-  const held = isFull ? diskBytes : await dataBytes(clusterBytes);
-  const bitmapsBytes = options.version === 'v3' && bitmaps ? keptBytes(bitmaps, clusterBytes) : undefined;
+  const held = isFull ? diskBytes : await content.dataBytes(clusterBytes);
   const requiredBytes = fullyAllocatedBytes - diskBytes + held;
-  return { requiredBytes, fullyAllocatedBytes, ...given({ bitmapsBytes }) };
-}
-
-/** What bitmaps take with their tables and their directory, when some of each part is dirty. */
-function keptBytes(bitmaps: readonly DirtyBitmap[], clusterBytes: number): number {
-  let directoryBytes = 0;
-  let bytes = 0;
-  for (const { name = '', serialisedBytes } of bitmaps) {
-    const clusters = divideRoundUp(serialisedBytes, clusterBytes);
-    bytes += clusters * clusterBytes + alignUp(clusters * ENTRY_BYTES, clusterBytes);
-    directoryBytes += entryBytes(Buffer.byteLength(name));
-  }
-  return bytes + alignUp(directoryBytes, clusterBytes);
+  if (!content.bitmaps || options.version === 'v2') return { requiredBytes, fullyAllocatedBytes };
+  return { requiredBytes, fullyAllocatedBytes, bitmapsBytes: bytesOfBitmaps(content.bitmaps, clusterBytes) };
 }
 
 /** Clusters of refcount blocks and of their table, which count themselves too. */
@@ -58,4 +46,19 @@ function refcountClusters(clusters: number, clusterBytes: number, refcountBits: 
     if (needed === total) return total;
     total = needed;
   }
+}
+
+/** Their bits and tables, each in whole clusters, and the directory (specification, "Bitmaps extension"). */
+function bytesOfBitmaps(bitmaps: readonly DirtyBitmap[], clusterBytes: number): number {
+  let total = 0;
+  let directory = 0;
+  for (const { name = '', sizeBytes, granularityBytes } of bitmaps) {
+    const clusters = divideRoundUp(
+      divideRoundUp(divideRoundUp(sizeBytes, granularityBytes), 8),
+      clusterBytes,
+    );
+    total += clusters * clusterBytes + alignUp(clusters * ENTRY_BYTES, clusterBytes);
+    directory += alignUp(DIRECTORY_ENTRY_BYTES + Buffer.byteLength(name), 8);
+  }
+  return total + alignUp(directory, clusterBytes);
 }
