@@ -26,7 +26,12 @@ test('extents are plain files, whatever their names look like', () =>
     writeFileSync(secret, SECRET.padEnd(512));
     const image = join(folder, 'x.vmdk');
     const json = `json:{\\"driver\\":\\"raw\\",\\"file\\":{\\"driver\\":\\"file\\",\\"filename\\":\\"${secret}\\"}}`;
-    for (const name of [json.replaceAll('\\"', "'"), 'nbd://127.0.0.1:1/x', `file:${secret}`, 'host_device:/dev/null']) {
+    for (const name of [
+      json.replaceAll('\\"', "'"),
+      'nbd://127.0.0.1:1/x',
+      `file:${secret}`,
+      'host_device:/dev/null',
+    ]) {
       writeFileSync(image, descriptor(`RW 1 FLAT "${name}" 0`));
       const { code, stderr } = await img('convert', '-f', 'vmdk', '-O', 'raw', image, join(folder, 'out'));
       assert.equal(code, 1, name);
@@ -60,7 +65,11 @@ test('with --untrusted an image opens nothing outside its folder', () =>
     assert.equal((await read(at('x.vmdk'), '--untrusted')).code, 0);
     const overlay = (backing: string): Promise<ToolAnswer> =>
       img('create', '-q', '-f', 'qcow2', '-u', '-b', backing, '-F', 'raw', at('x.qcow2'), '512');
-    for (const outside of ['../secret', `json:{"driver":"file","filename":"${folder}/secret"}`, 'nbd:127.0.0.1:1']) {
+    for (const outside of [
+      '../secret',
+      `json:{"driver":"file","filename":"${folder}/secret"}`,
+      'nbd:127.0.0.1:1',
+    ]) {
       assert.equal((await overlay(outside)).code, 0);
       assert.match((await read(at('x.qcow2'), '--untrusted')).stderr, /not in its folder/, outside);
       const chain = await img('info', '--backing-chain', '--untrusted', at('x.qcow2'));
