@@ -65,6 +65,8 @@ Command syntax:
   rebase [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [-b backing_file [-F backing_fmt]] [--image-opts] filename
   resize [-f fmt] [--preallocation=prealloc] [-q] [--shrink] [--image-opts] filename [+ | -]size
   snapshot [-U] [--image-opts] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename
+
+Each command takes --untrusted: of files that an image names, only those in its own folder are opened.
 `;
 
 /** `livedisk img`, with qemu-img's command line, answers and exit statuses (which it answers). */
@@ -98,7 +100,9 @@ async function run(tool: Tool, [name, ...words]: readonly string[]): Promise<num
     return 0;
   }
   const command = SUBCOMMANDS.get(name);
-  if (command) return command(tool, await makeObjects(words, tool.graph.objects));
+  tool.opener.staysInFolders = words.includes('--untrusted');
+  const others = words.filter((word) => word !== '--untrusted');
+  if (command) return command(tool, await makeObjects(others, tool.graph.objects));
   if (REFUSED.has(name)) throw new ToolFailure(`${name} is not supported by livedisk`);
   throw new UsageError(`Command not found: ${name}`);
 }
