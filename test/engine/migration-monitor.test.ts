@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { openSync } from 'node:fs';
 import { test } from 'node:test';
+import { listenFor } from '../../src/monitor/migration.js';
 import { EngineBed } from './engine-bed.js';
 import { MigrationBed, setCapabilities, statusOf, untilEvent } from './migration-bed.js';
 
@@ -112,4 +114,27 @@ test('a move may be yanked: it fails as by a link that breaks', async (t) => {
   await source.engine.moves.source.ended;
   assert.equal(await statusOf(source), 'running');
   assert.equal(await statusOf(destination), 'inmigrate');
+});
+
+test('a machine goes through descriptors that were passed, or were there at the start', async (t) => {
+  const bed = await MigrationBed.shared(t);
+  const { source, destination } = bed;
+  assert.equal(
+    await source.refusal('migrate', { uri: 'fd:out' }),
+    "File descriptor named 'out' has not been found",
+  );
+  const path = source.path('state');
+  source.engine.descriptors.add('out', openSync(path, 'w'));
+  await source.execute('migrate', { uri: 'fd:out' });
+  await source.engine.moves.source.ended;
+  assert.equal(await statusOf(source), 'postmigrate');
+  await assert.rejects(listenFor(destination.engine, 'fd:abc'), {
+    message: "Invalid file descriptor number 'abc'",
+  });
+  await assert.rejects(listenFor(destination.engine, 'foo'), {
+    message: 'unknown migration protocol: foo',
+  });
+  await listenFor(destination.engine, `fd:${openSync(path, 'r')}`);
+  await untilEvent(destination, 'RESUME');
+  await destination.guest('read -P 0x11 0 1M');
 });
