@@ -28,7 +28,7 @@ import { snapshotInfo } from './disk/snapshots.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { Qcow2Map } from './map-driver.js';
-import { growImage } from './mapping/resize.js';
+import { resizeImage } from './mapping/resize.js';
 
 /** The same surroundings, but for that child. */
 function withFile(context: DriverContext, file: ChildIo): DriverContext {
@@ -106,7 +106,7 @@ class Qcow2Instance implements DriverInstance {
   }
 
   async truncate(lengthBytes: number): Promise<void> {
-    await growImage(this.#image(), lengthBytes);
+    await resizeImage(this.#image(), lengthBytes);
   }
 
   async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {

@@ -5,14 +5,39 @@ import { newMapping } from '../../../block/request.js';
 import { FieldOffset, l1EntriesFor } from '../disk/header.js';
 import type { OpenImage } from '../open-image.js';
 import { ENTRY_BYTES, SECTOR_BYTES, writeU64 } from '../disk/layout.js';
+import { forgetFrom } from './behind-end.js';
 import { readCompressed } from './compressed.js';
 import { zeroClusters } from './zeroing.js';
 
+/** The virtual disk gets another size; durable on return. Errors: see growImage; kind unsupported. */
+export async function resizeImage(image: OpenImage, sizeBytes: number): Promise<void> {
+  const { sizeBytes: oldSize } = image.context.header;
+  if (sizeBytes < oldSize) await shrinkImage(image, sizeBytes);
+  else await growImage(image, sizeBytes);
+}
+
+/**
+ * The header names the smaller size first: a crash leaves a smaller disk with space behind its end, which a later growth
+ * gives up. Then that space goes.
+ */
+async function shrinkImage(image: OpenImage, sizeBytes: number): Promise<void> {
+  const { context } = image;
+  const { header, clusterBytes } = context;
+  checkNewSize(image, sizeBytes);
+  context.assertMayWrite();
+  await context.clearAutoclear();
+  await image.writeBack.flush();
+  await context.switchHeader((sector) => void writeU64(sector, FieldOffset.size, sizeBytes));
+  header.sizeBytes = sizeBytes;
+  await forgetFrom(image, alignUp(sizeBytes, clusterBytes));
+  while (image.writeBack.isDirty) await image.writeBack.flush();
+}
+
 /**
  * Grows the virtual disk; durable on return. New space reads as zeroes, also over a longer backing file: what makes
- * it so is durable before the header names the new size. Errors: unsupported (shrinking), invalid, limit.
+ * it so is durable before the header names the new size. Errors: unsupported, invalid, limit.
  */
-export async function growImage(image: OpenImage, sizeBytes: number): Promise<void> {
+async function growImage(image: OpenImage, sizeBytes: number): Promise<void> {
   const { context } = image;
   const { header } = context;
   const oldSize = header.sizeBytes;
@@ -21,6 +46,7 @@ export async function growImage(image: OpenImage, sizeBytes: number): Promise<vo
   context.assertMayWrite();
   await context.clearAutoclear();
   await growL1(image, l1EntriesFor(sizeBytes, header.clusterBytes, context.l2));
+  await forgetFrom(image, alignUp(oldSize, header.clusterBytes));
   await zeroTail(image, oldSize, sizeBytes);
   await hideBacking(image, oldSize, sizeBytes);
   await image.writeBack.flush();
@@ -35,8 +61,6 @@ function checkNewSize(image: OpenImage, sizeBytes: number): void {
   const { header, l2 } = image.context;
   if (sizeBytes % SECTOR_BYTES !== 0)
     throw new BlockError('invalid', `The new size must be a multiple of ${SECTOR_BYTES}`);
-  if (sizeBytes < header.sizeBytes)
-    throw new BlockError('unsupported', 'qcow2: shrinking an image is not supported', { errno: 'ENOTSUP' });
   if (header.version < 3 && header.snapshotCount > 0)
     throw new BlockError('unsupported', "Can't resize a v2 image which has snapshots", { errno: 'ENOTSUP' });
   const l1Bytes = l1EntriesFor(sizeBytes, header.clusterBytes, l2) * ENTRY_BYTES;

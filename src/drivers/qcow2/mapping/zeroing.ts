@@ -3,7 +3,7 @@ import type { CachedTable } from '../tables/cached-table.js';
 import { ClusterKind, ZERO_LOW } from '../disk/layout.js';
 import { type ImageParts, tableToChange, unlinkEntry } from '../space/reservation.js';
 
-type Change = (table: CachedTable, index: number) => void;
+export type Change = (table: CachedTable, index: number) => void;
 
 /** MapDriver.zeroClusters. */
 export async function zeroClusters(
@@ -41,13 +41,18 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
   await changeEntries(parts, offset, lengthBytes, !hasBacking, (table, index) => {
     const kind = context.l2.kind(table.bytes, index);
     if (kind === ClusterKind.zeroPlain || (kind === ClusterKind.unallocated && !hasBacking)) return;
-    unlink(parts, table, index);
-    setEntry(parts, table, index, 0, false, v2 ? 0 : ZERO_LOW);
+    discardEntry(parts, table, index, v2 ? 0 : ZERO_LOW);
   });
 }
 
+/** The entry names no cluster any more; `low` says what it reads as. */
+export function discardEntry(parts: ImageParts, table: CachedTable, index: number, low: number): void {
+  unlink(parts, table, index);
+  setEntry(parts, table, index, 0, false, low);
+}
+
 /** Changes the entries of a range, table by table; `skipAbsent` leaves alone what has no L2 table. */
-async function changeEntries(
+export async function changeEntries(
   parts: ImageParts,
   offset: number,
   lengthBytes: number,
