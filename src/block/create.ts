@@ -32,12 +32,29 @@ export async function createImage(
   const isNew = protocol.createFile !== undefined && (await isAbsent(graph.host, path));
   try {
     await protocol.createFile?.(graph.host, path, 0);
-    await fill(opener, protocolOptions, async (file) => driver.create?.(file, image, graph.host));
+    await withDataFile(opener, driver, image, async (whole) =>
+      fill(opener, protocolOptions, async (file) => driver.create?.(file, whole, graph.host)),
+    );
     if (!hasProtocol(filename)) await graph.host.files.syncDirectory(folderOf(filename) || '.');
   } catch (error) {
     if (isNew) await graph.host.files.unlink(path).catch(() => undefined);
     throw error;
   }
+}
+
+/** The same image with the file for its data, where its options name one; a file that is there is replaced. */
+async function withDataFile(
+  opener: Opener,
+  { dataFileOption }: DriverDescription,
+  image: NewImage,
+  body: (image: NewImage) => Promise<void>,
+): Promise<void> {
+  const { [dataFileOption ?? '']: filename } = image.options as NodeOptions;
+  if (typeof filename !== 'string') return body(image);
+  const { protocol, protocolOptions } = await protocolFor(opener, filename);
+  const { filename: path } = { filename, ...protocolOptions };
+  await protocol.createFile?.(opener.graph.host, path, 0);
+  await fill(opener, protocolOptions, (io) => body({ ...image, dataFile: { io, filename } }));
 }
 
 /** In what a new image of that name would be. Errors: kind unsupported where there can be none. */

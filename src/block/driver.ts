@@ -104,6 +104,8 @@ export interface DriverContext {
   readonly mayWrite: boolean;
   /** Opened to be checked, whatever is wrong with it. */
   readonly forCheck: boolean;
+  /** Only what the image says of itself is asked for. */
+  readonly onlyLook: boolean;
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
@@ -113,6 +115,18 @@ export interface DriverContext {
   report(event: DriverEvent): void;
   /** A line for people, where QEMU prints one on standard error. */
   tell(line: string): void;
+}
+
+/** A file that an image says is a part of it. It is a plain file, whatever its name looks like. */
+export interface NamedFile {
+  /** It becomes the child of that role. */
+  readonly role: string;
+  /** As the image says it. */
+  readonly filename: string;
+  /** What it is to the image, for messages. */
+  readonly what: string;
+  /** A relative name is seen from where the program is, not from where the image is. */
+  readonly isFromHere?: boolean;
 }
 
 export type DriverEvent = {
@@ -410,6 +424,8 @@ export interface CreateOptions {
 /** The same, checked, and with the format's defaults. */
 export interface NewImage<C extends Members = Members> extends Omit<CreateOptions, 'options'> {
   options: FilledOf<C>;
+  /** Of formats with such an option: the file for the guest's data, open and empty, and its name. */
+  dataFile?: { io: ChildIo; filename: string };
 }
 
 /** What the composition root registers. */
@@ -438,6 +454,11 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly shownChildRole?: string;
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
+  /**
+   * Files that the image names as parts of it, besides the children that are attached already; opened before the image is,
+   * unless it is only looked at (OpenContext.onlyLook).
+   */
+  namedFiles?(context: DriverContext, settings: Settings<O>): Promise<readonly NamedFile[]>;
   /** Opens; its children are attached already (`backing` comes later). */
   open(context: DriverContext, settings: Settings<O>): Promise<DriverInstance>;
   /** What it asks of a child, where that is not what its kind asks (block/child-permissions); undefined: default. */
@@ -458,6 +479,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   checkNew?(image: NewImage<C>): void;
   /** Formats: writes an empty image into a file child that is already open; durable on return. */
   create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
+  /** Formats: the creation option that names a file for the guest's data. */
+  readonly dataFileOption?: string;
   /** Protocols: there is something without us, which takes a new image as it is. */
   readonly takesImages?: boolean;
   /** Protocols: makes the file; replaces what is there. */

@@ -12,6 +12,7 @@ import type {
   DriverDescription,
   GivenOptions,
   Json,
+  NamedFile,
   NodeOptions,
   Settings,
 } from './driver.js';
@@ -52,6 +53,8 @@ export interface OpenContext {
   noBacking?: boolean;
   /** Only what the image says of itself is looked at, not what it holds: that need not be consistent. */
   onlyLook?: boolean;
+  /** Also with onlyLook: files that images name as parts of them are opened. */
+  opensNamedFiles?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
   /** The image is to be checked, whatever is wrong with it. */
@@ -154,7 +157,10 @@ export class Opener {
     });
     try {
       await this.#attachChildren(node, plan, inherited);
-      node.opened(await driver.open(this.#driverContext(node, context.forCheck), settings));
+      const driverContext = this.#driverContext(node, context.forCheck);
+      if (driver.namedFiles && (context.onlyLook !== true || context.opensNamedFiles === true))
+        await this.#attachNamedFiles(node, await driver.namedFiles(driverContext, settings), inherited);
+      node.opened(await driver.open(driverContext, settings));
       if (context.noBacking === true) this.#leaveBacking(plan);
       else if (driver.options.backing) await this.#openBacking(node, plan.backing, inherited);
     } catch (error) {
@@ -291,6 +297,26 @@ export class Opener {
     }
   }
 
+  /** Errors: invalid for a name that is no path; those of opening. */
+  async #attachNamedFiles(node: Node, files: readonly NamedFile[], context: OpenContext): Promise<void> {
+    for (const { role, filename, what, isFromHere } of files) {
+      if (node.children.has(role)) continue;
+      if (hasProtocol(filename)) {
+        const text = `The image names '${filename}' as its ${what}: that must be a plain file`;
+        throw new BlockError('invalid', text, { path: node.filename });
+      }
+      const path = isFromHere === true ? filename : resolveBackingOf(node, filename);
+      const child = await this.open(await this.parseFilename(path), inheritable(context));
+      try {
+        await this.graph.transaction((transaction) => void transaction.attach(node, role, child));
+        child.inheritsFrom = node;
+      } catch (error) {
+        await this.#closeIfUnused(child);
+        throw error;
+      }
+    }
+  }
+
   /** Of a node without its backing file none can be asked for. */
   #leaveBacking({ driver, backing }: NodePlan): void {
     if (backing === '') this.onWarning(EMPTY_BACKING);
@@ -376,6 +402,7 @@ export class Opener {
     const { graph } = this;
     return {
       forCheck,
+      onlyLook: node.onlyLook,
       host: graph.host,
       objects: graph.objects,
       nodeName: node.name,

@@ -1,5 +1,6 @@
 import { given } from '../base/given.js';
 import { newImage } from '../block/create.js';
+import type { ChildIo, Json, NodeOptions } from '../block/driver.js';
 import type { Opener } from '../block/open.js';
 import { Permission } from '../block/permissions.js';
 import { withBackend } from '../block/with-backend.js';
@@ -54,11 +55,25 @@ export class CreateJob implements JobDriver {
     } = { ...NO_BACKING, ...rest };
     const driver = drivers.format(name);
     const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
-    const node = await this.#opener.resolveReference(file, { readOnly: false });
+    await this.#withNode(file, async (io) => {
+      const { [driver.dataFileOption ?? '']: reference } = image.options as NodeOptions;
+      if (reference === undefined) return driver.create?.(io, image, graph.host);
+      await this.#withNode(reference, async (data, filename) =>
+        driver.create?.(io, { ...image, dataFile: { io: data, filename } }, graph.host),
+      );
+    });
+  }
+
+  async #withNode(
+    reference: Json,
+    body: (io: ChildIo, filename: string) => Promise<void> | undefined,
+  ): Promise<void> {
+    const { graph } = this.#opener;
+    const node = await this.#opener.resolveReference(reference, { readOnly: false });
     const perm = Permission.write | Permission.resize;
     try {
       await withBackend(graph, node, perm, async ({ root }) => {
-        if (root) await driver.create?.(root, image, graph.host);
+        if (root) await body(root, node.filename);
       });
     } finally {
       await graph.collect([node]);

@@ -2,7 +2,6 @@ import { BLKDEBUG_EVENTS } from './blkdebug-events.js';
 import { SocketAddress } from './socket-address.js';
 import {
   alternate,
-  any,
   arrayOf,
   bool,
   byteCount,
@@ -189,9 +188,8 @@ export const QCOW2_OPTIONS = driverOptions(
     'refcount-cache-size': optional(byteCount),
     'cache-clean-interval': later(int),
     encrypt: later(struct('BlockdevQcow2Encryption', {})),
-    'data-file': later(any),
   },
-  FILE,
+  [...FILE, { role: 'data-file', required: false }],
   true,
 );
 
@@ -257,7 +255,7 @@ interface ChildrenOf {
   nbd: unknown;
   'null-aio': unknown;
   'null-co': unknown;
-  qcow2: { file: BlockdevRef; backing?: BlockdevRef | null };
+  qcow2: { file: BlockdevRef; 'data-file'?: BlockdevRef; backing?: BlockdevRef | null };
   raw: { file: BlockdevRef };
 }
 

@@ -1,7 +1,6 @@
 import { BlockError } from '../base/error.js';
 import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS } from './blockdev-options.js';
 import {
-  any,
   bool,
   defaulted,
   enumOf,
@@ -16,6 +15,7 @@ import {
   struct,
   type Type,
   union,
+  withFlatForm,
 } from './types.js';
 
 /**
@@ -36,6 +36,9 @@ const notYet: Type<boolean> = {
 };
 
 const PREALLOCATION = enumOf('PreallocMode', ['off'], ['metadata', 'falloc', 'full']);
+const QCOW2_PREALLOCATION = enumOf('PreallocMode', ['off', 'metadata', 'falloc', 'full']);
+/** In a command line, the file's name. */
+const DATA_FILE = withFlatForm<BlockdevRef>(BlockdevRef, (text) => text);
 
 export const FILE_CREATE = {
   preallocation: defaulted(PREALLOCATION, 'off'),
@@ -46,16 +49,16 @@ export const FILE_CREATE = {
 export const RAW_CREATE = { preallocation: defaulted(PREALLOCATION, 'off') } as const;
 
 export const QCOW2_CREATE = {
-  'data-file': later(any),
-  'data-file-raw': defaulted(notYet, false),
-  'extended-l2': defaulted(notYet, false),
+  'data-file': optional(DATA_FILE),
+  'data-file-raw': defaulted(bool, false),
+  'extended-l2': defaulted(bool, false),
   version: defaulted(enumOf('BlockdevQcow2Version', ['v2', 'v3']), 'v3'),
   encrypt: later(struct('QCryptoBlockCreateOptions', {})),
   'cluster-size': defaulted(size, 65536),
-  preallocation: defaulted(PREALLOCATION, 'off'),
+  preallocation: defaulted(QCOW2_PREALLOCATION, 'off'),
   'lazy-refcounts': defaulted(bool, false),
   'refcount-bits': defaulted(int, 16),
-  'compression-type': defaulted(enumOf('Qcow2CompressionType', ['zlib'], ['zstd']), 'zlib'),
+  'compression-type': defaulted(enumOf('Qcow2CompressionType', ['zlib', 'zstd']), 'zlib'),
 } as const;
 
 export type CreateSettings<C extends Members> = FilledOf<C>;

@@ -36,14 +36,25 @@ export async function makeImage(
   random: SeededRandom,
   backing?: Image,
 ): Promise<void> {
-  const options: NodeOptions =
-    image.format === 'raw' ? {} : { 'cluster-size': pick(random, CLUSTERS), 'refcount-bits': 16 };
+  const options = image.format === 'raw' ? {} : qcow2Options(random, backing !== undefined);
   await createImage(engine.opener, image.path, image.format, {
     sizeBytes,
     options,
     ...(backing && { backingFile: backing.path, backingFormat: backing.format }),
   });
   if (engine.isAlive) image.isMade = true;
+}
+
+function qcow2Options(random: SeededRandom, hasBacking: boolean): NodeOptions {
+  const clusterBytes = pick(random, CLUSTERS);
+  const isExtended = clusterBytes >= 16384 && random.chance(0.5);
+  const mayPreallocate = isExtended || !hasBacking;
+  return {
+    'cluster-size': clusterBytes,
+    'refcount-bits': 16,
+    'extended-l2': isExtended,
+    preallocation: mayPreallocate && random.chance(0.1) ? 'metadata' : 'off',
+  };
 }
 
 /** The monitor's user: snapshots and jobs, started and steered at random while the guest runs. */

@@ -25,6 +25,8 @@ import { createQcow2 } from './create.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
 import { snapshotInfo } from './disk/snapshots.js';
+import { dataFileOf, type Header } from './disk/header.js';
+import { readHeader } from './image.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { Qcow2Map } from './map-driver.js';
@@ -200,8 +202,9 @@ class Qcow2Instance implements DriverInstance {
             'compression-type': header.compressionType === 1 ? 'zstd' : 'zlib',
             'lazy-refcounts': (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n,
             'refcount-bits': 2 ** header.refcountOrder,
+            ...dataFileInfo(header),
             corrupt: context.isMarkedCorrupt,
-            'extended-l2': false,
+            'extended-l2': context.l2.unitsPerCluster > 1,
           };
     return {
       clusterSizeBytes: header.clusterBytes,
@@ -223,6 +226,13 @@ class Qcow2Instance implements DriverInstance {
   }
 }
 
+function dataFileInfo(header: Header): { [key: string]: Json } {
+  const dataFile = dataFileOf(header);
+  if (!dataFile) return {};
+  const { name, isRaw } = dataFile;
+  return { ...(name !== undefined && { 'data-file': name }), 'data-file-raw': isRaw };
+}
+
 /** The qcow2 format: versions 2 and 3 (README.md says what is refused). */
 export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_CREATE> = {
   name: 'qcow2',
@@ -230,6 +240,14 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   options: QCOW2_OPTIONS,
   mutableOptions: Object.keys(QCOW2_OPTIONS.members),
   compresses: true,
+  /** As QEMU's, its name is seen from where the program is. */
+  async namedFiles(context) {
+    const { parsed } = await readHeader(context.child('file'));
+    const filename = dataFileOf(parsed)?.name;
+    return filename === undefined
+      ? []
+      : [{ role: 'data-file', filename, what: 'data file', isFromHere: true }];
+  },
   async open(context, settings) {
     const sizes = cacheSizes(settings);
     return new Qcow2Instance(context, await openSound(context, sizes), sizes);
@@ -242,6 +260,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   },
   createOptions: QCOW2_CREATE,
   toolOptions: QCOW2_TOOL_OPTIONS,
+  dataFileOption: 'data-file',
   checkNew: checkNewImage,
   create: (file, image) => createQcow2(file, image),
 };

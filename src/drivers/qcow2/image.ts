@@ -2,12 +2,22 @@ import { assert } from '../../base/assert.js';
 import { AsyncMutex } from '../../base/async.js';
 import { BlockError, errnoError, errnoOf } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
-import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
-import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
+import {
+  dataFileOf,
+  FieldOffset,
+  type Header,
+  headerClusterBytes,
+  layoutOf,
+  parseHeader,
+} from './disk/header.js';
+import type { L2Layout } from './disk/l2-layout.js';
 import { diskOf, type SnapshotEntry } from './disk/snapshots.js';
-import { AUTOCLEAR_BITMAPS, Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import { AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Incompatible, SECTOR_BYTES } from './disk/layout.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
+
+/** Features that hold on whatever is changed. */
+const KEPT_AUTOCLEAR = AUTOCLEAR_RAW_DATA;
 
 /** First read of an image: the header of every cluster size begins here. */
 const FIRST_READ_BYTES = 4096;
@@ -22,7 +32,7 @@ export interface ByteRange {
 export class ImageContext {
   readonly driver: DriverContext;
   readonly storage: ImageStorage;
-  readonly l2: L2Layout = STANDARD_L2;
+  readonly l2: L2Layout;
   header: Header;
   /** The first sector of the header as it is on disk. */
   headerSector: Buffer;
@@ -55,6 +65,7 @@ export class ImageContext {
     this.driver = driver;
     this.storage = storage;
     this.header = header;
+    this.l2 = layoutOf(header);
     this.headerSector = sector;
     this.openedFileBytes = fileBytes;
   }
@@ -63,7 +74,7 @@ export class ImageContext {
     const file = driver.child('file');
     const fileBytes = file.lengthBytes;
     const header = await readHeader(file);
-    const storage = new ImageStorage(file, file);
+    const storage = new ImageStorage(file, dataChild(driver, header.parsed));
     const context = new ImageContext(driver, storage, header.parsed, header.sector, fileBytes);
     if (forWriting && !driver.forCheck) context.checkWritable();
     return context;
@@ -88,6 +99,16 @@ export class ImageContext {
     return this.header.clusterBytes;
   }
 
+  /** What is allocated and zeroed for itself: a cluster, or a part of one. */
+  get unitBytes(): number {
+    return this.header.clusterBytes / this.l2.unitsPerCluster;
+  }
+
+  /** The data file holds what the disk holds, byte for byte. */
+  get isDataFileRaw(): boolean {
+    return dataFileOf(this.header)?.isRaw === true;
+  }
+
   get l2Entries(): number {
     return this.l2.entriesIn(this.header.clusterBytes);
   }
@@ -107,7 +128,12 @@ export class ImageContext {
 
   /** Guest data may be overwritten where it is: the image is sound, and its auto-clear features are cleared. */
   get mayWriteInPlace(): boolean {
-    return !this.#corrupted && this.header.autoclear === 0n;
+    return !this.#corrupted && !this.hasUnkeptFeatures;
+  }
+
+  /** Auto-clear features that a change of the image makes untrue. */
+  get hasUnkeptFeatures(): boolean {
+    return (this.header.autoclear & ~KEPT_AUTOCLEAR) !== 0n;
   }
 
   /** Errors in QEMU's words when this image must not be written, repaired or not. */
@@ -250,12 +276,13 @@ export class ImageContext {
    */
   clearAutoclear(): Promise<void> {
     return this.headerLock.run(async () => {
+      if (!this.hasUnkeptFeatures) return;
       const { autoclear } = this.header;
-      if (autoclear === 0n) return;
+      const kept = autoclear & KEPT_AUTOCLEAR;
       if ((autoclear & AUTOCLEAR_BITMAPS) !== 0n) this.driver.tell(lostBitmapsText(this.driver.filename));
-      await this.writeHeader((sector) => void sector.writeBigUInt64BE(0n, FieldOffset.autoclear));
+      await this.writeHeader((sector) => void sector.writeBigUInt64BE(kept, FieldOffset.autoclear));
       await this.meta.flush();
-      this.header.autoclear = 0n;
+      this.header.autoclear = kept;
     });
   }
 
@@ -269,6 +296,19 @@ function lostBitmapsText(filename: string): string {
     `livedisk: warning: the persistent bitmaps in '${filename}' end here: livedisk does not keep them when the image is ` +
     'written, and incremental backups need new ones'
   );
+}
+
+/** Where guest data is. Errors: invalid, in QEMU's words. */
+function dataChild(driver: DriverContext, header: Header): ChildIo {
+  const hasChild = driver.hasChild('data-file');
+  if (dataFileOf(header)) {
+    if (hasChild) return driver.child('data-file');
+    if (!driver.onlyLook) throw new BlockError('invalid', "'data-file' is required for this image");
+  } else if (hasChild) {
+    const text = "'data-file' can only be set for images with an external data file";
+    throw new BlockError('invalid', text);
+  }
+  return driver.child('file');
 }
 
 /** As QEMU writes numbers in messages. */

@@ -1,5 +1,5 @@
 import { alignUp } from '../../../base/align.js';
-import { entryOffset } from '../disk/layout.js';
+import { ClusterKind, entryOffset } from '../disk/layout.js';
 import type { OpenImage } from '../open-image.js';
 import { checkEntries, dropReferences, loadTable, runsOfTable } from '../space/bulk.js';
 import { changeEntries, discardEntry } from './zeroing.js';
@@ -13,9 +13,10 @@ export async function forgetFrom(image: OpenImage, offset: number): Promise<void
   const coverage = context.l2.coverageBytes(context.clusterBytes);
   const next = alignUp(offset, coverage);
   if (offset < next)
-    await changeEntries(image, offset, next - offset, true, (table, index) =>
-      discardEntry(image, table, index, 0),
-    );
+    await changeEntries(image, offset, next - offset, true, (table, index) => {
+      if (context.l2.kind(table.bytes, index) !== ClusterKind.unallocated)
+        discardEntry(image, table, index, false);
+    });
   for (let l1Index = next / coverage; l1Index < tables.l1.entries; l1Index++)
     if (!tables.isAbsent(l1Index)) await forgetTable(image, l1Index);
 }
