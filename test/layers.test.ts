@@ -9,11 +9,14 @@ import { test } from 'node:test';
  */
 const LAYERS = [
   'base',
+  'view',
   'host',
   'codec',
   'schema',
   'wire/nbd',
   'wire/qmp',
+  'view',
+  'web',
   'block',
   'drivers',
   'jobs',
@@ -26,8 +29,8 @@ const LAYERS = [
   'programs',
 ];
 
-/** What a newcomer sees at first. */
-const MOST_TOP_LEVEL_ROOMS = 12;
+/** What a newcomer sees at first: a dozen rooms of the engine and its programs, and two of what is seen of them. */
+const MOST_TOP_LEVEL_ROOMS = 14;
 
 /** Only host/ may touch the machine, and the programs' entries (for argv and exit). */
 const MACHINE_MODULES = /^(node:(fs|net|dgram|child_process|worker_threads|os)(\/.*)?|koffi)$/;
@@ -51,7 +54,7 @@ function imports(path: string): string[] {
 const layerOf = (path: string): string =>
   LAYERS.filter((layer) => path.startsWith(`src/${layer}/`)).sort((a, b) => b.length - a.length)[0] ?? '';
 
-test('a newcomer sees no more than a dozen rooms', () => {
+test('a newcomer sees no more rooms than can be held in mind', () => {
   const rooms = readdirSync('src', { withFileTypes: true }).filter((entry) => entry.isDirectory());
   assert.ok(rooms.length <= MOST_TOP_LEVEL_ROOMS, rooms.map((room) => room.name).join(' '));
 });

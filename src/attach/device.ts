@@ -138,6 +138,33 @@ export class GuestDevice {
     backend.writethrough = !this.writeCache;
   }
 
+  /**
+   * The guest's disk is another node from now on, as it is between two requests: a filter put in front, or the node behind
+   * it. Errors: those of permissions; then nothing has changed.
+   */
+  async changeNode(node: Node): Promise<void> {
+    const { backend } = this;
+    const { root } = backend;
+    const { perm, shared } = this.permissionsFor(node, false);
+    if (!root) {
+      await this.#graph.transaction((transaction) => {
+        transaction.setPermissions(backend, perm, shared);
+        transaction.attach(backend, 'root', node);
+      });
+      return;
+    }
+    const old = root.node;
+    if (old === node) return;
+    await this.#graph.drained([old, node], () =>
+      this.#graph.transaction((transaction) => {
+        transaction.retarget(root, node);
+        transaction.setPermissions(backend, perm, shared);
+      }),
+    );
+    if (old.lengthBytes !== node.lengthBytes) backend.childResized();
+    await this.#graph.release([old]);
+  }
+
   /** While the guest's state is still to come, an export may write the image for it. */
   permissionsFor(node: Node | undefined, isIncoming: boolean): { perm: number; shared: number } {
     const { readsOnly, resizable } = this.disk;

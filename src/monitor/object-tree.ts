@@ -1,7 +1,9 @@
 import { BlockError } from '../base/error.js';
 import type { UserObject } from '../block/objects/object.js';
 import type { GuestDevice } from '../attach/device.js';
-import type { DeviceModel } from '../attach/device-models.js';
+import { type DeviceModel, deviceModel } from '../attach/device-models.js';
+import { propertyTypes } from '../attach/property-types.js';
+import type { Graph } from '../block/graph.js';
 import type { JsonValue } from '../schema/types.js';
 import type { Parts } from './parts.js';
 
@@ -19,7 +21,7 @@ export interface TreeObject {
   /** Errors: invalid when it has no such property. */
   get(property: string): JsonValue;
   /** Errors: invalid when it has none, or the value is wrong. */
-  set(property: string, value: JsonValue): void;
+  set(property: string, value: JsonValue): void | Promise<void>;
 }
 
 export type TreeSource = Parts<'graph' | 'devices' | 'machine' | 'kind'>;
@@ -111,14 +113,46 @@ function userObject(object: UserObject): TreeObject {
   };
 }
 
+/** A device that is there: it takes another node for its disk, and nothing else. `id`: the user's, of the device itself. */
+function diskObject(
+  graph: Graph,
+  device: GuestDevice,
+  { type, id }: { type: string; id: string | undefined },
+  children: Iterable<readonly [string, TreeObject]> = [],
+): TreeObject {
+  const { backend } = device;
+  const drive = { type: 'str', value: backend.name || (backend.root?.node.name ?? '') };
+  const object = fixed(type, { realized: { type: 'bool', value: true }, drive }, children);
+  const settable = new Set(propertyTypes(deviceModel(type)).map(({ name }) => name));
+  return {
+    ...object,
+    set(property, value) {
+      if (property === 'drive') return changeDrive(graph, device, value);
+      if (!settable.has(property)) return object.set(property, value);
+      const who = id === undefined ? 'anonymous device' : `device '${id}'`;
+      const text = `Attempt to set property '${property}' on ${who} (type '${type}') after it was realized`;
+      throw new BlockError('invalid', text);
+    },
+  };
+}
+
+async function changeDrive(graph: Graph, device: GuestDevice, value: JsonValue): Promise<void> {
+  if (typeof value !== 'string')
+    throw new BlockError('invalid', "Invalid parameter type for 'drive', expected: string");
+  const node = graph.nodes.get(value);
+  if (!node) throw new BlockError('not-found', `Cannot find device='' nor node-name='${value}'`);
+  await device.changeNode(node);
+}
+
 /** No machine runs; what belongs to it is where tools look for it. */
-function machine({ devices, machine: { type, devices: plugged } }: TreeSource): TreeObject {
+function machine({ graph, devices, machine: { type, devices: plugged } }: TreeSource): TreeObject {
   const disks = new Map([...devices.values()].map((device) => [device.path, device]));
   const places = new Map(['peripheral', 'peripheral-anon', 'unattached'].map((name) => [name, placed([])]));
   for (const [place, found] of places)
     for (const { model, path } of plugged) {
       const [, , under, name] = path.split('/');
-      if (under === place && name !== undefined) found.push([name, pluggedObject(model, disks.get(path))]);
+      if (under === place && name !== undefined)
+        found.push([name, pluggedObject(model, graph, disks.get(path))]);
     }
   const children = [...places].map(([name, found]): [string, TreeObject] => [name, container(found)]);
   return container(children, `${type}-machine`);
@@ -128,13 +162,15 @@ function placed(list: Array<[string, TreeObject]>): Array<[string, TreeObject]> 
   return list;
 }
 
-function pluggedObject({ name, disk }: DeviceModel, device: GuestDevice | undefined): TreeObject {
-  const realized = { type: 'bool', value: true };
-  if (!device) return fixed(name, { realized });
-  const { backend } = device;
-  const drive = { type: 'str', value: backend.name || (backend.root?.node.name ?? '') };
-  const values = { realized, drive };
+function pluggedObject(
+  { name, disk }: DeviceModel,
+  graph: Graph,
+  device: GuestDevice | undefined,
+): TreeObject {
+  if (!device) return fixed(name, { realized: { type: 'bool', value: true } });
+  const self = { type: name, id: device.id };
   const inner = disk?.inner?.('', device.id ?? '').slice(1);
-  if (inner === undefined || inner.includes('/')) return fixed(name, values);
-  return fixed(name, values, [[inner, fixed(disk?.driveOwner ?? name, values)]]);
+  if (inner === undefined || inner.includes('/')) return diskObject(graph, device, self);
+  const below = { type: disk?.driveOwner ?? name, id: undefined };
+  return diskObject(graph, device, self, [[inner, diskObject(graph, device, below)]]);
 }

@@ -68,7 +68,7 @@ function getProperty(engine: TreeSource, path: string, property: string): JsonVa
   return object.children.has(property) ? `${full}/${property}` : object.get(property);
 }
 
-function setProperty(object: TreeObject, property: string, value: JsonValue): void {
+function setProperty(object: TreeObject, property: string, value: JsonValue): void | Promise<void> {
   if (property !== 'type') return object.set(property, value);
   throw new BlockError('invalid', `Property '${object.type}.type' is not writable`);
 }

@@ -25,6 +25,14 @@ const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     summary: 'talk QMP to a running livedisk or QEMU',
     run: async (args) => (await import('./shell/main.js')).shellMain(args),
   },
+  show: {
+    summary: 'draw the chains of a running livedisk or QEMU, or of an image',
+    run: async (args) => (await import('./screen/show.js')).showMain(args),
+  },
+  top: {
+    summary: 'watch the disks and jobs of a running livedisk or QEMU',
+    run: async (args) => (await import('./screen/top.js')).topMain(args),
+  },
   img: {
     summary: 'create, inspect, check, convert and compare images (as qemu-img)',
     run: async (args) => (await import('./tools.js')).imgTool(args),

@@ -22,7 +22,14 @@ export function ioTool(args: readonly string[]): Promise<number> {
 
 /** `livedisk img`. */
 export function imgTool(args: readonly string[]): Promise<number> {
-  return imgMain(args, OUTPUT, createRealHost(), allDrivers);
+  const terminal = process.stdout.isTTY ? { nowMs: (): number => performance.now() } : undefined;
+  return imgMain(args, { ...OUTPUT, terminal, onProgressAsked }, createRealHost(), allDrivers);
+}
+
+/** As dd(1) and qemu-img: SIGUSR1 asks. */
+function onProgressAsked(tell: () => void): () => void {
+  process.on('SIGUSR1', tell);
+  return () => void process.off('SIGUSR1', tell);
 }
 
 /** `livedisk nbd`. */

@@ -158,15 +158,18 @@ function flatSize(value: JsonValue, path: string): number {
   const text = scalarText(value, path);
   const bytes = parseSize(text);
   if (bytes !== undefined) return bytes;
-  throw isHugeSize(text) ? tooLarge(path) : noSize(path);
+  const huge = hugeSize(text);
+  if (huge === undefined) throw noSize(path);
+  throw huge < 2n ** 64n
+    ? tooLarge(path)
+    : invalid(`Value '${text}' is out of range for parameter '${path}'`);
 }
 
-/** Of 2^53 bytes or more, and below 2^64. */
-function isHugeSize(text: string): boolean {
+/** Of 2^53 bytes or more. */
+function hugeSize(text: string): bigint | undefined {
   const [, digits = '', suffix = ''] = /^\s*\+?(\d+|0x[0-9a-f]+)([bkmgtpe]?)$/i.exec(text) ?? [];
-  if (digits === '') return false;
-  const unit = 1024n ** BigInt(Math.max(0, 'bkmgtpe'.indexOf(suffix.toLowerCase())));
-  return BigInt(digits) * unit < 2n ** 64n;
+  if (digits === '' || digits.length > 22) return undefined;
+  return BigInt(digits) * 1024n ** BigInt(Math.max(0, 'bkmgtpe'.indexOf(suffix.toLowerCase())));
 }
 
 /** QEMU's words for what is no size among flat options and creation options. */

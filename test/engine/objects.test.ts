@@ -4,6 +4,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { Authorization } from '../../src/block/objects/authorization.js';
 import { TlsCredentials } from '../../src/block/objects/tls-credentials.js';
+import type { JsonObject } from '../../src/schema/types.js';
 import { EngineBed } from './engine-bed.js';
 
 test('an object is made, shown, changed and deleted', async (t) => {
@@ -122,4 +123,33 @@ test('limits that are not given stay as they are', async (t) => {
   assert.deepEqual([limits['iops-total'], limits['bps-read'], limits['bps-read-max-length']], [10, 20, 1]);
   const conflict = 'bps/iops/max total values and read/write values cannot be used at the same time';
   assert.equal(await bed.refusal('qom-set', { ...at, value: { 'iops-read': 1 } }), conflict);
+});
+
+test("the guest's disk becomes a filter in front of it and is itself again, while the guest writes", async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('small');
+  await bed.execute('object-add', { 'qom-type': 'throttle-group', id: 'g' });
+  await bed.execute('blockdev-add', {
+    ...{ driver: 'throttle', 'node-name': 'filter', 'throttle-group': 'g', file: 'A' },
+  });
+  const drive = (value: string): JsonObject => ({
+    path: '/machine/peripheral/virtio0',
+    property: 'drive',
+    value,
+  });
+  const writes: Promise<void>[] = [];
+  for (const [i, node] of ['filter', 'A', 'filter', 'A'].entries()) {
+    writes.push(bed.guest(`write -P ${i + 1} ${i}M 1M`));
+    await bed.execute('qom-set', drive(node));
+    assert.equal(bed.engine.devices.get('virtio0')?.backend.node.name, node);
+  }
+  await Promise.all(writes);
+  for (const i of writes.keys()) await bed.guest(`read -P ${i + 1} ${i}M 1M`);
+  // Another writer has it: nothing changes.
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('socket') } } });
+  await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'small', writable: true });
+  assert.match(await bed.refusal('qom-set', drive('small')), /conflict/i);
+  assert.equal(bed.engine.devices.get('virtio0')?.backend.node.name, 'A');
+  await bed.guest('write -P 9 0 4096');
 });

@@ -134,6 +134,14 @@ export class Daemon {
     }
   }
 
+  /** Leaves the monitor to others. */
+  hangUp(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#socket?.once('close', () => resolve());
+      this.#socket?.destroy();
+    });
+  }
+
   async quit(): Promise<number | null> {
     const ended = this.#ended();
     await this.raw('quit');

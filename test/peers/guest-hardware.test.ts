@@ -99,3 +99,45 @@ test(
     assert.deepEqual(await said('ours'), await said('theirs'));
   },
 );
+
+test(
+  "a device's disk becomes another node, by qom-set as with QEMU",
+  { skip, timeout: 300_000 },
+  async (t) => {
+    const set = (path: string, property: string, value: JsonValue): Command => [
+      'qom-set',
+      { path: `/machine/peripheral/${path}`, property, value },
+    ];
+    const drive = (path: string): Command => [
+      'qom-get',
+      { path: `/machine/peripheral/${path}`, property: 'drive' },
+    ];
+    const commands: Command[] = [
+      ['object-add', { 'qom-type': 'throttle-group', id: 'g' }],
+      ['blockdev-add', { driver: 'throttle', 'node-name': 'filter', 'throttle-group': 'g', file: 'a' }],
+      set('v', 'drive', 'filter'),
+      drive('v'),
+      drive('v/virtio-backend'),
+      ['blockdev-del', { 'node-name': 'filter' }],
+      set('v/virtio-backend', 'drive', 'a'),
+      drive('v'),
+      ['blockdev-del', { 'node-name': 'filter' }],
+      set('v', 'drive', 'b'),
+      ['blockdev-del', { 'node-name': 'a' }],
+      ...['nope', '', 5].map((value) => set('v', 'drive', value)),
+      set('v', 'serial', 'x'),
+      set('v/virtio-backend', 'serial', 'x'),
+      set('v', 'nope', 'x'),
+      set('s', 'drive', 'b'),
+      drive('s'),
+    ];
+    const nodes = ['a', 'b', 'c'].flatMap((name) => [
+      '-blockdev',
+      `null-co,size=1M,read-zeroes=on,node-name=${name}`,
+    ]);
+    const devices = ['virtio-blk-pci,id=v,drive=a', 'virtio-scsi-pci', 'scsi-hd,id=s,drive=c'];
+    const args = [...nodes, ...devices.flatMap((device) => ['-device', device])];
+    const ours = await converse('ours', scratch(t), args, commands);
+    assert.deepEqual(ours, await converse('theirs', scratch(t), args, commands));
+  },
+);

@@ -39,6 +39,11 @@ export class ToolPair {
     return done.stdout;
   }
 
+  /** The same lines of shell in both folders say the same. */
+  alikeInShell(script: string): void {
+    assert.equal(this.shell('ours', script), this.shell('theirs', script), script);
+  }
+
   /** The same line of "img ..." or "io ..." to both, words quoted by '; `adapt` says what may differ. */
   async alike(line: string, adapt: (text: string) => string = (text) => text): Promise<void> {
     const [expected, actual] = await this.answers(line);

@@ -12,12 +12,9 @@ import {
 } from './disk/header.js';
 import type { L2Layout } from './disk/l2-layout.js';
 import { diskOf, type SnapshotEntry } from './disk/snapshots.js';
-import { AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
-
-/** Features that hold on whatever is changed. */
-const KEPT_AUTOCLEAR = AUTOCLEAR_RAW_DATA;
 
 /** First read of an image: the header of every cluster size begins here. */
 const FIRST_READ_BYTES = 4096;
@@ -46,6 +43,12 @@ export class ImageContext {
   unflushedBytes = 0;
   /** Held around every change of the header. */
   readonly headerLock = new AsyncMutex();
+  /**
+   * What a change must find done, durably: it makes auto-clear features, bitmaps above all, say no more than is true.
+   * Undefined: nothing. Set and unset by what knows (features/bitmaps).
+   */
+  beforeChanges: (() => Promise<void>) | undefined;
+  readonly #beginning = new AsyncMutex();
   /** Where metadata is; set by the image's owner. */
   metadata!: MetadataMap;
   /** The header on disk may be another one than it is to be, which comes back with the next write-back. */
@@ -126,14 +129,9 @@ export class ImageContext {
     return !this.#corrupted;
   }
 
-  /** Guest data may be overwritten where it is: the image is sound, and its auto-clear features are cleared. */
+  /** Guest data may be overwritten where it is: the image is sound, and changes have begun. */
   get mayWriteInPlace(): boolean {
-    return !this.#corrupted && !this.hasUnkeptFeatures;
-  }
-
-  /** Auto-clear features that a change of the image makes untrue. */
-  get hasUnkeptFeatures(): boolean {
-    return (this.header.autoclear & ~KEPT_AUTOCLEAR) !== 0n;
+    return !this.#corrupted && this.beforeChanges === undefined;
   }
 
   /** Errors in QEMU's words when this image must not be written, repaired or not. */
@@ -252,50 +250,41 @@ export class ImageContext {
    * can be had, no write-back succeeds before it is.
    */
   switchHeader(edit: (sector: Buffer) => void): Promise<void> {
-    return this.headerLock.run(async () => {
-      const before = this.headerSector;
+    return this.headerLock.run(() => this.switchHeaderHeld(edit));
+  }
+
+  /** The same for who holds the header's lock. */
+  async switchHeaderHeld(edit: (sector: Buffer) => void): Promise<void> {
+    const before = this.headerSector;
+    try {
+      await this.writeHeader(edit);
+      await this.meta.flush();
+      this.isHeaderUncertain = false;
+    } catch (error) {
+      this.headerSector = before;
       try {
-        await this.writeHeader(edit);
+        await this.writeHeader(() => undefined);
         await this.meta.flush();
-      } catch (error) {
-        this.headerSector = before;
-        try {
-          await this.writeHeader(() => undefined);
-          await this.meta.flush();
-        } catch {
-          this.isHeaderUncertain = true;
-        }
-        throw error;
+      } catch {
+        this.isHeaderUncertain = true;
       }
-    });
+      throw error;
+    }
   }
 
   /**
-   * Clears auto-clear features before the first change: what they promise (consistent bitmaps) would no longer hold.
-   * Durable on return.
+   * Before a first change: what must be durable before it, which it waits for. Afterwards nothing the image says of
+   * itself is made untrue by a change.
    */
-  clearAutoclear(): Promise<void> {
-    return this.headerLock.run(async () => {
-      if (!this.hasUnkeptFeatures) return;
-      const { autoclear } = this.header;
-      const kept = autoclear & KEPT_AUTOCLEAR;
-      if ((autoclear & AUTOCLEAR_BITMAPS) !== 0n) this.driver.tell(lostBitmapsText(this.driver.filename));
-      await this.writeHeader((sector) => void sector.writeBigUInt64BE(kept, FieldOffset.autoclear));
-      await this.meta.flush();
-      this.header.autoclear = kept;
+  beginChanges(): Promise<void> {
+    return this.#beginning.run(async () => {
+      await this.beforeChanges?.();
     });
   }
 
   announce(event: string): Promise<void> | undefined {
     return this.meta.announce(event);
   }
-}
-
-function lostBitmapsText(filename: string): string {
-  return (
-    `livedisk: warning: the persistent bitmaps in '${filename}' end here: livedisk does not keep them when the image is ` +
-    'written, and incremental backups need new ones'
-  );
 }
 
 /** Where guest data is. Errors: invalid, in QEMU's words. */

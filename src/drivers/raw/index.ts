@@ -193,6 +193,8 @@ export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE>
     { name: 'extent_size_hint' },
   ],
 
+  measure: ({ sizeBytes }) => Promise.resolve({ requiredBytes: sizeBytes, fullyAllocatedBytes: sizeBytes }),
+
   async create(file, { sizeBytes }) {
     await file.truncate(sizeBytes);
     await file.flush();

@@ -6,7 +6,7 @@ import { BlockError } from '../../base/error.js';
 import { createImage } from '../../block/create.js';
 import type { Host } from '../../host/host.js';
 import { createRealHost } from '../../host/real.js';
-import { humanBytes } from '../progress-meter.js';
+import { humanBytes } from '../../view/progress-meter.js';
 import { Operations } from './operations.js';
 import { Bench, DemoDaemon, DEVICE, DISK_SOCKET, QMP_SOCKET } from './session.js';
 import { Show } from './show.js';

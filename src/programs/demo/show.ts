@@ -1,7 +1,9 @@
 import type { Host } from '../../host/host.js';
 import type { JsonObject } from '../../schema/types.js';
-import { ProgressMeter } from '../progress-meter.js';
-import { drawChain, type Layer } from './chain-view.js';
+import { readAnswers } from '../../view/answers.js';
+import { buildView } from '../../view/build.js';
+import { ProgressMeter } from '../../view/progress-meter.js';
+import { drawChains } from '../../view/text.js';
 import type { DemoDaemon } from './session.js';
 
 const PROGRESS_EVERY_MS = 100;
@@ -49,26 +51,9 @@ export class Show {
     this.#progress(meter.line(last.type, last.total, last.total, now), now, true);
   }
 
-  /** The chain as query-block tells it. */
+  /** The chain as the daemon tells it. */
   async chain(daemon: DemoDaemon): Promise<void> {
-    const [disk] = (await daemon.execute('query-block')) as JsonObject[];
-    const nodes = (await daemon.execute('query-named-block-nodes', { flat: true })) as JsonObject[];
-    const names = new Map(nodes.map((node) => [imageName(node), node['node-name'] as string]));
-    const layers: Layer[] = [];
-    let image = (disk?.['inserted'] as JsonObject)['image'] as JsonObject | undefined;
-    for (; image; image = image['backing-image'] as JsonObject | undefined) {
-      const filename = image['filename'] as string;
-      layers.unshift({
-        filename,
-        nodeName: names.get(`${filename} ${image['format'] as string}`) ?? '',
-        allocatedBytes: Number(image['actual-size']),
-      });
-    }
-    this.line(drawChain(layers));
+    const answers = await readAnswers((command, args) => daemon.execute(command, args));
+    this.line(drawChains(buildView(answers)));
   }
-}
-
-function imageName(node: JsonObject): string {
-  const image = node['image'] as JsonObject;
-  return `${image['filename'] as string} ${image['format'] as string}`;
 }

@@ -1,6 +1,8 @@
+import { type LoadSnapshot, parseLoadSnapshot } from '../arguments/load-snapshot.js';
+import { type CacheMode, cacheOptions } from '../io/cache.js';
 import { getopt, type OptionSpec } from '../io/getopt.js';
 import { parseSize } from '../../schema/size.js';
-import { ToolFailure, UsageError } from './tool.js';
+import { explain, ToolFailure, UsageError } from './tool.js';
 
 /** Every subcommand takes it; what is left of it here has no value (arguments/objects.ts). */
 const OBJECT: OptionSpec = { short: '', long: 'object', takesValue: true };
@@ -39,6 +41,11 @@ export class Arguments {
     }
     this.operands = operands;
     this.#options = given;
+  }
+
+  /** All of them, in order. */
+  get given(): ReadonlyArray<{ name: string; value: string }> {
+    return this.#options;
   }
 
   has(name: string): boolean {
@@ -85,4 +92,28 @@ export function sizeOf(text: string, what: string): number {
   throw new ToolFailure(`Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for`, {
     hint: 'qemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.',
   });
+}
+
+/** A cache mode among the options; `what` names it in the error. Errors: ToolFailure. */
+export function cacheMode(args: Arguments, name: string, usual: string, what: string): CacheMode {
+  const text = args.value(name) ?? usual;
+  const mode = cacheOptions(text);
+  if (!mode) throw new ToolFailure(`Invalid ${what} option: ${text}`);
+  return mode;
+}
+
+/** Which internal snapshot -l asks for. Errors: ToolFailure. */
+export function snapshotOf(args: Arguments): LoadSnapshot | undefined {
+  const text = args.value('l');
+  if (text === undefined) return undefined;
+  try {
+    return parseLoadSnapshot(text);
+  } catch (error) {
+    const { message, hint } = explain(error, '');
+    const told = [
+      `qemu-img: Failed in parsing snapshot param '${text}'`,
+      ...(hint === undefined ? [] : [hint]),
+    ];
+    throw new ToolFailure(message, { hint: told.join('\n') });
+  }
 }

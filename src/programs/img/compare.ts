@@ -72,7 +72,7 @@ class Comparison {
     const sizesDiffer = a.lengthBytes !== b.lengthBytes;
     const difference =
       strict && sizesDiffer ? 'Strict mode: Image size mismatch!' : await this.#contents(sizesDiffer);
-    if (difference === undefined) progress.update(1, 1);
+    if (difference === undefined) progress.complete();
     this.#say(difference ?? 'Images are identical.');
     progress.finish();
     return difference === undefined ? 0 : 1;

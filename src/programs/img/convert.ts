@@ -5,28 +5,32 @@ import type { BlockBackend } from '../../block/backend.js';
 import type { DriverDescription } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
 import { createImage } from '../../block/create.js';
-import { type LoadSnapshot, loadSnapshot, parseLoadSnapshot } from '../arguments/load-snapshot.js';
+import { ContentHash } from '../../library/images/content-hash.js';
+import { ImageCopy } from '../../library/images/copy.js';
+import { SourceImages } from '../../library/images/source-images.js';
+import { type LoadSnapshot, loadSnapshot } from '../arguments/load-snapshot.js';
 import { cacheOptions } from '../io/cache.js';
-import { Arguments, options } from './arguments.js';
-import { type CopySource, ImageCopy } from './copy.js';
+import { Arguments, options, snapshotOf } from './arguments.js';
+import { BitmapCopy } from './convert-bitmaps.js';
+import { hashAlgorithm } from './checksum.js';
 import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
 import { Progress } from './progress.js';
-import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
+import { explain, type Tool, ToolFailure } from './tool.js';
 
 const DEFAULT_SPARSE_BYTES = 4096;
 const MAX_SPARSE_BYTES = 16 * MiB;
 const DEFAULT_PARALLEL = 8;
 const MAX_PARALLEL = 16;
 
-const REFUSED = options('r:', '|salvage', '|bitmaps', '|skip-broken-bitmaps');
-
 /**
  * convert [-U] [-C] [-c] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
- * [-l SNAPSHOT] [-S SIZE] [-m N] [-W] [--target-is-zero] [--image-opts] [--target-image-opts] FILE [FILE2 ...] OUTPUT
+ * [-l SNAPSHOT] [-S SIZE] [-m N] [-W] [-r RATE] [--salvage] [--checksum ALGORITHM] [--target-is-zero]
+ * [--bitmaps [--skip-broken-bitmaps]] [--image-opts]
+ * [--target-image-opts] FILE [FILE2 ...] OUTPUT
  */
 export async function convertCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options(
-    ...['f:', 'O:', 'o:', 'B:', 'F:', 'S:', 'l:', 'm:', 't:', 'T:'],
+    ...['f:', 'O:', 'o:', 'B:', 'F:', 'S:', 'l:', 'm:', 't:', 'T:', 'r:'],
     ...[
       'n',
       'p',
@@ -35,37 +39,59 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
       'W',
       'C',
       'U|force-share',
+      '|salvage',
+      '|checksum:',
       '|target-is-zero',
+      '|bitmaps',
+      '|skip-broken-bitmaps',
       '|image-opts',
       '|target-image-opts',
     ],
   );
-  const args = new Arguments('convert', words, taken, REFUSED);
+  const args = new Arguments('convert', words, taken, []);
   const plan = planOf(tool, args);
-  const sources = await openSources(tool, args, plan);
-  const totalBytes = sources.reduce((sum, { image }) => sum + image.lengthBytes, 0);
-  const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
+  const bitmaps = BitmapCopy.of(tool, args);
+  const images = await openSources(tool, args, plan);
+  bitmaps?.checkSources(images.map(({ node }) => node));
+  const isQuiet = args.has('q');
+  const source = new SourceImages(
+    images,
+    args.has('salvage') ? (text) => warn(tool, isQuiet, text) : undefined,
+  );
+  const progress = new Progress(tool.out, args.has('p') && !isQuiet);
   if (args.has('force-share')) await checkNotSource(tool, plan);
-  if (!args.has('n')) await createTarget(tool, plan, totalBytes);
+  if (!args.has('n')) await createTarget(tool, plan, source.lengthBytes);
   const target = await openTarget(tool, args, plan);
-  if (target.lengthBytes < totalBytes) throw new ToolFailure('output file is smaller than input file');
+  bitmaps?.checkTarget(target.node);
+  if (target.lengthBytes < source.lengthBytes)
+    throw new ToolFailure('output file is smaller than input file');
   const isNew = !args.has('n') && readsZeroWhenNew(target.node);
-  await new ImageCopy(target, totalBytes, {
+  const { hash } = plan;
+  await new ImageCopy(source, target, {
     parallel: plan.parallel,
     sparseBytes: plan.sparseBytes,
     targetIsZero: (isNew && plan.backingFile === undefined) || args.has('target-is-zero'),
     targetHasBacking: plan.backingFile !== undefined,
     // Where a byte lies is decided by the order of writes only in an image that gives out clusters.
-    inOrder: target.node.instance.map !== undefined && !args.has('W'),
-    compressedUnitBytes: args.has('c') ? compressedUnit(target, sources) : 0,
+    inOrder: hash !== undefined || (target.node.instance.map !== undefined && !args.has('W')),
+    compressedUnitBytes: args.has('c') ? compressedUnit(target) : 0,
     offload: args.has('C'),
-    progress,
+    bytesPerSecond: plan.bytesPerSecond,
+    hash,
+    progress: (done, total) => progress.update(done, total),
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
-  }).run(sources);
-  progress.update(1, 1);
+  }).run();
+  const [image] = images;
+  if (image) bitmaps?.copy(image.node, target.node);
+  progress.complete();
   progress.finish();
   await finish(tool, target);
+  if (hash) tool.out.print(`${hash.digest()}  ${plan.output}\n`);
   return 0;
+}
+
+function warn(tool: Tool, isQuiet: boolean, text: string): void {
+  if (!isQuiet) tool.out.error(`qemu-img: warning: ${text}\n`);
 }
 
 interface Plan {
@@ -81,13 +107,19 @@ interface Plan {
   parallel: number;
   cache: NonNullable<ReturnType<typeof cacheOptions>>;
   sourceCache: NonNullable<ReturnType<typeof cacheOptions>>;
+  bytesPerSecond: number;
+  /** Of what is copied. */
+  hash: ContentHash | undefined;
   /** What of the input is read: the disk as it was then. */
   snapshot: LoadSnapshot | undefined;
 }
 
 function planOf(tool: Tool, args: Arguments): Plan {
-  const snapshot = parseSnapshot(args);
+  const snapshot = snapshotOf(args);
   const sparseBytes = parseSparse(args);
+  const bytesPerSecond = args.size('r', 'rate limit') ?? 0;
+  if (args.has('C') && args.has('salvage'))
+    throw new ToolFailure('Cannot use copy offloading in salvaging mode');
   const parallel = parseParallel(args);
   if (args.has('n') && args.has('o')) throw new ToolFailure('-o has no effect when skipping image creation');
   const byOptions = args.has('target-image-opts');
@@ -114,22 +146,19 @@ function planOf(tool: Tool, args: Arguments): Plan {
   if (inputs.length > 1 && snapshot) throw new ToolFailure('No support for concatenating multiple snapshot');
   const plan = { inputs, output, byOptions, format, optionTexts, backingFile, backingFormat };
   if (!byOptions) checkTarget(tool, args, plan);
-  return { ...plan, sparseBytes, parallel, cache, sourceCache, snapshot };
+  const hash = parseChecksum(args, backingFile !== undefined);
+  return { ...plan, sparseBytes, parallel, cache, sourceCache, bytesPerSecond, hash, snapshot };
 }
 
-function parseSnapshot(args: Arguments): LoadSnapshot | undefined {
-  const text = args.value('l');
+/** Errors: ToolFailure where not all that is copied is read, or not in order. */
+function parseChecksum(args: Arguments, hasBacking: boolean): ContentHash | undefined {
+  const text = args.value('checksum');
   if (text === undefined) return undefined;
-  try {
-    return parseLoadSnapshot(text);
-  } catch (error) {
-    const { message, hint } = explain(error, '');
-    const told = [
-      `qemu-img: Failed in parsing snapshot param '${text}'`,
-      ...(hint === undefined ? [] : [hint]),
-    ];
-    throw new ToolFailure(message, { hint: told.join('\n') });
-  }
+  const other = [args.has('C') && '-C', args.has('W') && '-W', hasBacking && '-B'].find(
+    (one) => one !== false,
+  );
+  if (other !== undefined) throw new ToolFailure(`--checksum and ${other} are mutually exclusive`);
+  return new ContentHash(hashAlgorithm(text));
 }
 
 function parseSparse(args: Arguments): number {
@@ -177,19 +206,13 @@ function checkCompresses({ compresses }: DriverDescription): void {
   if (compresses !== true) throw new ToolFailure('Compression not supported for this file format');
 }
 
-/** Clusters are compressed whole, of one source each. Errors: ToolFailure. */
-function compressedUnit(target: BlockBackend, sources: readonly CopySource[]): number {
-  const { clusterSizeBytes = 0 } = target.node.skipFilters().instance.info();
-  if (sources.every(({ targetOffset }) => targetOffset % clusterSizeBytes === 0)) return clusterSizeBytes;
-  throw new ToolFailure(
-    'convert: -c of images that do not end at a whole cluster of the output, one behind the other, is not ' +
-      'supported by livedisk',
-  );
+/** Clusters are compressed whole. */
+function compressedUnit(target: BlockBackend): number {
+  return target.node.skipFilters().instance.info().clusterSizeBytes ?? 0;
 }
 
-async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<CopySource[]> {
-  const sources: CopySource[] = [];
-  let targetOffset = 0;
+async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<BlockBackend[]> {
+  const images: BlockBackend[] = [];
   for (const input of plan.inputs) {
     const image = await tool.open(input, {
       format: args.value('f'),
@@ -199,10 +222,9 @@ async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<Cop
       cache: plan.sourceCache.options,
     });
     if (plan.snapshot) await loadSnapshot(image.node, plan.snapshot);
-    sources.push({ image, targetOffset });
-    targetOffset += image.lengthBytes;
+    images.push(image);
   }
-  return sources;
+  return images;
 }
 
 /** With -U no lock keeps a source from being overwritten. Errors: ToolFailure in the words of the lock. */
@@ -236,8 +258,6 @@ async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<
 /** A new image's backing file is only opened to see that it is there: nothing is read from it. */
 async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<BlockBackend> {
   const { output, byOptions, format, cache } = plan;
-  if (args.has('n') && plan.backingFile !== undefined)
-    throw new UsageError('convert: -B with -n is not supported by livedisk');
   const target = await tool.open(output, {
     format: byOptions ? args.value('O') : format,
     imageOpts: byOptions,
@@ -248,6 +268,9 @@ async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<Bloc
     discard: plan.sparseBytes > 0 ? 'unmap' : 'ignore',
     writethrough: cache.writethrough,
   });
+  // What is left out is to come from there.
+  if (args.has('n') && plan.backingFile !== undefined && !target.node.backingNode())
+    throw new ToolFailure(`convert: -B needs an output with a backing file, and '${output}' has none`);
   if (!byOptions) return target;
   if (args.has('c')) checkCompresses(target.node.driver);
   // What the options name is known only now; with -U no lock keeps it from being a source.

@@ -1,40 +1,98 @@
 import { BlockError, errnoOf, errnoText } from '../../base/error.js';
-import { Arguments, options } from './arguments.js';
-import { type Tool, ToolFailure, UsageError } from './tool.js';
+import type { BlockBackend } from '../../block/backend.js';
+import { resolveBackingOf } from '../../block/full-filename.js';
+import type { Node } from '../../block/node.js';
+import { findInChain } from '../../library/images/commit.js';
+import { keepContent } from '../../library/images/rebase.js';
+import { Arguments, cacheMode, options } from './arguments.js';
+import { Progress } from './progress.js';
+import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
-/** rebase -u [-b FILE [-F FMT]] [-f FMT] [--image-opts] FILE: changes what the image says its backing file is, nothing else. */
+/**
+ * rebase [-U] [-q] [-f FMT] [-t CACHE] [-T CACHE] [-p] [-u] [-b FILE [-F FMT]] [--image-opts] FILE: another backing file
+ * behind the same content, or with -u only another name of it.
+ */
 export async function rebaseCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f:', 'F:', 'b:', 'u', 'p', 'q', '|image-opts');
-  const args = new Arguments('rebase', words, taken, options('t:', 'T:', 'U|force-share'));
-  const [filename] = args.operands;
-  if (filename === undefined || args.operands.length !== 1)
-    throw new UsageError('Expecting one image file name');
-  const backing = args.value('b');
-  if (!args.has('u')) {
-    if (backing === undefined) throw new UsageError('Must specify backing file (-b) or use unsafe mode (-u)');
-    throw new ToolFailure('rebase: safe mode (without -u) is not supported by livedisk');
-  }
-  const backingFormat = args.value('F');
-  const backend = await tool.open(filename, {
+  const taken = options('f:', 'F:', 'b:', 'u', 'p', 'q', 't:', 'T:', 'U|force-share', '|image-opts');
+  const args = new Arguments('rebase', words, taken, []);
+  const filename = args.image();
+  const isUnsafe = args.has('u');
+  const newName = args.value('b');
+  if (!isUnsafe && newName === undefined)
+    throw new UsageError('Must specify backing file (-b) or use unsafe mode (-u)');
+  const cache = cacheMode(args, 't', 'writeback', 'cache');
+  cacheMode(args, 'T', 'writeback', 'source cache');
+  const overlay = await tool.open(filename, {
     format: args.value('f'),
     imageOpts: args.has('image-opts'),
     write: true,
-    backing: false,
+    backing: !isUnsafe,
+    cache: cache.options,
+    writethrough: cache.writethrough,
   });
-  if (backingFormat !== undefined && !tool.opener.drivers.find(backingFormat))
-    throw new ToolFailure(`Invalid format name: '${backingFormat}'`);
-  const name = backing === '' ? undefined : backing;
-  const refusal = (why: string): ToolFailure =>
-    new ToolFailure(`Could not change the backing file to '${backing ?? ''}': ${why}`);
-  if (name !== undefined && backingFormat === undefined && backend.node.instance.changeBacking)
-    throw refusal('backing format must be specified');
+  const newFormat = args.value('F');
+  if (newFormat !== undefined && !tool.opener.drivers.find(newFormat))
+    throw new ToolFailure(`Invalid format name: '${newFormat}'`);
+  const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
+  if (!isUnsafe) await keepWhatIsShown(tool, args, overlay, progress);
+  await changeBacking(overlay.node, newName ?? '', newFormat);
+  progress.complete();
+  progress.finish();
+  return 0;
+}
+
+/** What the new backing file would show otherwise goes into the image. */
+async function keepWhatIsShown(
+  tool: Tool,
+  args: Arguments,
+  overlay: BlockBackend,
+  progress: Progress,
+): Promise<void> {
+  const old = overlay.node.backingNode();
+  const oldBacking = old && (await tool.use(old));
+  const newBacking = await openNew(tool, args, overlay.node);
   try {
-    if (!backend.node.instance.changeBacking) throw refusal(errnoText('ENOTSUP'));
-    await backend.node.instance.changeBacking(name, name === undefined ? undefined : backingFormat);
+    await keepContent(
+      { overlay, oldBacking, newBacking },
+      {
+        buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
+        onProgress: (done, total) => progress.update(done, total),
+      },
+    );
+  } catch (error) {
+    throw explain(error, '');
+  }
+  for (const backend of [oldBacking, newBacking]) if (backend) await tool.close(backend);
+}
+
+/** As the image is to name it; one that is in its chain already is not opened again. Errors: ToolFailure. */
+async function openNew(tool: Tool, args: Arguments, overlay: Node): Promise<BlockBackend | undefined> {
+  const name = args.value('b') ?? '';
+  if (name === '') return undefined;
+  const known = await findInChain(tool.opener, overlay, name);
+  if (known) return tool.use(known);
+  try {
+    return await tool.openAs(resolveBackingOf(overlay, name), {
+      format: args.value('F'),
+      forceShare: args.has('force-share'),
+      cache: cacheMode(args, 'T', 'writeback', 'source cache').options,
+    });
+  } catch (error) {
+    throw explain(error, `Could not open new backing file '${name}': `);
+  }
+}
+
+/** Errors: ToolFailure, in qemu-img's words. */
+async function changeBacking({ instance }: Node, name: string, format: string | undefined): Promise<void> {
+  const refusal = (why: string): ToolFailure =>
+    new ToolFailure(`Could not change the backing file to '${name}': ${why}`);
+  if (!instance.changeBacking) throw refusal(errnoText('ENOTSUP'));
+  if (name !== '' && format === undefined) throw refusal('backing format must be specified');
+  try {
+    await instance.changeBacking(name === '' ? undefined : name, name === '' ? undefined : format);
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
     const errno = errnoOf(error);
     throw refusal(errno === 'ENOSPC' ? 'No space left in the file header' : errnoText(errno));
   }
-  return 0;
 }

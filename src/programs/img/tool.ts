@@ -18,6 +18,10 @@ import { formatJsonPretty, type Writable } from '../../wire/qmp/json-format.js';
 export interface ToolOutput {
   readonly print: (text: string) => void;
   readonly error: (text: string) => void;
+  /** Somebody watches what is printed. */
+  readonly terminal?: { nowMs(): number } | undefined;
+  /** Calls `tell` whenever the user asks how far it is; the answer ends that. */
+  readonly onProgressAsked?: (tell: () => void) => () => void;
 }
 
 /** Ends the tool: "qemu-img: MESSAGE" on standard error, and the exit status. */
@@ -98,20 +102,26 @@ export class Tool {
 
   /** Opens an image and a user of it. Errors: ToolFailure "Could not open 'FILE': ...". */
   async open(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
+    try {
+      return await this.openAs(filename, use);
+    } catch (error) {
+      if (error instanceof ToolFailure) throw error;
+      throw explain(error, `Could not open '${filename}': `, use.failure);
+    }
+  }
+
+  /** The same; the caller says what could not be opened. Errors: BlockError; ToolFailure where the options are wrong. */
+  async openAs(filename: string, use: ImageUse = {}): Promise<BlockBackend> {
     const readOnly = use.write !== true;
     const { forceShare = false, discard = 'unmap', onlyLook = false, forCheck = false, cache } = use;
     const noBacking = use.backing === false;
     const common = { readOnly, forceShare, discard, onlyLook, noBacking, forCheck };
     const context: OpenContext = { ...common, ...given({ cache }) };
     const options = use.imageOpts === true ? this.#imageOpts(filename, use) : undefined;
-    try {
-      const node = await (options
-        ? this.opener.openFlat(options, context)
-        : this.opener.openImage(filename, use.format, context));
-      return await this.#attach(node, use);
-    } catch (error) {
-      throw explain(error, `Could not open '${filename}': `, use.failure);
-    }
+    const node = await (options
+      ? this.opener.openFlat(options, context)
+      : this.opener.openImage(filename, use.format, context));
+    return this.use(node, use);
   }
 
   #imageOpts(text: string, { format, forceShare, failure: status }: ImageUse): FlatOptions {
@@ -127,7 +137,8 @@ export class Tool {
     throw refuse('--force-share/-U conflicts with image options');
   }
 
-  async #attach(node: Node, use: ImageUse): Promise<BlockBackend> {
+  /** A user of a node that is open. */
+  async use(node: Node, use: ImageUse = {}): Promise<BlockBackend> {
     const backend = this.graph.createBackend({
       description: 'an unnamed block device',
       perm:

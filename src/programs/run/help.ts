@@ -14,6 +14,8 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
                         a socket for a monitor (host= and port=, or fd=, instead of path=; abstract=on, reconnect=N,
                         tls-creds=; x-clients=1 serves one client after the other); also pty, stdio, null, ringbuf, file
   -pidfile FILE         write the process's number there
+  -metrics unix:PATH | HOST:PORT[,token-file=FILE]
+                        numbers for Prometheus at /metrics; beyond this machine only with a token
   -daemonize            go on in the background
   -help                 this text
   -version              the version

@@ -5,9 +5,11 @@ import { allDrivers } from '../../drivers/index.js';
 import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
 import { Engine } from '../../monitor/engine.js';
+import type { MetricsServer } from '../../web/metrics-server.js';
 import { checkDaemon, daemonize, isDaemon, tellReady } from './daemon.js';
 import { Ending } from './ending.js';
 import { answerTo } from './help.js';
+import { startMetrics } from './metrics.js';
 import { PidFile } from './pid-file.js';
 import { parseRunOptions } from './options.js';
 import { start } from './start.js';
@@ -54,6 +56,7 @@ export async function runMain(
   engine.hub.onUnexpectedError = (error) => warn(`internal error: ${describe(error)}`);
   let pidFile: PidFile | undefined;
   let ending: Ending | undefined;
+  let metrics: MetricsServer | undefined;
   const { pidFile: path } = options;
   const writePidFile = async (): Promise<void> => {
     if (path !== undefined) pidFile = await PidFile.create(engine.host, path, process.pid);
@@ -62,11 +65,13 @@ export async function runMain(
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
     await start(engine, options);
+    if (options.metrics) metrics = await startMetrics(engine, options.metrics);
     ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
     if (options.daemonize) tellReady();
     await untilEnd(engine);
   } finally {
+    await metrics?.close();
     await end(ending ?? new Ending(engine, program), engine, pidFile);
   }
   return 0;

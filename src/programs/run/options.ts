@@ -23,6 +23,7 @@ import { parseKeyval } from '../arguments/keyval.js';
 import { type DriveOptions, parseDrive } from '../arguments/drive-options.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
 import { objectHelp, parseObject } from '../arguments/objects.js';
+import { type MetricsOption, parseMetrics } from './metrics.js';
 import {
   checkUuid,
   FLAGS_WITHOUT_EFFECT,
@@ -63,6 +64,7 @@ export interface RunOptions {
   startStopped: boolean;
   incoming: boolean;
   pidFile: string | undefined;
+  metrics: MetricsOption | undefined;
   machine: string;
   /** Of the guest. */
   name: string | undefined;
@@ -92,6 +94,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     startStopped: false,
     incoming: false,
     pidFile: undefined,
+    metrics: undefined,
     machine: 'pc',
     name: undefined,
     uuid: undefined,
@@ -218,6 +221,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     },
     '-chardev': (value, text) => addDevice(parseCharacterDevice(value), text),
     '-pidfile': (value) => void (options.pidFile = value),
+    '-metrics': (value) => void (options.metrics = parseMetrics(value)),
     '-object': (value, text) => {
       const help = objectHelp(value);
       if (help === undefined)

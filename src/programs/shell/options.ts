@@ -1,5 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import type { SocketAddress } from '../../host/host.js';
+import { parseMonitorAddress } from '../arguments/monitor-address.js';
 import { USAGE } from './help.js';
 
 export interface ShellOptions {
@@ -43,7 +44,7 @@ export function parseOptions(args: readonly string[]): ShellOptions {
   }
   if (socket === undefined) throw wrongUse('one SOCKET is needed');
   return {
-    address: parseAddress(socket),
+    address: parseMonitorAddress(socket),
     pretty: letters.has('p'),
     verbose: letters.has('v'),
     human: letters.has('H'),
@@ -62,13 +63,4 @@ function lettersOf(arg: string): string {
 
 function wrongUse(message: string): BlockError {
   return new BlockError('invalid', message, { hint: USAGE });
-}
-
-function parseAddress(text: string): SocketAddress {
-  if (text.startsWith('unix:')) return { type: 'unix', path: text.slice('unix:'.length) };
-  const match = /^(?:tcp:)?(?:\[([^\]]*)\]|([^/:[\]]*)):(\d+)$/.exec(text);
-  if (!match) return { type: 'unix', path: text };
-  const port = Number(match[3]);
-  if (port < 1 || port > 65535) throw new BlockError('invalid', `'${text}' has no port in 1..65535`);
-  return { type: 'inet', host: match[1] ?? match[2] ?? '', port };
 }

@@ -1,5 +1,5 @@
 import type { HostClock } from '../../host/host.js';
-import { ProgressMeter } from '../progress-meter.js';
+import { ProgressMeter } from '../../view/progress-meter.js';
 import type { JobState } from './wait-job.js';
 
 /** Jobs that do not count bytes. */

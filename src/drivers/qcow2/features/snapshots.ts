@@ -178,7 +178,7 @@ function checkHasOwnData({ context }: OpenImage): void {
 /** Before a change of snapshots: everything is on disk, so that it can be walked through there. */
 async function prepare(image: OpenImage): Promise<void> {
   image.context.assertMayWrite();
-  await image.context.clearAutoclear();
+  await image.context.beginChanges();
   await flushAll(image);
 }
 

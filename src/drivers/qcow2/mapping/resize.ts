@@ -25,7 +25,7 @@ async function shrinkImage(image: OpenImage, sizeBytes: number): Promise<void> {
   const { header, clusterBytes } = context;
   checkNewSize(image, sizeBytes);
   context.assertMayWrite();
-  await context.clearAutoclear();
+  await context.beginChanges();
   await image.writeBack.flush();
   await context.switchHeader((sector) => void writeU64(sector, FieldOffset.size, sizeBytes));
   header.sizeBytes = sizeBytes;
@@ -45,7 +45,7 @@ async function growImage(image: OpenImage, sizeBytes: number): Promise<void> {
   if (sizeBytes === oldSize) return;
   checkNewSize(image, sizeBytes);
   context.assertMayWrite();
-  await context.clearAutoclear();
+  await context.beginChanges();
   await growL1(image, l1EntriesFor(sizeBytes, header.clusterBytes, context.l2));
   await forgetFrom(image, alignUp(oldSize, header.clusterBytes));
   await zeroTail(image, oldSize, sizeBytes);
@@ -68,6 +68,7 @@ function checkNewSize(image: OpenImage, sizeBytes: number): void {
   const l1Bytes = l1EntriesFor(sizeBytes, header.clusterBytes, l2) * ENTRY_BYTES;
   if (sizeBytes > MAX_IMAGE_BYTES || l1Bytes > MAX_L1_BYTES)
     throw new BlockError('limit', 'Failed to grow the L1 table: File too large', { errno: 'EFBIG' });
+  image.bitmaps.checkNewSize(sizeBytes);
 }
 
 /** Makes the L1 table at least that long; written back with the next write-back. */

@@ -115,6 +115,18 @@ async function discardData({ context }: ImageParts, offset: number, lengthBytes:
   if (length > 0) await data.discard(offset, length).catch(() => undefined);
 }
 
+/** Lets go of all that is allocated: the backing file shows again, or zeroes where there is none. */
+export function unallocateClusters(parts: ImageParts, offset: number, lengthBytes: number): Promise<void> {
+  const { l2 } = parts.context;
+  return changeEntries(parts, offset, lengthBytes, true, (table, index, units) => {
+    if (isWhole(parts, units)) {
+      if (l2.kind(table.bytes, index) !== ClusterKind.unallocated) discardEntry(parts, table, index, false);
+    } else if (l2.kind(table.bytes, index) !== ClusterKind.compressed) {
+      l2.setUnits(changed(parts, table, index), index, units.from, units.end, 'none');
+    }
+  });
+}
+
 /** Changes the entries of a range of whole units, table by table; `skipAbsent` leaves alone what has no L2 table. */
 export async function changeEntries(
   parts: ImageParts,

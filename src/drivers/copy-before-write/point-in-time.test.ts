@@ -1,0 +1,55 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import { NEVER_HELD } from '../../../test/kit/job-filters.js';
+import { CopyBeforeWrite } from './point-in-time.js';
+
+const GRANULE = 4096;
+
+function gateOver(sizeBytes: number): { gate: CopyBeforeWrite; due: DirtyBitmap; copied: number[] } {
+  const due = new DirtyBitmap(sizeBytes, GRANULE);
+  due.setAll();
+  const copied: number[] = [];
+  const gate = new CopyBeforeWrite({
+    due,
+    sides: { source: NEVER_HELD, target: NEVER_HELD },
+    copy: (_turn, { lengthBytes }) => Promise.resolve(lengthBytes),
+    breaks: 'snapshot',
+    failed: (error) => assert.fail(String(error)),
+    copied: (bytes) => copied.push(bytes),
+  });
+  return { gate, due, copied };
+}
+
+test('an attempt that stops within a granule leaves that granule due', () => {
+  const { gate, due, copied } = gateOver(8 * GRANULE);
+  assert.equal(
+    gate.tryCopy(GRANULE, 4 * GRANULE, () => 2 * GRANULE + 512),
+    false,
+  );
+  assert.deepEqual(copied, [2 * GRANULE]);
+  assert.deepEqual(due.nextDirty(GRANULE, 8 * GRANULE), { offset: 3 * GRANULE, lengthBytes: 5 * GRANULE });
+});
+
+test('a last granule that the end of the disk cuts is whole', () => {
+  const size = 2 * GRANULE + 512;
+  const { gate, due, copied } = gateOver(size);
+  assert.equal(
+    gate.tryCopy(GRANULE, size - GRANULE, () => size - GRANULE),
+    true,
+  );
+  assert.deepEqual(copied, [size - GRANULE]);
+  assert.equal(due.nextDirty(GRANULE, size), undefined);
+});
+
+test('where something is copied already, or is on its way, nothing is attempted', async () => {
+  const { gate, due } = gateOver(4 * GRANULE);
+  const attempt = (): number => assert.fail('attempted');
+  due.reset(2 * GRANULE, GRANULE);
+  assert.equal(gate.tryCopy(GRANULE, 2 * GRANULE, attempt), false);
+  const copying = gate.copy(0, GRANULE);
+  assert.equal(gate.tryCopy(0, GRANULE, attempt), false);
+  await copying;
+  gate.giveUp();
+  assert.equal(gate.tryCopy(3 * GRANULE, GRANULE, attempt), false);
+});

@@ -1,0 +1,43 @@
+import { alignUp, divideRoundUp } from '../../base/align.js';
+import { BlockError } from '../../base/error.js';
+import { MAX_L1_BYTES } from '../../base/limits.js';
+import type { Measurement } from '../../block/driver.js';
+import type { NewQcow2 } from './create-options.js';
+import { ENTRY_BYTES } from './disk/layout.js';
+
+/**
+ * How large the file of a new image is: header, tables, and refcounts for all of it, as the format lays them out, for a
+ * disk that is full; with less data, as much less. Errors: limit.
+ */
+export async function measureQcow2(
+  { sizeBytes, backingFile, options }: NewQcow2,
+  dataBytes: (unitBytes: number) => Promise<number>,
+): Promise<Measurement> {
+  const clusterBytes = options['cluster-size'];
+  const entryBytes = options['extended-l2'] ? 2 * ENTRY_BYTES : ENTRY_BYTES;
+  const diskBytes = alignUp(sizeBytes, clusterBytes);
+  const l2Bytes = alignUp((diskBytes / clusterBytes) * entryBytes, clusterBytes);
+  const l1Bytes = alignUp((l2Bytes / clusterBytes) * ENTRY_BYTES, clusterBytes);
+  if ((l2Bytes / clusterBytes) * ENTRY_BYTES > MAX_L1_BYTES)
+    throw new BlockError('limit', 'The image size is too large (try using a larger cluster size)');
+  const clusters = (clusterBytes + l1Bytes + l2Bytes + diskBytes) / clusterBytes;
+  const fullyAllocatedBytes =
+    (clusters + refcountClusters(clusters, clusterBytes, options['refcount-bits'])) * clusterBytes;
+  // What a backing file has is not looked at: all of the disk may be written.
+  const isFull = backingFile !== undefined || ['falloc', 'full'].includes(options.preallocation);
+  const held = isFull ? diskBytes : await dataBytes(clusterBytes);
+  return { requiredBytes: fullyAllocatedBytes - diskBytes + held, fullyAllocatedBytes };
+}
+
+/** Clusters of refcount blocks and of their table, which count themselves too. */
+function refcountClusters(clusters: number, clusterBytes: number, refcountBits: number): number {
+  const perBlock = (clusterBytes * 8) / refcountBits;
+  const perTable = clusterBytes / ENTRY_BYTES;
+  let total = 0;
+  for (;;) {
+    const blocks = divideRoundUp(clusters + total, perBlock);
+    const needed = blocks + divideRoundUp(blocks, perTable);
+    if (needed === total) return total;
+    total = needed;
+  }
+}

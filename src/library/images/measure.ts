@@ -1,0 +1,35 @@
+import { alignDown, alignUp } from '../../base/align.js';
+import { BlockError } from '../../base/error.js';
+import type { DriverDescription, Measurement, NewImage } from '../../block/driver.js';
+import type { Node } from '../../block/node.js';
+
+/**
+ * How large a file would be that holds a new image with the content of `source`, or with nothing in it: `image` says its
+ * format's options, and its size where there is no source. Errors: unsupported for a format that cannot tell; those of
+ * its options.
+ */
+export async function measureImage(
+  driver: DriverDescription,
+  image: NewImage,
+  source?: Node,
+): Promise<Measurement> {
+  if (!driver.measure)
+    throw new BlockError('unsupported', `Block driver '${driver.name}' does not support size measurement`);
+  return driver.measure(image, (unitBytes) => (source ? dataBytes(source, unitBytes) : Promise.resolve(0)));
+}
+
+/** Bytes of the units that hold data, all through the chain. */
+async function dataBytes(source: Node, unitBytes: number): Promise<number> {
+  const end = source.lengthBytes;
+  let bytes = 0;
+  for (let at = 0; at < end;) {
+    const { lengthBytes, zero, allocated, data } = await source.statusThroughChain(at, end - at);
+    let next = at + lengthBytes;
+    if (!zero && allocated && data) {
+      next = alignUp(next, unitBytes);
+      bytes += next - alignDown(at, unitBytes);
+    }
+    at = next;
+  }
+  return bytes;
+}

@@ -1,0 +1,55 @@
+import type { Node } from '../../block/node.js';
+import { commitImage, findInChain } from '../../library/images/commit.js';
+import { Arguments, cacheMode, options } from './arguments.js';
+import { Progress } from './progress.js';
+import { explain, type Tool, ToolFailure } from './tool.js';
+
+/** commit [-q] [-f FMT] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] [--image-opts] FILE */
+export async function commitCommand(tool: Tool, words: readonly string[]): Promise<number> {
+  const args = new Arguments(
+    'commit',
+    words,
+    options('f:', 't:', 'b:', 'r:', 'd', 'p', 'q', '|image-opts'),
+    [],
+  );
+  const bytesPerSecond = args.size('r', 'rate limit') ?? 0;
+  const isQuiet = args.has('q');
+  const filename = args.image();
+  const cache = cacheMode(args, 't', 'writeback', 'cache');
+  const top = await tool.open(filename, {
+    format: args.value('f'),
+    imageOpts: args.has('image-opts'),
+    write: true,
+    cache: cache.options,
+    writethrough: cache.writethrough,
+  });
+  const progress = new Progress(tool.out, args.has('p') && !isQuiet);
+  const base = await baseOf(tool, top.node, filename, args.value('b'));
+  try {
+    await commitImage(tool.opener, top.node, {
+      base,
+      // What is deeper than the next layer leaves those in between as they are, so the image must be kept too.
+      keep: args.has('d') || args.has('b'),
+      bytesPerSecond,
+      onProgress: (done, total) => progress.update(done, total),
+    });
+  } catch (error) {
+    throw explain(error, '');
+  }
+  progress.complete();
+  progress.finish();
+  if (!isQuiet) tool.out.print('Image committed.\n');
+  return 0;
+}
+
+/** Errors: ToolFailure. */
+async function baseOf(tool: Tool, top: Node, filename: string, name: string | undefined): Promise<Node> {
+  if (name === undefined) {
+    const below = top.backingNode();
+    if (!below) throw new ToolFailure('Image does not have a backing file');
+    return below;
+  }
+  const base = await findInChain(tool.opener, top, name);
+  if (base) return base;
+  throw new ToolFailure(`Did not find '${name}' in the backing chain of '${filename}'`);
+}

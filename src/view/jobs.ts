@@ -1,0 +1,89 @@
+import type { JsonObject } from '../schema/types.js';
+import { type Answers, numberOf, objectsOf, textOf } from './answers.js';
+import type { Image, Job } from './model.js';
+import type { GraphParent, NodeGraph } from './nodes.js';
+
+const AT_WORK = ['created', 'running', 'paused', 'ready', 'standby'];
+
+/** What each state takes that a person may want of it; QEMU's table. */
+const VERBS: ReadonlyArray<readonly [verb: string, states: readonly string[]]> = [
+  ['pause', ['created', 'running', 'ready']],
+  ['resume', ['paused', 'standby']],
+  ['set-speed', AT_WORK],
+  ['complete', ['ready']],
+  ['cancel', [...AT_WORK, 'waiting', 'pending']],
+  ['finalize', ['pending']],
+  ['dismiss', ['concluded']],
+];
+
+const PHASES: Readonly<Record<string, string>> = {
+  created: 'starting',
+  running: 'copying',
+  paused: 'paused',
+  ready: 'ready: copies what the guest writes',
+  standby: 'paused, ready',
+  waiting: 'waits for its transaction',
+  pending: 'done, waits to be finalized',
+  aborting: 'ending with an error',
+  concluded: 'over',
+};
+
+/** Jobs as query-jobs and query-block-jobs tell them, with what flows where as the graph tells it. */
+export function readJobs(answers: Answers, graph: NodeGraph, images: readonly Image[]): Job[] {
+  const blockJobs = new Map(objectsOf(answers['query-block-jobs']).map((info) => [info['device'], info]));
+  return objectsOf(answers['query-jobs']).map((info) => {
+    const block = blockJobs.get(info['id'] ?? '');
+    const id = textOf(info['id']) ?? '';
+    const type = textOf(info['type']) ?? '';
+    const held = graph.parents.filter((parent) => parent.type === 'block-job' && parent.name === id);
+    return { ...jobOf(id, type, info, block), ...flowOf(type, held, images) };
+  });
+}
+
+function jobOf(
+  id: string,
+  type: string,
+  info: JsonObject,
+  block: JsonObject | undefined,
+): Omit<Job, 'from' | 'to'> {
+  const status = textOf(info['status']) ?? '';
+  const done = numberOf(info['current-progress']) ?? 0;
+  const total = numberOf(info['total-progress']) ?? 0;
+  const error = textOf(info['error']) ?? textOf(block?.['error']);
+  const ioStatus = textOf(block?.['io-status']);
+  return {
+    id,
+    type,
+    status,
+    phase: PHASES[status] ?? status,
+    done,
+    total,
+    percent: total > 0 ? Math.min(100, Math.floor((100 * done) / total)) : status === 'concluded' ? 100 : 0,
+    speedLimit: numberOf(block?.['speed']) ?? 0,
+    ...(error !== undefined && { error }),
+    ...(ioStatus !== undefined && { ioStatus }),
+    verbs: VERBS.filter(([, states]) => states.includes(status)).map(([verb]) => verb),
+    isBlockJob: block !== undefined,
+  };
+}
+
+/** Which images flow into which. What a job holds has roles that tell it; a filter stands for what it shows. */
+function flowOf(
+  type: string,
+  held: readonly GraphParent[],
+  images: readonly Image[],
+): Pick<Job, 'from' | 'to'> {
+  const shown = (id: string | undefined): string | undefined => {
+    const image = images.find((one) => one.id === id);
+    return image?.kind === 'filter' ? shown(image.children[0]?.id) : image?.id;
+  };
+  const inRole = (...roles: string[]): string[] =>
+    held.filter(({ role }) => roles.includes(role)).flatMap(({ child }) => shown(child) ?? []);
+  const [main] = inRole('main node');
+  const between = inRole('intermediate node');
+  const [to] = type === 'stream' ? [...inRole('active node'), main] : inRole('target', 'base');
+  const source = type === 'stream' ? [] : inRole('source');
+  const from = [...new Set([...source, ...between])].filter((id) => id !== to);
+  if (from.length === 0 && main !== undefined && main !== to) from.push(main);
+  return { from, ...(to !== undefined && { to }) };
+}

@@ -1,0 +1,140 @@
+/**
+ * What there is to see of a server's disks: made from what plain QMP answers (build.ts), drawn by text.ts and svg.ts,
+ * counted by metrics.ts, planned with by plan/. All of it is JSON.
+ */
+export interface View {
+  readonly server: Server;
+  /** Every image, filter and group. Protocol nodes that only store an image's bytes are its `storage`. */
+  readonly images: readonly Image[];
+  /** One for each way down from the top: bases that are shared are in several. */
+  readonly chains: readonly Chain[];
+  readonly users: readonly User[];
+  readonly jobs: readonly Job[];
+}
+
+export interface Server {
+  /** As the server says it: `livedisk 0.1.0`, `QEMU 7.2.22`. */
+  readonly name: string;
+  /** Of the machine, as query-status says it; a storage daemon has none. */
+  readonly runState?: string;
+}
+
+export interface Image {
+  /** The node's name: what commands call it. */
+  readonly id: string;
+  /** What people call it: the node's name, or of a node that nobody named the file's. */
+  readonly label: string;
+  /** A group shows what several children hold (quorum). */
+  readonly kind: 'image' | 'filter' | 'group';
+  readonly driver: string;
+  readonly filename: string;
+  /** Who stores its bytes: a node of its own. */
+  readonly storage?: { readonly id: string; readonly driver: string };
+  readonly virtualBytes: number;
+  readonly allocatedBytes?: number;
+  readonly clusterBytes?: number;
+  readonly isReadOnly: boolean;
+  readonly isCorrupt: boolean;
+  readonly isEncrypted: boolean;
+  /** Nobody named it: a job's filter, a backing file that came with its overlay. */
+  readonly isImplicit: boolean;
+  readonly bitmaps: readonly Bitmap[];
+  /** Internal ones. */
+  readonly snapshotNames: readonly string[];
+  /** By role; the first is what it shows. */
+  readonly children: readonly Child[];
+  /** Ids of images that it is the backing file of. */
+  readonly overlays: readonly string[];
+  /** In sentences. */
+  readonly warnings: readonly string[];
+}
+
+export interface Child {
+  readonly role: string;
+  readonly id: string;
+}
+
+export interface Bitmap {
+  readonly name: string;
+  readonly granularityBytes: number;
+  readonly dirtyBytes: number;
+  readonly isRecording: boolean;
+  readonly isPersistent: boolean;
+  readonly isBusy: boolean;
+  readonly isInconsistent: boolean;
+}
+
+export interface Chain {
+  /** Base first; filters are in it. */
+  readonly images: readonly string[];
+  /** Of what the chain's images occupy, 0 to 1, each image's part; beside `images`, 0 for filters. */
+  readonly shares: readonly number[];
+  /** The group whose child it is. */
+  readonly group?: string;
+}
+
+export interface User {
+  readonly id: string;
+  readonly kind: 'device' | 'drive' | 'export' | 'other';
+  /** A device's id, an export's. */
+  readonly label: string;
+  /** Missing when the drive is empty. */
+  readonly imageId?: string;
+  /** What commands that want a device take, where it has such a name. */
+  readonly deviceName?: string;
+  readonly ioStatus?: string;
+  readonly isWritable?: boolean;
+  readonly statistics?: Statistics;
+}
+
+/** Counted since the server started. */
+export interface Statistics {
+  readonly read: Operations;
+  readonly write: Operations;
+  readonly flush: Operations;
+  readonly discard: Operations;
+}
+
+export interface Operations {
+  readonly count: number;
+  readonly bytes: number;
+  readonly failed: number;
+  readonly totalMs: number;
+}
+
+/** What a job does to images: `from` flows into `to`. */
+export interface Job {
+  readonly id: string;
+  readonly type: string;
+  /** JobStatus of QMP. */
+  readonly status: string;
+  /** In words for people. */
+  readonly phase: string;
+  readonly from: readonly string[];
+  readonly to?: string;
+  /** In the unit of the job: bytes of the disk, for jobs on images. */
+  readonly done: number;
+  readonly total: number;
+  /** 0 to 100, whole. */
+  readonly percent: number;
+  readonly speedLimit: number;
+  readonly error?: string;
+  readonly ioStatus?: string;
+  /** What its state takes, as JobVerb of QMP. */
+  readonly verbs: readonly string[];
+  /** It is one on images, which `block-job-` commands know. */
+  readonly isBlockJob: boolean;
+  /** Since the last look but some (rates.ts). */
+  readonly rate?: number;
+  readonly secondsLeft?: number;
+}
+
+export function imageOf(view: View, id: string | undefined): Image | undefined {
+  return view.images.find((image) => image.id === id);
+}
+
+/** What a node shows of its own accord: its backing file, or what a filter filters. */
+export function below(image: Image): string | undefined {
+  const [first] = image.children;
+  return image.kind === 'group' ? undefined : first?.id;
+}

@@ -1,0 +1,95 @@
+import { assemble } from '../build.js';
+import { type Image, imageOf, type User, type View } from '../model.js';
+
+/** A view as it would be, made step by step from one that is. */
+export class Change {
+  readonly #view: View;
+  readonly #images: Map<string, Image>;
+  #users: readonly User[];
+
+  constructor(view: View) {
+    this.#view = view;
+    this.#images = new Map(view.images.map((image) => [image.id, image]));
+    this.#users = view.users;
+  }
+
+  add(image: Image): void {
+    this.#images.set(image.id, image);
+  }
+
+  update(id: string, changes: Partial<Image>): void {
+    const image = this.#images.get(id);
+    if (image) this.#images.set(id, { ...image, ...changes });
+  }
+
+  /** Another image below it, or none. */
+  rebase(id: string, base: string | undefined): void {
+    const image = this.#images.get(id);
+    if (!image) return;
+    const others = image.children.slice(1);
+    const role = image.children[0]?.role ?? 'backing';
+    this.update(id, { children: [...(base === undefined ? [] : [{ role, id: base }]), ...others] });
+  }
+
+  /** Users, and images above, of one go over to another. */
+  replace(from: string, to: string): void {
+    this.#users = this.#users.map((user) => (user.imageId === from ? { ...user, imageId: to } : user));
+    for (const image of this.#images.values())
+      if (image.id !== to && image.children.some(({ id }) => id === from))
+        this.update(image.id, {
+          children: image.children.map((child) => (child.id === from ? { ...child, id: to } : child)),
+        });
+  }
+
+  addUser(user: User): void {
+    this.#users = [...this.#users, user];
+  }
+
+  removeUser(id: string): void {
+    this.#users = this.#users.filter((user) => user.id !== id);
+  }
+
+  /** Takes away those of `ids` that nobody needs any more; their files stay. */
+  drop(ids: readonly string[]): void {
+    for (const id of ids) {
+      const isUsed = this.#users.some((user) => user.imageId === id);
+      const isShown = [...this.#images.values()].some(({ children }) =>
+        children.some((child) => child.id === id),
+      );
+      if (!isUsed && !isShown) this.#images.delete(id);
+    }
+  }
+
+  result(): View {
+    const overlays = new Map<string, string[]>();
+    for (const { id, children } of this.#images.values())
+      for (const child of children)
+        if (child.role === 'backing') overlays.set(child.id, [...(overlays.get(child.id) ?? []), id]);
+    const images = [...this.#images.values()].map((image) => ({
+      ...image,
+      overlays: overlays.get(image.id) ?? [],
+      warnings: [],
+    }));
+    return assemble({ server: this.#view.server, images, users: this.#users, jobs: this.#view.jobs });
+  }
+}
+
+/** From an image down to its base, itself first; what does not end is cut. */
+export function wayDown(view: View, id: string): Image[] {
+  const way: Image[] = [];
+  for (let image = imageOf(view, id); image && !way.includes(image);) {
+    way.push(image);
+    image = image.kind === 'group' ? undefined : imageOf(view, image.children[0]?.id);
+  }
+  return way;
+}
+
+/** The image on top of its chain: above it are only users. With several overlays there is no one such. */
+export function topOf(view: View, id: string): Image | undefined {
+  const chains = view.chains.filter(({ images }) => images.includes(id));
+  return chains.length === 1 ? imageOf(view, chains[0]?.images.at(-1)) : undefined;
+}
+
+export function allocatedOf(images: readonly Image[]): number {
+  return images.reduce((sum, { allocatedBytes = 0 }) => sum + allocatedBytes, 0);
+}

@@ -1,0 +1,52 @@
+import { BlockError } from '../../base/error.js';
+import { type Image, imageOf, type View } from '../model.js';
+import { bracketed, printable } from '../words.js';
+
+export function refuse(message: string): never {
+  throw new BlockError('invalid', message);
+}
+
+/** Errors: invalid where there is no such image, or it is a filter or a group. */
+export function theImage(view: View, id: string): Image {
+  const image = imageOf(view, id);
+  if (!image) refuse(`there is no image '${printable(id)}'`);
+  if (image.kind !== 'image') refuse(`${bracketed(image)} is no image, but a ${image.kind} over others`);
+  return image;
+}
+
+/** Errors: invalid, naming the job that has one of the images. */
+export function areFree(view: View, images: readonly Image[]): void {
+  for (const image of images)
+    for (const job of view.jobs)
+      if (job.to === image.id || job.from.includes(image.id))
+        refuse(`job ${printable(job.id)} works on ${bracketed(image)}: wait for its end`);
+}
+
+/** Errors: invalid for what is no name of a node. */
+export function isNewNode(view: View, name: string): void {
+  if (!/^[A-Za-z][A-Za-z0-9_.-]{0,30}$/.test(name))
+    refuse(
+      `'${printable(name)}' is no name for a node: a letter, then letters, digits, '_', '.' or '-', 31 at most`,
+    );
+  if (imageOf(view, name) || view.images.some(({ storage }) => storage?.id === name))
+    refuse(`there is a node '${name}' already`);
+}
+
+/** Errors: invalid for what cannot be a file's name, or is that of an image that is open. */
+export function isNewFile(view: View, file: string): void {
+  if (file === '' || file.includes('\0')) refuse('a file needs a name');
+  if (view.images.some(({ filename }) => filename === file))
+    refuse(`'${printable(file)}' is an image of this server`);
+}
+
+/** A name that no job has. */
+export function newJobId(view: View, kind: string): string {
+  const taken = new Set(view.jobs.map(({ id }) => id));
+  for (let number = 0; ; number++) if (!taken.has(`${kind}${number}`)) return `${kind}${number}`;
+}
+
+/** `[A], [B] and [C]`. */
+export function listed(images: readonly Image[]): string {
+  const names = images.map(bracketed);
+  return names.length < 2 ? names.join('') : `${names.slice(0, -1).join(', ')} and ${names.at(-1) ?? ''}`;
+}

@@ -1,0 +1,223 @@
+import { type Image, imageOf, type Job, type View } from '../model.js';
+import { humanBytes } from '../progress-meter.js';
+import { bracketed, printable } from '../words.js';
+import { allocatedOf, Change, wayDown } from './change.js';
+import { areFree, isNewFile, isNewNode, newJobId, refuse, theImage } from './checks.js';
+import type { Action, Plan, PlannedCommand } from './types.js';
+
+type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
+
+/** A whole copy, to which the guest goes over. */
+export function planMirror(view: View, action: Of<'mirror'>): Plan {
+  const image = theImage(view, action.image);
+  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
+  areFree(view, [image]);
+  isNewNode(view, action.node);
+  isNewFile(view, action.file);
+  const way = wayDown(view, image.id);
+  const bytesAtMost = allocatedOf(way);
+  const jobId = newJobId(view, 'mirror');
+  const change = new Change(view);
+  change.add(copyOf(image, { id: action.node, filename: action.file, allocatedBytes: bytesAtMost }));
+  change.replace(image.id, action.node);
+  change.drop(way.map(({ id }) => id));
+  return {
+    action,
+    words: [
+      `The whole disk is copied into the new image [${action.node}], ${humanBytes(bytesAtMost)} at most, and what the guest writes meanwhile, too.`,
+      `When the job is ready, completing it makes the guest go over to [${action.node}]; cancelling it then leaves a copy of that moment.`,
+    ],
+    commands: [
+      {
+        execute: 'drive-mirror',
+        arguments: {
+          ...{ 'job-id': jobId, device: image.id, target: action.file, 'node-name': action.node },
+          ...{ format: 'qcow2', sync: 'full' },
+        },
+      },
+      { execute: 'job-complete', arguments: { id: jobId }, afterReady: true },
+    ],
+    bytesAtMost,
+    invalid: [],
+    after: change.result(),
+    undo: `The old chain is as it was when the guest left it.`,
+    jobId,
+  };
+}
+
+/** A copy of this moment, of which the server does not keep hold. */
+export function planBackup(view: View, action: Of<'backup'>): Plan {
+  const image = theImage(view, action.image);
+  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
+  areFree(view, [image]);
+  isNewFile(view, action.file);
+  const bytesAtMost = allocatedOf(wayDown(view, image.id));
+  const jobId = newJobId(view, 'backup');
+  return {
+    action,
+    words: [
+      `What the disk holds at this moment is copied into ${printable(action.file)}, ${humanBytes(bytesAtMost)} at most.`,
+      'The guest goes on; what it overwrites is copied first.',
+    ],
+    commands: [
+      {
+        execute: 'drive-backup',
+        arguments: { 'job-id': jobId, device: image.id, target: action.file, format: 'qcow2', sync: 'full' },
+      },
+    ],
+    bytesAtMost,
+    invalid: [],
+    after: view,
+    undo: 'Cancel the job, and delete the file.',
+    jobId,
+  };
+}
+
+export function planResize(view: View, action: Of<'resize'>): Plan {
+  const image = theImage(view, action.image);
+  const { bytes } = action;
+  if (!Number.isSafeInteger(bytes) || bytes <= 0 || bytes % 512 !== 0)
+    refuse(`a disk's length is a multiple of 512 bytes, not ${bytes}`);
+  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
+  if (bytes === image.virtualBytes) refuse(`${bracketed(image)} is of that length already`);
+  areFree(view, [image]);
+  const change = new Change(view);
+  change.update(image.id, { virtualBytes: bytes });
+  const isShorter = bytes < image.virtualBytes;
+  return {
+    action,
+    words: [
+      `The disk changes from ${humanBytes(image.virtualBytes)} to ${humanBytes(bytes)}.`,
+      isShorter ? 'What lies beyond the new end is lost.' : 'What is added reads as zeroes.',
+    ],
+    commands: [{ execute: 'block_resize', arguments: { 'node-name': image.id, size: bytes } }],
+    bytesAtMost: 0,
+    invalid: isShorter ? [{ id: image.id, why: 'loses what lies beyond its new end' }] : [],
+    after: change.result(),
+    ...(!isShorter && { undo: 'Resize it back, once the guest uses nothing beyond the old end.' }),
+  };
+}
+
+export function planExport(view: View, action: Of<'export'>): Plan {
+  const image = imageOf(view, action.image);
+  if (!image) refuse(`there is no image '${printable(action.image)}'`);
+  if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(action.name))
+    refuse(`'${printable(action.name)}' is no name for an export`);
+  if (view.users.some(({ id }) => id === `export:${action.name}`))
+    refuse(`there is an export '${action.name}'`);
+  if (action.isWritable && image.isReadOnly) refuse(`nobody may write to ${bracketed(image)}`);
+  const change = new Change(view);
+  change.addUser({ id: `export:${action.name}`, kind: 'export', label: action.name, imageId: image.id });
+  return {
+    action,
+    words: [
+      `The server's NBD server, which must have been started, offers ${bracketed(image)} as '${action.name}'${action.isWritable ? ' for writing' : ''}.`,
+    ],
+    commands: [
+      {
+        execute: 'block-export-add',
+        arguments: {
+          ...{
+            type: 'nbd',
+            id: action.name,
+            'node-name': image.id,
+            name: action.name,
+            writable: action.isWritable,
+          },
+        },
+      },
+    ],
+    bytesAtMost: 0,
+    invalid: [],
+    after: change.result(),
+    undo: 'Take the export away.',
+  };
+}
+
+export function planUnexport(view: View, action: Of<'unexport'>): Plan {
+  const id = `export:${action.name}`;
+  if (!view.users.some((user) => user.id === id)) refuse(`there is no export '${printable(action.name)}'`);
+  const change = new Change(view);
+  change.removeUser(id);
+  return {
+    action,
+    words: [
+      `Nobody can read '${printable(action.name)}' any more; while clients are connected it is refused.`,
+    ],
+    commands: [{ execute: 'block-export-del', arguments: { id: action.name } }],
+    bytesAtMost: 0,
+    invalid: [],
+    after: change.result(),
+    undo: 'Export it again.',
+  };
+}
+
+/** What a job's verb does, in words, and its command. */
+export function planJobVerb(view: View, action: Of<'job'>): Plan {
+  const job = view.jobs.find(({ id }) => id === action.job);
+  if (!job) refuse(`there is no job '${printable(action.job)}'`);
+  if (!job.verbs.includes(action.verb))
+    refuse(`job ${printable(job.id)} is ${job.status}, and cannot ${printable(action.verb)}`);
+  const { speed = 0 } = action;
+  if (!Number.isSafeInteger(speed) || speed < 0)
+    refuse(`a speed is a number of bytes a second, not ${speed}`);
+  return {
+    action,
+    words: [verbText(view, job, action.verb, speed)],
+    commands: [verbCommand(job, action.verb, speed)],
+    bytesAtMost: 0,
+    invalid: [],
+    after: view,
+  };
+}
+
+function verbText(view: View, { id, type, status, to }: Job, verb: string, speed: number): string {
+  const image = imageOf(view, to);
+  const target = image ? bracketed(image) : 'the target';
+  const name = `Job ${printable(id)}`;
+  switch (verb) {
+    case 'pause':
+      return `${name} rests until it is resumed.`;
+    case 'resume':
+      return `${name} goes on.`;
+    case 'set-speed':
+      return speed === 0
+        ? `${name} goes as fast as it can.`
+        : `${name} copies ${humanBytes(speed)} a second at most.`;
+    case 'complete':
+      return `Pivot: the guest goes over to ${target}.`;
+    case 'cancel':
+      return status === 'ready' && type === 'mirror'
+        ? `${name} ends: ${target} holds the disk of this moment, and the guest stays where it is.`
+        : `${name} ends unfinished; what it copied until now is of no use.`;
+    case 'finalize':
+      return `${name} makes its result the graph's, and ends.`;
+    default:
+      return `${name} is forgotten.`;
+  }
+}
+
+function verbCommand({ id, isBlockJob, status }: Job, verb: string, speed: number): PlannedCommand {
+  if (verb === 'set-speed') return { execute: 'block-job-set-speed', arguments: { device: id, speed } };
+  // Only this one lets a copy that is ready end well without a pivot.
+  if (verb === 'cancel' && isBlockJob && status === 'ready')
+    return { execute: 'block-job-cancel', arguments: { device: id } };
+  return { execute: `job-${verb}`, arguments: { id } };
+}
+
+function copyOf(image: Image, changes: Partial<Image>): Image {
+  const label = changes.id ?? image.label;
+  return {
+    ...image,
+    ...{
+      label,
+      driver: 'qcow2',
+      isReadOnly: false,
+      isImplicit: false,
+      bitmaps: [],
+      snapshotNames: [],
+      children: [],
+    },
+    ...changes,
+  };
+}

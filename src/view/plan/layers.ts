@@ -1,0 +1,184 @@
+import { type Image, imageOf, type View } from '../model.js';
+import { humanBytes } from '../progress-meter.js';
+import { bracketed } from '../words.js';
+import { allocatedOf, Change, topOf, wayDown } from './change.js';
+import { areFree, isNewFile, isNewNode, listed, newJobId, refuse, theImage } from './checks.js';
+import type { Action, InvalidImage, Plan } from './types.js';
+
+type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
+
+/** A new active layer above the image. */
+export function planSnapshot(view: View, action: Of<'snapshot'>): Plan {
+  const image = theImage(view, action.image);
+  if (image.overlays.length > 0)
+    refuse(`${bracketed(image)} is not written any more: it is a point in time already`);
+  areFree(view, [image]);
+  isNewNode(view, action.node);
+  isNewFile(view, action.file);
+  const overlay: Image = {
+    ...image,
+    ...{ id: action.node, label: action.node, driver: 'qcow2', filename: action.file, allocatedBytes: 0 },
+    ...{ isReadOnly: false, isCorrupt: false, isImplicit: false, bitmaps: [], snapshotNames: [] },
+    children: [{ role: 'backing', id: image.id }],
+  };
+  const change = new Change(view);
+  change.replace(image.id, action.node);
+  change.add(overlay);
+  change.update(image.id, { isReadOnly: true });
+  return {
+    action,
+    words: [
+      `${bracketed(image)} keeps what the disk holds at this moment.`,
+      `A new image [${action.node}] above it takes what is written from now on; whoever uses ${bracketed(image)} goes over to it.`,
+    ],
+    commands: [
+      {
+        execute: 'blockdev-snapshot-sync',
+        arguments: {
+          'node-name': image.id,
+          'snapshot-file': action.file,
+          'snapshot-node-name': action.node,
+          format: 'qcow2',
+        },
+      },
+    ],
+    bytesAtMost: 0,
+    invalid: [],
+    after: change.result(),
+    undo: `Commit [${action.node}] into ${bracketed(image)}.`,
+  };
+}
+
+/** Layers below the image, down to the base that stays, flow into it. */
+export function planStream(view: View, action: Of<'stream'>): Plan {
+  const image = theImage(view, action.image);
+  const way = wayDown(view, image.id).slice(1);
+  const end = action.base === undefined ? way.length : way.findIndex(({ id }) => id === action.base);
+  if (end < 0) refuse(`'${action.base ?? ''}' is not below ${bracketed(image)}`);
+  const between = way.slice(0, end);
+  if (between.length === 0) refuse(`there is nothing between ${bracketed(image)} and what stays below it`);
+  areFree(view, [image, ...between]);
+  const base = way[end];
+  const jobId = newJobId(view, 'stream');
+  const change = new Change(view);
+  change.rebase(image.id, base?.id);
+  change.drop(between.map(({ id }) => id));
+  const bytesAtMost = allocatedOf(between);
+  const rest = base ? `${bracketed(base)} stays below it` : 'it then needs no other';
+  return {
+    action,
+    words: [
+      `Data of ${listed(between)} are copied into ${bracketed(image)}, ${humanBytes(bytesAtMost)} at most; ${rest}.`,
+      `The files of ${listed(between)} stay as they are, and the disk's chain does without them.`,
+    ],
+    commands: [
+      {
+        execute: 'block-stream',
+        arguments: { 'job-id': jobId, device: image.id, ...(base && { 'base-node': base.id }) },
+      },
+    ],
+    bytesAtMost,
+    invalid: [],
+    after: change.result(),
+    jobId,
+  };
+}
+
+/** The image, and layers between it and the base, flow into the base. */
+export function planCommit(view: View, action: Of<'commit'>): Plan {
+  const image = theImage(view, action.image);
+  const base = theImage(view, action.base);
+  const way = wayDown(view, image.id);
+  const end = way.indexOf(base);
+  if (end < 1) refuse(`${bracketed(base)} is not below ${bracketed(image)}`);
+  const flowing = way.slice(0, end);
+  const top = topOf(view, image.id);
+  if (!top) refuse(`${bracketed(image)} is the backing file of several images, which would all be changed`);
+  areFree(view, [...flowing, base]);
+  // The server refuses it, too: they would show what is not theirs.
+  const others = view.images.filter(
+    ({ id, children }) =>
+      !way.some((one) => one.id === id) &&
+      children.some(
+        (child) => child.role === 'backing' && way.slice(1, end + 1).some((one) => one.id === child.id),
+      ),
+  );
+  if (others.length > 0)
+    refuse(`${listed(others)} would show what is not theirs: they lie above what changes`);
+  const isActive = image.overlays.length === 0;
+  const jobId = newJobId(view, 'commit');
+  const invalid = invalidAfterCommit(view, { image, base, isActive });
+  const change = new Change(view);
+  change.replace(image.id, base.id);
+  change.update(base.id, { ...(isActive && { isReadOnly: false }) });
+  change.drop(flowing.map(({ id }) => id));
+  const bytesAtMost = allocatedOf(flowing);
+  return {
+    action,
+    words: [
+      `Data of ${listed(flowing)} are copied into ${bracketed(base)}, ${humanBytes(bytesAtMost)} at most.`,
+      isActive
+        ? `When the job is ready, completing it makes the guest go over to ${bracketed(base)}.`
+        : `The images above go over to ${bracketed(base)} by themselves.`,
+      `What ${bracketed(base)} held until now is gone.`,
+    ],
+    commands: [
+      {
+        execute: 'block-commit',
+        arguments: {
+          ...{ 'job-id': jobId, device: top.id, 'base-node': base.id },
+          ...(!isActive && { 'top-node': image.id }),
+        },
+      },
+      ...(isActive ? [{ execute: 'job-complete', arguments: { id: jobId }, afterReady: true }] : []),
+    ],
+    bytesAtMost,
+    invalid,
+    after: change.result(),
+    jobId,
+  };
+}
+
+/**
+ * The base then holds what the committed image shows. Whoever comes to the base by another way than through that image
+ * finds data there that are not its own; and when the guest goes on writing to the base, so does who comes through it.
+ */
+function invalidAfterCommit(
+  view: View,
+  { image, base, isActive }: { image: Image; base: Image; isActive: boolean },
+): InvalidImage[] {
+  const why = `lies above ${bracketed(base)}, whose content changes`;
+  const depth = (id: string): number => wayDown(view, id).length;
+  return view.images
+    .filter(({ kind, id }) => kind === 'image' && id !== base.id)
+    .filter(({ id }) => {
+      const ids = wayDown(view, id).map((one) => one.id);
+      return ids.includes(base.id) && (isActive || !ids.includes(image.id));
+    })
+    .map(({ id }) => ({ id, why }))
+    .sort((a, b) => depth(a.id) - depth(b.id));
+}
+
+/** By the way that copies less: into the image above, or of the image above into it. */
+export function planDelete(view: View, action: Of<'delete'>): Plan {
+  const image = theImage(view, action.image);
+  const [overlayId, ...more] = image.overlays;
+  const overlay = imageOf(view, overlayId);
+  if (!overlay) refuse(`${bracketed(image)} is what the disk holds now, and no point in time`);
+  if (more.length > 0) refuse(`${bracketed(image)} is needed by ${image.overlays.length} images`);
+  if (overlay.kind !== 'image')
+    refuse(`above ${bracketed(image)} is ${bracketed(overlay)}, which no job can pass`);
+  const stream = planStream(view, {
+    ...{ kind: 'stream', image: overlay.id },
+    ...(image.children[0] && { base: image.children[0].id }),
+  });
+  const isUsed = view.users.some(({ imageId }) => imageId === image.id);
+  if (isUsed || allocatedOf([image]) <= allocatedOf([overlay]) || !topOf(view, overlay.id))
+    return { ...stream, action, words: [goneText(image), ...stream.words] };
+  const commit = planCommit(view, { kind: 'commit', image: overlay.id, base: image.id });
+  return { ...commit, action, words: [goneText(image), ...commit.words] };
+}
+
+function goneText(image: Image): string {
+  return `The disk cannot be taken back any more to what ${bracketed(image)} holds.`;
+}

@@ -1,0 +1,47 @@
+import type { JsonObject } from '../../schema/types.js';
+import type { View } from '../model.js';
+
+/** What somebody wants done. Images are named by their ids, files as the server's machine names them. */
+export type Action =
+  | { readonly kind: 'snapshot'; readonly image: string; readonly file: string; readonly node: string }
+  /** Data of the layers below, down to `base` (which stays), flow into the image. */
+  | { readonly kind: 'stream'; readonly image: string; readonly base?: string }
+  /** The image and the layers below it flow into `base`. */
+  | { readonly kind: 'commit'; readonly image: string; readonly base: string }
+  | { readonly kind: 'mirror'; readonly image: string; readonly file: string; readonly node: string }
+  | { readonly kind: 'backup'; readonly image: string; readonly file: string }
+  /** The moment that an image which is not written any more holds cannot be gone back to afterwards. */
+  | { readonly kind: 'delete'; readonly image: string }
+  | { readonly kind: 'resize'; readonly image: string; readonly bytes: number }
+  | { readonly kind: 'export'; readonly image: string; readonly name: string; readonly isWritable: boolean }
+  | { readonly kind: 'unexport'; readonly name: string }
+  | { readonly kind: 'job'; readonly job: string; readonly verb: string; readonly speed?: number };
+
+/** A command of QMP as it is sent. */
+export interface PlannedCommand {
+  readonly execute: string;
+  readonly arguments: JsonObject;
+  /** It waits for the job to be READY. */
+  readonly afterReady?: boolean;
+}
+
+export interface Plan {
+  readonly action: Action;
+  /** What happens, a sentence each. */
+  readonly words: readonly string[];
+  readonly commands: readonly PlannedCommand[];
+  /** What is copied at most: what the images that flow occupy. Some of it may be hidden by other layers. */
+  readonly bytesAtMost: number;
+  /** Images whose content is wrong afterwards, and why. */
+  readonly invalid: readonly InvalidImage[];
+  readonly after: View;
+  /** How to get back, in words. */
+  readonly undo?: string;
+  /** The job that is started. */
+  readonly jobId?: string;
+}
+
+export interface InvalidImage {
+  readonly id: string;
+  readonly why: string;
+}

@@ -1,0 +1,101 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { BlockError } from '../base/error.js';
+import type { HostClock, SocketAddress } from '../host/host.js';
+import { type Execute, readAnswers } from '../view/answers.js';
+import { buildView } from '../view/build.js';
+import { metricsText } from '../view/metrics.js';
+import { isLocalName, isLoopback } from './access.js';
+import { listen } from './listen.js';
+
+/** However many scrape, the server is asked once in this time. */
+const FRESH_MS = 1000;
+
+export interface MetricsOptions {
+  address: SocketAddress;
+  /** What `Authorization: Bearer` must say; without one only the machine itself is served. */
+  token?: string;
+  execute: Execute;
+  clock: HostClock;
+}
+
+/** Serves `/metrics` for Prometheus, and nothing else. */
+export class MetricsServer {
+  readonly #options: MetricsOptions;
+  readonly #server: Server;
+  #last: { text: Promise<string>; ms: number } | undefined;
+
+  private constructor(options: MetricsOptions) {
+    this.#options = options;
+    this.#server = createServer((request, response) => void this.#answer(request, response));
+  }
+
+  /** Errors: those of listening; permission where others could reach it without a token. */
+  static async start(options: MetricsOptions): Promise<MetricsServer> {
+    if (options.token === undefined && !isLoopback(options.address))
+      throw new BlockError(
+        'permission',
+        'metrics at an address that other machines reach need a token-file=',
+      );
+    const server = new MetricsServer(options);
+    await listen(server.#server, options.address);
+    return server;
+  }
+
+  /** The port that was bound, of an inet address. */
+  get port(): number | undefined {
+    const address = this.#server.address();
+    return typeof address === 'object' ? address?.port : undefined;
+  }
+
+  async close(): Promise<void> {
+    const closed = new Promise((resolve) => this.#server.close(resolve));
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const send = (status: number, text: string, headers: Record<string, string> = {}): void => {
+      response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8', ...headers });
+      response.end(request.method === 'HEAD' ? undefined : text);
+    };
+    const { token, address } = this.#options;
+    if (
+      token === undefined
+        ? address.type === 'inet' && !isLocalName(request.headers.host)
+        : !isBearer(request, token)
+    )
+      return send(
+        token === undefined ? 403 : 401,
+        'not allowed\n',
+        token === undefined ? {} : { 'www-authenticate': 'Bearer' },
+      );
+    if (request.url?.split('?')[0] !== '/metrics') return send(404, 'only /metrics is here\n');
+    if (request.method !== 'GET' && request.method !== 'HEAD')
+      return send(405, 'GET only\n', { allow: 'GET, HEAD' });
+    try {
+      send(200, await this.#text(), { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
+    } catch (error) {
+      send(500, `${error instanceof Error ? error.message : String(error)}\n`);
+    }
+  }
+
+  #text(): Promise<string> {
+    const { clock, execute } = this.#options;
+    const now = clock.nowMs();
+    if (!this.#last || now - this.#last.ms >= FRESH_MS)
+      this.#last = { text: readAnswers(execute).then((answers) => metricsText(buildView(answers))), ms: now };
+    return this.#last.text;
+  }
+}
+
+function isBearer({ headers }: IncomingMessage, token: string): boolean {
+  const [, given = ''] = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '') ?? [];
+  return isSame(given, token);
+}
+
+/** Takes as long for a wrong one as for the right one. */
+export function isSame(given: string, expected: string): boolean {
+  const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
+  return timingSafeEqual(digest(given), digest(expected));
+}

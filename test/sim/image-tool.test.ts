@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { allDrivers } from '../../src/drivers/index.js';
+import { createSimulatedHost, type Simulation } from '../../src/host/simulated.js';
+import { imgMain } from '../../src/programs/img/main.js';
+import { ioMain } from '../../src/programs/io/main.js';
+import { type ToolAnswer, toolAnswer } from '../kit/tool-answer.js';
+
+/** Power losses in the middle of what the image tool does to an image. */
+
+const SEEDS = Number(process.env['SEEDS'] ?? 6);
+
+/** a <- b <- c, of several lengths, and another image n. */
+const PREPARED = [
+  'img create -q -f qcow2 -o cluster_size=4k /tmp/a 256k',
+  'img create -q -f qcow2 -o cluster_size=4k -b /tmp/a -F qcow2 /tmp/b 200k',
+  'img create -q -f qcow2 -o cluster_size=4k -b /tmp/b -F qcow2 /tmp/c 320k',
+  'img create -q -f qcow2 -o cluster_size=4k /tmp/n 224k',
+  'io write -P 1 0 256k;/tmp/a',
+  'io write -P 2 30k 50k;/tmp/b',
+  'io write -P 3 60k 70k;/tmp/c',
+  'io write -z 160k 10k;/tmp/c',
+  'io write -P 4 10k 200k;/tmp/n',
+];
+
+function run(simulation: Simulation, line: string): Promise<ToolAnswer> {
+  const [tool, ...words] = line.split(' ');
+  if (tool === 'img') return toolAnswer((out) => imgMain(words, out, simulation.host, allDrivers));
+  const [command = '', file = ''] = words.join(' ').split(';');
+  return toolAnswer((out) => ioMain(['-f', 'qcow2', '-c', command, file], out, simulation.host, allDrivers));
+}
+
+async function succeed(simulation: Simulation, line: string): Promise<string> {
+  const { code, stdout, stderr } = await run(simulation, line);
+  assert.equal(code, 0, `${line}: ${stdout}${stderr}`);
+  return stdout;
+}
+
+/** What a disk shows, by its first sectors' values and a hash of all. */
+const shows = (simulation: Simulation, name: string): Promise<string> =>
+  succeed(simulation, `img checksum -f qcow2 /tmp/${name}`);
+
+/** A machine with the images; the power goes at the operation that `cutAfter` counts from when it is set. */
+async function prepared(
+  seed: number,
+): Promise<{ simulation: Simulation; cutAfter: (count: number) => void }> {
+  let cutAt = Infinity;
+  const simulation: Simulation = createSimulatedHost({
+    seed,
+    onOperation: ({ index }) => {
+      if (index < cutAt) return;
+      cutAt = Infinity;
+      simulation.powerLoss();
+    },
+  });
+  await simulation.run(async () => {
+    for (const line of PREPARED) await succeed(simulation, line);
+  });
+  return { simulation, cutAfter: (count) => void (cutAt = simulation.operationCount + count) };
+}
+
+/** How many operations a command takes. */
+async function operationsOf(line: string): Promise<number> {
+  const { simulation } = await prepared(1);
+  const before = simulation.operationCount;
+  await simulation.run(() => succeed(simulation, line));
+  return simulation.operationCount - before;
+}
+
+for (const line of [
+  'img rebase -f qcow2 -b /tmp/a -F qcow2 /tmp/c',
+  'img rebase -f qcow2 -b /tmp/n -F qcow2 /tmp/c',
+  'img rebase -f qcow2 -b  /tmp/c',
+  'img commit -f qcow2 /tmp/c',
+  'img commit -f qcow2 -b /tmp/a /tmp/c',
+])
+  test(`a power loss in the middle of '${line}' leaves what the image shows`, async () => {
+    const operations = await operationsOf(line);
+    for (let seed = 0; seed < SEEDS; seed++) {
+      const { simulation, cutAfter } = await prepared(seed);
+      const expected = await simulation.run(() => shows(simulation, 'c'));
+      // Mostly near the end, where one file gives way to another, or after it: what was answered is durable.
+      cutAfter(seed % 3 === 2 ? Math.floor((seed * operations) / SEEDS) : Math.max(1, operations - 3 * seed));
+      await simulation.run(() =>
+        Promise.race([run(simulation, line).then(() => simulation.powerLoss()), simulation.powerLost]),
+      );
+      cutAfter(Infinity);
+      simulation.reboot();
+      const [shown, checked] = await simulation.run(async () => [
+        await shows(simulation, 'c'),
+        await run(simulation, 'img check -f qcow2 /tmp/c'),
+      ]);
+      assert.equal(shown, expected, `seed ${seed}`);
+      assert.ok([0, 3].includes(checked.code ?? -1), `seed ${seed}: ${checked.stdout}`);
+    }
+  });
+
+for (const [line, name] of [
+  ['img resize -f raw /tmp/r 96k', 'r'],
+  ['img resize -f raw --preallocation=full /tmp/r 96k', 'r'],
+  ['img dd -f raw -O raw if=/tmp/r of=/tmp/copy', 'copy'],
+] as const)
+  test(`what '${line}' has done is durable when it answers`, async () => {
+    for (let seed = 0; seed < SEEDS; seed++) {
+      const { simulation } = await prepared(seed);
+      const hash = (): Promise<string> => succeed(simulation, `img checksum -f raw /tmp/${name}`);
+      const expected = await simulation.run(async () => {
+        await succeed(simulation, 'img dd -f qcow2 -O raw bs=1k count=64 if=/tmp/a of=/tmp/r');
+        await succeed(simulation, line);
+        return hash();
+      });
+      simulation.powerLoss();
+      simulation.reboot();
+      assert.equal(await simulation.run(hash), expected, `seed ${seed}`);
+    }
+  });

@@ -1,0 +1,132 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { JsonObject } from '../../src/schema/types.js';
+import { readAnswers } from '../../src/view/answers.js';
+import { buildView } from '../../src/view/build.js';
+import { imageOf, type View } from '../../src/view/model.js';
+import { QmpError } from '../../src/wire/qmp/registry.js';
+import { RECORDINGS, recorded, recordedView, serversWith } from './recorded.js';
+
+/** Chains by labels; a filter that nobody named has its driver's. */
+function chainsOf(view: View): string[] {
+  return view.chains.map(({ images }) => images.map((id) => imageOf(view, id)?.label).join(' <-- '));
+}
+
+const everywhere = (situation: string, check: (view: View, server: string) => void): void => {
+  for (const server of serversWith(situation))
+    test(`${situation} of ${server}`, () => check(recordedView(`${server}-${situation}`), server));
+};
+
+test('each situation was recorded of each server that can be in it', () => {
+  for (const situation of ['chain', 'stream', 'commit', 'commit-below', 'mirror', 'backup', 'graph'])
+    assert.deepEqual(serversWith(situation).sort(), ['livedisk', 'qemu', 'storage-daemon'], situation);
+});
+
+everywhere('chain', (view, server) => {
+  assert.deepEqual(chainsOf(view), ['A <-- B <-- C <-- D']);
+  const d = imageOf(view, 'D');
+  assert.deepEqual([d?.driver, d?.filename, d?.virtualBytes], ['qcow2', 'D.qcow2', 8 * 1024 * 1024]);
+  assert.equal(d?.storage?.driver, 'file');
+  assert.ok((d?.allocatedBytes ?? 0) > 1024 * 1024);
+  assert.deepEqual(
+    d?.bitmaps.map(({ name, isRecording }) => [name, isRecording]),
+    [['b0', true]],
+  );
+  assert.deepEqual(imageOf(view, 'A')?.overlays, ['B']);
+  const sum = view.chains[0]?.shares.reduce((a, b) => a + b, 0) ?? 0;
+  assert.ok(Math.abs(sum - 1) < 1e-9, String(sum));
+  const users = view.users.map(({ kind, label, imageId }) => `${kind} ${label} ${imageId}`);
+  assert.deepEqual(users, server === 'storage-daemon' ? [] : ['device virtio0 D']);
+  assert.equal(view.server.name, server === 'livedisk' ? 'livedisk 0.1.0' : 'QEMU 7.2.22');
+  assert.equal(view.server.runState === undefined, server === 'storage-daemon');
+});
+
+/** What flows where, and the chains meanwhile. */
+const JOBS: Readonly<Record<string, { flow: [string[], string]; chains: string[] }>> = {
+  stream: { flow: [['C'], 'D'], chains: ['A <-- B <-- C <-- D <-- copy-on-read'] },
+  commit: { flow: [['C', 'D'], 'B'], chains: ['A <-- B <-- C <-- D <-- mirror_top'] },
+  'commit-below': { flow: [['B', 'C'], 'A'], chains: ['A <-- B <-- C <-- commit_top <-- D'] },
+  mirror: { flow: [['D'], 'E'], chains: ['A <-- B <-- C <-- D <-- mirror_top', 'E'] },
+  backup: { flow: [['D'], 'E'], chains: ['A <-- B <-- C <-- D <-- copy-before-write', 'E'] },
+};
+
+for (const [situation, { flow, chains }] of Object.entries(JOBS))
+  everywhere(situation, (view, server) => {
+    const [job] = view.jobs;
+    assert.deepEqual([job?.from, job?.to], flow);
+    assert.equal(job?.type, situation.replace('-below', ''));
+    assert.equal(job?.speedLimit, 65536);
+    assert.deepEqual([...chainsOf(view)].sort(), [...chains].sort());
+    // Backends of the job are nobody else's, and the guest is where it was, above the job's filter or below it.
+    assert.deepEqual(
+      view.users.map(({ kind }) => kind),
+      server === 'storage-daemon' ? [] : ['device'],
+    );
+  });
+
+everywhere('graph', (view, server) => {
+  assert.deepEqual(chainsOf(view).sort(), ['A <-- B <-- C <-- D', 'A <-- E <-- T']);
+  assert.equal(imageOf(view, 'T')?.kind, 'filter');
+  assert.deepEqual(imageOf(view, 'A')?.overlays.toSorted(), ['B', 'E']);
+  assert.match(imageOf(view, 'A')?.warnings.join() ?? '', /backing file of 2 images/);
+  const users = view.users.map(({ kind, label, imageId }) => `${kind} ${label} ${imageId}`).sort();
+  const device = server === 'storage-daemon' ? [] : ['device virtio0 D'];
+  assert.deepEqual(users, [...device, 'export e1 T', 'export e2 D']);
+});
+
+everywhere('quorum', (view) => {
+  assert.equal(imageOf(view, 'Q')?.kind, 'group');
+  assert.deepEqual(
+    view.chains.filter(({ group }) => group === 'Q').map(({ images }) => images),
+    [['q1'], ['q2'], ['q3']],
+  );
+});
+
+test('queries that a server lacks leave a poorer picture', async () => {
+  const missing = new Set(['query-status', 'x-debug-query-block-graph', 'query-blockstats']);
+  const answers = recorded('qemu-chain');
+  const told = await readAnswers(async (command) => {
+    if (missing.has(command))
+      throw new QmpError('CommandNotFound', `The command ${command} has not been found`);
+    return answers[command] ?? [];
+  });
+  assert.deepEqual(
+    Object.keys(told).filter((command) => missing.has(command)),
+    [],
+  );
+  assert.equal(buildView(told).server.runState, undefined);
+  await assert.rejects(
+    readAnswers(async () => {
+      throw new QmpError('GenericError', 'broken');
+    }),
+    /broken/,
+  );
+});
+
+test('a graph that goes round, and answers that are none, are no reason to hang or to fail', () => {
+  const node = (name: string): JsonObject => ({
+    'node-name': name,
+    drv: 'quorum',
+    image: { filename: name },
+  });
+  const vertex = (id: number, name: string): JsonObject => ({ id, type: 'block-driver', name });
+  const edge = (parent: number, child: number, name: string): JsonObject => ({ parent, child, name });
+  const view = buildView({
+    'query-named-block-nodes': ['a', 'b', 'c'].map(node),
+    'x-debug-query-block-graph': {
+      nodes: [vertex(1, 'a'), vertex(2, 'b'), vertex(3, 'c'), vertex(4, 'gone')],
+      edges: [
+        edge(1, 2, 'backing'),
+        edge(2, 1, 'backing'),
+        edge(3, 3, 'children.0'),
+        edge(3, 4, 'children.1'),
+      ],
+    },
+  });
+  assert.equal(view.images.length, 3);
+  for (const value of [null, 7, 'x', [], {}, [null, 7, {}], { nodes: [{}], edges: [{}] }]) {
+    const broken = Object.fromEntries(Object.keys(recorded('qemu-chain')).map((command) => [command, value]));
+    assert.deepEqual(buildView(broken).chains, []);
+  }
+  for (const name of RECORDINGS) assert.doesNotThrow(() => JSON.stringify(recordedView(name)));
+});

@@ -1,0 +1,165 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { test, type TestContext } from 'node:test';
+import { EngineBed, MiB } from '../engine/engine-bed.js';
+import { Bench } from '../../src/programs/demo/session.js';
+import { readAnswers } from '../../src/view/answers.js';
+import { buildView } from '../../src/view/build.js';
+import { imageOf, type View } from '../../src/view/model.js';
+import { planAction } from '../../src/view/plan/plan.js';
+import type { Action, Plan } from '../../src/view/plan/types.js';
+import { recordedView } from './recorded.js';
+
+async function viewOf({ engine }: EngineBed): Promise<View> {
+  return buildView(
+    await readAnswers((command, args = {}) => engine.hub.execute(command, args) as Promise<never>),
+  );
+}
+
+/** The chain that the device uses, base first, filters left out. */
+function deviceChain(view: View): string[] {
+  const top = view.users.find(({ kind }) => kind === 'device')?.imageId;
+  const chain = view.chains.find(({ images }) => images.at(-1) === top);
+  return chain?.images.filter((id) => imageOf(view, id)?.kind === 'image') ?? [];
+}
+
+interface Done {
+  plan: Plan;
+  before: View;
+  after: View;
+}
+
+/** Plans an action, does what the plan says, and waits for its job. */
+async function perform(bed: EngineBed, action: Action): Promise<Done> {
+  const before = await viewOf(bed);
+  const plan = planAction(before, action);
+  for (const { execute, arguments: args, afterReady } of plan.commands) {
+    if (afterReady === true) await bed.event('BLOCK_JOB_READY', plan.jobId ?? '');
+    await bed.execute(execute, args);
+  }
+  if (plan.jobId !== undefined) await bed.event('BLOCK_JOB_COMPLETED', plan.jobId);
+  return { plan, before, after: await viewOf(bed) };
+}
+
+async function fourLayers(t: TestContext): Promise<EngineBed> {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C', 'D');
+  await bed.guest('flush');
+  return bed;
+}
+
+const ACTIONS: Readonly<Record<string, (bed: EngineBed) => Action>> = {
+  'a snapshot': (bed) => ({ kind: 'snapshot', image: 'D', file: bed.path('E.qcow2'), node: 'E' }),
+  'a stream of all': () => ({ kind: 'stream', image: 'D' }),
+  'a stream to a base': () => ({ kind: 'stream', image: 'D', base: 'A' }),
+  'a stream below the top': () => ({ kind: 'stream', image: 'C', base: 'A' }),
+  'a commit below the top': () => ({ kind: 'commit', image: 'C', base: 'A' }),
+  'an active commit': () => ({ kind: 'commit', image: 'D', base: 'B' }),
+  'a mirror': (bed) => ({ kind: 'mirror', image: 'D', file: bed.path('M.qcow2'), node: 'M' }),
+  'deleting a point in time': () => ({ kind: 'delete', image: 'B' }),
+  'deleting the first point in time': () => ({ kind: 'delete', image: 'A' }),
+  'deleting the last point in time': () => ({ kind: 'delete', image: 'C' }),
+  'a longer disk': () => ({ kind: 'resize', image: 'D', bytes: 16 * MiB }),
+};
+
+for (const [what, action] of Object.entries(ACTIONS))
+  test(`${what} ends as its plan says`, async (t) => {
+    const bed = await fourLayers(t);
+    const { plan, before, after } = await perform(bed, action(bed));
+    assert.deepEqual(deviceChain(after), deviceChain(plan.after), plan.words.join(' '));
+    assert.notDeepEqual([deviceChain(plan.after), plan.after.images], [deviceChain(before), before.images]);
+    for (const id of deviceChain(after))
+      assert.equal(imageOf(after, id)?.virtualBytes, imageOf(plan.after, id)?.virtualBytes, id);
+    const copied = bed.events.findLast(({ event }) => event === 'BLOCK_JOB_COMPLETED')?.data['offset'];
+    if (plan.bytesAtMost > 0) assert.ok(Number(copied) > 0);
+  });
+
+/** What each image shows, opened by itself. */
+async function contents(bed: EngineBed, names: readonly string[]): Promise<Map<string, string>> {
+  const bench = new Bench(bed.engine.host);
+  const found = new Map<string, string>();
+  for (const name of names) {
+    const file = { driver: 'file', filename: bed.path(`${name}.qcow2`) };
+    const { disk, close } = await bench.open({ driver: 'qcow2', file, 'force-share': true }, true);
+    const bytes = Buffer.alloc(disk.lengthBytes);
+    await disk.read(0, bytes);
+    await close();
+    found.set(name, createHash('sha256').update(bytes).digest('hex'));
+  }
+  return found;
+}
+
+for (const [what, action, invalid] of [
+  ['a commit below the top', { kind: 'commit', image: 'C', base: 'A' }, ['B']],
+  ['an active commit', { kind: 'commit', image: 'D', base: 'B' }, ['C', 'D']],
+  ['a stream', { kind: 'stream', image: 'D', base: 'A' }, []],
+] as const)
+  test(`${what}: images that show something else are those that the plan names`, async (t) => {
+    const bed = await fourLayers(t);
+    const names = ['A', 'B', 'C', 'D'];
+    const before = await contents(bed, names);
+    const { plan } = await perform(bed, action);
+    // The guest goes on.
+    await bed.guest('write -P 0x77 0 8M');
+    await bed.guest('flush');
+    const after = await contents(bed, names);
+    // That these change is the point.
+    const own = [
+      deviceChain(plan.after).at(-1),
+      'base' in action && action.kind === 'commit' ? action.base : '',
+    ];
+    const changed = names.filter((name) => !own.includes(name) && before.get(name) !== after.get(name));
+    assert.deepEqual(
+      plan.invalid.map(({ id }) => id),
+      invalid,
+    );
+    assert.deepEqual(changed, invalid);
+  });
+
+test('a base that other images need is not committed into', () => {
+  const view = recordedView('livedisk-graph');
+  assert.throws(() => planAction(view, { kind: 'commit', image: 'C', base: 'A' }), /\[E\]/);
+  assert.throws(() => planAction(view, { kind: 'delete', image: 'A' }), /needed by 2 images/);
+});
+
+test('a plan says why something cannot be done', () => {
+  const chain = recordedView('qemu-chain');
+  const mirror = recordedView('qemu-mirror');
+  for (const [view, action, told] of [
+    [chain, { kind: 'snapshot', image: 'B', file: '/x', node: 'E' }, 'is a point in time already'],
+    [chain, { kind: 'snapshot', image: 'D', file: '/x', node: 'A' }, "there is a node 'A' already"],
+    [chain, { kind: 'snapshot', image: 'D', file: 'A.qcow2', node: 'E' }, 'is an image of this server'],
+    [chain, { kind: 'snapshot', image: 'D', file: '/x', node: '#block1' }, 'is no name for a node'],
+    [chain, { kind: 'stream', image: 'A' }, 'there is nothing between'],
+    [chain, { kind: 'stream', image: 'B', base: 'D' }, "'D' is not below [B]"],
+    [chain, { kind: 'commit', image: 'B', base: 'C' }, '[C] is not below [B]'],
+    [chain, { kind: 'delete', image: 'D' }, 'is what the disk holds now'],
+    [chain, { kind: 'resize', image: 'D', bytes: 1000 }, 'a multiple of 512'],
+    [chain, { kind: 'mirror', image: 'C', file: '/x', node: 'E' }, 'is not on top'],
+    [chain, { kind: 'job', job: 'x', verb: 'pause' }, "there is no job 'x'"],
+    [mirror, { kind: 'job', job: 'm', verb: 'complete' }, 'is running, and cannot complete'],
+    [mirror, { kind: 'backup', image: 'D', file: '/x' }, 'is not on top'],
+    [mirror, { kind: 'snapshot', image: 'E', file: '/x', node: 'F' }, 'job m works on [E]'],
+  ] as ReadonlyArray<readonly [View, Action, string]>)
+    assert.throws(
+      () => planAction(view, action),
+      (error: Error) => error.message.includes(told) || assert.fail(`${error.message}\nnot: ${told}`),
+    );
+});
+
+test("a job's verbs are told in words", () => {
+  const mirror = recordedView('livedisk-mirror');
+  const ready: View = {
+    ...mirror,
+    jobs: mirror.jobs.map((job) => ({ ...job, status: 'ready', verbs: ['complete', 'cancel', 'set-speed'] })),
+  };
+  const plan = (verb: string, speed?: number): Plan =>
+    planAction(ready, { kind: 'job', job: 'm', verb, ...(speed !== undefined && { speed }) });
+  assert.deepEqual(plan('complete').words, ['Pivot: the guest goes over to [E].']);
+  assert.deepEqual(plan('complete').commands, [{ execute: 'job-complete', arguments: { id: 'm' } }]);
+  assert.match(plan('cancel').words[0] ?? '', /the guest stays where it is/);
+  assert.equal(plan('cancel').commands[0]?.execute, 'block-job-cancel');
+  assert.deepEqual(plan('set-speed', 1024).commands, [
+    { execute: 'block-job-set-speed', arguments: { device: 'm', speed: 1024 } },
+  ]);
+});
