@@ -9,7 +9,6 @@ import { test } from 'node:test';
  */
 const LAYERS = [
   'base',
-  'view',
   'host',
   'codec',
   'schema',
