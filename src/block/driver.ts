@@ -249,6 +249,12 @@ export interface InternalSnapshots {
   readVmState(id: string, offset: number, buffer: Uint8Array): Promise<void>;
 }
 
+/** What an image is to be like from now on; what is not given stays. */
+export interface ImageAmendment {
+  version?: 2 | 3;
+  lazyRefcounts?: boolean;
+}
+
 /** What a check repairs: space that nobody uses, or everything that can be. */
 export type RepairMode = 'none' | 'leaks' | 'all';
 
@@ -297,6 +303,8 @@ export interface DriverInstance {
    * uses the node meanwhile. Absent: it cannot.
    */
   makeEmpty?(): Promise<void>;
+  /** Other options of the image, which nobody uses meanwhile; durable on return. Absent: the format has none to change. */
+  amend?(changes: ImageAmendment): Promise<void>;
   /** The node turns read-only or read-write (children are handled by the graph). */
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
   /**

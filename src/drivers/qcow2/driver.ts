@@ -11,6 +11,7 @@ import type {
   DriverDescription,
   DriverInfo,
   DriverInstance,
+  ImageAmendment,
   ImageCheck,
   Json,
   PreparedChange,
@@ -23,6 +24,7 @@ import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { planRepairs } from './check/check.js';
 import { applyRepairs } from './check/repair.js';
 import { hasOutdatedBitmaps } from './features/bitmap-directory.js';
+import { amendImage } from './features/amend.js';
 import { changeBacking } from './features/backing.js';
 import { Qcow2Snapshots } from './image-snapshots.js';
 import { createQcow2 } from './create.js';
@@ -164,6 +166,11 @@ class Qcow2Instance implements DriverInstance {
   async makeEmpty(): Promise<void> {
     await unallocateClusters(this.#image(), 0, this.lengthBytes);
     await this.flush();
+  }
+
+  async amend(changes: ImageAmendment): Promise<void> {
+    await this.#writeAllBack();
+    await amendImage(this.#image(), changes);
   }
 
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {

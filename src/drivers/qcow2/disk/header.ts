@@ -39,7 +39,10 @@ export const FieldOffset = {
   snapshotCount: 60,
   snapshotsOffset: 64,
   incompatible: 72,
+  compatible: 80,
   autoclear: 88,
+  refcountOrder: 96,
+  headerBytes: 100,
 } as const;
 
 /** A header that was checked; sizes in bytes unless named otherwise. */
