@@ -87,6 +87,8 @@ export interface ChildIo {
   tryExtend(lengthBytes: number): boolean;
   /** Nothing makes it longer: a device, a window of a file, an export. */
   readonly hasFixedLength?: boolean;
+  /** What its driver says of it. */
+  driverInfo(): DriverInfo;
   /** Tells a blkdebug below of a named event; a promise only when a rule or breakpoint makes the caller wait. */
   announce(event: string): Promise<void> | undefined;
   /** There is one: no step goes past it. */
@@ -122,6 +124,8 @@ export interface DriverContext {
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
+  /** A file that the image names, seen from where the image is. Errors: invalid where that is no folder. */
+  nameOf(filename: string): string;
   /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
   freezeChain(bottom: string): FrozenChain;
   /** Of a node, by their names. Errors: not-found. */
@@ -153,6 +157,16 @@ export type DriverEvent = {
   sizeBytes?: number;
   fatal: boolean;
 };
+
+/** A file that an image says is a part of it. It is a plain file, whatever its name looks like. */
+export interface NamedFile {
+  /** It becomes the child of that role. */
+  readonly role: string;
+  /** As the image says it. */
+  readonly filename: string;
+  /** What it is to the image, for messages. */
+  readonly what: string;
+}
 
 /** Two-step change: prepare may await and fail; then exactly one of commit (must not fail, no I/O) or abort. */
 export interface PreparedChange {
@@ -201,6 +215,8 @@ export interface DriverInfo {
   /** Where a guest's memory would be kept, behind the disk. */
   vmStateOffset?: number;
   isDirty?: boolean;
+  /** Queries do not tell whether it is dirty. */
+  hasNoDirtyFlag?: boolean;
   isCorrupt?: boolean;
   /** The whole `format-specific` object as QMP prints it. */
   formatSpecific?: { [key: string]: Json };
@@ -487,6 +503,16 @@ export interface NewImage<C extends Members = Members> extends Omit<CreateOption
   dataFile?: { io: ChildIo; filename: string };
 }
 
+/** Other files of a new image than its own. */
+export interface NewImageFiles {
+  /** The image's own, as it was named. */
+  readonly filename: string;
+  /** Makes one in the image's folder, and opens it until the image is made. */
+  create(name: string): Promise<ChildIo>;
+  /** What the driver says of an image that is to be the backing file. */
+  lookAt(filename: string, format: string | undefined): Promise<DriverInfo>;
+}
+
 /** What the composition root registers. */
 export interface DriverDescription<O extends DriverOptions = DriverOptions, C extends Members = Members> {
   readonly name: string;
@@ -540,8 +566,11 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   checkNew?(image: NewImage<C>): void;
   /** Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units. */
   measure?(image: NewImage<C>, dataBytes: (unitBytes: number) => Promise<number>): Promise<Measurement>;
-  /** Formats: writes an empty image into a file child that is already open; durable on return. */
-  create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
+  /**
+   * Formats: writes an empty image into a file child that is already open; durable on return. `files`: where it may have
+   * more of them.
+   */
+  create?(file: ChildIo, image: NewImage<C>, host: Host, files?: NewImageFiles): Promise<void>;
   /** Formats: the creation option that names a file for the guest's data. */
   readonly dataFileOption?: string;
   /** Protocols: there is something without us, which takes a new image as it is. */

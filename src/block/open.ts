@@ -54,10 +54,10 @@ export interface OpenContext {
   noBacking?: boolean;
   /** Only what the image says of itself is looked at, not what it holds: that need not be consistent. */
   onlyLook?: boolean;
-  /** Also with onlyLook: files that images name as parts of them are opened. */
-  opensNamedFiles?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
+  /** Also with onlyLook: files that images name as parts of them are opened. */
+  opensNamedFiles?: boolean;
   /** The image is to be checked, whatever is wrong with it. */
   forCheck?: boolean;
   /** The image above in the chain that is being opened: a cycle is refused. */
@@ -426,6 +426,7 @@ export class Opener {
       dirtyBitmaps: node.dirtyBitmaps,
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
+      nameOf: (filename) => resolveBackingOf(node, filename),
       freezeChain: (name) => {
         const bottom = graph.nodes.get(name);
         if (!bottom) throw new BlockError('not-found', `Bottom node '${name}' not found`);

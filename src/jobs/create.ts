@@ -1,6 +1,7 @@
 import { given } from '../base/given.js';
-import { newImage } from '../block/create.js';
-import type { ChildIo, Json, NodeOptions } from '../block/driver.js';
+import { BlockError } from '../base/error.js';
+import { lookAtBacking, newImage } from '../block/create.js';
+import type { ChildIo, Json, NewImageFiles, NodeOptions } from '../block/driver.js';
 import type { Opener } from '../block/open.js';
 import { Permission } from '../block/permissions.js';
 import { withBackend } from '../block/with-backend.js';
@@ -55,11 +56,12 @@ export class CreateJob implements JobDriver {
     } = { ...NO_BACKING, ...rest };
     const driver = drivers.format(name);
     const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
-    await this.#withNode(file, async (io) => {
+    await this.#withNode(file, async (io, imageName) => {
+      const files = filesOf(imageName, this.#opener);
       const { [driver.dataFileOption ?? '']: reference } = image.options as NodeOptions;
-      if (reference === undefined) return driver.create?.(io, image, graph.host);
+      if (reference === undefined) return driver.create?.(io, image, graph.host, files);
       await this.#withNode(reference, async (data, filename) =>
-        driver.create?.(io, { ...image, dataFile: { io: data, filename } }, graph.host),
+        driver.create?.(io, { ...image, dataFile: { io: data, filename } }, graph.host, files),
       );
     });
   }
@@ -81,6 +83,16 @@ export class CreateJob implements JobDriver {
   }
 
   async clean(): Promise<void> {}
+}
+
+/** Only the file that was given is the image's. */
+function filesOf(filename: string, opener: Opener): NewImageFiles {
+  return {
+    filename,
+    create: () =>
+      Promise.reject(new BlockError('unsupported', "Parameter 'extents' is not supported by livedisk yet")),
+    lookAt: (backing, format) => lookAtBacking(opener, filename, backing, format),
+  };
 }
 
 const NO_BACKING: { 'backing-file'?: string; 'backing-fmt'?: string } = {};
