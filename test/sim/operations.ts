@@ -50,7 +50,7 @@ export async function makeImage(
 function qcow2Options(random: SeededRandom, isOverlay: boolean): NodeOptions {
   const clusterBytes = pick(random, CLUSTERS);
   const isExtended = clusterBytes >= 16384 && random.chance(0.5);
-    return {
+  return {
     'cluster-size': clusterBytes,
     'refcount-bits': 16,
     'extended-l2': isExtended,
