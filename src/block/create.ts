@@ -48,7 +48,9 @@ export async function createImage(
     await protocol.createFile?.(graph.host, path, plainBytes);
     const files = new BesideFiles(opener, filename);
     try {
-      await fill(opener, protocolOptions, async (file) => driver.create?.(file, image, graph.host, files));
+      await withDataFile(opener, driver, image, async (whole) =>
+        fill(opener, protocolOptions, async (file) => driver.create?.(file, whole, graph.host, files)),
+      );
     } catch (error) {
       await files.remove();
       throw error;
@@ -60,6 +62,21 @@ export async function createImage(
     if (isNew) await graph.host.files.unlink(path).catch(() => undefined);
     throw error;
   }
+}
+
+/** The same image with the file for its data, where its options name one; a file that is there is replaced. */
+async function withDataFile(
+  opener: Opener,
+  { dataFileOption }: DriverDescription,
+  image: NewImage,
+  body: (image: NewImage) => Promise<void>,
+): Promise<void> {
+  const { [dataFileOption ?? '']: filename } = image.options as NodeOptions;
+  if (typeof filename !== 'string') return body(image);
+  const { protocol, protocolOptions } = await protocolFor(opener, filename);
+  const { filename: path } = { filename, ...protocolOptions };
+  await protocol.createFile?.(opener.graph.host, path, 0);
+  await fill(opener, protocolOptions, (io) => body({ ...image, dataFile: { io, filename } }));
 }
 
 /** In what a new image of that name would be. Errors: kind unsupported where there can be none. */

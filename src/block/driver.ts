@@ -113,6 +113,8 @@ export interface DriverContext {
   readonly mayWrite: boolean;
   /** Opened to be checked, whatever is wrong with it. */
   readonly forCheck: boolean;
+  /** Only what the image says of itself is asked for. */
+  readonly onlyLook: boolean;
   /** The image is ours, not another process's (see block/activity). */
   readonly isActive: boolean;
   /** Its content is to be used: the bitmaps that the image keeps are loaded. */
@@ -134,6 +136,18 @@ export interface DriverContext {
   tell(line: string): void;
   /** The same, as a warning of the program. */
   warn(text: string): void;
+}
+
+/** A file that an image says is a part of it. It is a plain file, whatever its name looks like. */
+export interface NamedFile {
+  /** It becomes the child of that role. */
+  readonly role: string;
+  /** As the image says it. */
+  readonly filename: string;
+  /** What it is to the image, for messages. */
+  readonly what: string;
+  /** A relative name is seen from where the program is, not from where the image is. */
+  readonly isFromHere?: boolean;
 }
 
 export type DriverEvent = {
@@ -251,6 +265,12 @@ export interface InternalSnapshots {
   readVmState(id: string, offset: number, buffer: Uint8Array): Promise<void>;
 }
 
+/** What an image is to be like from now on; what is not given stays. */
+export interface ImageAmendment {
+  version?: 2 | 3;
+  lazyRefcounts?: boolean;
+}
+
 /** What a check repairs: space that nobody uses, or everything that can be. */
 export type RepairMode = 'none' | 'leaks' | 'all';
 
@@ -299,6 +319,8 @@ export interface DriverInstance {
    * uses the node meanwhile. Absent: it cannot.
    */
   makeEmpty?(): Promise<void>;
+  /** Other options of the image, which nobody uses meanwhile; durable on return. Absent: the format has none to change. */
+  amend?(changes: ImageAmendment): Promise<void>;
   /** The node turns read-only or read-write (children are handled by the graph). */
   prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
   /**
@@ -485,6 +507,8 @@ export interface Measurement {
 /** The same, checked, and with the format's defaults. */
 export interface NewImage<C extends Members = Members> extends Omit<CreateOptions, 'options'> {
   options: FilledOf<C>;
+  /** Of formats with such an option: the file for the guest's data, open and empty, and its name. */
+  dataFile?: { io: ChildIo; filename: string };
 }
 
 /** Other files of a new image than its own. */
@@ -555,6 +579,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
    * more of them.
    */
   create?(file: ChildIo, image: NewImage<C>, host: Host, files?: NewImageFiles): Promise<void>;
+  /** Formats: the creation option that names a file for the guest's data. */
+  readonly dataFileOption?: string;
   /** Protocols: there is something without us, which takes a new image as it is. */
   readonly takesImages?: boolean;
   /** Protocols: makes the file; replaces what is there. */

@@ -315,15 +315,15 @@ export class Opener {
 
   /** Errors: invalid for a name that is no path; those of opening. */
   async #attachNamedFiles(node: Node, files: readonly NamedFile[], context: OpenContext): Promise<void> {
-    for (const { role, filename, what } of files) {
+    for (const { role, filename, what, isFromHere } of files) {
       if (node.children.has(role)) continue;
       if (hasProtocol(filename)) {
         const text = `The image names '${filename}' as its ${what}: that must be a plain file`;
         throw new BlockError('invalid', text, { path: node.filename });
       }
-      this.checkNamed(node, filename);
-      const path = resolveBackingOf(node, filename);
-      const child = await this.open({ ...this.drivers.parseFilename(path) }, inheritable(context));
+      const path = isFromHere === true ? filename : resolveBackingOf(node, filename);
+      this.checkNamed(node, isFromHere === true ? posix.resolve(filename) : path);
+      const child = await this.open(await this.parseFilename(path), inheritable(context));
       try {
         await this.graph.transaction((transaction) => void transaction.attach(node, role, child));
         child.inheritsFrom = node;
@@ -421,6 +421,7 @@ export class Opener {
     const { graph } = this;
     return {
       forCheck,
+      onlyLook: node.onlyLook,
       host: graph.host,
       objects: graph.objects,
       nodeName: node.name,

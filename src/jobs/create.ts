@@ -1,7 +1,7 @@
 import { given } from '../base/given.js';
 import { BlockError } from '../base/error.js';
 import { lookAtBacking, newImage } from '../block/create.js';
-import type { NewImageFiles } from '../block/driver.js';
+import type { ChildIo, Json, NewImageFiles, NodeOptions } from '../block/driver.js';
 import type { Opener } from '../block/open.js';
 import { Permission } from '../block/permissions.js';
 import { withBackend } from '../block/with-backend.js';
@@ -56,11 +56,26 @@ export class CreateJob implements JobDriver {
     } = { ...NO_BACKING, ...rest };
     const driver = drivers.format(name);
     const image = newImage(driver, given({ sizeBytes: size, backingFile, backingFormat, options }));
-    const node = await this.#opener.resolveReference(file, { readOnly: false });
+    await this.#withNode(file, async (io, imageName) => {
+      const files = filesOf(imageName, this.#opener);
+      const { [driver.dataFileOption ?? '']: reference } = image.options as NodeOptions;
+      if (reference === undefined) return driver.create?.(io, image, graph.host, files);
+      await this.#withNode(reference, async (data, filename) =>
+        driver.create?.(io, { ...image, dataFile: { io: data, filename } }, graph.host, files),
+      );
+    });
+  }
+
+  async #withNode(
+    reference: Json,
+    body: (io: ChildIo, filename: string) => Promise<void> | undefined,
+  ): Promise<void> {
+    const { graph } = this.#opener;
+    const node = await this.#opener.resolveReference(reference, { readOnly: false });
     const perm = Permission.write | Permission.resize;
     try {
       await withBackend(graph, node, perm, async ({ root }) => {
-        if (root) await driver.create?.(root, image, graph.host, filesOf(node.filename, this.#opener));
+        if (root) await body(root, node.filename);
       });
     } finally {
       await graph.collect([node]);

@@ -3,7 +3,6 @@ import { BitmapName } from './bitmap-commands.js';
 import { SocketAddress } from './socket-address.js';
 import {
   alternate,
-  any,
   arrayOf,
   bool,
   byteCount,
@@ -194,9 +193,8 @@ export const QCOW2_OPTIONS = driverOptions(
     'refcount-cache-size': optional(byteCount),
     'cache-clean-interval': later(int),
     encrypt: later(struct('BlockdevQcow2Encryption', {})),
-    'data-file': later(any),
   },
-  FILE,
+  [...FILE, { role: 'data-file', required: false }],
   true,
 );
 
@@ -300,7 +298,7 @@ interface ChildrenOf {
   'null-aio': unknown;
   'null-co': unknown;
   parallels: { file: BlockdevRef };
-  qcow2: { file: BlockdevRef; backing?: BlockdevRef | null };
+  qcow2: { file: BlockdevRef; 'data-file'?: BlockdevRef; backing?: BlockdevRef | null };
   qed: { file: BlockdevRef; backing?: BlockdevRef | null };
   raw: { file: BlockdevRef };
   vdi: { file: BlockdevRef };

@@ -17,6 +17,7 @@ import {
   struct,
   type Type,
   union,
+  withFlatForm,
 } from './types.js';
 
 /**
@@ -37,6 +38,9 @@ const notYet: Type<boolean> = {
 };
 
 const PREALLOCATION = enumOf('PreallocMode', ['off'], ['metadata', 'falloc', 'full']);
+const QCOW2_PREALLOCATION = enumOf('PreallocMode', ['off', 'metadata', 'falloc', 'full']);
+/** In a command line, the file's name. */
+const DATA_FILE = withFlatForm<BlockdevRef>(BlockdevRef, (text) => text);
 
 export const FILE_CREATE = {
   preallocation: defaulted(PREALLOCATION, 'off'),
@@ -47,16 +51,16 @@ export const FILE_CREATE = {
 export const RAW_CREATE = { preallocation: defaulted(PREALLOCATION, 'off') } as const;
 
 export const QCOW2_CREATE = {
-  'data-file': later(any),
-  'data-file-raw': defaulted(notYet, false),
-  'extended-l2': defaulted(notYet, false),
+  'data-file': optional(DATA_FILE),
+  'data-file-raw': defaulted(bool, false),
+  'extended-l2': defaulted(bool, false),
   version: defaulted(enumOf('BlockdevQcow2Version', ['v2', 'v3']), 'v3'),
   encrypt: later(struct('QCryptoBlockCreateOptions', {})),
   'cluster-size': defaulted(size, 65536),
-  preallocation: defaulted(PREALLOCATION, 'off'),
+  preallocation: defaulted(QCOW2_PREALLOCATION, 'off'),
   'lazy-refcounts': defaulted(bool, false),
   'refcount-bits': defaulted(int, 16),
-  'compression-type': defaulted(enumOf('Qcow2CompressionType', ['zlib'], ['zstd']), 'zlib'),
+  'compression-type': defaulted(enumOf('Qcow2CompressionType', ['zlib', 'zstd']), 'zlib'),
 } as const;
 
 export const PARALLELS_CREATE = { 'cluster-size': defaulted(size, 2 ** 20) } as const;

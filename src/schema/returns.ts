@@ -77,6 +77,8 @@ const FormatFacts = {
           data: required(
             struct('ImageInfoSpecificQCow2', {
               compat: required(str),
+              'data-file': optional(str),
+              'data-file-raw': optional(bool),
               'extended-l2': optional(bool),
               'lazy-refcounts': optional(bool),
               corrupt: optional(bool),

@@ -25,14 +25,13 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     [
       'blockdev-add(qcow2)',
       '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
-        '.l2-cache-entry-size .cache-clean-interval .encrypt .data-file',
+        '.l2-cache-entry-size .cache-clean-interval .encrypt',
     ],
     ['blockdev-create.options(file)', '.extent-size-hint'],
     ['blockdev-create.options(file).preallocation', '=metadata =falloc =full'],
     ['blockdev-create.options(vdi).preallocation', '=falloc =full'],
     ['blockdev-create.options(vmdk)', '.extents'],
-    ['blockdev-create.options(qcow2)', '.data-file .encrypt'],
-    ['blockdev-create.options(qcow2).compression-type', '=zstd'],
+    ['blockdev-create.options(qcow2)', '.encrypt'],
     ['human-monitor-command', '.cpu-index'],
     ['migrate', '.blk .inc'],
     ['x-blockdev-amend.options(qcow2)', '.encrypt'],
@@ -59,7 +58,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   [
     'an answer about what no node or device has',
     ['query-block()[].inserted.image', '.encrypted'],
-    ['query-block()[].inserted.image.format-specific(qcow2).data', '.data-file .data-file-raw .encrypt'],
+    ['query-block()[].inserted.image.format-specific(qcow2).data', '.encrypt'],
     ['query-blockstats()[].stats', '.idle_time_ns'],
   ],
   [

@@ -29,22 +29,33 @@ interface Running {
   verify?: () => Promise<void>;
 }
 
-/** Makes an image as `img create` does. */
+/** Makes an image as `img create` does; what it does not hold is to show what is below it, where it is an overlay. */
 export async function makeImage(
   engine: Engine,
   image: Image,
   sizeBytes: number,
   random: SeededRandom,
   backing?: Image,
+  isOverlay = backing !== undefined,
 ): Promise<void> {
-  const options: NodeOptions =
-    image.format === 'raw' ? {} : { 'cluster-size': pick(random, CLUSTERS), 'refcount-bits': 16 };
+  const options = image.format === 'raw' ? {} : qcow2Options(random, isOverlay);
   await createImage(engine.opener, image.path, image.format, {
     sizeBytes,
     options,
     ...(backing && { backingFile: backing.path, backingFormat: backing.format }),
   });
   if (engine.isAlive) image.isMade = true;
+}
+
+function qcow2Options(random: SeededRandom, isOverlay: boolean): NodeOptions {
+  const clusterBytes = pick(random, CLUSTERS);
+  const isExtended = clusterBytes >= 16384 && random.chance(0.5);
+  return {
+    'cluster-size': clusterBytes,
+    'refcount-bits': 16,
+    'extended-l2': isExtended,
+    preallocation: !isOverlay && random.chance(0.1) ? 'metadata' : 'off',
+  };
 }
 
 /** The monitor's user: snapshots and jobs, started and steered at random while the guest runs. */
@@ -392,7 +403,7 @@ export class Operator {
   /** A new qcow2 image, the user's, over a node that is open already. */
   async #openAbove(image: Image, device: Node, backing: Node | undefined): Promise<Node> {
     const engine = this.#engine;
-    await makeImage(engine, image, device.lengthBytes, this.#random);
+    await makeImage(engine, image, device.lengthBytes, this.#random, undefined, true);
     const options = { backing: backing?.name ?? null };
     const target = await engine.opener.openImage(
       image.path,

@@ -1,6 +1,6 @@
 import { divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
-import { MAX_L1_BYTES } from '../../base/limits.js';
+import { MAX_L1_BYTES, MAX_REFTABLE_BYTES, MiB } from '../../base/limits.js';
 import type { ChildIo } from '../../block/driver.js';
 import { checkNewImage, type NewQcow2, notAssigned } from './create-options.js';
 import {
@@ -9,11 +9,19 @@ import {
   ExtensionType,
   type HeaderExtension,
 } from './disk/header-extensions.js';
-import { FieldOffset, l1EntriesFor, NEW_HEADER_BYTES, V2_HEADER_BYTES } from './disk/header.js';
-import { STANDARD_L2 } from './disk/l2-layout.js';
 import {
+  FieldOffset,
+  l1EntriesFor,
+  NEW_HEADER_BYTES,
+  V2_HEADER_BYTES,
+  V3_HEADER_BYTES,
+} from './disk/header.js';
+import { L2Layout } from './disk/l2-layout.js';
+import {
+  AUTOCLEAR_RAW_DATA,
   COMPATIBLE_LAZY_REFCOUNTS,
   ENTRY_BYTES,
+  Incompatible,
   MAGIC,
   SECTOR_BYTES,
   writeEntry,
@@ -21,40 +29,57 @@ import {
 } from './disk/layout.js';
 import { writeRefcount } from './space/refcounts.js';
 
-/** What the header and the tables of an empty image depend on. */
+/** Of preallocation=full: bytes of zeroes that are written at a time. */
+const FILL_PIECE_BYTES = MiB;
+
+/** What the header and the tables of a new image depend on. */
 interface Shape {
   sizeBytes: number;
   version: 2 | 3;
   clusterBytes: number;
   refcountBits: number;
   lazyRefcounts: boolean;
+  isZstd: boolean;
+  l2: L2Layout;
+  dataFile: { name: string; isRaw: boolean } | undefined;
+  preallocation: NewQcow2['options']['preallocation'];
   backingFile: string | undefined;
   backingFormat: string | undefined;
 }
 
-function shapeOf({ sizeBytes, backingFile, backingFormat, options }: NewQcow2): Shape {
+function shapeOf({ sizeBytes, backingFile, backingFormat, dataFile, options }: NewQcow2): Shape {
+  const isRaw = options['data-file-raw'];
+  const { preallocation } = options;
   return {
     sizeBytes,
     version: options.version === 'v2' ? 2 : 3,
     clusterBytes: options['cluster-size'],
     refcountBits: options['refcount-bits'],
     lazyRefcounts: options['lazy-refcounts'],
+    isZstd: options['compression-type'] === 'zstd',
+    l2: new L2Layout({ isExtended: options['extended-l2'], hasDataFile: dataFile !== undefined }),
+    dataFile: dataFile && { name: dataFile.filename, isRaw },
+    // What the data file holds is the disk's from the beginning.
+    preallocation: isRaw && preallocation === 'off' ? 'metadata' : preallocation,
     backingFile,
     backingFormat,
   };
 }
 
-/** Where the parts of an empty image are, in clusters: header, refcount table, refcount blocks, L1 table. */
+/** Where the parts of a new image are, in clusters: header, refcount table, refcount blocks, L1 table, L2 tables, data. */
 interface Layout {
   refcountTableClusters: number;
   refcountBlocks: number;
   l1Clusters: number;
   l1Entries: number;
+  l2Tables: number;
+  /** First cluster of data; all before it is metadata. */
+  dataStart: number;
   totalClusters: number;
 }
 
 /**
- * Writes an empty image into a file; durable on return. Until the last step the file is no qcow2 image, so that a
+ * Writes a new image into a file; durable on return. Until the last step the file is no qcow2 image, so that a
  * crash leaves either the new image or none. Errors: invalid, unsupported, limit.
  */
 export async function createQcow2(file: ChildIo, image: NewQcow2): Promise<void> {
@@ -68,32 +93,89 @@ export async function createQcow2(file: ChildIo, image: NewQcow2): Promise<void>
     await file.write(0, Buffer.alloc(Math.min(SECTOR_BYTES, file.lengthBytes)), 0);
     await file.flush();
   }
-  const totalBytes = layout.totalClusters * clusterBytes;
-  await file.writeZeroes(0, totalBytes, 0);
+  await file.writeZeroes(0, layout.dataStart * clusterBytes, 0);
   await file.write(clusterBytes, encodeRefcountTable(o, layout), 0);
   await writeRefcountBlocks(file, o, layout);
+  if (layout.l2Tables > 0) await writeL2Tables(file, o, layout);
+  await provideData(file, image.dataFile?.io, o, layout);
   if (header.length > SECTOR_BYTES) await file.write(SECTOR_BYTES, header.subarray(SECTOR_BYTES), 0);
+  await image.dataFile?.io.flush();
   await file.flush();
   await file.write(0, header.subarray(0, SECTOR_BYTES), 0);
   await file.flush();
 }
 
 function planLayout(o: Shape): Layout {
-  const l1Entries = l1EntriesFor(o.sizeBytes, o.clusterBytes, STANDARD_L2);
+  const l1Entries = l1EntriesFor(o.sizeBytes, o.clusterBytes, o.l2);
   if (l1Entries * ENTRY_BYTES > MAX_L1_BYTES)
     throw new BlockError('limit', 'Image is too big for this cluster size', { errno: 'EFBIG' });
   const l1Clusters = divideRoundUp(l1Entries * ENTRY_BYTES, o.clusterBytes);
+  const l2Tables = o.preallocation === 'off' ? 0 : l1Entries;
+  const dataClusters = l2Tables > 0 && !o.dataFile ? divideRoundUp(o.sizeBytes, o.clusterBytes) : 0;
   const perBlock = (o.clusterBytes * 8) / o.refcountBits;
   const perTable = o.clusterBytes / ENTRY_BYTES;
   let refcountBlocks = 1;
   for (;;) {
     const refcountTableClusters = divideRoundUp(refcountBlocks, perTable);
-    const totalClusters = 1 + refcountTableClusters + refcountBlocks + l1Clusters;
+    if (refcountTableClusters * o.clusterBytes > MAX_REFTABLE_BYTES)
+      throw new BlockError('limit', 'Image is too big for this cluster size', { errno: 'EFBIG' });
+    const dataStart = 1 + refcountTableClusters + refcountBlocks + l1Clusters + l2Tables;
+    const totalClusters = dataStart + dataClusters;
     const needed = divideRoundUp(totalClusters, perBlock);
     if (needed <= refcountBlocks)
-      return { refcountTableClusters, refcountBlocks, l1Clusters, l1Entries, totalClusters };
+      return {
+        refcountTableClusters,
+        refcountBlocks,
+        l1Clusters,
+        l1Entries,
+        l2Tables,
+        dataStart,
+        totalClusters,
+      };
     refcountBlocks = needed;
   }
+}
+
+/** The L1 table, and L2 tables in which every cluster of the disk has its place. */
+async function writeL2Tables(file: ChildIo, o: Shape, layout: Layout): Promise<void> {
+  const { clusterBytes, l2 } = o;
+  const l1 = Buffer.alloc(layout.l1Entries * ENTRY_BYTES);
+  const first = layout.dataStart - layout.l2Tables;
+  const clusters = divideRoundUp(o.sizeBytes, clusterBytes);
+  const perTable = l2.entriesIn(clusterBytes);
+  // What has a place but no data shows the backing file.
+  const isEmpty = o.backingFile !== undefined;
+  for (let i = 0; i < layout.l2Tables; i++) {
+    writeEntry(l1, i, (first + i) * clusterBytes, true);
+    const table = Buffer.alloc(clusterBytes);
+    const count = Math.min(perTable, clusters - i * perTable);
+    for (let index = 0; index < count; index++) {
+      const cluster = i * perTable + index;
+      const host = (o.dataFile ? cluster : layout.dataStart + cluster) * clusterBytes;
+      l2.writeData(table, index, host, true);
+      if (isEmpty) l2.setUnits(table, index, 0, l2.unitsPerCluster, 'none');
+    }
+    await file.write((first + i) * clusterBytes, table, 0);
+  }
+  await file.write((first - layout.l1Clusters) * clusterBytes, l1, 0);
+}
+
+/** Makes the file that has the data as long as it is to be, with what space was asked for. */
+async function provideData(
+  file: ChildIo,
+  dataFile: ChildIo | undefined,
+  o: Shape,
+  layout: Layout,
+): Promise<void> {
+  const start = dataFile ? 0 : layout.dataStart * o.clusterBytes;
+  const end = dataFile ? o.sizeBytes : layout.totalClusters * o.clusterBytes;
+  const target = dataFile ?? file;
+  if (end > target.lengthBytes) await target.truncate(end);
+  if (o.preallocation === 'falloc') await target.allocate(start, end - start);
+  if (o.preallocation !== 'full') return;
+  const zeroes = Buffer.alloc(FILL_PIECE_BYTES);
+  for (let at = start; at < end; at += zeroes.length)
+    await target.write(at, zeroes.subarray(0, Math.min(zeroes.length, end - at)), 0);
 }
 
 function encodeHeader(o: Shape, layout: Layout): Buffer {
@@ -121,10 +203,21 @@ function encodeHeader(o: Shape, layout: Layout): Buffer {
   writeU64(header, FieldOffset.refcountTableOffset, o.clusterBytes);
   header.writeUInt32BE(layout.refcountTableClusters, FieldOffset.refcountTableClusters);
   if (o.version === 2) return header;
+  header.writeBigUInt64BE(incompatibleOf(o), FieldOffset.incompatible);
+  header.writeBigUInt64BE(o.dataFile?.isRaw === true ? AUTOCLEAR_RAW_DATA : 0n, FieldOffset.autoclear);
   header.writeBigUInt64BE(o.lazyRefcounts ? COMPATIBLE_LAZY_REFCOUNTS : 0n, 80);
   header.writeUInt32BE(Math.log2(o.refcountBits), 96);
   header.writeUInt32BE(NEW_HEADER_BYTES, 100);
+  header[V3_HEADER_BYTES] = o.isZstd ? 1 : 0;
   return header;
+}
+
+function incompatibleOf({ l2, isZstd }: Shape): bigint {
+  return (
+    (l2.hasDataFile ? Incompatible.externalDataFile : 0n) +
+    (isZstd ? Incompatible.compressionType : 0n) +
+    (l2.unitsPerCluster > 1 ? Incompatible.extendedL2 : 0n)
+  );
 }
 
 /** The backing format, and feature names where they leave the extensions inside the first sector. */
@@ -132,6 +225,8 @@ function chooseExtensions(o: Shape, headerBytes: number): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   if (o.backingFile !== undefined && o.backingFormat !== undefined)
     extensions.push({ type: ExtensionType.backingFormat, data: Buffer.from(o.backingFormat, 'utf8') });
+  if (o.dataFile)
+    extensions.push({ type: ExtensionType.dataFile, data: Buffer.from(o.dataFile.name, 'utf8') });
   const withNames = [...extensions, defaultFeatureNames()];
   const room =
     o.clusterBytes === SECTOR_BYTES

@@ -11,6 +11,7 @@ import type {
   DriverDescription,
   DriverInfo,
   DriverInstance,
+  ImageAmendment,
   ImageCheck,
   Json,
   PreparedChange,
@@ -23,6 +24,7 @@ import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { planRepairs } from './check/check.js';
 import { applyRepairs } from './check/repair.js';
 import { hasOutdatedBitmaps } from './features/bitmap-directory.js';
+import { amendImage } from './features/amend.js';
 import { changeBacking } from './features/backing.js';
 import { Qcow2Snapshots } from './image-snapshots.js';
 import { createQcow2 } from './create.js';
@@ -30,10 +32,12 @@ import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
 import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
 import { measureQcow2 } from './measure.js';
 import { snapshotInfo } from './disk/snapshots.js';
+import { dataFileOf, type Header } from './disk/header.js';
+import { readHeader } from './image.js';
 import { cacheSizes } from './tables/cache-sizes.js';
 import { type CacheSizes, OpenImage } from './open-image.js';
 import { Qcow2Map } from './map-driver.js';
-import { growImage } from './mapping/resize.js';
+import { resizeImage } from './mapping/resize.js';
 import { unallocateClusters } from './mapping/zeroing.js';
 
 /** The same surroundings, but for that child. */
@@ -152,7 +156,7 @@ class Qcow2Instance implements DriverInstance {
   }
 
   async truncate(lengthBytes: number): Promise<void> {
-    await growImage(this.#image(), lengthBytes);
+    await resizeImage(this.#image(), lengthBytes);
   }
 
   async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
@@ -162,6 +166,11 @@ class Qcow2Instance implements DriverInstance {
   async makeEmpty(): Promise<void> {
     await unallocateClusters(this.#image(), 0, this.lengthBytes);
     await this.flush();
+  }
+
+  async amend(changes: ImageAmendment): Promise<void> {
+    await this.#writeAllBack();
+    await amendImage(this.#image(), changes);
   }
 
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
@@ -278,8 +287,9 @@ class Qcow2Instance implements DriverInstance {
             'lazy-refcounts': (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n,
             ...given({ bitmaps: bitmaps.infos }),
             'refcount-bits': 2 ** header.refcountOrder,
+            ...dataFileInfo(header),
             corrupt: context.isMarkedCorrupt,
-            'extended-l2': false,
+            'extended-l2': context.l2.unitsPerCluster > 1,
           };
     return {
       clusterSizeBytes: header.clusterBytes,
@@ -311,6 +321,13 @@ class Qcow2Instance implements DriverInstance {
   }
 }
 
+function dataFileInfo(header: Header): { [key: string]: Json } {
+  const dataFile = dataFileOf(header);
+  if (!dataFile) return {};
+  const { name, isRaw } = dataFile;
+  return { ...(name !== undefined && { 'data-file': name }), 'data-file-raw': isRaw };
+}
+
 /** The qcow2 format: versions 2 and 3 (README.md says what is refused). */
 export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_CREATE> = {
   name: 'qcow2',
@@ -318,6 +335,14 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   options: QCOW2_OPTIONS,
   mutableOptions: Object.keys(QCOW2_OPTIONS.members),
   compresses: true,
+  /** As QEMU's, its name is seen from where the program is. */
+  async namedFiles(context) {
+    const { parsed } = await readHeader(context.child('file'));
+    const filename = dataFileOf(parsed)?.name;
+    return filename === undefined
+      ? []
+      : [{ role: 'data-file', filename, what: 'data file', isFromHere: true }];
+  },
   async open(context, settings) {
     const sizes = cacheSizes(settings);
     return openNode(context, sizes);
@@ -330,6 +355,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   },
   createOptions: QCOW2_CREATE,
   toolOptions: QCOW2_TOOL_OPTIONS,
+  dataFileOption: 'data-file',
   checkNew: checkNewImage,
   measure: measureQcow2,
   create: (file, image) => createQcow2(file, image),

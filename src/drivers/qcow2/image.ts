@@ -2,8 +2,15 @@ import { assert } from '../../base/assert.js';
 import { AsyncMutex } from '../../base/async.js';
 import { BlockError, errnoError, errnoOf } from '../../base/error.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
-import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
-import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
+import {
+  dataFileOf,
+  FieldOffset,
+  type Header,
+  headerClusterBytes,
+  layoutOf,
+  parseHeader,
+} from './disk/header.js';
+import type { L2Layout } from './disk/l2-layout.js';
 import { diskOf, type SnapshotEntry } from './disk/snapshots.js';
 import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
 import { ImageStorage } from './storage.js';
@@ -22,7 +29,7 @@ export interface ByteRange {
 export class ImageContext {
   readonly driver: DriverContext;
   readonly storage: ImageStorage;
-  readonly l2: L2Layout = STANDARD_L2;
+  readonly l2: L2Layout;
   header: Header;
   /** The first sector of the header as it is on disk. */
   headerSector: Buffer;
@@ -61,6 +68,7 @@ export class ImageContext {
     this.driver = driver;
     this.storage = storage;
     this.header = header;
+    this.l2 = layoutOf(header);
     this.headerSector = sector;
     this.openedFileBytes = fileBytes;
   }
@@ -69,7 +77,7 @@ export class ImageContext {
     const file = driver.child('file');
     const fileBytes = file.lengthBytes;
     const header = await readHeader(file);
-    const storage = new ImageStorage(file, file);
+    const storage = new ImageStorage(file, dataChild(driver, header.parsed));
     const context = new ImageContext(driver, storage, header.parsed, header.sector, fileBytes);
     if (forWriting && !driver.forCheck) context.checkWritable();
     return context;
@@ -92,6 +100,16 @@ export class ImageContext {
 
   get clusterBytes(): number {
     return this.header.clusterBytes;
+  }
+
+  /** What is allocated and zeroed for itself: a cluster, or a part of one. */
+  get unitBytes(): number {
+    return this.header.clusterBytes / this.l2.unitsPerCluster;
+  }
+
+  /** The data file holds what the disk holds, byte for byte. */
+  get isDataFileRaw(): boolean {
+    return dataFileOf(this.header)?.isRaw === true;
   }
 
   get l2Entries(): number {
@@ -267,6 +285,19 @@ export class ImageContext {
   announce(event: string): Promise<void> | undefined {
     return this.meta.announce(event);
   }
+}
+
+/** Where guest data is. Errors: invalid, in QEMU's words. */
+function dataChild(driver: DriverContext, header: Header): ChildIo {
+  const hasChild = driver.hasChild('data-file');
+  if (dataFileOf(header)) {
+    if (hasChild) return driver.child('data-file');
+    if (!driver.onlyLook) throw new BlockError('invalid', "'data-file' is required for this image");
+  } else if (hasChild) {
+    const text = "'data-file' can only be set for images with an external data file";
+    throw new BlockError('invalid', text);
+  }
+  return driver.child('file');
 }
 
 /** As QEMU writes numbers in messages. */

@@ -18,7 +18,7 @@ export class Qcow2Map implements MapDriver {
   }
 
   get unitBytes(): number {
-    return this.image.context.clusterBytes;
+    return this.image.context.unitBytes;
   }
 
   get events(): ChildIo {

@@ -185,8 +185,7 @@ test('an incompatible feature that is not known refuses the image, by name where
     [named(5n, extension(0xe2792aca, 16)), 'corrupt', 'ERROR: ext_backing_format: len=16 too large (>=16)'],
     [named(5n, extension(0x23852875, 4)), 'corrupt', 'bitmaps_ext: Invalid extension length'],
     [named(5n, (image) => image.u64(24, 1n << 62n)), 'limit', 'Image is too big'],
-    [named(2n), 'unsupported', 'Unsupported qcow2 feature(s): external data file'],
-    [named(4n), 'unsupported', 'Unsupported qcow2 feature(s): extended L2 entries'],
+    [named(2n), 'invalid', "'data-file' is required for this image"],
     [named(5n), 'unsupported', 'Unsupported qcow2 feature(s): Unknown incompatible feature: 20'],
     [
       named(63n),

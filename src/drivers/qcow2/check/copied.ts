@@ -1,5 +1,5 @@
 import { toBlockError } from '../../../base/error.js';
-import { ClusterKind, clusterKind, ENTRY_BYTES, entryIsCopied, entryOffset } from '../disk/layout.js';
+import { ClusterKind, ENTRY_BYTES, entryIsCopied, entryIsCopiedAt, entryOffset } from '../disk/layout.js';
 import type { CountsAfterwards } from './compare.js';
 import { readPadded } from './held.js';
 import { entryText, type Walk } from './walk.js';
@@ -59,15 +59,20 @@ async function checkTable(
   tableOffset: number,
   mayRepair: boolean,
 ): Promise<void> {
-  for (let index = 0; index * ENTRY_BYTES < l2.length; index++) {
-    const kind = clusterKind(l2, index);
+  const { layout } = walk;
+  for (let index = 0; index < walk.l2Entries; index++) {
+    const kind = layout.kind(l2, index);
     if (kind !== ClusterKind.data && kind !== ClusterKind.zeroAllocated) continue;
     if (walk.isZeroed(tableOffset, index)) continue;
-    const answer = counts.of(Math.floor(entryOffset(l2, index) / walk.header.clusterBytes));
+    // All of a data file is the disk's alone.
+    const answer = layout.hasDataFile
+      ? 1
+      : counts.of(Math.floor(layout.hostOffset(l2, index) / walk.header.clusterBytes));
     const count = answer instanceof Promise ? await answer : answer;
-    if (count === undefined || (count === 1) === entryIsCopied(l2, index)) continue;
+    const copied = entryIsCopiedAt(l2, index * layout.entryBytes);
+    if (count === undefined || (count === 1) === copied) continue;
     walk.report.repairable(
-      `OFLAG_COPIED data cluster: l2_entry=${entryText(l2, index)} refcount=${count}`,
+      `OFLAG_COPIED data cluster: l2_entry=${walk.text(l2, index)} refcount=${count}`,
       mayRepair,
       { kind: 'l2-copied', tableOffset, index, copied: count === 1 },
     );

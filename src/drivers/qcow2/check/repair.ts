@@ -1,6 +1,6 @@
 import { CachedTable } from '../tables/cached-table.js';
 import { readPadded } from './held.js';
-import { Incompatible, writeCopied, ZERO_LOW } from '../disk/layout.js';
+import { Incompatible } from '../disk/layout.js';
 import type { OpenImage } from '../open-image.js';
 import { rebuildRefcounts } from '../space/rebuild.js';
 import { setRefcounts } from '../space/bulk.js';
@@ -64,8 +64,9 @@ class TablesInRepair {
     const { header, l2 } = this.#image.context;
     const at = repair.index * l2.entryBytes;
     const bytes = table.change(at, at + l2.entryBytes);
-    if (repair.kind === 'l2-copied') writeCopied(bytes, repair.index, repair.copied);
-    else l2.write(bytes, repair.index, 0, false, header.version < 3 ? 0 : ZERO_LOW);
+    if (repair.kind === 'l2-copied') l2.setCopied(bytes, repair.index, repair.copied);
+    else if (header.version < 3) l2.writeData(bytes, repair.index, 0, false);
+    else l2.writeZero(bytes, repair.index, 0, false);
   }
 
   async #table(offset: number): Promise<CachedTable> {

@@ -1,14 +1,14 @@
 import type { ChildIo } from '../../../block/driver.js';
-import type { Header } from '../disk/header.js';
+import { type Header, layoutOf } from '../disk/header.js';
+import type { L2Layout } from '../disk/l2-layout.js';
 import {
   ClusterKind,
-  clusterKind,
   compressedOffsetText,
-  compressedRange,
   ENTRY_BYTES,
-  entryIsCopied,
+  entryIsCopiedAt,
   entryOffset,
   hasReservedBits,
+  hasReservedBitsAt,
   Reserved,
 } from '../disk/layout.js';
 import type { CountsAfterwards } from './compare.js';
@@ -22,6 +22,8 @@ export class Walk {
   readonly header: Header;
   readonly report: Report;
   readonly references: References;
+  /** Of the image's L2 tables. */
+  readonly layout: L2Layout;
   /** Where in the file L2 entries are that get zeroed: counted no more. */
   readonly #zeroed = new Set<number>();
   /** How often each cluster is an L2 table. */
@@ -33,6 +35,16 @@ export class Walk {
     this.header = header;
     this.report = report;
     this.references = references;
+    this.layout = layoutOf(header);
+  }
+
+  get l2Entries(): number {
+    return this.layout.entriesIn(this.header.clusterBytes);
+  }
+
+  /** An entry of an L2 table as it is on disk, without what it says of parts. */
+  text(table: Buffer, index: number): string {
+    return table.readBigUInt64BE(index * this.layout.entryBytes).toString(16);
   }
 
   /** Counts one reference to each cluster that [offset, offset + lengthBytes) touches. False: outside the file. */
@@ -113,35 +125,40 @@ export class Walk {
   }
 
   async #l2(tableOffset: number, isActive: boolean): Promise<void> {
+    const { l2Entries } = this;
     const l2 = await this.read(tableOffset, this.header.clusterBytes, 'check_refcounts_l2');
     // As QEMU counts: no stretch goes on from one L2 table to the next.
     this.#contiguousAt = 0;
-    for (let index = 0; index * ENTRY_BYTES < l2.length; index++)
-      this.#entry(l2, tableOffset, index, isActive);
+    for (let index = 0; index < l2Entries; index++) this.#entry(l2, tableOffset, index, isActive);
   }
 
   #entry(l2: Buffer, tableOffset: number, index: number, isActive: boolean): void {
-    const kind = clusterKind(l2, index);
-    if (kind !== ClusterKind.compressed && hasReservedBits(l2, index, Reserved.l2))
-      this.report.corruption(`ERROR found l2 entry with reserved bits set: ${entryText(l2, index)}`);
+    const { layout } = this;
+    const kind = layout.kind(l2, index);
+    const reserved = layout.unitsPerCluster > 1 ? Reserved.extendedL2 : Reserved.l2;
+    if (kind !== ClusterKind.compressed && hasReservedBitsAt(l2, index * layout.entryBytes, reserved))
+      this.report.corruption(`ERROR found l2 entry with reserved bits set: ${this.text(l2, index)}`);
     if (kind === ClusterKind.unallocated || kind === ClusterKind.zeroPlain) return;
     if (kind === ClusterKind.compressed) return this.#compressed(l2, index, isActive);
     const { clusterBytes } = this.header;
-    const offset = entryOffset(l2, index);
-    if (offset % clusterBytes !== 0 && !this.#misaligned(kind, offset, tableOffset, index)) return;
+    const offset = layout.hostOffset(l2, index);
+    if (offset % clusterBytes !== 0 && !this.#misaligned(l2, offset, tableOffset, index)) return;
     if (isActive) {
       const { result } = this.report;
       result.allocatedClusters++;
       if (this.#contiguousAt !== 0 && offset !== this.#contiguousAt) result.fragmentedClusters++;
       this.#contiguousAt = offset + clusterBytes;
     }
-    this.reference(offset, clusterBytes);
+    // What lies in a data file is counted nowhere.
+    if (!layout.hasDataFile) this.reference(offset, clusterBytes);
   }
 
   #compressed(l2: Buffer, index: number, isActive: boolean): void {
-    const { hostOffset, lengthBytes } = compressedRange(l2, index, this.header.clusterBits);
-    const offsetText = compressedOffsetText(l2, index, this.header.clusterBits);
-    if (entryIsCopied(l2, index))
+    const { layout } = this;
+    const at = index * layout.entryBytes;
+    const { hostOffset, lengthBytes } = layout.compressedRange(l2, index, this.header.clusterBits);
+    const offsetText = compressedOffsetText(l2, at, this.header.clusterBits);
+    if (entryIsCopiedAt(l2, at))
       this.report.corruption(
         `ERROR: coffset=0x${offsetText}: copied flag must never be set for compressed clusters`,
       );
@@ -155,15 +172,15 @@ export class Walk {
   }
 
   /** Whether the entry counts in spite of it: one that needs no host cluster is made to name none. */
-  #misaligned(kind: number, offset: number, tableOffset: number, index: number): boolean {
-    const { report } = this;
+  #misaligned(l2: Buffer, offset: number, tableOffset: number, index: number): boolean {
+    const { report, layout } = this;
     const text = `offset=${offset.toString(16)}:`;
-    if (kind !== ClusterKind.zeroAllocated) {
+    if (layout.kind(l2, index) !== ClusterKind.zeroAllocated) {
       report.corruption(`ERROR ${text} Data cluster is not properly aligned; L2 entry corrupted.`);
       return true;
     }
     const mayRepair = report.mode === 'all';
-    const at = tableOffset + index * ENTRY_BYTES;
+    const at = tableOffset + index * layout.entryBytes;
     // A table that has several users is repaired once.
     if (mayRepair && this.#zeroed.has(at)) return false;
     this.#zeroed.add(at);
@@ -177,7 +194,7 @@ export class Walk {
 
   /** Whether this entry, as it is on disk, is going to name no cluster. */
   isZeroed(tableOffset: number, index: number): boolean {
-    return this.report.mode === 'all' && this.#zeroed.has(tableOffset + index * ENTRY_BYTES);
+    return this.report.mode === 'all' && this.#zeroed.has(tableOffset + index * this.layout.entryBytes);
   }
 }
 

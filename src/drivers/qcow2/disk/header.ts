@@ -13,8 +13,8 @@ import {
   type HeaderExtension,
   parseExtensions,
 } from './header-extensions.js';
-import { type L2Layout, STANDARD_L2 } from './l2-layout.js';
-import { ENTRY_BYTES, Incompatible, MAGIC, readU64, SECTOR_BYTES } from './layout.js';
+import { L2Layout } from './l2-layout.js';
+import { AUTOCLEAR_RAW_DATA, ENTRY_BYTES, Incompatible, MAGIC, readU64, SECTOR_BYTES } from './layout.js';
 
 export const V2_HEADER_BYTES = 72;
 export const V3_HEADER_BYTES = 104;
@@ -22,6 +22,8 @@ export const V3_HEADER_BYTES = 104;
 export const NEW_HEADER_BYTES = 112;
 const MAX_CLUSTER_BITS = 21;
 const MIN_CLUSTER_BITS = 9;
+/** A subcluster is a sector at least. */
+const MIN_EXTENDED_CLUSTER_BITS = 14;
 /** QEMU's bound on internal snapshots. */
 export const MAX_SNAPSHOTS = 65536;
 
@@ -37,7 +39,10 @@ export const FieldOffset = {
   snapshotCount: 60,
   snapshotsOffset: 64,
   incompatible: 72,
+  compatible: 80,
   autoclear: 88,
+  refcountOrder: 96,
+  headerBytes: 100,
 } as const;
 
 /** A header that was checked; sizes in bytes unless named otherwise. */
@@ -61,6 +66,21 @@ export interface Header {
   backingOffset: number;
   backing: { filename: string; format?: string } | undefined;
   extensions: HeaderExtension[];
+}
+
+/** How the entries of its L2 tables lie. */
+export function layoutOf({ incompatible }: Pick<Header, 'incompatible'>): L2Layout {
+  return new L2Layout({
+    isExtended: (incompatible & Incompatible.extendedL2) !== 0n,
+    hasDataFile: (incompatible & Incompatible.externalDataFile) !== 0n,
+  });
+}
+
+/** The file that has the guest's data, as the image names it; undefined: the image has it. */
+export function dataFileOf(header: Header): { name: string | undefined; isRaw: boolean } | undefined {
+  if ((header.incompatible & Incompatible.externalDataFile) === 0n) return undefined;
+  const name = findExtension(header.extensions, ExtensionType.dataFile)?.toString('utf8').split('\0', 1)[0];
+  return { name: name === '' ? undefined : name, isRaw: (header.autoclear & AUTOCLEAR_RAW_DATA) !== 0n };
 }
 
 export function l1EntriesFor(sizeBytes: number, clusterBytes: number, l2: L2Layout): number {
@@ -149,11 +169,6 @@ function readVariablePart(cluster: Buffer, header: Header): void {
   if (format) header.backing.format = format.toString('utf8');
 }
 
-const INCOMPATIBLE_NAMES: ReadonlyArray<readonly [bigint, string]> = [
-  [Incompatible.externalDataFile, 'external data file'],
-  [Incompatible.extendedL2, 'extended L2 entries'],
-];
-
 function checkFeatures(header: Header, cryptMethod: number): void {
   const unknown = unknownFeatures(header);
   if (unknown.length > 0)
@@ -167,6 +182,9 @@ function checkFeatures(header: Header, cryptMethod: number): void {
         : `Unsupported qcow2 feature(s): ${name}`,
     );
   }
+  const isExtended = (header.incompatible & Incompatible.extendedL2) !== 0n;
+  if (isExtended && header.clusterBits < MIN_EXTENDED_CLUSTER_BITS)
+    throw new BlockError('unsupported', `Unsupported cluster size: 2^${header.clusterBits}`);
   if (header.refcountOrder > 6)
     throw new BlockError('corrupt', 'Reference count entry width too large; may not exceed 64 bits');
   if (header.compressionType > 1)
@@ -180,9 +198,7 @@ function checkFeatures(header: Header, cryptMethod: number): void {
 
 /** By the names that the image has for them; those without one together, as a mask. */
 function unknownFeatures(header: Header): string[] {
-  const names = INCOMPATIBLE_NAMES.filter(([bit]) => (header.incompatible & bit) !== 0n).map(
-    ([, name]) => name,
-  );
+  const names: string[] = [];
   const table = featureNames(findExtension(header.extensions, ExtensionType.featureNames), 0);
   let nameless = 0n;
   for (let bit = 5; bit < 64; bit++) {
@@ -208,7 +224,7 @@ function checkTables(header: Header, exactBytes: number): void {
   if (header.snapshotCount > 0) checkTable('Snapshot table', header, header.snapshotsOffset);
   const l1Bytes = header.l1Entries * ENTRY_BYTES;
   if (l1Bytes > MAX_L1_BYTES) throw new BlockError('limit', 'Active L1 table too large');
-  if (header.l1Entries < l1EntriesFor(exactBytes, clusterBytes, STANDARD_L2))
+  if (header.l1Entries < l1EntriesFor(exactBytes, clusterBytes, layoutOf(header)))
     throw new BlockError('corrupt', 'L1 table is too small');
   if (l1Bytes === 0) return;
   checkTable('Active L1 table', header, header.l1Offset);

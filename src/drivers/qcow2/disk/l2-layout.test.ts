@@ -1,20 +1,24 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ClusterKind, ZERO_LOW } from './layout.js';
+import { ClusterKind } from './layout.js';
 import { L2Layout, STANDARD_L2 } from './l2-layout.js';
 
-for (const layout of [STANDARD_L2, new L2Layout(16)]) {
+const { unallocated, zeroPlain, zeroAllocated, data } = ClusterKind;
+const EXTENDED = new L2Layout({ isExtended: true });
+
+for (const layout of [STANDARD_L2, EXTENDED])
   test(`L2 entries of ${layout.entryBytes} bytes lie side by side`, () => {
     const table = Buffer.alloc(512);
     assert.equal(layout.entriesIn(table.length), 512 / layout.entryBytes);
     assert.equal(layout.coverageBytes(table.length), (512 / layout.entryBytes) * 512);
-    layout.write(table, 1, 0x12345600, true);
-    layout.write(table, 2, 2 ** 40 + 512, false, ZERO_LOW);
+    layout.writeData(table, 1, 0x12345600, true);
+    layout.writeZero(table, 2, 2 ** 40 + 512, false);
     assert.equal(table.readBigUInt64BE(layout.entryBytes), 2n ** 63n + 0x12345600n);
-    assert.equal(table.readBigUInt64BE(2 * layout.entryBytes), 2n ** 40n + 513n);
+    const zeroFlag = layout === STANDARD_L2 ? 1n : 0n;
+    assert.equal(table.readBigUInt64BE(2 * layout.entryBytes), 2n ** 40n + 512n + zeroFlag);
     assert.deepEqual(
       [0, 1, 2, 3].map((index) => layout.kind(table, index)),
-      [ClusterKind.unallocated, ClusterKind.data, ClusterKind.zeroAllocated, ClusterKind.unallocated],
+      [unallocated, data, zeroAllocated, unallocated],
     );
     assert.deepEqual(
       [0, 1, 2].map((index) => layout.hostOffset(table, index)),
@@ -25,4 +29,37 @@ for (const layout of [STANDARD_L2, new L2Layout(16)]) {
       [false, true, false],
     );
   });
-}
+
+test('parts of a cluster: bit i says that part i is there, bit 32 + i that it is zeroes', () => {
+  const table = Buffer.alloc(64);
+  const kinds = (index: number, ...units: number[]): number[] =>
+    units.map((unit) => EXTENDED.unitKind(table, index, unit));
+  EXTENDED.setHost(table, 1, 0x20000, true);
+  EXTENDED.setUnits(table, 1, 0, 2, 'data');
+  EXTENDED.setUnits(table, 1, 31, 32, 'zero');
+  assert.equal(table.readBigUInt64BE(16 + 8), 2n ** 63n + 3n);
+  assert.deepEqual(kinds(1, 0, 1, 2, 30, 31), [data, data, unallocated, unallocated, zeroAllocated]);
+  assert.equal(EXTENDED.kind(table, 1), data);
+  EXTENDED.setUnits(table, 1, 0, 32, 'none');
+  assert.deepEqual([EXTENDED.kind(table, 1), EXTENDED.hasHost(table, 1)], [zeroAllocated, true]);
+  EXTENDED.setUnits(table, 2, 4, 5, 'zero');
+  assert.deepEqual([EXTENDED.kind(table, 2), ...kinds(2, 3, 4)], [zeroPlain, unallocated, zeroPlain]);
+  EXTENDED.setUnits(table, 2, 0, 32, 'data');
+  assert.equal(EXTENDED.isContradictory(table, 2), true, 'data nowhere');
+  EXTENDED.setHost(table, 2, 0x20000, true);
+  assert.equal(EXTENDED.isContradictory(table, 2), false);
+  table.writeUInt32BE(1, 32 + 8);
+  assert.equal(EXTENDED.isContradictory(table, 2), true, 'zeroes and data');
+});
+
+test('in a data file, data may begin at offset 0', () => {
+  const layout = new L2Layout({ hasDataFile: true });
+  const table = Buffer.alloc(64);
+  layout.writeData(table, 0, 0, true);
+  layout.writeZero(table, 1, 0, true);
+  layout.writeZero(table, 2, 0, false);
+  assert.deepEqual(
+    [0, 1, 2, 3].map((index) => layout.kind(table, index)),
+    [data, zeroAllocated, zeroPlain, unallocated],
+  );
+});

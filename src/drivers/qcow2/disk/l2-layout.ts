@@ -1,4 +1,5 @@
 import {
+  ClusterKind,
   clusterKindAt,
   type CompressedRange,
   compressedRangeAt,
@@ -8,15 +9,30 @@ import {
   writeCompressedAt,
   writeCopiedAt,
   writeEntryAt,
+  ZERO_LOW,
 } from './layout.js';
+
+/** Parts that a cluster has with extended entries. */
+const SUBCLUSTERS = 32;
+const EXTENDED_ENTRY_BYTES = 16;
+/** Where an extended entry has its two halves of bits: which subclusters read as zeroes, and which are in the file. */
+const ZERO_BITS_AT = 8;
+const DATA_BITS_AT = 12;
+const ALL_UNITS = 0xffffffff;
 
 /** How the entries of L2 tables lie in their bytes; those of the L1 and refcount tables are always ENTRY_BYTES long. */
 export class L2Layout {
   /** 8, or 16 with a bitmap of subclusters behind (qcow2 specification, "Extended L2 Entries"). */
   readonly entryBytes: number;
+  /** How many parts of a cluster are allocated and zeroed each for itself. */
+  readonly unitsPerCluster: number;
+  /** Data lies in a file of its own, where it may begin at offset 0. */
+  readonly hasDataFile: boolean;
 
-  constructor(entryBytes: number) {
-    this.entryBytes = entryBytes;
+  constructor({ isExtended = false, hasDataFile = false } = {}) {
+    this.entryBytes = isExtended ? EXTENDED_ENTRY_BYTES : ENTRY_BYTES;
+    this.unitsPerCluster = isExtended ? SUBCLUSTERS : 1;
+    this.hasDataFile = hasDataFile;
   }
 
   /** Entries of a table, which is a cluster. */
@@ -29,9 +45,52 @@ export class L2Layout {
     return this.entriesIn(clusterBytes) * clusterBytes;
   }
 
-  /** One of ClusterKind. */
+  /** One of ClusterKind, of the whole: of several parts, data where one is, else zeroes where one is. */
   kind(table: Buffer, index: number): number {
-    return clusterKindAt(table, index * this.entryBytes);
+    const at = index * this.entryBytes;
+    const kind = this.#descriptor(table, at);
+    if (this.unitsPerCluster === 1 || kind === ClusterKind.compressed) return kind;
+    const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
+    if (hasHost)
+      return table.readUInt32BE(at + DATA_BITS_AT) === 0 ? ClusterKind.zeroAllocated : ClusterKind.data;
+    return table.readUInt32BE(at + ZERO_BITS_AT) === 0 ? ClusterKind.unallocated : ClusterKind.zeroPlain;
+  }
+
+  #descriptor(table: Buffer, at: number): number {
+    const kind = clusterKindAt(table, at);
+    if (!this.hasDataFile || !entryIsCopiedAt(table, at)) return kind;
+    // At offset 0 of the data file.
+    if (kind === ClusterKind.unallocated) return ClusterKind.data;
+    return kind === ClusterKind.zeroPlain ? ClusterKind.zeroAllocated : kind;
+  }
+
+  /** The same of one part. */
+  unitKind(table: Buffer, index: number, unit: number): number {
+    const kind = this.kind(table, index);
+    if (this.unitsPerCluster === 1 || kind === ClusterKind.compressed) return kind;
+    const at = index * this.entryBytes;
+    const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
+    if (((table.readUInt32BE(at + DATA_BITS_AT) >>> unit) & 1) !== 0) return ClusterKind.data;
+    if (((table.readUInt32BE(at + ZERO_BITS_AT) >>> unit) & 1) !== 0)
+      return hasHost ? ClusterKind.zeroAllocated : ClusterKind.zeroPlain;
+    return ClusterKind.unallocated;
+  }
+
+  /** It has a host cluster of its own or in common with others, whatever its parts say. */
+  hasHost(table: Buffer, index: number): boolean {
+    const kind = this.kind(table, index);
+    return kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
+  }
+
+  /** Parts that are zeroes and data at once, or data nowhere. */
+  isContradictory(table: Buffer, index: number): boolean {
+    if (this.unitsPerCluster === 1) return false;
+    const at = index * this.entryBytes;
+    const data = table.readUInt32BE(at + DATA_BITS_AT);
+    const kind = this.#descriptor(table, at);
+    if (kind === ClusterKind.compressed) return false;
+    if ((data & table.readUInt32BE(at + ZERO_BITS_AT)) !== 0) return true;
+    return data !== 0 && !this.hasHost(table, index);
   }
 
   /** Where the cluster lies in the file; 0: nowhere. */
@@ -39,8 +98,9 @@ export class L2Layout {
     return entryOffsetAt(table, index * this.entryBytes);
   }
 
+  /** What it points at is its alone, as all of a data file is. */
   isCopied(table: Buffer, index: number): boolean {
-    return entryIsCopiedAt(table, index * this.entryBytes);
+    return this.hasDataFile || entryIsCopiedAt(table, index * this.entryBytes);
   }
 
   /** Sets or clears the bit, and leaves the rest of the entry as it is. */
@@ -54,14 +114,55 @@ export class L2Layout {
   }
 
   writeCompressed(table: Buffer, index: number, range: CompressedRange, clusterBits: number): void {
-    writeCompressedAt(table, index * this.entryBytes, range, clusterBits);
+    const at = index * this.entryBytes;
+    writeCompressedAt(table, at, range, clusterBits);
+    if (this.unitsPerCluster > 1) table.fill(0, at + ENTRY_BYTES, at + EXTENDED_ENTRY_BYTES);
   }
 
-  /** Writes an entry; `low` is or-ed into the lower half. */
-  write(table: Buffer, index: number, hostOffset: number, copied: boolean, low = 0): void {
-    writeEntryAt(table, index * this.entryBytes, hostOffset, copied, low);
+  /** Writes an entry whose parts are all data at that offset, or all nothing (0). */
+  writeData(table: Buffer, index: number, hostOffset: number, copied: boolean): void {
+    const at = index * this.entryBytes;
+    writeEntryAt(table, at, hostOffset, copied, 0);
+    const isData = hostOffset !== 0 || (this.hasDataFile && copied);
+    if (this.unitsPerCluster > 1) this.#writeBits(table, at, 0, isData ? ALL_UNITS : 0);
+  }
+
+  /** Writes an entry all of which reads as zeroes, and which may keep a host cluster (0: none). */
+  writeZero(table: Buffer, index: number, hostOffset: number, copied: boolean): void {
+    const at = index * this.entryBytes;
+    const isOne = this.unitsPerCluster === 1;
+    writeEntryAt(table, at, hostOffset, copied, isOne ? ZERO_LOW : 0);
+    if (!isOne) this.#writeBits(table, at, ALL_UNITS, 0);
+  }
+
+  /** The entry has that host cluster from now on, with what its parts say. */
+  setHost(table: Buffer, index: number, hostOffset: number, copied: boolean): void {
+    writeEntryAt(table, index * this.entryBytes, hostOffset, copied, 0);
+  }
+
+  /** Parts [from, end) are what `kind` says: data, zeroes, or nothing. */
+  setUnits(table: Buffer, index: number, from: number, end: number, kind: 'data' | 'zero' | 'none'): void {
+    const at = index * this.entryBytes;
+    const mask = unitMask(from, end);
+    const zero = andNot(table.readUInt32BE(at + ZERO_BITS_AT), mask);
+    const data = andNot(table.readUInt32BE(at + DATA_BITS_AT), mask);
+    this.#writeBits(table, at, kind === 'zero' ? zero + mask : zero, kind === 'data' ? data + mask : data);
+  }
+
+  #writeBits(table: Buffer, at: number, zero: number, data: number): void {
+    table.writeUInt32BE(zero, at + ZERO_BITS_AT);
+    table.writeUInt32BE(data, at + DATA_BITS_AT);
   }
 }
 
-/** Of images without subclusters, the only ones that open. */
-export const STANDARD_L2 = new L2Layout(ENTRY_BYTES);
+/** Bits [from, end) of 32. */
+function unitMask(from: number, end: number): number {
+  return 2 ** end - 2 ** from;
+}
+
+function andNot(bits: number, mask: number): number {
+  return (bits & ~mask) >>> 0;
+}
+
+/** Of images without subclusters whose data is in the same file. */
+export const STANDARD_L2 = new L2Layout();

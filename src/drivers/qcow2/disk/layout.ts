@@ -21,6 +21,8 @@ export const Incompatible = {
 
 export const COMPATIBLE_LAZY_REFCOUNTS = 1n;
 export const AUTOCLEAR_BITMAPS = 1n;
+/** What an external data file holds is what the disk holds. */
+export const AUTOCLEAR_RAW_DATA = 2n;
 
 /** Bits of the upper half of an L1 or L2 entry. */
 export const COPIED_HIGH = 0x80000000;
@@ -82,6 +84,8 @@ export const Reserved = {
   l1: { high: 0x7f000000, low: 0x000001ff },
   /** Of an entry that is not compressed. */
   l2: { high: 0x3f000000, low: 0x000001fe },
+  /** Where parts of clusters are zeroes each for itself. */
+  extendedL2: { high: 0x3f000000, low: 0x000001ff },
   refcountTable: { high: 0, low: 0x000001ff },
 } as const;
 
@@ -90,7 +94,14 @@ export function hasReservedBits(
   index: number,
   reserved: { high: number; low: number },
 ): boolean {
-  const at = index * ENTRY_BYTES;
+  return hasReservedBitsAt(table, index * ENTRY_BYTES, reserved);
+}
+
+export function hasReservedBitsAt(
+  table: Buffer,
+  at: number,
+  reserved: { high: number; low: number },
+): boolean {
   return (table.readUInt32BE(at) & reserved.high) !== 0 || (table.readUInt32BE(at + 4) & reserved.low) !== 0;
 }
 
@@ -163,14 +174,9 @@ export function writeCompressedAt(
 }
 
 /** The offset of the same as its bits are, in hexadecimal: of a broken entry it may be more than any file has. */
-export function compressedOffsetText(table: Buffer, index: number, clusterBits: number): string {
-  const entry = table.readBigUInt64BE(index * ENTRY_BYTES);
+export function compressedOffsetText(table: Buffer, at: number, clusterBits: number): string {
+  const entry = table.readBigUInt64BE(at);
   return BigInt.asUintN(62 - (clusterBits - 8), entry).toString(16);
-}
-
-/** The same of an entry of a table of ENTRY_BYTES. */
-export function compressedRange(table: Buffer, index: number, clusterBits: number): CompressedRange {
-  return compressedRangeAt(table, index * ENTRY_BYTES, clusterBits);
 }
 
 /** A 64-bit field. Errors: kind corrupt at 2^53 and above, which no file offset reaches. */

@@ -16,12 +16,15 @@ import {
   tableEntriesFor,
 } from '../disk/bitmap-directory.js';
 import { ExtensionType, findExtension, type HeaderExtension } from '../disk/header-extensions.js';
-import { AUTOCLEAR_BITMAPS } from '../disk/layout.js';
+import { AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA } from '../disk/layout.js';
 import type { OpenImage } from '../open-image.js';
 import { type ClusterRun, dropReferences } from '../space/bulk.js';
 import { clustersOf, loadBits, storeBits, tooLarge, writeNew } from './bitmap-table.js';
 import type { LoadedDirectory } from './bitmap-directory.js';
 import { changeHeader, checkHeaderChange } from './header-change.js';
+
+/** Features that livedisk keeps true. */
+const KNOWN_AUTOCLEAR = AUTOCLEAR_BITMAPS + AUTOCLEAR_RAW_DATA;
 
 /**
  * The bitmaps that an open image keeps (qcow2 specification, "Bitmaps"). As long as they are in memory and the image may
@@ -87,7 +90,7 @@ export class ImageBitmaps implements BitmapStore {
   /** The image says nothing that a change of it would make untrue. */
   #isReadyForChanges(): boolean {
     const { header, driver } = this.#image.context;
-    if (driver.forCheck) return header.autoclear % 2n === header.autoclear;
+    if (driver.forCheck) return (header.autoclear & ~KNOWN_AUTOCLEAR) === 0n;
     const isOwned = this.#owned !== undefined || this.#entries.length === 0;
     return isOwned && this.#isHeaderRight() && !this.areUnmarked;
   }
@@ -101,7 +104,7 @@ export class ImageBitmaps implements BitmapStore {
     const { autoclear } = context.header;
     context.assertMayWrite();
     if (context.driver.forCheck) {
-      await changeHeader(context, { autoclear: autoclear % 2n });
+      await changeHeader(context, { autoclear: autoclear & KNOWN_AUTOCLEAR });
     } else {
       await this.#own();
       await this.#settleHeader();
@@ -122,15 +125,22 @@ export class ImageBitmaps implements BitmapStore {
     if (isHeaderUncertain) return false;
     const hasExtension = findExtension(header.extensions, ExtensionType.bitmaps) !== undefined;
     const hasDirectory = this.#directory !== undefined;
-    return hasExtension === hasDirectory && header.autoclear === (hasDirectory ? AUTOCLEAR_BITMAPS : 0n);
+    return hasExtension === hasDirectory && header.autoclear === this.#autoclear(hasDirectory);
   }
 
   #headerFor(directory: BitmapsExtension | undefined): { extensions: HeaderExtension[]; autoclear: bigint } {
     const { header } = this.#image.context;
     const extensions = header.extensions.filter(({ type }) => type !== ExtensionType.bitmaps);
-    if (!directory) return { extensions, autoclear: 0n };
+    const autoclear = this.#autoclear(directory !== undefined);
+    if (!directory) return { extensions, autoclear };
     extensions.push({ type: ExtensionType.bitmaps, data: encodeBitmapsExtension(directory) });
-    return { extensions, autoclear: AUTOCLEAR_BITMAPS };
+    return { extensions, autoclear };
+  }
+
+  /** What holds of a data file holds on. */
+  #autoclear(hasDirectory: boolean): bigint {
+    const { autoclear } = this.#image.context.header;
+    return (autoclear & AUTOCLEAR_RAW_DATA) + (hasDirectory ? AUTOCLEAR_BITMAPS : 0n);
   }
 
   /** All are in use. Nothing has changed yet: whichever of the sectors come to disk, each entry is true. */

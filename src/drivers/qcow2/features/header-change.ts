@@ -2,7 +2,7 @@ import { alignDown, alignUp } from '../../../base/align.js';
 import { BlockError, errnoError } from '../../../base/error.js';
 import { MAX_BACKING_NAME_BYTES } from '../../../base/limits.js';
 import { encodeExtensions, type HeaderExtension, rebuildExtensions } from '../disk/header-extensions.js';
-import { FieldOffset, type Header } from '../disk/header.js';
+import { FieldOffset, type Header, NEW_HEADER_BYTES, V2_HEADER_BYTES } from '../disk/header.js';
 import type { ByteRange, ImageContext } from '../image.js';
 import { SECTOR_BYTES, writeU64 } from '../disk/layout.js';
 
@@ -11,6 +11,9 @@ export interface HeaderChange {
   backing?: { filename: string | undefined; format: string | undefined };
   extensions?: readonly HeaderExtension[];
   autoclear?: bigint;
+  /** Features of the old version go with it. */
+  version?: Header['version'];
+  compatible?: bigint;
 }
 
 /**
@@ -33,6 +36,10 @@ export async function changeHeader(context: ImageContext, change: HeaderChange):
     header.backingOffset = plan.nameAt;
     header.backing = plan.backing;
     header.autoclear = plan.autoclear;
+    header.compatible = plan.compatible;
+    if (plan.version !== header.version) header.incompatible = 0n;
+    header.version = plan.version;
+    header.headerBytes = plan.headerBytes;
     context.staleNames = [];
   });
 }
@@ -51,6 +58,9 @@ interface HeaderPlan {
   isNameThere: boolean;
   backing: Header['backing'];
   autoclear: bigint;
+  version: Header['version'];
+  headerBytes: number;
+  compatible: bigint;
 }
 
 function planHeader(header: Header, staleNames: readonly ByteRange[], change: HeaderChange): HeaderPlan {
@@ -58,21 +68,25 @@ function planHeader(header: Header, staleNames: readonly ByteRange[], change: He
     filename: header.backing?.filename,
     format: header.backing?.format,
   };
-  const autoclear = change.autoclear ?? header.autoclear;
+  const { version = header.version } = change;
+  const isOther = version !== header.version;
+  const headerBytes = isOther ? (version === 2 ? V2_HEADER_BYTES : NEW_HEADER_BYTES) : header.headerBytes;
+  const autoclear = isOther ? 0n : (change.autoclear ?? header.autoclear);
+  const compatible = change.compatible ?? (isOther ? 0n : header.compatible);
   const name = Buffer.from(filename ?? '', 'utf8');
   if (name.length > MAX_BACKING_NAME_BYTES) throw errnoError('EINVAL');
   const hasName = filename !== undefined && name.length > 0;
   const kept = hasName ? format : undefined;
   const old = change.extensions ?? header.extensions;
-  const extensions = rebuildExtensions(old, kept, SECTOR_BYTES - header.headerBytes);
+  const extensions = rebuildExtensions(old, kept, SECTOR_BYTES - headerBytes);
   if (!extensions) throw noRoom();
-  const common = { extensions, name, autoclear };
+  const common = { extensions, name, autoclear, version, headerBytes, compatible };
   if (!hasName) return { ...common, nameAt: 0, isNameThere: false, backing: undefined };
   const backing = { filename, ...(kept === undefined ? {} : { format: kept }) };
   const isNameThere =
     filename === header.backing?.filename && header.backingOffset >= SECTOR_BYTES && staleNames.length === 0;
   if (isNameThere) return { ...common, nameAt: header.backingOffset, isNameThere, backing };
-  const extensionsEnd = header.headerBytes + encodeExtensions(extensions).length;
+  const extensionsEnd = headerBytes + encodeExtensions(extensions).length;
   const nameAt =
     extensionsEnd + name.length <= SECTOR_BYTES
       ? extensionsEnd
@@ -107,10 +121,18 @@ function noRoom(): BlockError {
 
 function writePlan(sector: Buffer, header: Header, plan: HeaderPlan): void {
   const area = encodeExtensions(plan.extensions);
-  sector.fill(0, header.headerBytes);
-  area.copy(sector, header.headerBytes);
+  if (plan.version !== header.version) {
+    sector.fill(0, V2_HEADER_BYTES);
+    sector.writeUInt32BE(plan.version, 4);
+  }
+  sector.fill(0, plan.headerBytes);
+  area.copy(sector, plan.headerBytes);
   if (plan.nameAt > 0 && plan.nameAt < SECTOR_BYTES) plan.name.copy(sector, plan.nameAt);
   writeU64(sector, FieldOffset.backingOffset, plan.nameAt);
   sector.writeUInt32BE(plan.nameAt > 0 ? plan.name.length : 0, FieldOffset.backingSize);
-  if (header.version >= 3) sector.writeBigUInt64BE(plan.autoclear, FieldOffset.autoclear);
+  if (plan.version < 3) return;
+  sector.writeBigUInt64BE(plan.compatible, FieldOffset.compatible);
+  sector.writeBigUInt64BE(plan.autoclear, FieldOffset.autoclear);
+  sector.writeUInt32BE(header.refcountOrder, FieldOffset.refcountOrder);
+  sector.writeUInt32BE(plan.headerBytes, FieldOffset.headerBytes);
 }

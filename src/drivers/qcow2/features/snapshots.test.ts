@@ -163,7 +163,10 @@ async function randomHistory(seed: number): Promise<void> {
         break;
       case 5:
         if (below(3) > 0) break;
-        model = Buffer.concat([model], model.length + below(50) * SECTOR);
+        model =
+          below(2) === 0
+            ? Buffer.concat([model], model.length + below(50) * SECTOR)
+            : model.subarray(0, Math.max(20, model.length / SECTOR - below(60)) * SECTOR);
         await disk.backend.truncate(model.length);
         break;
       default:

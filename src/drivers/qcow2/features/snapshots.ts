@@ -35,6 +35,7 @@ const MAX_NAME_BYTES = 255;
  */
 export async function takeSnapshot(image: OpenImage, wanted: NewSnapshot): Promise<SnapshotEntry> {
   const { context, snapshots } = image;
+  checkHasOwnData(image);
   await prepare(image);
   if (snapshots.entries.length >= MAX_SNAPSHOTS) throw errnoError('EFBIG');
   await forgetVmState(image);
@@ -126,6 +127,7 @@ export async function deleteSnapshot(image: OpenImage, snapshot: SnapshotEntry):
  */
 export async function goToSnapshot(image: OpenImage, snapshot: SnapshotEntry): Promise<void> {
   const { context, tables } = image;
+  checkHasOwnData(image);
   await prepare(image);
   const { header, l2, clusterBytes } = context;
   const disk = diskOf(snapshot, header);
@@ -166,6 +168,11 @@ export async function readSnapshotVmState(
 ): Promise<void> {
   assert(offset + buffer.length <= vmStateBytes, 'a part of the vm state');
   await readMapped(shown, vmStateOffset(shown.context) + offset, buffer);
+}
+
+/** What lies in a data file is counted nowhere, so nothing of it is kept. */
+function checkHasOwnData({ context }: OpenImage): void {
+  if (context.l2.hasDataFile) throw errnoError('ENOTSUP');
 }
 
 /** Before a change of snapshots: everything is on disk, so that it can be walked through there. */

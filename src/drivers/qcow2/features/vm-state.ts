@@ -1,19 +1,14 @@
 import { alignUp, divideRoundUp } from '../../../base/align.js';
 import { newMapping } from '../../../block/request.js';
-import { entryOffset } from '../disk/layout.js';
 import type { ImageContext } from '../image.js';
+import { forgetFrom } from '../mapping/behind-end.js';
 import { readCompressed } from '../mapping/compressed.js';
 import { growL1 } from '../mapping/resize.js';
 import type { OpenImage } from '../open-image.js';
-import { checkEntries, dropReferences, loadTable, runsOfTable } from '../space/bulk.js';
 
 /** Where a machine's state is, behind the disk, mapped by L2 tables of its own (qcow2 specification, "VM state"). */
 export function vmStateOffset({ header, l2, clusterBytes }: ImageContext): number {
   return alignUp(header.sizeBytes, l2.coverageBytes(clusterBytes));
-}
-
-function vmStateL1Index(context: ImageContext): number {
-  return vmStateOffset(context) / context.l2.coverageBytes(context.clusterBytes);
 }
 
 /** Puts a machine's state where there is none; it waits for the next write-back. Errors: those of allocating and writing. */
@@ -38,18 +33,9 @@ export async function writeVmState(image: OpenImage, bytes: Uint8Array): Promise
   }
 }
 
-/** The disk has no machine's state any more; what is not a snapshot's too is free after the next write-back. */
+/** The disk has no machine's state any more. */
 export async function forgetVmState(image: OpenImage): Promise<void> {
-  const { context, tables, unlinked, writeBack } = image;
-  for (let l1Index = vmStateL1Index(context); l1Index < tables.l1.entries; l1Index++) {
-    if (tables.isAbsent(l1Index)) continue;
-    const table = await loadTable(image, l1Index);
-    checkEntries(image, table);
-    for (const run of runsOfTable(context, table.bytes)) dropReferences(image, run);
-    dropReferences(image, { start: entryOffset(tables.l1.bytes, l1Index) / context.clusterBytes, count: 1 });
-    tables.remove(l1Index);
-    if (unlinked.needsWriteBack) await writeBack.flush();
-  }
+  await forgetFrom(image, vmStateOffset(image.context));
 }
 
 /** Reads what is mapped at `offset`, in front of the disk's end or behind it; zeroes where nothing is. */

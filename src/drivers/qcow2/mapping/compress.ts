@@ -1,4 +1,5 @@
 import { assert } from '../../../base/assert.js';
+import { errnoError } from '../../../base/error.js';
 import { deflateRaw, zstdCompress } from '../../../codec/index.js';
 import type { ComputeTask } from '../../../host/compute.js';
 import { ClusterKind, hostClustersOf } from '../disk/layout.js';
@@ -21,6 +22,7 @@ export async function writeCompressed(
   bytes: Uint8Array,
 ): Promise<boolean> {
   const { context, allocator } = image;
+  if (context.l2.hasDataFile) throw errnoError('ENOTSUP');
   assert(bytes.length === context.clusterBytes && offset % bytes.length === 0, 'a whole cluster');
   const output = Buffer.allocUnsafe(context.clusterBytes - 1);
   const length = await compress(context, bytes, output);

@@ -16,6 +16,7 @@ export class Mapper {
   readonly #clusterBytes: number;
   readonly #l2Entries: number;
   readonly #coverageBytes: number;
+  readonly #unitBytes: number;
   // The stretch under construction: fields rather than an object, so that tryMap allocates nothing.
   #kind = -1;
   #host = 0;
@@ -29,6 +30,7 @@ export class Mapper {
     this.#clusterBytes = context.clusterBytes;
     this.#l2Entries = context.l2Entries;
     this.#coverageBytes = this.#l2Entries * this.#clusterBytes;
+    this.#unitBytes = context.unitBytes;
   }
 
   /** MapDriver.tryMap: joins what is alike and, for data, contiguous in the file. */
@@ -66,17 +68,18 @@ export class Mapper {
     }
   }
 
-  /** One cluster of a table that holds entries which need a look. */
+  /** One unit of a table that holds entries which need a look. */
   #mapChecked(table: CachedTable, offset: number, lengthBytes: number, out: Mapping): void {
     const within = offset % this.#coverageBytes;
     const index = Math.floor(within / this.#clusterBytes);
     this.#tables.checkEntry(table, index);
     this.#kind = -1;
     this.#start = offset;
-    const clusterEnd = offset - (offset % this.#clusterBytes) + this.#clusterBytes;
-    const end = Math.min(offset + lengthBytes, clusterEnd);
+    const unitEnd = offset - (offset % this.#unitBytes) + this.#unitBytes;
+    const end = Math.min(offset + lengthBytes, unitEnd);
     this.#join(table, offset, end);
     this.#fill(out, end - offset);
+    if (this.#l2.hasDataFile) return;
     const cluster = this.#clusterBytes;
     const { metadata } = this.#context;
     // Metadata is never written as data: the writer goes to reserve(), which refuses.
@@ -93,12 +96,14 @@ export class Mapper {
   #join(table: CachedTable, from: number, end: number): number {
     const { bytes } = table;
     const cluster = this.#clusterBytes;
+    const unit = this.#unitBytes;
     const l2 = this.#l2;
-    let index = Math.floor((from % this.#coverageBytes) / cluster);
     let at = from;
     while (at < end) {
-      const kind = l2.kind(bytes, index);
       const within = at % cluster;
+      const index = Math.floor((at % this.#coverageBytes) / cluster);
+      const kind =
+        unit === cluster ? l2.kind(bytes, index) : l2.unitKind(bytes, index, Math.floor(within / unit));
       const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
       const host = hasHost ? l2.hostOffset(bytes, index) + within : 0;
       const copied = hasHost && l2.isCopied(bytes, index);
@@ -111,14 +116,14 @@ export class Mapper {
       } else if (hasHost && host !== this.#host + (at - this.#start)) {
         return at;
       }
-      at = Math.min(end, at - within + cluster);
-      index++;
+      at = Math.min(end, at - (at % unit) + unit);
     }
     return at;
   }
 
   /** Clusters that a broken refcount gave to a table meanwhile. */
   #isTaken(lengthBytes: number): boolean {
+    if (this.#l2.hasDataFile) return false;
     const start = this.#host - (this.#host % this.#clusterBytes);
     return this.#context.metadata.findAdded(start, this.#host + lengthBytes - start) !== undefined;
   }

@@ -5,14 +5,40 @@ import { newMapping } from '../../../block/request.js';
 import { FieldOffset, l1EntriesFor } from '../disk/header.js';
 import type { OpenImage } from '../open-image.js';
 import { ENTRY_BYTES, SECTOR_BYTES, writeU64 } from '../disk/layout.js';
+import { forgetFrom } from './behind-end.js';
 import { readCompressed } from './compressed.js';
-import { zeroClusters } from './zeroing.js';
+import { changeEntries, zeroClusters } from './zeroing.js';
+
+/** The virtual disk gets another size; durable on return. Errors: see growImage; kind unsupported. */
+export async function resizeImage(image: OpenImage, sizeBytes: number): Promise<void> {
+  const { sizeBytes: oldSize } = image.context.header;
+  if (sizeBytes < oldSize) await shrinkImage(image, sizeBytes);
+  else await growImage(image, sizeBytes);
+}
+
+/**
+ * The header names the smaller size first: a crash leaves a smaller disk with space behind its end, which a later growth
+ * gives up. Then that space goes.
+ */
+async function shrinkImage(image: OpenImage, sizeBytes: number): Promise<void> {
+  const { context } = image;
+  const { header, clusterBytes } = context;
+  checkNewSize(image, sizeBytes);
+  context.assertMayWrite();
+  await context.beginChanges();
+  await image.writeBack.flush();
+  await context.switchHeader((sector) => void writeU64(sector, FieldOffset.size, sizeBytes));
+  header.sizeBytes = sizeBytes;
+  await forgetFrom(image, alignUp(sizeBytes, clusterBytes));
+  if (context.isDataFileRaw && context.data.lengthBytes > sizeBytes) await context.data.truncate(sizeBytes);
+  while (image.writeBack.isDirty) await image.writeBack.flush();
+}
 
 /**
  * Grows the virtual disk; durable on return. New space reads as zeroes, also over a longer backing file: what makes
- * it so is durable before the header names the new size. Errors: unsupported (shrinking), invalid, limit.
+ * it so is durable before the header names the new size. Errors: unsupported, invalid, limit.
  */
-export async function growImage(image: OpenImage, sizeBytes: number): Promise<void> {
+async function growImage(image: OpenImage, sizeBytes: number): Promise<void> {
   const { context } = image;
   const { header } = context;
   const oldSize = header.sizeBytes;
@@ -21,8 +47,10 @@ export async function growImage(image: OpenImage, sizeBytes: number): Promise<vo
   context.assertMayWrite();
   await context.beginChanges();
   await growL1(image, l1EntriesFor(sizeBytes, header.clusterBytes, context.l2));
+  await forgetFrom(image, alignUp(oldSize, header.clusterBytes));
   await zeroTail(image, oldSize, sizeBytes);
   await hideBacking(image, oldSize, sizeBytes);
+  await lengthenRawData(image, oldSize, sizeBytes);
   await image.writeBack.flush();
   await context.headerLock.run(async () => {
     await context.writeHeader((sector) => void writeU64(sector, FieldOffset.size, sizeBytes));
@@ -35,8 +63,6 @@ function checkNewSize(image: OpenImage, sizeBytes: number): void {
   const { header, l2 } = image.context;
   if (sizeBytes % SECTOR_BYTES !== 0)
     throw new BlockError('invalid', `The new size must be a multiple of ${SECTOR_BYTES}`);
-  if (sizeBytes < header.sizeBytes)
-    throw new BlockError('unsupported', 'qcow2: shrinking an image is not supported', { errno: 'ENOTSUP' });
   if (header.version < 3 && header.snapshotCount > 0)
     throw new BlockError('unsupported', "Can't resize a v2 image which has snapshots", { errno: 'ENOTSUP' });
   const l1Bytes = l1EntriesFor(sizeBytes, header.clusterBytes, l2) * ENTRY_BYTES;
@@ -64,37 +90,53 @@ function backingBytes(image: OpenImage): number {
   return header.backing ? Infinity : 0;
 }
 
-/** Zeroes what lies beyond the old end in the last cluster. */
+/** Zeroes what lies beyond the old end in the last unit; the units behind it hold nothing. */
 async function zeroTail(image: OpenImage, oldSize: number, sizeBytes: number): Promise<void> {
-  const { context, reserver } = image;
-  const cluster = context.clusterBytes;
-  const within = oldSize % cluster;
-  if (within === 0) return;
-  const start = alignDown(oldSize, cluster);
+  const { context } = image;
+  const { clusterBytes } = context;
+  const isCompressed = await lastIsCompressed(image, oldSize);
+  const unit = isCompressed ? clusterBytes : context.unitBytes;
+  const from = alignUp(oldSize, unit);
+  const end = alignUp(oldSize, clusterBytes);
+  if (from < end)
+    await changeEntries(image, from, end - from, true, (table, index, units) => {
+      const at = index * context.l2.entryBytes;
+      context.l2.setUnits(table.change(at, at + context.l2.entryBytes), index, units.from, units.end, 'none');
+    });
+  if (oldSize % unit !== 0) await zeroRestOfUnit(image, oldSize, Math.min(from, sizeBytes), unit);
+}
+
+async function lastIsCompressed({ mapper }: OpenImage, sizeBytes: number): Promise<boolean> {
+  if (sizeBytes === 0) return false;
   const mapping = newMapping();
-  await image.mapper.map(start, cluster, mapping);
+  await mapper.map(sizeBytes - 1, 1, mapping);
+  return mapping.kind === 'data' && !mapping.plain;
+}
+
+/** What a data file that shows the disk has behind its end is part of the disk from now on. */
+async function lengthenRawData({ context }: OpenImage, oldSize: number, sizeBytes: number): Promise<void> {
+  const { data } = context;
+  if (!context.isDataFileRaw) return;
+  const stale = Math.min(data.lengthBytes, sizeBytes) - oldSize;
+  if (stale > 0) await data.writeZeroes(oldSize, stale, 0);
+  if (data.lengthBytes < sizeBytes) await data.truncate(sizeBytes);
+}
+
+async function zeroRestOfUnit(image: OpenImage, oldSize: number, end: number, unit: number): Promise<void> {
+  const { context, reserver } = image;
+  const start = alignDown(oldSize, unit);
+  const mapping = newMapping();
+  await image.mapper.map(start, unit, mapping);
   if (mapping.kind === 'zero' || (mapping.kind === 'backing' && backingBytes(image) <= oldSize)) return;
-  const bytes = Buffer.alloc(cluster);
   if (mapping.kind === 'data' && mapping.writable) {
-    const length = Math.min(cluster - within, sizeBytes - oldSize);
-    await context.data.write(mapping.hostOffset + within, bytes.subarray(0, length), 0);
+    await context.data.write(mapping.hostOffset + (oldSize - start), Buffer.alloc(end - oldSize), 0);
     return;
   }
-  const head = bytes.subarray(0, within);
-  if (mapping.kind === 'data' && !mapping.plain) {
-    await readCompressed(image, start, head);
-  } else if (mapping.kind === 'data') {
-    await context.data.read(mapping.hostOffset, head);
-  } else {
-    if (!context.driver.hasChild('backing')) {
-      const message = 'Cannot grow the image: its last cluster is in a backing file that is not open';
-      throw new BlockError('unsupported', message, { errno: 'ENOTSUP' });
-    }
-    await context.driver.child('backing').read(start, head);
-  }
-  const reservation = await reserver.reserve(start, cluster);
+  const reservation = await reserver.reserve(start, unit);
   try {
-    await context.data.write(reservation.hostOffset, bytes, 0);
+    const bytes = Buffer.alloc(reservation.lengthBytes);
+    await readOld(image, reservation.offset, bytes.subarray(0, oldSize - reservation.offset));
+    await reservation.child.write(reservation.hostOffset, bytes, 0);
   } catch (error) {
     reservation.abort();
     throw error;
@@ -102,11 +144,30 @@ async function zeroTail(image: OpenImage, oldSize: number, sizeBytes: number): P
   reservation.link();
 }
 
+/** What the disk holds; the backing file must be open where it shows. */
+async function readOld(image: OpenImage, offset: number, buffer: Buffer): Promise<void> {
+  const { driver, data } = image.context;
+  const mapping = newMapping();
+  for (let done = 0; done < buffer.length; done += mapping.lengthBytes) {
+    await image.mapper.map(offset + done, buffer.length - done, mapping);
+    const piece = buffer.subarray(done, done + mapping.lengthBytes);
+    if (mapping.kind === 'zero') piece.fill(0);
+    else if (mapping.kind === 'backing') {
+      if (!driver.hasChild('backing')) {
+        const message = 'Cannot grow the image: its last cluster is in a backing file that is not open';
+        throw new BlockError('unsupported', message, { errno: 'ENOTSUP' });
+      }
+      await driver.child('backing').read(offset + done, piece);
+    } else if (mapping.plain) await data.read(mapping.hostOffset, piece);
+    else await readCompressed(image, offset + done, piece);
+  }
+}
+
 /** Zero clusters where a longer backing file would show through. */
 async function hideBacking(image: OpenImage, oldSize: number, sizeBytes: number): Promise<void> {
-  const cluster = image.context.clusterBytes;
-  const from = alignUp(oldSize, cluster);
-  const end = alignUp(Math.min(sizeBytes, backingBytes(image)), cluster);
+  const { unitBytes: unit } = image.context;
+  const from = alignUp(oldSize, unit);
+  const end = alignUp(Math.min(sizeBytes, backingBytes(image)), unit);
   if (end <= from) return;
   if (image.context.header.version < 3)
     throw new BlockError('unsupported', 'Failed to zero out new clusters: Operation not supported', {

@@ -1,9 +1,16 @@
 import { BlockError } from '../../../base/error.js';
+import { Flag } from '../../../block/request.js';
 import type { CachedTable } from '../tables/cached-table.js';
-import { ClusterKind, ZERO_LOW } from '../disk/layout.js';
+import { ClusterKind } from '../disk/layout.js';
 import { type ImageParts, tableToChange, unlinkEntry } from '../space/reservation.js';
 
-type Change = (table: CachedTable, index: number) => void;
+/** Changes units [from, end) of an entry's cluster; all of them where there is but one. */
+export type Change = (table: CachedTable, index: number, units: Units) => void;
+
+interface Units {
+  readonly from: number;
+  readonly end: number;
+}
 
 /** MapDriver.zeroClusters. */
 export async function zeroClusters(
@@ -12,21 +19,45 @@ export async function zeroClusters(
   lengthBytes: number,
   mayUnmap: boolean,
 ): Promise<void> {
-  if (parts.context.header.version < 3) {
-    throw new BlockError('unsupported', 'Operation not supported', { errno: 'ENOTSUP' });
-  }
-  const { l2 } = parts.context;
-  await changeEntries(parts, offset, lengthBytes, false, (table, index) => {
+  const { context } = parts;
+  if (context.header.version < 3) throw unsupported();
+  const { l2 } = context;
+  if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, mayUnmap);
+  await changeEntries(parts, offset, lengthBytes, false, (table, index, units) => {
     const kind = l2.kind(table.bytes, index);
+    if (!isWhole(parts, units)) return zeroSome(parts, table, index, units, mayUnmap);
     const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
-    if (hasHost && !mayUnmap && l2.isCopied(table.bytes, index)) {
-      if (kind === ClusterKind.zeroAllocated) return;
-      setEntry(parts, table, index, l2.hostOffset(table.bytes, index), true, ZERO_LOW);
-    } else if (kind !== ClusterKind.zeroPlain) {
+    const mayKeep = hasHost && l2.isCopied(table.bytes, index);
+    const isDone =
+      l2.unitsPerCluster === 1 && (kind === ClusterKind.zeroPlain || kind === ClusterKind.zeroAllocated);
+    if (mayKeep && (!mayUnmap || context.isDataFileRaw)) {
+      if (isDone) return;
+      const bytes = changed(parts, table, index);
+      l2.writeZero(bytes, index, l2.hostOffset(bytes, index), true);
+    } else if (!isDone || hasHost) {
       unlink(parts, table, index);
-      setEntry(parts, table, index, 0, false, ZERO_LOW);
+      l2.writeZero(changed(parts, table, index), index, 0, false);
     }
   });
+  if (mayUnmap) await discardData(parts, offset, lengthBytes);
+}
+
+/** Parts of a cluster; with the last of its data it gives up its host cluster, where that may go. */
+function zeroSome(
+  parts: ImageParts,
+  table: CachedTable,
+  index: number,
+  { from, end }: Units,
+  mayUnmap: boolean,
+): void {
+  const { l2 } = parts.context;
+  // Bytes must be written over it.
+  if (l2.kind(table.bytes, index) === ClusterKind.compressed) throw unsupported();
+  const bytes = changed(parts, table, index);
+  l2.setUnits(bytes, index, from, end, 'zero');
+  if (!mayUnmap || l2.kind(bytes, index) !== ClusterKind.zeroAllocated) return;
+  unlink(parts, table, index);
+  l2.setHost(bytes, index, 0, false);
 }
 
 /**
@@ -35,28 +66,69 @@ export async function zeroClusters(
  */
 export async function discardClusters(parts: ImageParts, offset: number, lengthBytes: number): Promise<void> {
   const { context } = parts;
+  const { l2 } = context;
   const hasBacking = context.header.backing !== undefined || context.driver.hasChild('backing');
   const v2 = context.header.version < 3;
   if (v2 && hasBacking) return;
-  await changeEntries(parts, offset, lengthBytes, !hasBacking, (table, index) => {
-    const kind = context.l2.kind(table.bytes, index);
-    if (kind === ClusterKind.zeroPlain || (kind === ClusterKind.unallocated && !hasBacking)) return;
-    unlink(parts, table, index);
-    setEntry(parts, table, index, 0, false, v2 ? 0 : ZERO_LOW);
+  if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, true);
+  await changeEntries(parts, offset, lengthBytes, !hasBacking, (table, index, units) => {
+    if (!isWhole(parts, units)) {
+      if (l2.kind(table.bytes, index) !== ClusterKind.compressed) zeroSome(parts, table, index, units, true);
+      return;
+    }
+    const kind = l2.kind(table.bytes, index);
+    if (kind === ClusterKind.zeroPlain && l2.unitsPerCluster === 1) return;
+    if (kind === ClusterKind.unallocated && !hasBacking) return;
+    discardEntry(parts, table, index, !v2);
   });
+  await discardData(parts, offset, lengthBytes);
+}
+
+/** The entry names no cluster any more. */
+export function discardEntry(parts: ImageParts, table: CachedTable, index: number, readsZero: boolean): void {
+  const { l2 } = parts.context;
+  unlink(parts, table, index);
+  const bytes = changed(parts, table, index);
+  if (readsZero) l2.writeZero(bytes, index, 0, false);
+  else l2.writeData(bytes, index, 0, false);
+}
+
+/** A data file that holds what the disk holds gets zeroes first: whoever reads it alone sees them. */
+async function zeroRawData(
+  { context }: ImageParts,
+  offset: number,
+  lengthBytes: number,
+  mayUnmap: boolean,
+): Promise<void> {
+  context.assertMayWrite();
+  const { data } = context;
+  const length = Math.min(lengthBytes, data.lengthBytes - offset);
+  if (length > 0) await data.writeZeroes(offset, length, mayUnmap ? Flag.mayUnmap : Flag.none);
+}
+
+/** Of a data file the blocks go at once: nothing else comes there. */
+async function discardData({ context }: ImageParts, offset: number, lengthBytes: number): Promise<void> {
+  const { data, l2, isDataFileRaw, driver } = context;
+  if (!l2.hasDataFile || isDataFileRaw || driver.modes.discard !== 'unmap') return;
+  const length = Math.min(lengthBytes, data.lengthBytes - offset);
+  // A hint.
+  if (length > 0) await data.discard(offset, length).catch(() => undefined);
 }
 
 /** Lets go of all that is allocated: the backing file shows again, or zeroes where there is none. */
 export function unallocateClusters(parts: ImageParts, offset: number, lengthBytes: number): Promise<void> {
-  return changeEntries(parts, offset, lengthBytes, true, (table, index) => {
-    if (parts.context.l2.kind(table.bytes, index) === ClusterKind.unallocated) return;
-    unlink(parts, table, index);
-    setEntry(parts, table, index, 0, false, 0);
+  const { l2 } = parts.context;
+  return changeEntries(parts, offset, lengthBytes, true, (table, index, units) => {
+    if (isWhole(parts, units)) {
+      if (l2.kind(table.bytes, index) !== ClusterKind.unallocated) discardEntry(parts, table, index, false);
+    } else if (l2.kind(table.bytes, index) !== ClusterKind.compressed) {
+      l2.setUnits(changed(parts, table, index), index, units.from, units.end, 'none');
+    }
   });
 }
 
-/** Changes the entries of a range, table by table; `skipAbsent` leaves alone what has no L2 table. */
-async function changeEntries(
+/** Changes the entries of a range of whole units, table by table; `skipAbsent` leaves alone what has no L2 table. */
+export async function changeEntries(
   parts: ImageParts,
   offset: number,
   lengthBytes: number,
@@ -77,16 +149,23 @@ async function changeEntries(
         await table();
         table = tableToChange(parts, l1Index);
       }
-      const first = Math.floor((at % coverage) / cluster);
-      const last = Math.ceil((next - l1Index * coverage) / cluster);
-      for (let index = first; index < last; index++) {
+      const from = at - l1Index * coverage;
+      const stop = next - l1Index * coverage;
+      for (let index = Math.floor(from / cluster); index * cluster < stop; index++) {
         tables.checkEntry(table, index);
         tables.checkChange(table, index);
-        change(table, index);
+        change(table, index, {
+          from: Math.max(0, from - index * cluster) / context.unitBytes,
+          end: Math.ceil(Math.min(cluster, stop - index * cluster) / context.unitBytes),
+        });
       }
     }
     at = next;
   }
+}
+
+function isWhole({ context }: ImageParts, { from, end }: Units): boolean {
+  return end - from === context.l2.unitsPerCluster;
 }
 
 /** The file is to give the space back only where discards reach this image at all. */
@@ -94,16 +173,13 @@ function unlink(parts: ImageParts, table: CachedTable, index: number): void {
   unlinkEntry(parts, table.bytes, index, parts.context.driver.modes.discard === 'unmap');
 }
 
-function setEntry(
-  { context }: ImageParts,
-  table: CachedTable,
-  index: number,
-  offset: number,
-  copied: boolean,
-  low: number,
-): void {
-  const { l2 } = context;
+/** The bytes of the table, to change this entry in them. */
+function changed({ context }: ImageParts, table: CachedTable, index: number): Buffer {
+  const { entryBytes } = context.l2;
   context.unflushedBytes += context.clusterBytes;
-  const bytes = table.change(index * l2.entryBytes, (index + 1) * l2.entryBytes);
-  l2.write(bytes, index, offset, copied, low);
+  return table.change(index * entryBytes, (index + 1) * entryBytes);
+}
+
+function unsupported(): BlockError {
+  return new BlockError('unsupported', 'Operation not supported', { errno: 'ENOTSUP' });
 }

@@ -483,7 +483,7 @@ test('growing hides what a last cluster held behind the old end', async () => {
   await createQcow2(childOf(disk), { sizeBytes: oldBytes });
   const shelf = new DiskShelf([qcow2Driver]);
   shelf.disks.set('top', disk);
-  let open = await shelf.open('top');
+  const open = await shelf.open('top');
   await open.backend.write(0, Buffer.alloc(oldBytes, 1));
   await open.backend.flush();
   const mapping = newMapping();
@@ -508,9 +508,6 @@ test('growing hides what a last cluster held behind the old end', async () => {
       ),
     2,
   );
-  open = await shelf.open('top');
-  await assert.rejects(open.backend.truncate(SECTOR), /shrinking/);
-  await open.close();
 });
 
 test('making an image over an older one: none or the new one', async () => {

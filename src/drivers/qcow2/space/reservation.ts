@@ -1,3 +1,4 @@
+import { alignDown, alignUp } from '../../../base/align.js';
 import { assert } from '../../../base/assert.js';
 import type { ChildIo, Reservation } from '../../../block/driver.js';
 import type { Allocator } from './allocator.js';
@@ -21,6 +22,7 @@ export interface ImageParts {
 /** What the entry of a table, or of a part of one, points at is free once nothing durable points at it. */
 export function unlinkEntry(parts: ImageParts, table: Buffer, index: number, discard: boolean): void {
   const { l2, clusterBytes, header } = parts.context;
+  if (l2.hasDataFile) return;
   if (l2.kind(table, index) === ClusterKind.compressed) {
     const range = hostClustersOf(l2.compressedRange(table, index, header.clusterBits), clusterBytes);
     parts.unlinked.add(range.hostOffset, range.lengthBytes, discard);
@@ -81,67 +83,110 @@ export class Reserver {
     const l1Index = Math.floor(offset / coverage);
     const table = tableToChange(this.#parts, l1Index);
     if (typeof table === 'function') return table;
-    const first = Math.floor((offset % coverage) / cluster);
-    const last = Math.ceil(((offset % coverage) + lengthBytes) / cluster);
-    const count = this.#alikeCount(table, first, Math.min(last, context.l2Entries));
-    const guestOffset = l1Index * coverage + first * cluster;
-    if (isKept(l2, table.bytes, first)) {
-      const host = l2.hostOffset(table.bytes, first);
-      return new ClusterReservation(this.#parts, table, first, {
-        offset: guestOffset,
-        host,
-        count,
-        kept: true,
-      });
+    const base = l1Index * coverage;
+    const wanted = { from: offset - base, end: Math.min(offset - base + lengthBytes, coverage) };
+    const first = Math.floor(wanted.from / cluster);
+    const kept = isKept(l2, table.bytes, first);
+    const units = kept ? this.#keptUnits(table, wanted) : this.#newUnits(table, wanted);
+    const within = units.from - first * cluster;
+    const place = { base, units, kept };
+    if (kept || l2.hasDataFile) {
+      const host = kept ? l2.hostOffset(table.bytes, first) : base + first * cluster;
+      return new ClusterReservation(this.#parts, table, { ...place, host: host + within, fresh: false });
     }
-    const run = allocator.tryAllocate(count, 'data cluster');
+    const run = allocator.tryAllocate(Math.ceil(units.end / cluster) - first, 'data cluster');
     if (typeof run === 'function') return run;
     assert(table === tables.peek(l1Index), 'an L2 table stays while it is used');
-    return new ClusterReservation(this.#parts, table, first, {
-      offset: guestOffset,
-      host: run.start * cluster,
-      count: run.count,
-      kept: false,
+    const end = Math.min(units.end, (first + run.count) * cluster);
+    return new ClusterReservation(this.#parts, table, {
+      ...place,
+      units: { from: units.from, end },
+      host: run.start * cluster + within,
       fresh: run.isFresh,
     });
   }
 
-  /** How many entries from `first` can go into one reservation. */
-  #alikeCount(table: CachedTable, first: number, end: number): number {
+  /** Units of clusters that have a host cluster of their own, one behind the other, and no data in them yet. */
+  #keptUnits(table: CachedTable, wanted: Units): Units {
     const { context, tables } = this.#parts;
-    const { l2 } = context;
+    const { l2, clusterBytes: cluster, unitBytes: unit } = context;
+    const from = alignDown(wanted.from, unit);
+    const first = Math.floor(from / cluster);
+    const host = l2.hostOffset(table.bytes, first) - first * cluster;
+    let end = from;
+    for (; end < wanted.end; end += unit) {
+      const index = Math.floor(end / cluster);
+      if (end % cluster === 0 || end === from) {
+        tables.checkEntry(table, index);
+        tables.checkChange(table, index);
+        if (!isKept(l2, table.bytes, index)) break;
+        if (l2.hostOffset(table.bytes, index) !== host + index * cluster) break;
+      }
+      if (isData(l2, table.bytes, index, (end % cluster) / unit)) break;
+    }
+    return { from, end };
+  }
+
+  /**
+   * Units of clusters that get new host clusters: where such a cluster has data elsewhere that is to stay, all of it comes
+   * along.
+   */
+  #newUnits(table: CachedTable, wanted: Units): Units {
+    const { context, tables } = this.#parts;
+    const { l2, clusterBytes: cluster, unitBytes: unit } = context;
     const { bytes } = table;
-    const kept = isKept(l2, bytes, first);
+    const first = Math.floor(wanted.from / cluster);
     let index = first;
-    for (; index < end; index++) {
+    for (; index * cluster < wanted.end; index++) {
       tables.checkEntry(table, index);
       tables.checkChange(table, index);
-      const kind = l2.kind(bytes, index);
-      if (index === first) continue;
-      if (kind === ClusterKind.data && l2.isCopied(bytes, index)) break;
-      if (isKept(l2, bytes, index) !== kept) break;
-      if (
-        kept &&
-        l2.hostOffset(bytes, index) !== l2.hostOffset(bytes, first) + (index - first) * context.clusterBytes
-      )
-        break;
+      if (index > first && (isKept(l2, bytes, index) || isWritable(l2, bytes, index))) break;
     }
-    return index - first;
+    const end = Math.min(alignUp(wanted.end, unit), index * cluster);
+    const last = index - 1;
+    const movesAll = (at: number): boolean => {
+      const kind = l2.kind(bytes, at);
+      return kind === ClusterKind.compressed || (kind === ClusterKind.data && !l2.hasDataFile);
+    };
+    return {
+      from: movesAll(first) ? first * cluster : alignDown(wanted.from, unit),
+      end: movesAll(last) ? index * cluster : end,
+    };
   }
 }
 
-/** A zero cluster whose own host cluster can take the data. */
+/** A stretch of what a table maps, in bytes from its beginning: whole units. */
+interface Units {
+  from: number;
+  end: number;
+}
+
+/** A cluster whose own host cluster can take data that it does not have yet. */
 function isKept(l2: L2Layout, bytes: Buffer, index: number): boolean {
-  return l2.kind(bytes, index) === ClusterKind.zeroAllocated && l2.isCopied(bytes, index);
+  const kind = l2.kind(bytes, index);
+  if (kind === ClusterKind.data) return l2.unitsPerCluster > 1 && l2.isCopied(bytes, index);
+  return kind === ClusterKind.zeroAllocated && l2.isCopied(bytes, index);
+}
+
+/** All of it may be overwritten where it is. */
+function isWritable(l2: L2Layout, bytes: Buffer, index: number): boolean {
+  return l2.kind(bytes, index) === ClusterKind.data && l2.isCopied(bytes, index);
+}
+
+function isData(l2: L2Layout, bytes: Buffer, index: number, unit: number): boolean {
+  const kind = l2.unitsPerCluster === 1 ? l2.kind(bytes, index) : l2.unitKind(bytes, index, unit);
+  return kind === ClusterKind.data;
 }
 
 interface Place {
-  offset: number;
+  /** Guest offset at which the table begins. */
+  base: number;
+  units: Units;
+  /** Where the first unit is in the child with the data. */
   host: number;
-  count: number;
-  /** The clusters are those that the zero entries kept. */
+  /** The host clusters are those that the entries have. */
   kept: boolean;
-  fresh?: boolean;
+  fresh: boolean;
 }
 
 class ClusterReservation implements Reservation {
@@ -154,23 +199,28 @@ class ClusterReservation implements Reservation {
   readonly before: 'zero' | 'mixed';
   readonly #parts: ImageParts;
   readonly #table: CachedTable;
+  readonly #units: Units;
   readonly #index: number;
   readonly #count: number;
   readonly #kept: boolean;
   readonly #old: Buffer;
   #open = true;
 
-  constructor(parts: ImageParts, table: CachedTable, index: number, place: Place) {
+  constructor(parts: ImageParts, table: CachedTable, { base, units, host, kept, fresh }: Place) {
+    const { clusterBytes, data } = parts.context;
     this.#parts = parts;
     this.#table = table;
-    this.#index = index;
-    this.#count = place.count;
-    this.#kept = place.kept;
-    this.offset = place.offset;
-    this.lengthBytes = place.count * parts.context.clusterBytes;
-    this.child = parts.context.data;
-    this.hostOffset = place.host;
-    this.readsZero = place.fresh ?? false;
+    this.#units = units;
+    this.#index = Math.floor(units.from / clusterBytes);
+    this.#count = Math.ceil(units.end / clusterBytes) - this.#index;
+    this.#kept = kept;
+    this.offset = base + units.from;
+    // A data file is as long as the disk.
+    const mostBytes = parts.context.l2.hasDataFile ? parts.context.header.sizeBytes - this.offset : Infinity;
+    this.lengthBytes = Math.min(units.end - units.from, mostBytes);
+    this.child = data;
+    this.hostOffset = host;
+    this.readsZero = fresh;
     this.#old = Buffer.from(this.#entries());
     this.before = this.#wasZero() ? 'zero' : 'mixed';
     table.pins++;
@@ -182,13 +232,26 @@ class ClusterReservation implements Reservation {
     return this.#table.bytes.subarray(from, from + this.#count * entryBytes);
   }
 
+  /** First and last unit, this one excluded, of the cluster that is the i-th of it. */
+  #unitsOf(i: number): { from: number; end: number } {
+    const { clusterBytes, unitBytes } = this.#parts.context;
+    const start = (this.#index + i) * clusterBytes;
+    return {
+      from: Math.max(0, this.#units.from - start) / unitBytes,
+      end: Math.min(clusterBytes, this.#units.end - start) / unitBytes,
+    };
+  }
+
   #wasZero(): boolean {
     const { driver, l2 } = this.#parts.context;
     const hasBacking = driver.hasChild('backing');
     for (let i = 0; i < this.#count; i++) {
-      const kind = l2.kind(this.#old, i);
-      if (kind === ClusterKind.data || kind === ClusterKind.compressed) return false;
-      if (kind === ClusterKind.unallocated && hasBacking) return false;
+      const { from, end } = this.#unitsOf(i);
+      for (let unit = from; unit < end; unit++) {
+        const kind = l2.unitsPerCluster === 1 ? l2.kind(this.#old, i) : l2.unitKind(this.#old, i, unit);
+        if (kind === ClusterKind.data || kind === ClusterKind.compressed) return false;
+        if (kind === ClusterKind.unallocated && hasBacking) return false;
+      }
     }
     return true;
   }
@@ -200,20 +263,32 @@ class ClusterReservation implements Reservation {
     const { l2, clusterBytes: cluster } = context;
     const from = this.#index * l2.entryBytes;
     const bytes = this.#table.change(from, from + this.#count * l2.entryBytes);
+    const host = this.hostOffset - (this.#units.from - this.#index * cluster);
     for (let i = 0; i < this.#count; i++) {
-      if (!this.#kept) unlinkEntry(this.#parts, this.#old, i, false);
-      l2.write(bytes, this.#index + i, this.hostOffset + i * cluster, true);
+      const index = this.#index + i;
+      const units = this.#unitsOf(i);
+      if (units.end - units.from === l2.unitsPerCluster) {
+        if (!this.#kept) unlinkEntry(this.#parts, this.#old, i, false);
+        l2.writeData(bytes, index, host + i * cluster, true);
+      } else {
+        // What the old cluster has of other units is nothing, or zeroes.
+        if (!this.#kept) unlinkEntry(this.#parts, this.#old, i, false);
+        l2.setHost(bytes, index, host + i * cluster, true);
+        l2.setUnits(bytes, index, units.from, units.end, 'data');
+      }
     }
     context.unflushedBytes += this.lengthBytes;
   }
 
   abort(): void {
     this.#close();
-    if (this.#kept) return;
     const { allocator, context, unlinked } = this.#parts;
-    const start = this.hostOffset / context.clusterBytes;
+    if (this.#kept || context.l2.hasDataFile) return;
+    const { clusterBytes } = context;
+    const start = Math.floor(this.hostOffset / clusterBytes);
     // Where its refcount block has left memory, the next write-back frees it.
-    if (!allocator.tryRelease(start, this.#count)) unlinked.add(this.hostOffset, this.lengthBytes, false);
+    if (!allocator.tryRelease(start, this.#count))
+      unlinked.add(start * clusterBytes, this.#count * clusterBytes, false);
   }
 
   #close(): void {

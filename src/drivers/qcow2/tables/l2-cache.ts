@@ -49,34 +49,42 @@ export class L2Tables {
     if (offset >= context.meta.lengthBytes) bytes.fill(0);
     else await readBytes(context.meta, offset, bytes);
     const table = new CachedTable(l1Index, bytes, offset, false);
-    table.wellFormed = this.#isWellFormed(bytes) && !this.#pointsAtMetadata(bytes);
+    table.wellFormed = this.#isWellFormed(bytes, l1Index) && !this.#pointsAtMetadata(bytes);
     return table;
   }
 
-  #isWellFormed(bytes: Buffer): boolean {
+  #isWellFormed(bytes: Buffer, l1Index: number): boolean {
     for (let index = 0; index < this.#context.l2Entries; index++) {
-      if (this.#problem(bytes, index) !== undefined) return false;
+      if (this.#problem(bytes, l1Index, index) !== undefined) return false;
     }
     return true;
   }
 
   /** Why an L2 entry cannot be right. */
-  #problem(bytes: Buffer, index: number): string | undefined {
-    const kind = this.#context.l2.kind(bytes, index);
+  #problem(bytes: Buffer, l1Index: number, index: number): string | undefined {
+    const { l2, header } = this.#context;
+    if (l2.isContradictory(bytes, index)) return 'Invalid cluster entry found';
+    const kind = l2.kind(bytes, index);
     if (kind === ClusterKind.unallocated) return undefined;
     if (kind === ClusterKind.compressed) return this.#compressedProblem(bytes, index);
-    const { version, clusterBytes } = this.#context.header;
+    const { version, clusterBytes } = header;
     if (kind !== ClusterKind.data && version === 2) return 'Zero cluster entry found in pre-v3 image';
     if (kind === ClusterKind.zeroPlain) return undefined;
     const offset = this.#context.l2.hostOffset(bytes, index);
     if (offset % clusterBytes !== 0) return `Cluster allocation offset ${hex(offset)} unaligned`;
     if (!Number.isSafeInteger(offset + clusterBytes))
       return `Cluster allocation offset ${hex(offset)} too large`;
-    return undefined;
+    const guestOffset = (l1Index * this.#context.l2Entries + index) * clusterBytes;
+    if (offset === guestOffset || !this.#context.isDataFileRaw) return undefined;
+    return (
+      `External data file host cluster offset ${hex(offset)} does not match guest cluster offset: ` +
+      hex(guestOffset)
+    );
   }
 
   #compressedProblem(bytes: Buffer, index: number): string | undefined {
     const { l2, header } = this.#context;
+    if (l2.hasDataFile) return 'Compressed cluster entry found in image with external data file';
     const { hostOffset } = l2.compressedRange(bytes, index, header.clusterBits);
     return hostOffset < 2 ** 52 ? undefined : `Compressed cluster offset ${hex(hostOffset)} too large`;
   }
@@ -84,6 +92,8 @@ export class L2Tables {
   /** The host clusters of an entry; undefined when it has none. */
   #hostRange(bytes: Buffer, index: number): { hostOffset: number; lengthBytes: number } | undefined {
     const { clusterBytes, l2, header } = this.#context;
+    // No table lies in a data file.
+    if (l2.hasDataFile) return undefined;
     if (l2.kind(bytes, index) === ClusterKind.compressed)
       return hostClustersOf(l2.compressedRange(bytes, index, header.clusterBits), clusterBytes);
     const hostOffset = l2.hostOffset(bytes, index);
@@ -126,7 +136,7 @@ export class L2Tables {
   /** Errors: kind corrupt when an entry of a table that is not well-formed cannot be used. */
   checkEntry(table: CachedTable, index: number): void {
     if (table.wellFormed) return;
-    const problem = this.#problem(table.bytes, index);
+    const problem = this.#problem(table.bytes, table.index, index);
     if (problem === undefined) return;
     const where = `(L2 offset: ${hex(table.hostOffset)}, L2 index: ${hex(index)})`;
     throw this.#context.corrupt(`${problem} ${where}`);
