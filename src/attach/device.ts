@@ -145,11 +145,16 @@ export class GuestDevice {
   async changeNode(node: Node): Promise<void> {
     const { backend } = this;
     const { root } = backend;
-    if (!root)
-      throw new BlockError('unsupported', 'Device without a medium gets one by blockdev-insert-medium');
+    const { perm, shared } = this.permissionsFor(node, false);
+    if (!root) {
+      await this.#graph.transaction((transaction) => {
+        transaction.setPermissions(backend, perm, shared);
+        transaction.attach(backend, 'root', node);
+      });
+      return;
+    }
     const old = root.node;
     if (old === node) return;
-    const { perm, shared } = this.permissionsFor(node, false);
     await this.#graph.drained([old, node], () =>
       this.#graph.transaction((transaction) => {
         transaction.retarget(root, node);

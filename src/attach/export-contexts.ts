@@ -9,7 +9,7 @@ import type { MetaContext } from '../wire/nbd/target.js';
 /** A bitmap by name, of the exported node or of an image below it, or of any node. */
 export type BitmapReference = string | { node: string; name: string };
 
-/** Errors, in QEMU's words: not-found; busy; invalid for one that records below an export that lets nobody write. */
+/** Errors, in QEMU's words: not-found; those of DirtyBitmap.assertUsable; invalid for one that records below an export that lets nobody write. */
 export function findExportedBitmap(
   graph: Graph,
   exported: Node,
@@ -17,9 +17,8 @@ export function findExportedBitmap(
   writable: boolean,
 ): DirtyBitmap {
   const bitmap = lookUp(graph, exported, reference, writable);
-  if (!bitmap.busy) return bitmap;
-  const text = `Bitmap '${bitmap.name ?? ''}' is currently in use by another operation and cannot be used`;
-  throw new BlockError('busy', text);
+  bitmap.assertUsable('read');
+  return bitmap;
 }
 
 function lookUp(graph: Graph, exported: Node, reference: BitmapReference, writable: boolean): DirtyBitmap {

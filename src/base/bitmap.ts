@@ -49,6 +49,35 @@ export class Bitmap {
     return out;
   }
 
+  /** Fills `out` with the bytes from `byteOffset` on, which may be beyond the last bit: zeroes. */
+  readBytes(byteOffset: number, out: Uint8Array): void {
+    const all = new Uint8Array(this.#words.buffer);
+    const inside = Math.max(0, Math.min(out.length, all.length - byteOffset));
+    if (inside > 0) out.set(all.subarray(byteOffset, byteOffset + inside));
+    out.fill(0, inside);
+  }
+
+  /** Sets the bits that are set in bytes as bytes() gives them, from `byteOffset` (a multiple of 4) on; others stay. */
+  setBytes(byteOffset: number, bytes: Uint8Array): void {
+    assert(byteOffset % 4 === 0, () => `bytes of a bitmap at ${byteOffset}`);
+    const end = Math.min(bytes.length, this.#words.byteLength - byteOffset);
+    for (let at = 0; at < end; at += 4) {
+      const index = (byteOffset + at) / 4;
+      const given = littleEndian(bytes, at) & this.#mask(index);
+      const old = this.#words[index] ?? 0;
+      const now = (old | given) >>> 0;
+      if (now === old) continue;
+      this.#count += popCount(now) - popCount(old);
+      this.#words[index] = now;
+    }
+  }
+
+  /** Which bits of a word there are. */
+  #mask(index: number): number {
+    const bits = this.length - index * 32;
+    return bits >= 32 ? 0xffffffff : 2 ** bits - 1;
+  }
+
   clone(): Bitmap {
     const copy = new Bitmap(this.length);
     copy.#words.set(this.#words);
@@ -90,6 +119,12 @@ export class Bitmap {
     }
     return -1;
   }
+}
+
+/** 32 bits at a place; beyond the end are zeroes. */
+function littleEndian(bytes: Uint8Array, at: number): number {
+  const [a = 0, b = 0, c = 0, d = 0] = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+  return (a | (b << 8) | (c << 16) | (d << 24)) >>> 0;
 }
 
 function popCount(word: number): number {

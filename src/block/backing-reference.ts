@@ -31,14 +31,25 @@ export function referenceTo(node: Node, imageFilename: string): BackingReference
   return { filename: nameSeenFrom(imageFilename, shown), format: driver.name, shown };
 }
 
-/** The same of an image that is open; `filename`: what the user wants it to say instead. No node: no backing file. */
+/** What the user wants an image to say of its backing file. */
+export interface ReferenceWishes {
+  /** Instead of its name. */
+  filename?: string | undefined;
+  /** A protocol is called raw, which shows the same. */
+  masksProtocol?: boolean | undefined;
+}
+
+/** The same of an image that is open. No node: no backing file. */
 export function referenceAs(
-  filename: string | undefined,
+  wishes: ReferenceWishes,
   overlay: Node,
   node: Node | undefined,
 ): BackingReference {
   if (!node) return { filename: undefined, format: undefined };
-  const reference = referenceTo(node, overlay.storage.filename);
+  const { filename, masksProtocol = false } = wishes;
+  const named = referenceTo(node, overlay.storage.filename);
+  const isMasked = masksProtocol && node.skipFilters().driver.kind === 'protocol';
+  const reference = isMasked ? { ...named, format: 'raw' } : named;
   return filename === undefined ? reference : { filename, format: reference.format };
 }
 

@@ -1,3 +1,4 @@
+import { alignUp } from '../base/align.js';
 import { BlockError } from '../base/error.js';
 import { MAX_IMAGE_BYTES } from '../base/limits.js';
 import type { Host } from '../host/host.js';
@@ -9,7 +10,7 @@ import type { Opener } from './open.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
 
 /**
- * Makes an image: the protocol's file, then the format in it. Durable on return (file and folder entry). Nothing is
+ * Makes an image: the protocol's file, then the format in it; of a protocol, the file alone. Durable on return (file and folder entry). Nothing is
  * left behind when it fails, except that a file that was there is replaced; wrong options replace none.
  */
 export async function createImage(
@@ -19,8 +20,9 @@ export async function createImage(
   options: CreateOptions,
 ): Promise<void> {
   const { graph, drivers } = opener;
-  const driver = drivers.format(format);
-  if (!driver.create)
+  const named = drivers.find(format);
+  const driver = named?.createFile ? named : drivers.format(format);
+  if (!driver.create && !driver.createFile)
     throw new BlockError('unsupported', `Format driver '${format}' does not support image creation`);
   if (options.sizeBytes > MAX_IMAGE_BYTES)
     throw new BlockError('limit', 'Image is too big', { path: filename });
@@ -31,7 +33,9 @@ export async function createImage(
   const { filename: path } = { filename, ...protocolOptions };
   const isNew = protocol.createFile !== undefined && (await isAbsent(graph.host, path));
   try {
-    await protocol.createFile?.(graph.host, path, 0);
+    // A protocol has no format to put into its file.
+    const plainBytes = driver.createFile ? alignUp(options.sizeBytes, 512) : 0;
+    await protocol.createFile?.(graph.host, path, plainBytes);
     await fill(opener, protocolOptions, async (file) => driver.create?.(file, image, graph.host));
     if (!hasProtocol(filename)) await graph.host.files.syncDirectory(folderOf(filename) || '.');
   } catch (error) {

@@ -4,14 +4,27 @@ import { Bitmap } from '../base/bitmap.js';
 import { BlockError } from '../base/error.js';
 import { MAX_BITMAP_GRANULES } from '../base/limits.js';
 
+/** What somebody wants of a bitmap: an image that is not ours to write forbids two of them, an inconsistent one two others. */
+export type BitmapUse = 'read' | 'change' | 'remove';
+
 /** Which granules of a node were written. Named ones are the user's; jobs use unnamed ones. */
 export class DirtyBitmap {
   readonly name: string | undefined;
   readonly granularityBytes: number;
   /** False: writes are not recorded. */
   enabled = true;
+  /** Of a copy-before-write: it keeps its size, and queries tell that it does not record. */
+  isInternal = false;
   /** In use by a job: the user may not change it. */
   busy = false;
+  /** The image keeps it, beyond the end of the node: see BitmapStore. */
+  persistent = false;
+  /** Persistent, and whoever had the image last did not bring it to disk: what it missed nobody knows. */
+  inconsistent = false;
+  /** Persistent, in an image that may not be written now: what is there stays. */
+  readOnly = false;
+  /** Somebody else keeps it from now on (a migration): the image is left with what it has of it. */
+  isGivenAway = false;
   /** Records in its place while a job works on what this one holds. */
   successor: DirtyBitmap | undefined;
   #bits: Bitmap;
@@ -36,6 +49,26 @@ export class DirtyBitmap {
 
   get sizeBytes(): number {
     return this.#sizeBytes;
+  }
+
+  /** Writes are recorded, in it or in its successor. */
+  get isRecording(): boolean {
+    return this.enabled || (this.successor?.enabled ?? false);
+  }
+
+  /** Errors, in QEMU's words: busy; permission where it cannot be written; invalid for an inconsistent one. */
+  assertUsable(use: BitmapUse): void {
+    const name = this.name ?? '';
+    if (this.busy) {
+      const text = `Bitmap '${name}' is currently in use by another operation and cannot be used`;
+      throw new BlockError('busy', text);
+    }
+    if (this.readOnly && use !== 'read')
+      throw new BlockError('permission', `Bitmap '${name}' is readonly and cannot be modified`);
+    if (this.inconsistent && use !== 'remove')
+      throw new BlockError('invalid', `Bitmap '${name}' is inconsistent and cannot be used`, {
+        hint: 'Try block-dirty-bitmap-remove to delete this bitmap from disk',
+      });
   }
 
   /** Of all dirty granules, the last one as long as the others: what queries tell. */
@@ -106,6 +139,7 @@ export class DirtyBitmap {
 
   /** Follows a resize of the node, which checkSize allowed; new space is clean. */
   resize(sizeBytes: number): void {
+    if (this.isInternal) return;
     const bits = new Bitmap(divideRoundUp(sizeBytes, this.granularityBytes));
     for (let i = this.#bits.nextSet(0); i >= 0 && i < bits.length;) {
       const end = this.#bits.nextClear(i);
@@ -119,6 +153,31 @@ export class DirtyBitmap {
   /** One bit a granule, in whole units of 8 bytes. */
   bytes(): Uint8Array {
     return this.#bits.bytes();
+  }
+
+  /** How long its granules are as bytes, 8 in each. */
+  get serialisedBytes(): number {
+    return Math.ceil(this.#bits.length / 8);
+  }
+
+  /** Fills `out` with granules as bytes, from `byteOffset` on (zeroes beyond the end). False: none of them is dirty. */
+  serialise(byteOffset: number, out: Uint8Array): boolean {
+    const first = Math.min(byteOffset * 8, this.#bits.length);
+    const end = Math.min((byteOffset + out.length) * 8, this.#bits.length);
+    this.#bits.readBytes(byteOffset, out);
+    return this.#bits.nextSet(first, end) >= 0;
+  }
+
+  /** Makes granules dirty that are so in bytes of serialise(); `byteOffset` is a multiple of 4. */
+  deserialise(byteOffset: number, bytes: Uint8Array): void {
+    this.#bits.setBytes(byteOffset, bytes);
+  }
+
+  /** Makes granules dirty that as bytes are [byteOffset, byteOffset + lengthBytes). */
+  deserialiseOnes(byteOffset: number, lengthBytes: number): void {
+    const end = Math.min((byteOffset + lengthBytes) * 8, this.#bits.length);
+    const first = Math.min(byteOffset * 8, end);
+    this.#bits.set(first, end);
   }
 
   /** Adds another bitmap's dirty bytes. */

@@ -3,11 +3,14 @@ import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.j
 import type { ToolOption } from '../schema/create-options.js';
 import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
+import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
 import type { ObjectRegistry } from './objects/object-registry.js';
+import type { ChainStatus } from './chain-status.js';
 import type { BlockStatus, IoRequest, Mapping } from './request.js';
+import type { SnapshotAccess } from './snapshot-access.js';
 
 /** Plain JSON values; of options, as QMP or a library caller gives them. */
 export type Json = null | boolean | number | bigint | string | Json[] | { [key: string]: Json };
@@ -63,6 +66,10 @@ export interface ChildIo {
   allocatedBytes(): number | undefined;
   /** Status of the child's own layer. */
   status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  /** The same through the child's whole chain. Errors: those of reading tables. */
+  chainStatus(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus>;
+  /** What the child held at some moment, if it keeps that. */
+  readonly snapshotAccess: SnapshotAccess | undefined;
   /**
    * What of the range is in layers below the first that is no filter, as far down as `last`, is copied into that one;
    * what a guest writes meanwhile stays. Errors: those of reading and writing.
@@ -104,15 +111,25 @@ export interface DriverContext {
   readonly mayWrite: boolean;
   /** Opened to be checked, whatever is wrong with it. */
   readonly forCheck: boolean;
+  /** The image is ours, not another process's (see block/activity). */
+  readonly isActive: boolean;
+  /** Its content is to be used: the bitmaps that the image keeps are loaded. */
+  readonly loadsBitmaps: boolean;
+  /** The node's bitmaps, oldest first: those that the image keeps are the driver's to add, and to store. */
+  readonly dirtyBitmaps: DirtyBitmap[];
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
   /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
   freezeChain(bottom: string): FrozenChain;
+  /** Of a node, by their names. Errors: not-found. */
+  dirtyBitmap(node: string, name: string): DirtyBitmap;
   /** Something the monitor may turn into an event, such as a corrupt image. */
   report(event: DriverEvent): void;
   /** A line for people, where QEMU prints one on standard error. */
   tell(line: string): void;
+  /** The same, as a warning of the program. */
+  warn(text: string): void;
 }
 
 export type DriverEvent = {
@@ -142,6 +159,19 @@ export interface Reopening<O extends DriverOptions = DriverOptions> {
 export interface PreparedReopening extends PreparedChange {
   /** The virtual size that the node will have, where it may be another. */
   readonly lengthBytes?: number;
+}
+
+/**
+ * The bitmaps that an image keeps. They are loaded when it is opened or becomes ours, and stored when it is closed, turns
+ * read-only or is given away; whoever opens it after a crash finds that they are inconsistent.
+ */
+export interface BitmapStore {
+  /** The image can keep some: not each version of a format does. */
+  readonly isSupported: boolean;
+  /** Errors, in QEMU's words: why a new one cannot be kept. */
+  checkNew(name: string, granularityBytes: number): void;
+  /** The image keeps it no longer; durable on return. */
+  remove(name: string): Promise<void>;
 }
 
 export interface PermissionSet {
@@ -239,6 +269,8 @@ export interface DriverInstance {
   readonly map?: MapDriver;
   /** qcow2's header: what to open as `backing` unless the options say otherwise. */
   readonly backing?: { filename: string; format?: string } | undefined;
+  /** Absent: it keeps none. */
+  readonly bitmaps?: BitmapStore;
 
   /** Makes everything written before the call durable (child included). */
   flush(): Promise<void>;
@@ -299,6 +331,10 @@ export interface DriverInstance {
   readonly readsZeroWhenNew?: boolean;
   /** writeZeroes is cheap and, with mayUnmap, deallocates. */
   readonly canWriteZeroes?: boolean;
+  /** Dirty bitmaps of its own, which the node has from the beginning. */
+  readonly ownBitmaps?: readonly DirtyBitmap[];
+  /** What it held at some moment, where it keeps that. */
+  readonly snapshotAccess?: SnapshotAccess;
   /** Hears block-layer events by name (blkdebug only). */
   announce?(event: string): Promise<void> | undefined;
   close(): Promise<void>;
@@ -451,6 +487,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly isNamedWhole?: boolean;
   /** Filters of jobs: what QEMU calls the child that it shows. */
   readonly shownChildRole?: string;
+  /** Filters of jobs: no other job may rely on the link to it. */
+  readonly isNeverFrozen?: boolean;
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
   /** Opens; its children are attached already (`backing` comes later). */

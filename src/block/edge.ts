@@ -1,11 +1,13 @@
 import { assert } from '../base/assert.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
+import type { ChainStatus } from './chain-status.js';
 import type { ChildIo } from './driver.js';
 import type { BlockBackend } from './backend.js';
 import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { Node } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
+import type { SnapshotAccess } from './snapshot-access.js';
 import { type BlockStatus, Flag, IoRequest, withoutFlag } from './request.js';
 
 export type EdgeParent = Node | BlockBackend;
@@ -140,6 +142,14 @@ export class Edge implements ChildIo {
 
   status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     return this.node.io.status(offset, lengthBytes);
+  }
+
+  chainStatus(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus> {
+    return this.node.statusThroughChain(offset, lengthBytes);
+  }
+
+  get snapshotAccess(): SnapshotAccess | undefined {
+    return this.node.instance.snapshotAccess;
   }
 
   copyOnRead(offset: number, lengthBytes: number, last?: FrozenChain): Promise<void> {

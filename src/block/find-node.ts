@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import type { DirtyBitmap } from './dirty-bitmap.js';
 import type { Graph } from './graph.js';
 import { folderOf, hasProtocol } from './filename.js';
 import { NodeNames } from './full-filename.js';
@@ -39,6 +40,15 @@ export function checkNotBlocked(node: Node): void {
     const reason = `node is used as backing hd of '${parent.label}'`;
     throw new BlockError('busy', `Node '${node.label}' is busy: ${reason}`, { node: node.name });
   }
+}
+
+/** A dirty bitmap, by the names of its node (or drive) and of its own. Errors: not-found, in QEMU's words. */
+export function findBitmap({ drives, nodes }: Graph, nodeName: string, name: string): DirtyBitmap {
+  const node = drives.get(nodeName)?.root?.node ?? nodes.get(nodeName);
+  if (!node) throw new BlockError('not-found', `Node '${nodeName}' not found`);
+  const bitmap = node.findBitmap(name);
+  if (bitmap) return bitmap;
+  throw new BlockError('not-found', `Dirty bitmap '${name}' not found`);
 }
 
 /** The files at paths, by what HostStat calls their identity. */

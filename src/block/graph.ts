@@ -287,11 +287,12 @@ function errorOf(check: () => void): { error: unknown } | undefined {
 }
 
 /**
- * A filter holds nothing of its own, and a job's may be out of its place already. Errors: those of a node that was changed;
- * of another nothing can be lost.
+ * A filter holds nothing of its own, and a job's may be out of its place already. Errors: those of a node that was changed,
+ * or has bitmaps to store; of another nothing can be lost.
  */
 async function flushAndClose(node: Node): Promise<void> {
-  const { wasChanged } = node;
+  const hasBitmaps = node.dirtyBitmaps.some(({ persistent, readOnly }) => persistent && !readOnly);
+  const wasChanged = node.wasChanged || hasBitmaps;
   try {
     try {
       if (node.isWritable && !node.isFilter) await node.io.flush();

@@ -16,6 +16,7 @@ import type {
   Settings,
 } from './driver.js';
 import { hasProtocol } from './filename.js';
+import { findBitmap } from './find-node.js';
 import { FormatGuard } from './format-guard.js';
 import { freezeChain } from './frozen-chain.js';
 import { NodeNames, resolveBackingOf } from './full-filename.js';
@@ -391,6 +392,11 @@ export class Opener {
       get mayWrite() {
         return node.isWritable;
       },
+      get isActive() {
+        return node.activity === 'active';
+      },
+      loadsBitmaps: !node.onlyLook && !forCheck,
+      dirtyBitmaps: node.dirtyBitmaps,
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
       freezeChain: (name) => {
@@ -398,8 +404,10 @@ export class Opener {
         if (!bottom) throw new BlockError('not-found', `Bottom node '${name}' not found`);
         return freezeChain(node, bottom);
       },
+      dirtyBitmap: (name, bitmap) => findBitmap(graph, name, bitmap),
       report: (event) => graph.onDriverEvent(node, event),
       tell: (line) => graph.onDriverLine(line),
+      warn: (text) => this.onWarning(text),
     };
   }
 

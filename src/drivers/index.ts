@@ -2,6 +2,7 @@ import type { DriverDescription } from '../block/driver.js';
 import { blkdebugDriver } from './blkdebug/index.js';
 import { blkverifyDriver } from './blkverify/index.js';
 import { compressDriver } from './compress/index.js';
+import { copyBeforeWriteDriver } from './copy-before-write/index.js';
 import { copyOnReadDriver } from './copy-on-read/index.js';
 import { fileDriver } from './file/index.js';
 import { hostDeviceDriver } from './host-device/index.js';
@@ -10,6 +11,7 @@ import { nullAioDriver } from './null-aio/index.js';
 import { nullCoDriver } from './null-co/index.js';
 import { qcow2Driver } from './qcow2/driver.js';
 import { rawDriver } from './raw/index.js';
+import { snapshotAccessDriver } from './snapshot-access/index.js';
 import { throttleDriver } from './throttle/index.js';
 
 /** Every driver that users may name. Filters that jobs put in are the jobs' own. */
@@ -26,4 +28,6 @@ export const allDrivers: readonly DriverDescription[] = [
   copyOnReadDriver,
   compressDriver,
   blkverifyDriver,
+  copyBeforeWriteDriver,
+  snapshotAccessDriver,
 ];

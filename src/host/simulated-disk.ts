@@ -101,7 +101,7 @@ export type Change =
   | { type: 'truncate'; sizeBytes: number };
 
 /** How much of the write cache reaches the medium when the power goes. */
-type LossMode = 'nothing' | 'everything' | 'requests' | 'sectors';
+export type LossMode = 'nothing' | 'everything' | 'requests' | 'sectors';
 
 class Content {
   pages = new Pages();
@@ -255,15 +255,9 @@ export class SimulatedInode {
 
   /** The power goes; `inFlight` had not completed but may have reached the medium too. */
   losePower(random: SeededRandom, inFlight: readonly Change[]): void {
-    const changes = [...this.#changes, ...inFlight];
     const modes: LossMode[] = ['nothing', 'everything', 'requests', 'sectors', 'sectors'];
     const mode = modes[random.below(modes.length)] ?? 'sectors';
-    if (mode === 'everything') for (const change of changes) this.#medium.apply(change);
-    if (mode === 'requests') {
-      const kept = changes.map(() => random.chance(0.5));
-      this.#loseSectors(random, changes, (numbers) => numbers.findLastIndex((number) => kept[number]) + 1);
-    }
-    if (mode === 'sectors') this.#loseSectors(random, changes, (numbers) => random.below(numbers.length + 1));
+    this.#medium = this.#lost(random, mode, inFlight);
     this.#cached = this.#medium.clone();
     this.#changes = [];
     this.#settled = [];
@@ -271,12 +265,37 @@ export class SimulatedInode {
     this.locks.clear();
   }
 
+  /** The file as it would be if the power went now. */
+  ifPowerWent(random: SeededRandom, mode: LossMode, inFlight: readonly Change[]): SimulatedInode {
+    const inode = new SimulatedInode();
+    inode.#medium = this.#lost(random, mode, inFlight);
+    inode.#cached = inode.#medium.clone();
+    return inode;
+  }
+
+  #lost(random: SeededRandom, mode: LossMode, inFlight: readonly Change[]): Content {
+    const changes = [...this.#changes, ...inFlight];
+    if (mode === 'requests') {
+      const kept = changes.map(() => random.chance(0.5));
+      return this.#loseSectors(
+        random,
+        changes,
+        (numbers) => numbers.findLastIndex((number) => kept[number]) + 1,
+      );
+    }
+    if (mode === 'sectors')
+      return this.#loseSectors(random, changes, (numbers) => random.below(numbers.length + 1));
+    const medium = this.#medium.clone();
+    if (mode === 'everything') for (const change of changes) medium.apply(change);
+    return medium;
+  }
+
   /** `pick`: how many of the changes of a sector, by number and in order, its new content includes. */
   #loseSectors(
     random: SeededRandom,
     changes: readonly Change[],
     pick: (numbers: readonly number[]) => number,
-  ): void {
+  ): Content {
     const before = this.#medium.sizeBytes;
     const reach = changes.reduce((most, change) => Math.max(most, sizeAfter(change, before)), before);
     const sectors = new Map<number, number[]>();
@@ -307,7 +326,7 @@ export class SimulatedInode {
     for (const change of changes.slice(0, random.below(changes.length + 1)))
       next.sizeBytes = sizeAfter(change, next.sizeBytes);
     next.pages.clear(next.sizeBytes, Math.max(alignDown(reach, PAGE_BYTES) + PAGE_BYTES - next.sizeBytes, 0));
-    this.#medium = next;
+    return next;
   }
 }
 

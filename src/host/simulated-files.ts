@@ -63,6 +63,19 @@ export class SimulatedDirectory {
     for (const [path, entry] of this.#durable) if (this.#isReachable(path)) this.#entries.set(path, entry);
   }
 
+  /** The names as they would be if the power went now, each inode as `copy` makes it. */
+  ifPowerWent(keepsNames: boolean, copy: (inode: SimulatedInode) => SimulatedInode): SimulatedDirectory {
+    const directory = new SimulatedDirectory([]);
+    const copies = new Map<SimulatedInode, SimulatedInode>();
+    for (const [path, entry] of keepsNames ? this.#entries : this.#durable) {
+      const kept = entry === 'directory' ? entry : (copies.get(entry) ?? copy(entry));
+      if (entry !== 'directory' && kept !== 'directory') copies.set(entry, kept);
+      directory.#entries.set(path, kept);
+      directory.#durable.set(path, kept);
+    }
+    return directory;
+  }
+
   #isReachable(path: string): boolean {
     return path === '/' || this.#durable.get(posix.dirname(path)) === 'directory';
   }

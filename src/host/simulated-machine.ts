@@ -168,15 +168,21 @@ export class Machine {
     return result.promise;
   }
 
-  /** Ends this boot; answers the changes that were under way, by inode. */
-  cutPower(): Map<SimulatedInode, Change[]> {
-    this.boot++;
+  /** The changes that are under way, by inode. */
+  inFlight(): Map<SimulatedInode, Change[]> {
     const inFlight = new Map<SimulatedInode, Change[]>();
     for (const { inode, change } of this.#pending) {
       const list = inFlight.get(inode);
       if (list) list.push(change);
       else inFlight.set(inode, [change]);
     }
+    return inFlight;
+  }
+
+  /** Ends this boot; answers the changes that were under way. */
+  cutPower(): Map<SimulatedInode, Change[]> {
+    this.boot++;
+    const inFlight = this.inFlight();
     this.#pending.clear();
     for (const cancel of this.#cancels) cancel();
     this.#cancels.clear();

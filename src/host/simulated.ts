@@ -1,6 +1,7 @@
 import { deferred } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import type { Host, SocketAddress } from './host.js';
+import type { LossMode } from './simulated-disk.js';
 import { EventQueue, SimulatedClock } from './simulated-clock.js';
 import { SimulatedCompute } from './simulated-compute.js';
 import { absolute, SimulatedDirectory, SimulatedFiles } from './simulated-files.js';
@@ -9,6 +10,7 @@ import { SimulatedNet } from './simulated-net.js';
 import { SeededRandom } from './simulated-random.js';
 import { SimulatedRequests } from './simulated-requests.js';
 
+export type { LossMode } from './simulated-disk.js';
 export type { DiskSpace, Fault, Operation, OperationKind } from './simulated-machine.js';
 export { SeededRandom } from './simulated-random.js';
 
@@ -17,6 +19,8 @@ export interface SimulationOptions extends Partial<MachineOptions> {
   seed: number;
   /** Folders that are there at the start, besides '/'. Default: /tmp. */
   directories?: string[];
+  /** Of another simulation: what its files hold. */
+  disk?: SimulatedDirectory;
   /** Real time without progress after which run() gives up. Default 1000. */
   stuckAfterMs?: number;
 }
@@ -43,7 +47,7 @@ export class Simulation {
       ...(dropFlush && { dropFlush }),
       ...(onOperation && { onOperation }),
     });
-    this.#directory = new SimulatedDirectory(['/', ...(options.directories ?? ['/tmp'])]);
+    this.#directory = options.disk ?? new SimulatedDirectory(['/', ...(options.directories ?? ['/tmp'])]);
     this.#machine.usedBytes = () => this.usedBytes;
     this.#stuckAfterMs = options.stuckAfterMs ?? 1000;
     this.#net = new SimulatedNet(this.#machine);
@@ -101,6 +105,19 @@ export class Simulation {
     this.#powerLost.resolve();
   }
 
+  /**
+   * Another machine whose disk holds what this one's would hold if the power went now; this one goes on. `seed` decides
+   * what is kept where `mode` leaves that to chance.
+   */
+  ifPowerWent(seed: number, mode: LossMode): Simulation {
+    const random = new SeededRandom(seed);
+    const inFlight = this.#machine.inFlight();
+    const disk = this.#directory.ifPowerWent(mode !== 'nothing', (inode) =>
+      inode.ifPowerWent(random, mode, inFlight.get(inode) ?? []),
+    );
+    return new Simulation({ seed, disk });
+  }
+
   /** A fresh host over what is on the disk; after a powerLoss(). */
   reboot(): Host {
     this.#powerLost = deferred();
@@ -123,6 +140,11 @@ export class Simulation {
     assert(inode !== undefined && inode !== 'directory', () => `no file ${path}`);
     if (held) inode.foreignLocks.add(byteOffset);
     else inode.foreignLocks.delete(byteOffset);
+  }
+
+  /** Of all files. */
+  paths(): string[] {
+    return [...this.#directory.files().keys()];
   }
 
   /** A file's whole content as a reader sees it now; undefined when there is none. */

@@ -1,15 +1,15 @@
 import { BlockError } from '../base/error.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { assert } from '../base/assert.js';
-import { KiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
-import { COPY_BEFORE_WRITE } from '../drivers/copy-before-write/copy-before-write.js';
-import { AWAITED_BYTES, Mover, ZERO_BYTES } from './block-copy.js';
-import { CopyBeforeWrite } from './copy-before-write.js';
-import { areOpen, whenOpen } from './copy-turn.js';
+import { CopyBitmaps } from '../drivers/copy-before-write/bitmaps.js';
+import { COPY_BEFORE_WRITE, COPY_BEFORE_WRITE_DISCARDING } from '../drivers/copy-before-write/job-filter.js';
+import { Mover, ZERO_BYTES } from './block-copy.js';
+import { CopyBeforeWrite } from '../drivers/copy-before-write/point-in-time.js';
+import { type CopyTurn, areOpen, AWAITED_BYTES, whenOpen } from '../block/copy-turn.js';
 import { CopyWindow } from './copy-window.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
@@ -24,11 +24,9 @@ import {
   type JobSurroundings,
   Permission,
 } from './job-graph.js';
-import type { BackupNodes, BackupPlan } from './plans/backup.js';
+import { type BackupNodes, type BackupPlan, copyUnitBytes } from './plans/backup.js';
 import { statusOrData } from './source-status.js';
 
-/** Smallest unit of a backup (QEMU: 64 KiB). */
-const MIN_CLUSTER_BYTES = 64 * KiB;
 /** sync=none has nothing to do but wait. */
 const IDLE_SLEEP_MS = 60_000;
 
@@ -46,6 +44,7 @@ export class BackupJob implements JobDriver {
   readonly #targetBackend: BlockBackend;
   readonly #window: CopyWindow;
   readonly #mover: Mover;
+  readonly #bitmaps: CopyBitmaps;
   /** What the target still lacks. */
   readonly #due: DirtyBitmap;
   readonly #gate: CopyBeforeWrite;
@@ -72,9 +71,8 @@ export class BackupJob implements JobDriver {
         throw new BlockError('permission', 'Block node is read-only', { node: target.name });
     });
     const size = device.lengthBytes;
-    const place = creatingNode(
-      () => new JobPlace(job, surroundings, COPY_BEFORE_WRITE, plan.filterNodeName, device),
-    );
+    const filter = plan.discardSource ? COPY_BEFORE_WRITE_DISCARDING : COPY_BEFORE_WRITE;
+    const place = creatingNode(() => new JobPlace(job, surroundings, filter, plan.filterNodeName, device));
     this.#place = place;
     place.hold('main node', place.filter, 0, ALL_PERMISSIONS);
     this.#sourceBackend = place.filterChild('file', device, 0, ALL_PERMISSIONS);
@@ -83,7 +81,8 @@ export class BackupJob implements JobDriver {
     this.#targetBackend = place.filterChild('target', target, Permission.write, others);
     // Not the source: another layer or another backup may come between it and the filter.
     place.hold('target', target, 0, ALL_PERMISSIONS);
-    this.#window = new CopyWindow(job);
+    const { offloads, maxPieces: pieces, maxPieceBytes: pieceBytes } = plan.performance;
+    this.#window = new CopyWindow(job, { pieces, pieceBytes });
     this.#mover = new Mover({
       job,
       source: this.#sourceBackend,
@@ -92,19 +91,36 @@ export class BackupJob implements JobDriver {
       tally: this.#tally,
       compress: plan.compress,
       skipKnownZeroes: plan.sync === 'full',
+      offloads,
     });
-    this.#due = new DirtyBitmap(size, clusterOf(target));
+    this.#bitmaps = new CopyBitmaps(size, copyUnitBytes(plan, target));
+    this.#bitmaps.access.setAll();
+    this.#due = this.#bitmaps.due;
     this.#totalBytes = size;
     this.#gate = new CopyBeforeWrite({
       due: this.#due,
       sides: { source: this.#sourceBackend, target: this.#targetBackend },
-      copy: (turn, stretch, isLost) =>
-        this.#mover.copyFirst(turn, stretch, { unit: this.#due.granularityBytes, isLost }),
+      copy: (turn, stretch, forGuest) => this.#copyFirst(turn, stretch, forGuest),
+      breaks: plan.onGuestCopyError === 'break-snapshot' ? 'snapshot' : 'guest-write',
       failed: (error) => {
         this.#failure ??= asError(error);
         job.pace.kick();
       },
     });
+  }
+
+  async #copyFirst(turn: CopyTurn, stretch: Stretch, forGuest: boolean): Promise<number> {
+    const { onGuestCopyError, discardSource } = this.#plan;
+    const ofGuest = onGuestCopyError === 'break-snapshot' ? 'lost' : 'guest';
+    const fate = forGuest ? ofGuest : 'policy';
+    const copied = await this.#mover.copyFirst(turn, stretch, { unit: this.#due.granularityBytes, fate });
+    // A hint: what is not discarded is there for nothing.
+    if (discardSource)
+      await this.#place.filter
+        .child('file')
+        .discard(stretch.offset, copied)
+        .catch(() => undefined);
+    return copied;
   }
 
   /** What the source's users see now; layers may have come to lie above it. */
@@ -131,6 +147,9 @@ export class BackupJob implements JobDriver {
     });
     place.copiesTo(this.#targetBackend);
     this.#markDue();
+    const { due, written, access } = this.#bitmaps;
+    this.#source.dirtyBitmaps.push(due);
+    place.filter.dirtyBitmaps.push(written, access);
     place.passThrough.gate = this.#gate;
   }
 
@@ -173,7 +192,6 @@ export class BackupJob implements JobDriver {
       this.#throwFailure();
       this.#phase = 'flushing';
       await this.#mover.flush();
-      this.#succeeded = true;
     } finally {
       await window.quiet();
     }
@@ -238,13 +256,16 @@ export class BackupJob implements JobDriver {
     );
     if (!areOpen([this.#sourceBackend, this.#targetBackend])) return { offset, lengthBytes: 0 };
     const most = Math.min(stretch.lengthBytes, this.#pieceBytes(status));
-    const zeroBytes = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
+    const alike = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
+    const zeroBytes = this.job.limit.isLimited ? Math.min(alike, most) : alike;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
     if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
       return { offset, lengthBytes: zeroBytes };
+    // What is to be discarded afterwards takes a wait anyway.
+    const mayTry = !this.#plan.discardSource;
     const tryCopy = (): number =>
       this.#mover.tryCopy(offset, most, { unit, data: status.data && !status.zero ? status : undefined });
-    if (!this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
+    if (!mayTry || !this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
       this.#window.launch(most, () => this.#gate.copy(offset, most));
     return { offset, lengthBytes: most };
   }
@@ -262,7 +283,9 @@ export class BackupJob implements JobDriver {
   /** A guest need not wait for zeroes, unless somebody reads the source's present content through the target. */
   #launchZeroes(stretch: Stretch): boolean {
     const { offset, lengthBytes } = stretch;
-    if (this.#target.isAbove(this.#source) || !this.#gate.tryRelease(offset, lengthBytes)) return false;
+    if (this.#plan.discardSource || this.#target.isAbove(this.#source)) return false;
+    if (!this.#gate.tryRelease(offset, lengthBytes)) return false;
+    this.job.limit.spend(lengthBytes);
     this.#zeroing.add(stretch);
     this.#window.launch(0, async () => {
       await this.#mover.zero(offset, lengthBytes);
@@ -276,11 +299,19 @@ export class BackupJob implements JobDriver {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
+  /** It may still be cancelled while it waits for its end. */
+  async prepare(): Promise<void> {
+    this.#succeeded = true;
+  }
+
+  /** Nobody needs its point in time any more, and no guest waits for it. */
   giveUp(): void {
+    this.#gate.giveUp();
     this.#place.giveUpCopy();
   }
 
   abort(): void {
+    this.#succeeded = false;
     this.#gate.giveUp();
   }
 
@@ -292,7 +323,15 @@ export class BackupJob implements JobDriver {
   async #leave(): Promise<void> {
     this.#place.passThrough.gate = undefined;
     this.#settleBitmap();
+    this.#forget(this.#due);
     await this.#place.close([this.#target]);
+  }
+
+  #forget(bitmap: DirtyBitmap): void {
+    const { dirtyBitmaps } = this.#source;
+    const index = dirtyBitmaps.indexOf(bitmap);
+    assert(index >= 0, "a job's bitmap is on its node");
+    dirtyBitmaps.splice(index, 1);
   }
 
   /** What the user's bitmap holds after the job, by bitmap-mode. */
@@ -311,14 +350,7 @@ export class BackupJob implements JobDriver {
     }
     bitmap.merge(successor);
     bitmap.successor = undefined;
-    const index = this.#source.dirtyBitmaps.indexOf(successor);
-    assert(index >= 0, 'the successor of a bitmap is on its node');
-    this.#source.dirtyBitmaps.splice(index, 1);
+    this.#forget(successor);
     bitmap.busy = false;
   }
-}
-
-function clusterOf(target: Node): number {
-  const cluster = target.skipFilters().instance.info().clusterSizeBytes ?? MIN_CLUSTER_BYTES;
-  return Math.max(MIN_CLUSTER_BYTES, cluster);
 }

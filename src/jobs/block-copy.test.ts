@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { Mover } from './block-copy.js';
-import type { CopyTurn } from './copy-turn.js';
+import type { CopyTurn } from '../block/copy-turn.js';
 import type { Job } from './job.js';
 
 const UNIT = 4096;

@@ -7,17 +7,15 @@ import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import { FileSource } from '../block/file-source.js';
 import { Flag } from '../block/request.js';
-import { areOpen, type CopyTurn, whenOpen } from './copy-turn.js';
+import { areOpen, type CopyTurn, whenOpen } from '../block/copy-turn.js';
 import { PIECE_BYTES } from './copy-window.js';
 import type { Job } from './job.js';
-import { JobCancelled, JobIoError } from './job-errors.js';
+import { type FailureFate, JobCancelled, JobIoError } from './job-errors.js';
 import type { Tally } from './job-progress.js';
 import { statusOrData, tryStatus } from './source-status.js';
 
 /** Zeroes cost no data: one request may cover this much. */
 export const ZERO_BYTES = 1024 * MiB;
-/** Longest request that somebody may wait for: a target may have to write the zeroes. */
-export const AWAITED_BYTES = 2 * MiB;
 /** A piece so small is read and written, not offloaded. */
 const COPIED_AT_ONCE_BYTES = 256 * KiB;
 /** Longest piece that the kernel copies. */
@@ -44,6 +42,8 @@ export interface MoverOptions {
   lowest?: Node | undefined;
   /** What holds data is written compressed, in units of the target's clusters. */
   compress?: boolean;
+  /** The kernel copies where it can; default: true. */
+  offloads?: boolean | undefined;
   /** Told of what copyFirst and tryCopy do without copying data. */
   tally?: Tally;
 }
@@ -66,14 +66,14 @@ export class Mover {
    * the chain's status at its beginning, if that is known to be data (or was: data that has turned to zeroes is copied too).
    */
   async copyFirst(turn: CopyTurn, { offset, lengthBytes }: Stretch, options: CopyOptions): Promise<number> {
-    const { unit, data, isLost = false } = options;
+    const { unit, data, fate = 'policy' } = options;
     const status = data ?? (await this.#status(offset, lengthBytes));
     const alike = Math.min(status.lengthBytes, lengthBytes);
     const whole = alike === lengthBytes ? alike : alignDown(alike, unit);
     if (whole === 0) {
       const one = Math.min(unit, lengthBytes);
-      if (this.#options.compress === true) await this.#copyData(turn, offset, one, isLost, unit);
-      else await this.#copyMixed(turn, offset, one, isLost);
+      if (this.#options.compress === true) await this.#copyData(turn, offset, one, fate, unit);
+      else await this.#copyMixed(turn, offset, one, fate);
       return one;
     }
     const { source, lowest } = this.#options;
@@ -83,23 +83,23 @@ export class Mover {
     }
     if (status.zero) {
       turn.doneWith(source);
-      const zeroed = await this.#zeroUnits(offset, whole, unit, isLost);
+      const zeroed = await this.#zeroUnits(offset, whole, unit, fate);
       this.#tally.zeroBytes += zeroed;
       return zeroed;
     }
     const length = Math.min(whole, Math.max(this.longestBytes(), unit));
-    await this.#copyData(turn, offset, length, isLost, unit);
+    await this.#copyData(turn, offset, length, fate, unit);
     return length;
   }
 
   /** Longest piece of data. */
   longestBytes(): number {
-    const { source, target } = this.#options;
-    return longestBetween(source.node, target.node);
+    const { source, target, offloads = true } = this.#options;
+    return offloads ? longestBetween(source.node, target.node) : PIECE_BYTES;
   }
 
   /** Copies a unit of which parts are not alike: reads all of them first, so that the source does not wait for the target. */
-  async #copyMixed(turn: CopyTurn, offset: number, lengthBytes: number, isLost: boolean): Promise<void> {
+  async #copyMixed(turn: CopyTurn, offset: number, lengthBytes: number, fate: FailureFate): Promise<void> {
     const { source, lowest } = this.#options;
     const end = offset + lengthBytes;
     const parts: UnitPart[] = [];
@@ -112,42 +112,39 @@ export class Mover {
       const length = isData ? Math.min(alike, PIECE_BYTES) : alike;
       const part = { offset: at, lengthBytes: length };
       if (isSkipped) tally.skippedBytes += length;
-      else if (isData) parts.push({ ...part, buffer: await this.#readPart(part, isLost) });
+      else if (isData) parts.push({ ...part, buffer: await this.#readPart(part, fate) });
       else parts.push(part);
       if (status.zero && !isSkipped) tally.zeroBytes += length;
       at += length;
     }
     turn.doneWith(source);
-    for (const part of parts) await this.#writePart(part, isLost);
+    for (const part of parts) await this.#writePart(part, fate);
     this.#tally.zeroBytes += tally.zeroBytes;
     this.#tally.skippedBytes += tally.skippedBytes;
   }
 
   /** Answers a buffer of which a first part is filled. That of a request that failed may still be in use. */
-  async #readPart({ offset, lengthBytes }: Stretch, isLost: boolean): Promise<Buffer> {
+  async #readPart({ offset, lengthBytes }: Stretch, fate: FailureFate): Promise<Buffer> {
     const { source } = this.#options;
     const whole = lengthBytes > PIECE_BYTES ? Buffer.allocUnsafe(lengthBytes) : this.#takeBuffer();
     const buffer = whole.subarray(0, lengthBytes);
-    await this.#read(
-      () => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)),
-      isLost,
-    );
+    await this.#read(() => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)), fate);
     return whole;
   }
 
   /** Data, or zeroes where there is no buffer. */
-  async #writePart({ offset, lengthBytes, buffer: whole }: UnitPart, isLost: boolean): Promise<void> {
+  async #writePart({ offset, lengthBytes, buffer: whole }: UnitPart, fate: FailureFate): Promise<void> {
     const { target } = this.#options;
     if (!whole) {
       for (let done = 0; done < lengthBytes;)
-        done += await this.#zeroFirst(offset + done, lengthBytes - done, isLost);
+        done += await this.#zeroFirst(offset + done, lengthBytes - done, fate);
       return;
     }
     const buffer = whole.subarray(0, lengthBytes);
     const flags = this.#options.compress === true ? Flag.compressed : Flag.none;
     await this.#write(
       () => (target.tryWrite(offset, buffer, flags) ? undefined : target.write(offset, buffer, flags)),
-      isLost,
+      fate,
     );
     if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
     this.#startWriteback(lengthBytes);
@@ -241,7 +238,7 @@ export class Mover {
     const { job, target } = this.#options;
     for (let done = 0; done < lengthBytes;) {
       if (job.isCancelled) throw new JobCancelled();
-      done += await whenOpen(target, () => this.#zeroFirst(offset + done, lengthBytes - done, false));
+      done += await whenOpen(target, () => this.#zeroFirst(offset + done, lengthBytes - done, 'policy'));
     }
   }
 
@@ -249,17 +246,17 @@ export class Mover {
    * Makes a first part read as zeroes, whole units or all: what the target holds may change within a unit. Answers how
    * long that is.
    */
-  async #zeroUnits(offset: number, lengthBytes: number, unit: number, isLost: boolean): Promise<number> {
-    let done = await this.#zeroFirst(offset, lengthBytes, isLost);
+  async #zeroUnits(offset: number, lengthBytes: number, unit: number, fate: FailureFate): Promise<number> {
+    let done = await this.#zeroFirst(offset, lengthBytes, fate);
     while (done < lengthBytes && done % unit !== 0) {
       const rest = Math.min(lengthBytes - done, unit - (done % unit));
-      done += await this.#zeroFirst(offset + done, rest, isLost);
+      done += await this.#zeroFirst(offset + done, rest, fate);
     }
     return done;
   }
 
   /** The same of all that is alike at `offset`; answers how long that is. */
-  async #zeroFirst(offset: number, lengthBytes: number, isLost: boolean): Promise<number> {
+  async #zeroFirst(offset: number, lengthBytes: number, fate: FailureFate): Promise<number> {
     const { target, unmap, skipKnownZeroes } = this.#options;
     let length = lengthBytes;
     if (skipKnownZeroes) {
@@ -268,7 +265,7 @@ export class Mover {
       if (status.zero) return length;
     }
     const flags = unmap ? Flag.mayUnmap : Flag.none;
-    await this.#write(() => target.writeZeroes(offset, length, flags), isLost);
+    await this.#write(() => target.writeZeroes(offset, length, flags), fate);
     return length;
   }
 
@@ -277,13 +274,13 @@ export class Mover {
     turn: CopyTurn,
     offset: number,
     lengthBytes: number,
-    isLost: boolean,
+    fate: FailureFate,
     unit: number,
   ): Promise<void> {
     const pieceBytes = this.#options.compress === true ? Math.max(PIECE_BYTES, unit) : PIECE_BYTES;
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
-      const offloaded = lengthBytes <= COPIED_AT_ONCE_BYTES ? 0 : await this.#offload(at, end - at, isLost);
+      const offloaded = lengthBytes <= COPIED_AT_ONCE_BYTES ? 0 : await this.#offload(at, end - at, fate);
       if (offloaded > 0) {
         at += offloaded;
         this.#startWriteback(offloaded);
@@ -292,17 +289,17 @@ export class Mover {
         const length = Math.min(end - at, pieceBytes);
         const { source } = this.#options;
         const read = at + length === end ? (): void => turn.doneWith(source) : (): void => undefined;
-        await this.#readAndWrite(at, length, read, isLost);
+        await this.#readAndWrite(at, length, read, fate);
         at += length;
       }
     }
   }
 
   /** copy_file_range of a first part of the stretch; answers its length, 0 when it must be read and written. */
-  async #offload(offset: number, lengthBytes: number, isLost: boolean): Promise<number> {
-    const { source, target } = this.#options;
-    if (this.#options.compress === true || !protocolOf(target.node)?.copyFrom) return 0;
-    const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), isLost);
+  async #offload(offset: number, lengthBytes: number, fate: FailureFate): Promise<number> {
+    const { source, target, compress = false, offloads = true } = this.#options;
+    if (compress || !offloads || !protocolOf(target.node)?.copyFrom) return 0;
+    const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), fate);
     if (located.kind !== 'plain') return 0;
     if (!located.io.copyFrom) {
       located.release();
@@ -313,7 +310,7 @@ export class Mover {
       await target.writeFrom(offset, located.lengthBytes, bytes);
       return located.lengthBytes;
     } catch (error) {
-      throw this.#options.job.ioError(bytes.failedToRead ? 'read' : 'write', error, isLost);
+      throw this.#options.job.ioError(bytes.failedToRead ? 'read' : 'write', error, fate);
     }
   }
 
@@ -322,25 +319,30 @@ export class Mover {
   }
 
   /** `read` is told when the source is not needed any more. */
-  async #readAndWrite(offset: number, lengthBytes: number, read: () => void, isLost: boolean): Promise<void> {
-    const buffer = await this.#readPart({ offset, lengthBytes }, isLost);
+  async #readAndWrite(
+    offset: number,
+    lengthBytes: number,
+    read: () => void,
+    fate: FailureFate,
+  ): Promise<void> {
+    const buffer = await this.#readPart({ offset, lengthBytes }, fate);
     read();
-    await this.#writePart({ offset, lengthBytes, buffer }, isLost);
+    await this.#writePart({ offset, lengthBytes, buffer }, fate);
   }
 
-  async #read<T>(request: () => Promise<T> | T, isLost: boolean): Promise<T> {
+  async #read<T>(request: () => Promise<T> | T, fate: FailureFate): Promise<T> {
     try {
       return await request();
     } catch (error) {
-      throw this.#options.job.ioError('read', error, isLost);
+      throw this.#options.job.ioError('read', error, fate);
     }
   }
 
-  async #write<T>(request: () => Promise<T> | T, isLost: boolean): Promise<T> {
+  async #write<T>(request: () => Promise<T> | T, fate: FailureFate): Promise<T> {
     try {
       return await request();
     } catch (error) {
-      throw this.#options.job.ioError('write', error, isLost);
+      throw this.#options.job.ioError('write', error, fate);
     }
   }
 
@@ -349,7 +351,7 @@ export class Mover {
     const { job, target } = this.#options;
     for (;;) {
       try {
-        return await this.#write(() => whenOpen(target, () => target.flush()), false);
+        return await this.#write(() => whenOpen(target, () => target.flush()), 'policy');
       } catch (error) {
         if (!(error instanceof JobIoError) || error.action === 'report') throw error;
         if (error.action === 'ignore') return;
@@ -386,8 +388,8 @@ export interface CopyOptions {
   /** A power of two that divides the offset. */
   unit: number;
   data?: ChainStatus | undefined;
-  /** What fails now is not tried again. */
-  isLost?: boolean;
+  /** Default: what the job's error policies say. */
+  fate?: FailureFate;
 }
 
 /** Starts writeback of all that the file below a node has dirty; a hint. */

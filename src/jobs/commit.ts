@@ -5,8 +5,9 @@ import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { RangeLock } from '../block/range-lock.js';
-import { areOpen, takeTurn, whenOpen } from './copy-turn.js';
-import { CopyWindow } from './copy-window.js';
+import { areOpen, takeTurn, whenOpen } from '../block/copy-turn.js';
+import { COPY_PIECE_BYTES, CopyWindow } from './copy-window.js';
+import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
 import type { Tally, WorkProgress } from './job-progress.js';
@@ -33,6 +34,7 @@ export class CommitJob implements JobDriver {
   readonly #copying = new RangeLock();
   #phase: WorkProgress['phase'] = 'copying';
   #offset = 0;
+  readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
 
   constructor(job: Job, plan: CommitPlan, nodes: CommitNodes, surroundings: JobSurroundings) {
@@ -66,7 +68,7 @@ export class CommitJob implements JobDriver {
   }
 
   progress(): WorkProgress {
-    const doneBytes = this.#offset;
+    const doneBytes = this.#failed.reached(this.#offset);
     const remainingBytes = this.#top.lengthBytes - doneBytes;
     return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes };
   }
@@ -117,15 +119,14 @@ export class CommitJob implements JobDriver {
       return;
     }
     const zero = status.zero;
-    const length = Math.min(
-      status.lengthBytes,
-      zero ? ZERO_BYTES : this.#window.pieceBytes(4096, this.#mover.longestBytes()),
-    );
+    const isAtOnce = zero && !this.job.limit.isLimited;
+    const length = Math.min(status.lengthBytes, isAtOnce ? ZERO_BYTES : COPY_PIECE_BYTES);
+    if (zero) this.job.limit.spend(length);
     const rateBytes = zero ? 0 : length;
+    const copy = (): Promise<void> =>
+      zero ? this.#mover.zero(offset, length) : this.#copyData(offset, length, status);
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#mover.tryCopyData(offset, length)))
-      this.#window.launch(rateBytes, () =>
-        zero ? this.#mover.zero(offset, length) : this.#copyData(offset, length, status),
-      );
+      this.#window.launch(rateBytes, () => this.#failed.during(offset, copy));
     if (zero) this.#tally.zeroBytes += length;
     this.#offset += length;
   }
@@ -147,7 +148,7 @@ export class CommitJob implements JobDriver {
     const place = this.#place;
     await place.section([this.#top, this.#base], async () => {
       const referenceOf = (overlay: Node): BackingReference =>
-        referenceAs(this.#plan.backingFile, overlay, this.#base);
+        referenceAs(this.#plan.backing, overlay, this.#base);
       await place.withBackingReferences(overlaysOf(place.filter), referenceOf, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));

@@ -1,16 +1,24 @@
 import { Notifier } from '../base/async.js';
 import { alignDown } from '../base/align.js';
-import { MiB } from '../base/limits.js';
+import { KiB, MiB } from '../base/limits.js';
 import type { Job } from './job.js';
 import { asError, JobIoError } from './job-errors.js';
 
 /** Data is moved in pieces of at most this. */
 export const PIECE_BYTES = MiB;
+/** What QEMU's streams and commits copy at a time, however slow they are to be: `offset` counts in it. */
+export const COPY_PIECE_BYTES = 512 * KiB;
 /** Most that a job has in flight at a time, and in how many pieces. */
 const WINDOW_BYTES = 16 * MiB;
 const WINDOW_PIECES = 16;
 /** How long a piece waits that is tried again after an error that is ignored: an error that lasts must not make a job spin. */
 export const RETRY_MS = 100;
+
+export interface WindowSize {
+  bytes?: number | undefined;
+  pieces?: number | undefined;
+  pieceBytes?: number | undefined;
+}
 
 /** Some of a job's work, which may be done again. */
 interface Piece {
@@ -23,25 +31,33 @@ interface Piece {
 export class CopyWindow {
   readonly #job: Job;
   readonly #windowBytes: number;
+  readonly #mostPieces: number;
+  readonly #pieceBytes: number;
   #bytes = 0;
   #pieces = 0;
   #failure: Error | undefined;
   readonly #again: Piece[] = [];
   readonly #done = new Notifier();
 
-  constructor(job: Job, windowBytes = WINDOW_BYTES) {
+  /** `pieces`: most at a time; `pieceBytes`: longest one; default: as is usual. */
+  constructor(
+    job: Job,
+    { bytes = WINDOW_BYTES, pieces = WINDOW_PIECES, pieceBytes = Infinity }: WindowSize = {},
+  ) {
     this.#job = job;
-    this.#windowBytes = windowBytes;
+    this.#windowBytes = bytes;
+    this.#mostPieces = pieces;
+    this.#pieceBytes = pieceBytes;
   }
 
   /** Largest piece, at most `longestBytes`, that keeps the job's rate limit finely; whole units of `unit` bytes. */
   pieceBytes(unit: number, longestBytes = PIECE_BYTES): number {
-    const most = Math.min(longestBytes, this.#job.limit.sliceBytes);
+    const most = Math.min(longestBytes, this.#pieceBytes, this.#job.limit.sliceBytes);
     return Math.max(unit, alignDown(Math.floor(most), unit));
   }
 
   #isFull(): boolean {
-    return this.#pieces > 0 && (this.#pieces >= WINDOW_PIECES || this.#bytes >= this.#windowBytes);
+    return this.#pieces > 0 && (this.#pieces >= this.#mostPieces || this.#bytes >= this.#windowBytes);
   }
 
   /**

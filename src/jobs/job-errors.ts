@@ -6,6 +6,12 @@ import { BlockError, errnoOf, errnoText, toBlockError } from '../base/error.js';
  */
 export type ErrorAction = 'report' | 'ignore' | 'stop';
 
+/**
+ * What becomes of a request that failed. policy: what the job's error policies say. lost: it is not done again, and the
+ * job fails. guest: a guest's change fails with it, and the job knows nothing of it.
+ */
+export type FailureFate = 'policy' | 'lost' | 'guest';
+
 /** Thrown inside a job by a checkpoint when it was cancelled. */
 export class JobCancelled extends Error {
   override name = 'JobCancelled';

@@ -5,8 +5,8 @@ import type { Json } from '../block/driver.js';
 import type { Graph } from '../block/graph.js';
 import { ErrorHandling, type ErrorPolicy } from './error-policy.js';
 import type { JobGroup } from './job-group.js';
-import type { JobDriver, JobType } from './job-driver.js';
-import { asError, JobCancelled, jobError, JobIoError } from './job-errors.js';
+import type { CopyMode, JobDriver, JobType } from './job-driver.js';
+import { asError, type FailureFate, JobCancelled, jobError, JobIoError } from './job-errors.js';
 import { JobPace } from './job-pace.js';
 import type { JobPhase, JobProgress } from './job-progress.js';
 import { RateLimit } from './rate-limit.js';
@@ -191,6 +191,8 @@ export class Job {
       // Begun in a drained section, it rests first.
       if (this.pace.wantsRest) await this.pace.pausePoint();
       await driver.run();
+      // The user, or a drained section, wants it to rest before it ends.
+      await this.pace.pausePoint();
       if (this.isCancelled) throw new JobCancelled();
       this.#setStatus('waiting');
       const { group } = this;
@@ -278,14 +280,14 @@ export class Job {
   }
 
   /**
-   * A request failed: tells it, does what the policy says, and answers what to throw. `isLost`: what failed cannot be
-   * done again, whatever the policy.
+   * A request failed: tells it, does what the policy says, and answers what to throw.
    */
-  ioError(operation: 'read' | 'write', cause: unknown, isLost = false): Error {
+  ioError(operation: 'read' | 'write', cause: unknown, fate: FailureFate = 'policy'): Error {
+    if (fate === 'guest') return asError(cause);
     if (cause instanceof JobIoError || cause instanceof JobCancelled) return cause;
     // Requests in flight are given up with the job.
     if (this.isCancelled) return new JobCancelled();
-    const action = isLost ? 'report' : this.#errors.actionOn(operation, cause);
+    const action = fate === 'lost' ? 'report' : this.#errors.actionOn(operation, cause);
     this.#emit('BLOCK_JOB_ERROR', { device: this.id, operation, action });
     if (action === 'stop') {
       this.#errors.stoppedFor(cause);
@@ -359,6 +361,15 @@ export class Job {
     this.pace.kick();
   }
 
+  /** block-job-change; of other jobs than mirrors it says the mode that none is. */
+  change(mode: CopyMode): void {
+    checkVerb(this.id, this.#status, 'change');
+    const driver = this.#work();
+    if (!driver.changeCopyMode) throw new BlockError('invalid', 'Job type does not support change');
+    driver.changeCopyMode(mode);
+    this.pace.kick();
+  }
+
   finalize(): void {
     checkVerb(this.id, this.#status, 'finalize');
     if (this.group) this.group.finalize();
@@ -395,6 +406,7 @@ export class Job {
       status: this.#status,
       'auto-finalize': this.autoFinalize,
       'auto-dismiss': this.autoDismiss,
+      ...this.#work().details?.(),
     };
     if (this.#error !== undefined) info['error'] = this.#error;
     return info;

@@ -11,7 +11,7 @@ import type { JobGroup } from './job-group.js';
 import type { JobDriver, StepType } from './job-driver.js';
 import { creatingNode, JobPlace, type JobSurroundings } from './job-graph.js';
 import { MirrorJob } from './mirror.js';
-import { backupNodes, type BackupPlan } from './plans/backup.js';
+import { backupNodes, type BackupPlan, copyUnitBytes } from './plans/backup.js';
 import { commitNodes, type CommitPlan } from './plans/commit.js';
 import type { CreatePlan } from './plans/create.js';
 import { mirrorNodes, type MirrorPlan } from './plans/mirror.js';
@@ -125,10 +125,11 @@ export class JobManager {
    */
   async prepareBackup(plan: BackupPlan, group?: JobGroup): Promise<BackupJob> {
     const nodes = backupNodes(this.#surroundings.graph, plan);
-    return this.#insert(plan, (job) => {
+    const make = (job: Job): BackupJob => {
       group?.add(job);
       return new BackupJob(job, plan, nodes, this.#surroundings);
-    });
+    };
+    return this.#insert(plan, make, () => copyUnitBytes(plan, nodes.target));
   }
 
   /** Stays until it is dismissed. */
@@ -186,13 +187,23 @@ export class JobManager {
     return job;
   }
 
-  /** In QEMU's order: the filter's name, the job's id, its speed, its place in the graph. */
-  async #insert<D extends Startable>(plan: BlockJobPlan, make: (job: Job) => D): Promise<D> {
+  /** In QEMU's order: the filter's name, what the filter needs, the job's id, its speed, its place in the graph. */
+  async #insert<D extends Startable>(
+    plan: BlockJobPlan,
+    make: (job: Job) => D,
+    checkFilter: () => unknown = () => undefined,
+  ): Promise<D> {
     checkFilterName(this.#surroundings.graph, plan);
+    checkFilter();
     const { jobId: id, speed, autoFinalize, autoDismiss, onReadError, onWriteError } = plan;
     const policies = { onReadError, onWriteError };
     const job = this.#newJob({ id, speed: speed < 0 ? 0 : speed, autoFinalize, autoDismiss, ...policies });
     try {
+      // QEMU makes a commit's filter last of all.
+      if (plan.kind === 'commit') {
+        job.announce();
+        checkSpeed(speed);
+      }
       const driver = make(job);
       if (driver.isAnnouncedFirst || speed < 0) job.announce();
       checkSpeed(speed);
@@ -211,7 +222,7 @@ function checkFilterName(
   graph: Graph,
   { kind, filterNodeName }: Pick<BlockJobPlan, 'kind' | 'filterNodeName'>,
 ): void {
-  if (filterNodeName === undefined) return;
+  if (filterNodeName === undefined || kind === 'commit') return;
   const check = (): void => graph.checkNewName(filterNodeName);
   if (kind === 'stream' || kind === 'backup') creatingNode(check);
   else check();

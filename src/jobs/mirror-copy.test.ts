@@ -100,7 +100,7 @@ test('a mirror has 16 pieces in flight, or as many bytes as its buffer has', asy
 test('every job keeps its speed, also where pieces are copied without a wait', async () => {
   for (const kind of ['mirror', 'backup', 'stream', 'commit'] as const) {
     const bench = new JobBench();
-    const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+    const options = { lengthBytes: 8 * DISK, clusterBytes: CLUSTER };
     const base = await newMemoryImage(bench.graph, 'base', options);
     await fill(bench, base, () => 1);
     const middle = await newMemoryImage(bench.graph, 'middle', { ...options, backing: base.node });
@@ -123,7 +123,9 @@ test('every job keeps its speed, also where pieces are copied without a wait', a
     const done = (): number => Number(job.jobInfo()['current-progress']);
     while (done() === 0) await turns(1);
     await turns(50);
-    assert.ok(done() <= 64 * 1024, `${kind}: ${done()}`);
+    // Streams and commits begin with a piece of 512 KiB, as QEMU's do.
+    const most = kind === 'mirror' || kind === 'backup' ? 64 * 1024 : 512 * 1024;
+    assert.ok(done() <= most, `${kind}: ${done()}`);
     assert.equal(job.blockJobInfo()['speed'], 1);
     await job.cancel({ force: true, softOnReady: false });
     await job.concluded;

@@ -4,12 +4,12 @@ import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
 import { alignDown } from '../base/align.js';
 import { KiB } from '../base/limits.js';
-import { AWAITED_BYTES, type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
-import { areOpen, type CopySides, takeTurn, whenOpen } from './copy-turn.js';
+import { type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
+import { areOpen, AWAITED_BYTES, type CopySides, takeTurn, whenOpen } from '../block/copy-turn.js';
 import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
 import type { Tally } from './job-progress.js';
-import { JobCancelled } from './job-errors.js';
+import { type FailureFate, JobCancelled } from './job-errors.js';
 import { clusterOf, type MirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import { statusOrData } from './source-status.js';
 
@@ -56,7 +56,7 @@ export class MirrorCopy {
     this.#options = options;
     this.dirty = new DirtyBitmap(nodes.source.lengthBytes, plan.granularityBytes);
     this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(nodes.target) ?? 0));
-    this.window = new CopyWindow(job, plan.windowBytes);
+    this.window = new CopyWindow(job, { bytes: plan.windowBytes });
     this.mover = new Mover({
       job,
       source,
@@ -101,13 +101,12 @@ export class MirrorCopy {
 
   /** Marks what is to be copied; prepares a target whose content is unknown. */
   async mark(): Promise<void> {
-    const { sync, targetIsNew, unmap } = this.#options.plan;
-    const { source, target } = this.#options.nodes;
+    const { sync, targetIsNew } = this.#options.plan;
+    const { source } = this.#options.nodes;
     if (sync === 'none') return;
     const size = source.lengthBytes;
     if (sync === 'full' && !targetIsNew) {
-      const zeroFirst = target.modes.discard === 'unmap' && unmap;
-      if (!zeroFirst) {
+      if (!this.#unmaps()) {
         this.dirty.setAll();
         return;
       }
@@ -153,9 +152,17 @@ export class MirrorCopy {
     // What is data now can be copied as data whatever becomes of it; what is zero now, the guest may still write.
     if (status.data && !status.zero) return this.#dataPiece({ offset, lengthBytes }, most, status);
     if (!status.zero || status.lengthBytes <= most) return { offset, lengthBytes: most, rateBytes: most };
+    // Zeroes cost something where they may have to be written.
+    if (this.#options.job.limit.isLimited && !this.#unmaps())
+      return { offset, lengthBytes: most, rateBytes: most };
     const end = offset + status.lengthBytes;
     const whole = end === offset + lengthBytes ? end : end - (end % granularityBytes);
     return { offset, lengthBytes: Math.max(most, whole - offset), rateBytes: 0 };
+  }
+
+  #unmaps(): boolean {
+    const { plan, nodes } = this.#options;
+    return plan.unmap && nodes.target.modes.discard === 'unmap';
   }
 
   /** Longer than others where all of it is data, whole granules. */
@@ -192,7 +199,7 @@ export class MirrorCopy {
   }
 
   /** Copies a piece that is dirty no more, part by part: who waits for one need not wait for the next. */
-  async #copyTracked(piece: Stretch & { data?: ChainStatus }, isLost = false): Promise<void> {
+  async #copyTracked(piece: Stretch & { data?: ChainStatus }, fate: FailureFate = 'policy'): Promise<void> {
     const { offset, lengthBytes, data } = piece;
     const end = offset + lengthBytes;
     let at = offset;
@@ -200,7 +207,7 @@ export class MirrorCopy {
       while (at < end) {
         if (this.#options.job.isCancelled) throw new JobCancelled();
         const rest = { offset: at, lengthBytes: end - at };
-        const done = await this.#copyPart(rest, { data: at === offset ? data : undefined, isLost });
+        const done = await this.#copyPart(rest, { data: at === offset ? data : undefined, fate });
         at += done;
         this.#doneBytes += done;
         this.#copyingBytes -= done;
@@ -237,7 +244,7 @@ export class MirrorCopy {
     for (let at = this.dirty.nextDirty(0); at; at = this.dirty.nextDirty(0)) {
       this.#copyingBytes += at.lengthBytes;
       this.dirty.reset(at.offset, at.lengthBytes);
-      await this.#copyTracked(at, true);
+      await this.#copyTracked(at, 'lost');
     }
     await this.mover.flush();
   }

@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
-import { CopyBeforeWrite } from './copy-before-write.js';
+import { CopyBeforeWrite } from '../drivers/copy-before-write/point-in-time.js';
 import type { Job } from './job.js';
 import { asError } from './job-errors.js';
 import type { MirrorCopy } from './mirror-copy.js';
@@ -27,7 +27,11 @@ export class MirrorHold {
     this.gate = new CopyBeforeWrite({
       due,
       sides: copy.sides,
-      copy: (turn, stretch, isLost) => copy.mover.copyFirst(turn, stretch, { unit: copy.unitBytes, isLost }),
+      copy: (turn, stretch, forGuest) => {
+        const fate = forGuest ? 'lost' : 'policy';
+        return copy.mover.copyFirst(turn, stretch, { unit: copy.unitBytes, fate });
+      },
+      breaks: 'snapshot',
       failed: (error) => {
         this.#failure ??= asError(error);
         this.#job.pace.kick();

@@ -1,13 +1,14 @@
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
+import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
 import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { growBase, holdIntermediate } from './commit.js';
 import { isRetried } from './copy-window.js';
 import type { Job } from './job.js';
-import type { JobDriver } from './job-driver.js';
+import type { CopyMode, JobDriver } from './job-driver.js';
 import type { WorkProgress } from './job-progress.js';
 import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { MirrorCopy } from './mirror-copy.js';
@@ -40,6 +41,7 @@ export class MirrorJob implements JobDriver {
   #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
   #hold: MirrorHold | undefined;
   #pivoted = false;
+  #copyMode: CopyMode;
 
   constructor(job: Job, plan: MirrorPlan, nodes: MirrorNodes, surroundings: JobSurroundings) {
     const { source, target } = nodes;
@@ -50,6 +52,7 @@ export class MirrorJob implements JobDriver {
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
+    this.#copyMode = plan.copyMode;
     this.#nodes = nodes;
     this.#source = source;
     this.#target = target;
@@ -71,7 +74,13 @@ export class MirrorJob implements JobDriver {
     const below = source.below?.node;
     if (targetIsBase && below) holdIntermediate(place, below, target);
     const sides = { source: this.#sourceBackend, target: this.#targetBackend };
-    this.#copy = new MirrorCopy({ job, plan, nodes, ...sides, mustStop: () => this.#mustStop() });
+    this.#copy = new MirrorCopy({
+      job,
+      plan,
+      nodes,
+      ...sides,
+      mustStop: () => this.#mustStop() || this.#isToSwitch(),
+    });
     this.#both = new WriteToBoth({
       ...sides,
       dirty: this.#copy.dirty,
@@ -119,12 +128,11 @@ export class MirrorJob implements JobDriver {
 
   async run(): Promise<void> {
     const { window } = this.#copy;
-    const isBlocking = this.#plan.copyMode === 'write-blocking';
     try {
       if (this.type === 'commit') await growBase(this.#targetBackend, this.#source.lengthBytes);
       else if (this.#source.lengthBytes !== this.#target.lengthBytes)
         throw new BlockError('invalid', 'Source and target image have different sizes');
-      if (isBlocking) await this.#writeToBoth(true);
+      if (this.#copyMode === 'write-blocking') await this.#writeToBoth(true);
       await this.#copy.mark();
       this.#both.isMarked = true;
       this.#activity = 'copying';
@@ -142,7 +150,7 @@ export class MirrorJob implements JobDriver {
     await this.#copyUntilClean();
     this.#activity = 'following';
     this.job.becomeReady();
-    if (this.#plan.copyMode === 'background') await this.#writeToBoth(false);
+    if (this.#copyMode === 'background') await this.#writeToBoth(false);
   }
 
   /** A guest may keep ahead: then what is dirty is kept from becoming more. */
@@ -151,9 +159,31 @@ export class MirrorJob implements JobDriver {
     for (let round = 0; ; round++) {
       await copy.round();
       await copy.window.finish();
-      if (copy.dirty.isClean || this.#mustStop()) return;
+      if (this.#mustStop()) return;
+      if (this.#isToSwitch()) await this.#writeToBoth(true);
+      if (copy.dirty.isClean) return;
       if (round >= ROUNDS_BEFORE_BLOCKING) await this.#writeToBoth(true);
     }
+  }
+
+  /** The user wants guests' changes to go to both sides, and they do not yet. */
+  #isToSwitch(): boolean {
+    return this.#copyMode === 'write-blocking' && !this.#hold && this.#source.gate !== this.#both;
+  }
+
+  changeCopyMode(mode: CopyMode): void {
+    if (this.type === 'commit') throw new BlockError('invalid', 'Job type does not support change');
+    if (mode === this.#copyMode) return;
+    if (mode === 'background')
+      throw new BlockError('invalid', `Change to copy mode '${mode}' is not implemented`);
+    this.#copyMode = mode;
+  }
+
+  /** Of one that works in the background there is nothing to say: it is never in step. */
+  details(): { [key: string]: Json } {
+    if (this.#copyMode === 'background') return {};
+    const isInStep = this.job.isReady && this.#source.gate === this.#both && this.#copy.dirty.isClean;
+    return { 'actively-synced': isInStep };
   }
 
   /** Switches whether guests' changes go to both sides, while none of them is under way. Nothing is being copied. */
@@ -201,6 +231,7 @@ export class MirrorJob implements JobDriver {
         await this.#flush();
         return;
       } else {
+        if (this.#isToSwitch()) await this.#writeToBoth(true);
         if (!copy.dirty.isClean) await copy.round();
         await copy.window.finish();
         if (this.#phase === 'track') await job.pace.sleep(READY_SLEEP_MS);

@@ -19,6 +19,10 @@ export class RateLimit {
     return this.#given;
   }
 
+  get isLimited(): boolean {
+    return this.#bytesPerSecond > 0;
+  }
+
   /** Takes effect at once: earlier overdraft is forgotten. */
   set bytesPerSecond(value: number | bigint) {
     this.#given = value;

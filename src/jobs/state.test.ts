@@ -2,13 +2,13 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { checkJobId, checkVerb, type JobStatus, type JobVerb, VERBS } from './state.js';
 
-/** What QEMU 7.2 takes in each status. */
+/** What QEMU 7.2 takes in each status, and `change`, of QEMU 8.2. */
 const TAKEN: ReadonlyArray<readonly [JobStatus, readonly JobVerb[]]> = [
   ['created', ['cancel', 'pause', 'resume', 'set-speed']],
-  ['running', ['cancel', 'pause', 'resume', 'set-speed']],
-  ['paused', ['cancel', 'pause', 'resume', 'set-speed']],
-  ['ready', ['cancel', 'pause', 'resume', 'set-speed', 'complete']],
-  ['standby', ['cancel', 'pause', 'resume', 'set-speed', 'complete']],
+  ['running', ['cancel', 'pause', 'resume', 'set-speed', 'change']],
+  ['paused', ['cancel', 'pause', 'resume', 'set-speed', 'change']],
+  ['ready', ['cancel', 'pause', 'resume', 'set-speed', 'complete', 'change']],
+  ['standby', ['cancel', 'pause', 'resume', 'set-speed', 'complete', 'change']],
   ['waiting', ['cancel']],
   ['pending', ['cancel', 'finalize']],
   ['aborting', []],

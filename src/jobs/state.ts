@@ -15,7 +15,8 @@ export type JobStatus =
   | 'null';
 
 /** JobVerb of QMP: what a user may ask of a job. */
-export type JobVerb = 'cancel' | 'pause' | 'resume' | 'set-speed' | 'complete' | 'finalize' | 'dismiss';
+export type JobVerb =
+  'cancel' | 'pause' | 'resume' | 'set-speed' | 'complete' | 'finalize' | 'dismiss' | 'change';
 
 /** Where a job may go from each status. */
 export const TRANSITIONS: Readonly<Record<JobStatus, readonly JobStatus[]>> = {
@@ -43,6 +44,7 @@ export const VERBS: Readonly<Record<JobVerb, readonly JobStatus[]>> = {
   complete: ['ready', 'standby'],
   finalize: ['pending'],
   dismiss: ['concluded'],
+  change: ['running', 'paused', 'ready', 'standby'],
 };
 
 export function mayFollow(from: JobStatus, to: JobStatus): boolean {

@@ -5,9 +5,10 @@ import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
-import { AWAITED_BYTES, longestBetween, startWriteback, ZERO_BYTES } from './block-copy.js';
-import { areOpen, whenOpen } from './copy-turn.js';
-import { CopyWindow } from './copy-window.js';
+import { startWriteback, ZERO_BYTES } from './block-copy.js';
+import { areOpen, whenOpen } from '../block/copy-turn.js';
+import { COPY_PIECE_BYTES, CopyWindow } from './copy-window.js';
+import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
 import type { Tally, WorkProgress } from './job-progress.js';
@@ -37,12 +38,11 @@ export class StreamJob implements JobDriver {
   readonly #backend: BlockBackend;
   #phase: WorkProgress['phase'] = 'copying';
   #offset = 0;
+  readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   /** The first error that was ignored: the job goes on to the end of the disk, and fails there. */
   #ignored: Error | undefined;
   #sinceWriteback = 0;
-  /** A guest may have to wait for a piece. */
-  readonly #longestBytes: number;
   #dropped: Node[] = [];
 
   constructor(job: Job, plan: StreamPlan, nodes: StreamNodes, surroundings: JobSurroundings) {
@@ -52,7 +52,6 @@ export class StreamJob implements JobDriver {
     this.#nodes = nodes;
     this.#node = nodes.node;
     this.#lowest = lowestOf(nodes);
-    this.#longestBytes = Math.min(AWAITED_BYTES, longestBetween(this.#lowest, nodes.node));
     this.#place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
     );
@@ -61,7 +60,7 @@ export class StreamJob implements JobDriver {
   }
 
   progress(): WorkProgress {
-    const doneBytes = this.#offset;
+    const doneBytes = this.#failed.reached(this.#offset);
     return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes: this.#sizeBytes() - doneBytes };
   }
 
@@ -137,13 +136,13 @@ export class StreamJob implements JobDriver {
       return;
     }
     const zero = status.zero;
-    const length = Math.min(
-      status.lengthBytes,
-      zero ? ZERO_BYTES : this.#window.pieceBytes(4096, this.#longestBytes),
-    );
+    const isAtOnce = zero && !this.job.limit.isLimited;
+    const length = Math.min(status.lengthBytes, isAtOnce ? ZERO_BYTES : COPY_PIECE_BYTES);
+    if (zero) this.job.limit.spend(length);
     const rateBytes = zero ? 0 : length;
+    const copy = (): Promise<void> => this.#failed.during(offset, () => this.#copy(offset, length, zero));
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#tryCopy(offset, length)))
-      this.#window.launch(rateBytes, () => this.#copy(offset, length, zero));
+      this.#window.launch(rateBytes, copy);
     if (zero) this.#tally.zeroBytes += length;
     this.#offset += length;
   }
@@ -196,7 +195,7 @@ export class StreamJob implements JobDriver {
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
       this.#dropped = [link.node];
-      const reference = (): BackingReference => referenceAs(this.#plan.backingFile, node, base);
+      const reference = (): BackingReference => referenceAs(this.#plan.backing, node, base);
       await place.withBackingReferences([node], reference, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => {

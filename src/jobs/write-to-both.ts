@@ -4,7 +4,7 @@ import { type DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.
 import type { RangeLock } from '../block/range-lock.js';
 import { withoutFlag, Flag } from '../block/request.js';
 import type { Mover } from './block-copy.js';
-import { type CopyTurn, takeTurn } from './copy-turn.js';
+import { type CopyTurn, takeTurn } from '../block/copy-turn.js';
 
 export interface WriteToBothOptions {
   /** Where the target lacks something of the source. */

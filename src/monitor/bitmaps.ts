@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { isPowerOfTwo } from '../base/align.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
-import { DirtyBitmap } from '../block/dirty-bitmap.js';
+import { type BitmapUse, DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
@@ -10,6 +10,9 @@ import { findDevice } from '../block/find-node.js';
 import type { DoneAction } from './snapshot.js';
 
 const MAX_NAME_BYTES = 1023;
+const MIN_GRANULARITY_BYTES = 512;
+/** What QEMU and qcow2 have room for. */
+const MAX_GRANULARITY_BYTES = 2 ** 31;
 
 type Name = CommandArguments<'block-dirty-bitmap-clear'>;
 
@@ -30,17 +33,16 @@ export function registerBitmaps(engine: Parts<'command' | 'graph'>): void {
     return { sha256: createHash('sha256').update(bitmap.bytes()).digest('hex') };
   });
   engine.command('block-dirty-bitmap-add', (args) => void add(engine, args));
-  engine.command('block-dirty-bitmap-remove', (args) => void remove(engine, args));
+  engine.command('block-dirty-bitmap-remove', async (args) => (await remove(engine, args)).settle());
   engine.command('block-dirty-bitmap-clear', (args) => void clear(engine, args));
   engine.command('block-dirty-bitmap-enable', (args) => void setEnabled(engine, args, true));
   engine.command('block-dirty-bitmap-disable', (args) => void setEnabled(engine, args, false));
 }
 
-function find(engine: Parts<'graph'>, args: Name): { node: Node; bitmap: DirtyBitmap } {
+function find(engine: Parts<'graph'>, args: Name, use: BitmapUse): { node: Node; bitmap: DirtyBitmap } {
   const found = lookUp(engine, args);
-  if (!found.bitmap.busy) return found;
-  const text = `Bitmap '${args.name}' is currently in use by another operation and cannot be used`;
-  throw new BlockError('busy', text);
+  found.bitmap.assertUsable(use);
+  return found;
 }
 
 function lookUp(
@@ -58,23 +60,48 @@ function lookUp(
 /** Errors: those of an action that cannot be done now. */
 export function checkBitmapAction(
   engine: Parts<'graph'>,
-  type: keyof typeof BITMAP_ACTIONS,
+  type: keyof typeof USES | 'block-dirty-bitmap-add',
   args: CommandArguments<'block-dirty-bitmap-add'>,
 ): void {
   if (type === 'block-dirty-bitmap-add') checkNew(engine, args);
-  else find(engine, args);
+  else find(engine, args, USES[type]);
 }
+
+/** Whether a bitmap records is not in the image before it is stored. */
+const USES = {
+  'block-dirty-bitmap-remove': 'remove',
+  'block-dirty-bitmap-clear': 'change',
+  'block-dirty-bitmap-enable': 'read',
+  'block-dirty-bitmap-disable': 'read',
+} as const satisfies { [type: string]: BitmapUse };
 
 function checkNew(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-add'>): Node {
   const { name, granularity } = args;
   if (name === '') throw new BlockError('invalid', 'Bitmap name cannot be empty');
   const node = findDevice(engine.graph, args.node);
-  if (granularity !== undefined && (granularity < 512 || !isPowerOfTwo(granularity)))
+  if (granularity !== undefined && !isGranularity(granularity))
     throw new BlockError('invalid', 'Granularity must be power of 2 and at least 512');
+  if (args.persistent === true) checkPersistent(node, name, granularity ?? defaultGranularity(node));
   if (node.findBitmap(name)) throw new BlockError('exists', `Bitmap already exists: ${name}`);
   if (Buffer.byteLength(name) > MAX_NAME_BYTES)
     throw new BlockError('invalid', `Bitmap name too long: ${name}`);
   return node;
+}
+
+function isGranularity(bytes: number): boolean {
+  return bytes >= MIN_GRANULARITY_BYTES && bytes <= MAX_GRANULARITY_BYTES && isPowerOfTwo(bytes);
+}
+
+function checkPersistent(node: Node, name: string, granularityBytes: number): void {
+  const { bitmaps } = node.instance;
+  if (!bitmaps) throw errnoError('ENOTSUP', `Can't store persistent bitmaps to ${node.label}`);
+  try {
+    bitmaps.checkNew(name, granularityBytes);
+  } catch (error) {
+    const { kind, message } = toBlockError(error);
+    const text = `Can't make bitmap '${name}' persistent in '${node.label}': ${message}`;
+    throw new BlockError(kind, text, { cause: error });
+  }
 }
 
 function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-add'>): DoneAction {
@@ -82,6 +109,7 @@ function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-
   const { name, granularity } = args;
   const bitmap = new DirtyBitmap(node.lengthBytes, granularity ?? defaultGranularity(node), name);
   bitmap.enabled = !(args.disabled ?? false);
+  bitmap.persistent = args.persistent ?? false;
   node.dirtyBitmaps.push(bitmap);
   return { undo: async () => drop(node, bitmap) };
 }
@@ -96,14 +124,28 @@ function drop(node: Node, bitmap: DirtyBitmap): void {
   node.dirtyBitmaps.splice(node.dirtyBitmaps.indexOf(bitmap), 1);
 }
 
-function remove(engine: Parts<'graph'>, args: Name): DoneAction {
-  const { node, bitmap } = find(engine, args);
-  drop(node, bitmap);
-  return { undo: async () => void node.dirtyBitmaps.push(bitmap) };
+/**
+ * A persistent one leaves the image at once; taken back, it is stored anew. Until all of a transaction is done it keeps its
+ * name, as in QEMU.
+ */
+async function remove(engine: Parts<'graph'>, args: Name): Promise<Required<DoneAction>> {
+  const { node, bitmap } = find(engine, args, 'remove');
+  const setLeaving = (isLeaving: boolean): void => {
+    bitmap.busy = isLeaving;
+    bitmap.isGivenAway = isLeaving;
+  };
+  setLeaving(true);
+  try {
+    if (bitmap.persistent) await node.instance.bitmaps?.remove(args.name);
+  } catch (error) {
+    setLeaving(false);
+    throw error;
+  }
+  return { undo: async () => setLeaving(false), settle: async () => drop(node, bitmap) };
 }
 
 function clear(engine: Parts<'graph'>, args: Name): DoneAction {
-  const { bitmap } = find(engine, args);
+  const { bitmap } = find(engine, args, 'change');
   const before = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
   before.merge(bitmap);
   bitmap.resetAll();
@@ -112,9 +154,12 @@ function clear(engine: Parts<'graph'>, args: Name): DoneAction {
 
 /** The sources as they are before any is added: one of them may be the target. None is added when one cannot be. */
 function merge(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-merge'>): DoneAction {
-  const { bitmap: target } = find(engine, { node: args.node, name: args.target });
+  const { bitmap: target } = lookUp(engine, { node: args.node, name: args.target });
   const sources = args.bitmaps.map((source) => {
-    const { bitmap } = find(engine, typeof source === 'string' ? { node: args.node, name: source } : source);
+    const named = typeof source === 'string' ? { node: args.node, name: source } : source;
+    const { bitmap } = lookUp(engine, named);
+    target.assertUsable('change');
+    bitmap.assertUsable('read');
     if (bitmap.sizeBytes === target.sizeBytes) return bitmap;
     const sizes = `destination size is ${target.sizeBytes}, source size is ${bitmap.sizeBytes}`;
     throw new BlockError('invalid', `Bitmaps are of different sizes (${sizes}) and can't be merged`);
@@ -131,7 +176,7 @@ function merge(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitma
 }
 
 function setEnabled(engine: Parts<'graph'>, args: Name, enabled: boolean): DoneAction {
-  const { bitmap } = find(engine, args);
+  const { bitmap } = find(engine, args, 'read');
   const before = bitmap.enabled;
   bitmap.enabled = enabled;
   return { undo: async () => void (bitmap.enabled = before) };

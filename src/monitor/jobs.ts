@@ -23,6 +23,9 @@ function registerBlockJobVerbs(engine: Parts<'command' | 'jobs'>): void {
   engine.command('block-job-resume', ({ device }) => find(device).resume());
   engine.command('block-job-complete', ({ device }) => find(device).complete());
   engine.command('block-job-set-speed', ({ device, speed }) => find(device).setSpeed(speed));
+  engine.command('block-job-change', (args) => {
+    find(args.id).change(args.type === 'mirror' ? args['copy-mode'] : 'background');
+  });
   engine.command('block-job-finalize', ({ id }) => find(id).finalize());
   engine.command('block-job-dismiss', ({ id }) => find(id).dismiss());
 }

@@ -45,11 +45,12 @@ function fullBackingFilename(node: Node): string | undefined {
 function bitmapInfo(bitmap: DirtyBitmap): JsonObject {
   return {
     ...(bitmap.name !== undefined && { name: bitmap.name }),
-    recording: bitmap.enabled,
-    persistent: false,
+    recording: bitmap.isRecording && !bitmap.isInternal,
+    persistent: bitmap.persistent,
     busy: bitmap.busy,
     granularity: bitmap.granularityBytes,
     count: bitmap.granulesBytes,
+    ...(bitmap.inconsistent && { inconsistent: true }),
   };
 }
 

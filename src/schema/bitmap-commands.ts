@@ -1,4 +1,4 @@
-import { alternate, arrayOf, bool, later, optional, required, str, struct, uint32 } from './types.js';
+import { alternate, arrayOf, bool, optional, required, str, struct, uint32 } from './types.js';
 
 /** Commands on dirty bitmaps. */
 
@@ -6,7 +6,7 @@ export const BitmapAdd = struct('BlockDirtyBitmapAdd', {
   node: required(str),
   name: required(str),
   granularity: optional(uint32),
-  persistent: later(bool),
+  persistent: optional(bool),
   disabled: optional(bool),
 });
 

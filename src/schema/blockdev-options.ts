@@ -1,4 +1,5 @@
 import { BLKDEBUG_EVENTS } from './blkdebug-events.js';
+import { BitmapName } from './bitmap-commands.js';
 import { SocketAddress } from './socket-address.js';
 import {
   alternate,
@@ -20,6 +21,7 @@ import {
   optional,
   plainStr,
   required,
+  size,
   str,
   struct,
   type StructOf,
@@ -80,6 +82,9 @@ export function driverOptions<const M extends Members>(
 
 /** What a driver is given: the generic options, and its own with their defaults. */
 export type SettingsOf<M extends Members> = GenericOptions & FilledOf<M>;
+
+/** What a change breaks whose old content cannot be copied first. */
+export const ON_CBW_ERROR = enumOf('OnCbwError', ['break-guest-write', 'break-snapshot']);
 
 const FILE: readonly ChildRole[] = [{ role: 'file', required: true }];
 
@@ -214,6 +219,24 @@ export const BLKVERIFY_OPTIONS = driverOptions({}, [
   { role: 'test', required: true, isImage: true },
 ]);
 
+/** What is overwritten goes to `target` first: what `bitmap` names, or all. */
+export const COPY_BEFORE_WRITE_OPTIONS = driverOptions(
+  {
+    bitmap: optional(BitmapName),
+    'on-cbw-error': defaulted(ON_CBW_ERROR, 'break-guest-write'),
+    'cbw-timeout': defaulted(uint32, 0),
+    /** QEMU 9.2's. */
+    'min-cluster-size': defaulted(size, 0),
+  },
+  [
+    { role: 'file', required: true },
+    { role: 'target', required: true },
+  ],
+);
+
+/** The moment that a copy-before-write keeps. */
+export const SNAPSHOT_ACCESS_OPTIONS = driverOptions({}, FILE);
+
 /** What is written through it is compressed. */
 export const COMPRESS_OPTIONS = driverOptions({}, FILE);
 
@@ -222,6 +245,7 @@ export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
   blkverify: BLKVERIFY_OPTIONS,
   compress: COMPRESS_OPTIONS,
+  'copy-before-write': COPY_BEFORE_WRITE_OPTIONS,
   'copy-on-read': COPY_ON_READ_OPTIONS,
   file: FILE_OPTIONS,
   host_device: HOST_DEVICE_OPTIONS,
@@ -230,6 +254,7 @@ export const DRIVERS = {
   'null-co': NULL_OPTIONS,
   qcow2: QCOW2_OPTIONS,
   raw: RAW_OPTIONS,
+  'snapshot-access': SNAPSHOT_ACCESS_OPTIONS,
   throttle: THROTTLE_OPTIONS,
 } as const;
 
@@ -237,9 +262,9 @@ export type DriverName = keyof typeof DRIVERS;
 
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
-  'blklogwrites blkreplay bochs cloop copy-before-write dmg ftp ftps gluster ' +
+  'blklogwrites blkreplay bochs cloop dmg ftp ftps gluster ' +
   'host_cdrom http https iscsi luks nfs nvme parallels preallocate qcow qed quorum rbd ' +
-  'replication snapshot-access ssh vdi vhdx vmdk vpc vvfat'
+  'replication ssh vdi vhdx vmdk vpc vvfat'
 ).split(' ');
 
 /** A child: a node's name, or options of its own. */
@@ -250,6 +275,7 @@ interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
   blkverify: { raw: BlockdevRef; test: BlockdevRef };
   compress: { file: BlockdevRef };
+  'copy-before-write': { file: BlockdevRef; target: BlockdevRef };
   'copy-on-read': { file: BlockdevRef };
   throttle: { file: BlockdevRef };
   file: unknown;
@@ -259,6 +285,7 @@ interface ChildrenOf {
   'null-co': unknown;
   qcow2: { file: BlockdevRef; backing?: BlockdevRef | null };
   raw: { file: BlockdevRef };
+  'snapshot-access': { file: BlockdevRef };
 }
 
 /** Options of a node of that driver, as given. */

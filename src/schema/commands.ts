@@ -10,10 +10,10 @@ import {
   BlockdevCreateOptions,
   BlockdevOptions,
   BlockExportOptions,
+  ON_CBW_ERROR,
   SocketAddressLegacy,
 } from './block-types.js';
 import {
-  any,
   arrayOf,
   bool,
   enumOf,
@@ -51,12 +51,16 @@ const JOB_COMMON = {
   'auto-dismiss': optional(bool),
 } as const;
 
+/** QEMU 9.0's. */
+const MASK_PROTOCOL = { 'backing-mask-protocol': optional(bool) } as const;
+
 export const BlockStream = struct('block-stream-arg', {
   'job-id': optional(str),
   device: required(str),
   base: optional(str),
   'base-node': optional(str),
   'backing-file': optional(str),
+  ...MASK_PROTOCOL,
   bottom: optional(str),
   speed: optional(int64),
   'on-error': optional(ON_ERROR),
@@ -73,12 +77,15 @@ export const BlockCommit = struct('block-commit-arg', {
   'top-node': optional(str),
   top: marked('deprecated', optional(str)),
   'backing-file': optional(str),
+  ...MASK_PROTOCOL,
   speed: optional(int64),
   'on-error': optional(ON_ERROR),
   'filter-node-name': optional(str),
   'auto-finalize': optional(bool),
   'auto-dismiss': optional(bool),
 });
+
+const COPY_MODE = enumOf('MirrorCopyMode', ['background', 'write-blocking']);
 
 const MIRROR_COMMON = {
   ...JOB_COMMON,
@@ -90,7 +97,7 @@ const MIRROR_COMMON = {
   'buf-size': optional(int64),
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
-  'copy-mode': optional(enumOf('MirrorCopyMode', ['background', 'write-blocking'])),
+  'copy-mode': optional(COPY_MODE),
 } as const;
 
 export const DriveMirror = struct('DriveMirror', {
@@ -103,7 +110,17 @@ export const DriveMirror = struct('DriveMirror', {
 
 export const BlockdevMirror = struct('blockdev-mirror-arg', {
   ...MIRROR_COMMON,
+  /** QEMU 10.1's. */
+  'target-is-zero': optional(bool),
   'filter-node-name': optional(str),
+});
+
+const BACKUP_PERFORMANCE = struct('BackupPerf', {
+  'use-copy-range': optional(bool),
+  'max-workers': optional(int64),
+  'max-chunk': optional(int64),
+  /** QEMU 9.2's. */
+  'min-cluster-size': optional(size),
 });
 
 const BACKUP_COMMON = {
@@ -117,7 +134,11 @@ const BACKUP_COMMON = {
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
   'filter-node-name': optional(str),
-  'x-perf': marked('unstable', later(any)),
+  /** QEMU 10.1's. */
+  'on-cbw-error': optional(ON_CBW_ERROR),
+  /** QEMU 9.1's. */
+  'discard-source': optional(bool),
+  'x-perf': marked('unstable', optional(BACKUP_PERFORMANCE)),
 } as const;
 
 export const DriveBackup = struct('DriveBackup', {
@@ -153,6 +174,22 @@ export const BlockJobSetSpeed = struct('block-job-set-speed-arg', {
   device: required(str),
   speed: required(int64),
 });
+
+const JOB_TYPES = [
+  ...(['commit', 'stream', 'mirror', 'backup', 'create', 'amend'] as const),
+  ...(['snapshot-load', 'snapshot-save', 'snapshot-delete'] as const),
+] as const;
+
+/** QEMU 8.2's; only of mirrors there is something to change. */
+export const BlockJobChange = union(
+  'JobChangeOptions',
+  {
+    id: required(str),
+    type: required(enumOf('JobType', JOB_TYPES)),
+  },
+  'type',
+  { mirror: struct('BlockJobChangeOptionsMirror', { 'copy-mode': required(COPY_MODE) }) },
+);
 
 export const NbdServerStart = struct('nbd-server-start-arg', {
   addr: required(SocketAddressLegacy),
@@ -317,6 +354,7 @@ export const COMMANDS = {
   'block-export-add': BlockExportOptions,
   'block-export-del': BlockExportDel,
   'block-job-cancel': BlockJobCancel,
+  'block-job-change': BlockJobChange,
   'block-job-complete': JobDevice,
   'block-job-dismiss': JobId,
   'block-job-finalize': JobId,

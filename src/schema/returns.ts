@@ -21,6 +21,7 @@ import {
   struct,
   type StructOf,
   type Type,
+  uint32,
   union,
 } from './types.js';
 
@@ -57,6 +58,12 @@ const ImageFacts = {
   snapshots: optional(arrayOf(SnapshotInfo)),
 } as const;
 
+const Qcow2BitmapInfo = struct('Qcow2BitmapInfo', {
+  name: required(str),
+  granularity: required(uint32),
+  flags: required(arrayOf(enumOf('Qcow2BitmapInfoFlags', ['in-use', 'auto']))),
+});
+
 const FormatFacts = {
   'format-specific': optional(
     union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2'])) }, 'type', {
@@ -68,6 +75,7 @@ const FormatFacts = {
             'lazy-refcounts': optional(bool),
             corrupt: optional(bool),
             'refcount-bits': required(int),
+            bitmaps: optional(arrayOf(Qcow2BitmapInfo)),
             'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd'])),
           }),
         ),
@@ -120,6 +128,7 @@ const BlockDeviceInfo = struct('BlockDeviceInfo', {
         recording: required(bool),
         busy: required(bool),
         persistent: required(bool),
+        inconsistent: optional(bool),
       }),
     ),
   ),
@@ -219,6 +228,8 @@ const BlockJobInfo = struct('BlockJobInfo', {
   'auto-finalize': required(bool),
   'auto-dismiss': required(bool),
   error: optional(str),
+  /** QEMU 8.2's; of mirrors that write to both sides. */
+  'actively-synced': optional(bool),
 });
 
 const JobInfo = struct('JobInfo', {

@@ -60,6 +60,10 @@ class OptionBed extends TestBed {
     return { driver: 'blkdebug', image: this.raw(), ...more };
   }
 
+  cbw(more: NodeOptions): NodeOptions {
+    return { driver: 'copy-before-write', file: this.qcow2(), target: this.raw(), ...more };
+  }
+
   /** What `body` finds with a disk of these options. */
   async with<T>(
     options: NodeOptions,
@@ -158,6 +162,30 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
   blkverify: {},
   'null-aio': nullOptions('null-aio'),
   compress: {},
+  'copy-before-write': {
+    bitmap: (bed) => bed.refused(bed.cbw({ bitmap: { node: 'n', name: 'b' } }), /Node 'n' not found/),
+    'min-cluster-size': async (bed) => {
+      const granularity = (more: NodeOptions): Promise<unknown> =>
+        bed.with(bed.cbw(more), ({ node }) => node.dirtyBitmaps[0]?.granularityBytes);
+      assert.equal(await granularity({}), 64 * KiB);
+      assert.equal(await granularity({ 'min-cluster-size': 128 * KiB }), 128 * KiB);
+      await bed.refused(bed.cbw({ 'min-cluster-size': 3 }), /needs to be a power of 2/);
+    },
+    // What becomes of the moment that is kept: src/drivers/copy-before-write/copy-before-write.test.ts.
+    'on-cbw-error': async (bed) => {
+      const target = bed.blkdebug({ 'inject-error': [{ event: 'none', iotype: 'write' }] });
+      const write = (policy: string): Promise<void> =>
+        bed.with(bed.cbw({ 'on-cbw-error': policy, target }), (disk) => disk.write(0, Buffer.alloc(1)));
+      await assert.rejects(write('break-guest-write'), { errno: 'EIO' });
+      await write('break-snapshot');
+    },
+    'cbw-timeout': async (bed) => {
+      const target = bed.blkdebug({ 'x-delay': [{ iotype: 'write', 'delay-ms': 2000 }] });
+      const write = bed.with(bed.cbw({ 'cbw-timeout': 1, target }), (disk) => disk.write(0, Buffer.alloc(1)));
+      await assert.rejects(write, { errno: 'ETIMEDOUT' });
+    },
+  },
+  'snapshot-access': {},
   'copy-on-read': {
     bottom: async (bed) => {
       const file = bed.qcow2({ backing: bed.raw({ 'node-name': 'base' }) });
@@ -403,6 +431,8 @@ const NEEDED: { [D in DriverName]: JsonObject } = {
   blkverify: { raw: 'x', test: 'x' },
   'null-aio': {},
   compress: { file: 'x' },
+  'copy-before-write': { file: 'x', target: 'x' },
+  'snapshot-access': { file: 'x' },
   'copy-on-read': { file: 'x' },
   file: { filename: 'x' },
   host_device: { filename: 'x' },

@@ -147,8 +147,6 @@ test('what livedisk does not have is refused by its name', async (t) => {
   await bed.chain('A');
   const later = /is not supported by livedisk yet/;
   assert.match(await bed.refusal('blockdev-add', { driver: 'vmdk', 'node-name': 'x', file: 'A' }), later);
-  const persistent = { node: 'A', name: 'b', persistent: true };
-  assert.match(await bed.refusal('block-dirty-bitmap-add', persistent), later);
   const tls = { addr: { type: 'unix', data: { path: 'x' } }, 'tls-creds': 'c' };
   assert.equal(await bed.refusal('nbd-server-start', tls), "No TLS credentials with id 'c'");
   await bed.execute('object-add', { 'qom-type': 'tls-creds-anon', id: 'c', endpoint: 'server' });

@@ -1,12 +1,12 @@
 import { DirtyBitmap } from '../../src/block/dirty-bitmap.js';
 import type { ChildIo, DriverDescription, NodeOptions } from '../../src/block/driver.js';
 import { COMMIT_TOP } from '../../src/drivers/commit-top/commit-top.js';
-import { COPY_BEFORE_WRITE } from '../../src/drivers/copy-before-write/copy-before-write.js';
+import { COPY_BEFORE_WRITE } from '../../src/drivers/copy-before-write/job-filter.js';
 import { COPY_ON_READ } from '../../src/drivers/copy-on-read/copy-on-read.js';
 import { MIRROR_TOP } from '../../src/drivers/mirror-top/mirror-top.js';
 import { PassThrough } from '../../src/drivers/pass-through/pass-through.js';
-import { CopyBeforeWrite } from '../../src/jobs/copy-before-write.js';
-import type { Side } from '../../src/jobs/copy-turn.js';
+import { CopyBeforeWrite } from '../../src/drivers/copy-before-write/point-in-time.js';
+import type { Side } from '../../src/block/copy-turn.js';
 import { assertSameBytes } from './test-disk.js';
 
 const GRANULE_BYTES = 4096;
@@ -48,6 +48,7 @@ class HoldingFilter extends PassThrough {
         await child().read(offset, this.#held.subarray(offset, offset + lengthBytes));
         return lengthBytes;
       },
+      breaks: 'snapshot',
       failed: (error) => {
         throw error;
       },
@@ -69,6 +70,7 @@ class HoldingFilter extends PassThrough {
 
 const HOLDING: DriverDescription = {
   ...COPY_BEFORE_WRITE,
+  name: 'holding-filter',
   open: (context) => HoldingFilter.open(() => context.child('file')),
 };
 

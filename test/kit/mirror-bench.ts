@@ -12,7 +12,7 @@ export const DISK = 64 * CLUSTER;
 /** Fills clusters of an image, each with some byte of its own. */
 export async function fill(bench: JobBench, image: MemoryImage, below: (n: number) => number): Promise<void> {
   const backend = await bench.guest(image.node);
-  for (let at = 0; at < DISK; at += CLUSTER)
+  for (let at = 0; at < image.node.lengthBytes; at += CLUSTER)
     if (below(3) > 0) await backend.write(at, Buffer.alloc(CLUSTER, 1 + below(255)));
   const { root } = backend;
   assert(root, 'a guest has a disk');

@@ -1,3 +1,4 @@
+import { missing } from '../../src/base/assert.js';
 import { BlockError } from '../../src/base/error.js';
 import type {
   ChildIo,
@@ -194,6 +195,11 @@ export function childOf(disk: RecordedDisk): ChildIo {
     allocatedBytes: () => undefined,
     isListening: disk.onEvent !== undefined,
     status: async (_offset, lengthBytes) => ({ lengthBytes, allocated: true, zero: false, data: true }),
+    chainStatus: async (_offset, lengthBytes) => ({
+      ...{ lengthBytes, allocated: true, zero: false, data: true, depth: 0 },
+      node: missing('a node around a recorded disk'),
+    }),
+    snapshotAccess: undefined,
     compression: { isPossible: false, clusterBytes: 1, driverName: 'recorded' },
     copyOnRead: () => Promise.resolve(),
     truncate: async (lengthBytes) => disk.truncate(lengthBytes),

@@ -7,8 +7,8 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'no such driver',
     [
       'blockdev-add.driver',
-      '=blklogwrites =blkreplay =bochs =cloop =copy-before-write =dmg ' +
-        '=snapshot-access =ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs ' +
+      '=blklogwrites =blkreplay =bochs =cloop =dmg ' +
+        '=ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs ' +
         '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =vdi =vhdx =vmdk =vpc ' +
         '=vvfat',
     ],
@@ -17,7 +17,6 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
   [
     'an option that is refused by name',
-    ['block-dirty-bitmap-add', '.persistent'],
     ['blockdev-add(file)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(host_device)', '.pr-manager .aio-max-batch .drop-cache .x-check-cache-dropped'],
     ['blockdev-add(nbd).server.type', '=vsock'],
@@ -28,12 +27,10 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
       '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
         '.l2-cache-entry-size .cache-clean-interval .encrypt .data-file',
     ],
-    ['blockdev-backup', '.x-perf'],
     ['blockdev-create.options(file)', '.extent-size-hint'],
     ['blockdev-create.options(file).preallocation', '=metadata =falloc =full'],
     ['blockdev-create.options(qcow2)', '.data-file .encrypt'],
     ['blockdev-create.options(qcow2).compression-type', '=zstd'],
-    ['drive-backup', '.x-perf'],
     ['human-monitor-command', '.cpu-index'],
     ['x-blockdev-amend.options(qcow2)', '.encrypt'],
   ],
@@ -59,11 +56,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   [
     'an answer about what no node or device has',
     ['query-block()[].inserted.image', '.encrypted .compressed'],
-    [
-      'query-block()[].inserted.image.format-specific(qcow2).data',
-      '.data-file .data-file-raw .encrypt .bitmaps',
-    ],
-    ['query-block()[].inserted.dirty-bitmaps[]', '.inconsistent'],
+    ['query-block()[].inserted.image.format-specific(qcow2).data', '.data-file .data-file-raw .encrypt'],
     ['query-blockstats()[].stats', '.idle_time_ns'],
   ],
   [
@@ -115,12 +108,23 @@ const UNTAGGED = [
   ['query-memory-devices()[]', 'type'],
 ] as const;
 
-/** livedisk's own delays for tests, what came with QEMU 10, and a name that QEMU's manual has and its schema has not. */
+/** livedisk's own delays for tests, what came with QEMU 8.2 to 10, and a name that QEMU's manual has and its schema has not. */
 const MORE = [
   'BLOCK_IO_ERROR.qom-path',
   'chardev-add.backend(socket).data.reconnect-ms',
   'object-add.qom-type=authz-list-file',
   'blockdev-add(blkdebug).x-delay',
+  'block-job-change',
+  'block-stream.backing-mask-protocol',
+  'block-commit.backing-mask-protocol',
+  'blockdev-mirror.target-is-zero',
+  'blockdev-backup.discard-source',
+  'blockdev-backup.on-cbw-error',
+  'drive-backup.discard-source',
+  'drive-backup.on-cbw-error',
+  'blockdev-backup.x-perf.min-cluster-size',
+  'blockdev-add(copy-before-write).min-cluster-size',
+  'query-block-jobs()[].actively-synced',
   'blockdev-set-active',
   'nbd-server-start.handshake-max-seconds',
 ];
@@ -201,7 +205,7 @@ ${missing.join('\n')}
 ${less.join('\n')}
 ### More
 
-livedisk's own, or of a later QEMU (10): ${code(MORE.join(' '))}
+livedisk's own, or of a later QEMU (8.2 to 10): ${code(MORE.join(' '))}
 `;
 }
 

@@ -351,7 +351,7 @@ function snapshotRaw(name: string): Buffer {
   return readFileSync(path('raw.tmp')).subarray(0, SIZE);
 }
 
-test('persistent bitmaps: counted by the check, and no longer promised after a write', { skip }, async () => {
+test('persistent bitmaps: counted by the check, and kept when the image is written', { skip }, async () => {
   run('qemu-img', 'create', '-q', '-f', 'qcow2', 'bits', '1M');
   run('qemu-img', 'bitmap', '--add', 'bits', 'b0');
   await checksAlike('bits');
@@ -361,9 +361,8 @@ test('persistent bitmaps: counted by the check, and no longer promised after a w
   await disk.close();
   save(shelf, 'bits');
   assert.equal(asRaw('bits')[0], 1);
-  const found = await checkQcow2(childOf(shelf.disk('bits')));
-  assert.deepEqual([found.corruptions, found.leaks > 0], [0, true]);
-  assert.match(tryRun('qemu-img', 'check', 'bits').out, /Leaked cluster/);
+  await checksAlike('bits');
+  assert.match(run('qemu-img', 'info', 'bits'), /flags:\n *\[0\]: auto\n *name: b0/);
 });
 
 test('a changed backing file and a grown image are what QEMU sees', { skip }, async () => {

@@ -24,6 +24,10 @@ export class Stamps {
   next(): number {
     return ++this.#last;
   }
+
+  get newest(): number {
+    return this.#last;
+  }
 }
 
 /** What the guest knows of its disk: for each sector the values that it may hold now and after a power loss. */

@@ -9,6 +9,7 @@ import { Engine as Monitor } from '../../src/monitor/engine.js';
 import { snapshotSync } from '../../src/monitor/snapshot.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { type Allowed, type GuestDisk, problemOf } from './guest-disk.js';
+import { BitmapUser } from './kept-bitmaps.js';
 import type { Engine, Format, Image } from './world.js';
 import { startBackup, startCommit, startMirror, startStream } from '../kit/start-job.js';
 
@@ -104,6 +105,7 @@ export class Operator {
     }
     // Of a disk on another engine no layer could be opened after a power loss.
     const isRemote = this.#top().driver.name === 'nbd';
+    if (!isRemote && random.chance(0.15)) return new BitmapUser(this.#engine, random).step(this.#top());
     switch (isRemote ? 5 + random.below(4) : random.below(10)) {
       case 0:
       case 1:

@@ -4,6 +4,7 @@ import type { Node } from '../../src/block/node.js';
 import type { Fault } from '../../src/host/simulated.js';
 import { Filler } from './filler.js';
 import { type Allowed, fillSector, GuestDisk, problemOf, SECTOR_BYTES, stampsOf } from './guest-disk.js';
+import { judgeBitmaps } from './kept-bitmaps.js';
 import { makeImage, Operator, pick } from './operations.js';
 import {
   type Engine,
@@ -254,8 +255,10 @@ async function judgeImage(engine: Engine, image: Image): Promise<void> {
   const isQcow2 = bytes.toString('latin1', 0, 4) === MAGIC;
   if (image.format === 'qcow2') {
     if (isQcow2 && isDirty(bytes)) await repair(engine, image);
-    if (isQcow2) await judgeMetadata(engine, image);
-    else if (image.isMade) throw new Violation(`${image.path} is no qcow2 image any more`);
+    if (isQcow2) {
+      await judgeMetadata(engine, image);
+      await judgeBitmaps(engine, image);
+    } else if (image.isMade) throw new Violation(`${image.path} is no qcow2 image any more`);
   }
   if (isQcow2) await world.snapshots.judge(image.path);
   if (!image.allowed) return;

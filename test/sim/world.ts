@@ -42,6 +42,8 @@ export interface Image {
   isMade: boolean;
   /** What it must hold from now on: nobody changes it any more. */
   allowed?: Allowed;
+  /** Of the bitmaps that it keeps, by name: the newest stamp of when it was made or cleared. */
+  bitmaps: Map<string, number>;
 }
 
 export interface WorldOptions {
@@ -141,7 +143,7 @@ export class World {
 
   newImage(format: Format, purpose: string): Image {
     const path = `/tmp/${this.#images++}-${purpose}.${format}`;
-    const image = { path, format, isMade: false };
+    const image = { path, format, isMade: false, bitmaps: new Map<string, number>() };
     this.images.set(path, image);
     return image;
   }

@@ -6,7 +6,7 @@ import { driverOptions } from '../../schema/blockdev-options.js';
 export function jobFilter(
   name: string,
   childPermissions?: (users: PermissionSet, hasUsers: boolean) => PermissionSet,
-  more: Pick<DriverDescription, 'isNamedWhole' | 'shownChildRole'> = {},
+  more: Pick<DriverDescription, 'isNamedWhole' | 'isNeverFrozen' | 'shownChildRole'> = {},
 ): DriverDescription {
   return {
     ...more,

@@ -108,16 +108,3 @@ test('an image with lazy refcounts is never dirty here: its refcounts are on dis
   assert.deepEqual((await checkQcow2(childOf(shelf.disk('image')))).messages, []);
   await disk.close();
 });
-
-test('the first change of an image with persistent bitmaps says once that they end', async () => {
-  const image = new HandmadeQcow2({ sizeBytes: 16 * CLUSTER, clusters: 8 });
-  image.u64(FieldOffset.autoclear, 1n);
-  const { shelf, lines } = shelfOf(new DamagedQcow2(image.bytes));
-  const disk = await shelf.open('image');
-  await disk.read(0, CLUSTER);
-  assert.deepEqual(lines, []);
-  for (let i = 0; i < 2; i++) await disk.backend.write(0, Buffer.alloc(CLUSTER, 9));
-  assert.equal(lines.length, 1);
-  assert.match(lines[0] ?? '', /^livedisk: warning: the persistent bitmaps in 'image' end here/);
-  await disk.close();
-});

@@ -2,7 +2,10 @@ import { isDeepStrictEqual } from 'node:util';
 import { alignUp } from '../../base/align.js';
 import { assert } from '../../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
+import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type {
+  BitmapStore,
   ChildIo,
   DriverContext,
   DriverDescription,
@@ -19,6 +22,7 @@ import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
 import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { planRepairs } from './check/check.js';
 import { applyRepairs } from './check/repair.js';
+import { hasOutdatedBitmaps } from './features/bitmap-directory.js';
 import { changeBacking } from './features/backing.js';
 import { Qcow2Snapshots } from './image-snapshots.js';
 import { createQcow2 } from './create.js';
@@ -59,6 +63,42 @@ async function openSound(driver: DriverContext, sizes: CacheSizes): Promise<Open
     throw new BlockError(kind, `Could not repair dirty image: ${message}`, { cause: error });
   }
   return OpenImage.open(driver, sizes, driver.mayWrite);
+}
+
+/** Bitmaps of an image that is ours: see ImageBitmaps.load. */
+async function loadBitmaps(
+  driver: DriverContext,
+  image: OpenImage,
+  { isComplete }: { isComplete: boolean },
+): Promise<DirtyBitmap[]> {
+  return driver.loadsBitmaps ? image.bitmaps.load(isComplete) : [];
+}
+
+function addBitmaps(
+  { dirtyBitmaps }: DriverContext,
+  loaded: readonly DirtyBitmap[],
+  mayWrite: boolean,
+): void {
+  for (const bitmap of loaded) bitmap.readOnly = !mayWrite;
+  dirtyBitmaps.push(...loaded);
+}
+
+function markReadOnly({ dirtyBitmaps }: DriverContext, readOnly: boolean): void {
+  for (const bitmap of dirtyBitmaps) if (bitmap.persistent) bitmap.readOnly = readOnly;
+}
+
+const OUTDATED_BITMAPS =
+  'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent\n' +
+  "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.";
+
+async function openNode(driver: DriverContext, sizes: CacheSizes): Promise<Qcow2Instance> {
+  const image = await openSound(driver, sizes);
+  if (hasOutdatedBitmaps(image.context.header)) driver.warn(OUTDATED_BITMAPS);
+  const loaded = driver.isActive ? await loadBitmaps(driver, image, { isComplete: true }) : [];
+  // Whoever finds it after a crash is not to believe them, whether or not anything was changed, as in QEMU.
+  if (driver.mayWrite && image.bitmaps.areUnmarked) await image.context.beginChanges();
+  addBitmaps(driver, loaded, driver.mayWrite);
+  return new Qcow2Instance(driver, image, sizes);
 }
 
 /** One open qcow2 node. */
@@ -107,6 +147,10 @@ class Qcow2Instance implements DriverInstance {
     if (context.mayWrite) await writeBack.flush();
   }
 
+  get bitmaps(): BitmapStore {
+    return this.#image().bitmaps;
+  }
+
   async truncate(lengthBytes: number): Promise<void> {
     await growImage(this.#image(), lengthBytes);
   }
@@ -121,10 +165,11 @@ class Qcow2Instance implements DriverInstance {
   }
 
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
-    if (readOnly) return this.#prepareNoWrites();
+    const setBitmaps = (): void => markReadOnly(this.#driver, readOnly);
+    if (readOnly) return this.#prepareNoWrites(setBitmaps);
     this.#image().context.checkWritable();
     this.#image().context.checkClean();
-    return NOTHING;
+    return { commit: setBitmaps, abort: () => undefined };
   }
 
   /** A write-back frees clusters at its end, which the next one brings to disk. Then refcounts are right. */
@@ -136,30 +181,51 @@ class Qcow2Instance implements DriverInstance {
       await context.clearIncompatible(Incompatible.dirty);
   }
 
-  /** For the time when nothing may be written. */
-  async #prepareNoWrites(): Promise<PreparedChange> {
+  /** All that the node has in memory, and that outlives it, is in the image; durable on return. */
+  async #storeAll(): Promise<void> {
+    const image = this.#image();
     await this.#writeAllBack();
+    await image.bitmaps.store();
+    await this.#writeAllBack();
+  }
+
+  /** For the time when nothing may be written. */
+  async #prepareNoWrites(begin: () => void): Promise<PreparedChange> {
+    await this.#storeAll();
     const { writeBack } = this.#image();
-    const commit = (): void =>
+    const commit = (): void => {
       assert(!writeBack.isDirty, 'nothing is written while an image stops being ours');
+      begin();
+    };
     return { commit, abort: () => undefined };
   }
 
+  /** Bitmaps that are in the image go with it. */
   prepareInactivation(): Promise<PreparedChange> {
-    return this.#prepareNoWrites();
+    return this.#prepareNoWrites(() => {
+      const { dirtyBitmaps } = this.#driver;
+      const kept = dirtyBitmaps.filter(({ persistent, isGivenAway }) => !persistent || isGivenAway);
+      dirtyBitmaps.splice(0, dirtyBitmaps.length, ...kept);
+    });
   }
 
   /** Everything is read anew; the image that was open until then answers until commit. */
   async prepareActivation(mayWrite: boolean): Promise<PreparedChange> {
     let image: OpenImage;
+    let loaded: DirtyBitmap[];
     try {
       image = await OpenImage.open(this.#driver, this.#sizes, mayWrite);
       if (mayWrite) image.context.checkClean();
+      loaded = await loadBitmaps(this.#driver, image, { isComplete: true });
     } catch (error) {
       const { kind, message } = toBlockError(error);
       throw new BlockError(kind, `Could not reopen qcow2 layer: ${message}`, { cause: error });
     }
-    return { commit: () => void (this.map.image = image), abort: () => undefined };
+    const commit = (): void => {
+      this.map.image = image;
+      addBitmaps(this.#driver, loaded, mayWrite);
+    };
+    return { commit, abort: () => undefined };
   }
 
   /** Another file, or caches of other sizes: the image is opened anew. */
@@ -170,16 +236,20 @@ class Qcow2Instance implements DriverInstance {
     const isAlike = isDeepStrictEqual(sizes, this.#sizes);
     if (file === undefined && isAlike)
       return readOnly === this.#driver.readOnly ? NOTHING : this.prepareReadOnly(readOnly);
-    await this.#writeAllBack();
+    // What is not stored now goes on in memory, and is stored later.
+    await (file || !mayWrite ? this.#storeAll() : this.#writeAllBack());
     const driver = file ? withFile(this.#driver, file) : this.#driver;
     const image = await OpenImage.open(driver, sizes, mayWrite);
     if (mayWrite) image.context.checkClean();
+    const loaded = driver.isActive ? await loadBitmaps(driver, image, { isComplete: false }) : [];
     return {
       lengthBytes: image.context.header.sizeBytes,
       commit: () => {
         this.map.image = image;
         this.#driver = driver;
         this.#sizes = sizes;
+        markReadOnly(driver, !mayWrite);
+        addBitmaps(driver, loaded, mayWrite);
       },
       abort: () => undefined,
     };
@@ -197,7 +267,7 @@ class Qcow2Instance implements DriverInstance {
   }
 
   info(): DriverInfo {
-    const { context, snapshots } = this.#image();
+    const { context, snapshots, bitmaps } = this.#image();
     const { header } = context;
     const data: { [key: string]: Json } =
       header.version === 2
@@ -206,6 +276,7 @@ class Qcow2Instance implements DriverInstance {
             compat: '1.1',
             'compression-type': header.compressionType === 1 ? 'zstd' : 'zlib',
             'lazy-refcounts': (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n,
+            ...given({ bitmaps: bitmaps.infos }),
             'refcount-bits': 2 ** header.refcountOrder,
             corrupt: context.isMarkedCorrupt,
             'extended-l2': false,
@@ -222,10 +293,20 @@ class Qcow2Instance implements DriverInstance {
 
   /** Errors: what could not be written, and how much is lost by that. */
   async close(): Promise<void> {
+    const { bitmaps, writeBack } = this.#image();
     try {
       await this.#writeAllBack();
     } catch (error) {
-      throw this.#image().writeBack.lossError(error);
+      throw writeBack.lossError(error);
+    }
+    try {
+      await bitmaps.store();
+      await this.#writeAllBack();
+    } catch (error) {
+      const { kind, message } = toBlockError(error);
+      const text = `Lost persistent bitmaps during inactivation of node '${this.#driver.nodeName}': ${message}`;
+      this.#driver.warn(text);
+      throw new BlockError(kind, text, { cause: error });
     }
   }
 }
@@ -239,7 +320,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   compresses: true,
   async open(context, settings) {
     const sizes = cacheSizes(settings);
-    return new Qcow2Instance(context, await openSound(context, sizes), sizes);
+    return openNode(context, sizes);
   },
   /** Version 1 is another format, qcow. */
   probe: (header) => {

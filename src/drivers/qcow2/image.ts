@@ -5,7 +5,7 @@ import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { FieldOffset, type Header, headerClusterBytes, parseHeader } from './disk/header.js';
 import { type L2Layout, STANDARD_L2 } from './disk/l2-layout.js';
 import { diskOf, type SnapshotEntry } from './disk/snapshots.js';
-import { AUTOCLEAR_BITMAPS, Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
 
@@ -36,6 +36,12 @@ export class ImageContext {
   unflushedBytes = 0;
   /** Held around every change of the header. */
   readonly headerLock = new AsyncMutex();
+  /**
+   * What a change must find done, durably: it makes auto-clear features, bitmaps above all, say no more than is true.
+   * Undefined: nothing. Set and unset by what knows (features/bitmaps).
+   */
+  beforeChanges: (() => Promise<void>) | undefined;
+  readonly #beginning = new AsyncMutex();
   /** Where metadata is; set by the image's owner. */
   metadata!: MetadataMap;
   /** The header on disk may be another one than it is to be, which comes back with the next write-back. */
@@ -105,9 +111,9 @@ export class ImageContext {
     return !this.#corrupted;
   }
 
-  /** Guest data may be overwritten where it is: the image is sound, and its auto-clear features are cleared. */
+  /** Guest data may be overwritten where it is: the image is sound, and changes have begun. */
   get mayWriteInPlace(): boolean {
-    return !this.#corrupted && this.header.autoclear === 0n;
+    return !this.#corrupted && this.beforeChanges === undefined;
   }
 
   /** Errors in QEMU's words when this image must not be written, repaired or not. */
@@ -226,49 +232,41 @@ export class ImageContext {
    * can be had, no write-back succeeds before it is.
    */
   switchHeader(edit: (sector: Buffer) => void): Promise<void> {
-    return this.headerLock.run(async () => {
-      const before = this.headerSector;
+    return this.headerLock.run(() => this.switchHeaderHeld(edit));
+  }
+
+  /** The same for who holds the header's lock. */
+  async switchHeaderHeld(edit: (sector: Buffer) => void): Promise<void> {
+    const before = this.headerSector;
+    try {
+      await this.writeHeader(edit);
+      await this.meta.flush();
+      this.isHeaderUncertain = false;
+    } catch (error) {
+      this.headerSector = before;
       try {
-        await this.writeHeader(edit);
+        await this.writeHeader(() => undefined);
         await this.meta.flush();
-      } catch (error) {
-        this.headerSector = before;
-        try {
-          await this.writeHeader(() => undefined);
-          await this.meta.flush();
-        } catch {
-          this.isHeaderUncertain = true;
-        }
-        throw error;
+      } catch {
+        this.isHeaderUncertain = true;
       }
-    });
+      throw error;
+    }
   }
 
   /**
-   * Clears auto-clear features before the first change: what they promise (consistent bitmaps) would no longer hold.
-   * Durable on return.
+   * Before a first change: what must be durable before it, which it waits for. Afterwards nothing the image says of
+   * itself is made untrue by a change.
    */
-  clearAutoclear(): Promise<void> {
-    return this.headerLock.run(async () => {
-      const { autoclear } = this.header;
-      if (autoclear === 0n) return;
-      if ((autoclear & AUTOCLEAR_BITMAPS) !== 0n) this.driver.tell(lostBitmapsText(this.driver.filename));
-      await this.writeHeader((sector) => void sector.writeBigUInt64BE(0n, FieldOffset.autoclear));
-      await this.meta.flush();
-      this.header.autoclear = 0n;
+  beginChanges(): Promise<void> {
+    return this.#beginning.run(async () => {
+      await this.beforeChanges?.();
     });
   }
 
   announce(event: string): Promise<void> | undefined {
     return this.meta.announce(event);
   }
-}
-
-function lostBitmapsText(filename: string): string {
-  return (
-    `livedisk: warning: the persistent bitmaps in '${filename}' end here: livedisk does not keep them when the image is ` +
-    'written, and incremental backups need new ones'
-  );
 }
 
 /** As QEMU writes numbers in messages. */

@@ -10,6 +10,8 @@ import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './space/refcounts.js';
 import { type ImageParts, Reserver } from './space/reservation.js';
 import { SectorTable } from '../tables/sector-table.js';
 import { MetadataSpace } from './space/space.js';
+import { type LoadedDirectory, NO_BITMAPS, readBitmapDirectory } from './features/bitmap-directory.js';
+import { ImageBitmaps } from './features/bitmaps.js';
 import { readSnapshots, type SnapshotEntry, snapshotRanges, type SnapshotTable } from './disk/snapshots.js';
 
 export interface CacheSizes {
@@ -28,12 +30,13 @@ export class OpenImage implements ImageParts {
   readonly writeBack: WriteBack;
   readonly mapper: Mapper;
   readonly reserver: Reserver;
+  readonly bitmaps: ImageBitmaps;
   #snapshots: SnapshotTable;
 
   private constructor(
     context: ImageContext,
     tables: { l1: SectorTable; refcountTable: SectorTable },
-    snapshots: SnapshotTable,
+    { snapshots, directory }: { snapshots: SnapshotTable; directory: LoadedDirectory },
     sizes: CacheSizes,
   ) {
     const { l1, refcountTable } = tables;
@@ -50,6 +53,7 @@ export class OpenImage implements ImageParts {
     this.mapper = new Mapper(context, this.tables);
     this.reserver = new Reserver(this);
     context.requestFlush = () => this.writeBack.flush();
+    this.bitmaps = new ImageBitmaps(this, directory);
   }
 
   /** Its internal snapshots, as the header on disk names them. */
@@ -84,8 +88,15 @@ export class OpenImage implements ImageParts {
     const refcountBytes = header.refcountTableClusters * header.clusterBytes;
     const refcountTable = await readTable(file, header.refcountTableOffset, refcountBytes);
     const snapshots = driver.forCheck ? NO_SNAPSHOTS : await readSnapshots(file, header);
-    return new OpenImage(context, { l1, refcountTable }, snapshots, sizes);
+    const directory = snapshot ? NO_BITMAPS : await readDirectory(context);
+    return new OpenImage(context, { l1, refcountTable }, { snapshots, directory }, sizes);
   }
+}
+
+/** A check tells itself what is wrong with it. */
+async function readDirectory({ driver, header, meta }: ImageContext): Promise<LoadedDirectory> {
+  const reading = readBitmapDirectory(meta, header);
+  return driver.forCheck ? reading.catch(() => NO_BITMAPS) : reading;
 }
 
 const NO_SNAPSHOTS: SnapshotTable = { entries: [], lengthBytes: 0 };

@@ -4,7 +4,9 @@ import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { findDevice } from '../../block/find-node.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
+import { copyClusterBytes } from '../../drivers/copy-before-write/cluster.js';
 import type { CommandArguments } from '../../schema/commands.js';
+import { creatingNode } from '../job-graph.js';
 import { nodeOf, type NodeReference, referTo } from './nodes.js';
 import { commonPlan, type CommonPlan } from './plan.js';
 
@@ -19,8 +21,23 @@ export interface BackupPlan extends CommonPlan {
   sync: BackupRequest['sync'];
   /** Data is written compressed. */
   compress: boolean;
+  /** What a copy breaks that fails while a guest's change waits for it: that change, or the backup. */
+  onGuestCopyError: 'break-guest-write' | 'break-snapshot';
+  /** What was copied is discarded in the device: that one is but a moment that is kept for the backup. */
+  discardSource: boolean;
+  performance: BackupPerformance;
   /** Of the device: says what is copied (incremental, bitmap), and what was not at the end. */
   bitmap?: { name: string; mode: BitmapMode };
+}
+
+/** How it works, where that is not as it likes. */
+export interface BackupPerformance {
+  /** Whether the kernel may copy. */
+  offloads?: boolean;
+  /** Most pieces that are under way. */
+  maxPieces?: number;
+  maxPieceBytes?: number;
+  minClusterBytes?: number;
 }
 
 /** When what was copied is cleared in the bitmap. */
@@ -43,10 +60,34 @@ export function planBackup(graph: Graph, request: BackupRequest): BackupPlan {
     target: referTo(target),
     sync: request.sync,
     compress: request.compress ?? false,
+    onGuestCopyError: request['on-cbw-error'] ?? 'break-guest-write',
+    discardSource: request['discard-source'] ?? false,
+    performance: performanceOf(request),
     ...given({ bitmap: checkBitmap(device, request) }),
   };
   backupNodes(graph, plan);
   return plan;
+}
+
+const MAX_WORKERS = 2 ** 31 - 1;
+
+function performanceOf({ 'x-perf': asked = {} }: BackupRequest): BackupPerformance {
+  const chunk = asked['max-chunk'];
+  return given({
+    offloads: asked['use-copy-range'],
+    maxPieces: asked['max-workers'] === undefined ? undefined : Number(asked['max-workers']),
+    // 0: no limit.
+    maxPieceBytes: chunk === undefined || chunk === 0 ? undefined : Number(chunk),
+    minClusterBytes: asked['min-cluster-size'],
+  });
+}
+
+/** Errors: invalid. */
+function checkPerformance({ maxPieces = 1, maxPieceBytes = 0 }: BackupPerformance): void {
+  if (maxPieces < 1 || maxPieces > MAX_WORKERS)
+    throw new BlockError('invalid', `max-workers must be between 1 and ${MAX_WORKERS}`);
+  if (maxPieceBytes < 0)
+    throw new BlockError('invalid', 'max-chunk must be zero (which means no limit) or positive');
 }
 
 /** What a request says of a bitmap. Errors: invalid, not-found, busy. */
@@ -71,7 +112,7 @@ export function checkBitmap(
   const ending = mode ?? (isIncremental ? 'on-success' : undefined);
   if (ending === undefined)
     throw new BlockError('invalid', 'Bitmap sync mode must be given when providing a bitmap');
-  freeBitmap(device, name);
+  freeBitmap(device, { name, mode: ending });
   if (sync === 'none')
     throw new BlockError('invalid', "sync mode 'none' does not produce meaningful bitmap outputs");
   if (ending === 'never' && sync !== 'bitmap') {
@@ -85,25 +126,36 @@ function noBitmap(name: string): BlockError {
   return new BlockError('not-found', `Bitmap '${name}' could not be found`);
 }
 
-/** Errors: not-found, busy. */
-function freeBitmap(device: Node, name: string): DirtyBitmap {
+/** Errors: not-found; those of DirtyBitmap.assertUsable. */
+function freeBitmap(device: Node, { name, mode }: { name: string; mode: BitmapMode }): DirtyBitmap {
   const bitmap = device.findBitmap(name);
   if (!bitmap) throw noBitmap(name);
-  if (!bitmap.busy) return bitmap;
-  const text = `Bitmap '${name}' is currently in use by another operation and cannot be used`;
-  throw new BlockError('busy', text);
+  bitmap.assertUsable('read');
+  if (mode !== 'never') bitmap.assertUsable('change');
+  return bitmap;
+}
+
+/** In what units the target gets the content. Errors: invalid. */
+export function copyUnitBytes({ performance }: BackupPlan, target: Node): number {
+  const { maxPieceBytes, minClusterBytes } = performance;
+  const { clusterSizeBytes } = target.skipFilters().instance.info();
+  const unit = creatingNode(() => copyClusterBytes(clusterSizeBytes ?? 1, minClusterBytes));
+  if (maxPieceBytes === undefined || maxPieceBytes >= unit) return unit;
+  const text = `Required max-chunk (${maxPieceBytes}) is less than backup cluster size (${unit})`;
+  throw new BlockError('invalid', text);
 }
 
 /** Errors: not-found, invalid; busy. */
 export function backupNodes(graph: Graph, plan: BackupPlan): BackupNodes {
   const device = nodeOf(graph, plan.device);
   const target = nodeOf(graph, plan.target);
-  const bitmap = plan.bitmap && freeBitmap(device, plan.bitmap.name);
+  const bitmap = plan.bitmap && freeBitmap(device, plan.bitmap);
   if (device === target) throw new BlockError('invalid', 'Source and target cannot be the same');
-  for (const node of [device, target]) node.assertNotBlocked();
-  if (device.lengthBytes !== target.lengthBytes)
-    throw new BlockError('invalid', 'Source and target image have different sizes');
   if (plan.compress && target.driver.compresses !== true)
     throw new BlockError('invalid', `Compression is not supported for this drive ${target.driveName}`);
+  for (const node of [device, target]) node.assertNotBlocked();
+  checkPerformance(plan.performance);
+  if (device.lengthBytes !== target.lengthBytes)
+    throw new BlockError('invalid', 'Source and target image have different sizes');
   return { device, target, bitmap };
 }

@@ -1,12 +1,15 @@
+import type { ReferenceWishes } from '../../block/backing-reference.js';
 import { BlockError } from '../../base/error.js';
-import { given } from '../../base/given.js';
 import { type FilesAtPaths, findBackingImage, findNode, findRoot } from '../../block/find-node.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
+import { hasPermission, Permission } from '../../block/permissions.js';
 import type { CommandArguments } from '../../schema/commands.js';
 import { type MirrorPlan, planOfActiveCommit } from './mirror.js';
 import {
   assertChainNotBlocked,
+  backingWishes,
+  layerAbove,
   lowestLayer,
   nodeOf,
   type NodeReference,
@@ -25,8 +28,8 @@ export interface CommitPlan extends CommonPlan {
   device: NodeReference;
   top: NodeReference;
   base: NodeReference;
-  /** Written into the headers of top's overlays in place of the base's filename. */
-  backingFile?: string;
+  /** What the headers of top's overlays are to say of the base. */
+  backing: ReferenceWishes;
 }
 
 export interface CommitNodes {
@@ -55,11 +58,15 @@ export function planCommit(
     device: referTo(device),
     top: referTo(top),
     base: referTo(base),
-    ...given({ backingFile: request['backing-file'] }),
+    backing: backingWishes(request),
   };
   commitNodes(graph, plan);
-  if (top.skipFilters() !== device.skipFilters()) return plan;
-  if (plan.backingFile !== undefined)
+  if (top.skipFilters() !== device.skipFilters() && !hasWriter(top)) {
+    // Its header is to name the base.
+    layerAbove(device, top).assertNotBlocked();
+    return plan;
+  }
+  if (request['backing-file'] !== undefined)
     throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
   return planOfActiveCommit(commonPlan(request, device), top, base);
 }
@@ -92,6 +99,11 @@ function findBase(graph: Graph, top: Node, request: CommitRequest, files: FilesA
     return found;
   }
   return lowestLayer(top);
+}
+
+/** Then it is an active layer, whatever is above it. */
+function hasWriter(node: Node): boolean {
+  return [...node.parents].some(({ perm }) => hasPermission(perm, Permission.write));
 }
 
 /** Errors: not-found, invalid; busy. */

@@ -86,7 +86,7 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
     source: referTo(source),
     target: referTo(target),
     sync,
-    targetIsNew: how.isNew ?? false,
+    targetIsNew: how.isNew ?? request['target-is-zero'] ?? false,
     granularityBytes: granularityOf(request.granularity, target, targetBacking),
     copyMode: request['copy-mode'] ?? 'background',
     unmap: how.unmap ?? true,

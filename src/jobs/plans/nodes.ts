@@ -1,5 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
+import type { ReferenceWishes } from '../../block/backing-reference.js';
 import type { Graph } from '../../block/graph.js';
 import { Node } from '../../block/node.js';
 
@@ -63,6 +64,13 @@ export function layerAbove(top: Node, base: Node): Node {
 
 export function notInChain(node: Node): BlockError {
   return new BlockError('invalid', `'${node.name}' is not in this backing file chain`);
+}
+
+export function backingWishes(request: {
+  'backing-file'?: string;
+  'backing-mask-protocol'?: boolean;
+}): ReferenceWishes {
+  return given({ filename: request['backing-file'], masksProtocol: request['backing-mask-protocol'] });
 }
 
 export function refuseBoth(request: object, one: string, other: string, text: string): void {

@@ -1,3 +1,4 @@
+import type { ReferenceWishes } from '../../block/backing-reference.js';
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import { type FilesAtPaths, findBackingImage, findDevice, findNode } from '../../block/find-node.js';
@@ -6,6 +7,7 @@ import type { Node } from '../../block/node.js';
 import type { CommandArguments } from '../../schema/commands.js';
 import {
   assertChainNotBlocked,
+  backingWishes,
   nodeOf,
   type NodeReference,
   optionalNodeOf,
@@ -24,8 +26,8 @@ export interface StreamPlan extends CommonPlan {
   base?: NodeReference;
   /** The lowest node whose data is pulled up. */
   bottom?: NodeReference;
-  /** Written into the header in place of the base's filename. */
-  backingFile?: string;
+  /** What its header is to say of the base. */
+  backing: ReferenceWishes;
 }
 
 export interface StreamNodes {
@@ -53,14 +55,14 @@ export function planStream(
     kind: 'stream',
     ...commonPlan(request, node),
     node: referTo(node),
+    backing: backingWishes(request),
     ...given({
       base: base && referTo(base),
       bottom: bottom && referTo(bottom),
-      backingFile: request['backing-file'],
     }),
   };
   streamNodes(graph, plan);
-  if (!base && !bottom && plan.backingFile !== undefined)
+  if (!base && !bottom && request['backing-file'] !== undefined)
     throw new BlockError('invalid', 'backing file specified, but streaming the entire chain');
   return plan;
 }
@@ -89,6 +91,13 @@ function findBottom(graph: Graph, node: Node, name: string | undefined): Node | 
   return found;
 }
 
+/** The links from `top` down to the node above `end` are to stay as they are. Errors: busy, in QEMU's words. */
+function assertCanFreeze(top: Node, end: Node | undefined): void {
+  for (let edge = top.below; edge && edge.node !== end; edge = edge.node.below)
+    if (edge.node.driver.isNeverFrozen === true)
+      throw new BlockError('busy', `Cannot freeze '${edge.shownRole}' link to '${edge.node.name}'`);
+}
+
 /** Errors: not-found, invalid; busy. */
 export function streamNodes(graph: Graph, plan: StreamPlan): StreamNodes {
   const node = nodeOf(graph, plan.node);
@@ -98,5 +107,6 @@ export function streamNodes(graph: Graph, plan: StreamPlan): StreamNodes {
     if (below && below !== node && !node.isAbove(below))
       throw new BlockError('invalid', `Node '${below.name}' is not in a chain starting from '${node.name}'`);
   assertChainNotBlocked(node, bottom ? bottom.below?.node : base);
+  assertCanFreeze(node, bottom ? bottom.below?.node : base);
   return { node, base, bottom };
 }

@@ -43,6 +43,11 @@ export class Arguments {
     this.#options = given;
   }
 
+  /** All of them, in order. */
+  get given(): ReadonlyArray<{ name: string; value: string }> {
+    return this.#options;
+  }
+
   has(name: string): boolean {
     return this.#options.some((option) => option.name === name);
   }

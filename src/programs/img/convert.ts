@@ -11,6 +11,7 @@ import { SourceImages } from '../../library/images/source-images.js';
 import { type LoadSnapshot, loadSnapshot } from '../arguments/load-snapshot.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options, snapshotOf } from './arguments.js';
+import { BitmapCopy } from './convert-bitmaps.js';
 import { hashAlgorithm } from './checksum.js';
 import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
 import { Progress } from './progress.js';
@@ -21,11 +22,10 @@ const MAX_SPARSE_BYTES = 16 * MiB;
 const DEFAULT_PARALLEL = 8;
 const MAX_PARALLEL = 16;
 
-const REFUSED = options('|bitmaps', '|skip-broken-bitmaps');
-
 /**
  * convert [-U] [-C] [-c] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
- * [-l SNAPSHOT] [-S SIZE] [-m N] [-W] [-r RATE] [--salvage] [--checksum ALGORITHM] [--target-is-zero] [--image-opts]
+ * [-l SNAPSHOT] [-S SIZE] [-m N] [-W] [-r RATE] [--salvage] [--checksum ALGORITHM] [--target-is-zero]
+ * [--bitmaps [--skip-broken-bitmaps]] [--image-opts]
  * [--target-image-opts] FILE [FILE2 ...] OUTPUT
  */
 export async function convertCommand(tool: Tool, words: readonly string[]): Promise<number> {
@@ -42,13 +42,17 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
       '|salvage',
       '|checksum:',
       '|target-is-zero',
+      '|bitmaps',
+      '|skip-broken-bitmaps',
       '|image-opts',
       '|target-image-opts',
     ],
   );
-  const args = new Arguments('convert', words, taken, REFUSED);
+  const args = new Arguments('convert', words, taken, []);
   const plan = planOf(tool, args);
+  const bitmaps = BitmapCopy.of(tool, args);
   const images = await openSources(tool, args, plan);
+  bitmaps?.checkSources(images.map(({ node }) => node));
   const isQuiet = args.has('q');
   const source = new SourceImages(
     images,
@@ -58,6 +62,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
   if (args.has('force-share')) await checkNotSource(tool, plan);
   if (!args.has('n')) await createTarget(tool, plan, source.lengthBytes);
   const target = await openTarget(tool, args, plan);
+  bitmaps?.checkTarget(target.node);
   if (target.lengthBytes < source.lengthBytes)
     throw new ToolFailure('output file is smaller than input file');
   const isNew = !args.has('n') && readsZeroWhenNew(target.node);
@@ -76,6 +81,8 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     progress: (done, total) => progress.update(done, total),
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
   }).run();
+  const [image] = images;
+  if (image) bitmaps?.copy(image.node, target.node);
   progress.complete();
   progress.finish();
   await finish(tool, target);

@@ -4,6 +4,7 @@ import type { Host } from '../../host/host.js';
 import { versionText } from '../../wire/qmp/version.js';
 import { makeObjects } from '../arguments/objects.js';
 import { benchCommand } from './bench.js';
+import { bitmapCommand } from './bitmap.js';
 import { checkCommand } from './check.js';
 import { checksumCommand } from './checksum.js';
 import { commitCommand } from './commit.js';
@@ -23,6 +24,7 @@ type Subcommand = (tool: Tool, words: readonly string[]) => Promise<number>;
 
 const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
   ['bench', benchCommand],
+  ['bitmap', bitmapCommand],
   ['check', checkCommand],
   ['checksum', checksumCommand],
   ['commit', commitCommand],
@@ -39,18 +41,19 @@ const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
 ]);
 
 /** Subcommands of qemu-img that livedisk does not have. */
-const REFUSED = new Set(['amend', 'bitmap']);
+const REFUSED = new Set(['amend']);
 
 const HELP = `usage: livedisk img COMMAND [OPTIONS]
 Makes and looks at disk images, as qemu-img does.
 
 Command syntax:
   bench [-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] [-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] [--image-opts] filename
+  bitmap (--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] [--image-opts | -f fmt] filename bitmap
   check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-U] [--image-opts] filename
   checksum [--algorithm=name] [-f fmt] [-T src_cache] [-p] [-U] [--image-opts] filename...
   commit [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--image-opts] filename
   compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] [--image-opts] filename1 filename2
-  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [-r rate_limit] [--salvage] [--checksum algorithm] [--target-is-zero] filename [filename2 [...]] output_filename
+  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [-r rate_limit] [--salvage] [--checksum algorithm] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]
   dd [--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output
   info [-f fmt] [--output=ofmt] [--backing-chain] [-U] [--image-opts] filename

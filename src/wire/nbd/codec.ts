@@ -404,7 +404,8 @@ export function errnoOfNbdError(error: number): string {
 const FROM_ERRNO: Record<string, number> = {
   EPERM: nbd.NbdError.EPERM,
   EROFS: nbd.NbdError.EPERM,
-  EACCES: nbd.NbdError.EPERM,
+  // As in QEMU's servers.
+  EACCES: nbd.NbdError.EINVAL,
   EIO: nbd.NbdError.EIO,
   ENOMEM: nbd.NbdError.ENOMEM,
   EDQUOT: nbd.NbdError.ENOSPC,

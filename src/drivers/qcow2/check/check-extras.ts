@@ -1,14 +1,15 @@
 import { alignUp } from '../../../base/align.js';
+import { BlockError } from '../../../base/error.js';
 import { MAX_L1_BYTES, MiB } from '../../../base/limits.js';
+import { MAX_DIRECTORY_BYTES, rawEntries } from '../disk/bitmap-directory.js';
 import { ExtensionType, findExtension } from '../disk/header-extensions.js';
 import { AUTOCLEAR_BITMAPS, ENTRY_BYTES, entryOffset, readU64 } from '../disk/layout.js';
 import { SNAPSHOT_HEADER_BYTES, snapshotEntryBytes } from '../disk/snapshots.js';
 import { readPadded } from './held.js';
 import type { Walk } from './walk.js';
 
-const BITMAP_HEADER_BYTES = 24;
-/** Longest snapshot table or bitmap directory that is read (QEMU: 64 MiB). */
-const MAX_DIRECTORY_BYTES = 64 * MiB;
+/** Longest snapshot table that is read (QEMU: 64 MiB). */
+const MAX_SNAPSHOT_TABLE_BYTES = 64 * MiB;
 /** Longest bitmap table, in entries: QEMU's bound. */
 const MAX_BITMAP_TABLE_ENTRIES = 0x8000000 / ENTRY_BYTES;
 /** What every snapshot of a version 3 image says beyond version 2. */
@@ -36,7 +37,7 @@ export async function readSnapshotList(walk: Walk): Promise<SnapshotList> {
     const head = Buffer.alloc(SNAPSHOT_HEADER_BYTES);
     await readPadded(file, at, head);
     const entry = Buffer.alloc(snapshotEntryBytes(head));
-    if (at + entry.length > header.snapshotsOffset + MAX_DIRECTORY_BYTES) {
+    if (at + entry.length > header.snapshotsOffset + MAX_SNAPSHOT_TABLE_BYTES) {
       report.corruption('ERROR snapshot table is too big');
       break;
     }
@@ -82,16 +83,17 @@ export async function walkBitmaps(walk: Walk): Promise<void> {
   const { header, report } = walk;
   const extension = findExtension(header.extensions, ExtensionType.bitmaps);
   if ((header.autoclear & AUTOCLEAR_BITMAPS) === 0n || !extension) return;
-  if (extension.length < 24) return report.corruption('ERROR bitmaps extension is too short');
   const lengthBytes = readU64(extension, 8, 'Bitmap directory size');
   const offset = readU64(extension, 16, 'Bitmap directory offset');
   if (lengthBytes > MAX_DIRECTORY_BYTES) return report.corruption('ERROR bitmap directory is too large');
   const directory = await readCounted(walk, 'bitmap directory', offset, lengthBytes);
   if (!directory) return;
-  for (let at = 0; at + BITMAP_HEADER_BYTES <= directory.length;) {
-    await walkBitmap(walk, readU64(directory, at, 'Bitmap table offset'), directory.readUInt32BE(at + 8));
-    const variable = directory.readUInt16BE(at + 18) + directory.readUInt32BE(at + 20);
-    at += alignUp(BITMAP_HEADER_BYTES + variable, 8);
+  try {
+    for (const { tableOffset, tableEntries } of rawEntries(directory))
+      await walkBitmap(walk, tableOffset, tableEntries);
+  } catch (error) {
+    if (!(error instanceof BlockError) || error.kind !== 'corrupt') throw error;
+    report.corruption(`ERROR ${error.message}`);
   }
 }
 

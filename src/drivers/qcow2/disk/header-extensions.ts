@@ -20,7 +20,7 @@ const HEADER_BYTES = 8;
 const FEATURE_NAME_BYTES = 48;
 /** QEMU keeps the name of a backing file's format in so much memory, its end included. */
 const FORMAT_NAME_LIMIT_BYTES = 16;
-const BITMAPS_BYTES = 24;
+export const BITMAPS_BYTES = 24;
 
 /** Extensions in [from, end) of the header cluster, in order. Errors: kind corrupt. */
 export function parseExtensions(cluster: Buffer, from: number, end: number): HeaderExtension[] {

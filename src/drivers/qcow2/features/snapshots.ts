@@ -171,7 +171,7 @@ export async function readSnapshotVmState(
 /** Before a change of snapshots: everything is on disk, so that it can be walked through there. */
 async function prepare(image: OpenImage): Promise<void> {
   image.context.assertMayWrite();
-  await image.context.clearAutoclear();
+  await image.context.beginChanges();
   await flushAll(image);
 }
 

@@ -19,7 +19,7 @@ export async function growImage(image: OpenImage, sizeBytes: number): Promise<vo
   if (sizeBytes === oldSize) return;
   checkNewSize(image, sizeBytes);
   context.assertMayWrite();
-  await context.clearAutoclear();
+  await context.beginChanges();
   await growL1(image, l1EntriesFor(sizeBytes, header.clusterBytes, context.l2));
   await zeroTail(image, oldSize, sizeBytes);
   await hideBacking(image, oldSize, sizeBytes);
@@ -42,6 +42,7 @@ function checkNewSize(image: OpenImage, sizeBytes: number): void {
   const l1Bytes = l1EntriesFor(sizeBytes, header.clusterBytes, l2) * ENTRY_BYTES;
   if (sizeBytes > MAX_IMAGE_BYTES || l1Bytes > MAX_L1_BYTES)
     throw new BlockError('limit', 'Failed to grow the L1 table: File too large', { errno: 'EFBIG' });
+  image.bitmaps.checkNewSize(sizeBytes);
 }
 
 /** Makes the L1 table at least that long; written back with the next write-back. */

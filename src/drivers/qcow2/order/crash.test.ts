@@ -3,7 +3,15 @@ import { test } from 'node:test';
 import { errnoError } from '../../../base/error.js';
 import type { CreateOptions, NodeOptions } from '../../../block/driver.js';
 import { Flag, newMapping } from '../../../block/request.js';
-import { type CrashState, crashStates, seededBelow } from '../../../../test/kit/crash-states.js';
+import {
+  corruption,
+  describeState,
+  everyFlushIsNeeded,
+  firstProblem,
+  reopened,
+  type Run,
+} from '../../../../test/kit/crash-runs.js';
+import { crashStates, seededBelow } from '../../../../test/kit/crash-states.js';
 import { HandmadeQcow2 } from '../../../../test/kit/handmade-qcow2.js';
 import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../../../test/kit/recorded-disk.js';
 import { checkQcow2 } from '../check/check.js';
@@ -72,71 +80,6 @@ function stampBytes(stamp: number): Buffer {
   const bytes = Buffer.alloc(4);
   bytes.writeUInt32LE(stamp);
   return bytes;
-}
-
-/** One run of a workload on 'top' (over 'base', if it has one), with flush number `drop` left out. */
-interface Run {
-  top: RecordedDisk;
-  base: Buffer | undefined;
-  /** Why a crash state is wrong. */
-  problem(content: Buffer, marks: readonly string[]): Promise<string | undefined>;
-}
-
-type Workload = (drop: number | undefined) => Promise<Run>;
-
-async function firstProblem(run: Run, seed: number): Promise<string | undefined> {
-  for (const state of crashStates(run.top, seededBelow(seed))) {
-    const problem = await run.problem(state.content, state.marks).catch((error: unknown) => describe(error));
-    if (problem !== undefined) return `${describeState(state)}: ${problem}`;
-  }
-  return undefined;
-}
-
-function describe(error: unknown): string {
-  return error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-}
-
-function describeState(state: CrashState): string {
-  return `after [${state.marks.join(' ')}], survived ${state.survived}`;
-}
-
-/** Flushes of a run before which something had been written. */
-function flushesThatMatter(disk: RecordedDisk): number[] {
-  const found: number[] = [];
-  let wrote = false;
-  let index = 0;
-  for (const event of disk.log) {
-    if (event.kind === 'write') wrote = true;
-    if (event.kind !== 'flush') continue;
-    if (wrote) found.push(index);
-    wrote = false;
-    index++;
-  }
-  return found;
-}
-
-/** No crash breaks the workload, and each of its flushes is needed for that. */
-async function everyFlushIsNeeded(workload: Workload, flushesAtLeast: number): Promise<void> {
-  const whole = await workload(undefined);
-  assert.equal(await firstProblem(whole, 1), undefined);
-  const needed = flushesThatMatter(whole.top);
-  assert.ok(needed.length >= flushesAtLeast, `${needed.length} flushes`);
-  for (const drop of needed) {
-    const problem = await firstProblem(await workload(drop), 1);
-    assert.ok(problem !== undefined, `without flush ${drop} of ${needed.length} no crash shows a difference`);
-  }
-}
-
-async function reopened(content: Buffer, base: Buffer | undefined): Promise<OpenDisk> {
-  const shelf = new DiskShelf([qcow2Driver]);
-  shelf.put('top', content);
-  if (base) shelf.put('base', base);
-  return shelf.open('top', { readOnly: true });
-}
-
-async function corruption(content: Buffer): Promise<string | undefined> {
-  const found = await checkQcow2(childOf(new RecordedDisk(content)));
-  return found.corruptions + found.checkErrors > 0 ? found.messages.join('; ') : undefined;
 }
 
 /** Builds the images, runs `steps` on the open top and makes a Run that compares sectors. */

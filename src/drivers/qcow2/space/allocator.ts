@@ -425,13 +425,28 @@ export class Allocator {
 
   /** The stretches of [start, start + count) whose refcount is one: nothing else, no internal snapshot, has them. */
   async ownedRuns(start: number, count: number): Promise<Array<{ start: number; count: number }>> {
+    for (let cluster = start; cluster < start + count; cluster++)
+      if (this.#refcounts.isAbsent(this.#refcounts.blockIndex(cluster))) throw this.#underflow(cluster);
+    return this.#runsWhere(start, count, (references) => references === 1);
+  }
+
+  /** The stretches of [start, start + count) that are in use as far as the image says. */
+  async countedRuns(start: number, count: number): Promise<Array<{ start: number; count: number }>> {
+    return this.#runsWhere(start, count, (references) => references > 0);
+  }
+
+  async #runsWhere(
+    start: number,
+    count: number,
+    isWanted: (references: number) => boolean,
+  ): Promise<Array<{ start: number; count: number }>> {
     const runs: Array<{ start: number; count: number }> = [];
     for (let cluster = start; cluster < start + count; cluster++) {
       const index = this.#refcounts.blockIndex(cluster);
-      if (this.#refcounts.isAbsent(index)) throw this.#underflow(cluster);
-      while (!this.#refcounts.peek(index)) await this.#refcounts.load(index);
-      const block = this.#block(cluster);
-      if (this.#refcounts.count(block, cluster) !== 1) continue;
+      const isAbsent = this.#refcounts.isAbsent(index);
+      while (!isAbsent && !this.#refcounts.peek(index)) await this.#refcounts.load(index);
+      const references = isAbsent ? 0 : this.#refcounts.count(this.#block(cluster), cluster);
+      if (!isWanted(references)) continue;
       const last = runs.at(-1);
       if (last && last.start + last.count === cluster) last.count++;
       else runs.push({ start: cluster, count: 1 });

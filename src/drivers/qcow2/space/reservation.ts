@@ -34,7 +34,7 @@ export function unlinkEntry(parts: ImageParts, table: Buffer, index: number, dis
 export function tableToChange(parts: ImageParts, l1Index: number): CachedTable | Need {
   const { context, tables, allocator } = parts;
   context.assertMayWrite();
-  if (context.header.autoclear !== 0n) return () => context.clearAutoclear();
+  if (context.beforeChanges) return () => context.beginChanges();
   if (tables.cache.needsWriteBack || allocator.needsWriteBack || parts.unlinked.needsWriteBack)
     return () => context.requestFlush();
   const table = tables.peek(l1Index);

@@ -1,6 +1,10 @@
-import type { BlockBackend } from '../block/backend.js';
-import type { Stretch } from '../block/dirty-bitmap.js';
-import type { RangeLock, Release } from '../block/range-lock.js';
+import { MiB } from '../base/limits.js';
+import type { BlockBackend } from './backend.js';
+import type { Stretch } from './dirty-bitmap.js';
+import type { RangeLock, Release } from './range-lock.js';
+
+/** Longest request that somebody may wait for: a target may have to write the zeroes. */
+export const AWAITED_BYTES = 2 * MiB;
 
 /** What drained sections of a node ask and hold; a backend. */
 export type Side = Pick<BlockBackend, 'isQuiesced' | 'untilOpen' | 'begin' | 'end'>;

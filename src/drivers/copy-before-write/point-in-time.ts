@@ -1,23 +1,29 @@
-import { assert } from '../base/assert.js';
-import { alignDown } from '../base/align.js';
-import type { DirtyBitmap, Stretch } from '../block/dirty-bitmap.js';
-import { roundOut } from '../block/dirty-bitmap.js';
-import { RangeLock } from '../block/range-lock.js';
-import type { Change, ChangeGate } from '../block/change-gate.js';
-import { AWAITED_BYTES } from './block-copy.js';
-import { type CopySides, type CopyTurn, takeTurn } from './copy-turn.js';
+import { assert } from '../../base/assert.js';
+import { deferred } from '../../base/async.js';
+import { errnoError } from '../../base/error.js';
+import { alignDown } from '../../base/align.js';
+import type { DirtyBitmap, Stretch } from '../../block/dirty-bitmap.js';
+import { roundOut } from '../../block/dirty-bitmap.js';
+import { RangeLock } from '../../block/range-lock.js';
+import type { Change, ChangeGate } from '../../block/change-gate.js';
+import type { HostClock } from '../../host/host.js';
+import { AWAITED_BYTES, type CopySides, type CopyTurn, takeTurn } from '../../block/copy-turn.js';
 
 export interface CopyBeforeWriteOptions {
   /** What is still to be copied; granules are cleared once they are in the target. */
   due: DirtyBitmap;
   readonly sides: CopySides;
   /**
-   * Copies a first part of a stretch in one go: whole granules. Answers how long it is. `isLost`: what fails now is not
-   * tried again.
+   * Copies a first part of a stretch in one go: whole granules. Answers how long it is. `forGuest`: a guest's change
+   * waits for it; what fails now is not tried again.
    */
-  readonly copy: (turn: CopyTurn, stretch: Stretch, isLost: boolean) => Promise<number>;
-  /** A copy that a guest's write waited for failed: the write goes on, the copy is lost. */
+  readonly copy: (turn: CopyTurn, stretch: Stretch, forGuest: boolean) => Promise<number>;
+  /** What a copy that fails breaks, when a guest's change waits for it: the change, or the point in time. */
+  readonly breaks: 'guest-write' | 'snapshot';
+  /** The point in time is lost: the guest's change has gone on without the copy. */
   readonly failed: (error: unknown) => void;
+  /** How long a guest's change waits at most; default: as long as it takes. */
+  readonly timeout?: { readonly clock: HostClock; readonly ms: number } | undefined;
   readonly copied?: (bytes: number) => void;
 }
 
@@ -43,13 +49,55 @@ export class CopyBeforeWrite implements ChangeGate {
   async run(change: Change, forward: () => Promise<void>): Promise<void> {
     while (!this.isOpen(change.offset, change.lengthBytes)) {
       try {
-        await this.#copyDue(change.offset, change.lengthBytes, true);
+        await this.#inTime(this.#copyDue(change.offset, change.lengthBytes, true));
       } catch (error) {
+        if (this.#given) break;
+        if (this.#options.breaks === 'guest-write') throw error;
         this.giveUp();
         this.#options.failed(error);
       }
     }
     await forward();
+  }
+
+  /** Errors: those of `copy`; ETIMEDOUT, and then the copy goes on by itself. */
+  async #inTime(copy: Promise<void>): Promise<void> {
+    const { timeout } = this.#options;
+    if (!timeout) return copy;
+    const ended = deferred();
+    const timer = timeout.clock.setTimer(timeout.ms, () => ended.reject(errnoError('ETIMEDOUT')));
+    copy.then(
+      () => ended.resolve(),
+      (error: unknown) => ended.reject(error),
+    );
+    try {
+      await ended.promise;
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  /**
+   * Runs `read` on a first part of a stretch, of which the guest changes nothing meanwhile that is not copied. It is told
+   * who holds the point in time there, and how long that part is.
+   */
+  async readFirst(
+    offset: number,
+    lengthBytes: number,
+    read: (holder: 'file' | 'target', lengthBytes: number) => Promise<void>,
+  ): Promise<number> {
+    const { due } = this.#options;
+    const release = await this.#locks.lockShared(offset, lengthBytes);
+    try {
+      const end = offset + lengthBytes;
+      const isDue = due.isDirty(offset);
+      const part =
+        (isDue ? due.nextClean(offset, end) : (due.nextDirty(offset, end)?.offset ?? end)) - offset;
+      await read(isDue ? 'file' : 'target', part);
+      return part;
+    } finally {
+      release();
+    }
   }
 
   /**

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { DirtyBitmap } from '../block/dirty-bitmap.js';
-import { NEVER_HELD } from '../../test/kit/job-filters.js';
-import { CopyBeforeWrite } from './copy-before-write.js';
+import { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import { NEVER_HELD } from '../../../test/kit/job-filters.js';
+import { CopyBeforeWrite } from './point-in-time.js';
 
 const GRANULE = 4096;
 
@@ -14,6 +14,7 @@ function gateOver(sizeBytes: number): { gate: CopyBeforeWrite; due: DirtyBitmap;
     due,
     sides: { source: NEVER_HELD, target: NEVER_HELD },
     copy: (_turn, { lengthBytes }) => Promise.resolve(lengthBytes),
+    breaks: 'snapshot',
     failed: (error) => assert.fail(String(error)),
     copied: (bytes) => copied.push(bytes),
   });

@@ -1,0 +1,21 @@
+import { DirtyBitmap } from '../../block/dirty-bitmap.js';
+
+/** What a copy-before-write keeps in mind of a disk, cluster by cluster. */
+export class CopyBitmaps {
+  /** Not in the target yet. */
+  readonly due: DirtyBitmap;
+  /** Of what the point in time is kept. */
+  readonly access: DirtyBitmap;
+  /** What has been written through the filter: as one of its bitmaps it hears of that. */
+  readonly written: DirtyBitmap;
+
+  /** Errors: kind limit. */
+  constructor(sizeBytes: number, clusterBytes: number) {
+    this.due = new DirtyBitmap(sizeBytes, clusterBytes);
+    this.access = new DirtyBitmap(sizeBytes, clusterBytes);
+    this.written = new DirtyBitmap(sizeBytes, clusterBytes);
+    for (const bitmap of [this.due, this.access, this.written]) bitmap.isInternal = true;
+    this.due.enabled = false;
+    this.access.enabled = false;
+  }
+}

@@ -1,0 +1,93 @@
+import { alignDown } from '../../base/align.js';
+import { MiB } from '../../base/limits.js';
+import type { DirtyBitmap, Stretch } from '../../block/dirty-bitmap.js';
+import { Flag } from '../../block/request.js';
+import type { SnapshotAccess } from '../../block/snapshot-access.js';
+import { PassThrough } from '../pass-through/pass-through.js';
+import { CopyBitmaps } from './bitmaps.js';
+import { type CopyBeforeWriteChildren, KeptSnapshot } from './kept-snapshot.js';
+import { CopyBeforeWrite, type CopyBeforeWriteOptions } from './point-in-time.js';
+
+/** Most that is copied at a time. */
+const PIECE_BYTES = MiB;
+
+/** No drained section is of its children alone: it holds those above too, where the requests come from. */
+const NEVER_HELD = {
+  isQuiesced: false,
+  untilOpen: () => Promise.resolve(),
+  begin: () => undefined,
+  end: () => undefined,
+};
+
+export interface CopyBeforeWriteSettings {
+  readonly clusterBytes: number;
+  /** What the point in time is kept of; absent: all. */
+  readonly bitmap?: DirtyBitmap | undefined;
+  readonly breaks: CopyBeforeWriteOptions['breaks'];
+  readonly timeout?: CopyBeforeWriteOptions['timeout'];
+}
+
+/**
+ * Keeps what the disk held when the node was opened: before something is changed, it goes to the target. Others read
+ * that moment through snapshotAccess.
+ */
+export class CopyBeforeWriteNode extends PassThrough {
+  readonly #children: CopyBeforeWriteChildren;
+  readonly #bitmaps: CopyBitmaps;
+  readonly snapshotAccess: SnapshotAccess;
+  readonly #pointInTime: CopyBeforeWrite;
+
+  constructor(children: CopyBeforeWriteChildren, settings: CopyBeforeWriteSettings) {
+    super(children.file);
+    this.#children = children;
+    const { clusterBytes, bitmap, breaks, timeout } = settings;
+    const { lengthBytes } = children.file();
+    this.#bitmaps = new CopyBitmaps(lengthBytes, clusterBytes);
+    const { due, access } = this.#bitmaps;
+    if (bitmap) due.merge(bitmap);
+    else due.setAll();
+    access.merge(due);
+    const pointInTime = new CopyBeforeWrite({
+      due,
+      sides: { source: NEVER_HELD, target: NEVER_HELD },
+      copy: (_turn, stretch) => this.#copyFirst(stretch),
+      breaks,
+      failed: () => snapshot.lose(),
+      timeout,
+    });
+    const snapshot = new KeptSnapshot(children, pointInTime, access);
+    this.snapshotAccess = snapshot;
+    this.#pointInTime = pointInTime;
+    this.gate = pointInTime;
+  }
+
+  get ownBitmaps(): readonly DirtyBitmap[] {
+    const { due, written, access } = this.#bitmaps;
+    return [due, written, access];
+  }
+
+  /** Whole clusters, or up to the end of the disk. */
+  async #copyFirst({ offset, lengthBytes }: Stretch): Promise<number> {
+    const { file, target } = this.#children;
+    const unit = this.#bitmaps.due.granularityBytes;
+    const length = Math.min(lengthBytes, Math.max(unit, alignDown(PIECE_BYTES, unit)));
+    const status = await file().chainStatus(offset, length);
+    if (status.zero && status.lengthBytes >= length) {
+      await target().writeZeroes(offset, length, Flag.mayUnmap);
+      return length;
+    }
+    const buffer = Buffer.allocUnsafe(length);
+    if (!file().tryRead(offset, buffer)) await file().read(offset, buffer);
+    if (!target().tryWrite(offset, buffer, Flag.none)) await target().write(offset, buffer, Flag.none);
+    return length;
+  }
+
+  /** What is cut off is copied first. */
+  override async truncate(lengthBytes: number): Promise<void> {
+    const lost = Math.min(this.lengthBytes, this.#bitmaps.due.sizeBytes) - lengthBytes;
+    const cut = { kind: 'discard', offset: lengthBytes, lengthBytes: lost } as const;
+    const forward = (): Promise<void> => super.truncate(lengthBytes);
+    if (lost > 0) await this.#pointInTime.run(cut, forward);
+    else await forward();
+  }
+}

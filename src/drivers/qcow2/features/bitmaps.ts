@@ -1,0 +1,315 @@
+import { assert } from '../../../base/assert.js';
+import { divideRoundUp } from '../../../base/align.js';
+import { AsyncMutex } from '../../../base/async.js';
+import { BlockError } from '../../../base/error.js';
+import { MAX_BITMAP_NAME_BYTES } from '../../../base/limits.js';
+import { DirtyBitmap } from '../../../block/dirty-bitmap.js';
+import type { BitmapStore, Json } from '../../../block/driver.js';
+import {
+  type BitmapEntry,
+  type BitmapsExtension,
+  encodeBitmapsExtension,
+  encodeDirectory,
+  entryBytes,
+  MAX_BITMAPS,
+  MAX_DIRECTORY_BYTES,
+  tableEntriesFor,
+} from '../disk/bitmap-directory.js';
+import { ExtensionType, findExtension, type HeaderExtension } from '../disk/header-extensions.js';
+import { AUTOCLEAR_BITMAPS } from '../disk/layout.js';
+import type { OpenImage } from '../open-image.js';
+import { type ClusterRun, dropReferences } from '../space/bulk.js';
+import { clustersOf, loadBits, storeBits, tooLarge, writeNew } from './bitmap-table.js';
+import type { LoadedDirectory } from './bitmap-directory.js';
+import { changeHeader, checkHeaderChange } from './header-change.js';
+
+/**
+ * The bitmaps that an open image keeps (qcow2 specification, "Bitmaps"). As long as they are in memory and the image may
+ * change, the disk says of each that it is in use; before the first change that is durable. What is stored is written
+ * where nothing was, and then the header names the new directory (docs/CRASH-SAFETY.md).
+ */
+export class ImageBitmaps implements BitmapStore {
+  readonly #image: OpenImage;
+  /** As they are on disk, in the directory's order. */
+  #entries: readonly BitmapEntry[];
+  #directory: BitmapsExtension | undefined;
+  /** Clusters that only a bitmap of that name, or the directory (''), has; known before the first change. */
+  #owned: Map<string, ClusterRun[]> | undefined;
+  readonly #mutex = new AsyncMutex();
+
+  constructor(image: OpenImage, { entries, extension }: LoadedDirectory) {
+    this.#image = image;
+    this.#entries = entries;
+    this.#directory = extension;
+    this.#updateBeforeChanges();
+  }
+
+  /** QAPI's Qcow2BitmapInfo of each, as it is on disk; undefined: the image keeps none. */
+  get infos(): Json[] | undefined {
+    if (this.#entries.length === 0) return undefined;
+    return this.#entries.map(({ name, granularityBytes, isInUse, isAuto }) => ({
+      flags: [...(isInUse ? ['in-use'] : []), ...(isAuto ? ['auto'] : [])],
+      name,
+      granularity: granularityBytes,
+    }));
+  }
+
+  /** Some are not said to be in use, though they are in memory. */
+  get areUnmarked(): boolean {
+    return !this.#image.context.driver.forCheck && this.#entries.some(({ isInUse }) => !isInUse);
+  }
+
+  /**
+   * Those that the node does not have yet, as the image has them. Errors: kind corrupt and those of reading, in QEMU's
+   * words; exists, with `isComplete`, for one that the node has though nobody is said to use it.
+   */
+  async load(isComplete: boolean): Promise<DirtyBitmap[]> {
+    const { driver, header } = this.#image.context;
+    const loaded: DirtyBitmap[] = [];
+    for (const entry of this.#entries) {
+      const { name, isInUse } = entry;
+      if (driver.dirtyBitmaps.some((bitmap) => bitmap.name === name)) {
+        if (isInUse || !isComplete) continue;
+        throw new BlockError('exists', `Bitmap already exists: ${name}`);
+      }
+      const bitmap = new DirtyBitmap(header.sizeBytes, entry.granularityBytes, name);
+      bitmap.persistent = true;
+      bitmap.inconsistent = isInUse;
+      bitmap.enabled = entry.isAuto && !isInUse;
+      if (!isInUse) await loadBits(this.#image, entry, bitmap);
+      loaded.push(bitmap);
+    }
+    return loaded;
+  }
+
+  // ---- before the first change
+
+  /** The image says nothing that a change of it would make untrue. */
+  #isReadyForChanges(): boolean {
+    const { header, driver } = this.#image.context;
+    if (driver.forCheck) return header.autoclear % 2n === header.autoclear;
+    const isOwned = this.#owned !== undefined || this.#entries.length === 0;
+    return isOwned && this.#isHeaderRight() && !this.areUnmarked;
+  }
+
+  #updateBeforeChanges(): void {
+    this.#image.context.beforeChanges = this.#isReadyForChanges() ? undefined : () => this.#beforeChanges();
+  }
+
+  async #beforeChanges(): Promise<void> {
+    const { context } = this.#image;
+    const { autoclear } = context.header;
+    context.assertMayWrite();
+    if (context.driver.forCheck) {
+      await changeHeader(context, { autoclear: autoclear % 2n });
+    } else {
+      await this.#own();
+      await this.#settleHeader();
+      if (this.areUnmarked) await this.#mark();
+    }
+    this.#updateBeforeChanges();
+  }
+
+  /** The header names the directory that is in memory, and no features that we do not know. */
+  async #settleHeader(): Promise<void> {
+    const { context } = this.#image;
+    if (this.#isHeaderRight()) return;
+    await changeHeader(context, this.#headerFor(this.#directory));
+  }
+
+  #isHeaderRight(): boolean {
+    const { header, isHeaderUncertain } = this.#image.context;
+    if (isHeaderUncertain) return false;
+    const hasExtension = findExtension(header.extensions, ExtensionType.bitmaps) !== undefined;
+    const hasDirectory = this.#directory !== undefined;
+    return hasExtension === hasDirectory && header.autoclear === (hasDirectory ? AUTOCLEAR_BITMAPS : 0n);
+  }
+
+  #headerFor(directory: BitmapsExtension | undefined): { extensions: HeaderExtension[]; autoclear: bigint } {
+    const { header } = this.#image.context;
+    const extensions = header.extensions.filter(({ type }) => type !== ExtensionType.bitmaps);
+    if (!directory) return { extensions, autoclear: 0n };
+    extensions.push({ type: ExtensionType.bitmaps, data: encodeBitmapsExtension(directory) });
+    return { extensions, autoclear: AUTOCLEAR_BITMAPS };
+  }
+
+  /** All are in use. Nothing has changed yet: whichever of the sectors come to disk, each entry is true. */
+  async #mark(): Promise<void> {
+    const { meta } = this.#image.context;
+    assert(this.#directory, 'bitmaps have a directory');
+    const entries = this.#entries.map((entry) => ({ ...entry, isInUse: true }));
+    await meta.write(this.#directory.directoryOffset, encodeDirectory(entries), 0);
+    await meta.flush();
+    this.#entries = entries;
+  }
+
+  /** Finds out which clusters are theirs, so that nothing else gets them, and they can be given back. */
+  async #own(): Promise<void> {
+    if (this.#owned) return;
+    const owned = new Map<string, ClusterRun[]>();
+    if (this.#directory) {
+      const { clusterBytes } = this.#image.context;
+      const { directoryOffset, directoryBytes } = this.#directory;
+      const count = divideRoundUp(directoryBytes, clusterBytes);
+      const run = { start: directoryOffset / clusterBytes, count };
+      this.#image.context.checkNoMetadata(directoryOffset, count * clusterBytes);
+      owned.set('', await this.#claim('bitmap directory', [run]));
+    }
+    for (const entry of this.#entries)
+      owned.set(entry.name, await this.#claim('bitmap', await clustersOf(this.#image, entry)));
+    this.#owned = owned;
+  }
+
+  /** Of the clusters of a broken image, only those that are counted and nothing else's are ever given back. */
+  async #claim(what: string, runs: readonly ClusterRun[]): Promise<ClusterRun[]> {
+    const { context, allocator } = this.#image;
+    const claimed: ClusterRun[] = [];
+    for (const { start, count } of runs)
+      for (const counted of await allocator.countedRuns(start, count))
+        for (let cluster = counted.start; cluster < counted.start + counted.count; cluster++) {
+          if (context.metadata.find(cluster * context.clusterBytes, context.clusterBytes) !== undefined)
+            continue;
+          context.metadata.add(what, cluster);
+          claimed.push({ start: cluster, count: 1 });
+        }
+    return claimed;
+  }
+
+  /** Errors: those of a bitmap that cannot follow, or could not be stored any more. */
+  checkNewSize(sizeBytes: number): void {
+    const { driver, clusterBytes } = this.#image.context;
+    for (const bitmap of driver.dirtyBitmaps) {
+      if (this.#entries.some(({ name }) => name === bitmap.name)) bitmap.assertUsable('change');
+      if (!bitmap.persistent) continue;
+      if (tableEntriesFor(sizeBytes, bitmap.granularityBytes, clusterBytes) === undefined) throw tooLarge();
+    }
+  }
+
+  // ---- storing
+
+  get isSupported(): boolean {
+    return this.#image.context.header.version >= 3;
+  }
+
+  /** Errors: see BitmapStore. */
+  checkNew(name: string, granularityBytes: number): void {
+    const { context } = this.#image;
+    const { header, driver, clusterBytes } = context;
+    const invalid = (text: string): BlockError => new BlockError('invalid', text);
+    if (!this.isSupported)
+      throw new BlockError('unsupported', 'Cannot store dirty bitmaps in qcow2 v2 files', {
+        errno: 'ENOTSUP',
+      });
+    if (Buffer.byteLength(name) > MAX_BITMAP_NAME_BYTES)
+      throw invalid(`Name length exceeds maximum (${MAX_BITMAP_NAME_BYTES} characters)`);
+    if (tableEntriesFor(header.sizeBytes, granularityBytes, clusterBytes) === undefined) throw tooLarge();
+    const names = new Set([name, ...this.#entries.map((entry) => entry.name)]);
+    for (const bitmap of driver.dirtyBitmaps) if (bitmap.persistent) names.add(bitmap.name ?? '');
+    if (names.size > MAX_BITMAPS) throw invalid('Maximum number of persistent bitmaps is already reached');
+    let directoryBytes = 0;
+    for (const each of names) directoryBytes += entryBytes(Buffer.byteLength(each));
+    if (directoryBytes > MAX_DIRECTORY_BYTES) throw invalid('No space in the bitmap directory');
+    checkHeaderChange(context, this.#headerFor({ count: 1, directoryBytes, directoryOffset: 0 }));
+  }
+
+  /** Bitmaps of the node that are to be in the image when it is no longer ours. */
+  #toStore(): DirtyBitmap[] {
+    return this.#image.context.driver.dirtyBitmaps.filter(
+      (bitmap) => bitmap.persistent && !bitmap.inconsistent && !bitmap.readOnly && !bitmap.isGivenAway,
+    );
+  }
+
+  /** Everything that the node's bitmaps hold is in the image, durably, and no longer said to be in use. */
+  store(): Promise<void> {
+    return this.#mutex.run(async () => {
+      const { context } = this.#image;
+      const bitmaps = this.#toStore();
+      if (bitmaps.length === 0 || !context.driver.isActive) return;
+      if (!context.mayWrite) throw new BlockError('permission', 'No write access', { errno: 'EACCES' });
+      context.assertMayWrite();
+      await context.beginChanges();
+      const taken: ClusterRun[] = [];
+      const entries = [...this.#entries];
+      const owned = new Map(this.#owned);
+      try {
+        // New ones go behind those that are there, the newest first.
+        for (const bitmap of bitmaps.reverse()) {
+          const from = taken.length;
+          const entry = await this.#storeOne(bitmap, taken);
+          const index = entries.findIndex(({ name }) => name === entry.name);
+          entries.splice(index < 0 ? entries.length : index, 1, entry);
+          owned.set(entry.name, taken.slice(from));
+        }
+        await this.#switchTo(entries, owned, taken);
+      } catch (error) {
+        // What the header may name stays where it is.
+        if (!context.isHeaderUncertain) for (const run of taken) dropReferences(this.#image, run);
+        throw error;
+      }
+    });
+  }
+
+  async #storeOne(bitmap: DirtyBitmap, taken: ClusterRun[]): Promise<BitmapEntry> {
+    const { name = '', granularityBytes, enabled, successor } = bitmap;
+    let all = bitmap;
+    if (successor) {
+      all = new DirtyBitmap(bitmap.sizeBytes, granularityBytes);
+      all.merge(bitmap);
+      all.merge(successor);
+    }
+    return {
+      ...(await storeBits(this.#image, all, taken)),
+      ...{ name, nameBytes: Buffer.from(name, 'utf8'), granularityBytes, isInUse: false, isAuto: enabled },
+    };
+  }
+
+  remove(name: string): Promise<void> {
+    return this.#mutex.run(async () => {
+      if (!this.#entries.some((entry) => entry.name === name)) return;
+      const { context } = this.#image;
+      context.assertMayWrite();
+      await context.beginChanges();
+      const owned = new Map(this.#owned);
+      owned.delete(name);
+      await this.#switchTo(
+        this.#entries.filter((entry) => entry.name !== name),
+        owned,
+        [],
+      );
+    });
+  }
+
+  /**
+   * Makes these what the image keeps: all of it is durable before the header names the new directory, and what only the
+   * old one had is free afterwards.
+   */
+  async #switchTo(
+    entries: readonly BitmapEntry[],
+    owned: Map<string, ClusterRun[]>,
+    taken: ClusterRun[],
+  ): Promise<void> {
+    const image = this.#image;
+    const from = taken.length;
+    let directory: BitmapsExtension | undefined;
+    if (entries.length > 0) {
+      const bytes = encodeDirectory(entries);
+      const directoryOffset = await writeNew(image, 'bitmap directory', bytes, taken);
+      directory = { count: entries.length, directoryBytes: bytes.length, directoryOffset };
+    }
+    owned.set('', taken.slice(from));
+    await image.writeBack.flush();
+    try {
+      await changeHeader(image.context, this.#headerFor(directory));
+    } catch (error) {
+      this.#updateBeforeChanges();
+      throw error;
+    }
+    const before = this.#owned ?? new Map<string, ClusterRun[]>();
+    this.#entries = entries;
+    this.#directory = directory;
+    this.#owned = owned;
+    for (const [key, runs] of before)
+      if (owned.get(key) !== runs) for (const run of runs) dropReferences(image, run);
+    this.#updateBeforeChanges();
+  }
+}

@@ -1,0 +1,145 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { JsonObject } from '../../src/schema/types.js';
+import { EngineBed } from './engine-bed.js';
+
+const CLUSTER = 65536;
+
+/** What query-named-block-nodes tells of a node's bitmaps, by name. */
+async function bitmapsOf(bed: EngineBed, node: string): Promise<Map<string, JsonObject>> {
+  const nodes = (await bed.execute('query-named-block-nodes', { flat: true })) as JsonObject[];
+  const found = nodes.find((one) => one['node-name'] === node)?.['dirty-bitmaps'] as JsonObject[] | undefined;
+  return new Map((found ?? []).map((bitmap) => [bitmap['name'] as string, bitmap]));
+}
+
+async function add(bed: EngineBed, node: string, name: string, more: JsonObject = {}): Promise<void> {
+  await bed.execute('block-dirty-bitmap-add', { node, name, persistent: true, ...more });
+}
+
+/** Opens the image of a node again. */
+async function again(bed: EngineBed, node: string, more: JsonObject = {}): Promise<void> {
+  const file = { driver: 'file', filename: bed.path(`${node}.qcow2`) };
+  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': node, file, ...more });
+}
+
+test('a persistent bitmap is there again when its image is opened again, as it was', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await add(bed, 'A', 'on');
+  await add(bed, 'A', 'off', { disabled: true, granularity: 512 });
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'passing' });
+  await bed.execute('blockdev-del', { 'node-name': 'A' });
+  await again(bed, 'A');
+  const common = { persistent: true, busy: false, count: 0 };
+  assert.deepEqual(
+    [...(await bitmapsOf(bed, 'A')).values()],
+    [
+      { name: 'on', granularity: CLUSTER, recording: true, ...common },
+      { name: 'off', granularity: 512, recording: false, ...common },
+    ],
+  );
+});
+
+test('only images that can keep bitmaps get them', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.execute('blockdev-add', { driver: 'null-co', 'node-name': 'N', size: 1024 });
+  const refusal = (args: JsonObject): Promise<string> =>
+    bed.refusal('block-dirty-bitmap-add', { persistent: true, ...args });
+  assert.equal(
+    await refusal({ node: 'N', name: 'a' }),
+    "Can't store persistent bitmaps to N: Operation not supported",
+  );
+  await bed.image('A');
+  const long = 'x'.repeat(1024);
+  assert.equal(
+    await refusal({ node: 'A', name: long }),
+    `Can't make bitmap '${long}' persistent in 'A': Name length exceeds maximum (1023 characters)`,
+  );
+});
+
+test('the layer below a snapshot keeps its bitmaps, unchanged until something is committed into it', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await add(bed, 'A', 'bits');
+  await bed.guest('write 0 64k');
+  await bed.snapshot('A', 'B');
+  const readOnly = "Bitmap 'bits' is readonly and cannot be modified";
+  for (const verb of ['clear', 'remove'])
+    assert.equal(await bed.refusal(`block-dirty-bitmap-${verb}`, { node: 'A', name: 'bits' }), readOnly);
+  await bed.guest('write 1M 64k');
+  const count = async (): Promise<unknown> => (await bitmapsOf(bed, 'A')).get('bits')?.['count'];
+  assert.equal(await count(), CLUSTER);
+  await bed.execute('block-commit', { 'job-id': 'j', device: 'B', 'auto-dismiss': true });
+  await bed.event('BLOCK_JOB_READY', 'j');
+  await bed.execute('block-job-complete', { device: 'j' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'j');
+  assert.equal(await count(), 2 * CLUSTER);
+  await bed.execute('block-dirty-bitmap-clear', { node: 'A', name: 'bits' });
+});
+
+test('a backing image is opened with its bitmaps, which nobody changes', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await add(bed, 'A', 'bits');
+  await bed.guest('write 0 64k');
+  await bed.snapshot('A', 'B');
+  const other = new EngineBed(t);
+  await other.execute('blockdev-add', {
+    ...{ driver: 'qcow2', 'node-name': 'B', 'read-only': true, 'force-share': true },
+    file: { driver: 'file', filename: bed.path('B.qcow2') },
+  });
+  const nodes = (await other.execute('query-named-block-nodes', { flat: true })) as JsonObject[];
+  const told = nodes.flatMap((node) => (node['dirty-bitmaps'] ?? []) as JsonObject[]);
+  assert.deepEqual(
+    told.map(({ name, count }) => [name, count]),
+    [['bits', CLUSTER]],
+  );
+});
+
+test('a transaction that fails leaves persistent bitmaps as they were', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await add(bed, 'A', 'a');
+  await bed.execute('blockdev-del', { 'node-name': 'A' });
+  await again(bed, 'A');
+  const data = { node: 'A', name: 'a' };
+  const actions = [
+    { type: 'block-dirty-bitmap-remove', data },
+    { type: 'block-dirty-bitmap-add', data: { node: 'A', name: 'b', persistent: true } },
+    { type: 'abort', data: {} },
+  ];
+  assert.equal(await bed.refusal('transaction', { actions }), 'Transaction aborted using Abort action');
+  await bed.execute('blockdev-del', { 'node-name': 'A' });
+  await again(bed, 'A', { 'read-only': true });
+  assert.deepEqual([...(await bitmapsOf(bed, 'A')).keys()], ['a']);
+});
+
+test('an image is reopened with its bitmaps: read-only, writable, with another cache', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await add(bed, 'A', 'bits');
+  const reopen = (readOnly: boolean, more: JsonObject = {}): Promise<unknown> => {
+    const file = { driver: 'file', filename: bed.path('A.qcow2'), 'read-only': readOnly };
+    const node = { driver: 'qcow2', 'node-name': 'A', 'read-only': readOnly, file, ...more };
+    return bed.execute('blockdev-reopen', { options: [node] });
+  };
+  const clear = { node: 'A', name: 'bits' };
+  for (const more of [{}, { 'l2-cache-size': 262144 }]) {
+    await reopen(true, more);
+    assert.match(await bed.refusal('block-dirty-bitmap-clear', clear), /is readonly/);
+    await reopen(false, more);
+    await bed.execute('block-dirty-bitmap-clear', clear);
+    assert.equal((await bitmapsOf(bed, 'A')).size, 1);
+  }
+});
+
+test('an image that is given away takes its bitmaps along, and comes back with them', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await add(bed, 'A', 'bits');
+  await bed.execute('blockdev-set-active', { active: false });
+  assert.equal((await bitmapsOf(bed, 'A')).size, 0);
+  await bed.execute('blockdev-set-active', { active: true });
+  assert.equal((await bitmapsOf(bed, 'A')).size, 1);
+  await bed.execute('block-dirty-bitmap-clear', { node: 'A', name: 'bits' });
+});
