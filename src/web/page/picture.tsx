@@ -26,18 +26,20 @@ function toElement(shape: Shape | string, choice: Choice): ComponentChild {
   if (typeof shape === 'string') return printable(shape);
   const { tag, attributes, children } = shape;
   const id = attributes['data-image'];
-  const more = typeof id === 'string' ? chooser(id, choice, String(attributes['class'])) : {};
+  const more = typeof id === 'string' ? chooser(shape, id, choice) : {};
   return h(tag, { ...attributes, ...more }, ...children.map((child) => toElement(child, choice)));
 }
 
-function chooser(id: string, { chosen, onChoose }: Choice, classes: string): Record<string, unknown> {
+function chooser(shape: Shape, id: string, { chosen, onChoose }: Choice): Record<string, unknown> {
   if (!onChoose) return {};
+  const classes = String(shape.attributes['class']);
   return {
     class: id === chosen ? `${classes} chosen` : classes,
     role: 'button',
-    tabIndex: 0,
+    tabindex: 0,
     'aria-pressed': id === chosen ? 'true' : 'false',
-    'aria-label': `image ${printable(id)}`,
+    // What is to be seen, in that order.
+    'aria-label': textsOf(shape).join(' '),
     onClick: () => onChoose(id),
     onKeyDown: (event: KeyboardEvent) => {
       if (event.key !== 'Enter' && event.key !== ' ') return;
@@ -45,4 +47,9 @@ function chooser(id: string, { chosen, onChoose }: Choice, classes: string): Rec
       onChoose(id);
     },
   };
+}
+
+function textsOf({ tag, children }: Shape): string[] {
+  if (tag === 'title') return [];
+  return children.flatMap((child) => (typeof child === 'string' ? [printable(child)] : textsOf(child)));
 }
