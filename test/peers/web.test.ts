@@ -9,7 +9,7 @@ import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser'].find((path) => existsSync(path));
 /** Patience of a slow machine, not what is tested. */
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 30_000;
 /** Where pictures are kept that somebody wants to look at. */
 const SHOTS = process.env['SCREENSHOTS'];
 

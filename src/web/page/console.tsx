@@ -22,7 +22,7 @@ export function Console({ server }: { server: string }) {
   return (
     <section aria-label="console">
       <h2>QMP</h2>
-      <pre tabIndex={0} aria-label="answers">
+      <pre role="log" tabIndex={0} aria-label="answers">
         {lines.slice(-100).join('\n')}
       </pre>
       <form onSubmit={(event) => void submit(event)}>

@@ -27,7 +27,12 @@ function toElement(shape: Shape | string, choice: Choice): ComponentChild {
   const { tag, attributes, children } = shape;
   const id = attributes['data-image'];
   const more = typeof id === 'string' ? chooser(shape, id, choice) : {};
-  return h(tag, { ...attributes, ...more }, ...children.map((child) => toElement(child, choice)));
+  // A tooltip would be another name beside the label.
+  const shown =
+    'role' in more
+      ? children.filter((child) => typeof child === 'string' || child.tag !== 'title')
+      : children;
+  return h(tag, { ...attributes, ...more }, ...shown.map((child) => toElement(child, choice)));
 }
 
 function chooser(shape: Shape, id: string, { chosen, onChoose }: Choice): Record<string, unknown> {

@@ -94,7 +94,7 @@ function PlanBody({ plan, before }: { plan: Plan; before: View }) {
       {hasPicture && <h3>Then</h3>}
       {hasPicture && <Picture view={plan.after} />}
       <h3>QMP</h3>
-      <pre tabIndex={0} aria-label="commands">
+      <pre role="region" tabIndex={0} aria-label="commands">
         {commands
           .map(
             (text, i) =>
