@@ -83,11 +83,7 @@ function Server({ name, store, version }: { name: string; store: Store; version:
               {printable(view.server.name)}
               {view.server.runState === undefined ? '' : `, ${view.server.runState}`}
             </h2>
-            <Picture
-              view={view}
-              chosen={chosen}
-              onChoose={(id) => setChosen(id === chosen ? undefined : id)}
-            />
+            <Picture view={view} chosen={chosen} onChoose={setChosen} />
             {warnings.length > 0 && (
               <ul class="warnings">
                 {warnings.map((line) => (

@@ -27,7 +27,7 @@ function toElement(shape: Shape | string, choice: Choice): ComponentChild {
   const { tag, attributes, children } = shape;
   const id = attributes['data-image'];
   const more = typeof id === 'string' ? chooser(shape, id, choice) : {};
-  // A tooltip would be another name beside the label.
+  // A tooltip would be the button's name, in place of what is to be seen in it.
   const shown =
     'role' in more
       ? children.filter((child) => typeof child === 'string' || child.tag !== 'title')
@@ -43,8 +43,6 @@ function chooser(shape: Shape, id: string, { chosen, onChoose }: Choice): Record
     role: 'button',
     tabindex: 0,
     'aria-pressed': id === chosen ? 'true' : 'false',
-    // What is to be seen, in that order.
-    'aria-label': textsOf(shape).join(' '),
     onClick: () => onChoose(id),
     onKeyDown: (event: KeyboardEvent) => {
       if (event.key !== 'Enter' && event.key !== ' ') return;
@@ -52,9 +50,4 @@ function chooser(shape: Shape, id: string, { chosen, onChoose }: Choice): Record
       onChoose(id);
     },
   };
-}
-
-function textsOf({ tag, children }: Shape): string[] {
-  if (tag === 'title') return [];
-  return children.flatMap((child) => (typeof child === 'string' ? [printable(child)] : textsOf(child)));
 }
