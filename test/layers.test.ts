@@ -14,6 +14,7 @@ const LAYERS = [
   'schema',
   'wire/nbd',
   'wire/qmp',
+  'wire/migration',
   'view',
   'web',
   'block',

@@ -1,6 +1,5 @@
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
-import { activate } from '../block/activity.js';
 import type { Node } from '../block/node.js';
 import type { ExportProperties } from '../attach/exports.js';
 import type { SocketAddress } from '../host/host.js';
@@ -9,7 +8,7 @@ import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
 import { findNode } from '../block/find-node.js';
 
-type Exporting = Parts<'command' | 'graph' | 'exports' | 'descriptors' | 'kind'>;
+type Exporting = Parts<'command' | 'graph' | 'exports' | 'descriptors' | 'kind' | 'takeImages'>;
 
 export function registerExports(engine: Exporting): void {
   const { exports } = engine;
@@ -95,17 +94,17 @@ export function socketAddress(address: FlatAddress): SocketAddress {
  * without when another process has it still, as in QEMU.
  */
 async function openExport(
-  engine: Parts<'graph' | 'exports'>,
+  engine: Parts<'graph' | 'exports' | 'takeImages'>,
   node: Node,
   properties: Omit<ExportProperties, 'node'>,
 ): Promise<void> {
-  const activated = activate(engine.graph, [node]);
+  const activated = engine.takeImages([node]);
   await (properties.writable ? activated : activated.catch(() => undefined));
   await engine.exports.add({ ...properties, node });
 }
 
 async function addNbdExport(
-  engine: Parts<'graph' | 'exports'>,
+  engine: Parts<'graph' | 'exports' | 'takeImages'>,
   args: CommandArguments<'nbd-server-add'>,
 ): Promise<void> {
   const name = args.name ?? args.device;
@@ -126,7 +125,7 @@ async function addNbdExport(
 }
 
 async function addExport(
-  engine: Parts<'graph' | 'exports'>,
+  engine: Parts<'graph' | 'exports' | 'takeImages'>,
   args: CommandArguments<'block-export-add'>,
 ): Promise<void> {
   const nodeName = args['node-name'];

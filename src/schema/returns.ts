@@ -3,6 +3,7 @@ import { CHARDEV_RETURNS } from './chardev.js';
 import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
+import { MIGRATION_RETURNS } from './migration.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
 import {
@@ -253,6 +254,7 @@ const StatusInfo = struct('StatusInfo', {
   singlestep: required(bool),
   status: required(
     enumOf('RunState', [
+      'finish-migrate',
       'inmigrate',
       'io-error',
       'paused',
@@ -349,6 +351,7 @@ const RESULTS = {
   ...CHARDEV_RETURNS,
   ...DESCRIPTOR_RETURNS,
   ...MACHINE_RETURNS,
+  ...MIGRATION_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
   'human-monitor-command': str,

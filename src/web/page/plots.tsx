@@ -108,7 +108,11 @@ function optionsOf(
     height: HEIGHT,
     cursor: { drag: { x: false, y: false } },
     legend: { live: true },
-    scales: { y: { range: (_plot, _min, max) => [0, max > 0 ? max * 1.1 : 1] } },
+    scales: {
+      // A minute at least: one moment alone has no scale.
+      x: { range: (_plot, min, max) => [Math.min(min, max - 60), max] },
+      y: { range: (_plot, _min, max) => [0, max > 0 ? max * 1.1 : 1] },
+    },
     axes: [axis, { ...axis, size: 70, values: (_plot, values) => values.map(format) }],
     series: [
       {},
