@@ -53,6 +53,7 @@ const ImageFacts = {
   'actual-size': optional(int),
   'virtual-size': required(int),
   'cluster-size': optional(int),
+  compressed: optional(bool),
   'backing-filename': optional(str),
   'full-backing-filename': optional(str),
   'backing-filename-format': optional(str),
@@ -67,7 +68,7 @@ const Qcow2BitmapInfo = struct('Qcow2BitmapInfo', {
 
 const FormatFacts = {
   'format-specific': optional(
-    union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2'])) }, 'type', {
+    union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2', 'vmdk'])) }, 'type', {
       qcow2: struct('ImageInfoSpecificQCow2Wrapper', {
         data: required(
           struct('ImageInfoSpecificQCow2', {
@@ -78,6 +79,16 @@ const FormatFacts = {
             'refcount-bits': required(int),
             bitmaps: optional(arrayOf(Qcow2BitmapInfo)),
             'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd'])),
+          }),
+        ),
+      }),
+      vmdk: struct('ImageInfoSpecificVmdkWrapper', {
+        data: required(
+          struct('ImageInfoSpecificVmdk', {
+            'create-type': required(str),
+            cid: required(int),
+            'parent-cid': required(int),
+            extents: required(arrayOf(lazy('ImageInfo', (): Type<unknown> => ImageInfo))),
           }),
         ),
       }),

@@ -9,10 +9,10 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
       'blockdev-add.driver',
       '=blklogwrites =blkreplay =bochs =cloop =dmg ' +
         '=ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs ' +
-        '=nvme =parallels =preallocate =qcow =qed =quorum =rbd =replication =ssh =vdi =vhdx =vmdk =vpc ' +
+        '=nvme =preallocate =qcow =quorum =rbd =replication =ssh ' +
         '=vvfat',
     ],
-    ['query-block()[].inserted.image.format-specific.type', '=vmdk =luks =rbd'],
+    ['query-block()[].inserted.image.format-specific.type', '=luks =rbd'],
     ['query-blockstats()[]', '.driver-specific'],
   ],
   [
@@ -29,6 +29,8 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     ],
     ['blockdev-create.options(file)', '.extent-size-hint'],
     ['blockdev-create.options(file).preallocation', '=metadata =falloc =full'],
+    ['blockdev-create.options(vdi).preallocation', '=falloc =full'],
+    ['blockdev-create.options(vmdk)', '.extents'],
     ['blockdev-create.options(qcow2)', '.data-file .encrypt'],
     ['blockdev-create.options(qcow2).compression-type', '=zstd'],
     ['human-monitor-command', '.cpu-index'],
@@ -56,7 +58,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
   [
     'an answer about what no node or device has',
-    ['query-block()[].inserted.image', '.encrypted .compressed'],
+    ['query-block()[].inserted.image', '.encrypted'],
     ['query-block()[].inserted.image.format-specific(qcow2).data', '.data-file .data-file-raw .encrypt'],
     ['query-blockstats()[].stats', '.idle_time_ns'],
   ],
