@@ -3,7 +3,16 @@
 // declarations are left out: what `npm start` needs.
 import { build } from 'esbuild';
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -60,10 +69,30 @@ const esm = { ...common, format: 'esm', splitting: true, define: { CODEC_WORKER:
 // Chunks come from ES modules only; as CommonJS they are loaded in half the time.
 await build({
   ...esm,
-  define: { CODEC_WORKER: '"../codec-worker.cjs"' },
+  define: { CODEC_WORKER: '"../codec-worker.cjs"', PAGE_FOLDER: '"../page"' },
   entryPoints: { main: 'src/programs/main.ts' },
   outdir: 'dist/modules',
 });
+// The page of `livedisk web`, whole: it fetches nothing from elsewhere. What is in it of others says so beside it.
+await build({
+  bundle: true,
+  minify: true,
+  format: 'esm',
+  target: 'es2022',
+  legalComments: 'none',
+  logLevel: 'warning',
+  jsx: 'automatic',
+  jsxImportSource: 'preact',
+  entryPoints: { page: 'src/web/page/app.tsx', style: 'src/web/page/page.css' },
+  entryNames: '[name]',
+  outdir: 'dist/page',
+});
+renameSync('dist/page/style.css', 'dist/page/page.css');
+copyFileSync('src/web/page/index.html', 'dist/page/index.html');
+const licences = ['preact', 'uplot'].map(
+  (name) => `${name}\n\n${readFileSync(`node_modules/${name}/LICENSE`, 'utf8')}`,
+);
+writeFileSync('dist/page/LICENSES.txt', licences.join('\n'));
 const chunks = readdirSync('dist/modules').filter((name) => name.endsWith('.js'));
 for (const name of chunks) linkChunk(join('dist/modules', name));
 await build({

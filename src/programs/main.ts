@@ -33,6 +33,10 @@ const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     summary: 'watch the disks and jobs of a running livedisk or QEMU',
     run: async (args) => (await import('./screen/top.js')).topMain(args),
   },
+  web: {
+    summary: 'serve a page that draws the disks of running livedisks and QEMUs, and changes them',
+    run: async (args) => (await import('./web/main.js')).webMain(args),
+  },
   img: {
     summary: 'create, inspect, check, convert and compare images (as qemu-img)',
     run: async (args) => (await import('./tools.js')).imgTool(args),

@@ -1,4 +1,3 @@
-import { createHash, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { BlockError } from '../base/error.js';
 import type { HostClock, SocketAddress } from '../host/host.js';
@@ -7,6 +6,7 @@ import { buildView } from '../view/build.js';
 import { metricsText } from '../view/metrics.js';
 import { isLocalName, isLoopback } from './access.js';
 import { listen } from './listen.js';
+import { isSame } from './secrets.js';
 
 /** However many scrape, the server is asked once in this time. */
 const FRESH_MS = 1000;
@@ -92,10 +92,4 @@ export class MetricsServer {
 function isBearer({ headers }: IncomingMessage, token: string): boolean {
   const [, given = ''] = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '') ?? [];
   return isSame(given, token);
-}
-
-/** Takes as long for a wrong one as for the right one. */
-export function isSame(given: string, expected: string): boolean {
-  const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
-  return timingSafeEqual(digest(given), digest(expected));
 }

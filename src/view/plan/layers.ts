@@ -68,8 +68,8 @@ export function planStream(view: View, action: Of<'stream'>): Plan {
   return {
     action,
     words: [
-      `Data of ${listed(between)} are copied into ${bracketed(image)}, ${humanBytes(bytesAtMost)} at most; ${rest}.`,
-      `The files of ${listed(between)} stay as they are, and the disk's chain does without them.`,
+      `Data of ${listed(baseFirst(between))} are copied into ${bracketed(image)}, ${humanBytes(bytesAtMost)} at most; ${rest}.`,
+      `The files of ${listed(baseFirst(between))} stay as they are, and the disk's chain does without them.`,
     ],
     commands: [
       {
@@ -116,7 +116,7 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
   return {
     action,
     words: [
-      `Data of ${listed(flowing)} are copied into ${bracketed(base)}, ${humanBytes(bytesAtMost)} at most.`,
+      `Data of ${listed(baseFirst(flowing))} are copied into ${bracketed(base)}, ${humanBytes(bytesAtMost)} at most.`,
       isActive
         ? `When the job is ready, completing it makes the guest go over to ${bracketed(base)}.`
         : `The images above go over to ${bracketed(base)} by themselves.`,
@@ -181,4 +181,8 @@ export function planDelete(view: View, action: Of<'delete'>): Plan {
 
 function goneText(image: Image): string {
   return `The disk cannot be taken back any more to what ${bracketed(image)} holds.`;
+}
+
+function baseFirst(way: readonly Image[]): Image[] {
+  return [...way].reverse();
 }

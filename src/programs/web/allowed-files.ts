@@ -1,0 +1,54 @@
+import { realpathSync } from 'node:fs';
+import { basename, dirname, isAbsolute, join, relative } from 'node:path';
+import { BlockError } from '../../base/error.js';
+
+/** Files that a page may name: those in folders that `--allow` gave, links followed. */
+export class AllowedFiles {
+  readonly #folders: readonly string[];
+
+  /** Errors: not-found for a folder that is none. */
+  constructor(folders: readonly string[]) {
+    this.#folders = folders.map((folder) => {
+      try {
+        return realpathSync(folder);
+      } catch (error) {
+        throw new BlockError('not-found', `--allow ${folder}: no such folder`, { cause: error });
+      }
+    });
+  }
+
+  /** The whole path of `name`, which is one, or is in the first folder. Errors: permission. */
+  find(name: string): string {
+    const [first] = this.#folders;
+    if (first === undefined)
+      throw new BlockError('permission', 'no file may be named: start "livedisk web" with --allow FOLDER');
+    const path = isAbsolute(name) ? name : join(first, name);
+    const last = basename(path);
+    const folder = realFolder(dirname(path));
+    const isInside = this.#folders.some((allowed) => folder !== undefined && contains(allowed, folder));
+    if (!isInside || folder === undefined || last === '' || last === '..' || name.includes('\0'))
+      throw new BlockError(
+        'permission',
+        `'${name}' is not in a folder that --allow gave: ${this.#folders.join(', ')}`,
+      );
+    const whole = join(folder, last);
+    // A link that is there already may lead out.
+    const target = realFolder(whole) ?? whole;
+    if (!this.#folders.some((allowed) => contains(allowed, dirname(target))))
+      throw new BlockError('permission', `'${name}' leads out of the folders that --allow gave`);
+    return whole;
+  }
+}
+
+function realFolder(path: string): string | undefined {
+  try {
+    return realpathSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+function contains(folder: string, path: string): boolean {
+  const way = relative(folder, path);
+  return way === '' || (!way.startsWith('..') && !isAbsolute(way));
+}

@@ -1,0 +1,65 @@
+import { BlockError } from '../../base/error.js';
+import type { SocketAddress } from '../../host/host.js';
+import { createRealHost } from '../../host/real.js';
+import { WebServer } from '../../web/server.js';
+import { parseMonitorAddress } from '../arguments/monitor-address.js';
+import { parseWords } from '../screen/arguments.js';
+import { withImage } from '../screen/offline.js';
+import { AllowedFiles } from './allowed-files.js';
+import { readPage } from './page-files.js';
+
+export const WEB_USAGE = `usage: livedisk web [OPTION]... SOCKET...
+
+Serves a page to this machine's browser that draws the disks of running livedisks, qemu-storage-daemons and QEMUs by
+their QMP sockets (PATH, unix:PATH or HOST:PORT), and changes them. Prints the page's address, which is good once.
+
+  --listen HOST:PORT   default 127.0.0.1:0, a free port; only this machine is served
+  --allow FOLDER       files in it may be named: targets of copies, new layers, images whose clusters are mapped
+  --read-only          only look
+  --console            any QMP command that does not reach beyond the disks
+`;
+
+const OPTIONS = {
+  listen: { type: 'string' },
+  allow: { type: 'string', multiple: true },
+  'read-only': { type: 'boolean' },
+  console: { type: 'boolean' },
+  help: { type: 'boolean', short: 'h' },
+} as const;
+
+/** `livedisk web`, until a signal. Errors: invalid; those of listening. */
+export async function webMain(args: readonly string[]): Promise<number> {
+  const { values, positionals } = parseWords(args, OPTIONS, WEB_USAGE);
+  if (values.help === true) {
+    process.stdout.write(WEB_USAGE);
+    return 0;
+  }
+  if (positionals.length === 0)
+    throw new BlockError('invalid', 'web: a SOCKET is needed', { hint: WEB_USAGE });
+  const host = createRealHost();
+  const files = new AllowedFiles(values.allow ?? []);
+  const server = await WebServer.start({
+    host,
+    address: listenAddress(values.listen ?? '127.0.0.1:0'),
+    servers: [...new Set(positionals)].map((name) => ({ name, address: parseMonitorAddress(name) })),
+    page: readPage(),
+    isReadOnly: values['read-only'] === true,
+    hasConsole: values.console === true,
+    allowFile: async (name) => files.find(name),
+    readMap: (filename, format) => withImage(host, filename, format, (image) => image.readMap()),
+  });
+  process.stdout.write(`${server.url}\n`);
+  await new Promise<void>((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => resolve());
+  });
+  await server.close();
+  return 0;
+}
+
+/** Unlike a server's, a page's port may be any that is free. */
+function listenAddress(text: string): SocketAddress {
+  const [, host = '', port = ''] = /^(?:\[(?=.*\]))?([^\]]*?)\]?:(\d{1,5})$/.exec(text) ?? [];
+  if (host === '' || Number(port) > 65535)
+    throw new BlockError('invalid', `--listen needs HOST:PORT, not '${text}'`);
+  return { type: 'inet', host, port: Number(port) };
+}

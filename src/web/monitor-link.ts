@@ -1,0 +1,152 @@
+import { BlockError } from '../base/error.js';
+import type { Host, HostTimer, SocketAddress } from '../host/host.js';
+import type { JsonObject, JsonValue } from '../schema/types.js';
+import { connectMonitor, lookAt } from '../view/connect.js';
+import type { View } from '../view/model.js';
+import { Rates } from '../view/rates.js';
+import type { QmpClient } from '../wire/qmp/client.js';
+import { QmpError } from '../wire/qmp/registry.js';
+import type { LogEntry, ServerState } from './messages.js';
+
+export interface LinkListener {
+  onState(state: ServerState): void;
+  onLog(entry: LogEntry): void;
+}
+
+/** A server is looked at once a second, sooner after an event, and not at all while nobody watches. */
+const LOOK_MS = 1000;
+const SOON_MS = 100;
+
+/** One server's monitor: held while somebody watches, since QEMU's serve one client. */
+export class MonitorLink {
+  readonly name: string;
+  state: ServerState;
+  readonly #host: Host;
+  readonly #address: SocketAddress;
+  readonly #listener: LinkListener;
+  #client: QmpClient | undefined;
+  #connecting: Promise<QmpClient> | undefined;
+  #rates = new Rates();
+  #timer: HostTimer | undefined;
+  #dueMs = Infinity;
+  #isWatched = false;
+  #isLooking = false;
+
+  constructor(host: Host, address: SocketAddress, name: string, listener: LinkListener) {
+    this.#host = host;
+    this.#address = address;
+    this.name = name;
+    this.#listener = listener;
+    this.state = { name, disks: {}, timeMs: 0 };
+  }
+
+  /** Begins to look, or lets the monitor go. */
+  watch(isWatched: boolean): void {
+    if (this.#isWatched === isWatched) return;
+    this.#isWatched = isWatched;
+    if (isWatched) this.#lookIn(0);
+    else this.#letGo();
+  }
+
+  /** What the server says. Errors: its own (QmpError); those of connecting. */
+  async execute(command: string, args: JsonObject): Promise<JsonValue> {
+    const client = await this.#connected();
+    const name = command;
+    this.#log({ kind: 'command', name, data: args });
+    try {
+      return await client.execute(command, args);
+    } catch (error) {
+      this.#log({ kind: 'error', name, text: textOf(error) });
+      throw error;
+    } finally {
+      if (this.#isWatched) this.#lookIn(SOON_MS);
+      else this.#letGo();
+    }
+  }
+
+  /** A view that is no older than this call. Errors: those of connecting. */
+  async lookNow(): Promise<View> {
+    return lookAt(await this.#connected());
+  }
+
+  #letGo(): void {
+    this.#timer?.cancel();
+    this.#dueMs = Infinity;
+    this.#client?.close();
+    this.#client = undefined;
+    this.#rates = new Rates();
+  }
+
+  #connected(): Promise<QmpClient> {
+    if (this.#client) return Promise.resolve(this.#client);
+    this.#connecting ??= this.#connect().finally(() => (this.#connecting = undefined));
+    return this.#connecting;
+  }
+
+  async #connect(): Promise<QmpClient> {
+    const client = await connectMonitor(this.#host, this.#address, this.name);
+    this.#client = client;
+    this.#rates = new Rates();
+    client.onEvent(({ event, data, timestamp }) => {
+      const timeMs = timestamp.seconds * 1000 + timestamp.microseconds / 1000;
+      this.#listener.onLog({ kind: 'event', name: event, data, timeMs, server: this.name });
+      this.#lookIn(SOON_MS);
+    });
+    void client.closed.then(() => {
+      if (this.#client !== client) return;
+      this.#client = undefined;
+      this.#log({ kind: 'note', name: 'disconnected' });
+      this.#lookIn(LOOK_MS);
+    });
+    this.#log({ kind: 'note', name: 'connected' });
+    return client;
+  }
+
+  #lookIn(delayMs: number): void {
+    const { clock } = this.#host;
+    const dueMs = clock.nowMs() + delayMs;
+    if (!this.#isWatched || dueMs >= this.#dueMs) return;
+    this.#timer?.cancel();
+    this.#dueMs = dueMs;
+    this.#timer = clock.setTimer(delayMs, () => void this.#look());
+  }
+
+  async #look(): Promise<void> {
+    this.#dueMs = Infinity;
+    if (this.#isLooking) return;
+    this.#isLooking = true;
+    try {
+      const seen = await lookAt(await this.#connected());
+      const { view, disks } = this.#rates.look(seen, this.#host.clock.nowMs());
+      this.#tell({ view, disks: Object.fromEntries(disks) });
+    } catch (error) {
+      // The last view stays, as what it is: old.
+      this.#tell({ ...(this.state.view && { view: this.state.view }), disks: {}, error: textOf(error) });
+    } finally {
+      this.#isLooking = false;
+      this.#lookIn(LOOK_MS);
+    }
+  }
+
+  #tell(state: Omit<ServerState, 'name' | 'timeMs'>): void {
+    this.state = { name: this.name, timeMs: this.#nowMs(), ...state };
+    this.#listener.onState(this.state);
+  }
+
+  #log(entry: Omit<LogEntry, 'timeMs' | 'server'>): void {
+    this.#listener.onLog({ timeMs: this.#nowMs(), server: this.name, ...entry });
+  }
+
+  #nowMs(): number {
+    const { seconds, microseconds } = this.#host.clock.wallClock();
+    return seconds * 1000 + microseconds / 1000;
+  }
+}
+
+/** What people are told of an error. A bug of ours is no text of a server's. */
+export function textOf(error: unknown): string {
+  if (error instanceof QmpError) return error.message;
+  if (error instanceof BlockError)
+    return error.hint === undefined ? error.message : `${error.message}. ${error.hint}`;
+  return `internal error: ${String(error)}`;
+}

@@ -1,0 +1,263 @@
+import { useState } from 'preact/hooks';
+import { below, type Image, imageOf, type View } from '../../view/model.js';
+import type { Action } from '../../view/plan/types.js';
+import { humanBytes } from '../../view/progress-meter.js';
+import { fieldText } from './fields.js';
+import { bracketed, printable } from '../../view/words.js';
+
+/** What is known of an image, and what can be done with it. */
+export function ImagePanel({
+  view,
+  image,
+  onPlan,
+  onMap,
+  onClose,
+}: {
+  view: View;
+  image: Image;
+  onPlan: (action: Action) => void;
+  onMap: () => void;
+  onClose: () => void;
+}) {
+  return (
+    <section class="panel" aria-label={`image ${printable(image.label)}`}>
+      <h2>
+        {bracketed(image)}{' '}
+        <button type="button" class="close" onClick={onClose} aria-label="close">
+          ✕
+        </button>
+      </h2>
+      <dl>
+        <dt>node</dt>
+        <dd>{printable(image.id)}</dd>
+        <dt>file</dt>
+        <dd class="long">{printable(image.filename)}</dd>
+        <dt>format</dt>
+        <dd>
+          {image.driver}
+          {image.isReadOnly ? ', read-only' : ''}
+          {image.isEncrypted ? ', encrypted' : ''}
+        </dd>
+        <dt>disk</dt>
+        <dd>{humanBytes(image.virtualBytes)}</dd>
+        {image.allocatedBytes !== undefined && (
+          <>
+            <dt>occupies</dt>
+            <dd>{humanBytes(image.allocatedBytes)}</dd>
+          </>
+        )}
+        {image.bitmaps.map(({ name, dirtyBytes, granularityBytes, isRecording, isPersistent }) => (
+          <>
+            <dt>bitmap</dt>
+            <dd>
+              {printable(name)}: {humanBytes(dirtyBytes)} in pieces of {humanBytes(granularityBytes)}
+              {isRecording ? '' : ', not recording'}
+              {isPersistent ? ', kept in the image' : ''}
+            </dd>
+          </>
+        ))}
+        {image.warnings.map((warning) => (
+          <>
+            <dt>warning</dt>
+            <dd class="warning">{printable(warning)}</dd>
+          </>
+        ))}
+      </dl>
+      {image.kind === 'image' && <Actions view={view} image={image} onPlan={onPlan} onMap={onMap} />}
+    </section>
+  );
+}
+
+function Actions({
+  view,
+  image,
+  onPlan,
+  onMap,
+}: {
+  view: View;
+  image: Image;
+  onPlan: (action: Action) => void;
+  onMap: () => void;
+}) {
+  const [form, setForm] = useState<string>();
+  const isTop = image.overlays.length === 0;
+  const layers = layersBelow(view, image);
+  const id = image.id;
+  const choices = [
+    ...(isTop ? ['snapshot'] : []),
+    ...(layers.length > 0 ? ['stream', 'commit'] : []),
+    ...(isTop ? ['mirror', 'backup', 'resize'] : ['delete']),
+    'export',
+  ];
+  const choose = (choice: string): void => {
+    if (choice === 'delete') onPlan({ kind: 'delete', image: id });
+    else setForm(choice === form ? undefined : choice);
+  };
+  return (
+    <>
+      <div class="buttons">
+        {choices.map((choice) => (
+          <button
+            key={choice}
+            type="button"
+            aria-expanded={choice === form}
+            title={MEANINGS[choice]}
+            onClick={() => choose(choice)}
+          >
+            {choice}
+          </button>
+        ))}
+        <button type="button" title={MEANINGS['map']} onClick={onMap}>
+          map
+        </button>
+      </div>
+      {form !== undefined && (
+        <ActionForm key={form} kind={form} image={image} layers={layers} view={view} onPlan={onPlan} />
+      )}
+    </>
+  );
+}
+
+const MEANINGS: Readonly<Record<string, string>> = {
+  snapshot: 'keep this moment: a new layer takes what is written from now on',
+  stream: 'copy the data of layers below into this image',
+  commit: 'copy the data of this image into one below',
+  mirror: 'copy the whole disk, and go over to the copy',
+  backup: 'copy the disk of this moment into a file',
+  resize: 'make the disk longer or shorter',
+  delete: 'forget this point in time',
+  export: 'offer it over NBD',
+  map: 'which layer each part of the disk comes from',
+};
+
+function layersBelow(view: View, image: Image): Image[] {
+  const layers: Image[] = [];
+  for (
+    let next = imageOf(view, below(image));
+    next && !layers.includes(next);
+    next = imageOf(view, below(next))
+  )
+    layers.push(next);
+  return layers;
+}
+
+function ActionForm({
+  kind,
+  image,
+  layers,
+  view,
+  onPlan,
+}: {
+  kind: string;
+  image: Image;
+  layers: readonly Image[];
+  view: View;
+  onPlan: (action: Action) => void;
+}) {
+  const submit = (event: SubmitEvent): void => {
+    event.preventDefault();
+    const data = new FormData(event.currentTarget as HTMLFormElement);
+    const text = (name: string): string => fieldText(data, name);
+    const action = actionOf(kind, image.id, text);
+    if (action) onPlan(action);
+  };
+  const name = freshName(view);
+  return (
+    <form onSubmit={submit}>
+      {['snapshot', 'mirror', 'backup'].includes(kind) && (
+        <label>
+          file <input name="file" required autocomplete="off" spellcheck={false} value={`${name}.qcow2`} />
+        </label>
+      )}
+      {['snapshot', 'mirror'].includes(kind) && (
+        <label>
+          node name <input name="node" required autocomplete="off" spellcheck={false} value={name} />
+        </label>
+      )}
+      {kind === 'stream' && (
+        <label>
+          keep below it{' '}
+          <select name="base">
+            <option value="">nothing</option>
+            {layers.slice(1).map((one) => (
+              <option key={one.id} value={one.id}>
+                {bracketed(one)}
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
+      {kind === 'commit' && (
+        <label>
+          into{' '}
+          <select name="base">
+            {layers
+              .filter(({ kind: what }) => what === 'image')
+              .map((one) => (
+                <option key={one.id} value={one.id}>
+                  {bracketed(one)}
+                </option>
+              ))}
+          </select>
+        </label>
+      )}
+      {kind === 'resize' && (
+        <label>
+          MiB{' '}
+          <input
+            name="size"
+            type="number"
+            min="1"
+            required
+            value={String(Math.ceil(image.virtualBytes / MiB))}
+          />
+        </label>
+      )}
+      {kind === 'export' && (
+        <label>
+          name <input name="name" required autocomplete="off" spellcheck={false} value={`export-${name}`} />
+        </label>
+      )}
+      {kind === 'export' && (
+        <label>
+          <input name="writable" type="checkbox" /> for writing
+        </label>
+      )}
+      <button type="submit" class="main">
+        Plan
+      </button>
+    </form>
+  );
+}
+
+const MiB = 1024 * 1024;
+
+function actionOf(kind: string, image: string, text: (name: string) => string): Action | undefined {
+  switch (kind) {
+    case 'snapshot':
+    case 'mirror':
+      return { kind, image, file: text('file'), node: text('node') };
+    case 'backup':
+      return { kind, image, file: text('file') };
+    case 'stream':
+      return { kind, image, ...(text('base') !== '' && { base: text('base') }) };
+    case 'commit':
+      return { kind, image, base: text('base') };
+    case 'resize':
+      return { kind, image, bytes: Number(text('size')) * MiB };
+    case 'export':
+      return { kind, image, name: text('name'), isWritable: text('writable') === 'on' };
+    default:
+      return undefined;
+  }
+}
+
+/** A letter as the document would take, or a number. */
+function freshName(view: View): string {
+  const taken = new Set(view.images.map(({ id }) => id));
+  const letters = [...'ABCDEFGHIJKLMNOPQRSTUVWXYZ'].find(
+    (letter) => !taken.has(letter) && !taken.has(`node-${letter}`),
+  );
+  const prefix = [...taken].some((id) => id.startsWith('node-')) ? 'node-' : '';
+  return letters === undefined ? `layer${taken.size}` : `${prefix}${letters}`;
+}

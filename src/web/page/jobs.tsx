@@ -1,0 +1,86 @@
+import type { Image, Job, View } from '../../view/model.js';
+import type { Action } from '../../view/plan/types.js';
+import { flowText, printable, progressText } from '../../view/words.js';
+
+/** Jobs as they go, with what their states take. */
+export function Jobs({
+  view,
+  onPlan,
+  isReadOnly,
+}: {
+  view: View;
+  onPlan: (action: Action) => void;
+  isReadOnly: boolean;
+}) {
+  const images = new Map(view.images.map((image) => [image.id, image]));
+  return (
+    <section aria-label="jobs">
+      <h2>Jobs</h2>
+      {view.jobs.length === 0 && <p class="quiet">None.</p>}
+      {view.jobs.map((job) => (
+        <JobRow key={job.id} job={job} images={images} onPlan={onPlan} isReadOnly={isReadOnly} />
+      ))}
+    </section>
+  );
+}
+
+function JobRow({
+  job,
+  images,
+  onPlan,
+  isReadOnly,
+}: {
+  job: Job;
+  images: ReadonlyMap<string, Image>;
+  onPlan: (action: Action) => void;
+  isReadOnly: boolean;
+}) {
+  const { id, type, percent, phase, error, verbs } = job;
+  return (
+    <article class="job-row">
+      <h3>
+        {type} {printable(id)} <span class="flow">{flowText(job, images)}</span>
+      </h3>
+      <progress max={100} value={percent} aria-label={`${type} ${printable(id)}`} />
+      <p>
+        {progressText(job)} <span class="quiet">{phase}</span>
+      </p>
+      {error !== undefined && (
+        <p class="error" role="alert">
+          {printable(error)}
+        </p>
+      )}
+      {!isReadOnly && (
+        <div class="buttons">
+          {verbs
+            .filter((verb) => verb !== 'set-speed')
+            .map((verb) => (
+              <button key={verb} type="button" onClick={() => onPlan({ kind: 'job', job: id, verb })}>
+                {verb}
+              </button>
+            ))}
+          {verbs.includes('set-speed') && <Speed job={job} onPlan={onPlan} />}
+        </div>
+      )}
+    </article>
+  );
+}
+
+const MiB = 1024 * 1024;
+
+function Speed({ job, onPlan }: { job: Job; onPlan: (action: Action) => void }) {
+  const submit = (event: SubmitEvent): void => {
+    event.preventDefault();
+    const value = new FormData(event.currentTarget as HTMLFormElement).get('speed');
+    onPlan({ kind: 'job', job: job.id, verb: 'set-speed', speed: Math.round(Number(value) * MiB) });
+  };
+  return (
+    <form onSubmit={submit}>
+      <label>
+        at most MiB/s{' '}
+        <input name="speed" type="number" min="0" step="any" value={String(job.speedLimit / MiB)} />
+      </label>
+      <button type="submit">set</button>
+    </form>
+  );
+}

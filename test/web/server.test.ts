@@ -1,0 +1,382 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, symlinkSync } from 'node:fs';
+import { type IncomingMessage, request } from 'node:http';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import type { HostSocket } from '../../src/host/host.js';
+import { createRealHost } from '../../src/host/real.js';
+import { AllowedFiles } from '../../src/programs/web/allowed-files.js';
+import { withImage } from '../../src/programs/screen/offline.js';
+import type { ClusterMap } from '../../src/view/cluster-map.js';
+import type { Plan } from '../../src/view/plan/types.js';
+import { QmpSession } from '../../src/wire/qmp/session.js';
+import type { LogEntry, ServerState } from '../../src/web/messages.js';
+import { WebServer, type WebOptions } from '../../src/web/server.js';
+import { EngineBed } from '../engine/engine-bed.js';
+import { scratch } from '../kit/program.js';
+
+interface Answer {
+  status: number | undefined;
+  headers: IncomingMessage['headers'];
+  text: string;
+}
+
+/** A web server of an engine with the chain A <-- B <-- C, and a browser's cookie. */
+class WebBed {
+  readonly bed: EngineBed;
+  readonly url: URL;
+  cookie = '';
+
+  readonly #sockets: HostSocket[];
+
+  private constructor(bed: EngineBed, url: URL, sockets: HostSocket[]) {
+    this.bed = bed;
+    this.url = url;
+    this.#sockets = sockets;
+  }
+
+  /** That came to the monitor until now. */
+  get connections(): number {
+    return this.#sockets.length;
+  }
+
+  /** The monitor breaks its connections off. */
+  hangUp(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  static async start(t: TestContext, options: Partial<WebOptions> = {}): Promise<WebBed> {
+    const bed = new EngineBed(t);
+    await bed.chain('A', 'B', 'C');
+    const path = bed.path('qmp.sock');
+    const sockets: HostSocket[] = [];
+    const listener = await bed.engine.host.net.listen({ type: 'unix', path }, (socket) => {
+      sockets.push(socket);
+      new QmpSession(bed.engine.hub, socket);
+    });
+    t.after(() => listener.close());
+    const host = createRealHost();
+    const files = new AllowedFiles([bed.folder]);
+    const server = await WebServer.start({
+      host,
+      address: { type: 'inet', host: '127.0.0.1', port: 0 },
+      servers: [{ name: 'disk', address: { type: 'unix', path } }],
+      page: new Map([['/index.html', { type: 'text/html', body: Buffer.from('<!doctype html>') }]]),
+      isReadOnly: false,
+      hasConsole: false,
+      allowFile: async (name) => files.find(name),
+      readMap: (filename, format) => withImage(host, filename, format, (image) => image.readMap()),
+      ...options,
+    });
+    t.after(() => server.close());
+    return new WebBed(bed, new URL(server.url), sockets);
+  }
+
+  /** As a browser's page sends it, unless `headers` say else. */
+  ask(
+    path: string,
+    body?: object,
+    headers: Record<string, string | undefined> = {},
+    method?: string,
+  ): Promise<Answer> {
+    const { host, port } = this.url;
+    const given = {
+      host,
+      ...(this.cookie !== '' && { cookie: this.cookie }),
+      ...(body && {
+        'content-type': 'application/json',
+        origin: `http://${host}`,
+        'sec-fetch-site': 'same-origin',
+      }),
+      ...headers,
+    };
+    const sent = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+    return new Promise((resolve, reject) => {
+      const options = {
+        host: '127.0.0.1',
+        port,
+        path,
+        method: method ?? (body ? 'POST' : 'GET'),
+        headers: sent,
+      };
+      request({ ...options, setHost: false }, (response) => {
+        let text = '';
+        response.on('data', (chunk: Buffer) => (text += chunk.toString()));
+        response.on('end', () => resolve({ status: response.statusCode, headers: response.headers, text }));
+      })
+        .on('error', reject)
+        .end(body && JSON.stringify(body));
+    });
+  }
+
+  async login(): Promise<void> {
+    const { headers } = await this.ask(`/${this.url.search}`);
+    this.cookie = headers['set-cookie']?.[0]?.split(';')[0] ?? '';
+    assert.notEqual(this.cookie, '');
+  }
+
+  async error(path: string, body: object): Promise<[number | undefined, string]> {
+    const { status, text } = await this.ask(path, body);
+    return [status, (JSON.parse(text) as { error: string }).error];
+  }
+
+  /** Reads the stream of events until `isEnough`. */
+  events(isEnough: (event: string, data: never) => boolean): Promise<void> {
+    const { port, host } = this.url;
+    return new Promise((resolve, reject) => {
+      const asked = request({
+        host: '127.0.0.1',
+        port,
+        path: '/api/events',
+        headers: { host, cookie: this.cookie },
+      });
+      asked.on('error', reject).on('response', (response) => {
+        let text = '';
+        response.on('data', (chunk: Buffer) => {
+          text += chunk.toString();
+          for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n')) {
+            const [, event = '', data = ''] = /^event: (\w+)\ndata: (.*)$/s.exec(text.slice(0, end)) ?? [];
+            text = text.slice(end + 2);
+            if (!isEnough(event, JSON.parse(data) as never)) continue;
+            asked.destroy();
+            resolve();
+            return;
+          }
+        });
+      });
+      asked.end();
+    });
+  }
+}
+
+test('a token is good once, leaves the address, and gives a cookie that scripts and other sites do not have', async (t) => {
+  const web = await WebBed.start(t);
+  assert.match(web.url.search, /^\?token=[\w-]{43}$/);
+  assert.equal((await web.ask('/')).status, 401);
+  assert.equal((await web.ask('/?token=wrong')).status, 401);
+  const first = await web.ask(`/${web.url.search}`);
+  assert.deepEqual([first.status, first.headers.location], [303, '/']);
+  assert.match(
+    first.headers['set-cookie']?.[0] ?? '',
+    /^livedisk=[\w-]{43}; HttpOnly; SameSite=Strict; Path=\/$/,
+  );
+  assert.equal((await web.ask(`/${web.url.search}`)).status, 401);
+  const cookie = first.headers['set-cookie']?.[0]?.split(';')[0];
+  assert.equal((await web.ask('/', undefined, { cookie })).status, 200);
+  assert.equal((await web.ask('/', undefined, { cookie: `${cookie?.slice(0, -1)}!` })).status, 401);
+});
+
+test('tokens are not guessed at', async (t) => {
+  const web = await WebBed.start(t);
+  const tried = await Promise.all(Array.from({ length: 12 }, (_, i) => web.ask(`/?token=${i}`)));
+  assert.deepEqual(tried.map(({ status }) => status).sort(), [...Array<number>(10).fill(401), 429, 429]);
+  // Not even the right one, for a minute.
+  assert.equal((await web.ask(`/${web.url.search}`)).status, 429);
+});
+
+test('every answer has a strict content security policy', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  for (const path of ['/', '/nothing', '/api/log']) {
+    const { headers } = await web.ask(path);
+    const policy = String(headers['content-security-policy']);
+    assert.match(policy, /default-src 'none'; script-src 'self'; style-src 'self'/);
+    assert.doesNotMatch(policy, /unsafe|\*|http/);
+    assert.equal(headers['x-content-type-options'], 'nosniff');
+    assert.equal(headers['cache-control'], 'no-store');
+    assert.equal(headers['access-control-allow-origin'], undefined);
+  }
+});
+
+test('requests that other sites cause are turned away', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  const plan = { server: 'disk', action: { kind: 'delete', image: 'B' } };
+  assert.equal((await web.ask('/api/plan', plan)).status, 200);
+  for (const [status, headers] of [
+    [421, { host: 'evil.example' }],
+    [421, { host: undefined }],
+    [403, { origin: 'http://evil.example' }],
+    [403, { origin: undefined }],
+    [403, { origin: 'null' }],
+    [403, { 'sec-fetch-site': 'cross-site' }],
+    [415, { 'content-type': 'text/plain' }],
+    [401, { cookie: undefined }],
+  ] as ReadonlyArray<readonly [number, Record<string, string | undefined>]>) {
+    const answer = await web.ask('/api/plan', plan, headers).catch(() => ({ status: 421 }));
+    // Node itself turns a request without a Host away.
+    if (!('host' in headers && headers['host'] === undefined && answer.status === 400))
+      assert.equal(answer.status, status, JSON.stringify(headers));
+  }
+  assert.equal((await web.ask('/', undefined, { host: 'evil.example' })).status, 421);
+  assert.equal((await web.ask('/api/log', undefined, { origin: 'http://evil.example' })).status, 403);
+  // What changes something is no GET.
+  assert.equal((await web.ask('/api/run')).status, 404);
+  assert.equal((await web.ask('/api/run', undefined, {}, 'PUT')).status, 405);
+});
+
+test('a plan is made, run and seen; what is wrong with one is told', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  const action = { kind: 'snapshot', image: 'C', file: 'D.qcow2', node: 'D' };
+  const plan = JSON.parse((await web.ask('/api/plan', { server: 'disk', action })).text) as Plan;
+  assert.equal(plan.commands[0]?.arguments['snapshot-file'], web.bed.path('D.qcow2'));
+  const seen = web.events((event, data: ServerState) => {
+    return event === 'state' && data.view?.chains[0]?.images.join() === 'A,B,C,D';
+  });
+  const logged = web.events((event, data: LogEntry[]) => {
+    return (
+      event === 'log' &&
+      data.some(({ kind, name }) => kind === 'command' && name === 'blockdev-snapshot-sync')
+    );
+  });
+  assert.equal((await web.ask('/api/run', { server: 'disk', action })).status, 200);
+  await Promise.all([seen, logged]);
+  assert.match((await web.ask('/api/log')).text, /"name":"blockdev-snapshot-sync"/);
+  for (const [body, told] of [
+    [
+      { server: 'disk', action: { ...action, image: 'D', file: 'E.qcow2', node: 'C' } },
+      "there is a node 'C' already",
+    ],
+    [{ server: 'no', action }, 'there is no such server'],
+    [{ server: 'disk', action: { kind: 'toString' } }, 'a kind that there is'],
+    [
+      { server: 'disk', action: { kind: 'snapshot', image: 'D', node: 'E' } },
+      "Parameter 'action.file' is missing",
+    ],
+    [{ server: 'disk', action: { kind: 'resize', image: 'D', bytes: 'x' } }, 'action.bytes'],
+  ] as const) {
+    const [status, text] = await web.error('/api/plan', body);
+    assert.equal(status, 400);
+    assert.ok(text.includes(told), text);
+  }
+});
+
+test('whoever only looks changes nothing', async (t) => {
+  const web = await WebBed.start(t, { isReadOnly: true, hasConsole: true });
+  await web.login();
+  const action = { kind: 'delete', image: 'B' };
+  assert.equal((await web.ask('/api/plan', { server: 'disk', action })).status, 200);
+  assert.deepEqual(await web.error('/api/run', { server: 'disk', action }), [
+    403,
+    'this page only looks (--read-only)',
+  ]);
+  assert.equal((await web.ask('/api/command', { server: 'disk', execute: 'query-jobs' })).status, 200);
+  for (const execute of ['block-stream', 'quit', 'stop', 'query-jobs; quit', 'xquery-block'])
+    assert.equal((await web.ask('/api/command', { server: 'disk', execute })).status, 403, execute);
+  assert.deepEqual(await web.bed.layers(), ['C', 'B', 'A']);
+});
+
+test('the console is off, and reaches no further than the disks', async (t) => {
+  const without = await WebBed.start(t);
+  await without.login();
+  assert.equal((await without.ask('/api/command', { server: 'disk', execute: 'query-jobs' })).status, 403);
+  const web = await WebBed.start(t, { hasConsole: true });
+  await web.login();
+  const { text } = await web.ask('/api/command', { server: 'disk', execute: 'query-jobs' });
+  assert.deepEqual(JSON.parse(text), { return: [] });
+  for (const execute of [
+    'human-monitor-command',
+    'blockdev-add',
+    'chardev-add',
+    'quit',
+    'drive-mirror',
+    'object-add',
+    'transaction',
+  ])
+    assert.equal((await web.ask('/api/command', { server: 'disk', execute })).status, 403, execute);
+  const [status, error] = await web.error('/api/command', {
+    server: 'disk',
+    execute: 'block-stream',
+    arguments: { device: 'x' },
+  });
+  assert.deepEqual([status, error], [400, "Cannot find device='x' nor node-name='x'"]);
+});
+
+test('files outside the allowed folders are not named, by no way', (t) => {
+  const folder = scratch(t);
+  const [allowed, other] = [join(folder, 'allowed'), join(folder, 'other')];
+  for (const path of [allowed, other, join(allowed, 'in')]) mkdirSync(path);
+  symlinkSync(other, join(allowed, 'out'));
+  symlinkSync(join(other, 'file'), join(allowed, 'link'));
+  symlinkSync('/etc/passwd', join(allowed, 'passwd'));
+  const files = new AllowedFiles([allowed]);
+  assert.equal(files.find('x.qcow2'), join(allowed, 'x.qcow2'));
+  assert.equal(files.find(join(allowed, 'in', 'x')), join(allowed, 'in', 'x'));
+  assert.equal(files.find('in/../y'), join(allowed, 'y'));
+  for (const name of [
+    '../x',
+    '/etc/passwd',
+    'passwd',
+    'out/x',
+    'in/../../other/x',
+    'in/../..',
+    '..',
+    '',
+    'json:{}/x',
+    'a\0b',
+    `${allowed}x/y`,
+  ])
+    assert.throws(() => files.find(name), /allow/, JSON.stringify(name));
+  // In a folder of ours it is the name of a file, and a whole path, which no protocol is.
+  assert.equal(files.find('nbd:h:1'), join(allowed, 'nbd:h:1'));
+  assert.throws(() => new AllowedFiles([]).find('x'), /no file may be named/);
+});
+
+test('the map of an image is read, where its file may be named', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  await web.bed.guest('flush');
+  const map = JSON.parse((await web.ask('/api/map', { server: 'disk', image: 'C' })).text) as ClusterMap;
+  assert.equal(map.layers.length, 3);
+  assert.equal(
+    map.extents.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0),
+    map.diskBytes,
+  );
+  const shut = await WebBed.start(t, { allowFile: async (name) => new AllowedFiles([]).find(name) });
+  await shut.login();
+  assert.equal((await shut.ask('/api/map', { server: 'disk', image: 'C' })).status, 403);
+});
+
+test('who asks too much waits, and bodies are bounded', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  const [, text] = await web.error('/api/plan', { junk: 'x'.repeat(70_000) });
+  assert.equal(text, 'what was sent is too long');
+  const many = await Promise.all(Array.from({ length: 150 }, () => web.ask('/')));
+  assert.ok(many.some(({ status }) => status === 429));
+  assert.ok(many.some(({ status }) => status === 200));
+});
+
+test('a server that goes away and comes back is seen anew', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  const notes: string[] = [];
+  let viewsAfter = 0;
+  await web.events((event, data) => {
+    if (event === 'log')
+      notes.push(...(data as LogEntry[]).filter(({ kind }) => kind === 'note').map(({ name }) => name));
+    if (event !== 'state') return false;
+    const { error, view } = data as ServerState;
+    assert.equal(error, undefined);
+    if (!notes.includes('disconnected')) web.hangUp();
+    else if (view?.chains[0]?.images.join() === 'A,B,C') viewsAfter++;
+    return notes.join() === 'connected,disconnected,connected' && viewsAfter > 0;
+  });
+});
+
+test('monitors are held while somebody watches', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  assert.equal(web.connections, 0);
+  await web.events((event) => event === 'state');
+  assert.equal(web.connections, 1);
+});
+
+test('beyond this machine nothing is served', async (t) => {
+  for (const host of ['0.0.0.0', '', '::', '192.0.2.1'])
+    await assert.rejects(
+      WebBed.start(t, { address: { type: 'inet', host, port: 0 } }),
+      /only served to this machine/,
+    );
+});
