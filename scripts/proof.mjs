@@ -9,6 +9,7 @@ import { parseArgs } from 'node:util';
 const SIM = ['--import', 'tsx', 'test/sim/main.ts'];
 const SEEDS_A_PIECE = 50;
 const FUZZ_RUNS_A_PIECE = 2000;
+const MOVES_A_PIECE = 500;
 
 /** Conversations of one side of NBD with peers who say anything. */
 const conversations = (side, whom) => ({
@@ -47,6 +48,19 @@ const PROOFS = {
         env: { FUZZ_SEED: String(seed + i * FUZZ_RUNS_A_PIECE), FUZZ_RUNS: String(FUZZ_RUNS_A_PIECE) },
       })),
     amount: (_, pieces) => `${pieces * FUZZ_RUNS_A_PIECE} images`,
+  },
+  moves: {
+    what: 'moves of a machine between two processes that are killed, cut off and asked by hand, in the simulated machine',
+    pieces: (seed) =>
+      Array.from({ length: 10_000 / MOVES_A_PIECE }, (_, i) => ({
+        name: `moves from ${seed + i * MOVES_A_PIECE}`,
+        args: [
+          ...['--import', 'tsx', 'test/sim/moves-main.ts', '--seed', String(seed + i * MOVES_A_PIECE)],
+          ...['--seeds', String(MOVES_A_PIECE)],
+        ],
+      })),
+    count: /^(\d+) moves from \d+ passed$/m,
+    amount: ([moves]) => `${moves} moves`,
   },
   'nbd-server': conversations('server', 'clients'),
   'nbd-client': conversations('client', 'servers'),

@@ -15,6 +15,7 @@ const LAYERS = [
   'wire/nbd',
   'wire/vhost-user',
   'wire/qmp',
+  'wire/migration',
   'view',
   'web',
   'block',

@@ -66,6 +66,12 @@ const BOARDS: ReadonlyArray<readonly [name: RegExp, board: Board]> = [
 /** Buses whose devices are there from the start or not at all. */
 const COLD = new Set(['IDE', 'ISA', 'floppy-bus', 'i2c-bus', 'System', '']);
 
+/** Short names, and what QEMU 7.2 calls them in full. */
+const FULL_NAMES: ReadonlyMap<string, string> = new Map([
+  ['pc', 'pc-i440fx-7.2'],
+  ['q35', 'pc-q35-7.2'],
+]);
+
 /** The machine as far as disks sit on it: its buses, and what has been plugged into them. */
 export class Machine {
   readonly type: string;
@@ -85,6 +91,11 @@ export class Machine {
     this.type = type;
     this.#drives = board.drives;
     this.#buses = board.buses.map(([kind, name, places]) => newBus(kind, name, places));
+  }
+
+  /** What the other end of a move knows its type by. */
+  get fullName(): string {
+    return FULL_NAMES.get(this.type) ?? this.type;
   }
 
   /** Where drives of that interface may sit; undefined: the machine has no such interface. */

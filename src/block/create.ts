@@ -1,11 +1,21 @@
+import { assert } from '../base/assert.js';
 import { alignUp } from '../base/align.js';
 import { BlockError } from '../base/error.js';
 import { MAX_IMAGE_BYTES } from '../base/limits.js';
 import type { Host } from '../host/host.js';
 import { parseSize } from '../schema/size.js';
 import { size, struct } from '../schema/types.js';
-import type { ChildIo, CreateOptions, DriverDescription, NewImage, NodeOptions } from './driver.js';
-import { folderOf, hasProtocol } from './filename.js';
+import type { BlockBackend } from './backend.js';
+import type {
+  ChildIo,
+  CreateOptions,
+  DriverDescription,
+  DriverInfo,
+  NewImage,
+  NewImageFiles,
+  NodeOptions,
+} from './driver.js';
+import { folderOf, hasProtocol, resolveBacking } from './filename.js';
 import type { Opener } from './open.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
 
@@ -36,7 +46,15 @@ export async function createImage(
     // A protocol has no format to put into its file.
     const plainBytes = driver.createFile ? alignUp(options.sizeBytes, 512) : 0;
     await protocol.createFile?.(graph.host, path, plainBytes);
-    await fill(opener, protocolOptions, async (file) => driver.create?.(file, image, graph.host));
+    const files = new BesideFiles(opener, filename);
+    try {
+      await fill(opener, protocolOptions, async (file) => driver.create?.(file, image, graph.host, files));
+    } catch (error) {
+      await files.remove();
+      throw error;
+    } finally {
+      await files.close();
+    }
     if (!hasProtocol(filename)) await graph.host.files.syncDirectory(folderOf(filename) || '.');
   } catch (error) {
     if (isNew) await graph.host.files.unlink(path).catch(() => undefined);
@@ -73,9 +91,9 @@ export function formattingText(
   texts: ReadonlyMap<string, string> = new Map(),
 ): string {
   const parts = [`fmt=${driver.name}`];
-  for (const { name, member = '', isAlwaysShown } of driver.toolOptions ?? []) {
+  for (const { name, member = '', isAlwaysShown, shownAs } of driver.toolOptions ?? []) {
     const { type, default: usual } = driver.createOptions?.[member] ?? {};
-    const given = texts.get(name) ?? (isAlwaysShown === true ? textOf(usual) : undefined);
+    const given = texts.get(name) ?? (isAlwaysShown === true ? (shownAs ?? textOf(usual)) : undefined);
     if (name === 'size') parts.push(`size=${sizeBytes}`);
     else if (given !== undefined)
       parts.push(`${name}=${type === size ? parseSize(given) : given.replaceAll(',', ',,')}`);
@@ -96,12 +114,75 @@ function isAbsent(host: Host, path: string): Promise<boolean> {
   );
 }
 
+/** What its driver says of an image that the new one `image` is to name as its backing file. */
+export async function lookAtBacking(
+  opener: Opener,
+  image: string,
+  backing: string,
+  format: string | undefined,
+): Promise<DriverInfo> {
+  const context = { readOnly: true, forceShare: true, onlyLook: true, noBacking: true };
+  const node = await opener.openImage(resolveBacking(image, backing), format, context);
+  try {
+    return node.instance.info();
+  } finally {
+    await opener.graph.collect([node]);
+  }
+}
+
+/** Files of a new image beside its own. */
+class BesideFiles implements NewImageFiles {
+  readonly filename: string;
+  readonly #opener: Opener;
+  readonly #paths: string[] = [];
+  readonly #backends: BlockBackend[] = [];
+
+  constructor(opener: Opener, filename: string) {
+    this.#opener = opener;
+    this.filename = filename;
+  }
+
+  /** Errors: invalid where an image has no folder. */
+  async create(name: string): Promise<ChildIo> {
+    const path = resolveBacking(this.filename, name);
+    const { protocol, protocolOptions } = await protocolFor(this.#opener, path);
+    await protocol.createFile?.(this.#opener.graph.host, path, 0);
+    this.#paths.push(path);
+    const backend = await openToFill(this.#opener, protocolOptions);
+    this.#backends.push(backend);
+    assert(backend.root, 'a backend that was attached has a node');
+    return backend.root;
+  }
+
+  lookAt(filename: string, format: string | undefined): Promise<DriverInfo> {
+    return lookAtBacking(this.#opener, this.filename, filename, format);
+  }
+
+  async close(): Promise<void> {
+    for (const backend of this.#backends.splice(0)) await closeFilled(this.#opener, backend);
+  }
+
+  async remove(): Promise<void> {
+    await this.close();
+    for (const path of this.#paths) await this.#opener.graph.host.files.unlink(path).catch(() => undefined);
+  }
+}
+
 /** Opens the file for one user that changes all of it. */
 async function fill(
   opener: Opener,
   protocolOptions: NodeOptions,
   write: (file: ChildIo) => Promise<void>,
 ): Promise<void> {
+  const backend = await openToFill(opener, protocolOptions);
+  try {
+    if (backend.root) await write(backend.root);
+  } finally {
+    await closeFilled(opener, backend);
+  }
+}
+
+async function openToFill(opener: Opener, protocolOptions: NodeOptions): Promise<BlockBackend> {
   const { graph } = opener;
   const node = await opener.open(protocolOptions, { readOnly: false });
   const backend = graph.createBackend({
@@ -111,10 +192,17 @@ async function fill(
   });
   try {
     await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-    if (backend.root) await write(backend.root);
-  } finally {
-    const root = backend.root;
-    if (root) await graph.transaction((transaction) => transaction.detach(root));
+  } catch (error) {
     await graph.collect([node]);
+    throw error;
   }
+  return backend;
+}
+
+async function closeFilled({ graph }: Opener, backend: BlockBackend): Promise<void> {
+  const { root } = backend;
+  if (!root) return;
+  const { node } = root;
+  await graph.transaction((transaction) => transaction.detach(root));
+  await graph.collect([node]);
 }

@@ -87,6 +87,8 @@ export interface ChildIo {
   tryExtend(lengthBytes: number): boolean;
   /** Nothing makes it longer: a device, a window of a file, an export. */
   readonly hasFixedLength?: boolean;
+  /** What its driver says of it. */
+  driverInfo(): DriverInfo;
   /** Tells a blkdebug below of a named event; a promise only when a rule or breakpoint makes the caller wait. */
   announce(event: string): Promise<void> | undefined;
   /** There is one: no step goes past it. */
@@ -120,6 +122,8 @@ export interface DriverContext {
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
+  /** A file that the image names, seen from where the image is. Errors: invalid where that is no folder. */
+  nameOf(filename: string): string;
   /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
   freezeChain(bottom: string): FrozenChain;
   /** Of a node, by their names. Errors: not-found. */
@@ -139,6 +143,16 @@ export type DriverEvent = {
   sizeBytes?: number;
   fatal: boolean;
 };
+
+/** A file that an image says is a part of it. It is a plain file, whatever its name looks like. */
+export interface NamedFile {
+  /** It becomes the child of that role. */
+  readonly role: string;
+  /** As the image says it. */
+  readonly filename: string;
+  /** What it is to the image, for messages. */
+  readonly what: string;
+}
 
 /** Two-step change: prepare may await and fail; then exactly one of commit (must not fail, no I/O) or abort. */
 export interface PreparedChange {
@@ -187,6 +201,8 @@ export interface DriverInfo {
   /** Where a guest's memory would be kept, behind the disk. */
   vmStateOffset?: number;
   isDirty?: boolean;
+  /** Queries do not tell whether it is dirty. */
+  hasNoDirtyFlag?: boolean;
   isCorrupt?: boolean;
   /** The whole `format-specific` object as QMP prints it. */
   formatSpecific?: { [key: string]: Json };
@@ -463,6 +479,16 @@ export interface NewImage<C extends Members = Members> extends Omit<CreateOption
   options: FilledOf<C>;
 }
 
+/** Other files of a new image than its own. */
+export interface NewImageFiles {
+  /** The image's own, as it was named. */
+  readonly filename: string;
+  /** Makes one in the image's folder, and opens it until the image is made. */
+  create(name: string): Promise<ChildIo>;
+  /** What the driver says of an image that is to be the backing file. */
+  lookAt(filename: string, format: string | undefined): Promise<DriverInfo>;
+}
+
 /** What the composition root registers. */
 export interface DriverDescription<O extends DriverOptions = DriverOptions, C extends Members = Members> {
   readonly name: string;
@@ -491,6 +517,11 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly isNeverFrozen?: boolean;
   /** Filters of jobs: a layer in queries even where the user gave it no name. */
   readonly isAlwaysShown?: boolean;
+  /**
+   * Files that the image names as parts of it, besides the children that are attached already; opened before the image is,
+   * unless it is only looked at (OpenContext.onlyLook).
+   */
+  namedFiles?(context: DriverContext, settings: Settings<O>): Promise<readonly NamedFile[]>;
   /** Opens; its children are attached already (`backing` comes later). */
   open(context: DriverContext, settings: Settings<O>): Promise<DriverInstance>;
   /** What it asks of a child, where that is not what its kind asks (block/child-permissions); undefined: default. */
@@ -511,8 +542,11 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   checkNew?(image: NewImage<C>): void;
   /** Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units. */
   measure?(image: NewImage<C>, dataBytes: (unitBytes: number) => Promise<number>): Promise<Measurement>;
-  /** Formats: writes an empty image into a file child that is already open; durable on return. */
-  create?(file: ChildIo, image: NewImage<C>, host: Host): Promise<void>;
+  /**
+   * Formats: writes an empty image into a file child that is already open; durable on return. `files`: where it may have
+   * more of them.
+   */
+  create?(file: ChildIo, image: NewImage<C>, host: Host, files?: NewImageFiles): Promise<void>;
   /** Protocols: there is something without us, which takes a new image as it is. */
   readonly takesImages?: boolean;
   /** Protocols: makes the file; replaces what is there. */

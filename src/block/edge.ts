@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
 import type { ChainStatus } from './chain-status.js';
-import type { ChildIo } from './driver.js';
+import type { ChildIo, DriverInfo } from './driver.js';
 import type { BlockBackend } from './backend.js';
 import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
@@ -46,6 +46,10 @@ export class Edge implements ChildIo {
 
   get hasFixedLength(): boolean {
     return this.node.hasFixedLength;
+  }
+
+  driverInfo(): DriverInfo {
+    return this.node.skipFilters().instance.info();
   }
 
   get isWritable(): boolean {

@@ -6,21 +6,11 @@ interface ForeignFormat {
 }
 
 /**
- * An image of these that is given without a format is not taken for raw. Signatures: VMware "Virtual Disk Format 1.1";
- * VirtualBox VDI; Microsoft VHD 1.0 and VHDX 1.00 (MS-VHDX 2.2.1); QEMU docs/interop/qed_spec and parallels, qcow
+ * An image of these that is given without a format is not taken for raw. Signatures: qcow
  * version 1; LUKS1 On-Disk Format 1.2.3; Bochs "growing" redologs; cloop 2.0. A DMG shows at its end, so by its name.
  */
 const FOREIGN_FORMATS: readonly ForeignFormat[] = [
-  {
-    name: 'vmdk',
-    isFormatOf: (header) => begins(header, 'KDMV') || begins(header, 'COWD') || isVmdkText(header),
-  },
-  { name: 'vdi', isFormatOf: (header) => header.length >= 68 && header.readUInt32LE(64) === 0xbeda107f },
-  { name: 'vpc', isFormatOf: (header) => begins(header, 'conectix') },
-  { name: 'vhdx', isFormatOf: (header) => begins(header, 'vhdxfile') },
-  { name: 'qed', isFormatOf: (header) => begins(header, 'QED\0') },
   { name: 'qcow', isFormatOf: (header) => begins(header, 'QFI\xfb\0\0\0\x01') },
-  { name: 'parallels', isFormatOf: isParallels },
   { name: 'luks', isFormatOf: (header) => begins(header, 'LUKS\xba\xbe\0\x01') },
   { name: 'bochs', isFormatOf: isBochs },
   { name: 'cloop', isFormatOf: (header) => begins(header, CLOOP_BEGINNING.slice(0, header.length)) },
@@ -39,16 +29,6 @@ export function foreignFormatOf(header: Uint8Array, filename: string): string | 
 /** Characters stand for bytes. */
 function begins(header: Buffer, signature: string): boolean {
   return signature.length > 0 && header.toString('latin1', 0, signature.length) === signature;
-}
-
-/** A descriptor in a file of its own: comments and blank lines, then the version. */
-function isVmdkText(header: Buffer): boolean {
-  return /^(?:#[^\n]*\n| *\r?\n)*version=[123]\r?\n/.test(header.toString('latin1'));
-}
-
-function isParallels(header: Buffer): boolean {
-  const named = begins(header, 'WithoutFreeSpace') || begins(header, 'WithouFreSpacExt');
-  return named && header.length >= 20 && header.readUInt32LE(16) === 2;
 }
 
 /** Magic, type and subtype are texts in fields of 32, 16 and 16 bytes. */

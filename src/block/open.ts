@@ -12,6 +12,7 @@ import type {
   DriverDescription,
   GivenOptions,
   Json,
+  NamedFile,
   NodeOptions,
   Settings,
 } from './driver.js';
@@ -55,6 +56,8 @@ export interface OpenContext {
   onlyLook?: boolean;
   /** Nesting so far of implicitly opened files. */
   depth?: number;
+  /** Also with onlyLook: files that images name as parts of them are opened. */
+  opensNamedFiles?: boolean;
   /** The image is to be checked, whatever is wrong with it. */
   forCheck?: boolean;
   /** The image above in the chain that is being opened: a cycle is refused. */
@@ -155,7 +158,10 @@ export class Opener {
     });
     try {
       await this.#attachChildren(node, plan, inherited);
-      node.opened(await driver.open(this.#driverContext(node, context.forCheck), settings));
+      const driverContext = this.#driverContext(node, context.forCheck);
+      if (driver.namedFiles && (context.onlyLook !== true || context.opensNamedFiles === true))
+        await this.#attachNamedFiles(node, await driver.namedFiles(driverContext, settings), inherited);
+      node.opened(await driver.open(driverContext, settings));
       if (context.noBacking === true) this.#leaveBacking(plan);
       else if (driver.options.backing) await this.#openBacking(node, plan.backing, inherited);
     } catch (error) {
@@ -292,6 +298,26 @@ export class Opener {
     }
   }
 
+  /** Errors: invalid for a name that is no path; those of opening. */
+  async #attachNamedFiles(node: Node, files: readonly NamedFile[], context: OpenContext): Promise<void> {
+    for (const { role, filename, what } of files) {
+      if (node.children.has(role)) continue;
+      if (hasProtocol(filename)) {
+        const text = `The image names '${filename}' as its ${what}: that must be a plain file`;
+        throw new BlockError('invalid', text, { path: node.filename });
+      }
+      const path = resolveBackingOf(node, filename);
+      const child = await this.open({ ...this.drivers.parseFilename(path) }, inheritable(context));
+      try {
+        await this.graph.transaction((transaction) => void transaction.attach(node, role, child));
+        child.inheritsFrom = node;
+      } catch (error) {
+        await this.#closeIfUnused(child);
+        throw error;
+      }
+    }
+  }
+
   /** Of a node without its backing file none can be asked for. */
   #leaveBacking({ driver, backing }: NodePlan): void {
     if (backing === '') this.onWarning(EMPTY_BACKING);
@@ -399,6 +425,7 @@ export class Opener {
       dirtyBitmaps: node.dirtyBitmaps,
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
+      nameOf: (filename) => resolveBackingOf(node, filename),
       freezeChain: (name) => {
         const bottom = graph.nodes.get(name);
         if (!bottom) throw new BlockError('not-found', `Bottom node '${name}' not found`);

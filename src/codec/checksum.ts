@@ -19,3 +19,18 @@ export const sha256: ComputeFunction<undefined> = {
 export function crc32(bytes: Uint8Array, before = 0): number {
   return process.getBuiltinModule('node:zlib').crc32(bytes, before);
 }
+
+/** Adler-32 (RFC 1950). */
+export function adler32(bytes: Uint8Array): number {
+  let [low, high] = [1, 0];
+  // So many bytes keep the sums exact.
+  for (let at = 0; at < bytes.length; at += 5552) {
+    for (const byte of bytes.subarray(at, at + 5552)) {
+      low += byte;
+      high += low;
+    }
+    low %= 65521;
+    high %= 65521;
+  }
+  return high * 65536 + low;
+}

@@ -9,10 +9,16 @@ import { hostDeviceDriver } from './host-device/index.js';
 import { nbdDriver } from './nbd/index.js';
 import { nullAioDriver } from './null-aio/index.js';
 import { nullCoDriver } from './null-co/index.js';
+import { parallelsDriver } from './parallels/index.js';
 import { qcow2Driver } from './qcow2/driver.js';
+import { qedDriver } from './qed/index.js';
 import { rawDriver } from './raw/index.js';
 import { snapshotAccessDriver } from './snapshot-access/index.js';
 import { throttleDriver } from './throttle/index.js';
+import { vdiDriver } from './vdi/index.js';
+import { vhdxDriver } from './vhdx/index.js';
+import { vmdkDriver } from './vmdk/index.js';
+import { vpcDriver } from './vpc/index.js';
 
 /** Every driver that users may name. Filters that jobs put in are the jobs' own. */
 export const allDrivers: readonly DriverDescription[] = [
@@ -28,6 +34,12 @@ export const allDrivers: readonly DriverDescription[] = [
   copyOnReadDriver,
   compressDriver,
   blkverifyDriver,
+  parallelsDriver,
+  qedDriver,
+  vdiDriver,
+  vhdxDriver,
+  vmdkDriver,
+  vpcDriver,
   copyBeforeWriteDriver,
   snapshotAccessDriver,
 ];

@@ -13,6 +13,8 @@ export interface Host {
   readonly terminals?: HostTerminals;
   /** A simulated machine has none. */
   readonly sharing?: HostSharing;
+  /** A simulated machine has none. */
+  readonly pipes?: HostPipes;
   readonly clock: HostClock;
   readonly random: HostRandom;
   readonly compute: HostCompute;
@@ -211,6 +213,26 @@ export interface HostNet {
 export interface HostTerminals {
   /** Errors: kind by errno. */
   open(onConnection: (socket: HostSocket) => void): HostTerminal;
+}
+
+/** Bytes in one direction. Errors: closed when the other end is gone, those of the medium. */
+export interface HostPipe {
+  /** What came; undefined at the end. */
+  read(): Promise<Buffer | undefined>;
+  /** Resolves when there is room for more. */
+  write(bytes: Uint8Array): Promise<void>;
+  /** All that was written is gone out, and a command has ended well. Errors: kind io when it has not. */
+  finish(): Promise<void>;
+  destroy(): void;
+}
+
+export interface HostPipes {
+  /** Starts a command: its standard input is the pipe's end, or its standard output. */
+  run(argv: readonly string[], direction: 'to' | 'from'): HostPipe;
+  /** Takes over a descriptor that is no socket. */
+  open(fd: number, direction: 'to' | 'from'): HostPipe;
+  /** Undefined: nothing is open by that number. */
+  kindOf(fd: number): 'socket' | 'other' | undefined;
 }
 
 export interface ConnectOptions {

@@ -3,6 +3,7 @@ import { RealClock, RealRandom } from './real-clock.js';
 import { RealCompute } from './real-compute.js';
 import { RealFiles } from './real-files.js';
 import { RealNet } from './real-net.js';
+import { RealPipes } from './real-pipes.js';
 import { RealTerminal } from './real-terminal.js';
 import { RealSharing } from './real-sharing.js';
 import { Syscalls } from './syscalls.js';
@@ -22,6 +23,7 @@ export function createRealHost({ everythingIsRemote = false }: RealHostOptions =
     clock,
     terminals: { open: (onConnection) => new RealTerminal(system, clock, onConnection) },
     sharing: new RealSharing(system),
+    pipes: new RealPipes(),
     random: new RealRandom(),
     compute: new RealCompute(),
   };

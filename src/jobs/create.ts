@@ -1,5 +1,7 @@
 import { given } from '../base/given.js';
-import { newImage } from '../block/create.js';
+import { BlockError } from '../base/error.js';
+import { lookAtBacking, newImage } from '../block/create.js';
+import type { NewImageFiles } from '../block/driver.js';
 import type { Opener } from '../block/open.js';
 import { Permission } from '../block/permissions.js';
 import { withBackend } from '../block/with-backend.js';
@@ -58,7 +60,7 @@ export class CreateJob implements JobDriver {
     const perm = Permission.write | Permission.resize;
     try {
       await withBackend(graph, node, perm, async ({ root }) => {
-        if (root) await driver.create?.(root, image, graph.host);
+        if (root) await driver.create?.(root, image, graph.host, filesOf(node.filename, this.#opener));
       });
     } finally {
       await graph.collect([node]);
@@ -66,6 +68,16 @@ export class CreateJob implements JobDriver {
   }
 
   async clean(): Promise<void> {}
+}
+
+/** Only the file that was given is the image's. */
+function filesOf(filename: string, opener: Opener): NewImageFiles {
+  return {
+    filename,
+    create: () =>
+      Promise.reject(new BlockError('unsupported', "Parameter 'extents' is not supported by livedisk yet")),
+    lookAt: (backing, format) => lookAtBacking(opener, filename, backing, format),
+  };
 }
 
 const NO_BACKING: { 'backing-file'?: string; 'backing-fmt'?: string } = {};

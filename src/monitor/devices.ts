@@ -1,7 +1,6 @@
 import { deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
-import { activate } from '../block/activity.js';
 import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import type { Job } from '../jobs/job.js';
@@ -22,6 +21,8 @@ type Devices = Parts<
   | 'machine'
   | 'runState'
   | 'isIncoming'
+  | 'moves'
+  | 'takeImages'
   | 'ioError'
   | 'emit'
   | 'whileOpen'
@@ -30,8 +31,17 @@ type Devices = Parts<
 >;
 
 export function registerDevices(engine: Devices & Parts<'command'>): void {
-  engine.command('device_add', (args) => addDevice(engine, textsOf(args), { mode: 'keyval', hot: true }));
-  engine.command('device_del', ({ id }) => deleteDevice(engine, id));
+  const assertStays = (name: string): void => {
+    if (engine.moves.source.isUnderWay) throw new BlockError('busy', `${name} not allowed while migrating`);
+  };
+  engine.command('device_add', (args) => {
+    assertStays('device_add');
+    return addDevice(engine, textsOf(args), { mode: 'keyval', hot: true });
+  });
+  engine.command('device_del', ({ id }) => {
+    assertStays('device_del');
+    deleteDevice(engine, id);
+  });
 }
 
 export interface AddOptions {
@@ -197,7 +207,7 @@ export async function plugDisk(
   frontEnd: Parameters<typeof GuestDevice.create>[3],
 ): Promise<GuestDevice> {
   const medium = node ?? frontEnd.drive?.backend.root?.node;
-  if (medium && !engine.isIncoming) await activate(engine.graph, [medium]);
+  if (medium && !engine.isIncoming) await engine.takeImages([medium]);
   const device = await GuestDevice.create(
     engine.graph,
     node,

@@ -1,6 +1,5 @@
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
-import { activate } from '../block/activity.js';
 import type { Node } from '../block/node.js';
 import type { SocketAddress } from '../host/host.js';
 import { Waiting } from '../wire/qmp/registry.js';
@@ -11,7 +10,7 @@ import { findNode } from '../block/find-node.js';
 /** Of vhost-user-blk. */
 const DEFAULT_BLOCK_BYTES = 512;
 
-type Exporting = Parts<'command' | 'graph' | 'exports' | 'descriptors' | 'kind'>;
+type Exporting = Parts<'command' | 'graph' | 'exports' | 'descriptors' | 'kind' | 'takeImages'>;
 
 export function registerExports(engine: Exporting): void {
   const { exports } = engine;
@@ -96,13 +95,13 @@ export function socketAddress(address: FlatAddress): SocketAddress {
  * Clients of an export may write before the guest runs here, so the image becomes ours now. One that only reads does
  * without when another process has it still, as in QEMU.
  */
-async function makeOurs({ graph }: Parts<'graph'>, node: Node, writable: boolean): Promise<void> {
-  const activated = activate(graph, [node]);
+async function makeOurs(engine: Parts<'takeImages'>, node: Node, writable: boolean): Promise<void> {
+  const activated = engine.takeImages([node]);
   await (writable ? activated : activated.catch(() => undefined));
 }
 
 async function addNbdExport(
-  engine: Parts<'graph' | 'exports'>,
+  engine: Parts<'graph' | 'exports' | 'takeImages'>,
   args: CommandArguments<'nbd-server-add'>,
 ): Promise<void> {
   const name = args.name ?? args.device;

@@ -23,7 +23,18 @@ export type HmpBlock = Parts<
   | 'jobs'
   | 'runState'
 > &
-  Parts<'isIncoming' | 'lost' | 'ioError' | 'emit' | 'whileOpen' | 'temporaryFolder' | 'addNode' | 'print'>;
+  Parts<
+    | 'isIncoming'
+    | 'moves'
+    | 'takeImages'
+    | 'lost'
+    | 'ioError'
+    | 'emit'
+    | 'whileOpen'
+    | 'temporaryFolder'
+    | 'addNode'
+    | 'print'
+  >;
 
 const DEVICE = { missing: 'block device name expected' } as const;
 const TEXT = { missing: 'string expected' } as const;

@@ -9,7 +9,7 @@ import { snapshotRows } from './image-text.js';
 import { listDisks } from './query.js';
 import { deleteVm, imagesOf, loadVm, saveVm, vmStateNode } from './vm-snapshots.js';
 
-export type HmpSnapshots = Parts<'registry' | 'graph' | 'host' | 'devices' | 'drives' | 'runState'>;
+export type HmpSnapshots = Parts<'moves' | 'registry' | 'graph' | 'host' | 'devices' | 'drives' | 'runState'>;
 
 const DEVICE = { missing: 'block device name expected' } as const;
 const TEXT = { missing: 'string expected' } as const;

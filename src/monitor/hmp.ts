@@ -13,10 +13,11 @@ import { type HmpObjects, OBJECT_COMMANDS, OBJECT_INFO } from './hmp-objects.js'
 import { type HmpSnapshots, SNAPSHOT_COMMANDS, SNAPSHOT_INFO } from './hmp-snapshots.js';
 import { infoBlock, infoBlockJobs, infoBlockStatistics } from './hmp-info.js';
 import { diskOfDevice } from './media.js';
+import { type HmpMigration, MIGRATION_COMMANDS, MIGRATION_INFO } from './hmp-migration.js';
 import { cont, quit, stop, type Quitting, type Running } from './run-state.js';
 
 /** What its commands need together. */
-type Hmp = Running & Quitting & HmpBlock & HmpObjects & HmpSnapshots;
+type Hmp = Running & Quitting & HmpBlock & HmpObjects & HmpSnapshots & HmpMigration;
 
 export function registerHmp(engine: Hmp & Parts<'command'>): void {
   engine.command('human-monitor-command', async ({ 'command-line': line }) =>
@@ -28,6 +29,7 @@ const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
   ...BLOCK_COMMANDS,
   ...OBJECT_COMMANDS,
   ...SNAPSHOT_COMMANDS,
+  ...MIGRATION_COMMANDS,
   {
     name: 'cont',
     alias: 'c',
@@ -96,6 +98,7 @@ const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
 const INFO: ReadonlyArray<HmpCommand<Hmp>> = [
   ...OBJECT_INFO,
   ...SNAPSHOT_INFO,
+  ...MIGRATION_INFO,
   {
     name: 'block',
     parameters: '[-n] [-v] [device]',

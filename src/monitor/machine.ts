@@ -1,14 +1,16 @@
 import { BlockError } from '../base/error.js';
 import type { Json } from '../block/driver.js';
 import { COMMAND_LINE_OPTIONS } from '../schema/command-line-options.js';
+import { given } from '../base/given.js';
 import { QmpError } from '../wire/qmp/registry.js';
 import type { UserObject } from '../block/objects/object.js';
 import type { Memdev } from '../schema/machine.js';
 import type { Parts } from './parts.js';
+import { type Running, stop } from './run-state.js';
 
 const NO_UUID = '00000000-0000-0000-0000-000000000000';
 
-type Machine = Parts<'command' | 'graph' | 'emit' | 'runState' | 'identity'>;
+type Machine = Parts<'command' | 'emit' | 'identity' | 'actions' | 'quitting' | 'machine'> & Running;
 
 /** What tools ask of a machine before they do anything. None runs here: it has no processors, memory or display. */
 export function registerMachine(engine: Machine): void {
@@ -18,7 +20,9 @@ export function registerMachine(engine: Machine): void {
   engine.command('query-kvm', () => ({ enabled: false, present: false }));
   engine.command('query-target', () => ({ arch: 'x86_64' }));
   engine.command('query-machines', () => [...MACHINES]);
-  engine.command('query-current-machine', () => ({ 'wakeup-suspend-support': false }));
+  // Where there is firmware with tables of power states.
+  const isWoken = /^(pc|q35)($|-)/.test(engine.machine.type);
+  engine.command('query-current-machine', () => ({ 'wakeup-suspend-support': isWoken }));
   engine.command('query-memory-size-summary', () => ({ 'base-memory': 0, 'plugged-memory': 0 }));
   engine.command('query-display-options', () => ({ type: 'none' }));
   engine.command('query-vnc', () => ({ enabled: false }));
@@ -38,14 +42,28 @@ export function registerMachine(engine: Machine): void {
       .reverse(),
   );
   engine.command('query-command-line-options', ({ option }) => commandLineOptions(option));
-  engine.command('system_reset', () => {
-    engine.emit('RESET', { guest: false, reason: 'host-qmp-system-reset' });
-    engine.runState.reset();
+  engine.command('system_reset', () => reset(engine));
+  engine.command('set-action', ({ reboot, shutdown }) => {
+    Object.assign(engine.actions, given({ reboot, shutdown }));
   });
   engine.command('system_powerdown', () => engine.emit('POWERDOWN', {}));
   engine.command('system_wakeup', () => {
+    if (isWoken) throw new BlockError('invalid', 'Unable to wake up: guest is not in suspended state');
     throw new BlockError('unsupported', 'wake-up from suspend is not supported by this guest');
   });
+}
+
+/** The machine begins anew, or where a reset is an end, ends. */
+async function reset(engine: Machine): Promise<void> {
+  const cause = { guest: false, reason: 'host-qmp-system-reset' };
+  if (engine.actions.reboot === 'reset') {
+    engine.emit('RESET', cause);
+    engine.runState.reset();
+    return;
+  }
+  engine.emit('SHUTDOWN', cause);
+  if (engine.actions.shutdown === 'pause') await stop(engine, 'shutdown');
+  else engine.quitting.resolve();
 }
 
 const EMPTY_LISTS = [

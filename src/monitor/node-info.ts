@@ -14,7 +14,7 @@ export function imageInfo(node: Node, names: NodeNames): JsonObject {
 }
 
 function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | undefined): JsonObject {
-  const { formatSpecific, isDirty, snapshots = [] } = node.instance.info();
+  const { formatSpecific, isDirty, hasNoDirtyFlag, snapshots = [] } = node.instance.info();
   const { clusterSizeBytes } = node.skipFilters().instance.info();
   return given({
     'backing-image': backingImage,
@@ -28,7 +28,7 @@ function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | unde
     'format-specific': formatSpecific,
     'full-backing-filename': fullBackingFilename(node),
     'backing-filename': node.backingFilename,
-    'dirty-flag': isDirty ?? false,
+    'dirty-flag': hasNoDirtyFlag === true ? undefined : (isDirty ?? false),
   });
 }
 

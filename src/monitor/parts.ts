@@ -18,7 +18,8 @@ import { deviceModel } from '../attach/device-models.js';
 import { CharacterDevices } from '../attach/character-devices.js';
 import type { Drive } from '../attach/drive.js';
 import { Machine } from '../attach/machine.js';
-import { RunState } from '../attach/run-state.js';
+import { Moves, type MovesProperties } from '../attach/migration/moves.js';
+import { type RunActions, RunState } from '../attach/run-state.js';
 import { isSameDisk } from '../attach/same-disk.js';
 import type { Host, HostSocket } from '../host/host.js';
 import { JobManager } from '../jobs/manager.js';
@@ -53,6 +54,8 @@ export interface EngineProperties {
   temporaryFolder?: string;
   /** Another engine writes the images until they are exported or the guest starts here. */
   incoming?: boolean;
+  /** What becomes of the machine when it is reset or shut down (reset, poweroff). */
+  actions?: Partial<RunActions>;
   /** Standard input and output for a character device; one that edits lines shows itself what is typed. */
   openStandard?: (isEditor: boolean) => HostSocket;
   /** A line about what no client has asked for: a connection that is tried anew. */
@@ -92,6 +95,10 @@ export class EngineParts {
   /** By their ids. */
   readonly drives = new Map<string, Drive>();
   readonly machine: Machine;
+  /** What becomes of the machine when it is reset or shut down. */
+  readonly actions: RunActions;
+  /** From this machine to another, or to here. */
+  readonly moves: Moves;
   readonly characterDevices = new CharacterDevices();
   /** Standard input and output, where they are the engine's. */
   readonly openStandard: ((isEditor: boolean) => HostSocket) | undefined;
@@ -145,6 +152,17 @@ export class EngineParts {
     );
     const { startStopped = false, incoming = false } = properties;
     this.runState = new RunState({ stopped: startStopped, incoming }, (event) => this.emit(event, {}));
+    this.actions = { reboot: 'reset', shutdown: 'poweroff', ...properties.actions };
+    this.moves = new Moves(this.#movedParts());
+  }
+
+  #movedParts(): MovesProperties {
+    const { host, graph, devices, jobs, runState, machine, identity, warn, descriptors } = this;
+    return {
+      ...{ host, graph, devices, jobs, runState, machine, warn, uuid: identity.uuid },
+      emit: (event, data) => this.emit(event, data),
+      takeDescriptor: (name) => descriptors.take(name),
+    };
   }
 
   /** Images belong to the other end of a migration. */
@@ -222,7 +240,13 @@ export class EngineParts {
 
   /** Makes images ours that another engine had, with all below them, or throws and leaves all as it was: see activate. */
   activate(...nodes: Node[]): Promise<void> {
-    return this.whileOpen(() => activate(this.graph, nodes));
+    return this.whileOpen(() => this.takeImages(nodes));
+  }
+
+  /** The same for what the engine does itself. Errors: busy, too, while the images are another machine's (a move). */
+  async takeImages(nodes: Iterable<Node>): Promise<void> {
+    this.moves.assertOwner();
+    await activate(this.graph, nodes);
   }
 
   /** Gives images to another engine, with all below them. Errors: see inactivate; busy while a guest uses one. */
@@ -269,7 +293,7 @@ export class EngineParts {
   close(): Promise<void> {
     return this.#lifetime.end(async () => {
       // A command that runs may wait for a job, or start one.
-      await Promise.all([this.hub.close(), this.jobs.cancelAll()]);
+      await Promise.all([this.hub.close(), this.jobs.cancelAll(), this.moves.close()]);
       await runAll([
         () => this.jobs.endAll(),
         () => this.exports.close(),

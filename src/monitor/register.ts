@@ -13,6 +13,7 @@ import { registerIoThrottle } from './io-throttle.js';
 import { registerLatencyHistogram } from './latency-histogram.js';
 import { registerJobs } from './jobs.js';
 import { registerMachine } from './machine.js';
+import { registerMigration } from './migration.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
 import { registerObjects } from './objects.js';
 import { registerQueries } from './query.js';
@@ -46,6 +47,7 @@ export function registerCommands(engine: Engine): void {
   registerIoThrottle(engine);
   registerLatencyHistogram(engine);
   registerMachine(engine);
+  registerMigration(engine);
   registerDescriptors(engine);
   registerYank(engine);
   registerHmp(engine);

@@ -1,9 +1,10 @@
-import { activate } from '../block/activity.js';
 import { GRACE_MS } from '../block/graph.js';
+import type { RunState } from '../attach/run-state.js';
+import { quiesceGuest } from '../attach/quiesce.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { Parts } from './parts.js';
 
-export type Running = Parts<'graph' | 'devices' | 'runState'>;
+export type Running = Parts<'graph' | 'devices' | 'runState' | 'moves'>;
 export type Quitting = Parts<'kind' | 'host' | 'jobs' | 'exports' | 'emit' | 'quitting'>;
 
 export function registerRunState(engine: Running & Quitting & Parts<'command'>): void {
@@ -20,23 +21,19 @@ export function registerRunState(engine: Running & Quitting & Parts<'command'>):
 }
 
 /** After this no request of the guest is in flight, and all that it wrote is on disk unless a flush fails. */
-export async function stop(engine: Running, why?: 'save-vm' | 'restore-vm'): Promise<void> {
-  if (!engine.runState.stop(why)) return;
-  const nodes = [...engine.devices.values()].flatMap(({ backend }) => backend.root?.node ?? []);
-  // Jobs pause too, as QEMU's do.
-  await engine.graph.drained(engine.graph.nodesInUse(), async () => {
-    // The guest is stopped all the same, and hears of it at its own next flush.
-    for (const node of new Set(nodes)) if (node.isWritable) await node.io.flush().catch(() => undefined);
-  });
+export async function stop(engine: Running, status?: Parameters<RunState['stop']>[0]): Promise<void> {
+  if (!engine.runState.stop(status)) return;
+  await quiesceGuest(engine.graph, engine.devices.values());
 }
 
-/** Images that another process has had become ours, before the guest uses them. Errors: those of activate. */
+/**
+ * Images that another process has had become ours, before the guest uses them. Errors: invalid in a state that cannot go
+ * on; busy while the machine is, or may be, another one's; those of activate.
+ */
 export async function cont(engine: Running): Promise<void> {
-  const { nodes } = engine.graph;
-  await activate(
-    engine.graph,
-    [...nodes.values()].filter(({ isOpen, isClosing }) => isOpen && !isClosing),
-  );
+  engine.moves.assertOwner();
+  engine.runState.assertMayResume();
+  await engine.moves.beforeStart();
   for (const device of engine.devices.values()) device.ioStatus = 'ok';
   engine.runState.resume();
 }

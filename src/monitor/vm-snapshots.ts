@@ -13,7 +13,7 @@ import { listDisks } from './query.js';
 import { stop } from './run-state.js';
 import { checkVmState, encodeVmState } from './vm-state.js';
 
-export type VmSnapshots = Parts<'graph' | 'host' | 'devices' | 'drives' | 'runState'>;
+export type VmSnapshots = Parts<'graph' | 'host' | 'devices' | 'drives' | 'runState' | 'moves'>;
 
 /** Which images a snapshot of the machine is of; undefined: all that are writable, and the first has its state. */
 export interface SnapshotPlaces {
@@ -48,6 +48,11 @@ function placesOf(
   return { devices: args.devices, vmstate: 'vmstate' in args ? args.vmstate : undefined };
 }
 
+/** Errors: busy while the machine moves. */
+function assertStays({ moves }: Parts<'moves'>): void {
+  if (moves.source.isUnderWay) throw new BlockError('busy', "There's a migration process in progress");
+}
+
 /**
  * A snapshot of all images at one moment, with the machine's state in one of them. The guest rests meanwhile.
  * Errors: unsupported, exists, those of the images; in QEMU's words. What was made of it is deleted again.
@@ -57,6 +62,7 @@ export async function saveVm(
   name: string,
   { places = {}, replaces }: { places?: SnapshotPlaces; replaces: boolean },
 ): Promise<void> {
+  assertStays(engine);
   const nodes = imagesOf(engine, places);
   checkCanSnapshot(nodes);
   if (replaces) await deleteVm(engine, name, places);
@@ -90,6 +96,7 @@ export async function saveVm(
  * Errors: not-found, unsupported, those of the images; in QEMU's words.
  */
 export async function loadVm(engine: VmSnapshots, name: string, places: SnapshotPlaces = {}): Promise<void> {
+  assertStays(engine);
   const wasRunning = engine.runState.isRunning;
   await stop(engine, 'restore-vm');
   const nodes = imagesOf(engine, places);

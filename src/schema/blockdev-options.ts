@@ -205,6 +205,16 @@ export const RAW_OPTIONS = driverOptions(
   FILE,
 );
 
+/** Formats that only have a file. */
+export const PARALLELS_OPTIONS = driverOptions({}, FILE);
+export const VDI_OPTIONS = driverOptions({}, FILE);
+export const VHDX_OPTIONS = driverOptions({}, FILE);
+export const VPC_OPTIONS = driverOptions({}, FILE);
+
+/** Formats that have a file, and may have a backing file. */
+export const QED_OPTIONS = driverOptions({}, FILE, true);
+export const VMDK_OPTIONS = driverOptions({}, FILE, true);
+
 /** Its requests come at the pace of a group (object-add). */
 export const THROTTLE_OPTIONS = driverOptions({ 'throttle-group': required(str) }, [
   { role: 'file', required: true },
@@ -252,10 +262,16 @@ export const DRIVERS = {
   nbd: NBD_OPTIONS,
   'null-aio': NULL_OPTIONS,
   'null-co': NULL_OPTIONS,
+  parallels: PARALLELS_OPTIONS,
   qcow2: QCOW2_OPTIONS,
+  qed: QED_OPTIONS,
   raw: RAW_OPTIONS,
   'snapshot-access': SNAPSHOT_ACCESS_OPTIONS,
   throttle: THROTTLE_OPTIONS,
+  vdi: VDI_OPTIONS,
+  vhdx: VHDX_OPTIONS,
+  vmdk: VMDK_OPTIONS,
+  vpc: VPC_OPTIONS,
 } as const;
 
 export type DriverName = keyof typeof DRIVERS;
@@ -263,8 +279,8 @@ export type DriverName = keyof typeof DRIVERS;
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
   'blklogwrites blkreplay bochs cloop dmg ftp ftps gluster ' +
-  'host_cdrom http https iscsi luks nfs nvme parallels preallocate qcow qed quorum rbd ' +
-  'replication ssh vdi vhdx vmdk vpc vvfat'
+  'host_cdrom http https iscsi luks nfs nvme preallocate qcow quorum rbd ' +
+  'replication ssh vvfat'
 ).split(' ');
 
 /** A child: a node's name, or options of its own. */
@@ -283,8 +299,14 @@ interface ChildrenOf {
   nbd: unknown;
   'null-aio': unknown;
   'null-co': unknown;
+  parallels: { file: BlockdevRef };
   qcow2: { file: BlockdevRef; backing?: BlockdevRef | null };
+  qed: { file: BlockdevRef; backing?: BlockdevRef | null };
   raw: { file: BlockdevRef };
+  vdi: { file: BlockdevRef };
+  vhdx: { file: BlockdevRef };
+  vmdk: { file: BlockdevRef; backing?: BlockdevRef | null };
+  vpc: { file: BlockdevRef };
   'snapshot-access': { file: BlockdevRef };
 }
 

@@ -2,6 +2,7 @@ import { BITMAP_COMMANDS, BitmapAdd, BitmapMerge, BitmapName } from './bitmap-co
 import { CHARDEV_COMMANDS } from './chardev.js';
 import { DESCRIPTOR_COMMANDS } from './descriptors.js';
 import { MACHINE_COMMANDS } from './machine.js';
+import { MIGRATION_COMMANDS } from './migration.js';
 import { QOM_COMMANDS } from './qom.js';
 import { BlockSetIoThrottle } from './io-throttle.js';
 import { RARE_COMMANDS } from './rare-commands.js';
@@ -349,6 +350,7 @@ export const COMMANDS = {
   ...BITMAP_COMMANDS,
   ...DESCRIPTOR_COMMANDS,
   ...MACHINE_COMMANDS,
+  ...MIGRATION_COMMANDS,
   ...QOM_COMMANDS,
   'block-commit': BlockCommit,
   'block-export-add': BlockExportOptions,
@@ -430,6 +432,9 @@ export const COMMAND_FEATURES: { readonly [command: string]: Features } = {
   'x-blockdev-set-iothread': ['unstable'],
   'x-debug-block-dirty-bitmap-sha256': ['unstable'],
   'x-debug-query-block-graph': ['unstable'],
+  'x-move-claim': ['unstable'],
+  'x-move-release': ['unstable'],
+  'x-query-move': ['unstable'],
 } satisfies { readonly [command in CommandName]?: Features };
 export type CommandArguments<N extends CommandName> = Infer<(typeof COMMANDS)[N]>;
 /** Arguments may be left out where none is required. */

@@ -2,6 +2,7 @@ import { BlockError } from '../base/error.js';
 import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS } from './blockdev-options.js';
 import {
   any,
+  arrayOf,
   bool,
   defaulted,
   enumOf,
@@ -58,6 +59,52 @@ export const QCOW2_CREATE = {
   'compression-type': defaulted(enumOf('Qcow2CompressionType', ['zlib'], ['zstd']), 'zlib'),
 } as const;
 
+export const PARALLELS_CREATE = { 'cluster-size': defaulted(size, 2 ** 20) } as const;
+
+export const QED_CREATE = {
+  'cluster-size': defaulted(size, 65536),
+  'table-size': defaulted(int, 4),
+} as const;
+
+export const VDI_CREATE = {
+  preallocation: defaulted(enumOf('PreallocMode', ['off', 'metadata'], ['falloc', 'full']), 'off'),
+} as const;
+
+export const VHDX_CREATE = {
+  'log-size': defaulted(size, 2 ** 20),
+  'block-size': defaulted(size, 0),
+  subformat: defaulted(enumOf('BlockdevVhdxSubformat', ['dynamic', 'fixed']), 'dynamic'),
+  'block-state-zero': defaulted(bool, true),
+} as const;
+
+export const VMDK_CREATE = {
+  subformat: defaulted(
+    enumOf('BlockdevVmdkSubformat', [
+      'monolithicSparse',
+      'monolithicFlat',
+      'twoGbMaxExtentSparse',
+      'twoGbMaxExtentFlat',
+      'streamOptimized',
+    ]),
+    'monolithicSparse',
+  ),
+  'adapter-type': defaulted(
+    enumOf('BlockdevVmdkAdapterType', ['ide', 'buslogic', 'lsilogic', 'legacyESX']),
+    'ide',
+  ),
+  hwversion: optional(str),
+  toolsversion: optional(str),
+  'zeroed-grain': defaulted(bool, false),
+} as const;
+
+/** The image tool's too: a hardware version by another name. */
+export const VMDK_TOOL_CREATE = { ...VMDK_CREATE, compat6: defaulted(bool, false) } as const;
+
+export const VPC_CREATE = {
+  subformat: defaulted(enumOf('BlockdevVpcSubformat', ['dynamic', 'fixed']), 'dynamic'),
+  'force-size': defaulted(bool, false),
+} as const;
+
 export type CreateSettings<C extends Members> = FilledOf<C>;
 
 /** One of the image tool's `-o` options. */
@@ -65,10 +112,16 @@ export interface ToolOption {
   readonly name: string;
   /** The creation option that it sets; without one it is known to QEMU and refused by name. */
   readonly member?: string;
+  /** It is a switch: the values of the member that on and off stand for. */
+  readonly switches?: readonly [on: string, off: string];
   /** Other words for some values. */
   readonly aliases?: Readonly<Record<string, string>>;
+  /** A wrong value is refused without the option's name. */
+  readonly hasNamelessErrors?: boolean;
   /** Printed also when it was not given, with its default. */
   readonly isAlwaysShown?: boolean;
+  /** What is printed then, where the option has no default. */
+  readonly shownAs?: string;
 }
 
 export const DRIVER_NAMES = Object.keys(DRIVERS) as DriverName[];
@@ -90,6 +143,40 @@ export const BlockdevCreateOptions = union(
       'backing-file': optional(str),
       'backing-fmt': optional(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)),
       ...QCOW2_CREATE,
+    }),
+    parallels: struct('BlockdevCreateOptionsParallels', {
+      file: required(BlockdevRef),
+      size: required(size),
+      ...PARALLELS_CREATE,
+    }),
+    qed: struct('BlockdevCreateOptionsQed', {
+      file: required(BlockdevRef),
+      size: required(size),
+      'backing-file': optional(str),
+      'backing-fmt': optional(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)),
+      ...QED_CREATE,
+    }),
+    vdi: struct('BlockdevCreateOptionsVdi', {
+      file: required(BlockdevRef),
+      size: required(size),
+      ...VDI_CREATE,
+    }),
+    vhdx: struct('BlockdevCreateOptionsVhdx', {
+      file: required(BlockdevRef),
+      size: required(size),
+      ...VHDX_CREATE,
+    }),
+    vmdk: struct('BlockdevCreateOptionsVmdk', {
+      file: required(BlockdevRef),
+      size: required(size),
+      extents: later(arrayOf(any)),
+      'backing-file': optional(str),
+      ...VMDK_CREATE,
+    }),
+    vpc: struct('BlockdevCreateOptionsVpc', {
+      file: required(BlockdevRef),
+      size: required(size),
+      ...VPC_CREATE,
     }),
   },
 );

@@ -1,3 +1,4 @@
+import { MIGRATION_EVENTS } from './migration.js';
 import { JobStatusName, JobTypeName } from './returns.js';
 import {
   bool,
@@ -75,6 +76,7 @@ const EVENT_TYPES = {
     id: required(str),
     'tray-open': required(bool),
   }),
+  ...MIGRATION_EVENTS,
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
   POWERDOWN: NO_DATA,
   RESET: struct('RESET-arg', { guest: required(bool), reason: required(SHUTDOWN_CAUSE) }),

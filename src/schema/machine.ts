@@ -64,7 +64,12 @@ export const MACHINE_COMMANDS = {
 } as const;
 
 /** Commands that may run ahead of others. */
-export const OUT_OF_BAND: ReadonlySet<string> = new Set(['query-yank', 'yank']);
+export const OUT_OF_BAND: ReadonlySet<string> = new Set([
+  'migrate-pause',
+  'migrate-recover',
+  'query-yank',
+  'yank',
+]);
 
 const TARGET = enumOf('SysEmuTarget', ['x86_64']);
 const TPM_MODEL = enumOf('TpmModel', ['tpm-tis', 'tpm-crb', 'tpm-spapr']);

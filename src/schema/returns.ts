@@ -3,6 +3,7 @@ import { CHARDEV_RETURNS } from './chardev.js';
 import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
+import { MIGRATION_RETURNS } from './migration.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
 import {
@@ -52,6 +53,7 @@ const ImageFacts = {
   'actual-size': optional(int),
   'virtual-size': required(int),
   'cluster-size': optional(int),
+  compressed: optional(bool),
   'backing-filename': optional(str),
   'full-backing-filename': optional(str),
   'backing-filename-format': optional(str),
@@ -66,7 +68,7 @@ const Qcow2BitmapInfo = struct('Qcow2BitmapInfo', {
 
 const FormatFacts = {
   'format-specific': optional(
-    union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2'])) }, 'type', {
+    union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2', 'vmdk'])) }, 'type', {
       qcow2: struct('ImageInfoSpecificQCow2Wrapper', {
         data: required(
           struct('ImageInfoSpecificQCow2', {
@@ -77,6 +79,16 @@ const FormatFacts = {
             'refcount-bits': required(int),
             bitmaps: optional(arrayOf(Qcow2BitmapInfo)),
             'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd'])),
+          }),
+        ),
+      }),
+      vmdk: struct('ImageInfoSpecificVmdkWrapper', {
+        data: required(
+          struct('ImageInfoSpecificVmdk', {
+            'create-type': required(str),
+            cid: required(int),
+            'parent-cid': required(int),
+            extents: required(arrayOf(lazy('ImageInfo', (): Type<unknown> => ImageInfo))),
           }),
         ),
       }),
@@ -253,6 +265,7 @@ const StatusInfo = struct('StatusInfo', {
   singlestep: required(bool),
   status: required(
     enumOf('RunState', [
+      'finish-migrate',
       'inmigrate',
       'io-error',
       'paused',
@@ -349,6 +362,7 @@ const RESULTS = {
   ...CHARDEV_RETURNS,
   ...DESCRIPTOR_RETURNS,
   ...MACHINE_RETURNS,
+  ...MIGRATION_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
   'human-monitor-command': str,

@@ -160,6 +160,12 @@ function nullOptions(driver: string): Record<string, Show> {
 
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
   blkverify: {},
+  parallels: {},
+  qed: {},
+  vdi: {},
+  vhdx: {},
+  vmdk: {},
+  vpc: {},
   'null-aio': nullOptions('null-aio'),
   compress: {},
   'copy-before-write': {
@@ -439,7 +445,13 @@ const NEEDED: { [D in DriverName]: JsonObject } = {
   nbd: { server: { type: 'unix', path: 'x' } },
   'null-co': {},
   qcow2: { file: 'x' },
+  parallels: { file: 'x' },
+  qed: { file: 'x' },
   raw: { file: 'x' },
+  vdi: { file: 'x' },
+  vhdx: { file: 'x' },
+  vmdk: { file: 'x' },
+  vpc: { file: 'x' },
   throttle: { file: 'x', 'throttle-group': 'x' },
 };
 

@@ -234,7 +234,7 @@ async function attempt(bed: EngineBed, { command, args }: Case): Promise<string 
 
 /** What an image holds that it cannot make durable keeps it writable, until that can be done. */
 function leavesWritable(cause: Cause): boolean {
-  return cause.what === 'flush' && cause.file === 'C.qcow2';
+  return (cause.what === 'flush' || cause.what === 'write') && cause.file === 'C.qcow2';
 }
 
 async function contents(node: Node): Promise<Buffer> {

@@ -519,3 +519,48 @@ test('a write that is to be durable is not done at once, which would leave out i
     assert.equal(backend.tryWrite(0, Buffer.alloc(512), Flag.none), writeCache);
   }
 });
+
+test('where a reset is an end, and the end a pause, the machine must be reset before it goes on', async (t) => {
+  const bed = new EngineBed(t, { actions: { shutdown: 'pause' } });
+  await bed.execute('set-action', { reboot: 'shutdown', panic: 'none' });
+  await bed.execute('system_reset');
+  const status = async (): Promise<unknown> =>
+    ((await bed.execute('query-status')) as { status: string }).status;
+  assert.equal(await status(), 'shutdown');
+  assert.equal(await bed.refusal('cont'), 'Resetting the Virtual Machine is required');
+  assert.deepEqual(await bed.execute('stop'), {});
+  assert.deepEqual(
+    bed.events.map(({ event, data }) => [event, data['reason']]),
+    [
+      ['SHUTDOWN', 'host-qmp-system-reset'],
+      ['STOP', undefined],
+    ],
+  );
+  await bed.execute('set-action', { reboot: 'reset' });
+  await bed.execute('system_reset');
+  assert.equal(await status(), 'prelaunch');
+  await bed.execute('cont');
+  assert.equal(await status(), 'running');
+  assert.equal(
+    await bed.refusal('set-action', { reboot: 'foo' }),
+    "Parameter 'reboot' does not accept value 'foo'",
+  );
+});
+
+test('where a reset is an end, the machine ends', async (t) => {
+  const bed = new EngineBed(t, { actions: { reboot: 'shutdown' } });
+  await bed.execute('system_reset');
+  await bed.engine.quitting.promise;
+  assert.deepEqual(
+    bed.events.map(({ event }) => event),
+    ['SHUTDOWN'],
+  );
+});
+
+test('only a machine with power states could be woken up', async (t) => {
+  for (const [machine, why] of [
+    ['q35', 'Unable to wake up: guest is not in suspended state'],
+    ['none', 'wake-up from suspend is not supported by this guest'],
+  ] as const)
+    assert.equal(await new EngineBed(t, { machine }).refusal('system_wakeup'), why);
+});

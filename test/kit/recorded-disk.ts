@@ -211,6 +211,7 @@ export function childOf(disk: RecordedDisk): ChildIo {
       return true;
     },
     announce: (event) => disk.onEvent?.(event),
+    driverInfo: () => ({}),
     startWriteback: () => undefined,
   };
 }
@@ -224,13 +225,17 @@ export interface OpenMode {
 /** Disks by name behind a driver called `file`, so that backing names in headers find them. */
 export class DiskShelf {
   readonly disks = new Map<string, RecordedDisk>();
+  #randoms = 0;
   readonly graph: Graph;
   readonly opener: Opener;
 
   constructor(drivers: Iterable<DriverDescription>) {
     const host = {
-      random: { below: () => 0 },
-      clock: { nowMs: () => 0 },
+      random: {
+        below: () => 0,
+        bytes: (length: number) => Buffer.alloc(length, 1 + (this.#randoms++ % 255)),
+      },
+      clock: { nowMs: () => 0, wallClock: () => ({ seconds: 1.9e9, microseconds: 0 }) },
       compute: computeHere,
     } as unknown as Host;
     this.graph = new Graph(host);
@@ -254,7 +259,11 @@ export class DiskShelf {
   async open(name: string, options: NodeOptions & OpenMode = {}): Promise<OpenDisk> {
     const { readOnly = false, forCheck = false, driver = 'qcow2', ...rest } = options;
     const all: NodeOptions = { driver, file: { driver: 'file', filename: name }, ...rest };
-    const node = await this.opener.open(all, { readOnly, forCheck, discard: 'unmap' });
+    return this.attach(await this.opener.open(all, { readOnly, forCheck, discard: 'unmap' }), readOnly);
+  }
+
+  /** A user of a node. */
+  async attach(node: Node, readOnly = false): Promise<OpenDisk> {
     const writing = Permission.write | Permission.resize;
     const backend = this.graph.createBackend({
       description: 'a test',

@@ -1,7 +1,7 @@
 import { defined } from '../../base/assert.js';
 import type { DriverDescription, Json, NodeOptions } from '../../block/driver.js';
 import type { ToolOption } from '../../schema/create-options.js';
-import { size } from '../../schema/types.js';
+import { bool, size } from '../../schema/types.js';
 import { explain, ToolFailure } from './tool.js';
 
 /** What `-o` says, still as text: names as qemu-img has them. */
@@ -35,8 +35,9 @@ export function driverOptions(driver: DriverDescription, texts: OptionTexts): No
   try {
     for (const [name, text] of texts) {
       if (GENERAL.has(name) && (name === 'size' || driver.options.backing)) continue;
-      const { member, aliases } = toolOption(driver, name);
-      options[member] = parseOption(driver, member, name, aliases?.[text] ?? text) as Json;
+      const { member, aliases, switches, hasNamelessErrors } = toolOption(driver, name);
+      const word = switches ? switches[bool.parse(text, name, 'flat') ? 0 : 1] : (aliases?.[text] ?? text);
+      options[member] = parseOption(driver, member, hasNamelessErrors === true ? '' : name, word) as Json;
     }
   } catch (error) {
     throw explain(error, '');
@@ -63,7 +64,7 @@ type SetOption = ToolOption & { member: string };
 /** Names of values are checked last, by the name that QMP has for the option. */
 function parseOption(driver: DriverDescription, member: string, name: string, text: string): unknown {
   const type = defined(driver.createOptions?.[member], `creation option ${member}`).type;
-  if (type.description.kind === 'enum') return type.parse(text, member, 'keyval');
+  if (type.description.kind === 'enum' && name !== '') return type.parse(text, member, 'keyval');
   return type.parse(text, name, 'flat');
 }
 

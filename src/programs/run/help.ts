@@ -34,8 +34,8 @@ Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one da
                         (share-rw=, write-cache=, rerror=, werror= as in QEMU); -device help lists models
   -snapshot             what is written to drives is not kept
   -S                    the guest waits for 'cont'
-  -incoming tcp:HOST:PORT | unix:PATH | defer
-                        images belong to the other end until they are exported here
+  -incoming tcp:HOST:PORT | unix:PATH | fd:N | file:PATH | exec:COMMAND | defer
+                        a machine comes from there (migrate); its images are the other end's until then
   -qmp unix:PATH,server=on,wait=off
                         QMP on a socket (-qmp-pretty indents; tcp:HOST:PORT; several may be given)
   -monitor stdio | unix:PATH,server=on,wait=off | none

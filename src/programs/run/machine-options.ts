@@ -12,7 +12,7 @@ import { parseKeyval } from '../arguments/keyval.js';
 export const FLAGS_WITHOUT_EFFECT: ReadonlySet<string> = new Set(
   (
     '-async-teardown -enable-kvm -enable-sync-profile -full-screen -mem-prealloc -no-acpi -no-fd-bootchk -no-hpet ' +
-    '-no-reboot -no-shutdown -nodefaults -no-user-config -nographic -only-migratable -portrait -s -singlestep -usb ' +
+    '-nodefaults -no-user-config -nographic -only-migratable -portrait -s -singlestep -usb ' +
     '-win2k-hack -xen-attach -xen-domid-restrict'
   ).split(' '),
 );
@@ -104,14 +104,6 @@ function checkGlobal(value: string): void {
 export const VALUED_WITHOUT_EFFECT: Readonly<Record<string, Check>> = {
   '-accel': anything,
   '-acpitable': anything,
-  '-action': members(
-    struct('RunStateActions', {
-      reboot: optional(enumOf('RebootAction', ['reset', 'shutdown'])),
-      shutdown: optional(enumOf('ShutdownAction', ['poweroff', 'pause'])),
-      panic: optional(enumOf('PanicAction', ['pause', 'shutdown', 'exit-failure', 'none'])),
-      watchdog: optional(str),
-    }),
-  ),
   '-append': anything,
   '-audio': anything,
   '-audiodev': anything,

@@ -3,6 +3,7 @@ import { given } from '../../base/given.js';
 import type { NodeOptions } from '../../block/driver.js';
 import type { DriveInterface } from '../../attach/drive.js';
 import type { ServerProperties } from '../../attach/exports.js';
+import type { RunActions } from '../../attach/run-state.js';
 import type { SocketAddress } from '../../host/host.js';
 import { BlockExportOptions } from '../../schema/commands.js';
 import type { ObjectOptions } from '../../schema/objects.js';
@@ -62,7 +63,9 @@ export interface RunOptions {
   /** Of old forms; each names the option. */
   warnings: string[];
   startStopped: boolean;
-  incoming: boolean;
+  /** Where the machine's state comes from. */
+  incoming: string | undefined;
+  actions: Partial<RunActions>;
   pidFile: string | undefined;
   metrics: MetricsOption | undefined;
   machine: string;
@@ -92,7 +95,8 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     steps: [],
     warnings: [],
     startStopped: false,
-    incoming: false,
+    incoming: undefined,
+    actions: {},
     pidFile: undefined,
     metrics: undefined,
     machine: 'pc',
@@ -171,6 +175,8 @@ function machineFlags(options: RunOptions): Record<string, () => void> {
     ...Object.fromEntries(refused.map(([name]) => [name, () => refuse(name)])),
     '-S': () => void (options.startStopped = true),
     '-snapshot': () => void (options.isSnapshot = true),
+    '-no-reboot': () => void (options.actions.reboot = 'shutdown'),
+    '-no-shutdown': () => void (options.actions.shutdown = 'pause'),
   };
 }
 
@@ -268,8 +274,9 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-name': (value) => void (options.name = guestName(value)),
     '-uuid': (value) => void (options.uuid = checkUuid(value)),
     '-serial': (value, text) => takeSerial(options, value, text),
+    '-incoming': (value) => void (options.incoming = value),
+    '-action': (value) => void Object.assign(options.actions, parseActions(value)),
     '-parallel': () => void (options.hasParallel = true),
-    '-incoming': (value) => void (options.incoming = checkIncoming(value)),
   };
 }
 
@@ -346,11 +353,21 @@ function parseNbdServer(value: string): { address: SocketAddress; properties: Se
   };
 }
 
-/** The state of a machine comes over this address once `migrate` exists; today only images come, over NBD. */
-function checkIncoming(value: string): true {
-  if (!/^(tcp:|unix:|defer$)/.test(value))
-    throw new BlockError('invalid', `unknown migration protocol: ${value}`);
-  return true;
+/** What a panic and a watchdog do is of no use: no processor runs. */
+const ACTIONS = struct('RunStateActions', {
+  reboot: optional(enumOf('RebootAction', ['reset', 'shutdown'])),
+  shutdown: optional(enumOf('ShutdownAction', ['poweroff', 'pause'])),
+  panic: optional(enumOf('PanicAction', ['pause', 'shutdown', 'exit-failure', 'none'])),
+  watchdog: optional(
+    enumOf('WatchdogAction', [
+      ...(['reset', 'shutdown', 'poweroff', 'pause', 'debug', 'none', 'inject-nmi'] as const),
+    ]),
+  ),
+});
+
+function parseActions(value: string): Partial<RunActions> {
+  const { reboot, shutdown } = ACTIONS.parse(parseKeyval(value), '', 'keyval');
+  return given({ reboot, shutdown });
 }
 
 function takeMachine(options: RunOptions, value: string): void {

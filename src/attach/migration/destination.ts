@@ -1,0 +1,364 @@
+import { assert } from '../../base/assert.js';
+import { Notifier } from '../../base/async.js';
+import { BlockError, toBlockError } from '../../base/error.js';
+import type { SocketAddress } from '../../host/host.js';
+import type { MigrationInfo, MigrationStatus, MoveInfo } from '../../schema/migration.js';
+import type { ByteStream } from '../../wire/migration/byte-stream.js';
+import { MoveChannel, RefusedByPeer } from '../../wire/migration/channel.js';
+import { SectionsDigest, sha256Hex } from '../../wire/migration/digest.js';
+import type { MessageOf } from '../../wire/migration/messages.js';
+import { ArrivingState, type MachineState } from './machine-state.js';
+import { LAST_WORD_MS, type MoveSettings } from './settings.js';
+
+/** Where sources connect. */
+export interface Door {
+  readonly address: SocketAddress | undefined;
+  close(): Promise<void>;
+}
+
+/**
+ * One move to here. `coming`: nothing has changed yet. `taken`: all of it is here, and the images are, or were, open; the
+ * source's word is missing. `owned`: the machine is here. `released`: it never will be.
+ */
+interface Session {
+  readonly id: string;
+  /** SHA-256 of the source's word, in hex. */
+  readonly word: string;
+  /** What gives the machine back to the source. */
+  readonly backWord: string;
+  readonly state: ArrivingState;
+  phase: 'coming' | 'taken' | 'owned' | 'released';
+}
+
+const WORD_BYTES = 16;
+
+/** The destination of moves: docs/MIGRATION.md says which message means what, and who has the machine when. */
+export class DestinationMove {
+  readonly #settings: MoveSettings;
+  readonly #machine: MachineState;
+  #status: MigrationStatus = 'none';
+  #error: string | undefined;
+  #door: Door | undefined;
+  #session: Session | undefined;
+  /** The connection that a session is on. */
+  #channel: MoveChannel | undefined;
+  readonly #channels = new Set<MoveChannel>();
+  readonly #idle = new Notifier();
+  #isClosed = false;
+
+  constructor(settings: MoveSettings, machine: MachineState) {
+    this.#settings = settings;
+    this.#machine = machine;
+  }
+
+  get isStarted(): boolean {
+    return this.#door !== undefined;
+  }
+
+  info(): MigrationInfo {
+    const address = this.#door?.address;
+    const waits = this.#status === 'setup' || this.#status === 'none';
+    return {
+      ...(!waits && { status: this.#status }),
+      ...(waits && address && { 'socket-address': [shown(address)] }),
+      ...(this.#error !== undefined && { 'error-desc': this.#error }),
+    };
+  }
+
+  moveInfo(): MoveInfo {
+    const session = this.#session;
+    const isUnsure = session?.phase === 'taken' && this.#channel === undefined;
+    const owner = session?.phase === 'owned' ? 'here' : isUnsure ? 'unknown' : 'there';
+    return {
+      role: this.#status === 'none' ? 'none' : 'destination',
+      owner,
+      ...(session && { session: session.id }),
+      ...(this.#channel?.lastSent !== undefined && { 'last-sent': this.#channel.lastSent }),
+      ...(this.#channel?.lastSeen !== undefined && { 'last-seen': this.#channel.lastSeen }),
+      ...(isUnsure && {
+        reason: `All of the machine is here, but the source's word that it is ours never came (${this.#error})`,
+      }),
+    };
+  }
+
+  /** Waits for a source from here on. `open` calls back for each connection. Errors: those of `open`. */
+  async listen(open: (take: (stream: ByteStream) => void) => Promise<Door>): Promise<void> {
+    this.#set('setup');
+    try {
+      this.#door = await open((stream) => void this.#serve(stream));
+    } catch (error) {
+      this.#status = 'none';
+      throw error;
+    }
+  }
+
+  async #serve(stream: ByteStream): Promise<void> {
+    const channel = new MoveChannel(stream, this.#settings.host.clock);
+    this.#channels.add(channel);
+    try {
+      await this.#greet(channel);
+    } catch (error) {
+      await this.#refuse(channel, error);
+    } finally {
+      channel.close();
+      this.#channels.delete(channel);
+      if (this.#channel === channel) this.#channel = undefined;
+      this.#idle.notify();
+    }
+  }
+
+  /** Why nothing comes of a connection. What is in doubt stays so. */
+  async #refuse(channel: MoveChannel, error: unknown): Promise<void> {
+    const reason = toBlockError(error).message;
+    const session = this.#session;
+    if (this.#channel === channel && session) {
+      // Its word will never be said.
+      const isOver = error instanceof RefusedByPeer || channel.stream.isOneWay;
+      if (isOver && session.phase === 'taken') session.phase = 'released';
+      await this.#lose(session, reason);
+    }
+    // Somebody who connects and says nothing has no part in this, and one who comes too late none in what goes on.
+    else if (this.#channel || session?.phase === 'taken' || session?.phase === 'owned')
+      this.#settings.warn(reason);
+    else if (channel.lastSeen !== undefined || (error instanceof BlockError && error.kind !== 'closed'))
+      this.#tell(reason);
+    if (!channel.stream.isOneWay) await channel.send('refuse', { reason }).catch(() => undefined);
+  }
+
+  async #greet(channel: MoveChannel): Promise<void> {
+    if (!channel.stream.isOneWay) await channel.open();
+    const { body: hello } = await channel.expect(['hello']);
+    if (hello.again === true) return this.#answerAgain(channel, hello);
+    const last = this.#session;
+    if (last?.phase === 'taken' && !this.#channel && last.id === hello.before) {
+      last.phase = 'released';
+      last.state.remove();
+    }
+    this.#assertFree();
+    this.#checkIdentity(hello.machine);
+    const { capabilities, parameters, host } = this.#settings;
+    const mapping = capabilities.has('dirty-bitmaps') ? parameters.values['block-bitmap-mapping'] : undefined;
+    this.#session = {
+      id: hello.session,
+      word: hello.word,
+      backWord: host.random.bytes(WORD_BYTES).toString('hex'),
+      state: new ArrivingState(this.#machine.parts, mapping),
+      phase: 'coming',
+    };
+    this.#channel = channel;
+    this.#error = undefined;
+    this.#set('active');
+    await this.#receive(channel, this.#session);
+  }
+
+  /** Errors: busy. */
+  #assertFree(): void {
+    if (this.#channel) throw new BlockError('busy', 'Another source is sending a machine to here');
+    if (this.#session?.phase === 'taken')
+      throw new BlockError('busy', 'Another machine has come to here, whose source has not let go of it yet');
+    if (this.#session?.phase === 'owned') throw new BlockError('busy', 'Another machine has come to here');
+  }
+
+  #checkIdentity({ type, uuid }: MessageOf<'hello'>['body']['machine']): void {
+    const { identity } = this.#machine;
+    if (type !== identity.type)
+      throw new BlockError('invalid', `Machine type received is '${type}' and local is '${identity.type}'`);
+    if (!this.#settings.capabilities.has('validate-uuid') || uuid === identity.uuid) return;
+    throw new BlockError(
+      'invalid',
+      `UUID received is ${uuid ?? 'none'} and local is ${identity.uuid ?? 'none'}`,
+    );
+  }
+
+  async #receive(channel: MoveChannel, session: Session): Promise<void> {
+    const isOneWay = channel.stream.isOneWay;
+    if (!isOneWay) await channel.send('welcome', {});
+    await this.#takeSections(channel, session);
+    if (!isOneWay) await channel.send('ready', { word: sha256Hex(Buffer.from(session.backWord, 'hex')) });
+    await channel.expect(['give']);
+    await this.#open(session);
+    session.phase = 'taken';
+    if (!isOneWay) await channel.send('taken', {});
+    const { body } = await channel.expect(['go'], LAST_WORD_MS);
+    await this.#own(session, body.word);
+    if (isOneWay) return this.#closeDoor();
+    await this.#tellOwned(channel);
+  }
+
+  /** Until the end of the state, which is whole then, and fits this machine. */
+  async #takeSections(channel: MoveChannel, session: Session): Promise<void> {
+    const digest = new SectionsDigest();
+    for (;;) {
+      const { name, body } = await channel.expect(['section', 'described', 'end']);
+      if (name === 'section') {
+        digest.add(body);
+        session.state.take(body);
+      } else if (name === 'described') {
+        if (!channel.stream.isOneWay) await channel.send('accepted', {});
+      } else {
+        const { sections, sha256 } = digest.end;
+        if (body.sections !== sections || body.sha256 !== sha256)
+          throw new BlockError('corrupt', 'The migration stream is damaged: its checksum is wrong');
+        session.state.assertWhole();
+        return;
+      }
+    }
+  }
+
+  /** The source has let go of the images: whether they can be had here, and are what was sent, is known before it lets go of all. */
+  async #open({ state }: Session): Promise<void> {
+    state.place();
+    if (this.#settings.capabilities.has('late-block-activate')) return;
+    await this.#machine.activate();
+    state.check();
+  }
+
+  /** Something went wrong before the source's word came. */
+  async #lose(session: Session, reason: string): Promise<void> {
+    if (session.phase === 'owned') return;
+    // The images were the source's until now, and may be again; those that somebody here writes were ours all the time.
+    if (session.phase !== 'taken') session.state.remove();
+    if (this.#machine.parts.runState.status === 'inmigrate') await this.#machine.giveUp();
+    this.#error = reason;
+    if (session.phase === 'taken') {
+      this.#channel = undefined;
+      this.#settings.warn(this.moveInfo().reason ?? reason);
+      this.#settings.emit('X_MOVE', this.moveInfo());
+    } else {
+      if (session.phase === 'coming') session.phase = 'released';
+      this.#tell(reason);
+    }
+  }
+
+  #tell(reason: string): void {
+    this.#error = reason;
+    this.#settings.warn(reason);
+    this.#settings.warn('load of migration failed');
+    if (this.#status === 'active') this.#set('failed');
+  }
+
+  /** The machine is here from now on, and runs if it ran there. Errors: permission for a wrong word. */
+  async #own(session: Session, word: string): Promise<void> {
+    if (sha256Hex(Buffer.from(word, 'hex')) !== session.word)
+      throw new BlockError('permission', 'This is not the word of the source of this move');
+    await this.#become(session);
+  }
+
+  async #become(session: Session): Promise<void> {
+    session.phase = 'owned';
+    const { runState } = this.#machine.parts;
+    const { capabilities } = this.#settings;
+    let status = runState.arrivesAs(session.state.apply());
+    const isLate = capabilities.has('late-block-activate') && status !== 'running';
+    if (!isLate)
+      await this.#start(status === 'running').catch((error: unknown) => {
+        // Whoever has the images lets go of them, and `cont` tries again.
+        if (status === 'running') status = 'paused';
+        this.#settings.warn(toBlockError(error).message);
+      });
+    runState.arrive(status);
+    this.#error = undefined;
+    this.#set('completed');
+  }
+
+  async #start(isRunning: boolean): Promise<void> {
+    await this.#machine.activate();
+    if (isRunning) await this.#machine.settleDevices();
+  }
+
+  /** The source hears it, now or when it comes again. */
+  async #tellOwned(channel: MoveChannel): Promise<void> {
+    try {
+      await channel.send('owned', {});
+      await channel.expect(['bye']);
+      await this.#closeDoor();
+    } catch {
+      // It comes again, and asks.
+    }
+  }
+
+  async #closeDoor(): Promise<void> {
+    await this.#door?.close();
+  }
+
+  /** A source whose connection was cut after it had said its word. */
+  async #answerAgain(channel: MoveChannel, hello: MessageOf<'hello'>['body']): Promise<void> {
+    const session = this.#session;
+    if (session?.id !== hello.session) return channel.send('known', { state: 'unknown' });
+    if (this.#channel) this.#channel.close();
+    await this.#idle.until(() => this.#channel === undefined);
+    if (session.phase === 'released')
+      return channel.send('known', { state: 'released', word: session.backWord });
+    if (session.phase === 'coming') return channel.send('known', { state: 'unknown' });
+    if (session.phase === 'owned') {
+      await channel.send('known', { state: 'owned' });
+      await channel.expect(['bye']);
+      return this.#closeDoor();
+    }
+    this.#channel = channel;
+    await channel.send('known', { state: 'taken' });
+    const { body } = await channel.expect(['go'], LAST_WORD_MS);
+    if (session.phase === 'taken') await this.#own(session, body.word);
+    await this.#tellOwned(channel);
+  }
+
+  // ---- by hand
+
+  /** Decides that the machine is here. Errors: invalid for a wrong word, or where there is nothing to decide. */
+  async claim({ word, force = false }: { word?: string; force?: boolean }): Promise<void> {
+    const session = this.#session;
+    if (session?.phase === 'owned')
+      throw new BlockError('invalid', 'There is nothing to decide: the machine is here');
+    if (session?.phase === 'released')
+      throw new BlockError('busy', 'The machine has stayed at the source: it is never taken here');
+    if (session?.phase !== 'taken' || this.#channel)
+      throw new BlockError('invalid', 'There is no move that waits for its last word');
+    if (word === undefined && !force)
+      throw new BlockError('invalid', 'The source may have the machine', {
+        hint: "Give the word that x-move-release answers there, or 'force': true if it is certain that it runs no more.",
+      });
+    if (word !== undefined) await this.#own(session, word);
+    else await this.#become(session);
+    this.#settings.emit('X_MOVE', this.moveInfo());
+  }
+
+  /** The word by which the source knows that the machine is never taken here. Errors: invalid. */
+  release(): string {
+    const session = this.#session;
+    if (!session || session.phase === 'owned' || this.#channel)
+      throw new BlockError('invalid', 'There is no move that waits for its last word');
+    if (session.phase === 'taken') {
+      session.phase = 'released';
+      session.state.remove();
+      this.#tell('released by hand');
+    }
+    return session.backWord;
+  }
+
+  /** The engine ends. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#door?.close();
+    for (const channel of this.#channels) channel.close();
+    await this.#idle.until(() => this.#channels.size === 0);
+  }
+
+  #set(status: MigrationStatus): void {
+    assert(!this.#isClosed || status !== 'setup', 'closed');
+    this.#status = status;
+    if (this.#settings.capabilities.has('events')) this.#settings.emit('MIGRATION', { status });
+  }
+}
+
+function shown(address: SocketAddress): NonNullable<MigrationInfo['socket-address']>[number] {
+  switch (address.type) {
+    case 'unix':
+      return { type: 'unix', path: address.path };
+    case 'fd':
+      return { type: 'fd', str: String(address.fd) };
+    case 'inet': {
+      const family = address.host.includes(':') ? { ipv6: true } : { ipv4: true };
+      return { type: 'inet', host: address.host, port: String(address.port), ...family };
+    }
+  }
+}

@@ -1,0 +1,275 @@
+import { BlockError } from '../../base/error.js';
+import { activate, inactivate } from '../../block/activity.js';
+import type { Graph } from '../../block/graph.js';
+import { Node } from '../../block/node.js';
+import { unitePermissions } from '../../block/permissions.js';
+import type { JobManager } from '../../jobs/manager.js';
+import type { BitmapMapping } from '../../schema/migration.js';
+import {
+  arrayOf,
+  bool,
+  enumOf,
+  type Infer,
+  int,
+  type JsonValue,
+  nullType,
+  alternate,
+  required,
+  str,
+  struct,
+  type Type,
+} from '../../schema/types.js';
+import type { Section } from '../../wire/migration/messages.js';
+import type { GuestDevice } from '../device.js';
+import type { Machine } from '../machine.js';
+import { quiesceGuest } from '../quiesce.js';
+import type { RunState, RunStatus } from '../run-state.js';
+import {
+  ArrivingBitmaps,
+  BITMAP_SECTION,
+  type LeavingBitmap,
+  leavingBitmaps,
+  saveBitmap,
+} from './moved-bitmaps.js';
+
+/** The engine's parts that are moved. */
+export interface MovedParts {
+  readonly graph: Graph;
+  readonly devices: ReadonlyMap<string, GuestDevice>;
+  readonly jobs: JobManager;
+  readonly runState: RunState;
+  readonly machine: Machine;
+  readonly uuid: string | undefined;
+  /** A line that no client has asked for. */
+  readonly warn: (text: string) => void;
+}
+
+const VERSION = 1;
+
+const Devices = struct('devices', {
+  devices: required(arrayOf(struct('device', { path: required(str), model: required(str) }))),
+});
+
+const State = struct('state', {
+  status: required(
+    enumOf('RunState', [
+      'running',
+      'paused',
+      'prelaunch',
+      'shutdown',
+      'io-error',
+      'restore-vm',
+      'postmigrate',
+    ]),
+  ),
+  disks: required(
+    arrayOf(
+      struct('disk', {
+        path: required(str),
+        sizeBytes: required(alternate('IntOrNull', [int, nullType])),
+        isTrayOpen: required(bool),
+        ioStatus: required(enumOf('IoStatus', ['ok', 'failed', 'nospace'])),
+      }),
+    ),
+  ),
+});
+type State = Infer<typeof State>;
+
+/** A machine as a move sees it: what it consists of, its state, its images. */
+export class MachineState {
+  readonly parts: MovedParts;
+  #leaving: readonly LeavingBitmap[] = [];
+
+  constructor(parts: MovedParts) {
+    this.parts = parts;
+  }
+
+  get identity(): { type: string; uuid?: string } {
+    const { machine, uuid } = this.parts;
+    return { type: machine.fullName, ...(uuid !== undefined && { uuid }) };
+  }
+
+  // ---- the source's side
+
+  /** What the destination must have, too; while the guest runs. */
+  describe(): Section[] {
+    const devices = [...this.parts.machine.devices].map(({ path, model }) => ({ path, model: model.name }));
+    return [json('devices', { devices })];
+  }
+
+  /** All that the stopped guest wrote is on disk. */
+  async quiesce(): Promise<void> {
+    await quiesceGuest(this.parts.graph, this.parts.devices.values());
+  }
+
+  /** Of a stopped machine. Errors: those of leavingBitmaps. */
+  save(before: RunStatus, bitmaps: { mapping: readonly BitmapMapping[] | undefined } | undefined): Section[] {
+    this.#leaving = bitmaps ? leavingBitmaps(this.parts.graph, bitmaps.mapping) : [];
+    const disks = [...this.parts.devices.values()].map(({ path, backend, isTrayOpen, ioStatus }) => {
+      const sizeBytes = backend.root?.node.lengthBytes ?? null;
+      return { path, sizeBytes, isTrayOpen, ioStatus };
+    });
+    return [...this.#leaving.flatMap(saveBitmap), json('state', { status: before, disks })];
+  }
+
+  /**
+   * All images are another machine's from here on, or none. Errors: busy while a job runs; permission while somebody may
+   * write; those of a flush.
+   */
+  async inactivate(): Promise<void> {
+    const { graph, jobs } = this.parts;
+    const running = jobs.list().find((job) => !job.isOver);
+    if (running)
+      throw new BlockError(
+        'busy',
+        `The ${running.type} job '${running.id}' has not ended: its images cannot go`,
+      );
+    // The images need not keep what goes along.
+    this.#setGivenAway(true);
+    try {
+      await inactivate(graph, this.#nodes());
+    } catch (error) {
+      this.#setGivenAway(false);
+      throw error;
+    }
+  }
+
+  #setGivenAway(isGivenAway: boolean): void {
+    for (const { bitmap } of this.#leaving) bitmap.isGivenAway = isGivenAway;
+  }
+
+  /** All images are ours. Errors: those of activate. */
+  async activate(): Promise<void> {
+    await activate(this.parts.graph, this.#nodes());
+    this.#setGivenAway(false);
+  }
+
+  #nodes(): Node[] {
+    return [...this.parts.graph.nodes.values()].filter(({ isOpen, isClosing }) => isOpen && !isClosing);
+  }
+
+  // ---- the destination's side
+
+  /** The images are another machine's, but for those that somebody here writes. */
+  async giveUp(): Promise<void> {
+    const { graph } = this.parts;
+    for (const node of this.#nodes()) {
+      const isTop = ![...node.parents].some(({ parent }) => parent instanceof Node);
+      if (isTop) await inactivate(graph, [node]).catch(() => undefined);
+    }
+  }
+
+  /** Its guest's disks are its own again: others may write them no more. Errors: busy, in QEMU's words. */
+  async settleDevices(): Promise<void> {
+    await this.parts.graph.transaction((transaction) => {
+      for (const device of this.parts.devices.values()) {
+        const { perm, shared } = device.permissionsFor(device.backend.root?.node, false);
+        transaction.setPermissions(device.backend, unitePermissions(device.backend.perm, perm), shared);
+      }
+    });
+  }
+}
+
+/** A machine's state that comes. Nothing that anybody could use changes before apply(). */
+export class ArrivingState {
+  readonly #parts: MovedParts;
+  readonly #bitmaps: ArrivingBitmaps;
+  #state: State | undefined;
+  #isDescribed = false;
+
+  constructor(parts: MovedParts, mapping: readonly BitmapMapping[] | undefined) {
+    this.#parts = parts;
+    this.#bitmaps = new ArrivingBitmaps(parts.graph, mapping, parts.warn);
+  }
+
+  /** Errors: unsupported for a section that is not known or newer; corrupt; invalid where it does not fit this machine. */
+  take(section: Section): void {
+    const { name, version } = section;
+    if (![BITMAP_SECTION, 'devices', 'state'].includes(name))
+      throw new BlockError('unsupported', `Unknown savevm section '${name}'`);
+    if (version > VERSION)
+      throw new BlockError('unsupported', `savevm: unsupported version ${version} for '${name}' v${VERSION}`);
+    try {
+      if (name === 'devices') this.#takeDevices(parse(Devices, section));
+      else if (name === 'state') this.#takeState(parse(State, section));
+      else this.#bitmaps.take(section);
+    } catch (error) {
+      if (error instanceof BlockError) throw error;
+      throw new BlockError('corrupt', `The migration stream is damaged: section '${name}'`, { cause: error });
+    }
+  }
+
+  #takeDevices({ devices }: Infer<typeof Devices>): void {
+    this.#isDescribed = true;
+    const here = [...this.#parts.machine.devices];
+    for (const { path, model } of devices)
+      if (!here.some((device) => device.path === path && device.model.name === model))
+        throw new BlockError(
+          'invalid',
+          `Unknown savevm section or instance '${path}/${model}' 0. Make sure that your current VM setup matches ` +
+            'your saved VM setup, including any hotplugged devices',
+        );
+  }
+
+  #takeState(state: State): void {
+    const paths = new Set([...this.#parts.devices.values()].map(({ path }) => path));
+    const unknown = state.disks.find(({ path }) => !paths.has(path));
+    if (unknown) throw new BlockError('invalid', `Unknown savevm section or instance '${unknown.path}' 0`);
+    this.#state = state;
+  }
+
+  /** Nothing is missing. Errors: corrupt. */
+  assertWhole(): State {
+    this.#bitmaps.assertWhole();
+    if (this.#state && this.#isDescribed) return this.#state;
+    throw new BlockError('corrupt', 'The migration stream is damaged: a section is missing');
+  }
+
+  /** Before the images are opened. */
+  place(): void {
+    this.#bitmaps.place();
+  }
+
+  /** Nothing has come. */
+  remove(): void {
+    this.#bitmaps.remove();
+  }
+
+  /** Once the images are as the source has left them. Errors: invalid, where a disk here is another one. */
+  check(): void {
+    for (const { path, sizeBytes } of this.assertWhole().disks) {
+      const node = this.#deviceAt(path)?.backend.root?.node;
+      const here = node?.lengthBytes ?? null;
+      if (here === sizeBytes) continue;
+      const told = (bytes: number | null): string => (bytes === null ? 'empty' : `${bytes} bytes long`);
+      throw new BlockError(
+        'invalid',
+        `Disk '${path}' is ${told(sizeBytes)} at the source and ${told(here)} here`,
+      );
+    }
+    this.#bitmaps.check();
+  }
+
+  /** This machine is as the source was. Answers the source's run state. */
+  apply(): RunStatus {
+    const { status, disks } = this.assertWhole();
+    for (const { path, isTrayOpen, ioStatus } of disks) {
+      const device = this.#deviceAt(path);
+      if (device) Object.assign(device, { isTrayOpen, ioStatus });
+    }
+    this.#bitmaps.settle();
+    return status;
+  }
+
+  #deviceAt(path: string): GuestDevice | undefined {
+    return [...this.#parts.devices.values()].find((device) => device.path === path);
+  }
+}
+
+function json(name: string, value: object): Section {
+  return { name, version: VERSION, bytes: Buffer.from(JSON.stringify(value)) };
+}
+
+function parse<T>(type: Type<T>, { bytes }: Section): T {
+  return type.parse(JSON.parse(bytes.toString('utf8')) as JsonValue, '', 'qmp');
+}

@@ -1,0 +1,105 @@
+import { BlockError } from '../../base/error.js';
+import type { Host } from '../../host/host.js';
+import type { MigrationInfo, MoveInfo } from '../../schema/migration.js';
+import { Capabilities } from './capabilities.js';
+import { DestinationMove } from './destination.js';
+import { MachineState, type MovedParts } from './machine-state.js';
+import { Parameters } from './parameters.js';
+import { openDoor, type Roads, routeTo } from './routes.js';
+import type { MoveSettings } from './settings.js';
+import { SourceMove, UnknownProtocol } from './source.js';
+import type { MoveTarget } from './target.js';
+
+export interface MovesProperties extends MovedParts {
+  readonly host: Host;
+  readonly emit: MoveSettings['emit'];
+  readonly takeDescriptor: Roads['takeDescriptor'];
+}
+
+/** Moves of one machine from here and to here. */
+export class Moves {
+  readonly capabilities = new Capabilities();
+  readonly parameters = new Parameters();
+  readonly source: SourceMove;
+  readonly destination: DestinationMove;
+  readonly #machine: MachineState;
+  readonly #roads: Roads;
+  readonly #isIncoming: boolean;
+
+  constructor(properties: MovesProperties) {
+    const { host, emit, warn, graph, takeDescriptor, runState } = properties;
+    const { capabilities, parameters } = this;
+    const settings = { host, capabilities, parameters, emit, warn };
+    this.#machine = new MachineState(properties);
+    this.#roads = { settings, objects: graph.objects, takeDescriptor };
+    this.#isIncoming = runState.status === 'inmigrate';
+    this.source = new SourceMove(settings, this.#machine);
+    this.destination = new DestinationMove(settings, this.#machine);
+  }
+
+  /** A machine has come, or is to come, and has not gone on to yet another. */
+  #isDestination(): boolean {
+    return this.#isIncoming && this.source.status === 'none';
+  }
+
+  /** What query-migrate tells: a machine that came and goes on tells of its own leaving. */
+  info(): MigrationInfo {
+    return this.#isDestination() ? this.destination.info() : this.source.info();
+  }
+
+  moveInfo(): MoveInfo {
+    return this.#isDestination() ? this.destination.moveInfo() : this.source.moveInfo();
+  }
+
+  /** Errors: busy while images of this machine are, or may be, another's. */
+  assertOwner(): void {
+    this.source.assertOwner();
+  }
+
+  /** Errors: invalid, in QEMU's words; those of where it goes. */
+  migrate(target: () => MoveTarget | undefined, isResumed: boolean): void {
+    if (isResumed) throw new BlockError('invalid', 'Cannot resume if there is no paused migration');
+    if (this.source.isUnderWay) throw new BlockError('busy', "There's a migration process in progress");
+    const { status } = this.#machine.parts.runState;
+    if (status === 'inmigrate') throw new BlockError('invalid', 'Guest is waiting for an incoming migration');
+    if (status === 'postmigrate')
+      throw new BlockError('invalid', "Can't migrate the vm that was paused due to previous migration");
+    this.assertOwner();
+    this.source.begin(() => {
+      const parsed = target();
+      if (!parsed) throw new UnknownProtocol();
+      return routeTo(this.#roads, parsed);
+    });
+  }
+
+  /** Waits for a machine. Errors: invalid, in QEMU's words; those of where it comes from. */
+  async listen(target: () => MoveTarget): Promise<void> {
+    if (!this.#isIncoming)
+      throw new BlockError('invalid', "'-incoming' was not specified on the command line");
+    if (this.destination.isStarted)
+      throw new BlockError('invalid', 'The incoming migration has already been started');
+    await this.destination.listen((take) => openDoor(this.#roads, target(), take));
+  }
+
+  /** Errors: busy; those of activation and of the graph, when the images, or a disk, are used by others still. */
+  async beforeStart(): Promise<void> {
+    this.assertOwner();
+    await this.#machine.activate();
+    if (!this.#isIncoming || this.#machine.parts.runState.status === 'inmigrate') return;
+    await this.#machine.settleDevices();
+  }
+
+  /** Of the side that has something to decide. Errors: see SourceMove.claim and DestinationMove.claim. */
+  async claim(by: { word?: string; force?: boolean }): Promise<void> {
+    await (this.#isDestination() ? this.destination.claim(by) : this.source.claim(by));
+  }
+
+  release(): string {
+    return this.#isDestination() ? this.destination.release() : this.source.release();
+  }
+
+  async close(): Promise<void> {
+    await this.source.close();
+    await this.destination.close();
+  }
+}

@@ -1,0 +1,22 @@
+import type { Host } from '../../host/host.js';
+import type { ByteStream } from '../../wire/migration/byte-stream.js';
+import { Capabilities } from './capabilities.js';
+import { Parameters } from './parameters.js';
+
+/** What both ends of a move go by. */
+export interface MoveSettings {
+  readonly host: Host;
+  readonly capabilities: Capabilities;
+  readonly parameters: Parameters;
+  readonly emit: (event: string, data: { [key: string]: string | number }) => void;
+  readonly warn: (text: string) => void;
+}
+
+/** Opens a connection to the destination, again and again where that is possible. */
+export interface Route {
+  open(): Promise<ByteStream>;
+  readonly canReopen: boolean;
+}
+
+/** How long the destination, with the images open, waits for the last word before it lets go of them again. */
+export const LAST_WORD_MS = 10_000;

@@ -1,0 +1,455 @@
+import { assert } from '../../base/assert.js';
+import { deferred, type Deferred, Notifier } from '../../base/async.js';
+import { BlockError, toBlockError } from '../../base/error.js';
+import type { MigrationInfo, MigrationStatus, MoveInfo } from '../../schema/migration.js';
+import { MoveChannel, RefusedByPeer } from '../../wire/migration/channel.js';
+import { SectionsDigest, sha256Hex } from '../../wire/migration/digest.js';
+import type { Section } from '../../wire/migration/messages.js';
+import type { RunStatus } from '../run-state.js';
+import type { MachineState } from './machine-state.js';
+import { MoveProgress } from './progress.js';
+import { LAST_WORD_MS, type MoveSettings, type Route } from './settings.js';
+
+/**
+ * How far a move has come, as far as its end is concerned. `released`: the images are nobody's, and come back when
+ * anything fails. `said`: the word has been said by which the destination has the machine, who may not have heard it.
+ */
+type Phase = 'running' | 'stopped' | 'released' | 'said' | 'moved';
+
+const FIRST_RETRY_MS = 250;
+const LONGEST_RETRY_MS = 5_000;
+const WORD_BYTES = 16;
+
+/** The source of a move: docs/MIGRATION.md says which message means what, and who has the machine when. */
+export class SourceMove {
+  readonly #settings: MoveSettings;
+  readonly #machine: MachineState;
+  #status: MigrationStatus = 'none';
+  #error: string | undefined;
+  #phase: Phase = 'running';
+  #before: RunStatus = 'running';
+  #session = '';
+  /** The last one, whose word was never said. */
+  #lastSession: string | undefined;
+  #word = '';
+  /** SHA-256 of the word by which the destination says that it will never have the machine. */
+  #backWord = '';
+  #channel: MoveChannel | undefined;
+  #progress: MoveProgress;
+  #isCancelled = false;
+  #isClosed = false;
+  #isSaved = false;
+  readonly #changed = new Notifier();
+  #continued: Deferred<void> | undefined;
+  /** Settled when nothing more happens by itself. */
+  #ended: Promise<void> = Promise.resolve();
+
+  constructor(settings: MoveSettings, machine: MachineState) {
+    this.#settings = settings;
+    this.#machine = machine;
+    this.#progress = new MoveProgress(settings.host.clock);
+  }
+
+  get status(): MigrationStatus {
+    return this.#status;
+  }
+
+  get isUnderWay(): boolean {
+    return ['setup', 'active', 'pre-switchover', 'device', 'cancelling'].includes(this.#status);
+  }
+
+  /** Resolves when the move under way has come to its end, or to where it waits for the other end. */
+  get ended(): Promise<void> {
+    return this.#ended;
+  }
+
+  /** Errors: kind busy while the images are, or may be, another machine's. */
+  assertOwner(): void {
+    if (this.#phase === 'moved')
+      throw new BlockError('busy', 'The machine has moved: the destination has it');
+    if (this.#phase === 'said')
+      throw new BlockError('busy', 'Nobody knows yet whether the destination has the machine', {
+        hint: 'x-query-move says why; x-move-claim decides by hand.',
+      });
+    if (this.#phase === 'released') throw new BlockError('busy', 'Migration is not finalized yet');
+  }
+
+  info(): MigrationInfo {
+    const status = this.#status;
+    if (status === 'none') return {};
+    return {
+      status,
+      ...(['setup', 'cancelling', 'cancelled', 'failed'].includes(status)
+        ? {}
+        : this.#progress.figures(status)),
+      ...(this.#error !== undefined && { 'error-desc': this.#error }),
+    };
+  }
+
+  moveInfo(): MoveInfo {
+    const owner = {
+      running: 'here',
+      stopped: 'here',
+      released: 'here',
+      said: 'unknown',
+      moved: 'there',
+    } as const;
+    return {
+      role: this.#status === 'none' ? 'none' : 'source',
+      owner: owner[this.#phase],
+      ...(this.#session !== '' && { session: this.#session }),
+      ...(this.#channel?.lastSent !== undefined && { 'last-sent': this.#channel.lastSent }),
+      ...(this.#channel?.lastSeen !== undefined && { 'last-seen': this.#channel.lastSeen }),
+      ...(this.#phase === 'said' && { reason: this.#why() }),
+    };
+  }
+
+  #why(): string {
+    const why = this.#error === undefined ? '' : ` (${this.#error})`;
+    return `The destination was told to take the machine, and has not said that it has it${why}`;
+  }
+
+  /** A move begins. Errors: those of `route`, for what is wrong with where it goes; nothing has changed then. */
+  begin(route: () => Route): void {
+    this.#error = undefined;
+    this.#phase = 'running';
+    this.#isCancelled = false;
+    this.#isSaved = false;
+    this.#channel = undefined;
+    this.#progress = new MoveProgress(this.#settings.host.clock);
+    const { random } = this.#settings.host;
+    this.#session = random.bytes(WORD_BYTES).toString('hex');
+    this.#word = random.bytes(WORD_BYTES).toString('hex');
+    this.#set('setup');
+    let opened: Route;
+    try {
+      opened = route();
+    } catch (error) {
+      if (!(error instanceof UnknownProtocol)) this.#error = toBlockError(error).message;
+      this.#set('failed');
+      throw error;
+    }
+    this.#ended = this.#run(opened);
+  }
+
+  async #run(route: Route): Promise<void> {
+    try {
+      const stream = await route.open();
+      const { host, parameters } = this.#settings;
+      this.#channel = new MoveChannel(stream, host.clock, () => Number(parameters.values['max-bandwidth']));
+      this.#progress.channel = this.#channel;
+      if (this.#isCancelled) throw new BlockError('cancelled', 'cancelled');
+      await this.#transfer(this.#channel);
+      this.#complete();
+    } catch (error) {
+      await this.#fail(error, route);
+    }
+  }
+
+  async #transfer(channel: MoveChannel): Promise<void> {
+    const digest = new SectionsDigest();
+    const isOneWay = channel.stream.isOneWay;
+    await this.#greet(channel);
+    this.#pass();
+    this.#set('active');
+    await sendSections(channel, this.#machine.describe(), digest);
+    await channel.send('described', {});
+    if (!isOneWay) await channel.expect(['accepted']);
+    this.#assertWanted();
+    await this.#stop();
+    await sendSections(channel, this.#machine.save(this.#before, this.#bitmaps()), digest);
+    await channel.send('end', digest.end);
+    if (!isOneWay) this.#backWord = (await channel.expect(['ready'])).body.word;
+    this.#assertWanted();
+    await this.#machine.inactivate();
+    this.#phase = 'released';
+    await channel.send('give', {});
+    if (!isOneWay) await channel.expect(['taken']);
+    this.#assertWanted();
+    if (isOneWay) await this.#sayToNobody(channel);
+    else await this.#sayWord(channel);
+  }
+
+  async #greet(channel: MoveChannel): Promise<void> {
+    await channel.open();
+    await channel.send('hello', {
+      session: this.#session,
+      word: sha256Hex(Buffer.from(this.#word, 'hex')),
+      machine: this.#machine.identity,
+      ...(this.#lastSession !== undefined && { before: this.#lastSession }),
+    });
+    if (!channel.stream.isOneWay) await channel.expect(['welcome']);
+    this.#assertWanted();
+  }
+
+  #bitmaps(): Parameters<MachineState['save']>[1] {
+    const { capabilities, parameters } = this.#settings;
+    if (!capabilities.has('dirty-bitmaps')) return undefined;
+    return { mapping: parameters.values['block-bitmap-mapping'] };
+  }
+
+  async #stop(): Promise<void> {
+    this.#progress.stopped();
+    this.#before = this.#machine.parts.runState.finishMigrate();
+    this.#phase = 'stopped';
+    await this.#machine.quiesce();
+    if (this.#settings.capabilities.has('pause-before-switchover')) {
+      this.#continued = deferred();
+      this.#set('pre-switchover');
+      await Promise.race([
+        this.#continued.promise,
+        this.#changed.until(() => this.#isCancelled || this.#isClosed),
+      ]);
+      this.#continued = undefined;
+      this.#assertWanted();
+      this.#set('device');
+    }
+    this.#pass();
+  }
+
+  /** From here on only the destination can say who has the machine. */
+  async #sayWord(channel: MoveChannel): Promise<void> {
+    this.#phase = 'said';
+    await channel.send('go', { word: this.#word });
+    await channel.expect(['owned']);
+    this.#phase = 'moved';
+    await channel.send('bye', {}).catch(() => undefined);
+    channel.close();
+  }
+
+  /** Whoever reads it later has the machine then; what was not written whole is of no use to anybody. */
+  async #sayToNobody(channel: MoveChannel): Promise<void> {
+    await channel.send('go', { word: this.#word });
+    await channel.stream.finish();
+    this.#isSaved = true;
+  }
+
+  #complete(): void {
+    // What lies in a file has no owner: here it may go on, too, as far as the images' locks allow it.
+    this.#phase = this.#isSaved ? 'running' : 'moved';
+    this.#machine.parts.runState.postMigrate();
+    this.#progress.ended();
+    this.#error = undefined;
+    this.#set('completed');
+  }
+
+  async #fail(error: unknown, route: Route): Promise<void> {
+    const { message } = toBlockError(error);
+    this.#hangUp(message);
+    if (this.#phase === 'said' && !(error instanceof RefusedByPeer)) {
+      this.#error = message;
+      this.#tellDoubt();
+      await this.#settle(route);
+      return;
+    }
+    if (!this.#isCancelled) {
+      this.#error = message;
+      this.#settings.warn(message);
+    }
+    await this.#takeBack();
+  }
+
+  /** Where the word has not been said, it never will be, which the destination should know. */
+  #hangUp(reason: string): void {
+    const channel = this.#channel;
+    if (channel && this.#phase !== 'said' && this.#phase !== 'moved')
+      channel.send('refuse', { reason }).catch(() => undefined);
+    channel?.close();
+  }
+
+  /** The machine is here, and goes on as it was. */
+  async #takeBack(): Promise<void> {
+    const { runState } = this.#machine.parts;
+    const phase = this.#phase;
+    let mayRun = true;
+    if (phase === 'released' || phase === 'said') {
+      this.#phase = 'stopped';
+      mayRun = await this.#reactivate();
+    }
+    this.#lastSession = this.#session;
+    if (!this.#isCancelled) this.#set('failed');
+    if (phase !== 'running') runState.returnFromMigrate(mayRun);
+    this.#phase = 'running';
+    if (this.#isCancelled) this.#set('cancelled');
+  }
+
+  /** The destination, where it shares the images, lets go of them when it hears that the link is gone, or a little later. */
+  async #reactivate(): Promise<boolean> {
+    const { clock } = this.#settings.host;
+    const endMs = clock.nowMs() + LAST_WORD_MS + FIRST_RETRY_MS;
+    for (;;)
+      try {
+        await this.#machine.activate();
+        return true;
+      } catch (error) {
+        if (clock.nowMs() < endMs && !this.#isClosed) {
+          await clock.sleep(FIRST_RETRY_MS);
+          continue;
+        }
+        this.#settings.warn(toBlockError(error).message);
+        return false;
+      }
+  }
+
+  /** Asks the destination, as often as it takes, until one of both knows who has the machine. */
+  async #settle(route: Route): Promise<void> {
+    let pauseMs = FIRST_RETRY_MS;
+    while (this.#phase === 'said' && !this.#isClosed && route.canReopen) {
+      await this.#pause(pauseMs);
+      pauseMs = Math.min(2 * pauseMs, LONGEST_RETRY_MS);
+      if (this.#isDecided()) return;
+      await this.#ask(route).catch((error: unknown) => {
+        this.#error = toBlockError(error).message;
+      });
+    }
+  }
+
+  #isDecided(): boolean {
+    return this.#phase !== 'said' || this.#isClosed;
+  }
+
+  async #pause(durationMs: number): Promise<void> {
+    const late = deferred();
+    const timer = this.#settings.host.clock.setTimer(durationMs, () => late.resolve());
+    await Promise.race([late.promise, this.#changed.until(() => this.#isDecided())]);
+    timer.cancel();
+  }
+
+  async #ask(route: Route): Promise<void> {
+    const channel = new MoveChannel(await route.open(), this.#settings.host.clock);
+    try {
+      await channel.open();
+      const word = sha256Hex(Buffer.from(this.#word, 'hex'));
+      await channel.send('hello', {
+        session: this.#session,
+        word,
+        again: true,
+        machine: this.#machine.identity,
+      });
+      const { body } = await channel.expect(['known']);
+      if (this.#isDecided()) return;
+      this.#channel = channel;
+      if (body.state === 'taken') {
+        await channel.send('go', { word: this.#word });
+        await channel.expect(['owned']);
+      } else if (body.state === 'released' && this.#isBackWord(body.word ?? '')) {
+        await this.#takeBack();
+        return;
+      } else if (body.state !== 'owned')
+        throw new BlockError('not-found', 'the destination does not know of this move');
+      if (this.#isDecided()) return;
+      await channel.send('bye', {}).catch(() => undefined);
+      this.#moved();
+    } finally {
+      channel.close();
+    }
+  }
+
+  #moved(): void {
+    this.#complete();
+    this.#changed.notify();
+    this.#settings.emit('X_MOVE', this.moveInfo());
+  }
+
+  #isBackWord(word: string): boolean {
+    return this.#backWord !== '' && sha256Hex(Buffer.from(word, 'hex')) === this.#backWord;
+  }
+
+  #tellDoubt(): void {
+    const why = this.#why();
+    this.#settings.warn(why);
+    this.#settings.emit('X_MOVE', this.moveInfo());
+  }
+
+  /** Decides by hand that the machine is here. Errors: invalid for a wrong word; busy where there is nothing to decide. */
+  async claim({ word, force = false }: { word?: string; force?: boolean }): Promise<void> {
+    if (this.#phase === 'moved' && !force) this.assertOwner();
+    if (this.#phase !== 'said' && this.#phase !== 'moved')
+      throw new BlockError('invalid', 'There is no move that waits for its last word');
+    if (word !== undefined && !this.#isBackWord(word))
+      throw new BlockError('invalid', 'This is not the word of the destination of this move');
+    if (word === undefined && !force)
+      throw new BlockError('invalid', 'The destination may have the machine', {
+        hint: "Give the word that x-move-release answers there, or 'force': true if it is certain that it runs no more.",
+      });
+    this.#error = 'claimed by hand';
+    if (this.#phase === 'moved') await this.#claimBack();
+    else await this.#takeBack();
+    this.#changed.notify();
+    this.#settings.emit('X_MOVE', this.moveInfo());
+  }
+
+  /** The destination has had the machine, and is no more. It stays stopped. Errors: those of activate. */
+  async #claimBack(): Promise<void> {
+    await this.#machine.activate();
+    this.#phase = 'running';
+  }
+
+  /** The word by which the destination has the machine: it will never be here again. Errors: invalid. */
+  release(): string {
+    if (this.#phase !== 'said')
+      throw new BlockError('invalid', 'There is no move that waits for its last word');
+    return this.#word;
+  }
+
+  // ---- what users do meanwhile
+
+  /** Errors: invalid, in QEMU's words. */
+  continue(state: MigrationStatus): void {
+    if (this.#status !== state || !this.#continued)
+      throw new BlockError('invalid', `Migration not in expected state: ${this.#status}`);
+    this.#continued.resolve();
+  }
+
+  /** Errors: busy when it is too late. */
+  cancel(): void {
+    if (!this.isUnderWay || this.#status === 'cancelling') return;
+    if (this.#phase === 'said' || this.#phase === 'moved') this.assertOwner();
+    this.#isCancelled = true;
+    this.#set('cancelling');
+    this.#hangUp('cancelled by the source');
+    this.#changed.notify();
+  }
+
+  /** The engine ends. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#channel?.close();
+    this.#changed.notify();
+    await this.#ended;
+  }
+
+  #assertWanted(): void {
+    if (this.#isCancelled || this.#isClosed) throw new BlockError('cancelled', 'The migration was cancelled');
+  }
+
+  #pass(): void {
+    const pass = this.#progress.nextPass();
+    if (this.#settings.capabilities.has('events')) this.#settings.emit('MIGRATION_PASS', { pass });
+  }
+
+  #set(status: MigrationStatus): void {
+    assert(this.#status !== status || status === 'setup', () => `${status} again`);
+    this.#status = status;
+    if (status === 'active') this.#progress.begun();
+    if (this.#settings.capabilities.has('events')) this.#settings.emit('MIGRATION', { status });
+  }
+}
+
+/** Not told by query-migrate, as in QEMU. */
+export class UnknownProtocol extends BlockError {
+  constructor() {
+    super('invalid', "Parameter 'uri' expects a valid migration protocol");
+  }
+}
+
+async function sendSections(
+  channel: MoveChannel,
+  sections: readonly Section[],
+  digest: SectionsDigest,
+): Promise<void> {
+  for (const section of sections) {
+    digest.add(section);
+    await channel.send('section', section);
+  }
+}

@@ -1,0 +1,232 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { createRealHost } from '../../src/host/real.js';
+import { SeededRandom } from '../../src/host/simulated.js';
+import { Relay } from '../kit/relay.js';
+import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
+
+/** A machine that moves between two processes, over a link that breaks, and to and from a real QEMU, which is refused. */
+
+const COMMON = [
+  '-display',
+  'none',
+  '-no-user-config',
+  '-M',
+  'q35',
+  '-nodefaults',
+  '-m',
+  '64',
+  '-monitor',
+  'none',
+];
+const EVENTS = { capabilities: [{ capability: 'events', state: true }] };
+/** Bytes of a move towards each end: cuts come anywhere among them. */
+const MOST_BYTES = { server: 2600, client: 420 } as const;
+const CUTS = 5;
+
+type Program = 'livedisk' | 'qemu';
+
+async function start(
+  t: TestContext,
+  folder: string,
+  program: Program,
+  name: string,
+  ...extra: string[]
+): Promise<Daemon> {
+  const argv =
+    program === 'livedisk' ? [process.execPath, PROGRAM, 'run'] : ['qemu-system-x86_64', '-accel', 'tcg'];
+  const daemon = await Daemon.start(
+    t,
+    folder,
+    [
+      ...[...argv, ...COMMON, '-qmp', `unix:${name}.qmp,server=on,wait=off`],
+      ...['-blockdev', 'node-name=disk,driver=qcow2,file.driver=file,file.filename=disk.qcow2'],
+      ...['-device', 'virtio-blk,drive=disk,id=virtio0', ...extra],
+    ],
+    `${name}.qmp`,
+  );
+  await daemon.execute('migrate-set-capabilities', EVENTS);
+  return daemon;
+}
+
+function makeDisk(t: TestContext): string {
+  const folder = scratch(t);
+  run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', 'disk.qcow2', '16M');
+  return folder;
+}
+
+async function io(daemon: Daemon, command: string): Promise<string> {
+  const before = daemon.output.length;
+  const line = `qemu-io -d virtio0/virtio-backend "${command}"`;
+  const reply = await daemon.execute('human-monitor-command', { 'command-line': line });
+  return `${reply as string}${daemon.output.slice(before)}`;
+}
+
+async function guest(daemon: Daemon, command: string): Promise<void> {
+  assert.doesNotMatch(await io(daemon, command), /failed|rror|read-only/, command);
+}
+
+async function statusOf(daemon: Daemon): Promise<string> {
+  return ((await daemon.execute('query-status')) as { status: string }).status;
+}
+
+async function ownerOf(daemon: Daemon): Promise<string> {
+  return (
+    (await daemon.execute('query-migrate').then(() => daemon.execute('x-query-move'))) as { owner: string }
+  ).owner;
+}
+
+/** Until a question has one of these answers. */
+async function until<T>(ask: () => Promise<T>, isGood: (answer: T) => boolean): Promise<T> {
+  const end = Date.now() + 90_000;
+  for (;;) {
+    const answer = await ask();
+    if (isGood(answer)) return answer;
+    assert.ok(Date.now() < end, `still ${JSON.stringify(answer)}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+test('a machine moves to another process, with TLS', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = makeDisk(t);
+  mkdirSync(join(folder, 'psk'));
+  writeFileSync(join(folder, 'psk/keys.psk'), `qemu:${'ab'.repeat(16)}\n`);
+  const credentials = (end: string): string[] => ['-object', `tls-creds-psk,id=tls,dir=psk,endpoint=${end}`];
+  const source = await start(t, folder, 'livedisk', 'source', ...credentials('client'));
+  const destination = await start(
+    t,
+    folder,
+    'livedisk',
+    'destination',
+    ...credentials('server'),
+    '-incoming',
+    'defer',
+  );
+  await guest(source, 'write -P 0x11 0 1M');
+  await destination.execute('migrate-set-parameters', { 'tls-creds': 'tls' });
+  await destination.execute('migrate-incoming', { uri: 'tcp:127.0.0.1:0' });
+  const info = (await destination.execute('query-migrate')) as { 'socket-address': Array<{ port: string }> };
+  const uri = `tcp:127.0.0.1:${info['socket-address'][0]?.port}`;
+  // Without TLS nothing comes of it.
+  await source.execute('migrate', { uri });
+  await source.event('MIGRATION', { status: 'failed' });
+  assert.equal(await statusOf(source), 'running');
+  await source.execute('migrate-set-parameters', { 'tls-creds': 'tls' });
+  await source.execute('migrate', { uri });
+  await source.event('MIGRATION', { status: 'completed' });
+  await destination.event('RESUME');
+  await guest(destination, 'read -P 0x11 0 1M');
+  assert.equal(await source.quit(), 0);
+  assert.equal(await destination.quit(), 0);
+  run(folder, 'qemu-img', 'check', 'disk.qcow2');
+});
+
+test("a move that QEMU's destination cannot take fails by name, while the guest runs", async (t) => {
+  if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;
+  const folder = makeDisk(t);
+  const source = await start(t, folder, 'livedisk', 'source');
+  await start(t, folder, 'qemu', 'destination', '-incoming', 'unix:move');
+  await source.execute('migrate', { uri: 'unix:move' });
+  await source.event('MIGRATION', { status: 'failed' });
+  const info = (await source.execute('query-migrate')) as { 'error-desc': string };
+  assert.match(
+    info['error-desc'],
+    /no livedisk is there|has closed the connection|Connection reset|Broken pipe/,
+  );
+  assert.ok(!source.events.some(({ event }) => event === 'STOP'));
+  await guest(source, 'write -P 1 0 64k');
+});
+
+test("a move of QEMU's is refused by name, and the next one of livedisk's is taken", async (t) => {
+  if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;
+  const folder = makeDisk(t);
+  const foreign = await start(t, folder, 'qemu', 'foreign', '-S');
+  const destination = await start(t, folder, 'livedisk', 'destination', '-incoming', 'unix:move');
+  await foreign.execute('migrate', { uri: 'unix:move' });
+  await until(
+    async () => destination.output,
+    (output) => output.includes('This is a migration stream of QEMU; livedisk takes only its own'),
+  );
+  assert.equal(await statusOf(destination), 'inmigrate');
+  await foreign.kill();
+  const source = await start(t, folder, 'livedisk', 'source');
+  await source.execute('migrate', { uri: 'unix:move' });
+  await source.event('MIGRATION', { status: 'completed' });
+  await destination.event('RESUME');
+});
+
+for (const victim of ['source', 'destination'] as const)
+  test(`the ${victim} is killed before the last exchange: the disk is whole, and the other end says what it has`, async (t) => {
+    if (skipWithout(t, 'qemu-img', 'qemu-io')) return;
+    const folder = makeDisk(t);
+    const source = await start(t, folder, 'livedisk', 'source');
+    const destination = await start(t, folder, 'livedisk', 'destination', '-incoming', 'unix:move');
+    await guest(source, 'write -P 0x22 0 2M');
+    const pause = { capabilities: [{ capability: 'pause-before-switchover', state: true }] };
+    await source.execute('migrate-set-capabilities', pause);
+    await source.execute('migrate', { uri: 'unix:move' });
+    await source.event('MIGRATION', { status: 'pre-switchover' });
+    if (victim === 'source') {
+      await source.kill();
+      await destination.event('MIGRATION', { status: 'failed' });
+      assert.equal(await statusOf(destination), 'inmigrate');
+      run(folder, 'qemu-io', '-c', 'read -P 0x22 0 2M', 'disk.qcow2');
+    } else {
+      await destination.kill();
+      await source.execute('migrate-continue', { state: 'pre-switchover' });
+      await source.event('RESUME');
+      await guest(source, 'read -P 0x22 0 2M');
+      await guest(source, 'write -P 0x33 0 64k');
+    }
+  });
+
+test(`a link that breaks at ${CUTS} places: one end has the machine when it is back, and the disk is right`, async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const random = new SeededRandom(20);
+  const host = createRealHost();
+  for (let i = 0; i < CUTS; i++) {
+    const folder = makeDisk(t);
+    const relay = new Relay(
+      host,
+      { type: 'unix', path: join(folder, 'link') },
+      { type: 'unix', path: join(folder, 'move') },
+      { delayMs: 5, random },
+    );
+    await relay.open();
+    t.after(() => relay.close());
+    const source = await start(t, folder, 'livedisk', 'source');
+    const destination = await start(t, folder, 'livedisk', 'destination', '-incoming', 'unix:move');
+    await guest(source, 'write -P 0x44 0 2M');
+    const towards = i % 2 === 0 ? 'client' : 'server';
+    // The last place is the source's word itself, or the answer to it.
+    const most = MOST_BYTES[towards];
+    const afterBytes = i < 2 ? most - 1 - random.below(60) : random.below(most);
+    relay.cutAt({ towards, afterBytes, how: 'reset' });
+    await source.execute('migrate', { uri: 'unix:link' });
+    const rest = async (): Promise<string> =>
+      ((await source.execute('query-migrate')) as { status: string }).status;
+    await until(
+      async () => [await rest(), await ownerOf(source), relay.isDown],
+      ([status, owner]) => status === 'completed' || status === 'failed' || owner === 'unknown',
+    );
+    relay.setDown(false);
+    const owners = await until(
+      async () => [await ownerOf(source), await ownerOf(destination)],
+      (all) => all.filter((owner) => owner === 'here').length === 1 && !all.includes('unknown'),
+    );
+    const [winner, loser] = owners[0] === 'here' ? [source, destination] : [destination, source];
+    await until(
+      () => statusOf(winner),
+      (status) => status === 'running',
+    );
+    await guest(winner, 'read -P 0x44 0 2M');
+    await guest(winner, 'write -P 0x55 0 64k');
+    assert.match(await io(loser, 'write 0 64k'), /read-only|not permitted/);
+    assert.equal(await winner.quit(), 0);
+    await loser.kill();
+    run(folder, 'qemu-img', 'check', 'disk.qcow2');
+  }
+});
