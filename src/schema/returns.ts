@@ -68,31 +68,36 @@ const Qcow2BitmapInfo = struct('Qcow2BitmapInfo', {
 
 const FormatFacts = {
   'format-specific': optional(
-    union('ImageInfoSpecific', { type: required(enumOf('ImageInfoSpecificKind', ['qcow2', 'vmdk'])) }, 'type', {
-      qcow2: struct('ImageInfoSpecificQCow2Wrapper', {
-        data: required(
-          struct('ImageInfoSpecificQCow2', {
-            compat: required(str),
-            'extended-l2': optional(bool),
-            'lazy-refcounts': optional(bool),
-            corrupt: optional(bool),
-            'refcount-bits': required(int),
-            bitmaps: optional(arrayOf(Qcow2BitmapInfo)),
-            'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd'])),
-          }),
-        ),
-      }),
-      vmdk: struct('ImageInfoSpecificVmdkWrapper', {
-        data: required(
-          struct('ImageInfoSpecificVmdk', {
-            'create-type': required(str),
-            cid: required(int),
-            'parent-cid': required(int),
-            extents: required(arrayOf(lazy('ImageInfo', (): Type<unknown> => ImageInfo))),
-          }),
-        ),
-      }),
-    }),
+    union(
+      'ImageInfoSpecific',
+      { type: required(enumOf('ImageInfoSpecificKind', ['qcow2', 'vmdk'])) },
+      'type',
+      {
+        qcow2: struct('ImageInfoSpecificQCow2Wrapper', {
+          data: required(
+            struct('ImageInfoSpecificQCow2', {
+              compat: required(str),
+              'extended-l2': optional(bool),
+              'lazy-refcounts': optional(bool),
+              corrupt: optional(bool),
+              'refcount-bits': required(int),
+              bitmaps: optional(arrayOf(Qcow2BitmapInfo)),
+              'compression-type': required(enumOf('Qcow2CompressionType', ['zlib', 'zstd'])),
+            }),
+          ),
+        }),
+        vmdk: struct('ImageInfoSpecificVmdkWrapper', {
+          data: required(
+            struct('ImageInfoSpecificVmdk', {
+              'create-type': required(str),
+              cid: required(int),
+              'parent-cid': required(int),
+              extents: required(arrayOf(lazy('ImageInfo', (): Type<unknown> => ImageInfo))),
+            }),
+          ),
+        }),
+      },
+    ),
   ),
 } as const;
 
