@@ -7,6 +7,7 @@ import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 
 const SIM = ['--import', 'tsx', 'test/sim/main.ts'];
+const SEQUENCES = ['--import', 'tsx', 'test/sim/sequences-main.ts'];
 const SEEDS_A_PIECE = 50;
 const FUZZ_RUNS_A_PIECE = 2000;
 const MOVES_A_PIECE = 500;
@@ -38,6 +39,27 @@ const PROOFS = {
       })),
     count: /^(\d+) seeds from \d+ passed .* s, (\d+) guest requests$/m,
     amount: ([seeds, requests]) => `${seeds} seeds, ${requests} guest requests`,
+  },
+  sequences: {
+    what: 'all sequences of up to three changes of a disk, the power going at each change of a file',
+    pieces: (seed) =>
+      listOf([...SEQUENCES, '--list']).map((first) => ({
+        name: `beginning with ${first}`,
+        args: [...SEQUENCES, '--first', first, '--seed', String(seed)],
+      })),
+    count: /^(\d+) sequences passed, (\d+) states after a power loss$/m,
+    amount: ([sequences, states]) => `${sequences} sequences, ${states} states after a power loss`,
+  },
+  kills: {
+    what: 'each job is killed at random moments (kill -9 of the program), with a guest that writes',
+    pieces: (seed) =>
+      Array.from({ length: 10 }, (_, i) => ({
+        name: `round ${i}`,
+        args: ['--import', 'tsx', '--test', 'test/peers/kill-jobs.test.ts'],
+        env: { KILLS: '5', KILL_SEED: String(seed + i) },
+      })),
+    count: /(\d+) kills of each job$/m,
+    amount: ([kills]) => `${kills} kills of each job`,
   },
   fuzz: {
     what: 'damaged qcow2 images, opened, checked, read and written',

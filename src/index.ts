@@ -19,6 +19,20 @@ export {
   type JobCommand,
 } from './library/engine.js';
 export { type EngineEvent, type EventOptions, EventStream } from './library/events.js';
+export {
+  commitImage,
+  convertImage,
+  type ConvertOptions,
+  createImage,
+  hashImage,
+  type ImageFile,
+  type ImageWork,
+  measureImage,
+  type NewImageFile,
+  rebaseImage,
+  resizeImage,
+} from './library/whole-images.js';
+export type { HashAlgorithm } from './library/images/content-hash.js';
 export type { EngineProperties, EventListener } from './monitor/engine.js';
 export { QmpError } from './wire/qmp/registry.js';
 export type { CommandArguments, CommandName, CommandResult, OptionalArguments } from './schema/commands.js';

@@ -464,6 +464,14 @@ export interface CreateOptions {
   options?: NodeOptions;
 }
 
+/** What an image is to hold. */
+export interface MeasuredContent {
+  /** How much data it is, in whole units. */
+  dataBytes(unitBytes: number): Promise<number>;
+  /** The bitmaps that are kept with it; undefined: it comes from where none can be kept. */
+  readonly bitmaps: readonly DirtyBitmap[] | undefined;
+}
+
 /** How large a file would be. */
 export interface Measurement {
   /** With the content as it is. */
@@ -540,8 +548,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly toolOptions?: readonly ToolOption[];
   /** Formats: what is wrong with the options together, before anything is made. */
   checkNew?(image: NewImage<C>): void;
-  /** Formats: how large the file of such an image is; `dataBytes` counts what data its content has, in whole units. */
-  measure?(image: NewImage<C>, dataBytes: (unitBytes: number) => Promise<number>): Promise<Measurement>;
+  /** Formats: how large the file of such an image is. */
+  measure?(image: NewImage<C>, content: MeasuredContent): Promise<Measurement>;
   /**
    * Formats: writes an empty image into a file child that is already open; durable on return. `files`: where it may have
    * more of them.

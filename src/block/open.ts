@@ -1,3 +1,4 @@
+import { posix } from 'node:path';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
@@ -20,7 +21,7 @@ import { hasProtocol } from './filename.js';
 import { findBitmap } from './find-node.js';
 import { FormatGuard } from './format-guard.js';
 import { freezeChain } from './frozen-chain.js';
-import { NodeNames, resolveBackingOf } from './full-filename.js';
+import { fullFilename, NodeNames, resolveBackingOf } from './full-filename.js';
 import type { Graph } from './graph.js';
 import { type DiscardMode, nodeModes } from './modes.js';
 import { DEFAULT_CACHE, Node } from './node.js';
@@ -85,6 +86,8 @@ interface Overlay {
 export class Opener {
   readonly graph: Graph;
   readonly drivers: DriverRegistry;
+  /** Files that images name are opened only where they lie in the image's folder. */
+  staysInFolders = false;
   /** Told of a format that was guessed: the programs print a warning. */
   onProbed: (filename: string, format: DriverDescription, readOnly: boolean) => void = () => undefined;
   /** Told of options that QEMU warns of. */
@@ -298,6 +301,18 @@ export class Opener {
     }
   }
 
+  /** Of a file that an image names, before it is opened. Errors: permission where it is not to be (staysInFolders). */
+  checkNamed(node: Node, filename: string): void {
+    if (!this.staysInFolders) return;
+    const folder = posix.dirname(posix.resolve(fullFilename(node.storage)));
+    const isInside =
+      !hasProtocol(filename) &&
+      posix.resolve(resolveBackingOf(node, filename)).startsWith(folder === '/' ? '/' : `${folder}/`);
+    if (isInside) return;
+    const text = `The image names '${filename}', which is not in its folder: images that are not trusted may not`;
+    throw new BlockError('permission', text, { errno: 'EPERM', path: node.filename });
+  }
+
   /** Errors: invalid for a name that is no path; those of opening. */
   async #attachNamedFiles(node: Node, files: readonly NamedFile[], context: OpenContext): Promise<void> {
     for (const { role, filename, what } of files) {
@@ -306,6 +321,7 @@ export class Opener {
         const text = `The image names '${filename}' as its ${what}: that must be a plain file`;
         throw new BlockError('invalid', text, { path: node.filename });
       }
+      this.checkNamed(node, filename);
       const path = resolveBackingOf(node, filename);
       const child = await this.open({ ...this.drivers.parseFilename(path) }, inheritable(context));
       try {
@@ -363,6 +379,7 @@ export class Opener {
     let defaults: JsonObject = {};
     try {
       if (backing && !namesFile(added)) {
+        this.checkNamed(node, backing.filename);
         const filename = resolveBackingOf(node, backing.filename);
         defaults = filename.startsWith('json:')
           ? parseJsonName(filename)
@@ -389,6 +406,7 @@ export class Opener {
       });
     }
     try {
+      this.checkNamed(node, backing.filename);
       return await this.openImage(filename, backing.format, { ...context, overlay });
     } catch (error) {
       throw backingError(error, filename);

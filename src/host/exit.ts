@@ -9,3 +9,8 @@ export function exitNow(status?: number): void {
   process.emit('exit', Number(process.exitCode ?? 0));
   new Syscalls().exit(Number(process.exitCode ?? 0));
 }
+
+/** Sends this process a signal, by its name or number. */
+export function raiseSignal(signal: NodeJS.Signals | number): void {
+  process.kill(process.pid, signal);
+}

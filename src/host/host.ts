@@ -12,9 +12,9 @@ export interface Host {
   /** A simulated machine has none. */
   readonly terminals?: HostTerminals;
   /** A simulated machine has none. */
-  readonly sharing?: HostSharing;
-  /** A simulated machine has none. */
   readonly pipes?: HostPipes;
+  /** The same. */
+  readonly sharing?: HostSharing;
   readonly clock: HostClock;
   readonly random: HostRandom;
   readonly compute: HostCompute;

@@ -22,8 +22,8 @@ export function createRealHost({ everythingIsRemote = false }: RealHostOptions =
     net: new RealNet(system),
     clock,
     terminals: { open: (onConnection) => new RealTerminal(system, clock, onConnection) },
-    sharing: new RealSharing(system),
     pipes: new RealPipes(),
+    sharing: new RealSharing(system),
     random: new RealRandom(),
     compute: new RealCompute(),
   };

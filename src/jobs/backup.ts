@@ -206,6 +206,17 @@ export class BackupJob implements JobDriver {
   }
 
   async #copyAll(): Promise<void> {
+    if (this.#plan.sync === 'top') {
+      // First of all, so that it is known how much there is to be copied.
+      this.#phase = 'scanning';
+      await this.#goThrough((stretch) => this.#skipUnallocated(stretch));
+      this.#phase = 'copying';
+    }
+    await this.#goThrough((stretch) => this.#launch(stretch));
+  }
+
+  /** Calls `visit` with what is due, from the beginning of the disk to its end; it answers up to where it dealt with. */
+  async #goThrough(visit: (stretch: Stretch) => Promise<number>): Promise<void> {
     const due = this.#due;
     const next = (offset: number): Stretch | undefined => due.nextDirty(offset, due.sizeBytes, ZERO_BYTES);
     for (let at = next(0); at;) {
@@ -213,61 +224,54 @@ export class BackupJob implements JobDriver {
       this.#throwFailure();
       // A drained section has begun: the job rests first.
       const isOpen = areOpen([this.#sourceBackend, this.#targetBackend]);
-      const end = isOpen ? await this.#advance(at) : at.offset;
+      const end = isOpen ? await visit(at) : at.offset;
       if (end >= due.sizeBytes) return;
       at = next(end);
     }
   }
 
-  /** Deals with a first part of a stretch; answers its end. */
-  async #advance(stretch: Stretch): Promise<number> {
-    const allocated = this.#plan.sync === 'top' ? await this.#allocatedPart(stretch) : stretch;
-    if (allocated.offset > stretch.offset) return allocated.offset;
-    const { offset, lengthBytes } = await this.#launch(allocated);
-    return offset + lengthBytes;
-  }
-
   /**
-   * sync=top: whole clusters that only the backing file holds are not copied. Answers the rest of the stretch, or its
-   * first part that is to be copied.
+   * sync=top: whole clusters that only the backing file holds are not copied. Looks at a first part of a stretch; answers
+   * its end.
    */
-  async #allocatedPart({ offset, lengthBytes }: Stretch): Promise<Stretch> {
+  async #skipUnallocated({ offset, lengthBytes }: Stretch): Promise<number> {
     const status = await whenOpen(this.#sourceBackend, () =>
       statusOrData(this.#shown(), offset, lengthBytes, this.#source),
     );
     const unit = this.#due.granularityBytes;
     const end = offset + lengthBytes;
     const alike = offset + status.lengthBytes;
-    if (status.allocated) return { offset, lengthBytes: Math.min(end, alignUp(alike, unit)) - offset };
+    if (status.allocated) return Math.min(end, alignUp(alike, unit));
     const whole = alike === this.#due.sizeBytes ? alike : alignDown(alike, unit);
-    if (whole <= offset) return { offset, lengthBytes: Math.min(end - offset, unit) };
+    if (whole <= offset) return Math.min(end, offset + unit);
     // The guest may make some of it allocated meanwhile, having copied it first.
     const skippedBytes = await this.#gate.skip(offset, whole - offset);
     this.#tally.skippedBytes += skippedBytes;
     this.#totalBytes -= skippedBytes;
-    return { offset: whole, lengthBytes: end - whole };
+    return whole;
   }
 
-  async #launch(stretch: Stretch): Promise<Stretch> {
+  /** Deals with a first part of a stretch; answers its end. */
+  async #launch(stretch: Stretch): Promise<number> {
     const unit = this.#due.granularityBytes;
     const { offset } = stretch;
     const status = await whenOpen(this.#sourceBackend, () =>
       statusOrData(this.#shown(), offset, stretch.lengthBytes),
     );
-    if (!areOpen([this.#sourceBackend, this.#targetBackend])) return { offset, lengthBytes: 0 };
+    if (!areOpen([this.#sourceBackend, this.#targetBackend])) return offset;
     const most = Math.min(stretch.lengthBytes, this.#pieceBytes(status));
     const alike = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
     const zeroBytes = this.job.limit.isLimited ? Math.min(alike, most) : alike;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
     if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
-      return { offset, lengthBytes: zeroBytes };
+      return offset + zeroBytes;
     // What is to be discarded afterwards takes a wait anyway.
     const mayTry = !this.#plan.discardSource;
     const tryCopy = (): number =>
       this.#mover.tryCopy(offset, most, { unit, data: status.data && !status.zero ? status : undefined });
     if (!mayTry || !this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
       this.#window.launch(most, () => this.#gate.copy(offset, most));
-    return { offset, lengthBytes: most };
+    return offset + most;
   }
 
   /** Longer than others where all of it is data. */

@@ -1,4 +1,5 @@
 import { AsyncMutex } from '../base/async.js';
+import { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError } from '../base/error.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
@@ -156,7 +157,12 @@ export class JobManager {
 
   /** Ends all jobs by force; resolves when they are over. */
   async cancelAll(): Promise<void> {
+    const { graph } = this.#surroundings;
+    const signal = new CancelSignal();
+    // What waits for the pace of a throttled node goes on in a drained section.
+    graph.drained(graph.nodesInUse(), () => undefined, undefined, signal).catch(() => undefined);
     await Promise.all([...this.#jobs.values()].map((job) => job.cancelNow()));
+    signal.cancel();
   }
 
   /** The same, and none waits for somebody to dismiss it. */

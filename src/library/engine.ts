@@ -96,6 +96,7 @@ function checkedImage(properties: ImageProperties): ImageProperties {
 const PROPERTIES: ReadonlySet<string> = new Set<keyof CreateEngineProperties>([
   ...(['host', 'drivers', 'moreDrivers', 'kind', 'startStopped', 'incoming', 'print'] as const),
   'onUnexpectedError',
+  'untrusted',
 ]);
 
 /** Errors: kind invalid. */

@@ -75,6 +75,7 @@ async function openMedium(engine: Drives, options: DriveOptions): Promise<Node> 
   if (aio !== undefined && filename !== undefined) await setAio(engine.opener, image, filename, aio);
   const context = { readOnly: isReadOnly || isSnapshot, inactive: engine.isIncoming };
   const node = await openNamed(engine.opener, filename, image, context);
+  if (aio !== undefined) forgetAio(node);
   try {
     const top = isSnapshot ? await putTemporaryOverlay(engine, node, isReadOnly) : node;
     if (options.copyOnRead) top.skipFilters().io.copiesOnRead = true;
@@ -92,6 +93,12 @@ async function setAio(opener: Opener, image: FlatOptions, filename: string, aio:
   const below = format?.kind === 'protocol' ? format.name : (await opener.parseFilename(filename))['driver'];
   const file = typeof below === 'string' ? opener.drivers.find(below) : undefined;
   if (file && 'aio' in file.options.members) image.put(format === file ? 'aio' : 'file.aio', aio);
+}
+
+/** It is the drive's word, not an option of the node: whoever reopens that need not repeat it. */
+function forgetAio({ storage }: Node): void {
+  const { aio: _, ...options } = storage.options;
+  storage.options = options;
 }
 
 /** Writes go to a file that is nobody's any more: they end with the drive. */

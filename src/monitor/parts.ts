@@ -54,6 +54,8 @@ export interface EngineProperties {
   temporaryFolder?: string;
   /** Another engine writes the images until they are exported or the guest starts here. */
   incoming?: boolean;
+  /** Images are not trusted: of files that they name, only those in their own folders are opened. */
+  untrusted?: boolean;
   /** What becomes of the machine when it is reset or shut down (reset, poweroff). */
   actions?: Partial<RunActions>;
   /** Standard input and output for a character device; one that edits lines shows itself what is typed. */
@@ -139,6 +141,7 @@ export class EngineParts {
     this.graph.objects.isOfMachine = this.kind === 'machine';
     this.graph.onDriverEvent = (node, event) => this.#driverEvent(node, event);
     this.opener = new Opener(this.graph, new DriverRegistry(properties.drivers));
+    this.opener.staysInFolders = properties.untrusted ?? false;
     this.hub = new QmpHub(this.registry, host.clock);
     const { descriptorSets } = host.files;
     this.descriptors = new NamedDescriptors(descriptorSets);

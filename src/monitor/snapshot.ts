@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.js';
 import { BlockError, toBlockError } from '../base/error.js';
 import type { Edge } from '../block/edge.js';
+import { endWritable } from '../block/lent-writable.js';
 import type { Node } from '../block/node.js';
 import { hasPermission, Permission } from '../block/permissions.js';
 import type { CommandArguments } from '../schema/commands.js';
@@ -8,6 +9,12 @@ import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
 import { checkNotBlocked, findNode } from '../block/find-node.js';
 import type { Parts } from './parts.js';
+
+/**
+ * When the layer below a snapshot turns read-only: at once, or with the end of the transaction, up to which other actions
+ * may change its bitmaps.
+ */
+export type WhenReadOnly = 'at once' | 'at the end';
 
 /** One action that was done and can be taken back while nothing else has happened. */
 export interface DoneAction {
@@ -60,6 +67,7 @@ export function checkSnapshot({ graph }: Parts<'graph'>, args: CommandArguments<
 export async function snapshotSync(
   engine: Parts<'graph' | 'opener' | 'print'>,
   args: CommandArguments<'blockdev-snapshot-sync'>,
+  whenReadOnly: WhenReadOnly = 'at once',
 ): Promise<DoneAction> {
   const { graph } = engine;
   const old = findNode(graph, args.device, args['node-name']);
@@ -81,8 +89,12 @@ export async function snapshotSync(
     const named = { ...(name !== undefined && { 'node-name': name }) };
     const overlay = await engine.opener.openImage(filename, format, context, named);
     if (shown !== false) overlay.automaticBacking = shown;
-    const done = await putOnTop(engine, old, overlay);
-    return { ...done, settle: () => graph.release([overlay]) };
+    const done = await putOnTop(engine, old, overlay, whenReadOnly);
+    const settle = async (): Promise<void> => {
+      await done.settle?.();
+      await graph.release([overlay]);
+    };
+    return { ...done, settle };
   });
 }
 
@@ -93,6 +105,7 @@ export async function snapshotSync(
 export async function snapshot(
   engine: Parts<'graph'>,
   args: CommandArguments<'blockdev-snapshot'>,
+  whenReadOnly: WhenReadOnly = 'at once',
 ): Promise<DoneAction> {
   const { graph } = engine;
   const old = findNode(graph, args.node, args.node);
@@ -102,7 +115,7 @@ export async function snapshot(
     checkNotBlocked(old);
     await flushBeforeSnapshot(old);
     check();
-    return putOnTop(engine, old, graph.node(args.overlay));
+    return putOnTop(engine, old, graph.node(args.overlay), whenReadOnly);
   });
 }
 
@@ -116,7 +129,12 @@ async function flushBeforeSnapshot(node: Node): Promise<void> {
 }
 
 /** In a drained section: users of `old` go to `overlay`, whose backing file it becomes. */
-async function putOnTop(engine: Parts<'graph'>, old: Node, overlay: Node): Promise<DoneAction> {
+async function putOnTop(
+  engine: Parts<'graph'>,
+  old: Node,
+  overlay: Node,
+  whenReadOnly: WhenReadOnly,
+): Promise<DoneAction> {
   const { graph } = engine;
   const wasReadOnly = old.readOnly;
   const ownUsers = new Set(overlay.parents);
@@ -125,7 +143,7 @@ async function putOnTop(engine: Parts<'graph'>, old: Node, overlay: Node): Promi
     await graph.transaction((transaction) => {
       transaction.replaceNode(old, overlay);
       backing = transaction.attach(overlay, 'backing', old);
-      transaction.setReadOnly(old, true);
+      if (whenReadOnly === 'at once') transaction.setReadOnly(old, true);
     });
   } catch (error) {
     await graph.release([overlay]);
@@ -141,6 +159,10 @@ async function putOnTop(engine: Parts<'graph'>, old: Node, overlay: Node): Promi
         transaction.setReadOnly(old, wasReadOnly);
       });
       await graph.collect([overlay]);
+    },
+    settle: async () => {
+      // As in QEMU, where it cannot be it stays writable: nobody writes, and what bitmaps hold is stored later.
+      if (!old.readOnly) await endWritable(graph, old).catch(() => undefined);
     },
   };
 }

@@ -8,7 +8,14 @@ import { BITMAP_ACTIONS, checkBitmapAction } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
 import { takeInternal } from './internal-snapshots.js';
 import { checkBackup, checkDriveBackup, driveBackup } from './mirror-backup.js';
-import { checkSnapshot, checkSnapshotSync, type DoneAction, snapshot, snapshotSync } from './snapshot.js';
+import {
+  checkSnapshot,
+  checkSnapshotSync,
+  type DoneAction,
+  snapshot,
+  snapshotSync,
+  type WhenReadOnly,
+} from './snapshot.js';
 import type { Parts } from './parts.js';
 
 type Transactions = Parts<'graph' | 'host' | 'jobs' | 'opener' | 'print'>;
@@ -46,8 +53,10 @@ async function runAll(
   if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine, check);
   await graph.drainedUnless(check, graph.nodesInUse(), async () => {
     const done: DoneAction[] = [];
+    const hasBitmaps = actions.some(({ type }) => type.startsWith('block-dirty-bitmap-'));
+    const whenReadOnly = hasBitmaps ? 'at the end' : 'at once';
     try {
-      for (const action of actions) done.push(await runOne(engine, action, group));
+      for (const action of actions) done.push(await runOne(engine, action, group, whenReadOnly));
     } catch (error) {
       // What cannot be taken back stays as it is, the rest must not.
       for (const action of done.reverse()) await action.undo().catch(() => undefined);
@@ -122,6 +131,7 @@ async function runOne(
   engine: Transactions,
   action: TransactionAction,
   group: JobGroup | undefined,
+  whenReadOnly: WhenReadOnly,
 ): Promise<DoneAction> {
   const prepare = (plan: BackupPlan): Promise<BackupJob> => engine.jobs.prepareBackup(plan, group);
   checkGroup(action, group);
@@ -129,9 +139,9 @@ async function runOne(
     case 'abort':
       throw new BlockError('cancelled', 'Transaction aborted using Abort action');
     case 'blockdev-snapshot-sync':
-      return snapshotSync(engine, action.data);
+      return snapshotSync(engine, action.data, whenReadOnly);
     case 'blockdev-snapshot':
-      return snapshot(engine, action.data);
+      return snapshot(engine, action.data, whenReadOnly);
     case 'blockdev-backup':
       return startedLast(await prepare(planBackup(engine.graph, action.data)));
     case 'drive-backup':

@@ -8,7 +8,7 @@ interface Instance {
   readonly giveUp: () => void;
 }
 
-type Source = Parts<'command' | 'graph'>;
+type Source = Parts<'command' | 'graph' | 'moves'>;
 
 /** Connections are given up on demand, ahead of all commands that may wait for them. */
 export function registerYank(engine: Source): void {
@@ -25,9 +25,9 @@ function keyOf(about: object): string {
   return JSON.stringify(Object.entries(about).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Newest first. */
-function instances({ graph }: Source): Instance[] {
-  return graph
+/** Newest first; a move comes last. */
+function instances({ graph, moves }: Source): Instance[] {
+  const nodes = graph
     .listed()
     .filter((node) => node.isOpen && node.instance.yank !== undefined)
     .map((node) => ({
@@ -35,4 +35,6 @@ function instances({ graph }: Source): Instance[] {
       giveUp: () => node.instance.yank?.(),
     }))
     .reverse();
+  if (!moves.isConnecting) return nodes;
+  return [...nodes, { about: { type: 'migration' }, giveUp: () => moves.hangUp() }];
 }

@@ -1,4 +1,5 @@
 import { allDrivers } from '../drivers/index.js';
+import { raiseSignal } from '../host/exit.js';
 import { createRealHost } from '../host/real.js';
 import { imgMain } from './img/main.js';
 import { ioMain } from './io/main.js';
@@ -17,7 +18,7 @@ async function* inputLines(): AsyncIterable<string> {
 
 /** `livedisk io`: commands from -c, else from standard input. */
 export function ioTool(args: readonly string[]): Promise<number> {
-  return ioMain(args, OUTPUT, createRealHost(), allDrivers, inputLines());
+  return ioMain(args, { ...OUTPUT, raise: raiseSignal }, createRealHost(), allDrivers, inputLines());
 }
 
 /** `livedisk img`. */

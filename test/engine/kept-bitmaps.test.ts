@@ -114,6 +114,27 @@ test('a transaction that fails leaves persistent bitmaps as they were', async (t
   assert.deepEqual([...(await bitmapsOf(bed, 'A')).keys()], ['a']);
 });
 
+test('with a snapshot, in one transaction, bitmaps move on to the overlay', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await add(bed, 'A', 'bits');
+  await bed.guest('write 0 64k');
+  const overlay = { 'snapshot-file': bed.path('B.qcow2'), 'snapshot-node-name': 'B', format: 'qcow2' };
+  const actions = [
+    { type: 'blockdev-snapshot-sync', data: { 'node-name': 'A', ...overlay } },
+    { type: 'block-dirty-bitmap-add', data: { node: 'B', name: 'bits', persistent: true } },
+    {
+      type: 'block-dirty-bitmap-merge',
+      data: { node: 'B', target: 'bits', bitmaps: [{ node: 'A', name: 'bits' }] },
+    },
+    { type: 'block-dirty-bitmap-remove', data: { node: 'A', name: 'bits' } },
+  ];
+  await bed.execute('transaction', { actions });
+  assert.equal((await bitmapsOf(bed, 'A')).size, 0);
+  assert.equal((await bitmapsOf(bed, 'B')).get('bits')?.['count'], CLUSTER);
+  assert.equal(bed.engine.graph.node('A').readOnly, true);
+});
+
 test('an image is reopened with its bitmaps: read-only, writable, with another cache', async (t) => {
   const bed = new EngineBed(t);
   await bed.image('A');

@@ -398,6 +398,9 @@ test('a machine goes into a file, and comes out of it; what was not written whol
   const isTold = (): boolean => bed.warnings.includes('The migration stream ends too early');
   while (!isTold()) await new Promise((resolve) => setTimeout(resolve, 5));
   assert.equal(await statusOf(other), 'inmigrate');
+  while (other.engine.moves.destination.isStarted) await new Promise((resolve) => setTimeout(resolve, 5));
+  await other.execute('migrate-incoming', { uri: `file:${path},offset=4096` });
+  await untilEvent(other, 'RESUME');
 });
 
 test('a machine goes through a command, whose failure is the move\u2019s', async (t) => {

@@ -49,6 +49,9 @@ test('img bitmap: what is refused, and what is done up to there, as in QEMU', as
     '-g 512',
     '-g x --add i.q b',
     '--clear -g 512 -F qcow2 i.q',
+    '--add --granularity 4k i.q long',
+    '--merge b --source-file s.q --source-format qcow2 i.q long',
+    '--remove i.q long',
     '--clear --enable --disable i.q b',
     '--enable --disable i.q b',
     '--merge c i.q b',
@@ -102,6 +105,23 @@ test('img bitmap: after a crash only --remove is left', async (t) => {
     await tools.alike(`img bitmap ${line}`);
   await tools.alike('img info i.q');
   await tools.alike('img check i.q', (text) => text.replace(/^Image end offset: \d+$/m, ''));
+});
+
+test('img measure counts bitmaps that would go along', async (t) => {
+  const tools = pair(t);
+  if (!tools) return;
+  tools.prepare(
+    "qemu-io -c 'write 0 64k' i.q >/dev/null",
+    'qemu-img bitmap --add i.q b0',
+    'qemu-img bitmap --add -g 512 i.q b1',
+    KILLED('i.q'),
+    'qemu-img bitmap --add i.q b2',
+  );
+  for (const image of ['i.q', 's.q', 'v2.q', '-f raw r.raw'])
+    for (const options of ['', '-o compat=0.10', '-o cluster_size=512'])
+      await tools.alike(`img measure -O qcow2 ${options} ${image}`);
+  await tools.alike('img measure -O raw --output=json i.q');
+  await tools.alike('img measure -O qcow2 --output=json i.q');
 });
 
 test('img convert --bitmaps: what goes along, and what does not', async (t) => {

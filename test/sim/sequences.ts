@@ -101,6 +101,11 @@ class Disk {
   }
 }
 
+/** What is made wrong, to see that it shows. */
+export interface Flaws {
+  dropsFlushes?: boolean;
+}
+
 /** One run of a sequence, on a machine of its own. */
 class Run {
   readonly states: CrashState[] = [];
@@ -117,7 +122,7 @@ class Run {
   #points = 0;
   #at = 'start';
 
-  constructor(kinds: readonly Kind[], seed: number, every: number) {
+  constructor(kinds: readonly Kind[], seed: number, every: number, { dropsFlushes = false }: Flaws) {
     this.#kinds = kinds;
     this.#seed = seed;
     this.#every = every;
@@ -125,6 +130,7 @@ class Run {
     this.#simulation = createSimulatedHost({
       seed,
       refuseProbability: 0.3,
+      ...(dropsFlushes && { dropFlush: () => this.#at !== 'start' }),
       onOperation: (operation) => this.#operation(operation),
     });
   }
@@ -353,8 +359,13 @@ function keyOf({ machine, images }: CrashState): string {
  * Runs a sequence, and looks at every state that a power loss may leave: at each `every`th change of a file. Answers how
  * many there were. Errors: what is wrong with one, and which.
  */
-export async function proveSequence(kinds: readonly Kind[], seed: number, every = 1): Promise<number> {
-  const run = new Run(kinds, seed, every);
+export async function proveSequence(
+  kinds: readonly Kind[],
+  seed: number,
+  every = 1,
+  flaws: Flaws = {},
+): Promise<number> {
+  const run = new Run(kinds, seed, every, flaws);
   await run.run();
   const known = new Set<string>();
   for (const state of run.states) {

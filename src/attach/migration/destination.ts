@@ -103,6 +103,8 @@ export class DestinationMove {
       channel.close();
       this.#channels.delete(channel);
       if (this.#channel === channel) this.#channel = undefined;
+      // It can be read once only; the next try names another one.
+      if (stream.isOneWay && this.#session?.phase !== 'owned') this.#door = undefined;
       this.#idle.notify();
     }
   }
@@ -333,6 +335,11 @@ export class DestinationMove {
       this.#tell('released by hand');
     }
     return session.backWord;
+  }
+
+  /** Links break. */
+  hangUp(): void {
+    for (const channel of this.#channels) channel.close();
   }
 
   /** The engine ends. */

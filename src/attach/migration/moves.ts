@@ -98,6 +98,17 @@ export class Moves {
     return this.#isDestination() ? this.destination.release() : this.source.release();
   }
 
+  /** Connections of a move are there, or awaited. */
+  get isConnecting(): boolean {
+    return this.source.isUnderWay || this.destination.isStarted;
+  }
+
+  /** Connections are given up: what becomes of the move is as when the link breaks. */
+  hangUp(): void {
+    this.source.hangUp();
+    this.destination.hangUp();
+  }
+
   async close(): Promise<void> {
     await this.source.close();
     await this.destination.close();

@@ -411,6 +411,11 @@ export class SourceMove {
     this.#changed.notify();
   }
 
+  /** The link breaks. */
+  hangUp(): void {
+    this.#channel?.close();
+  }
+
   /** The engine ends. */
   async close(): Promise<void> {
     this.#isClosed = true;

@@ -1,9 +1,13 @@
 import { alignUp, divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import { MAX_L1_BYTES } from '../../base/limits.js';
-import type { Measurement } from '../../block/driver.js';
+import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import type { MeasuredContent, Measurement } from '../../block/driver.js';
 import type { NewQcow2 } from './create-options.js';
 import { ENTRY_BYTES } from './disk/layout.js';
+
+/** Of a bitmap without its name. */
+const DIRECTORY_ENTRY_BYTES = 24;
 
 /**
  * How large the file of a new image is: header, tables, and refcounts for all of it, as the format lays them out, for a
@@ -11,7 +15,7 @@ import { ENTRY_BYTES } from './disk/layout.js';
  */
 export async function measureQcow2(
   { sizeBytes, backingFile, options }: NewQcow2,
-  dataBytes: (unitBytes: number) => Promise<number>,
+  content: MeasuredContent,
 ): Promise<Measurement> {
   const clusterBytes = options['cluster-size'];
   const entryBytes = options['extended-l2'] ? 2 * ENTRY_BYTES : ENTRY_BYTES;
@@ -25,8 +29,10 @@ export async function measureQcow2(
     (clusters + refcountClusters(clusters, clusterBytes, options['refcount-bits'])) * clusterBytes;
   // What a backing file has is not looked at: all of the disk may be written.
   const isFull = backingFile !== undefined || ['falloc', 'full'].includes(options.preallocation);
-  const held = isFull ? diskBytes : await dataBytes(clusterBytes);
-  return { requiredBytes: fullyAllocatedBytes - diskBytes + held, fullyAllocatedBytes };
+  const held = isFull ? diskBytes : await content.dataBytes(clusterBytes);
+  const requiredBytes = fullyAllocatedBytes - diskBytes + held;
+  if (!content.bitmaps || options.version === 'v2') return { requiredBytes, fullyAllocatedBytes };
+  return { requiredBytes, fullyAllocatedBytes, bitmapsBytes: bytesOfBitmaps(content.bitmaps, clusterBytes) };
 }
 
 /** Clusters of refcount blocks and of their table, which count themselves too. */
@@ -40,4 +46,19 @@ function refcountClusters(clusters: number, clusterBytes: number, refcountBits: 
     if (needed === total) return total;
     total = needed;
   }
+}
+
+/** Their bits and tables, each in whole clusters, and the directory (specification, "Bitmaps extension"). */
+function bytesOfBitmaps(bitmaps: readonly DirtyBitmap[], clusterBytes: number): number {
+  let total = 0;
+  let directory = 0;
+  for (const { name = '', sizeBytes, granularityBytes } of bitmaps) {
+    const clusters = divideRoundUp(
+      divideRoundUp(divideRoundUp(sizeBytes, granularityBytes), 8),
+      clusterBytes,
+    );
+    total += clusters * clusterBytes + alignUp(clusters * ENTRY_BYTES, clusterBytes);
+    directory += alignUp(DIRECTORY_ENTRY_BYTES + Buffer.byteLength(name), 8);
+  }
+  return total + alignUp(directory, clusterBytes);
 }

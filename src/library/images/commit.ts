@@ -63,6 +63,9 @@ async function finished(
   try {
     await job.result({ ...(signal && { signal }) });
     tell();
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new BlockError(error.kind, `Block job failed: ${error.message}`, { cause: error });
   } finally {
     timer.cancel();
   }

@@ -1,5 +1,6 @@
 import { alignDown, alignUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
+import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { DriverDescription, Measurement, NewImage } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
 
@@ -15,7 +16,10 @@ export async function measureImage(
 ): Promise<Measurement> {
   if (!driver.measure)
     throw new BlockError('unsupported', `Block driver '${driver.name}' does not support size measurement`);
-  return driver.measure(image, (unitBytes) => (source ? dataBytes(source, unitBytes) : Promise.resolve(0)));
+  return driver.measure(image, {
+    dataBytes: (unitBytes) => (source ? dataBytes(source, unitBytes) : Promise.resolve(0)),
+    bitmaps: keptBitmaps(source?.skipFilters()),
+  });
 }
 
 /** Bytes of the units that hold data, all through the chain. */
@@ -32,4 +36,10 @@ async function dataBytes(source: Node, unitBytes: number): Promise<number> {
     at = next;
   }
   return bytes;
+}
+
+/** Those that can be copied. */
+function keptBitmaps(source: Node | undefined): readonly DirtyBitmap[] | undefined {
+  if (source?.instance.bitmaps?.isSupported !== true) return undefined;
+  return source.dirtyBitmaps.filter(({ persistent, inconsistent }) => persistent && !inconsistent);
 }

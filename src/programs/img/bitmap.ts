@@ -24,7 +24,12 @@ interface Where {
  */
 export async function bitmapCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const flags = ['|add', '|remove', '|clear', '|enable', '|disable', '|merge:', '|image-opts'];
-  const args = new Arguments('bitmap', words, options('b:', 'f:', 'F:', 'g:', ...flags), []);
+  const args = new Arguments(
+    'bitmap',
+    words,
+    options('b|source-file:', 'f:', 'F|source-format:', 'g|granularity:', ...flags),
+    [],
+  );
   const granularity = granularityOf(args);
   const actions = actionsOf(args);
   checkTogether(args, actions);
@@ -37,11 +42,11 @@ export async function bitmapCommand(tool: Tool, words: readonly string[]): Promi
     write: true,
     backing: false,
   });
-  const sourceFile = args.value('b');
+  const sourceFile = args.value('source-file');
   const source =
     sourceFile === undefined
       ? node
-      : (await tool.open(sourceFile, { format: args.value('F'), backing: false })).node;
+      : (await tool.open(sourceFile, { format: args.value('source-format'), backing: false })).node;
   const where = { node: node.name, bitmap, granularity, sourceNode: source.name };
   for (const action of actions) {
     try {
@@ -55,7 +60,7 @@ export async function bitmapCommand(tool: Tool, words: readonly string[]): Promi
 
 /** 0 is the default's too. */
 function granularityOf(args: Arguments): number | undefined {
-  const text = args.value('g');
+  const text = args.value('granularity');
   const bytes = text === undefined ? 0 : sizeOf(text, 'granularity');
   return bytes === 0 ? undefined : bytes;
 }
@@ -72,10 +77,11 @@ function actionsOf(args: Arguments): Action[] {
 
 function checkTogether(args: Arguments, actions: readonly Action[]): void {
   const has = (wanted: Action['kind']): boolean => actions.some(({ kind }) => kind === wanted);
-  if (args.has('g') && !has('add')) throw new ToolFailure('granularity only supported with --add');
-  if (args.has('b') && !has('merge'))
+  if (args.has('granularity') && !has('add')) throw new ToolFailure('granularity only supported with --add');
+  if (args.has('source-file') && !has('merge'))
     throw new ToolFailure('Merge bitmap source file only supported with --merge');
-  if (args.has('F') && !args.has('b')) throw new ToolFailure('-F only supported with -b');
+  if (args.has('source-format') && !args.has('source-file'))
+    throw new ToolFailure('-F only supported with -b');
 }
 
 async function act(tool: Tool, { kind, source }: Action, where: Where): Promise<void> {

@@ -14,6 +14,7 @@ import { Arguments, options, snapshotOf } from './arguments.js';
 import { BitmapCopy } from './convert-bitmaps.js';
 import { hashAlgorithm } from './checksum.js';
 import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
+import { asksForHelp, printOptionHelp } from './option-help.js';
 import { Progress } from './progress.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
@@ -49,6 +50,10 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     ],
   );
   const args = new Arguments('convert', words, taken, []);
+  if (asksForHelp(args.values('o'))) {
+    await printOptionHelp(tool, args.value('O') ?? 'raw', args.operands.at(-1));
+    return 0;
+  }
   const plan = planOf(tool, args);
   const bitmaps = BitmapCopy.of(tool, args);
   const images = await openSources(tool, args, plan);

@@ -6,6 +6,7 @@ import type { DriverDescription } from '../../block/driver.js';
 import { resolveBacking } from '../../block/filename.js';
 import { Arguments, options, sizeOf } from './arguments.js';
 import { driverOptions, invalidBackingFormat, sizeValue, splitOptions } from './create-options.js';
+import { asksForHelp, printOptionHelp } from './option-help.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
 const SECTOR_BYTES = 512;
@@ -14,6 +15,10 @@ const SECTOR_BYTES = 512;
 export async function createCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const args = new Arguments('create', words, options('f:', 'F:', 'b:', 'u', 'q', 'o:'), []);
   const [filename, sizeText, extra] = args.operands;
+  if (asksForHelp(args.values('o'))) {
+    await printOptionHelp(tool, args.value('f') ?? 'raw', filename);
+    return 0;
+  }
   if (filename === undefined) throw new UsageError('Expecting image file name');
   if (extra !== undefined) throw new UsageError(`Unexpected argument: ${extra}`);
   const sizeGiven = sizeText === undefined ? undefined : sizeOf(sizeText, 'image size');

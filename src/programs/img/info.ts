@@ -47,15 +47,16 @@ async function collect(
     infos.push(imageInfo(node, new NodeNames({ ignoresBacking: true })));
     next =
       chain && node.backingFilename !== undefined
-        ? { filename: fullName(node, node.backingFilename), format: node.backingFormat }
+        ? { filename: fullName(tool, node, node.backingFilename), format: node.backingFormat }
         : undefined;
     await tool.close(backend);
   }
   return infos;
 }
 
-function fullName(image: Node, backing: string): string {
+function fullName(tool: Tool, image: Node, backing: string): string {
   try {
+    tool.opener.checkNamed(image, backing);
     return resolveBackingOf(image, backing);
   } catch (error) {
     throw explain(error, '');

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
@@ -270,3 +271,47 @@ test('an image whose block status cannot be had is no image that differs', () =>
 test('the version is told in the form of QEMU’s tools', async () => {
   assert.match((await img('--version')).stdout, /^qemu-img version 7\.2\.\d+ \(livedisk \d+\.\d+\.\d+\)\n/);
 });
+
+test('checksum hashes what a disk shows, and convert what it copies', () =>
+  withFolder(async (folder) => {
+    const path = (name: string): string => join(folder, name);
+    const content = Buffer.alloc(3 * MiB);
+    content.fill(7, 65_000, MiB);
+    writeFileSync(path('raw'), content);
+    const hash = createHash('sha256').update(content).digest('hex');
+    const told = await succeed(
+      'convert',
+      '--checksum',
+      'sha256',
+      '-f',
+      'raw',
+      '-O',
+      'qcow2',
+      path('raw'),
+      path('q'),
+    );
+    assert.equal(told, `${hash}  ${path('q')}\n`);
+    assert.equal(await succeed('checksum', path('q')), `${hash}  ${path('q')}\n`);
+    const md5 = createHash('md5').update(content).digest('hex');
+    assert.equal(await succeed('checksum', '--algorithm=md5', path('q')), `${md5}  ${path('q')}\n`);
+    const unordered = await img('convert', '-W', '--checksum', 'sha256', path('q'), path('r'));
+    assert.match(unordered.stderr, /--checksum and -W are mutually exclusive/);
+    assert.match((await img('checksum', '--algorithm=crc', path('q'))).stderr, /Unknown checksum 'crc'/);
+  }));
+
+test('explain tells of the chain, of what is wrong, and who owns what', () =>
+  withFolder(async (folder) => {
+    const path = (name: string): string => join(folder, name);
+    writeFileSync(path('base'), Buffer.alloc(MiB, 7));
+    await succeed('create', '-q', '-f', 'qcow2', '-b', path('base'), '-F', 'raw', path('top'), '2M');
+    const told = await succeed('explain', path('top'));
+    assert.match(
+      told,
+      /is a qcow2 image of a disk of 2\.0 MiB \(2097152 bytes\)\. It is the top of a chain of 2 images\./,
+    );
+    assert.match(told, /its disk is longer than that one's\n/);
+    assert.match(told, /QEMU 1\.1 and later can read it\n {2}nothing is wrong with it/);
+    assert.match(told, /0 B {2}A{16}\.{16}|0 B {2}A{32}\.{32}/);
+    rmSync(path('base'));
+    assert.match(await succeed('explain', path('top')), /\n\nThe chain is broken: Could not open '.*base'/);
+  }));

@@ -12,6 +12,7 @@ import { compareCommand } from './compare.js';
 import { convertCommand } from './convert.js';
 import { createCommand } from './create.js';
 import { ddCommand } from './dd.js';
+import { explainCommand } from './explain.js';
 import { infoCommand } from './info.js';
 import { mapCommand } from './map.js';
 import { measureCommand } from './measure.js';
@@ -32,6 +33,7 @@ const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
   ['convert', convertCommand],
   ['create', createCommand],
   ['dd', ddCommand],
+  ['explain', explainCommand],
   ['info', infoCommand],
   ['map', mapCommand],
   ['measure', measureCommand],
@@ -56,12 +58,15 @@ Command syntax:
   convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [-r rate_limit] [--salvage] [--checksum algorithm] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]
   dd [--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output
+  explain [-f fmt] [--image-opts] [-U] [--no-check] filename
   info [-f fmt] [--output=ofmt] [--backing-chain] [-U] [--image-opts] filename
   map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] [--image-opts] filename
   measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [-f fmt] [-l snapshot_param] [--image-opts] [-U] filename]
   rebase [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [-b backing_file [-F backing_fmt]] [--image-opts] filename
   resize [-f fmt] [--preallocation=prealloc] [-q] [--shrink] [--image-opts] filename [+ | -]size
   snapshot [-U] [--image-opts] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename
+
+Each command takes --untrusted: of files that an image names, only those in its own folder are opened.
 `;
 
 /** `livedisk img`, with qemu-img's command line, answers and exit statuses (which it answers). */
@@ -95,7 +100,9 @@ async function run(tool: Tool, [name, ...words]: readonly string[]): Promise<num
     return 0;
   }
   const command = SUBCOMMANDS.get(name);
-  if (command) return command(tool, await makeObjects(words, tool.graph.objects));
+  tool.opener.staysInFolders = words.includes('--untrusted');
+  const others = words.filter((word) => word !== '--untrusted');
+  if (command) return command(tool, await makeObjects(others, tool.graph.objects));
   if (REFUSED.has(name)) throw new ToolFailure(`${name} is not supported by livedisk`);
   throw new UsageError(`Command not found: ${name}`);
 }

@@ -11,6 +11,7 @@ import {
   sleepCommand,
   truncateCommand,
 } from './inspect.js';
+import { parseBytes } from './numbers.js';
 import { CommandFailure, type IoOptions, IoSession, UsageFailure } from './session.js';
 import {
   aioReadCommand,
@@ -35,6 +36,13 @@ interface IoCommand {
 }
 
 const COMMANDS: readonly IoCommand[] = [
+  {
+    name: 'abort',
+    arguments: '',
+    summary: 'simulate a program crash using abort(3)',
+    words: [0, 0],
+    run: (session) => raise(session, 'abort', 'SIGABRT'),
+  },
   {
     name: 'aio_flush',
     arguments: '',
@@ -160,6 +168,13 @@ const COMMANDS: readonly IoCommand[] = [
     run: resumeCommand,
   },
   {
+    name: 'sigraise',
+    arguments: 'signal',
+    summary: 'raises a signal',
+    words: [1, 1],
+    run: (session, [text = '']) => raise(session, 'sigraise', parseBytes(text)),
+  },
+  {
     name: 'sleep',
     arguments: 'milliseconds',
     summary: 'waits for the given value in milliseconds',
@@ -202,7 +217,14 @@ const COMMANDS: readonly IoCommand[] = [
 ];
 
 /** Commands of qemu-io that livedisk does not have. */
-const REFUSED = new Set(['abort', 'close', 'open', 'reopen', 'sigraise']);
+const REFUSED = new Set(['close', 'open', 'reopen']);
+
+/** What a crash leaves is seen afterwards: nothing is closed. */
+function raise({ output }: IoSession, name: string, signal: NodeJS.Signals | number): boolean {
+  if (!output.raise) throw new CommandFailure(`${name} is not supported by livedisk`);
+  output.raise(signal);
+  return true;
+}
 
 /**
  * One command of qemu-io on a disk, as qemu-io 7.2 words its answers; false when it failed (which has been told).

@@ -9,6 +9,8 @@ export interface IoOutput {
   readonly print: (text: string) => void;
   /** What qemu-io writes to standard error. */
   readonly error: (text: string) => void;
+  /** Sends the program itself a signal, by its name or number; absent where the program is not the exerciser's own. */
+  readonly raise?: (signal: NodeJS.Signals | number) => void;
 }
 
 export interface IoOptions {
