@@ -266,7 +266,10 @@ class Run {
     const { node } = this.#backend();
     const base = node.backingNode();
     if (!base) return;
-    await this.#job('block-commit', { device: this.#top(), 'base-node': base.name });
+    const old = this.#top();
+    await this.#job('block-commit', { device: old, 'base-node': base.name });
+    const { graph } = defined(this.#engine, 'engine');
+    if (graph.nodes.has(old)) await this.#execute('blockdev-del', { 'node-name': old });
   }
 
   async #mirror(): Promise<void> {
