@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import { MiB } from '../base/limits.js';
 import type { Json } from '../block/driver.js';
 import { COMMAND_LINE_OPTIONS } from '../schema/command-line-options.js';
 import { given } from '../base/given.js';
@@ -8,6 +9,8 @@ import type { Memdev } from '../schema/machine.js';
 import type { Parts } from './parts.js';
 import { type Running, stop } from './run-state.js';
 
+/** What a machine has that was not told. */
+const DEFAULT_MEMORY_BYTES = 128 * MiB;
 const NO_UUID = '00000000-0000-0000-0000-000000000000';
 
 type Machine = Parts<'command' | 'emit' | 'identity' | 'actions' | 'quitting' | 'machine'> & Running;
@@ -28,7 +31,13 @@ export function registerMachine(engine: Machine): void {
   engine.command('query-vnc', () => ({ enabled: false }));
   for (const name of EMPTY_LISTS) engine.command(name, () => []);
   engine.command('query-balloon', () => {
-    throw new QmpError('DeviceNotActive', 'No balloon device has been activated');
+    assertHasBalloon(engine);
+    return { actual: identity.memoryBytes ?? DEFAULT_MEMORY_BYTES };
+  });
+  // It is for the guest to do, and none runs.
+  engine.command('balloon', ({ value }) => {
+    assertHasBalloon(engine);
+    if (value <= 0) throw new BlockError('invalid', "Parameter 'target' expects a size");
   });
   engine.command('query-hotpluggable-cpus', () => {
     throw new BlockError('unsupported', "The feature 'query-hotpluggable-cpus' is not enabled");
@@ -66,6 +75,12 @@ async function reset(engine: Machine): Promise<void> {
   else engine.quitting.resolve();
 }
 
+/** Errors: device-not-active. */
+function assertHasBalloon({ machine: { devices } }: Parts<'machine'>): void {
+  if ([...devices].some(({ model }) => model.name.startsWith('virtio-balloon'))) return;
+  throw new QmpError('DeviceNotActive', 'No balloon device has been activated');
+}
+
 const EMPTY_LISTS = [
   'query-cpu-definitions',
   'query-cpus-fast',
@@ -81,15 +96,15 @@ const EMPTY_LISTS = [
 
 /** Types of machine whose command lines are taken. */
 export const MACHINES = [
-  machine('none', 1, { 'hotpluggable-cpus': false }),
+  machine('none', 1),
   machine('pc-i440fx-7.2', 255, { alias: 'pc', 'is-default': true }),
   machine('pc-q35-7.2', 288, { alias: 'q35' }),
   machine('isapc', 1),
-  machine('microvm', 288, { 'hotpluggable-cpus': false }),
+  machine('microvm', 288),
 ];
 
 function machine(name: string, processors: number, more: { [member: string]: Json } = {}) {
-  const common = { 'hotpluggable-cpus': true, 'numa-mem-supported': false, deprecated: false };
+  const common = { 'hotpluggable-cpus': false, 'numa-mem-supported': false, deprecated: false };
   return { name, 'cpu-max': processors, ...common, ...more };
 }
 

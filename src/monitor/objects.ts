@@ -21,7 +21,7 @@ export function registerObjects(engine: TreeSource & Parts<'command'>): void {
   engine.command('qom-set', ({ path, property, value }) => setProperty(at(path), property, value));
   engine.command('qom-list-types', ({ implements: base, abstract = false }) => [
     ...listTypes(base, abstract),
-    ...(engine.kind === 'machine' ? deviceTypes(base) : []),
+    ...(engine.kind === 'machine' ? machineTypes(base) : []),
   ]);
   engine.command('device-list-properties', ({ typename }) => deviceProperties(typename));
   engine.command('qom-list-properties', ({ typename }) => {
@@ -34,12 +34,12 @@ export function registerObjects(engine: TreeSource & Parts<'command'>): void {
   });
 }
 
-/** Models of devices; what they stand on in QEMU is not told. */
-function deviceTypes(base: string | undefined): Json[] {
-  const parent = 'device';
-  return deviceModelNames()
-    .filter((name) => [name, parent].includes(base ?? name))
-    .map((name) => ({ name, parent }));
+/** Models of devices, and what -accel takes; what they stand on in QEMU is not told. */
+function machineTypes(base: string | undefined): Json[] {
+  const devices = deviceModelNames().map((name) => ({ name, parent: 'device' }));
+  return [...devices, { name: 'tcg-accel', parent: 'accel' }].filter(({ name, parent }) =>
+    [name, parent].includes(base ?? name),
+  );
 }
 
 /** Of a model that has no part in what livedisk does, none: it takes what it is given. */

@@ -70,10 +70,11 @@ export interface EngineProperties {
   onUnexpectedError?: (error: unknown) => void;
 }
 
-/** The name and number of a machine, which tools know it by. */
+/** The name and number of a machine, which tools know it by, and the memory that it would have. */
 export interface Identity {
   name?: string;
   uuid?: string;
+  memoryBytes?: number;
 }
 
 /** Some of an engine's parts: families of commands say which they need. */

@@ -32,6 +32,7 @@ const YankInstance = union(
 );
 
 export const MACHINE_COMMANDS = {
+  balloon: struct('balloon-arg', { value: required(int) }),
   'query-balloon': NOTHING,
   'query-command-line-options': struct('query-command-line-options-arg', { option: optional(str) }),
   'query-cpu-definitions': NOTHING,

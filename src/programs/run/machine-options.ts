@@ -59,13 +59,15 @@ function checkVga(value: string): void {
 }
 
 /** As old options are: `size=4G,slots=2`, the first word without its name. */
-function checkMemory(value: string): void {
+/** -m: the guest's memory in bytes; undefined where no size is given. A number by itself counts mebibytes. */
+export function parseMemory(value: string): number | undefined {
   const options = parseImageOpts(value, { impliedKey: 'size', warn: () => undefined });
   const bytes = options.take('size');
-  if (typeof bytes === 'string' && bytes !== '') size.parse(bytes, 'size', 'flat');
   options.take('slots');
   options.take('maxmem');
   refuseRest(options.firstKey);
+  if (typeof bytes !== 'string' || bytes === '') return undefined;
+  return size.parse(/^\d+$/.test(bytes) ? `${bytes}M` : bytes, 'size', 'flat');
 }
 
 function refuseRest(key: string | undefined): void {
@@ -127,7 +129,6 @@ export const VALUED_WITHOUT_EFFECT: Readonly<Record<string, Check>> = {
   '-k': anything,
   '-kernel': anything,
   '-L': anything,
-  '-m': checkMemory,
   '-mem-path': anything,
   '-msg': only('timestamp guest-name'),
   '-net': anything,

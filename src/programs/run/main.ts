@@ -45,7 +45,7 @@ export async function runMain(
     startStopped: options.startStopped,
     incoming: options.incoming !== undefined,
     actions: options.actions,
-    identity: given({ name: options.name, uuid: options.uuid }),
+    identity: given({ name: options.name, uuid: options.uuid, memoryBytes: options.memoryBytes }),
     openStandard: (isEditor) => new StdioSocket({ isEditor }),
     warn,
     print: (line) => void process.stdout.write(`${line}\n`),

@@ -32,6 +32,7 @@ import {
   isHelp,
   machineType,
   UNSUPPORTED_OPTIONS,
+  parseMemory,
   VALUED_WITHOUT_EFFECT,
 } from './machine-options.js';
 import type { Question } from './help.js';
@@ -72,6 +73,7 @@ export interface RunOptions {
   /** Of the guest. */
   name: string | undefined;
   uuid: string | undefined;
+  memoryBytes: number | undefined;
   /** Drives that do not say else keep nothing of what is written. */
   isSnapshot: boolean;
   daemonize: boolean;
@@ -102,6 +104,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     machine: 'pc',
     name: undefined,
     uuid: undefined,
+    memoryBytes: undefined,
     isSnapshot: false,
     daemonize: false,
     flags: new Set(),
@@ -272,6 +275,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-M': (value) => takeMachine(options, value),
     '-machine': (value) => takeMachine(options, value),
     '-name': (value) => void (options.name = guestName(value)),
+    '-m': (value) => void (options.memoryBytes = parseMemory(value)),
     '-uuid': (value) => void (options.uuid = checkUuid(value)),
     '-serial': (value, text) => takeSerial(options, value, text),
     '-incoming': (value) => void (options.incoming = value),
