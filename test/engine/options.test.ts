@@ -66,8 +66,8 @@ test('what is wrong within a child is refused before anything is opened', async 
       "Parameter 'overlap-check' is not supported by livedisk yet",
     ],
     [
-      { driver: 'qcow2', 'node-name': 'n', file, 'data-file': file },
-      "Parameter 'data-file' is not supported by livedisk yet",
+      { driver: 'qcow2', 'node-name': 'n', file, 'pass-discard-other': true },
+      "Parameter 'pass-discard-other' is not supported by livedisk yet",
     ],
   ];
   for (const [options, message] of cases) {

@@ -124,7 +124,6 @@ const REFUSALS: ReadonlyArray<readonly [string, JsonObject, string]> = [
   ],
   ['job-cancel', { id: 'j' }, 'Job not found'],
   ['block-job-cancel', { device: 'j' }, "Block job 'j' not found"],
-  ['migrate', { uri: 'tcp:x:1' }, 'The command migrate has not been found'],
 ];
 
 test('what is wrong is refused in the words of QEMU, and nothing has changed or been announced', async (t) => {

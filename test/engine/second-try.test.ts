@@ -124,7 +124,7 @@ function triesOf(path: (name: string) => string): SecondTry[] {
     },
     {
       command: 'block_resize',
-      wrong: { 'node-name': 'E', size: 512 },
+      wrong: { 'node-name': 'E', size: 2 ** 52 },
       right: { 'node-name': 'E', size: 2 * DISK_BYTES },
     },
     {

@@ -46,9 +46,12 @@ test(
 
     assert.match(virsh('domcapabilities', '--virttype', 'qemu', '--emulatorbin', emulator), /<vcpu/);
     virsh('define', file('domain.xml', domain(emulator, join(folder, 'disk.qcow2'))));
-    t.after(() => virsh('undefine', NAME, '--checkpoints-metadata'));
+    t.after(() => {
+      // The folder may be gone by now.
+      run('/', 'virsh', '-c', uri ?? '', 'destroy', NAME);
+      run('/', 'virsh', '-c', uri ?? '', 'undefine', NAME, '--checkpoints-metadata');
+    });
     virsh('start', NAME);
-    t.after(() => virsh('destroy', NAME));
 
     virsh(
       ...['snapshot-create-as', NAME, 's1', '--disk-only', '--no-metadata'],
