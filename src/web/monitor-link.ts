@@ -30,6 +30,8 @@ export class MonitorLink {
   #timer: HostTimer | undefined;
   #dueMs = Infinity;
   #isWatched = false;
+  /** Of people, not yet answered. */
+  #questions = 0;
   #isLooking = false;
 
   constructor(host: Host, address: SocketAddress, name: string, listener: LinkListener) {
@@ -48,30 +50,42 @@ export class MonitorLink {
     else this.#letGo();
   }
 
+  /** Something is asked of the server; the monitor is let go afterwards where nobody watches. Errors: those of connecting. */
+  async #ask<T>(question: (client: QmpClient) => Promise<T>): Promise<T> {
+    this.#questions++;
+    try {
+      return await question(await this.#connected());
+    } finally {
+      this.#questions--;
+      if (!this.#isWatched) this.#letGo();
+    }
+  }
+
   /** What the server says. Errors: its own (QmpError); those of connecting. */
   async execute(command: string, args: JsonObject): Promise<JsonValue> {
-    const client = await this.#connected();
-    const name = command;
-    this.#log({ kind: 'command', name, data: args });
-    try {
-      return await client.execute(command, args);
-    } catch (error) {
-      this.#log({ kind: 'error', name, text: textOf(error) });
-      throw error;
-    } finally {
-      if (this.#isWatched) this.#lookIn(SOON_MS);
-      else this.#letGo();
-    }
+    return this.#ask(async (client) => {
+      const name = command;
+      this.#log({ kind: 'command', name, data: args });
+      try {
+        return await client.execute(command, args);
+      } catch (error) {
+        this.#log({ kind: 'error', name, text: textOf(error) });
+        throw error;
+      } finally {
+        if (this.#isWatched) this.#lookIn(SOON_MS);
+      }
+    });
   }
 
   /** A view that is no older than this call. Errors: those of connecting. */
   async lookNow(): Promise<View> {
-    return lookAt(await this.#connected());
+    return this.#ask(lookAt);
   }
 
   #letGo(): void {
     this.#timer?.cancel();
     this.#dueMs = Infinity;
+    if (this.#questions > 0) return;
     this.#client?.close();
     this.#client = undefined;
     this.#rates = new Rates();
@@ -124,7 +138,8 @@ export class MonitorLink {
       this.#tell({ ...(this.state.view && { view: this.state.view }), disks: {}, error: textOf(error) });
     } finally {
       this.#isLooking = false;
-      this.#lookIn(LOOK_MS);
+      if (this.#isWatched) this.#lookIn(LOOK_MS);
+      else this.#letGo();
     }
   }
 
