@@ -1,3 +1,4 @@
+import { assert } from '../../base/assert.js';
 import { AsyncMutex } from '../../base/async.js';
 import { alignDown } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
@@ -181,7 +182,7 @@ export class EntryCache {
 
   #change(offset: number, phase: PhaseNumber): Page {
     const page = this.#tryPage(offset);
-    if (!page) throw new Error(`entry at ${offset} is not in memory`);
+    assert(page, () => `entry at ${offset} is not in memory`);
     page.dirty[phase].add(Math.floor((offset - page.start) / this.#sectorBytes));
     this.#dirty.add(page);
     return page;
