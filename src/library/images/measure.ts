@@ -41,5 +41,5 @@ async function dataBytes(source: Node, unitBytes: number): Promise<number> {
 /** Those that can be copied. */
 function keptBitmaps(source: Node | undefined): readonly DirtyBitmap[] | undefined {
   if (source?.instance.bitmaps?.isSupported !== true) return undefined;
-  return source.dirtyBitmaps.filter(({ persistent, inconsistent }) => persistent && !inconsistent);
+  return source.dirtyBitmaps.filter(({ persistent }) => persistent);
 }
