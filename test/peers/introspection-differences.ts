@@ -149,7 +149,7 @@ const MISSING_COMMANDS: ReadonlyArray<readonly [reason: string, names: string]> 
   ["negotiation is the session's", 'qmp_capabilities'],
   [
     'no processor, memory or firmware',
-    'balloon cancel-vcpu-dirty-limit calc-dirty-rate dump-guest-memory dumpdtb inject-nmi memsave pmemsave ' +
+    'cancel-vcpu-dirty-limit calc-dirty-rate dump-guest-memory dumpdtb inject-nmi memsave pmemsave ' +
       'query-acpi-ospm-status query-cpu-model-expansion query-dirty-rate query-dump ' +
       'query-dump-guest-memory-capability query-sev query-sev-attestation-report query-sev-capabilities ' +
       'query-sev-launch-measure query-sgx query-sgx-capabilities query-stats query-stats-schemas ' +
