@@ -1,4 +1,5 @@
 import { defined } from '../../src/base/assert.js';
+import { isZero } from '../../src/base/zero.js';
 import { createImage } from '../../src/block/create.js';
 import type { BlockBackend } from '../../src/block/backend.js';
 import { Permission } from '../../src/block/permissions.js';
@@ -74,6 +75,11 @@ class Disk {
       this.#sectors[first + i]?.push(stamp);
     }
     return bytes;
+  }
+
+  /** The last change has not been made. */
+  takeBack(first: number, count: number): void {
+    for (let i = first; i < first + count; i++) this.#sectors[i]?.pop();
   }
 
   grow(sectorCount: number): void {
@@ -220,7 +226,12 @@ class Run {
       case 'discard': {
         const first = this.#random.below(5) * SECTORS_A_CLUSTER;
         this.#disk.begin(first, SECTORS_A_CLUSTER, true);
-        return this.#backend().discard(first * SECTOR_BYTES, CLUSTER_BYTES);
+        await this.#backend().discard(first * SECTOR_BYTES, CLUSTER_BYTES);
+        // A discard may do nothing, and does where the node ignores them.
+        const found = Buffer.alloc(CLUSTER_BYTES);
+        await this.#backend().read(first * SECTOR_BYTES, found);
+        if (!isZero(found)) this.#disk.takeBack(first, SECTORS_A_CLUSTER);
+        return;
       }
       case 'flush':
         return this.#flush();
