@@ -57,6 +57,7 @@ export class Job {
   #status: JobStatus = 'undefined';
   #ending: 'complete' | 'freeze' | undefined;
   #error: string | undefined;
+  #wasReady = false;
   #failure: unknown;
   /** From its start on. */
   #throughput: Throughput | undefined;
@@ -275,6 +276,7 @@ export class Job {
 
   /** The mirror has caught up. */
   becomeReady(): void {
+    this.#wasReady = true;
     this.#setStatus('ready');
     this.#emit('BLOCK_JOB_READY', this.#eventData());
   }
@@ -399,7 +401,8 @@ export class Job {
       len: doneBytes + remainingBytes,
       offset: doneBytes,
       busy: this.pace.isBusy && this.#status !== 'concluded',
-      paused: this.pace.wantsRest,
+      // A mirror that is done holds its own disk still until it is finalized, which as QEMU tells it is a pause.
+      paused: this.pace.wantsRest || (this.#status === 'pending' && this.#wasReady),
       speed: this.limit.bytesPerSecond,
       'io-status': this.#errors.ioStatus,
       ready: this.isReady,

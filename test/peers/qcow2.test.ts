@@ -267,8 +267,6 @@ function makeRefused(args: readonly string[]): void {
 
 test('what is not supported is refused by name', { skip }, async () => {
   const refused: Array<[string[], RegExp]> = [
-    [['-o', 'extended_l2=on'], /Unsupported qcow2 feature\(s\): extended L2 entries/],
-    [['-o', 'data_file=ext.data'], /Unsupported qcow2 feature\(s\): external data file/],
     [
       [
         '--object',
