@@ -6,6 +6,7 @@ import { seededBelow } from '../../../../test/kit/crash-states.js';
 import { createQcow2 } from '../../../../test/kit/new-qcow2.js';
 import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../../../test/kit/recorded-disk.js';
 import { checkQcow2 } from '../check/check.js';
+import { FieldOffset } from '../disk/header.js';
 import { qcow2Driver } from '../driver.js';
 
 const SECTOR = 512;
@@ -169,6 +170,26 @@ test('a write takes as many subclusters as it needs, and zeroes and discards lea
   assert.deepEqual(await kinds(), ['3 none', '1 data', '2 zero', '2 none']);
   await disk.backend.discard(3 * SECTOR, SECTOR);
   assert.deepEqual(await kinds(), ['3 none', '3 zero', '2 none']);
+  await disk.close();
+  assert.deepEqual(await problems(shelf), []);
+});
+
+test('data that is there is overwritten by the first change of an image, which says something of itself first', async () => {
+  const shelf = await makeShelf(8 * CLUSTER, { options: { 'extended-l2': true, 'cluster-size': CLUSTER } });
+  const made = await shelf.open('image');
+  await made.backend.write(0, Buffer.alloc(3 * CLUSTER, 1));
+  await made.close();
+  const bytes = shelf.disk('image').contents();
+  // A feature of somebody else's, which no change may outlive.
+  bytes.writeBigUInt64BE(32n, FieldOffset.autoclear);
+  shelf.put('image', bytes);
+  const disk = await shelf.open('image');
+  const first = CLUSTER - 3 * SECTOR + 7;
+  await disk.backend.write(first, Buffer.alloc(9 * SECTOR, 2));
+  const content = Buffer.alloc(8 * CLUSTER);
+  await disk.backend.read(0, content);
+  assert.deepEqual([...new Set(content.subarray(first, first + 9 * SECTOR))], [2]);
+  assert.deepEqual([content[first - 1], content[first + 9 * SECTOR]], [1, 1]);
   await disk.close();
   assert.deepEqual(await problems(shelf), []);
 });

@@ -106,13 +106,17 @@ export class Reserver {
     });
   }
 
-  /** Units of clusters that have a host cluster of their own, one behind the other, and no data in them yet. */
+  /**
+   * Units of clusters that have a host cluster of their own, one behind the other, and no data in them yet; or all with
+   * data, which could not be overwritten when they were mapped, as the image was not ready for changes.
+   */
   #keptUnits(table: CachedTable, wanted: Units): Units {
     const { context, tables } = this.#parts;
     const { l2, clusterBytes: cluster, unitBytes: unit } = context;
     const from = alignDown(wanted.from, unit);
     const first = Math.floor(from / cluster);
     const host = l2.hostOffset(table.bytes, first) - first * cluster;
+    const hasData = isData(l2, table.bytes, first, (from % cluster) / unit);
     let end = from;
     for (; end < wanted.end; end += unit) {
       const index = Math.floor(end / cluster);
@@ -122,8 +126,9 @@ export class Reserver {
         if (!isKept(l2, table.bytes, index)) break;
         if (l2.hostOffset(table.bytes, index) !== host + index * cluster) break;
       }
-      if (isData(l2, table.bytes, index, (end % cluster) / unit)) break;
+      if (isData(l2, table.bytes, index, (end % cluster) / unit) !== hasData) break;
     }
+    assert(end > from, 'a reservation takes what it was asked for');
     return { from, end };
   }
 
