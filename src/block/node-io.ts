@@ -142,17 +142,27 @@ export class NodeIo {
     offset: number,
     flags: number,
   ): Promise<void> {
-    if (this.#passes(offset, lengthBytes)) return this.#write(request, from, lengthBytes, offset, flags);
     const { generation } = request;
+    let isDurable = false;
+    if (this.#passes(offset, lengthBytes)) {
+      isDurable = await this.#write(request, from, lengthBytes, offset, flags);
+      return this.#makeDurable(flags, isDurable);
+    }
     // Others than the node itself will look at it.
     await request.stabilise();
     request.assertIs(generation);
     const buffer = request.gather(from, lengthBytes);
-    await this.#throughGate({ kind: 'write', offset, lengthBytes, buffer, flags }, () => {
+    await this.#throughGate({ kind: 'write', offset, lengthBytes, buffer, flags }, async () => {
       request.assertIs(generation);
-      return this.#write(request, from, lengthBytes, offset, flags);
+      isDurable = await this.#write(request, from, lengthBytes, offset, flags);
     });
     request.assertIs(generation);
+    await this.#makeDurable(flags, isDurable);
+  }
+
+  /** After a change, and what its gate did with it: a gate that flushes has a copy to make durable too. */
+  async #makeDurable(flags: number, isDurable: boolean): Promise<void> {
+    if (hasFlag(flags, Flag.fua) && (!isDurable || this.#node.gate?.flush)) await this.flush();
   }
 
   /** A write that turned out to be one of zeroes. */
@@ -183,10 +193,12 @@ export class NodeIo {
     flags: number,
     signal: CancelSignal | undefined,
   ): Promise<void> {
-    if (this.#passes(offset, lengthBytes)) return this.#zero(offset, lengthBytes, flags, signal);
-    await this.#throughGate({ kind: 'zeroes', offset, lengthBytes, flags }, () =>
-      this.#zero(offset, lengthBytes, flags, signal),
-    );
+    if (this.#passes(offset, lengthBytes)) await this.#zero(offset, lengthBytes, flags, signal);
+    else
+      await this.#throughGate({ kind: 'zeroes', offset, lengthBytes, flags }, () =>
+        this.#zero(offset, lengthBytes, flags, signal),
+      );
+    await this.#makeDurable(flags, false);
   }
 
   async discard(offset: number, lengthBytes: number, signal?: CancelSignal): Promise<void> {
@@ -207,13 +219,14 @@ export class NodeIo {
     return gate ? gate.run(change, forward) : forward();
   }
 
+  /** Answers whether it is durable already. */
   async #write(
     request: IoRequest,
     from: number,
     lengthBytes: number,
     offset: number,
     flags: number,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { generation } = request;
     this.#node.beginWrite(offset, lengthBytes);
     let isDurable: boolean;
@@ -225,8 +238,7 @@ export class NodeIo {
       this.#node.markDirty(offset, lengthBytes);
     }
     request.assertIs(generation);
-    // A gate that flushes has a copy to make durable too.
-    if (hasFlag(flags, Flag.fua) && (!isDurable || this.#node.gate?.flush)) await this.flush();
+    return isDurable;
   }
 
   async #zero(
@@ -242,7 +254,6 @@ export class NodeIo {
     } finally {
       this.#node.markDirty(offset, lengthBytes);
     }
-    if (hasFlag(flags, Flag.fua)) await this.flush();
   }
 
   async #discard(offset: number, lengthBytes: number, signal: CancelSignal | undefined): Promise<void> {

@@ -2,7 +2,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { Change, ChangeGate } from '../block/change-gate.js';
 import { type DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
 import type { RangeLock } from '../block/range-lock.js';
-import { Flag, hasFlag, withoutFlag } from '../block/request.js';
+import { Flag, withoutFlag } from '../block/request.js';
 import type { Mover } from './block-copy.js';
 import { type CopyTurn, takeTurn } from '../block/copy-turn.js';
 
@@ -85,18 +85,12 @@ export class WriteToBoth implements ChangeGate {
     const { offset, lengthBytes } = change;
     const units = this.#units(change);
     const isWhole = units.offset === offset && units.lengthBytes === lengthBytes;
-    if (fillsUnits && !isWhole) return this.#copyAsAsked(change, units, turn);
+    if (fillsUnits && !isWhole) return this.#copy(units, turn);
     if (change.kind === 'write') return target.write(offset, change.buffer, change.flags);
     // What was cheap for the source need not be for the target.
     if (change.kind === 'zeroes')
       return target.writeZeroes(offset, lengthBytes, withoutFlag(change.flags, Flag.noFallback));
     return this.#copy(units, turn);
-  }
-
-  /** A change that is to be durable is so in the target too: the guest may go over to it with the answer. */
-  async #copyAsAsked(change: Change, units: Stretch, turn: CopyTurn): Promise<void> {
-    await this.#copy(units, turn);
-    if (change.kind !== 'discard' && hasFlag(change.flags, Flag.fua)) await this.#options.target.flush();
   }
 
   /** Whole units around a change. */

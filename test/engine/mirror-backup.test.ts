@@ -3,7 +3,9 @@ import { statSync } from 'node:fs';
 import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import type { Node } from '../../src/block/node.js';
+import { createRealHost } from '../../src/host/real.js';
 import type { JsonObject } from '../../src/schema/types.js';
+import { FaultyHost } from '../kit/faulty-host.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 function nodeOf(bed: EngineBed, filename: string): Node {
@@ -379,4 +381,34 @@ test('queries tell of layers, their size on the host and how they are opened', a
   }>;
   assert.equal(stats?.stats['wr_highest_offset'], 2 * MiB);
   assert.equal(stats.backing['node-name'], 'A');
+});
+
+test('a durable write over data is durable in the target that is about to take over, though it takes whole clusters', async (t) => {
+  const faulty = new FaultyHost(createRealHost());
+  const bed = new EngineBed(t, { host: faulty.host });
+  await bed.chain('A', 'B');
+  await bed.guest('flush');
+  await bed.image('T');
+  const mirror = { device: 'B', target: 'T', 'job-id': 'm', sync: 'top', 'auto-finalize': false };
+  await bed.execute('blockdev-mirror', mirror);
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('block-job-complete', { device: 'm' });
+  const job = bed.engine.jobs.find('m');
+  while (job?.status !== 'pending') await bed.engine.host.clock.macrotask();
+  const seen: string[] = [];
+  for (const op of ['write', 'flush'] as const) {
+    const when = (): boolean => {
+      seen.push(op);
+      return false;
+    };
+    faulty.faults.add({ op, file: 'T.qcow2', errno: 'EIO', when });
+  }
+  await bed.guest('write -P 3 1049088 512');
+  assert.deepEqual([...new Set(seen.splice(0))], ['write']);
+  await bed.guest('write -f -P 4 1049088 512');
+  assert.ok(seen.includes('write'));
+  assert.equal(seen.at(-1), 'flush');
+  await bed.execute('job-finalize', { id: 'm' });
+  await job.concluded;
+  await bed.guest('read -P 4 1049088 512');
 });
