@@ -119,7 +119,7 @@ export interface DriverContext {
   readonly isActive: boolean;
   /** Its content is to be used: the bitmaps that the image keeps are loaded. */
   readonly loadsBitmaps: boolean;
-  /** The node's bitmaps, oldest first: those that the image keeps are the driver's to add, and to store. */
+  /** The node's bitmaps, oldest first; the driver adds those that the image keeps, and stores them, and any of its own. */
   readonly dirtyBitmaps: DirtyBitmap[];
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
@@ -369,8 +369,6 @@ export interface DriverInstance {
   readonly readsZeroWhenNew?: boolean;
   /** writeZeroes is cheap and, with mayUnmap, deallocates. */
   readonly canWriteZeroes?: boolean;
-  /** Dirty bitmaps of its own, which the node has from the beginning. */
-  readonly ownBitmaps?: readonly DirtyBitmap[];
   /** What it held at some moment, where it keeps that. */
   readonly snapshotAccess?: SnapshotAccess;
   /** Hears block-layer events by name (blkdebug only). */

@@ -120,7 +120,6 @@ export class Node {
     assert(!this.#instance, () => `node '${this.name}' opened twice`);
     this.#instance = instance;
     this.#io = new NodeIo(this, instance);
-    this.dirtyBitmaps.push(...(instance.ownBitmaps ?? []));
     if (this.#quiesced > 0) this.#comeToRest();
     this.#readBacking();
   }

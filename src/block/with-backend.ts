@@ -1,7 +1,23 @@
-import type { BlockBackend } from './backend.js';
+import type { BackendProperties, BlockBackend } from './backend.js';
 import type { Graph } from './graph.js';
 import type { Node } from './node.js';
 import { ALL_PERMISSIONS } from './permissions.js';
+
+/** A backend on a node. Where it may not be there, the node goes when nobody else uses it. Errors: those of permissions. */
+export async function useNode(
+  graph: Graph,
+  node: Node,
+  properties: BackendProperties,
+): Promise<BlockBackend> {
+  const backend = graph.createBackend(properties);
+  try {
+    await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
+  } catch (error) {
+    await graph.collect([node]);
+    throw error;
+  }
+  return backend;
+}
 
 /** Runs `body` with a backend of its own on a node. `owner`: of a drained section in which it works. */
 export async function withBackend<T>(

@@ -316,18 +316,10 @@ export class Syscalls {
 
   /** Receives into `buffer` without waiting; descriptors that came along (close-on-exec) are added to `fds`. */
   receive(fd: number, buffer: Uint8Array, fds: number[]): CallResult {
-    const { koffi, recvmsg } = this.#lib();
     const control = Buffer.alloc(CONTROL_BYTES);
-    const iovec = BigUint64Array.of(koffi.address(buffer), BigInt(buffer.length));
-    // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
-    const message = new BigUint64Array(7);
-    message[2] = koffi.address(iovec);
-    message[3] = 1n;
-    message[4] = koffi.address(control);
-    message[5] = BigInt(control.length);
-    const result = this.#now(recvmsg, fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    const { recvmsg } = this.#lib();
+    const { result, controlBytes: end } = this.#message(recvmsg, fd, [buffer, control], MSG_CMSG_CLOEXEC);
     if (result.value < 0) return result;
-    const end = Number(message[5]);
     for (let at = 0; at + CMSG_HEADER_BYTES <= end;) {
       const length = Number(control.readBigUInt64LE(at));
       const isRights =
@@ -370,20 +362,32 @@ export class Syscalls {
 
   /** Sends without waiting, together with descriptors. */
   send(fd: number, buffer: Uint8Array, fds: readonly number[]): CallResult {
-    const { koffi, sendmsg } = this.#lib();
     const lengthBytes = CMSG_HEADER_BYTES + 4 * fds.length;
     const control = Buffer.alloc(alignUp(lengthBytes, 8));
     control.writeBigUInt64LE(BigInt(lengthBytes), 0);
     control.writeInt32LE(SOL_SOCKET, 8);
     control.writeInt32LE(SCM_RIGHTS, 12);
     fds.forEach((passed, i) => control.writeInt32LE(passed, CMSG_HEADER_BYTES + 4 * i));
+    return this.#message(this.#lib().sendmsg, fd, [buffer, control], MSG_NOSIGNAL).result;
+  }
+
+  /** recvmsg or sendmsg of one piece, without waiting; answers how much of `control` there is, too. */
+  #message(
+    call: NativeFunction,
+    fd: number,
+    [buffer, control]: readonly [Uint8Array, Buffer],
+    flags: number,
+  ): { result: CallResult; controlBytes: number } {
+    const { koffi } = this.#lib();
     const iovec = BigUint64Array.of(koffi.address(buffer), BigInt(buffer.length));
+    // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
     const message = new BigUint64Array(7);
     message[2] = koffi.address(iovec);
     message[3] = 1n;
     message[4] = koffi.address(control);
     message[5] = BigInt(control.length);
-    return this.#now(sendmsg, fd, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const result = this.#now(call, fd, message, MSG_DONTWAIT | flags);
+    return { result, controlBytes: Number(message[5]) };
   }
 
   /** Whether somebody has the other side of a pseudo terminal open. */

@@ -8,6 +8,7 @@ import { Graph } from '../block/graph.js';
 import { Opener } from '../block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import { DriverRegistry } from '../block/registry.js';
+import { useNode } from '../block/with-backend.js';
 import { allDrivers } from '../drivers/index.js';
 import type { Host } from '../host/host.js';
 import { createRealHost } from '../host/real.js';
@@ -78,17 +79,11 @@ class Workplace {
   /** A user of a node that is open. */
   async use(node: BlockBackend['node'], access: Access = 'read'): Promise<BlockBackend> {
     const write = access === 'read' ? 0 : Permission.write;
-    const backend = this.graph.createBackend({
+    const backend = await useNode(this.graph, node, {
       description: 'a piece of work on an image',
       perm: Permission.consistentRead + write + (access === 'resize' ? Permission.resize : 0),
       shared: ALL_PERMISSIONS,
     });
-    try {
-      await this.graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-    } catch (error) {
-      await this.graph.collect([node]);
-      throw error;
-    }
     this.#open.push(backend);
     return backend;
   }

@@ -24,30 +24,18 @@ import {
 
 /** Moves of a machine (migration.json and run-state.json of QEMU 7.2; channels of 8.2). */
 
-const CAPABILITY = enumOf(
-  'MigrationCapability',
-  [
-    ...(['xbzrle', 'rdma-pin-all', 'auto-converge', 'zero-blocks', 'compress', 'events'] as const),
-    ...([
-      'postcopy-ram',
-      'x-colo',
-      'release-ram',
-      'block',
-      'return-path',
-      'pause-before-switchover',
-    ] as const),
-    ...([
-      'multifd',
-      'dirty-bitmaps',
-      'postcopy-blocktime',
-      'late-block-activate',
-      'x-ignore-shared',
-    ] as const),
-    ...(['validate-uuid', 'background-snapshot', 'zero-copy-send', 'postcopy-preempt'] as const),
-  ],
-  [],
-  { 'x-colo': ['unstable'], 'x-ignore-shared': ['unstable'] },
-);
+/** All that QEMU 7.2 knows, in its order. */
+export const CAPABILITIES = [
+  ...(['xbzrle', 'rdma-pin-all', 'auto-converge', 'zero-blocks', 'compress', 'events'] as const),
+  ...(['postcopy-ram', 'x-colo', 'release-ram', 'block', 'return-path', 'pause-before-switchover'] as const),
+  ...(['multifd', 'dirty-bitmaps', 'postcopy-blocktime', 'late-block-activate', 'x-ignore-shared'] as const),
+  ...(['validate-uuid', 'background-snapshot', 'zero-copy-send', 'postcopy-preempt'] as const),
+] as const;
+
+const CAPABILITY = enumOf('MigrationCapability', CAPABILITIES, [], {
+  'x-colo': ['unstable'],
+  'x-ignore-shared': ['unstable'],
+});
 
 const CapabilityStatus = struct('MigrationCapabilityStatus', {
   capability: required(CAPABILITY),

@@ -30,12 +30,13 @@ export function describeState(state: CrashState): string {
   return `after [${state.marks.join(' ')}], survived ${state.survived}`;
 }
 
-/** Flushes of a run before which something had been written. */
-function flushesThatMatter(disk: RecordedDisk): number[] {
+/** Flushes of a run, up to its first mark with `untilMark`, before which something had been written. */
+export function flushesThatMatter(disk: RecordedDisk, untilMark = false): number[] {
   const found: number[] = [];
   let wrote = false;
   let index = 0;
   for (const event of disk.log) {
+    if (untilMark && event.kind === 'mark') break;
     if (event.kind === 'write') wrote = true;
     if (event.kind !== 'flush') continue;
     if (wrote) found.push(index);

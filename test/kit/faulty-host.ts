@@ -1,6 +1,7 @@
 import { basename } from 'node:path';
 import { errnoError } from '../../src/base/error.js';
 import type { Host, HostFile, OpenFileOptions } from '../../src/host/host.js';
+import { WrappedFiles } from './wrapped-files.js';
 
 export type FaultyOperation = 'open' | 'read' | 'write' | 'truncate' | 'flush';
 
@@ -36,15 +37,15 @@ export class FaultyHost {
   readonly faults = new Set<HostFault>();
   /** How often each has struck. */
   readonly struck = new Map<HostFault, number>();
-  readonly #inner = new WeakMap<HostFile, HostFile>();
 
   constructor(host: Host) {
     const { files } = host;
+    const wrapped = new WrappedFiles(files);
     const open = async (path: string, options: OpenFileOptions): Promise<HostFile> => {
       const fault = options.write ? this.#matching('open', path) : undefined;
       if (fault) throw this.#strike(fault, path);
-      const again = options.again && (this.#inner.get(options.again) ?? options.again);
-      return this.#wrap(await files.open(path, { ...options, ...(again && { again }) }));
+      const file = await wrapped.open(path, options);
+      return wrapped.wrap(file, (method, source) => this.#struckAnswer(file, method, source));
     };
     this.host = {
       ...host,
@@ -72,30 +73,17 @@ export class FaultyHost {
     return errnoError(fault.errno, undefined, { path });
   }
 
-  #wrap(file: HostFile): HostFile {
-    const wrapped = new Proxy(file, {
-      get: (target, key) => {
-        const value: unknown = Reflect.get(target, key, target);
-        if (typeof value !== 'function') return value;
-        const method = value as (...args: unknown[]) => unknown;
-        return (...args: unknown[]): unknown => {
-          const fault = this.#faultOf(String(key), file, args);
-          if (fault && String(key).startsWith('try')) return key === 'tryCopyFrom' ? -1 : false;
-          if (fault) return Promise.reject(this.#strike(fault, file.path));
-          const inner = args.map((arg) => this.#inner.get(arg as HostFile) ?? arg);
-          return method.apply(target, inner);
-        };
-      },
-    });
-    this.#inner.set(wrapped, file);
-    return wrapped;
-  }
-
-  /** The file's own, or one of the file that it copies from. */
-  #faultOf(method: string, file: HostFile, args: readonly unknown[]): HostFault | undefined {
+  /** What a method answers that a fault strikes: the file's own, or one of the file that it copies from. */
+  #struckAnswer(
+    file: HostFile,
+    method: string,
+    source: HostFile | undefined,
+  ): { answer: unknown } | undefined {
     const op = OPERATIONS[method];
     if (!op) return undefined;
-    const source = args.map((arg) => this.#inner.get(arg as HostFile)).find((inner) => inner !== undefined);
-    return this.#matching(op, file.path) ?? (source && this.#matching('read', source.path));
+    const fault = this.#matching(op, file.path) ?? (source && this.#matching('read', source.path));
+    if (!fault) return undefined;
+    if (method.startsWith('try')) return { answer: method === 'tryCopyFrom' ? -1 : false };
+    return { answer: Promise.reject(this.#strike(fault, file.path)) };
   }
 }

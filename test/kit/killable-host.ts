@@ -1,5 +1,6 @@
 import { errnoError } from '../../src/base/error.js';
 import type { Host, HostFile, HostListener, HostSocket, HostTimer } from '../../src/host/host.js';
+import { WrappedFiles } from './wrapped-files.js';
 
 /**
  * The part of a machine that one process has. When it is killed its files close (and their locks go), its connections
@@ -11,23 +12,26 @@ export class KillableHost {
   readonly #sockets = new Set<HostSocket>();
   readonly #listeners = new Set<HostListener>();
   readonly #timers = new Set<HostTimer>();
-  readonly #inner = new WeakMap<HostFile, HostFile>();
   #isDead = false;
 
   constructor(host: Host) {
     const { files, net, clock } = host;
+    const wrapped = new WrappedFiles(files);
     this.host = {
       ...host,
       files: {
         descriptorSets: files.descriptorSets,
         open: async (path, options) => {
           this.#assertAlive();
-          const again = options.again && (this.#inner.get(options.again) ?? options.again);
-          const file = await files.open(path, { ...options, ...(again && { again }) });
+          const file = await wrapped.open(path, options);
           if (this.#isDead) await file.close();
           this.#assertAlive();
           this.#files.add(file);
-          return this.#wrap(file);
+          return wrapped.wrap(file, (method) => {
+            if (this.#isDead) return { answer: deadAnswer(method) };
+            if (method === 'close') this.#files.delete(file);
+            return undefined;
+          });
         },
         stat: (path) => this.#alive(() => files.stat(path)),
         unlink: (path) => this.#alive(() => files.unlink(path)),
@@ -88,26 +92,6 @@ export class KillableHost {
     for (const socket of this.#sockets) socket.destroy();
     await Promise.all([...this.#listeners].map((listener) => listener.close()));
     await Promise.all([...this.#files].map((file) => file.close().catch(() => undefined)));
-  }
-
-  #wrap(file: HostFile): HostFile {
-    const wrapped = new Proxy(file, {
-      get: (target, key) => {
-        const value: unknown = Reflect.get(target, key, target);
-        if (typeof value !== 'function') return value;
-        const method = value as (...args: unknown[]) => unknown;
-        return (...args: unknown[]): unknown => {
-          if (this.#isDead) return deadAnswer(String(key));
-          if (key === 'close') this.#files.delete(file);
-          return method.apply(
-            target,
-            args.map((arg) => this.#inner.get(arg as HostFile) ?? arg),
-          );
-        };
-      },
-    });
-    this.#inner.set(wrapped, file);
-    return wrapped;
   }
 
   #assertAlive(): void {

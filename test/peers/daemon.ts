@@ -6,6 +6,8 @@ import { join, resolve } from 'node:path';
 import type { TestContext } from 'node:test';
 
 /** The built program, as users start it. `npm run build` makes it. */
+/** A machine with nothing that was not asked for. */
+export const BARE_MACHINE = '-display none -no-user-config -M q35 -nodefaults -m 64 -monitor none'.split(' ');
 export const PROGRAM = resolve(import.meta.dirname, '../../dist/livedisk.cjs');
 
 type Json = { [key: string]: unknown };

@@ -5,22 +5,10 @@ import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import { SeededRandom } from '../../src/host/simulated.js';
 import { Relay } from '../kit/relay.js';
-import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
+import { BARE_MACHINE, Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 /** A machine that moves between two processes, over a link that breaks, and to and from a real QEMU, which is refused. */
 
-const COMMON = [
-  '-display',
-  'none',
-  '-no-user-config',
-  '-M',
-  'q35',
-  '-nodefaults',
-  '-m',
-  '64',
-  '-monitor',
-  'none',
-];
 const EVENTS = { capabilities: [{ capability: 'events', state: true }] };
 /** Bytes of a move towards each end: cuts come anywhere among them. */
 const MOST_BYTES = { server: 570, client: 140 } as const;
@@ -46,7 +34,7 @@ async function start(
     t,
     folder,
     [
-      ...[...argv, ...COMMON, '-qmp', `unix:${name}.qmp,server=on,wait=off`],
+      ...[...argv, ...BARE_MACHINE, '-qmp', `unix:${name}.qmp,server=on,wait=off`],
       ...['-blockdev', 'node-name=disk,driver=qcow2,file.driver=file,file.filename=disk.qcow2'],
       ...['-device', 'virtio-blk,drive=disk,id=virtio0', ...extra],
     ],

@@ -1,24 +1,10 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import { createServer, type AddressInfo } from 'node:net';
-import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
+import { BARE_MACHINE, Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 /** The document's "Live disk storage migration": source and destination may each be livedisk or a real QEMU. */
 type Program = 'livedisk' | 'qemu';
-
-const COMMON = [
-  '-display',
-  'none',
-  '-no-user-config',
-  '-M',
-  'q35',
-  '-nodefaults',
-  '-m',
-  '64',
-  '-S',
-  '-monitor',
-  'none',
-];
 
 function commandLine(program: Program): string[] {
   return program === 'livedisk'
@@ -36,7 +22,7 @@ function start(
 ): Promise<Daemon> {
   const socket = `${node}.sock`;
   const argv = [
-    ...[...commandLine(program), ...COMMON],
+    ...[...commandLine(program), ...BARE_MACHINE, '-S'],
     ...['-blockdev', `node-name=${node},driver=qcow2,file.driver=file,file.filename=${file}`],
     ...['-device', `virtio-blk,drive=${node},id=virtio0`, '-qmp', `unix:${socket},server=on,wait=off`],
   ];

@@ -1,29 +1,5 @@
 import { BlockError } from '../../base/error.js';
-
-/** All that QEMU 7.2 knows, in its order. */
-export const CAPABILITIES = [
-  'xbzrle',
-  'rdma-pin-all',
-  'auto-converge',
-  'zero-blocks',
-  'compress',
-  'events',
-  'postcopy-ram',
-  'x-colo',
-  'release-ram',
-  'block',
-  'return-path',
-  'pause-before-switchover',
-  'multifd',
-  'dirty-bitmaps',
-  'postcopy-blocktime',
-  'late-block-activate',
-  'x-ignore-shared',
-  'validate-uuid',
-  'background-snapshot',
-  'zero-copy-send',
-  'postcopy-preempt',
-] as const;
+import { CAPABILITIES } from '../../schema/migration.js';
 
 export type Capability = (typeof CAPABILITIES)[number];
 

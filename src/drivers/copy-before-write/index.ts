@@ -19,7 +19,7 @@ export const copyBeforeWriteDriver: DriverDescription<typeof COPY_BEFORE_WRITE_O
       context.child('target').compression.clusterBytes,
       settings['min-cluster-size'],
     );
-    return new CopyBeforeWriteNode(
+    const node = new CopyBeforeWriteNode(
       { file: () => context.child('file'), target: () => context.child('target') },
       {
         clusterBytes,
@@ -28,6 +28,8 @@ export const copyBeforeWriteDriver: DriverDescription<typeof COPY_BEFORE_WRITE_O
         timeout: timeoutSeconds > 0 ? { clock: context.host.clock, ms: 1000 * timeoutSeconds } : undefined,
       },
     );
+    context.dirtyBitmaps.push(...node.copyBitmaps);
+    return node;
   },
 
   childPermissions: copyBeforeWritePermissions,

@@ -61,7 +61,8 @@ export class CopyBeforeWriteNode extends PassThrough {
     this.gate = pointInTime;
   }
 
-  get ownBitmaps(): readonly DirtyBitmap[] {
+  /** Those that the node has from the beginning. */
+  get copyBitmaps(): readonly DirtyBitmap[] {
     const { due, written, access } = this.#bitmaps;
     return [due, written, access];
   }

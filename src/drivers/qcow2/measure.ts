@@ -4,10 +4,8 @@ import { MAX_L1_BYTES } from '../../base/limits.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { MeasuredContent, Measurement } from '../../block/driver.js';
 import type { NewQcow2 } from './create-options.js';
+import { entryBytes as bitmapEntryBytes } from './disk/bitmap-directory.js';
 import { ENTRY_BYTES } from './disk/layout.js';
-
-/** Of a bitmap without its name. */
-const DIRECTORY_ENTRY_BYTES = 24;
 
 /**
  * How large the file of a new image is: header, tables, and refcounts for all of it, as the format lays them out, for a
@@ -52,13 +50,10 @@ function refcountClusters(clusters: number, clusterBytes: number, refcountBits: 
 function bytesOfBitmaps(bitmaps: readonly DirtyBitmap[], clusterBytes: number): number {
   let total = 0;
   let directory = 0;
-  for (const { name = '', sizeBytes, granularityBytes } of bitmaps) {
-    const clusters = divideRoundUp(
-      divideRoundUp(divideRoundUp(sizeBytes, granularityBytes), 8),
-      clusterBytes,
-    );
+  for (const { name = '', serialisedBytes } of bitmaps) {
+    const clusters = divideRoundUp(serialisedBytes, clusterBytes);
     total += clusters * clusterBytes + alignUp(clusters * ENTRY_BYTES, clusterBytes);
-    directory += alignUp(DIRECTORY_ENTRY_BYTES + Buffer.byteLength(name), 8);
+    directory += bitmapEntryBytes(Buffer.byteLength(name));
   }
   return total + alignUp(directory, clusterBytes);
 }

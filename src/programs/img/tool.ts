@@ -9,6 +9,7 @@ import type { Node } from '../../block/node.js';
 import { type OpenContext, Opener } from '../../block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../../block/permissions.js';
 import { DriverRegistry } from '../../block/registry.js';
+import { useNode } from '../../block/with-backend.js';
 import type { Host } from '../../host/host.js';
 import type { FlatOptions } from '../../schema/flat.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
@@ -139,7 +140,7 @@ export class Tool {
 
   /** A user of a node that is open. */
   async use(node: Node, use: ImageUse = {}): Promise<BlockBackend> {
-    const backend = this.graph.createBackend({
+    const backend = await useNode(this.graph, node, {
       description: 'an unnamed block device',
       perm:
         (use.onlyLook ? 0 : Permission.consistentRead) +
@@ -148,12 +149,6 @@ export class Tool {
       shared: ALL_PERMISSIONS - (use.alone ? Permission.write | Permission.resize : 0),
     });
     backend.writethrough = use.writethrough ?? false;
-    try {
-      await this.graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-    } catch (error) {
-      await this.graph.collect([node]);
-      throw error;
-    }
     this.#open.push(backend);
     return backend;
   }

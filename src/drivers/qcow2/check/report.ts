@@ -1,3 +1,4 @@
+import { nothingFound } from '../../tables/check-result.js';
 import type { ImageCheck, RepairMode } from '../../../block/driver.js';
 import type { References } from './references.js';
 
@@ -43,19 +44,7 @@ export class Report {
   constructor(mode: RepairMode, totalClusters: number, say: (line: string) => void) {
     this.mode = mode;
     this.#say = say;
-    this.result = {
-      checkErrors: 0,
-      corruptions: 0,
-      leaks: 0,
-      corruptionsFixed: 0,
-      leaksFixed: 0,
-      totalClusters,
-      allocatedClusters: 0,
-      fragmentedClusters: 0,
-      compressedClusters: 0,
-      imageEndOffset: 0,
-      messages: [],
-    };
+    this.result = { ...nothingFound(totalClusters), messages: [] };
   }
 
   line(text: string): void {
