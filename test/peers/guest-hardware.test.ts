@@ -78,6 +78,7 @@ test(
       add('memory-backend-file', 'f', { size: 4096 }),
       add('memory-backend-file', 'f', { size: 4096, 'mem-path': 'FOLDER/memory', share: true }),
       add('memory-backend-memfd', 'd', { size: 4096, seal: true }),
+      add('memory-backend-memfd', 'empty', { size: 0 }),
       add('rng-random', 'r'),
       add('rng-random', 'missing', { filename: '/nonexistent' }),
       add('rng-builtin', 'b'),

@@ -14,16 +14,14 @@ function property(name: string, qomType: string, type: Type<unknown>, initial?: 
 
 const flag = (name: string, initial: boolean): Property => property(name, 'bool', bool, initial);
 
-const SIZE: Property = {
-  ...property('size', 'int', size),
-  check(value) {
-    if (value === 0) throw invalid("property 'size' of memory-backend-ram doesn't take value '0'");
-  },
-};
-
-const memory = (isShared: boolean): readonly Property[] => [
+const memory = (type: string, isShared: boolean): readonly Property[] => [
   flag('share', isShared),
-  SIZE,
+  {
+    ...property('size', 'int', size),
+    check(value) {
+      if (value === 0) throw invalid(`property 'size' of ${type} doesn't take value '0'`);
+    },
+  },
   flag('dump', true),
   property('prealloc-threads', 'int', uint32, 1),
   flag('x-use-canonical-path-for-ramblock-id', false),
@@ -56,7 +54,7 @@ function memoryType(name: string, own: readonly Property[] = [], isShared = fals
   const type: ObjectType = {
     name,
     parents: ['memory-backend', 'object'],
-    properties: [...memory(isShared), ...own],
+    properties: [...memory(name, isShared), ...own],
     ofMachines: true,
     check: checkMemory,
     make: (id, values) => new GuestMemory(id, type, values),
