@@ -34,6 +34,7 @@ import {
   COMMANDS,
   type OptionalArguments,
 } from '../schema/commands.js';
+import { EXTENSION_COMMANDS } from '../schema/extensions.js';
 import { OUT_OF_BAND } from '../schema/machine.js';
 import type { Type } from '../schema/types.js';
 import { NamedDescriptors } from './named-descriptors.js';
@@ -176,7 +177,12 @@ export class EngineParts {
 
   /** Defines a command for every client. */
   command<N extends CommandName>(name: N, handler: Handler<CommandArguments<N>>): void {
-    const definition = { name, arguments: this.#argumentsOf(name), outOfBand: OUT_OF_BAND.has(name) };
+    const definition = {
+      name,
+      arguments: this.#argumentsOf(name),
+      outOfBand: OUT_OF_BAND.has(name),
+      isExtension: Object.hasOwn(EXTENSION_COMMANDS, name),
+    };
     this.registry.register(definition, handler as Handler<unknown>);
   }
 

@@ -43,10 +43,15 @@ export function registerQueries(
           ...(device && { qdev: device.qdevPath }),
         })),
   );
-  engine.command('query-qmp-schema', () => queryQmpSchema(engine.registry));
+  engine.command('query-qmp-schema', (_, caller) => queryQmpSchema(engine.registry, caller));
   engine.command('x-debug-query-block-graph', () => queryGraph(engine));
   engine.command('query-version', () => VERSION);
-  engine.command('query-commands', () => engine.registry.names.sort().map((name) => ({ name })));
+  engine.command('query-commands', (_, caller) =>
+    engine.registry
+      .names(caller)
+      .sort()
+      .map((name) => ({ name })),
+  );
 }
 
 /** QAPI's BlockInfo of every drive and every disk of the guest. */

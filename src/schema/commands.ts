@@ -1,6 +1,7 @@
 import { BITMAP_COMMANDS, BitmapAdd, BitmapMerge, BitmapName } from './bitmap-commands.js';
 import { CHARDEV_COMMANDS } from './chardev.js';
 import { DESCRIPTOR_COMMANDS } from './descriptors.js';
+import { EXTENSION_COMMANDS } from './extensions.js';
 import { MACHINE_COMMANDS } from './machine.js';
 import { MIGRATION_COMMANDS } from './migration.js';
 import { QOM_COMMANDS } from './qom.js';
@@ -415,6 +416,7 @@ export const COMMANDS = {
   'x-debug-query-block-graph': NO_ARGUMENTS,
   ...CHARDEV_COMMANDS,
   ...RARE_COMMANDS,
+  ...EXTENSION_COMMANDS,
 } as const;
 
 export type CommandName = keyof typeof COMMANDS;

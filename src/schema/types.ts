@@ -61,6 +61,8 @@ export interface Member<T, Required extends boolean, F = T> {
   /** What a flat option that lacks it is told, where QEMU has words of its own. */
   readonly missingText?: string;
   readonly features?: Features;
+  /** livedisk's own: there for clients that asked for its extensions. */
+  readonly isExtension?: boolean;
 }
 
 export interface DefaultedMember<T, F = T> extends Member<T, false, F> {
@@ -174,6 +176,32 @@ export function later<T, F>(type: Type<T, F>): Member<T, false, F> {
 /** The member, on its way out or not to be relied upon. */
 export function marked<M extends AnyMember>(feature: 'deprecated' | 'unstable', member: M): M {
   return { ...member, features: [feature] };
+}
+
+/** The member, which QEMU does not have. Its name begins with `x-`. */
+export function extension<M extends AnyMember>(member: M): M {
+  return { ...member, isExtension: true };
+}
+
+/** Errors: kind 'invalid' for the first member in `value`, of that type, that is an extension: as of one not known. */
+export function refuseExtensions({ description }: Type<unknown>, value: JsonValue, path = ''): void {
+  if (description.kind === 'array' && Array.isArray(value)) {
+    value.forEach((item, i) => refuseExtensions(description.element, item, `${path}[${i}]`));
+  }
+  if (description.kind === 'alternate') {
+    const type = description.cases.find((candidate) => accepts(candidate, jsonTypeName(value)));
+    if (type) refuseExtensions(type, value, path);
+  }
+  if (description.kind !== 'object' || !isJsonObject(value)) return;
+  const { members, variants } = description;
+  for (const [key, member] of Object.entries(members)) {
+    const given = Object.hasOwn(value, key) ? value[key] : undefined;
+    if (given === undefined) continue;
+    if (member.isExtension) throw unexpected(join(path, key));
+    refuseExtensions(member.type, given, join(path, key));
+  }
+  const branch = variants?.cases.get(String(value[variants.tag]));
+  if (branch) refuseExtensions(branch, value, path);
 }
 
 /** Known to QEMU, not done by livedisk yet. */
@@ -316,6 +344,10 @@ export function isScalar({ description }: Type<unknown>): boolean {
 
 function refuseUnexpected(input: JsonObject, known: ReadonlySet<string>, path: string): void {
   for (const key of Object.keys(input)) {
-    if (!known.has(key)) throw invalid(`Parameter '${join(path, key)}' is unexpected`);
+    if (!known.has(key)) throw unexpected(join(path, key));
   }
+}
+
+function unexpected(path: string): BlockError {
+  return invalid(`Parameter '${path}' is unexpected`);
 }

@@ -34,7 +34,7 @@ function surroundings(input: PassThrough): {
   );
   registerJobs(registry, hub);
   registry.register(command('blockdev-add', BlockdevOptions), (options) => ({ ...options }));
-  registry.register(command('query-commands', NONE), () => registry.names.map((name) => ({ name })));
+  registry.register(command('query-commands', NONE), () => registry.names().map((name) => ({ name })));
   registry.register(command('query-qmp-schema', NONE), () => queryQmpSchema(registry));
   registry.register(
     command('human-monitor-command', struct('hmc', { 'command-line': required(str) })),

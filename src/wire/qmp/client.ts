@@ -1,6 +1,7 @@
 import { deferred, type Deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import type { Host, HostClock, HostSocket, SocketAddress } from '../../host/host.js';
+import { EXTENSIONS } from '../../schema/extensions.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../../schema/types.js';
 import { formatJson } from './json-format.js';
 import { JsonStream } from './json-parser.js';
@@ -70,8 +71,18 @@ export class QmpClient {
     } finally {
       timer.cancel();
     }
-    await client.execute('qmp_capabilities');
+    await client.#negotiate();
     return client;
+  }
+
+  /** With livedisk's own, where the server is one; QEMU refuses that, and is asked again. */
+  async #negotiate(): Promise<void> {
+    try {
+      await this.execute('qmp_capabilities', { enable: [EXTENSIONS] });
+    } catch (error) {
+      if (!(error instanceof QmpError)) throw error;
+      await this.execute('qmp_capabilities');
+    }
   }
 
   /** The command's return value. Errors: QmpError; BlockError of kind closed or corrupt when the connection ends. */

@@ -1,5 +1,6 @@
 import { COMMAND_FEATURES, NO_ARGUMENTS } from '../../schema/commands.js';
 import { EVENTS } from '../../schema/events.js';
+import { EXTENSION_EVENTS } from '../../schema/extensions.js';
 import { RETURNS } from '../../schema/returns.js';
 import type { Features, JsonObject, Members, Type, TypeDescription } from '../../schema/types.js';
 import type { CommandDefinition, CommandRegistry } from './registry.js';
@@ -16,13 +17,15 @@ const BUILTIN_NAMES: { readonly [jsonType: string]: string } = {
 
 /**
  * The answer of query-qmp-schema: SchemaInfo objects of every command of `registry`, every event and every type that
- * they use. Types have numbers for names, as QEMU's have; members that livedisk refuses by name are not there.
+ * they use, as far as they are there for the caller. Types have numbers for names, as QEMU's have; members that livedisk
+ * refuses by name are not there.
  */
-export function queryQmpSchema(registry: CommandRegistry): JsonObject[] {
-  return new Introspection().describe(registry.definitions, EVENTS);
+export function queryQmpSchema(registry: CommandRegistry, caller = { hasExtensions: true }): JsonObject[] {
+  return new Introspection(caller.hasExtensions).describe(registry.definitions(caller), EVENTS);
 }
 
 class Introspection {
+  readonly #hasExtensions: boolean;
   readonly #entities: JsonObject[] = [];
   readonly #types: JsonObject[] = [];
   readonly #names = new Map<TypeDescription, string>();
@@ -30,6 +33,10 @@ class Introspection {
   readonly #enums = new Map<string, string>();
   readonly #known = new Set<string>();
   #count = 0;
+
+  constructor(hasExtensions: boolean) {
+    this.#hasExtensions = hasExtensions;
+  }
 
   describe(
     commands: readonly CommandDefinition[],
@@ -47,6 +54,7 @@ class Introspection {
       });
     }
     for (const [name, data] of Object.entries(events)) {
+      if (EXTENSION_EVENTS.has(name) && !this.#hasExtensions) continue;
       this.#entities.push({ name, 'meta-type': 'event', 'arg-type': this.#nameOf(data) });
     }
     return [...this.#entities, ...this.#types];
@@ -128,7 +136,7 @@ class Introspection {
 
   #members(members: Members): JsonObject[] {
     return Object.entries(members)
-      .filter(([, member]) => !member.later)
+      .filter(([, { later, isExtension }]) => !later && (this.#hasExtensions || !isExtension))
       .map(([name, { type, required, features }]) => ({
         name,
         ...(!required && { default: null }),

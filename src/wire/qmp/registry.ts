@@ -1,5 +1,5 @@
 import { BlockError } from '../../base/error.js';
-import type { JsonObject, JsonValue, Type } from '../../schema/types.js';
+import { type JsonObject, type JsonValue, refuseExtensions, type Type } from '../../schema/types.js';
 import type { Writable } from './json-format.js';
 
 /** A QMP error as the wire has it. */
@@ -24,6 +24,8 @@ export interface CommandDefinition<A = unknown> {
   readonly description?: string;
   /** May run ahead of commands that wait or run. */
   readonly outOfBand?: boolean;
+  /** livedisk's own: there for clients that asked for its extensions. */
+  readonly isExtension?: boolean;
 }
 
 export function command<A>(name: string, args: Type<A>, returns?: Type<unknown>): CommandDefinition<A> {
@@ -47,9 +49,12 @@ type Outcome = Writable | void | Waiting;
 export interface Caller {
   /** The oldest descriptor that came with its messages and is not taken yet; the taker owns it. */
   takeDescriptor(): number | undefined;
+  /** Whether it asked for what QEMU does not have; others see nothing of it. */
+  readonly hasExtensions: boolean;
 }
 
-const NOBODY: Caller = { takeDescriptor: () => undefined };
+/** The program itself. */
+const NOBODY: Caller = { takeDescriptor: () => undefined, hasExtensions: true };
 
 export type Handler<A> = (args: A, caller: Caller) => Promise<Outcome> | Outcome;
 
@@ -66,22 +71,30 @@ export class CommandRegistry {
     this.#commands.set(definition.name, { definition, handler: handler as Handler<unknown> });
   }
 
-  get names(): string[] {
-    return [...this.#commands.keys()];
+  /** Those that are there for the caller. */
+  names(caller: Pick<Caller, 'hasExtensions'> = NOBODY): string[] {
+    return this.definitions(caller).map(({ name }) => name);
   }
 
-  get definitions(): CommandDefinition[] {
-    return [...this.#commands.values()].map(({ definition }) => definition);
+  definitions(caller: Pick<Caller, 'hasExtensions'> = NOBODY): CommandDefinition[] {
+    const all = [...this.#commands.values()].map(({ definition }) => definition);
+    return all.filter(({ isExtension }) => caller.hasExtensions || !isExtension);
   }
 
-  find(name: string): CommandDefinition | undefined {
-    return this.#commands.get(name)?.definition;
+  find(name: string, caller: Pick<Caller, 'hasExtensions'> = NOBODY): CommandDefinition | undefined {
+    return this.#find(name, caller)?.definition;
+  }
+
+  #find(name: string, { hasExtensions }: Pick<Caller, 'hasExtensions'>): Registered | undefined {
+    const found = this.#commands.get(name);
+    return found?.definition.isExtension && !hasExtensions ? undefined : found;
   }
 
   /** Checks the arguments and runs the command. Errors: QmpError, or what the handler throws. */
   async execute(name: string, args: JsonObject, caller: Caller = NOBODY): Promise<Writable | Waiting> {
-    const found = this.#commands.get(name);
+    const found = this.#find(name, caller);
     if (!found) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
+    if (!caller.hasExtensions) refuseExtensions(found.definition.arguments, args);
     const parsed = found.definition.arguments.parse(args, '', 'qmp');
     return (await found.handler(parsed, caller)) ?? {};
   }

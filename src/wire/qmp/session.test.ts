@@ -4,8 +4,9 @@ import { deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { RealClock } from '../../host/real-clock.js';
 import { SeededRandom } from '../../host/simulated-random.js';
-import { int, required, str, struct } from '../../schema/types.js';
+import { extension, int, optional, required, str, struct } from '../../schema/types.js';
 import { PairedSocket } from '../../../test/kit/socket-pair.js';
+import { queryQmpSchema } from './introspect.js';
 import { command, CommandRegistry, QmpError } from './registry.js';
 import { QmpHub, QmpSession } from './session.js';
 import { VERSION } from './version.js';
@@ -354,4 +355,43 @@ test('whatever bytes come, the session answers a command after them', async () =
     peer.socket.end();
   }
   assert.deepEqual(unexpected, []);
+});
+
+test('what QEMU does not have is there for those who ask for it, and nothing tells others of it', async () => {
+  const { hub } = newHub();
+  const { registry } = hub;
+  const inner = struct('inner', { 'x-deep': extension(optional(int)) });
+  const members = { text: optional(str), 'x-own': extension(optional(int)), inner: optional(inner) };
+  registry.register(command('both', struct('both', members)), (args) => JSON.stringify(args));
+  registry.register({ name: 'x-ours', arguments: NONE, isExtension: true }, () => 'done');
+  registry.register(command('names', NONE), (_, caller) =>
+    registry.names(caller).filter((n) => n.startsWith('x')),
+  );
+  registry.register(
+    command('schema', NONE),
+    (_, caller) =>
+      (JSON.stringify(queryQmpSchema(registry, caller)).match(/"x-(ours|own|deep)"/g) ?? []).length,
+  );
+  registry.register(command('tell', NONE), () => hub.emit('STOP', { 'x-why': 'asked', how: 'fast' }));
+  const [plain, other] = [await Peer.negotiated(hub), await Peer.negotiated(hub, 'x-livedisk')];
+  const ask = (peer: Peer, execute: string, args?: object): Promise<string> =>
+    peer.ask({ execute, ...(args && { arguments: args }) });
+
+  assert.match(await ask(plain, 'x-ours'), /The command x-ours has not been found/);
+  assert.match(await ask(plain, 'both', { 'x-own': 1 }), /Parameter 'x-own' is unexpected/);
+  assert.match(
+    await ask(plain, 'both', { inner: { 'x-deep': 1 } }),
+    /Parameter 'inner.x-deep' is unexpected/,
+  );
+  assert.equal(await ask(plain, 'names'), '{"return": []}');
+  assert.equal(await ask(plain, 'schema'), '{"return": 0}');
+
+  assert.equal(await ask(other, 'x-ours'), '{"return": "done"}');
+  assert.match(await ask(other, 'both', { 'x-own': 1, inner: { 'x-deep': 2 } }), /x-own.*x-deep/);
+  assert.equal(await ask(other, 'names'), '{"return": ["x-ours"]}');
+  assert.equal(await ask(other, 'schema'), '{"return": 3}');
+
+  other.send({ execute: 'tell' });
+  assert.match(await other.line(), /"event": "STOP", "data": \{"x-why": "asked", "how": "fast"\}/);
+  assert.match(await plain.line(), /"event": "STOP", "data": \{"how": "fast"\}/);
 });

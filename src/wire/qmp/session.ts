@@ -3,6 +3,7 @@ import { AsyncMutex, Notifier } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
 import type { HostClock, HostSocket } from '../../host/host.js';
+import { EXTENSION_EVENTS, EXTENSIONS } from '../../schema/extensions.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { arrayOf, enumOf, isJsonObject, optional, struct } from '../../schema/types.js';
 import { EventLimits } from './event-limits.js';
@@ -30,6 +31,10 @@ const MAX_UNREAD_BYTES = 64 * MiB;
 const NEGOTIATE = 'qmp_capabilities';
 const CAPABILITIES_ARGUMENTS = struct('qmp_capabilities-arg', {
   enable: optional(arrayOf(enumOf('QMPCapability', ['oob']))),
+});
+/** The same with livedisk's own, of which nothing is told to clients that do not ask for it. */
+const ALL_CAPABILITIES_ARGUMENTS = struct('qmp_capabilities-arg', {
+  enable: optional(arrayOf(enumOf('QMPCapability', ['oob', EXTENSIONS]))),
 });
 
 /**
@@ -68,9 +73,15 @@ export class QmpHub {
   }
 
   #tell(event: string, data: JsonObject): void {
-    const message: { [key: string]: Writable } = { timestamp: this.clock.wallClock(), event };
-    if (Object.keys(data).length > 0) message['data'] = data;
-    for (const session of this.#sessions) if (session.isNegotiated) session.send(message);
+    const timestamp = this.clock.wallClock();
+    const whole = eventMessage(timestamp, event, data);
+    const plain = EXTENSION_EVENTS.has(event)
+      ? undefined
+      : eventMessage(timestamp, event, withoutExtensions(data));
+    for (const session of this.#sessions) {
+      const message = session.hasExtensions ? whole : plain;
+      if (session.isNegotiated && message) session.send(message);
+    }
     this.#cutOff();
   }
 
@@ -126,6 +137,15 @@ export class QmpHub {
   }
 }
 
+function eventMessage(timestamp: Writable, event: string, data: JsonObject): { [key: string]: Writable } {
+  return Object.keys(data).length > 0 ? { timestamp, event, data } : { timestamp, event };
+}
+
+/** No event of QEMU has members that begin so. */
+function withoutExtensions(data: JsonObject): JsonObject {
+  return Object.fromEntries(Object.entries(data).filter(([name]) => !name.startsWith('x-')));
+}
+
 /** Takes from those that have most until all together are within the bound. */
 function relieve<T>(
   items: Iterable<T>,
@@ -155,6 +175,7 @@ export class QmpSession implements Caller {
   readonly #drained = new Notifier();
   #negotiated = false;
   #outOfBand = false;
+  #hasExtensions = false;
   #queue: Array<() => Promise<void>> = [];
   /** Received, but not looked at while messages wait. */
   #unseen: Buffer | undefined;
@@ -184,6 +205,10 @@ export class QmpSession implements Caller {
 
   get isNegotiated(): boolean {
     return this.#negotiated;
+  }
+
+  get hasExtensions(): boolean {
+    return this.#hasExtensions;
   }
 
   /** Sent, and not taken by the client yet. */
@@ -317,15 +342,16 @@ export class QmpSession implements Caller {
 
   async #run({ name, args, outOfBand }: Request): Promise<Writable> {
     if (outOfBand) {
-      const command = this.#hub.registry.find(name);
+      const command = this.#hub.registry.find(name, this);
       if (!command) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
       if (command.outOfBand === true) return this.#hub.executeNow(name, args, this);
       throw new QmpError('GenericError', `The command ${name} does not support OOB`);
     }
     if (name === NEGOTIATE && !this.#negotiated) {
-      const { enable } = CAPABILITIES_ARGUMENTS.parse(args, '', 'qmp');
+      const { enable = [] } = ALL_CAPABILITIES_ARGUMENTS.parse(args, '', 'qmp');
       this.#negotiated = true;
-      this.#outOfBand = enable?.includes('oob') ?? false;
+      this.#outOfBand = enable.includes('oob');
+      this.#hasExtensions = enable.includes(EXTENSIONS);
       return {};
     }
     if (!this.#negotiated) {

@@ -1,0 +1,14 @@
+import type { Type } from './types.js';
+
+/**
+ * What QEMU does not have. A client sees of it what it asks for: `qmp_capabilities` with `enable: ["x-livedisk"]`. For
+ * others there are no such commands, events and members (types.ts: extension()), and nothing tells that they exist. All
+ * their names begin with `x-`.
+ */
+export const EXTENSIONS = 'x-livedisk';
+
+/** Arguments of the commands that only such clients have. */
+export const EXTENSION_COMMANDS = {} as const satisfies { readonly [command: string]: Type<unknown> };
+
+/** Events that only such clients are sent. */
+export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>();
