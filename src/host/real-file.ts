@@ -7,7 +7,9 @@ import { IoVector } from '../base/io-vector.js';
 import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
 import { type CopyBuffers, copyThroughMemory } from './copy-through-memory.js';
 import type { FileTraits, HostExtent, HostFile } from './host.js';
-import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
+import { callError, nodeError } from './call-error.js';
+import type { CallResult } from './native-calls.js';
+import { FallocateMode, Seek, type Syscalls } from './syscalls.js';
 import { afterBytes, transferPieces } from './pool-transfer.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
 
