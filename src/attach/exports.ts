@@ -236,7 +236,9 @@ export class ExportRegistry {
 
   /** Those that have one of these names on the NBD server; resolves when they are gone. */
   async endNamed(names: readonly string[]): Promise<void> {
-    const named = [...this.#exports.values()].filter(({ name }) => name !== undefined && names.includes(name));
+    const named = [...this.#exports.values()].filter(
+      ({ name }) => name !== undefined && names.includes(name),
+    );
     await Promise.all(named.map((entry) => this.#shutDown(entry, entry.serving.end())));
   }
 
