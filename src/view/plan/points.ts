@@ -1,4 +1,5 @@
 import { BlockError } from '../../base/error.js';
+import { assemble } from '../build.js';
 import { type Image, imageOf, type User, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed, userText } from '../words.js';
@@ -62,6 +63,43 @@ export function planDeletion(view: View, id: string): Deletion {
 export function cheapestDeletion(view: View, id: string): DeletionWay {
   const { ways, refused } = planDeletion(view, id);
   return ways[0] ?? refuse(refused[0]?.why ?? 'there is no way');
+}
+
+/** The view as it is when jobs that are under way are over, but for what they do: without them and their filters. */
+export function withoutJobs(view: View): View {
+  if (view.jobs.length === 0) return view;
+  const shown = (id: string): string => {
+    const image = imageOf(view, id);
+    const [child] = image?.children ?? [];
+    return image && isJobFilter(image) && child ? shown(child.id) : id;
+  };
+  const images = view.images
+    .filter((image) => !isJobFilter(image))
+    .map((image) => ({
+      ...image,
+      children: image.children.map(({ role, id }) => ({ role, id: shown(id) })),
+    }));
+  const overlaysOf = (id: string): string[] =>
+    images
+      .filter(({ children }) => children.some((child) => child.role === 'backing' && child.id === id))
+      .map((image) => image.id);
+  return assemble({
+    server: view.server,
+    images: images.map((image) => ({ ...image, overlays: overlaysOf(image.id) })),
+    users: view.users.map((user) => ({
+      ...user,
+      ...(user.imageId !== undefined && { imageId: shown(user.imageId) }),
+    })),
+    jobs: [],
+  });
+}
+
+function isJobFilter({ kind, isImplicit, driver }: Image): boolean {
+  return (
+    kind === 'filter' &&
+    isImplicit &&
+    ['commit_top', 'mirror_top', 'copy-on-read', 'copy-before-write'].includes(driver)
+  );
 }
 
 /** By the way that copies less: into the image above, or of the image above into it. */
