@@ -43,7 +43,7 @@ class Points {
       engine.onEvent((event) => {
         if (event === 'JOB_STATUS_CHANGE') listener();
       });
-    const common = { host, opener, onJobChange };
+    const common = { host, opener, folder: '.', onJobChange };
     const alone: PointServer['alone'] = (work) => hub.inBand(() => work(this.here));
     this.here = {
       ...common,
@@ -57,7 +57,7 @@ class Points {
     };
     this.#queue = new DeletionQueue((name, id, error) => {
       const data: JsonObject = { name, id, ...(error !== undefined && { error }) };
-      if (!engine.isClosed) engine.emit('x-point-deleted', data as never);
+      if (!engine.isClosed) engine.emit('x-point-deleted', data);
     });
   }
 
@@ -89,7 +89,7 @@ class Points {
   ): Promise<CommandResult<'x-point-delete'>> {
     const nothing = { words: [], bytes: 0, seconds: 0, ends: [], invalid: [], users: [] };
     const known = this.#queue.find(name);
-    if (known) return { id: known.id, state: known.state, plan: nothing } as CommandResult<'x-point-delete'>;
+    if (known) return { id: known.id, state: known.state, plan: nothing };
     const done = this.#queue.idOfDone(name);
     if (done !== undefined) return { id: done, state: 'done', plan: nothing };
     const planned = await planPointDeletion(this.here, name, nodes);

@@ -4,6 +4,7 @@ import { hasProtocol } from '../../block/filename.js';
 import type { Host, HostStat } from '../../host/host.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
+import type { PointServer } from './server.js';
 import { readPointFile, type PointFile, type PointFileContent, absoluteFrom, SUFFIX } from './point-file.js';
 
 /** Most points files of a folder that are looked at. */
@@ -19,7 +20,11 @@ export interface Layer {
 }
 
 /** The layers of the disk whose active image is `top`, top first. Errors: invalid; unsupported without files. */
-export async function layersOf(host: Host, view: View, top: string): Promise<Layer[]> {
+export async function layersOf(
+  { host, folder }: Pick<PointServer, 'host' | 'folder'>,
+  view: View,
+  top: string,
+): Promise<Layer[]> {
   const image = imageOf(view, top);
   if (!image) throw new BlockError('not-found', `there is no image '${top}'`);
   if (image.overlays.length > 0)
@@ -28,15 +33,19 @@ export async function layersOf(host: Host, view: View, top: string): Promise<Lay
       `'${top}' is the backing file of '${image.overlays[0] ?? ''}', and no disk`,
     );
   const layers: Layer[] = [];
-  for (const at of wayDown(view, top)) if (at.kind === 'image') layers.push(await layerOf(host, at));
+  for (const at of wayDown(view, top)) if (at.kind === 'image') layers.push(await layerOf(host, at, folder));
   return layers;
 }
 
-async function layerOf(host: Host, image: Image): Promise<Layer> {
+async function layerOf(host: Host, image: Image, folder: string | undefined): Promise<Layer> {
   const name = image.filename.replace(/^file:/, '');
   if (name === '' || hasProtocol(name))
     throw new BlockError('unsupported', `points in time need images in files, and '${image.id}' is in none`);
-  const path = posix.resolve(name);
+  if (!posix.isAbsolute(name) && folder === undefined) {
+    const hint = 'Say from where the server sees it: --folder FOLDER';
+    throw new BlockError('invalid', `image '${image.id}' has the relative name '${name}'`, { hint });
+  }
+  const path = posix.resolve(folder ?? '/', name);
   const stat = await host.files.stat(path);
   if (!stat) throw new BlockError('not-found', `'${path}', the file of image '${image.id}', is not there`);
   return { image, path, ...factsOf(stat) };

@@ -160,7 +160,9 @@ async function removeFiles(
   const { path, content } = settled.file;
   const made = new Set(content.images.filter(({ ours }) => ours).map(({ file }) => absoluteFrom(path, file)));
   const gone = layers.filter(({ image, path: file }) => ends.includes(image.id) && made.has(file));
-  const open = new Set((await look(server)).images.map(({ filename }) => posix.resolve(filename)));
+  const open = new Set(
+    (await look(server)).images.map(({ filename }) => posix.resolve(server.folder ?? '/', filename)),
+  );
   const staying = layers.filter((layer) => !gone.includes(layer));
   for (const layer of gone) {
     if (open.has(layer.path) || (await sharersOf(server, staying, [layer])).length > 0) continue;

@@ -40,8 +40,9 @@ export async function loadDisks(server: PointServer, names?: readonly string[]):
   return { view, disks };
 }
 
-async function loadDisk({ host }: PointServer, view: View, node: string): Promise<PointDisk> {
-  const layers = await layersOf(host, view, node);
+async function loadDisk(server: PointServer, view: View, node: string): Promise<PointDisk> {
+  const { host } = server;
+  const layers = await layersOf(server, view, node);
   const [top] = layers;
   if (!top) throw new BlockError('unsupported', `'${node}' is no image in a file`);
   const damaged: string[] = [];

@@ -38,7 +38,7 @@ export type Reverted = CommandResult<'x-point-revert'>;
 export async function revertToPoint(
   server: PointServer,
   { name, disks: wanted, isDryRun }: RevertRequest,
-  { check, run }: DiskSwitch,
+  disksSwitch: DiskSwitch,
 ): Promise<Reverted> {
   const { view, disks } = await loadDisks(
     server,
@@ -57,7 +57,7 @@ export async function revertToPoint(
     images.push(await newImage(server, disk, { name, id, index: i, wanted: wanted?.[i] }));
   }
   const reversals = found.map((one, i) => reversalOf(view, one, images[i]));
-  check(reversals);
+  disksSwitch.check(reversals);
   const plan = planInfo({
     words: [...reversals.flatMap(({ words }) => words), ...lostWith(found)],
     bytesAtMost: 0,
@@ -85,7 +85,7 @@ export async function revertToPoint(
     },
   );
   try {
-    await run(reversals);
+    await disksSwitch.run(reversals);
   } catch (error) {
     await takeBack(
       server,

@@ -14,6 +14,8 @@ import type { View } from '../../view/model.js';
 export interface PointServer {
   readonly host: Host;
   readonly opener: Opener;
+  /** From where the server sees relative names; undefined: not known, and such names are refused. */
+  readonly folder: string | undefined;
   execute(command: string, args?: JsonObject): Promise<JsonValue>;
   /** While no other command of points runs; `work` uses the server that it is given. */
   alone<T>(work: (server: PointServer) => Promise<T>): Promise<T>;

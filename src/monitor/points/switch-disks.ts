@@ -32,7 +32,7 @@ function usersAbove(node: Node): BlockBackend[] {
   const users: BlockBackend[] = [];
   for (const { parent } of node.parents)
     if (parent instanceof Node) users.push(...usersAbove(parent));
-    else users.push(parent as BlockBackend);
+    else users.push(parent);
   return [...new Set(users)];
 }
 
