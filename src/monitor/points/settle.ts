@@ -38,9 +38,11 @@ export function settle(before: PointFile, layers: readonly Layer[]): Settled {
   const { path } = before;
   const content = withPending(before, layers);
   const after: PointFile = { ...before, content };
-  const points = content.points.map((record) => stateOf(after, record, layers));
   const [top] = layers;
   const isElsewhere = top !== undefined && isBelowActive(after, layers);
+  const points = content.points.map((record) =>
+    isElsewhere ? stateElsewhere(after, record, layers) : stateOf(after, record, layers),
+  );
   const settled: PointFileContent = {
     disk: content.disk,
     active: isElsewhere || !top ? content.active : seenFrom(path, top.path),
@@ -117,6 +119,15 @@ function stateOf(file: PointFile, record: PointRecord, layers: readonly Layer[])
   const isNext = below && wasBelow !== undefined && findLayer([below], file, wasBelow) !== undefined;
   if (isNext && isStampChanged(file, below)) return { record, state: 'usable', image: below, overlay };
   return lost(`'${record.image}' is not in the chain any more`);
+}
+
+/** Where a point was opened in place of the disk: what is above it cannot be seen. */
+function stateElsewhere(file: PointFile, record: PointRecord, layers: readonly Layer[]): PointState {
+  if (record.deleting !== undefined) return { record, state: 'deleting' };
+  const image = findLayer(layers, file, record.image);
+  if (record.lost !== undefined) return { record, state: 'lost', why: record.lost };
+  if (image && !isChanged(file, image, layers)) return { record, state: 'usable', image };
+  return { record, state: 'lost', why: `'${record.image}' is not in the chain that is open here` };
 }
 
 function isMarked(file: PointFile, layer: Layer): boolean {
