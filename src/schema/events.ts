@@ -1,5 +1,6 @@
 import { MIGRATION_EVENTS } from './migration.js';
 import { MOVE_EVENTS } from './move.js';
+import { POINT_EVENTS } from './points.js';
 import { JobStatusName, JobTypeName } from './returns.js';
 import {
   bool,
@@ -79,6 +80,7 @@ const EVENT_TYPES = {
   }),
   ...MIGRATION_EVENTS,
   ...MOVE_EVENTS,
+  ...POINT_EVENTS,
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
   POWERDOWN: NO_DATA,
   RESET: struct('RESET-arg', { guest: required(bool), reason: required(SHUTDOWN_CAUSE) }),
