@@ -124,6 +124,8 @@ export interface DriverContext {
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
+  /** The roles of those that an option lists (ChildRole.isList), as the graph stands. */
+  listChildren(option: string): readonly string[];
   /** A file that the image names, seen from where the image is. Errors: invalid where that is no folder. */
   nameOf(filename: string): string;
   /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
@@ -150,22 +152,29 @@ export interface NamedFile {
   readonly isFromHere?: boolean;
 }
 
-export type DriverEvent = {
-  name: 'corrupted';
-  message: string;
-  offset?: number;
-  sizeBytes?: number;
-  fatal: boolean;
-};
+export type DriverEvent =
+  { name: 'corrupted'; message: string; offset?: number; sizeBytes?: number; fatal: boolean } | QuorumEvent;
 
-/** A file that an image says is a part of it. It is a plain file, whatever its name looks like. */
-export interface NamedFile {
-  /** It becomes the child of that role. */
-  readonly role: string;
-  /** As the image says it. */
-  readonly filename: string;
-  /** What it is to the image, for messages. */
-  readonly what: string;
+/** Of several children that should say the same: one does not, or too few do. */
+export type QuorumEvent =
+  | {
+      name: 'bad-child';
+      role: string;
+      operation: 'read' | 'write' | 'flush';
+      error?: string;
+      offset: number;
+      lengthBytes: number;
+    }
+  | { name: 'no-quorum'; offset: number; lengthBytes: number };
+
+/** Children that come and go while a node is open (x-blockdev-change). No request is in flight meanwhile. */
+export interface ChangingChildren {
+  /** The role of one that comes. Errors: in QEMU's words. */
+  roleOfNext(child: Pick<ChildIo, 'lengthBytes'>): string;
+  added(role: string): void;
+  /** Errors: it may not go. */
+  checkRemoval(role: string): void;
+  removed(role: string): void;
 }
 
 /** Two-step change: prepare may await and fail; then exactly one of commit (must not fail, no I/O) or abort. */
@@ -371,6 +380,8 @@ export interface DriverInstance {
   readonly canWriteZeroes?: boolean;
   /** What it held at some moment, where it keeps that. */
   readonly snapshotAccess?: SnapshotAccess;
+  /** Absent: its children stay. */
+  readonly changingChildren?: ChangingChildren;
   /** Hears block-layer events by name (blkdebug only). */
   announce?(event: string): Promise<void> | undefined;
   close(): Promise<void>;
@@ -552,6 +563,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
    * unless it is only looked at (OpenContext.onlyLook).
    */
   namedFiles?(context: DriverContext, settings: Settings<O>): Promise<readonly NamedFile[]>;
+  /** What is wrong with its options and the roles of its children, before these are opened. */
+  checkOptions?(settings: Settings<O>, roles: readonly string[]): void;
   /** Opens; its children are attached already (`backing` comes later). */
   open(context: DriverContext, settings: Settings<O>): Promise<DriverInstance>;
   /** What it asks of a child, where that is not what its kind asks (block/child-permissions); undefined: default. */

@@ -146,6 +146,7 @@ export class Opener {
       discard: 'unmap',
     };
     const settings = settingsOf(driver, options, { cache, forceShare });
+    driver.checkOptions?.(settings, [...plan.children.keys()]);
     const node = new Node({
       name: options['node-name'] ?? this.graph.generateName(),
       driver,
@@ -444,6 +445,7 @@ export class Opener {
       dirtyBitmaps: node.dirtyBitmaps,
       child: (role): ChildIo => node.child(role),
       hasChild: (role) => node.children.has(role),
+      listChildren: (option) => listedRoles(node.children.keys(), option),
       nameOf: (filename) => resolveBackingOf(node, filename),
       freezeChain: (name) => {
         const bottom = graph.nodes.get(name);
@@ -469,6 +471,11 @@ export class Opener {
       await this.graph.closeNode(node);
     }
   }
+}
+
+/** Of children, those that an option lists. */
+export function listedRoles(roles: Iterable<string>, option: string): string[] {
+  return [...roles].filter((role) => role.startsWith(`${option}.`));
 }
 
 /** What a driver opens with. */
