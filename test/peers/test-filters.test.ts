@@ -148,7 +148,7 @@ function entriesOf(path: string): string[] {
   let at = sectorBytes;
   for (let left = log.readBigUInt64LE(16); left > 0n; left--) {
     const [sector, sectors, flags] = [0, 8, 16].map((field) => Number(log.readBigUInt64LE(at + field)));
-    const data = (flags as number) & 4 ? 0 : (sectors as number) * sectorBytes;
+    const data = flags === 4 ? 0 : (sectors as number) * sectorBytes;
     const first = data > 0 ? log[at + sectorBytes] : '-';
     if (flags !== 1) found.push(`${sector}+${sectors} ${flags} ${first}`);
     at += sectorBytes + data;

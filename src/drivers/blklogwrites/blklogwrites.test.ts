@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { NodeOptions } from '../../block/driver.js';
+import { hasFlag } from '../../block/request.js';
 import { createRealHost } from '../../host/real.js';
 import { protocolConformance } from '../../../test/kit/conformance.js';
 import { assertSameBytes, TestBed, type TestDisk, withFolder } from '../../../test/kit/test-disk.js';
@@ -53,7 +54,7 @@ async function readLog(bed: TestBed, log: NodeOptions): Promise<Logged> {
     await io.read(dataOffset, data);
     const { sector, sectors, flags } = entry;
     const at = sector * sectorBytes;
-    if ((flags & EntryFlag.discard) !== 0) replayed.fill(0, at, at + sectors * sectorBytes);
+    if (hasFlag(flags, EntryFlag.discard)) replayed.fill(0, at, at + sectors * sectorBytes);
     else data.copy(replayed, at);
   }
   await disk.close();

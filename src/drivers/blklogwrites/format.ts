@@ -1,6 +1,7 @@
 import { isPowerOfTwo } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import type { ChildIo } from '../../block/driver.js';
+import { hasFlag } from '../../block/request.js';
 import { readBytes, uint64 } from '../tables/read-bytes.js';
 
 /**
@@ -76,7 +77,7 @@ export async function* readEntries(
     const [sector, sectors, flags] = [uint64(bytes, 0), uint64(bytes, 8), uint64(bytes, 16)];
     if (flags > KNOWN_FLAGS) throw invalid(`Invalid flags 0x${flags.toString(16)} in log entry ${index}`);
     const dataOffset = at + sectorBytes;
-    const end = dataOffset + ((flags & EntryFlag.discard) !== 0 ? 0 : sectors * sectorBytes);
+    const end = dataOffset + (hasFlag(flags, EntryFlag.discard) ? 0 : sectors * sectorBytes);
     if (end > log.lengthBytes) throw invalid(`The data of log entry ${index} lies behind the end of the log`);
     yield { sector, sectors, flags, dataOffset, end };
     at = end;

@@ -37,8 +37,8 @@ interface Group {
   events: DriverEvent[];
   lines: string[];
   /** Changes what one child holds. */
-  spoil(index: number, value: number): Promise<void>;
-  holds(index: number): Promise<number>;
+  spoil: (index: number, value: number) => Promise<void>;
+  holds: (index: number) => Promise<number>;
 }
 
 /** Children that hold 1 in all bytes, each below a blkdebug with these rules. */
