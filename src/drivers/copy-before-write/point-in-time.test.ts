@@ -61,7 +61,7 @@ test('where something is copied already, or is on its way, nothing is attempted'
 test('who reads the point in time does not wait for what is on its way to the target', async () => {
   const arrives = deferred();
   const { gate, due } = gateOver(4 * GRANULE, arrives.promise);
-  const change = { kind: 'write', offset: 0, lengthBytes: GRANULE } as const;
+  const change = { kind: 'discard', offset: 0, lengthBytes: GRANULE } as const;
   let [isChanged, holder] = [false, 'nobody'];
   const changing = gate.run(change, async () => void (isChanged = true));
   await gate.readFirst(0, GRANULE, async (found) => void (holder = found));
