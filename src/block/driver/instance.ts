@@ -1,5 +1,11 @@
 import type { SnapshotAccess } from '../snapshot-access.js';
-import type { PermissionSet, PreparedChange, PreparedReopening, Reopening } from './changes.js';
+import type {
+  ChangingChildren,
+  PermissionSet,
+  PreparedChange,
+  PreparedReopening,
+  Reopening,
+} from './changes.js';
 import type { BitmapStore, DriverInfo, ImageAmendment, ImageCheck, RepairMode } from './image.js';
 import type { IoDriver } from './io-driver.js';
 import type { MapDriver } from './map-driver.js';
@@ -86,6 +92,8 @@ export interface DriverInstance {
   readonly canWriteZeroes?: boolean;
   /** What it held at some moment, where it keeps that. */
   readonly snapshotAccess?: SnapshotAccess;
+  /** Absent: its children stay. */
+  readonly changingChildren?: ChangingChildren;
   /** Hears block-layer events by name (blkdebug only). */
   announce?(event: string): Promise<void> | undefined;
   close(): Promise<void>;
