@@ -3,7 +3,8 @@ import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.j
 import type { ToolOption } from '../schema/create-options.js';
 import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
-import type { DirtyBitmap } from './dirty-bitmap.js';
+import type { ChangeLog } from './change-log.js';
+import type { DirtyBitmap, Durability } from './dirty-bitmap.js';
 import type { FrozenChain } from './frozen-chain.js';
 import type { Located } from './located.js';
 import type { NodeModes } from './modes.js';
@@ -200,6 +201,13 @@ export interface BitmapStore {
   checkNew(name: string, granularityBytes: number): void;
   /** The image keeps it no longer; durable on return. */
   remove(name: string): Promise<void>;
+  /**
+   * From now on a crash leaves it right, with bits too many at most; durable on return. No change is in flight. Absent: the
+   * store cannot. Errors: limit, no-space, those of writing; then it is what it was.
+   */
+  makeDurable?(bitmap: DirtyBitmap, durability: Durability): Promise<void>;
+  /** What was done to a bitmap by other means than changes of the disk is durable, if the bitmap is. Errors: those of writing. */
+  settle?(bitmap: DirtyBitmap): Promise<void>;
 }
 
 export interface PermissionSet {
@@ -307,6 +315,8 @@ export interface DriverInstance {
   readonly backing?: { filename: string; format?: string } | undefined;
   /** Absent: it keeps none. */
   readonly bitmaps?: BitmapStore;
+  /** What every change of the node goes through, since a bitmap of it is durable. */
+  readonly changeLog?: ChangeLog | undefined;
 
   /** Makes everything written before the call durable (child included). */
   flush(): Promise<void>;
