@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.js';
 import { alignDown, alignUp, divideRoundUp } from '../base/align.js';
 import { AsyncMutex } from '../base/async.js';
+import { addBits, hasOtherBits, setBits } from '../base/bit-bytes.js';
 import { KiB, MiB } from '../base/limits.js';
 import type { HostClock, HostTimer } from '../host/host.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
@@ -326,7 +327,7 @@ export class ChangeLog {
         continue;
       }
       pending.push(Buffer.from(now));
-      isMore ||= isUncertain || hasMore(now, before);
+      isMore ||= isUncertain || hasOtherBits(now, before);
       if (pending.length * UNIT_BYTES >= MAX_WRITE_BYTES) await write(unit + 1);
     }
     await write(end);
@@ -339,7 +340,7 @@ export class ChangeLog {
     if (successor) {
       const more = Buffer.alloc(UNIT_BYTES);
       successor.serialise(unit * UNIT_BYTES, more);
-      for (const [index, byte] of more.entries()) out[index] = (out[index] ?? 0) | byte;
+      addBits(out, more);
     }
     if (!bitmap.isRecording) return;
     const firstGranule = unit * UNIT_GRANULES;
@@ -370,23 +371,4 @@ async function writeUnits(copy: Copy, byteOffset: number, bytes: Buffer, isDurab
   await copy.place.write(byteOffset, bytes, isDurable);
   bytes.copy(copy.bytes, byteOffset);
   for (let unit = first; unit < first + count; unit++) copy.uncertain.delete(unit);
-}
-
-function hasMore(now: Buffer, before: Buffer): boolean {
-  return now.some((byte, index) => (byte & ~(before[index] ?? 0)) !== 0);
-}
-
-/** Bits [from, end), the lowest of a byte first. */
-function setBits(bytes: Buffer, from: number, end: number): void {
-  for (let bit = from; bit < end;) {
-    const at = bit >> 3;
-    if ((bit & 7) === 0 && bit + 8 <= end) {
-      const whole = (end - bit) >> 3;
-      bytes.fill(0xff, at, at + whole);
-      bit += 8 * whole;
-    } else {
-      bytes[at] = (bytes[at] ?? 0) | (1 << (bit & 7));
-      bit++;
-    }
-  }
 }

@@ -7,6 +7,7 @@ import { MACHINE_RETURNS } from './machine.js';
 import { MIGRATION_RETURNS } from './migration.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
+import { TRACKING_RETURNS } from './tracking.js';
 import {
   any,
   arrayOf,
@@ -378,6 +379,7 @@ const RESULTS = {
   ...MIGRATION_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
+  ...TRACKING_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),

@@ -5,13 +5,15 @@ import { ExtensionType, findExtension, type HeaderExtension } from './header-ext
 /**
  * Our header extension of bitmaps that a crash leaves right: what is in use of them is in their clusters with bits too many
  * at most, as long as AUTOCLEAR_DURABLE_BITMAPS is set. A version (1), how many, and of each: the first 8 bytes of its
- * name's SHA-256, its id (8), since when in ms (8), why it is lost (4; 0: it is not), and 4 of zeroes; all big-endian.
+ * name's SHA-256, its id (8), since when in ms (8), why it is lost (4; 0: it is not), and flags
+ * (4; 1: another program has kept it right in between); all big-endian.
  */
 const VERSION = 1;
 const HEAD_BYTES = 8;
 const ENTRY_BYTES = 32;
 /** The first sector of the header has room for no more. */
 export const MAX_DURABLE_BITMAPS = 8;
+const WAS_ELSEWHERE = 1;
 const LOSSES: readonly TrackingLoss[] = ['written-by-another', 'unclean-end'];
 
 export interface NamedDurability extends Durability {
@@ -42,7 +44,9 @@ export function decodeDurable(extensions: readonly HeaderExtension[]): DurableEn
     const lost = LOSSES[reason - 1];
     if (!Number.isSafeInteger(sinceMs) || (reason !== 0 && lost === undefined)) continue;
     const id = data.toString('hex', at + 8, at + 16);
-    entries.set(data.toString('hex', at, at + 8), { id, sinceMs, ...(lost && { lost }) });
+    const wasElsewhere = (data.readUInt32BE(at + 28) & WAS_ELSEWHERE) !== 0;
+    const more = { ...(lost && { lost }), ...(wasElsewhere && { wasElsewhere }) };
+    entries.set(data.toString('hex', at, at + 8), { id, sinceMs, ...more });
   }
   return entries;
 }
@@ -53,12 +57,13 @@ export function encodeDurable(entries: readonly NamedDurability[]): HeaderExtens
   const data = Buffer.alloc(HEAD_BYTES + entries.length * ENTRY_BYTES);
   data.writeUInt32BE(VERSION, 0);
   data.writeUInt32BE(entries.length, 4);
-  entries.forEach(({ name, id, sinceMs, lost }, index) => {
+  entries.forEach(({ name, id, sinceMs, lost, wasElsewhere }, index) => {
     const at = HEAD_BYTES + index * ENTRY_BYTES;
     digest(name).copy(data, at);
     Buffer.from(id, 'hex').copy(data, at + 8);
     data.writeBigUInt64BE(BigInt(sinceMs), at + 16);
     data.writeUInt32BE(lost === undefined ? 0 : LOSSES.indexOf(lost) + 1, at + 24);
+    data.writeUInt32BE(wasElsewhere === true ? WAS_ELSEWHERE : 0, at + 28);
   });
   return { type: ExtensionType.durableBitmaps, data };
 }

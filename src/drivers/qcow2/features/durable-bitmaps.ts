@@ -1,4 +1,5 @@
 import { missing } from '../../../base/assert.js';
+import { hasOtherBits } from '../../../base/bit-bytes.js';
 import { toBlockError } from '../../../base/error.js';
 import { ChangeLog } from '../../../block/change-log.js';
 import type { DirtyBitmap, Durability } from '../../../block/dirty-bitmap.js';
@@ -136,7 +137,7 @@ export class DurableBitmaps {
   }
 
   async #complete(bits: DurableBits, there: Buffer, wanted: Buffer): Promise<void> {
-    if (wanted.every((byte, index) => (byte & ~(there[index] ?? 0)) === 0)) return;
+    if (!hasOtherBits(wanted, there)) return;
     await bits.write(0, wanted, true);
     wanted.copy(there);
   }

@@ -125,6 +125,8 @@ for (const synchronous of [true, false])
       await log.retire();
       await log.retire();
       assert.equal(log.openBytes, 0);
+      // In place, and its table is in memory: at once, were it not for the log.
+      await write(2 * REGION + 2 * GRANULE, Buffer.alloc(SECTOR, 3));
       await write(5 * SECTOR, Buffer.alloc(SECTOR, 3));
       await disk.backend.discard(2 * REGION, 4096);
       await disk.backend.writeZeroes(0, 2 * SECTOR, 0);
