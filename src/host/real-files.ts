@@ -6,7 +6,8 @@ import { CopyBuffers } from './copy-through-memory.js';
 import { type BorrowedDescriptor, isDescriptorSetPath, RealDescriptorSets } from './descriptor-sets.js';
 import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
-import { nodeError, Syscalls } from './syscalls.js';
+import { nodeError } from './call-error.js';
+import { Syscalls } from './syscalls.js';
 import { TurnBudget } from './sync-writes.js';
 
 /** statfs(2) f_type of file systems that live in memory: tmpfs and ramfs (linux/magic.h). */
@@ -119,7 +120,7 @@ export class RealFiles implements HostFiles {
       const identity = isBlockDevice ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
       const isDirectory = stat.isDirectory();
       const isSpecial = specialKind(stat);
-      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity };
+      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity, modifiedMs: stat.mtimeMs };
     } catch (error) {
       const wrapped = nodeError(error, `Could not open '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
@@ -150,6 +151,10 @@ export class RealFiles implements HostFiles {
 
   async mkdir(path: string): Promise<void> {
     await named(`Could not create '${path}'`, path, fs.promises.mkdir(path));
+  }
+
+  list(path: string): Promise<string[]> {
+    return named(`Could not open '${path}'`, path, fs.promises.readdir(path));
   }
 
   async #deviceSize(path: string): Promise<number> {
