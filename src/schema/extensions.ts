@@ -1,4 +1,5 @@
 import { POINT_COMMANDS, POINT_EVENTS } from './points.js';
+import { TRACKING_COMMANDS } from './tracking.js';
 import type { Type } from './types.js';
 
 /**
@@ -9,7 +10,7 @@ import type { Type } from './types.js';
 export const EXTENSIONS = 'x-livedisk';
 
 /** Arguments of the commands that only such clients have. */
-export const EXTENSION_COMMANDS = { ...POINT_COMMANDS } as const satisfies {
+export const EXTENSION_COMMANDS = { ...POINT_COMMANDS, ...TRACKING_COMMANDS } as const satisfies {
   readonly [command: string]: Type<unknown>;
 };
 

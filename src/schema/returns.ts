@@ -8,6 +8,7 @@ import { MIGRATION_RETURNS } from './migration.js';
 import { POINT_RETURNS } from './points.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
+import { TRACKING_RETURNS } from './tracking.js';
 import {
   any,
   arrayOf,
@@ -380,6 +381,7 @@ const RESULTS = {
   ...POINT_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
+  ...TRACKING_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),

@@ -1,3 +1,4 @@
+import type { DirtyBitmap, Durability } from '../dirty-bitmap.js';
 import type { Json } from './options.js';
 
 /**
@@ -11,6 +12,13 @@ export interface BitmapStore {
   checkNew(name: string, granularityBytes: number): void;
   /** The image keeps it no longer; durable on return. */
   remove(name: string): Promise<void>;
+  /**
+   * From now on a crash leaves it right, with bits too many at most; durable on return. No change is in flight. Absent: the
+   * store cannot. Errors: limit, no-space, those of writing; then it is what it was.
+   */
+  makeDurable?(bitmap: DirtyBitmap, durability: Durability): Promise<void>;
+  /** What was done to a bitmap by other means than changes of the disk is durable, if the bitmap is. Errors: those of writing. */
+  settle?(bitmap: DirtyBitmap): Promise<void>;
 }
 
 /** Driver-specific facts for `image` in query-block and `img info`. */
