@@ -17,7 +17,10 @@ export interface BitmapStore {
    * store cannot. Errors: limit, no-space, those of writing; then it is what it was.
    */
   makeDurable?(bitmap: DirtyBitmap, durability: Durability): Promise<void>;
-  /** What was done to a bitmap by other means than changes of the disk is durable, if the bitmap is. Errors: those of writing. */
+  /**
+   * What was done to a bitmap by other means than changes of the disk: the image says nothing else of it from now on, not
+   * after a crash either, and has it durably if the bitmap is durable. Errors: those of writing.
+   */
   settle?(bitmap: DirtyBitmap): Promise<void>;
 }
 
