@@ -1,6 +1,7 @@
 import type { Host } from '../host/host.js';
 import type { DriverOptions, GenericOptions } from '../schema/blockdev-options.js';
 import type { ToolOption } from '../schema/create-options.js';
+import type { LuksAmendment } from '../schema/encryption-options.js';
 import type { FlatOptions } from '../schema/flat.js';
 import type { FilledOf, Members } from '../schema/types.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
@@ -218,6 +219,7 @@ export interface DriverInfo {
   /** Queries do not tell whether it is dirty. */
   hasNoDirtyFlag?: boolean;
   isCorrupt?: boolean;
+  isEncrypted?: boolean;
   /** The whole `format-specific` object as QMP prints it. */
   formatSpecific?: { [key: string]: Json };
   compressedClusters?: boolean;
@@ -269,6 +271,14 @@ export interface InternalSnapshots {
 export interface ImageAmendment {
   version?: 2 | 3;
   lazyRefcounts?: boolean;
+  keySlots?: KeySlotAmendment;
+}
+
+/** Which passwords an encrypted image opens with. */
+export interface KeySlotAmendment {
+  amendment: LuksAmendment;
+  /** Also what may make all data unreadable. */
+  isForced: boolean;
 }
 
 /** What a check repairs: space that nobody uses, or everything that can be. */
@@ -509,14 +519,16 @@ export interface NewImage<C extends Members = Members> extends Omit<CreateOption
   dataFile?: { io: ChildIo; filename: string };
 }
 
-/** Other files of a new image than its own. */
-export interface NewImageFiles {
+/** What a new image may be made with besides its own file. */
+export interface NewImageContext {
   /** The image's own, as it was named. */
   readonly filename: string;
   /** Makes one in the image's folder, and opens it until the image is made. */
   create(name: string): Promise<ChildIo>;
   /** What the driver says of an image that is to be the backing file. */
   lookAt(filename: string, format: string | undefined): Promise<DriverInfo>;
+  /** Errors: not-found, invalid. */
+  secret(id: string): Uint8Array;
 }
 
 /** What the composition root registers. */
@@ -568,15 +580,17 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly createOptions?: C;
   /** Formats: the image tool's -o options and, among them, size and backing file, in the order of its messages. */
   readonly toolOptions?: readonly ToolOption[];
+  /** Formats: the options of `img amend` that are not among those of new images. */
+  readonly amendOptions?: readonly string[];
   /** Formats: what is wrong with the options together, before anything is made. */
   checkNew?(image: NewImage<C>): void;
   /** Formats: how large the file of such an image is. */
   measure?(image: NewImage<C>, content: MeasuredContent): Promise<Measurement>;
   /**
-   * Formats: writes an empty image into a file child that is already open; durable on return. `files`: where it may have
-   * more of them.
+   * Formats: writes an empty image into a file child that is already open; durable on return. `context`: what
+   * it may be made with.
    */
-  create?(file: ChildIo, image: NewImage<C>, host: Host, files?: NewImageFiles): Promise<void>;
+  create?(file: ChildIo, image: NewImage<C>, host: Host, context?: NewImageContext): Promise<void>;
   /** Formats: the creation option that names a file for the guest's data. */
   readonly dataFileOption?: string;
   /** Protocols: there is something without us, which takes a new image as it is. */

@@ -141,7 +141,7 @@ const MEMBER_ORDER = [
   ...['inject-error.N.once', 'max-write-zero', 'offset', 'image', 'backing', 'max-transfer', 'driver'],
   ...['inject-error.N.iotype', 'filename', 'size', 'set-state.N.new_state', 'inject-error.N.errno'],
   ...['inject-error.N.event', 'export', 'server.type', 'opt-discard', 'inject-error.N.sector', 'file'],
-  ...['max-discard', 'align'],
+  ...['max-discard', 'align', 'key-secret'],
 ];
 
 function object(members: ReadonlyArray<readonly [string, string]>): string {
