@@ -8,7 +8,14 @@ export type { RunStatus } from './attach/run-state.js';
 export type { ExportProperties } from './attach/exports.js';
 export type { Job } from './jobs/job.js';
 export type { JobType } from './jobs/job-driver.js';
-export type { JobPhase, JobProgress } from './jobs/job-progress.js';
+export type {
+  DetailedProgress,
+  JobPhase,
+  JobProgress,
+  Outlook,
+  Stage,
+  StageProgress,
+} from './jobs/job-progress.js';
 export type { JobStatus } from './jobs/state.js';
 export { Disk, type DiskOptions, type Extent, type Range } from './library/disk.js';
 export {

@@ -51,7 +51,6 @@ export class BackupJob implements JobDriver {
   /** Stretches known to be zeroes, which the target does not read as such yet. Guests may change them. */
   readonly #zeroing = new Set<Stretch>();
   #totalBytes: number;
-  #phase: WorkProgress['phase'] = 'copying';
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   #failure: Error | undefined;
   #succeeded = false;
@@ -134,7 +133,7 @@ export class BackupJob implements JobDriver {
     let remainingBytes = alignUp(this.#due.dirtyBytes, unit);
     for (const { lengthBytes } of this.#zeroing) remainingBytes += alignUp(lengthBytes, unit);
     const doneBytes = alignUp(this.#totalBytes, unit) - remainingBytes;
-    return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes };
+    return { doneBytes, ...this.#tally, remainingBytes };
   }
 
   /** Its point in time is now: the caller holds a drained section. */
@@ -190,7 +189,7 @@ export class BackupJob implements JobDriver {
       else await this.#copyAll();
       await window.finish();
       this.#throwFailure();
-      this.#phase = 'flushing';
+      this.job.enter('flushing');
       await this.#mover.flush();
     } finally {
       await window.quiet();
@@ -208,9 +207,9 @@ export class BackupJob implements JobDriver {
   async #copyAll(): Promise<void> {
     if (this.#plan.sync === 'top') {
       // First of all, so that it is known how much there is to be copied.
-      this.#phase = 'scanning';
+      this.job.enter('scanning');
       await this.#goThrough((stretch) => this.#skipUnallocated(stretch));
-      this.#phase = 'copying';
+      this.job.enter('copying');
     }
     await this.#goThrough((stretch) => this.#launch(stretch));
   }

@@ -32,7 +32,6 @@ export class CommitJob implements JobDriver {
   readonly #window: CopyWindow;
   readonly #mover: Mover;
   readonly #copying = new RangeLock();
-  #phase: WorkProgress['phase'] = 'copying';
   #offset = 0;
   readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
@@ -70,7 +69,7 @@ export class CommitJob implements JobDriver {
   progress(): WorkProgress {
     const doneBytes = this.#failed.reached(this.#offset);
     const remainingBytes = this.#top.lengthBytes - doneBytes;
-    return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes };
+    return { doneBytes, ...this.#tally, remainingBytes };
   }
 
   async insert(): Promise<void> {
@@ -96,7 +95,7 @@ export class CommitJob implements JobDriver {
       const rest = this.#base.lengthBytes - size;
       if (rest > 0) window.launch(0, () => this.#mover.zero(size, rest));
       await window.finish();
-      this.#phase = 'flushing';
+      this.job.enter('flushing');
       // Durable before overlays name the base, and before guests are held back.
       await this.#mover.flush();
     } finally {

@@ -16,7 +16,6 @@ interface Bench {
 }
 
 const PROGRESS: WorkProgress = {
-  phase: 'copying',
   doneBytes: 1,
   zeroBytes: 0,
   skippedBytes: 0,

@@ -8,9 +8,11 @@ import type { JobGroup } from './job-group.js';
 import type { CopyMode, JobDriver, JobType } from './job-driver.js';
 import { asError, type FailureFate, JobCancelled, jobError, JobIoError } from './job-errors.js';
 import { JobPace } from './job-pace.js';
-import type { JobPhase, JobProgress } from './job-progress.js';
+import type { DetailedProgress, JobPhase, JobProgress, WorkPhase } from './job-progress.js';
+import { ProgressLog, type Sight } from './progress-log.js';
 import { RateLimit } from './rate-limit.js';
 import { Throughput } from './throughput.js';
+import { progressInfo } from './progress-info.js';
 import { checkVerb, type JobStatus, mayFollow } from './state.js';
 
 export type EmitEvent = (event: string, data: { [key: string]: Json }) => void;
@@ -61,6 +63,9 @@ export class Job {
   #failure: unknown;
   /** From its start on. */
   #throughput: Throughput | undefined;
+  #log: ProgressLog | undefined;
+  /** While its status does not say it all. */
+  #phase: WorkPhase = 'copying';
   readonly #finalized: Deferred<void> = deferred();
   readonly #concluded: Deferred<void> = deferred();
 
@@ -134,17 +139,43 @@ export class Job {
 
   /** How far it is, now. */
   progress(): JobProgress {
-    const { phase, doneBytes, zeroBytes, skippedBytes, remainingBytes } = this.#work().progress();
-    const counted = this.type === 'backup' ? zeroBytes : zeroBytes + skippedBytes;
+    const { phase, doneBytes, dataBytes, zeroBytes, skippedBytes, remainingBytes } = this.#sight();
     return {
-      phase: PHASES[this.#status] ?? phase,
-      doneBytes,
-      dataBytes: doneBytes - counted,
-      zeroBytes,
-      skippedBytes,
-      remainingBytes,
+      ...{ phase, doneBytes, dataBytes, zeroBytes, skippedBytes, remainingBytes },
       bytesPerSecond: this.#throughput?.bytesPerSecond(this.#graph.host.clock.nowMs()) ?? 0,
     };
+  }
+
+  /** The same, with what it did in each stage and when it will be done. Nothing of what is done goes back. */
+  detailedProgress(): DetailedProgress {
+    const nowMs = this.#graph.host.clock.nowMs();
+    const sight = this.#sight();
+    const log = this.#log ?? new ProgressLog(nowMs);
+    log.look(sight, nowMs);
+    const { phase, bytesPerSecond } = this.progress();
+    return { phase, bytesPerSecond, ...log.tell(sight, nowMs) };
+  }
+
+  #sight(): Sight {
+    const work = this.#work().progress();
+    const { doneBytes, zeroBytes, skippedBytes } = work;
+    const counted = this.type === 'backup' ? zeroBytes : zeroBytes + skippedBytes;
+    return {
+      ...work,
+      phase: PHASES[this.#status] ?? this.#phase,
+      dataBytes: doneBytes - counted,
+      isHeld: this.pace.wantsRest,
+    };
+  }
+
+  /** For drivers: what the job is at from now on. */
+  enter(phase: WorkPhase): void {
+    this.#look();
+    this.#phase = phase;
+  }
+
+  #look(): void {
+    this.#log?.look(this.#sight(), this.#graph.host.clock.nowMs());
   }
 
   #work(): JobDriver {
@@ -180,7 +211,9 @@ export class Job {
   /** Begins the work; its end shows in events and `concluded`. */
   start(): void {
     this.pace.start();
-    this.#throughput = new Throughput(this.#graph.host.clock.nowMs());
+    const nowMs = this.#graph.host.clock.nowMs();
+    this.#throughput = new Throughput(nowMs);
+    this.#log = new ProgressLog(nowMs);
     this.#setStatus('running');
     void this.#live();
   }
@@ -195,6 +228,7 @@ export class Job {
       // The user, or a drained section, wants it to rest before it ends.
       await this.pace.pausePoint();
       if (this.isCancelled) throw new JobCancelled();
+      this.#look();
       this.#setStatus('waiting');
       const { group } = this;
       if (group) await this.pace.restUntil(group.arrive(this));
@@ -271,7 +305,9 @@ export class Job {
   /** So much data is being copied: it costs of the rate limit. */
   spend(bytes: number): void {
     this.limit.spend(bytes);
-    this.#throughput?.add(bytes, this.#graph.host.clock.nowMs());
+    const nowMs = this.#graph.host.clock.nowMs();
+    this.#throughput?.add(bytes, nowMs);
+    if (this.#log?.isDue(nowMs) === true) this.#log.look(this.#sight(), nowMs);
   }
 
   /** The mirror has caught up. */
@@ -393,7 +429,7 @@ export class Job {
   }
 
   /** A member of query-block-jobs. */
-  blockJobInfo(): { [key: string]: Json } {
+  blockJobInfo(hasExtensions = false): { [key: string]: Json } {
     const { doneBytes, remainingBytes } = this.progress();
     const info: { [key: string]: Json } = {
       type: this.type,
@@ -412,11 +448,12 @@ export class Job {
       ...this.#work().details?.(),
     };
     if (this.#error !== undefined) info['error'] = this.#error;
+    if (hasExtensions) info['x-progress'] = progressInfo(this.detailedProgress());
     return info;
   }
 
   /** A member of query-jobs. */
-  jobInfo(): { [key: string]: Json } {
+  jobInfo(hasExtensions = false): { [key: string]: Json } {
     const { doneBytes, remainingBytes } = this.progress();
     const info: { [key: string]: Json } = {
       id: this.id,
@@ -426,6 +463,7 @@ export class Job {
       'total-progress': doneBytes + remainingBytes,
     };
     if (this.#error !== undefined) info['error'] = this.#error;
+    if (hasExtensions && this.isBlockJob) info['x-progress'] = progressInfo(this.detailedProgress());
     return info;
   }
 }

@@ -50,6 +50,7 @@ export class MirrorCopy {
   #doneBytes = 0;
   readonly tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   #copyingBytes = 0;
+  #zeroing = { doneBytes: 0, leftBytes: 0 };
 
   constructor(options: MirrorCopyOptions) {
     const { job, plan, nodes, source, target } = options;
@@ -81,6 +82,10 @@ export class MirrorCopy {
     return this.#copyingBytes + this.dirty.dirtyBytes;
   }
 
+  get zeroing(): { readonly doneBytes: number; readonly leftBytes: number } {
+    return this.#zeroing;
+  }
+
   /** Others have brought as much to the target. */
   addDone(bytes: number): void {
     this.#doneBytes += bytes;
@@ -110,8 +115,7 @@ export class MirrorCopy {
         this.dirty.setAll();
         return;
       }
-      this.window.launch(0, () => this.mover.zero(0, size));
-      await this.window.finish();
+      await this.#zeroTarget();
     }
     for (let at = 0; at < size;) {
       await this.window.room();
@@ -120,6 +124,19 @@ export class MirrorCopy {
       if (status.allocated) this.dirty.set(at, status.lengthBytes);
       at += status.lengthBytes;
     }
+  }
+
+  async #zeroTarget(): Promise<void> {
+    const { lengthBytes } = this.#options.nodes.source;
+    this.#options.job.enter('zeroing');
+    for (let at = 0; at < lengthBytes; at += ZERO_BYTES) {
+      const piece = { offset: at, lengthBytes: Math.min(ZERO_BYTES, lengthBytes - at) };
+      this.#zeroing = { doneBytes: at, leftBytes: lengthBytes - at };
+      this.window.launch(0, () => this.mover.zero(piece.offset, piece.lengthBytes));
+      await this.window.finish();
+    }
+    this.#zeroing = { doneBytes: lengthBytes, leftBytes: 0 };
+    this.#options.job.enter('scanning');
   }
 
   /** Goes once through the bitmap and copies what is dirty. */

@@ -37,7 +37,6 @@ export class MirrorJob implements JobDriver {
   readonly #targetBackend: BlockBackend;
   readonly #copy: MirrorCopy;
   readonly #both: WriteToBoth;
-  #activity: WorkProgress['phase'] = 'scanning';
   #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
   #hold: MirrorHold | undefined;
   #pivoted = false;
@@ -101,8 +100,9 @@ export class MirrorJob implements JobDriver {
   }
 
   progress(): WorkProgress {
-    const { doneBytes, remainingBytes, tally } = this.#copy;
-    return { phase: this.#activity, doneBytes, ...tally, remainingBytes };
+    const { doneBytes, remainingBytes, tally, zeroing } = this.#copy;
+    const following = this.#source.gate === this.#both ? 'writes-to-both' : 'copies';
+    return { doneBytes, ...tally, remainingBytes, zeroing, ...(!this.#hold && { following }) };
   }
 
   async insert(): Promise<void> {
@@ -133,9 +133,10 @@ export class MirrorJob implements JobDriver {
       else if (this.#source.lengthBytes !== this.#target.lengthBytes)
         throw new BlockError('invalid', 'Source and target image have different sizes');
       if (this.#copyMode === 'write-blocking') await this.#writeToBoth(true);
+      this.job.enter('scanning');
       await this.#copy.mark();
       this.#both.isMarked = true;
-      this.#activity = 'copying';
+      this.job.enter('copying');
       await this.#catchUp();
       await this.#followGuest();
       await window.finish();
@@ -148,7 +149,7 @@ export class MirrorJob implements JobDriver {
   /** Copies until nothing is dirty: READY. */
   async #catchUp(): Promise<void> {
     await this.#copyUntilClean();
-    this.#activity = 'following';
+    this.job.enter('following');
     this.job.becomeReady();
     if (this.#copyMode === 'background') await this.#writeToBoth(false);
   }
@@ -197,7 +198,7 @@ export class MirrorJob implements JobDriver {
   }
 
   #flush(): Promise<void> {
-    this.#activity = 'flushing';
+    this.job.enter('flushing');
     return this.#copy.mover.flush();
   }
 
@@ -217,12 +218,12 @@ export class MirrorJob implements JobDriver {
       if (this.#phase === 'freezing') {
         await job.pace.sleep(READY_SLEEP_MS);
       } else if (this.#phase === 'frozen') {
-        this.#activity = 'finishing';
+        this.job.enter('finishing');
         assert(this.#hold, 'a frozen mirror holds its point in time');
         await this.#hold.copyAll();
         return;
       } else if (this.#phase === 'complete') {
-        this.#activity = 'finishing';
+        this.job.enter('finishing');
         await this.#copyUntilClean();
         // From here on the target has what the source has, durably if the guest flushed it: the pivot waits for nothing.
         this.#both.flushesBoth = true;

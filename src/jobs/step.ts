@@ -16,7 +16,7 @@ export class StepJob implements JobDriver {
 
   progress(): WorkProgress {
     const done = this.#done;
-    return { phase: 'copying', doneBytes: done, zeroBytes: 0, skippedBytes: 0, remainingBytes: 1 - done };
+    return { doneBytes: done, zeroBytes: 0, skippedBytes: 0, remainingBytes: 1 - done };
   }
 
   async run(): Promise<void> {

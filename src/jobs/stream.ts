@@ -36,7 +36,6 @@ export class StreamJob implements JobDriver {
   readonly #lowest: Node;
   readonly #window: CopyWindow;
   readonly #backend: BlockBackend;
-  #phase: WorkProgress['phase'] = 'copying';
   #offset = 0;
   readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
@@ -61,7 +60,7 @@ export class StreamJob implements JobDriver {
 
   progress(): WorkProgress {
     const doneBytes = this.#failed.reached(this.#offset);
-    return { phase: this.#phase, doneBytes, ...this.#tally, remainingBytes: this.#sizeBytes() - doneBytes };
+    return { doneBytes, ...this.#tally, remainingBytes: this.#sizeBytes() - doneBytes };
   }
 
   #sizeBytes(): number {
@@ -111,7 +110,7 @@ export class StreamJob implements JobDriver {
       }
       await window.finish();
       if (this.#ignored) throw this.#ignored;
-      this.#phase = 'flushing';
+      this.job.enter('flushing');
       // What was pulled up is durable before the header lets go of the backing file, and before guests are held back.
       await whenOpen(this.#backend, () => this.#node.io.flush());
     } finally {

@@ -25,13 +25,15 @@ export function registerQueries(
       .reverse()
       .map((node) => nodeInfo(node, names, { flat }));
   });
-  engine.command('query-block-jobs', () =>
+  engine.command('query-block-jobs', (_, { hasExtensions }) =>
     jobs
       .list()
       .filter(({ isBlockJob }) => isBlockJob)
-      .map((job) => job.blockJobInfo()),
+      .map((job) => job.blockJobInfo(hasExtensions)),
   );
-  engine.command('query-jobs', () => jobs.list().map((job) => job.jobInfo()));
+  engine.command('query-jobs', (_, { hasExtensions }) =>
+    jobs.list().map((job) => job.jobInfo(hasExtensions)),
+  );
   engine.command('query-blockstats', ({ 'query-nodes': queryNodes }) =>
     queryNodes === true
       ? graph.listed().map((node) => nodeStatistics(node, undefined, false))

@@ -1,3 +1,4 @@
+import { JobProgressInfo } from './job-progress.js';
 import { BITMAP_RETURNS } from './bitmap-commands.js';
 import { CHARDEV_RETURNS } from './chardev.js';
 import { DESCRIPTOR_RETURNS } from './descriptors.js';
@@ -11,6 +12,7 @@ import {
   arrayOf,
   bool,
   enumOf,
+  extension,
   int,
   int64,
   lazy,
@@ -233,6 +235,8 @@ const BlockStats: Type<BlockStats> = struct('BlockStats', {
   backing: optional(lazy('BlockStats', (): Type<BlockStats> => BlockStats)),
 });
 
+const X_PROGRESS = { 'x-progress': extension(optional(JobProgressInfo)) } as const;
+
 const BlockJobInfo = struct('BlockJobInfo', {
   type: required(str),
   device: required(str),
@@ -249,6 +253,7 @@ const BlockJobInfo = struct('BlockJobInfo', {
   error: optional(str),
   /** QEMU 8.2's; of mirrors that write to both sides. */
   'actively-synced': optional(bool),
+  ...X_PROGRESS,
 });
 
 const JobInfo = struct('JobInfo', {
@@ -258,6 +263,7 @@ const JobInfo = struct('JobInfo', {
   'current-progress': required(int),
   'total-progress': required(int),
   error: optional(str),
+  ...X_PROGRESS,
 });
 
 const BlockExportInfo = struct('BlockExportInfo', {

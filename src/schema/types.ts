@@ -200,7 +200,8 @@ export function refuseExtensions({ description }: Type<unknown>, value: JsonValu
     if (member.isExtension) throw unexpected(join(path, key));
     refuseExtensions(member.type, given, join(path, key));
   }
-  const branch = variants?.cases.get(String(value[variants.tag]));
+  const tag = variants && value[variants.tag];
+  const branch = typeof tag === 'string' ? variants?.cases.get(tag) : undefined;
   if (branch) refuseExtensions(branch, value, path);
 }
 

@@ -1,5 +1,5 @@
 import type { JsonObject } from '../schema/types.js';
-import { type Answers, numberOf, objectsOf, textOf } from './answers.js';
+import { type Answers, numberOf, objectOf, objectsOf, textOf } from './answers.js';
 import type { Image, Job } from './model.js';
 import type { GraphParent, NodeGraph } from './nodes.js';
 
@@ -58,12 +58,33 @@ function jobOf(
     phase: PHASES[status] ?? status,
     done,
     total,
-    percent: total > 0 ? Math.min(100, Math.floor((100 * done) / total)) : status === 'concluded' ? 100 : 0,
+    ...ownProgress(info, percentOf(done, total, status)),
     speedLimit: numberOf(block?.['speed']) ?? 0,
     ...(error !== undefined && { error }),
     ...(ioStatus !== undefined && { ioStatus }),
     verbs: VERBS.filter(([, states]) => states.includes(status)).map(([verb]) => verb),
     isBlockJob: block !== undefined,
+  };
+}
+
+function percentOf(done: number, total: number, status: string): number {
+  if (total > 0) return Math.min(100, Math.floor((100 * done) / total));
+  return status === 'concluded' ? 100 : 0;
+}
+
+/** livedisk tells these itself; of QEMU's jobs, rates are what is seen from one look to the next (rates.ts). */
+function ownProgress(
+  info: JsonObject,
+  percent: number,
+): Pick<Job, 'percent' | 'rate' | 'secondsLeft' | 'outlook'> {
+  const own = objectOf(info['x-progress']);
+  const [rate, secondsLeft] = [numberOf(own['rate']), numberOf(own['time-left'])];
+  const outlook = textOf(own['outlook']);
+  return {
+    percent: numberOf(own['percent']) ?? percent,
+    ...(rate !== undefined && { rate }),
+    ...(secondsLeft !== undefined && { secondsLeft }),
+    ...(outlook !== undefined && { outlook }),
   };
 }
 

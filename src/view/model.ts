@@ -124,9 +124,11 @@ export interface Job {
   readonly verbs: readonly string[];
   /** It is one on images, which `block-job-` commands know. */
   readonly isBlockJob: boolean;
-  /** Since the last look but some (rates.ts). */
+  /** As the server tells, or since the last look but some (rates.ts). */
   readonly rate?: number;
   readonly secondsLeft?: number;
+  /** Whether a mirror will be in step with its source, as the server tells. */
+  readonly outlook?: string;
 }
 
 export function imageOf(view: View, id: string | undefined): Image | undefined {

@@ -39,6 +39,7 @@ export class Rates {
   }
 
   #jobAt(job: Job, last: View, seconds: number): Job {
+    if (job.rate !== undefined) return job;
     const before = last.jobs.find(({ id, type }) => id === job.id && type === job.type);
     if (!before) return job;
     const now = Math.max(0, job.done - before.done) / seconds;

@@ -53,14 +53,21 @@ export function flowText({ from, to }: Job, images: ReadonlyMap<string, Image>):
 }
 
 /** `31%  2.5 MiB of 8.0 MiB  64 KiB/s  1.3 s left`. */
-export function progressText({ percent, done, total, rate, secondsLeft, type }: Job): string {
+export function progressText({ percent, done, total, rate, secondsLeft, outlook, type }: Job): string {
   const isInBytes = !['create', 'amend'].includes(type);
   const parts = [`${percent}%`];
   if (isInBytes) parts.push(`${humanBytes(done)} of ${humanBytes(total)}`);
   if (isInBytes && rate !== undefined) parts.push(`${humanBytes(rate)}/s`);
   if (secondsLeft !== undefined) parts.push(`${durationText(secondsLeft)} left`);
+  if (outlook !== undefined && OUTLOOKS[outlook] !== undefined) parts.push(OUTLOOKS[outlook]);
   return parts.join('  ');
 }
+
+/** What is not as one hopes. */
+const OUTLOOKS: Readonly<Record<string, string>> = {
+  'by-writing-to-both': 'guests write faster than it copies: their writes go to both sides',
+  stalled: 'stalled',
+};
 
 export function percentText(share: number): string {
   return share > 0 && share < 0.005 ? '<1%' : `${Math.round(share * 100)}%`;

@@ -141,3 +141,44 @@ test('a speed is any int64, told exactly: clients that want no limit give the la
   await bed.execute('block-job-cancel', { device: 'm' });
   assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'm'))['speed'], 2n ** 63n - 1n);
 });
+
+test('clients that asked for it are told the phases of a job, those of a mirror to its end; others nothing of them', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.image('T', { discard: 'unmap' });
+  const mirror = { 'job-id': 'j', device: 'B', target: 'T', sync: 'full', 'auto-dismiss': false };
+  await bed.execute('blockdev-mirror', mirror);
+  await bed.event('BLOCK_JOB_READY', 'j');
+  await bed.guest('write -P 7 6M 1M');
+  const job = bed.engine.jobs.find('j');
+  assert.ok(job);
+  job.complete();
+  await job.concluded;
+  const asked = { takeDescriptor: () => undefined, hasExtensions: true };
+  const plain = { ...asked, hasExtensions: false };
+  const { registry } = bed.engine;
+  const answer = async (command: string, caller: typeof asked): Promise<JsonObject> => {
+    const [first] = (await registry.execute(command, {}, caller)) as unknown as JsonObject[];
+    assert.ok(first);
+    return first;
+  };
+  for (const query of ['query-jobs', 'query-block-jobs']) {
+    assert.equal('x-progress' in (await answer(query, plain)), false);
+    const told = (await answer(query, asked))['x-progress'] as JsonObject;
+    assert.deepEqual(
+      [told['phase'], told['percent'], told['left'], told['outlook']],
+      ['pivot', 100, 0, 'in-step'],
+    );
+    const phases = told['phases'] as JsonObject[];
+    assert.deepEqual(
+      phases.map(({ phase, done, left, data, zero }) => [phase, done, left, data, zero]),
+      [
+        ['prepare', 0, 0, 0, 0],
+        ['zero', DISK_BYTES, 0, 0, DISK_BYTES],
+        ['copy', 4 * MiB, 0, 4 * MiB, 0],
+        ['follow', MiB, 0, MiB, 0],
+        ['pivot', 0, 0, 0, 0],
+      ],
+    );
+  }
+});
