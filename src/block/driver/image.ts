@@ -1,3 +1,4 @@
+import type { LuksAmendment } from '../../schema/encryption-options.js';
 import type { DirtyBitmap, Durability } from '../dirty-bitmap.js';
 import type { Json } from './options.js';
 
@@ -33,6 +34,7 @@ export interface DriverInfo {
   /** Queries do not tell whether it is dirty. */
   hasNoDirtyFlag?: boolean;
   isCorrupt?: boolean;
+  isEncrypted?: boolean;
   /** The whole `format-specific` object as QMP prints it. */
   formatSpecific?: { [key: string]: Json };
   compressedClusters?: boolean;
@@ -44,6 +46,14 @@ export interface DriverInfo {
 export interface ImageAmendment {
   version?: 2 | 3;
   lazyRefcounts?: boolean;
+  keySlots?: KeySlotAmendment;
+}
+
+/** Which passwords an encrypted image opens with. */
+export interface KeySlotAmendment {
+  amendment: LuksAmendment;
+  /** Also what may make all data unreadable. */
+  isForced: boolean;
 }
 
 /** What a check repairs: space that nobody uses, or everything that can be. */
