@@ -2,7 +2,7 @@ import { assert } from '../base/assert.js';
 import { deferred, type Deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { activate, inactivate } from '../block/activity.js';
-import type { DriverDescription, DriverEvent, Json, NodeOptions } from '../block/driver.js';
+import type { DriverDescription, DriverEvent, Json, NodeOptions, QuorumEvent } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { Opener } from '../block/open.js';
@@ -43,6 +43,9 @@ import { NamedDescriptors } from './named-descriptors.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
 import { plugDisk } from './devices.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
+
+/** The unit of events. */
+const SECTOR_BYTES = 512;
 
 export interface EngineProperties {
   host: Host;
@@ -353,6 +356,7 @@ export class EngineParts {
   }
 
   #driverEvent(node: Node, event: DriverEvent): void {
+    if (event.name !== 'corrupted') return this.#quorumEvent(node, event);
     const data: { [key: string]: Json } = {
       device: node.driveName,
       'node-name': node.name,
@@ -361,6 +365,18 @@ export class EngineParts {
     if (event.offset !== undefined) data['offset'] = event.offset;
     if (event.sizeBytes !== undefined) data['size'] = event.sizeBytes;
     this.emit('BLOCK_IMAGE_CORRUPTED', { ...data, fatal: event.fatal });
+  }
+
+  #quorumEvent(node: Node, event: QuorumEvent): void {
+    const first = Math.floor(event.offset / SECTOR_BYTES);
+    const end = Math.ceil((event.offset + event.lengthBytes) / SECTOR_BYTES);
+    const sectors = { 'sector-num': first, 'sectors-count': end - first };
+    if (event.name === 'no-quorum') this.emit('QUORUM_FAILURE', { reference: node.label, ...sectors });
+    else {
+      const { operation: type, role, error } = event;
+      const child = { 'node-name': node.child(role).node.name };
+      this.emit('QUORUM_REPORT_BAD', { type, ...child, ...sectors, ...(error !== undefined && { error }) });
+    }
   }
 }
 

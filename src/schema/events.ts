@@ -83,6 +83,18 @@ const EVENT_TYPES = {
   ...POINT_EVENTS,
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
   POWERDOWN: NO_DATA,
+  QUORUM_FAILURE: struct('QUORUM_FAILURE-arg', {
+    reference: required(str),
+    'sector-num': required(int),
+    'sectors-count': required(int),
+  }),
+  QUORUM_REPORT_BAD: struct('QUORUM_REPORT_BAD-arg', {
+    type: required(enumOf('QuorumOpType', ['read', 'write', 'flush'])),
+    error: optional(str),
+    'node-name': required(str),
+    'sector-num': required(int),
+    'sectors-count': required(int),
+  }),
   RESET: struct('RESET-arg', { guest: required(bool), reason: required(SHUTDOWN_CAUSE) }),
   RESUME: NO_DATA,
   SHUTDOWN: struct('SHUTDOWN-arg', {

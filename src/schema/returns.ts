@@ -9,6 +9,7 @@ import { MOVE_RETURNS } from './move.js';
 import { POINT_RETURNS } from './points.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
+import { TRACKING_RETURNS } from './tracking.js';
 import {
   any,
   arrayOf,
@@ -382,6 +383,7 @@ const RESULTS = {
   ...POINT_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
+  ...TRACKING_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),
