@@ -1,3 +1,4 @@
+import type { LuksAmendment } from '../../schema/encryption-options.js';
 import type { DirtyBitmap, Durability } from '../dirty-bitmap.js';
 import type { Json } from './options.js';
 
@@ -17,7 +18,10 @@ export interface BitmapStore {
    * store cannot. Errors: limit, no-space, those of writing; then it is what it was.
    */
   makeDurable?(bitmap: DirtyBitmap, durability: Durability): Promise<void>;
-  /** What was done to a bitmap by other means than changes of the disk is durable, if the bitmap is. Errors: those of writing. */
+  /**
+   * What was done to a bitmap by other means than changes of the disk: the image says nothing else of it from now on, not
+   * after a crash either, and has it durably if the bitmap is durable. Errors: those of writing.
+   */
   settle?(bitmap: DirtyBitmap): Promise<void>;
 }
 
@@ -30,6 +34,7 @@ export interface DriverInfo {
   /** Queries do not tell whether it is dirty. */
   hasNoDirtyFlag?: boolean;
   isCorrupt?: boolean;
+  isEncrypted?: boolean;
   /** The whole `format-specific` object as QMP prints it. */
   formatSpecific?: { [key: string]: Json };
   compressedClusters?: boolean;
@@ -41,6 +46,14 @@ export interface DriverInfo {
 export interface ImageAmendment {
   version?: 2 | 3;
   lazyRefcounts?: boolean;
+  keySlots?: KeySlotAmendment;
+}
+
+/** Which passwords an encrypted image opens with. */
+export interface KeySlotAmendment {
+  amendment: LuksAmendment;
+  /** Also what may make all data unreadable. */
+  isForced: boolean;
 }
 
 /** What a check repairs: space that nobody uses, or everything that can be. */

@@ -319,8 +319,11 @@ export class ImageBitmaps implements BitmapStore {
   async settle(bitmap: DirtyBitmap): Promise<void> {
     await this.#mutex.run(async () => {
       const { context } = this.#image;
-      if (!this.#durable.of(this.#entries).includes(bitmap)) return;
+      const isThere = bitmap.persistent && this.#entries.some(({ name }) => name === bitmap.name);
+      if (!isThere || !context.mayWrite) return;
+      // What the image says of it is not true any more, though nothing of the disk has changed.
       await context.beginChanges();
+      if (!this.#durable.of(this.#entries).includes(bitmap)) return;
       const isRight = this.#entries.every(
         ({ name, isAuto }) => name !== bitmap.name || isAuto === bitmap.enabled,
       );
