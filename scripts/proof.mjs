@@ -84,6 +84,19 @@ const PROOFS = {
     count: /^(\d+) moves from \d+ passed$/m,
     amount: ([moves]) => `${moves} moves`,
   },
+  load: {
+    what: 'snapshots of two disks, reopens and transactions of bitmaps in a row, under 32 writers, with commits',
+    pieces: (seed) => [
+      {
+        name: 'all rounds',
+        args: ['--import', 'tsx', 'test/load/main.ts', '--rounds', '1000', '--seed', String(seed)],
+      },
+    ],
+    count:
+      /^(\d+) rounds passed, (\d+) writes, longest write of 99 % of snapshots (\d+) ms, without (\d+) ms$/m,
+    amount: ([rounds, writes, p99, without]) =>
+      `${rounds} rounds, ${writes} writes; the longest write of 99 % of snapshots took ${p99} ms, without any ${without} ms`,
+  },
   'nbd-server': conversations('server', 'clients'),
   'nbd-client': conversations('client', 'servers'),
   flushes: {
