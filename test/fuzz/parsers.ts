@@ -33,7 +33,7 @@ const PARSERS: ReadonlyArray<
 > = [
   [
     'blockdev',
-    (text) => gate.plan(parseKeyval(text, 'driver') as never, text.startsWith('{') ? 'qmp' : 'keyval'),
+    (text) => gate.plan(parseKeyval(text, 'driver'), text.startsWith('{') ? 'qmp' : 'keyval'),
     [
       'driver=qcow2,node-name=a,file.driver=file,file.filename=a,,b,backing=',
       'qcow2,file.driver=nbd,file.server.type=inet,file.server.host=h,file.server.port=1,l2-cache-size=1M',

@@ -77,10 +77,10 @@ export class VhostUnderFuzz implements UnderFuzz {
   }
 
   #withRings(random: SeededRandom, path: string): Promise<VhostFrontEnd> {
-    const features = Feature.version1 | (random.chance(0.5) ? Feature.indirect : 0n);
+    const features = Feature.version1 + (random.chance(0.5) ? Feature.indirect : 0n);
     return VhostFrontEnd.start({
       ...{ host, path, memoryBytes: MEMORY_BYTES, queueSize: pick(random, [1, 4, 64]), queueCount: 2 },
-      features: features | (random.chance(0.5) ? Feature.eventIndex : 0n),
+      features: features + (random.chance(0.5) ? Feature.eventIndex : 0n),
       wantsInflight: random.chance(0.3),
     });
   }
