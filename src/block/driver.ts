@@ -9,7 +9,14 @@ export type {
   PreparedReopening,
   Reopening,
 } from './driver/changes.js';
-export type { BitmapStore, DriverInfo, ImageAmendment, ImageCheck, RepairMode } from './driver/image.js';
+export type {
+  BitmapStore,
+  DriverInfo,
+  ImageAmendment,
+  ImageCheck,
+  KeySlotAmendment,
+  RepairMode,
+} from './driver/image.js';
 export type { InternalSnapshot, InternalSnapshots, NewSnapshot } from './driver/snapshots.js';
 export type { DriverInstance } from './driver/instance.js';
 export type { IoDriver } from './driver/io-driver.js';
@@ -19,6 +26,6 @@ export type {
   MeasuredContent,
   Measurement,
   NewImage,
-  NewImageFiles,
+  NewImageContext,
 } from './driver/new-image.js';
 export type { DriverDescription } from './driver/description.js';

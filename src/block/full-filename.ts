@@ -149,7 +149,7 @@ const MEMBER_ORDER = [
   ...['rewrite-corrupted', 'blkverify', 'vote-threshold'],
   ...['inject-error.N.iotype', 'filename', 'size', 'set-state.N.new_state', 'inject-error.N.errno'],
   ...['inject-error.N.event', 'export', 'server.type', 'opt-discard', 'inject-error.N.sector', 'file'],
-  ...['max-discard', 'align'],
+  ...['max-discard', 'align', 'key-secret'],
 ];
 
 function object(members: ReadonlyArray<readonly [string, string]>): string {

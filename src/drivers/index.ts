@@ -7,6 +7,7 @@ import { copyBeforeWriteDriver } from './copy-before-write/index.js';
 import { copyOnReadDriver } from './copy-on-read/index.js';
 import { fileDriver } from './file/index.js';
 import { hostDeviceDriver } from './host-device/index.js';
+import { luksDriver } from './luks/index.js';
 import { nbdDriver } from './nbd/index.js';
 import { nullAioDriver } from './null-aio/index.js';
 import { nullCoDriver } from './null-co/index.js';
@@ -37,6 +38,7 @@ export const allDrivers: readonly DriverDescription[] = [
   copyOnReadDriver,
   compressDriver,
   blkverifyDriver,
+  luksDriver,
   parallelsDriver,
   qedDriver,
   vdiDriver,

@@ -20,6 +20,7 @@ import { CharacterDevices } from '../attach/character-devices.js';
 import type { Drive } from '../attach/drive.js';
 import { Machine } from '../attach/machine.js';
 import { Moves, type MovesProperties } from '../attach/migration/moves.js';
+import { WholeMove } from '../attach/migration/whole-move.js';
 import { type RunActions, RunState } from '../attach/run-state.js';
 import { isSameDisk } from '../attach/same-disk.js';
 import type { Host, HostSocket } from '../host/host.js';
@@ -109,6 +110,8 @@ export class EngineParts {
   readonly actions: RunActions;
   /** From this machine to another, or to here. */
   readonly moves: Moves;
+  /** The same, disks and all. */
+  readonly wholeMove: WholeMove;
   readonly characterDevices = new CharacterDevices();
   /** Standard input and output, where they are the engine's. */
   readonly openStandard: ((isEditor: boolean) => HostSocket) | undefined;
@@ -167,12 +170,14 @@ export class EngineParts {
     this.runState = new RunState({ stopped: startStopped, incoming }, (event) => this.emit(event, {}));
     this.actions = { reboot: 'reset', shutdown: 'poweroff', ...properties.actions };
     this.moves = new Moves(this.#movedParts());
+    const { graph, opener, jobs, devices, moves } = this;
+    this.wholeMove = new WholeMove({ host, graph, opener, jobs, devices, moves, emit });
   }
 
   #movedParts(): MovesProperties {
-    const { host, graph, devices, jobs, runState, machine, identity, warn, descriptors } = this;
+    const { host, graph, devices, jobs, exports, runState, machine, identity, warn, descriptors } = this;
     return {
-      ...{ host, graph, devices, jobs, runState, machine, warn, uuid: identity.uuid },
+      ...{ host, graph, devices, jobs, exports, runState, machine, warn, uuid: identity.uuid },
       emit: (event, data) => this.emit(event, data),
       takeDescriptor: (name) => descriptors.take(name),
     };
@@ -311,7 +316,12 @@ export class EngineParts {
   close(): Promise<void> {
     return this.#lifetime.end(async () => {
       // A command that runs may wait for a job, or start one.
-      await Promise.all([this.hub.close(), this.jobs.cancelAll(), this.moves.close()]);
+      await Promise.all([
+        this.hub.close(),
+        this.jobs.cancelAll(),
+        this.moves.close(),
+        this.wholeMove.close(),
+      ]);
       await runAll([
         () => this.jobs.endAll(),
         () => this.exports.close(),

@@ -1,5 +1,6 @@
 import { BLKDEBUG_EVENTS } from './blkdebug-events.js';
 import { BitmapName } from './bitmap-commands.js';
+import { LUKS_MEMBERS } from './encryption-options.js';
 import { SocketAddress } from './socket-address.js';
 import {
   alternate,
@@ -206,6 +207,9 @@ export const RAW_OPTIONS = driverOptions(
   FILE,
 );
 
+/** `header`: QEMU 9.0's, where the file has nothing but the encrypted disk. */
+export const LUKS_OPTIONS = driverOptions(LUKS_MEMBERS, [...FILE, { role: 'header', required: false }]);
+
 /** Formats that only have a file. */
 export const PARALLELS_OPTIONS = driverOptions({}, FILE);
 export const VDI_OPTIONS = driverOptions({}, FILE);
@@ -302,6 +306,7 @@ export const DRIVERS = {
   'copy-on-read': COPY_ON_READ_OPTIONS,
   file: FILE_OPTIONS,
   host_device: HOST_DEVICE_OPTIONS,
+  luks: LUKS_OPTIONS,
   nbd: NBD_OPTIONS,
   'null-aio': NULL_OPTIONS,
   'null-co': NULL_OPTIONS,
@@ -324,7 +329,7 @@ export type DriverName = keyof typeof DRIVERS;
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
   'blkreplay bochs cloop dmg ftp ftps gluster ' +
-  'host_cdrom http https iscsi luks nfs nvme qcow rbd ' +
+  'host_cdrom http https iscsi nfs nvme qcow rbd ' +
   'replication ssh vvfat'
 ).split(' ');
 
@@ -342,6 +347,7 @@ interface ChildrenOf {
   throttle: { file: BlockdevRef };
   file: unknown;
   host_device: unknown;
+  luks: { file: BlockdevRef; header?: BlockdevRef };
   nbd: unknown;
   'null-aio': unknown;
   'null-co': unknown;

@@ -187,6 +187,17 @@ function nullOptions(driver: string): Record<string, Show> {
 
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
   blkverify: {},
+  luks: {
+    'key-secret': async (bed) => {
+      await bed.graph.objects.add({ 'qom-type': 'secret', id: 's', data: 'right' });
+      const options = { 'key-secret': 's', 'iter-time': 1 };
+      await createImage(bed.opener, bed.at('luks'), 'luks', { sizeBytes: SIZE, options });
+      await bed.refused({ driver: 'luks', file: bed.file('luks') }, /'key-secret' is required/);
+      const luks = { driver: 'luks', file: bed.file('luks'), 'key-secret': 's' };
+      await bed.with(luks, (disk) => disk.write(0, Buffer.from('text')));
+      await bed.with(luks, async (disk) => assert.equal((await disk.read(0, 4)).toString(), 'text'));
+    },
+  },
   parallels: {},
   qed: {},
   vdi: {},
@@ -510,6 +521,7 @@ const NEEDED: { [D in DriverName]: JsonObject } = {
   blklogwrites: { file: 'x', log: 'x' },
   file: { filename: 'x' },
   host_device: { filename: 'x' },
+  luks: { file: 'x' },
   nbd: { server: { type: 'unix', path: 'x' } },
   'null-co': {},
   qcow2: { file: 'x' },

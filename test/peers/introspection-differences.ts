@@ -8,11 +8,11 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     [
       'blockdev-add.driver',
       '=blkreplay =bochs =cloop =dmg ' +
-        '=ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs ' +
+        '=ftp =ftps =gluster =host_cdrom =http =https =iscsi =nfs ' +
         '=nvme =qcow =rbd =replication =ssh ' +
         '=vvfat',
     ],
-    ['query-block()[].inserted.image.format-specific.type', '=luks =rbd'],
+    ['query-block()[].inserted.image.format-specific.type', '=rbd'],
     ['query-blockstats()[]', '.driver-specific'],
   ],
   [

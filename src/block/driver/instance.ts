@@ -1,3 +1,4 @@
+import type { ChangeLog } from '../change-log.js';
 import type { SnapshotAccess } from '../snapshot-access.js';
 import type {
   ChangingChildren,
@@ -28,6 +29,8 @@ export interface DriverInstance {
   readonly backing?: { filename: string; format?: string } | undefined;
   /** Absent: it keeps none. */
   readonly bitmaps?: BitmapStore;
+  /** What every change of the node goes through, since a bitmap of it is durable. */
+  readonly changeLog?: ChangeLog | undefined;
 
   /** Makes everything written before the call durable (child included). */
   flush(): Promise<void>;

@@ -21,6 +21,7 @@ export const EVENT_MEANINGS: Readonly<Record<string, string>> = {
   RESUME: 'the guest goes on',
   SHUTDOWN: 'the machine ends, and why',
   STOP: 'the guest stopped',
+  X_MOVE_STAGE: 'an x-move has come further, or to its end',
   X_MOVE: 'who has the machine that moves has changed, or nobody knows',
   'x-point-deleted': 'a point in time is deleted, or could not be',
 };
