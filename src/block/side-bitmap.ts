@@ -162,7 +162,9 @@ export class SideBitmap implements BitmapStore {
       if (there === 'foreign' && file.sizeBytes() > 0)
         throw new BlockError('invalid', `'${path}' is no side file of a bitmap`, { path });
       const lost =
-        lossOf(there, of, image, strict) ?? (id !== undefined && idOf(there) !== id ? 'replaced' : undefined);
+        lossOf(there, of, image, strict) ??
+        lossOfLength(there, file.sizeBytes()) ??
+        (id !== undefined && idOf(there) !== id ? 'replaced' : undefined);
       const before = lost === undefined && typeof there === 'object' ? there : undefined;
       const bitmap = new DirtyBitmap(node.lengthBytes, before?.granularityBytes ?? granularityBytes, of.name);
       bitmap.persistent = true;
@@ -302,4 +304,14 @@ function lossOf(
     ? stat.modifiedMs > there.leaseUntilMs
     : stat.modifiedMs !== there.modifiedMs;
   return isForeign ? 'written-by-another' : undefined;
+}
+
+/** What is not there of the bits would read as if nothing had changed. */
+function lossOfLength(
+  there: ReturnType<typeof decodeSideHeader> | undefined,
+  fileBytes: number,
+): SideLoss | undefined {
+  if (typeof there !== 'object') return undefined;
+  const needed = BITS_OFFSET + bitsBytes(there.sizeBytes, there.granularityBytes);
+  return fileBytes < needed ? 'unclean-end' : undefined;
 }

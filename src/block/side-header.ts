@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { isPowerOfTwo } from '../base/align.js';
 
 /**
  * The first sector of a bitmap's side file. All numbers are big-endian:
@@ -32,6 +33,8 @@ export const BITS_OFFSET = 4096;
 const MAGIC = 'LDSIDEBM';
 const VERSION = 1;
 const DIGEST_AT = 480;
+const MIN_GRANULARITY_BYTES = 512;
+const MAX_GRANULARITY_BYTES = 2 ** 31;
 const Flag = { inUse: 1, records: 2 } as const;
 
 export function digestOf(text: string | Buffer): Buffer {
@@ -59,8 +62,7 @@ export function encodeSideHeader(header: SideHeader): Buffer {
 /** 'foreign': it is no side file. 'broken': it is one whose making or whose renewal a crash cut short, or damaged. */
 export function decodeSideHeader(bytes: Buffer): SideHeader | 'foreign' | 'broken' {
   if (bytes.length < SIDE_HEADER_BYTES || bytes.toString('latin1', 0, 8) !== MAGIC) return 'foreign';
-  if (!digestOf(bytes.subarray(0, DIGEST_AT)).subarray(0, 32).equals(bytes.subarray(DIGEST_AT, 512)))
-    return 'broken';
+  if (!digestOf(bytes.subarray(0, DIGEST_AT)).equals(bytes.subarray(DIGEST_AT, 512))) return 'broken';
   if (bytes.readUInt32BE(8) !== VERSION) return 'broken';
   const flags = bytes.readUInt32BE(12);
   const number = (at: number): number => Number(bytes.readBigUInt64BE(at));
@@ -78,7 +80,10 @@ export function decodeSideHeader(bytes: Buffer): SideHeader | 'foreign' | 'broke
     identityDigest: Buffer.from(bytes.subarray(104, 136)),
   };
   const { sinceMs, granularityBytes, sizeBytes, otherSizeBytes } = header;
-  return [sinceMs, granularityBytes, sizeBytes, otherSizeBytes].every(Number.isSafeInteger)
-    ? header
-    : 'broken';
+  const areSafe = [sinceMs, granularityBytes, sizeBytes, otherSizeBytes].every(Number.isSafeInteger);
+  const isGranularity =
+    isPowerOfTwo(granularityBytes) &&
+    granularityBytes >= MIN_GRANULARITY_BYTES &&
+    granularityBytes <= MAX_GRANULARITY_BYTES;
+  return areSafe && isGranularity ? header : 'broken';
 }
