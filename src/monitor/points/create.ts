@@ -94,10 +94,10 @@ function checkDisk({ node, settled, damaged, isUsed }: PointDisk, name: string):
     throw new BlockError('exists', `disk '${settled.file.content.disk}' has a point '${name}' already`);
 }
 
-/** Errors: invalid, where a point was opened in place of the disk. */
+/** Errors: invalid, where a point, or what the disk has left, was opened in its place. */
 export function checkActive({ node, settled }: Pick<PointDisk, 'node' | 'settled'>): void {
   if (settled.activeElsewhere === undefined) return;
-  const text = `'${node}' holds a point of disk '${settled.file.content.disk}', whose active image is`;
+  const text = `'${node}' is not disk '${settled.file.content.disk}' as it is now, whose active image is`;
   throw new BlockError('invalid', `${text} '${settled.activeElsewhere}': open that`);
 }
 

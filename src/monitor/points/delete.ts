@@ -4,7 +4,7 @@ import { imagesOn } from '../../block/shared-bases.js';
 import type { View } from '../../view/model.js';
 import { type DeletionWay, planDeletion, withoutJobs } from '../../view/plan/points.js';
 import { userText } from '../../view/words.js';
-import type { Layer } from './chain.js';
+import { fileNamed, type Layer } from './chain.js';
 import { checkActive } from './create.js';
 import { findPoint, type FoundPoint, keep, loadDisks, reload } from './disks.js';
 import { planInfo, type PlanInfo } from './plan-info.js';
@@ -160,14 +160,23 @@ async function removeFiles(
   const { path, content } = settled.file;
   const made = new Set(content.images.filter(({ ours }) => ours).map(({ file }) => absoluteFrom(path, file)));
   const gone = layers.filter(({ image, path: file }) => ends.includes(image.id) && made.has(file));
-  const open = new Set(
-    (await look(server)).images.map(({ filename }) => posix.resolve(server.folder ?? '/', filename)),
-  );
+  const open = await openFiles(server);
   const staying = layers.filter((layer) => !gone.includes(layer));
   for (const layer of gone) {
-    if (open.has(layer.path) || (await sharersOf(server, staying, [layer])).length > 0) continue;
+    if (open.has(layer.identity) || (await sharersOf(server, staying, [layer])).length > 0) continue;
     await server.host.files.unlink(layer.path).catch(() => undefined);
   }
+}
+
+/** Which files the server has open as images, by what HostStat calls their identity. */
+async function openFiles(server: PointServer): Promise<Set<string>> {
+  const found = new Set<string>();
+  for (const { filename } of (await look(server)).images) {
+    const name = fileNamed(filename);
+    const stat = name && (await server.host.files.stat(posix.resolve(server.folder ?? '/', name)));
+    if (stat) found.add(stat.identity);
+  }
+  return found;
 }
 
 /** The disk once no job works on what is to change. */
