@@ -4,12 +4,12 @@ import { imagesOn } from '../../block/shared-bases.js';
 import type { View } from '../../view/model.js';
 import { type DeletionWay, planDeletion, withoutJobs } from '../../view/plan/points.js';
 import { userText } from '../../view/words.js';
-import { fileNamed, type Layer } from './chain.js';
+import type { Layer } from './chain.js';
 import { checkActive } from './create.js';
-import { findPoint, type FoundPoint, keep, loadDisks, reload } from './disks.js';
+import { findPoint, type FoundPoint, keep, loadDisks, openFiles, reload } from './disks.js';
 import { planInfo, type PlanInfo } from './plan-info.js';
 import { absoluteFrom } from './point-file.js';
-import { JobWatch, look, type PointServer } from './server.js';
+import { JobWatch, type PointServer } from './server.js';
 
 /** A point that is to go, of one disk. */
 interface Step {
@@ -166,17 +166,6 @@ async function removeFiles(
     if (open.has(layer.identity) || (await sharersOf(server, staying, [layer])).length > 0) continue;
     await server.host.files.unlink(layer.path).catch(() => undefined);
   }
-}
-
-/** Which files the server has open as images, by what HostStat calls their identity. */
-async function openFiles(server: PointServer): Promise<Set<string>> {
-  const found = new Set<string>();
-  for (const { filename } of (await look(server)).images) {
-    const name = fileNamed(filename);
-    const stat = name && (await server.host.files.stat(posix.resolve(server.folder ?? '/', name)));
-    if (stat) found.add(stat.identity);
-  }
-  return found;
 }
 
 /** The disk once no job works on what is to change. */

@@ -5,7 +5,7 @@ import type { Node } from '../../block/node.js';
 import { Opener } from '../../block/open.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
-import { findPointFile, type Layer, layersOf } from './chain.js';
+import { fileNamed, findPointFile, type Layer, layersOf } from './chain.js';
 import {
   absoluteFrom,
   type PointFile,
@@ -98,6 +98,17 @@ async function hasData(node: Node): Promise<boolean> {
     at += lengthBytes;
   }
   return false;
+}
+
+/** Which files the server has open as images, by what HostStat calls their identity. */
+export async function openFiles(server: PointServer): Promise<Set<string>> {
+  const found = new Set<string>();
+  for (const { filename } of (await look(server)).images) {
+    const name = fileNamed(filename);
+    const stat = name && (await server.host.files.stat(posix.resolve(server.folder ?? '/', name)));
+    if (stat) found.add(stat.identity);
+  }
+  return found;
 }
 
 /** Not there until it is written. */
