@@ -61,8 +61,8 @@ export function fileNamed(filename: string): string | undefined {
   }
   try {
     const { file } = parseJsonName(filename);
-    const { driver, filename: path } = isJsonObject(file) ? file : {};
-    return driver === 'file' && typeof path === 'string' ? path : undefined;
+    const { filename: path } = isJsonObject(file) ? file : {};
+    return typeof path === 'string' && !hasProtocol(path) ? path : undefined;
   } catch {
     return undefined;
   }
