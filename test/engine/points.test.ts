@@ -275,7 +275,7 @@ test('a deletion whose job fails is told, and goes on when it is asked for again
   const stop = bed.engine.onEvent((event, data) => {
     if (event !== 'JOB_STATUS_CHANGE' || data['status'] !== 'created') return;
     stop();
-    void bed.engine.jobs.find(String(data['id']))?.cancelNow();
+    void bed.engine.jobs.find(data['id'] as string)?.cancelNow();
   });
   await bed.execute('x-point-delete', { name: 'p1' });
   assert.match(String(await deleted(bed, 'p1')), /Operation canceled/);
