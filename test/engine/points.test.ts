@@ -1,10 +1,20 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { deferred } from '../../src/base/async.js';
+import { createImage } from '../../src/block/create.js';
 import type { CommandResult } from '../../src/schema/commands.js';
+import type { JsonObject } from '../../src/schema/types.js';
 import { EngineBed, MiB } from './engine-bed.js';
 
 type Listed = CommandResult<'x-point-list'>;
@@ -178,9 +188,118 @@ test('a point whose image another program wrote, committed or took in is told as
     ...['p1 usable A.qcow2', 'p2 usable A.after-p1.qcow2'],
     ...['p3 lost -', 'p4 usable A.after-p2.qcow2'],
   ]);
-  // And p1's image is taken in from above.
-  await bed.execute('block-stream', { 'job-id': 's', device: second, 'base-node': first });
-  void ended;
+  // p1's image is taken in by the one above it.
+  await bed.execute('block-stream', { 'job-id': 's', device: first });
+  await ended('s');
+  assert.deepEqual((await points(bed)).slice(0, 2), ['p1 lost -', 'p2 usable A.after-p1.qcow2']);
+  const lost = (await list(bed)).disks[0]?.points[0];
+  assert.match(lost?.why ?? '', /'A\.qcow2' is not in the chain any more/);
+  // A lost one's name can be forgotten, and is free again.
+  await bed.execute('x-point-delete', { name: 'p1' });
+  assert.equal(await deleted(bed, 'p1'), undefined);
+  await bed.execute('x-point-create', { name: 'p1' });
+  await expectGuest(bed, 4, 4);
+});
+
+test('an image that another program has written to holds no point any more', async (t) => {
+  const bed = new EngineBed(t);
+  await diskWithPoints(bed, 2);
+  const file = bed.path('A.qcow2');
+  const bytes = readFileSync(file);
+  writeFileSync(file, bytes);
+  utimesSync(file, new Date(), new Date(Date.now() + 5000));
+  const [first] = (await list(bed)).disks[0]?.points ?? [];
+  assert.deepEqual([first?.state, first?.why], ['lost', "'A.qcow2' was written to by another program"]);
+  assert.match(await bed.refusal('x-point-revert', { name: 'p1' }), /is lost/);
+});
+
+test('images and the folder may be renamed while nobody has them open', async (t) => {
+  const old = new EngineBed(t);
+  await diskWithPoints(old, 2);
+  const [top] = (await list(old)).disks;
+  await old.engine.close();
+  const bed = new EngineBed(t);
+  const folder = bed.path('moved');
+  renameSync(old.folder, folder);
+  renameSync(join(folder, 'A.qcow2'), join(folder, 'base.qcow2'));
+  renameSync(join(folder, basename(top?.file ?? '')), join(folder, 'disk.qcow2'));
+  const image = (name: string, more = {}): JsonObject => ({
+    driver: 'qcow2',
+    'node-name': name,
+    file: { driver: 'file', filename: join(folder, `${name}.qcow2`) },
+    ...more,
+  });
+  await bed.execute('blockdev-add', image('base'));
+  const middle = { ...image('middle'), file: { driver: 'file', filename: join(folder, 'A.after-p1.qcow2') } };
+  await bed.execute('blockdev-add', { ...middle, backing: 'base' });
+  await bed.execute('blockdev-add', image('disk', { backing: 'middle' }));
+  assert.deepEqual(await points(bed), ['p1 usable base.qcow2', 'p2 usable A.after-p1.qcow2']);
+});
+
+test('a deletion waits for jobs of others, goes on without its client, and is told once', async (t) => {
+  const bed = new EngineBed(t);
+  await diskWithPoints(bed, 3);
+  const [top = '', , second = ''] = await bed.layers();
+  // Somebody copies slowly.
+  await createImage(bed.engine.opener, bed.path('copy.raw'), 'raw', { sizeBytes: 8 * MiB });
+  await bed.execute('blockdev-add', {
+    driver: 'raw',
+    'node-name': 'copy',
+    file: { driver: 'file', filename: bed.path('copy.raw') },
+  });
+  await bed.execute('blockdev-backup', {
+    'job-id': 'b',
+    device: top,
+    target: 'copy',
+    sync: 'full',
+    speed: 1024,
+  });
+  const asked = await bed.engine.execute('x-point-delete', { name: 'p1' });
+  const again = await bed.engine.execute('x-point-delete', { name: 'p1' });
+  assert.equal(asked.id, again.id);
+  assert.deepEqual((await list(bed)).queue, ['p1']);
+  assert.match((await points(bed)).join(), /p1 deleting/);
+  assert.ok(bed.engine.graph.nodes.has(second));
+  await bed.execute('job-cancel', { id: 'b' });
+  assert.equal(await deleted(bed, 'p1'), undefined);
+  assert.deepEqual((await list(bed)).queue, []);
+  await expectGuest(bed, 3, 3);
+  assert.equal(bed.events.filter(({ event }) => event === 'x-point-deleted').length, 1);
+});
+
+test('a deletion whose job fails is told, and goes on when it is asked for again', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.execute('x-point-create', { name: 'p1' });
+  await bed.guest('write -P 1 1M 1M');
+  const stop = bed.engine.onEvent((event, data) => {
+    if (event !== 'JOB_STATUS_CHANGE' || data['status'] !== 'created') return;
+    stop();
+    void bed.engine.jobs.find(data['id'] as string)?.cancelNow();
+  });
+  await bed.execute('x-point-delete', { name: 'p1' });
+  assert.match(String(await deleted(bed, 'p1')), /Operation canceled/);
+  const [found] = (await list(bed)).disks[0]?.points ?? [];
+  assert.equal(found?.state, 'deleting');
+  assert.match(found.why ?? '', /Operation canceled/);
+  await bed.execute('x-point-delete', { name: 'p1' });
+  assert.equal(await deleted(bed, 'p1', 2), undefined);
+  assert.deepEqual(await points(bed), []);
+});
+
+test('a points file that cannot be written refuses, and nothing has changed; a damaged one is told', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  mkdirSync(bed.path('A.points'));
+  // What lies there is no file of ours: the disk's is called otherwise.
+  await bed.execute('x-point-create', { name: 'p1' });
+  const { disks } = await list(bed);
+  assert.equal(disks[0]?.['points-file'], bed.path('A-2.points'));
+  await bed.guest('flush');
+  writeFileSync(bed.path('A-2.points'), Buffer.alloc(3 * MiB, 'livedisk-points 1 9999999 '));
+  assert.deepEqual(await points(bed), []);
+  assert.match(await bed.refusal('x-point-create', { name: 'p2' }), /is no points file, or is damaged/);
+  assert.equal((await bed.layers()).length, 2);
 });
 
 /** A guest agent; answers what it was asked. `refused`: what it does not do. */

@@ -1,7 +1,9 @@
 import { posix } from 'node:path';
 import { BlockError } from '../../base/error.js';
 import { hasProtocol } from '../../block/filename.js';
+import { parseJsonName } from '../../block/node-plan.js';
 import type { Host, HostStat } from '../../host/host.js';
+import { isJsonObject } from '../../schema/types.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
 import type { PointServer } from './server.js';
@@ -38,8 +40,8 @@ export async function layersOf(
 }
 
 async function layerOf(host: Host, image: Image, folder: string | undefined): Promise<Layer> {
-  const name = image.filename.replace(/^file:/, '');
-  if (name === '' || hasProtocol(name))
+  const name = fileNamed(image.filename);
+  if (name === undefined)
     throw new BlockError('unsupported', `points in time need images in files, and '${image.id}' is in none`);
   if (!posix.isAbsolute(name) && folder === undefined) {
     const hint = 'Say from where the server sees it: --folder FOLDER';
@@ -49,6 +51,21 @@ async function layerOf(host: Host, image: Image, folder: string | undefined): Pr
   const stat = await host.files.stat(path);
   if (!stat) throw new BlockError('not-found', `'${path}', the file of image '${image.id}', is not there`);
   return { image, path, ...factsOf(stat) };
+}
+
+/** The path in an image's name; of a `json:` name, that of the file which its bytes are in. */
+export function fileNamed(filename: string): string | undefined {
+  if (!filename.startsWith('json:')) {
+    const path = filename.replace(/^file:/, '');
+    return path === '' || hasProtocol(path) ? undefined : path;
+  }
+  try {
+    const { file } = parseJsonName(filename);
+    const { filename: path } = isJsonObject(file) ? file : {};
+    return typeof path === 'string' && !hasProtocol(path) ? path : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 export function factsOf({ identity, sizeBytes, modifiedMs }: HostStat): Omit<Layer, 'image' | 'path'> {
@@ -89,8 +106,8 @@ export async function findPointFile(
   return second;
 }
 
-function knownFiles({ images, points }: PointFileContent): string[] {
-  return [...images.map(({ file }) => file), ...points.map(({ image }) => image)];
+function knownFiles({ images, points, left = [] }: PointFileContent): string[] {
+  return [...images.map(({ file }) => file), ...points.map(({ image }) => image), ...left];
 }
 
 async function* pointFilesIn(
@@ -101,11 +118,15 @@ async function* pointFilesIn(
   const names = (await host.files.list(folder)).filter((name) => name.endsWith(SUFFIX)).sort();
   if (names.length > MAX_LOOKED_FILES)
     throw new BlockError('limit', `'${folder}' has ${names.length} points files: too many to look at`);
-  for (const name of names)
+  for (const name of names) {
+    const path = posix.join(folder, name);
+    const stat = await host.files.stat(path).catch(() => undefined);
+    if (!stat || stat.isDirectory || stat.isBlockDevice || stat.isSpecial !== 'no') continue;
     try {
-      yield await readPointFile(host, posix.join(folder, name));
+      yield await readPointFile(host, path);
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
       onDamaged(error);
     }
+  }
 }

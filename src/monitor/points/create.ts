@@ -94,10 +94,10 @@ function checkDisk({ node, settled, damaged, isUsed }: PointDisk, name: string):
     throw new BlockError('exists', `disk '${settled.file.content.disk}' has a point '${name}' already`);
 }
 
-/** Errors: invalid, where a point was opened in place of the disk. */
+/** Errors: invalid, where a point, or what the disk has left, was opened in its place. */
 export function checkActive({ node, settled }: Pick<PointDisk, 'node' | 'settled'>): void {
   if (settled.activeElsewhere === undefined) return;
-  const text = `'${node}' holds a point of disk '${settled.file.content.disk}', whose active image is`;
+  const text = `'${node}' is not disk '${settled.file.content.disk}' as it is now, whose active image is`;
   throw new BlockError('invalid', `${text} '${settled.activeElsewhere}': open that`);
 }
 
@@ -145,8 +145,10 @@ export async function writeDown(
 export async function takeBack(server: PointServer, images: readonly NewImage[]): Promise<void> {
   try {
     const open = await openFiles(server);
-    for (const { file } of images)
-      if (!open.has(file)) await server.host.files.unlink(file).catch(() => undefined);
+    for (const { file } of images) {
+      const stat = await server.host.files.stat(file);
+      if (stat && !open.has(stat.identity)) await server.host.files.unlink(file).catch(() => undefined);
+    }
     const { disks } = await loadDisks(server);
     const names = new Set(images.map(({ disk }) => disk));
     for (const disk of disks)

@@ -163,7 +163,7 @@ async function removeFiles(
   const open = await openFiles(server);
   const staying = layers.filter((layer) => !gone.includes(layer));
   for (const layer of gone) {
-    if (open.has(layer.path) || (await sharersOf(server, staying, [layer])).length > 0) continue;
+    if (open.has(layer.identity) || (await sharersOf(server, staying, [layer])).length > 0) continue;
     await server.host.files.unlink(layer.path).catch(() => undefined);
   }
 }

@@ -1,9 +1,19 @@
 import { posix } from 'node:path';
 import { BlockError } from '../../base/error.js';
+import { Graph } from '../../block/graph.js';
+import type { Node } from '../../block/node.js';
+import { Opener } from '../../block/open.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
-import { findPointFile, type Layer, layersOf } from './chain.js';
-import { type PointFile, type PointFileContent, seenFrom, SUFFIX, writePointFile } from './point-file.js';
+import { fileNamed, findPointFile, type Layer, layersOf } from './chain.js';
+import {
+  absoluteFrom,
+  type PointFile,
+  type PointFileContent,
+  seenFrom,
+  SUFFIX,
+  writePointFile,
+} from './point-file.js';
 import { look, type PointServer } from './server.js';
 import { type PointState, settle, type Settled } from './settle.js';
 
@@ -37,7 +47,11 @@ export async function loadDisks(server: PointServer, names?: readonly string[]):
       if (names || !isNone) throw error;
     }
   }
-  return { view, disks };
+  // An image that the disk has left may be open still.
+  const isLeft = ({ settled }: PointDisk): boolean =>
+    settled.activeElsewhere !== undefined &&
+    disks.some((other) => other.settled.file.path === settled.file.path && !other.settled.activeElsewhere);
+  return { view, disks: names ? disks : disks.filter((disk) => !isLeft(disk)) };
 }
 
 async function loadDisk(server: PointServer, view: View, node: string): Promise<PointDisk> {
@@ -49,13 +63,52 @@ async function loadDisk(server: PointServer, view: View, node: string): Promise<
   const found = await findPointFile(host, layers, ({ message }) => damaged.push(message));
   const file = found ?? (await newPointFile(host, top));
   const isUsed = view.users.some(({ imageId }) => imageBelow(view, imageId)?.id === node);
-  return { node, top, layers, settled: settle(file, layers), isUsed, damaged };
+  const settled = settle(file, layers, await isOverlayWritten(server, file, top));
+  return { node, top, layers, settled, isUsed, damaged };
 }
 
-/** Whole paths of all images that the server has open. */
+/** Whether what was about to be on top is not, and has been written to: a guest has used it. */
+async function isOverlayWritten(
+  { host, opener }: PointServer,
+  { path, content: { pending } }: PointFile,
+  top: Layer,
+): Promise<boolean> {
+  if (!pending) return false;
+  const overlay = absoluteFrom(path, pending.overlay);
+  if (overlay === top.path || !(await host.files.stat(overlay))) return false;
+  const looker = new Opener(new Graph(host), opener.drivers);
+  try {
+    const look = { readOnly: true, forceShare: true, noBacking: true };
+    const node = await looker.openImage(overlay, 'qcow2', look);
+    try {
+      return await hasData(node);
+    } finally {
+      await looker.graph.release([node]);
+    }
+  } catch {
+    // It was not made to its end.
+    return false;
+  }
+}
+
+async function hasData(node: Node): Promise<boolean> {
+  for (let at = 0; at < node.lengthBytes;) {
+    const { lengthBytes, allocated } = await node.io.status(at, node.lengthBytes - at);
+    if (allocated) return true;
+    at += lengthBytes;
+  }
+  return false;
+}
+
+/** Which files the server has open as images, by what HostStat calls their identity. */
 export async function openFiles(server: PointServer): Promise<Set<string>> {
-  const { images } = await look(server);
-  return new Set(images.map(({ filename }) => posix.resolve(server.folder ?? '/', filename)));
+  const found = new Set<string>();
+  for (const { filename } of (await look(server)).images) {
+    const name = fileNamed(filename);
+    const stat = name && (await server.host.files.stat(posix.resolve(server.folder ?? '/', name)));
+    if (stat) found.add(stat.identity);
+  }
+  return found;
 }
 
 /** Not there until it is written. */

@@ -1,6 +1,6 @@
 import { deferred, type Deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
-import type { Host, HostSocket } from '../../host/host.js';
+import type { Host, HostSocket, HostTimer } from '../../host/host.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { isJsonObject } from '../../schema/types.js';
 import { JsonStream } from '../../wire/qmp/json-parser.js';
@@ -8,7 +8,9 @@ import { formatJson } from '../../wire/qmp/json-format.js';
 
 /** How often a thaw is tried, each on a connection of its own but the first. */
 const THAW_TRIES = 3;
-/** For each of those. */
+/** Of an earlier client's, that are waited past. */
+const MOST_ANSWERS = 100;
+/** For each try. */
 const THAW_MS = 5000;
 
 export interface Quiesce {
@@ -34,15 +36,16 @@ export async function whileFrozen(
   const agent = await GuestAgent.connect(host, path, timeoutMs);
   let thawing: Promise<void> | undefined;
   const thaw = (): Promise<void> => (thawing ??= thawSurely(host, path, agent));
-  const timer = host.clock.setTimer(timeoutMs, () => void thaw().catch(() => undefined));
+  const startMs = host.clock.nowMs();
+  let timer: HostTimer | undefined;
   try {
     await agent.execute('guest-fsfreeze-freeze', timeoutMs);
-    if (thawing)
-      throw new BlockError('timeout', `the guest's file systems were not frozen within ${timeoutMs} ms`);
+    const leftMs = Math.max(0, startMs + timeoutMs - host.clock.nowMs());
+    timer = host.clock.setTimer(leftMs, () => void thaw().catch(() => undefined));
     await work();
     return thawing === undefined;
   } finally {
-    timer.cancel();
+    timer?.cancel();
     await thaw();
   }
 }
@@ -72,6 +75,8 @@ async function thawSurely(host: Host, path: string, first: GuestAgent): Promise<
 class GuestAgent {
   readonly #host: Host;
   readonly #socket: HostSocket;
+  /** Answers that nobody has taken yet; those of an earlier client may come together with ours. */
+  readonly #answers: JsonObject[] = [];
   #waiting: Deferred<JsonObject> | undefined;
   #failure: BlockError | undefined;
 
@@ -130,12 +135,11 @@ class GuestAgent {
     );
     try {
       if (this.#failure) throw this.#failure;
-      let answer = this.#next();
+      this.#answers.length = 0;
       this.#socket.write(Buffer.from(`${formatJson(message)}\n`, 'latin1'));
       for (;;) {
-        const received = await answer;
+        const received = await this.#next();
         if (isAnswer(received)) return received;
-        answer = this.#next();
       }
     } finally {
       timer.cancel();
@@ -144,15 +148,19 @@ class GuestAgent {
   }
 
   #next(): Promise<JsonObject> {
+    const answer = this.#answers.shift();
+    if (answer) return Promise.resolve(answer);
     if (this.#failure) return Promise.reject(this.#failure);
     this.#waiting = deferred();
     return this.#waiting.promise;
   }
 
   #received(value: JsonValue): void {
+    if (!isJsonObject(value)) return;
     const waiting = this.#waiting;
     this.#waiting = undefined;
-    if (isJsonObject(value)) waiting?.resolve(value);
+    if (waiting) waiting.resolve(value);
+    else if (this.#answers.length < MOST_ANSWERS) this.#answers.push(value);
   }
 
   #fail(error: BlockError): void {

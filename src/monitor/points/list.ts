@@ -13,7 +13,9 @@ export async function listPoints(
   failureOf: (id: string) => string | undefined,
 ): Promise<PointList['disks']> {
   const { disks } = await loadDisks(server, nodes);
-  return disks.map((disk) => diskInfo(disk, failureOf));
+  // An image that nobody uses may be one that a disk has left.
+  const shown = disks.filter(({ isUsed, settled }) => nodes || isUsed || settled.points.length > 0);
+  return shown.map((disk) => diskInfo(disk, failureOf));
 }
 
 function diskInfo(

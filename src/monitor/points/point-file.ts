@@ -24,6 +24,8 @@ export const SUFFIX = '.points';
 const SLOT_BYTES = MiB;
 const HEADER_BYTES = 128;
 const MAGIC = 'livedisk-points';
+/** Images that a disk has left and that are still known as its own. */
+export const MAX_LEFT_IMAGES = 100;
 
 /** An image as it was when it was looked at last. Paths are seen from the points file's folder. */
 const ImageMark = struct('PointImage', {
@@ -78,6 +80,8 @@ const PointFileContent = struct('PointFile', {
   /** Oldest first. */
   points: required(arrayOf(PointRecord)),
   pending: optional(Pending),
+  /** What were active images when the disk went back to a point, the last ones. */
+  left: optional(arrayOf(str)),
 });
 
 export type ImageMark = Infer<typeof ImageMark>;

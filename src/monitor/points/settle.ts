@@ -1,6 +1,7 @@
 import { findLayer, type Layer } from './chain.js';
 import {
   absoluteFrom,
+  MAX_LEFT_IMAGES,
   type ImageMark,
   type PointFile,
   type PointFileContent,
@@ -30,16 +31,18 @@ export interface Settled {
 
 /**
  * Holds what a points file says against the chain. What was about to be done has been done when its overlay is on top.
+ * `isOverlayWritten`: so it has when something was written into the overlay, though another image is on top.
  * A point is held by its image as long as that is below another and as it was; when the image has gone down into the one
  * below it (committed), by that. It is lost when its image was written to otherwise, or has been taken in from above
  * (streamed).
  */
-export function settle(before: PointFile, layers: readonly Layer[]): Settled {
+export function settle(before: PointFile, layers: readonly Layer[], isOverlayWritten = false): Settled {
   const { path } = before;
-  const content = withPending(before, layers);
+  const content = withPending(before, layers, isOverlayWritten);
   const after: PointFile = { ...before, content };
   const [top] = layers;
-  const isElsewhere = top !== undefined && isBelowActive(after, layers);
+  const isLeft = isOverlayWritten && !findLayer(layers, after, content.active);
+  const isElsewhere = top !== undefined && (isLeft || isBelowActive(after, layers));
   const points = content.points.map((record) =>
     isElsewhere ? stateElsewhere(after, record, layers) : stateOf(after, record, layers),
   );
@@ -53,6 +56,7 @@ export function settle(before: PointFile, layers: readonly Layer[]): Settled {
       ...(overlay && { overlay: seenFrom(path, overlay.path) }),
       ...(why !== undefined && { lost: why }),
     })),
+    ...(content.left && { left: content.left }),
   };
   return {
     file: { ...before, content: settled },
@@ -61,19 +65,22 @@ export function settle(before: PointFile, layers: readonly Layer[]): Settled {
   };
 }
 
-/** The top is a layer of the disk, and what was active is not in the chain: somebody has opened a point by itself. */
+/** What is active is not in the chain, and the top is a point, or was active before the disk went back. */
 function isBelowActive(file: PointFile, layers: readonly Layer[]): boolean {
   const { content } = file;
   const [top] = layers;
-  if (!top || findLayer(layers, file, content.active) || isStampChanged(file, top)) return false;
+  if (!top || findLayer(layers, file, content.active)) return false;
+  if (content.left?.some((name) => findLayer([top], file, name))) return true;
+  if (isStampChanged(file, top)) return false;
   const isPoint = ({ lost, deleting }: PointRecord): boolean => lost === undefined && deleting === undefined;
   return content.points.some((point) => isPoint(point) && findLayer([top], file, point.image));
 }
 
-function withPending(file: PointFile, layers: readonly Layer[]): PointFileContent {
+function withPending(file: PointFile, layers: readonly Layer[], isOverlayWritten: boolean): PointFileContent {
   const { pending, ...content } = file.content;
   const [top] = layers;
-  if (!pending || !top || !findLayer([top], file, pending.overlay)) return content;
+  const isDone = isOverlayWritten || (top && findLayer([top], file, pending?.overlay ?? ''));
+  if (!pending || !isDone) return content;
   const { name, id, created, disks, image, overlay } = pending;
   if (pending.what === 'create') {
     // Since then nobody has written to what was active.
@@ -91,6 +98,7 @@ function withPending(file: PointFile, layers: readonly Layer[]): PointFileConten
   return {
     ...content,
     active: overlay,
+    left: [...(content.left ?? []), content.active].slice(-MAX_LEFT_IMAGES),
     points: kept.map((point, i) => (i === at ? { ...point, overlay } : point)),
   };
 }

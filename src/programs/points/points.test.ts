@@ -69,7 +69,7 @@ test('an image at rest: points are made, shown, deleted and gone back to', async
   // Who opens the point itself is told where the disk is.
   assert.match(
     await points(join(bed.folder, 'a.qcow2')),
-    /p1 .* usable +a\.qcow2 .*! this holds a point; the disk's active image is .*after-p1(-2)?\.qcow2/s,
+    /p1 .* usable +a\.qcow2 .*! this is not the disk as it is now: its active image is .*after-p1(-2)?\.qcow2/s,
   );
   await assert.rejects(points('create', join(bed.folder, 'a.qcow2'), 'p9'), /whose active image is/);
 });

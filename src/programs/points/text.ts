@@ -32,7 +32,7 @@ function diskLines(disk: Disk): string[] {
     ...table(rows).map((line) => `    ${line}`),
     ...(elsewhere === undefined
       ? []
-      : [`! this holds a point; the disk's active image is ${printable(elsewhere)}`]),
+      : [`! this is not the disk as it is now: its active image is ${printable(elsewhere)}`]),
   ];
 }
 
