@@ -128,6 +128,11 @@ export class ExportRegistry {
     }));
   }
 
+  /** The export whose user of a node that is. */
+  idOf(user: BlockBackend): string | undefined {
+    return [...this.#exports.values()].find(({ backend }) => backend === user)?.id;
+  }
+
   /** Errors: invalid, exists. */
   checkNewId(id: string): void {
     if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) throw new BlockError('invalid', 'Invalid block export id');

@@ -6,6 +6,7 @@ import type { DriverDescription, DriverEvent, Json, NodeOptions } from '../block
 import { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { Opener } from '../block/open.js';
+import type { BaseProtection } from '../block/shared-bases.js';
 import { DriverRegistry } from '../block/registry.js';
 import { ExportRegistry } from '../attach/exports.js';
 import {
@@ -65,6 +66,8 @@ export interface EngineProperties {
   warn?: (text: string) => void;
   /** What the machine is called. */
   identity?: Identity;
+  /** Of images that others stand on; default: none is refused for it, and no other folders are looked into. */
+  baseProtection?: Partial<BaseProtection>;
   /** What QEMU prints on its standard output; a line without its end. */
   print?: (line: string) => void;
   /** Told of what no command can answer with: what an event listener throws, a bug. Default: Node's warning. */
@@ -116,6 +119,7 @@ export class EngineParts {
   /** Those that clients gave a name (getfd). */
   readonly descriptors: NamedDescriptors;
   readonly print: (line: string) => void;
+  readonly baseProtection: BaseProtection;
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
   readonly #listeners: Listeners;
@@ -133,6 +137,7 @@ export class EngineParts {
     this.temporaryFolder = properties.temporaryFolder ?? '/var/tmp';
     this.identity = properties.identity ?? {};
     this.openStandard = properties.openStandard;
+    this.baseProtection = { refuses: false, folders: [], ...properties.baseProtection };
     this.warn = properties.warn ?? (() => undefined);
     const { print } = properties;
     this.print = (line) => {

@@ -15,6 +15,7 @@ import { registerJobs } from './jobs.js';
 import { registerMachine } from './machine.js';
 import { registerMigration } from './migration.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
+import { registerPoints } from './points.js';
 import { registerObjects } from './objects.js';
 import { registerQueries } from './query.js';
 import { registerRunState } from './run-state.js';
@@ -40,6 +41,7 @@ export function registerCommands(engine: Engine): void {
   registerObjects(engine);
   registerQueries(engine);
   registerRunState(engine);
+  registerPoints(engine);
   if (engine.kind !== 'machine') return;
   registerVmSnapshots(engine);
   registerDevices(engine);

@@ -1,4 +1,5 @@
 import { MIGRATION_EVENTS } from './migration.js';
+import { POINT_EVENTS } from './points.js';
 import { JobStatusName, JobTypeName } from './returns.js';
 import {
   bool,
@@ -77,6 +78,7 @@ const EVENT_TYPES = {
     'tray-open': required(bool),
   }),
   ...MIGRATION_EVENTS,
+  ...POINT_EVENTS,
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
   POWERDOWN: NO_DATA,
   RESET: struct('RESET-arg', { guest: required(bool), reason: required(SHUTDOWN_CAUSE) }),

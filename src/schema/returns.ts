@@ -5,6 +5,7 @@ import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { MIGRATION_RETURNS } from './migration.js';
+import { POINT_RETURNS } from './points.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
 import {
@@ -376,6 +377,7 @@ const RESULTS = {
   ...DESCRIPTOR_RETURNS,
   ...MACHINE_RETURNS,
   ...MIGRATION_RETURNS,
+  ...POINT_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
   'human-monitor-command': str,

@@ -20,6 +20,7 @@ export const EVENT_MEANINGS: Readonly<Record<string, string>> = {
   SHUTDOWN: 'the machine ends, and why',
   STOP: 'the guest stopped',
   X_MOVE: 'who has the machine that moves has changed, or nobody knows',
+  'x-point-deleted': 'a point in time is deleted, or could not be',
 };
 
 /** What can be named where a command takes one of several kinds: drivers, objects, exports. */

@@ -157,5 +157,9 @@ const COMMANDS: Readonly<Record<string, string>> = {
   'query-vnc': 'whether there is a VNC server: there is none',
   'query-vnc-servers': 'the VNC servers: none',
   system_wakeup: 'wakes a machine that sleeps: none ever does',
+  'x-point-create': 'gives a moment of disks a name, with dry-run told beforehand',
+  'x-point-delete': 'deletes a point in time by the cheapest copy, after those that wait',
+  'x-point-list': 'the points in time of disks, as their chains show them',
+  'x-point-revert': 'takes disks back to a point in time while nobody may write to them',
   'x-blockdev-set-iothread': 'says which thread serves a node: without effect',
 };
