@@ -21,6 +21,7 @@ import { registerQueries } from './query.js';
 import { registerRunState } from './run-state.js';
 import { registerSnapshots } from './snapshot.js';
 import { registerStreamAndCommit } from './stream-commit.js';
+import { registerTracking } from './tracking.js';
 import { registerTransaction } from './transaction.js';
 import { registerVmSnapshots } from './vm-snapshots.js';
 import { registerYank } from './yank.js';
@@ -33,6 +34,7 @@ export function registerCommands(engine: Engine): void {
   registerMirrorAndBackup(engine);
   registerJobs(engine);
   registerBitmaps(engine);
+  registerTracking(engine);
   registerInternalSnapshots(engine);
   registerGraphChanges(engine);
   registerTransaction(engine);

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { basename } from 'node:path';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
 import { deferred } from '../../src/base/async.js';
 import type { CommandResult } from '../../src/schema/commands.js';
 import { EngineBed, MiB } from './engine-bed.js';
@@ -180,4 +181,56 @@ test('a point whose image another program wrote, committed or took in is told as
   // And p1's image is taken in from above.
   await bed.execute('block-stream', { 'job-id': 's', device: second, 'base-node': first });
   void ended;
+});
+
+/** A guest agent; answers what it was asked. `refused`: what it does not do. */
+async function guestAgent(t: TestContext, path: string, refused: readonly string[]): Promise<string[]> {
+  const asked: string[] = [];
+  const server = createServer((socket) => {
+    socket.on('data', (chunk: Buffer) => {
+      for (const line of chunk.toString('latin1').replaceAll('\xff', '').split('\n').filter(Boolean)) {
+        const { execute, arguments: args } = JSON.parse(line) as {
+          execute: string;
+          arguments?: { id: number };
+        };
+        if (args === undefined) asked.push(execute);
+        const answer = refused.includes(execute) ? { error: { desc: 'no' } } : { return: args?.id ?? 1 };
+        socket.write(`${JSON.stringify(answer)}\n`);
+      }
+    });
+  });
+  await new Promise<void>((listening) => server.listen(path, listening));
+  t.after(() => server.close());
+  return asked;
+}
+
+test('the guest is frozen for the moment; a point that was made stays one when it cannot be thawed', async (t) => {
+  const bed = new EngineBed(t);
+  await diskWithPoints(bed, 1);
+  const [good, stuck, busy] = ['good', 'stuck', 'busy'].map((name) => bed.path(name)) as [
+    string,
+    string,
+    string,
+  ];
+  const asked = await guestAgent(t, good, []);
+  const made = await bed.engine.execute('x-point-create', { name: 'frozen', quiesce: good });
+  assert.equal(made.quiesced, true);
+  assert.deepEqual(asked, ['guest-fsfreeze-freeze', 'guest-fsfreeze-thaw']);
+
+  await guestAgent(t, stuck, ['guest-fsfreeze-thaw']);
+  const refusal = await bed.refusal('x-point-create', { name: 'stuck', quiesce: stuck });
+  assert.match(refusal, /may be frozen still/);
+  assert.ok(existsSync(bed.path('A.after-stuck.qcow2')), 'the image that the guest writes to now');
+  await bed.guest('write -P 9 1M 1M');
+
+  await guestAgent(t, busy, ['guest-fsfreeze-freeze']);
+  assert.match(
+    await bed.refusal('x-point-create', { name: 'busy', quiesce: busy }),
+    /guest-fsfreeze-freeze: no/,
+  );
+  assert.ok(!existsSync(bed.path('A.after-busy.qcow2')));
+  assert.deepEqual(
+    (await points(bed)).map((line) => line.split(' ').slice(0, 2).join(' ')),
+    ['p1 usable', 'frozen usable', 'stuck usable'],
+  );
 });

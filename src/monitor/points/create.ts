@@ -4,7 +4,7 @@ import { planSnapshot } from '../../view/plan/layers.js';
 import type { Plan } from '../../view/plan/types.js';
 import type { CommandResult } from '../../schema/commands.js';
 import type { JsonObject } from '../../schema/types.js';
-import { keep, loadDisks, type PointDisk } from './disks.js';
+import { keep, loadDisks, openFiles, type PointDisk } from './disks.js';
 import { type Pending, type PointFileContent, seenFrom } from './point-file.js';
 import { planInfo } from './plan-info.js';
 import { whileFrozen } from './guest-agent.js';
@@ -69,7 +69,7 @@ export async function createPoint(server: PointServer, request: CreateRequest): 
       server.execute('transaction', { actions: actionsOf(plans) }),
     );
   } catch (error) {
-    await takeBack(server, disks, images);
+    await takeBack(server, images);
     throw error;
   }
   await settleNow(server, images);
@@ -138,20 +138,22 @@ export async function writeDown(
   }
 }
 
-/** It was not done. What cannot be taken back is none the less: no overlay comes to be on top. */
-export async function takeBack(
-  server: PointServer,
-  disks: readonly PointDisk[],
-  images: readonly NewImage[],
-): Promise<void> {
-  for (const { file } of images) await server.host.files.unlink(file).catch(() => undefined);
-  for (const disk of (
-    await loadDisks(
-      server,
-      disks.map(({ node }) => node),
-    )
-  ).disks)
-    await keep(server, disk, (content) => content).catch(() => undefined);
+/**
+ * After an error: what was not done is taken back, as the server's images show. What has been done none the less (the guest
+ * was not thawed after it, a layer did not close) stays, and so does all where the server cannot be asked any more.
+ */
+export async function takeBack(server: PointServer, images: readonly NewImage[]): Promise<void> {
+  try {
+    const open = await openFiles(server);
+    for (const { file } of images)
+      if (!open.has(file)) await server.host.files.unlink(file).catch(() => undefined);
+    const { disks } = await loadDisks(server);
+    const names = new Set(images.map(({ disk }) => disk));
+    for (const disk of disks)
+      if (names.has(disk.settled.file.content.disk)) await keep(server, disk, (content) => content);
+  } catch {
+    // The first error is what is told; the points files say what was about to be.
+  }
 }
 
 /** What the chains show is written down. */

@@ -6,10 +6,10 @@ import { type DeletionWay, planDeletion, withoutJobs } from '../../view/plan/poi
 import { userText } from '../../view/words.js';
 import type { Layer } from './chain.js';
 import { checkActive } from './create.js';
-import { findPoint, type FoundPoint, keep, loadDisks, reload } from './disks.js';
+import { findPoint, type FoundPoint, keep, loadDisks, openFiles, reload } from './disks.js';
 import { planInfo, type PlanInfo } from './plan-info.js';
 import { absoluteFrom } from './point-file.js';
-import { JobWatch, look, type PointServer } from './server.js';
+import { JobWatch, type PointServer } from './server.js';
 
 /** A point that is to go, of one disk. */
 interface Step {
@@ -160,9 +160,7 @@ async function removeFiles(
   const { path, content } = settled.file;
   const made = new Set(content.images.filter(({ ours }) => ours).map(({ file }) => absoluteFrom(path, file)));
   const gone = layers.filter(({ image, path: file }) => ends.includes(image.id) && made.has(file));
-  const open = new Set(
-    (await look(server)).images.map(({ filename }) => posix.resolve(server.folder ?? '/', filename)),
-  );
+  const open = await openFiles(server);
   const staying = layers.filter((layer) => !gone.includes(layer));
   for (const layer of gone) {
     if (open.has(layer.path) || (await sharersOf(server, staying, [layer])).length > 0) continue;

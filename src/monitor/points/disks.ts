@@ -52,6 +52,12 @@ async function loadDisk(server: PointServer, view: View, node: string): Promise<
   return { node, top, layers, settled: settle(file, layers), isUsed, damaged };
 }
 
+/** Whole paths of all images that the server has open. */
+export async function openFiles(server: PointServer): Promise<Set<string>> {
+  const { images } = await look(server);
+  return new Set(images.map(({ filename }) => posix.resolve(server.folder ?? '/', filename)));
+}
+
 /** Not there until it is written. */
 async function newPointFile(host: PointServer['host'], top: Layer): Promise<PointFile> {
   const stem = posix.basename(top.path).replace(/\.[A-Za-z0-9]{1,8}$/, '');

@@ -87,11 +87,7 @@ export async function revertToPoint(
   try {
     await disksSwitch.run(reversals);
   } catch (error) {
-    await takeBack(
-      server,
-      found.map(({ disk }) => disk),
-      images,
-    );
+    await takeBack(server, images);
     throw error;
   }
   await settleNow(server, images);
