@@ -1,7 +1,8 @@
 import { given } from '../base/given.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
-import type { BackendProperties, BlockBackend } from '../block/backend.js';
+import type { BlockBackend } from '../block/backend.js';
+import type { BackendProperties } from '../block/backend-user.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';

@@ -1,13 +1,20 @@
-import type { LatencyHistogram } from './latency-histogram.js';
 import { Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, errnoError } from '../base/error.js';
 import type { Host, HostClock } from '../host/host.js';
+import type { BackendProperties, BackendUser } from './backend-user.js';
+import type { ChainStatus } from './chain-status.js';
 import type { Edge } from './edge.js';
 import type { Node } from './node.js';
 import type { ThrottleGroup } from './objects/throttle-group.js';
 import type { ThrottleMember } from './objects/throttling.js';
+import {
+  newStatistics,
+  type Operation,
+  OPERATION_OF,
+  type OperationStatistics,
+} from './operation-statistics.js';
 import { hasPermission, Permission } from './permissions.js';
 import {
   Flag,
@@ -17,60 +24,7 @@ import {
   RequestPool,
   type RequestSource,
 } from './request.js';
-import type { ChainStatus } from './chain-status.js';
-
-/** What a backend's owner may want to know. All optional. */
-export interface BackendUser {
-  /** A drained section begins: start nothing new (requests made anyway wait by themselves). */
-  drainBegin?(): void;
-  /** Something of its own is still under way, beyond the requests in flight. */
-  isBusy?(): boolean;
-  drainEnd?(): void;
-  /** The node changed its size, or another node took its place. */
-  resized?(): void;
-}
-
-export interface BackendProperties {
-  /** In permission conflicts: "block device '/machine/...'", "an unnamed block device", "stream job 'job0'". */
-  description: string;
-  /** A drive's id, by which commands know it (none). */
-  name?: string;
-  perm: number;
-  shared: number;
-  user?: BackendUser;
-  /**
-   * Jobs say false: a drained section does not hold their requests back (one half of a copy must not wait while the
-   * other holds a range that a guest waits for). They pause by themselves; the section waits until they are idle.
-   */
-  queuesWhenDrained?: boolean;
-  /** A part of a job says false: it does not count as a user of the node of its own. */
-  isUser?: boolean;
-  /** Whose it is: drained sections of the same owner do not quiesce it. */
-  owner?: object;
-  /** A guest's disk (false): it asks for nothing while another process owns the image. */
-  isGuest?: boolean;
-}
-
-export type Operation = 'read' | 'write' | 'flush' | 'unmap';
-
-/** As what a request counts. */
-const OPERATION_OF: Readonly<Record<RequestKind, Operation>> = {
-  read: 'read',
-  write: 'write',
-  zeroes: 'write',
-  discard: 'unmap',
-  flush: 'flush',
-};
-
-/** Counters of query-blockstats. */
-export interface OperationStatistics {
-  bytes: number;
-  operations: number;
-  failed: number;
-  totalMs: number;
-  /** Kept for those who asked for it. */
-  histogram?: LatencyHistogram | undefined;
-}
+import { checkBuffer, isBytes, noBytes, outOfRange } from './request-checks.js';
 
 /**
  * The root of all I/O: a guest device, an export or a job reaches its node through one. It checks ranges and
@@ -462,27 +416,4 @@ export class BlockBackend {
     if (root.isWritable) return;
     throw new BlockError('permission', 'Operation not permitted', { errno: 'EPERM', node: root.node.name });
   }
-}
-
-function newStatistics(): OperationStatistics {
-  return { bytes: 0, operations: 0, failed: 0, totalMs: 0 };
-}
-
-/** A program may not be typed. */
-function isBytes(buffer: unknown): buffer is Uint8Array {
-  return buffer instanceof Uint8Array;
-}
-
-/** Errors: kind invalid. */
-function checkBuffer(buffer: Uint8Array): void {
-  if (!isBytes(buffer)) throw noBytes();
-}
-
-function noBytes(): BlockError {
-  return new BlockError('invalid', 'A buffer of a disk is a Uint8Array', { errno: 'EINVAL' });
-}
-
-function outOfRange(offset: number, lengthBytes: number): BlockError {
-  const text = `Offset and length are whole numbers from 0 to 2^53, not ${String(offset)} and ${String(lengthBytes)}`;
-  return new BlockError('invalid', text, { errno: 'EINVAL' });
 }

@@ -1,5 +1,6 @@
 /** livedisk/block: nodes, the graph and the I/O facade, for programs that embed the engine. */
-export { BlockBackend, type BackendProperties, type BackendUser } from './backend.js';
+export { BlockBackend } from './backend.js';
+export type { BackendProperties, BackendUser } from './backend-user.js';
 export type { Change, ChangeGate } from './change-gate.js';
 export { DirtyBitmap } from './dirty-bitmap.js';
 export type * from './driver.js';

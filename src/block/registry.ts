@@ -62,8 +62,9 @@ export class DriverRegistry {
   probe(header: Uint8Array, filename = ''): string {
     let best: string | undefined;
     let score = 0;
+    const bytes = Buffer.from(header.buffer, header.byteOffset, header.length);
     for (const driver of this.#drivers.values()) {
-      const found = driver.probe?.(header) ?? 0;
+      const found = driver.probe?.(bytes) ?? 0;
       if (found > score) [best, score] = [driver.name, found];
     }
     return best ?? foreignFormatOf(header, filename) ?? this.#fallback();

@@ -1,4 +1,5 @@
-import type { BackendProperties, BlockBackend } from './backend.js';
+import type { BlockBackend } from './backend.js';
+import type { BackendProperties } from './backend-user.js';
 import type { Graph } from './graph.js';
 import type { Node } from './node.js';
 import { ALL_PERMISSIONS } from './permissions.js';

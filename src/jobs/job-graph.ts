@@ -7,7 +7,8 @@ import {
   backingReferenceOf,
   changeBackingReference,
 } from '../block/backing-reference.js';
-import type { BackendProperties, BlockBackend } from '../block/backend.js';
+import type { BlockBackend } from '../block/backend.js';
+import type { BackendProperties } from '../block/backend-user.js';
 import type { ChangeGate } from '../block/change-gate.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';

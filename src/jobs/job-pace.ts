@@ -1,6 +1,7 @@
 import { Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
-import type { BackendUser, BlockBackend } from '../block/backend.js';
+import type { BlockBackend } from '../block/backend.js';
+import type { BackendUser } from '../block/backend-user.js';
 import type { Graph } from '../block/graph.js';
 import type { HostClock } from '../host/host.js';
 import { JobCancelled } from './job-errors.js';

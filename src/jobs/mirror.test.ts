@@ -285,7 +285,7 @@ test('a mirror refuses a target of another size, and bounds of its arguments', a
   await job.concluded;
   assert.equal(job.error, 'Source and target image have different sizes');
   assert.deepEqual([...bench.graph.nodes.keys()].filter((name) => name.startsWith('#')), []); // prettier-ignore
-  const first = await start({});
+  const first = await start({ granularity: 0 });
   const taken = { message: "Job ID 'job0' already in use" };
   await assert.rejects(start({ device: longer.node, target: spare.node }), taken);
   await first.cancel({ force: true, softOnReady: false });

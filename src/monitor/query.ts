@@ -1,4 +1,5 @@
-import type { BlockBackend, OperationStatistics } from '../block/backend.js';
+import type { BlockBackend } from '../block/backend.js';
+import type { OperationStatistics } from '../block/operation-statistics.js';
 import type { LatencyHistogram } from '../block/latency-histogram.js';
 import { given } from '../base/given.js';
 import type { Json } from '../block/driver.js';

@@ -1,6 +1,7 @@
 import { Notifier } from '../../src/base/async.js';
 import { BlockError } from '../../src/base/error.js';
-import type { BackendProperties, BlockBackend } from '../../src/block/backend.js';
+import type { BlockBackend } from '../../src/block/backend.js';
+import type { BackendProperties } from '../../src/block/backend-user.js';
 import type { DriverDescription, DriverInstance, PermissionSet } from '../../src/block/driver.js';
 import { Graph } from '../../src/block/graph.js';
 import { Node } from '../../src/block/node.js';

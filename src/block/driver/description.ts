@@ -56,7 +56,7 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
     hasUsers: boolean,
   ): PermissionSet | undefined;
   /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
-  probe?(header: Uint8Array): number;
+  probe?(header: Buffer): number;
   /** What may be said of a new image besides its size and backing file (schema/create-options.ts). */
   readonly createOptions?: C;
   /** Formats: the image tool's -o options and, among them, size and backing file, in the order of its messages. */

@@ -80,7 +80,7 @@ export const parallelsDriver: DriverDescription<typeof PARALLELS_OPTIONS, typeof
   kind: 'format',
   options: PARALLELS_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, load),
-  probe: (header) => (isParallels(Buffer.from(header.buffer, header.byteOffset, header.length)) ? 100 : 0),
+  probe: (header) => (isParallels(header) ? 100 : 0),
   createOptions: PARALLELS_CREATE,
   toolOptions: [{ name: 'size' }, { name: 'cluster_size', member: 'cluster-size', isAlwaysShown: true }],
   checkNew,

@@ -366,11 +366,8 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
     return openNode(context, sizes);
   },
   /** Version 1 is another format, qcow. */
-  probe: (header) => {
-    if (header.length < 8) return 0;
-    const bytes = Buffer.from(header.buffer, header.byteOffset, 8);
-    return bytes.readUInt32BE(0) === MAGIC && bytes.readUInt32BE(4) >= 2 ? 100 : 0;
-  },
+  probe: (header) =>
+    header.length >= 8 && header.readUInt32BE(0) === MAGIC && header.readUInt32BE(4) >= 2 ? 100 : 0,
   createOptions: QCOW2_CREATE,
   toolOptions: QCOW2_TOOL_OPTIONS,
   dataFileOption: 'data-file',

@@ -69,7 +69,7 @@ export const qedDriver: DriverDescription<typeof QED_OPTIONS, typeof QED_CREATE>
   kind: 'format',
   options: QED_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, loadQed),
-  probe: (header) => (isQed(Buffer.from(header.buffer, header.byteOffset, header.length)) ? 100 : 0),
+  probe: (header) => (isQed(header) ? 100 : 0),
   createOptions: QED_CREATE,
   toolOptions: [
     { name: 'size' },

@@ -89,10 +89,7 @@ export const vdiDriver: DriverDescription<typeof VDI_OPTIONS, typeof VDI_CREATE>
   kind: 'format',
   options: VDI_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, load),
-  probe: (header) => {
-    const bytes = Buffer.from(header.buffer, header.byteOffset, header.length);
-    return bytes.length >= 68 && bytes.readUInt32LE(64) === SIGNATURE ? 100 : 0;
-  },
+  probe: (header) => (header.length >= 68 && header.readUInt32LE(64) === SIGNATURE ? 100 : 0),
   createOptions: VDI_CREATE,
   toolOptions: [
     { name: 'size' },

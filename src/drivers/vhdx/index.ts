@@ -110,8 +110,7 @@ export const vhdxDriver: DriverDescription<typeof VHDX_OPTIONS, typeof VHDX_CREA
   kind: 'format',
   options: VHDX_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, loadVhdx),
-  probe: (header) =>
-    Buffer.from(header.subarray(0, IDENTIFIER.length)).toString('latin1') === IDENTIFIER ? 100 : 0,
+  probe: (header) => (header.toString('latin1', 0, IDENTIFIER.length) === IDENTIFIER ? 100 : 0),
   createOptions: VHDX_CREATE,
   toolOptions: [
     { name: 'size' },

@@ -15,10 +15,8 @@ export const vmdkDriver: DriverDescription<typeof VMDK_OPTIONS, typeof VMDK_TOOL
   compresses: true,
   namedFiles: (context) => namedExtents(context),
   open: (context, settings) => FormatNode.open(context, settings, loadVmdk),
-  probe: (header) => {
-    const bytes = Buffer.from(header.buffer, header.byteOffset, header.length);
-    return hasMagic(bytes, MAGIC) || hasMagic(bytes, ESX_MAGIC) || isDescriptor(bytes) ? 100 : 0;
-  },
+  probe: (header) =>
+    hasMagic(header, MAGIC) || hasMagic(header, ESX_MAGIC) || isDescriptor(header) ? 100 : 0,
   createOptions: VMDK_TOOL_CREATE,
   toolOptions: [
     { name: 'size' },

@@ -169,7 +169,7 @@ export const vpcDriver: DriverDescription<typeof VPC_OPTIONS, typeof VPC_CREATE>
   kind: 'format',
   options: VPC_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, load),
-  probe: (header) => (Buffer.from(header.subarray(0, COOKIE.length)).toString('latin1') === COOKIE ? 100 : 0),
+  probe: (header) => (header.toString('latin1', 0, COOKIE.length) === COOKIE ? 100 : 0),
   createOptions: VPC_CREATE,
   toolOptions: [
     { name: 'size' },

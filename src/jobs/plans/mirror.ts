@@ -139,7 +139,8 @@ export function mirrorNodes(graph: Graph, plan: MirrorPlan): MirrorNodes {
 
 /** Errors: kind invalid. */
 function checkGranularity(granularity: number | undefined): void {
-  if (granularity === undefined) return;
+  // 0 is the default.
+  if (granularity === undefined || granularity === 0) return;
   if (granularity < 512 || granularity > 64 * MiB)
     throw new BlockError('invalid', "Parameter 'granularity' expects a value in range [512B, 64MB]");
   if (!isPowerOfTwo(granularity))
@@ -194,7 +195,7 @@ function granularityOf(
   target: Node,
   backing: MirrorPlan['targetBacking'],
 ): number {
-  const granularity = asked ?? defaultGranularity(target);
+  const granularity = asked === undefined || asked === 0 ? defaultGranularity(target) : asked;
   return backing === 'leave' ? granularity : Math.max(granularity, clusterOf(target) ?? 0);
 }
 

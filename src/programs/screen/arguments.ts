@@ -13,6 +13,12 @@ export function standardIo(): ScreenIo {
   return { host: createRealHost(), output: process.stdout };
 }
 
+/** What show and top both take. */
+export const SCREEN_OPTIONS = {
+  color: { type: 'string' },
+  help: { type: 'boolean', short: 'h' },
+} as const;
+
 /** Words of a command line by what `options` takes. Errors: invalid, with the usage as hint. */
 export function parseWords<T extends NonNullable<ParseArgsConfig['options']>>(
   args: readonly string[],

@@ -7,7 +7,14 @@ import type { View } from '../../view/model.js';
 import { drawSvg } from '../../view/svg.js';
 import { drawText } from '../../view/text.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
-import { parseWords, type ScreenIo, standardIo, wantsColour, wholeNumber } from './arguments.js';
+import {
+  parseWords,
+  SCREEN_OPTIONS,
+  type ScreenIo,
+  standardIo,
+  wantsColour,
+  wholeNumber,
+} from './arguments.js';
 import { withImage } from './offline.js';
 
 export const SHOW_USAGE = `usage: livedisk show [OPTION]... SOCKET|IMAGE
@@ -29,8 +36,7 @@ const OPTIONS = {
   map: { type: 'boolean' },
   format: { type: 'string', short: 'f' },
   columns: { type: 'string' },
-  color: { type: 'string' },
-  help: { type: 'boolean', short: 'h' },
+  ...SCREEN_OPTIONS,
 } as const;
 
 type Values = ReturnType<typeof parseWords<typeof OPTIONS>>['values'];

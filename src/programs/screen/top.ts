@@ -6,7 +6,7 @@ import { Rates } from '../../view/rates.js';
 import { drawTop, type TopView } from '../../view/top.js';
 import type { QmpClient } from '../../wire/qmp/client.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
-import { parseWords, type ScreenIo, standardIo, wantsColour } from './arguments.js';
+import { parseWords, SCREEN_OPTIONS, type ScreenIo, standardIo, wantsColour } from './arguments.js';
 
 export const TOP_USAGE = `usage: livedisk top [OPTION]... SOCKET
 
@@ -21,8 +21,7 @@ server's QMP socket (PATH, unix:PATH or HOST:PORT) meanwhile.
 const OPTIONS = {
   once: { type: 'boolean' },
   interval: { type: 'string' },
-  color: { type: 'string' },
-  help: { type: 'boolean', short: 'h' },
+  ...SCREEN_OPTIONS,
 } as const;
 
 const ALTERNATE_SCREEN = '\x1b[?1049h\x1b[?25l';

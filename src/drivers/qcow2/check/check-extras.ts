@@ -89,8 +89,11 @@ export async function walkBitmaps(walk: Walk): Promise<void> {
   const directory = await readCounted(walk, 'bitmap directory', offset, lengthBytes);
   if (!directory) return;
   try {
-    for (const { tableOffset, tableEntries } of rawEntries(directory))
-      await walkBitmap(walk, tableOffset, tableEntries);
+    for (const { tableOffset, tableEntries } of rawEntries(directory)) {
+      if (tableOffset > Number.MAX_SAFE_INTEGER)
+        throw new BlockError('corrupt', 'Bitmap table offset is too large');
+      await walkBitmap(walk, Number(tableOffset), tableEntries);
+    }
   } catch (error) {
     if (!(error instanceof BlockError) || error.kind !== 'corrupt') throw error;
     report.corruption(`ERROR ${error.message}`);

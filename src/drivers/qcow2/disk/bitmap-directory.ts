@@ -1,5 +1,5 @@
 import { alignUp } from '../../../base/align.js';
-import { BlockError, errnoError } from '../../../base/error.js';
+import { BlockError, errnoError, errnoOf } from '../../../base/error.js';
 import { MAX_BITMAP_NAME_BYTES } from '../../../base/limits.js';
 import { BITMAPS_BYTES } from './header-extensions.js';
 import { ENTRY_BYTES, entryOffset, readU64, writeEntryAt, writeU64 } from './layout.js';
@@ -46,21 +46,26 @@ export interface BitmapEntry {
 /** Errors: kind corrupt, in QEMU's words. */
 export function decodeBitmapsExtension(data: Buffer, clusterBytes: number): BitmapsExtension {
   const count = data.readUInt32BE(0);
-  const directoryBytes = readU64(data, 8, 'Bitmap directory size');
-  const directoryOffset = readU64(data, 16, 'Bitmap directory offset');
+  const directoryBytes = data.readBigUInt64BE(8);
+  const directoryOffset = data.readBigUInt64BE(16);
   if (data.readUInt32BE(4) !== 0) throw corrupt('bitmaps_ext: Reserved field is not zero');
   if (count > MAX_BITMAPS) {
     const most = `exceeding the QEMU supported maximum of ${MAX_BITMAPS}`;
     throw corrupt(`bitmaps_ext: Image has ${count} bitmaps, ${most}`);
   }
   if (count === 0) throw corrupt('found bitmaps extension with zero bitmaps');
-  if (directoryOffset % clusterBytes !== 0) throw corrupt('bitmaps_ext: invalid bitmap directory offset');
+  if (directoryOffset % BigInt(clusterBytes) !== 0n)
+    throw corrupt('bitmaps_ext: invalid bitmap directory offset');
   if (directoryBytes > MAX_DIRECTORY_BYTES) {
     const most = `exceeds the maximum supported size (${MAX_DIRECTORY_BYTES})`;
     throw corrupt(`bitmaps_ext: bitmap directory size (${directoryBytes}) ${most}`);
   }
-  if (directoryBytes === 0) throw corrupt('Requested bitmap directory size is zero');
-  return { count, directoryBytes, directoryOffset };
+  if (directoryBytes === 0n) throw corrupt('Requested bitmap directory size is zero');
+  return {
+    count,
+    directoryBytes: Number(directoryBytes),
+    directoryOffset: readU64(data, 16, 'Bitmap directory offset'),
+  };
 }
 
 export function encodeBitmapsExtension(extension: BitmapsExtension): Buffer {
@@ -80,7 +85,7 @@ export interface RawEntry {
   flags: number;
   type: number;
   granularityBits: number;
-  tableOffset: number;
+  tableOffset: bigint;
   tableEntries: number;
 }
 
@@ -101,7 +106,7 @@ export function* rawEntries(directory: Buffer): Generator<RawEntry> {
       flags: directory.readUInt32BE(at + 12),
       type: directory.readUInt8(at + 16),
       granularityBits: directory.readUInt8(at + 17),
-      tableOffset: readU64(directory, at, 'Bitmap table offset'),
+      tableOffset: directory.readBigUInt64BE(at),
       tableEntries: directory.readUInt32BE(at + 8),
     };
     at += lengthBytes;
@@ -124,13 +129,15 @@ export function decodeDirectory(
       throw corrupt(`Bitmap '${name}' doesn't satisfy the constraints`);
     if (names.has(name)) throw corrupt(`Bitmap already exists: ${name}`);
     names.add(name);
+    // Behind the end of every file.
+    if (raw.tableOffset > Number.MAX_SAFE_INTEGER) throw unreadableTable(name, errnoError('EIO'));
     entries.push({
       name,
       nameBytes: raw.nameBytes,
       granularityBytes: 2 ** raw.granularityBits,
       isInUse: (raw.flags & Flag.inUse) !== 0,
       isAuto: (raw.flags & Flag.auto) !== 0,
-      tableOffset: raw.tableOffset,
+      tableOffset: Number(raw.tableOffset),
       tableEntries: raw.tableEntries,
     });
   }
@@ -138,9 +145,15 @@ export function decodeDirectory(
   return entries;
 }
 
+/** In QEMU's words. */
+export function unreadableTable(name: string, cause: unknown): BlockError {
+  const what = `Could not read bitmap_table table from image for bitmap '${name}'`;
+  return errnoError(errnoOf(cause), what, { cause });
+}
+
 function isValid(raw: RawEntry, sizeBytes: number, clusterBytes: number): boolean {
   const { tableOffset, tableEntries, granularityBits, nameBytes, flags, type } = raw;
-  const hasTable = tableEntries > 0 && tableOffset > 0 && tableOffset % clusterBytes === 0;
+  const hasTable = tableEntries > 0 && tableOffset > 0n && tableOffset % BigInt(clusterBytes) === 0n;
   if (!hasTable || tableEntries > MAX_TABLE_ENTRIES) return false;
   if (granularityBits < MIN_GRANULARITY_BITS || granularityBits > MAX_GRANULARITY_BITS) return false;
   if (nameBytes.length === 0 || nameBytes.length > MAX_BITMAP_NAME_BYTES) return false;

@@ -6,6 +6,7 @@ import {
   decodeTableEntry,
   type TablePart,
   tableEntriesFor,
+  unreadableTable,
   writeTableEntry,
 } from '../disk/bitmap-directory.js';
 import { ENTRY_BYTES } from '../disk/layout.js';
@@ -24,8 +25,7 @@ export async function readParts(
     await context.meta.read(tableOffset, table);
     return Array.from({ length: count }, (_, index) => decodeTableEntry(table, index, context.clusterBytes));
   } catch (error) {
-    const what = `Could not read bitmap_table table from image for bitmap '${name}'`;
-    throw errnoError(errnoOf(error), what, { cause: error });
+    throw unreadableTable(name, error);
   }
 }
 
@@ -33,7 +33,8 @@ export async function readParts(
 export async function loadBits(image: OpenImage, entry: BitmapEntry, bitmap: DirtyBitmap): Promise<void> {
   const { clusterBytes, meta } = image.context;
   const needed = divideRoundUp(bitmap.serialisedBytes, clusterBytes);
-  const parts = await readParts(image, entry, Math.min(needed, entry.tableEntries));
+  // What is behind the end of the disk has to be right, too.
+  const parts = (await readParts(image, entry, entry.tableEntries)).slice(0, needed);
   const bytes = Buffer.alloc(clusterBytes);
   for (const [index, part] of parts.entries()) {
     const at = index * clusterBytes;

@@ -369,6 +369,22 @@ test('what cannot be right in a directory keeps the image from being opened, in 
     [(m) => m.image.u64(m.table, 65536n + 512n), table],
     [(m) => m.image.u64(m.table, 65537n), table],
     [(m) => m.image.u64(m.table, 1n << 60n), table],
+    [
+      (m) => {
+        m.image.u32(m.directory + 8, 2);
+        m.image.u64(m.table + 8, 2n);
+      },
+      table,
+    ],
+    [(m) => m.image.u64(m.directory, (1n << 63n) + 512n), constraints],
+    [(m) => m.image.u64(m.directory, 1n << 63n), table.replace('Invalid argument', 'Input/output error')],
+    [
+      (m) => {
+        m.image.u32(m.extension, 65536);
+        m.image.u64(m.extension + 8, 1n << 60n);
+      },
+      'bitmaps_ext: Image has 65536 bitmaps, exceeding the QEMU supported maximum of 65535',
+    ],
   ];
   for (const [damage, message] of cases)
     for (const readOnly of [true, false]) {

@@ -3,9 +3,10 @@ import { divideRoundUp } from '../../../base/align.js';
 import { BlockError } from '../../../base/error.js';
 import { MAX_IMAGE_BYTES, MAX_REFTABLE_BYTES } from '../../../base/limits.js';
 import type { CachedTable } from '../tables/cached-table.js';
-import { FreeExtents } from '../../tables/free-extents.js';
 import type { ImageContext } from '../image.js';
 import { ENTRY_BYTES } from '../disk/layout.js';
+import { FreeClusters } from './free-clusters.js';
+import { PackedClusters } from './packed-clusters.js';
 import type { Refcounts } from './refcounts.js';
 import type { MetadataSpace, Need } from './space.js';
 
@@ -15,11 +16,6 @@ export interface Run {
   count: number;
   /** Beyond all that the file ever held: reads as zeroes. */
   isFresh: boolean;
-}
-
-interface Packed {
-  readonly cluster: number;
-  usedBytes: number;
 }
 
 /** What clusters are for: metadata is written later, so its space must be there before. */
@@ -33,22 +29,18 @@ export class Allocator {
   readonly #context: ImageContext;
   readonly #refcounts: Refcounts;
   readonly #space: MetadataSpace;
-  readonly #free: FreeExtents;
+  readonly #free: FreeClusters;
   /** First cluster that was never given out nor part of the file when it was opened. */
   #end: number;
-  /** The cluster in which compressed data goes on. */
-  #packed: Packed | undefined;
-  /** Where the search for free clusters ends. */
-  #scanEnd: number;
-  /** Refcount blocks below this were searched for free clusters. */
-  #scannedBlocks = 0;
+  readonly #packed: PackedClusters;
 
   constructor(context: ImageContext, refcounts: Refcounts, space: MetadataSpace) {
     this.#context = context;
     this.#refcounts = refcounts;
     this.#space = space;
-    this.#free = new FreeExtents(refcounts.blockEntries);
-    this.#end = this.#scanEnd = divideRoundUp(context.openedFileBytes, context.clusterBytes);
+    this.#end = divideRoundUp(context.openedFileBytes, context.clusterBytes);
+    this.#free = new FreeClusters(refcounts, this.#end);
+    this.#packed = new PackedClusters(context, refcounts, space, () => this.tryAllocate(1, 'data cluster'));
   }
 
   /** Most of the refcount blocks in memory must stay there until they are written back. */
@@ -56,46 +48,9 @@ export class Allocator {
     return this.#refcounts.cache.needsWriteBack;
   }
 
-  #scanDone(): boolean {
-    return this.#scannedBlocks * this.#refcounts.blockEntries >= this.#scanEnd;
-  }
-
   /** What to await before a first attempt: one more refcount block searched for free clusters. */
   needsScan(): Need | undefined {
-    if (!this.#free.isEmpty) return undefined;
-    if (this.#scanDone()) {
-      if (!this.#free.overflowed) return undefined;
-      this.#free.overflowed = false;
-      this.#scannedBlocks = 0;
-      this.#scanEnd = this.#end;
-    }
-    return () => this.#scanBlock();
-  }
-
-  async #scanBlock(): Promise<void> {
-    const index = this.#scannedBlocks;
-    const entries = this.#refcounts.blockEntries;
-    const first = index * entries;
-    const end = Math.min(first + entries, this.#scanEnd);
-    if (first >= end) return;
-    if (this.#refcounts.isAbsent(index)) {
-      this.#scannedBlocks = index + 1;
-      this.#free.add(first, end - first);
-      return;
-    }
-    await this.#refcounts.load(index);
-    const block = this.#refcounts.peek(index);
-    if (!block || this.#scannedBlocks !== index) return;
-    this.#scannedBlocks = index + 1;
-    for (let at = first; at < end;) {
-      if (this.#refcounts.count(block, at) !== 0) {
-        at++;
-        continue;
-      }
-      const start = at;
-      while (at < end && this.#refcounts.count(block, at) === 0) at++;
-      this.#free.add(start, at - start);
-    }
+    return this.#free.needsScan(this.#end);
   }
 
   /** A contiguous run of 1 to `count` clusters, or what must be awaited first. Errors: no-space, limit. */
@@ -116,7 +71,7 @@ export class Allocator {
   }
 
   #needsWholeScan(): Need | undefined {
-    return this.#isFixed() && !this.#scanDone() ? () => this.#scanBlock() : undefined;
+    return this.#isFixed() && !this.#free.isScanned ? () => this.#free.scanBlock() : undefined;
   }
 
   /** Up to `most` of a known free stretch of at least `least` clusters. */
@@ -155,47 +110,9 @@ export class Allocator {
     }
   }
 
-  /**
-   * Room for that many bytes of compressed data, less than a cluster, behind those given out before: each stretch counts
-   * a reference to every cluster that it touches. Answers the host offset, or what must be awaited first.
-   */
+  /** See PackedClusters. */
   tryAllocateBytes(lengthBytes: number): number | Need {
-    const { clusterBytes } = this.#context;
-    const packed = this.#packed;
-    const block = packed && this.#shareable(packed.cluster);
-    if (typeof block === 'function') return block;
-    const room = packed && block ? clusterBytes - packed.usedBytes : 0;
-    if (packed && block && room >= lengthBytes) return this.#pack(packed, block, lengthBytes);
-    if (block) block.pins++;
-    const run = this.tryAllocate(1, 'data cluster');
-    if (block) block.pins--;
-    if (typeof run === 'function') return run;
-    const next: Packed = { cluster: run.start, usedBytes: 0 };
-    this.#packed = next;
-    if (!packed || !block || room === 0 || run.start !== packed.cluster + 1) {
-      next.usedBytes = lengthBytes;
-      return run.start * clusterBytes;
-    }
-    next.usedBytes = lengthBytes - room;
-    return this.#pack(packed, block, room);
-  }
-
-  /** The refcount block of a cluster that may get one more reference; undefined where it may not. */
-  #shareable(cluster: number): CachedTable | Need | undefined {
-    const refcounts = this.#refcounts;
-    const index = refcounts.blockIndex(cluster);
-    const block = refcounts.peek(index);
-    if (!block) return () => refcounts.load(index);
-    const isFull = refcounts.count(block, cluster) >= refcounts.mostReferences;
-    return isFull ? undefined : (this.#space.needsTable(block) ?? block);
-  }
-
-  #pack(packed: Packed, block: CachedTable, lengthBytes: number): number {
-    const { cluster } = packed;
-    this.#refcounts.set(block, cluster, this.#refcounts.count(block, cluster) + 1);
-    const hostOffset = cluster * this.#context.clusterBytes + packed.usedBytes;
-    packed.usedBytes += lengthBytes;
-    return hostOffset;
+    return this.#packed.tryAllocate(lengthBytes);
   }
 
   /** Undefined: a part of the extent was used otherwise; look again. */
@@ -487,7 +404,7 @@ export class Allocator {
     this.#refcounts.set(block, cluster, count - 1);
     if (count !== 1) return;
     this.#context.metadata.forget(cluster);
-    if (this.#packed?.cluster === cluster) this.#packed = undefined;
+    this.#packed.freed(cluster);
     this.#free.add(cluster, 1);
   }
 
