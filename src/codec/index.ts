@@ -1,5 +1,5 @@
 export { type AesParameters, aesCbc, aesXts } from './aes.js';
-export { adler32, crc32, sha256, SHA256_BYTES } from './checksum.js';
+export { adler32, crc32, sha256, SHA256_BYTES, sha256Chunks } from './checksum.js';
 export { crc32c } from './crc32c.js';
 export { deflateRaw, type DeflateParameters, inflateRaw } from './deflate.js';
 export type { InitialVector } from './sector-vectors.js';

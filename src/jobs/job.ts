@@ -2,7 +2,9 @@ import { type Deferred, deferred } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { Json } from '../block/driver.js';
+import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Graph } from '../block/graph.js';
+import type { Host } from '../host/host.js';
 import { ErrorHandling, type ErrorPolicy } from './error-policy.js';
 import type { JobGroup } from './job-group.js';
 import type { CopyMode, JobDriver, JobType } from './job-driver.js';
@@ -85,6 +87,10 @@ export class Job {
   /** Memory to read into. */
   buffer(lengthBytes: number): Buffer {
     return this.#graph.host.files.buffer(lengthBytes);
+  }
+
+  get host(): Host {
+    return this.#graph.host;
   }
 
   get status(): JobStatus {
@@ -332,6 +338,11 @@ export class Job {
       this.pace.isUserPaused = true;
     }
     return new JobIoError(operation, cause, action);
+  }
+
+  /** A chunk of the copy was not what was sent. */
+  tellsChunk({ offset, lengthBytes }: Stretch, action: 'copied-again' | 'report'): void {
+    this.#emit('X_BLOCK_JOB_CHUNK_DIFFERS', { device: this.id, offset, length: lengthBytes, action });
   }
 
   // ---- verbs

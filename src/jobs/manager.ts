@@ -19,6 +19,7 @@ import { mirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import type { BlockJobPlan, JobPlan } from './plans/plan.js';
 import { streamNodes, type StreamPlan } from './plans/stream.js';
 import { checkJobId } from './state.js';
+import { checkNoManifest } from './verified/manifest.js';
 import { StepJob } from './step.js';
 import { StreamJob } from './stream.js';
 
@@ -201,6 +202,8 @@ export class JobManager {
   ): Promise<D> {
     checkFilterName(this.#surroundings.graph, plan);
     checkFilter();
+    if ('manifest' in plan && plan.manifest !== undefined)
+      await checkNoManifest(this.#surroundings.graph.host, plan.manifest);
     const { jobId: id, speed, autoFinalize, autoDismiss, onReadError, onWriteError } = plan;
     const policies = { onReadError, onWriteError };
     const job = this.#newJob({ id, speed: speed < 0 ? 0 : speed, autoFinalize, autoDismiss, ...policies });

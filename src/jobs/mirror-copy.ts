@@ -9,6 +9,8 @@ import { areOpen, AWAITED_BYTES, type CopySides, takeTurn, whenOpen } from '../b
 import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
 import type { Tally } from './job-progress.js';
+import { hashesFor } from './verified/checked-copy.js';
+import type { ChunkHashes } from './verified/chunk-hashes.js';
 import { type FailureFate, JobCancelled } from './job-errors.js';
 import { clusterOf, type MirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import { statusOrData } from './source-status.js';
@@ -45,6 +47,8 @@ export class MirrorCopy {
   readonly mover: Mover;
   /** Ranges that are on their way to the target. */
   readonly locks = new RangeLock();
+  /** What the target is to hold, where that is wanted to be known. */
+  readonly hashes: ChunkHashes | undefined;
   /** A piece has failed in a way that is not to end the job. */
   hasFailed = false;
   #doneBytes = 0;
@@ -58,7 +62,9 @@ export class MirrorCopy {
     this.dirty = new DirtyBitmap(nodes.source.lengthBytes, plan.granularityBytes);
     this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(nodes.target) ?? 0));
     this.window = new CopyWindow(job, { bytes: plan.windowBytes });
+    this.hashes = hashesFor(job, plan, nodes.source.lengthBytes, this.unitBytes);
     this.mover = new Mover({
+      hashes: this.hashes,
       job,
       source,
       target,
@@ -110,6 +116,7 @@ export class MirrorCopy {
     const { source } = this.#options.nodes;
     if (sync === 'none') return;
     const size = source.lengthBytes;
+    if (sync === 'full' && targetIsNew) this.hashes?.zeroes(0, size);
     if (sync === 'full' && !targetIsNew) {
       if (!this.#unmaps()) {
         this.dirty.setAll();

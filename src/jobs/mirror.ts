@@ -3,6 +3,7 @@ import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
+import { takeTurn } from '../block/copy-turn.js';
 import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { growBase, holdIntermediate } from './commit.js';
@@ -16,6 +17,7 @@ import { MirrorHold } from './mirror-hold.js';
 import { pivot } from './mirror-pivot.js';
 import type { MirrorNodes, MirrorPlan } from './plans/mirror.js';
 import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
+import { CheckedCopy } from './verified/checked-copy.js';
 import { WriteToBoth } from './write-to-both.js';
 
 /** How often a READY mirror looks for what the guest wrote. */
@@ -37,6 +39,8 @@ export class MirrorJob implements JobDriver {
   readonly #targetBackend: BlockBackend;
   readonly #copy: MirrorCopy;
   readonly #both: WriteToBoth;
+  readonly #checked: CheckedCopy;
+  #succeeded = false;
   #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
   #hold: MirrorHold | undefined;
   #pivoted = false;
@@ -80,12 +84,14 @@ export class MirrorJob implements JobDriver {
       ...sides,
       mustStop: () => this.#mustStop() || this.#isToSwitch(),
     });
+    this.#checked = new CheckedCopy(job, plan, { hashes: this.#copy.hashes, ...sides });
     this.#both = new WriteToBoth({
       ...sides,
       dirty: this.#copy.dirty,
       locks: this.#copy.locks,
       mover: this.#copy.mover,
       unitBytes: this.#copy.unitBytes,
+      copiesUnits: this.#copy.hashes !== undefined,
       fillsUnits: plan.targetBacking !== 'leave',
       failed: (error) => this.#targetFailed(this.job.ioError('write', error)),
       written: (bytes) => this.#copy.addDone(bytes),
@@ -140,7 +146,10 @@ export class MirrorJob implements JobDriver {
       await this.#catchUp();
       await this.#followGuest();
       await window.finish();
-      if (this.#phase !== 'complete') await this.#flush();
+      if (this.#phase !== 'complete') {
+        await this.#flush();
+        await this.#checked.verify();
+      }
     } finally {
       await window.quiet();
     }
@@ -230,6 +239,7 @@ export class MirrorJob implements JobDriver {
         await this.#writeToBoth(true);
         await this.#copyUntilClean();
         await this.#flush();
+        await this.#verify();
         return;
       } else {
         if (this.#isToSwitch()) await this.#writeToBoth(true);
@@ -237,6 +247,21 @@ export class MirrorJob implements JobDriver {
         await copy.window.finish();
         if (this.#phase === 'track') await job.pace.sleep(READY_SLEEP_MS);
       }
+    }
+  }
+
+  /** Guests go on, and what they write is to be read back too: the last of it when they are held. */
+  async #verify(): Promise<void> {
+    const { locks, sides } = this.#copy;
+    for (let round = 0; round < ROUNDS_BEFORE_BLOCKING && this.#checked.isDue; round++) {
+      await this.#checked.verify(async (stretch, body) => {
+        const turn = await takeTurn(locks, stretch, sides, false);
+        try {
+          await body();
+        } finally {
+          turn.end();
+        }
+      });
     }
   }
 
@@ -274,6 +299,7 @@ export class MirrorJob implements JobDriver {
   }
 
   async prepare(): Promise<void> {
+    this.#succeeded = true;
     if (this.#phase !== 'complete') return;
     const place = this.#place;
     const { replaces } = this.#nodes;
@@ -281,6 +307,7 @@ export class MirrorJob implements JobDriver {
     await place.section(moved, async () => {
       await this.#copy.window.finish();
       await this.#copy.copyRest();
+      await this.#checked.verify();
       await pivot(place, this.#plan, this.#nodes);
       this.#pivoted = true;
     });
@@ -291,6 +318,7 @@ export class MirrorJob implements JobDriver {
   }
 
   abort(): void {
+    this.#succeeded = false;
     this.#hold?.gate.giveUp();
   }
 
@@ -301,5 +329,6 @@ export class MirrorJob implements JobDriver {
     if (index >= 0) source.dirtyBitmaps.splice(index, 1);
     // Where the source had no users, nobody uses the target after the pivot.
     await this.#place.close(this.#pivoted ? [source, this.#target] : [this.#target]);
+    if (this.#succeeded) await this.#checked.writeManifest();
   }
 }

@@ -19,6 +19,7 @@ import {
   arrayOf,
   bool,
   enumOf,
+  extension,
   type Features,
   type Infer,
   int,
@@ -87,6 +88,12 @@ export const BlockCommit = struct('block-commit-arg', {
   'auto-dismiss': optional(bool),
 });
 
+/** Of jobs that make a copy; see docs/JOBS-THAT-SURVIVE.md. */
+const CHECKED_COPY = {
+  'x-verify': extension(optional(bool)),
+  'x-manifest': extension(optional(str)),
+} as const;
+
 const COPY_MODE = enumOf('MirrorCopyMode', ['background', 'write-blocking']);
 
 const MIRROR_COMMON = {
@@ -100,6 +107,7 @@ const MIRROR_COMMON = {
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
   'copy-mode': optional(COPY_MODE),
+  ...CHECKED_COPY,
 } as const;
 
 export const DriveMirror = struct('DriveMirror', {
@@ -141,6 +149,7 @@ const BACKUP_COMMON = {
   /** QEMU 9.1's. */
   'discard-source': optional(bool),
   'x-perf': marked('unstable', optional(BACKUP_PERFORMANCE)),
+  ...CHECKED_COPY,
 } as const;
 
 export const DriveBackup = struct('DriveBackup', {

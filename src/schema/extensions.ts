@@ -11,4 +11,4 @@ export const EXTENSIONS = 'x-livedisk';
 export const EXTENSION_COMMANDS = {} as const satisfies { readonly [command: string]: Type<unknown> };
 
 /** Events that only such clients are sent. */
-export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>();
+export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>(['X_BLOCK_JOB_CHUNK_DIFFERS']);

@@ -28,6 +28,18 @@ export interface CommonPlan {
   filterNodeName?: string;
 }
 
+/** Of a job that makes a copy: what is to be known of it in the end. */
+export interface CheckedPlan {
+  /** It is read back, and what is not as it was sent is copied again. */
+  verifies?: boolean;
+  /** Where the hashes of its chunks are written. */
+  manifest?: string;
+}
+
+export function checkedPlan(request: { 'x-verify'?: boolean; 'x-manifest'?: string }): CheckedPlan {
+  return given({ verifies: request['x-verify'], manifest: request['x-manifest'] });
+}
+
 /** The arguments that commands share. */
 export interface CommonRequest {
   'job-id'?: string;
