@@ -39,7 +39,8 @@ export interface CopySides {
 
 /**
  * Waits for the range, and until no drained section holds either side; holds neither while it waits for the other. A
- * guest's request is waited for by sections of the source already, and waits for those of the target alone.
+ * guest's request is waited for by sections of the source already, and waits for those of the target alone. It passes
+ * others that wait for a part of its range: else a long one that waits would hold up all that are about to touch it.
  */
 export async function takeTurn(
   locks: RangeLock,
@@ -55,7 +56,9 @@ export async function takeTurn(
       await target.untilOpen();
       if (!forGuest) await source.untilOpen();
     }
-    const release = await locks.lockExclusive(offset, lengthBytes);
+    const release = await (forGuest
+      ? locks.lockAhead(offset, lengthBytes)
+      : locks.lockExclusive(offset, lengthBytes));
     if (!mustWait()) return new CopyTurn(release, backends);
     release();
   }

@@ -1,20 +1,15 @@
 import { assert, missing } from '../base/assert.js';
-import { alignDown, alignUp } from '../base/align.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
-import { BlockError, errnoError, isUnsupported } from '../base/error.js';
-import { MiB } from '../base/limits.js';
+import { BlockError, errnoError } from '../base/error.js';
+import { AlignedIo, isAlignedRequest } from './aligned-io.js';
 import type { Change } from './change-gate.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver } from './driver.js';
 import type { Located } from './located.js';
 import { MappedIo } from './mapped/mapped-io.js';
 import type { Node } from './node.js';
-import { FileSource } from './file-source.js';
-import { RangeLock, type Release } from './range-lock.js';
+import { RangeLock } from './range-lock.js';
 import { type BlockStatus, Flag, hasFlag, IoRequest } from './request.js';
-
-/** Zeroes are written in pieces of at most this, where a driver has no cheaper way. */
-const ZERO_PIECE_BYTES = MiB;
 
 /**
  * The I/O facade of one node: the one place that aligns requests, serialises the padded ones, tells the dirty
@@ -25,7 +20,9 @@ export class NodeIo {
   readonly #node: Node;
   /** Requests that must not overlap others: read-modify-write here, allocations in MappedIo. */
   readonly ranges = new RangeLock();
+  /** The data path: over a mapping, or the driver's own. */
   readonly #mapped: MappedIo | undefined;
+  readonly #aligned: AlignedIo | undefined;
   /** What is read of the layers below is copied into this one (a drive's copy-on-read). */
   copiesOnRead = false;
   #unmaps = false;
@@ -36,6 +33,7 @@ export class NodeIo {
     this.modesChanged();
     assert((instance.io === undefined) !== (instance.map === undefined), 'a driver has either io or map');
     if (instance.map) this.#mapped = new MappedIo(node, instance.map, this.ranges);
+    if (instance.io) this.#aligned = new AlignedIo(node, this.ranges);
   }
 
   modesChanged(): void {
@@ -65,34 +63,11 @@ export class NodeIo {
       request.assertIs(generation);
     }
     if (this.#mapped) return this.#mapped.reading.read(request, from, inside, offset);
-    if (this.#node.instance.requestAlignmentBytes > 1)
-      return this.#readAligned(request, from, inside, offset);
-    if (this.#io().tryRead?.(request, from, inside, offset)) return;
-    return this.#io().read(request, from, inside, offset);
+    return this.#unmapped().read(request, from, inside, offset);
   }
 
   readBuffer(offset: number, buffer: Uint8Array): Promise<void> {
     return this.read(IoRequest.ofBuffer(buffer), 0, buffer.length, offset);
-  }
-
-  async #readAligned(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void> {
-    const { generation } = request;
-    const align = this.#node.instance.requestAlignmentBytes;
-    const start = alignDown(offset, align);
-    const end = alignUp(offset + lengthBytes, align);
-    const release = await this.ranges.lockShared(start, end - start, request.signal);
-    try {
-      request.assertIs(generation);
-      request.begin();
-      if (start === offset && end === offset + lengthBytes)
-        return await this.#io().read(request, from, lengthBytes, offset);
-      const bounce = Buffer.allocUnsafe(end - start);
-      await this.#io().read(IoRequest.ofBuffer(bounce), 0, bounce.length, start);
-      request.assertIs(generation);
-      request.copyFrom(bounce.subarray(offset - start, offset - start + lengthBytes), from);
-    } finally {
-      release();
-    }
   }
 
   tryWrite(request: IoRequest, from: number, lengthBytes: number, offset: number, mayGrow: boolean): boolean {
@@ -232,7 +207,7 @@ export class NodeIo {
     let isDurable: boolean;
     try {
       if (this.#mapped) isDurable = await this.#mapped.write(request, from, lengthBytes, offset, flags);
-      else isDurable = await this.#writeIo(request, from, lengthBytes, offset, flags);
+      else isDurable = await this.#unmapped().write(request, from, lengthBytes, offset, flags);
     } finally {
       // Also after a failure: part of the range may have been written.
       this.#node.markDirty(offset, lengthBytes);
@@ -250,7 +225,7 @@ export class NodeIo {
     this.#node.beginWrite(offset, lengthBytes);
     try {
       if (this.#mapped) await this.#mapped.writeZeroes(offset, lengthBytes, flags, signal);
-      else await this.#writeZeroesIo(offset, lengthBytes, flags, signal);
+      else await this.#unmapped().writeZeroes(offset, lengthBytes, flags, signal);
     } finally {
       this.#node.markDirty(offset, lengthBytes);
     }
@@ -259,7 +234,7 @@ export class NodeIo {
   async #discard(offset: number, lengthBytes: number, signal: CancelSignal | undefined): Promise<void> {
     try {
       if (this.#mapped) await this.#mapped.zeroing.discard(offset, lengthBytes, signal);
-      else await this.#discardIo(offset, lengthBytes);
+      else await this.#unmapped().discard(offset, lengthBytes);
     } finally {
       this.#node.markDirty(offset, lengthBytes);
     }
@@ -352,6 +327,10 @@ export class NodeIo {
     return Promise.resolve({ kind: 'plain', io: this.#io(), offset, lengthBytes, release: () => undefined });
   }
 
+  #unmapped(): AlignedIo {
+    return this.#aligned ?? missing(`io of '${this.#node.name}'`);
+  }
+
   #io(): IoDriver {
     return this.#node.instance.io ?? missing(`io of '${this.#node.name}'`);
   }
@@ -359,185 +338,5 @@ export class NodeIo {
   #checkEnd(offset: number, lengthBytes: number, mayGrow: boolean): void {
     if (mayGrow || offset + lengthBytes <= this.#node.lengthBytes) return;
     throw errnoError('EIO', undefined, { node: this.#node.name, offset });
-  }
-
-  /** Whether a write with FUA is durable by the driver's own doing. */
-  #honoursFua(flags: number): boolean {
-    return hasFlag(flags, Flag.fua) && this.#io().honoursFua === true;
-  }
-
-  /** Answers whether FUA, if asked for, is done. */
-  async #writeIo(
-    request: IoRequest,
-    from: number,
-    lengthBytes: number,
-    offset: number,
-    flags: number,
-  ): Promise<boolean> {
-    if (hasFlag(flags, Flag.compressed) && !this.#node.isFilter)
-      throw errnoError('ENOTSUP', undefined, { node: this.#node.name, offset });
-    const align = this.#node.instance.requestAlignmentBytes;
-    if (align > 1 && !isAlignedRequest(offset, lengthBytes, align))
-      return this.#writePadded(request, from, lengthBytes, offset, flags);
-    const { generation } = request;
-    const release = align > 1 ? await this.ranges.lockShared(offset, lengthBytes, request.signal) : noRelease;
-    try {
-      request.assertIs(generation);
-      request.begin();
-      const { source } = request;
-      if (
-        source instanceof FileSource &&
-        (await copyOffloaded(this.#io(), source, from, lengthBytes, offset))
-      )
-        return false;
-      const isDurable = this.#honoursFua(flags);
-      if (source) {
-        const bytes = await source.bytes(from, lengthBytes);
-        await this.#io().write(IoRequest.ofBuffer(bytes), 0, lengthBytes, offset, flags);
-        return isDurable;
-      }
-      if (align === 1 && !isDurable && this.#io().tryWrite?.(request, from, lengthBytes, offset))
-        return false;
-      await this.#io().write(request, from, lengthBytes, offset, flags);
-      request.assertIs(generation);
-      return isDurable;
-    } finally {
-      release();
-    }
-  }
-
-  /** Read-modify-write of a request that is smaller than the driver's unit. */
-  async #writePadded(
-    request: IoRequest,
-    from: number,
-    lengthBytes: number,
-    offset: number,
-    flags: number,
-  ): Promise<boolean> {
-    const { generation } = request;
-    const align = this.#node.instance.requestAlignmentBytes;
-    const start = alignDown(offset, align);
-    const end = alignUp(offset + lengthBytes, align);
-    const release = await this.ranges.lockExclusive(start, end - start, request.signal);
-    request.begin();
-    try {
-      const bounce = Buffer.alloc(end - start);
-      const padded = IoRequest.ofBuffer(bounce);
-      await this.#readPadding(padded, start, end, offset, offset + lengthBytes);
-      request.assertIs(generation);
-      bounce.set(await request.bytes(from, lengthBytes), offset - start);
-      request.assertIs(generation);
-      const isDurable = this.#honoursFua(flags);
-      await this.#io().write(padded, 0, bounce.length, start, flags);
-      return isDurable;
-    } finally {
-      release();
-    }
-  }
-
-  /** What is to stay of the units at both ends of [from, to); beyond the end of the node are zeroes. */
-  async #readPadding(padded: IoRequest, start: number, end: number, from: number, to: number): Promise<void> {
-    const { instance, lengthBytes } = this.#node;
-    const align = instance.requestAlignmentBytes;
-    const read = async (first: number, last: number): Promise<void> => {
-      const inside = Math.min(alignUp(lengthBytes, align), last) - first;
-      if (inside > 0) await this.#io().read(padded, first - start, inside, first);
-    };
-    const [hasHead, hasTail] = [from > start, to < end];
-    const isOneRead = end - start === align || (hasHead && hasTail && end - start === 2 * align);
-    if (hasHead) await instance.announce?.('pwritev_rmw_head');
-    if (hasTail && isOneRead) await instance.announce?.('pwritev_rmw_tail');
-    if (hasHead || isOneRead) await read(start, isOneRead ? end : start + align);
-    if (hasHead) await instance.announce?.('pwritev_rmw_after_head');
-    if (!hasTail) return;
-    if (!isOneRead) {
-      await instance.announce?.('pwritev_rmw_tail');
-      await read(end - align, end);
-    }
-    await instance.announce?.('pwritev_rmw_after_tail');
-  }
-
-  async #writeZeroBytesIo(offset: number, lengthBytes: number): Promise<void> {
-    const zeroes = IoRequest.ofBuffer(Buffer.alloc(lengthBytes));
-    await this.#writeIo(zeroes, 0, lengthBytes, offset, Flag.none);
-  }
-
-  async #writeZeroesIo(
-    offset: number,
-    lengthBytes: number,
-    flags: number,
-    signal: CancelSignal | undefined,
-  ): Promise<void> {
-    const align = this.#node.instance.requestAlignmentBytes;
-    const start = Math.min(alignUp(offset, align), offset + lengthBytes);
-    const end = Math.max(alignDown(offset + lengthBytes, align), start);
-    if (start > offset) await this.#writeZeroBytesIo(offset, start - offset);
-    if (end > start)
-      await this.#writeZeroesAligned(start, end - start, flags, start > offset ? undefined : signal);
-    const tail = offset + lengthBytes - end;
-    if (tail > 0) await this.#writeZeroBytesIo(end, tail);
-  }
-
-  async #writeZeroesAligned(
-    offset: number,
-    lengthBytes: number,
-    flags: number,
-    signal: CancelSignal | undefined,
-  ): Promise<void> {
-    try {
-      const release = await this.ranges.lockShared(offset, lengthBytes, signal);
-      try {
-        return await this.#io().writeZeroes(offset, lengthBytes, flags);
-      } finally {
-        release();
-      }
-    } catch (error) {
-      if (!isUnsupported(error) || hasFlag(flags, Flag.noFallback)) throw error;
-    }
-    for (let done = 0; done < lengthBytes; done += ZERO_PIECE_BYTES) {
-      const piece = Math.min(ZERO_PIECE_BYTES, lengthBytes - done);
-      await this.#writeZeroBytesIo(offset + done, piece);
-    }
-  }
-
-  async #discardIo(offset: number, lengthBytes: number): Promise<void> {
-    const align = this.#node.instance.requestAlignmentBytes;
-    const start = alignUp(offset, align);
-    const end = alignDown(offset + lengthBytes, align);
-    if (end > start) await this.#io().discard(start, end - start);
-  }
-}
-
-const noRelease: Release = () => undefined;
-
-function isAlignedRequest(offset: number, lengthBytes: number, align: number): boolean {
-  return offset % align === 0 && lengthBytes % align === 0;
-}
-
-/** copy_file_range of all of a stretch; false: nothing relied on, read and write instead. */
-async function copyOffloaded(
-  io: IoDriver,
-  source: FileSource,
-  from: number,
-  lengthBytes: number,
-  offset: number,
-): Promise<boolean> {
-  if (!io.copyFrom) return false;
-  try {
-    for (let done = 0; done < lengthBytes;) {
-      const copied = await io.copyFrom(
-        source.io,
-        source.offset + from + done,
-        offset + done,
-        lengthBytes - done,
-      );
-      // The source ends early (a sparse tail beyond its last byte): the generic path knows that it is zeroes.
-      if (copied === 0) return false;
-      done += copied;
-    }
-    return true;
-  } catch {
-    // copy_file_range does not say which side failed: read plus write tells.
-    return false;
   }
 }

@@ -4,80 +4,32 @@ import { BlockError } from '../base/error.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
 import { FlatOptions } from '../schema/flat.js';
-import { fillMembers, type InputMode, type JsonObject } from '../schema/types.js';
-import { tooLong } from './chain-limit.js';
+import { fillMembers, type InputMode } from '../schema/types.js';
 import type {
   CacheSettings,
-  ChildIo,
-  DriverContext,
   DriverDescription,
   GivenOptions,
   Json,
-  NamedFile,
   NodeOptions,
   Settings,
 } from './driver.js';
+import { driverContext } from './driver-context.js';
 import { hasProtocol } from './filename.js';
-import { findBitmap } from './find-node.js';
 import { FormatGuard } from './format-guard.js';
-import { freezeChain } from './frozen-chain.js';
-import { fullFilename, NodeNames, resolveBackingOf } from './full-filename.js';
+import { fullFilename, resolveBackingOf } from './full-filename.js';
 import type { Graph } from './graph.js';
-import { type DiscardMode, nodeModes } from './modes.js';
+import { nodeModes } from './modes.js';
+import { attachNamedFiles } from './named-files.js';
 import { DEFAULT_CACHE, Node } from './node.js';
-import {
-  backingError,
-  type ChildPlan,
-  namesFile,
-  type NodePlan,
-  parseJsonName,
-  unknownOption,
-} from './node-plan.js';
+import { type ChildPlan, type NodePlan, parseJsonName } from './node-plan.js';
+import { leaveBacking, openBacking } from './open-backing.js';
+import { inheritable, type OpenContext } from './open-context.js';
 import type { DriverRegistry } from './registry.js';
+
+export type { OpenContext } from './open-context.js';
 
 /** First bytes looked at to tell a format. */
 const PROBE_BYTES = 512;
-
-const EMPTY_BACKING = 'Use of "backing": "" is deprecated; use "backing": null instead';
-
-/** How an image is opened beyond its own options; inherited by its children. */
-export interface OpenContext {
-  readOnly: boolean;
-  /** -incoming: no locks, no writes until activated. */
-  inactive?: boolean;
-  /** Whatever others do with the files is fine (-U): for looking at images in use. */
-  forceShare?: boolean;
-  /** What becomes of discards where a node's options do not say; default: they are ignored. */
-  discard?: DiscardMode;
-  /** Where the options do not say. */
-  cache?: CacheSettings;
-  /** The node alone: what it says of a backing file is not followed. */
-  noBacking?: boolean;
-  /** Only what the image says of itself is looked at, not what it holds: that need not be consistent. */
-  onlyLook?: boolean;
-  /** Nesting so far of implicitly opened files. */
-  depth?: number;
-  /** Also with onlyLook: files that images name as parts of them are opened. */
-  opensNamedFiles?: boolean;
-  /** The image is to be checked, whatever is wrong with it. */
-  forCheck?: boolean;
-  /** The image above in the chain that is being opened: a cycle is refused. */
-  overlay?: Overlay;
-  /** Of what was opened below so far. */
-  names?: NodeNames;
-  monitorOwned?: boolean;
-  implicit?: boolean;
-  /** Nobody said the format of this image: of a raw one the first sector is guarded. */
-  guessed?: boolean;
-}
-
-/** An image of a chain that is being opened, from the top. */
-interface Overlay {
-  filename: string;
-  above: Overlay | undefined;
-  /** This one, and all above it. */
-  layers: number;
-}
 
 /**
  * Opens images: every file that is opened, by name or implicitly, comes through here. A node's options are those
@@ -161,12 +113,15 @@ export class Opener {
     });
     try {
       await this.#attachChildren(node, plan, inherited);
-      const driverContext = this.#driverContext(node, context.forCheck);
+      const ofDriver = driverContext(node, this.graph, {
+        forCheck: context.forCheck,
+        warn: (text) => this.onWarning(text),
+      });
       if (driver.namedFiles && (context.onlyLook !== true || context.opensNamedFiles === true))
-        await this.#attachNamedFiles(node, await driver.namedFiles(driverContext, settings), inherited);
-      node.opened(await driver.open(driverContext, settings));
-      if (context.noBacking === true) this.#leaveBacking(plan);
-      else if (driver.options.backing) await this.#openBacking(node, plan.backing, inherited);
+        await attachNamedFiles(this, node, await driver.namedFiles(ofDriver, settings), inherited);
+      node.opened(await driver.open(ofDriver, settings));
+      if (context.noBacking === true) leaveBacking(this, plan);
+      else if (driver.options.backing) await openBacking(this, node, plan.backing, inherited);
     } catch (error) {
       await this.#discard(node);
       throw error;
@@ -242,7 +197,7 @@ export class Opener {
   /** The format that the first bytes of a protocol node show. */
   async #probe(file: string | NodePlan): Promise<{ format: string; filename: string }> {
     const isOwn = typeof file !== 'string';
-    const node = await this.#resolve(file, { readOnly: true, inactive: isOwn });
+    const node = await this.resolve(file, { readOnly: true, inactive: isOwn });
     try {
       const header = Buffer.alloc(Math.min(PROBE_BYTES, node.lengthBytes));
       if (header.length > 0) await node.io.readBuffer(0, header);
@@ -269,11 +224,12 @@ export class Opener {
 
   /** A child by its option: the node named, or one opened from the options given. */
   async resolveReference(reference: Json, context: OpenContext): Promise<Node> {
-    if (typeof reference === 'string') return this.#resolve(reference, context);
+    if (typeof reference === 'string') return this.resolve(reference, context);
     return this.open(reference as NodeOptions, inheritable(context));
   }
 
-  async #resolve(child: ChildPlan, context: OpenContext): Promise<Node> {
+  /** The node that a plan of a child names, or a new one. */
+  async resolve(child: ChildPlan, context: OpenContext): Promise<Node> {
     if (typeof child !== 'string') {
       if (child instanceof FlatOptions) return this.openFlat(child, inheritable(context));
       return this.openPlan(child, inheritable(context));
@@ -286,7 +242,7 @@ export class Opener {
   async #attachChildren(node: Node, plan: NodePlan, context: OpenContext): Promise<void> {
     const opened: Array<[string, Node]> = [];
     try {
-      for (const [role, child] of plan.children) opened.push([role, await this.#resolve(child, context)]);
+      for (const [role, child] of plan.children) opened.push([role, await this.resolve(child, context)]);
       // Only now, as QEMU does: what is wrong with a child is told first.
       if (plan.options['node-name'] !== undefined) this.graph.checkNewName(node.name);
       await this.graph.transaction((transaction) => {
@@ -296,7 +252,7 @@ export class Opener {
       for (const [role, child] of opened)
         if (typeof plan.children.get(role) !== 'string') child.inheritsFrom = node;
     } catch (error) {
-      for (const [, child] of opened) await this.#closeIfUnused(child);
+      for (const [, child] of opened) await this.closeIfUnused(child);
       throw error;
     }
   }
@@ -313,148 +269,8 @@ export class Opener {
     throw new BlockError('permission', text, { errno: 'EPERM', path: node.filename });
   }
 
-  /** Errors: invalid for a name that is no path; those of opening. */
-  async #attachNamedFiles(node: Node, files: readonly NamedFile[], context: OpenContext): Promise<void> {
-    for (const { role, filename, what, isFromHere } of files) {
-      if (node.children.has(role)) continue;
-      if (hasProtocol(filename)) {
-        const text = `The image names '${filename}' as its ${what}: that must be a plain file`;
-        throw new BlockError('invalid', text, { path: node.filename });
-      }
-      const path = isFromHere === true ? filename : resolveBackingOf(node, filename);
-      this.checkNamed(node, isFromHere === true ? posix.resolve(filename) : path);
-      const child = await this.open(await this.parseFilename(path), inheritable(context));
-      try {
-        await this.graph.transaction((transaction) => void transaction.attach(node, role, child));
-        child.inheritsFrom = node;
-      } catch (error) {
-        await this.#closeIfUnused(child);
-        throw error;
-      }
-    }
-  }
-
-  /** Of a node without its backing file none can be asked for. */
-  #leaveBacking({ driver, backing }: NodePlan): void {
-    if (backing === '') this.onWarning(EMPTY_BACKING);
-    else if (typeof backing === 'string') throw unknownOption(driver, 'backing');
-    else if (backing instanceof FlatOptions) throw unknownOption(driver, `backing.${backing.firstKey}`);
-    else if (backing) throw unknownOption(driver, 'backing.driver');
-  }
-
-  async #openBacking(node: Node, wanted: ChildPlan | null | undefined, context: OpenContext): Promise<void> {
-    if (wanted === '') this.onWarning(EMPTY_BACKING);
-    if (wanted === null || wanted === '') return;
-    const names = context.names ?? new NodeNames();
-    const below: OpenContext = { ...inheritable(context), readOnly: true, names };
-    const named = node.instance.backing;
-    let child: Node | undefined;
-    if (wanted instanceof FlatOptions) child = await this.#openAddedBacking(node, wanted, below);
-    else if (wanted !== undefined) child = await this.#resolveBacking(wanted, below);
-    else if (named) child = await this.#openBackingFile(node, named, below);
-    if (!child) return;
-    const backing = child;
-    if (wanted === undefined) node.automaticBacking = names.of(backing);
-    try {
-      await this.graph.transaction((transaction) => void transaction.attach(node, 'backing', backing));
-      if (typeof wanted !== 'string') backing.inheritsFrom = node;
-    } catch (error) {
-      await this.#closeIfUnused(backing);
-      throw error;
-    }
-  }
-
-  async #resolveBacking(wanted: ChildPlan, context: OpenContext): Promise<Node> {
-    try {
-      return await this.#resolve(wanted, context);
-    } catch (error) {
-      throw backingError(error);
-    }
-  }
-
-  /** Options that add to what the image says of its backing file. */
-  async #openAddedBacking(node: Node, added: FlatOptions, context: OpenContext): Promise<Node> {
-    const { backing } = node.instance;
-    const { format } = backing ?? {};
-    let defaults: JsonObject = {};
-    try {
-      if (backing && !namesFile(added)) {
-        this.checkNamed(node, backing.filename);
-        const filename = resolveBackingOf(node, backing.filename);
-        defaults = filename.startsWith('json:')
-          ? parseJsonName(filename)
-          : { file: await this.parseFilename(filename) };
-      }
-      const options = added.withDefaults({ ...defaults, ...(format !== undefined && { driver: format }) });
-      return await this.openFlat(options, context);
-    } catch (error) {
-      throw backingError(error);
-    }
-  }
-
-  async #openBackingFile(
-    node: Node,
-    backing: { filename: string; format?: string },
-    context: OpenContext,
-  ): Promise<Node> {
-    const filename = resolveBackingOf(node, backing.filename);
-    const overlay = overlayOf(node, context.overlay);
-    if (overlay.layers > MAX_CHAIN_DEPTH) throw tooLong();
-    if (!hasProtocol(filename) && isBeingOpened(filename, overlay)) {
-      throw new BlockError('invalid', `Backing file '${filename}' creates an infinite loop.`, {
-        path: filename,
-      });
-    }
-    try {
-      this.checkNamed(node, backing.filename);
-      return await this.openImage(filename, backing.format, { ...context, overlay });
-    } catch (error) {
-      throw backingError(error, filename);
-    }
-  }
-
   #guard(): FormatGuard {
     return new FormatGuard((sector) => this.drivers.find(this.drivers.probe(sector))?.isFallback === true);
-  }
-
-  #driverContext(node: Node, forCheck = false): DriverContext {
-    const { graph } = this;
-    return {
-      forCheck,
-      onlyLook: node.onlyLook,
-      host: graph.host,
-      objects: graph.objects,
-      nodeName: node.name,
-      get modes() {
-        return node.modes;
-      },
-      get filename() {
-        return node.filename;
-      },
-      get readOnly() {
-        return node.readOnly;
-      },
-      get mayWrite() {
-        return node.isWritable;
-      },
-      get isActive() {
-        return node.activity === 'active';
-      },
-      loadsBitmaps: !node.onlyLook && !forCheck,
-      dirtyBitmaps: node.dirtyBitmaps,
-      child: (role): ChildIo => node.child(role),
-      hasChild: (role) => node.children.has(role),
-      nameOf: (filename) => resolveBackingOf(node, filename),
-      freezeChain: (name) => {
-        const bottom = graph.nodes.get(name);
-        if (!bottom) throw new BlockError('not-found', `Bottom node '${name}' not found`);
-        return freezeChain(node, bottom);
-      },
-      dirtyBitmap: (name, bitmap) => findBitmap(graph, name, bitmap),
-      report: (event) => graph.onDriverEvent(node, event),
-      tell: (line) => graph.onDriverLine(line),
-      warn: (text) => this.onWarning(text),
-    };
   }
 
   /** Takes back a node whose opening failed, or that was opened only to look. */
@@ -464,7 +280,8 @@ export class Opener {
     await this.graph.closeNode(node);
   }
 
-  async #closeIfUnused(node: Node): Promise<void> {
+  /** Of a child that could not be attached. */
+  async closeIfUnused(node: Node): Promise<void> {
     if (node.parents.size === 0 && !node.monitorOwned && this.graph.nodes.has(node.name)) {
       await this.graph.closeNode(node);
     }
@@ -479,26 +296,4 @@ export function settingsOf(
 ): Settings {
   const own = fillMembers(driver.options.members, options);
   return { ...options, ...own, 'force-share': forceShare, cache };
-}
-
-function inheritable(context: OpenContext): OpenContext {
-  const {
-    monitorOwned: _owned,
-    implicit: _implicit,
-    guessed: _guessed,
-    noBacking: _alone,
-    forCheck: _checked,
-    ...rest
-  } = context;
-  return rest;
-}
-
-function overlayOf(node: Node, above: Overlay | undefined): Overlay {
-  const filename = new NodeNames({ ignoresBacking: true }).of(node);
-  return { filename, above, layers: 1 + (above?.layers ?? 0) };
-}
-
-function isBeingOpened(filename: string, lowest: Overlay): boolean {
-  for (let at: Overlay | undefined = lowest; at; at = at.above) if (at.filename === filename) return true;
-  return false;
 }

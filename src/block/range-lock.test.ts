@@ -23,11 +23,45 @@ test('shared locks overlap; an exclusive one waits for them and holds later ones
   assert.equal(lock.isIdle, true);
 });
 
+test('who goes ahead waits for those who hold the range, and passes those who wait, a bounded number of times', async () => {
+  const lock = new RangeLock();
+  const held = lock.lockExclusive(0, 10) as Release;
+  const [waiting, behind] = [lock.lockExclusive(0, 20), lock.lockExclusive(0, 20)];
+  assert.ok(waiting instanceof Promise && behind instanceof Promise);
+  assert.ok(lock.lockExclusive(10, 20) instanceof Promise, 'others queue');
+  const first = lock.lockAhead(10, 20);
+  assert.equal(typeof first, 'function', 'nobody holds that');
+  assert.ok(lock.lockAhead(5, 10) instanceof Promise, 'somebody holds that');
+  held();
+  let isGranted = false;
+  void waiting.then(() => (isGranted = true));
+  await new Promise(setImmediate);
+  assert.equal(isGranted, false, 'one that has passed it holds a part of its range');
+  (first as Release)();
+  (await waiting)();
+  (await behind)();
+});
+
+test('nobody waits for ever behind those who go ahead', () => {
+  const lock = new RangeLock();
+  void lock.lockExclusive(0, 10);
+  const waiting = lock.lockExclusive(0, 20);
+  assert.ok(waiting instanceof Promise);
+  let passes = 0;
+  for (; passes < 1000; passes++) {
+    const ahead = lock.lockAhead(10, 10);
+    if (ahead instanceof Promise) break;
+    ahead();
+  }
+  assert.ok(passes > 0 && passes < 100, String(passes));
+});
+
 test('no exclusive lock ever overlaps another holder, and all are granted in the end', async () => {
   const request = fc.record({
     start: fc.nat(30),
     length: fc.integer({ min: 1, max: 12 }),
     exclusive: fc.boolean(),
+    goesAhead: fc.boolean(),
   });
   await fc.assert(
     fc.asyncProperty(
@@ -37,10 +71,9 @@ test('no exclusive lock ever overlaps another holder, and all are granted in the
         const lock = new RangeLock();
         const held = new Set<(typeof requests)[number]>();
         const run = async (entry: (typeof requests)[number]): Promise<void> => {
-          const { start, length, exclusive } = entry;
-          const release = await (exclusive
-            ? lock.lockExclusive(start, length)
-            : lock.lockShared(start, length));
+          const { start, length, exclusive, goesAhead } = entry;
+          const lockAlone = goesAhead ? lock.lockAhead.bind(lock) : lock.lockExclusive.bind(lock);
+          const release = await (exclusive ? lockAlone(start, length) : lock.lockShared(start, length));
           for (const other of held) {
             const overlaps = other.start < start + length && other.start + other.length > start;
             assert.ok(!overlaps || (!exclusive && !other.exclusive));

@@ -6,17 +6,24 @@ interface Held {
   readonly start: number;
   readonly end: number;
   readonly exclusive: boolean;
+  /** It passes those that only wait. */
+  readonly goesAhead: boolean;
   /** Waiting holders do not conflict with earlier ones but later ones queue behind them (no starvation). */
   granted: boolean;
+  /** How many have passed it while it waited. */
+  timesPassed: number;
   wake: (() => void) | undefined;
 }
+
+/** Nobody who waits is passed more often. */
+const MOST_PASSES = 8;
 
 /** Ends a lock; call exactly once. */
 export type Release = () => void;
 
 /**
- * Shared and exclusive locks on byte ranges, first come first served among those that overlap. The tracked
- * requests of one node: few at a time, so a list is enough.
+ * Shared and exclusive locks on byte ranges, first come first served among those that overlap, but for those that go
+ * ahead. The tracked requests of one node: few at a time, so a list is enough.
  */
 export class RangeLock {
   readonly #held: Held[] = [];
@@ -46,13 +53,16 @@ export class RangeLock {
 
   /** Errors of both: ECANCELED when `signal` is cancelled before the range is free. */
   lockShared(start: number, length: number, signal?: CancelSignal): Release | Promise<Release> {
-    const entry = { start, end: start + length, exclusive: false, granted: false, wake: undefined };
-    return this.#lock(entry, signal);
+    return this.#lock(entryOf(start, length, { exclusive: false }), signal);
   }
 
   lockExclusive(start: number, length: number, signal?: CancelSignal): Release | Promise<Release> {
-    const entry = { start, end: start + length, exclusive: true, granted: false, wake: undefined };
-    return this.#lock(entry, signal);
+    return this.#lock(entryOf(start, length, { exclusive: true }), signal);
+  }
+
+  /** An exclusive lock that waits for those who hold a part of the range, and passes those who wait, if not too often. */
+  lockAhead(start: number, length: number): Release | Promise<Release> {
+    return this.#lock(entryOf(start, length, { exclusive: true, goesAhead: true }), undefined);
   }
 
   #lock(entry: Held, signal: CancelSignal | undefined): Release | Promise<Release> {
@@ -60,7 +70,7 @@ export class RangeLock {
     if (entry.exclusive) this.#exclusive++;
     const release = (): void => this.#release(entry);
     if (!this.#mustWait(entry)) {
-      entry.granted = true;
+      this.#grant(entry);
       return release;
     }
     if (signal) return this.#untilFree(entry, release, signal);
@@ -85,12 +95,20 @@ export class RangeLock {
   }
 
   #mustWait(entry: Held): boolean {
+    let isBefore = true;
     for (const other of this.#held) {
-      if (other === entry) return false;
-      const overlaps = other.start < entry.end && other.end > entry.start;
-      if (overlaps && (other.exclusive || entry.exclusive)) return true;
+      if (other === entry) isBefore = false;
+      else if (conflict(other, entry) && (other.granted || (isBefore && !mayPass(entry, other)))) return true;
     }
     return false;
+  }
+
+  #grant(entry: Held): void {
+    entry.granted = true;
+    for (const other of this.#held) {
+      if (other === entry) return;
+      if (!other.granted && conflict(other, entry)) other.timesPassed++;
+    }
   }
 
   #release(entry: Held): void {
@@ -99,10 +117,31 @@ export class RangeLock {
     this.#held.splice(index, 1);
     if (entry.exclusive) this.#exclusive--;
     for (const other of this.#held) {
-      if (other.granted || other.end <= entry.start || other.start >= entry.end) continue;
+      if (other.granted || !overlap(other, entry)) continue;
       if (this.#mustWait(other)) continue;
-      other.granted = true;
+      this.#grant(other);
       other.wake?.();
     }
   }
+}
+
+function entryOf(
+  start: number,
+  length: number,
+  { exclusive, goesAhead = false }: { exclusive: boolean; goesAhead?: boolean },
+): Held {
+  const end = start + length;
+  return { start, end, exclusive, goesAhead, granted: false, timesPassed: 0, wake: undefined };
+}
+
+function overlap(a: Held, b: Held): boolean {
+  return a.start < b.end && a.end > b.start;
+}
+
+function conflict(a: Held, b: Held): boolean {
+  return overlap(a, b) && (a.exclusive || b.exclusive);
+}
+
+function mayPass(entry: Held, waiting: Held): boolean {
+  return entry.goesAhead && waiting.timesPassed < MOST_PASSES;
 }

@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import { errnoError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
-import { nodeError } from './syscalls.js';
+import { nodeError } from './call-error.js';
 
 /** One read and one write: long enough that threads seldom wait for the event loop. */
 const STEP_BYTES = 2 * MiB;

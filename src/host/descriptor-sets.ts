@@ -114,7 +114,7 @@ export class RealDescriptorSets implements DescriptorSets {
     const access = write ? O_RDWR : O_RDONLY;
     const found = set.members.find(({ fd }) => (this.#system.fileFlags(fd) & ACCESS) === access);
     if (!found) throw failure('EACCES');
-    const { value: fd, errno } = this.#system.duplicate(found.fd);
+    const { value: fd, errno } = this.#system.sockets.duplicate(found.fd);
     if (fd < 0) throw failure(errno);
     try {
       this.#setDirect(fd, direct, set, path);

@@ -30,7 +30,7 @@ export function receiveWithDescriptors(
 ): void {
   handle.onread = () => {
     if (socket.destroyed) return;
-    const { value, errno } = system.receive(handle.fd, buffer, fds);
+    const { value, errno } = system.sockets.receive(handle.fd, buffer, fds);
     if (value > 0) deliver(buffer.subarray(0, value));
     else if (value === 0) socket.end(() => socket.destroy());
     else if (errno !== 'EAGAIN') socket.destroy(errnoError(errno));

@@ -1,7 +1,8 @@
 import fs from 'node:fs';
 import { errnoError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
-import { MOST_PIECES, nodeError } from './syscalls.js';
+import { nodeError } from './call-error.js';
+import { MOST_PIECES } from './memory-pieces.js';
 
 /** Most bytes of one call (Linux stops at 2 GiB less a page). */
 const MAX_CALL_BYTES = 1024 * MiB;

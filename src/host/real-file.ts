@@ -1,15 +1,18 @@
 import fs from 'node:fs';
-import { assert } from '../base/assert.js';
-import { BlockError, errnoError } from '../base/error.js';
-import { isAligned } from '../base/align.js';
-import { Abandonable, deferred, type Deferred, type Slots } from '../base/async.js';
 import { IoVector } from '../base/io-vector.js';
+import type { Slots } from '../base/async.js';
 import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
+import { callError, nodeError } from './call-error.js';
 import { type CopyBuffers, copyThroughMemory } from './copy-through-memory.js';
+import { DirectMemory } from './direct-memory.js';
+import { FileExtents } from './file-extents.js';
+import { FileFlushes } from './file-flushes.js';
 import type { FileTraits, HostExtent, HostFile } from './host.js';
-import { type CallResult, callError, FallocateMode, nodeError, Seek, type Syscalls } from './syscalls.js';
+import type { CallResult } from './native-calls.js';
+import { OpenDescriptor } from './open-descriptor.js';
 import { afterBytes, transferPieces } from './pool-transfer.js';
 import { SyncWrites, type TurnBudget } from './sync-writes.js';
+import { FallocateMode, type Syscalls } from './syscalls.js';
 
 /** Longer reads are never made on the event loop: 4 MiB take about a millisecond from memory. */
 const MAX_SYNC_READ_BYTES = 4 * MiB;
@@ -21,6 +24,7 @@ const MAX_COPY_NOW_BYTES = 512 * KiB;
 const MAX_COPY_BYTES = 64 * MiB;
 /** A flush above this means a device that makes page cache writes wait while it is flushed. */
 const QUICK_FLUSH_MS = 2;
+
 export interface RealFileProperties {
   fd: number;
   /** Called when the descriptor is closed. */
@@ -43,81 +47,72 @@ export interface SharedByFiles {
   copyBuffers: CopyBuffers;
 }
 
-interface Sought {
-  position: number;
-  lengthBytes: number;
-  sizeBytes: number;
-  data: CallResult;
-  hole: number;
-}
-
 /** A descriptor; see HostFile for what each method promises. */
 export class RealFile implements HostFile {
   readonly path: string;
   readonly writable: boolean;
   readonly traits: FileTraits;
   readonly #fd: number;
-  readonly #release: () => void;
+  readonly #descriptor: OpenDescriptor;
   readonly #direct: boolean;
+  readonly #directMemory: DirectMemory;
   /** O_DIRECT, or remote: then even a read that must not wait may ask for the size. */
   readonly #onlyInPool: boolean;
   readonly #system: Syscalls;
   readonly #syncWrites: SyncWrites;
+  readonly #flushes: FileFlushes;
+  readonly #extents: FileExtents;
   /** RWF_NOWAIT works here; found out by the first read. */
   #noWaitWorks: boolean;
-  #closed = false;
-  #inFlight = 0;
-  readonly #requests = new Abandonable();
-  #idle: Deferred<void> | undefined;
-  #flushFailure: BlockError | undefined;
-  #flushRunning: Promise<void> | undefined;
-  #flushNext: Promise<void> | undefined;
-  #lastFlushMs = 0;
   #durableWrites = 0;
   #lacksDurableWrites = false;
-  readonly #remoteCalls: Slots;
   readonly #copyBuffers: CopyBuffers;
   readonly #copiesPages: boolean;
   #allocatedBytes: number;
 
   constructor(properties: RealFileProperties, system: Syscalls, shared: SharedByFiles) {
-    this.#remoteCalls = shared.remoteCalls;
+    const { fd, path, writable, direct, traits } = properties;
+    this.#fd = fd;
+    const { isRemote, inMemory } = traits;
+    this.#descriptor = new OpenDescriptor({ ...properties, isRemote, remoteCalls: shared.remoteCalls });
     this.#copyBuffers = shared.copyBuffers;
     this.#copiesPages = properties.copiesPages;
     this.#allocatedBytes = properties.allocatedBytes;
-    this.#fd = properties.fd;
-    this.#release = properties.release;
-    this.path = properties.path;
-    this.writable = properties.writable;
-    this.traits = properties.traits;
-    this.#direct = properties.direct;
-    this.#onlyInPool = properties.direct || properties.traits.isRemote;
+    this.path = path;
+    this.writable = writable;
+    this.traits = traits;
+    this.#direct = direct;
+    this.#directMemory = new DirectMemory(system, traits.alignmentBytes);
+    this.#onlyInPool = direct || isRemote;
     this.#system = system;
     this.#syncWrites = new SyncWrites(shared.budget);
-    this.#noWaitWorks = !properties.direct;
+    this.#flushes = new FileFlushes(this.#descriptor, {
+      inMemory,
+      direct,
+      ...(isRemote && { flushed: () => this.#askAgain() }),
+    });
+    this.#extents = new FileExtents(this.#descriptor, system);
+    this.#noWaitWorks = !direct;
   }
 
   /** Opens the same file once more by a path that leads to it until `open` has answered, whatever became of its name. */
   openAgain(open: (path: string) => Promise<number>): Promise<number> {
-    return this.#use(() => open(`/proc/self/fd/${this.#fd}`), false);
+    return this.#descriptor.use(() => open(`/proc/self/fd/${this.#fd}`), false);
   }
 
   sizeBytes(): number {
-    this.#checkOpen();
-    const size = this.#system.lseek(this.#fd, 0, Seek.end);
-    if (size < 0) throw this.#error(this.#system.lastErrno());
-    return size;
+    return this.#extents.sizeBytes();
   }
 
   allocatedBytes(): number {
-    this.#checkOpen();
+    this.#descriptor.check();
     if (!this.traits.isRemote) return fs.fstatSync(this.#fd).blocks * 512;
     void this.#askAgain();
     return this.#allocatedBytes;
   }
 
   async #askAgain(): Promise<void> {
-    await this.#use(() => this.#askAllocated()).catch(() => undefined);
+    await this.#descriptor.use(() => this.#askAllocated()).catch(() => undefined);
   }
 
   #askAllocated(): Promise<void> {
@@ -131,7 +126,7 @@ export class RealFile implements HostFile {
   }
 
   tryRead(position: number, memory: IoVector, from: number, length: number): boolean {
-    if (this.#closed || this.#onlyInPool || length > MAX_SYNC_READ_BYTES) return false;
+    if (this.#descriptor.isClosed || this.#onlyInPool || length > MAX_SYNC_READ_BYTES) return false;
     if (length === 0) return true;
     let got: number;
     if (this.traits.inMemory) got = this.#system.read(this.#fd, memory, from, length, position);
@@ -154,7 +149,8 @@ export class RealFile implements HostFile {
   }
 
   tryWrite(position: number, memory: IoVector, from: number, length: number): boolean {
-    if (this.#closed || this.#onlyInPool || !this.writable || length > MAX_SYNC_WRITE_BYTES) return false;
+    if (this.#descriptor.isClosed || this.#onlyInPool || !this.writable || length > MAX_SYNC_WRITE_BYTES)
+      return false;
     if (this.traits.inMemory) return this.#writeNow(position, memory, from, length);
     const startMs = performance.now();
     if (!this.#mayChangeNow(startMs)) return false;
@@ -165,13 +161,14 @@ export class RealFile implements HostFile {
 
   /** Whether a change of the page cache is not likely to wait for the device. */
   #mayChangeNow(nowMs: number): boolean {
-    if (this.#flushRunning || this.#durableWrites > 0 || this.#lastFlushMs > QUICK_FLUSH_MS) return false;
+    if (this.#flushes.isRunning || this.#durableWrites > 0 || this.#flushes.lastMs > QUICK_FLUSH_MS)
+      return false;
     return this.#syncWrites.mayWrite(nowMs);
   }
 
   /** A change that a failure leaves to the promise form, which reports it. */
   #tryChange(change: () => boolean): boolean {
-    if (this.#closed || this.#onlyInPool || !this.writable) return false;
+    if (this.#descriptor.isClosed || this.#onlyInPool || !this.writable) return false;
     if (this.traits.inMemory) return change();
     const startMs = performance.now();
     if (!this.#mayChangeNow(startMs)) return false;
@@ -186,30 +183,30 @@ export class RealFile implements HostFile {
   }
 
   async writeDurable(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
-    if (this.#flushFailure) throw this.#flushFailure;
+    if (this.#flushes.failure) throw this.#flushes.failure;
     if (this.#lacksDurableWrites || this.traits.inMemory)
       return this.#writeAndFlush(position, memory, from, lengthBytes);
     let pieces = memory.pieces(from, lengthBytes);
     if (this.#direct) {
-      this.#checkDirect(position, lengthBytes);
-      if (!this.#isAligned(memory, from, lengthBytes))
-        pieces = [this.#alignedCopy(memory, from, lengthBytes)];
+      this.#directMemory.check(position, lengthBytes);
+      if (!this.#directMemory.isAligned(memory, from, lengthBytes))
+        pieces = [this.#directMemory.copyOf(memory, from, lengthBytes)];
     }
     this.#durableWrites++;
-    const errno = await this.#use(() => this.#writePieces(pieces, position)).finally(
-      () => this.#durableWrites--,
-    );
+    const errno = await this.#descriptor
+      .use(() => this.#writePieces(pieces, position))
+      .finally(() => this.#durableWrites--);
     if (errno === '') return;
     // Says the kernel, or the file system.
     if (errno === 'EOPNOTSUPP' || errno === 'ENOSYS' || errno === 'EINVAL') {
       this.#lacksDurableWrites = true;
       return this.#writeAndFlush(position, memory, from, lengthBytes);
     }
-    if (this.#direct) throw this.#error(errno, position);
+    if (this.#direct) throw this.#descriptor.error(errno, position);
     // It failed to write, and does so again, or afterwards: then the page cache may have dropped anything, as with a flush.
     await this.#transferPieces('write', position, pieces, lengthBytes);
-    this.#flushFailure = this.#error(errno, position);
-    throw this.#flushFailure;
+    this.#flushes.failure = this.#descriptor.error(errno, position);
+    throw this.#flushes.failure;
   }
 
   /** Answers the errno of the call that failed; '' when all is written and durable. */
@@ -231,19 +228,11 @@ export class RealFile implements HostFile {
   }
 
   flush(): Promise<void> {
-    // A flush that has not begun covers everyone who asks before it does; one under way does not.
-    if (!this.#flushRunning) return this.#startFlush();
-    this.#flushNext ??= this.#flushRunning
-      .catch(() => undefined)
-      .then(() => {
-        this.#flushNext = undefined;
-        return this.#startFlush();
-      });
-    return this.#flushNext;
+    return this.#flushes.flush();
   }
 
   get hasLostWrites(): boolean {
-    return this.#flushFailure !== undefined;
+    return this.#flushes.failure !== undefined;
   }
 
   async punchHole(position: number, lengthBytes: number): Promise<void> {
@@ -276,7 +265,7 @@ export class RealFile implements HostFile {
   }
 
   truncate(sizeBytes: number): Promise<void> {
-    return this.#use(
+    return this.#descriptor.use(
       () =>
         new Promise((resolve, reject) => {
           fs.ftruncate(this.#fd, sizeBytes, (error) => {
@@ -288,43 +277,11 @@ export class RealFile implements HostFile {
   }
 
   extentAt(position: number, lengthBytes: number): HostExtent | Promise<HostExtent> {
-    this.#checkOpen();
-    if (this.traits.isRemote) return this.#use(() => this.#askExtent(position, lengthBytes));
-    const sizeBytes = this.sizeBytes();
-    if (position >= sizeBytes) return { isHole: true, lengthBytes };
-    const value = this.#system.lseek(this.#fd, position, Seek.data);
-    const data = { value, errno: value < 0 ? this.#system.lastErrno() : '' };
-    const hole = value === position ? this.#system.lseek(this.#fd, position, Seek.hole) : -1;
-    return this.#extentOf({ position, lengthBytes, sizeBytes, data, hole });
-  }
-
-  async #askExtent(position: number, lengthBytes: number): Promise<HostExtent> {
-    const { value: sizeBytes, errno } = await this.#system.lseekInPool(this.#fd, 0, Seek.end);
-    if (sizeBytes < 0) throw this.#error(errno, position);
-    if (position >= sizeBytes) return { isHole: true, lengthBytes };
-    const data = await this.#system.lseekInPool(this.#fd, position, Seek.data);
-    const isData = data.value === position;
-    const hole = isData ? (await this.#system.lseekInPool(this.#fd, position, Seek.hole)).value : -1;
-    return this.#extentOf({ position, lengthBytes, sizeBytes, data, hole });
-  }
-
-  /** What SEEK_DATA and, at data, SEEK_HOLE answered. */
-  #extentOf({ position, lengthBytes, sizeBytes, data, hole }: Sought): HostExtent {
-    if (data.value < 0) {
-      if (data.errno === 'ENXIO') return { isHole: true, lengthBytes };
-      if (data.errno !== 'EINVAL') throw this.#error(data.errno, position);
-      // No holes on this kind of file: all of it is data.
-      return { isHole: false, lengthBytes: Math.min(lengthBytes, sizeBytes - position) };
-    }
-    if (data.value > position)
-      return { isHole: true, lengthBytes: Math.min(lengthBytes, data.value - position) };
-    // Someone punched it between the two calls, or cut the file: calling it data is always right.
-    const end = hole > position ? hole : sizeBytes;
-    return { isHole: false, lengthBytes: Math.min(lengthBytes, end - position) };
+    return this.#extents.extentAt(position, lengthBytes);
   }
 
   tryCopyFrom(source: HostFile, sourcePosition: number, position: number, lengthBytes: number): number {
-    if (!(source instanceof RealFile) || this.#closed || source.#closed) return -1;
+    if (!(source instanceof RealFile) || this.#descriptor.isClosed || source.#descriptor.isClosed) return -1;
     if (!this.traits.inMemory || !source.traits.inMemory || this.#direct || source.#direct) return -1;
     if (lengthBytes > MAX_COPY_NOW_BYTES) return -1;
     return this.#system.copyFileRangeNow(source.#fd, sourcePosition, this.#fd, position, lengthBytes).value;
@@ -341,7 +298,7 @@ export class RealFile implements HostFile {
     // One place for both: a copy that holds one and waits for another would wait for its like.
     const takesPlace = source.traits.isRemote || this.traits.isRemote;
     const both = <T>(request: () => Promise<T>): Promise<T> =>
-      source.#use(() => this.#use(request, takesPlace), false);
+      source.#descriptor.use(() => this.#descriptor.use(request, takesPlace), false);
     if (this.#copiesPages && source.#copiesPages)
       return both(() =>
         copyThroughMemory(
@@ -359,90 +316,34 @@ export class RealFile implements HostFile {
   }
 
   startWriteback(position: number, lengthBytes: number): void {
-    if (this.#closed || this.traits.inMemory || this.#direct) return;
+    if (this.#descriptor.isClosed || this.traits.inMemory || this.#direct) return;
     // A hint: the flush that follows reports what went wrong.
-    this.#use(() => this.#system.startWriteback(this.#fd, position, lengthBytes)).catch(() => undefined);
+    this.#descriptor
+      .use(() => this.#system.startWriteback(this.#fd, position, lengthBytes))
+      .catch(() => undefined);
   }
 
   lockByteShared(byteOffset: number): boolean {
-    this.#checkOpen();
+    this.#descriptor.check();
     return this.#system.lockByteShared(this.#fd, byteOffset);
   }
 
   unlockByte(byteOffset: number): void {
-    this.#checkOpen();
+    this.#descriptor.check();
     this.#system.unlockByte(this.#fd, byteOffset);
   }
 
   isByteLockedByOther(byteOffset: number): boolean {
-    this.#checkOpen();
+    this.#descriptor.check();
     return this.#system.isByteLockedByOther(this.#fd, byteOffset);
   }
 
-  /** Waits for requests in flight: a descriptor number given back too early would be somebody else's file. */
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
-    await this.#requests.during(this.#closeDescriptor());
+  close(): Promise<void> {
+    return this.#descriptor.close();
   }
 
   abandon(): void {
-    this.#requests.abandon(this.#error('ECANCELED'));
-    this.close().catch(() => undefined);
-  }
-
-  async #closeDescriptor(): Promise<void> {
-    if (this.#inFlight > 0) {
-      this.#idle = deferred();
-      await this.#idle.promise;
-    }
-    await new Promise<void>((resolve, reject) => {
-      fs.close(this.#fd, (error) => {
-        this.#release();
-        if (error) reject(nodeError(error, undefined, { path: this.path }));
-        else resolve();
-      });
-    });
-  }
-
-  #error(errno: string, offset?: number): BlockError {
-    return errnoError(
-      errno,
-      undefined,
-      offset === undefined ? { path: this.path } : { path: this.path, offset },
-    );
-  }
-
-  #checkOpen(): void {
-    this.#requests.check();
-    if (this.#closed) throw new BlockError('closed', `File '${this.path}' is closed`, { path: this.path });
-  }
-
-  /** Counts a request in flight, so that close() waits for it. `takesPlace`: one of those that remote files share. */
-  async #use<T>(request: () => Promise<T>, takesPlace = this.traits.isRemote): Promise<T> {
-    this.#checkOpen();
-    this.#inFlight++;
-    return this.#requests.during(this.#counted(request, takesPlace));
-  }
-
-  async #counted<T>(request: () => Promise<T>, takesPlace: boolean): Promise<T> {
-    try {
-      return await (takesPlace ? this.#inTurn(request) : request());
-    } finally {
-      this.#inFlight--;
-      if (this.#inFlight === 0) this.#idle?.resolve();
-    }
-  }
-
-  /** Calls that do not return keep their places: those of other files have theirs. */
-  async #inTurn<T>(request: () => Promise<T>): Promise<T> {
-    await this.#remoteCalls.take();
-    try {
-      this.#requests.check();
-      return await request();
-    } finally {
-      this.#remoteCalls.giveBack();
-    }
+    this.#descriptor.abandon();
   }
 
   #writeNow(position: number, memory: IoVector, from: number, length: number): boolean {
@@ -463,7 +364,7 @@ export class RealFile implements HostFile {
     from: number,
     lengthBytes: number,
   ): Promise<void> {
-    if (lengthBytes === 0) return this.#use(async () => undefined);
+    if (lengthBytes === 0) return this.#descriptor.use(async () => undefined);
     // The request is its owner's again as soon as somebody is told; the pool keeps to the memory itself.
     return this.#transferPieces(what, position, memory.pieces(from, lengthBytes), lengthBytes);
   }
@@ -474,7 +375,7 @@ export class RealFile implements HostFile {
     pieces: readonly Uint8Array[],
     lengthBytes: number,
   ): Promise<void> {
-    return this.#use(() =>
+    return this.#descriptor.use(() =>
       transferPieces({
         fd: this.#fd,
         path: this.path,
@@ -487,32 +388,10 @@ export class RealFile implements HostFile {
     );
   }
 
-  #startFlush(): Promise<void> {
-    if (this.#flushFailure) return Promise.reject(this.#flushFailure);
-    if (this.traits.inMemory && !this.#closed) return Promise.resolve();
-    const startMs = performance.now();
-    const running = this.#use(
-      () =>
-        new Promise<void>((resolve, reject) => {
-          fs.fdatasync(this.#fd, (error) => {
-            this.#flushRunning = undefined;
-            this.#lastFlushMs = performance.now() - startMs;
-            if (!error) return resolve();
-            const failure = nodeError(error, undefined, { path: this.path });
-            // What the page cache could not write it may drop; past it nothing is kept that could be dropped.
-            if (!this.#direct) this.#flushFailure = failure;
-            reject(failure);
-          });
-        }),
-    );
-    if (!this.#closed) this.#flushRunning = running;
-    return this.traits.isRemote ? running.then(() => this.#askAgain()) : running;
-  }
-
   async #fallocate(mode: number, position: number, lengthBytes: number): Promise<void> {
     if (lengthBytes === 0) return;
     const quick = this.traits.inMemory && lengthBytes <= MAX_SYNC_COPY_BYTES;
-    const { value, errno } = await this.#use(async () =>
+    const { value, errno } = await this.#descriptor.use(async () =>
       quick
         ? this.#system.fallocateNow(this.#fd, mode, position, lengthBytes)
         : await this.#system.fallocate(this.#fd, mode, position, lengthBytes),
@@ -520,12 +399,11 @@ export class RealFile implements HostFile {
     if (value < 0) throw callError(errno, undefined, { path: this.path, offset: position });
   }
 
-  /** O_DIRECT wants memory aligned as well, which only we can see to. */
   async #readDirect(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
-    this.#checkDirect(position, lengthBytes);
-    if (this.#isAligned(memory, from, lengthBytes))
+    this.#directMemory.check(position, lengthBytes);
+    if (this.#directMemory.isAligned(memory, from, lengthBytes))
       return this.#transfer('read', position, memory, from, lengthBytes);
-    const bounce = this.#system.alignedBuffer(lengthBytes, this.traits.alignmentBytes);
+    const bounce = this.#directMemory.buffer(lengthBytes);
     const pieces = memory.pieces(from, lengthBytes);
     await this.#transfer('read', position, IoVector.of(bounce), 0, lengthBytes);
     let done = 0;
@@ -536,29 +414,10 @@ export class RealFile implements HostFile {
   }
 
   async #writeDirect(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
-    this.#checkDirect(position, lengthBytes);
-    if (this.#isAligned(memory, from, lengthBytes))
+    this.#directMemory.check(position, lengthBytes);
+    if (this.#directMemory.isAligned(memory, from, lengthBytes))
       return this.#transfer('write', position, memory, from, lengthBytes);
-    const bounce = this.#alignedCopy(memory, from, lengthBytes);
+    const bounce = this.#directMemory.copyOf(memory, from, lengthBytes);
     await this.#transfer('write', position, IoVector.of(bounce), 0, lengthBytes);
-  }
-
-  #alignedCopy(memory: IoVector, from: number, lengthBytes: number): Buffer {
-    const copy = this.#system.alignedBuffer(lengthBytes, this.traits.alignmentBytes);
-    memory.copyTo(copy, from, lengthBytes);
-    return copy;
-  }
-
-  #checkDirect(position: number, lengthBytes: number): void {
-    const unit = this.traits.alignmentBytes;
-    assert(isAligned(position, unit) && isAligned(lengthBytes, unit), 'O_DIRECT request is not aligned');
-  }
-
-  /** Each piece begins and ends where O_DIRECT wants it. */
-  #isAligned(memory: IoVector, from: number, lengthBytes: number): boolean {
-    const unit = this.traits.alignmentBytes;
-    return memory
-      .pieces(from, lengthBytes)
-      .every((piece) => isAligned(piece.length, unit) && this.#system.addressModulo(piece, unit) === 0);
   }
 }

@@ -6,7 +6,8 @@ import { CopyBuffers } from './copy-through-memory.js';
 import { type BorrowedDescriptor, isDescriptorSetPath, RealDescriptorSets } from './descriptor-sets.js';
 import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
-import { nodeError, Syscalls } from './syscalls.js';
+import { nodeError } from './call-error.js';
+import { Syscalls } from './syscalls.js';
 import { TurnBudget } from './sync-writes.js';
 
 /** statfs(2) f_type of file systems that live in memory: tmpfs and ramfs (linux/magic.h). */

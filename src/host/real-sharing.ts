@@ -4,7 +4,9 @@ import { alignUp } from '../base/align.js';
 import { BlockError } from '../base/error.js';
 import { MAX_VIEW_BYTES } from '../base/limits.js';
 import type { HostEvent, HostSharing, HostWatch, SharedMemory } from './host.js';
-import { callError, type NativeFunction, type Syscalls } from './syscalls.js';
+import { callError } from './call-error.js';
+import type { NativeFunction } from './libc.js';
+import type { Syscalls } from './syscalls.js';
 
 /** mmap(2), memfd_create(2), fcntl(2) and eventfd(2) of x86-64 and arm64 Linux. */
 const PROT_READ_WRITE = 1 | 2;

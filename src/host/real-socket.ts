@@ -3,6 +3,7 @@ import { assert } from '../base/assert.js';
 import { toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import type { HostSocket, SocketHandler } from './host.js';
+import { StreamWriter } from './stream-writer.js';
 import type { Syscalls } from './syscalls.js';
 
 /** The kernel takes twice that, its own costs included, and no more than its administrator lets it. */
@@ -41,7 +42,7 @@ export class RealSocket implements HostSocket {
   #closed = false;
   #closeTold = false;
   #ended = false;
-  #owesDrain = false;
+  #writer!: StreamWriter;
   #isWide = false;
   #isHandedOver = false;
 
@@ -55,13 +56,16 @@ export class RealSocket implements HostSocket {
     this.takeFds = () => fds.splice(0);
     this.sendFds = (buffer, passed) => {
       const fd = this.#fd();
-      return fd !== undefined && system.send(fd, buffer, passed).value === buffer.length;
+      return fd !== undefined && system.sockets.send(fd, buffer, passed).value === buffer.length;
     };
   }
 
   /** The socket is paused: it delivers nothing before start(). */
   attach(socket: net.Socket): void {
     this.#socket = socket;
+    this.#writer = new StreamWriter(socket, () => {
+      if (!this.#closeTold) this.#handler?.onDrain?.();
+    });
     socket.on('error', (error) => (this.#error ??= toBlockError(error)));
     socket.on('close', () => {
       this.#closed = true;
@@ -98,10 +102,7 @@ export class RealSocket implements HostSocket {
 
   write(buffer: Uint8Array): 'sent' | 'queued' {
     // What a dead peer does not get is not an error of the writer: onClose tells it.
-    if (this.#ended || this.#socket.destroyed || buffer.length === 0) return 'sent';
-    this.#socket.write(buffer, this.#wrote);
-    if (this.#socket.writableLength === 0) return 'sent';
-    this.#owesDrain = true;
+    if (this.#ended || this.#writer.write(buffer) === 'sent') return 'sent';
     this.#widen();
     return 'queued';
   }
@@ -114,11 +115,11 @@ export class RealSocket implements HostSocket {
     if (this.#isWide) return;
     this.#isWide = true;
     const fd = this.#socket.remoteAddress === undefined ? this.#fd() : undefined;
-    if (fd !== undefined) this.#system.setSendBuffer(fd, SEND_BUFFER_BYTES);
+    if (fd !== undefined) this.#system.sockets.setSendBuffer(fd, SEND_BUFFER_BYTES);
   }
 
   get queuedBytes(): number {
-    return this.#socket.destroyed ? 0 : this.#socket.writableLength;
+    return this.#writer.queuedBytes;
   }
 
   pause(): void {
@@ -143,29 +144,22 @@ export class RealSocket implements HostSocket {
   isPeerGone(): boolean {
     if (this.#closed || this.#socket.destroyed) return true;
     const fd = this.#fd();
-    return fd !== undefined && this.#system.isPeerGone(fd);
+    return fd !== undefined && this.#system.sockets.isPeerGone(fd);
   }
 
   /** Node would send its queue first, and stop reading at the first error; so the connection lives on in a descriptor of ours. */
   shutDown(mostMs?: number): Promise<void> {
     const fd = this.#fd();
-    const copy = fd === undefined ? -1 : this.#system.duplicate(fd).value;
+    const copy = fd === undefined ? -1 : this.#system.sockets.duplicate(fd).value;
     this.destroy();
     if (copy < 0) return Promise.resolve();
-    this.#system.shutDownSending(copy);
+    this.#system.sockets.shutDownSending(copy);
     return untilPeerGone(copy, mostMs);
   }
 
   #fd(): number | undefined {
     return this.#socket.destroyed ? undefined : descriptorOf(this.#socket);
   }
-
-  /** After each write. The stream's own 'drain' event stays away below its high water mark. */
-  readonly #wrote = (): void => {
-    if (!this.#owesDrain || this.#socket.writableLength > 0 || this.#socket.destroyed) return;
-    this.#owesDrain = false;
-    if (!this.#closeTold) this.#handler?.onDrain?.();
-  };
 
   #tellClose(): void {
     if (this.#closeTold || !this.#handler) return;

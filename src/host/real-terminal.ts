@@ -24,7 +24,7 @@ export class RealTerminal implements HostTerminal {
     this.#system = system;
     this.#clock = clock;
     this.#onConnection = onConnection;
-    const { fd, path } = system.openTerminal();
+    const { fd, path } = system.terminals.openTerminal();
     this.#fd = fd;
     this.path = path;
     this.#look();
@@ -32,12 +32,12 @@ export class RealTerminal implements HostTerminal {
 
   #look(): void {
     if (this.#isClosed) return;
-    if (this.#system.isTerminalOpen(this.#fd)) return this.#connect();
+    if (this.#system.terminals.isTerminalOpen(this.#fd)) return this.#connect();
     this.#timer = this.#clock.setTimer(LOOK_EVERY_MS, () => this.#look());
   }
 
   #connect(): void {
-    const { value: copy } = this.#system.duplicate(this.#fd);
+    const { value: copy } = this.#system.sockets.duplicate(this.#fd);
     if (copy < 0) throw errnoError('EMFILE');
     const socket = new (process.getBuiltinModule('node:tty').ReadStream)(copy);
     this.#socket = socket;

@@ -9,7 +9,7 @@ import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import { type Cleanup, hostConformance } from '../../test/kit/host-conformance.js';
 import type { HostSocket } from './host.js';
-import { nodeError } from './syscalls.js';
+import { nodeError } from './call-error.js';
 import { IoVector } from '../base/io-vector.js';
 import { cutMemory, isTidy } from '../../test/kit/memory-pieces.js';
 import { createRealHost } from './real.js';

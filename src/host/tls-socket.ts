@@ -5,6 +5,7 @@ import { BlockError, toBlockError } from '../base/error.js';
 import type { HostSocket, SocketHandler, TlsEnd } from './host.js';
 import type { RealSocket } from './real-socket.js';
 import { distinguishedName } from './distinguished-name.js';
+import { StreamWriter } from './stream-writer.js';
 
 /** Pre-shared keys are agreed upon as TLS 1.2 has them: GnuTLS and OpenSSL differ in how 1.3 does. */
 const SHARED_KEY_CIPHERS = 'kECDHEPSK:kPSK';
@@ -137,10 +138,13 @@ class TlsSocket implements HostSocket {
   #error: Error | undefined;
   #isClosed = false;
   #isEnded = false;
-  #owesDrain = false;
+  readonly #writer: StreamWriter;
 
   constructor(socket: tls.TLSSocket, inner: RealSocket) {
     this.#socket = socket;
+    this.#writer = new StreamWriter(socket, () => {
+      if (!this.#isClosed) this.#handler?.onDrain?.();
+    });
     this.#inner = inner;
     socket.pause();
     socket.on('error', (error) => (this.#error ??= toBlockError(error)));
@@ -164,15 +168,11 @@ class TlsSocket implements HostSocket {
   }
 
   write(buffer: Uint8Array): 'sent' | 'queued' {
-    if (this.#isEnded || this.#socket.destroyed || buffer.length === 0) return 'sent';
-    this.#socket.write(buffer, this.#wrote);
-    if (this.#socket.writableLength === 0) return 'sent';
-    this.#owesDrain = true;
-    return 'queued';
+    return this.#isEnded ? 'sent' : this.#writer.write(buffer);
   }
 
   get queuedBytes(): number {
-    return this.#socket.destroyed ? 0 : this.#socket.writableLength;
+    return this.#writer.queuedBytes;
   }
 
   pause(): void {
@@ -205,12 +205,6 @@ class TlsSocket implements HostSocket {
     this.#socket.destroy();
     return gone;
   }
-
-  readonly #wrote = (): void => {
-    if (!this.#owesDrain || this.#socket.writableLength > 0 || this.#socket.destroyed) return;
-    this.#owesDrain = false;
-    if (!this.#isClosed) this.#handler?.onDrain?.();
-  };
 
   #closed(): void {
     if (this.#isClosed) return;

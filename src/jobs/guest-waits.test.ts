@@ -43,8 +43,13 @@ class SlowTarget {
     this.#isSlow = true;
   }
 
-  goOn(): void {
+  /** What is asked from now on is quick; what waits goes on waiting. */
+  endSlowly(): void {
     this.#isSlow = false;
+  }
+
+  goOn(): void {
+    this.endSlowly();
     for (const resolve of this.#waiting.splice(0)) resolve();
   }
 
@@ -64,6 +69,7 @@ class SlowTarget {
 interface Bench {
   bench: JobBench;
   source: Node;
+  sourceFile: MemoryFile;
   guest: BlockBackend;
   target: SlowTarget;
   targetNode: Node;
@@ -72,7 +78,7 @@ interface Bench {
 async function slowBench(): Promise<Bench> {
   const bench = new JobBench();
   const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
-  const { node: source } = await newMemoryImage(bench.graph, 'top', options);
+  const { node: source, file: sourceFile } = await newMemoryImage(bench.graph, 'top', options);
   const { file, node } = await newMemoryImage(bench.graph, 'target', options);
   await bench.graph.transaction((transaction) => transaction.detach(node.child('file')));
   await file.truncate(DISK);
@@ -81,6 +87,7 @@ async function slowBench(): Promise<Bench> {
   return {
     bench,
     source,
+    sourceFile,
     guest: await bench.guest(source),
     target,
     targetNode: bench.graph.node('target-file'),
@@ -234,4 +241,26 @@ test('a section of the source does not wait for what a job has under way to its 
     assertSame(await contents(targetNode), await contents(source), 0);
     await job.cancelNow();
   }
+});
+
+test('a write to both sides does not wait for one that only waits itself', async () => {
+  const { bench, source, sourceFile, guest, targetNode } = await slowBench();
+  await guest.write(0, Buffer.alloc(4 * MiB, 1));
+  const job = await startMirror(bench, {
+    ...{ jobId: 'job0', device: source, target: targetNode, sync: 'full', targetIsNew: false },
+    copyMode: 'write-blocking',
+  });
+  await bench.until('BLOCK_JOB_READY');
+  const held = new SlowTarget(sourceFile);
+  held.beginSlowly();
+  const first = guest.write(0, Buffer.alloc(MiB, 2));
+  while (!held.isBusy) await turns(1);
+  held.endSlowly();
+  const waiting = [3, 4].map((byte) => guest.write(0, Buffer.alloc(2 * MiB, byte)));
+  await turns(20);
+  await guest.write(MiB, Buffer.alloc(2 * MiB, 5));
+  held.goOn();
+  await Promise.all([first, ...waiting]);
+  assertSame(await contents(targetNode), await contents(source), 0);
+  await job.cancelNow();
 });

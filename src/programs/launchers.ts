@@ -21,7 +21,7 @@ export interface LaunchersIo {
   printError: (text: string) => void;
 }
 
-const USAGE = `usage: livedisk launchers FOLDER [--force]
+export const LAUNCHERS_USAGE = `usage: livedisk launchers FOLDER [--force]
 
 Writes scripts with the names of QEMU's programs (qemu-system-x86_64, qemu-img and so on) into FOLDER that start
 livedisk, for those who expect QEMU's in their PATH. Files there that are not such scripts are left alone, unless --force
@@ -61,7 +61,7 @@ export async function launchersMain(
 ): Promise<number> {
   const launchers = [...SUBCOMMANDS].filter(([, subcommand]) => subcommands.includes(subcommand));
   if (args.includes('--help') || args.includes('-h')) {
-    io.print(USAGE);
+    io.print(LAUNCHERS_USAGE);
     return 0;
   }
   const folders = args.filter((arg) => !arg.startsWith('-'));
@@ -69,7 +69,7 @@ export async function launchersMain(
   const [name] = folders;
   if (unknown !== undefined || name === undefined || folders.length > 1) {
     const what = unknown === undefined ? 'one FOLDER is needed' : `unknown option '${unknown}'`;
-    io.printError(`livedisk launchers: ${what}\n${USAGE}`);
+    io.printError(`livedisk launchers: ${what}\n${LAUNCHERS_USAGE}`);
     return 1;
   }
   try {

@@ -17,7 +17,7 @@ const DISK_BYTES = 128 * 1024 * 1024;
 /** Between two records of a guest that somebody looks at. */
 const LEISURE_MS = 5;
 
-const HELP = `usage: livedisk demo [--once] [--keep]
+export const HELP = `usage: livedisk demo [--once] [--keep]
 
 Builds the chain [A] <-- [B] <-- [C] <-- [D] in a fresh folder, with a guest that writes to it all the time, and
 snapshots, streams, backs up, commits and mirrors it meanwhile. Then checks every image and every record.

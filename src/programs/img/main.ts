@@ -46,7 +46,7 @@ const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
   ['verify', verifyCommand],
 ]);
 
-const HELP = `usage: livedisk img COMMAND [OPTIONS]
+export const HELP = `usage: livedisk img COMMAND [OPTIONS]
 Makes and looks at disk images, as qemu-img does.
 
 Command syntax:

@@ -309,6 +309,11 @@ function oneLine(command: IoCommand): string {
   return `${command.name} ${command.arguments}${command.arguments === '' ? '' : ' '}-- ${command.summary}\n`;
 }
 
+/** A line for each command. */
+export function commandSummaries(): string {
+  return COMMANDS.map(oneLine).join('');
+}
+
 /** `help [COMMAND]`, which needs no disk; undefined when the line is another command. */
 export function runHelp(line: string, print: (text: string) => void): boolean | undefined {
   const [name = '', topic, ...rest] = line.split(' ').filter((word) => word !== '');
@@ -317,7 +322,7 @@ export function runHelp(line: string, print: (text: string) => void): boolean | 
 
 function help(print: (text: string) => void, name: string | undefined): boolean {
   if (name === undefined) {
-    print(`${COMMANDS.map(oneLine).join('')}\nUse 'help commandname' for extended help.\n`);
+    print(`${commandSummaries()}\nUse 'help commandname' for extended help.\n`);
     return true;
   }
   const command = findCommand(name);

@@ -41,7 +41,7 @@ const OPTIONS: readonly OptionSpec[] = [
 /** Options of qemu-io that livedisk does not have. */
 const REFUSED = ['snapshot', 'misalign', 'native-aio', 'trace'];
 
-const HELP = `Usage: livedisk io [OPTIONS]... [-c STRING]... FILE
+export const HELP = `Usage: livedisk io [OPTIONS]... [-c STRING]... FILE
 Reads and writes an image by command, as qemu-io does.
 
   -c, --cmd STRING     execute command with its arguments

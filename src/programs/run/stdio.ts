@@ -1,4 +1,5 @@
 import type { HostSocket, SocketHandler } from '../../host/host.js';
+import { StreamWriter } from '../../host/stream-writer.js';
 
 const CTRL_C = 3;
 
@@ -6,7 +7,9 @@ const CTRL_C = 3;
 export class StdioSocket implements HostSocket {
   #handler: SocketHandler | undefined;
   #isEnded = false;
-  #owesDrain = false;
+  readonly #writer = new StreamWriter(process.stdout, () => {
+    if (!this.#isEnded) this.#handler?.onDrain?.();
+  });
   readonly #isEditor: boolean;
   readonly #hasSignals: boolean;
 
@@ -28,15 +31,11 @@ export class StdioSocket implements HostSocket {
   }
 
   write(buffer: Uint8Array): 'sent' | 'queued' {
-    if (this.#isEnded) return 'sent';
-    process.stdout.write(buffer, this.#wrote);
-    if (process.stdout.writableLength === 0) return 'sent';
-    this.#owesDrain = true;
-    return 'queued';
+    return this.#isEnded ? 'sent' : this.#writer.write(buffer);
   }
 
   get queuedBytes(): number {
-    return process.stdout.writableLength;
+    return this.#writer.queuedBytes;
   }
 
   pause(): void {
@@ -62,10 +61,4 @@ export class StdioSocket implements HostSocket {
   async shutDown(): Promise<void> {
     this.#isEnded = true;
   }
-
-  readonly #wrote = (): void => {
-    if (!this.#owesDrain || process.stdout.writableLength > 0) return;
-    this.#owesDrain = false;
-    if (!this.#isEnded) this.#handler?.onDrain?.();
-  };
 }

@@ -1,0 +1,55 @@
+import type { Json } from './options.js';
+
+/**
+ * The bitmaps that an image keeps. They are loaded when it is opened or becomes ours, and stored when it is closed, turns
+ * read-only or is given away; whoever opens it after a crash finds that they are inconsistent.
+ */
+export interface BitmapStore {
+  /** The image can keep some: not each version of a format does. */
+  readonly isSupported: boolean;
+  /** Errors, in QEMU's words: why a new one cannot be kept. */
+  checkNew(name: string, granularityBytes: number): void;
+  /** The image keeps it no longer; durable on return. */
+  remove(name: string): Promise<void>;
+}
+
+/** Driver-specific facts for `image` in query-block and `img info`. */
+export interface DriverInfo {
+  clusterSizeBytes?: number;
+  /** Where a guest's memory would be kept, behind the disk. */
+  vmStateOffset?: number;
+  isDirty?: boolean;
+  /** Queries do not tell whether it is dirty. */
+  hasNoDirtyFlag?: boolean;
+  isCorrupt?: boolean;
+  /** The whole `format-specific` object as QMP prints it. */
+  formatSpecific?: { [key: string]: Json };
+  compressedClusters?: boolean;
+  /** QAPI's SnapshotInfo of each internal snapshot. */
+  snapshots?: readonly Json[];
+}
+
+/** What an image is to be like from now on; what is not given stays. */
+export interface ImageAmendment {
+  version?: 2 | 3;
+  lazyRefcounts?: boolean;
+}
+
+/** What a check repairs: space that nobody uses, or everything that can be. */
+export type RepairMode = 'none' | 'leaks' | 'all';
+
+/** What a check of an image found and what is left of it; counts of clusters unless named otherwise. */
+export interface ImageCheck {
+  /** Parts of the image that could not be read. */
+  checkErrors: number;
+  corruptions: number;
+  leaks: number;
+  corruptionsFixed: number;
+  leaksFixed: number;
+  totalClusters: number;
+  allocatedClusters: number;
+  fragmentedClusters: number;
+  compressedClusters: number;
+  /** First byte behind the last cluster in use. */
+  imageEndOffset: number;
+}

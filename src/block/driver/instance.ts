@@ -1,0 +1,92 @@
+import type { SnapshotAccess } from '../snapshot-access.js';
+import type { PermissionSet, PreparedChange, PreparedReopening, Reopening } from './changes.js';
+import type { BitmapStore, DriverInfo, ImageAmendment, ImageCheck, RepairMode } from './image.js';
+import type { IoDriver } from './io-driver.js';
+import type { MapDriver } from './map-driver.js';
+import type { InternalSnapshots } from './snapshots.js';
+
+/**
+ * The state of one open node. Calls are unchecked by the driver: the facade (block/node) has verified ranges,
+ * flags, permissions and alignment to requestAlignmentBytes.
+ */
+export interface DriverInstance {
+  /** Virtual size. */
+  readonly lengthBytes: number;
+  /** Smallest unit of I/O; the facade pads and serialises what is smaller. */
+  readonly requestAlignmentBytes: number;
+  /** Data path of protocol drivers and filters. */
+  readonly io?: IoDriver;
+  /** Data path of drivers that only map (raw, qcow2): generic code reads, writes and copies. */
+  readonly map?: MapDriver;
+  /** qcow2's header: what to open as `backing` unless the options say otherwise. */
+  readonly backing?: { filename: string; format?: string } | undefined;
+  /** Absent: it keeps none. */
+  readonly bitmaps?: BitmapStore;
+
+  /** Makes everything written before the call durable (child included). */
+  flush(): Promise<void>;
+  /** 'grow' only where supported; kind 'unsupported' else. */
+  truncate?(lengthBytes: number): Promise<void>;
+  /** Rewrites the backing reference in the image; durable on return. */
+  changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
+  /**
+   * Lets go of all that the image holds above its backing file, which shows it from then on; durable on return. Nobody
+   * uses the node meanwhile. Absent: it cannot.
+   */
+  makeEmpty?(): Promise<void>;
+  /** Other options of the image, which nobody uses meanwhile; durable on return. Absent: the format has none to change. */
+  amend?(changes: ImageAmendment): Promise<void>;
+  /** The node turns read-only or read-write (children are handled by the graph). */
+  prepareReadOnly?(readOnly: boolean): Promise<PreparedChange>;
+  /**
+   * Its options change: generic ones, and of its own those that the description calls mutable. No request is in flight.
+   * What it answers is the old until commit. Absent: it cannot be reopened.
+   */
+  prepareReopen?(reopening: Reopening): Promise<PreparedReopening>;
+  /**
+   * New cumulative permissions, none while the node is inactive; file takes its OFD locks here. `isActivation`: the
+   * image becomes ours with them, and is what lies at its place by now.
+   */
+  preparePermissions?(permissions: PermissionSet, isActivation: boolean): Promise<PreparedChange>;
+  /**
+   * A drained section begins: no request comes until drainEnd. Ends what it does by itself; a drained section waits for
+   * the promise. Called once for sections that overlap, and always paired.
+   */
+  drainBegin?(): Promise<void> | void;
+  drainEnd?(): void;
+  /**
+   * The image becomes ours, after those below it have prepared, with the locks: another process may have changed all
+   * of it, so it is opened anew, for writing if it may be written then. Its answers are the old ones until commit.
+   */
+  prepareActivation?(mayWrite: boolean): Promise<PreparedChange>;
+  /** The image goes to another process, before those below it: nothing may be cached when this resolves. Else: flush. */
+  prepareInactivation?(): Promise<PreparedChange>;
+  /**
+   * Nobody wants the node any more: what is in flight ends now, with an error, and so does every later request; only
+   * close() is called. What cannot be taken back (a call that the kernel holds) is left to itself, with its memory.
+   */
+  cancelInFlight?(): void;
+  /** Of connections: this one is given up, what is in flight with it too. */
+  yank?(): void;
+  info(): DriverInfo;
+  /**
+   * Checks the image, and repairs it where the node may be written; durable on return. Nobody uses the node meanwhile.
+   * Each finding is told as it is made. Absent: the format has no checks.
+   */
+  check?(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck>;
+  /** Absent: the format has none. */
+  readonly snapshots?: InternalSnapshots;
+  /** Bytes allocated on the host, for actual-size; protocol drivers only. */
+  allocatedBytes?(): number;
+  /** See ChildIo. Absent: as the child that holds its bytes, else false. */
+  readonly hasFixedLength?: boolean;
+  /** True when new space reads as zeroes without being written (a fresh image without backing). */
+  readonly readsZeroWhenNew?: boolean;
+  /** writeZeroes is cheap and, with mayUnmap, deallocates. */
+  readonly canWriteZeroes?: boolean;
+  /** What it held at some moment, where it keeps that. */
+  readonly snapshotAccess?: SnapshotAccess;
+  /** Hears block-layer events by name (blkdebug only). */
+  announce?(event: string): Promise<void> | undefined;
+  close(): Promise<void>;
+}

@@ -1,0 +1,31 @@
+import type { BlockStatus, IoRequest } from '../request.js';
+
+/**
+ * Requests are aligned, in range, and never overlap a request that the facade was told to serialise. Of reads and writes,
+ * the part [from, from + lengthBytes) of the request's memory is to be moved; it may lie in several pieces, and be
+ * memory that a guest changes at any time: see IoRequest. It is the driver's until its promise settles, no longer.
+ */
+export interface IoDriver {
+  tryRead?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
+  read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void>;
+  tryWrite?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
+  write(request: IoRequest, from: number, lengthBytes: number, offset: number, flags: number): Promise<void>;
+  /** A write() with Flag.fua is durable by itself. Absent or false: the facade flushes the node after it. */
+  readonly honoursFua?: boolean;
+  /** kind 'unsupported' makes the facade write zeroes (unless Flag.noFallback). */
+  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
+  /** A hint: a driver that cannot discard just returns. */
+  discard(offset: number, lengthBytes: number): Promise<void>;
+  status(offset: number, lengthBytes: number): Promise<BlockStatus>;
+  /** See ChildIo. Absent: it neither promises space nor grows, and finds out at the write. */
+  allocate?(offset: number, lengthBytes: number): Promise<void>;
+  tryAllocate?(offset: number, lengthBytes: number): boolean;
+  extend?(lengthBytes: number): Promise<void>;
+  tryExtend?(lengthBytes: number): boolean;
+  startWriteback?(offset: number, lengthBytes: number): void;
+  /**
+   * Offload: where the plain bytes are, for copy_file_range. Only file answers.
+   * `from` may be a file of another node.
+   */
+  copyFrom?(source: IoDriver, sourceOffset: number, offset: number, lengthBytes: number): Promise<number>;
+}

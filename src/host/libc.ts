@@ -1,0 +1,69 @@
+import { createRequire } from 'node:module';
+import { BlockError } from '../base/error.js';
+
+export type Koffi = typeof import('koffi');
+/** A C function; `async` runs it in libuv's pool and leaves errno as it was there while the callback runs. */
+export interface NativeFunction {
+  (...args: unknown[]): number;
+  async(...args: unknown[]): void;
+}
+
+/** What is called of the C library; addresses and offsets are numbers. */
+export interface Library {
+  koffi: Koffi;
+  pread: NativeFunction;
+  pwrite: NativeFunction;
+  preadv2: NativeFunction;
+  pwritev: NativeFunction;
+  pwritev2: NativeFunction;
+  lseek: NativeFunction;
+  fallocate: NativeFunction;
+  copyFileRange: NativeFunction;
+  syncFileRange: NativeFunction;
+  statx: NativeFunction;
+  fcntl: NativeFunction;
+  recvmsg: NativeFunction;
+  sendmsg: NativeFunction;
+  poll: NativeFunction;
+  shutdown: NativeFunction;
+  setsockopt: NativeFunction;
+  exit: NativeFunction;
+}
+
+/** Errors: unsupported where this system has no such calls. */
+export function loadLibrary(): Library {
+  try {
+    const koffi = createRequire(import.meta.url)('koffi') as Koffi;
+    if (koffi.sizeof('long') !== 8) throw new Error('64-bit Linux is needed');
+    const libc = koffi.load(null);
+    const declare = (prototype: string): NativeFunction => libc.func(prototype);
+    return {
+      koffi,
+      // Addresses are passed as numbers: to find out that of a buffer takes as long as the rest of a call.
+      pread: declare('int64_t pread(int fd, uintptr_t buffer, size_t n, int64_t offset)'),
+      pwrite: declare('int64_t pwrite(int fd, uintptr_t buffer, size_t n, int64_t offset)'),
+      preadv2: declare('int64_t preadv2(int fd, uintptr_t iov, int n, int64_t offset, int flags)'),
+      pwritev: declare('int64_t pwritev(int fd, uintptr_t iov, int n, int64_t offset)'),
+      pwritev2: declare('int64_t pwritev2(int fd, void *iov, int n, int64_t offset, int flags)'),
+      lseek: declare('int64_t lseek(int fd, int64_t offset, int whence)'),
+      fallocate: declare('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
+      copyFileRange: declare(
+        'int64_t copy_file_range(int in, void *from, int out, void *to, size_t n, unsigned int flags)',
+      ),
+      syncFileRange: declare('int sync_file_range(int fd, int64_t offset, int64_t n, unsigned int flags)'),
+      statx: declare('int statx(int fd, const char *path, int flags, unsigned int mask, void *buffer)'),
+      fcntl: declare('int fcntl(int fd, int command, ...)'),
+      exit: declare('void _exit(int status)'),
+      poll: declare('int poll(void *fds, unsigned long n, int timeout)'),
+      setsockopt: declare('int setsockopt(int fd, int level, int name, uint8_t *value, unsigned int n)'),
+      shutdown: declare('int shutdown(int fd, int how)'),
+      recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
+      sendmsg: declare('int64_t sendmsg(int fd, void *message, int flags)'),
+    };
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    throw new BlockError('unsupported', `livedisk cannot reach this system's calls (koffi): ${text}`, {
+      cause: error,
+    });
+  }
+}
