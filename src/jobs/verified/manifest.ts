@@ -86,7 +86,7 @@ export async function readManifest(host: Host, path: string, diskBytes: number):
   }
 }
 
-async function* linesIn(file: HostFile, path: string): AsyncGenerator<string> {
+async function* linesIn(file: HostFile, path: string): AsyncGenerator<string, undefined> {
   const size = file.sizeBytes();
   let rest = '';
   for (let at = 0; at < size; at += READ_BYTES) {
@@ -98,10 +98,11 @@ async function* linesIn(file: HostFile, path: string): AsyncGenerator<string> {
     yield* lines;
   }
   if (rest !== '') throw broken(path, 'it was cut short');
+  return undefined;
 }
 
 async function parse(
-  lines: AsyncGenerator<string>,
+  lines: AsyncGenerator<string, undefined>,
   host: Host,
   { path, diskBytes }: { path: string; diskBytes: number },
 ): Promise<ChunkHashes> {
@@ -109,7 +110,7 @@ async function parse(
   const take = async (): Promise<string> => {
     const { value } = await lines.next();
     if (value === undefined) throw broken(path, 'it was cut short');
-    return value as string;
+    return value;
   };
   const header = async (pattern: RegExp): Promise<number> => {
     const line = await take();
