@@ -1,4 +1,4 @@
-import type { IoVector } from '../../src/base/io-vector.js';
+import { IoVector } from '../../src/base/io-vector.js';
 import type { Host, HostFile } from '../../src/host/host.js';
 
 /** A disk that keeps something else than was written there, so many times. */
@@ -20,21 +20,23 @@ export function lyingHost(host: Host, lies: Lie[]): Host {
 }
 
 function lyingFile(file: HostFile, lies: Lie[]): HostFile {
-  const spoilt = (position: number, memory: IoVector, from: number, lengthBytes: number): IoVector => {
-    const lie = lies.find((one) => one.times > 0 && covers(position, lengthBytes, one.position));
-    if (!lie) return memory;
-    lie.times--;
-    const bytes = Buffer.from(memory.gather(from, lengthBytes));
-    bytes[lie.position - position] = (bytes[lie.position - position] ?? 0) ^ 0xff;
-    const VectorClass = memory.constructor as typeof IoVector;
-    const copy = VectorClass.of(Buffer.concat([Buffer.alloc(from), bytes]));
-    return copy;
+  const lieFor = (position: number, lengthBytes: number): Lie | undefined =>
+    lies.find((one) => one.times > 0 && covers(position, lengthBytes, one.position));
+  const spoilt = (lie: Lie, position: number, bytes: Uint8Array): IoVector => {
+    const copy = Buffer.from(bytes);
+    copy[lie.position - position] = 255 - (copy[lie.position - position] ?? 0);
+    return IoVector.of(copy);
   };
   return withMethods(file, {
+    // What is not done now is done later: then is the time to lie.
     tryWrite: (position, memory, from, length) =>
-      file.tryWrite(position, spoilt(position, memory, from, length), from, length),
-    write: (position, memory, from, length) =>
-      file.write(position, spoilt(position, memory, from, length), from, length),
+      lieFor(position, length) === undefined && file.tryWrite(position, memory, from, length),
+    write: (position, memory, from, length) => {
+      const lie = lieFor(position, length);
+      if (!lie) return file.write(position, memory, from, length);
+      lie.times--;
+      return file.write(position, spoilt(lie, position, memory.gather(from, length)), 0, length);
+    },
   } satisfies Partial<HostFile>);
 }
 
