@@ -90,6 +90,7 @@ export class BackupJob implements JobDriver {
     this.#checked = new CheckedCopy(job, plan, { hashes, ...sides });
     this.#mover = new Mover({
       hashes,
+      compares: plan.compares,
       job,
       source: this.#sourceBackend,
       target: this.#targetBackend,

@@ -45,6 +45,8 @@ export interface MoverOptions {
   compress?: boolean;
   /** The kernel copies where it can; default: true. */
   offloads?: boolean | undefined;
+  /** The target may hold much of it already: what is alike there is not written. */
+  compares?: boolean | undefined;
   /** Told of what is written, in whole chunks, which divide the copy's units: all of it passes through memory. */
   hashes?: ChunkHashes | undefined;
   /** Told of what copyFirst and tryCopy do without copying data. */
@@ -98,8 +100,8 @@ export class Mover {
 
   /** Longest piece of data. */
   longestBytes(): number {
-    const { source, target, offloads = true, hashes } = this.#options;
-    return offloads && !hashes ? longestBetween(source.node, target.node) : PIECE_BYTES;
+    const { source, target, offloads = true, hashes, compares } = this.#options;
+    return offloads && !hashes && compares !== true ? longestBetween(source.node, target.node) : PIECE_BYTES;
   }
 
   /** Copies a unit of which parts are not alike: reads all of them first, so that the source does not wait for the target. */
@@ -158,6 +160,11 @@ export class Mover {
       return;
     }
     const buffer = whole.subarray(0, lengthBytes);
+    if (await this.#isAlike(offset, buffer, fate)) {
+      this.#tally.skippedBytes += lengthBytes;
+      if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
+      return;
+    }
     const flags = this.#options.compress === true ? Flag.compressed : Flag.none;
     await this.#write(
       () => (target.tryWrite(offset, buffer, flags) ? undefined : target.write(offset, buffer, flags)),
@@ -165,6 +172,18 @@ export class Mover {
     );
     if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
     this.#startWriteback(lengthBytes);
+  }
+
+  /** Whether the target is known to hold it already. */
+  async #isAlike(offset: number, buffer: Buffer, fate: FailureFate): Promise<boolean> {
+    const { target, compares } = this.#options;
+    if (compares !== true) return false;
+    const whole = buffer.length > PIECE_BYTES ? Buffer.allocUnsafe(buffer.length) : this.#takeBuffer();
+    const there = whole.subarray(0, buffer.length);
+    await this.#write(() => (target.tryRead(offset, there) ? undefined : target.read(offset, there)), fate);
+    const isAlike = there.equals(buffer);
+    if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
+    return isAlike;
   }
 
   #status(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus> {
@@ -177,9 +196,9 @@ export class Mover {
    * what lies behind it is as it was, as far as it matters.
    */
   tryCopy(offset: number, lengthBytes: number, { unit, data }: CopyOptions): number {
-    const { source, target, hashes } = this.#options;
+    const { source, target, hashes, compares } = this.#options;
     // So long is nothing but zeroes, of which others learn with fewer questions.
-    if (hashes || lengthBytes > PIECE_BYTES || !areOpen([source, target])) return 0;
+    if (hashes || compares === true || lengthBytes > PIECE_BYTES || !areOpen([source, target])) return 0;
     let whole = 0;
     let [zeroBytes, skippedBytes] = [0, 0];
     for (let done = 0; done < lengthBytes;) {
@@ -282,6 +301,11 @@ export class Mover {
       length = Math.min(status.lengthBytes, length);
       if (status.zero) return length;
     }
+    if (this.#options.compares === true) {
+      const first = Math.min(length, PIECE_BYTES);
+      if (await this.#isAlike(offset, Buffer.alloc(first), fate)) return first;
+      length = first;
+    }
     const flags = unmap ? Flag.mayUnmap : Flag.none;
     await this.#write(() => target.writeZeroes(offset, length, flags), fate);
     return length;
@@ -315,8 +339,8 @@ export class Mover {
 
   /** copy_file_range of a first part of the stretch; answers its length, 0 when it must be read and written. */
   async #offload(offset: number, lengthBytes: number, fate: FailureFate): Promise<number> {
-    const { source, target, compress = false, offloads = true, hashes } = this.#options;
-    if (compress || !offloads || hashes || !protocolOf(target.node)?.copyFrom) return 0;
+    const { source, target, compress = false, offloads = true, hashes, compares } = this.#options;
+    if (compress || !offloads || hashes || compares === true || !protocolOf(target.node)?.copyFrom) return 0;
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), fate);
     if (located.kind !== 'plain') return 0;
     if (!located.io.copyFrom) {

@@ -63,6 +63,7 @@ export class Job {
   #error: string | undefined;
   #wasReady = false;
   #failure: unknown;
+  #ended: 'completed' | 'failed' | undefined;
   /** From its start on. */
   #throughput: Throughput | undefined;
   #log: ProgressLog | undefined;
@@ -112,6 +113,17 @@ export class Job {
 
   get error(): string | undefined {
     return this.#error;
+  }
+
+  /** How it has ended; undefined: it has not, or it never began. */
+  get end(): 'completed' | 'failed' | undefined {
+    return this.#ended;
+  }
+
+  /** Why it fails, from the moment on when it does. */
+  get failureText(): string | undefined {
+    if (this.#failure === undefined) return undefined;
+    return this.#failure instanceof JobCancelled ? 'Operation canceled' : asError(this.#failure).message;
   }
 
   get isOver(): boolean {
@@ -251,6 +263,7 @@ export class Job {
       this.#setStatus('aborting');
       driver.abort?.();
     }
+    this.#failure = failure;
     try {
       await driver.clean();
     } catch (error) {
@@ -269,7 +282,8 @@ export class Job {
   #end(failure: unknown): void {
     const cancelled = failure instanceof JobCancelled;
     this.#failure = failure;
-    if (failure !== undefined) this.#error = cancelled ? 'Operation canceled' : asError(failure).message;
+    this.#error = this.failureText;
+    this.#ended = failure === undefined ? 'completed' : 'failed';
     if (this.isBlockJob) {
       const data: { [key: string]: Json } = this.#eventData();
       if (failure !== undefined && !cancelled) data['error'] = this.#error ?? '';

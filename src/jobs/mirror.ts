@@ -3,10 +3,14 @@ import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
-import { takeTurn } from '../block/copy-turn.js';
+import type { ChangeGate } from '../block/change-gate.js';
+import { takeTurn, whenOpen } from '../block/copy-turn.js';
 import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { growBase, holdIntermediate } from './commit.js';
+import { asError } from './job-errors.js';
+import { forgetAbandoned } from './persisted/resume.js';
+import type { JobJournal } from './persisted/job-journal.js';
 import { isRetried } from './copy-window.js';
 import type { Job } from './job.js';
 import type { CopyMode, JobDriver } from './job-driver.js';
@@ -41,12 +45,24 @@ export class MirrorJob implements JobDriver {
   readonly #both: WriteToBoth;
   readonly #checked: CheckedCopy;
   #succeeded = false;
+  readonly #journal: JobJournal | undefined;
+  readonly #abandoned: JobSurroundings['abandoned'];
+  /** What stands before the source's changes, the journal apart. */
+  #guard: ChangeGate | undefined;
   #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
   #hold: MirrorHold | undefined;
   #pivoted = false;
   #copyMode: CopyMode;
 
-  constructor(job: Job, plan: MirrorPlan, nodes: MirrorNodes, surroundings: JobSurroundings) {
+  constructor(
+    job: Job,
+    plan: MirrorPlan,
+    nodes: MirrorNodes,
+    surroundings: JobSurroundings,
+    journal?: JobJournal,
+  ) {
+    this.#journal = journal;
+    this.#abandoned = surroundings.abandoned;
     const { source, target } = nodes;
     const targetIsBase = plan.kind === 'active-commit';
     this.type = targetIsBase ? 'commit' : 'mirror';
@@ -83,6 +99,7 @@ export class MirrorJob implements JobDriver {
       nodes,
       ...sides,
       mustStop: () => this.#mustStop() || this.#isToSwitch(),
+      journal,
     });
     this.#checked = new CheckedCopy(job, plan, { hashes: this.#copy.hashes, ...sides });
     this.#both = new WriteToBoth({
@@ -107,7 +124,7 @@ export class MirrorJob implements JobDriver {
 
   progress(): WorkProgress {
     const { doneBytes, remainingBytes, tally, zeroing } = this.#copy;
-    const following = this.#source.gate === this.#both ? 'writes-to-both' : 'copies';
+    const following = this.#guard === this.#both ? 'writes-to-both' : 'copies';
     return { doneBytes, ...tally, remainingBytes, zeroing, ...(!this.#hold && { following }) };
   }
 
@@ -125,9 +142,30 @@ export class MirrorJob implements JobDriver {
         keep: (edge) => isInChain(edge.parent, target),
       });
       source.dirtyBitmaps.push(this.#copy.dirty);
+      if (this.#journal) this.#takeOver(this.#journal);
+    });
+    await this.#journal?.begin({
+      flush: () => whenOpen(this.#targetBackend, () => this.#targetBackend.flush()),
+      flushSource: () => whenOpen(this.#sourceBackend, () => this.#sourceBackend.flush()),
+      isDirty: (offset) => this.#copy.dirty.isDirty(offset),
+      broken: (error) => this.#copy.window.launch(0, () => Promise.reject(asError(error))),
     });
     if (!targetIsBase) place.copiesTo(this.#targetBackend);
     place.freezeChain(place.filter, targetIsBase ? target : source);
+  }
+
+  /** From this moment on the journal's gate sees what guests write. */
+  #takeOver(journal: JobJournal): void {
+    const known = this.#abandoned.get(journal.path);
+    if (known?.node === this.#source) journal.left.merge(known.dirty);
+    forgetAbandoned(this.#abandoned, journal.path);
+    this.#guardSource(undefined);
+  }
+
+  #guardSource(gate: ChangeGate | undefined): void {
+    this.#guard = gate;
+    const journal = this.#journal;
+    this.#place.guardSource(journal ? journal.gate(() => this.#copy.dirty, gate, gate === this.#both) : gate);
   }
 
   // ---- the loop
@@ -178,7 +216,7 @@ export class MirrorJob implements JobDriver {
 
   /** The user wants guests' changes to go to both sides, and they do not yet. */
   #isToSwitch(): boolean {
-    return this.#copyMode === 'write-blocking' && !this.#hold && this.#source.gate !== this.#both;
+    return this.#copyMode === 'write-blocking' && !this.#hold && this.#guard !== this.#both;
   }
 
   changeCopyMode(mode: CopyMode): void {
@@ -192,17 +230,17 @@ export class MirrorJob implements JobDriver {
   /** Of one that works in the background there is nothing to say: it is never in step. */
   details(): { [key: string]: Json } {
     if (this.#copyMode === 'background') return {};
-    const isInStep = this.job.isReady && this.#source.gate === this.#both && this.#copy.dirty.isClean;
+    const isInStep = this.job.isReady && this.#guard === this.#both && this.#copy.dirty.isClean;
     return { 'actively-synced': isInStep };
   }
 
   /** Switches whether guests' changes go to both sides, while none of them is under way. Nothing is being copied. */
   async #writeToBoth(on: boolean): Promise<void> {
     const gate = on ? this.#both : undefined;
-    if (this.#source.gate === gate) return;
+    if (this.#guard === gate) return;
     await this.#place.section([this.#source], async () => {
       // Meanwhile a point in time may have been fixed.
-      if (!this.#hold) this.#place.guardSource(gate);
+      if (!this.#hold) this.#guardSource(gate);
     });
   }
 
@@ -292,7 +330,7 @@ export class MirrorJob implements JobDriver {
     await this.#place.drained([this.#source], async () => {
       if (this.job.isCancelled || !this.job.isReady) return;
       this.#hold = new MirrorHold(this.job, this.#source, this.#copy);
-      this.#place.guardSource(this.#hold.gate);
+      this.#guardSource(this.#hold.gate);
       this.#phase = 'frozen';
     });
     this.job.pace.kick();
@@ -308,6 +346,7 @@ export class MirrorJob implements JobDriver {
       await this.#copy.window.finish();
       await this.#copy.copyRest();
       await this.#checked.verify();
+      await this.#journal?.ending();
       await pivot(place, this.#plan, this.#nodes);
       this.#pivoted = true;
     });
@@ -325,10 +364,21 @@ export class MirrorJob implements JobDriver {
   async clean(): Promise<void> {
     const source = this.#source;
     await this.#place.remove();
-    const index = source.dirtyBitmaps.indexOf(this.#copy.dirty);
-    if (index >= 0) source.dirtyBitmaps.splice(index, 1);
+    await this.#endJournal();
     // Where the source had no users, nobody uses the target after the pivot.
     await this.#place.close(this.#pivoted ? [source, this.#target] : [this.#target]);
     if (this.#succeeded) await this.#checked.writeManifest();
+  }
+
+  /** A job that may be gone on with leaves behind what it knows, for as long as the engine lives. */
+  async #endJournal(): Promise<void> {
+    const { dirtyBitmaps } = this.#source;
+    const { dirty } = this.#copy;
+    const journal = this.#journal;
+    const index = dirtyBitmaps.indexOf(dirty);
+    const isKept = journal && !this.#succeeded && !this.#hold;
+    if (isKept) this.#abandoned.set(journal.path, { node: this.#source, dirty });
+    else if (index >= 0) dirtyBitmaps.splice(index, 1);
+    await journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
   }
 }

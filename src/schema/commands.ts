@@ -90,6 +90,7 @@ export const BlockCommit = struct('block-commit-arg', {
 
 /** Of jobs that make a copy; see docs/JOBS-THAT-SURVIVE.md. */
 const CHECKED_COPY = {
+  'x-compare': extension(optional(bool)),
   'x-verify': extension(optional(bool)),
   'x-manifest': extension(optional(str)),
 } as const;
@@ -123,6 +124,7 @@ export const BlockdevMirror = struct('blockdev-mirror-arg', {
   /** QEMU 10.1's. */
   'target-is-zero': optional(bool),
   'filter-node-name': optional(str),
+  'x-persist': extension(optional(str)),
 });
 
 const BACKUP_PERFORMANCE = struct('BackupPerf', {

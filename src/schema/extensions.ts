@@ -1,3 +1,4 @@
+import { PERSISTED_JOB_COMMANDS } from './persisted-jobs.js';
 import type { Type } from './types.js';
 
 /**
@@ -8,7 +9,9 @@ import type { Type } from './types.js';
 export const EXTENSIONS = 'x-livedisk';
 
 /** Arguments of the commands that only such clients have. */
-export const EXTENSION_COMMANDS = {} as const satisfies { readonly [command: string]: Type<unknown> };
+export const EXTENSION_COMMANDS = { ...PERSISTED_JOB_COMMANDS } as const satisfies {
+  readonly [command: string]: Type<unknown>;
+};
 
 /** Events that only such clients are sent. */
 export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>(['X_BLOCK_JOB_CHUNK_DIFFERS']);

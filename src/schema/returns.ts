@@ -5,6 +5,7 @@ import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { MIGRATION_RETURNS } from './migration.js';
+import { PERSISTED_JOB_RETURNS } from './persisted-jobs.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
 import {
@@ -378,6 +379,7 @@ const RESULTS = {
   ...MIGRATION_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
+  ...PERSISTED_JOB_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),
