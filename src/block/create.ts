@@ -12,7 +12,7 @@ import type {
   DriverDescription,
   DriverInfo,
   NewImage,
-  NewImageFiles,
+  NewImageContext,
   NodeOptions,
 } from './driver.js';
 import { folderOf, hasProtocol, resolveBacking } from './filename.js';
@@ -148,7 +148,7 @@ export async function lookAtBacking(
 }
 
 /** Files of a new image beside its own. */
-class BesideFiles implements NewImageFiles {
+class BesideFiles implements NewImageContext {
   readonly filename: string;
   readonly #opener: Opener;
   readonly #paths: string[] = [];
@@ -173,6 +173,10 @@ class BesideFiles implements NewImageFiles {
 
   lookAt(filename: string, format: string | undefined): Promise<DriverInfo> {
     return lookAtBacking(this.#opener, this.filename, filename, format);
+  }
+
+  secret(id: string): Uint8Array {
+    return this.#opener.graph.objects.secret(id);
   }
 
   async close(): Promise<void> {

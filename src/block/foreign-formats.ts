@@ -7,11 +7,10 @@ interface ForeignFormat {
 
 /**
  * An image of these that is given without a format is not taken for raw. Signatures: qcow
- * version 1; LUKS1 On-Disk Format 1.2.3; Bochs "growing" redologs; cloop 2.0. A DMG shows at its end, so by its name.
+ * version 1; Bochs "growing" redologs; cloop 2.0. A DMG shows at its end, so by its name.
  */
 const FOREIGN_FORMATS: readonly ForeignFormat[] = [
   { name: 'qcow', isFormatOf: (header) => begins(header, 'QFI\xfb\0\0\0\x01') },
-  { name: 'luks', isFormatOf: (header) => begins(header, 'LUKS\xba\xbe\0\x01') },
   { name: 'bochs', isFormatOf: isBochs },
   { name: 'cloop', isFormatOf: (header) => begins(header, CLOOP_BEGINNING.slice(0, header.length)) },
   { name: 'dmg', isFormatOf: (_header, filename) => filename.length > 4 && filename.endsWith('.dmg') },

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { runHere } from '../../test/kit/run-compute.js';
 import type { ComputeFunction } from '../host/compute.js';
-import { aesCbc, type AesParameters, aesXts } from './aes.js';
+import { aesCbc, aesCtr, aesEcb, type AesParameters, aesXts } from './aes.js';
 
 const hex = (text: string): Buffer => Buffer.from(text.replaceAll(/\s/g, ''), 'hex');
 
@@ -82,9 +82,11 @@ test("CBC answers the standard's vectors", () => {
 function sectorIv(kind: AesParameters['initialVector'], key: Uint8Array, sector: number): Buffer {
   const iv = Buffer.alloc(16);
   iv.writeBigUInt64LE(kind === 'plain' ? BigInt(sector) & 0xffffffffn : BigInt(sector));
-  if (kind !== 'essiv-sha256') return iv;
-  const salt = createHash('sha256').update(key).digest();
-  return createCipheriv('aes-256-ecb', salt, null).setAutoPadding(false).update(iv);
+  if (kind === 'plain' || kind === 'plain64') return iv;
+  const salt = createHash(kind.slice('essiv-'.length)).update(key).digest();
+  return createCipheriv(`aes-${salt.length * 8}-ecb`, salt, null)
+    .setAutoPadding(false)
+    .update(iv);
 }
 
 /** One cipher of node:crypto for each sector. */
@@ -93,7 +95,7 @@ function sectorwise(name: string, plain: Buffer, parameters: Omit<AesParameters,
   const sectors: Buffer[] = [];
   for (let at = 0; at < plain.byteLength; at += sectorBytes) {
     const iv = sectorIv(initialVector, key, firstSector + at / sectorBytes);
-    const cipher = createCipheriv(name, key, iv).setAutoPadding(false);
+    const cipher = createCipheriv(name, key, name.endsWith('ecb') ? null : iv).setAutoPadding(false);
     sectors.push(cipher.update(plain.subarray(at, at + sectorBytes)));
   }
   return Buffer.concat(sectors);
@@ -104,7 +106,7 @@ const parameters = (keyBytes: number): fc.Arbitrary<Omit<AesParameters, 'directi
     key: fc.uint8Array({ minLength: keyBytes, maxLength: keyBytes }),
     sectorBytes: fc.constantFrom(16, 512, 4096),
     firstSector: fc.oneof(fc.nat(100), fc.constantFrom(2 ** 32 - 2, 2 ** 40 + 5)),
-    initialVector: fc.constantFrom('plain', 'plain64', 'essiv-sha256'),
+    initialVector: fc.constantFrom('plain', 'plain64', 'essiv-md5', 'essiv-sha256'),
   });
 
 for (const [mode, name, keyBytes] of [
@@ -113,6 +115,9 @@ for (const [mode, name, keyBytes] of [
   [aesCbc, 'aes-128-cbc', 16],
   [aesCbc, 'aes-192-cbc', 24],
   [aesCbc, 'aes-256-cbc', 32],
+  [aesEcb, 'aes-192-ecb', 24],
+  [aesCtr, 'aes-128-ctr', 16],
+  [aesCtr, 'aes-256-ctr', 32],
 ] as const)
   test(`${name} does what a cipher for each sector does, from any memory`, () => {
     fc.assert(

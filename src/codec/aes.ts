@@ -11,7 +11,7 @@ import { type InitialVector, IV_BYTES, sectorVectors } from './sector-vectors.js
  * all sectors, and exclusive or; the encryption of CBC goes on in one cipher, whose chaining is undone at each sector.
  */
 export interface AesParameters {
-  /** XTS: two keys of 16 or 32 bytes, one after the other. CBC: 16, 24 or 32 bytes. Kept by identity: do not change it. */
+  /** XTS: two keys, one after the other. Keys are of 16, 24 or 32 bytes. Kept by identity: do not change it. */
   key: Uint8Array;
   direction: 'encrypt' | 'decrypt';
   sectorBytes: number;
@@ -57,6 +57,30 @@ export const aesCbc = aes('aes-cbc', (input, output, { key, direction, sectorByt
   const plain = words(ecb(key, 0, key.byteLength, 'decrypt').update(input));
   output.set(bytesOf(exclusiveOr(plain, words(chained(input, sectorBytes, vectors)))));
 });
+
+/** ECB (NIST SP 800-38A): sectors are alike where their bytes are. Output may be the input. */
+export const aesEcb = aes('aes-ecb', (input, output, { key, direction }) => {
+  output.set(ecb(key, 0, key.byteLength, direction).update(input));
+});
+
+/** CTR (NIST SP 800-38A), each sector a message whose counter begins with its vector. Output may be the input. */
+export const aesCtr = aes('aes-ctr', (input, output, { key, sectorBytes }, vectors) => {
+  const stream = ecb(key, 0, key.byteLength, 'encrypt').update(counters(vectors, sectorBytes));
+  output.set(bytesOf(exclusiveOr(words(input), words(stream))));
+});
+
+/** Of each block: its sector's vector and the block's number in the sector, as one number, big-endian. */
+function counters(vectors: Uint8Array, sectorBytes: number): Uint8Array {
+  const all = new Uint8Array((vectors.byteLength / IV_BYTES) * sectorBytes);
+  for (let at = 0; at < all.byteLength; at += BLOCK_BYTES) {
+    const isFirst = at % sectorBytes === 0;
+    all.set(isFirst ? vectorOf(vectors, at / sectorBytes) : all.subarray(at - BLOCK_BYTES, at), at);
+    if (isFirst) continue;
+    let i = at + BLOCK_BYTES - 1;
+    while (i >= at && ++all[i]! % 256 === 0) i--;
+  }
+  return all;
+}
 
 /** What each block of CBC is combined with: the cipher's block before it, at a sector's start its vector. */
 function chained(cipher: Uint8Array, sectorBytes: number, vectors: Uint8Array): Uint8Array {
@@ -143,7 +167,7 @@ function ecb(
 ): Cipher | Decipher {
   const ofKey = ciphers.get(key) ?? new Map<string, Cipher | Decipher>();
   ciphers.set(key, ofKey);
-  const name = `${direction} ${start}`;
+  const name = `${direction} ${start} ${end}`;
   let cipher = ofKey.get(name);
   if (!cipher) {
     const { createCipheriv, createDecipheriv } = process.getBuiltinModule('node:crypto');

@@ -1,7 +1,7 @@
 import { given } from '../base/given.js';
 import { BlockError } from '../base/error.js';
 import { lookAtBacking, newImage } from '../block/create.js';
-import type { ChildIo, Json, NewImageFiles, NodeOptions } from '../block/driver.js';
+import type { ChildIo, Json, NewImageContext, NodeOptions } from '../block/driver.js';
 import type { Opener } from '../block/open.js';
 import { Permission } from '../block/permissions.js';
 import { withBackend } from '../block/with-backend.js';
@@ -86,12 +86,13 @@ export class CreateJob implements JobDriver {
 }
 
 /** Only the file that was given is the image's. */
-function filesOf(filename: string, opener: Opener): NewImageFiles {
+function filesOf(filename: string, opener: Opener): NewImageContext {
   return {
     filename,
     create: () =>
       Promise.reject(new BlockError('unsupported', "Parameter 'extents' is not supported by livedisk yet")),
     lookAt: (backing, format) => lookAtBacking(opener, filename, backing, format),
+    secret: (id) => opener.graph.objects.secret(id),
   };
 }
 

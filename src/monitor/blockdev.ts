@@ -10,7 +10,7 @@ import { Node } from '../block/node.js';
 import { Permission } from '../block/permissions.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Waiting } from '../wire/qmp/registry.js';
-import { canAmend } from '../schema/amend-options.js';
+import { canAmend, keySlotsOf } from '../schema/amend-options.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
 import { checkNotBlocked, findNode, findRoot } from '../block/find-node.js';
@@ -30,14 +30,7 @@ export function registerBlockdev(engine: Blockdev): void {
   );
   engine.command('blockdev-del', ({ 'node-name': name }) => deleteNode(graph, name));
   engine.command('blockdev-create', (args) => create(engine, args));
-  engine.command('x-blockdev-amend', ({ 'job-id': id, 'node-name': name, options }) => {
-    const { driver } = findNode(graph, undefined, name);
-    if (driver.name !== options.driver)
-      throw new BlockError('invalid', "x-blockdev-amend doesn't support changing the block driver");
-    if (!canAmend(driver.name))
-      throw new BlockError('unsupported', 'Driver does not support x-blockdev-amend');
-    engine.jobs.startStep('amend', id, async () => undefined);
-  });
+  engine.command('x-blockdev-amend', (args) => amend(engine, args));
   engine.command('blockdev-reopen', ({ options }) => {
     const { gate } = engine.opener.drivers;
     return reopen(
@@ -51,6 +44,23 @@ export function registerBlockdev(engine: Blockdev): void {
   );
   engine.command('block_resize', (args) => resize(graph, args));
   engine.command('change-backing-file', (args) => changeBackingFile(graph, args));
+}
+
+function amend({ graph, jobs }: Blockdev, args: CommandArguments<'x-blockdev-amend'>): void {
+  const { 'job-id': id, 'node-name': name, options, force: isForced = false } = args;
+  const node = findNode(graph, undefined, name);
+  const { driver } = node;
+  if (driver.name !== options.driver)
+    throw new BlockError('invalid', "x-blockdev-amend doesn't support changing the block driver");
+  if (!canAmend(driver.name)) throw new BlockError('unsupported', 'Driver does not support x-blockdev-amend');
+  const amendment = keySlotsOf(options);
+  jobs.startStep('amend', id, async () => {
+    if (!amendment) return;
+    await graph.drained([node], async () => {
+      if (!node.isWritable) throw new BlockError('permission', 'Block node is read-only');
+      await node.instance.amend?.({ keySlots: { amendment, isForced } });
+    });
+  });
 }
 
 /** 0: none. */

@@ -29,6 +29,7 @@ export function infoText(info: Info): string {
     `virtual size: ${approximateSize(size)} (${size} bytes)`,
     `disk size: ${info['actual-size'] === undefined ? 'unavailable' : approximateSize(Number(info['actual-size']))}`,
   ];
+  if (info['encrypted'] === true) lines.push('encrypted: yes');
   if (info['cluster-size'] !== undefined) lines.push(`cluster_size: ${text('cluster-size')}`);
   if (info['dirty-flag'] === true) lines.push('cleanly shut down: no');
   if (info['backing-filename'] !== undefined) lines.push(`backing file: ${backingText(info)}`);

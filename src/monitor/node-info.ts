@@ -14,7 +14,7 @@ export function imageInfo(node: Node, names: NodeNames): JsonObject {
 }
 
 function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | undefined): JsonObject {
-  const { formatSpecific, isDirty, hasNoDirtyFlag, snapshots = [] } = node.instance.info();
+  const { formatSpecific, isDirty, isEncrypted, hasNoDirtyFlag, snapshots = [] } = node.instance.info();
   const { clusterSizeBytes } = node.skipFilters().instance.info();
   return given({
     'backing-image': backingImage,
@@ -26,6 +26,7 @@ function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | unde
     format: node.driver.name,
     'actual-size': node.allocatedBytes(),
     'format-specific': formatSpecific,
+    encrypted: isEncrypted === true ? true : undefined,
     'full-backing-filename': fullBackingFilename(node),
     'backing-filename': node.backingFilename,
     'dirty-flag': hasNoDirtyFlag === true ? undefined : (isDirty ?? false),
@@ -95,7 +96,7 @@ export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions 
     write_threshold: node.writeThreshold?.offset ?? 0,
     backing_file: backing && names.of(backing),
     'dirty-bitmaps': bitmaps.length > 0 ? bitmaps : undefined,
-    encrypted: false,
+    encrypted: node.instance.info().isEncrypted === true,
     cache: {
       'no-flush': cache['no-flush'],
       direct: cache.direct,

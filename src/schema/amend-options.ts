@@ -1,10 +1,12 @@
 import { OTHER_DRIVERS } from './blockdev-options.js';
 import { DRIVER_NAMES } from './create-options.js';
-import { enumOf, later, required, struct, union } from './types.js';
+import { BlockEncryptionAmendment, LUKS_AMEND_MEMBERS, type LuksAmendment } from './encryption-options.js';
+import { enumOf, type Infer, later, required, struct, union } from './types.js';
 
 /** By driver. */
 const AMENDABLE = {
-  qcow2: struct('BlockdevAmendOptionsQcow2', { encrypt: later(struct('QCryptoBlockAmendOptions', {})) }),
+  luks: struct('BlockdevAmendOptionsLUKS', LUKS_AMEND_MEMBERS),
+  qcow2: struct('BlockdevAmendOptionsQcow2', { encrypt: later(BlockEncryptionAmendment) }),
 } as const;
 
 /** What x-blockdev-amend changes of an image. */
@@ -14,6 +16,11 @@ export const BlockdevAmendOptions = union(
   'driver',
   AMENDABLE,
 );
+
+/** What is asked of an image's key slots. */
+export function keySlotsOf(options: Infer<typeof BlockdevAmendOptions>): LuksAmendment | undefined {
+  return options.driver === 'luks' ? options : undefined;
+}
 
 export function canAmend(driver: string): boolean {
   return Object.hasOwn(AMENDABLE, driver);

@@ -1,5 +1,6 @@
 import { BlockError } from '../base/error.js';
 import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS } from './blockdev-options.js';
+import { LUKS_CREATE_MEMBERS } from './encryption-options.js';
 import {
   any,
   arrayOf,
@@ -61,6 +62,11 @@ export const QCOW2_CREATE = {
   'lazy-refcounts': defaulted(bool, false),
   'refcount-bits': defaulted(int, 16),
   'compression-type': defaulted(enumOf('Qcow2CompressionType', ['zlib', 'zstd']), 'zlib'),
+} as const;
+
+export const LUKS_CREATE = {
+  ...LUKS_CREATE_MEMBERS,
+  preallocation: defaulted(PREALLOCATION, 'off'),
 } as const;
 
 export const PARALLELS_CREATE = { 'cluster-size': defaulted(size, 2 ** 20) } as const;
@@ -147,6 +153,11 @@ export const BlockdevCreateOptions = union(
       'backing-file': optional(str),
       'backing-fmt': optional(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)),
       ...QCOW2_CREATE,
+    }),
+    luks: struct('BlockdevCreateOptionsLUKS', {
+      file: required(BlockdevRef),
+      size: required(size),
+      ...LUKS_CREATE,
     }),
     parallels: struct('BlockdevCreateOptionsParallels', {
       file: required(BlockdevRef),

@@ -1,4 +1,7 @@
+import { MOVE_COMMANDS, MOVE_EVENTS } from './move.js';
 import { PERSISTED_JOB_COMMANDS } from './persisted-jobs.js';
+import { POINT_COMMANDS, POINT_EVENTS } from './points.js';
+import { TRACKING_COMMANDS } from './tracking.js';
 import type { Type } from './types.js';
 
 /**
@@ -9,9 +12,16 @@ import type { Type } from './types.js';
 export const EXTENSIONS = 'x-livedisk';
 
 /** Arguments of the commands that only such clients have. */
-export const EXTENSION_COMMANDS = { ...PERSISTED_JOB_COMMANDS } as const satisfies {
-  readonly [command: string]: Type<unknown>;
-};
+export const EXTENSION_COMMANDS = {
+  ...MOVE_COMMANDS,
+  ...PERSISTED_JOB_COMMANDS,
+  ...POINT_COMMANDS,
+  ...TRACKING_COMMANDS,
+} as const satisfies { readonly [command: string]: Type<unknown> };
 
 /** Events that only such clients are sent. */
-export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>(['X_BLOCK_JOB_CHUNK_DIFFERS']);
+export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>([
+  ...Object.keys(MOVE_EVENTS),
+  ...Object.keys(POINT_EVENTS),
+  'X_BLOCK_JOB_CHUNK_DIFFERS',
+]);

@@ -6,8 +6,11 @@ import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { MIGRATION_RETURNS } from './migration.js';
 import { PERSISTED_JOB_RETURNS } from './persisted-jobs.js';
+import { MOVE_RETURNS } from './move.js';
+import { POINT_RETURNS } from './points.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
+import { TRACKING_RETURNS } from './tracking.js';
 import {
   any,
   arrayOf,
@@ -377,9 +380,12 @@ const RESULTS = {
   ...DESCRIPTOR_RETURNS,
   ...MACHINE_RETURNS,
   ...MIGRATION_RETURNS,
+  ...MOVE_RETURNS,
+  ...POINT_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
   ...PERSISTED_JOB_RETURNS,
+  ...TRACKING_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),

@@ -23,6 +23,8 @@ const QUERIES = /^(?:x-debug-)?query-[a-z-]+$/;
 /** What a console may do beside: nothing that names a file, runs a program, or reaches beyond the disks. */
 const COMMANDS =
   /^(?:block-(?:stream|commit|job-[a-z-]+|dirty-bitmap-[a-z-]+|export-del|latency-histogram-set|set-write-threshold)|block_(?:resize|set_io_throttle)|blockdev-(?:mirror|backup|snapshot|del)|job-[a-z-]+|stop|cont)$/;
+/** Of their arguments, what names files: of extensions, all may. */
+const FILE_ARGUMENT = /^(?:backing-file|x-.*)$/;
 
 /** What a page can ask for, apart from pictures, which are pushed. Errors: BlockError and QmpError, for people. */
 export class Api {
@@ -85,6 +87,9 @@ export class Api {
       throw new BlockError('permission', `${execute}: this page only looks (--read-only)`);
     if (!isQuery && !COMMANDS.test(execute))
       throw new BlockError('permission', `${execute}: not from a page`);
+    const named = isQuery ? undefined : Object.keys(args).find((name) => FILE_ARGUMENT.test(name));
+    if (named !== undefined)
+      throw new BlockError('permission', `${execute}: ${named} may name a file, not from a page`);
     return { return: await this.#link(body).execute(execute, args) };
   }
 

@@ -27,6 +27,8 @@ const MOST_BODY_BYTES = 64 * 1024;
 const REQUESTS = { burst: 60, perSecond: 20 };
 /** Monitors are let go when nobody has watched for so long: a page that is loaded anew is no reason. */
 const LINGER_MS = 10_000;
+/** Requests give paths only. */
+const ORIGIN = 'http://localhost';
 
 /** `livedisk web`: the page, what it is pushed, and what it asks for. */
 export class WebServer {
@@ -103,7 +105,9 @@ export class WebServer {
     for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
     const refusal = refusalOf(request, { hostNames: [] });
     if (refusal) return sendText(response, refusal.status, refusal.text);
-    const { pathname, searchParams } = new URL(request.url ?? '/', 'http://localhost');
+    const url = request.url ?? '/';
+    if (!URL.canParse(url, ORIGIN)) return sendText(response, 400, 'that is no address');
+    const { pathname, searchParams } = new URL(url, ORIGIN);
     const token = searchParams.get('token');
     if (pathname === '/' && token !== null && request.method === 'GET') return this.#login(token, response);
     const session = this.#sessions.find(request);

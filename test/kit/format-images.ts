@@ -144,6 +144,7 @@ export async function createOn(shelf: DiskShelf, name: string, format: FormatIma
     await driver.create?.(root, image, shelf.graph.host, {
       filename: name,
       create: () => Promise.reject(new Error('one file')),
+      secret: () => Buffer.from('password'),
       lookAt: () => Promise.reject(new Error('no backing file')),
     });
   await disk.close();

@@ -7,12 +7,12 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'no such driver',
     [
       'blockdev-add.driver',
-      '=blklogwrites =blkreplay =bochs =cloop =dmg ' +
-        '=ftp =ftps =gluster =host_cdrom =http =https =iscsi =luks =nfs ' +
-        '=nvme =preallocate =qcow =quorum =rbd =replication =ssh ' +
+      '=blkreplay =bochs =cloop =dmg ' +
+        '=ftp =ftps =gluster =host_cdrom =http =https =iscsi =nfs ' +
+        '=nvme =qcow =rbd =replication =ssh ' +
         '=vvfat',
     ],
-    ['query-block()[].inserted.image.format-specific.type', '=luks =rbd'],
+    ['query-block()[].inserted.image.format-specific.type', '=rbd'],
     ['query-blockstats()[]', '.driver-specific'],
   ],
   [

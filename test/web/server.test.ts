@@ -154,6 +154,8 @@ test('a token is good once, leaves the address, and gives a cookie that scripts 
   assert.match(web.url.search, /^\?token=[\w-]{43}$/);
   assert.equal((await web.ask('/')).status, 401);
   assert.equal((await web.ask('/?token=wrong')).status, 401);
+  for (const path of ['//', '//:', 'http://[', 'http://x:99999/'])
+    assert.equal((await web.ask(path)).status, 400, path);
   const first = await web.ask(`/${web.url.search}`);
   assert.deepEqual([first.status, first.headers.location], [303, '/']);
   assert.match(
@@ -285,6 +287,15 @@ test('the console is off, and reaches no further than the disks', async (t) => {
     'transaction',
   ])
     assert.equal((await web.ask('/api/command', { server: 'disk', execute })).status, 403, execute);
+  for (const [execute, named] of [
+    ['block-stream', 'backing-file'],
+    ['block-commit', 'backing-file'],
+    ['blockdev-mirror', 'x-persist'],
+  ] as const) {
+    const args = { device: 'disk', [named]: '/etc/shadow' };
+    const body = { server: 'disk', execute, arguments: args };
+    assert.equal((await web.ask('/api/command', body)).status, 403, named);
+  }
   const [status, error] = await web.error('/api/command', {
     server: 'disk',
     execute: 'block-stream',

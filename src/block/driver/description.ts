@@ -7,7 +7,7 @@ import type { PermissionSet } from './changes.js';
 import type { ChildIo } from './child-io.js';
 import type { DriverContext, NamedFile } from './context.js';
 import type { DriverInstance } from './instance.js';
-import type { MeasuredContent, Measurement, NewImage, NewImageFiles } from './new-image.js';
+import type { MeasuredContent, Measurement, NewImage, NewImageContext } from './new-image.js';
 import type { GivenOptions, NodeOptions, Settings } from './options.js';
 
 /** What the composition root registers. */
@@ -43,6 +43,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
    * unless it is only looked at (OpenContext.onlyLook).
    */
   namedFiles?(context: DriverContext, settings: Settings<O>): Promise<readonly NamedFile[]>;
+  /** What is wrong with its options and the roles of its children, before these are opened. */
+  checkOptions?(settings: Settings<O>, roles: readonly string[]): void;
   /** Opens; its children are attached already (`backing` comes later). */
   open(context: DriverContext, settings: Settings<O>): Promise<DriverInstance>;
   /** What it asks of a child, where that is not what its kind asks (block/child-permissions); undefined: default. */
@@ -59,15 +61,17 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly createOptions?: C;
   /** Formats: the image tool's -o options and, among them, size and backing file, in the order of its messages. */
   readonly toolOptions?: readonly ToolOption[];
+  /** Formats: the options of `img amend` that are not among those of new images. */
+  readonly amendOptions?: readonly string[];
   /** Formats: what is wrong with the options together, before anything is made. */
   checkNew?(image: NewImage<C>): void;
   /** Formats: how large the file of such an image is. */
   measure?(image: NewImage<C>, content: MeasuredContent): Promise<Measurement>;
   /**
-   * Formats: writes an empty image into a file child that is already open; durable on return. `files`: where it may have
-   * more of them.
+   * Formats: writes an empty image into a file child that is already open; durable on return. `context`: what
+   * it may be made with.
    */
-  create?(file: ChildIo, image: NewImage<C>, host: Host, files?: NewImageFiles): Promise<void>;
+  create?(file: ChildIo, image: NewImage<C>, host: Host, context?: NewImageContext): Promise<void>;
   /** Formats: the creation option that names a file for the guest's data. */
   readonly dataFileOption?: string;
   /** Protocols: there is something without us, which takes a new image as it is. */

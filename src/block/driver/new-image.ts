@@ -38,12 +38,14 @@ export interface NewImage<C extends Members = Members> extends Omit<CreateOption
   dataFile?: { io: ChildIo; filename: string };
 }
 
-/** Other files of a new image than its own. */
-export interface NewImageFiles {
+/** What a new image may be made with besides its own file. */
+export interface NewImageContext {
   /** The image's own, as it was named. */
   readonly filename: string;
   /** Makes one in the image's folder, and opens it until the image is made. */
   create(name: string): Promise<ChildIo>;
   /** What the driver says of an image that is to be the backing file. */
   lookAt(filename: string, format: string | undefined): Promise<DriverInfo>;
+  /** Errors: not-found, invalid. */
+  secret(id: string): Uint8Array;
 }

@@ -1,19 +1,23 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { deferred } from '../../base/async.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { NEVER_HELD } from '../../../test/kit/job-filters.js';
 import { CopyBeforeWrite } from './point-in-time.js';
 
 const GRANULE = 4096;
 
-function gateOver(sizeBytes: number): { gate: CopyBeforeWrite; due: DirtyBitmap; copied: number[] } {
+function gateOver(
+  sizeBytes: number,
+  arrives: Promise<void> = Promise.resolve(),
+): { gate: CopyBeforeWrite; due: DirtyBitmap; copied: number[] } {
   const due = new DirtyBitmap(sizeBytes, GRANULE);
   due.setAll();
   const copied: number[] = [];
   const gate = new CopyBeforeWrite({
     due,
     sides: { source: NEVER_HELD, target: NEVER_HELD },
-    copy: (_turn, { lengthBytes }) => Promise.resolve(lengthBytes),
+    copy: (_turn, { lengthBytes }) => arrives.then(() => lengthBytes),
     breaks: 'snapshot',
     failed: (error) => assert.fail(String(error)),
     copied: (bytes) => copied.push(bytes),
@@ -52,4 +56,26 @@ test('where something is copied already, or is on its way, nothing is attempted'
   await copying;
   gate.giveUp();
   assert.equal(gate.tryCopy(3 * GRANULE, GRANULE, attempt), false);
+});
+
+test('who reads the point in time does not wait for what is on its way to the target', async () => {
+  const arrives = deferred();
+  const { gate, due } = gateOver(4 * GRANULE, arrives.promise);
+  const change = { kind: 'discard', offset: 0, lengthBytes: GRANULE } as const;
+  let [isChanged, holder] = [false, 'nobody'];
+  const changing = gate.run(change, async () => void (isChanged = true));
+  await gate.readFirst(0, GRANULE, async (found) => void (holder = found));
+  assert.equal(holder, 'file');
+
+  const reading = deferred();
+  const read = gate.readFirst(0, GRANULE, () => reading.promise);
+  arrives.resolve();
+  for (let i = 0; i < 20; i++) await new Promise(setImmediate);
+  assert.equal(isChanged, false, 'the reader reads what is about to be changed');
+  assert.equal(due.isDirty(0), true);
+  reading.resolve();
+  await Promise.all([read, changing]);
+  assert.equal(isChanged, true);
+  await gate.readFirst(0, GRANULE, async (found) => void (holder = found));
+  assert.equal(holder, 'target');
 });

@@ -33,7 +33,10 @@ export interface CopyBeforeWriteOptions {
  */
 export class CopyBeforeWrite implements ChangeGate {
   readonly #options: CopyBeforeWriteOptions;
-  readonly #locks = new RangeLock();
+  /** Exclusive: what is on its way to the target. */
+  readonly #copies = new RangeLock();
+  /** Shared: who reads the point in time. Exclusive, and never for long: who it is that holds it changes. */
+  readonly #readers = new RangeLock();
   #given = false;
 
   constructor(options: CopyBeforeWriteOptions) {
@@ -79,25 +82,32 @@ export class CopyBeforeWrite implements ChangeGate {
 
   /**
    * Runs `read` on a first part of a stretch, of which the guest changes nothing meanwhile that is not copied. It is told
-   * who holds the point in time there, and how long that part is.
+   * who holds the point in time there, and how long that part is. It does not wait for what is on its way to the target.
    */
   async readFirst(
     offset: number,
     lengthBytes: number,
     read: (holder: 'file' | 'target', lengthBytes: number) => Promise<void>,
   ): Promise<number> {
-    const { due } = this.#options;
-    const release = await this.#locks.lockShared(offset, lengthBytes);
-    try {
-      const end = offset + lengthBytes;
-      const isDue = due.isDirty(offset);
-      const part =
-        (isDue ? due.nextClean(offset, end) : (due.nextDirty(offset, end)?.offset ?? end)) - offset;
-      await read(isDue ? 'file' : 'target', part);
-      return part;
-    } finally {
-      release();
+    for (;;) {
+      const { holder, part } = this.#holderOf(offset, lengthBytes);
+      const release = await this.#readers.lockShared(offset, part);
+      try {
+        const now = this.#holderOf(offset, part);
+        if (now.holder !== holder || now.part !== part) continue;
+        await read(holder, part);
+        return part;
+      } finally {
+        release();
+      }
     }
+  }
+
+  #holderOf(offset: number, lengthBytes: number): { holder: 'file' | 'target'; part: number } {
+    const { due } = this.#options;
+    const end = offset + lengthBytes;
+    if (due.isDirty(offset)) return { holder: 'file', part: due.nextClean(offset, end) - offset };
+    return { holder: 'target', part: (due.nextDirty(offset, end)?.offset ?? end) - offset };
   }
 
   /**
@@ -127,7 +137,9 @@ export class CopyBeforeWrite implements ChangeGate {
   }
 
   #isAllOurs(offset: number, lengthBytes: number): boolean {
-    if (this.#given || this.#locks.conflictsExclusive(offset, lengthBytes)) return false;
+    if (this.#given) return false;
+    for (const locks of [this.#copies, this.#readers])
+      if (locks.conflictsExclusive(offset, lengthBytes)) return false;
     return this.#options.due.nextClean(offset, offset + lengthBytes) === offset + lengthBytes;
   }
 
@@ -152,7 +164,7 @@ export class CopyBeforeWrite implements ChangeGate {
   /** Answers up to where nothing is due. */
   async #copyRequest({ offset, lengthBytes }: Stretch, forGuest: boolean): Promise<number> {
     const { due, copy, copied, sides } = this.#options;
-    const turn = await takeTurn(this.#locks, { offset, lengthBytes }, sides, forGuest);
+    const turn = await takeTurn(this.#copies, { offset, lengthBytes }, sides, forGuest);
     try {
       // Others may have copied some of it meanwhile.
       const still = due.nextDirty(offset, offset + lengthBytes, AWAITED_BYTES);
@@ -160,7 +172,7 @@ export class CopyBeforeWrite implements ChangeGate {
       const bytes = await copy(turn, still, forGuest);
       const isWhole = bytes % due.granularityBytes === 0 || bytes === still.lengthBytes;
       assert(isWhole, () => `${bytes} bytes are no whole granules: the rest of the last one would be lost`);
-      due.reset(still.offset, bytes);
+      await this.#release(still.offset, bytes);
       copied?.(bytes);
       return still.offset + bytes;
     } finally {
@@ -173,8 +185,16 @@ export class CopyBeforeWrite implements ChangeGate {
    * not be overtaken.
    */
   async skip(offset: number, lengthBytes: number): Promise<number> {
+    const release = await this.#copies.lockExclusive(offset, lengthBytes);
+    const cleared = await this.#release(offset, lengthBytes);
+    release();
+    return cleared;
+  }
+
+  /** The guest may change the stretch from now on: whoever reads its point in time has done so. Answers how much was due. */
+  async #release(offset: number, lengthBytes: number): Promise<number> {
     const { due } = this.#options;
-    const release = await this.#locks.lockExclusive(offset, lengthBytes);
+    const release = await this.#readers.lockExclusive(offset, lengthBytes);
     const before = due.dirtyBytes;
     due.reset(offset, lengthBytes);
     release();

@@ -7,3 +7,8 @@ export function randomUuid(host: Host): Buffer {
   bytes.writeUInt8((bytes.readUInt8(8) % 64) + 0x80, 8);
   return bytes;
 }
+
+/** As text, of a UUID whose bytes are in the order of its text. */
+export function uuidText(uuid: Buffer): string {
+  return uuid.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}

@@ -1,5 +1,5 @@
 import { BlockError, errnoError } from '../../base/error.js';
-import type { ChildIo, NewImage, NewImageFiles } from '../../block/driver.js';
+import type { ChildIo, NewImage, NewImageContext } from '../../block/driver.js';
 import type { Host } from '../../host/host.js';
 import type { VMDK_TOOL_CREATE } from '../../schema/create-options.js';
 import { encodeDescriptor, NO_CID } from './descriptor.js';
@@ -46,7 +46,7 @@ export async function createVmdk(
   file: ChildIo,
   image: NewVmdk,
   host: Host,
-  files: NewImageFiles | undefined,
+  files: NewImageContext | undefined,
 ): Promise<void> {
   checkNewVmdk(image);
   const { sizeBytes, backingFile, options } = image;
@@ -105,7 +105,7 @@ function extentName(base: string, isFlat: boolean, index: number | undefined): s
   return `${prefix}-${isFlat ? 'f' : 's'}${String(index).padStart(3, '0')}${suffix}`;
 }
 
-async function parentCidOf({ backingFile, backingFormat }: NewVmdk, files: NewImageFiles): Promise<number> {
+async function parentCidOf({ backingFile, backingFormat }: NewVmdk, files: NewImageContext): Promise<number> {
   if (backingFile === undefined) return NO_CID;
   quotable(backingFile);
   const { formatSpecific } = await files.lookAt(backingFile, backingFormat);

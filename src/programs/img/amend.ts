@@ -2,7 +2,8 @@ import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { BlockBackend } from '../../block/backend.js';
 import type { DriverDescription, ImageAmendment } from '../../block/driver.js';
-import { bool } from '../../schema/types.js';
+import { LUKS_AMEND_MEMBERS, type LuksAmendment } from '../../schema/encryption-options.js';
+import { bool, int, struct } from '../../schema/types.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
 import { type OptionTexts, sizeValue, splitOptions } from './create-options.js';
@@ -40,7 +41,7 @@ export async function amendCommand(tool: Tool, words: readonly string[]): Promis
   });
   const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
   try {
-    await amend(backend, splitOptions(args.values('o')));
+    await amend(backend, splitOptions(args.values('o')), args.has('force'));
   } catch (error) {
     throw explain(error, '');
   }
@@ -51,11 +52,14 @@ export async function amendCommand(tool: Tool, words: readonly string[]): Promis
 }
 
 /** What needs a newer version comes after it, and an older one last. Errors: ToolFailure, those of the image. */
-async function amend(backend: BlockBackend, texts: OptionTexts): Promise<void> {
+async function amend(backend: BlockBackend, texts: OptionTexts, isForced: boolean): Promise<void> {
   const { driver, instance } = backend.node;
   if (!instance.amend)
     throw new ToolFailure(`Format driver '${driver.name}' does not support option amendment`);
   for (const name of texts.keys()) checkOption(driver, name);
+  if (driver.amendOptions) {
+    return instance.amend({ keySlots: { amendment: keySlotsOf(texts), isForced } });
+  }
   if (texts.has('backing_file') || texts.has('backing_fmt'))
     throw new ToolFailure('Cannot amend the backing file', {
       hint: "You can use 'qemu-img rebase' instead.",
@@ -69,10 +73,21 @@ async function amend(backend: BlockBackend, texts: OptionTexts): Promise<void> {
   if (changes.version === 2) await instance.amend(changes);
 }
 
-function checkOption({ toolOptions = [] }: DriverDescription, name: string): void {
+/** Errors: invalid, in QEMU's words. */
+function keySlotsOf(texts: OptionTexts): LuksAmendment {
+  const numbers = new Set(['keyslot', 'iter-time']);
+  const values = [...texts].map(([name, text]): [string, string | number] => [
+    name,
+    numbers.has(name) ? int.parse(text, name, 'flat') : text,
+  ]);
+  return struct('', LUKS_AMEND_MEMBERS).parse(Object.fromEntries(values), '', 'qmp');
+}
+
+function checkOption({ toolOptions = [], amendOptions = [] }: DriverDescription, name: string): void {
+  if (amendOptions.includes(name)) return;
   const isKnown = toolOptions.some((one) => one.name === name);
   if (!isKnown) throw new ToolFailure(`Invalid parameter '${name}'`);
-  if (AMENDABLE.has(name)) return;
+  if (AMENDABLE.has(name) && !amendOptions.length) return;
   if (name === 'data_file' || name === 'data_file_raw')
     throw new ToolFailure(`amend: option '${name}' is not supported by livedisk`);
   throw new ToolFailure(`Invalid parameter '${name}'`, {

@@ -2,10 +2,11 @@ import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import { MiB } from '../../base/limits.js';
 import type { BlockBackend } from '../../block/backend.js';
-import type { DriverDescription } from '../../block/driver.js';
+import type { DriverDescription, NodeOptions } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
 import { createImage } from '../../block/create.js';
 import { ContentHash, type ContentSink } from '../../library/images/content-hash.js';
+import { FlatOptions } from '../../schema/flat.js';
 import { ImageCopy } from '../../library/images/copy.js';
 import { SourceImages } from '../../library/images/source-images.js';
 import { type LoadSnapshot, loadSnapshot } from '../arguments/load-snapshot.js';
@@ -275,10 +276,17 @@ async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<
   }
 }
 
+/** What a new image is encrypted with opens it too. */
+function secretsOf(texts: ReadonlyMap<string, string>): NodeOptions {
+  const keys = [...texts].filter(([name]) => name.endsWith('key-secret'));
+  return FlatOptions.of(Object.fromEntries(keys)).nested();
+}
+
 /** A new image's backing file is only opened to see that it is there: nothing is read from it. */
 async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<BlockBackend> {
   const { output, byOptions, format, cache } = plan;
   const target = await tool.open(output, {
+    options: byOptions ? undefined : secretsOf(plan.optionTexts),
     format: byOptions ? args.value('O') : format,
     imageOpts: byOptions,
     write: true,

@@ -1,7 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { BlockBackend } from '../../block/backend.js';
-import type { CacheSettings, DriverDescription } from '../../block/driver.js';
+import type { CacheSettings, DriverDescription, NodeOptions } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { Graph } from '../../block/graph.js';
 import type { DiscardMode } from '../../block/modes.js';
@@ -53,6 +53,8 @@ export function explain(error: unknown, prefix: string, status = 1): ToolFailure
 
 export interface ImageUse {
   format?: string | undefined;
+  /** More options of an image that is named. */
+  options?: NodeOptions | undefined;
   /** The name is options (--image-opts). */
   imageOpts?: boolean;
   write?: boolean;
@@ -121,7 +123,7 @@ export class Tool {
     const options = use.imageOpts === true ? this.#imageOpts(filename, use) : undefined;
     const node = await (options
       ? this.opener.openFlat(options, context)
-      : this.opener.openImage(filename, use.format, context));
+      : this.opener.openImage(filename, use.format, context, use.options));
     return this.use(node, use);
   }
 
