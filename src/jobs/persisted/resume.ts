@@ -43,7 +43,7 @@ type Image = NonNullable<JournalHead['source']>;
 
 async function imageOf(host: Host, node: Node): Promise<Image | undefined> {
   const path = node.storage.filename;
-  if (path === '' || node.storage.driver.name !== 'file') return undefined;
+  if (path === '') return undefined;
   const stat = await host.files.stat(path).catch(() => undefined);
   return stat && { path, identity: stat.identity };
 }
