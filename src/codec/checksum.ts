@@ -15,6 +15,27 @@ export const sha256: ComputeFunction<undefined> = {
   },
 };
 
+/** SHA-256 of each chunk of the input, the last one as long as it is, one digest behind the other. */
+export const sha256Chunks: ComputeFunction<{ chunkBytes: number }> = {
+  program: codecProgram,
+  name: 'sha256-chunks',
+  maxSyncBytes: 64 * KiB + SHA256_BYTES,
+  run(input, output, { chunkBytes }) {
+    const { createHash } = process.getBuiltinModule('node:crypto');
+    let filled = 0;
+    for (let at = 0; at < input.length; at += chunkBytes) {
+      output.set(
+        createHash('sha256')
+          .update(input.subarray(at, at + chunkBytes))
+          .digest(),
+        filled,
+      );
+      filled += SHA256_BYTES;
+    }
+    return filled;
+  },
+};
+
 /** CRC-32 (ISO 3309, as zlib's and PNG's): against accidents, not against people. Some 5 GB/s, so no thread is asked. */
 export function crc32(bytes: Uint8Array, before = 0): number {
   return process.getBuiltinModule('node:zlib').crc32(bytes, before);

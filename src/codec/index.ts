@@ -1,6 +1,6 @@
 export { type AesParameters, aesCbc, aesCtr, aesEcb, aesXts } from './aes.js';
 export { mergeStripes } from './anti-forensic.js';
-export { adler32, crc32, sha256, SHA256_BYTES } from './checksum.js';
+export { adler32, crc32, sha256, SHA256_BYTES, sha256Chunks } from './checksum.js';
 export { crc32c } from './crc32c.js';
 export { deflateRaw, type DeflateParameters, inflateRaw } from './deflate.js';
 export { passwordKey, type PasswordKeyParameters } from './password-key.js';

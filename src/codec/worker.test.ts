@@ -17,6 +17,7 @@ const PARAMETERS = {
   windowBits: 12,
   ...{ key: Buffer.from('0123456789abcdef0123456789ABCDEF'), direction: 'encrypt', sectorBytes: 512 },
   ...{ firstSector: 5, initialVector: 'plain64', hash: 'sha256', salt: Buffer.from('salt'), iterations: 3 },
+  chunkBytes: 100,
 } as const;
 
 for (const each of functions)

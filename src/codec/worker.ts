@@ -1,7 +1,7 @@
 import { serveCompute } from '../host/compute-server.js';
 import { aesCbc, aesCtr, aesEcb, aesXts } from './aes.js';
 import { mergeStripes } from './anti-forensic.js';
-import { sha256 } from './checksum.js';
+import { sha256, sha256Chunks } from './checksum.js';
 import { deflateRaw, inflateRaw } from './deflate.js';
 import { passwordKey } from './password-key.js';
 import { zstdCompress, zstdDecompress } from './zstd.js';
@@ -9,4 +9,4 @@ import { zstdCompress, zstdDecompress } from './zstd.js';
 // What a compute thread runs.
 const aes = [aesXts, aesCbc, aesEcb, aesCtr];
 const keys = [passwordKey, mergeStripes];
-serveCompute([inflateRaw, deflateRaw, zstdDecompress, zstdCompress, sha256, ...aes, ...keys]);
+serveCompute([inflateRaw, deflateRaw, zstdDecompress, zstdCompress, sha256, sha256Chunks, ...aes, ...keys]);

@@ -25,6 +25,7 @@ import {
   Permission,
 } from './job-graph.js';
 import { type BackupNodes, type BackupPlan, copyUnitBytes } from './plans/backup.js';
+import { CheckedCopy, hashesFor } from './verified/checked-copy.js';
 import { statusOrData } from './source-status.js';
 
 /** sync=none has nothing to do but wait. */
@@ -44,6 +45,7 @@ export class BackupJob implements JobDriver {
   readonly #targetBackend: BlockBackend;
   readonly #window: CopyWindow;
   readonly #mover: Mover;
+  readonly #checked: CheckedCopy;
   readonly #bitmaps: CopyBitmaps;
   /** What the target still lacks. */
   readonly #due: DirtyBitmap;
@@ -82,7 +84,13 @@ export class BackupJob implements JobDriver {
     place.hold('target', target, 0, ALL_PERMISSIONS);
     const { offloads, maxPieces: pieces, maxPieceBytes: pieceBytes } = plan.performance;
     this.#window = new CopyWindow(job, { pieces, pieceBytes });
+    const unit = copyUnitBytes(plan, target);
+    const hashes = hashesFor(job, plan, size, unit);
+    const sides = { source: this.#sourceBackend, target: this.#targetBackend };
+    this.#checked = new CheckedCopy(job, plan, { hashes, ...sides });
     this.#mover = new Mover({
+      hashes,
+      compares: plan.compares,
       job,
       source: this.#sourceBackend,
       target: this.#targetBackend,
@@ -92,13 +100,13 @@ export class BackupJob implements JobDriver {
       skipKnownZeroes: plan.sync === 'full',
       offloads,
     });
-    this.#bitmaps = new CopyBitmaps(size, copyUnitBytes(plan, target));
+    this.#bitmaps = new CopyBitmaps(size, unit);
     this.#bitmaps.access.setAll();
     this.#due = this.#bitmaps.due;
     this.#totalBytes = size;
     this.#gate = new CopyBeforeWrite({
       due: this.#due,
-      sides: { source: this.#sourceBackend, target: this.#targetBackend },
+      sides,
       copy: (turn, stretch, forGuest) => this.#copyFirst(turn, stretch, forGuest),
       breaks: plan.onGuestCopyError === 'break-snapshot' ? 'snapshot' : 'guest-write',
       failed: (error) => {
@@ -191,6 +199,8 @@ export class BackupJob implements JobDriver {
       this.#throwFailure();
       this.job.enter('flushing');
       await this.#mover.flush();
+      await this.#checked.verify();
+      this.#throwFailure();
     } finally {
       await window.quiet();
     }
@@ -321,6 +331,7 @@ export class BackupJob implements JobDriver {
   async clean(): Promise<void> {
     await this.#place.remove();
     await this.#leave();
+    if (this.#succeeded) await this.#checked.writeManifest();
   }
 
   async #leave(): Promise<void> {

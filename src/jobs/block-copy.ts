@@ -12,6 +12,7 @@ import { PIECE_BYTES } from './copy-window.js';
 import type { Job } from './job.js';
 import { type FailureFate, JobCancelled, JobIoError } from './job-errors.js';
 import type { Tally } from './job-progress.js';
+import type { ChunkHashes } from './verified/chunk-hashes.js';
 import { statusOrData, tryStatus } from './source-status.js';
 
 /** Zeroes cost no data: one request may cover this much. */
@@ -44,6 +45,10 @@ export interface MoverOptions {
   compress?: boolean;
   /** The kernel copies where it can; default: true. */
   offloads?: boolean | undefined;
+  /** The target may hold much of it already: what is alike there is not written. */
+  compares?: boolean | undefined;
+  /** Told of what is written, in whole chunks, which divide the copy's units: all of it passes through memory. */
+  hashes?: ChunkHashes | undefined;
   /** Told of what copyFirst and tryCopy do without copying data. */
   tally?: Tally;
 }
@@ -85,6 +90,7 @@ export class Mover {
       turn.doneWith(source);
       const zeroed = await this.#zeroUnits(offset, whole, unit, fate);
       this.#tally.zeroBytes += zeroed;
+      this.#options.hashes?.zeroes(offset, zeroed);
       return zeroed;
     }
     const length = Math.min(whole, Math.max(this.longestBytes(), unit));
@@ -94,8 +100,8 @@ export class Mover {
 
   /** Longest piece of data. */
   longestBytes(): number {
-    const { source, target, offloads = true } = this.#options;
-    return offloads ? longestBetween(source.node, target.node) : PIECE_BYTES;
+    const { source, target, offloads = true, hashes, compares } = this.#options;
+    return offloads && !hashes && compares !== true ? longestBetween(source.node, target.node) : PIECE_BYTES;
   }
 
   /** Copies a unit of which parts are not alike: reads all of them first, so that the source does not wait for the target. */
@@ -117,10 +123,23 @@ export class Mover {
       if (status.zero && !isSkipped) tally.zeroBytes += length;
       at += length;
     }
+    await this.#hashMixed(offset, lengthBytes, fate);
     turn.doneWith(source);
     for (const part of parts) await this.#writePart(part, fate);
     this.#tally.zeroBytes += tally.zeroBytes;
     this.#tally.skippedBytes += tally.skippedBytes;
+  }
+
+  /** What is held by layers below counts too: the target has it. */
+  async #hashMixed(offset: number, lengthBytes: number, fate: FailureFate): Promise<void> {
+    const { hashes } = this.#options;
+    if (!hashes) return;
+    for (let done = 0; done < lengthBytes; done += PIECE_BYTES) {
+      const part = { offset: offset + done, lengthBytes: Math.min(lengthBytes - done, PIECE_BYTES) };
+      const whole = await this.#readPart(part, fate);
+      await hashes.data(part.offset, whole.subarray(0, part.lengthBytes));
+      this.#buffers.push(whole);
+    }
   }
 
   /** Answers a buffer of which a first part is filled. That of a request that failed may still be in use. */
@@ -141,6 +160,11 @@ export class Mover {
       return;
     }
     const buffer = whole.subarray(0, lengthBytes);
+    if (await this.#isAlike(offset, buffer, fate)) {
+      this.#tally.skippedBytes += lengthBytes;
+      if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
+      return;
+    }
     const flags = this.#options.compress === true ? Flag.compressed : Flag.none;
     await this.#write(
       () => (target.tryWrite(offset, buffer, flags) ? undefined : target.write(offset, buffer, flags)),
@@ -148,6 +172,18 @@ export class Mover {
     );
     if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
     this.#startWriteback(lengthBytes);
+  }
+
+  /** Whether the target is known to hold it already. */
+  async #isAlike(offset: number, buffer: Buffer, fate: FailureFate): Promise<boolean> {
+    const { target, compares } = this.#options;
+    if (compares !== true) return false;
+    const whole = buffer.length > PIECE_BYTES ? Buffer.allocUnsafe(buffer.length) : this.#takeBuffer();
+    const there = whole.subarray(0, buffer.length);
+    await this.#write(() => (target.tryRead(offset, there) ? undefined : target.read(offset, there)), fate);
+    const isAlike = there.equals(buffer);
+    if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
+    return isAlike;
   }
 
   #status(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus> {
@@ -160,9 +196,9 @@ export class Mover {
    * what lies behind it is as it was, as far as it matters.
    */
   tryCopy(offset: number, lengthBytes: number, { unit, data }: CopyOptions): number {
-    const { source, target } = this.#options;
+    const { source, target, hashes, compares } = this.#options;
     // So long is nothing but zeroes, of which others learn with fewer questions.
-    if (lengthBytes > PIECE_BYTES || !areOpen([source, target])) return 0;
+    if (hashes || compares === true || lengthBytes > PIECE_BYTES || !areOpen([source, target])) return 0;
     let whole = 0;
     let [zeroBytes, skippedBytes] = [0, 0];
     for (let done = 0; done < lengthBytes;) {
@@ -222,8 +258,8 @@ export class Mover {
    * changes one of them later sees to the other: nothing needs to be locked.
    */
   async zeroBytes(offset: number, lengthBytes: number): Promise<number> {
-    const { source, target, skipKnownZeroes } = this.#options;
-    if (!skipKnownZeroes) return 0;
+    const { source, target, skipKnownZeroes, hashes } = this.#options;
+    if (!skipKnownZeroes || hashes) return 0;
     const above = await whenOpen(source, () => this.#status(offset, lengthBytes));
     if (!above.zero) return 0;
     const length = Math.min(above.lengthBytes, lengthBytes);
@@ -235,11 +271,12 @@ export class Mover {
 
   /** Makes a stretch of the target read as zeroes. */
   async zero(offset: number, lengthBytes: number): Promise<void> {
-    const { job, target } = this.#options;
+    const { job, target, hashes } = this.#options;
     for (let done = 0; done < lengthBytes;) {
       if (job.isCancelled) throw new JobCancelled();
       done += await whenOpen(target, () => this.#zeroFirst(offset + done, lengthBytes - done, 'policy'));
     }
+    hashes?.zeroes(offset, lengthBytes);
   }
 
   /**
@@ -263,6 +300,11 @@ export class Mover {
       const status = await target.during(() => statusOrData(target.node, offset, length));
       length = Math.min(status.lengthBytes, length);
       if (status.zero) return length;
+    }
+    if (this.#options.compares === true) {
+      const first = Math.min(length, PIECE_BYTES);
+      if (await this.#isAlike(offset, Buffer.alloc(first), fate)) return first;
+      length = first;
     }
     const flags = unmap ? Flag.mayUnmap : Flag.none;
     await this.#write(() => target.writeZeroes(offset, length, flags), fate);
@@ -297,8 +339,8 @@ export class Mover {
 
   /** copy_file_range of a first part of the stretch; answers its length, 0 when it must be read and written. */
   async #offload(offset: number, lengthBytes: number, fate: FailureFate): Promise<number> {
-    const { source, target, compress = false, offloads = true } = this.#options;
-    if (compress || !offloads || !protocolOf(target.node)?.copyFrom) return 0;
+    const { source, target, compress = false, offloads = true, hashes, compares } = this.#options;
+    if (compress || !offloads || hashes || compares === true || !protocolOf(target.node)?.copyFrom) return 0;
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), fate);
     if (located.kind !== 'plain') return 0;
     if (!located.io.copyFrom) {
@@ -327,6 +369,7 @@ export class Mover {
   ): Promise<void> {
     const buffer = await this.#readPart({ offset, lengthBytes }, fate);
     read();
+    await this.#options.hashes?.data(offset, buffer.subarray(0, lengthBytes));
     await this.#writePart({ offset, lengthBytes, buffer }, fate);
   }
 

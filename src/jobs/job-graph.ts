@@ -10,6 +10,7 @@ import {
 import type { BlockBackend } from '../block/backend.js';
 import type { BackendProperties } from '../block/backend-user.js';
 import type { ChangeGate } from '../block/change-gate.js';
+import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { DriverDescription } from '../block/driver.js';
 import type { Edge, EdgeParent } from '../block/edge.js';
 import { GRACE_MS, type Graph } from '../block/graph.js';
@@ -28,6 +29,8 @@ export interface JobSurroundings {
   readonly opener: Opener;
   /** Jobs change the graph one at a time. */
   readonly changes: AsyncMutex;
+  /** What persisted jobs lacked that have failed here, and what was written since, by their journals' paths. */
+  readonly abandoned: Map<string, { readonly node: Node; readonly dirty: DirtyBitmap }>;
 }
 
 /** A node that a job reads, writes, or keeps others from. */

@@ -2,7 +2,9 @@ import { type Deferred, deferred } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { Json } from '../block/driver.js';
+import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Graph } from '../block/graph.js';
+import type { Host } from '../host/host.js';
 import { ErrorHandling, type ErrorPolicy } from './error-policy.js';
 import type { JobGroup } from './job-group.js';
 import type { CopyMode, JobDriver, JobType } from './job-driver.js';
@@ -61,6 +63,7 @@ export class Job {
   #error: string | undefined;
   #wasReady = false;
   #failure: unknown;
+  #ended: 'completed' | 'failed' | undefined;
   /** From its start on. */
   #throughput: Throughput | undefined;
   #log: ProgressLog | undefined;
@@ -87,6 +90,10 @@ export class Job {
     return this.#graph.host.files.buffer(lengthBytes);
   }
 
+  get host(): Host {
+    return this.#graph.host;
+  }
+
   get status(): JobStatus {
     return this.#status;
   }
@@ -106,6 +113,17 @@ export class Job {
 
   get error(): string | undefined {
     return this.#error;
+  }
+
+  /** How it has ended; undefined: it has not, or it never began. */
+  get end(): 'completed' | 'failed' | undefined {
+    return this.#ended;
+  }
+
+  /** Why it fails, from the moment on when it does. */
+  get failureText(): string | undefined {
+    if (this.#failure === undefined) return undefined;
+    return this.#failure instanceof JobCancelled ? 'Operation canceled' : asError(this.#failure).message;
   }
 
   get isOver(): boolean {
@@ -245,6 +263,7 @@ export class Job {
       this.#setStatus('aborting');
       driver.abort?.();
     }
+    this.#failure = failure;
     try {
       await driver.clean();
     } catch (error) {
@@ -263,7 +282,8 @@ export class Job {
   #end(failure: unknown): void {
     const cancelled = failure instanceof JobCancelled;
     this.#failure = failure;
-    if (failure !== undefined) this.#error = cancelled ? 'Operation canceled' : asError(failure).message;
+    this.#error = this.failureText;
+    this.#ended = failure === undefined ? 'completed' : 'failed';
     if (this.isBlockJob) {
       const data: { [key: string]: Json } = this.#eventData();
       if (failure !== undefined && !cancelled) data['error'] = this.#error ?? '';
@@ -332,6 +352,11 @@ export class Job {
       this.pace.isUserPaused = true;
     }
     return new JobIoError(operation, cause, action);
+  }
+
+  /** A chunk of the copy was not what was sent. */
+  tellsChunk({ offset, lengthBytes }: Stretch, action: 'copied-again' | 'report'): void {
+    this.#emit('X_BLOCK_JOB_CHUNK_DIFFERS', { device: this.id, offset, length: lengthBytes, action });
   }
 
   // ---- verbs

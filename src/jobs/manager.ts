@@ -18,7 +18,10 @@ import type { CreatePlan } from './plans/create.js';
 import { mirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import type { BlockJobPlan, JobPlan } from './plans/plan.js';
 import { streamNodes, type StreamPlan } from './plans/stream.js';
+import type { JobJournal } from './persisted/job-journal.js';
+import { newJournal, reopenJournal, type ResumeRequest } from './persisted/resume.js';
 import { checkJobId } from './state.js';
+import { checkNoManifest } from './verified/manifest.js';
 import { StepJob } from './step.js';
 import { StreamJob } from './stream.js';
 
@@ -30,6 +33,12 @@ interface Startable extends JobDriver {
   insert(): Promise<void>;
 }
 
+/** How a job has ended: one of two ways. A type alias: an answer of JSON. */
+export type JobEnd = { id: string; type: string; state: 'completed' | 'failed'; error?: string };
+
+/** Ends of jobs that are kept. */
+const MAX_REMEMBERED = 1000;
+
 /** All jobs of one engine. */
 export class JobManager {
   readonly #surroundings: JobSurroundings;
@@ -37,9 +46,15 @@ export class JobManager {
   readonly #jobs = new Map<string, Job>();
   readonly #newListeners = new Set<(job: Job) => void>();
   #generated = 0;
+  readonly #ended: JobEnd[] = [];
 
   constructor(opener: Opener, emit: EmitEvent) {
-    this.#surroundings = { graph: opener.graph, opener, changes: new AsyncMutex() };
+    this.#surroundings = {
+      graph: opener.graph,
+      opener,
+      changes: new AsyncMutex(),
+      abandoned: new Map(),
+    };
     this.#emit = emit;
   }
 
@@ -87,6 +102,9 @@ export class JobManager {
         return this.#startCreate(plan);
       case 'backup':
         return this.#startBackup(plan);
+      case 'mirror':
+      case 'active-commit':
+        return this.#startMirror(plan, await newJournal(this.#surroundings.graph, plan));
       default: {
         const { job } = await this.#insert(plan, this.#maker(plan));
         job.start();
@@ -95,7 +113,36 @@ export class JobManager {
     }
   }
 
-  #maker(plan: StreamPlan | CommitPlan | MirrorPlan): (job: Job) => Startable {
+  async #startMirror(plan: MirrorPlan, journal: JobJournal | undefined): Promise<Job> {
+    try {
+      const { job } = await this.#insert(plan, this.#maker(plan, journal));
+      job.start();
+      return job;
+    } catch (error) {
+      // One that never was leaves no journal.
+      if (journal?.isResumed === true) await journal.letGo();
+      else await journal?.discard();
+      throw error;
+    }
+  }
+
+  /**
+   * Goes on with a job that was cut off, by its journal; answers its id, and how much is left. Errors: those of
+   * reopenJournal and start().
+   */
+  async resume(request: ResumeRequest): Promise<{ id: string; left: number }> {
+    const { journal, plan } = await reopenJournal(this.#surroundings, request);
+    const left = journal.left.dirtyBytes;
+    const job = await this.#startMirror(plan, journal);
+    return { id: job.id, left };
+  }
+
+  /** How jobs on disks have ended, the last one first. */
+  history(): readonly JobEnd[] {
+    return [...this.#ended].reverse();
+  }
+
+  #maker(plan: StreamPlan | CommitPlan | MirrorPlan, journal?: JobJournal): (job: Job) => Startable {
     const surroundings = this.#surroundings;
     const { graph } = surroundings;
     if (plan.kind === 'stream') {
@@ -107,7 +154,7 @@ export class JobManager {
       return (job) => new CommitJob(job, plan, nodes, surroundings);
     }
     const nodes = mirrorNodes(graph, plan);
-    return (job) => new MirrorJob(job, plan, nodes, surroundings);
+    return (job) => new MirrorJob(job, plan, nodes, surroundings, journal);
   }
 
   async #startBackup(plan: BackupPlan): Promise<Job> {
@@ -178,6 +225,13 @@ export class JobManager {
     checkSpeed(plan.speed);
   }
 
+  #remember(job: Job): void {
+    const { id, type, end, error } = job;
+    if (!end) return;
+    this.#ended.push({ id, type, state: end, ...(error !== undefined && { error }) });
+    if (this.#ended.length > MAX_REMEMBERED) this.#ended.shift();
+  }
+
   #checkId(id: string): void {
     checkJobId(id);
     if (this.#jobs.has(id)) throw new BlockError('exists', `Job ID '${id}' already in use`);
@@ -201,6 +255,8 @@ export class JobManager {
   ): Promise<D> {
     checkFilterName(this.#surroundings.graph, plan);
     checkFilter();
+    if ('manifest' in plan && plan.manifest !== undefined)
+      await checkNoManifest(this.#surroundings.graph.host, plan.manifest);
     const { jobId: id, speed, autoFinalize, autoDismiss, onReadError, onWriteError } = plan;
     const policies = { onReadError, onWriteError };
     const job = this.#newJob({ id, speed: speed < 0 ? 0 : speed, autoFinalize, autoDismiss, ...policies });
@@ -215,6 +271,7 @@ export class JobManager {
       checkSpeed(speed);
       await driver.insert();
       job.announce();
+      void job.concluded.then(() => this.#remember(job));
       return driver;
     } catch (error) {
       job.abandon();

@@ -3,12 +3,15 @@ import type { ChainStatus } from '../block/chain-status.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
 import { alignDown } from '../base/align.js';
-import { KiB } from '../base/limits.js';
+import { KiB, MiB } from '../base/limits.js';
 import { type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
 import { areOpen, AWAITED_BYTES, type CopySides, takeTurn, whenOpen } from '../block/copy-turn.js';
 import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
 import type { Tally } from './job-progress.js';
+import type { JobJournal } from './persisted/job-journal.js';
+import { hashesFor } from './verified/checked-copy.js';
+import type { ChunkHashes } from './verified/chunk-hashes.js';
 import { type FailureFate, JobCancelled } from './job-errors.js';
 import { clusterOf, type MirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import { statusOrData } from './source-status.js';
@@ -32,6 +35,7 @@ export interface MirrorCopyOptions {
   readonly target: BlockBackend;
   /** No piece is to begin any more: a point in time is being fixed, or is. */
   readonly mustStop: () => boolean;
+  readonly journal?: JobJournal | undefined;
 }
 
 /** What the target of a mirror lacks, and how it gets it. */
@@ -45,6 +49,8 @@ export class MirrorCopy {
   readonly mover: Mover;
   /** Ranges that are on their way to the target. */
   readonly locks = new RangeLock();
+  /** What the target is to hold, where that is wanted to be known. */
+  readonly hashes: ChunkHashes | undefined;
   /** A piece has failed in a way that is not to end the job. */
   hasFailed = false;
   #doneBytes = 0;
@@ -57,8 +63,11 @@ export class MirrorCopy {
     this.#options = options;
     this.dirty = new DirtyBitmap(nodes.source.lengthBytes, plan.granularityBytes);
     this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(nodes.target) ?? 0));
-    this.window = new CopyWindow(job, { bytes: plan.windowBytes });
+    this.window = new CopyWindow(job, { bytes: plan.windowBytes ?? windowBytes(options) });
+    this.hashes = hashesFor(job, plan, nodes.source.lengthBytes, this.unitBytes);
     this.mover = new Mover({
+      hashes: this.hashes,
+      compares: plan.compares,
       job,
       source,
       target,
@@ -106,12 +115,19 @@ export class MirrorCopy {
 
   /** Marks what is to be copied; prepares a target whose content is unknown. */
   async mark(): Promise<void> {
-    const { sync, targetIsNew } = this.#options.plan;
+    const { sync, targetIsNew, compares } = this.#options.plan;
     const { source } = this.#options.nodes;
+    const { journal } = this.#options;
+    if (journal?.isResumed === true) {
+      this.dirty.merge(journal.left);
+      if (compares === true) this.dirty.setAll();
+      return;
+    }
     if (sync === 'none') return;
     const size = source.lengthBytes;
+    if (sync === 'full' && targetIsNew) this.hashes?.zeroes(0, size);
     if (sync === 'full' && !targetIsNew) {
-      if (!this.#unmaps()) {
+      if (compares === true || !this.#unmaps()) {
         this.dirty.setAll();
         return;
       }
@@ -123,6 +139,19 @@ export class MirrorCopy {
       const status = await this.#status(at, size - at);
       if (status.allocated) this.dirty.set(at, status.lengthBytes);
       at += status.lengthBytes;
+    }
+    this.#tellClean();
+  }
+
+  /** What needs no copy is as good as copied. */
+  #tellClean(): void {
+    const { journal } = this.#options;
+    const { dirty } = this;
+    const end = dirty.sizeBytes;
+    for (let at = dirty.nextClean(0); journal && at < end;) {
+      const next = dirty.nextDirty(at, end)?.offset ?? end;
+      journal.copied(at, next - at);
+      at = next < end ? dirty.nextClean(next, end) : end;
     }
   }
 
@@ -209,8 +238,12 @@ export class MirrorCopy {
   /** What can be copied of a piece without a wait; answers how long that first part is. */
   #tryCopy({ offset, lengthBytes, data }: Piece): number {
     if (this.locks.conflictsExclusive(offset, lengthBytes)) return 0;
-    const done = this.mover.tryCopy(offset, lengthBytes, { unit: 1, data });
+    const { journal } = this.#options;
+    const unit = journal ? this.dirty.granularityBytes : 1;
+    journal?.begins(offset, lengthBytes);
+    const done = this.mover.tryCopy(offset, lengthBytes, { unit, data });
     this.dirty.reset(offset, done);
+    if (done > 0) journal?.copied(offset, done);
     this.#doneBytes += done;
     return done;
   }
@@ -219,6 +252,8 @@ export class MirrorCopy {
   async #copyTracked(piece: Stretch & { data?: ChainStatus }, fate: FailureFate = 'policy'): Promise<void> {
     const { offset, lengthBytes, data } = piece;
     const end = offset + lengthBytes;
+    const { journal } = this.#options;
+    journal?.begins(offset, lengthBytes);
     let at = offset;
     try {
       while (at < end) {
@@ -229,6 +264,7 @@ export class MirrorCopy {
         this.#doneBytes += done;
         this.#copyingBytes -= done;
       }
+      journal?.copied(offset, lengthBytes);
     } catch (error) {
       const release = await this.locks.lockExclusive(at, end - at);
       this.dirty.set(at, end - at);
@@ -265,4 +301,10 @@ export class MirrorCopy {
     }
     await this.mover.flush();
   }
+}
+
+/** What is in flight when a job is killed is copied again: of a small disk, that is to be little of it too. */
+function windowBytes({ journal, nodes }: MirrorCopyOptions): number | undefined {
+  if (!journal) return undefined;
+  return Math.min(16 * MiB, Math.max(2 * MiB, alignDown(nodes.source.lengthBytes / 2048, MiB)));
 }

@@ -3,9 +3,14 @@ import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
+import type { ChangeGate } from '../block/change-gate.js';
+import { takeTurn, whenOpen } from '../block/copy-turn.js';
 import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { growBase, holdIntermediate } from './commit.js';
+import { asError } from './job-errors.js';
+import { forgetAbandoned } from './persisted/resume.js';
+import type { JobJournal } from './persisted/job-journal.js';
 import { isRetried } from './copy-window.js';
 import type { Job } from './job.js';
 import type { CopyMode, JobDriver } from './job-driver.js';
@@ -16,6 +21,7 @@ import { MirrorHold } from './mirror-hold.js';
 import { pivot } from './mirror-pivot.js';
 import type { MirrorNodes, MirrorPlan } from './plans/mirror.js';
 import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
+import { CheckedCopy } from './verified/checked-copy.js';
 import { WriteToBoth } from './write-to-both.js';
 
 /** How often a READY mirror looks for what the guest wrote. */
@@ -37,12 +43,26 @@ export class MirrorJob implements JobDriver {
   readonly #targetBackend: BlockBackend;
   readonly #copy: MirrorCopy;
   readonly #both: WriteToBoth;
+  readonly #checked: CheckedCopy;
+  #succeeded = false;
+  readonly #journal: JobJournal | undefined;
+  readonly #abandoned: JobSurroundings['abandoned'];
+  /** What stands before the source's changes, the journal apart. */
+  #guard: ChangeGate | undefined;
   #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
   #hold: MirrorHold | undefined;
   #pivoted = false;
   #copyMode: CopyMode;
 
-  constructor(job: Job, plan: MirrorPlan, nodes: MirrorNodes, surroundings: JobSurroundings) {
+  constructor(
+    job: Job,
+    plan: MirrorPlan,
+    nodes: MirrorNodes,
+    surroundings: JobSurroundings,
+    journal?: JobJournal,
+  ) {
+    this.#journal = journal;
+    this.#abandoned = surroundings.abandoned;
     const { source, target } = nodes;
     const targetIsBase = plan.kind === 'active-commit';
     this.type = targetIsBase ? 'commit' : 'mirror';
@@ -79,13 +99,16 @@ export class MirrorJob implements JobDriver {
       nodes,
       ...sides,
       mustStop: () => this.#mustStop() || this.#isToSwitch(),
+      journal,
     });
+    this.#checked = new CheckedCopy(job, plan, { hashes: this.#copy.hashes, ...sides });
     this.#both = new WriteToBoth({
       ...sides,
       dirty: this.#copy.dirty,
       locks: this.#copy.locks,
       mover: this.#copy.mover,
       unitBytes: this.#copy.unitBytes,
+      copiesUnits: this.#copy.hashes !== undefined,
       fillsUnits: plan.targetBacking !== 'leave',
       failed: (error) => this.#targetFailed(this.job.ioError('write', error)),
       written: (bytes) => this.#copy.addDone(bytes),
@@ -101,7 +124,7 @@ export class MirrorJob implements JobDriver {
 
   progress(): WorkProgress {
     const { doneBytes, remainingBytes, tally, zeroing } = this.#copy;
-    const following = this.#source.gate === this.#both ? 'writes-to-both' : 'copies';
+    const following = this.#guard === this.#both ? 'writes-to-both' : 'copies';
     return { doneBytes, ...tally, remainingBytes, zeroing, ...(!this.#hold && { following }) };
   }
 
@@ -119,9 +142,30 @@ export class MirrorJob implements JobDriver {
         keep: (edge) => isInChain(edge.parent, target),
       });
       source.dirtyBitmaps.push(this.#copy.dirty);
+      if (this.#journal) this.#takeOver(this.#journal);
+    });
+    await this.#journal?.begin({
+      flush: () => whenOpen(this.#targetBackend, () => this.#targetBackend.flush()),
+      flushSource: () => whenOpen(this.#sourceBackend, () => this.#sourceBackend.flush()),
+      isDirty: (offset) => this.#copy.dirty.isDirty(offset),
+      broken: (error) => this.#copy.window.launch(0, () => Promise.reject(asError(error))),
     });
     if (!targetIsBase) place.copiesTo(this.#targetBackend);
     place.freezeChain(place.filter, targetIsBase ? target : source);
+  }
+
+  /** From this moment on the journal's gate sees what guests write. */
+  #takeOver(journal: JobJournal): void {
+    const known = this.#abandoned.get(journal.path);
+    if (known?.node === this.#source) journal.left.merge(known.dirty);
+    forgetAbandoned(this.#abandoned, journal.path);
+    this.#guardSource(undefined);
+  }
+
+  #guardSource(gate: ChangeGate | undefined): void {
+    this.#guard = gate;
+    const journal = this.#journal;
+    this.#place.guardSource(journal ? journal.gate(() => this.#copy.dirty, gate, gate === this.#both) : gate);
   }
 
   // ---- the loop
@@ -140,7 +184,10 @@ export class MirrorJob implements JobDriver {
       await this.#catchUp();
       await this.#followGuest();
       await window.finish();
-      if (this.#phase !== 'complete') await this.#flush();
+      if (this.#phase !== 'complete') {
+        await this.#flush();
+        await this.#checked.verify();
+      }
     } finally {
       await window.quiet();
     }
@@ -169,7 +216,7 @@ export class MirrorJob implements JobDriver {
 
   /** The user wants guests' changes to go to both sides, and they do not yet. */
   #isToSwitch(): boolean {
-    return this.#copyMode === 'write-blocking' && !this.#hold && this.#source.gate !== this.#both;
+    return this.#copyMode === 'write-blocking' && !this.#hold && this.#guard !== this.#both;
   }
 
   changeCopyMode(mode: CopyMode): void {
@@ -183,17 +230,17 @@ export class MirrorJob implements JobDriver {
   /** Of one that works in the background there is nothing to say: it is never in step. */
   details(): { [key: string]: Json } {
     if (this.#copyMode === 'background') return {};
-    const isInStep = this.job.isReady && this.#source.gate === this.#both && this.#copy.dirty.isClean;
+    const isInStep = this.job.isReady && this.#guard === this.#both && this.#copy.dirty.isClean;
     return { 'actively-synced': isInStep };
   }
 
   /** Switches whether guests' changes go to both sides, while none of them is under way. Nothing is being copied. */
   async #writeToBoth(on: boolean): Promise<void> {
     const gate = on ? this.#both : undefined;
-    if (this.#source.gate === gate) return;
+    if (this.#guard === gate) return;
     await this.#place.section([this.#source], async () => {
       // Meanwhile a point in time may have been fixed.
-      if (!this.#hold) this.#place.guardSource(gate);
+      if (!this.#hold) this.#guardSource(gate);
     });
   }
 
@@ -230,6 +277,7 @@ export class MirrorJob implements JobDriver {
         await this.#writeToBoth(true);
         await this.#copyUntilClean();
         await this.#flush();
+        await this.#verify();
         return;
       } else {
         if (this.#isToSwitch()) await this.#writeToBoth(true);
@@ -237,6 +285,21 @@ export class MirrorJob implements JobDriver {
         await copy.window.finish();
         if (this.#phase === 'track') await job.pace.sleep(READY_SLEEP_MS);
       }
+    }
+  }
+
+  /** Guests go on, and what they write is to be read back too: the last of it when they are held. */
+  async #verify(): Promise<void> {
+    const { locks, sides } = this.#copy;
+    for (let round = 0; round < ROUNDS_BEFORE_BLOCKING && this.#checked.isDue; round++) {
+      await this.#checked.verify(async (stretch, body) => {
+        const turn = await takeTurn(locks, stretch, sides, false);
+        try {
+          await body();
+        } finally {
+          turn.end();
+        }
+      });
     }
   }
 
@@ -267,13 +330,14 @@ export class MirrorJob implements JobDriver {
     await this.#place.drained([this.#source], async () => {
       if (this.job.isCancelled || !this.job.isReady) return;
       this.#hold = new MirrorHold(this.job, this.#source, this.#copy);
-      this.#place.guardSource(this.#hold.gate);
+      this.#guardSource(this.#hold.gate);
       this.#phase = 'frozen';
     });
     this.job.pace.kick();
   }
 
   async prepare(): Promise<void> {
+    this.#succeeded = true;
     if (this.#phase !== 'complete') return;
     const place = this.#place;
     const { replaces } = this.#nodes;
@@ -281,6 +345,8 @@ export class MirrorJob implements JobDriver {
     await place.section(moved, async () => {
       await this.#copy.window.finish();
       await this.#copy.copyRest();
+      await this.#checked.verify();
+      await this.#journal?.ending();
       await pivot(place, this.#plan, this.#nodes);
       this.#pivoted = true;
     });
@@ -291,15 +357,28 @@ export class MirrorJob implements JobDriver {
   }
 
   abort(): void {
+    this.#succeeded = false;
     this.#hold?.gate.giveUp();
   }
 
   async clean(): Promise<void> {
     const source = this.#source;
     await this.#place.remove();
-    const index = source.dirtyBitmaps.indexOf(this.#copy.dirty);
-    if (index >= 0) source.dirtyBitmaps.splice(index, 1);
+    await this.#endJournal();
     // Where the source had no users, nobody uses the target after the pivot.
     await this.#place.close(this.#pivoted ? [source, this.#target] : [this.#target]);
+    if (this.#succeeded) await this.#checked.writeManifest();
+  }
+
+  /** A job that may be gone on with leaves behind what it knows, for as long as the engine lives. */
+  async #endJournal(): Promise<void> {
+    const { dirtyBitmaps } = this.#source;
+    const { dirty } = this.#copy;
+    const journal = this.#journal;
+    const index = dirtyBitmaps.indexOf(dirty);
+    const isKept = journal && !this.#succeeded && !this.#hold;
+    if (isKept) this.#abandoned.set(journal.path, { node: this.#source, dirty });
+    else if (index >= 0) dirtyBitmaps.splice(index, 1);
+    await journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
   }
 }

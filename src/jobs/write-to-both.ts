@@ -18,6 +18,8 @@ export interface WriteToBothOptions {
   readonly unitBytes: number;
   /** The target would fill up what is written of a unit with zeroes: it lacks its backing file. */
   readonly fillsUnits: boolean;
+  /** Units go to the target whole, whatever was changed of them: what is there is known by its units. */
+  readonly copiesUnits: boolean;
   /** The target did not take a change, or not durably: it stays dirty. */
   readonly failed: (error: unknown) => void;
   readonly written: (bytes: number) => void;
@@ -81,11 +83,11 @@ export class WriteToBoth implements ChangeGate {
   }
 
   async #changeTarget(change: Change, turn: CopyTurn): Promise<void> {
-    const { target, fillsUnits } = this.#options;
+    const { target, fillsUnits, copiesUnits } = this.#options;
     const { offset, lengthBytes } = change;
     const units = this.#units(change);
     const isWhole = units.offset === offset && units.lengthBytes === lengthBytes;
-    if (fillsUnits && !isWhole) return this.#copy(units, turn);
+    if (copiesUnits || (fillsUnits && !isWhole)) return this.#copy(units, turn);
     if (change.kind === 'write') return target.write(offset, change.buffer, change.flags);
     // What was cheap for the source need not be for the target.
     if (change.kind === 'zeroes')

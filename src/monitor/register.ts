@@ -12,6 +12,7 @@ import { registerInternalSnapshots } from './internal-snapshots.js';
 import { registerIoThrottle } from './io-throttle.js';
 import { registerLatencyHistogram } from './latency-histogram.js';
 import { registerJobs } from './jobs.js';
+import { registerPersistedJobs } from './persisted-jobs.js';
 import { registerMachine } from './machine.js';
 import { registerMigration } from './migration.js';
 import { registerMirrorAndBackup } from './mirror-backup.js';
@@ -33,6 +34,7 @@ export function registerCommands(engine: Engine): void {
   registerStreamAndCommit(engine);
   registerMirrorAndBackup(engine);
   registerJobs(engine);
+  registerPersistedJobs(engine);
   registerBitmaps(engine);
   registerTracking(engine);
   registerInternalSnapshots(engine);

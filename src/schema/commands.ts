@@ -90,6 +90,13 @@ export const BlockCommit = struct('block-commit-arg', {
   'auto-dismiss': optional(bool),
 });
 
+/** Of jobs that make a copy; see docs/JOBS-THAT-SURVIVE.md. */
+const CHECKED_COPY = {
+  'x-compare': extension(optional(bool)),
+  'x-verify': extension(optional(bool)),
+  'x-manifest': extension(optional(str)),
+} as const;
+
 const COPY_MODE = enumOf('MirrorCopyMode', ['background', 'write-blocking']);
 
 const MIRROR_COMMON = {
@@ -103,6 +110,7 @@ const MIRROR_COMMON = {
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
   'copy-mode': optional(COPY_MODE),
+  ...CHECKED_COPY,
 } as const;
 
 export const DriveMirror = struct('DriveMirror', {
@@ -118,6 +126,7 @@ export const BlockdevMirror = struct('blockdev-mirror-arg', {
   /** QEMU 10.1's. */
   'target-is-zero': optional(bool),
   'filter-node-name': optional(str),
+  'x-persist': extension(optional(str)),
 });
 
 const BACKUP_PERFORMANCE = struct('BackupPerf', {
@@ -144,6 +153,7 @@ const BACKUP_COMMON = {
   /** QEMU 9.1's. */
   'discard-source': optional(bool),
   'x-perf': marked('unstable', optional(BACKUP_PERFORMANCE)),
+  ...CHECKED_COPY,
 } as const;
 
 export const DriveBackup = struct('DriveBackup', {

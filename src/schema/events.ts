@@ -79,6 +79,12 @@ const EVENT_TYPES = {
     'tray-open': required(bool),
   }),
   ...MIGRATION_EVENTS,
+  X_BLOCK_JOB_CHUNK_DIFFERS: struct('X_BLOCK_JOB_CHUNK_DIFFERS-arg', {
+    device: required(str),
+    offset: required(int),
+    length: required(int),
+    action: required(enumOf('XChunkAction', ['copied-again', 'report'])),
+  }),
   ...MOVE_EVENTS,
   ...POINT_EVENTS,
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),

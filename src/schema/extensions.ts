@@ -1,4 +1,5 @@
 import { MOVE_COMMANDS, MOVE_EVENTS } from './move.js';
+import { PERSISTED_JOB_COMMANDS } from './persisted-jobs.js';
 import { POINT_COMMANDS, POINT_EVENTS } from './points.js';
 import { TRACKING_COMMANDS } from './tracking.js';
 import type { Type } from './types.js';
@@ -13,6 +14,7 @@ export const EXTENSIONS = 'x-livedisk';
 /** Arguments of the commands that only such clients have. */
 export const EXTENSION_COMMANDS = {
   ...MOVE_COMMANDS,
+  ...PERSISTED_JOB_COMMANDS,
   ...POINT_COMMANDS,
   ...TRACKING_COMMANDS,
 } as const satisfies { readonly [command: string]: Type<unknown> };
@@ -21,4 +23,5 @@ export const EXTENSION_COMMANDS = {
 export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>([
   ...Object.keys(MOVE_EVENTS),
   ...Object.keys(POINT_EVENTS),
+  'X_BLOCK_JOB_CHUNK_DIFFERS',
 ]);

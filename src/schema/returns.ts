@@ -5,6 +5,7 @@ import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { MIGRATION_RETURNS } from './migration.js';
+import { PERSISTED_JOB_RETURNS } from './persisted-jobs.js';
 import { MOVE_RETURNS } from './move.js';
 import { POINT_RETURNS } from './points.js';
 import { QOM_RETURNS } from './qom.js';
@@ -383,6 +384,7 @@ const RESULTS = {
   ...POINT_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
+  ...PERSISTED_JOB_RETURNS,
   ...TRACKING_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),

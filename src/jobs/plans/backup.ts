@@ -8,13 +8,13 @@ import { copyClusterBytes } from '../../drivers/copy-before-write/cluster.js';
 import type { CommandArguments } from '../../schema/commands.js';
 import { creatingNode } from '../job-graph.js';
 import { nodeOf, type NodeReference, referTo } from './nodes.js';
-import { commonPlan, type CommonPlan } from './plan.js';
+import { checkedPlan, type CheckedPlan, commonPlan, type CommonPlan } from './plan.js';
 
 /** `target`: a node. */
 export type BackupRequest = CommandArguments<'blockdev-backup'>;
 
 /** drive-backup and blockdev-backup. */
-export interface BackupPlan extends CommonPlan {
+export interface BackupPlan extends CommonPlan, CheckedPlan {
   kind: 'backup';
   device: NodeReference;
   target: NodeReference;
@@ -56,6 +56,7 @@ export function planBackup(graph: Graph, request: BackupRequest): BackupPlan {
   const plan: BackupPlan = {
     kind: 'backup',
     ...commonPlan(request, device),
+    ...checkedPlan(request),
     device: referTo(device),
     target: referTo(target),
     sync: request.sync,

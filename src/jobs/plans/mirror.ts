@@ -16,7 +16,7 @@ import {
   optionalNodeOf,
   referTo,
 } from './nodes.js';
-import { commonPlan, type CommonPlan } from './plan.js';
+import { checkedPlan, type CheckedPlan, commonPlan, type CommonPlan } from './plan.js';
 
 /** `target`: a node. */
 export type MirrorRequest = CommandArguments<'blockdev-mirror'>;
@@ -36,7 +36,7 @@ export interface MirrorTarget {
 }
 
 /** drive-mirror, blockdev-mirror and the commit of the active layer. */
-export interface MirrorPlan extends CommonPlan {
+export interface MirrorPlan extends CommonPlan, CheckedPlan {
   /** Of an active commit the target is in the source's own chain. */
   kind: 'mirror' | 'active-commit';
   source: NodeReference;
@@ -50,6 +50,8 @@ export interface MirrorPlan extends CommonPlan {
   granularityBytes: number;
   /** Most bytes in flight; absent: the window's own. */
   windowBytes?: number;
+  /** The journal's path: the job can be gone on with when it was cut off. */
+  persist?: string;
   copyMode: 'background' | 'write-blocking';
   /** Zeroes may deallocate in the target. */
   unmap: boolean;
@@ -83,6 +85,7 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
   const plan: MirrorPlan = {
     kind: 'mirror',
     ...commonPlan(request, source),
+    ...checkedPlan(request),
     source: referTo(source),
     target: referTo(target),
     sync,
@@ -96,6 +99,7 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
       // 0 is what it was when not given.
       windowBytes: windowBytes ? Number(windowBytes) : undefined,
       replaces: replaces && referTo(replaces),
+      persist: request['x-persist'],
     }),
   };
   mirrorNodes(graph, plan);

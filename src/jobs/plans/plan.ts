@@ -28,6 +28,28 @@ export interface CommonPlan {
   filterNodeName?: string;
 }
 
+/** Of a job that makes a copy. */
+export interface CheckedPlan {
+  /** The target may be an older copy: only what differs is sent. */
+  compares?: boolean;
+  /** It is read back, and what is not as it was sent is copied again. */
+  verifies?: boolean;
+  /** Where the hashes of its chunks are written. */
+  manifest?: string;
+}
+
+export function checkedPlan(request: {
+  'x-compare'?: boolean;
+  'x-verify'?: boolean;
+  'x-manifest'?: string;
+}): CheckedPlan {
+  return given({
+    compares: request['x-compare'],
+    verifies: request['x-verify'],
+    manifest: request['x-manifest'],
+  });
+}
+
 /** The arguments that commands share. */
 export interface CommonRequest {
   'job-id'?: string;

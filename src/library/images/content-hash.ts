@@ -11,8 +11,14 @@ const BYTES_PER_TURN = 64 * MiB;
 export const HASH_ALGORITHMS = ['sha256', 'sha512', 'sha1', 'md5', 'blake2b512'] as const;
 export type HashAlgorithm = (typeof HASH_ALGORITHMS)[number];
 
+/** Fed with all bytes of a disk in order, from the first to the last. */
+export interface ContentSink {
+  add(bytes: Uint8Array): void;
+  addZeroes(lengthBytes: number): void;
+}
+
 /** The hash of a disk's bytes, as a hash of the raw image would be: fed in order, from the first byte to the last. */
-export class ContentHash {
+export class ContentHash implements ContentSink {
   readonly algorithm: HashAlgorithm;
   readonly #hash;
   readonly #zeroes = Buffer.alloc(PIECE_BYTES);

@@ -9,7 +9,7 @@ import { FileSource } from '../../block/file-source.js';
 import { Flag } from '../../block/request.js';
 import { requestFailure } from './request-failure.js';
 import { RateLimit } from '../../jobs/rate-limit.js';
-import type { ContentHash } from './content-hash.js';
+import type { ContentSink } from './content-hash.js';
 import type { OnProgress } from './progress.js';
 import type { SourceImages } from './source-images.js';
 
@@ -41,7 +41,7 @@ export interface CopyOptions {
   /** 0: as fast as it goes. */
   bytesPerSecond?: number;
   /** Fed with all that the target shows afterwards; only in order, without offload and backing file. */
-  hash?: ContentHash | undefined;
+  hash?: ContentSink | undefined;
   progress: OnProgress;
   signal?: AbortSignal | undefined;
   /** Memory to read into; see HostFiles.buffer. */

@@ -5,7 +5,7 @@ import type { BlockBackend } from '../../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
 import { createImage } from '../../block/create.js';
-import { ContentHash } from '../../library/images/content-hash.js';
+import { ContentHash, type ContentSink } from '../../library/images/content-hash.js';
 import { FlatOptions } from '../../schema/flat.js';
 import { ImageCopy } from '../../library/images/copy.js';
 import { SourceImages } from '../../library/images/source-images.js';
@@ -17,6 +17,7 @@ import { hashAlgorithm } from './checksum.js';
 import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
 import { asksForHelp, printOptionHelp } from './option-help.js';
 import { Progress } from './progress.js';
+import { ConvertCheck } from './verify.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
 const DEFAULT_SPARSE_BYTES = 4096;
@@ -26,7 +27,7 @@ const MAX_PARALLEL = 16;
 
 /**
  * convert [-U] [-C] [-c] [-p] [-q] [-n] [-f FMT] [-t CACHE] [-T CACHE] [-O FMT] [-B BACKING [-F FMT]] [-o OPTIONS]
- * [-l SNAPSHOT] [-S SIZE] [-m N] [-W] [-r RATE] [--salvage] [--checksum ALGORITHM] [--target-is-zero]
+ * [-l SNAPSHOT] [-S SIZE] [-m N] [-W] [-r RATE] [--salvage] [--checksum ALGORITHM] [--manifest FILE] [--verify] [--target-is-zero]
  * [--bitmaps [--skip-broken-bitmaps]] [--image-opts]
  * [--target-image-opts] FILE [FILE2 ...] OUTPUT
  */
@@ -43,6 +44,8 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
       'U|force-share',
       '|salvage',
       '|checksum:',
+      '|manifest:',
+      '|verify',
       '|target-is-zero',
       '|bitmaps',
       '|skip-broken-bitmaps',
@@ -64,6 +67,7 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     images,
     args.has('salvage') ? (text) => warn(tool, isQuiet, text) : undefined,
   );
+  const check = await ConvertCheck.of(tool, args, source, plan.backingFile !== undefined);
   const progress = new Progress(tool.out, args.has('p') && !isQuiet);
   if (args.has('force-share')) await checkNotSource(tool, plan);
   if (!args.has('n')) await createTarget(tool, plan, source.lengthBytes);
@@ -73,17 +77,18 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     throw new ToolFailure('output file is smaller than input file');
   const isNew = !args.has('n') && readsZeroWhenNew(target.node);
   const { hash } = plan;
+  const sink = sinkOf([hash, check?.stream]);
   await new ImageCopy(source, target, {
     parallel: plan.parallel,
     sparseBytes: plan.sparseBytes,
     targetIsZero: (isNew && plan.backingFile === undefined) || args.has('target-is-zero'),
     targetHasBacking: plan.backingFile !== undefined,
     // Where a byte lies is decided by the order of writes only in an image that gives out clusters.
-    inOrder: hash !== undefined || (target.node.instance.map !== undefined && !args.has('W')),
+    inOrder: sink !== undefined || (target.node.instance.map !== undefined && !args.has('W')),
     compressedUnitBytes: args.has('c') ? compressedUnit(target) : 0,
     offload: args.has('C'),
     bytesPerSecond: plan.bytesPerSecond,
-    hash,
+    hash: sink,
     progress: (done, total) => progress.update(done, total),
     buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
   }).run();
@@ -91,9 +96,19 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
   if (image) bitmaps?.copy(image.node, target.node);
   progress.complete();
   progress.finish();
-  await finish(tool, target);
+  await finish(tool, target, check && (() => check.finish(source, target)));
   if (hash) tool.out.print(`${hash.digest()}  ${plan.output}\n`);
   return 0;
+}
+
+/** One that feeds all that there are. */
+function sinkOf(all: ReadonlyArray<ContentSink | undefined>): ContentSink | undefined {
+  const sinks = all.filter((sink) => sink !== undefined);
+  if (sinks.length < 2) return sinks[0];
+  return {
+    add: (bytes) => sinks.forEach((sink) => sink.add(bytes)),
+    addZeroes: (lengthBytes) => sinks.forEach((sink) => sink.addZeroes(lengthBytes)),
+  };
 }
 
 function warn(tool: Tool, isQuiet: boolean, text: string): void {
@@ -299,9 +314,10 @@ function readsZeroWhenNew({ instance, filtered }: Node): boolean {
   return instance.readsZeroWhenNew === true && (filtered === undefined || readsZeroWhenNew(filtered.node));
 }
 
-async function finish(tool: Tool, target: BlockBackend): Promise<void> {
+async function finish(tool: Tool, target: BlockBackend, check?: () => Promise<void>): Promise<void> {
   try {
     await target.flush();
+    await check?.();
     await tool.close(target);
   } catch (error) {
     if (error instanceof BlockError) throw explain(error, 'error while writing: ');

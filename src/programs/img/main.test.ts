@@ -11,6 +11,7 @@ import { NbdServer } from '../../wire/nbd/server.js';
 import { DamagedQcow2 } from '../../../test/kit/damaged-qcow2.js';
 import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
 import { MemoryTarget } from '../../../test/kit/nbd-target.js';
+import { lyingHost } from '../../../test/kit/lying-host.js';
 import { assertSameBytes, withFolder } from '../../../test/kit/test-disk.js';
 import { imageOf, type ToolAnswer, toolAnswer } from '../../../test/kit/tool-answer.js';
 import { splitOptions } from './create-options.js';
@@ -298,6 +299,87 @@ test('checksum hashes what a disk shows, and convert what it copies', () =>
     const unordered = await img('convert', '-W', '--checksum', 'sha256', path('q'), path('r'));
     assert.match(unordered.stderr, /--checksum and -W are mutually exclusive/);
     assert.match((await img('checksum', '--algorithm=crc', path('q'))).stderr, /Unknown checksum 'crc'/);
+  }));
+
+test('convert writes a manifest and reads its copy back; verify says what is not as it says', () =>
+  withFolder(async (folder) => {
+    const path = (name: string): string => join(folder, name);
+    const content = Buffer.alloc(3 * MiB + 1000);
+    content.fill(7, 65_000, MiB);
+    content.fill(9, 3 * MiB);
+    writeFileSync(path('raw'), content);
+    const lie = { file: '/copy', position: 70_000, times: 1 };
+    const host = lyingHost(createRealHost(), [lie]);
+    const words = ['--verify', '--manifest', path('copy.manifest'), '-f', 'raw', '-O', 'raw'];
+    const converted = await toolAnswer((out) =>
+      imgMain(['convert', ...words, path('raw'), path('copy')], out, host, allDrivers),
+    );
+    assert.deepEqual(converted, {
+      code: 0,
+      stdout: '',
+      stderr: 'qemu-img: warning: the copy differs in 65536 bytes at 65536: copied again\n',
+    });
+    assert.ok(readFileSync(path('copy')).subarray(0, content.length).equals(content));
+    const size = statSync(path('copy')).size;
+    assert.equal(
+      await succeed('verify', '-f', 'raw', path('copy')),
+      `The image is what its manifest says (${size} of ${size} bytes).\n`,
+    );
+    await succeed('convert', '-f', 'raw', '-O', 'qcow2', path('copy'), path('q'));
+    assert.match(await succeed('verify', path('q'), path('copy.manifest')), /is what its manifest says/);
+
+    const changed = readFileSync(path('copy'));
+    changed[MiB + 5] = 1;
+    changed[3 * MiB + 999] = 1;
+    writeFileSync(path('copy'), changed);
+    assert.deepEqual(await img('verify', '-f', 'raw', path('copy')), {
+      code: 1,
+      stdout: `Differs: 65536 bytes at ${MiB}\nDiffers: 1024 bytes at ${3 * MiB}\nThe image is not what its manifest says: 2 chunks differ.\n`,
+      stderr: '',
+    });
+
+    const again = await img('convert', ...words, path('raw'), path('other'));
+    assert.match(again.stderr, /Manifest '.*copy.manifest' exists already/);
+    const unordered = await img('convert', '-W', '--verify', path('q'), path('r'));
+    assert.match(unordered.stderr, /--verify and -W are mutually exclusive/);
+    const backed = await img(
+      'convert',
+      '--verify',
+      '-O',
+      'qcow2',
+      '-B',
+      path('q'),
+      '-F',
+      'qcow2',
+      path('q'),
+      path('r'),
+    );
+    assert.match(backed.stderr, /--verify and -B are mutually exclusive/);
+  }));
+
+test('a manifest that is broken anywhere is refused, whatever is wrong with it', () =>
+  withFolder(async (folder) => {
+    const path = (name: string): string => join(folder, name);
+    writeFileSync(path('raw'), Buffer.alloc(MiB, 7));
+    await succeed('convert', '--manifest', path('m'), '-f', 'raw', '-O', 'raw', path('raw'), path('copy'));
+    const good = readFileSync(path('m'));
+    assert.equal((await img('verify', '-f', 'raw', path('copy'), path('m'))).code, 0);
+    await fc.assert(
+      fc.asyncProperty(
+        fc.nat(good.length - 1),
+        fc.integer({ min: 1, max: 255 }),
+        fc.boolean(),
+        async (at, difference, isCut) => {
+          const bad = Buffer.from(good);
+          bad[at] = ((bad[at] ?? 0) + difference) % 256;
+          writeFileSync(path('bad'), isCut ? good.subarray(0, at) : bad);
+          const { code, stderr } = await img('verify', '-f', 'raw', path('copy'), path('bad'));
+          assert.equal(code, 2);
+          assert.match(stderr, /Manifest '.*' (cannot be used: |is of a disk of )/);
+        },
+      ),
+      { numRuns: 60 },
+    );
   }));
 
 test('explain tells of the chain, of what is wrong, and who owns what', () =>

@@ -20,6 +20,7 @@ import { measureCommand } from './measure.js';
 import { rebaseCommand } from './rebase.js';
 import { resizeCommand } from './resize.js';
 import { snapshotCommand } from './snapshot.js';
+import { verifyCommand } from './verify.js';
 import { Tool, ToolFailure, type ToolOutput, UsageError } from './tool.js';
 
 type Subcommand = (tool: Tool, words: readonly string[]) => Promise<number>;
@@ -42,6 +43,7 @@ const SUBCOMMANDS: ReadonlyMap<string, Subcommand> = new Map([
   ['rebase', rebaseCommand],
   ['resize', resizeCommand],
   ['snapshot', snapshotCommand],
+  ['verify', verifyCommand],
 ]);
 
 export const HELP = `usage: livedisk img COMMAND [OPTIONS]
@@ -55,7 +57,7 @@ Command syntax:
   checksum [--algorithm=name] [-f fmt] [-T src_cache] [-p] [-U] [--image-opts] filename...
   commit [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--image-opts] [--protect-shared-bases] [--shared-bases-folder folder]... filename
   compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] [--image-opts] filename1 filename2
-  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [-r rate_limit] [--salvage] [--checksum algorithm] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] filename [filename2 [...]] output_filename
+  convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [-r rate_limit] [--salvage] [--checksum algorithm] [--manifest file] [--verify] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]
   dd [--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output
   explain [-f fmt] [--image-opts] [-U] [--no-check] filename
@@ -65,6 +67,7 @@ Command syntax:
   rebase [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [-b backing_file [-F backing_fmt]] [--image-opts] filename
   resize [-f fmt] [--preallocation=prealloc] [-q] [--shrink] [--image-opts] filename [+ | -]size
   snapshot [-U] [--image-opts] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename
+  verify [-f fmt] [-T src_cache] [-p] [-q] [-U] [--image-opts] filename [manifest]
 
 Each command takes --untrusted: of files that an image names, only those in its own folder are opened.
 `;

@@ -11,6 +11,7 @@ export const EVENT_MEANINGS: Readonly<Record<string, string>> = {
   BLOCK_WRITE_THRESHOLD: 'a node was written beyond the offset that was set; it is set no more',
   DEVICE_DELETED: 'a device is gone',
   DEVICE_TRAY_MOVED: 'a tray was opened or closed',
+  X_BLOCK_JOB_CHUNK_DIFFERS: 'a chunk of a copy was not what was sent, and what became of it',
   JOB_STATUS_CHANGE: 'a job is in another state',
   MIGRATION: 'a move is in another state (with the capability events)',
   MIGRATION_PASS: 'a move begins another pass (with the capability events)',

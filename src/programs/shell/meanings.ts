@@ -131,6 +131,8 @@ const COMMANDS: Readonly<Record<string, string>> = {
   'x-blockdev-change': 'adds a child to a node, or takes one away',
   'x-debug-block-dirty-bitmap-sha256': "a hash of a bitmap's contents",
   'x-debug-query-block-graph': 'nodes, users and what is between them, with permissions',
+  'x-job-history': 'how jobs have ended, here or as a journal tells',
+  'x-job-resume': 'goes on with a job that was cut off, by its journal',
   'x-move': 'moves the machine and its disks to another host, as one thing',
   'x-move-cancel': 'gives an x-move up: the machine stays here',
   'x-move-claim': 'decides by hand that the machine is here, when a move was cut at its last word',

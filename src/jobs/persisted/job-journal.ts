@@ -1,0 +1,365 @@
+import { AsyncMutex } from '../../base/async.js';
+import { BlockError } from '../../base/error.js';
+import { KiB, MiB } from '../../base/limits.js';
+import type { ChangeGate } from '../../block/change-gate.js';
+import { DirtyBitmap, roundOut, type Stretch } from '../../block/dirty-bitmap.js';
+import type { Host, HostTimer } from '../../host/host.js';
+import type { JsonObject } from '../../schema/types.js';
+import { JournalFile } from './journal-file.js';
+
+/** How often a journal tells that its job lives, and brings to disk what was copied. */
+export const HEARTBEAT_MS = 1000;
+/** So much may be copied, of the disk's part below, before the target is flushed for the journal. */
+const MIN_UNFLUSHED_BYTES = 512 * KiB;
+const MAX_UNFLUSHED_BYTES = 64 * MiB;
+const UNFLUSHED_SHARE = 1 / 4000;
+/** What a guest's change makes dirty in the journal at least, so that it does not wait for the journal each time. */
+const AREA_BYTES = MiB;
+
+export type JournalState =
+  | 'running'
+  /** It had failed, or was cancelled. */
+  | 'failed'
+  /** All was copied; from here on guests may write to the target. */
+  | 'ending'
+  | 'completed';
+
+/** What stands in a journal's head. */
+export interface JournalHead {
+  state: JournalState;
+  error?: string;
+  plan: JsonObject;
+  diskBytes: number;
+  granularityBytes: number;
+  /** Of the source's and the target's storage; absent where there is no file. */
+  source?: { path: string; identity: string };
+  target?: { path: string; identity: string };
+  /** When the journal was told last that the job lives; milliseconds since 1970. */
+  aliveMs: number;
+}
+
+/** What the job tells of its target. */
+export interface JournalTarget {
+  flush(): Promise<void>;
+  /** What was copied is to be found in the source again, too. */
+  flushSource(): Promise<void>;
+  /** Some of it the target lacks, or it is on its way. */
+  isDirty(offset: number): boolean;
+  /** The journal cannot be written any more, and is gone. */
+  broken(error: unknown): void;
+}
+
+/**
+ * What is left of a job, on disk. A bit is cleared after source and target were flushed, and set before a guest may change the
+ * source there: whoever reads it, at any moment, finds at least what the target lacks.
+ */
+export class JobJournal {
+  readonly head: JournalHead;
+  /** It goes on with what an earlier job left. */
+  readonly isResumed: boolean;
+  /** As it is on disk, or more. */
+  readonly left: DirtyBitmap;
+  readonly #host: Host;
+  readonly #file: JournalFile;
+  readonly #writes = new AsyncMutex();
+  /** In the target, not known to be durable; and those for which a flush is under way. */
+  #copied: DirtyBitmap;
+  #flushing: DirtyBitmap;
+  /** Guests' changes under way: what they touch stays. */
+  readonly #changing = new Set<Stretch>();
+  #copiedBytes = 0;
+  /** Since it was flushed. */
+  #isSourceChanged = true;
+  #target: JournalTarget | undefined;
+  #timer: HostTimer | undefined;
+  #checkpoint: Promise<void> | undefined;
+  #isClosed = false;
+  /** Bits on their way to disk, that guests wait for. */
+  #setting: Promise<void> | undefined;
+
+  private constructor(
+    host: Host,
+    file: JournalFile,
+    { head, left, isResumed }: { head: JournalHead; left: DirtyBitmap; isResumed: boolean },
+  ) {
+    this.isResumed = isResumed;
+    this.#host = host;
+    this.#file = file;
+    this.head = head;
+    this.left = left;
+    this.#copied = new DirtyBitmap(left.sizeBytes, left.granularityBytes);
+    this.#flushing = new DirtyBitmap(left.sizeBytes, left.granularityBytes);
+  }
+
+  get path(): string {
+    return this.#file.path;
+  }
+
+  /** Errors: exists; those of files. */
+  static async create(
+    host: Host,
+    path: string,
+    head: Omit<JournalHead, 'state' | 'aliveMs'>,
+  ): Promise<JobJournal> {
+    const left = new DirtyBitmap(head.diskBytes, head.granularityBytes);
+    left.setAll();
+    const whole: JournalHead = { ...head, state: 'running', aliveMs: wallMs(host) };
+    const file = await JournalFile.create(host, path, asJson(whole), left);
+    return new JobJournal(host, file, { head: whole, left, isResumed: false });
+  }
+
+  /** To go on with. Errors: corrupt; busy; those of files. */
+  static async open(host: Host, path: string): Promise<JobJournal> {
+    const { journal, head, left } = await JournalFile.open(host, path, headOf);
+    return new JobJournal(host, journal, { head: headOf(head), left, isResumed: true });
+  }
+
+  /** Its head, of a job that may be running. Errors: as of open(). */
+  static async look(host: Host, path: string): Promise<JournalHead & { leftBytes: number }> {
+    const { journal, head, left } = await JournalFile.open(host, path, headOf, false);
+    await journal.close();
+    return { ...headOf(head), leftBytes: left.dirtyBytes };
+  }
+
+  // ---- while the job works
+
+  /** The job has its place; from now on checkpoints are made. */
+  async begin(target: JournalTarget): Promise<void> {
+    this.#target = target;
+    delete this.head.error;
+    // What guests wrote since it was kept.
+    if (this.isResumed)
+      await this.#file.writeBits(this.left, { offset: 0, lengthBytes: this.left.sizeBytes });
+    await this.#tell({ state: 'running' });
+    this.#tick();
+  }
+
+  #tick(): void {
+    if (this.#isClosed) return;
+    this.#timer = this.#host.clock.setTimer(HEARTBEAT_MS, () => {
+      void this.checkpoint().finally(() => this.#tick());
+    });
+  }
+
+  /** A copy begins there: whatever is known of it is out of date. */
+  begins(offset: number, lengthBytes: number): void {
+    this.#copied.reset(offset, lengthBytes);
+    this.#flushing.reset(offset, lengthBytes);
+  }
+
+  /** Whole granules are in the target. */
+  copied(offset: number, lengthBytes: number): void {
+    this.#copied.set(offset, lengthBytes);
+    this.#copiedBytes += lengthBytes;
+    if (this.#copiedBytes >= this.#mostUnflushed()) void this.checkpoint();
+  }
+
+  #mostUnflushed(): number {
+    const share = this.left.sizeBytes * UNFLUSHED_SHARE;
+    return Math.min(MAX_UNFLUSHED_BYTES, Math.max(MIN_UNFLUSHED_BYTES, share));
+  }
+
+  /** Flushes the target and clears what it then has for certain; where that fails, nothing is cleared. */
+  checkpoint(): Promise<void> {
+    this.#checkpoint ??= this.#makeCheckpoint()
+      .catch(() => undefined)
+      .finally(() => (this.#checkpoint = undefined));
+    return this.#checkpoint;
+  }
+
+  async #makeCheckpoint(): Promise<void> {
+    const target = this.#target;
+    if (!target || this.#isClosed) return;
+    this.#copiedBytes = 0;
+    [this.#flushing, this.#copied] = [this.#copied, this.#flushing];
+    try {
+      if (!this.#flushing.isClean) {
+        if (this.#isSourceChanged) {
+          this.#isSourceChanged = false;
+          await target.flushSource();
+        }
+        await target.flush();
+        await this.#clearFlushed(target);
+      }
+    } finally {
+      // What was not cleared is to be flushed again.
+      this.#copied.merge(this.#flushing);
+      this.#flushing.resetAll();
+    }
+    await this.#tell({});
+  }
+
+  async #clearFlushed(target: JournalTarget): Promise<void> {
+    const { left } = this;
+    const unit = left.granularityBytes;
+    const done = this.#flushing;
+    const cleared: Stretch[] = [];
+    for (let at = done.nextDirty(0); at; at = next(done, at)) {
+      const end = at.offset + at.lengthBytes;
+      for (let offset = at.offset; offset < end; offset += unit) {
+        if (target.isDirty(offset) || this.#isChanging(offset)) continue;
+        done.reset(offset, 1);
+        if (!left.isDirty(offset)) continue;
+        left.reset(offset, 1);
+        const last = cleared.at(-1);
+        if (last && last.offset + last.lengthBytes === offset) last.lengthBytes += unit;
+        else cleared.push({ offset, lengthBytes: unit });
+      }
+    }
+    await this.#writes.run(async () => {
+      for (const stretch of cleared) await this.#file.writeBits(left, stretch);
+    });
+  }
+
+  #isChanging(offset: number): boolean {
+    const end = offset + this.left.granularityBytes;
+    for (const { offset: from, lengthBytes } of this.#changing)
+      if (from < end && offset < from + lengthBytes) return true;
+    return false;
+  }
+
+  /** Durable. */
+  #tell(news: Partial<JournalHead>): Promise<void> {
+    return this.#writes.run(async () => {
+      if (this.#isClosed) return;
+      Object.assign(this.head, news, { aliveMs: wallMs(this.#host) });
+      await this.#file.writeHead(asJson(this.head));
+      await this.#file.flush();
+    });
+  }
+
+  // ---- guests
+
+  /** Stands before what else stands before the source's changes. `dirty`: what the job is to copy. */
+  gate(dirty: () => DirtyBitmap, inner: ChangeGate | undefined, goesToBoth: boolean): ChangeGate {
+    const isSet = (offset: number, lengthBytes: number): boolean =>
+      this.#setting === undefined &&
+      this.left.nextClean(offset, offset + lengthBytes) === offset + lengthBytes;
+    return {
+      isOpen: (offset, lengthBytes) => {
+        this.#isSourceChanged = true;
+        return isSet(offset, lengthBytes) && (inner?.isOpen(offset, lengthBytes) ?? true);
+      },
+      run: async (change, forward) => {
+        this.#isSourceChanged = true;
+        const { offset, lengthBytes } = change;
+        const stretch = { offset, lengthBytes };
+        this.#changing.add(stretch);
+        try {
+          while (!this.#isClosed && !isSet(offset, lengthBytes)) await this.#set(stretch);
+          this.begins(offset, lengthBytes);
+          if (inner) await inner.run(change, forward);
+          else await forward();
+        } finally {
+          this.#isSourceChanged = true;
+          this.#changing.delete(stretch);
+          if (goesToBoth) this.#settle(stretch, dirty());
+        }
+      },
+      ...(inner?.flush && { flush: (forward) => inner.flush?.(forward) ?? forward() }),
+    };
+  }
+
+  /** What went to both sides is in the target. */
+  #settle({ offset, lengthBytes }: Stretch, dirty: DirtyBitmap): void {
+    const { granularityBytes: unit, sizeBytes } = this.left;
+    const whole = roundOut(offset, lengthBytes, unit);
+    for (let at = whole.offset; at < Math.min(whole.offset + whole.lengthBytes, sizeBytes); at += unit)
+      if (!dirty.isDirty(at) && !this.#isChanging(at)) this.#copied.set(at, 1);
+  }
+
+  /** Brings bits to disk before a guest's change; an area at a time, of which the rest is known to be copied. */
+  async #set({ offset, lengthBytes }: Stretch): Promise<void> {
+    if (this.#setting) return this.#setting;
+    const { left } = this;
+    const around = roundOut(offset, lengthBytes, Math.max(AREA_BYTES, left.granularityBytes));
+    const end = Math.min(around.offset + around.lengthBytes, left.sizeBytes);
+    const area = { offset: around.offset, lengthBytes: end - around.offset };
+    for (let at = left.nextClean(area.offset, end); at < end;) {
+      const clean = (left.nextDirty(at, end)?.offset ?? end) - at;
+      this.#copied.set(at, clean);
+      left.set(at, clean);
+      at = left.nextClean(at + clean, end);
+    }
+    this.#setting = this.#writes.run(async () => {
+      await this.#file.writeBits(left, area);
+      await this.#file.flush();
+    });
+    try {
+      await this.#setting;
+    } catch (error) {
+      await this.#giveUp(error);
+    } finally {
+      this.#setting = undefined;
+    }
+  }
+
+  /** What it says is not true any more, and a guest does not wait for that to be mended. */
+  async #giveUp(error: unknown): Promise<void> {
+    this.#isClosed = true;
+    this.#timer?.cancel();
+    this.#target?.broken(error);
+    await this.#host.files.unlink(this.path).catch(() => undefined);
+  }
+
+  // ---- ends
+
+  /** It is not to be gone on with now. */
+  async letGo(): Promise<void> {
+    this.#isClosed = true;
+    await this.#file.close();
+  }
+
+  /** Its job never began. */
+  async discard(): Promise<void> {
+    await this.letGo();
+    await this.#host.files.unlink(this.path).catch(() => undefined);
+  }
+
+  /** Durably: guests may write to the target from here on, and nobody may copy to it any more. */
+  ending(): Promise<void> {
+    return this.#tell({ state: 'ending' });
+  }
+
+  /** The last word. Where it cannot be written, the journal says what it said before. */
+  async end(state: 'completed' | 'failed', error?: string): Promise<void> {
+    this.#timer?.cancel();
+    await this.#checkpoint;
+    await this.#tell({ state, ...(error !== undefined && { error }) }).catch(() => undefined);
+    this.#isClosed = true;
+    this.#timer?.cancel();
+    await this.#file.close().catch(() => undefined);
+  }
+}
+
+function next(bitmap: DirtyBitmap, { offset, lengthBytes }: Stretch): Stretch | undefined {
+  const end = offset + lengthBytes;
+  return end < bitmap.sizeBytes ? bitmap.nextDirty(end) : undefined;
+}
+
+function wallMs({ clock }: Host): number {
+  const { seconds, microseconds } = clock.wallClock();
+  return seconds * 1000 + microseconds / 1000;
+}
+
+function asJson(head: JournalHead): JsonObject {
+  return head as unknown as JsonObject;
+}
+
+/** The id in a plan; undefined: it has none. */
+export function idIn({ jobId }: JsonObject): string | undefined {
+  return typeof jobId === 'string' ? jobId : undefined;
+}
+
+/** Errors: corrupt. What the plan says is checked by who uses it. */
+function headOf(json: JsonObject): JournalHead {
+  const { state, plan, diskBytes, granularityBytes, aliveMs } = json;
+  const isSound =
+    ['running', 'failed', 'ending', 'completed'].includes(state as string) &&
+    typeof plan === 'object' &&
+    plan !== null &&
+    idIn(plan as JsonObject) !== undefined &&
+    [diskBytes, granularityBytes, aliveMs].every((value) => typeof value === 'number');
+  if (!isSound) throw new BlockError('corrupt', 'The journal does not say what its job is');
+  return json as unknown as JournalHead;
+}

@@ -1,0 +1,122 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { test, type TestContext } from 'node:test';
+import { createRealHost } from '../../src/host/real.js';
+import { readManifest } from '../../src/jobs/verified/manifest.js';
+import type { JsonObject } from '../../src/schema/types.js';
+import { type Lie, lyingHost } from '../kit/lying-host.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+
+const CHUNK = 65536;
+
+/** A disk A <-- B of which 5 MiB hold data, and a target T, a raw file of zeroes. */
+async function newBed(t: TestContext, lies: Lie[] = []): Promise<EngineBed> {
+  const bed = new EngineBed(t, { host: lyingHost(createRealHost(), lies) });
+  await bed.chain('A', 'B');
+  writeFileSync(bed.path('T.raw'), '');
+  truncateSync(bed.path('T.raw'), DISK_BYTES);
+  const file = { driver: 'file', filename: bed.path('T.raw') };
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'T', file });
+  return bed;
+}
+
+const KINDS = ['backup', 'mirror', 'soft cancel', 'mirror to both sides'] as const;
+
+/** Runs a job to its end; meanwhile a guest writes where the job has to follow, or to keep its point in time. */
+async function run(
+  bed: EngineBed,
+  kind: (typeof KINDS)[number],
+  more: JsonObject,
+): Promise<string | undefined> {
+  const common = { 'job-id': 'j', device: 'B', target: 'T', sync: 'full', 'auto-dismiss': false, ...more };
+  const job = (): NonNullable<ReturnType<typeof bed.engine.jobs.find>> => {
+    const found = bed.engine.jobs.find('j');
+    assert.ok(found);
+    return found;
+  };
+  if (kind === 'backup') {
+    await bed.execute('blockdev-backup', { ...common, speed: 65536 });
+    await bed.guest('write -P 0x44 3M 100k');
+    await bed.guest('write -P 0x44 7000k 10k');
+    job().setSpeed(0);
+  } else {
+    const mode = kind === 'mirror to both sides' ? { 'copy-mode': 'write-blocking' } : {};
+    await bed.execute('blockdev-mirror', { ...common, ...mode });
+    await bed.event('BLOCK_JOB_READY', 'j');
+    await bed.guest('write -P 0x44 3M 100k');
+    await bed.guest('write -P 0x44 7000k 10k');
+    if (kind === 'soft cancel') await bed.execute('block-job-cancel', { device: 'j' });
+    else job().complete();
+    await bed.guest('write -P 0x55 3200k 10k');
+  }
+  await job().concluded;
+  return job().error;
+}
+
+/** What the chunks of a raw image are, by their digests. */
+function digests(bytes: Buffer): string[] {
+  const out: string[] = [];
+  for (let at = 0; at < bytes.length; at += CHUNK)
+    out.push(
+      createHash('sha256')
+        .update(bytes.subarray(at, at + CHUNK))
+        .digest('hex'),
+    );
+  return out;
+}
+
+for (const kind of KINDS) {
+  test(`${kind}: the manifest says what the copy holds, and the copy was read back`, async (t) => {
+    const bed = await newBed(t);
+    const manifest = bed.path('T.manifest');
+    assert.equal(await run(bed, kind, { 'x-verify': true, 'x-manifest': manifest }), undefined);
+    if (kind !== 'backup' && kind !== 'soft cancel') await bed.execute('quit');
+    const copy = readFileSync(bed.path('T.raw'));
+    const hashes = await readManifest(createRealHost(), manifest, DISK_BYTES);
+    assert.equal(hashes.chunkBytes, CHUNK);
+    const told = digests(copy).map((_, i) => hashes.digestAt(i)?.toString('hex'));
+    assert.deepEqual(told, digests(copy));
+    assert.deepEqual(
+      bed.events.filter(({ event }) => event === 'X_BLOCK_JOB_CHUNK_DIFFERS'),
+      [],
+    );
+  });
+
+  test(`${kind}: a chunk that the disk has not kept is named and copied again`, async (t) => {
+    const lie = { file: 'T.raw', position: MiB + 5000, times: 1 };
+    const bed = await newBed(t, [lie]);
+    assert.equal(await run(bed, kind, { 'x-verify': true }), undefined);
+    assert.equal(lie.times, 0);
+    const told = bed.events.filter(({ event }) => event === 'X_BLOCK_JOB_CHUNK_DIFFERS');
+    assert.deepEqual(
+      told.map(({ data }) => data),
+      [{ device: 'j', offset: MiB, length: CHUNK, action: 'copied-again' }],
+    );
+    const copy = readFileSync(bed.path('T.raw'));
+    assert.ok(copy.subarray(MiB, 2 * MiB).every((byte) => byte === 0x21));
+  });
+
+  test(`${kind}: a chunk that stays wrong fails the job, by name, and leaves no manifest`, async (t) => {
+    const bed = await newBed(t, [{ file: 'T.raw', position: MiB + 5000, times: 100 }]);
+    const manifest = bed.path('T.manifest');
+    const error = await run(bed, kind, { 'x-verify': true, 'x-manifest': manifest });
+    assert.equal(error, `The copy differs from what was sent in 65536 bytes at ${MiB}, and did so 3 times`);
+    assert.equal(existsSync(manifest), false);
+    assert.deepEqual(await bed.layers(), ['B', 'A']);
+  });
+}
+
+test('without reading back, a lie stays: that is what x-verify is for', async (t) => {
+  const bed = await newBed(t, [{ file: 'T.raw', position: MiB + 5000, times: 1 }]);
+  assert.equal(await run(bed, 'backup', {}), undefined);
+  assert.equal(readFileSync(bed.path('T.raw'))[MiB + 5000], 0xde);
+});
+
+test('a manifest that is there already is not written over, and the job does not begin', async (t) => {
+  const bed = await newBed(t);
+  writeFileSync(bed.path('old'), 'precious');
+  const args = { 'job-id': 'j', device: 'B', target: 'T', sync: 'full', 'x-manifest': bed.path('old') };
+  assert.equal(await bed.refusal('blockdev-backup', args), `Manifest '${bed.path('old')}' exists already`);
+  assert.equal(readFileSync(bed.path('old'), 'utf8'), 'precious');
+});
