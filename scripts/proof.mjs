@@ -12,20 +12,20 @@ const SEEDS_A_PIECE = 50;
 const FUZZ_RUNS_A_PIECE = 2000;
 const MOVES_A_PIECE = 500;
 
-/** Conversations of one side of NBD with peers who say anything. */
-const conversations = (side, whom) => ({
-  what: `conversations of the NBD ${side} with ${whom} that say anything, over sockets of the machine`,
+/** Conversations with peers who say anything. */
+const conversations = (side, what, amount = 'conversations') => ({
+  what,
   pieces: (seed) =>
     Array.from({ length: 10 }, (_, i) => {
       const first = String(seed + i * FUZZ_RUNS_A_PIECE);
       const sample = ['--seed', first, '--runs', String(FUZZ_RUNS_A_PIECE)];
       return {
         name: `runs from ${first}`,
-        args: ['--import', 'tsx', 'test/fuzz/main.ts', `nbd-${side}`, ...sample],
+        args: ['--import', 'tsx', 'test/fuzz/main.ts', side, ...sample],
       };
     }),
   count: /^(\d+) conversations passed/m,
-  amount: ([count]) => `${count} conversations`,
+  amount: ([count]) => `${count} ${amount}`,
 });
 
 /** What a proof does: its pieces, each the arguments and environment of a Node process, and what its output counts. */
@@ -84,8 +84,36 @@ const PROOFS = {
     count: /^(\d+) moves from \d+ passed$/m,
     amount: ([moves]) => `${moves} moves`,
   },
-  'nbd-server': conversations('server', 'clients'),
-  'nbd-client': conversations('client', 'servers'),
+  load: {
+    what: 'snapshots of two disks, reopens and transactions of bitmaps in a row, under 32 writers, with commits',
+    pieces: (seed) => [
+      {
+        name: 'all rounds',
+        args: ['--import', 'tsx', 'test/load/main.ts', '--rounds', '1000', '--seed', String(seed)],
+      },
+    ],
+    count:
+      /^(\d+) rounds passed, (\d+) writes, longest write of 99 % of snapshots (\d+) ms, without (\d+) ms$/m,
+    amount: ([rounds, writes, p99, without]) =>
+      `${rounds} rounds, ${writes} writes; the longest write of 99 % of snapshots took ${p99} ms, without any ${without} ms`,
+  },
+  'nbd-server': conversations(
+    'nbd-server',
+    'conversations of the NBD server with clients that say anything, over sockets of the machine',
+  ),
+  'nbd-client': conversations(
+    'nbd-client',
+    'conversations of the NBD client with servers that say anything, over sockets of the machine',
+  ),
+  'vhost-user': conversations(
+    'vhost-user',
+    'front-ends that say anything, in messages and in the memory of their guest, to the server of vhost-user',
+  ),
+  parsers: conversations(
+    'parsers',
+    'option strings, command lines, json: names, JSON and arguments of commands with anything in them',
+    'times 40 texts',
+  ),
   flushes: {
     what: 'flushes deleted one by one from a copy of the code: some test fails without each',
     pieces: () =>

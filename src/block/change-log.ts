@@ -39,6 +39,13 @@ interface Copy {
   readonly uncertain: Set<number>;
 }
 
+/** Leave to make changes, which has to be renewed. */
+export interface Lease {
+  isValid(): boolean;
+  /** Durable on return. */
+  renew(): Promise<void>;
+}
+
 /** A change that is on its way: first and last region. */
 interface Flight {
   readonly first: number;
@@ -56,6 +63,7 @@ export class ChangeLog {
   readonly #clock: HostClock;
   /** Makes the bitmaps' places ready and durable, and calls activate(); done before a first region is opened. */
   readonly #begin: () => Promise<void>;
+  readonly #lease: Lease | undefined;
   readonly #regionBytes: number;
   #states = new Uint8Array(0);
   #copies: readonly Copy[] = [];
@@ -68,7 +76,8 @@ export class ChangeLog {
   #isStale = false;
   #timer: HostTimer | undefined;
 
-  constructor(clock: HostClock, sizeBytes: number, begin: () => Promise<void>) {
+  constructor(clock: HostClock, sizeBytes: number, begin: () => Promise<void>, lease?: Lease) {
+    this.#lease = lease;
     this.#clock = clock;
     this.#begin = begin;
     this.#regionBytes = regionBytesFor(sizeBytes);
@@ -83,7 +92,7 @@ export class ChangeLog {
 
   /** A change of the range may be made now, without a wait in between; it counts as made. */
   isOpen(offset: number, lengthBytes: number): boolean {
-    if (!this.#isActive) return false;
+    if (!this.#isActive || this.#lease?.isValid() === false) return false;
     const states = this.#states;
     const last = Math.floor((offset + lengthBytes - 1) / this.#regionBytes);
     for (let region = Math.floor(offset / this.#regionBytes); region <= last; region++) {
@@ -112,6 +121,7 @@ export class ChangeLog {
     return this.#mutex.run(async () => {
       if (!this.#isActive) await this.#begin();
       assert(this.#isActive, 'a change log is made ready before changes');
+      if (this.#lease?.isValid() === false) await this.#lease.renew();
       if (this.#areOpen(first, last)) return;
       const stretch = 2 ** Math.min(20, Math.floor(this.#misses / MISSES_PER_DOUBLING));
       this.#misses++;

@@ -297,9 +297,28 @@ async function flushAndClose(node: Node): Promise<void> {
     try {
       if (node.isWritable && !node.isFilter) await node.io.flush();
     } finally {
-      await node.close();
+      await closeWithSide(node);
     }
   } catch (error) {
     if (wasChanged) throw error;
+  }
+}
+
+/** The side file says that it is right when all is in the image. */
+async function closeWithSide(node: Node): Promise<void> {
+  const { side } = node;
+  if (!side) return node.close();
+  let isWhole = false;
+  try {
+    await side.end();
+    isWhole = true;
+  } finally {
+    await node
+      .close()
+      .catch((error: unknown) => {
+        isWhole = false;
+        throw error;
+      })
+      .finally(() => side.close(isWhole));
   }
 }

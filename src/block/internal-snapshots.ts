@@ -1,7 +1,8 @@
 import { BlockError } from '../base/error.js';
 import type { HostClock } from '../host/host.js';
 import type { InternalSnapshot, InternalSnapshots, NewSnapshot } from './driver.js';
-import type { Node } from './node.js';
+import { Node } from './node.js';
+import { hasPermission, Permission } from './permissions.js';
 
 /** Those of a node, or of what it filters; undefined: its format has none. */
 export function snapshotsOf(node: Node): InternalSnapshots | undefined {
@@ -41,19 +42,41 @@ export function snapshotNow(clock: HostClock, name: string): NewSnapshot {
 }
 
 /**
- * In a drained section: the disk is again what it was. Errors: unsupported, busy (it has dirty bitmaps, which would no
- * longer tell what has changed), those of the image.
+ * In a drained section: the disk is again what it was. Errors: unsupported; busy while somebody relies on its content now
+ * (dirty bitmaps, which would no longer tell what has changed, a job, a filter that keeps a point in time) or on its size;
+ * those of the image.
  */
 export async function goToSnapshot(node: Node, id: string): Promise<void> {
   const image = node.skipFilters();
   const snapshots = image.instance.snapshots;
   if (!snapshots)
     throw new BlockError('unsupported', 'Block driver does not support snapshots', { errno: 'ENOTSUP' });
-  if (image.dirtyBitmaps.length > 0)
-    throw new BlockError('busy', 'Device has active dirty bitmaps', { errno: 'EBUSY' });
   const { lengthBytes } = image;
+  const target = snapshots.list.find((one) => one.id === id);
+  for (const one of withFilters(image)) {
+    if (one.dirtyBitmaps.length > 0)
+      throw new BlockError('busy', 'Device has active dirty bitmaps', { errno: 'EBUSY' });
+    one.assertNotBlocked();
+    if (target && target.diskBytes !== lengthBytes) checkMayResize(one);
+  }
   await snapshots.goTo(id);
   if (image.lengthBytes !== lengthBytes) image.resized();
+}
+
+/** The image, and what filters it, up to its users. */
+function* withFilters(image: Node): Generator<Node> {
+  yield image;
+  for (const { parent } of image.parents)
+    if (parent instanceof Node && parent.isFilter) yield* withFilters(parent);
+}
+
+/** Errors: permission, where a user relies on the size. */
+function checkMayResize(node: Node): void {
+  for (const { shared, parent } of node.parents)
+    if (!hasPermission(shared, Permission.resize) && !(parent instanceof Node))
+      throw new BlockError('permission', `The disk had another size, on which ${parent.description} relies`, {
+        errno: 'EPERM',
+      });
 }
 
 /** The node shows the disk as it was then; of nothing that is wanted there is none. Errors: unsupported, not-found; QEMU's words. */

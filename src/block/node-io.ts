@@ -80,7 +80,7 @@ export class NodeIo {
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, lengthBytes)) return false;
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (node.gate && !node.gate.isOpen(offset, lengthBytes)) return false;
-    if (instance.changeLog?.isOpen(offset, lengthBytes) === false) return false;
+    if (node.changeLog?.isOpen(offset, lengthBytes) === false) return false;
     if (node.writeThreshold) node.beginWrite(offset, lengthBytes);
     const done = this.#mapped
       ? this.#mapped.writing.tryWrite(request, from, lengthBytes, offset)
@@ -197,7 +197,7 @@ export class NodeIo {
 
   /** A change that the log of the node's durable bitmaps, if it has one, is to know of before it is made. */
   #logged<T>(offset: number, lengthBytes: number, change: () => Promise<T>): Promise<T> {
-    const { changeLog } = this.#node.instance;
+    const { changeLog } = this.#node;
     return changeLog ? changeLog.run(offset, lengthBytes, change) : change();
   }
 
@@ -209,7 +209,7 @@ export class NodeIo {
     offset: number,
     flags: number,
   ): Promise<boolean> {
-    if (!this.#node.instance.changeLog) return this.#writeLogged(request, from, lengthBytes, offset, flags);
+    if (!this.#node.changeLog) return this.#writeLogged(request, from, lengthBytes, offset, flags);
     const { generation } = request;
     return this.#logged(offset, lengthBytes, () => {
       request.assertIs(generation);
@@ -298,11 +298,13 @@ export class NodeIo {
       DirtyBitmap.checkSize(lengthBytes, granularityBytes);
     const release = await this.ranges.lockExclusive(0, Math.max(lengthBytes, node.lengthBytes));
     try {
+      await node.side?.resizing(lengthBytes);
       await node.instance.truncate(lengthBytes);
     } finally {
       release();
     }
     node.resized();
+    await node.side?.resized();
   }
 
   /** See ChildIo.allocate. */

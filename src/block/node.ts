@@ -2,14 +2,23 @@ import { assert, missing } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { ChangeGate } from './change-gate.js';
 import { type ChainStatus, statusThroughChain, tryStatusThroughChain } from './chain-status.js';
+import type { ChangeLog } from './change-log.js';
 import type { DirtyBitmap } from './dirty-bitmap.js';
-import type { CacheSettings, DriverDescription, DriverInstance, GivenOptions, Settings } from './driver.js';
+import type {
+  BitmapStore,
+  CacheSettings,
+  DriverDescription,
+  DriverInstance,
+  GivenOptions,
+  Settings,
+} from './driver.js';
 import type { BlockBackend } from './backend.js';
 import type { Edge } from './edge.js';
 import type { FormatGuard } from './format-guard.js';
 import { type NodeModes, PASSING_MODES } from './modes.js';
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
+import type { SideBitmap } from './side-bitmap.js';
 import type { WriteThreshold } from './write-threshold.js';
 
 export const DEFAULT_CACHE: CacheSettings = { direct: false, 'no-flush': false };
@@ -77,6 +86,8 @@ export class Node {
   /** Through which a job's filter uses more than its child: for the shape of the graph that is below it too. */
   readonly uses = new Set<BlockBackend>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];
+  /** Keeps a bitmap of it that its image cannot. */
+  side: SideBitmap | undefined;
   /** Gone when it has been crossed. */
   writeThreshold: WriteThreshold | undefined;
   /** What the image says its backing file is, as opened last; differs from the graph only while a job runs. */
@@ -167,6 +178,16 @@ export class Node {
 
   get lengthBytes(): number {
     return this.instance.lengthBytes;
+  }
+
+  /** What every change goes through, since a bitmap is durable. */
+  get changeLog(): ChangeLog | undefined {
+    return this.side?.log ?? this.instance.changeLog;
+  }
+
+  /** Where its persistent bitmaps are kept. */
+  get bitmapStore(): BitmapStore | undefined {
+    return this.side ?? this.instance.bitmaps;
   }
 
   /** Full name, as the graph stands (block/full-filename); it takes a walk through all that is below. */

@@ -154,7 +154,7 @@ function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-
 }
 
 /** The image's cluster size between 4 and 64 KiB. */
-function defaultGranularity(node: Node): number {
+export function defaultGranularity(node: Node): number {
   const cluster = node.instance.info().clusterSizeBytes ?? 64 * KiB;
   return Math.min(64 * KiB, Math.max(4 * KiB, cluster));
 }
@@ -173,9 +173,10 @@ async function remove(engine: Parts<'graph'>, args: Name): Promise<Required<Done
     bitmap.busy = isLeaving;
     bitmap.isGivenAway = isLeaving;
   };
+  const store = node.bitmapStore;
   setLeaving(true);
   try {
-    if (bitmap.persistent) await node.instance.bitmaps?.remove(args.name);
+    if (bitmap.persistent && !node.side) await store?.remove(args.name);
   } catch (error) {
     setLeaving(false);
     throw error;
@@ -184,9 +185,13 @@ async function remove(engine: Parts<'graph'>, args: Name): Promise<Required<Done
   return {
     undo: async () => {
       setLeaving(false);
-      if (durable && !durable.lost) await node.instance.bitmaps?.makeDurable?.(bitmap, durable);
+      if (durable && !durable.lost && !node.side) await store?.makeDurable?.(bitmap, durable);
     },
-    settle: async () => drop(node, bitmap),
+    settle: async () => {
+      // A file of its own goes when nothing can be taken back any more.
+      await node.side?.remove(args.name);
+      drop(node, bitmap);
+    },
   };
 }
 
@@ -195,11 +200,11 @@ function clear(engine: Parts<'graph'>, args: Name): DoneAction {
   const before = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
   before.merge(bitmap);
   bitmap.resetAll();
-  if (bitmap.durable) node.instance.changeLog?.shrunk();
+  if (bitmap.durable) node.changeLog?.shrunk();
   return {
     undo: async () => {
       bitmap.merge(before);
-      await node.instance.bitmaps?.settle?.(bitmap);
+      await node.bitmapStore?.settle?.(bitmap);
     },
   };
 }
@@ -227,7 +232,7 @@ function merge(
       target.resetAll();
       target.merge(before);
     },
-    settle: async () => node.instance.bitmaps?.settle?.(target),
+    settle: async () => node.bitmapStore?.settle?.(target),
   };
 }
 
@@ -235,7 +240,7 @@ function setEnabled(engine: Parts<'graph'>, args: Name, enabled: boolean): Requi
   const { node, bitmap } = find(engine, args, 'read');
   const before = bitmap.enabled;
   bitmap.enabled = enabled;
-  const settle = async (): Promise<void> => node.instance.bitmaps?.settle?.(bitmap);
+  const settle = async (): Promise<void> => node.bitmapStore?.settle?.(bitmap);
   return {
     undo: async () => {
       bitmap.enabled = before;

@@ -4,8 +4,9 @@ import { given } from '../base/given.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import { findDevice } from '../block/find-node.js';
 import type { Node } from '../block/node.js';
+import { SideBitmap } from '../block/side-bitmap.js';
 import type { CommandArguments, CommandResult } from '../schema/commands.js';
-import { addOne, BITMAP_ACTIONS, checkBitmapAction, newDurability } from './bitmaps.js';
+import { addOne, BITMAP_ACTIONS, checkBitmapAction, defaultGranularity, newDurability } from './bitmaps.js';
 import type { Parts } from './parts.js';
 
 type Ensure = CommandArguments<'x-bitmap-ensure'>;
@@ -15,6 +16,8 @@ type Engine = Parts<'graph' | 'host'>;
 interface Disk {
   readonly node: Node;
   readonly id: string | undefined;
+  /** Of the side file. */
+  readonly path: string | undefined;
 }
 
 export function registerTracking(engine: Engine & Parts<'command'>): void {
@@ -26,7 +29,9 @@ export function registerTracking(engine: Engine & Parts<'command'>): void {
  * Nothing is changed when one of the disks cannot have it; where making one fails, asking again does the rest.
  */
 async function ensure(engine: Engine, args: Ensure): Promise<Tracking[]> {
-  const disks = args.disks.map(({ node, id }) => ({ node: findDevice(engine.graph, node), id }));
+  const disks = args.disks.map(({ node, id, file }) => ({
+    ...{ node: findDevice(engine.graph, node), id, path: file },
+  }));
   if (new Set(disks.map(({ node }) => node)).size < disks.length)
     throw new BlockError('invalid', 'A disk is named twice');
   const check = (): void => {
@@ -41,11 +46,19 @@ async function ensure(engine: Engine, args: Ensure): Promise<Tracking[]> {
 }
 
 /** Errors: those of a disk that cannot have it, or has another bitmap of that name. */
-function checkDisk(engine: Engine, { node }: Disk, { name, granularity }: Ensure): void {
+function checkDisk(engine: Engine, { node, path }: Disk, { name, granularity }: Ensure): void {
+  if (path !== undefined && node.instance.bitmaps)
+    throw new BlockError('invalid', `'${node.label}' keeps its bitmaps itself: it needs no file for them`);
+  if (node.side && path !== undefined && node.side.path !== path)
+    throw new BlockError('invalid', `'${node.label}' has its bitmap in '${node.side.path}'`);
   if (!node.isWritable) throw new BlockError('permission', `Block node is read-only: '${node.label}'`);
   const bitmap = node.findBitmap(name);
   if (!bitmap) {
-    const args = { node: node.name, name, persistent: true, 'x-durable': true, ...given({ granularity }) };
+    const isAside = path !== undefined;
+    if (isAside && node.side)
+      throw new BlockError('invalid', `'${node.label}' has another bitmap in '${node.side.path}'`);
+    const kept = isAside ? {} : { persistent: true, 'x-durable': true };
+    const args = { node: node.name, name, ...kept, ...given({ granularity }) };
     return checkBitmapAction(engine, 'block-dirty-bitmap-add', args);
   }
   const refused = (text: string): BlockError =>
@@ -59,7 +72,8 @@ function checkDisk(engine: Engine, { node }: Disk, { name, granularity }: Ensure
 
 /** In a drained section. */
 async function ensureOne(engine: Engine, disk: Disk, args: Ensure): Promise<Tracking> {
-  const { node } = disk;
+  const { node, path } = disk;
+  if (path !== undefined) return ensureAside(engine, { ...disk, path }, args);
   const bitmap = node.findBitmap(args.name);
   const reason = bitmap ? lossOf(bitmap, disk, args) : disk.id === undefined ? 'never-there' : 'replaced';
   if (bitmap && reason !== undefined)
@@ -77,7 +91,38 @@ async function ensureOne(engine: Engine, disk: Disk, args: Ensure): Promise<Trac
   return {
     ...{ node: node.label, status: reason === undefined ? 'usable' : 'lost', since: sinceMs, id },
     ...given({ reason }),
-    'kept-by-another': wasElsewhere,
+    ...{ 'kept-by-another': wasElsewhere, 'if-nobody-else-wrote': false },
+  };
+}
+
+/** The same in a file beside the image. */
+async function ensureAside(
+  engine: Engine,
+  { node, id, path }: Disk & { path: string },
+  { name, granularity, strict = false }: Ensure,
+): Promise<Tracking> {
+  const there = node.side?.bitmap;
+  let reason: Tracking['reason'] | undefined;
+  if (there && id !== undefined && there.durable?.id !== id) {
+    reason = 'replaced';
+    await (await BITMAP_ACTIONS['block-dirty-bitmap-remove'](engine, { node: node.name, name })).settle();
+  }
+  if (!node.side) {
+    const granularityBytes = granularity ?? defaultGranularity(node);
+    const begins = newDurability(engine);
+    const attached = await SideBitmap.attach(
+      ...([engine.host, { node, path, name }, { granularityBytes, begins, strict, id }] as const),
+    );
+    node.side = attached.side;
+    node.dirtyBitmaps.push(attached.side.bitmap);
+    reason ??= attached.lost;
+  }
+  const { bitmap, isOfDevice } = node.side;
+  const durable = bitmap.durable ?? missing('a durable bitmap');
+  return {
+    ...{ node: node.label, status: reason === undefined ? 'usable' : 'lost', since: durable.sinceMs },
+    ...{ id: durable.id, ...given({ reason }), 'kept-by-another': false },
+    'if-nobody-else-wrote': isOfDevice && reason === undefined,
   };
 }
 

@@ -7,6 +7,8 @@ const TrackedDisk = struct('TrackedDisk', {
   node: required(str),
   /** Which bitmap it was when it was asked for last; another one is of no use. */
   id: optional(str),
+  /** Where the bitmap is kept of an image that cannot keep one. */
+  file: optional(str),
 });
 
 const BitmapEnsure = struct('BitmapEnsure', {
@@ -22,6 +24,7 @@ export const TrackingStatus = enumOf('TrackingStatus', ['usable', 'lost']);
 export const TrackingLossReason = enumOf('TrackingLossReason', [
   'never-there',
   'replaced',
+  'resized-by-another',
   'unclean-end',
   'written-by-another',
 ]);
@@ -35,6 +38,8 @@ const BitmapTracking = struct('BitmapTracking', {
   reason: optional(TrackingLossReason),
   /** Another program has had the image for writing, and says that it kept the bitmap right. */
   'kept-by-another': required(bool),
+  /** The answer holds if nobody else has written to the device, which cannot be seen. */
+  'if-nobody-else-wrote': required(bool),
 });
 
 export const TRACKING_COMMANDS = { 'x-bitmap-ensure': BitmapEnsure } as const;

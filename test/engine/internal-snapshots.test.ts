@@ -208,3 +208,39 @@ test("the state of QEMU's own machine is refused by name, and nothing has change
   await bed.execute('cont');
   await bed.guest('read -P 3 0 64k');
 });
+
+test('nobody goes back below those who rely on what the disk holds now, or on its size', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const places = { tag: 's', vmstate: 'A', devices: ['A'] };
+  await bed.image('B');
+  assert.equal(await outcome(bed, 'snapshot-save', places), undefined);
+  const load = (): Promise<string | undefined> => outcome(bed, 'snapshot-load', places);
+  const refused = (why: string): string => `Could not load snapshot 's' on 'A': ${why}`;
+
+  await bed.execute('blockdev-add', {
+    driver: 'copy-before-write',
+    'node-name': 'cbw',
+    file: 'A',
+    target: 'B',
+  });
+  assert.equal(await load(), refused('Device has active dirty bitmaps'));
+  await bed.execute('blockdev-del', { 'node-name': 'cbw' });
+  assert.equal(await load(), undefined);
+
+  await bed.snapshot('A', 'C');
+  const top = { tag: 't', vmstate: 'C', devices: ['C'] };
+  assert.equal(await outcome(bed, 'snapshot-save', top), undefined);
+  await bed.execute('block-stream', { 'job-id': 'stream', device: 'C', speed: 1 });
+  assert.match((await outcome(bed, 'snapshot-load', top)) ?? '', /is busy: .*stream/);
+  await bed.execute('job-cancel', { id: 'stream' });
+  await bed.event('BLOCK_JOB_CANCELLED', 'stream');
+  assert.equal(await outcome(bed, 'snapshot-load', top), undefined);
+
+  await bed.execute('block_resize', { 'node-name': 'C', size: 128 * 1024 * 1024 });
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd') } } });
+  await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'C' });
+  assert.match((await outcome(bed, 'snapshot-load', top)) ?? '', /had another size, on which/);
+  await bed.execute('block-export-del', { id: 'e' });
+  assert.equal(await outcome(bed, 'snapshot-load', top), undefined);
+});

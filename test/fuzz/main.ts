@@ -8,6 +8,8 @@ import { SeededRandom } from '../../src/host/simulated-random.js';
 import { Watchdog } from '../sim/watchdog.js';
 import { ClientUnderFuzz } from './nbd-client.js';
 import { ServerUnderFuzz } from './nbd-server.js';
+import { ParsersUnderFuzz } from './parsers.js';
+import { VhostUnderFuzz } from './vhost-user.js';
 
 /** Conversations at a time; after each batch all must be as before. */
 const BATCH = 16;
@@ -16,7 +18,7 @@ const LONGEST_BATCH_SECONDS = 120;
 const MOST_GROWTH_BYTES = 192 * 1024 * 1024;
 const WARM_UP_BATCHES = 20;
 
-/** One side of NBD that meets peers who say anything. */
+/** What meets peers who say anything. */
 export interface UnderFuzz {
   /** One conversation; ends in any case. */
   meet(random: SeededRandom): Promise<void>;
@@ -25,7 +27,12 @@ export interface UnderFuzz {
   close(): Promise<void>;
 }
 
-const SIDES = { 'nbd-server': ServerUnderFuzz, 'nbd-client': ClientUnderFuzz } as const;
+const SIDES = {
+  'nbd-server': ServerUnderFuzz,
+  'nbd-client': ClientUnderFuzz,
+  'vhost-user': VhostUnderFuzz,
+  parsers: ParsersUnderFuzz,
+} as const;
 
 /** What this process's sockets and files are; threads have descriptors of other kinds, and open them when they like. */
 function openSockets(): string[] {

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 const KiB = 1024;
@@ -163,6 +164,106 @@ test('kept by QEMU while it was not in use: usable, unless that is not to count'
   await daemon.quit();
   run(folder, 'qemu-img', 'check', 'd.qcow2');
   assert.deepEqual(flagsOf(folder), ['auto']);
+});
+
+const RAW = ['--blockdev', 'driver=raw,node-name=d,file.driver=file,file.filename=d.raw'];
+
+async function serveRaw(t: TestContext, folder: string): Promise<Daemon> {
+  const argv = [process.execPath, PROGRAM, 'storage-daemon', ...MONITOR, ...RAW];
+  return Daemon.start(t, folder, argv, 'qmp.sock', ['x-livedisk']);
+}
+
+async function ensureAside(daemon: Daemon, id?: string): Promise<Tracking> {
+  const disks = [{ node: 'd', file: 'd.bits', ...(id !== undefined && { id }) }];
+  const [answer] = (await daemon.execute('x-bitmap-ensure', { name: 'b', disks })) as Tracking[];
+  assert.ok(answer);
+  return answer;
+}
+
+/** As a server of ours tells it to QEMU. */
+async function dirtyByExport(daemon: Daemon, folder: string): Promise<Stretch[]> {
+  const socket = join(folder, 'nbd.sock');
+  await daemon.execute('nbd-server-start', { addr: { type: 'unix', data: { path: 'nbd.sock' } } });
+  const disk = { 'node-name': 'd', name: 'q', writable: true, bitmaps: ['b'] };
+  await daemon.execute('block-export-add', { id: 'q', type: 'nbd', ...disk });
+  const image = `driver=nbd,export=q,server.type=unix,server.path=${socket},x-dirty-bitmap=qemu:dirty-bitmap:b`;
+  const map = await runAside(folder, 'qemu-img', 'map', '--output=json', '--image-opts', image);
+  await daemon.execute('nbd-server-stop', {});
+  return (JSON.parse(map) as Array<Stretch & { data: boolean }>).filter(({ data }) => !data);
+}
+
+async function runAside(cwd: string, program: string, ...args: string[]): Promise<string> {
+  return (await promisify(execFile)(program, args, { cwd })).stdout;
+}
+
+test('beside a raw image: right after a kill, lost when somebody else writes, resizes or replaces the image', async (t) => {
+  if (skipWithout(t, 'qemu-img', 'qemu-io')) return;
+  const folder = scratch(t);
+  run(folder, 'qemu-img', 'create', '-f', 'raw', 'd.raw', '256M');
+  let daemon = await serveRaw(t, folder);
+  const made = await ensureAside(daemon);
+  assert.deepEqual([made.status, made.reason], ['lost', 'never-there']);
+  assert.equal((await ensureAside(daemon, made.id)).status, 'usable');
+  await write(daemon, folder, 5 * MiB, 1);
+  await daemon.kill();
+
+  daemon = await serveRaw(t, folder);
+  const again = await ensureAside(daemon, made.id);
+  assert.deepEqual([again.status, again.since, again.id], ['usable', made.since, made.id]);
+  assert.ok(covers(await dirtyByExport(daemon, folder), 5 * MiB));
+  await write(daemon, folder, 200 * MiB, 1);
+  await daemon.execute('block_resize', { 'node-name': 'd', size: 512 * MiB });
+  await write(daemon, folder, 400 * MiB, 1);
+  await daemon.quit();
+
+  daemon = await serveRaw(t, folder);
+  assert.equal((await ensureAside(daemon, made.id)).status, 'usable');
+  const dirty = await dirtyByExport(daemon, folder);
+  for (const at of [5, 200, 400]) assert.ok(covers(dirty, at * MiB), `${at} MiB`);
+  assert.ok(dirty.reduce((sum, { length }) => sum + length, 0) < 4 * MiB, 'stored exactly when it is closed');
+  await daemon.quit();
+
+  const lostBy = async (id: string, reason: string): Promise<string> => {
+    daemon = await serveRaw(t, folder);
+    const lost = await ensureAside(daemon, id);
+    assert.deepEqual([lost.status, lost.reason], ['lost', reason]);
+    return lost.id;
+  };
+  run(folder, 'qemu-io', '-f', 'raw', '-c', 'write 9M 4k', 'd.raw');
+  let id = await lostBy(made.id, 'written-by-another');
+  await write(daemon, folder, 5 * MiB, 1);
+  await daemon.kill();
+  // The second that we may have written in has to be over.
+  await delay(1100);
+  run(folder, 'qemu-io', '-f', 'raw', '-c', 'write 9M 4k', 'd.raw');
+  id = await lostBy(id, 'written-by-another');
+  await daemon.quit();
+  run(folder, 'qemu-img', 'resize', '-f', 'raw', 'd.raw', '600M');
+  id = await lostBy(id, 'resized-by-another');
+  await daemon.quit();
+  run(folder, 'cp', 'd.raw', 'other.raw');
+  run(folder, 'mv', 'other.raw', 'd.raw');
+  id = await lostBy(id, 'replaced');
+  // Written here before it was asked for.
+  await daemon.quit();
+  daemon = await serveRaw(t, folder);
+  await write(daemon, folder, 5 * MiB, 1);
+  assert.equal((await ensureAside(daemon, id)).reason, 'written-by-another');
+  await daemon.execute('block-dirty-bitmap-remove', { node: 'd', name: 'b' });
+  assert.equal(existsSync(join(folder, 'd.bits')), false);
+  await daemon.quit();
+});
+
+test('a file that is something else is left alone', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = scratch(t);
+  run(folder, 'qemu-img', 'create', '-f', 'raw', 'd.raw', '1M');
+  run(folder, 'qemu-img', 'create', '-f', 'qcow2', 'd.bits', '1M');
+  const before = readFileSync(join(folder, 'd.bits'));
+  const daemon = await serveRaw(t, folder);
+  await assert.rejects(ensureAside(daemon), /'d.bits' is no side file of a bitmap/);
+  await daemon.quit();
+  assert.ok(readFileSync(join(folder, 'd.bits')).equals(before));
 });
 
 test('clients that have not asked for it neither see nor use it', async (t) => {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
@@ -31,13 +32,32 @@ class End {
     this.#client = client;
   }
 
-  static async start(t: TestContext, folder: string, name: string, ...more: string[]): Promise<End> {
+  static start(t: TestContext, folder: string, name: string, ...more: string[]): Promise<End> {
+    return End.startIn([], t, folder, name, ...more);
+  }
+
+  /** `prefix`: words that the program is started with, for another network. */
+  static async startIn(
+    prefix: readonly string[],
+    t: TestContext,
+    folder: string,
+    name: string,
+    ...more: string[]
+  ): Promise<End> {
     run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', `${name}.qcow2`, DISK);
     const daemon = await Daemon.start(
       t,
       folder,
       [
-        ...[process.execPath, PROGRAM, 'run', ...BARE_MACHINE, '-qmp', `unix:${name}.qmp,server=on,wait=off`],
+        ...[
+          ...prefix,
+          process.execPath,
+          PROGRAM,
+          'run',
+          ...BARE_MACHINE,
+          '-qmp',
+          `unix:${name}.qmp,server=on,wait=off`,
+        ],
         ...['-blockdev', `node-name=disk,driver=qcow2,file.driver=file,file.filename=${name}.qcow2`],
         ...['-device', 'virtio-blk,drive=disk,id=virtio0', ...more],
       ],
@@ -138,6 +158,65 @@ test('a machine goes to another process with its disk, over links that delay, wh
   assert.equal(await source.daemon.quit(), 0);
   assert.equal(await destination.daemon.quit(), 0);
   const folder = destination.daemon.path('.');
+  run(folder, 'qemu-img', 'check', 'destination.qcow2');
+});
+
+/** Two networks with a link between them that is slow, or why there are none. Addresses are 10.213.77.1 and .2. */
+function slowLink(t: TestContext): { names: [string, string] } | string {
+  const names: [string, string] = [`ld${process.pid}a`, `ld${process.pid}b`];
+  const attempt = (words: string): string | undefined => {
+    const [program = '', ...args] = words.split(' ');
+    const { status, stderr, error } = spawnSync(program, args, { encoding: 'utf8' });
+    return status === 0 ? undefined : `${words}: ${error?.message ?? stderr}`;
+  };
+  t.after(() => names.forEach((name) => attempt(`ip netns del ${name}`)));
+  const [here, there] = names;
+  const steps = [
+    ...names.map((name) => `ip netns add ${name}`),
+    `ip -n ${here} link add eth0 type veth peer name eth0 netns ${there}`,
+    ...names.flatMap((name, i) => [
+      `ip -n ${name} addr add 10.213.77.${i + 1}/24 dev eth0`,
+      `ip -n ${name} link set lo up`,
+      `ip -n ${name} link set eth0 up`,
+      `tc -n ${name} qdisc add dev eth0 root tbf rate 40mbit burst 64k latency 100ms`,
+    ]),
+  ];
+  for (const step of steps) {
+    const failure = attempt(step);
+    if (failure !== undefined) return failure;
+  }
+  return { names };
+}
+
+test('a machine goes with its disk from one network to another, over a slow link', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const link = slowLink(t);
+  if (typeof link === 'string') return t.skip(`no networks of our own here: ${link}`);
+  const folder = scratch(t);
+  const [here, there] = link.names.map((name) => ['ip', 'netns', 'exec', name]);
+  assert.ok(here && there);
+  const source = await End.startIn(here, t, folder, 'source');
+  const destination = await End.startIn(there, t, folder, 'destination', '-incoming', 'tcp:10.213.77.2:6666');
+  await destination.execute('nbd-server-start', {
+    addr: { type: 'inet', data: { host: '10.213.77.2', port: '10809' } },
+  });
+  const disk = { type: 'nbd', id: 'e', 'node-name': 'disk', name: 'virtio0', writable: true };
+  await destination.execute('block-export-add', disk);
+  await source.guest(`write -P 0x44 0 ${DATA_BYTES}`);
+  const server = { type: 'inet', host: '10.213.77.2', port: '10809' };
+  await source.execute('x-move', { uri: 'tcp:10.213.77.2:6666', storage: { server } });
+  const { error } = await until(
+    () => source.move(),
+    ({ stage }) => stage === 'completed' || stage === 'failed',
+  );
+  assert.equal(error, undefined);
+  await until(
+    () => destination.status(),
+    (status) => status === 'running',
+  );
+  await destination.guest(`read -P 0x44 0 ${DATA_BYTES}`);
+  await destination.guest('write -P 0x66 0 64k');
+  assert.equal(await destination.daemon.quit(), 0);
   run(folder, 'qemu-img', 'check', 'destination.qcow2');
 });
 

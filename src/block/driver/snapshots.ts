@@ -19,6 +19,8 @@ export interface InternalSnapshot {
   readonly id: string;
   readonly name: string;
   readonly vmStateBytes: number;
+  /** Of the disk as it was. */
+  readonly diskBytes: number;
   /** QAPI's SnapshotInfo. */
   readonly info: { [key: string]: Json };
 }

@@ -1,6 +1,6 @@
 import { defined } from '../../base/assert.js';
 import type { InternalSnapshot, InternalSnapshots, NewSnapshot } from '../../block/driver.js';
-import { type SnapshotEntry, snapshotInfo } from './disk/snapshots.js';
+import { diskBytesOf, type SnapshotEntry, snapshotInfo } from './disk/snapshots.js';
 import { deleteSnapshot, goToSnapshot, readSnapshotVmState, takeSnapshot } from './features/snapshots.js';
 import type { Qcow2Map } from './map-driver.js';
 import type { OpenImage } from './open-image.js';
@@ -21,6 +21,7 @@ export class Qcow2Snapshots implements InternalSnapshots {
       id: entry.id,
       name: entry.name,
       vmStateBytes: entry.vmStateBytes,
+      diskBytes: diskBytesOf(entry, this.#map.image.context.header),
       info: snapshotInfo(entry),
     }));
   }

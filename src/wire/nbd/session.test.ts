@@ -7,7 +7,7 @@ import type { Host, HostSocket, SocketAddress } from '../../host/host.js';
 import { createSimulatedHost, type Simulation } from '../../host/simulated.js';
 import { ScriptedServer } from '../../../test/kit/nbd-script.js';
 import { errorOf, MemoryTarget } from '../../../test/kit/nbd-target.js';
-import { Command, Option, TransmissionFlag } from './constants.js';
+import { Command, CommandFlag, Option, TransmissionFlag } from './constants.js';
 import { NbdServer } from './server.js';
 import { NbdSession, type NbdSessionOptions } from './session.js';
 import { Flag, type IoRequest } from '../../base/io-request.js';
@@ -399,3 +399,67 @@ test('an acknowledged write is never overwritten by an older one, however connec
       throw new Error(`seed ${seed}`, { cause: error });
     });
 });
+
+test(
+  'what was answered and not flushed when the server was lost is not read as if nothing were, and flushes tell of it',
+  onServer(async ({ simulation, host, target, open }) => {
+    const session = await open();
+    await session.write(0, Buffer.alloc(4096, 1), 0);
+    await session.flush();
+    await session.write(4096, Buffer.alloc(4096, 2), 0);
+    await session.writeZeroes(8192, 4096, 0);
+    await session.write(16384, Buffer.alloc(4096, 3), CommandFlag.fua);
+    simulation.cutConnections();
+    target.bytes.fill(0, 4096, 12288);
+    await host.clock.sleep(SECOND_MS);
+    const buffer = Buffer.alloc(4096);
+    await session.read(0, buffer);
+    assert.equal(buffer[0], 1, 'that was flushed');
+    await session.read(16384, buffer);
+    assert.equal(buffer[0], 3, 'that was durable');
+    for (const lost of [4096, 8192, 11776])
+      assert.equal((await errorOf(session.read(lost, Buffer.alloc(512)))).errno, 'EIO');
+    assert.equal((await errorOf(session.blockStatus(4096, 512))).errno, 'EIO');
+    for (let i = 0; i < 2; i++) assert.match((await errorOf(session.flush())).message, /8192 bytes/);
+    await session.write(4096, Buffer.alloc(4096, 4), 0);
+    await session.read(4096, buffer);
+    assert.equal(buffer[0], 4);
+    assert.match((await errorOf(session.flush())).message, /4096 bytes/);
+    await session.writeZeroes(8192, 4096, 0);
+    await session.flush();
+    await session.close();
+  }),
+);
+
+test(
+  'who says that a server comes back as it was, within a time, is believed, and no longer',
+  onServer(async ({ host, server, serve, open }) => {
+    const session = await open({ reconnectDelayMs: 2 * SECOND_MS });
+    await session.write(0, Buffer.alloc(4096, 1), 0);
+    await server.close();
+    const second = await serve();
+    await session.flush();
+    await session.write(0, Buffer.alloc(4096, 2), 0);
+    await second.close();
+    await host.clock.sleep(3 * SECOND_MS);
+    await serve();
+    assert.equal((await errorOf(session.flush())).errno, 'EIO');
+    await session.close();
+  }),
+);
+
+test(
+  'a flush that was under way when the server was lost has kept nothing',
+  onServer(async ({ simulation, host, target, server, open }) => {
+    const session = await open();
+    await session.write(0, Buffer.alloc(4096, 1), 0);
+    const release = hold(target);
+    const flushing = errorOf(session.flush());
+    while (server.inFlightOf('') < 1) await host.clock.sleep(1);
+    simulation.cutConnections();
+    await flushing;
+    release();
+    assert.match((await errorOf(session.flush())).message, /4096 bytes/);
+    await session.close();
+  }),
+);

@@ -4,8 +4,9 @@ import type { HostTimer } from '../../host/host.js';
 import { NbdClient, type NbdClientOptions } from './client.js';
 import type { NbdExportInfo } from './client-handshake.js';
 import type { Extent } from './codec.js';
-import { TransmissionFlag } from './constants.js';
+import { CommandFlag, TransmissionFlag } from './constants.js';
 import { LostChanges } from './lost-changes.js';
+import { Unflushed } from './unflushed.js';
 
 /** Between tries to connect; doubled each time. */
 const FIRST_PAUSE_MS = 100;
@@ -42,7 +43,8 @@ interface Waiter {
  * An export, over connections that may be lost and made again. A lost one is shut down, and no other one is made before
  * the server was seen to close it: so nothing that was sent on it is read any more. Requests that are sent again come
  * before newer ones that change the same bytes. Without a delay what is in flight fails, and the next request connects
- * again. Errors: those of NbdClient; EIO where no connection could be made.
+ * again; what was answered and not flushed may be gone then (unflushed.ts). Errors: those of NbdClient; EIO where no
+ * connection could be made, or something is gone.
  */
 export class NbdSession {
   /** Of the first connection; later ones must tell as much: see isSameExport. */
@@ -53,6 +55,7 @@ export class NbdSession {
   readonly #leaving = new Set<Promise<void>>();
   /** Changes that were sent on a lost connection and are to be sent again. */
   readonly #unsure = new LostChanges<NbdSession>();
+  readonly #unflushed = new Unflushed();
   readonly #waiters: Waiter[] = [];
   #turns = 0;
   /** A try to connect is under way since then. */
@@ -100,31 +103,37 @@ export class NbdSession {
     return (this.info.flags & transmissionFlag) !== 0;
   }
 
-  read(offset: number, buffer: Uint8Array): Promise<void> {
-    return this.#run(undefined, (client) => client.read(offset, buffer));
+  async read(offset: number, buffer: Uint8Array): Promise<void> {
+    await this.#run(undefined, (client) => client.read(offset, buffer));
+    this.#unflushed.assertKept(offset, buffer.length);
   }
 
   /** See NbdClient.write. */
-  write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
+  async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
     const change = { offset, lengthBytes: buffer.length };
-    return this.#run(change, (client) => client.write(offset, buffer, flags));
+    await this.#run(change, (client) => client.write(offset, buffer, flags));
+    this.#unflushed.wrote(offset, buffer.length, isDurable(flags));
   }
 
-  writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
-    return this.#run({ offset, lengthBytes }, (client) => client.writeZeroes(offset, lengthBytes, flags));
+  async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    await this.#run({ offset, lengthBytes }, (client) => client.writeZeroes(offset, lengthBytes, flags));
+    this.#unflushed.wrote(offset, lengthBytes, isDurable(flags));
   }
 
+  /** What it held before nobody has a claim to. */
   trim(offset: number, lengthBytes: number): Promise<void> {
     return this.#run({ offset, lengthBytes }, (client) => client.trim(offset, lengthBytes));
   }
 
   flush(): Promise<void> {
-    return this.#run(undefined, (client) => client.flush());
+    return this.#unflushed.during(() => this.#run(undefined, (client) => client.flush()));
   }
 
   /** See NbdClient.blockStatus. */
-  blockStatus(offset: number, lengthBytes: number): Promise<Extent> {
-    return this.#run(undefined, (client) => client.blockStatus(offset, lengthBytes));
+  async blockStatus(offset: number, lengthBytes: number): Promise<Extent> {
+    const extent = await this.#run(undefined, (client) => client.blockStatus(offset, lengthBytes));
+    this.#unflushed.assertKept(offset, Math.min(extent.lengthBytes, lengthBytes));
+    return extent;
   }
 
   /** Hangs up; what is in flight or waits for a connection fails, and what comes before the server has hung up, too. */
@@ -239,6 +248,7 @@ export class NbdSession {
 
   #allLost(): void {
     this.#isWidening = false;
+    this.#unflushed.connectionLost();
     const { reconnectDelayMs = 0 } = this.#options;
     if (this.#isClosing || reconnectDelayMs === 0) return;
     this.#deadlineMs = this.#nowMs() + reconnectDelayMs;
@@ -318,6 +328,7 @@ export class NbdSession {
     this.#tryingSinceMs = undefined;
     this.#isAbandoned = false;
     if (this.#isClosing) return client.abandon();
+    this.#unflushed.connectedAgain(this.#deadlineMs > this.#nowMs());
     this.#deadlineTimer?.cancel();
     this.#patienceTimer?.cancel();
     this.#patienceTimer = undefined;
@@ -337,6 +348,10 @@ export class NbdSession {
 }
 
 const ignore = (): void => undefined;
+
+function isDurable(flags: number): boolean {
+  return (flags & CommandFlag.fua) !== 0;
+}
 
 /** What the node above has taken for granted. */
 function isSameExport(first: NbdExportInfo, later: NbdExportInfo): boolean {

@@ -157,9 +157,14 @@ export function diskOf(
   if (bytes > MAX_L1_BYTES) throw new BlockError('limit', 'Snapshot L1 table too large', { errno: 'EFBIG' });
   if (l1Offset % header.clusterBytes !== 0 || !Number.isSafeInteger(l1Offset + bytes))
     throw new BlockError('corrupt', 'Snapshot L1 table offset invalid', { errno: 'EINVAL' });
-  const size = alignDown(sizeBytes ?? header.sizeBytes, SECTOR_BYTES);
+  const size = diskBytesOf({ sizeBytes }, header);
   if (size > MAX_IMAGE_BYTES) throw new BlockError('limit', 'Image is too big', { errno: 'EFBIG' });
   return { l1Offset, l1Entries, sizeBytes: size };
+}
+
+/** How long the disk was then, as far as the entry is to be believed. */
+export function diskBytesOf({ sizeBytes }: Pick<SnapshotEntry, 'sizeBytes'>, header: Header): number {
+  return alignDown(sizeBytes ?? header.sizeBytes, SECTOR_BYTES);
 }
 
 /** QAPI's SnapshotInfo. */

@@ -6,7 +6,7 @@ import { test } from 'node:test';
 const SEED = process.env['FUZZ_SEED'] ?? '1';
 const RUNS = process.env['FUZZ_RUNS'] ?? '96';
 
-for (const side of ['nbd-server', 'nbd-client'])
+for (const side of ['nbd-server', 'nbd-client', 'vhost-user', 'parsers'])
   test(`a sample of the ${side} with peers who say anything`, async () => {
     const script = join(import.meta.dirname, 'main.ts');
     const args = ['--import', 'tsx', script, side, '--seed', SEED, '--runs', RUNS];
