@@ -25,16 +25,14 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     [
       'blockdev-add(qcow2)',
       '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
-        '.l2-cache-entry-size .cache-clean-interval .encrypt',
+        '.l2-cache-entry-size .cache-clean-interval',
     ],
     ['blockdev-create.options(file)', '.extent-size-hint'],
     ['blockdev-create.options(file).preallocation', '=metadata =falloc =full'],
     ['blockdev-create.options(vdi).preallocation', '=falloc =full'],
     ['blockdev-create.options(vmdk)', '.extents'],
-    ['blockdev-create.options(qcow2)', '.encrypt'],
     ['human-monitor-command', '.cpu-index'],
     ['migrate', '.blk .inc'],
-    ['x-blockdev-amend.options(qcow2)', '.encrypt'],
   ],
   [
     'character devices without a use for a monitor, and logs of them',
