@@ -61,6 +61,8 @@ interface Serving {
 
 interface BlockExport {
   readonly id: string;
+  /** On the NBD server. */
+  readonly name: string | undefined;
   readonly serving: Serving;
   readonly backend: BlockBackend;
   readonly drive: BlockBackend | undefined;
@@ -127,6 +129,11 @@ export class ExportRegistry {
     }));
   }
 
+  /** The export whose user of a node that is. */
+  idOf(user: BlockBackend): string | undefined {
+    return [...this.#exports.values()].find(({ backend }) => backend === user)?.id;
+  }
+
   /** Errors: invalid, exists. */
   checkNewId(id: string): void {
     if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) throw new BlockError('invalid', 'Invalid block export id');
@@ -160,7 +167,7 @@ export class ExportRegistry {
       });
       for (const bitmap of bitmaps) bitmap.busy = true;
       this.#exports.set(id, {
-        ...{ id, backend, bitmaps, drive: properties.drive },
+        ...{ id, name, backend, bitmaps, drive: properties.drive },
         serving: {
           type: 'nbd',
           isUsed: () => server.connectionsOf(name) > 0,
@@ -187,7 +194,7 @@ export class ExportRegistry {
     }
     const { isWorking, end } = { isWorking: () => server.inFlight > 0, end: () => server.close() };
     const serving: Serving = { type: 'vhost-user-blk', isUsed: () => false, isWorking, end };
-    this.#exports.set(id, { id, backend, bitmaps: [], drive: undefined, serving });
+    this.#exports.set(id, { id, name: undefined, backend, bitmaps: [], drive: undefined, serving });
   }
 
   async #attach(
@@ -230,6 +237,14 @@ export class ExportRegistry {
   async removeOf(drive: BlockBackend): Promise<void> {
     const made = [...this.#exports.values()].filter((entry) => entry.drive === drive);
     for (const { id, gone } of made) if (!gone) await this.remove(id, 'hard');
+  }
+
+  /** Those that have one of these names on the NBD server; resolves when they are gone. */
+  async endNamed(names: readonly string[]): Promise<void> {
+    const named = [...this.#exports.values()].filter(
+      ({ name }) => name !== undefined && names.includes(name),
+    );
+    await Promise.all(named.map((entry) => this.#shutDown(entry, entry.serving.end())));
   }
 
   async close(): Promise<void> {

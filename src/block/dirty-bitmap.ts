@@ -7,6 +7,21 @@ import { MAX_BITMAP_GRANULES } from '../base/limits.js';
 /** What somebody wants of a bitmap: an image that is not ours to write forbids two of them, an inconsistent one two others. */
 export type BitmapUse = 'read' | 'change' | 'remove';
 
+/** Why what a durable bitmap says cannot be relied on. */
+export type TrackingLoss = 'written-by-another' | 'unclean-end';
+
+/** A persistent bitmap that a crash leaves right, with bits too many at most. */
+export interface Durability {
+  /** Nobody else's: 16 hexadecimal digits. */
+  readonly id: string;
+  /** Since when it has been so, in milliseconds since 1970. */
+  readonly sinceMs: number;
+  /** It is so no longer. */
+  readonly lost?: TrackingLoss;
+  /** Another program had the image for writing, and says that the bitmap knows of what it changed. */
+  readonly wasElsewhere?: boolean;
+}
+
 /** Which granules of a node were written. Named ones are the user's; jobs use unnamed ones. */
 export class DirtyBitmap {
   readonly name: string | undefined;
@@ -21,6 +36,8 @@ export class DirtyBitmap {
   persistent = false;
   /** Persistent, and whoever had the image last did not bring it to disk: what it missed nobody knows. */
   inconsistent = false;
+  /** Undefined: a crash leaves it inconsistent. */
+  durable: Durability | undefined;
   /** Persistent, in an image that may not be written now: what is there stays. */
   readOnly = false;
   /** Somebody else keeps it from now on (a migration): the image is left with what it has of it. */

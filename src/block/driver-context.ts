@@ -37,6 +37,7 @@ export function driverContext(
     dirtyBitmaps: node.dirtyBitmaps,
     child: (role): ChildIo => node.child(role),
     hasChild: (role) => node.children.has(role),
+    listChildren: (option) => [...node.children.keys()].filter((role) => role.startsWith(`${option}.`)),
     nameOf: (filename) => resolveBackingOf(node, filename),
     freezeChain: (name) => {
       const bottom = graph.nodes.get(name);

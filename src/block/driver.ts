@@ -1,8 +1,14 @@
 /** The contract between drivers and the block layer: what a driver says of itself, what it is given, what it answers. */
 export type { CacheSettings, GivenOptions, Json, NodeOptions, Settings } from './driver/options.js';
 export type { ChildIo } from './driver/child-io.js';
-export type { DriverContext, DriverEvent, NamedFile } from './driver/context.js';
-export type { PermissionSet, PreparedChange, PreparedReopening, Reopening } from './driver/changes.js';
+export type { DriverContext, DriverEvent, NamedFile, QuorumEvent } from './driver/context.js';
+export type {
+  ChangingChildren,
+  PermissionSet,
+  PreparedChange,
+  PreparedReopening,
+  Reopening,
+} from './driver/changes.js';
 export type {
   BitmapStore,
   DriverInfo,

@@ -61,8 +61,14 @@ export class NodeNames {
     const identity = identityOf(node);
     const isOverridden = !this.#ignoresBacking && this.isBackingOverridden(node);
     const members: Array<[string, string]> = [['driver', formatJson(driver.name)], ...identity];
+    const lists = node.driver.options.children.filter(({ isList }) => isList === true);
+    const listed = (role: string): boolean => lists.some((list) => role.startsWith(`${list.role}.`));
     for (const [role, edge] of node.children) {
-      if (role !== 'backing') members.push([role, this.#childName(edge.node).json]);
+      if (role !== 'backing' && !listed(role)) members.push([role, this.#childName(edge.node).json]);
+    }
+    for (const { role } of lists) {
+      const items = [...node.children].filter(([item]) => item.startsWith(`${role}.`));
+      members.push([role, `[${items.map(([, edge]) => this.#childName(edge.node).json).join(', ')}]`]);
     }
     if (isOverridden) {
       const backing = node.children.get('backing');
@@ -138,7 +144,9 @@ function identityOf({ driver, options }: Node): Array<[string, string]> {
 const MEMBER_ORDER = [
   ...['inject-error.N.state', 'opt-write-zero', 'inject-error.N.immediately', 'read-zeroes'],
   ...['set-state.N.event', 'server.path', 'set-state.N.state', 'server.port', 'server.host'],
-  ...['inject-error.N.once', 'max-write-zero', 'offset', 'image', 'backing', 'max-transfer', 'driver'],
+  ...['inject-error.N.once', 'max-write-zero', 'offset', 'image', 'backing', 'max-transfer'],
+  ...['read-pattern', 'log', 'log-sector-size', 'children', 'driver'],
+  ...['rewrite-corrupted', 'blkverify', 'vote-threshold'],
   ...['inject-error.N.iotype', 'filename', 'size', 'set-state.N.new_state', 'inject-error.N.errno'],
   ...['inject-error.N.event', 'export', 'server.type', 'opt-discard', 'inject-error.N.sector', 'file'],
   ...['max-discard', 'align', 'key-secret'],

@@ -80,6 +80,7 @@ export class NodeIo {
     if (!this.ranges.isFree && this.ranges.conflictsShared(offset, lengthBytes)) return false;
     this.#checkEnd(offset, lengthBytes, mayGrow);
     if (node.gate && !node.gate.isOpen(offset, lengthBytes)) return false;
+    if (instance.changeLog?.isOpen(offset, lengthBytes) === false) return false;
     if (node.writeThreshold) node.beginWrite(offset, lengthBytes);
     const done = this.#mapped
       ? this.#mapped.writing.tryWrite(request, from, lengthBytes, offset)
@@ -194,8 +195,29 @@ export class NodeIo {
     return gate ? gate.run(change, forward) : forward();
   }
 
+  /** A change that the log of the node's durable bitmaps, if it has one, is to know of before it is made. */
+  #logged<T>(offset: number, lengthBytes: number, change: () => Promise<T>): Promise<T> {
+    const { changeLog } = this.#node.instance;
+    return changeLog ? changeLog.run(offset, lengthBytes, change) : change();
+  }
+
   /** Answers whether it is durable already. */
-  async #write(
+  #write(
+    request: IoRequest,
+    from: number,
+    lengthBytes: number,
+    offset: number,
+    flags: number,
+  ): Promise<boolean> {
+    if (!this.#node.instance.changeLog) return this.#writeLogged(request, from, lengthBytes, offset, flags);
+    const { generation } = request;
+    return this.#logged(offset, lengthBytes, () => {
+      request.assertIs(generation);
+      return this.#writeLogged(request, from, lengthBytes, offset, flags);
+    });
+  }
+
+  async #writeLogged(
     request: IoRequest,
     from: number,
     lengthBytes: number,
@@ -216,7 +238,11 @@ export class NodeIo {
     return isDurable;
   }
 
-  async #zero(
+  #zero(offset: number, lengthBytes: number, flags: number, signal: CancelSignal | undefined): Promise<void> {
+    return this.#logged(offset, lengthBytes, () => this.#zeroLogged(offset, lengthBytes, flags, signal));
+  }
+
+  async #zeroLogged(
     offset: number,
     lengthBytes: number,
     flags: number,
@@ -231,7 +257,11 @@ export class NodeIo {
     }
   }
 
-  async #discard(offset: number, lengthBytes: number, signal: CancelSignal | undefined): Promise<void> {
+  #discard(offset: number, lengthBytes: number, signal: CancelSignal | undefined): Promise<void> {
+    return this.#logged(offset, lengthBytes, () => this.#discardLogged(offset, lengthBytes, signal));
+  }
+
+  async #discardLogged(offset: number, lengthBytes: number, signal: CancelSignal | undefined): Promise<void> {
     try {
       if (this.#mapped) await this.#mapped.zeroing.discard(offset, lengthBytes, signal);
       else await this.#unmapped().discard(offset, lengthBytes);

@@ -74,12 +74,25 @@ export class OptionGate {
       delete options[role];
       return typeof child === 'object' && child !== null ? this.planOf(child) : child;
     };
-    for (const { role } of driver.options.children) {
+    for (const { role, isList } of driver.options.children) {
+      if (isList === true) {
+        for (const [item, child] of this.#listPlans(role, options[role])) children.set(item, child);
+        delete options[role];
+        continue;
+      }
       const child = take(role);
       if (child !== undefined && child !== null) children.set(role, child);
     }
     const backing = driver.options.backing ? take('backing') : undefined;
     return { driver, options: options, children, backing };
+  }
+
+  #listPlans(role: string, list: unknown): Array<[string, ChildPlan]> {
+    const items = (list ?? []) as Array<NodeOptions | string>;
+    return items.map((item, index) => [
+      `${role}.${index}`,
+      typeof item === 'string' ? item : this.planOf(item),
+    ]);
   }
 
   /**
@@ -94,7 +107,11 @@ export class OptionGate {
     flat.take('driver');
     driver.modernise?.(flat);
     const children = new Map<string, ChildPlan>();
-    for (const { role, required, isImage } of driver.options.children) {
+    for (const { role, required, isImage, isList } of driver.options.children) {
+      if (isList === true) {
+        for (const [item, child] of this.#flatList(flat, role, isImage !== true)) children.set(item, child);
+        continue;
+      }
       const child = this.flatChild(flat, role, isImage !== true);
       if (child !== undefined) children.set(role, child);
       else if (required) throw invalid(`A block device must be specified for "${role}"`);
@@ -107,6 +124,21 @@ export class OptionGate {
     const { firstKey } = flat;
     if (firstKey !== undefined) throw unknownOption(driver, firstKey);
     return { driver, options, children, backing, isByPath: !given.has('driver') };
+  }
+
+  #flatList(flat: FlatOptions, role: string, isProtocol: boolean): Array<[string, ChildPlan]> {
+    const list: Array<[string, ChildPlan]> = [];
+    for (;;) {
+      const item = `${role}.${list.length}`;
+      const child = this.flatChild(flat, item, isProtocol);
+      if (child === undefined) break;
+      list.push([item, child]);
+    }
+    const rest = flat.take(role);
+    const isEmptyList = Array.isArray(rest) && rest.length === 0;
+    if (flat.has(role) || !(isEmptyList || isNothing(rest)))
+      throw invalid(`Option ${role} is not a valid array`);
+    return list;
   }
 
   /** Takes a child out of flat options; by itself a filename names the protocol's file, not an image. */
@@ -174,8 +206,10 @@ export function namesFile(flat: FlatOptions): boolean {
   return driver !== undefined && driver !== DEFAULT_PROTOCOL;
 }
 
-export function unknownOption({ name, kind }: DriverDescription, key: string): BlockError {
-  return kind === 'format'
+/** A filter that has names of its own is a protocol to QEMU. */
+export function unknownOption(driver: DriverDescription, key: string): BlockError {
+  const { name, kind } = driver;
+  return kind === 'format' || (kind === 'filter' && !driver.parseFilename)
     ? invalid(`Block format '${name}' does not support the option '${key}'`)
     : invalid(`Block protocol '${name}' doesn't support the option '${key}'`);
 }

@@ -98,6 +98,7 @@ export class Opener {
       discard: 'unmap',
     };
     const settings = settingsOf(driver, options, { cache, forceShare });
+    driver.checkOptions?.(settings, [...plan.children.keys()]);
     const node = new Node({
       name: options['node-name'] ?? this.graph.generateName(),
       driver,

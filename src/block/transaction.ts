@@ -120,10 +120,14 @@ export class GraphTransaction {
         undo: () => void (node.readOnly = !readOnly),
       });
     }
-    const file = (node.filtered ?? node.children.get('file'))?.node;
-    if (!file) return;
-    if (!isSetByUser(file)) return this.setReadOnly(file, readOnly);
-    if (!readOnly && file.readOnly)
+    const file = node.filtered ?? node.children.get('file');
+    const below = file ? [file] : [...node.children.values()].filter(({ role }) => role !== 'backing');
+    for (const edge of below) this.#setStorageReadOnly(edge.node, readOnly);
+  }
+
+  #setStorageReadOnly(file: Node, readOnly: boolean): void {
+    if (!isSetByUser(file)) this.setReadOnly(file, readOnly);
+    else if (!readOnly && file.readOnly)
       throw new BlockError('permission', 'Block node is read-only', { node: file.name, errno: 'EPERM' });
   }
 

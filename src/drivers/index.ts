@@ -1,5 +1,6 @@
 import type { DriverDescription } from '../block/driver.js';
 import { blkdebugDriver } from './blkdebug/index.js';
+import { blklogwritesDriver } from './blklogwrites/index.js';
 import { blkverifyDriver } from './blkverify/index.js';
 import { compressDriver } from './compress/index.js';
 import { copyBeforeWriteDriver } from './copy-before-write/index.js';
@@ -11,8 +12,10 @@ import { nbdDriver } from './nbd/index.js';
 import { nullAioDriver } from './null-aio/index.js';
 import { nullCoDriver } from './null-co/index.js';
 import { parallelsDriver } from './parallels/index.js';
+import { preallocateDriver } from './preallocate/index.js';
 import { qcow2Driver } from './qcow2/driver.js';
 import { qedDriver } from './qed/index.js';
+import { quorumDriver } from './quorum/index.js';
 import { rawDriver } from './raw/index.js';
 import { snapshotAccessDriver } from './snapshot-access/index.js';
 import { throttleDriver } from './throttle/index.js';
@@ -44,4 +47,7 @@ export const allDrivers: readonly DriverDescription[] = [
   vpcDriver,
   copyBeforeWriteDriver,
   snapshotAccessDriver,
+  quorumDriver,
+  preallocateDriver,
+  blklogwritesDriver,
 ];

@@ -48,6 +48,8 @@ export interface HostStat {
   isSpecial: 'no' | 'socket' | 'character device' | 'other';
   /** Alike for two paths exactly when they name the same file. */
   identity: string;
+  /** Grows when the content is changed; milliseconds of the file system's clock. */
+  modifiedMs: number;
 }
 
 /** Open descriptors that stand for files (`/dev/fdset/N`). */
@@ -81,6 +83,8 @@ export interface HostFiles {
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
   syncDirectory(path: string): Promise<void>;
   mkdir(path: string): Promise<void>;
+  /** The names in a folder, in no order. */
+  list(path: string): Promise<string[]>;
   /**
    * Memory to read into, contents undefined. It begins at a page: into memory that is not aligned, some processors
    * let the kernel copy at a quarter of the speed.

@@ -120,7 +120,7 @@ export class RealFiles implements HostFiles {
       const identity = isBlockDevice ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
       const isDirectory = stat.isDirectory();
       const isSpecial = specialKind(stat);
-      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity };
+      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity, modifiedMs: stat.mtimeMs };
     } catch (error) {
       const wrapped = nodeError(error, `Could not open '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
@@ -151,6 +151,10 @@ export class RealFiles implements HostFiles {
 
   async mkdir(path: string): Promise<void> {
     await named(`Could not create '${path}'`, path, fs.promises.mkdir(path));
+  }
+
+  list(path: string): Promise<string[]> {
+    return named(`Could not open '${path}'`, path, fs.promises.readdir(path));
   }
 
   async #deviceSize(path: string): Promise<number> {

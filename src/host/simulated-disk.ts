@@ -158,6 +158,8 @@ export class SimulatedInode {
   #changes: Change[] = [];
   /** Changes that have left #changes for the medium: the number of the first one still there. */
   #firstChange = 0;
+  /** How often the content was changed, power losses apart: in place of a time. */
+  changeCount = 0;
   /** Sectors that the medium has as they were at a mark, by writes that are durable by themselves. */
   #settled: Array<{ start: number; end: number; mark: number }> = [];
   /** Who holds a shared OFD lock on a byte. */
@@ -189,6 +191,7 @@ export class SimulatedInode {
   change(change: Change): void {
     this.#cached.apply(change);
     this.#changes.push(change);
+    this.changeCount++;
   }
 
   /** A mark behind every change so far. */
@@ -270,6 +273,7 @@ export class SimulatedInode {
     const inode = new SimulatedInode();
     inode.#medium = this.#lost(random, mode, inFlight);
     inode.#cached = inode.#medium.clone();
+    inode.changeCount = this.changeCount;
     return inode;
   }
 

@@ -42,6 +42,11 @@ export class SimulatedDirectory {
     for (const path of this.#differing()) if (posix.dirname(path) === folder) this.#settle(path);
   }
 
+  names(folder: string): string[] {
+    const inside = [...this.#entries.keys()].filter((path) => path !== '/' && posix.dirname(path) === folder);
+    return inside.map((path) => posix.basename(path));
+  }
+
   /** Files by name, for looking at them from outside. */
   files(): Map<string, SimulatedInode> {
     const files = new Map<string, SimulatedInode>();
@@ -156,6 +161,7 @@ export class SimulatedFiles implements HostFiles {
         isDirectory,
         isSpecial: 'no',
         identity: absolute(path),
+        modifiedMs: isDirectory ? 0 : entry.changeCount,
       };
     });
   }
@@ -182,6 +188,14 @@ export class SimulatedFiles implements HostFiles {
       if (this.#directory.get(absolute(path))) throw errnoError('EEXIST');
       this.#checkFolder(absolute(path));
       this.#directory.set(absolute(path), 'directory');
+    });
+  }
+
+  list(path: string): Promise<string[]> {
+    return this.#perform('list', path, `Could not open '${path}'`, () => {
+      const entry = this.#directory.get(absolute(path));
+      if (entry !== 'directory') throw errnoError(entry ? 'ENOTDIR' : 'ENOENT');
+      return this.#directory.names(absolute(path));
     });
   }
 

@@ -11,6 +11,7 @@ export type OperationKind =
   | 'stat'
   | 'unlink'
   | 'mkdir'
+  | 'list'
   | 'syncDirectory'
   | 'read'
   | 'write'

@@ -354,6 +354,7 @@ export class BackupJob implements JobDriver {
     bitmap.merge(successor);
     bitmap.successor = undefined;
     this.#forget(successor);
+    if (replace) this.#source.instance.changeLog?.shrunk();
     bitmap.busy = false;
   }
 }

@@ -218,15 +218,24 @@ export function measureImage(
  */
 export function commitImage(
   image: ImageFile,
-  options: ImageWork & { base?: string; keep?: boolean; bytesPerSecond?: number } = {},
+  options: ImageWork & {
+    base?: string;
+    keep?: boolean;
+    bytesPerSecond?: number;
+    /** Refuses it (busy) where other images stand on what it changes; folders to look into besides the chain's. */
+    protectsSharedBases?: boolean | { folders: readonly string[] };
+  } = {},
 ): Promise<void> {
   const { base: name, keep = name !== undefined, bytesPerSecond, onProgress, signal } = options;
+  const { protectsSharedBases: protects = false } = options;
+  const protection =
+    protects === false ? undefined : { refuses: true, folders: protects === true ? [] : protects.folders };
   return Workplace.run(options, async (place) => {
     const top = (await place.open(image, 'write')).node;
     const base = name === undefined ? top.backingNode() : await findInChain(place.opener, top, name);
     if (name !== undefined && !base)
       throw new BlockError('not-found', `Did not find '${name}' in the backing chain of '${image.filename}'`);
-    await commit(place.opener, top, given({ base, keep, bytesPerSecond, onProgress, signal }));
+    await commit(place.opener, top, given({ base, keep, bytesPerSecond, protection, onProgress, signal }));
   });
 }
 

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import { isPowerOfTwo } from '../base/align.js';
+import { missing } from '../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
-import { type BitmapUse, DirtyBitmap } from '../block/dirty-bitmap.js';
+import { type BitmapUse, DirtyBitmap, type Durability } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
@@ -26,17 +27,17 @@ export const BITMAP_ACTIONS = {
   'block-dirty-bitmap-disable': (engine: Parts<'graph'>, name: Name) => setEnabled(engine, name, false),
 } as const;
 
-export function registerBitmaps(engine: Parts<'command' | 'graph'>): void {
-  engine.command('block-dirty-bitmap-merge', (args) => void merge(engine, args));
+export function registerBitmaps(engine: Parts<'command' | 'graph' | 'host'>): void {
+  engine.command('block-dirty-bitmap-merge', async (args) => merge(engine, args).settle());
   engine.command('x-debug-block-dirty-bitmap-sha256', (args) => {
     const { bitmap } = lookUp(engine, args);
     return { sha256: createHash('sha256').update(bitmap.bytes()).digest('hex') };
   });
-  engine.command('block-dirty-bitmap-add', (args) => void add(engine, args));
+  engine.command('block-dirty-bitmap-add', async (args) => void (await addOne(engine, args)));
   engine.command('block-dirty-bitmap-remove', async (args) => (await remove(engine, args)).settle());
   engine.command('block-dirty-bitmap-clear', (args) => void clear(engine, args));
-  engine.command('block-dirty-bitmap-enable', (args) => void setEnabled(engine, args, true));
-  engine.command('block-dirty-bitmap-disable', (args) => void setEnabled(engine, args, false));
+  engine.command('block-dirty-bitmap-enable', async (args) => setEnabled(engine, args, true).settle());
+  engine.command('block-dirty-bitmap-disable', async (args) => setEnabled(engine, args, false).settle());
 }
 
 function find(engine: Parts<'graph'>, args: Name, use: BitmapUse): { node: Node; bitmap: DirtyBitmap } {
@@ -81,6 +82,7 @@ function checkNew(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bi
   const node = findDevice(engine.graph, args.node);
   if (granularity !== undefined && !isGranularity(granularity))
     throw new BlockError('invalid', 'Granularity must be power of 2 and at least 512');
+  if (args['x-durable'] === true) checkDurable(node, args.persistent ?? false);
   if (args.persistent === true) checkPersistent(node, name, granularity ?? defaultGranularity(node));
   if (node.findBitmap(name)) throw new BlockError('exists', `Bitmap already exists: ${name}`);
   if (Buffer.byteLength(name) > MAX_NAME_BYTES)
@@ -102,6 +104,43 @@ function checkPersistent(node: Node, name: string, granularityBytes: number): vo
     const text = `Can't make bitmap '${name}' persistent in '${node.label}': ${message}`;
     throw new BlockError(kind, text, { cause: error });
   }
+}
+
+/** Errors: invalid for one that is not persistent; unsupported. */
+function checkDurable(node: Node, isPersistent: boolean): void {
+  if (!isPersistent) throw new BlockError('invalid', 'A durable bitmap is persistent');
+  const { bitmaps } = node.instance;
+  if (bitmaps && !bitmaps.makeDurable)
+    throw errnoError('ENOTSUP', `Can't store durable bitmaps to ${node.label}`);
+}
+
+/** add(), and where that is asked for the bitmap is durable on return. */
+export async function addOne(
+  engine: Parts<'graph' | 'host'>,
+  args: CommandArguments<'block-dirty-bitmap-add'>,
+): Promise<DoneAction> {
+  if (args['x-durable'] !== true) return add(engine, args);
+  const node = checkNew(engine, args);
+  return engine.graph.drained([node], async () => {
+    const done = add(engine, args);
+    const bitmap = node.findBitmap(args.name) ?? missing('the bitmap that was added');
+    try {
+      await node.instance.bitmaps?.makeDurable?.(bitmap, newDurability(engine));
+    } catch (error) {
+      await done.undo();
+      const { kind, message } = toBlockError(error);
+      const text = `Can't make bitmap '${args.name}' durable in '${node.label}': ${message}`;
+      throw new BlockError(kind, text, { cause: error });
+    }
+    return { undo: async () => (await remove(engine, args)).settle() };
+  });
+}
+
+/** Of a bitmap that is durable from now on. */
+export function newDurability({ host }: Parts<'host'>): Durability {
+  const { seconds, microseconds } = host.clock.wallClock();
+  const sinceMs = Math.floor(seconds * 1000 + microseconds / 1000);
+  return { id: host.random.bytes(8).toString('hex'), sinceMs };
 }
 
 function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-add'>): DoneAction {
@@ -141,20 +180,36 @@ async function remove(engine: Parts<'graph'>, args: Name): Promise<Required<Done
     setLeaving(false);
     throw error;
   }
-  return { undo: async () => setLeaving(false), settle: async () => drop(node, bitmap) };
+  const { durable } = bitmap;
+  return {
+    undo: async () => {
+      setLeaving(false);
+      if (durable && !durable.lost) await node.instance.bitmaps?.makeDurable?.(bitmap, durable);
+    },
+    settle: async () => drop(node, bitmap),
+  };
 }
 
 function clear(engine: Parts<'graph'>, args: Name): DoneAction {
-  const { bitmap } = find(engine, args, 'change');
+  const { node, bitmap } = find(engine, args, 'change');
   const before = new DirtyBitmap(bitmap.sizeBytes, bitmap.granularityBytes);
   before.merge(bitmap);
   bitmap.resetAll();
-  return { undo: async () => bitmap.merge(before) };
+  if (bitmap.durable) node.instance.changeLog?.shrunk();
+  return {
+    undo: async () => {
+      bitmap.merge(before);
+      await node.instance.bitmaps?.settle?.(bitmap);
+    },
+  };
 }
 
 /** The sources as they are before any is added: one of them may be the target. None is added when one cannot be. */
-function merge(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-merge'>): DoneAction {
-  const { bitmap: target } = lookUp(engine, { node: args.node, name: args.target });
+function merge(
+  engine: Parts<'graph'>,
+  args: CommandArguments<'block-dirty-bitmap-merge'>,
+): Required<DoneAction> {
+  const { node, bitmap: target } = lookUp(engine, { node: args.node, name: args.target });
   const sources = args.bitmaps.map((source) => {
     const named = typeof source === 'string' ? { node: args.node, name: source } : source;
     const { bitmap } = lookUp(engine, named);
@@ -172,12 +227,20 @@ function merge(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitma
       target.resetAll();
       target.merge(before);
     },
+    settle: async () => node.instance.bitmaps?.settle?.(target),
   };
 }
 
-function setEnabled(engine: Parts<'graph'>, args: Name, enabled: boolean): DoneAction {
-  const { bitmap } = find(engine, args, 'read');
+function setEnabled(engine: Parts<'graph'>, args: Name, enabled: boolean): Required<DoneAction> {
+  const { node, bitmap } = find(engine, args, 'read');
   const before = bitmap.enabled;
   bitmap.enabled = enabled;
-  return { undo: async () => void (bitmap.enabled = before) };
+  const settle = async (): Promise<void> => node.instance.bitmaps?.settle?.(bitmap);
+  return {
+    undo: async () => {
+      bitmap.enabled = before;
+      await settle();
+    },
+    settle,
+  };
 }

@@ -6,11 +6,11 @@ import type { MigrationAddress } from '../schema/migration.js';
 import { socketAddress } from './exports.js';
 import type { Parts } from './parts.js';
 
-export type Migrating = Parts<'moves'>;
+export type Migrating = Parts<'moves' | 'wholeMove'>;
 
 /** Moves of the machine; a storage daemon has none. */
 export function registerMigration(engine: Migrating & Parts<'command'>): void {
-  const { moves } = engine;
+  const { moves, wholeMove } = engine;
   const { source, capabilities, parameters } = moves;
   engine.command('migrate', (args) => migrate(engine, args));
   engine.command('migrate-incoming', (args) => incoming(engine, args));
@@ -30,7 +30,12 @@ export function registerMigration(engine: Migrating & Parts<'command'>): void {
     });
   // There is no network whose switches could be told.
   engine.command('announce-self', () => undefined);
-  engine.command('x-query-move', () => moves.moveInfo());
+  engine.command('x-query-move', (_, caller) => {
+    const progress = caller.hasExtensions ? wholeMove.info() : undefined;
+    return { ...moves.moveInfo(), ...(progress && { 'x-progress': progress }) };
+  });
+  engine.command('x-move', (args) => wholeMove.begin(args));
+  engine.command('x-move-cancel', () => wholeMove.cancel());
   engine.command('x-move-claim', (by) => moves.claim(by));
   engine.command('x-move-release', () => ({ word: moves.release() }));
 }

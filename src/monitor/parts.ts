@@ -2,10 +2,11 @@ import { assert } from '../base/assert.js';
 import { deferred, type Deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { activate, inactivate } from '../block/activity.js';
-import type { DriverDescription, DriverEvent, Json, NodeOptions } from '../block/driver.js';
+import type { DriverDescription, DriverEvent, Json, NodeOptions, QuorumEvent } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { Opener } from '../block/open.js';
+import type { BaseProtection } from '../block/shared-bases.js';
 import { DriverRegistry } from '../block/registry.js';
 import { ExportRegistry } from '../attach/exports.js';
 import {
@@ -19,6 +20,7 @@ import { CharacterDevices } from '../attach/character-devices.js';
 import type { Drive } from '../attach/drive.js';
 import { Machine } from '../attach/machine.js';
 import { Moves, type MovesProperties } from '../attach/migration/moves.js';
+import { WholeMove } from '../attach/migration/whole-move.js';
 import { type RunActions, RunState } from '../attach/run-state.js';
 import { isSameDisk } from '../attach/same-disk.js';
 import type { Host, HostSocket } from '../host/host.js';
@@ -41,6 +43,9 @@ import { NamedDescriptors } from './named-descriptors.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
 import { plugDisk } from './devices.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
+
+/** The unit of events. */
+const SECTOR_BYTES = 512;
 
 export interface EngineProperties {
   host: Host;
@@ -65,6 +70,8 @@ export interface EngineProperties {
   warn?: (text: string) => void;
   /** What the machine is called. */
   identity?: Identity;
+  /** Of images that others stand on; default: none is refused for it, and no other folders are looked into. */
+  baseProtection?: Partial<BaseProtection>;
   /** What QEMU prints on its standard output; a line without its end. */
   print?: (line: string) => void;
   /** Told of what no command can answer with: what an event listener throws, a bug. Default: Node's warning. */
@@ -103,6 +110,8 @@ export class EngineParts {
   readonly actions: RunActions;
   /** From this machine to another, or to here. */
   readonly moves: Moves;
+  /** The same, disks and all. */
+  readonly wholeMove: WholeMove;
   readonly characterDevices = new CharacterDevices();
   /** Standard input and output, where they are the engine's. */
   readonly openStandard: ((isEditor: boolean) => HostSocket) | undefined;
@@ -116,6 +125,7 @@ export class EngineParts {
   /** Those that clients gave a name (getfd). */
   readonly descriptors: NamedDescriptors;
   readonly print: (line: string) => void;
+  readonly baseProtection: BaseProtection;
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
   readonly #listeners: Listeners;
@@ -133,6 +143,7 @@ export class EngineParts {
     this.temporaryFolder = properties.temporaryFolder ?? '/var/tmp';
     this.identity = properties.identity ?? {};
     this.openStandard = properties.openStandard;
+    this.baseProtection = { refuses: false, folders: [], ...properties.baseProtection };
     this.warn = properties.warn ?? (() => undefined);
     const { print } = properties;
     this.print = (line) => {
@@ -159,12 +170,14 @@ export class EngineParts {
     this.runState = new RunState({ stopped: startStopped, incoming }, (event) => this.emit(event, {}));
     this.actions = { reboot: 'reset', shutdown: 'poweroff', ...properties.actions };
     this.moves = new Moves(this.#movedParts());
+    const { graph, opener, jobs, devices, moves } = this;
+    this.wholeMove = new WholeMove({ host, graph, opener, jobs, devices, moves, emit });
   }
 
   #movedParts(): MovesProperties {
-    const { host, graph, devices, jobs, runState, machine, identity, warn, descriptors } = this;
+    const { host, graph, devices, jobs, exports, runState, machine, identity, warn, descriptors } = this;
     return {
-      ...{ host, graph, devices, jobs, runState, machine, warn, uuid: identity.uuid },
+      ...{ host, graph, devices, jobs, exports, runState, machine, warn, uuid: identity.uuid },
       emit: (event, data) => this.emit(event, data),
       takeDescriptor: (name) => descriptors.take(name),
     };
@@ -303,7 +316,12 @@ export class EngineParts {
   close(): Promise<void> {
     return this.#lifetime.end(async () => {
       // A command that runs may wait for a job, or start one.
-      await Promise.all([this.hub.close(), this.jobs.cancelAll(), this.moves.close()]);
+      await Promise.all([
+        this.hub.close(),
+        this.jobs.cancelAll(),
+        this.moves.close(),
+        this.wholeMove.close(),
+      ]);
       await runAll([
         () => this.jobs.endAll(),
         () => this.exports.close(),
@@ -338,6 +356,7 @@ export class EngineParts {
   }
 
   #driverEvent(node: Node, event: DriverEvent): void {
+    if (event.name !== 'corrupted') return this.#quorumEvent(node, event);
     const data: { [key: string]: Json } = {
       device: node.driveName,
       'node-name': node.name,
@@ -346,6 +365,18 @@ export class EngineParts {
     if (event.offset !== undefined) data['offset'] = event.offset;
     if (event.sizeBytes !== undefined) data['size'] = event.sizeBytes;
     this.emit('BLOCK_IMAGE_CORRUPTED', { ...data, fatal: event.fatal });
+  }
+
+  #quorumEvent(node: Node, event: QuorumEvent): void {
+    const first = Math.floor(event.offset / SECTOR_BYTES);
+    const end = Math.ceil((event.offset + event.lengthBytes) / SECTOR_BYTES);
+    const sectors = { 'sector-num': first, 'sectors-count': end - first };
+    if (event.name === 'no-quorum') this.emit('QUORUM_FAILURE', { reference: node.label, ...sectors });
+    else {
+      const { operation: type, role, error } = event;
+      const child = { 'node-name': node.child(role).node.name };
+      this.emit('QUORUM_REPORT_BAD', { type, ...child, ...sectors, ...(error !== undefined && { error }) });
+    }
   }
 }
 

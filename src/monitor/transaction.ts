@@ -4,7 +4,7 @@ import type { BackupJob } from '../jobs/backup.js';
 import { type BackupPlan, planBackup } from '../jobs/plans/backup.js';
 import type { Node } from '../block/node.js';
 import { JobGroup } from '../jobs/job-group.js';
-import { BITMAP_ACTIONS, checkBitmapAction } from './bitmaps.js';
+import { addOne, BITMAP_ACTIONS, checkBitmapAction } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
 import { takeInternal } from './internal-snapshots.js';
 import { checkBackup, checkDriveBackup, driveBackup } from './mirror-backup.js';
@@ -149,7 +149,7 @@ async function runOne(
     case 'blockdev-snapshot-internal-sync':
       return takeInternal(engine, action.data);
     case 'block-dirty-bitmap-add':
-      return BITMAP_ACTIONS[action.type](engine, action.data);
+      return addOne(engine, action.data);
     case 'block-dirty-bitmap-merge':
       return BITMAP_ACTIONS[action.type](engine, action.data);
     default:

@@ -33,6 +33,10 @@ export const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     summary: 'watch the disks and jobs of a running livedisk or QEMU',
     run: async (args) => (await import('./screen/top.js')).topMain(args),
   },
+  points: {
+    summary: 'points in time of disks: list, create, delete, go back; running or at rest',
+    run: async (args) => (await import('./points/main.js')).pointsMain(args),
+  },
   web: {
     summary: 'serve a page that draws the disks of running livedisks and QEMUs, and changes them',
     run: async (args) => (await import('./web/main.js')).webMain(args),

@@ -1,4 +1,4 @@
-import { alternate, arrayOf, bool, optional, required, str, struct, uint32 } from './types.js';
+import { alternate, arrayOf, bool, extension, optional, required, str, struct, uint32 } from './types.js';
 
 /** Commands on dirty bitmaps. */
 
@@ -8,6 +8,8 @@ export const BitmapAdd = struct('BlockDirtyBitmapAdd', {
   granularity: optional(uint32),
   persistent: optional(bool),
   disabled: optional(bool),
+  /** Persistent, and right after a crash: docs/TRACKING.md. */
+  'x-durable': extension(optional(bool)),
 });
 
 export const BitmapName = struct('BlockDirtyBitmap', { node: required(str), name: required(str) });

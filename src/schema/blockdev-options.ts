@@ -27,6 +27,7 @@ import {
   type StructOf,
   type Type,
   uint32,
+  uint64,
   union,
   withFlatForm,
 } from './types.js';
@@ -60,6 +61,8 @@ export interface ChildRole {
   readonly required: boolean;
   /** An image: where only a file is named, its first bytes tell the format. Else that file itself is the child. */
   readonly isImage?: boolean;
+  /** Any number of children, in a list: their roles are ROLE.0, ROLE.1 ... */
+  readonly isList?: boolean;
 }
 
 /** The options of one driver, apart from the generic ones and `driver` itself. */
@@ -231,6 +234,47 @@ export const BLKVERIFY_OPTIONS = driverOptions({}, [
   { role: 'test', required: true, isImage: true },
 ]);
 
+/** Several children that hold the same; what most of them say counts. */
+export const QUORUM_OPTIONS = driverOptions(
+  {
+    'vote-threshold': required(int, "Parameter 'vote-threshold' expects a value >= 1"),
+    blkverify: defaulted(bool, false),
+    'rewrite-corrupted': defaulted(bool, false),
+    'read-pattern': defaulted(
+      withFlatForm(enumOf('QuorumReadPattern', ['quorum', 'fifo']), (text) => {
+        if (text === 'quorum' || text === 'fifo') return text;
+        throw invalid('Please set read-pattern as fifo or quorum');
+      }),
+      'quorum',
+    ),
+  },
+  [{ role: 'children', required: true, isImage: true, isList: true }],
+);
+
+/** Space ahead of what is written. */
+export const PREALLOCATE_OPTIONS = driverOptions(
+  {
+    'prealloc-align': defaulted(byteCount, 2 ** 20),
+    'prealloc-size': defaulted(byteCount, 128 * 2 ** 20),
+  },
+  FILE,
+);
+
+/** What is changed goes to `log` too. */
+export const BLKLOGWRITES_OPTIONS = driverOptions(
+  {
+    'log-sector-size': optional(
+      withFlatForm(uint32, (text) => byteCount.parse(text, 'log-sector-size', 'flat')),
+    ),
+    'log-append': defaulted(bool, false),
+    'log-super-update-interval': defaulted(uint64, 4096),
+  },
+  [
+    { role: 'file', required: true },
+    { role: 'log', required: true },
+  ],
+);
+
 /** What is overwritten goes to `target` first: what `bitmap` names, or all. */
 export const COPY_BEFORE_WRITE_OPTIONS = driverOptions(
   {
@@ -255,6 +299,7 @@ export const COMPRESS_OPTIONS = driverOptions({}, FILE);
 /** Drivers that users may name. */
 export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
+  blklogwrites: BLKLOGWRITES_OPTIONS,
   blkverify: BLKVERIFY_OPTIONS,
   compress: COMPRESS_OPTIONS,
   'copy-before-write': COPY_BEFORE_WRITE_OPTIONS,
@@ -266,8 +311,10 @@ export const DRIVERS = {
   'null-aio': NULL_OPTIONS,
   'null-co': NULL_OPTIONS,
   parallels: PARALLELS_OPTIONS,
+  preallocate: PREALLOCATE_OPTIONS,
   qcow2: QCOW2_OPTIONS,
   qed: QED_OPTIONS,
+  quorum: QUORUM_OPTIONS,
   raw: RAW_OPTIONS,
   'snapshot-access': SNAPSHOT_ACCESS_OPTIONS,
   throttle: THROTTLE_OPTIONS,
@@ -281,8 +328,8 @@ export type DriverName = keyof typeof DRIVERS;
 
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
-  'blklogwrites blkreplay bochs cloop dmg ftp ftps gluster ' +
-  'host_cdrom http https iscsi nfs nvme preallocate qcow quorum rbd ' +
+  'blkreplay bochs cloop dmg ftp ftps gluster ' +
+  'host_cdrom http https iscsi nfs nvme qcow rbd ' +
   'replication ssh vvfat'
 ).split(' ');
 
@@ -292,6 +339,7 @@ export type BlockdevRef = string | BlockdevOptions;
 /** Each child's role, as the drivers' `children` say. */
 interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
+  blklogwrites: { file: BlockdevRef; log: BlockdevRef };
   blkverify: { raw: BlockdevRef; test: BlockdevRef };
   compress: { file: BlockdevRef };
   'copy-before-write': { file: BlockdevRef; target: BlockdevRef };
@@ -305,7 +353,9 @@ interface ChildrenOf {
   'null-co': unknown;
   parallels: { file: BlockdevRef };
   qcow2: { file: BlockdevRef; 'data-file'?: BlockdevRef; backing?: BlockdevRef | null };
+  preallocate: { file: BlockdevRef };
   qed: { file: BlockdevRef; backing?: BlockdevRef | null };
+  quorum: { children: BlockdevRef[] };
   raw: { file: BlockdevRef };
   vdi: { file: BlockdevRef };
   vhdx: { file: BlockdevRef };
@@ -332,10 +382,10 @@ export function blockdevOptions(drivers: ReadonlyMap<string, DriverOptions>): Ty
   const reference = alternate('BlockdevRef', [self, str]);
   const orNull = alternate('BlockdevRefOrNull', [self, str, nullType]);
   const cases = [...drivers].map(([name, { members, children, backing, features }]) => {
-    const roles = children.map((child): [string, Members[string]] => [
-      child.role,
-      child.required ? required(reference) : optional(reference),
-    ]);
+    const roles = children.map((child): [string, Members[string]] => {
+      const type: Type<unknown> = child.isList === true ? arrayOf(reference) : reference;
+      return [child.role, child.required ? required(type) : optional(type)];
+    });
     const all: Members = {
       ...Object.fromEntries(roles),
       ...(backing && { backing: optional(orNull) }),

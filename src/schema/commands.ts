@@ -19,6 +19,7 @@ import {
   arrayOf,
   bool,
   enumOf,
+  extension,
   type Features,
   type Infer,
   int,
@@ -72,6 +73,8 @@ export const BlockStream = struct('block-stream-arg', {
 });
 
 export const BlockCommit = struct('block-commit-arg', {
+  'x-protect-shared-bases': extension(optional(bool)),
+  'x-shared-bases-folders': extension(optional(arrayOf(str))),
   'job-id': optional(str),
   device: required(str),
   'base-node': optional(str),

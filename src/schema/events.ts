@@ -1,4 +1,6 @@
 import { MIGRATION_EVENTS } from './migration.js';
+import { MOVE_EVENTS } from './move.js';
+import { POINT_EVENTS } from './points.js';
 import { JobStatusName, JobTypeName } from './returns.js';
 import {
   bool,
@@ -77,8 +79,22 @@ const EVENT_TYPES = {
     'tray-open': required(bool),
   }),
   ...MIGRATION_EVENTS,
+  ...MOVE_EVENTS,
+  ...POINT_EVENTS,
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
   POWERDOWN: NO_DATA,
+  QUORUM_FAILURE: struct('QUORUM_FAILURE-arg', {
+    reference: required(str),
+    'sector-num': required(int),
+    'sectors-count': required(int),
+  }),
+  QUORUM_REPORT_BAD: struct('QUORUM_REPORT_BAD-arg', {
+    type: required(enumOf('QuorumOpType', ['read', 'write', 'flush'])),
+    error: optional(str),
+    'node-name': required(str),
+    'sector-num': required(int),
+    'sectors-count': required(int),
+  }),
   RESET: struct('RESET-arg', { guest: required(bool), reason: required(SHUTDOWN_CAUSE) }),
   RESUME: NO_DATA,
   SHUTDOWN: struct('SHUTDOWN-arg', {

@@ -1,3 +1,6 @@
+import { MOVE_COMMANDS, MOVE_EVENTS } from './move.js';
+import { POINT_COMMANDS, POINT_EVENTS } from './points.js';
+import { TRACKING_COMMANDS } from './tracking.js';
 import type { Type } from './types.js';
 
 /**
@@ -8,7 +11,14 @@ import type { Type } from './types.js';
 export const EXTENSIONS = 'x-livedisk';
 
 /** Arguments of the commands that only such clients have. */
-export const EXTENSION_COMMANDS = {} as const satisfies { readonly [command: string]: Type<unknown> };
+export const EXTENSION_COMMANDS = {
+  ...MOVE_COMMANDS,
+  ...POINT_COMMANDS,
+  ...TRACKING_COMMANDS,
+} as const satisfies { readonly [command: string]: Type<unknown> };
 
 /** Events that only such clients are sent. */
-export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>();
+export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>([
+  ...Object.keys(MOVE_EVENTS),
+  ...Object.keys(POINT_EVENTS),
+]);

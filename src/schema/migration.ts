@@ -1,9 +1,11 @@
+import { WholeMoveInfo } from './move.js';
 import { SocketAddress } from './socket-address.js';
 import {
   alternate,
   arrayOf,
   bool,
   enumOf,
+  extension,
   type Infer,
   int,
   invalid,
@@ -284,14 +286,15 @@ const MigrationInfo = struct('MigrationInfo', {
 });
 export type MigrationInfo = Infer<typeof MigrationInfo>;
 
-export const MoveInfo = struct('XMoveInfo', {
+const MOVE_INFO = {
   role: required(enumOf('XMoveRole', ['none', 'source', 'destination'])),
   owner: required(enumOf('XMoveOwner', ['here', 'there', 'unknown'])),
   session: optional(str),
   'last-sent': optional(str),
   'last-seen': optional(str),
   reason: optional(str),
-});
+} as const;
+export const MoveInfo = struct('XMoveInfo', MOVE_INFO);
 export type MoveInfo = Infer<typeof MoveInfo>;
 
 export const MIGRATION_RETURNS = {
@@ -299,7 +302,7 @@ export const MIGRATION_RETURNS = {
   'query-migrate-capabilities': arrayOf(CapabilityStatus),
   'query-migrate-parameters': Shown,
   'x-move-release': struct('XMoveWord', { word: required(str) }),
-  'x-query-move': MoveInfo,
+  'x-query-move': struct('XMoveStatus', { ...MOVE_INFO, 'x-progress': extension(optional(WholeMoveInfo)) }),
 } satisfies { readonly [command: string]: Type<unknown> };
 
 export const MIGRATION_EVENTS = {

@@ -5,8 +5,11 @@ import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { MIGRATION_RETURNS } from './migration.js';
+import { MOVE_RETURNS } from './move.js';
+import { POINT_RETURNS } from './points.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
+import { TRACKING_RETURNS } from './tracking.js';
 import {
   any,
   arrayOf,
@@ -376,8 +379,11 @@ const RESULTS = {
   ...DESCRIPTOR_RETURNS,
   ...MACHINE_RETURNS,
   ...MIGRATION_RETURNS,
+  ...MOVE_RETURNS,
+  ...POINT_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
+  ...TRACKING_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),

@@ -173,8 +173,8 @@ test('what livedisk does not do is refused by name', () => {
   const unsupported = { kind: 'unsupported' as const };
   refused(
     BlockdevOptions,
-    { driver: 'quorum' },
-    "Value 'quorum' of parameter 'driver' is not supported by livedisk yet",
+    { driver: 'rbd' },
+    "Value 'rbd' of parameter 'driver' is not supported by livedisk yet",
     unsupported,
   );
   refused(

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, statSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { test, type TestContext } from 'node:test';
 import { createImage } from '../../src/block/create.js';
@@ -15,6 +15,7 @@ import {
   type Type,
 } from '../../src/schema/types.js';
 import { Permission } from '../../src/block/permissions.js';
+import { IoRequest } from '../../src/block/request.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createRealHost } from '../../src/host/real.js';
 import { loopDevice } from '../kit/loop-device.js';
@@ -62,6 +63,32 @@ class OptionBed extends TestBed {
 
   cbw(more: NodeOptions): NodeOptions {
     return { driver: 'copy-before-write', file: this.qcow2(), target: this.raw(), ...more };
+  }
+
+  quorum(more: NodeOptions): NodeOptions {
+    const copy = `${this.folder}/b.raw`;
+    copyFileSync(this.at('raw'), copy);
+    const children = [
+      { driver: 'raw', file: this.file('raw') },
+      { driver: 'raw', file: { driver: 'file', filename: copy } },
+    ].map((child) => ({ driver: 'blkdebug', image: child, 'take-child-perms': ['write'] }));
+    return { driver: 'quorum', 'vote-threshold': 2, children, ...more };
+  }
+
+  preallocate(more: NodeOptions): NodeOptions {
+    return { driver: 'preallocate', file: this.file('raw'), ...more };
+  }
+
+  logged(more: NodeOptions): NodeOptions {
+    return { driver: 'blklogwrites', file: this.file('raw'), log: this.file('qcow2'), ...more };
+  }
+
+  /** How long the file is while something writes 1 KiB behind its end. */
+  async grown(more: NodeOptions): Promise<number> {
+    return this.with(this.preallocate(more), async (disk) => {
+      await disk.node.io.write(IoRequest.ofBuffer(Buffer.alloc(KiB)), 0, KiB, SIZE, 0, true);
+      return statSync(this.at('raw')).size;
+    });
   }
 
   /** What `body` finds with a disk of these options. */
@@ -203,6 +230,44 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
     },
   },
   'snapshot-access': {},
+  // What is told, and to whom: src/drivers/quorum/quorum.test.ts.
+  quorum: {
+    'vote-threshold': (bed) => bed.refused(bed.quorum({ 'vote-threshold': 3 }), /may not exceed children/),
+    blkverify: async (bed) => {
+      await bed.refused(bed.quorum({ blkverify: true, 'vote-threshold': 1 }), /vote-threshold is 2/);
+      await bed.refused(bed.quorum({ blkverify: true, 'rewrite-corrupted': true }), /cannot be used with/);
+    },
+    'rewrite-corrupted': (bed) =>
+      bed.with(bed.quorum({ 'vote-threshold': 1, 'rewrite-corrupted': true }), async (disk) => {
+        await disk.node.child('children.1').write(0, Buffer.alloc(1, 9), 0);
+        await disk.read(0, 1);
+        const mended = Buffer.alloc(1, 7);
+        await disk.node.child('children.1').read(0, mended);
+        assert.equal(mended[0], 0);
+      }),
+    'read-pattern': (bed) =>
+      bed.with(bed.quorum({ 'read-pattern': 'fifo' }), async (disk) => {
+        await disk.node.child('children.1').write(0, Buffer.alloc(1, 9), 0);
+        assert.equal((await disk.read(0, 1))[0], 0);
+      }),
+  },
+  preallocate: {
+    'prealloc-align': async (bed) => {
+      await bed.refused(bed.preallocate({ 'prealloc-align': 100 }), /is not aligned to 512/);
+      assert.equal(await bed.grown({ 'prealloc-align': 100 * 512, 'prealloc-size': 0 }), 51_200 * 6);
+    },
+    'prealloc-size': async (bed) =>
+      assert.equal(await bed.grown({ 'prealloc-align': 512, 'prealloc-size': 3 * KiB }), SIZE + 4 * KiB),
+  },
+  blklogwrites: {
+    'log-sector-size': (bed) =>
+      bed.with(bed.logged({ 'log-sector-size': 4 * KiB }), ({ node }) =>
+        assert.equal(node.instance.requestAlignmentBytes, 4 * KiB),
+      ),
+    'log-append': (bed) => bed.refused(bed.logged({ 'log-append': true }), /Invalid log superblock magic/),
+    'log-super-update-interval': (bed) =>
+      bed.refused(bed.logged({ 'log-super-update-interval': 0 }), /superblock update interval 0/),
+  },
   'copy-on-read': {
     bottom: async (bed) => {
       const file = bed.qcow2({ backing: bed.raw({ 'node-name': 'base' }) });
@@ -464,6 +529,9 @@ const NEEDED: { [D in DriverName]: JsonObject } = {
   'copy-before-write': { file: 'x', target: 'x' },
   'snapshot-access': { file: 'x' },
   'copy-on-read': { file: 'x' },
+  quorum: { children: ['x'], 'vote-threshold': 1 },
+  preallocate: { file: 'x' },
+  blklogwrites: { file: 'x', log: 'x' },
   file: { filename: 'x' },
   host_device: { filename: 'x' },
   luks: { file: 'x' },

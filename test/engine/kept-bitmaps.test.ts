@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { copyFileSync } from 'node:fs';
 import { test } from 'node:test';
 import type { JsonObject } from '../../src/schema/types.js';
 import { EngineBed } from './engine-bed.js';
@@ -164,3 +165,35 @@ test('an image that is given away takes its bitmaps along, and comes back with t
   assert.equal((await bitmapsOf(bed, 'A')).size, 1);
   await bed.execute('block-dirty-bitmap-clear', { node: 'A', name: 'bits' });
 });
+
+for (const [what, change] of [
+  [
+    'gets bits of another',
+    (bed) => bed.execute('block-dirty-bitmap-merge', { node: 'A', target: 'bits', bitmaps: ['more'] }),
+  ],
+  ['is enabled', (bed) => bed.execute('block-dirty-bitmap-enable', { node: 'A', name: 'bits' })],
+  [
+    'is enabled in a transaction',
+    (bed) =>
+      bed.execute('transaction', {
+        actions: [{ type: 'block-dirty-bitmap-enable', data: { node: 'A', name: 'bits' } }],
+      }),
+  ],
+] as ReadonlyArray<[string, (bed: EngineBed) => Promise<unknown>]>)
+  test(`a kept bitmap that ${what} is not believed as it was when the program is killed`, async (t) => {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    await add(bed, 'A', 'bits', { disabled: true });
+    await bed.execute('blockdev-del', { 'node-name': 'A' });
+    await again(bed, 'A', { 'read-only': true });
+    await bed.execute('blockdev-reopen', {
+      options: [
+        { driver: 'qcow2', 'node-name': 'A', file: { driver: 'file', filename: bed.path('A.qcow2') } },
+      ],
+    });
+    await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'more' });
+    await change(bed);
+    copyFileSync(bed.path('A.qcow2'), bed.path('K.qcow2'));
+    await again(bed, 'K');
+    assert.equal((await bitmapsOf(bed, 'K')).get('bits')?.['inconsistent'], true);
+  });

@@ -145,7 +145,7 @@ test('what livedisk does not have is refused by its name', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A');
   const later = /is not supported by livedisk yet/;
-  assert.match(await bed.refusal('blockdev-add', { driver: 'quorum', 'node-name': 'x', file: 'A' }), later);
+  assert.match(await bed.refusal('blockdev-add', { driver: 'rbd', 'node-name': 'x', file: 'A' }), later);
   const tls = { addr: { type: 'unix', data: { path: 'x' } }, 'tls-creds': 'c' };
   assert.equal(await bed.refusal('nbd-server-start', tls), "No TLS credentials with id 'c'");
   await bed.execute('object-add', { 'qom-type': 'tls-creds-anon', id: 'c', endpoint: 'server' });

@@ -55,6 +55,7 @@ export class FaultyHost {
         stat: (path) => files.stat(path),
         unlink: (path) => files.unlink(path),
         syncDirectory: (path) => files.syncDirectory(path),
+        list: (path) => files.list(path),
         mkdir: (path) => files.mkdir(path),
         buffer: (lengthBytes) => files.buffer(lengthBytes),
       },

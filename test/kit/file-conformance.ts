@@ -101,16 +101,20 @@ export function fileConformance(check: Check): void {
     await writeBuffer(file, 0, Buffer.alloc(1000, 1));
     await file.flush();
     await host.files.syncDirectory(folder);
-    const { identity, ...found } = (await host.files.stat(path)) ?? {};
+    const { identity, modifiedMs, ...found } = (await host.files.stat(path)) ?? {};
     assert.deepEqual(found, { sizeBytes: 1000, isBlockDevice: false, isDirectory: false, isSpecial: 'no' });
     const again = await host.files.stat(`${folder}/../${folder.slice(folder.lastIndexOf('/') + 1)}/name`);
-    assert.equal(again?.identity, identity);
+    assert.deepEqual([again?.identity, again?.modifiedMs], [identity, modifiedMs]);
+    assert.deepEqual(await host.files.list(folder).then((names) => names.includes('name')), true);
     await host.files.mkdir(`${folder}/sub`);
     const sub = await host.files.stat(`${folder}/sub`);
     assert.equal(sub?.isDirectory, true);
     assert.notEqual(sub.identity, identity);
+    assert.deepEqual(await host.files.list(`${folder}/sub`), []);
+    await assert.rejects(host.files.list(`${folder}/none`), { kind: 'not-found' });
     await host.files.unlink(path);
     assert.equal(await host.files.stat(path), undefined);
+    assert.ok(!(await host.files.list(folder)).includes('name'));
     // What is open stays readable.
     assert.deepEqual(await readAll(file, 4), Buffer.alloc(4, 1));
     await file.close();

@@ -20,6 +20,7 @@ export function hostWithout(host: Host, ...lacks: Lack[]): Host {
       stat: (path) => files.stat(path),
       unlink: (path) => files.unlink(path),
       syncDirectory: (path) => files.syncDirectory(path),
+      list: (path) => files.list(path),
       mkdir: (path) => files.mkdir(path),
       buffer: (lengthBytes) => files.buffer(lengthBytes),
     },

@@ -30,3 +30,10 @@ export function bitmapStates(node: Node): string[] {
     ].join(', '),
   );
 }
+
+/** The same, which a crash is to leave right. No change is in flight. */
+export async function addDurable(node: Node, name: string, granularityBytes = 512): Promise<DirtyBitmap> {
+  const bitmap = addKept(node, name, granularityBytes);
+  await node.instance.bitmaps?.makeDurable?.(bitmap, { id: '0123456789abcdef', sinceMs: 1 });
+  return bitmap;
+}

@@ -36,6 +36,7 @@ export class KillableHost {
         stat: (path) => this.#alive(() => files.stat(path)),
         unlink: (path) => this.#alive(() => files.unlink(path)),
         syncDirectory: (path) => this.#alive(() => files.syncDirectory(path)),
+        list: (path) => this.#alive(() => files.list(path)),
         mkdir: (path) => this.#alive(() => files.mkdir(path)),
         buffer: (lengthBytes) => files.buffer(lengthBytes),
       },

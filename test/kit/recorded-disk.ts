@@ -235,7 +235,11 @@ export class DiskShelf {
         below: () => 0,
         bytes: (length: number) => Buffer.alloc(length, 1 + (this.#randoms++ % 255)),
       },
-      clock: { nowMs: () => 0, wallClock: () => ({ seconds: 1.9e9, microseconds: 0 }) },
+      clock: {
+        nowMs: () => 0,
+        wallClock: () => ({ seconds: 1.9e9, microseconds: 0 }),
+        setTimer: () => ({ cancel: () => undefined }),
+      },
       compute: computeHere,
     } as unknown as Host;
     this.graph = new Graph(host);

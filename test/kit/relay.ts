@@ -12,8 +12,11 @@ export interface RelayOptions {
 export interface Cut {
   towards: 'client' | 'server';
   afterBytes: number;
-  /** `reset`: both ends hear of it at once. `stall`: nothing is passed on any more, and nobody hears of it. */
-  how: 'reset' | 'stall';
+  /**
+   * `reset`: both ends hear of it at once. `stall`: nothing is passed on any more, and nobody hears of it. `half-close`:
+   * that end hears that nothing more comes, and the other one that nobody listens.
+   */
+  how: 'reset' | 'stall' | 'half-close';
 }
 
 /** A link between a client and a server that delays what it passes on, stalls, and breaks where it is told to. */
@@ -100,6 +103,7 @@ export class Relay {
       this.#frame = undefined;
       this.#isDown = true;
       if (cut.how === 'stall') link.stall();
+      else if (cut.how === 'half-close') link.halfClose(towards);
       else this.#host.clock.setTimer(0, () => link.end());
     }
     return most;
@@ -144,6 +148,11 @@ class Link {
 
   stall(): void {
     if (this.#state === 'open') this.#state = 'stalled';
+  }
+
+  halfClose(towards: 'client' | 'server'): void {
+    this.stall();
+    void this.#ends[towards].shutDown().then(() => this.end());
   }
 
   end(): void {

@@ -71,12 +71,14 @@ export class Daemon {
     cwd: string,
     argv: string[],
     socket = 'qmp.sock',
+    enable: readonly string[] = [],
   ): Promise<Daemon> {
     for (let tries = 1; ; tries++) {
       const daemon = new Daemon(cwd, argv);
       context.after(() => daemon.kill());
       await daemon.#connect(join(cwd, socket));
-      if (await daemon.#isAnswered(daemon.execute('qmp_capabilities'), tries)) return daemon;
+      const begun = daemon.execute('qmp_capabilities', enable.length > 0 ? { enable } : {});
+      if (await daemon.#isAnswered(begun, tries)) return daemon;
       await daemon.kill();
     }
   }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readdirSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { test } from 'node:test';
 import { PROGRAM, run, skipWithout } from './daemon.js';
 
@@ -11,6 +11,18 @@ test('qemu-img finds every image of the demo clean', (t) => {
   assert.ok(folder !== undefined, demo.stderr);
   t.after(() => rmSync(folder, { recursive: true, force: true }));
   assert.equal(demo.status, 0, demo.stdout + demo.stderr);
+  // What the README shows is what there is to see.
+  const recording = readFileSync('docs/pictures/demo.svg', 'utf8').replaceAll('&lt;', '<');
+  const recorded = [...recording.matchAll(/<text class="t"[^>]*>([^<]*(?:<--[^<]*)*)<\/text>/g)];
+  const titles = demo.stdout.split('\n').filter((line) => line.startsWith('== '));
+  assert.deepEqual(
+    recorded.map(([, title]) => title),
+    titles,
+  );
+  assert.deepEqual(
+    demo.stdout.split('\n').filter((line) => line.length > 80 && !line.startsWith('Everything is in')),
+    [],
+  );
   const images = readdirSync(folder).filter((name) => name.endsWith('.qcow2'));
   assert.equal(images.length, 8);
   for (const image of images) {

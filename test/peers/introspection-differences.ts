@@ -7,9 +7,9 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     'no such driver',
     [
       'blockdev-add.driver',
-      '=blklogwrites =blkreplay =bochs =cloop =dmg ' +
+      '=blkreplay =bochs =cloop =dmg ' +
         '=ftp =ftps =gluster =host_cdrom =http =https =iscsi =nfs ' +
-        '=nvme =preallocate =qcow =quorum =rbd =replication =ssh ' +
+        '=nvme =qcow =rbd =replication =ssh ' +
         '=vvfat',
     ],
     ['query-block()[].inserted.image.format-specific.type', '=rbd'],

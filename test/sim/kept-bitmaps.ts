@@ -1,7 +1,7 @@
 import type { DirtyBitmap } from '../../src/block/dirty-bitmap.js';
 import type { Node } from '../../src/block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
-import { BITMAP_ACTIONS } from '../../src/monitor/bitmaps.js';
+import { addOne, BITMAP_ACTIONS } from '../../src/monitor/bitmaps.js';
 import type { SeededRandom } from '../../src/host/simulated.js';
 import { SECTOR_BYTES, stampsOf } from './guest-disk.js';
 import { describe, type Engine, type Image, Violation } from './world.js';
@@ -25,8 +25,14 @@ export class BitmapUser {
     const name = NAMES[this.#random.below(NAMES.length)] ?? '';
     const bitmap = node.findBitmap(name);
     const args = { node: node.name, name };
+    if (this.#random.chance(0.5)) {
+      // Else the run would end before its timer does it.
+      await this.#attempt('retire', args, async () => node.instance.changeLog?.retire());
+      return;
+    }
     // Without a wait between the stamp and the command: what is written later is recorded.
-    if (!bitmap) {
+    if (!bitmap && this.#random.chance(0.6)) await this.#addDurable(image, args);
+    else if (!bitmap) {
       const granularity = SECTOR_BYTES * 2 ** this.#random.below(8);
       await this.#attempt('add', args, () => {
         BITMAP_ACTIONS['block-dirty-bitmap-add'](monitor, { ...args, granularity, persistent: true });
@@ -34,6 +40,7 @@ export class BitmapUser {
       });
     } else if (bitmap.inconsistent || this.#random.chance(0.3)) {
       await this.#attempt('remove', args, async () => {
+        image.durable.delete(name);
         await (await BITMAP_ACTIONS['block-dirty-bitmap-remove'](monitor, args)).settle();
         if (this.#engine.isAlive) image.bitmaps.delete(name);
       });
@@ -43,6 +50,19 @@ export class BitmapUser {
         image.bitmaps.set(name, world.stamps.newest);
       });
     }
+  }
+
+  /** Nothing is known of it before that is answered; then all that is written later is recorded, whatever happens. */
+  async #addDurable(image: Image, args: { node: string; name: string }): Promise<void> {
+    const { world, monitor } = this.#engine;
+    const granularity = SECTOR_BYTES * 2 ** this.#random.below(8);
+    await this.#attempt('add, durable', args, async () => {
+      image.bitmaps.set(args.name, Infinity);
+      await addOne(monitor, { ...args, granularity, persistent: true, 'x-durable': true });
+      if (!this.#engine.isAlive) return;
+      image.bitmaps.set(args.name, world.stamps.newest);
+      image.durable.add(args.name);
+    });
   }
 
   async #attempt(
@@ -74,6 +94,9 @@ export async function judgeBitmaps(engine: Engine, image: Image): Promise<void> 
   await backend.read(0, bytes);
   const stamps = stampsOf(bytes);
   for (const bitmap of node.dirtyBitmaps) judgeBitmap(image, bitmap, stamps);
+  for (const name of image.durable)
+    if (node.findBitmap(name)?.inconsistent !== false)
+      throw new Violation(`${image.path} has lost its durable bitmap ${name}`);
   await engine.graph.transaction((transaction) => {
     if (backend.root) transaction.detach(backend.root);
   });

@@ -44,6 +44,8 @@ export interface Image {
   allowed?: Allowed;
   /** Of the bitmaps that it keeps, by name: the newest stamp of when it was made or cleared. */
   bitmaps: Map<string, number>;
+  /** Names of those that no crash may make inconsistent. */
+  durable: Set<string>;
 }
 
 export interface WorldOptions {
@@ -143,7 +145,13 @@ export class World {
 
   newImage(format: Format, purpose: string): Image {
     const path = `/tmp/${this.#images++}-${purpose}.${format}`;
-    const image = { path, format, isMade: false, bitmaps: new Map<string, number>() };
+    const image = {
+      path,
+      format,
+      isMade: false,
+      bitmaps: new Map<string, number>(),
+      durable: new Set<string>(),
+    };
     this.images.set(path, image);
     return image;
   }

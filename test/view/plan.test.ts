@@ -7,6 +7,7 @@ import { readAnswers } from '../../src/view/answers.js';
 import { buildView } from '../../src/view/build.js';
 import { imageOf, type View } from '../../src/view/model.js';
 import { planAction } from '../../src/view/plan/plan.js';
+import { planDeletion, planReversal } from '../../src/view/plan/points.js';
 import type { Action, Plan } from '../../src/view/plan/types.js';
 import { recordedView } from './recorded.js';
 
@@ -162,4 +163,60 @@ test("a job's verbs are told in words", () => {
   assert.deepEqual(plan('set-speed', 1024).commands, [
     { execute: 'block-job-set-speed', arguments: { device: 'm', speed: 1024 } },
   ]);
+});
+
+test('a point in time is deleted by the way that copies less, and both are told', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C', 'D');
+  await bed.guest('write -P 9 0 6M');
+  await bed.guest('flush');
+  const view = await viewOf(bed);
+  // A holds 4 MiB and B one of them anew.
+  const first = planDeletion(view, 'A');
+  assert.deepEqual(
+    first.ways.map(({ kind, ends }) => [kind, ends]),
+    [
+      ['commit', ['B']],
+      ['stream', ['A']],
+    ],
+  );
+  const [commit, stream] = first.ways.map(({ plan }) => plan.bytesAtMost);
+  assert.equal(commit, imageOf(view, 'B')?.allocatedBytes);
+  assert.equal(stream, imageOf(view, 'A')?.allocatedBytes);
+  assert.ok((commit ?? 0) < (stream ?? 0));
+  // What the guest writes to now is larger than what lies below it.
+  assert.deepEqual(
+    planDeletion(view, 'C').ways.map(({ kind, ends }) => [kind, ends]),
+    [
+      ['stream', ['C']],
+      ['commit', ['D']],
+    ],
+  );
+});
+
+test('a point in time that somebody reads is not written to', async (t) => {
+  const bed = await fourLayers(t);
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd') } } });
+  await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'A' });
+  const { users, ways, refused } = planDeletion(await viewOf(bed), 'A');
+  assert.deepEqual(
+    [users.map(({ label }) => label), ways.map(({ kind }) => kind), refused],
+    [['e'], ['stream'], [{ kind: 'commit', why: 'export e reads [A]' }]],
+  );
+  // It stays open for who reads it.
+  assert.deepEqual(ways[0]?.ends, []);
+});
+
+test('going back leaves what is above the point, and says who goes over', async (t) => {
+  const bed = await fourLayers(t);
+  const view = await viewOf(bed);
+  const to = (id: string, top = 'D'): ReturnType<typeof planReversal> =>
+    planReversal(view, { top, id, node: 'E', file: bed.path('E.qcow2') });
+  assert.deepEqual(to('B').ends, ['C', 'D']);
+  assert.deepEqual(
+    to('B').users.map(({ label }) => label),
+    ['virtio0'],
+  );
+  assert.throws(() => to('D'), /\[D\] is not below \[D\]/);
+  assert.throws(() => to('A', 'C'), /not on top/);
 });

@@ -250,6 +250,9 @@ export class DestinationMove {
     session.phase = 'owned';
     const { runState } = this.#machine.parts;
     const { capabilities } = this.#settings;
+    await session.state
+      .endExports()
+      .catch((error: unknown) => this.#settings.warn(toBlockError(error).message));
     let status = runState.arrivesAs(session.state.apply());
     const isLate = capabilities.has('late-block-activate') && status !== 'running';
     if (!isLate)

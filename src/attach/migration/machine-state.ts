@@ -21,6 +21,7 @@ import {
 } from '../../schema/types.js';
 import type { Section } from '../../wire/migration/messages.js';
 import type { GuestDevice } from '../device.js';
+import type { ExportRegistry } from '../exports.js';
 import type { Machine } from '../machine.js';
 import { quiesceGuest } from '../quiesce.js';
 import type { RunState, RunStatus } from '../run-state.js';
@@ -37,6 +38,7 @@ export interface MovedParts {
   readonly graph: Graph;
   readonly devices: ReadonlyMap<string, GuestDevice>;
   readonly jobs: JobManager;
+  readonly exports: ExportRegistry;
   readonly runState: RunState;
   readonly machine: Machine;
   readonly uuid: string | undefined;
@@ -49,6 +51,9 @@ const VERSION = 1;
 const Devices = struct('devices', {
   devices: required(arrayOf(struct('device', { path: required(str), model: required(str) }))),
 });
+
+/** Exports of the destination over which the disks have come. */
+const Storage = struct('storage', { exports: required(arrayOf(str)) });
 
 const State = struct('state', {
   status: required(
@@ -92,9 +97,9 @@ export class MachineState {
   // ---- the source's side
 
   /** What the destination must have, too; while the guest runs. */
-  describe(): Section[] {
+  describe(exports?: readonly string[]): Section[] {
     const devices = [...this.parts.machine.devices].map(({ path, model }) => ({ path, model: model.name }));
-    return [json('devices', { devices })];
+    return [json('devices', { devices }), ...(exports ? [json('storage', { exports })] : [])];
   }
 
   /** All that the stopped guest wrote is on disk. */
@@ -175,6 +180,7 @@ export class ArrivingState {
   readonly #parts: MovedParts;
   readonly #bitmaps: ArrivingBitmaps;
   #state: State | undefined;
+  #exports: readonly string[] = [];
   #isDescribed = false;
 
   constructor(parts: MovedParts, mapping: readonly BitmapMapping[] | undefined) {
@@ -185,12 +191,13 @@ export class ArrivingState {
   /** Errors: unsupported for a section that is not known or newer; corrupt; invalid where it does not fit this machine. */
   take(section: Section): void {
     const { name, version } = section;
-    if (![BITMAP_SECTION, 'devices', 'state'].includes(name))
+    if (![BITMAP_SECTION, 'devices', 'storage', 'state'].includes(name))
       throw new BlockError('unsupported', `Unknown savevm section '${name}'`);
     if (version > VERSION)
       throw new BlockError('unsupported', `savevm: unsupported version ${version} for '${name}' v${VERSION}`);
     try {
       if (name === 'devices') this.#takeDevices(parse(Devices, section));
+      else if (name === 'storage') this.#exports = parse(Storage, section).exports;
       else if (name === 'state') this.#takeState(parse(State, section));
       else this.#bitmaps.take(section);
     } catch (error) {
@@ -259,6 +266,11 @@ export class ArrivingState {
     }
     this.#bitmaps.settle();
     return status;
+  }
+
+  /** The source writes to the disks no more. */
+  async endExports(): Promise<void> {
+    await this.#parts.exports.endNamed(this.#exports);
   }
 
   #deviceAt(path: string): GuestDevice | undefined {

@@ -4,10 +4,11 @@ import type { MigrationInfo, MoveInfo } from '../../schema/migration.js';
 import { Capabilities } from './capabilities.js';
 import { DestinationMove } from './destination.js';
 import { MachineState, type MovedParts } from './machine-state.js';
+import { MoveChannel } from '../../wire/migration/channel.js';
 import { Parameters } from './parameters.js';
 import { openDoor, type Roads, routeTo } from './routes.js';
 import type { MoveSettings } from './settings.js';
-import { SourceMove, UnknownProtocol } from './source.js';
+import { type MoreToMove, SourceMove, UnknownProtocol } from './source.js';
 import type { MoveTarget } from './target.js';
 
 export interface MovesProperties extends MovedParts {
@@ -57,19 +58,40 @@ export class Moves {
   }
 
   /** Errors: invalid, in QEMU's words; those of where it goes. */
-  migrate(target: () => MoveTarget | undefined, isResumed: boolean): void {
+  migrate(target: () => MoveTarget | undefined, isResumed: boolean, more: MoreToMove = {}): void {
     if (isResumed) throw new BlockError('invalid', 'Cannot resume if there is no paused migration');
+    this.assertMayLeave();
+    this.source.begin(() => {
+      const parsed = target();
+      if (!parsed) throw new UnknownProtocol();
+      return routeTo(this.#roads, parsed);
+    }, more);
+  }
+
+  /** Errors: busy, invalid: why no move from here may begin. */
+  assertMayLeave(): void {
     if (this.source.isUnderWay) throw new BlockError('busy', "There's a migration process in progress");
     const { status } = this.#machine.parts.runState;
     if (status === 'inmigrate') throw new BlockError('invalid', 'Guest is waiting for an incoming migration');
     if (status === 'postmigrate')
       throw new BlockError('invalid', "Can't migrate the vm that was paused due to previous migration");
     this.assertOwner();
-    this.source.begin(() => {
-      const parsed = target();
-      if (!parsed) throw new UnknownProtocol();
-      return routeTo(this.#roads, parsed);
-    });
+  }
+
+  /**
+   * How long a message there and back takes, at most, in ms: a connection is opened, on which a destination speaks first.
+   * Nothing changes there. Errors: those of connecting; closed where no livedisk is.
+   */
+  async roundTripMs(target: MoveTarget): Promise<number> {
+    const { clock } = this.#roads.settings.host;
+    const startMs = clock.nowMs();
+    const channel = new MoveChannel(await routeTo(this.#roads, target).open(), clock);
+    try {
+      await channel.greeted();
+      return clock.nowMs() - startMs;
+    } finally {
+      channel.close();
+    }
   }
 
   /** Waits for a machine. Errors: invalid, in QEMU's words; those of where it comes from. */

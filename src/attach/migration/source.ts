@@ -16,6 +16,16 @@ import { LAST_WORD_MS, type MoveSettings, type Route } from './settings.js';
  */
 type Phase = 'running' | 'stopped' | 'released' | 'said' | 'moved';
 
+/** What goes along with a machine, beyond its state. */
+export interface MoreToMove {
+  /** The destination's exports over which its disks have come, which it ends when it has the machine. */
+  readonly exports?: readonly string[];
+  /** Dirty bitmaps go along, whatever the capability says. */
+  readonly bitmaps?: boolean;
+  /** What is done while the guest rests, before the images are given up. What it throws ends the move: the guest goes on. */
+  readonly whileStopped?: () => Promise<void>;
+}
+
 const FIRST_RETRY_MS = 250;
 const LONGEST_RETRY_MS = 5_000;
 const WORD_BYTES = 16;
@@ -41,6 +51,7 @@ export class SourceMove {
   #isSaved = false;
   readonly #changed = new Notifier();
   #continued: Deferred<void> | undefined;
+  #more: MoreToMove = {};
   /** Settled when nothing more happens by itself. */
   #ended: Promise<void> = Promise.resolve();
 
@@ -110,7 +121,8 @@ export class SourceMove {
   }
 
   /** A move begins. Errors: those of `route`, for what is wrong with where it goes; nothing has changed then. */
-  begin(route: () => Route): void {
+  begin(route: () => Route, more: MoreToMove = {}): void {
+    this.#more = more;
     this.#error = undefined;
     this.#phase = 'running';
     this.#isCancelled = false;
@@ -152,7 +164,7 @@ export class SourceMove {
     await this.#greet(channel);
     this.#pass();
     this.#set('active');
-    await sendSections(channel, this.#machine.describe(), digest);
+    await sendSections(channel, this.#machine.describe(this.#more.exports), digest);
     await channel.send('described', {});
     if (!isOneWay) await channel.expect(['accepted']);
     this.#assertWanted();
@@ -184,7 +196,7 @@ export class SourceMove {
 
   #bitmaps(): Parameters<MachineState['save']>[1] {
     const { capabilities, parameters } = this.#settings;
-    if (!capabilities.has('dirty-bitmaps')) return undefined;
+    if (!(this.#more.bitmaps ?? capabilities.has('dirty-bitmaps'))) return undefined;
     return { mapping: parameters.values['block-bitmap-mapping'] };
   }
 
@@ -193,6 +205,8 @@ export class SourceMove {
     this.#before = this.#machine.parts.runState.finishMigrate();
     this.#phase = 'stopped';
     await this.#machine.quiesce();
+    await this.#more.whileStopped?.();
+    this.#assertWanted();
     if (this.#settings.capabilities.has('pause-before-switchover')) {
       this.#continued = deferred();
       this.#set('pre-switchover');

@@ -29,3 +29,13 @@ export interface PermissionSet {
   /** Bits that all users let others have. */
   shared: number;
 }
+
+/** Children that come and go while a node is open (x-blockdev-change). No request is in flight meanwhile. */
+export interface ChangingChildren {
+  /** The role of one that comes. Errors: in QEMU's words. */
+  roleOfNext(child: Pick<ChildIo, 'lengthBytes'>): string;
+  added(role: string): void;
+  /** Errors: it may not go. */
+  checkRemoval(role: string): void;
+  removed(role: string): void;
+}

@@ -30,6 +30,8 @@ export interface DriverContext {
   /** The child of that role; asserts that it is attached. */
   child(role: string): ChildIo;
   hasChild(role: string): boolean;
+  /** The roles of those that an option lists (ChildRole.isList), as the graph stands. */
+  listChildren(option: string): readonly string[];
   /** A file that the image names, seen from where the image is. Errors: invalid where that is no folder. */
   nameOf(filename: string): string;
   /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */
@@ -56,10 +58,17 @@ export interface NamedFile {
   readonly isFromHere?: boolean;
 }
 
-export type DriverEvent = {
-  name: 'corrupted';
-  message: string;
-  offset?: number;
-  sizeBytes?: number;
-  fatal: boolean;
-};
+export type DriverEvent =
+  { name: 'corrupted'; message: string; offset?: number; sizeBytes?: number; fatal: boolean } | QuorumEvent;
+
+/** Of several children that should say the same: one does not, or too few do. */
+export type QuorumEvent =
+  | {
+      name: 'bad-child';
+      role: string;
+      operation: 'read' | 'write' | 'flush';
+      error?: string;
+      offset: number;
+      lengthBytes: number;
+    }
+  | { name: 'no-quorum'; offset: number; lengthBytes: number };

@@ -43,6 +43,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
    * unless it is only looked at (OpenContext.onlyLook).
    */
   namedFiles?(context: DriverContext, settings: Settings<O>): Promise<readonly NamedFile[]>;
+  /** What is wrong with its options and the roles of its children, before these are opened. */
+  checkOptions?(settings: Settings<O>, roles: readonly string[]): void;
   /** Opens; its children are attached already (`backing` comes later). */
   open(context: DriverContext, settings: Settings<O>): Promise<DriverInstance>;
   /** What it asks of a child, where that is not what its kind asks (block/child-permissions); undefined: default. */

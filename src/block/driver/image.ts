@@ -1,4 +1,5 @@
 import type { LuksAmendment } from '../../schema/encryption-options.js';
+import type { DirtyBitmap, Durability } from '../dirty-bitmap.js';
 import type { Json } from './options.js';
 
 /**
@@ -12,6 +13,16 @@ export interface BitmapStore {
   checkNew(name: string, granularityBytes: number): void;
   /** The image keeps it no longer; durable on return. */
   remove(name: string): Promise<void>;
+  /**
+   * From now on a crash leaves it right, with bits too many at most; durable on return. No change is in flight. Absent: the
+   * store cannot. Errors: limit, no-space, those of writing; then it is what it was.
+   */
+  makeDurable?(bitmap: DirtyBitmap, durability: Durability): Promise<void>;
+  /**
+   * What was done to a bitmap by other means than changes of the disk: the image says nothing else of it from now on, not
+   * after a crash either, and has it durably if the bitmap is durable. Errors: those of writing.
+   */
+  settle?(bitmap: DirtyBitmap): Promise<void>;
 }
 
 /** Driver-specific facts for `image` in query-block and `img info`. */

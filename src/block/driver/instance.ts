@@ -1,5 +1,12 @@
+import type { ChangeLog } from '../change-log.js';
 import type { SnapshotAccess } from '../snapshot-access.js';
-import type { PermissionSet, PreparedChange, PreparedReopening, Reopening } from './changes.js';
+import type {
+  ChangingChildren,
+  PermissionSet,
+  PreparedChange,
+  PreparedReopening,
+  Reopening,
+} from './changes.js';
 import type { BitmapStore, DriverInfo, ImageAmendment, ImageCheck, RepairMode } from './image.js';
 import type { IoDriver } from './io-driver.js';
 import type { MapDriver } from './map-driver.js';
@@ -22,6 +29,8 @@ export interface DriverInstance {
   readonly backing?: { filename: string; format?: string } | undefined;
   /** Absent: it keeps none. */
   readonly bitmaps?: BitmapStore;
+  /** What every change of the node goes through, since a bitmap of it is durable. */
+  readonly changeLog?: ChangeLog | undefined;
 
   /** Makes everything written before the call durable (child included). */
   flush(): Promise<void>;
@@ -86,6 +95,8 @@ export interface DriverInstance {
   readonly canWriteZeroes?: boolean;
   /** What it held at some moment, where it keeps that. */
   readonly snapshotAccess?: SnapshotAccess;
+  /** Absent: its children stay. */
+  readonly changingChildren?: ChangingChildren;
   /** Hears block-layer events by name (blkdebug only). */
   announce?(event: string): Promise<void> | undefined;
   close(): Promise<void>;

@@ -3,6 +3,7 @@ import { alignUp } from '../../base/align.js';
 import { assert } from '../../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
+import type { ChangeLog } from '../../block/change-log.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type {
   BitmapStore,
@@ -108,9 +109,9 @@ async function openNode(driver: DriverContext, sizes: OpenSettings): Promise<Qco
   const image = await openSound(driver, sizes);
   if (hasOutdatedBitmaps(image.context.header)) driver.warn(OUTDATED_BITMAPS);
   const loaded = driver.isActive ? await loadBitmaps(driver, image, { isComplete: true }) : [];
+  addBitmaps(driver, loaded, driver.mayWrite);
   // Whoever finds it after a crash is not to believe them, whether or not anything was changed, as in QEMU.
   if (driver.mayWrite && image.bitmaps.areUnmarked) await image.context.beginChanges();
-  addBitmaps(driver, loaded, driver.mayWrite);
   return new Qcow2Instance(driver, image, sizes);
 }
 
@@ -164,6 +165,18 @@ class Qcow2Instance implements DriverInstance {
 
   get bitmaps(): BitmapStore {
     return this.#image().bitmaps;
+  }
+
+  get changeLog(): ChangeLog | undefined {
+    return this.map.image.bitmaps.changeLog;
+  }
+
+  drainBegin(): Promise<void> | undefined {
+    return this.changeLog?.rest();
+  }
+
+  drainEnd(): void {
+    this.changeLog?.goOn();
   }
 
   async truncate(lengthBytes: number): Promise<void> {
@@ -238,6 +251,7 @@ class Qcow2Instance implements DriverInstance {
       const { dirtyBitmaps } = this.#driver;
       const kept = dirtyBitmaps.filter(({ persistent, isGivenAway }) => !persistent || isGivenAway);
       dirtyBitmaps.splice(0, dirtyBitmaps.length, ...kept);
+      this.#image().bitmaps.abandon();
     });
   }
 
@@ -254,6 +268,7 @@ class Qcow2Instance implements DriverInstance {
       throw new BlockError(kind, `Could not reopen qcow2 layer: ${message}`, { cause: error });
     }
     const commit = (): void => {
+      this.#image().bitmaps.abandon();
       this.map.image = image;
       addBitmaps(this.#driver, loaded, mayWrite);
     };
@@ -277,6 +292,7 @@ class Qcow2Instance implements DriverInstance {
     return {
       lengthBytes: image.context.header.sizeBytes,
       commit: () => {
+        this.#image().bitmaps.abandon();
         this.map.image = image;
         this.#driver = driver;
         this.#sizes = sizes;
@@ -343,6 +359,8 @@ class Qcow2Instance implements DriverInstance {
       const text = `Lost persistent bitmaps during inactivation of node '${this.#driver.nodeName}': ${message}`;
       this.#driver.warn(text);
       throw new BlockError(kind, text, { cause: error });
+    } finally {
+      bitmaps.abandon();
     }
   }
 }

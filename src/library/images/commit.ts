@@ -2,6 +2,7 @@ import { BlockError } from '../../base/error.js';
 import { findBackingImage, filesBelow } from '../../block/find-node.js';
 import type { Node } from '../../block/node.js';
 import type { Opener } from '../../block/open.js';
+import { type BaseProtection, checkSharers } from '../../block/shared-bases.js';
 import type { Job } from '../../jobs/job.js';
 import { JobManager } from '../../jobs/manager.js';
 import { planCommit } from '../../jobs/plans/commit.js';
@@ -16,6 +17,10 @@ export interface CommitOptions {
   base?: Node | undefined;
   /** What is committed stays in the image too; else it is empty afterwards, where its format can be emptied. */
   keep?: boolean;
+  /** What becomes of it when other images stand on what it changes; default: nobody looks. */
+  protection?: BaseProtection | undefined;
+  /** Told of them where they do not keep it from being done. */
+  onSharers?: (text: string) => void;
   /** Bytes per second; 0: as fast as it goes. */
   bytesPerSecond?: number;
   onProgress?: OnProgress;
@@ -35,6 +40,10 @@ export async function commitImage(opener: Opener, top: Node, options: CommitOpti
   const { onProgress = NO_PROGRESS, bytesPerSecond = 0, signal } = options;
   const base = options.base ?? top.backingNode();
   if (!base) throw new BlockError('invalid', 'Image does not have a backing file');
+  if (options.protection) {
+    const told = await checkSharers(opener, { device: top, top, base }, options.protection);
+    if (told !== undefined) options.onSharers?.(told);
+  }
   // Caught up, it ends: nobody moves to the base, and it holds all that is asked for.
   const end = (event: string): void => {
     if (event === 'BLOCK_JOB_READY') void jobs.find(JOB_ID)?.cancel({ force: false, softOnReady: true });

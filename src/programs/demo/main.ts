@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { assert } from '../../base/assert.js';
@@ -89,7 +89,7 @@ async function perform(host: Host, folder: string, once: boolean, beforeStay: ()
       show.title('the guest writes on, and has a chain again');
       guest.start(LEISURE_MS);
       await Promise.race([operations.rebuildChain(), failure(guest.failed)]);
-      images.push('g', 'h');
+      images.push('g', 'h', 'i');
       beforeStay();
       await Promise.race([stay(show, folder, daemon), failure(guest.failed)]);
       await guest.stop();
@@ -137,7 +137,7 @@ async function verifyCopy(
     const range = `between ${copy.notBefore} and ${copy.notAfter}`;
     throw new BlockError('corrupt', `${copy.filename} is of record ${first}, not ${range}`);
   }
-  show.line(`    ${copy.filename} holds ${copy.what}: record ${first} and none after it`);
+  show.line(`    ${copy.filename} is of ${copy.what}: record ${first}, none after it`);
 }
 
 async function checkImage(show: Show, bench: Bench, folder: string, image: string): Promise<void> {
@@ -154,21 +154,42 @@ async function checkImage(show: Show, bench: Bench, folder: string, image: strin
   show.line(`    ${image}: no errors`);
 }
 
-/** How to go on from here, until Ctrl-C. */
+/** How to go on from here, until Ctrl-C; the chain is drawn anew when a job has ended or the disk has another layer. */
 async function stay(show: Show, folder: string, daemon: DemoDaemon): Promise<void> {
-  const program = process.argv[1] ?? 'livedisk';
-  const socket = join(folder, DISK_SOCKET);
-  show.title('the daemon goes on; look around, and end it with Ctrl-C');
-  show.line(`    a shell:   node ${program} shell ${join(folder, QMP_SOCKET)}`);
-  show.line(`    a client:  nbdinfo 'nbd+unix:///${DEVICE}?socket=${socket}'`);
-  show.line('    a guest:   qemu-system-x86_64 ... -device virtio-blk-pci,drive=disk -blockdev \\');
-  show.line(
-    `               driver=nbd,node-name=disk,server.type=unix,server.path=${socket},export=${DEVICE}`,
-  );
+  writeLauncher(join(folder, 'livedisk'));
+  show.title('the guest writes on; try these, and end it with Ctrl-C');
+  show.line(`    cd ${folder}`);
+  show.line(`    ./livedisk shell ${QMP_SOCKET} --wait j block-stream device=node-I job-id=j`);
+  show.line(`    ./livedisk top ${QMP_SOCKET}`);
+  show.line(`    ./livedisk web ${QMP_SOCKET} --allow .`);
+  show.line(`\nAn NBD client is a guest, too: nbd+unix:///${DEVICE}?socket=${DISK_SOCKET}\n`);
+  let drawn = Promise.resolve();
+  daemon.onEvent(({ event, data }) => {
+    if (event !== 'BLOCK_JOB_COMPLETED' && event !== 'BLOCK_JOB_CANCELLED') return;
+    drawn = drawn
+      .then(() => {
+        const how = event === 'BLOCK_JOB_CANCELLED' ? 'was cancelled' : endOf(data['error']);
+        show.title(`${data['type'] as string} ${data['device'] as string} ${how}`);
+        return show.chain(daemon);
+      })
+      // The daemon may be on its way out.
+      .catch(() => undefined);
+  });
   await new Promise<void>((resolve) => {
     process.once('SIGINT', () => resolve());
     process.once('SIGTERM', () => resolve());
     void daemon.exited.then(() => resolve());
   });
+  await drawn;
   show.line();
+}
+
+function endOf(error: unknown): string {
+  return typeof error === 'string' ? `failed: ${error}` : 'has ended';
+}
+
+/** This program by a short name. */
+function writeLauncher(path: string): void {
+  const words = [process.execPath, process.argv[1] ?? 'livedisk'].map((word) => `'${word}'`);
+  writeFileSync(path, `#!/bin/sh\nexec ${words.join(' ')} "$@"\n`, { mode: 0o755 });
 }

@@ -63,11 +63,12 @@ export class Operations {
     await this.#after();
   }
 
-  /** A chain again, for who looks around: [E] <-- [G] <-- [H]. */
+  /** A chain again, for who looks around: [E] <-- [G] <-- [H] <-- [I]. */
   async rebuildChain(): Promise<void> {
     for (const [from, to] of [
       ['E', 'G'],
       ['G', 'H'],
+      ['H', 'I'],
     ] as const) {
       await this.#guestWrites();
       await this.#snapshot(from, to);
@@ -97,7 +98,7 @@ export class Operations {
     const notAfter = await this.#job('drive-backup', 'backup0', args);
     this.copies.push({
       filename: 'backup.qcow2',
-      what: 'the moment at which the backup started',
+      what: "the backup's start",
       notBefore,
       notAfter,
     });
@@ -121,7 +122,7 @@ export class Operations {
     await this.#daemon.execute('block-job-cancel', { device: 'mirror0' });
     const notAfter = this.#guest.log.last;
     await this.#untilCompleted('mirror0', false);
-    this.copies.push({ filename: 'copy.qcow2', what: 'the moment of the cancel', notBefore, notAfter });
+    this.copies.push({ filename: 'copy.qcow2', what: 'the cancel', notBefore, notAfter });
     await this.#after();
   }
 
@@ -132,7 +133,7 @@ export class Operations {
     await this.#daemon.execute('block-job-complete', { device: 'mirror1' });
     await this.#untilCompleted('mirror1', false);
     const notAfter = this.#guest.log.last;
-    this.copies.push({ filename: 'd.qcow2', what: 'the moment of the pivot', notBefore, notAfter });
+    this.copies.push({ filename: 'd.qcow2', what: 'the pivot', notBefore, notAfter });
     await this.#after();
   }
 
@@ -205,9 +206,10 @@ export class Operations {
   async #after(): Promise<void> {
     await this.#guestWrites();
     await this.#show.chain(this.#daemon);
-    const { completed, verified, longestWriteMs } = this.#guest;
+    const { completed, verified } = this.#guest;
+    const longestMs = this.#guest.takeLongestWriteMs().toFixed(1);
     this.#show.line(
-      `    guest: ${completed} records written, ${verified} read back right, longest write ${longestWriteMs.toFixed(1)} ms`,
+      `    guest: ${completed} records, ${verified} read back; longest write meanwhile ${longestMs} ms`,
     );
   }
 }

@@ -110,6 +110,11 @@ export class DemoDaemon {
     return this.#seen.find(({ event, data }) => event === name && data['device'] === jobId);
   }
 
+  /** Calls `listener` with every event from now on. */
+  onEvent(listener: (event: QmpEvent) => void): void {
+    this.qmp.onEvent(listener);
+  }
+
   /** Until the next event, or for a while. */
   async nextEvent(host: Host, atMostMs: number): Promise<void> {
     await Promise.race([new Promise<void>((resolve) => (this.#wake = resolve)), host.clock.sleep(atMostMs)]);

@@ -18,7 +18,7 @@ export class RecordWriter {
   /** Newest record that a completed flush covers. */
   flushed = 0;
   verified = 0;
-  longestWriteMs = 0;
+  #longestWriteMs = 0;
   readonly #disk: BlockBackend;
   readonly #host: Host;
   #stopping = false;
@@ -60,6 +60,13 @@ export class RecordWriter {
     return this.#running ?? Promise.resolve();
   }
 
+  /** How long its slowest write took since this was asked last. */
+  takeLongestWriteMs(): number {
+    const longestMs = this.#longestWriteMs;
+    this.#longestWriteMs = 0;
+    return longestMs;
+  }
+
   async #run(pauseMs: number): Promise<void> {
     const block = Buffer.alloc(RECORD_BYTES);
     const { random } = this.#host;
@@ -70,7 +77,7 @@ export class RecordWriter {
       encodeRecord(block, number, index);
       const started = this.#host.clock.nowMs();
       await this.#disk.write(index * RECORD_BYTES, block);
-      this.longestWriteMs = Math.max(this.longestWriteMs, this.#host.clock.nowMs() - started);
+      this.#longestWriteMs = Math.max(this.#longestWriteMs, this.#host.clock.nowMs() - started);
       this.completed = number;
       if (number % VERIFY_EVERY === 0) await this.#verify(random.below(this.log.blockCount), block);
       if (number % FLUSH_EVERY === 0) {

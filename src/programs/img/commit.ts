@@ -4,12 +4,18 @@ import { Arguments, cacheMode, options } from './arguments.js';
 import { Progress } from './progress.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
-/** commit [-q] [-f FMT] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] [--image-opts] FILE */
+/**
+ * commit [-q] [-f FMT] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] [--image-opts] [--protect-shared-bases]
+ * [--shared-bases-folder FOLDER]... FILE
+ */
 export async function commitCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const args = new Arguments(
     'commit',
     words,
-    options('f:', 't:', 'b:', 'r:', 'd', 'p', 'q', '|image-opts'),
+    options(
+      ...['f:', 't:', 'b:', 'r:', 'd', 'p', 'q', '|image-opts'],
+      ...['|protect-shared-bases', '|shared-bases-folder:'],
+    ),
     [],
   );
   const bytesPerSecond = args.size('r', 'rate limit') ?? 0;
@@ -31,6 +37,8 @@ export async function commitCommand(tool: Tool, words: readonly string[]): Promi
       // What is deeper than the next layer leaves those in between as they are, so the image must be kept too.
       keep: args.has('d') || args.has('b'),
       bytesPerSecond,
+      protection: { refuses: args.has('protect-shared-bases'), folders: args.values('shared-bases-folder') },
+      onSharers: (text) => tool.out.error(`qemu-img: warning: ${text}\n`),
       onProgress: (done, total) => progress.update(done, total),
     });
   } catch (error) {

@@ -53,7 +53,7 @@ Command syntax:
   bitmap (--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] [--image-opts | -f fmt] filename bitmap
   check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-U] [--image-opts] filename
   checksum [--algorithm=name] [-f fmt] [-T src_cache] [-p] [-U] [--image-opts] filename...
-  commit [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--image-opts] filename
+  commit [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--image-opts] [--protect-shared-bases] [--shared-bases-folder folder]... filename
   compare [-f fmt] [-F fmt] [-p] [-q] [-s] [-U] [--image-opts] filename1 filename2
   convert [-U] [--image-opts] [--target-image-opts] [-C] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] [-r rate_limit] [--salvage] [--checksum algorithm] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] filename [filename2 [...]] output_filename
   create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]

@@ -132,6 +132,7 @@ function unevenHost(): Host {
       stat: (path) => host.files.stat(path),
       unlink: (path) => host.files.unlink(path),
       syncDirectory: (path) => host.files.syncDirectory(path),
+      list: (path) => host.files.list(path),
       mkdir: (path) => host.files.mkdir(path),
       buffer: (lengthBytes) => host.files.buffer(lengthBytes),
       open: async (path, options) => {

@@ -15,11 +15,15 @@ export const EVENT_MEANINGS: Readonly<Record<string, string>> = {
   MIGRATION: 'a move is in another state (with the capability events)',
   MIGRATION_PASS: 'a move begins another pass (with the capability events)',
   POWERDOWN: "the machine's power button was pressed",
+  QUORUM_FAILURE: 'too few children of a quorum agreed, or did what was asked',
+  QUORUM_REPORT_BAD: 'a child of a quorum failed, or says otherwise than most',
   RESET: 'the machine was reset',
   RESUME: 'the guest goes on',
   SHUTDOWN: 'the machine ends, and why',
   STOP: 'the guest stopped',
+  X_MOVE_STAGE: 'an x-move has come further, or to its end',
   X_MOVE: 'who has the machine that moves has changed, or nobody knows',
+  'x-point-deleted': 'a point in time is deleted, or could not be',
 };
 
 /** What can be named where a command takes one of several kinds: drivers, objects, exports. */

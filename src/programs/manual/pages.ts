@@ -4,6 +4,7 @@ import { commandSummaries } from '../io/command.js';
 import { HELP as IO_HELP } from '../io/main.js';
 import { LAUNCHERS_USAGE } from '../launchers.js';
 import { HELP as NBD_HELP } from '../nbd/arguments.js';
+import { POINTS_USAGE } from '../points/main.js';
 import { HELP as RUN_HELP } from '../run/help.js';
 import { SHOW_USAGE } from '../screen/show.js';
 import { TOP_USAGE } from '../screen/top.js';
@@ -19,6 +20,7 @@ const HELP_TEXTS: Readonly<Record<string, string>> = {
   io: IO_HELP,
   launchers: LAUNCHERS_USAGE,
   nbd: NBD_HELP,
+  points: POINTS_USAGE,
   run: RUN_HELP.machine,
   shell: SHELL_USAGE,
   show: SHOW_USAGE,
@@ -51,6 +53,12 @@ const EXAMPLES: Readonly<Record<string, Examples>> = {
     [
       'An image is served until Ctrl-C, and looked at:',
       'livedisk nbd -t -k ./disk.nbd -f qcow2 a.qcow2\nnbdinfo nbd+unix:///?socket=./disk.nbd',
+    ],
+  ],
+  points: [
+    [
+      'A moment gets a name, a week of them is kept, and one is gone back to when nobody writes:',
+      'livedisk points create --keep 7 ./qmp.sock monday\nlivedisk points ./qmp.sock\nlivedisk points revert --dry-run ./qmp.sock monday',
     ],
   ],
   run: [

@@ -16,6 +16,8 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
   -pidfile FILE         write the process's number there
   -metrics unix:PATH | HOST:PORT[,token-file=FILE]
                         numbers for Prometheus at /metrics; beyond this machine only with a token
+  -protect-shared-bases refuse block-commit where other images stand on what it changes; they are looked for in the
+                        folders of the chain's images, and where -shared-bases-folder FOLDER says (more than once)
   -daemonize            go on in the background
   -help                 this text
   -version              the version

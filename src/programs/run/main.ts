@@ -45,6 +45,7 @@ export async function runMain(
     startStopped: options.startStopped,
     incoming: options.incoming !== undefined,
     actions: options.actions,
+    baseProtection: { refuses: options.protectsSharedBases, folders: options.sharedBasesFolders },
     identity: given({ name: options.name, uuid: options.uuid, memoryBytes: options.memoryBytes }),
     openStandard: (isEditor) => new StdioSocket({ isEditor }),
     warn,

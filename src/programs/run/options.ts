@@ -69,6 +69,9 @@ export interface RunOptions {
   actions: Partial<RunActions>;
   pidFile: string | undefined;
   metrics: MetricsOption | undefined;
+  /** Of images that others stand on. */
+  protectsSharedBases: boolean;
+  sharedBasesFolders: string[];
   machine: string;
   /** Of the guest. */
   name: string | undefined;
@@ -101,6 +104,8 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     actions: {},
     pidFile: undefined,
     metrics: undefined,
+    protectsSharedBases: false,
+    sharedBasesFolders: [],
     machine: 'pc',
     name: undefined,
     uuid: undefined,
@@ -122,6 +127,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     if (name === '-h' || name === '-help') options.asks ??= 'help';
     else if (given === '-V' || name === '-version') options.asks ??= 'version';
     else if (name === '-daemonize') options.daemonize = true;
+    else if (name === '-protect-shared-bases') options.protectsSharedBases = true;
     else if (kind === 'machine' && Object.hasOwn(flags, name)) flags[name]?.();
     else {
       const take = Object.hasOwn(valued, name) ? valued[name] : undefined;
@@ -231,6 +237,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-chardev': (value, text) => addDevice(parseCharacterDevice(value), text),
     '-pidfile': (value) => void (options.pidFile = value),
     '-metrics': (value) => void (options.metrics = parseMetrics(value)),
+    '-shared-bases-folder': (value) => void options.sharedBasesFolders.push(value),
     '-object': (value, text) => {
       const help = objectHelp(value);
       if (help === undefined)

@@ -53,7 +53,7 @@ export async function showMain(args: readonly string[], io: ScreenIo = standardI
 }
 
 /** A socket's path, or a name that no image has. */
-async function isSocket(host: Host, what: string): Promise<boolean> {
+export async function isSocket(host: Host, what: string): Promise<boolean> {
   const address = parseMonitorAddress(what);
   if (address.type !== 'unix') return (await host.files.stat(what)) === undefined;
   return what.startsWith('unix:') || (await host.files.stat(what))?.isSpecial === 'socket';

@@ -1,5 +1,11 @@
 /** What arguments mean: `NAME`, or `COMMAND NAME` where one name means several things. */
 export const ARGUMENTS: Readonly<Record<string, string>> = {
+  'x-move bitmaps': 'dirty bitmaps go along (on)',
+  'x-move dry-run': 'say what would be done, and do nothing',
+  'x-move max-stop': 'how long the guest may rest by the forecast, in ms',
+  'x-move storage':
+    'the NBD server there, and which disks go to which exports; without: the disks are shared',
+  'x-move uri': 'where the machine waits: tcp:HOST:PORT or unix:PATH',
   abstract: 'abstract types too',
   actions: 'what to do, all or nothing',
   active: 'on: the images are ours from now on; off: they are given away',

@@ -1,4 +1,4 @@
-import { type Image, imageOf, type View } from '../model.js';
+import { type Image, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed } from '../words.js';
 import { allocatedOf, Change, topOf, wayDown } from './change.js';
@@ -157,30 +157,6 @@ function invalidAfterCommit(
     })
     .map(({ id }) => ({ id, why }))
     .sort((a, b) => depth(a.id) - depth(b.id));
-}
-
-/** By the way that copies less: into the image above, or of the image above into it. */
-export function planDelete(view: View, action: Of<'delete'>): Plan {
-  const image = theImage(view, action.image);
-  const [overlayId, ...more] = image.overlays;
-  const overlay = imageOf(view, overlayId);
-  if (!overlay) refuse(`${bracketed(image)} is what the disk holds now, and no point in time`);
-  if (more.length > 0) refuse(`${bracketed(image)} is needed by ${image.overlays.length} images`);
-  if (overlay.kind !== 'image')
-    refuse(`above ${bracketed(image)} is ${bracketed(overlay)}, which no job can pass`);
-  const stream = planStream(view, {
-    ...{ kind: 'stream', image: overlay.id },
-    ...(image.children[0] && { base: image.children[0].id }),
-  });
-  const isUsed = view.users.some(({ imageId }) => imageId === image.id);
-  if (isUsed || allocatedOf([image]) <= allocatedOf([overlay]) || !topOf(view, overlay.id))
-    return { ...stream, action, words: [goneText(image), ...stream.words] };
-  const commit = planCommit(view, { kind: 'commit', image: overlay.id, base: image.id });
-  return { ...commit, action, words: [goneText(image), ...commit.words] };
-}
-
-function goneText(image: Image): string {
-  return `The disk cannot be taken back any more to what ${bracketed(image)} holds.`;
 }
 
 function baseFirst(way: readonly Image[]): Image[] {

@@ -1,7 +1,8 @@
 import { unreachable } from '../../base/assert.js';
 import type { View } from '../model.js';
 import { planBackup, planExport, planJobVerb, planMirror, planResize, planUnexport } from './copies.js';
-import { planCommit, planDelete, planSnapshot, planStream } from './layers.js';
+import { planCommit, planSnapshot, planStream } from './layers.js';
+import { planDelete } from './points.js';
 import type { Action, Plan } from './types.js';
 
 /** What an action does, before it is done. Errors: invalid, saying why it cannot be. */

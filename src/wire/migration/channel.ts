@@ -67,6 +67,16 @@ export class MoveChannel {
     }
   }
 
+  /** Resolves when the other end has said what it is. Errors: as receive. */
+  async greeted(silenceMs = SILENCE_MS): Promise<void> {
+    const timer = this.#clock.setTimer(silenceMs, () => this.stream.destroy());
+    try {
+      while (!this.#reader.takeOpening()) this.#reader.push(await this.#read());
+    } finally {
+      timer.cancel();
+    }
+  }
+
   async #frame(silenceMs: number): Promise<Frame> {
     let isLate = false;
     const timer = this.stream.isOneWay

@@ -9,6 +9,8 @@ export const ExtensionType = {
   bitmaps: 0x23852875,
   encryption: 0x0537be77,
   dataFile: 0x44415441,
+  /** Ours: which bitmaps a crash leaves right (durable-bitmaps.ts). */
+  durableBitmaps: 0x6c646462,
 } as const;
 
 export interface HeaderExtension {

@@ -23,6 +23,8 @@ export const COMPATIBLE_LAZY_REFCOUNTS = 1n;
 export const AUTOCLEAR_BITMAPS = 1n;
 /** What an external data file holds is what the disk holds. */
 export const AUTOCLEAR_RAW_DATA = 2n;
+/** Ours: nobody who does not know of durable bitmaps has opened the image for writing since they were last right. */
+export const AUTOCLEAR_DURABLE_BITMAPS = 1n << 40n;
 
 /** Bits of the upper half of an L1 or L2 entry. */
 export const COPIED_HIGH = 0x80000000;

@@ -14,7 +14,7 @@ import type { ClusterRun } from '../space/bulk.js';
 import { placeTable } from './placed-table.js';
 
 /** Errors: in QEMU's words, those of reading the table and of entries that cannot be. */
-async function readParts(
+export async function readParts(
   { context }: OpenImage,
   { name, tableOffset }: BitmapEntry,
   count: number,

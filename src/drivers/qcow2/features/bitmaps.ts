@@ -3,7 +3,8 @@ import { divideRoundUp } from '../../../base/align.js';
 import { AsyncMutex } from '../../../base/async.js';
 import { BlockError } from '../../../base/error.js';
 import { MAX_BITMAP_NAME_BYTES } from '../../../base/limits.js';
-import { DirtyBitmap } from '../../../block/dirty-bitmap.js';
+import type { ChangeLog } from '../../../block/change-log.js';
+import { DirtyBitmap, type Durability } from '../../../block/dirty-bitmap.js';
 import type { BitmapStore, Json } from '../../../block/driver.js';
 import {
   type BitmapEntry,
@@ -15,16 +16,18 @@ import {
   MAX_DIRECTORY_BYTES,
   tableEntriesFor,
 } from '../disk/bitmap-directory.js';
+import { encodeDurable, MAX_DURABLE_BITMAPS } from '../disk/durable-bitmaps.js';
 import { ExtensionType, findExtension, type HeaderExtension } from '../disk/header-extensions.js';
-import { AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA } from '../disk/layout.js';
+import { AUTOCLEAR_BITMAPS, AUTOCLEAR_DURABLE_BITMAPS, AUTOCLEAR_RAW_DATA } from '../disk/layout.js';
 import type { OpenImage } from '../open-image.js';
 import { type ClusterRun, dropReferences } from '../space/bulk.js';
 import { clustersOf, loadBits, storeBits, tooLarge, writeNew } from './bitmap-table.js';
 import type { LoadedDirectory } from './bitmap-directory.js';
+import { DurableBitmaps, type Placed } from './durable-bitmaps.js';
 import { changeHeader, checkHeaderChange } from './header-change.js';
 
 /** Features that livedisk keeps true. */
-const KNOWN_AUTOCLEAR = AUTOCLEAR_BITMAPS + AUTOCLEAR_RAW_DATA;
+const KNOWN_AUTOCLEAR = AUTOCLEAR_BITMAPS + AUTOCLEAR_RAW_DATA + AUTOCLEAR_DURABLE_BITMAPS;
 
 /**
  * The bitmaps that an open image keeps (qcow2 specification, "Bitmaps"). As long as they are in memory and the image may
@@ -39,12 +42,24 @@ export class ImageBitmaps implements BitmapStore {
   /** Clusters that only a bitmap of that name, or the directory (''), has; known before the first change. */
   #owned: Map<string, ClusterRun[]> | undefined;
   readonly #mutex = new AsyncMutex();
+  readonly #durable: DurableBitmaps;
 
   constructor(image: OpenImage, { entries, extension }: LoadedDirectory) {
     this.#image = image;
     this.#entries = entries;
     this.#directory = extension;
+    this.#durable = new DurableBitmaps(image);
     this.#updateBeforeChanges();
+  }
+
+  /** What changes of the disk go through; undefined: no bitmap is durable. */
+  get changeLog(): ChangeLog | undefined {
+    return this.#durable.log;
+  }
+
+  /** The image is used no longer, or is somebody else's. */
+  abandon(): void {
+    this.#durable.abandon();
   }
 
   /** QAPI's Qcow2BitmapInfo of each, as it is on disk; undefined: the image keeps none. */
@@ -71,17 +86,25 @@ export class ImageBitmaps implements BitmapStore {
     const loaded: DirtyBitmap[] = [];
     for (const entry of this.#entries) {
       const { name, isInUse } = entry;
-      if (driver.dirtyBitmaps.some((bitmap) => bitmap.name === name)) {
-        if (isInUse || !isComplete) continue;
-        throw new BlockError('exists', `Bitmap already exists: ${name}`);
+      const durable = this.#durable.found(entry);
+      const there = driver.dirtyBitmaps.find((bitmap) => bitmap.name === name);
+      if (there) {
+        if (!isInUse && isComplete) throw new BlockError('exists', `Bitmap already exists: ${name}`);
+        // It came with its bits (a migration), and goes on as it was.
+        if (durable && !durable.lost && there.persistent) there.durable ??= durable;
+        continue;
       }
+      const isKnown = !isInUse || (durable !== undefined && durable.lost === undefined);
       const bitmap = new DirtyBitmap(header.sizeBytes, entry.granularityBytes, name);
       bitmap.persistent = true;
-      bitmap.inconsistent = isInUse;
-      bitmap.enabled = entry.isAuto && !isInUse;
-      if (!isInUse) await loadBits(this.#image, entry, bitmap);
+      bitmap.durable = durable;
+      bitmap.inconsistent = !isKnown;
+      bitmap.enabled = entry.isAuto && isKnown;
+      if (isKnown) await loadBits(this.#image, entry, bitmap);
       loaded.push(bitmap);
     }
+    const all = [...driver.dirtyBitmaps, ...loaded];
+    if (all.some(({ durable }) => durable && !durable.lost)) this.#durable.needLog();
     return loaded;
   }
 
@@ -92,7 +115,8 @@ export class ImageBitmaps implements BitmapStore {
     const { header, driver } = this.#image.context;
     if (driver.forCheck) return (header.autoclear & ~KNOWN_AUTOCLEAR) === 0n;
     const isOwned = this.#owned !== undefined || this.#entries.length === 0;
-    return isOwned && this.#isHeaderRight() && !this.areUnmarked;
+    const isPlaced = this.#durable.arePlaced(this.#entries);
+    return isOwned && isPlaced && this.#isHeaderRight() && !this.areUnmarked;
   }
 
   #updateBeforeChanges(): void {
@@ -107,47 +131,89 @@ export class ImageBitmaps implements BitmapStore {
       await changeHeader(context, { autoclear: autoclear & KNOWN_AUTOCLEAR });
     } else {
       await this.#own();
+      if (!this.#durable.arePlaced(this.#entries)) await this.#placeDurable();
       await this.#settleHeader();
       if (this.areUnmarked) await this.#mark();
     }
     this.#updateBeforeChanges();
   }
 
+  /** Each durable bitmap has all its clusters, and they hold all its bits; one for which there is no space is so no longer. */
+  async #placeDurable(): Promise<void> {
+    for (const bitmap of await this.#durable.adopt(this.#entries))
+      try {
+        await this.#replace((taken) => this.#durable.place(bitmap, bitmap.sizeBytes, taken));
+      } catch (error) {
+        if (this.#image.context.isHeaderUncertain) throw error;
+        this.#durable.giveUp(bitmap, error);
+      }
+  }
+
+  /** The image names a bitmap where it is put by `place`; what it had of it before is free then. */
+  async #replace(place: (taken: ClusterRun[]) => Promise<Placed & { commit: () => void }>): Promise<void> {
+    const { context } = this.#image;
+    const taken: ClusterRun[] = [];
+    try {
+      const { entry, runs, commit } = await place(taken);
+      const entries = withEntry(this.#entries, entry);
+      await this.#switchTo(entries, new Map(this.#owned).set(entry.name, runs), taken, commit);
+    } catch (error) {
+      if (!context.isHeaderUncertain) for (const run of taken) dropReferences(this.#image, run);
+      throw error;
+    }
+  }
+
   /** The header names the directory that is in memory, and no features that we do not know. */
   async #settleHeader(): Promise<void> {
     const { context } = this.#image;
     if (this.#isHeaderRight()) return;
-    await changeHeader(context, this.#headerFor(this.#directory));
+    await changeHeader(context, this.#headerFor(this.#directory, this.#entries));
   }
 
   #isHeaderRight(): boolean {
     const { header, isHeaderUncertain } = this.#image.context;
     if (isHeaderUncertain) return false;
     const hasExtension = findExtension(header.extensions, ExtensionType.bitmaps) !== undefined;
-    const hasDirectory = this.#directory !== undefined;
-    return hasExtension === hasDirectory && header.autoclear === this.#autoclear(hasDirectory);
+    if (hasExtension !== (this.#directory !== undefined)) return false;
+    const { extensions, autoclear } = this.#headerFor(this.#directory, this.#entries);
+    const listed = findExtension(extensions, ExtensionType.durableBitmaps) ?? NOTHING;
+    const there = findExtension(header.extensions, ExtensionType.durableBitmaps) ?? NOTHING;
+    return header.autoclear === autoclear && listed.equals(there);
   }
 
-  #headerFor(directory: BitmapsExtension | undefined): { extensions: HeaderExtension[]; autoclear: bigint } {
+  #headerFor(
+    directory: BitmapsExtension | undefined,
+    entries: readonly BitmapEntry[],
+  ): { extensions: HeaderExtension[]; autoclear: bigint } {
     const { header } = this.#image.context;
-    const extensions = header.extensions.filter(({ type }) => type !== ExtensionType.bitmaps);
-    const autoclear = this.#autoclear(directory !== undefined);
-    if (!directory) return { extensions, autoclear };
-    extensions.push({ type: ExtensionType.bitmaps, data: encodeBitmapsExtension(directory) });
+    const extensions = header.extensions.filter(
+      ({ type }) => type !== ExtensionType.bitmaps && type !== ExtensionType.durableBitmaps,
+    );
+    if (directory) extensions.push({ type: ExtensionType.bitmaps, data: encodeBitmapsExtension(directory) });
+    const listed = this.#durable.listed(entries);
+    const durable = encodeDurable(listed);
+    if (durable) extensions.push(durable);
+    // What holds of a data file holds on.
+    let autoclear = header.autoclear & AUTOCLEAR_RAW_DATA;
+    if (directory) autoclear += AUTOCLEAR_BITMAPS;
+    if (listed.some(({ lost }) => lost === undefined)) autoclear += AUTOCLEAR_DURABLE_BITMAPS;
     return { extensions, autoclear };
   }
 
-  /** What holds of a data file holds on. */
-  #autoclear(hasDirectory: boolean): bigint {
-    const { autoclear } = this.#image.context.header;
-    return (autoclear & AUTOCLEAR_RAW_DATA) + (hasDirectory ? AUTOCLEAR_BITMAPS : 0n);
+  /** All are in use. Nothing has changed yet. */
+  async #mark(): Promise<void> {
+    const durable = this.#durable.of(this.#entries);
+    const entries = this.#entries.map((entry) => {
+      const bitmap = durable.find(({ name }) => name === entry.name);
+      return { ...entry, isInUse: true, isAuto: bitmap?.enabled ?? entry.isAuto };
+    });
+    await this.#rewriteDirectory(entries);
   }
 
-  /** All are in use. Nothing has changed yet: whichever of the sectors come to disk, each entry is true. */
-  async #mark(): Promise<void> {
+  /** Where it is: whichever of its sectors come to disk, each entry is true. */
+  async #rewriteDirectory(entries: readonly BitmapEntry[]): Promise<void> {
     const { meta } = this.#image.context;
     assert(this.#directory, 'bitmaps have a directory');
-    const entries = this.#entries.map((entry) => ({ ...entry, isInUse: true }));
     await meta.write(this.#directory.directoryOffset, encodeDirectory(entries), 0);
     await meta.flush();
     this.#entries = entries;
@@ -219,7 +285,67 @@ export class ImageBitmaps implements BitmapStore {
     let directoryBytes = 0;
     for (const each of names) directoryBytes += entryBytes(Buffer.byteLength(each));
     if (directoryBytes > MAX_DIRECTORY_BYTES) throw invalid('No space in the bitmap directory');
-    checkHeaderChange(context, this.#headerFor({ count: 1, directoryBytes, directoryOffset: 0 }));
+    const directory = { count: 1, directoryBytes, directoryOffset: 0 };
+    checkHeaderChange(context, this.#headerFor(directory, this.#entries));
+  }
+
+  // ---- durable ones
+
+  /** Errors: see BitmapStore. */
+  async makeDurable(bitmap: DirtyBitmap, durability: Durability): Promise<void> {
+    await this.#mutex.run(async () => {
+      const { context } = this.#image;
+      if (this.#durable.bitsOf(bitmap)) return;
+      if (!context.mayWrite) throw new BlockError('permission', 'No write access', { errno: 'EACCES' });
+      context.assertMayWrite();
+      const others = this.#durable.listed(this.#entries).filter(({ name }) => name !== bitmap.name);
+      if (others.length >= MAX_DURABLE_BITMAPS)
+        throw new BlockError('limit', `An image keeps at most ${MAX_DURABLE_BITMAPS} durable bitmaps`);
+      await context.beginChanges();
+      const before = bitmap.durable;
+      bitmap.durable = durability;
+      try {
+        await this.#durable
+          .needLog()
+          .exclusive(() => this.#replace((taken) => this.#durable.place(bitmap, bitmap.sizeBytes, taken)));
+      } catch (error) {
+        bitmap.durable = before;
+        throw error;
+      }
+    });
+  }
+
+  /** See BitmapStore. */
+  async settle(bitmap: DirtyBitmap): Promise<void> {
+    await this.#mutex.run(async () => {
+      const { context } = this.#image;
+      const isThere = bitmap.persistent && this.#entries.some(({ name }) => name === bitmap.name);
+      if (!isThere || !context.mayWrite) return;
+      // What the image says of it is not true any more, though nothing of the disk has changed.
+      await context.beginChanges();
+      if (!this.#durable.of(this.#entries).includes(bitmap)) return;
+      const isRight = this.#entries.every(
+        ({ name, isAuto }) => name !== bitmap.name || isAuto === bitmap.enabled,
+      );
+      if (!isRight)
+        await this.#rewriteDirectory(
+          this.#entries.map((entry) =>
+            entry.name === bitmap.name ? { ...entry, isAuto: bitmap.enabled } : entry,
+          ),
+        );
+      await this.#durable.log?.settle();
+    });
+  }
+
+  /** Before the disk grows: durable bitmaps have room for its granules. Errors: see storeBits. */
+  async makeRoom(sizeBytes: number): Promise<void> {
+    await this.#mutex.run(async () => {
+      for (const bitmap of this.#durable.of(this.#entries))
+        if (!this.#durable.fits(bitmap, sizeBytes))
+          await this.#durable
+            .needLog()
+            .exclusive(() => this.#replace((taken) => this.#durable.place(bitmap, sizeBytes, taken)));
+    });
   }
 
   /** Bitmaps of the node that are to be in the image when it is no longer ours. */
@@ -238,25 +364,37 @@ export class ImageBitmaps implements BitmapStore {
       if (!context.mayWrite) throw new BlockError('permission', 'No write access', { errno: 'EACCES' });
       context.assertMayWrite();
       await context.beginChanges();
+      const durable = bitmaps.filter(
+        (bitmap) => this.#durable.bitsOf(bitmap) && this.#durable.isExact(bitmap),
+      );
+      await this.#durable.end();
       const taken: ClusterRun[] = [];
-      const entries = [...this.#entries];
+      let entries = this.#entries;
       const owned = new Map(this.#owned);
       try {
         // New ones go behind those that are there, the newest first.
         for (const bitmap of bitmaps.reverse()) {
           const from = taken.length;
-          const entry = await this.#storeOne(bitmap, taken);
-          const index = entries.findIndex(({ name }) => name === entry.name);
-          entries.splice(index < 0 ? entries.length : index, 1, entry);
-          owned.set(entry.name, taken.slice(from));
+          const isThere = durable.includes(bitmap);
+          const entry = isThere ? this.#storedEntry(bitmap) : await this.#storeOne(bitmap, taken);
+          entries = withEntry(entries, entry);
+          if (!isThere) owned.set(entry.name, taken.slice(from));
         }
         await this.#switchTo(entries, owned, taken);
       } catch (error) {
         // What the header may name stays where it is.
         if (!context.isHeaderUncertain) for (const run of taken) dropReferences(this.#image, run);
+        this.#updateBeforeChanges();
         throw error;
       }
     });
+  }
+
+  /** Of a durable bitmap, whose clusters hold what they are to hold. */
+  #storedEntry({ name, enabled }: DirtyBitmap): BitmapEntry {
+    const entry = this.#entries.find((one) => one.name === name);
+    assert(entry, 'a durable bitmap is in the directory');
+    return { ...entry, isInUse: false, isAuto: enabled };
   }
 
   async #storeOne(bitmap: DirtyBitmap, taken: ClusterRun[]): Promise<BitmapEntry> {
@@ -279,6 +417,8 @@ export class ImageBitmaps implements BitmapStore {
       const { context } = this.#image;
       context.assertMayWrite();
       await context.beginChanges();
+      const bitmap = context.driver.dirtyBitmaps.find((one) => one.name === name);
+      if (bitmap) await this.#durable.forget(bitmap);
       const owned = new Map(this.#owned);
       owned.delete(name);
       await this.#switchTo(
@@ -291,12 +431,13 @@ export class ImageBitmaps implements BitmapStore {
 
   /**
    * Makes these what the image keeps: all of it is durable before the header names the new directory, and what only the
-   * old one had is free afterwards.
+   * old one had is free afterwards. `commit` is called as soon as that is so.
    */
   async #switchTo(
     entries: readonly BitmapEntry[],
     owned: Map<string, ClusterRun[]>,
     taken: ClusterRun[],
+    commit: () => void = () => undefined,
   ): Promise<void> {
     const image = this.#image;
     const from = taken.length;
@@ -309,7 +450,7 @@ export class ImageBitmaps implements BitmapStore {
     owned.set('', taken.slice(from));
     await image.writeBack.flush();
     try {
-      await changeHeader(image.context, this.#headerFor(directory));
+      await changeHeader(image.context, this.#headerFor(directory, entries));
     } catch (error) {
       this.#updateBeforeChanges();
       throw error;
@@ -318,8 +459,17 @@ export class ImageBitmaps implements BitmapStore {
     this.#entries = entries;
     this.#directory = directory;
     this.#owned = owned;
+    commit();
     for (const [key, runs] of before)
       if (owned.get(key) !== runs) for (const run of runs) dropReferences(image, run);
     this.#updateBeforeChanges();
   }
+}
+
+const NOTHING = Buffer.alloc(0);
+
+/** In the place of the one of its name, else at the end. */
+function withEntry(entries: readonly BitmapEntry[], entry: BitmapEntry): BitmapEntry[] {
+  const index = entries.findIndex(({ name }) => name === entry.name);
+  return index < 0 ? [...entries, entry] : entries.with(index, entry);
 }

@@ -46,6 +46,7 @@ async function growImage(image: OpenImage, sizeBytes: number): Promise<void> {
   checkNewSize(image, sizeBytes);
   context.assertMayWrite();
   await context.beginChanges();
+  await image.bitmaps.makeRoom(sizeBytes);
   await growL1(image, l1EntriesFor(sizeBytes, header.clusterBytes, context.l2));
   await forgetFrom(image, alignUp(oldSize, header.clusterBytes));
   await zeroTail(image, oldSize, sizeBytes);

@@ -1,0 +1,231 @@
+import { deferred } from '../../base/async.js';
+import { BlockError } from '../../base/error.js';
+import { Graph } from '../../block/graph.js';
+import { Opener } from '../../block/open.js';
+import { probedWarning } from '../../block/format-guard.js';
+import { DriverRegistry } from '../../block/registry.js';
+import { allDrivers } from '../../drivers/index.js';
+import type { Host } from '../../host/host.js';
+import { Disk } from '../../library/disk.js';
+import { Engine } from '../../monitor/engine.js';
+import { createPoint } from '../../monitor/points/create.js';
+import { finishDeletion, markDeleting, planPointDeletion } from '../../monitor/points/delete.js';
+import { listPoints } from '../../monitor/points/list.js';
+import type { PointServer } from '../../monitor/points/server.js';
+import type { CommandArguments, CommandName, CommandResult } from '../../schema/commands.js';
+import { DEFAULT_QUIESCE_MS } from '../../schema/points.js';
+import type { JsonObject, JsonValue } from '../../schema/types.js';
+import { objectsOf } from '../../view/answers.js';
+import { connectMonitor } from '../../view/connect.js';
+import type { QmpClient } from '../../wire/qmp/client.js';
+import { parseMonitorAddress } from '../arguments/monitor-address.js';
+
+/** Whose points are looked at and changed. */
+export interface PointsTarget {
+  /** A command of plain QMP. */
+  execute(command: string, args?: JsonObject): Promise<JsonValue>;
+  list(args: CommandArguments<'x-point-list'>): Promise<CommandResult<'x-point-list'>>;
+  create(args: CommandArguments<'x-point-create'>): Promise<CommandResult<'x-point-create'>>;
+  /** Answers when the copying is done, too. */
+  delete(args: CommandArguments<'x-point-delete'>): Promise<CommandResult<'x-point-delete'>>;
+  revert(args: CommandArguments<'x-point-revert'>): Promise<CommandResult<'x-point-revert'>>;
+  close(): Promise<void>;
+}
+
+/** A running server, by its QMP socket. Errors: those of connecting. */
+export async function connectTarget(
+  host: Host,
+  name: string,
+  folder: string | undefined,
+): Promise<PointsTarget> {
+  const client = await connectMonitor(host, parseMonitorAddress(name), name);
+  const commands = objectsOf(await client.execute('query-commands'));
+  const isOurs = commands.some((command) => command['name'] === 'x-point-list');
+  return isOurs ? new LivediskTarget(new ClientLink(client)) : new QmpTarget(host, client, folder);
+}
+
+/** Whoever takes our commands. */
+interface Link {
+  execute(command: string, args?: JsonObject): Promise<JsonValue>;
+  onEvent(listener: (event: string, data: JsonObject) => void): () => void;
+  readonly ended: Promise<unknown>;
+  close(): Promise<void>;
+}
+
+class ClientLink implements Link {
+  readonly #client: QmpClient;
+
+  constructor(client: QmpClient) {
+    this.#client = client;
+  }
+
+  execute(command: string, args?: JsonObject): Promise<JsonValue> {
+    return this.#client.execute(command, args);
+  }
+
+  onEvent(listener: (event: string, data: JsonObject) => void): () => void {
+    return this.#client.onEvent(({ event, data }) => listener(event, data));
+  }
+
+  get ended(): Promise<unknown> {
+    return this.#client.closed;
+  }
+
+  async close(): Promise<void> {
+    this.#client.close();
+  }
+}
+
+/** Has the commands itself. */
+class LivediskTarget implements PointsTarget {
+  readonly #link: Link;
+
+  constructor(link: Link) {
+    this.#link = link;
+  }
+
+  execute(command: string, args?: JsonObject): Promise<JsonValue> {
+    return this.#link.execute(command, args);
+  }
+
+  async #run<N extends CommandName>(name: N, args: CommandArguments<N>): Promise<CommandResult<N>> {
+    return (await this.#link.execute(name, args)) as CommandResult<N>;
+  }
+
+  list(args: CommandArguments<'x-point-list'>): Promise<CommandResult<'x-point-list'>> {
+    return this.#run('x-point-list', args);
+  }
+
+  async create(args: CommandArguments<'x-point-create'>): Promise<CommandResult<'x-point-create'>> {
+    const created = await this.#watching((ended) =>
+      this.#run('x-point-create', args).then((it) => [it, ended]),
+    );
+    const [answer, ended] = created;
+    if (args['dry-run'] !== true) for (const name of answer.deletes) await ended(name);
+    return answer;
+  }
+
+  async delete(args: CommandArguments<'x-point-delete'>): Promise<CommandResult<'x-point-delete'>> {
+    const [answer, ended] = await this.#watching((untilEnd) =>
+      this.#run('x-point-delete', args).then((it) => [it, untilEnd]),
+    );
+    if (answer.state === 'queued' || answer.state === 'running') await ended(args.name);
+    return answer;
+  }
+
+  revert(args: CommandArguments<'x-point-revert'>): Promise<CommandResult<'x-point-revert'>> {
+    return this.#run('x-point-revert', args);
+  }
+
+  /** Events are kept from before the command on, which may end before its answer is read. */
+  async #watching<T>(
+    body: (ended: (name: string) => Promise<void>) => Promise<[T, (name: string) => Promise<void>]>,
+  ): Promise<[T, (name: string) => Promise<void>]> {
+    const ends = new Map<string, JsonObject>();
+    let changed = deferred();
+    this.#link.onEvent((event, data) => {
+      const { name } = data;
+      if (event !== 'x-point-deleted' || typeof name !== 'string') return;
+      ends.set(name, data);
+      changed.resolve();
+    });
+    return body(async (name) => {
+      for (;;) {
+        const end = ends.get(name);
+        if (end?.['error'] !== undefined) throw new BlockError('io', end['error'] as string);
+        if (end) return;
+        const isClosed = await Promise.race([changed.promise, this.#link.ended.then(() => true)]);
+        if (isClosed === true)
+          throw new BlockError('closed', `the server is gone; '${name}' is deleted in part`);
+        changed = deferred();
+      }
+    });
+  }
+
+  close(): Promise<void> {
+    return this.#link.close();
+  }
+}
+
+/** QEMU or its storage daemon: the same is done from here, by plain QMP. */
+class QmpTarget implements PointsTarget {
+  readonly #client: QmpClient;
+  readonly #server: PointServer;
+
+  constructor(host: Host, client: QmpClient, folder: string | undefined) {
+    this.#client = client;
+    const server: PointServer = {
+      ...{ host, folder, opener: new Opener(new Graph(host), new DriverRegistry(allDrivers)) },
+      execute: (command, args) => client.execute(command, args),
+      alone: (work) => work(server),
+      onJobChange: (listener) =>
+        client.onEvent(({ event }) => {
+          if (event === 'JOB_STATUS_CHANGE') listener();
+        }),
+    };
+    this.#server = server;
+  }
+
+  execute(command: string, args?: JsonObject): Promise<JsonValue> {
+    return this.#client.execute(command, args);
+  }
+
+  async list({ nodes }: CommandArguments<'x-point-list'>): Promise<CommandResult<'x-point-list'>> {
+    return { disks: await listPoints(this.#server, nodes, () => undefined), queue: [] };
+  }
+
+  async create(args: CommandArguments<'x-point-create'>): Promise<CommandResult<'x-point-create'>> {
+    const { name, disks, keep, quiesce: path, 'dry-run': isDryRun = false } = args;
+    const timeoutMs = args['quiesce-timeout'] ?? DEFAULT_QUIESCE_MS;
+    const quiesce = path === undefined ? undefined : { path, timeoutMs };
+    const created = await createPoint(this.#server, { name, disks, keep, quiesce, isDryRun });
+    if (!isDryRun) for (const old of created.deletes) await this.delete({ name: old });
+    return created;
+  }
+
+  async delete(args: CommandArguments<'x-point-delete'>): Promise<CommandResult<'x-point-delete'>> {
+    const planned = await planPointDeletion(this.#server, args.name, args.nodes);
+    const { id, plan } = planned;
+    if (args['dry-run'] === true) return { id, state: 'planned', plan };
+    await markDeleting(this.#server, planned);
+    await finishDeletion(this.#server, planned);
+    return { id, state: 'done', plan };
+  }
+
+  revert(): Promise<CommandResult<'x-point-revert'>> {
+    const text = 'plain QMP cannot take the users of a disk to another image';
+    const hint = 'End the program that has the disk open, and go back on the image at rest.';
+    return Promise.reject(new BlockError('unsupported', text, { hint }));
+  }
+
+  async close(): Promise<void> {
+    this.#client.close();
+  }
+}
+
+/** An image that no program has open. Errors: those of opening, busy when one has. */
+export async function openTarget(
+  host: Host,
+  filename: string,
+  { format, writes }: { format: string | undefined; writes: boolean },
+): Promise<PointsTarget> {
+  const engine = new Engine({ host, drivers: allDrivers, kind: 'storage-daemon' });
+  engine.opener.onProbed = (name, probed, readOnly) =>
+    void process.stderr.write(probedWarning(name, probed, readOnly));
+  try {
+    const context = writes ? { readOnly: false } : { readOnly: true, forceShare: true };
+    const node = await engine.opener.openImage(filename, format, { ...context, discard: 'unmap' });
+    await Disk.open(engine.graph, node, {});
+  } catch (error) {
+    await engine.close();
+    throw error;
+  }
+  const execute = (command: string, args: JsonObject = {}): Promise<JsonValue> =>
+    engine.hub.execute(command, args) as Promise<JsonValue>;
+  return new LivediskTarget({
+    execute,
+    onEvent: (listener) => engine.onEvent((event, data) => listener(event, data)),
+    ended: engine.ended,
+    close: () => engine.close(),
+  });
+}

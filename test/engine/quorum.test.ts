@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+
+function files(bed: EngineBed, names: string[], sizeBytes = MiB): void {
+  for (const name of names) writeFileSync(bed.path(name), Buffer.alloc(sizeBytes, 1));
+}
+
+const file = (bed: EngineBed, name: string): { [key: string]: string } => ({
+  ...{ driver: 'file', 'node-name': name },
+  filename: bed.path(name),
+});
+
+test('bad children and requests without a quorum are events', async (t) => {
+  const bed = new EngineBed(t);
+  files(bed, ['a', 'b', 'c']);
+  const children = ['a', 'b', 'c'].map((name) => file(bed, name));
+  await bed.execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', 'vote-threshold': 2, children });
+  await bed.device('q');
+  writeFileSync(bed.path('b'), 'x', { flag: 'r+' });
+  await bed.guest('read -P 1 0 64k');
+  const sectors = { 'sector-num': 0, 'sectors-count': 128 };
+  assert.deepEqual(bed.events, [
+    { event: 'QUORUM_REPORT_BAD', data: { type: 'read', 'node-name': 'b', ...sectors } },
+  ]);
+  writeFileSync(bed.path('c'), 'y', { flag: 'r+' });
+  await assert.rejects(bed.guest('read 0 64k'));
+  assert.deepEqual(
+    bed.events.filter(({ event }) => event === 'QUORUM_FAILURE'),
+    [{ event: 'QUORUM_FAILURE', data: { reference: 'q', ...sectors } }],
+  );
+});
+
+test('a guest writes while children come and go, and those that stay hold all of it', async (t) => {
+  const bed = new EngineBed(t);
+  files(bed, ['a', 'b', 'c']);
+  await bed.execute('blockdev-add', file(bed, 'c'));
+  const children = [file(bed, 'a'), file(bed, 'b')];
+  await bed.execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', 'vote-threshold': 1, children });
+  await bed.device('q');
+  let isDone = false;
+  const writing = (async (): Promise<void> => {
+    for (let value = 2; !isDone; value = (value % 250) + 2) await bed.guest(`write -P ${value} 0 1M`);
+  })();
+  for (let round = 0; round < 20; round++) {
+    await bed.execute('x-blockdev-change', { parent: 'q', node: 'c' });
+    await bed.execute('x-blockdev-change', { parent: 'q', child: 'children.2' });
+  }
+  await bed.execute('x-blockdev-change', { parent: 'q', node: 'c' });
+  isDone = true;
+  await writing;
+  await bed.guest('write -P 9 0 1M');
+  for (const name of ['a', 'b', 'c']) {
+    const node = bed.engine.graph.nodes.get(name);
+    const bytes = Buffer.alloc(MiB);
+    await node?.io.readBuffer(0, bytes);
+    assert.ok(bytes.equals(Buffer.alloc(MiB, 9)), name);
+  }
+  assert.deepEqual(bed.events, []);
+});
+
+test('a quorum is the base that a commit writes to', async (t) => {
+  const bed = new EngineBed(t);
+  files(bed, ['a', 'b'], DISK_BYTES);
+  const children = ['a', 'b'].map((name) => ({ driver: 'raw', file: file(bed, name) }));
+  await bed.execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', 'vote-threshold': 2, children });
+  await bed.image('top', { backing: 'q' });
+  await bed.device('top');
+  await bed.guest('write -P 7 64k 64k');
+  await bed.execute('block-commit', { device: 'top', 'job-id': 'j' });
+  await bed.event('BLOCK_JOB_READY', 'j');
+  await bed.execute('block-job-complete', { device: 'j' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'j');
+  assert.equal(bed.engine.devices.get('virtio0')?.backend.node.name, 'q');
+  await bed.guest('read -P 7 64k 64k');
+  assert.deepEqual(
+    bed.events.filter(({ event }) => event.startsWith('QUORUM')),
+    [],
+  );
+});

@@ -1,0 +1,216 @@
+import assert from 'node:assert/strict';
+import { test, type TestContext } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import type { MovePlan, WholeMoveInfo } from '../../src/schema/move.js';
+import type { JsonObject } from '../../src/schema/types.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+import { statusOf, untilEvent } from './migration-bed.js';
+
+/** Here a machine with a disk, there one that waits, with an empty disk that is exported for writing. */
+class MoveBed {
+  readonly source: EngineBed;
+  readonly destination: EngineBed;
+  readonly warnings: string[] = [];
+
+  constructor(t: TestContext) {
+    const warn = (text: string): void => void this.warnings.push(text);
+    this.source = new EngineBed(t, { warn });
+    this.destination = new EngineBed(t, { warn, incoming: true });
+  }
+
+  static async create(t: TestContext, { exportName = 'virtio0', bytes = DISK_BYTES } = {}): Promise<MoveBed> {
+    const bed = new MoveBed(t);
+    const { source, destination } = bed;
+    await source.image('A');
+    await source.device('A');
+    await source.guest('write -P 0x11 0 1M');
+    const filename = destination.path('A.qcow2');
+    await createImage(destination.engine.opener, filename, 'qcow2', { sizeBytes: bytes });
+    await destination.engine.addNode({
+      driver: 'qcow2',
+      'node-name': 'A',
+      file: { driver: 'file', filename },
+    });
+    await destination.device('A');
+    await destination.execute('nbd-server-start', {
+      addr: { type: 'unix', data: { path: destination.path('nbd') } },
+    });
+    await destination.execute('block-export-add', {
+      ...{ type: 'nbd', id: 'e', 'node-name': 'A', name: exportName, writable: true },
+    });
+    await destination.execute('migrate-incoming', { uri: bed.uri });
+    return bed;
+  }
+
+  get uri(): string {
+    return `unix:${this.destination.path('move')}`;
+  }
+
+  get storage(): JsonObject {
+    return { server: { type: 'unix', path: this.destination.path('nbd') } };
+  }
+
+  async move(more: JsonObject = {}): Promise<MovePlan> {
+    return (await this.source.execute('x-move', {
+      uri: this.uri,
+      storage: this.storage,
+      ...more,
+    })) as unknown as MovePlan;
+  }
+
+  async progress(): Promise<WholeMoveInfo | undefined> {
+    const answer = (await this.source.execute('x-query-move')) as JsonObject;
+    return answer['x-progress'] as WholeMoveInfo | undefined;
+  }
+
+  /** The end of the move. */
+  async end(): Promise<WholeMoveInfo> {
+    await this.source.engine.wholeMove.ended;
+    const info = await this.progress();
+    assert.ok(info);
+    return info;
+  }
+}
+
+test('a machine goes to another host with its disk, its bitmaps and its state, asked for once', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source, destination } = bed;
+  await source.execute('block-dirty-bitmap-add', { node: 'A', name: 'since' });
+  await source.guest('write -P 0x22 2M 64k');
+  const plan = await bed.move();
+  assert.deepEqual(plan.bitmaps, [{ node: 'A', name: 'since' }]);
+  const [disk] = plan.disks;
+  assert.deepEqual([disk?.device, disk?.node, disk?.export], ['virtio0', 'A', 'virtio0']);
+  assert.deepEqual([disk?.length, disk?.data], [DISK_BYTES, MiB + 65536]);
+  // The guest writes on meanwhile.
+  await source.guest('write -P 0x33 3M 64k');
+  const info = await bed.end();
+  assert.deepEqual([info.stage, info.error], ['completed', undefined]);
+  assert.ok(info['stop-ms'] !== undefined);
+  assert.deepEqual([await statusOf(source), await statusOf(destination)], ['postmigrate', 'running']);
+  await destination.guest('read -P 0x11 0 1M');
+  await destination.guest('read -P 0x22 2M 64k');
+  await destination.guest('read -P 0x33 3M 64k');
+  // Nobody writes there over NBD any more.
+  assert.deepEqual(await destination.execute('query-block-exports'), []);
+  const nodes = (await destination.execute('query-named-block-nodes', { flat: true })) as JsonObject[];
+  const block = nodes.find((node) => node['node-name'] === 'A');
+  const [bitmap] = block?.['dirty-bitmaps'] as JsonObject[];
+  assert.deepEqual([bitmap?.['name'], bitmap?.['count']], ['since', 2 * 65536]);
+  assert.deepEqual(source.engine.jobs.list(), []);
+  assert.deepEqual(bed.warnings, []);
+});
+
+test('a dry run says what would be done, and does nothing of it', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source, destination } = bed;
+  const plan = await bed.move({ 'dry-run': true });
+  assert.equal(plan.disks[0]?.data, MiB);
+  assert.ok(plan['forecast-stop-ms'] >= 0);
+  assert.equal(await bed.progress(), undefined);
+  assert.deepEqual(source.engine.jobs.list(), []);
+  assert.deepEqual([await statusOf(source), await statusOf(destination)], ['running', 'inmigrate']);
+  assert.deepEqual(bed.warnings, []);
+  await source.guest('write -P 0x22 0 64k');
+  // And then it can be done.
+  await bed.move();
+  assert.equal((await bed.end()).stage, 'completed');
+  await destination.guest('read -P 0x22 0 64k');
+});
+
+test('what cannot be done is refused before anything begins', async (t) => {
+  const bed = await MoveBed.create(t, { bytes: DISK_BYTES / 2 });
+  const { source, storage, uri } = { ...bed, storage: bed.storage, uri: bed.uri };
+  assert.match(
+    await source.refusal('x-move', { uri, storage }),
+    /^Disk 'virtio0' is \d+ bytes long here and its export 'virtio0' \d+$/,
+  );
+  assert.equal(
+    await source.refusal('x-move', { uri, storage: { ...storage, disks: [{ device: 'other' }] } }),
+    "Device 'other' not found",
+  );
+  assert.equal(
+    await source.refusal('x-move', {
+      uri,
+      storage: { ...storage, disks: [{ device: 'virtio0', export: 'none' }] },
+    }),
+    'Requested export not available',
+  );
+  assert.equal(
+    await source.refusal('x-move', { uri: 'exec:cat', storage }),
+    "Parameter 'uri' expects tcp:HOST:PORT or unix:PATH",
+  );
+  assert.equal(await source.refusal('x-move-cancel'), 'There is no move under way');
+  assert.equal(await bed.progress(), undefined);
+  assert.deepEqual(
+    [...source.engine.graph.nodes.keys()].filter((name) => name.startsWith('#block')).length,
+    1,
+  );
+  await source.guest('write -P 0x22 0 64k');
+});
+
+test('a move that is cancelled leaves the machine here, and it can go later', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source, destination } = bed;
+  await bed.move({ storage: { ...bed.storage, speed: 65536 } });
+  assert.equal((await bed.progress())?.stage, 'copying');
+  assert.equal(await source.refusal('x-move', { uri: bed.uri }), "There's a migration process in progress");
+  await source.execute('x-move-cancel');
+  assert.equal((await bed.end()).stage, 'cancelled');
+  assert.deepEqual([await statusOf(source), await statusOf(destination)], ['running', 'inmigrate']);
+  assert.deepEqual(source.engine.jobs.list(), []);
+  await source.guest('write -P 0x44 0 64k');
+  await bed.move();
+  assert.equal((await bed.end()).stage, 'completed');
+  await destination.guest('read -P 0x44 0 64k');
+});
+
+test('a copy that fails ends the move: the guest goes on here', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source, destination } = bed;
+  await bed.move({ storage: { ...bed.storage, speed: 65536, 'reconnect-delay': 0 } });
+  await destination.execute('nbd-server-stop');
+  // What the guest writes must go there, too.
+  source.engine.jobs.list().forEach((job) => job.setSpeed(0));
+  const info = await bed.end();
+  assert.equal(info.stage, 'failed');
+  assert.ok(info.error !== undefined && info.error !== '');
+  assert.deepEqual([await statusOf(source), await statusOf(destination)], ['running', 'inmigrate']);
+  await source.guest('write -P 0x55 0 64k');
+});
+
+test('a destination that refuses the machine: the guest goes on here', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source, destination } = bed;
+  await source.engine.addNode({ driver: 'null-co', 'node-name': 'n', size: 4096 });
+  await source.engine.addDevice('n', { id: 'more' });
+  await bed.move({ storage: { ...bed.storage, disks: [{ device: 'virtio0' }] } });
+  const info = await bed.end();
+  assert.equal(info.stage, 'failed');
+  assert.match(info.error ?? '', /^Unknown savevm section or instance/);
+  assert.deepEqual([await statusOf(source), await statusOf(destination)], ['running', 'inmigrate']);
+  await source.guest('write -P 0x55 0 64k');
+  assert.deepEqual(source.engine.jobs.list(), []);
+});
+
+test('a guest is not stopped for longer than was asked for', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source } = bed;
+  await bed.move({ 'max-stop': 0 });
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal((await bed.progress())?.stage, 'copying');
+  assert.ok(((await bed.progress())?.['forecast-stop-ms'] ?? 0) > 0);
+  assert.equal(await statusOf(source), 'running');
+  await source.execute('x-move-cancel');
+  assert.equal((await bed.end()).stage, 'cancelled');
+});
+
+test('who watches is told each stage', async (t) => {
+  const bed = await MoveBed.create(t);
+  await bed.move();
+  await untilEvent(bed.source, 'X_MOVE_STAGE', ({ stage }) => stage === 'completed');
+  const stages = bed.source.events
+    .filter(({ event }) => event === 'X_MOVE_STAGE')
+    .map(({ data }) => data['stage']);
+  assert.deepEqual(stages, ['copying', 'switching', 'completed']);
+});

@@ -1,0 +1,160 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { createRealHost } from '../../src/host/real.js';
+import { pointsMain } from '../../src/programs/points/main.js';
+import type { CommandResult } from '../../src/schema/commands.js';
+import { Daemon, run, scratch, skipWithout } from './daemon.js';
+
+type Listed = CommandResult<'x-point-list'>;
+
+/** What `livedisk points` prints; its error is thrown. */
+async function points(...words: string[]): Promise<string> {
+  let text = '';
+  const output = { write: (more: string) => void (text += more), columns: 100 };
+  await pointsMain(words, { host: createRealHost(), output });
+  return text;
+}
+
+const SOCKET = 'socket,id=c,path=qmp.sock,server=on,wait=off';
+const SERVERS: Readonly<Record<string, readonly string[]>> = {
+  'qemu-storage-daemon': ['qemu-storage-daemon', '--chardev', SOCKET, '--monitor', 'chardev=c'],
+  'qemu-system-x86_64': [
+    ...['qemu-system-x86_64', '-machine', 'none', '-nodefaults', '-display', 'none'],
+    ...['-qmp', 'unix:qmp.sock,server=on,wait=off'],
+  ],
+};
+
+/** Disks a and b of a server, each written to over NBD; who has started it has left its monitor. */
+class Bed {
+  readonly folder: string;
+  readonly socket: string;
+  #written = 0;
+
+  private constructor(folder: string) {
+    this.folder = folder;
+    this.socket = join(folder, 'qmp.sock');
+  }
+
+  static async start(t: TestContext, argv: readonly string[]): Promise<Bed> {
+    const bed = new Bed(scratch(t));
+    const daemon = await Daemon.start(t, bed.folder, [...argv]);
+    await daemon.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd') } } });
+    for (const disk of ['a', 'b']) {
+      run(bed.folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', `${disk}.qcow2`, '16M');
+      const file = { driver: 'file', filename: bed.path(`${disk}.qcow2`) };
+      await daemon.execute('blockdev-add', { driver: 'qcow2', 'node-name': disk, file });
+      await daemon.execute('block-export-add', { type: 'nbd', id: disk, 'node-name': disk, writable: true });
+    }
+    await daemon.hangUp();
+    return bed;
+  }
+
+  path(name: string): string {
+    return join(this.folder, name);
+  }
+
+  #disk(name: string): string {
+    // The export keeps the name of the node that it was made for.
+    return `nbd+unix:///${name}?socket=${this.path('nbd')}`;
+  }
+
+  /** Another pattern at another place of both disks. */
+  write(): void {
+    const place = ++this.#written;
+    for (const disk of ['a', 'b'])
+      run(
+        this.folder,
+        'qemu-io',
+        '-f',
+        'raw',
+        '-c',
+        `write -P ${place} ${place}M 1M`,
+        '-c',
+        'flush',
+        this.#disk(disk),
+      );
+  }
+
+  /** What the disks show, in a raw image each. */
+  keep(name: string): void {
+    for (const disk of ['a', 'b'])
+      run(
+        this.folder,
+        'qemu-img',
+        'convert',
+        '-f',
+        'raw',
+        '-O',
+        'raw',
+        this.#disk(disk),
+        `${disk}.${name}.raw`,
+      );
+  }
+
+  /** That a disk, or an image, shows what was kept. */
+  compare(name: string, images: Readonly<Record<string, string>> = {}): void {
+    for (const disk of ['a', 'b']) {
+      const image = images[disk];
+      const shown = image === undefined ? ['-f', 'raw', this.#disk(disk)] : ['-U', '-f', 'qcow2', image];
+      const words = [
+        'compare',
+        ...shown.slice(0, -1),
+        '-F',
+        'raw',
+        shown.at(-1) ?? '',
+        `${disk}.${name}.raw`,
+      ];
+      assert.match(run(this.folder, 'qemu-img', ...words), /Images are identical/);
+    }
+  }
+
+  async list(): Promise<Listed> {
+    return JSON.parse(await points('list', '--json', this.socket)) as Listed;
+  }
+
+  /** Files of a point, by disk. */
+  async files(name: string): Promise<Record<string, string>> {
+    const { disks } = await this.list();
+    const found = disks.map(({ disk, points: all }) => [
+      disk,
+      all.find((point) => point.name === name)?.file ?? '',
+    ]);
+    return Object.fromEntries(found) as Record<string, string>;
+  }
+}
+
+for (const [server, argv] of Object.entries(SERVERS))
+  test(`points of disks that ${server} has open, by plain QMP`, async (t) => {
+    if (skipWithout(t, server, 'qemu-img', 'qemu-io')) return;
+    const bed = await Bed.start(t, argv);
+    for (const name of ['p1', 'p2', 'p3']) {
+      bed.write();
+      bed.keep(name);
+      assert.match(await points('create', bed.socket, name), /a: the active image is .*a\.after-p/);
+    }
+    bed.write();
+    bed.keep('now');
+    for (const name of ['p1', 'p2', 'p3']) bed.compare(name, await bed.files(name));
+    const planned = await points('delete', '--dry-run', bed.socket, 'p2');
+    assert.match(planned, /copied at most: /);
+    await points('delete', bed.socket, 'p2');
+    await points('delete', bed.socket, 'p1');
+    bed.compare('now');
+    bed.compare('p3', await bed.files('p3'));
+    const { disks } = await bed.list();
+    assert.deepEqual(
+      disks.map(({ points: all }) => all.map(({ name, state }) => `${name} ${state}`)),
+      [['p3 usable'], ['p3 usable']],
+    );
+    // One image a point and the active one, and nothing of those that went.
+    assert.ok(readdirSync(bed.folder).filter((name) => name.endsWith('.qcow2')).length <= 6);
+    await assert.rejects(points('revert', bed.socket, 'p3'), /plain QMP cannot/);
+    await assert.rejects(points('delete', bed.socket, 'p1'), /there is no point/);
+    await points('create', '--keep', '1', bed.socket, 'p4');
+    bed.compare('now');
+    assert.match(await points(bed.socket), /a: 1 point\n {4}p4 /);
+    for (const name of readdirSync(bed.folder).filter((one) => one.endsWith('.qcow2')))
+      assert.ok(existsSync(bed.path(name)));
+  });
