@@ -12,7 +12,11 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
         '=nvme =qcow =rbd =replication =ssh ' +
         '=vvfat',
     ],
-    ['query-block()[].inserted.image.format-specific.type', '=rbd'],
+    ['query-block()[].inserted.image.format-specific.type', '=luks =rbd'],
+    [
+      'blockdev-create.options(luks).cipher-alg',
+      '=des =3des =cast5-128 =serpent-128 =serpent-192 =serpent-256 =twofish-128 =twofish-192 =twofish-256',
+    ],
     ['query-blockstats()[]', '.driver-specific'],
   ],
   [
@@ -129,6 +133,7 @@ const MORE = [
   'drive-backup.on-cbw-error',
   'blockdev-backup.x-perf.min-cluster-size',
   'blockdev-add(copy-before-write).min-cluster-size',
+  'blockdev-add(luks).header',
   'query-block-jobs()[].actively-synced',
   'blockdev-set-active',
   'migrate.channels',
