@@ -1,6 +1,6 @@
 import { BLKDEBUG_EVENTS } from './blkdebug-events.js';
 import { BitmapName } from './bitmap-commands.js';
-import { LUKS_MEMBERS } from './encryption-options.js';
+import { LUKS_MEMBERS, Qcow2Encryption } from './encryption-options.js';
 import { SocketAddress } from './socket-address.js';
 import {
   alternate,
@@ -196,7 +196,7 @@ export const QCOW2_OPTIONS = driverOptions(
     'l2-cache-entry-size': later(byteCount),
     'refcount-cache-size': optional(byteCount),
     'cache-clean-interval': later(int),
-    encrypt: later(struct('BlockdevQcow2Encryption', {})),
+    encrypt: optional(Qcow2Encryption),
   },
   [...FILE, { role: 'data-file', required: false }],
   true,

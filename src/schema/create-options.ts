@@ -1,6 +1,6 @@
 import { BlockError } from '../base/error.js';
 import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS } from './blockdev-options.js';
-import { LUKS_CREATE_MEMBERS } from './encryption-options.js';
+import { BlockEncryption, LUKS_CREATE_MEMBERS } from './encryption-options.js';
 import {
   any,
   arrayOf,
@@ -56,7 +56,7 @@ export const QCOW2_CREATE = {
   'data-file-raw': defaulted(bool, false),
   'extended-l2': defaulted(bool, false),
   version: defaulted(enumOf('BlockdevQcow2Version', ['v2', 'v3']), 'v3'),
-  encrypt: later(struct('QCryptoBlockCreateOptions', {})),
+  encrypt: optional(BlockEncryption),
   'cluster-size': defaulted(size, 65536),
   preallocation: defaulted(QCOW2_PREALLOCATION, 'off'),
   'lazy-refcounts': defaulted(bool, false),

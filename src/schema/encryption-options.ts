@@ -54,6 +54,9 @@ export const LUKS_AMEND_MEMBERS = {
   secret: optional(str),
 } as const;
 
+/** Those that a command line has. */
+export const LUKS_AMEND_NAMES = Object.keys(LUKS_AMEND_MEMBERS).filter((name) => name !== 'secret');
+
 export type LuksAmendment = StructOf<typeof LUKS_AMEND_MEMBERS>;
 
 /** Of qcow2 images, which are encrypted in one of two ways. */

@@ -383,6 +383,19 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
       await bed.refused(bed.qcow2({ 'l2-cache-size': -1 }), /expects a non-negative number below 2\^64/);
       await bed.with(bed.qcow2({ 'l2-cache-size': 0 }), (disk) => disk.read(0, SIZE));
     },
+    encrypt: async (bed) => {
+      await bed.graph.objects.add({ 'qom-type': 'secret', id: 's', data: 'right' });
+      await bed.refused(bed.qcow2({ encrypt: { format: 'luks' } }), /No encryption in image header/);
+      const options = { encrypt: { format: 'luks', 'key-secret': 's', 'iter-time': 0 } };
+      await createImage(bed.opener, bed.at('luks'), 'qcow2', { sizeBytes: SIZE, options });
+      const node = { driver: 'qcow2', file: bed.file('luks') };
+      await bed.refused(node, /'encrypt.key-secret' is required/);
+      const encrypt = { format: 'luks', 'key-secret': 's' };
+      await bed.with({ ...node, encrypt }, (disk) => disk.write(0, Buffer.from('text')));
+      await bed.with({ ...node, encrypt }, async (disk) =>
+        assert.equal((await disk.read(0, 4)).toString(), 'text'),
+      );
+    },
     'refcount-cache-size': (bed) =>
       bed.refused(bed.qcow2({ 'cache-size': 1, 'refcount-cache-size': 2 }), /refcount-cache-size may not/),
   },

@@ -58,8 +58,8 @@ test('what is wrong within a child is refused before anything is opened', async 
       "Parameter 'image.file.x-check-cache-dropped' is not supported by livedisk yet",
     ],
     [
-      { driver: 'qcow2', 'node-name': 'n', file, encrypt: { format: 'luks', 'key-secret': 's' } },
-      "Parameter 'encrypt' is not supported by livedisk yet",
+      { driver: 'qcow2', 'node-name': 'n', file, encrypt: { format: 'luks', key: 's' } },
+      "Parameter 'encrypt.key' is unexpected",
     ],
     [
       { driver: 'qcow2', 'node-name': 'n', file, 'overlap-check': { template: 'none' } },

@@ -12,7 +12,11 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
         '=nvme =qcow =rbd =replication =ssh ' +
         '=vvfat',
     ],
-    ['query-block()[].inserted.image.format-specific.type', '=rbd'],
+    ['query-block()[].inserted.image.format-specific.type', '=luks =rbd'],
+    [
+      'blockdev-create.options(luks).cipher-alg',
+      '=des =3des =cast5-128 =serpent-128 =serpent-192 =serpent-256 =twofish-128 =twofish-192 =twofish-256',
+    ],
     ['query-blockstats()[]', '.driver-specific'],
   ],
   [
@@ -25,16 +29,14 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     [
       'blockdev-add(qcow2)',
       '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
-        '.l2-cache-entry-size .cache-clean-interval .encrypt',
+        '.l2-cache-entry-size .cache-clean-interval',
     ],
     ['blockdev-create.options(file)', '.extent-size-hint'],
     ['blockdev-create.options(file).preallocation', '=metadata =falloc =full'],
     ['blockdev-create.options(vdi).preallocation', '=falloc =full'],
     ['blockdev-create.options(vmdk)', '.extents'],
-    ['blockdev-create.options(qcow2)', '.encrypt'],
     ['human-monitor-command', '.cpu-index'],
     ['migrate', '.blk .inc'],
-    ['x-blockdev-amend.options(qcow2)', '.encrypt'],
   ],
   [
     'character devices without a use for a monitor, and logs of them',
@@ -131,6 +133,7 @@ const MORE = [
   'drive-backup.on-cbw-error',
   'blockdev-backup.x-perf.min-cluster-size',
   'blockdev-add(copy-before-write).min-cluster-size',
+  'blockdev-add(luks).header',
   'query-block-jobs()[].actively-synced',
   'blockdev-set-active',
   'migrate.channels',

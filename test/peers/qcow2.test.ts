@@ -254,37 +254,6 @@ async function sameInfo(name: string, disk: OpenDisk): Promise<void> {
   assert.equal(disk.instance.backing?.format, theirs['backing-filename-format']);
 }
 
-/** qemu-img measures the processor to choose LUKS's iterations, and now and then finds that it cannot: then it is asked again. */
-function makeRefused(args: readonly string[]): void {
-  const create = ['create', '-q', '-f', 'qcow2', ...args, 'refused', '1M'];
-  for (let tries = 0; tries < 20; tries++) {
-    const { code, out } = tryRun('qemu-img', ...create);
-    if (code === 0) return;
-    assert.match(out, /Unable to get accurate CPU usage/);
-  }
-  assert.fail('qemu-img makes no such image');
-}
-
-test('what is not supported is refused by name', { skip }, async () => {
-  const refused: Array<[string[], RegExp]> = [
-    [
-      [
-        '--object',
-        'secret,id=s,data=abc',
-        '-o',
-        'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10',
-      ],
-      /Unsupported qcow2 feature\(s\): LUKS encryption/,
-    ],
-  ];
-  for (const [args, message] of refused) {
-    makeRefused(args);
-    const shelf = shelfOf('refused');
-    for (const readOnly of [true, false])
-      await assert.rejects(shelf.open('refused', { readOnly }), { kind: 'unsupported', message });
-  }
-});
-
 for (const [type, clusterBytes] of [
   ['zlib', 512],
   ['zlib', 65536],

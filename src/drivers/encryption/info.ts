@@ -2,8 +2,8 @@ import type { Json } from '../../block/driver.js';
 import type { LuksHeader } from './luks-header.js';
 import { STRIPES } from './luks-header.js';
 
-/** QAPI's QCryptoBlockInfoLUKS, in the order in which QEMU prints it. */
-export function luksInfo(header: LuksHeader): { [key: string]: Json } {
+/** QAPI's QCryptoBlockInfoLUKS, in the order in which QEMU prints it. `format`: of what is encrypted in several ways. */
+export function luksInfo(header: LuksHeader, format?: string): { [key: string]: Json } {
   const { cipher } = header;
   return {
     'ivgen-alg': cipher.generator,
@@ -11,6 +11,7 @@ export function luksInfo(header: LuksHeader): { [key: string]: Json } {
     'cipher-alg': `aes-${cipher.aesKeyBytes * 8}`,
     uuid: header.uuid,
     ...(cipher.generator === 'essiv' && { 'ivgen-hash-alg': cipher.generatorHash ?? '' }),
+    ...(format !== undefined && { format }),
     'cipher-mode': cipher.mode,
     slots: header.slots.map(({ isActive, iterations, keyOffset }) => ({
       active: isActive,

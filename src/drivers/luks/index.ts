@@ -20,6 +20,7 @@ import type {
 import type { Host } from '../../host/host.js';
 import { LUKS_OPTIONS } from '../../schema/blockdev-options.js';
 import { LUKS_CREATE } from '../../schema/create-options.js';
+import { LUKS_AMEND_NAMES } from '../../schema/encryption-options.js';
 import { luksInfo } from '../encryption/info.js';
 import { amendKeySlots } from '../encryption/key-slots.js';
 import { layoutOf, MAGIC } from '../encryption/luks-header.js';
@@ -217,7 +218,7 @@ export const luksDriver: DriverDescription<typeof LUKS_OPTIONS, typeof LUKS_CREA
     { name: 'nocow' },
     { name: 'extent_size_hint' },
   ],
-  amendOptions: ['state', 'keyslot', 'old-secret', 'new-secret', 'iter-time'],
+  amendOptions: LUKS_AMEND_NAMES,
   checkNew,
   measure,
   create,

@@ -3,6 +3,8 @@ import { BlockError, errnoText } from '../../base/error.js';
 import { MAX_BACKING_NAME_BYTES, MiB } from '../../base/limits.js';
 import { checkZstdCompress } from '../../codec/index.js';
 import type { NewImage } from '../../block/driver.js';
+import { LUKS_CREATE_MEMBERS } from '../../schema/encryption-options.js';
+import { noSecret } from './features/encryption.js';
 import type { QCOW2_CREATE, ToolOption } from '../../schema/create-options.js';
 
 /** 32 subclusters of a sector each. */
@@ -12,8 +14,9 @@ export type NewQcow2 = NewImage<typeof QCOW2_CREATE>;
 
 /** -o of the image tool, in qemu-img's order. */
 export const QCOW2_TOOL_OPTIONS: readonly ToolOption[] = [
-  { name: 'encryption' },
-  { name: 'encrypt.' },
+  { name: 'encryption', member: 'encrypt' },
+  { name: 'encrypt.format', member: 'encrypt' },
+  ...Object.keys(LUKS_CREATE_MEMBERS).map((name) => ({ name: `encrypt.${name}`, member: 'encrypt' })),
   { name: 'cluster_size', member: 'cluster-size', isAlwaysShown: true },
   { name: 'extended_l2', member: 'extended-l2', isAlwaysShown: true },
   { name: 'preallocation', member: 'preallocation' },
@@ -55,6 +58,7 @@ export function checkNewImage({ sizeBytes, backingFile, backingFormat, options }
     throw invalid(`Non-zlib compression type is ${needs3}`);
   if (options['compression-type'] === 'zstd') checkZstdCompress();
   checkDataFile(options, backingFile !== undefined);
+  if (options.encrypt && options.encrypt['key-secret'] === undefined) throw noSecret();
   if (sizeBytes % 512 !== 0) throw invalid('Image size must be a multiple of 512 bytes');
   if (backingFormat !== undefined && backingFile === undefined)
     throw invalid('Backing format cannot be used without backing file');

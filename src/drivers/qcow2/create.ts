@@ -1,7 +1,14 @@
 import { divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import { MAX_L1_BYTES, MAX_REFTABLE_BYTES, MiB } from '../../base/limits.js';
-import type { ChildIo } from '../../block/driver.js';
+import type { ChildIo, NewImageContext } from '../../block/driver.js';
+import type { Host } from '../../host/host.js';
+import { LUKS_CREATE_MEMBERS, type NewLuks } from '../../schema/encryption-options.js';
+import { struct } from '../../schema/types.js';
+import { layoutOf } from '../encryption/luks-header.js';
+import { cipherOf, createVolume } from '../encryption/luks-volume.js';
+import { randomUuid, uuidText } from '../tables/new-image.js';
+import { encryptionStorage, noSecret } from './features/encryption.js';
 import { checkNewImage, type NewQcow2, notAssigned } from './create-options.js';
 import {
   defaultFeatureNames,
@@ -10,6 +17,7 @@ import {
   type HeaderExtension,
 } from './disk/header-extensions.js';
 import {
+  EncryptionMethod,
   FieldOffset,
   l1EntriesFor,
   NEW_HEADER_BYTES,
@@ -45,6 +53,8 @@ interface Shape {
   preallocation: NewQcow2['options']['preallocation'];
   backingFile: string | undefined;
   backingFormat: string | undefined;
+  /** Of LUKS, with the bytes of its header and key slots. */
+  encryption: { format: 'aes' } | { format: 'luks'; options: NewLuks; lengthBytes: number } | undefined;
 }
 
 function shapeOf({ sizeBytes, backingFile, backingFormat, dataFile, options }: NewQcow2): Shape {
@@ -63,27 +73,50 @@ function shapeOf({ sizeBytes, backingFile, backingFormat, dataFile, options }: N
     preallocation: isRaw && preallocation === 'off' ? 'metadata' : preallocation,
     backingFile,
     backingFormat,
+    encryption: encryptionOf(options),
   };
 }
 
-/** Where the parts of a new image are, in clusters: header, refcount table, refcount blocks, L1 table, L2 tables, data. */
+function encryptionOf({ encrypt }: NewQcow2['options']): Shape['encryption'] {
+  if (!encrypt) return undefined;
+  if (encrypt.format === 'qcow') return { format: 'aes' };
+  const options = struct('', LUKS_CREATE_MEMBERS).fill(encrypt);
+  return { format: 'luks', options, lengthBytes: layoutOf(cipherOf(options)).payloadOffset };
+}
+
+/** Of LUKS, header and key slots. */
+export function encryptionHeaderBytes(options: NewQcow2['options']): number {
+  const encryption = encryptionOf(options);
+  return encryption?.format === 'luks' ? encryption.lengthBytes : 0;
+}
+
+/** Where the parts of a new image are, in clusters: header, refcount table, refcount blocks, L1 table, L2 tables, encryption header, data. */
 interface Layout {
   refcountTableClusters: number;
   refcountBlocks: number;
   l1Clusters: number;
   l1Entries: number;
   l2Tables: number;
+  encryptionClusters: number;
   /** First cluster of data; all before it is metadata. */
   dataStart: number;
   totalClusters: number;
+}
+
+/** What an encrypted image is made with. */
+interface Maker extends Pick<NewImageContext, 'secret'> {
+  readonly host: Host;
 }
 
 /**
  * Writes a new image into a file; durable on return. Until the last step the file is no qcow2 image, so that a
  * crash leaves either the new image or none. Errors: invalid, unsupported, limit.
  */
-export async function createQcow2(file: ChildIo, image: NewQcow2): Promise<void> {
+export async function createQcow2(file: ChildIo, image: NewQcow2, maker?: Maker): Promise<void> {
   checkNewImage(image);
+  // Before anything of an older image is gone.
+  const secret = image.options.encrypt?.['key-secret'];
+  const password = secret === undefined ? undefined : maker?.secret(secret);
   const o = shapeOf(image);
   const layout = planLayout(o);
   const header = encodeHeader(o, layout);
@@ -98,6 +131,12 @@ export async function createQcow2(file: ChildIo, image: NewQcow2): Promise<void>
   await writeRefcountBlocks(file, o, layout);
   if (layout.l2Tables > 0) await writeL2Tables(file, o, layout);
   await provideData(file, image.dataFile?.io, o, layout);
+  if (o.encryption?.format === 'luks') {
+    const storage = encryptionStorage(file, encryptionPlace(o.encryption, o, layout));
+    if (!maker || !password) throw noSecret();
+    const { host } = maker;
+    await createVolume(host, storage, o.encryption.options, { password, uuid: uuidText(randomUuid(host)) });
+  }
   if (header.length > SECTOR_BYTES) await file.write(SECTOR_BYTES, header.subarray(SECTOR_BYTES), 0);
   await image.dataFile?.io.flush();
   await file.flush();
@@ -112,6 +151,8 @@ function planLayout(o: Shape): Layout {
   const l1Clusters = divideRoundUp(l1Entries * ENTRY_BYTES, o.clusterBytes);
   const l2Tables = o.preallocation === 'off' ? 0 : l1Entries;
   const dataClusters = l2Tables > 0 && !o.dataFile ? divideRoundUp(o.sizeBytes, o.clusterBytes) : 0;
+  const encryptionBytes = o.encryption?.format === 'luks' ? o.encryption.lengthBytes : 0;
+  const encryptionClusters = divideRoundUp(encryptionBytes, o.clusterBytes);
   const perBlock = (o.clusterBytes * 8) / o.refcountBits;
   const perTable = o.clusterBytes / ENTRY_BYTES;
   let refcountBlocks = 1;
@@ -119,7 +160,8 @@ function planLayout(o: Shape): Layout {
     const refcountTableClusters = divideRoundUp(refcountBlocks, perTable);
     if (refcountTableClusters * o.clusterBytes > MAX_REFTABLE_BYTES)
       throw new BlockError('limit', 'Image is too big for this cluster size', { errno: 'EFBIG' });
-    const dataStart = 1 + refcountTableClusters + refcountBlocks + l1Clusters + l2Tables;
+    const tables = refcountTableClusters + refcountBlocks + l1Clusters + l2Tables;
+    const dataStart = 1 + tables + encryptionClusters;
     const totalClusters = dataStart + dataClusters;
     const needed = divideRoundUp(totalClusters, perBlock);
     if (needed <= refcountBlocks)
@@ -129,6 +171,7 @@ function planLayout(o: Shape): Layout {
         l1Clusters,
         l1Entries,
         l2Tables,
+        encryptionClusters,
         dataStart,
         totalClusters,
       };
@@ -140,7 +183,7 @@ function planLayout(o: Shape): Layout {
 async function writeL2Tables(file: ChildIo, o: Shape, layout: Layout): Promise<void> {
   const { clusterBytes, l2 } = o;
   const l1 = Buffer.alloc(layout.l1Entries * ENTRY_BYTES);
-  const first = layout.dataStart - layout.l2Tables;
+  const first = layout.dataStart - layout.encryptionClusters - layout.l2Tables;
   const clusters = divideRoundUp(o.sizeBytes, clusterBytes);
   const perTable = l2.entriesIn(clusterBytes);
   // What has a place but no data shows the backing file.
@@ -178,9 +221,17 @@ async function provideData(
     await target.write(at, zeroes.subarray(0, Math.min(zeroes.length, end - at)), 0);
 }
 
+function encryptionPlace(
+  { lengthBytes }: { lengthBytes: number },
+  { clusterBytes }: Shape,
+  { dataStart, encryptionClusters }: Layout,
+): { offset: number; lengthBytes: number } {
+  return { offset: (dataStart - encryptionClusters) * clusterBytes, lengthBytes };
+}
+
 function encodeHeader(o: Shape, layout: Layout): Buffer {
   const headerBytes = o.version === 2 ? V2_HEADER_BYTES : NEW_HEADER_BYTES;
-  const extensions = chooseExtensions(o, headerBytes);
+  const extensions = chooseExtensions(o, layout, headerBytes);
   const area = encodeExtensions(extensions);
   const name = Buffer.from(o.backingFile ?? '', 'utf8');
   const nameAt = headerBytes + area.length;
@@ -197,6 +248,7 @@ function encodeHeader(o: Shape, layout: Layout): Buffer {
   }
   header.writeUInt32BE(Math.log2(o.clusterBytes), 20);
   writeU64(header, FieldOffset.size, o.sizeBytes);
+  if (o.encryption) header.writeUInt32BE(EncryptionMethod[o.encryption.format], FieldOffset.encryption);
   header.writeUInt32BE(layout.l1Entries, FieldOffset.l1Entries);
   const l1Cluster = 1 + layout.refcountTableClusters + layout.refcountBlocks;
   writeU64(header, FieldOffset.l1Offset, l1Cluster * o.clusterBytes);
@@ -221,12 +273,19 @@ function incompatibleOf({ l2, isZstd }: Shape): bigint {
 }
 
 /** The backing format, and feature names where they leave the extensions inside the first sector. */
-function chooseExtensions(o: Shape, headerBytes: number): HeaderExtension[] {
+function chooseExtensions(o: Shape, layout: Layout, headerBytes: number): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   if (o.backingFile !== undefined && o.backingFormat !== undefined)
     extensions.push({ type: ExtensionType.backingFormat, data: Buffer.from(o.backingFormat, 'utf8') });
   if (o.dataFile)
     extensions.push({ type: ExtensionType.dataFile, data: Buffer.from(o.dataFile.name, 'utf8') });
+  if (o.encryption?.format === 'luks') {
+    const { offset, lengthBytes } = encryptionPlace(o.encryption, o, layout);
+    const data = Buffer.alloc(16);
+    writeU64(data, 0, offset);
+    writeU64(data, 8, lengthBytes);
+    extensions.push({ type: ExtensionType.encryption, data });
+  }
   const withNames = [...extensions, defaultFeatureNames()];
   const room =
     o.clusterBytes === SECTOR_BYTES

@@ -14,17 +14,22 @@ import type {
   DriverInstance,
   ImageAmendment,
   ImageCheck,
+  KeySlotAmendment,
   Json,
   PreparedChange,
   PreparedReopening,
   Reopening,
   RepairMode,
+  Settings,
 } from '../../block/driver.js';
 import { QCOW2_OPTIONS } from '../../schema/blockdev-options.js';
+import { LUKS_AMEND_NAMES } from '../../schema/encryption-options.js';
 import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { planRepairs } from './check/check.js';
 import { applyRepairs } from './check/repair.js';
 import { hasOutdatedBitmaps } from './features/bitmap-directory.js';
+import { amendKeySlots } from '../encryption/key-slots.js';
+import { ImageKey } from './features/encryption.js';
 import { amendImage } from './features/amend.js';
 import { changeBacking } from './features/backing.js';
 import { Qcow2Snapshots } from './image-snapshots.js';
@@ -36,7 +41,7 @@ import { snapshotInfo } from './disk/snapshots.js';
 import { dataFileOf, type Header } from './disk/header.js';
 import { readHeader } from './image.js';
 import { cacheSizes } from './tables/cache-sizes.js';
-import { type CacheSizes, OpenImage } from './open-image.js';
+import { OpenImage, type OpenSettings } from './open-image.js';
 import { Qcow2Map } from './map-driver.js';
 import { resizeImage } from './mapping/resize.js';
 import { unallocateClusters } from './mapping/zeroing.js';
@@ -55,8 +60,12 @@ function asReader(context: DriverContext): DriverContext {
 
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
+function openSettings(settings: Settings<typeof QCOW2_OPTIONS>): OpenSettings {
+  return { ...cacheSizes(settings), key: new ImageKey(settings.encrypt) };
+}
+
 /** Opens an image; one that its last user did not close is repaired first where it may be written. */
-async function openSound(driver: DriverContext, sizes: CacheSizes): Promise<OpenImage> {
+async function openSound(driver: DriverContext, sizes: OpenSettings): Promise<OpenImage> {
   const image = await OpenImage.open(driver, sizes, driver.mayWrite);
   if (!image.context.isDirty || !driver.mayWrite || driver.forCheck) return image;
   try {
@@ -96,7 +105,7 @@ const OUTDATED_BITMAPS =
   'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent\n' +
   "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.";
 
-async function openNode(driver: DriverContext, sizes: CacheSizes): Promise<Qcow2Instance> {
+async function openNode(driver: DriverContext, sizes: OpenSettings): Promise<Qcow2Instance> {
   const image = await openSound(driver, sizes);
   if (hasOutdatedBitmaps(image.context.header)) driver.warn(OUTDATED_BITMAPS);
   const loaded = driver.isActive ? await loadBitmaps(driver, image, { isComplete: true }) : [];
@@ -112,9 +121,9 @@ class Qcow2Instance implements DriverInstance {
   readonly map: Qcow2Map;
   readonly snapshots: Qcow2Snapshots;
   #driver: DriverContext;
-  #sizes: CacheSizes;
+  #sizes: OpenSettings;
 
-  constructor(driver: DriverContext, image: OpenImage, sizes: CacheSizes) {
+  constructor(driver: DriverContext, image: OpenImage, sizes: OpenSettings) {
     this.map = new Qcow2Map(image);
     this.#driver = driver;
     this.#sizes = sizes;
@@ -140,8 +149,10 @@ class Qcow2Instance implements DriverInstance {
     return this.#image().context.header.version >= 3;
   }
 
+  /** Clusters that were made with the image are encrypted zeroes at most. */
   get readsZeroWhenNew(): boolean {
-    return this.backing === undefined;
+    const { context, tables } = this.#image();
+    return this.backing === undefined && (!context.encryption || tables.isAbsent(0));
   }
 
   async flush(): Promise<void> {
@@ -181,9 +192,21 @@ class Qcow2Instance implements DriverInstance {
     await this.flush();
   }
 
-  async amend(changes: ImageAmendment): Promise<void> {
+  async amend({ keySlots, ...changes }: ImageAmendment): Promise<void> {
     await this.#writeAllBack();
-    await amendImage(this.#image(), changes);
+    if (keySlots) await this.#amendKeySlots(keySlots);
+    else await amendImage(this.#image(), changes);
+  }
+
+  async #amendKeySlots(keySlots: KeySlotAmendment): Promise<void> {
+    const { encryption } = this.#image().context;
+    if (!encryption)
+      throw new BlockError('invalid', "Can't amend encryption options - encryption not present");
+    const { volume } = encryption;
+    if (!volume) throw new BlockError('unsupported', 'Only LUKS encryption options can be amended');
+    const openedWith = this.#sizes.key.options?.['key-secret'];
+    const secretOf = (id: string): Uint8Array => this.#driver.objects.secret(id);
+    await amendKeySlots(volume, { ...keySlots, secretOf, openedWith });
   }
 
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
@@ -255,7 +278,7 @@ class Qcow2Instance implements DriverInstance {
   /** Another file, or caches of other sizes: the image is opened anew. */
   async prepareReopen(reopening: Reopening<typeof QCOW2_OPTIONS>): Promise<PreparedReopening> {
     const { settings, readOnly, mayWrite } = reopening;
-    const sizes = cacheSizes(settings);
+    const sizes = openSettings(settings);
     const file = reopening.newChild('file');
     const isAlike = isDeepStrictEqual(sizes, this.#sizes);
     if (file === undefined && isAlike)
@@ -293,16 +316,18 @@ class Qcow2Instance implements DriverInstance {
 
   info(): DriverInfo {
     const { context, snapshots, bitmaps } = this.#image();
-    const { header } = context;
+    const { header, encryption } = context;
+    const encrypt = encryption?.info();
     const data: { [key: string]: Json } =
       header.version === 2
-        ? { compat: '0.10', 'compression-type': 'zlib', 'refcount-bits': 16 }
+        ? { compat: '0.10', 'compression-type': 'zlib', 'refcount-bits': 16, ...given({ encrypt }) }
         : {
             compat: '1.1',
             'compression-type': header.compressionType === 1 ? 'zstd' : 'zlib',
             'lazy-refcounts': (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n,
             ...given({ bitmaps: bitmaps.infos }),
             'refcount-bits': 2 ** header.refcountOrder,
+            ...given({ encrypt }),
             ...dataFileInfo(header),
             corrupt: context.isMarkedCorrupt,
             'extended-l2': context.l2.unitsPerCluster > 1,
@@ -312,6 +337,7 @@ class Qcow2Instance implements DriverInstance {
       vmStateOffset: alignUp(header.sizeBytes, (header.clusterBytes * header.clusterBytes) / ENTRY_BYTES),
       isDirty: context.isDirty,
       isCorrupt: context.isMarkedCorrupt,
+      isEncrypted: encryption !== undefined,
       snapshots: snapshots.entries.map(snapshotInfo),
       formatSpecific: { type: 'qcow2', data },
     };
@@ -351,7 +377,14 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   name: 'qcow2',
   kind: 'format',
   options: QCOW2_OPTIONS,
+  identityOptions: ['encrypt'],
   mutableOptions: Object.keys(QCOW2_OPTIONS.members),
+  /** A name may say the secret alone. */
+  modernise: (options) => {
+    if (options.has('encrypt.key-secret') && !options.has('encrypt.format'))
+      options.put('encrypt.format', 'luks');
+  },
+  amendOptions: LUKS_AMEND_NAMES.map((name) => `encrypt.${name}`),
   compresses: true,
   /** As QEMU's, its name is seen from where the program is. */
   async namedFiles(context) {
@@ -362,7 +395,7 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
       : [{ role: 'data-file', filename, what: 'data file', isFromHere: true }];
   },
   async open(context, settings) {
-    const sizes = cacheSizes(settings);
+    const sizes = openSettings(settings);
     return openNode(context, sizes);
   },
   /** Version 1 is another format, qcow. */
@@ -373,5 +406,6 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   dataFileOption: 'data-file',
   checkNew: checkNewImage,
   measure: measureQcow2,
-  create: (file, image) => createQcow2(file, image),
+  create: (file, image, host, context) =>
+    createQcow2(file, image, context && { host, secret: (id) => context.secret(id) }),
 };

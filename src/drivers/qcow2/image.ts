@@ -13,6 +13,7 @@ import {
 import type { L2Layout } from './disk/l2-layout.js';
 import { diskOf, type SnapshotEntry } from './disk/snapshots.js';
 import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import type { ImageEncryption } from './features/encryption.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
 
@@ -31,6 +32,8 @@ export class ImageContext {
   readonly storage: ImageStorage;
   readonly l2: L2Layout;
   header: Header;
+  /** How the guest's data is encrypted; set by the image's owner. */
+  encryption: ImageEncryption | undefined;
   /** The first sector of the header as it is on disk. */
   headerSector: Buffer;
   /** File size when the image was opened: what lies beyond is a hole. */

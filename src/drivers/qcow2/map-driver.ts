@@ -1,7 +1,7 @@
 import type { ChildIo, MapDriver, Reservation } from '../../block/driver.js';
 import type { Mapping } from '../../block/request.js';
 import { writeCompressed } from './mapping/compress.js';
-import { readCompressed } from './mapping/compressed.js';
+import { readData, writeData } from './mapping/guest-data.js';
 import { discardClusters, zeroClusters } from './mapping/zeroing.js';
 import type { OpenImage } from './open-image.js';
 
@@ -29,9 +29,13 @@ export class Qcow2Map implements MapDriver {
     return this.image.writeBack.isSettled;
   }
 
-  /** What is not plain is compressed. */
-  readSpecial(_mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
-    return readCompressed(this.image, offset, buffer);
+  /** What is not plain is compressed or encrypted. */
+  readSpecial(mapping: Mapping, offset: number, buffer: Uint8Array): Promise<void> {
+    return readData(this.image, mapping, offset, buffer);
+  }
+
+  writeSpecial(child: ChildIo, hostOffset: number, offset: number, buffer: Uint8Array): Promise<void> {
+    return writeData(this.image.context, child, hostOffset, offset, buffer);
   }
 
   writeCompressed(offset: number, bytes: Uint8Array): Promise<boolean> {

@@ -3,6 +3,7 @@ import { BlockError } from '../../base/error.js';
 import { MAX_L1_BYTES } from '../../base/limits.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { MeasuredContent, Measurement } from '../../block/driver.js';
+import { encryptionHeaderBytes } from './create.js';
 import type { NewQcow2 } from './create-options.js';
 import { entryBytes as bitmapEntryBytes } from './disk/bitmap-directory.js';
 import { ENTRY_BYTES } from './disk/layout.js';
@@ -22,7 +23,8 @@ export async function measureQcow2(
   const l1Bytes = alignUp((l2Bytes / clusterBytes) * ENTRY_BYTES, clusterBytes);
   if ((l2Bytes / clusterBytes) * ENTRY_BYTES > MAX_L1_BYTES)
     throw new BlockError('limit', 'The image size is too large (try using a larger cluster size)');
-  const clusters = (clusterBytes + l1Bytes + l2Bytes + diskBytes) / clusterBytes;
+  const encryptionBytes = alignUp(encryptionHeaderBytes(options), clusterBytes);
+  const clusters = (clusterBytes + l1Bytes + l2Bytes + encryptionBytes + diskBytes) / clusterBytes;
   const fullyAllocatedBytes =
     (clusters + refcountClusters(clusters, clusterBytes, options['refcount-bits'])) * clusterBytes;
   // What a backing file has is not looked at: all of the disk may be written.

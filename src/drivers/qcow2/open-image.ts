@@ -9,6 +9,7 @@ import { MetadataMap } from './tables/metadata-map.js';
 import { DEFAULT_REFCOUNT_CACHE_BYTES, Refcounts } from './space/refcounts.js';
 import { type ImageParts, Reserver } from './space/reservation.js';
 import { SectorTable } from '../tables/sector-table.js';
+import type { ImageKey } from './features/encryption.js';
 import { MetadataSpace } from './space/space.js';
 import { type LoadedDirectory, NO_BITMAPS, readBitmapDirectory } from './features/bitmap-directory.js';
 import { ImageBitmaps } from './features/bitmaps.js';
@@ -17,6 +18,11 @@ import { readSnapshots, type SnapshotEntry, snapshotRanges, type SnapshotTable }
 export interface CacheSizes {
   l2CacheBytes?: number | undefined;
   refcountCacheBytes?: number | undefined;
+}
+
+/** What an image is opened with. */
+export interface OpenSettings extends CacheSizes {
+  readonly key: ImageKey;
 }
 
 /** An image as loaded from its file: header, L1 and refcount table in memory, everything else on demand. */
@@ -76,11 +82,12 @@ export class OpenImage implements ImageParts {
    */
   static async open(
     driver: DriverContext,
-    sizes: CacheSizes,
+    { key, ...sizes }: OpenSettings,
     forWriting: boolean,
     snapshot?: SnapshotEntry,
   ): Promise<OpenImage> {
     const context = await ImageContext.open(driver, forWriting);
+    context.encryption = await key.open(driver, context.header, context.meta);
     if (snapshot) context.showSnapshot(snapshot);
     const { header, meta: file } = context;
     const l1 = await readTable(file, header.l1Offset, header.l1Entries * ENTRY_BYTES);

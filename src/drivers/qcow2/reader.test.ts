@@ -198,15 +198,10 @@ test('an incompatible feature that is not known refuses the image, by name where
   for (const [image, kind, message] of cases)
     for (const readOnly of [true, false])
       await assert.rejects(opened(image, { readOnly }), { kind, message });
-  for (const [method, message] of [
-    [1, 'Unsupported qcow2 feature(s): AES encryption'],
-    [2, 'Unsupported qcow2 feature(s): LUKS encryption'],
-    [3, 'Unsupported encryption method 3'],
-  ] as const) {
-    const image = new HandmadeQcow2({ sizeBytes: MiB });
-    image.u32(32, method);
-    await assert.rejects(opened(image, { readOnly: true }), { kind: 'unsupported', message });
-  }
+  const image = new HandmadeQcow2({ sizeBytes: MiB });
+  image.u32(32, 3);
+  const message = 'Unsupported encryption method 3';
+  await assert.rejects(opened(image, { readOnly: true }), { kind: 'unsupported', message });
 });
 
 test('dirty and corrupt images are read as they are', async () => {

@@ -57,7 +57,7 @@ async function amend(backend: BlockBackend, texts: OptionTexts, isForced: boolea
   if (!instance.amend)
     throw new ToolFailure(`Format driver '${driver.name}' does not support option amendment`);
   for (const name of texts.keys()) checkOption(driver, name);
-  if (driver.amendOptions) {
+  if ([...texts.keys()].some((name) => driver.amendOptions?.includes(name))) {
     return instance.amend({ keySlots: { amendment: keySlotsOf(texts), isForced } });
   }
   if (texts.has('backing_file') || texts.has('backing_fmt'))
@@ -75,19 +75,20 @@ async function amend(backend: BlockBackend, texts: OptionTexts, isForced: boolea
 
 /** Errors: invalid, in QEMU's words. */
 function keySlotsOf(texts: OptionTexts): LuksAmendment {
-  const numbers = new Set(['keyslot', 'iter-time']);
+  const numbers = new Set(['keyslot', 'iter-time', 'encrypt.keyslot', 'encrypt.iter-time']);
   const values = [...texts].map(([name, text]): [string, string | number] => [
-    name,
+    name.replace(/^encrypt\./, ''),
     numbers.has(name) ? int.parse(text, name, 'flat') : text,
   ]);
   return struct('', LUKS_AMEND_MEMBERS).parse(Object.fromEntries(values), '', 'qmp');
 }
 
-function checkOption({ toolOptions = [], amendOptions = [] }: DriverDescription, name: string): void {
+function checkOption(driver: DriverDescription, name: string): void {
+  const { toolOptions = [], amendOptions = [] } = driver;
   if (amendOptions.includes(name)) return;
   const isKnown = toolOptions.some((one) => one.name === name);
   if (!isKnown) throw new ToolFailure(`Invalid parameter '${name}'`);
-  if (AMENDABLE.has(name) && !amendOptions.length) return;
+  if (AMENDABLE.has(name) && driver.name !== 'luks') return;
   if (name === 'data_file' || name === 'data_file_raw')
     throw new ToolFailure(`amend: option '${name}' is not supported by livedisk`);
   throw new ToolFailure(`Invalid parameter '${name}'`, {

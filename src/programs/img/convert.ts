@@ -221,6 +221,8 @@ function checkTarget(
   if (backingFile !== undefined && backingFormat === undefined && !args.has('n'))
     throw new ToolFailure('Use of backing file requires explicit backing format');
   if (args.has('c')) checkCompresses(driver);
+  if (args.has('c') && (optionTexts.has('encrypt.format') || optionTexts.get('encryption') === 'on'))
+    throw new ToolFailure('Compression and encryption not supported at the same time');
 }
 
 function checkCompresses({ compresses }: DriverDescription): void {
@@ -278,7 +280,7 @@ async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<
 
 /** What a new image is encrypted with opens it too. */
 function secretsOf(texts: ReadonlyMap<string, string>): NodeOptions {
-  const keys = [...texts].filter(([name]) => name.endsWith('key-secret'));
+  const keys = [...texts].filter(([name]) => name.endsWith('key-secret') || name === 'encrypt.format');
   return FlatOptions.of(Object.fromEntries(keys)).nested();
 }
 

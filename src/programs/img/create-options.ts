@@ -34,15 +34,35 @@ export function driverOptions(driver: DriverDescription, texts: OptionTexts): No
   const options: NodeOptions = {};
   try {
     for (const [name, text] of texts) {
+      if (name === 'encryption' || name.startsWith('encrypt.')) continue;
       if (GENERAL.has(name) && (name === 'size' || driver.options.backing)) continue;
       const { member, aliases, switches, hasNamelessErrors } = toolOption(driver, name);
       const word = switches ? switches[bool.parse(text, name, 'flat') ? 0 : 1] : (aliases?.[text] ?? text);
       options[member] = parseOption(driver, member, hasNamelessErrors === true ? '' : name, word) as Json;
     }
+    Object.assign(options, encryption(driver, texts));
   } catch (error) {
     throw explain(error, '');
   }
   return options;
+}
+
+/** The members of `encrypt`, each an option of its own. Errors: ToolFailure, invalid. */
+function encryption(driver: DriverDescription, texts: OptionTexts): NodeOptions {
+  const { encrypt } = driver.createOptions ?? {};
+  const given = new Map<string, string>();
+  for (const [name, text] of texts) {
+    if (name !== 'encryption' && !name.startsWith('encrypt.')) continue;
+    toolOption(driver, name);
+    if (name === 'encryption' && texts.has('encrypt.format'))
+      throw new ToolFailure("'encrypt.format' and its alias 'encryption' can't be used at the same time");
+    if (name !== 'encryption') given.set(name.slice('encrypt.'.length), text);
+    else if (bool.parse(text, name, 'flat')) given.set('format', 'aes');
+  }
+  if (given.size === 0 || !encrypt) return {};
+  // QMP has another word for it.
+  if (given.get('format') === 'aes') given.set('format', 'qcow');
+  return { encrypt: encrypt.type.parse(Object.fromEntries(given), 'encrypt', 'keyval') as Json };
 }
 
 function toolOption({ name: format, toolOptions = [] }: DriverDescription, name: string): SetOption {

@@ -180,7 +180,10 @@ test('what livedisk does not have is refused by name', () =>
         ['info', '--object', 'can-bus,id=s', path],
         /Value 'can-bus' of parameter 'qom-type' is not supported by livedisk/,
       ],
-      [['create', '-f', 'qcow2', '-o', 'encryption=on', path, '1M'], /option 'encryption' is not supported/],
+      [
+        ['create', '-f', 'qcow2', '-o', 'encryption=on', path, '1M'],
+        /Parameter 'encrypt.key-secret' is required for cipher/,
+      ],
     ];
     for (const [args, message] of cases) {
       const answer = await img(...args);

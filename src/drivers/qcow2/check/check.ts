@@ -75,6 +75,8 @@ class Checker {
     this.#walk.reference(0, header.clusterBytes);
     await this.#walk.l1(header.l1Offset, header.l1Entries, true);
     await walkSnapshots(this.#walk, snapshots);
+    const { encryption } = header;
+    if (encryption?.format === 'luks') this.#walk.reference(encryption.offset, encryption.lengthBytes);
     await walkBitmaps(this.#walk);
     const before = { said: result.messages.slice(firstLine), corruptions: result.corruptions };
     const table = walkRefcountTable(this.#walk, this.#held);

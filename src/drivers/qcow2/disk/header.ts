@@ -5,6 +5,7 @@ import {
   MAX_IMAGE_BYTES,
   MAX_L1_BYTES,
   MAX_REFTABLE_BYTES,
+  MiB,
 } from '../../../base/limits.js';
 import {
   ExtensionType,
@@ -27,11 +28,19 @@ const MIN_EXTENDED_CLUSTER_BITS = 14;
 /** QEMU's bound on internal snapshots. */
 export const MAX_SNAPSHOTS = 65536;
 
+/** Values of the field that says how guest data is encrypted. */
+export const EncryptionMethod = { aes: 1, luks: 2 } as const;
+/** Of the extension that says where a LUKS header is. */
+const ENCRYPTION_BYTES = 16;
+/** More than any cipher's key slots take. */
+const MAX_ENCRYPTION_BYTES = 64 * MiB;
+
 /** Where the fields that change in place are. */
 export const FieldOffset = {
   backingOffset: 8,
   backingSize: 16,
   size: 24,
+  encryption: 32,
   l1Entries: 36,
   l1Offset: 40,
   refcountTableOffset: 48,
@@ -66,7 +75,11 @@ export interface Header {
   backingOffset: number;
   backing: { filename: string; format?: string } | undefined;
   extensions: HeaderExtension[];
+  encryption: EncryptionHeader | undefined;
 }
+
+/** How guest data is encrypted; of LUKS, where its header and key slots are. */
+export type EncryptionHeader = { format: 'aes' } | { format: 'luks'; offset: number; lengthBytes: number };
 
 /** How the entries of its L2 tables lie. */
 export function layoutOf({ incompatible }: Pick<Header, 'incompatible'>): L2Layout {
@@ -133,9 +146,11 @@ export function parseHeader(cluster: Buffer): Header {
     backingOffset: readU64(cluster, FieldOffset.backingOffset, 'Backing file offset'),
     backing: undefined,
     extensions: [],
+    encryption: undefined,
   };
   readVariablePart(cluster, header);
-  checkFeatures(header, cluster.readUInt32BE(32));
+  checkFeatures(header);
+  header.encryption = encryptionOf(header, cluster.readUInt32BE(FieldOffset.encryption));
   checkTables(header, exactBytes);
   return header;
 }
@@ -169,19 +184,34 @@ function readVariablePart(cluster: Buffer, header: Header): void {
   if (format) header.backing.format = format.toString('utf8');
 }
 
-function checkFeatures(header: Header, cryptMethod: number): void {
+/** Errors: unsupported, corrupt. */
+function encryptionOf({ extensions, clusterBytes }: Header, method: number): EncryptionHeader | undefined {
+  if (method === 0) return undefined;
+  if (method === EncryptionMethod.aes) return { format: 'aes' };
+  if (method !== EncryptionMethod.luks)
+    throw new BlockError('unsupported', `Unsupported encryption method ${method}`);
+  const place = findExtension(extensions, ExtensionType.encryption);
+  if (place?.length !== ENCRYPTION_BYTES)
+    throw new BlockError(
+      'corrupt',
+      `CRYPTO header extension size ${place?.length ?? 0}, but expected size 16`,
+    );
+  const offset = readU64(place, 0, 'Encryption header offset');
+  const lengthBytes = readU64(place, 8, 'Encryption header length');
+  if (offset % clusterBytes !== 0)
+    throw new BlockError(
+      'corrupt',
+      `Encryption header offset '${offset}' is not a multiple of cluster size '${clusterBytes}'`,
+    );
+  if (offset < clusterBytes || lengthBytes > MAX_ENCRYPTION_BYTES)
+    throw new BlockError('corrupt', 'Encryption header offset invalid', { offset });
+  return { format: 'luks', offset, lengthBytes };
+}
+
+function checkFeatures(header: Header): void {
   const unknown = unknownFeatures(header);
   if (unknown.length > 0)
     throw new BlockError('unsupported', `Unsupported qcow2 feature(s): ${unknown.join(', ')}`);
-  if (cryptMethod > 0) {
-    const name = ['', 'AES encryption', 'LUKS encryption'][cryptMethod];
-    throw new BlockError(
-      'unsupported',
-      name === undefined
-        ? `Unsupported encryption method ${cryptMethod}`
-        : `Unsupported qcow2 feature(s): ${name}`,
-    );
-  }
   const isExtended = (header.incompatible & Incompatible.extendedL2) !== 0n;
   if (isExtended && header.clusterBits < MIN_EXTENDED_CLUSTER_BITS)
     throw new BlockError('unsupported', `Unsupported cluster size: 2^${header.clusterBits}`);

@@ -3,6 +3,7 @@ import type { ImageAmendment } from '../../../block/driver.js';
 import { newMapping } from '../../../block/request.js';
 import { COMPATIBLE_LAZY_REFCOUNTS } from '../disk/layout.js';
 import { unallocateClusters } from '../mapping/zeroing.js';
+import { writeData } from '../mapping/guest-data.js';
 import type { OpenImage } from '../open-image.js';
 import { changeHeader } from './header-change.js';
 
@@ -15,7 +16,7 @@ const V2_REFCOUNT_ORDER = 4;
  */
 export async function amendImage(
   image: OpenImage,
-  { version, lazyRefcounts }: ImageAmendment,
+  { version, lazyRefcounts }: Omit<ImageAmendment, 'keySlots'>,
 ): Promise<void> {
   const { context } = image;
   const { header } = context;
@@ -71,7 +72,8 @@ async function writeOutZeroes(image: OpenImage): Promise<void> {
     }
     const reservation = await reserver.reserve(at, mapping.lengthBytes);
     try {
-      await reservation.child.write(reservation.hostOffset, Buffer.alloc(reservation.lengthBytes), 0);
+      const zeroes = Buffer.alloc(reservation.lengthBytes);
+      await writeData(context, reservation.child, reservation.hostOffset, reservation.offset, zeroes);
     } catch (error) {
       reservation.abort();
       throw error;

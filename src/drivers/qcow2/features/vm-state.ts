@@ -2,7 +2,7 @@ import { alignUp, divideRoundUp } from '../../../base/align.js';
 import { newMapping } from '../../../block/request.js';
 import type { ImageContext } from '../image.js';
 import { forgetFrom } from '../mapping/behind-end.js';
-import { readCompressed } from '../mapping/compressed.js';
+import { readData, writeData } from '../mapping/guest-data.js';
 import { growL1 } from '../mapping/resize.js';
 import type { OpenImage } from '../open-image.js';
 
@@ -23,7 +23,7 @@ export async function writeVmState(image: OpenImage, bytes: Uint8Array): Promise
     const piece = Buffer.alloc(reservation.lengthBytes);
     piece.set(bytes.subarray(at - start, at - start + length));
     try {
-      await reservation.child.write(reservation.hostOffset, piece, 0);
+      await writeData(context, reservation.child, reservation.hostOffset, reservation.offset, piece);
     } catch (error) {
       reservation.abort();
       throw error;
@@ -45,7 +45,6 @@ export async function readMapped(image: OpenImage, offset: number, buffer: Uint8
     await image.mapper.map(offset + done, buffer.length - done, mapping);
     const piece = buffer.subarray(done, done + mapping.lengthBytes);
     if (mapping.kind !== 'data') piece.fill(0);
-    else if (mapping.plain) await image.context.data.read(mapping.hostOffset, piece);
-    else await readCompressed(image, offset + done, piece);
+    else await readData(image, mapping, offset + done, piece);
   }
 }

@@ -22,7 +22,7 @@ export async function writeCompressed(
   bytes: Uint8Array,
 ): Promise<boolean> {
   const { context, allocator } = image;
-  if (context.l2.hasDataFile) throw errnoError('ENOTSUP');
+  if (context.l2.hasDataFile || context.encryption) throw errnoError('ENOTSUP');
   assert(bytes.length === context.clusterBytes && offset % bytes.length === 0, 'a whole cluster');
   const output = Buffer.allocUnsafe(context.clusterBytes - 1);
   const length = await compress(context, bytes, output);

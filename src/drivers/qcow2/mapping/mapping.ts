@@ -135,7 +135,7 @@ export class Mapper {
     const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
     out.child = hasHost ? this.#context.data : undefined;
     out.hostOffset = hasHost ? this.#host : -1;
-    out.plain = hasHost;
+    out.plain = hasHost && !this.#context.encryption;
     out.writable =
       kind === ClusterKind.data &&
       this.#copied &&

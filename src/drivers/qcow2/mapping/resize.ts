@@ -6,7 +6,7 @@ import { FieldOffset, l1EntriesFor } from '../disk/header.js';
 import type { OpenImage } from '../open-image.js';
 import { ENTRY_BYTES, SECTOR_BYTES, writeU64 } from '../disk/layout.js';
 import { forgetFrom } from './behind-end.js';
-import { readCompressed } from './compressed.js';
+import { readData, writeData } from './guest-data.js';
 import { changeEntries, zeroClusters } from './zeroing.js';
 
 /** The virtual disk gets another size; durable on return. Errors: see growImage; kind unsupported. */
@@ -111,7 +111,7 @@ async function lastIsCompressed({ mapper }: OpenImage, sizeBytes: number): Promi
   if (sizeBytes === 0) return false;
   const mapping = newMapping();
   await mapper.map(sizeBytes - 1, 1, mapping);
-  return mapping.kind === 'data' && !mapping.plain;
+  return mapping.kind === 'data' && !mapping.child;
 }
 
 /** What a data file that shows the disk has behind its end is part of the disk from now on. */
@@ -130,14 +130,16 @@ async function zeroRestOfUnit(image: OpenImage, oldSize: number, end: number, un
   await image.mapper.map(start, unit, mapping);
   if (mapping.kind === 'zero' || (mapping.kind === 'backing' && backingBytes(image) <= oldSize)) return;
   if (mapping.kind === 'data' && mapping.writable) {
-    await context.data.write(mapping.hostOffset + (oldSize - start), Buffer.alloc(end - oldSize), 0);
+    const within = oldSize - start;
+    const zeroes = Buffer.alloc(end - oldSize);
+    await writeData(context, context.data, mapping.hostOffset + within, oldSize, zeroes);
     return;
   }
   const reservation = await reserver.reserve(start, unit);
   try {
     const bytes = Buffer.alloc(reservation.lengthBytes);
     await readOld(image, reservation.offset, bytes.subarray(0, oldSize - reservation.offset));
-    await reservation.child.write(reservation.hostOffset, bytes, 0);
+    await writeData(context, reservation.child, reservation.hostOffset, reservation.offset, bytes);
   } catch (error) {
     reservation.abort();
     throw error;
@@ -147,7 +149,7 @@ async function zeroRestOfUnit(image: OpenImage, oldSize: number, end: number, un
 
 /** What the disk holds; the backing file must be open where it shows. */
 async function readOld(image: OpenImage, offset: number, buffer: Buffer): Promise<void> {
-  const { driver, data } = image.context;
+  const { driver } = image.context;
   const mapping = newMapping();
   for (let done = 0; done < buffer.length; done += mapping.lengthBytes) {
     await image.mapper.map(offset + done, buffer.length - done, mapping);
@@ -159,8 +161,7 @@ async function readOld(image: OpenImage, offset: number, buffer: Buffer): Promis
         throw new BlockError('unsupported', message, { errno: 'ENOTSUP' });
       }
       await driver.child('backing').read(offset + done, piece);
-    } else if (mapping.plain) await data.read(mapping.hostOffset, piece);
-    else await readCompressed(image, offset + done, piece);
+    } else await readData(image, mapping, offset + done, piece);
   }
 }
 

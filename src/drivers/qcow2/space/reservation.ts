@@ -199,7 +199,7 @@ class ClusterReservation implements Reservation {
   readonly lengthBytes: number;
   readonly child: ChildIo;
   readonly hostOffset: number;
-  readonly plain = true;
+  readonly plain: boolean;
   readonly readsZero: boolean;
   readonly before: 'zero' | 'mixed';
   readonly #parts: ImageParts;
@@ -212,7 +212,8 @@ class ClusterReservation implements Reservation {
   #open = true;
 
   constructor(parts: ImageParts, table: CachedTable, { base, units, host, kept, fresh }: Place) {
-    const { clusterBytes, data } = parts.context;
+    const { clusterBytes, data, encryption } = parts.context;
+    this.plain = !encryption;
     this.#parts = parts;
     this.#table = table;
     this.#units = units;
@@ -225,7 +226,7 @@ class ClusterReservation implements Reservation {
     this.lengthBytes = Math.min(units.end - units.from, mostBytes);
     this.child = data;
     this.hostOffset = host;
-    this.readsZero = fresh;
+    this.readsZero = fresh && this.plain;
     this.#old = Buffer.from(this.#entries());
     this.before = this.#wasZero() ? 'zero' : 'mixed';
     table.pins++;

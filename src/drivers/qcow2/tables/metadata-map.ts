@@ -11,7 +11,7 @@ export interface MetadataRange {
 
 /**
  * Where the metadata of an open image is, so that guest data never goes there and no table is written over another
- * one: the header, the L1 and refcount tables, all active L2 tables and refcount blocks that they name, and the
+ * one: the header, that of the encryption, the L1 and refcount tables, all active L2 tables and refcount blocks that they name, and the
  * tables of internal snapshots. Memory: 8 bytes for each L2 table and refcount block. Made at the first use.
  */
 export class MetadataMap {
@@ -110,6 +110,11 @@ export class MetadataMap {
     if (offset < l1Offset + header.l1Entries * ENTRY_BYTES && end > l1Offset) return 'active L1 table';
     const tableEnd = refcountTableOffset + header.refcountTableClusters * clusterBytes;
     if (offset < tableEnd && end > refcountTableOffset) return 'refcount table';
+    const { encryption } = header;
+    if (encryption?.format === 'luks') {
+      const { offset: start, lengthBytes: length } = encryption;
+      if (offset < start + length && end > start) return 'encryption header';
+    }
     for (const range of this.#snapshots)
       if (offset < range.offset + range.lengthBytes && end > range.offset) return range.what;
     return undefined;
