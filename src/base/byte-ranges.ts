@@ -17,6 +17,11 @@ export class ByteRanges {
     return this.#starts.reduce((sum, start, i) => sum + (this.#ends[i] ?? start) - start, 0);
   }
 
+  *[Symbol.iterator](): Generator<{ offset: number; lengthBytes: number }> {
+    for (const [i, offset] of this.#starts.entries())
+      yield { offset, lengthBytes: (this.#ends[i] ?? offset) - offset };
+  }
+
   add(offset: number, lengthBytes: number): void {
     if (lengthBytes === 0) return;
     const first = this.#firstEndingAt(offset);
@@ -32,7 +37,7 @@ export class ByteRanges {
   }
 
   addAll(other: ByteRanges): void {
-    for (const [i, start] of other.#starts.entries()) this.add(start, (other.#ends[i] ?? start) - start);
+    for (const { offset, lengthBytes } of other) this.add(offset, lengthBytes);
   }
 
   remove(offset: number, lengthBytes: number): void {

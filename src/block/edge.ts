@@ -1,4 +1,5 @@
 import { assert } from '../base/assert.js';
+import { ByteRanges } from '../base/byte-ranges.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
 import type { ChainStatus } from './chain-status.js';
 import type { ChildIo, DriverInfo } from './driver.js';
@@ -46,6 +47,10 @@ export class Edge implements ChildIo {
 
   get hasFixedLength(): boolean {
     return this.node.hasFixedLength;
+  }
+
+  takeDoubtful(): ByteRanges {
+    return this.node.instance.takeDoubtful?.() ?? new ByteRanges();
   }
 
   driverInfo(): DriverInfo {

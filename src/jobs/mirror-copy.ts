@@ -113,6 +113,17 @@ export class MirrorCopy {
 
   // ---- what is dirty
 
+  /** What the target's server had taken, and may have lost, is dirty again. Answers whether there was any. */
+  markDoubtful(): boolean {
+    const { instance } = this.#options.nodes.target;
+    let isAny = false;
+    for (const { offset, lengthBytes } of instance.takeDoubtful?.() ?? []) {
+      this.dirty.set(offset, Math.min(lengthBytes, this.dirty.sizeBytes - offset));
+      isAny = true;
+    }
+    return isAny;
+  }
+
   /** Marks what is to be copied; prepares a target whose content is unknown. */
   async mark(): Promise<void> {
     const { sync, targetIsNew, compares } = this.#options.plan;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deferred } from '../base/async.js';
+import { ByteRanges } from '../base/byte-ranges.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
 import type { Job } from './job.js';
@@ -347,3 +348,26 @@ test('what fails is told as a read of the source or a write of the target', asyn
     }
   }
 });
+
+for (const way of ['pivot', 'soft cancel'] as const)
+  test(`what a target's server may have lost is copied again before a ${way}, or the job fails`, async () => {
+    const bench = new JobBench();
+    const { top, target, job } = await readyMirror(bench);
+    const model = await contents(top.node);
+    let isTold = false;
+    target.node.instance.takeDoubtful = () => {
+      const ranges = new ByteRanges();
+      if (isTold) return ranges;
+      isTold = true;
+      target.file.bytes.fill(0);
+      ranges.add(0, DISK);
+      return ranges;
+    };
+    if (way === 'pivot') job.complete();
+    else await job.cancel({ force: false, softOnReady: true });
+    await job.concluded;
+    assert.equal(isTold, true);
+    if (way === 'soft cancel') return assert.match(job.error ?? '', /may have lost/);
+    assert.equal(job.error, undefined);
+    assertSame(await contents(target.node), model, 0);
+  });

@@ -1,5 +1,5 @@
 import { assert } from '../base/assert.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, errnoError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
@@ -186,6 +186,9 @@ export class MirrorJob implements JobDriver {
       await window.finish();
       if (this.#phase !== 'complete') {
         await this.#flush();
+        // The guest has gone on: what was there is nowhere else.
+        if (this.#copy.markDoubtful())
+          throw errnoError('EIO', 'The target may have lost what was written to it');
         await this.#checked.verify();
       }
     } finally {
@@ -275,8 +278,10 @@ export class MirrorJob implements JobDriver {
         // From here on the target has what the source has, durably if the guest flushed it: the pivot waits for nothing.
         this.#both.flushesBoth = true;
         await this.#writeToBoth(true);
-        await this.#copyUntilClean();
-        await this.#flush();
+        do {
+          await this.#copyUntilClean();
+          await this.#flush();
+        } while (copy.markDoubtful());
         await this.#verify();
         return;
       } else {

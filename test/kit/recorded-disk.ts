@@ -1,3 +1,4 @@
+import { ByteRanges } from '../../src/base/byte-ranges.js';
 import { missing } from '../../src/base/assert.js';
 import { BlockError } from '../../src/base/error.js';
 import type {
@@ -167,6 +168,7 @@ export function childOf(disk: RecordedDisk): ChildIo {
       return disk.lengthBytes;
     },
     isWritable: true,
+    takeDoubtful: () => new ByteRanges(),
     tryRead: (offset, buffer) => {
       disk.read(offset, buffer);
       return true;

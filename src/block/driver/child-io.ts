@@ -1,3 +1,4 @@
+import type { ByteRanges } from '../../base/byte-ranges.js';
 import type { ChainStatus } from '../chain-status.js';
 import type { FrozenChain } from '../frozen-chain.js';
 import type { Located } from '../located.js';
@@ -35,6 +36,8 @@ export interface ChildIo {
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
   discard(offset: number, lengthBytes: number): Promise<void>;
   flush(): Promise<void>;
+  /** See DriverInstance. */
+  takeDoubtful(): ByteRanges;
   /** For offload: where the first stretch at `offset` has its bytes. */
   locate(offset: number, lengthBytes: number): Promise<Located>;
   /** Bytes that it takes on its host; undefined where that is not known. */

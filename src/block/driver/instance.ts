@@ -1,3 +1,4 @@
+import type { ByteRanges } from '../../base/byte-ranges.js';
 import type { ChangeLog } from '../change-log.js';
 import type { SnapshotAccess } from '../snapshot-access.js';
 import type {
@@ -75,6 +76,11 @@ export interface DriverInstance {
    * close() is called. What cannot be taken back (a call that the kernel holds) is left to itself, with its memory.
    */
   cancelInFlight?(): void;
+  /**
+   * What was written, and is taken for kept by a server that was lost and came back: since it was asked last, in the node's
+   * offsets. Who still has what was written there writes it again. Absent: there is never any, or where is not known.
+   */
+  takeDoubtful?(): ByteRanges;
   /** Of connections: this one is given up, what is in flight with it too. */
   yank?(): void;
   info(): DriverInfo;

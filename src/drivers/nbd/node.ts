@@ -1,4 +1,5 @@
 import { alignDown, alignUp } from '../../base/align.js';
+import type { ByteRanges } from '../../base/byte-ranges.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import { GiB } from '../../base/limits.js';
 import type {
@@ -88,6 +89,10 @@ export class NbdNode implements DriverInstance {
 
   info(): DriverInfo {
     return {};
+  }
+
+  takeDoubtful(): ByteRanges {
+    return this.#session.takeDoubtful();
   }
 
   cancelInFlight(): void {

@@ -1,3 +1,4 @@
+import type { ByteRanges } from '../../base/byte-ranges.js';
 import type { Change, ChangeGate } from '../../block/change-gate.js';
 import type { ChildIo, DriverInfo, DriverInstance, IoDriver } from '../../block/driver.js';
 import type { BlockStatus, IoRequest } from '../../block/request.js';
@@ -72,6 +73,10 @@ export class PassThrough implements DriverInstance, IoDriver {
     return this.#change({ kind: 'discard', offset, lengthBytes }, () =>
       this.#child().discard(offset, lengthBytes),
     );
+  }
+
+  takeDoubtful(): ByteRanges {
+    return this.#child().takeDoubtful();
   }
 
   status(offset: number, lengthBytes: number): Promise<BlockStatus> {

@@ -1,3 +1,4 @@
+import { ByteRanges } from '../../base/byte-ranges.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import { AssertionFailure } from '../../base/assert.js';
 import { alignUp } from '../../base/align.js';
@@ -102,6 +103,17 @@ class RawNode implements DriverInstance {
 
   flush(): Promise<void> {
     return this.map.window.file.flush();
+  }
+
+  takeDoubtful(): ByteRanges {
+    const { file, start } = this.map.window;
+    const found = new ByteRanges();
+    for (const { offset, lengthBytes } of file.takeDoubtful()) {
+      const from = Math.max(offset, start);
+      const end = Math.min(offset + lengthBytes, start + this.lengthBytes);
+      if (from < end) found.add(from - start, end - from);
+    }
+    return found;
   }
 
   async truncate(lengthBytes: number): Promise<void> {

@@ -1,4 +1,5 @@
 import { type Deferred, deferred } from '../../base/async.js';
+import type { ByteRanges } from '../../base/byte-ranges.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import type { HostTimer } from '../../host/host.js';
 import { NbdClient, type NbdClientOptions } from './client.js';
@@ -134,6 +135,11 @@ export class NbdSession {
     const extent = await this.#run(undefined, (client) => client.blockStatus(offset, lengthBytes));
     this.#unflushed.assertKept(offset, Math.min(extent.lengthBytes, lengthBytes));
     return extent;
+  }
+
+  /** See Unflushed.takeDoubtful. */
+  takeDoubtful(): ByteRanges {
+    return this.#unflushed.takeDoubtful();
   }
 
   /** Hangs up; what is in flight or waits for a connection fails, and what comes before the server has hung up, too. */

@@ -13,6 +13,8 @@ export class Unflushed {
   /** Nobody has connected again yet. */
   #left = new ByteRanges();
   #lost = new ByteRanges();
+  /** Taken for kept, since the server is taken for the one that it was. */
+  #doubtful = new ByteRanges();
 
   wrote(offset: number, lengthBytes: number, isDurable: boolean): void {
     if (!this.#lost.isEmpty) this.#lost.remove(offset, lengthBytes);
@@ -49,7 +51,15 @@ export class Unflushed {
   /** `isSame`: it is taken for the server that it was, with all that it had. */
   connectedAgain(isSame: boolean): void {
     (isSame ? this.#written : this.#lost).addAll(this.#left);
+    if (isSame) this.#doubtful.addAll(this.#left);
     this.#left = new ByteRanges();
+  }
+
+  /** What was taken for kept since it was asked last, and may be gone. */
+  takeDoubtful(): ByteRanges {
+    const taken = this.#doubtful;
+    this.#doubtful = new ByteRanges();
+    return taken;
   }
 }
 
