@@ -350,7 +350,7 @@ test('what fails is told as a read of the source or a write of the target', asyn
 });
 
 for (const way of ['pivot', 'soft cancel'] as const)
-  test(`what a target's server may have lost is copied again before a ${way}, or the job fails`, async () => {
+  test(`what a target's server may have lost is copied again before a ${way}`, async () => {
     const bench = new JobBench();
     const { top, target, job } = await readyMirror(bench);
     const model = await contents(top.node);
@@ -367,7 +367,6 @@ for (const way of ['pivot', 'soft cancel'] as const)
     else await job.cancel({ force: false, softOnReady: true });
     await job.concluded;
     assert.equal(isTold, true);
-    if (way === 'soft cancel') return assert.match(job.error ?? '', /may have lost/);
     assert.equal(job.error, undefined);
     assertSame(await contents(target.node), model, 0);
   });

@@ -1,5 +1,5 @@
 import { assert } from '../base/assert.js';
-import { BlockError, errnoError } from '../base/error.js';
+import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
@@ -186,9 +186,6 @@ export class MirrorJob implements JobDriver {
       await window.finish();
       if (this.#phase !== 'complete') {
         await this.#flush();
-        // The guest has gone on: what was there is nowhere else.
-        if (this.#copy.markDoubtful())
-          throw errnoError('EIO', 'The target may have lost what was written to it');
         await this.#checked.verify();
       }
     } finally {
@@ -334,6 +331,8 @@ export class MirrorJob implements JobDriver {
     await this.#copy.window.quiet();
     await this.#place.drained([this.#source], async () => {
       if (this.job.isCancelled || !this.job.isReady) return;
+      // From now on the guest's changes make what may be lost later unknown here.
+      this.#copy.markDoubtful();
       this.#hold = new MirrorHold(this.job, this.#source, this.#copy);
       this.#guardSource(this.#hold.gate);
       this.#phase = 'frozen';
