@@ -3,6 +3,7 @@ import type { ChildIo, DriverInstance, IoDriver } from '../../block/driver.js';
 import { RangeLock } from '../../block/range-lock.js';
 import { Flag, hasFlag, type IoRequest } from '../../block/request.js';
 import { PassThrough } from '../pass-through/pass-through.js';
+import { writeSameBytes } from '../pass-through/same-bytes.js';
 import { entryBytes, EntryFlag, superblockBytes } from './format.js';
 
 export interface LogPlace {
@@ -58,23 +59,12 @@ export class BlklogwritesNode extends PassThrough implements DriverInstance {
     offset: number,
     flags: number,
   ): Promise<void> {
-    const { generation } = request;
-    // Both are to get the same bytes.
-    await request.stabilise();
-    request.assertIs(generation);
-    const bytes = request.gather(from, lengthBytes);
-    const release = await this.#ranges.lockExclusive(offset, lengthBytes, request.signal);
-    try {
-      request.assertIs(generation);
-      request.begin();
+    await writeSameBytes(this.#ranges, { request, from, lengthBytes, offset }, async (bytes) => {
       await this.#file().write(offset, bytes, flags);
       const fua = hasFlag(flags, Flag.fua) ? EntryFlag.fua : 0;
       await this.#append(offset, lengthBytes, fua, (at) => this.#log().write(at, bytes, Flag.none));
       if (fua !== 0) await this.#makeDurable();
-      request.assertIs(generation);
-    } finally {
-      release();
-    }
+    });
   }
 
   /** Kept as bytes. */

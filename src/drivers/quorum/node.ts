@@ -9,6 +9,7 @@ import type {
 } from '../../block/driver.js';
 import { RangeLock } from '../../block/range-lock.js';
 import { type BlockStatus, Flag, hasFlag, type IoRequest } from '../../block/request.js';
+import { writeSameBytes } from '../pass-through/same-bytes.js';
 import { countVotes, type Version } from './vote.js';
 
 const LIST = 'children';
@@ -138,22 +139,11 @@ export class QuorumNode implements DriverInstance, IoDriver {
     offset: number,
     flags: number,
   ): Promise<void> {
-    const { generation } = request;
-    // All are to get the same bytes, and one that has begun is seen through everywhere.
-    await request.stabilise();
-    request.assertIs(generation);
-    const bytes = request.gather(from, lengthBytes);
-    const release = await this.#ranges.lockExclusive(offset, lengthBytes, request.signal);
-    try {
-      request.assertIs(generation);
-      request.begin();
-      await this.#change('write', offset, lengthBytes, async (child) => {
+    await writeSameBytes(this.#ranges, { request, from, lengthBytes, offset }, (bytes) =>
+      this.#change('write', offset, lengthBytes, async (child) => {
         if (!child.tryWrite(offset, bytes, flags)) await child.write(offset, bytes, flags);
-      });
-      request.assertIs(generation);
-    } finally {
-      release();
-    }
+      }),
+    );
   }
 
   async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
