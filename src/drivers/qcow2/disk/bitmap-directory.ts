@@ -2,7 +2,7 @@ import { alignUp } from '../../../base/align.js';
 import { BlockError, errnoError, errnoOf } from '../../../base/error.js';
 import { MAX_BITMAP_NAME_BYTES } from '../../../base/limits.js';
 import { BITMAPS_BYTES } from './header-extensions.js';
-import { ENTRY_BYTES, entryOffset, readU64, writeEntryAt, writeU64 } from './layout.js';
+import { ENTRY_BYTES, entryOffset, writeEntryAt, writeU64 } from './layout.js';
 
 /** QEMU's bounds: of the number of bitmaps, and of the bytes of their names and fields together. */
 export const MAX_BITMAPS = 65535;
@@ -26,6 +26,7 @@ const ALL_ONES = 1;
 export interface BitmapsExtension {
   count: number;
   directoryBytes: number;
+  /** One that is negative is none of a file. */
   directoryOffset: number;
 }
 
@@ -39,6 +40,7 @@ export interface BitmapEntry {
   isInUse: boolean;
   /** It records from the moment when the image is opened. */
   isAuto: boolean;
+  /** One that is negative is none of a file; as any, it does not matter while the bitmap is in use. */
   tableOffset: number;
   tableEntries: number;
 }
@@ -64,7 +66,7 @@ export function decodeBitmapsExtension(data: Buffer, clusterBytes: number): Bitm
   return {
     count,
     directoryBytes: Number(directoryBytes),
-    directoryOffset: readU64(data, 16, 'Bitmap directory offset'),
+    directoryOffset: signed(directoryOffset),
   };
 }
 
@@ -96,6 +98,8 @@ export function* rawEntries(directory: Buffer): Generator<RawEntry> {
     const nameBytes = directory.readUInt16BE(at + 18);
     const extraBytes = directory.readUInt32BE(at + 20);
     const lengthBytes = alignUp(ENTRY_HEADER_BYTES + nameBytes + extraBytes, 8);
+    // So long an entry QEMU does not find too long for the directory.
+    if (lengthBytes >= 2 ** 31) throw extraData();
     if (at + lengthBytes > directory.length) throw corrupt('Broken bitmap directory');
     const nameAt = at + ENTRY_HEADER_BYTES + extraBytes;
     yield {
@@ -123,26 +127,33 @@ export function decodeDirectory(
   const names = new Set<string>();
   for (const raw of rawEntries(directory)) {
     if (entries.length === count) throw corrupt('More bitmaps found than specified in header extension');
-    if (raw.extraBytes > 0) throw corrupt('Bitmap extra data is not supported');
+    if (raw.extraBytes > 0) throw extraData();
     const name = raw.nameBytes.toString('utf8');
     if (!isValid(raw, sizeBytes, clusterBytes))
-      throw corrupt(`Bitmap '${name}' doesn't satisfy the constraints`);
+      throw corrupt(`Bitmap '${name.replace(/\0.*/s, '')}' doesn't satisfy the constraints`);
     if (names.has(name)) throw corrupt(`Bitmap already exists: ${name}`);
     names.add(name);
-    // Behind the end of every file.
-    if (raw.tableOffset > Number.MAX_SAFE_INTEGER) throw unreadableTable(name, errnoError('EIO'));
     entries.push({
       name,
       nameBytes: raw.nameBytes,
       granularityBytes: 2 ** raw.granularityBits,
       isInUse: (raw.flags & Flag.inUse) !== 0,
       isAuto: (raw.flags & Flag.auto) !== 0,
-      tableOffset: Number(raw.tableOffset),
+      tableOffset: signed(raw.tableOffset),
       tableEntries: raw.tableEntries,
     });
   }
   if (entries.length < count) throw corrupt('Less bitmaps found than specified in header extension');
   return entries;
+}
+
+function extraData(): BlockError {
+  return corrupt('Bitmap extra data is not supported');
+}
+
+/** An offset in a file, as the calls of the system take it. */
+function signed(offset: bigint): number {
+  return Number(BigInt.asIntN(64, offset));
 }
 
 /** In QEMU's words. */
@@ -156,7 +167,7 @@ function isValid(raw: RawEntry, sizeBytes: number, clusterBytes: number): boolea
   const hasTable = tableEntries > 0 && tableOffset > 0n && tableOffset % BigInt(clusterBytes) === 0n;
   if (!hasTable || tableEntries > MAX_TABLE_ENTRIES) return false;
   if (granularityBits < MIN_GRANULARITY_BITS || granularityBits > MAX_GRANULARITY_BITS) return false;
-  if (nameBytes.length === 0 || nameBytes.length > MAX_BITMAP_NAME_BYTES) return false;
+  if (nameBytes.length > MAX_BITMAP_NAME_BYTES) return false;
   if ((flags & ~KNOWN_FLAGS) !== 0 || type !== DIRTY_TRACKING) return false;
   const heldBytes = tableEntries * clusterBytes;
   if (heldBytes > MAX_SERIALISED_BYTES) return false;
@@ -175,7 +186,7 @@ export function entryBytes(nameBytes: number): number {
 
 function encodeEntry(entry: BitmapEntry): Buffer {
   const bytes = Buffer.alloc(entryBytes(entry.nameBytes.length));
-  writeU64(bytes, 0, entry.tableOffset);
+  bytes.writeBigInt64BE(BigInt(entry.tableOffset));
   bytes.writeUInt32BE(entry.tableEntries, 8);
   bytes.writeUInt32BE((entry.isInUse ? Flag.inUse : 0) | (entry.isAuto ? Flag.auto : 0), 12);
   bytes.writeUInt8(DIRTY_TRACKING, 16);

@@ -1,3 +1,4 @@
+import { errnoError } from '../../../base/error.js';
 import type { ChildIo } from '../../../block/driver.js';
 import {
   type BitmapEntry,
@@ -31,6 +32,7 @@ export async function readBitmapDirectory(file: ChildIo, header: Header): Promis
   if (!data || (header.autoclear & AUTOCLEAR_BITMAPS) === 0n) return NO_BITMAPS;
   const extension = decodeBitmapsExtension(data, header.clusterBytes);
   const directory = Buffer.alloc(extension.directoryBytes);
+  if (extension.directoryOffset < 0) throw errnoError('EIO', 'Failed to read bitmap directory');
   if (extension.directoryOffset < file.lengthBytes) await file.read(extension.directoryOffset, directory);
   return { entries: decodeDirectory(directory, extension.count, header), extension };
 }

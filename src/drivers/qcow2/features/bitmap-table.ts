@@ -22,7 +22,8 @@ export async function readParts(
 ): Promise<TablePart[]> {
   try {
     const table = Buffer.alloc(count * ENTRY_BYTES);
-    await context.meta.read(tableOffset, table);
+    if (tableOffset < 0) throw errnoError('EIO');
+    if (tableOffset < context.meta.lengthBytes) await context.meta.read(tableOffset, table);
     return Array.from({ length: count }, (_, index) => decodeTableEntry(table, index, context.clusterBytes));
   } catch (error) {
     throw unreadableTable(name, error);
@@ -32,9 +33,9 @@ export async function readParts(
 /** Adds what the image has of a bitmap (qcow2 specification, "Bitmap table" and "Bitmap data"). Errors: in QEMU's words. */
 export async function loadBits(image: OpenImage, entry: BitmapEntry, bitmap: DirtyBitmap): Promise<void> {
   const { clusterBytes, meta } = image.context;
-  const needed = divideRoundUp(bitmap.serialisedBytes, clusterBytes);
-  // What is behind the end of the disk has to be right, too.
-  const parts = (await readParts(image, entry, entry.tableEntries)).slice(0, needed);
+  const parts = await readParts(image, entry, entry.tableEntries);
+  if (parts.length !== divideRoundUp(bitmap.serialisedBytes, clusterBytes))
+    throw unreadableBits(entry, errnoError('EINVAL'));
   const bytes = Buffer.alloc(clusterBytes);
   for (const [index, part] of parts.entries()) {
     const at = index * clusterBytes;
@@ -46,10 +47,14 @@ export async function loadBits(image: OpenImage, entry: BitmapEntry, bitmap: Dir
     try {
       await meta.read(part.hostOffset, bytes);
     } catch (error) {
-      throw errnoError(errnoOf(error), `Could not read bitmap '${entry.name}' from image`, { cause: error });
+      throw unreadableBits(entry, error);
     }
     bitmap.deserialise(at, bytes);
   }
+}
+
+function unreadableBits({ name }: BitmapEntry, cause: unknown): BlockError {
+  return errnoError(errnoOf(cause), `Could not read bitmap '${name}' from image`, { cause });
 }
 
 /** Where a bitmap has been written. */
@@ -99,6 +104,7 @@ export async function writeNew(
 /** The clusters of a bitmap as its table names them, and of the table itself. One that cannot be read names none. */
 export async function clustersOf(image: OpenImage, entry: BitmapEntry): Promise<ClusterRun[]> {
   const { clusterBytes } = image.context;
+  if (entry.tableOffset < 0 || !Number.isSafeInteger(entry.tableOffset)) return [];
   const tableClusters = divideRoundUp(entry.tableEntries * ENTRY_BYTES, clusterBytes);
   const runs = [{ start: entry.tableOffset / clusterBytes, count: tableClusters }];
   const parts = await readParts(image, entry, entry.tableEntries).catch(() => []);

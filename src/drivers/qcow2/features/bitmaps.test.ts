@@ -364,6 +364,7 @@ test('what cannot be right in a directory keeps the image from being opened, in 
     [(m) => void m.image.bytes.set([2], m.directory + 16), constraints],
     [(m) => void m.image.bytes.set([8], m.directory + 17), constraints],
     [(m) => void m.image.bytes.set([32], m.directory + 17), constraints],
+    [(m) => m.image.u32(m.directory + 20, 2 ** 31), 'Bitmap extra data is not supported'],
     [(m) => m.image.u32(m.directory + 20, 4), 'Bitmap extra data is not supported'],
     [(m) => m.image.u64(m.table, 2n), table],
     [(m) => m.image.u64(m.table, 65536n + 512n), table],
@@ -376,6 +377,15 @@ test('what cannot be right in a directory keeps the image from being opened, in 
       },
       table,
     ],
+    [(m) => m.image.u32(m.directory + 8, 2), "Could not read bitmap 'bits' from image: Invalid argument"],
+    [
+      (m) => {
+        m.image.u64(m.directory, 1n << 63n);
+        m.image.u32(m.extension, 2);
+      },
+      'Less bitmaps found than specified in header extension',
+    ],
+    [(m) => m.image.u64(m.extension + 16, 1n << 63n), 'Failed to read bitmap directory: Input/output error'],
     [(m) => m.image.u64(m.directory, (1n << 63n) + 512n), constraints],
     [(m) => m.image.u64(m.directory, 1n << 63n), table.replace('Invalid argument', 'Input/output error')],
     [
@@ -406,6 +416,26 @@ test('of a bitmap in use nothing but its place is looked at; cluster that are no
     await disk.backend.flush();
     assert.deepEqual(await disk.read(0, 4), Buffer.alloc(4, 7));
   }
+});
+
+test('where the table of a bitmap in use is does not matter, and the bitmap can go', async (t) => {
+  for (const offset of [1n << 63n, 1n << 60n, 1n << 40n]) {
+    const made = new ImageWithBitmap([1], 3);
+    made.image.u64(made.directory, offset);
+    const disk = await made.open(t, false);
+    await disk.node.instance.bitmaps?.remove('bits');
+    await disk.backend.write(65536, Buffer.alloc(65536, 5));
+    await disk.backend.flush();
+    assert.deepEqual(await disk.read(65536, 4), Buffer.alloc(4, 5));
+  }
+});
+
+test('a bitmap may have an empty name', async (t) => {
+  const made = new ImageWithBitmap([1]);
+  made.image.bytes.writeUInt16BE(0, made.directory + 18);
+  made.image.u64(made.extension + 8, 24n);
+  const disk = await made.open(t);
+  assert.deepEqual(bitmapStates(disk.node), [' of 65536:, persistent, 0, on, read-only']);
 });
 
 test('bitmaps of an image that somebody changed who does not know them are outdated, and go with the next change', async () => {
