@@ -31,6 +31,8 @@ export interface OpenFileOptions {
   exclusive?: boolean;
   /** Cut to zero bytes. */
   truncate?: boolean;
+  /** With create: a new file is for its owner alone. */
+  isPrivate?: boolean;
   /** O_DIRECT: buffers, offsets and lengths must be aligned to traits.alignmentBytes. */
   direct?: boolean;
   /**
@@ -50,6 +52,8 @@ export interface HostStat {
   identity: string;
   /** Grows when the content is changed; milliseconds of the file system's clock. */
   modifiedMs: number;
+  /** It is this process's user's, and nobody else may read or change it. */
+  isPrivate: boolean;
 }
 
 /** Open descriptors that stand for files (`/dev/fdset/N`). */
@@ -82,7 +86,10 @@ export interface HostFiles {
   unlink(path: string): Promise<void>;
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
   syncDirectory(path: string): Promise<void>;
-  mkdir(path: string): Promise<void>;
+  /** `isPrivate`: for its owner alone. */
+  mkdir(path: string, options?: { isPrivate?: boolean }): Promise<void>;
+  /** In one step, in the place of what was at the new path; certain to survive a power loss after syncDirectory(). */
+  rename(from: string, to: string): Promise<void>;
   /** The names in a folder, in no order. */
   list(path: string): Promise<string[]>;
   /**

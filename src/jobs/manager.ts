@@ -116,6 +116,7 @@ export class JobManager {
   async #startMirror(plan: MirrorPlan, journal: JobJournal | undefined): Promise<Job> {
     try {
       const { job } = await this.#insert(plan, this.#maker(plan, journal));
+      job.journal = plan.persist;
       job.start();
       return job;
     } catch (error) {

@@ -72,7 +72,8 @@ export async function addDevice(engine: Devices, input: JsonObject, options: Add
   checkId(engine, name, hot);
   const properties = parseProperties(model, rest, mode);
   const bootIndex = checkBootIndex(engine, properties['bootindex']);
-  const place = { model, id: name, bus, ...given({ bootIndex }) };
+  const origin = { options: input, mode, isOnBoard: options.isOnBoard ?? false };
+  const place = { model, id: name, bus, origin, ...given({ bootIndex }) };
   if (!model.disk) {
     engine.machine.plug({ ...place, path: engine.machine.newPath(name) });
     return;

@@ -56,7 +56,8 @@ export class FaultyHost {
         unlink: (path) => files.unlink(path),
         syncDirectory: (path) => files.syncDirectory(path),
         list: (path) => files.list(path),
-        mkdir: (path) => files.mkdir(path),
+        mkdir: (path, options) => files.mkdir(path, options),
+        rename: (from, to) => files.rename(from, to),
         buffer: (lengthBytes) => files.buffer(lengthBytes),
       },
     };

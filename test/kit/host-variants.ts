@@ -21,7 +21,8 @@ export function hostWithout(host: Host, ...lacks: Lack[]): Host {
       unlink: (path) => files.unlink(path),
       syncDirectory: (path) => files.syncDirectory(path),
       list: (path) => files.list(path),
-      mkdir: (path) => files.mkdir(path),
+      mkdir: (path, options) => files.mkdir(path, options),
+      rename: (from, to) => files.rename(from, to),
       buffer: (lengthBytes) => files.buffer(lengthBytes),
     },
   };

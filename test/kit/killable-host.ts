@@ -37,7 +37,8 @@ export class KillableHost {
         unlink: (path) => this.#alive(() => files.unlink(path)),
         syncDirectory: (path) => this.#alive(() => files.syncDirectory(path)),
         list: (path) => this.#alive(() => files.list(path)),
-        mkdir: (path) => this.#alive(() => files.mkdir(path)),
+        mkdir: (path, options) => this.#alive(() => files.mkdir(path, options)),
+        rename: (from, to) => this.#alive(() => files.rename(from, to)),
         buffer: (lengthBytes) => files.buffer(lengthBytes),
       },
       net: {
