@@ -7,12 +7,14 @@ import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import { startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from '../block/copy-turn.js';
-import { COPY_PIECE_BYTES, CopyWindow } from './copy-window.js';
+import { COPY_PIECE_BYTES, CopyWindow, journaledWindowBytes } from './copy-window.js';
 import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
 import type { Tally, WorkProgress } from './job-progress.js';
-import { JobIoError } from './job-errors.js';
+import { asError, JobIoError } from './job-errors.js';
+import type { JobJournal } from './persisted/job-journal.js';
+import { ReachedGranules } from './persisted/reached-granules.js';
 import type { StreamNodes, StreamPlan } from './plans/stream.js';
 import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { statusOrData } from './source-status.js';
@@ -43,8 +45,20 @@ export class StreamJob implements JobDriver {
   #ignored: Error | undefined;
   #sinceWriteback = 0;
   #dropped: Node[] = [];
+  /** Of what is left it is told only: the node itself knows what it has. */
+  readonly #journal: JobJournal | undefined;
+  readonly #reached: ReachedGranules | undefined;
+  #succeeded = false;
 
-  constructor(job: Job, plan: StreamPlan, nodes: StreamNodes, surroundings: JobSurroundings) {
+  constructor(
+    job: Job,
+    plan: StreamPlan,
+    nodes: StreamNodes,
+    surroundings: JobSurroundings,
+    journal?: JobJournal,
+  ) {
+    this.#journal = journal;
+    this.#reached = journal && new ReachedGranules(journal);
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
@@ -55,7 +69,7 @@ export class StreamJob implements JobDriver {
       () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
     );
     this.#backend = this.#hold();
-    this.#window = new CopyWindow(job);
+    this.#window = new CopyWindow(job, { bytes: journaledWindowBytes(journal) });
   }
 
   progress(): WorkProgress {
@@ -82,6 +96,12 @@ export class StreamJob implements JobDriver {
         this.job.announce();
       throw error;
     }
+    await this.#journal?.begin({
+      flush: () => whenOpen(this.#backend, () => this.#node.io.flush()),
+      flushSource: () => Promise.resolve(),
+      isDirty: () => false,
+      broken: (error) => this.#window.launch(0, () => Promise.reject(asError(error))),
+    });
     place.freezeChain(place.filter, this.#lowest);
   }
 
@@ -107,6 +127,7 @@ export class StreamJob implements JobDriver {
       while (this.#offset < size) {
         await window.room();
         await this.#step(size);
+        this.#reached?.reach(this.#offset);
       }
       await window.finish();
       if (this.#ignored) throw this.#ignored;
@@ -140,8 +161,9 @@ export class StreamJob implements JobDriver {
     if (zero) this.job.limit.spend(length);
     const rateBytes = zero ? 0 : length;
     const copy = (): Promise<void> => this.#failed.during(offset, () => this.#copy(offset, length, zero));
+    const reached = this.#reached;
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#tryCopy(offset, length)))
-      this.#window.launch(rateBytes, copy);
+      this.#window.launch(rateBytes, reached ? () => reached.during(offset, copy) : copy);
     if (zero) this.#tally.zeroBytes += length;
     this.#offset += length;
   }
@@ -186,10 +208,15 @@ export class StreamJob implements JobDriver {
   }
 
   async prepare(): Promise<void> {
+    if (this.#node.children.has('backing')) await this.#shorten();
+    this.#succeeded = true;
+  }
+
+  async #shorten(): Promise<void> {
     const place = this.#place;
     const node = this.#node;
-    if (!node.children.has('backing')) return;
     await place.section([node], async () => {
+      await this.#journal?.ending();
       const link = node.child('backing');
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
@@ -210,6 +237,7 @@ export class StreamJob implements JobDriver {
 
   async clean(): Promise<void> {
     await this.#place.remove();
+    await this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
     await this.#place.close(this.#dropped);
   }
 }
