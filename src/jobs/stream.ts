@@ -7,12 +7,14 @@ import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import { startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from '../block/copy-turn.js';
-import { COPY_PIECE_BYTES, CopyWindow } from './copy-window.js';
+import { COPY_PIECE_BYTES, CopyWindow, journaledWindowBytes } from './copy-window.js';
 import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
 import type { Tally, WorkProgress } from './job-progress.js';
-import { JobIoError } from './job-errors.js';
+import { asError, JobIoError } from './job-errors.js';
+import type { JobJournal } from './persisted/job-journal.js';
+import { ReachedGranules } from './persisted/reached-granules.js';
 import type { StreamNodes, StreamPlan } from './plans/stream.js';
 import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { statusOrData } from './source-status.js';
@@ -45,8 +47,20 @@ export class StreamJob implements JobDriver {
   #ignored: Error | undefined;
   #sinceWriteback = 0;
   #dropped: Node[] = [];
+  /** Of what is left it is told only: the node itself knows what it has. */
+  readonly #journal: JobJournal | undefined;
+  readonly #reached: ReachedGranules | undefined;
+  #succeeded = false;
 
-  constructor(job: Job, plan: StreamPlan, nodes: StreamNodes, surroundings: JobSurroundings) {
+  constructor(
+    job: Job,
+    plan: StreamPlan,
+    nodes: StreamNodes,
+    surroundings: JobSurroundings,
+    journal?: JobJournal,
+  ) {
+    this.#journal = journal;
+    this.#reached = journal && new ReachedGranules(journal);
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
@@ -58,7 +72,7 @@ export class StreamJob implements JobDriver {
       () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
     );
     this.#backend = this.#hold();
-    this.#window = new CopyWindow(job);
+    this.#window = new CopyWindow(job, { bytes: journaledWindowBytes(journal) });
   }
 
   progress(): WorkProgress {
@@ -87,6 +101,12 @@ export class StreamJob implements JobDriver {
         this.job.announce();
       throw error;
     }
+    await this.#journal?.begin({
+      flush: () => whenOpen(this.#backend, () => this.#layer.io.flush()),
+      flushSource: () => Promise.resolve(),
+      isDirty: () => false,
+      broken: (error) => this.#window.launch(0, () => Promise.reject(asError(error))),
+    });
     place.freezeChain(place.filter, this.#lowest);
   }
 
@@ -112,6 +132,7 @@ export class StreamJob implements JobDriver {
       while (this.#offset < size) {
         await window.room();
         await this.#step(size);
+        this.#reached?.reach(this.#offset);
       }
       await window.finish();
       if (this.#ignored) throw this.#ignored;
@@ -145,8 +166,9 @@ export class StreamJob implements JobDriver {
     if (zero) this.job.limit.spend(length);
     const rateBytes = zero ? 0 : length;
     const copy = (): Promise<void> => this.#failed.during(offset, () => this.#copy(offset, length, zero));
+    const reached = this.#reached;
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#tryCopy(offset, length)))
-      this.#window.launch(rateBytes, copy);
+      this.#window.launch(rateBytes, reached ? () => reached.during(offset, copy) : copy);
     if (zero) this.#tally.zeroBytes += length;
     this.#offset += length;
   }
@@ -191,10 +213,15 @@ export class StreamJob implements JobDriver {
   }
 
   async prepare(): Promise<void> {
+    if (this.#layer.children.has('backing')) await this.#shorten();
+    this.#succeeded = true;
+  }
+
+  async #shorten(): Promise<void> {
     const place = this.#place;
     const layer = this.#layer;
-    if (!layer.children.has('backing')) return;
     await place.section([this.#node], async () => {
+      await this.#journal?.ending();
       const link = layer.child('backing');
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
@@ -215,6 +242,7 @@ export class StreamJob implements JobDriver {
 
   async clean(): Promise<void> {
     await this.#place.remove();
+    await this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
     await this.#place.close(this.#dropped);
   }
 }
