@@ -55,7 +55,7 @@ test('by keyboard alone, narrow and dark', { timeout: 300_000 }, async (t) => {
   if (skipWithoutBrowser(t, 'qemu-img', 'qemu-io')) return;
   const folder = scratch(t);
   const [node = ''] = createImage(folder);
-  await Daemon.livedisk(t, folder, '-blockdev', node);
+  const daemon = await Daemon.livedisk(t, folder, '-blockdev', node);
   const web = await WebPage.open(t, folder, '--allow', folder, '--console', 'qmp.sock');
   const { page } = web;
   await page.emulateMedia({ colorScheme: 'dark' });
@@ -70,6 +70,9 @@ test('by keyboard alone, narrow and dark', { timeout: 300_000 }, async (t) => {
   await page.locator('input[name=size]').focus();
   await page.keyboard.press('Control+A');
   await page.keyboard.type('128');
+  // The disk is looked at anew, and what was typed stays.
+  await daemon.execute('block-dirty-bitmap-add', { node: 'A', name: 'seen' });
+  await page.locator('section.panel dd').getByText('seen').waitFor();
   await page.keyboard.press('Enter');
   await page.locator('dialog').getByRole('button', { name: 'Do it' }).press('Enter');
   await web.image('A').getByText('disk 128 MiB').waitFor();

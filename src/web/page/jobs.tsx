@@ -100,7 +100,7 @@ function Speed({ job, onPlan }: { job: Job; onPlan: (action: Action) => void }) 
     <form onSubmit={submit}>
       <label>
         at most MiB/s{' '}
-        <input name="speed" type="number" min="0" step="any" value={String(job.speedLimit / MiB)} />
+        <input name="speed" type="number" min="0" step="any" defaultValue={String(job.speedLimit / MiB)} />
       </label>
       <button type="submit">set</button>
     </form>
