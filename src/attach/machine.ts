@@ -1,6 +1,6 @@
 import { BlockError } from '../base/error.js';
-import type { DeviceModel } from './device-models.js';
 import type { JsonObject } from '../schema/types.js';
+import type { DeviceModel } from './device-models.js';
 import type { DriveInterface } from './drive.js';
 
 /** How a device was asked for, so that it can be made again. */
@@ -21,6 +21,8 @@ export interface Plugged {
   readonly bootIndex?: number;
   readonly brings: readonly Bus[];
   readonly origin?: DeviceOrigin;
+  /** Its properties, as they were given. */
+  readonly given?: JsonObject;
   isLeaving: boolean;
 }
 

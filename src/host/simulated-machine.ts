@@ -13,6 +13,7 @@ export type OperationKind =
   | 'rename'
   | 'mkdir'
   | 'list'
+  | 'link'
   | 'syncDirectory'
   | 'read'
   | 'write'

@@ -2,11 +2,14 @@ import { AsyncMutex } from '../../base/async.js';
 import { KiB } from '../../base/limits.js';
 import type { HostClock } from '../../host/host.js';
 
-/** Work of all monitors together before guests, timers and other sockets get their turn: a millisecond or so. */
-const TURN_COST = 64 * KiB;
-
 /** What a message costs at least: parsing, running and answering it. */
 export const MESSAGE_COST = 4 * KiB;
+
+/**
+ * Work of all monitors together before guests, timers and other sockets get their turn. More than a message, and a
+ * guest that has few requests in flight reads at a fraction of its rate beside somebody who floods a monitor.
+ */
+const TURN_COST = MESSAGE_COST;
 
 /**
  * Shares the event loop between those who send messages and everybody else. Who enters goes on at once while the

@@ -91,10 +91,12 @@ export interface RawEntry {
   tableEntries: number;
 }
 
-/** Errors: kind corrupt, when an entry does not end within the directory. */
-export function* rawEntries(directory: Buffer): Generator<RawEntry> {
+/** Errors: kind corrupt, when an entry does not end within the directory, or there are more than `most`. */
+export function* rawEntries(directory: Buffer, most = Infinity): Generator<RawEntry> {
+  let found = 0;
   for (let at = 0; at < directory.length;) {
     if (at + ENTRY_HEADER_BYTES > directory.length) throw corrupt('Broken bitmap directory');
+    if (found++ === most) throw corrupt('More bitmaps found than specified in header extension');
     const nameBytes = directory.readUInt16BE(at + 18);
     const extraBytes = directory.readUInt32BE(at + 20);
     const lengthBytes = alignUp(ENTRY_HEADER_BYTES + nameBytes + extraBytes, 8);
@@ -125,8 +127,7 @@ export function decodeDirectory(
 ): BitmapEntry[] {
   const entries: BitmapEntry[] = [];
   const names = new Set<string>();
-  for (const raw of rawEntries(directory)) {
-    if (entries.length === count) throw corrupt('More bitmaps found than specified in header extension');
+  for (const raw of rawEntries(directory, count)) {
     if (raw.extraBytes > 0) throw extraData();
     const name = raw.nameBytes.toString('utf8');
     if (!isValid(raw, sizeBytes, clusterBytes))

@@ -33,11 +33,12 @@ export async function readParts(
 /** Adds what the image has of a bitmap (qcow2 specification, "Bitmap table" and "Bitmap data"). Errors: in QEMU's words. */
 export async function loadBits(image: OpenImage, entry: BitmapEntry, bitmap: DirtyBitmap): Promise<void> {
   const { clusterBytes, meta } = image.context;
+  const needed = divideRoundUp(bitmap.serialisedBytes, clusterBytes);
   const parts = await readParts(image, entry, entry.tableEntries);
-  if (parts.length !== divideRoundUp(bitmap.serialisedBytes, clusterBytes))
-    throw unreadableBits(entry, errnoError('EINVAL'));
+  // That of one in use may be of a disk of another size.
+  if (!entry.isInUse && parts.length !== needed) throw unreadableBits(entry, errnoError('EINVAL'));
   const bytes = Buffer.alloc(clusterBytes);
-  for (const [index, part] of parts.entries()) {
+  for (const [index, part] of parts.slice(0, needed).entries()) {
     const at = index * clusterBytes;
     if (part === 'zeroes') continue;
     if (part === 'ones') {

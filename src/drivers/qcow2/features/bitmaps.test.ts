@@ -349,6 +349,14 @@ test('what cannot be right in a directory keeps the image from being opened, in 
       'Bitmap already exists: bits',
     ],
     [(m) => m.image.u64(m.extension + 8, 0n), 'Requested bitmap directory size is zero'],
+    [(m) => m.image.u64(m.extension + 8, 56n), 'More bitmaps found than specified in header extension'],
+    [
+      (m) => {
+        m.image.u64(m.extension + 8, 56n);
+        m.image.bytes.writeUInt16BE(1, m.directory + 32 + 18);
+      },
+      'More bitmaps found than specified in header extension',
+    ],
     [(m) => m.image.u64(m.extension + 8, 24n), 'Broken bitmap directory'],
     [(m) => m.image.u64(m.extension + 8, 40n), 'Broken bitmap directory'],
     [
