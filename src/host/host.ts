@@ -1,6 +1,7 @@
 import type { RequestWatch } from '../base/io-request.js';
 import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
+import type { HostHttp } from './http.js';
 
 /**
  * What livedisk needs of the machine. The engine reaches files, sockets, time and randomness only through this
@@ -9,6 +10,8 @@ import type { HostCompute } from './compute.js';
 export interface Host {
   readonly files: HostFiles;
   readonly net: HostNet;
+  /** A simulated machine has none. */
+  readonly http?: HostHttp;
   /** A simulated machine has none. */
   readonly terminals?: HostTerminals;
   /** A simulated machine has none. */

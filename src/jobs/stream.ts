@@ -34,6 +34,8 @@ export class StreamJob implements JobDriver {
   readonly #nodes: StreamNodes;
   readonly #place: JobPlace;
   readonly #node: Node;
+  /** The layer that is filled: what the node shows, where that is a filter. */
+  readonly #layer: Node;
   /** The lowest node that is pulled up; what is below it stays. */
   readonly #lowest: Node;
   readonly #window: CopyWindow;
@@ -64,6 +66,7 @@ export class StreamJob implements JobDriver {
     this.#plan = plan;
     this.#nodes = nodes;
     this.#node = nodes.node;
+    this.#layer = nodes.node.skipFilters();
     this.#lowest = lowestOf(nodes);
     this.#place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
@@ -78,7 +81,7 @@ export class StreamJob implements JobDriver {
   }
 
   #sizeBytes(): number {
-    return this.#lowest === this.#node ? 0 : this.#node.lengthBytes;
+    return this.#lowest === this.#layer ? 0 : this.#layer.lengthBytes;
   }
 
   async insert(): Promise<void> {
@@ -86,7 +89,9 @@ export class StreamJob implements JobDriver {
     try {
       await place.drained([this.#node], () =>
         place.insert({
-          before: (transaction) => place.listWritable(transaction, this.#node),
+          before: (transaction) => {
+            for (const node of new Set([this.#layer, this.#node])) place.listWritable(transaction, node);
+          },
           wording: AS_NODE,
         }),
       );
@@ -97,7 +102,7 @@ export class StreamJob implements JobDriver {
       throw error;
     }
     await this.#journal?.begin({
-      flush: () => whenOpen(this.#backend, () => this.#node.io.flush()),
+      flush: () => whenOpen(this.#backend, () => this.#layer.io.flush()),
       flushSource: () => Promise.resolve(),
       isDirty: () => false,
       broken: (error) => this.#window.launch(0, () => Promise.reject(asError(error))),
@@ -133,7 +138,7 @@ export class StreamJob implements JobDriver {
       if (this.#ignored) throw this.#ignored;
       this.job.enter('flushing');
       // What was pulled up is durable before the header lets go of the backing file, and before guests are held back.
-      await whenOpen(this.#backend, () => this.#node.io.flush());
+      await whenOpen(this.#backend, () => this.#layer.io.flush());
     } finally {
       await window.quiet();
     }
@@ -169,13 +174,13 @@ export class StreamJob implements JobDriver {
   }
 
   #statusAt(offset: number, lengthBytes: number): Promise<ChainStatus> {
-    return whenOpen(this.#backend, () => statusOrData(this.#node, offset, lengthBytes, this.#lowest));
+    return whenOpen(this.#backend, () => statusOrData(this.#layer, offset, lengthBytes, this.#lowest));
   }
 
   #tryCopy(offset: number, length: number): boolean {
     try {
       if (!areOpen([this.#backend])) return false;
-      if (!this.#node.io.tryCopyUp(offset, length)) return false;
+      if (!this.#layer.io.tryCopyUp(offset, length)) return false;
     } catch {
       // Repeated, it fails again, and is told as it should.
       return false;
@@ -188,7 +193,7 @@ export class StreamJob implements JobDriver {
     try {
       for (let done = 0; done < length; done += COPY_UP_BYTES) {
         const part = Math.min(length - done, COPY_UP_BYTES);
-        await whenOpen(this.#backend, () => this.#node.io.copyUp(offset + done, part, zero));
+        await whenOpen(this.#backend, () => this.#layer.io.copyUp(offset + done, part, zero));
       }
     } catch (cause) {
       const error = this.job.ioError('read', cause);
@@ -204,25 +209,25 @@ export class StreamJob implements JobDriver {
     this.#sinceWriteback += length;
     if (this.#sinceWriteback < WRITEBACK_BYTES) return;
     this.#sinceWriteback = 0;
-    startWriteback(this.#node);
+    startWriteback(this.#layer);
   }
 
   async prepare(): Promise<void> {
-    if (this.#node.children.has('backing')) await this.#shorten();
+    if (this.#layer.children.has('backing')) await this.#shorten();
     this.#succeeded = true;
   }
 
   async #shorten(): Promise<void> {
     const place = this.#place;
-    const node = this.#node;
-    await place.section([node], async () => {
+    const layer = this.#layer;
+    await place.section([this.#node], async () => {
       await this.#journal?.ending();
-      const link = node.child('backing');
+      const link = layer.child('backing');
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
       this.#dropped = [link.node];
-      const reference = (): BackingReference => referenceAs(this.#plan.backing, node, base);
-      await place.withBackingReferences([node], reference, async () => {
+      const reference = (): BackingReference => referenceAs(this.#plan.backing, layer, base);
+      await place.withBackingReferences([layer], reference, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => {
           if (below) transaction.retarget(link, below);
@@ -243,10 +248,9 @@ export class StreamJob implements JobDriver {
 }
 
 function lowestOf({ node, base, bottom }: StreamNodes): Node {
-  if (!node.children.has('backing') && base === undefined && bottom === undefined) return node;
   if (bottom) return bottom;
   const end = base?.skipFilters();
-  let lowest = node;
-  for (let at = node.backingNode(); at && at !== end; at = at.backingNode()) lowest = at;
+  let lowest = node.skipFilters();
+  for (let at = lowest.backingNode(); at && at !== end; at = at.backingNode()) lowest = at;
   return lowest;
 }
