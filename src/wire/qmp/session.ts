@@ -50,6 +50,8 @@ export class QmpHub {
   onUnclaimed: (fd: number) => void = () => undefined;
   /** What is to be done after a command, before its answer; what it throws is the answer. */
   onDone: (name: string) => Promise<void> = () => Promise.resolve();
+  /** A client has gone. */
+  onGone: (caller: Caller) => void = () => undefined;
   /** The last client has gone. */
   onDeserted: () => void = () => undefined;
   readonly turns: Turns;
@@ -139,6 +141,7 @@ export class QmpHub {
 
   remove(session: QmpSession): void {
     this.#sessions.delete(session);
+    this.onGone(session);
     if (this.#sessions.size === 0) this.onDeserted();
   }
 }
@@ -208,6 +211,8 @@ export class QmpSession implements Caller {
       onDrain: () => this.#drained.notify(),
     });
   }
+
+  readonly isConnection = true;
 
   get isNegotiated(): boolean {
     return this.#negotiated;
