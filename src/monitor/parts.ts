@@ -18,6 +18,7 @@ import {
 import { deviceModel } from '../attach/device-models.js';
 import { CharacterDevices } from '../attach/character-devices.js';
 import type { Drive } from '../attach/drive.js';
+import type { GuestProgram } from '../attach/guest-program.js';
 import { Machine } from '../attach/machine.js';
 import { Moves, type MovesProperties } from '../attach/migration/moves.js';
 import { WholeMove } from '../attach/migration/whole-move.js';
@@ -106,6 +107,8 @@ export class EngineParts {
   /** By their ids. */
   readonly drives = new Map<string, Drive>();
   readonly machine: Machine;
+  /** Where one runs the guest. */
+  guestProgram: GuestProgram | undefined;
   /** What becomes of the machine when it is reset or shut down. */
   readonly actions: RunActions;
   /** From this machine to another, or to here. */

@@ -38,6 +38,8 @@ export const KIND_MEANINGS: Readonly<Record<string, string>> = {
   'blockdev-add copy-on-read': 'a filter: what is read comes into the image below it',
   'blockdev-add file': 'a file of the host',
   'blockdev-add host_device': 'a block device of the host',
+  'blockdev-add http': 'a file of a web server, to be read',
+  'blockdev-add https': 'the same over TLS',
   'blockdev-add nbd': 'an export of an NBD server',
   'blockdev-add null-aio': 'for tests: nothing, of a size',
   'blockdev-add null-co': 'for tests: nothing, of a size',
