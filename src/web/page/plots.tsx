@@ -160,6 +160,8 @@ function optionsOf(
       ...series.map((name, i) => ({
         label: LABELS[name] ?? name,
         width: 2,
+        // Moments without a neighbour are no line.
+        ...(/Ms$|Half$|99$/.test(name) && { points: { show: true, size: 4 } }),
         ...LOOKS[i],
         value: (_: uPlot, value: number | null) => (value === null ? '–' : format(value)),
       })),
