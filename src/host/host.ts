@@ -84,6 +84,8 @@ export interface HostFiles {
   /** What is at a path, links followed; undefined when nothing is. */
   stat(path: string): Promise<HostStat | undefined>;
   unlink(path: string): Promise<void>;
+  /** A second name for a file. Errors: exists; unsupported where the file system has no such names. */
+  link(path: string, newPath: string): Promise<void>;
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
   syncDirectory(path: string): Promise<void>;
   mkdir(path: string): Promise<void>;
