@@ -1,6 +1,6 @@
 import { posix } from 'node:path';
 import { assert } from '../base/assert.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, toBlockError } from '../base/error.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
 import { FlatOptions } from '../schema/flat.js';
@@ -201,7 +201,7 @@ export class Opener {
     const node = await this.resolve(file, { readOnly: true, inactive: isOwn });
     try {
       const header = Buffer.alloc(Math.min(PROBE_BYTES, node.lengthBytes));
-      if (header.length > 0) await node.io.readBuffer(0, header);
+      if (header.length > 0) await readHeader(node, header);
       const format = this.drivers.probe(header, node.filename);
       if (this.drivers.find(format)) return { format, filename: node.filename };
       throw new BlockError('unsupported', `Image format '${format}' is not supported by livedisk`, {
@@ -287,6 +287,14 @@ export class Opener {
     if (node.parents.size === 0 && !node.monitorOwned && this.graph.nodes.has(node.name)) {
       await this.graph.closeNode(node);
     }
+  }
+}
+
+async function readHeader(node: Node, header: Buffer): Promise<void> {
+  try {
+    await node.io.readBuffer(0, header);
+  } catch (error) {
+    throw toBlockError(error, 'Could not read image for determining its format');
   }
 }
 

@@ -9,7 +9,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
       'blockdev-add.driver',
       '=blkreplay =bochs =cloop =dmg ' +
         '=ftp =ftps =gluster =host_cdrom =iscsi =nfs ' +
-        '=nvme =qcow =rbd =replication =ssh ' +
+        '=nvme =qcow =rbd =replication ' +
         '=vvfat',
     ],
     ['query-block()[].inserted.image.format-specific.type', '=luks =rbd'],
