@@ -57,11 +57,13 @@ export async function removeDrive(engine: Parts<'graph' | 'drives'>, drive: Driv
   engine.drives.delete(drive.id);
 }
 
-function refuseUnsupported({ image }: DriveOptions): void {
+function refuseUnsupported(options: DriveOptions): void {
+  const { image } = options;
   const refuse = (name: string): never => {
     throw new BlockError('unsupported', `Parameter '${name}' is not supported by livedisk yet`);
   };
   for (const [key] of image.entries()) if (/^stats-/.test(key)) refuse(key);
+  if (options.detectZeroes !== 'off' && !hasImage(options)) refuse('detect-zeroes');
 }
 
 /** No name and no options of an image: the drive has no medium yet. */
@@ -78,6 +80,7 @@ async function openMedium(engine: Drives, options: DriveOptions): Promise<Node> 
   if (aio !== undefined) forgetAio(node);
   try {
     const top = isSnapshot ? await putTemporaryOverlay(engine, node, isReadOnly) : node;
+    top.detectZeroes(options.detectZeroes);
     if (options.copyOnRead) top.skipFilters().io.copiesOnRead = true;
     return top;
   } catch (error) {
