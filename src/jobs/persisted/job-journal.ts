@@ -138,7 +138,10 @@ export class JobJournal {
   static async look(host: Host, path: string): Promise<JournalHead & { leftBytes: number }> {
     const { journal, head, left } = await JournalFile.open(host, path, headOf, false);
     await journal.close();
-    return { ...headOf(head), leftBytes: left.dirtyBytes };
+    const told = headOf(head);
+    // Bits of what was copied last are not cleared where the end makes them all pointless.
+    const isOver = told.state === 'ending' || told.state === 'completed';
+    return { ...told, leftBytes: isOver ? 0 : left.dirtyBytes };
   }
 
   // ---- while the job works
