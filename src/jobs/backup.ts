@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { assert } from '../base/assert.js';
+import { given } from '../base/given.js';
 import { MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
@@ -11,7 +12,7 @@ import { COPY_BEFORE_WRITE, COPY_BEFORE_WRITE_DISCARDING } from '../drivers/copy
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from '../drivers/copy-before-write/point-in-time.js';
 import { type CopyTurn, areOpen, AWAITED_BYTES, whenOpen } from '../block/copy-turn.js';
-import { CopyWindow, journaledWindowBytes } from './copy-window.js';
+import { CopyWindow, journaledWindow } from './copy-window.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
 import type { Tally, WorkProgress } from './job-progress.js';
@@ -103,7 +104,7 @@ export class BackupJob implements JobDriver {
     // Not the source: another layer or another backup may come between it and the filter.
     place.hold('target', target, 0, ALL_PERMISSIONS);
     const { offloads, maxPieces: pieces, maxPieceBytes: pieceBytes } = plan.performance;
-    this.#window = new CopyWindow(job, { pieces, pieceBytes, bytes: journaledWindowBytes(journal) });
+    this.#window = new CopyWindow(job, { ...journaledWindow(journal), ...given({ pieces, pieceBytes }) });
     const unit = copyUnitBytes(plan, target);
     const hashes = hashesFor(job, plan, size, unit);
     const sides = { source: this.#sourceBackend, target: this.#targetBackend };

@@ -13,7 +13,7 @@ export const HEARTBEAT_MS = 1000;
 /** So much may be copied, of the disk's part below, before the target is flushed for the journal. */
 const MIN_UNFLUSHED_BYTES = 512 * KiB;
 const MAX_UNFLUSHED_BYTES = 64 * MiB;
-const UNFLUSHED_SHARE = 1 / 4000;
+const UNFLUSHED_SHARE = 1 / 8000;
 /** What a guest's change makes dirty in the journal at least, so that it does not wait for the journal each time. */
 const AREA_BYTES = MiB;
 
