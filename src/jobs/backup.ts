@@ -337,7 +337,7 @@ export class BackupJob implements JobDriver {
     if (whole <= offset) return Math.min(end, offset + unit);
     // The guest may make some of it allocated meanwhile, having copied it first.
     const skippedBytes = await this.#gate.skip(offset, whole - offset);
-    this.#journal?.copied(offset, whole - offset);
+    this.#journal?.copied(offset, whole - offset, 0);
     this.#tally.skippedBytes += skippedBytes;
     this.#totalBytes -= skippedBytes;
     return whole;
@@ -350,14 +350,17 @@ export class BackupJob implements JobDriver {
     const status = await whenOpen(this.#sourceBackend, () =>
       statusOrData(this.#shown(), offset, stretch.lengthBytes),
     );
+    // A guest does not wait for zeroes that are there already.
+    const isAwaited = this.#journal !== undefined && status.zero;
+    const knownBytes = isAwaited ? await this.#mover.zeroBytes(offset, stretch.lengthBytes) : 0;
     if (!areOpen([this.#sourceBackend, this.#targetBackend])) return offset;
     const most = Math.min(stretch.lengthBytes, this.#pieceBytes(status));
-    const mostZero = this.#journal ? Math.max(unit, AWAITED_ZERO_BYTES) : Infinity;
+    const mostZero = this.#journal ? Math.max(unit, AWAITED_ZERO_BYTES, knownBytes) : Infinity;
     const zero = Math.min(status.lengthBytes, mostZero);
     const alike = status.zero ? zero - (zero % unit) : 0;
     const zeroBytes = this.job.limit.isLimited ? Math.min(alike, most) : alike;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
-    if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
+    if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }, zeroBytes <= knownBytes))
       return offset + zeroBytes;
     // What is to be discarded afterwards takes a wait anyway.
     const mayTry = !this.#plan.discardSource;
@@ -384,7 +387,7 @@ export class BackupJob implements JobDriver {
   }
 
   /** A guest need not wait for zeroes, unless somebody reads the source's present content through the target. */
-  #launchZeroes(stretch: Stretch): boolean {
+  #launchZeroes(stretch: Stretch, isKnown: boolean): boolean {
     const { offset, lengthBytes } = stretch;
     if (this.#plan.discardSource || this.#target.isAbove(this.#source)) return false;
     if (!this.#gate.tryRelease(offset, lengthBytes)) return false;
@@ -393,7 +396,7 @@ export class BackupJob implements JobDriver {
     this.#window.launch(0, async () => {
       await this.#mover.zero(offset, lengthBytes);
       this.#zeroing.delete(stretch);
-      this.#journal?.copied(offset, lengthBytes);
+      this.#journal?.copied(offset, lengthBytes, isKnown ? 0 : lengthBytes);
       this.#tally.zeroBytes += lengthBytes;
     });
     return true;

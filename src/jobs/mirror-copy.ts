@@ -165,7 +165,7 @@ export class MirrorCopy {
     const end = dirty.sizeBytes;
     for (let at = dirty.nextClean(0); journal && at < end;) {
       const next = dirty.nextDirty(at, end)?.offset ?? end;
-      journal.copied(at, next - at);
+      journal.copied(at, next - at, 0);
       at = next < end ? dirty.nextClean(next, end) : end;
     }
   }

@@ -171,10 +171,10 @@ export class JobJournal {
     this.#flushing.reset(offset, lengthBytes);
   }
 
-  /** Whole granules are in the target. */
-  copied(offset: number, lengthBytes: number): void {
+  /** Whole granules are in the target; so much of them may have to be brought to its disk. */
+  copied(offset: number, lengthBytes: number, writtenBytes = lengthBytes): void {
     this.#copied.set(offset, lengthBytes);
-    this.#copiedBytes += lengthBytes;
+    this.#copiedBytes += writtenBytes;
     this.#news.notify();
     if (this.#copiedBytes >= this.#mostUnflushed()) void this.checkpoint();
   }
