@@ -99,6 +99,8 @@ export class Node {
   backingIsUncertain = false;
   /** Writable for a while only: see lent-writable.ts. */
   isLentWritable = false;
+  /** A job has made it writable, and makes it read-only again when it ends. */
+  isLentToJob = false;
   /** Highest offset written + 1, for query-blockstats. */
   highestWrittenOffset = 0;
   #wasResized = false;

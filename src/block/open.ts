@@ -110,7 +110,7 @@ export class Opener {
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
       inactive: context.inactive ?? false,
-      ...(context.guessed && driver.isFallback && { guard: this.#guard() }),
+      ...(context.guessed && driver.isFallback && { guard: this.newGuard() }),
     });
     try {
       await this.#attachChildren(node, plan, inherited);
@@ -270,7 +270,8 @@ export class Opener {
     throw new BlockError('permission', text, { errno: 'EPERM', path: node.filename });
   }
 
-  #guard(): FormatGuard {
+  /** For an image whose format nobody has said. */
+  newGuard(): FormatGuard {
     return new FormatGuard((sector) => this.drivers.find(this.drivers.probe(sector))?.isFallback === true);
   }
 

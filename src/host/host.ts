@@ -34,6 +34,8 @@ export interface OpenFileOptions {
   exclusive?: boolean;
   /** Cut to zero bytes. */
   truncate?: boolean;
+  /** With create: a new file is for its owner alone. */
+  isPrivate?: boolean;
   /** O_DIRECT: buffers, offsets and lengths must be aligned to traits.alignmentBytes. */
   direct?: boolean;
   /**
@@ -53,6 +55,8 @@ export interface HostStat {
   identity: string;
   /** Grows when the content is changed; milliseconds of the file system's clock. */
   modifiedMs: number;
+  /** It is this process's user's, and nobody else may read or change it. */
+  isPrivate: boolean;
 }
 
 /** Open descriptors that stand for files (`/dev/fdset/N`). */
@@ -83,9 +87,14 @@ export interface HostFiles {
   /** What is at a path, links followed; undefined when nothing is. */
   stat(path: string): Promise<HostStat | undefined>;
   unlink(path: string): Promise<void>;
+  /** A second name for a file. Errors: exists; unsupported where the file system has no such names. */
+  link(path: string, newPath: string): Promise<void>;
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
   syncDirectory(path: string): Promise<void>;
-  mkdir(path: string): Promise<void>;
+  /** `isPrivate`: for its owner alone. */
+  mkdir(path: string, options?: { isPrivate?: boolean }): Promise<void>;
+  /** In one step, in the place of what was at the new path; certain to survive a power loss after syncDirectory(). */
+  rename(from: string, to: string): Promise<void>;
   /** The names in a folder, in no order. */
   list(path: string): Promise<string[]>;
   /**

@@ -1,6 +1,7 @@
 import type { BlockBackend } from '../block/backend.js';
 import { type BackingReference, referenceAs, settleBackingAbove } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
+import { isInheritedFrom } from '../block/inheritance.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
@@ -208,6 +209,8 @@ export class CommitJob implements JobDriver {
         place.thaw();
         await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));
       });
+      // As to blockdev-reopen, the base comes in the place of the layers that go.
+      if (isInheritedFrom(this.#base, this.#top)) this.#base.inheritsFrom = this.#top.inheritsFrom;
       place.removed();
       await place.restoreReadOnly();
     });

@@ -1,5 +1,5 @@
 import { assert } from '../base/assert.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, errnoError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
@@ -352,9 +352,21 @@ export class MirrorJob implements JobDriver {
       await this.#copy.copyRest();
       await this.#checked.verify();
       await this.#journal?.ending();
-      await pivot(place, this.#plan, this.#nodes);
+      await this.#takePlace();
       this.#pivoted = true;
     });
+  }
+
+  /** Of who is in the way a line of the program's tells; to the job it is EPERM, as in QEMU. */
+  async #takePlace(): Promise<void> {
+    try {
+      await pivot(this.#place, this.#plan, this.#nodes);
+    } catch (error) {
+      if (!(error instanceof BlockError) || (error.kind !== 'permission' && error.kind !== 'busy'))
+        throw error;
+      this.#place.graph.onDriverLine(error.message);
+      throw errnoError('EPERM', undefined, { cause: error });
+    }
   }
 
   giveUp(): void {

@@ -3,6 +3,7 @@ import { MiB } from '../base/limits.js';
 import { type BackingReference, referenceAs } from '../block/backing-reference.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
+import { isInheritedFrom } from '../block/inheritance.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import { startWriteback, ZERO_BYTES } from './block-copy.js';
@@ -228,6 +229,7 @@ export class StreamJob implements JobDriver {
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
       this.#dropped = [link.node];
+      const isInherited = below !== undefined && isInheritedFrom(below, layer);
       const reference = (): BackingReference => referenceAs(this.#plan.backing, layer, base);
       await place.withBackingReferences([layer], reference, async () => {
         place.thaw();
@@ -237,6 +239,8 @@ export class StreamJob implements JobDriver {
           place.listRemoval(transaction);
         });
       });
+      // What came with the layers that go is the node's own child from now on, as to blockdev-reopen.
+      if (isInherited) below.inheritsFrom = layer;
       place.removed();
       await place.restoreReadOnly();
     });

@@ -28,6 +28,7 @@ export async function addDrive(
   const id = options.id ?? defaultId(kind, bus, unit, options.isCdrom);
   if (engine.drives.has(id)) throw new BlockError('exists', `Duplicate ID '${id}' for drive`);
   refuseUnsupported(options);
+  if (engine.graph.keeper) assertKept(options);
   const limits = checkedLimits(options.throttling.limits);
   const node = hasImage(options) ? await openMedium(engine, options) : undefined;
   const { isCdrom, writethrough, readErrors, writeErrors } = options;
@@ -62,6 +63,13 @@ function refuseUnsupported({ image }: DriveOptions): void {
     throw new BlockError('unsupported', `Parameter '${name}' is not supported by livedisk yet`);
   };
   for (const [key] of image.entries()) if (/^stats-/.test(key)) refuse(key);
+}
+
+/** Errors: unsupported, for a drive that a state cannot bring back. */
+export function assertKept({ isSnapshot }: Pick<DriveOptions, 'isSnapshot'>): void {
+  if (isSnapshot !== true) return;
+  const text = 'snapshot=on does not go together with --state: what is written is kept nowhere';
+  throw new BlockError('unsupported', text);
 }
 
 /** No name and no options of an image: the drive has no medium yet. */

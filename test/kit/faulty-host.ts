@@ -54,9 +54,11 @@ export class FaultyHost {
         descriptorSets: files.descriptorSets,
         stat: (path) => files.stat(path),
         unlink: (path) => files.unlink(path),
+        link: (path, newPath) => files.link(path, newPath),
         syncDirectory: (path) => files.syncDirectory(path),
         list: (path) => files.list(path),
-        mkdir: (path) => files.mkdir(path),
+        mkdir: (path, options) => files.mkdir(path, options),
+        rename: (from, to) => files.rename(from, to),
         buffer: (lengthBytes) => files.buffer(lengthBytes),
       },
     };

@@ -148,12 +148,12 @@ function checkGranularity(granularity: number | undefined): void {
     throw new BlockError('invalid', "Parameter 'granularity' expects a power of 2");
 }
 
-/** The source, or what only filters are between it and: whose users see the same in the mirror. Errors: invalid, busy. */
+/** What the mirror may take the place of, so that nobody sees something else at once. Errors: invalid, busy. */
 function nodeToReplace(graph: Graph, source: Node, name: string | undefined): Node | undefined {
   if (name === undefined) return undefined;
   const node = graph.node(name);
   checkNotBlocked(node);
-  if (!isShownBy(source, node)) {
+  if (!mayReplace(source, node)) {
     const text = `Cannot replace '${name}' by a node mirrored from '${source.name}', because it cannot be guaranteed`;
     throw new BlockError(
       'invalid',
@@ -165,10 +165,21 @@ function nodeToReplace(graph: Graph, source: Node, name: string | undefined): No
   return node;
 }
 
-function isShownBy(source: Node, node: Node): boolean {
-  for (let at: Node | undefined = source; at; at = at.isFilter ? at.filtered?.node : undefined)
+/**
+ * Whether a mirror of `source` may take a node's place: the source's, or that of what only filters are between it and;
+ * or of one of several that are to hold the same, where nobody else looks at it.
+ */
+export function mayReplace(source: Node, node: Node): boolean {
+  for (let at: Node | undefined = source; at; at = at.isFilter ? at.filtered?.node : undefined) {
     if (at === node) return true;
+    if (at.driver.holdsCopies === true && isOnlyChildOf(node, at)) return true;
+  }
   return false;
+}
+
+function isOnlyChildOf(node: Node, parent: Node): boolean {
+  const [edge, ...others] = node.parents;
+  return edge?.parent === parent && others.length === 0;
 }
 
 /** Without a backing file the top is everything. Errors: invalid. */

@@ -131,9 +131,11 @@ function unevenHost(): Host {
       descriptorSets: host.files.descriptorSets,
       stat: (path) => host.files.stat(path),
       unlink: (path) => host.files.unlink(path),
+      link: (path, newPath) => host.files.link(path, newPath),
       syncDirectory: (path) => host.files.syncDirectory(path),
       list: (path) => host.files.list(path),
-      mkdir: (path) => host.files.mkdir(path),
+      mkdir: (path, options) => host.files.mkdir(path, options),
+      rename: (from, to) => host.files.rename(from, to),
       buffer: (lengthBytes) => host.files.buffer(lengthBytes),
       open: async (path, options) => {
         const file = await host.files.open(path, options);

@@ -13,6 +13,7 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
   -chardev socket,id=ID,path=PATH,server=on,wait=off
                         a socket for a monitor (host= and port=, or fd=, instead of path=; abstract=on, reconnect=N,
                         tls-creds=; x-clients=1 serves one client after the other); also pty, stdio, null, ringbuf, file
+  -state DIR            keep there what the daemon is, and be that again when started anew (docs/STATE.md)
   -pidfile FILE         write the process's number there
   -metrics unix:PATH | HOST:PORT[,token-file=FILE]
                         numbers for Prometheus at /metrics; beyond this machine only with a token

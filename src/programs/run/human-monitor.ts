@@ -39,7 +39,13 @@ export class HumanMonitor {
 
   async #run(line: string): Promise<void> {
     try {
-      this.#write(await this.#engine.hub.inBand(() => runHmp(this.#engine, line)));
+      const { hub } = this.#engine;
+      const text = await hub.inBand(async () => {
+        const printed = await runHmp(this.#engine, line);
+        await hub.onDone('human-monitor-command');
+        return printed;
+      });
+      this.#write(text);
     } catch (error) {
       // What is typed after `quit` is not answered.
       if (error instanceof BlockError && error.kind === 'closed') return;

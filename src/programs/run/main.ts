@@ -1,5 +1,4 @@
 import { setFlagsFromString } from 'node:v8';
-import { given } from '../../base/given.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { allDrivers } from '../../drivers/index.js';
 import { exitNow } from '../../host/exit.js';
@@ -12,7 +11,7 @@ import { answerTo } from './help.js';
 import { startMetrics } from './metrics.js';
 import { PidFile } from './pid-file.js';
 import { parseRunOptions } from './options.js';
-import { start } from './start.js';
+import { DaemonState } from './state.js';
 import { StdioSocket } from './stdio.js';
 
 /** Nearly the longest time that a timer takes. */
@@ -36,17 +35,12 @@ export async function runMain(
     if (!isDaemon()) return daemonize(args);
   }
   tuneCompiler();
+  const host = createRealHost();
+  const daemon = await DaemonState.open(host, kind, options);
   const engine = new Engine({
-    host: createRealHost(),
-    drivers: allDrivers,
-    kind,
-    machine: options.machine,
+    ...{ host, drivers: allDrivers, kind },
+    ...daemon.engineProperties(),
     ...(process.env['TMPDIR'] !== undefined && { temporaryFolder: process.env['TMPDIR'] }),
-    startStopped: options.startStopped,
-    incoming: options.incoming !== undefined,
-    actions: options.actions,
-    baseProtection: { refuses: options.protectsSharedBases, folders: options.sharedBasesFolders },
-    identity: given({ name: options.name, uuid: options.uuid, memoryBytes: options.memoryBytes }),
     openStandard: (isEditor) => new StdioSocket({ isEditor }),
     warn,
     print: (line) => void process.stdout.write(`${line}\n`),
@@ -66,15 +60,16 @@ export async function runMain(
   try {
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
-    await start(engine, options);
+    await daemon.start(engine);
     if (options.metrics) metrics = await startMetrics(engine, options.metrics);
     ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
     if (options.daemonize) tellReady();
     await untilEnd(engine);
   } finally {
+    engine.graph.keeper = undefined;
     await metrics?.close();
-    await end(ending ?? new Ending(engine, program), engine, pidFile);
+    await end(ending ?? new Ending(engine, program), engine, pidFile).finally(() => daemon.close());
   }
   return 0;
 }

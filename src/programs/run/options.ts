@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { NodeOptions } from '../../block/driver.js';
@@ -69,6 +70,8 @@ export interface RunOptions {
   actions: Partial<RunActions>;
   pidFile: string | undefined;
   metrics: MetricsOption | undefined;
+  /** The folder that keeps what the daemon is. */
+  state: string | undefined;
   /** Of images that others stand on. */
   protectsSharedBases: boolean;
   sharedBasesFolders: string[];
@@ -92,6 +95,8 @@ export interface RunOptions {
   asks: Question | undefined;
 }
 
+export const DEFAULT_MACHINE = 'pc';
+
 type Take = (value: string, text: string) => void;
 
 /** Errors: kind invalid or unsupported, naming the option. */
@@ -104,9 +109,10 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     actions: {},
     pidFile: undefined,
     metrics: undefined,
+    state: undefined,
     protectsSharedBases: false,
     sharedBasesFolders: [],
-    machine: 'pc',
+    machine: DEFAULT_MACHINE,
     name: undefined,
     uuid: undefined,
     memoryBytes: undefined,
@@ -237,6 +243,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-chardev': (value, text) => addDevice(parseCharacterDevice(value), text),
     '-pidfile': (value) => void (options.pidFile = value),
     '-metrics': (value) => void (options.metrics = parseMetrics(value)),
+    '-state': (value) => void (options.state = resolve(value)),
     '-shared-bases-folder': (value) => void options.sharedBasesFolders.push(value),
     '-object': (value, text) => {
       const help = objectHelp(value);

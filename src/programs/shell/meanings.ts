@@ -81,7 +81,8 @@ const COMMANDS: Readonly<Record<string, string>> = {
   'migrate-recover': 'goes on with a postcopy migration: there is none',
   'migrate-set-capabilities': 'how machines are moved',
   'migrate-set-parameters': 'limits of a move: bandwidth, TLS, names of bitmaps',
-  'migrate-start-postcopy': 'switches to postcopy: there is none',
+  'migrate-start-postcopy':
+    'lets dirty bitmaps come after the machine, as far as states tell: they come before it',
   migrate_cancel: 'gives a move up: the machine stays here',
   'nbd-server-add': 'serves a disk over NBD (the older form of block-export-add)',
   'nbd-server-remove': 'ends an export by its name',
