@@ -7,6 +7,7 @@ import { addDevice } from '../../monitor/devices.js';
 import { addDrive } from '../../monitor/drives.js';
 import type { Engine } from '../../monitor/engine.js';
 import { listenFor } from '../../monitor/migration.js';
+import { loadVm } from '../../monitor/vm-snapshots.js';
 import { QmpSession } from '../../wire/qmp/session.js';
 import { HumanMonitor } from './human-monitor.js';
 import { multiplex } from './multiplexer.js';
@@ -34,7 +35,8 @@ export async function start(engine: Engine, options: RunOptions): Promise<void> 
   await addVirtioDisks(engine, drives);
   for (const step of late)
     if (step.kind !== 'device') await inStep(step.text, () => perform(engine, step, monitors));
-  const { incoming } = options;
+  const { incoming, loadvm } = options;
+  if (loadvm !== undefined) await loadVm(engine, loadvm);
   if (incoming !== undefined) await inStep(`-incoming ${incoming}`, () => listenFor(engine, incoming));
   monitors.open();
 }
