@@ -13,6 +13,7 @@ const CODECS = [
   'src/block/request.ts',
   'test/kit/**',
   'test/peers/codec.test.ts',
+  'test/engine/device-endpoints.test.ts',
   'test/engine/vhost-user.test.ts',
 ];
 

@@ -173,7 +173,8 @@ export class MirrorJob implements JobDriver {
   async run(): Promise<void> {
     const { window } = this.#copy;
     try {
-      if (this.type === 'commit') await growBase(this.#targetBackend, this.#source.lengthBytes);
+      if (this.type === 'commit')
+        await growBase(this.#targetBackend, this.#source.lengthBytes, this.#journal);
       else if (this.#source.lengthBytes !== this.#target.lengthBytes)
         throw new BlockError('invalid', 'Source and target image have different sizes');
       if (this.#copyMode === 'write-blocking') await this.#writeToBoth(true);
@@ -379,6 +380,8 @@ export class MirrorJob implements JobDriver {
 
   async clean(): Promise<void> {
     const source = this.#source;
+    // From here on guests' changes are not in the journal.
+    if (!this.#succeeded) await this.#journal?.abandon();
     await this.#place.remove();
     await this.#endJournal();
     // Where the source had no users, nobody uses the target after the pivot.

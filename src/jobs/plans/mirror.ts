@@ -50,8 +50,6 @@ export interface MirrorPlan extends CommonPlan, CheckedPlan {
   granularityBytes: number;
   /** Most bytes in flight; absent: the window's own. */
   windowBytes?: number;
-  /** The journal's path: the job can be gone on with when it was cut off. */
-  persist?: string;
   copyMode: 'background' | 'write-blocking';
   /** Zeroes may deallocate in the target. */
   unmap: boolean;
@@ -99,7 +97,6 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
       // 0 is what it was when not given.
       windowBytes: windowBytes ? Number(windowBytes) : undefined,
       replaces: replaces && referTo(replaces),
-      persist: request['x-persist'],
     }),
   };
   mirrorNodes(graph, plan);

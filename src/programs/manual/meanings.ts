@@ -24,6 +24,8 @@ export const EVENT_MEANINGS: Readonly<Record<string, string>> = {
   STOP: 'the guest stopped',
   X_MOVE_STAGE: 'an x-move has come further, or to its end',
   X_MOVE: 'who has the machine that moves has changed, or nobody knows',
+  X_SESSION_ENDED: 'all that was made under a session is undone',
+  X_SESSION_UNDO_FAILED: 'something that was made under a session could not be undone, and is tried again',
   'x-point-deleted': 'a point in time is deleted, or could not be',
 };
 
