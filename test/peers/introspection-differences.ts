@@ -56,7 +56,6 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
   [
     'exports are on the NBD server or over vhost-user, of the main loop, without metadata contexts of their own',
-    ['block-export-add', '.fixed-iothread .iothread'],
     ['block-export-add.type', '=fuse =vduse-blk'],
   ],
   [
