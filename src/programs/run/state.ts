@@ -73,7 +73,7 @@ export class DaemonState {
     }
     await restoreEngine(engine, saved, secrets);
     const steps = monitorSteps(saved);
-    return start(engine, { steps, incoming: undefined }, () => keep({ steps }));
+    return start(engine, { steps, incoming: undefined, loadvm: undefined }, () => keep({ steps }));
   }
 
   async close(): Promise<void> {
@@ -91,17 +91,17 @@ function askedSteps({ steps }: RunOptions): Step[] {
 }
 
 function digestOf(options: RunOptions): string {
-  const { machine, name, uuid, memoryBytes, startStopped, actions } = options;
+  const { machine, name, uuid, memoryBytes, startStopped, actions, loadvm } = options;
   const steps = askedSteps(options).map((step) =>
     step.kind === 'object' ? formatJson(step.options) : `${step.kind} ${step.text}`,
   );
-  const asked = { machine, name, uuid, memoryBytes, startStopped, actions, steps };
+  const asked = { machine, name, uuid, memoryBytes, startStopped, actions, steps, ...given({ loadvm }) };
   return createHash('sha256').update(formatJson(asked)).digest('hex');
 }
 
 /** What is kept counts, and who asks for something else must know. Errors: invalid. */
 function checkAsked(kind: EngineState['kind'], options: RunOptions, saved: EngineState): void {
-  const { state, steps, incoming, name, uuid, memoryBytes, startStopped, machine } = options;
+  const { state, steps, incoming, name, uuid, memoryBytes, startStopped, machine, loadvm } = options;
   for (const step of steps) if (step.kind === 'wrong') throw step.error;
   const where = `The state in '${state}'`;
   if (saved.kind !== kind) {
@@ -114,7 +114,7 @@ function checkAsked(kind: EngineState['kind'], options: RunOptions, saved: Engin
       `${where} is of a machine that is here: -incoming does not go together with it`,
     );
   const isBare =
-    [name, uuid, memoryBytes].every((value) => value === undefined) &&
+    [name, uuid, memoryBytes, loadvm].every((value) => value === undefined) &&
     !startStopped &&
     machine === DEFAULT_MACHINE;
   if (isBare && askedSteps(options).length === 0) return;
