@@ -46,6 +46,7 @@ test('files of a web server are told of, read, converted and refused alike', { s
   const http = (more: string, path = '/f/a.raw'): string => json('http', url + path, more);
   const lines = [
     `img info ${url}/f/a.raw`,
+    `img info --output=json ${url}/f/a.raw`,
     `img info --output=json ${url}/f/over.q`,
     `img info --backing-chain ${url}/f/over.q`,
     `img info ${url}/f/odd`,
