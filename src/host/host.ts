@@ -1,3 +1,4 @@
+import type { BlockError } from '../base/error.js';
 import type { RequestWatch } from '../base/io-request.js';
 import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
@@ -242,7 +243,26 @@ export interface HostPipe {
   destroy(): void;
 }
 
+export interface ProgramHandler {
+  /** A piece of standard output; it is only valid during the call. */
+  onData(chunk: Buffer): void;
+  /** The same of standard error. */
+  onErrorText(chunk: Buffer): void;
+  /** Called once; nothing follows. The program has ended, or closed its output, or could not be started. */
+  onEnd(how: BlockError): void;
+}
+
+/** A program that is talked to. */
+export interface HostProgram {
+  /** To its standard input; the bytes stay unchanged until it has answered them. Nothing where it has ended. */
+  write(bytes: Uint8Array): void;
+  /** Its input ends, and it does soon. */
+  destroy(): void;
+}
+
 export interface HostPipes {
+  /** Starts a command to talk to, out of reach of this terminal's signals. */
+  talk(argv: readonly string[], handler: ProgramHandler): HostProgram;
   /** Starts a command: its standard input is the pipe's end, or its standard output. */
   run(argv: readonly string[], direction: 'to' | 'from'): HostPipe;
   /** Takes over a descriptor that is no socket. */

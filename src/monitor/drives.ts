@@ -58,11 +58,13 @@ export async function removeDrive(engine: Parts<'graph' | 'drives'>, drive: Driv
   engine.drives.delete(drive.id);
 }
 
-function refuseUnsupported({ image }: DriveOptions): void {
+function refuseUnsupported(options: DriveOptions): void {
+  const { image } = options;
   const refuse = (name: string): never => {
     throw new BlockError('unsupported', `Parameter '${name}' is not supported by livedisk yet`);
   };
   for (const [key] of image.entries()) if (/^stats-/.test(key)) refuse(key);
+  if (options.detectZeroes !== 'off' && !hasImage(options)) refuse('detect-zeroes');
 }
 
 /** Errors: unsupported, for a drive that a state cannot bring back. */
@@ -86,6 +88,7 @@ async function openMedium(engine: Drives, options: DriveOptions): Promise<Node> 
   if (aio !== undefined) forgetAio(node);
   try {
     const top = isSnapshot ? await putTemporaryOverlay(engine, node, isReadOnly) : node;
+    top.detectZeroes(options.detectZeroes);
     if (options.copyOnRead) top.skipFilters().io.copiesOnRead = true;
     return top;
   } catch (error) {

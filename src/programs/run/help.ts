@@ -37,6 +37,7 @@ Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one da
                         (share-rw=, write-cache=, rerror=, werror= as in QEMU); -device help lists models
   -snapshot             what is written to drives is not kept
   -S                    the guest waits for 'cont'
+  -loadvm TAG           begin in the state that savevm has saved
   -incoming tcp:HOST:PORT | unix:PATH | fd:N | file:PATH | exec:COMMAND | defer
                         a machine comes from there (migrate); its images are the other end's until then
   -qmp unix:PATH,server=on,wait=off

@@ -22,6 +22,8 @@ export class HumanMonitor {
       line: (text) => this.#run(text),
       complete: (text) => completions(engine, text),
     });
+    // Nothing is asked for any more, as in QEMU.
+    void engine.quitting.promise.then(() => this.#editor.end());
     const { major, minor, micro } = VERSION.qemu;
     write(`QEMU ${major}.${minor}.${micro} monitor - type 'help' for more information\n`);
     this.#editor.begin();

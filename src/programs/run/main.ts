@@ -1,10 +1,9 @@
 import { setFlagsFromString } from 'node:v8';
-import { probedWarning } from '../../block/format-guard.js';
-import { allDrivers } from '../../drivers/index.js';
 import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
-import { Engine } from '../../monitor/engine.js';
+import type { Engine } from '../../monitor/engine.js';
 import type { MetricsServer } from '../../web/metrics-server.js';
+import { composeEngine } from './compose.js';
 import { checkDaemon, daemonize, isDaemon, tellReady } from './daemon.js';
 import { Ending } from './ending.js';
 import { answerTo } from './help.js';
@@ -12,7 +11,6 @@ import { startMetrics } from './metrics.js';
 import { PidFile } from './pid-file.js';
 import { parseRunOptions } from './options.js';
 import { DaemonState } from './state.js';
-import { StdioSocket } from './stdio.js';
 
 /** Nearly the longest time that a timer takes. */
 const LONG_MS = 2_000_000_000;
@@ -37,19 +35,7 @@ export async function runMain(
   tuneCompiler();
   const host = createRealHost();
   const daemon = await DaemonState.open(host, kind, options);
-  const engine = new Engine({
-    ...{ host, drivers: allDrivers, kind },
-    ...daemon.engineProperties(),
-    ...(process.env['TMPDIR'] !== undefined && { temporaryFolder: process.env['TMPDIR'] }),
-    openStandard: (isEditor) => new StdioSocket({ isEditor }),
-    warn,
-    print: (line) => void process.stdout.write(`${line}\n`),
-  });
-  engine.opener.onProbed = (name, format, readOnly) =>
-    void process.stderr.write(probedWarning(name, format, readOnly));
-  engine.graph.onDriverLine = (line) => void process.stderr.write(`${line}\n`);
-  engine.opener.onWarning = (text) => warn(`warning: ${text}`);
-  engine.hub.onUnexpectedError = (error) => warn(`internal error: ${describe(error)}`);
+  const engine = composeEngine(host, kind, daemon.engineProperties(), warn);
   let pidFile: PidFile | undefined;
   let ending: Ending | undefined;
   let metrics: MetricsServer | undefined;
@@ -92,10 +78,6 @@ async function end(ending: Ending, engine: Engine, pidFile?: PidFile): Promise<v
     // Clients that stay connected, standard input, and calls that the kernel holds would keep the process alive.
     setImmediate(() => exitNow());
   }
-}
-
-function describe(error: unknown): string {
-  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }
 
 /** Until `quit`, or a signal, even when no socket and no standard input is open that could bring one. */

@@ -67,6 +67,8 @@ export interface RunOptions {
   startStopped: boolean;
   /** Where the machine's state comes from. */
   incoming: string | undefined;
+  /** The saved state in which the machine begins. */
+  loadvm: string | undefined;
   actions: Partial<RunActions>;
   pidFile: string | undefined;
   metrics: MetricsOption | undefined;
@@ -106,6 +108,7 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     warnings: [],
     startStopped: false,
     incoming: undefined,
+    loadvm: undefined,
     actions: {},
     pidFile: undefined,
     metrics: undefined,
@@ -292,6 +295,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-m': (value) => void (options.memoryBytes = parseMemory(value)),
     '-uuid': (value) => void (options.uuid = checkUuid(value)),
     '-serial': (value, text) => takeSerial(options, value, text),
+    '-loadvm': (value) => void (options.loadvm = value),
     '-incoming': (value) => void (options.incoming = value),
     '-action': (value) => void Object.assign(options.actions, parseActions(value)),
     '-parallel': () => void (options.hasParallel = true),

@@ -7,6 +7,7 @@ import { addDevice } from '../../monitor/devices.js';
 import { addDrive } from '../../monitor/drives.js';
 import type { Engine } from '../../monitor/engine.js';
 import { listenFor } from '../../monitor/migration.js';
+import { loadVm } from '../../monitor/vm-snapshots.js';
 import { QmpSession } from '../../wire/qmp/session.js';
 import { HumanMonitor } from './human-monitor.js';
 import { multiplex } from './multiplexer.js';
@@ -41,7 +42,8 @@ export async function start(
   await addVirtioDisks(engine, drives);
   for (const step of late)
     if (step.kind !== 'device') await inStep(step.text, () => perform(engine, step, monitors));
-  const { incoming } = options;
+  const { incoming, loadvm } = options;
+  if (loadvm !== undefined) await loadVm(engine, loadvm);
   if (incoming !== undefined) await inStep(`-incoming ${incoming}`, () => listenFor(engine, incoming));
   await whole();
   monitors.open();

@@ -3,20 +3,16 @@ import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { Host } from '../../host/host.js';
 import { assertKept } from '../../monitor/drives.js';
-import type { Engine, EngineProperties } from '../../monitor/engine.js';
+import type { Engine } from '../../monitor/engine.js';
 import { StateKeeper } from '../../monitor/state/keeper.js';
 import { restoreEngine } from '../../monitor/state/restore.js';
 import { StateStore } from '../../monitor/state/store.js';
 import type { ObjectOptions } from '../../schema/objects.js';
 import type { EngineState } from '../../schema/state.js';
 import { formatJson } from '../../wire/qmp/json-format.js';
+import { startProperties, type StartProperties } from './compose.js';
 import { DEFAULT_MACHINE, type RunOptions, type Step } from './options.js';
 import { start } from './start.js';
-
-type StartProperties = Pick<
-  EngineProperties,
-  'machine' | 'startStopped' | 'incoming' | 'actions' | 'baseProtection' | 'identity'
->;
 
 /** What a daemon begins with: its command line, or what is kept of it in the folder of --state. */
 export class DaemonState {
@@ -46,17 +42,17 @@ export class DaemonState {
   }
 
   engineProperties(): StartProperties {
-    const { machine, startStopped, incoming, actions, name, uuid, memoryBytes } = this.#options;
-    const { protectsSharedBases: refuses, sharedBasesFolders: folders } = this.#saved ?? this.#options;
-    const common = { baseProtection: { refuses, folders } };
     const saved = this.#saved;
-    if (!saved) {
-      const identity = given({ name, uuid, memoryBytes });
-      return { ...common, machine, startStopped, incoming: incoming !== undefined, actions, identity };
-    }
-    const { reboot, shutdown } = saved;
-    const identity = given({ name: saved.name, uuid: saved.uuid, memoryBytes: saved.memoryBytes });
-    return { ...common, machine: saved.machine, startStopped: true, actions: { reboot, shutdown }, identity };
+    if (!saved) return startProperties(this.#options);
+    const { machine, reboot, shutdown, name, uuid, memoryBytes } = saved;
+    const { protectsSharedBases: refuses, sharedBasesFolders: folders } = saved;
+    return {
+      machine,
+      startStopped: true,
+      actions: { reboot, shutdown },
+      baseProtection: { refuses, folders },
+      identity: given({ name, uuid, memoryBytes }),
+    };
   }
 
   /** Does what the command line asks for, or makes what was kept; keeps it from then on. Errors: those of both. */
