@@ -24,6 +24,8 @@ export const EVENT_MEANINGS: Readonly<Record<string, string>> = {
   STOP: 'the guest stopped',
   X_MOVE_STAGE: 'an x-move has come further, or to its end',
   X_MOVE: 'who has the machine that moves has changed, or nobody knows',
+  X_SESSION_ENDED: 'all that was made under a session is undone',
+  X_SESSION_UNDO_FAILED: 'something that was made under a session could not be undone, and is tried again',
   'x-point-deleted': 'a point in time is deleted, or could not be',
 };
 
@@ -48,6 +50,7 @@ export const KIND_MEANINGS: Readonly<Record<string, string>> = {
   'blockdev-add qed': "QEMU's former format",
   'blockdev-add raw': 'the disk as it is, or a window of it',
   'blockdev-add snapshot-access': 'the moment that a copy-before-write filter keeps, for reading',
+  'blockdev-add ssh': 'a file of another machine, over SSH',
   'blockdev-add throttle': 'a filter: the pace of a throttle-group',
   'blockdev-add vdi': "VirtualBox's images",
   'blockdev-add vhdx': "Hyper-V's images",

@@ -10,7 +10,7 @@ import { answerTo } from './help.js';
 import { startMetrics } from './metrics.js';
 import { PidFile } from './pid-file.js';
 import { parseRunOptions } from './options.js';
-import { start } from './start.js';
+import { DaemonState } from './state.js';
 
 /** Nearly the longest time that a timer takes. */
 const LONG_MS = 2_000_000_000;
@@ -33,7 +33,9 @@ export async function runMain(
     if (!isDaemon()) return daemonize(args);
   }
   tuneCompiler();
-  const engine = composeEngine(createRealHost(), kind, options, warn);
+  const host = createRealHost();
+  const daemon = await DaemonState.open(host, kind, options);
+  const engine = composeEngine(host, kind, daemon.engineProperties(), warn);
   let pidFile: PidFile | undefined;
   let ending: Ending | undefined;
   let metrics: MetricsServer | undefined;
@@ -44,15 +46,16 @@ export async function runMain(
   try {
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
-    await start(engine, options);
+    await daemon.start(engine);
     if (options.metrics) metrics = await startMetrics(engine, options.metrics);
     ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
     if (options.daemonize) tellReady();
     await untilEnd(engine);
   } finally {
+    engine.graph.keeper = undefined;
     await metrics?.close();
-    await end(ending ?? new Ending(engine, program), engine, pidFile);
+    await end(ending ?? new Ending(engine, program), engine, pidFile).finally(() => daemon.close());
   }
   return 0;
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Host, HostListener, SocketAddress } from '../../host/host.js';
 import type { Engine } from '../../monitor/engine.js';
 import { QmpSession } from '../../wire/qmp/session.js';
-import { composeEngine } from '../run/compose.js';
+import { composeEngine, startProperties } from '../run/compose.js';
 import { Ending } from '../run/ending.js';
 import { parseRunOptions } from '../run/options.js';
 import { start } from '../run/start.js';
@@ -37,7 +37,7 @@ export class OwnEngine {
     );
     const warn = (text: string): void => void process.stderr.write(`livedisk web: ${text}\n`);
     const options = parseRunOptions(args, 'storage-daemon');
-    const engine = composeEngine(host, 'storage-daemon', options, warn);
+    const engine = composeEngine(host, 'storage-daemon', startProperties(options), warn);
     const folder = mkdtempSync(join(tmpdir(), 'livedisk-web-'));
     try {
       await start(engine, options);
