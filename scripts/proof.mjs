@@ -11,6 +11,7 @@ const SEQUENCES = ['--import', 'tsx', 'test/sim/sequences-main.ts'];
 const SEEDS_A_PIECE = 50;
 const FUZZ_RUNS_A_PIECE = 2000;
 const MOVES_A_PIECE = 500;
+const PLANS_A_PIECE = 50;
 
 /** Conversations with peers who say anything. */
 const conversations = (side, what, amount = 'conversations') => ({
@@ -83,6 +84,17 @@ const PROOFS = {
       })),
     count: /^(\d+) moves from \d+ passed$/m,
     amount: ([moves]) => `${moves} moves`,
+  },
+  plans: {
+    what: 'random chains and actions on them: what then happens is what the plan said',
+    pieces: (seed) =>
+      Array.from({ length: 1000 / PLANS_A_PIECE }, (_, i) => ({
+        name: `plans from ${seed + i * PLANS_A_PIECE}`,
+        args: ['--import', 'tsx', '--test', 'test/view/random-plans.test.ts'],
+        env: { PLAN_SEED: String(seed + i * PLANS_A_PIECE), PLAN_SEEDS: String(PLANS_A_PIECE) },
+      })),
+    count: /(\d+) plans carried out, (\d+) refused/m,
+    amount: ([done, refused]) => `${done} plans carried out, ${refused} refused`,
   },
   resent: {
     what: 'mirrors and backups of 4 GiB with a journal, each cut off 100 times: at most 5% is sent again',

@@ -80,7 +80,9 @@ export class PointsApi {
     const made = this.#options.pointsOver({
       // What is only looked at is no news.
       execute: (command, args = {}) =>
-        /query-|-list$/.test(command) ? client.execute(command, args) : link.executeOn(client, command, args),
+        /query-|-list$/.test(command) || args['dry-run'] === true
+          ? client.execute(command, args)
+          : link.executeOn(client, command, args),
       onEvent: (listener) => client.onEvent(({ event, data }) => listener(event, data)),
       ended: client.closed,
       close: async () => undefined,

@@ -1,28 +1,12 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { test, type TestContext } from 'node:test';
 import { EngineBed, MiB } from '../engine/engine-bed.js';
-import { Bench } from '../../src/programs/demo/session.js';
-import { readAnswers } from '../../src/view/answers.js';
-import { buildView } from '../../src/view/build.js';
 import { imageOf, type View } from '../../src/view/model.js';
 import { planAction } from '../../src/view/plan/plan.js';
 import { planDeletion, planReversal } from '../../src/view/plan/points.js';
 import type { Action, Plan } from '../../src/view/plan/types.js';
+import { contents, deviceChain, viewOf } from './plan-bed.js';
 import { recordedView } from './recorded.js';
-
-async function viewOf({ engine }: EngineBed): Promise<View> {
-  return buildView(
-    await readAnswers((command, args = {}) => engine.hub.execute(command, args) as Promise<never>),
-  );
-}
-
-/** The chain that the device uses, base first, filters left out. */
-function deviceChain(view: View): string[] {
-  const top = view.users.find(({ kind }) => kind === 'device')?.imageId;
-  const chain = view.chains.find(({ images }) => images.at(-1) === top);
-  return chain?.images.filter((id) => imageOf(view, id)?.kind === 'image') ?? [];
-}
 
 interface Done {
   plan: Plan;
@@ -74,21 +58,6 @@ for (const [what, action] of Object.entries(ACTIONS))
     const copied = bed.events.findLast(({ event }) => event === 'BLOCK_JOB_COMPLETED')?.data['offset'];
     if (plan.bytesAtMost > 0) assert.ok(Number(copied) > 0);
   });
-
-/** What each image shows, opened by itself. */
-async function contents(bed: EngineBed, names: readonly string[]): Promise<Map<string, string>> {
-  const bench = new Bench(bed.engine.host);
-  const found = new Map<string, string>();
-  for (const name of names) {
-    const file = { driver: 'file', filename: bed.path(`${name}.qcow2`) };
-    const { disk, close } = await bench.open({ driver: 'qcow2', file, 'force-share': true }, true);
-    const bytes = Buffer.alloc(disk.lengthBytes);
-    await disk.read(0, bytes);
-    await close();
-    found.set(name, createHash('sha256').update(bytes).digest('hex'));
-  }
-  return found;
-}
 
 for (const [what, action, invalid] of [
   ['a commit below the top', { kind: 'commit', image: 'C', base: 'A' }, ['B']],

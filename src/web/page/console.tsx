@@ -52,6 +52,7 @@ export function Console({ server }: { server: string }) {
     }
   };
   const known = fitting.line === line ? fitting : NOTHING;
+  const shown = line === '' ? [] : known.words;
   const onKeyDown = (event: KeyboardEvent): void => {
     const step = event.key === 'ArrowUp' ? 1 : event.key === 'ArrowDown' ? -1 : 0;
     const next = back + step;
@@ -91,12 +92,12 @@ export function Console({ server }: { server: string }) {
         <button type="submit">send</button>
       </form>
       <div class="buttons fitting" role="group" aria-label="what fits">
-        {known.words.slice(0, SHOWN_WORDS).map((word) => (
+        {shown.slice(0, SHOWN_WORDS).map((word) => (
           <button key={word} type="button" onClick={() => put(withWord(line, known.part, word))}>
             {printable(word)}
           </button>
         ))}
-        {known.words.length > SHOWN_WORDS && <span class="quiet">and more</span>}
+        {shown.length > SHOWN_WORDS && <span class="quiet">and more</span>}
       </div>
     </section>
   );

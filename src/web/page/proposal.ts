@@ -93,7 +93,7 @@ export function proposePoint(
       const { plan, before, after } = answer;
       const facts = copyFact(plan.bytes, plan.seconds);
       if (plan.ends.length > 0) facts.push(`Not of the disk any more: ${plan.ends.join(', ')}.`);
-      if (plan.users.length > 0) facts.push(`Also used by ${plan.users.join(', ')}.`);
+      if (plan.users.length > 0) facts.push(`Used by ${plan.users.join(', ')}.`);
       const text = JSON.stringify({ execute: `x-point-${verb}`, arguments: { name } });
       return {
         ...{ words: plan.words, facts, invalid: plan.invalid },
