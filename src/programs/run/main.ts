@@ -6,6 +6,7 @@ import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
 import { Engine } from '../../monitor/engine.js';
 import type { MetricsServer } from '../../web/metrics-server.js';
+import { MachineRun, takeMachineSwitch } from '../machine/machine.js';
 import { checkDaemon, daemonize, isDaemon, tellReady } from './daemon.js';
 import { Ending } from './ending.js';
 import { answerTo } from './help.js';
@@ -25,7 +26,9 @@ export async function runMain(
   program = 'livedisk',
 ): Promise<number> {
   const warn = (text: string): void => void process.stderr.write(`${program}: ${text}\n`);
-  const options = parseRunOptions(args, kind);
+  const machineSwitch = kind === 'machine' ? takeMachineSwitch(args) : undefined;
+  const machine = machineSwitch && new MachineRun(machineSwitch.rest, machineSwitch.asked);
+  const options = parseRunOptions(machine?.line.ours ?? args, kind);
   for (const warning of options.warnings) warn(warning);
   if (options.asks) {
     process.stdout.write(answerTo(options.asks, kind));
@@ -66,7 +69,8 @@ export async function runMain(
   try {
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
-    await start(engine, options);
+    machine?.prepare(engine);
+    await start(engine, options, () => machine?.boot(engine, options) ?? Promise.resolve());
     if (options.metrics) metrics = await startMetrics(engine, options.metrics);
     ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
@@ -74,9 +78,12 @@ export async function runMain(
     await untilEnd(engine);
   } finally {
     await metrics?.close();
+    await machine?.end(engine);
     await end(ending ?? new Ending(engine, program), engine, pidFile);
   }
-  return 0;
+  if (machine?.failure === undefined) return 0;
+  warn(machine.failure);
+  return 1;
 }
 
 /**

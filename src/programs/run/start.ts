@@ -14,8 +14,15 @@ import { type RunOptions, type Step, withContext } from './options.js';
 import { addOnBoardDisks, addVirtioDisks, type Placed } from './on-board.js';
 import { StdioSocket } from './stdio.js';
 
-/** Does all that a command line asks for, and what the machine brings by itself. Errors: they name the option. */
-export async function start(engine: Engine, options: RunOptions): Promise<void> {
+/**
+ * Does all that a command line asks for, and what the machine brings by itself; `boot` comes when all is there but clients.
+ * Errors: they name the option.
+ */
+export async function start(
+  engine: Engine,
+  options: RunOptions,
+  boot: () => Promise<void> = () => Promise.resolve(),
+): Promise<void> {
   const isEarly = ({ kind }: Step): boolean => !['device', 'monitor', 'multiplexed'].includes(kind);
   const isMachine = engine.kind === 'machine';
   const early = options.steps.filter((step) => !isMachine || isEarly(step));
@@ -36,6 +43,7 @@ export async function start(engine: Engine, options: RunOptions): Promise<void> 
     if (step.kind !== 'device') await inStep(step.text, () => perform(engine, step, monitors));
   const { incoming } = options;
   if (incoming !== undefined) await inStep(`-incoming ${incoming}`, () => listenFor(engine, incoming));
+  await boot();
   monitors.open();
 }
 
