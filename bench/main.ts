@@ -5,6 +5,7 @@ import { benchCompute } from './compute.js';
 import { benchConvert } from './convert.js';
 import { benchJobs } from './jobs.js';
 import { benchLatency } from './latency.js';
+import { benchLayers } from './layers.js';
 import { describeMachine } from './machine.js';
 import { benchMemory } from './memory.js';
 import { benchMove } from './move.js';
@@ -12,7 +13,7 @@ import { benchNbd } from './nbd.js';
 import { Peer } from './peer.js';
 import { benchStart } from './start.js';
 
-const HELP = `usage: npm run bench -- [start] [memory] [compute] [nbd] [jobs] [convert] [latency] [move] [OPTION]...
+const HELP = `usage: npm run bench -- [start] [memory] [compute] [nbd] [jobs] [convert] [latency] [move] [layers] [OPTION]...
 
 Runs livedisk and QEMU's programs in turn on the same work. Each row has the least, the median and the most of both
 sides' runs, the processor's time (user and system, of the program and its children; in seconds, or of each request in
@@ -30,7 +31,7 @@ was not quiet before a run says so. Without a name: all.
   --runs         tell each run too, with what went to the disks meanwhile
 `;
 
-const SECTIONS = ['start', 'memory', 'compute', 'nbd', 'jobs', 'convert', 'latency', 'move'];
+const SECTIONS = ['start', 'memory', 'compute', 'nbd', 'jobs', 'convert', 'latency', 'move', 'layers'];
 const args = process.argv.slice(2);
 const option = (name: string, byDefault: string): string =>
   args.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? byDefault;
@@ -71,6 +72,7 @@ else {
   if (wants('memory')) await inFolder('/dev/shm', (folder) => benchMemory(peer, folder));
   if (wants('compute')) await benchCompute();
   if (wants('move')) await inFolder('/dev/shm', (folder) => benchMove('in memory', folder, rounds.count));
+  if (wants('layers')) await inFolder('/dev/shm', (folder) => benchLayers(peer, folder));
   if (wants('nbd')) await inFolder('/dev/shm', (folder) => benchNbd(peer, folder, rounds));
   for (const [place, parent] of places) {
     if (wants('jobs'))

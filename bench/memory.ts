@@ -9,12 +9,12 @@ const MiB = 1024 * 1024;
 const SETTLE_MS = 500;
 
 /** Most memory that a process has had, in MiB. */
-function peakMiB(pid: number): number {
+export function peakMiB(pid: number): number {
   const [, kib] = /VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
   return Number(kib) / 1024;
 }
 
-async function bareMiB(): Promise<number> {
+export async function bareMiB(): Promise<number> {
   const bare: ChildProcess = spawn(process.execPath, ['-e', 'setInterval(() => undefined, 1e6)']);
   await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
   const peak = peakMiB(bare.pid ?? 0);

@@ -18,7 +18,9 @@ import { nbdUri, serveNbd, type Server, type Side } from './servers.js';
 const MiB = 1024 * 1024;
 const DISK_BYTES = 512 * MiB;
 const LOAD_SECONDS = 2;
-const LOADS = [
+/** Name, kind, size and depth. */
+type Load = readonly [string, string, string, number];
+const LOADS: readonly Load[] = [
   ['4 KiB random read, depth 1', 'randread', '4k', 1],
   ['4 KiB random read, depth 32', 'randread', '4k', 32],
   ['4 KiB random write, depth 32', 'randwrite', '4k', 32],
@@ -26,10 +28,10 @@ const LOADS = [
   ['64 KiB sequential write, depth 4', 'write', '64k', 4],
   ['1 MiB sequential read, depth 4', 'read', '1m', 4],
   ['1 MiB sequential write, depth 4', 'write', '1m', 4],
-] as const;
+];
 
 /** Requests a second that fio gets done. */
-async function fio(uri: string, load: (typeof LOADS)[number], runSeconds: number): Promise<number> {
+export async function fio(uri: string, load: Load, runSeconds: number): Promise<number> {
   const [, kind, size, depth] = load;
   const output = await runAsync([
     'fio',

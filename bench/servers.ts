@@ -26,9 +26,9 @@ export class Server {
     return this.#process.pid ?? 0;
   }
 
-  async untilThere(path: string): Promise<void> {
+  async untilThere(path: string, waitMs = WAIT_MS): Promise<void> {
     for (let waited = 0; !existsSync(path); waited += 10) {
-      if (this.#process.exitCode !== null || waited > WAIT_MS) throw new Error(`no ${path}: ${this.#output}`);
+      if (this.#process.exitCode !== null || waited > waitMs) throw new Error(`no ${path}: ${this.#output}`);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
@@ -53,6 +53,7 @@ export async function serveNbd(
   folder: string,
   image: string,
   format: string,
+  waitMs?: number,
 ): Promise<Server> {
   const socket = join(folder, `${side}.sock`);
   const argv =
@@ -68,7 +69,7 @@ export async function serveNbd(
           ...['--export', 'type=nbd,id=e,node-name=disk,writable=on'],
         ];
   const server = new Server(folder, argv);
-  await server.untilThere(socket);
+  await server.untilThere(socket, waitMs);
   return server;
 }
 

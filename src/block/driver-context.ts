@@ -17,6 +17,7 @@ export function driverContext(
     onlyLook: node.onlyLook,
     host: graph.host,
     objects: graph.objects,
+    tableMemory: graph.tableMemory,
     nodeName: node.name,
     get modes() {
       return node.modes;

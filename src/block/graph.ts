@@ -2,7 +2,8 @@ import { assert } from '../base/assert.js';
 import { AsyncMutex, Notifier } from '../base/async.js';
 import { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, toBlockError } from '../base/error.js';
-import { MAX_NODE_NAME_CHARS } from '../base/limits.js';
+import { MAX_NODE_NAME_CHARS, READ_TABLES_BYTES } from '../base/limits.js';
+import { MemoryBudget } from '../base/memory-budget.js';
 import type { Host } from '../host/host.js';
 import { BlockBackend } from './backend.js';
 import type { BackendProperties } from './backend-user.js';
@@ -26,6 +27,8 @@ export class Graph {
   readonly host: Host;
   /** What nodes and their users are given by an id: secrets, credentials, limits. */
   readonly objects: ObjectRegistry;
+  /** See DriverContext. */
+  readonly tableMemory = new MemoryBudget(READ_TABLES_BYTES);
   /** By name, in order of creation. */
   readonly nodes = new Map<string, Node>();
   readonly backends = new Set<BlockBackend>();

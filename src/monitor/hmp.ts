@@ -242,7 +242,7 @@ async function qemuIo(engine: HmpBlock, { flags, operands }: HmpArguments): Prom
   const [name = '', command = ''] = operands;
   const print = (text: string): void => engine.print(text.replace(/\n$/, ''));
   const run = async (backend: BlockBackend): Promise<string> => {
-    await runIoCommand(backend, command, print, { host: engine.host });
+    await runIoCommand(backend, command, print, { host: engine.host, graph: engine.graph });
     return '';
   };
   const own = flags.has('d') ? diskOfDevice(engine, name).backend : engine.drives.get(name)?.backend;

@@ -43,6 +43,7 @@ import type { Type } from '../schema/types.js';
 import { NamedDescriptors } from './named-descriptors.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
 import { plugDisk } from './devices.js';
+import { Sessions } from './sessions/sessions.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
 
 /** The unit of events. */
@@ -123,6 +124,8 @@ export class EngineParts {
   /** Where overlays are made that nobody keeps. */
   readonly temporaryFolder: string;
   readonly registry = new CommandRegistry();
+  /** What clients make that is to end with them. */
+  readonly sessions = new Sessions();
   /** All QMP clients, and execute(). */
   readonly hub: QmpHub;
   /** Those that clients gave a name (getfd). */
@@ -318,6 +321,7 @@ export class EngineParts {
    */
   close(): Promise<void> {
     return this.#lifetime.end(async () => {
+      this.sessions.stop();
       // A command that runs may wait for a job, or start one.
       await Promise.all([
         this.hub.close(),

@@ -1,3 +1,4 @@
+import type { MemoryBudget } from '../../base/memory-budget.js';
 import type { Host } from '../../host/host.js';
 import type { DirtyBitmap } from '../dirty-bitmap.js';
 import type { FrozenChain } from '../frozen-chain.js';
@@ -10,6 +11,8 @@ export interface DriverContext {
   readonly host: Host;
   /** What options name by an id: secrets, limits. */
   readonly objects: ObjectRegistry;
+  /** Tables of images that are only read are kept in this, all of them together. */
+  readonly tableMemory: MemoryBudget;
   readonly nodeName: string;
   /** For messages: the node's full name, as the graph stands. */
   readonly filename: string;

@@ -212,9 +212,14 @@ class Qcow2Instance implements DriverInstance {
   async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
     const setBitmaps = (): void => markReadOnly(this.#driver, readOnly);
     if (readOnly) return this.#prepareNoWrites(setBitmaps);
-    this.#image().context.checkWritable();
-    this.#image().context.checkClean();
-    return { commit: setBitmaps, abort: () => undefined };
+    const image = this.#image();
+    image.context.checkWritable();
+    image.context.checkClean();
+    const commit = (): void => {
+      image.becomesWritable();
+      setBitmaps();
+    };
+    return { commit, abort: () => undefined };
   }
 
   /** A write-back frees clusters at its end, which the next one brings to disk. Then refcounts are right. */
@@ -345,10 +350,11 @@ class Qcow2Instance implements DriverInstance {
 
   /** Errors: what could not be written, and how much is lost by that. */
   async close(): Promise<void> {
-    const { bitmaps, writeBack } = this.#image();
+    const { bitmaps, tables, writeBack } = this.#image();
     try {
       await this.#writeAllBack();
     } catch (error) {
+      tables.cache.leaveBudget();
       throw writeBack.lossError(error);
     }
     try {
@@ -361,6 +367,7 @@ class Qcow2Instance implements DriverInstance {
       throw new BlockError(kind, text, { cause: error });
     } finally {
       bitmaps.abandon();
+      tables.cache.leaveBudget();
     }
   }
 }

@@ -7,10 +7,19 @@ import type { OpenImage } from './open-image.js';
 
 /** Answers for the image that is open now; another one after an incoming migration. */
 export class Qcow2Map implements MapDriver {
-  image: OpenImage;
+  #image: OpenImage;
 
   constructor(image: OpenImage) {
-    this.image = image;
+    this.#image = image;
+  }
+
+  get image(): OpenImage {
+    return this.#image;
+  }
+
+  set image(image: OpenImage) {
+    if (image !== this.#image) this.#image.tables.cache.leaveBudget();
+    this.#image = image;
   }
 
   get clusterBytes(): number {

@@ -1,3 +1,4 @@
+import type { MemoryBudget } from '../../base/memory-budget.js';
 import type { ChildIo, DriverContext } from '../../block/driver.js';
 import { Allocator } from './space/allocator.js';
 import { UnlinkedClusters, WriteBack } from './order/flush.js';
@@ -44,13 +45,15 @@ export class OpenImage implements ImageParts {
     tables: { l1: SectorTable; refcountTable: SectorTable },
     { snapshots, directory }: { snapshots: SnapshotTable; directory: LoadedDirectory },
     sizes: CacheSizes,
+    budget: MemoryBudget | undefined,
   ) {
     const { l1, refcountTable } = tables;
     this.context = context;
     context.metadata = new MetadataMap(() => context.header, tables);
     this.#snapshots = snapshots;
     context.metadata.setSnapshots(snapshotRanges(snapshots, context.header.snapshotsOffset));
-    this.tables = new L2Tables(context, l1, sizes.l2CacheBytes ?? DEFAULT_L2_CACHE_BYTES);
+    const { l2CacheBytes = DEFAULT_L2_CACHE_BYTES } = sizes;
+    this.tables = new L2Tables(context, l1, l2CacheBytes, budget);
     const refcountBytes = sizes.refcountCacheBytes ?? DEFAULT_REFCOUNT_CACHE_BYTES;
     this.refcounts = new Refcounts(context, refcountTable, refcountBytes);
     this.space = new MetadataSpace(context);
@@ -65,6 +68,12 @@ export class OpenImage implements ImageParts {
   /** Its internal snapshots, as the header on disk names them. */
   get snapshots(): SnapshotTable {
     return this.#snapshots;
+  }
+
+  /** From now on it may be written. */
+  becomesWritable(): void {
+    const { refcountTableClusters, clusterBytes } = this.context.header;
+    this.refcounts.table.untrim(refcountTableClusters * clusterBytes);
   }
 
   /** The header names another table of them. */
@@ -94,9 +103,13 @@ export class OpenImage implements ImageParts {
     await context.announce('reftable_load');
     const refcountBytes = header.refcountTableClusters * header.clusterBytes;
     const refcountTable = await readTable(file, header.refcountTableOffset, refcountBytes);
+    // A chain has many images that are only read.
+    if (!forWriting) refcountTable.trim();
     const snapshots = driver.forCheck ? NO_SNAPSHOTS : await readSnapshots(file, header);
     const directory = snapshot ? NO_BITMAPS : await readDirectory(context);
-    return new OpenImage(context, { l1, refcountTable }, { snapshots, directory }, sizes);
+    const isShared = !forWriting && !snapshot && sizes.l2CacheBytes === undefined;
+    const budget = isShared ? driver.tableMemory : undefined;
+    return new OpenImage(context, { l1, refcountTable }, { snapshots, directory }, sizes, budget);
   }
 }
 

@@ -19,6 +19,7 @@ export class SectorTable {
   /** Stretches whose place on the storage is sure to take a change: see MetadataSpace. */
   #withSpace: Set<number> | 'all' = new Set();
   #spaceBefore = this.#withSpace;
+  #isTrimmed = false;
   /** Where the table was while the header still names the old place. */
   moved: { hostOffset: number; lengthBytes: number } | undefined;
 
@@ -45,6 +46,7 @@ export class SectorTable {
   }
 
   set(index: number, offset: number, copied: boolean): void {
+    assert(!this.#isTrimmed, 'a trimmed table is only read');
     writeEntry(this.bytes, index, offset, copied);
     this.#dirtySectors.add(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
   }
@@ -52,6 +54,20 @@ export class SectorTable {
   setCopied(index: number, copied: boolean): void {
     writeCopied(this.bytes, index, copied);
     this.#dirtySectors.add(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
+  }
+
+  /** Kept without the zeroes at its end, while it is only read. */
+  trim(): void {
+    this.#isTrimmed = true;
+    let end = this.bytes.length;
+    while (end > 0 && this.bytes.readBigUInt64BE(end - ENTRY_BYTES) === 0n) end -= ENTRY_BYTES;
+    if (end < this.bytes.length) this.bytes = Buffer.from(this.bytes.subarray(0, end));
+  }
+
+  /** Takes trim() back. */
+  untrim(lengthBytes: number): void {
+    this.#isTrimmed = false;
+    if (this.bytes.length < lengthBytes) this.bytes = Buffer.concat([this.bytes], lengthBytes);
   }
 
   /** Goes on, empty, at a new place; of the old one so many bytes are free once the header no longer names it. */
@@ -74,6 +90,7 @@ export class SectorTable {
   /** Goes on in a larger table at a new place, which has its space; the old place is free once the header no longer names it. */
   grow(entries: number, hostOffset: number): void {
     assert(entries >= this.entries && !this.moved, 'a table grows once a write-back');
+    assert(!this.#isTrimmed, 'a trimmed table is only read');
     const bytes = Buffer.alloc(entries * ENTRY_BYTES);
     this.bytes.copy(bytes);
     this.moved = { hostOffset: this.hostOffset, lengthBytes: this.bytes.length };

@@ -63,3 +63,17 @@ test('in a data file, data may begin at offset 0', () => {
     [data, zeroAllocated, zeroPlain, unallocated],
   );
 });
+
+for (const layout of [STANDARD_L2, EXTENDED])
+  test(`the next entry of ${layout.entryBytes} bytes that is used`, () => {
+    const table = Buffer.alloc(512);
+    const entries = layout.entriesIn(table.length);
+    assert.equal(layout.nextUsed(table, 0, entries), entries);
+    layout.writeZero(table, 3, 0, false);
+    layout.writeData(table, entries - 1, 0x10000, false);
+    assert.equal(layout.nextUsed(table, 0, entries), 3);
+    assert.equal(layout.nextUsed(table, 3, entries), 3);
+    assert.equal(layout.nextUsed(table, 4, entries), entries - 1);
+    assert.equal(layout.nextUsed(table, 4, entries - 1), entries - 1);
+    assert.equal(layout.nextUsed(table, entries, entries), entries);
+  });

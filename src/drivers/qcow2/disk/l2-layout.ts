@@ -45,6 +45,15 @@ export class L2Layout {
     return this.entriesIn(clusterBytes) * clusterBytes;
   }
 
+  /** The first of entries [index, end) that is not all zero bits, which say that it is in the backing file; or end. */
+  nextUsed(table: Buffer, index: number, end: number): number {
+    const wordsPerEntry = this.entryBytes / Uint32Array.BYTES_PER_ELEMENT;
+    const words = new Uint32Array(table.buffer, table.byteOffset, end * wordsPerEntry);
+    for (let word = index * wordsPerEntry; word < words.length; word++)
+      if (words[word] !== 0) return Math.floor(word / wordsPerEntry);
+    return end;
+  }
+
   /** One of ClusterKind, of the whole: of several parts, data where one is, else zeroes where one is. */
   kind(table: Buffer, index: number): number {
     const at = index * this.entryBytes;

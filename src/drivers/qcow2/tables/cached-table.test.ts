@@ -12,7 +12,7 @@ test('more tables at a time than there is room for: each stays until it was look
   await Promise.all(indexes.map((index) => cache.load(index, read(index))));
   for (const index of indexes) assert.equal(cache.peek(index)?.index, index);
   await cache.load(10, read(10));
-  assert.ok(cache.bytes <= cache.limitBytes);
+  assert.ok(cache.heldBytes <= cache.limitBytes);
 });
 
 /** Loads tables one after the other; answers in how many different buffers they were. */
@@ -102,7 +102,7 @@ test('to find a table that may leave, or whether a write-back is due, the cache 
     if (index % 512 === 511) for (const dirty of cache.dirty()) cache.release((dirty.takeDirty(), dirty));
     assert.equal(cache.needsWriteBack, false);
   }
-  assert.ok(cache.bytes <= cache.limitBytes);
+  assert.ok(cache.heldBytes <= cache.limitBytes);
   assert.ok(looks < 12 * rounds, `${looks} looks for ${rounds} tables`);
 });
 

@@ -1,6 +1,7 @@
 import { alignDown, alignUp } from '../../../base/align.js';
 import { assert } from '../../../base/assert.js';
 import { KiB } from '../../../base/limits.js';
+import type { MemoryBudget, MemoryHolder } from '../../../base/memory-budget.js';
 import { SECTOR_BYTES } from '../disk/layout.js';
 import type { Piece } from '../../tables/sector-table.js';
 
@@ -133,7 +134,7 @@ export class CachedTable {
 const FREE_SHARE = 8;
 
 /** Tables that were not looked at for a round leave first; what the disk lacks stays. */
-export class TableCache {
+export class TableCache implements MemoryHolder {
   readonly #tables = new Map<number, CachedTable>();
   /** All of them in a round, which a hand goes along in search of one to leave. */
   readonly #round: CachedTable[] = [];
@@ -145,15 +146,33 @@ export class TableCache {
   readonly #free: Buffer[] = [];
   readonly #loading = new Map<number, Promise<CachedTable>>();
   #last: CachedTable | undefined;
+  #budget: MemoryBudget | undefined;
 
-  /** Keeps `limitBytes`, but two tables at least. */
-  constructor(tableBytes: number, limitBytes: number) {
+  /** Keeps `limitBytes`, but two tables at least; and in a budget with others, only what that has room for. */
+  constructor(tableBytes: number, limitBytes: number, budget?: MemoryBudget) {
     this.#tableBytes = tableBytes;
+    this.#budget = budget;
     this.#maxTables = Math.max(2, Math.floor(limitBytes / tableBytes));
   }
 
-  get bytes(): number {
+  get heldBytes(): number {
     return this.#tables.size * this.#tableBytes;
+  }
+
+  letGo(): void {
+    for (const table of this.#tables.values()) {
+      if (!table.mayEvict) continue;
+      if (this.#last === table) this.#last = undefined;
+      this.#takeOut(table);
+      table.retire();
+    }
+    this.#free.length = 0;
+  }
+
+  /** The image has been opened anew, or is closed. */
+  leaveBudget(): void {
+    this.#budget?.leave(this);
+    this.#budget = undefined;
   }
 
   get limitBytes(): number {
@@ -224,6 +243,7 @@ export class TableCache {
       table.place = this.#round.push(table) - 1;
       this.#tables.set(table.index, table);
       table.joins(this.#dirty);
+      this.#budget?.took(this, this.#tableBytes);
     }
     this.#last = table;
     table.wasUsed = true;
@@ -247,6 +267,7 @@ export class TableCache {
 
   #takeOut(table: CachedTable): void {
     this.#tables.delete(table.index);
+    this.#budget?.gave(this.#tableBytes);
     const last = this.#round.pop();
     if (!last || last === table) return;
     this.#round[table.place] = last;

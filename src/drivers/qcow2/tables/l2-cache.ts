@@ -1,4 +1,5 @@
 import { MiB } from '../../../base/limits.js';
+import type { MemoryBudget } from '../../../base/memory-budget.js';
 import { CachedTable, TableCache } from './cached-table.js';
 import { hex, type ImageContext, readBytes } from '../image.js';
 import { ClusterKind, entryIsCopied, entryOffset, hostClustersOf } from '../disk/layout.js';
@@ -13,10 +14,10 @@ export class L2Tables {
   readonly cache: TableCache;
   readonly #context: ImageContext;
 
-  constructor(context: ImageContext, l1: SectorTable, limitBytes: number) {
+  constructor(context: ImageContext, l1: SectorTable, limitBytes: number, budget?: MemoryBudget) {
     this.#context = context;
     this.l1 = l1;
-    this.cache = new TableCache(context.clusterBytes, limitBytes);
+    this.cache = new TableCache(context.clusterBytes, limitBytes, budget);
   }
 
   /** Whether nothing is mapped in all that this L1 entry covers. */
@@ -54,8 +55,10 @@ export class L2Tables {
   }
 
   #isWellFormed(bytes: Buffer, l1Index: number): boolean {
-    for (let index = 0; index < this.#context.l2Entries; index++) {
+    const { l2, l2Entries } = this.#context;
+    for (let index = l2.nextUsed(bytes, 0, l2Entries); index < l2Entries;) {
       if (this.#problem(bytes, l1Index, index) !== undefined) return false;
+      index = l2.nextUsed(bytes, index + 1, l2Entries);
     }
     return true;
   }
@@ -102,10 +105,12 @@ export class L2Tables {
 
   /** Whether any entry points at metadata: such clusters can be read, but never be written or freed. */
   #pointsAtMetadata(bytes: Buffer): boolean {
-    const { metadata, l2Entries } = this.#context;
+    const { metadata, l2, l2Entries } = this.#context;
     let start = 0;
     let end = 0;
-    for (let index = 0; index < l2Entries; index++) {
+    for (let index = -1; ;) {
+      index = l2.nextUsed(bytes, index + 1, l2Entries);
+      if (index >= l2Entries) break;
       const range = this.#hostRange(bytes, index);
       if (!range) continue;
       const { hostOffset, lengthBytes } = range;
