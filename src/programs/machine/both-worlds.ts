@@ -5,7 +5,6 @@ import { quiesceGuest } from '../../attach/quiesce.js';
 import { type AddOptions, diskOf, plugDevice, takeOut, textsOf, unplug } from '../../monitor/devices.js';
 import type { Engine } from '../../monitor/engine.js';
 import { cont } from '../../monitor/run-state.js';
-import type { Json } from '../../block/driver.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import type { QmpClient, QmpEvent } from '../../wire/qmp/client.js';
 import type { CommandRegistry } from '../../wire/qmp/registry.js';
