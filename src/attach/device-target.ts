@@ -44,7 +44,7 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
   }
 
   tryRun(request: IoRequest): boolean {
-    if (!this.#runState.isRunning) return false;
+    if (!this.#runState.isServing) return false;
     try {
       return this.#device.backend.tryRun(request);
     } catch {
@@ -57,7 +57,7 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
   async run(request: IoRequest): Promise<void> {
     const { generation, signal } = request;
     for (;;) {
-      if (!this.#runState.isRunning) await this.#runState.running(() => this.#isEnded, signal);
+      if (!this.#runState.isServing) await this.#runState.serving(() => this.#isEnded, signal);
       if (this.#isEnded) throw new BlockError('closed', 'The device is closed');
       request.assertIs(generation);
       request.signal = signal;

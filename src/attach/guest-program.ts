@@ -5,6 +5,8 @@ import type { Endpoint } from './endpoint.js';
 export interface GuestProgram {
   /** Where it comes for a disk that is new. */
   endpointFor(model: DeviceModel): Endpoint;
+  /** Why a command of ours, QMP's or the human monitor's, cannot be where it runs the guest. */
+  refusal(command: string): string | undefined;
   /** What a line of its own human monitor prints. */
   runHuman(line: string): Promise<string>;
 }

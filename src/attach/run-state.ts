@@ -36,6 +36,9 @@ const NEXT: { readonly [status in RunStatus]: readonly RunStatus[] } = {
   'restore-vm': ['running', 'prelaunch', 'finish-migrate'],
 };
 
+/** A guest that asks for nothing, and whose disks are here. */
+const AT_REST: ReadonlySet<RunStatus> = new Set(['prelaunch', 'paused', 'shutdown']);
+
 /** Whether the guest's devices do I/O. */
 export class RunState {
   #status: RunStatus;
@@ -43,6 +46,8 @@ export class RunState {
   #before: RunStatus | undefined;
   /** In inmigrate: what to do once the machine's state has come. */
   #autostart: boolean;
+  /** Who runs the guest stops it, and may ask for something itself meanwhile. */
+  servesStopped = false;
   readonly #changed = new Notifier();
   readonly #emit: (event: 'STOP' | 'RESUME') => void;
 
@@ -65,6 +70,11 @@ export class RunState {
 
   get isRunning(): boolean {
     return this.#status === 'running';
+  }
+
+  /** Whether requests of the guest's are done; else they wait. */
+  get isServing(): boolean {
+    return this.isRunning || (this.servesStopped && AT_REST.has(this.#status));
   }
 
   /** The state has changed to not running; the caller drains. */
@@ -153,9 +163,9 @@ export class RunState {
     if (this.isRunning) this.#emit('RESUME');
   }
 
-  /** Resolves when the guest runs, or `orElse` holds when wake() was called. */
-  async running(orElse: () => boolean, signal?: CancelSignal): Promise<void> {
-    await this.#changed.until(() => this.isRunning || orElse(), signal);
+  /** Resolves when the guest is served, or `orElse` holds when wake() was called. */
+  async serving(orElse: () => boolean, signal?: CancelSignal): Promise<void> {
+    await this.#changed.until(() => this.isServing || orElse(), signal);
   }
 
   /** Resolves when the status is another one, or wake() was called. */

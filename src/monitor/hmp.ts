@@ -136,7 +136,10 @@ export async function runHmp(engine: Hmp, line: string): Promise<string> {
   try {
     const words = splitWords(line);
     if (words.length === 0) return '';
-    if (engine.guestProgram && !isKnown(words)) return await engine.guestProgram.runHuman(line);
+    const { guestProgram } = engine;
+    if (guestProgram && !isKnown(words)) return await guestProgram.runHuman(line);
+    const refusal = guestProgram?.refusal(words[0] ?? '');
+    if (refusal !== undefined) return `Error: ${refusal}\n`;
     const { command, path, rest } = findCommand(words);
     const name = command.alias === undefined ? command.name : `${command.name}|${command.alias}`;
     return await command.run(engine, parseArguments(rest, command.syntax, { name, path }));

@@ -17,6 +17,15 @@ export const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     summary: "serve disks as a machine's, with QEMU's command line and QMP",
     run: async (args, program) => (await import('./run/main.js')).runMain(args, 'machine', program),
   },
+  machine: {
+    summary: 'run a machine of QEMU whose disks are served here, with one command line and one QMP',
+    run: async (args, program) => {
+      const { MACHINE_USAGE } = await import('./machine/help.js');
+      if (/^--?h(elp)?$/.test(args[0] ?? '')) return print(MACHINE_USAGE);
+      const { withMachineSwitch } = await import('./machine/machine.js');
+      return (await import('./run/main.js')).runMain(withMachineSwitch(args), 'machine', program);
+    },
+  },
   'storage-daemon': {
     summary: 'serve disks with the command line of qemu-storage-daemon',
     run: async (args, program) => (await import('./run/main.js')).runMain(args, 'storage-daemon', program),
@@ -58,6 +67,11 @@ export const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     run: async (args) => (await import('./launchers.js')).launchersMain(args, Object.keys(SUBCOMMANDS)),
   },
 };
+
+function print(text: string): number {
+  process.stdout.write(text);
+  return 0;
+}
 
 export function usage(): string {
   const lines = Object.entries(SUBCOMMANDS).map(([name, { summary }]) => `  ${name.padEnd(16)}${summary}\n`);

@@ -3,6 +3,7 @@ import { HELP as IMG_HELP } from '../img/main.js';
 import { commandSummaries } from '../io/command.js';
 import { HELP as IO_HELP } from '../io/main.js';
 import { LAUNCHERS_USAGE } from '../launchers.js';
+import { MACHINE_USAGE } from '../machine/help.js';
 import { HELP as NBD_HELP } from '../nbd/arguments.js';
 import { POINTS_USAGE } from '../points/main.js';
 import { HELP as RUN_HELP } from '../run/help.js';
@@ -19,6 +20,7 @@ const HELP_TEXTS: Readonly<Record<string, string>> = {
   img: IMG_HELP,
   io: IO_HELP,
   launchers: LAUNCHERS_USAGE,
+  machine: MACHINE_USAGE,
   nbd: NBD_HELP,
   points: POINTS_USAGE,
   run: RUN_HELP.machine,
@@ -49,6 +51,12 @@ const EXAMPLES: Readonly<Record<string, Examples>> = {
     ],
   ],
   launchers: [['Scripts made for QEMU use livedisk:', 'livedisk launchers ./bin\nPATH=$PWD/bin:$PATH']],
+  machine: [
+    [
+      'A machine on a disk of ours, and a snapshot while it runs:',
+      'livedisk machine -M q35 -m 512 -drive if=virtio,file=a.qcow2,node-name=A -nographic -qmp unix:./qmp.sock,server=on,wait=off\nlivedisk shell ./qmp.sock blockdev-snapshot-sync node-name=A snapshot-file=b.qcow2 snapshot-node-name=B',
+    ],
+  ],
   nbd: [
     [
       'An image is served until Ctrl-C, and looked at:',

@@ -35,6 +35,7 @@ Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one da
   -device virtio-blk,drive=DRIVE|NODE,id=ID[,x-endpoint=unix:PATH|vhost-user:PATH]
                         the guest's disk; an NBD client of its endpoint is the guest, or over vhost-user a machine
                         (share-rw=, write-cache=, rerror=, werror= as in QEMU); -device help lists models
+  --machine[=PROGRAM]   starts a machine for these disks, with the rest of the command line: see livedisk machine
   -snapshot             what is written to drives is not kept
   -S                    the guest waits for 'cont'
   -loadvm TAG           begin in the state that savevm has saved

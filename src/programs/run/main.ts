@@ -1,8 +1,10 @@
 import { setFlagsFromString } from 'node:v8';
+import { BlockError } from '../../base/error.js';
 import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
 import type { Engine } from '../../monitor/engine.js';
 import type { MetricsServer } from '../../web/metrics-server.js';
+import { MachineRun, takeMachineSwitch } from '../machine/machine.js';
 import { composeEngine } from './compose.js';
 import { checkDaemon, daemonize, isDaemon, tellReady } from './daemon.js';
 import { Ending } from './ending.js';
@@ -22,8 +24,12 @@ export async function runMain(
   program = 'livedisk',
 ): Promise<number> {
   const warn = (text: string): void => void process.stderr.write(`${program}: ${text}\n`);
-  const options = parseRunOptions(args, kind);
+  const machineSwitch = kind === 'machine' ? takeMachineSwitch(args) : undefined;
+  const machine = machineSwitch && new MachineRun(machineSwitch.rest, machineSwitch.asked);
+  const options = parseRunOptions(machine?.line.ours ?? args, kind);
   for (const warning of options.warnings) warn(warning);
+  if (machine && options.state !== undefined)
+    throw new BlockError('unsupported', '-state: a machine that livedisk runs has more than is kept there');
   if (options.asks) {
     process.stdout.write(answerTo(options.asks, kind));
     return 0;
@@ -46,7 +52,8 @@ export async function runMain(
   try {
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
-    await daemon.start(engine);
+    machine?.prepare(engine);
+    await daemon.start(engine, async () => machine?.boot(engine, options));
     if (options.metrics) metrics = await startMetrics(engine, options.metrics);
     ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
@@ -55,9 +62,12 @@ export async function runMain(
   } finally {
     engine.graph.keeper = undefined;
     await metrics?.close();
+    await machine?.end(engine);
     await end(ending ?? new Ending(engine, program), engine, pidFile).finally(() => daemon.close());
   }
-  return 0;
+  if (machine?.failure === undefined) return 0;
+  warn(machine.failure);
+  return 1;
 }
 
 /**

@@ -16,7 +16,7 @@ import { addOnBoardDisks, addVirtioDisks, type Placed } from './on-board.js';
 import { StdioSocket } from './stdio.js';
 
 /**
- * Does all that a command line asks for, and what the machine brings by itself; `whole`: before clients come in.
+ * Does all that a command line asks for, and what the machine brings by itself; `whole` comes when all is there but clients.
  * Errors: they name the option.
  */
 export async function start(

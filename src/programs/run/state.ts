@@ -55,10 +55,13 @@ export class DaemonState {
     };
   }
 
-  /** Does what the command line asks for, or makes what was kept; keeps it from then on. Errors: those of both. */
-  async start(engine: Engine): Promise<void> {
+  /**
+   * Does what the command line asks for, or makes what was kept; keeps it from then on. `boot`, where nothing is kept, comes
+   * before clients do. Errors: those of all.
+   */
+  async start(engine: Engine, boot?: () => Promise<void>): Promise<void> {
     const store = this.#store;
-    if (!store) return start(engine, this.#options);
+    if (!store) return start(engine, this.#options, boot);
     const saved = this.#saved;
     const keep = (options: Pick<RunOptions, 'steps'>): Promise<void> =>
       StateKeeper.begin(store, engine, {

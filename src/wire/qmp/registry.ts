@@ -1,5 +1,5 @@
 import { BlockError } from '../../base/error.js';
-import { type JsonObject, type JsonValue, refuseExtensions, type Type } from '../../schema/types.js';
+import { any, type JsonObject, type JsonValue, refuseExtensions, type Type } from '../../schema/types.js';
 import type { Writable } from './json-format.js';
 
 /** A QMP error as the wire has it. */
@@ -65,6 +65,12 @@ const NOBODY: Caller = { takeDescriptor: () => undefined, hasExtensions: true };
 
 export type Handler<A> = (args: A, caller: Caller) => Promise<Outcome> | Outcome;
 
+export type Wrapper = (
+  args: JsonObject,
+  caller: Caller,
+  next: (args?: JsonObject) => Promise<Outcome> | Outcome,
+) => Promise<Outcome> | Outcome;
+
 interface Registered {
   definition: CommandDefinition;
   handler: Handler<unknown>;
@@ -79,6 +85,22 @@ export class CommandRegistry {
 
   register<A>(definition: CommandDefinition<A>, handler: Handler<A>): void {
     this.#commands.set(definition.name, { definition, handler: handler as Handler<unknown> });
+  }
+
+  /**
+   * Puts a handler in front of what is there of that name, which takes the arguments as they come; `next` checks them and
+   * does what was done before.
+   */
+  wrap(name: string, handler: Wrapper): void {
+    const before = this.#commands.get(name);
+    const definition = { ...before?.definition, name, arguments: any };
+    this.register<unknown>(definition, (args, caller) =>
+      handler(args as JsonObject, caller, (changed = args as JsonObject) => {
+        if (!before) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
+        if (!caller.hasExtensions) refuseExtensions(before.definition.arguments, changed);
+        return before.handler(before.definition.arguments.parse(changed, '', 'qmp'), caller);
+      }),
+    );
   }
 
   /** Those that are there for the caller. */

@@ -1,0 +1,251 @@
+import { BlockError } from '../../base/error.js';
+import type { GuestProgram } from '../../attach/guest-program.js';
+import type { Plugged } from '../../attach/machine.js';
+import { quiesceGuest } from '../../attach/quiesce.js';
+import { type AddOptions, diskOf, plugDevice, takeOut, textsOf, unplug } from '../../monitor/devices.js';
+import type { Engine } from '../../monitor/engine.js';
+import { cont } from '../../monitor/run-state.js';
+import type { JsonObject, JsonValue } from '../../schema/types.js';
+import type { QmpClient, QmpEvent } from '../../wire/qmp/client.js';
+import type { CommandRegistry } from '../../wire/qmp/registry.js';
+import { sideOfDevice, sideOfObject } from './command-line.js';
+import type { FrontEnd, FrontEnds } from './front-ends.js';
+import { joinSchemas } from './joined-schema.js';
+import { handedOn, isOfDisks, OF_CHARACTER_DEVICES, refusalOf, SHARED } from './routes.js';
+
+/**
+ * One QMP server for both: disks and jobs are livedisk's, all else is the program's that runs the guest. What concerns
+ * both goes to both, in an order in which neither waits for the other, and clients see it once.
+ */
+export class BothWorlds implements GuestProgram {
+  readonly #engine: Engine;
+  readonly #qmp: QmpClient;
+  readonly #frontEnds: FrontEnds;
+  /** Commands that the other program answers, alone or with us. */
+  #theirs = new Set<string>();
+  /** The end is told; what the other program says of it is the same. */
+  #isEnding = false;
+  #isShutDown = false;
+  #quiescing = Promise.resolve();
+
+  constructor(engine: Engine, qmp: QmpClient, frontEnds: FrontEnds) {
+    this.#engine = engine;
+    this.#qmp = qmp;
+    this.#frontEnds = frontEnds;
+    void engine.quitting.promise.then(() => (this.#isEnding = true));
+  }
+
+  /** From here on clients have both. */
+  async begin(): Promise<void> {
+    const { registry } = this.#engine;
+    const own = new Set(registry.names());
+    const names = (await this.#ask('query-commands')) as Array<{ name: string }>;
+    this.#theirs = new Set(names.map(({ name }) => name).filter((name) => handedOn(name, own)));
+    for (const name of this.#theirs) registry.wrap(name, (args) => this.#ask(name, args));
+    for (const name of own) {
+      const why = refusalOf(name);
+      if (why === undefined) continue;
+      registry.wrap(name, () => {
+        throw new BlockError('unsupported', why);
+      });
+    }
+    this.#wrapShared(registry);
+    this.#qmp.onEvent((event) => this.#hear(event));
+  }
+
+  #wrapShared(registry: CommandRegistry): void {
+    registry.wrap('query-status', () => this.#status());
+    registry.wrap('stop', () => this.#stop());
+    registry.wrap('cont', () => this.#cont());
+    registry.wrap('device_add', (args) => this.#addDevice(args));
+    registry.wrap('device_del', async (args) => void (await this.#ask('device_del', args)));
+    registry.wrap('object-add', async (args, _caller, next) => {
+      const side = sideOfObject(textOf(args['qom-type']));
+      if (side !== 'ours') await this.#ask('object-add', args);
+      if (side !== 'theirs') await next();
+    });
+    registry.wrap('object-del', async (args, _caller, next) => {
+      const own = this.#engine.graph.objects.list().find(({ id }) => id === args['id']);
+      if (own) await next();
+      if (!own || sideOfObject(own.type.name) === 'both') await this.#ask('object-del', args);
+    });
+    for (const name of ['qom-get', 'qom-set'])
+      registry.wrap(name, (args, _caller, next) =>
+        this.#isOurObject(textOf(args['path'])) ? next() : this.#ask(name, args),
+      );
+    for (const [name, argument] of OF_CHARACTER_DEVICES)
+      registry.wrap(name, (args, _caller, next) =>
+        this.#engine.characterDevices.find(textOf(args[argument])) ? next() : this.#ask(name, args),
+      );
+    registry.wrap('query-chardev', async (_args, _caller, next) => [
+      ...((await next()) as JsonObject[]),
+      ...((await this.#ask('query-chardev')) as JsonObject[]),
+    ]);
+    registry.wrap('query-qmp-schema', async (_args, _caller, next) => {
+      const [ours, theirs] = [await next(), await this.#ask('query-qmp-schema')];
+      const isTheirs = (name: string): boolean => this.#theirs.has(name) || SHARED.has(name);
+      return joinSchemas(ours as JsonObject[], theirs as JsonObject[], isTheirs);
+    });
+  }
+
+  /** Limits of ours; others are in the other program alone, or there too. */
+  #isOurObject(path: string): boolean {
+    const id = path.replace(/^\/objects\//, '');
+    const own = this.#engine.graph.objects.list().find((object) => object.id === id);
+    return own !== undefined && sideOfObject(own.type.name) === 'ours';
+  }
+
+  #ask(name: string, args: JsonObject = {}): Promise<JsonValue> {
+    return this.#qmp.execute(name, args);
+  }
+
+  endpointFor: GuestProgram['endpointFor'] = (model) => this.#frontEnds.endpointFor(model);
+
+  refusal = refusalOf;
+
+  async runHuman(line: string): Promise<string> {
+    const text = await this.#ask('human-monitor-command', { 'command-line': line });
+    return textOf(text).replaceAll('\r\n', '\n');
+  }
+
+  async #status(): Promise<JsonValue> {
+    const theirs = (await this.#ask('query-status')) as JsonObject;
+    // Its processors go on: they wait for the disk.
+    if (this.#engine.runState.status !== 'io-error') return theirs;
+    return { ...theirs, status: 'io-error', running: false };
+  }
+
+  /** The guest first: what it has asked for is answered before its devices stop, unless an answer waits for cont. */
+  async #stop(): Promise<void> {
+    if (this.#engine.runState.status === 'io-error') return;
+    await this.#unlessFailing(this.#ask('stop'));
+    await this.#quiesce();
+  }
+
+  /** The guest's requests wait here until we run, too; where one has failed, it does before the guest's program answers. */
+  async #cont(): Promise<void> {
+    this.#engine.moves.assertOwner();
+    if (this.#engine.runState.status === 'io-error') {
+      await cont(this.#engine);
+      return this.#unlessFailing(this.#ask('cont'));
+    }
+    await this.#ask('cont');
+    try {
+      await cont(this.#engine);
+    } catch (error) {
+      await this.#ask('stop');
+      throw error;
+    }
+  }
+
+  /** Waits for the answer, or until a request of the guest has failed, and is to be tried again at cont. */
+  async #unlessFailing(answer: Promise<JsonValue>): Promise<void> {
+    const { runState } = this.#engine;
+    let isOver = false;
+    const answered = answer.finally(() => {
+      isOver = true;
+      runState.wake();
+    });
+    answered.catch(() => undefined);
+    while (!isOver && runState.status !== 'io-error') await runState.change();
+    if (isOver) await answered;
+  }
+
+  #quiesce(): Promise<void> {
+    const { runState, graph, devices } = this.#engine;
+    if (runState.stop(this.#isShutDown ? 'shutdown' : 'paused'))
+      this.#quiescing = quiesceGuest(graph, devices.values());
+    return this.#quiescing;
+  }
+
+  async #addDevice(args: JsonObject): Promise<JsonValue | void> {
+    const side = sideOfDevice(textOf(args['driver']));
+    if (side === 'theirs') return this.#ask('device_add', args);
+    const options: AddOptions = { mode: 'keyval', hot: true };
+    const plugged = await plugDevice(this.#engine, textsOf(args), options);
+    try {
+      if (side === 'both') return await this.#ask('device_add', args);
+      await this.#plug(this.#frontEnd(plugged, args));
+    } catch (error) {
+      await takeOut(this.#engine, plugged);
+      throw error;
+    } finally {
+      this.#frontEnds.removeSockets();
+    }
+  }
+
+  #frontEnd(plugged: Plugged, args: JsonObject): FrontEnd {
+    const disk = diskOf(this.#engine, plugged);
+    if (!disk) throw new BlockError('invalid', 'No disk');
+    return this.#frontEnds.of(plugged, disk, args['bus'] !== undefined);
+  }
+
+  async #plug(frontEnd: FrontEnd): Promise<void> {
+    if (frontEnd.kind === 'node') await this.#ask('blockdev-add', frontEnd.node);
+    else {
+      const addr = { type: 'unix', data: { path: frontEnd.path } };
+      const backend = { type: 'socket', data: { addr, server: false } };
+      await this.#ask('chardev-add', { id: frontEnd.chardev, backend });
+    }
+    try {
+      await this.#ask('device_add', frontEnd.device);
+    } catch (error) {
+      await this.#drop(frontEnd).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async #drop(frontEnd: FrontEnd): Promise<void> {
+    if (frontEnd.kind === 'node')
+      await this.#ask('blockdev-del', { 'node-name': frontEnd.node['node-name'] ?? '' });
+    else await this.#ask('chardev-remove', { id: frontEnd.chardev });
+  }
+
+  /** What the other program tells, once, and in its order with what we tell. */
+  #hear({ event, data }: QmpEvent): void {
+    switch (event) {
+      case 'STOP':
+        return void this.#quiesce().catch(() => undefined);
+      case 'RESUME':
+        return void this.#engine.whileOpen(() => cont(this.#engine)).catch(() => undefined);
+      case 'DEVICE_DELETED':
+        return this.#deleted(data);
+      case 'RESET':
+        this.#isShutDown = false;
+        this.#engine.runState.reset();
+        break;
+      case 'SHUTDOWN':
+        this.#isShutDown = true;
+        if (this.#isEnding) return;
+        break;
+      default:
+        if (isOfDisks(event)) return;
+    }
+    this.#engine.emit(event, data);
+  }
+
+  /** The guest has let go of a device. Of ours we tell ourselves, also of the part that it consists of. */
+  #deleted(data: JsonObject): void {
+    const engine = this.#engine;
+    const path = textOf(data['path']);
+    const found = engine.machine.find(path);
+    if (!found) {
+      const isPart = engine.machine.find(path.replace(/\/virtio-backend$/, '')) !== undefined;
+      if (!isPart) engine.emit('DEVICE_DELETED', data);
+      return;
+    }
+    const disk = diskOf(engine, found);
+    const frontEnd = disk && this.#frontEnds.of(found, disk, false);
+    const leave = async (): Promise<void> => {
+      await unplug(engine, found);
+      if (frontEnd) await this.#drop(frontEnd);
+    };
+    engine
+      .whileOpen(leave)
+      .catch((error: unknown) => engine.warn(`a device that was deleted: ${String(error)}`));
+  }
+}
+
+function textOf(value: JsonValue | undefined): string {
+  return typeof value === 'string' ? value : '';
+}

@@ -1,0 +1,113 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { assert } from '../../base/assert.js';
+import type { GuestDevice } from '../../attach/device.js';
+import type { DeviceModel } from '../../attach/device-models.js';
+import { BLOCK_PROPERTIES, DEVICE_PROPERTIES } from '../../attach/device-properties.js';
+import type { Endpoint } from '../../attach/endpoint.js';
+import type { Plugged } from '../../attach/machine.js';
+import type { JsonObject } from '../../schema/types.js';
+
+/** A disk of ours as the other program's device, and what that stands on there. */
+export type FrontEnd =
+  | { kind: 'vhost-user'; chardev: string; path: string; device: JsonObject }
+  | { kind: 'node'; node: JsonObject; device: JsonObject };
+
+/** What virtio-blk takes and vhost-user-blk does not: it is told over the socket, or is for us alone. */
+const NOT_OF_VHOST = new Set([
+  ...Object.keys(BLOCK_PROPERTIES),
+  ...'cyls heads secs lcyls lheads lsecs rerror werror iothread serial scsi request-merging'.split(' '),
+  ...'seg-max-adjust report-discard-granularity x-enable-wce-if-config-wce'.split(' '),
+  ...'max-discard-sectors max-write-zeroes-sectors'.split(' '),
+]);
+
+/** What is ours to do of a disk that comes over NBD. */
+const OURS_OF_NBD = new Set(['drive', 'share-rw', 'x-endpoint', 'rerror', 'werror']);
+
+/** Sockets on which the guest's program finds our disks: in a folder that is gone once it has connected. */
+export class FrontEnds {
+  readonly #sharesMemory: boolean;
+  #folder: string | undefined;
+  #count = 0;
+
+  /** `sharesMemory`: the guest's memory can be mapped here. */
+  constructor(sharesMemory: boolean) {
+    this.#sharesMemory = sharesMemory;
+  }
+
+  endpointFor(model: DeviceModel): Endpoint {
+    this.#folder ??= mkdtempSync(join(tmpdir(), 'livedisk-machine-'));
+    const isVhost = this.#sharesMemory && model.name.startsWith('virtio-blk');
+    const path = join(this.#folder, `${this.#count++}`);
+    return { type: 'unix', path, protocol: isVhost ? 'vhost-user' : 'nbd' };
+  }
+
+  /** All that was made has been connected to. */
+  removeSockets(): void {
+    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
+    this.#folder = undefined;
+  }
+
+  of({ model, id, bus, given = {} }: Plugged, disk: GuestDevice, isAsked: boolean): FrontEnd {
+    const { endpoint } = disk;
+    assert(endpoint?.type === 'unix', 'a disk that the guest comes to');
+    const identity: JsonObject = {
+      ...(id !== undefined && { id }),
+      // One that was not asked for is wherever there is room.
+      ...(bus && isAsked && { bus: bus.name }),
+    };
+    const number = basename(endpoint.path);
+    if (endpoint.protocol === 'vhost-user') {
+      const chardev = `livedisk.${number}`;
+      const rest = Object.entries(given).filter(([name]) => !NOT_OF_VHOST.has(name));
+      const driver =
+        model.name === 'virtio-blk-device'
+          ? 'vhost-user-blk'
+          : `vhost-user-${model.name.slice('virtio-'.length)}`;
+      const device = { driver, ...identity, 'num-queues': '1', ...Object.fromEntries(rest), chardev };
+      return { kind: 'vhost-user', chardev, path: endpoint.path, device };
+    }
+    const name = `livedisk-${number}`;
+    const rest = Object.entries(given).filter(([key]) => !OURS_OF_NBD.has(key));
+    const policies = DEVICE_PROPERTIES[model.name]?.['werror'] ? { rerror: 'report', werror: 'report' } : {};
+    return {
+      kind: 'node',
+      node: {
+        ...{ driver: 'nbd', 'node-name': name, export: disk.id ?? disk.backend.name },
+        ...{
+          server: { type: 'unix', path: endpoint.path },
+          'read-only': !disk.backend.isWritable,
+          discard: 'unmap',
+        },
+      },
+      device: {
+        ...{ driver: model.name, ...identity, ...policies, ...Object.fromEntries(rest) },
+        ...(disk.backend.root && { drive: name }),
+      },
+    };
+  }
+}
+
+/** The words for a command line. */
+export function wordsOf(frontEnd: FrontEnd): string[] {
+  if (frontEnd.kind === 'node')
+    return ['-blockdev', JSON.stringify(frontEnd.node), '-device', keyval(frontEnd.device)];
+  const { chardev, path, device } = frontEnd;
+  return ['-chardev', `socket,id=${chardev},path=${escape(path)}`, '-device', keyval(device)];
+}
+
+function keyval(properties: JsonObject): string {
+  const { driver, ...rest } = properties;
+  const pairs = Object.entries(rest).map(([key, value]) => `${key}=${escape(textOf(value))}`);
+  return [driver as string, ...pairs].join(',');
+}
+
+function textOf(value: JsonObject[string]): string {
+  if (typeof value === 'boolean') return value ? 'on' : 'off';
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
+
+function escape(text: string): string {
+  return text.replaceAll(',', ',,');
+}
