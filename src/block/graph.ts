@@ -10,6 +10,7 @@ import type { BackendProperties } from './backend-user.js';
 import { DrainedSection } from './drain.js';
 import type { DriverEvent } from './driver.js';
 import type { Edge, EdgeParent } from './edge.js';
+import { LayerMaps } from './layers/layer-maps.js';
 import { Node } from './node.js';
 import { ObjectRegistry } from './objects/object-registry.js';
 import { GraphTransaction } from './transaction.js';
@@ -38,6 +39,7 @@ export class Graph {
   onDriverEvent: (node: Node, event: DriverEvent) => void = () => undefined;
   /** Told of lines that QEMU's drivers print on standard error: the programs print them. */
   onDriverLine: (line: string) => void = () => undefined;
+  readonly layerMaps: LayerMaps;
   readonly #mutex = new AsyncMutex();
   readonly #idle = new Notifier();
   readonly #sections = new Set<DrainedSection>();
@@ -47,6 +49,7 @@ export class Graph {
   constructor(host: Host) {
     this.host = host;
     this.objects = new ObjectRegistry(host);
+    this.layerMaps = new LayerMaps(host);
   }
 
   /** Errors: kind not-found, in QEMU's words. */
