@@ -137,11 +137,18 @@ class Story {
     await Promise.all(reads);
   }
 
-  async grow(index: number): Promise<void> {
+  /** Of what a layer loses it has nothing when it grows again. */
+  async resize(index: number): Promise<void> {
     const layer = this.layers[index];
     assert.ok(layer);
-    const lengthBytes = Math.max(layer.lengthBytes, this.#lengthBytes());
-    await layer.image.node.io.truncate(lengthBytes);
+    const lengthBytes = this.#lengthBytes();
+    const { clusterBytes, image, sectors } = layer;
+    const clusters = Math.ceil(lengthBytes / clusterBytes);
+    for (const cluster of [...image.layer.table.keys()])
+      if (cluster >= clusters) image.layer.table.delete(cluster);
+    for (const sector of [...sectors.keys()])
+      if (sector * SECTOR >= clusters * clusterBytes) sectors.delete(sector);
+    await image.node.io.truncate(lengthBytes);
     layer.lengthBytes = lengthBytes;
   }
 
@@ -192,7 +199,7 @@ class Story {
     if (kind < 13) return this.write(any, false);
     if (kind < 15) return this.write(any, true);
     if (kind < 17) return this.compareStatus();
-    if (kind === 17) return this.grow(any);
+    if (kind === 17) return this.resize(any);
     if (kind === 18 && this.layers.length < 9) return this.push();
     if (this.layers.length > 3 && any > 0) return this.remove(any);
   }
