@@ -13,6 +13,7 @@ const CODECS = [
   'src/block/request.ts',
   'test/kit/**',
   'test/peers/codec.test.ts',
+  'test/engine/device-endpoints.test.ts',
   'test/engine/vhost-user.test.ts',
 ];
 
@@ -22,7 +23,7 @@ const PRIVATE_GETTER = {
 };
 
 export default tseslint.config(
-  { ignores: ['dist/**', 'node_modules/**', '**/*.mjs', 'eslint.config.js'] },
+  { ignores: ['dist/**', '.compiled/**', 'node_modules/**', '**/*.mjs', 'eslint.config.js'] },
   ...tseslint.configs.recommendedTypeChecked,
   {
     languageOptions: { parserOptions: { project: ['./tsconfig.json', './tsconfig.page.json'] } },

@@ -3,6 +3,7 @@
 import { readdirSync } from 'node:fs';
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
+import { compile } from './compile.mjs';
 
 function* walk(dir) {
   for (const entry of readdirSync(dir, { withFileTypes: true })) {
@@ -23,15 +24,19 @@ if (files.length === 0) {
   process.exit(1);
 }
 const concurrency = process.env.TEST_CONCURRENCY ?? '2';
+const compiled = await compile();
 const args = [
-  '--import',
-  'tsx',
+  '--enable-source-maps',
   '--import',
   new URL('assert-messages.mjs', import.meta.url).href,
   '--test',
   `--test-concurrency=${concurrency}`,
   '--test-reporter=spec',
-  ...files,
+  ...files.map((path) => join(compiled, path.replace(/\.ts$/, '.js'))),
 ];
-const child = spawn(process.execPath, args, { stdio: 'inherit' });
+const child = spawn(process.execPath, args, {
+  stdio: 'inherit',
+  env: { ...process.env, LIVEDISK_COMPILED: compiled },
+});
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal));
 child.on('exit', (code, signal) => process.exit(code ?? (signal ? 1 : 0)));

@@ -26,6 +26,7 @@ export {
   type JobCommand,
 } from './library/engine.js';
 export { type EngineEvent, type EventOptions, EventStream } from './library/events.js';
+export { Session, type SessionInfo, type SessionOptions } from './library/session.js';
 export {
   commitImage,
   convertImage,

@@ -1,13 +1,18 @@
-import { BlockError, errnoOf, errnoText } from '../base/error.js';
+import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
-import type { BlockStatus, IoRequest } from '../block/request.js';
 import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
-import { NbdServer } from '../wire/nbd/server.js';
-import type { NbdTarget } from '../wire/nbd/target.js';
+import { DeviceTarget } from './device-target.js';
+import {
+  checkEndpoint,
+  type DiskAppearance,
+  type Endpoint,
+  type EndpointServer,
+  serveEndpoint,
+} from './endpoint.js';
 import type { DeviceModel, DiskModel } from './device-models.js';
 import { detachMedium, type Drive, IDLE } from './drive.js';
 import type { RunState } from './run-state.js';
@@ -23,12 +28,12 @@ export interface DeviceProperties {
   writeErrors?: ErrorAction;
   /** False: every write is durable when it completes (true). */
   writeCache?: boolean;
-  /** Where the guest's I/O comes in: an NBD server whose one export (named by the device's id) is the device. */
-  endpoint?: SocketAddress;
+  /** Where the guest's I/O comes in. */
+  endpoint?: Endpoint;
 }
 
 /** Of a device of a command line, which may have no id: then it has a path only. */
-export type FrontEndProperties = Omit<DeviceProperties, 'id'> & { id?: string };
+export type FrontEndProperties = Omit<DeviceProperties, 'id'> & { id?: string; appearance?: DiskAppearance };
 
 /** What a program gives, which may not be typed. Errors: kind invalid. */
 export function checkDeviceProperties(nodeName: string, properties: DeviceProperties): void {
@@ -44,8 +49,7 @@ export function checkDeviceProperties(nodeName: string, properties: DeviceProper
   for (const action of [readErrors, writeErrors])
     if (action !== undefined && !ERROR_ACTIONS.has(action))
       throw new BlockError('invalid', `Parameter '${String(action)}' is no error policy`);
-  if (endpoint !== undefined && !['unix', 'inet', 'fd'].includes(endpoint?.type))
-    throw new BlockError('invalid', "Parameter 'endpoint' expects a socket address");
+  if (endpoint !== undefined) checkEndpoint(endpoint);
 }
 
 const DEVICE_KEYS = new Set(['id', 'shareRw', 'readErrors', 'writeErrors', 'writeCache', 'endpoint']);
@@ -83,7 +87,7 @@ export class GuestDevice {
   isTrayOpen = false;
   readonly #graph: Graph;
   readonly #properties: FrontEndProperties;
-  #endpoint: { server: NbdServer; target: DeviceEndpoint } | undefined;
+  #endpoint: { server: EndpointServer; target: DeviceTarget } | undefined;
 
   private constructor(graph: Graph, properties: FrontEndProperties, { model, disk, path, drive }: FrontEnd) {
     this.id = properties.id;
@@ -176,20 +180,18 @@ export class GuestDevice {
   }
 
   async #listen(
-    address: SocketAddress,
+    endpoint: Endpoint,
     runState: RunState,
     lost: LostChanges,
     onIoError: (event: IoErrorEvent) => void,
   ): Promise<void> {
-    const target = new DeviceEndpoint(this, this.#properties, runState, onIoError);
-    const server = await NbdServer.listen(this.#graph.host, address, { lost });
-    this.#endpoint = { server, target };
-    server.addExport({
-      name: this.id ?? this.backend.name,
-      target,
-      readOnly: !this.backend.isWritable,
-      multiConn: true,
+    const target = new DeviceTarget(this, this.#properties, runState, onIoError);
+    const server = await serveEndpoint(this.#graph, endpoint, {
+      ...{ target, lost, name: this.id ?? this.backend.name, writable: this.backend.isWritable },
+      ...this.#properties.appearance,
     });
+    this.backend.user.resized = () => server.resized?.();
+    this.#endpoint = { server, target };
   }
 
   /** By which tools name the disk: the id for most, else the path of the object that is it. */
@@ -210,6 +212,11 @@ export class GuestDevice {
     return this.#endpoint?.server.address;
   }
 
+  /** As it was asked for. */
+  get endpoint(): Endpoint | undefined {
+    return this.#properties.endpoint;
+  }
+
   get writeCache(): boolean {
     return this.#properties.writeCache ?? !(this.drive?.properties.writethrough ?? false);
   }
@@ -217,6 +224,7 @@ export class GuestDevice {
   /** Ends it at the engine's end: its medium is closed with all other nodes. */
   async close(): Promise<void> {
     const dropped = this.#endpoint?.server.close();
+    delete this.backend.user.resized;
     this.#endpoint?.target.end();
     await dropped;
     await this.backend.untilUnused();
@@ -246,92 +254,6 @@ function policiesOf(drive: Drive | undefined): Pick<FrontEndProperties, 'readErr
   if (!drive) return {};
   const { readErrors, writeErrors } = drive.properties;
   return { readErrors, writeErrors };
-}
-
-/** The client of the endpoint is the guest: its requests wait while the guest is stopped, and errors follow policy. */
-class DeviceEndpoint implements NbdTarget {
-  readonly #device: GuestDevice;
-  readonly #properties: FrontEndProperties;
-  readonly #runState: RunState;
-  readonly #onIoError: (event: IoErrorEvent) => void;
-  #isEnded = false;
-
-  constructor(
-    device: GuestDevice,
-    properties: FrontEndProperties,
-    runState: RunState,
-    onIoError: (event: IoErrorEvent) => void,
-  ) {
-    this.#device = device;
-    this.#properties = properties;
-    this.#runState = runState;
-    this.#onIoError = onIoError;
-  }
-
-  get backend(): BlockBackend {
-    return this.#device.backend;
-  }
-
-  get lengthBytes(): number {
-    return this.#device.backend.lengthBytes;
-  }
-
-  tryRun(request: IoRequest): boolean {
-    if (!this.#runState.isRunning) return false;
-    try {
-      return this.#device.backend.tryRun(request);
-    } catch {
-      // The promise form meets the error again and follows the policy.
-      return false;
-    }
-  }
-
-  /** One that fails and is tried again, once the guest runs, is done anew from its beginning. */
-  async run(request: IoRequest): Promise<void> {
-    const { generation, signal } = request;
-    for (;;) {
-      if (!this.#runState.isRunning) await this.#runState.running(() => this.#isEnded, signal);
-      if (this.#isEnded) throw new BlockError('closed', 'The device is closed');
-      request.assertIs(generation);
-      request.signal = signal;
-      try {
-        return await this.#device.backend.run(request);
-      } catch (error) {
-        // A refusal of fast zeroes is an answer, and whoever is gone hears of no error.
-        if (error instanceof BlockError && error.kind === 'unsupported') throw error;
-        if (signal?.isCancelled === true) throw error;
-        const action = this.#handle(request.kind === 'read' ? 'read' : 'write', error);
-        if (action === 'report') throw error;
-        // The buffer may hold what another request read.
-        if (action === 'ignore')
-          return request.kind === 'read' ? request.fillZero(0, request.lengthBytes) : undefined;
-      }
-    }
-  }
-
-  status(offset: number, lengthBytes: number): Promise<BlockStatus> {
-    return this.#device.backend.status(offset, lengthBytes);
-  }
-
-  /** The client is gone: its requests do not wait for the guest to run. */
-  end(): void {
-    this.#isEnded = true;
-    this.#runState.wake();
-  }
-
-  #handle(operation: 'read' | 'write', error: unknown): 'ignore' | 'report' | 'stop' {
-    const { readErrors = 'report', writeErrors = 'enospc' } = this.#properties;
-    const policy = operation === 'read' ? readErrors : writeErrors;
-    const noSpace = errnoOf(error) === 'ENOSPC';
-    const action = policy === 'enospc' ? (noSpace ? 'stop' : 'report') : policy;
-    const device = this.#device;
-    if (action === 'stop') {
-      if (device.ioStatus === 'ok') device.ioStatus = noSpace ? 'nospace' : 'failed';
-      this.#onIoError({ device, operation, action, noSpace, reason: errnoText(errnoOf(error)) });
-      this.#runState.stopForError();
-    } else this.#onIoError({ device, operation, action, noSpace, reason: errnoText(errnoOf(error)) });
-    return action;
-  }
 }
 
 /** Nobody has said of its media that they are written to. */

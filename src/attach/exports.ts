@@ -130,6 +130,11 @@ export class ExportRegistry {
     }));
   }
 
+  /** What stands for an export as long as it is there: another one may get its id. */
+  find(id: string): object | undefined {
+    return this.#exports.get(id);
+  }
+
   /** The export whose user of a node that is. */
   idOf(user: BlockBackend): string | undefined {
     return [...this.#exports.values()].find(({ backend }) => backend === user)?.id;

@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import type { JsonObject } from '../schema/types.js';
 import type { DeviceModel } from './device-models.js';
 import type { DriveInterface } from './drive.js';
 
@@ -12,6 +13,8 @@ export interface Plugged {
   /** Its place in the order in which disks are booted from. */
   readonly bootIndex?: number;
   readonly brings: readonly Bus[];
+  /** Its properties, as they were given. */
+  readonly given?: JsonObject;
   isLeaving: boolean;
 }
 

@@ -151,6 +151,11 @@ export class RunState {
     await this.#changed.until(() => this.isRunning || orElse(), signal);
   }
 
+  /** Resolves when the status is another one, or wake() was called. */
+  change(): Promise<void> {
+    return this.#changed.wait();
+  }
+
   /** What others wait for besides a running guest has come. */
   wake(): void {
     this.#changed.notify();

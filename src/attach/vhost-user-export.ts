@@ -4,8 +4,10 @@ import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
+import type { NbdTarget } from '../wire/nbd/target.js';
 import { MAX_NAMED_QUEUES } from '../wire/vhost-user/constants.js';
 import { VhostServer } from '../wire/vhost-user/server.js';
+import type { BlockExportProperties, BlockTarget } from '../wire/vhost-user/target.js';
 
 const MIN_BLOCK_BYTES = 512;
 const MAX_BLOCK_BYTES = 2 * 1024 * 1024;
@@ -22,7 +24,7 @@ export interface VhostUserProperties {
   queueCount: number;
 }
 
-/** Serves a disk over vhost-user. Errors: invalid, in QEMU's words; those of listening. */
+/** Serves a node over vhost-user. Errors: invalid, in QEMU's words; those of listening. */
 export async function listenVhostUser(
   graph: Graph,
   properties: VhostUserProperties,
@@ -32,21 +34,40 @@ export async function listenVhostUser(
   const { id, writable, address, blockSizeBytes, queueCount } = properties;
   checkBlockSize(id, blockSizeBytes);
   if (queueCount === 0) throw new BlockError('invalid', 'num-queues must be greater than 0');
+  return serveVhostUser(graph, address, {
+    ...{ target, lost, writable, queueCount, serial: SERIAL, label: `export '${id}'` },
+    blockSizeBytes: blockSizeBytes === 0 ? MIN_BLOCK_BYTES : blockSizeBytes,
+  });
+}
+
+export interface VhostUserDisk extends Omit<BlockExportProperties, 'lost'> {
+  readonly target: BlockTarget & NbdTarget;
+  readonly lost: LostChanges;
+  /** What it is called in lines about its peers. */
+  readonly label: string;
+}
+
+/** Serves a disk. Errors: invalid, in QEMU's words; those of listening. */
+export async function serveVhostUser(
+  graph: Graph,
+  address: SocketAddress,
+  { label, lost, ...disk }: VhostUserDisk,
+): Promise<VhostServer> {
   // QEMU takes more, which no message of the protocol can name.
-  if (queueCount > MAX_NAMED_QUEUES)
+  if (disk.queueCount > MAX_NAMED_QUEUES)
     throw new BlockError('invalid', `num-queues must not be greater than ${MAX_NAMED_QUEUES}`);
   if (address.type === 'inet')
     throw new BlockError('invalid', "Only socket address types 'unix' and 'fd' are supported");
+  const { target } = disk;
   return VhostServer.listen(graph.host, address, {
     disk: {
-      ...{ target, writable, queueCount, serial: SERIAL },
-      blockSizeBytes: blockSizeBytes === 0 ? MIN_BLOCK_BYTES : blockSizeBytes,
+      ...disk,
       lost: {
         add: (change) => lost.add(target, change),
         overlapping: (offset, lengthBytes) => lost.overlapping(target, offset, lengthBytes),
       },
     },
-    onBroken: (text) => graph.onDriverLine(`vhost-user: export '${id}': ${text}`),
+    onBroken: (text) => graph.onDriverLine(`vhost-user: ${label}: ${text}`),
   });
 }
 

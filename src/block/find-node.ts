@@ -35,7 +35,8 @@ export function findRoot(graph: Graph, device: string): Node {
 /** Refuses what a running job or an overlay on the node would suffer from. Errors: busy, in QEMU's words. */
 export function checkNotBlocked(node: Node): void {
   node.assertNotBlocked();
-  for (const { parent, role } of node.parents) {
+  // The one that came last is told, as by QEMU.
+  for (const { parent, role } of [...node.parents].reverse()) {
     if (role !== 'backing' || !(parent instanceof Node)) continue;
     const reason = `node is used as backing hd of '${parent.label}'`;
     throw new BlockError('busy', `Node '${node.label}' is busy: ${reason}`, { node: node.name });

@@ -142,6 +142,7 @@ function identityOf({ driver, options }: Node): Array<[string, string]> {
 
 /** Members in the order in which QEMU writes them (seen by letting it repeat an object); others first. */
 const MEMBER_ORDER = [
+  ...['password-secret', 'url', 'cookie-secret'],
   ...['inject-error.N.state', 'opt-write-zero', 'inject-error.N.immediately', 'read-zeroes'],
   ...['set-state.N.event', 'server.path', 'set-state.N.state', 'server.port', 'server.host'],
   ...['inject-error.N.once', 'max-write-zero', 'offset', 'image', 'backing', 'max-transfer'],
@@ -149,7 +150,7 @@ const MEMBER_ORDER = [
   ...['rewrite-corrupted', 'blkverify', 'vote-threshold'],
   ...['inject-error.N.iotype', 'filename', 'size', 'set-state.N.new_state', 'inject-error.N.errno'],
   ...['inject-error.N.event', 'export', 'server.type', 'opt-discard', 'inject-error.N.sector', 'file'],
-  ...['max-discard', 'align', 'key-secret'],
+  ...['max-discard', 'align', 'key-secret', 'username', 'sslverify', 'cookie'],
 ];
 
 function object(members: ReadonlyArray<readonly [string, string]>): string {

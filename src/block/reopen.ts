@@ -1,5 +1,7 @@
 import { BlockError } from '../base/error.js';
-import { FlatOptions } from '../schema/flat.js';
+import { GENERIC_OPTIONS } from '../schema/blockdev-options.js';
+import { FlatOptions, parseFlatMembers } from '../schema/flat.js';
+import type { Members } from '../schema/types.js';
 import type { CacheSettings, GivenOptions, Settings } from './driver.js';
 import type { Edge } from './edge.js';
 import type { Graph } from './graph.js';
@@ -20,14 +22,31 @@ const RESETTABLE = ['node-name', 'discard', 'cache', 'read-only', 'auto-read-onl
  * say goes back to its default. Children that a node's own options brought follow it.
  * Errors: in QEMU's words; those of drivers, files and permissions.
  */
-export async function reopen(graph: Graph, plans: readonly NodePlan[]): Promise<void> {
-  const nodes = queueOf(graph, plans).map(({ node }) => node);
-  const check = (): void => void listChanges(graph, new GraphTransaction(graph), plans);
+export function reopen(graph: Graph, plans: readonly NodePlan[]): Promise<void> {
+  return reopenQueue(graph, () => queueOf(graph, plans));
+}
+
+/**
+ * The same of one node with flat options, those of children beginning with their roles; what they do not say stays as it
+ * is. Errors: as of reopen.
+ */
+export function reopenKeeping(graph: Graph, node: Node, options: FlatOptions): Promise<void> {
+  return reopenQueue(graph, () => {
+    const queue = new Map<Node, Entry>();
+    addEntry(queue, keepingEntryOf(node, options, undefined));
+    return [...queue.values()];
+  });
+}
+
+/** `queue` is asked anew each time: a graph may change while others drain it. */
+async function reopenQueue(graph: Graph, queue: () => Entry[]): Promise<void> {
+  const nodes = queue().map(({ node }) => node);
+  const check = (): void => void listChanges(graph, new GraphTransaction(graph), queue());
   await graph.drainedUnless(check, nodes, async () => {
     await flushWritable(nodes);
     let gone: Node[] = [];
     await graph.transaction((transaction) => {
-      gone = listChanges(graph, transaction, plans);
+      gone = listChanges(graph, transaction, queue());
     });
     for (const node of gone) node.inheritsFrom = undefined;
     await graph.release(gone);
@@ -35,9 +54,9 @@ export async function reopen(graph: Graph, plans: readonly NodePlan[]): Promise<
 }
 
 /** Answers the children that are taken away. Errors: those of options that are wrong. */
-function listChanges(graph: Graph, transaction: GraphTransaction, plans: readonly NodePlan[]): Node[] {
+function listChanges(graph: Graph, transaction: GraphTransaction, queue: readonly Entry[]): Node[] {
   const changes = new Changes(graph, transaction);
-  for (const entry of queueOf(graph, plans)) changes.add(entry);
+  for (const entry of queue) changes.add(entry);
   return changes.detached;
 }
 
@@ -67,6 +86,8 @@ interface Entry {
   /** What is not given stays as it is. */
   readonly keepsOld: boolean;
   readonly above: { entry: Entry; role: string } | undefined;
+  /** Flat options for children that follow, by role. */
+  readonly below?: ReadonlyMap<string, FlatOptions>;
 }
 
 /** The nodes that are named, each with the children that follow it; of one that is named twice the last word counts. */
@@ -85,6 +106,27 @@ function entryOf(node: Node, plan: NodePlan | undefined, above: Entry['above']):
   };
 }
 
+/** Errors: invalid for an option that the node and its children do not have. */
+function keepingEntryOf(node: Node, options: FlatOptions, above: Entry['above']): Entry {
+  const flat = options.copy();
+  const below = new Map<string, FlatOptions>();
+  for (const [role, { node: child }] of node.children)
+    if (child.inheritsFrom === node) below.set(role, flat.takeUnder(role));
+  const given = {
+    ...parseFlatMembers(saidOf(GENERIC_OPTIONS, flat), flat),
+    ...parseFlatMembers(saidOf(node.driver.options.members, flat), flat),
+  } as GivenOptions;
+  const { firstKey } = flat;
+  if (firstKey !== undefined) throw cannotChange(firstKey);
+  return { ...entryOf(node, undefined, above), given, below };
+}
+
+/** Without those of which nothing is said, which may be required of a new node. */
+function saidOf(members: Members, flat: FlatOptions): Members {
+  const said = new Set(flat.entries().map(([key]) => key.split('.')[0]));
+  return Object.fromEntries(Object.entries(members).filter(([name]) => said.has(name)));
+}
+
 function addEntry(queue: Map<Node, Entry>, added: Entry): void {
   const known = queue.get(added.node);
   if (known) {
@@ -99,7 +141,9 @@ function addEntry(queue: Map<Node, Entry>, added: Entry): void {
     // Another takes its place.
     if (child === null || (typeof child === 'string' && child !== node.name)) continue;
     const plan = typeof child === 'string' ? undefined : (child as NodePlan);
-    addEntry(queue, entryOf(node, plan, { entry, role }));
+    const options = entry.below?.get(role);
+    const followed = { entry, role };
+    addEntry(queue, options ? keepingEntryOf(node, options, followed) : entryOf(node, plan, followed));
   }
 }
 

@@ -7,6 +7,7 @@ import { copyBeforeWriteDriver } from './copy-before-write/index.js';
 import { copyOnReadDriver } from './copy-on-read/index.js';
 import { fileDriver } from './file/index.js';
 import { hostDeviceDriver } from './host-device/index.js';
+import { httpDriver, httpsDriver } from './http/index.js';
 import { luksDriver } from './luks/index.js';
 import { nbdDriver } from './nbd/index.js';
 import { nullAioDriver } from './null-aio/index.js';
@@ -29,6 +30,8 @@ export const allDrivers: readonly DriverDescription[] = [
   fileDriver,
   hostDeviceDriver,
   nbdDriver,
+  httpDriver,
+  httpsDriver,
   nullCoDriver,
   nullAioDriver,
   rawDriver,

@@ -1,6 +1,7 @@
 import type { RequestWatch } from '../base/io-request.js';
 import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
+import type { HostHttp } from './http.js';
 
 /**
  * What livedisk needs of the machine. The engine reaches files, sockets, time and randomness only through this
@@ -9,6 +10,8 @@ import type { HostCompute } from './compute.js';
 export interface Host {
   readonly files: HostFiles;
   readonly net: HostNet;
+  /** A simulated machine has none. */
+  readonly http?: HostHttp;
   /** A simulated machine has none. */
   readonly terminals?: HostTerminals;
   /** A simulated machine has none. */
@@ -82,6 +85,8 @@ export interface HostFiles {
   /** What is at a path, links followed; undefined when nothing is. */
   stat(path: string): Promise<HostStat | undefined>;
   unlink(path: string): Promise<void>;
+  /** A second name for a file. Errors: exists; unsupported where the file system has no such names. */
+  link(path: string, newPath: string): Promise<void>;
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
   syncDirectory(path: string): Promise<void>;
   mkdir(path: string): Promise<void>;

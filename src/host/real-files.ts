@@ -140,6 +140,10 @@ export class RealFiles implements HostFiles {
     await named(`Could not remove '${path}'`, path, fs.promises.unlink(path));
   }
 
+  async link(path: string, newPath: string): Promise<void> {
+    await named(`Could not create '${newPath}'`, newPath, fs.promises.link(path, newPath));
+  }
+
   async syncDirectory(path: string): Promise<void> {
     const directory = await named(`Could not open '${path}'`, path, fs.promises.open(path, 'r'));
     try {

@@ -2,6 +2,7 @@ import type { Host } from './host.js';
 import { RealClock, RealRandom } from './real-clock.js';
 import { RealCompute } from './real-compute.js';
 import { RealFiles } from './real-files.js';
+import { RealHttp } from './real-http.js';
 import { RealNet } from './real-net.js';
 import { RealPipes } from './real-pipes.js';
 import { RealTerminal } from './real-terminal.js';
@@ -20,6 +21,7 @@ export function createRealHost({ everythingIsRemote = false }: RealHostOptions =
   return {
     files: everythingIsRemote ? new RealFiles(system, () => true) : new RealFiles(system),
     net: new RealNet(system),
+    http: new RealHttp(),
     clock,
     terminals: { open: (onConnection) => new RealTerminal(system, clock, onConnection) },
     pipes: new RealPipes(),

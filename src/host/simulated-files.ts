@@ -175,6 +175,17 @@ export class SimulatedFiles implements HostFiles {
     });
   }
 
+  link(path: string, newPath: string): Promise<void> {
+    return this.#perform('link', newPath, `Could not create '${newPath}'`, () => {
+      const entry = this.#directory.get(absolute(path));
+      if (!entry) throw errnoError('ENOENT');
+      if (entry === 'directory') throw errnoError('EPERM');
+      if (this.#directory.get(absolute(newPath))) throw errnoError('EEXIST');
+      this.#checkFolder(absolute(newPath));
+      this.#directory.set(absolute(newPath), entry);
+    });
+  }
+
   syncDirectory(path: string): Promise<void> {
     return this.#perform('syncDirectory', path, `Could not sync '${path}'`, () => {
       const entry = this.#directory.get(absolute(path));

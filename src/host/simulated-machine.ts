@@ -12,6 +12,7 @@ export type OperationKind =
   | 'unlink'
   | 'mkdir'
   | 'list'
+  | 'link'
   | 'syncDirectory'
   | 'read'
   | 'write'

@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { assert } from '../base/assert.js';
+import { MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
@@ -10,7 +11,7 @@ import { COPY_BEFORE_WRITE, COPY_BEFORE_WRITE_DISCARDING } from '../drivers/copy
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from '../drivers/copy-before-write/point-in-time.js';
 import { type CopyTurn, areOpen, AWAITED_BYTES, whenOpen } from '../block/copy-turn.js';
-import { CopyWindow } from './copy-window.js';
+import { CopyWindow, journaledWindowBytes } from './copy-window.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
 import type { Tally, WorkProgress } from './job-progress.js';
@@ -24,9 +25,15 @@ import {
   type JobSurroundings,
   Permission,
 } from './job-graph.js';
+import { HeldMoment } from './persisted/held-moment.js';
+import type { JobJournal } from './persisted/job-journal.js';
+import { forgetAbandoned, lostPoint, overlap } from './persisted/resume.js';
 import { type BackupNodes, type BackupPlan, copyUnitBytes } from './plans/backup.js';
 import { CheckedCopy, hashesFor } from './verified/checked-copy.js';
 import { statusOrData } from './source-status.js';
+
+/** Zeroes that are on their way to the target at a time, where guests may have to wait for them. */
+const AWAITED_ZERO_BYTES = 16 * MiB;
 
 /** sync=none has nothing to do but wait. */
 const IDLE_SLEEP_MS = 60_000;
@@ -56,8 +63,21 @@ export class BackupJob implements JobDriver {
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   #failure: Error | undefined;
   #succeeded = false;
+  readonly #journal: JobJournal | undefined;
+  readonly #moment: HeldMoment | undefined;
+  readonly #abandoned: JobSurroundings['abandoned'];
+  /** What guests change once the point in time is not held any more. */
+  readonly #changedAfter: DirtyBitmap;
 
-  constructor(job: Job, plan: BackupPlan, nodes: BackupNodes, surroundings: JobSurroundings) {
+  constructor(
+    job: Job,
+    plan: BackupPlan,
+    nodes: BackupNodes,
+    surroundings: JobSurroundings,
+    journal?: JobJournal,
+  ) {
+    this.#journal = journal;
+    this.#abandoned = surroundings.abandoned;
     job.setDriver(this);
     this.job = job;
     const { device, target, bitmap } = nodes;
@@ -83,7 +103,7 @@ export class BackupJob implements JobDriver {
     // Not the source: another layer or another backup may come between it and the filter.
     place.hold('target', target, 0, ALL_PERMISSIONS);
     const { offloads, maxPieces: pieces, maxPieceBytes: pieceBytes } = plan.performance;
-    this.#window = new CopyWindow(job, { pieces, pieceBytes });
+    this.#window = new CopyWindow(job, { pieces, pieceBytes, bytes: journaledWindowBytes(journal) });
     const unit = copyUnitBytes(plan, target);
     const hashes = hashesFor(job, plan, size, unit);
     const sides = { source: this.#sourceBackend, target: this.#targetBackend };
@@ -104,16 +124,28 @@ export class BackupJob implements JobDriver {
     this.#bitmaps.access.setAll();
     this.#due = this.#bitmaps.due;
     this.#totalBytes = size;
+    this.#changedAfter = new DirtyBitmap(size, unit);
+    this.#changedAfter.enabled = false;
+    const breaks = plan.onGuestCopyError === 'break-snapshot' ? 'snapshot' : 'guest-write';
+    const failed = (error: unknown): void => {
+      this.#failure ??= asError(error);
+      this.#giveUpMoment();
+      job.pace.kick();
+    };
+    this.#moment = journal && new HeldMoment({ journal, breaks, failed });
     this.#gate = new CopyBeforeWrite({
       due: this.#due,
       sides,
       copy: (turn, stretch, forGuest) => this.#copyFirst(turn, stretch, forGuest),
-      breaks: plan.onGuestCopyError === 'break-snapshot' ? 'snapshot' : 'guest-write',
-      failed: (error) => {
-        this.#failure ??= asError(error);
-        job.pace.kick();
-      },
+      breaks,
+      failed,
     });
+  }
+
+  #giveUpMoment(): void {
+    this.#changedAfter.enabled = true;
+    this.#moment?.giveUp();
+    this.#gate.giveUp();
   }
 
   async #copyFirst(turn: CopyTurn, stretch: Stretch, forGuest: boolean): Promise<number> {
@@ -121,6 +153,7 @@ export class BackupJob implements JobDriver {
     const ofGuest = onGuestCopyError === 'break-snapshot' ? 'lost' : 'guest';
     const fate = forGuest ? ofGuest : 'policy';
     const copied = await this.#mover.copyFirst(turn, stretch, { unit: this.#due.granularityBytes, fate });
+    this.#journal?.copied(stretch.offset, copied);
     // A hint: what is not discarded is there for nothing.
     if (discardSource)
       await this.#place.filter
@@ -147,6 +180,10 @@ export class BackupJob implements JobDriver {
   /** Its point in time is now: the caller holds a drained section. */
   async insert(): Promise<void> {
     const place = this.#place;
+    const journal = this.#journal;
+    if (journal) this.#joinChanges(journal);
+    // What is left, the source has after a power loss too.
+    if (journal) await this.#source.io.flush();
     await place.insert({
       // A target above the source (sync=none) reads the source itself, not through the filter.
       keep: ({ parent }) => isInChain(parent, this.#target),
@@ -157,7 +194,41 @@ export class BackupJob implements JobDriver {
     const { due, written, access } = this.#bitmaps;
     this.#source.dirtyBitmaps.push(due);
     place.filter.dirtyBitmaps.push(written, access);
-    place.passThrough.gate = this.#gate;
+    place.passThrough.gate = this.#moment?.gate(this.#gate) ?? this.#gate;
+    if (journal) await this.#beginJournal(journal);
+  }
+
+  async #beginJournal(journal: JobJournal): Promise<void> {
+    forgetAbandoned(this.#abandoned, journal.path);
+    this.#source.dirtyBitmaps.push(this.#changedAfter);
+    await journal.begin({
+      flush: () => this.#flushFor(journal),
+      flushSource: () => Promise.resolve(),
+      isDirty: (offset) => this.#due.isDirty(offset),
+      broken: (error) => this.#window.launch(0, () => Promise.reject(asError(error))),
+    });
+  }
+
+  /** A guest that waits for it is waited for by sections of the source. */
+  async #flushFor(journal: JobJournal): Promise<void> {
+    const [source, target] = [this.#sourceBackend, this.#targetBackend];
+    while (target.isQuiesced && !(source.isQuiesced && journal.hasWaitingGuests))
+      await Promise.race([target.untilOpen(), journal.untilNews()]);
+    target.begin();
+    try {
+      await target.flush();
+    } finally {
+      target.end();
+    }
+  }
+
+  /** What guests have changed since the journal was looked at. Errors: invalid, when some of it is left. */
+  #joinChanges(journal: JobJournal): void {
+    const known = this.#abandoned.get(journal.path);
+    const isNew = journal.isOfNewMoment;
+    if (known?.node === this.#source && !isNew && overlap(journal.left, known.dirty))
+      throw lostPoint(this.#source);
+    if (known?.node === this.#source && isNew) journal.left.merge(known.dirty);
   }
 
   /** In the drained section in which it was inserted; so, as QEMU's, it shows itself paused at first. */
@@ -170,17 +241,27 @@ export class BackupJob implements JobDriver {
     this.abort();
     await this.#place.removeNow();
     await this.#leave();
+    if (this.#journal) this.#forget(this.#changedAfter);
+    await (this.#journal?.isResumed === true ? this.#journal.letGo() : this.#journal?.discard());
     this.job.withdrawn();
   }
 
   #markDue(): void {
     const { sync } = this.#plan;
     const bitmap = this.#bitmap;
-    if (!bitmap || (sync !== 'incremental' && sync !== 'bitmap')) {
+    const journal = this.#journal;
+    if (journal?.isResumed) {
+      this.#due.merge(journal.left);
+      this.#totalBytes = this.#due.dirtyBytes;
+    } else if (!bitmap || (sync !== 'incremental' && sync !== 'bitmap')) {
       this.#due.setAll();
     } else {
       this.#due.merge(bitmap);
       this.#totalBytes = this.#due.dirtyBytes;
+    }
+    if (journal && !journal.isResumed) {
+      journal.left.resetAll();
+      journal.left.merge(this.#due);
     }
     if (!bitmap) return;
     bitmap.busy = true;
@@ -255,6 +336,7 @@ export class BackupJob implements JobDriver {
     if (whole <= offset) return Math.min(end, offset + unit);
     // The guest may make some of it allocated meanwhile, having copied it first.
     const skippedBytes = await this.#gate.skip(offset, whole - offset);
+    this.#journal?.copied(offset, whole - offset);
     this.#tally.skippedBytes += skippedBytes;
     this.#totalBytes -= skippedBytes;
     return whole;
@@ -269,15 +351,22 @@ export class BackupJob implements JobDriver {
     );
     if (!areOpen([this.#sourceBackend, this.#targetBackend])) return offset;
     const most = Math.min(stretch.lengthBytes, this.#pieceBytes(status));
-    const alike = status.zero ? status.lengthBytes - (status.lengthBytes % unit) : 0;
+    const mostZero = this.#journal ? Math.max(unit, AWAITED_ZERO_BYTES) : Infinity;
+    const zero = Math.min(status.lengthBytes, mostZero);
+    const alike = status.zero ? zero - (zero % unit) : 0;
     const zeroBytes = this.job.limit.isLimited ? Math.min(alike, most) : alike;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
     if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
       return offset + zeroBytes;
     // What is to be discarded afterwards takes a wait anyway.
     const mayTry = !this.#plan.discardSource;
-    const tryCopy = (): number =>
-      this.#mover.tryCopy(offset, most, { unit, data: status.data && !status.zero ? status : undefined });
+    const tryCopy = (): number => {
+      const data = status.data && !status.zero ? status : undefined;
+      const done = this.#mover.tryCopy(offset, most, { unit, data });
+      const whole = done === most ? done : alignDown(done, unit);
+      if (whole > 0) this.#journal?.copied(offset, whole);
+      return done;
+    };
     if (!mayTry || !this.#window.isDoneNow(most, () => this.#gate.tryCopy(offset, most, tryCopy)))
       this.#window.launch(most, () => this.#gate.copy(offset, most));
     return offset + most;
@@ -303,6 +392,7 @@ export class BackupJob implements JobDriver {
     this.#window.launch(0, async () => {
       await this.#mover.zero(offset, lengthBytes);
       this.#zeroing.delete(stretch);
+      this.#journal?.copied(offset, lengthBytes);
       this.#tally.zeroBytes += lengthBytes;
     });
     return true;
@@ -319,19 +409,29 @@ export class BackupJob implements JobDriver {
 
   /** Nobody needs its point in time any more, and no guest waits for it. */
   giveUp(): void {
-    this.#gate.giveUp();
+    this.#giveUpMoment();
     this.#place.giveUpCopy();
   }
 
   abort(): void {
     this.#succeeded = false;
-    this.#gate.giveUp();
+    this.#giveUpMoment();
   }
 
   async clean(): Promise<void> {
     await this.#place.remove();
+    await this.#endJournal();
     await this.#leave();
     if (this.#succeeded) await this.#checked.writeManifest();
+  }
+
+  /** One that may be gone on with leaves behind what guests change from now on. */
+  async #endJournal(): Promise<void> {
+    const journal = this.#journal;
+    if (!journal) return;
+    if (this.#succeeded) this.#forget(this.#changedAfter);
+    else this.#abandoned.set(journal.path, { node: this.#source, dirty: this.#changedAfter });
+    await journal.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
   }
 
   async #leave(): Promise<void> {

@@ -1,17 +1,22 @@
 import type { BlockBackend } from '../block/backend.js';
 import { type BackingReference, referenceAs, settleBackingAbove } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
+import { isInheritedFrom } from '../block/inheritance.js';
 import { Node } from '../block/node.js';
 import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { RangeLock } from '../block/range-lock.js';
 import { areOpen, takeTurn, whenOpen } from '../block/copy-turn.js';
-import { COPY_PIECE_BYTES, CopyWindow } from './copy-window.js';
+import { COPY_PIECE_BYTES, CopyWindow, journaledWindowBytes } from './copy-window.js';
 import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
+import { asError } from './job-errors.js';
 import type { Tally, WorkProgress } from './job-progress.js';
 import { ALL_PERMISSIONS, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import type { JobJournal } from './persisted/job-journal.js';
+import { ReachedGranules } from './persisted/reached-granules.js';
+import { forgetAbandoned } from './persisted/resume.js';
 import type { CommitNodes, CommitPlan } from './plans/commit.js';
 import { layerAbove } from './plans/nodes.js';
 import { statusOrData } from './source-status.js';
@@ -35,8 +40,21 @@ export class CommitJob implements JobDriver {
   #offset = 0;
   readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
+  readonly #journal: JobJournal | undefined;
+  readonly #reached: ReachedGranules | undefined;
+  readonly #abandoned: JobSurroundings['abandoned'];
+  #succeeded = false;
 
-  constructor(job: Job, plan: CommitPlan, nodes: CommitNodes, surroundings: JobSurroundings) {
+  constructor(
+    job: Job,
+    plan: CommitPlan,
+    nodes: CommitNodes,
+    surroundings: JobSurroundings,
+    journal?: JobJournal,
+  ) {
+    this.#journal = journal;
+    this.#reached = journal && new ReachedGranules(journal);
+    this.#abandoned = surroundings.abandoned;
     this.job = job;
     job.setDriver(this);
     const { device, top, base } = nodes;
@@ -56,12 +74,13 @@ export class CommitJob implements JobDriver {
       Permission.consistentRead | Permission.writeUnchanged,
     );
     this.#topBackend = place.backend(top, 0, ALL_PERMISSIONS);
-    this.#window = new CopyWindow(job);
+    this.#window = new CopyWindow(job, { bytes: journaledWindowBytes(journal) });
     this.#mover = new Mover({
       job,
       source: this.#topBackend,
       target: this.#baseBackend,
       unmap: true,
+      compares: plan.compares,
       skipKnownZeroes: true,
     });
   }
@@ -79,17 +98,33 @@ export class CommitJob implements JobDriver {
       await settleBackingAbove(place.graph, base);
       await place.insert({ before: (transaction) => place.listWritable(transaction, base) });
     });
+    await this.#beginJournal();
     place.freezeChain(place.filter, base);
+  }
+
+  async #beginJournal(): Promise<void> {
+    const journal = this.#journal;
+    if (!journal) return;
+    forgetAbandoned(this.#abandoned, journal.path);
+    const base = this.#baseBackend;
+    await journal.begin({
+      flush: () => whenOpen(base, () => base.flush()),
+      flushSource: () => Promise.resolve(),
+      isDirty: () => false,
+      broken: (error) => this.#window.launch(0, () => Promise.reject(asError(error))),
+    });
   }
 
   async run(): Promise<void> {
     const window = this.#window;
     try {
-      await growBase(this.#baseBackend, this.#top.lengthBytes);
+      await growBase(this.#baseBackend, this.#top.lengthBytes, this.#journal);
       const size = this.#top.lengthBytes;
       while (this.#offset < size) {
         await window.room();
-        await this.#step(size);
+        const left = this.#leftOf(size);
+        if (left) await this.#step(left);
+        this.#reached?.reach(this.#offset);
       }
       // Beyond the end of top its overlays read zeroes, whatever a longer base has there.
       const rest = this.#base.lengthBytes - size;
@@ -101,6 +136,18 @@ export class CommitJob implements JobDriver {
     } finally {
       await window.quiet();
     }
+  }
+
+  /** Up to where it is to be copied; undefined: all of what follows is in the base already. */
+  #leftOf(size: number): number | undefined {
+    const journal = this.#journal;
+    if (!journal?.isResumed) return size;
+    const left = journal.left.nextDirty(this.#offset, size);
+    const next = left?.offset ?? size;
+    if (left && next <= this.#offset) return left.offset + left.lengthBytes;
+    this.#tally.skippedBytes += next - this.#offset;
+    this.#offset = next;
+    return undefined;
   }
 
   async #step(size: number): Promise<void> {
@@ -124,10 +171,17 @@ export class CommitJob implements JobDriver {
     const rateBytes = zero ? 0 : length;
     const copy = (): Promise<void> =>
       zero ? this.#mover.zero(offset, length) : this.#copyData(offset, length, status);
-    if (zero || !this.#window.isDoneNow(rateBytes, () => this.#mover.tryCopyData(offset, length)))
-      this.#window.launch(rateBytes, () => this.#failed.during(offset, copy));
+    const mayTry = !zero && this.#plan.compares !== true;
+    if (!mayTry || !this.#window.isDoneNow(rateBytes, () => this.#mover.tryCopyData(offset, length)))
+      this.#launch(rateBytes, offset, copy);
     if (zero) this.#tally.zeroBytes += length;
     this.#offset += length;
+  }
+
+  #launch(rateBytes: number, offset: number, copy: () => Promise<void>): void {
+    const work = (): Promise<void> => this.#failed.during(offset, copy);
+    const reached = this.#reached;
+    this.#window.launch(rateBytes, reached ? () => reached.during(offset, work) : work);
   }
 
   async #copyData(offset: number, lengthBytes: number, data: ChainStatus): Promise<void> {
@@ -146,19 +200,24 @@ export class CommitJob implements JobDriver {
   async prepare(): Promise<void> {
     const place = this.#place;
     await place.section([this.#top, this.#base], async () => {
+      await this.#journal?.ending();
       const referenceOf = (overlay: Node): BackingReference =>
         referenceAs(this.#plan.backing, overlay, this.#base);
       await place.withBackingReferences(overlaysOf(place.filter), referenceOf, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => place.listRemoval(transaction, this.#base));
       });
+      // As to blockdev-reopen, the base comes in the place of the layers that go.
+      if (isInheritedFrom(this.#base, this.#top)) this.#base.inheritsFrom = this.#top.inheritsFrom;
       place.removed();
       await place.restoreReadOnly();
     });
+    this.#succeeded = true;
   }
 
   async clean(): Promise<void> {
     await this.#place.remove();
+    await this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
     await this.#place.close([this.#top]);
   }
 }
@@ -186,14 +245,20 @@ export function holdIntermediate(place: JobPlace, top: Node, base: Node): void {
   }
 }
 
-/** Makes a base as long as what is committed into it; the new part reads as zeroes. */
-export async function growBase(base: BlockBackend, lengthBytes: number): Promise<void> {
-  const old = base.lengthBytes;
+/** Makes a base as long as what is committed into it; the new part reads as zeroes. `journal`: of a job that may go on. */
+export async function growBase(base: BlockBackend, lengthBytes: number, journal?: JobJournal): Promise<void> {
+  const old = Math.min(base.lengthBytes, journal?.head.targetBytes ?? Infinity);
   if (old >= lengthBytes) return;
-  await whenOpen(base, () => base.truncate(lengthBytes));
+  if (base.lengthBytes < lengthBytes) await whenOpen(base, () => base.truncate(lengthBytes));
   // What a longer backing file of the base holds there must not appear.
-  const below = base.node.backingNode()?.lengthBytes ?? 0;
-  if (below > old) await whenOpen(base, () => base.writeZeroes(old, Math.min(below, lengthBytes) - old));
+  const below = Math.min(base.node.backingNode()?.lengthBytes ?? 0, lengthBytes);
+  for (let at = old; at < below;) {
+    const left = journal ? journal.left.nextDirty(at, below) : { offset: at, lengthBytes: below - at };
+    if (!left) return;
+    const start = Math.max(at, left.offset);
+    at = Math.min(left.offset + left.lengthBytes, below);
+    await whenOpen(base, () => base.writeZeroes(start, at - start));
+  }
 }
 
 /** The images whose backing file a node is, seen through filters. */

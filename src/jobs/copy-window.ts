@@ -1,6 +1,7 @@
 import { Notifier } from '../base/async.js';
 import { alignDown } from '../base/align.js';
 import { KiB, MiB } from '../base/limits.js';
+import type { DirtyBitmap } from '../block/dirty-bitmap.js';
 import type { Job } from './job.js';
 import { asError, JobIoError } from './job-errors.js';
 
@@ -18,6 +19,14 @@ export interface WindowSize {
   bytes?: number | undefined;
   pieces?: number | undefined;
   pieceBytes?: number | undefined;
+}
+
+/** What is in flight when a job is killed is copied again: of a small disk, that is to be little of it too. */
+export function journaledWindowBytes(
+  journal: { readonly left: DirtyBitmap } | undefined,
+): number | undefined {
+  if (!journal) return undefined;
+  return Math.min(16 * MiB, Math.max(2 * MiB, alignDown(journal.left.sizeBytes / 2048, MiB)));
 }
 
 /** Some of a job's work, which may be done again. */

@@ -19,7 +19,8 @@ import { mirrorNodes, type MirrorPlan } from './plans/mirror.js';
 import type { BlockJobPlan, JobPlan } from './plans/plan.js';
 import { streamNodes, type StreamPlan } from './plans/stream.js';
 import type { JobJournal } from './persisted/job-journal.js';
-import { newJournal, reopenJournal, type ResumeRequest } from './persisted/resume.js';
+import type { PersistedPlan } from './persisted/images.js';
+import { newJournal, reopenJournal, type Resumption, type ResumeRequest } from './persisted/resume.js';
 import { checkJobId } from './state.js';
 import { checkNoManifest } from './verified/manifest.js';
 import { StepJob } from './step.js';
@@ -97,24 +98,13 @@ export class JobManager {
    * true any more; exists or invalid for names that cannot be had; those of the change of the graph.
    */
   async start(plan: JobPlan): Promise<Job> {
-    switch (plan.kind) {
-      case 'create':
-        return this.#startCreate(plan);
-      case 'backup':
-        return this.#startBackup(plan);
-      case 'mirror':
-      case 'active-commit':
-        return this.#startMirror(plan, await newJournal(this.#surroundings.graph, plan));
-      default: {
-        const { job } = await this.#insert(plan, this.#maker(plan));
-        job.start();
-        return job;
-      }
-    }
+    if (plan.kind === 'create') return this.#startCreate(plan);
+    return this.#start(plan, await newJournal(this.#surroundings.graph, plan));
   }
 
-  async #startMirror(plan: MirrorPlan, journal: JobJournal | undefined): Promise<Job> {
+  async #start(plan: PersistedPlan, journal: JobJournal | undefined): Promise<Job> {
     try {
+      if (plan.kind === 'backup') return await this.#startBackup(plan, journal);
       const { job } = await this.#insert(plan, this.#maker(plan, journal));
       job.start();
       return job;
@@ -130,11 +120,11 @@ export class JobManager {
    * Goes on with a job that was cut off, by its journal; answers its id, and how much is left. Errors: those of
    * reopenJournal and start().
    */
-  async resume(request: ResumeRequest): Promise<{ id: string; left: number }> {
-    const { journal, plan } = await reopenJournal(this.#surroundings, request);
+  async resume(request: ResumeRequest): Promise<{ id: string; left: number } & Pick<Resumption, 'point'>> {
+    const { journal, plan, point } = await reopenJournal(this.#surroundings, request);
     const left = journal.left.dirtyBytes;
-    const job = await this.#startMirror(plan, journal);
-    return { id: job.id, left };
+    const { id } = await this.#start(plan, journal);
+    return { id, left, ...(point && { point }) };
   }
 
   /** How jobs on disks have ended, the last one first. */
@@ -147,21 +137,21 @@ export class JobManager {
     const { graph } = surroundings;
     if (plan.kind === 'stream') {
       const nodes = streamNodes(graph, plan);
-      return (job) => new StreamJob(job, plan, nodes, surroundings);
+      return (job) => new StreamJob(job, plan, nodes, surroundings, journal);
     }
     if (plan.kind === 'commit') {
       const nodes = commitNodes(graph, plan);
-      return (job) => new CommitJob(job, plan, nodes, surroundings);
+      return (job) => new CommitJob(job, plan, nodes, surroundings, journal);
     }
     const nodes = mirrorNodes(graph, plan);
     return (job) => new MirrorJob(job, plan, nodes, surroundings, journal);
   }
 
-  async #startBackup(plan: BackupPlan): Promise<Job> {
+  async #startBackup(plan: BackupPlan, journal: JobJournal | undefined): Promise<Job> {
     const { graph } = this.#surroundings;
     const { device, target } = backupNodes(graph, plan);
     return graph.drained([device, target], async () => {
-      const backup = await this.prepareBackup(plan);
+      const backup = await this.#insertBackup(plan, undefined, journal);
       backup.begin();
       return backup.job;
     });
@@ -172,10 +162,24 @@ export class JobManager {
    * source and target.
    */
   async prepareBackup(plan: BackupPlan, group?: JobGroup): Promise<BackupJob> {
+    const journal = await newJournal(this.#surroundings.graph, plan);
+    try {
+      return await this.#insertBackup(plan, group, journal);
+    } catch (error) {
+      await journal?.discard();
+      throw error;
+    }
+  }
+
+  async #insertBackup(
+    plan: BackupPlan,
+    group: JobGroup | undefined,
+    journal: JobJournal | undefined,
+  ): Promise<BackupJob> {
     const nodes = backupNodes(this.#surroundings.graph, plan);
     const make = (job: Job): BackupJob => {
       group?.add(job);
-      return new BackupJob(job, plan, nodes, this.#surroundings);
+      return new BackupJob(job, plan, nodes, this.#surroundings, journal);
     };
     return this.#insert(plan, make, () => copyUnitBytes(plan, nodes.target));
   }

@@ -3,10 +3,10 @@ import type { ChainStatus } from '../block/chain-status.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
 import { alignDown } from '../base/align.js';
-import { KiB, MiB } from '../base/limits.js';
+import { KiB } from '../base/limits.js';
 import { type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
 import { areOpen, AWAITED_BYTES, type CopySides, takeTurn, whenOpen } from '../block/copy-turn.js';
-import { CopyWindow, isRetried, RETRY_MS } from './copy-window.js';
+import { CopyWindow, isRetried, journaledWindowBytes, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
 import type { Tally } from './job-progress.js';
 import type { JobJournal } from './persisted/job-journal.js';
@@ -63,7 +63,7 @@ export class MirrorCopy {
     this.#options = options;
     this.dirty = new DirtyBitmap(nodes.source.lengthBytes, plan.granularityBytes);
     this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(nodes.target) ?? 0));
-    this.window = new CopyWindow(job, { bytes: plan.windowBytes ?? windowBytes(options) });
+    this.window = new CopyWindow(job, { bytes: plan.windowBytes ?? journaledWindowBytes(options.journal) });
     this.hashes = hashesFor(job, plan, nodes.source.lengthBytes, this.unitBytes);
     this.mover = new Mover({
       hashes: this.hashes,
@@ -312,10 +312,4 @@ export class MirrorCopy {
     }
     await this.mover.flush();
   }
-}
-
-/** What is in flight when a job is killed is copied again: of a small disk, that is to be little of it too. */
-function windowBytes({ journal, nodes }: MirrorCopyOptions): number | undefined {
-  if (!journal) return undefined;
-  return Math.min(16 * MiB, Math.max(2 * MiB, alignDown(nodes.source.lengthBytes / 2048, MiB)));
 }

@@ -1,11 +1,13 @@
+import { BlockError } from '../base/error.js';
 import { resolveBackingOf } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import type { GraphTransaction } from '../block/transaction.js';
 import type { JobPlace } from './job-graph.js';
-import type { MirrorNodes, MirrorPlan } from './plans/mirror.js';
+import { mayReplace, type MirrorNodes, type MirrorPlan } from './plans/mirror.js';
 
 /** In a drained section: the target takes the place of the source, or of what it replaces, with its backing file. */
 export async function pivot(place: JobPlace, plan: MirrorPlan, nodes: MirrorNodes): Promise<void> {
+  assertMayReplace(nodes);
   const backing = await newBacking(place, plan, nodes);
   place.thaw();
   try {
@@ -18,6 +20,16 @@ export async function pivot(place: JobPlace, plan: MirrorPlan, nodes: MirrorNode
     throw error;
   }
   place.removed();
+}
+
+/** Others may have come to what is replaced. Errors: permission. */
+function assertMayReplace({ source, target, replaces }: MirrorNodes): void {
+  if (!replaces || mayReplace(source, replaces)) return;
+  const what = `Can no longer replace '${replaces.name}' by '${target.name}'`;
+  throw new BlockError(
+    'permission',
+    `${what}, because it can no longer be guaranteed that doing so would not lead to an abrupt change of visible data`,
+  );
 }
 
 function listPivot(transaction: GraphTransaction, place: JobPlace, nodes: MirrorNodes): void {

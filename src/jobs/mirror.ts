@@ -1,5 +1,5 @@
 import { assert } from '../base/assert.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, errnoError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
@@ -173,7 +173,8 @@ export class MirrorJob implements JobDriver {
   async run(): Promise<void> {
     const { window } = this.#copy;
     try {
-      if (this.type === 'commit') await growBase(this.#targetBackend, this.#source.lengthBytes);
+      if (this.type === 'commit')
+        await growBase(this.#targetBackend, this.#source.lengthBytes, this.#journal);
       else if (this.#source.lengthBytes !== this.#target.lengthBytes)
         throw new BlockError('invalid', 'Source and target image have different sizes');
       if (this.#copyMode === 'write-blocking') await this.#writeToBoth(true);
@@ -351,9 +352,21 @@ export class MirrorJob implements JobDriver {
       await this.#copy.copyRest();
       await this.#checked.verify();
       await this.#journal?.ending();
-      await pivot(place, this.#plan, this.#nodes);
+      await this.#takePlace();
       this.#pivoted = true;
     });
+  }
+
+  /** Of who is in the way a line of the program's tells; to the job it is EPERM, as in QEMU. */
+  async #takePlace(): Promise<void> {
+    try {
+      await pivot(this.#place, this.#plan, this.#nodes);
+    } catch (error) {
+      if (!(error instanceof BlockError) || (error.kind !== 'permission' && error.kind !== 'busy'))
+        throw error;
+      this.#place.graph.onDriverLine(error.message);
+      throw errnoError('EPERM', undefined, { cause: error });
+    }
   }
 
   giveUp(): void {
@@ -367,6 +380,8 @@ export class MirrorJob implements JobDriver {
 
   async clean(): Promise<void> {
     const source = this.#source;
+    // From here on guests' changes are not in the journal.
+    if (!this.#succeeded) await this.#journal?.abandon();
     await this.#place.remove();
     await this.#endJournal();
     // Where the source had no users, nobody uses the target after the pivot.

@@ -3,16 +3,19 @@ import { MiB } from '../base/limits.js';
 import { type BackingReference, referenceAs } from '../block/backing-reference.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
+import { isInheritedFrom } from '../block/inheritance.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import { startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from '../block/copy-turn.js';
-import { COPY_PIECE_BYTES, CopyWindow } from './copy-window.js';
+import { COPY_PIECE_BYTES, CopyWindow, journaledWindowBytes } from './copy-window.js';
 import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
 import type { Tally, WorkProgress } from './job-progress.js';
-import { JobIoError } from './job-errors.js';
+import { asError, JobIoError } from './job-errors.js';
+import type { JobJournal } from './persisted/job-journal.js';
+import { ReachedGranules } from './persisted/reached-granules.js';
 import type { StreamNodes, StreamPlan } from './plans/stream.js';
 import { AS_NODE, creatingNode, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
 import { statusOrData } from './source-status.js';
@@ -32,6 +35,8 @@ export class StreamJob implements JobDriver {
   readonly #nodes: StreamNodes;
   readonly #place: JobPlace;
   readonly #node: Node;
+  /** The layer that is filled: what the node shows, where that is a filter. */
+  readonly #layer: Node;
   /** The lowest node that is pulled up; what is below it stays. */
   readonly #lowest: Node;
   readonly #window: CopyWindow;
@@ -43,19 +48,32 @@ export class StreamJob implements JobDriver {
   #ignored: Error | undefined;
   #sinceWriteback = 0;
   #dropped: Node[] = [];
+  /** Of what is left it is told only: the node itself knows what it has. */
+  readonly #journal: JobJournal | undefined;
+  readonly #reached: ReachedGranules | undefined;
+  #succeeded = false;
 
-  constructor(job: Job, plan: StreamPlan, nodes: StreamNodes, surroundings: JobSurroundings) {
+  constructor(
+    job: Job,
+    plan: StreamPlan,
+    nodes: StreamNodes,
+    surroundings: JobSurroundings,
+    journal?: JobJournal,
+  ) {
+    this.#journal = journal;
+    this.#reached = journal && new ReachedGranules(journal);
     job.setDriver(this);
     this.job = job;
     this.#plan = plan;
     this.#nodes = nodes;
     this.#node = nodes.node;
+    this.#layer = nodes.node.skipFilters();
     this.#lowest = lowestOf(nodes);
     this.#place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
     );
     this.#backend = this.#hold();
-    this.#window = new CopyWindow(job);
+    this.#window = new CopyWindow(job, { bytes: journaledWindowBytes(journal) });
   }
 
   progress(): WorkProgress {
@@ -64,7 +82,7 @@ export class StreamJob implements JobDriver {
   }
 
   #sizeBytes(): number {
-    return this.#lowest === this.#node ? 0 : this.#node.lengthBytes;
+    return this.#lowest === this.#layer ? 0 : this.#layer.lengthBytes;
   }
 
   async insert(): Promise<void> {
@@ -72,7 +90,9 @@ export class StreamJob implements JobDriver {
     try {
       await place.drained([this.#node], () =>
         place.insert({
-          before: (transaction) => place.listWritable(transaction, this.#node),
+          before: (transaction) => {
+            for (const node of new Set([this.#layer, this.#node])) place.listWritable(transaction, node);
+          },
           wording: AS_NODE,
         }),
       );
@@ -82,6 +102,12 @@ export class StreamJob implements JobDriver {
         this.job.announce();
       throw error;
     }
+    await this.#journal?.begin({
+      flush: () => whenOpen(this.#backend, () => this.#layer.io.flush()),
+      flushSource: () => Promise.resolve(),
+      isDirty: () => false,
+      broken: (error) => this.#window.launch(0, () => Promise.reject(asError(error))),
+    });
     place.freezeChain(place.filter, this.#lowest);
   }
 
@@ -107,12 +133,13 @@ export class StreamJob implements JobDriver {
       while (this.#offset < size) {
         await window.room();
         await this.#step(size);
+        this.#reached?.reach(this.#offset);
       }
       await window.finish();
       if (this.#ignored) throw this.#ignored;
       this.job.enter('flushing');
       // What was pulled up is durable before the header lets go of the backing file, and before guests are held back.
-      await whenOpen(this.#backend, () => this.#node.io.flush());
+      await whenOpen(this.#backend, () => this.#layer.io.flush());
     } finally {
       await window.quiet();
     }
@@ -140,20 +167,21 @@ export class StreamJob implements JobDriver {
     if (zero) this.job.limit.spend(length);
     const rateBytes = zero ? 0 : length;
     const copy = (): Promise<void> => this.#failed.during(offset, () => this.#copy(offset, length, zero));
+    const reached = this.#reached;
     if (zero || !this.#window.isDoneNow(rateBytes, () => this.#tryCopy(offset, length)))
-      this.#window.launch(rateBytes, copy);
+      this.#window.launch(rateBytes, reached ? () => reached.during(offset, copy) : copy);
     if (zero) this.#tally.zeroBytes += length;
     this.#offset += length;
   }
 
   #statusAt(offset: number, lengthBytes: number): Promise<ChainStatus> {
-    return whenOpen(this.#backend, () => statusOrData(this.#node, offset, lengthBytes, this.#lowest));
+    return whenOpen(this.#backend, () => statusOrData(this.#layer, offset, lengthBytes, this.#lowest));
   }
 
   #tryCopy(offset: number, length: number): boolean {
     try {
       if (!areOpen([this.#backend])) return false;
-      if (!this.#node.io.tryCopyUp(offset, length)) return false;
+      if (!this.#layer.io.tryCopyUp(offset, length)) return false;
     } catch {
       // Repeated, it fails again, and is told as it should.
       return false;
@@ -166,7 +194,7 @@ export class StreamJob implements JobDriver {
     try {
       for (let done = 0; done < length; done += COPY_UP_BYTES) {
         const part = Math.min(length - done, COPY_UP_BYTES);
-        await whenOpen(this.#backend, () => this.#node.io.copyUp(offset + done, part, zero));
+        await whenOpen(this.#backend, () => this.#layer.io.copyUp(offset + done, part, zero));
       }
     } catch (cause) {
       const error = this.job.ioError('read', cause);
@@ -182,20 +210,26 @@ export class StreamJob implements JobDriver {
     this.#sinceWriteback += length;
     if (this.#sinceWriteback < WRITEBACK_BYTES) return;
     this.#sinceWriteback = 0;
-    startWriteback(this.#node);
+    startWriteback(this.#layer);
   }
 
   async prepare(): Promise<void> {
+    if (this.#layer.children.has('backing')) await this.#shorten();
+    this.#succeeded = true;
+  }
+
+  async #shorten(): Promise<void> {
     const place = this.#place;
-    const node = this.#node;
-    if (!node.children.has('backing')) return;
-    await place.section([node], async () => {
-      const link = node.child('backing');
+    const layer = this.#layer;
+    await place.section([this.#node], async () => {
+      await this.#journal?.ending();
+      const link = layer.child('backing');
       const below = this.#lowest.below?.node;
       const base = below?.skipFilters();
       this.#dropped = [link.node];
-      const reference = (): BackingReference => referenceAs(this.#plan.backing, node, base);
-      await place.withBackingReferences([node], reference, async () => {
+      const isInherited = below !== undefined && isInheritedFrom(below, layer);
+      const reference = (): BackingReference => referenceAs(this.#plan.backing, layer, base);
+      await place.withBackingReferences([layer], reference, async () => {
         place.thaw();
         await place.graph.transaction((transaction) => {
           if (below) transaction.retarget(link, below);
@@ -203,6 +237,8 @@ export class StreamJob implements JobDriver {
           place.listRemoval(transaction);
         });
       });
+      // What came with the layers that go is the node's own child from now on, as to blockdev-reopen.
+      if (isInherited) below.inheritsFrom = layer;
       place.removed();
       await place.restoreReadOnly();
     });
@@ -210,15 +246,15 @@ export class StreamJob implements JobDriver {
 
   async clean(): Promise<void> {
     await this.#place.remove();
+    await this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
     await this.#place.close(this.#dropped);
   }
 }
 
 function lowestOf({ node, base, bottom }: StreamNodes): Node {
-  if (!node.children.has('backing') && base === undefined && bottom === undefined) return node;
   if (bottom) return bottom;
   const end = base?.skipFilters();
-  let lowest = node;
-  for (let at = node.backingNode(); at && at !== end; at = at.backingNode()) lowest = at;
+  let lowest = node.skipFilters();
+  for (let at = lowest.backingNode(); at && at !== end; at = at.backingNode()) lowest = at;
   return lowest;
 }

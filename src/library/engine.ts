@@ -10,6 +10,7 @@ import type { CommandArguments, CommandName } from '../schema/commands.js';
 import type { EventName } from '../schema/events.js';
 import { Disk, type DiskOptions } from './disk.js';
 import { type EventOptions, EventStream } from './events.js';
+import { Session, type SessionOptions } from './session.js';
 
 /** Commands that start a job. */
 export type JobCommand = {
@@ -58,6 +59,11 @@ export class Engine extends CommandedEngine implements AsyncDisposable {
   /** Events from the call on, as `for await` takes them, until the engine closes. Errors: kind closed, invalid. */
   events<N extends EventName = EventName>(options: EventOptions<N> = {}): EventStream<N> {
     return new EventStream(this, options);
+  }
+
+  /** What is made through it ends with it. Errors: exists, invalid. */
+  openSession(id: string, options: SessionOptions = {}): Promise<Session> {
+    return Session.open(this, id, options);
   }
 
   /** A disk of your own on a node. Errors: not-found; see Disk.open. */

@@ -7,10 +7,9 @@ import type { Job } from '../jobs/job.js';
 import { type ErrorAction, type FrontEndProperties, GuestDevice } from '../attach/device.js';
 import { type DeviceModel, deviceModel, type DiskModel } from '../attach/device-models.js';
 import type { Drive } from '../attach/drive.js';
+import { type DiskAppearance, type Endpoint, parseEndpoint } from '../attach/endpoint.js';
 import type { Plugged } from '../attach/machine.js';
-import type { SocketAddress } from '../host/host.js';
 import { type InputMode, type JsonObject, type JsonValue, optional, struct, str } from '../schema/types.js';
-import { socketAddress } from './exports.js';
 import type { Parts } from './parts.js';
 
 type Devices = Parts<
@@ -27,6 +26,7 @@ type Devices = Parts<
   | 'emit'
   | 'whileOpen'
   | 'lost'
+  | 'guestProgram'
   | 'host'
 >;
 
@@ -63,6 +63,11 @@ export function textsOf(input: JsonObject): JsonObject {
 
 /** -device and device_add. Errors: in QEMU's words and order. */
 export async function addDevice(engine: Devices, input: JsonObject, options: AddOptions): Promise<void> {
+  await plugDevice(engine, input, options);
+}
+
+/** The same; answers what has been plugged in. */
+export async function plugDevice(engine: Devices, input: JsonObject, options: AddOptions): Promise<Plugged> {
   const { mode, hot } = options;
   const { driver, id, bus: asked, ...rest } = input;
   if (typeof driver !== 'string') throw new BlockError('invalid', "Parameter 'driver' is missing");
@@ -72,15 +77,12 @@ export async function addDevice(engine: Devices, input: JsonObject, options: Add
   checkId(engine, name, hot);
   const properties = parseProperties(model, rest, mode);
   const bootIndex = checkBootIndex(engine, properties['bootindex']);
-  const place = { model, id: name, bus, ...given({ bootIndex }) };
-  if (!model.disk) {
-    engine.machine.plug({ ...place, path: engine.machine.newPath(name) });
-    return;
-  }
+  const place = { model, id: name, bus, given: rest, ...given({ bootIndex }) };
+  if (!model.disk) return engine.machine.plug({ ...place, path: engine.machine.newPath(name) });
   checkBlockSizes(properties);
   checkThread(engine, properties['iothread']);
   const disk = await addDisk(engine, model, model.disk, name, properties, options.isOnBoard ?? false);
-  engine.machine.plug({ ...place, path: disk.path });
+  return engine.machine.plug({ ...place, path: disk.path });
 }
 
 const IDENTITY = struct('DeviceIdentity', { id: optional(str), bus: optional(str) });
@@ -170,7 +172,7 @@ async function addDisk(
   if (medium && medium.readOnly && !disk.takesReadOnly)
     throw new BlockError('permission', 'Block node is read-only');
   const path = engine.machine.newPath(id, isOnBoard);
-  return plugDisk(engine, node, frontEndProperties(id, properties), {
+  return plugDisk(engine, node, frontEndProperties(engine, model, id, properties), {
     model,
     disk,
     path,
@@ -221,7 +223,12 @@ export async function plugDisk(
   return device;
 }
 
-function frontEndProperties(id: string | undefined, properties: Properties): FrontEndProperties {
+function frontEndProperties(
+  engine: Devices,
+  model: DeviceModel,
+  id: string | undefined,
+  properties: Properties,
+): FrontEndProperties {
   const action = (name: string): ErrorAction | undefined => {
     const chosen = properties[name] as string | undefined;
     return chosen === 'auto' ? undefined : (chosen as ErrorAction | undefined);
@@ -234,15 +241,44 @@ function frontEndProperties(id: string | undefined, properties: Properties): Fro
     writeCache: cache === undefined || cache === 'auto' ? undefined : cache === 'on',
     readErrors: action('rerror'),
     writeErrors: action('werror'),
-    endpoint: endpoint === undefined ? undefined : endpointAddress(endpoint),
+    endpoint: endpointOf(engine, model, endpoint),
+    appearance: appearanceOf(properties),
   });
 }
 
-function endpointAddress(text: string): SocketAddress {
-  if (text.startsWith('unix:')) return { type: 'unix', path: text.slice('unix:'.length) };
-  const [, host, port] = /^tcp:(.*):(\d+)$/.exec(text) ?? [];
-  if (host === undefined) throw new BlockError('invalid', 'x-endpoint is unix:PATH or tcp:HOST:PORT');
-  return socketAddress({ type: 'inet', host: host === '' ? 'localhost' : host, port: port ?? '' });
+/** What a guest sees of its disk, besides what is on it. */
+function appearanceOf(properties: Properties): DiskAppearance {
+  const bytesOf = (key: string): number | undefined => sizeOf(properties, key) || undefined;
+  const flag = (key: string): boolean | undefined => properties[key] as boolean | undefined;
+  return given({
+    serial: properties['serial'] as string | undefined,
+    blockSizeBytes: bytesOf('logical_block_size'),
+    queueCount: bytesOf('num-queues'),
+    physicalBlockBytes: bytesOf('physical_block_size'),
+    minIoBytes: bytesOf('min_io_size'),
+    optimalIoBytes: bytesOf('opt_io_size'),
+    hasDiscard: flag('discard'),
+    hasWriteZeroes: flag('write-zeroes'),
+    hasCacheSwitch: flag('config-wce'),
+  });
+}
+
+/** Errors: invalid; unsupported for a model that has no such form, or where it is known who the guest is. */
+function endpointOf(
+  { guestProgram }: Devices,
+  model: DeviceModel,
+  text: string | undefined,
+): Endpoint | undefined {
+  if (text === undefined) return guestProgram?.endpointFor(model);
+  if (guestProgram)
+    throw new BlockError(
+      'unsupported',
+      'x-endpoint: the guest of this machine is in the program that runs it',
+    );
+  const endpoint = parseEndpoint(text);
+  if (endpoint.protocol === 'vhost-user' && !model.name.startsWith('virtio-blk'))
+    throw new BlockError('unsupported', `x-endpoint: vhost-user is for virtio-blk, not for ${model.name}`);
+  return endpoint;
 }
 
 /** device_del: the guest lets go of it at once, soon after the command's answer. */
@@ -256,9 +292,17 @@ export function deleteDevice(engine: Devices, name: string): void {
 }
 
 /** What sits on its buses goes first. */
-async function unplug(engine: Devices, found: Plugged): Promise<void> {
+export async function unplug(engine: Devices, found: Plugged): Promise<void> {
   for (const child of engine.machine.childrenOf(found)) await unplug(engine, child);
-  const device = [...engine.devices.values()].find(({ path }) => path === found.path);
+  await takeOut(engine, found);
+  const inner = innerPath(found);
+  if (inner !== undefined) engine.emit('DEVICE_DELETED', { path: inner });
+  engine.emit('DEVICE_DELETED', { ...given({ device: found.id }), path: found.path });
+}
+
+/** Without a word. */
+export async function takeOut(engine: Devices, found: Plugged): Promise<void> {
+  const device = diskOf(engine, found);
   if (device) {
     const medium = device.backend.root?.node;
     const jobs = device.drive && medium ? engine.jobs.at(medium) : [];
@@ -268,9 +312,11 @@ async function unplug(engine: Devices, found: Plugged): Promise<void> {
     await endOf(engine, jobs);
   }
   engine.machine.unplug(found);
-  const inner = innerPath(found);
-  if (inner !== undefined) engine.emit('DEVICE_DELETED', { path: inner });
-  engine.emit('DEVICE_DELETED', { ...given({ device: found.id }), path: found.path });
+}
+
+/** The disk that a device is. */
+export function diskOf({ devices }: Parts<'devices'>, { path }: Plugged): GuestDevice | undefined {
+  return [...devices.values()].find((device) => device.path === path);
 }
 
 /** A drive goes with its device, and so do its jobs: those that are ready end well. One that hangs is not waited for. */

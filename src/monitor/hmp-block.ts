@@ -4,7 +4,7 @@ import { parseDrive } from '../programs/arguments/drive-options.js';
 import { parseImageOpts } from '../programs/arguments/image-opts.js';
 import { isJsonOption, parseKeyval } from '../programs/arguments/keyval.js';
 import type { JsonValue } from '../schema/types.js';
-import { addDevice, deleteDevice } from './devices.js';
+import { addDevice } from './devices.js';
 import { addDrive, removeDrive } from './drives.js';
 import { type HmpArguments, HmpSyntaxError, type HmpSyntax } from './hmp-arguments.js';
 import { type HmpCommand, runQmp } from './hmp-command.js';
@@ -34,6 +34,7 @@ export type HmpBlock = Parts<
     | 'temporaryFolder'
     | 'addNode'
     | 'print'
+    | 'guestProgram'
   >;
 
 const DEVICE = { missing: 'block device name expected' } as const;
@@ -156,7 +157,9 @@ export const BLOCK_COMMANDS: ReadonlyArray<HmpCommand<HmpBlock>> = [
     syntax: { operands: operands('optional') },
     run: async (engine, { operands: [text = ''] }) => {
       const options = parseImageOpts(text, { impliedKey: 'driver', warn: ignore });
-      await addDevice(engine, Object.fromEntries(options.entries()), { mode: 'keyval', hot: true });
+      const device = Object.fromEntries(options.entries());
+      if (engine.guestProgram) return runQmp(engine, 'device_add', device);
+      await addDevice(engine, device, { mode: 'keyval', hot: true });
       return '';
     },
   },
@@ -165,10 +168,7 @@ export const BLOCK_COMMANDS: ReadonlyArray<HmpCommand<HmpBlock>> = [
     parameters: 'device',
     help: 'remove device',
     syntax: { operands: operands(TEXT) },
-    run: (engine, { operands: [id = ''] }) => {
-      deleteDevice(engine, id);
-      return '';
-    },
+    run: (engine, { operands: [id = ''] }) => runQmp(engine, 'device_del', { id }),
   },
   {
     name: 'drive_add',

@@ -2,6 +2,7 @@ import { BlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import { unitePermissions } from '../block/permissions.js';
 import { permissionsFor, runIoCommand } from '../programs/io/command.js';
+import { QmpError } from '../wire/qmp/registry.js';
 import { VERSION } from '../wire/qmp/version.js';
 import { withBackend } from '../block/with-backend.js';
 import type { Parts } from './parts.js';
@@ -14,10 +15,10 @@ import { type HmpSnapshots, SNAPSHOT_COMMANDS, SNAPSHOT_INFO } from './hmp-snaps
 import { infoBlock, infoBlockJobs, infoBlockStatistics } from './hmp-info.js';
 import { diskOfDevice } from './media.js';
 import { type HmpMigration, MIGRATION_COMMANDS, MIGRATION_INFO } from './hmp-migration.js';
-import { cont, quit, stop, type Quitting, type Running } from './run-state.js';
+import type { Quitting, Running } from './run-state.js';
 
 /** What its commands need together. */
-type Hmp = Running & Quitting & HmpBlock & HmpObjects & HmpSnapshots & HmpMigration;
+type Hmp = Running & Quitting & HmpBlock & HmpObjects & HmpSnapshots & HmpMigration & Parts<'guestProgram'>;
 
 export function registerHmp(engine: Hmp & Parts<'command'>): void {
   engine.command('human-monitor-command', async ({ 'command-line': line }) =>
@@ -36,7 +37,7 @@ const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
     parameters: '',
     help: 'resume emulation',
     syntax: {},
-    run: (engine) => silent(cont(engine)),
+    run: (engine) => runQmp(engine, 'cont'),
   },
   {
     name: 'help',
@@ -83,7 +84,7 @@ const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
     parameters: '',
     help: 'quit the emulator',
     syntax: {},
-    run: (engine) => silent(quit(engine)),
+    run: (engine) => runQmp(engine, 'quit'),
   },
   {
     name: 'stop',
@@ -91,7 +92,7 @@ const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
     parameters: '',
     help: 'stop emulation',
     syntax: {},
-    run: (engine) => silent(stop(engine)),
+    run: (engine) => runQmp(engine, 'stop'),
   },
 ];
 
@@ -130,24 +131,27 @@ const INFO: ReadonlyArray<HmpCommand<Hmp>> = [
   { name: 'version', parameters: '', help: 'show the version of QEMU', syntax: {}, run: infoVersion },
 ];
 
-async function silent(work: Promise<void>): Promise<string> {
-  await work;
-  return '';
-}
-
 /** One line of the human monitor; the answer is what it prints. Errors of the command are part of that. */
 export async function runHmp(engine: Hmp, line: string): Promise<string> {
   try {
     const words = splitWords(line);
     if (words.length === 0) return '';
+    if (engine.guestProgram && !isKnown(words)) return await engine.guestProgram.runHuman(line);
     const { command, path, rest } = findCommand(words);
     const name = command.alias === undefined ? command.name : `${command.name}|${command.alias}`;
     return await command.run(engine, parseArguments(rest, command.syntax, { name, path }));
   } catch (error) {
     if (error instanceof HmpSyntaxError) return `${error.message}\n`;
-    if (error instanceof BlockError) return `Error: ${error.message}\n`;
+    if (error instanceof BlockError || error instanceof QmpError) return `Error: ${error.message}\n`;
     throw error;
   }
+}
+
+/** Or else it may be a command of the program that runs the guest. */
+function isKnown(words: readonly string[]): boolean {
+  const [first = '', second = ''] = words;
+  const [list, name] = first === 'info' ? [INFO, second] : [COMMANDS, first];
+  return list.some((command) => command.name === name || command.alias === name);
 }
 
 /** Errors: HmpSyntaxError. */
@@ -214,10 +218,15 @@ function helpLine({ name, alias, parameters, help }: HmpCommand<Hmp>): string {
   return `${name}${alias === undefined ? '' : `|${alias}`} ${parameters} -- ${help}\n`;
 }
 
-function infoStatus({ runState }: Parts<'runState'>): string {
-  const { status, isRunning } = runState;
-  const detail = isRunning || status === 'paused' ? '' : ` (${status})`;
-  return `VM status: ${isRunning ? 'running' : 'paused'}${detail}\n`;
+async function infoStatus({ registry }: Parts<'registry'>): Promise<string> {
+  const { status, running } = (await registry.execute('query-status', {})) as StatusInfo;
+  const detail = running || status === 'paused' ? '' : ` (${status})`;
+  return `VM status: ${running ? 'running' : 'paused'}${detail}\n`;
+}
+
+interface StatusInfo {
+  status: string;
+  running: boolean;
 }
 
 function infoVersion(): string {
@@ -230,7 +239,7 @@ async function qemuIo(engine: HmpBlock, { flags, operands }: HmpArguments): Prom
   const [name = '', command = ''] = operands;
   const print = (text: string): void => engine.print(text.replace(/\n$/, ''));
   const run = async (backend: BlockBackend): Promise<string> => {
-    await runIoCommand(backend, command, print, { host: engine.host });
+    await runIoCommand(backend, command, print, { host: engine.host, graph: engine.graph });
     return '';
   };
   const own = flags.has('d') ? diskOfDevice(engine, name).backend : engine.drives.get(name)?.backend;

@@ -24,6 +24,7 @@ export function registerMigration(engine: Migrating & Parts<'command'>): void {
   engine.command('migrate-set-parameters', (changes) => parameters.set(changes));
   engine.command('query-migrate-parameters', () => given({ ...parameters.values }));
   engine.command('query-migrate', () => moves.info());
+  engine.command('migrate-start-postcopy', () => source.startPostcopy());
   for (const [name, why] of POSTCOPY)
     engine.command(name, () => {
       throw new BlockError('unsupported', why);
@@ -42,7 +43,6 @@ export function registerMigration(engine: Migrating & Parts<'command'>): void {
 
 /** What there is for postcopy alone, in QEMU's words. */
 const POSTCOPY = [
-  ['migrate-start-postcopy', 'Enable postcopy with migrate_set_capability before the start of migration'],
   ['migrate-recover', 'Migrate recover can only be run when postcopy is paused.'],
   ['migrate-pause', 'migrate-pause is currently only supported during postcopy-active state'],
 ] as const;

@@ -18,6 +18,7 @@ import {
 import { deviceModel } from '../attach/device-models.js';
 import { CharacterDevices } from '../attach/character-devices.js';
 import type { Drive } from '../attach/drive.js';
+import type { GuestProgram } from '../attach/guest-program.js';
 import { Machine } from '../attach/machine.js';
 import { Moves, type MovesProperties } from '../attach/migration/moves.js';
 import { WholeMove } from '../attach/migration/whole-move.js';
@@ -42,6 +43,7 @@ import type { Type } from '../schema/types.js';
 import { NamedDescriptors } from './named-descriptors.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
 import { plugDisk } from './devices.js';
+import { Sessions } from './sessions/sessions.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
 
 /** The unit of events. */
@@ -106,6 +108,8 @@ export class EngineParts {
   /** By their ids. */
   readonly drives = new Map<string, Drive>();
   readonly machine: Machine;
+  /** Where one runs the guest. */
+  guestProgram: GuestProgram | undefined;
   /** What becomes of the machine when it is reset or shut down. */
   readonly actions: RunActions;
   /** From this machine to another, or to here. */
@@ -120,6 +124,8 @@ export class EngineParts {
   /** Where overlays are made that nobody keeps. */
   readonly temporaryFolder: string;
   readonly registry = new CommandRegistry();
+  /** What clients make that is to end with them. */
+  readonly sessions = new Sessions();
   /** All QMP clients, and execute(). */
   readonly hub: QmpHub;
   /** Those that clients gave a name (getfd). */
@@ -315,6 +321,7 @@ export class EngineParts {
    */
   close(): Promise<void> {
     return this.#lifetime.end(async () => {
+      this.sessions.stop();
       // A command that runs may wait for a job, or start one.
       await Promise.all([
         this.hub.close(),

@@ -20,6 +20,7 @@ import { registerPoints } from './points.js';
 import { registerObjects } from './objects.js';
 import { registerQueries } from './query.js';
 import { registerRunState } from './run-state.js';
+import { registerSessions } from './sessions/sessions.js';
 import { registerSnapshots } from './snapshot.js';
 import { registerStreamAndCommit } from './stream-commit.js';
 import { registerTracking } from './tracking.js';
@@ -46,6 +47,7 @@ export function registerCommands(engine: Engine): void {
   registerQueries(engine);
   registerRunState(engine);
   registerPoints(engine);
+  registerSessions(engine);
   if (engine.kind !== 'machine') return;
   registerVmSnapshots(engine);
   registerDevices(engine);

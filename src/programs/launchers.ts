@@ -29,7 +29,7 @@ says to replace them.
 `;
 
 /** In the first lines of every script; what has it may be overwritten. */
-const MARK = '# Written by "livedisk launchers"';
+export const LAUNCHER_MARK = '# Written by "livedisk launchers"';
 
 /** The subcommand that stands in for each program of QEMU. */
 const SUBCOMMANDS: ReadonlyMap<string, string> = new Map([
@@ -127,7 +127,7 @@ function attempt<T>(path: string, action: () => T): T {
 function isForeign(path: string): boolean {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (!found) return false;
-  return !found.isFile() || !readFileSync(path, 'latin1').startsWith(`#!/bin/sh\n${MARK}`);
+  return !found.isFile() || !readFileSync(path, 'latin1').startsWith(`#!/bin/sh\n${LAUNCHER_MARK}`);
 }
 
 /** Beside it first, so that nobody runs half a script and no link is written through. */
@@ -145,7 +145,7 @@ function writeScript(path: string, text: string): void {
 
 function script(program: string, words: readonly string[]): string {
   const command = words.map(quote).join(' ');
-  return `#!/bin/sh\n${MARK}: livedisk in the place of ${program}.\nexec ${command} "$@"\n`;
+  return `#!/bin/sh\n${LAUNCHER_MARK}: livedisk in the place of ${program}.\nexec ${command} "$@"\n`;
 }
 
 /** A word of the shell. */

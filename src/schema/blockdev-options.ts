@@ -178,6 +178,25 @@ export const NBD_OPTIONS = driverOptions({
   'open-timeout': defaulted(uint32, 0),
 });
 
+/** What curl's drivers have in common in QEMU. */
+const CURL_MEMBERS = {
+  url: required(str, "curl block driver requires an 'url' option"),
+  readahead: optional(byteCount),
+  timeout: optional(int),
+  username: optional(str),
+  'password-secret': optional(str),
+  'proxy-username': later(str),
+  'proxy-password-secret': later(str),
+} as const;
+const COOKIE_MEMBERS = { cookie: optional(str), 'cookie-secret': optional(str) } as const;
+
+export const HTTP_OPTIONS = driverOptions({ ...CURL_MEMBERS, ...COOKIE_MEMBERS });
+export const HTTPS_OPTIONS = driverOptions({
+  ...CURL_MEMBERS,
+  ...COOKIE_MEMBERS,
+  sslverify: optional(bool),
+});
+
 export const NULL_OPTIONS = driverOptions({
   size: defaulted(byteCount, 2 ** 30),
   'latency-ns': defaulted(int, 0),
@@ -306,6 +325,8 @@ export const DRIVERS = {
   'copy-on-read': COPY_ON_READ_OPTIONS,
   file: FILE_OPTIONS,
   host_device: HOST_DEVICE_OPTIONS,
+  http: HTTP_OPTIONS,
+  https: HTTPS_OPTIONS,
   luks: LUKS_OPTIONS,
   nbd: NBD_OPTIONS,
   'null-aio': NULL_OPTIONS,
@@ -329,7 +350,7 @@ export type DriverName = keyof typeof DRIVERS;
 /** Drivers of QEMU that livedisk does not have. */
 export const OTHER_DRIVERS: readonly string[] = (
   'blkreplay bochs cloop dmg ftp ftps gluster ' +
-  'host_cdrom http https iscsi nfs nvme qcow rbd ' +
+  'host_cdrom iscsi nfs nvme qcow rbd ' +
   'replication ssh vvfat'
 ).split(' ');
 
@@ -347,6 +368,8 @@ interface ChildrenOf {
   throttle: { file: BlockdevRef };
   file: unknown;
   host_device: unknown;
+  http: unknown;
+  https: unknown;
   luks: { file: BlockdevRef; header?: BlockdevRef };
   nbd: unknown;
   'null-aio': unknown;

@@ -54,6 +54,9 @@ const JOB_COMMON = {
   'auto-dismiss': optional(bool),
 } as const;
 
+/** Of jobs that may be gone on with; see docs/JOBS-THAT-SURVIVE.md. */
+const PERSISTED = { 'x-persist': extension(optional(str)) } as const;
+
 /** QEMU 9.0's. */
 const MASK_PROTOCOL = { 'backing-mask-protocol': optional(bool) } as const;
 
@@ -70,6 +73,7 @@ export const BlockStream = struct('block-stream-arg', {
   'filter-node-name': optional(str),
   'auto-finalize': optional(bool),
   'auto-dismiss': optional(bool),
+  ...PERSISTED,
 });
 
 export const BlockCommit = struct('block-commit-arg', {
@@ -88,6 +92,7 @@ export const BlockCommit = struct('block-commit-arg', {
   'filter-node-name': optional(str),
   'auto-finalize': optional(bool),
   'auto-dismiss': optional(bool),
+  ...PERSISTED,
 });
 
 /** Of jobs that make a copy; see docs/JOBS-THAT-SURVIVE.md. */
@@ -126,7 +131,7 @@ export const BlockdevMirror = struct('blockdev-mirror-arg', {
   /** QEMU 10.1's. */
   'target-is-zero': optional(bool),
   'filter-node-name': optional(str),
-  'x-persist': extension(optional(str)),
+  ...PERSISTED,
 });
 
 const BACKUP_PERFORMANCE = struct('BackupPerf', {
@@ -162,7 +167,7 @@ export const DriveBackup = struct('DriveBackup', {
   mode: optional(NEW_IMAGE_MODE),
 });
 
-export const BlockdevBackup = struct('BlockdevBackup', BACKUP_COMMON);
+export const BlockdevBackup = struct('BlockdevBackup', { ...BACKUP_COMMON, ...PERSISTED });
 
 export const BlockdevSnapshotSync = struct('BlockdevSnapshotSync', {
   device: optional(str),

@@ -1,6 +1,7 @@
 import { MIGRATION_EVENTS } from './migration.js';
 import { MOVE_EVENTS } from './move.js';
 import { POINT_EVENTS } from './points.js';
+import { SESSION_EVENTS } from './sessions.js';
 import { JobStatusName, JobTypeName } from './returns.js';
 import {
   bool,
@@ -87,6 +88,7 @@ const EVENT_TYPES = {
   }),
   ...MOVE_EVENTS,
   ...POINT_EVENTS,
+  ...SESSION_EVENTS,
   JOB_STATUS_CHANGE: struct('JOB_STATUS_CHANGE-arg', { id: required(str), status: required(JobStatusName) }),
   POWERDOWN: NO_DATA,
   QUORUM_FAILURE: struct('QUORUM_FAILURE-arg', {

@@ -1,6 +1,7 @@
 import { MOVE_COMMANDS, MOVE_EVENTS } from './move.js';
 import { PERSISTED_JOB_COMMANDS } from './persisted-jobs.js';
 import { POINT_COMMANDS, POINT_EVENTS } from './points.js';
+import { SESSION_COMMANDS, SESSION_EVENTS } from './sessions.js';
 import { TRACKING_COMMANDS } from './tracking.js';
 import type { Type } from './types.js';
 
@@ -17,11 +18,13 @@ export const EXTENSION_COMMANDS = {
   ...PERSISTED_JOB_COMMANDS,
   ...POINT_COMMANDS,
   ...TRACKING_COMMANDS,
+  ...SESSION_COMMANDS,
 } as const satisfies { readonly [command: string]: Type<unknown> };
 
 /** Events that only such clients are sent. */
 export const EXTENSION_EVENTS: ReadonlySet<string> = new Set<string>([
   ...Object.keys(MOVE_EVENTS),
   ...Object.keys(POINT_EVENTS),
+  ...Object.keys(SESSION_EVENTS),
   'X_BLOCK_JOB_CHUNK_DIFFERS',
 ]);

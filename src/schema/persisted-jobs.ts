@@ -6,12 +6,17 @@ export const PERSISTED_JOB_COMMANDS = {
     journal: required(str),
     'job-id': optional(str),
     'if-changed': optional(enumOf('XIfChanged', ['refuse', 'compare', 'ignore'])),
+    bitmap: optional(str),
   }),
   'x-job-history': struct('x-job-history-arg', { journal: optional(str) }),
 } as const;
 
 export const PERSISTED_JOB_RETURNS = {
-  'x-job-resume': struct('XResumedJob', { id: required(str), left: required(int) }),
+  'x-job-resume': struct('XResumedJob', {
+    id: required(str),
+    left: required(int),
+    point: optional(enumOf('XResumedPoint', ['kept', 'new'])),
+  }),
   'x-job-history': arrayOf(
     struct('XJobEnd', {
       id: required(str),
@@ -31,9 +36,7 @@ const REFERENCE = struct('XNodeReference', {
 
 const ON_ERROR = enumOf('XErrorPolicy', ['report', 'ignore', 'enospc', 'stop', 'auto']);
 
-/** The plan of a mirror, as a journal has it. */
-export const JournalledMirror = struct('XJournalledMirror', {
-  kind: required(enumOf('XJournalledKind', ['mirror', 'active-commit'])),
+const COMMON = {
   jobId: required(str),
   speed: required(int64),
   autoFinalize: required(bool),
@@ -41,9 +44,17 @@ export const JournalledMirror = struct('XJournalledMirror', {
   onReadError: required(ON_ERROR),
   onWriteError: required(ON_ERROR),
   filterNodeName: optional(str),
-  compares: optional(bool),
-  verifies: optional(bool),
-  manifest: optional(str),
+  persist: required(str),
+} as const;
+
+const CHECKED = { compares: optional(bool), verifies: optional(bool), manifest: optional(str) } as const;
+
+const BACKING = struct('XBackingWishes', { filename: optional(str), masksProtocol: optional(bool) });
+
+const JOURNALLED_MIRROR = struct('XJournalledMirror', {
+  ...COMMON,
+  ...CHECKED,
+  kind: required(enumOf('XJournalledKind', ['mirror', 'active-commit'])),
   source: required(REFERENCE),
   target: required(REFERENCE),
   lowest: optional(REFERENCE),
@@ -52,8 +63,60 @@ export const JournalledMirror = struct('XJournalledMirror', {
   targetIsNew: required(bool),
   granularityBytes: required(int),
   windowBytes: optional(int),
-  persist: required(str),
   copyMode: required(enumOf('XCopyMode', ['background', 'write-blocking'])),
   unmap: required(bool),
   targetBacking: required(enumOf('XTargetBacking', ['leave', 'source-chain', 'open', 'later'])),
 });
+
+const JOURNALLED_BACKUP = struct('XJournalledBackup', {
+  ...COMMON,
+  ...CHECKED,
+  kind: required(enumOf('XJournalledBackupKind', ['backup'])),
+  device: required(REFERENCE),
+  target: required(REFERENCE),
+  sync: required(enumOf('XJournalledBackupSync', ['full', 'top', 'incremental', 'bitmap'])),
+  compress: required(bool),
+  onGuestCopyError: required(enumOf('XGuestCopyError', ['break-guest-write', 'break-snapshot'])),
+  discardSource: required(bool),
+  performance: required(
+    struct('XBackupPerformance', {
+      offloads: optional(bool),
+      maxPieces: optional(int),
+      maxPieceBytes: optional(int),
+      minClusterBytes: optional(int),
+    }),
+  ),
+  bitmap: optional(
+    struct('XJournalledBitmap', {
+      name: required(str),
+      mode: required(enumOf('XJournalledBitmapMode', ['on-success', 'never', 'always'])),
+    }),
+  ),
+});
+
+const JOURNALLED_COMMIT = struct('XJournalledCommit', {
+  ...COMMON,
+  kind: required(enumOf('XJournalledCommitKind', ['commit'])),
+  device: required(REFERENCE),
+  top: required(REFERENCE),
+  base: required(REFERENCE),
+  backing: required(BACKING),
+});
+
+const JOURNALLED_STREAM = struct('XJournalledStream', {
+  ...COMMON,
+  kind: required(enumOf('XJournalledStreamKind', ['stream'])),
+  node: required(REFERENCE),
+  base: optional(REFERENCE),
+  bottom: optional(REFERENCE),
+  backing: required(BACKING),
+});
+
+/** The plans of jobs as their journals have them, by their kinds. */
+export const JOURNALLED_PLANS = {
+  mirror: JOURNALLED_MIRROR,
+  'active-commit': JOURNALLED_MIRROR,
+  backup: JOURNALLED_BACKUP,
+  commit: JOURNALLED_COMMIT,
+  stream: JOURNALLED_STREAM,
+} as const;

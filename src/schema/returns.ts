@@ -10,6 +10,7 @@ import { MOVE_RETURNS } from './move.js';
 import { POINT_RETURNS } from './points.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
+import { SESSION_RETURNS } from './sessions.js';
 import { TRACKING_RETURNS } from './tracking.js';
 import {
   any,
@@ -386,6 +387,7 @@ const RESULTS = {
   ...RARE_RETURNS,
   ...PERSISTED_JOB_RETURNS,
   ...TRACKING_RETURNS,
+  ...SESSION_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),

@@ -1,6 +1,6 @@
 import type { JsonObject } from '../schema/types.js';
 import { type Answers, numberOf, objectOf, objectsOf, textOf } from './answers.js';
-import type { Image, Job } from './model.js';
+import type { Image, Job, JobStage } from './model.js';
 import type { GraphParent, NodeGraph } from './nodes.js';
 
 const AT_WORK = ['created', 'running', 'paused', 'ready', 'standby'];
@@ -76,15 +76,31 @@ function percentOf(done: number, total: number, status: string): number {
 function ownProgress(
   info: JsonObject,
   percent: number,
-): Pick<Job, 'percent' | 'rate' | 'secondsLeft' | 'outlook'> {
+): Pick<Job, 'percent' | 'rate' | 'secondsLeft' | 'outlook' | 'dirtyRate' | 'stage' | 'stages'> {
   const own = objectOf(info['x-progress']);
   const [rate, secondsLeft] = [numberOf(own['rate']), numberOf(own['time-left'])];
+  const dirtyRate = numberOf(own['dirty-rate']);
+  const stages = objectsOf(own['phases'])
+    .map(toStage)
+    .filter(({ done, left }) => done + left > 0);
+  const stage = textOf(own['phase']);
   const outlook = textOf(own['outlook']);
   return {
     percent: numberOf(own['percent']) ?? percent,
     ...(rate !== undefined && { rate }),
     ...(secondsLeft !== undefined && { secondsLeft }),
     ...(outlook !== undefined && { outlook }),
+    ...(dirtyRate !== undefined && { dirtyRate }),
+    ...(stage !== undefined && { stage }),
+    ...(stages.length > 0 && { stages }),
+  };
+}
+
+function toStage(info: JsonObject): JobStage {
+  return {
+    phase: textOf(info['phase']) ?? '',
+    done: numberOf(info['done']) ?? 0,
+    left: numberOf(info['left']) ?? 0,
   };
 }
 

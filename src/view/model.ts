@@ -129,6 +129,19 @@ export interface Job {
   readonly secondsLeft?: number;
   /** Whether a mirror will be in step with its source, as the server tells. */
   readonly outlook?: string;
+  /** Bytes a second that guests change again, as livedisk tells. */
+  readonly dirtyRate?: number;
+  /** Where it is, as livedisk tells: `copy`, `follow` ... */
+  readonly stage?: string;
+  /** Its phases that had something to do, as livedisk tells. */
+  readonly stages?: readonly JobStage[];
+}
+
+/** A phase of a job (x-progress): bytes of the disk. */
+export interface JobStage {
+  readonly phase: string;
+  readonly done: number;
+  readonly left: number;
 }
 
 export function imageOf(view: View, id: string | undefined): Image | undefined {

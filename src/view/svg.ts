@@ -2,7 +2,7 @@ import { layOut, type Place } from './layout.js';
 import { below, type Image, type Job, type User, type View } from './model.js';
 import { baseName } from './nodes.js';
 import { markup, type Shape, shape } from './shape.js';
-import { bracketed, clip, factsOf, percentText, userText } from './words.js';
+import { bracketed, clip, factsOf, paceText, percentText, userText } from './words.js';
 
 const BOX = { width: 176, height: 112 };
 const FILTER_HEIGHT = 44;
@@ -11,6 +11,8 @@ const MARGIN = 20;
 const LINE = 16;
 const PILL = { width: 150, height: 24 };
 const LETTERS = 24;
+/** Below a lane, for an arrow and what stands on it; and what a job's pace takes more, in both. */
+const JOB = { height: 40, apart: 14, pace: 16, paceApart: 20 };
 
 /** Of a picture that is a file of its own; a page brings its own. */
 const STYLE = `
@@ -33,8 +35,13 @@ export function drawSvg(view: View): string {
 const STYLE_MARK = 'STYLE-OF-THE-PICTURE';
 
 /** The picture for a page that has styles for its classes; images carry their id in `data-image`. */
-export function drawPicture(view: View): Shape {
-  return new Picture(view).draw();
+export function drawPicture(view: View, { hasPace = false }: PictureOptions = {}): Shape {
+  return new Picture(view, hasPace).draw();
+}
+
+export interface PictureOptions {
+  /** What changes from look to look stands on the arrows of jobs, too: rates, time left. */
+  readonly hasPace?: boolean;
 }
 
 interface Box {
@@ -45,6 +52,7 @@ interface Box {
 
 class Picture {
   readonly #view: View;
+  readonly #hasPace: boolean;
   readonly #images: ReadonlyMap<string, Image>;
   readonly #places: ReadonlyMap<string, Place>;
   readonly #shares = new Map<string, number>();
@@ -53,8 +61,9 @@ class Picture {
   #width = 0;
   #height = 0;
 
-  constructor(view: View) {
+  constructor(view: View, hasPace: boolean) {
     this.#view = view;
+    this.#hasPace = hasPace;
     this.#images = new Map(view.images.map((image) => [image.id, image]));
     this.#places = layOut(view);
     this.#tops = new Set(view.chains.map(({ images }) => images.at(-1)));
@@ -103,7 +112,10 @@ class Picture {
       );
       const beside = Math.max(0, ...members.map(([id]) => this.#usersOf(id).length)) * (PILL.height + 4);
       const jobs = this.#view.jobs.filter((job) => this.#laneOf(job) === lane).length;
-      y += Math.max(BOX.height + users * (PILL.height + 4), beside) + jobs * 40 + GAP.y;
+      y +=
+        Math.max(BOX.height + users * (PILL.height + 4), beside) +
+        jobs * (JOB.height + (this.#hasPace ? JOB.pace : 0)) +
+        GAP.y;
     }
     const columns = Math.max(0, ...[...this.#places.values()].map(({ column }) => column + 1));
     this.#width = 2 * MARGIN + columns * (BOX.width + GAP.x) + PILL.width;
@@ -211,22 +223,22 @@ class Picture {
       to.x + BOX.width / 2,
       to.y + to.height + 9,
     ];
-    const low = Math.max(y1, y2) + 26 + 14 * order;
+    const low = Math.max(y1, y2) + 26 + (JOB.apart + (this.#hasPace ? JOB.paceApart : 0)) * order;
     const d =
       y1 === y2 - 9 ? `M${x1} ${y1}C${x1} ${low} ${x2} ${low} ${x2} ${y2}` : this.#acrossLanes(from, to);
     const middle =
       y1 === y2 - 9
-        ? { x: (x1 + x2) / 2, y: low }
+        ? { x: (x1 + x2) / 2, y: low + (this.#hasPace ? 8 : 0) }
         : { x: (x1 + x2) / 2 + 8, y: (from.y + to.y + BOX.height) / 2 };
+    const pace = this.#hasPace ? paceText(job) : '';
+    const line = (text: string, down: number): Shape =>
+      shape('text', { x: middle.x, y: middle.y + down, 'text-anchor': 'middle' }, text);
     return shape(
       'g',
       { class: 'job', 'data-job': job.id },
       shape('path', { d, 'marker-end': 'url(#head-job)' }),
-      shape(
-        'text',
-        { x: middle.x, y: middle.y, 'text-anchor': 'middle' },
-        `${clip(`${job.type} ${job.id}`, 28)} ${percentText(job.percent / 100)}`,
-      ),
+      line(`${clip(`${job.type} ${job.id}`, 28)} ${percentText(job.percent / 100)}`, 0),
+      ...(pace === '' ? [] : [line(clip(pace, 72), LINE)]),
     );
   }
 

@@ -63,6 +63,33 @@ export function progressText({ percent, done, total, rate, secondsLeft, outlook,
   return parts.join('  ');
 }
 
+/** `copy  64 MiB/s  guests change 2.0 MiB/s  3.1 s left`: what stands on a job's arrow below its name. */
+export function paceText({ rate, dirtyRate, secondsLeft, outlook, stage, type }: Job): string {
+  const isInBytes = !['create', 'amend'].includes(type);
+  const parts: string[] = [];
+  if (stage !== undefined) parts.push(stage);
+  if (isInBytes && rate !== undefined && rate > 0) parts.push(`${humanBytes(rate)}/s`);
+  if (dirtyRate !== undefined && dirtyRate > 0) parts.push(`guests change ${humanBytes(dirtyRate)}/s`);
+  if (secondsLeft !== undefined) parts.push(`${durationText(secondsLeft)} left`);
+  if (outlook !== undefined) parts.push(SHORT_OUTLOOKS[outlook] ?? outlook);
+  return parts.join('  ');
+}
+
+const SHORT_OUTLOOKS: Readonly<Record<string, string>> = {
+  'in-step': 'in step',
+  converges: 'will be in step',
+  'by-writing-to-both': 'by writing to both',
+  held: 'held',
+  stalled: 'stalled',
+};
+
+/** `copy: 62 MiB of 64 MiB`, a line each. */
+export function stageLines({ stages = [] }: Job): string[] {
+  return stages.map(
+    ({ phase, done, left }) => `${phase}: ${humanBytes(done)}${left > 0 ? `, ${humanBytes(left)} left` : ''}`,
+  );
+}
+
 /** What is not as one hopes. */
 const OUTLOOKS: Readonly<Record<string, string>> = {
   'by-writing-to-both': 'guests write faster than it copies: their writes go to both sides',

@@ -1,3 +1,4 @@
+import type { CommandResult } from '../schema/commands.js';
 import type { JsonObject } from '../schema/types.js';
 import type { View } from '../view/model.js';
 import type { DiskRates } from '../view/rates.js';
@@ -8,10 +9,23 @@ export interface ServerState {
   readonly view?: View;
   /** By ids of users. */
   readonly disks: Readonly<Record<string, DiskRates>>;
+  /** How jobs ended, the oldest first, as livedisk tells. */
+  readonly ended?: readonly JobEnd[];
   /** Why there is nothing newer. */
   readonly error?: string;
   /** Of the look, since 1970. */
   readonly timeMs: number;
+}
+
+export type JobEnd = CommandResult<'x-job-history'>[number];
+
+export type PointList = CommandResult<'x-point-list'>;
+
+/** What is about to be done to a point in time. */
+export interface PointPlan {
+  readonly plan: CommandResult<'x-point-create'>['plan'];
+  readonly before: View;
+  readonly after: View;
 }
 
 export interface LogEntry {

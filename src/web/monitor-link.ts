@@ -6,7 +6,7 @@ import type { View } from '../view/model.js';
 import { Rates } from '../view/rates.js';
 import type { QmpClient } from '../wire/qmp/client.js';
 import { QmpError } from '../wire/qmp/registry.js';
-import type { LogEntry, ServerState } from './messages.js';
+import type { JobEnd, LogEntry, ServerState } from './messages.js';
 
 export interface LinkListener {
   onState(state: ServerState): void;
@@ -27,6 +27,9 @@ export class MonitorLink {
   #client: QmpClient | undefined;
   #connecting: Promise<QmpClient> | undefined;
   #rates = new Rates();
+  /** How jobs ended, and whether that is old. */
+  #ended: readonly JobEnd[] = [];
+  #isEndedOld = true;
   #timer: HostTimer | undefined;
   #dueMs = Infinity;
   #isWatched = false;
@@ -63,17 +66,30 @@ export class MonitorLink {
 
   /** What the server says. Errors: its own (QmpError); those of connecting. */
   async execute(command: string, args: JsonObject): Promise<JsonValue> {
-    return this.#ask(async (client) => {
-      const name = command;
-      this.#log({ kind: 'command', name, data: args });
-      try {
-        return await client.execute(command, args);
-      } catch (error) {
-        this.#log({ kind: 'error', name, text: textOf(error) });
-        throw error;
-      } finally {
-        if (this.#isWatched) this.#lookIn(SOON_MS);
-      }
+    return this.#ask((client) => this.executeOn(client, command, args));
+  }
+
+  /** The same over a client that is held. */
+  async executeOn(client: QmpClient, command: string, args: JsonObject): Promise<JsonValue> {
+    const name = command;
+    this.log({ kind: 'command', name, data: args });
+    try {
+      return await client.execute(command, args);
+    } catch (error) {
+      this.log({ kind: 'error', name, text: textOf(error) });
+      throw error;
+    } finally {
+      if (this.#isWatched) this.#lookIn(SOON_MS);
+    }
+  }
+
+  /** The monitor stays connected until `work` is over. Errors: those of connecting; closed when the server goes. */
+  async hold<T>(work: (client: QmpClient) => Promise<T>): Promise<T> {
+    return this.#ask((client) => {
+      const gone = client.closed.then((): never => {
+        throw new BlockError('closed', `${this.name} is gone`);
+      });
+      return Promise.race([work(client), gone]);
     });
   }
 
@@ -101,7 +117,9 @@ export class MonitorLink {
     const client = await connectMonitor(this.#host, this.#address, this.name);
     this.#client = client;
     this.#rates = new Rates();
+    this.#isEndedOld = true;
     client.onEvent(({ event, data, timestamp }) => {
+      if (event === 'JOB_STATUS_CHANGE') this.#isEndedOld = true;
       const timeMs = timestamp.seconds * 1000 + timestamp.microseconds / 1000;
       this.#listener.onLog({ kind: 'event', name: event, data, timeMs, server: this.name });
       this.#lookIn(SOON_MS);
@@ -109,10 +127,10 @@ export class MonitorLink {
     void client.closed.then(() => {
       if (this.#client !== client) return;
       this.#client = undefined;
-      this.#log({ kind: 'note', name: 'disconnected' });
+      this.log({ kind: 'note', name: 'disconnected' });
       this.#lookIn(LOOK_MS);
     });
-    this.#log({ kind: 'note', name: 'connected' });
+    this.log({ kind: 'note', name: 'connected' });
     return client;
   }
 
@@ -130,9 +148,11 @@ export class MonitorLink {
     if (this.#isLooking) return;
     this.#isLooking = true;
     try {
-      const seen = await lookAt(await this.#connected());
+      const client = await this.#connected();
+      const seen = await lookAt(client);
+      const ended = await this.#readEnded(client);
       const { view, disks } = this.#rates.look(seen, this.#host.clock.nowMs());
-      this.#tell({ view, disks: Object.fromEntries(disks) });
+      this.#tell({ view, disks: Object.fromEntries(disks), ...(ended.length > 0 && { ended }) });
     } catch (error) {
       // The last view stays, as what it is: old.
       this.#tell({ ...(this.state.view && { view: this.state.view }), disks: {}, error: textOf(error) });
@@ -143,18 +163,36 @@ export class MonitorLink {
     }
   }
 
+  async #readEnded(client: QmpClient): Promise<readonly JobEnd[]> {
+    if (!this.#isEndedOld) return this.#ended;
+    // What ends meanwhile makes it old again.
+    this.#isEndedOld = false;
+    return (this.#ended = await readEnds(client));
+  }
+
   #tell(state: Omit<ServerState, 'name' | 'timeMs'>): void {
     this.state = { name: this.name, timeMs: this.#nowMs(), ...state };
     this.#listener.onState(this.state);
   }
 
-  #log(entry: Omit<LogEntry, 'timeMs' | 'server'>): void {
+  /** Something that people are told. */
+  log(entry: Omit<LogEntry, 'timeMs' | 'server'>): void {
     this.#listener.onLog({ timeMs: this.#nowMs(), server: this.name, ...entry });
   }
 
   #nowMs(): number {
     const { seconds, microseconds } = this.#host.clock.wallClock();
     return seconds * 1000 + microseconds / 1000;
+  }
+}
+
+/** None of a server that does not tell. */
+async function readEnds(client: QmpClient): Promise<readonly JobEnd[]> {
+  try {
+    return (await client.execute('x-job-history')) as unknown as JobEnd[];
+  } catch (error) {
+    if (error instanceof QmpError) return [];
+    throw error;
   }
 }
 

@@ -21,6 +21,7 @@ import { createRealHost } from '../../src/host/real.js';
 import { loopDevice } from '../kit/loop-device.js';
 import { NbdExports } from '../kit/nbd-exports.js';
 import { TestBed, type TestDisk, withFolder } from '../kit/test-disk.js';
+import { webOptions } from './web-options.js';
 
 /**
  * Every option of the schema is refused by name, or there is something here that shows what it does. Who adds an
@@ -326,6 +327,8 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
     }),
   },
   'null-co': nullOptions('null-co'),
+  http: webOptions('http'),
+  https: webOptions('https'),
   nbd: {
     server: (bed) =>
       withExport(bed, (server) =>
@@ -534,6 +537,8 @@ const NEEDED: { [D in DriverName]: JsonObject } = {
   blklogwrites: { file: 'x', log: 'x' },
   file: { filename: 'x' },
   host_device: { filename: 'x' },
+  http: { url: 'x' },
+  https: { url: 'x' },
   luks: { file: 'x' },
   nbd: { server: { type: 'unix', path: 'x' } },
   'null-co': {},

@@ -185,9 +185,12 @@ test('a pivot that fails leaves the backing file closed that it had opened for t
     transaction.attach(ofCopy, 'root', graph.node('copy'));
     transaction.attach(ofDisk, 'root', device.backend.node);
   });
+  const lines: string[] = [];
+  graph.onDriverLine = (line) => void lines.push(line);
   await bed.execute('job-complete', { id: 'm' });
   const { error } = await bed.event('BLOCK_JOB_COMPLETED', 'm');
-  assert.match(error as string, /Permission conflict/);
+  assert.equal(error, 'Operation not permitted');
+  assert.match(lines.join(), /^Permission conflict on node/);
   assert.ok(![...graph.nodes.values()].some(({ filename }) => filename === base));
   await graph.transaction((transaction) => {
     for (const { root } of [ofCopy, ofDisk]) if (root) transaction.detach(root);

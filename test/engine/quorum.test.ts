@@ -79,3 +79,45 @@ test('a quorum is the base that a commit writes to', async (t) => {
     [],
   );
 });
+
+test('a mirror of a quorum takes the place of one of its children, where nobody else looks at it', async (t) => {
+  const bed = new EngineBed(t);
+  files(bed, ['a', 'b', 'c', 'd']);
+  for (const name of ['b', 'd']) await bed.execute('blockdev-add', file(bed, name));
+  const children = [file(bed, 'a'), 'b', file(bed, 'c')];
+  await bed.execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', 'vote-threshold': 2, children });
+  await bed.device('q');
+  writeFileSync(bed.path('b'), 'broken', { flag: 'r+' });
+  const mirror = { 'job-id': 'm', device: 'q', target: 'd', sync: 'full', replaces: 'b' };
+  const add = { type: 'nbd', id: 'e', 'node-name': 'b' };
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd.sock') } } });
+  await bed.execute('block-export-add', add);
+  assert.equal(
+    await bed.refusal('blockdev-mirror', mirror),
+    "Cannot replace 'b' by a node mirrored from 'q', because it cannot be guaranteed that doing so would not lead to " +
+      'an abrupt change of visible data',
+  );
+  await bed.execute('block-export-del', { id: 'e' });
+  const lines: string[] = [];
+  bed.engine.graph.onDriverLine = (line) => void lines.push(line);
+  const childOf = (): string | undefined => bed.engine.graph.node('q').children.get('children.1')?.node.name;
+
+  await bed.execute('blockdev-mirror', mirror);
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('block-export-add', add);
+  await bed.execute('job-complete', { id: 'm' });
+  assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'm'))['error'], 'Operation not permitted');
+  assert.match(lines.join(), /^Can no longer replace 'b' by 'd', because /);
+  assert.equal(childOf(), 'b');
+  await bed.execute('block-export-del', { id: 'e' });
+
+  bed.events.splice(0);
+  await bed.execute('blockdev-mirror', mirror);
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('job-complete', { id: 'm' });
+  assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'm'))['error'], undefined);
+  assert.equal(childOf(), 'd');
+  bed.events.splice(0);
+  await bed.guest('read -P 1 0 64k');
+  assert.deepEqual(bed.events, []);
+});

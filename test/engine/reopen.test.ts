@@ -167,3 +167,37 @@ test('no node at all is reopened', async (context) => {
   const bed = new EngineBed(context);
   assert.deepEqual(await bed.execute('blockdev-reopen', { options: [] }), {});
 });
+
+for (const command of ['block-stream', 'block-commit'])
+  test(`after ${command} options are those of the backing file that is left`, async (context) => {
+    const bed = new EngineBed(context);
+    const layer = (name: string): Options => ({
+      ...{ driver: 'qcow2', 'node-name': name },
+      file: { driver: 'file', 'node-name': `${name}-file`, filename: bed.path(name) },
+    });
+    for (const name of ['base', 'middle', 'top'])
+      await createImage(bed.engine.opener, bed.path(name), 'qcow2', { sizeBytes: DISK_BYTES });
+    const top = { ...layer('top'), backing: { ...layer('middle'), backing: layer('base') } };
+    await bed.execute('blockdev-add', top);
+    const what = command === 'block-stream' ? { 'base-node': 'base' } : { 'top-node': 'middle' };
+    await bed.execute(command, { 'job-id': 'j', device: 'top', ...what });
+    await bed.event('BLOCK_JOB_COMPLETED', 'j');
+    assert.ok(!bed.engine.graph.nodes.has('middle'));
+    await reopen(bed, { ...layer('top'), backing: { ...layer('base'), 'detect-zeroes': 'on' } });
+    assert.equal(nodeOf(bed, 'base').modes.detectZeroes, 'on');
+    const changed = { ...layer('top'), backing: { ...layer('base'), driver: 'raw' } };
+    assert.equal(
+      await bed.refusal('blockdev-reopen', { options: [changed] }),
+      "Cannot change the option 'driver'",
+    );
+    await bed.execute('blockdev-del', { 'node-name': 'top' });
+    assert.ok(!bed.engine.graph.nodes.has('base'));
+  });
+
+test('of several overlays the last that came is told to hold a node', async (context) => {
+  const bed = new EngineBed(context);
+  for (const name of ['base', 'one', 'two'])
+    await bed.image(name, name === 'base' ? {} : { backing: 'base' });
+  const held = (): Promise<string> => bed.refusal('blockdev-del', { 'node-name': 'base' });
+  assert.equal(await held(), "Node 'base' is busy: node is used as backing hd of 'two'");
+});

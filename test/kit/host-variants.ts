@@ -19,6 +19,7 @@ export function hostWithout(host: Host, ...lacks: Lack[]): Host {
       descriptorSets: files.descriptorSets,
       stat: (path) => files.stat(path),
       unlink: (path) => files.unlink(path),
+      link: (path, newPath) => files.link(path, newPath),
       syncDirectory: (path) => files.syncDirectory(path),
       list: (path) => files.list(path),
       mkdir: (path) => files.mkdir(path),

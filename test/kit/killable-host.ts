@@ -35,6 +35,7 @@ export class KillableHost {
         },
         stat: (path) => this.#alive(() => files.stat(path)),
         unlink: (path) => this.#alive(() => files.unlink(path)),
+        link: (path, newPath) => this.#alive(() => files.link(path, newPath)),
         syncDirectory: (path) => this.#alive(() => files.syncDirectory(path)),
         list: (path) => this.#alive(() => files.list(path)),
         mkdir: (path) => this.#alive(() => files.mkdir(path)),

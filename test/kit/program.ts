@@ -8,8 +8,10 @@ import type { TestContext } from 'node:test';
 /** The project's folder, where the program must be started for tsx to be found. */
 export const PROJECT = resolve(import.meta.dirname, '../..');
 
-/** What Node.js is to run for `livedisk ARGS`, from its sources. */
+/** What Node.js is to run for `livedisk ARGS`, from its sources, compiled already where all of the tests are. */
 export function livediskWords(...args: string[]): string[] {
+  const compiled = process.env['LIVEDISK_COMPILED'];
+  if (compiled !== undefined) return [join(compiled, 'src/programs/main.js'), ...args];
   return ['--import', 'tsx', join(PROJECT, 'src/programs/main.ts'), ...args];
 }
 

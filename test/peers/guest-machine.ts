@@ -31,6 +31,8 @@ const INIT = `#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox mount -t sysfs sys /sys
 for module in ${MODULES.join(' ')}; do /bin/busybox insmod /modules/$module.ko; done
+cd /sys/block/vda 2>/dev/null && echo "GUEST DISK $(/bin/busybox cat serial):$(/bin/busybox cat queue/logical_block_size):$(/bin/busybox cat queue/physical_block_size):$(/bin/busybox cat queue/write_cache):$(/bin/busybox cat ro)"
+cd /
 echo GUEST READY
 number=0
 size=0
@@ -169,6 +171,11 @@ export class GuestMachine {
   get lastRecord(): number {
     const all = [...this.#console.matchAll(/GUEST WROTE (\d+)\r?\n/g)];
     return all.length === 0 ? -1 : Number(all.at(-1)?.[1]);
+  }
+
+  /** Serial, logical and physical block size, write cache and whether it may only be read: what the guest sees of its disk. */
+  get disk(): string | undefined {
+    return /GUEST DISK (.*?)\r?\n/.exec(this.#console)?.[1];
   }
 
   get hadError(): boolean {

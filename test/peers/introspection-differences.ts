@@ -8,7 +8,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
     [
       'blockdev-add.driver',
       '=blkreplay =bochs =cloop =dmg ' +
-        '=ftp =ftps =gluster =host_cdrom =http =https =iscsi =nfs ' +
+        '=ftp =ftps =gluster =host_cdrom =iscsi =nfs ' +
         '=nvme =qcow =rbd =replication =ssh ' +
         '=vvfat',
     ],
@@ -31,6 +31,8 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
       '.lazy-refcounts .pass-discard-request .pass-discard-snapshot .pass-discard-other .overlap-check ' +
         '.l2-cache-entry-size .cache-clean-interval',
     ],
+    ['blockdev-add(http)', '.proxy-username .proxy-password-secret'],
+    ['blockdev-add(https)', '.proxy-username .proxy-password-secret'],
     ['blockdev-create.options(file)', '.extent-size-hint'],
     ['blockdev-create.options(file).preallocation', '=metadata =falloc =full'],
     ['blockdev-create.options(vdi).preallocation', '=falloc =full'],

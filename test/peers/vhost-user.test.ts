@@ -68,3 +68,36 @@ test('a machine writes into an export of its memory, through jobs, a resize and 
   for (const image of ['e.qcow2', 'f.qcow2']) run(folder, 'qemu-img', 'check', image);
   assertUnbroken(ringOf(folder, 'f.qcow2'), synced, 'the disk in use');
 });
+
+test('a machine sees a device over vhost-user as it was asked for, and waits while it is stopped', async (t) => {
+  if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;
+  const folder = scratch(t);
+  const kernel = kernelFor(t, folder);
+  if (!kernel) return;
+  run(folder, 'qemu-img', 'create', '-f', 'qcow2', 'a.qcow2', '64M');
+  const shape =
+    'serial=disk-7,logical_block_size=4096,physical_block_size=8192,write-cache=off,config-wce=off';
+  const daemon = await Daemon.livedisk(
+    t,
+    folder,
+    ...['-blockdev', 'node-name=A,driver=qcow2,file.driver=file,file.filename=./a.qcow2'],
+    ...['-device', `virtio-blk-pci,drive=A,id=d,x-endpoint=vhost-user:./disk.vhost,${shape}`],
+  );
+  const guest = await GuestMachine.boot(kernel, { vhostUser: join(folder, 'disk.vhost') });
+  t.after(() => guest.kill());
+  assert.equal(guest.disk, 'disk-7:4096:8192:write through:0');
+  await guest.reached(20);
+  await daemon.execute('block_resize', { 'node-name': 'A', size: 96 * MiB });
+  await guest.sawSize(96 * MiB);
+  await daemon.execute('stop');
+  await daemon.execute('blockdev-snapshot-sync', {
+    ...{ 'node-name': 'A', 'snapshot-file': 'b.qcow2', 'snapshot-node-name': 'B' },
+  });
+  await daemon.execute('cont');
+  await guest.reached(guest.lastRecord + 20);
+  assert.equal(guest.hadError, false, guest.console.slice(-500));
+  await guest.kill();
+  const synced = guest.lastRecord;
+  assert.equal(await daemon.quit(), 0, daemon.output);
+  assertUnbroken(ringOf(folder, 'b.qcow2'), synced, 'the disk in use');
+});

@@ -5,6 +5,7 @@ import { isPowerOfTwo } from '../../base/align.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
+import { MAX_ALIAS_BYTES } from './bitmap-mapping.js';
 import type { BitmapMapping } from '../../schema/migration.js';
 import { bool, type Infer, int, type JsonValue, required, str, struct } from '../../schema/types.js';
 import type { Section } from '../../wire/migration/messages.js';
@@ -40,6 +41,7 @@ export function leavingBitmaps(graph: Graph, mapping: Mapping): LeavingBitmap[] 
       const name = mapping ? entry?.alias : bitmap.name;
       if (name === undefined) continue;
       assertMayGo(node, alias, bitmap);
+      if (Buffer.byteLength(name) > MAX_ALIAS_BYTES) throw tooLong(node, bitmap);
       const persistent = entry?.transform?.persistent ?? bitmap.persistent;
       leaving.push({ bitmap, node: alias, name, persistent });
     }
@@ -93,6 +95,13 @@ function assertMayGo(node: Node, alias: string, bitmap: DirtyBitmap): void {
       `Bitmap '${bitmap.name}' in a node with auto-generated name '${node.name}' can't be migrated`,
     );
   bitmap.assertUsable('change');
+}
+
+function tooLong(node: Node, { name }: DirtyBitmap): BlockError {
+  return new BlockError(
+    'invalid',
+    `Cannot migrate bitmap '${name}' on node '${node.name}': Name is longer than ${MAX_ALIAS_BYTES} bytes`,
+  );
 }
 
 export function saveBitmap({ bitmap, node, name, persistent }: LeavingBitmap): Section[] {
@@ -179,8 +188,6 @@ export class ArrivingBitmaps {
       return this.#warn(place);
     }
     const { node, name, persistent } = place;
-    if (persistent && node.instance.bitmaps?.isSupported !== true)
-      throw new BlockError('unsupported', `Can't store persistent bitmaps to ${node.label}`);
     if (node.findBitmap(name))
       throw new BlockError('exists', `Bitmap with the same name ('${name}') already exists on destination`);
     this.#bitmaps.push({ head, node, name, persistent, bits: Buffer.alloc(head.totalBytes), came: 0 });

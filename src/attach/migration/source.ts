@@ -49,6 +49,8 @@ export class SourceMove {
   #isCancelled = false;
   #isClosed = false;
   #isSaved = false;
+  /** Asked for postcopy: nothing is left to send by then, so it is but a state that is told. */
+  #tellsPostcopy = false;
   readonly #changed = new Notifier();
   #continued: Deferred<void> | undefined;
   #more: MoreToMove = {};
@@ -66,7 +68,9 @@ export class SourceMove {
   }
 
   get isUnderWay(): boolean {
-    return ['setup', 'active', 'pre-switchover', 'device', 'cancelling'].includes(this.#status);
+    return ['setup', 'active', 'pre-switchover', 'device', 'postcopy-active', 'cancelling'].includes(
+      this.#status,
+    );
   }
 
   /** Resolves when the move under way has come to its end, or to where it waits for the other end. */
@@ -127,6 +131,7 @@ export class SourceMove {
     this.#phase = 'running';
     this.#isCancelled = false;
     this.#isSaved = false;
+    this.#tellsPostcopy = false;
     this.#channel = undefined;
     this.#progress = new MoveProgress(this.#settings.host.clock);
     const { random } = this.#settings.host;
@@ -175,6 +180,7 @@ export class SourceMove {
     this.#assertWanted();
     await this.#machine.inactivate();
     this.#phase = 'released';
+    if (this.#tellsPostcopy) this.#set('postcopy-active');
     await channel.send('give', {});
     if (!isOneWay) await channel.expect(['taken']);
     this.#assertWanted();
@@ -413,6 +419,19 @@ export class SourceMove {
     if (this.#status !== state || !this.#continued)
       throw new BlockError('invalid', `Migration not in expected state: ${this.#status}`);
     this.#continued.resolve();
+  }
+
+  /** Errors: invalid, in QEMU's words. */
+  startPostcopy(): void {
+    // Without RAM, dirty bitmaps are all that could come later.
+    if (!this.#settings.capabilities.has('dirty-bitmaps'))
+      throw new BlockError(
+        'invalid',
+        'Enable postcopy with migrate_set_capability before the start of migration',
+      );
+    if (this.#status === 'none')
+      throw new BlockError('invalid', 'Postcopy must be started after migration has been started');
+    this.#tellsPostcopy = true;
   }
 
   /** Errors: busy when it is too late. */

@@ -20,6 +20,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly mutableOptions?: readonly string[];
   /** Its size is its child's: filters' is anyway. */
   readonly followsChildSize?: boolean;
+  /** Its children are to hold what it shows: one that does not may be replaced by a copy of it. */
+  readonly holdsCopies?: boolean;
   /** The format of images that show no other. */
   readonly isFallback?: boolean;
   /** Takes writes that are to be compressed, or passes them on. */

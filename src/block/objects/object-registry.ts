@@ -3,7 +3,7 @@ import type { Host } from '../../host/host.js';
 import type { ObjectOptions } from '../../schema/objects.js';
 import type { JsonValue } from '../../schema/types.js';
 import { invalid, type ObjectType, parseProperty, type PropertyValues, type UserObject } from './object.js';
-import { Secret } from './secret.js';
+import { Secret, secretText } from './secret.js';
 import { newThrottleGroup, ThrottleGroup } from './throttle-group.js';
 import { OBJECT_TYPES } from './types.js';
 
@@ -76,6 +76,11 @@ export class ObjectRegistry {
     if (!object) throw new BlockError('not-found', `No secret with id '${id}'`);
     if (!(object instanceof Secret)) throw invalid(`Object with id '${id}' is not a secret`);
     return object.bytes;
+  }
+
+  /** The same as text. Errors: those, and invalid where it is none. */
+  secretText(id: string): string {
+    return secretText(id, this.secret(id));
   }
 
   /** Errors: not-found. */

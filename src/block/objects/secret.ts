@@ -18,6 +18,16 @@ export class Secret extends UserObject {
   }
 }
 
+/** A secret as text. Errors: invalid. */
+export function secretText(id: string, bytes: Uint8Array): string {
+  try {
+    if (!bytes.includes(0)) return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch {
+    // Told below.
+  }
+  throw invalid(`Data from secret ${id} is not valid UTF-8`);
+}
+
 export const SECRET: ObjectType = {
   name: 'secret',
   parents: ['secret_common', 'object'],

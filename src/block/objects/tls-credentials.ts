@@ -10,6 +10,7 @@ import {
   type PropertyValues,
   UserObject,
 } from './object.js';
+import { secretText } from './secret.js';
 import { readWholeFile } from './whole-file.js';
 
 /** What one end of TLS shows and asks for, read from files when the object was made. */
@@ -143,7 +144,8 @@ async function loadCertificates(values: PropertyValues, context: ObjectContext):
   if (dhParameters) material.dhParameters = dhParameters;
   if (values['sanity-check'] !== false) checkCertificates(material, paths, isServer);
   const passwordId = values['passwordid'] as string | undefined;
-  if (passwordId !== undefined && material.key) material.passphrase = passwordOf(passwordId, context);
+  if (passwordId !== undefined && material.key)
+    material.passphrase = secretText(passwordId, context.secret(passwordId));
   checkKeyPair(material, paths);
   return material;
 }
@@ -151,16 +153,6 @@ async function loadCertificates(values: PropertyValues, context: ObjectContext):
 function folderOf({ dir }: PropertyValues): string {
   if (dir === undefined) throw invalid("Missing 'dir' property value");
   return dir as string;
-}
-
-function passwordOf(id: string, context: ObjectContext): string {
-  const bytes = context.secret(id);
-  try {
-    if (!bytes.includes(0)) return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch {
-    // Told below.
-  }
-  throw invalid(`Data from secret ${id} is not valid UTF-8`);
 }
 
 /** A line each: NAME:KEY, the key in hexadecimal. */

@@ -36,7 +36,7 @@ function sectionsOf(text: string): Section[] {
   const sections: Section[] = [];
   const ids = new Set<string>();
   for (const line of text.split(/(?<=\n)/)) {
-    if (line === '\n' || line.startsWith('#')) continue;
+    if (line === '' || line === '\n' || line.startsWith('#')) continue;
     const header = line.startsWith('[') ? headerOf(line) : undefined;
     if (header) {
       const name = `${header.group} ${header.id}`;

@@ -1,10 +1,11 @@
-import { AsyncMutex } from '../../base/async.js';
+import { AsyncMutex, Notifier } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
 import type { ChangeGate } from '../../block/change-gate.js';
 import { DirtyBitmap, roundOut, type Stretch } from '../../block/dirty-bitmap.js';
 import type { Host, HostTimer } from '../../host/host.js';
 import type { JsonObject } from '../../schema/types.js';
+import { type ImageIdentity, isImageIdentity } from './image-identity.js';
 import { JournalFile } from './journal-file.js';
 
 /** How often a journal tells that its job lives, and brings to disk what was copied. */
@@ -20,7 +21,7 @@ export type JournalState =
   | 'running'
   /** It had failed, or was cancelled. */
   | 'failed'
-  /** All was copied; from here on guests may write to the target. */
+  /** All was copied; from here on guests may write to the target, and images may name others as their backing files. */
   | 'ending'
   | 'completed';
 
@@ -32,11 +33,20 @@ export interface JournalHead {
   diskBytes: number;
   granularityBytes: number;
   /** Of the source's and the target's storage; absent where there is no file. */
-  source?: { path: string; identity: string };
-  target?: { path: string; identity: string };
+  source?: ImageIdentity;
+  target?: ImageIdentity;
+  /** The layers below the source that are copied with it. */
+  layers?: ImageIdentity[];
+  /** How long the target was when the job began. */
+  targetBytes?: number;
+  /** When the job began: a backup's point in time. */
+  begunMs: number;
   /** When the journal was told last that the job lives; milliseconds since 1970. */
   aliveMs: number;
 }
+
+/** Stretches that are cleared and not known to be durable, at most; more are one. */
+const MAX_UNCERTAIN = 256;
 
 /** What the job tells of its target. */
 export interface JournalTarget {
@@ -57,6 +67,8 @@ export class JobJournal {
   readonly head: JournalHead;
   /** It goes on with what an earlier job left. */
   readonly isResumed: boolean;
+  /** Of a backup: its point in time is when it goes on, not that of before. */
+  isOfNewMoment = false;
   /** As it is on disk, or more. */
   readonly left: DirtyBitmap;
   readonly #host: Host;
@@ -72,7 +84,14 @@ export class JobJournal {
   #isSourceChanged = true;
   #target: JournalTarget | undefined;
   #timer: HostTimer | undefined;
-  #checkpoint: Promise<void> | undefined;
+  /** Resolves to what went wrong, if something did. */
+  #checkpoint: Promise<unknown> | undefined;
+  /** Cleared in `left`; on disk they may not be. */
+  #uncertain: Stretch[] = [];
+  /** Guests that wait in secure(). */
+  #waiting = 0;
+  /** Something was copied, or nobody waits for that any more. */
+  readonly #news = new Notifier();
   #isClosed = false;
   /** Bits on their way to disk, that guests wait for. */
   #setting: Promise<void> | undefined;
@@ -99,11 +118,12 @@ export class JobJournal {
   static async create(
     host: Host,
     path: string,
-    head: Omit<JournalHead, 'state' | 'aliveMs'>,
+    head: Omit<JournalHead, 'state' | 'aliveMs' | 'begunMs'>,
   ): Promise<JobJournal> {
     const left = new DirtyBitmap(head.diskBytes, head.granularityBytes);
     left.setAll();
-    const whole: JournalHead = { ...head, state: 'running', aliveMs: wallMs(host) };
+    const nowMs = wallMs(host);
+    const whole: JournalHead = { ...head, state: 'running', aliveMs: nowMs, begunMs: nowMs };
     const file = await JournalFile.create(host, path, asJson(whole), left);
     return new JobJournal(host, file, { head: whole, left, isResumed: false });
   }
@@ -127,11 +147,15 @@ export class JobJournal {
   async begin(target: JournalTarget): Promise<void> {
     this.#target = target;
     delete this.head.error;
-    // What guests wrote since it was kept.
-    if (this.isResumed)
-      await this.#file.writeBits(this.left, { offset: 0, lengthBytes: this.left.sizeBytes });
-    await this.#tell({ state: 'running' });
-    this.#tick();
+    try {
+      // What guests wrote since it was kept, or what a new one has not to do.
+      if (this.isResumed || this.left.nextClean(0) < this.left.sizeBytes)
+        await this.#file.writeBits(this.left, { offset: 0, lengthBytes: this.left.sizeBytes });
+      await this.#tell({ state: 'running' });
+      this.#tick();
+    } catch (error) {
+      await this.#giveUp(error);
+    }
   }
 
   #tick(): void {
@@ -151,6 +175,7 @@ export class JobJournal {
   copied(offset: number, lengthBytes: number): void {
     this.#copied.set(offset, lengthBytes);
     this.#copiedBytes += lengthBytes;
+    this.#news.notify();
     if (this.#copiedBytes >= this.#mostUnflushed()) void this.checkpoint();
   }
 
@@ -160,9 +185,16 @@ export class JobJournal {
   }
 
   /** Flushes the target and clears what it then has for certain; where that fails, nothing is cleared. */
-  checkpoint(): Promise<void> {
+  async checkpoint(): Promise<void> {
+    await this.#attempt();
+  }
+
+  #attempt(): Promise<unknown> {
     this.#checkpoint ??= this.#makeCheckpoint()
-      .catch(() => undefined)
+      .then(
+        () => undefined,
+        (error: unknown) => error,
+      )
       .finally(() => (this.#checkpoint = undefined));
     return this.#checkpoint;
   }
@@ -179,21 +211,21 @@ export class JobJournal {
           await target.flushSource();
         }
         await target.flush();
-        await this.#clearFlushed(target);
+        this.#clearFlushed(target);
       }
+      await this.#writeCleared();
     } finally {
       // What was not cleared is to be flushed again.
       this.#copied.merge(this.#flushing);
       this.#flushing.resetAll();
     }
-    await this.#tell({});
   }
 
-  async #clearFlushed(target: JournalTarget): Promise<void> {
+  #clearFlushed(target: JournalTarget): void {
     const { left } = this;
     const unit = left.granularityBytes;
     const done = this.#flushing;
-    const cleared: Stretch[] = [];
+    const cleared = this.#uncertain;
     for (let at = done.nextDirty(0); at; at = next(done, at)) {
       const end = at.offset + at.lengthBytes;
       for (let offset = at.offset; offset < end; offset += unit) {
@@ -206,9 +238,22 @@ export class JobJournal {
         else cleared.push({ offset, lengthBytes: unit });
       }
     }
-    await this.#writes.run(async () => {
-      for (const stretch of cleared) await this.#file.writeBits(left, stretch);
-    });
+    if (cleared.length > MAX_UNCERTAIN)
+      cleared.splice(0, Infinity, { offset: 0, lengthBytes: left.sizeBytes });
+  }
+
+  /** Durable, or it stays uncertain. Errors: JournalFailure. */
+  async #writeCleared(): Promise<void> {
+    const cleared = this.#uncertain;
+    try {
+      await this.#writes.run(async () => {
+        for (const stretch of cleared) await this.#file.writeBits(this.left, stretch);
+      });
+      await this.#tell({});
+      this.#uncertain = [];
+    } catch (error) {
+      throw new JournalFailure(error);
+    }
   }
 
   #isChanging(offset: number): boolean {
@@ -222,10 +267,83 @@ export class JobJournal {
   #tell(news: Partial<JournalHead>): Promise<void> {
     return this.#writes.run(async () => {
       if (this.#isClosed) return;
-      Object.assign(this.head, news, { aliveMs: wallMs(this.#host) });
+      // What guests change once it has failed, the journal does not know.
+      const hadFailed = this.head.state === 'failed' && news.state !== 'running';
+      Object.assign(this.head, news, hadFailed ? {} : { aliveMs: wallMs(this.#host) });
       await this.#file.writeHead(asJson(this.head));
       await this.#file.flush();
     });
+  }
+
+  // ---- a point in time
+
+  /** Target and journal have a stretch, durably. */
+  isSecured({ offset, lengthBytes }: Stretch): boolean {
+    const end = offset + lengthBytes;
+    const isUncertain = (one: Stretch): boolean => one.offset < end && offset < one.offset + one.lengthBytes;
+    return this.left.nextDirty(offset, end) === undefined && !this.#uncertain.some(isUncertain);
+  }
+
+  /**
+   * Before a guest changes what was copied, and nobody can copy it again: resolves when it is secured, or `isOver`. Errors:
+   * those of the target's flush.
+   */
+  async secure(stretch: Stretch, isOver: () => boolean): Promise<void> {
+    if (this.isSecured(stretch)) return;
+    this.#waiting++;
+    this.#news.notify();
+    try {
+      await this.#secure(stretch, isOver);
+    } finally {
+      this.#waiting--;
+    }
+  }
+
+  get hasWaitingGuests(): boolean {
+    return this.#waiting > 0;
+  }
+
+  /** Resolves when a guest comes to wait, or something else has happened. */
+  untilNews(): Promise<void> {
+    return this.#news.wait();
+  }
+
+  async #secure(stretch: Stretch, isOver: () => boolean): Promise<void> {
+    while (!isOver() && !this.#isClosed && !this.isSecured(stretch)) {
+      // One that is under way may have begun before the copy was made.
+      await this.#checkpoint;
+      if (isOver() || this.isSecured(stretch)) return;
+      if (!this.#hasCopied(stretch)) {
+        await this.#news.wait();
+        continue;
+      }
+      const error = await this.#attempt();
+      if (error instanceof JournalFailure) await this.#giveUp(error.cause);
+      else if (error !== undefined) throw error as Error;
+    }
+  }
+
+  /** All that is left of a stretch is in the target, or on its way through a checkpoint. */
+  #hasCopied({ offset, lengthBytes }: Stretch): boolean {
+    const { left } = this;
+    const end = offset + lengthBytes;
+    for (let at = left.nextDirty(offset, end); at; at = left.nextDirty(at.offset + at.lengthBytes, end)) {
+      const stop = at.offset + at.lengthBytes;
+      for (let one = at.offset; one < stop; one += left.granularityBytes)
+        if (!this.#copied.isDirty(one) && !this.#flushing.isDirty(one)) return false;
+      if (stop >= Math.min(end, left.sizeBytes)) break;
+    }
+    return true;
+  }
+
+  /** Whoever waits in secure() is to look whether it is over. */
+  wake(): void {
+    this.#news.notify();
+  }
+
+  /** Durable on return: from here on guests change the source without it being told here. */
+  async abandon(): Promise<void> {
+    await this.#tell({ state: 'failed' }).catch((error: unknown) => this.#giveUp(error));
   }
 
   // ---- guests
@@ -298,6 +416,7 @@ export class JobJournal {
   async #giveUp(error: unknown): Promise<void> {
     this.#isClosed = true;
     this.#timer?.cancel();
+    this.#news.notify();
     this.#target?.broken(error);
     await this.#host.files.unlink(this.path).catch(() => undefined);
   }
@@ -307,6 +426,7 @@ export class JobJournal {
   /** It is not to be gone on with now. */
   async letGo(): Promise<void> {
     this.#isClosed = true;
+    this.#timer?.cancel();
     await this.#file.close();
   }
 
@@ -327,6 +447,7 @@ export class JobJournal {
     await this.#checkpoint;
     await this.#tell({ state, ...(error !== undefined && { error }) }).catch(() => undefined);
     this.#isClosed = true;
+    this.#news.notify();
     this.#timer?.cancel();
     await this.#file.close().catch(() => undefined);
   }
@@ -337,7 +458,7 @@ function next(bitmap: DirtyBitmap, { offset, lengthBytes }: Stretch): Stretch | 
   return end < bitmap.sizeBytes ? bitmap.nextDirty(end) : undefined;
 }
 
-function wallMs({ clock }: Host): number {
+export function wallMs({ clock }: Host): number {
   const { seconds, microseconds } = clock.wallClock();
   return seconds * 1000 + microseconds / 1000;
 }
@@ -353,13 +474,25 @@ export function idIn({ jobId }: JsonObject): string | undefined {
 
 /** Errors: corrupt. What the plan says is checked by who uses it. */
 function headOf(json: JsonObject): JournalHead {
-  const { state, plan, diskBytes, granularityBytes, aliveMs } = json;
+  const { state, plan, diskBytes, granularityBytes, aliveMs, begunMs, source, target, layers, targetBytes } =
+    json;
   const isSound =
     ['running', 'failed', 'ending', 'completed'].includes(state as string) &&
     typeof plan === 'object' &&
     plan !== null &&
     idIn(plan as JsonObject) !== undefined &&
-    [diskBytes, granularityBytes, aliveMs].every((value) => typeof value === 'number');
+    [diskBytes, granularityBytes, aliveMs, begunMs, targetBytes ?? 0].every(
+      (value) => typeof value === 'number',
+    ) &&
+    [source, target].every((image) => image === undefined || isImageIdentity(image)) &&
+    (layers === undefined || (Array.isArray(layers) && layers.every(isImageIdentity)));
   if (!isSound) throw new BlockError('corrupt', 'The journal does not say what its job is');
   return json as unknown as JournalHead;
+}
+
+/** The journal could not be written. */
+class JournalFailure extends Error {
+  constructor(cause: unknown) {
+    super('The journal cannot be written', { cause });
+  }
 }

@@ -28,6 +28,8 @@ export interface CommitPlan extends CommonPlan {
   device: NodeReference;
   top: NodeReference;
   base: NodeReference;
+  /** The base may hold some of it already: only what differs is written. */
+  compares?: boolean;
   /** What the headers of top's overlays are to say of the base. */
   backing: ReferenceWishes;
 }

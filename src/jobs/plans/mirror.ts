@@ -50,8 +50,6 @@ export interface MirrorPlan extends CommonPlan, CheckedPlan {
   granularityBytes: number;
   /** Most bytes in flight; absent: the window's own. */
   windowBytes?: number;
-  /** The journal's path: the job can be gone on with when it was cut off. */
-  persist?: string;
   copyMode: 'background' | 'write-blocking';
   /** Zeroes may deallocate in the target. */
   unmap: boolean;
@@ -99,7 +97,6 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
       // 0 is what it was when not given.
       windowBytes: windowBytes ? Number(windowBytes) : undefined,
       replaces: replaces && referTo(replaces),
-      persist: request['x-persist'],
     }),
   };
   mirrorNodes(graph, plan);
@@ -151,12 +148,12 @@ function checkGranularity(granularity: number | undefined): void {
     throw new BlockError('invalid', "Parameter 'granularity' expects a power of 2");
 }
 
-/** The source, or what only filters are between it and: whose users see the same in the mirror. Errors: invalid, busy. */
+/** What the mirror may take the place of, so that nobody sees something else at once. Errors: invalid, busy. */
 function nodeToReplace(graph: Graph, source: Node, name: string | undefined): Node | undefined {
   if (name === undefined) return undefined;
   const node = graph.node(name);
   checkNotBlocked(node);
-  if (!isShownBy(source, node)) {
+  if (!mayReplace(source, node)) {
     const text = `Cannot replace '${name}' by a node mirrored from '${source.name}', because it cannot be guaranteed`;
     throw new BlockError(
       'invalid',
@@ -168,10 +165,21 @@ function nodeToReplace(graph: Graph, source: Node, name: string | undefined): No
   return node;
 }
 
-function isShownBy(source: Node, node: Node): boolean {
-  for (let at: Node | undefined = source; at; at = at.isFilter ? at.filtered?.node : undefined)
+/**
+ * Whether a mirror of `source` may take a node's place: the source's, or that of what only filters are between it and;
+ * or of one of several that are to hold the same, where nobody else looks at it.
+ */
+export function mayReplace(source: Node, node: Node): boolean {
+  for (let at: Node | undefined = source; at; at = at.isFilter ? at.filtered?.node : undefined) {
     if (at === node) return true;
+    if (at.driver.holdsCopies === true && isOnlyChildOf(node, at)) return true;
+  }
   return false;
+}
+
+function isOnlyChildOf(node: Node, parent: Node): boolean {
+  const [edge, ...others] = node.parents;
+  return edge?.parent === parent && others.length === 0;
 }
 
 /** Without a backing file the top is everything. Errors: invalid. */

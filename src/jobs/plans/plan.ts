@@ -26,6 +26,8 @@ export interface CommonPlan {
   onWriteError: ErrorPolicy;
   /** Names the job's filter node, which is then no longer hidden. */
   filterNodeName?: string;
+  /** The journal's path: the job can be gone on with when it was cut off. */
+  persist?: string;
 }
 
 /** Of a job that makes a copy. */
@@ -60,6 +62,7 @@ export interface CommonRequest {
   'on-error'?: ErrorPolicy;
   'on-source-error'?: ErrorPolicy;
   'on-target-error'?: ErrorPolicy;
+  'x-persist'?: string;
 }
 
 /**
@@ -75,5 +78,6 @@ export function commonPlan(request: CommonRequest, node: Node): Given<CommonPlan
     onReadError: request['on-error'] ?? request['on-source-error'] ?? 'report',
     onWriteError: request['on-error'] ?? request['on-target-error'] ?? 'report',
     filterNodeName: request['filter-node-name'],
+    persist: request['x-persist'],
   });
 }

@@ -106,6 +106,9 @@ export function streamNodes(graph: Graph, plan: StreamPlan): StreamNodes {
   for (const below of [base, bottom])
     if (below && below !== node && !node.isAbove(below))
       throw new BlockError('invalid', `Node '${below.name}' is not in a chain starting from '${node.name}'`);
+  // Of filters the layer that they show is filled.
+  if (base && base.skipFilters() === node.skipFilters())
+    throw new BlockError('invalid', `'${base.name}' is not in the backing chain of '${node.name}'`);
   assertChainNotBlocked(node, bottom ? bottom.below?.node : base);
   assertCanFreeze(node, bottom ? bottom.below?.node : base);
   return { node, base, bottom };

@@ -4,7 +4,7 @@ import { MiB } from '../../base/limits.js';
 import type { BlockBackend } from '../../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
-import { createImage } from '../../block/create.js';
+import { createImage, protocolFor } from '../../block/create.js';
 import { ContentHash, type ContentSink } from '../../library/images/content-hash.js';
 import { FlatOptions } from '../../schema/flat.js';
 import { ImageCopy } from '../../library/images/copy.js';
@@ -267,6 +267,7 @@ async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<
     options: driverOptions(tool.opener.drivers.format(format), optionTexts),
   });
   const where = `${output}: error while converting ${format}: `;
+  await protocolFor(tool.opener, output);
   if (backingFormat !== undefined && backingFile === undefined)
     throw new ToolFailure(`${where}Backing format cannot be used without backing file`);
   if (backingFormat !== undefined && !tool.opener.drivers.find(backingFormat))

@@ -6,6 +6,7 @@ import { CommandFailure, UsageFailure } from './session.js';
 /** The options and operands of one command. */
 export class CommandLine {
   readonly operands: readonly string[];
+  readonly #given: ReadonlyArray<{ name: string; value: string }>;
   readonly #options: ReadonlyMap<string, string>;
 
   /** Errors: UsageFailure in getopt's words. */
@@ -16,6 +17,7 @@ export class CommandLine {
       throw new UsageFailure(`${name}: ${text} -- '${problem.option}'`);
     }
     this.operands = operands;
+    this.#given = options;
     this.#options = new Map(options.map((option) => [option.name, option.value]));
   }
 
@@ -25,6 +27,11 @@ export class CommandLine {
 
   value(letter: string): string | undefined {
     return this.#options.get(letter);
+  }
+
+  /** Of an option that may be given several times, in order. */
+  values(letter: string): string[] {
+    return this.#given.filter(({ name }) => name === letter).map(({ value }) => value);
   }
 
   /** Exactly this many operands, or the command's help. */

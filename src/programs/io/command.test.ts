@@ -163,7 +163,7 @@ test('wrong commands are refused in their words, and the others still run', () =
       ].join('\n'),
       stderr: [
         'bad argument count 1 to read, expected at least 2 arguments',
-        'open is not supported by livedisk',
+        "qemu-io: file open already, try 'help close'",
         'command "frob" not found',
         "read: invalid option -- 'z'",
         '',

@@ -1,3 +1,4 @@
+import { assert } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import type { BlockBackend } from '../../block/backend.js';
 import { Permission } from '../../block/permissions.js';
@@ -12,6 +13,7 @@ import {
   truncateCommand,
 } from './inspect.js';
 import { parseBytes } from './numbers.js';
+import { reopenCommand } from './reopen.js';
 import { CommandFailure, type IoOptions, IoSession, UsageFailure } from './session.js';
 import {
   aioReadCommand,
@@ -32,12 +34,17 @@ interface IoCommand {
   words: readonly [number, number];
   /** What it needs beyond reading. */
   needs?: number;
+  /** Needs no disk that is open. */
+  withoutDisk?: true;
+  /** Only where disks come from a source. */
+  ofSource?: true;
   run(session: IoSession, words: readonly string[]): Promise<boolean> | boolean;
 }
 
 const COMMANDS: readonly IoCommand[] = [
   {
     name: 'abort',
+    withoutDisk: true,
     arguments: '',
     summary: 'simulate a program crash using abort(3)',
     words: [0, 0],
@@ -83,6 +90,18 @@ const COMMANDS: readonly IoCommand[] = [
     run: breakCommand,
   },
   {
+    name: 'close',
+    alias: 'c',
+    ofSource: true,
+    arguments: '',
+    summary: 'close the current open file',
+    words: [0, 0],
+    run: async (session) => {
+      await session.close();
+      return true;
+    },
+  },
+  {
     name: 'discard',
     alias: 'd',
     arguments: '[-Cq] off len',
@@ -102,6 +121,7 @@ const COMMANDS: readonly IoCommand[] = [
   {
     name: 'help',
     alias: '?',
+    withoutDisk: true,
     arguments: '[command]',
     summary: 'help for one or all commands',
     words: [0, 1],
@@ -131,8 +151,19 @@ const COMMANDS: readonly IoCommand[] = [
     run: mapCommand,
   },
   {
+    name: 'open',
+    alias: 'o',
+    withoutDisk: true,
+    ofSource: true,
+    arguments: '[-rsCnkU] [-t cache] [-d discard] [-o options] [path]',
+    summary: 'open the file specified by path',
+    words: [1, Infinity],
+    run: openCommand,
+  },
+  {
     name: 'quit',
     alias: 'q',
+    withoutDisk: true,
     arguments: '',
     summary: 'exit the program',
     words: [0, 0],
@@ -161,6 +192,13 @@ const COMMANDS: readonly IoCommand[] = [
     run: removeBreakCommand,
   },
   {
+    name: 'reopen',
+    arguments: '[(-r|-w)] [-c cache] [-o options]',
+    summary: 'reopens an image with new options',
+    words: [0, Infinity],
+    run: reopenCommand,
+  },
+  {
     name: 'resume',
     arguments: 'tag',
     summary: 'resumes the request tagged as tag',
@@ -169,6 +207,7 @@ const COMMANDS: readonly IoCommand[] = [
   },
   {
     name: 'sigraise',
+    withoutDisk: true,
     arguments: 'signal',
     summary: 'raises a signal',
     words: [1, 1],
@@ -176,6 +215,7 @@ const COMMANDS: readonly IoCommand[] = [
   },
   {
     name: 'sleep',
+    withoutDisk: true,
     arguments: 'milliseconds',
     summary: 'waits for the given value in milliseconds',
     words: [1, 1],
@@ -216,8 +256,17 @@ const COMMANDS: readonly IoCommand[] = [
   },
 ];
 
-/** Commands of qemu-io that livedisk does not have. */
-const REFUSED = new Set(['close', 'open', 'reopen']);
+async function openCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
+  assert(session.source, 'known only where disks come from a source');
+  if (session.hasDisk) throw new CommandFailure("qemu-io: file open already, try 'help close'", true);
+  try {
+    session.use(await session.source.open(words));
+    return true;
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error;
+    throw new CommandFailure(`qemu-io: ${error.message}`, true);
+  }
+}
 
 /** What a crash leaves is seen afterwards: nothing is closed. */
 function raise({ output }: IoSession, name: string, signal: NodeJS.Signals | number): boolean {
@@ -237,7 +286,7 @@ export function runIoCommand(
   options: IoOptions = {},
 ): Promise<boolean> {
   const output = { print, error: options.error ?? print };
-  return runInSession(new IoSession(backend, output, options.host), line);
+  return runInSession(new IoSession(backend, output, options), line);
 }
 
 /** The same in a session, whose aio_flush waits for its earlier aio_ commands. */
@@ -246,9 +295,12 @@ export async function runInSession(session: IoSession, line: string): Promise<bo
   if (name === undefined) return true;
   const { output } = session;
   const command = findCommand(name);
-  if (!command) {
-    const why = REFUSED.has(name) ? `${name} is not supported by livedisk` : `command "${name}" not found`;
-    output.error(`${why}\n`);
+  if (!command || (command.ofSource && !session.source)) {
+    output.error(`command "${name}" not found\n`);
+    return false;
+  }
+  if (!command.withoutDisk && !session.hasDisk) {
+    output.error("no file open, try 'help open'\n");
     return false;
   }
   const [least, most] = command.words;
@@ -256,7 +308,7 @@ export async function runInSession(session: IoSession, line: string): Promise<bo
     output.error(`bad argument count ${words.length} to ${name}, expected ${countText(least, most)}\n`);
     return false;
   }
-  if (!(await mayRun(session, command))) return false;
+  if (session.hasDisk && !(await mayRun(session, command))) return false;
   try {
     return await command.run(session, words);
   } catch (error) {
@@ -312,12 +364,6 @@ function oneLine(command: IoCommand): string {
 /** A line for each command. */
 export function commandSummaries(): string {
   return COMMANDS.map(oneLine).join('');
-}
-
-/** `help [COMMAND]`, which needs no disk; undefined when the line is another command. */
-export function runHelp(line: string, print: (text: string) => void): boolean | undefined {
-  const [name = '', topic, ...rest] = line.split(' ').filter((word) => word !== '');
-  return findCommand(name)?.name === 'help' && rest.length === 0 ? help(print, topic) : undefined;
 }
 
 function help(print: (text: string) => void, name: string | undefined): boolean {

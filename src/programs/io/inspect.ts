@@ -118,6 +118,6 @@ export async function flushCommand(session: IoSession): Promise<boolean> {
 export async function sleepCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
   const [text = ''] = words;
   if (!/^(0[xX][0-9a-fA-F]+|\d+)$/.test(text)) throw new CommandFailure(`${text} is not a valid number`);
-  await session.backend.clock.sleep(Number(text));
+  await (session.host ?? session.backend).clock.sleep(Number(text));
   return true;
 }

@@ -1,19 +1,14 @@
 import { BlockError } from '../../base/error.js';
-import type { BlockBackend } from '../../block/backend.js';
 import type { DriverDescription } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { Graph } from '../../block/graph.js';
-import type { DiscardMode } from '../../block/modes.js';
-import { type OpenContext, Opener } from '../../block/open.js';
-import { ALL_PERMISSIONS, Permission, unitePermissions } from '../../block/permissions.js';
+import { Opener } from '../../block/open.js';
 import { DriverRegistry } from '../../block/registry.js';
 import type { Host } from '../../host/host.js';
-import type { FlatOptions } from '../../schema/flat.js';
 import { versionText } from '../../wire/qmp/version.js';
-import { parseImageOpts } from '../arguments/image-opts.js';
 import { parseObject } from '../arguments/objects.js';
-import { cacheOptions } from './cache.js';
-import { runHelp, runInSession } from './command.js';
+import { runInSession } from './command.js';
+import { checkAio, type DiskArguments, Disks, openDisk } from './disk.js';
 import type { ObjectOptions } from '../../schema/objects.js';
 import { getopt, type OptionSpec } from './getopt.js';
 import { type IoOutput, IoSession } from './session.js';
@@ -41,7 +36,7 @@ const OPTIONS: readonly OptionSpec[] = [
 /** Options of qemu-io that livedisk does not have. */
 const REFUSED = ['snapshot', 'misalign', 'native-aio', 'trace'];
 
-export const HELP = `Usage: livedisk io [OPTIONS]... [-c STRING]... FILE
+export const HELP = `Usage: livedisk io [OPTIONS]... [-c STRING]... [FILE]
 Reads and writes an image by command, as qemu-io does.
 
   -c, --cmd STRING     execute command with its arguments
@@ -65,17 +60,12 @@ See 'livedisk io -c help' for information on available commands.
 class Refusal extends Error {}
 
 interface IoArguments {
-  filename: string;
   objects: ObjectOptions[];
   commands: string[];
-  format: string | undefined;
-  /** The name is options. */
+  /** Names are options. */
   imageOpts: boolean;
-  readOnly: boolean;
-  forceShare: boolean;
-  cache: string;
-  discard: DiscardMode;
-  copyOnRead: boolean;
+  /** The one that is named on the command line. */
+  disk: DiskArguments;
 }
 
 /**
@@ -131,40 +121,21 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
   }
   checkAio(given.get('aio') ?? 'threads');
   const commands = options.filter(({ name }) => name === 'cmd').map(({ value }) => value);
-  if (filename === undefined) return helpOnly(commands, out);
+  const format = given.get('format');
+  const imageOpts = given.has('image-opts');
+  if (imageOpts && format !== undefined) throw new Refusal('--image-opts and -f are mutually exclusive');
   return {
-    filename,
     objects: options.filter(({ name }) => name === 'object').map(({ value }) => parseObject(value)),
-    commands,
-    format: given.get('format'),
-    imageOpts: given.has('image-opts'),
-    readOnly: given.has('read-only'),
-    forceShare: given.has('force-share'),
-    cache: given.get('cache') ?? (given.has('nocache') ? 'none' : 'writeback'),
-    copyOnRead: given.has('copy-on-read'),
-    discard: parseDiscard(given.get('discard') ?? 'unmap'),
+    ...{ commands, imageOpts },
+    disk: {
+      ...(imageOpts ? { filename: undefined, options: filename } : { filename, format }),
+      readOnly: given.has('read-only'),
+      forceShare: given.has('force-share'),
+      cache: given.get('cache') ?? (given.has('nocache') ? 'none' : 'writeback'),
+      copyOnRead: given.has('copy-on-read'),
+      discard: given.get('discard') ?? 'unmap',
+    },
   };
-}
-
-/** What can be told without an image; the exit status. */
-function helpOnly(commands: readonly string[], out: IoOutput): number {
-  const results = commands.map((command) => runHelp(command, out.print));
-  if (results.length === 0 || results.includes(undefined))
-    throw new Refusal('name an image on the command line');
-  return results.includes(false) ? 1 : 0;
-}
-
-function checkAio(mode: string): void {
-  if (mode === 'threads') return;
-  if (mode === 'native' || mode === 'io_uring')
-    throw new Refusal(`--aio=${mode} is not supported by livedisk; use 'threads'`);
-  throw new Refusal(`Invalid aio option: ${mode}`);
-}
-
-function parseDiscard(mode: string): DiscardMode {
-  if (mode === 'unmap' || mode === 'on') return 'unmap';
-  if (mode === 'ignore' || mode === 'off') return 'ignore';
-  throw new Refusal(`Invalid discard option: ${mode}`);
 }
 
 async function exercise(
@@ -174,68 +145,22 @@ async function exercise(
   drivers: Iterable<DriverDescription>,
   lines: AsyncIterable<string>,
 ): Promise<number> {
-  const cache = cacheOptions(args.cache);
-  if (!cache) throw new Refusal(`Invalid cache option: ${args.cache}`);
   const graph = new Graph(host);
   for (const object of args.objects) await graph.objects.add(object);
   const opener = new Opener(graph, new DriverRegistry(drivers));
   opener.graph.onDriverLine = (line) => out.error(`${line}\n`);
   opener.onWarning = (text) => out.error(`qemu-io: warning: ${text}\n`);
   opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
-  const backend = graph.createBackend({
-    description: 'an unnamed block device',
-    perm: Permission.consistentRead | (args.readOnly ? 0 : Permission.write),
-    shared: ALL_PERMISSIONS,
-  });
-  backend.writethrough = cache.writethrough;
-  const { filename, format, readOnly, forceShare, discard } = args;
-  const where = args.imageOpts ? "can't open" : `can't open device ${filename}`;
-  const context: OpenContext = { readOnly, forceShare, discard, cache: cache.options };
-  const options = args.imageOpts ? imageOptions(args, opener.onWarning) : undefined;
-  const opened = options ? opener.openFlat(options, context) : opener.openImage(filename, format, context);
-  const node = await opened.catch((error: unknown) => {
-    if (!(error instanceof BlockError)) throw error;
-    throw new BlockError(error.kind, `${where}: ${error.message}`, { cause: error });
-  });
+  const session = new IoSession(new Disks(opener, args.imageOpts), out, { host, graph });
   try {
-    if (args.copyOnRead && readOnly)
-      throw new BlockError('invalid', "Can't use copy-on-read on read-only device");
-    node.skipFilters().io.copiesOnRead = args.copyOnRead;
-    await graph.transaction((transaction) => void transaction.attach(backend, 'root', node));
-    const session = new IoSession(backend, out, host, (perm) =>
-      graph.transaction((transaction) =>
-        transaction.setPermissions(backend, unitePermissions(backend.perm, perm), backend.shared),
-      ),
-    );
+    if (args.disk.filename !== undefined || args.disk.options !== undefined)
+      session.use(await openDisk(opener, args.disk));
     const failed =
       args.commands.length > 0 ? await runAll(session, args.commands) : await typed(session, lines);
-    await session.drain();
     return failed ? 1 : 0;
-  } catch (error) {
-    if (!(error instanceof BlockError) || backend.root) throw error;
-    throw new BlockError(error.kind, `${where}: ${error.message}`, { cause: error });
   } finally {
-    await release(graph, backend, node);
+    await session.close();
   }
-}
-
-/** Errors: Refusal; those of parseImageOpts. */
-function imageOptions(
-  { filename, format, forceShare }: IoArguments,
-  warn: (text: string) => void,
-): FlatOptions {
-  if (format !== undefined) throw new Refusal('--image-opts and -f are mutually exclusive');
-  const options = parseImageOpts(filename, { warn });
-  const share = options.get('force-share');
-  if (forceShare && share !== undefined && share !== 'on')
-    throw new Refusal('-U conflicts with image options');
-  return options;
-}
-
-async function release(graph: Graph, backend: BlockBackend, node: BlockBackend['node']): Promise<void> {
-  const { root } = backend;
-  if (root) await graph.transaction((transaction) => transaction.detach(root));
-  await graph.collect([node]);
 }
 
 /** Answers whether any command failed. */

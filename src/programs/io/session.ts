@@ -1,7 +1,9 @@
+import { assert } from '../../base/assert.js';
 import { Notifier } from '../../base/async.js';
 import { BlockError, errnoOf, errnoText } from '../../base/error.js';
 import type { BlockBackend } from '../../block/backend.js';
 import { withoutPermissions } from '../../block/permissions.js';
+import type { Graph } from '../../block/graph.js';
 import type { Host } from '../../host/host.js';
 
 /** Where text goes; each call is whole lines. */
@@ -18,36 +20,80 @@ export interface IoOptions {
   error?: (text: string) => void;
   /** Needed by `write -s FILE`. */
   host?: Host;
+  /** Needed by `reopen`. */
+  graph?: Graph;
+}
+
+/** Where a session's disks come from, when it may open and close them: the exerciser's own. */
+export interface DiskSource {
+  /** `open` and its words. Errors: BlockError, as it is to be told; UsageFailure. */
+  open(words: readonly string[]): Promise<OpenDisk>;
+}
+
+export interface OpenDisk {
+  readonly backend: BlockBackend;
+  /** See IoSession. */
+  acquire(perm: number): Promise<void>;
+  close(): Promise<void>;
 }
 
 /** A disk under exercise, and its asynchronous requests. */
 export class IoSession {
-  readonly backend: BlockBackend;
+  /** Absent where there is one disk, and it stays. */
+  readonly source: DiskSource | undefined;
   readonly output: IoOutput;
   readonly host: Host | undefined;
-  readonly #acquire: ((perm: number) => Promise<void>) | undefined;
+  readonly graph: Graph | undefined;
+  #backend: BlockBackend | undefined;
+  #disk: OpenDisk | undefined;
   /** `quit` was given. */
   hasQuit = false;
   #pending = 0;
   readonly #settled = new Notifier();
 
-  /** `acquire`: lets the backend do more (permission bits); without it, it may do what it may at first. */
-  constructor(
-    backend: BlockBackend,
-    output: IoOutput,
-    host?: Host,
-    acquire?: (perm: number) => Promise<void>,
-  ) {
-    this.backend = backend;
+  /** Of one disk, which may do what it may at first; or of a source's, none of which is open yet. */
+  constructor(disks: BlockBackend | DiskSource, output: IoOutput, { host, graph }: IoOptions = {}) {
+    if ('open' in disks) this.source = disks;
+    else this.#backend = disks;
     this.output = output;
     this.host = host;
-    this.#acquire = acquire;
+    this.graph = graph;
+  }
+
+  /** The disk is one of the source's. */
+  get ownsDisk(): boolean {
+    return this.#disk !== undefined;
+  }
+
+  get hasDisk(): boolean {
+    return this.#backend !== undefined;
+  }
+
+  get backend(): BlockBackend {
+    assert(this.#backend, 'a disk is open');
+    return this.#backend;
+  }
+
+  use(disk: OpenDisk): void {
+    assert(!this.hasDisk, 'no disk is open');
+    this.#disk = disk;
+    this.#backend = disk.backend;
+  }
+
+  /** Once its requests have reported. */
+  async close(): Promise<void> {
+    await this.drain();
+    const disk = this.#disk;
+    if (!disk) return;
+    this.#disk = undefined;
+    this.#backend = undefined;
+    await disk.close();
   }
 
   /** Before a command that needs permissions (bits); they stay. Errors: kind busy when somebody denies them; permission. */
   async acquire(perm: number): Promise<void> {
     if (withoutPermissions(perm, this.backend.perm) === 0) return;
-    if (this.#acquire) await this.#acquire(perm);
+    if (this.#disk) await this.#disk.acquire(perm);
     else if (!this.backend.isWritable) throw new BlockError('permission', 'Block node is read-only');
   }
 

@@ -24,6 +24,8 @@ export const EVENT_MEANINGS: Readonly<Record<string, string>> = {
   STOP: 'the guest stopped',
   X_MOVE_STAGE: 'an x-move has come further, or to its end',
   X_MOVE: 'who has the machine that moves has changed, or nobody knows',
+  X_SESSION_ENDED: 'all that was made under a session is undone',
+  X_SESSION_UNDO_FAILED: 'something that was made under a session could not be undone, and is tried again',
   'x-point-deleted': 'a point in time is deleted, or could not be',
 };
 
@@ -38,6 +40,8 @@ export const KIND_MEANINGS: Readonly<Record<string, string>> = {
   'blockdev-add copy-on-read': 'a filter: what is read comes into the image below it',
   'blockdev-add file': 'a file of the host',
   'blockdev-add host_device': 'a block device of the host',
+  'blockdev-add http': 'a file of a web server, to be read',
+  'blockdev-add https': 'the same over TLS',
   'blockdev-add nbd': 'an export of an NBD server',
   'blockdev-add null-aio': 'for tests: nothing, of a size',
   'blockdev-add null-co': 'for tests: nothing, of a size',

@@ -1,4 +1,4 @@
-import { deferred } from '../../base/async.js';
+import { AsyncMutex, deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { Graph } from '../../block/graph.js';
 import { Opener } from '../../block/open.js';
@@ -17,18 +17,14 @@ import { DEFAULT_QUIESCE_MS } from '../../schema/points.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { objectsOf } from '../../view/answers.js';
 import { connectMonitor } from '../../view/connect.js';
+import type { PointsCommands, PointsLink } from '../../web/points.js';
 import type { QmpClient } from '../../wire/qmp/client.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
 
 /** Whose points are looked at and changed. */
-export interface PointsTarget {
+export interface PointsTarget extends PointsCommands {
   /** A command of plain QMP. */
   execute(command: string, args?: JsonObject): Promise<JsonValue>;
-  list(args: CommandArguments<'x-point-list'>): Promise<CommandResult<'x-point-list'>>;
-  create(args: CommandArguments<'x-point-create'>): Promise<CommandResult<'x-point-create'>>;
-  /** Answers when the copying is done, too. */
-  delete(args: CommandArguments<'x-point-delete'>): Promise<CommandResult<'x-point-delete'>>;
-  revert(args: CommandArguments<'x-point-revert'>): Promise<CommandResult<'x-point-revert'>>;
   close(): Promise<void>;
 }
 
@@ -39,16 +35,22 @@ export async function connectTarget(
   folder: string | undefined,
 ): Promise<PointsTarget> {
   const client = await connectMonitor(host, parseMonitorAddress(name), name);
-  const commands = objectsOf(await client.execute('query-commands'));
+  return targetOver(host, new ClientLink(client), folder);
+}
+
+/** A server that is connected. */
+export async function targetOver(
+  host: Host,
+  link: Link,
+  folder: string | undefined,
+): Promise<LivediskTarget | QmpTarget> {
+  const commands = objectsOf(await link.execute('query-commands'));
   const isOurs = commands.some((command) => command['name'] === 'x-point-list');
-  return isOurs ? new LivediskTarget(new ClientLink(client)) : new QmpTarget(host, client, folder);
+  return isOurs ? new LivediskTarget(link) : new QmpTarget(host, link, folder);
 }
 
 /** Whoever takes our commands. */
-interface Link {
-  execute(command: string, args?: JsonObject): Promise<JsonValue>;
-  onEvent(listener: (event: string, data: JsonObject) => void): () => void;
-  readonly ended: Promise<unknown>;
+interface Link extends PointsLink {
   close(): Promise<void>;
 }
 
@@ -96,40 +98,41 @@ class LivediskTarget implements PointsTarget {
     return this.#run('x-point-list', args);
   }
 
-  async create(args: CommandArguments<'x-point-create'>): Promise<CommandResult<'x-point-create'>> {
-    const created = await this.#watching((ended) =>
-      this.#run('x-point-create', args).then((it) => [it, ended]),
-    );
-    const [answer, ended] = created;
-    if (args['dry-run'] !== true) for (const name of answer.deletes) await ended(name);
-    return answer;
+  create(args: CommandArguments<'x-point-create'>): Promise<CommandResult<'x-point-create'>> {
+    return this.#watching(async (ended) => {
+      const answer = await this.#run('x-point-create', args);
+      if (args['dry-run'] !== true) for (const name of answer.deletes) await ended(name);
+      return answer;
+    });
   }
 
-  async delete(args: CommandArguments<'x-point-delete'>): Promise<CommandResult<'x-point-delete'>> {
-    const [answer, ended] = await this.#watching((untilEnd) =>
-      this.#run('x-point-delete', args).then((it) => [it, untilEnd]),
-    );
-    if (answer.state === 'queued' || answer.state === 'running') await ended(args.name);
-    return answer;
+  delete(
+    args: CommandArguments<'x-point-delete'>,
+    onStarted?: () => void,
+  ): Promise<CommandResult<'x-point-delete'>> {
+    return this.#watching(async (ended) => {
+      const answer = await this.#run('x-point-delete', args);
+      onStarted?.();
+      if (answer.state === 'queued' || answer.state === 'running') await ended(args.name);
+      return answer;
+    });
   }
 
   revert(args: CommandArguments<'x-point-revert'>): Promise<CommandResult<'x-point-revert'>> {
     return this.#run('x-point-revert', args);
   }
 
-  /** Events are kept from before the command on, which may end before its answer is read. */
-  async #watching<T>(
-    body: (ended: (name: string) => Promise<void>) => Promise<[T, (name: string) => Promise<void>]>,
-  ): Promise<[T, (name: string) => Promise<void>]> {
+  /** Ends of deletions are kept from before the command on, which may end before its answer is read. */
+  async #watching<T>(body: (ended: (name: string) => Promise<void>) => Promise<T>): Promise<T> {
     const ends = new Map<string, JsonObject>();
     let changed = deferred();
-    this.#link.onEvent((event, data) => {
+    const stop = this.#link.onEvent((event, data) => {
       const { name } = data;
       if (event !== 'x-point-deleted' || typeof name !== 'string') return;
       ends.set(name, data);
       changed.resolve();
     });
-    return body(async (name) => {
+    const ended = async (name: string): Promise<void> => {
       for (;;) {
         const end = ends.get(name);
         if (end?.['error'] !== undefined) throw new BlockError('io', end['error'] as string);
@@ -139,7 +142,12 @@ class LivediskTarget implements PointsTarget {
           throw new BlockError('closed', `the server is gone; '${name}' is deleted in part`);
         changed = deferred();
       }
-    });
+    };
+    try {
+      return await body(ended);
+    } finally {
+      stop();
+    }
   }
 
   close(): Promise<void> {
@@ -149,25 +157,26 @@ class LivediskTarget implements PointsTarget {
 
 /** QEMU or its storage daemon: the same is done from here, by plain QMP. */
 class QmpTarget implements PointsTarget {
-  readonly #client: QmpClient;
+  readonly #link: Link;
   readonly #server: PointServer;
 
-  constructor(host: Host, client: QmpClient, folder: string | undefined) {
-    this.#client = client;
-    const server: PointServer = {
+  constructor(host: Host, link: Link, folder: string | undefined) {
+    this.#link = link;
+    const turns = new AsyncMutex();
+    const inTurn: PointServer = {
       ...{ host, folder, opener: new Opener(new Graph(host), new DriverRegistry(allDrivers)) },
-      execute: (command, args) => client.execute(command, args),
-      alone: (work) => work(server),
+      execute: (command, args) => link.execute(command, args),
+      alone: (work) => work(inTurn),
       onJobChange: (listener) =>
-        client.onEvent(({ event }) => {
+        link.onEvent((event) => {
           if (event === 'JOB_STATUS_CHANGE') listener();
         }),
     };
-    this.#server = server;
+    this.#server = { ...inTurn, alone: (work) => turns.run(() => work(inTurn)) };
   }
 
   execute(command: string, args?: JsonObject): Promise<JsonValue> {
-    return this.#client.execute(command, args);
+    return this.#link.execute(command, args);
   }
 
   async list({ nodes }: CommandArguments<'x-point-list'>): Promise<CommandResult<'x-point-list'>> {
@@ -178,16 +187,26 @@ class QmpTarget implements PointsTarget {
     const { name, disks, keep, quiesce: path, 'dry-run': isDryRun = false } = args;
     const timeoutMs = args['quiesce-timeout'] ?? DEFAULT_QUIESCE_MS;
     const quiesce = path === undefined ? undefined : { path, timeoutMs };
-    const created = await createPoint(this.#server, { name, disks, keep, quiesce, isDryRun });
+    const created = await this.#server.alone((server) =>
+      createPoint(server, { name, disks, keep, quiesce, isDryRun }),
+    );
     if (!isDryRun) for (const old of created.deletes) await this.delete({ name: old });
     return created;
   }
 
-  async delete(args: CommandArguments<'x-point-delete'>): Promise<CommandResult<'x-point-delete'>> {
-    const planned = await planPointDeletion(this.#server, args.name, args.nodes);
+  async delete(
+    args: CommandArguments<'x-point-delete'>,
+    onStarted?: () => void,
+  ): Promise<CommandResult<'x-point-delete'>> {
+    const isDryRun = args['dry-run'] === true;
+    const planned = await this.#server.alone(async (server) => {
+      const found = await planPointDeletion(server, args.name, args.nodes);
+      if (!isDryRun) await markDeleting(server, found);
+      return found;
+    });
     const { id, plan } = planned;
-    if (args['dry-run'] === true) return { id, state: 'planned', plan };
-    await markDeleting(this.#server, planned);
+    if (isDryRun) return { id, state: 'planned', plan };
+    onStarted?.();
     await finishDeletion(this.#server, planned);
     return { id, state: 'done', plan };
   }
@@ -198,8 +217,8 @@ class QmpTarget implements PointsTarget {
     return Promise.reject(new BlockError('unsupported', text, { hint }));
   }
 
-  async close(): Promise<void> {
-    this.#client.close();
+  close(): Promise<void> {
+    return this.#link.close();
   }
 }
 

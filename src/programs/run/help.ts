@@ -31,8 +31,8 @@ Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one da
   -add-fd fd=N,set=M    /dev/fdset/M stands for the file that descriptor N is open on
   -drive file=FILE,if=none|virtio|ide,id=ID,format=FORMAT,...
                         a drive (-hda FILE, -cdrom FILE and FILE alone are short for some)
-  -device virtio-blk,drive=DRIVE|NODE,id=ID[,x-endpoint=unix:PATH]
-                        the guest's disk; an NBD client of its endpoint is the guest
+  -device virtio-blk,drive=DRIVE|NODE,id=ID[,x-endpoint=unix:PATH|vhost-user:PATH]
+                        the guest's disk; an NBD client of its endpoint is the guest, or over vhost-user a machine
                         (share-rw=, write-cache=, rerror=, werror= as in QEMU); -device help lists models
   -snapshot             what is written to drives is not kept
   -S                    the guest waits for 'cont'

@@ -4,8 +4,10 @@ import { createRealHost } from '../../host/real.js';
 import { WebServer } from '../../web/server.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
 import { parseWords } from '../screen/arguments.js';
+import { targetOver } from '../points/targets.js';
 import { withImage } from '../screen/offline.js';
 import { AllowedFiles } from './allowed-files.js';
+import { linesOver } from './console-lines.js';
 import { readPage } from './page-files.js';
 
 export const WEB_USAGE = `usage: livedisk web [OPTION]... SOCKET...
@@ -15,13 +17,15 @@ their QMP sockets (PATH, unix:PATH or HOST:PORT), and changes them. Prints the p
 
   --listen HOST:PORT   default 127.0.0.1:0, a free port; only this machine is served
   --allow FOLDER       files in it may be named: targets of copies, new layers, images whose clusters are mapped
+  --folder FOLDER      from where a QEMU sees relative names, for points in time
   --read-only          only look
-  --console            any QMP command that does not reach beyond the disks
+  --console            QMP by hand, of what does not reach beyond the disks, with completion
 `;
 
 const OPTIONS = {
   listen: { type: 'string' },
   allow: { type: 'string', multiple: true },
+  folder: { type: 'string' },
   'read-only': { type: 'boolean' },
   console: { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
@@ -46,6 +50,8 @@ export async function webMain(args: readonly string[]): Promise<number> {
     isReadOnly: values['read-only'] === true,
     hasConsole: values.console === true,
     allowFile: async (name) => files.find(name),
+    linesOver,
+    pointsOver: (link) => targetOver(host, link, values.folder),
     readMap: (filename, format) => withImage(host, filename, format, (image) => image.readMap()),
   });
   process.stdout.write(`${server.url}\n`);

@@ -1,6 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import { type Image, imageOf, type View } from '../model.js';
 import { bracketed, printable } from '../words.js';
+import type { Plan } from './types.js';
 
 export function refuse(message: string): never {
   throw new BlockError('invalid', message);
@@ -43,6 +44,11 @@ export function isNewFile(view: View, file: string): void {
 export function newJobId(view: View, kind: string): string {
   const taken = new Set(view.jobs.map(({ id }) => id));
   for (let number = 0; ; number++) if (!taken.has(`${kind}${number}`)) return `${kind}${number}`;
+}
+
+/** Of a plan that starts a job, which takes it back when it is cancelled. */
+export function startsJob(jobId: string): Required<Pick<Plan, 'jobId' | 'takenBackBy'>> {
+  return { jobId, takenBackBy: { kind: 'job', job: jobId, verb: 'cancel' } };
 }
 
 /** `[A], [B] and [C]`. */

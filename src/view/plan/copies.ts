@@ -2,7 +2,7 @@ import { type Image, imageOf, type Job, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed, printable } from '../words.js';
 import { allocatedOf, Change, wayDown } from './change.js';
-import { areFree, isNewFile, isNewNode, newJobId, refuse, theImage } from './checks.js';
+import { areFree, isNewFile, isNewNode, newJobId, refuse, startsJob, theImage } from './checks.js';
 import type { Action, Plan, PlannedCommand } from './types.js';
 
 type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
@@ -40,8 +40,8 @@ export function planMirror(view: View, action: Of<'mirror'>): Plan {
     bytesAtMost,
     invalid: [],
     after: change.result(),
-    undo: `The old chain is as it was when the guest left it.`,
-    jobId,
+    undo: 'Cancel the job until it is completed; after that the old chain is as it was when the guest left it.',
+    ...startsJob(jobId),
   };
 }
 
@@ -69,7 +69,7 @@ export function planBackup(view: View, action: Of<'backup'>): Plan {
     invalid: [],
     after: view,
     undo: 'Cancel the job, and delete the file.',
-    jobId,
+    ...startsJob(jobId),
   };
 }
 
@@ -131,6 +131,7 @@ export function planExport(view: View, action: Of<'export'>): Plan {
     invalid: [],
     after: change.result(),
     undo: 'Take the export away.',
+    takenBackBy: { kind: 'unexport', name: action.name },
   };
 }
 
@@ -168,7 +169,17 @@ export function planJobVerb(view: View, action: Of<'job'>): Plan {
     bytesAtMost: 0,
     invalid: [],
     after: view,
+    ...verbBack(job, action.verb),
   };
+}
+
+/** What takes a verb back, where something does. */
+function verbBack(job: Job, verb: string): Pick<Plan, 'takenBackBy'> {
+  const act = (back: string): Action => ({ kind: 'job', job: job.id, verb: back });
+  if (verb === 'pause') return { takenBackBy: act('resume') };
+  if (verb === 'resume') return { takenBackBy: act('pause') };
+  if (verb === 'set-speed') return { takenBackBy: { ...act('set-speed'), speed: job.speedLimit } as Action };
+  return {};
 }
 
 function verbText(view: View, { id, type, status, to }: Job, verb: string, speed: number): string {

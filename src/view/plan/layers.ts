@@ -2,7 +2,7 @@ import { type Image, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed } from '../words.js';
 import { allocatedOf, Change, topOf, wayDown } from './change.js';
-import { areFree, isNewFile, isNewNode, listed, newJobId, refuse, theImage } from './checks.js';
+import { areFree, isNewFile, isNewNode, listed, newJobId, refuse, startsJob, theImage } from './checks.js';
 import type { Action, InvalidImage, Plan } from './types.js';
 
 type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
@@ -15,12 +15,7 @@ export function planSnapshot(view: View, action: Of<'snapshot'>): Plan {
   areFree(view, [image]);
   isNewNode(view, action.node);
   isNewFile(view, action.file);
-  const overlay: Image = {
-    ...image,
-    ...{ id: action.node, label: action.node, driver: 'qcow2', filename: action.file, allocatedBytes: 0 },
-    ...{ isReadOnly: false, isCorrupt: false, isImplicit: false, bitmaps: [], snapshotNames: [] },
-    children: [{ role: 'backing', id: image.id }],
-  };
+  const overlay = overlayOf(image, action);
   const change = new Change(view);
   change.replace(image.id, action.node);
   change.add(overlay);
@@ -45,7 +40,18 @@ export function planSnapshot(view: View, action: Of<'snapshot'>): Plan {
     bytesAtMost: 0,
     invalid: [],
     after: change.result(),
-    undo: `Commit [${action.node}] into ${bracketed(image)}.`,
+    undo: `Commit [${action.node}] into ${bracketed(image)}; the moment that it holds is forgotten.`,
+    takenBackBy: { kind: 'commit', image: action.node, base: image.id },
+  };
+}
+
+/** A new image above one, which is empty. */
+export function overlayOf(image: Image, { node, file }: { node: string; file: string }): Image {
+  return {
+    ...image,
+    ...{ id: node, label: node, driver: 'qcow2', filename: file, allocatedBytes: 0 },
+    ...{ isReadOnly: false, isCorrupt: false, isImplicit: false, bitmaps: [], snapshotNames: [] },
+    children: [{ role: 'backing', id: image.id }],
   };
 }
 
@@ -80,7 +86,8 @@ export function planStream(view: View, action: Of<'stream'>): Plan {
     bytesAtMost,
     invalid: [],
     after: change.result(),
-    jobId,
+    undo: 'Cancel the job while it runs; afterwards nothing takes it back, and nothing has to: the disk shows the same.',
+    ...startsJob(jobId),
   };
 }
 
@@ -135,7 +142,8 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
     bytesAtMost,
     invalid,
     after: change.result(),
-    jobId,
+    undo: `Cancel the job while it runs: the chain stays, but what ${bracketed(base)} held alone is gone from its first byte on.`,
+    ...startsJob(jobId),
   };
 }
 

@@ -3,9 +3,9 @@ import { assemble } from '../build.js';
 import { type Image, imageOf, type User, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed, userText } from '../words.js';
-import { allocatedOf, topOf, wayDown } from './change.js';
+import { allocatedOf, Change, topOf, wayDown } from './change.js';
 import { isNewFile, isNewNode, listed, refuse, theImage } from './checks.js';
-import { planCommit, planStream } from './layers.js';
+import { overlayOf, planCommit, planStream } from './layers.js';
 import type { Action, InvalidImage, Plan } from './types.js';
 
 /** One of the two ways to do without a point in time: it flows into the image above, or that image into it. */
@@ -140,6 +140,7 @@ export interface Reversal {
   readonly node: string;
   readonly file: string;
   readonly words: readonly string[];
+  readonly after: View;
 }
 
 /**
@@ -162,8 +163,12 @@ export function planReversal(
       refuse(`job ${job.id} works on the disk: wait for its end`);
   isNewNode(view, node);
   isNewFile(view, file);
+  const change = new Change(view);
+  change.replace(top.id, node);
+  change.add(overlayOf(image, { node, file }));
+  change.drop(left.map((one) => one.id));
   return {
-    ...{ image, top, node, file },
+    ...{ image, top, node, file, after: change.result() },
     ends: left.map((one) => one.id).reverse(),
     users: view.users.filter(({ imageId }) => imageId === top.id),
     words: [

@@ -37,6 +37,8 @@ export interface Plan {
   readonly after: View;
   /** How to get back, in words. */
   readonly undo?: string;
+  /** What takes it back while that is possible, to be planned of the view as it is then. */
+  readonly takenBackBy?: Action;
   /** The job that is started. */
   readonly jobId?: string;
 }

@@ -1,6 +1,6 @@
 import { render } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { imageOf } from '../../view/model.js';
+import { imageOf, type View } from '../../view/model.js';
 import type { Action } from '../../view/plan/types.js';
 import { printable, warningLines } from '../../view/words.js';
 import { MapView } from './cluster-map.js';
@@ -12,6 +12,8 @@ import { Log } from './log.js';
 import { Picture } from './picture.js';
 import { PlanView } from './plan-view.js';
 import { Plots } from './plots.js';
+import { Points } from './points.js';
+import { type Done, proposeAction, proposePoint, type Proposal } from './proposal.js';
 import { EMPTY, follow, type Store } from './store.js';
 
 const histories = new Map<string, History>();
@@ -59,13 +61,18 @@ function App() {
 
 function Server({ name, store, version }: { name: string; store: Store; version: number }) {
   const [chosen, setChosen] = useState<string>();
-  const [action, setAction] = useState<Action>();
+  const [proposal, setProposal] = useState<Proposal>();
+  const [done, setDone] = useState<Done[]>([]);
   const [mapped, setMapped] = useState<string>();
   const state = store.states[name];
   const history = historyOf(name);
   history.mark(store.log, name);
   const { view, error } = state ?? {};
   const image = view && imageOf(view, chosen);
+  const onDone = (one: Done): void => setDone((all) => [one, ...all].slice(0, KEPT_DONE));
+  const onPlan = (action: Action): void => {
+    if (view) setProposal(proposeAction(name, view, action, onDone));
+  };
   const warnings = view ? warningLines(view) : [];
   return (
     <main>
@@ -99,7 +106,7 @@ function Server({ name, store, version }: { name: string; store: Store; version:
               key={image.id}
               view={view}
               image={image}
-              onPlan={setAction}
+              onPlan={onPlan}
               onMap={() => setMapped(image.id)}
               onClose={() => setChosen(undefined)}
             />
@@ -107,16 +114,21 @@ function Server({ name, store, version }: { name: string; store: Store; version:
           {mapped !== undefined && (
             <MapView server={name} image={mapped} onClose={() => setMapped(undefined)} />
           )}
-          <Jobs view={view} onPlan={setAction} isReadOnly={store.isReadOnly} />
+          <DoneList done={done} onUndo={(undo) => setProposal(undo(view))} />
+          <Points
+            server={name}
+            version={pointsVersion(view, store, name)}
+            isReadOnly={store.isReadOnly}
+            onPlan={(verb, point) => setProposal(proposePoint(name, verb, point, onDone))}
+          />
+          <Jobs view={view} ended={state?.ended ?? []} onPlan={onPlan} isReadOnly={store.isReadOnly} />
           <Plots history={history} version={version} />
-          {action && (
+          {proposal && (
             <PlanView
-              key={JSON.stringify(action)}
-              server={name}
-              view={view}
-              action={action}
+              key={proposal.title}
+              proposal={proposal}
               isReadOnly={store.isReadOnly}
-              onClose={() => setAction(undefined)}
+              onClose={() => setProposal(undefined)}
             />
           )}
         </>
@@ -125,6 +137,44 @@ function Server({ name, store, version }: { name: string; store: Store; version:
       {store.hasConsole && <Console server={name} />}
     </main>
   );
+}
+
+const KEPT_DONE = 5;
+
+/** What was done from this page, with what takes it back. */
+function DoneList({
+  done,
+  onUndo,
+}: {
+  done: readonly Done[];
+  onUndo: (undo: NonNullable<Done['undo']>) => void;
+}) {
+  if (done.length === 0) return null;
+  return (
+    <section aria-label="done">
+      <h2>Done here</h2>
+      <ul class="done">
+        {done.map(({ title, undo }, i) => (
+          <li key={done.length - i}>
+            {printable(title)}{' '}
+            {undo ? (
+              <button type="button" onClick={() => onUndo(undo)}>
+                take it back<span class="unseen">: {printable(title)}</span>
+              </button>
+            ) : (
+              <span class="quiet">nothing takes it back</span>
+            )}
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+/** Chains, jobs and deletions: points change with them. */
+function pointsVersion({ chains, jobs }: View, { log }: Store, server: string): string {
+  const told = log.filter((entry) => entry.server === server && /point/.test(entry.name)).length;
+  return JSON.stringify([chains.map(({ images }) => images), jobs.map(({ id }) => id), told]);
 }
 
 const root = document.getElementById('app');

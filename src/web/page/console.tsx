@@ -1,43 +1,141 @@
-import { useState } from 'preact/hooks';
-import { fieldText } from './fields.js';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { printable } from '../../view/words.js';
 import { ask } from './store.js';
 
-/** QMP by hand, where --console allows it: a command's name, and its arguments as JSON. */
+/** Words that may stand at the end of `line`, in place of `part`. */
+interface Fitting {
+  readonly line: string;
+  readonly words: readonly string[];
+  readonly part: string;
+}
+
+const NOTHING: Fitting = { line: '', words: [], part: '' };
+const KEPT_LINES = 100;
+const SHOWN_WORDS = 20;
+
+/** QMP by hand, where --console allows it: as in the shell, `command key=value`, or JSON. */
 export function Console({ server }: { server: string }) {
   const [lines, setLines] = useState<string[]>([]);
+  const [line, setLine] = useState('');
+  const [fitting, setFitting] = useState<Fitting>(NOTHING);
+  const [history, setHistory] = useState<readonly string[]>(readHistory);
+  /** How far back: 0 is what is typed now. */
+  const [back, setBack] = useState(0);
+  const input = useRef<HTMLInputElement>(null);
+  useEffect(() => {
+    let isOld = false;
+    ask<Omit<Fitting, 'line'>>('complete', { server, line }).then(
+      (answer) => {
+        if (!isOld) setFitting({ line, ...answer });
+      },
+      () => undefined,
+    );
+    return () => void (isOld = true);
+  }, [server, line]);
+  const put = (text: string): void => {
+    setLine(text);
+    input.current?.focus();
+  };
   const submit = async (event: SubmitEvent): Promise<void> => {
     event.preventDefault();
-    const form = event.currentTarget as HTMLFormElement;
-    const line = fieldText(new FormData(form), 'line');
-    const [, execute = '', rest = ''] = /^(\S+)\s*(.*)$/s.exec(line) ?? [];
+    if (line.trim() === '') return;
+    const said = line;
+    setLine('');
+    setBack(0);
+    setHistory(keepLine(history, said));
+    const tell = (text: string): void => setLines((old) => [...old, `> ${said}`, text].slice(-KEPT_LINES));
     try {
-      const args = rest === '' ? {} : (JSON.parse(rest) as object);
-      const answer = await ask<{ return: unknown }>('command', { server, execute, arguments: args });
-      setLines((old) => [...old, `> ${line}`, JSON.stringify(answer.return, undefined, 1)]);
+      const answer = await ask<{ return: unknown }>('command', { server, line: said });
+      tell(JSON.stringify(answer.return, undefined, 1));
     } catch (error) {
-      setLines((old) => [...old, `> ${line}`, (error as Error).message]);
+      tell((error as Error).message);
     }
-    form.reset();
+  };
+  const known = fitting.line === line ? fitting : NOTHING;
+  const onKeyDown = (event: KeyboardEvent): void => {
+    const step = event.key === 'ArrowUp' ? 1 : event.key === 'ArrowDown' ? -1 : 0;
+    const next = back + step;
+    if (step !== 0 && next >= 0 && next <= history.length) {
+      event.preventDefault();
+      setBack(next);
+      setLine(next === 0 ? '' : (history.at(-next) ?? ''));
+    }
+    // Where there is nothing to complete, Tab goes on to the next element, as everywhere.
+    const longer = event.key === 'Tab' && !event.shiftKey ? completed(line, known) : line;
+    if (longer !== line) {
+      event.preventDefault();
+      setLine(longer);
+    }
   };
   return (
     <section aria-label="console">
       <h2>QMP</h2>
       <pre role="log" tabIndex={0} aria-label="answers">
-        {lines.slice(-100).join('\n')}
+        {printable(lines.join('\n').replaceAll('\n', '\u2028')).replaceAll('\\u{2028}', '\n')}
       </pre>
       <form onSubmit={(event) => void submit(event)}>
         <label>
           command{' '}
           <input
+            ref={input}
             name="line"
             class="wide"
             autocomplete="off"
             spellcheck={false}
-            placeholder='query-jobs, or block-job-cancel {"device": "job0"}'
+            value={line}
+            onInput={(event) => setLine(event.currentTarget.value)}
+            onKeyDown={onKeyDown}
+            placeholder="query-jobs, or block-job-cancel device=job0"
           />
         </label>
         <button type="submit">send</button>
       </form>
+      <div class="buttons fitting" role="group" aria-label="what fits">
+        {known.words.slice(0, SHOWN_WORDS).map((word) => (
+          <button key={word} type="button" onClick={() => put(withWord(line, known.part, word))}>
+            {printable(word)}
+          </button>
+        ))}
+        {known.words.length > SHOWN_WORDS && <span class="quiet">and more</span>}
+      </div>
     </section>
   );
+}
+
+/** The line with what all words that fit begin with; a whole word when only one does. */
+function completed(line: string, { words, part }: Fitting): string {
+  const [first = '', ...others] = words;
+  if (first === '') return line;
+  if (others.length === 0) return withWord(line, part, first);
+  let common = first;
+  while (!others.every((word) => word.startsWith(common))) common = common.slice(0, -1);
+  return line.slice(0, line.length - part.length) + common;
+}
+
+function withWord(line: string, part: string, word: string): string {
+  return `${line.slice(0, line.length - part.length)}${word}${/[=.]$/.test(word) ? '' : ' '}`;
+}
+
+const HISTORY_KEY = 'livedisk-console';
+
+/** What was sent before, the oldest first; a browser may keep nothing. */
+function readHistory(): readonly string[] {
+  try {
+    const kept = JSON.parse(localStorage.getItem(HISTORY_KEY) ?? '[]') as unknown;
+    return Array.isArray(kept) ? kept.filter((one): one is string => typeof one === 'string') : [];
+  } catch {
+    return [];
+  }
+}
+
+/** As in the shell, a line that begins with a space is not kept. */
+function keepLine(history: readonly string[], line: string): readonly string[] {
+  if (line.startsWith(' ') || history.at(-1) === line) return history;
+  const kept = [...history, line].slice(-KEPT_LINES);
+  try {
+    localStorage.setItem(HISTORY_KEY, JSON.stringify(kept));
+  } catch {
+    // It is kept as long as the page.
+  }
+  return kept;
 }

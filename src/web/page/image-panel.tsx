@@ -166,12 +166,13 @@ function ActionForm({
     <form onSubmit={submit}>
       {['snapshot', 'mirror', 'backup'].includes(kind) && (
         <label>
-          file <input name="file" required autocomplete="off" spellcheck={false} value={`${name}.qcow2`} />
+          file{' '}
+          <input name="file" required autocomplete="off" spellcheck={false} defaultValue={`${name}.qcow2`} />
         </label>
       )}
       {['snapshot', 'mirror'].includes(kind) && (
         <label>
-          node name <input name="node" required autocomplete="off" spellcheck={false} value={name} />
+          node name <input name="node" required autocomplete="off" spellcheck={false} defaultValue={name} />
         </label>
       )}
       {kind === 'stream' && (
@@ -209,13 +210,14 @@ function ActionForm({
             type="number"
             min="1"
             required
-            value={String(Math.ceil(image.virtualBytes / MiB))}
+            defaultValue={String(Math.ceil(image.virtualBytes / MiB))}
           />
         </label>
       )}
       {kind === 'export' && (
         <label>
-          name <input name="name" required autocomplete="off" spellcheck={false} value={`export-${name}`} />
+          name{' '}
+          <input name="name" required autocomplete="off" spellcheck={false} defaultValue={`export-${name}`} />
         </label>
       )}
       {kind === 'export' && (

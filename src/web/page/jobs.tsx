@@ -1,14 +1,17 @@
 import type { Image, Job, View } from '../../view/model.js';
 import type { Action } from '../../view/plan/types.js';
-import { flowText, printable, progressText } from '../../view/words.js';
+import { flowText, printable, progressText, stageLines } from '../../view/words.js';
+import type { JobEnd } from '../messages.js';
 
 /** Jobs as they go, with what their states take. */
 export function Jobs({
   view,
+  ended,
   onPlan,
   isReadOnly,
 }: {
   view: View;
+  ended: readonly JobEnd[];
   onPlan: (action: Action) => void;
   isReadOnly: boolean;
 }) {
@@ -20,9 +23,27 @@ export function Jobs({
       {view.jobs.map((job) => (
         <JobRow key={job.id} job={job} images={images} onPlan={onPlan} isReadOnly={isReadOnly} />
       ))}
+      {ended.length > 0 && (
+        <details>
+          <summary>{ended.length} ended</summary>
+          <ul>
+            {ended
+              .slice(-SHOWN_ENDED)
+              .reverse()
+              .map(({ id, type, state, error }, i) => (
+                <li key={ended.length - i} class={state === 'failed' ? 'error' : ''}>
+                  {type} {printable(id)}: {state}
+                  {error === undefined ? '' : `: ${printable(error)}`}
+                </li>
+              ))}
+          </ul>
+        </details>
+      )}
     </section>
   );
 }
+
+const SHOWN_ENDED = 50;
 
 function JobRow({
   job,
@@ -45,6 +66,7 @@ function JobRow({
       <p>
         {progressText(job)} <span class="quiet">{phase}</span>
       </p>
+      {stageLines(job).length > 0 && <p class="quiet">{stageLines(job).join(' → ')}</p>}
       {error !== undefined && (
         <p class="error" role="alert">
           {printable(error)}
@@ -78,7 +100,7 @@ function Speed({ job, onPlan }: { job: Job; onPlan: (action: Action) => void }) 
     <form onSubmit={submit}>
       <label>
         at most MiB/s{' '}
-        <input name="speed" type="number" min="0" step="any" value={String(job.speedLimit / MiB)} />
+        <input name="speed" type="number" min="0" step="any" defaultValue={String(job.speedLimit / MiB)} />
       </label>
       <button type="submit">set</button>
     </form>

@@ -14,7 +14,7 @@ export function Picture({
   chosen?: string | undefined;
   onChoose?: (id: string) => void;
 }) {
-  return <div class="picture">{toElement(drawPicture(view), { chosen, onChoose })}</div>;
+  return <div class="picture">{toElement(drawPicture(view, { hasPace: true }), { chosen, onChoose })}</div>;
 }
 
 interface Choice {

@@ -1,39 +1,32 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
-import type { Action, Plan } from '../../view/plan/types.js';
-import { bracketed } from '../../view/words.js';
-import type { View } from '../../view/model.js';
+import { humanBytes } from '../../view/progress-meter.js';
+import { printable } from '../../view/words.js';
 import { Picture } from './picture.js';
-import { ask } from './store.js';
+import type { Proposal, Shown } from './proposal.js';
 
 /** What an action will do, before it is done: in words, before and after, and as commands. */
 export function PlanView({
-  server,
-  view,
-  action,
+  proposal,
   isReadOnly,
   onClose,
 }: {
-  server: string;
-  view: View;
-  action: Action;
+  proposal: Proposal;
   isReadOnly: boolean;
   onClose: () => void;
 }) {
-  const [plan, setPlan] = useState<Plan>();
+  const [plan, setPlan] = useState<Shown>();
   const [error, setError] = useState('');
   const [isRunning, setRunning] = useState(false);
   const dialog = useRef<HTMLDialogElement>(null);
-  // What it was when it was planned stays to be seen while it changes.
-  const [before] = useState(view);
   useEffect(() => {
     dialog.current?.showModal();
-    ask<Plan>('plan', { server, action }).then(setPlan, (reason: Error) => setError(reason.message));
+    proposal.plan().then(setPlan, (reason: Error) => setError(reason.message));
   }, []);
   const run = async (): Promise<void> => {
     setRunning(true);
     setError('');
     try {
-      await ask('run', { server, action });
+      await proposal.run();
       onClose();
     } catch (reason) {
       setError((reason as Error).message);
@@ -42,15 +35,13 @@ export function PlanView({
   };
   return (
     <dialog ref={dialog} onClose={onClose} aria-labelledby="plan-title" class="plan">
-      <h2 id="plan-title">
-        {action.kind === 'job' ? `${action.verb} job ${action.job}` : titleOf(action, before)}
-      </h2>
+      <h2 id="plan-title">{printable(proposal.title)}</h2>
       {error !== '' && (
         <p class="error" role="alert">
           {error}
         </p>
       )}
-      {plan && <PlanBody plan={plan} before={before} />}
+      {plan && <PlanBody plan={plan} />}
       {!plan && error === '' && <p class="quiet">Planning…</p>}
       <div class="buttons">
         {plan && !isReadOnly && (
@@ -66,45 +57,47 @@ export function PlanView({
   );
 }
 
-function titleOf(action: Action, view: View): string {
-  const image = 'image' in action ? view.images.find(({ id }) => id === action.image) : undefined;
-  return image ? `${action.kind} ${bracketed(image)}` : action.kind;
-}
-
-function PlanBody({ plan, before }: { plan: Plan; before: View }) {
-  const commands = plan.commands.map(({ execute, arguments: args }) =>
-    JSON.stringify({ execute, arguments: args }),
-  );
-  const hasPicture = plan.action.kind !== 'job';
+function PlanBody({ plan }: { plan: Shown }) {
+  const { words, facts, invalid, undo, pictures, commands } = plan;
   return (
     <>
       <ul>
-        {plan.words.map((sentence) => (
-          <li key={sentence}>{sentence}</li>
+        {words.map((sentence) => (
+          <li key={sentence}>{printable(sentence)}</li>
         ))}
       </ul>
-      {plan.invalid.length > 0 && (
-        <p class="warning">
-          Not valid afterwards: {plan.invalid.map(({ id, why }) => `[${id}] ${why}`).join('; ')}
-        </p>
+      {facts.map((fact) => (
+        <p key={fact}>{printable(fact)}</p>
+      ))}
+      {invalid.length > 0 && <p class="warning">Not valid afterwards: {invalid.map(printable).join('; ')}</p>}
+      {undo !== undefined && <p class="quiet">To undo it: {undo}</p>}
+      {pictures && (
+        <>
+          <h3>Now</h3>
+          <Picture view={pictures.before} />
+          <h3>Then</h3>
+          <Picture view={pictures.after} />
+        </>
       )}
-      {plan.undo !== undefined && <p class="quiet">To undo it: {plan.undo}</p>}
-      {hasPicture && <h3>Now</h3>}
-      {hasPicture && <Picture view={before} />}
-      {hasPicture && <h3>Then</h3>}
-      {hasPicture && <Picture view={plan.after} />}
       <h3>QMP</h3>
       <pre role="region" tabIndex={0} aria-label="commands">
         {commands
-          .map(
-            (text, i) =>
-              `${plan.commands[i]?.afterReady === true ? '# when the job is ready:\n' : ''}${text}`,
-          )
+          .map(({ text, afterReady }) => `${afterReady === true ? '# when the job is ready:\n' : ''}${text}`)
           .join('\n')}
       </pre>
-      <button type="button" onClick={() => void navigator.clipboard.writeText(commands.join('\n'))}>
+      <button
+        type="button"
+        onClick={() => void navigator.clipboard.writeText(commands.map(({ text }) => text).join('\n'))}
+      >
         Copy commands
       </button>
     </>
   );
+}
+
+/** What a copy takes, where there is one. */
+export function copyFact(bytes: number, seconds?: number): string[] {
+  if (bytes === 0) return [];
+  const time = seconds === undefined ? '' : `, about ${seconds} s at 200 MiB a second`;
+  return [`${humanBytes(bytes)} are copied at most${time}.`];
 }

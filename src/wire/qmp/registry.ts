@@ -43,7 +43,7 @@ export class Waiting {
   }
 }
 
-type Outcome = Writable | void | Waiting;
+export type Outcome = Writable | void | Waiting;
 
 /** Who gives a command. */
 export interface Caller {
@@ -51,6 +51,8 @@ export interface Caller {
   takeDescriptor(): number | undefined;
   /** Whether it asked for what QEMU does not have; others see nothing of it. */
   readonly hasExtensions: boolean;
+  /** It may go, and the hub is told. */
+  readonly isConnection?: boolean;
 }
 
 /** The program itself. */
@@ -66,6 +68,9 @@ interface Registered {
 /** The commands of one engine. Only what is registered exists for clients. */
 export class CommandRegistry {
   readonly #commands = new Map<string, Registered>();
+  /** Sees a command through that a client gives in its turn. */
+  around: (caller: Caller, name: string, args: JsonObject, run: () => Promise<Outcome>) => Promise<Outcome> =
+    (_caller, _name, _args, run) => run();
 
   register<A>(definition: CommandDefinition<A>, handler: Handler<A>): void {
     this.#commands.set(definition.name, { definition, handler: handler as Handler<unknown> });
@@ -96,7 +101,9 @@ export class CommandRegistry {
     if (!found) throw new QmpError('CommandNotFound', `The command ${name} has not been found`);
     if (!caller.hasExtensions) refuseExtensions(found.definition.arguments, args);
     const parsed = found.definition.arguments.parse(args, '', 'qmp');
-    return (await found.handler(parsed, caller)) ?? {};
+    const run = async (): Promise<Outcome> => found.handler(parsed, caller);
+    const outcome = await (found.definition.outOfBand ? run() : this.around(caller, name, args, run));
+    return outcome ?? {};
   }
 }
 

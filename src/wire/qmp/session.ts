@@ -48,6 +48,8 @@ export class QmpHub {
   onUnexpectedError: (error: unknown) => void = () => undefined;
   /** Owns a descriptor that a client sent and no command took. */
   onUnclaimed: (fd: number) => void = () => undefined;
+  /** A client has gone. */
+  onGone: (caller: Caller) => void = () => undefined;
   /** The last client has gone. */
   onDeserted: () => void = () => undefined;
   readonly turns: Turns;
@@ -133,6 +135,7 @@ export class QmpHub {
 
   remove(session: QmpSession): void {
     this.#sessions.delete(session);
+    this.onGone(session);
     if (this.#sessions.size === 0) this.onDeserted();
   }
 }
@@ -202,6 +205,8 @@ export class QmpSession implements Caller {
       onDrain: () => this.#drained.notify(),
     });
   }
+
+  readonly isConnection = true;
 
   get isNegotiated(): boolean {
     return this.#negotiated;

@@ -48,7 +48,13 @@ export class BlockDevice implements QueueOwner {
     const { version1, indirect, eventIndex, notifyOnEmpty, logAll, protocolFeatures, ...block } = Feature;
     const ring = version1 | indirect | eventIndex | notifyOnEmpty | logAll | protocolFeatures;
     const all = Object.values(block).reduce((sum, bit) => sum | bit, ring);
-    return this.disk.writable ? all & ~Feature.readOnly : all;
+    const { hasDiscard = true, hasWriteZeroes = true, hasCacheSwitch = true } = this.disk.shape ?? {};
+    let missing = this.disk.writable ? Feature.readOnly : 0n;
+    if (!hasDiscard) missing |= Feature.discard;
+    if (!hasWriteZeroes) missing |= Feature.writeZeroes;
+    // Without the switch a driver takes whoever knows flushes for one that has a cache.
+    if (!hasCacheSwitch) missing |= Feature.configWce | (this.disk.target.writethrough ? Feature.flush : 0n);
+    return all & ~missing;
   }
 
   setFeatures(features: bigint): void {
@@ -140,6 +146,7 @@ export class BlockDevice implements QueueOwner {
     return encodeBlockConfig({
       lengthBytes: this.disk.target.lengthBytes,
       blockSizeBytes: this.disk.blockSizeBytes,
+      shape: this.disk.shape ?? {},
       queueCount: this.queues.length,
       hasWriteCache: !this.disk.target.writethrough,
     });

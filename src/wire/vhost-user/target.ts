@@ -19,6 +19,17 @@ export interface LostOfDisk {
   overlapping(offset: number, lengthBytes: number): Promise<unknown> | undefined;
 }
 
+/** What the configuration says of a disk beyond its size; what is left out is as QEMU's export has it. */
+export interface BlockShape {
+  readonly physicalBlockBytes?: number;
+  readonly minIoBytes?: number;
+  readonly optimalIoBytes?: number;
+  /** Whether the driver may discard, write zeroes without data, and turn the write cache on and off. */
+  readonly hasDiscard?: boolean;
+  readonly hasWriteZeroes?: boolean;
+  readonly hasCacheSwitch?: boolean;
+}
+
 export interface BlockExportProperties {
   readonly target: BlockTarget;
   readonly writable: boolean;
@@ -26,5 +37,6 @@ export interface BlockExportProperties {
   readonly queueCount: number;
   /** What GET_ID answers. */
   readonly serial: string;
+  readonly shape?: BlockShape;
   readonly lost: LostOfDisk;
 }

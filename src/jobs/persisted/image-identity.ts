@@ -1,0 +1,23 @@
+import type { Node } from '../../block/node.js';
+import type { Host } from '../../host/host.js';
+import { isJsonObject, type JsonValue } from '../../schema/types.js';
+
+/** Which file an image is. */
+export interface ImageIdentity {
+  path: string;
+  /** The host's name for the file at that path. */
+  identity: string;
+}
+
+/** Of a node's storage; undefined where there is no file. */
+export async function identityOf(host: Host, node: Node): Promise<ImageIdentity | undefined> {
+  const path = node.storage.filename;
+  if (path === '') return undefined;
+  const stat = await host.files.stat(path).catch(() => undefined);
+  return stat && { path, identity: stat.identity };
+}
+
+/** Whether a journal's word is one. */
+export function isImageIdentity(value: JsonValue | undefined): boolean {
+  return isJsonObject(value) && typeof value['path'] === 'string' && typeof value['identity'] === 'string';
+}

@@ -1,0 +1,131 @@
+import { BlockError } from '../../base/error.js';
+import type { JsonObject } from '../../schema/types.js';
+import { type Caller, type Outcome, Waiting } from '../../wire/qmp/registry.js';
+import type { Parts } from '../parts.js';
+import { MadeSession } from './session.js';
+import { Inventory, MadePoint, type ThingsEngine } from './things.js';
+
+type Engine = ThingsEngine & Parts<'command' | 'host' | 'emit' | 'onEvent' | 'sessions'>;
+
+/** All sessions of one engine. */
+export class Sessions {
+  readonly #byId = new Map<string, MadeSession>();
+  /** In which clients are. */
+  readonly #entered = new WeakMap<Caller, MadeSession>();
+
+  list(): MadeSession[] {
+    return [...this.#byId.values()];
+  }
+
+  /** Errors: not-found. */
+  find(id: string): MadeSession {
+    const session = this.#byId.get(id);
+    if (!session) throw new BlockError('not-found', `Session '${id}' not found`);
+    return session;
+  }
+
+  /** Errors: exists, invalid. */
+  checkNewId(id: string): void {
+    if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) throw new BlockError('invalid', `Invalid session ID '${id}'`);
+    if (this.#byId.has(id)) throw new BlockError('exists', `Session ID '${id}' already in use`);
+  }
+
+  add(session: MadeSession): void {
+    this.#byId.set(session.id, session);
+  }
+
+  forget(session: MadeSession): void {
+    if (this.#byId.get(session.id) === session) this.#byId.delete(session.id);
+  }
+
+  enter(caller: Caller, session: MadeSession | undefined): void {
+    if (session) this.#entered.set(caller, session);
+    else this.#entered.delete(caller);
+  }
+
+  of(caller: Caller): MadeSession | undefined {
+    return this.#entered.get(caller);
+  }
+
+  /** A client has gone. */
+  left(caller: Caller): void {
+    for (const session of this.list())
+      if (session.owner === caller) void session.end('client-gone').catch(() => undefined);
+  }
+
+  stop(): void {
+    for (const session of this.list()) session.stop();
+  }
+}
+
+/** What clients make under a session is undone when it ends. */
+export function registerSessions(engine: Engine): void {
+  const { sessions, registry } = engine;
+  registry.around = (caller, name, args, run) => {
+    const session = sessions.of(caller);
+    return session && !name.startsWith('x-session-') ? watched(engine, session, { name, args, run }) : run();
+  };
+  engine.hub.onGone = (caller) => sessions.left(caller);
+  engine.onEvent((event) => {
+    if (event === 'JOB_STATUS_CHANGE') for (const session of sessions.list()) session.look();
+  });
+  engine.command('x-session-open', ({ id, lease }, caller) => open(engine, caller, { id, lease }));
+  engine.command('x-session-enter', ({ id }, caller) => {
+    const session = sessions.find(id);
+    assertOpen(session);
+    if (session.owner && session.owner !== caller)
+      throw new BlockError('permission', `Session '${id}' is another connection's`);
+    sessions.enter(caller, session);
+  });
+  engine.command('x-session-leave', (_, caller) => sessions.enter(caller, undefined));
+  engine.command('x-session-renew', ({ id }) => {
+    const session = sessions.find(id);
+    assertOpen(session);
+    session.renew();
+  });
+  engine.command('x-session-close', ({ id }) => new Waiting(sessions.find(id).end('closed')));
+  engine.command('x-session-list', () => sessions.list().map((session) => session.info()));
+}
+
+function assertOpen({ id, ends }: MadeSession): void {
+  if (ends) throw new BlockError('invalid', `Session '${id}' has ended`);
+}
+
+function open(
+  engine: Engine,
+  caller: Caller,
+  { id, lease }: { id: string; lease: number | undefined },
+): void {
+  const { sessions, host } = engine;
+  sessions.checkNewId(id);
+  if (lease === 0) throw new BlockError('invalid', "Parameter 'lease' expects a number of seconds");
+  if (lease === undefined && caller.isConnection !== true)
+    throw new BlockError('invalid', 'A session of no connection needs a lease');
+  const session: MadeSession = new MadeSession({
+    id,
+    clock: host.clock,
+    owner: lease === undefined ? caller : undefined,
+    leaseMs: lease === undefined ? undefined : 1000 * lease,
+    emit: (event, data) => engine.emit(event, data),
+    forget: () => sessions.forget(session),
+  });
+  sessions.add(session);
+  if (caller.isConnection === true) sessions.enter(caller, session);
+}
+
+interface Command {
+  name: string;
+  args: JsonObject;
+  run: () => Promise<Outcome>;
+}
+
+/** Runs a command of a client's, and notes what has come to be with it: nobody else's command runs meanwhile. */
+async function watched(engine: Engine, session: MadeSession, { name, args, run }: Command): Promise<Outcome> {
+  const before = new Inventory(engine);
+  if (name !== 'x-point-create')
+    return run().finally(() => session.made(before.since(engine, session.nodes)));
+  const result = await run();
+  const { name: point, 'dry-run': isDryRun } = args;
+  if (typeof point === 'string' && isDryRun !== true) session.made([new MadePoint(engine, point)]);
+  return result;
+}

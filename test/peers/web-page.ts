@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+import type { Browser, Page } from 'playwright-core';
+import { PROGRAM, skipWithout } from './daemon.js';
+
+const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser'].find((path) => existsSync(path));
+/** Patience of a slow machine, not what is tested. */
+const PATIENCE_MS = 60_000;
+/** Where pictures are kept that somebody wants to look at. */
+const SHOTS = process.env['SCREENSHOTS'];
+
+export const CONTROL = [
+  '--chardev',
+  'socket,id=c,path=qmp.sock,server=on,wait=off',
+  '--monitor',
+  'chardev=c',
+];
+
+/** Skips the test when a browser or a program is missing, saying which. */
+export function skipWithoutBrowser(t: TestContext, ...programs: string[]): boolean {
+  if (skipWithout(t, ...programs)) return true;
+  if (CHROMIUM === undefined) t.skip('not installed: chromium');
+  return CHROMIUM === undefined;
+}
+
+/** `livedisk web`, and a browser's page of it. */
+export class WebPage {
+  readonly page: Page;
+  readonly url: string;
+  readonly #errors: string[] = [];
+
+  private constructor(page: Page, url: string) {
+    this.page = page;
+    this.url = url;
+    page.on('pageerror', (error) => this.#errors.push(error.message));
+    page.on('console', (message) => {
+      // A server that went away is told on the page.
+      if (message.type() === 'error' && !/Failed to load resource|ERR_/.test(message.text()))
+        this.#errors.push(message.text());
+    });
+  }
+
+  static async open(t: TestContext, cwd: string, ...words: string[]): Promise<WebPage> {
+    const { chromium } = await import('playwright-core');
+    const server = spawn(process.execPath, [PROGRAM, 'web', ...words], { cwd });
+    t.after(() => server.kill('SIGKILL'));
+    const url = await firstLine(server);
+    const browser: Browser = await chromium.launch({
+      ...(CHROMIUM !== undefined && { executablePath: CHROMIUM }),
+      args: ['--no-sandbox', '--disable-gpu'],
+    });
+    t.after(() => browser.close());
+    const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+    page.setDefaultTimeout(PATIENCE_MS);
+    const web = new WebPage(page, url);
+    await page.goto(url);
+    return web;
+  }
+
+  image(id: string): ReturnType<Page['locator']> {
+    return this.page.locator(`section[aria-label=chains] [data-image="${id}"]`);
+  }
+
+  /** Presses a button by its name. */
+  async press(name: string, within = 'main'): Promise<void> {
+    await this.page.locator(within).getByRole('button', { name, exact: true }).click();
+  }
+
+  async shot(name: string): Promise<void> {
+    if (SHOTS === undefined) return;
+    mkdirSync(SHOTS, { recursive: true });
+    await this.page.screenshot({ path: join(SHOTS, `${name}.png`), fullPage: true });
+  }
+
+  /** What accessibility rules and the page itself have against it. */
+  async check(): Promise<void> {
+    const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+    // In a world of its own: the page's policy lets no script of others in.
+    await this.page.evaluate(axe);
+    const found = await this.page.evaluate(
+      `axe.run(document).then(({ violations }) => violations.map(({ id, impact, nodes }) => [impact, id, nodes[0].html]))`,
+    );
+    const serious = (found as Array<[string, string, string]>).filter(([impact]) =>
+      ['serious', 'critical'].includes(impact),
+    );
+    assert.deepEqual(serious, []);
+    assert.deepEqual(this.#errors, []);
+  }
+}
+
+function firstLine(child: ChildProcess): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let text = '';
+    child.stderr?.on('data', (chunk: Buffer) => (text += chunk.toString()));
+    child.stdout?.once('data', (chunk: Buffer) => resolve(chunk.toString().trim()));
+    child.once('exit', () => reject(new Error(text)));
+  });
+}
