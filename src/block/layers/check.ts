@@ -46,6 +46,7 @@ export async function checkPlace(
     if (map.isGone || !map.tryFind(offset, lengthBytes, place) || tryCheckPlace(map, place, offset)) return;
     const now = newPlace();
     Object.assign(now, place);
-    for (let layer = 0; layer <= now.layer; layer++) await map.layers[layer]?.io.loadMap(offset, now.lengthBytes);
+    for (let layer = 0; layer <= now.layer; layer++)
+      await map.layers[layer]?.io.loadMap(offset, now.lengthBytes);
   }
 }

@@ -166,7 +166,8 @@ class Story {
     for (let i = 0; i < count; i++) {
       const at = i * SECTOR;
       const found = Buffer.from(bytes).readUInt32LE(at);
-      const isRight = found === before[i] || (after?.has(first + i) === true && found === after.get(first + i));
+      const isRight =
+        found === before[i] || (after?.has(first + i) === true && found === after.get(first + i));
       assert.ok(isRight, `sector ${first + i} is ${found}, not ${before[i]}`);
     }
   }

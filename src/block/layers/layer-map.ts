@@ -47,6 +47,8 @@ export class LayerMap {
   #places: Map<Node, number>;
   /** Nothing is below the last layer, which may be looked through. */
   readonly #isWhole: boolean;
+  /** Layers that may be looked through: all, or all but the last. */
+  #lookableCount: number;
   /** Of each layer, the child that has its data; learned with it. */
   #children: Array<ChildIo | undefined> = [];
   #looks = 0;
@@ -57,17 +59,9 @@ export class LayerMap {
     this.#isWhole = isWhole;
     this.#places = placesOf(layers);
     let unit = MOST_GRANULE_BYTES;
-    for (const node of this.#lookable()) unit = Math.min(unit, node.io.unitBytes ?? unit);
+    this.#lookableCount = isWhole ? layers.length : layers.length - 1;
+    for (const { io } of layers.slice(0, this.#lookableCount)) unit = Math.min(unit, io.unitBytes ?? unit);
     this.granuleBytes = Math.max(LEAST_GRANULE_BYTES, unit);
-  }
-
-  /** Layers that may be looked through: all, or all but the last. */
-  get #lookableCount(): number {
-    return this.#isWhole ? this.layers.length : this.layers.length - 1;
-  }
-
-  #lookable(): readonly Node[] {
-    return this.layers.slice(0, this.#lookableCount);
   }
 
   get isChecked(): boolean {
@@ -94,6 +88,7 @@ export class LayerMap {
     this.#children = [];
     for (const [i, place] of places.entries()) if (place >= 0) this.#children[place] = children[i];
     this.layers = layers;
+    this.#lookableCount = isWhole ? layers.length : layers.length - 1;
     this.#places = placesOf(layers);
     return true;
   }

@@ -6,7 +6,7 @@ import type { Node } from '../node.js';
  */
 export function listLayers(top: Node): { layers: Node[]; isWhole: boolean } {
   const layers: Node[] = [];
-  for (let edge = top.children.get('backing'); edge; ) {
+  for (let edge = top.children.get('backing'); edge;) {
     let at = edge.node;
     while (at.isFilter && at.driver.readsAsChild === true && at.filtered) at = at.filtered.node;
     layers.push(at);
