@@ -84,6 +84,17 @@ const PROOFS = {
     count: /^(\d+) moves from \d+ passed$/m,
     amount: ([moves]) => `${moves} moves`,
   },
+  resent: {
+    what: 'mirrors and backups of 4 GiB with a journal, each cut off 100 times: at most 5% is sent again',
+    pieces: (seed) =>
+      Array.from({ length: 10 }, (_, i) => ({
+        name: `seed ${seed + i}`,
+        args: ['--import', 'tsx', 'test/sim/resent-main.ts', '--seed', String(seed + i)],
+      })),
+    count: /^(\d+) cuts from seed \d+ passed, (\d+) of (\d+) bytes sent again$/m,
+    amount: ([cuts, again, all]) =>
+      `${cuts} cuts, ${((100 * again) / all).toFixed(1)}% sent again in 100 of them`,
+  },
   load: {
     what: 'snapshots of two disks, reopens and transactions of bitmaps in a row, under 32 writers, with commits',
     pieces: (seed) => [

@@ -16,6 +16,7 @@ const LAYERS = [
   'wire/vhost-user',
   'wire/qmp',
   'wire/migration',
+  'wire/sftp',
   'view',
   'web',
   'block',

@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { HostSocket } from '../host/host.js';
+import type { ChardevBackend } from '../schema/chardev.js';
 
 /** What is behind a character device: a monitor. */
 export interface Frontend {
@@ -13,6 +14,8 @@ export interface Frontend {
 /** A device that a monitor may be behind, or nobody yet. */
 export abstract class CharacterDevice {
   readonly id: string;
+  /** How it was asked for. */
+  origin: { backend: ChardevBackend; maxClients: number | undefined } | undefined;
   #frontend: Frontend | undefined;
   /** They came before anybody was behind the device. */
   readonly #early: HostSocket[] = [];

@@ -67,6 +67,7 @@ interface BlockExport {
   readonly serving: Serving;
   readonly backend: BlockBackend;
   readonly drive: BlockBackend | undefined;
+  readonly properties: ExportProperties | VhostUserProperties;
   /** Those that it keeps from being changed. */
   readonly bitmaps: readonly DirtyBitmap[];
   /** It shuts down, which ends when no request of a client is in flight. */
@@ -80,6 +81,7 @@ export class ExportRegistry {
   readonly #onDeleted: (id: string) => void;
   readonly #exports = new Map<string, BlockExport>();
   #server: NbdServer | undefined;
+  #serverProperties: ServerProperties = {};
   #maxConnections = 0;
 
   /** `lost`: shared with whatever else leads clients to the graph's disks. */
@@ -99,6 +101,7 @@ export class ExportRegistry {
     const { onRefused = (text: string) => this.#graph.onDriverLine(text) } = properties;
     const end = tls && tlsServerEnd(this.#graph.objects, tls.credentials, tls.authz);
     this.#maxConnections = maxConnections;
+    this.#serverProperties = properties;
     this.#server = await NbdServer.listen(this.#graph.host, address, {
       maxConnections,
       lost: this.#lost,
@@ -128,6 +131,16 @@ export class ExportRegistry {
       nodeName: backend.node.name,
       shuttingDown: gone !== undefined,
     }));
+  }
+
+  /** The NBD server and how it was started, if it runs. */
+  get server(): { address: SocketAddress; properties: ServerProperties } | undefined {
+    return this.#server && { address: this.#server.address, properties: this.#serverProperties };
+  }
+
+  /** Those that do not shut down, as they were asked for, the oldest first. */
+  asked(): Array<{ backend: BlockBackend; properties: ExportProperties | VhostUserProperties }> {
+    return [...this.#exports.values()].filter(({ gone, backend }) => !gone && backend.root);
   }
 
   /** What stands for an export as long as it is there: another one may get its id. */
@@ -173,7 +186,7 @@ export class ExportRegistry {
       });
       for (const bitmap of bitmaps) bitmap.busy = true;
       this.#exports.set(id, {
-        ...{ id, name, backend, bitmaps, drive: properties.drive },
+        ...{ id, name, backend, properties, bitmaps, drive: properties.drive },
         serving: {
           type: 'nbd',
           isUsed: () => server.connectionsOf(name) > 0,
@@ -200,7 +213,8 @@ export class ExportRegistry {
     }
     const { isWorking, end } = { isWorking: () => server.inFlight > 0, end: () => server.close() };
     const serving: Serving = { type: 'vhost-user-blk', isUsed: () => false, isWorking, end };
-    this.#exports.set(id, { id, name: undefined, backend, bitmaps: [], drive: undefined, serving });
+    const common = { id, name: undefined, backend, properties, bitmaps: [], drive: undefined };
+    this.#exports.set(id, { ...common, serving });
   }
 
   async #attach(

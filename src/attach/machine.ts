@@ -3,6 +3,13 @@ import type { JsonObject } from '../schema/types.js';
 import type { DeviceModel } from './device-models.js';
 import type { DriveInterface } from './drive.js';
 
+/** How a device was asked for, so that it can be made again. */
+export interface DeviceOrigin {
+  readonly options: JsonObject;
+  readonly mode: 'qmp' | 'keyval';
+  readonly isOnBoard: boolean;
+}
+
 /** A device of the machine, a disk or not. */
 export interface Plugged {
   readonly model: DeviceModel;
@@ -13,6 +20,7 @@ export interface Plugged {
   /** Its place in the order in which disks are booted from. */
   readonly bootIndex?: number;
   readonly brings: readonly Bus[];
+  readonly origin?: DeviceOrigin;
   /** Its properties, as they were given. */
   readonly given?: JsonObject;
   isLeaving: boolean;
@@ -153,6 +161,13 @@ export class Machine {
     return id === undefined
       ? `/machine/peripheral-anon/device[${this.#anonymous++}]`
       : `/machine/peripheral/${id}`;
+  }
+
+  /** The next device that is made without a name of its own gets this path. */
+  nextPath(path: string): void {
+    const [, place, number] = /^\/machine\/(unattached|peripheral-anon)\/device\[(\d+)\]$/.exec(path) ?? [];
+    if (place === 'unattached') this.#unattached = Number(number);
+    else if (place !== undefined) this.#anonymous = Number(number);
   }
 
   plug(device: Omit<Plugged, 'brings' | 'isLeaving'>): Plugged {

@@ -56,6 +56,13 @@ export class RunState {
     return this.#status;
   }
 
+  /** What it was before the process ended without saying so; nobody hears of it. */
+  restore(status: RunStatus): void {
+    assert(this.#status === 'prelaunch', () => `${this.#status} is no state to begin anew in`);
+    this.#status = status;
+    this.#changed.notify();
+  }
+
   get isRunning(): boolean {
     return this.#status === 'running';
   }

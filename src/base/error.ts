@@ -158,6 +158,11 @@ export function toBlockError(error: unknown, what?: string, context: ErrorContex
   return new BlockError('io', what === undefined ? text : `${what}: ${text}`, { ...context, cause: error });
 }
 
+/** The line that a terminal shows below the message: empty where there is none. */
+export function hintOf(error: Error): string {
+  return error instanceof BlockError && error.hint !== undefined ? `${error.hint}\n` : '';
+}
+
 /** A driver cannot do this at all: callers may do it another way. */
 export function isUnsupported(error: unknown): boolean {
   return error instanceof BlockError && error.kind === 'unsupported';

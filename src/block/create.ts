@@ -41,7 +41,7 @@ export async function createImage(
   driver.checkNew?.(image);
   const { protocol, protocolOptions } = await protocolFor(opener, filename);
   const { filename: path } = { filename, ...protocolOptions };
-  const isNew = protocol.createFile !== undefined && (await isAbsent(graph.host, path));
+  const isNew = protocol.createFile !== undefined && !hasProtocol(path) && (await isAbsent(graph.host, path));
   try {
     // A protocol has no format to put into its file.
     const plainBytes = driver.createFile ? alignUp(options.sizeBytes, 512) : 0;

@@ -121,6 +121,8 @@ export function resolveBackingOf(node: Node, backingFilename: string): string {
   const { storage } = node;
   const plain = fullFilename(storage);
   const { driver } = storage;
+  const refusal = driver.folderRefusal?.(storage.options);
+  if (refusal !== undefined) throw new BlockError('invalid', refusal, { path: plain });
   if (driver.hasFolders === true && !plain.startsWith('json:')) return folderOf(plain) + backingFilename;
   const name = driver.title ?? driver.name;
   throw new BlockError('invalid', `Cannot generate a base directory for ${name} nodes`, { path: plain });

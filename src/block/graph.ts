@@ -20,6 +20,14 @@ export const GRACE_MS = 800;
 /** How often it is looked whether those that were given up are in flight where nobody else is any more. */
 const LOOK_MS = 100;
 
+/** Keeps outside what the graph is, so that it can be made again. */
+export interface GraphKeeper {
+  /** What the graph is at this moment, which may be a tentative one. */
+  describe(): string;
+  /** Keeps a description durably. What it throws keeps the change from being made. */
+  keep(description: string): Promise<void>;
+}
+
 /**
  * All nodes, edges and backends of one engine. Every change goes through transaction(); drained() holds back the
  * requests that a change must not meet.
@@ -40,6 +48,8 @@ export class Graph {
   /** Told of lines that QEMU's drivers print on standard error: the programs print them. */
   onDriverLine: (line: string) => void = () => undefined;
   readonly layerMaps: LayerMaps;
+  /** Told of every change before it is made. */
+  keeper: GraphKeeper | undefined;
   readonly #mutex = new AsyncMutex();
   readonly #idle = new Notifier();
   readonly #sections = new Set<DrainedSection>();
@@ -98,6 +108,11 @@ export class Graph {
       build(transaction);
       await transaction.run();
     });
+  }
+
+  /** Runs while no transaction does. */
+  betweenChanges<T>(body: () => Promise<T>): Promise<T> {
+    return this.#mutex.run(body);
   }
 
   /** For transactions: edges have changed. Who has come to a drained part is quiesced before anything else happens. */

@@ -144,7 +144,7 @@ export class NodeIo {
 
   /** A write that turned out to be one of zeroes. */
   #writeZeroBytes(offset: number, lengthBytes: number, flags: number, mayGrow: boolean): Promise<void> {
-    const mayUnmap = this.#node.modes.detectZeroes === 'unmap' ? Flag.mayUnmap : Flag.none;
+    const mayUnmap = this.#unmaps && this.#node.modes.detectZeroes === 'unmap' ? Flag.mayUnmap : Flag.none;
     return this.writeZeroes(offset, lengthBytes, flags + mayUnmap, mayGrow);
   }
 

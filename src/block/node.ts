@@ -16,7 +16,7 @@ import type { BlockBackend } from './backend.js';
 import type { Edge } from './edge.js';
 import type { FormatGuard } from './format-guard.js';
 import type { LayerMaps } from './layers/layer-maps.js';
-import { type NodeModes, PASSING_MODES } from './modes.js';
+import { type DetectZeroesMode, type NodeModes, PASSING_MODES } from './modes.js';
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
 import type { SideBitmap } from './side-bitmap.js';
@@ -102,6 +102,8 @@ export class Node {
   backingIsUncertain = false;
   /** Writable for a while only: see lent-writable.ts. */
   isLentWritable = false;
+  /** A job has made it writable, and makes it read-only again when it ends. */
+  isLentToJob = false;
   /** Highest offset written + 1, for query-blockstats. */
   highestWrittenOffset = 0;
   #wasResized = false;
@@ -147,6 +149,11 @@ export class Node {
   configure(configuration: NodeConfiguration): void {
     Object.assign(this, configuration);
     this.#io?.modesChanged();
+  }
+
+  /** A drive's word, no option of the node. */
+  detectZeroes(detectZeroes: DetectZeroesMode): void {
+    this.configure({ ...this.configuration, modes: { ...this.modes, detectZeroes } });
   }
 
   /** The driver has read the image anew, which another process may have changed; its length was `formerBytes`. */

@@ -1,9 +1,10 @@
 import { posix } from 'node:path';
 import { assert } from '../base/assert.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, toBlockError } from '../base/error.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
-import { FlatOptions } from '../schema/flat.js';
+import { GENERIC_OPTIONS } from '../schema/blockdev-options.js';
+import { FlatOptions, parseFlatMembers } from '../schema/flat.js';
 import { fillMembers, type InputMode } from '../schema/types.js';
 import type {
   CacheSettings,
@@ -73,7 +74,7 @@ export class Opener {
   async openFlat(options: FlatOptions, context: OpenContext): Promise<Node> {
     const plan = this.drivers.gate.planFlat(options);
     if (!(plan instanceof FlatOptions)) return this.openPlan(plan, context);
-    return this.openPlan(await this.#findDriver(plan, context.readOnly), { ...context, guessed: true });
+    return this.openPlan(await this.#findDriver(plan, context), { ...context, guessed: true });
   }
 
   /** Opens what the gate has let in. */
@@ -110,7 +111,7 @@ export class Opener {
       monitorOwned: context.monitorOwned ?? false,
       implicit: context.implicit ?? false,
       inactive: context.inactive ?? false,
-      ...(context.guessed && driver.isFallback && { guard: this.#guard() }),
+      ...(context.guessed && driver.isFallback && { guard: this.newGuard() }),
     });
     try {
       await this.#attachChildren(node, plan, inherited);
@@ -176,7 +177,7 @@ export class Opener {
         context,
       );
     }
-    const driver = format ?? (await this.probeFormat(filename));
+    const driver = format ?? (await this.probeFormat(filename, context.cache));
     const guessed = format === undefined;
     const description = this.drivers.get(driver);
     if (guessed) this.onProbed(filename, description, context.readOnly);
@@ -190,18 +191,21 @@ export class Opener {
   }
 
   /** The format that an image's first bytes show. Errors: kind unsupported for one that livedisk lacks. */
-  async probeFormat(filename: string): Promise<string> {
+  async probeFormat(filename: string, cache?: CacheSettings): Promise<string> {
     const options = await this.parseFilename(filename);
-    return (await this.#probe(this.drivers.gate.plan(options))).format;
+    return (await this.#probe(this.drivers.gate.plan(options), cache)).format;
   }
 
-  /** The format that the first bytes of a protocol node show. */
-  async #probe(file: string | NodePlan): Promise<{ format: string; filename: string }> {
+  /** The format that the first bytes of a protocol node show, which has the cache that it will have. */
+  async #probe(
+    file: string | NodePlan,
+    cache: CacheSettings = DEFAULT_CACHE,
+  ): Promise<{ format: string; filename: string }> {
     const isOwn = typeof file !== 'string';
-    const node = await this.resolve(file, { readOnly: true, inactive: isOwn });
+    const node = await this.resolve(file, { readOnly: true, inactive: isOwn, cache });
     try {
       const header = Buffer.alloc(Math.min(PROBE_BYTES, node.lengthBytes));
-      if (header.length > 0) await node.io.readBuffer(0, header);
+      if (header.length > 0) await readHeader(node, header);
       const format = this.drivers.probe(header, node.filename);
       if (this.drivers.find(format)) return { format, filename: node.filename };
       throw new BlockError('unsupported', `Image format '${format}' is not supported by livedisk`, {
@@ -213,13 +217,14 @@ export class Opener {
   }
 
   /** Flat options that have a file and no driver, with the driver that the file shows. */
-  async #findDriver(options: FlatOptions, readOnly: boolean): Promise<NodePlan> {
+  async #findDriver(options: FlatOptions, context: OpenContext): Promise<NodePlan> {
     const { gate } = this.drivers;
     const file = gate.flatChild(options.copy(), 'file', true);
     assert(file !== undefined && !(file instanceof FlatOptions), 'options without a driver have a file');
-    const { format, filename } = await this.#probe(file);
+    const { cache } = parseFlatMembers({ cache: GENERIC_OPTIONS.cache }, options.copy()) as GivenOptions;
+    const { format, filename } = await this.#probe(file, { ...DEFAULT_CACHE, ...context.cache, ...cache });
     const plan = gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
-    this.onProbed(filename, plan.driver, plan.options['read-only'] ?? readOnly);
+    this.onProbed(filename, plan.driver, plan.options['read-only'] ?? context.readOnly);
     return plan;
   }
 
@@ -270,7 +275,8 @@ export class Opener {
     throw new BlockError('permission', text, { errno: 'EPERM', path: node.filename });
   }
 
-  #guard(): FormatGuard {
+  /** For an image whose format nobody has said. */
+  newGuard(): FormatGuard {
     return new FormatGuard((sector) => this.drivers.find(this.drivers.probe(sector))?.isFallback === true);
   }
 
@@ -286,6 +292,14 @@ export class Opener {
     if (node.parents.size === 0 && !node.monitorOwned && this.graph.nodes.has(node.name)) {
       await this.graph.closeNode(node);
     }
+  }
+}
+
+async function readHeader(node: Node, header: Buffer): Promise<void> {
+  try {
+    await node.io.readBuffer(0, header);
+  } catch (error) {
+    throw toBlockError(error, 'Could not read image for determining its format');
   }
 }
 

@@ -289,13 +289,13 @@ function checkReset({ node, given }: Entry): void {
 function checkSame({ node, given, driverName, children }: Entry): void {
   const { mutableOptions = [] } = node.driver;
   if (driverName !== node.driver.name) throw cannotChange('driver');
+  for (const [role, child] of children) checkChild(node, role, child);
   const before = new Map(flatOf({ ...node.options, 'node-name': node.name }));
   for (const [key, value] of flatOf(given)) {
     const [name = ''] = key.split('.');
     const mayChange = name !== 'node-name' && (RESETTABLE.includes(name) || mutableOptions.includes(name));
     if (!mayChange && before.get(key) !== value) throw cannotChange(key);
   }
-  for (const [role, child] of children) checkChild(node, role, child);
 }
 
 function checkChild(node: Node, role: string, child: ChildPlan | null): void {

@@ -33,6 +33,8 @@ export class GraphTransaction {
   /** Whose permissions, or whose children's, may be others afterwards; below them it is looked. */
   readonly #touched = new Set<Node>();
   readonly #reopened = new Map<Node, ReadonlyMap<string, Edge>>();
+  /** Of the graph as it will be. */
+  #description: string | undefined;
 
   constructor(graph: Graph) {
     this.#graph = graph;
@@ -177,12 +179,23 @@ export class GraphTransaction {
     const after = this.#tryOut();
     const before = statesBefore(this.#graph, after.keys());
     const prepared = await prepareChanges(before, after, this.#reopened);
+    await this.#keepDescription(prepared);
     this.#apply();
     for (const [edge, set] of computePermissions(this.#graph, this.#touched).edges) Object.assign(edge, set);
     this.#graph.layerMaps.graphChanged();
     for (const change of prepared) change.commit();
     for (const node of this.#noCopies) node.isCopy = false;
     this.#graph.edgesChanged();
+  }
+
+  /** Before anybody can use the changed graph: what is written through it must be found again. */
+  async #keepDescription(prepared: PreparedChange[]): Promise<void> {
+    try {
+      if (this.#description !== undefined) await this.#graph.keeper?.keep(this.#description);
+    } catch (error) {
+      for (const change of prepared.reverse()) change.abort();
+      throw error;
+    }
   }
 
   /** What the changed graph would be like. Errors: those of a graph that cannot be. */
@@ -205,6 +218,7 @@ export class GraphTransaction {
         for (const edge of this.#retargeted) assertNoCycle(edge, true);
         sets = withPrefix(prefix, () => computePermissions(graph, this.#touched, wereWritable).sets);
       }
+      this.#description = graph.keeper?.describe();
       return new Map([...sets].map(([node, set]) => [node, stateOf(node, set)]));
     } finally {
       while (applied > 0) this.#steps[--applied]?.undo();

@@ -19,6 +19,7 @@ import { qedDriver } from './qed/index.js';
 import { quorumDriver } from './quorum/index.js';
 import { rawDriver } from './raw/index.js';
 import { snapshotAccessDriver } from './snapshot-access/index.js';
+import { sshDriver } from './ssh/index.js';
 import { throttleDriver } from './throttle/index.js';
 import { vdiDriver } from './vdi/index.js';
 import { vhdxDriver } from './vhdx/index.js';
@@ -32,6 +33,7 @@ export const allDrivers: readonly DriverDescription[] = [
   nbdDriver,
   httpDriver,
   httpsDriver,
+  sshDriver,
   nullCoDriver,
   nullAioDriver,
   rawDriver,

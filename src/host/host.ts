@@ -1,3 +1,4 @@
+import type { BlockError } from '../base/error.js';
 import type { RequestWatch } from '../base/io-request.js';
 import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
@@ -36,6 +37,8 @@ export interface OpenFileOptions {
   exclusive?: boolean;
   /** Cut to zero bytes. */
   truncate?: boolean;
+  /** With create: a new file is for its owner alone. */
+  isPrivate?: boolean;
   /** O_DIRECT: buffers, offsets and lengths must be aligned to traits.alignmentBytes. */
   direct?: boolean;
   /**
@@ -55,6 +58,8 @@ export interface HostStat {
   identity: string;
   /** Grows when the content is changed; milliseconds of the file system's clock. */
   modifiedMs: number;
+  /** It is this process's user's, and nobody else may read or change it. */
+  isPrivate: boolean;
 }
 
 /** Open descriptors that stand for files (`/dev/fdset/N`). */
@@ -89,7 +94,10 @@ export interface HostFiles {
   link(path: string, newPath: string): Promise<void>;
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
   syncDirectory(path: string): Promise<void>;
-  mkdir(path: string): Promise<void>;
+  /** `isPrivate`: for its owner alone. */
+  mkdir(path: string, options?: { isPrivate?: boolean }): Promise<void>;
+  /** In one step, in the place of what was at the new path; certain to survive a power loss after syncDirectory(). */
+  rename(from: string, to: string): Promise<void>;
   /** The names in a folder, in no order. */
   list(path: string): Promise<string[]>;
   /**
@@ -237,7 +245,26 @@ export interface HostPipe {
   destroy(): void;
 }
 
+export interface ProgramHandler {
+  /** A piece of standard output; it is only valid during the call. */
+  onData(chunk: Buffer): void;
+  /** The same of standard error. */
+  onErrorText(chunk: Buffer): void;
+  /** Called once; nothing follows. The program has ended, or closed its output, or could not be started. */
+  onEnd(how: BlockError): void;
+}
+
+/** A program that is talked to. */
+export interface HostProgram {
+  /** To its standard input; the bytes stay unchanged until it has answered them. Nothing where it has ended. */
+  write(bytes: Uint8Array): void;
+  /** Its input ends, and it does soon. */
+  destroy(): void;
+}
+
 export interface HostPipes {
+  /** Starts a command to talk to, out of reach of this terminal's signals. */
+  talk(argv: readonly string[], handler: ProgramHandler): HostProgram;
   /** Starts a command: its standard input is the pipe's end, or its standard output. */
   run(argv: readonly string[], direction: 'to' | 'from'): HostPipe;
   /** Takes over a descriptor that is no socket. */

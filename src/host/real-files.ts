@@ -34,6 +34,11 @@ const REMOTE_CALLS = 4;
 const PAGE_BYTES = 4096;
 /** Permissions of a new image, less the umask. */
 const NEW_FILE_MODE = 0o644;
+const PRIVATE_FILE_MODE = 0o600;
+const NEW_FOLDER_MODE = 0o777;
+const PRIVATE_FOLDER_MODE = 0o700;
+/** What others than the owner may do. */
+const OTHERS_MASK = 0o077;
 /** Page cache writes per turn of the event loop, all files together: as long as a job works in one turn. */
 const SYNC_WRITE_MS_PER_TURN = 4;
 
@@ -90,7 +95,8 @@ export class RealFiles implements HostFiles {
       return this.descriptorSets.borrow(path, { write: options.write, direct: options.direct ?? false });
     const { again } = options;
     assert(!again || again instanceof RealFile, 'a file of another host is opened again');
-    const open = (at: string): Promise<number> => openDescriptor(at, openFlags(options));
+    const open = (at: string): Promise<number> =>
+      openDescriptor(at, openFlags(options), options.isPrivate === true ? PRIVATE_FILE_MODE : NEW_FILE_MODE);
     return { fd: await (again ? again.openAgain(open) : open(path)), release: () => undefined };
   }
 
@@ -120,7 +126,9 @@ export class RealFiles implements HostFiles {
       const identity = isBlockDevice ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
       const isDirectory = stat.isDirectory();
       const isSpecial = specialKind(stat);
-      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity, modifiedMs: stat.mtimeMs };
+      const isPrivate = stat.uid === process.getuid?.() && (stat.mode & OTHERS_MASK) === 0;
+      const modifiedMs = stat.mtimeMs;
+      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity, modifiedMs, isPrivate };
     } catch (error) {
       const wrapped = nodeError(error, `Could not open '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
@@ -153,8 +161,13 @@ export class RealFiles implements HostFiles {
     }
   }
 
-  async mkdir(path: string): Promise<void> {
-    await named(`Could not create '${path}'`, path, fs.promises.mkdir(path));
+  async mkdir(path: string, { isPrivate = false } = {}): Promise<void> {
+    const mode = isPrivate ? PRIVATE_FOLDER_MODE : NEW_FOLDER_MODE;
+    await named(`Could not create '${path}'`, path, fs.promises.mkdir(path, { mode }));
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    await named(`Could not rename '${from}'`, from, fs.promises.rename(from, to));
   }
 
   list(path: string): Promise<string[]> {
@@ -187,9 +200,9 @@ function openFlags(options: OpenFileOptions): number {
   return flags;
 }
 
-function openDescriptor(path: string, flags: number): Promise<number> {
+function openDescriptor(path: string, flags: number, mode: number): Promise<number> {
   return new Promise((resolve, reject) => {
-    fs.open(path, flags, NEW_FILE_MODE, (error, fd) => {
+    fs.open(path, flags, mode, (error, fd) => {
       if (error) reject(error);
       else resolve(fd);
     });

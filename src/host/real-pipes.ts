@@ -2,7 +2,8 @@ import type { ChildProcess } from 'node:child_process';
 import fs from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
 import { BlockError, toBlockError } from '../base/error.js';
-import type { HostPipe, HostPipes } from './host.js';
+import type { HostPipe, HostPipes, HostProgram, ProgramHandler } from './host.js';
+import { RealProgram } from './real-program.js';
 
 /** Pipes of this machine: to and from commands, and descriptors that are there already. */
 export class RealPipes implements HostPipes {
@@ -16,6 +17,10 @@ export class RealPipes implements HostPipes {
     const stream = direction === 'to' ? child.stdin : child.stdout;
     if (!stream) throw new BlockError('io', `Failed to start '${program}'`);
     return new RealPipe(stream, exitOf(child));
+  }
+
+  talk(argv: readonly string[], handler: ProgramHandler): HostProgram {
+    return new RealProgram(argv, handler);
   }
 
   open(fd: number, direction: 'to' | 'from'): HostPipe {

@@ -162,6 +162,7 @@ export class SimulatedFiles implements HostFiles {
         isSpecial: 'no',
         identity: absolute(path),
         modifiedMs: isDirectory ? 0 : entry.changeCount,
+        isPrivate: true,
       };
     });
   }
@@ -199,6 +200,18 @@ export class SimulatedFiles implements HostFiles {
       if (this.#directory.get(absolute(path))) throw errnoError('EEXIST');
       this.#checkFolder(absolute(path));
       this.#directory.set(absolute(path), 'directory');
+    });
+  }
+
+  rename(from: string, to: string): Promise<void> {
+    return this.#perform('rename', from, `Could not rename '${from}'`, () => {
+      const entry = this.#directory.get(absolute(from));
+      if (!entry) throw errnoError('ENOENT');
+      if (entry === 'directory' || this.#directory.get(absolute(to)) === 'directory')
+        throw errnoError('EISDIR');
+      this.#checkFolder(absolute(to));
+      this.#directory.set(absolute(to), entry);
+      this.#directory.delete(absolute(from));
     });
   }
 

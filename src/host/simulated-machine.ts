@@ -10,6 +10,7 @@ export type OperationKind =
   | 'create'
   | 'stat'
   | 'unlink'
+  | 'rename'
   | 'mkdir'
   | 'list'
   | 'link'

@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import { alignDown, alignUp } from '../base/align.js';
 import { assert } from '../base/assert.js';
+import { given } from '../base/given.js';
 import { MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
@@ -11,7 +12,7 @@ import { COPY_BEFORE_WRITE, COPY_BEFORE_WRITE_DISCARDING } from '../drivers/copy
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyBeforeWrite } from '../drivers/copy-before-write/point-in-time.js';
 import { type CopyTurn, areOpen, AWAITED_BYTES, whenOpen } from '../block/copy-turn.js';
-import { CopyWindow, journaledWindowBytes } from './copy-window.js';
+import { CopyWindow, journaledWindow } from './copy-window.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
 import type { Tally, WorkProgress } from './job-progress.js';
@@ -103,7 +104,7 @@ export class BackupJob implements JobDriver {
     // Not the source: another layer or another backup may come between it and the filter.
     place.hold('target', target, 0, ALL_PERMISSIONS);
     const { offloads, maxPieces: pieces, maxPieceBytes: pieceBytes } = plan.performance;
-    this.#window = new CopyWindow(job, { pieces, pieceBytes, bytes: journaledWindowBytes(journal) });
+    this.#window = new CopyWindow(job, { ...journaledWindow(journal), ...given({ pieces, pieceBytes }) });
     const unit = copyUnitBytes(plan, target);
     const hashes = hashesFor(job, plan, size, unit);
     const sides = { source: this.#sourceBackend, target: this.#targetBackend };
@@ -336,7 +337,7 @@ export class BackupJob implements JobDriver {
     if (whole <= offset) return Math.min(end, offset + unit);
     // The guest may make some of it allocated meanwhile, having copied it first.
     const skippedBytes = await this.#gate.skip(offset, whole - offset);
-    this.#journal?.copied(offset, whole - offset);
+    this.#journal?.copied(offset, whole - offset, 0);
     this.#tally.skippedBytes += skippedBytes;
     this.#totalBytes -= skippedBytes;
     return whole;
@@ -349,14 +350,17 @@ export class BackupJob implements JobDriver {
     const status = await whenOpen(this.#sourceBackend, () =>
       statusOrData(this.#shown(), offset, stretch.lengthBytes),
     );
+    // A guest does not wait for zeroes that are there already.
+    const isAwaited = this.#journal !== undefined && status.zero;
+    const knownBytes = isAwaited ? await this.#mover.zeroBytes(offset, stretch.lengthBytes) : 0;
     if (!areOpen([this.#sourceBackend, this.#targetBackend])) return offset;
     const most = Math.min(stretch.lengthBytes, this.#pieceBytes(status));
-    const mostZero = this.#journal ? Math.max(unit, AWAITED_ZERO_BYTES) : Infinity;
+    const mostZero = this.#journal ? Math.max(unit, AWAITED_ZERO_BYTES, knownBytes) : Infinity;
     const zero = Math.min(status.lengthBytes, mostZero);
     const alike = status.zero ? zero - (zero % unit) : 0;
     const zeroBytes = this.job.limit.isLimited ? Math.min(alike, most) : alike;
     // What is still due reads as it did at the start, so that the status holds as long as it matters.
-    if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }))
+    if (zeroBytes >= most && this.#launchZeroes({ offset, lengthBytes: zeroBytes }, zeroBytes <= knownBytes))
       return offset + zeroBytes;
     // What is to be discarded afterwards takes a wait anyway.
     const mayTry = !this.#plan.discardSource;
@@ -383,7 +387,7 @@ export class BackupJob implements JobDriver {
   }
 
   /** A guest need not wait for zeroes, unless somebody reads the source's present content through the target. */
-  #launchZeroes(stretch: Stretch): boolean {
+  #launchZeroes(stretch: Stretch, isKnown: boolean): boolean {
     const { offset, lengthBytes } = stretch;
     if (this.#plan.discardSource || this.#target.isAbove(this.#source)) return false;
     if (!this.#gate.tryRelease(offset, lengthBytes)) return false;
@@ -392,7 +396,7 @@ export class BackupJob implements JobDriver {
     this.#window.launch(0, async () => {
       await this.#mover.zero(offset, lengthBytes);
       this.#zeroing.delete(stretch);
-      this.#journal?.copied(offset, lengthBytes);
+      this.#journal?.copied(offset, lengthBytes, isKnown ? 0 : lengthBytes);
       this.#tally.zeroBytes += lengthBytes;
     });
     return true;

@@ -7,7 +7,7 @@ import { COMMIT_TOP } from '../drivers/commit-top/commit-top.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { RangeLock } from '../block/range-lock.js';
 import { areOpen, takeTurn, whenOpen } from '../block/copy-turn.js';
-import { COPY_PIECE_BYTES, CopyWindow, journaledWindowBytes } from './copy-window.js';
+import { COPY_PIECE_BYTES, CopyWindow, journaledWindow } from './copy-window.js';
 import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
@@ -37,6 +37,7 @@ export class CommitJob implements JobDriver {
   readonly #window: CopyWindow;
   readonly #mover: Mover;
   readonly #copying = new RangeLock();
+  readonly #pieceBytes: number;
   #offset = 0;
   readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
@@ -74,7 +75,8 @@ export class CommitJob implements JobDriver {
       Permission.consistentRead | Permission.writeUnchanged,
     );
     this.#topBackend = place.backend(top, 0, ALL_PERMISSIONS);
-    this.#window = new CopyWindow(job, { bytes: journaledWindowBytes(journal) });
+    this.#window = new CopyWindow(job, journaledWindow(journal));
+    this.#pieceBytes = Math.min(COPY_PIECE_BYTES, journaledWindow(journal).pieceBytes ?? Infinity);
     this.#mover = new Mover({
       job,
       source: this.#topBackend,
@@ -166,7 +168,7 @@ export class CommitJob implements JobDriver {
     }
     const zero = status.zero;
     const isAtOnce = zero && !this.job.limit.isLimited;
-    const length = Math.min(status.lengthBytes, isAtOnce ? ZERO_BYTES : COPY_PIECE_BYTES);
+    const length = Math.min(status.lengthBytes, isAtOnce ? ZERO_BYTES : this.#pieceBytes);
     if (zero) this.job.limit.spend(length);
     const rateBytes = zero ? 0 : length;
     const copy = (): Promise<void> =>

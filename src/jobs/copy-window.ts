@@ -22,11 +22,11 @@ export interface WindowSize {
 }
 
 /** What is in flight when a job is killed is copied again: of a small disk, that is to be little of it too. */
-export function journaledWindowBytes(
-  journal: { readonly left: DirtyBitmap } | undefined,
-): number | undefined {
-  if (!journal) return undefined;
-  return Math.min(16 * MiB, Math.max(2 * MiB, alignDown(journal.left.sizeBytes / 2048, MiB)));
+export function journaledWindow(journal: { readonly left: DirtyBitmap } | undefined): WindowSize {
+  if (!journal) return {};
+  const share = alignDown(journal.left.sizeBytes / 4096, MiB);
+  const bytes = Math.min(WINDOW_BYTES, Math.max(MiB, share));
+  return { bytes, pieceBytes: bytes / 4 };
 }
 
 /** Some of a job's work, which may be done again. */

@@ -11,7 +11,8 @@ import type { WorkProgress } from './job-progress.js';
 import type { CreatePlan } from './plans/create.js';
 
 type FileOptions = Extract<CreatePlan['options'], { filename: string }>;
-type FormatOptions = Exclude<CreatePlan['options'], FileOptions>;
+type PlaceOptions = Extract<CreatePlan['options'], { location: unknown }>;
+type FormatOptions = Exclude<CreatePlan['options'], FileOptions | PlaceOptions>;
 
 /** blockdev-create: one step of work that cannot be paused. */
 export class CreateJob implements JobDriver {
@@ -35,6 +36,7 @@ export class CreateJob implements JobDriver {
     const options = this.#options;
     try {
       if ('filename' in options) await this.#createFile(options);
+      else if ('location' in options) await this.#createAt(options);
       else await this.#formatImage(options);
     } finally {
       this.#done = 1;
@@ -44,6 +46,11 @@ export class CreateJob implements JobDriver {
   async #createFile({ driver: name, filename, size }: FileOptions): Promise<void> {
     const { drivers, graph } = this.#opener;
     await drivers.get(name).createFile?.(graph.host, filename, size);
+  }
+
+  async #createAt({ driver: name, location, size }: PlaceOptions): Promise<void> {
+    const { drivers, graph } = this.#opener;
+    await drivers.get(name).createAt?.(graph.host, location, size);
   }
 
   async #formatImage(asked: FormatOptions): Promise<void> {

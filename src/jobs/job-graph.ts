@@ -179,7 +179,10 @@ export class JobPlace {
       this.#attach(transaction, ({ isOfFilter }) => !isOfFilter);
     });
     this.#removed = false;
-    for (const { node } of this.#reopened) beganWritable(node);
+    for (const { node, readOnly } of this.#reopened) {
+      beganWritable(node);
+      node.isLentToJob = readOnly;
+    }
     for (const node of this.#held)
       this.#unblock.push(node.addBlocker(`block device is in use by block job: ${this.job.type}`));
   }
@@ -217,8 +220,10 @@ export class JobPlace {
    * graph is as it should be, and the job's end must not depend on it.
    */
   async restoreReadOnly(): Promise<void> {
-    for (const { node, readOnly } of this.#reopened.splice(0))
+    for (const { node, readOnly } of this.#reopened.splice(0)) {
       if (readOnly) await endWritable(this.graph, node).catch(() => undefined);
+      node.isLentToJob = false;
+    }
   }
 
   /**
@@ -322,6 +327,7 @@ export class JobPlace {
   /** Ends blockers and closes what nothing holds any more. */
   async close(candidates: Iterable<Node>): Promise<void> {
     this.thaw();
+    for (const { node } of this.#reopened) node.isLentToJob = false;
     for (const unblock of this.#unblock.splice(0)) unblock();
     if (this.#copy?.root) void this.graph.retire(this.#copy);
     // What was above the source, or the filter, may have gone while the job ran.

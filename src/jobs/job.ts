@@ -55,6 +55,8 @@ export class Job {
   readonly #graph: Graph;
   readonly #emit: EmitEvent;
   readonly #forget: (job: Job) => void;
+  /** Where it is kept, so that it can be gone on with. */
+  journal: string | undefined;
   /** With whom it ends well or not at all. */
   group: JobGroup | undefined;
   #driver: JobDriver | undefined;

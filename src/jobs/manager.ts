@@ -274,6 +274,7 @@ export class JobManager {
       if (driver.isAnnouncedFirst || speed < 0) job.announce();
       checkSpeed(speed);
       await driver.insert();
+      if ('persist' in plan) job.journal = plan.persist;
       job.announce();
       void job.concluded.then(() => this.#remember(job));
       return driver;

@@ -3,10 +3,11 @@ import type { ChainStatus } from '../block/chain-status.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
 import { alignDown } from '../base/align.js';
+import { given } from '../base/given.js';
 import { KiB } from '../base/limits.js';
 import { type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
 import { areOpen, AWAITED_BYTES, type CopySides, takeTurn, whenOpen } from '../block/copy-turn.js';
-import { CopyWindow, isRetried, journaledWindowBytes, RETRY_MS } from './copy-window.js';
+import { CopyWindow, isRetried, journaledWindow, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
 import type { Tally } from './job-progress.js';
 import type { JobJournal } from './persisted/job-journal.js';
@@ -63,7 +64,10 @@ export class MirrorCopy {
     this.#options = options;
     this.dirty = new DirtyBitmap(nodes.source.lengthBytes, plan.granularityBytes);
     this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(nodes.target) ?? 0));
-    this.window = new CopyWindow(job, { bytes: plan.windowBytes ?? journaledWindowBytes(options.journal) });
+    this.window = new CopyWindow(job, {
+      ...journaledWindow(options.journal),
+      ...given({ bytes: plan.windowBytes }),
+    });
     this.hashes = hashesFor(job, plan, nodes.source.lengthBytes, this.unitBytes);
     this.mover = new Mover({
       hashes: this.hashes,
@@ -161,7 +165,7 @@ export class MirrorCopy {
     const end = dirty.sizeBytes;
     for (let at = dirty.nextClean(0); journal && at < end;) {
       const next = dirty.nextDirty(at, end)?.offset ?? end;
-      journal.copied(at, next - at);
+      journal.copied(at, next - at, 0);
       at = next < end ? dirty.nextClean(next, end) : end;
     }
   }

@@ -8,7 +8,7 @@ import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import { startWriteback, ZERO_BYTES } from './block-copy.js';
 import { areOpen, whenOpen } from '../block/copy-turn.js';
-import { COPY_PIECE_BYTES, CopyWindow, journaledWindowBytes } from './copy-window.js';
+import { COPY_PIECE_BYTES, CopyWindow, journaledWindow } from './copy-window.js';
 import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
@@ -41,6 +41,7 @@ export class StreamJob implements JobDriver {
   readonly #lowest: Node;
   readonly #window: CopyWindow;
   readonly #backend: BlockBackend;
+  readonly #pieceBytes: number;
   #offset = 0;
   readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
@@ -73,7 +74,8 @@ export class StreamJob implements JobDriver {
       () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
     );
     this.#backend = this.#hold();
-    this.#window = new CopyWindow(job, { bytes: journaledWindowBytes(journal) });
+    this.#pieceBytes = Math.min(COPY_PIECE_BYTES, journaledWindow(journal).pieceBytes ?? Infinity);
+    this.#window = new CopyWindow(job, journaledWindow(journal));
   }
 
   progress(): WorkProgress {
@@ -163,7 +165,7 @@ export class StreamJob implements JobDriver {
     }
     const zero = status.zero;
     const isAtOnce = zero && !this.job.limit.isLimited;
-    const length = Math.min(status.lengthBytes, isAtOnce ? ZERO_BYTES : COPY_PIECE_BYTES);
+    const length = Math.min(status.lengthBytes, isAtOnce ? ZERO_BYTES : this.#pieceBytes);
     if (zero) this.job.limit.spend(length);
     const rateBytes = zero ? 0 : length;
     const copy = (): Promise<void> => this.#failed.during(offset, () => this.#copy(offset, length, zero));

@@ -64,7 +64,7 @@ function amend({ graph, jobs }: Blockdev, args: CommandArguments<'x-blockdev-ame
 }
 
 /** 0: none. */
-function setWriteThreshold(engine: Blockdev, name: string, offset: number): void {
+export function setWriteThreshold(engine: Parts<'graph' | 'emit'>, name: string, offset: number): void {
   const node = engine.graph.nodes.get(name);
   if (!node) throw new BlockError('invalid', `Device '${name}' not found`);
   const tell = (byBytes: number): void =>

@@ -85,6 +85,17 @@ export async function openCharacterDevice(
   backend: ChardevBackend,
   maxClients?: number,
 ): Promise<CharacterDevice> {
+  const device = await openBackend(engine, id, backend, maxClients);
+  device.origin = { backend, maxClients };
+  return device;
+}
+
+function openBackend(
+  engine: Chardevs,
+  id: string,
+  backend: ChardevBackend,
+  maxClients: number | undefined,
+): CharacterDevice | Promise<CharacterDevice> {
   if (backend.type === 'socket') return openSocket(engine, id, backend.data, maxClients);
   const open = OPENERS[backend.type] as Opener<typeof backend.type>;
   return open(engine, id, backend.data);

@@ -77,7 +77,8 @@ export async function plugDevice(engine: Devices, input: JsonObject, options: Ad
   checkId(engine, name, hot);
   const properties = parseProperties(model, rest, mode);
   const bootIndex = checkBootIndex(engine, properties['bootindex']);
-  const place = { model, id: name, bus, given: rest, ...given({ bootIndex }) };
+  const origin = { options: input, mode, isOnBoard: options.isOnBoard ?? false };
+  const place = { model, id: name, bus, given: rest, origin, ...given({ bootIndex }) };
   if (!model.disk) return engine.machine.plug({ ...place, path: engine.machine.newPath(name) });
   checkBlockSizes(properties);
   checkThread(engine, properties['iothread']);

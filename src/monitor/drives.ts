@@ -28,6 +28,7 @@ export async function addDrive(
   const id = options.id ?? defaultId(kind, bus, unit, options.isCdrom);
   if (engine.drives.has(id)) throw new BlockError('exists', `Duplicate ID '${id}' for drive`);
   refuseUnsupported(options);
+  if (engine.graph.keeper) assertKept(options);
   const limits = checkedLimits(options.throttling.limits);
   const node = hasImage(options) ? await openMedium(engine, options) : undefined;
   const { isCdrom, writethrough, readErrors, writeErrors } = options;
@@ -57,11 +58,20 @@ export async function removeDrive(engine: Parts<'graph' | 'drives'>, drive: Driv
   engine.drives.delete(drive.id);
 }
 
-function refuseUnsupported({ image }: DriveOptions): void {
+function refuseUnsupported(options: DriveOptions): void {
+  const { image } = options;
   const refuse = (name: string): never => {
     throw new BlockError('unsupported', `Parameter '${name}' is not supported by livedisk yet`);
   };
   for (const [key] of image.entries()) if (/^stats-/.test(key)) refuse(key);
+  if (options.detectZeroes !== 'off' && !hasImage(options)) refuse('detect-zeroes');
+}
+
+/** Errors: unsupported, for a drive that a state cannot bring back. */
+export function assertKept({ isSnapshot }: Pick<DriveOptions, 'isSnapshot'>): void {
+  if (isSnapshot !== true) return;
+  const text = 'snapshot=on does not go together with --state: what is written is kept nowhere';
+  throw new BlockError('unsupported', text);
 }
 
 /** No name and no options of an image: the drive has no medium yet. */
@@ -78,6 +88,7 @@ async function openMedium(engine: Drives, options: DriveOptions): Promise<Node> 
   if (aio !== undefined) forgetAio(node);
   try {
     const top = isSnapshot ? await putTemporaryOverlay(engine, node, isReadOnly) : node;
+    top.detectZeroes(options.detectZeroes);
     if (options.copyOnRead) top.skipFilters().io.copiesOnRead = true;
     return top;
   } catch (error) {

@@ -120,10 +120,17 @@ async function addNbdExport(
   });
 }
 
+/** Threads that users name serve nobody, but must be there. Errors: not-found. */
+function checkThread({ graph }: Parts<'graph'>, id: string | undefined): void {
+  if (id === undefined || graph.objects.list().some((object) => object.id === id)) return;
+  throw new BlockError('not-found', `iothread "${id}" not found`);
+}
+
 async function addExport(engine: Exporting, args: CommandArguments<'block-export-add'>): Promise<void> {
   const nodeName = args['node-name'];
   engine.exports.checkNewId(args.id);
   const node = findNode(engine.graph, undefined, nodeName);
+  checkThread(engine, args.iothread);
   const writable = args.writable ?? false;
   await makeOurs(engine, node, writable);
   const common = { id: args.id, node, writable, ...given({ writethrough: args.writethrough }) };

@@ -5,7 +5,7 @@ import { Waiting } from '../wire/qmp/registry.js';
 import type { Parts } from './parts.js';
 
 export type Running = Parts<'graph' | 'devices' | 'runState' | 'moves'>;
-export type Quitting = Parts<'kind' | 'host' | 'jobs' | 'exports' | 'emit' | 'quitting'>;
+export type Quitting = Parts<'kind' | 'graph' | 'host' | 'jobs' | 'exports' | 'emit' | 'quitting'>;
 
 export function registerRunState(engine: Running & Quitting & Parts<'command'>): void {
   const { runState } = engine;
@@ -40,6 +40,8 @@ export async function cont(engine: Running): Promise<void> {
 
 /** The program ends after the command's return. */
 export async function quit(engine: Quitting): Promise<void> {
+  // What is kept of the daemon is what it was, not how it ends.
+  engine.graph.keeper = undefined;
   if (engine.kind === 'machine') engine.emit('SHUTDOWN', { guest: false, reason: 'host-qmp-quit' });
   else await closeExports(engine);
   engine.quitting.resolve();

@@ -22,6 +22,7 @@ interface Disk {
 
 export function registerTracking(engine: Engine & Parts<'command'>): void {
   engine.command('x-bitmap-ensure', (args) => ensure(engine, args));
+  engine.command('x-bitmap-extents', async (args) => readExtents(engine, args));
 }
 
 /**
@@ -43,6 +44,29 @@ async function ensure(engine: Engine, args: Ensure): Promise<Tracking[]> {
     for (const disk of disks) answers.push(await ensureOne(engine, disk, args));
     return answers;
   });
+}
+
+/** An answer of so many is made in a few milliseconds. */
+const MOST_EXTENTS = 4096;
+
+/** What is dirty, some stretches at a time. Errors: not-found; those of a bitmap that cannot be used. */
+function readExtents(
+  { graph }: Engine,
+  { node: id, name, start = 0, most = MOST_EXTENTS }: CommandArguments<'x-bitmap-extents'>,
+): CommandResult<'x-bitmap-extents'> {
+  const bitmap = findDevice(graph, id).findBitmap(name);
+  if (!bitmap) throw new BlockError('not-found', `Dirty bitmap '${name}' not found`);
+  bitmap.assertUsable('read');
+  const extents: Array<{ start: number; length: number }> = [];
+  let at = start;
+  for (;;) {
+    const dirty = bitmap.nextDirty(at);
+    if (!dirty) return { granularity: bitmap.granularityBytes, extents };
+    if (extents.length >= Math.min(Math.max(most, 1), MOST_EXTENTS))
+      return { granularity: bitmap.granularityBytes, extents, next: dirty.offset };
+    extents.push({ start: dirty.offset, length: dirty.lengthBytes });
+    at = dirty.offset + dirty.lengthBytes;
+  }
 }
 
 /** Errors: those of a disk that cannot have it, or has another bitmap of that name. */

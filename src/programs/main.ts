@@ -1,4 +1,4 @@
-import { BlockError } from '../base/error.js';
+import { hintOf } from '../base/error.js';
 import { outliveOutput } from './output.js';
 import { SUBCOMMANDS, usage, VERSION } from './subcommands.js';
 
@@ -35,11 +35,11 @@ function splitName(words: string[]): { program: string; args: string[] } {
 
 const { program, args } = splitName(process.argv.slice(2));
 void main(args, program)
-  .catch((error: unknown) => {
-    if (!(error instanceof BlockError)) throw error;
-    process.stderr.write(
-      `${program}: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`,
-    );
+  .catch(async (error: unknown) => {
+    // Loaded only here: most programs talk to no server.
+    const { isForPeople } = await import('../wire/qmp/registry.js');
+    if (!isForPeople(error)) throw error;
+    process.stderr.write(`${program}: ${error.message}\n${hintOf(error)}`);
     return 1;
   })
   .then((status) => void (process.exitCode = status));

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { openSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { closed, livedisk, livediskWords, PROJECT as cwd, scratch } from '../../test/kit/program.js';
@@ -55,4 +56,42 @@ test('a full disk under standard output is told', (t) => {
   });
   assert.equal(stderr, 'livedisk: standard output: No space left on device\n');
   assert.equal(status, 1);
+});
+
+test('what a server refuses is told in one line', async (t) => {
+  const path = join(scratch(t), 'qmp.sock');
+  const server = createServer((socket) => {
+    socket.write('{"QMP": {"version": {}, "capabilities": []}}\n');
+    socket.on('error', () => undefined);
+    socket.on('data', (chunk: Buffer) => {
+      for (const line of chunk.toString().trim().split('\n')) {
+        const { execute, id } = JSON.parse(line) as { execute: string; id: number };
+        const known: Record<string, unknown> = {
+          qmp_capabilities: {},
+          'query-commands': [{ name: 'x-point-list' }],
+        };
+        const error = { class: 'GenericError', desc: 'it is not to be' };
+        socket.write(
+          `${JSON.stringify(execute in known ? { return: known[execute], id } : { error, id })}\n`,
+        );
+      }
+    });
+  }).listen(path);
+  t.after(() => server.close());
+  const lines = [
+    ['points', path],
+    ['points', 'create', path, 'monday'],
+    ['show', path],
+    ['top', '--once', path],
+  ];
+  for (const words of lines) {
+    const child = spawn(process.execPath, livediskWords(...words), {
+      cwd,
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let told = '';
+    child.stderr.on('data', (chunk: Buffer) => void (told += chunk.toString()));
+    assert.equal(await closed(child), 1);
+    assert.equal(told, 'livedisk: it is not to be\n', words.join(' '));
+  }
 });

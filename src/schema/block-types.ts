@@ -4,7 +4,6 @@ import {
   bool,
   enumOf,
   type Infer,
-  later,
   optional,
   required,
   size,
@@ -30,8 +29,8 @@ export const BlockExportOptions = union(
   {
     type: required(enumOf('BlockExportType', ['nbd', 'vhost-user-blk'], ['fuse', 'vduse-blk'])),
     id: required(str),
-    'fixed-iothread': later(bool),
-    iothread: later(str),
+    'fixed-iothread': optional(bool),
+    iothread: optional(str),
     'node-name': required(str),
     writable: optional(bool),
     writethrough: optional(bool),

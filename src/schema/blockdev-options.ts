@@ -1,7 +1,7 @@
 import { BLKDEBUG_EVENTS } from './blkdebug-events.js';
 import { BitmapName } from './bitmap-commands.js';
 import { LUKS_MEMBERS, Qcow2Encryption } from './encryption-options.js';
-import { SocketAddress } from './socket-address.js';
+import { InetAddress, SocketAddress } from './socket-address.js';
 import {
   alternate,
   arrayOf,
@@ -197,6 +197,28 @@ export const HTTPS_OPTIONS = driverOptions({
   sslverify: optional(bool),
 });
 
+/** How a server shows that it is the one that is meant. */
+const HOST_KEY_CHECK = union(
+  'SshHostKeyCheck',
+  { mode: required(enumOf('SshHostKeyCheckMode', ['none', 'hash', 'known_hosts'])) },
+  'mode',
+  {
+    none: struct('SshHostKeyCheck_none', {}),
+    known_hosts: struct('SshHostKeyCheck_known_hosts', {}),
+    hash: struct('SshHostKeyHash', {
+      type: required(enumOf('SshHostKeyCheckHashType', ['md5', 'sha1', 'sha256'])),
+      hash: required(str),
+    }),
+  },
+);
+
+export const SSH_OPTIONS = driverOptions({
+  server: required(InetAddress),
+  path: required(str),
+  user: optional(str),
+  'host-key-check': optional(HOST_KEY_CHECK),
+});
+
 export const NULL_OPTIONS = driverOptions({
   size: defaulted(byteCount, 2 ** 30),
   'latency-ns': defaulted(int, 0),
@@ -338,6 +360,7 @@ export const DRIVERS = {
   quorum: QUORUM_OPTIONS,
   raw: RAW_OPTIONS,
   'snapshot-access': SNAPSHOT_ACCESS_OPTIONS,
+  ssh: SSH_OPTIONS,
   throttle: THROTTLE_OPTIONS,
   vdi: VDI_OPTIONS,
   vhdx: VHDX_OPTIONS,
@@ -351,7 +374,7 @@ export type DriverName = keyof typeof DRIVERS;
 export const OTHER_DRIVERS: readonly string[] = (
   'blkreplay bochs cloop dmg ftp ftps gluster ' +
   'host_cdrom iscsi nfs nvme qcow rbd ' +
-  'replication ssh vvfat'
+  'replication vvfat'
 ).split(' ');
 
 /** A child: a node's name, or options of its own. */
@@ -385,6 +408,7 @@ interface ChildrenOf {
   vmdk: { file: BlockdevRef; backing?: BlockdevRef | null };
   vpc: { file: BlockdevRef };
   'snapshot-access': { file: BlockdevRef };
+  ssh: unknown;
 }
 
 /** Options of a node of that driver, as given. */

@@ -1,5 +1,5 @@
 import { BlockError } from '../base/error.js';
-import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS } from './blockdev-options.js';
+import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS, SSH_OPTIONS } from './blockdev-options.js';
 import { BlockEncryption, LUKS_CREATE_MEMBERS } from './encryption-options.js';
 import {
   any,
@@ -170,6 +170,10 @@ export const BlockdevCreateOptions = union(
       'backing-file': optional(str),
       'backing-fmt': optional(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)),
       ...QED_CREATE,
+    }),
+    ssh: struct('BlockdevCreateOptionsSsh', {
+      location: required(struct('BlockdevOptionsSsh', SSH_OPTIONS.members)),
+      size: required(size),
     }),
     vdi: struct('BlockdevCreateOptionsVdi', {
       file: required(BlockdevRef),

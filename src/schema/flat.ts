@@ -176,7 +176,13 @@ function parseFlatMember(type: Type<unknown>, flat: FlatOptions, path: string): 
   return type.parse(nested, '', 'keyval');
 }
 
+/** One item may go without a number. */
 function parseFlatList(members: Members, flat: FlatOptions, name: string): unknown[] {
+  if (flat.entries().some(([key]) => key in members)) {
+    const item = parseFlatMembers(members, flat);
+    if (flat.firstKey !== undefined) throw invalid(`Unknown option '${flat.firstKey}' for [${name}]`);
+    return [item];
+  }
   const list: unknown[] = [];
   for (let index = 0; flat.has(String(index)); index++) {
     const item = flat.takeUnder(String(index));

@@ -42,6 +42,31 @@ const BitmapTracking = struct('BitmapTracking', {
   'if-nobody-else-wrote': required(bool),
 });
 
-export const TRACKING_COMMANDS = { 'x-bitmap-ensure': BitmapEnsure } as const;
+const BitmapExtents = struct('BitmapExtentsRequest', {
+  node: required(str),
+  name: required(str),
+  /** From there on; default 0. */
+  start: optional(byteCount),
+  /** So many stretches at most; default, and most, 4096. */
+  most: optional(uint32),
+});
 
-export const TRACKING_RETURNS = { 'x-bitmap-ensure': arrayOf(BitmapTracking) } as const;
+const BitmapExtentList = struct('BitmapExtentList', {
+  granularity: required(byteCount),
+  /** Dirty stretches in order. */
+  extents: required(
+    arrayOf(struct('BitmapExtent', { start: required(byteCount), length: required(byteCount) })),
+  ),
+  /** Where to go on; missing: that is all. */
+  next: optional(byteCount),
+});
+
+export const TRACKING_COMMANDS = {
+  'x-bitmap-ensure': BitmapEnsure,
+  'x-bitmap-extents': BitmapExtents,
+} as const;
+
+export const TRACKING_RETURNS = {
+  'x-bitmap-ensure': arrayOf(BitmapTracking),
+  'x-bitmap-extents': BitmapExtentList,
+} as const;

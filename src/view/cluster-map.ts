@@ -57,6 +57,26 @@ export function cellsOf(map: ClusterMap, count: number): MapCell[] {
   return cells;
 }
 
+/** Of each cell, the part that is dirty, 0 to 1; `stretches` are in order. */
+export function dirtyPartsOf(
+  cells: readonly MapCell[],
+  stretches: ReadonlyArray<{ readonly start: number; readonly lengthBytes: number }>,
+): number[] {
+  let first = 0;
+  return cells.map(({ start, lengthBytes }) => {
+    const end = start + lengthBytes;
+    let bytes = 0;
+    for (let i = first; i < stretches.length; i++) {
+      const stretch = stretches[i];
+      if (!stretch || stretch.start >= end) break;
+      const stretchEnd = stretch.start + stretch.lengthBytes;
+      if (stretchEnd <= end) first = i + 1;
+      bytes += Math.max(0, Math.min(stretchEnd, end) - Math.max(stretch.start, start));
+    }
+    return bytes / lengthBytes;
+  });
+}
+
 /** Bytes that each layer provides, in the order of `layers`; zeroes are nobody's. */
 export function bytesOfLayers(map: ClusterMap): number[] {
   const bytes = map.layers.map(() => 0);

@@ -1,3 +1,5 @@
+import type { Histogram } from './histogram.js';
+
 /**
  * What there is to see of a server's disks: made from what plain QMP answers (build.ts), drawn by text.ts and svg.ts,
  * counted by metrics.ts, planned with by plan/. All of it is JSON.
@@ -82,6 +84,8 @@ export interface User {
   readonly imageId?: string;
   /** What commands that want a device take, where it has such a name. */
   readonly deviceName?: string;
+  /** A device's id or path in the object tree, as commands on guests' devices take it. */
+  readonly qdev?: string;
   readonly ioStatus?: string;
   readonly isWritable?: boolean;
   readonly statistics?: Statistics;
@@ -100,6 +104,8 @@ export interface Operations {
   readonly bytes: number;
   readonly failed: number;
   readonly totalMs: number;
+  /** By how long they took, where somebody asked the server to count. */
+  readonly latencies?: Histogram;
 }
 
 /** What a job does to images: `from` flows into `to`. */

@@ -1,3 +1,5 @@
+import { given } from '../base/given.js';
+import { histogramSince, percentileMs } from './histogram.js';
 import type { Job, Operations, User, View } from './model.js';
 
 /** Per second, between two looks. */
@@ -10,6 +12,14 @@ export interface DiskRates {
   /** Mean over what was answered meanwhile; missing when nothing was. */
   readonly readLatencyMs?: number;
   readonly writeLatencyMs?: number;
+  /** Percentiles of buckets, where the server counts. */
+  readonly readPercentiles?: Percentiles;
+  readonly writePercentiles?: Percentiles;
+}
+
+export interface Percentiles {
+  readonly halfMs: number;
+  readonly most99Ms: number;
 }
 
 /** How much the newest measure counts. */
@@ -64,7 +74,18 @@ function diskRates(before: User, now: User, seconds: number): DiskRates | undefi
     flushes: per(old.flush.count, fresh.flush.count),
     ...(readLatencyMs !== undefined && { readLatencyMs }),
     ...(writeLatencyMs !== undefined && { writeLatencyMs }),
+    ...given({
+      readPercentiles: percentiles(old.read, fresh.read),
+      writePercentiles: percentiles(old.write, fresh.write),
+    }),
   };
+}
+
+function percentiles({ latencies: before }: Operations, { latencies }: Operations): Percentiles | undefined {
+  if (!latencies) return undefined;
+  const since = histogramSince(before, latencies);
+  const [halfMs, most99Ms] = [percentileMs(since, 0.5), percentileMs(since, 0.99)];
+  return halfMs === undefined || most99Ms === undefined ? undefined : { halfMs, most99Ms };
 }
 
 function meanMs(before: Operations, now: Operations): number | undefined {

@@ -149,6 +149,8 @@ class Picture {
       ...(image.kind === 'image' ? [baseName(image.filename)] : []),
       ...factsOf(image, share, undefined),
     ].slice(0, height === BOX.height ? 5 : 1);
+    // Above the bar there is room for four.
+    const apart = lines.length > 4 ? LINE - 2 : LINE;
     return shape(
       'g',
       { class: classes.join(' '), transform: `translate(${x} ${y})`, 'data-image': image.id },
@@ -156,7 +158,7 @@ class Picture {
       shape('rect', { class: 'box', width: BOX.width, height, rx: 6 }),
       shape('text', { class: 'name', x: 10, y: 20 }, clip(bracketed(image), LETTERS)),
       ...lines.map((line, i) =>
-        shape('text', { class: 'fact', x: 10, y: 20 + LINE * (i + 1) }, clip(line, LETTERS)),
+        shape('text', { class: 'fact', x: 10, y: 20 + apart * (i + 1) }, clip(line, LETTERS)),
       ),
       ...(image.kind === 'image' ? bar(share, height) : []),
     );

@@ -1,5 +1,6 @@
 import type { JsonObject, JsonValue } from '../schema/types.js';
 import { type Answers, numberOf, objectOf, objectsOf, textOf } from './answers.js';
+import { readHistogram } from './histogram.js';
 import type { Operations, Statistics, User } from './model.js';
 import type { NodeGraph } from './nodes.js';
 
@@ -28,6 +29,7 @@ function toDevice(info: JsonObject, index: number, answers: Answers, graph: Node
     label: qdev === undefined ? drive : deviceLabel(qdev),
     ...(imageId !== undefined && { imageId }),
     ...(drive !== '' && { deviceName: drive }),
+    ...(qdev !== undefined && { qdev }),
     ...(ioStatus !== undefined && { ioStatus }),
     ...(imageId !== undefined && { isWritable: inserted['ro'] !== true }),
     ...(statistics && { statistics }),
@@ -82,10 +84,12 @@ function statisticsOf(
 
 function operationsOf(stats: JsonObject, prefix: string): Operations {
   const count = (key: string): number => numberOf(stats[key]) ?? 0;
+  const latencies = readHistogram(stats[`${prefix}_latency_histogram`]);
   return {
     count: count(`${prefix}_operations`),
     bytes: count(`${prefix}_bytes`),
     failed: count(`failed_${prefix}_operations`),
     totalMs: count(`${prefix}_total_time_ns`) / 1e6,
+    ...(latencies && { latencies }),
   };
 }

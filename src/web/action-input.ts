@@ -27,6 +27,7 @@ const ACTIONS: Readonly<Record<Action['kind'], Type<object>>> = {
     name: required(str),
     isWritable: required(bool),
   }),
+  percentiles: struct('percentiles', { kind: required(str), isOn: required(bool) }),
   unexport: struct('unexport', { kind: required(str), name: required(str) }),
   job: struct('job', { kind: required(str), job: required(str), verb: required(str), speed: optional(int) }),
 };

@@ -19,6 +19,13 @@ export interface ServerState {
 
 export type JobEnd = CommandResult<'x-job-history'>[number];
 
+/** What is dirty of a bitmap. */
+export interface BitmapStretches {
+  readonly stretches: ReadonlyArray<{ readonly start: number; readonly lengthBytes: number }>;
+  /** There is more. */
+  readonly isCut: boolean;
+}
+
 export type PointList = CommandResult<'x-point-list'>;
 
 /** What is about to be done to a point in time. */

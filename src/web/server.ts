@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { BlockError } from '../base/error.js';
 import type { Host, SocketAddress } from '../host/host.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../schema/types.js';
-import { QmpError } from '../wire/qmp/registry.js';
+import { isForPeople } from '../wire/qmp/registry.js';
 import { isLoopback } from './access.js';
 import { Api, type ApiOptions } from './api.js';
 import { refusalOf, SECURITY_HEADERS } from './guard.js';
@@ -164,7 +164,7 @@ export class WebServer {
       if (!answer) return sendText(response, 404, 'there is no such thing to ask for');
       sendJson(response, 200, answer);
     } catch (error) {
-      if (!(error instanceof BlockError) && !(error instanceof QmpError)) throw error;
+      if (!isForPeople(error)) throw error;
       const isForbidden = error instanceof BlockError && error.kind === 'permission';
       sendJson(response, isForbidden ? 403 : 400, { error: textOf(error) });
     }

@@ -182,3 +182,31 @@ test('a granule counts whole, even the last, and one larger than the disk', asyn
   await bed.guest('write 0 4k');
   assert.equal((await bitmapsOf(bed, 'A'))?.[0]?.['count'], granularity);
 });
+
+test('what a bitmap has as dirty is told some stretches at a time', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  const bits = { node: 'A', name: 'bits' };
+  await bed.execute('block-dirty-bitmap-add', { ...bits, granularity: 4 * KiB });
+  const read = (more: JsonObject = {}): Promise<unknown> =>
+    bed.execute('x-bitmap-extents', { ...bits, ...more });
+  const granularity = 4 * KiB;
+  assert.deepEqual(await read(), { granularity, extents: [] });
+  for (const write of ['write 1 1', 'write 8k 5k', `write ${DISK_BYTES - 512} 512`]) await bed.guest(write);
+  const extents = [
+    { start: 0, length: 4 * KiB },
+    { start: 8 * KiB, length: 8 * KiB },
+    { start: DISK_BYTES - 4 * KiB, length: 4 * KiB },
+  ];
+  assert.deepEqual(await read(), { granularity, extents });
+  assert.deepEqual(await read({ most: 1 }), { granularity, extents: extents.slice(0, 1), next: 8 * KiB });
+  assert.deepEqual(await read({ start: 8 * KiB, most: 1 }), {
+    ...{ granularity, extents: extents.slice(1, 2), next: DISK_BYTES - 4 * KiB },
+  });
+  assert.deepEqual(await read({ start: DISK_BYTES - 512 }), { granularity, extents: extents.slice(2) });
+  assert.deepEqual(await read({ start: DISK_BYTES * 2 }), { granularity, extents: [] });
+  const refusal = (args: JsonObject): Promise<string> => bed.refusal('x-bitmap-extents', args);
+  assert.equal(await refusal({ node: 'A', name: 'none' }), "Dirty bitmap 'none' not found");
+  assert.match(await refusal({ ...bits, start: -1 }), /start/);
+  assert.match(await refusal({ node: 'none', name: 'bits' }), /none/);
+});

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
 import { addDevice } from '../../src/monitor/devices.js';
 import { addDrive } from '../../src/monitor/drives.js';
 import { parseDrive } from '../../src/programs/arguments/drive-options.js';
@@ -51,6 +52,35 @@ test('a drive is known by its id, with a medium or without one', async (t) => {
   });
   // What failed has left nothing behind.
   assert.deepEqual([...bed.engine.graph.nodes.keys()], ['n']);
+});
+
+test('what looks for the format of a drive has its cache mode', async (t) => {
+  const bed = new EngineBed(t);
+  const filename = join(bed.folder, 'disk.qcow2');
+  await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: 1_048_576 });
+  const options = ['cache=none,aio=native', 'aio=native,cache.direct=on', 'aio=native,cache=directsync'];
+  for (const [i, text] of options.entries()) {
+    await drive(bed, `id=d${i},file=${filename},${text},read-only=on`);
+    assert.equal(bed.engine.drives.get(`d${i}`)?.backend.node.driver.name, 'qcow2');
+  }
+  await assert.rejects(drive(bed, `id=e,file=${filename},aio=native`), /requires cache\.direct=on/);
+});
+
+test('a drive may detect zeroes to unmap where nothing is unmapped', async (t) => {
+  const bed = new EngineBed(t);
+  const image = (name: string): string => join(bed.folder, name);
+  for (const name of ['a', 'b']) writeFileSync(image(name), Buffer.alloc(1_048_576, 1));
+  await drive(bed, `id=a,format=raw,file=${image('a')},detect-zeroes=unmap`);
+  await drive(bed, `id=b,format=raw,file=${image('b')},detect-zeroes=unmap,discard=unmap`);
+  const modes = (await disks(bed)).map(({ inserted }) => (inserted as JsonObject)['detect_zeroes']);
+  assert.deepEqual(modes, ['unmap', 'unmap']);
+  for (const id of ['a', 'b']) await human(bed, `qemu-io ${id} "write -P 0 0 1M"`);
+  assert.ok(statSync(image('a')).blocks * 512 >= 1_048_576);
+  assert.ok(statSync(image('b')).blocks * 512 < 1_048_576);
+  await assert.rejects(drive(bed, 'id=c,format=null-co,detect-zeroes=x'), {
+    message: 'invalid parameter value: x',
+  });
+  await assert.rejects(drive(bed, 'id=c,detect-zeroes=on'), /'detect-zeroes' is not supported/);
 });
 
 test('a job without an id has that of its drive', async (t) => {

@@ -21,6 +21,7 @@ import { createRealHost } from '../../src/host/real.js';
 import { loopDevice } from '../kit/loop-device.js';
 import { NbdExports } from '../kit/nbd-exports.js';
 import { TestBed, type TestDisk, withFolder } from '../kit/test-disk.js';
+import { SSH_SHOWS } from './ssh-options.js';
 import { webOptions } from './web-options.js';
 
 /**
@@ -327,6 +328,7 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
     }),
   },
   'null-co': nullOptions('null-co'),
+  ssh: SSH_SHOWS,
   http: webOptions('http'),
   https: webOptions('https'),
   nbd: {
@@ -537,6 +539,7 @@ const NEEDED: { [D in DriverName]: JsonObject } = {
   blklogwrites: { file: 'x', log: 'x' },
   file: { filename: 'x' },
   host_device: { filename: 'x' },
+  ssh: { server: { host: 'x', port: '1' }, path: 'x' },
   http: { url: 'x' },
   https: { url: 'x' },
   luks: { file: 'x' },

@@ -31,6 +31,16 @@ test('nbd-server-remove takes the id of an export, whatever name it is served un
   assert.deepEqual(await bed.execute('query-block-exports'), []);
 });
 
+test('an export may name a thread, which must be there', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await serving(bed);
+  const add = { type: 'nbd', id: 'e', 'node-name': 'A', iothread: 'thread0', 'fixed-iothread': true };
+  assert.equal(await bed.refusal('block-export-add', add), 'iothread "thread0" not found');
+  await bed.execute('object-add', { 'qom-type': 'iothread', id: 'thread0' });
+  await bed.execute('block-export-add', add);
+});
+
 test('an exported disk keeps the size that its clients were told', async (t) => {
   const bed = new EngineBed(t);
   await bed.image('A');

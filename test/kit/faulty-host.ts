@@ -57,7 +57,8 @@ export class FaultyHost {
         link: (path, newPath) => files.link(path, newPath),
         syncDirectory: (path) => files.syncDirectory(path),
         list: (path) => files.list(path),
-        mkdir: (path) => files.mkdir(path),
+        mkdir: (path, options) => files.mkdir(path, options),
+        rename: (from, to) => files.rename(from, to),
         buffer: (lengthBytes) => files.buffer(lengthBytes),
       },
     };

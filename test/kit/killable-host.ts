@@ -38,7 +38,8 @@ export class KillableHost {
         link: (path, newPath) => this.#alive(() => files.link(path, newPath)),
         syncDirectory: (path) => this.#alive(() => files.syncDirectory(path)),
         list: (path) => this.#alive(() => files.list(path)),
-        mkdir: (path) => this.#alive(() => files.mkdir(path)),
+        mkdir: (path, options) => this.#alive(() => files.mkdir(path, options)),
+        rename: (from, to) => this.#alive(() => files.rename(from, to)),
         buffer: (lengthBytes) => files.buffer(lengthBytes),
       },
       net: {

@@ -9,7 +9,7 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
       'blockdev-add.driver',
       '=blkreplay =bochs =cloop =dmg ' +
         '=ftp =ftps =gluster =host_cdrom =iscsi =nfs ' +
-        '=nvme =qcow =rbd =replication =ssh ' +
+        '=nvme =qcow =rbd =replication ' +
         '=vvfat',
     ],
     ['query-block()[].inserted.image.format-specific.type', '=luks =rbd'],
@@ -56,7 +56,6 @@ const LESS: ReadonlyArray<readonly [reason: string, ...places: ReadonlyArray<rea
   ],
   [
     'exports are on the NBD server or over vhost-user, of the main loop, without metadata contexts of their own',
-    ['block-export-add', '.fixed-iothread .iothread'],
     ['block-export-add.type', '=fuse =vduse-blk'],
   ],
   [

@@ -55,9 +55,13 @@ export class ToolPair {
     assert.deepEqual(comparable(actual), comparable(expected), line);
   }
 
-  /** QEMU's answer and ours. */
+  /** QEMU's answer and ours. {SIDE} in the line is the name of the side's folder. */
   async answers(line: string): Promise<[ToolAnswer, ToolAnswer]> {
-    const [tool, ...args] = [...line.matchAll(/'([^']*)'|(\S+)/g)].map((match) => match[1] ?? match[2] ?? '');
+    const words = (side: string): string[] =>
+      [...line.replaceAll('{SIDE}', side).matchAll(/'([^']*)'|(\S+)/g)].map(
+        (match) => match[1] ?? match[2] ?? '',
+      );
+    const [tool, ...args] = words('theirs');
     process.chdir(join(this.#folder, 'theirs'));
     const done = spawnSync(`qemu-${tool}`, args, {
       encoding: 'utf8',
@@ -67,7 +71,7 @@ export class ToolPair {
     });
     process.chdir(join(this.#folder, 'ours'));
     const main = tool === 'img' ? imgMain : ioMain;
-    const actual = await toolAnswer((out) => main(args, out, createRealHost(), allDrivers));
+    const actual = await toolAnswer((out) => main(words('ours').slice(1), out, createRealHost(), allDrivers));
     return [{ code: done.status, stdout: done.stdout, stderr: done.stderr }, actual];
   }
 }

@@ -31,11 +31,14 @@ export function skipWithoutBrowser(t: TestContext, ...programs: string[]): boole
 export class WebPage {
   readonly page: Page;
   readonly url: string;
+  /** `livedisk web`. */
+  readonly server: ChildProcess;
   readonly #errors: string[] = [];
 
-  private constructor(page: Page, url: string) {
+  private constructor(page: Page, url: string, server: ChildProcess) {
     this.page = page;
     this.url = url;
+    this.server = server;
     page.on('pageerror', (error) => this.#errors.push(error.message));
     page.on('console', (message) => {
       // A server that went away is told on the page.
@@ -56,7 +59,7 @@ export class WebPage {
     t.after(() => browser.close());
     const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
     page.setDefaultTimeout(PATIENCE_MS);
-    const web = new WebPage(page, url);
+    const web = new WebPage(page, url, server);
     await page.goto(url);
     return web;
   }

@@ -251,3 +251,14 @@ test('beyond this machine nothing is served', async (t) => {
       /only served to this machine/,
     );
 });
+
+test('what a bitmap has as dirty is read by its name', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  await web.bed.execute('block-dirty-bitmap-add', { node: 'C', name: 'b', granularity: 65536 });
+  await web.bed.guest('write 65536 512');
+  const { text } = await web.ask('/api/bitmap', { server: 'disk', node: 'C', name: 'b' });
+  assert.deepEqual(JSON.parse(text), { stretches: [{ start: 65536, lengthBytes: 65536 }], isCut: false });
+  const [status, error] = await web.error('/api/bitmap', { server: 'disk', node: 'C', name: '<b>' });
+  assert.deepEqual([status, error], [400, "Dirty bitmap '<b>' not found"]);
+});

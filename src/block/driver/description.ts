@@ -28,6 +28,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly compresses?: boolean;
   /** Protocols: names are paths, so an image has a folder in which relative names of backing files begin. */
   readonly hasFolders?: boolean;
+  /** Protocols: why a node of these options has none all the same. */
+  folderRefusal?(options: GivenOptions): string | undefined;
   /** What messages call it, where that is not its name. */
   readonly title?: string;
   /** Filters: what is read is read of the child, and nothing else comes of it. */
@@ -82,6 +84,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly takesImages?: boolean;
   /** Protocols: makes the file; replaces what is there. */
   createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
+  /** The same, at a place that options say. */
+  createAt?(host: Host, place: NodeOptions, sizeBytes: number): Promise<void>;
   /**
    * Protocols: the plain filename that means these options, as given; undefined: none does. `image`: that of the
    * child, for a protocol over another; `childName`: of one of several.

@@ -41,6 +41,8 @@ export interface MapDriver {
    * it would not become smaller, and nothing was done. Absent where nothing is compressed.
    */
   writeCompressed?(offset: number, bytes: Uint8Array): Promise<boolean>;
+  /** Images of the format may compress, and this one does not: what is to be compressed is written as it is. */
+  readonly takesUncompressed?: boolean;
   /**
    * Clusters for a write to [offset, offset + lengthBytes) that map() does not call writable data. Covers at
    * least the first byte; may cover less than asked. Nothing is visible until link().

@@ -53,6 +53,11 @@ export class UserObject {
     this.values = values;
   }
 
+  /** What makes it again as it is: its properties, less what is secret. */
+  get description(): PropertyValues {
+    return { ...this.values };
+  }
+
   get path(): string {
     return `/objects/${this.id}`;
   }

@@ -16,6 +16,12 @@ export class Secret extends UserObject {
     super(id, SECRET, values);
     this.bytes = bytes;
   }
+
+  /** Without what it was given as: that is asked for again. */
+  override get description(): PropertyValues {
+    const { data: _, ...rest } = this.values;
+    return rest;
+  }
 }
 
 /** A secret as text. Errors: invalid. */

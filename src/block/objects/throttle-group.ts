@@ -24,6 +24,10 @@ export class ThrottleGroup extends UserObject {
     this.#throttling.limits = limits;
   }
 
+  override get description(): PropertyValues {
+    return { limits: { ...this.limits } };
+  }
+
   join(): ThrottleMember {
     return this.#throttling.join();
   }

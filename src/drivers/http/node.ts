@@ -58,7 +58,7 @@ export class HttpNode implements DriverInstance {
   }
 
   info(): DriverInfo {
-    return {};
+    return { hasNoDirtyFlag: true };
   }
 
   cancelInFlight(): void {

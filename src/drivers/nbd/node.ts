@@ -88,7 +88,7 @@ export class NbdNode implements DriverInstance {
   }
 
   info(): DriverInfo {
-    return {};
+    return { hasNoDirtyFlag: true };
   }
 
   takeDoubtful(): ByteRanges {

@@ -231,3 +231,21 @@ test('a version 2 image does not grow over a longer backing file, which would sh
   assert.equal(disk.backend.lengthBytes, MiB);
   await disk.close();
 });
+
+test('zeroes take no space in a version 2 image without a backing file, and free what they are written over', async () => {
+  const options = { version: 'v2' } as const;
+  const shelf = await shelfWith({ 'a.qcow2': { sizeBytes: 8 * MiB, options } });
+  const disk = await shelf.open('a.qcow2');
+  await disk.backend.write(MiB, Buffer.alloc(MiB, 7));
+  await disk.backend.flush();
+  const before = disk.node.child('file').node.lengthBytes;
+  await disk.backend.writeZeroes(0, 8 * MiB, Flag.none);
+  await disk.backend.flush();
+  assert.equal(disk.node.child('file').node.lengthBytes, before);
+  const status = await disk.node.io.status(0, 8 * MiB);
+  assert.deepEqual([status.lengthBytes, status.allocated, status.zero], [8 * MiB, false, true]);
+  const buffer = Buffer.alloc(512, 1);
+  await disk.backend.read(MiB, buffer);
+  assert.deepEqual(buffer, Buffer.alloc(512));
+  await disk.close();
+});

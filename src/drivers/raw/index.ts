@@ -5,6 +5,7 @@ import { alignUp } from '../../base/align.js';
 import type {
   ChildIo,
   DriverDescription,
+  DriverInfo,
   DriverInstance,
   MapDriver,
   PreparedReopening,
@@ -135,8 +136,8 @@ class RawNode implements DriverInstance {
     };
   }
 
-  info(): Record<string, never> {
-    return {};
+  info(): DriverInfo {
+    return this.map.window.file.driverInfo().hasNoDirtyFlag === true ? { hasNoDirtyFlag: true } : {};
   }
 
   close(): Promise<void> {

@@ -69,6 +69,10 @@ class CurrentMap implements MapDriver {
     if (map.writeCompressed) this.writeCompressed = (...args) => this.#special('writeCompressed')(...args);
   }
 
+  get takesUncompressed(): boolean {
+    return this.image.map.takesUncompressed === true;
+  }
+
   #special<K extends 'readSpecial' | 'writeSpecial' | 'writeCompressed'>(key: K): NonNullable<MapDriver[K]> {
     const { map } = this.image;
     const method = map[key];

@@ -57,6 +57,10 @@ export class ExtentsMap implements MapDriver {
     return this.#extents.some(({ map }) => map.readSpecial !== undefined);
   }
 
+  get takesUncompressed(): boolean {
+    return this.#extents.every(({ map }) => map.writeCompressed === undefined);
+  }
+
   #at(offset: number): PlacedExtent {
     const extents = this.#extents;
     let [low, high] = [0, extents.length - 1];

@@ -13,7 +13,7 @@ export const HEARTBEAT_MS = 1000;
 /** So much may be copied, of the disk's part below, before the target is flushed for the journal. */
 const MIN_UNFLUSHED_BYTES = 512 * KiB;
 const MAX_UNFLUSHED_BYTES = 64 * MiB;
-const UNFLUSHED_SHARE = 1 / 4000;
+const UNFLUSHED_SHARE = 1 / 8000;
 /** What a guest's change makes dirty in the journal at least, so that it does not wait for the journal each time. */
 const AREA_BYTES = MiB;
 
@@ -138,7 +138,10 @@ export class JobJournal {
   static async look(host: Host, path: string): Promise<JournalHead & { leftBytes: number }> {
     const { journal, head, left } = await JournalFile.open(host, path, headOf, false);
     await journal.close();
-    return { ...headOf(head), leftBytes: left.dirtyBytes };
+    const told = headOf(head);
+    // Bits of what was copied last are not cleared where the end makes them all pointless.
+    const isOver = told.state === 'ending' || told.state === 'completed';
+    return { ...told, leftBytes: isOver ? 0 : left.dirtyBytes };
   }
 
   // ---- while the job works
@@ -171,10 +174,10 @@ export class JobJournal {
     this.#flushing.reset(offset, lengthBytes);
   }
 
-  /** Whole granules are in the target. */
-  copied(offset: number, lengthBytes: number): void {
+  /** Whole granules are in the target; so much of them may have to be brought to its disk. */
+  copied(offset: number, lengthBytes: number, writtenBytes = lengthBytes): void {
     this.#copied.set(offset, lengthBytes);
-    this.#copiedBytes += lengthBytes;
+    this.#copiedBytes += writtenBytes;
     this.#news.notify();
     if (this.#copiedBytes >= this.#mostUnflushed()) void this.checkpoint();
   }

@@ -1,6 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import { DRIVE_INTERFACES, type DriveInterface } from '../../attach/drive.js';
 import type { ErrorAction } from '../../attach/device.js';
+import type { DetectZeroesMode } from '../../block/modes.js';
 import type { FlatOptions } from '../../schema/flat.js';
 import { THROTTLE_LIMITS, type ThrottleLimits } from '../../schema/objects.js';
 import { parseImageOpts } from './image-opts.js';
@@ -23,6 +24,8 @@ export interface DriveOptions {
   filename: string | undefined;
   /** Of the file, whatever the format is. */
   aio: string | undefined;
+  /** Of the topmost node. Without discard=unmap, `unmap` is `on`. */
+  detectZeroes: DetectZeroesMode;
   throttling: { limits: ThrottleLimits; group: string | undefined };
   /** What is left: options of the image, and of what is below it. */
   image: FlatOptions;
@@ -86,6 +89,7 @@ function driveOptions(given: FlatOptions, warn: (text: string) => void): DriveOp
     copyOnRead: takeFlag(image, 'copy-on-read') ?? false,
     filename: takeText(image, 'file') || undefined,
     aio: takeAio(image),
+    detectZeroes: takeDetectZeroes(image),
     throttling: takeThrottling(image),
     image,
   };
@@ -186,6 +190,12 @@ function takeAio(options: FlatOptions): string | undefined {
   const aio = takeText(options, 'aio');
   if (aio === undefined || ['threads', 'native', 'io_uring'].includes(aio)) return aio;
   throw new BlockError('invalid', 'invalid aio option');
+}
+
+function takeDetectZeroes(options: FlatOptions): DetectZeroesMode {
+  const mode = takeText(options, 'detect-zeroes') ?? 'off';
+  if (mode === 'off' || mode === 'on' || mode === 'unmap') return mode;
+  throw new BlockError('invalid', `invalid parameter value: ${mode}`);
 }
 
 /** What a floppy's controller does with errors is its own matter. */

@@ -7,6 +7,7 @@ import { bool, int, struct } from '../../schema/types.js';
 import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
 import { type OptionTexts, sizeValue, splitOptions } from './create-options.js';
+import { asksForHelp, optionLines } from './option-help.js';
 import { Progress } from './progress.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
@@ -27,18 +28,21 @@ export async function amendCommand(tool: Tool, words: readonly string[]): Promis
   const args = new Arguments('amend', words, taken, []);
   if (!args.has('o')) throw new UsageError('Must specify options (-o)');
   const [filename] = args.operands;
+  const [format, asksHelp] = [args.value('f'), asksForHelp(args.values('o'))];
+  if (asksHelp && format !== undefined) return printAmendHelp(tool, format);
   if (filename === undefined || args.operands.length !== 1)
     throw new ToolFailure('Expecting one image file name');
   const cache = cacheOptions(args.value('t') ?? 'writeback');
   if (!cache) throw new ToolFailure(`Invalid cache option: ${args.value('t')}`);
   const backend = await tool.open(filename, {
-    format: args.value('f'),
+    format,
     imageOpts: args.has('image-opts'),
     write: true,
     resize: true,
     cache: cache.options,
     writethrough: cache.writethrough,
   });
+  if (asksHelp) return printAmendHelp(tool, backend.node.driver.name);
   const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
   try {
     await amend(backend, splitOptions(args.values('o')), args.has('force'));
@@ -83,12 +87,27 @@ function keySlotsOf(texts: OptionTexts): LuksAmendment {
   return struct('', LUKS_AMEND_MEMBERS).parse(Object.fromEntries(values), '', 'qmp');
 }
 
+/** What `amend` takes of an image of that format. */
+function amendableNames({ name, toolOptions = [], amendOptions = [] }: DriverDescription): string[] {
+  const ofNew = name === 'luks' ? [] : toolOptions.filter((option) => AMENDABLE.has(option.name));
+  return [...amendOptions, ...ofNew.map((option) => option.name)];
+}
+
+/** Errors: ToolFailure for formats of which nothing is changed. */
+function printAmendHelp(tool: Tool, format: string): number {
+  const driver = tool.opener.drivers.find(format);
+  if (!driver) throw new ToolFailure(`Unknown file format '${format}'`);
+  if (!driver.amendOptions)
+    throw new ToolFailure(`Format driver '${format}' does not support option amendment`);
+  tool.out.print(`Amend options for '${format}':\n${optionLines(driver, amendableNames(driver)).join('')}`);
+  return 0;
+}
+
 function checkOption(driver: DriverDescription, name: string): void {
-  const { toolOptions = [], amendOptions = [] } = driver;
-  if (amendOptions.includes(name)) return;
+  const { toolOptions = [] } = driver;
+  if (amendableNames(driver).includes(name)) return;
   const isKnown = toolOptions.some((one) => one.name === name);
   if (!isKnown) throw new ToolFailure(`Invalid parameter '${name}'`);
-  if (AMENDABLE.has(name) && driver.name !== 'luks') return;
   if (name === 'data_file' || name === 'data_file_raw')
     throw new ToolFailure(`amend: option '${name}' is not supported by livedisk`);
   throw new ToolFailure(`Invalid parameter '${name}'`, {

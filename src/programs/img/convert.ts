@@ -229,9 +229,11 @@ function checkCompresses({ compresses }: DriverDescription): void {
   if (compresses !== true) throw new ToolFailure('Compression not supported for this file format');
 }
 
-/** Clusters are compressed whole. */
+/** Clusters are compressed whole. Errors: ToolFailure where there are none. */
 function compressedUnit(target: BlockBackend): number {
-  return target.node.skipFilters().instance.info().clusterSizeBytes ?? 0;
+  const unitBytes = target.node.skipFilters().instance.info().clusterSizeBytes ?? 0;
+  if (unitBytes === 0) throw new ToolFailure('invalid cluster size');
+  return unitBytes;
 }
 
 async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<BlockBackend[]> {

@@ -114,6 +114,42 @@ test('content survives raw to qcow2 and back, with its holes', () =>
     );
   }));
 
+test('what a vmdk does not compress is written as it is; what has no clusters is refused', () =>
+  withFolder(async (folder) => {
+    const [source, target] = [join(folder, 'a.raw'), join(folder, 'b.vmdk')];
+    writeFileSync(source, Buffer.concat([Buffer.alloc(MiB, 1), Buffer.alloc(3 * MiB)]));
+    for (const subformat of ['monolithicSparse', 'twoGbMaxExtentSparse', 'streamOptimized']) {
+      await succeed('convert', '-c', '-O', 'vmdk', '-o', `subformat=${subformat}`, source, target);
+      await succeed('compare', '-f', 'raw', source, target);
+    }
+    const { code, stderr } = await img(
+      'convert',
+      '-c',
+      '-O',
+      'vmdk',
+      '-o',
+      'subformat=monolithicFlat',
+      source,
+      target,
+    );
+    assert.deepEqual([code, stderr], [1, 'qemu-img: invalid cluster size\n']);
+  }));
+
+test('amend tells its options, by the format or by the image', () =>
+  withFolder(async (folder) => {
+    const image = join(folder, 'a.qcow2');
+    await succeed('create', '-q', '-f', 'qcow2', image, '1M');
+    const told = await succeed('amend', '-f', 'qcow2', '-o', 'help', 'nosuch');
+    assert.match(
+      told,
+      /^Amend options for 'qcow2':\n {2}backing_file=<str> {5}- File name of a base image\n/,
+    );
+    assert.match(told, /\n {2}encrypt\.keyslot=<num> +- Select a single keyslot/);
+    assert.equal(await succeed('amend', '-o', 'size=2M,help', image), told);
+    const { stderr } = await img('amend', '-f', 'vmdk', '-o', 'help');
+    assert.equal(stderr, "qemu-img: Format driver 'vmdk' does not support option amendment\n");
+  }));
+
 test('an overlay keeps its backing file, and compares equal to what it was copied from', () =>
   withFolder(async (folder) => {
     const at = (name: string): string => join(folder, name);
@@ -358,6 +394,21 @@ test('convert writes a manifest and reads its copy back; verify says what is not
       path('r'),
     );
     assert.match(backed.stderr, /--verify and -B are mutually exclusive/);
+  }));
+
+test('whatever hinders verify is trouble: status 1 is its answer', () =>
+  withFolder(async (folder) => {
+    const image = join(folder, 'a.raw');
+    writeFileSync(image, Buffer.alloc(KiB));
+    const lines = [
+      ['--foo', image],
+      [],
+      ['-T', 'none-such', image],
+      [image, 'a', 'b'],
+      ['--object', 'x', image],
+    ];
+    for (const words of [...lines, [image], ['-f', 'qcow2', image]])
+      assert.equal((await img('verify', ...words)).code, 2, words.join(' '));
   }));
 
 test('a manifest that is broken anywhere is refused, whatever is wrong with it', () =>

@@ -20,7 +20,7 @@ import { measureCommand } from './measure.js';
 import { rebaseCommand } from './rebase.js';
 import { resizeCommand } from './resize.js';
 import { snapshotCommand } from './snapshot.js';
-import { verifyCommand } from './verify.js';
+import { TROUBLE, verifyCommand } from './verify.js';
 import { Tool, ToolFailure, type ToolOutput, UsageError } from './tool.js';
 
 type Subcommand = (tool: Tool, words: readonly string[]) => Promise<number>;
@@ -72,6 +72,9 @@ Command syntax:
 Each command takes --untrusted: of files that an image names, only those in its own folder are opened.
 `;
 
+/** Of commands whose status 1 is an answer, whatever goes wrong. */
+const FAILURES: ReadonlyMap<string, number> = new Map([['verify', TROUBLE]]);
+
 /** `livedisk img`, with qemu-img's command line, answers and exit statuses (which it answers). */
 export async function imgMain(
   args: readonly string[],
@@ -87,7 +90,7 @@ export async function imgMain(
       await tool.closeAll();
     }
   } catch (error) {
-    return tellFailure(out, error);
+    return tellFailure(out, error, FAILURES.get(args[0] ?? ''));
   }
 }
 
@@ -109,8 +112,12 @@ async function run(tool: Tool, [name, ...words]: readonly string[]): Promise<num
   throw new UsageError(`Command not found: ${name}`);
 }
 
-function tellFailure(out: ToolOutput, error: unknown): number {
+function tellFailure(out: ToolOutput, error: unknown, status = statusOf(error)): number {
   if (!(error instanceof ToolFailure) && !(error instanceof BlockError)) throw error;
   out.error(`qemu-img: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
+  return status;
+}
+
+function statusOf(error: unknown): number {
   return error instanceof ToolFailure ? error.status : 1;
 }

@@ -21,6 +21,10 @@ const ABOUT: Readonly<Record<string, Told>> = {
   'iter-time': ['num', 'Time to spend in PBKDF in milliseconds'],
   'ivgen-alg': ['str', 'Name of IV generator algorithm'],
   'ivgen-hash-alg': ['str', 'Name of IV generator hash algorithm'],
+  keyslot: ['num', 'Select a single keyslot to modify explicitly'],
+  'new-secret': ['str', 'New secret to set in the matching keyslots. Empty string to erase'],
+  'old-secret': ['str', 'Select all keyslots that match this password'],
+  state: ['str', 'Select new state of affected keyslots (active/inactive)'],
   'key-secret': ['str', 'ID of the secret that provides the keyslot passphrase'],
   'encrypt.cipher-alg': ['str', 'Name of encryption cipher algorithm'],
   'encrypt.cipher-mode': ['str', 'Name of encryption cipher mode'],
@@ -63,14 +67,17 @@ export async function printOptionHelp(tool: Tool, format: string, filename?: str
   if (!driver) throw new ToolFailure(`Unknown file format '${format}'`);
   if (!driver.create) throw new ToolFailure(`Format driver '${format}' does not support image creation`);
   const hasFile = filename !== undefined && (await isInFile(tool, filename));
-  const lines = (driver.toolOptions ?? [])
-    .filter((option) => hasFile || !isOfFile(driver, option))
-    .flatMap((option) => namesOf(option).map((name) => optionText(driver, option, name)))
-    .sort();
+  const told = (driver.toolOptions ?? []).filter((option) => hasFile || !isOfFile(driver, option));
+  const lines = optionLines(driver, told.flatMap(namesOf));
   const head = filename === undefined ? `Supported ${format} options:` : 'Supported options:';
   const rest =
     'The protocol level may support further options.\nSpecify the target filename to include those options.\n';
   tool.out.print(`${head}\n${lines.join('')}${filename === undefined ? `\n${rest}` : ''}`);
+}
+
+/** A line each, in order of the names. */
+export function optionLines(driver: DriverDescription, names: readonly string[]): string[] {
+  return names.map((name) => optionText(driver, name)).sort();
 }
 
 async function isInFile(tool: Tool, filename: string): Promise<boolean> {
@@ -88,8 +95,9 @@ function namesOf({ name }: ToolOption): string[] {
   return name.endsWith('.') ? Object.keys(ABOUT).filter((known) => known.startsWith(name)) : [name];
 }
 
-function optionText(driver: DriverDescription, option: ToolOption, name: string): string {
-  const [type, about] = ABOUT[name] ?? toldByType(driver, option);
+function optionText(driver: DriverDescription, name: string): string {
+  const option = driver.toolOptions?.find((one) => one.name === name) ?? { name };
+  const [type, about] = ABOUT[name] ?? ABOUT[name.replace(/^encrypt\./, '')] ?? toldByType(driver, option);
   return `  ${`${name}=<${type}>`.padEnd(22)} - ${about}\n`;
 }
 

@@ -134,7 +134,8 @@ function unevenHost(): Host {
       link: (path, newPath) => host.files.link(path, newPath),
       syncDirectory: (path) => host.files.syncDirectory(path),
       list: (path) => host.files.list(path),
-      mkdir: (path) => host.files.mkdir(path),
+      mkdir: (path, options) => host.files.mkdir(path, options),
+      rename: (from, to) => host.files.rename(from, to),
       buffer: (lengthBytes) => host.files.buffer(lengthBytes),
       open: async (path, options) => {
         const file = await host.files.open(path, options);

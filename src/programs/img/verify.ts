@@ -8,7 +8,7 @@ import { Progress } from './progress.js';
 import { type Tool, ToolFailure, UsageError } from './tool.js';
 
 /** Exit status for trouble; 1 says that the image is not what its manifest says. */
-const TROUBLE = 2;
+export const TROUBLE = 2;
 /** A chunk that differs as often as this, copied again in between, is given up. */
 const ATTEMPTS = 3;
 
@@ -25,22 +25,19 @@ export async function verifyCommand(tool: Tool, words: readonly string[]): Promi
     imageOpts: args.has('image-opts'),
     forceShare: args.has('force-share'),
     cache: cache.options,
-    failure: TROUBLE,
   });
-  const hashes = await troubled(() => readManifest(tool.host, manifest, image.lengthBytes));
+  const hashes = await readManifest(tool.host, manifest, image.lengthBytes);
   const progress = new Progress(tool.out, args.has('p'));
   let differing = 0;
   const say = (text: string): void => void (args.has('q') || tool.out.print(`${text}\n`));
-  await troubled(() =>
-    verifyContent(image, hashes, {
-      onDiffers: ({ offset, lengthBytes }) => {
-        differing++;
-        say(`Differs: ${lengthBytes} bytes at ${offset}`);
-      },
-      buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
-      onProgress: (done, total) => progress.update(done, total),
-    }),
-  );
+  await verifyContent(image, hashes, {
+    onDiffers: ({ offset, lengthBytes }) => {
+      differing++;
+      say(`Differs: ${lengthBytes} bytes at ${offset}`);
+    },
+    buffer: (lengthBytes) => tool.host.files.buffer(lengthBytes),
+    onProgress: (done, total) => progress.update(done, total),
+  });
   progress.complete();
   progress.finish();
   await tool.close(image);
@@ -51,15 +48,6 @@ export async function verifyCommand(tool: Tool, words: readonly string[]): Promi
       : `The image is not what its manifest says: ${differing} chunks differ.`,
   );
   return differing === 0 ? 0 : 1;
-}
-
-async function troubled<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (error instanceof ToolFailure || !(error instanceof Error)) throw error;
-    throw new ToolFailure(error.message, { status: TROUBLE });
-  }
 }
 
 /** What `convert --manifest` and `--verify` do about a copy. */

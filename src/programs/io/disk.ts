@@ -1,5 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import type { BlockBackend } from '../../block/backend.js';
+import type { NodeOptions } from '../../block/driver.js';
 import type { DiscardMode } from '../../block/modes.js';
 import type { Node } from '../../block/node.js';
 import type { OpenContext, Opener } from '../../block/open.js';
@@ -134,14 +135,31 @@ async function openNode(
 ): Promise<Node> {
   if (!options) return opener.openImage(filename ?? '', format, context);
   if (filename === undefined) return opener.openFlat(options, context);
-  const driver = options.get('driver');
-  const protocol = await opener.parseFilename(filename);
-  const isProtocol =
-    typeof driver === 'string' &&
-    opener.drivers.get(driver).kind === 'protocol' &&
-    driver === protocol['driver'];
-  const file = FlatOptions.of(isProtocol ? protocol : { file: protocol });
-  return opener.openFlat(file.withOverrides(Object.fromEntries(options.entries())), context);
+  if (typeof options.get('file') === 'string' || options.get('file.filename') !== undefined)
+    throw new BlockError('invalid', "Can't specify 'file' and 'filename' options at the same time");
+  const named = FlatOptions.of(await namedOptions(opener, options, filename));
+  return opener.openFlat(named.withOverrides(Object.fromEntries(options.entries())), context);
+}
+
+/** What a file name beside options stands for: the file of a format, a protocol itself, or the child of a filter of files. */
+async function namedOptions(opener: Opener, options: FlatOptions, filename: string): Promise<NodeOptions> {
+  const named = await opener.parseFilename(filename);
+  for (const [key, isTop] of [
+    ['file.driver', false],
+    ['driver', true],
+  ] as const) {
+    const driver = options.get(key);
+    if (typeof driver !== 'string') continue;
+    const { kind, parseFilename, options: own } = opener.drivers.get(driver);
+    const child = kind === 'filter' && parseFilename ? own.children.at(-1) : undefined;
+    if (child) {
+      const image =
+        child.isImage === true ? { driver: await opener.probeFormat(filename), file: named } : named;
+      return isTop ? { [child.role]: image } : { file: { [child.role]: image } };
+    }
+    if (isTop && kind === 'protocol' && driver === named['driver']) return named;
+  }
+  return { file: named };
 }
 
 async function release({ graph }: Opener, backend: BlockBackend, node: Node): Promise<void> {

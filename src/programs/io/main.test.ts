@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
 import { allDrivers } from '../../drivers/index.js';
 import { createRealHost } from '../../host/real.js';
@@ -119,4 +120,33 @@ test('a disk is reopened with what is said, and stays as it was in everything el
     '',
   ]);
   assert.equal(answer.stdout, '');
+});
+
+test('a file name beside options is the file, or the child of a filter of files', async (t) => {
+  const { base } = await images(t);
+  const raw = `${base}.raw`;
+  writeFileSync(raw, Buffer.alloc(2 ** 20));
+  await run(`open ${base}`, 'write -q -P 0 0 64k');
+  for (const [words, expected] of [
+    [`-o driver=raw,file.driver=blkverify,file.raw.filename=${raw} ${base}`, ''],
+    [`-o driver=blkverify,raw.filename=${raw} ${base}`, ''],
+    [`-o file.driver=blkdebug,file.inject-error.event=l2_load ${base}`, 'read failed: Input/output error\n'],
+    [`-o driver=blkdebug,inject-error.event=none ${base}`, 'read failed: Input/output error\n'],
+    [`-o driver=qcow2,file.driver=file,file.locking=off ${base}`, ''],
+  ] as const)
+    assert.deepEqual(await run(`open ${words}`, 'read -q 0 512'), {
+      code: expected === '' ? 0 : 1,
+      stdout: expected,
+      stderr: '',
+    });
+  for (const [words, message] of [
+    [`driver=qcow2,file.filename=${raw}`, "Can't specify 'file' and 'filename' options at the same time"],
+    [
+      'driver=blkdebug,inject-error.event=none,inject-error.0.event=none',
+      "Unknown option '0.event' for [inject-error]",
+    ],
+  ] as const) {
+    const { stderr } = await run(`open -o ${words} ${base}`);
+    assert.equal(stderr, `qemu-io: can't open device ${base}: ${message}\n`);
+  }
 });

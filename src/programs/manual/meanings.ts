@@ -50,6 +50,7 @@ export const KIND_MEANINGS: Readonly<Record<string, string>> = {
   'blockdev-add qed': "QEMU's former format",
   'blockdev-add raw': 'the disk as it is, or a window of it',
   'blockdev-add snapshot-access': 'the moment that a copy-before-write filter keeps, for reading',
+  'blockdev-add ssh': 'a file of another machine, over SSH',
   'blockdev-add throttle': 'a filter: the pace of a throttle-group',
   'blockdev-add vdi': "VirtualBox's images",
   'blockdev-add vhdx': "Hyper-V's images",

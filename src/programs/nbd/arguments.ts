@@ -175,6 +175,7 @@ export function parseNbdArguments(words: readonly string[]): NbdArguments {
     tlsHostname: last('tls-hostname'),
   };
   checkTogether(given, operands, asks);
+  checkDetectZeroes(options);
   return parsed;
 }
 
@@ -237,6 +238,16 @@ function checkTogether(
   // Both take a device, which is not served then.
   if (operands.length !== 1) fail('Invalid number of arguments', MORE);
   if (given.has('image-opts') && given.has('format')) fail('--image-opts and -f are mutually exclusive');
+}
+
+/** Unmapping has to be allowed before it is asked for, in order of the options. */
+function checkDetectZeroes(options: ReadonlyArray<{ name: string; value: string }>): void {
+  let discard: DiscardMode = 'ignore';
+  for (const { name, value } of options) {
+    if (name === 'discard') discard = discardOf(value);
+    if (name === 'detect-zeroes' && value === 'unmap' && discard === 'ignore')
+      fail('setting detect-zeroes to unmap is not allowed without setting discard operation to unmap');
+  }
 }
 
 function snapshotOf(text: string | undefined): LoadSnapshot | undefined {

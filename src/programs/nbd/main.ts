@@ -132,6 +132,12 @@ async function writePidFile(host: Host, path: string): Promise<PidFile> {
 
 /** What is exported: the image, or a temporary one above it, or a part of it. */
 async function open(args: NbdArguments, opener: Opener): Promise<Node> {
+  const node = await openDisk(args, opener);
+  node.detectZeroes(args.detectZeroes);
+  return node;
+}
+
+async function openDisk(args: NbdArguments, opener: Opener): Promise<Node> {
   const { discard, cache, snapshot, offset } = args;
   const context: OpenContext = { readOnly: args.readOnly, discard, cache: cache.options };
   const image = await (snapshot ? openTemporary(args, opener, context) : openBelow(args, opener, context));
@@ -146,16 +152,11 @@ async function openBelow(args: NbdArguments, opener: Opener, context: OpenContex
   return image;
 }
 
-async function explained(
-  { filename, discard, detectZeroes }: NbdArguments,
-  body: () => Promise<Node>,
-): Promise<Node> {
+async function explained({ filename }: NbdArguments, body: () => Promise<Node>): Promise<Node> {
   try {
     return await body();
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
-    // Told as it is where it is about an option of the command line.
-    if (detectZeroes === 'unmap' && discard === 'ignore') throw error;
     const text = `Failed to blk_new_open '${filename}': ${error.message}`;
     throw new BlockError(error.kind, text, {
       cause: error,
@@ -165,14 +166,10 @@ async function explained(
 }
 
 function openImage(args: NbdArguments, opener: Opener, context: OpenContext): Promise<Node> {
-  const { filename, format, imageOpts, detectZeroes } = args;
+  const { filename, format, imageOpts } = args;
   if (imageOpts)
     return opener.openFlat(parseImageOpts(filename, { impliedKey: 'file', warn: opener.onWarning }), context);
-  if (detectZeroes === 'off') return opener.openImage(filename, format, context);
-  const escaped = filename.replaceAll(',', ',,');
-  const driver = format === undefined ? '' : `driver=${format},`;
-  const text = `${driver}file.filename=${escaped},detect-zeroes=${detectZeroes},discard=${args.discard}`;
-  return opener.openFlat(parseImageOpts(text, { warn: opener.onWarning }), context);
+  return opener.openImage(filename, format, context);
 }
 
 /** What clients write goes to a file that is gone with the program. */

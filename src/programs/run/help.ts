@@ -13,6 +13,7 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
   -chardev socket,id=ID,path=PATH,server=on,wait=off
                         a socket for a monitor (host= and port=, or fd=, instead of path=; abstract=on, reconnect=N,
                         tls-creds=; x-clients=1 serves one client after the other); also pty, stdio, null, ringbuf, file
+  -state DIR            keep there what the daemon is, and be that again when started anew (docs/STATE.md)
   -pidfile FILE         write the process's number there
   -metrics unix:PATH | HOST:PORT[,token-file=FILE]
                         numbers for Prometheus at /metrics; beyond this machine only with a token
@@ -36,6 +37,7 @@ Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one da
                         (share-rw=, write-cache=, rerror=, werror= as in QEMU); -device help lists models
   -snapshot             what is written to drives is not kept
   -S                    the guest waits for 'cont'
+  -loadvm TAG           begin in the state that savevm has saved
   -incoming tcp:HOST:PORT | unix:PATH | fd:N | file:PATH | exec:COMMAND | defer
                         a machine comes from there (migrate); its images are the other end's until then
   -qmp unix:PATH,server=on,wait=off

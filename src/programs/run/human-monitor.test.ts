@@ -36,3 +36,14 @@ test('a line without end is cut where QEMU cuts it', async () => {
   const cut = 'x'.repeat(4000) + 'y'.repeat(95);
   assert.equal(await answers(pieces, 2), `unknown command: '${cut}'\nVM status: running\n`);
 });
+
+test('after quit nothing is asked for', async () => {
+  const engine = new Engine({ host: createRealHost(), drivers: allDrivers, kind: 'machine' });
+  let text = '';
+  const monitor = new HumanMonitor(engine, (piece) => void (text += piece));
+  monitor.push(Buffer.from('info status\nquit\ninfo status\n'));
+  await engine.quitting.promise;
+  await engine.close();
+  assert.equal(text.split('(qemu) ').length, 3);
+  assert.ok(text.endsWith('quit\u001b[K\n'), JSON.stringify(text));
+});

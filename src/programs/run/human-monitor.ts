@@ -22,6 +22,8 @@ export class HumanMonitor {
       line: (text) => this.#run(text),
       complete: (text) => completions(engine, text),
     });
+    // Nothing is asked for any more, as in QEMU.
+    void engine.quitting.promise.then(() => this.#editor.end());
     const { major, minor, micro } = VERSION.qemu;
     write(`QEMU ${major}.${minor}.${micro} monitor - type 'help' for more information\n`);
     this.#editor.begin();
@@ -39,7 +41,13 @@ export class HumanMonitor {
 
   async #run(line: string): Promise<void> {
     try {
-      this.#write(await this.#engine.hub.inBand(() => runHmp(this.#engine, line)));
+      const { hub } = this.#engine;
+      const text = await hub.inBand(async () => {
+        const printed = await runHmp(this.#engine, line);
+        await hub.onDone('human-monitor-command');
+        return printed;
+      });
+      this.#write(text);
     } catch (error) {
       // What is typed after `quit` is not answered.
       if (error instanceof BlockError && error.kind === 'closed') return;

@@ -49,6 +49,7 @@ const SEQUENCES: Readonly<Record<string, string>> = {
  */
 export class LineEditor {
   readonly #prompt: string;
+  #hasEnded = false;
   readonly #user: EditorUser;
   #text: string[] = [];
   #cursor = 0;
@@ -82,6 +83,11 @@ export class LineEditor {
     if (this.#text.length > 0) this.#show();
   }
 
+  /** No prompt comes any more, and what is typed is not looked at. */
+  end(): void {
+    this.#hasEnded = true;
+  }
+
   push(text: string): void {
     this.#waiting += text;
     if (!this.#isWorking) void this.#work();
@@ -97,6 +103,7 @@ export class LineEditor {
       const line = this.#take(piece);
       if (line === undefined) continue;
       await this.#user.line(line);
+      if (this.#hasEnded) return;
       this.begin();
     }
     this.#isWorking = false;

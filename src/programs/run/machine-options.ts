@@ -162,7 +162,6 @@ export const UNSUPPORTED_OPTIONS: ReadonlyMap<string, 'flag' | 'valued'> = new M
     '-chroot': 'valued',
     '-dump-vmstate': 'valued',
     '-iscsi': 'valued',
-    '-loadvm': 'valued',
     '-plugin': 'valued',
     '-preconfig': 'flag',
     '-qtest': 'valued',

@@ -316,3 +316,30 @@ function disappearance(folder: string, name: string): Promise<void> {
     check();
   });
 }
+
+test('a machine begins in a state that was saved', { timeout: 300_000 }, async (t) => {
+  const folder = scratch(t);
+  const image = join(folder, 'a.qcow2');
+  livedisk('img', 'create', '-q', '-f', 'qcow2', image, '1M');
+  const monitor = async (
+    input: string,
+    ...more: string[]
+  ): Promise<{ text: string; code: number | null }> => {
+    const drive = ['-drive', `file=${image},format=qcow2,if=virtio,id=d`];
+    const words = livediskWords('run', '-monitor', 'stdio', ...drive, ...more);
+    const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['pipe', 'pipe', 'pipe'] });
+    t.after(() => child.kill('SIGKILL'));
+    let text = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (text += String(chunk)));
+    child.stdin.on('error', () => undefined).end(input);
+    return { code: await closed(child), text };
+  };
+  const write = (byte: number): string => `qemu-io d "write -P ${byte} 0 64k"\n`;
+  await monitor(`${write(1)}savevm one\n${write(2)}quit\n`);
+  const { text } = await monitor('qemu-io d "read -P 1 0 64k"\ninfo status\nquit\n', '-loadvm', 'one');
+  assert.doesNotMatch(text, /Pattern verification failed/);
+  assert.match(text, /read 65536\/65536[^]*VM status: running/);
+  const { text: told, code } = await monitor('quit\n', '-loadvm', 'none');
+  assert.match(told, /livedisk: Snapshot 'none' does not exist in one or more devices\n/);
+  assert.equal(code, 1);
+});

@@ -1,19 +1,16 @@
 import { setFlagsFromString } from 'node:v8';
-import { given } from '../../base/given.js';
-import { probedWarning } from '../../block/format-guard.js';
-import { allDrivers } from '../../drivers/index.js';
 import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
-import { Engine } from '../../monitor/engine.js';
+import type { Engine } from '../../monitor/engine.js';
 import type { MetricsServer } from '../../web/metrics-server.js';
+import { composeEngine } from './compose.js';
 import { checkDaemon, daemonize, isDaemon, tellReady } from './daemon.js';
 import { Ending } from './ending.js';
 import { answerTo } from './help.js';
 import { startMetrics } from './metrics.js';
 import { PidFile } from './pid-file.js';
 import { parseRunOptions } from './options.js';
-import { start } from './start.js';
-import { StdioSocket } from './stdio.js';
+import { DaemonState } from './state.js';
 
 /** Nearly the longest time that a timer takes. */
 const LONG_MS = 2_000_000_000;
@@ -36,26 +33,9 @@ export async function runMain(
     if (!isDaemon()) return daemonize(args);
   }
   tuneCompiler();
-  const engine = new Engine({
-    host: createRealHost(),
-    drivers: allDrivers,
-    kind,
-    machine: options.machine,
-    ...(process.env['TMPDIR'] !== undefined && { temporaryFolder: process.env['TMPDIR'] }),
-    startStopped: options.startStopped,
-    incoming: options.incoming !== undefined,
-    actions: options.actions,
-    baseProtection: { refuses: options.protectsSharedBases, folders: options.sharedBasesFolders },
-    identity: given({ name: options.name, uuid: options.uuid, memoryBytes: options.memoryBytes }),
-    openStandard: (isEditor) => new StdioSocket({ isEditor }),
-    warn,
-    print: (line) => void process.stdout.write(`${line}\n`),
-  });
-  engine.opener.onProbed = (name, format, readOnly) =>
-    void process.stderr.write(probedWarning(name, format, readOnly));
-  engine.graph.onDriverLine = (line) => void process.stderr.write(`${line}\n`);
-  engine.opener.onWarning = (text) => warn(`warning: ${text}`);
-  engine.hub.onUnexpectedError = (error) => warn(`internal error: ${describe(error)}`);
+  const host = createRealHost();
+  const daemon = await DaemonState.open(host, kind, options);
+  const engine = composeEngine(host, kind, daemon.engineProperties(), warn);
   let pidFile: PidFile | undefined;
   let ending: Ending | undefined;
   let metrics: MetricsServer | undefined;
@@ -66,15 +46,16 @@ export async function runMain(
   try {
     // A machine's comes first, a storage daemon's tells that everything is there.
     if (kind === 'machine') await writePidFile();
-    await start(engine, options);
+    await daemon.start(engine);
     if (options.metrics) metrics = await startMetrics(engine, options.metrics);
     ending = new Ending(engine, program);
     if (kind === 'storage-daemon') await writePidFile();
     if (options.daemonize) tellReady();
     await untilEnd(engine);
   } finally {
+    engine.graph.keeper = undefined;
     await metrics?.close();
-    await end(ending ?? new Ending(engine, program), engine, pidFile);
+    await end(ending ?? new Ending(engine, program), engine, pidFile).finally(() => daemon.close());
   }
   return 0;
 }
@@ -97,10 +78,6 @@ async function end(ending: Ending, engine: Engine, pidFile?: PidFile): Promise<v
     // Clients that stay connected, standard input, and calls that the kernel holds would keep the process alive.
     setImmediate(() => exitNow());
   }
-}
-
-function describe(error: unknown): string {
-  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }
 
 /** Until `quit`, or a signal, even when no socket and no standard input is open that could bring one. */

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { NodeOptions } from '../../block/driver.js';
@@ -66,9 +67,13 @@ export interface RunOptions {
   startStopped: boolean;
   /** Where the machine's state comes from. */
   incoming: string | undefined;
+  /** The saved state in which the machine begins. */
+  loadvm: string | undefined;
   actions: Partial<RunActions>;
   pidFile: string | undefined;
   metrics: MetricsOption | undefined;
+  /** The folder that keeps what the daemon is. */
+  state: string | undefined;
   /** Of images that others stand on. */
   protectsSharedBases: boolean;
   sharedBasesFolders: string[];
@@ -92,6 +97,8 @@ export interface RunOptions {
   asks: Question | undefined;
 }
 
+export const DEFAULT_MACHINE = 'pc';
+
 type Take = (value: string, text: string) => void;
 
 /** Errors: kind invalid or unsupported, naming the option. */
@@ -101,12 +108,14 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     warnings: [],
     startStopped: false,
     incoming: undefined,
+    loadvm: undefined,
     actions: {},
     pidFile: undefined,
     metrics: undefined,
+    state: undefined,
     protectsSharedBases: false,
     sharedBasesFolders: [],
-    machine: 'pc',
+    machine: DEFAULT_MACHINE,
     name: undefined,
     uuid: undefined,
     memoryBytes: undefined,
@@ -237,6 +246,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-chardev': (value, text) => addDevice(parseCharacterDevice(value), text),
     '-pidfile': (value) => void (options.pidFile = value),
     '-metrics': (value) => void (options.metrics = parseMetrics(value)),
+    '-state': (value) => void (options.state = resolve(value)),
     '-shared-bases-folder': (value) => void options.sharedBasesFolders.push(value),
     '-object': (value, text) => {
       const help = objectHelp(value);
@@ -285,6 +295,7 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-m': (value) => void (options.memoryBytes = parseMemory(value)),
     '-uuid': (value) => void (options.uuid = checkUuid(value)),
     '-serial': (value, text) => takeSerial(options, value, text),
+    '-loadvm': (value) => void (options.loadvm = value),
     '-incoming': (value) => void (options.incoming = value),
     '-action': (value) => void Object.assign(options.actions, parseActions(value)),
     '-parallel': () => void (options.hasParallel = true),

@@ -7,6 +7,7 @@ import { addDevice } from '../../monitor/devices.js';
 import { addDrive } from '../../monitor/drives.js';
 import type { Engine } from '../../monitor/engine.js';
 import { listenFor } from '../../monitor/migration.js';
+import { loadVm } from '../../monitor/vm-snapshots.js';
 import { QmpSession } from '../../wire/qmp/session.js';
 import { HumanMonitor } from './human-monitor.js';
 import { multiplex } from './multiplexer.js';
@@ -14,8 +15,15 @@ import { type RunOptions, type Step, withContext } from './options.js';
 import { addOnBoardDisks, addVirtioDisks, type Placed } from './on-board.js';
 import { StdioSocket } from './stdio.js';
 
-/** Does all that a command line asks for, and what the machine brings by itself. Errors: they name the option. */
-export async function start(engine: Engine, options: RunOptions): Promise<void> {
+/**
+ * Does all that a command line asks for, and what the machine brings by itself; `whole`: before clients come in.
+ * Errors: they name the option.
+ */
+export async function start(
+  engine: Engine,
+  options: Pick<RunOptions, 'steps' | 'incoming'>,
+  whole: () => Promise<void> = () => Promise.resolve(),
+): Promise<void> {
   const isEarly = ({ kind }: Step): boolean => !['device', 'monitor', 'multiplexed'].includes(kind);
   const isMachine = engine.kind === 'machine';
   const early = options.steps.filter((step) => !isMachine || isEarly(step));
@@ -34,8 +42,10 @@ export async function start(engine: Engine, options: RunOptions): Promise<void> 
   await addVirtioDisks(engine, drives);
   for (const step of late)
     if (step.kind !== 'device') await inStep(step.text, () => perform(engine, step, monitors));
-  const { incoming } = options;
+  const { incoming, loadvm } = options;
+  if (loadvm !== undefined) await loadVm(engine, loadvm);
   if (incoming !== undefined) await inStep(`-incoming ${incoming}`, () => listenFor(engine, incoming));
+  await whole();
   monitors.open();
 }
 

@@ -1,15 +1,15 @@
 import { createInterface } from 'node:readline';
-import { BlockError } from '../../base/error.js';
+import { hintOf } from '../../base/error.js';
 import type { Host } from '../../host/host.js';
 import { createRealHost } from '../../host/real.js';
 import { QmpClient } from '../../wire/qmp/client.js';
+import { isForPeople } from '../../wire/qmp/registry.js';
 import { USAGE } from './help.js';
 import { historyFile } from './history.js';
 import { parseOptions, type ShellOptions } from './options.js';
 import { ProgressView, type Screen } from './progress-view.js';
 import { Shell } from './shell.js';
 import { interact } from './terminal.js';
-import { JobWatch } from './wait-job.js';
 
 export interface ShellIo {
   host: Host;
@@ -40,8 +40,8 @@ export async function shellMain(args: readonly string[], io: ShellIo = standardI
       client.close();
     }
   } catch (error) {
-    if (!(error instanceof BlockError)) throw error;
-    io.error.write(`livedisk shell: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
+    if (!isForPeople(error)) throw error;
+    io.error.write(`livedisk shell: ${error.message}\n${hintOf(error)}`);
     return 1;
   }
 }
@@ -55,7 +55,7 @@ async function talk(client: QmpClient, options: ShellOptions, io: ShellIo): Prom
     screen: io.output,
     print: (text) => void io.output.write(`${text}\n`),
   });
-  if (waitFor !== undefined) return runAndWait(shell, client, { words, id: waitFor }, io);
+  if (waitFor !== undefined) return runAndWait(shell, { words, id: waitFor }, io);
   if (words.length > 0) return (await shell.runWords(words)) === 'done' || shell.isLeaving ? 0 : 1;
   return io.input.isTTY === true ? interact(shell, client, io) : readAll(shell, client, io);
 }
@@ -63,11 +63,10 @@ async function talk(client: QmpClient, options: ShellOptions, io: ShellIo): Prom
 /** `--wait JOB`: watches from before the command, which may be what starts the job. Errors: not-found; closed. */
 async function runAndWait(
   shell: Shell,
-  client: QmpClient,
   { words, id }: { words: readonly string[]; id: string },
   { host: { clock }, error: screen }: ShellIo,
 ): Promise<number> {
-  const watch = new JobWatch(client, clock, { id, command: words[0] ?? '' });
+  const watch = shell.watch(id);
   if (words.length > 0 && (await shell.runWords(words)) !== 'done') return 1;
   const view = new ProgressView(screen, clock, id);
   const { isGood, text } = await watch.wait((state) => view.show(state));

@@ -128,6 +128,7 @@ const COMMANDS: Readonly<Record<string, string>> = {
   'snapshot-load': 'takes all disks of a machine back to a snapshot, as a job',
   'snapshot-save': 'takes a snapshot of all disks of a machine inside their images, as a job',
   'x-bitmap-ensure': 'makes durable bitmaps of several disks, or says whether they are still right',
+  'x-bitmap-extents': 'which stretches of a disk a bitmap has as dirty',
   'x-blockdev-amend': "changes an image's format options; a job",
   'x-blockdev-change': 'adds a child to a node, or takes one away',
   'x-debug-block-dirty-bitmap-sha256': "a hash of a bitmap's contents",

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { createRealHost } from '../../host/real.js';
 import { RealClock } from '../../host/real-clock.js';
 import { queryQmpSchema } from '../../wire/qmp/introspect.js';
-import { command, CommandRegistry } from '../../wire/qmp/registry.js';
+import { command, CommandRegistry, QmpError } from '../../wire/qmp/registry.js';
 import { QmpHub, QmpSession } from '../../wire/qmp/session.js';
 import { BlockdevOptions } from '../../schema/block-types.js';
 import { any, arrayOf, bool, int, optional, required, str, struct } from '../../schema/types.js';
@@ -80,6 +80,14 @@ function registerJobs(registry: CommandRegistry, hub: QmpHub): void {
     jobs.delete(id);
     hub.emit('BLOCK_JOB_COMPLETED', { device: id, ...(job.error !== undefined && { error: job.error }) });
   };
+  const named = struct('named', { id: optional(str), device: optional(str) });
+  for (const name of ['job-complete', 'block-job-cancel'])
+    registry.register(command(name, named), ({ id, device }) => {
+      const job = jobs.get(id ?? device ?? '');
+      if (!job) throw new QmpError('GenericError', 'no such job');
+      // One look later.
+      setImmediate(() => (job.endsItself = true));
+    });
   registry.register(command('query-jobs', NONE), () => {
     const progress = { type: 'stream', 'current-progress': 512, 'total-progress': 1024 };
     const infos = [...jobs].map(([id, { endsItself: _, ...job }]) => ({ id, ...progress, ...job }));
@@ -338,6 +346,32 @@ test('a wait ends with the job, or when it waits itself', async () => {
     output: '',
     error: "livedisk shell: Job 'none' not found\n",
   });
+});
+
+test('a wait for a job that was told to end is for its end', async () => {
+  const start = 'start id=j status=ready\nwait j\n';
+  for (const end of [
+    'job-complete id=j',
+    'block-job-cancel device=j',
+    '{"execute": "job-complete", "arguments": {"id": "j"}}',
+  ]) {
+    const { status, output } = await runLines(`${start}${end}\nwait j\nquery-jobs\n`);
+    assert.equal(status, 0);
+    const told = output.filter((line) => /^j (ready: |completed)/.test(line));
+    assert.deepEqual(told, ['j ready: job-complete or block-job-cancel ends it', 'j completed'], end);
+    assert.equal(output.at(-1), '{"return": []}');
+  }
+  // One that was refused has told nobody, and what ended once is not what is started anew.
+  const refused = await runLines(`${start}job-complete id=other\nwait j\n`);
+  assert.match(refused.output.at(-1) ?? '', /^j ready: /);
+  const again = await runLines(`${start}job-complete id=j\nwait j\nstart id=j status=created\n${start}`);
+  assert.match(again.output.at(-1) ?? '', /^j ready: /);
+});
+
+test('what a server answers to a wait is a message', async () => {
+  const { status, error } = await runOnce('-N', '/s', '--wait', 'j');
+  assert.equal(status, 1);
+  assert.match(error, /^livedisk shell: Expecting capabilities negotiation with 'qmp_capabilities'/);
 });
 
 /** Types into a terminal and waits for what it shows. */

@@ -2,10 +2,11 @@ import { BlockError } from '../../base/error.js';
 import type { HostClock } from '../../host/host.js';
 import type { QmpClient, QmpEvent } from '../../wire/qmp/client.js';
 import { formatJson, formatJsonPretty, type Writable } from '../../wire/qmp/json-format.js';
-import { QmpError, toQmpError } from '../../wire/qmp/registry.js';
+import { isForPeople, QmpError, toQmpError } from '../../wire/qmp/registry.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { parseCommandLine, parseWords, splitWords } from './command-line.js';
 import { complete } from './completion.js';
+import { EndingJobs } from './ending-jobs.js';
 import { helpText } from './help.js';
 import { liveNames } from './live-names.js';
 import { ProgressView, type Screen } from './progress-view.js';
@@ -31,6 +32,7 @@ export type Outcome = 'done' | 'failed' | 'exit' | 'disconnected';
 export class Shell {
   readonly #client: QmpClient;
   readonly #properties: ShellProperties;
+  readonly #endingJobs: EndingJobs;
   #schema: Promise<ServerSchema> | undefined;
   /** The actions of a `transaction(` that is being written. */
   #actions: Array<{ type: string; data: JsonObject }> | undefined;
@@ -45,6 +47,7 @@ export class Shell {
   constructor(client: QmpClient, properties: ShellProperties) {
     this.#client = client;
     this.#properties = properties;
+    this.#endingJobs = new EndingJobs(client);
   }
 
   get prompt(): string {
@@ -96,7 +99,7 @@ export class Shell {
       return await body();
     } catch (error) {
       if (error instanceof BlockError && error.kind === 'closed') return this.#disconnected();
-      if (!(error instanceof BlockError)) throw error;
+      if (!isForPeople(error)) throw error;
       this.#properties.print(error.message);
       return 'failed';
     }
@@ -104,7 +107,7 @@ export class Shell {
 
   async #waitFor(id: string): Promise<Outcome> {
     const { clock, screen } = this.#properties;
-    const watch = (this.#watch = new JobWatch(this.#client, clock, { id }));
+    const watch = (this.#watch = this.watch(id));
     const view = (this.#view = new ProgressView(screen, clock, id));
     try {
       const { isGood, text } = await watch.wait((state) => view.show(state));
@@ -113,6 +116,12 @@ export class Shell {
     } finally {
       this.#watch = this.#view = undefined;
     }
+  }
+
+  /** Follows a job from now on. */
+  watch(id: string): JobWatch {
+    const isEnding = (): boolean => this.#endingJobs.has(id);
+    return new JobWatch(this.#client, this.#properties.clock, { id, isEnding });
   }
 
   /** Whether a `wait` was under way; it ends. */
@@ -196,6 +205,7 @@ export class Shell {
     if (this.#properties.verbose) this.#printJson(request);
     try {
       const output = await this.#client.request(request);
+      if (output === '') this.#endingJobs.noteLine(text);
       const shown = (typeof output === 'string' ? output : formatJson(output)).replace(/\r?\n$/, '');
       if (shown !== '') this.#properties.print(shown.replaceAll('\r\n', '\n'));
       return 'done';
@@ -225,7 +235,9 @@ export class Shell {
     const own = 'id' in request ? { id: request['id'] } : {};
     if (this.#properties.verbose) this.#printJson(request);
     try {
-      this.#printJson({ return: await this.#client.request(request), ...own });
+      const answer = await this.#client.request(request);
+      this.#endingJobs.note(request);
+      this.#printJson({ return: answer, ...own });
       return 'done';
     } catch (error) {
       if (!(error instanceof QmpError)) throw error;

@@ -27,8 +27,7 @@ export class JobWatch {
   readonly #clock: HostClock;
   readonly #id: string;
   readonly #unlisten: () => void;
-  /** It has been told to end: that it could be is no news. */
-  readonly #isEnding: boolean;
+  readonly #isEnding: () => boolean;
   /** How the job went, by the events of its end. */
   #end: JobEnd | undefined;
   /** There it was, or events spoke of it. */
@@ -37,9 +36,13 @@ export class JobWatch {
   #isStopped = false;
   #wake = deferred();
 
-  /** `command`: what is run meanwhile. */
-  constructor(client: QmpClient, clock: HostClock, { id, command = '' }: { id: string; command?: string }) {
-    this.#isEnding = /-(complete|cancel|finalize)$/.test(command);
+  /** `isEnding`: whether it has been told to end: that it could be is no news then. */
+  constructor(
+    client: QmpClient,
+    clock: HostClock,
+    { id, isEnding }: { id: string; isEnding: () => boolean },
+  ) {
+    this.#isEnding = isEnding;
     this.#client = client;
     this.#clock = clock;
     this.#id = id;
@@ -100,7 +103,7 @@ export class JobWatch {
 
   /** Where the job waits for a command. Most are pending for a moment only. */
   async #stopsAt(status: JsonValue | undefined): Promise<JobEnd | undefined> {
-    if (this.#isEnding) return undefined;
+    if (this.#isEnding()) return undefined;
     if (status === 'ready') return { isGood: true, text: 'ready: job-complete or block-job-cancel ends it' };
     if (status !== 'pending') return undefined;
     const jobs = (await this.#client.execute('query-block-jobs')) as JsonObject[];

@@ -1,20 +1,26 @@
 import { BlockError } from '../../base/error.js';
 import type { SocketAddress } from '../../host/host.js';
+import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
-import { WebServer } from '../../web/server.js';
+import { WebServer, type WebOptions } from '../../web/server.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
 import { parseWords } from '../screen/arguments.js';
 import { targetOver } from '../points/targets.js';
 import { withImage } from '../screen/offline.js';
 import { AllowedFiles } from './allowed-files.js';
+import { ENGINE_OPTIONS, OwnEngine } from './own-engine.js';
 import { linesOver } from './console-lines.js';
 import { readPage } from './page-files.js';
 
-export const WEB_USAGE = `usage: livedisk web [OPTION]... SOCKET...
+export const WEB_USAGE = `usage: livedisk web [OPTION]... [SOCKET]...
 
 Serves a page to this machine's browser that draws the disks of running livedisks, qemu-storage-daemons and QEMUs by
 their QMP sockets (PATH, unix:PATH or HOST:PORT), and changes them. Prints the page's address, which is good once.
 
+  --blockdev OPTIONS   an engine in this process, with nodes, exports, servers and objects as qemu-storage-daemon's;
+  --export OPTIONS     it ends with the page
+  --nbd-server OPTIONS
+  --object OPTIONS
   --listen HOST:PORT   default 127.0.0.1:0, a free port; only this machine is served
   --allow FOLDER       files in it may be named: targets of copies, new layers, images whose clusters are mapped
   --folder FOLDER      from where a QEMU sees relative names, for points in time
@@ -23,6 +29,10 @@ their QMP sockets (PATH, unix:PATH or HOST:PORT), and changes them. Prints the p
 `;
 
 const OPTIONS = {
+  object: { type: 'string', multiple: true },
+  'nbd-server': { type: 'string', multiple: true },
+  blockdev: { type: 'string', multiple: true },
+  export: { type: 'string', multiple: true },
   listen: { type: 'string' },
   allow: { type: 'string', multiple: true },
   folder: { type: 'string' },
@@ -38,28 +48,51 @@ export async function webMain(args: readonly string[]): Promise<number> {
     process.stdout.write(WEB_USAGE);
     return 0;
   }
-  if (positionals.length === 0)
-    throw new BlockError('invalid', 'web: a SOCKET is needed', { hint: WEB_USAGE });
+  const hasEngine = ENGINE_OPTIONS.some((name) => values[name] !== undefined);
+  if (positionals.length === 0 && !hasEngine)
+    throw new BlockError('invalid', 'web: a SOCKET is needed, or --blockdev', { hint: WEB_USAGE });
   const host = createRealHost();
   const files = new AllowedFiles(values.allow ?? []);
-  const server = await WebServer.start({
-    host,
-    address: listenAddress(values.listen ?? '127.0.0.1:0'),
-    servers: [...new Set(positionals)].map((name) => ({ name, address: parseMonitorAddress(name) })),
-    page: readPage(),
-    isReadOnly: values['read-only'] === true,
-    hasConsole: values.console === true,
-    allowFile: async (name) => files.find(name),
-    linesOver,
-    pointsOver: (link) => targetOver(host, link, values.folder),
-    readMap: (filename, format) => withImage(host, filename, format, (image) => image.readMap()),
-  });
+  const address = listenAddress(values.listen ?? '127.0.0.1:0');
+  const page = readPage();
+  const servers = [...new Set(positionals)].map((name) => ({ name, address: parseMonitorAddress(name) }));
+  const engine = hasEngine ? await OwnEngine.start(host, values) : undefined;
+  try {
+    if (engine) servers.unshift({ name: OWN_NAME, address: engine.address });
+    await serve(
+      {
+        ...{ host, address, servers, page, linesOver },
+        isReadOnly: values['read-only'] === true,
+        hasConsole: values.console === true,
+        allowFile: async (name) => files.find(name),
+        pointsOver: (link) => targetOver(host, link, values.folder ?? (engine && process.cwd())),
+        readMap: (filename, format) => withImage(host, filename, format, (image) => image.readMap()),
+      },
+      engine?.isOver ?? nextSignal(),
+    );
+  } finally {
+    await engine?.close();
+  }
+  // What a kernel or a client still holds would keep the process alive.
+  if (engine) setImmediate(() => exitNow());
+  return 0;
+}
+
+/** What the engine in this process is called on the page. */
+const OWN_NAME = 'this process';
+
+/** Errors: those of listening. */
+async function serve(options: WebOptions, isOver: Promise<void>): Promise<void> {
+  const server = await WebServer.start(options);
   process.stdout.write(`${server.url}\n`);
-  await new Promise<void>((resolve) => {
+  await isOver;
+  await server.close();
+}
+
+function nextSignal(): Promise<void> {
+  return new Promise((resolve) => {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => resolve());
   });
-  await server.close();
-  return 0;
 }
 
 /** Unlike a server's, a page's port may be any that is free. */

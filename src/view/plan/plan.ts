@@ -2,6 +2,7 @@ import { unreachable } from '../../base/assert.js';
 import type { View } from '../model.js';
 import { planBackup, planExport, planJobVerb, planMirror, planResize, planUnexport } from './copies.js';
 import { planCommit, planSnapshot, planStream } from './layers.js';
+import { planPercentiles } from './percentiles.js';
 import { planDelete } from './points.js';
 import type { Action, Plan } from './types.js';
 
@@ -26,6 +27,8 @@ export function planAction(view: View, action: Action): Plan {
       return planExport(view, action);
     case 'unexport':
       return planUnexport(view, action);
+    case 'percentiles':
+      return planPercentiles(view, action);
     case 'job':
       return planJobVerb(view, action);
     default:

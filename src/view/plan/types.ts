@@ -15,6 +15,8 @@ export type Action =
   | { readonly kind: 'resize'; readonly image: string; readonly bytes: number }
   | { readonly kind: 'export'; readonly image: string; readonly name: string; readonly isWritable: boolean }
   | { readonly kind: 'unexport'; readonly name: string }
+  /** Whether servers count how long requests of guests' devices take. */
+  | { readonly kind: 'percentiles'; readonly isOn: boolean }
   | { readonly kind: 'job'; readonly job: string; readonly verb: string; readonly speed?: number };
 
 /** A command of QMP as it is sent. */

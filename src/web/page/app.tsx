@@ -112,7 +112,7 @@ function Server({ name, store, version }: { name: string; store: Store; version:
             />
           )}
           {mapped !== undefined && (
-            <MapView server={name} image={mapped} onClose={() => setMapped(undefined)} />
+            <MapView server={name} view={view} image={mapped} onClose={() => setMapped(undefined)} />
           )}
           <DoneList done={done} onUndo={(undo) => setProposal(undo(view))} />
           <Points
@@ -122,7 +122,13 @@ function Server({ name, store, version }: { name: string; store: Store; version:
             onPlan={(verb, point) => setProposal(proposePoint(name, verb, point, onDone))}
           />
           <Jobs view={view} ended={state?.ended ?? []} onPlan={onPlan} isReadOnly={store.isReadOnly} />
-          <Plots history={history} version={version} />
+          <Plots
+            history={history}
+            version={version}
+            view={view}
+            isReadOnly={store.isReadOnly}
+            onPlan={onPlan}
+          />
           {proposal && (
             <PlanView
               key={proposal.title}

@@ -1,7 +1,9 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { bytesOfLayers, cellsOf, type ClusterMap } from '../../view/cluster-map.js';
+import { bytesOfLayers, cellsOf, type ClusterMap, dirtyPartsOf } from '../../view/cluster-map.js';
+import { below, imageOf, type View } from '../../view/model.js';
 import { humanBytes } from '../../view/progress-meter.js';
 import { printable } from '../../view/words.js';
+import type { BitmapStretches } from '../messages.js';
 import { ask } from './store.js';
 
 const COLUMNS = 64;
@@ -11,15 +13,49 @@ const CELL = 10;
 /** Okabe and Ito's colours, which who sees few colours tells apart; letters say the same. */
 const COLOURS = ['#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#f0e442', '#7f7f7f'];
 
-export function MapView({ server, image, onClose }: { server: string; image: string; onClose: () => void }) {
+interface NamedBitmap {
+  readonly node: string;
+  readonly name: string;
+}
+
+/** Whose clusters a disk shows, and on request what a bitmap has as dirty; looked at anew as jobs run. */
+export function MapView({
+  server,
+  view,
+  image,
+  onClose,
+}: {
+  server: string;
+  view: View;
+  image: string;
+  onClose: () => void;
+}) {
   const [map, setMap] = useState<ClusterMap>();
   const [error, setError] = useState('');
   const [zoom, setZoom] = useState<{ start: number; lengthBytes: number }>();
+  const [bitmap, setBitmap] = useState<NamedBitmap>();
+  const [dirty, setDirty] = useState<BitmapStretches>();
+  const chain = chainOf(view, image);
+  const bitmaps = bitmapsOf(view, image);
+  const chosen = bitmaps.find((one) => one.node === bitmap?.node && one.name === bitmap.name);
+  const turn = useTurns(view.jobs.length > 0);
   useEffect(() => {
     setMap(undefined);
     setZoom(undefined);
-    ask<ClusterMap>('map', { server, image }).then(setMap, (reason: Error) => setError(reason.message));
   }, [server, image]);
+  useEffect(() => {
+    ask<ClusterMap>('map', { server, image }).then(
+      (now) => (setMap(now), setError('')),
+      (reason: Error) => setError(reason.message),
+    );
+  }, [server, image, chain, turn]);
+  useEffect(() => {
+    if (!chosen) return setDirty(undefined);
+    ask<BitmapStretches>('bitmap', { server, node: chosen.node, name: chosen.name }).then(
+      (now) => (setDirty(now), setError('')),
+      (reason: Error) => (setDirty(undefined), setError(reason.message)),
+    );
+  }, [server, chosen?.node, chosen?.name, chosen?.dirtyBytes, turn]);
   return (
     <section aria-label="map" class="panel">
       <h2>
@@ -37,8 +73,28 @@ export function MapView({ server, image, onClose }: { server: string; image: str
         <Cells
           map={zoom ? part(map, zoom.start, zoom.lengthBytes) : map}
           offset={zoom?.start ?? 0}
+          dirty={dirty?.stretches}
           onZoom={setZoom}
         />
+      )}
+      {bitmaps.length > 0 && (
+        <label>
+          bitmap over it{' '}
+          <select name="bitmap" onChange={(event) => setBitmap(bitmaps[Number(event.currentTarget.value)])}>
+            <option value="">none</option>
+            {bitmaps.map((one, i) => (
+              <option key={`${one.node} ${one.name}`} value={i} selected={one === chosen}>
+                {printable(`${one.name} of ${one.node}, ${humanBytes(one.dirtyBytes)}`)}
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
+      {dirty && (
+        <p class="quiet">
+          Hatched is what {printable(chosen?.name ?? '')} has as dirty
+          {dirty.isCut ? '; it has more than is shown' : ''}.
+        </p>
       )}
       {zoom && (
         <button type="button" onClick={() => setZoom(undefined)}>
@@ -50,13 +106,54 @@ export function MapView({ server, image, onClose }: { server: string; image: str
   );
 }
 
+function chainOf(view: View, image: string): string {
+  return wayDown(view, image).join(' ');
+}
+
+function wayDown(view: View, image: string): string[] {
+  const way: string[] = [];
+  for (let id: string | undefined = image; id !== undefined && !way.includes(id);) {
+    way.push(id);
+    const found = imageOf(view, id);
+    id = found && below(found);
+  }
+  return way;
+}
+
+/** Of the images of a chain. */
+function bitmapsOf(view: View, image: string): Array<NamedBitmap & { readonly dirtyBytes: number }> {
+  return wayDown(view, image).flatMap((node) =>
+    (imageOf(view, node)?.bitmaps ?? []).map(({ name, dirtyBytes }) => ({ node, name, dirtyBytes })),
+  );
+}
+
+/** Reading a map anew takes the page's server some time, and the disks' server none. */
+const TURN_MS = 5000;
+
+/** A number that goes up now and then while something goes on, and once when it has ended. */
+function useTurns(isGoingOn: boolean): number {
+  const [turn, setTurn] = useState(0);
+  useEffect(() => {
+    if (!isGoingOn) return undefined;
+    const next = (): void => setTurn((last) => last + 1);
+    const timer = setInterval(next, TURN_MS);
+    return () => {
+      clearInterval(timer);
+      next();
+    };
+  }, [isGoingOn]);
+  return turn;
+}
+
 function Cells({
   map,
   offset,
+  dirty,
   onZoom,
 }: {
   map: ClusterMap;
   offset: number;
+  dirty: BitmapStretches['stretches'] | undefined;
   onZoom: (zoom: { start: number; lengthBytes: number }) => void;
 }) {
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -70,6 +167,10 @@ function Cells({
       context.globalAlpha = layer === undefined ? 1 : 0.35 + 0.65 * share;
       context.fillRect((i % COLUMNS) * CELL, Math.floor(i / COLUMNS) * CELL, CELL - 1, CELL - 1);
     }
+    context.globalAlpha = 1;
+    const shifted = dirty?.map((one) => ({ ...one, start: one.start - offset })) ?? [];
+    for (const [i, share] of dirtyPartsOf(cells, shifted).entries())
+      if (share > 0) hatch(context, (i % COLUMNS) * CELL, Math.floor(i / COLUMNS) * CELL, share);
   });
   const zoom = (event: MouseEvent): void => {
     const box = (event.currentTarget as HTMLCanvasElement).getBoundingClientRect();
@@ -95,6 +196,21 @@ function Cells({
       </p>
     </>
   );
+}
+
+/** Lines across a cell, thicker where more of it is dirty: light and dark, to be seen on every colour. */
+function hatch(context: CanvasRenderingContext2D, x: number, y: number, share: number): void {
+  for (const [colour, width] of [
+    ['#000', 2 + 2 * share],
+    ['#fff', 1 + share],
+  ] as const) {
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.beginPath();
+    context.moveTo(x + 1, y + CELL - 2);
+    context.lineTo(x + CELL - 2, y + 1);
+    context.stroke();
+  }
 }
 
 /** A stretch of the disk as if it were all. */

@@ -31,6 +31,10 @@ export class History {
       writeBytes: sum(({ writeBytes }) => writeBytes),
       readMs: slowest(({ readLatencyMs }) => readLatencyMs),
       writeMs: slowest(({ writeLatencyMs }) => writeLatencyMs),
+      readHalf: slowest(({ readPercentiles }) => readPercentiles?.halfMs),
+      read99: slowest(({ readPercentiles }) => readPercentiles?.most99Ms),
+      writeHalf: slowest(({ writePercentiles }) => writePercentiles?.halfMs),
+      write99: slowest(({ writePercentiles }) => writePercentiles?.most99Ms),
       jobBytes: view?.jobs.reduce((all, { rate = 0 }) => all + rate, 0) ?? null,
     });
     if (this.#points.length > KEPT_POINTS) {
@@ -46,6 +50,10 @@ export class History {
         kind === 'event' ? MARKED.test(name) : kind === 'command' && MARKED_COMMANDS.test(name),
       )
       .map(({ timeMs }) => ({ seconds: timeMs / 1000 }));
+  }
+
+  has(name: string): boolean {
+    return this.#points.some((point) => point[name] !== null && point[name] !== undefined);
   }
 
   data(series: readonly string[]): AlignedData {

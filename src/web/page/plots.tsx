@@ -1,12 +1,29 @@
 import { useEffect, useRef } from 'preact/hooks';
 import uPlot from 'uplot';
+import type { View } from '../../view/model.js';
+import type { Action } from '../../view/plan/types.js';
 import { humanBytes } from '../../view/progress-meter.js';
 import type { History } from './history.js';
 
 const HEIGHT = 150;
 
 /** Requests, throughput and latency of all disks together, and the rate of jobs, over the last minutes. */
-export function Plots({ history, version }: { history: History; version: number }) {
+export function Plots({
+  history,
+  version,
+  view,
+  isReadOnly,
+  onPlan,
+}: {
+  history: History;
+  version: number;
+  view: View;
+  isReadOnly: boolean;
+  onPlan: (action: Action) => void;
+}) {
+  const devices = view.users.filter(({ qdev, imageId }) => qdev !== undefined && imageId !== undefined);
+  const isCounted = devices.some(({ statistics }) => statistics?.read.latencies !== undefined);
+  const hasPercentiles = PERCENTILES.some((name) => history.has(name));
   return (
     <section aria-label="plots">
       <h2>Last minutes</h2>
@@ -32,10 +49,29 @@ export function Plots({ history, version }: { history: History; version: number 
           series={['readMs', 'writeMs']}
           format={(n) => n.toFixed(2)}
         />
+        {hasPercentiles && (
+          <Plot
+            title="latency percentiles of buckets, ms: the slowest disk's"
+            history={history}
+            version={version}
+            series={PERCENTILES}
+            format={(n) => (n < 1 ? n.toFixed(2) : String(Math.round(n)))}
+          />
+        )}
       </div>
+      {devices.length > 0 && !isReadOnly && (
+        <div class="buttons">
+          <button type="button" onClick={() => onPlan({ kind: 'percentiles', isOn: !isCounted })}>
+            {isCounted ? 'no more percentiles' : 'latency percentiles'}
+          </button>
+          {isCounted && !hasPercentiles && <span class="quiet">shown once there are requests</span>}
+        </div>
+      )}
     </section>
   );
 }
+
+const PERCENTILES = ['readHalf', 'writeHalf', 'read99', 'write99'];
 
 const LABELS: Readonly<Record<string, string>> = {
   ...{
@@ -46,6 +82,10 @@ const LABELS: Readonly<Record<string, string>> = {
     jobBytes: 'jobs',
     readMs: 'read',
     writeMs: 'write',
+    readHalf: 'read 50%',
+    writeHalf: 'write 50%',
+    read99: 'read 99%',
+    write99: 'write 99%',
   },
 };
 /** Told apart without colours, too: by their dashes. */
@@ -53,6 +93,7 @@ const LOOKS = [
   { stroke: '#0b5cad', dash: [] },
   { stroke: '#c2571a', dash: [8, 4] },
   { stroke: '#8a3ffc', dash: [2, 3] },
+  { stroke: '#00796b', dash: [8, 3, 2, 3] },
 ];
 
 function Plot({
@@ -119,6 +160,8 @@ function optionsOf(
       ...series.map((name, i) => ({
         label: LABELS[name] ?? name,
         width: 2,
+        // Moments without a neighbour are no line.
+        ...(/Ms$|Half$|99$/.test(name) && { points: { show: true, size: 4 } }),
         ...LOOKS[i],
         value: (_: uPlot, value: number | null) => (value === null ? '–' : format(value)),
       })),

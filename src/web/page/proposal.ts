@@ -48,7 +48,7 @@ export function proposeAction(
         invalid: invalid.map(({ id, why }) => `[${id}] ${why}`),
         ...(undo !== undefined && { undo }),
         // What it was when it was planned stays to be seen while it changes.
-        ...(action.kind !== 'job' && { pictures: { before: view, after } }),
+        ...(!['job', 'percentiles'].includes(action.kind) && { pictures: { before: view, after } }),
         commands: plan.commands.map(({ execute, arguments: args, afterReady }) => ({
           text: JSON.stringify({ execute, arguments: args }),
           afterReady,
@@ -65,6 +65,7 @@ export function proposeAction(
 function titleOf(action: Action, view: View): string {
   if (action.kind === 'job') return `${action.verb} job ${action.job}`;
   if (action.kind === 'unexport') return `take export ${action.name} away`;
+  if (action.kind === 'percentiles') return `latency percentiles ${action.isOn ? 'on' : 'off'}`;
   const image = view.images.find(({ id }) => id === action.image);
   return image ? `${action.kind} ${bracketed(image)}` : action.kind;
 }

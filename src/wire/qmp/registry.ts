@@ -16,6 +16,11 @@ export class QmpError extends Error {
   }
 }
 
+/** What went wrong in operation, here or at a server that was asked: a message for people. Anything else is a bug. */
+export function isForPeople(error: unknown): error is BlockError | QmpError {
+  return error instanceof BlockError || error instanceof QmpError;
+}
+
 /** One command of the schema. */
 export interface CommandDefinition<A = unknown> {
   readonly name: string;

@@ -48,6 +48,8 @@ export class QmpHub {
   onUnexpectedError: (error: unknown) => void = () => undefined;
   /** Owns a descriptor that a client sent and no command took. */
   onUnclaimed: (fd: number) => void = () => undefined;
+  /** What is to be done after a command, before its answer; what it throws is the answer. */
+  onDone: (name: string) => Promise<void> = () => Promise.resolve();
   /** A client has gone. */
   onGone: (caller: Caller) => void = () => undefined;
   /** The last client has gone. */
@@ -101,7 +103,11 @@ export class QmpHub {
 
   /** One command, after all that came in before it. Errors: kind closed after close(); those of the command. */
   async execute(name: string, args: JsonObject, caller?: Caller): Promise<Writable> {
-    const outcome = await this.inBand(() => this.registry.execute(name, args, caller));
+    const outcome = await this.inBand(async () => {
+      const result = await this.registry.execute(name, args, caller);
+      await this.onDone(name);
+      return result;
+    });
     if (!(outcome instanceof Waiting)) return outcome;
     await outcome.result;
     return {};

@@ -20,7 +20,11 @@ export async function zeroClusters(
   mayUnmap: boolean,
 ): Promise<void> {
   const { context } = parts;
-  if (context.header.version < 3) throw unsupported();
+  if (context.header.version < 3) {
+    // Version 2 has no zero clusters, and needs none where what is not allocated is zero.
+    if (hasBacking(context)) throw unsupported();
+    return discardClusters(parts, offset, lengthBytes);
+  }
   const { l2 } = context;
   if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, mayUnmap);
   await changeEntries(parts, offset, lengthBytes, false, (table, index, units) => {
@@ -67,21 +71,25 @@ function zeroSome(
 export async function discardClusters(parts: ImageParts, offset: number, lengthBytes: number): Promise<void> {
   const { context } = parts;
   const { l2 } = context;
-  const hasBacking = context.header.backing !== undefined || context.driver.hasChild('backing');
+  const showsBacking = hasBacking(context);
   const v2 = context.header.version < 3;
-  if (v2 && hasBacking) return;
+  if (v2 && showsBacking) return;
   if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, true);
-  await changeEntries(parts, offset, lengthBytes, !hasBacking, (table, index, units) => {
+  await changeEntries(parts, offset, lengthBytes, !showsBacking, (table, index, units) => {
     if (!isWhole(parts, units)) {
       if (l2.kind(table.bytes, index) !== ClusterKind.compressed) zeroSome(parts, table, index, units, true);
       return;
     }
     const kind = l2.kind(table.bytes, index);
     if (kind === ClusterKind.zeroPlain && l2.unitsPerCluster === 1) return;
-    if (kind === ClusterKind.unallocated && !hasBacking) return;
+    if (kind === ClusterKind.unallocated && !showsBacking) return;
     discardEntry(parts, table, index, !v2);
   });
   await discardData(parts, offset, lengthBytes);
+}
+
+function hasBacking({ header, driver }: ImageParts['context']): boolean {
+  return header.backing !== undefined || driver.hasChild('backing');
 }
 
 /** The entry names no cluster any more. */

@@ -1,0 +1,97 @@
+import { BlockError } from '../../base/error.js';
+import type { GraphKeeper } from '../../block/graph.js';
+import { formatJson } from '../../wire/qmp/json-format.js';
+import type { Parts } from '../parts.js';
+import { type Described, describeEngine, type ProgramState } from './describe.js';
+import type { StateStore } from './store.js';
+
+type Kept = Described & Parts<'hub' | 'host' | 'onEvent' | 'warn'>;
+
+/**
+ * Keeps in a folder what a daemon is: before a change of the graph can be used, before a command is answered, and soon
+ * after what happens by itself. One state is written at a time, and none while the graph changes.
+ */
+export class StateKeeper implements GraphKeeper {
+  readonly #store: StateStore;
+  readonly #engine: Kept;
+  readonly #program: ProgramState;
+  /** What the daemon is, as it was kept last. */
+  #kept = '';
+  /** Nothing else can be on the disk. */
+  #isSure = false;
+  #isScheduled = false;
+
+  private constructor(store: StateStore, engine: Kept, program: ProgramState) {
+    this.#store = store;
+    this.#engine = engine;
+    this.#program = program;
+  }
+
+  /** Keeps the state from now on. Errors: those of writing it. */
+  static async begin(store: StateStore, engine: Kept, program: ProgramState): Promise<void> {
+    const keeper = new StateKeeper(store, engine, program);
+    engine.graph.keeper = keeper;
+    engine.hub.onDone = (name) => keeper.#done(name);
+    engine.onEvent(() => keeper.#schedule());
+    await keeper.#look();
+  }
+
+  describe(): string {
+    return formatJson(describeEngine(this.#engine, this.#program));
+  }
+
+  /** What changes nothing does not fail. */
+  async keep(description: string): Promise<void> {
+    const isChange = description !== this.#kept;
+    if (!isChange && this.#isSure) return;
+    try {
+      this.#isSure = false;
+      await this.#store.write(description);
+      this.#kept = description;
+      this.#isSure = true;
+    } catch (error) {
+      if (!isChange) return this.#tell(error);
+      // The change is not made: what may be there of it must not be found.
+      await this.#store.write(this.#kept).then(
+        () => void (this.#isSure = true),
+        (again: unknown) => this.#tell(again),
+      );
+      throw error;
+    }
+  }
+
+  #tell(error: unknown): void {
+    this.#engine.warn(`warning: ${error instanceof Error ? error.message : String(error)}`);
+  }
+
+  /** A daemon that ends leaves its state as it is (Graph.keeper is unset). */
+  #isOver(): boolean {
+    return this.#engine.graph.keeper !== this;
+  }
+
+  async #look(): Promise<void> {
+    await this.#engine.graph.betweenChanges(async () => {
+      if (!this.#isOver()) await this.keep(this.describe());
+    });
+  }
+
+  async #done(name: string): Promise<void> {
+    if (name.startsWith('query-') || this.#isOver()) return;
+    try {
+      await this.#look();
+    } catch (error) {
+      if (!(error instanceof BlockError)) throw error;
+      const text = `${name} was done, and would not be after a crash: ${error.message}`;
+      throw new BlockError(error.kind, text, { cause: error });
+    }
+  }
+
+  #schedule(): void {
+    if (this.#isScheduled || this.#isOver()) return;
+    this.#isScheduled = true;
+    this.#engine.host.clock.defer(() => {
+      this.#isScheduled = false;
+      this.#look().catch((error: unknown) => this.#tell(error));
+    });
+  }
+}

@@ -1,0 +1,58 @@
+import { test } from 'node:test';
+import { Daemon, run, scratch } from './daemon.js';
+import { skipWithoutBrowser, WebPage } from './web-page.js';
+
+const NODE = 'driver=qcow2,node-name=A,file.driver=file,file.filename=a.qcow2';
+
+test('a bitmap lies over the map, and percentiles are plotted', { timeout: 300_000 }, async (t) => {
+  if (skipWithoutBrowser(t, 'qemu-img', 'qemu-io')) return;
+  const folder = scratch(t);
+  run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '64M');
+  run(folder, 'qemu-io', '-c', 'write -P 1 0 16M', 'a.qcow2');
+  const daemon = await Daemon.livedisk(
+    ...([t, folder, '-blockdev', NODE] as const),
+    ...['-device', 'virtio-blk,drive=A,id=virtio0'],
+  );
+  const io = (command: string): Promise<unknown> =>
+    daemon.execute('human-monitor-command', { 'command-line': `qemu-io -d virtio0 "${command}"` });
+  await daemon.execute('block-dirty-bitmap-add', { node: 'A', name: 'changed' });
+  await io('write -P 3 4M 3M');
+  await io('write -P 3 20M 1M');
+  await io('flush');
+  const web = await WebPage.open(t, folder, '--allow', folder, 'qmp.sock');
+  const { page } = web;
+  await web.image('A').click();
+  await web.press('map');
+  const map = page.locator('section[aria-label=map]');
+  await map.getByText('each cell').waitFor();
+  await map.locator('select[name=bitmap]').selectOption({ index: 1 });
+  await map.getByText('Hatched is what changed has as dirty').waitFor();
+  await web.press('latency percentiles');
+  await web.press('Do it', 'dialog');
+  await page.getByText('shown once there are requests').waitFor();
+  await io('read 0 1M');
+  await page.locator('figcaption').getByText('latency percentiles of buckets').waitFor();
+  await web.check();
+  await web.shot('overlays');
+});
+
+test('a real QEMU counts for percentiles, and tells no bitmap', { timeout: 300_000 }, async (t) => {
+  if (skipWithoutBrowser(t, 'qemu-img', 'qemu-system-x86_64')) return;
+  const folder = scratch(t);
+  run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '64M');
+  const qemu = await Daemon.start(t, folder, [
+    ...['qemu-system-x86_64', '-display', 'none', '-nodefaults', '-S', '-blockdev', NODE],
+    ...['-device', 'virtio-blk,drive=A,id=virtio0', '-qmp', 'unix:qmp.sock,server=on,wait=off'],
+  ]);
+  await qemu.execute('block-dirty-bitmap-add', { node: 'A', name: 'changed' });
+  await qemu.hangUp();
+  const web = await WebPage.open(t, folder, '--allow', folder, 'qmp.sock');
+  await web.press('latency percentiles');
+  await web.press('Do it', 'dialog');
+  await web.page.getByRole('button', { name: 'no more percentiles' }).waitFor();
+  await web.image('A').click();
+  await web.press('map');
+  const map = web.page.locator('section[aria-label=map]');
+  await map.locator('select[name=bitmap]').selectOption({ index: 1 });
+  await map.locator('[role=alert]').getByText('x-bitmap-extents').waitFor();
+});
