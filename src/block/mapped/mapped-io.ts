@@ -60,7 +60,7 @@ export class MappedIo {
     offset: number,
     flags: number,
   ): Promise<boolean> {
-    if (!hasFlag(flags, Flag.compressed) || this.#mapped.driver.takesUncompressed === true)
+    if (!hasFlag(flags, Flag.compressed) || this.mapped.driver.takesUncompressed === true)
       return this.writing.write(request, from, lengthBytes, offset, flags);
     await this.#compressing.write(request, from, lengthBytes, offset);
     return false;
