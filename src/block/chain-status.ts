@@ -1,4 +1,7 @@
+import { defined } from '../base/assert.js';
 import { MiB } from '../base/limits.js';
+import { checkPlace, tryCheckPlace } from './layers/check.js';
+import { type LayerMap, newPlace } from './layers/layer-map.js';
 import type { Node } from './node.js';
 import type { BlockStatus } from './request.js';
 
@@ -67,6 +70,8 @@ class Look {
   #most: number;
   #depth = 0;
   #answer: ChainStatus | undefined;
+  /** The merged map that says where to go on. */
+  #toLearn: LayerMap | undefined;
 
   constructor(top: Node, offset: number, lengthBytes: number, last: Node | undefined) {
     this.#offset = offset;
@@ -79,6 +84,10 @@ class Look {
   /** As far as no wait is needed; undefined: not to the end. */
   now(): ChainStatus | undefined {
     while (!this.#answer) {
+      if (this.#toLearn) {
+        if (!this.#follow(this.#toLearn)) return undefined;
+        continue;
+      }
       const status = this.#at.io.tryStatus(this.#offset, this.#most);
       if (!status) return undefined;
       this.#take(status);
@@ -90,8 +99,22 @@ class Look {
     for (;;) {
       const answer = this.now();
       if (answer) return answer;
+      if (this.#toLearn) {
+        await this.#learn(this.#toLearn);
+        continue;
+      }
       this.#take(await this.#at.io.status(this.#offset, this.#most));
     }
+  }
+
+  async #learn(map: LayerMap): Promise<void> {
+    await map.learn(this.#offset);
+    if (map.isChecked) await checkPlace(map, newPlace(), this.#offset, this.#most);
+    if (!map.isGone) return;
+    this.#toLearn = undefined;
+    const below = this.#at.backingNode();
+    if (below) this.#goTo(below, 1);
+    else this.#decide(false, true);
   }
 
   #take(status: BlockStatus): void {
@@ -107,8 +130,36 @@ class Look {
     if (!below || this.#at === this.#end) return this.#decide(false, !below);
     // A shorter backing file: beyond its end this layer reads as zeroes.
     if (this.#offset < below.lengthBytes) this.#most = Math.min(this.#most, below.lengthBytes - this.#offset);
-    this.#at = below;
-    this.#depth++;
+    const { layerMap } = this.#at.io;
+    if (layerMap && this.#offset < below.lengthBytes) this.#toLearn = layerMap;
+    else this.#goTo(below, 1);
+  }
+
+  /** Goes on where the merged map says; false: it does not know, and is to learn. */
+  #follow(map: LayerMap): boolean {
+    const place = newPlace();
+    if (!map.tryFind(this.#offset, this.#most, place)) return false;
+    if (map.isChecked && !tryCheckPlace(map, place, this.#offset)) return false;
+    this.#toLearn = undefined;
+    this.#most = place.lengthBytes;
+    const end = this.#end ? map.placeOf(this.#end) : -1;
+    if (end >= 0 && (end < place.layer || (end === place.layer && place.kind === 'nothing'))) {
+      this.#decideAt(map, end);
+    } else if (place.kind === 'nothing') this.#decideAt(map, place.layer);
+    else this.#goTo(nodeAt(map, place.layer), place.layer + 1);
+    return true;
+  }
+
+  /** None of the layers down to that one has it. */
+  #decideAt(map: LayerMap, layer: number): void {
+    this.#at = nodeAt(map, layer);
+    this.#depth += layer + 1;
+    this.#decide(false, !this.#at.backingNode());
+  }
+
+  #goTo(node: Node, depth: number): void {
+    this.#at = node;
+    this.#depth += depth;
     this.#checkEnd();
   }
 
@@ -126,4 +177,8 @@ class Look {
       node: this.#at,
     };
   }
+}
+
+function nodeAt(map: LayerMap, layer: number): Node {
+  return defined(map.layers[layer], 'layer of a merged map').skipFilters();
 }

@@ -10,6 +10,7 @@ import type { BackendProperties } from './backend-user.js';
 import { DrainedSection } from './drain.js';
 import type { DriverEvent } from './driver.js';
 import type { Edge, EdgeParent } from './edge.js';
+import { LayerMaps } from './layers/layer-maps.js';
 import { Node } from './node.js';
 import { ObjectRegistry } from './objects/object-registry.js';
 import { GraphTransaction } from './transaction.js';
@@ -46,6 +47,7 @@ export class Graph {
   onDriverEvent: (node: Node, event: DriverEvent) => void = () => undefined;
   /** Told of lines that QEMU's drivers print on standard error: the programs print them. */
   onDriverLine: (line: string) => void = () => undefined;
+  readonly layerMaps: LayerMaps;
   /** Told of every change before it is made. */
   keeper: GraphKeeper | undefined;
   readonly #mutex = new AsyncMutex();
@@ -57,6 +59,7 @@ export class Graph {
   constructor(host: Host) {
     this.host = host;
     this.objects = new ObjectRegistry(host);
+    this.layerMaps = new LayerMaps(host);
   }
 
   /** Errors: kind not-found, in QEMU's words. */

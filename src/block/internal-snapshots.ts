@@ -59,7 +59,7 @@ export async function goToSnapshot(node: Node, id: string): Promise<void> {
     one.assertNotBlocked();
     if (target && target.diskBytes !== lengthBytes) checkMayResize(one);
   }
-  await snapshots.goTo(id);
+  await snapshots.goTo(id).finally(() => image.contentReplaced());
   if (image.lengthBytes !== lengthBytes) image.resized();
 }
 
@@ -96,5 +96,6 @@ export async function showSnapshot(
   if (!found) throw new BlockError('not-found', "Can't find snapshot");
   const { lengthBytes } = image;
   await snapshots.show(found.id);
+  image.contentReplaced();
   if (image.lengthBytes !== lengthBytes) image.resized();
 }

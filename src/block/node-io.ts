@@ -5,11 +5,12 @@ import { AlignedIo, isAlignedRequest } from './aligned-io.js';
 import type { Change } from './change-gate.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver } from './driver.js';
+import type { LayerMap } from './layers/layer-map.js';
 import type { Located } from './located.js';
 import { MappedIo } from './mapped/mapped-io.js';
 import type { Node } from './node.js';
 import { RangeLock } from './range-lock.js';
-import { type BlockStatus, Flag, hasFlag, IoRequest } from './request.js';
+import { type BlockStatus, Flag, hasFlag, IoRequest, type Mapping, newMapping } from './request.js';
 
 /**
  * The I/O facade of one node: the one place that aligns requests, serialises the padded ones, tells the dirty
@@ -273,6 +274,58 @@ export class NodeIo {
   flush(): Promise<void> {
     const { gate, instance } = this.#node;
     return gate?.flush ? gate.flush(() => instance.flush()) : instance.flush();
+  }
+
+  // ---- for merged maps (block/layers)
+
+  /** What it has can be told by its mapping, and nobody hears of reads. */
+  get mayLookThrough(): boolean {
+    const mapped = this.#mapped?.mapped;
+    return mapped !== undefined && mapped.driver.clusterBytes > 1 && !mapped.isHeard && !this.copiesOnRead;
+  }
+
+  /** See MapDriver; undefined: there is no mapping. */
+  get unitBytes(): number | undefined {
+    return this.#mapped?.mapped.driver.unitBytes;
+  }
+
+  get layerMap(): LayerMap | undefined {
+    return this.#mapped?.mapped.layerMap;
+  }
+
+  /** The node is closed. */
+  forgetLayers(): void {
+    this.#mapped?.mapped.forgetLayers();
+  }
+
+  /** Nobody changes a part of the range, or waits to. */
+  isFreeToRead(offset: number, lengthBytes: number): boolean {
+    return this.ranges.isFree || !this.ranges.conflictsShared(offset, lengthBytes);
+  }
+
+  /** See MapDriver.mapAll. */
+  mapAll(
+    offset: number,
+    lengthBytes: number,
+    tell: (offset: number, mapping: Mapping) => void,
+  ): Promise<boolean> {
+    return (this.#mapped ?? missing(`mapping of '${this.#node.name}'`)).mapped.mapAll(
+      offset,
+      lengthBytes,
+      tell,
+    );
+  }
+
+  tryMap(offset: number, lengthBytes: number, mapping: Mapping): boolean {
+    return this.#mapped?.mapped.driver.tryMap(offset, lengthBytes, mapping) ?? false;
+  }
+
+  /** Brings what tryMap needs for the range into memory. */
+  async loadMap(offset: number, lengthBytes: number): Promise<void> {
+    const mapping = newMapping();
+    const end = Math.min(offset + lengthBytes, this.#node.lengthBytes);
+    for (let at = offset; at < end; at += mapping.lengthBytes)
+      await this.#mapped?.mapped.map(at, end - at, mapping);
   }
 
   /** status() now if no wait is needed. */

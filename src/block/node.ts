@@ -15,6 +15,7 @@ import type {
 import type { BlockBackend } from './backend.js';
 import type { Edge } from './edge.js';
 import type { FormatGuard } from './format-guard.js';
+import type { LayerMaps } from './layers/layer-maps.js';
 import { type DetectZeroesMode, type NodeModes, PASSING_MODES } from './modes.js';
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
@@ -81,6 +82,8 @@ export class Node {
   isCopy = false;
   /** Stands before every change, whoever makes it. Set and unset in drained sections, by the job whose source it is. */
   gate: ChangeGate | undefined;
+  /** Of the graph that it is in. */
+  layerMaps: LayerMaps | undefined;
   readonly children = new Map<string, Edge>();
   readonly parents = new Set<Edge>();
   /** Through which a job's filter uses more than its child: for the shape of the graph that is below it too. */
@@ -156,7 +159,13 @@ export class Node {
   /** The driver has read the image anew, which another process may have changed; its length was `formerBytes`. */
   reopened(formerBytes: number): void {
     this.#readBacking();
+    this.contentReplaced();
     if (this.lengthBytes !== formerBytes) this.resized();
+  }
+
+  /** Any of what the image has may be something else now. */
+  contentReplaced(): void {
+    this.layerMaps?.changed(this, 0, Infinity);
   }
 
   #readBacking(): void {
@@ -252,6 +261,7 @@ export class Node {
   async close(): Promise<void> {
     this.#goOn();
     this.#isClosed = true;
+    this.#io?.forgetLayers();
     await this.instance.close();
   }
 
@@ -367,6 +377,7 @@ export class Node {
   /** After a truncate. */
   resized(): void {
     this.#wasResized = true;
+    this.contentReplaced();
     for (const bitmap of this.dirtyBitmaps) bitmap.resize(this.lengthBytes);
     for (const parent of this.parents) parent.parent.childResized();
   }

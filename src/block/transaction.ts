@@ -53,7 +53,10 @@ export class GraphTransaction {
     this.#added.add(node);
     this.#touched.add(node);
     this.#steps.push({
-      apply: () => void this.#graph.nodes.set(node.name, node),
+      apply: () => {
+        node.layerMaps = this.#graph.layerMaps;
+        this.#graph.nodes.set(node.name, node);
+      },
       undo: () => void this.#graph.nodes.delete(node.name),
     });
   }
@@ -179,6 +182,7 @@ export class GraphTransaction {
     await this.#keepDescription(prepared);
     this.#apply();
     for (const [edge, set] of computePermissions(this.#graph, this.#touched).edges) Object.assign(edge, set);
+    this.#graph.layerMaps.graphChanged();
     for (const change of prepared) change.commit();
     for (const node of this.#noCopies) node.isCopy = false;
     this.#graph.edgesChanged();

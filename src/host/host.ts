@@ -24,6 +24,8 @@ export interface Host {
   readonly compute: HostCompute;
   /** Of all requests to disks; the simulation has one. */
   readonly requestWatch?: RequestWatch;
+  /** What is kept to be faster is compared with the slow way each time: in simulations. */
+  readonly checksShortcuts?: boolean;
 }
 
 export interface OpenFileOptions {

@@ -162,6 +162,7 @@ export class Simulation {
     return {
       files: new SimulatedFiles(machine, this.#directory),
       net: this.#net,
+      checksShortcuts: true,
       clock: new SimulatedClock(this.#queue, () => machine.boot === boot),
       random: this.#random.fork(),
       compute: new SimulatedCompute(machine),

@@ -2,6 +2,7 @@ import { assert } from '../../src/base/assert.js';
 import type { BlockBackend } from '../../src/block/backend.js';
 import type { Json } from '../../src/block/driver.js';
 import { Graph } from '../../src/block/graph.js';
+import { CHECKED } from '../../src/block/layers/layer-maps.js';
 import type { Node } from '../../src/block/node.js';
 import { Opener } from '../../src/block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
@@ -59,6 +60,7 @@ export class JobBench {
 
   constructor(host: Host = memoryHost(), drivers: DriverRegistry = new DriverRegistry([])) {
     this.graph = new Graph(host);
+    this.graph.layerMaps.settings = CHECKED;
     this.opener = new Opener(this.graph, drivers);
     this.jobs = new JobManager(this.opener, (event, data) => void this.events.push({ event, data }));
   }

@@ -11,6 +11,7 @@ import type {
 import { DriverRegistry } from '../../src/block/registry.js';
 import { BlockBackend } from '../../src/block/backend.js';
 import { Graph } from '../../src/block/graph.js';
+import { CHECKED } from '../../src/block/layers/layer-maps.js';
 import type { Node } from '../../src/block/node.js';
 import { Opener } from '../../src/block/open.js';
 import { Permission } from '../../src/block/permissions.js';
@@ -241,10 +242,12 @@ export class DiskShelf {
         nowMs: () => 0,
         wallClock: () => ({ seconds: 1.9e9, microseconds: 0 }),
         setTimer: () => ({ cancel: () => undefined }),
+        macrotask: () => Promise.resolve(),
       },
       compute: computeHere,
     } as unknown as Host;
     this.graph = new Graph(host);
+    this.graph.layerMaps.settings = CHECKED;
     this.opener = new Opener(this.graph, new DriverRegistry([this.#fileDriver(), ...drivers]));
   }
 

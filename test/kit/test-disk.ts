@@ -6,6 +6,7 @@ import { defined } from '../../src/base/assert.js';
 import type { BlockBackend } from '../../src/block/backend.js';
 import type { DriverDescription, NodeOptions } from '../../src/block/driver.js';
 import { Graph } from '../../src/block/graph.js';
+import { CHECKED } from '../../src/block/layers/layer-maps.js';
 import type { Node } from '../../src/block/node.js';
 import { Opener, type OpenContext } from '../../src/block/open.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
@@ -24,6 +25,7 @@ export class TestBed {
     this.host = host;
     this.folder = folder;
     this.graph = new Graph(host);
+    this.graph.layerMaps.settings = CHECKED;
     this.opener = new Opener(this.graph, new DriverRegistry(drivers));
   }
 

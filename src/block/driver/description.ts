@@ -32,6 +32,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   folderRefusal?(options: GivenOptions): string | undefined;
   /** What messages call it, where that is not its name. */
   readonly title?: string;
+  /** Filters: what is read is read of the child, and nothing else comes of it. */
+  readonly readsAsChild?: boolean;
   /** Filters of jobs: they cannot be opened, and have the names of what they show. */
   readonly isNamedAsChild?: boolean;
   /** Filters of jobs: named itself where the user has given it a name, and not as its child. */

@@ -17,6 +17,16 @@ export interface MapDriver {
   /** Fills all of `out` for a stretch that begins at offset, at most lengthBytes long; false: tables are not in memory. */
   tryMap(offset: number, lengthBytes: number, out: Mapping): boolean;
   map(offset: number, lengthBytes: number, out: Mapping): Promise<void>;
+  /**
+   * Tells what map() tells of the range, but for what is in the backing file, from the beginning to the end, and keeps no
+   * tables in memory for it. False: not all of it can be told without a look at each entry. The range is not held: it may be
+   * changed meanwhile, and then what was told is not used. Absent: map() is asked.
+   */
+  mapAll?(
+    offset: number,
+    lengthBytes: number,
+    tell: (offset: number, mapping: Mapping) => void,
+  ): Promise<boolean>;
   /** All of the mapping is on stable storage: data that is overwritten in place, durably, needs no flush. Absent: not known. */
   readonly isMappingDurable?: boolean;
   /** Reads data that is not plain, from `offset` on, as it was mapped; absent where all is plain. Its range is held. */

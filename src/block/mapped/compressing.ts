@@ -56,6 +56,7 @@ export class MappedCompressing {
       const whole = length === cluster ? bytes : Buffer.concat([bytes], cluster);
       if ((await driver.writeCompressed?.(at, whole)) === true) return;
     } finally {
+      this.#mapped.changed(at, length);
       release();
     }
     await this.#writing.write(part.request, from, length, at, Flag.none);

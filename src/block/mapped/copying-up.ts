@@ -106,7 +106,7 @@ export class MappedCopyingUp {
     try {
       const stop = Math.min(end, reservation.offset + reservation.lengthBytes);
       const done = await this.#writing.fill(reservation, at, stop, { request, from: 0, offset: start });
-      reservation.link();
+      this.#mapped.link(reservation);
       return done;
     } catch (error) {
       reservation.abort();
@@ -153,7 +153,7 @@ export class MappedCopyingUp {
 
   async #zeroUnits(at: number, end: number): Promise<boolean> {
     try {
-      await this.#mapped.driver.zeroClusters(at, end - at, true);
+      await this.#mapped.zeroClusters(at, end - at, true);
       return true;
     } catch (error) {
       if (!isUnsupported(error)) throw error;
@@ -184,7 +184,7 @@ export class MappedCopyingUp {
             ? fileRequest(new FileSource(plain.io, plain.offset), stop - at)
             : await readBelow(backing, at, stop - at);
         const done = await this.#writing.fill(reservation, at, stop, { request, from: 0, offset: at });
-        reservation.link();
+        this.#mapped.link(reservation);
         return done;
       } catch (error) {
         reservation.abort();

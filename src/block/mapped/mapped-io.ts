@@ -21,12 +21,12 @@ export class MappedIo {
   readonly status: MappedStatus;
   readonly space: MappedSpace;
 
-  readonly #mapped: MappedNode;
+  readonly mapped: MappedNode;
   readonly #compressing: MappedCompressing;
 
   constructor(node: Node, driver: MapDriver, ranges: RangeLock) {
     const mapped = new MappedNode(node, driver, ranges);
-    this.#mapped = mapped;
+    this.mapped = mapped;
     this.reading = new MappedReading(mapped);
     this.writing = new MappedWriting(mapped, this.reading);
     this.zeroing = new MappedZeroing(mapped, this.writing);
@@ -45,10 +45,10 @@ export class MappedIo {
     flags: number,
   ): Promise<boolean> {
     const { generation } = request;
-    if (this.#mapped.isHeard) await this.#mapped.announce('pwritev');
+    if (this.mapped.isHeard) await this.mapped.announce('pwritev');
     request.assertIs(generation);
     const isDurable = await this.#write(request, from, lengthBytes, offset, flags);
-    if (this.#mapped.isHeard) await this.#mapped.announce('pwritev_done');
+    if (this.mapped.isHeard) await this.mapped.announce('pwritev_done');
     return isDurable;
   }
 
@@ -60,7 +60,7 @@ export class MappedIo {
     offset: number,
     flags: number,
   ): Promise<boolean> {
-    if (!hasFlag(flags, Flag.compressed) || this.#mapped.driver.takesUncompressed === true)
+    if (!hasFlag(flags, Flag.compressed) || this.mapped.driver.takesUncompressed === true)
       return this.writing.write(request, from, lengthBytes, offset, flags);
     await this.#compressing.write(request, from, lengthBytes, offset);
     return false;
@@ -72,8 +72,8 @@ export class MappedIo {
     flags: number,
     signal?: CancelSignal,
   ): Promise<void> {
-    if (this.#mapped.isHeard) await this.#mapped.announce('pwritev_zero');
+    if (this.mapped.isHeard) await this.mapped.announce('pwritev_zero');
     await this.zeroing.writeZeroes(offset, lengthBytes, flags, signal);
-    if (this.#mapped.isHeard) await this.#mapped.announce('pwritev_done');
+    if (this.mapped.isHeard) await this.mapped.announce('pwritev_done');
   }
 }

@@ -2,6 +2,7 @@ import { assert } from '../../base/assert.js';
 import { KiB } from '../../base/limits.js';
 import type { MapDriver, Reservation } from '../driver.js';
 import type { Edge } from '../edge.js';
+import type { LayerMap } from '../layers/layer-map.js';
 import type { Node } from '../node.js';
 import type { RangeLock } from '../range-lock.js';
 import { type Mapping, newMapping } from '../request.js';
@@ -20,6 +21,10 @@ export class MappedNode {
   /** Reused by the synchronous path, which never interleaves with itself on one node. */
   readonly scratch = newMapping();
 
+  #layerMap: LayerMap | undefined;
+  /** The shape of the graph for which it was looked up. */
+  #shape = -1;
+
   constructor(node: Node, driver: MapDriver, ranges: RangeLock) {
     this.node = node;
     this.driver = driver;
@@ -28,6 +33,41 @@ export class MappedNode {
 
   get backing(): Edge | undefined {
     return this.node.children.get('backing');
+  }
+
+  /** The merged map of the images below, where there are many. */
+  get layerMap(): LayerMap | undefined {
+    const { layerMaps } = this.node;
+    if (!layerMaps) return undefined;
+    if (layerMaps.shape !== this.#shape || this.#layerMap?.isGone === true) {
+      this.#shape = layerMaps.shape;
+      this.#layerMap = layerMaps.of(this.node, this.#layerMap);
+    }
+    return this.#layerMap;
+  }
+
+  forgetLayers(): void {
+    if (this.#layerMap) this.node.layerMaps?.drop(this.#layerMap);
+    this.#layerMap = undefined;
+  }
+
+  link(reservation: Reservation): void {
+    reservation.link();
+    this.changed(reservation.offset, reservation.lengthBytes);
+  }
+
+  /** See MapDriver. */
+  async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+    try {
+      await this.driver.zeroClusters(offset, lengthBytes, mayUnmap);
+    } finally {
+      this.changed(offset, lengthBytes);
+    }
+  }
+
+  /** What the image has of a range is something else now, or may be. */
+  changed(offset: number, lengthBytes: number): void {
+    this.node.layerMaps?.changed(this.node, offset, lengthBytes);
   }
 
   /** Somebody is to hear of each step: none is taken in the forms that tell nobody. */
@@ -46,6 +86,21 @@ export class MappedNode {
       mapping.lengthBytes > 0 && mapping.lengthBytes <= lengthBytes,
       () => `mapping of ${mapping.lengthBytes} bytes`,
     );
+  }
+
+  /** See MapDriver.mapAll. */
+  async mapAll(
+    offset: number,
+    lengthBytes: number,
+    tell: (offset: number, mapping: Mapping) => void,
+  ): Promise<boolean> {
+    if (this.driver.mapAll) return this.driver.mapAll(offset, lengthBytes, tell);
+    const mapping = newMapping();
+    for (let done = 0; done < lengthBytes; done += mapping.lengthBytes) {
+      await this.map(offset + done, lengthBytes - done, mapping);
+      if (mapping.kind !== 'backing') tell(offset + done, mapping);
+    }
+    return true;
   }
 
   reserve(offset: number, lengthBytes: number): Reservation | Promise<Reservation> {

@@ -1,13 +1,16 @@
 import { defined } from '../../base/assert.js';
 import { type IoRequest, type Mapping, newMapping, placeOf } from '../request.js';
 import type { MappedNode } from './mapped-node.js';
+import { ReadingBelow } from './reading-below.js';
 
 /** Reading through a mapping. */
 export class MappedReading {
   readonly #mapped: MappedNode;
+  readonly #below: ReadingBelow;
 
   constructor(mapped: MappedNode) {
     this.#mapped = mapped;
+    this.#below = new ReadingBelow(mapped);
   }
 
   /** The caller has looked at the range locks and the end. */
@@ -27,19 +30,11 @@ export class MappedReading {
           request.fillZero(from + done, length);
           break;
         case 'backing':
-          if (!this.#tryReadBacking(request, from + done, length, offset + done)) return false;
+          if (!this.#below.tryRead(request, from + done, length, offset + done)) return false;
           break;
       }
       done += length;
     }
-    return true;
-  }
-
-  #tryReadBacking(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
-    const { backing } = this.#mapped;
-    if (backing && offset < backing.lengthBytes)
-      return backing.tryReadPart(request, from, lengthBytes, offset);
-    request.fillZero(from, lengthBytes);
     return true;
   }
 
@@ -76,8 +71,7 @@ export class MappedReading {
     const { generation } = request;
     await this.#mapped.announce('read_backing_aio');
     request.assertIs(generation);
-    if (!backing.tryReadPart(request, from, lengthBytes, offset))
-      await backing.readPart(request, from, lengthBytes, offset);
+    await this.#below.read(request, from, lengthBytes, offset);
   }
 
   async #readData(mapping: Mapping, request: IoRequest, from: number, offset: number): Promise<void> {

@@ -1,4 +1,7 @@
+import { defined } from '../../base/assert.js';
 import type { ChildIo } from '../driver.js';
+import type { Edge } from '../edge.js';
+import { newPlace } from '../layers/layer-map.js';
 import type { Located } from '../located.js';
 import type { Release } from '../range-lock.js';
 import { type BlockStatus, type Mapping, newMapping, placeOf } from '../request.js';
@@ -92,6 +95,21 @@ export class MappedStatus {
     }
   }
 
+  /** At once in the layer that the merged map tells, where there is one. */
+  async #locateBelow(backing: Edge, offset: number, lengthBytes: number): Promise<Located> {
+    const { layerMap } = this.#mapped;
+    if (!layerMap) return backing.locate(offset, lengthBytes);
+    await layerMap.learn(offset);
+    const place = newPlace();
+    if (layerMap.isGone || !layerMap.tryFind(offset, lengthBytes, place))
+      return backing.locate(offset, lengthBytes);
+    const { kind, layer, lengthBytes: length } = place;
+    if (kind === 'zero' || kind === 'nothing') return { kind: 'zero', lengthBytes: length };
+    const node = defined(layerMap.layers[layer], 'layer of a merged map');
+    const inside = Math.min(length, node.lengthBytes - offset);
+    return inside > 0 ? node.io.locate(offset, inside) : { kind: 'zero', lengthBytes: length };
+  }
+
   async #locateMapping(mapping: Mapping, offset: number): Promise<Located> {
     const { lengthBytes } = mapping;
     switch (mapping.kind) {
@@ -107,7 +125,7 @@ export class MappedStatus {
         const { backing } = this.#mapped;
         const inside = backing ? Math.min(lengthBytes, backing.lengthBytes - offset) : 0;
         if (!backing || inside <= 0) return { kind: 'zero', lengthBytes };
-        return backing.locate(offset, inside);
+        return this.#locateBelow(backing, offset, inside);
       }
     }
   }

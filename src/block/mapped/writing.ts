@@ -65,7 +65,7 @@ export class MappedWriting {
     try {
       wrote = tryFill(reservation, request, from, length, offset);
     } finally {
-      if (wrote) reservation.link();
+      if (wrote) this.#mapped.link(reservation);
       else reservation.abort();
     }
     return wrote ? length : 0;
@@ -151,7 +151,7 @@ export class MappedWriting {
     const reservation = await this.#mapped.reserve(at, lengthBytes);
     try {
       const done = await this.fill(reservation, at, at + lengthBytes, part);
-      reservation.link();
+      this.#mapped.link(reservation);
       return done;
     } catch (error) {
       reservation.abort();

@@ -52,7 +52,7 @@ export class MappedZeroing {
       }
       if (start >= stop) return { offset: end, end };
       const imageEnd = Math.max(node.lengthBytes, end);
-      await driver.zeroClusters(start, Math.min(stop, imageEnd) - start, hasFlag(flags, Flag.mayUnmap));
+      await this.#mapped.zeroClusters(start, Math.min(stop, imageEnd) - start, hasFlag(flags, Flag.mayUnmap));
       return { offset: Math.max(start, offset), end: Math.min(stop, end) };
     } catch (error) {
       if (!isUnsupported(error) || hasFlag(flags, Flag.noFallback)) throw error;
@@ -100,6 +100,7 @@ export class MappedZeroing {
     try {
       await driver.discardClusters(start, end - start);
     } finally {
+      this.#mapped.changed(start, end - start);
       release();
     }
   }

@@ -11,6 +11,7 @@ export function jobFilter(
   return {
     ...more,
     isNamedAsChild: true,
+    readsAsChild: true,
     name,
     kind: 'filter',
     options: driverOptions({}, [{ role: 'file', required: true }]),

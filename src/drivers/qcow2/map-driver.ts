@@ -59,6 +59,14 @@ export class Qcow2Map implements MapDriver {
     return this.image.mapper.map(offset, lengthBytes, out);
   }
 
+  mapAll(
+    offset: number,
+    lengthBytes: number,
+    tell: (offset: number, mapping: Mapping) => void,
+  ): Promise<boolean> {
+    return this.image.mapper.mapAll(offset, lengthBytes, tell);
+  }
+
   tryReserve(offset: number, lengthBytes: number): Reservation | undefined {
     return this.image.reserver.tryReserve(offset, lengthBytes);
   }

@@ -1,4 +1,5 @@
 import { assert } from '../../base/assert.js';
+import { isZero } from '../../base/zero.js';
 import { ENTRY_BYTES, SECTOR_BYTES, writeCopied, writeEntry } from '../qcow2/disk/layout.js';
 
 /** A stretch of a table as it was when a write-back began. */
@@ -60,6 +61,7 @@ export class SectorTable {
   trim(): void {
     this.#isTrimmed = true;
     let end = this.bytes.length;
+    while (end >= SECTOR_BYTES && isZero(this.bytes.subarray(end - SECTOR_BYTES, end))) end -= SECTOR_BYTES;
     while (end > 0 && this.bytes.readBigUInt64BE(end - ENTRY_BYTES) === 0n) end -= ENTRY_BYTES;
     if (end < this.bytes.length) this.bytes = Buffer.from(this.bytes.subarray(0, end));
   }

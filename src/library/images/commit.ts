@@ -52,7 +52,7 @@ export async function commitImage(opener: Opener, top: Node, options: CommitOpti
   const request = { device: top.name, 'base-node': base.name, 'job-id': JOB_ID, speed: bytesPerSecond };
   const job = await jobs.start(planCommit(opener.graph, request));
   await finished(opener, job, onProgress, signal);
-  if (options.keep !== true) await top.instance.makeEmpty?.();
+  if (options.keep !== true) await top.instance.makeEmpty?.().finally(() => top.contentReplaced());
 }
 
 async function finished(

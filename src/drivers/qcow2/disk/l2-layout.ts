@@ -19,6 +19,8 @@ const EXTENDED_ENTRY_BYTES = 16;
 const ZERO_BITS_AT = 8;
 const DATA_BITS_AT = 12;
 const ALL_UNITS = 0xffffffff;
+/** Of unused entries so many bytes are passed at a time. */
+const ZERO_STEP_BYTES = 1024;
 
 /** How the entries of L2 tables lie in their bytes; those of the L1 and refcount tables are always ENTRY_BYTES long. */
 export class L2Layout {
@@ -47,10 +49,15 @@ export class L2Layout {
 
   /** The first of entries [index, end) that is not all zero bits, which say that it is in the backing file; or end. */
   nextUsed(table: Buffer, index: number, end: number): number {
-    const wordsPerEntry = this.entryBytes / Uint32Array.BYTES_PER_ELEMENT;
-    const words = new Uint32Array(table.buffer, table.byteOffset, end * wordsPerEntry);
-    for (let word = index * wordsPerEntry; word < words.length; word++)
-      if (words[word] !== 0) return Math.floor(word / wordsPerEntry);
+    const { entryBytes } = this;
+    const endByte = end * entryBytes;
+    for (let at = index * entryBytes; at < endByte;) {
+      // A zero, and all equal to what comes a byte later.
+      const stop = Math.min(endByte, at - (at % ZERO_STEP_BYTES) + ZERO_STEP_BYTES);
+      const isUnused = table[at] === 0 && table.compare(table, at + 1, stop, at, stop - 1) === 0;
+      if (!isUnused) return Math.floor(firstUsedWord(table, at, stop) / entryBytes);
+      at = stop;
+    }
     return end;
   }
 
@@ -162,6 +169,13 @@ export class L2Layout {
     table.writeUInt32BE(zero, at + ZERO_BITS_AT);
     table.writeUInt32BE(data, at + DATA_BITS_AT);
   }
+}
+
+/** Where the first 32 bits of [from, end) lie that are not all zero; there are some. */
+function firstUsedWord(table: Buffer, from: number, end: number): number {
+  let at = from;
+  while (at < end && table.readUInt32LE(at) === 0) at += Uint32Array.BYTES_PER_ELEMENT;
+  return at;
 }
 
 /** Bits [from, end) of 32. */

@@ -1,4 +1,4 @@
-import type { Mapping } from '../../../block/request.js';
+import { type Mapping, newMapping } from '../../../block/request.js';
 import type { CachedTable } from '../tables/cached-table.js';
 import type { ImageContext } from '../image.js';
 import type { L2Tables } from '../tables/l2-cache.js';
@@ -65,6 +65,51 @@ export class Mapper {
         if (table && !table.wellFormed) return this.#mapChecked(table, offset, lengthBytes, out);
       }
       if (this.tryMap(offset, lengthBytes, out)) return;
+    }
+  }
+
+  /** See MapDriver.mapAll. */
+  async mapAll(
+    offset: number,
+    lengthBytes: number,
+    tell: (offset: number, mapping: Mapping) => void,
+  ): Promise<boolean> {
+    const end = offset + lengthBytes;
+    for (let at = offset; at < end;) {
+      const l1Index = Math.floor(at / this.#coverageBytes);
+      const next = Math.min(end, (l1Index + 1) * this.#coverageBytes);
+      if (!this.#tables.isAbsent(l1Index)) {
+        const table = await this.#tables.glance(l1Index);
+        if (!table.wellFormed) return false;
+        this.#tellEntries(table, at, next, tell);
+      }
+      at = next;
+    }
+    return true;
+  }
+
+  /** Of [from, end), which one table maps. */
+  #tellEntries(
+    table: CachedTable,
+    from: number,
+    end: number,
+    tell: (offset: number, mapping: Mapping) => void,
+  ): void {
+    const cluster = this.#clusterBytes;
+    const start = from - (from % this.#coverageBytes);
+    const lastEntry = Math.ceil((end - start) / cluster);
+    const mapping = newMapping();
+    for (let at = from; at < end;) {
+      const entry = Math.floor((at - start) / cluster);
+      const used = this.#l2.nextUsed(table.bytes, entry, lastEntry);
+      if (used >= lastEntry) return;
+      if (used > entry) at = start + used * cluster;
+      this.#kind = -1;
+      this.#start = at;
+      const reached = this.#join(table, at, end);
+      this.#fill(mapping, reached - at);
+      if (mapping.kind !== 'backing') tell(at, mapping);
+      at = reached;
     }
   }
 

@@ -39,6 +39,11 @@ export class L2Tables {
     return this.cache.load(l1Index, () => this.#read(l1Index));
   }
 
+  /** The table for one look: what is not in memory does not stay there. */
+  async glance(l1Index: number): Promise<CachedTable> {
+    return this.cache.peek(l1Index) ?? this.#read(l1Index);
+  }
+
   async #read(l1Index: number): Promise<CachedTable> {
     const context = this.#context;
     const offset = entryOffset(this.l1.bytes, l1Index);

@@ -1,0 +1,106 @@
+import { MiB } from '../../base/limits.js';
+import type { Host, HostClock } from '../../host/host.js';
+import type { Node } from '../node.js';
+import { LayerMap } from './layer-map.js';
+import { type LayerPage, PAGE_BYTES } from './layer-page.js';
+import { listLayers } from './shape.js';
+
+/** Memory of all pages of an engine: a map of 64 KiB clusters tells of a TiB in 96 MiB, and of 64 GiB in 6. */
+const MOST_PAGES_BYTES = 24 * MiB;
+/** Nodes with a map at a time. */
+const MOST_MAPS = 8;
+/** Images below a node from which on a map pays: fewer are asked in turn as fast. */
+const LEAST_LAYERS = 4;
+
+export interface LayerMapSettings {
+  /** From so many images below a node on it has a map. */
+  readonly leastLayers: number;
+  readonly mostPages: number;
+  /** Each answer is compared with what the layers say. */
+  readonly isChecked: boolean;
+}
+
+const USUAL: LayerMapSettings = {
+  leastLayers: LEAST_LAYERS,
+  mostPages: Math.floor(MOST_PAGES_BYTES / PAGE_BYTES),
+  isChecked: false,
+};
+
+/** Of tests and simulations, whose chains are short and whose disks are small. */
+export const CHECKED: LayerMapSettings = { leastLayers: 2, mostPages: 3, isChecked: true };
+
+/** The merged maps of one graph: who has one, what changes reach, and how much memory they take. */
+export class LayerMaps {
+  readonly clock: HostClock;
+  /** Tests and simulations set it before anything is opened. */
+  settings: LayerMapSettings = USUAL;
+  /** Goes up with each change of the graph. */
+  shape = 0;
+  /** The one used last at the end. */
+  readonly #maps = new Set<LayerMap>();
+  /** Maps by page, the page used last at the end. */
+  readonly #pages = new Map<LayerPage, LayerMap>();
+
+  constructor({ clock, checksShortcuts }: Host) {
+    this.clock = clock;
+    if (checksShortcuts === true) this.settings = CHECKED;
+  }
+
+  /** The graph is another one, maybe. */
+  graphChanged(): void {
+    this.shape++;
+  }
+
+  /** The map of what is below a node, made or brought up to date; undefined: there are too few layers. */
+  of(top: Node, former: LayerMap | undefined): LayerMap | undefined {
+    const { layers, isWhole } = listLayers(top);
+    const last = former?.isGone === false ? former : undefined;
+    if (layers.length < this.settings.leastLayers) {
+      if (last) this.drop(last);
+      return undefined;
+    }
+    if (last?.follow(layers, isWhole) === true) {
+      this.#maps.delete(last);
+      this.#maps.add(last);
+      return last;
+    }
+    if (last) this.drop(last);
+    const map = new LayerMap(this, layers, isWhole);
+    this.#maps.add(map);
+    if (this.#maps.size > MOST_MAPS) for (const oldest of this.#maps) return this.#dropOther(oldest, map);
+    return map;
+  }
+
+  #dropOther(oldest: LayerMap, map: LayerMap): LayerMap {
+    this.drop(oldest);
+    return map;
+  }
+
+  drop(map: LayerMap): void {
+    this.#maps.delete(map);
+    for (const page of map.leave()) this.#pages.delete(page);
+  }
+
+  /** What a node's image has of [offset, offset + lengthBytes) is something else now, or may be. */
+  changed(node: Node, offset: number, lengthBytes: number): void {
+    for (const map of this.#maps) map.changed(node, offset, lengthBytes);
+  }
+
+  /** A page was made; the one that was not used for longest goes. */
+  added(page: LayerPage, map: LayerMap): void {
+    this.#pages.set(page, map);
+    if (this.#pages.size <= this.settings.mostPages) return;
+    for (const [oldest, owner] of this.#pages) {
+      if (oldest === page) return;
+      if (oldest.learners > 0) continue;
+      this.#pages.delete(oldest);
+      owner.forget(oldest);
+      return;
+    }
+  }
+
+  /** A page is looked at for a while: it goes later than others. */
+  used(page: LayerPage, map: LayerMap): void {
+    if (this.#pages.delete(page)) this.#pages.set(page, map);
+  }
+}
