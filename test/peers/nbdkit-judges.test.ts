@@ -75,5 +75,5 @@ test('the judge finds a disk that differs', { skip }, async (t) => {
     ...{ 'job-id': 'backup', device: 'source', target: 'target', sync: 'full' },
   });
   const { error } = await bed.event('BLOCK_JOB_COMPLETED', 'backup');
-  assert.match(String(error), /Input\/output error/);
+  assert.match(error as string, /Input\/output error/);
 });

@@ -150,8 +150,9 @@ async function namedOptions(opener: Opener, options: FlatOptions, filename: stri
   ] as const) {
     const driver = options.get(key);
     if (typeof driver !== 'string') continue;
-    const { kind, parseFilename, options: own } = opener.drivers.get(driver);
-    const child = kind === 'filter' && parseFilename ? own.children.at(-1) : undefined;
+    const description = opener.drivers.get(driver);
+    const { kind, options: own } = description;
+    const child = kind === 'filter' && description.parseFilename ? own.children.at(-1) : undefined;
     if (child) {
       const image =
         child.isImage === true ? { driver: await opener.probeFormat(filename), file: named } : named;
