@@ -170,9 +170,11 @@ export class ExportRegistry {
     try {
       const server = this.#running();
       server.checkNew({ name, ...given({ description: properties.description }) });
-      const bitmaps = (properties.bitmaps ?? []).map((reference) =>
+      const named = (properties.bitmaps ?? []).map((reference) =>
         findExportedBitmap(this.#graph, node, reference, writable),
       );
+      // Each is a context once, however often it is named.
+      const bitmaps = [...new Set(named)];
       server.addExport({
         name,
         ...(properties.description !== undefined && { description: properties.description }),

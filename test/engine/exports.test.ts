@@ -354,7 +354,7 @@ test('an export shows dirty bitmaps and the depth of a chain, and keeps the bitm
   ];
   for (const [more, text] of refusals)
     assert.equal(await bed.refusal('block-export-add', add('e', more)), text);
-  const bitmaps = ['off', { node: 'B', name: 'on' }, 'below'];
+  const bitmaps = ['off', { node: 'B', name: 'on' }, 'below', { node: 'B', name: 'off' }];
   await bed.execute('block-export-add', add('e', { bitmaps, 'allocation-depth': true }));
   const inUse = "Bitmap 'off' is currently in use by another operation and cannot be used";
   assert.equal(await bed.refusal('block-export-add', add('f', { bitmaps: ['off'] })), inUse);

@@ -100,6 +100,7 @@ test('wrong command lines are refused as qemu-nbd refuses them', { skip: without
     ['--discard=foo', 'a.raw'],
     ['--detect-zeroes=foo', 'a.raw'],
     ['--detect-zeroes=unmap', '-f', 'raw', 'a.raw'],
+    ['--detect-zeroes=unmap', '--discard=unmap', '-f', 'raw', 'a.raw'],
     ['-o', '5M', 'a.raw'],
     ['-P', '1'],
     ['--bogus'],
