@@ -46,6 +46,10 @@ export const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     summary: 'points in time of disks: list, create, delete, go back; running or at rest',
     run: async (args) => (await import('./points/main.js')).pointsMain(args),
   },
+  move: {
+    summary: 'move a running machine with its disks to another livedisk',
+    run: async (args) => (await import('./move/main.js')).moveMain(args),
+  },
   web: {
     summary: 'serve a page that draws the disks of running livedisks and QEMUs, and changes them',
     run: async (args) => (await import('./web/main.js')).webMain(args),

@@ -4,6 +4,7 @@ import { commandSummaries } from '../io/command.js';
 import { HELP as IO_HELP } from '../io/main.js';
 import { LAUNCHERS_USAGE } from '../launchers.js';
 import { MACHINE_USAGE } from '../machine/help.js';
+import { MOVE_USAGE } from '../move/main.js';
 import { HELP as NBD_HELP } from '../nbd/arguments.js';
 import { POINTS_USAGE } from '../points/main.js';
 import { HELP as RUN_HELP } from '../run/help.js';
@@ -21,6 +22,7 @@ const HELP_TEXTS: Readonly<Record<string, string>> = {
   io: IO_HELP,
   launchers: LAUNCHERS_USAGE,
   machine: MACHINE_USAGE,
+  move: MOVE_USAGE,
   nbd: NBD_HELP,
   points: POINTS_USAGE,
   run: RUN_HELP.machine,
@@ -55,6 +57,12 @@ const EXAMPLES: Readonly<Record<string, Examples>> = {
     [
       'A machine on a disk of ours, and a snapshot while it runs:',
       'livedisk machine -M q35 -m 512 -drive if=virtio,file=a.qcow2,node-name=A -nographic -qmp unix:./qmp.sock,server=on,wait=off\nlivedisk shell ./qmp.sock blockdev-snapshot-sync node-name=A snapshot-file=b.qcow2 snapshot-node-name=B',
+    ],
+  ],
+  move: [
+    [
+      'What it would be, and then the move:',
+      'livedisk move --dry-run --storage there:49153 ./qmp.sock tcp:there:6666\nlivedisk move --storage there:49153 ./qmp.sock tcp:there:6666',
     ],
   ],
   nbd: [
