@@ -21,7 +21,7 @@ import { StdioSocket } from './stdio.js';
  */
 export async function start(
   engine: Engine,
-  options: Pick<RunOptions, 'steps' | 'incoming'>,
+  options: Pick<RunOptions, 'steps' | 'incoming' | 'loadvm'>,
   whole: () => Promise<void> = () => Promise.resolve(),
 ): Promise<void> {
   const isEarly = ({ kind }: Step): boolean => !['device', 'monitor', 'multiplexed'].includes(kind);

@@ -73,7 +73,7 @@ export class DaemonState {
     }
     await restoreEngine(engine, saved, secrets);
     const steps = monitorSteps(saved);
-    return start(engine, { steps, incoming: undefined }, () => keep({ steps }));
+    return start(engine, { steps, incoming: undefined, loadvm: undefined }, () => keep({ steps }));
   }
 
   async close(): Promise<void> {
@@ -101,17 +101,17 @@ function digestOf(options: RunOptions): string {
 
 /** What is kept counts, and who asks for something else must know. Errors: invalid. */
 function checkAsked(kind: EngineState['kind'], options: RunOptions, saved: EngineState): void {
-  const { state, steps, incoming, name, uuid, memoryBytes, startStopped, machine } = options;
+  const { state, steps, incoming, loadvm, name, uuid, memoryBytes, startStopped, machine } = options;
   for (const step of steps) if (step.kind === 'wrong') throw step.error;
   const where = `The state in '${state}'`;
   if (saved.kind !== kind) {
     const program = saved.kind === 'machine' ? 'livedisk run' : 'livedisk storage-daemon';
     throw new BlockError('invalid', `${where} is one of ${program}`);
   }
-  if (incoming !== undefined)
+  if (incoming !== undefined || loadvm !== undefined)
     throw new BlockError(
       'invalid',
-      `${where} is of a machine that is here: -incoming does not go together with it`,
+      `${where} is of a machine that is here: -incoming and -loadvm do not go together with it`,
     );
   const isBare =
     [name, uuid, memoryBytes].every((value) => value === undefined) &&
