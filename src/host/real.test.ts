@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -51,6 +60,21 @@ test('a file that cannot be opened again is named by its path', async () => {
     return true;
   });
   await file.close();
+});
+
+test('what others than the owner may look into is not private', async (context) => {
+  const { files } = createRealHost();
+  const folder = newFolder(context, tmpdir());
+  const path = join(folder, 'file');
+  writeFileSync(path, 'text');
+  for (const [mode, isPrivate] of [
+    [0o600, true],
+    [0o640, false],
+    [0o602, false],
+  ] as const) {
+    chmodSync(path, mode);
+    assert.equal((await files.stat(path))?.isPrivate, isPrivate, mode.toString(8));
+  }
 });
 
 test('O_DIRECT reads and writes any memory, and past the end of the file', async (context) => {

@@ -101,7 +101,7 @@ export function fileConformance(check: Check): void {
     await writeBuffer(file, 0, Buffer.alloc(1000, 1));
     await file.flush();
     await host.files.syncDirectory(folder);
-    const { identity, modifiedMs, ...found } = (await host.files.stat(path)) ?? {};
+    const { identity, modifiedMs, isPrivate: _, ...found } = (await host.files.stat(path)) ?? {};
     assert.deepEqual(found, { sizeBytes: 1000, isBlockDevice: false, isDirectory: false, isSpecial: 'no' });
     const again = await host.files.stat(`${folder}/../${folder.slice(folder.lastIndexOf('/') + 1)}/name`);
     assert.deepEqual([again?.identity, again?.modifiedMs], [identity, modifiedMs]);
@@ -118,6 +118,27 @@ export function fileConformance(check: Check): void {
     // What is open stays readable.
     assert.deepEqual(await readAll(file, 4), Buffer.alloc(4, 1));
     await file.close();
+  });
+
+  check('private files and folders, a second name, another name', async ({ host, folder }) => {
+    const { files } = host;
+    const [inner, one, two] = [`${folder}/private`, `${folder}/private/one`, `${folder}/private/two`];
+    await files.mkdir(inner, { isPrivate: true });
+    const file = await files.open(one, { write: true, create: true, isPrivate: true });
+    await writeBuffer(file, 0, Buffer.alloc(10, 1));
+    await file.close();
+    const [folderStat, stat] = [await files.stat(inner), await files.stat(one)];
+    assert.deepEqual([folderStat?.isPrivate, stat?.isPrivate], [true, true]);
+    await files.link(one, two);
+    assert.equal((await files.stat(two))?.sizeBytes, 10);
+    await assert.rejects(files.link(one, two), { kind: 'exists' });
+    await assert.rejects(files.link(`${inner}/none`, `${inner}/three`), { kind: 'not-found' });
+    const other = await newFile(host, one.replace('one', 'other'));
+    await other.close();
+    await files.rename(`${inner}/other`, two);
+    assert.deepEqual((await files.list(inner)).sort(), ['one', 'two']);
+    assert.equal((await files.stat(two))?.sizeBytes, 0);
+    await assert.rejects(files.rename(`${inner}/none`, two), { kind: 'not-found' });
   });
 
   check('a file is opened again, whatever became of its name', async ({ host, folder }) => {
