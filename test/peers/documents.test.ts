@@ -36,7 +36,14 @@ chmodSync(join(bin, 'livedisk'), 0o755);
 function backgroundOf(folder: string): number[] {
   return readdirSync(folder)
     .filter((name) => name.endsWith('.pid'))
-    .map((name) => Number(readFileSync(join(folder, name), 'utf8')));
+    .flatMap((name) => {
+      try {
+        return [Number(readFileSync(join(folder, name), 'utf8'))];
+      } catch {
+        // It has just ended.
+        return [];
+      }
+    });
 }
 
 function newFolder(t: TestContext): string {
