@@ -34,7 +34,9 @@ export class DurableBitmaps {
   readonly #wasOurs: boolean;
   /** Where those are that are in use. */
   readonly #bits = new Map<DirtyBitmap, DurableBits>();
+  /** One for good: changes may wait in it while the last of its bitmaps goes and another comes. */
   #log: ChangeLog | undefined;
+  #isLogged = false;
 
   constructor(image: OpenImage) {
     const { header } = image.context;
@@ -52,13 +54,14 @@ export class DurableBitmaps {
   }
 
   get log(): ChangeLog | undefined {
-    return this.#log;
+    return this.#isLogged ? this.#log : undefined;
   }
 
   /** Changes go through a log from now on. */
   needLog(): ChangeLog {
     const { context } = this.#image;
     const { clock } = context.driver.host;
+    this.#isLogged = true;
     this.#log ??= new ChangeLog(clock, context.header.sizeBytes, async () => {
       await context.beginChanges();
       if (this.#bits.size === 0) this.#log?.activate([]);
@@ -161,6 +164,7 @@ export class DurableBitmaps {
       ...{ isInUse: true, isAuto: enabled },
     };
     const commit = (): void => {
+      this.#isLogged = true;
       this.#bits.set(bitmap, bits);
       const others = [...this.#bits].map(([each, place]) => {
         // Of those that the log has, it knows itself what is there.
@@ -185,7 +189,7 @@ export class DurableBitmaps {
   async forget(bitmap: DirtyBitmap): Promise<void> {
     this.#bits.delete(bitmap);
     await this.#log?.forget(bitmap);
-    if (this.#bits.size === 0) this.#log = undefined;
+    if (this.#bits.size === 0) this.#isLogged = false;
   }
 
   /** They hold what they are to hold, and are not used before they are adopted again. */

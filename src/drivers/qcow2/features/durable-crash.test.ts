@@ -210,6 +210,30 @@ test('made durable, merged into, disabled and enabled, removed: what is answered
   assert.equal(await firstProblem({ ...run, problem }, 1), undefined);
 });
 
+test('the last bitmap goes, and another comes, while changes wait for their regions', async () => {
+  const content = await imageWithDurable();
+  for (let turns = 0; turns < 150; turns++) {
+    const shelf = new DiskShelf([qcow2Driver]);
+    shelf.put('top', content);
+    const disk = await shelf.open('top');
+    const { node, backend } = disk;
+    const write = (region: number): Promise<void> =>
+      backend.write(region * REGION + 8 * KiB, Buffer.alloc(SECTOR, region));
+    await write(0);
+    const args = { node: node.name, name: 'bits' };
+    const removal = BITMAP_ACTIONS['block-dirty-bitmap-remove']({ graph: shelf.graph }, args);
+    const removed = removal.then((action) => action.settle());
+    for (let i = 0; i < turns; i++) await Promise.resolve();
+    const writes = [write(1)];
+    for (let i = 0; i < turns % 7; i++) await Promise.resolve();
+    await Promise.all([...writes, write(3), removed]);
+    await Promise.all([write(4), addDurable(node, 'more', GRANULE)]);
+    await write(2);
+    assert.equal(node.findBitmap('more')?.isDirty(2 * REGION + 8 * KiB), true);
+    await disk.close();
+  }
+});
+
 test('grown and made smaller: the bits of what is there are right', async () => {
   const content = await imageWithDurable();
   const steps = async ({ disk, top }: Stage): Promise<void> => {
