@@ -96,7 +96,8 @@ export class NodeNames {
     if (this.of(backing) !== automaticBacking) return true;
     // A protocol shows what raw shows.
     const { driver } = backing.skipFilters();
-    return backingFormat !== undefined && driver.kind === 'format' && driver.name !== backingFormat;
+    const isSaid = [driver.name, backing.driver.name].includes(backingFormat ?? driver.name);
+    return driver.kind === 'format' && !isSaid;
   }
 }
 

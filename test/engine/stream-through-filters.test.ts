@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import type { Json } from '../../src/block/driver.js';
+import { fullFilename } from '../../src/block/full-filename.js';
 import { EngineBed, MiB } from './engine-bed.js';
 
 const FILTERS: ReadonlyArray<{ driver: string } & { [key: string]: Json }> = [
@@ -48,6 +49,11 @@ for (const filter of FILTERS) {
     await checkContent(bed);
   });
 }
+
+test('an overlay of a filter has its plain name: its header says how the filter is opened', async (t) => {
+  const bed = await filterBelow(t, { driver: 'throttle', 'throttle-group': 'tg' });
+  assert.equal(fullFilename(bed.engine.graph.node('S')), bed.path('S.qcow2'));
+});
 
 test('what a filter shows is no base of a stream into the filter', async (t) => {
   const bed = await filterBelow(t, { driver: 'copy-on-read' });
