@@ -167,6 +167,7 @@ export async function createOverlayFile(
   if (!driver) throw new BlockError('invalid', `Unknown file format '${format}'`);
   const image = newImage(driver, options);
   driver.checkNew?.(image);
+  if (backing) await assertNotOneOf(engine, filename, backing);
   engine.print(`Formatting '${filename}', ${formattingText(driver, sizeBytes, backingTexts(options))}`);
   try {
     await createImage(engine.opener, filename, format, options);
@@ -175,6 +176,21 @@ export async function createOverlayFile(
     if (!(error instanceof BlockError) || error.errno === undefined) throw error;
     const text = error.message.replace(/^Could not (open|create) '[^']*': /, '');
     throw new BlockError(error.kind, `Could not create '${filename}': ${text}`, { cause: error });
+  }
+}
+
+/** Of images that are opened without locks, nothing else keeps a new file from taking the place. Errors: invalid. */
+async function assertNotOneOf({ opener }: Parts<'opener'>, filename: string, backing: Node): Promise<void> {
+  const { files } = opener.host;
+  const there = await files.stat(filename).catch(() => undefined);
+  if (!there) return;
+  for (const { storage } of backing.chain()) {
+    const layer = await files.stat(storage.filename).catch(() => undefined);
+    if (layer?.identity === there.identity)
+      throw new BlockError(
+        'invalid',
+        'Error: Trying to create an image with the same filename as the backing file',
+      );
   }
 }
 

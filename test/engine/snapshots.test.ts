@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
-import type { NodeOptions } from '../../src/block/driver.js';
+import type { Json, NodeOptions } from '../../src/block/driver.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
 
@@ -185,4 +185,29 @@ test('a file is kept, and nothing is printed, where an overlay of that format ca
     assert.equal(readFileSync(file, 'utf8'), 'precious', command);
   }
   assert.deepEqual(bed.printed.slice(printed), []);
+});
+
+test('a snapshot does not take the place of a file of its chain, though nobody locks them', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  await bed.execute('device_del', { id: 'virtio0' });
+  await bed.event('DEVICE_DELETED', 'virtio0');
+  await bed.execute('blockdev-del', { 'node-name': 'A' });
+  const unlocked = (name: string): { [key: string]: Json } => ({
+    ...{ driver: 'file', filename: bed.path(`${name}.qcow2`), locking: 'off' },
+  });
+  const backing = { driver: 'qcow2', file: unlocked('A') };
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'B', file: unlocked('B'), backing });
+  await bed.device('B');
+  symlinkSync(bed.path('A.qcow2'), bed.path('link'));
+  const before = readFileSync(bed.path('A.qcow2'));
+  for (const name of ['A.qcow2', 'B.qcow2', 'link']) {
+    const args = { 'node-name': 'B', 'snapshot-file': bed.path(name), 'snapshot-node-name': 'C' };
+    assert.equal(
+      await bed.refusal('blockdev-snapshot-sync', args),
+      'Error: Trying to create an image with the same filename as the backing file',
+    );
+  }
+  assert.deepEqual(readFileSync(bed.path('A.qcow2')), before);
+  await bed.guest('read -P 0x11 0 1M');
 });
