@@ -148,7 +148,7 @@ async function create(engine: Parts<'jobs'>, args: CommandArguments<'blockdev-cr
 
 /**
  * Makes an image for a snapshot, mirror or backup, and prints what QEMU prints. Answers how queries name its backing file.
- * Errors: "Could not create ...".
+ * `disk`: of this one it may not be a file. Errors: "Could not create ...".
  */
 export async function createOverlayFile(
   engine: Parts<'opener' | 'print'>,
@@ -156,6 +156,7 @@ export async function createOverlayFile(
   format: string,
   sizeBytes: number,
   backing: Node | undefined,
+  disk = backing,
 ): Promise<string | undefined> {
   if (backing) assertOverlayFits(backing);
   const reference = backing && referenceTo(backing, filename);
@@ -167,7 +168,7 @@ export async function createOverlayFile(
   if (!driver) throw new BlockError('invalid', `Unknown file format '${format}'`);
   const image = newImage(driver, options);
   driver.checkNew?.(image);
-  if (backing) await assertNotOneOf(engine, filename, backing);
+  if (disk) await assertNotOneOf(engine, filename, disk, backing);
   engine.print(`Formatting '${filename}', ${formattingText(driver, sizeBytes, backingTexts(options))}`);
   try {
     await createImage(engine.opener, filename, format, options);
@@ -179,18 +180,28 @@ export async function createOverlayFile(
   }
 }
 
-/** Of images that are opened without locks, nothing else keeps a new file from taking the place. Errors: invalid. */
-async function assertNotOneOf({ opener }: Parts<'opener'>, filename: string, backing: Node): Promise<void> {
+/** Of images that are opened without locks, nothing else keeps a new file from taking the place. Errors: invalid, busy. */
+async function assertNotOneOf(
+  { opener }: Parts<'opener'>,
+  filename: string,
+  disk: Node,
+  backing: Node | undefined,
+): Promise<void> {
   const { files } = opener.host;
   const there = await files.stat(filename).catch(() => undefined);
   if (!there) return;
-  for (const { storage } of backing.chain()) {
-    const layer = await files.stat(storage.filename).catch(() => undefined);
-    if (layer?.identity === there.identity)
+  for (const node of disk.chain()) {
+    const layer = await files.stat(node.storage.filename).catch(() => undefined);
+    if (layer?.identity !== there.identity) continue;
+    if (node === backing || backing?.isAbove(node) === true)
       throw new BlockError(
         'invalid',
         'Error: Trying to create an image with the same filename as the backing file',
       );
+    // As the locks would tell it.
+    throw new BlockError('busy', `Could not create '${filename}': Failed to get "write" lock`, {
+      hint: `Is another process using the image [${filename}]?`,
+    });
   }
 }
 

@@ -47,7 +47,7 @@ async function driveMirror(
   const below = sync === 'full' ? undefined : sync === 'none' ? source : source.backingNode();
   const layer = below?.skipImplicitFilters();
   const shown =
-    isNew && (await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer));
+    isNew && (await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer, source));
   // The mirror decides on its backing file.
   const context = { readOnly: false, discard: source.modes.discard, noBacking: true };
   const target = await opener.openImage(filename, format, context, given({ 'node-name': name }));
@@ -110,7 +110,7 @@ export async function driveBackup<R>(
   const below = sync === 'top' ? source.backingNode() : sync === 'none' ? source : undefined;
   const layer = below?.skipImplicitFilters();
   const shown =
-    isNew && (await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer));
+    isNew && (await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer, source));
   const showsSource = sync === 'none' && isNew;
   const context = { readOnly: false, discard: source.modes.discard, noBacking: showsSource };
   const target = await opener.openImage(filename, format, context);

@@ -412,3 +412,24 @@ test('a durable write over data is durable in the target that is about to take o
   await job.concluded;
   await bed.guest('read -P 4 1049088 512');
 });
+
+test('a copy does not take the place of a file of its disk, though nobody locks it', async (t) => {
+  const bed = new EngineBed(t);
+  const filename = bed.path('A.qcow2');
+  await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+  const file = { driver: 'file', filename, locking: 'off' };
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file });
+  await bed.device('A');
+  await bed.guest('write -P 7 0 1M');
+  for (const command of ['drive-mirror', 'drive-backup'])
+    for (const sync of ['full', 'none']) {
+      const args = { device: 'A', 'job-id': 'j', target: filename, sync };
+      assert.match(
+        await bed.refusal(command, args),
+        sync === 'full'
+          ? /^Could not create .*: Failed to get "write" lock$/
+          : /^Error: Trying to create an image with the same/,
+      );
+    }
+  await bed.guest('read -P 7 0 1M');
+});
