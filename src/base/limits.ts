@@ -11,7 +11,7 @@ export const MAX_CHAIN_DEPTH = 1000;
 /** Deepest nesting of options and of implicitly opened files (json: names inside backing strings). */
 export const MAX_OPEN_DEPTH = 32;
 /** Tables of images that are only read, such as those of a backing chain, are kept in so much, all of them together. */
-export const READ_TABLES_BYTES = 32 * MiB;
+export const READ_TABLES_BYTES = 256 * MiB;
 /** Most bytes of one QMP message; QEMU's token limit is of the same order. */
 export const MAX_JSON_BYTES = 64 * MiB;
 export const MAX_JSON_DEPTH = 1024;

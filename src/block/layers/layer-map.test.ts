@@ -219,3 +219,25 @@ test('a merged map is right whatever happens to its layers', async () => {
     for (let step = 0; step < 120; step++) await story.step();
   }
 });
+
+test('a few layers have a map where all its pages have room, many have one in any case', async () => {
+  const bench = new JobBench();
+  const disk = async (name: string, layers: number): Promise<MemoryImage> => {
+    let top = await newMemoryImage(bench.graph, `${name}0`, {
+      lengthBytes: MOST_BYTES,
+      clusterBytes: 4 * KiB,
+    });
+    for (let i = 1; i < layers; i++)
+      top = await newMemoryImage(bench.graph, `${name}${i}`, {
+        ...{ lengthBytes: MOST_BYTES, clusterBytes: 4 * KiB, backing: top.node },
+      });
+    return top;
+  };
+  bench.graph.layerMaps.settings = { ...CHECKED, mostPages: 5, manyLayers: 6 };
+  const [few, other, many] = [await disk('a', 4), await disk('b', 4), await disk('c', 7)];
+  const map = few.node.io.layerMap;
+  assert.equal(map?.pageCount, 3);
+  assert.equal(other.node.io.layerMap, undefined);
+  assert.ok(many.node.io.layerMap);
+  assert.equal(few.node.io.layerMap, map);
+});

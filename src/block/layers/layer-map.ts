@@ -64,6 +64,12 @@ export class LayerMap {
     this.granuleBytes = Math.max(LEAST_GRANULE_BYTES, unit);
   }
 
+  /** Where all of the disk has been read. */
+  get pageCount(): number {
+    const lengthBytes = Math.max(...this.layers.map((node) => node.lengthBytes));
+    return Math.ceil(lengthBytes / this.granuleBytes / PAGE_GRANULES);
+  }
+
   get isChecked(): boolean {
     return this.#maps.settings.isChecked;
   }

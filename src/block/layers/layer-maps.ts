@@ -8,13 +8,17 @@ import { listLayers } from './shape.js';
 /** Memory of all pages of an engine: a map of 64 KiB clusters tells of a TiB in 96 MiB, and of 64 GiB in 6. */
 const MOST_PAGES_BYTES = 24 * MiB;
 /** Nodes with a map at a time. */
-const MOST_MAPS = 8;
+const MOST_MAPS = 64;
 /** Images below a node from which on a map pays: fewer are asked in turn as fast. */
 const LEAST_LAYERS = 4;
+/** From so many on it pays even where pages have to be learned again and again. */
+const MANY_LAYERS = 64;
 
 export interface LayerMapSettings {
   /** From so many images below a node on it has a map. */
   readonly leastLayers: number;
+  /** From so many on it has one though not all pages of all maps have room. */
+  readonly manyLayers: number;
   readonly mostPages: number;
   /** Each answer is compared with what the layers say. */
   readonly isChecked: boolean;
@@ -22,12 +26,13 @@ export interface LayerMapSettings {
 
 const USUAL: LayerMapSettings = {
   leastLayers: LEAST_LAYERS,
+  manyLayers: MANY_LAYERS,
   mostPages: Math.floor(MOST_PAGES_BYTES / PAGE_BYTES),
   isChecked: false,
 };
 
 /** Of tests and simulations, whose chains are short and whose disks are small. */
-export const CHECKED: LayerMapSettings = { leastLayers: 2, mostPages: 3, isChecked: true };
+export const CHECKED: LayerMapSettings = { leastLayers: 2, manyLayers: 2, mostPages: 3, isChecked: true };
 
 /** The merged maps of one graph: who has one, what changes reach, and how much memory they take. */
 export class LayerMaps {
@@ -51,7 +56,7 @@ export class LayerMaps {
     this.shape++;
   }
 
-  /** The map of what is below a node, made or brought up to date; undefined: there are too few layers. */
+  /** The map of what is below a node, made or brought up to date; undefined: asking the layers in turn is as fast. */
   of(top: Node, former: LayerMap | undefined): LayerMap | undefined {
     const { layers, isWhole } = listLayers(top);
     const last = former?.isGone === false ? former : undefined;
@@ -66,14 +71,18 @@ export class LayerMaps {
     }
     if (last) this.drop(last);
     const map = new LayerMap(this, layers, isWhole);
+    if (layers.length < this.settings.manyLayers && !this.#hasRoomFor(map)) return undefined;
     this.#maps.add(map);
-    if (this.#maps.size > MOST_MAPS) for (const oldest of this.#maps) return this.#dropOther(oldest, map);
+    const [oldest] = this.#maps;
+    if (oldest && this.#maps.size > MOST_MAPS) this.drop(oldest);
     return map;
   }
 
-  #dropOther(oldest: LayerMap, map: LayerMap): LayerMap {
-    this.drop(oldest);
-    return map;
+  /** Pages that drive one another out cost more than the layers. */
+  #hasRoomFor(map: LayerMap): boolean {
+    let pages = map.pageCount;
+    for (const other of this.#maps) pages += other.pageCount;
+    return this.#maps.size < MOST_MAPS && pages <= this.settings.mostPages;
   }
 
   drop(map: LayerMap): void {
