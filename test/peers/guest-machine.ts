@@ -10,6 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import type { TestContext } from 'node:test';
 
 /** Records of the guest's writer: one block each, its number in the first bytes, in a ring. */
 export const RECORD_BYTES = 4096;
@@ -56,7 +57,7 @@ export interface GuestKernel {
 }
 
 /** Why no guest can be started here, or undefined. */
-export function guestMissing(): string | undefined {
+function guestMissing(): string | undefined {
   if (!existsSync('/usr/bin/qemu-system-x86_64')) return 'qemu-system-x86_64 is not installed';
   if (!existsSync('/bin/busybox')) return 'busybox-static is not installed';
   if (!existsSync('/usr/bin/cpio') && !existsSync('/bin/cpio')) return 'cpio is not installed';
@@ -64,7 +65,7 @@ export function guestMissing(): string | undefined {
 }
 
 /** Fetches Debian's cloud kernel into `folder` and packs the guest's initramfs. */
-export function prepareGuest(folder: string): GuestKernel {
+function prepareGuest(folder: string): GuestKernel {
   const run = (file: string, args: string[], cwd = folder): string =>
     execFileSync(file, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
   const depends = run('apt-cache', ['depends', 'linux-image-cloud-amd64']);
@@ -86,6 +87,18 @@ export function prepareGuest(folder: string): GuestKernel {
   chmodSync(join(root, 'init'), 0o755);
   execFileSync('sh', ['-c', 'find . | cpio -o -H newc --quiet | gzip -1 > ../initramfs.gz'], { cwd: root });
   return { kernel: join(folder, `kernel/boot/vmlinuz-${version}`), initramfs: join(folder, 'initramfs.gz') };
+}
+
+/** The same in a folder of its own; undefined: the test is skipped, and says why. */
+export function kernelFor(t: TestContext, folder: string): GuestKernel | undefined {
+  const missing = guestMissing();
+  if (missing !== undefined) return void t.skip(missing);
+  mkdirSync(join(folder, 'guest'));
+  try {
+    return prepareGuest(join(folder, 'guest'));
+  } catch (error) {
+    return void t.skip(`no guest kernel: ${String(error)}`);
+  }
 }
 
 /** How a machine reaches its disk: the export of that name on a unix socket, or vhost-user on one. */

@@ -1,23 +1,15 @@
 import assert from 'node:assert/strict';
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { Daemon, run, scratch, skipWithout } from './daemon.js';
-import { GuestMachine, guestMissing, prepareGuest } from './guest-machine.js';
+import { GuestMachine, kernelFor } from './guest-machine.js';
 import { assertUnbroken, ringOf } from './guest-ring.js';
 
 test('a real machine keeps writing through a mirror with pivot and an active commit', async (t) => {
   if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;
-  const missing = guestMissing();
-  if (missing !== undefined) return t.skip(missing);
   const folder = scratch(t);
-  mkdirSync(join(folder, 'guest'));
-  let kernel;
-  try {
-    kernel = prepareGuest(join(folder, 'guest'));
-  } catch (error) {
-    return t.skip(`no guest kernel: ${String(error)}`);
-  }
+  const kernel = kernelFor(t, folder);
+  if (!kernel) return;
   run(folder, 'qemu-img', 'create', '-f', 'qcow2', 'a.qcow2', '64M');
   const daemon = await Daemon.livedisk(
     t,

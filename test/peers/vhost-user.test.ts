@@ -1,23 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { Daemon, run, scratch, skipWithout } from './daemon.js';
-import { type GuestKernel, GuestMachine, guestMissing, prepareGuest } from './guest-machine.js';
+import { GuestMachine, kernelFor } from './guest-machine.js';
 import { assertUnbroken, ringOf } from './guest-ring.js';
 
 const MiB = 1024 * 1024;
-
-function kernelFor(t: TestContext, folder: string): GuestKernel | undefined {
-  const missing = guestMissing();
-  if (missing !== undefined) return void t.skip(missing);
-  mkdirSync(join(folder, 'guest'));
-  try {
-    return prepareGuest(join(folder, 'guest'));
-  } catch (error) {
-    return void t.skip(`no guest kernel: ${String(error)}`);
-  }
-}
 
 const serving = (t: TestContext, folder: string, image: string): Promise<Daemon> =>
   Daemon.livedisk(

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
-import { guestMissing, prepareGuest, type GuestKernel } from './guest-machine.js';
+import { kernelFor } from './guest-machine.js';
 import { assertUnbroken, ringOf } from './guest-ring.js';
 
 const MiB = 1024 * 1024;
@@ -20,17 +20,6 @@ const qcow2 = (name: string, file: string): string[] => [
   '-blockdev',
   `node-name=${name},driver=qcow2,file.driver=file,file.filename=./${file}`,
 ];
-
-function kernelFor(t: TestContext, folder: string): GuestKernel | undefined {
-  const missing = guestMissing();
-  if (missing !== undefined) return void t.skip(missing);
-  mkdirSync(join(folder, 'guest'));
-  try {
-    return prepareGuest(join(folder, 'guest'));
-  } catch (error) {
-    return void t.skip(`no guest kernel: ${String(error)}`);
-  }
-}
 
 /** What the guest prints on its serial line. */
 class Console {
