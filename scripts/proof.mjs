@@ -62,6 +62,39 @@ const PROOFS = {
     count: /(\d+) kills of each job$/m,
     amount: ([kills]) => `${kills} kills of each job`,
   },
+  'state-kills': {
+    what: 'a daemon with --state that has everything is killed at random moments, and is what it was',
+    pieces: (seed) =>
+      Array.from({ length: 5 }, (_, i) => ({
+        name: `round ${i}`,
+        args: ['--import', 'tsx', '--test', 'test/peers/state-kills.test.ts'],
+        env: { STATE_KILLS: '10', KILL_SEED: String(seed + i) },
+      })),
+    count: /(\d+) kills of a daemon with a state, (\d+) commands$/m,
+    amount: ([kills, commands]) => `${kills} kills, ${commands} commands`,
+  },
+  'pull-backups': {
+    what: 'twenty rounds of backups that a client pulls over NBD, with checkpoints, restarts and a guest that writes',
+    pieces: (seed) =>
+      Array.from({ length: 5 }, (_, i) => ({
+        name: `seed ${seed + i}`,
+        args: ['--import', 'tsx', '--test', 'test/peers/pull-backups.test.ts'],
+        env: { PULL_ROUNDS: '20', PULL_SEED: String(seed + i) },
+      })),
+    count: /(\d+) pulled backups$/m,
+    amount: ([backups]) => `${backups} backups`,
+  },
+  takeover: {
+    what: 'updates of a daemon under a guest that writes, and updates of which one side is killed',
+    pieces: () =>
+      Array.from({ length: 10 }, (_, i) => ({
+        name: `round ${i}`,
+        args: ['--import', 'tsx', '--test', 'test/peers/takeover.test.ts'],
+        env: { UPDATES: '100', TAKEOVER_KILLS: '20' },
+      })),
+    count: /(\d+) updates, (\d+) writes/m,
+    amount: ([updates, writes]) => `${updates} updates, ${writes} writes`,
+  },
   fuzz: {
     what: 'damaged qcow2 images, opened, checked, read and written',
     pieces: (seed) =>
@@ -97,9 +130,9 @@ const PROOFS = {
     amount: ([done, refused]) => `${done} plans carried out, ${refused} refused`,
   },
   resent: {
-    what: 'mirrors and backups of 4 GiB with a journal, each cut off 100 times: at most 5% is sent again',
+    what: 'mirrors, backups, commits and streams of 4 GiB with a journal, each cut off 100 times: little is sent again',
     pieces: (seed) =>
-      Array.from({ length: 10 }, (_, i) => ({
+      Array.from({ length: 4 }, (_, i) => ({
         name: `seed ${seed + i}`,
         args: ['--import', 'tsx', 'test/sim/resent-main.ts', '--seed', String(seed + i)],
       })),

@@ -45,5 +45,6 @@ export type { EngineProperties, EventListener } from './monitor/engine.js';
 export { QmpError } from './wire/qmp/registry.js';
 export type { CommandArguments, CommandName, CommandResult, OptionalArguments } from './schema/commands.js';
 export type { EventData, EventName } from './schema/events.js';
-export type { BlockStats, ImageInfo } from './schema/returns.js';
+export type { BlockStats } from './schema/block-stats.js';
+export type { ImageInfo } from './schema/returns.js';
 export * from './block/index.js';

@@ -2,13 +2,16 @@ import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { HostSocket } from '../host/host.js';
 import type { ChardevBackend } from '../schema/chardev.js';
+import type { PassedSession } from '../wire/qmp/session.js';
 
 /** What is behind a character device: a monitor. */
 export interface Frontend {
   /** Each client; where there are none, the device itself, once. */
-  serve(connection: HostSocket): void;
+  serve(connection: HostSocket, passed?: PassedSession): void;
   /** It shows what is typed itself: a terminal is not to. */
   isEditor?: boolean;
+  /** Of one that stands for others: whether there are any; absent: yes. */
+  isOpen?: () => boolean;
 }
 
 /** A device that a monitor may be behind, or nobody yet. */
@@ -16,6 +19,8 @@ export abstract class CharacterDevice {
   readonly id: string;
   /** How it was asked for. */
   origin: { backend: ChardevBackend; maxClients: number | undefined } | undefined;
+  /** What is written to its clients is kept there, too. */
+  log: CharacterLog | undefined;
   #frontend: Frontend | undefined;
   /** They came before anybody was behind the device. */
   readonly #early: HostSocket[] = [];
@@ -36,6 +41,11 @@ export abstract class CharacterDevice {
     return this.#frontend !== undefined;
   }
 
+  /** As query-chardev tells it. */
+  get isOpen(): boolean {
+    return this.isBusy && (this.#frontend?.isOpen?.() ?? true);
+  }
+
   /** Errors: busy when another monitor has it. */
   attach(frontend: Frontend): void {
     if (this.#frontend) throw new BlockError('busy', `Device '${this.id}' is in use`);
@@ -43,14 +53,35 @@ export abstract class CharacterDevice {
     for (const connection of this.#early.splice(0)) frontend.serve(connection);
   }
 
-  protected deliver(connection: HostSocket): void {
-    if (this.#frontend) this.#frontend.serve(connection);
+  /** Whoever is behind it goes. */
+  detach(): void {
+    this.#frontend = undefined;
+  }
+
+  protected deliver(connection: HostSocket, passed?: PassedSession): void {
+    if (this.log) keepWhatIsWritten(connection, this.log);
+    if (this.#frontend) this.#frontend.serve(connection, passed);
     else this.#early.push(connection);
   }
 
   async close(): Promise<void> {
     for (const connection of this.#early.splice(0)) connection.destroy();
+    await this.log?.close();
   }
+}
+
+/** Where bytes are kept. */
+export interface CharacterLog {
+  write(bytes: Uint8Array): void;
+  close(): Promise<void>;
+}
+
+function keepWhatIsWritten(connection: HostSocket, log: CharacterLog): void {
+  const write = connection.write.bind(connection);
+  connection.write = (bytes) => {
+    log.write(bytes);
+    return write(bytes);
+  };
 }
 
 /** One that has no clients and reads nothing: what is written goes to write(). */
@@ -59,7 +90,7 @@ export abstract class SinkDevice extends CharacterDevice {
 
   override attach(frontend: Frontend): void {
     super.attach(frontend);
-    frontend.serve(new SinkConnection((bytes) => this.write(bytes)));
+    this.deliver(new SinkConnection((bytes) => this.write(bytes)));
   }
 }
 
@@ -122,6 +153,13 @@ export class RingBuffer extends SinkDevice {
       if (this.#count < length) this.#count++;
       else this.#readAt = (this.#readAt + 1) % length;
     }
+  }
+
+  /** All that read() would take, without taking it. */
+  get content(): Buffer {
+    const out = Buffer.alloc(this.#count);
+    for (let i = 0; i < out.length; i++) out[i] = this.#buffer[(this.#readAt + i) % this.#buffer.length] ?? 0;
+    return out;
   }
 
   /** Takes up to so many bytes out, the oldest first. */

@@ -1,4 +1,5 @@
 import { BlockError, errnoOf, errnoText } from '../base/error.js';
+import type { CancelSignal } from '../base/cancel-signal.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { BlockStatus, IoRequest } from '../block/request.js';
 import type { NbdTarget } from '../wire/nbd/target.js';
@@ -34,6 +35,10 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
     return this.#device.backend.lengthBytes;
   }
 
+  get isPlainFile(): boolean {
+    return this.#device.backend.isPlainFile;
+  }
+
   /** A guest's driver may turn the write cache on and off. */
   get writethrough(): boolean {
     return this.#device.backend.writethrough;
@@ -43,8 +48,14 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
     this.#device.backend.writethrough = isOn;
   }
 
+  /** Who handles errors itself keeps what has failed, and asks for more, a flush, when it stops its guest. */
+  #serves(): boolean {
+    const { isServing, status } = this.#runState;
+    return isServing || (status === 'io-error' && this.#properties.endpoint?.handlesErrors === true);
+  }
+
   tryRun(request: IoRequest): boolean {
-    if (!this.#runState.isServing) return false;
+    if (!this.#serves()) return false;
     try {
       return this.#device.backend.tryRun(request);
     } catch {
@@ -57,7 +68,7 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
   async run(request: IoRequest): Promise<void> {
     const { generation, signal } = request;
     for (;;) {
-      if (!this.#runState.isServing) await this.#runState.serving(() => this.#isEnded, signal);
+      if (!this.#serves()) await this.#runState.serving(() => this.#isEnded || this.#serves(), signal);
       if (this.#isEnded) throw new BlockError('closed', 'The device is closed');
       request.assertIs(generation);
       request.signal = signal;
@@ -76,6 +87,11 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
     }
   }
 
+  /** Resolves when a failure has stopped the guest: what it has asked for waits for it to go on. */
+  whenHeld(signal: CancelSignal): Promise<void> {
+    return this.#runState.failed(signal);
+  }
+
   status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     return this.#device.backend.status(offset, lengthBytes);
   }
@@ -87,16 +103,15 @@ export class DeviceTarget implements NbdTarget, BlockTarget {
   }
 
   #handle(operation: 'read' | 'write', error: unknown): 'ignore' | 'report' | 'stop' {
-    const { readErrors = 'report', writeErrors = 'enospc' } = this.#properties;
+    if (this.#properties.endpoint?.handlesErrors === true) return 'report';
+    const { readErrors, writeErrors } = this.#device.errorPolicies;
     const policy = operation === 'read' ? readErrors : writeErrors;
     const noSpace = errnoOf(error) === 'ENOSPC';
     const action = policy === 'enospc' ? (noSpace ? 'stop' : 'report') : policy;
     const device = this.#device;
-    if (action === 'stop') {
-      if (device.ioStatus === 'ok') device.ioStatus = noSpace ? 'nospace' : 'failed';
-      this.#onIoError({ device, operation, action, noSpace, reason: errnoText(errnoOf(error)) });
-      this.#runState.stopForError();
-    } else this.#onIoError({ device, operation, action, noSpace, reason: errnoText(errnoOf(error)) });
+    const event = { device, operation, action, noSpace, reason: errnoText(errnoOf(error)) };
+    if (action === 'stop') device.stopFor(event, this.#runState, this.#onIoError);
+    else this.#onIoError(event);
     return action;
   }
 }

@@ -1,10 +1,14 @@
 import { BlockError } from '../base/error.js';
+import { given } from '../base/given.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Graph } from '../block/graph.js';
+import { MAIN_THREAD } from '../block/home-thread.js';
 import type { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
 import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
+import { NbdServer } from '../wire/nbd/server.js';
+import type { VhostServer } from '../wire/vhost-user/server.js';
 import { DeviceTarget } from './device-target.js';
 import {
   checkEndpoint,
@@ -28,6 +32,9 @@ export interface DeviceProperties {
   writeErrors?: ErrorAction;
   /** False: every write is durable when it completes (true). */
   writeCache?: boolean;
+  /** Whether requests that are refused, or fail, are an access with a latency (as its drive has it, else true). */
+  accountsInvalid?: boolean;
+  accountsFailed?: boolean;
   /** Where the guest's I/O comes in. */
   endpoint?: Endpoint;
 }
@@ -43,7 +50,7 @@ export function checkDeviceProperties(nodeName: string, properties: DeviceProper
     throw new BlockError('invalid', "Parameter 'id' expects an identifier");
   for (const key of Object.keys(properties))
     if (!DEVICE_KEYS.has(key)) throw new BlockError('invalid', `Parameter '${key}' is unexpected`);
-  for (const key of ['shareRw', 'writeCache'] as const)
+  for (const key of FLAGS)
     if (!['undefined', 'boolean'].includes(typeof properties[key]))
       throw new BlockError('invalid', `Parameter '${key}' expects a boolean`);
   for (const action of [readErrors, writeErrors])
@@ -52,7 +59,8 @@ export function checkDeviceProperties(nodeName: string, properties: DeviceProper
   if (endpoint !== undefined) checkEndpoint(endpoint);
 }
 
-const DEVICE_KEYS = new Set(['id', 'shareRw', 'readErrors', 'writeErrors', 'writeCache', 'endpoint']);
+const FLAGS = ['shareRw', 'writeCache', 'accountsInvalid', 'accountsFailed'] as const;
+const DEVICE_KEYS = new Set<string>(['id', 'readErrors', 'writeErrors', 'endpoint', ...FLAGS]);
 const ERROR_ACTIONS: ReadonlySet<string> = new Set(['ignore', 'report', 'stop', 'enospc', 'auto']);
 
 export interface IoErrorEvent {
@@ -71,6 +79,8 @@ export interface FrontEnd {
   path: string;
   /** What it is the disk of, where that is no node by itself. */
   drive?: Drive;
+  /** The iothread that serves it; default: none, the main loop does. */
+  thread?: string;
 }
 
 /** A disk of the guest as an attach point: the node that it holds is the guest's disk. */
@@ -87,9 +97,12 @@ export class GuestDevice {
   isTrayOpen = false;
   readonly #graph: Graph;
   readonly #properties: FrontEndProperties;
+  readonly #thread: string;
   #endpoint: { server: EndpointServer; target: DeviceTarget } | undefined;
 
-  private constructor(graph: Graph, properties: FrontEndProperties, { model, disk, path, drive }: FrontEnd) {
+  private constructor(graph: Graph, properties: FrontEndProperties, frontEnd: FrontEnd) {
+    const { model, disk, path, drive, thread = MAIN_THREAD } = frontEnd;
+    this.#thread = thread;
     this.id = properties.id;
     this.model = model;
     this.disk = disk;
@@ -127,9 +140,10 @@ export class GuestDevice {
   /** The backend becomes the guest's. */
   async #take(node: Node | undefined, isIncoming: boolean): Promise<void> {
     const { backend } = this;
-    const before = { description: backend.description, isGuest: backend.isGuest };
+    const before = { description: backend.description, isGuest: backend.isGuest, thread: backend.thread };
     const { perm, shared } = this.permissionsFor(node ?? backend.root?.node, isIncoming);
-    Object.assign(backend, { description: `block device '${this.qdevPath}'`, isGuest: true });
+    const description = `block device '${this.qdevPath}'`;
+    Object.assign(backend, { description, isGuest: true, thread: this.#thread });
     try {
       await this.#graph.transaction((transaction) => {
         transaction.setPermissions(backend, perm, shared);
@@ -140,6 +154,8 @@ export class GuestDevice {
       throw error;
     }
     backend.writethrough = !this.writeCache;
+    const { accountsInvalid, accountsFailed } = this.#properties;
+    Object.assign(backend.statistics, given({ accountsInvalid, accountsFailed }));
   }
 
   /**
@@ -200,9 +216,22 @@ export class GuestDevice {
     return disk.inner ? disk.inner(path, id ?? '') : (id ?? path);
   }
 
+  /** What happens when a request fails. */
+  get errorPolicies(): { readErrors: ErrorAction; writeErrors: ErrorAction } {
+    const { readErrors = 'report', writeErrors = 'enospc' } = this.#properties;
+    return { readErrors, writeErrors };
+  }
+
+  /** A request has failed that is tried again when the guest goes on. */
+  stopFor(event: IoErrorEvent, runState: RunState, tell: (event: IoErrorEvent) => void): void {
+    if (this.ioStatus === 'ok') this.ioStatus = event.noSpace ? 'nospace' : 'failed';
+    tell(event);
+    runState.stopForError();
+  }
+
   /** Whether a failed request may stop the guest: only then is there a status to tell. */
   get tellsIoStatus(): boolean {
-    const { readErrors = 'report', writeErrors = 'enospc' } = this.#properties;
+    const { readErrors, writeErrors } = this.errorPolicies;
     return (
       this.disk.hasIoStatus && (readErrors === 'stop' || writeErrors === 'stop' || writeErrors === 'enospc')
     );
@@ -215,6 +244,17 @@ export class GuestDevice {
   /** As it was asked for. */
   get endpoint(): Endpoint | undefined {
     return this.#properties.endpoint;
+  }
+
+  /** Where its guest comes in over NBD. */
+  get nbd(): NbdServer | undefined {
+    const server = this.#endpoint?.server;
+    return server instanceof NbdServer ? server : undefined;
+  }
+
+  /** Where its guest shares its memory. */
+  get vhost(): VhostServer | undefined {
+    return this.#endpoint?.server.vhost;
   }
 
   get writeCache(): boolean {
@@ -243,7 +283,7 @@ export class GuestDevice {
   async #giveBack(): Promise<void> {
     const { backend, drive } = this;
     if (!drive) return detachMedium(this.#graph, backend);
-    Object.assign(backend, { description: drive.description, isGuest: false });
+    Object.assign(backend, { description: drive.description, isGuest: false, thread: undefined });
     await this.#graph.transaction((transaction) => {
       transaction.setPermissions(backend, IDLE.perm, IDLE.shared);
     });

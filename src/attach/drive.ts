@@ -2,6 +2,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { Graph } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../block/permissions.js';
+import { IntervalStatistics } from '../block/interval-statistics.js';
 import type { ErrorAction } from './device.js';
 
 export const DRIVE_INTERFACES = [
@@ -28,7 +29,22 @@ export interface DriveProperties {
   writethrough: boolean;
   readErrors: ErrorAction;
   writeErrors: ErrorAction;
+  accounting: DriveAccounting;
 }
+
+/** How its requests are counted; a device on it may say otherwise of the first two. */
+export interface DriveAccounting {
+  accountsInvalid: boolean;
+  accountsFailed: boolean;
+  /** Over how many seconds each query-blockstats tells their latencies. */
+  intervals: number[];
+}
+
+export const USUAL_ACCOUNTING: DriveAccounting = {
+  accountsInvalid: true,
+  accountsFailed: true,
+  intervals: [],
+};
 
 /** A -drive: a backend that commands know by its id, with a medium or without one, and maybe a device on it. */
 export class Drive {
@@ -41,6 +57,7 @@ export class Drive {
     this.properties = properties;
     this.backend = graph.createBackend({ name: properties.id, description: this.description, ...IDLE });
     this.backend.writethrough = properties.writethrough;
+    this.#account(properties.accounting);
   }
 
   /** A drive that no command knows yet. `node`: its medium. Errors: those of a graph that cannot be. */
@@ -49,6 +66,12 @@ export class Drive {
     if (node) await graph.transaction((transaction) => void transaction.attach(drive.backend, 'root', node));
     graph.drives.set(properties.id, drive.backend);
     return drive;
+  }
+
+  #account({ accountsInvalid, accountsFailed, intervals: lengths }: DriveAccounting): void {
+    const { statistics, clock } = this.backend;
+    const intervals = lengths.map((seconds) => new IntervalStatistics(seconds, clock.nowMs()));
+    Object.assign(statistics, { accountsInvalid, accountsFailed, intervals });
   }
 
   get id(): string {

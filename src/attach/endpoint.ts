@@ -3,6 +3,7 @@ import type { Graph } from '../block/graph.js';
 import type { SocketAddress } from '../host/host.js';
 import type { LostChanges } from '../wire/nbd/lost-changes.js';
 import { NbdServer } from '../wire/nbd/server.js';
+import type { VhostServer } from '../wire/vhost-user/server.js';
 import type { BlockShape } from '../wire/vhost-user/target.js';
 import type { DeviceTarget } from './device-target.js';
 import { serveVhostUser } from './vhost-user-export.js';
@@ -11,7 +12,11 @@ import { serveVhostUser } from './vhost-user-export.js';
  * A socket over which a device's guest comes: an NBD server whose one export (named by the device's id) is the disk, or
  * vhost-user, where the guest's memory is shared.
  */
-export type Endpoint = SocketAddress & { protocol?: 'nbd' | 'vhost-user' };
+export type Endpoint = SocketAddress & {
+  protocol?: 'nbd' | 'vhost-user';
+  /** Who comes there goes by rerror= and werror= itself, and hears of every failure. */
+  handlesErrors?: boolean;
+};
 
 /** How a device shows its disk to a guest, where the protocol tells that. */
 export interface DiskAppearance extends BlockShape {
@@ -25,6 +30,8 @@ export interface DiskAppearance extends BlockShape {
 
 export interface EndpointServer {
   readonly address: SocketAddress;
+  /** Where the guest's memory is shared. */
+  readonly vhost?: VhostServer;
   /** The disk has another size. NBD has no message for it. */
   resized?(): void;
   /** Drops the guest; resolves when none of its requests is in flight. */
@@ -53,7 +60,7 @@ export function checkEndpoint(endpoint: Endpoint): void {
 /** Errors: those of listening; invalid for an address that the protocol cannot have. */
 export async function serveEndpoint(
   graph: Graph,
-  { protocol, ...address }: Endpoint,
+  { protocol, handlesErrors: _, ...address }: Endpoint,
   disk: ServedDisk,
 ): Promise<EndpointServer> {
   const { target, lost, name, writable, serial = '', blockSizeBytes, queueCount = 1, ...shape } = disk;
@@ -67,7 +74,7 @@ export async function serveEndpoint(
     label: `device '${name}'`,
     blockSizeBytes: blockSizeBytes ?? DEFAULT_BLOCK_BYTES,
   });
-  return { address, resized: () => vhost.configChanged(), close: () => vhost.close() };
+  return { address, vhost, resized: () => vhost.configChanged(), close: () => vhost.close() };
 }
 
 /** The value of x-endpoint. Errors: invalid. */

@@ -23,7 +23,7 @@ export function findExportedBitmap(
 
 function lookUp(graph: Graph, exported: Node, reference: BitmapReference, writable: boolean): DirtyBitmap {
   if (typeof reference !== 'string') {
-    const node = graph.nodes.get(reference.node);
+    const node = graph.find(reference.node);
     if (!node) throw new BlockError('not-found', `Node '${reference.node}' not found`);
     const found = node.findBitmap(reference.name);
     if (found) return found;

@@ -1,6 +1,6 @@
 import { given } from '../base/given.js';
 import { assert } from '../base/assert.js';
-import { BlockError } from '../base/error.js';
+import { BlockError, toBlockError } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { BackendProperties } from '../block/backend-user.js';
 import type { DirtyBitmap } from '../block/dirty-bitmap.js';
@@ -65,6 +65,8 @@ interface BlockExport {
   /** On the NBD server. */
   readonly name: string | undefined;
   readonly serving: Serving;
+  /** Over vhost-user. */
+  readonly vhost?: VhostServer;
   readonly backend: BlockBackend;
   readonly drive: BlockBackend | undefined;
   readonly properties: ExportProperties | VhostUserProperties;
@@ -83,6 +85,8 @@ export class ExportRegistry {
   #server: NbdServer | undefined;
   #serverProperties: ServerProperties = {};
   #maxConnections = 0;
+  /** Of the end of an export, the first. */
+  #failure: { error: unknown } | undefined;
 
   /** `lost`: shared with whatever else leads clients to the graph's disks. */
   constructor(graph: Graph, lost: LostChanges, onDeleted: (id: string) => void) {
@@ -136,6 +140,16 @@ export class ExportRegistry {
   /** The NBD server and how it was started, if it runs. */
   get server(): { address: SocketAddress; properties: ServerProperties } | undefined {
     return this.#server && { address: this.#server.address, properties: this.#serverProperties };
+  }
+
+  /** The NBD server itself. */
+  get nbd(): NbdServer | undefined {
+    return this.#server;
+  }
+
+  /** Those over vhost-user, by their ids. */
+  get vhost(): Array<{ id: string; server: VhostServer }> {
+    return [...this.#exports.values()].flatMap(({ id, vhost }) => (vhost ? [{ id, server: vhost }] : []));
   }
 
   /** Those that do not shut down, as they were asked for, the oldest first. */
@@ -216,7 +230,7 @@ export class ExportRegistry {
     const { isWorking, end } = { isWorking: () => server.inFlight > 0, end: () => server.close() };
     const serving: Serving = { type: 'vhost-user-blk', isUsed: () => false, isWorking, end };
     const common = { id, name: undefined, backend, properties, bitmaps: [], drive: undefined };
-    this.#exports.set(id, { ...common, serving });
+    this.#exports.set(id, { ...common, serving, vhost: server });
   }
 
   async #attach(
@@ -269,11 +283,14 @@ export class ExportRegistry {
     await Promise.all(named.map((entry) => this.#shutDown(entry, entry.serving.end())));
   }
 
+  /** Errors: what was written through an export may not be durable; told again to whoever closes them again. */
   async close(): Promise<void> {
-    if (this.#server) await this.stopServer();
+    const ends = this.#server ? [this.stopServer()] : [];
     for (const entry of this.#exports.values())
-      if (!entry.gone) void this.#shutDown(entry, entry.serving.end());
-    for (const { gone } of this.#exports.values()) await gone;
+      ends.push(entry.gone ?? this.#shutDown(entry, entry.serving.end()));
+    for (const end of await Promise.allSettled(ends))
+      if (end.status === 'rejected') this.#failure ??= { error: end.reason };
+    if (this.#failure) throw toBlockError(this.#failure.error);
   }
 
   #shutDown(entry: BlockExport, disconnected: Promise<void>): Promise<void> {

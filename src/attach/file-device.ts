@@ -16,11 +16,15 @@ export class FileDevice extends SinkDevice {
     this.#position = file.sizeBytes();
   }
 
+  /** Errors: those of opening, in the words for a log. */
+  static async log(id: string, { files }: Host, path: string, isAppended: boolean): Promise<FileDevice> {
+    return new FileDevice(id, await files.open(path, { write: true, create: true, truncate: !isAppended }));
+  }
+
   /** Errors: those of opening. */
-  static async open(id: string, { files }: Host, path: string, isAppended: boolean): Promise<FileDevice> {
+  static async open(id: string, host: Host, path: string, isAppended: boolean): Promise<FileDevice> {
     try {
-      const file = await files.open(path, { write: true, create: true, truncate: !isAppended });
-      return new FileDevice(id, file);
+      return await FileDevice.log(id, host, path, isAppended);
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
       const text = error.message.replace(/^Could not create/, 'Could not open');

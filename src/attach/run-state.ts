@@ -36,8 +36,8 @@ const NEXT: { readonly [status in RunStatus]: readonly RunStatus[] } = {
   'restore-vm': ['running', 'prelaunch', 'finish-migrate'],
 };
 
-/** A guest that asks for nothing, and whose disks are here. */
-const AT_REST: ReadonlySet<RunStatus> = new Set(['prelaunch', 'paused', 'shutdown']);
+/** A guest that asks for nothing; its disks are here, or may be read. */
+const AT_REST: ReadonlySet<RunStatus> = new Set(['prelaunch', 'paused', 'shutdown', 'inmigrate']);
 
 /** Whether the guest's devices do I/O. */
 export class RunState {
@@ -166,6 +166,11 @@ export class RunState {
   /** Resolves when the guest is served, or `orElse` holds when wake() was called. */
   async serving(orElse: () => boolean, signal?: CancelSignal): Promise<void> {
     await this.#changed.until(() => this.isServing || orElse(), signal);
+  }
+
+  /** Resolves when an I/O error has stopped the guest. Errors: ECANCELED. */
+  async failed(signal: CancelSignal): Promise<void> {
+    await this.#changed.until(() => this.#status === 'io-error', signal);
   }
 
   /** Resolves when the status is another one, or wake() was called. */

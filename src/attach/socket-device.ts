@@ -9,6 +9,7 @@ import type {
   SocketAddress,
   TlsEnd,
 } from '../host/host.js';
+import type { PassedSession } from '../wire/qmp/session.js';
 import { CharacterDevice, type Frontend } from './character-device.js';
 
 export interface ServerDeviceProperties {
@@ -26,7 +27,7 @@ export class SocketServerDevice extends CharacterDevice {
   readonly #waiting: HostSocket[] = [];
   readonly #connected = deferred();
   #listener: HostListener | undefined;
-  #clients = 0;
+  readonly #clients = new Set<HostSocket>();
 
   constructor(
     id: string,
@@ -58,7 +59,7 @@ export class SocketServerDevice extends CharacterDevice {
   get filename(): string {
     const address = this.#listener?.address;
     const text = address ? addressName(address) : '';
-    return `${this.#clients === 0 ? 'disconnected:' : ''}${text},server=on`;
+    return `${this.#clients.size === 0 ? 'disconnected:' : ''}${text},server=on`;
   }
 
   /** Resolves when somebody has connected. */
@@ -77,20 +78,30 @@ export class SocketServerDevice extends CharacterDevice {
         throw error;
       }
     }
-    if (this.#clients >= this.#maxClients) this.#waiting.push(connection);
+    if (this.#clients.size >= this.#maxClients) this.#waiting.push(connection);
     else this.#begin(connection);
   }
 
-  #begin(connection: HostSocket): void {
-    this.#clients++;
+  /** Those that are served, and those that wait. */
+  get connections(): { served: readonly HostSocket[]; waiting: readonly HostSocket[] } {
+    return { served: [...this.#clients], waiting: [...this.#waiting] };
+  }
+
+  /** A client that another process has served so far. */
+  adopt(connection: HostSocket, passed: PassedSession | undefined): void {
+    if (passed) this.#begin(connection, passed);
+    else void this.#accept(connection);
+  }
+
+  #begin(connection: HostSocket, passed?: PassedSession): void {
+    this.#clients.add(connection);
     this.#connected.resolve();
-    this.deliver(
-      watched(connection, () => {
-        this.#clients--;
-        const next = this.#waiting.shift();
-        if (next) this.#begin(next);
-      }),
-    );
+    const client = watched(connection, () => {
+      this.#clients.delete(connection);
+      const next = this.#waiting.shift();
+      if (next) this.#begin(next);
+    });
+    this.deliver(client, passed);
   }
 
   override async close(): Promise<void> {
@@ -205,6 +216,25 @@ export class TerminalDevice extends CharacterDevice {
   }
 }
 
+/** Two named pipes, NAME.in and NAME.out, or one of that name. */
+export class PipeDevice extends CharacterDevice {
+  readonly filename = 'pipe';
+  readonly #connection: HostSocket;
+
+  /** Errors: unsupported in a machine without any; those of opening. */
+  constructor(id: string, { pipes }: Host, path: string) {
+    super(id);
+    if (!pipes) throw new BlockError('unsupported', `Could not open '${path}': Operation not supported`);
+    this.#connection = pipes.openNamed(path);
+    this.deliver(this.#connection);
+  }
+
+  override async close(): Promise<void> {
+    this.#connection.destroy();
+    await super.close();
+  }
+}
+
 /** Standard input and output. */
 export class StandardDevice extends CharacterDevice {
   readonly filename = 'stdio';
@@ -217,7 +247,7 @@ export class StandardDevice extends CharacterDevice {
 
   override attach(frontend: Frontend): void {
     super.attach(frontend);
-    frontend.serve(this.#open(frontend.isEditor ?? false));
+    this.deliver(this.#open(frontend.isEditor ?? false));
   }
 }
 

@@ -1,6 +1,21 @@
+let listener: ((failure: AssertionFailure) => void) | undefined;
+
+/**
+ * Who is told of each failure as it comes up; it must not throw. Whoever catches one may have no way to say what it was: a
+ * guest's request is answered with an I/O error.
+ */
+export function onAssertionFailure(tell: ((failure: AssertionFailure) => void) | undefined): void {
+  listener = tell;
+}
+
 /** Thrown when something that must be true is not: a bug in livedisk, never bad input. */
 export class AssertionFailure extends Error {
   override name = 'AssertionFailure';
+
+  constructor(message: string) {
+    super(message);
+    listener?.(this);
+  }
 }
 
 /** A text that has parts is a function: to put it together for each check costs more than the check. */

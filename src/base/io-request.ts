@@ -24,6 +24,12 @@ export interface RequestSource {
   end?(): void;
 }
 
+/** A reader who can do without the bytes: who has them in a file of the host may name their place instead. */
+export interface FileTaker {
+  /** Takes them from there, maybe later than now. False: they are to be read. `file` is the host's (HostFile). */
+  takeFrom(file: object, position: number, lengthBytes: number): boolean;
+}
+
 /**
  * What is asked of a disk: one object through all stations. Each hands on the request and which part of it (`from`,
  * `lengthBytes`) is to be moved to or from where; what it was asked at the top stands in the request itself.
@@ -46,6 +52,11 @@ export class IoRequest extends IoVector {
   signal: CancelSignal | undefined;
   /** Set: the bytes are not in `buffers`. */
   source: RequestSource | undefined;
+  /**
+   * Of a read: who may take all of it from a file instead of from `buffers`. Only where the bytes have that place for ever,
+   * so that none but newer ones of the same range can be found there later.
+   */
+  taker: FileTaker | undefined;
   /** Goes up with each answer. */
   generation = 0;
   /** Copy of unstable memory. */
@@ -120,6 +131,7 @@ export class IoRequest extends IoVector {
     this.isStable = true;
     this.signal = undefined;
     this.source = undefined;
+    this.taker = undefined;
     this.clearBuffers();
     return bounce;
   }

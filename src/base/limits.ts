@@ -29,6 +29,11 @@ export const MAX_CLIENT_IN_FLIGHT_BYTES = 64 * MiB;
 export const MAX_SERVER_IN_FLIGHT_BYTES = 512 * MiB;
 /** Memory that all clients of one NBD server together keep, whoever waits for whom; one request may go beyond it. */
 export const MAX_SERVER_BUFFER_BYTES = 768 * MiB;
+/**
+ * Beyond that, where those who hold it do not take what they asked for: shared by all clients alike, each of which may
+ * have one request of its share.
+ */
+export const NBD_RESERVE_BYTES = 128 * MiB;
 /** Clients of one NBD server at a time: each has a buffer for its replies, of 256 KiB. */
 export const MAX_NBD_CONNECTIONS = 1024;
 /** Largest qcow2 L1 table that is loaded (QEMU: 32 MiB, which maps 2 PiB with 64 KiB clusters). */

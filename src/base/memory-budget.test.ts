@@ -17,9 +17,10 @@ class Holder implements MemoryHolder {
     this.#budget.took(this, bytes);
   }
 
-  letGo(): void {
-    this.#budget.gave(this.heldBytes - this.usedBytes);
-    this.heldBytes = this.usedBytes;
+  letGo(bytes: number): void {
+    const gone = Math.min(bytes, this.heldBytes - this.usedBytes);
+    this.#budget.gave(gone);
+    this.heldBytes -= gone;
   }
 }
 
@@ -30,7 +31,9 @@ test('who has not taken memory for longest lets go first, and no more than is ne
   b.take(4);
   a.take(1);
   c.take(3);
-  assert.deepEqual([a.heldBytes, b.heldBytes, c.heldBytes, budget.bytes], [5, 0, 3, 8]);
+  assert.deepEqual([a.heldBytes, b.heldBytes, c.heldBytes, budget.bytes], [5, 2, 3, 10]);
+  c.take(4);
+  assert.deepEqual([a.heldBytes, b.heldBytes, c.heldBytes, budget.bytes], [3, 0, 7, 10]);
 });
 
 test('what is in use stays, whoever else lacks it, and is let go later', () => {
@@ -42,7 +45,7 @@ test('what is in use stays, whoever else lacks it, and is let go later', () => {
   assert.deepEqual([a.heldBytes, b.heldBytes, budget.bytes], [6, 8, 14]);
   a.usedBytes = 0;
   b.take(1);
-  assert.deepEqual([a.heldBytes, b.heldBytes, budget.bytes], [0, 9, 9]);
+  assert.deepEqual([a.heldBytes, b.heldBytes, budget.bytes], [1, 9, 10]);
 });
 
 test('who leaves has nothing in it any more', () => {

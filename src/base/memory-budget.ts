@@ -3,9 +3,14 @@ import { assert } from './assert.js';
 /** Somebody who keeps what can be had again. */
 export interface MemoryHolder {
   readonly heldBytes: number;
-  /** Lets go of all that nobody is using; tells the budget of it. */
-  letGo(): void;
+  /**
+   * Lets go of what nobody is using, what was not looked at for longest first, until it is so many bytes; tells the budget of it.
+   */
+  letGo(bytes: number): void;
 }
+
+/** Pieces of memory that are kept for the next look. */
+const MOST_SCRATCH = 32;
 
 /** Memory that many have in common: who has not taken any for longest lets go first. */
 export class MemoryBudget {
@@ -13,6 +18,8 @@ export class MemoryBudget {
   #bytes = 0;
   /** Who has some, the one that took last at the end. */
   readonly #holders = new Set<MemoryHolder>();
+  /** Memory for one look at something that is not kept; not counted. */
+  readonly #scratch: Buffer[] = [];
 
   constructor(limitBytes: number) {
     this.limitBytes = limitBytes;
@@ -27,13 +34,11 @@ export class MemoryBudget {
     this.#bytes += bytes;
     this.#holders.delete(holder);
     this.#holders.add(holder);
-    // Once around: what all of them are using stays.
-    for (let others = this.#holders.size - 1; others > 0 && this.#bytes > this.limitBytes; others--) {
-      const [oldest] = this.#holders;
-      if (!oldest) return;
-      this.#holders.delete(oldest);
-      oldest.letGo();
-      if (oldest.heldBytes > 0) this.#holders.add(oldest);
+    // What all of them are using stays.
+    for (const other of this.#holders) {
+      if (other === holder || this.#bytes <= this.limitBytes) return;
+      other.letGo(this.#bytes - this.limitBytes);
+      if (other.heldBytes === 0) this.#holders.delete(other);
     }
   }
 
@@ -45,5 +50,15 @@ export class MemoryBudget {
   /** Nobody uses it any more. */
   leave(holder: MemoryHolder): void {
     if (this.#holders.delete(holder)) this.gave(holder.heldBytes);
+  }
+
+  /** Memory with anything in it, which is given back soon. */
+  borrow(lengthBytes: number): Buffer {
+    const last = this.#scratch.pop();
+    return last?.length === lengthBytes ? last : Buffer.allocUnsafeSlow(lengthBytes);
+  }
+
+  giveBack(scratch: Buffer): void {
+    if (this.#scratch.length < MOST_SCRATCH) this.#scratch.push(scratch);
   }
 }

@@ -20,12 +20,14 @@ export function activate(graph: Graph, tops: Iterable<Node>): Promise<void> {
  */
 export async function inactivate(graph: Graph, tops: Iterable<Node>): Promise<void> {
   const given = [...tops];
-  await graph.drained(given, () =>
-    graph.transaction((transaction) => {
-      setActivity(transaction, given, 'inactive');
-      for (const node of subtrees(given)) assertMayGo(node, subtrees(given));
-    }),
-  );
+  await graph.drained(given, () => graph.transaction((transaction) => giveAway(transaction, given)));
+}
+
+/** The same as a step of a transaction, in a drained section of the nodes. */
+export function giveAway(transaction: GraphTransaction, tops: Iterable<Node>): void {
+  const given = subtrees(tops);
+  setActivity(transaction, given, 'inactive');
+  for (const node of given) assertMayGo(node, given);
 }
 
 function setActivity(transaction: GraphTransaction, tops: Iterable<Node>, activity: Node['activity']): void {
@@ -33,7 +35,7 @@ function setActivity(transaction: GraphTransaction, tops: Iterable<Node>, activi
 }
 
 /** The nodes and all below them. */
-function subtrees(tops: Iterable<Node>): Set<Node> {
+export function subtrees(tops: Iterable<Node>): Set<Node> {
   const found = new Set<Node>(tops);
   for (const node of found) for (const edge of node.children.values()) found.add(edge.node);
   return found;

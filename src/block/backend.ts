@@ -2,6 +2,7 @@ import { Notifier } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import type { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, errnoError } from '../base/error.js';
+import type { Trace } from '../base/trace.js';
 import type { Host, HostClock } from '../host/host.js';
 import type { BackendProperties, BackendUser } from './backend-user.js';
 import type { ChainStatus } from './chain-status.js';
@@ -9,12 +10,7 @@ import type { Edge } from './edge.js';
 import type { Node } from './node.js';
 import type { ThrottleGroup } from './objects/throttle-group.js';
 import type { ThrottleMember } from './objects/throttling.js';
-import {
-  newStatistics,
-  type Operation,
-  OPERATION_OF,
-  type OperationStatistics,
-} from './operation-statistics.js';
+import { OPERATION_OF, Statistics } from './operation-statistics.js';
 import { hasPermission, Permission } from './permissions.js';
 import {
   Flag,
@@ -24,6 +20,7 @@ import {
   RequestPool,
   type RequestSource,
 } from './request.js';
+import { traceDone, traceFailed, traceRequest } from './request-trace.js';
 import { checkBuffer, isBytes, noBytes, outOfRange } from './request-checks.js';
 
 /**
@@ -46,17 +43,14 @@ export class BlockBackend {
   shared: number;
   /** The one edge, role 'root'; undefined while no node is attached. Only the graph sets it. */
   root: Edge | undefined;
-  readonly statistics: Record<Operation, OperationStatistics> = {
-    read: newStatistics(),
-    write: newStatistics(),
-    flush: newStatistics(),
-    unmap: newStatistics(),
-  };
+  readonly statistics = new Statistics();
   /** Every write is durable when it completes. */
   writethrough = false;
   /** How its last medium was, for the next one. */
   mediumWasReadOnly = false;
   /** Woken when a request ends; the graph's drained sections wait on it. */
+  /** The thread that what it uses is bound to (see home-thread); undefined: it follows others. */
+  thread: string | undefined;
   readonly idle: Notifier;
   readonly clock: HostClock;
   /** For those who ask it, one request after the other or many at a time; see IoRequest. */
@@ -68,6 +62,7 @@ export class BlockBackend {
   signal: CancelSignal | undefined;
   /** The group whose limits hold for it, and its place in it. */
   #throttle: { group: ThrottleGroup; member: ThrottleMember; unuse: () => void } | undefined;
+  readonly #trace: Trace;
   readonly #queues: boolean;
   #inFlight = 0;
   #begun = 0;
@@ -89,6 +84,7 @@ export class BlockBackend {
     this.isGuest = properties.isGuest ?? false;
     this.#queues = properties.queuesWhenDrained ?? true;
     this.clock = host.clock;
+    this.#trace = host.trace;
     this.requests = new RequestPool(host.requestWatch);
     this.idle = idle;
   }
@@ -128,6 +124,13 @@ export class BlockBackend {
   /** Requests must wait for the end of a drained section. */
   #isHeld(): boolean {
     return this.#quiesced > 0 && this.#queues;
+  }
+
+  /** What it shows are the bytes of one file, each at one place for ever. */
+  get isPlainFile(): boolean {
+    const instance = this.root?.node.instance;
+    if (instance?.map?.isFixed !== true) return false;
+    return this.root?.node.children.get('file')?.node.instance.io?.offersFile === true;
   }
 
   describe(): string {
@@ -185,15 +188,16 @@ export class BlockBackend {
     this.#check(root, offset, lengthBytes);
     const isRead = kind === 'read';
     if (!isRead) this.#checkWritable(root);
-    const statistics = isRead ? this.statistics.read : this.statistics.write;
-    const startedMs = statistics.histogram ? this.clock.nowMs() : 0;
+    const startedMs = this.clock.nowMs();
     const done = isRead
       ? root.tryReadPart(request, 0, lengthBytes, offset)
       : root.tryWritePart(request, 0, lengthBytes, offset);
     if (!done) return false;
-    statistics.histogram?.add(this.clock.nowMs() - startedMs);
-    statistics.operations++;
-    statistics.bytes += lengthBytes;
+    const endedMs = this.clock.nowMs();
+    this.statistics.done(kind, lengthBytes, startedMs, endedMs);
+    const { blockRequest, blockRequestDone } = this.#trace;
+    if (blockRequest.isOn) traceRequest(blockRequest, this, request);
+    if (blockRequestDone.isOn) traceDone(blockRequestDone, this, request, endedMs - startedMs);
     return true;
   }
 
@@ -224,8 +228,10 @@ export class BlockBackend {
   /** Sees a request through. */
   async #see(request: IoRequest, isOwn: boolean): Promise<void> {
     const { generation, kind, lengthBytes, source } = request;
-    const statistics = this.statistics[OPERATION_OF[kind]];
-    const started = this.clock.nowMs();
+    const operation = OPERATION_OF[kind];
+    const startedMs = this.clock.nowMs();
+    const { blockRequest, blockRequestDone, blockRequestFailed } = this.#trace;
+    if (blockRequest.isOn) traceRequest(blockRequest, this, request);
     if (this.#isHeld()) await this.enter(request.signal);
     else this.#inFlight++;
     try {
@@ -237,15 +243,14 @@ export class BlockBackend {
       request.assertIs(generation);
       await this.#forward(request);
       request.assertIs(generation);
-      statistics.operations++;
-      statistics.bytes += lengthBytes;
+      const endedMs = this.clock.nowMs();
+      this.statistics.done(operation, lengthBytes, startedMs, endedMs);
+      if (blockRequestDone.isOn) traceDone(blockRequestDone, this, request, endedMs - startedMs);
     } catch (error) {
-      statistics.failed++;
+      this.statistics.failed(operation, startedMs, this.clock.nowMs());
+      if (blockRequestFailed.isOn) traceFailed(blockRequestFailed, this, request, error);
       throw error;
     } finally {
-      const tookMs = this.clock.nowMs() - started;
-      statistics.totalMs += tookMs;
-      statistics.histogram?.add(tookMs);
       source?.end?.();
       if (isOwn) this.requests.give(request);
       this.leave();

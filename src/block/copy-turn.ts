@@ -9,6 +9,14 @@ export const AWAITED_BYTES = 2 * MiB;
 /** What drained sections of a node ask and hold; a backend. */
 export type Side = Pick<BlockBackend, 'isQuiesced' | 'untilOpen' | 'begin' | 'end'>;
 
+/** One of which no drained section is alone: it is not written to, or the requests are held above it too. */
+export const NEVER_HELD: Side = {
+  isQuiesced: false,
+  untilOpen: () => Promise.resolve(),
+  begin: () => undefined,
+  end: () => undefined,
+};
+
 /** A copy under way: its range is its own, and drained sections of the nodes that it still needs wait for it. */
 export class CopyTurn {
   readonly #release: Release;

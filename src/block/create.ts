@@ -40,12 +40,14 @@ export async function createImage(
   const image = newImage(driver, options);
   driver.checkNew?.(image);
   const { protocol, protocolOptions } = await protocolFor(opener, filename);
+  if (options.file?.noCopyOnWrite === true && protocol.takesFileTraits !== true)
+    throw new BlockError('invalid', "Invalid parameter 'nocow'");
   const { filename: path } = { filename, ...protocolOptions };
   const isNew = protocol.createFile !== undefined && !hasProtocol(path) && (await isAbsent(graph.host, path));
   try {
     // A protocol has no format to put into its file.
     const plainBytes = driver.createFile ? alignUp(options.sizeBytes, 512) : 0;
-    await protocol.createFile?.(graph.host, path, plainBytes);
+    await protocol.createFile?.(graph.host, path, plainBytes, options.file);
     const files = new BesideFiles(opener, filename);
     try {
       await withDataFile(opener, driver, image, async (whole) =>
@@ -91,7 +93,10 @@ export async function protocolFor(
 }
 
 /** Creation options, checked and with the format's defaults. Errors: invalid or unsupported. */
-export function newImage(driver: DriverDescription, { options = {}, ...image }: CreateOptions): NewImage {
+export function newImage(
+  driver: DriverDescription,
+  { options = {}, file: _file, ...image }: CreateOptions,
+): NewImage {
   if (image.backingFile !== undefined && !driver.options.backing)
     throw new BlockError('unsupported', `Backing file not supported for file format '${driver.name}'`);
   const type = struct('CreateOptions', driver.createOptions ?? {});
@@ -111,10 +116,14 @@ export function formattingText(
   for (const { name, member = '', isAlwaysShown, shownAs } of driver.toolOptions ?? []) {
     const { type, default: usual } = driver.createOptions?.[member] ?? {};
     const given = texts.get(name) ?? (isAlwaysShown === true ? (shownAs ?? textOf(usual)) : undefined);
+    if (name === 'nocow') continue;
     if (name === 'size') parts.push(`size=${sizeBytes}`);
     else if (given !== undefined)
       parts.push(`${name}=${type === size ? parseSize(given) : given.replaceAll(',', ',,')}`);
   }
+  // The file's come last.
+  const noCopyOnWrite = texts.get('nocow');
+  if (noCopyOnWrite !== undefined) parts.push(`nocow=${noCopyOnWrite}`);
   return parts.join(' ');
 }
 

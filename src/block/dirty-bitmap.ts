@@ -30,6 +30,8 @@ export class DirtyBitmap {
   enabled = true;
   /** Of a copy-before-write: it keeps its size, and queries tell that it does not record. */
   isInternal = false;
+  /** Of a mirror that writes to both sides: queries tell that it does not record. */
+  isSilent = false;
   /** In use by a job: the user may not change it. */
   busy = false;
   /** The image keeps it, beyond the end of the node: see BitmapStore. */

@@ -11,9 +11,13 @@ export type {
 } from './driver/changes.js';
 export type {
   BitmapStore,
+  CompactOptions,
+  DiscardCounts,
   DriverInfo,
+  FileUse,
   ImageAmendment,
   ImageCheck,
+  ImageCompaction,
   KeySlotAmendment,
   RepairMode,
 } from './driver/image.js';
@@ -25,7 +29,9 @@ export type {
   CreateOptions,
   MeasuredContent,
   Measurement,
+  NewFileTraits,
   NewImage,
   NewImageContext,
+  Preallocated,
 } from './driver/new-image.js';
 export type { DriverDescription } from './driver/description.js';

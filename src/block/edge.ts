@@ -161,7 +161,7 @@ export class Edge implements ChildIo {
     return this.node.instance.snapshotAccess;
   }
 
-  copyOnRead(offset: number, lengthBytes: number, last?: FrozenChain): Promise<void> {
+  copyOnRead(offset: number, lengthBytes: number, last?: Pick<FrozenChain, 'bottom'>): Promise<void> {
     const node = this.node.skipFilters();
     const inside = Math.min(lengthBytes, node.lengthBytes - offset);
     return inside > 0 ? node.io.copyOnRead(offset, inside, last?.bottom) : Promise.resolve();
@@ -190,6 +190,10 @@ export class Edge implements ChildIo {
   tryExtend(lengthBytes: number): boolean {
     this.#assertWritable();
     return this.node.io.tryExtend(lengthBytes, this.#mayGrow());
+  }
+
+  get hasSpaceAhead(): boolean {
+    return this.node.instance.hasSpaceAhead === true;
   }
 
   announce(event: string): Promise<void> | undefined {

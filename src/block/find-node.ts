@@ -13,7 +13,7 @@ export function findNode(graph: Graph, device: string | undefined, nodeName: str
   const drive = device === undefined ? undefined : graph.drives.get(device);
   if (drive?.root) return drive.node;
   if (drive) throw new BlockError('not-found', `Device '${device ?? ''}' has no medium`);
-  const found = graph.nodes.get(nodeName ?? '');
+  const found = graph.find(nodeName ?? '');
   if (found) return found;
   const names = `device='${device ?? ''}' nor node-name='${nodeName ?? ''}'`;
   throw new BlockError('not-found', `Cannot find ${names}`);
@@ -43,13 +43,27 @@ export function checkNotBlocked(node: Node): void {
   }
 }
 
-/** A dirty bitmap, by the names of its node (or drive) and of its own. Errors: not-found, in QEMU's words. */
-export function findBitmap({ drives, nodes }: Graph, nodeName: string, name: string): DirtyBitmap {
-  const node = drives.get(nodeName)?.root?.node ?? nodes.get(nodeName);
+/** What a drive of that name shows, else the node of that name; undefined: there is neither. */
+export function nodeNamed(graph: Graph, name: string): Node | undefined {
+  return graph.drives.get(name)?.root?.node ?? graph.find(name);
+}
+
+/** A dirty bitmap and its node, by the names of that (or its drive) and of its own. Errors: not-found, in QEMU's words. */
+export function findBitmapOf(
+  graph: Graph,
+  nodeName: string,
+  name: string,
+): { node: Node; bitmap: DirtyBitmap } {
+  const node = nodeNamed(graph, nodeName);
   if (!node) throw new BlockError('not-found', `Node '${nodeName}' not found`);
   const bitmap = node.findBitmap(name);
-  if (bitmap) return bitmap;
+  if (bitmap) return { node, bitmap };
   throw new BlockError('not-found', `Dirty bitmap '${name}' not found`);
+}
+
+/** The same, of which the node is not wanted. */
+export function findBitmap(graph: Graph, nodeName: string, name: string): DirtyBitmap {
+  return findBitmapOf(graph, nodeName, name).bitmap;
 }
 
 /** The files at paths, by what HostStat calls their identity. */
@@ -57,9 +71,14 @@ export type FilesAtPaths = ReadonlyMap<string, string>;
 
 /**
  * The image in the chain below `top` that a file name means: seen from an overlay's folder it is the file that the
- * overlay's header names, or it is the very name that queries show.
+ * overlay's header names, or (unless `asShown` is false) it is the very name that queries show.
  */
-export function findBackingImage(top: Node, filename: string, files: FilesAtPaths): Node | undefined {
+export function findBackingImage(
+  top: Node,
+  filename: string,
+  files: FilesAtPaths,
+  { asShown = true } = {},
+): Node | undefined {
   const names = new NodeNames();
   for (const [overlay, below] of overlaysFrom(top)) {
     // Where another backing file was chosen, what the header says means nothing.
@@ -70,6 +89,7 @@ export function findBackingImage(top: Node, filename: string, files: FilesAtPath
     const file = files.get(asked ?? '');
     if (file !== undefined && file === files.get(named ?? '')) return below;
   }
+  if (!asShown) return undefined;
   return [...overlaysFrom(top)].find(([, below]) => names.of(below) === filename)?.[1];
 }
 
@@ -79,7 +99,7 @@ export async function filesBelow(
   device: string,
   filenames: ReadonlyArray<string | undefined>,
 ): Promise<FilesAtPaths> {
-  const top = graph.drives.get(device)?.root?.node ?? graph.nodes.get(device);
+  const top = nodeNamed(graph, device);
   const asked = filenames.filter((name) => name !== undefined);
   const found = new Map<string, string>();
   if (!top || asked.length === 0) return found;

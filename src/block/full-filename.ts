@@ -21,10 +21,16 @@ interface NodeName {
 export class NodeNames {
   readonly #known = new Map<Node, NodeName>();
   readonly #ignoresBacking: boolean;
+  readonly #showsFilters: boolean;
 
-  /** `ignoresBacking`: the images were opened to look at their headers, so nobody chose to leave backing files out. */
-  constructor({ ignoresBacking = false } = {}) {
+  /**
+   * `ignoresBacking`: the images were opened to look at their headers, so nobody chose to leave backing files out.
+   * `showsFilters`: in JSON, filters of jobs that a user has named are there, as QEMU's queries show them; they cannot be
+   * opened again.
+   */
+  constructor({ ignoresBacking = false, showsFilters = false } = {}) {
     this.#ignoresBacking = ignoresBacking;
+    this.#showsFilters = showsFilters;
   }
 
   /** At most MAX_FILENAME_BYTES long; one that was longer ends in "...". */
@@ -57,7 +63,10 @@ export class NodeNames {
 
   #compose(node: Node): NodeName {
     const { driver, filtered } = node;
-    if (filtered && isJobFilter(node) && !isNamedWhole(node)) return this.#childName(filtered.node);
+    if (filtered && isJobFilter(node) && !isNamedWhole(node)) {
+      const name = this.#childName(filtered.node);
+      return node.implicit || !this.#showsFilters ? name : { ...name, json: jobFilterJson(node, name.json) };
+    }
     const identity = identityOf(node);
     const isOverridden = !this.#ignoresBacking && this.isBackingOverridden(node);
     const members: Array<[string, string]> = [['driver', formatJson(driver.name)], ...identity];
@@ -84,7 +93,8 @@ export class NodeNames {
       return { plain: driver.filename(node.options, image, childName), json };
     }
     const file = node.children.get('file')?.node;
-    const isPlain = identity.length === 0 && !isOverridden && file?.driver.filename !== undefined;
+    const isPlain =
+      identity.length === 0 && !isOverridden && !isNamedWhole(node) && file?.driver.filename !== undefined;
     return { plain: isPlain ? this.#childName(file).plain : undefined, json };
   }
 
@@ -104,6 +114,14 @@ export class NodeNames {
 /** A filter that a job has put in: it shows its child and cannot be opened. */
 export function isJobFilter({ driver }: Node): boolean {
   return driver.isNamedAsChild === true;
+}
+
+/** As a part of the name of what stands on it, one that the user has named shows itself. */
+function jobFilterJson({ driver }: Node, child: string): string {
+  return object([
+    ['driver', formatJson(driver.name)],
+    [driver.shownChildRole ?? 'file', child],
+  ]);
 }
 
 /** QEMU gives its job's filters the names of their children, except a stream's that the user has named. */

@@ -2,8 +2,10 @@ import { assert } from '../base/assert.js';
 import { AsyncMutex, Notifier } from '../base/async.js';
 import { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, toBlockError } from '../base/error.js';
+import { given } from '../base/given.js';
 import { MAX_NODE_NAME_CHARS, READ_TABLES_BYTES } from '../base/limits.js';
 import { MemoryBudget } from '../base/memory-budget.js';
+import { descriptorNumber } from '../host/descriptor-number.js';
 import type { Host } from '../host/host.js';
 import { BlockBackend } from './backend.js';
 import type { BackendProperties } from './backend-user.js';
@@ -52,6 +54,8 @@ export class Graph {
   keeper: GraphKeeper | undefined;
   readonly #mutex = new AsyncMutex();
   readonly #idle = new Notifier();
+  readonly #closing = new Set<Node>();
+  readonly #closed = new Notifier();
   readonly #sections = new Set<DrainedSection>();
   #generated = 0;
   #backendCount = 0;
@@ -62,18 +66,25 @@ export class Graph {
     this.layerMaps = new LayerMaps(host);
   }
 
+  /** One that is open and in its place; from there on who uses it sees whether it is being closed. */
+  find(name: string): Node | undefined {
+    const node = this.nodes.get(name);
+    return node && isInPlace(node) ? node : undefined;
+  }
+
   /** Errors: kind not-found, in QEMU's words. */
   node(name: string): Node {
-    const node = this.nodes.get(name);
+    const node = this.find(name);
     if (!node) throw new BlockError('not-found', `Failed to find node with node-name='${name}'`);
     return node;
   }
 
-  /** Those that users see, in order of creation: not what is on its way out, nor a job's filter out of its place. */
+  /**
+   * Those that users see, in order of creation: not what is being opened or on its way out, nor a job's filter out of its
+   * place.
+   */
   listed(): Node[] {
-    return [...this.nodes.values()].filter(
-      (node) => !node.isClosing && !(node.isFilter && node.children.size === 0),
-    );
+    return [...this.nodes.values()].filter((node) => isInPlace(node) && !node.isClosing);
   }
 
   /** Throws when a user may not give this name to a new node. */
@@ -85,6 +96,12 @@ export class Graph {
       throw new BlockError('exists', `node-name=${name} is conflicting with a device id`);
     if (this.nodes.has(name)) throw new BlockError('exists', `Duplicate nodes with node-name='${name}'`);
   }
+
+  /**
+   * The descriptor that an option means; a program says that clients name what they have passed. Errors: invalid, not-found,
+   * unsupported; in QEMU's words.
+   */
+  descriptorOf: (text: string) => number = descriptorNumber;
 
   /** A name that no user can choose, such as '#block153'. */
   generateName(): string {
@@ -107,6 +124,15 @@ export class Graph {
       const transaction = new GraphTransaction(this);
       build(transaction);
       await transaction.run();
+    });
+  }
+
+  /** Whether transaction() may be had, as far as the graph says: nothing is changed and no driver asked. Errors: its. */
+  rehearse(build: (transaction: GraphTransaction) => void): Promise<void> {
+    return this.#mutex.run(async () => {
+      const transaction = new GraphTransaction(this);
+      build(transaction);
+      transaction.rehearse();
     });
   }
 
@@ -159,6 +185,32 @@ export class Graph {
   ): Promise<T> {
     const refusal = errorOf(check);
     if (!refusal) return this.drained(nodes, body, owner);
+    const done = await this.#drainedSoon(nodes, body, owner);
+    if (!done) throw refusal.error;
+    return done.value;
+  }
+
+  /**
+   * drained() of all nodes in use, for a command that changes `needed`. Where requests that hang keep others from coming to
+   * rest within a second, `check` looks at its arguments, and only what is needed is drained.
+   */
+  async drainedOrOnly<T>(
+    needed: () => Iterable<Node>,
+    check: () => void,
+    body: () => Promise<T> | T,
+  ): Promise<T> {
+    const done = await this.#drainedSoon(this.nodesInUse(), body);
+    if (done) return done.value;
+    check();
+    return this.drained(needed(), body);
+  }
+
+  /** drained() that is given up after a second in which not all came to rest, with nothing done: undefined. */
+  async #drainedSoon<T>(
+    nodes: Iterable<Node>,
+    body: () => Promise<T> | T,
+    owner?: object,
+  ): Promise<{ value: T } | undefined> {
     const signal = new CancelSignal();
     const timer = this.host.clock.setTimer(GRACE_MS, () => signal.cancel());
     const begun = (): Promise<T> | T => {
@@ -166,9 +218,10 @@ export class Graph {
       return body();
     };
     try {
-      return await this.drained(nodes, begun, owner, signal);
+      return { value: await this.drained(nodes, begun, owner, signal) };
     } catch (error) {
-      throw signal.isCancelled ? refusal.error : error;
+      if (!signal.isCancelled) throw error;
+      return undefined;
     } finally {
       timer.cancel();
     }
@@ -210,6 +263,20 @@ export class Graph {
     for (const node of candidates) await this.collect([node]).catch(() => undefined);
   }
 
+  /** Closes all nodes that nobody uses, and waits for those that others are closing. Errors: the first that was met. */
+  async closeAll(): Promise<void> {
+    let failure: { error: unknown } | undefined;
+    const keepFirst = (error: unknown): void => void (failure ??= { error });
+    for (const node of this.nodes.values()) node.monitorOwned = false;
+    for (;;) {
+      for (const node of [...this.nodes.values()])
+        await (node.isCopy ? this.release([node]) : this.collect([node])).catch(keepFirst);
+      if (this.#closing.size === 0) break;
+      await this.#closed.wait();
+    }
+    if (failure) throw failure.error;
+  }
+
   /** Whether nothing holds a node; from then on nothing may. No transaction is under way that gives it a parent. */
   #claim(node: Node): Promise<boolean> {
     return this.#mutex.run(async () => {
@@ -218,7 +285,7 @@ export class Graph {
       const isHeld = node.isBlocked || [...node.children.values()].some(isFrozen);
       const isOrphan = node.parents.size === 0 && !node.monitorOwned && !node.isClosing && !isHeld;
       if (!isOrphan || this.nodes.get(node.name) !== node) return false;
-      node.isClosing = true;
+      this.#beginClosing(node);
       return true;
     });
   }
@@ -275,16 +342,37 @@ export class Graph {
    */
   async closeNode(node: Node): Promise<void> {
     assert(node.parents.size === 0, () => `closing node '${node.name}' which is in use`);
-    node.isClosing = true;
+    assert(!node.isClosing, () => `closing node '${node.name}' twice`);
+    this.#beginClosing(node);
     await this.#close(node);
   }
 
+  #beginClosing(node: Node): void {
+    node.isClosing = true;
+    this.#closing.add(node);
+  }
+
   async #close(node: Node): Promise<void> {
+    try {
+      await this.#closeClaimed(node);
+    } finally {
+      this.#closing.delete(node);
+      this.#closed.notify();
+    }
+  }
+
+  async #closeClaimed(node: Node): Promise<void> {
     let failure: unknown;
+    let path: string | undefined;
     const keepFirst = (error: unknown): void => void (failure ??= error);
     const giveUp = (): void => this.cancelInFlight(node);
     const timer = node.isCopy ? this.host.clock.setTimer(GRACE_MS, giveUp) : undefined;
-    if (node.isOpen) await flushAndClose(node).catch(keepFirst);
+    if (node.isOpen)
+      await flushAndClose(node).catch((error: unknown) => {
+        keepFirst(error);
+        // As it is with its children, which go.
+        path = node.filename;
+      });
     timer?.cancel();
     // As they are now: a job may have put its filter between, or taken it out, while the node was flushed.
     let below: Node[] = [];
@@ -295,8 +383,13 @@ export class Graph {
     this.nodes.delete(node.name);
     for (const child of below) if (child.parents.size === 0) child.isCopy ||= node.isCopy;
     for (const child of below) await this.collect([child]).catch(keepFirst);
-    if (failure !== undefined) throw toBlockError(failure);
+    if (failure !== undefined) throw whileClosing(failure, node.name, path);
   }
+}
+
+/** Not what is being opened, nor a job's filter that was taken out. */
+function isInPlace(node: Node): boolean {
+  return node.isOpen && !(node.isFilter && node.children.size === 0);
 }
 
 function errorOf(check: () => void): { error: unknown } | undefined {
@@ -306,6 +399,13 @@ function errorOf(check: () => void): { error: unknown } | undefined {
   } catch (error) {
     return { error };
   }
+}
+
+/** The same error, which says whose image may lack what was written. */
+function whileClosing(failure: unknown, node: string, ownPath: string | undefined): BlockError {
+  const cause = toBlockError(failure);
+  const { kind, message, errno, path } = cause;
+  return new BlockError(kind, message, { ...given({ errno, path: ownPath ?? path }), node, cause });
 }
 
 /**

@@ -1,4 +1,4 @@
-import { BlockError } from '../base/error.js';
+import { BlockError, errnoError } from '../base/error.js';
 import type { HostClock } from '../host/host.js';
 import type { InternalSnapshot, InternalSnapshots, NewSnapshot } from './driver.js';
 import { Node } from './node.js';
@@ -8,6 +8,15 @@ import { hasPermission, Permission } from './permissions.js';
 export function snapshotsOf(node: Node): InternalSnapshots | undefined {
   const { instance } = node.skipFilters();
   return instance.snapshots;
+}
+
+/** The image that keeps a machine's state for a node: itself, or what holds its bytes. Errors: unsupported. */
+export function vmStateKeeper(node: Node): InternalSnapshots {
+  for (let at: Node | undefined = node; at; at = (at.filtered ?? at.children.get('file'))?.node) {
+    const { snapshots } = at.instance;
+    if (snapshots) return snapshots;
+  }
+  throw errnoError('ENOTSUP');
 }
 
 /** Whether snapshots of it can be made and deleted. */
@@ -34,11 +43,10 @@ export function findByIdOrName(node: Node, text: string): InternalSnapshot | und
   return findByIdAndName(node, { id: text }) ?? findByName(node, text);
 }
 
-/** A name for the present moment. */
+/** A name for the present moment. The guest's own clock stands: no processor runs here. */
 export function snapshotNow(clock: HostClock, name: string): NewSnapshot {
   const { seconds, microseconds } = clock.wallClock();
-  const clockNs = BigInt(Math.floor(clock.nowMs() * 1e6));
-  return { name, dateSec: seconds, dateNsec: microseconds * 1000, clockNs, icount: -1n };
+  return { name, dateSec: seconds, dateNsec: microseconds * 1000, clockNs: 0n, icount: -1n };
 }
 
 /**

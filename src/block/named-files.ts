@@ -27,7 +27,7 @@ export async function attachNamedFiles(
       await opener.graph.transaction((transaction) => void transaction.attach(node, role, child));
       child.inheritsFrom = node;
     } catch (error) {
-      await opener.closeIfUnused(child);
+      await opener.graph.release([child]);
       throw error;
     }
   }

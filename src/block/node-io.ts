@@ -4,7 +4,7 @@ import { BlockError, errnoError } from '../base/error.js';
 import { AlignedIo, isAlignedRequest } from './aligned-io.js';
 import type { Change } from './change-gate.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
-import type { DriverInstance, IoDriver } from './driver.js';
+import type { DriverInstance, IoDriver, Preallocated } from './driver.js';
 import type { LayerMap } from './layers/layer-map.js';
 import type { Located } from './located.js';
 import { MappedIo } from './mapped/mapped-io.js';
@@ -86,7 +86,7 @@ export class NodeIo {
     const done = this.#mapped
       ? this.#mapped.writing.tryWrite(request, from, lengthBytes, offset)
       : (this.#io().tryWrite?.(request, from, lengthBytes, offset) ?? false);
-    if (done) node.markDirty(offset, lengthBytes);
+    if (done) node.markWritten(offset, lengthBytes);
     return done;
   }
 
@@ -233,7 +233,7 @@ export class NodeIo {
       else isDurable = await this.#unmapped().write(request, from, lengthBytes, offset, flags);
     } finally {
       // Also after a failure: part of the range may have been written.
-      this.#node.markDirty(offset, lengthBytes);
+      this.#node.markWritten(offset, lengthBytes);
     }
     request.assertIs(generation);
     return isDurable;
@@ -358,6 +358,19 @@ export class NodeIo {
     }
     node.resized();
     await node.side?.resized();
+  }
+
+  /** See DriverInstance.preallocate. */
+  async preallocate(from: number, end: number, mode: Preallocated): Promise<void> {
+    const { instance } = this.#node;
+    assert(instance.preallocate !== undefined, () => `space ahead in '${this.#node.name}', which takes none`);
+    const release = await this.ranges.lockExclusive(from, end - from);
+    try {
+      await instance.preallocate(from, end, mode);
+    } finally {
+      this.#node.layerMaps?.changed(this.#node, from, end - from);
+      release();
+    }
   }
 
   /** See ChildIo.allocate. */

@@ -38,20 +38,26 @@ export function withoutJobs(node: Node): Node {
 
 /**
  * What users have added and what `users` use, with all below it, in the order of the graph. Filters of jobs are left out,
- * and what a job has made writable is what it was before.
+ * and what a job has made writable is what it was before, unless jobs go on there: then it is what it is, and so is what
+ * `jobs` use besides.
  */
-export function describeNodes(graph: Graph, users: Iterable<BlockBackend>): NodeState[] {
+export function describeNodes(
+  graph: Graph,
+  users: Iterable<BlockBackend>,
+  jobs?: Iterable<Node>,
+): NodeState[] {
   const backends = [...users].filter(({ root }) => root !== undefined);
   const reached = new Set<Node>();
   for (const node of graph.nodes.values())
     if (node.monitorOwned && node.isOpen && !node.isClosing && node.filterOwner === undefined)
       reached.add(node);
   for (const { root } of backends) if (root) reached.add(withoutJobs(root.node));
+  for (const node of jobs ?? []) reached.add(withoutJobs(node));
   for (const node of reached) for (const edge of node.children.values()) reached.add(withoutJobs(edge.node));
   const written = writtenBy(backends);
   const lent = lentToJobs(reached);
   const isReadOnly = (node: Node): boolean =>
-    node.readOnly || node.isLentWritable || (lent.has(node) && !written.has(node));
+    node.readOnly || node.isLentWritable || (!jobs && lent.has(node) && !written.has(node));
   return [...graph.nodes.values()]
     .filter((node) => reached.has(node))
     .map((node) => describeNode(node, isReadOnly(node)));

@@ -20,6 +20,7 @@ import { type DetectZeroesMode, type NodeModes, PASSING_MODES } from './modes.js
 import { fullFilename } from './full-filename.js';
 import { NodeIo } from './node-io.js';
 import type { SideBitmap } from './side-bitmap.js';
+import type { WriteHeat } from './write-heat.js';
 import type { WriteThreshold } from './write-threshold.js';
 
 export const DEFAULT_CACHE: CacheSettings = { direct: false, 'no-flush': false };
@@ -89,6 +90,8 @@ export class Node {
   /** Through which a job's filter uses more than its child: for the shape of the graph that is below it too. */
   readonly uses = new Set<BlockBackend>();
   readonly dirtyBitmaps: DirtyBitmap[] = [];
+  /** Who counts where it is written to: nobody, unless somebody asked. */
+  readonly heats: WriteHeat[] = [];
   /** Keeps a bitmap of it that its image cannot. */
   side: SideBitmap | undefined;
   /** Gone when it has been crossed. */
@@ -261,6 +264,7 @@ export class Node {
   async close(): Promise<void> {
     this.#goOn();
     this.#isClosed = true;
+    for (const heat of [...this.heats]) heat.stop();
     this.#io?.forgetLayers();
     await this.instance.close();
   }
@@ -368,6 +372,12 @@ export class Node {
       if (bitmap.enabled && !bitmap.successor) bitmap.set(offset, lengthBytes);
   }
 
+  /** markDirty() of what was written, not zeroed or discarded. */
+  markWritten(offset: number, lengthBytes: number): void {
+    this.markDirty(offset, lengthBytes);
+    if (this.heats.length > 0) for (const heat of this.heats) heat.written(offset, lengthBytes);
+  }
+
   /** Whether anything has been changed through it, or through what it is stored in, since it was opened. */
   get wasChanged(): boolean {
     if (this.highestWrittenOffset > 0 || this.#wasResized) return true;
@@ -379,6 +389,7 @@ export class Node {
     this.#wasResized = true;
     this.contentReplaced();
     for (const bitmap of this.dirtyBitmaps) bitmap.resize(this.lengthBytes);
+    for (const heat of this.heats) heat.resized();
     for (const parent of this.parents) parent.parent.childResized();
   }
 

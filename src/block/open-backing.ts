@@ -50,7 +50,7 @@ export async function openBacking(
     await opener.graph.transaction((transaction) => void transaction.attach(node, 'backing', backing));
     if (typeof wanted !== 'string') backing.inheritsFrom = node;
   } catch (error) {
-    await opener.closeIfUnused(backing);
+    if (typeof wanted !== 'string') await opener.graph.release([backing]);
     throw error;
   }
 }

@@ -1,7 +1,10 @@
+import type { FILE_OPTIONS, SettingsOf } from '../schema/blockdev-options.js';
 import { NodeNames } from './full-filename.js';
 import type { CacheSettings } from './driver.js';
 import type { DiscardMode } from './modes.js';
 import type { Node } from './node.js';
+
+export type FileAio = SettingsOf<(typeof FILE_OPTIONS)['members']>['aio'];
 
 /** How an image is opened beyond its own options; inherited by its children. */
 export interface OpenContext {
@@ -14,6 +17,8 @@ export interface OpenContext {
   discard?: DiscardMode;
   /** Where the options do not say. */
   cache?: CacheSettings;
+  /** How files are read and written, where the options do not say. */
+  aio?: FileAio;
   /** The node alone: what it says of a backing file is not followed. */
   noBacking?: boolean;
   /** Only what the image says of itself is looked at, not what it holds: that need not be consistent. */

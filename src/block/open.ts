@@ -14,7 +14,7 @@ import type {
   NodeOptions,
   Settings,
 } from './driver.js';
-import { driverContext } from './driver-context.js';
+import { NodeContext } from './driver-context.js';
 import { hasProtocol } from './filename.js';
 import { FormatGuard } from './format-guard.js';
 import { fullFilename, resolveBackingOf } from './full-filename.js';
@@ -25,6 +25,7 @@ import { DEFAULT_CACHE, Node } from './node.js';
 import { type ChildPlan, type NodePlan, parseJsonName } from './node-plan.js';
 import { leaveBacking, openBacking } from './open-backing.js';
 import { inheritable, type OpenContext } from './open-context.js';
+import { assertNoPlainSecret } from './plain-secrets.js';
 import type { DriverRegistry } from './registry.js';
 
 export type { OpenContext } from './open-context.js';
@@ -85,8 +86,7 @@ export class Opener {
     const driver = await this.#driverOf(plan);
     const readOnly = options['read-only'] ?? context.readOnly;
     const forceShare = options['force-share'] ?? context.forceShare ?? false;
-    if (forceShare && !readOnly)
-      throw new BlockError('invalid', 'force-share=on can only be used with read-only images');
+    checkShare(forceShare, readOnly);
     const modes = nodeModes(options, context.discard);
     const cache: CacheSettings = { ...DEFAULT_CACHE, ...context.cache, ...options.cache };
     const inherited: OpenContext = {
@@ -98,7 +98,8 @@ export class Opener {
       // Which discards reach a child is for its parent to say.
       discard: 'unmap',
     };
-    const settings = settingsOf(driver, options, { cache, forceShare });
+    const aio = context.aio !== undefined && 'aio' in driver.options.members ? { aio: context.aio } : {};
+    const settings = settingsOf(driver, { ...aio, ...options }, { cache, forceShare });
     driver.checkOptions?.(settings, [...plan.children.keys()]);
     const node = new Node({
       name: options['node-name'] ?? this.graph.generateName(),
@@ -113,9 +114,10 @@ export class Opener {
       inactive: context.inactive ?? false,
       ...(context.guessed && driver.isFallback && { guard: this.newGuard() }),
     });
+    if (this.graph.keeper && context.onlyLook !== true) assertNoPlainSecret(node, 'the state');
     try {
       await this.#attachChildren(node, plan, inherited);
-      const ofDriver = driverContext(node, this.graph, {
+      const ofDriver = new NodeContext(node, this.graph, {
         forCheck: context.forCheck,
         warn: (text) => this.onWarning(text),
       });
@@ -177,6 +179,8 @@ export class Opener {
         context,
       );
     }
+    // What is wrong with that is told before the file is looked at.
+    if (format === undefined) checkShare(context.forceShare ?? false, context.readOnly);
     const driver = format ?? (await this.probeFormat(filename, context.cache));
     const guessed = format === undefined;
     const description = this.drivers.get(driver);
@@ -240,7 +244,7 @@ export class Opener {
       if (child instanceof FlatOptions) return this.openFlat(child, inheritable(context));
       return this.openPlan(child, inheritable(context));
     }
-    const node = this.graph.nodes.get(child);
+    const node = this.graph.find(child);
     if (node) return node;
     throw new BlockError('not-found', `Cannot find device='${child}' nor node-name='${child}'`);
   }
@@ -258,7 +262,9 @@ export class Opener {
       for (const [role, child] of opened)
         if (typeof plan.children.get(role) !== 'string') child.inheritsFrom = node;
     } catch (error) {
-      for (const [, child] of opened) await this.closeIfUnused(child);
+      // Whoever names a node that is there has no part in its life.
+      const own = opened.filter(([role]) => typeof plan.children.get(role) !== 'string');
+      await this.graph.release(own.map(([, child]) => child));
       throw error;
     }
   }
@@ -286,13 +292,11 @@ export class Opener {
     assert(node.parents.size === 0, 'a node that failed to open has no parents');
     await this.graph.closeNode(node);
   }
+}
 
-  /** Of a child that could not be attached. */
-  async closeIfUnused(node: Node): Promise<void> {
-    if (node.parents.size === 0 && !node.monitorOwned && this.graph.nodes.has(node.name)) {
-      await this.graph.closeNode(node);
-    }
-  }
+function checkShare(forceShare: boolean, readOnly: boolean): void {
+  if (forceShare && !readOnly)
+    throw new BlockError('invalid', 'force-share=on can only be used with read-only images');
 }
 
 async function readHeader(node: Node, header: Buffer): Promise<void> {

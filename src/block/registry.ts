@@ -64,9 +64,9 @@ export class DriverRegistry {
     let score = 0;
     const bytes = Buffer.from(header.buffer, header.byteOffset, header.length);
     for (const driver of this.#drivers.values()) {
-      const found = driver.probe?.(bytes) ?? 0;
+      const found = driver.probe?.(bytes, filename) ?? 0;
       if (found > score) [best, score] = [driver.name, found];
     }
-    return best ?? foreignFormatOf(header, filename) ?? this.#fallback();
+    return best ?? foreignFormatOf(bytes) ?? this.#fallback();
   }
 }

@@ -187,7 +187,8 @@ class Changes {
     const options = keepsOld ? { ...node.options, ...given } : withNodeName(node, given);
     const told = { ...parent?.toldCache, ...options.cache };
     const cache = { ...DEFAULT_CACHE, ...(keepsOld && node.settings.cache), ...told };
-    const inherited = above?.role === 'backing' || (parent?.readOnly ?? false);
+    const asBefore = keepsOld && node.readOnly;
+    const inherited = above?.role === 'backing' || (parent?.readOnly ?? asBefore);
     const forceShare = node.settings['force-share'] ?? false;
     return {
       options,
@@ -269,7 +270,7 @@ function withNodeName(node: Node, given: GivenOptions): GivenOptions {
 }
 
 function findChild(graph: Graph, name: string): Node {
-  const node = graph.nodes.get(name);
+  const node = graph.find(name);
   if (node) return node;
   throw new BlockError('not-found', `Cannot find device='' nor node-name='${name}'`);
 }

@@ -34,7 +34,7 @@ export interface Mapping {
   /** data: in `child`. zero: reads as zeroes. backing: not in this image. */
   kind: 'data' | 'zero' | 'backing';
   lengthBytes: number;
-  /** Who has the bytes: for data always, for zero only where it keeps space for them. */
+  /** Who has the bytes: for data that is not compressed; for zero only where it keeps space for them. */
   child: ChildIo | undefined;
   /** Offset in it, else -1. */
   hostOffset: number;
@@ -48,7 +48,7 @@ export function newMapping(): Mapping {
   return { kind: 'zero', lengthBytes: 0, child: undefined, hostOffset: -1, plain: false, writable: false };
 }
 
-/** The child that has the bytes of data. */
+/** The child that has the bytes of data, which is plain or encrypted. */
 export function placeOf(mapping: Mapping): ChildIo {
   return mapping.child ?? missing('child of mapped data');
 }

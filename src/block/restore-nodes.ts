@@ -1,5 +1,5 @@
 import { BlockError, toBlockError } from '../base/error.js';
-import { driverContext } from './driver-context.js';
+import { NodeContext } from './driver-context.js';
 import type { DriverDescription, Json, NodeOptions } from './driver.js';
 import { hasProtocol } from './filename.js';
 import { attachNamedFiles } from './named-files.js';
@@ -47,7 +47,8 @@ async function assertFilesThere({ host, drivers }: Opener, states: readonly Node
   for (const { name, driver, options } of states) {
     const { filename } = options as { filename?: Json };
     if (drivers.find(driver)?.kind !== 'protocol' || typeof filename !== 'string') continue;
-    if (hasProtocol(filename) || (await host.files.stat(filename))) continue;
+    if (host.passing?.files.has(name) || hasProtocol(filename)) continue;
+    if (await host.files.stat(filename)) continue;
     const what = DESCRIPTOR_SET.test(filename)
       ? `the descriptors of ${filename}, which a client has passed`
       : filename;
@@ -84,7 +85,7 @@ async function open(opener: Opener, state: NodeState): Promise<void> {
     transaction.add(node);
     for (const [role, child] of Object.entries(storage)) transaction.attach(node, role, graph.node(child));
   });
-  const ofDriver = driverContext(node, graph, { forCheck: false, warn: (text) => opener.onWarning(text) });
+  const ofDriver = new NodeContext(node, graph, { forCheck: false, warn: (text) => opener.onWarning(text) });
   const context = { readOnly, inactive: isInactive, forceShare, cache };
   if (driver.namedFiles)
     await attachNamedFiles(opener, node, await driver.namedFiles(ofDriver, settings), context);

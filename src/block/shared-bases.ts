@@ -77,12 +77,16 @@ class SharerSearch {
   /** By what HostStat calls their identity. */
   readonly #changedFiles = new Map<string, string>();
   readonly #ownFiles = new Set<string>();
+  /** The chain, and whatever else stands on the top here: its header will name the base, and it shows what it did. */
   readonly #own: ReadonlySet<Node>;
+  readonly #layers: readonly Node[];
 
   private constructor(opener: Opener, { device, top, base }: CommitEnds) {
     this.#opener = opener;
-    this.#own = new Set(layersOf(device));
-    const layers = [...this.#own];
+    const layers = layersOf(device);
+    this.#layers = layers;
+    const standsOnTop = (node: Node): boolean => !node.isFilter && node.backingNode() === top.skipFilters();
+    this.#own = new Set([...layers, ...[...opener.graph.nodes.values()].filter(standsOnTop)]);
     const below = layers.slice(layers.indexOf(top.skipFilters()) + 1);
     this.#changed = new Set(below.slice(0, below.indexOf(base.skipFilters()) + 1));
   }
@@ -100,7 +104,7 @@ class SharerSearch {
   }
 
   get chainFolders(): string[] {
-    return [...this.#own].flatMap((node) => {
+    return this.#layers.flatMap((node) => {
       const path = pathOf(node);
       return path === undefined ? [] : [folderOf(path) || '.'];
     });
@@ -131,13 +135,14 @@ class SharerSearch {
 
 /**
  * Images of a folder that name one of `bases` (paths, by what HostStat calls identity) as backing file, those of the
- * identities `except` left out. Errors: limit, not-found.
+ * identities `except` left out. What cannot be read may be one: it is passed over, or counts. Errors: limit, not-found.
  */
 export async function imagesOn(
   opener: Opener,
   folder: string,
   bases: ReadonlyMap<string, string>,
   except: ReadonlySet<string>,
+  unreadable: 'passes' | 'counts' = 'passes',
 ): Promise<Sharer[]> {
   const { files } = opener.host;
   const names = await files.list(folder);
@@ -148,7 +153,13 @@ export async function imagesOn(
     const stat = await files.stat(image).catch(() => undefined);
     if (!stat || stat.isDirectory || stat.isBlockDevice || stat.isSpecial !== 'no') continue;
     if (except.has(stat.identity)) continue;
-    for (const backing of await backingOf(opener, image)) {
+    const header = await lookAtHeader(opener, image).catch(() => 'unreadable' as const);
+    const [first] = bases.values();
+    if (header === 'unreadable') {
+      if (unreadable === 'counts' && first !== undefined) found.push({ image, base: first });
+      continue;
+    }
+    for (const backing of header?.backing ?? []) {
       const base = bases.get((await files.stat(backing).catch(() => undefined))?.identity ?? '');
       if (base !== undefined) found.push({ image, base });
     }
@@ -156,21 +167,30 @@ export async function imagesOn(
   return found;
 }
 
-/** The files that an image may mean by what its header says; none for what is no image, or none that can be read. */
-async function backingOf({ host, drivers }: Opener, path: string): Promise<string[]> {
+interface Header {
+  readonly format: string;
+  /** The files that it may mean. */
+  readonly backing: string[];
+}
+
+/** What an image's header says; undefined for what is no image of a format with backing files, or cannot be read. */
+export function readHeader(opener: Opener, path: string): Promise<Header | undefined> {
+  return lookAtHeader(opener, path).catch(() => undefined);
+}
+
+/** The same. Errors: those of opening. */
+async function lookAtHeader({ host, drivers }: Opener, path: string): Promise<Header | undefined> {
   const opener = new Opener(new Graph(host), drivers);
   let node: Node | undefined;
   try {
     const format = await opener.probeFormat(path);
-    if (!drivers.get(format).options.backing) return [];
+    if (!drivers.get(format).options.backing) return undefined;
     const look = { readOnly: true, forceShare: true, onlyLook: true, noBacking: true };
     const image = await opener.openImage(path, format, look);
     node = image;
     const { backingFilename } = image;
-    if (backingFilename === undefined) return [];
-    return filesNamed(backingFilename).map((name) => resolveBackingOf(image, name));
-  } catch {
-    return [];
+    if (backingFilename === undefined) return { format, backing: [] };
+    return { format, backing: filesNamed(backingFilename).map((name) => resolveBackingOf(image, name)) };
   } finally {
     if (node) await opener.graph.release([node]);
   }

@@ -3,6 +3,7 @@ import { alignUp, divideRoundUp } from '../base/align.js';
 import { AsyncMutex } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { IoVector } from '../base/io-vector.js';
+import { lastingIdentity } from '../host/file-identity.js';
 import type { Host, HostFile, HostStat } from '../host/host.js';
 import { type BitsPlace, ChangeLog } from './change-log.js';
 import { DirtyBitmap, type Durability } from './dirty-bitmap.js';
@@ -169,16 +170,19 @@ export class SideBitmap implements BitmapStore {
       const bitmap = new DirtyBitmap(node.lengthBytes, before?.granularityBytes ?? granularityBytes, of.name);
       bitmap.persistent = true;
       const header: SideHeader = {
-        ...{ isInUse: true, records: before?.records ?? true, leaseUntilMs: 0, modifiedMs: 0 },
+        // What has been written by now is ours, or has been looked at: a crash before our first write loses nothing.
+        ...{ leaseUntilMs: image.stat.modifiedMs, modifiedMs: 0 },
+        ...{ isInUse: true, records: before?.records ?? true },
         ...{ id: before?.id ?? begins.id, sinceMs: before?.sinceMs ?? begins.sinceMs },
         ...{ granularityBytes: bitmap.granularityBytes, sizeBytes: node.lengthBytes },
         ...{ otherSizeBytes: node.lengthBytes, nameDigest: digestOf(of.name) },
-        identityDigest: digestOf(image.stat.identity),
+        identityDigest: digestOf(lastingIdentity(image.stat)),
       };
       const isOfDevice = image.stat.isBlockDevice;
       const side = new SideBitmap(host, of, { file, bitmap, header, isOfDevice });
       await side.#begin(before !== undefined);
-      if (!isThere) await host.files.syncDirectory(folderOf(path) || '.');
+      // Who made the file may have been killed before its name was durable.
+      await host.files.syncDirectory(folderOf(path) || '.');
       return { side, lost };
     } catch (error) {
       await file.close();
@@ -186,10 +190,54 @@ export class SideBitmap implements BitmapStore {
     }
   }
 
+  /**
+   * Goes on with a side file that another process has open, and of whose node no change is in flight. Nothing is written
+   * before the next change. The descriptor is closed where that fails. Errors: corrupt, for what no process leaves there;
+   * those of the file.
+   */
+  static async adopt(
+    host: Host,
+    { node, path, name }: SideOf,
+    { fd, bits, enabled }: { fd: number; bits: Uint8Array; enabled: boolean },
+  ): Promise<SideBitmap> {
+    const file = await host.files.open(path, { write: true, descriptor: fd });
+    try {
+      const { stat } = await imageFileOf(host, node);
+      const header = decodeSideHeader(await readFrom(file, 0, SIDE_HEADER_BYTES));
+      if (typeof header !== 'object' || header.sizeBytes !== node.lengthBytes)
+        throw new BlockError('corrupt', `'${path}' is not the side file that was in use`, { path });
+      const bitmap = new DirtyBitmap(header.sizeBytes, header.granularityBytes, name);
+      bitmap.persistent = true;
+      bitmap.deserialise(0, bits);
+      const isOfDevice = stat.isBlockDevice;
+      const side = new SideBitmap(host, { node, path, name }, { file, bitmap, header, isOfDevice });
+      const place = new SideBits(file, bitsBytes(bitmap.sizeBytes, bitmap.granularityBytes));
+      const bytes = await readFrom(file, BITS_OFFSET, place.lengthBytes);
+      side.#activate(place, bytes, enabled);
+      return side;
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  #activate(place: SideBits, bytes: Buffer, enabled: boolean): void {
+    const { bitmap, log } = this;
+    const { id, sinceMs } = this.#header;
+    bitmap.enabled = enabled;
+    bitmap.durable = { id, sinceMs };
+    log.activate([{ bitmap, place, bytes }]);
+    log.shrunk();
+  }
+
+  /** The open file, for another process. */
+  get fd(): number | undefined {
+    return this.#file.descriptor;
+  }
+
   /** The bits that are there are read, or written anew; the header says that they are in use. */
   async #begin(isKept: boolean): Promise<void> {
     const { bitmap } = this;
-    const { id, sinceMs, records } = this.#header;
     const place = new SideBits(this.#file, bitsBytes(bitmap.sizeBytes, bitmap.granularityBytes));
     let bytes: Buffer = Buffer.alloc(place.lengthBytes);
     if (isKept) {
@@ -199,11 +247,8 @@ export class SideBitmap implements BitmapStore {
       await writeTo(this.#file, 0, Buffer.alloc(SIDE_HEADER_BYTES), true);
       await place.write(0, bytes, true);
     }
-    bitmap.enabled = records;
-    bitmap.durable = { id, sinceMs };
     await this.#change({});
-    await this.log.exclusive(async () => this.log.activate([{ bitmap, place, bytes }]));
-    this.log.shrunk();
+    this.#activate(place, bytes, this.#header.records);
   }
 
   #nowMs(): number {
@@ -269,7 +314,7 @@ export class SideBitmap implements BitmapStore {
     try {
       const { sizeBytes, granularityBytes } = this.bitmap;
       const { stat } = await imageFileOf(this.#host, this.#node);
-      const isAlike = digestOf(stat.identity).equals(this.#header.identityDigest);
+      const isAlike = digestOf(lastingIdentity(stat)).equals(this.#header.identityDigest);
       const isCovered =
         sizeBytes === this.#header.sizeBytes && granularityBytes === this.#header.granularityBytes;
       if (!isWhole || !isAlike || !isCovered || this.#node.activity !== 'active') return;
@@ -293,7 +338,10 @@ function lossOf(
   if (there === undefined || there === 'foreign') return 'never-there';
   if (there === 'broken') return 'unclean-end';
   assert(typeof there === 'object', 'a header that was read');
-  if (!there.nameDigest.equals(digestOf(name)) || !there.identityDigest.equals(digestOf(stat.identity)))
+  if (
+    !there.nameDigest.equals(digestOf(name)) ||
+    !there.identityDigest.equals(digestOf(lastingIdentity(stat)))
+  )
     return 'replaced';
   if (node.lengthBytes !== there.sizeBytes && !(there.isInUse && node.lengthBytes === there.otherSizeBytes))
     return 'resized-by-another';

@@ -7,12 +7,20 @@ import type { PermissionSet, PreparedChange, Settings } from './driver.js';
 import { Edge, type EdgeParent } from './edge.js';
 import type { Graph } from './graph.js';
 import { computePermissions, cumulative, NO_PERMISSIONS } from './graph-permissions.js';
+import { assertOneThread } from './home-thread.js';
 import { Node, type NodeConfiguration } from './node.js';
 import { hasPermission, Permission } from './permissions.js';
 
 interface Step {
   apply(): void;
   undo(): void;
+}
+
+interface Part {
+  /** The first of its steps. */
+  begin: number;
+  prefix: string;
+  reached?: () => void;
 }
 
 /**
@@ -23,7 +31,7 @@ export class GraphTransaction {
   readonly #graph: Graph;
   readonly #steps: Step[] = [];
   /** Where parts begin that are looked at one after the other, and what comes before their conflicts. */
-  readonly #parts: Array<{ begin: number; prefix: string }> = [{ begin: 0, prefix: '' }];
+  readonly #parts: Part[] = [{ begin: 0, prefix: '' }];
   readonly #added = new Set<Node>();
   readonly #gainsParents = new Set<Node>();
   /** Others than jobs that copy use them from now on. */
@@ -42,10 +50,11 @@ export class GraphTransaction {
 
   /**
    * What is listed from here on must be possible after what was listed before, which must be possible by itself: so
-   * conflicts are told in the order of QEMU, which makes the changes one by one. `prefix`: comes before their text.
+   * conflicts are told in the order of QEMU, which makes the changes one by one. `prefix`: comes before their text;
+   * `reached` is called when what was listed before is found possible, also if what follows then is not.
    */
-  then(prefix = ''): void {
-    this.#parts.push({ begin: this.#steps.length, prefix });
+  then(prefix = '', reached?: () => void): void {
+    this.#parts.push({ begin: this.#steps.length, prefix, ...(reached && { reached }) });
   }
 
   /** Puts a new node into the graph (opened before, or after its children are attached). */
@@ -188,6 +197,11 @@ export class GraphTransaction {
     this.#graph.edgesChanged();
   }
 
+  /** Tries the steps and takes them back. Errors: those of a graph that cannot be. */
+  rehearse(): void {
+    this.#tryOut();
+  }
+
   /** Before anybody can use the changed graph: what is written through it must be found again. */
   async #keepDescription(prepared: PreparedChange[]): Promise<void> {
     try {
@@ -208,7 +222,8 @@ export class GraphTransaction {
     let applied = 0;
     let sets = new Map<Node, PermissionSet>();
     try {
-      for (const [i, { prefix }] of this.#parts.entries()) {
+      for (const [i, { prefix, reached }] of this.#parts.entries()) {
+        reached?.();
         const end = this.#parts[i + 1]?.begin ?? this.#steps.length;
         for (; applied < end; applied++) this.#steps[applied]?.apply();
         for (const edge of this.#attached) {
@@ -216,6 +231,7 @@ export class GraphTransaction {
           assertChainFits(edge);
         }
         for (const edge of this.#retargeted) assertNoCycle(edge, true);
+        assertOneThread(graph, this.#touched);
         sets = withPrefix(prefix, () => computePermissions(graph, this.#touched, wereWritable).sets);
       }
       this.#description = graph.keeper?.describe();

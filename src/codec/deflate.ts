@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.js';
-import { BlockError } from '../base/error.js';
 import type { ComputeFunction } from '../host/compute.js';
 import { KiB } from '../base/limits.js';
+import { brokenData } from './broken.js';
 import { codecProgram } from './program.js';
 
 /** Raw deflate (RFC 1951): no header, no checksum. */
@@ -25,16 +25,27 @@ export const inflateRaw: ComputeFunction<Pick<DeflateParameters, 'windowBits'>> 
   program: codecProgram,
   name: 'inflate-raw',
   maxSyncBytes: 24 * KiB,
-  run(input, output, { windowBits }) {
-    try {
-      const bytes = zlib().inflateRawSync(input, { windowBits, ...sizedFor(output.byteLength) });
-      output.set(bytes);
-      return bytes.byteLength;
-    } catch (cause) {
-      throw new BlockError('corrupt', `Compressed data is broken: ${textOf(cause)}`, { errno: 'EIO', cause });
-    }
-  },
+  run: (input, output, { windowBits }) =>
+    decoded(output, () => zlib().inflateRawSync(input, { windowBits, ...sizedFor(output.byteLength) })),
 };
+
+/** The same of a zlib stream (RFC 1950), whose checksum must be right. */
+export const inflateZlib: ComputeFunction<undefined> = {
+  program: codecProgram,
+  name: 'inflate-zlib',
+  maxSyncBytes: 24 * KiB,
+  run: (input, output) => decoded(output, () => zlib().inflateSync(input, sizedFor(output.byteLength))),
+};
+
+function decoded(output: Uint8Array, decode: () => Buffer): number {
+  try {
+    const bytes = decode();
+    output.set(bytes);
+    return bytes.byteLength;
+  } catch (cause) {
+    throw brokenData(textOf(cause), cause);
+  }
+}
 
 /** Answers the compressed length; 0 when that is more than `output` takes. */
 export const deflateRaw: ComputeFunction<DeflateParameters> = {

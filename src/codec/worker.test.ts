@@ -24,6 +24,9 @@ for (const each of functions)
   test(`threads know ${each.name}, and answer what it answers here`, async () => {
     const inputs = {
       'inflate-raw': Buffer.from('2b492d2e29218001', 'hex'),
+      'inflate-zlib': Buffer.from('789c2bc849cccc030006480215', 'hex'),
+      'expand-adc': Buffer.of(0x82, 0x61, 0x62, 0x63, 0x43, 0, 2),
+      bunzip2: Buffer.from('QlpoOTFBWSZTWWUO6esAAAIBgCAlQAAgACGDQZoLDHF3JFOFCQZQ7p6w', 'base64'),
       'zstd-decompress': Buffer.from('KLUv/QBYYQAAYWJjYWJjYWJjYWJj', 'base64'),
     } as Record<string, Buffer>;
     const input = inputs[each.name] ?? Buffer.alloc(1024, 'plain');

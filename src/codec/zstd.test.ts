@@ -4,7 +4,8 @@ import fc from 'fast-check';
 import { compressible } from '../../test/kit/compressible.js';
 import { runHere } from '../../test/kit/run-compute.js';
 import { BlockError } from '../base/error.js';
-import { zstdCompress, zstdDecompress } from './zstd.js';
+import { loadZstd, systemZstd } from '../host/zstd-library.js';
+import { canCompressZstd, checkZstdCompress, packageDecoder, zstdCompress, zstdDecompress } from './zstd.js';
 import { zstdFrameBytes } from './zstd-frame.js';
 
 const TEXT = Buffer.from('The quick brown fox jumps over the lazy dog. '.repeat(40));
@@ -72,32 +73,57 @@ test('frames that end early, are too long or damaged are corrupt', () => {
   );
 });
 
-const hasCompressor = 'zstd' in process.versions;
+const lacksCompressor = canCompressZstd() ? false : 'neither this Node nor this system can compress';
+
+test('the decoder of the package reads them where there is nothing else', async () => {
+  const decode = await packageDecoder();
+  const output = Buffer.alloc(TEXT.length);
+  assert.equal(decode(CHECKED, output), TEXT.length);
+  assert.deepEqual(output, TEXT);
+  assert.equal(decode(FRAME, Buffer.alloc(TEXT.length - 1)), undefined);
+});
 
 test(
-  'what was compressed is decompressed',
-  { skip: hasCompressor ? false : 'this Node cannot compress' },
+  "the system's library does what Node's does, and reads its own",
+  { skip: systemZstd() ? false : 'no libzstd.so.1 here' },
   () => {
-    fc.assert(
-      fc.property(compressible(20_000), fc.constantFrom(1, 3, 19), (bytes, level) => {
-        const compressed = runHere(zstdCompress, bytes, bytes.length + 200, { level });
-        const { value, output } = decompress(compressed.output.subarray(0, compressed.value), bytes.length);
-        assert.equal(value, bytes.length);
-        assert.deepEqual(output, bytes);
-        assert.equal(runHere(zstdCompress, bytes, compressed.value - 1, { level }).value, 0);
-      }),
-      { numRuns: 60 },
-    );
+    const zstd = systemZstd();
+    assert.ok(zstd);
+    const frame = Buffer.alloc(500);
+    const frameBytes = zstd.compress(TEXT, frame, 3);
+    const output = Buffer.alloc(TEXT.length);
+    assert.equal(zstd.decompress(frame.subarray(0, frameBytes), output), TEXT.length);
+    assert.deepEqual(output, TEXT);
+    assert.equal(zstd.compress(TEXT, frame.subarray(0, frameBytes - 1), 3), 0);
+    assert.equal(zstd.decompress(frame.subarray(0, frameBytes), output.subarray(1)), undefined);
+    assert.equal(zstd.decompress(frame.subarray(0, frameBytes - 1), output), undefined);
+    assert.equal(zstd.decompress(CHECKED, output), TEXT.length);
   },
 );
 
+test('a library that is not there is none', () => {
+  assert.equal(loadZstd('libzstd-that-nobody-has.so.1'), undefined);
+});
+
+test('what was compressed is decompressed', { skip: lacksCompressor }, () => {
+  fc.assert(
+    fc.property(compressible(20_000), fc.constantFrom(1, 3, 19), (bytes, level) => {
+      const compressed = runHere(zstdCompress, bytes, bytes.length + 200, { level });
+      const { value, output } = decompress(compressed.output.subarray(0, compressed.value), bytes.length);
+      assert.equal(value, bytes.length);
+      assert.deepEqual(output, bytes);
+      assert.equal(runHere(zstdCompress, bytes, compressed.value - 1, { level }).value, 0);
+    }),
+    { numRuns: 60 },
+  );
+});
+
 test(
-  'a Node that cannot compress says so',
-  { skip: hasCompressor ? 'this Node can compress' : false },
+  'where nothing can compress that is said',
+  { skip: canCompressZstd() ? 'something here can compress' : false },
   () => {
-    assert.throws(() => runHere(zstdCompress, TEXT, 5000, {}), {
-      kind: 'unsupported',
-      message: /needs Node.js 22.15/,
-    });
+    const refusal = { kind: 'unsupported', message: /needs Node.js 22.15 .*libzstd/ };
+    assert.throws(() => runHere(zstdCompress, TEXT, 5000, {}), refusal);
+    assert.throws(checkZstdCompress, refusal);
   },
 );

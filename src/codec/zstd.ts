@@ -3,6 +3,8 @@ import { BlockError } from '../base/error.js';
 import { defined } from '../base/assert.js';
 import { KiB } from '../base/limits.js';
 import type { ComputeFunction } from '../host/compute.js';
+import { systemZstd } from '../host/zstd-library.js';
+import { brokenData } from './broken.js';
 import { sizedFor, withinSize } from './deflate.js';
 import { codecProgram } from './program.js';
 import { zstdFrameBytes } from './zstd-frame.js';
@@ -14,8 +16,8 @@ interface ZlibWithZstd {
   constants: typeof Zlib.constants & { ZSTD_c_compressionLevel: number };
 }
 
-/** One frame's content; undefined when it is broken or longer than so many bytes. */
-type Decoder = (frame: Uint8Array, mostBytes: number) => Uint8Array | undefined;
+/** Answers how many bytes of `output` a frame's content fills; undefined when the frame is broken or makes more. */
+type Decoder = (frame: Uint8Array, output: Uint8Array) => number | undefined;
 
 /** Whether node:zlib has zstd: known without loading it. */
 const hasNodeZstd = 'zstd' in process.versions;
@@ -27,27 +29,29 @@ export interface ZstdCompressParameters {
   level?: number;
 }
 
+export const canCompressZstd = (): boolean => hasNodeZstd || systemZstd() !== undefined;
+
 /** Throws 'unsupported' where zstd can only be decompressed. */
 export function checkZstdCompress(): void {
-  if (!hasNodeZstd)
+  if (!canCompressZstd())
     throw new BlockError(
       'unsupported',
-      `zstd compression needs Node.js 22.15 or later, not ${process.version}`,
+      `zstd compression needs Node.js 22.15 or later (this is ${process.version}) or libzstd.so.1 of the system`,
     );
 }
 
 /**
  * Decompresses frame after frame until `output` is full; what follows in `input` is left alone. Answers the bytes of
  * output. Throws 'corrupt' when a frame is broken or makes more than `output` takes. Where node:zlib lacks zstd it is
- * done by the decoder of the package zstddec (WebAssembly), in threads.
+ * done by the system's library, else by the decoder of the package zstddec (WebAssembly), in threads.
  */
 export const zstdDecompress: ComputeFunction<undefined> = {
   program: codecProgram,
   name: 'zstd-decompress',
   maxSyncBytes: 96 * KiB,
-  ...(!hasNodeZstd && { prepare: loadPackageDecoder }),
+  ...(!hasNodeZstd && { prepare: loadDecoder }),
   run(input, output) {
-    const decode = hasNodeZstd ? nodeDecoder : defined(packageDecoder, 'the zstd decoder');
+    const decode = hasNodeZstd ? nodeDecoder : defined(loadedDecoder, 'the zstd decoder');
     let doneBytes = 0;
     for (let at = 0; doneBytes < output.byteLength;) {
       const frameBytes = zstdFrameBytes(input.subarray(at));
@@ -55,10 +59,9 @@ export const zstdDecompress: ComputeFunction<undefined> = {
         if (at > 0) break;
         throw broken();
       }
-      const bytes = decode(input.subarray(at, at + frameBytes), output.byteLength - doneBytes);
-      if (!bytes) throw broken();
-      output.set(bytes, doneBytes);
-      doneBytes += bytes.byteLength;
+      const bytes = decode(input.subarray(at, at + frameBytes), output.subarray(doneBytes));
+      if (bytes === undefined) throw broken();
+      doneBytes += bytes;
       at += frameBytes;
     }
     return doneBytes;
@@ -72,6 +75,7 @@ export const zstdCompress: ComputeFunction<ZstdCompressParameters> = {
   maxSyncBytes: 32 * KiB,
   run(input, output, { level = 3 }) {
     checkZstdCompress();
+    if (!hasNodeZstd) return defined(systemZstd(), "the system's zstd").compress(input, output, level);
     const params = { [zlib().constants.ZSTD_c_compressionLevel]: level };
     const options = { params, ...sizedFor(output.byteLength) };
     const bytes = withinSize(() => zlib().zstdCompressSync(input, options));
@@ -82,31 +86,37 @@ export const zstdCompress: ComputeFunction<ZstdCompressParameters> = {
 };
 
 function broken(cause?: unknown): BlockError {
-  return new BlockError('corrupt', 'Compressed data is broken: not a zstd frame that fits', {
-    errno: 'EIO',
-    cause,
-  });
+  return brokenData('not a zstd frame that fits', cause);
 }
 
-const nodeDecoder: Decoder = (frame, mostBytes) => {
+const nodeDecoder: Decoder = (frame, output) => {
   try {
-    return zlib().zstdDecompressSync(frame, sizedFor(mostBytes));
+    const bytes = zlib().zstdDecompressSync(frame, sizedFor(output.byteLength));
+    output.set(bytes);
+    return bytes.byteLength;
   } catch {
     return undefined;
   }
 };
 
-/** Loaded as a module is, once a thread. */
-let packageDecoder: Decoder | undefined;
+/** Loaded once a thread. */
+let loadedDecoder: Decoder | undefined;
 
-async function loadPackageDecoder(): Promise<void> {
-  if (packageDecoder) return;
+async function loadDecoder(): Promise<void> {
+  const zstd = systemZstd();
+  loadedDecoder ??= zstd ? (frame, output) => zstd.decompress(frame, output) : await packageDecoder();
+}
+
+/** The package's, which is loaded as a module is. */
+export async function packageDecoder(): Promise<Decoder> {
   const { ZSTDDecoder } = await import('zstddec');
   const decoder = new ZSTDDecoder();
   await decoder.init();
-  // It answers nothing for what it cannot decode.
-  packageDecoder = (frame, mostBytes) => {
-    const bytes = decoder.decode(frame, mostBytes);
-    return bytes.byteLength > 0 ? bytes : undefined;
+  return (frame, output) => {
+    const bytes = decoder.decode(frame, output.byteLength);
+    // It answers nothing for what it cannot decode.
+    if (bytes.byteLength === 0) return undefined;
+    output.set(bytes);
+    return bytes.byteLength;
   };
 }

@@ -2,9 +2,12 @@ import type { DriverDescription } from '../block/driver.js';
 import { blkdebugDriver } from './blkdebug/index.js';
 import { blklogwritesDriver } from './blklogwrites/index.js';
 import { blkverifyDriver } from './blkverify/index.js';
+import { bochsDriver } from './bochs/index.js';
+import { cloopDriver } from './cloop/index.js';
 import { compressDriver } from './compress/index.js';
 import { copyBeforeWriteDriver } from './copy-before-write/index.js';
 import { copyOnReadDriver } from './copy-on-read/index.js';
+import { dmgDriver } from './dmg/index.js';
 import { fileDriver } from './file/index.js';
 import { hostDeviceDriver } from './host-device/index.js';
 import { httpDriver, httpsDriver } from './http/index.js';
@@ -26,7 +29,10 @@ import { vhdxDriver } from './vhdx/index.js';
 import { vmdkDriver } from './vmdk/index.js';
 import { vpcDriver } from './vpc/index.js';
 
-/** Every driver that users may name. Filters that jobs put in are the jobs' own. */
+/**
+ * Every driver that users may name; of those that are equally sure of an image, the first is taken. Filters that jobs put
+ * in are the jobs' own.
+ */
 export const allDrivers: readonly DriverDescription[] = [
   fileDriver,
   hostDeviceDriver,
@@ -43,6 +49,9 @@ export const allDrivers: readonly DriverDescription[] = [
   copyOnReadDriver,
   compressDriver,
   blkverifyDriver,
+  bochsDriver,
+  dmgDriver,
+  cloopDriver,
   luksDriver,
   parallelsDriver,
   qedDriver,

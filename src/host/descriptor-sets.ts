@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import { BlockError, errnoError, errnoText } from '../base/error.js';
-import type { DescriptorSetInfo, DescriptorSets } from './host.js';
+import type { DescriptorSetInfo, DescriptorSets, PassedMember } from './host.js';
 import type { Syscalls } from './syscalls.js';
 
 const PREFIX = '/dev/fdset/';
@@ -8,7 +8,9 @@ const { O_RDONLY, O_RDWR, O_WRONLY, O_DIRECT } = fs.constants;
 const ACCESS = O_RDONLY | O_WRONLY | O_RDWR;
 
 interface Member {
+  /** By which clients know it. */
   readonly fd: number;
+  readonly open: number;
   readonly opaque: string | undefined;
 }
 
@@ -22,6 +24,16 @@ interface Set {
 export interface BorrowedDescriptor {
   readonly fd: number;
   readonly release: () => void;
+}
+
+/** Nobody has passed what is something else: Node.js opens descriptors of its own before it runs us. */
+function isFile(fd: number): boolean {
+  try {
+    const stat = fs.fstatSync(fd);
+    return stat.isFile() || stat.isBlockDevice() || stat.isCharacterDevice();
+  } catch {
+    return false;
+  }
 }
 
 export function isDescriptorSetPath(path: string): boolean {
@@ -47,17 +59,48 @@ export class RealDescriptorSets implements DescriptorSets {
     }
     const id = setId ?? this.#freeId();
     const set = this.#sets.get(id) ?? { members: [], openFiles: 0 };
-    set.members.push({ fd, opaque });
+    const named = this.#unusedNumber(fd);
+    set.members.push({ fd: named, open: named, opaque });
     this.#sets.set(id, set);
-    return { setId: id, fd };
+    return { setId: id, fd: named };
+  }
+
+  /** One that was taken over keeps the number that clients know it by: another descriptor must not get it here. */
+  #unusedNumber(fd: number): number {
+    const isTaken = [...this.#sets.values()].some(({ members }) =>
+      members.some((member) => member.fd === fd),
+    );
+    if (!isTaken) return fd;
+    const { value, errno } = this.#system.sockets.duplicate(fd);
+    if (value < 0) throw errnoError(errno);
+    const other = this.#unusedNumber(value);
+    fs.closeSync(fd);
+    return other;
+  }
+
+  restore(setId: number, members: ReadonlyArray<PassedMember>): void {
+    const set = this.#sets.get(setId) ?? { members: [], openFiles: 0 };
+    set.members.push(...members);
+    this.#sets.set(setId, set);
+  }
+
+  /** A file is open by a descriptor of the set that a path stands for, if it stands for one. The answer ends that. */
+  usedBy(path: string): () => void {
+    if (!isDescriptorSetPath(path)) return () => undefined;
+    const setId = Number(path.slice(PREFIX.length));
+    const set = this.#sets.get(setId) ?? { members: [], openFiles: 0 };
+    this.#sets.set(setId, set);
+    set.openFiles++;
+    return () => this.#release(setId, set);
+  }
+
+  /** Those that files are open by, too. */
+  passed(): Array<{ setId: number; members: readonly PassedMember[] }> {
+    return [...this.#sets].map(([setId, { members }]) => ({ setId, members: [...members] }));
   }
 
   adopt(fd: number, setId: number, opaque?: string): void {
-    try {
-      fs.fstatSync(fd);
-    } catch (error) {
-      throw new BlockError('invalid', 'fd is not valid or already in use', { cause: error });
-    }
+    if (!isFile(fd)) throw new BlockError('invalid', 'fd is not valid or already in use');
     this.add(fd, setId, opaque);
   }
 
@@ -75,14 +118,17 @@ export class RealDescriptorSets implements DescriptorSets {
       throw new BlockError('not-found', `File descriptor named '${what}' not found`);
     }
     for (const member of gone) {
-      fs.closeSync(member.fd);
+      fs.closeSync(member.open);
       set.members.splice(set.members.indexOf(member), 1);
     }
     this.#forgetIfUnused(setId, set);
   }
 
   list(): DescriptorSetInfo[] {
-    const sets = [...this.#sets].map(([setId, { members }]) => ({ setId, members: [...members] }));
+    const sets = [...this.#sets].map(([setId, { members }]) => ({
+      setId,
+      members: members.map(({ fd, opaque }) => ({ fd, opaque })),
+    }));
     return sets.sort((a, b) => b.setId - a.setId);
   }
 
@@ -112,9 +158,9 @@ export class RealDescriptorSets implements DescriptorSets {
     const set = this.#sets.get(setId);
     if (!set) throw failure('ENOENT');
     const access = write ? O_RDWR : O_RDONLY;
-    const found = set.members.find(({ fd }) => (this.#system.fileFlags(fd) & ACCESS) === access);
+    const found = set.members.find(({ open }) => (this.#system.fileFlags(open) & ACCESS) === access);
     if (!found) throw failure('EACCES');
-    const { value: fd, errno } = this.#system.sockets.duplicate(found.fd);
+    const { value: fd, errno } = this.#system.sockets.duplicate(found.open);
     if (fd < 0) throw failure(errno);
     try {
       this.#setDirect(fd, direct, set, path);

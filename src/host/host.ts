@@ -1,8 +1,11 @@
+import type { Trace } from '../base/trace.js';
 import type { BlockError } from '../base/error.js';
 import type { RequestWatch } from '../base/io-request.js';
 import type { IoVector } from '../base/io-vector.js';
 import type { HostCompute } from './compute.js';
 import type { HostHttp } from './http.js';
+import type { HostPassing, HostPeer } from './passing.js';
+import type { HostSharing } from './sharing.js';
 
 /**
  * What livedisk needs of the machine. The engine reaches files, sockets, time and randomness only through this
@@ -19,9 +22,12 @@ export interface Host {
   readonly pipes?: HostPipes;
   /** The same. */
   readonly sharing?: HostSharing;
+  /** The same. */
+  readonly passing?: HostPassing;
   readonly clock: HostClock;
   readonly random: HostRandom;
   readonly compute: HostCompute;
+  readonly trace: Trace;
   /** Of all requests to disks; the simulation has one. */
   readonly requestWatch?: RequestWatch;
   /** What is kept to be faster is compared with the slow way each time: in simulations. */
@@ -46,6 +52,8 @@ export interface OpenFileOptions {
    * closed. A set of descriptors is asked again.
    */
   again?: HostFile;
+  /** Taken over from another process, opened as these options say; it is this file's from here on. */
+  descriptor?: number;
 }
 
 export interface HostStat {
@@ -58,14 +66,30 @@ export interface HostStat {
   identity: string;
   /** Grows when the content is changed; milliseconds of the file system's clock. */
   modifiedMs: number;
+  /** When it was made, where its file system remembers: an identity may be given again when a file is gone. */
+  bornMs?: number;
   /** It is this process's user's, and nobody else may read or change it. */
   isPrivate: boolean;
+}
+
+export interface HostRoom {
+  /** For who is not root. */
+  freeBytes: number;
+  /** The file, or where nothing is yet its folder, may be written to by this process. */
+  isWritable: boolean;
 }
 
 /** Open descriptors that stand for files (`/dev/fdset/N`). */
 export interface DescriptorSetInfo {
   readonly setId: number;
   readonly members: ReadonlyArray<{ readonly fd: number; readonly opaque: string | undefined }>;
+}
+
+/** A descriptor of a set, and the number that clients know it by. */
+export interface PassedMember {
+  readonly fd: number;
+  readonly open: number;
+  readonly opaque: string | undefined;
 }
 
 export interface DescriptorSets {
@@ -81,6 +105,9 @@ export interface DescriptorSets {
   close(fd: number): void;
   /** All sets by which no file is open. */
   removeUnused(): void;
+  /** To be passed to another process, which makes them again with restore(). Only of the real machine. */
+  passed?(): Array<{ setId: number; members: readonly PassedMember[] }>;
+  restore?(setId: number, members: readonly PassedMember[]): void;
 }
 
 export interface HostFiles {
@@ -90,6 +117,8 @@ export interface HostFiles {
   /** What is at a path, links followed; undefined when nothing is. */
   stat(path: string): Promise<HostStat | undefined>;
   unlink(path: string): Promise<void>;
+  /** What the file system has that a path lies on, which may not be there yet. Errors: those of stat(). */
+  room(path: string): Promise<HostRoom>;
   /** A second name for a file. Errors: exists; unsupported where the file system has no such names. */
   link(path: string, newPath: string): Promise<void>;
   /** fsync of a directory, so that a file made or renamed in it survives a power loss. */
@@ -130,6 +159,10 @@ export interface HostFile {
   readonly path: string;
   readonly writable: boolean;
   readonly traits: FileTraits;
+  /** To be passed to another process. Only of the real machine. */
+  readonly descriptor?: number;
+  /** Past the page cache. */
+  readonly isDirect?: boolean;
 
   /** Current size in bytes (fstat, synchronous). */
   sizeBytes(): number;
@@ -155,6 +188,8 @@ export interface HostFile {
   zeroRange(position: number, lengthBytes: number): Promise<void>;
   truncate(sizeBytes: number): Promise<void>;
   tryTruncate(sizeBytes: number): boolean;
+  /** Of an empty file: what is written to it later is overwritten in place (btrfs). Where it always is, nothing. */
+  forbidCopyOnWrite(): void;
   /** Reserves blocks for a range (fallocate mode 0); kind 'unsupported' where it cannot. */
   allocate(position: number, lengthBytes: number): Promise<void>;
   tryAllocate(position: number, lengthBytes: number): boolean;
@@ -269,6 +304,8 @@ export interface HostPipes {
   run(argv: readonly string[], direction: 'to' | 'from'): HostPipe;
   /** Takes over a descriptor that is no socket. */
   open(fd: number, direction: 'to' | 'from'): HostPipe;
+  /** PATH.in and PATH.out, for reading and writing, or what is at the path, for both. Errors: kind by errno. */
+  openNamed(path: string): HostSocket;
   /** Undefined: nothing is open by that number. */
   kindOf(fd: number): 'socket' | 'other' | undefined;
 }
@@ -308,6 +345,12 @@ export interface HostSocket {
    * `copied` is answered: 'sent' the buffer is free again; 'queued' it must stay unchanged until onDrain.
    */
   write(buffer: Uint8Array): 'sent' | 'queued';
+  /**
+   * Sends `head`, which is the caller's again at once, and then bytes of a HostFile without reading them, some of them
+   * maybe later: what is written there meanwhile may be sent in their place. False: nothing is sent, and they are to be read.
+   * Absent: always.
+   */
+  sendFile?(head: Uint8Array, file: object, position: number, lengthBytes: number): boolean;
   /** Bytes accepted by write() and not yet handed to the kernel. */
   readonly queuedBytes: number;
   pause(): void;
@@ -336,39 +379,10 @@ export interface HostSocket {
    * sent, the kernel takes nothing now or the connection is broken. Only where receiveFds was asked for.
    */
   sendFds?(buffer: Uint8Array, fds: readonly number[]): boolean;
-}
-
-/** Memory and events that processes share by passing each other descriptors. */
-export interface HostSharing {
-  /**
-   * A stretch of a file, to read and to write; the descriptor stays the caller's. The file is kept from shrinking where
-   * that is possible (memfd_create(2)): who touches what is gone dies. Errors: invalid, when the file is shorter.
-   */
-  map(fd: number, offset: number, lengthBytes: number): SharedMemory;
-  /** A new file in memory, of zeroes, which nobody can make shorter or longer; answers its descriptor. */
-  create(name: string, lengthBytes: number): number;
-  /** Takes over an eventfd(2) that others count up: tells when they have. Errors: invalid, when it is none. */
-  watch(fd: number, onEvent: () => void): HostWatch;
-  /** Takes over an eventfd(2) that others wait for. Errors: invalid, when it is none. */
-  openEvent(fd: number): HostEvent;
-  close(fd: number): void;
-}
-
-/** Others may change it at any time. Nothing that was made of it may be used after unmap(). */
-export interface SharedMemory {
-  readonly lengthBytes: number;
-  /** Made anew with each call; at most MAX_VIEW_BYTES. */
-  view(offset: number, lengthBytes: number): Uint8Array;
-  unmap(): void;
-}
-
-export interface HostWatch {
-  close(): void;
-}
-
-export interface HostEvent {
-  signal(): void;
-  close(): void;
+  /** To be passed to another process; undefined where it is closed, or is no plain socket. It stays this one's. */
+  descriptor?(): number | undefined;
+  /** Of a unix socket. */
+  peer?(): HostPeer | undefined;
 }
 
 /** A pseudo terminal; each who opens its path is a connection. */

@@ -20,13 +20,18 @@ export interface Library {
   fallocate: NativeFunction;
   copyFileRange: NativeFunction;
   syncFileRange: NativeFunction;
+  sendfile: NativeFunction;
+  cachestat: NativeFunction;
+  send: NativeFunction;
   statx: NativeFunction;
   fcntl: NativeFunction;
+  ioctl: NativeFunction;
   recvmsg: NativeFunction;
   sendmsg: NativeFunction;
   poll: NativeFunction;
   shutdown: NativeFunction;
   setsockopt: NativeFunction;
+  getsockopt: NativeFunction;
   exit: NativeFunction;
 }
 
@@ -51,11 +56,19 @@ export function loadLibrary(): Library {
         'int64_t copy_file_range(int in, void *from, int out, void *to, size_t n, unsigned int flags)',
       ),
       syncFileRange: declare('int sync_file_range(int fd, int64_t offset, int64_t n, unsigned int flags)'),
+      sendfile: declare('int64_t sendfile(int out, int in, void *offset, size_t n)'),
+      // cachestat(2), which libraries lack: the first argument is its number.
+      cachestat: declare(
+        'long syscall(long number, unsigned int fd, void *range, void *out, unsigned int flags)',
+      ),
+      send: declare('int64_t send(int fd, const uint8_t *bytes, size_t n, int flags)'),
       statx: declare('int statx(int fd, const char *path, int flags, unsigned int mask, void *buffer)'),
       fcntl: declare('int fcntl(int fd, int command, ...)'),
+      ioctl: declare('int ioctl(int fd, unsigned long request, void *argument)'),
       exit: declare('void _exit(int status)'),
       poll: declare('int poll(void *fds, unsigned long n, int timeout)'),
       setsockopt: declare('int setsockopt(int fd, int level, int name, uint8_t *value, unsigned int n)'),
+      getsockopt: declare('int getsockopt(int fd, int level, int name, void *value, void *n)'),
       shutdown: declare('int shutdown(int fd, int how)'),
       recvmsg: declare('int64_t recvmsg(int fd, void *message, int flags)'),
       sendmsg: declare('int64_t sendmsg(int fd, void *message, int flags)'),

@@ -7,6 +7,7 @@ import { type CopyBuffers, copyThroughMemory } from './copy-through-memory.js';
 import { DirectMemory } from './direct-memory.js';
 import { FileExtents } from './file-extents.js';
 import { FileFlushes } from './file-flushes.js';
+import { FileSending } from './file-sending.js';
 import type { FileTraits, HostExtent, HostFile } from './host.js';
 import type { CallResult } from './native-calls.js';
 import { OpenDescriptor } from './open-descriptor.js';
@@ -52,6 +53,8 @@ export class RealFile implements HostFile {
   readonly path: string;
   readonly writable: boolean;
   readonly traits: FileTraits;
+  readonly isDirect: boolean;
+  readonly sending: FileSending;
   readonly #fd: number;
   readonly #descriptor: OpenDescriptor;
   readonly #direct: boolean;
@@ -82,6 +85,7 @@ export class RealFile implements HostFile {
     this.writable = writable;
     this.traits = traits;
     this.#direct = direct;
+    this.isDirect = direct;
     this.#directMemory = new DirectMemory(system, traits.alignmentBytes);
     this.#onlyInPool = direct || isRemote;
     this.#system = system;
@@ -91,8 +95,13 @@ export class RealFile implements HostFile {
       direct,
       ...(isRemote && { flushed: () => this.#askAgain() }),
     });
+    this.sending = new FileSending(this.#descriptor, system, traits, direct);
     this.#extents = new FileExtents(this.#descriptor, system);
     this.#noWaitWorks = !direct;
+  }
+
+  get descriptor(): number {
+    return this.#fd;
   }
 
   /** Opens the same file once more by a path that leads to it until `open` has answered, whatever became of its name. */
@@ -235,6 +244,11 @@ export class RealFile implements HostFile {
     return this.#flushes.failure !== undefined;
   }
 
+  forbidCopyOnWrite(): void {
+    this.#descriptor.check();
+    this.#system.forbidCopyOnWrite(this.#fd);
+  }
+
   async punchHole(position: number, lengthBytes: number): Promise<void> {
     await this.#fallocate(FallocateMode.punchHole, position, lengthBytes);
   }
@@ -339,10 +353,12 @@ export class RealFile implements HostFile {
   }
 
   close(): Promise<void> {
+    this.sending.recall();
     return this.#descriptor.close();
   }
 
   abandon(): void {
+    this.sending.recall();
     this.#descriptor.abandon();
   }
 

@@ -1,10 +1,11 @@
 import fs from 'node:fs';
+import { posix } from 'node:path';
 import { assert } from '../base/assert.js';
 import { Slots } from '../base/async.js';
 import { errnoError } from '../base/error.js';
 import { CopyBuffers } from './copy-through-memory.js';
 import { type BorrowedDescriptor, isDescriptorSetPath, RealDescriptorSets } from './descriptor-sets.js';
-import type { FileTraits, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
+import type { FileTraits, HostFile, HostFiles, HostRoom, HostStat, OpenFileOptions } from './host.js';
 import { RealFile } from './real-file.js';
 import { nodeError } from './call-error.js';
 import { Syscalls } from './syscalls.js';
@@ -91,6 +92,8 @@ export class RealFiles implements HostFiles {
   }
 
   async #descriptor(path: string, options: OpenFileOptions): Promise<BorrowedDescriptor> {
+    const { descriptor } = options;
+    if (descriptor !== undefined) return { fd: descriptor, release: this.descriptorSets.usedBy(path) };
     if (isDescriptorSetPath(path))
       return this.descriptorSets.borrow(path, { write: options.write, direct: options.direct ?? false });
     const { again } = options;
@@ -128,7 +131,8 @@ export class RealFiles implements HostFiles {
       const isSpecial = specialKind(stat);
       const isPrivate = stat.uid === process.getuid?.() && (stat.mode & OTHERS_MASK) === 0;
       const modifiedMs = stat.mtimeMs;
-      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity, modifiedMs, isPrivate };
+      const born = stat.birthtimeMs > 0 ? { bornMs: stat.birthtimeMs } : {};
+      return { sizeBytes, isBlockDevice, isDirectory, isSpecial, identity, modifiedMs, ...born, isPrivate };
     } catch (error) {
       const wrapped = nodeError(error, `Could not open '${path}'`, { path });
       if (wrapped.errno === 'ENOENT' || wrapped.errno === 'ENOTDIR') return undefined;
@@ -139,13 +143,23 @@ export class RealFiles implements HostFiles {
   /** Where the kernel finds what lies at a path: of a set of descriptors, any that are left. */
   #pathOf(path: string): string {
     if (!isDescriptorSetPath(path)) return path;
-    const set = this.descriptorSets.list().find(({ setId }) => path === `/dev/fdset/${setId}`);
+    const set = this.descriptorSets.passed().find(({ setId }) => path === `/dev/fdset/${setId}`);
     const [first] = set?.members ?? [];
-    return first === undefined ? path : `/proc/self/fd/${first.fd}`;
+    return first === undefined ? path : `/proc/self/fd/${first.open}`;
   }
 
   async unlink(path: string): Promise<void> {
     await named(`Could not remove '${path}'`, path, fs.promises.unlink(path));
+  }
+
+  async room(path: string): Promise<HostRoom> {
+    const at = (await this.stat(path)) ? this.#pathOf(path) : posix.dirname(path);
+    const { bavail, bsize } = await named(`Could not open '${path}'`, path, fs.promises.statfs(at));
+    const isWritable = await fs.promises.access(at, fs.constants.W_OK).then(
+      () => true,
+      () => false,
+    );
+    return { freeBytes: bavail * bsize, isWritable };
   }
 
   async link(path: string, newPath: string): Promise<void> {

@@ -17,6 +17,7 @@ const MAX_UNREAD_BYTES = 64 * KiB;
 /** Loaded when they are first needed. */
 const nodeHttp = (): typeof http => process.getBuiltinModule('node:http');
 const nodeHttps = (): typeof https => process.getBuiltinModule('node:https');
+const rootCertificates = (): readonly string[] => process.getBuiltinModule('node:tls').rootCertificates;
 
 export class RealHttp implements HostHttp {
   client(options: HttpClientOptions): HttpClient {
@@ -91,9 +92,21 @@ class RealHttpClient implements HttpClient {
   }
 }
 
-function trustedCertificates(): Buffer | undefined {
-  const path = TRUSTED_FILES.find((file) => fs.existsSync(file));
-  return path === undefined ? undefined : fs.readFileSync(path);
+/**
+ * Whom the distribution trusts, and whom NODE_EXTRA_CA_CERTS names: Node adds these to its own alone. Errors: those of
+ * reading the file that is named.
+ */
+function trustedCertificates(): Array<Buffer | string> | undefined {
+  const usual = TRUSTED_FILES.find((file) => fs.existsSync(file));
+  const more = process.env['NODE_EXTRA_CA_CERTS'] ?? '';
+  if (usual === undefined && more === '') return undefined;
+  const trusted = usual === undefined ? [...rootCertificates()] : [fs.readFileSync(usual)];
+  if (more === '') return trusted;
+  try {
+    return [...trusted, fs.readFileSync(more)];
+  } catch (error) {
+    throw new BlockError('io', `NODE_EXTRA_CA_CERTS: cannot read '${more}'`, { cause: error });
+  }
 }
 
 /** One question and its answer. */

@@ -15,6 +15,7 @@ import type {
   SocketAddress,
   TlsEnd,
 } from './host.js';
+import { RealPassing } from './real-passing.js';
 import { RealSocket } from './real-socket.js';
 import type { Syscalls } from './syscalls.js';
 
@@ -37,6 +38,7 @@ export class RealNet implements HostNet {
    * Shared by all sockets: libuv reads a chunk and hands it over in one go, and a handler may not keep it.
    */
   readonly #system: Syscalls;
+  readonly passing = new RealPassing((socket, receiveFds) => this.#accepted(socket, receiveFds));
   #readBufferOrNone: Buffer | undefined;
   readonly #polling = new BusyPolling();
 
@@ -50,9 +52,9 @@ export class RealNet implements HostNet {
 
   async connect(address: SocketAddress, options: ConnectOptions = {}): Promise<HostSocket> {
     const { receiveFds = false } = options;
+    checkAddress(address);
     if (address.type === 'fd') return this.#connected(address.fd, receiveFds);
     const what = `Failed to connect to '${addressText(address)}'`;
-    checkPath(address);
     const result = new RealSocket(this.#system);
     const onread = this.#onread(result);
     const socket =
@@ -94,21 +96,32 @@ export class RealNet implements HostNet {
     onConnection: (socket: HostSocket) => void,
     options: ListenOptions = {},
   ): Promise<HostListener> {
-    checkPath(address);
-    if (address.type === 'unix') unlinkSocket(address.path);
+    checkAddress(address);
+    const passed = this.passing.takeListener(JSON.stringify(address));
+    if (address.type === 'unix' && passed === undefined) unlinkSocket(address.path);
+    const receiveFds = options.receiveFds ?? false;
     const server = nodeNet().createServer({ pauseOnConnect: true, noDelay: true }, (socket) => {
-      onConnection(this.#accepted(socket, options.receiveFds ?? false));
+      if (this.passing.isHeld(server, socket)) return;
+      onConnection(this.#accepted(socket, receiveFds));
     });
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', (error) => reject(bindError(error, address)));
-      server.listen(listenOptions(address), resolve);
-    });
+    if (passed !== undefined) this.passing.whenBegun(() => server.listen({ fd: passed }));
+    else
+      await new Promise<void>((resolve, reject) => {
+        server.once('error', (error) => reject(bindError(error, address)));
+        server.listen(listenOptions(address), resolve);
+      });
     // Nothing but a failed accept comes here, such as too many open files: the listener goes on.
     server.on('error', () => undefined);
+    const bound = boundAddress(server, address);
+    const names = [...new Set([JSON.stringify(address), JSON.stringify(bound)])];
+    this.passing.listensOn(server, { names, onConnection, receiveFds });
     return {
-      address: boundAddress(server, address),
+      address: bound,
       close: async () => {
+        this.passing.forget(server);
         if (!server.listening) return;
+        // What was passed libuv does not know by its path.
+        if (address.type === 'unix' && passed !== undefined) unlinkSocket(address.path);
         // Accepted connections go on, so its callback may be long in coming; libuv unlinks the path now.
         server.close();
         await new Promise((resolve) => setImmediate(resolve));
@@ -253,11 +266,26 @@ function resolutionError(error: unknown, address: SocketAddress): BlockError | u
   return new BlockError('not-found', `${what}: ${text}`, { cause: error });
 }
 
-function checkPath(address: SocketAddress): void {
+function checkAddress(address: SocketAddress): void {
+  if (address.type === 'fd') checkIsSocket(address.fd);
   if (address.type !== 'unix') return;
   if (address.path === '') throw new BlockError('invalid', 'UNIX socket path is empty');
   if (Buffer.byteLength(address.path) <= MAX_UNIX_PATH_BYTES) return;
-  throw new BlockError('invalid', `UNIX socket path '${address.path}' is too long`, { path: address.path });
+  throw new BlockError('invalid', `UNIX socket path '${address.path}' is too long`, {
+    path: address.path,
+    hint: `Path must be less than ${MAX_UNIX_PATH_BYTES + 1} bytes`,
+  });
+}
+
+/** Of a descriptor that a user names by its number. */
+function checkIsSocket(fd: number): void {
+  let isSocket = false;
+  try {
+    isSocket = fs.fstatSync(fd).isSocket();
+  } catch {
+    // There is none of that number.
+  }
+  if (!isSocket) throw new BlockError('invalid', `File descriptor '${fd}' is not a socket`);
 }
 
 export function addressText(address: SocketAddress): string {
@@ -265,7 +293,7 @@ export function addressText(address: SocketAddress): string {
     case 'unix':
       return address.path.replace(/^\0/, '');
     case 'inet':
-      return `${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`;
+      return `${address.host}:${address.port}`;
     case 'fd':
       return `fd:${address.fd}`;
   }

@@ -3,7 +3,7 @@ import { assert, defined } from '../base/assert.js';
 import { alignUp } from '../base/align.js';
 import { BlockError } from '../base/error.js';
 import { MAX_VIEW_BYTES } from '../base/limits.js';
-import type { HostEvent, HostSharing, HostWatch, SharedMemory } from './host.js';
+import type { HostEvent, HostSharing, HostWatch, SharedMemory } from './sharing.js';
 import { callError } from './call-error.js';
 import type { NativeFunction } from './libc.js';
 import type { Syscalls } from './syscalls.js';
@@ -25,6 +25,7 @@ interface PipeHandle {
   open(fd: number): number;
   useUserBuffer(buffer: Uint8Array): void;
   readStart(): number;
+  readStop(): number;
   close(callback: () => void): void;
 }
 type PipeConstructor = new (type: number) => PipeHandle;
@@ -103,6 +104,9 @@ export class RealSharing implements HostSharing {
     handle.readStart();
     this.#watched.set(handle, count);
     return {
+      fd,
+      pause: () => void handle.readStop(),
+      resume: () => void handle.readStart(),
       close: () => {
         // What is closed reads no more, though libuv lets go of it in the next round only.
         handle.onread = () => undefined;
@@ -126,6 +130,7 @@ export class RealSharing implements HostSharing {
     checkEvent(fd);
     const { write } = this.#lib();
     return {
+      fd,
       // A count that cannot go up any more is seen as well.
       signal: () => void write(fd, ONE, ONE.length),
       close: () => fs.closeSync(fd),

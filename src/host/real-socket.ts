@@ -3,17 +3,27 @@ import { assert } from '../base/assert.js';
 import { toBlockError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import type { HostSocket, SocketHandler } from './host.js';
-import { StreamWriter } from './stream-writer.js';
+import type { HostPeer } from './passing.js';
+import { RealFile } from './real-file.js';
+import { SocketQueue } from './socket-queue.js';
 import type { Syscalls } from './syscalls.js';
 
 /** The kernel takes twice that, its own costs included, and no more than its administrator lets it. */
 const SEND_BUFFER_BYTES = 256 * KiB;
 
 /** Of a socket's undeclared handle; where a future Node has none, its peers are gone when Node says so. */
-function descriptorOf(socket: object): number | undefined {
+export function descriptorOf(socket: object): number | undefined {
   const handle: unknown = '_handle' in socket ? socket._handle : undefined;
   if (typeof handle !== 'object' || handle === null || !('fd' in handle)) return undefined;
   return typeof handle.fd === 'number' && handle.fd >= 0 ? handle.fd : undefined;
+}
+
+function killNow(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended.
+  }
 }
 
 /** Throws away what comes until the peer hangs up, or for so long; then the descriptor is closed. */
@@ -42,7 +52,7 @@ export class RealSocket implements HostSocket {
   #closed = false;
   #closeTold = false;
   #ended = false;
-  #writer!: StreamWriter;
+  #queue!: SocketQueue;
   #isWide = false;
   #isHandedOver = false;
 
@@ -63,9 +73,14 @@ export class RealSocket implements HostSocket {
   /** The socket is paused: it delivers nothing before start(). */
   attach(socket: net.Socket): void {
     this.#socket = socket;
-    this.#writer = new StreamWriter(socket, () => {
-      if (!this.#closeTold) this.#handler?.onDrain?.();
-    });
+    this.#queue = new SocketQueue(
+      socket,
+      this.#system.sockets,
+      () => this.#fd(),
+      () => {
+        if (!this.#closeTold) this.#handler?.onDrain?.();
+      },
+    );
     socket.on('error', (error) => (this.#error ??= toBlockError(error)));
     socket.on('close', () => {
       this.#closed = true;
@@ -102,9 +117,18 @@ export class RealSocket implements HostSocket {
 
   write(buffer: Uint8Array): 'sent' | 'queued' {
     // What a dead peer does not get is not an error of the writer: onClose tells it.
-    if (this.#ended || this.#writer.write(buffer) === 'sent') return 'sent';
+    if (this.#ended || this.#queue.write(buffer) === 'sent') return 'sent';
     this.#widen();
     return 'queued';
+  }
+
+  /** TCP's peers are far away, mostly: there what reads as zeroes is better not sent than not copied. */
+  sendFile(head: Uint8Array, file: object, position: number, lengthBytes: number): boolean {
+    if (this.#ended || this.#socket.remoteAddress !== undefined) return false;
+    if (!(file instanceof RealFile) || !file.sending.isAtHand(position, lengthBytes)) return false;
+    this.#widen();
+    this.#queue.sendFile(head, file.sending, position, lengthBytes);
+    return true;
   }
 
   /**
@@ -119,7 +143,7 @@ export class RealSocket implements HostSocket {
   }
 
   get queuedBytes(): number {
-    return this.#writer.queuedBytes;
+    return this.#queue.queuedBytes;
   }
 
   pause(): void {
@@ -133,7 +157,7 @@ export class RealSocket implements HostSocket {
   end(): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#socket.end(() => this.#socket.destroy());
+    this.#queue.whenInStream(() => this.#socket.end(() => this.#socket.destroy()));
   }
 
   destroy(): void {
@@ -155,6 +179,18 @@ export class RealSocket implements HostSocket {
     if (copy < 0) return Promise.resolve();
     this.#system.sockets.shutDownSending(copy);
     return untilPeerGone(copy, mostMs);
+  }
+
+  descriptor(): number | undefined {
+    return this.#isHandedOver ? undefined : this.#fd();
+  }
+
+  peer(): HostPeer | undefined {
+    const fd = this.#fd();
+    const found = fd === undefined ? undefined : this.#system.sockets.peer(fd);
+    if (!found) return undefined;
+    const { pid, uid } = found;
+    return { pid, isSameUser: uid === process.geteuid?.(), kill: () => killNow(pid) };
   }
 
   #fd(): number | undefined {

@@ -1,3 +1,4 @@
+import { Trace } from '../base/trace.js';
 import type { Host } from './host.js';
 import { RealClock, RealRandom } from './real-clock.js';
 import { RealCompute } from './real-compute.js';
@@ -7,6 +8,7 @@ import { RealNet } from './real-net.js';
 import { RealPipes } from './real-pipes.js';
 import { RealTerminal } from './real-terminal.js';
 import { RealSharing } from './real-sharing.js';
+import { RealTraceOutput } from './real-trace.js';
 import { Syscalls } from './syscalls.js';
 
 export interface RealHostOptions {
@@ -18,15 +20,18 @@ export interface RealHostOptions {
 export function createRealHost({ everythingIsRemote = false }: RealHostOptions = {}): Host {
   const system = new Syscalls();
   const clock = new RealClock();
+  const net = new RealNet(system);
   return {
     files: everythingIsRemote ? new RealFiles(system, () => true) : new RealFiles(system),
-    net: new RealNet(system),
+    net,
+    passing: net.passing,
     http: new RealHttp(),
     clock,
     terminals: { open: (onConnection) => new RealTerminal(system, clock, onConnection) },
-    pipes: new RealPipes(),
+    pipes: new RealPipes(system),
     sharing: new RealSharing(system),
     random: new RealRandom(),
     compute: new RealCompute(),
+    trace: new Trace(new RealTraceOutput(clock)),
   };
 }

@@ -153,6 +153,11 @@ function sizeAfter(change: Change, sizeBytes: number): number {
  * The size keeps to the order of its changes.
  */
 export class SimulatedInode {
+  readonly number: number;
+  /** When it was made: no two files have that in common, whatever their numbers. */
+  readonly born: number;
+  /** Who has it open. */
+  readonly handles = new Set<object>();
   #cached = new Content();
   #medium = new Content();
   #changes: Change[] = [];
@@ -166,6 +171,11 @@ export class SimulatedInode {
   readonly locks = new Map<number, Set<object>>();
   /** Bytes that another program holds exclusively. */
   readonly foreignLocks = new Set<number>();
+
+  constructor(number = 1, born = 0) {
+    this.number = number;
+    this.born = born;
+  }
 
   get sizeBytes(): number {
     return this.#cached.sizeBytes;
@@ -266,11 +276,12 @@ export class SimulatedInode {
     this.#settled = [];
     this.#firstChange = 0;
     this.locks.clear();
+    this.handles.clear();
   }
 
   /** The file as it would be if the power went now. */
   ifPowerWent(random: SeededRandom, mode: LossMode, inFlight: readonly Change[]): SimulatedInode {
-    const inode = new SimulatedInode();
+    const inode = new SimulatedInode(this.number, this.born);
     inode.#medium = this.#lost(random, mode, inFlight);
     inode.#cached = inode.#medium.clone();
     inode.changeCount = this.changeCount;

@@ -22,6 +22,7 @@ export class SimulatedFile implements HostFile {
     this.#machine = machine;
     this.#boot = machine.boot;
     this.#inode = inode;
+    inode.handles.add(this);
     this.path = path;
     this.writable = writable;
   }
@@ -109,6 +110,9 @@ export class SimulatedFile implements HostFile {
     return this.#flushFailure !== undefined;
   }
 
+  /** A simulated disk overwrites in place. */
+  forbidCopyOnWrite(): void {}
+
   punchHole(position: number, lengthBytes: number): Promise<void> {
     return this.#change('punchHole', position, { type: 'clear', position, lengthBytes, keepSize: true });
   }
@@ -192,6 +196,7 @@ export class SimulatedFile implements HostFile {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.#inode.handles.delete(this);
     for (const holders of this.#inode.locks.values()) holders.delete(this);
   }
 

@@ -1,11 +1,14 @@
 import { posix } from 'node:path';
 import { assert } from '../base/assert.js';
 import { errnoError } from '../base/error.js';
-import type { DescriptorSets, HostFile, HostFiles, HostStat, OpenFileOptions } from './host.js';
+import type { DescriptorSets, HostFile, HostFiles, HostRoom, HostStat, OpenFileOptions } from './host.js';
 import { SimulatedInode } from './simulated-disk.js';
 import { SimulatedFile } from './simulated-file.js';
 import type { Machine } from './simulated-machine.js';
 import type { SeededRandom } from './simulated-random.js';
+
+/** Of the files of a simulation. */
+const FIRST_NUMBER = 10;
 
 /** What a name stands for. */
 type Entry = SimulatedInode | 'directory';
@@ -17,6 +20,8 @@ type Entry = SimulatedInode | 'directory';
 export class SimulatedDirectory {
   readonly #entries = new Map<string, Entry>();
   readonly #durable = new Map<string, Entry>();
+  /** Who had each number last. */
+  readonly #numbers = new Map<number, SimulatedInode>();
 
   constructor(directories: readonly string[]) {
     for (const path of directories) {
@@ -31,6 +36,19 @@ export class SimulatedDirectory {
 
   set(path: string, entry: Entry): void {
     this.#entries.set(path, entry);
+  }
+
+  /** A new file. It gets the lowest number that is free: one whose file has no name, and that nobody has open. */
+  make(path: string, born: number): SimulatedInode {
+    const named = new Set<Entry>(this.#entries.values());
+    const isTaken = (inode: SimulatedInode): boolean => named.has(inode) || inode.handles.size > 0;
+    let number = FIRST_NUMBER;
+    for (let last = this.#numbers.get(number); last && isTaken(last); last = this.#numbers.get(number))
+      number++;
+    const inode = new SimulatedInode(number, born);
+    this.#numbers.set(number, inode);
+    this.#entries.set(path, inode);
+    return inode;
   }
 
   delete(path: string): void {
@@ -64,6 +82,7 @@ export class SimulatedDirectory {
 
   losePower(random: SeededRandom): void {
     for (const path of this.#differing()) if (random.chance(0.5)) this.#settle(path);
+    forgetReplaced(this.#durable);
     this.#entries.clear();
     for (const [path, entry] of this.#durable) if (this.#isReachable(path)) this.#entries.set(path, entry);
   }
@@ -72,9 +91,14 @@ export class SimulatedDirectory {
   ifPowerWent(keepsNames: boolean, copy: (inode: SimulatedInode) => SimulatedInode): SimulatedDirectory {
     const directory = new SimulatedDirectory([]);
     const copies = new Map<SimulatedInode, SimulatedInode>();
-    for (const [path, entry] of keepsNames ? this.#entries : this.#durable) {
+    const names = new Map(keepsNames ? this.#entries : this.#durable);
+    forgetReplaced(names);
+    for (const [path, entry] of names) {
       const kept = entry === 'directory' ? entry : (copies.get(entry) ?? copy(entry));
-      if (entry !== 'directory' && kept !== 'directory') copies.set(entry, kept);
+      if (entry !== 'directory' && kept !== 'directory') {
+        copies.set(entry, kept);
+        directory.#numbers.set(kept.number, kept);
+      }
       directory.#entries.set(path, kept);
       directory.#durable.set(path, kept);
     }
@@ -95,6 +119,16 @@ export class SimulatedDirectory {
     if (entry) this.#durable.set(path, entry);
     else this.#durable.delete(path);
   }
+}
+
+/** A file is there whose number another one had: that one's removal came before, and is durable with it. */
+function forgetReplaced(names: Map<string, Entry>): void {
+  const newest = new Map<number, SimulatedInode>();
+  for (const entry of names.values())
+    if (entry !== 'directory' && (newest.get(entry.number)?.born ?? -1) < entry.born)
+      newest.set(entry.number, entry);
+  for (const [path, entry] of names)
+    if (entry !== 'directory' && newest.get(entry.number) !== entry) names.delete(path);
 }
 
 /** The file system as one boot of the machine sees it. */
@@ -141,8 +175,7 @@ export class SimulatedFiles implements HostFiles {
       if (!entry) {
         if (!options.create) throw errnoError('ENOENT');
         this.#checkFolder(at);
-        entry = new SimulatedInode();
-        this.#directory.set(at, entry);
+        entry = this.#directory.make(at, this.#machine.operationCount);
       }
       if (options.truncate && entry.sizeBytes > 0) entry.change({ type: 'truncate', sizeBytes: 0 });
       return new SimulatedFile(this.#machine, at, entry, options.write);
@@ -160,10 +193,20 @@ export class SimulatedFiles implements HostFiles {
         isBlockDevice: false,
         isDirectory,
         isSpecial: 'no',
-        identity: absolute(path),
+        identity: isDirectory ? absolute(path) : String(entry.number),
         modifiedMs: isDirectory ? 0 : entry.changeCount,
+        ...(!isDirectory && { bornMs: entry.born }),
         isPrivate: true,
       };
+    });
+  }
+
+  room(path: string): Promise<HostRoom> {
+    return this.#perform('stat', path, `Could not open '${path}'`, () => {
+      const { space } = this.#machine;
+      const freeBytes = space ? space.capacityBytes - this.#machine.usedBytes() : Number.MAX_SAFE_INTEGER;
+      if (!this.#directory.get(absolute(path))) this.#checkFolder(absolute(path));
+      return { freeBytes: Math.max(0, freeBytes), isWritable: true };
     });
   }
 

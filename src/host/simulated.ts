@@ -1,3 +1,4 @@
+import { NO_TRACE_OUTPUT, Trace } from '../base/trace.js';
 import { deferred } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import type { Host, SocketAddress } from './host.js';
@@ -166,6 +167,7 @@ export class Simulation {
       clock: new SimulatedClock(this.#queue, () => machine.boot === boot),
       random: this.#random.fork(),
       compute: new SimulatedCompute(machine),
+      trace: new Trace(NO_TRACE_OUTPUT),
       requestWatch: new SimulatedRequests(this.#random.fork()),
     };
   }

@@ -1,4 +1,5 @@
 import { alignUp } from '../base/align.js';
+import { assert } from '../base/assert.js';
 import type { NativeFunction } from './libc.js';
 import type { CallResult, NativeCalls } from './native-calls.js';
 
@@ -12,6 +13,9 @@ const POLLGONE = POLLRDHUP | 0x10 | 0x08;
 const SHUT_WR = 1;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
+/** The process at the other end, as it was when it connected: struct ucred (unix(7)). */
+const SO_PEERCRED = 17;
+const UCRED_BYTES = 12;
 const SCM_RIGHTS = 1;
 /** struct cmsghdr: cmsg_len (8 bytes), cmsg_level, cmsg_type (4 each). */
 const CMSG_HEADER_BYTES = 16;
@@ -23,6 +27,12 @@ const F_DUPFD_CLOEXEC = 1030;
 /** What Node does not do with sockets: descriptors with messages, half closed connections, what a peer is up to. */
 export class SocketCalls {
   readonly #calls: NativeCalls;
+  /** struct iovec: address, length. */
+  readonly #piece = new BigUint64Array(2);
+  /** struct msghdr: name, namelen, iov, iovlen, control, controllen, flags. */
+  readonly #header = new BigUint64Array(7);
+  /** What they have the addresses of: nobody else may use it any more while the call is made, and its memory would go. */
+  #named: readonly Uint8Array[] = [];
 
   constructor(calls: NativeCalls) {
     this.#calls = calls;
@@ -65,6 +75,11 @@ export class SocketCalls {
     return this.#message(this.#calls.library.sendmsg, fd, [buffer, control], MSG_NOSIGNAL).result;
   }
 
+  /** Sends as much as is taken now. */
+  sendNow(fd: number, bytes: Uint8Array): CallResult {
+    return this.#calls.now(this.#calls.library.send, fd, bytes, bytes.length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  }
+
   /** recvmsg or sendmsg of one piece, without waiting; answers how much of `control` there is, too. */
   #message(
     call: NativeFunction,
@@ -73,15 +88,14 @@ export class SocketCalls {
     flags: number,
   ): { result: CallResult; controlBytes: number } {
     const { koffi } = this.#calls.library;
-    const iovec = BigUint64Array.of(koffi.address(buffer), BigInt(buffer.length));
-    // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
-    const message = new BigUint64Array(7);
-    message[2] = koffi.address(iovec);
-    message[3] = 1n;
-    message[4] = koffi.address(control);
-    message[5] = BigInt(control.length);
-    const result = this.#calls.now(call, fd, message, MSG_DONTWAIT | flags);
-    return { result, controlBytes: Number(message[5]) };
+    this.#named = [buffer, control];
+    this.#piece.set([koffi.address(buffer), BigInt(buffer.length)]);
+    const header = this.#header;
+    header.set([0n, 0n, koffi.address(this.#piece), 1n, koffi.address(control), BigInt(control.length), 0n]);
+    const result = this.#calls.now(call, fd, header, MSG_DONTWAIT | flags);
+    assert(this.#named.length === 2, 'memory is there until the call is over');
+    this.#named = [];
+    return { result, controlBytes: Number(header[5]) };
   }
 
   /** Another descriptor of the same open socket or file, close-on-exec; -1 in `value` where there is none. */
@@ -92,6 +106,23 @@ export class SocketCalls {
   /** The peer of a socket gets what the kernel has, and then its end. */
   shutDownSending(fd: number): CallResult {
     return this.#calls.now(this.#calls.library.shutdown, fd, SHUT_WR);
+  }
+
+  /** Who has the other end of a unix socket; undefined of another one. */
+  peer(fd: number): { pid: number; uid: number } | undefined {
+    const value = Buffer.alloc(UCRED_BYTES);
+    const length = Buffer.alloc(4);
+    length.writeInt32LE(value.length);
+    const result = this.#calls.now(
+      this.#calls.library.getsockopt,
+      fd,
+      SOL_SOCKET,
+      SO_PEERCRED,
+      value,
+      length,
+    );
+    const [pid, uid] = [value.readInt32LE(0), value.readUInt32LE(4)];
+    return result.value < 0 || pid === 0 ? undefined : { pid, uid };
   }
 
   /** How much the kernel takes of what is sent before a writer must wait; as far as it allows (socket(7), SO_SNDBUF). */

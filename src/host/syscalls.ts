@@ -20,7 +20,14 @@ const F_SETFL = 4;
 const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const LockType = { read: 0, write: 1, none: 2 } as const;
+/** ioctl(2): the attributes of a file (chattr), an int, and the one for no copy-on-write (linux/fs.h). */
+const FS_IOC_GETFLAGS = 0x80086601;
+const FS_IOC_SETFLAGS = 0x40086602;
+const FS_NOCOW_FL = 0x00800000;
 const SYNC_FILE_RANGE_WRITE = 2;
+/** cachestat(2) has this number on all machines but alpha. */
+const SYS_CACHESTAT = 451;
+const PAGE_BYTES = 4096;
 /** statx(2): of the descriptor itself; what O_DIRECT wants of memory and of offsets; struct statx. */
 const AT_EMPTY_PATH = 0x1000;
 const STATX_DIOALIGN = 0x2000;
@@ -36,6 +43,10 @@ export class Syscalls {
   readonly #calls = new NativeCalls();
   readonly #memory = new MemoryPieces(() => this.koffi);
   readonly #flock = Buffer.alloc(32);
+  /** loff_t; of cachestat(2) an offset and a length. */
+  readonly #position = new BigInt64Array(2);
+  /** struct cachestat: pages in the cache, then four more counts. */
+  readonly #cached = new BigInt64Array(5);
   readonly sockets = new SocketCalls(this.#calls);
   readonly terminals = new TerminalCalls(this.#calls);
 
@@ -166,6 +177,23 @@ export class Syscalls {
     return this.#calls.inPool(this.#calls.library.copyFileRange, [source, a, target, b, lengthBytes, 0]);
   }
 
+  /** Sends bytes of a file to a socket at once, as many as it takes. */
+  sendFile(socketFd: number, fd: number, position: number, lengthBytes: number): CallResult {
+    this.#position[0] = BigInt(position);
+    return this.#calls.now(this.#calls.library.sendfile, socketFd, fd, this.#position, lengthBytes);
+  }
+
+  /** All pages of a stretch are in the page cache, or on their way there. False where the kernel (before 6.5) does not say. */
+  isCached(fd: number, position: number, lengthBytes: number): boolean {
+    this.#position[0] = BigInt(position);
+    this.#position[1] = BigInt(lengthBytes);
+    const { cachestat } = this.#calls.library;
+    const { value } = this.#calls.now(cachestat, SYS_CACHESTAT, fd, this.#position, this.#cached, 0);
+    const pages =
+      Math.floor((position + lengthBytes - 1) / PAGE_BYTES) - Math.floor(position / PAGE_BYTES) + 1;
+    return value === 0 && this.#cached[0] === BigInt(pages);
+  }
+
   startWriteback(fd: number, position: number, lengthBytes: number): Promise<CallResult> {
     return this.#calls.inPool(this.#calls.library.syncFileRange, [
       fd,
@@ -196,6 +224,16 @@ export class Syscalls {
   /** Of all duplicates. */
   setFileFlags(fd: number, flags: number): void {
     this.#control(fd, F_SETFL, flags);
+  }
+
+  /** Where the file system has no such attribute there is nothing to do. */
+  forbidCopyOnWrite(fd: number): void {
+    const { ioctl } = this.#calls.library;
+    // The kernel's int, in the memory of the long that the numbers above speak of.
+    const flags = Buffer.alloc(8);
+    if (this.#calls.now(ioctl, fd, FS_IOC_GETFLAGS, flags).value < 0) return;
+    flags.writeUInt32LE((flags.readUInt32LE(0) | FS_NOCOW_FL) >>> 0, 0);
+    this.#calls.now(ioctl, fd, FS_IOC_SETFLAGS, flags);
   }
 
   #control(fd: number, command: number, argument: number): number {

@@ -16,13 +16,14 @@ function sideOf(ends: readonly number[], startsZero: boolean): { backend: BlockB
     const index = ends.findIndex((end) => end > offset);
     const zero = index % 2 === (startsZero ? 0 : 1);
     const length = Math.min(lengthBytes, (ends[index] ?? END) - offset);
-    return { lengthBytes: length, zero, data: !zero, allocated: true };
+    return { lengthBytes: length, zero, data: !zero, allocated: true, depth: 0 };
   };
   const writeZeroes = async (offset: number, lengthBytes: number): Promise<void> =>
     void zeroed.push(`${offset}+${lengthBytes}`);
   const during = async (work: () => unknown): Promise<unknown> => work();
+  const skipFilters = (): unknown => ({ driver: { options: { backing: false } } });
   return {
-    backend: { node: { statusThroughChain }, during, writeZeroes } as unknown as BlockBackend,
+    backend: { node: { statusThroughChain, skipFilters }, during, writeZeroes } as unknown as BlockBackend,
     zeroed,
   };
 }

@@ -6,12 +6,14 @@ import type { ChainStatus } from '../block/chain-status.js';
 import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
 import { FileSource } from '../block/file-source.js';
-import { Flag } from '../block/request.js';
 import { areOpen, type CopyTurn, whenOpen } from '../block/copy-turn.js';
+import { isZeroForGood } from '../block/zero-target.js';
+import { CopyTarget, type UnitPart } from './copy-target.js';
 import { PIECE_BYTES } from './copy-window.js';
 import type { Job } from './job.js';
-import { type FailureFate, JobCancelled, JobIoError } from './job-errors.js';
+import type { FailureFate } from './job-errors.js';
 import type { Tally } from './job-progress.js';
+import { PieceBuffers } from './piece-buffers.js';
 import type { ChunkHashes } from './verified/chunk-hashes.js';
 import { statusOrData, tryStatus } from './source-status.js';
 
@@ -21,8 +23,6 @@ export const ZERO_BYTES = 1024 * MiB;
 const COPIED_AT_ONCE_BYTES = 256 * KiB;
 /** Longest piece that the kernel copies. */
 const OFFLOADED_BYTES = 4 * MiB;
-/** Writeback of the target starts whenever this much was written to it. */
-const WRITEBACK_BYTES = 32 * MiB;
 
 export interface MoverOptions {
   job: Job;
@@ -56,13 +56,15 @@ export interface MoverOptions {
 /** Moves content from a source to a target: holes and zeroes as such, plain extents by the kernel where it can. */
 export class Mover {
   readonly #options: MoverOptions;
-  readonly #buffers: Buffer[] = [];
+  readonly #buffers: PieceBuffers;
   readonly #tally: Tally;
-  #unflushedBytes = 0;
+  readonly target: CopyTarget;
 
   constructor(options: MoverOptions) {
     this.#options = options;
     this.#tally = options.tally ?? { zeroBytes: 0, skippedBytes: 0 };
+    this.#buffers = new PieceBuffers(options.job.host);
+    this.target = new CopyTarget({ ...options, tally: this.#tally, buffers: this.#buffers });
   }
 
   /**
@@ -88,7 +90,7 @@ export class Mover {
     }
     if (status.zero) {
       turn.doneWith(source);
-      const zeroed = await this.#zeroUnits(offset, whole, unit, fate);
+      const zeroed = await this.target.zeroUnits(offset, whole, unit, fate);
       this.#tally.zeroBytes += zeroed;
       this.#options.hashes?.zeroes(offset, zeroed);
       return zeroed;
@@ -106,7 +108,18 @@ export class Mover {
 
   /** Copies a unit of which parts are not alike: reads all of them first, so that the source does not wait for the target. */
   async #copyMixed(turn: CopyTurn, offset: number, lengthBytes: number, fate: FailureFate): Promise<void> {
-    const { source, lowest } = this.#options;
+    for (const part of await this.take(turn, { offset, lengthBytes }, fate))
+      await this.target.put(part, fate);
+  }
+
+  /** Reads a stretch, whose parts the target's put() is given then: so long they are in memory. */
+  async take(turn: CopyTurn, { offset, lengthBytes }: Stretch, fate: FailureFate): Promise<UnitPart[]> {
+    const { source, lowest, compress = false } = this.#options;
+    if (compress) {
+      const buffer = await this.readWhole({ offset, lengthBytes }, fate);
+      turn.doneWith(source);
+      return [{ offset, lengthBytes, buffer, isOwn: true }];
+    }
     const end = offset + lengthBytes;
     const parts: UnitPart[] = [];
     const tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
@@ -125,9 +138,18 @@ export class Mover {
     }
     await this.#hashMixed(offset, lengthBytes, fate);
     turn.doneWith(source);
-    for (const part of parts) await this.#writePart(part, fate);
     this.#tally.zeroBytes += tally.zeroBytes;
     this.#tally.skippedBytes += tally.skippedBytes;
+    return parts;
+  }
+
+  /** What a stretch reads as, in memory of its own. */
+  async readWhole({ offset, lengthBytes }: Stretch, fate: FailureFate): Promise<Buffer> {
+    const { source, hashes } = this.#options;
+    const bytes = Buffer.allocUnsafe(lengthBytes);
+    await this.#read(() => (source.tryRead(offset, bytes) ? undefined : source.read(offset, bytes)), fate);
+    await hashes?.data(offset, bytes);
+    return bytes;
   }
 
   /** What is held by layers below counts too: the target has it. */
@@ -138,52 +160,17 @@ export class Mover {
       const part = { offset: offset + done, lengthBytes: Math.min(lengthBytes - done, PIECE_BYTES) };
       const whole = await this.#readPart(part, fate);
       await hashes.data(part.offset, whole.subarray(0, part.lengthBytes));
-      this.#buffers.push(whole);
+      this.#buffers.giveBack(whole);
     }
   }
 
   /** Answers a buffer of which a first part is filled. That of a request that failed may still be in use. */
   async #readPart({ offset, lengthBytes }: Stretch, fate: FailureFate): Promise<Buffer> {
     const { source } = this.#options;
-    const whole = lengthBytes > PIECE_BYTES ? Buffer.allocUnsafe(lengthBytes) : this.#takeBuffer();
+    const whole = this.#buffers.take(lengthBytes);
     const buffer = whole.subarray(0, lengthBytes);
     await this.#read(() => (source.tryRead(offset, buffer) ? undefined : source.read(offset, buffer)), fate);
     return whole;
-  }
-
-  /** Data, or zeroes where there is no buffer. */
-  async #writePart({ offset, lengthBytes, buffer: whole }: UnitPart, fate: FailureFate): Promise<void> {
-    const { target } = this.#options;
-    if (!whole) {
-      for (let done = 0; done < lengthBytes;)
-        done += await this.#zeroFirst(offset + done, lengthBytes - done, fate);
-      return;
-    }
-    const buffer = whole.subarray(0, lengthBytes);
-    if (await this.#isAlike(offset, buffer, fate)) {
-      this.#tally.skippedBytes += lengthBytes;
-      if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
-      return;
-    }
-    const flags = this.#options.compress === true ? Flag.compressed : Flag.none;
-    await this.#write(
-      () => (target.tryWrite(offset, buffer, flags) ? undefined : target.write(offset, buffer, flags)),
-      fate,
-    );
-    if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
-    this.#startWriteback(lengthBytes);
-  }
-
-  /** Whether the target is known to hold it already. */
-  async #isAlike(offset: number, buffer: Buffer, fate: FailureFate): Promise<boolean> {
-    const { target, compares } = this.#options;
-    if (compares !== true) return false;
-    const whole = buffer.length > PIECE_BYTES ? Buffer.allocUnsafe(buffer.length) : this.#takeBuffer();
-    const there = whole.subarray(0, buffer.length);
-    await this.#write(() => (target.tryRead(offset, there) ? undefined : target.read(offset, there)), fate);
-    const isAlike = there.equals(buffer);
-    if (whole.length <= PIECE_BYTES) this.#buffers.push(whole);
-    return isAlike;
   }
 
   #status(offset: number, lengthBytes: number): ChainStatus | Promise<ChainStatus> {
@@ -231,7 +218,7 @@ export class Mover {
   #isKnownZero(offset: number, lengthBytes: number): boolean {
     const { target, skipKnownZeroes } = this.#options;
     const status = skipKnownZeroes ? tryStatus(target.node, offset, lengthBytes) : undefined;
-    return status !== undefined && status.zero && status.lengthBytes >= lengthBytes;
+    return status !== undefined && isZeroForGood(status) && status.lengthBytes >= lengthBytes;
   }
 
   /** Copies a small stretch of data without a wait. */
@@ -239,7 +226,7 @@ export class Mover {
     const { source, target } = this.#options;
     if (this.#options.compress === true || lengthBytes > COPIED_AT_ONCE_BYTES || !areOpen([source, target]))
       return false;
-    const whole = this.#takeBuffer();
+    const whole = this.#buffers.take(lengthBytes);
     const buffer = whole.subarray(0, lengthBytes);
     try {
       if (!source.tryRead(offset, buffer) || !target.tryWrite(offset, buffer, 0)) return false;
@@ -247,9 +234,9 @@ export class Mover {
       // Repeated, it fails again, and is told as it should.
       return false;
     } finally {
-      this.#buffers.push(whole);
+      this.#buffers.giveBack(whole);
     }
-    this.#startWriteback(lengthBytes);
+    this.target.wrote(lengthBytes);
     return true;
   }
 
@@ -266,49 +253,26 @@ export class Mover {
     const there = await whenOpen(target, () =>
       target.during(() => statusOrData(target.node, offset, length)),
     );
-    return there.zero ? Math.min(there.lengthBytes, length) : 0;
-  }
-
-  /** Makes a stretch of the target read as zeroes. */
-  async zero(offset: number, lengthBytes: number): Promise<void> {
-    const { job, target, hashes } = this.#options;
-    for (let done = 0; done < lengthBytes;) {
-      if (job.isCancelled) throw new JobCancelled();
-      done += await whenOpen(target, () => this.#zeroFirst(offset + done, lengthBytes - done, 'policy'));
-    }
-    hashes?.zeroes(offset, lengthBytes);
+    return isZeroForGood(there) ? Math.min(there.lengthBytes, length) : 0;
   }
 
   /**
-   * Makes a first part read as zeroes, whole units or all: what the target holds may change within a unit. Answers how
-   * long that is.
+   * copyFirst() of what reads as zeroes, as far as no data is written for it: whole units, or all. Answers how long that
+   * is. Nobody else writes there to the target meanwhile. Errors: of the target.
    */
-  async #zeroUnits(offset: number, lengthBytes: number, unit: number, fate: FailureFate): Promise<number> {
-    let done = await this.#zeroFirst(offset, lengthBytes, fate);
-    while (done < lengthBytes && done % unit !== 0) {
-      const rest = Math.min(lengthBytes - done, unit - (done % unit));
-      done += await this.#zeroFirst(offset + done, rest, fate);
+  async zeroQuickly({ offset, lengthBytes }: Stretch, unit: number): Promise<number> {
+    const { lowest, hashes } = this.#options;
+    const status = await this.#status(offset, lengthBytes);
+    const alike = status.lengthBytes >= lengthBytes ? lengthBytes : alignDown(status.lengthBytes, unit);
+    if (lowest && !status.allocated) {
+      this.#tally.skippedBytes += alike;
+      return alike;
     }
-    return done;
-  }
-
-  /** The same of all that is alike at `offset`; answers how long that is. */
-  async #zeroFirst(offset: number, lengthBytes: number, fate: FailureFate): Promise<number> {
-    const { target, unmap, skipKnownZeroes } = this.#options;
-    let length = lengthBytes;
-    if (skipKnownZeroes) {
-      const status = await target.during(() => statusOrData(target.node, offset, length));
-      length = Math.min(status.lengthBytes, length);
-      if (status.zero) return length;
-    }
-    if (this.#options.compares === true) {
-      const first = Math.min(length, PIECE_BYTES);
-      if (await this.#isAlike(offset, Buffer.alloc(first), fate)) return first;
-      length = first;
-    }
-    const flags = unmap ? Flag.mayUnmap : Flag.none;
-    await this.#write(() => target.writeZeroes(offset, length, flags), fate);
-    return length;
+    if (!status.zero || alike === 0) return 0;
+    const zeroed = await this.target.zeroQuickly(offset, alike, unit);
+    this.#tally.zeroBytes += zeroed;
+    hashes?.zeroes(offset, zeroed);
+    return zeroed;
   }
 
   /** Copies a stretch that holds data. */
@@ -325,7 +289,7 @@ export class Mover {
       const offloaded = lengthBytes <= COPIED_AT_ONCE_BYTES ? 0 : await this.#offload(at, end - at, fate);
       if (offloaded > 0) {
         at += offloaded;
-        this.#startWriteback(offloaded);
+        this.target.wrote(offloaded);
       } else {
         // A small piece is in memory, most of the time: cheaper than to find out whether the kernel can copy it.
         const length = Math.min(end - at, pieceBytes);
@@ -356,10 +320,6 @@ export class Mover {
     }
   }
 
-  #takeBuffer(): Buffer {
-    return this.#buffers.pop() ?? this.#options.job.buffer(PIECE_BYTES);
-  }
-
   /** `read` is told when the source is not needed any more. */
   async #readAndWrite(
     offset: number,
@@ -370,7 +330,7 @@ export class Mover {
     const buffer = await this.#readPart({ offset, lengthBytes }, fate);
     read();
     await this.#options.hashes?.data(offset, buffer.subarray(0, lengthBytes));
-    await this.#writePart({ offset, lengthBytes, buffer }, fate);
+    await this.target.put({ offset, lengthBytes, buffer }, fate);
   }
 
   async #read<T>(request: () => Promise<T> | T, fate: FailureFate): Promise<T> {
@@ -380,40 +340,6 @@ export class Mover {
       throw this.#options.job.ioError('read', error, fate);
     }
   }
-
-  async #write<T>(request: () => Promise<T> | T, fate: FailureFate): Promise<T> {
-    try {
-      return await request();
-    } catch (error) {
-      throw this.#options.job.ioError('write', error, fate);
-    }
-  }
-
-  /** Everything moved so far is durable afterwards, unless errors are to be ignored. */
-  async flush(): Promise<void> {
-    const { job, target } = this.#options;
-    for (;;) {
-      try {
-        return await this.#write(() => whenOpen(target, () => target.flush()), 'policy');
-      } catch (error) {
-        if (!(error instanceof JobIoError) || error.action === 'report') throw error;
-        if (error.action === 'ignore') return;
-        await job.pace.checkpoint(() => undefined);
-      }
-    }
-  }
-
-  #startWriteback(bytes: number): void {
-    this.#unflushedBytes += bytes;
-    if (this.#unflushedBytes < WRITEBACK_BYTES) return;
-    this.#unflushedBytes = 0;
-    startWriteback(this.#options.target.node);
-  }
-}
-
-/** Of a unit, alike in itself: data that was read, or zeroes. */
-interface UnitPart extends Stretch {
-  buffer?: Buffer;
 }
 
 interface Copied {
@@ -433,18 +359,6 @@ export interface CopyOptions {
   data?: ChainStatus | undefined;
   /** Default: what the job's error policies say. */
   fate?: FailureFate;
-}
-
-/** Starts writeback of all that the file below a node has dirty; a hint. */
-export function startWriteback(node: Node): void {
-  const bottom = bottomOf(node);
-  bottom.instance.io?.startWriteback?.(0, bottom.lengthBytes);
-}
-
-function bottomOf(node: Node): Node {
-  let at = node;
-  for (let edge = at.filtered; edge; edge = at.filtered) at = edge.node;
-  return at;
 }
 
 /** Where requests to a node arrive, formats having mapped them: a protocol, or a filter above it, which copies nothing. */

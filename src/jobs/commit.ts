@@ -8,6 +8,8 @@ import { Mover, ZERO_BYTES } from './block-copy.js';
 import { RangeLock } from '../block/range-lock.js';
 import { areOpen, takeTurn, whenOpen } from '../block/copy-turn.js';
 import { COPY_PIECE_BYTES, CopyWindow, journaledWindow } from './copy-window.js';
+import type { PassedWork } from './passed/passed-job.js';
+import { type PassedReach, passedReach } from './passed/passed-reach.js';
 import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
@@ -27,7 +29,7 @@ export class CommitJob implements JobDriver {
   readonly isAnnouncedFirst = true;
   readonly job: Job;
   readonly #plan: CommitPlan;
-  readonly #place: JobPlace;
+  readonly place: JobPlace;
   readonly #top: Node;
   readonly #base: Node;
   /** The lowest layer whose data is committed: the one above base. */
@@ -39,6 +41,8 @@ export class CommitJob implements JobDriver {
   readonly #copying = new RangeLock();
   readonly #pieceBytes: number;
   #offset = 0;
+  /** What was copied is copied again. */
+  #isAgain = false;
   readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   readonly #journal: JobJournal | undefined;
@@ -64,7 +68,7 @@ export class CommitJob implements JobDriver {
     this.#base = base;
     this.#lowest = layerAbove(top, base);
     const place = new JobPlace(job, surroundings, COMMIT_TOP, plan.filterNodeName, top);
-    this.#place = place;
+    this.place = place;
     place.hold('main node', device, 0, ALL_PERMISSIONS);
     holdIntermediate(place, top, base);
     place.hold('base', base, 0, ALL_PERMISSIONS);
@@ -85,6 +89,16 @@ export class CommitJob implements JobDriver {
       compares: plan.compares,
       skipKnownZeroes: true,
     });
+    if (job.from) this.#goOnFrom(job.from.work.data as PassedReach);
+  }
+
+  #goOnFrom({ offset, tally }: PassedReach): void {
+    this.#offset = offset;
+    Object.assign(this.#tally, tally);
+  }
+
+  passed(): PassedWork {
+    return { data: passedReach(this.#offset, this.#failed, this.#tally), parts: {} };
   }
 
   progress(): WorkProgress {
@@ -94,10 +108,10 @@ export class CommitJob implements JobDriver {
   }
 
   async insert(): Promise<void> {
-    const place = this.#place;
+    const place = this.place;
     const base = this.#base;
     await place.drained([this.#top, base], async () => {
-      await settleBackingAbove(place.graph, base);
+      if (!place.isRehearsal) await settleBackingAbove(place.graph, base);
       await place.insert({ before: (transaction) => place.listWritable(transaction, base) });
     });
     await this.#beginJournal();
@@ -121,29 +135,44 @@ export class CommitJob implements JobDriver {
     const window = this.#window;
     try {
       await growBase(this.#baseBackend, this.#top.lengthBytes, this.#journal);
-      const size = this.#top.lengthBytes;
-      while (this.#offset < size) {
-        await window.room();
-        const left = this.#leftOf(size);
-        if (left) await this.#step(left);
-        this.#reached?.reach(this.#offset);
-      }
-      // Beyond the end of top its overlays read zeroes, whatever a longer base has there.
-      const rest = this.#base.lengthBytes - size;
-      if (rest > 0) window.launch(0, () => this.#mover.zero(size, rest));
-      await window.finish();
-      this.job.enter('flushing');
-      // Durable before overlays name the base, and before guests are held back.
-      await this.#mover.flush();
+      do {
+        await this.#copyAll();
+        this.job.enter('flushing');
+        // Durable before overlays name the base, and before guests are held back.
+      } while (await this.#mover.target.flush(() => this.#beginAgain()));
     } finally {
       await window.quiet();
     }
   }
 
+  async #copyAll(): Promise<void> {
+    const window = this.#window;
+    const size = this.#top.lengthBytes;
+    while (this.#offset < size) {
+      await window.room();
+      const left = this.#leftOf(size);
+      if (left) await this.#step(left);
+      this.#reached?.reach(this.#offset);
+    }
+    // Beyond the end of top its overlays read zeroes, whatever a longer base has there.
+    const rest = this.#base.lengthBytes - size;
+    if (rest > 0) window.launch(0, () => this.#mover.target.zero(size, rest));
+    await window.finish();
+  }
+
+  /** From where the base's server may have lost something all is copied again. Answers whether it has. */
+  #beginAgain(): boolean {
+    const [first] = this.#base.instance.takeDoubtful?.() ?? [];
+    if (!first) return false;
+    this.#offset = Math.min(this.#offset, first.offset);
+    this.#isAgain = true;
+    return true;
+  }
+
   /** Up to where it is to be copied; undefined: all of what follows is in the base already. */
   #leftOf(size: number): number | undefined {
     const journal = this.#journal;
-    if (!journal?.isResumed) return size;
+    if (!journal?.isResumed || this.#isAgain) return size;
     const left = journal.left.nextDirty(this.#offset, size);
     const next = left?.offset ?? size;
     if (left && next <= this.#offset) return left.offset + left.lengthBytes;
@@ -172,7 +201,7 @@ export class CommitJob implements JobDriver {
     if (zero) this.job.limit.spend(length);
     const rateBytes = zero ? 0 : length;
     const copy = (): Promise<void> =>
-      zero ? this.#mover.zero(offset, length) : this.#copyData(offset, length, status);
+      zero ? this.#mover.target.zero(offset, length) : this.#copyData(offset, length, status);
     const mayTry = !zero && this.#plan.compares !== true;
     if (!mayTry || !this.#window.isDoneNow(rateBytes, () => this.#mover.tryCopyData(offset, length)))
       this.#launch(rateBytes, offset, copy);
@@ -200,7 +229,7 @@ export class CommitJob implements JobDriver {
   }
 
   async prepare(): Promise<void> {
-    const place = this.#place;
+    const place = this.place;
     await place.section([this.#top, this.#base], async () => {
       await this.#journal?.ending();
       const referenceOf = (overlay: Node): BackingReference =>
@@ -218,9 +247,9 @@ export class CommitJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove();
+    await this.place.remove();
     await this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
-    await this.#place.close([this.#top]);
+    await this.place.close([this.#top]);
   }
 }
 

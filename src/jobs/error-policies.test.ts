@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { ByteRanges } from '../base/byte-ranges.js';
 import { BlockError } from '../base/error.js';
 import { Flag } from '../block/request.js';
 import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
@@ -60,7 +61,12 @@ async function copying(kind: (typeof KINDS)[number]): Promise<Copying> {
 }
 
 /** Fails requests `times` times. */
-function failing({ file }: MemoryImage, operation: 'read' | 'write', errno: string, times = 1): void {
+function failing(
+  { file }: MemoryImage,
+  operation: 'read' | 'write' | 'flush',
+  errno: string,
+  times = 1,
+): void {
   let left = times;
   file.behaviour = {
     ...AT_ONCE,
@@ -108,6 +114,30 @@ for (const kind of KINDS) {
     job.resume();
     assert.equal(job.blockJobInfo()['io-status'], 'ok');
     while (!ended(bench)) await turns(1);
+    assert.equal(job.error, undefined);
+    await check();
+    await bench.jobs.cancelAll();
+  });
+
+  test(`${kind}: a flush that fails is told and follows the policy, before what was copied counts`, async () => {
+    const reported = await copying(kind);
+    failing(reported.to, 'flush', 'EIO');
+    const failed = await reported.start();
+    await failed.concluded;
+    assert.equal(failed.error, 'Input/output error');
+    assert.deepEqual(errorsTold(reported.bench), [{ ...wrong(write), action: 'report' }]);
+
+    const { bench, start, to, check } = await copying(kind);
+    failing(to, 'flush', 'EIO', 2);
+    const job = await start({ onReadError: 'stop', onWriteError: 'stop' });
+    for (let stops = 1; stops <= 2; stops++) {
+      while (errorsTold(bench).length < stops || job.status !== 'paused') await turns(1);
+      await turns(20);
+      assert.equal(ended(bench), false);
+      job.resume();
+    }
+    while (!ended(bench)) await turns(1);
+    assert.deepEqual(errorsTold(bench), new Array(2).fill({ ...wrong(write), action: 'stop' }));
     assert.equal(job.error, undefined);
     await check();
     await bench.jobs.cancelAll();
@@ -161,6 +191,33 @@ for (const kind of KINDS) {
     }
   });
 }
+
+for (const policy of ['ignore', 'stop'] as const)
+  test(`commit: what the base's server has lost is copied again, where its errors are to ${policy}, too`, async () => {
+    const { start, to, check } = await copying('commit');
+    let isGone = false;
+    const isLost = (): boolean => isGone && to.file.bytes.every((byte) => byte === 0);
+    const fault = (operation: string): string | undefined => {
+      if (operation !== 'flush') return undefined;
+      if (!isGone) to.file.bytes.fill(0);
+      isGone = true;
+      return isLost() ? 'EIO' : undefined;
+    };
+    to.file.behaviour = { ...AT_ONCE, fault };
+    to.node.instance.takeDoubtful = () => {
+      const ranges = new ByteRanges();
+      if (isLost()) ranges.add(0, DISK);
+      return ranges;
+    };
+    const job = await start({ onWriteError: policy });
+    if (policy === 'stop') {
+      while (job.status !== 'paused') await turns(1);
+      job.resume();
+    }
+    await job.concluded;
+    assert.equal(job.error, undefined);
+    await check();
+  });
 
 test('a mirror that writes to both sides goes on when an error of the target is not to end it', async () => {
   for (const policy of ['ignore', 'stop'] as const) {

@@ -10,17 +10,20 @@ export interface ErrorPolicies {
   readonly write: ErrorPolicy;
 }
 
+/** BlockDeviceIoStatus of QMP. */
+export type IoStatus = 'ok' | 'failed' | 'nospace';
+
 /** What a job does about errors, and what stopped it last. */
 export class ErrorHandling {
   readonly #policies: ErrorPolicies;
-  #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok';
+  #ioStatus: IoStatus = 'ok';
 
   constructor(policies: ErrorPolicies) {
     this.#policies = policies;
   }
 
   /** BlockDeviceIoStatus of QMP: what stopped the job, until it is resumed. */
-  get ioStatus(): 'ok' | 'failed' | 'nospace' {
+  get ioStatus(): IoStatus {
     return this.#ioStatus;
   }
 
@@ -32,6 +35,11 @@ export class ErrorHandling {
 
   stoppedFor(cause: unknown): void {
     if (this.#ioStatus === 'ok') this.#ioStatus = isNoSpace(cause) ? 'nospace' : 'failed';
+  }
+
+  /** As it was in another process. */
+  restore(status: IoStatus): void {
+    this.#ioStatus = status;
   }
 
   resumed(): void {

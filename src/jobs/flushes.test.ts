@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
 import { newMemoryImage } from '../../test/kit/memory-layer.js';
 import { readyMirror, turns } from '../../test/kit/mirror-bench.js';
-import { startMirror } from '../../test/kit/start-job.js';
+import { startMirror, startStream } from '../../test/kit/start-job.js';
 
 const CLUSTER = 4096;
 const DISK = 64 * CLUSTER;
@@ -30,6 +30,8 @@ test('a mirror that takes over flushes the target before it holds guests back, a
     autoFinalize: false,
   });
   await bench.until('BLOCK_JOB_READY');
+  // What was copied is durable when the job says that it is READY.
+  assert.deepEqual(held.splice(0), [false]);
   await guest.flush();
   assert.deepEqual(held, []);
   job.complete();
@@ -60,4 +62,13 @@ test('what a target did not take while the job waited to take over is copied and
   assert.equal(guest.node, target.node);
   assert.equal(target.file.flushes, before + 1);
   assertSame(await contents(target.node), await contents(top.node), 0);
+});
+
+test('a stream that has nothing to pull up flushes nothing', async () => {
+  const bench = new JobBench();
+  const top = await newMemoryImage(bench.graph, 'top', { lengthBytes: DISK, clusterBytes: CLUSTER });
+  const job = await startStream(bench, { jobId: 'job0', node: top.node });
+  await job.concluded;
+  assert.equal(job.error, undefined);
+  assert.equal(top.file.flushes, 0);
 });

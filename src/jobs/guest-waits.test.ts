@@ -264,3 +264,64 @@ test('a write to both sides does not wait for one that only waits itself', async
   assertSame(await contents(targetNode), await contents(source), 0);
   await job.cancelNow();
 });
+
+for (const granularity of [65536, 16 * MiB])
+  for (const [what, change] of [
+    ['a discard that the source ignores', (guest: BlockBackend) => guest.discard(0, DISK)],
+    ['zeroes that the target can only write', (guest: BlockBackend) => guest.writeZeroes(0, DISK, 0)],
+  ] as const)
+    test(`behind ${what}, a write to both sides waits for one request, granules of ${granularity} bytes`, async () => {
+      const parts = await slowBench();
+      const { bench, source, guest, target, targetNode } = parts;
+      await guest.write(0, Buffer.alloc(DISK, 1));
+      const job = await slowMirror(parts, { copyMode: 'write-blocking', granularity });
+      await bench.until('BLOCK_JOB_READY');
+      target.beginSlowly();
+      const changed = change(guest);
+      while (!target.isBusy) await turns(1);
+      const write = guest.write(20 * MiB, Buffer.alloc(4096, 2));
+      const waited = await target.bytesUntil(write);
+      assert.ok(waited <= 2 * MOST_BYTES + 4096, `${waited} bytes`);
+      // Whoever asks for much waits for it himself: the mirror keeps up.
+      let isDone = false;
+      void changed.then(() => (isDone = true));
+      await turns(20);
+      assert.equal(isDone, false);
+      target.goOn();
+      await changed;
+      assert.equal(job.blockJobInfo()['actively-synced'], true);
+      job.complete();
+      await job.concluded;
+      assert.equal(job.error, undefined);
+      assert.equal(guest.node, targetNode);
+      assertSame(await contents(targetNode), await contents(source), 0);
+    });
+
+test('what a long discard has left is copied before guests are held for a mirror that takes over', async () => {
+  const parts = await slowBench();
+  const { bench, source, guest, target, targetNode } = parts;
+  await guest.write(0, Buffer.alloc(DISK, 1));
+  const job = await slowMirror(parts, { copyMode: 'write-blocking', autoFinalize: false });
+  await bench.until('BLOCK_JOB_READY');
+  job.complete();
+  await bench.until('JOB_STATUS_CHANGE', 'pending');
+  target.beginSlowly();
+  const discarded = guest.discard(0, DISK);
+  while (!target.isBusy) await turns(1);
+  let heldBytes = 0;
+  const { file } = target;
+  const write = file.write.bind(file);
+  file.write = async (request, from, lengthBytes, offset) => {
+    if (guest.isQuiesced) heldBytes += lengthBytes;
+    await write(request, from, lengthBytes, offset);
+  };
+  job.finalize();
+  await turns(20);
+  target.goOn();
+  await discarded;
+  await job.concluded;
+  assert.equal(job.error, undefined);
+  assert.ok(heldBytes <= MOST_BYTES, `${heldBytes} bytes`);
+  assert.equal(guest.node, targetNode);
+  assertSame(await contents(targetNode), await contents(source), 0);
+});

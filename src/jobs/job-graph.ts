@@ -31,6 +31,8 @@ export interface JobSurroundings {
   readonly changes: AsyncMutex;
   /** What persisted jobs lacked that have failed here, and what was written since, by their journals' paths. */
   readonly abandoned: Map<string, { readonly node: Node; readonly dirty: DirtyBitmap }>;
+  /** Jobs find out whether they may have their place, and throw Rehearsed when they may. */
+  readonly isRehearsal?: boolean;
 }
 
 /** A node that a job reads, writes, or keeps others from. */
@@ -47,6 +49,11 @@ interface InsertOptions {
   keep?: (edge: Edge) => boolean;
   wording?: { create: string; replace: string };
 }
+
+/** The job may have its place in the graph; nothing was changed. */
+export class Rehearsed extends Error {}
+
+const REHEARSAL_NAME = '#dry-run';
 
 /** How QEMU words errors of putting in those filters that it makes as other nodes are made. */
 export const AS_NODE = { create: 'Could not create node: ', replace: 'Could not replace node: ' };
@@ -75,6 +82,7 @@ export class JobPlace {
   readonly passThrough: PassThrough;
   readonly source: Node;
   #removed = true;
+  #filterFits = false;
   #copy: BlockBackend | undefined;
   /** What the filter showed last: layers may have come between it and the source. */
   #shown: Node;
@@ -93,7 +101,8 @@ export class JobPlace {
     const { graph } = surroundings;
     if (filterNodeName !== undefined) graph.checkNewName(filterNodeName);
     const filter = new Node({
-      name: filterNodeName ?? graph.generateName(),
+      name:
+        filterNodeName ?? job.from?.filterName ?? (this.isRehearsal ? REHEARSAL_NAME : graph.generateName()),
       driver,
       readOnly: source.readOnly,
       // What the source is not to see, the job need not see either.
@@ -115,8 +124,36 @@ export class JobPlace {
     return this.#surroundings.opener;
   }
 
+  get isRehearsal(): boolean {
+    return this.#surroundings.isRehearsal === true;
+  }
+
   get isInserted(): boolean {
     return !this.#removed;
+  }
+
+  /** That the job uses, and keeps others from. */
+  get nodes(): Node[] {
+    return this.#uses.map(({ node }) => node);
+  }
+
+  /** Nothing but other jobs' filters lies between its filter and its source. */
+  get isAtItsSource(): boolean {
+    let at = this.filter;
+    while (at.filterOwner !== undefined && at.filtered && at !== this.source) at = at.filtered.node;
+    return at === this.source;
+  }
+
+  /** Users of the source that came to it past the filter. */
+  get pastUsers(): Edge[] {
+    return [...this.source.parents].filter(({ parent }) =>
+      parent instanceof Node ? parent.filterOwner === undefined : !(parent.owner instanceof JobPlace),
+    );
+  }
+
+  /** Whether insert() came so far that the graph has room for the filter, if not for the job. */
+  get filterFits(): boolean {
+    return this.#filterFits;
   }
 
   /** What the job reads or writes a node through, from insert() on. */
@@ -163,8 +200,8 @@ export class JobPlace {
     keep = () => false,
     wording = { create: '', replace: '' },
   }: InsertOptions = {}): Promise<void> {
-    const { filter, source } = this;
-    await this.graph.transaction((transaction) => {
+    const { filter, source, job } = this;
+    const build = (transaction: GraphTransaction): void => {
       if (source.activity === 'inactive') {
         const text = `${wording.create}Block node is read-only`;
         throw new BlockError('permission', text, { node: source.name, errno: 'EPERM' });
@@ -175,9 +212,15 @@ export class JobPlace {
       transaction.attach(filter, 'file', source);
       this.#attach(transaction, ({ isOfFilter }) => isOfFilter);
       transaction.then(wording.replace);
-      transaction.replaceNode(source, filter, keep);
+      transaction.replaceNode(source, filter, (edge) => keep(edge) || job.from?.isPast?.(edge) === true);
+      transaction.then('', () => (this.#filterFits = true));
       this.#attach(transaction, ({ isOfFilter }) => !isOfFilter);
-    });
+    };
+    if (this.isRehearsal) {
+      await this.graph.rehearse(build);
+      throw new Rehearsed();
+    }
+    await this.graph.transaction(build);
     this.#removed = false;
     for (const { node, readOnly } of this.#reopened) {
       beganWritable(node);
@@ -278,10 +321,18 @@ export class JobPlace {
 
   /** Lists the steps that end the job's place: parents of the filter go to `heir`, or to what it filters. */
   listRemoval(transaction: GraphTransaction, heir = this.filter.child('file').node): void {
+    this.#listFilterRemoval(transaction, heir);
+    this.#listBackends(transaction);
+  }
+
+  #listFilterRemoval(transaction: GraphTransaction, heir: Node): void {
     const shown = this.filter.child('file');
     this.#shown = shown.node;
     transaction.replaceNode(this.filter, heir);
     transaction.detach(shown);
+  }
+
+  #listBackends(transaction: GraphTransaction): void {
     for (const backend of this.#backends)
       if (backend.root && !this.#isLeft(backend)) transaction.detach(backend.root);
   }
@@ -319,9 +370,33 @@ export class JobPlace {
   /** The same; the caller holds a drained section. */
   async removeNow(): Promise<void> {
     this.thaw();
-    await this.graph.transaction((transaction) => this.listRemoval(transaction));
+    try {
+      await this.graph.transaction((transaction) => this.listRemoval(transaction));
+    } catch (error) {
+      if (!(error instanceof BlockError) || error.kind !== 'busy') throw error;
+      await this.graph.transaction((transaction) => this.#listBackends(transaction));
+      this.#removeLater();
+    }
     this.removed();
     await this.restoreReadOnly();
+  }
+
+  /** Users who came while the job ran, and whom only its filter lets be together, keep it until one of them has gone. */
+  #removeLater(): void {
+    const { graph, filter } = this;
+    const isThere = (): boolean => graph.find(filter.name) === filter && !filter.isClosing;
+    const remove = async (): Promise<void> => {
+      await graph.drained([filter], async () => {
+        if (!isThere()) return;
+        await graph.transaction((change) => this.#listFilterRemoval(change, filter.child('file').node));
+      });
+      await graph.release([filter, this.#shown]);
+    };
+    const look = async (): Promise<void> => {
+      if (!isThere()) return;
+      await remove().catch(() => graph.host.clock.setTimer(GRACE_MS, () => void look()));
+    };
+    graph.host.clock.setTimer(GRACE_MS, () => void look());
   }
 
   /** Ends blockers and closes what nothing holds any more. */
@@ -351,7 +426,7 @@ export class JobPlace {
 
   /** A drained section on behalf of a caller that is not the job's own loop. */
   drained<T>(nodes: Iterable<Node>, body: () => Promise<T>): Promise<T> {
-    return this.graph.drained(nodes, body, this);
+    return this.isRehearsal ? body() : this.graph.drained(nodes, body, this);
   }
 }
 

@@ -26,6 +26,11 @@ export class JobGroup {
     return [...this.#members].some(({ autoFinalize }) => !autoFinalize);
   }
 
+  /** One of them is gone on with by its journal. */
+  get hasJournals(): boolean {
+    return [...this.#members].some(({ kept }) => kept !== undefined);
+  }
+
   get finalized(): Promise<void> {
     return this.#finalized.promise;
   }

@@ -26,10 +26,14 @@ export class JobPace {
   /** Drained sections, and the user, that want it to rest. */
   #drains = 0;
   #userPaused = false;
+  /** Another process is to go on with it. */
+  #isToStayStill = false;
   /** No request of its own in flight, and none starts: a drained section need not wait for it. */
   #atRest = true;
   /** At a pause point. */
   #isPaused = false;
+  /** In restUntil(). */
+  #isWaiting = false;
   #sleeping = false;
   /** A drained section has begun; before it goes on, the job shows itself paused, as QEMU's does, unless it is held up. */
   #goesToRest = false;
@@ -120,9 +124,36 @@ export class JobPace {
     return !this.#atRest && !this.#sleeping;
   }
 
+  /** It is to rest for longer than a drained section. */
+  get isAskedToRest(): boolean {
+    return this.#userPaused || this.#isToStayStill;
+  }
+
   /** Anyone wants it to rest. */
   get wantsRest(): boolean {
-    return this.#drains > 0 || this.#userPaused;
+    return this.#drains > 0 || this.isAskedToRest;
+  }
+
+  // ---- another process
+
+  /** It comes to rest, with nothing in flight; while it changes the graph it does that first. The answer ends that. */
+  keepStill(): () => void {
+    this.#isToStayStill = true;
+    this.#kicked.notify();
+    return () => {
+      this.#isToStayStill = false;
+      this.#kicked.notify();
+    };
+  }
+
+  /** It is at a pause point. */
+  get isPaused(): boolean {
+    return this.#isPaused;
+  }
+
+  /** It has nothing to do but wait for an event: its group, or the user. */
+  get isWaiting(): boolean {
+    return this.#isWaiting;
   }
 
   // ---- what the job does itself
@@ -142,7 +173,9 @@ export class JobPace {
   /** Nothing in flight until `event`, or until it is cancelled (throws JobCancelled). */
   async restUntil(event: Promise<unknown>): Promise<void> {
     this.rest();
+    this.#isWaiting = true;
     await Promise.race([event, this.#kicked.until(() => this.#cancelled)]);
+    this.#isWaiting = false;
     if (this.#cancelled) throw new JobCancelled();
     this.#atRest = false;
   }
@@ -187,8 +220,11 @@ export class JobPace {
 
   /** Rests while anyone wants it to; the caller has no request in flight. */
   async pausePoint(): Promise<void> {
-    if (!this.wantsRest || this.#cancelled) return;
-    const goOn = this.#options.paused();
+    if (this.wantsRest && !this.#cancelled) await this.restAgain(this.#options.paused());
+  }
+
+  /** The same of one that is seen at a pause point already, which `goOn` ends. */
+  async restAgain(goOn: () => void): Promise<void> {
     this.#isPaused = true;
     this.rest();
     // Not at rest from the same moment on: another section may begin in the next.

@@ -91,7 +91,4 @@ export interface WorkProgress {
 export type WorkPhase = Exclude<JobPhase, 'starting' | 'ending' | 'over'>;
 
 /** What was done without copying data. */
-export interface Tally {
-  zeroBytes: number;
-  skippedBytes: number;
-}
+export type Tally = { zeroBytes: number; skippedBytes: number };

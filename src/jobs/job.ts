@@ -1,21 +1,26 @@
-import { type Deferred, deferred } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { Json } from '../block/driver.js';
 import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Graph } from '../block/graph.js';
+import type { Node } from '../block/node.js';
 import type { Host } from '../host/host.js';
-import { ErrorHandling, type ErrorPolicy } from './error-policy.js';
+import { ErrorHandling, type ErrorPolicy, type IoStatus } from './error-policy.js';
 import type { JobGroup } from './job-group.js';
-import type { CopyMode, JobDriver, JobType } from './job-driver.js';
-import { asError, type FailureFate, JobCancelled, jobError, JobIoError } from './job-errors.js';
+import { type CopyMode, isBlockJobType, type JobDriver, type JobType } from './job-driver.js';
+import { asError, type FailureFate, JobCancelled, JobIoError } from './job-errors.js';
+import { JobLife } from './job-life.js';
 import { JobPace } from './job-pace.js';
-import type { DetailedProgress, JobPhase, JobProgress, WorkPhase } from './job-progress.js';
-import { ProgressLog, type Sight } from './progress-log.js';
-import { RateLimit } from './rate-limit.js';
-import { Throughput } from './throughput.js';
-import { progressInfo } from './progress-info.js';
-import { checkVerb, type JobStatus, mayFollow } from './state.js';
+import type { JobPlace } from './job-graph.js';
+import type { JobJournal } from './persisted/job-journal.js';
+import { JobCourse } from './job-course.js';
+import type { DetailedProgress, JobProgress, WorkPhase } from './job-progress.js';
+import type { EndedJob, PassedJob } from './passed/passed-job.js';
+import { endedJob, passedJob, passRefusal } from './passed/pass-job.js';
+import type { JobPlan } from './plans/plan.js';
+import { checkSpeed, RateLimit } from './rate-limit.js';
+import { blockJobInfo, jobInfo, progressInfo } from './job-info.js';
+import { checkVerb, goesOn, type JobStatus } from './state.js';
 
 export type EmitEvent = (event: string, data: { [key: string]: Json }) => void;
 
@@ -27,52 +32,33 @@ export interface JobProperties {
   /** What follows an error of a request to the source, and of one to the target; default: report. */
   onReadError?: ErrorPolicy;
   onWriteError?: ErrorPolicy;
+  /** What it is to do, where that is told as a plan. */
+  plan?: JobPlan;
+  /** It goes on with what it did in another process. */
+  from?: PassedJob;
 }
-
-/** Those that work on a disk while it is in use. */
-const BLOCK_JOBS: ReadonlySet<JobType> = new Set(['stream', 'commit', 'mirror', 'backup']);
-
-/** What a job is at where its status says it all. */
-const PHASES: Readonly<Partial<Record<JobStatus, JobPhase>>> = {
-  undefined: 'starting',
-  created: 'starting',
-  waiting: 'ending',
-  pending: 'ending',
-  aborting: 'ending',
-  concluded: 'over',
-  null: 'over',
-};
 
 /** One job: its status, and the verbs of QMP. */
 export class Job {
   readonly id: string;
   readonly autoFinalize: boolean;
   readonly autoDismiss: boolean;
+  readonly plan: JobPlan | undefined;
+  readonly from: PassedJob | undefined;
   readonly limit: RateLimit;
   /** For the job's own loop: when to give way, and when to rest. */
   readonly pace: JobPace;
   readonly #errors: ErrorHandling;
   readonly #graph: Graph;
   readonly #emit: EmitEvent;
-  readonly #forget: (job: Job) => void;
-  /** Where it is kept, so that it can be gone on with. */
-  journal: string | undefined;
+  /** What is kept of it, so that it can be gone on with. */
+  kept: JobJournal | undefined;
   /** With whom it ends well or not at all. */
   group: JobGroup | undefined;
   #driver: JobDriver | undefined;
-  #status: JobStatus = 'undefined';
   #ending: 'complete' | 'freeze' | undefined;
-  #error: string | undefined;
-  #wasReady = false;
-  #failure: unknown;
-  #ended: 'completed' | 'failed' | undefined;
-  /** From its start on. */
-  #throughput: Throughput | undefined;
-  #log: ProgressLog | undefined;
-  /** While its status does not say it all. */
-  #phase: WorkPhase = 'copying';
-  readonly #finalized: Deferred<void> = deferred();
-  readonly #concluded: Deferred<void> = deferred();
+  readonly #life: JobLife;
+  readonly #course: JobCourse;
 
   constructor(properties: JobProperties, graph: Graph, emit: EmitEvent, forget: (job: Job) => void) {
     this.id = properties.id;
@@ -81,15 +67,28 @@ export class Job {
     this.limit = new RateLimit(properties.speed ?? 0);
     const { onReadError = 'report', onWriteError = 'report' } = properties;
     this.#errors = new ErrorHandling({ read: onReadError, write: onWriteError });
-    this.pace = new JobPace({ graph, limit: this.limit, paused: () => this.#pauseShown() });
+    this.pace = new JobPace({ graph, limit: this.limit, paused: () => this.#life.pauses() });
+    this.#life = new JobLife(this, emit, forget);
+    this.#course = new JobCourse(graph.host.clock, () => ({
+      work: this.#work().progress(),
+      status: this.status,
+      isHeld: this.pace.wantsRest,
+      isBackup: this.type === 'backup',
+    }));
     this.#graph = graph;
     this.#emit = emit;
-    this.#forget = forget;
+    this.plan = properties.plan;
+    this.from = properties.from;
+    if (properties.from) this.#comesFrom(properties.from);
   }
 
-  /** Memory to read into. */
-  buffer(lengthBytes: number): Buffer {
-    return this.#graph.host.files.buffer(lengthBytes);
+  #comesFrom(passed: PassedJob): void {
+    const { isUserPaused, ending, ioStatus, course } = passed;
+    this.#life.comesFrom(passed);
+    this.#ending = ending;
+    this.#errors.restore(ioStatus);
+    this.pace.isUserPaused = isUserPaused;
+    if (course) this.#course.restore(course);
   }
 
   get host(): Host {
@@ -97,16 +96,31 @@ export class Job {
   }
 
   get status(): JobStatus {
-    return this.#status;
+    return this.#life.status;
   }
 
   get type(): JobType {
     return this.#work().type;
   }
 
+  /** Where it is in the graph. */
+  get place(): JobPlace | undefined {
+    return this.#driver?.place;
+  }
+
+  /** The path of what is kept of it. */
+  get journal(): string | undefined {
+    return this.kept?.path;
+  }
+
+  /** What is not to be deleted until the job is dismissed. */
+  get heldNode(): Node | undefined {
+    return this.#driver?.heldNode;
+  }
+
   /** Of a disk that is in use: it has events of its own, and query-block-jobs lists it. */
   get isBlockJob(): boolean {
-    return BLOCK_JOBS.has(this.type);
+    return isBlockJobType(this.type);
   }
 
   get isCancelled(): boolean {
@@ -114,88 +128,69 @@ export class Job {
   }
 
   get error(): string | undefined {
-    return this.#error;
+    return this.#life.outcome.error;
   }
 
   /** How it has ended; undefined: it has not, or it never began. */
   get end(): 'completed' | 'failed' | undefined {
-    return this.#ended;
+    return this.#life.outcome.end;
   }
 
   /** Why it fails, from the moment on when it does. */
   get failureText(): string | undefined {
-    if (this.#failure === undefined) return undefined;
-    return this.#failure instanceof JobCancelled ? 'Operation canceled' : asError(this.#failure).message;
+    return this.#life.outcome.failureText;
   }
 
   get isOver(): boolean {
-    return this.#status === 'concluded' || this.#status === 'null';
+    return this.status === 'concluded' || this.status === 'null';
   }
 
   /** Resolves when it has concluded (whether or not it was dismissed). */
   get concluded(): Promise<void> {
-    return this.#concluded.promise;
+    return this.#life.outcome.concluded;
   }
 
   /**
    * Resolves when it has ended well. Aborting `signal` cancels it by force. Errors, when it has ended: BlockError, kind
    * cancelled, or that of the request that failed (with its errno and cause).
    */
-  async result({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
-    const stop = (): void => void this.cancelNow();
-    signal?.addEventListener('abort', stop);
-    if (signal?.aborted) stop();
-    try {
-      await this.concluded;
-    } finally {
-      signal?.removeEventListener('abort', stop);
-    }
-    if (this.#failure !== undefined) throw jobError(this.#failure, this.#error, signal);
+  result({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    return this.#life.outcome.result(() => void this.cancelNow(), signal);
+  }
+
+  /** Somebody has asked for its end, or it does what comes last. */
+  get isEnding(): boolean {
+    return (
+      this.#ending !== undefined || this.isCancelled || this.#life.outcome.hasFailed || !goesOn(this.status)
+    );
+  }
+
+  /** It is READY, or it was. */
+  get wasReady(): boolean {
+    return this.#life.wasReady;
+  }
+
+  get ioStatus(): IoStatus {
+    return this.#errors.ioStatus;
   }
 
   get isReady(): boolean {
-    return this.#status === 'ready' || this.#status === 'standby';
+    return this.status === 'ready' || this.status === 'standby';
   }
 
   /** How far it is, now. */
   progress(): JobProgress {
-    const { phase, doneBytes, dataBytes, zeroBytes, skippedBytes, remainingBytes } = this.#sight();
-    return {
-      ...{ phase, doneBytes, dataBytes, zeroBytes, skippedBytes, remainingBytes },
-      bytesPerSecond: this.#throughput?.bytesPerSecond(this.#graph.host.clock.nowMs()) ?? 0,
-    };
+    return this.#course.progress();
   }
 
   /** The same, with what it did in each stage and when it will be done. Nothing of what is done goes back. */
   detailedProgress(): DetailedProgress {
-    const nowMs = this.#graph.host.clock.nowMs();
-    const sight = this.#sight();
-    const log = this.#log ?? new ProgressLog(nowMs);
-    log.look(sight, nowMs);
-    const { phase, bytesPerSecond } = this.progress();
-    return { phase, bytesPerSecond, ...log.tell(sight, nowMs) };
-  }
-
-  #sight(): Sight {
-    const work = this.#work().progress();
-    const { doneBytes, zeroBytes, skippedBytes } = work;
-    const counted = this.type === 'backup' ? zeroBytes : zeroBytes + skippedBytes;
-    return {
-      ...work,
-      phase: PHASES[this.#status] ?? this.#phase,
-      dataBytes: doneBytes - counted,
-      isHeld: this.pace.wantsRest,
-    };
+    return this.#course.detailed();
   }
 
   /** For drivers: what the job is at from now on. */
   enter(phase: WorkPhase): void {
-    this.#look();
-    this.#phase = phase;
-  }
-
-  #look(): void {
-    this.#log?.look(this.#sight(), this.#graph.host.clock.nowMs());
+    this.#course.enter(phase);
   }
 
   #work(): JobDriver {
@@ -211,115 +206,76 @@ export class Job {
 
   /** From here on it exists for users. */
   announce(): void {
-    if (this.#status === 'undefined') this.#setStatus('created');
+    this.#life.announce();
   }
 
   /** A job that could not be started: it never was. */
   abandon(): void {
-    if (this.#status !== 'undefined') this.#setStatus('null');
-    this.#forget(this);
-    this.#concluded.resolve();
+    this.#life.abandon();
   }
 
   /** A job that was announced and in its place, and is not to be started. */
   withdrawn(): void {
-    this.#setStatus('aborting');
-    this.#setStatus('concluded');
-    this.abandon();
+    this.#life.withdrawn();
+  }
+
+  /** One that has ended in another process, and waits to be dismissed. */
+  endedElsewhere(ended: EndedJob): void {
+    this.#life.endedElsewhere(ended);
+    this.#errors.restore(ended.ioStatus);
+    if (ended.course) this.#course.restore(ended.course);
+  }
+
+  /** Goes on with what it did in another process. */
+  goOn(): void {
+    this.pace.start();
+    this.#tellRest();
+    void this.#life.live(this.#work());
   }
 
   /** Begins the work; its end shows in events and `concluded`. */
   start(): void {
     this.pace.start();
-    const nowMs = this.#graph.host.clock.nowMs();
-    this.#throughput = new Throughput(nowMs);
-    this.#log = new ProgressLog(nowMs);
-    this.#setStatus('running');
-    void this.#live();
+    this.#course.begin();
+    this.#life.begin();
+    void this.#life.live(this.#work());
   }
 
-  async #live(): Promise<void> {
-    const driver = this.#work();
-    let failure: unknown;
-    try {
-      // Begun in a drained section, it rests first.
-      if (this.pace.wantsRest) await this.pace.pausePoint();
-      await driver.run();
-      // The user, or a drained section, wants it to rest before it ends.
-      await this.pace.pausePoint();
-      if (this.isCancelled) throw new JobCancelled();
-      this.#look();
-      this.#setStatus('waiting');
-      const { group } = this;
-      if (group) await this.pace.restUntil(group.arrive(this));
-      this.#setStatus('pending');
-      if (group?.needsFinalize ?? !this.autoFinalize) await this.#untilFinalized();
-      await driver.prepare?.();
-    } catch (error) {
-      // However it fails once it is cancelled, that is why.
-      failure = this.isCancelled ? new JobCancelled() : error;
-      // A cancel or an error may meet the job while it rests; the tables know no way from there to aborting.
-      if (this.#status === 'paused') this.#setStatus('running');
-      if (this.#status === 'standby') this.#setStatus('ready');
-      this.group?.fail(this);
-      this.#setStatus('aborting');
-      driver.abort?.();
-    }
-    this.#failure = failure;
-    try {
-      await driver.clean();
-    } catch (error) {
-      failure ??= error;
-    }
-    this.pace.rest();
-    this.#end(failure);
+  /** For its life: what it has done in all is known. */
+  workIsDone(): void {
+    this.#course.look();
   }
 
-  async #untilFinalized(): Promise<void> {
-    if (this.isBlockJob && !this.autoFinalize)
-      this.#emit('BLOCK_JOB_PENDING', { type: this.type, id: this.id });
-    await this.pace.restUntil(this.group?.finalized ?? this.#finalized.promise);
+  // ---- another process that goes on with it
+
+  /** Why none can; undefined: one can, once it is still. */
+  get passRefusal(): string | undefined {
+    return passRefusal(this, this.#work(), this.#ending);
   }
 
-  #end(failure: unknown): void {
-    const cancelled = failure instanceof JobCancelled;
-    this.#failure = failure;
-    this.#error = this.failureText;
-    this.#ended = failure === undefined ? 'completed' : 'failed';
-    if (this.isBlockJob) {
-      const data: { [key: string]: Json } = this.#eventData();
-      if (failure !== undefined && !cancelled) data['error'] = this.#error ?? '';
-      this.#emit(cancelled ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED', data);
-    }
-    this.#setStatus('concluded');
-    if (this.autoDismiss) {
-      this.#setStatus('null');
-      this.#forget(this);
-    }
-    this.#concluded.resolve();
+  /** Nothing is in flight, and nothing begins. */
+  get isStill(): boolean {
+    return this.isOver || this.type === 'create' || this.pace.isPaused || this.pace.isWaiting;
   }
 
-  #eventData(): { [key: string]: Json } {
-    const { doneBytes, remainingBytes } = this.progress();
-    return {
-      device: this.id,
-      len: doneBytes + remainingBytes,
-      offset: doneBytes,
-      speed: this.limit.bytesPerSecond,
-      type: this.type,
+  /** It comes to rest, and holds no guest back any more; the answer ends that. */
+  keepStill(): () => void {
+    const goOn = this.pace.keepStill();
+    this.#tellRest();
+    return () => {
+      goOn();
+      this.#tellRest();
     };
   }
 
-  #pauseShown(): () => void {
-    const back = this.#status;
-    this.#setStatus(back === 'ready' ? 'standby' : 'paused');
-    return () => this.#setStatus(back);
+  /** It is still, and so are guests. `groups`: of all jobs, by their places there. */
+  passed(groups: JobGroup[]): Promise<PassedJob> {
+    return passedJob(this, this.#work(), { ending: this.#ending, course: this.#course.passed(), groups });
   }
 
-  #setStatus(status: JobStatus): void {
-    assert(mayFollow(this.#status, status), () => `job '${this.id}' from '${this.#status}' to '${status}'`);
-    this.#status = status;
-    this.#emit('JOB_STATUS_CHANGE', { status, id: this.id });
+  /** One that is over. */
+  ended(): EndedJob {
+    return endedJob(this, this.#work(), this.#course.passed());
   }
 
   // ---- for drivers
@@ -327,16 +283,12 @@ export class Job {
   /** So much data is being copied: it costs of the rate limit. */
   spend(bytes: number): void {
     this.limit.spend(bytes);
-    const nowMs = this.#graph.host.clock.nowMs();
-    this.#throughput?.add(bytes, nowMs);
-    if (this.#log?.isDue(nowMs) === true) this.#log.look(this.#sight(), nowMs);
+    this.#course.copied(bytes);
   }
 
   /** The mirror has caught up. */
   becomeReady(): void {
-    this.#wasReady = true;
-    this.#setStatus('ready');
-    this.#emit('BLOCK_JOB_READY', this.#eventData());
+    this.#life.becomesReady();
   }
 
   /**
@@ -351,7 +303,7 @@ export class Job {
     this.#emit('BLOCK_JOB_ERROR', { device: this.id, operation, action });
     if (action === 'stop') {
       this.#errors.stoppedFor(cause);
-      this.pace.isUserPaused = true;
+      this.#setPaused(true);
     }
     return new JobIoError(operation, cause, action);
   }
@@ -365,16 +317,25 @@ export class Job {
 
   /** block-job-pause, job-pause. It rests soon, at its next safe point. */
   pause(): void {
-    checkVerb(this.id, this.#status, 'pause');
+    checkVerb(this.id, this.status, 'pause');
     if (this.pace.isUserPaused) throw new BlockError('invalid', 'Job is already paused');
-    this.pace.isUserPaused = true;
+    this.#setPaused(true);
   }
 
   resume(): void {
     if (!this.pace.isUserPaused) throw new BlockError('invalid', "Can't resume a job that was not paused");
-    checkVerb(this.id, this.#status, 'resume');
+    checkVerb(this.id, this.status, 'resume');
     this.#errors.resumed();
-    this.pace.isUserPaused = false;
+    this.#setPaused(false);
+  }
+
+  #setPaused(isPaused: boolean): void {
+    this.pace.isUserPaused = isPaused;
+    this.#tellRest();
+  }
+
+  #tellRest(): void {
+    this.#work().restChanged?.(this.pace.isAskedToRest);
   }
 
   /**
@@ -386,7 +347,7 @@ export class Job {
     if (options.softOnReady && !options.force && this.pace.isUserPaused) {
       throw new BlockError('busy', `The block job for device '${this.id}' is currently paused`);
     }
-    checkVerb(this.id, this.#status, 'cancel');
+    checkVerb(this.id, this.status, 'cancel');
     const driver = this.#work();
     if (options.softOnReady && !options.force && this.isReady && driver.freeze) {
       if (this.#ending !== undefined) return;
@@ -398,9 +359,17 @@ export class Job {
     this.#forceCancel();
   }
 
+  /**
+   * For a guest that has stopped, and is to go on elsewhere: a READY mirror stays, with nothing left to copy, when the
+   * source becomes another's. Answers what it copies to; undefined where the job cannot stay. Errors: those of a flush.
+   */
+  async settle(): Promise<Node | undefined> {
+    return this.type === 'mirror' && this.isReady ? this.#work().settle?.() : undefined;
+  }
+
   /** For the end of the program: whatever the status. Resolves when the job is over. */
   async cancelNow(): Promise<void> {
-    if (this.#status !== 'concluded' && this.#status !== 'null') this.#forceCancel();
+    if (this.status !== 'concluded' && this.status !== 'null') this.#forceCancel();
     await this.concluded;
   }
 
@@ -415,7 +384,7 @@ export class Job {
   }
 
   complete(): void {
-    checkVerb(this.id, this.#status, 'complete');
+    checkVerb(this.id, this.status, 'complete');
     const driver = this.#work();
     if (!driver.complete || this.isCancelled || this.#ending === 'freeze') {
       throw new BlockError('invalid', `The active block job '${this.id}' cannot be completed`);
@@ -428,7 +397,7 @@ export class Job {
 
   /** block-job-change; of other jobs than mirrors it says the mode that none is. */
   change(mode: CopyMode): void {
-    checkVerb(this.id, this.#status, 'change');
+    checkVerb(this.id, this.status, 'change');
     const driver = this.#work();
     if (!driver.changeCopyMode) throw new BlockError('invalid', 'Job type does not support change');
     driver.changeCopyMode(mode);
@@ -436,67 +405,42 @@ export class Job {
   }
 
   finalize(): void {
-    checkVerb(this.id, this.#status, 'finalize');
+    checkVerb(this.id, this.status, 'finalize');
     if (this.group) this.group.finalize();
-    else this.#finalized.resolve();
+    else this.#life.finalize();
   }
 
   dismiss(): void {
-    checkVerb(this.id, this.#status, 'dismiss');
-    this.#setStatus('null');
-    this.#forget(this);
+    checkVerb(this.id, this.status, 'dismiss');
+    this.#life.dismiss();
   }
 
-  /** Bytes per second, 0 without limit; at once effective. */
-  setSpeed(bytesPerSecond: number | bigint): void {
-    checkVerb(this.id, this.#status, 'set-speed');
+  /** Bytes per second, 0 without limit; at once effective. Resolves when who goes on with the job later finds it, too. */
+  setSpeed(bytesPerSecond: number | bigint): Promise<void> | undefined {
+    checkVerb(this.id, this.status, 'set-speed');
     checkSpeed(bytesPerSecond);
     this.limit.bytesPerSecond = bytesPerSecond;
     this.pace.kick();
+    return this.kept?.speedChanged(bytesPerSecond);
+  }
+
+  /** The member `x-progress` of queries. */
+  progressInfo(): { [key: string]: Json } {
+    return { ...progressInfo(this.detailedProgress()), ...this.#work().moreProgress?.() };
+  }
+
+  /** What query-block-jobs says of jobs of its type alone. */
+  details(): { [key: string]: Json } {
+    return this.#work().details?.() ?? {};
   }
 
   /** A member of query-block-jobs. */
   blockJobInfo(hasExtensions = false): { [key: string]: Json } {
-    const { doneBytes, remainingBytes } = this.progress();
-    const info: { [key: string]: Json } = {
-      type: this.type,
-      device: this.id,
-      len: doneBytes + remainingBytes,
-      offset: doneBytes,
-      busy: this.pace.isBusy && this.#status !== 'concluded',
-      // A mirror that is done holds its own disk still until it is finalized, which as QEMU tells it is a pause.
-      paused: this.pace.wantsRest || (this.#status === 'pending' && this.#wasReady),
-      speed: this.limit.bytesPerSecond,
-      'io-status': this.#errors.ioStatus,
-      ready: this.isReady,
-      status: this.#status,
-      'auto-finalize': this.autoFinalize,
-      'auto-dismiss': this.autoDismiss,
-      ...this.#work().details?.(),
-    };
-    if (this.#error !== undefined) info['error'] = this.#error;
-    if (hasExtensions) info['x-progress'] = progressInfo(this.detailedProgress());
-    return info;
+    return blockJobInfo(this, hasExtensions);
   }
 
   /** A member of query-jobs. */
   jobInfo(hasExtensions = false): { [key: string]: Json } {
-    const { doneBytes, remainingBytes } = this.progress();
-    const info: { [key: string]: Json } = {
-      id: this.id,
-      type: this.type,
-      status: this.#status,
-      'current-progress': doneBytes,
-      'total-progress': doneBytes + remainingBytes,
-    };
-    if (this.#error !== undefined) info['error'] = this.#error;
-    if (hasExtensions && this.isBlockJob) info['x-progress'] = progressInfo(this.detailedProgress());
-    return info;
-  }
-}
-
-export function checkSpeed(bytesPerSecond: number | bigint): void {
-  if (bytesPerSecond < 0) {
-    throw new BlockError('invalid', "Parameter 'speed' expects a non-negative value");
+    return jobInfo(this, hasExtensions);
   }
 }

@@ -3,13 +3,16 @@ import type { ChainStatus } from '../block/chain-status.js';
 import { DirtyBitmap, type Stretch } from '../block/dirty-bitmap.js';
 import { RangeLock } from '../block/range-lock.js';
 import { alignDown } from '../base/align.js';
+import { assert } from '../base/assert.js';
 import { given } from '../base/given.js';
 import { KiB } from '../base/limits.js';
-import { type CopyOptions, Mover, ZERO_BYTES } from './block-copy.js';
+import { Mover, ZERO_BYTES } from './block-copy.js';
 import { areOpen, AWAITED_BYTES, type CopySides, takeTurn, whenOpen } from '../block/copy-turn.js';
 import { CopyWindow, isRetried, journaledWindow, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
 import type { Tally } from './job-progress.js';
+import type { FinishBy } from './finish-by/finish-by.js';
+import type { PassedWork } from './passed/passed-job.js';
 import type { JobJournal } from './persisted/job-journal.js';
 import { hashesFor } from './verified/checked-copy.js';
 import type { ChunkHashes } from './verified/chunk-hashes.js';
@@ -20,12 +23,21 @@ import { statusOrData } from './source-status.js';
 /** A piece of the target's is worth this much of a lock at least, and whole clusters where it lacks its backing file. */
 const UNIT_BYTES = 64 * KiB;
 
+/** What another process is told, beside what is dirty. A type alias: it is JSON. */
+type PassedCopy = { doneBytes: number; tally: Tally; zeroing: { doneBytes: number; leftBytes: number } };
+
 /** A part of what is dirty, handled at once. */
 interface Piece extends Stretch {
   /** What it costs of the rate limit. */
   rateBytes: number;
   /** Set: the chain holds data at its beginning. */
   data?: ChainStatus;
+}
+
+interface CopyManner {
+  fate?: FailureFate;
+  /** Sections of the source wait for it: it does not wait for them. */
+  forGuest?: boolean;
 }
 
 export interface MirrorCopyOptions {
@@ -37,6 +49,8 @@ export interface MirrorCopyOptions {
   /** No piece is to begin any more: a point in time is being fixed, or is. */
   readonly mustStop: () => boolean;
   readonly journal?: JobJournal | undefined;
+  /** It is to end by a time. */
+  readonly finishBy?: FinishBy | undefined;
 }
 
 /** What the target of a mirror lacks, and how it gets it. */
@@ -57,12 +71,14 @@ export class MirrorCopy {
   #doneBytes = 0;
   readonly tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   #copyingBytes = 0;
-  #zeroing = { doneBytes: 0, leftBytes: 0 };
+  #zeroing: PassedCopy['zeroing'] = { doneBytes: 0, leftBytes: 0 };
 
   constructor(options: MirrorCopyOptions) {
     const { job, plan, nodes, source, target } = options;
     this.#options = options;
     this.dirty = new DirtyBitmap(nodes.source.lengthBytes, plan.granularityBytes);
+    this.dirty.isSilent = plan.copyMode === 'write-blocking';
+    if (job.from) this.#goOnFrom(job.from.work);
     this.unitBytes = Math.min(plan.granularityBytes, Math.max(UNIT_BYTES, clusterOf(nodes.target) ?? 0));
     this.window = new CopyWindow(job, {
       ...journaledWindow(options.journal),
@@ -80,6 +96,22 @@ export class MirrorCopy {
       skipKnownZeroes: plan.targetBacking === 'leave',
       lowest: plan.kind === 'active-commit' ? nodes.lowest : undefined,
     });
+  }
+
+  #goOnFrom({ data, parts }: PassedWork): void {
+    const { doneBytes, tally, zeroing } = data as PassedCopy;
+    const [bits] = parts['dirty'] ?? [];
+    if (bits) this.dirty.deserialise(0, bits);
+    this.#doneBytes = doneBytes;
+    Object.assign(this.tally, tally);
+    this.#zeroing = zeroing;
+  }
+
+  /** Nothing is in flight. What is dirty of a point in time has other granules. */
+  passed(isFrozen: boolean): PassedWork & { data: PassedCopy } {
+    assert(this.#copyingBytes === 0, 'nothing is in flight of a mirror that goes over');
+    const data = { doneBytes: this.#doneBytes, tally: { ...this.tally }, zeroing: { ...this.#zeroing } };
+    return { data, parts: isFrozen ? {} : { dirty: [this.dirty.bytes()] } };
   }
 
   get sides(): CopySides {
@@ -176,7 +208,8 @@ export class MirrorCopy {
     for (let at = 0; at < lengthBytes; at += ZERO_BYTES) {
       const piece = { offset: at, lengthBytes: Math.min(ZERO_BYTES, lengthBytes - at) };
       this.#zeroing = { doneBytes: at, leftBytes: lengthBytes - at };
-      this.window.launch(0, () => this.mover.zero(piece.offset, piece.lengthBytes));
+      await this.window.room();
+      this.window.launch(0, () => this.mover.target.zero(piece.offset, piece.lengthBytes));
       await this.window.finish();
     }
     this.#zeroing = { doneBytes: lengthBytes, leftBytes: 0 };
@@ -188,9 +221,22 @@ export class MirrorCopy {
     const { job, mustStop } = this.#options;
     if (this.hasFailed) await job.pace.sleep(RETRY_MS);
     this.hasFailed = false;
-    for (let cursor = 0; cursor < this.dirty.sizeBytes;) {
-      const stretch = this.dirty.nextDirty(cursor, this.dirty.sizeBytes, ZERO_BYTES);
+    const whole = [{ offset: 0, lengthBytes: this.dirty.sizeBytes }];
+    for (const { offset, lengthBytes } of this.#options.finishBy?.route() ?? whole) {
+      await this.#go(offset, Math.min(offset + lengthBytes, this.dirty.sizeBytes));
+      if (mustStop()) return;
+    }
+  }
+
+  /** Copies what is dirty of a stretch. */
+  async #go(offset: number, end: number): Promise<void> {
+    const { job, mustStop, finishBy } = this.#options;
+    for (let cursor = offset; cursor < end;) {
+      const stretch = this.dirty.nextDirty(cursor, end, finishBy?.longestPieceBytes ?? ZERO_BYTES);
       if (!stretch) return;
+      // Ends early when the job is to rest or to end, which room() sees to.
+      const delayMs = finishBy?.copyDelayMs() ?? 0;
+      if (delayMs > 0) await job.pace.sleep(delayMs);
       await this.window.room(mustStop);
       if (mustStop()) return;
       // A drained section has begun: the job rests first.
@@ -200,6 +246,7 @@ export class MirrorCopy {
       if (mustStop()) return;
       if (!this.#isOpen()) continue;
       this.#launch(piece);
+      finishBy?.spend(piece.rateBytes);
       cursor = piece.offset + piece.lengthBytes;
     }
   }
@@ -214,7 +261,8 @@ export class MirrorCopy {
     if (status.data && !status.zero) return this.#dataPiece({ offset, lengthBytes }, most, status);
     if (!status.zero || status.lengthBytes <= most) return { offset, lengthBytes: most, rateBytes: most };
     // Zeroes cost something where they may have to be written.
-    if (this.#options.job.limit.isLimited && !this.#unmaps())
+    const { job, finishBy } = this.#options;
+    if ((job.limit.isLimited || finishBy?.pacesCopy === true) && !this.#unmaps())
       return { offset, lengthBytes: most, rateBytes: most };
     const end = offset + status.lengthBytes;
     const whole = end === offset + lengthBytes ? end : end - (end % granularityBytes);
@@ -264,7 +312,7 @@ export class MirrorCopy {
   }
 
   /** Copies a piece that is dirty no more, part by part: who waits for one need not wait for the next. */
-  async #copyTracked(piece: Stretch & { data?: ChainStatus }, fate: FailureFate = 'policy'): Promise<void> {
+  async #copyTracked(piece: Stretch & { data?: ChainStatus }, how: CopyManner = {}): Promise<void> {
     const { offset, lengthBytes, data } = piece;
     const end = offset + lengthBytes;
     const { journal } = this.#options;
@@ -274,7 +322,7 @@ export class MirrorCopy {
       while (at < end) {
         if (this.#options.job.isCancelled) throw new JobCancelled();
         const rest = { offset: at, lengthBytes: end - at };
-        const done = await this.#copyPart(rest, { data: at === offset ? data : undefined, fate });
+        const done = await this.#copyPart(rest, at === offset ? data : undefined, how);
         at += done;
         this.#doneBytes += done;
         this.#copyingBytes -= done;
@@ -291,29 +339,60 @@ export class MirrorCopy {
   }
 
   /** Answers how long the part is. Where guests' changes go to both sides, they may have to wait for it. */
-  async #copyPart({ offset, lengthBytes }: Stretch, options: Omit<CopyOptions, 'unit'>): Promise<number> {
+  async #copyPart(
+    { offset, lengthBytes }: Stretch,
+    data: ChainStatus | undefined,
+    { fate = 'policy', forGuest = false }: CopyManner,
+  ): Promise<number> {
     const isAwaited = this.#options.nodes.source.gate !== undefined;
-    const mayBeZero = isAwaited && !options.data;
+    const mayBeZero = isAwaited && !data && !forGuest;
     const zeroBytes = mayBeZero ? await this.mover.zeroBytes(offset, lengthBytes) : 0;
     this.tally.zeroBytes += zeroBytes;
     if (zeroBytes > 0) return zeroBytes;
     const part = { offset, lengthBytes: isAwaited ? Math.min(lengthBytes, AWAITED_BYTES) : lengthBytes };
-    const turn = await takeTurn(this.locks, part, this.sides, false);
+    const turn = await takeTurn(this.locks, part, this.sides, forGuest);
     try {
-      return await this.mover.copyFirst(turn, part, { unit: this.unitBytes, ...options });
+      return await this.mover.copyFirst(turn, part, { unit: this.unitBytes, data, fate });
     } finally {
       turn.end();
     }
   }
 
-  /** In the job's own section, all of what is dirty; what fails now is lost. */
+  /** Calls `body` while nothing of a stretch is on its way to the target. */
+  async withStill(stretch: Stretch, body: () => Promise<void>): Promise<void> {
+    const turn = await takeTurn(this.locks, stretch, this.sides, false);
+    try {
+      await body();
+    } finally {
+      turn.end();
+    }
+  }
+
+  /** All of what is dirty, at the job's end; what fails now is lost. */
   async copyRest(): Promise<void> {
     if (this.dirty.isClean) return;
     for (let at = this.dirty.nextDirty(0); at; at = this.dirty.nextDirty(0)) {
       this.#copyingBytes += at.lengthBytes;
       this.dirty.reset(at.offset, at.lengthBytes);
-      await this.#copyTracked(at, 'lost');
+      await this.#copyTracked(at, { fate: 'lost' });
     }
-    await this.mover.flush();
+    await this.mover.target.flush();
+  }
+
+  /**
+   * What is dirty of a guest's change that is not done yet, until the job rests, or a drained section of the source begins,
+   * which waits for the guest: then it stays dirty.
+   */
+  async copyLeft({ offset, lengthBytes }: Stretch, rests: () => boolean): Promise<void> {
+    const { source } = this.#options;
+    const end = offset + lengthBytes;
+    for (let at = offset; at < end;) {
+      const piece = this.dirty.nextDirty(at, end, AWAITED_BYTES);
+      if (!piece || source.isQuiesced || rests()) return;
+      this.#copyingBytes += piece.lengthBytes;
+      this.dirty.reset(piece.offset, piece.lengthBytes);
+      await this.#copyTracked(piece, { forGuest: true });
+      at = piece.offset + piece.lengthBytes;
+    }
   }
 }

@@ -1,12 +1,25 @@
-import { BlockError } from '../base/error.js';
+import { BlockError, errnoError } from '../base/error.js';
 import { resolveBackingOf } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import type { GraphTransaction } from '../block/transaction.js';
 import type { JobPlace } from './job-graph.js';
 import { mayReplace, type MirrorNodes, type MirrorPlan } from './plans/mirror.js';
 
-/** In a drained section: the target takes the place of the source, or of what it replaces, with its backing file. */
-export async function pivot(place: JobPlace, plan: MirrorPlan, nodes: MirrorNodes): Promise<void> {
+/**
+ * In a drained section: the target takes the place of the source, or of what it replaces, with its backing file. Of who is in
+ * the way a line of the program's tells; to the job it is EPERM, as in QEMU.
+ */
+export async function takePlace(place: JobPlace, plan: MirrorPlan, nodes: MirrorNodes): Promise<void> {
+  try {
+    await pivot(place, plan, nodes);
+  } catch (error) {
+    if (!(error instanceof BlockError) || (error.kind !== 'permission' && error.kind !== 'busy')) throw error;
+    place.graph.onDriverLine(error.message);
+    throw errnoError('EPERM', undefined, { cause: error });
+  }
+}
+
+async function pivot(place: JobPlace, plan: MirrorPlan, nodes: MirrorNodes): Promise<void> {
   assertMayReplace(nodes);
   const backing = await newBacking(place, plan, nodes);
   place.thaw();

@@ -349,6 +349,32 @@ test('what fails is told as a read of the source or a write of the target', asyn
   }
 });
 
+for (const policy of ['stop', 'ignore'] as const)
+  test(`what a target's server has lost is copied again, where its errors are to ${policy}, too`, async () => {
+    const bench = new JobBench();
+    const { top, target, job } = await readyMirror(bench, { onWriteError: policy });
+    const model = await contents(top.node);
+    target.file.bytes.fill(0);
+    const isLost = (): boolean => target.file.bytes.filter((byte) => byte === 1).length < DISK;
+    const fault = (operation: string): string | undefined =>
+      operation === 'flush' && isLost() ? 'EIO' : undefined;
+    target.file.behaviour = { ...AT_ONCE, fault };
+    target.node.instance.takeDoubtful = () => {
+      const ranges = new ByteRanges();
+      if (isLost()) ranges.add(0, DISK);
+      return ranges;
+    };
+    job.complete();
+    await bench.until('BLOCK_JOB_ERROR');
+    if (policy === 'stop') {
+      while (job.status !== 'paused' && job.status !== 'standby') await turns(1);
+      job.resume();
+    }
+    await job.concluded;
+    assert.equal(job.error, undefined);
+    assertSame(await contents(target.node), model, 0);
+  });
+
 for (const way of ['pivot', 'soft cancel'] as const)
   test(`what a target's server may have lost is copied again before a ${way}`, async () => {
     const bench = new JobBench();

@@ -1,12 +1,14 @@
 import { assert } from '../base/assert.js';
-import { BlockError, errnoError } from '../base/error.js';
+import { BlockError } from '../base/error.js';
+import { given } from '../base/given.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Json } from '../block/driver.js';
 import { settleBackingAbove } from '../block/backing-reference.js';
 import type { ChangeGate } from '../block/change-gate.js';
-import { takeTurn, whenOpen } from '../block/copy-turn.js';
+import { AWAITED_BYTES, whenOpen } from '../block/copy-turn.js';
 import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
+import { FinishBy, type PassedFinishBy } from './finish-by/finish-by.js';
 import { growBase, holdIntermediate } from './commit.js';
 import { asError } from './job-errors.js';
 import { forgetAbandoned } from './persisted/resume.js';
@@ -16,9 +18,10 @@ import type { Job } from './job.js';
 import type { CopyMode, JobDriver } from './job-driver.js';
 import type { WorkProgress } from './job-progress.js';
 import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import type { PassedWork } from './passed/passed-job.js';
 import { MirrorCopy } from './mirror-copy.js';
 import { MirrorHold } from './mirror-hold.js';
-import { pivot } from './mirror-pivot.js';
+import { takePlace } from './mirror-pivot.js';
 import type { MirrorNodes, MirrorPlan } from './plans/mirror.js';
 import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
 import { CheckedCopy } from './verified/checked-copy.js';
@@ -26,8 +29,23 @@ import { WriteToBoth } from './write-to-both.js';
 
 /** How often a READY mirror looks for what the guest wrote. */
 const READY_SLEEP_MS = 100;
+/** While a guest that has stopped waits for what is left. */
+const SETTLE_SLEEP_MS = 5;
 /** A guest that writes faster than the mirror copies: after so many rounds what it writes goes to both sides at once. */
 const ROUNDS_BEFORE_BLOCKING = 4;
+
+type MirrorPhase = 'track' | 'freezing' | 'frozen' | 'complete';
+
+/** What another process is told, beside what is said of the copy. A type alias: it is JSON. */
+type PassedMirror = {
+  phase: MirrorPhase;
+  copyMode: CopyMode;
+  isAskedForBoth: boolean;
+  isMarked: boolean;
+  writesToBoth: boolean;
+  flushesBoth: boolean;
+  finishBy?: PassedFinishBy;
+};
 
 /** drive-mirror, blockdev-mirror and the commit of the active layer. */
 export class MirrorJob implements JobDriver {
@@ -36,7 +54,7 @@ export class MirrorJob implements JobDriver {
   readonly job: Job;
   readonly #plan: MirrorPlan;
   readonly #nodes: MirrorNodes;
-  readonly #place: JobPlace;
+  readonly place: JobPlace;
   readonly #source: Node;
   readonly #target: Node;
   readonly #sourceBackend: BlockBackend;
@@ -49,10 +67,13 @@ export class MirrorJob implements JobDriver {
   readonly #abandoned: JobSurroundings['abandoned'];
   /** What stands before the source's changes, the journal apart. */
   #guard: ChangeGate | undefined;
-  #phase: 'track' | 'freezing' | 'frozen' | 'complete' = 'track';
+  #phase: MirrorPhase = 'track';
   #hold: MirrorHold | undefined;
   #pivoted = false;
   #copyMode: CopyMode;
+  /** The user wants guests' changes to go to both sides, which they do, as with QEMU, also while the job rests. */
+  #isAskedForBoth: boolean;
+  readonly #finishBy: FinishBy | undefined;
 
   constructor(
     job: Job,
@@ -72,12 +93,13 @@ export class MirrorJob implements JobDriver {
     this.job = job;
     this.#plan = plan;
     this.#copyMode = plan.copyMode;
+    this.#isAskedForBoth = plan.copyMode === 'write-blocking';
     this.#nodes = nodes;
     this.#source = source;
     this.#target = target;
     const filter = targetIsBase ? MIRROR_TOP_ABOVE_BASE : MIRROR_TOP;
     const place = new JobPlace(job, surroundings, filter, plan.filterNodeName, source);
-    this.#place = place;
+    this.place = place;
     const { consistentRead, write, writeUnchanged, resize } = Permission;
     place.hold('main node', place.filter, consistentRead, consistentRead + writeUnchanged + write);
     this.#sourceBackend = place.filterChild('file', source, 0, ALL_PERMISSIONS);
@@ -93,6 +115,7 @@ export class MirrorJob implements JobDriver {
     const below = source.below?.node;
     if (targetIsBase && below) holdIntermediate(place, below, target);
     const sides = { source: this.#sourceBackend, target: this.#targetBackend };
+    this.#finishBy = plan.finishBySeconds === undefined ? undefined : this.#newFinishBy(plan.finishBySeconds);
     this.#copy = new MirrorCopy({
       job,
       plan,
@@ -100,6 +123,7 @@ export class MirrorJob implements JobDriver {
       ...sides,
       mustStop: () => this.#mustStop() || this.#isToSwitch(),
       journal,
+      finishBy: this.#finishBy,
     });
     this.#checked = new CheckedCopy(job, plan, { hashes: this.#copy.hashes, ...sides });
     this.#both = new WriteToBoth({
@@ -112,7 +136,49 @@ export class MirrorJob implements JobDriver {
       fillsUnits: plan.targetBacking !== 'leave',
       failed: (error) => this.#targetFailed(this.job.ioError('write', error)),
       written: (bytes) => this.#copy.addDone(bytes),
+      copyLeft: (stretch) => this.#copy.copyLeft(stretch, () => this.#rests()),
+      rests: () => this.#rests(),
     });
+    if (job.from) this.#goOnFrom(job.from.work.data as PassedMirror);
+  }
+
+  #goOnFrom({ phase, copyMode, isAskedForBoth, isMarked, flushesBoth, finishBy }: PassedMirror): void {
+    this.#phase = phase;
+    this.#copyMode = copyMode;
+    this.#isAskedForBoth = isAskedForBoth;
+    this.#both.isMarked = isMarked;
+    this.#both.flushesBoth = flushesBoth;
+    // Its point in time is in the target, all of it.
+    if (phase === 'frozen') this.#copy.dirty.enabled = false;
+    if (finishBy) this.#finishBy?.goOnFrom(finishBy);
+  }
+
+  async passed(): Promise<PassedWork> {
+    // Of a server only who was connected then knows what it has taken and may lose still.
+    if (!this.#target.storage.instance.passed) await this.#target.io.flush();
+    this.#copy.markDoubtful();
+    const isFrozen = this.#phase === 'frozen';
+    const { data, parts } = this.#copy.passed(isFrozen);
+    const mine: PassedMirror = {
+      phase: this.#phase,
+      copyMode: this.#copyMode,
+      isAskedForBoth: this.#isAskedForBoth,
+      isMarked: this.#both.isMarked,
+      writesToBoth: this.#guard === this.#both,
+      flushesBoth: this.#both.flushesBoth,
+      ...given({ finishBy: this.#finishBy?.passed() }),
+    };
+    return { data: { ...data, ...mine }, parts: { ...parts, ...this.#checked.passed() } };
+  }
+
+  #rests(): boolean {
+    return this.job.pace.isUserPaused && !this.#isAskedForBoth;
+  }
+
+  #newFinishBy(seconds: number): FinishBy {
+    const { granularityBytes } = this.#plan;
+    const { clock } = this.job.host;
+    return new FinishBy({ clock, seconds, granularityBytes, progress: () => this.#copy });
   }
 
   /** A change that a guest made is in the source only. */
@@ -125,16 +191,21 @@ export class MirrorJob implements JobDriver {
   progress(): WorkProgress {
     const { doneBytes, remainingBytes, tally, zeroing } = this.#copy;
     const following = this.#guard === this.#both ? 'writes-to-both' : 'copies';
-    return { doneBytes, ...tally, remainingBytes, zeroing, ...(!this.#hold && { following }) };
+    return { doneBytes, ...tally, remainingBytes, zeroing, ...(this.#phase !== 'frozen' && { following }) };
+  }
+
+  /** What is in the way of more than its filter is met when the job is there already, as in QEMU. */
+  get isRefusedLate(): boolean {
+    return this.place.filterFits;
   }
 
   async insert(): Promise<void> {
-    const place = this.#place;
+    const place = this.place;
     const targetIsBase = this.type === 'commit';
     const source = this.#source;
     const target = this.#target;
     await place.drained([source, target], async () => {
-      if (targetIsBase) await settleBackingAbove(place.graph, target);
+      if (targetIsBase && !place.isRehearsal) await settleBackingAbove(place.graph, target);
       await place.insert({
         before: (transaction) => {
           if (targetIsBase) place.listWritable(transaction, target);
@@ -142,7 +213,10 @@ export class MirrorJob implements JobDriver {
         keep: (edge) => isInChain(edge.parent, target),
       });
       source.dirtyBitmaps.push(this.#copy.dirty);
+      this.#finishBy?.begin(source);
       if (this.#journal) this.#takeOver(this.#journal);
+      const before = this.job.from?.work.data as PassedMirror | undefined;
+      if (before?.writesToBoth === true) this.#guardSource(this.#both);
     });
     await this.#journal?.begin({
       flush: () => whenOpen(this.#targetBackend, () => this.#targetBackend.flush()),
@@ -165,7 +239,9 @@ export class MirrorJob implements JobDriver {
   #guardSource(gate: ChangeGate | undefined): void {
     this.#guard = gate;
     const journal = this.#journal;
-    this.#place.guardSource(journal ? journal.gate(() => this.#copy.dirty, gate, gate === this.#both) : gate);
+    const finishBy = this.#finishBy;
+    if (finishBy && gate === this.#both) return this.place.guardSource(finishBy.gate(gate));
+    this.place.guardSource(journal ? journal.gate(() => this.#copy.dirty, gate, gate === this.#both) : gate);
   }
 
   // ---- the loop
@@ -173,16 +249,8 @@ export class MirrorJob implements JobDriver {
   async run(): Promise<void> {
     const { window } = this.#copy;
     try {
-      if (this.type === 'commit')
-        await growBase(this.#targetBackend, this.#source.lengthBytes, this.#journal);
-      else if (this.#source.lengthBytes !== this.#target.lengthBytes)
-        throw new BlockError('invalid', 'Source and target image have different sizes');
-      if (this.#copyMode === 'write-blocking') await this.#writeToBoth(true);
-      this.job.enter('scanning');
-      await this.#copy.mark();
-      this.#both.isMarked = true;
-      this.job.enter('copying');
-      await this.#catchUp();
+      if (!this.#both.isMarked) await this.#mark();
+      if (!this.job.isReady) await this.#catchUp();
       await this.#followGuest();
       await window.finish();
       if (this.#phase !== 'complete') {
@@ -194,12 +262,35 @@ export class MirrorJob implements JobDriver {
     }
   }
 
-  /** Copies until nothing is dirty: READY. */
+  async #mark(): Promise<void> {
+    if (this.type === 'commit') await growBase(this.#targetBackend, this.#source.lengthBytes, this.#journal);
+    else if (this.#source.lengthBytes !== this.#target.lengthBytes)
+      throw new BlockError('invalid', 'Source and target image have different sizes');
+    if (this.#copyMode === 'write-blocking') await this.#writeToBoth(true);
+    this.job.enter('scanning');
+    await this.#copy.mark();
+    this.#both.isMarked = true;
+    this.#finishBy?.marked();
+  }
+
+  /** Copies until nothing is dirty, and durable: READY. */
   async #catchUp(): Promise<void> {
-    await this.#copyUntilClean();
+    this.job.enter('copying');
+    await this.#copyUntilDurable();
+    this.#finishBy?.letGo();
     this.job.enter('following');
     this.job.becomeReady();
     if (this.#copyMode === 'background') await this.#writeToBoth(false);
+  }
+
+  /** What the target's server has lost by then is copied again, however often that is. */
+  async #copyUntilDurable(): Promise<void> {
+    const copy = this.#copy;
+    do {
+      await this.#copyUntilClean();
+      if (this.#mustStop()) return;
+      if (this.job.isReady) this.job.enter('flushing');
+    } while (await copy.mover.target.flush(() => copy.markDoubtful()));
   }
 
   /** A guest may keep ahead: then what is dirty is kept from becoming more. */
@@ -209,6 +300,7 @@ export class MirrorJob implements JobDriver {
       await copy.round();
       await copy.window.finish();
       if (this.#mustStop()) return;
+      if (this.#finishBy?.isToSwitch() === true) this.#copyMode = 'write-blocking';
       if (this.#isToSwitch()) await this.#writeToBoth(true);
       if (copy.dirty.isClean) return;
       if (round >= ROUNDS_BEFORE_BLOCKING) await this.#writeToBoth(true);
@@ -226,6 +318,11 @@ export class MirrorJob implements JobDriver {
     if (mode === 'background')
       throw new BlockError('invalid', `Change to copy mode '${mode}' is not implemented`);
     this.#copyMode = mode;
+    this.#isAskedForBoth = true;
+  }
+
+  restChanged(isToRest: boolean): void {
+    this.#finishBy?.restChanged(isToRest);
   }
 
   /** Of one that works in the background there is nothing to say: it is never in step. */
@@ -235,19 +332,25 @@ export class MirrorJob implements JobDriver {
     return { 'actively-synced': isInStep };
   }
 
+  moreProgress(): { [key: string]: Json } {
+    const finish = this.#finishBy?.info();
+    return finish && Object.keys(finish).length > 0 ? { finish } : {};
+  }
+
   /** Switches whether guests' changes go to both sides, while none of them is under way. Nothing is being copied. */
   async #writeToBoth(on: boolean): Promise<void> {
     const gate = on ? this.#both : undefined;
     if (this.#guard === gate) return;
-    await this.#place.section([this.#source], async () => {
+    await this.place.section([this.#source], async () => {
       // Meanwhile a point in time may have been fixed.
       if (!this.#hold) this.#guardSource(gate);
+      if (on) this.#finishBy?.switched();
     });
   }
 
-  #flush(): Promise<void> {
+  async #flush(): Promise<void> {
     this.job.enter('flushing');
-    return this.#copy.mover.flush();
+    await this.#copy.mover.target.flush();
   }
 
   #mustStop(): boolean {
@@ -276,10 +379,7 @@ export class MirrorJob implements JobDriver {
         // From here on the target has what the source has, durably if the guest flushed it: the pivot waits for nothing.
         this.#both.flushesBoth = true;
         await this.#writeToBoth(true);
-        do {
-          await this.#copyUntilClean();
-          await this.#flush();
-        } while (copy.markDoubtful());
+        await this.#copyUntilDurable();
         await this.#verify();
         return;
       } else {
@@ -293,17 +393,8 @@ export class MirrorJob implements JobDriver {
 
   /** Guests go on, and what they write is to be read back too: the last of it when they are held. */
   async #verify(): Promise<void> {
-    const { locks, sides } = this.#copy;
-    for (let round = 0; round < ROUNDS_BEFORE_BLOCKING && this.#checked.isDue; round++) {
-      await this.#checked.verify(async (stretch, body) => {
-        const turn = await takeTurn(locks, stretch, sides, false);
-        try {
-          await body();
-        } finally {
-          turn.end();
-        }
-      });
-    }
+    for (let round = 0; round < ROUNDS_BEFORE_BLOCKING && this.#checked.isDue; round++)
+      await this.#checked.verify((stretch, body) => this.#copy.withStill(stretch, body));
   }
 
   // ---- ends
@@ -319,7 +410,7 @@ export class MirrorJob implements JobDriver {
    */
   async freeze(): Promise<void> {
     this.#phase = 'freezing';
-    const { clock } = this.#place.graph.host;
+    const { clock } = this.place.graph.host;
     await new Promise<void>((resolve, reject) => {
       const timer = clock.setTimer(GRACE_MS, resolve);
       this.#freeze()
@@ -328,9 +419,22 @@ export class MirrorJob implements JobDriver {
     });
   }
 
+  async settle(): Promise<Node | undefined> {
+    const { job } = this;
+    const { clock } = this.place.graph.host;
+    const isLeft = (): boolean => job.isReady && !job.isCancelled && !job.pace.isUserPaused;
+    while (isLeft() && this.#copy.remainingBytes > 0) {
+      job.pace.kick();
+      await clock.sleep(SETTLE_SLEEP_MS);
+    }
+    if (this.#copy.remainingBytes > 0 || !job.isReady || job.isCancelled) return undefined;
+    await this.#targetBackend.flush();
+    return this.#target;
+  }
+
   async #freeze(): Promise<void> {
     await this.#copy.window.quiet();
-    await this.#place.drained([this.#source], async () => {
+    await this.place.drained([this.#source], async () => {
       if (this.job.isCancelled || !this.job.isReady) return;
       // From now on the guest's changes make what may be lost later unknown here.
       this.#copy.markDoubtful();
@@ -344,33 +448,30 @@ export class MirrorJob implements JobDriver {
   async prepare(): Promise<void> {
     this.#succeeded = true;
     if (this.#phase !== 'complete') return;
-    const place = this.#place;
     const { replaces } = this.#nodes;
     const moved = [this.#source, this.#target, ...(replaces ? [replaces] : [])];
-    await place.section(moved, async () => {
-      await this.#copy.window.finish();
+    // What a guest's change has left is not copied while guests are held, if it is more than they may wait for.
+    for (let round = 0; !this.#pivoted; round++) {
+      const mostBytes = round < ROUNDS_BEFORE_BLOCKING ? AWAITED_BYTES : Infinity;
       await this.#copy.copyRest();
-      await this.#checked.verify();
-      await this.#journal?.ending();
-      await this.#takePlace();
-      this.#pivoted = true;
-    });
-  }
-
-  /** Of who is in the way a line of the program's tells; to the job it is EPERM, as in QEMU. */
-  async #takePlace(): Promise<void> {
-    try {
-      await pivot(this.#place, this.#plan, this.#nodes);
-    } catch (error) {
-      if (!(error instanceof BlockError) || (error.kind !== 'permission' && error.kind !== 'busy'))
-        throw error;
-      this.#place.graph.onDriverLine(error.message);
-      throw errnoError('EPERM', undefined, { cause: error });
+      await this.place.section(moved, async () => {
+        await this.#copy.window.finish();
+        if (this.#copy.remainingBytes <= mostBytes) await this.#pivot();
+      });
     }
   }
 
+  /** Guests are held. */
+  async #pivot(): Promise<void> {
+    await this.#copy.copyRest();
+    await this.#checked.verify();
+    await this.#journal?.ending();
+    await takePlace(this.place, this.#plan, this.#nodes);
+    this.#pivoted = true;
+  }
+
   giveUp(): void {
-    this.#place.giveUpCopy();
+    this.place.giveUpCopy();
   }
 
   abort(): void {
@@ -380,12 +481,13 @@ export class MirrorJob implements JobDriver {
 
   async clean(): Promise<void> {
     const source = this.#source;
+    this.#finishBy?.end();
     // From here on guests' changes are not in the journal.
     if (!this.#succeeded) await this.#journal?.abandon();
-    await this.#place.remove();
+    await this.place.remove();
     await this.#endJournal();
     // Where the source had no users, nobody uses the target after the pivot.
-    await this.#place.close(this.#pivoted ? [source, this.#target] : [this.#target]);
+    await this.place.close(this.#pivoted ? [source, this.#target] : [this.#target]);
     if (this.#succeeded) await this.#checked.writeManifest();
   }
 

@@ -61,6 +61,17 @@ test('what is told as done goes back neither when a piece fails nor when the gue
   ]);
 });
 
+test('nothing to copy is all of it as soon as guests are followed, and not before', () => {
+  const log = new ProgressLog(0);
+  for (const [phase, percent] of [
+    ['copying', 0],
+    ['following', 100],
+  ] as const) {
+    log.look(sight(0, 0, { phase }), 1000);
+    assert.equal(log.tell(sight(0, 0, { phase }), 1000).percent, percent);
+  }
+});
+
 test('each stage tells what was done in it, and the ones ahead what is left for them', () => {
   const log = new ProgressLog(0);
   const zeroing = { doneBytes: 30 * MiB, leftBytes: 70 * MiB };

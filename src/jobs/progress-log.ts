@@ -26,9 +26,12 @@ const STAGE_OF: Readonly<Record<JobPhase, Stage>> = {
   over: 'pivot',
 };
 
-type Counts = Pick<StageProgress, 'doneBytes' | 'dataBytes' | 'zeroBytes' | 'skippedBytes'>;
+type Counts = { doneBytes: number; dataBytes: number; zeroBytes: number; skippedBytes: number };
 
 const NOTHING: Counts = { doneBytes: 0, dataBytes: 0, zeroBytes: 0, skippedBytes: 0 };
+
+/** What a log knows, but for its rates. A type alias: it is JSON. */
+export type PassedLog = { stages: Array<[Stage, Counts]>; most: Counts; zeroed: number; percent: number };
 
 /** What a job looks like from outside, at one moment. */
 export interface Sight extends Counts {
@@ -57,6 +60,17 @@ export class ProgressLog {
     this.#done = new Throughput(nowMs);
     this.#dirtied = new Throughput(nowMs);
     this.#lookedMs = nowMs;
+  }
+
+  passed(): PassedLog {
+    return { stages: [...this.#stages], most: this.#most, zeroed: this.#zeroed, percent: this.#percent };
+  }
+
+  restore({ stages, most: reached, zeroed, percent }: PassedLog): void {
+    for (const [stage, counts] of stages) this.#stages.set(stage, counts);
+    this.#most = reached;
+    this.#zeroed = zeroed;
+    this.#percent = percent;
   }
 
   /** Whether look() is worth its while. */
@@ -105,8 +119,8 @@ export class ProgressLog {
     const { doneBytes } = this.#most;
     const { remainingBytes } = sight;
     const total = doneBytes + remainingBytes;
-    const isOver = sight.phase === 'ending' || sight.phase === 'over';
-    const percent = total > 0 ? Math.floor((100 * doneBytes) / total) : isOver ? 100 : 0;
+    const isCopied = now === 'follow' || now === 'pivot';
+    const percent = total > 0 ? Math.floor((100 * doneBytes) / total) : isCopied ? 100 : 0;
     this.#percent = Math.max(this.#percent, percent);
     return {
       ...this.#most,

@@ -1,3 +1,5 @@
+import { BlockError } from '../base/error.js';
+
 /** Rate limits are counted in slices of this length (QEMU: 100 ms). */
 const SLICE_MS = 100;
 
@@ -51,4 +53,9 @@ export class RateLimit {
     const wait = Math.floor(this.#spentBytes / this.sliceBytes) * SLICE_MS;
     return Math.max(1, this.#sliceStartMs + wait - nowMs);
   }
+}
+
+/** Errors: invalid, in QEMU's words. */
+export function checkSpeed(bytesPerSecond: number | bigint): void {
+  if (bytesPerSecond < 0) throw new BlockError('invalid', "Parameter 'speed' expects a non-negative value");
 }

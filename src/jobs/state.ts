@@ -51,6 +51,11 @@ export function mayFollow(from: JobStatus, to: JobStatus): boolean {
   return TRANSITIONS[from].includes(to);
 }
 
+/** It copies, or waits to go on with that. */
+export function goesOn(status: JobStatus): boolean {
+  return status === 'running' || status === 'paused' || status === 'ready' || status === 'standby';
+}
+
 /** Throws kind 'invalid' in QEMU's words when the verb does not fit the status. */
 export function checkVerb(id: string, status: JobStatus, verb: JobVerb): void {
   if (VERBS[verb].includes(status)) return;

@@ -1,3 +1,4 @@
+import type { Node } from '../block/node.js';
 import type { Job } from './job.js';
 import type { JobDriver, StepType } from './job-driver.js';
 import type { WorkProgress } from './job-progress.js';
@@ -5,12 +6,14 @@ import type { WorkProgress } from './job-progress.js';
 /** One step of work that cannot be paused. */
 export class StepJob implements JobDriver {
   readonly type: StepType;
+  readonly heldNode: Node | undefined;
   readonly #work: () => Promise<void>;
   #done = 0;
 
-  constructor(job: Job, type: StepType, work: () => Promise<void>) {
+  constructor(job: Job, type: StepType, work: () => Promise<void>, heldNode?: Node) {
     job.setDriver(this);
     this.type = type;
+    this.heldNode = heldNode;
     this.#work = work;
   }
 

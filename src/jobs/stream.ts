@@ -1,4 +1,5 @@
-import { BlockError } from '../base/error.js';
+import { BlockError, errnoError, errnoOf } from '../base/error.js';
+import { given } from '../base/given.js';
 import { MiB } from '../base/limits.js';
 import { type BackingReference, referenceAs } from '../block/backing-reference.js';
 import type { BlockBackend } from '../block/backend.js';
@@ -6,9 +7,12 @@ import type { ChainStatus } from '../block/chain-status.js';
 import { isInheritedFrom } from '../block/inheritance.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
-import { startWriteback, ZERO_BYTES } from './block-copy.js';
+import { ZERO_BYTES } from './block-copy.js';
+import { startWriteback } from './copy-target.js';
 import { areOpen, whenOpen } from '../block/copy-turn.js';
 import { COPY_PIECE_BYTES, CopyWindow, journaledWindow } from './copy-window.js';
+import type { PassedWork } from './passed/passed-job.js';
+import { passedReach } from './passed/passed-reach.js';
 import { FailedPieces } from './failed-pieces.js';
 import type { Job } from './job.js';
 import type { JobDriver } from './job-driver.js';
@@ -26,6 +30,9 @@ const WRITEBACK_BYTES = 32 * MiB;
 /** Most that is copied up in one go, zeroes too: drained sections wait for it. */
 const COPY_UP_BYTES = 16 * MiB;
 
+/** What another process is told. A type alias: it is JSON. */
+type PassedStream = { offset: number; tally: Tally; ignored?: { errno: string } };
+
 /** block-stream: pulls data of the backing chain up into a node, then shortens the chain. */
 export class StreamJob implements JobDriver {
   readonly type = 'stream';
@@ -33,7 +40,7 @@ export class StreamJob implements JobDriver {
   readonly job: Job;
   readonly #plan: StreamPlan;
   readonly #nodes: StreamNodes;
-  readonly #place: JobPlace;
+  readonly place: JobPlace;
   readonly #node: Node;
   /** The layer that is filled: what the node shows, where that is a filter. */
   readonly #layer: Node;
@@ -70,12 +77,26 @@ export class StreamJob implements JobDriver {
     this.#node = nodes.node;
     this.#layer = nodes.node.skipFilters();
     this.#lowest = lowestOf(nodes);
-    this.#place = creatingNode(
+    this.place = creatingNode(
       () => new JobPlace(job, surroundings, COPY_ON_READ, plan.filterNodeName, nodes.node),
     );
     this.#backend = this.#hold();
     this.#pieceBytes = Math.min(COPY_PIECE_BYTES, journaledWindow(journal).pieceBytes ?? Infinity);
     this.#window = new CopyWindow(job, journaledWindow(journal));
+    if (job.from) this.#goOnFrom(job.from.work.data as PassedStream);
+  }
+
+  #goOnFrom({ offset, tally, ignored }: PassedStream): void {
+    this.#offset = offset;
+    Object.assign(this.#tally, tally);
+    if (ignored) this.#ignored = new JobIoError('read', errnoError(ignored.errno), 'ignore');
+  }
+
+  passed(): PassedWork {
+    const ignored = this.#ignored && { errno: errnoOf(this.#ignored.cause) };
+    const { offset, tally } = passedReach(this.#offset, this.#failed, this.#tally);
+    const data: PassedStream = { offset, tally, ...given({ ignored }) };
+    return { data, parts: {} };
   }
 
   progress(): WorkProgress {
@@ -88,7 +109,7 @@ export class StreamJob implements JobDriver {
   }
 
   async insert(): Promise<void> {
-    const place = this.#place;
+    const place = this.place;
     try {
       await place.drained([this.#node], () =>
         place.insert({
@@ -115,7 +136,7 @@ export class StreamJob implements JobDriver {
 
   /** Its size was looked at once; what is below is read once. Answers the user that copies up. */
   #hold(): BlockBackend {
-    const place = this.#place;
+    const place = this.place;
     const { consistentRead, writeUnchanged, write } = Permission;
     const unchanged = consistentRead + writeUnchanged;
     place.hold('main node', place.filter, consistentRead, unchanged + write);
@@ -139,11 +160,23 @@ export class StreamJob implements JobDriver {
       }
       await window.finish();
       if (this.#ignored) throw this.#ignored;
-      this.job.enter('flushing');
       // What was pulled up is durable before the header lets go of the backing file, and before guests are held back.
-      await whenOpen(this.#backend, () => this.#layer.io.flush());
+      if (size > 0) await this.#flush();
     } finally {
       await window.quiet();
+    }
+  }
+
+  async #flush(): Promise<void> {
+    this.job.enter('flushing');
+    for (;;) {
+      try {
+        return await whenOpen(this.#backend, () => this.#layer.io.flush());
+      } catch (cause) {
+        const error = this.job.ioError('read', cause);
+        if (!(error instanceof JobIoError) || error.action !== 'stop') throw error;
+        await this.job.pace.checkpoint(() => undefined);
+      }
     }
   }
 
@@ -221,7 +254,7 @@ export class StreamJob implements JobDriver {
   }
 
   async #shorten(): Promise<void> {
-    const place = this.#place;
+    const place = this.place;
     const layer = this.#layer;
     await place.section([this.#node], async () => {
       await this.#journal?.ending();
@@ -247,9 +280,9 @@ export class StreamJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.#place.remove();
+    await this.place.remove();
     await this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
-    await this.#place.close(this.#dropped);
+    await this.place.close(this.#dropped);
   }
 }
 

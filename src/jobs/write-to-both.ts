@@ -1,10 +1,12 @@
+import { alignDown } from '../base/align.js';
+import { isUnsupported } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Change, ChangeGate } from '../block/change-gate.js';
 import { type DirtyBitmap, roundOut, type Stretch } from '../block/dirty-bitmap.js';
 import type { RangeLock } from '../block/range-lock.js';
 import { Flag, withoutFlag } from '../block/request.js';
 import type { Mover } from './block-copy.js';
-import { type CopyTurn, takeTurn } from '../block/copy-turn.js';
+import { AWAITED_BYTES, type CopyTurn, takeTurn } from '../block/copy-turn.js';
 
 export interface WriteToBothOptions {
   /** Where the target lacks something of the source. */
@@ -23,6 +25,10 @@ export interface WriteToBothOptions {
   /** The target did not take a change, or not durably: it stays dirty. */
   readonly failed: (error: unknown) => void;
   readonly written: (bytes: number) => void;
+  /** Copies what is dirty of a stretch, request by request, until the job rests or a drained section waits for the guest. */
+  readonly copyLeft: (stretch: Stretch) => Promise<void>;
+  /** The job rests: what guests change is copied when it goes on. */
+  readonly rests: () => boolean;
 }
 
 /** What the guest changes goes to source and target before it hears that it is done. */
@@ -42,34 +48,59 @@ export class WriteToBoth implements ChangeGate {
   }
 
   async run(change: Change, forward: () => Promise<void>): Promise<void> {
-    const { dirty, locks, source, target, failed, written } = this.#options;
-    const { offset, lengthBytes } = change;
-    const whole = roundOut(offset, lengthBytes, dirty.granularityBytes);
+    const { dirty, locks, source, target, failed, rests, copyLeft } = this.#options;
+    const whole = roundOut(change.offset, change.lengthBytes, dirty.granularityBytes);
+    if (rests()) return this.#runAlone(whole, forward);
     const turn = await takeTurn(locks, whole, { source, target }, true);
+    let left: Stretch | undefined;
     try {
-      // A granule that the change covers in part stays dirty when the rest of it is, or may yet be marked.
-      const isDirty = (at: number): boolean => !this.isMarked || dirty.isDirty(at);
-      const headDirty = offset > whole.offset && isDirty(offset);
-      const last = offset + lengthBytes - 1;
-      const end = offset + lengthBytes;
-      const cutTail = end < dirty.sizeBytes && end % dirty.granularityBytes !== 0;
-      const tailDirty = cutTail && isDirty(last);
-      const failure = await failureOf(forward);
-      try {
-        // A change that failed may have been made in part. Left dirty, a guest that tries on and on would keep the job.
-        if (failure) await this.#copy(this.#units(change), turn);
-        else await this.#changeTarget(change, turn);
-        dirty.reset(offset, lengthBytes);
-        if (headDirty) dirty.set(offset, 1);
-        if (tailDirty) dirty.set(last, 1);
-        if (!failure) written(lengthBytes);
-      } catch (error) {
-        failed(error);
-      }
-      if (failure) throw failure.error;
+      left = await this.#changeBoth(change, forward, turn);
     } finally {
       turn.end();
     }
+    if (left) await copyLeft(left).catch(failed);
+  }
+
+  /** Behind changes of the same place that go to both sides still: what this one makes dirty stays so. */
+  async #runAlone({ offset, lengthBytes }: Stretch, forward: () => Promise<void>): Promise<void> {
+    const release = await this.#options.locks.lockAhead(offset, lengthBytes);
+    try {
+      await forward();
+    } finally {
+      release();
+    }
+  }
+
+  /** Answers what of it the target lacks still, dirty; of what has failed, nobody waits for that. */
+  async #changeBoth(
+    change: Change,
+    forward: () => Promise<void>,
+    turn: CopyTurn,
+  ): Promise<Stretch | undefined> {
+    const { dirty, failed, written } = this.#options;
+    const { offset, lengthBytes } = change;
+    const end = offset + lengthBytes;
+    // A granule that the change covers in part stays dirty when the rest of it is, or may yet be marked.
+    const isDirty = (at: number): boolean => !this.isMarked || dirty.isDirty(at);
+    const headDirty = offset % dirty.granularityBytes !== 0 && isDirty(offset);
+    const cutTail = end < dirty.sizeBytes && end % dirty.granularityBytes !== 0;
+    const tailDirty = cutTail && isDirty(end - 1);
+    const failure = await failureOf(forward);
+    let doneEnd = end;
+    try {
+      // A change that failed may have been made in part. Left dirty, a guest that tries on and on would keep the job.
+      const done = failure ? this.#copy(change, turn) : this.#changeTarget(change, turn);
+      doneEnd = Math.min(end, await done);
+      dirty.reset(offset, doneEnd - offset);
+      if (headDirty) dirty.set(offset, 1);
+      if (tailDirty) dirty.set(end - 1, 1);
+      dirty.set(doneEnd, end - doneEnd);
+      if (!failure) written(doneEnd - offset);
+    } catch (error) {
+      failed(error);
+    }
+    if (failure) throw failure.error;
+    return doneEnd < end ? { offset: doneEnd, lengthBytes: end - doneEnd } : undefined;
   }
 
   async flush(forward: () => Promise<void>): Promise<void> {
@@ -82,17 +113,37 @@ export class WriteToBoth implements ChangeGate {
     }
   }
 
-  async #changeTarget(change: Change, turn: CopyTurn): Promise<void> {
+  /** Up to where the target has the change: all of it, but for a long one that costs data. */
+  async #changeTarget(change: Change, turn: CopyTurn): Promise<number> {
     const { target, fillsUnits, copiesUnits } = this.#options;
     const { offset, lengthBytes } = change;
     const units = this.#units(change);
     const isWhole = units.offset === offset && units.lengthBytes === lengthBytes;
-    if (copiesUnits || (fillsUnits && !isWhole)) return this.#copy(units, turn);
-    if (change.kind === 'write') return target.write(offset, change.buffer, change.flags);
-    // What was cheap for the source need not be for the target.
-    if (change.kind === 'zeroes')
-      return target.writeZeroes(offset, lengthBytes, withoutFlag(change.flags, Flag.noFallback));
-    return this.#copy(units, turn);
+    if (change.kind === 'discard' || copiesUnits || (fillsUnits && !isWhole)) return this.#copy(change, turn);
+    // Zeroes are to be the target's own where it is to get a backing file.
+    if (change.kind === 'zeroes' && fillsUnits) return this.#copy(change, turn);
+    if (change.kind === 'zeroes') return this.#zeroTarget(change);
+    await target.write(offset, change.buffer, change.flags);
+    return offset + lengthBytes;
+  }
+
+  /** What was cheap for the source need not be for the target. */
+  async #zeroTarget({ offset, lengthBytes, flags }: Change & { kind: 'zeroes' }): Promise<number> {
+    const { target, unitBytes } = this.#options;
+    const end = offset + lengthBytes;
+    const plain = withoutFlag(flags, Flag.noFallback);
+    const most = Math.max(AWAITED_BYTES, unitBytes);
+    const first = lengthBytes > most ? alignDown(offset + most, unitBytes) : end;
+    await target.writeZeroes(offset, first - offset, plain);
+    const last = alignDown(end, unitBytes);
+    if (last <= first) return first;
+    try {
+      await target.writeZeroes(first, last - first, plain | Flag.noFallback);
+      return last;
+    } catch (error) {
+      if (!isUnsupported(error)) throw error;
+      return first;
+    }
   }
 
   /** Whole units around a change. */
@@ -102,12 +153,24 @@ export class WriteToBoth implements ChangeGate {
     return { ...around, lengthBytes: Math.min(around.lengthBytes, dirty.sizeBytes - around.offset) };
   }
 
-  async #copy({ offset, lengthBytes }: Stretch, turn: CopyTurn): Promise<void> {
+  /** Up to where: what others may have to wait for is bounded, but for a write, which is no longer than its guest's request. */
+  async #copy(change: Change, turn: CopyTurn): Promise<number> {
     const { mover, unitBytes } = this.#options;
-    for (let done = 0; done < lengthBytes;) {
-      const rest = { offset: offset + done, lengthBytes: lengthBytes - done };
+    const { offset, lengthBytes } = this.#units(change);
+    const isBounded = change.kind !== 'write';
+    const most = isBounded ? Math.min(lengthBytes, Math.max(AWAITED_BYTES, unitBytes)) : lengthBytes;
+    let done = 0;
+    while (done < most) {
+      const rest = { offset: offset + done, lengthBytes: most - done };
       done += await mover.copyFirst(turn, rest, { unit: unitBytes });
     }
+    while (done < lengthBytes) {
+      const rest = { offset: offset + done, lengthBytes: lengthBytes - done };
+      const cheap = await mover.zeroQuickly(rest, unitBytes);
+      if (cheap === 0) break;
+      done += cheap;
+    }
+    return offset + done;
   }
 }
 

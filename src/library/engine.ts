@@ -66,14 +66,14 @@ export class Engine extends CommandedEngine implements AsyncDisposable {
     return Session.open(this, id, options);
   }
 
-  /** A disk of your own on a node. Errors: not-found; see Disk.open. */
+  /** A disk of your own on a node, after commands under way. Errors: not-found; see Disk.open. */
   openDisk(nodeName: string, options: DiskOptions = {}): Promise<Disk> {
-    return this.whileOpen(() => Disk.open(this.graph, this.graph.node(nodeName), options));
+    return this.inTurn(() => Disk.open(this.graph, this.graph.node(nodeName), options));
   }
 
-  /** Makes an image file; durable on return. Errors: invalid, exists, those of the host. */
+  /** Makes an image file, after commands under way; durable on return. Errors: invalid, exists, those of the host. */
   createImage(properties: ImageProperties): Promise<void> {
-    return this.whileOpen(async () => {
+    return this.inTurn(async () => {
       const { filename, format, sizeBytes, backing, options } = checkedImage(properties);
       await createImage(this.opener, filename, format, {
         sizeBytes,
@@ -100,7 +100,7 @@ function checkedImage(properties: ImageProperties): ImageProperties {
 }
 
 const PROPERTIES: ReadonlySet<string> = new Set<keyof CreateEngineProperties>([
-  ...(['host', 'drivers', 'moreDrivers', 'kind', 'startStopped', 'incoming', 'print'] as const),
+  ...(['host', 'drivers', 'moreDrivers', 'kind', 'startStopped', 'incoming', 'print', 'printError'] as const),
   'onUnexpectedError',
   'untrusted',
 ]);

@@ -18,7 +18,7 @@ import { ImageCopy } from './images/copy.js';
 import { measureImage as measure } from './images/measure.js';
 import { NO_PROGRESS, type OnProgress } from './images/progress.js';
 import { keepContent } from './images/rebase.js';
-import { type Preallocation, resizeImage as resize } from './images/resize.js';
+import { type Preallocation, resizeImage as resize } from '../block/resize.js';
 import { SourceImages } from './images/source-images.js';
 
 /** An image in a file. A format that is not given is guessed. */
@@ -125,8 +125,8 @@ export interface ConvertOptions extends ImageWork {
 }
 
 /**
- * Copies what one image shows, or several one behind the other, into a new one; durable on return. Over a backing file only
- * what the source itself holds is copied. Errors: io, no-space ...; those of opening and making images.
+ * Copies what one image shows, or several one behind the other, into a new one; durable on return. Over a backing file what
+ * the source shows of its own is not copied. Errors: io, no-space ...; those of opening and making images.
  */
 export function convertImage(
   source: ImageFile | readonly ImageFile[],
@@ -151,6 +151,7 @@ export function convertImage(
       sparseBytes: 4096,
       targetIsZero: readsZero && output.node.storage.driver.takesImages !== true,
       targetHasBacking: hasBacking,
+      targetBackingEnd: output.node.backingNode()?.lengthBytes,
       inOrder: true,
       compressedUnitBytes: compress ? clusterSizeBytes : 0,
       offload: false,
@@ -207,8 +208,7 @@ export function measureImage(
     const driver = place.opener.drivers.format(target.format);
     const sizeBytes = 'sizeBytes' in source ? source.sizeBytes : (input?.lengthBytes ?? 0);
     const image = newImage(driver, given({ sizeBytes, options: target.options }));
-    driver.checkNew?.(image);
-    return measure(driver, image, input?.node);
+    return measure(driver, image, { source: input?.node, objects: place.opener.graph.objects });
   });
 }
 

@@ -7,7 +7,7 @@ import { type BitmapUse, DirtyBitmap, type Durability } from '../block/dirty-bit
 import type { Node } from '../block/node.js';
 import type { CommandArguments } from '../schema/commands.js';
 import type { Parts } from './parts.js';
-import { findDevice } from '../block/find-node.js';
+import { findBitmapOf, findDevice } from '../block/find-node.js';
 import type { DoneAction } from './snapshot.js';
 
 const MAX_NAME_BYTES = 1023;
@@ -30,7 +30,7 @@ export const BITMAP_ACTIONS = {
 export function registerBitmaps(engine: Parts<'command' | 'graph' | 'host'>): void {
   engine.command('block-dirty-bitmap-merge', async (args) => merge(engine, args).settle());
   engine.command('x-debug-block-dirty-bitmap-sha256', (args) => {
-    const { bitmap } = lookUp(engine, args);
+    const { bitmap } = findBitmapOf(engine.graph, args.node, args.name);
     return { sha256: createHash('sha256').update(bitmap.bytes()).digest('hex') };
   });
   engine.command('block-dirty-bitmap-add', async (args) => void (await addOne(engine, args)));
@@ -41,21 +41,9 @@ export function registerBitmaps(engine: Parts<'command' | 'graph' | 'host'>): vo
 }
 
 function find(engine: Parts<'graph'>, args: Name, use: BitmapUse): { node: Node; bitmap: DirtyBitmap } {
-  const found = lookUp(engine, args);
+  const found = findBitmapOf(engine.graph, args.node, args.name);
   found.bitmap.assertUsable(use);
   return found;
-}
-
-function lookUp(
-  engine: Parts<'graph'>,
-  { node: name, name: wanted }: Name,
-): { node: Node; bitmap: DirtyBitmap } {
-  const { drives, nodes } = engine.graph;
-  const node = drives.get(name)?.root?.node ?? nodes.get(name);
-  if (!node) throw new BlockError('not-found', `Node '${name}' not found`);
-  const bitmap = node.findBitmap(wanted);
-  if (!bitmap) throw new BlockError('not-found', `Dirty bitmap '${wanted}' not found`);
-  return { node, bitmap };
 }
 
 /** Errors: those of an action that cannot be done now. */
@@ -214,10 +202,10 @@ function merge(
   engine: Parts<'graph'>,
   args: CommandArguments<'block-dirty-bitmap-merge'>,
 ): Required<DoneAction> {
-  const { node, bitmap: target } = lookUp(engine, { node: args.node, name: args.target });
+  const { node, bitmap: target } = findBitmapOf(engine.graph, args.node, args.target);
   const sources = args.bitmaps.map((source) => {
     const named = typeof source === 'string' ? { node: args.node, name: source } : source;
-    const { bitmap } = lookUp(engine, named);
+    const { bitmap } = findBitmapOf(engine.graph, named.node, named.name);
     target.assertUsable('change');
     bitmap.assertUsable('read');
     if (bitmap.sizeBytes === target.sizeBytes) return bitmap;

@@ -19,16 +19,16 @@ import { withBackend } from '../block/with-backend.js';
 import { planCreate } from '../jobs/plans/create.js';
 
 type Blockdev = Parts<
-  'command' | 'graph' | 'opener' | 'jobs' | 'addNode' | 'activate' | 'inactivate' | 'emit'
+  'command' | 'graph' | 'opener' | 'jobs' | 'openNode' | 'takeImages' | 'leaveImages' | 'emit'
 >;
 
 export function registerBlockdev(engine: Blockdev): void {
   const { graph } = engine;
   engine.command(
     'blockdev-add',
-    async (options) => void (await engine.addNode(options as { [key: string]: Json })),
+    async (options) => void (await engine.openNode(options as { [key: string]: Json })),
   );
-  engine.command('blockdev-del', ({ 'node-name': name }) => deleteNode(graph, name));
+  engine.command('blockdev-del', ({ 'node-name': name }) => deleteNode(engine, name));
   engine.command('blockdev-create', (args) => create(engine, args));
   engine.command('x-blockdev-amend', (args) => amend(engine, args));
   engine.command('blockdev-reopen', ({ options }) => {
@@ -54,18 +54,19 @@ function amend({ graph, jobs }: Blockdev, args: CommandArguments<'x-blockdev-ame
     throw new BlockError('invalid', "x-blockdev-amend doesn't support changing the block driver");
   if (!canAmend(driver.name)) throw new BlockError('unsupported', 'Driver does not support x-blockdev-amend');
   const amendment = keySlotsOf(options);
-  jobs.startStep('amend', id, async () => {
+  const work = async (): Promise<void> => {
     if (!amendment) return;
     await graph.drained([node], async () => {
       if (!node.isWritable) throw new BlockError('permission', 'Block node is read-only');
       await node.instance.amend?.({ keySlots: { amendment, isForced } });
     });
-  });
+  };
+  jobs.startStep('amend', id, work, node);
 }
 
 /** 0: none. */
 export function setWriteThreshold(engine: Parts<'graph' | 'emit'>, name: string, offset: number): void {
-  const node = engine.graph.nodes.get(name);
+  const node = engine.graph.find(name);
   if (!node) throw new BlockError('invalid', `Device '${name}' not found`);
   const tell = (byBytes: number): void =>
     engine.emit('BLOCK_WRITE_THRESHOLD', {
@@ -80,9 +81,9 @@ async function setActive(engine: Blockdev, args: CommandArguments<'blockdev-set-
   const { graph } = engine;
   const { 'node-name': name, active } = args;
   const nodes = name === undefined ? graph.listed() : [graph.node(name)];
-  if (active) return engine.activate(...nodes);
+  if (active) return engine.takeImages(nodes);
   try {
-    await engine.inactivate(...nodes);
+    await engine.leaveImages(nodes);
   } catch (error) {
     if (!(error instanceof BlockError) || error.errno === undefined) throw error;
     throw errnoError(error.errno, `Failed to inactivate ${name === undefined ? 'all nodes' : 'node'}`, {
@@ -91,15 +92,14 @@ async function setActive(engine: Blockdev, args: CommandArguments<'blockdev-set-
   }
 }
 
-function deleteNode(graph: Graph, name: string): Waiting {
+function deleteNode({ graph, jobs }: Blockdev, name: string): Waiting {
   const node = graph.node(name);
   const hasUser = [...node.parents].some(({ parent }) => !(parent instanceof Node) && parent.isUser);
   if (hasUser) throw new BlockError('busy', `Node ${name} is in use`);
   checkNotBlocked(node);
   if (!node.monitorOwned) throw new BlockError('busy', `Node ${name} is not owned by the monitor`);
-  if (node.parents.size > 0) {
+  if (node.parents.size > 0 || jobs.list().some(({ heldNode }) => heldNode === node))
     throw new BlockError('busy', `Block device ${name} is in use`);
-  }
   node.monitorOwned = false;
   // Its last flush may be slow. When it fails the node is gone all the same, which is what was asked.
   return new Waiting(graph.release([node]));
@@ -111,10 +111,11 @@ async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Pro
   const isBacking = [...node.parents].some(({ role }) => role === 'backing');
   if (node.isBlocked || isBacking)
     throw new BlockError('busy', `Device '${args.device ?? '(null)'}' is in use`);
-  if (node.readOnly) throw new BlockError('permission', 'Image is read-only');
   const owner = {};
-  const change = (backend: BlockBackend): Promise<void> =>
-    graph.drained([node], () => backend.truncate(args.size), owner);
+  const change = async (backend: BlockBackend): Promise<void> => {
+    if (node.readOnly) throw new BlockError('permission', 'Image is read-only');
+    await graph.drained([node], () => backend.truncate(args.size), owner);
+  };
   await withBackend(graph, node, Permission.resize, change, owner);
 }
 
@@ -127,7 +128,6 @@ async function changeBackingFile(graph: Graph, args: CommandArguments<'change-ba
   }
   if (image !== top && !top.isAbove(image))
     throw new BlockError('invalid', `'${args.device}' and image file are not in the same chain`);
-  image.assertNotBlocked();
   const refusal = `Could not change backing file to '${args['backing-file']}'`;
   if (!image.instance.changeBacking) throw new BlockError('unsupported', refusal);
   const format = image.backingNode()?.driver.name;
@@ -181,7 +181,7 @@ export async function createOverlayFile(
 }
 
 /** Of images that are opened without locks, nothing else keeps a new file from taking the place. Errors: invalid, busy. */
-async function assertNotOneOf(
+export async function assertNotOneOf(
   { opener }: Parts<'opener'>,
   filename: string,
   disk: Node,

@@ -1,8 +1,10 @@
 import { BlockError } from '../base/error.js';
 import { type CharacterDevice, NullDevice, RingBuffer } from '../attach/character-device.js';
 import { FileDevice } from '../attach/file-device.js';
+import { MuxDevice } from '../attach/mux-device.js';
 import {
   SocketClientDevice,
+  PipeDevice,
   SocketServerDevice,
   StandardDevice,
   TerminalDevice,
@@ -13,7 +15,7 @@ import { CHARDEV_KINDS, type ChardevBackend } from '../schema/chardev.js';
 import { type FlatAddress, socketAddress } from './exports.js';
 import type { Parts } from './parts.js';
 
-type Chardevs = Parts<'characterDevices' | 'host' | 'graph' | 'openStandard' | 'hub' | 'warn'>;
+type Chardevs = Parts<'characterDevices' | 'host' | 'graph' | 'openStandard' | 'hub' | 'warn' | 'quitting'>;
 
 export function registerChardevs(engine: Chardevs & Parts<'command'>): void {
   const { characterDevices } = engine;
@@ -23,6 +25,7 @@ export function registerChardevs(engine: Chardevs & Parts<'command'>): void {
   engine.command('chardev-change', async ({ id, backend }) => {
     const old = characterDevices.find(id);
     if (!old) throw new BlockError('not-found', `Chardev '${id}' does not exist`);
+    if (old instanceof MuxDevice) throw new BlockError('unsupported', 'Mux device hotswap not supported yet');
     return toReturn(await characterDevices.replace(old, () => openNamed(engine, id, backend)));
   });
   engine.command('chardev-remove', ({ id }) => characterDevices.remove(id));
@@ -33,7 +36,7 @@ export function registerChardevs(engine: Chardevs & Parts<'command'>): void {
   engine.command('query-chardev', () =>
     characterDevices
       .list()
-      .map(({ id, filename, isBusy }) => ({ label: id, filename, 'frontend-open': isBusy })),
+      .map(({ id, filename, isOpen }) => ({ label: id, filename, 'frontend-open': isOpen })),
   );
   engine.command('query-chardev-backends', () => CHARDEV_KINDS.map((name) => ({ name })));
   engine.command('ringbuf-write', ({ device, data, format }) =>
@@ -78,14 +81,24 @@ async function openNamed(engine: Chardevs, id: string, backend: ChardevBackend):
   }
 }
 
-/** Errors: those of opening it. */
+/** `inform`: told for whom it waits. Errors: those of opening it. */
 export async function openCharacterDevice(
   engine: Chardevs,
   id: string,
   backend: ChardevBackend,
   maxClients?: number,
+  inform = engine.warn,
 ): Promise<CharacterDevice> {
-  const device = await openBackend(engine, id, backend, maxClients);
+  const { logfile, logappend = false } = backend.data;
+  const log = logfile === undefined ? undefined : await FileDevice.log(id, engine.host, logfile, logappend);
+  let device: CharacterDevice;
+  try {
+    device = await openBackend(engine, id, backend, { maxClients, inform });
+  } catch (error) {
+    await log?.close();
+    throw error;
+  }
+  device.log = log;
   device.origin = { backend, maxClients };
   return device;
 }
@@ -94,9 +107,9 @@ function openBackend(
   engine: Chardevs,
   id: string,
   backend: ChardevBackend,
-  maxClients: number | undefined,
+  more: SocketUse,
 ): CharacterDevice | Promise<CharacterDevice> {
-  if (backend.type === 'socket') return openSocket(engine, id, backend.data, maxClients);
+  if (backend.type === 'socket') return openSocket(engine, id, backend.data, more);
   const open = OPENERS[backend.type] as Opener<typeof backend.type>;
   return open(engine, id, backend.data);
 }
@@ -110,14 +123,27 @@ type Opener<K extends ChardevBackend['type']> = (
 const OPENERS: { readonly [K in Exclude<ChardevBackend['type'], 'socket'>]: Opener<K> } = {
   file: ({ host }, id, { out, append = false }) => FileDevice.open(id, host, out, append),
   memory: (_engine, id, { size }) => new RingBuffer(id, 'memory', size),
+  mux: ({ characterDevices, quitting }, id, { chardev }) => {
+    const base = characterDevices.find(chardev);
+    if (!base) throw new BlockError('not-found', `mux: base chardev ${chardev} not found`);
+    return new MuxDevice(id, base, () => quitting.resolve());
+  },
   null: (_engine, id) => new NullDevice(id),
+  pipe: ({ host }, id, { device }) => new PipeDevice(id, host, device),
   pty: ({ host }, id) => new TerminalDevice(id, host),
   ringbuf: (_engine, id, { size }) => new RingBuffer(id, 'ringbuf', size),
-  stdio: ({ openStandard }, id) => {
+  stdio: ({ openStandard, characterDevices }, id) => {
+    if (characterDevices.list().some((device) => device instanceof StandardDevice))
+      throw new BlockError('busy', 'cannot use stdio by multiple character devices');
     if (openStandard) return new StandardDevice(id, openStandard);
     throw new BlockError('unsupported', "stdio is not the engine's here");
   },
 };
+
+interface SocketUse {
+  maxClients: number | undefined;
+  inform: (text: string) => void;
+}
 
 type SocketBackend = Extract<ChardevBackend, { type: 'socket' }>['data'];
 
@@ -125,9 +151,9 @@ async function openSocket(
   engine: Chardevs,
   id: string,
   data: SocketBackend,
-  maxClients: number | undefined,
+  { maxClients, inform }: SocketUse,
 ): Promise<CharacterDevice> {
-  const { host } = engine;
+  const { host, graph } = engine;
   const { server: isServer = true, wait, reconnect = 0 } = data;
   const reconnectMs = data['reconnect-ms'] ?? reconnect * 1000;
   if (reconnect !== 0 && data['reconnect-ms'] !== undefined)
@@ -137,13 +163,16 @@ async function openSocket(
   if (!isServer && wait !== undefined)
     throw new BlockError('invalid', "'wait' option is incompatible with socket in client connect mode");
   const { addr } = data;
-  const address = socketAddress({ type: addr.type, ...addr.data } as FlatAddress);
+  const address = socketAddress({ type: addr.type, ...addr.data } as FlatAddress, graph.descriptorOf);
   const hostname = address.type === 'inet' ? address.host : undefined;
   const tls = tlsOf(engine, data, isServer, hostname);
   if (isServer) {
     const limit = maxClients === undefined ? {} : { maxClients };
     const device = await SocketServerDevice.listen(id, host, { address, tls, ...limit });
-    if (wait === true) await device.connected;
+    if (wait === true) {
+      inform(`info: QEMU waiting for connection on: ${device.filename}`);
+      await device.connected;
+    }
     return device;
   }
   const onFailure = (error: BlockError): void =>

@@ -65,17 +65,7 @@ export async function runAll(steps: Iterable<() => Promise<void>>): Promise<void
  * (kind closed). Then flushes and closes all nodes. All is closed also when an error is thrown, the first that was met.
  */
 export async function closeGraph(graph: Graph): Promise<void> {
-  await runAll([
-    () => takeBackends(graph),
-    async () => {
-      for (const node of graph.nodes.values()) node.monitorOwned = false;
-      await runAll(
-        [...graph.nodes.values()].map(
-          (node) => () => (node.isCopy ? graph.release([node]) : graph.collect([node])),
-        ),
-      );
-    },
-  ]);
+  await runAll([() => takeBackends(graph), () => graph.closeAll()]);
 }
 
 async function takeBackends(graph: Graph): Promise<void> {

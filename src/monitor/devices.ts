@@ -2,13 +2,14 @@ import { deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import { GRACE_MS } from '../block/graph.js';
+import { MAIN_THREAD } from '../block/home-thread.js';
 import type { Node } from '../block/node.js';
 import type { Job } from '../jobs/job.js';
 import { type ErrorAction, type FrontEndProperties, GuestDevice } from '../attach/device.js';
 import { type DeviceModel, deviceModel, type DiskModel } from '../attach/device-models.js';
 import type { Drive } from '../attach/drive.js';
 import { type DiskAppearance, type Endpoint, parseEndpoint } from '../attach/endpoint.js';
-import type { Plugged } from '../attach/machine.js';
+import type { Bus, Plugged } from '../attach/machine.js';
 import { type InputMode, type JsonObject, type JsonValue, optional, struct, str } from '../schema/types.js';
 import type { Parts } from './parts.js';
 
@@ -82,7 +83,9 @@ export async function plugDevice(engine: Devices, input: JsonObject, options: Ad
   if (!model.disk) return engine.machine.plug({ ...place, path: engine.machine.newPath(name) });
   checkBlockSizes(properties);
   checkThread(engine, properties['iothread']);
-  const disk = await addDisk(engine, model, model.disk, name, properties, options.isOnBoard ?? false);
+  const thread = threadFor(engine, properties, bus);
+  const where = { isOnBoard: options.isOnBoard ?? false, thread };
+  const disk = await addDisk(engine, model, model.disk, name, properties, where);
   return engine.machine.plug({ ...place, path: disk.path });
 }
 
@@ -112,11 +115,18 @@ function parseProperties(
   return struct(name, properties).parse(input, '', mode);
 }
 
-/** It changes nothing, but must be there. */
+/** It serves nothing, but must be there; see home-thread. */
 function checkThread({ graph }: Devices, id: unknown): void {
   if (typeof id !== 'string') return;
   if (graph.objects.list().some((object) => object.id === id)) return;
   throw new BlockError('device-not-found', `Device '${id}' not found`);
+}
+
+/** Its own, or that of the controller on whose bus it sits. */
+function threadFor({ machine }: Devices, properties: Properties, bus: Bus | undefined): string {
+  const controller = bus && [...machine.devices].find(({ brings }) => brings.includes(bus));
+  const thread = properties['iothread'] ?? controller?.given?.['iothread'];
+  return typeof thread === 'string' ? thread : MAIN_THREAD;
 }
 
 /** No two devices are the first to be booted from. Negative: not booted from. */
@@ -164,7 +174,7 @@ async function addDisk(
   disk: DiskModel,
   id: string | undefined,
   properties: Properties,
-  isOnBoard: boolean,
+  { isOnBoard, thread }: { isOnBoard: boolean; thread: string },
 ): Promise<GuestDevice> {
   const { drive, node } = mediumOf(engine, disk, properties['drive'] as string | undefined);
   if (disk.requiresSerial === true && properties['serial'] === undefined)
@@ -177,6 +187,7 @@ async function addDisk(
     model,
     disk,
     path,
+    thread,
     ...given({ drive }),
   });
 }
@@ -197,7 +208,7 @@ function mediumOf(
   if (drive && !drive.backend.root && !disk.mayBeEmpty)
     throw new BlockError('invalid', 'Device needs media, but drive is empty');
   if (drive) return { drive };
-  const node = engine.graph.nodes.get(name);
+  const node = engine.graph.find(name);
   if (node) return { node };
   throw new BlockError('not-found', `Property '${disk.driveOwner}.drive' can't find value '${name}'`);
 }
@@ -234,12 +245,17 @@ function frontEndProperties(
     const chosen = properties[name] as string | undefined;
     return chosen === 'auto' ? undefined : (chosen as ErrorAction | undefined);
   };
-  const cache = properties['write-cache'];
+  const onOff = (name: string): boolean | undefined => {
+    const value = properties[name];
+    return value === undefined || value === 'auto' ? undefined : value === 'on';
+  };
   const endpoint = properties['x-endpoint'] as string | undefined;
   return given({
     id,
     shareRw: properties['share-rw'] as boolean | undefined,
-    writeCache: cache === undefined || cache === 'auto' ? undefined : cache === 'on',
+    writeCache: onOff('write-cache'),
+    accountsInvalid: onOff('account-invalid'),
+    accountsFailed: onOff('account-failed'),
     readErrors: action('rerror'),
     writeErrors: action('werror'),
     endpoint: endpointOf(engine, model, endpoint),

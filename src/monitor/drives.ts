@@ -1,29 +1,33 @@
 import { BlockError } from '../base/error.js';
-import { createImage } from '../block/create.js';
+import { openTemporary } from '../block/temporary-image.js';
 import type { Node } from '../block/node.js';
 import type { Opener } from '../block/open.js';
 import { openNamed } from '../block/open-named.js';
-import { Drive, type DriveInterface, takeMedium } from '../attach/drive.js';
+import {
+  Drive,
+  type DriveAccounting,
+  type DriveInterface,
+  takeMedium,
+  USUAL_ACCOUNTING,
+} from '../attach/drive.js';
+import { checkedIntervals } from '../programs/arguments/drive-accounting.js';
 import type { DriveOptions } from '../programs/arguments/drive-options.js';
 import type { FlatOptions } from '../schema/flat.js';
 import { areLimited, checkedLimits } from '../block/objects/throttle-limits.js';
 import type { Parts } from './parts.js';
 
-type Drives = Parts<'graph' | 'opener' | 'drives' | 'machine' | 'host' | 'isIncoming' | 'temporaryFolder'>;
+type Drives = Parts<'graph' | 'opener' | 'drives' | 'machine' | 'isIncoming' | 'temporaryFolder'>;
 
 /** How many units a bus of each interface has; of the others a drive's number is its bus and unit in one. */
 const UNITS: { readonly [kind in DriveInterface]?: number } = { ide: 2, scsi: 7 };
 
 /**
- * Adds a drive: -drive, -hda and the like, drive_add. `usual`: its interface unless it says so.
+ * Adds a drive: -drive, -hda and the like, drive_add.
  * Errors: invalid in QEMU's words, exists, unsupported; those of opening.
  */
-export async function addDrive(
-  engine: Drives,
-  options: DriveOptions,
-  usual: DriveInterface = 'ide',
-): Promise<Drive> {
-  const kind = options.interface ?? usual;
+export async function addDrive(engine: Drives, options: DriveOptions): Promise<Drive> {
+  // A machine without buses has no other use for it.
+  const kind = options.interface ?? (engine.machine.type === 'none' ? 'none' : 'ide');
   const { bus, unit } = placeOf(engine, kind, options);
   const id = options.id ?? defaultId(kind, bus, unit, options.isCdrom);
   if (engine.drives.has(id)) throw new BlockError('exists', `Duplicate ID '${id}' for drive`);
@@ -32,8 +36,10 @@ export async function addDrive(
   const limits = checkedLimits(options.throttling.limits);
   const node = hasImage(options) ? await openMedium(engine, options) : undefined;
   const { isCdrom, writethrough, readErrors, writeErrors } = options;
-  const properties = { id, interface: kind, bus, unit, isCdrom, writethrough, readErrors, writeErrors };
   try {
+    const accounting = node ? accountingOf(options) : USUAL_ACCOUNTING;
+    const place = { id, interface: kind, bus, unit, isCdrom };
+    const properties = { ...place, writethrough, readErrors, writeErrors, accounting };
     if (engine.graph.nodes.has(id))
       throw new BlockError('exists', `Device name '${id}' conflicts with an existing node name`);
     const drive = await Drive.create(engine.graph, properties, node);
@@ -58,12 +64,15 @@ export async function removeDrive(engine: Parts<'graph' | 'drives'>, drive: Driv
   engine.drives.delete(drive.id);
 }
 
+/** As QEMU has it, it begins with the first image: a drive without one counts as usual, whatever is asked. */
+function accountingOf({ accounting }: DriveOptions): DriveAccounting {
+  return { ...accounting, intervals: checkedIntervals(accounting.intervals) };
+}
+
 function refuseUnsupported(options: DriveOptions): void {
-  const { image } = options;
   const refuse = (name: string): never => {
     throw new BlockError('unsupported', `Parameter '${name}' is not supported by livedisk yet`);
   };
-  for (const [key] of image.entries()) if (/^stats-/.test(key)) refuse(key);
   if (options.detectZeroes !== 'off' && !hasImage(options)) refuse('detect-zeroes');
 }
 
@@ -114,12 +123,11 @@ function forgetAio({ storage }: Node): void {
 
 /** Writes go to a file that is nobody's any more: they end with the drive. */
 async function putTemporaryOverlay(engine: Drives, below: Node, readOnly: boolean): Promise<Node> {
-  const { opener, graph, host } = engine;
-  const filename = `${engine.temporaryFolder}/vl.${host.random.bytes(6).toString('hex')}`;
-  await createImage(opener, filename, 'qcow2', { sizeBytes: below.lengthBytes });
-  const overlay = await opener
-    .openImage(filename, 'qcow2', { readOnly, noBacking: true, cache: { direct: false, 'no-flush': true } })
-    .finally(() => host.files.unlink(filename));
+  const { opener, graph, temporaryFolder: folder } = engine;
+  const context = { readOnly, noBacking: true, cache: { direct: false, 'no-flush': true } };
+  const overlay = await openTemporary(opener, { folder, sizeBytes: below.lengthBytes }, (filename) =>
+    opener.openImage(filename, 'qcow2', context),
+  );
   await graph.transaction((transaction) => void transaction.attach(overlay, 'backing', below));
   return overlay;
 }

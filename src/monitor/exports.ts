@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import type { Node } from '../block/node.js';
+import { descriptorNumber } from '../host/descriptor-number.js';
 import type { SocketAddress } from '../host/host.js';
 import { Waiting } from '../wire/qmp/registry.js';
 import type { CommandArguments } from '../schema/commands.js';
@@ -10,14 +11,14 @@ import { findNode } from '../block/find-node.js';
 /** Of vhost-user-blk. */
 const DEFAULT_BLOCK_BYTES = 512;
 
-type Exporting = Parts<'command' | 'graph' | 'exports' | 'descriptors' | 'kind' | 'takeImages'>;
+type Exporting = Parts<'command' | 'graph' | 'exports' | 'takeImages'>;
 
 export function registerExports(engine: Exporting): void {
   const { exports } = engine;
   engine.command('nbd-server-start', (args) => {
     const { addr } = args;
     return exports.startServer(
-      clientsAddress(engine, { type: addr.type, ...addr.data } as FlatAddress),
+      socketAddress({ type: addr.type, ...addr.data } as FlatAddress, engine.graph.descriptorOf),
       given({
         maxConnections: args['max-connections'],
         handshakeMaxSeconds: args['handshake-max-seconds'],
@@ -56,22 +57,8 @@ export type FlatAddress =
   | { type: 'unix'; path: string; abstract?: boolean }
   | { type: 'fd'; str: string };
 
-/** As a client gives it: descriptors are those that it has passed and named. Errors: those of socketAddress. */
-function clientsAddress(
-  { descriptors, kind }: Parts<'descriptors' | 'kind'>,
-  address: FlatAddress,
-): SocketAddress {
-  if (address.type !== 'fd') return socketAddress(address);
-  if (kind === 'storage-daemon')
-    throw new BlockError('unsupported', 'only QEMU supports file descriptor passing');
-  const fd = descriptors.take(address.str);
-  if (fd === undefined)
-    throw new BlockError('not-found', `File descriptor named '${address.str}' has not been found`);
-  return { type: 'fd', fd };
-}
-
-/** Errors: kind invalid, in QEMU's words. */
-export function socketAddress(address: FlatAddress): SocketAddress {
+/** Errors: kind invalid, in QEMU's words; those of `descriptorOf`. */
+export function socketAddress(address: FlatAddress, descriptorOf = descriptorNumber): SocketAddress {
   switch (address.type) {
     case 'unix':
       return { type: 'unix', path: address.abstract === true ? `\0${address.path}` : address.path };
@@ -85,9 +72,7 @@ export function socketAddress(address: FlatAddress): SocketAddress {
       return { type: 'inet', host: address.host, port };
     }
     case 'fd':
-      if (!/^\d+$/.test(address.str))
-        throw new BlockError('not-found', `File descriptor named '${address.str}' has not been found`);
-      return { type: 'fd', fd: Number(address.str) };
+      return { type: 'fd', fd: descriptorOf(address.str) };
   }
 }
 
@@ -137,7 +122,7 @@ async function addExport(engine: Exporting, args: CommandArguments<'block-export
   if (args.type === 'vhost-user-blk')
     return engine.exports.addVhostUser({
       ...common,
-      address: clientsAddress(engine, args.addr),
+      address: socketAddress(args.addr, engine.graph.descriptorOf),
       blockSizeBytes: args['logical-block-size'] ?? DEFAULT_BLOCK_BYTES,
       queueCount: args['num-queues'] ?? 1,
     });

@@ -26,7 +26,7 @@ async function changeChildren(
     return removeChild(graph, changed, edge);
   }
   if (node === undefined) throw new BlockError('invalid', 'Either child or node must be specified');
-  const added = graph.nodes.get(node);
+  const added = graph.find(node);
   if (!added) throw new BlockError('not-found', `Node '${node}' not found`);
   return addChild(graph, changed, added);
 }
@@ -60,9 +60,10 @@ async function removeChild(graph: Graph, parent: Node, edge: Edge): Promise<void
 /** All nodes are in one thread, whatever object stands for another; who asks is told what QEMU would tell. */
 function setIoThread({ graph }: Parts<'graph'>, args: CommandArguments<'x-blockdev-set-iothread'>): void {
   const { 'node-name': name, iothread, force = false } = args;
-  const node = graph.nodes.get(name);
+  const node = graph.find(name);
   if (!node) throw new BlockError('not-found', `Failed to find node with node-name='${name}'`);
-  const isUsed = [...node.parents].some(({ parent }) => !(parent instanceof Node));
+  // Nodes that jobs hold by other roles are theirs to move along.
+  const isUsed = [...node.parents].some(({ parent, role }) => !(parent instanceof Node) && role === 'root');
   if (isUsed && !force) {
     const text = `Node ${name} is associated with a BlockBackend and could be in use`;
     throw new BlockError('busy', `${text} (use force=true to override this check)`);

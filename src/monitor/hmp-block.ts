@@ -1,4 +1,5 @@
-import { BlockError } from '../base/error.js';
+import { BlockError, hintOf } from '../base/error.js';
+import { parseInet } from '../schema/inet-text.js';
 import { parseSize } from '../schema/size.js';
 import { parseDrive } from '../programs/arguments/drive-options.js';
 import { parseImageOpts } from '../programs/arguments/image-opts.js';
@@ -32,8 +33,9 @@ export type HmpBlock = Parts<
     | 'emit'
     | 'whileOpen'
     | 'temporaryFolder'
-    | 'addNode'
+    | 'openNode'
     | 'print'
+    | 'printError'
     | 'guestProgram'
   >;
 
@@ -115,14 +117,14 @@ export const BLOCK_COMMANDS: ReadonlyArray<HmpCommand<HmpBlock>> = [
     'block-job-set-speed',
     ['device speed', 'set maximum speed for a background block operation'],
     { operands: operands(DEVICE, NUMBER) },
-    ([device = '', speed = '']) => ({ device, speed: sizeOf(speed) }),
+    ([device = '', speed = '']) => ({ device, speed: sizeOf(speed, 'block_job_set_speed') }),
   ),
   as(
     'block_resize',
     'block_resize',
     ['device size', 'resize a block image'],
     { operands: operands(DEVICE, NUMBER) },
-    ([device = '', size = '']) => ({ device, size: sizeOf(size) }),
+    ([device = '', size = '']) => ({ device, size: sizeOf(size, 'block_resize') }),
   ),
   as(
     'block_stream',
@@ -133,7 +135,7 @@ export const BLOCK_COMMANDS: ReadonlyArray<HmpCommand<HmpBlock>> = [
       'job-id': device,
       device,
       base,
-      speed: speed === undefined ? undefined : sizeOf(speed),
+      speed: speed === undefined ? undefined : sizeOf(speed, 'block_stream'),
     }),
   ),
   {
@@ -276,9 +278,10 @@ function copyModes(has: (flag: string) => boolean): { sync: string; mode: string
 }
 
 /** A number with a suffix; without one, megabytes. Errors: HmpSyntaxError. */
-function sizeOf(text: string): number {
+function sizeOf(text: string, command: string): number {
   const bytes = parseSize(/\d$/.test(text) ? `${text}M` : text);
-  if (bytes === undefined) throw new HmpSyntaxError('invalid size');
+  if (bytes === undefined)
+    throw new HmpSyntaxError(`invalid size\nTry "help ${command}" for more information`);
   return bytes;
 }
 
@@ -287,7 +290,7 @@ async function plainly(body: () => Promise<string>): Promise<string> {
   try {
     return await body();
   } catch (error) {
-    if (error instanceof BlockError) return `${error.message}\n`;
+    if (error instanceof BlockError) return `${error.message}\n${hintOf(error)}`;
     throw error;
   }
 }
@@ -296,7 +299,7 @@ async function driveAdd(engine: HmpBlock, { flags, operands: [, text = ''] }: Hm
   if (flags.has('n')) {
     const options = isJsonOption(text) ? parseKeyval(text) : parseKeyval(text, 'driver');
     if (options['node-name'] === undefined) return "'node-name' needs to be specified\n";
-    await engine.addNode(
+    await engine.openNode(
       engine.opener.drivers.gate.type.parse(options, '', isJsonOption(text) ? 'qmp' : 'keyval'),
     );
     return '';
@@ -343,10 +346,13 @@ async function nbdServerStart(
   return '';
 }
 
+/** Errors: invalid, in QEMU's words. */
 function addressOf(text: string): JsonValue {
-  if (text.startsWith('unix:')) return { type: 'unix', data: { path: text.slice('unix:'.length) } };
-  const [, host, port] = /^(.*):([^:]*)$/.exec(text) ?? [];
-  if (host === undefined || port === undefined || port === '')
-    throw new BlockError('invalid', `error parsing address '${text}'`);
-  return { type: 'inet', data: { host: host.replace(/^\[(.*)\]$/, '$1'), port } };
+  const [, scheme, rest = ''] = /^(unix|fd|tcp):(.*)$/s.exec(text) ?? [];
+  if (scheme === 'unix') {
+    if (rest === '') throw new BlockError('invalid', 'invalid Unix socket address');
+    return { type: 'unix', data: { path: rest } };
+  }
+  if (scheme === 'fd') return { type: 'fd', data: { str: rest } };
+  return { type: 'inet', data: { ...parseInet(scheme === 'tcp' ? rest : text) } };
 }

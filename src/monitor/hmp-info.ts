@@ -7,7 +7,7 @@ import { limitsInfo } from './io-throttle.js';
 import { chainText } from './image-text.js';
 import { nodeInfo } from './node-info.js';
 import type { Parts } from './parts.js';
-import { type Disk, listDisks } from './query.js';
+import { type Disk, idleTimeNs, listDisks } from './query.js';
 
 type Queries = Parts<'graph' | 'devices' | 'drives'>;
 
@@ -52,7 +52,9 @@ interface Details {
 }
 
 function describeMedium(node: Node, { isVerbose, backend, lines = [] }: Details): string {
-  const info = nodeInfo(node, new NodeNames(), { hidesImplicit: backend !== undefined });
+  const info = nodeInfo(node, new NodeNames({ showsFilters: true }), {
+    hidesImplicit: backend !== undefined,
+  });
   const drive = backend?.name ?? '';
   const name = drive === '' ? node.name : `${drive} (${node.name})`;
   const format = `${node.driver.name}${node.readOnly ? ', read-only' : ''}`;
@@ -111,7 +113,7 @@ export function infoBlockStatistics(engine: Queries): string {
       return (
         `${backend.name}: rd_bytes=${read.bytes} wr_bytes=${write.bytes} rd_operations=${read.operations} ` +
         `wr_operations=${write.operations} flush_operations=${flush.operations} wr_total_time_ns=${ns(write)} ` +
-        `rd_total_time_ns=${ns(read)} flush_total_time_ns=${ns(flush)} rd_merged=0 wr_merged=0\n`
+        `rd_total_time_ns=${ns(read)} flush_total_time_ns=${ns(flush)} rd_merged=0 wr_merged=0 idle_time_ns=${idleTimeNs(backend) ?? 0}\n`
       );
     })
     .join('');

@@ -34,6 +34,13 @@ export const MIGRATION_COMMANDS: ReadonlyArray<HmpCommand<HmpMigration>> = [
     syntax: { flags: 'dbir', operands: [TEXT] },
     run: migrate,
   },
+  {
+    name: 'announce_self',
+    parameters: '[interfaces] [id]',
+    help: 'Trigger GARP/RARP announcements',
+    syntax: { operands: ['optional', 'optional'] },
+    run: announceSelf,
+  },
   plain('migrate_cancel', 'migrate_cancel', 'cancel the current VM migration'),
   plain('migrate_continue', 'migrate-continue', 'Continue migration from the given paused state', 'state'),
   plain(
@@ -100,6 +107,21 @@ async function migrate(
     resume: flags.has('r') ? true : undefined,
   });
   return flags.has('d') ? '' : 'terminal does not allow synchronous migration, continuing detached\n';
+}
+
+function announceSelf(
+  engine: HmpMigration,
+  { operands: [interfaces, id] }: { operands: readonly string[] },
+): Promise<string> {
+  const { values } = engine.moves.parameters;
+  return runQmp(engine, 'announce-self', {
+    initial: values['announce-initial'],
+    max: values['announce-max'],
+    rounds: values['announce-rounds'],
+    step: values['announce-step'],
+    interfaces: interfaces === undefined ? undefined : interfaces.split(','),
+    id,
+  });
 }
 
 async function setCapability(

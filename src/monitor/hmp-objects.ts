@@ -1,5 +1,6 @@
 import { BlockError } from '../base/error.js';
-import { parseCharacterDevice } from '../programs/arguments/character-devices.js';
+import { MuxDevice } from '../attach/mux-device.js';
+import { devicesOf, parseCharacterDevice } from '../programs/arguments/character-devices.js';
 import { parseObject } from '../programs/arguments/objects.js';
 import { parseJson } from '../wire/qmp/json-parser.js';
 import { formatJson } from '../wire/qmp/json-format.js';
@@ -10,7 +11,15 @@ import { type HmpCommand, runQmp } from './hmp-command.js';
 import type { Parts } from './parts.js';
 
 export type HmpObjects = Parts<
-  'registry' | 'graph' | 'characterDevices' | 'host' | 'openStandard' | 'hub' | 'warn' | 'identity'
+  | 'registry'
+  | 'graph'
+  | 'characterDevices'
+  | 'host'
+  | 'openStandard'
+  | 'hub'
+  | 'warn'
+  | 'identity'
+  | 'quitting'
 >;
 
 const TEXT = { missing: 'string expected' } as const;
@@ -47,13 +56,15 @@ export const OBJECT_COMMANDS: ReadonlyArray<HmpCommand<HmpObjects>> = [
     help: 'add chardev',
     syntax: { operands: [TEXT] },
     run: async (engine, { operands: [words = ''] }) => {
-      const { id, backend, maxClients } = parseCharacterDevice(words);
+      const option = parseCharacterDevice(words);
+      const { id } = option;
       if (engine.characterDevices.find(id))
         throw new BlockError(
           'exists',
           `attempt to add duplicate property '${id}' to object (type 'container')`,
         );
-      await engine.characterDevices.add(id, () => openCharacterDevice(engine, id, backend, maxClients));
+      for (const { id: name, backend, maxClients } of devicesOf(option))
+        await engine.characterDevices.add(name, () => openCharacterDevice(engine, name, backend, maxClients));
       return '';
     },
   },
@@ -65,7 +76,9 @@ export const OBJECT_COMMANDS: ReadonlyArray<HmpCommand<HmpObjects>> = [
     run: async (engine, { operands: [id = '', words = ''] }) => {
       const old = engine.characterDevices.find(id);
       if (!old) throw new BlockError('not-found', `Chardev '${id}' does not exist`);
-      const { backend, maxClients } = parseCharacterDevice(`${words},id=${id}`);
+      const { backend, maxClients, isShared = false } = parseCharacterDevice(`${words},id=${id}`);
+      if (isShared || old instanceof MuxDevice)
+        throw new BlockError('unsupported', 'Mux device hotswap not supported yet');
       await engine.characterDevices.replace(old, () => openCharacterDevice(engine, id, backend, maxClients));
       return '';
     },

@@ -1,15 +1,15 @@
-import { BlockError, toBlockError } from '../base/error.js';
+import { toBlockError } from '../base/error.js';
 import type { InternalSnapshot } from '../block/driver.js';
 import { findByName, snapshotsOf } from '../block/internal-snapshots.js';
 import type { Node } from '../block/node.js';
+import { commitDrives, type CommittingDrives } from './commit-drive.js';
 import { HmpSyntaxError } from './hmp-arguments.js';
 import { type HmpCommand, runQmp } from './hmp-command.js';
 import type { Parts } from './parts.js';
 import { snapshotRows } from './image-text.js';
-import { listDisks } from './query.js';
 import { deleteVm, imagesOf, loadVm, saveVm, vmStateNode } from './vm-snapshots.js';
 
-export type HmpSnapshots = Parts<'moves' | 'registry' | 'graph' | 'host' | 'devices' | 'drives' | 'runState'>;
+export type HmpSnapshots = CommittingDrives & Parts<'registry' | 'host' | 'runState'>;
 
 const DEVICE = { missing: 'block device name expected' } as const;
 const TEXT = { missing: 'string expected' } as const;
@@ -38,7 +38,7 @@ export const SNAPSHOT_COMMANDS: ReadonlyArray<HmpCommand<HmpSnapshots>> = [
     parameters: 'device|all',
     help: 'commit changes to the disk images (if -snapshot is used) or backing files',
     syntax: { operands: [DEVICE] },
-    run: (engine, { operands: [name = ''] }) => commit(engine, name),
+    run: (engine, { operands: [name = ''] }) => commitDrives(engine, name),
   },
   {
     name: 'delvm',
@@ -93,24 +93,6 @@ function nameOfNow({ host }: HmpSnapshots): string {
   const two = (value: number): string => String(value).padStart(2, '0');
   const day = [date.getMonth() + 1, date.getDate(), date.getHours(), date.getMinutes(), date.getSeconds()];
   return `vm-${date.getFullYear()}${day.map(two).join('')}`;
-}
-
-/** Of images with a backing file: refused. Others have nothing to commit, in QEMU's words. */
-function commit(engine: HmpSnapshots, wanted: string): string {
-  const named = (name: string): boolean => wanted === 'all' || name === wanted;
-  const disks = listDisks(engine).filter(({ backend }) => named(backend.name));
-  if (wanted !== 'all' && disks.length === 0) return `Device '${wanted}' not found\n`;
-  for (const { backend } of disks) {
-    if (backend.root?.node.backingNode()) {
-      const text = `commit of '${backend.name}' is not supported by livedisk`;
-      throw new BlockError('unsupported', `${text}; block-commit of QMP merges it into its backing file`);
-    }
-    if (wanted !== 'all')
-      return backend.root
-        ? `'commit' error for '${wanted}': Operation not supported\n`
-        : `Device '${wanted}' has no medium\n`;
-  }
-  return '';
 }
 
 function numberOf(text: string, command: string): number {

@@ -1,8 +1,9 @@
-import { BlockError } from '../base/error.js';
+import { BlockError, hintOf } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import { unitePermissions } from '../block/permissions.js';
 import { permissionsFor, runIoCommand } from '../programs/io/command.js';
 import { QmpError } from '../wire/qmp/registry.js';
+import { WATCHDOG_ACTIONS } from '../schema/migration.js';
 import { VERSION } from '../wire/qmp/version.js';
 import { withBackend } from '../block/with-backend.js';
 import type { Parts } from './parts.js';
@@ -16,14 +17,24 @@ import { infoBlock, infoBlockJobs, infoBlockStatistics } from './hmp-info.js';
 import { diskOfDevice } from './media.js';
 import { type HmpMigration, MIGRATION_COMMANDS, MIGRATION_INFO } from './hmp-migration.js';
 import type { Quitting, Running } from './run-state.js';
+import { TRACE_HMP, TRACE_INFO, type Traced } from './trace.js';
 
 /** What its commands need together. */
-type Hmp = Running & Quitting & HmpBlock & HmpObjects & HmpSnapshots & HmpMigration & Parts<'guestProgram'>;
+type Hmp = Running &
+  Quitting &
+  HmpBlock &
+  HmpObjects &
+  HmpSnapshots &
+  HmpMigration &
+  Traced &
+  Parts<'guestProgram'>;
 
 export function registerHmp(engine: Hmp & Parts<'command'>): void {
-  engine.command('human-monitor-command', async ({ 'command-line': line }) =>
-    (await runHmp(engine, line)).replaceAll('\n', '\r\n'),
-  );
+  engine.command('human-monitor-command', async ({ 'command-line': line, 'cpu-index': cpuIndex }) => {
+    // No processor is here: as a QEMU without one answers.
+    if (cpuIndex !== undefined) throw new BlockError('invalid', "Parameter 'cpu-index' expects a CPU number");
+    return (await runHmp(engine, line)).replaceAll('\n', '\r\n');
+  });
 }
 
 const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
@@ -31,6 +42,7 @@ const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
   ...OBJECT_COMMANDS,
   ...SNAPSHOT_COMMANDS,
   ...MIGRATION_COMMANDS,
+  ...TRACE_HMP,
   {
     name: 'cont',
     alias: 'c',
@@ -79,6 +91,24 @@ const COMMANDS: ReadonlyArray<HmpCommand<Hmp>> = [
     run: (engine) => runQmp(engine, 'system_reset'),
   },
   {
+    name: 'system_wakeup',
+    parameters: '',
+    help: 'wakeup guest from suspend',
+    syntax: {},
+    run: (engine) => runQmp(engine, 'system_wakeup'),
+  },
+  {
+    name: 'watchdog_action',
+    parameters: '[reset|shutdown|poweroff|pause|debug|none]',
+    help: 'change watchdog action',
+    syntax: { operands: [{ missing: 'string expected' }] },
+    run: (engine, { operands: [action = ''] }) => {
+      if (!WATCHDOG_ACTIONS.includes(action))
+        throw new BlockError('invalid', `invalid parameter value: ${action}`);
+      return runQmp(engine, 'set-action', { watchdog: action });
+    },
+  },
+  {
     name: 'quit',
     alias: 'q',
     parameters: '',
@@ -100,6 +130,7 @@ const INFO: ReadonlyArray<HmpCommand<Hmp>> = [
   ...OBJECT_INFO,
   ...SNAPSHOT_INFO,
   ...MIGRATION_INFO,
+  ...TRACE_INFO,
   {
     name: 'block',
     parameters: '[-n] [-v] [device]',
@@ -133,6 +164,8 @@ const INFO: ReadonlyArray<HmpCommand<Hmp>> = [
 
 /** One line of the human monitor; the answer is what it prints. Errors of the command are part of that. */
 export async function runHmp(engine: Hmp, line: string): Promise<string> {
+  const { hmpCommand } = engine.host.trace;
+  if (hmpCommand.isOn) hmpCommand.say(`cmd ${line}`);
   try {
     const words = splitWords(line);
     if (words.length === 0) return '';
@@ -145,7 +178,8 @@ export async function runHmp(engine: Hmp, line: string): Promise<string> {
     return await command.run(engine, parseArguments(rest, command.syntax, { name, path }));
   } catch (error) {
     if (error instanceof HmpSyntaxError) return `${error.message}\n`;
-    if (error instanceof BlockError || error instanceof QmpError) return `Error: ${error.message}\n`;
+    if (error instanceof BlockError || error instanceof QmpError)
+      return `Error: ${error.message}\n${hintOf(error)}`;
     throw error;
   }
 }
@@ -241,8 +275,9 @@ function infoVersion(): string {
 async function qemuIo(engine: HmpBlock, { flags, operands }: HmpArguments): Promise<string> {
   const [name = '', command = ''] = operands;
   const print = (text: string): void => engine.print(text.replace(/\n$/, ''));
+  const error = (text: string): void => engine.printError(text.replace(/\n$/, ''));
   const run = async (backend: BlockBackend): Promise<string> => {
-    await runIoCommand(backend, command, print, { host: engine.host, graph: engine.graph });
+    await runIoCommand(backend, command, print, { host: engine.host, graph: engine.graph, error });
     return '';
   };
   const own = flags.has('d') ? diskOfDevice(engine, name).backend : engine.drives.get(name)?.backend;
@@ -254,7 +289,7 @@ async function qemuIo(engine: HmpBlock, { flags, operands }: HmpArguments): Prom
     return own ? await run(own) : '';
   } catch (error) {
     // What the command may not do is told as the rest of its output is.
-    if (error instanceof BlockError) return `${error.message}\n`;
+    if (error instanceof BlockError) return `${error.message}\n${hintOf(error)}`;
     throw error;
   }
 }

@@ -1,6 +1,6 @@
 import { BlockError, errnoOf, errnoText } from '../base/error.js';
 import type { Json } from '../block/driver.js';
-import { findDevice } from '../block/find-node.js';
+import { findRoot } from '../block/find-node.js';
 import {
   canSnapshot,
   findByIdAndName,
@@ -26,7 +26,7 @@ export function registerInternalSnapshots(engine: Engine & Parts<'command'>): vo
 
 /** Errors: those of arguments that are wrong whatever is in flight, in QEMU's words. Answers the node. */
 function checkTaken({ graph }: Engine, { device, name }: Taken): Node {
-  const node = findDevice(graph, device);
+  const node = findRoot(graph, device);
   node.assertNotBlocked();
   if (node.readOnly) throw new BlockError('permission', `Device '${device}' is read only`);
   if (!canSnapshot(node)) {
@@ -47,7 +47,7 @@ export async function takeInternal(engine: Engine, args: Taken): Promise<DoneAct
   const { device, name } = args;
   return graph.drainedUnless(
     () => void checkTaken(engine, args),
-    [findDevice(graph, device)],
+    [findRoot(graph, device)],
     async () => {
       const node = checkTaken(engine, args);
       const snapshots = snapshotsOf(node);
@@ -72,7 +72,7 @@ async function deleteInternal(
   { graph }: Engine,
   { device, id, name }: CommandArguments<'blockdev-snapshot-delete-internal-sync'>,
 ): Promise<{ [key: string]: Json }> {
-  const node = findDevice(graph, device);
+  const node = findRoot(graph, device);
   if (id === undefined && name === undefined) throw new BlockError('invalid', 'Name or id must be provided');
   return graph.drained([node], async () => {
     node.assertNotBlocked();

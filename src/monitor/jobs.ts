@@ -22,7 +22,10 @@ function registerBlockJobVerbs(engine: Parts<'command' | 'jobs'>): void {
   engine.command('block-job-pause', ({ device }) => find(device).pause());
   engine.command('block-job-resume', ({ device }) => find(device).resume());
   engine.command('block-job-complete', ({ device }) => find(device).complete());
-  engine.command('block-job-set-speed', ({ device, speed }) => find(device).setSpeed(speed));
+  engine.command('block-job-set-speed', ({ device, speed }) => {
+    const kept = find(device).setSpeed(speed);
+    return kept && new Waiting(kept);
+  });
   engine.command('block-job-change', (args) => {
     find(args.id).change(args.type === 'mirror' ? args['copy-mode'] : 'background');
   });

@@ -100,7 +100,7 @@ async function remove(engine: Media, disk: Disk, name: string): Promise<void> {
 }
 
 async function insertNamed(engine: Media, disk: Disk, id: string, name: string): Promise<void> {
-  const node = engine.graph.nodes.get(name);
+  const node = engine.graph.find(name);
   if (!node) throw new BlockError('not-found', `Node '${name}' not found`);
   const hasUser = [...node.parents].some(({ role }) => role === 'root');
   if (hasUser) throw new BlockError('busy', `Node '${name}' is already in use`);

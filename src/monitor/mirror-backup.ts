@@ -2,6 +2,7 @@ import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import { findDevice, findRoot } from '../block/find-node.js';
 import type { Node } from '../block/node.js';
+import { readsZeroWhenNew } from '../block/zero-target.js';
 import { type BackupPlan, checkBitmap, planBackup } from '../jobs/plans/backup.js';
 import { planMirror } from '../jobs/plans/mirror.js';
 import { commonPlan } from '../jobs/plans/plan.js';
@@ -69,10 +70,10 @@ async function driveMirror(
   }
 }
 
-/** A file just made does; a device that was there before (an NBD export) holds what it held. */
+/** A file just made does, though its status may say that its first block is there; a device may hold what it held. */
 async function readsAsZeroes(target: Node): Promise<boolean> {
   const { lengthBytes } = target;
-  if (lengthBytes === 0) return true;
+  if (lengthBytes === 0 || readsZeroWhenNew(target)) return true;
   const status = await target.statusThroughChain(0, lengthBytes);
   return status.zero && status.lengthBytes === lengthBytes;
 }
@@ -111,11 +112,13 @@ export async function driveBackup<R>(
   const layer = below?.skipImplicitFilters();
   const shown =
     isNew && (await createOverlayFile(engine, filename, format ?? 'raw', source.lengthBytes, layer, source));
-  const showsSource = sync === 'none' && isNew;
+  // Whatever backing file an image names that was there: what is not copied yet is the disk's.
+  const showsSource = sync === 'none';
   const context = { readOnly: false, discard: source.modes.discard, noBacking: showsSource };
   const target = await opener.openImage(filename, format, context);
   try {
     if (showsSource) {
+      assertTakesBacking(target);
       if (shown !== false) target.automaticBacking = shown;
       await graph.transaction((transaction) => void transaction.attach(target, 'backing', source));
     }
@@ -124,4 +127,9 @@ export async function driveBackup<R>(
     await graph.release([target]);
     throw error;
   }
+}
+
+function assertTakesBacking({ driver, name }: Node): void {
+  if (driver.options['backing']) return;
+  throw new BlockError('invalid', `Driver '${driver.name}' of node '${name}' does not support backing files`);
 }

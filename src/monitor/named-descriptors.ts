@@ -35,7 +35,23 @@ export class NamedDescriptors {
     return fd;
   }
 
+  list(): Array<{ name: string; fd: number }> {
+    return [...this.#byName].map(([name, fd]) => ({ name, fd }));
+  }
+
   closeAll(): void {
     for (const name of [...this.#byName.keys()]) this.close(name);
   }
+}
+
+/** What a client has passed under that name, for good. Errors: unsupported, not-found; in QEMU's words. */
+export function passedDescriptor(
+  { descriptors, kind }: { descriptors: NamedDescriptors; kind: 'machine' | 'storage-daemon' },
+  name: string,
+): number {
+  if (kind === 'storage-daemon')
+    throw new BlockError('unsupported', 'only QEMU supports file descriptor passing');
+  const fd = descriptors.take(name);
+  if (fd !== undefined) return fd;
+  throw new BlockError('not-found', `File descriptor named '${name}' has not been found`);
 }

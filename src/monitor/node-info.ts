@@ -14,7 +14,7 @@ export function imageInfo(node: Node, names: NodeNames): JsonObject {
 }
 
 function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | undefined): JsonObject {
-  const { formatSpecific, isDirty, isEncrypted, hasNoDirtyFlag, snapshots = [] } = node.instance.info();
+  const { formatSpecific, isDirty, isEncrypted, snapshots = [] } = node.instance.info();
   const { clusterSizeBytes } = node.skipFilters().instance.info();
   return given({
     'backing-image': backingImage,
@@ -29,8 +29,14 @@ function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | unde
     encrypted: isEncrypted === true ? true : undefined,
     'full-backing-filename': fullBackingFilename(node),
     'backing-filename': node.backingFilename,
-    'dirty-flag': hasNoDirtyFlag === true ? undefined : (isDirty ?? false),
+    'dirty-flag': hasNoDirtyFlag(node) ? undefined : (isDirty ?? false),
   });
+}
+
+/** Of a filter it is that of what it shows. */
+function hasNoDirtyFlag(node: Node): boolean {
+  const shown = node.isFilter ? node.filtered?.node : undefined;
+  return shown ? hasNoDirtyFlag(shown) : node.instance.info().hasNoDirtyFlag === true;
 }
 
 function fullBackingFilename(node: Node): string | undefined {
@@ -46,7 +52,7 @@ function fullBackingFilename(node: Node): string | undefined {
 function bitmapInfo(bitmap: DirtyBitmap): JsonObject {
   return {
     ...(bitmap.name !== undefined && { name: bitmap.name }),
-    recording: bitmap.isRecording && !bitmap.isInternal,
+    recording: bitmap.isRecording && !bitmap.isInternal && !bitmap.isSilent,
     persistent: bitmap.persistent,
     busy: bitmap.busy,
     granularity: bitmap.granularityBytes,
@@ -85,23 +91,37 @@ export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions 
   let image: JsonObject | undefined;
   for (const layer of [...layers].reverse()) image = layerInfo(layer, names, image);
   const backing = node.isFilter ? undefined : node.children.get('backing')?.node;
-  return given({
-    ...limitsInfo(options.throttleGroup),
-    detect_zeroes: node.modes.detectZeroes,
-    image,
-    ro: node.readOnly,
-    'node-name': node.name,
-    backing_file_depth: layers.length - 1,
-    drv: node.driver.name,
-    write_threshold: node.writeThreshold?.offset ?? 0,
-    backing_file: backing && names.of(backing),
-    'dirty-bitmaps': bitmaps.length > 0 ? bitmaps : undefined,
-    encrypted: node.instance.info().isEncrypted === true,
-    cache: {
-      'no-flush': cache['no-flush'],
-      direct: cache.direct,
-      writeback: options.writeCache ?? true,
-    },
-    file: names.of(node),
-  });
+  return inOrder(
+    given({
+      ...limitsInfo(options.throttleGroup),
+      detect_zeroes: node.modes.detectZeroes,
+      image,
+      ro: node.readOnly,
+      'node-name': node.name,
+      backing_file_depth: layers.length - 1,
+      drv: node.driver.name,
+      write_threshold: node.writeThreshold?.offset ?? 0,
+      backing_file: backing && names.of(backing),
+      'dirty-bitmaps': bitmaps.length > 0 ? bitmaps : undefined,
+      encrypted: node.instance.info().isEncrypted === true,
+      cache: {
+        'no-flush': cache['no-flush'],
+        direct: cache.direct,
+        writeback: options.writeCache ?? true,
+      },
+      file: names.of(node),
+    }),
+  );
+}
+
+/** In which QEMU tells them, seen of its answers. */
+const MEMBER_ORDER: ReadonlyArray<string> = (
+  'iops_rd detect_zeroes iops_max_length bps_max_length image iops_wr group ro node-name bps_wr_max_length iops_size ' +
+  'backing_file_depth iops_rd_max_length bps_wr_max bps_rd_max_length drv iops_rd_max bps_max iops bps_wr bps_rd_max ' +
+  'write_threshold backing_file dirty-bitmaps encrypted bps bps_rd cache iops_max file iops_wr_max_length iops_wr_max'
+).split(' ');
+
+function inOrder(members: JsonObject): JsonObject {
+  const placeOf = (name: string): number => MEMBER_ORDER.indexOf(name);
+  return Object.fromEntries(Object.entries(members).sort(([a], [b]) => placeOf(a) - placeOf(b)));
 }

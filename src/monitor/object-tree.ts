@@ -139,7 +139,7 @@ function diskObject(
 async function changeDrive(graph: Graph, device: GuestDevice, value: JsonValue): Promise<void> {
   if (typeof value !== 'string')
     throw new BlockError('invalid', "Invalid parameter type for 'drive', expected: string");
-  const node = graph.nodes.get(value);
+  const node = graph.find(value);
   if (!node) throw new BlockError('not-found', `Cannot find device='' nor node-name='${value}'`);
   await device.changeNode(node);
 }

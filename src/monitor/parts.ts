@@ -1,6 +1,7 @@
 import { assert } from '../base/assert.js';
 import { deferred, type Deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
+import { given } from '../base/given.js';
 import { activate, inactivate } from '../block/activity.js';
 import type { DriverDescription, DriverEvent, Json, NodeOptions, QuorumEvent } from '../block/driver.js';
 import { Graph } from '../block/graph.js';
@@ -28,7 +29,7 @@ import type { Host, HostSocket } from '../host/host.js';
 import { JobManager } from '../jobs/manager.js';
 import { LostChanges } from '../wire/nbd/lost-changes.js';
 import { CommandRegistry, type Handler } from '../wire/qmp/registry.js';
-import { QmpHub } from '../wire/qmp/session.js';
+import { QmpHub } from '../wire/qmp/hub.js';
 import {
   blockdevReopen,
   type CommandArguments,
@@ -40,10 +41,12 @@ import {
 import { EXTENSION_COMMANDS } from '../schema/extensions.js';
 import { OUT_OF_BAND } from '../schema/machine.js';
 import type { Type } from '../schema/types.js';
-import { NamedDescriptors } from './named-descriptors.js';
+import { NamedDescriptors, passedDescriptor } from './named-descriptors.js';
+import type { DaemonProgram } from './takeover/giver.js';
 import { closeGraph, Lifetime, runAll } from './closing.js';
 import { plugDisk } from './devices.js';
 import { Sessions } from './sessions/sessions.js';
+import { KeptHeats } from './write-heat.js';
 import { type EventListener, guarded, Listeners } from './listeners.js';
 
 /** The unit of events. */
@@ -76,6 +79,8 @@ export interface EngineProperties {
   baseProtection?: Partial<BaseProtection>;
   /** What QEMU prints on its standard output; a line without its end. */
   print?: (line: string) => void;
+  /** The same of its standard error; default: as print. */
+  printError?: (line: string) => void;
   /** Told of what no command can answer with: what an event listener throws, a bug. Default: Node's warning. */
   onUnexpectedError?: (error: unknown) => void;
 }
@@ -110,6 +115,8 @@ export class EngineParts {
   readonly machine: Machine;
   /** Where one runs the guest. */
   guestProgram: GuestProgram | undefined;
+  /** Names of points whose deletion waits or goes on. */
+  deletingPoints: () => readonly string[] = () => [];
   /** What becomes of the machine when it is reset or shut down. */
   readonly actions: RunActions;
   /** From this machine to another, or to here. */
@@ -131,13 +138,19 @@ export class EngineParts {
   /** Those that clients gave a name (getfd). */
   readonly descriptors: NamedDescriptors;
   readonly print: (line: string) => void;
+  readonly printError: (line: string) => void;
   readonly baseProtection: BaseProtection;
+  /** Set by a program that serves, and lets another process take its place. */
+  daemon: DaemonProgram | undefined;
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
   readonly #listeners: Listeners;
+  /** Where disks are written to, for those who ask. */
+  readonly heats: KeptHeats;
   /** Of the clients of exports and devices. */
   readonly lost = new LostChanges(isSameDisk);
   readonly #lifetime = new Lifetime();
+  #jobsEnd: Promise<void> | undefined;
   /** The program's own code is told of its errors; should that fail too, Node tells. */
   readonly #report = (error: unknown): void => guarded(() => this.hub.onUnexpectedError(error), warn);
 
@@ -151,9 +164,12 @@ export class EngineParts {
     this.openStandard = properties.openStandard;
     this.baseProtection = { refuses: false, folders: [], ...properties.baseProtection };
     this.warn = properties.warn ?? (() => undefined);
-    const { print } = properties;
+    const { print, printError = print } = properties;
     this.print = (line) => {
       if (print) guarded(() => print(line), this.#report);
+    };
+    this.printError = (line) => {
+      if (printError) guarded(() => printError(line), this.#report);
     };
     this.#listeners = new Listeners(this.#report);
     this.graph = new Graph(host);
@@ -161,9 +177,11 @@ export class EngineParts {
     this.graph.onDriverEvent = (node, event) => this.#driverEvent(node, event);
     this.opener = new Opener(this.graph, new DriverRegistry(properties.drivers));
     this.opener.staysInFolders = properties.untrusted ?? false;
-    this.hub = new QmpHub(this.registry, host.clock);
+    this.heats = new KeptHeats(host.clock);
+    this.hub = new QmpHub(this.registry, host.clock, host.trace);
     const { descriptorSets } = host.files;
     this.descriptors = new NamedDescriptors(descriptorSets);
+    this.graph.descriptorOf = (name) => passedDescriptor(this, name);
     this.hub.onUnclaimed = (fd) => descriptorSets.close(fd);
     this.hub.onDeserted = () => descriptorSets.removeUnused();
     this.hub.onUnexpectedError = properties.onUnexpectedError ?? warn;
@@ -186,6 +204,7 @@ export class EngineParts {
       ...{ host, graph, devices, jobs, exports, runState, machine, warn, uuid: identity.uuid },
       emit: (event, data) => this.emit(event, data),
       takeDescriptor: (name) => descriptors.take(name),
+      guestMemory: () => this.guestProgram?.memory,
     };
   }
 
@@ -232,12 +251,13 @@ export class EngineParts {
     return this.#listeners.add(listener);
   }
 
-  /** blockdev-add without a client. Errors: kind closed; those of opening. */
+  /** blockdev-add without a client, after commands under way. Errors: kind closed; those of opening. */
   addNode(options: NodeOptions): Promise<Node> {
-    return this.whileOpen(() => this.#addNode(options));
+    return this.inTurn(() => this.openNode(options));
   }
 
-  async #addNode(options: NodeOptions): Promise<Node> {
+  /** The same within a command. */
+  async openNode(options: NodeOptions): Promise<Node> {
     const plan = this.opener.drivers.gate.plan(options);
     if (plan.options['node-name'] === undefined) {
       throw new BlockError('invalid', "'node-name' must be specified for the root node");
@@ -246,16 +266,19 @@ export class EngineParts {
     return this.opener.openPlan(plan, context);
   }
 
-  /** Errors: exists; not-found; busy when another user of the node conflicts; those of activate. */
+  /**
+   * After commands under way. Errors: exists; not-found; busy when another user of the node conflicts; those of
+   * activate.
+   */
   addDevice(nodeName: string, properties: DeviceProperties): Promise<GuestDevice> {
-    return this.whileOpen(() => this.#addDevice(nodeName, properties));
+    return this.inTurn(() => this.#addDevice(nodeName, properties));
   }
 
   async #addDevice(nodeName: string, properties: DeviceProperties): Promise<GuestDevice> {
     checkDeviceProperties(nodeName, properties);
     if (this.devices.has(properties.id))
       throw new BlockError('exists', `Duplicate device ID '${properties.id}'`);
-    const node = this.graph.nodes.get(nodeName);
+    const node = this.graph.find(nodeName);
     if (!node)
       throw new BlockError('not-found', `Property 'virtio-blk-device.drive' can't find value '${nodeName}'`);
     const model = deviceModel('virtio-blk');
@@ -267,26 +290,44 @@ export class EngineParts {
     return device;
   }
 
-  /** Makes images ours that another engine had, with all below them, or throws and leaves all as it was: see activate. */
+  /**
+   * Makes images ours that another engine had, with all below them, or throws and leaves all as it was: see activate.
+   * After commands under way.
+   */
   activate(...nodes: Node[]): Promise<void> {
-    return this.whileOpen(() => this.takeImages(nodes));
+    return this.inTurn(() => this.takeImages(this.#present(nodes)));
   }
 
-  /** The same for what the engine does itself. Errors: busy, too, while the images are another machine's (a move). */
+  /** The same within a command. Errors: busy, too, while the images are another machine's (a move). */
   async takeImages(nodes: Iterable<Node>): Promise<void> {
     this.moves.assertOwner();
     await activate(this.graph, nodes);
   }
 
-  /** Gives images to another engine, with all below them. Errors: see inactivate; busy while a guest uses one. */
-  async inactivate(...nodes: Node[]): Promise<void> {
+  /**
+   * Gives images to another engine, with all below them, after commands under way. Errors: see inactivate; busy while a
+   * guest uses one.
+   */
+  inactivate(...nodes: Node[]): Promise<void> {
+    return this.inTurn(() => this.leaveImages(this.#present(nodes)));
+  }
+
+  /** The same within a command. */
+  async leaveImages(nodes: readonly Node[]): Promise<void> {
     const inUse = new Set(
       [...this.devices.values()].flatMap(({ backend }) => [...(backend.root?.node.chain() ?? [])]),
     );
     const used = this.runState.isRunning ? nodes.find((node) => inUse.has(node)) : undefined;
     if (used)
       throw new BlockError('busy', `Node '${used.name}' is in use by a guest that runs`, { node: used.name });
-    await this.whileOpen(() => inactivate(this.graph, nodes));
+    await inactivate(this.graph, nodes);
+  }
+
+  /** What a program has found earlier may have gone while it waited for its turn. Errors: not-found. */
+  #present(nodes: Node[]): Node[] {
+    const gone = nodes.find((node) => this.graph.node(node.name) !== node);
+    if (!gone) return nodes;
+    throw new BlockError('not-found', `Failed to find node with node-name='${gone.name}'`);
   }
 
   get isClosed(): boolean {
@@ -296,6 +337,14 @@ export class EngineParts {
   /** Resolves when close() has done its work, well or not. */
   get ended(): Promise<void> {
     return this.#lifetime.ended;
+  }
+
+  /**
+   * Runs what commands must not meet half done, as it must not meet theirs; close() waits for it. Errors: kind closed, and
+   * those of `work`.
+   */
+  protected inTurn<T>(work: () => Promise<T>): Promise<T> {
+    return this.whileOpen(() => this.hub.inBand(work));
   }
 
   /** Runs what close() must wait for. Errors: kind closed, and those of `work`. */
@@ -314,6 +363,12 @@ export class EngineParts {
     ];
   }
 
+  /** All jobs are over by the time that this resolves; the same for whoever asks. */
+  endJobs(): Promise<void> {
+    const afterGuest = this.kind === 'machine' && this.runState.isRunning;
+    return (this.#jobsEnd ??= this.jobs.cancelAll({ afterGuest }));
+  }
+
   /**
    * Ends jobs, exports and devices, flushes and closes every image; backends that the program has itself on nodes are
    * flushed and taken away. All of it is closed also when an error is thrown, the first that was met: what was written
@@ -323,12 +378,7 @@ export class EngineParts {
     return this.#lifetime.end(async () => {
       this.sessions.stop();
       // A command that runs may wait for a job, or start one.
-      await Promise.all([
-        this.hub.close(),
-        this.jobs.cancelAll(),
-        this.moves.close(),
-        this.wholeMove.close(),
-      ]);
+      await Promise.all([this.hub.close(), this.endJobs(), this.moves.close(), this.wholeMove.close()]);
       await runAll([
         () => this.jobs.endAll(),
         () => this.exports.close(),
@@ -364,14 +414,10 @@ export class EngineParts {
 
   #driverEvent(node: Node, event: DriverEvent): void {
     if (event.name !== 'corrupted') return this.#quorumEvent(node, event);
-    const data: { [key: string]: Json } = {
-      device: node.driveName,
-      'node-name': node.name,
-      msg: event.message,
-    };
-    if (event.offset !== undefined) data['offset'] = event.offset;
-    if (event.sizeBytes !== undefined) data['size'] = event.sizeBytes;
-    this.emit('BLOCK_IMAGE_CORRUPTED', { ...data, fatal: event.fatal });
+    const { message: msg, offset, sizeBytes: size, fatal } = event;
+    // In QEMU's order.
+    const data = { device: node.driveName, msg, ...given({ offset }), 'node-name': node.name, fatal };
+    this.emit('BLOCK_IMAGE_CORRUPTED', { ...data, ...given({ size }) });
   }
 
   #quorumEvent(node: Node, event: QuorumEvent): void {

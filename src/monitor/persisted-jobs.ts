@@ -1,5 +1,6 @@
 import { given } from '../base/given.js';
-import { idIn, JobJournal, type JournalState } from '../jobs/persisted/job-journal.js';
+import { JobJournal } from '../jobs/persisted/job-journal.js';
+import { idIn, type JournalState } from '../jobs/persisted/journal-head.js';
 import type { JsonObject } from '../schema/types.js';
 import type { Parts } from './parts.js';
 

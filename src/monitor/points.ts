@@ -1,9 +1,16 @@
+import { toBlockError } from '../base/error.js';
 import { DEFAULT_QUIESCE_MS } from '../schema/points.js';
 import type { CommandArguments, CommandResult } from '../schema/commands.js';
 import type { JsonObject, JsonValue } from '../schema/types.js';
 import type { Parts } from './parts.js';
 import { type Created, createPoint } from './points/create.js';
-import { finishDeletion, markDeleting, planPointDeletion } from './points/delete.js';
+import {
+  finishDeletion,
+  isDeletedOn,
+  markDeleting,
+  type PlannedDeletion,
+  planPointDeletion,
+} from './points/delete.js';
 import { listPoints } from './points/list.js';
 import { DeletionQueue } from './points/queue.js';
 import { revertToPoint } from './points/revert.js';
@@ -12,7 +19,7 @@ import { diskSwitch } from './points/switch-disks.js';
 
 type Engine = Parts<
   | ('command' | 'graph' | 'opener' | 'print' | 'runState' | 'devices' | 'exports' | 'host')
-  | ('registry' | 'hub' | 'emit' | 'onEvent' | 'isClosed')
+  | ('registry' | 'hub' | 'emit' | 'onEvent' | 'isClosed' | 'deletingPoints')
 >;
 
 /** Points in time of disks: names for moments that chains hold. */
@@ -21,13 +28,10 @@ export function registerPoints(engine: Engine): void {
   engine.command('x-point-create', (args) => points.create(args));
   engine.command('x-point-list', async ({ nodes }) => points.list(nodes));
   engine.command('x-point-delete', (args) => points.delete(args));
-  engine.command('x-point-revert', (args) =>
-    revertToPoint(
-      points.here,
-      { name: args.name, disks: args.disks, isDryRun: args['dry-run'] ?? false },
-      diskSwitch(engine),
-    ),
-  );
+  engine.command('x-point-revert', async ({ name, image, disks, 'dry-run': isDryRun = false }) => {
+    const asked = { name, image, disks, isDryRun };
+    return (await revertToPoint(points.here, asked, diskSwitch(engine))).answer;
+  });
 }
 
 class Points {
@@ -35,6 +39,7 @@ class Points {
   readonly here: PointServer;
   /** For what goes on after it: its commands come in turn with those of clients. */
   readonly #later: PointServer;
+  readonly #tellEnd: (name: string, id: string, error?: string) => void;
   readonly #queue: DeletionQueue;
 
   constructor(engine: Engine) {
@@ -55,10 +60,12 @@ class Points {
       alone,
       execute: (command, args = {}) => hub.execute(command, args) as Promise<JsonValue>,
     };
-    this.#queue = new DeletionQueue((name, id, error) => {
+    this.#tellEnd = (name, id, error) => {
       const data: JsonObject = { name, id, ...(error !== undefined && { error }) };
       if (!engine.isClosed) engine.emit('x-point-deleted', data);
-    });
+    };
+    this.#queue = new DeletionQueue(this.#tellEnd);
+    engine.deletingPoints = () => this.#queue.names;
   }
 
   async create(args: CommandArguments<'x-point-create'>): Promise<Created> {
@@ -66,11 +73,23 @@ class Points {
     const timeoutMs = args['quiesce-timeout'] ?? DEFAULT_QUIESCE_MS;
     const isDryRun = args['dry-run'] ?? false;
     const quiesce = path === undefined ? undefined : { path, timeoutMs };
-    const created = await createPoint(this.here, { name, disks, keep, quiesce, isDryRun });
+    const { answer: created } = await createPoint(this.here, { name, disks, keep, quiesce, isDryRun });
     if (isDryRun) return created;
     this.#queue.nameTaken(name);
-    for (const old of created.deletes) await this.#delete(old);
+    const nodes = created.images.map((image) => image['new-node-name']);
+    for (const old of created.deletes) await this.#deleteTooOld(old, nodes);
     return created;
+  }
+
+  /** The new point is there: what keeps an old one from going is told as of any deletion that ends with an error. */
+  async #deleteTooOld(name: string, nodes: readonly string[]): Promise<void> {
+    try {
+      await this.#startDeletion(name, nodes, () => planPointDeletion(this.here, name, nodes));
+    } catch (error) {
+      const { disks } = await this.list(nodes);
+      const old = disks.flatMap(({ points }) => points).find((point) => point.name === name);
+      this.#tellEnd(name, old?.id ?? '', toBlockError(error).message);
+    }
   }
 
   async list(nodes: readonly string[] | undefined): Promise<CommandResult<'x-point-list'>> {
@@ -79,20 +98,24 @@ class Points {
   }
 
   async delete(args: CommandArguments<'x-point-delete'>): Promise<CommandResult<'x-point-delete'>> {
-    return this.#delete(args.name, args.nodes, args['dry-run']);
+    const plan = (): Promise<PlannedDeletion> => planPointDeletion(this.here, args.name, args.nodes);
+    return this.#startDeletion(args.name, args.nodes, plan, args['dry-run']);
   }
 
-  async #delete(
+  async #startDeletion(
     name: string,
-    nodes?: readonly string[],
+    nodes: readonly string[] | undefined,
+    makePlan: () => Promise<PlannedDeletion>,
     isDryRun = false,
   ): Promise<CommandResult<'x-point-delete'>> {
     const nothing = { words: [], bytes: 0, seconds: 0, ends: [], invalid: [], users: [] };
     const known = this.#queue.find(name);
-    if (known) return { id: known.id, state: known.state, plan: nothing };
+    if (known && (await isDeletedOn(this.here, name, nodes)))
+      return { id: known.id, state: known.state, plan: nothing };
     const done = this.#queue.idOfDone(name);
-    if (done !== undefined) return { id: done, state: 'done', plan: nothing };
-    const planned = await planPointDeletion(this.here, name, nodes);
+    if (done !== undefined && (await isDeletedOn(this.here, name, nodes, 'copied')))
+      return { id: done, state: 'done', plan: nothing };
+    const planned = await makePlan();
     const { id, plan } = planned;
     if (isDryRun) return { id, state: 'planned', plan };
     await markDeleting(this.here, planned);

@@ -1,8 +1,9 @@
 import type { BlockBackend } from '../block/backend.js';
-import type { OperationStatistics } from '../block/operation-statistics.js';
+import type { IntervalLatencies, IntervalStatistics } from '../block/interval-statistics.js';
+import { newStatistics, type OperationStatistics } from '../block/operation-statistics.js';
 import type { LatencyHistogram } from '../block/latency-histogram.js';
 import { given } from '../base/given.js';
-import type { Json } from '../block/driver.js';
+import type { DiscardCounts, Json } from '../block/driver.js';
 import { NodeNames } from '../block/full-filename.js';
 import type { Node } from '../block/node.js';
 import type { GuestDevice } from '../attach/device.js';
@@ -15,12 +16,12 @@ import { queryGraph } from './query-graph.js';
 type JsonObject = { [key: string]: Json };
 
 export function registerQueries(
-  engine: Parts<'command' | 'graph' | 'jobs' | 'devices' | 'drives' | 'registry'>,
+  engine: Parts<'command' | 'graph' | 'jobs' | 'devices' | 'drives' | 'exports' | 'registry'>,
 ): void {
   const { graph, jobs } = engine;
   engine.command('query-block', () => queryBlock(engine));
   engine.command('query-named-block-nodes', ({ flat = false }) => {
-    const names = new NodeNames();
+    const names = new NodeNames({ showsFilters: true });
     return graph
       .listed()
       .reverse()
@@ -46,6 +47,9 @@ export function registerQueries(
           ...(device && { qdev: device.qdevPath }),
         })),
   );
+  engine.command('x-query-export-stats', () =>
+    engine.exports.asked().map(({ backend, properties: { id } }) => ({ id, stats: counters(0, backend) })),
+  );
   engine.command('query-qmp-schema', (_, caller) => queryQmpSchema(engine.registry, caller));
   engine.command('x-debug-query-block-graph', () => queryGraph(engine));
   engine.command('query-version', () => VERSION);
@@ -59,7 +63,7 @@ export function registerQueries(
 
 /** QAPI's BlockInfo of every drive and every disk of the guest. */
 export function queryBlock(engine: Parts<'devices' | 'drives'>): JsonObject[] {
-  const names = new NodeNames();
+  const names = new NodeNames({ showsFilters: true });
   return listDisks(engine).map(({ backend, device }) =>
     given({
       'io-status': device?.tellsIoStatus ? device.ioStatus : undefined,
@@ -104,17 +108,27 @@ function nodeStatistics(node: Node, backend?: BlockBackend, withBacking = true):
     'node-name': node.name,
     stats: counters(node.highestWrittenOffset, backend),
   };
+  if (node.instance.discards)
+    stats['driver-specific'] = discardInfo(node.driver.name, node.instance.discards);
   if (storage) stats['parent'] = nodeStatistics(storage.node);
   if (below) stats['backing'] = nodeStatistics(below.node.skipImplicitFilters());
   return stats;
 }
 
+/** QAPI's BlockStatsSpecific. */
+function discardInfo(driver: string, { done, doneBytes, failed }: DiscardCounts): JsonObject {
+  return { driver, 'discard-nb-ok': done, 'discard-nb-failed': failed, 'discard-bytes-ok': doneBytes };
+}
+
+/** QAPI's BlockDeviceStats, of who asks through a backend. */
 function counters(highestOffset: number, backend: BlockBackend | undefined): JsonObject {
+  const { accountsInvalid = false, accountsFailed = false, intervals = [] } = backend?.statistics ?? {};
   const out: JsonObject = {
     wr_highest_offset: highestOffset,
-    timed_stats: [],
-    account_invalid: backend !== undefined,
-    account_failed: backend !== undefined,
+    timed_stats: intervals.map((interval) => intervalInfo(interval, backend?.clock.nowMs() ?? 0)),
+    account_invalid: accountsInvalid,
+    account_failed: accountsFailed,
+    ...given({ idle_time_ns: backend && idleTimeNs(backend) }),
   };
   for (const [prefix, operation] of [
     ['rd', 'read'],
@@ -140,14 +154,42 @@ function histogramInfo({ boundariesNs, bins }: LatencyHistogram): JsonObject {
   return { boundaries: [...boundariesNs] as Json[], bins: [...bins] };
 }
 
-const NOTHING: OperationStatistics = { bytes: 0, operations: 0, failed: 0, totalMs: 0 };
+/** Since its last request; undefined: there was none. */
+export function idleTimeNs({ statistics, clock }: BlockBackend): number | undefined {
+  const { lastAccessMs } = statistics;
+  return lastAccessMs === undefined ? undefined : Math.round((clock.nowMs() - lastAccessMs) * 1e6);
+}
 
-function operationCounters(prefix: string, { bytes, operations, failed, totalMs } = NOTHING): JsonObject {
+/** QAPI's BlockDeviceTimedStats. */
+function intervalInfo(interval: IntervalStatistics, nowMs: number): JsonObject {
+  const out: JsonObject = { interval_length: interval.seconds };
+  for (const [prefix, operation] of HISTOGRAMS) {
+    const latencies = interval.look(operation, nowMs);
+    const { count, sumMs, leastMs, mostMs } = latencies;
+    out[`min_${prefix}_latency_ns`] = Math.round(leastMs * 1e6);
+    out[`max_${prefix}_latency_ns`] = Math.round(mostMs * 1e6);
+    out[`avg_${prefix}_latency_ns`] = count === 0 ? 0 : Math.round((sumMs / count) * 1e6);
+    if (operation !== 'flush') out[`avg_${prefix}_queue_depth`] = queueDepth(latencies);
+  }
+  return out;
+}
+
+/** How many were under way at a time. */
+function queueDepth({ sumMs, elapsedMs }: IntervalLatencies): number {
+  return elapsedMs > 0 ? sumMs / elapsedMs : 0;
+}
+
+const NOTHING: OperationStatistics = newStatistics();
+
+function operationCounters(
+  prefix: string,
+  { bytes, operations, failed, invalid, totalMs } = NOTHING,
+): JsonObject {
   const counters: JsonObject = {
     [`${prefix}_operations`]: operations,
     [`${prefix}_total_time_ns`]: Math.round(totalMs * 1e6),
     [`failed_${prefix}_operations`]: failed,
-    [`invalid_${prefix}_operations`]: 0,
+    [`invalid_${prefix}_operations`]: invalid,
   };
   if (prefix === 'flush') return counters;
   return { ...counters, [`${prefix}_bytes`]: bytes, [`${prefix}_merged`]: 0 };

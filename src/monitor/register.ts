@@ -3,7 +3,10 @@ import { registerBlockdev } from './blockdev.js';
 import { registerChardevs } from './chardevs.js';
 import { registerDescriptors } from './descriptors.js';
 import type { EngineParts as Engine } from './parts.js';
+import { registerDiskMap } from './disk-map.js';
+import { registerFileUse } from './file-use.js';
 import { registerDevices } from './devices.js';
+import { registerDryRuns } from './dry-run/register.js';
 import { registerMedia } from './media.js';
 import { registerExports } from './exports.js';
 import { registerGraphChanges } from './graph-changes.js';
@@ -23,9 +26,12 @@ import { registerRunState } from './run-state.js';
 import { registerSessions } from './sessions/sessions.js';
 import { registerSnapshots } from './snapshot.js';
 import { registerStreamAndCommit } from './stream-commit.js';
+import { registerTakeover } from './takeover.js';
+import { registerTrace } from './trace.js';
 import { registerTracking } from './tracking.js';
 import { registerTransaction } from './transaction.js';
 import { registerVmSnapshots } from './vm-snapshots.js';
+import { registerWriteHeat } from './write-heat.js';
 import { registerYank } from './yank.js';
 
 /** Every family of commands. A storage daemon has no guest, so it lacks what is about one. */
@@ -34,10 +40,14 @@ export function registerCommands(engine: Engine): void {
   registerSnapshots(engine);
   registerStreamAndCommit(engine);
   registerMirrorAndBackup(engine);
+  registerDryRuns(engine);
   registerJobs(engine);
   registerPersistedJobs(engine);
   registerBitmaps(engine);
   registerTracking(engine);
+  registerWriteHeat(engine);
+  registerDiskMap(engine);
+  registerFileUse(engine);
   registerInternalSnapshots(engine);
   registerGraphChanges(engine);
   registerTransaction(engine);
@@ -48,6 +58,7 @@ export function registerCommands(engine: Engine): void {
   registerRunState(engine);
   registerPoints(engine);
   registerSessions(engine);
+  registerTakeover(engine);
   if (engine.kind !== 'machine') return;
   registerVmSnapshots(engine);
   registerDevices(engine);
@@ -58,5 +69,6 @@ export function registerCommands(engine: Engine): void {
   registerMigration(engine);
   registerDescriptors(engine);
   registerYank(engine);
+  registerTrace(engine);
   registerHmp(engine);
 }

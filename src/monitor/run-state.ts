@@ -1,3 +1,4 @@
+import { deferred } from '../base/async.js';
 import { GRACE_MS } from '../block/graph.js';
 import type { RunState } from '../attach/run-state.js';
 import { quiesceGuest } from '../attach/quiesce.js';
@@ -5,7 +6,9 @@ import { Waiting } from '../wire/qmp/registry.js';
 import type { Parts } from './parts.js';
 
 export type Running = Parts<'graph' | 'devices' | 'runState' | 'moves'>;
-export type Quitting = Parts<'kind' | 'graph' | 'host' | 'jobs' | 'exports' | 'emit' | 'quitting'>;
+export type Quitting = Parts<
+  'kind' | 'graph' | 'host' | 'jobs' | 'exports' | 'emit' | 'quitting' | 'endJobs'
+>;
 
 export function registerRunState(engine: Running & Quitting & Parts<'command'>): void {
   const { runState } = engine;
@@ -38,18 +41,27 @@ export async function cont(engine: Running): Promise<void> {
   engine.runState.resume();
 }
 
-/** The program ends after the command's return. */
+/** Answers when all jobs are over; the program has begun to end by then. */
 export async function quit(engine: Quitting): Promise<void> {
   // What is kept of the daemon is what it was, not how it ends.
   engine.graph.keeper = undefined;
   if (engine.kind === 'machine') engine.emit('SHUTDOWN', { guest: false, reason: 'host-qmp-quit' });
   else await closeExports(engine);
   engine.quitting.resolve();
+  await engine.endJobs();
 }
 
-/** A client's write may wait for a job's copy, which ends only with the job. */
+/**
+ * A client's write may wait for a job's copy, which ends only with the job. What hangs otherwise the end of the program waits
+ * for, and says so; it also tells what went wrong here.
+ */
 async function closeExports(engine: Parts<'host' | 'jobs' | 'exports'>): Promise<void> {
-  const timer = engine.host.clock.setTimer(GRACE_MS / 2, () => void engine.jobs.cancelAll());
-  await engine.exports.close();
-  timer.cancel();
+  const { clock } = engine.host;
+  const late = deferred();
+  const timers = [
+    clock.setTimer(GRACE_MS / 2, () => void engine.jobs.cancelAll()),
+    clock.setTimer(GRACE_MS, () => late.resolve()),
+  ];
+  await Promise.race([engine.exports.close().catch(() => undefined), late.promise]);
+  for (const timer of timers) timer.cancel();
 }

@@ -1,9 +1,11 @@
 import { assert } from '../base/assert.js';
 import { BlockError, toBlockError } from '../base/error.js';
+import { giveAway, subtrees } from '../block/activity.js';
 import type { Edge } from '../block/edge.js';
 import { endWritable } from '../block/lent-writable.js';
 import type { Node } from '../block/node.js';
 import { hasPermission, Permission } from '../block/permissions.js';
+import type { GraphTransaction } from '../block/transaction.js';
 import type { CommandArguments } from '../schema/commands.js';
 import { createOverlayFile } from './blockdev.js';
 import { drainAllOnce } from './drain-all.js';
@@ -109,7 +111,7 @@ export async function snapshot(
 ): Promise<DoneAction> {
   const { graph } = engine;
   const old = findNode(graph, args.node, args.node);
-  const named = graph.nodes.get(args.overlay);
+  const named = graph.find(args.overlay);
   const check = (): void => checkSnapshot(engine, args);
   return graph.drainedUnless(check, named ? [old, named] : [old], async () => {
     checkNotBlocked(old);
@@ -117,6 +119,16 @@ export async function snapshot(
     check();
     return putOnTop(engine, old, graph.node(args.overlay), whenReadOnly);
   });
+}
+
+/**
+ * The steps of a snapshot. After a machine was saved (a migration to a file) its images are nobody's until `cont`, and then
+ * so is the overlay.
+ */
+export function putOverlay(transaction: GraphTransaction, old: Node, overlay: Node): Edge {
+  if (old.activity === 'inactive' && overlay.activity === 'active') giveAway(transaction, [overlay]);
+  transaction.replaceNode(old, overlay);
+  return transaction.attach(overlay, 'backing', old);
 }
 
 async function flushBeforeSnapshot(node: Node): Promise<void> {
@@ -138,11 +150,11 @@ async function putOnTop(
   const { graph } = engine;
   const wasReadOnly = old.readOnly;
   const ownUsers = new Set(overlay.parents);
+  const wasActive = [...subtrees([overlay])].filter(({ activity }) => activity === 'active');
   let backing: Edge | undefined;
   try {
     await graph.transaction((transaction) => {
-      transaction.replaceNode(old, overlay);
-      backing = transaction.attach(overlay, 'backing', old);
+      backing = putOverlay(transaction, old, overlay);
       if (whenReadOnly === 'at once') transaction.setReadOnly(old, true);
     });
   } catch (error) {
@@ -157,6 +169,7 @@ async function putOnTop(
         transaction.detach(edge);
         transaction.replaceNode(overlay, old, (edge) => ownUsers.has(edge));
         transaction.setReadOnly(old, wasReadOnly);
+        for (const node of wasActive) transaction.setActivity(node, 'active');
       });
       await graph.collect([overlay]);
     },

@@ -41,7 +41,8 @@ async function protectBases(
     );
 }
 
-function endsOf(graph: Graph, plan: CommitPlan | MirrorPlan): CommitEnds {
+/** What a commit is of, whichever way it is done. */
+export function endsOf(graph: Graph, plan: CommitPlan | MirrorPlan): CommitEnds {
   if (plan.kind === 'commit') return commitNodes(graph, plan);
   const { source, target } = mirrorNodes(graph, plan);
   return { device: source, top: source, base: target };

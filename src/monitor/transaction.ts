@@ -2,7 +2,8 @@ import { BlockError } from '../base/error.js';
 import type { TransactionAction } from '../schema/commands.js';
 import type { BackupJob } from '../jobs/backup.js';
 import { type BackupPlan, planBackup } from '../jobs/plans/backup.js';
-import type { Node } from '../block/node.js';
+import { nodeNamed } from '../block/find-node.js';
+import { Node } from '../block/node.js';
 import { JobGroup } from '../jobs/job-group.js';
 import { addOne, BITMAP_ACTIONS, checkBitmapAction } from './bitmaps.js';
 import { drainAllOnce } from './drain-all.js';
@@ -49,9 +50,11 @@ async function runAll(
   group: JobGroup | undefined,
 ): Promise<void> {
   const { graph } = engine;
+  actions.forEach(refuseDryRun);
   const check = (): void => checkActions(engine, actions, group);
   if (actions.some(({ type }) => DRAINING.has(type))) await drainAllOnce(engine, check);
-  await graph.drainedUnless(check, graph.nodesInUse(), async () => {
+  const needed = (): Node[] => actions.flatMap((action) => nodesOf(engine, action));
+  await graph.drainedOrOnly(needed, check, async () => {
     const done: DoneAction[] = [];
     const hasBitmaps = actions.some(({ type }) => type.startsWith('block-dirty-bitmap-'));
     const whenReadOnly = hasBitmaps ? 'at the end' : 'at once';
@@ -96,10 +99,20 @@ function namedBy({ graph }: Parts<'graph'>, { type, data }: TransactionAction): 
   ]) {
     const word = words[key];
     if (typeof word !== 'string') continue;
-    named.push(graph.drives.get(word)?.root?.node ?? graph.nodes.get(word) ?? word);
+    named.push(nodeNamed(graph, word) ?? word);
   }
   if (type.endsWith('-backup')) named.push(`job ${String(words['job-id'] ?? words['device'])}`);
   return named;
+}
+
+/** Those that an action names. */
+function nodesOf(engine: Parts<'graph'>, action: TransactionAction): Node[] {
+  const named = namedBy(engine, action);
+  if (action.type === 'block-dirty-bitmap-merge')
+    for (const source of action.data.bitmaps)
+      if (typeof source !== 'string')
+        named.push(...namedBy(engine, { ...action, data: { ...action.data, node: source.node } }));
+  return named.filter((one) => one instanceof Node);
 }
 
 function checkOne(engine: Transactions, action: TransactionAction): void {
@@ -119,6 +132,12 @@ function checkOne(engine: Transactions, action: TransactionAction): void {
     default:
       return checkBitmapAction(engine, action.type, action.data);
   }
+}
+
+/** One of several actions is not told of alone. Errors: invalid. */
+function refuseDryRun({ data }: TransactionAction): void {
+  if ('x-dry-run' in data && data['x-dry-run'] === true)
+    throw new BlockError('invalid', "'x-dry-run' cannot be used for an action of a transaction");
 }
 
 function checkGroup({ type }: TransactionAction, group: JobGroup | undefined): void {

@@ -155,7 +155,7 @@ export function imagesOf(engine: VmSnapshots, { devices }: SnapshotPlaces = {}):
   const { graph } = engine;
   if (devices?.length === 0) throw new BlockError('invalid', 'At least one device is required for snapshot');
   const named = devices?.map((name) => {
-    const node = graph.nodes.get(name);
+    const node = graph.find(name);
     if (!node) throw new BlockError('not-found', `No block device node '${name}'`);
     return node;
   });
@@ -187,7 +187,7 @@ export function vmStateNode(
     if (first) return first;
     throw new BlockError('unsupported', 'no block device can store vmstate for snapshot');
   }
-  const node = graph.nodes.get(vmstate);
+  const node = graph.find(vmstate);
   if (!node || !nodes.includes(node))
     throw new BlockError('not-found', `vmstate block device '${vmstate}' does not exist`);
   if (!canSnapshot(node))

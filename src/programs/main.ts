@@ -1,6 +1,10 @@
+import { AssertionFailure } from '../base/assert.js';
 import { hintOf } from '../base/error.js';
+import { printableLines } from '../view/words.js';
+import { isForPeople } from '../wire/qmp/qmp-error.js';
+import { tellAssertionFailures, tellDeadEnd } from './internal-errors.js';
 import { outliveOutput } from './output.js';
-import { SUBCOMMANDS, usage, VERSION } from './subcommands.js';
+import { subcommandOf, usage, VERSION } from './subcommands.js';
 
 async function main(args: string[], program: string): Promise<number> {
   if (process.platform !== 'linux') {
@@ -16,7 +20,7 @@ async function main(args: string[], program: string): Promise<number> {
     process.stdout.write(`livedisk ${VERSION}\n`);
     return 0;
   }
-  const subcommand = Object.hasOwn(SUBCOMMANDS, name) ? SUBCOMMANDS[name] : undefined;
+  const subcommand = subcommandOf(args);
   if (!subcommand) {
     process.stderr.write(`livedisk: unknown command '${name}'\n\n${usage()}`);
     return 1;
@@ -34,12 +38,20 @@ function splitName(words: string[]): { program: string; args: string[] } {
 }
 
 const { program, args } = splitName(process.argv.slice(2));
+const tell = (text: string): void => void process.stderr.write(text);
+tellAssertionFailures(program, tell);
+const isDone = tellDeadEnd(program, process, tell);
 void main(args, program)
-  .catch(async (error: unknown) => {
-    // Loaded only here: most programs talk to no server.
-    const { isForPeople } = await import('../wire/qmp/registry.js');
+  .catch((error: unknown) => {
+    // It has been told.
+    if (error instanceof AssertionFailure) return 1;
     if (!isForPeople(error)) throw error;
-    process.stderr.write(`${program}: ${error.message}\n${hintOf(error)}`);
+    tell(printableLines(`${program}: ${error.message}\n${hintOf(error)}`));
     return 1;
   })
-  .then((status) => void (process.exitCode = status));
+  .then(async (status) => {
+    isDone();
+    process.exitCode = status;
+    // Clients that stay connected, standard input, and calls that the kernel holds would keep the process alive.
+    if (subcommandOf(args)?.serves === true) (await import('../host/exit.js')).exitNow();
+  });

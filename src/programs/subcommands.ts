@@ -4,6 +4,8 @@ export const VERSION = '0.1.0';
 /** A subcommand gives the program's exit status. Each is loaded only when it is asked for. */
 export interface Subcommand {
   summary: string;
+  /** It ends as soon as its work is done, whoever is still connected. */
+  serves?: true;
   /** `program`: by which name it speaks of itself. */
   run(args: string[], program: string): Promise<number>;
 }
@@ -15,10 +17,12 @@ export const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
   },
   run: {
     summary: "serve disks as a machine's, with QEMU's command line and QMP",
+    serves: true,
     run: async (args, program) => (await import('./run/main.js')).runMain(args, 'machine', program),
   },
   machine: {
     summary: 'run a machine of QEMU whose disks are served here, with one command line and one QMP',
+    serves: true,
     run: async (args, program) => {
       const { MACHINE_USAGE } = await import('./machine/help.js');
       if (/^--?h(elp)?$/.test(args[0] ?? '')) return print(MACHINE_USAGE);
@@ -28,6 +32,7 @@ export const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
   },
   'storage-daemon': {
     summary: 'serve disks with the command line of qemu-storage-daemon',
+    serves: true,
     run: async (args, program) => (await import('./run/main.js')).runMain(args, 'storage-daemon', program),
   },
   shell: {
@@ -52,6 +57,7 @@ export const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
   },
   web: {
     summary: 'serve a page that draws the disks of running livedisks and QEMUs, and changes them',
+    serves: true,
     run: async (args) => (await import('./web/main.js')).webMain(args),
   },
   img: {
@@ -71,6 +77,11 @@ export const SUBCOMMANDS: Readonly<Record<string, Subcommand>> = {
     run: async (args) => (await import('./launchers.js')).launchersMain(args, Object.keys(SUBCOMMANDS)),
   },
 };
+
+/** The one that a command line begins with. */
+export function subcommandOf([name = '']: readonly string[]): Subcommand | undefined {
+  return Object.hasOwn(SUBCOMMANDS, name) ? SUBCOMMANDS[name] : undefined;
+}
 
 function print(text: string): number {
   process.stdout.write(text);

@@ -1,6 +1,7 @@
 import { BLKDEBUG_EVENTS } from './blkdebug-events.js';
 import { BitmapName } from './bitmap-commands.js';
 import { LUKS_MEMBERS, Qcow2Encryption } from './encryption-options.js';
+import { OVERLAP_CHECKS } from './overlap-checks.js';
 import { InetAddress, SocketAddress } from './socket-address.js';
 import {
   alternate,
@@ -227,11 +228,13 @@ export const NULL_OPTIONS = driverOptions({
 
 export const QCOW2_OPTIONS = driverOptions(
   {
-    'lazy-refcounts': later(bool),
-    'pass-discard-request': later(bool),
-    'pass-discard-snapshot': later(bool),
-    'pass-discard-other': later(bool),
-    'overlap-check': later(alternate('Qcow2OverlapChecks', [str, struct('Qcow2OverlapCheckFlags', {})])),
+    'lazy-refcounts': optional(bool),
+    'pass-discard-request': optional(bool),
+    'pass-discard-snapshot': defaulted(bool, true),
+    'pass-discard-other': defaulted(bool, false),
+    /** QEMU 8.1's. */
+    'discard-no-unref': defaulted(bool, false),
+    'overlap-check': defaulted(OVERLAP_CHECKS, 'cached'),
     'cache-size': optional(byteCount),
     'l2-cache-size': optional(byteCount),
     'l2-cache-entry-size': later(byteCount),
@@ -252,6 +255,9 @@ export const RAW_OPTIONS = driverOptions(
 export const LUKS_OPTIONS = driverOptions(LUKS_MEMBERS, [...FILE, { role: 'header', required: false }]);
 
 /** Formats that only have a file. */
+export const BOCHS_OPTIONS = driverOptions({}, FILE);
+export const CLOOP_OPTIONS = driverOptions({}, FILE);
+export const DMG_OPTIONS = driverOptions({}, FILE);
 export const PARALLELS_OPTIONS = driverOptions({}, FILE);
 export const VDI_OPTIONS = driverOptions({}, FILE);
 export const VHDX_OPTIONS = driverOptions({}, FILE);
@@ -342,9 +348,12 @@ export const DRIVERS = {
   blkdebug: BLKDEBUG_OPTIONS,
   blklogwrites: BLKLOGWRITES_OPTIONS,
   blkverify: BLKVERIFY_OPTIONS,
+  bochs: BOCHS_OPTIONS,
+  cloop: CLOOP_OPTIONS,
   compress: COMPRESS_OPTIONS,
   'copy-before-write': COPY_BEFORE_WRITE_OPTIONS,
   'copy-on-read': COPY_ON_READ_OPTIONS,
+  dmg: DMG_OPTIONS,
   file: FILE_OPTIONS,
   host_device: HOST_DEVICE_OPTIONS,
   http: HTTP_OPTIONS,
@@ -371,11 +380,8 @@ export const DRIVERS = {
 export type DriverName = keyof typeof DRIVERS;
 
 /** Drivers of QEMU that livedisk does not have. */
-export const OTHER_DRIVERS: readonly string[] = (
-  'blkreplay bochs cloop dmg ftp ftps gluster ' +
-  'host_cdrom iscsi nfs nvme qcow rbd ' +
-  'replication vvfat'
-).split(' ');
+export const OTHER_DRIVERS: readonly string[] =
+  'blkreplay ftp ftps gluster host_cdrom iscsi nfs nvme qcow rbd replication vvfat'.split(' ');
 
 /** A child: a node's name, or options of its own. */
 export type BlockdevRef = string | BlockdevOptions;
@@ -385,9 +391,12 @@ interface ChildrenOf {
   blkdebug: { image: BlockdevRef };
   blklogwrites: { file: BlockdevRef; log: BlockdevRef };
   blkverify: { raw: BlockdevRef; test: BlockdevRef };
+  bochs: { file: BlockdevRef };
+  cloop: { file: BlockdevRef };
   compress: { file: BlockdevRef };
   'copy-before-write': { file: BlockdevRef; target: BlockdevRef };
   'copy-on-read': { file: BlockdevRef };
+  dmg: { file: BlockdevRef };
   throttle: { file: BlockdevRef };
   file: unknown;
   host_device: unknown;

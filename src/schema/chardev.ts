@@ -16,7 +16,7 @@ import {
 
 /** Character devices (char.json of QEMU 7.2). */
 
-const LOG = { logfile: later(str), logappend: later(bool) } as const;
+const LOG = { logfile: optional(str), logappend: optional(bool) } as const;
 
 function wrapped<T, F>(type: Type<T, F>): Type<{ data: T }, { data: F }> {
   return struct(`${type.name}Wrapper`, { data: required(type) });
@@ -39,9 +39,9 @@ const SocketCharacterDevice = {
   'reconnect-ms': optional(int),
 } as const;
 
-const KINDS = ['file', 'socket', 'pty', 'null', 'stdio', 'ringbuf', 'memory'] as const;
+const KINDS = ['file', 'socket', 'pipe', 'pty', 'null', 'mux', 'stdio', 'ringbuf', 'memory'] as const;
 const OTHER_KINDS = [
-  ...(['serial', 'parallel', 'pipe', 'udp', 'mux', 'msmouse', 'wctablet', 'braille', 'testdev'] as const),
+  ...(['serial', 'parallel', 'udp', 'msmouse', 'wctablet', 'braille', 'testdev'] as const),
   ...(['console', 'spicevmc', 'spiceport', 'qemu-vdagent', 'dbus', 'vc'] as const),
 ];
 
@@ -54,8 +54,10 @@ export const ChardevBackend = union(
       struct('ChardevFile', { ...LOG, in: later(str), out: required(str), append: optional(bool) }),
     ),
     socket: wrapped(struct('ChardevSocket', { ...LOG, ...SocketCharacterDevice })),
+    pipe: wrapped(struct('ChardevHostdev', { ...LOG, device: required(str) })),
     pty: wrapped(struct('ChardevCommon', LOG)),
     null: wrapped(struct('ChardevCommon', LOG)),
+    mux: wrapped(struct('ChardevMux', { ...LOG, chardev: required(str) })),
     stdio: wrapped(struct('ChardevStdio', { ...LOG, signal: optional(bool) })),
     ringbuf: RING_BUFFER,
     memory: RING_BUFFER,

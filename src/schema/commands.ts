@@ -1,12 +1,14 @@
 import { BITMAP_COMMANDS, BitmapAdd, BitmapMerge, BitmapName } from './bitmap-commands.js';
 import { CHARDEV_COMMANDS } from './chardev.js';
 import { DESCRIPTOR_COMMANDS } from './descriptors.js';
+import { DRY_RUN_ARGUMENT } from './dry-run.js';
 import { EXTENSION_COMMANDS } from './extensions.js';
 import { MACHINE_COMMANDS } from './machine.js';
 import { MIGRATION_COMMANDS } from './migration.js';
 import { QOM_COMMANDS } from './qom.js';
 import { BlockSetIoThrottle } from './io-throttle.js';
 import { RARE_COMMANDS } from './rare-commands.js';
+import { TRACE_COMMANDS } from './trace.js';
 import type { ReturnTypes } from './returns.js';
 import {
   BlockdevCreateOptions,
@@ -26,7 +28,6 @@ import {
   int64,
   isJsonObject,
   type JsonObject,
-  later,
   marked,
   optional,
   required,
@@ -39,7 +40,7 @@ import {
   wrongType,
 } from './types.js';
 
-/** Arguments of every command, as QEMU 7.2 has them. Those marked later() are refused by name. */
+/** Arguments of every command, as QEMU 7.2 has them. */
 
 const ON_ERROR = enumOf('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto']);
 const SYNC = enumOf('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap']);
@@ -74,6 +75,7 @@ export const BlockStream = struct('block-stream-arg', {
   'auto-finalize': optional(bool),
   'auto-dismiss': optional(bool),
   ...PERSISTED,
+  ...DRY_RUN_ARGUMENT,
 });
 
 export const BlockCommit = struct('block-commit-arg', {
@@ -93,6 +95,7 @@ export const BlockCommit = struct('block-commit-arg', {
   'auto-finalize': optional(bool),
   'auto-dismiss': optional(bool),
   ...PERSISTED,
+  ...DRY_RUN_ARGUMENT,
 });
 
 /** Of jobs that make a copy; see docs/JOBS-THAT-SURVIVE.md. */
@@ -115,7 +118,10 @@ const MIRROR_COMMON = {
   'on-source-error': optional(ON_ERROR),
   'on-target-error': optional(ON_ERROR),
   'copy-mode': optional(COPY_MODE),
+  /** In seconds from its start: docs/FINISH-BY.md. */
+  'x-finish-by': extension(optional(uint32)),
   ...CHECKED_COPY,
+  ...DRY_RUN_ARGUMENT,
 } as const;
 
 export const DriveMirror = struct('DriveMirror', {
@@ -142,6 +148,16 @@ const BACKUP_PERFORMANCE = struct('BackupPerf', {
   'min-cluster-size': optional(size),
 });
 
+/** Between guests and a slow target: docs/FLEECING.md. */
+const FLEECING = struct('XFleecing', {
+  /** Where the buffer's file, which has no name, lies. */
+  folder: required(str),
+  'max-bytes': required(size),
+  'on-full': optional(enumOf('XFleecingOnFull', ['fail', 'spill'])),
+  /** Where what is beyond goes. */
+  'spill-folder': optional(str),
+});
+
 const BACKUP_COMMON = {
   ...JOB_COMMON,
   device: required(str),
@@ -158,7 +174,9 @@ const BACKUP_COMMON = {
   /** QEMU 9.1's. */
   'discard-source': optional(bool),
   'x-perf': marked('unstable', optional(BACKUP_PERFORMANCE)),
+  'x-fleecing': extension(optional(FLEECING)),
   ...CHECKED_COPY,
+  ...DRY_RUN_ARGUMENT,
 } as const;
 
 export const DriveBackup = struct('DriveBackup', {
@@ -176,9 +194,14 @@ export const BlockdevSnapshotSync = struct('BlockdevSnapshotSync', {
   'snapshot-node-name': optional(str),
   format: optional(str),
   mode: optional(NEW_IMAGE_MODE),
+  ...DRY_RUN_ARGUMENT,
 });
 
-export const BlockdevSnapshot = struct('BlockdevSnapshot', { node: required(str), overlay: required(str) });
+export const BlockdevSnapshot = struct('BlockdevSnapshot', {
+  node: required(str),
+  overlay: required(str),
+  ...DRY_RUN_ARGUMENT,
+});
 
 export const NodeName = struct('node-name-arg', { 'node-name': required(str) });
 export const QueryNamedBlockNodes = struct('query-named-block-nodes-arg', { flat: optional(bool) });
@@ -238,7 +261,7 @@ export const BlockExportDel = struct('block-export-del-arg', {
 
 export const HumanMonitorCommand = struct('human-monitor-command-arg', {
   'command-line': required(str),
-  'cpu-index': later(int),
+  'cpu-index': optional(int),
 });
 
 /** What else is given is the model's: see attach/device-properties. */
@@ -434,6 +457,7 @@ export const COMMANDS = {
   'x-debug-query-block-graph': NO_ARGUMENTS,
   ...CHARDEV_COMMANDS,
   ...RARE_COMMANDS,
+  ...TRACE_COMMANDS,
   ...EXTENSION_COMMANDS,
 } as const;
 

@@ -1,4 +1,3 @@
-import { BlockError } from '../base/error.js';
 import { BlockdevRef, type DriverName, DRIVERS, OTHER_DRIVERS, SSH_OPTIONS } from './blockdev-options.js';
 import { BlockEncryption, LUKS_CREATE_MEMBERS } from './encryption-options.js';
 import {
@@ -8,6 +7,7 @@ import {
   defaulted,
   enumOf,
   type FilledOf,
+  imageSize,
   int,
   later,
   type Members,
@@ -16,7 +16,6 @@ import {
   size,
   str,
   struct,
-  type Type,
   union,
   withFlatForm,
 } from './types.js';
@@ -26,26 +25,13 @@ import {
  * formats share. The drivers' descriptions refer to them.
  */
 
-/** A bool of which livedisk does only false. */
-const notYet: Type<boolean> = {
-  ...bool,
-  parse(value, path, mode) {
-    if (!bool.parse(value, path, mode)) return false;
-    throw new BlockError(
-      'unsupported',
-      `Value 'true' of parameter '${path}' is not supported by livedisk yet`,
-    );
-  },
-};
-
-const PREALLOCATION = enumOf('PreallocMode', ['off'], ['metadata', 'falloc', 'full']);
-const QCOW2_PREALLOCATION = enumOf('PreallocMode', ['off', 'metadata', 'falloc', 'full']);
+const PREALLOCATION = enumOf('PreallocMode', ['off', 'metadata', 'falloc', 'full']);
 /** In a command line, the file's name. */
 const DATA_FILE = withFlatForm<BlockdevRef>(BlockdevRef, (text) => text);
 
 export const FILE_CREATE = {
   preallocation: defaulted(PREALLOCATION, 'off'),
-  nocow: defaulted(notYet, false),
+  nocow: defaulted(bool, false),
   'extent-size-hint': later(size),
 } as const;
 
@@ -58,7 +44,7 @@ export const QCOW2_CREATE = {
   version: defaulted(enumOf('BlockdevQcow2Version', ['v2', 'v3']), 'v3'),
   encrypt: optional(BlockEncryption),
   'cluster-size': defaulted(size, 65536),
-  preallocation: defaulted(QCOW2_PREALLOCATION, 'off'),
+  preallocation: defaulted(PREALLOCATION, 'off'),
   'lazy-refcounts': defaulted(bool, false),
   'refcount-bits': defaulted(int, 16),
   'compression-type': defaulted(enumOf('Qcow2CompressionType', ['zlib', 'zstd']), 'zlib'),
@@ -69,6 +55,9 @@ export const LUKS_CREATE = {
   preallocation: defaulted(PREALLOCATION, 'off'),
 } as const;
 
+/** The image tool's too: the file gets header and key slots alone. */
+export const LUKS_TOOL_CREATE = { ...LUKS_CREATE, 'detached-header': defaulted(bool, false) } as const;
+
 export const PARALLELS_CREATE = { 'cluster-size': defaulted(size, 2 ** 20) } as const;
 
 export const QED_CREATE = {
@@ -77,7 +66,7 @@ export const QED_CREATE = {
 } as const;
 
 export const VDI_CREATE = {
-  preallocation: defaulted(enumOf('PreallocMode', ['off', 'metadata'], ['falloc', 'full']), 'off'),
+  preallocation: defaulted(PREALLOCATION, 'off'),
 } as const;
 
 export const VHDX_CREATE = {
@@ -132,6 +121,8 @@ export interface ToolOption {
   readonly isAlwaysShown?: boolean;
   /** What is printed then, where the option has no default. */
   readonly shownAs?: string;
+  /** Of a later QEMU: not in the help. */
+  readonly isLater?: boolean;
 }
 
 export const DRIVER_NAMES = Object.keys(DRIVERS) as DriverName[];
@@ -144,57 +135,59 @@ export const BlockdevCreateOptions = union(
   {
     file: struct('BlockdevCreateOptionsFile', {
       filename: required(str),
-      size: required(size),
+      size: required(imageSize),
       ...FILE_CREATE,
     }),
     qcow2: struct('BlockdevCreateOptionsQcow2', {
       file: required(BlockdevRef),
-      size: required(size),
+      size: required(imageSize),
       'backing-file': optional(str),
       'backing-fmt': optional(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)),
       ...QCOW2_CREATE,
     }),
     luks: struct('BlockdevCreateOptionsLUKS', {
-      file: required(BlockdevRef),
-      size: required(size),
+      file: optional(BlockdevRef),
+      /** QEMU 9.0's: header and key slots go there. */
+      header: optional(BlockdevRef),
+      size: required(imageSize),
       ...LUKS_CREATE,
     }),
     parallels: struct('BlockdevCreateOptionsParallels', {
       file: required(BlockdevRef),
-      size: required(size),
+      size: required(imageSize),
       ...PARALLELS_CREATE,
     }),
     qed: struct('BlockdevCreateOptionsQed', {
       file: required(BlockdevRef),
-      size: required(size),
+      size: required(imageSize),
       'backing-file': optional(str),
       'backing-fmt': optional(enumOf('BlockdevDriver', DRIVER_NAMES, OTHER_DRIVERS)),
       ...QED_CREATE,
     }),
     ssh: struct('BlockdevCreateOptionsSsh', {
       location: required(struct('BlockdevOptionsSsh', SSH_OPTIONS.members)),
-      size: required(size),
+      size: required(imageSize),
     }),
     vdi: struct('BlockdevCreateOptionsVdi', {
       file: required(BlockdevRef),
-      size: required(size),
+      size: required(imageSize),
       ...VDI_CREATE,
     }),
     vhdx: struct('BlockdevCreateOptionsVhdx', {
       file: required(BlockdevRef),
-      size: required(size),
+      size: required(imageSize),
       ...VHDX_CREATE,
     }),
     vmdk: struct('BlockdevCreateOptionsVmdk', {
       file: required(BlockdevRef),
-      size: required(size),
+      size: required(imageSize),
       extents: later(arrayOf(any)),
       'backing-file': optional(str),
       ...VMDK_CREATE,
     }),
     vpc: struct('BlockdevCreateOptionsVpc', {
       file: required(BlockdevRef),
-      size: required(size),
+      size: required(imageSize),
       ...VPC_CREATE,
     }),
   },

@@ -1,7 +1,11 @@
+import { DISK_MAP_COMMANDS } from './disk-map.js';
+import { EXPORT_STATS_COMMANDS } from './export-stats.js';
+import { FILE_USE_COMMANDS } from './file-use.js';
 import { MOVE_COMMANDS, MOVE_EVENTS } from './move.js';
 import { PERSISTED_JOB_COMMANDS } from './persisted-jobs.js';
 import { POINT_COMMANDS, POINT_EVENTS } from './points.js';
 import { SESSION_COMMANDS, SESSION_EVENTS } from './sessions.js';
+import { TAKEOVER_COMMANDS } from './takeover.js';
 import { TRACKING_COMMANDS } from './tracking.js';
 import type { Type } from './types.js';
 
@@ -14,11 +18,15 @@ export const EXTENSIONS = 'x-livedisk';
 
 /** Arguments of the commands that only such clients have. */
 export const EXTENSION_COMMANDS = {
+  ...DISK_MAP_COMMANDS,
+  ...EXPORT_STATS_COMMANDS,
+  ...FILE_USE_COMMANDS,
   ...MOVE_COMMANDS,
   ...PERSISTED_JOB_COMMANDS,
   ...POINT_COMMANDS,
   ...TRACKING_COMMANDS,
   ...SESSION_COMMANDS,
+  ...TAKEOVER_COMMANDS,
 } as const satisfies { readonly [command: string]: Type<unknown> };
 
 /** Events that only such clients are sent. */

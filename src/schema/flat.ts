@@ -167,6 +167,13 @@ function parseFlatMember(type: Type<unknown>, flat: FlatOptions, path: string): 
     if (!flat.has(`${path}`) || flat.get(path) !== undefined) return undefined;
     return parseFlatMembers(description.members, flat, `${path}.`);
   }
+  const object = description.kind === 'alternate' ? description.cases.find(isObject)?.description : undefined;
+  if (object?.kind === 'object') {
+    if (!flat.has(path)) return undefined;
+    const scalar = flat.take(path);
+    if (scalar !== undefined) return type.parse(scalar, path, 'flat');
+    return parseFlatMembers(object.members, flat, `${path}.`);
+  }
   const under = flat.takeUnder(path);
   if (under.isEmpty) return undefined;
   const element = description.kind === 'array' ? description.element.description : undefined;
@@ -192,4 +199,9 @@ function parseFlatList(members: Members, flat: FlatOptions, name: string): unkno
   }
   if (flat.firstKey !== undefined) throw invalid(`Unused option '${flat.firstKey}' for [${name}]`);
   return list;
+}
+
+/** Of which only the members that it always has are asked. */
+function isObject({ description }: Type<unknown>): boolean {
+  return description.kind === 'object' && !description.variants;
 }

@@ -8,7 +8,6 @@ import {
   extension,
   type Infer,
   int,
-  invalid,
   isJsonObject,
   later,
   marked,
@@ -21,6 +20,7 @@ import {
   struct,
   type Type,
   uint32,
+  uint8,
   union,
 } from './types.js';
 
@@ -57,16 +57,6 @@ const STATUS = enumOf('MigrationStatus', [
   ] as const),
 ]);
 export type MigrationStatus = Infer<typeof STATUS>;
-
-/** An int that QEMU keeps in 8 bits. */
-const uint8: Type<number> = {
-  ...int,
-  parse(value, path, mode) {
-    const given = int.parse(value, path, mode);
-    if (given >= 0 && given <= 255) return given;
-    throw invalid(`Parameter '${path}' expects uint8_t`);
-  },
-};
 
 const BitmapMapping = struct('BitmapMigrationNodeAlias', {
   'node-name': required(str),
@@ -194,9 +184,9 @@ const NOTHING = struct('q_empty', {});
 const REBOOT = enumOf('RebootAction', ['reset', 'shutdown']);
 const SHUTDOWN = enumOf('ShutdownAction', ['poweroff', 'pause']);
 const PANIC = enumOf('PanicAction', ['pause', 'shutdown', 'exit-failure', 'none']);
-const WATCHDOG = enumOf('WatchdogAction', [
-  ...(['reset', 'shutdown', 'poweroff', 'pause', 'debug', 'none', 'inject-nmi'] as const),
-]);
+const WATCHDOG_VALUES = ['reset', 'shutdown', 'poweroff', 'pause', 'debug', 'none', 'inject-nmi'] as const;
+export const WATCHDOG_ACTIONS: readonly string[] = WATCHDOG_VALUES;
+const WATCHDOG = enumOf('WatchdogAction', WATCHDOG_VALUES);
 
 export const MIGRATION_COMMANDS = {
   'announce-self': struct('AnnounceParameters', {

@@ -34,7 +34,10 @@ export const POINT_COMMANDS = {
     'dry-run': optional(bool),
   }),
   'x-point-revert': struct('x-point-revert-arg', {
-    name: required(str),
+    /** The point; or the image that is gone back to, which needs none. */
+    name: optional(str),
+    /** Below the active one. */
+    image: optional(str),
     disks: optional(arrayOf(PointDisk)),
     'dry-run': optional(bool),
   }),

@@ -1,16 +1,22 @@
+import { DISK_MAP_RETURNS } from './disk-map.js';
+import { FILE_USE_RETURNS } from './file-use.js';
 import { JobProgressInfo } from './job-progress.js';
 import { BITMAP_RETURNS } from './bitmap-commands.js';
+import { BlockDeviceStats, BlockStats } from './block-stats.js';
 import { CHARDEV_RETURNS } from './chardev.js';
 import { DESCRIPTOR_RETURNS } from './descriptors.js';
 import { OPTIONAL_LIMITS } from './io-throttle.js';
 import { MACHINE_RETURNS } from './machine.js';
 import { MIGRATION_RETURNS } from './migration.js';
 import { PERSISTED_JOB_RETURNS } from './persisted-jobs.js';
+import { DRY_RUN_RETURNS } from './dry-run.js';
 import { MOVE_RETURNS } from './move.js';
 import { POINT_RETURNS } from './points.js';
 import { QOM_RETURNS } from './qom.js';
 import { RARE_RETURNS, SnapshotInfo } from './rare-commands.js';
 import { SESSION_RETURNS } from './sessions.js';
+import { TAKEOVER_RETURNS } from './takeover.js';
+import { TRACE_RETURNS } from './trace.js';
 import { TRACKING_RETURNS } from './tracking.js';
 import {
   any,
@@ -22,7 +28,6 @@ import {
   int64,
   lazy,
   marked,
-  number,
   optional,
   required,
   str,
@@ -171,75 +176,6 @@ const BlockInfo = struct('BlockInfo', {
   'io-status': optional(IO_STATUS),
 });
 
-const HISTOGRAM = struct('BlockLatencyHistogramInfo', {
-  boundaries: required(arrayOf(int)),
-  bins: required(arrayOf(int)),
-});
-
-const BlockDeviceStats = struct('BlockDeviceStats', {
-  rd_bytes: required(int),
-  wr_bytes: required(int),
-  unmap_bytes: required(int),
-  rd_operations: required(int),
-  wr_operations: required(int),
-  flush_operations: required(int),
-  unmap_operations: required(int),
-  rd_total_time_ns: required(int),
-  wr_total_time_ns: required(int),
-  flush_total_time_ns: required(int),
-  unmap_total_time_ns: required(int),
-  wr_highest_offset: required(int),
-  rd_merged: required(int),
-  wr_merged: required(int),
-  unmap_merged: required(int),
-  failed_rd_operations: required(int),
-  failed_wr_operations: required(int),
-  failed_flush_operations: required(int),
-  failed_unmap_operations: required(int),
-  invalid_rd_operations: required(int),
-  invalid_wr_operations: required(int),
-  invalid_flush_operations: required(int),
-  invalid_unmap_operations: required(int),
-  account_invalid: required(bool),
-  account_failed: required(bool),
-  rd_latency_histogram: optional(HISTOGRAM),
-  wr_latency_histogram: optional(HISTOGRAM),
-  flush_latency_histogram: optional(HISTOGRAM),
-  timed_stats: required(
-    arrayOf(
-      struct('BlockDeviceTimedStats', {
-        interval_length: required(int),
-        min_rd_latency_ns: required(int),
-        max_rd_latency_ns: required(int),
-        avg_rd_latency_ns: required(int),
-        min_wr_latency_ns: required(int),
-        max_wr_latency_ns: required(int),
-        avg_wr_latency_ns: required(int),
-        min_flush_latency_ns: required(int),
-        max_flush_latency_ns: required(int),
-        avg_flush_latency_ns: required(int),
-        avg_rd_queue_depth: required(number),
-        avg_wr_queue_depth: required(number),
-      }),
-    ),
-  ),
-});
-
-const NodeStats = {
-  device: optional(str),
-  qdev: optional(str),
-  'node-name': optional(str),
-  stats: required(BlockDeviceStats),
-} as const;
-
-export type BlockStats = StructOf<typeof NodeStats> & { parent?: BlockStats; backing?: BlockStats };
-
-const BlockStats: Type<BlockStats> = struct('BlockStats', {
-  ...NodeStats,
-  parent: optional(lazy('BlockStats', (): Type<BlockStats> => BlockStats)),
-  backing: optional(lazy('BlockStats', (): Type<BlockStats> => BlockStats)),
-});
-
 const X_PROGRESS = { 'x-progress': extension(optional(JobProgressInfo)) } as const;
 
 const BlockJobInfo = struct('BlockJobInfo', {
@@ -277,6 +213,8 @@ const BlockExportInfo = struct('BlockExportInfo', {
   'node-name': required(str),
   'shutting-down': required(bool),
 });
+
+const ExportStats = struct('XExportStats', { id: required(str), stats: required(BlockDeviceStats) });
 
 const StatusInfo = struct('StatusInfo', {
   running: required(bool),
@@ -382,12 +320,17 @@ const RESULTS = {
   ...MACHINE_RETURNS,
   ...MIGRATION_RETURNS,
   ...MOVE_RETURNS,
+  ...DRY_RUN_RETURNS,
   ...POINT_RETURNS,
   ...QOM_RETURNS,
   ...RARE_RETURNS,
+  ...TRACE_RETURNS,
   ...PERSISTED_JOB_RETURNS,
+  ...DISK_MAP_RETURNS,
+  ...FILE_USE_RETURNS,
   ...TRACKING_RETURNS,
   ...SESSION_RETURNS,
+  ...TAKEOVER_RETURNS,
   'human-monitor-command': str,
   'query-block': arrayOf(BlockInfo),
   'query-block-exports': arrayOf(BlockExportInfo),
@@ -400,6 +343,7 @@ const RESULTS = {
   'query-status': StatusInfo,
   'query-version': struct('VersionInfo', { qemu: required(VersionTriple), package: required(str) }),
   'x-debug-query-block-graph': BlockGraph,
+  'x-query-export-stats': arrayOf(ExportStats),
 } satisfies { readonly [command: string]: Type<unknown> };
 
 export const RETURNS: { readonly [command: string]: Type<unknown> } = RESULTS;

@@ -115,19 +115,18 @@ export const uint64: Type<number | bigint> = builtin('int', 'int', (value, path,
   mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode),
 );
 
-/** An int that QEMU keeps in 16 bits without a sign. */
-export const uint16: Type<number> = builtin('int', 'int', (value, path, mode) => {
-  const number = mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode);
-  if (typeof number === 'number' && number >= 0 && number < 2 ** 16) return number;
-  throw invalid(`Parameter '${path}' expects uint16_t`);
-});
+/** An int that QEMU keeps in so many bits without a sign. */
+function unsigned(bits: 8 | 16 | 32): Type<number> {
+  return builtin('int', 'int', (value, path, mode) => {
+    const number = mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode);
+    if (typeof number === 'number' && number >= 0 && number < 2 ** bits) return number;
+    throw invalid(`Parameter '${path}' expects uint${bits}_t`);
+  });
+}
 
-/** An int that QEMU keeps in 32 bits without a sign. */
-export const uint32: Type<number> = builtin('int', 'int', (value, path, mode) => {
-  const number = mode === 'qmp' ? uint64Of(value, path) : integerOfText(value, path, mode);
-  if (typeof number === 'number' && number >= 0 && number < 2 ** 32) return number;
-  throw invalid(`Parameter '${path}' expects uint32_t`);
-});
+export const uint8 = unsigned(8);
+export const uint16 = unsigned(16);
+export const uint32 = unsigned(32);
 
 /** Any finite number. */
 export const number: Type<number> = builtin('number', 'number', (value, path, mode) => {
@@ -151,6 +150,16 @@ export const size: Type<number> = builtin('size', 'int', (value, path, mode) => 
   // What counts modulo 2^64 is beyond what livedisk has, too.
   if (typeof bytes === 'bigint' || bytes < 0) throw tooLarge(path);
   return bytes;
+});
+
+/**
+ * The size of a new image, below 2^64, exact: a bigint from 2^53 on. That there can be no such image is for those to say who
+ * make it.
+ */
+export const imageSize: Type<number | bigint> = builtin('size', 'int', (value, path, mode) => {
+  if (mode !== 'qmp') return size.parse(value, path, mode);
+  const bytes = uint64Of(value, path);
+  return bytes < 0 ? BigInt.asUintN(64, BigInt(bytes)) : bytes;
 });
 
 /** A byte count that QAPI has as an int: without suffixes but in flat options. */

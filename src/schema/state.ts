@@ -57,6 +57,13 @@ const DRIVE = struct('StateDrive', {
   writethrough: required(bool),
   readErrors: required(ERROR_ACTION),
   writeErrors: required(ERROR_ACTION),
+  accounting: optional(
+    struct('StateAccounting', {
+      accountsInvalid: required(bool),
+      accountsFailed: required(bool),
+      intervals: required(arrayOf(int)),
+    }),
+  ),
 });
 
 const DEVICE = struct('StateDevice', {
@@ -138,8 +145,12 @@ export const EngineState = struct('EngineState', {
   sideBitmaps: required(
     arrayOf(struct('StateSideBitmap', { node: required(str), name: required(str), path: required(str) })),
   ),
-  /** Bitmaps that go with the process. */
-  lostBitmaps: required(arrayOf(struct('StateLostBitmap', { node: required(str), name: required(str) }))),
+  /** Bitmaps that go with the process; those that are persistent, unless it ends cleanly. */
+  lostBitmaps: required(
+    arrayOf(
+      struct('StateLostBitmap', { node: required(str), name: required(str), persistent: optional(bool) }),
+    ),
+  ),
   drives: required(arrayOf(DRIVE)),
   devices: required(arrayOf(DEVICE)),
   server: optional(SERVER),

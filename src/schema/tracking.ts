@@ -61,12 +61,35 @@ const BitmapExtentList = struct('BitmapExtentList', {
   next: optional(byteCount),
 });
 
+const WriteHeatQuery = struct('WriteHeatQuery', {
+  /** The disk's active image, or the drive or device that uses it. */
+  node: required(str),
+  /** Counted as one: a power of two from 512. Default: what gives 4096 regions at most, 64 KiB at least. */
+  region: optional(byteCount),
+  /** In milliseconds: what was written so long ago counts half. Default a minute. */
+  'half-life': optional(uint32),
+});
+
+const WriteHeatInfo = struct('WriteHeatInfo', {
+  /** Bytes of the disk that are counted as one: more than was asked for once the disk has grown beyond 1 Mi regions. */
+  region: required(byteCount),
+  'half-life': required(uint32),
+  /** For how long it has been counted, in milliseconds: since somebody asked. */
+  counted: required(byteCount),
+  /** Those that were written to, in order, with bytes a second. */
+  regions: required(
+    arrayOf(struct('WriteHeatRegion', { start: required(byteCount), rate: required(byteCount) })),
+  ),
+});
+
 export const TRACKING_COMMANDS = {
+  'x-query-write-heat': WriteHeatQuery,
   'x-bitmap-ensure': BitmapEnsure,
   'x-bitmap-extents': BitmapExtents,
 } as const;
 
 export const TRACKING_RETURNS = {
+  'x-query-write-heat': WriteHeatInfo,
   'x-bitmap-ensure': arrayOf(BitmapTracking),
   'x-bitmap-extents': BitmapExtentList,
 } as const;

@@ -25,6 +25,7 @@ import {
   str,
   struct,
   uint32,
+  uint8,
   type Type,
   union,
 } from './types.js';
@@ -179,15 +180,15 @@ test('what livedisk does not do is refused by name', () => {
   );
   refused(
     BlockdevOptions,
-    { driver: 'qcow2', file: 'f', 'lazy-refcounts': true },
-    "Parameter 'lazy-refcounts' is not supported by livedisk yet",
+    { driver: 'qcow2', file: 'f', 'cache-clean-interval': 5 },
+    "Parameter 'cache-clean-interval' is not supported by livedisk yet",
     unsupported,
   );
   // A value of a wrong type is that first, as for QEMU.
   refused(
     BlockdevOptions,
-    { driver: 'qcow2', file: 'f', 'lazy-refcounts': 3 },
-    "Invalid parameter type for 'lazy-refcounts', expected: boolean",
+    { driver: 'qcow2', file: 'f', 'cache-clean-interval': true },
+    "Invalid parameter type for 'cache-clean-interval', expected: integer",
   );
 });
 
@@ -280,7 +281,12 @@ test('every node that is described can be created by its description', () => {
   });
 });
 
-test('a number of 32 bits is refused in the words of QEMU when it is none', () => {
+test('a number of 8 or 32 bits is refused in the words of QEMU when it is none', () => {
+  assert.equal(uint8.parse(255, 'n', 'qmp'), 255);
+  for (const value of [-1, 256, 2n ** 60n])
+    assert.throws(() => uint8.parse(value, 'n', 'qmp'), { message: "Parameter 'n' expects uint8_t" });
+  for (const value of ['1', true])
+    assert.throws(() => uint8.parse(value, 'n', 'qmp'), { message: "Parameter 'n' expects uint64" });
   assert.equal(uint32.parse(0, 'n', 'qmp'), 0);
   assert.equal(uint32.parse(2 ** 32 - 1, 'n', 'qmp'), 2 ** 32 - 1);
   assert.equal(uint32.parse('0x10', 'n', 'keyval'), 16);

@@ -1,11 +1,23 @@
 import { type Answers, numberOf, objectOf, textOf } from './answers.js';
 import { readJobs } from './jobs.js';
-import { below, type Chain, type Image, type Job, type Server, type User, type View } from './model.js';
+import {
+  below,
+  type Chain,
+  type FileFacts,
+  type Image,
+  type Job,
+  type Server,
+  type User,
+  type View,
+} from './model.js';
 import { readGraph, readImages } from './nodes.js';
+import { humanBytes } from './progress-meter.js';
 import { readUsers } from './users.js';
 
 /** More layers than this make every read slower, and a chain hard to oversee. */
 const DEEP_CHAIN_LAYERS = 20;
+/** A file system with less free than that, of all that it has, is nearly full. */
+const NEARLY_FULL = 0.05;
 
 /** What there is to see, of a server's answers. Broken answers give a poorer picture, never an error. */
 export function buildView(answers: Answers): View {
@@ -16,16 +28,42 @@ export function buildView(answers: Answers): View {
   return assemble({ server: readServer(answers), images: bare, users, jobs });
 }
 
-/** Finds the chains of images, and what is known once they are. */
+/** Finds the chains of images, what stands on which, and what is known then. */
 export function assemble(parts: Omit<View, 'chains'>): View {
-  const byId = new Map(parts.images.map((image) => [image.id, image]));
+  const bare = withOverlays(parts.images);
+  const byId = new Map(bare.map((image) => [image.id, image]));
   const chains = readChains(byId, parts.users);
   const depths = new Map(chains.map((chain) => [chain.images.at(-1), layersOf(chain, byId)]));
-  const images = parts.images.map((image) => {
+  const images = bare.map((image) => {
     const warnings = warningsOf(image, depths.get(image.id) ?? 0, parts.users, parts.jobs);
     return { ...image, warnings };
   });
   return { ...parts, images, chains, jobs: parts.jobs.map((job) => baseFirst(job, chains)) };
+}
+
+function withOverlays(images: readonly Image[]): Image[] {
+  const byId = new Map(images.map((image) => [image.id, image]));
+  const overlays = new Map<string, Set<string>>();
+  for (const { id: overlay, kind, children } of images) {
+    if (kind === 'filter') continue;
+    for (const { role, id } of children) {
+      if (role !== 'backing') continue;
+      for (const passed of pastFilters(id, byId))
+        overlays.set(passed, (overlays.get(passed) ?? new Set()).add(overlay));
+    }
+  }
+  return images.map((image) => ({ ...image, overlays: [...(overlays.get(image.id) ?? [])] }));
+}
+
+/** A node and, as long as they are filters, what they show. */
+function pastFilters(id: string, images: ReadonlyMap<string, Image>): Set<string> {
+  const passed = new Set<string>();
+  for (let at: string | undefined = id; at !== undefined && !passed.has(at);) {
+    passed.add(at);
+    const image = images.get(at);
+    at = image?.kind === 'filter' ? below(image) : undefined;
+  }
+  return passed;
 }
 
 function readServer(answers: Answers): Server {
@@ -99,6 +137,7 @@ function warningsOf(image: Image, layers: number, users: readonly User[], jobs: 
   if (image.isCorrupt) warnings.push('is marked corrupt');
   if (layers > DEEP_CHAIN_LAYERS) warnings.push(`has a chain of ${layers} layers`);
   if (image.overlays.length > 1) warnings.push(`is the backing file of ${image.overlays.length} images`);
+  if (image.file) warnings.push(...fileWarnings(image.file, image.isReadOnly));
   for (const { name, isInconsistent } of image.bitmaps)
     if (isInconsistent) warnings.push(`has the inconsistent bitmap ${name}`);
   for (const { imageId, label, ioStatus } of users)
@@ -107,5 +146,22 @@ function warningsOf(image: Image, layers: number, users: readonly User[], jobs: 
   for (const { to, id, ioStatus } of jobs)
     if (to === image.id && ioStatus !== undefined && ioStatus !== 'ok')
       warnings.push(`job ${id} met an error: ${ioStatus}`);
+  return warnings;
+}
+
+/** Of a file that nobody writes to, it does not matter whether there is room. */
+function fileWarnings(
+  { freeBytes, fileSystemBytes, otherHolders }: FileFacts,
+  isReadOnly: boolean,
+): string[] {
+  const warnings: string[] = [];
+  if (!isReadOnly && freeBytes < NEARLY_FULL * fileSystemBytes)
+    warnings.push(
+      `is on a nearly full file system: ${humanBytes(freeBytes)} of ${humanBytes(fileSystemBytes)} free`,
+    );
+  if (otherHolders > 0)
+    warnings.push(
+      `is open elsewhere: ${otherHolders === 1 ? 'somebody else holds' : `${otherHolders} others hold`} a lock on it`,
+    );
   return warnings;
 }

@@ -77,6 +77,27 @@ export function dirtyPartsOf(
   });
 }
 
+/** Of each cell, what regions of the disk have together: bytes a second; `regions` are in order. */
+export function ratesOfCells(
+  cells: readonly MapCell[],
+  regions: ReadonlyArray<{ readonly start: number; readonly rate: number }>,
+  regionBytes: number,
+): number[] {
+  const rates = cells.map(() => 0);
+  const cellBytes = cells[0]?.lengthBytes ?? 1;
+  for (const { start, rate } of regions) {
+    const end = start + regionBytes;
+    for (let at = Math.max(start, 0); at < end;) {
+      const index = Math.floor(at / cellBytes);
+      if (index >= rates.length) break;
+      const next = Math.min(end, (index + 1) * cellBytes);
+      rates[index] = (rates[index] ?? 0) + (rate * (next - at)) / regionBytes;
+      at = next;
+    }
+  }
+  return rates;
+}
+
 /** Bytes that each layer provides, in the order of `layers`; zeroes are nobody's. */
 export function bytesOfLayers(map: ClusterMap): number[] {
   const bytes = map.layers.map(() => 0);

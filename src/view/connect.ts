@@ -1,7 +1,7 @@
 import { BlockError } from '../base/error.js';
 import type { Host, SocketAddress } from '../host/host.js';
 import { QmpClient } from '../wire/qmp/client.js';
-import { readAnswers } from './answers.js';
+import { type Answers, readAnswers } from './answers.js';
 import { buildView } from './build.js';
 import type { View } from './model.js';
 
@@ -18,7 +18,9 @@ export async function connectMonitor(host: Host, address: SocketAddress, name: s
   } catch (error) {
     // Who waits for the same server before us may fill its queue.
     const isQueueFull = error instanceof BlockError && error.errno === 'EAGAIN';
-    if (!(error instanceof BlockError) || (error.kind !== 'timeout' && !isQueueFull)) throw error;
+    const isMute =
+      error instanceof BlockError && error.kind === 'timeout' && !error.message.startsWith('no answer');
+    if (!isMute && !isQueueFull) throw (await noSocket(host, address, name)) ?? error;
     const hint = 'A QMP socket of QEMU serves one client at a time; give the server another one.';
     throw new BlockError('busy', `${name} is in use: no QMP greeting within ${GREETING_MS / 1000} s`, {
       cause: error,
@@ -27,7 +29,21 @@ export async function connectMonitor(host: Host, address: SocketAddress, name: s
   }
 }
 
-/** What there is now. Errors: those of the connection. */
+/** What is told of a name that is an image's, which no server answers at. */
+async function noSocket(host: Host, address: SocketAddress, name: string): Promise<BlockError | undefined> {
+  if (address.type !== 'unix') return undefined;
+  const stat = await host.files.stat(address.path);
+  if (!stat || stat.isSpecial === 'socket') return undefined;
+  const hint = `An image is drawn by "livedisk show"; of a server its QMP socket is needed.`;
+  return new BlockError('invalid', `${name} is no socket`, { hint });
+}
+
+const lastAnswers = new WeakMap<QmpClient, Answers>();
+
+/** What there is now. Errors: those of the connection, and busy (readAnswers). */
 export async function lookAt(client: QmpClient): Promise<View> {
-  return buildView(await readAnswers((command, args) => client.execute(command, args)));
+  const last = lastAnswers.get(client);
+  const answers = await readAnswers((command, args) => client.execute(command, args), { last });
+  lastAnswers.set(client, answers);
+  return buildView(answers);
 }

@@ -1,4 +1,5 @@
 import { type ClusterMap, bytesOfLayers, mapText } from './cluster-map.js';
+import { type FileFacts, fileLines } from './file-use.js';
 import { humanBytes } from './progress-meter.js';
 import { printable } from './words.js';
 
@@ -17,6 +18,8 @@ export interface ImageFacts {
   readonly problems: readonly string[];
   /** Nobody could look whether something is wrong. */
   readonly isUnchecked: boolean;
+  /** Missing: nobody has looked, or its format has nothing to tell of it. */
+  readonly file?: FileFacts | undefined;
 }
 
 /** What an image is, with all that is below it. */
@@ -36,7 +39,7 @@ export function storyText({ chain, brokenBy, map }: ImageStory): string {
   const owned = map ? bytesOfLayers(map) : [];
   const parts = [sizeText(top, chain.length)];
   for (const [index, image] of chain.entries()) parts.push(imageText(image, chain[index + 1], owned[index]));
-  if (brokenBy !== undefined) parts.push(`The chain is broken: ${brokenBy}`);
+  if (brokenBy !== undefined) parts.push(`The chain is broken: ${printable(brokenBy)}`);
   if (map) parts.push(`Which image each part of the disk comes from:\n\n${mapText(map)}`);
   return `${parts.join('\n\n')}\n`;
 }
@@ -49,15 +52,20 @@ function sizeText({ filename, format, diskBytes }: ImageFacts, images: number): 
 function imageText(image: ImageFacts, below: ImageFacts | undefined, ownedBytes: number | undefined): string {
   const lines = [`${printable(image.filename)}: ${image.format}, ${sizeOf(image.diskBytes)}`];
   if (image.fileBytes !== undefined) lines.push(`takes ${humanBytes(image.fileBytes)} on its host`);
+  if (image.file) lines.push(...fileLines(image.file));
   if (ownedBytes !== undefined) lines.push(`the disk shows ${humanBytes(ownedBytes)} of data from it`);
   if (below) lines.push(`shows ${printable(below.filename)} where it holds nothing itself`);
   if (below && below.diskBytes !== image.diskBytes)
     lines.push(`its disk is ${below.diskBytes < image.diskBytes ? 'longer' : 'shorter'} than that one's`);
-  for (const feature of image.features) lines.push(`has ${feature}`);
-  lines.push(image.needs.length === 0 ? 'every reader of the format can read it' : image.needs.join('; '));
+  for (const feature of image.features) lines.push(`has ${printable(feature)}`);
+  lines.push(
+    image.needs.length === 0
+      ? 'every reader of the format can read it'
+      : image.needs.map(printable).join('; '),
+  );
   if (image.isUnchecked) lines.push('its format has nothing that could be checked');
   else if (image.problems.length === 0) lines.push('nothing is wrong with it');
-  for (const problem of image.problems) lines.push(`WRONG: ${problem}`);
+  for (const problem of image.problems) lines.push(`WRONG: ${printable(problem)}`);
   return lines.join('\n  ');
 }
 

@@ -5,6 +5,9 @@ import type { GraphParent, NodeGraph } from './nodes.js';
 
 const AT_WORK = ['created', 'running', 'paused', 'ready', 'standby'];
 
+/** In these a job that had nothing to do has done all of it. */
+const COPIED = ['ready', 'standby', 'waiting', 'pending', 'concluded'];
+
 /** What each state takes that a person may want of it; QEMU's table. */
 const VERBS: ReadonlyArray<readonly [verb: string, states: readonly string[]]> = [
   ['pause', ['created', 'running', 'ready']],
@@ -58,7 +61,7 @@ function jobOf(
     phase: PHASES[status] ?? status,
     done,
     total,
-    ...ownProgress(info, percentOf(done, total, status)),
+    ...ownProgress(info, percentOf({ done, total, status, isFailed: error !== undefined })),
     speedLimit: numberOf(block?.['speed']) ?? 0,
     ...(error !== undefined && { error }),
     ...(ioStatus !== undefined && { ioStatus }),
@@ -67,9 +70,16 @@ function jobOf(
   };
 }
 
-function percentOf(done: number, total: number, status: string): number {
+interface Progress {
+  done: number;
+  total: number;
+  status: string;
+  isFailed: boolean;
+}
+
+function percentOf({ done, total, status, isFailed }: Progress): number {
   if (total > 0) return Math.min(100, Math.floor((100 * done) / total));
-  return status === 'concluded' ? 100 : 0;
+  return COPIED.includes(status) && !isFailed ? 100 : 0;
 }
 
 /** livedisk tells these itself; of QEMU's jobs, rates are what is seen from one look to the next (rates.ts). */

@@ -1,4 +1,4 @@
-import { imageOf, type Operations, type View } from './model.js';
+import { imageOf, type Operations, type User, type View } from './model.js';
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -23,42 +23,38 @@ export function metricsText(view: View): string {
 }
 
 function diskMetrics(view: View, out: Exposition): void {
-  const counted = view.users.flatMap(({ id, label, statistics }) =>
-    statistics ? [{ id, label, statistics }] : [],
+  const isExport = ({ kind }: User): boolean => kind === 'export';
+  requestMetrics(
+    view.users.filter((user) => !isExport(user)),
+    'disk',
+    'a guest',
+    out,
   );
-  const samples = (of: (one: Operations) => number): Sample[] =>
-    counted.flatMap(({ label, statistics }) =>
-      Object.entries(statistics).map(([operation, one]) => ({
-        labels: { disk: label, operation },
-        value: of(one as Operations),
-      })),
-    );
-  out.counter(
-    'livedisk_disk_operations_total',
-    'Requests of a guest that were answered.',
-    samples(({ count }) => count),
-  );
-  out.counter(
-    'livedisk_disk_bytes_total',
-    'Bytes of those requests.',
-    samples(({ bytes }) => bytes),
-  );
-  out.counter(
-    'livedisk_disk_failed_operations_total',
-    'Requests that failed.',
-    samples(({ failed }) => failed),
-  );
-  out.counter(
-    'livedisk_disk_seconds_total',
-    'Time that requests took.',
-    samples(({ totalMs }) => totalMs / 1000),
-  );
+  requestMetrics(view.users.filter(isExport), 'export', 'clients', out);
   const troubled = view.users.filter(({ ioStatus }) => ioStatus !== undefined);
   out.gauge(
     'livedisk_disk_io_error',
     'Whether an error stopped the disk.',
     troubled.map(({ label, ioStatus }) => ({ labels: { disk: label }, value: ioStatus === 'ok' ? 0 : 1 })),
   );
+}
+
+/** Of whoever the server counts. */
+function requestMetrics(users: readonly User[], what: string, who: string, out: Exposition): void {
+  const counted = users.flatMap(({ label, statistics }) => (statistics ? [{ label, statistics }] : []));
+  const samples = (of: (one: Operations) => number): Sample[] =>
+    counted.flatMap(({ label, statistics }) =>
+      Object.entries(statistics).map(([operation, one]) => ({
+        labels: { [what]: label, operation },
+        value: of(one as Operations),
+      })),
+    );
+  const family = (name: string, help: string, of: (one: Operations) => number): void =>
+    out.counter(`livedisk_${what}_${name}_total`, help, samples(of));
+  family('operations', `Requests of ${who} that were answered.`, ({ count }) => count);
+  family('bytes', 'Bytes of those requests.', ({ bytes }) => bytes);
+  family('failed_operations', 'Requests that failed.', ({ failed }) => failed);
+  family('seconds', 'Time that requests took.', ({ totalMs }) => totalMs / 1000);
 }
 
 function imageMetrics(view: View, out: Exposition): void {

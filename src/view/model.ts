@@ -45,10 +45,23 @@ export interface Image {
   readonly snapshotNames: readonly string[];
   /** By role; the first is what it shows. */
   readonly children: readonly Child[];
-  /** Ids of images that it is the backing file of. */
+  /** Ids of images that it is the backing file of, past filters, whoever inserted them. */
   readonly overlays: readonly string[];
+  /** What the machine tells of its file, where somebody looked (files.ts). */
+  readonly file?: FileFacts;
   /** In sentences. */
   readonly warnings: readonly string[];
+}
+
+export interface FileFacts {
+  /** Since the file was made, where its file system remembers, and since it was changed. */
+  readonly ageSeconds?: number;
+  readonly unchangedSeconds: number;
+  /** Of its file system. */
+  readonly freeBytes: number;
+  readonly fileSystemBytes: number;
+  /** By its locks, so many have it open who are not the server. */
+  readonly otherHolders: number;
 }
 
 export interface Child {
@@ -71,6 +84,8 @@ export interface Chain {
   readonly images: readonly string[];
   /** Of what the chain's images occupy, 0 to 1, each image's part; beside `images`, 0 for filters. */
   readonly shares: readonly number[];
+  /** Bytes of the disk that each image still provides, beside `images`: where a map of the disk told. */
+  readonly provided?: readonly number[];
   /** The group whose child it is. */
   readonly group?: string;
 }
@@ -86,10 +101,15 @@ export interface User {
   readonly deviceName?: string;
   /** A device's id or path in the object tree, as commands on guests' devices take it. */
   readonly qdev?: string;
+  /** BlockExportType of QMP. */
+  readonly exportType?: string;
   readonly ioStatus?: string;
   readonly isWritable?: boolean;
   readonly statistics?: Statistics;
 }
+
+/** The BlockExportType whose exports need an NBD server. */
+export const NBD_EXPORT = 'nbd';
 
 /** Counted since the server started. */
 export interface Statistics {
@@ -158,4 +178,16 @@ export function imageOf(view: View, id: string | undefined): Image | undefined {
 export function below(image: Image): string | undefined {
   const [first] = image.children;
   return image.kind === 'group' ? undefined : first?.id;
+}
+
+/** The disk's images without what only shows others: as maps count the layers of a chain, the given one first. */
+export function layersBelow(view: View, id: string): Image[] {
+  const layers: Image[] = [];
+  const seen = new Set<string>();
+  for (let image = imageOf(view, id); image && !seen.has(image.id);) {
+    seen.add(image.id);
+    if (image.kind !== 'filter') layers.push(image);
+    image = imageOf(view, below(image));
+  }
+  return layers;
 }

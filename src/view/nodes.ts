@@ -25,6 +25,7 @@ export interface GraphParent {
   readonly name: string;
   readonly role: string;
   readonly child: string;
+  readonly mayWrite: boolean;
 }
 
 export interface NodeGraph {
@@ -46,7 +47,11 @@ export function readGraph(answers: Answers): NodeGraph {
     const role = textOf(edge['name']) ?? '';
     const type = parent['type'];
     if (type === 'block-driver') children.set(name, [...(children.get(name) ?? []), { role, id: child }]);
-    else if (type === 'block-backend' || type === 'block-job') parents.push({ type, name, role, child });
+    else if (type === 'block-backend' || type === 'block-job') {
+      const permissions = edge['perm'];
+      const mayWrite = Array.isArray(permissions) && permissions.includes('write');
+      parents.push({ type, name, role, child, mayWrite });
+    }
   }
   const nodes = new Map<string, GraphNode>();
   for (const info of objectsOf(answers['query-named-block-nodes'])) {
@@ -56,15 +61,11 @@ export function readGraph(answers: Answers): NodeGraph {
   return { nodes, parents };
 }
 
-/** The images of a graph; shares and warnings come later, when chains are known. */
+/** The images of a graph; overlays, shares and warnings come later (`assemble`). */
 export function readImages(graph: NodeGraph): Image[] {
   const stored = storageNodes(graph);
   const images = [...graph.nodes.values()].filter(({ name }) => !stored.has(name));
-  const overlays = new Map<string, string[]>();
-  for (const { name, children } of images)
-    for (const { role, id } of children)
-      if (role === 'backing') overlays.set(id, [...(overlays.get(id) ?? []), name]);
-  return images.map((node) => toImage(node, graph, stored, overlays.get(node.name) ?? []));
+  return images.map((node) => toImage(node, graph, stored));
 }
 
 /** Nodes that only hold the bytes of one image: they have no children and one parent, which is no filter. */
@@ -87,12 +88,7 @@ function kindOf({ info, children }: GraphNode): Image['kind'] {
   return children.some(({ role }) => GROUP_ROLE.test(role)) ? 'group' : 'image';
 }
 
-function toImage(
-  node: GraphNode,
-  { nodes }: NodeGraph,
-  stored: ReadonlySet<string>,
-  overlays: string[],
-): Image {
+function toImage(node: GraphNode, { nodes }: NodeGraph, stored: ReadonlySet<string>): Image {
   const { name, info } = node;
   const image = objectOf(info['image']);
   const facts = objectOf(objectOf(image['format-specific'])['data']);
@@ -124,7 +120,7 @@ function toImage(
     children: node.children
       .filter(({ id }) => !stored.has(id) && nodes.has(id))
       .sort((a, b) => rankOf(a.role) - rankOf(b.role)),
-    overlays,
+    overlays: [],
     warnings: [],
   };
 }

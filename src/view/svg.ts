@@ -2,7 +2,17 @@ import { layOut, type Place } from './layout.js';
 import { below, type Image, type Job, type User, type View } from './model.js';
 import { baseName } from './nodes.js';
 import { markup, type Shape, shape } from './shape.js';
-import { bracketed, clip, factsOf, paceText, percentText, userText } from './words.js';
+import {
+  bracketed,
+  clip,
+  factsOf,
+  NO_PART,
+  paceText,
+  type Part,
+  partsOf,
+  percentText,
+  userText,
+} from './words.js';
 
 const BOX = { width: 176, height: 112 };
 const FILTER_HEIGHT = 44;
@@ -13,6 +23,11 @@ const PILL = { width: 150, height: 24 };
 const LETTERS = 24;
 /** Below a lane, for an arrow and what stands on it; and what a job's pace takes more, in both. */
 const JOB = { height: 40, apart: 14, pace: 16, paceApart: 20 };
+
+/** Ages in a picture that lives. */
+const LEAST_AGE_SECONDS = 10;
+/** In a picture that lives, of so few lanes, each has room for an arrow before one comes: nothing moves then. */
+const ROOMY_LANES = 4;
 
 /** Of a picture that is a file of its own; a page brings its own. */
 const STYLE = `
@@ -55,7 +70,7 @@ class Picture {
   readonly #hasPace: boolean;
   readonly #images: ReadonlyMap<string, Image>;
   readonly #places: ReadonlyMap<string, Place>;
-  readonly #shares = new Map<string, number>();
+  readonly #parts = new Map<string, Part>();
   readonly #tops: ReadonlySet<string | undefined>;
   readonly #laneY: number[] = [];
   #width = 0;
@@ -67,8 +82,8 @@ class Picture {
     this.#images = new Map(view.images.map((image) => [image.id, image]));
     this.#places = layOut(view);
     this.#tops = new Set(view.chains.map(({ images }) => images.at(-1)));
-    for (const { images, shares } of [...view.chains].reverse())
-      for (const [i, id] of images.entries()) this.#shares.set(id, shares[i] ?? 0);
+    for (const chain of [...view.chains].reverse())
+      for (const [i, part] of partsOf(chain).entries()) this.#parts.set(chain.images[i] ?? '', part);
   }
 
   draw(): Shape {
@@ -111,7 +126,8 @@ class Picture {
         ...members.map(([id]) => this.#usersOf(id).length * (this.#tops.has(id) ? 0 : 1)),
       );
       const beside = Math.max(0, ...members.map(([id]) => this.#usersOf(id).length)) * (PILL.height + 4);
-      const jobs = this.#view.jobs.filter((job) => this.#laneOf(job) === lane).length;
+      const running = this.#view.jobs.filter((job) => this.#laneOf(job) === lane).length;
+      const jobs = Math.max(running, this.#hasPace && lanes.length <= ROOMY_LANES ? 1 : 0);
       y +=
         Math.max(BOX.height + users * (PILL.height + 4), beside) +
         jobs * (JOB.height + (this.#hasPace ? JOB.pace : 0)) +
@@ -137,7 +153,7 @@ class Picture {
 
   #image(image: Image): Shape {
     const { x, y, height } = this.#box(image.id) ?? { x: 0, y: 0, height: 0 };
-    const share = this.#shares.get(image.id) ?? 0;
+    const part = this.#parts.get(image.id) ?? NO_PART;
     const top = this.#tops.has(image.id) && this.#usersOf(image.id).length > 0;
     const classes = [
       image.kind,
@@ -147,7 +163,7 @@ class Picture {
     const told = [image.filename, ...image.warnings.map((warning) => `! ${warning}`)].join('\n');
     const lines = [
       ...(image.kind === 'image' ? [baseName(image.filename)] : []),
-      ...factsOf(image, share, undefined),
+      ...factsOf(image, part, undefined, this.#hasPace ? LEAST_AGE_SECONDS : undefined),
     ].slice(0, height === BOX.height ? 5 : 1);
     // Above the bar there is room for four.
     const apart = lines.length > 4 ? LINE - 2 : LINE;
@@ -160,7 +176,7 @@ class Picture {
       ...lines.map((line, i) =>
         shape('text', { class: 'fact', x: 10, y: 20 + apart * (i + 1) }, clip(line, LETTERS)),
       ),
-      ...(image.kind === 'image' ? bar(share, height) : []),
+      ...(image.kind === 'image' ? bar(part.share, height) : []),
     );
   }
 

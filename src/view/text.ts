@@ -6,7 +6,9 @@ import {
   clip,
   factsOf,
   flowText,
+  NO_PART,
   pad,
+  partsOf,
   printable,
   progressText,
   userText,
@@ -80,11 +82,13 @@ class Pen {
     this.#paint = paint;
   }
 
-  chain({ images, shares, group }: Chain): string[] {
+  chain(chain: Chain): string[] {
+    const { images, group } = chain;
+    const parts = partsOf(chain);
     const layers = images.flatMap((id) => this.#images.get(id) ?? []);
     const diskBytes = layers.at(-1)?.virtualBytes;
     const columns = layers.map((image, i) => {
-      const facts = factsOf(image, shares[i] ?? 0, diskBytes);
+      const facts = factsOf(image, parts[i] ?? NO_PART, diskBytes);
       return this.#column(image, facts, i === layers.length - 1);
     });
     const rows = this.#rows(columns);
@@ -158,7 +162,7 @@ class Pen {
   job(job: Job): string[] {
     const limit = job.speedLimit > 0 ? `  at most ${humanBytes(job.speedLimit)}/s` : '';
     const error = job.error === undefined ? '' : `: ${printable(job.error)}`;
-    const what = `${job.type} ${printable(job.id)}  ${flowText(job, this.#images)}`;
+    const what = `${printable(job.type)} ${printable(job.id)}  ${flowText(job, this.#images)}`;
     const takes = job.verbs.length > 0 ? `; takes ${job.verbs.join(', ')}` : '';
     const fit = (line: string): string => clip(line, this.#columns);
     return [

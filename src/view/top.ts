@@ -1,5 +1,6 @@
 import { type Image, imageOf, type Job, type User, type View } from './model.js';
 import { humanBytes } from './progress-meter.js';
+import { wayDown } from './plan/change.js';
 import type { DiskRates } from './rates.js';
 import { type Paint, painter, type TextOptions } from './text.js';
 import { bracketed, clip, flowText, pad, printable, progressText, userText, warningLines } from './words.js';
@@ -49,10 +50,9 @@ function diskLine(user: User, view: View, rates: DiskRates | undefined): string 
   ].join(' ');
 }
 
-/** The image that a filter on top of it shows. */
+/** The image that is seen through filters on top of it. */
 function shownBy(image: Image, view: View): Image {
-  const next = image.kind === 'filter' ? imageOf(view, image.children[0]?.id) : undefined;
-  return next && next !== image ? next : image;
+  return wayDown(view, image.id).find(({ kind }) => kind !== 'filter') ?? image;
 }
 
 function rateColumns(operations: number, bytes: number, latencyMs: number | undefined): string[] {
@@ -73,7 +73,7 @@ function jobLines(job: Job, images: ReadonlyMap<string, Image>, paint: Paint): s
   const cells = Math.round((job.percent / 100) * BAR_CELLS);
   const error = job.error === undefined ? '' : `: ${printable(job.error)}`;
   return [
-    paint('job', `${job.type} ${printable(job.id)}  ${flowText(job, images)}`),
+    paint('job', `${printable(job.type)} ${printable(job.id)}  ${flowText(job, images)}`),
     `  [${'#'.repeat(cells)}${'.'.repeat(BAR_CELLS - cells)}] ${progressText(job)}`,
     `  ${printable(job.phase)}${error}`,
   ];

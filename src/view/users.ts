@@ -7,7 +7,9 @@ import type { NodeGraph } from './nodes.js';
 /** Devices, drives and exports, and backends that nobody speaks for; those of jobs are the jobs'. */
 export function readUsers(answers: Answers, graph: NodeGraph): User[] {
   const devices = objectsOf(answers['query-block']).map((info, i) => toDevice(info, i, answers, graph));
-  const exports = objectsOf(answers['query-block-exports']).map(toExport);
+  const exports = objectsOf(answers['query-block-exports']).map((info) =>
+    toExport(info, objectsOf(answers['x-query-export-stats'])),
+  );
   return [...devices, ...exports, ...othersOf(graph, exports)];
 }
 
@@ -41,10 +43,17 @@ function deviceLabel(qdev: string): string {
   return /^\/machine\/peripheral(?:-anon)?\/([^/]+)/.exec(qdev)?.[1] ?? qdev;
 }
 
-function toExport(info: JsonObject): User {
+function toExport(info: JsonObject, counted: readonly JsonObject[]): User {
   const id = textOf(info['id']) ?? '';
   const imageId = textOf(info['node-name']);
-  return { id: `export:${id}`, kind: 'export', label: id, ...(imageId !== undefined && { imageId }) };
+  const exportType = textOf(info['type']);
+  const entry = counted.find((one) => one['id'] === id);
+  return {
+    ...{ id: `export:${id}`, kind: 'export', label: id },
+    ...(exportType !== undefined && { exportType }),
+    ...(imageId !== undefined && { imageId }),
+    ...(entry && { statistics: readStatistics(objectOf(entry['stats'])) }),
+  };
 }
 
 /** Backends without a name are exports', jobs', or somebody's of whom no query tells. */
@@ -72,8 +81,10 @@ function statisticsOf(
   const entry =
     entries.find((one) => (qdev !== undefined ? one['qdev'] === qdev : one['device'] === drive)) ??
     entries[index];
-  if (!entry) return undefined;
-  const stats = objectOf(entry['stats']);
+  return entry && readStatistics(objectOf(entry['stats']));
+}
+
+function readStatistics(stats: JsonObject): Statistics {
   return {
     read: operationsOf(stats, 'rd'),
     write: operationsOf(stats, 'wr'),

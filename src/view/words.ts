@@ -1,15 +1,43 @@
-import type { Image, Job, User, View } from './model.js';
+import type { Chain, Image, Job, User, View } from './model.js';
 import { durationText, humanBytes } from './progress-meter.js';
 
-/**
- * A name as a terminal may be given it: what would move the cursor, change colours or turn the direction of writing is
- * shown by its number.
- */
+/** What moves a cursor, changes colours, turns the direction of writing, or is not seen at all. */
+const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}]/gu;
+
+/** A name as a terminal or a page may be given it: what is not printable is shown by its number. */
 export function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (character) => {
+  return text.replace(UNPRINTABLE, (character) => {
     const code = character.codePointAt(0) ?? 0;
     return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u{${code.toString(16)}}`;
   });
+}
+
+/** The same of a text of several lines, whose ends and tabs stay. */
+export function printableLines(text: string): string {
+  return text
+    .split(/([\n\t])/)
+    .map((part, i) => (i % 2 === 0 ? printable(part) : part))
+    .join('');
+}
+
+/** A value as JSON that may be shown, and still is that value: what is not printable is written as JSON's escapes. */
+export function printableJson(value: unknown, indent?: number): string {
+  const json = JSON.stringify(
+    value,
+    (_key, one: unknown) => (typeof one === 'bigint' ? Number(one) : one),
+    indent,
+  );
+  return printableEscapes(json);
+}
+
+function printableEscapes(json: string): string {
+  return json.replace(UNPRINTABLE, (character) =>
+    character === '\n'
+      ? character
+      : [...Array(character.length).keys()]
+          .map((i) => `\\u${character.charCodeAt(i).toString(16).padStart(4, '0')}`)
+          .join(''),
+  );
 }
 
 /** At most so many characters, the middle left out. */
@@ -67,11 +95,11 @@ export function progressText({ percent, done, total, rate, secondsLeft, outlook,
 export function paceText({ rate, dirtyRate, secondsLeft, outlook, stage, type }: Job): string {
   const isInBytes = !['create', 'amend'].includes(type);
   const parts: string[] = [];
-  if (stage !== undefined) parts.push(stage);
+  if (stage !== undefined) parts.push(printable(stage));
   if (isInBytes && rate !== undefined && rate > 0) parts.push(`${humanBytes(rate)}/s`);
   if (dirtyRate !== undefined && dirtyRate > 0) parts.push(`guests change ${humanBytes(dirtyRate)}/s`);
   if (secondsLeft !== undefined) parts.push(`${durationText(secondsLeft)} left`);
-  if (outlook !== undefined) parts.push(SHORT_OUTLOOKS[outlook] ?? outlook);
+  if (outlook !== undefined) parts.push(SHORT_OUTLOOKS[outlook] ?? printable(outlook));
   return parts.join('  ');
 }
 
@@ -86,7 +114,8 @@ const SHORT_OUTLOOKS: Readonly<Record<string, string>> = {
 /** `copy: 62 MiB of 64 MiB`, a line each. */
 export function stageLines({ stages = [] }: Job): string[] {
   return stages.map(
-    ({ phase, done, left }) => `${phase}: ${humanBytes(done)}${left > 0 ? `, ${humanBytes(left)} left` : ''}`,
+    ({ phase, done, left }) =>
+      `${printable(phase)}: ${humanBytes(done)}${left > 0 ? `, ${humanBytes(left)} left` : ''}`,
   );
 }
 
@@ -100,21 +129,67 @@ export function percentText(share: number): string {
   return share > 0 && share < 0.005 ? '<1%' : `${Math.round(share * 100)}%`;
 }
 
-/** The facts about an image that stand below its name, one a line; of all disks of a chain alike, the size is left out. */
-export function factsOf(image: Image, share: number, diskBytes: number | undefined): string[] {
-  const { driver, allocatedBytes, bitmaps, snapshotNames, virtualBytes } = image;
-  const facts: string[] = [];
-  if (image.kind !== 'image') return image.label === driver ? [] : [driver];
-  facts.push(
-    [driver, ...(image.isReadOnly ? ['ro'] : []), ...(image.isEncrypted ? ['encrypted'] : [])].join(' '),
+/** An image's part of what its chain takes, or, once a map has told, of what its disk shows. */
+export interface Part {
+  /** 0 to 1. */
+  readonly share: number;
+  readonly isOfDisk: boolean;
+}
+
+export const NO_PART: Part = { share: 0, isOfDisk: false };
+
+/** Of each image of a chain, beside its images. */
+export function partsOf({ images, shares, provided }: Chain): Part[] {
+  const all = provided?.reduce((sum, bytes) => sum + bytes, 0) ?? 0;
+  return images.map((_, i) =>
+    provided
+      ? { share: all === 0 ? 0 : (provided[i] ?? 0) / all, isOfDisk: true }
+      : { share: shares[i] ?? 0, isOfDisk: false },
   );
-  if (allocatedBytes !== undefined) facts.push(`${humanBytes(allocatedBytes)} ${percentText(share)}`);
+}
+
+/**
+ * The facts about an image that stand below its name, one a line; of all disks of a chain alike, the size is left out, and
+ * ages that are nothing to speak of are too.
+ */
+export function factsOf(
+  image: Image,
+  { share, isOfDisk }: Part,
+  diskBytes: number | undefined,
+  leastAgeSeconds = 3600,
+): string[] {
+  const { driver, allocatedBytes, bitmaps, snapshotNames, virtualBytes, file } = image;
+  const facts: string[] = [];
+  if (image.kind !== 'image') return image.label === driver ? [] : [printable(driver)];
+  const age =
+    file?.ageSeconds === undefined || file.ageSeconds < leastAgeSeconds
+      ? ''
+      : `, ${ageText(file.ageSeconds)} old`;
+  const words = [
+    printable(driver),
+    ...(image.isReadOnly ? ['ro'] : []),
+    ...(image.isEncrypted ? ['encrypted'] : []),
+  ];
+  facts.push(words.join(' ') + age);
+  if (allocatedBytes !== undefined)
+    facts.push(`${humanBytes(allocatedBytes)}${isOfDisk ? ', shows' : ''} ${percentText(share)}`);
   if (virtualBytes !== diskBytes) facts.push(`disk ${humanBytes(virtualBytes)}`);
   if (snapshotNames.length > 0) facts.push(`${snapshotNames.length} snapshots`);
   for (const { name, dirtyBytes, isRecording } of bitmaps.slice(0, 3))
     facts.push(`bitmap ${printable(name)} ${humanBytes(dirtyBytes)}${isRecording ? '' : ' off'}`);
   if (bitmaps.length > 3) facts.push(`${bitmaps.length - 3} more bitmaps`);
   return facts;
+}
+
+/** `40 s`, `3 min`, `5 h`, `12 d`: as coarse as people say it. */
+export function ageText(seconds: number): string {
+  const units = [
+    ['d', 86_400],
+    ['h', 3600],
+    ['min', 60],
+  ] as const;
+  for (const [unit, length] of units) if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`;
+  return seconds < 10 ? 'a moment' : `${10 * Math.floor(seconds / 10)} s`;
 }
 
 /** `A: is marked corrupt`. */

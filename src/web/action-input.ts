@@ -26,9 +26,14 @@ const ACTIONS: Readonly<Record<Action['kind'], Type<object>>> = {
     image: required(str),
     name: required(str),
     isWritable: required(bool),
+    file: optional(str),
   }),
   percentiles: struct('percentiles', { kind: required(str), isOn: required(bool) }),
-  unexport: struct('unexport', { kind: required(str), name: required(str) }),
+  unexport: struct('unexport', {
+    kind: required(str),
+    name: required(str),
+    isServerEnded: optional(bool),
+  }),
   job: struct('job', { kind: required(str), job: required(str), verb: required(str), speed: optional(int) }),
 };
 

@@ -1,20 +1,27 @@
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import type { JsonObject } from '../schema/types.js';
-import type { CommandResult } from '../schema/commands.js';
+import { answerTo } from '../schema/answer.js';
+import { DRY_RUN_RETURNS } from '../schema/dry-run.js';
 import type { ClusterMap } from '../view/cluster-map.js';
 import { imageOf, type View } from '../view/model.js';
+import { withMap } from '../view/plan/expected.js';
+import { exportHint } from '../view/plan/exports.js';
 import { planAction } from '../view/plan/plan.js';
-import type { Action, Plan } from '../view/plan/types.js';
+import type { Action, Plan, PlannedCommand } from '../view/plan/types.js';
+import { numberOf, objectOf, objectsOf } from '../view/answers.js';
+import { QmpError } from '../wire/qmp/registry.js';
 import { parseAction } from './action-input.js';
 import { ConsoleApi, type ConsoleOptions } from './console.js';
-import type { BitmapStretches } from './messages.js';
+import type { Beside, BitmapStretches, Heat } from './messages.js';
 import type { MonitorLink } from './monitor-link.js';
 import { PointsApi, type PointsOptions } from './points.js';
 
 export interface ApiOptions extends PointsOptions, ConsoleOptions {
-  /** Block status of an image that may be named. */
-  readonly readMap: (filename: string, format: string) => Promise<ClusterMap>;
+  /** The same of a file that there is not. Errors: permission; exists. */
+  readonly allowNewFile: (name: string) => Promise<string>;
+  /** Images beside those of a server, in folders that may be looked into. Errors: permission, where there are none. */
+  readonly lookBeside: (server: string, view: View) => Promise<Beside>;
 }
 
 /** Of a bitmap, some 60,000 stretches: more than there are dots on a screen. */
@@ -38,7 +45,7 @@ export class Api {
   async answer(what: string, body: JsonObject): Promise<object | undefined> {
     switch (what) {
       case 'plan':
-        return (await this.#plan(body)).plan;
+        return this.#fullPlan(body);
       case 'run':
         return this.#run(body);
       case 'command':
@@ -47,6 +54,10 @@ export class Api {
         return this.#console.complete(this.#link(body), body);
       case 'map':
         return this.#map(body);
+      case 'heat':
+        return this.#heat(body);
+      case 'beside':
+        return this.#beside(body);
       case 'bitmap':
         return this.#bitmap(body);
       case 'points':
@@ -62,14 +73,41 @@ export class Api {
     return link;
   }
 
-  async #plan(body: JsonObject): Promise<{ link: MonitorLink; plan: Plan }> {
+  async #plan(body: JsonObject): Promise<{ link: MonitorLink; view: View; plan: Plan }> {
     const link = this.#link(body);
     const action = await this.#withAllowedFile(parseAction(body['action']));
-    return { link, plan: planAction(await link.lookNow(), action) };
+    const view = await link.lookNow();
+    return { link, view, plan: planAction(view, action) };
   }
 
+  /** With what takes a look at the disk: how much is copied, and what is spoilt that nobody has open. */
+  async #fullPlan(body: JsonObject): Promise<Plan> {
+    const { link, view, plan } = await this.#plan(body);
+    const { copies } = plan;
+    const map = copies && (await link.mapSoon(view, copies.image));
+    const base = plan.commands.find(({ execute }) => execute === 'block-commit')?.arguments['base-node'];
+    const beside =
+      typeof base === 'string' ? await this.#options.lookBeside(link.name, view).catch(noFiles) : undefined;
+    const changed = new Set([base, ...plan.invalid.map(({ id }) => id)]);
+    const spoilt = (beside?.files ?? []).filter(
+      ({ standsOn }) => standsOn !== undefined && changed.has(standsOn),
+    );
+    const invalid = spoilt.map(({ file, standsOn }) => ({
+      id: file,
+      why: `is not open here, and stands on [${standsOn ?? ''}]`,
+    }));
+    const dryRun = await dryRunOf(link, plan);
+    return {
+      ...(map ? withMap(plan, map) : plan),
+      invalid: [...plan.invalid, ...invalid],
+      ...(dryRun && { dryRun }),
+    };
+  }
+
+  /** What an action names comes to be: nothing may be there. */
   async #withAllowedFile(action: Action): Promise<Action> {
-    return 'file' in action ? { ...action, file: await this.#options.allowFile(action.file) } : action;
+    if (!('file' in action) || action.file === undefined) return action;
+    return { ...action, file: await this.#options.allowNewFile(action.file) };
   }
 
   /** Does what a fresh plan says, up to where the job must be ready first. */
@@ -77,7 +115,12 @@ export class Api {
     if (this.#options.isReadOnly) throw new BlockError('permission', 'this page only looks (--read-only)');
     const { link, plan } = await this.#plan(body);
     const commands = plan.commands.filter(({ afterReady }) => afterReady !== true);
-    for (const { execute, arguments: args } of commands) await link.execute(execute, args);
+    await runAll(link, commands).catch((error: unknown) => {
+      const hint = plan.action.kind === 'export' ? exportHint(String(error)) : undefined;
+      throw hint === undefined || !(error instanceof QmpError)
+        ? error
+        : new BlockError('invalid', error.message, { hint, cause: error });
+    });
     return given({ jobId: plan.jobId, undo: plan.takenBackBy });
   }
 
@@ -87,21 +130,82 @@ export class Api {
     const stretches: Array<{ start: number; lengthBytes: number }> = [];
     const link = this.#link(body);
     for (let start = 0, asked = 0; ; asked++) {
-      const answer = await link.hold((client) =>
+      const answer = await link.holdShortly((client) =>
         client.execute('x-bitmap-extents', { node, name, start } as JsonObject),
       );
-      const { extents, next } = answer as unknown as CommandResult<'x-bitmap-extents'>;
-      for (const extent of extents) stretches.push({ start: extent.start, lengthBytes: extent.length });
-      if (next === undefined) return { stretches, isCut: false };
+      const { extents, next } = objectOf(answer);
+      for (const { start: from, length } of objectsOf(extents))
+        stretches.push({ start: numberOf(from) ?? 0, lengthBytes: numberOf(length) ?? 0 });
+      if (typeof next !== 'number') return { stretches, isCut: false };
       if (asked === MOST_BITMAP_ANSWERS) return { stretches, isCut: true };
       start = next;
     }
   }
 
   async #map(body: JsonObject): Promise<ClusterMap> {
-    const view: View = await this.#link(body).lookNow();
-    const image = imageOf(view, typeof body['image'] === 'string' ? body['image'] : '');
-    if (image?.kind !== 'image') throw new BlockError('not-found', 'there is no such image');
-    return this.#options.readMap(await this.#options.allowFile(image.filename), image.driver);
+    const link = this.#link(body);
+    const view = await link.lookNow();
+    const map = await link.mapOf(view, imageIn(view, body));
+    if (!map) throw new BlockError('limit', 'the map of this disk is too long for a page');
+    return map;
   }
+
+  /** Errors: the server's, where it is no livedisk. */
+  async #heat(body: JsonObject): Promise<Heat> {
+    const link = this.#link(body);
+    const { node } = body;
+    const answer = await link.holdShortly((client) =>
+      client.execute('x-query-write-heat', { node } as JsonObject),
+    );
+    return answerTo('x-query-write-heat', answer);
+  }
+
+  async #beside(body: JsonObject): Promise<Beside> {
+    const link = this.#link(body);
+    return this.#options.lookBeside(link.name, await link.lookNow());
+  }
+}
+
+/** Errors: those of the first that fails; what was done before it and can be taken back is. */
+async function runAll(link: MonitorLink, commands: readonly PlannedCommand[]): Promise<void> {
+  const done: PlannedCommand[] = [];
+  try {
+    for (const command of commands) {
+      await link.execute(command.execute, command.arguments);
+      done.unshift(command);
+    }
+  } catch (error) {
+    for (const { takenBackBy } of done) if (takenBackBy !== undefined) await link.execute(takenBackBy, {});
+    throw error;
+  }
+}
+
+/** What a livedisk says that it would do; other servers, and older ones, cannot be asked. Errors: those of connecting. */
+async function dryRunOf(link: MonitorLink, { commands }: Plan): Promise<Plan['dryRun']> {
+  const [first] = commands;
+  if (!first || !Object.hasOwn(DRY_RUN_RETURNS, first.execute)) return undefined;
+  const args = { ...first.arguments, 'x-dry-run': true };
+  const answer = await link
+    .holdShortly(async (client) =>
+      // Whoever does not know the argument might do what it is about.
+      client.hasExtensions ? client.execute(first.execute, args) : undefined,
+    )
+    .catch((error: unknown) => {
+      if (error instanceof QmpError) return undefined;
+      throw error;
+    });
+  if (answer === undefined) return undefined;
+  const { 'x-dry-run': told } = answerTo('block-stream', answer);
+  return told && { words: told.words, refused: told.refused };
+}
+
+/** Errors: not-found. */
+function imageIn(view: View, { image: id }: JsonObject): string {
+  const image = imageOf(view, typeof id === 'string' ? id : '');
+  if (image?.kind !== 'image') throw new BlockError('not-found', 'there is no such image');
+  return image.id;
+}
+
+function noFiles(): undefined {
+  return undefined;
 }

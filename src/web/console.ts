@@ -42,7 +42,7 @@ export class ConsoleApi {
     const { line } = body;
     const asked =
       typeof line === 'string'
-        ? await link.hold(async (client) => (await this.#linesOf(client)).parse(line))
+        ? await link.holdShortly(async (client) => (await this.#linesOf(client)).parse(line))
         : body;
     const { execute, arguments: args = {} } = asked;
     if (typeof execute !== 'string' || !isJsonObject(args))
@@ -54,15 +54,19 @@ export class ConsoleApi {
   async complete(link: MonitorLink, { line }: JsonObject): Promise<object> {
     this.#checkConsole();
     if (typeof line !== 'string') throw new BlockError('invalid', 'a line is needed');
-    const [words, part] = await link.hold(async (client) =>
+    const [words, part] = await link.holdShortly(async (client) =>
       (await this.#linesOf(client)).complete(line, (command) => this.#refusal(command) === undefined),
     );
     return { words: words.slice(0, MOST_WORDS), part };
   }
 
   #linesOf(client: QmpClient): Promise<ConsoleLines> {
-    const lines = this.#lines.get(client) ?? this.#options.linesOver(client);
+    const known = this.#lines.get(client);
+    if (known) return known;
+    const lines = this.#options.linesOver(client);
     this.#lines.set(client, lines);
+    // What failed once is tried again.
+    lines.catch(() => this.#lines.delete(client));
     return lines;
   }
 

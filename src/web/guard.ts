@@ -10,26 +10,33 @@ export interface Refusal {
 export interface GuardOptions {
   /** Names beside the machine's own that a Host header may say: where the server is bound elsewhere. */
   readonly hostNames: readonly string[];
+  readonly isSecure: boolean;
 }
 
+const PAGE = /^\/(?:\?|$)/;
 const BODY_TYPE = /^application\/json(?:\s*;|$)/i;
 
 /**
  * Keeps pages of other sites out: they can make a browser send requests here, but not with our name and our origin.
  * Whether the session is good is another question.
  */
-export function refusalOf(request: IncomingMessage, { hostNames }: GuardOptions): Refusal | undefined {
+export function refusalOf(
+  request: IncomingMessage,
+  { hostNames, isSecure }: GuardOptions,
+): Refusal | undefined {
   const { host, origin } = request.headers;
   const [, name = ''] = /^(.*?)(?::\d{1,5})?$/.exec(host ?? '') ?? [];
   if (!isLocalName(host) && !hostNames.includes(name.toLowerCase()))
     return { status: 421, text: 'this is not the server of that name' };
-  const site = request.headers['sec-fetch-site'];
+  const site = request.headers['sec-fetch-site'] ?? 'same-origin';
   const isPost = request.method === 'POST';
-  // A link that is followed from elsewhere is only ever a GET of a page.
-  if (isPost && site !== undefined && site !== 'same-origin')
+  // A link that is followed from elsewhere, or an address that is typed, is only ever a GET, of a page where it is another site's.
+  const isOwn = site === 'same-origin' || (!isPost && site === 'none');
+  if (!isOwn && (isPost || !PAGE.test(request.url ?? '')))
     return { status: 403, text: 'requests of other sites are not served' };
-  if (isPost && !isOwnOrigin(origin, host)) return { status: 403, text: 'the Origin must be this server' };
-  if (!isPost && origin !== undefined && !isOwnOrigin(origin, host))
+  if (isPost && !isOwnOrigin(origin, host, isSecure))
+    return { status: 403, text: 'the Origin must be this server' };
+  if (!isPost && origin !== undefined && !isOwnOrigin(origin, host, isSecure))
     return { status: 403, text: 'requests of other sites are not served' };
   if (isPost && !BODY_TYPE.test(request.headers['content-type'] ?? ''))
     return { status: 415, text: 'a body is application/json' };
@@ -38,13 +45,8 @@ export function refusalOf(request: IncomingMessage, { hostNames }: GuardOptions)
   return undefined;
 }
 
-function isOwnOrigin(origin: string | undefined, host: string | undefined): boolean {
-  return (
-    origin !== undefined &&
-    host !== undefined &&
-    /^https?:\/\//.test(origin) &&
-    origin.replace(/^https?:\/\//, '') === host
-  );
+function isOwnOrigin(origin: string | undefined, host: string | undefined, isSecure: boolean): boolean {
+  return host !== undefined && origin === `${isSecure ? 'https' : 'http'}://${host}`;
 }
 
 /** Sent with every answer. */

@@ -1,5 +1,6 @@
 import type { CommandResult } from '../schema/commands.js';
 import type { JsonObject } from '../schema/types.js';
+import type { PlannedCommand } from '../view/plan/types.js';
 import type { View } from '../view/model.js';
 import type { DiskRates } from '../view/rates.js';
 
@@ -31,8 +32,14 @@ export type PointList = CommandResult<'x-point-list'>;
 /** What is about to be done to a point in time. */
 export interface PointPlan {
   readonly plan: CommandResult<'x-point-create'>['plan'];
+  /** Names of older points that are deleted for it. */
+  readonly deletes: readonly string[];
+  /** How new images are called: whoever does it says so, and they are. */
+  readonly called: ReadonlyArray<{ readonly node: string; readonly 'new-node-name': string }>;
   readonly before: View;
   readonly after: View;
+  /** What the server is sent, where it does not do it itself. */
+  readonly commands?: readonly PlannedCommand[];
 }
 
 export interface LogEntry {
@@ -43,3 +50,25 @@ export interface LogEntry {
   readonly data?: JsonObject;
   readonly text?: string;
 }
+
+/** Images in the folders of a server's images that it does not have open. */
+export interface Beside {
+  /** Those that were looked into. */
+  readonly folders: readonly string[];
+  readonly files: readonly BesideFile[];
+  /** There are more than were looked at. */
+  readonly isCut: boolean;
+}
+
+export interface BesideFile {
+  readonly file: string;
+  readonly format: string;
+  /** That it takes. */
+  readonly bytes: number;
+  readonly backing?: string;
+  /** The image of the server, by its id, that it shows where it holds nothing: a change of that one spoils it. */
+  readonly standsOn?: string;
+}
+
+/** Where a disk is written to: bytes a second. */
+export type Heat = CommandResult<'x-query-write-heat'>;

@@ -5,7 +5,7 @@ import { type Execute, readAnswers } from '../view/answers.js';
 import { buildView } from '../view/build.js';
 import { metricsText } from '../view/metrics.js';
 import { isLocalName, isLoopback } from './access.js';
-import { listen } from './listen.js';
+import { listen, SLOW_CLIENTS } from './listen.js';
 import { isSame } from './secrets.js';
 
 /** However many scrape, the server is asked once in this time. */
@@ -16,6 +16,8 @@ export interface MetricsOptions {
   /** What `Authorization: Bearer` must say; without one only the machine itself is served. */
   token?: string;
   execute: Execute;
+  /** Further servers, which `?target=NAME` asks for. */
+  targets?: ReadonlyMap<string, Execute>;
   clock: HostClock;
 }
 
@@ -23,11 +25,11 @@ export interface MetricsOptions {
 export class MetricsServer {
   readonly #options: MetricsOptions;
   readonly #server: Server;
-  #last: { text: Promise<string>; ms: number } | undefined;
+  readonly #last = new Map<Execute, { text: Promise<string>; ms: number; isPending: boolean }>();
 
   private constructor(options: MetricsOptions) {
     this.#options = options;
-    this.#server = createServer((request, response) => void this.#answer(request, response));
+    this.#server = createServer(SLOW_CLIENTS, (request, response) => void this.#answer(request, response));
   }
 
   /** Errors: those of listening; permission where others could reach it without a token. */
@@ -70,22 +72,29 @@ export class MetricsServer {
         'not allowed\n',
         token === undefined ? {} : { 'www-authenticate': 'Bearer' },
       );
-    if (request.url?.split('?')[0] !== '/metrics') return send(404, 'only /metrics is here\n');
+    const [path, query = ''] = (request.url ?? '').split('?');
+    if (path !== '/metrics') return send(404, 'only /metrics is here\n');
+    const target = new URLSearchParams(query).get('target');
+    const execute = target === null ? this.#options.execute : this.#options.targets?.get(target);
+    if (!execute) return send(404, 'there is no such target\n');
     if (request.method !== 'GET' && request.method !== 'HEAD')
       return send(405, 'GET only\n', { allow: 'GET, HEAD' });
     try {
-      send(200, await this.#text(), { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
+      send(200, await this.#text(execute), { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
     } catch (error) {
       send(500, `${error instanceof Error ? error.message : String(error)}\n`);
     }
   }
 
-  #text(): Promise<string> {
-    const { clock, execute } = this.#options;
-    const now = clock.nowMs();
-    if (!this.#last || now - this.#last.ms >= FRESH_MS)
-      this.#last = { text: readAnswers(execute).then((answers) => metricsText(buildView(answers))), ms: now };
-    return this.#last.text;
+  #text(execute: Execute): Promise<string> {
+    const now = this.#options.clock.nowMs();
+    const last = this.#last.get(execute);
+    // A server that hangs is asked no more until it has answered.
+    if (last && (last.isPending || now - last.ms < FRESH_MS)) return last.text;
+    const text = readAnswers(execute).then((answers) => metricsText(buildView(answers)));
+    const asked = { text, ms: now, isPending: true };
+    this.#last.set(execute, asked);
+    return text.finally(() => (asked.isPending = false));
   }
 }
 

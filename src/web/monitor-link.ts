@@ -1,21 +1,39 @@
 import { BlockError } from '../base/error.js';
 import type { Host, HostTimer, SocketAddress } from '../host/host.js';
+import { answerTo } from '../schema/answer.js';
 import type { JsonObject, JsonValue } from '../schema/types.js';
+import type { ClusterMap } from '../view/cluster-map.js';
 import { connectMonitor, lookAt } from '../view/connect.js';
+import { readLiveMap } from '../view/live-map.js';
 import type { View } from '../view/model.js';
 import { Rates } from '../view/rates.js';
 import type { QmpClient } from '../wire/qmp/client.js';
 import { QmpError } from '../wire/qmp/registry.js';
+import { Extras, type ExtraSources } from './extras.js';
+import { LOOK_MS, LookPace } from './look-pace.js';
 import type { JobEnd, LogEntry, ServerState } from './messages.js';
+
+export interface LinkOptions {
+  readonly host: Host;
+  readonly address: SocketAddress;
+  readonly name: string;
+  readonly listener: LinkListener;
+  readonly lookAtFiles?: ExtraSources['lookAtFiles'];
+  /** Where the server does not tell whose clusters a disk shows. */
+  readonly readMap: ExtraSources['readMap'];
+}
 
 export interface LinkListener {
   onState(state: ServerState): void;
   onLog(entry: LogEntry): void;
 }
 
-/** A server is looked at once a second, sooner after an event, and not at all while nobody watches. */
-const LOOK_MS = 1000;
+/** A server is looked at once a second (LOOK_MS), sooner after an event, and not at all while nobody watches. */
 const SOON_MS = 100;
+/** A server that hangs is told of then, and waited for. */
+const SILENT_MS = 5000;
+/** A plan that waits longer for a map of the disk is told without. */
+const MAP_WAIT_MS = 2000;
 
 /** One server's monitor: held while somebody watches, since QEMU's serve one client. */
 export class MonitorLink {
@@ -24,7 +42,10 @@ export class MonitorLink {
   readonly #host: Host;
   readonly #address: SocketAddress;
   readonly #listener: LinkListener;
+  readonly #readMap: ExtraSources['readMap'];
+  readonly #extras: Extras;
   #client: QmpClient | undefined;
+  #isClosed = false;
   #connecting: Promise<QmpClient> | undefined;
   #rates = new Rates();
   /** How jobs ended, and whether that is old. */
@@ -32,16 +53,19 @@ export class MonitorLink {
   #isEndedOld = true;
   #timer: HostTimer | undefined;
   #dueMs = Infinity;
+  readonly #pace = new LookPace();
   #isWatched = false;
   /** Of people, not yet answered. */
   #questions = 0;
   #isLooking = false;
 
-  constructor(host: Host, address: SocketAddress, name: string, listener: LinkListener) {
+  constructor({ host, address, name, listener, lookAtFiles, readMap }: LinkOptions) {
     this.#host = host;
     this.#address = address;
     this.name = name;
     this.#listener = listener;
+    this.#readMap = readMap;
+    this.#extras = new Extras(host.clock, { lookAtFiles, readMap: (view, id) => this.mapOf(view, id) });
     this.state = { name, disks: {}, timeMs: 0 };
   }
 
@@ -51,6 +75,14 @@ export class MonitorLink {
     this.#isWatched = isWatched;
     if (isWatched) this.#lookIn(0);
     else this.#letGo();
+  }
+
+  /** Ends, whatever is still asked of a server that may never answer. */
+  close(): void {
+    this.#isClosed = true;
+    this.watch(false);
+    this.#timer?.cancel();
+    this.#client?.close();
   }
 
   /** Something is asked of the server; the monitor is let go afterwards where nobody watches. Errors: those of connecting. */
@@ -93,9 +125,42 @@ export class MonitorLink {
     });
   }
 
-  /** A view that is no older than this call. Errors: those of connecting. */
+  /** The same for what a server answers at once. Errors: timeout, too, when it hangs. */
+  async holdShortly<T>(work: (client: QmpClient) => Promise<T>): Promise<T> {
+    let timer: HostTimer | undefined;
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = this.#host.clock.setTimer(SILENT_MS, () =>
+        reject(new BlockError('timeout', this.#silenceText())),
+      );
+    });
+    return Promise.race([this.hold(work), late]).finally(() => timer?.cancel());
+  }
+
+  /** A view that is no older than this call. Errors: those of connecting; timeout when the server hangs. */
   async lookNow(): Promise<View> {
-    return this.#ask(lookAt);
+    return this.holdShortly(lookAt);
+  }
+
+  #silenceText(): string {
+    return `${this.name} has not answered for ${SILENT_MS / 1000} s`;
+  }
+
+  /** Whose clusters an image's disk shows, as the server tells, or its files. Errors: those of connecting and reading. */
+  async mapOf(view: View, id: string): Promise<ClusterMap | undefined> {
+    const live = await this.#ask((client) =>
+      readLiveMap((command, args) => client.execute(command, args), view, id),
+    );
+    return live ?? this.#readMap(view, id);
+  }
+
+  /** The same, where it takes no longer than people wait for a plan. */
+  async mapSoon(view: View, id: string): Promise<ClusterMap | undefined> {
+    let timer: HostTimer | undefined;
+    const late = new Promise<undefined>((resolve) => {
+      timer = this.#host.clock.setTimer(MAP_WAIT_MS, () => resolve(undefined));
+    });
+    const map = this.mapOf(view, id).catch(() => undefined);
+    return Promise.race([map, late]).finally(() => timer?.cancel());
   }
 
   #letGo(): void {
@@ -115,12 +180,14 @@ export class MonitorLink {
 
   async #connect(): Promise<QmpClient> {
     const client = await connectMonitor(this.#host, this.#address, this.name);
+    if (this.#isClosed) client.close();
     this.#client = client;
     this.#rates = new Rates();
     this.#isEndedOld = true;
     client.onEvent(({ event, data, timestamp }) => {
       if (event === 'JOB_STATUS_CHANGE') this.#isEndedOld = true;
-      const timeMs = timestamp.seconds * 1000 + timestamp.microseconds / 1000;
+      const toldMs = timestamp.seconds * 1000 + timestamp.microseconds / 1000;
+      const timeMs = toldMs > 0 ? toldMs : this.#nowMs();
       this.#listener.onLog({ kind: 'event', name: event, data, timeMs, server: this.name });
       this.#lookIn(SOON_MS);
     });
@@ -136,28 +203,32 @@ export class MonitorLink {
 
   #lookIn(delayMs: number): void {
     const { clock } = this.#host;
-    const dueMs = clock.nowMs() + delayMs;
+    const nowMs = clock.nowMs();
+    const dueMs = this.#pace.dueMs(nowMs, delayMs);
     if (!this.#isWatched || dueMs >= this.#dueMs) return;
     this.#timer?.cancel();
     this.#dueMs = dueMs;
-    this.#timer = clock.setTimer(delayMs, () => void this.#look());
+    this.#timer = clock.setTimer(dueMs - nowMs, () => void this.#look());
   }
 
   async #look(): Promise<void> {
     this.#dueMs = Infinity;
     if (this.#isLooking) return;
     this.#isLooking = true;
+    const beganMs = this.#host.clock.nowMs();
+    const late = this.#host.clock.setTimer(SILENT_MS, () => this.#tellOld(this.#silenceText()));
     try {
       const client = await this.#connected();
       const seen = await lookAt(client);
       const ended = await this.#readEnded(client);
-      const { view, disks } = this.#rates.look(seen, this.#host.clock.nowMs());
+      const { view, disks } = this.#rates.look(this.#extras.addTo(seen), this.#host.clock.nowMs());
       this.#tell({ view, disks: Object.fromEntries(disks), ...(ended.length > 0 && { ended }) });
     } catch (error) {
-      // The last view stays, as what it is: old.
-      this.#tell({ ...(this.state.view && { view: this.state.view }), disks: {}, error: textOf(error) });
+      this.#tellOld(textOf(error));
     } finally {
+      late.cancel();
       this.#isLooking = false;
+      this.#pace.ended(beganMs, this.#host.clock.nowMs());
       if (this.#isWatched) this.#lookIn(LOOK_MS);
       else this.#letGo();
     }
@@ -168,6 +239,12 @@ export class MonitorLink {
     // What ends meanwhile makes it old again.
     this.#isEndedOld = false;
     return (this.#ended = await readEnds(client));
+  }
+
+  /** The last view stays, as what it is: old. That a look ends because nobody watches any more is no error. */
+  #tellOld(error: string): void {
+    if (!this.#isWatched) return;
+    this.#tell({ ...(this.state.view && { view: this.state.view }), disks: {}, error });
   }
 
   #tell(state: Omit<ServerState, 'name' | 'timeMs'>): void {
@@ -189,9 +266,10 @@ export class MonitorLink {
 /** None of a server that does not tell. */
 async function readEnds(client: QmpClient): Promise<readonly JobEnd[]> {
   try {
-    return (await client.execute('x-job-history')) as unknown as JobEnd[];
+    return answerTo('x-job-history', await client.execute('x-job-history'));
   } catch (error) {
-    if (error instanceof QmpError) return [];
+    // A history that is none is no reason not to look.
+    if (error instanceof QmpError || (error instanceof BlockError && error.kind === 'invalid')) return [];
     throw error;
   }
 }

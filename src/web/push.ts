@@ -1,8 +1,15 @@
 import type { ServerResponse } from 'node:http';
+import type { HostClock, HostTimer } from '../host/host.js';
 import type { LogEntry, ServerState } from './messages.js';
 
 /** What somebody who comes later is told. */
 const KEPT_ENTRIES = 2000;
+const KEPT_BYTES = 4 * 1024 * 1024;
+/** What an event says beyond that is left out. */
+const MOST_ENTRY_BYTES = 16 * 1024;
+/** Entries go out together; of a flood, the last ones. */
+const TOGETHER_MS = 50;
+const MOST_TOGETHER = 200;
 const MOST_VIEWERS = 64;
 /** One who does not take what is sent is let go: it may come again, and then gets what there is. */
 const MOST_WAITING_BYTES = 4 * 1024 * 1024;
@@ -11,11 +18,18 @@ const MOST_WAITING_BYTES = 4 * 1024 * 1024;
 export class Push {
   readonly #viewers = new Set<ServerResponse>();
   readonly #states = new Map<string, string>();
-  readonly log: LogEntry[] = [];
+  /** Each as it is told, the oldest first. */
+  readonly log: string[] = [];
+  #logBytes = 0;
+  /** That are not sent yet. */
+  #waiting: string[] = [];
+  #sending: HostTimer | undefined;
+  readonly #clock: HostClock;
   readonly #onViewers: (count: number) => void;
 
   /** `onViewers` hears how many watch. */
-  constructor(onViewers: (count: number) => void) {
+  constructor(clock: HostClock, onViewers: (count: number) => void) {
+    this.#clock = clock;
     this.#onViewers = onViewers;
   }
 
@@ -24,7 +38,8 @@ export class Push {
     if (this.#viewers.size >= MOST_VIEWERS) return false;
     response.write(message('hello', toJson(greeting)));
     for (const state of this.#states.values()) response.write(message('state', state));
-    response.write(message('log', toJson(this.log)));
+    this.#sendWaiting();
+    response.write(message('log', `[${this.log.join(',')}]`));
     this.#viewers.add(response);
     response.on('close', () => {
       this.#viewers.delete(response);
@@ -41,13 +56,27 @@ export class Push {
   }
 
   entry(entry: LogEntry): void {
-    this.log.push(entry);
-    if (this.log.length > KEPT_ENTRIES) this.log.shift();
-    this.#send(message('log', toJson([entry])));
+    const text = entryText(entry);
+    this.log.push(text);
+    this.#logBytes += text.length;
+    while (this.log.length > KEPT_ENTRIES || this.#logBytes > KEPT_BYTES)
+      this.#logBytes -= this.log.shift()?.length ?? 0;
+    this.#waiting.push(text);
+    if (this.#waiting.length > MOST_TOGETHER) this.#waiting.shift();
+    this.#sending ??= this.#clock.setTimer(TOGETHER_MS, () => this.#sendWaiting());
   }
 
   close(): void {
+    this.#sending?.cancel();
     for (const viewer of this.#viewers) viewer.end();
+  }
+
+  #sendWaiting(): void {
+    this.#sending?.cancel();
+    this.#sending = undefined;
+    if (this.#waiting.length === 0) return;
+    this.#send(message('log', `[${this.#waiting.join(',')}]`));
+    this.#waiting = [];
   }
 
   #send(text: string): void {
@@ -58,12 +87,20 @@ export class Push {
   }
 }
 
+function entryText(entry: LogEntry): string {
+  const text = toJson(entry);
+  if (text.length <= MOST_ENTRY_BYTES) return text;
+  const { timeMs, server, kind, name } = entry;
+  const cut = `${text.length} characters, which are too many to be kept`;
+  return toJson({ timeMs, server, kind, name: name.slice(0, 200), text: cut });
+}
+
 /** JSON has no line ends of its own. */
 function message(event: string, data: string): string {
   return `event: ${event}\ndata: ${data}\n\n`;
 }
 
 /** Numbers beyond 2^53 are told as near as JavaScript has them. */
-function toJson(value: unknown): string {
+export function toJson(value: unknown): string {
   return JSON.stringify(value, (_key, one: unknown) => (typeof one === 'bigint' ? Number(one) : one));
 }

@@ -1,16 +1,22 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer, type Server as SecureServer } from 'node:https';
 import { BlockError } from '../base/error.js';
 import type { Host, SocketAddress } from '../host/host.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../schema/types.js';
+import type { Execute } from '../view/answers.js';
+import type { ClusterMap } from '../view/cluster-map.js';
+import type { FileFacts, View } from '../view/model.js';
 import { isForPeople } from '../wire/qmp/registry.js';
 import { isLoopback } from './access.js';
 import { Api, type ApiOptions } from './api.js';
 import { refusalOf, SECURITY_HEADERS } from './guard.js';
-import { listen } from './listen.js';
+import { listen, SLOW_CLIENTS } from './listen.js';
 import { MonitorLink, textOf } from './monitor-link.js';
 import { Push } from './push.js';
 import { RequestLimit } from './rate-limit.js';
+import { send, sendJson, sendLines, sendText } from './responses.js';
 import { Sessions } from './sessions.js';
+import { isAuthorised, namesOf, serverOptions, type WebTls } from './tls.js';
 
 export interface WebOptions extends ApiOptions {
   readonly host: Host;
@@ -18,6 +24,12 @@ export interface WebOptions extends ApiOptions {
   /** Monitors, by what people call them. */
   readonly servers: ReadonlyArray<{ readonly name: string; readonly address: SocketAddress }>;
   readonly page: PageFiles;
+  /** Needed beyond this machine. */
+  readonly tls?: WebTls | undefined;
+  /** What this machine tells of the files of a server's images, by the images' ids. */
+  readonly lookAtFiles: (server: string, view: View) => Promise<ReadonlyMap<string, FileFacts>>;
+  /** Block status of an image whose file may be named. Errors: permission, those of reading. */
+  readonly readMap: (server: string, view: View, id: string) => Promise<ClusterMap | undefined>;
 }
 
 /** By path. */
@@ -27,13 +39,15 @@ const MOST_BODY_BYTES = 64 * 1024;
 const REQUESTS = { burst: 60, perSecond: 20 };
 /** Monitors are let go when nobody has watched for so long: a page that is loaded anew is no reason. */
 const LINGER_MS = 10_000;
+const GO_ON = '<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>livedisk</title>';
 /** Requests give paths only. */
 const ORIGIN = 'http://localhost';
 
 /** `livedisk web`: the page, what it is pushed, and what it asks for. */
 export class WebServer {
   readonly #options: WebOptions;
-  readonly #server: Server;
+  readonly #server: Server | SecureServer;
+  readonly #hostNames: readonly string[];
   readonly #sessions: Sessions;
   readonly #limit: RequestLimit;
   readonly #links: readonly MonitorLink[];
@@ -41,30 +55,47 @@ export class WebServer {
   readonly #api: Api;
 
   private constructor(options: WebOptions) {
-    const { host, servers } = options;
+    const { host, servers, tls } = options;
     this.#options = options;
-    this.#sessions = new Sessions(host.random, host.clock);
+    this.#sessions = new Sessions(host.random, host.clock, {
+      cookieName: () => `livedisk-${this.#port()}`,
+      isSecure: tls !== undefined,
+    });
+    this.#hostNames = tls ? namesOf(tls) : [];
     this.#limit = new RequestLimit(host.clock, REQUESTS);
-    this.#push = new Push((count) => this.#watch(count > 0));
+    this.#push = new Push(host.clock, (count) => this.#watch(count > 0));
     const listener = {
       onState: (state: Parameters<Push['state']>[0]) => this.#push.state(state),
       onLog: (entry: Parameters<Push['entry']>[0]) => this.#push.entry(entry),
     };
-    this.#links = servers.map(({ name, address }) => new MonitorLink(host, address, name, listener));
+    this.#links = servers.map(
+      ({ name, address }) =>
+        new MonitorLink({
+          ...{ host, address, name, listener },
+          lookAtFiles: (view) => options.lookAtFiles(name, view),
+          readMap: (view, id) => options.readMap(name, view, id),
+        }),
+    );
     this.#api = new Api(this.#links, options);
-    this.#server = createServer((request, response) => {
+    const answer = (request: IncomingMessage, response: ServerResponse): void => {
       this.#answer(request, response).catch((error: unknown) => {
         sendText(response, 500, `internal error: ${String(error)}`);
       });
-    });
+    };
+    this.#server = tls
+      ? createSecureServer({ ...serverOptions(tls), ...SLOW_CLIENTS }, answer)
+      : createServer(SLOW_CLIENTS, answer);
   }
 
-  /** Errors: permission beyond this machine; those of listening. */
+  /** Errors: permission beyond this machine without TLS; invalid for its files; those of listening. */
   static async start(options: WebOptions): Promise<WebServer> {
-    if (!isLoopback(options.address) || options.address.type !== 'inet')
+    const { address, tls } = options;
+    if (address.type !== 'inet') throw new BlockError('invalid', 'a page needs HOST:PORT');
+    if (!isLoopback(address) && !tls)
       throw new BlockError(
         'permission',
-        'the page is only served to this machine: use 127.0.0.1, and a tunnel (ssh -L) from elsewhere',
+        'beyond this machine the page is only served with --tls-creds, to clients with a certificate',
+        { hint: 'Or use 127.0.0.1, and a tunnel (ssh -L) from elsewhere.' },
       );
     const server = new WebServer(options);
     await listen(server.#server, options.address);
@@ -73,20 +104,36 @@ export class WebServer {
 
   /** Where to go, with the token that is good once. */
   get url(): string {
+    const { address, tls } = this.#options;
+    const bound = address.type === 'inet' ? address.host : '';
+    const isAny = ['0.0.0.0', '::', '*', ''].includes(bound);
+    const plain = bound.includes(':') ? `[${bound}]` : bound;
+    const host = tls && (isAny || !isLoopback(address)) ? (this.#hostNames[0] ?? plain) : plain;
+    return `${tls ? 'https' : 'http'}://${host}:${this.#port()}/?token=${this.#sessions.token}`;
+  }
+
+  #port(): number {
     const bound = this.#server.address();
-    const { address } = this.#options;
-    const host = address.type === 'inet' ? address.host : '';
-    const port = typeof bound === 'object' ? bound?.port : undefined;
-    return `http://${host.includes(':') ? `[${host}]` : host}:${port ?? 0}/?token=${this.#sessions.token}`;
+    return typeof bound === 'object' ? (bound?.port ?? 0) : 0;
+  }
+
+  /** What asks each server, by its name, for whoever counts: monitors are held for the answers alone. */
+  get executes(): Map<string, Execute> {
+    return new Map(
+      this.#links.map((link) => [
+        link.name,
+        (command, args = {}) => link.hold((client) => client.execute(command, args)),
+      ]),
+    );
   }
 
   async close(): Promise<void> {
     this.#watch(false, 0);
     this.#push.close();
+    for (const link of this.#links) link.close();
     const closed = new Promise((resolve) => this.#server.close(resolve));
     this.#server.closeAllConnections();
     await closed;
-    for (const link of this.#links) link.watch(false);
   }
 
   #unwatching: { cancel(): void } | undefined;
@@ -103,23 +150,29 @@ export class WebServer {
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
-    const refusal = refusalOf(request, { hostNames: [] });
+    const { tls } = this.#options;
+    if (tls && !isAuthorised(request.socket, tls))
+      return sendText(response, 403, 'this certificate may not come in');
+    const refusal = refusalOf(request, { hostNames: this.#hostNames, isSecure: tls !== undefined });
     if (refusal) return sendText(response, refusal.status, refusal.text);
     const url = request.url ?? '/';
     if (!URL.canParse(url, ORIGIN)) return sendText(response, 400, 'that is no address');
     const { pathname, searchParams } = new URL(url, ORIGIN);
     const token = searchParams.get('token');
-    if (pathname === '/' && token !== null && request.method === 'GET') return this.#login(token, response);
+    if (pathname === '/' && token !== null && request.method === 'GET')
+      return this.#login(token, request, response);
     const session = this.#sessions.find(request);
     if (session === undefined)
       return sendText(response, 401, 'Open the address that "livedisk web" printed; it is good once.');
     if (!this.#limit.take(session)) return sendText(response, 429, 'too many requests; wait a second');
     if (request.method === 'POST') return this.#post(pathname, request, response);
+    const isHead = request.method === 'HEAD';
+    if (isHead && pathname === '/api/events') return sendText(response, 405, 'a stream has no head apart');
     this.#get(pathname, response);
   }
 
   /** The token goes from the address by the redirection; the page never sees it. */
-  #login(token: string, response: ServerResponse): void {
+  #login(token: string, { headers }: IncomingMessage, response: ServerResponse): void {
     const login = this.#sessions.login(token);
     if (login === 'wait') return sendText(response, 429, 'too many tokens were tried; wait a minute');
     if (login === 'wrong')
@@ -128,7 +181,14 @@ export class WebServer {
         401,
         'This address is not good any more: start "livedisk web" again for another.',
       );
-    response.writeHead(303, { 'set-cookie': login.cookie, location: '/' });
+    response.setHeader('set-cookie', login.cookie);
+    if (/^(?:cross|same)-site$/.test(String(headers['sec-fetch-site']))) {
+      // The redirection of a link of another site is its request still, which no strict cookie goes along with.
+      response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' });
+      send(response, GO_ON);
+      return;
+    }
+    response.writeHead(303, { location: '/' });
     response.end();
   }
 
@@ -139,13 +199,13 @@ export class WebServer {
         'content-type': 'application/x-ndjson; charset=utf-8',
         'content-disposition': 'attachment; filename="livedisk-log.jsonl"',
       });
-      response.end(this.#push.log.map((entry) => `${JSON.stringify(entry)}\n`).join(''));
+      sendLines(response, this.#push.log);
       return;
     }
     const file = this.#options.page.get(pathname === '/' ? '/index.html' : pathname);
     if (!file) return sendText(response, 404, 'there is no such page');
     response.writeHead(200, { 'content-type': file.type });
-    response.end(file.body);
+    send(response, file.body);
   }
 
   #stream(response: ServerResponse): void {
@@ -188,15 +248,4 @@ async function readBody(request: IncomingMessage): Promise<JsonObject> {
   }
   if (!isJsonObject(value)) throw new BlockError('invalid', 'what was sent is no object');
   return value;
-}
-
-function sendText(response: ServerResponse, status: number, text: string): void {
-  if (response.headersSent) return void response.end();
-  response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8' });
-  response.end(`${text}\n`);
-}
-
-function sendJson(response: ServerResponse, status: number, value: object): void {
-  response.writeHead(status, { 'content-type': 'application/json; charset=utf-8' });
-  response.end(JSON.stringify(value, (_key, one: unknown) => (typeof one === 'bigint' ? Number(one) : one)));
 }

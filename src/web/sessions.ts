@@ -3,10 +3,16 @@ import type { HostClock, HostRandom } from '../host/host.js';
 import { isSame } from './secrets.js';
 
 const SECRET_BYTES = 32;
-const COOKIE = 'livedisk';
-/** Tokens that are tried in a minute, by all together: guessing 256 bits is hopeless, and is not to cost anything. */
+/** Wrong tokens in a minute, of all together, that get an answer: guessing 256 bits is hopeless, and is told as that. */
 const MOST_TRIES = 10;
 const TRIES_MS = 60_000;
+
+export interface SessionOptions {
+  /** Browsers keep cookies by machine and not by port: servers of one machine need names of their own. */
+  readonly cookieName: () => string;
+  /** Only over TLS. */
+  readonly isSecure: boolean;
+}
 
 /** Who may come in: one token, good once, gives a session that lasts as long as the server. */
 export class Sessions {
@@ -16,9 +22,12 @@ export class Sessions {
   readonly #sessions: string[] = [];
   #tries: number[] = [];
 
-  constructor(random: HostRandom, clock: HostClock) {
+  readonly #options: SessionOptions;
+
+  constructor(random: HostRandom, clock: HostClock, options: SessionOptions) {
     this.#random = random;
     this.#clock = clock;
+    this.#options = options;
     this.#token = this.#secret();
   }
 
@@ -27,23 +36,31 @@ export class Sessions {
     return this.#token;
   }
 
-  /** A Set-Cookie header for who shows the token; it is spent then. 'wait' when too many were tried. */
+  /** A Set-Cookie header for who shows the token; it is spent then. 'wait' when too many wrong ones were tried. */
   login(token: string): { cookie: string } | 'wrong' | 'wait' {
-    const now = this.#clock.nowMs();
-    this.#tries = this.#tries.filter((ms) => now - ms < TRIES_MS);
-    if (this.#tries.length >= MOST_TRIES) return 'wait';
-    this.#tries.push(now);
-    if (this.#token === '' || !isSame(token, this.#token)) return 'wrong';
+    // Others who guess do not keep out who has it.
+    if (this.#token === '' || !isSame(token, this.#token)) return this.#refuse();
     this.#token = '';
     this.#tries = [];
     const session = this.#secret();
     this.#sessions.push(session);
-    return { cookie: `${COOKIE}=${session}; HttpOnly; SameSite=Strict; Path=/` };
+    const { cookieName, isSecure } = this.#options;
+    const secure = isSecure ? '; Secure' : '';
+    return { cookie: `${cookieName()}=${session}; HttpOnly; SameSite=Strict; Path=/${secure}` };
+  }
+
+  #refuse(): 'wrong' | 'wait' {
+    const now = this.#clock.nowMs();
+    this.#tries = this.#tries.filter((ms) => now - ms < TRIES_MS);
+    if (this.#tries.length >= MOST_TRIES) return 'wait';
+    this.#tries.push(now);
+    return 'wrong';
   }
 
   /** Whether a request is of one who came in; and which one. */
   find({ headers }: IncomingMessage): string | undefined {
-    const [, given] = new RegExp(`(?:^|;\\s*)${COOKIE}=([\\w-]+)`).exec(headers.cookie ?? '') ?? [];
+    const [, given] =
+      new RegExp(`(?:^|;\\s*)${this.#options.cookieName()}=([\\w-]+)`).exec(headers.cookie ?? '') ?? [];
     return given === undefined ? undefined : this.#sessions.find((session) => isSame(given, session));
   }
 

@@ -9,6 +9,8 @@ import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 const DIRTY_BIT = { at: 79, value: 1 };
 const CORRUPT_BIT = { at: 79, value: 2 };
+/** Of features that whoever does not know them forgets. */
+const FEATURES_AT = 88;
 
 async function options(bed: EngineBed, name: string, backing?: JsonObject): Promise<JsonObject> {
   const file = { driver: 'file', filename: bed.path(`${name}.qcow2`) };
@@ -169,6 +171,14 @@ test('what another engine has made of an image is what is activated', async (t) 
   await bed.guest('write -P 8 15M 64k');
   await bed.guest('read -P 6 7M 64k');
   assert.equal(bed.engine.graph.node('B').findBitmap('all')?.dirtyBytes, 65536);
+});
+
+test('an image that becomes ours does not say any more that it has features that we do not know', async (t) => {
+  const bed = await destination(t);
+  setByte(bed.path('B.qcow2'), { at: FEATURES_AT, value: 0xff });
+  await bed.execute('cont');
+  await bed.engine.close();
+  assert.equal(readFileSync(bed.path('B.qcow2'))[FEATURES_AT], 0);
 });
 
 test('an image that was put in the place of another stays out', async (t) => {

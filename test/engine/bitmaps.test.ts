@@ -210,3 +210,20 @@ test('what a bitmap has as dirty is told some stretches at a time', async (t) =>
   assert.match(await refusal({ ...bits, start: -1 }), /start/);
   assert.match(await refusal({ node: 'none', name: 'bits' }), /none/);
 });
+
+test('the bitmap of a mirror that writes to both sides is told as one that does not record', async (t) => {
+  const bed = new EngineBed(t);
+  for (const name of ['top', 'target']) await bed.image(name);
+  const recording = async (mode: string): Promise<unknown> => {
+    await bed.execute('blockdev-mirror', {
+      ...{ 'job-id': mode, device: 'top', target: 'target', sync: 'full', 'copy-mode': mode },
+    });
+    await bed.event('BLOCK_JOB_READY', mode);
+    const bitmaps = (await bitmapsOf(bed, 'top')) ?? [];
+    await bed.execute('block-job-cancel', { device: mode });
+    await bed.event('BLOCK_JOB_COMPLETED', mode);
+    return bitmaps.map(({ recording: is }) => is);
+  };
+  assert.deepEqual(await recording('background'), [true]);
+  assert.deepEqual(await recording('write-blocking'), [false]);
+});

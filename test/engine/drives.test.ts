@@ -12,7 +12,7 @@ import { EngineBed } from './engine-bed.js';
 const NO_WARNING = (text: string): never => assert.fail(text);
 
 async function drive(bed: EngineBed, text: string): Promise<void> {
-  await addDrive(bed.engine, parseDrive(text, NO_WARNING), 'none');
+  await addDrive(bed.engine, parseDrive(`if=none,${text}`, NO_WARNING));
 }
 
 function device(bed: EngineBed, options: JsonObject): Promise<void> {
@@ -107,6 +107,14 @@ test('what is written to a drive with snapshot=on is nowhere to be seen', async 
   assert.ok(!bed.printed.some((line) => line.includes('Pattern verification failed')));
   const bytes = readFileSync(filename);
   assert.ok(bytes.every((byte) => byte === 0));
+});
+
+test('what qemu-io of the human monitor does not know is told on standard error', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  assert.equal(await human(bed, 'qemu-io A "bogus"'), '');
+  assert.ok(!bed.printed.some((line) => line.includes('bogus')));
+  assert.deepEqual(bed.printedErrors, ['command "bogus" not found']);
 });
 
 test('a drive with copy-on-read=on copies what is read into its image', async (t) => {

@@ -18,22 +18,29 @@ export class EngineBed {
   readonly engine: Engine;
   readonly folder: string;
   readonly printed: string[] = [];
+  readonly printedErrors: string[] = [];
   readonly events: Array<{ event: string; data: { [key: string]: Json } }> = [];
   #wake: () => void = () => undefined;
 
-  constructor(context: TestContext, properties: Partial<EngineProperties> = {}) {
-    this.folder = mkdtempSync(join(tmpdir(), 'livedisk-engine-'));
+  /** With a `folder`, which is there, the test closes the engine itself. */
+  constructor(
+    context: TestContext,
+    { folder, ...properties }: Partial<EngineProperties> & { folder?: string } = {},
+  ) {
+    this.folder = folder ?? mkdtempSync(join(tmpdir(), 'livedisk-engine-'));
     this.engine = new Engine({
       host: createRealHost(),
       drivers: allDrivers,
       kind: 'machine',
       print: (line) => this.printed.push(line),
+      printError: (line) => this.printedErrors.push(line),
       ...properties,
     });
     this.engine.onEvent((event, data) => {
       this.events.push({ event, data });
       this.#wake();
     });
+    if (folder !== undefined) return;
     context.after(async () => {
       await this.engine.close();
       rmSync(this.folder, { recursive: true, force: true });

@@ -21,6 +21,7 @@ import { createRealHost } from '../../src/host/real.js';
 import { loopDevice } from '../kit/loop-device.js';
 import { NbdExports } from '../kit/nbd-exports.js';
 import { TestBed, type TestDisk, withFolder } from '../kit/test-disk.js';
+import { QCOW2_SHOWS } from './qcow2-options.js';
 import { SSH_SHOWS } from './ssh-options.js';
 import { webOptions } from './web-options.js';
 
@@ -189,6 +190,9 @@ function nullOptions(driver: string): Record<string, Show> {
 
 const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
   blkverify: {},
+  bochs: {},
+  cloop: {},
+  dmg: {},
   luks: {
     'key-secret': async (bed) => {
       await bed.graph.objects.add({ 'qom-type': 'secret', id: 's', data: 'right' });
@@ -382,6 +386,7 @@ const BEHAVIOUR: { [D in DriverName]: Record<string, Show> } = {
     size: (bed) => bed.with(bed.raw({ size: KiB }), (disk) => assert.equal(disk.lengthBytes, KiB)),
   },
   qcow2: {
+    ...QCOW2_SHOWS,
     'cache-size': (bed) =>
       bed.refused(bed.qcow2({ 'cache-size': 1, 'l2-cache-size': 2 }), /may not exceed cache-size/),
     'l2-cache-size': async (bed) => {
@@ -529,6 +534,9 @@ for (const [name, members] of ALL) {
 const NEEDED: { [D in DriverName]: JsonObject } = {
   blkdebug: { image: 'x' },
   blkverify: { raw: 'x', test: 'x' },
+  bochs: { file: 'x' },
+  cloop: { file: 'x' },
+  dmg: { file: 'x' },
   'null-aio': {},
   compress: { file: 'x' },
   'copy-before-write': { file: 'x', target: 'x' },

@@ -3,7 +3,8 @@ import { writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import type { NodeOptions } from '../../src/block/driver.js';
 import type { JsonObject } from '../../src/schema/types.js';
-import { EngineBed, MiB } from './engine-bed.js';
+import { createImage } from '../../src/block/create.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 import { cases, COMMANDS, contentsOf, flush, SHAPES } from './graph-shapes.js';
 
 /** What a new engine shows that opens the image by its name. */
@@ -125,4 +126,35 @@ test('a name that is too long for a header is refused in the words of QEMU, and 
     }),
     `Could not change backing file to '${'x'.repeat(1024)}': Invalid argument`,
   );
+});
+
+test('a filter that a job has put in is a part of names where the user has named it', async (t) => {
+  for (const filter of [undefined, 'F']) {
+    const bed = new EngineBed(t);
+    const layer = (name: string): NodeOptions => ({
+      driver: 'qcow2',
+      'node-name': name,
+      file: { driver: 'file', filename: bed.path(`${name}.qcow2`) },
+    });
+    for (const name of ['base', 'mid', 'top'])
+      await createImage(bed.engine.opener, bed.path(`${name}.qcow2`), 'qcow2', { sizeBytes: DISK_BYTES });
+    const nothing = { driver: 'null-co', 'node-name': 'nothing', size: DISK_BYTES };
+    const backing = { ...layer('mid'), backing: { ...layer('base'), backing: nothing } };
+    await bed.engine.addNode({ ...layer('top'), backing });
+    const options = { 'job-id': 'j', device: 'top', 'top-node': 'mid', 'base-node': 'base', speed: 1 };
+    await bed.execute('block-commit', { ...options, ...(filter && { 'filter-node-name': filter }) });
+    const nodes = (await bed.execute('query-named-block-nodes', {})) as Array<{
+      'node-name': string;
+      file: string;
+    }>;
+    const filename = nodes.find((node) => node['node-name'] === 'top')?.file ?? '';
+    // What can be opened again is without it.
+    assert.ok(!bed.engine.graph.node('top').filename.includes('commit_top'));
+    const named = JSON.parse(filename.slice('json:'.length)) as {
+      backing: { driver: string; backing?: object };
+    };
+    assert.equal(named.backing.driver, filter === undefined ? 'qcow2' : 'commit_top');
+    const mid = filter === undefined ? named.backing : named.backing.backing;
+    assert.equal((mid as { driver: string }).driver, 'qcow2');
+  }
 });

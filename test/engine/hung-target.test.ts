@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { createImage } from '../../src/block/create.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 /** Ten minutes: nobody waits for it. */
@@ -130,8 +131,8 @@ test(
   async (t) => {
     const bed = new EngineBed(t);
     await hung(bed, 'flush');
-    await startJob(bed, 'mirror');
-    await bed.event('BLOCK_JOB_READY', 'job');
+    await bed.execute('blockdev-backup', { 'job-id': 'job', device: 'S', target: 'T', sync: 'none' });
+    await bed.guest('write -P 2 64k 64k');
     await bed.execute('job-cancel', { id: 'job' });
     await bed.event('BLOCK_JOB_CANCELLED', 'job');
     await bed.execute('blockdev-del', { 'node-name': 'T' });
@@ -204,4 +205,43 @@ test('what others use is not given up with a job', SOON, async (t) => {
   bed.engine.graph.cancelInFlight(bed.engine.graph.node('T'));
   const bytes = Buffer.alloc(MiB);
   await bed.engine.graph.node('T').io.readBuffer(0, bytes);
+});
+
+/** A disk of another guest's device, where a write waits until it is told to go on. */
+async function heldDisk(bed: EngineBed): Promise<{ release: () => Promise<void> }> {
+  const filename = bed.path('H.qcow2');
+  await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES });
+  const image = { driver: 'file', filename };
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'H', file: { driver: 'blkdebug', image } });
+  const device = await bed.engine.addDevice('H', { id: 'held' });
+  const qemuIo = (command: string): Promise<unknown> =>
+    bed.execute('human-monitor-command', { 'command-line': `qemu-io -d held "${command}"` });
+  await qemuIo('break write_aio held');
+  const written = device.backend.write(0, Buffer.alloc(65536, 1));
+  await qemuIo('wait_break held');
+  return {
+    async release() {
+      await qemuIo('resume held');
+      await written;
+    },
+  };
+}
+
+test("a guest's disk that hangs holds up no snapshot, backup or transaction of another", SOON, async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('T');
+  const { release } = await heldDisk(bed);
+  await bed.snapshot('A', 'B');
+  const overlay = { 'snapshot-file': bed.path('C.qcow2'), 'snapshot-node-name': 'C' };
+  const actions = [
+    { type: 'blockdev-snapshot-sync', data: { 'node-name': 'B', ...overlay } },
+    { type: 'block-dirty-bitmap-add', data: { node: 'B', name: 'b' } },
+  ];
+  await bed.execute('transaction', { actions });
+  await bed.execute('blockdev-backup', { 'job-id': 'job', device: 'C', target: 'T', sync: 'full' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'job');
+  await bed.guest('write -P 3 1M 64k');
+  assert.match(await bed.refusal('blockdev-snapshot-sync', { 'node-name': 'C', ...overlay }), /in use/);
+  await release();
 });

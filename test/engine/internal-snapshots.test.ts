@@ -125,6 +125,22 @@ test('what cannot have a snapshot says so, before anything is done', async (t) =
   assert.equal(await refused('A', 's'), "Device 'A' is read only");
 });
 
+test('an image below another one has no snapshots taken or deleted: who stands on it would not go back with it', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.device('A');
+  await bed.execute('blockdev-snapshot-internal-sync', { device: 'A', name: 's' });
+  const overlay = { 'node-name': 'A', 'snapshot-file': bed.path('B'), 'snapshot-node-name': 'B' };
+  await bed.execute('blockdev-snapshot-sync', { ...overlay, format: 'qcow2' });
+  for (const name of ['s', 't', '']) {
+    const refused = 'Need a root block node';
+    assert.equal(await bed.refusal('blockdev-snapshot-internal-sync', { device: 'A', name }), refused);
+    assert.equal(await bed.refusal('blockdev-snapshot-delete-internal-sync', { device: 'A', name }), refused);
+    assert.equal(await bed.refusal('transaction', { actions: [take('A', name)] }), refused);
+  }
+  assert.deepEqual(names(bed, 'A'), ['s']);
+});
+
 test('savevm and loadvm take the disks there and back; delvm frees them', async (t) => {
   const bed = new EngineBed(t);
   await bed.image('A');
@@ -203,7 +219,8 @@ test("the state of QEMU's own machine is refused by name, and nothing has change
   await bed.guest('write -P 3 0 64k');
   assert.equal(
     await hmp(bed, 'loadvm q'),
-    "Error: The VM state of snapshot 'q' is QEMU's, which is not supported by livedisk\r\n",
+    "Error: The VM state of snapshot 'q' is QEMU's, which is not supported by livedisk\r\n" +
+      'Go back to its disks offline with livedisk img snapshot -a\r\n',
   );
   await bed.execute('cont');
   await bed.guest('read -P 3 0 64k');

@@ -223,6 +223,20 @@ test('a job that has no place is announced only where QEMU announces it', async 
   }
 });
 
+test('a backup whose filter has no place is not announced, though nobody uses its source', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.image('spare');
+  await bed.image('other');
+  await bed.execute('blockdev-backup', { device: 'A', target: 'spare', 'job-id': 'j', sync: 'none' });
+  const onto = { device: 'other', target: 'A', 'job-id': 'k', sync: 'full' };
+  assert.match(await bed.refusal('blockdev-backup', onto), /^Could not create node: Permission conflict/);
+  assert.deepEqual(
+    bed.events.filter(({ data }) => data['id'] === 'k'),
+    [],
+  );
+});
+
 test('a file that the user has added keeps its own say on what it is opened for', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');

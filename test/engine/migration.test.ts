@@ -145,15 +145,15 @@ test('while a job runs, or an export is written, the machine stays: it says whic
   const bed = await MigrationBed.shared(t);
   const { source, destination } = bed;
   await source.image('spare');
-  await source.execute('blockdev-mirror', { 'job-id': 'j', device: 'A', target: 'spare', sync: 'full' });
-  await source.event('BLOCK_JOB_READY', 'j');
+  const copy = { 'job-id': 'j', device: 'A', target: 'spare', sync: 'full', speed: 65536 };
+  await source.execute('blockdev-mirror', copy);
   await bed.move();
   const said = async (): Promise<unknown> =>
     ((await source.execute('query-migrate')) as JsonObject)['error-desc'];
   assert.equal(await said(), "The mirror job 'j' has not ended: its images cannot go");
   assert.equal(await statusOf(source), 'running');
   await source.execute('block-job-cancel', { device: 'j' });
-  await source.event('BLOCK_JOB_COMPLETED', 'j');
+  await source.event('BLOCK_JOB_CANCELLED', 'j');
   const addr = { type: 'unix', data: { path: source.path('nbd') } };
   await source.execute('nbd-server-start', { addr });
   await source.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'spare', writable: true });

@@ -10,7 +10,7 @@ import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 function nodeOf(bed: EngineBed, filename: string): Node {
   const node = [...bed.engine.graph.nodes.values()].find(
-    (other) => other.filename === bed.path(filename) && other.driver.name === 'qcow2',
+    (other) => other.filename.includes(bed.path(filename)) && other.driver.name === 'qcow2',
   );
   assert.ok(node, filename);
   return node;
@@ -45,6 +45,26 @@ test('a backup without a copy shows the disk as it was at its start', async (t) 
   await bed.guest('read -P 0x77 0 3M');
 });
 
+test('a backup without a copy into an image that was there shows the disk through it', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B');
+  const target = bed.path('T.qcow2');
+  await createImage(bed.engine.opener, target, 'qcow2', { sizeBytes: DISK_BYTES });
+  const backup = { device: 'B', 'job-id': 'b', sync: 'none', mode: 'existing' };
+  await bed.execute('drive-backup', { ...backup, target });
+  await bed.guest('write -P 0x77 0 1M');
+  const held = nodeOf(bed, 'T.qcow2');
+  assert.deepEqual(await Promise.all([0, MiB, 4 * MiB].map((at) => byteAt(held, at))), [0x11, 0x21, 0]);
+  await bed.execute('block-job-cancel', { device: 'b' });
+  await bed.event('BLOCK_JOB_CANCELLED', 'b');
+  const raw = bed.path('T.raw');
+  await createImage(bed.engine.opener, raw, 'raw', { sizeBytes: DISK_BYTES });
+  assert.match(
+    await bed.refusal('drive-backup', { ...backup, target: raw, format: 'raw' }),
+    /^Driver 'raw' of node '#block\d+' does not support backing files$/,
+  );
+});
+
 test('a mirror of what is written from now on goes above the disk', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');
@@ -56,6 +76,21 @@ test('a mirror of what is written from now on goes above the disk', async (t) =>
   assert.deepEqual(await bed.layers(), ['T', 'B', 'A']);
   await bed.guest('read -P 0x77 0 64k');
   await bed.guest('read -P 0x21 1M 1M');
+});
+
+test('a mirror of all into a new file copies what there is, of whatever format the file is', async (t) => {
+  for (const format of ['raw', 'qcow2']) {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    await bed.device('A');
+    await bed.guest('write -P 0x11 0 1M');
+    const target = bed.path(`T.${format}`);
+    await bed.execute('drive-mirror', { device: 'A', 'job-id': 'm', target, format, sync: 'full' });
+    const { len, offset } = await bed.event('BLOCK_JOB_READY', 'm');
+    assert.deepEqual({ len, offset }, { len: MiB, offset: MiB }, format);
+    await bed.execute('block-job-cancel', { device: 'm', force: true });
+    await bed.event('BLOCK_JOB_CANCELLED', 'm');
+  }
 });
 
 test('a mirror into an image that was there opens the backing file that it names', async (t) => {
@@ -361,6 +396,8 @@ test('a transaction holds all disks from its first action to its last, and is un
 test('queries tell of layers, their size on the host and how they are opened', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');
+  // What a file system has not placed yet it counts otherwise a moment later.
+  await bed.guest('flush');
   for (const flat of [true, false]) {
     const nodes = (await bed.execute('query-named-block-nodes', { flat })) as Array<{ image: JsonObject }>;
     const found = nodes.find((node) => (node as JsonObject)['node-name'] === 'B');

@@ -133,8 +133,8 @@ test('a drive with snapshot=on is snapshotted and committed into, though its own
   const filename = bed.path('disk');
   writeFileSync(filename, Buffer.alloc(DISK_BYTES, 7));
   const before = readFileSync(filename);
-  const drive = `id=d,file=${filename},format=raw,snapshot=on`;
-  await addDrive(bed.engine, parseDrive(drive, assert.fail), 'none');
+  const drive = `if=none,id=d,file=${filename},format=raw,snapshot=on`;
+  await addDrive(bed.engine, parseDrive(drive, assert.fail));
   await io(bed, 'd', 'write -P 1 0 64k');
   const overlay = { 'snapshot-file': bed.path('B'), format: 'qcow2' };
   await bed.execute('blockdev-snapshot-sync', { device: 'd', ...overlay });

@@ -62,12 +62,8 @@ test('what is wrong within a child is refused before anything is opened', async 
       "Parameter 'encrypt.key' is unexpected",
     ],
     [
-      { driver: 'qcow2', 'node-name': 'n', file, 'overlap-check': { template: 'none' } },
-      "Parameter 'overlap-check' is not supported by livedisk yet",
-    ],
-    [
-      { driver: 'qcow2', 'node-name': 'n', file, 'pass-discard-other': true },
-      "Parameter 'pass-discard-other' is not supported by livedisk yet",
+      { driver: 'qcow2', 'node-name': 'n', file, 'cache-clean-interval': 5 },
+      "Parameter 'cache-clean-interval' is not supported by livedisk yet",
     ],
   ];
   for (const [options, message] of cases) {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync, statSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
+import { JobJournal } from '../../src/jobs/persisted/job-journal.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 const MIRROR = { 'job-id': 'j', device: 'S', target: 'T', sync: 'full' };
@@ -67,6 +68,23 @@ test('a job that was cut off goes on in the same engine: with what was left, and
   const [end] = await bed.engine.execute('x-job-history', { journal });
   assert.deepEqual([end?.state, end?.left], ['completed', 0]);
   assert.equal(await bed.refusal('x-job-resume', { journal }), "Job 'j' has completed");
+});
+
+test('it goes on at the speed that was set last', async (t) => {
+  const bed = await newBed(t);
+  const journal = bed.path('journal');
+  await bed.execute('blockdev-mirror', { ...MIRROR, 'x-persist': journal, speed: 65536 });
+  const speed = (): unknown => (bed.engine.jobs.find('j')?.blockJobInfo() ?? {})['speed'];
+  await bed.execute('block-job-set-speed', { device: 'j', speed: 131072 });
+  // On disk once the command is answered: a process that is killed says no more.
+  const { plan } = await JobJournal.look(bed.engine.host, journal);
+  assert.equal(plan['speed'], 131072);
+  await bed.execute('job-cancel', { id: 'j' });
+  await bed.engine.jobs.find('j')?.concluded;
+  await bed.execute('x-job-resume', { journal });
+  assert.equal(speed(), 131072);
+  await bed.execute('job-cancel', { id: 'j' });
+  await bed.engine.jobs.find('j')?.concluded;
 });
 
 test('after a restart it goes on where nobody changed the source, and else is refused, or compares', async (t) => {

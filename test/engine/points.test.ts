@@ -145,6 +145,22 @@ test('keep deletes the oldest beyond so many', async (t) => {
   await expectGuest(bed, 3, 3);
 });
 
+test('keep deletes an old point of which another disk has no part any more', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.image('B');
+  await bed.engine.addDevice('B', { id: 'virtio1' });
+  const create = (name: string): Promise<CommandResult<'x-point-create'>> =>
+    bed.engine.execute('x-point-create', { name, keep: 1 });
+  const first = await create('p1');
+  const [top] = first.images.filter(({ disk }) => disk === 'B');
+  await bed.execute('x-point-delete', { name: 'p1', nodes: [top?.['new-node-name'] ?? ''] });
+  assert.equal(await deleted(bed, 'p1'), undefined);
+  assert.deepEqual((await create('p2')).deletes, ['p1']);
+  assert.equal(await deleted(bed, 'p1', 2), undefined);
+  assert.deepEqual(await points(bed, 'A'), ['p2 usable A.qcow2']);
+});
+
 test('nobody goes back under a guest or a client that may write, and who it is is told', async (t) => {
   const bed = new EngineBed(t);
   await diskWithPoints(bed, 2);
@@ -174,6 +190,54 @@ test('nobody goes back under a guest or a client that may write, and who it is i
   await bed.guest('write -P 9 1M 1M');
   assert.deepEqual(await points(bed), ['p1 usable A.qcow2']);
   assert.equal((await bed.layers()).length, 2);
+});
+
+test('a disk goes back to an image that holds no point: points below it stay, those above are told', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.execute('x-point-create', { name: 'p1' });
+  await bed.guest(`write -P 1 ${MiB} 1M`);
+  const [unnamed = ''] = await bed.layers();
+  await bed.snapshot(unnamed, 'B');
+  await bed.guest(`write -P 2 ${2 * MiB} 1M`);
+  await bed.execute('x-point-create', { name: 'p2' });
+  await bed.guest(`write -P 3 ${3 * MiB} 1M`);
+  const [top = ''] = await bed.layers();
+  for (const [asked, told] of [
+    [{}, /either 'name' or 'image'/],
+    [{ name: 'p1', image: unnamed }, /either 'name' or 'image'/],
+    [{ image: top }, /is what the disk shows now/],
+    [{ image: 'none' }, /no disk has the image 'none'/],
+    [{ image: unnamed }, /the guest is running/],
+  ] as const)
+    assert.match(await bed.refusal('x-point-revert', asked), told);
+  await bed.execute('stop');
+  await bed.execute('system_reset');
+  const { plan } = await bed.engine.execute('x-point-revert', { image: unnamed, 'dry-run': true });
+  assert.match(plan.words.join(' '), /Later points are no more: 'p2'/);
+  assert.deepEqual(plan.ends, [bed.path('B.qcow2'), bed.path('A.after-p2.qcow2')]);
+  await bed.execute('x-point-revert', { image: unnamed });
+  assert.deepEqual(await points(bed), ['p1 usable A.qcow2']);
+  await expectGuest(bed, 1, 3);
+  await bed.execute('cont');
+  await bed.execute('x-point-delete', { name: 'p1' });
+  assert.equal(await deleted(bed, 'p1'), undefined);
+  await expectGuest(bed, 1, 3);
+});
+
+test('of an image below two disks it is said which goes back', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  for (const name of ['B', 'C']) {
+    const options = { sizeBytes: 8 * MiB, backingFile: bed.path('A.qcow2'), backingFormat: 'qcow2' };
+    await createImage(bed.engine.opener, bed.path(`${name}.qcow2`), 'qcow2', options);
+    const file = { driver: 'file', filename: bed.path(`${name}.qcow2`) };
+    await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': name, file, backing: 'A' });
+  }
+  assert.match(await bed.refusal('x-point-revert', { image: 'A' }), /'A' is below 2 disks: say which/);
+  const made = await bed.engine.execute('x-point-revert', { image: 'A', disks: [{ node: 'C' }] });
+  assert.equal(made.images[0]?.file, bed.path('C.after-A.qcow2'));
+  assert.ok(bed.engine.graph.nodes.has('B') && !bed.engine.graph.nodes.has('C'));
 });
 
 test('a point whose image another program wrote, committed or took in is told as what it is', async (t) => {
@@ -236,36 +300,44 @@ test('images and the folder may be renamed while nobody has them open', async (t
   assert.deepEqual(await points(bed), ['p1 usable base.qcow2', 'p2 usable A.after-p1.qcow2']);
 });
 
-test('a deletion waits for jobs of others, goes on without its client, and is told once', async (t) => {
-  const bed = new EngineBed(t);
-  await diskWithPoints(bed, 3);
-  const [top = '', , second = ''] = await bed.layers();
-  // Somebody copies slowly.
-  await createImage(bed.engine.opener, bed.path('copy.raw'), 'raw', { sizeBytes: 8 * MiB });
-  await bed.execute('blockdev-add', {
-    driver: 'raw',
-    'node-name': 'copy',
-    file: { driver: 'file', filename: bed.path('copy.raw') },
+/** Of somebody else, on a disk with three points: each has its filter, or none, at another place of the chain. */
+const OTHER_JOBS: Readonly<Record<string, (layers: readonly string[]) => [string, JsonObject]>> = {
+  backup: ([device = '']) => ['blockdev-backup', { device, target: 'copy', sync: 'full' }],
+  mirror: ([device = '']) => ['blockdev-mirror', { device, target: 'copy', sync: 'full' }],
+  'commit of the active image': ([device = '', third = '']) => [
+    'block-commit',
+    { device, 'base-node': third },
+  ],
+  'commit of another': ([device = '', third = '', second = '']) => [
+    'block-commit',
+    { device, 'top-node': third, 'base-node': second },
+  ],
+  stream: ([, third = '', , first = '']) => ['block-stream', { device: third, 'base-node': first }],
+};
+
+for (const [name, jobOf] of Object.entries(OTHER_JOBS))
+  test(`a deletion waits for a ${name} of others, goes on without its client, and is told once`, async (t) => {
+    const bed = new EngineBed(t);
+    await diskWithPoints(bed, 3);
+    const layers = await bed.layers();
+    const [, , second = ''] = layers;
+    await bed.image('copy');
+    const [command, args] = jobOf(layers);
+    await bed.execute(command, { ...args, 'job-id': 'b', speed: 1024 });
+    assert.match((await points(bed)).join(), /^p1 usable/);
+    const asked = await bed.engine.execute('x-point-delete', { name: 'p1' });
+    const again = await bed.engine.execute('x-point-delete', { name: 'p1' });
+    assert.equal(asked.id, again.id);
+    assert.deepEqual((await list(bed)).queue, ['p1']);
+    assert.match((await points(bed)).join(), /p1 deleting/);
+    assert.ok(bed.engine.graph.nodes.has(second));
+    await bed.execute('block-job-cancel', { device: 'b', force: true });
+    assert.equal(await deleted(bed, 'p1'), undefined);
+    assert.deepEqual((await list(bed)).queue, []);
+    assert.doesNotMatch((await points(bed)).join(), /p1/);
+    await expectGuest(bed, 3, 3);
+    assert.equal(bed.events.filter(({ event }) => event === 'x-point-deleted').length, 1);
   });
-  await bed.execute('blockdev-backup', {
-    'job-id': 'b',
-    device: top,
-    target: 'copy',
-    sync: 'full',
-    speed: 1024,
-  });
-  const asked = await bed.engine.execute('x-point-delete', { name: 'p1' });
-  const again = await bed.engine.execute('x-point-delete', { name: 'p1' });
-  assert.equal(asked.id, again.id);
-  assert.deepEqual((await list(bed)).queue, ['p1']);
-  assert.match((await points(bed)).join(), /p1 deleting/);
-  assert.ok(bed.engine.graph.nodes.has(second));
-  await bed.execute('job-cancel', { id: 'b' });
-  assert.equal(await deleted(bed, 'p1'), undefined);
-  assert.deepEqual((await list(bed)).queue, []);
-  await expectGuest(bed, 3, 3);
-  assert.equal(bed.events.filter(({ event }) => event === 'x-point-deleted').length, 1);
-});
 
 test('a deletion whose job fails is told, and goes on when it is asked for again', async (t) => {
   const bed = new EngineBed(t);

@@ -87,3 +87,34 @@ test('a disk does not grow beyond what its bitmaps can follow', async (t) => {
   await bed.guest(`read ${8 * MiB - 512} 512`);
   await bed.execute('block_resize', { ...resize, size: 16 * MiB });
 });
+
+test("a node's members are in QEMU's order, and only what has such a flag says whether it is dirty", async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.execute('block-dirty-bitmap-add', { node: 'A', name: 'b' });
+  await bed.engine.addNode({ driver: 'null-co', 'node-name': 'N', size: 512 });
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'R', file: { driver: 'blkdebug', image: 'N' } });
+  const nodes = (await bed.execute('query-named-block-nodes', { flat: true })) as Array<{
+    'node-name': string;
+    image: { 'dirty-flag'?: boolean };
+  }>;
+  const byName = new Map(nodes.map((node) => [node['node-name'], node]));
+  assert.deepEqual(Object.keys(byName.get('A') ?? {}), [
+    ...[
+      'iops_rd',
+      'detect_zeroes',
+      'image',
+      'iops_wr',
+      'ro',
+      'node-name',
+      'backing_file_depth',
+      'drv',
+      'iops',
+    ],
+    ...['bps_wr', 'write_threshold', 'dirty-bitmaps', 'encrypted', 'bps', 'bps_rd', 'cache', 'file'],
+  ]);
+  assert.deepEqual(
+    ['A', 'N', 'R'].map((name) => byName.get(name)?.image['dirty-flag']),
+    [false, undefined, undefined],
+  );
+});

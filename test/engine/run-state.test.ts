@@ -6,6 +6,9 @@ import { Flag } from '../../src/block/request.js';
 import { RunState } from '../../src/attach/run-state.js';
 import { NbdClient } from '../../src/wire/nbd/client.js';
 import { CommandFlag } from '../../src/wire/nbd/constants.js';
+import { createRealHost } from '../../src/host/real.js';
+import { FaultyHost } from '../kit/faulty-host.js';
+import { scratch } from '../kit/program.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
 
 async function connect(bed: EngineBed, path: string, exportName: string): Promise<NbdClient> {
@@ -138,6 +141,29 @@ test('werror=enospc stops the guest, and cont tries the request again', async (t
   await guest.close();
 });
 
+test('quit answers when all jobs are over; they come to rest first, once more where a guest ran', async (t) => {
+  for (const isRunning of [true, false]) {
+    const bed = new EngineBed(t);
+    await bed.image('A');
+    await bed.image('B');
+    await bed.device('A');
+    if (!isRunning) await bed.execute('stop');
+    await bed.execute('blockdev-backup', { 'job-id': 'j', device: 'A', target: 'B', sync: 'full', speed: 1 });
+    const before = bed.events.length;
+    await bed.execute('quit');
+    const told = bed.events
+      .slice(before)
+      .map(({ event, data }) => (data['status'] as string | undefined) ?? event);
+    const rest = ['paused', 'running'];
+    assert.deepEqual(told, [
+      'SHUTDOWN',
+      ...(isRunning ? rest : []),
+      ...rest,
+      ...['aborting', 'BLOCK_JOB_CANCELLED', 'concluded', 'null'],
+    ]);
+  }
+});
+
 test('an engine closes while a stopped guest has requests', { timeout: 60_000 }, async (t) => {
   const bed = new EngineBed(t);
   const path = bed.path('disk.sock');
@@ -202,6 +228,24 @@ test('quit of a machine tells why it ends; a storage daemon deletes its exports 
   await daemon.execute('quit');
   assert.deepEqual(daemon.events, [{ event: 'BLOCK_EXPORT_DELETED', data: { id: 'e' } }]);
   assert.match(await daemon.refusal('query-status'), /has not been found/);
+});
+
+test('a daemon whose exported disk cannot be flushed ends by quit, and its end tells', async (t) => {
+  const faulty = new FaultyHost(createRealHost());
+  const folder = scratch(t);
+  const bed = new EngineBed(t, { kind: 'storage-daemon', host: faulty.host, folder });
+  await bed.image('A');
+  const path = bed.path('s');
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path } } });
+  await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'A', writable: true });
+  // The overlay is held by the export alone, and ends with it.
+  await bed.snapshot('A', 'B');
+  const client = await connect(bed, path, 'A');
+  await client.write(0, Buffer.alloc(65536, 9), 0);
+  faulty.faults.add({ op: 'flush', file: 'B.qcow2', errno: 'ENOSPC' });
+  await bed.execute('quit');
+  await bed.engine.quitting.promise;
+  await assert.rejects(bed.engine.close(), /No space left on device/);
 });
 
 test('the human monitor tells of disks and jobs', async (t) => {

@@ -148,6 +148,23 @@ test('what others use is told, and tried again when they have left', async (t) =
   assert.equal(await session.info(), undefined);
 });
 
+test('what a client makes after it closed its session is its own, and others of that session are told', async (t) => {
+  const bed = await newBed(t);
+  const [client, other] = [await Client.connect(bed), await Client.connect(bed)];
+  await client.does('x-session-open', { id: 's', lease: 60 });
+  await other.does('x-session-enter', { id: 's' });
+  await client.does('x-session-close', { id: 's' });
+  await client.does('blockdev-add', nullNode('n'));
+  const { error } = await other.ask('blockdev-add', nullNode('m'));
+  assert.match((error as JsonObject)['desc'] as string, /^Session 's' has ended/);
+  assert.ok('return' in (await other.ask('query-jobs')));
+  await other.does('x-session-leave');
+  await other.does('blockdev-add', nullNode('m'));
+  // Nothing of theirs is undone, at any later time.
+  await new Promise((resolve) => setTimeout(resolve, 700));
+  assert.deepEqual([bed.engine.graph.nodes.has('n'), bed.engine.graph.nodes.has('m')], [true, true]);
+});
+
 test('a lease that nobody renews is over', async (t) => {
   const bed = await newBed(t);
   assert.match(await bed.refusal('x-session-open', { id: 's' }), /needs a lease/);

@@ -88,6 +88,17 @@ test('what is open in the engine counts wherever it lies', async (t) => {
   assert.ok(told.endsWith(`: '${far}' (on '${bed.path('A.qcow2')}')`), told);
 });
 
+test('what stands on the layer that goes shares nothing: it shows what it did', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  const other = await clone(bed, 'other.qcow2', bed.path('B.qcow2'));
+  const file = { driver: 'file', filename: other };
+  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'other', file, backing: 'B' });
+  await bed.execute('block-commit', { ...protectedCommit, 'top-node': 'B', 'base-node': 'A' });
+  await bed.event('BLOCK_JOB_COMPLETED', protectedCommit['job-id']);
+  assert.equal(bed.engine.graph.node('other').backingNode()?.name, 'A');
+});
+
 test('img commit and the library protect, and the tool warns where it is not asked to', async (t) => {
   const bed = new EngineBed(t);
   const { opener } = bed.engine;

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
+import { Permission } from '../../src/block/permissions.js';
+import { withBackend } from '../../src/block/with-backend.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import type { Host } from '../../src/host/host.js';
 import { createSimulatedHost, SeededRandom, type Simulation } from '../../src/host/simulated.js';
@@ -35,7 +37,7 @@ async function boot(host: Host, secrets: Secrets = new Map()): Promise<Boot> {
     warn: (text) => told.push(text),
   });
   if (saved) await restoreEngine(engine, saved, secrets);
-  await StateKeeper.begin(store, engine, PROGRAM);
+  await StateKeeper.begin(store, engine, PROGRAM, saved !== undefined);
   const execute = (command: string, args: JsonObject = {}): Promise<JsonValue> =>
     engine.hub.execute(command, args) as Promise<JsonValue>;
   const refusal = async (command: string, args: JsonObject = {}): Promise<string> => {
@@ -73,6 +75,15 @@ const overlay = (node: string, name: string): JsonObject => ({
     format: 'qcow2',
   },
 });
+
+/** Of the disk a <-- b <-- c. */
+const PERSISTED: { [kind: string]: { command: string; options: JsonObject } } = {
+  backup: { command: 'blockdev-backup', options: { target: 'target', sync: 'full' } },
+  mirror: { command: 'blockdev-mirror', options: { target: 'target', sync: 'full' } },
+  stream: { command: 'block-stream', options: {} },
+  commit: { command: 'block-commit', options: { 'top-node': 'b' } },
+  'commit of what guests write to': { command: 'block-commit', options: {} },
+};
 
 const QUERIES = [
   ...['query-named-block-nodes', 'query-block', 'query-block-exports', 'query-chardev', 'query-status'],
@@ -200,6 +211,7 @@ test('a job that was not persisted is gone with its filter, and its disks are as
     await execute('blockdev-snapshot-sync', overlay('b', 'c'));
     await execute('blockdev-add', qcow2('d'));
     await execute('block-dirty-bitmap-add', { node: 'c', name: 'volatile' });
+    await execute('block-dirty-bitmap-add', { node: 'c', name: 'kept', persistent: true });
     const nodes = withoutIds(await execute('query-named-block-nodes'));
     await execute('blockdev-add', qcow2('target'));
     await execute('block-commit', {
@@ -227,6 +239,7 @@ test('a job that was not persisted is gone with its filter, and its disks are as
       "warning: the commit job 'down' was not persisted: it is gone",
       "warning: the mirror job 'away' was not persisted: it is gone",
       "warning: bitmap 'volatile' of node 'c' was not persistent: it is lost",
+      "warning: bitmap 'kept' of node 'c' is kept only at a clean end: it is lost",
     ]);
     await after.execute('blockdev-del', { 'node-name': 'target' });
     const now = (await after.execute('query-named-block-nodes')) as JsonObject[];
@@ -295,6 +308,97 @@ test('a change whose state cannot be written is refused and undone; the state is
     assert.equal(after.engine.devices.get('v0')?.backend.node.name, 'b2');
     await after.engine.close();
   }));
+
+test('what was kept is served where the state cannot be written, and a new daemon is not begun there', () =>
+  simulated(13, async ({ simulation, start, kill }) => {
+    const { files } = simulation.host;
+    await images(simulation.host, 'a');
+    const noSpace = { op: 'write', path: `${FOLDER}/state.new`, errno: 'ENOSPC' } as const;
+    // What is shorter than the state finds space.
+    simulation.injectFault({ ...noSpace, once: true });
+    await assert.rejects(start(), /^BlockError: The state in .*: No space left on device$/);
+    assert.equal(await files.stat(`${FOLDER}/state`), undefined);
+    await kill();
+
+    const { execute } = await start();
+    await execute('blockdev-add', qcow2('a'));
+    await execute('device_add', { driver: 'virtio-blk-pci', drive: 'a', id: 'v0' });
+    await kill();
+    for (let kills = 0; kills < 2; kills++) {
+      const mend = simulation.injectFault(noSpace);
+      const full = await start();
+      assert.match(full.told.join(), /^warning: The state in [^,]*: No space left on device$/);
+      assert.equal(full.engine.devices.get('v0')?.backend.node.name, 'a');
+      assert.match(await full.refusal('blockdev-snapshot-sync', overlay('a', 'b')), /^The state in/);
+      mend();
+      if (kills === 0) await kill();
+      else await full.execute('blockdev-snapshot-sync', overlay('a', 'b'));
+    }
+    await kill();
+    const after = await start();
+    assert.equal(after.engine.devices.get('v0')?.backend.node.name, 'b');
+    assert.deepEqual(after.told, []);
+    await after.engine.close();
+  }));
+
+test('what was kept is served where the file system has become one to be read only', () =>
+  simulated(14, async ({ simulation, start, kill }) => {
+    await images(simulation.host, 'a');
+    const { execute } = await start();
+    await execute('blockdev-add', qcow2('a'));
+    await kill();
+    simulation.injectFault({ op: 'create', path: `${FOLDER}/lock`, errno: 'EROFS', once: true });
+    const mend = simulation.injectFault({ op: 'create', path: `${FOLDER}/state.new`, errno: 'EROFS' });
+    const after = await start();
+    assert.match(after.told.join(), /^warning: The state in [^,]*: Read-only file system$/);
+    assert.ok(after.engine.graph.nodes.has('a'));
+    assert.match(await after.refusal('stop'), /^stop was done, and would not be after a crash: The state in/);
+    mend();
+    await after.execute('cont');
+    await after.engine.close();
+  }));
+
+for (const [kind, begin] of Object.entries(PERSISTED))
+  test(`an export of a disk that a persisted ${kind} works on is above the job again`, () =>
+    simulated(14, async ({ simulation, start, kill }) => {
+      await images(simulation.host, 'a', 'target');
+      const before = await start();
+      const { execute, engine } = before;
+      await execute('blockdev-add', qcow2('a'));
+      await execute('device_add', { driver: 'virtio-blk-pci', drive: 'a', id: 'v0', 'share-rw': true });
+      const write = async (): Promise<void> =>
+        engine.devices.get('v0')?.backend.write(0, Buffer.alloc(DISK_BYTES, 7));
+      await execute('blockdev-snapshot-sync', overlay('a', 'b'));
+      await write();
+      await execute('blockdev-snapshot-sync', overlay('b', 'c'));
+      await write();
+      await execute('blockdev-add', qcow2('target'));
+      await execute('nbd-server-start', { addr: { type: 'unix', data: { path: '/tmp/nbd' } } });
+      const exported = { type: 'nbd', id: 'e', 'node-name': 'c', writable: true };
+      await execute('block-export-add', exported);
+      const common = { device: 'c', 'job-id': 'j', speed: 1, 'filter-node-name': 'filter' };
+      await execute(begin.command, { ...common, ...begin.options, 'x-persist': '/tmp/journal' });
+      const shown = await execute('query-block-exports');
+      await kill();
+
+      const after = await start();
+      assert.deepEqual(after.told, []);
+      assert.deepEqual(await after.execute('query-block-exports'), shown);
+      const { graph, exports, jobs } = after.engine;
+      const [client] = exports.asked();
+      const job = jobs.find('j');
+      assert.ok(client && job);
+      if (kind === 'backup') {
+        await client.backend.write(0, Buffer.alloc(65536, 9));
+        await after.execute('block-job-set-speed', { device: 'j', speed: 0 });
+        await job.concluded;
+        const bytes = Buffer.alloc(65536);
+        const { consistentRead } = Permission;
+        await withBackend(graph, graph.node('target'), consistentRead, (target) => target.read(0, bytes));
+        assert.ok(bytes.every((byte) => byte === 7));
+      }
+      await after.engine.close();
+    }));
 
 test('what is missing is named, all of it, before anything is opened', () =>
   simulated(5, async ({ simulation, start, kill }) => {
@@ -494,3 +598,33 @@ test(
     assert.ok(seen.size > CHANGES.length - 2);
   },
 );
+
+test('a bitmap in a side file outlives crashes that follow one another, with no write between them', () =>
+  simulated(12, async ({ simulation, start, kill }) => {
+    const { files } = simulation.host;
+    const file = await files.open('/tmp/side.raw', { write: true, create: true });
+    await file.truncate(DISK_BYTES);
+    await file.close();
+    const first = await start();
+    const raw = { driver: 'raw', 'node-name': 's', file: { driver: 'file', filename: '/tmp/side.raw' } };
+    await first.execute('blockdev-add', raw);
+    await first.execute('device_add', { driver: 'virtio-blk-pci', drive: 's', id: 'v0' });
+    const ensure = { name: 'b', disks: [{ node: 's', file: '/tmp/side.bits' }] };
+    const [made] = (await first.execute('x-bitmap-ensure', ensure)) as JsonObject[];
+    await first.engine.host.clock.sleep(5000);
+    await first.engine.devices.get('v0')?.backend.write(65536, Buffer.alloc(512, 7), 0);
+    await kill();
+    for (let crash = 0; crash < 3; crash++) {
+      const { execute, told, engine } = await start();
+      const [kept] = (await execute('x-bitmap-ensure', ensure)) as JsonObject[];
+      assert.equal(kept?.['status'], 'usable', `crash ${crash}`);
+      assert.deepEqual([kept['since'], kept['id']], [made?.['since'], made?.['id']], `crash ${crash}`);
+      assert.deepEqual(told, []);
+      const { extents } = (await execute('x-bitmap-extents', { node: 's', name: 'b' })) as {
+        extents: JsonObject[];
+      };
+      assert.equal(extents.length, 1);
+      await engine.host.clock.sleep(5000);
+      await kill();
+    }
+  }));

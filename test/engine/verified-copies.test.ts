@@ -1,25 +1,14 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
-import { test, type TestContext } from 'node:test';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { test } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import { readManifest } from '../../src/jobs/verified/manifest.js';
 import type { JsonObject } from '../../src/schema/types.js';
-import { type Lie, lyingHost } from '../kit/lying-host.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+import { newLyingBed } from './lying-bed.js';
 
 const CHUNK = 65536;
-
-/** A disk A <-- B of which 5 MiB hold data, and a target T, a raw file of zeroes. */
-async function newBed(t: TestContext, lies: Lie[] = []): Promise<EngineBed> {
-  const bed = new EngineBed(t, { host: lyingHost(createRealHost(), lies) });
-  await bed.chain('A', 'B');
-  writeFileSync(bed.path('T.raw'), '');
-  truncateSync(bed.path('T.raw'), DISK_BYTES);
-  const file = { driver: 'file', filename: bed.path('T.raw') };
-  await bed.engine.addNode({ driver: 'raw', 'node-name': 'T', file });
-  return bed;
-}
 
 const KINDS = ['backup', 'mirror', 'soft cancel', 'mirror to both sides'] as const;
 
@@ -68,7 +57,7 @@ function digests(bytes: Buffer): string[] {
 
 for (const kind of KINDS) {
   test(`${kind}: the manifest says what the copy holds, and the copy was read back`, async (t) => {
-    const bed = await newBed(t);
+    const bed = await newLyingBed(t);
     const manifest = bed.path('T.manifest');
     assert.equal(await run(bed, kind, { 'x-verify': true, 'x-manifest': manifest }), undefined);
     if (kind !== 'backup' && kind !== 'soft cancel') await bed.execute('quit');
@@ -85,7 +74,7 @@ for (const kind of KINDS) {
 
   test(`${kind}: a chunk that the disk has not kept is named and copied again`, async (t) => {
     const lie = { file: 'T.raw', position: MiB + 5000, times: 1 };
-    const bed = await newBed(t, [lie]);
+    const bed = await newLyingBed(t, [lie]);
     assert.equal(await run(bed, kind, { 'x-verify': true }), undefined);
     assert.equal(lie.times, 0);
     const told = bed.events.filter(({ event }) => event === 'X_BLOCK_JOB_CHUNK_DIFFERS');
@@ -98,7 +87,7 @@ for (const kind of KINDS) {
   });
 
   test(`${kind}: a chunk that stays wrong fails the job, by name, and leaves no manifest`, async (t) => {
-    const bed = await newBed(t, [{ file: 'T.raw', position: MiB + 5000, times: 100 }]);
+    const bed = await newLyingBed(t, [{ file: 'T.raw', position: MiB + 5000, times: 100 }]);
     const manifest = bed.path('T.manifest');
     const error = await run(bed, kind, { 'x-verify': true, 'x-manifest': manifest });
     assert.equal(error, `The copy differs from what was sent in 65536 bytes at ${MiB}, and did so 3 times`);
@@ -108,13 +97,13 @@ for (const kind of KINDS) {
 }
 
 test('without reading back, a lie stays: that is what x-verify is for', async (t) => {
-  const bed = await newBed(t, [{ file: 'T.raw', position: MiB + 5000, times: 1 }]);
+  const bed = await newLyingBed(t, [{ file: 'T.raw', position: MiB + 5000, times: 1 }]);
   assert.equal(await run(bed, 'backup', {}), undefined);
   assert.equal(readFileSync(bed.path('T.raw'))[MiB + 5000], 0xde);
 });
 
 test('a manifest that is there already is not written over, and the job does not begin', async (t) => {
-  const bed = await newBed(t);
+  const bed = await newLyingBed(t);
   writeFileSync(bed.path('old'), 'precious');
   const args = { 'job-id': 'j', device: 'B', target: 'T', sync: 'full', 'x-manifest': bed.path('old') };
   assert.equal(await bed.refusal('blockdev-backup', args), `Manifest '${bed.path('old')}' exists already`);

@@ -61,19 +61,33 @@ test('a front-end reads what it wrote, flushes, discards and zeroes', async (t) 
   assert.equal(await guest.request(13, 0, segment(32769, 0)), IO_ERROR);
 });
 
-test('requests lie in many pieces, in indirect tables, and in several queues', async (t) => {
-  const { bed, path } = await bedWithExport(t, { 'num-queues': 2 });
-  const guest = await started(t, bed, path, { queueCount: 2, queueSize: 32 });
-  const pieces = [1, 511, 700, 4096, 3396].map((lengthBytes) => guest.allocate(lengthBytes));
-  pieces.forEach((piece, i) => guest.bytes(piece).fill(i + 1));
-  assert.equal(await guest.request(1, 2, { out: pieces, indirect: true, queue: 1 }), OK);
-  const into = [513, 8191].map((lengthBytes) => guest.allocate(lengthBytes));
-  const { status, filledBytes } = await guest.end(guest.begin(0, 2, { into }));
-  assert.equal(status, OK);
-  assert.equal(filledBytes, 8705);
-  const written = Buffer.concat(pieces.map((piece) => guest.bytes(piece)));
-  assert.deepEqual(Buffer.concat(into.map((piece) => guest.bytes(piece))), written);
-});
+for (const [form, packed] of [
+  ['split', 0n],
+  ['packed', Feature.packedRing],
+] as const) {
+  test(`requests lie in many pieces, in indirect tables, and in several ${form} queues`, async (t) => {
+    const { bed, path } = await bedWithExport(t, { 'num-queues': 2 });
+    const features = Feature.version1 | Feature.indirect | packed;
+    const guest = await started(t, bed, path, { queueCount: 2, queueSize: 32, features });
+    const pieces = [1, 511, 700, 4096, 3396].map((lengthBytes) => guest.allocate(lengthBytes));
+    pieces.forEach((piece, i) => guest.bytes(piece).fill(i + 1));
+    assert.equal(await guest.request(1, 2, { out: pieces, indirect: true, queue: 1 }), OK);
+    const into = [513, 8191].map((lengthBytes) => guest.allocate(lengthBytes));
+    const { status, filledBytes } = await guest.end(guest.begin(0, 2, { into }));
+    assert.equal(status, OK);
+    assert.equal(filledBytes, 8705);
+    const written = Buffer.concat(pieces.map((piece) => guest.bytes(piece)));
+    assert.deepEqual(Buffer.concat(into.map((piece) => guest.bytes(piece))), written);
+  });
+
+  test(`with event indexes each side of a ${form} ring is told when it asked for it`, async (t) => {
+    const { bed, path } = await bedWithExport(t);
+    const features = Feature.version1 | Feature.eventIndex | packed;
+    const guest = await started(t, bed, path, { features });
+    for (let i = 0; i < 300; i++) assert.equal(await guest.write(i % 64, Buffer.alloc(512, i % 256)), OK);
+    assert.equal((await guest.read(299 % 64, 512))[0], 299 % 256);
+  });
+}
 
 test('what a driver may not ask is answered with an error', async (t) => {
   const { bed, path } = await bedWithExport(t, { 'logical-block-size': 4096 });
@@ -97,14 +111,6 @@ test('an export for reading refuses changes', async (t) => {
   assert.notEqual((await guest.askNumber(Request.getFeatures)) & Feature.readOnly, 0n);
   assert.equal(await guest.write(0, Buffer.alloc(512)), IO_ERROR);
   assert.equal(await guest.request(4, 0), OK);
-});
-
-test('with event indexes each side is told when it asked for it', async (t) => {
-  const { bed, path } = await bedWithExport(t);
-  const features = Feature.version1 | Feature.eventIndex;
-  const guest = await started(t, bed, path, { features });
-  for (let i = 0; i < 300; i++) assert.equal(await guest.write(i % 64, Buffer.alloc(512, i % 256)), OK);
-  assert.equal((await guest.read(299 % 64, 512))[0], 299 % 256);
 });
 
 test('the size of a disk that is resized reaches the front-end', async (t) => {

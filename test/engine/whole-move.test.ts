@@ -171,7 +171,7 @@ test('a copy that fails ends the move: the guest goes on here', async (t) => {
   await bed.move({ storage: { ...bed.storage, speed: 65536, 'reconnect-delay': 0 } });
   await destination.execute('nbd-server-stop');
   // What the guest writes must go there, too.
-  source.engine.jobs.list().forEach((job) => job.setSpeed(0));
+  source.engine.jobs.list().forEach((job) => void job.setSpeed(0));
   const info = await bed.end();
   assert.equal(info.stage, 'failed');
   assert.ok(info.error !== undefined && info.error !== '');

@@ -34,8 +34,16 @@ const SIDES = {
   parsers: ParsersUnderFuzz,
 } as const;
 
-/** What this process's sockets and files are; threads have descriptors of other kinds, and open them when they like. */
-function openSockets(): string[] {
+/** Threads of Node's have an eventfd each, and open it when they like. */
+const MOST_THREADS = 8;
+
+interface OpenDescriptors {
+  /** Sockets and memory, which only peers bring. */
+  ofPeers: number;
+  events: number;
+}
+
+function openDescriptors(): OpenDescriptors {
   const targets = readdirSync('/proc/self/fd').map((fd) => {
     try {
       return readlinkSync(`/proc/self/fd/${fd}`);
@@ -44,7 +52,19 @@ function openSockets(): string[] {
       return '';
     }
   });
-  return targets.filter((target) => target.startsWith('socket:'));
+  const count = (pattern: RegExp): number => targets.filter((target) => pattern.test(target)).length;
+  return { ofPeers: count(/^(socket:|\/memfd:)/), events: count(/^anon_inode:\[eventfd/) };
+}
+
+/** Waits until what peers have brought is gone. */
+async function untilClosed(first: OpenDescriptors): Promise<void> {
+  for (let tries = 0; ; tries++) {
+    const { ofPeers, events } = openDescriptors();
+    if (ofPeers <= first.ofPeers && events <= first.events + MOST_THREADS) return;
+    const now = `${ofPeers} sockets and memories are open, and ${events} events`;
+    assert.ok(tries < 6000, `${now}; at first ${first.ofPeers} and ${first.events}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
 }
 
 /** `SIDE [--seed N] [--runs N]`: conversations on real sockets, each of one seed. */
@@ -62,7 +82,7 @@ async function main(): Promise<void> {
   const watchdog = new Watchdog(LONGEST_BATCH_SECONDS);
   console.log(`${side}: conversations from ${first}`);
   const under = await Side.start(folder);
-  const sockets = openSockets().length;
+  const descriptors = openDescriptors();
   let warmBytes = Infinity;
   for (let done = 0; done < runs; done += BATCH) {
     watchdog.begin(first + done);
@@ -79,10 +99,7 @@ async function main(): Promise<void> {
     const rss = process.memoryUsage.rss();
     if (done === BATCH * WARM_UP_BATCHES) warmBytes = rss;
     assert.ok(rss - warmBytes < MOST_GROWTH_BYTES, `the process has grown to ${rss} from ${warmBytes} bytes`);
-    for (let tries = 0; openSockets().length > sockets; tries++) {
-      assert.ok(tries < 1000, `${openSockets().length} sockets are open, and ${sockets} were at first`);
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
+    await untilClosed(descriptors);
   }
   await watchdog.end();
   await under.close();

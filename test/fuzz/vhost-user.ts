@@ -9,6 +9,8 @@ import { encodeMessage } from '../../src/wire/vhost-user/codec.js';
 import { Feature, Request } from '../../src/wire/vhost-user/constants.js';
 import { VhostServer } from '../../src/wire/vhost-user/server.js';
 import { MemoryTarget } from '../kit/memory-target.js';
+import { PackedRingDriver } from '../kit/packed-ring-driver.js';
+import type { Piece, RingDriver } from '../kit/ring-driver.js';
 import { GUEST_BASE, newEvent, USER_BASE, VhostFrontEnd } from '../kit/vhost-front-end.js';
 import type { UnderFuzz } from './main.js';
 import { damaged, oddNumber, pick } from './random-bytes.js';
@@ -80,7 +82,10 @@ export class VhostUnderFuzz implements UnderFuzz {
     const features = Feature.version1 + (random.chance(0.5) ? Feature.indirect : 0n);
     return VhostFrontEnd.start({
       ...{ host, path, memoryBytes: MEMORY_BYTES, queueSize: pick(random, [1, 4, 64]), queueCount: 2 },
-      features: features + (random.chance(0.5) ? Feature.eventIndex : 0n),
+      features:
+        features +
+        (random.chance(0.5) ? Feature.eventIndex : 0n) +
+        (random.chance(0.5) ? Feature.packedRing : 0n),
       wantsInflight: random.chance(0.3),
     });
   }
@@ -108,9 +113,10 @@ function sayAnything(random: SeededRandom, guest: VhostFrontEnd): void {
   const fds = descriptorsFor(random, guest);
   if (fds.length === 0 || message.length === 0) guest.socket.write(message);
   else guest.socket.sendFds?.(message, fds);
+  for (const fd of fds) guest.sharing.close(fd);
 }
 
-/** Events and memory of its own; sendFds closes those that it has sent. */
+/** Events and memory of its own. */
 function descriptorsFor(random: SeededRandom, guest: VhostFrontEnd): number[] {
   if (random.chance(0.5)) return [];
   const one = (): number =>
@@ -160,32 +166,64 @@ function payloadOf(random: SeededRandom, request: number, guest: VhostFrontEnd):
 /** A guest that writes anything to its rings, and tells the device to look. */
 function spoilMemory(random: SeededRandom, guest: VhostFrontEnd): void {
   const { driver, kick } = guest.queue(random.below(guest.queues.length));
-  switch (random.below(5)) {
+  const piece = {
+    address: GUEST_BASE + oddNumber(random, MEMORY_BYTES),
+    lengthBytes: oddNumber(random, MEMORY_BYTES) % 2 ** 32,
+  };
+  if (random.chance(0.2)) {
+    const at = random.below(guest.memory.length - 64);
+    guest.memory.set(random.bytes(1 + random.below(64)), at);
+  } else if (driver instanceof PackedRingDriver) spoilPacked(random, guest, driver, piece);
+  else spoilSplit(random, guest, driver, piece);
+  if (random.chance(0.8)) kick.signal();
+}
+
+function spoilSplit(random: SeededRandom, guest: VhostFrontEnd, driver: RingDriver, piece: Piece): void {
+  switch (random.below(4)) {
     case 0:
       driver.offer(random.below(0x10000));
       break;
     case 1:
       driver.setIndex(random.below(0x10000));
       break;
-    case 2: {
-      const at = random.below(guest.memory.length - 64);
-      guest.memory.set(random.bytes(1 + random.below(64)), at);
-      break;
-    }
-    case 3:
+    case 2:
       guest.memory.set(random.bytes(16 * driver.size), driver.places.descriptors - GUEST_BASE);
       driver.offer(random.below(driver.size));
       break;
     default: {
-      const piece = {
-        address: GUEST_BASE + oddNumber(random, MEMORY_BYTES),
-        lengthBytes: oddNumber(random, MEMORY_BYTES) % 2 ** 32,
-      };
       const index = random.below(driver.size);
       const { descriptors } = driver.places;
       driver.writeDescriptor(descriptors, index, piece, random.below(8), random.below(0x10000));
       driver.offer(index);
     }
   }
-  if (random.chance(0.8)) kick.signal();
+}
+
+function spoilPacked(
+  random: SeededRandom,
+  guest: VhostFrontEnd,
+  driver: PackedRingDriver,
+  piece: Piece,
+): void {
+  const { descriptors } = driver.places;
+  const index = random.below(driver.size);
+  switch (random.below(4)) {
+    case 0:
+      driver.offer(random.below(0x10000), [{ piece, flags: random.below(8) }]);
+      break;
+    case 1:
+      driver.writeDescriptor(descriptors, index, piece, random.below(0x10000), random.below(0x10000));
+      break;
+    case 2:
+      guest.memory.set(random.bytes(16 * driver.size), descriptors - GUEST_BASE);
+      break;
+    default: {
+      const count = 1 + random.below(driver.size);
+      const id = random.below(driver.size);
+      driver.offer(
+        id,
+        Array.from({ length: count }, () => ({ piece, flags: random.below(8) })),
+      );
+    }
+  }
 }

@@ -1,3 +1,4 @@
+import { isDrawn } from './amount.js';
 import { applyWrite, type RecordedDisk } from './recorded-disk.js';
 
 const SECTOR_BYTES = 512;
@@ -15,6 +16,8 @@ export interface CrashState {
   marks: string[];
   /** For messages: which of the writes since the last flush survived. */
   survived: string;
+  /** One of the states of each write that was not durable. */
+  isOfMany: boolean;
 }
 
 /**
@@ -48,6 +51,11 @@ export function* crashStates(
   yield* choices(durable, pending, marks, below, tears);
 }
 
+/** For what no crash may break: nothing, everything and torn writes always, and of the other states a part. */
+export function* drawnCrashStates(...run: Parameters<typeof crashStates>): Generator<CrashState> {
+  for (const state of crashStates(...run)) if (!state.isOfMany || isDrawn()) yield state;
+}
+
 function* choices(
   durable: Buffer,
   pending: readonly Pending[],
@@ -55,21 +63,21 @@ function* choices(
   below: (bound: number) => number,
   tears: number,
 ): Generator<CrashState> {
-  const state = (writes: readonly Pending[], survived: string): CrashState => {
+  const state = (writes: readonly Pending[], survived: string, isOfMany = false): CrashState => {
     const content = writes.reduce<Buffer>(
       (all, { offset, bytes }) => applyWrite(all, offset, bytes),
       Buffer.from(durable),
     );
-    return { content, marks, survived };
+    return { content, marks, survived, isOfMany };
   };
   yield state([], 'none');
   if (pending.length === 0) return;
   yield state(pending, 'all');
   for (let i = 0; i < pending.length; i++) {
-    yield state(pending.slice(i, i + 1), `only ${i} of ${pending.length}`);
+    yield state(pending.slice(i, i + 1), `only ${i} of ${pending.length}`, true);
     if (pending.length < 3) continue;
-    yield state([...pending.slice(0, i), ...pending.slice(i + 1)], `all but ${i} of ${pending.length}`);
-    if (i > 0) yield state(pending.slice(i), `from ${i} of ${pending.length}`);
+    yield state([...pending.slice(0, i), ...pending.slice(i + 1)], `all but ${i} of ${pending.length}`, true);
+    if (i > 0) yield state(pending.slice(i), `from ${i} of ${pending.length}`, true);
   }
   for (let i = 0; i < tears; i++) {
     yield state(

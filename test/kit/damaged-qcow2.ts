@@ -5,8 +5,11 @@ const OFFSET = 0xfffffffffffe00n;
 export class DamagedQcow2 {
   bytes: Buffer;
 
+  /** A new image may end within a cluster; here it has the rest of it. */
   constructor(bytes: Buffer) {
     this.bytes = Buffer.from(bytes);
+    const rest = this.bytes.length % this.clusterBytes;
+    if (rest > 0) this.bytes = Buffer.concat([this.bytes, Buffer.alloc(this.clusterBytes - rest)]);
   }
 
   u64(at: number): bigint {

@@ -9,16 +9,24 @@ export interface CommandBlock {
   pictures: string[];
   /** Why it is not run. */
   notRun: string | undefined;
+  /** It goes on until Ctrl-C, which is pressed when its output has this. */
+  until: string | undefined;
   /** It begins in a new, empty folder. */
   isFresh: boolean;
 }
 
 const PART =
-  /^(#+ .*)$|^```(\w*)(?: \S+)?\n([^]*?)^```$|^!\[[^\]]*\]\(([^)]+)\)$|^<!-- (fresh|not run: [^]*?) -->$/gm;
+  /^(#+ .*)$|^```(\w*)(?: \S+)?\n([^]*?)^```$|^!\[[^\]]*\]\(([^)]+)\)$|^<!-- (fresh|until: .*?|not run: [^]*?) -->$/gm;
+const NOT_RUN = /^not run: ([^]*)$/;
+const UNTIL = /^until: (.*)$/;
 
-/** The blocks of a Markdown document, in order: ```sh is run, ```text after it is what it prints. */
+/**
+ * The blocks of a Markdown document, in order: ```sh is run, ```text after it is what it prints. Errors: where something
+ * stands as code that is neither, and so would not be seen when it is not right any more.
+ */
 export function commandBlocks(text: string): CommandBlock[] {
   const blocks: CommandBlock[] = [];
+  assertNoOther(text);
   let heading = '';
   let mark: string | undefined;
   let isFresh = true;
@@ -35,7 +43,8 @@ export function commandBlocks(text: string): CommandBlock[] {
         commands: body ?? '',
         output: undefined,
         pictures: [],
-        notRun: mark?.startsWith('not run: ') === true ? mark.slice('not run: '.length) : undefined,
+        notRun: NOT_RUN.exec(mark ?? '')?.[1],
+        until: UNTIL.exec(mark ?? '')?.[1],
         isFresh: isFresh || mark === 'fresh',
       });
       mark = undefined;
@@ -43,6 +52,23 @@ export function commandBlocks(text: string): CommandBlock[] {
     }
   }
   return blocks;
+}
+
+/** Pictures of chains stand as code, too. */
+const CHAIN = /^(?: *(?:\[\w+\]|<--|=>))+$/;
+
+/** Nothing stands as code but what is run, what that prints, and chains. */
+function assertNoOther(text: string): void {
+  const fences = [...text.matchAll(/^```(\w*)[^]*?^```$/gm)].flatMap(([block, language = '']) =>
+    language === 'sh' || language === 'text' ? [] : [block],
+  );
+  const rest = text.replace(/^```[^]*?^```$/gm, '');
+  // What is indented is code after an empty line, but for lists, which go on.
+  const indented = [...rest.matchAll(/^(?![ *-]|\d+\.).*\n\n(( {4}.*\n)+)/gm)].flatMap(([, block = '']) =>
+    block.split('\n').every((line) => line === '' || CHAIN.test(line)) ? [] : [block],
+  );
+  const [other] = [...fences, ...indented];
+  if (other !== undefined) throw new Error(`neither \`\`\`sh nor \`\`\`text, so no test runs it:\n${other}`);
 }
 
 /** What changes from machine to machine: how much room a file takes, times. */

@@ -1,3 +1,4 @@
+import { NO_TRACE_OUTPUT, Trace } from '../../src/base/trace.js';
 import { Notifier } from '../../src/base/async.js';
 import { BlockError } from '../../src/base/error.js';
 import type { BlockBackend } from '../../src/block/backend.js';
@@ -72,7 +73,7 @@ const DEVICE: DriverDescription = {
 /** A graph without a machine. */
 export function newGraph(): Graph {
   const clock = { nowMs: () => 0 };
-  return new Graph({ clock } as unknown as Host);
+  return new Graph({ clock, trace: new Trace(NO_TRACE_OUTPUT) } as unknown as Host);
 }
 
 /** A node that holds one device. */

@@ -54,6 +54,7 @@ export class FaultyHost {
         descriptorSets: files.descriptorSets,
         stat: (path) => files.stat(path),
         unlink: (path) => files.unlink(path),
+        room: (path) => files.room(path),
         link: (path, newPath) => files.link(path, newPath),
         syncDirectory: (path) => files.syncDirectory(path),
         list: (path) => files.list(path),

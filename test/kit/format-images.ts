@@ -13,21 +13,19 @@ import {
 } from '../../src/drivers/vhdx/layout.js';
 import { vmdkDriver } from '../../src/drivers/vmdk/index.js';
 import { vpcDriver } from '../../src/drivers/vpc/index.js';
+import type { Damageable } from './damaged-format.js';
+import { READ_ONLY_FORMATS } from './read-only-formats.js';
 import { DiskShelf } from './recorded-disk.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
 
 /** A format of which images can be made in memory, in one file. */
-export interface FormatImage {
+export interface FormatImage extends Damageable {
   readonly name: string;
   readonly driver: DriverDescription;
   readonly options: NodeOptions;
   readonly sizeBytes: number;
-  /** Stretches of the file in which headers and tables are. */
-  readonly metadata: ReadonlyArray<readonly [from: number, end: number]>;
-  /** Makes checksums right again. */
-  readonly seal?: (bytes: Buffer) => void;
 }
 
 export const FORMAT_IMAGES: readonly FormatImage[] = [
@@ -129,7 +127,7 @@ export const FORMAT_IMAGES: readonly FormatImage[] = [
 
 /** All formats' drivers over disks in memory. */
 export function formatShelf(): DiskShelf {
-  return new DiskShelf(new Set(FORMAT_IMAGES.map(({ driver }) => driver)));
+  return new DiskShelf(new Set([...FORMAT_IMAGES, ...READ_ONLY_FORMATS].map(({ driver }) => driver)));
 }
 
 /** Makes an empty image of that name. */

@@ -19,6 +19,7 @@ export function hostWithout(host: Host, ...lacks: Lack[]): Host {
       descriptorSets: files.descriptorSets,
       stat: (path) => files.stat(path),
       unlink: (path) => files.unlink(path),
+      room: (path) => files.room(path),
       link: (path, newPath) => files.link(path, newPath),
       syncDirectory: (path) => files.syncDirectory(path),
       list: (path) => files.list(path),
@@ -83,6 +84,9 @@ class LackingFile implements HostFile {
   }
   get hasLostWrites(): boolean {
     return this.#file.hasLostWrites;
+  }
+  forbidCopyOnWrite(): void {
+    this.#file.forbidCopyOnWrite();
   }
   async punchHole(position: number, lengthBytes: number): Promise<void> {
     this.#need('punchHole');

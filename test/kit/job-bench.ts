@@ -1,3 +1,4 @@
+import { NO_TRACE_OUTPUT, Trace } from '../../src/base/trace.js';
 import { assert } from '../../src/base/assert.js';
 import type { BlockBackend } from '../../src/block/backend.js';
 import type { Json } from '../../src/block/driver.js';
@@ -27,7 +28,7 @@ export function memoryHost(): Host {
   };
   const random = { below: (bound: number) => counter++ % bound, bytes: (n: number) => Buffer.alloc(n) };
   const files = { buffer: (lengthBytes: number) => Buffer.alloc(lengthBytes) };
-  return { clock, files, random } as unknown as Host;
+  return { clock, files, random, trace: new Trace(NO_TRACE_OUTPUT) } as unknown as Host;
 }
 
 /** A generator of numbers in [0, bound) that one seed decides. */

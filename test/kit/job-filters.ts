@@ -6,18 +6,10 @@ import { COPY_ON_READ } from '../../src/drivers/copy-on-read/copy-on-read.js';
 import { MIRROR_TOP } from '../../src/drivers/mirror-top/mirror-top.js';
 import { PassThrough } from '../../src/drivers/pass-through/pass-through.js';
 import { CopyBeforeWrite } from '../../src/drivers/copy-before-write/point-in-time.js';
-import type { Side } from '../../src/block/copy-turn.js';
+import { NEVER_HELD } from '../../src/block/copy-turn.js';
 import { assertSameBytes } from './test-disk.js';
 
 const GRANULE_BYTES = 4096;
-
-/** A side of a copy that no drained section knows of. */
-export const NEVER_HELD: Side = {
-  isQuiesced: false,
-  untilOpen: () => Promise.resolve(),
-  begin: () => undefined,
-  end: () => undefined,
-};
 
 /** A filter that only jobs put in, as one that options can open: nobody stands in the way of changes. */
 function opened(filter: DriverDescription): DriverDescription {

@@ -35,6 +35,7 @@ export class KillableHost {
         },
         stat: (path) => this.#alive(() => files.stat(path)),
         unlink: (path) => this.#alive(() => files.unlink(path)),
+        room: (path) => this.#alive(() => files.room(path)),
         link: (path, newPath) => this.#alive(() => files.link(path, newPath)),
         syncDirectory: (path) => this.#alive(() => files.syncDirectory(path)),
         list: (path) => this.#alive(() => files.list(path)),

@@ -45,7 +45,7 @@ function covers(position: number, lengthBytes: number, at: number): boolean {
 }
 
 /** An object with some other methods; the rest are its own. */
-function withMethods<T extends object>(own: T, methods: Partial<T>): T {
+export function withMethods<T extends object>(own: T, methods: Partial<T>): T {
   return new Proxy(own, {
     get(object, key) {
       const other = methods[key as keyof T];

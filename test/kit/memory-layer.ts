@@ -21,7 +21,7 @@ export interface MemoryBehaviour {
   /** Waits a while. */
   delay(): Promise<void>;
   /** Errno of a request that is to fail. */
-  fault?(operation: 'read' | 'write', offset: number): string | undefined;
+  fault?(operation: 'read' | 'write' | 'flush', offset: number): string | undefined;
 }
 
 export const AT_ONCE: MemoryBehaviour = { isLate: () => false, delay: () => Promise.resolve() };
@@ -66,7 +66,7 @@ export class MemoryFile implements DriverInstance, IoDriver {
     }
   }
 
-  #check(operation: 'read' | 'write', offset: number): void {
+  #check(operation: 'read' | 'write' | 'flush', offset: number): void {
     const errno = this.behaviour.fault?.(operation, offset);
     if (errno !== undefined) throw errnoError(errno);
   }
@@ -116,6 +116,7 @@ export class MemoryFile implements DriverInstance, IoDriver {
 
   async flush(): Promise<void> {
     await this.behaviour.delay();
+    this.#check('flush', 0);
     this.flushes++;
   }
 

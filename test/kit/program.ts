@@ -8,11 +8,19 @@ import type { TestContext } from 'node:test';
 /** The project's folder, where the program must be started for tsx to be found. */
 export const PROJECT = resolve(import.meta.dirname, '../..');
 
-/** What Node.js is to run for `livedisk ARGS`, from its sources, compiled already where all of the tests are. */
+/** Where all sources have been compiled already, and the program is beside them in few files. */
+const COMPILED = process.env['LIVEDISK_COMPILED'];
+
+/** What Node.js is to run for `livedisk ARGS`, from its sources. */
 export function livediskWords(...args: string[]): string[] {
-  const compiled = process.env['LIVEDISK_COMPILED'];
-  if (compiled !== undefined) return [join(compiled, 'src/programs/main.js'), ...args];
-  return ['--import', 'tsx', join(PROJECT, 'src/programs/main.ts'), ...args];
+  if (COMPILED !== undefined) return [join(COMPILED, 'program/main.js'), ...args];
+  return sourceWords('src/programs/main.ts', ...args);
+}
+
+/** What Node.js is to run for a source of the project, a path in it. */
+export function sourceWords(source: string, ...args: string[]): string[] {
+  if (COMPILED !== undefined) return [join(COMPILED, source.replace(/ts$/, 'js')), ...args];
+  return ['--import', 'tsx', join(PROJECT, source), ...args];
 }
 
 /** What `livedisk ARGS` prints; it must end with status 0. */

@@ -1,3 +1,4 @@
+import { NO_TRACE_OUTPUT, Trace } from '../../src/base/trace.js';
 import { ByteRanges } from '../../src/base/byte-ranges.js';
 import { missing } from '../../src/base/assert.js';
 import { BlockError } from '../../src/base/error.js';
@@ -245,6 +246,7 @@ export class DiskShelf {
         macrotask: () => Promise.resolve(),
       },
       compute: computeHere,
+      trace: new Trace(NO_TRACE_OUTPUT),
     } as unknown as Host;
     this.graph = new Graph(host);
     this.graph.layerMaps.settings = CHECKED;

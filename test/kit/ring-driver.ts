@@ -44,6 +44,9 @@ export class RingDriver {
     return Math.ceil((this.places.used + 6 + 8 * this.size) / 4096) * 4096;
   }
 
+  /** As SET_VRING_BASE has it. */
+  readonly start = 0;
+
   #at(address: number): number {
     return address - this.base;
   }

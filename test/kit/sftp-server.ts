@@ -30,6 +30,9 @@ export class SftpServer {
       open: () => {
         throw new BlockError('unsupported', 'only programs to talk to');
       },
+      openNamed: () => {
+        throw new BlockError('unsupported', 'only programs to talk to');
+      },
       kindOf: () => undefined,
       talk: (argv, handler) => this.#talk(argv, handler),
     };

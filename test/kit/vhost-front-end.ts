@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { Notifier } from '../../src/base/async.js';
-import type { Host, HostEvent, HostSharing, HostSocket, SharedMemory } from '../../src/host/host.js';
+import type { Host, HostSocket } from '../../src/host/host.js';
+import type { HostEvent, HostSharing, SharedMemory } from '../../src/host/sharing.js';
 import {
   encodeInflight,
   encodeMessage,
@@ -10,7 +11,10 @@ import {
   type InflightDescription,
 } from '../../src/wire/vhost-user/codec.js';
 import { Feature, HeaderFlag, ProtocolFeature, Request } from '../../src/wire/vhost-user/constants.js';
+import { PackedRingDriver } from './packed-ring-driver.js';
 import { type Piece, RingDriver } from './ring-driver.js';
+
+export type Driver = RingDriver | PackedRingDriver;
 
 /** Where the guest, and where the process that is not there, has its memory. */
 export const GUEST_BASE = 0x1000_0000;
@@ -23,7 +27,7 @@ const eventfd = libc.func('int eventfd(unsigned int count, int flags)') as (
   count: number,
   flags: number,
 ) => number;
-const dup = libc.func('int dup(int fd)') as (fd: number) => number;
+export const dup = libc.func('int dup(int fd)') as (fd: number) => number;
 
 /** eventfd(2), not waiting. */
 export function newEvent(): number {
@@ -40,12 +44,13 @@ export interface FrontEndProperties {
   /** Takes requests over that a device before had begun. */
   inflight?: { fd: number; description: InflightDescription };
   wantsInflight?: boolean;
-  /** Memory that an earlier connection had. */
+  /** Memory that an earlier connection had, and its guest's drivers of the rings in it. */
   memoryFd?: number;
+  drivers?: readonly Driver[];
 }
 
 interface Queue {
-  driver: RingDriver;
+  driver: Driver;
   kick: HostEvent;
   kickFd: number;
 }
@@ -165,7 +170,9 @@ export class VhostFrontEnd {
     let at = 0;
     for (let index = 0; index < queueCount; index++) {
       const hasEventIndex = (features & Feature.eventIndex) !== 0n;
-      const driver = new RingDriver(this.memory, GUEST_BASE, at, queueSize, hasEventIndex);
+      const Ring = (features & Feature.packedRing) !== 0n ? PackedRingDriver : RingDriver;
+      const driver =
+        properties.drivers?.[index] ?? new Ring(this.memory, GUEST_BASE, at, queueSize, hasEventIndex);
       if (properties.memoryFd === undefined) this.memory.fill(0, at, driver.end - GUEST_BASE);
       at = driver.end - GUEST_BASE;
       this.#next = Math.max(this.#next, driver.end);
@@ -200,7 +207,7 @@ export class VhostFrontEnd {
     this.inflight = { fd, description: { lengthBytes, fileOffset: 0, queueCount, queueSize } };
   }
 
-  ringAddresses(index: number, driver: RingDriver, flags = 0): Buffer {
+  ringAddresses(index: number, driver: Driver, flags = 0): Buffer {
     const { descriptors, used, available } = driver.places;
     const payload = Buffer.alloc(40);
     payload.writeUInt32LE(index, 0);
@@ -213,7 +220,7 @@ export class VhostFrontEnd {
     return payload;
   }
 
-  startQueue(index: number, driver: RingDriver, base = 0): void {
+  startQueue(index: number, driver: Driver, base = driver.start): void {
     this.send(Request.setVringNum, encodeVringState(index, driver.size));
     this.send(Request.setVringBase, encodeVringState(index, base));
     this.send(Request.setVringAddr, this.ringAddresses(index, driver));

@@ -7,6 +7,7 @@ import {
   allDrivers,
   type BlockBackend,
   createEngine,
+  type Disk,
   type Engine,
   Permission,
 } from '../../src/index.js';
@@ -155,4 +156,33 @@ test('an engine closes well though its images are gone, and may be written only 
   await disk.close();
   await engine.close();
   assert.equal(engine.graph.nodes.size, 0);
+});
+
+test('an engine that closes waits for nodes that others are closing', async () => {
+  for (const [what, close] of [
+    ['a command', (engine: Engine) => engine.execute('blockdev-del', { 'node-name': 'top' })],
+    ['a disk', (_: Engine, disk: Disk) => disk.close()],
+  ] as const) {
+    const simulation = createSimulatedHost({ seed: 1 });
+    await simulation.run(async () => {
+      const engine = await createEngine({ host: simulation.host });
+      await engine.createImage({ filename: '/tmp/a', format: 'qcow2', sizeBytes: DISK_BYTES });
+      await addDisk(engine, '/tmp/a');
+      await engine.addNode({ driver: 'raw', 'node-name': 'top', file: 'disk' });
+      const disk = await engine.openDisk('top', { writable: true });
+      await disk.write(0, Buffer.alloc(MiB, 7));
+      if (what === 'a command') await disk.close();
+      else engine.graph.node('top').monitorOwned = false;
+      const top = engine.graph.node('top');
+      let closes = 0;
+      const closeTop = top.close.bind(top);
+      top.close = () => (closes++, closeTop());
+      const closed = close(engine, disk);
+      while (!top.isClosing) await simulation.host.clock.sleep(0.01);
+      await engine.close();
+      assert.deepEqual([...engine.graph.nodes.keys()], [], what);
+      await closed;
+      assert.equal(closes, 1, what);
+    });
+  }
 });

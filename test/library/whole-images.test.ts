@@ -12,6 +12,7 @@ import {
   rebaseImage,
   resizeImage,
 } from '../../src/index.js';
+import { given } from '../../src/base/given.js';
 import { MiB, scratch } from './library-bed.js';
 
 const QCOW2 = 'qcow2';
@@ -55,6 +56,47 @@ test('whole images are copied, layered and measured, and show what they did', as
   assert.equal(await hashImage(base), hash);
   await resizeImage(top, 4 * MiB, {});
   assert.equal(await hashImage(top), sha256(Buffer.concat([content], 4 * MiB)));
+});
+
+/** One byte over and over. */
+function rawImage(filename: string, lengthBytes: number, byte: number): { filename: string; format: string } {
+  writeFileSync(filename, Buffer.alloc(lengthBytes, byte));
+  return { filename, format: 'raw' };
+}
+
+test('a rebase keeps zeroes that only the lack of a backing file has shown, in every format', async (t) => {
+  const folder = scratch(t);
+  const at = (name: string): string => join(folder, name);
+  const base = rawImage(at('base'), 4 * MiB, 7);
+  const short = rawImage(at('short'), 1 * MiB, 8);
+  const v2 = { format: QCOW2, options: { version: 'v2' } };
+  for (const { format, options } of [v2, { format: QCOW2, options: {} }, { format: 'qed', options: {} }])
+    for (const backing of [undefined, short]) {
+      const image = { filename: at('image'), format };
+      await createImage({ ...image, sizeBytes: 4 * MiB, options, ...given({ backing }) });
+      const hash = await hashImage(image);
+      await rebaseImage(image, base);
+      assert.equal(await hashImage(image), hash, `${format} ${JSON.stringify(options)} ${backing?.filename}`);
+    }
+});
+
+test('over a backing file a copy shows zeroes where the source has nothing and nothing below it', async (t) => {
+  const folder = scratch(t);
+  const at = (name: string): string => join(folder, name);
+  const base = rawImage(at('base'), 3 * MiB, 7);
+  const short = rawImage(at('short'), 2 * MiB, 8);
+  const source = { filename: at('source'), format: QCOW2 };
+  for (const format of [QCOW2, 'qed']) {
+    await createImage({ ...source, sizeBytes: 4 * MiB });
+    const copy = { filename: at('copy'), format };
+    await convertImage(source, { ...copy, backing: base });
+    assert.equal(await hashImage(copy), sha256(Buffer.alloc(4 * MiB)), format);
+    // Of what its backing file has, the copy has none.
+    await createImage({ ...source, sizeBytes: 4 * MiB, backing: short });
+    await convertImage(source, { ...copy, backing: base });
+    const shown = Buffer.concat([Buffer.alloc(2 * MiB, 7), Buffer.alloc(2 * MiB)]);
+    assert.equal(await hashImage(copy), sha256(shown), format);
+  }
 });
 
 test('wrong arguments and signals end work with an error that says so', async (t) => {

@@ -17,12 +17,40 @@ interface Base {
 }
 
 const SNAPSHOT: Base = { more: "qemu-img snapshot -c s1 a; qemu-io -c 'write -P 5 0 64k' a" };
+const THREE: Base = { more: 'for i in 1 2 3; do qemu-img snapshot -c s$i a; done' };
 const TWO_TABLES: Base = { create: '1G' };
 const COMPRESSED: Base = { io: "-c 'write -c -P 9 64k 64k'" };
+
+/** Where the entry of a table at `at` points. */
+const offsetOf = (i: DamagedQcow2, at: number): number => Number(BigInt.asUintN(56, i.u64(at)));
+/** The first snapshot's L1 table, and its L2 table. */
+const snapshotL1 = (i: DamagedQcow2): number => Number(i.u64(i.snapshots));
+const snapshotL2 = (i: DamagedQcow2): number => offsetOf(i, snapshotL1(i));
+
+/** The snapshot table anew, with so many bytes of extra data in each entry. */
+function setExtra(image: DamagedQcow2, ...lengths: number[]): void {
+  let at = image.snapshots;
+  const entries = lengths.map((length) => {
+    const [head, known] = [image.bytes.subarray(at, at + 40), image.bytes.readUInt32BE(at + 36)];
+    const names = head.readUInt16BE(12) + head.readUInt16BE(14);
+    const extra = Buffer.alloc(length, 'x');
+    image.bytes.copy(extra, 0, at + 40, at + 40 + known);
+    const entry = Buffer.concat([
+      head,
+      extra,
+      image.bytes.subarray(at + 40 + known, at + 40 + known + names),
+    ]);
+    entry.writeUInt32BE(length, 36);
+    at += Math.ceil((40 + known + names) / 8) * 8;
+    return Buffer.concat([entry], Math.ceil(entry.length / 8) * 8);
+  });
+  Buffer.concat(entries, C).copy(image.bytes, image.snapshots);
+}
 
 /** Damages to an image with data in guest clusters 0 and 2. */
 const DAMAGES: ReadonlyArray<readonly [string, Damage, Base?]> = [
   ['nothing', () => undefined],
+  ['no refcount table', (i) => i.bytes.writeUInt32BE(0, 56)],
   ['a refcount too high', (i) => i.setRefcount(i.data(0), 2)],
   ['a refcount of three', (i) => i.setRefcount(i.data(0), 3)],
   ['a leaked cluster at the end', (i) => (i.grow(1), i.setRefcount(7 * C, 1))],
@@ -60,6 +88,49 @@ const DAMAGES: ReadonlyArray<readonly [string, Damage, Base?]> = [
   ['what a snapshot shares, counted three times', (i) => i.setRefcount(i.data(2), 3), SNAPSHOT],
   ['what a snapshot shares, claimed', (i) => i.setEntry(2, i.entry(2) + COPIED), SNAPSHOT],
   ['a snapshot between clusters', (i) => i.set(i.snapshots, i.u64(i.snapshots) + 512n), SNAPSHOT],
+  [
+    'data of a snapshot alone, counted as free',
+    (i) => i.setRefcount(offsetOf(i, snapshotL2(i)), 0),
+    SNAPSHOT,
+  ],
+  ['data of a snapshot alone, counted twice', (i) => i.setRefcount(offsetOf(i, snapshotL2(i)), 2), SNAPSHOT],
+  ["a snapshot's L1 table counted as free", (i) => i.setRefcount(snapshotL1(i), 0), SNAPSHOT],
+  ["a snapshot's L1 table counted twice", (i) => i.setRefcount(snapshotL1(i), 2), SNAPSHOT],
+  ["a snapshot's L2 table counted twice", (i) => i.setRefcount(snapshotL2(i), 2), SNAPSHOT],
+  ['the snapshot table counted as free', (i) => i.setRefcount(i.snapshots, 0), SNAPSHOT],
+  [
+    "a snapshot's L2 table between clusters",
+    (i) => i.set(snapshotL1(i), i.u64(snapshotL1(i)) + 512n),
+    SNAPSHOT,
+  ],
+  ["a snapshot's L2 table behind the end", (i) => i.set(snapshotL1(i), BigInt(100 * C)), SNAPSHOT],
+  [
+    "reserved bits of a snapshot's L1 entry",
+    (i) => i.set(snapshotL1(i), i.u64(snapshotL1(i)) + 1n),
+    SNAPSHOT,
+  ],
+  [
+    "reserved bits of a snapshot's L2 entry",
+    (i) => i.set(snapshotL2(i), i.u64(snapshotL2(i)) + 2n),
+    SNAPSHOT,
+  ],
+  ["a snapshot's data between clusters", (i) => i.set(snapshotL2(i), i.u64(snapshotL2(i)) + 512n), SNAPSHOT],
+  ["a snapshot's data behind the end", (i) => i.set(snapshotL2(i), BigInt(100 * C)), SNAPSHOT],
+  ["a snapshot's L1 table behind the end", (i) => i.set(i.snapshots, BigInt(100 * C)), SNAPSHOT],
+  ['one more snapshot than there is', (i) => void i.bytes.writeUInt32BE(2, 60), SNAPSHOT],
+  ['a snapshot that says what version 2 says', (i) => setExtra(i, 0), SNAPSHOT],
+  ['snapshots that say less and more', (i) => setExtra(i, 16, 8, 24), THREE],
+  ['too much extra data', (i) => setExtra(i, 24, 2000, 12), THREE],
+  [
+    'too much extra data, and leaks',
+    (i) => (setExtra(i, 1025, 2000, 40), i.setRefcount(i.data(0), 9)),
+    THREE,
+  ],
+  [
+    'an incomplete snapshot, and broken refcounts',
+    (i) => (setExtra(i, 0, 24, 24), i.set(i.refcountTable, 0n)),
+    THREE,
+  ],
   ['a file that ends in data', (i) => i.truncate(7 * C - 100)],
   ['a file without its last data', (i) => i.truncate(6 * C)],
   ['a file that ends in an L2 table', (i) => i.truncate(4 * C + 512)],
@@ -67,6 +138,9 @@ const DAMAGES: ReadonlyArray<readonly [string, Damage, Base?]> = [
   ['a file that ends in the L1 table', (i) => i.truncate(3 * C + 100)],
   ['a file without L1 table', (i) => i.truncate(3 * C)],
 ];
+
+/** It says that its refcounts may be wrong. */
+const isDirty = (image: DamagedQcow2): boolean => image.u64(72) % 2n === 1n;
 
 for (const [what, damage, base = {}] of DAMAGES) {
   test(`check and repair as qemu-img does: ${what}`, { skip }, async (t) => {
@@ -83,6 +157,8 @@ for (const [what, damage, base = {}] of DAMAGES) {
     for (const words of ['', '--output=json', '-r leaks', '-r all', '-q -r all', '-r all --output=json']) {
       for (const side of SIDES) copyFileSync(pair.path(side, 'damaged'), pair.path(side, 'a'));
       await pair.alike(`img check ${words} a`);
+      // Where errors are left, `-r leaks` leaves the mark here (docs/DIFFERENCES.md).
+      if (isDirty(image) && words === '-r leaks') continue;
       await pair.alike('img info a');
     }
     await pair.alike('img check a');

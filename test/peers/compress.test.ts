@@ -1,12 +1,17 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
+import { canCompressZstd } from '../../src/codec/index.js';
 import { EngineBed } from '../engine/engine-bed.js';
 import { run } from './daemon.js';
 import { ToolPair } from './tool-pair.js';
 
 const missing = ['qemu-img', 'qemu-io'].find((tool) => spawnSync(tool, ['--version']).error);
 const skip = missing === undefined ? false : `${missing} is not installed`;
+
+const ZSTD = canCompressZstd()
+  ? ['-o compression_type=zstd', '-o compression_type=zstd,cluster_size=2M']
+  : [];
 
 /** Cluster sizes, refcounts of one bit, and a disk that ends within a cluster. */
 const IMAGES = [
@@ -16,6 +21,7 @@ const IMAGES = [
   '-o cluster_size=2M',
   '-o refcount_bits=1',
   '-o compat=0.10',
+  ...ZSTD,
 ];
 
 /** Of both: nothing wrong with the image, the same clusters compressed, the same content. */
@@ -99,6 +105,7 @@ test('convert -c writes what QEMU writes', { skip }, async (t) => {
     '-S 0',
     '-m 1 -W',
     '-o compat=0.10',
+    ...ZSTD,
   ]) {
     await pair.alike(`img convert -c -f raw -O qcow2 ${options} a.raw a.q`);
     same(pair, compared, options);

@@ -4,6 +4,7 @@ import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { TestContext } from 'node:test';
+import { untilTimed } from './processor-time.js';
 
 /** The built program, as users start it. `npm run build` makes it. */
 /** A machine with nothing that was not asked for. */
@@ -17,6 +18,9 @@ interface Message extends Json {
   return?: unknown;
   error?: { class: string; desc: string };
 }
+
+/** What a command is answered whose connection is gone. */
+const CLOSED: Message = { error: { class: 'Closed', desc: 'the connection closed' } };
 
 /** A storage daemon of QEMU's that has not answered for so long hangs; so many are started at most. */
 const HANGS_AFTER_MS = 10_000;
@@ -38,7 +42,7 @@ export function scratch(context: TestContext): string {
 }
 
 export function run(cwd: string, program: string, ...args: string[]): string {
-  const result = spawnSync(program, args, { cwd, encoding: 'utf8' });
+  const result = untilTimed(() => spawnSync(program, args, { cwd, encoding: 'utf8' }));
   if (result.status !== 0)
     throw new Error(`${program} ${args.join(' ')}: ${result.status}\n${result.stdout}${result.stderr}`);
   return result.stdout;
@@ -113,6 +117,7 @@ export class Daemon {
   }
 
   raw(execute: string, args: Json = {}): Promise<Message> {
+    if (this.#socket?.closed === true) return Promise.resolve(CLOSED);
     return new Promise((resolve) => {
       this.#replies.push(resolve);
       this.#socket?.write(JSON.stringify({ execute, arguments: args }) + '\n');
@@ -179,8 +184,7 @@ export class Daemon {
     this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk.toString()));
     this.#socket.on('error', () => undefined);
     this.#socket.on('close', () => {
-      for (const reply of this.#replies.splice(0))
-        reply({ error: { class: 'Closed', desc: 'the connection closed' } });
+      for (const reply of this.#replies.splice(0)) reply(CLOSED);
     });
   }
 

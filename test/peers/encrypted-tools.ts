@@ -5,23 +5,17 @@ import { createRealHost } from '../../src/host/real.js';
 import { imgMain } from '../../src/programs/img/main.js';
 import { ioMain } from '../../src/programs/io/main.js';
 import { toolAnswer } from '../kit/tool-answer.js';
+import { untilTimed } from './processor-time.js';
 
 /** Tools on encrypted images: QEMU's, and ours in this process. They succeed, and what they print is answered. */
 
 export const SECRETS = ['s', 't', 'bad'].flatMap((id) => ['--object', `secret,id=${id},data=password-${id}`]);
 
-/** QEMU counts processor time by a clock that now and then says nothing happened, and fails then. */
-const NO_TIME = 'accurate CPU usage';
-const TRIES = 60;
-
 export function qemu(tool: 'img' | 'io', ...args: string[]): string {
-  for (let tries = 0; ; tries++) {
-    const done = spawnSync(`qemu-${tool}`, args, { encoding: 'utf8', timeout: 120_000 });
-    const text = done.stdout + done.stderr;
-    if (text.includes(NO_TIME) && tries < TRIES) continue;
-    assert.equal(done.status, 0, `qemu-${tool} ${args.join(' ')}: ${text}`);
-    return text;
-  }
+  const done = untilTimed(() => spawnSync(`qemu-${tool}`, args, { encoding: 'utf8', timeout: 120_000 }));
+  const text = done.stdout + done.stderr;
+  assert.equal(done.status, 0, `qemu-${tool} ${args.join(' ')}: ${text}`);
+  return text;
 }
 
 export async function ours(tool: 'img' | 'io', ...args: string[]): Promise<string> {

@@ -1,8 +1,17 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
 
-/** Answers of a server's queries, by command. */
-type Answers = Readonly<Record<string, unknown>>;
+/** Answers of a server's queries, by command; a `Refusal` is an error. */
+export type Answers = Readonly<Record<string, unknown>>;
+
+/** Why a command is refused. */
+export class Refusal {
+  readonly desc: string;
+
+  constructor(desc: string) {
+    this.desc = desc;
+  }
+}
 
 /** A QMP server that answers what it is given to answer, and has no other commands. */
 export async function fakeMonitor(t: TestContext, path: string, answers: Answers): Promise<Server> {
@@ -22,8 +31,9 @@ function serve(socket: Socket, answers: Answers): void {
       const { execute, id } = JSON.parse(text.slice(0, end)) as { execute: string; id: number };
       text = text.slice(end + 1);
       const answer = execute === 'qmp_capabilities' ? {} : answers[execute];
-      const error = { class: 'CommandNotFound', desc: `The command ${execute} has not been found` };
-      send(answer === undefined ? { error, id } : { return: answer, id });
+      const missing = { class: 'CommandNotFound', desc: `The command ${execute} has not been found` };
+      const error = answer instanceof Refusal ? { class: 'GenericError', desc: answer.desc } : missing;
+      send(answer === undefined || answer instanceof Refusal ? { error, id } : { return: answer, id });
     }
   });
   const version = { qemu: { major: 10, minor: 0, micro: 0 }, package: '' };

@@ -1,5 +1,5 @@
-import { SeededRandom } from '../../src/host/simulated-random.js';
 import { type Json, THROTTLED } from './fuzz-pair.js';
+import { Draws } from './fuzz-runs.js';
 
 /** What the reference has at the moment. */
 export interface State {
@@ -20,15 +20,8 @@ export const DISK_BYTES = 8 * MiB;
 const JOB_IDS = ['j0', 'j1', 'j2'];
 
 /** Plausible commands, most of them right, from one seed. */
-export class CommandSource {
-  readonly #random: SeededRandom;
+export class CommandSource extends Draws {
   #count = 0;
-  /** Jobs that end only when they are told to. */
-  readonly endless = new Set<string>();
-
-  constructor(seed: number) {
-    this.#random = new SeededRandom(seed);
-  }
 
   /** The nodes that most commands are about. */
   begin(): Command[] {
@@ -61,27 +54,9 @@ export class CommandSource {
       [2, () => ({ name: 'transaction', args: this.#transaction(state) })],
       [4, () => this.#bitmap(state)],
       [1, () => this.#rare(state)],
+      [6, () => this.#wide(state)],
     ];
-    let at = this.#random.below(makers.reduce((sum, [weight]) => sum + weight, 0));
-    for (const [weight, make] of makers) {
-      if (at < weight) return make();
-      at -= weight;
-    }
-    throw new Error('no command');
-  }
-
-  /** True once in `n` times. */
-  chance(n: number): boolean {
-    return this.#random.below(n) === 0;
-  }
-
-  pick<T>(items: readonly T[], otherwise: T): T {
-    return items[this.#random.below(Math.max(1, items.length))] ?? otherwise;
-  }
-
-  /** Some of the members. */
-  #some(members: Json, n = 3): Json {
-    return Object.fromEntries(Object.entries(members).filter(() => this.chance(n)));
+    return this.weighted(makers);
   }
 
   #node({ nodes }: State): string {
@@ -99,7 +74,7 @@ export class CommandSource {
     const backing = this.pick<unknown>([null, this.#node(state), undefined], null);
     const more = {
       ...(backing !== undefined && { backing }),
-      ...this.#some({ 'read-only': true }),
+      ...this.some({ 'read-only': true }),
     };
     return this.#add(image, this.#newName(state), more);
   }
@@ -119,8 +94,8 @@ export class CommandSource {
     const id = this.chance(30) ? '0j' : this.pick(JOB_IDS, 'j0');
     return {
       'job-id': id,
-      ...this.#some({ 'auto-finalize': false, 'auto-dismiss': false }, 4),
-      ...this.#some({ 'filter-node-name': this.#newName(state) }, 4),
+      ...this.some({ 'auto-finalize': false, 'auto-dismiss': false }, 4),
+      ...this.some({ 'filter-node-name': this.#newName(state) }, 4),
     };
   }
 
@@ -131,14 +106,14 @@ export class CommandSource {
   }
 
   #stream(state: State): Command {
-    const below = this.#some({ 'base-node': this.#node(state), bottom: this.#node(state) }, 4);
+    const below = this.some({ 'base-node': this.#node(state), bottom: this.#node(state) }, 4);
     const args = { device: this.#node(state), ...this.#job(state), ...this.#speed(), ...below };
     return { name: 'block-stream', args };
   }
 
   #commit(state: State): Command {
     const device = this.#node(state);
-    const rest = this.#some({ 'base-node': this.#node(state) }, 2);
+    const rest = this.some({ 'base-node': this.#node(state) }, 2);
     // The commit of an active layer is a mirror, which may have copied all before its speed is looked at.
     const top = this.chance(2) ? { 'top-node': this.#node(state) } : {};
     const speed = 'top-node' in top && top['top-node'] !== device ? this.#speed() : {};
@@ -153,21 +128,19 @@ export class CommandSource {
     const args = {
       ...{ device: this.#node(state), target: this.#node(state), ...this.#job(state) },
       sync: this.#sync(['full', 'full', 'top', 'none', 'incremental']),
-      ...this.#some({ replaces: this.#node(state), speed: -1, granularity: 1000 }, 15),
-      ...this.#some({ 'copy-mode': 'write-blocking' }),
+      ...this.some({ replaces: this.#node(state), speed: -1, granularity: 1000 }, 15),
+      ...this.some({ 'copy-mode': 'write-blocking' }),
     };
     return { name: 'blockdev-mirror', args };
   }
 
   #backup(state: State): Command {
     const sync = this.#sync(['full', 'full', 'top', 'none', 'incremental']);
-    const args: Json = {
+    const args = {
       ...{ device: this.#node(state), target: this.#node(state), ...this.#job(state), sync },
       ...(sync === 'none' ? {} : this.#speed()),
-      ...this.#some({ bitmap: 'bits', 'bitmap-mode': 'on-success' }, 12),
+      ...this.some({ bitmap: 'bits', 'bitmap-mode': 'on-success' }, 12),
     };
-    if (sync === 'none') this.endless.add(String(args['job-id']));
-    else this.endless.delete(String(args['job-id']));
     return { name: 'blockdev-backup', args };
   }
 
@@ -196,7 +169,7 @@ export class CommandSource {
       verb === 'set-speed'
         ? { speed: this.chance(10) ? -1 : 0 }
         : verb === 'cancel'
-          ? this.#some({ force: true }, 2)
+          ? this.some({ force: true }, 2)
           : {};
     return { name: `block-job-${verb}`, args: { ...args, ...more } };
   }
@@ -204,11 +177,11 @@ export class CommandSource {
   #export(state: State): Command {
     if (this.chance(2)) {
       const { id } = this.pick(state.exports, { id: 'e0' });
-      return { name: 'block-export-del', args: { id, ...this.#some({ mode: 'hard' }, 2) } };
+      return { name: 'block-export-del', args: { id, ...this.some({ mode: 'hard' }, 2) } };
     }
     const node = this.#node(state);
-    const id = this.chance(10) ? 'e 1' : `e${this.#random.below(3)}`;
-    const args = { type: 'nbd', id, 'node-name': node, name: id, ...this.#some({ writable: true }, 2) };
+    const id = this.chance(10) ? 'e 1' : `e${this.random.below(3)}`;
+    const args = { type: 'nbd', id, 'node-name': node, name: id, ...this.some({ writable: true }, 2) };
     return { name: 'block-export-add', args };
   }
 
@@ -242,7 +215,7 @@ export class CommandSource {
     const name = this.#node(state);
     const id = this.pick(JOB_IDS, 'j0');
     const options = { driver: this.pick(['qcow2', 'qcow2', 'raw'], 'raw') };
-    const children = this.#some(
+    const children = this.some(
       { child: this.pick(['file', 'backing', 'none'], ''), node: this.#node(state) },
       2,
     );
@@ -251,12 +224,116 @@ export class CommandSource {
         { name: 'x-blockdev-change', args: { parent: name, ...children } },
         {
           name: 'x-blockdev-set-iothread',
-          args: { 'node-name': name, iothread: null, ...this.#some({ force: true }) },
+          args: { 'node-name': name, iothread: null, ...this.some({ force: true }) },
         },
         { name: 'x-blockdev-amend', args: { 'job-id': id, 'node-name': name, options } },
       ],
       { name: 'query-jobs', args: {} },
     );
+  }
+
+  /** Commands and arguments beside those of daily use. */
+  #wide(state: State): Command {
+    const node = this.#node(state);
+    const name = this.pick(['one', 'two', ''], 'one');
+    const options = { driver: 'qcow2', 'node-name': node };
+    const id = this.pick(['e0', 'e1', 'e2'], 'e0');
+    const makers: ReadonlyArray<() => Command> = [
+      () => ({ name: 'blockdev-snapshot-internal-sync', args: { device: node, name } }),
+      () => ({
+        name: 'blockdev-snapshot-delete-internal-sync',
+        args: { device: node, ...this.some({ name, id: '1' }, 2) },
+      }),
+      () => ({ name: 'blockdev-reopen', args: { options: [this.#reopened(options, state)] } }),
+      () => ({
+        name: 'block-set-write-threshold',
+        args: { 'node-name': node, 'write-threshold': this.pick([0, MiB], 0) },
+      }),
+      () => ({
+        name: 'nbd-server-add',
+        args: { device: node, name: id, ...this.some({ writable: true }, 2) },
+      }),
+      () => ({ name: 'nbd-server-remove', args: { name: id, ...this.some({ mode: 'hard' }, 2) } }),
+      () => ({ name: 'block-export-add', args: this.#wideExport(id, node) }),
+      () => this.#wideJob(state),
+      () => ({ name: 'block-dirty-bitmap-add', args: this.#wideBitmap(node) }),
+      () => ({ name: 'x-debug-block-dirty-bitmap-sha256', args: { node, name: 'bits' } }),
+    ];
+    return this.pick(makers, () => ({ name: 'query-jobs', args: {} }))();
+  }
+
+  #reopened(options: Json, state: State): Json {
+    const backing = this.pick<unknown>([null, this.#node(state), undefined], null);
+    return {
+      ...options,
+      ...(backing !== undefined && { backing }),
+      ...this.some({ 'read-only': true, driver: 'raw', 'lazy-refcounts': true }, 6),
+    };
+  }
+
+  #wideExport(id: string, node: string): Json {
+    const bitmaps = this.pick<unknown>([['bits'], [{ node, name: 'bits' }], ['none']], []);
+    return {
+      ...{ type: 'nbd', id, 'node-name': node },
+      ...this.some({ bitmaps, 'allocation-depth': true, writethrough: true, description: 'd', name: 'x' }, 2),
+    };
+  }
+
+  #wideBitmap(node: string): Json {
+    const granularity = this.pick([65536, 512, 1000, 0], 65536);
+    return { node, name: 'bits', ...this.some({ granularity, persistent: true, disabled: true }, 2) };
+  }
+
+  /** Jobs with arguments that say how, or that are wrong. */
+  #wideJob(state: State): Command {
+    const device = this.#node(state);
+    const job = { device, ...this.#job(state) };
+    const target = this.#node(state);
+    return this.pick<() => Command>(
+      [
+        () => ({
+          name: 'block-stream',
+          args: {
+            ...job,
+            ...this.some({ 'on-error': 'ignore', 'backing-file': 'a.qcow2', base: 'a.qcow2' }, 2),
+          },
+        }),
+        () => ({
+          name: 'block-commit',
+          args: {
+            ...job,
+            ...this.some(
+              { 'on-error': 'stop', 'backing-file': 'a.qcow2', base: 'a.qcow2', top: 'b.qcow2' },
+              2,
+            ),
+          },
+        }),
+        () => ({
+          name: 'blockdev-mirror',
+          args: {
+            ...{ ...job, target, sync: 'full' },
+            ...this.some(
+              {
+                'on-source-error': 'ignore',
+                'on-target-error': 'report',
+                granularity: 65536,
+                'buf-size': -1,
+              },
+              3,
+            ),
+          },
+        }),
+        () => ({
+          name: 'blockdev-backup',
+          args: {
+            ...{ ...job, target, sync: this.#sync(['bitmap', 'full', 'incremental']), bitmap: 'bits' },
+            ...this.some({ 'bitmap-mode': this.pick(['never', 'always', 'on-success'], 'never') }, 2),
+            ...this.some({ compress: true, 'x-perf': { 'max-workers': this.pick([0, 1], 1) } }, 4),
+          },
+        }),
+      ],
+      () => ({ name: 'query-jobs', args: {} }),
+    )();
   }
 
   #transaction(state: State): Json {

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { Daemon, PROGRAM } from './daemon.js';
+import { BARE_MACHINE, Daemon, PROGRAM } from './daemon.js';
 
 export type Json = { [key: string]: unknown };
 
@@ -17,9 +17,14 @@ export interface Answers {
   ours: Answer;
 }
 
+/** What of an event must be the same, or undefined. */
+export type Describe = (event: string | undefined, data: Json) => string | undefined;
+
 /** A throttled job copies so little at once that it stays where it is. */
 export const THROTTLED = 1;
 const SETTLE_MS = 15_000;
+/** The reference may wait for ever, as for a job that rests where a graph is to be drained. */
+const ANSWER_MS = 60_000;
 
 /** The same QMP commands for a real qemu-storage-daemon and for ours, in folders with the same files. */
 export class Pair {
@@ -28,31 +33,60 @@ export class Pair {
   readonly #ours: Daemon;
   readonly #events: { theirs: EventLog; ours: EventLog };
 
-  private constructor(folders: Pair['folders'], theirs: Daemon, ours: Daemon) {
+  private constructor(folders: Pair['folders'], theirs: Daemon, ours: Daemon, describe: Describe) {
     this.folders = folders;
     this.#theirs = theirs;
     this.#ours = ours;
-    this.#events = { theirs: new EventLog(theirs), ours: new EventLog(ours) };
+    this.#events = { theirs: new EventLog(theirs, describe), ours: new EventLog(ours, describe) };
   }
 
-  static async start(context: TestContext, folder: string, prepare: (cwd: string) => void): Promise<Pair> {
-    const folders = { theirs: join(folder, 'qemu'), ours: join(folder, 'livedisk') };
+  /** Two storage daemons. */
+  static start(context: TestContext, folder: string, prepare: (cwd: string) => void): Promise<Pair> {
     const monitor = ['--chardev', 'socket,id=c,path=qmp.sock,server=on,wait=off', '--monitor', 'chardev=c'];
-    const start = (cwd: string, ...argv: string[]): Promise<Daemon> => {
+    return Pair.#start(context, folder, prepare, describe, {
+      theirs: ['qemu-storage-daemon', ...monitor],
+      ours: [process.execPath, PROGRAM, 'storage-daemon', ...monitor],
+    });
+  }
+
+  /** Two machines that do not run, with more of a command line; of events all is told that `described` tells. */
+  static startMachines(
+    context: TestContext,
+    folder: string,
+    prepare: (cwd: string) => void,
+    described: Describe,
+    more: readonly string[],
+  ): Promise<Pair> {
+    const line = [...BARE_MACHINE, '-S', '-qmp', 'unix:qmp.sock,server=on,wait=off', ...more];
+    return Pair.#start(context, folder, prepare, described, {
+      theirs: ['qemu-system-x86_64', '-accel', 'tcg', ...line],
+      ours: [process.execPath, PROGRAM, 'run', ...line],
+    });
+  }
+
+  static async #start(
+    context: TestContext,
+    folder: string,
+    prepare: (cwd: string) => void,
+    described: Describe,
+    argv: { theirs: string[]; ours: string[] },
+  ): Promise<Pair> {
+    const folders = { theirs: join(folder, 'qemu'), ours: join(folder, 'livedisk') };
+    const start = (cwd: string, words: string[]): Promise<Daemon> => {
       mkdirSync(cwd, { recursive: true });
       prepare(cwd);
-      return Daemon.start(context, cwd, [...argv, ...monitor]);
+      return Daemon.start(context, cwd, words);
     };
-    const theirs = await start(folders.theirs, 'qemu-storage-daemon');
-    const ours = await start(folders.ours, process.execPath, PROGRAM, 'storage-daemon');
-    return new Pair(folders, theirs, ours);
+    const theirs = await start(folders.theirs, argv.theirs);
+    const ours = await start(folders.ours, argv.ours);
+    return new Pair(folders, theirs, ours, described);
   }
 
   get output(): string {
     return `${this.#theirs.output}\n${this.#ours.output}`;
   }
 
-  /** Whether the reference has crashed, as it does now and then. */
+  /** Whether the reference has crashed or hangs, as it does now and then. */
   isReferenceGone = false;
   /** A throttled job has ended on one side: QEMU's copies a piece more whenever the graph changes, ours zeroes for nothing. */
   hasParted = false;
@@ -60,11 +94,13 @@ export class Pair {
   async execute(command: string, args: Json = {}): Promise<Answers> {
     if (this.isReferenceGone) return { theirs: {}, ours: {} };
     const [theirs, ours] = await Promise.all([
-      this.#theirs.raw(command, args),
-      this.#ours.raw(command, args),
+      answerIn(ANSWER_MS, this.#theirs.raw(command, args)),
+      answerIn(ANSWER_MS, this.#ours.raw(command, args)),
     ]);
-    if (theirs.error?.class === 'Closed') this.isReferenceGone = true;
+    if (theirs === undefined || theirs.error?.class === 'Closed') this.isReferenceGone = true;
+    if (ours === undefined) throw new Error(`livedisk does not answer ${command}`);
     if (ours.error?.class === 'Closed') throw new Error('livedisk has gone');
+    if (theirs === undefined) return { theirs: {}, ours: {} };
     return { theirs: answerOf(theirs), ours: answerOf(ours) };
   }
 
@@ -78,17 +114,17 @@ export class Pair {
   }
 
   /**
-   * Waits until all jobs are where they stay: not at work unless throttled or endless. Answers both sides' jobs when
+   * Waits until all jobs are where they stay: not at work unless throttled or endless, and not ready where they are to end. Answers both sides' jobs when
    * they differ even after a long time.
    */
-  async settle(endless: ReadonlySet<string>): Promise<Answers> {
+  async settle(endless: ReadonlySet<string>, ending: ReadonlySet<string> = new Set()): Promise<Answers> {
     const end = Date.now() + SETTLE_MS;
     for (;;) {
       const jobs = await this.execute('query-jobs');
       const blockJobs = await this.execute('query-block-jobs');
       const [theirs, ours] = [
-        new JobStates(jobs.theirs, blockJobs.theirs, endless),
-        new JobStates(jobs.ours, blockJobs.ours, endless),
+        new JobStates(jobs.theirs, blockJobs.theirs, endless, ending),
+        new JobStates(jobs.ours, blockJobs.ours, endless, ending),
       ];
       const differing = ours.differing(theirs);
       if (!theirs.isMoving && !ours.isMoving) {
@@ -97,7 +133,10 @@ export class Pair {
         if (differing.length === 0 || this.hasParted) return { theirs: {}, ours: {} };
       }
       if (this.isReferenceGone) return { theirs: {}, ours: {} };
-      if (Date.now() > end) return { theirs: { return: theirs.status }, ours: { return: ours.status } };
+      if (Date.now() > end) {
+        this.hasParted = differing.every((id) => ours.isSlow(id) || theirs.isSlow(id));
+        return { theirs: { return: theirs.status }, ours: { return: ours.status } };
+      }
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
   }
@@ -116,6 +155,13 @@ export class Pair {
   }
 }
 
+/** Undefined when it does not come in time. */
+async function answerIn<T>(timeMs: number, answer: Promise<T>): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, timeMs, undefined)));
+  return Promise.race([answer, late]).finally(() => clearTimeout(timer));
+}
+
 function answerOf({ return: value, error }: Answer): Answer {
   return error ? { error } : { return: value };
 }
@@ -128,8 +174,10 @@ export function listOf(answer: Answer): Json[] {
 class JobStates {
   readonly status: Readonly<Record<string, string>>;
   readonly #still: ReadonlySet<string>;
+  readonly #ending: ReadonlySet<string>;
 
-  constructor(jobs: Answer, blockJobs: Answer, endless: ReadonlySet<string>) {
+  constructor(jobs: Answer, blockJobs: Answer, endless: ReadonlySet<string>, ending: ReadonlySet<string>) {
+    this.#ending = ending;
     this.status = Object.fromEntries(listOf(jobs).map(({ id, status }) => [id as string, status as string]));
     const throttled = listOf(blockJobs).filter(({ speed }) => speed === THROTTLED);
     this.#still = new Set([...endless, ...throttled.map(({ device }) => device as string)]);
@@ -139,9 +187,16 @@ class JobStates {
     return this.status[id] === 'running' && this.#still.has(id);
   }
 
+  /** What a guest wrote since it was ready may be one piece to QEMU, and several to us. */
+  isSlow(id: string): boolean {
+    return ['running', 'ready'].includes(this.status[id] ?? '') && this.#still.has(id);
+  }
+
   get isMoving(): boolean {
     return Object.entries(this.status).some(([id, status]) =>
-      status === 'running' ? !this.#still.has(id) : ['created', 'waiting', 'aborting'].includes(status),
+      status === 'running'
+        ? !this.#still.has(id)
+        : ['created', 'waiting', 'aborting'].includes(status) || (status === 'ready' && this.#ending.has(id)),
     );
   }
 
@@ -157,17 +212,20 @@ const RESTS = ['paused', 'standby'];
 /** One side's events: by what they are about, in order. */
 class EventLog {
   readonly #daemon: Daemon;
+  readonly #describe: Describe;
   readonly #status = new Map<string, unknown>();
 
-  constructor(daemon: Daemon) {
+  constructor(daemon: Daemon, describe: Describe) {
     this.#daemon = daemon;
+    this.#describe = describe;
   }
 
   take(): Json {
     const byId = new Map<string, string[]>();
     for (const { event, data = {} } of this.#daemon.events.splice(0)) {
       const id = String(data['id'] ?? data['device']);
-      const told = event === 'JOB_STATUS_CHANGE' ? this.#statusOf(id, data['status']) : describe(event, data);
+      const told =
+        event === 'JOB_STATUS_CHANGE' ? this.#statusOf(id, data['status']) : this.#describe(event, data);
       if (told !== undefined) byId.set(id, [...(byId.get(id) ?? []), told]);
     }
     return Object.fromEntries([...byId].sort());

@@ -4,6 +4,7 @@ import {
   chmodSync,
   constants,
   copyFileSync,
+  cpSync,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -17,7 +18,7 @@ export const RECORD_BYTES = 4096;
 export const RING_RECORDS = 256;
 
 /** In the order of their dependencies. */
-const MODULES = [
+export const MODULES = [
   'virtio_ring',
   'virtio',
   'virtio_pci_legacy_dev',
@@ -56,6 +57,11 @@ export interface GuestKernel {
   initramfs: string;
 }
 
+/** What starts it; what the kernel warns of is on the console, so that a guest that locks up says where. */
+export function bootWords({ kernel, initramfs }: GuestKernel): string[] {
+  return ['-kernel', kernel, '-initrd', initramfs, '-append', 'console=ttyS0 loglevel=5 panic=-1'];
+}
+
 /** Why no guest can be started here, or undefined. */
 function guestMissing(): string | undefined {
   if (!existsSync('/usr/bin/qemu-system-x86_64')) return 'qemu-system-x86_64 is not installed';
@@ -64,8 +70,14 @@ function guestMissing(): string | undefined {
   return undefined;
 }
 
+/** What a guest does, and which folders of its kernel's modules it has, with all that is needed to load them by name. */
+export interface GuestKind {
+  init: string;
+  moduleFolders: readonly string[];
+}
+
 /** Fetches Debian's cloud kernel into `folder` and packs the guest's initramfs. */
-function prepareGuest(folder: string): GuestKernel {
+function prepareGuest(folder: string, kind?: GuestKind): GuestKernel {
   const run = (file: string, args: string[], cwd = folder): string =>
     execFileSync(file, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
   const depends = run('apt-cache', ['depends', 'linux-image-cloud-amd64']);
@@ -83,33 +95,39 @@ function prepareGuest(folder: string): GuestKernel {
     const dir = module === 'virtio_blk' ? 'drivers/block' : 'drivers/virtio';
     copyFileSync(join(modules, dir, `${module}.ko`), join(root, 'modules', `${module}.ko`));
   }
-  writeFileSync(join(root, 'init'), INIT);
+  for (const dir of kind?.moduleFolders ?? []) {
+    const from = join(modules, dir);
+    if (existsSync(from))
+      cpSync(from, join(root, 'lib/modules', version, 'kernel', dir), { recursive: true });
+  }
+  if (kind && kind.moduleFolders.length > 0) execFileSync('/bin/busybox', ['depmod', '-b', root, version]);
+  writeFileSync(join(root, 'init'), kind?.init ?? INIT);
   chmodSync(join(root, 'init'), 0o755);
   execFileSync('sh', ['-c', 'find . | cpio -o -H newc --quiet | gzip -1 > ../initramfs.gz'], { cwd: root });
   return { kernel: join(folder, `kernel/boot/vmlinuz-${version}`), initramfs: join(folder, 'initramfs.gz') };
 }
 
 /** The same in a folder of its own; undefined: the test is skipped, and says why. */
-export function kernelFor(t: TestContext, folder: string): GuestKernel | undefined {
+export function kernelFor(t: TestContext, folder: string, kind?: GuestKind): GuestKernel | undefined {
   const missing = guestMissing();
   if (missing !== undefined) return void t.skip(missing);
   mkdirSync(join(folder, 'guest'));
   try {
-    return prepareGuest(join(folder, 'guest'));
+    return prepareGuest(join(folder, 'guest'), kind);
   } catch (error) {
     return void t.skip(`no guest kernel: ${String(error)}`);
   }
 }
 
 /** How a machine reaches its disk: the export of that name on a unix socket, or vhost-user on one. */
-export type GuestDisk = { nbd: string; exportName: string } | { vhostUser: string };
+export type GuestDisk = { nbd: string; exportName: string } | { vhostUser: string; isPacked?: boolean };
 
 function diskOptions(disk: GuestDisk): string[] {
   if ('vhostUser' in disk)
     return [
       ...['-object', 'memory-backend-memfd,id=memory,size=256M,share=on', '-numa', 'node,memdev=memory'],
       ...['-chardev', `socket,id=disk,path=${disk.vhostUser},reconnect=1`],
-      ...['-device', 'vhost-user-blk-pci,chardev=disk'],
+      ...['-device', `vhost-user-blk-pci,chardev=disk,packed=${disk.isPacked === true ? 'on' : 'off'}`],
     ];
   const { nbd, exportName } = disk;
   return [
@@ -156,15 +174,7 @@ export class GuestMachine {
         '-serial',
         'stdio',
       ],
-      ...[
-        '-kernel',
-        guest.kernel,
-        '-initrd',
-        guest.initramfs,
-        '-append',
-        'console=ttyS0 quiet panic=-1',
-        '-no-reboot',
-      ],
+      ...[...bootWords(guest), '-no-reboot'],
       ...diskOptions(disk),
     ]);
     for (const stream of [this.#process.stdout, this.#process.stderr]) {

@@ -5,8 +5,8 @@ import { run } from './daemon.js';
 import { RECORD_BYTES, recordNumber, RING_RECORDS } from './guest-machine.js';
 
 /** The newest record of each slot of the guest's ring, as an image holds it. */
-export function ringOf(folder: string, image: string): number[] {
-  run(folder, 'qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw', image, 'content.raw');
+export function ringOf(folder: string, image: string, format = 'qcow2'): number[] {
+  run(folder, 'qemu-img', 'convert', '-f', format, '-O', 'raw', image, 'content.raw');
   const file = openSync(join(folder, 'content.raw'), 'r');
   const block = Buffer.alloc(RECORD_BYTES);
   const ring = Array.from({ length: RING_RECORDS }, (_, slot) => {

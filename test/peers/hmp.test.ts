@@ -6,6 +6,8 @@ const LINES = `
 commit
 commit zz
 commit r0
+commit d0
+commit all
 info snapshots
 info name
 info uuid

@@ -16,6 +16,17 @@ const SIZES = [
   '+',
 ];
 
+alike(
+  'create says why an image is too large',
+  [],
+  [
+    'img create -q -f qcow2 -o cluster_size=512 t.q 256T',
+    'img create -q -f qcow2 -o cluster_size=512,nocow=on t.q 1M',
+    'img create -f vdi -o nocow=off t.vdi 1M',
+    'img create -f raw -o nocow=maybe t.raw 1M',
+  ],
+);
+
 alike('resize refuses what qemu-img refuses', IMAGES, [
   'img resize',
   'img resize a.q',

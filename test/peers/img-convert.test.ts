@@ -90,3 +90,18 @@ alike('convert refuses what qemu-img refuses, of these', IMAGES, [
   'img convert -B nope -F qcow2 -O qcow2 b.q out',
   'img convert -n -B a.q -O qcow2 b.q nope',
 ]);
+
+alike(
+  'behind the end of its backing file a new image has nothing of what reads as zeroes',
+  [
+    'qemu-img create -q -f qcow2 base.q 2M',
+    'qemu-img create -q -f qcow2 -b base.q -F qcow2 top.q 6M',
+    "qemu-io -f qcow2 -c 'write -P 1 1M 512k' -c 'write -z 3M 1M' -c 'write -P 2 5M 64k' top.q",
+  ],
+  ['compat=0.10', 'compat=1.1'].flatMap((options) => [
+    '$ rm -f out.q',
+    `img convert -O qcow2 -o ${options} -B base.q -F qcow2 top.q out.q`,
+    '$ qemu-img map out.q | cut -c1-32',
+    '$ qemu-img compare top.q out.q',
+  ]),
+);

@@ -59,6 +59,8 @@ class History {
         () => this.#write(),
         () => this.#look(),
         () => this.#dd(),
+        () => this.#amend(),
+        () => this.#repair(),
       ],
     ]);
     step();
@@ -115,6 +117,27 @@ class History {
     const grownKiB = 1 + this.#below(2000);
     image.sizeKiB += grownKiB;
     this.lines.push(`img resize -f ${image.format} ${image.name} +${grownKiB}k`);
+  }
+
+  /** Another width of refcounts takes QEMU long where each has few bits. */
+  #amend(): void {
+    const image = this.#one(this.#leaves());
+    if (image.format !== 'qcow2' || image.snapshots.length > 0) return;
+    const grownKiB = 1 + this.#below(500);
+    const option = this.#one([
+      ...['lazy_refcounts=on', 'lazy_refcounts=off', 'compat=1.1', 'refcount_bits=16'],
+      ...[`size=${(image.sizeKiB + grownKiB) * KiB}`, 'compat=1.1,refcount_bits=64'],
+    ]);
+    if (image.isOld && option.startsWith('lazy')) return;
+    if (option.startsWith('size')) image.sizeKiB += grownKiB;
+    if (option.startsWith('compat')) image.isOld = false;
+    this.lines.push(`img amend -f qcow2 -o ${option} ${image.name}`);
+  }
+
+  #repair(): void {
+    const { name, format } = this.#one(this.#leaves());
+    if (format === 'qcow2')
+      this.lines.push(`img check -q -r ${this.#one(['leaks', 'all'])} -f qcow2 ${name}`);
   }
 
   #commit(): void {

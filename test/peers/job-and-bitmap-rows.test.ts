@@ -77,7 +77,6 @@ const ROWS: readonly Row[] = [
   {
     what: 'a snapshot onto an overlay in use',
     steps: [mirror({ sync: 'none' }), overlay({ overlay: 'raw' })],
-    endless: ['j'],
   },
   { what: 'an overlay with a backing file', steps: [overlay({ node: 'other', overlay: 'top' })] },
   { what: 'an overlay that cannot have one', steps: [overlay({ overlay: 'raw' })] },
@@ -167,7 +166,6 @@ const ROWS: readonly Row[] = [
       ['block_resize', { 'node-name': 'top', size: MiB }],
       ['block_resize', { 'node-name': 'raw', size: MiB }],
     ],
-    endless: ['j'],
   },
   // ---- the life of a job
   ...['1', '', 'a b', '-a', 'ä', 'a'.repeat(300)].map((id) => ({
@@ -290,6 +288,7 @@ const ROWS: readonly Row[] = [
     { bottom: 'top' },
     { bottom: 'raw' },
     { bottom: 'mid', 'base-node': 'base' },
+    { bottom: 'mid', 'backing-file': 'x' },
     { bottom: 'mid', base: 'base.qcow2' },
     { 'backing-file': 'x' },
     { 'base-node': 'base', 'backing-file': 'other-name' },

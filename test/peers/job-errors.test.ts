@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { drawn } from '../kit/amount.js';
 import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 /**
@@ -176,7 +177,7 @@ test('jobs follow their error policies as QEMU’s do, each fault twice in a row
   const [theirs, ours] = [scratch(t), scratch(t)];
   const qemu = await Daemon.start(t, theirs, ['qemu-storage-daemon', ...monitor]);
   const livedisk = await Daemon.start(t, ours, [process.execPath, PROGRAM, 'storage-daemon', ...monitor]);
-  for (const one of cases()) {
+  for (const one of drawn(cases())) {
     const { job, side, phase, policy, errno } = one;
     const what = `${job.name}, ${phase}, ${errno} of ${side[0]} (${side[1]}), ${policy}`;
     assert.deepEqual(await outcome(livedisk, ours, one), await outcome(qemu, theirs, one), what);

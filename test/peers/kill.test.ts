@@ -3,11 +3,12 @@ import { spawnSync } from 'node:child_process';
 import { openSync, readSync, closeSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { partOf } from '../kit/amount.js';
 import { decodeRecord, encodeRecord, RECORD_BYTES } from '../../src/programs/demo/records.js';
 import { Daemon, run, scratch, skipWithout } from './daemon.js';
 import { SmallNbd } from './small-nbd.js';
 
-const KILLS = Number(process.env['KILLS'] ?? 100);
+const KILLS = Number(process.env['KILLS'] ?? partOf(100));
 const BLOCKS = 2048;
 const DISK_BYTES = 64 * 1024 * 1024;
 

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { EngineBed } from '../engine/engine-bed.js';
@@ -21,12 +23,20 @@ const DISK = [`size=${process.env['NBDKIT_SIZE'] ?? '256G'}`, 'percent=0.0001', 
 const CHECKED = ['--filter=checkwrite', 'sparse-random'];
 
 async function serve(t: TestContext, socket: string, ...words: string[]): Promise<string> {
-  const server = spawn('nbdkit', ['-f', '-U', socket, ...words], { stdio: 'ignore' });
+  return (await start(t, socket, ...words)).path;
+}
+
+async function start(
+  t: TestContext,
+  path: string,
+  ...words: string[]
+): Promise<{ path: string; server: ChildProcess }> {
+  const server = spawn('nbdkit', ['-f', '-U', path, ...words], { stdio: 'ignore' });
   t.after(() => server.kill('SIGKILL'));
   for (let tries = 0; tries < 4800 && server.exitCode === null; tries++) {
     try {
-      (await connectUnix(socket)).destroy();
-      return socket;
+      (await connectUnix(path)).destroy();
+      return { path, server };
     } catch {
       await new Promise((resolve) => setTimeout(resolve, 25));
     }
@@ -77,3 +87,45 @@ test('the judge finds a disk that differs', { skip }, async (t) => {
   const { error } = await bed.event('BLOCK_JOB_COMPLETED', 'backup');
   assert.match(error as string, /Input\/output error/);
 });
+
+const needsStats = has('--filter=nozero', '--filter=stats', 'data');
+
+test(
+  'a server that only discards is made zeroes by that, where it says that it did',
+  { skip: needsStats ? false : 'nbdkit with data, nozero and stats is not installed' },
+  async (t) => {
+    const folder = scratch(t);
+    const bed = new EngineBed(t, { kind: 'storage-daemon' });
+    const statistics = join(folder, 'statistics');
+    const content = 'data=@1073741824 ( 0x07 )*67108864';
+    const words = [
+      '--filter=stats',
+      '--filter=nozero',
+      'data',
+      content,
+      'size=1T',
+      `statsfile=${statistics}`,
+    ];
+    const { path, server } = await start(t, join(folder, 'target'), ...words);
+    const address = { type: 'unix', path };
+    await bed.execute('blockdev-add', {
+      ...{ driver: 'nbd', 'node-name': 'target', server: address, discard: 'unmap' },
+    });
+    await bed.execute('blockdev-add', {
+      ...{ driver: 'null-co', 'node-name': 'source', size: 2 ** 40, 'read-zeroes': true },
+    });
+    await bed.execute('blockdev-backup', {
+      ...{ 'job-id': 'backup', device: 'source', target: 'target', sync: 'full' },
+    });
+    const backup = await bed.event('BLOCK_JOB_COMPLETED', 'backup');
+    assert.equal(backup['error'], undefined);
+    await bed.execute('blockdev-del', { 'node-name': 'target' });
+    const status = spawnSync('nbdinfo', ['--map', `nbd+unix:///?socket=${path}`], { encoding: 'utf8' });
+    if (status.error === undefined) assert.match(status.stdout, /^ +0 +1099511627776 +3 /);
+    server.kill('SIGTERM');
+    await once(server, 'exit');
+    const told = readFileSync(statistics, 'utf8');
+    assert.match(told, /^trim: /m);
+    assert.doesNotMatch(told, /^write: /m);
+  },
+);

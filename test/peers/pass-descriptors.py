@@ -74,6 +74,20 @@ for name in ("a", "1b", "a"):
     execute("getfd", {"fdname": name}, [reading])
 execute("closefd", {"fdname": "a"})
 execute("closefd", {"fdname": "a"})
+def socket_options(name):
+    return {"addr": {"type": "fd", "data": {"str": name}}, "server": False}
+
+
+ours, theirs = socket.socketpair()
+for name in ("s", "t"):
+    execute("getfd", {"fdname": name}, [ours.fileno()])
+for name in ("99", str(reading), "none", "t"):
+    execute("chardev-add", {"id": "c", "backend": {"type": "socket", "data": socket_options(name)}})
+execute("chardev-remove", {"id": "c"})
+theirs.sendall(b"x" * 64)
+for name in ("99", "none", "s"):
+    server = {"type": "fd", "str": name}
+    execute("blockdev-add", {"driver": "nbd", "node-name": "nbd", "server": server})
 execute("add-fd", {"opaque": "one"}, [reading])
 execute("add-fd", {"fdset-id": 5, "opaque": "two"}, [both])
 execute("add-fd", {}, [writing])

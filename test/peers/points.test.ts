@@ -5,7 +5,7 @@ import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import { pointsMain } from '../../src/programs/points/main.js';
 import type { CommandResult } from '../../src/schema/commands.js';
-import { Daemon, run, scratch, skipWithout } from './daemon.js';
+import { BARE_MACHINE, Daemon, run, scratch, skipWithout } from './daemon.js';
 
 type Listed = CommandResult<'x-point-list'>;
 
@@ -150,7 +150,12 @@ for (const [server, argv] of Object.entries(SERVERS))
     );
     // One image a point and the active one, and nothing of those that went.
     assert.ok(readdirSync(bed.folder).filter((name) => name.endsWith('.qcow2')).length <= 6);
-    await assert.rejects(points('revert', bed.socket, 'p3'), /plain QMP cannot/);
+    const active = disks.find(({ disk }) => disk === 'a')?.node ?? '';
+    await assert.rejects(points('revert', bed.socket, 'p3'), /cannot take several disks back/);
+    await assert.rejects(
+      points('revert', '--disk', active, bed.socket, 'p3'),
+      /may be written to: export 'a'/,
+    );
     await assert.rejects(points('delete', bed.socket, 'p1'), /there is no point/);
     await points('create', '--keep', '1', bed.socket, 'p4');
     bed.compare('now');
@@ -158,3 +163,92 @@ for (const [server, argv] of Object.entries(SERVERS))
     for (const name of readdirSync(bed.folder).filter((one) => one.endsWith('.qcow2')))
       assert.ok(existsSync(bed.path(name)));
   });
+
+/** A chain of three images, each with a pattern of its own at 1, 2 and 3 MiB; the topmost is c. */
+function chainOf(folder: string): void {
+  for (const [i, name] of ['a', 'b', 'c'].entries()) {
+    const below = i === 0 ? [] : ['-b', join(folder, `${'abc'[i - 1] ?? ''}.qcow2`), '-F', 'qcow2'];
+    run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', ...below, `${name}.qcow2`, '16M');
+    run(folder, 'qemu-io', '-c', `write -P ${i + 1} ${i + 1}M 1M`, `${name}.qcow2`);
+  }
+}
+
+/** The image that the users of the disk have now shows a and b, and not c. */
+function expectReverted(folder: string, filename: string): void {
+  const read = ['-c', 'read -P 1 1M 1M', '-c', 'read -P 2 2M 1M', '-c', 'read -P 0 3M 1M'];
+  assert.doesNotMatch(run(folder, 'qemu-io', '-U', '-r', ...read, filename), /verification failed/);
+}
+
+const optionsOf = (folder: string): string =>
+  `driver=qcow2,node-name=c,file.driver=file,file.filename=${join(folder, 'c.qcow2')}`;
+
+async function nodeOf(daemon: Daemon, file: string): Promise<string> {
+  const nodes = (await daemon.execute('query-named-block-nodes', { flat: true })) as Array<
+    Record<string, string>
+  >;
+  return nodes.find((node) => node['drv'] === 'qcow2' && node['file'] === file)?.['node-name'] ?? '';
+}
+
+test('a disk of a QEMU whose guest has not begun goes back to an image without a name', async (t) => {
+  if (skipWithout(t, 'qemu-system-x86_64', 'qemu-img', 'qemu-io')) return;
+  const folder = scratch(t);
+  chainOf(folder);
+  const daemon = await Daemon.start(t, folder, [
+    ...['qemu-system-x86_64', ...BARE_MACHINE, '-accel', 'tcg', '-S', '-blockdev', optionsOf(folder)],
+    ...['-device', 'virtio-blk-pci,drive=c,id=v', '-qmp', 'unix:qmp.sock,server=on,wait=off'],
+    ...['-qmp', 'unix:second.sock,server=on,wait=off'],
+  ]);
+  const socket = join(folder, 'second.sock');
+  const goal: string[] = ['--image', await nodeOf(daemon, join(folder, 'b.qcow2'))];
+  const revert = (...words: string[]): Promise<string> => points('revert', ...words, ...goal, socket);
+  await daemon.execute('cont');
+  await assert.rejects(revert(), /device 'v' \(the guest is running\)/);
+  await daemon.execute('stop');
+  await assert.rejects(revert(), /device 'v' \(the guest is paused\)/);
+  await daemon.kill();
+  const again = await Daemon.start(t, folder, [
+    ...['qemu-system-x86_64', ...BARE_MACHINE, '-accel', 'tcg', '-S', '-blockdev', optionsOf(folder)],
+    ...['-device', 'virtio-blk-pci,drive=c,id=v', '-qmp', 'unix:qmp.sock,server=on,wait=off'],
+    ...['-qmp', 'unix:second.sock,server=on,wait=off'],
+  ]);
+  goal[1] = await nodeOf(again, join(folder, 'b.qcow2'));
+  assert.match(await revert('--dry-run'), /not needed any more: .*c\.qcow2/);
+  assert.match(await revert(), /c: the active image is .*c\.after-going-back\.qcow2/);
+  const [device] = (await again.execute('query-block')) as Array<{ inserted: { file: string } }>;
+  assert.match(device?.inserted.file ?? '', /c\.after-going-back\.qcow2$/);
+  assert.equal(await nodeOf(again, join(folder, 'c.qcow2')), '', 'what was left is closed');
+  assert.deepEqual(await again.execute('query-jobs'), []);
+  expectReverted(folder, device?.inserted.file ?? '');
+  // What was left is not taken for the disk.
+  await again.kill();
+  run(folder, 'qemu-img', 'check', '-q', 'c.after-going-back.qcow2');
+  assert.match(await points(join(folder, 'c.qcow2')), /its active image is .*after-going-back/);
+});
+
+test('of a storage daemon whose exports are read', async (t) => {
+  if (skipWithout(t, 'qemu-storage-daemon', 'qemu-img', 'qemu-io')) return;
+  const folder = scratch(t);
+  chainOf(folder);
+  const daemon = await Daemon.start(t, folder, [
+    ...[
+      'qemu-storage-daemon',
+      '--blockdev',
+      optionsOf(folder),
+      '--nbd-server',
+      'addr.type=unix,addr.path=nbd',
+    ],
+    ...['--export', 'nbd,id=e,node-name=c,writable=on'],
+    ...['--chardev', 'socket,id=d,path=second.sock,server=on,wait=off', '--monitor', 'chardev=d'],
+    ...['--chardev', SOCKET, '--monitor', 'chardev=c'],
+  ]);
+  const goal: string[] = ['--image', await nodeOf(daemon, join(folder, 'b.qcow2'))];
+  const revert = (): Promise<string> => points('revert', ...goal, join(folder, 'second.sock'));
+  await assert.rejects(revert(), /may be written to: export 'e'/);
+  await daemon.execute('block-export-del', { id: 'e' });
+  await daemon.event('BLOCK_EXPORT_DELETED');
+  await daemon.execute('block-export-add', { type: 'nbd', id: 'r', 'node-name': 'c' });
+  await revert();
+  const [info] = (await daemon.execute('query-block-exports')) as Array<Record<string, string>>;
+  assert.match(info?.['node-name'] ?? '', /^pt-/);
+  expectReverted(folder, `nbd+unix:///c?socket=${join(folder, 'nbd')}`);
+});

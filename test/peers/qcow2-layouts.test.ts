@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { seededBelow } from '../kit/crash-states.js';
 import { PROGRAM, run, scratch, skipWithout } from './daemon.js';
 import { ToolPair } from './tool-pair.js';
+import { canCompressZstd } from '../../src/codec/index.js';
 
 const KiB = 1024;
 const SIZE = 3 * 1024 * KiB;
@@ -18,7 +19,7 @@ const OPTIONS = [
   'preallocation=metadata',
   'preallocation=falloc,cluster_size=4k',
   'preallocation=full',
-  ...('zstd' in process.versions ? ['compression_type=zstd,extended_l2=on'] : []),
+  ...(canCompressZstd() ? ['compression_type=zstd,extended_l2=on'] : []),
 ];
 
 /** Commands of qemu-io, some of them on parts of subclusters. */

@@ -6,7 +6,8 @@ import { createRealHost } from '../../src/host/real.js';
 import { RealClock } from '../../src/host/real-clock.js';
 import { SeededRandom } from '../../src/host/simulated-random.js';
 import { CommandRegistry } from '../../src/wire/qmp/registry.js';
-import { QmpHub, QmpSession } from '../../src/wire/qmp/session.js';
+import { QmpHub } from '../../src/wire/qmp/hub.js';
+import { QmpSession } from '../../src/wire/qmp/session.js';
 import { PairedSocket } from '../kit/socket-pair.js';
 import { spawnQemu } from './qemu-monitor.js';
 

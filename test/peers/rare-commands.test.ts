@@ -28,6 +28,7 @@ const SETUP: ReadonlyArray<readonly [string, Json]> = [
 ];
 
 const IO = { 'node-name': 'm' };
+const Q2 = { driver: 'qcow2', file: { driver: 'file', filename: 'q2.qcow2' } };
 const AMEND = { 'job-id': 'k', 'node-name': 'q', options: { driver: 'qcow2' } };
 
 const COMMANDS: ReadonlyArray<readonly [string, Json]> = [
@@ -82,6 +83,11 @@ const COMMANDS: ReadonlyArray<readonly [string, Json]> = [
   ['x-blockdev-amend', { ...AMEND, 'job-id': '1' }],
   ['x-blockdev-amend', AMEND],
   ['x-blockdev-amend', AMEND],
+  ['blockdev-add', { ...Q2, 'node-name': 'q2' }],
+  ['x-blockdev-amend', { ...AMEND, 'job-id': 'k2', 'node-name': 'q2' }],
+  ['blockdev-del', { 'node-name': 'q2' }],
+  ['job-dismiss', { id: 'k2' }],
+  ['blockdev-del', { 'node-name': 'q2' }],
   ['blockdev-snapshot-internal-sync', { device: 'none', name: 's' }],
   ['blockdev-snapshot-internal-sync', { device: 'r', name: 's' }],
   ['blockdev-snapshot-internal-sync', { device: 'r', name: '' }],
@@ -96,9 +102,12 @@ const COMMANDS: ReadonlyArray<readonly [string, Json]> = [
   ],
 ];
 
-async function startPair(context: TestContext): Promise<Pair> {
-  const prepare = (cwd: string): void =>
-    void run(cwd, 'qemu-img', 'create', '-q', '-f', 'qcow2', 'q.qcow2', '16M');
+async function startPair(context: TestContext, more: (cwd: string) => void = () => undefined): Promise<Pair> {
+  const prepare = (cwd: string): void => {
+    for (const image of ['q.qcow2', 'q2.qcow2'])
+      run(cwd, 'qemu-img', 'create', '-q', '-f', 'qcow2', image, '16M');
+    more(cwd);
+  };
   const pair = await Pair.start(context, scratch(context), prepare);
   for (const [command, args] of SETUP) {
     const { theirs, ours } = await pair.execute(command, args);
@@ -196,5 +205,53 @@ test('jobs of a grouped transaction end well together, or none does', async (con
     for (const [command, args] of after)
       await check(`${what}: ${command}`, await pair.execute(command, args));
     for (const id of ['j1', 'j2']) await check(`${what}: dismiss`, await pair.execute('job-dismiss', { id }));
+  }
+});
+
+/** What of a chain a <-- b <-- c others use when a job is asked for, by a filter that shares no writes or reads alone. */
+const IN_THE_WAY: ReadonlyArray<readonly [used: string, command: string, args: Json]> = [
+  ['a', 'block-commit', { device: 'c' }],
+  ['a', 'block-commit', { device: 'c', 'top-node': 'b' }],
+  ['b', 'block-commit', { device: 'c' }],
+  ['b', 'block-commit', { device: 'c', 'base-node': 'b' }],
+  ['b', 'block-stream', { device: 'c' }],
+  ['m', 'blockdev-mirror', { device: 'n', target: 'm', sync: 'full' }],
+];
+
+test('a job that may not have its place is told of as soon as its filter has one', async (context) => {
+  if (skipWithout(context, 'qemu-storage-daemon', 'qemu-img', 'qemu-io')) return;
+  const pair = await startPair(context, (cwd) => {
+    for (const [name, ...more] of [
+      ['a'],
+      ['b', '-b', 'a.qcow2', '-F', 'qcow2'],
+      ['c', '-b', 'b.qcow2', '-F', 'qcow2'],
+    ])
+      run(cwd, 'qemu-img', 'create', '-q', '-f', 'qcow2', ...more, `${name}.qcow2`, '1M');
+  });
+  const both = async (command: string, args: Json): Promise<void> => {
+    const { theirs, ours } = await pair.execute(command, args);
+    assert.deepEqual(ours, theirs, `${command} ${JSON.stringify(args)}`);
+  };
+  const alike = async (what: string): Promise<void> => {
+    const jobs = await pair.settle(new Set());
+    assert.deepEqual(jobs.ours, jobs.theirs, what);
+    const events = pair.takeEvents();
+    assert.deepEqual(events.ours, events.theirs, what);
+  };
+  for (const [name, backing] of [['a', null] as const, ['b', 'a'] as const, ['c', 'b'] as const]) {
+    const file = { driver: 'file', filename: `${name}.qcow2` };
+    await both('blockdev-add', { driver: 'qcow2', 'node-name': name, file, backing });
+  }
+  for (const [used, command, args] of IN_THE_WAY) {
+    const filter = { driver: 'copy-before-write', 'node-name': 'f', file: used, target: 'big' };
+    const what = `${used} is used, ${command} ${JSON.stringify(args)}`;
+    await both('blockdev-add', filter);
+    await both('block-export-add', { type: 'nbd', id: 'x', 'node-name': 'f', writable: true });
+    await both(command, { 'job-id': 'j', ...args });
+    await alike(what);
+    await both('block-job-cancel', { device: 'j' });
+    await both('block-export-del', { id: 'x' });
+    await alike(what);
+    await both('blockdev-del', { 'node-name': 'f' });
   }
 });

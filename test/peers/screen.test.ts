@@ -45,6 +45,31 @@ test('show and top speak to a real storage daemon, and say when somebody else ha
   assert.match(top.stdout, /^no jobs$/m);
 });
 
+test('requests of an export are counted by livedisk, for who asks, and not by QEMU', async (t) => {
+  if (skipWithout(t, 'qemu-img', 'qemu-io', 'qemu-storage-daemon')) return;
+  const SERVERS = [['qemu-storage-daemon'], [process.execPath, PROGRAM, 'storage-daemon']];
+  for (const server of SERVERS) {
+    const folder = scratch(t);
+    const argv = [...server, '--blockdev', chain(folder), ...CONTROL];
+    const isOurs = server.length > 1;
+    const daemon = await Daemon.start(t, folder, argv, 'qmp.sock', isOurs ? ['x-livedisk'] : []);
+    await daemon.execute('nbd-server-start', { addr: { type: 'unix', data: { path: 'nbd' } } });
+    await daemon.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'b', writable: true });
+    const requests = ['-c', 'write 0 1M', '-c', 'write 1M 1M', '-c', 'read 0 512k', '-c', 'flush'];
+    run(folder, 'qemu-io', '-f', 'raw', ...requests, `nbd+unix:///b?socket=${join(folder, 'nbd')}`);
+    const told = await daemon.raw('x-query-export-stats');
+    await daemon.hangUp();
+    const top = await answered(() => livedisk(folder, 'top', '--once', 'qmp.sock'));
+    if (!isOurs) {
+      assert.match(top.stdout, /^export e \[b\] +not counted$/m);
+      continue;
+    }
+    const [{ stats = {} } = {}] = told.return as Array<{ stats?: Record<string, number> }>;
+    assert.deepEqual([stats['wr_bytes'], stats['rd_bytes']], [2 * 1024 * 1024, 512 * 1024]);
+    assert.doesNotMatch(top.stdout, /not counted/);
+  }
+});
+
 /** The daemon takes its time to see that the last client has gone. */
 async function answered(ask: () => Ended): Promise<Ended> {
   for (let tries = 0; ; tries++) {
@@ -77,4 +102,22 @@ test('show draws a running QEMU machine as data, and its images as they are mapp
   const drawn = livedisk(folder, 'show', '--map', join(folder, 'b.qcow2')).stdout;
   for (const [depth, label] of ['b.qcow2', 'a.qcow2'].entries())
     assert.ok(drawn.includes(`${label}: ${(bytes(depth) / 1024 / 1024).toFixed(1)} MiB`), drawn);
+});
+
+test('a storage daemon with a stream that is over and not dismissed is not asked what would crash it', async (t) => {
+  if (skipWithout(t, 'qemu-img', 'qemu-io', 'qemu-storage-daemon')) return;
+  const folder = scratch(t);
+  const argv = ['qemu-storage-daemon', '--blockdev', chain(folder), ...CONTROL];
+  const daemon = await Daemon.start(t, folder, argv);
+  await daemon.execute('block-stream', { 'job-id': 'j', device: 'b', 'auto-dismiss': false });
+  await daemon.event('JOB_STATUS_CHANGE', { status: 'concluded' });
+  await daemon.hangUp();
+  let shown = livedisk(folder, 'show', 'qmp.sock');
+  while (shown.stderr.includes('is in use')) shown = livedisk(folder, 'show', 'qmp.sock');
+  assert.equal(shown.status, 1);
+  assert.match(shown.stderr, /a stream job has ended and is not dismissed\n.*job-dismiss/);
+  // It is there, and can be seen once the job is gone.
+  const dismissed = await answered(() => livedisk(folder, 'shell', 'qmp.sock', 'job-dismiss', 'id=j'));
+  assert.equal(dismissed.status, 0, dismissed.stderr);
+  assert.match((await answered(() => livedisk(folder, 'show', 'qmp.sock'))).stdout, /\[b\]/);
 });

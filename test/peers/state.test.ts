@@ -1,54 +1,11 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { decodeRecord, encodeRecord, RECORD_BYTES } from '../../src/programs/demo/records.js';
 import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
+import { FlushedRecords, RECORDS_DISK_BYTES as DISK_BYTES } from './flushed-records.js';
 import { SmallNbd } from './small-nbd.js';
 
 const KILLS = Number(process.env['KILLS'] ?? 12);
-const BLOCKS = 512;
-const DISK_BYTES = 16 * 1024 * 1024;
-const FLUSH_EVERY = 8;
-
-function blockOffset(index: number): number {
-  return ((index * 37) % (DISK_BYTES / RECORD_BYTES)) * RECORD_BYTES;
-}
-
-/** What a guest has written, and what of it must be there: the newest that a flush covers, or a newer one. */
-class Records {
-  readonly #durable = new Array<number>(BLOCKS).fill(0);
-  readonly #unflushed = new Map<number, number[]>();
-  #last = 0;
-
-  async write(client: SmallNbd): Promise<void> {
-    const block = Buffer.alloc(RECORD_BYTES);
-    for (let count = 0; count < FLUSH_EVERY; count++) {
-      const index = Math.floor(Math.random() * BLOCKS);
-      const number = ++this.#last;
-      this.#unflushed.set(index, [...(this.#unflushed.get(index) ?? []), number]);
-      encodeRecord(block, number, index);
-      await client.write(blockOffset(index), block);
-    }
-    await client.flush();
-    for (const [index, numbers] of this.#unflushed) this.#durable[index] = numbers.at(-1) ?? 0;
-    this.#unflushed.clear();
-  }
-
-  async check(client: SmallNbd, where: string): Promise<void> {
-    for (let index = 0; index < BLOCKS; index++) {
-      const found = decodeRecord(await client.read(blockOffset(index), RECORD_BYTES), index);
-      const durable = this.#durable[index] ?? 0;
-      const mayBe = [durable, ...(this.#unflushed.get(index) ?? [])];
-      assert.ok(
-        mayBe.includes(found),
-        `${where}: block ${index} has ${found}, and not ${mayBe.join(' or ')}`,
-      );
-      this.#durable[index] = found;
-    }
-    this.#unflushed.clear();
-  }
-}
-
 /** Changes the chain on and on: what it does next depends on what is there. */
 class Operator {
   #count: number;
@@ -118,7 +75,7 @@ test(`kill -9 while the graph changes under a guest, ${KILLS} times: the daemon 
     ...['-blockdev', `driver=qcow2,node-name=disk,file.driver=file,file.filename=${folder}/disk.qcow2`],
     ...['-device', `virtio-blk,drive=disk,id=v0,x-endpoint=unix:${folder}/disk.sock`, '-monitor', 'none'],
   ];
-  const records = new Records();
+  const records = new FlushedRecords();
   let steps = 0;
   const tops = new Set<string>();
   for (let kill = 0; kill <= KILLS; kill++) {

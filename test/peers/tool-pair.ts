@@ -9,6 +9,7 @@ import { imgMain } from '../../src/programs/img/main.js';
 import { ioMain } from '../../src/programs/io/main.js';
 import { type ToolAnswer, toolAnswer } from '../kit/tool-answer.js';
 import { connectUnix, scratch } from './daemon.js';
+import { untilTimed } from './processor-time.js';
 
 const MAX_OUTPUT_BYTES = 64 * 1024 * 1024;
 const SIDES = ['ours', 'theirs'] as const;
@@ -33,8 +34,17 @@ export class ToolPair {
     for (const side of SIDES) this.shell(side, lines.join('\n'));
   }
 
+  /** The same in one of them, of which the other gets a copy: also what is drawn or has a date is the same. */
+  prepareOnce(...lines: string[]): void {
+    this.shell('ours', lines.join('\n'));
+    // Both are copies, without holes: what has just been written may have some that come and go.
+    this.shell('theirs', 'cp -a --sparse=never ../ours/. .');
+    this.shell('ours', 'rm -r ./* && cp -a --sparse=never ../theirs/. .');
+  }
+
   shell(side: (typeof SIDES)[number], script: string): string {
-    const done = spawnSync('sh', ['-ec', script], { cwd: join(this.#folder, side), encoding: 'utf8' });
+    const cwd = join(this.#folder, side);
+    const done = untilTimed(() => spawnSync('sh', ['-ec', script], { cwd, encoding: 'utf8' }));
     assert.equal(done.status, 0, `${script}: ${done.stderr}`);
     return done.stdout;
   }
@@ -63,12 +73,8 @@ export class ToolPair {
       );
     const [tool, ...args] = words('theirs');
     process.chdir(join(this.#folder, 'theirs'));
-    const done = spawnSync(`qemu-${tool}`, args, {
-      encoding: 'utf8',
-      timeout: 60_000,
-      input: '',
-      maxBuffer: MAX_OUTPUT_BYTES,
-    });
+    const how = { encoding: 'utf8', timeout: 60_000, input: '', maxBuffer: MAX_OUTPUT_BYTES } as const;
+    const done = untilTimed(() => spawnSync(`qemu-${tool}`, args, how));
     process.chdir(join(this.#folder, 'ours'));
     const main = tool === 'img' ? imgMain : ioMain;
     const actual = await toolAnswer((out) => main(words('ours').slice(1), out, createRealHost(), allDrivers));

@@ -15,47 +15,51 @@ const serving = (t: TestContext, folder: string, image: string): Promise<Daemon>
     ...['-export', 'vhost-user-blk,id=e,node-name=A,writable=on,addr.type=unix,addr.path=./disk.vhost'],
   );
 
-test('a machine writes into an export of its memory, through jobs, a resize and the end of the program', async (t) => {
-  if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;
-  const folder = scratch(t);
-  const kernel = kernelFor(t, folder);
-  if (!kernel) return;
-  run(folder, 'qemu-img', 'create', '-f', 'qcow2', 'a.qcow2', '64M');
-  const first = await serving(t, folder, 'a.qcow2');
-  const guest = await GuestMachine.boot(kernel, { vhostUser: join(folder, 'disk.vhost') });
-  t.after(() => guest.kill());
-  t.diagnostic(`guest runs under ${guest.accelerator}`);
-  await guest.reached(20);
+for (const form of ['split', 'packed'] as const)
+  test(`a machine writes into an export of its memory through ${form} rings, through jobs, a resize and the end of the program`, async (t) => {
+    if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;
+    const folder = scratch(t);
+    const kernel = kernelFor(t, folder);
+    if (!kernel) return;
+    run(folder, 'qemu-img', 'create', '-f', 'qcow2', 'a.qcow2', '64M');
+    const first = await serving(t, folder, 'a.qcow2');
+    const guest = await GuestMachine.boot(kernel, {
+      vhostUser: join(folder, 'disk.vhost'),
+      isPacked: form === 'packed',
+    });
+    t.after(() => guest.kill());
+    t.diagnostic(`guest runs under ${guest.accelerator}`);
+    await guest.reached(20);
 
-  await first.execute('block_resize', { 'node-name': 'A', size: 96 * MiB });
-  await guest.sawSize(96 * MiB);
+    await first.execute('block_resize', { 'node-name': 'A', size: 96 * MiB });
+    await guest.sawSize(96 * MiB);
 
-  const target = { 'job-id': 'm', target: 'e.qcow2', 'node-name': 'E' };
-  await first.execute('drive-mirror', { device: 'A', sync: 'full', ...target });
-  await first.event('BLOCK_JOB_READY', { device: 'm' });
-  await guest.reached(guest.lastRecord + 20);
-  await first.execute('block-job-complete', { device: 'm' });
-  await first.event('BLOCK_JOB_COMPLETED', { device: 'm' });
-  await guest.reached(guest.lastRecord + 20);
+    const target = { 'job-id': 'm', target: 'e.qcow2', 'node-name': 'E' };
+    await first.execute('drive-mirror', { device: 'A', sync: 'full', ...target });
+    await first.event('BLOCK_JOB_READY', { device: 'm' });
+    await guest.reached(guest.lastRecord + 20);
+    await first.execute('block-job-complete', { device: 'm' });
+    await first.event('BLOCK_JOB_COMPLETED', { device: 'm' });
+    await guest.reached(guest.lastRecord + 20);
 
-  await first.execute('blockdev-snapshot-sync', {
-    ...{ 'node-name': 'E', 'snapshot-file': 'f.qcow2' },
-    ...{ format: 'qcow2', 'snapshot-node-name': 'F' },
+    await first.execute('blockdev-snapshot-sync', {
+      ...{ 'node-name': 'E', 'snapshot-file': 'f.qcow2' },
+      ...{ format: 'qcow2', 'snapshot-node-name': 'F' },
+    });
+    await guest.reached(guest.lastRecord + 20);
+
+    // What was under way is done by who comes next.
+    await first.kill();
+    const second = await serving(t, folder, 'f.qcow2');
+    await guest.reached(guest.lastRecord + 40);
+
+    assert.equal(guest.hadError, false, guest.console.slice(-500));
+    await guest.kill();
+    const synced = guest.lastRecord;
+    assert.equal(await second.quit(), 0, second.output);
+    for (const image of ['e.qcow2', 'f.qcow2']) run(folder, 'qemu-img', 'check', image);
+    assertUnbroken(ringOf(folder, 'f.qcow2'), synced, 'the disk in use');
   });
-  await guest.reached(guest.lastRecord + 20);
-
-  // What was under way is done by who comes next.
-  await first.kill();
-  const second = await serving(t, folder, 'f.qcow2');
-  await guest.reached(guest.lastRecord + 40);
-
-  assert.equal(guest.hadError, false, guest.console.slice(-500));
-  await guest.kill();
-  const synced = guest.lastRecord;
-  assert.equal(await second.quit(), 0, second.output);
-  for (const image of ['e.qcow2', 'f.qcow2']) run(folder, 'qemu-img', 'check', image);
-  assertUnbroken(ringOf(folder, 'f.qcow2'), synced, 'the disk in use');
-});
 
 test('a machine sees a device over vhost-user as it was asked for, and waits while it is stopped', async (t) => {
   if (skipWithout(t, 'qemu-img', 'qemu-system-x86_64')) return;

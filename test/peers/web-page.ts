@@ -47,11 +47,19 @@ export class WebPage {
     });
   }
 
-  static async open(t: TestContext, cwd: string, ...words: string[]): Promise<WebPage> {
+  static open(t: TestContext, cwd: string, ...words: string[]): Promise<WebPage> {
+    return WebPage.ofProgram(t, cwd, 'web', ...words);
+  }
+
+  /** The page of any subcommand that prints its address. */
+  static async ofProgram(t: TestContext, cwd: string, ...words: string[]): Promise<WebPage> {
     const { chromium } = await import('playwright-core');
-    const server = spawn(process.execPath, [PROGRAM, 'web', ...words], { cwd });
+    const server = spawn(process.execPath, [PROGRAM, ...words], {
+      cwd,
+      env: { ...process.env, TMPDIR: cwd },
+    });
     t.after(() => server.kill('SIGKILL'));
-    const url = await firstLine(server);
+    const url = await addressOf(server);
     const browser: Browser = await chromium.launch({
       ...(CHROMIUM !== undefined && { executablePath: CHROMIUM }),
       args: ['--no-sandbox', '--disable-gpu'],
@@ -79,6 +87,14 @@ export class WebPage {
     await this.page.screenshot({ path: join(SHOTS, `${name}.png`), fullPage: true });
   }
 
+  /** Makes the window so wide; the page, drawn anew, is no wider. */
+  async resize(width: number, height: number): Promise<void> {
+    await this.page.setViewportSize({ width, height });
+    await this.page.waitForFunction(`document.documentElement.scrollWidth <= ${String(width)}`, undefined, {
+      timeout: PATIENCE_MS,
+    });
+  }
+
   /** What accessibility rules and the page itself have against it. */
   async check(): Promise<void> {
     const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -95,11 +111,15 @@ export class WebPage {
   }
 }
 
-function firstLine(child: ChildProcess): Promise<string> {
+function addressOf(child: ChildProcess): Promise<string> {
   return new Promise((resolve, reject) => {
-    let text = '';
+    let [told, text] = ['', ''];
     child.stderr?.on('data', (chunk: Buffer) => (text += chunk.toString()));
-    child.stdout?.once('data', (chunk: Buffer) => resolve(chunk.toString().trim()));
+    child.stdout?.on('data', (chunk: Buffer) => {
+      told += chunk.toString();
+      const [address] = /https?:\/\/\S+(?=\s)/.exec(told) ?? [];
+      if (address !== undefined) resolve(address);
+    });
     child.once('exit', () => reject(new Error(text)));
   });
 }

@@ -1,6 +1,7 @@
+import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { Daemon, run, scratch } from './daemon.js';
+import { BARE_MACHINE, Daemon, PROGRAM, run, scratch } from './daemon.js';
 import { CONTROL, skipWithoutBrowser, WebPage } from './web-page.js';
 
 /** A server with disk a, of 16 MiB and exported, whose monitor nobody holds. */
@@ -39,12 +40,13 @@ test('points in time of a real storage daemon, by clicking', { timeout: 300_000 
   const folder = scratch(t);
   await serve(t, folder, ['qemu-storage-daemon', ...CONTROL]);
   const web = await WebPage.open(t, folder, '--allow', folder, 'qmp.sock');
+  await web.page.getByText('has no figures for the requests of export e').waitFor();
   await make(web, 'monday');
   await make(web, 'tuesday');
   await web.check();
   await web.shot('points');
   await web.press('go back monday');
-  await web.page.locator('dialog [role=alert]').getByText('plain QMP cannot').waitFor();
+  await web.page.locator('dialog [role=alert]').getByText("may be written to: export 'e'").waitFor();
   await web.press('Close', 'dialog');
   await remove(web, 'monday');
   await row(web, 'tuesday').getByText('usable').waitFor();
@@ -69,6 +71,8 @@ test('points in time of livedisk: one is gone back to, by clicking', { timeout: 
   await web.press('Do it', 'dialog');
   await row(web, 'tuesday').waitFor({ state: 'detached' });
   await make(web, 'wednesday');
+  await web.resize(390, 800);
+  await web.resize(1280, 900);
   await web.press('go back monday');
   await web.page.locator('dialog').getByText("Later points are no more: 'wednesday'.").waitFor();
   await web.check();
@@ -77,3 +81,52 @@ test('points in time of livedisk: one is gone back to, by clicking', { timeout: 
   await row(web, 'wednesday').waitFor({ state: 'detached' });
   await row(web, 'monday').getByText('usable').waitFor();
 });
+
+/** Each a server with the chain [a] <-- [b] <-- [c], whose guest has not begun. */
+const MACHINES: Readonly<Record<string, (folder: string) => string[]>> = {
+  livedisk: () => [process.execPath, PROGRAM, 'run', '-S', '-device', 'virtio-blk,drive=c,id=v'],
+  'qemu-system-x86_64': () => [
+    ...['qemu-system-x86_64', ...BARE_MACHINE, '-accel', 'tcg', '-S'],
+    ...['-device', 'virtio-blk-pci,drive=c,id=v'],
+  ],
+};
+
+for (const [server, argv] of Object.entries(MACHINES))
+  test(
+    `an image without a name is gone back to on ${server}, by clicking`,
+    { timeout: 300_000 },
+    async (t) => {
+      if (skipWithoutBrowser(t, 'qemu-img', 'qemu-io', ...(server === 'livedisk' ? [] : [server]))) return;
+      const folder = scratch(t);
+      for (const [i, name] of ['a', 'b', 'c'].entries()) {
+        const below = i === 0 ? [] : ['-b', join(folder, `${'abc'[i - 1] ?? ''}.qcow2`), '-F', 'qcow2'];
+        run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', ...below, `${name}.qcow2`, '16M');
+        run(folder, 'qemu-io', '-c', `write -P ${i + 1} 0 1M`, `${name}.qcow2`);
+      }
+      const nodes = ['a', 'b', 'c'].flatMap((name, i) => [
+        '-blockdev',
+        JSON.stringify({
+          ...{ driver: 'qcow2', 'node-name': name, backing: 'abc'[i - 1] ?? null },
+          file: { driver: 'file', filename: join(folder, `${name}.qcow2`) },
+        }),
+      ]);
+      const qmp = ['-qmp', 'unix:qmp.sock,server=on,wait=off'];
+      const daemon = await Daemon.start(t, folder, [...argv(folder), ...nodes, ...qmp]);
+      await daemon.hangUp();
+      const web = await WebPage.open(t, folder, '--allow', folder, 'qmp.sock');
+      await web.image('a').click();
+      await web.press('go back to it', 'section.panel');
+      const dialog = web.page.locator('dialog');
+      await dialog.getByText('The disk shows again what [a] holds').waitFor();
+      await dialog.getByText(/Not of the disk any more: .*b\.qcow2, .*c\.qcow2/).waitFor();
+      await web.check();
+      await web.shot(`going-back-to-image-${server}`);
+      await web.press('Do it', 'dialog');
+      await dialog.waitFor({ state: 'detached' });
+      const active = web.page.locator('section[aria-label=chains] .active');
+      await active.filter({ hasText: 'c.after-a.qcow2' }).waitFor();
+      await daemon.kill();
+      const read = ['-r', '-c', 'read -P 1 0 1M', 'c.after-a.qcow2'];
+      assert.doesNotMatch(run(folder, 'qemu-io', ...read), /verification failed/);
+    },
+  );

@@ -18,6 +18,7 @@ const FILES = [
   'src/drivers/file/io.ts',
   'src/drivers/qcow2/features/backing.ts',
   'src/drivers/qcow2/check/repair.ts',
+  'src/drivers/qcow2/compact/carry-out.ts',
   'src/drivers/qcow2/create.ts',
   'src/drivers/qcow2/driver.ts',
   'src/drivers/qcow2/order/flush.ts',
@@ -53,6 +54,7 @@ const UNIT = [
   'src/drivers/qcow2/check/repair.test.ts',
   'src/drivers/qcow2/dirty.test.ts',
   'src/drivers/qcow2/space/bulk.test.ts',
+  'src/drivers/qcow2/compact/compact.test.ts',
 ];
 const SIMULATION_SECONDS = 90;
 
@@ -74,6 +76,7 @@ function sites(wanted: string): Site[] {
 function run(folder: string, args: readonly string[], seconds: number): { failed: boolean; output: string } {
   const done = spawnSync(process.execPath, ['--import', 'tsx', ...args], {
     cwd: folder,
+    env: { ...process.env, TEST_SHARE: '1' },
     encoding: 'utf8',
     timeout: seconds * 1000,
     killSignal: 'SIGKILL',

@@ -121,7 +121,7 @@ test('a FUA write that cannot be made durable fails, and so does every later flu
     const file = await host.files.open('/tmp/disk', { write: true });
     const { io } = guest.node.child('file').node.instance;
     assert.ok(io instanceof FileIo);
-    io.reopened(file, file.sizeBytes());
+    io.reopened(file);
     await assert.rejects(guest.flush(), { errno: 'EIO' });
     await assert.rejects(guest.write(0, Buffer.alloc(4096, 2), Flag.fua), { errno: 'EIO' });
   });

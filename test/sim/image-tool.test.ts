@@ -19,6 +19,8 @@ const PREPARED = [
   'io write -P 1 0 256k;/tmp/a',
   'io write -P 2 30k 50k;/tmp/b',
   'io write -P 3 60k 70k;/tmp/c',
+  'io write -P 5 200k 100k;/tmp/c',
+  'io discard 80k 60k;/tmp/c',
   'io write -z 160k 10k;/tmp/c',
   'io write -P 4 10k 200k;/tmp/n',
 ];
@@ -73,6 +75,7 @@ for (const line of [
   'img rebase -f qcow2 -b  /tmp/c',
   'img commit -f qcow2 /tmp/c',
   'img commit -f qcow2 -b /tmp/a /tmp/c',
+  'img compact -f qcow2 /tmp/c',
 ])
   test(`a power loss in the middle of '${line}' leaves what the image shows`, async () => {
     const operations = await operationsOf(line);

@@ -11,7 +11,8 @@ import { Rates } from '../../src/view/rates.js';
 import { drawSvg } from '../../src/view/svg.js';
 import { drawText } from '../../src/view/text.js';
 import { drawTop } from '../../src/view/top.js';
-import { RECORDINGS, recorded, recordedView } from './recorded.js';
+import { printableJson, progressText } from '../../src/view/words.js';
+import { MOVERS, RECORDINGS, recorded, recordedView, UNSEEN, withMover } from './recorded.js';
 
 const MiB = 1024 * 1024;
 
@@ -92,9 +93,32 @@ test('names that are markup or move a cursor stay names', () => {
     );
     assert.equal(svg.match(/<svg/g)?.length, 1);
     const texts = [svg, drawText(view), drawTop({ view, disks: new Map() }).join('\n')];
-    for (const text of texts) assert.doesNotMatch(text, /[^\n\P{Cc}]|[\u202e\u2028]/u);
+    for (const text of texts) assert.doesNotMatch(text, UNSEEN);
     for (const line of metricsText(view).trimEnd().split('\n'))
       assert.match(line, /^(# |[a-z_]+(\{([a-z_]+="([^"\\\n]|\\["\\n])*",?)*\})? -?[0-9.e+]+$)/s, line);
+  }
+});
+
+test('whatever a server says, nothing is drawn that is not seen or moves a cursor', () => {
+  for (const name of RECORDINGS)
+    for (const mover of MOVERS) {
+      const answers = withMover(recorded(name), mover);
+      const view = buildView(answers);
+      const image = view.images.find(({ overlays }) => overlays.length === 0);
+      const texts = [
+        ...[drawText(view), drawTop({ view, disks: new Map() }).join('\n'), drawSvg(view)],
+        ...view.jobs.map((job) => progressText(job)),
+        ...(image ? [printableJson({ name: image.id })] : []),
+      ];
+      for (const text of texts) assert.doesNotMatch(text, UNSEEN, `${name} ${JSON.stringify(mover)}`);
+    }
+});
+
+test('what is shown as JSON says the same as before', () => {
+  for (const mover of MOVERS) {
+    const value = { name: `a${mover}\u{e0041}b`, list: [mover] };
+    assert.doesNotMatch(printableJson(value), UNSEEN);
+    assert.deepEqual(JSON.parse(printableJson(value, 2)), value);
   }
 });
 

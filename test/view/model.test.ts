@@ -41,7 +41,7 @@ everywhere('chain', (view, server) => {
   assert.equal(view.server.runState === undefined, server === 'storage-daemon');
 });
 
-/** What flows where, and the chains meanwhile. */
+/** What flows where, the chains meanwhile, and what stands on C and on D: jobs' filters are no images. */
 const JOBS: Readonly<Record<string, { flow: [string[], string]; chains: string[] }>> = {
   stream: { flow: [['C'], 'D'], chains: ['A <-- B <-- C <-- D <-- copy-on-read'] },
   commit: { flow: [['C', 'D'], 'B'], chains: ['A <-- B <-- C <-- D <-- mirror_top'] },
@@ -57,6 +57,7 @@ for (const [situation, { flow, chains }] of Object.entries(JOBS))
     assert.equal(job?.type, situation.replace('-below', ''));
     assert.equal(job?.speedLimit, 65536);
     assert.deepEqual([...chainsOf(view)].sort(), [...chains].sort());
+    assert.deepEqual([imageOf(view, 'C')?.overlays, imageOf(view, 'D')?.overlays], [['D'], []]);
     // Backends of the job are nobody else's, and the guest is where it was, above the job's filter or below it.
     assert.deepEqual(
       view.users.map(({ kind }) => kind),
@@ -80,6 +81,28 @@ everywhere('quorum', (view) => {
     view.chains.filter(({ group }) => group === 'Q').map(({ images }) => images),
     [['q1'], ['q2'], ['q3']],
   );
+});
+
+test('a job with nothing to do has done all of it once it is ready, unless it failed', () => {
+  const percentOf = (status: string, error?: string): number | undefined =>
+    buildView({
+      ...recorded('qemu-chain'),
+      'query-jobs': [
+        {
+          id: 'j',
+          type: 'commit',
+          status,
+          'current-progress': 0,
+          'total-progress': 0,
+          ...(error && { error }),
+        },
+      ],
+    }).jobs[0]?.percent;
+  for (const status of ['created', 'running', 'paused', 'aborting', 'undefined'])
+    assert.equal(percentOf(status), 0, status);
+  for (const status of ['ready', 'standby', 'waiting', 'pending', 'concluded'])
+    assert.equal(percentOf(status), 100, status);
+  assert.equal(percentOf('concluded', 'it broke'), 0);
 });
 
 test('queries that a server lacks leave a poorer picture', async () => {
@@ -129,4 +152,35 @@ test('a graph that goes round, and answers that are none, are no reason to hang 
     assert.deepEqual(buildView(broken).chains, []);
   }
   for (const name of RECORDINGS) assert.doesNotThrow(() => JSON.stringify(recordedView(name)));
+});
+
+test('a QEMU is not asked for its nodes while a stream job is over and not gone, which would crash it', async () => {
+  const asked: string[] = [];
+  const answersOf = (package_: string, status: string) => async (command: string) => {
+    asked.push(command);
+    if (command === 'query-version') return { qemu: { major: 7, minor: 2, micro: 0 }, package: package_ };
+    return command === 'query-jobs' ? [{ id: 'j', type: 'stream', status }] : [];
+  };
+  const isAskedForNodes = async (...[execute, options]: Parameters<typeof readAnswers>): Promise<boolean> => {
+    asked.length = 0;
+    await readAnswers(execute, options);
+    return asked.some((command) => /query-named-block-nodes|x-debug-query-block-graph/.test(command));
+  };
+  const last = { 'query-named-block-nodes': [{ 'node-name': 'A' }] };
+  assert.equal(await isAskedForNodes(answersOf('', 'running')), true);
+  assert.equal(await isAskedForNodes(answersOf('livedisk 0.1.0', 'concluded')), true);
+  for (const status of ['waiting', 'pending', 'concluded']) {
+    assert.equal(await isAskedForNodes(answersOf('', status), { last }), false);
+    const told = await readAnswers(answersOf('', status), { last });
+    assert.deepEqual(told['query-named-block-nodes'], last['query-named-block-nodes']);
+    assert.equal((told['query-jobs'] as unknown[]).length, 1);
+  }
+  // Without an earlier look one waits for the job to go, and says why when it does not.
+  let pauses = 0;
+  const pause = async (): Promise<void> => void pauses++;
+  await assert.rejects(readAnswers(answersOf('', 'concluded'), { pause }), /has ended and is not dismissed/);
+  assert.ok(pauses > 5);
+  const goes = async (command: string): Promise<never> =>
+    (await answersOf('', pauses++ > 30 ? 'null' : 'concluded')(command)) as never;
+  await readAnswers(goes, { pause });
 });

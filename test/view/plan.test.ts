@@ -95,6 +95,8 @@ test('a base that other images need is not committed into', () => {
 test('a plan says why something cannot be done', () => {
   const chain = recordedView('qemu-chain');
   const mirror = recordedView('qemu-mirror');
+  // It has no exports.
+  const daemon = recordedView('storage-daemon-chain');
   for (const [view, action, told] of [
     [chain, { kind: 'snapshot', image: 'B', file: '/x', node: 'E' }, 'is a point in time already'],
     [chain, { kind: 'snapshot', image: 'D', file: '/x', node: 'A' }, "there is a node 'A' already"],
@@ -108,7 +110,11 @@ test('a plan says why something cannot be done', () => {
     [chain, { kind: 'mirror', image: 'C', file: '/x', node: 'E' }, 'is not on top'],
     [chain, { kind: 'job', job: 'x', verb: 'pause' }, "there is no job 'x'"],
     [mirror, { kind: 'job', job: 'm', verb: 'complete' }, 'is running, and cannot complete'],
-    [mirror, { kind: 'backup', image: 'D', file: '/x' }, 'is not on top'],
+    [mirror, { kind: 'backup', image: 'D', file: '/x' }, 'job m works on [D]'],
+    [recordedView('qemu-commit-below'), { kind: 'delete', image: 'C' }, 'job c works on [C]'],
+    [daemon, { kind: 'snapshot', image: 'D', file: '/x', node: 'E' }, 'nobody uses [D]'],
+    [daemon, { kind: 'mirror', image: 'D', file: '/x', node: 'E' }, 'nobody uses [D]'],
+    [recordedView('qemu-graph'), { kind: 'resize', image: 'D', bytes: MiB }, 'export e2 keeps the disk'],
     [mirror, { kind: 'snapshot', image: 'E', file: '/x', node: 'F' }, 'job m works on [E]'],
   ] as ReadonlyArray<readonly [View, Action, string]>)
     assert.throws(
@@ -186,6 +192,6 @@ test('going back leaves what is above the point, and says who goes over', async 
     to('B').users.map(({ label }) => label),
     ['virtio0'],
   );
-  assert.throws(() => to('D'), /\[D\] is not below \[D\]/);
+  assert.throws(() => to('D'), /\[D\] is what the disk shows now/);
   assert.throws(() => to('A', 'C'), /not on top/);
 });

@@ -75,6 +75,26 @@ test('with a token everybody needs it', async (t) => {
   );
 });
 
+test('a server that hangs is asked once, however long', async (t) => {
+  let [looks, now, isHung] = [0, 0, true];
+  const waiting: Array<() => void> = [];
+  const execute = (command: string): Promise<never> => {
+    if (command === 'query-version') looks++;
+    return new Promise((resolve) => {
+      if (isHung) waiting.push(() => resolve([] as never));
+      else resolve([] as never);
+    });
+  };
+  const { port } = await serve(t, { execute, clock: { ...clock, nowMs: () => (now += 2000) } });
+  const scrapes = Promise.all([1, 2, 3].map(() => ask(port, '/metrics')));
+  // Each of them is there when a later one is answered.
+  for (let i = 0; i < 3; i++) await ask(port, '/');
+  const asked = looks;
+  isHung = false;
+  for (const answer of waiting) answer();
+  assert.deepEqual([(await scrapes).map(({ status }) => status), asked], [[200, 200, 200], 1]);
+});
+
 test('what failed is told once, and not kept', async (t) => {
   let failing = true;
   const execute = async (): Promise<never> => {
@@ -87,6 +107,17 @@ test('what failed is told once, and not kept', async (t) => {
   assert.deepEqual([first.status, first.text], [500, 'no answer\n']);
   failing = false;
   assert.equal((await ask(port, '/metrics')).status, 200);
+});
+
+test('further servers are asked for by name, and each is asked for itself', async (t) => {
+  const names: string[] = [];
+  const of = (name: string) => async (): Promise<never> => (names.push(name), [] as never);
+  const { port } = await serve(t, { execute: of('first'), targets: new Map([['b.sock', of('second')]]) });
+  assert.equal((await ask(port, '/metrics')).status, 200);
+  const asked = names.length;
+  assert.equal((await ask(port, '/metrics?target=b.sock')).status, 200);
+  assert.deepEqual(new Set(names.slice(asked)), new Set(['second']));
+  assert.equal((await ask(port, '/metrics?target=c.sock')).status, 404);
 });
 
 test('which names and addresses are of this machine', () => {

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
 import { AllowedFiles } from '../../src/programs/web/allowed-files.js';
 import { imageOf, type View } from '../../src/view/model.js';
@@ -87,6 +86,40 @@ test('a disk goes back to a point, as its plan says', async (t) => {
   });
 });
 
+test('new images are called as the plan has shown them', async (t) => {
+  const web = await loggedIn(t);
+  const made = async (verb: string, more: object): Promise<PointPlan> => {
+    const plan = await ask<PointPlan>(web, '/api/points', { verb, ...more, 'dry-run': true });
+    await ask(web, '/api/points', { verb, ...more, called: plan.called });
+    return plan;
+  };
+  const top = async (): Promise<string | undefined> => (await web.bed.layers())[0];
+  const create = await made('create', { name: 'monday' });
+  assert.ok(imageOf(create.after, create.called[0]?.['new-node-name']));
+  assert.equal(await top(), create.called[0]?.['new-node-name']);
+  await web.bed.execute('device_del', { id: 'virtio0' });
+  await web.bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: web.bed.path('nbd') } } });
+  const node = create.called[0]?.['new-node-name'] ?? '';
+  await web.bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': node });
+  const revert = await made('revert', { name: 'monday' });
+  assert.ok(imageOf(revert.after, revert.called[0]?.['new-node-name']));
+  const { disks } = await ask<PointList>(web, '/api/points', { verb: 'list' });
+  assert.ok(
+    disks.some((disk) => disk.node === revert.called[0]?.['new-node-name']),
+    JSON.stringify(disks),
+  );
+  // One that is taken meanwhile is not taken twice.
+  const [status] = await web.error('/api/points', {
+    ...{
+      server: 'disk',
+      verb: 'create',
+      name: 'x',
+      called: [{ node: revert.called[0]?.['new-node-name'], 'new-node-name': 'A' }],
+    },
+  });
+  assert.equal(status, 400);
+});
+
 test('points are made where files may be named alone, and not by who only looks', async (t) => {
   const shut = await loggedIn(t, { allowFile: async (name) => new AllowedFiles([]).find(name) });
   const body = { server: 'disk', verb: 'create', name: 'monday' };
@@ -105,13 +138,35 @@ test('what is wrong with a request for points is told', async (t) => {
     [{ verb: 'create', name: '<b>' }, 'a letter or digit'],
     [{ verb: 'delete', name: 'none' }, 'none'],
     [{ verb: 'undelete' }, "Parameter 'verb' does not accept value 'undelete'"],
-    [{ verb: 'create', name: 'x', quiesce: '/etc/x' }, 'quiesce'],
+    [{ verb: 'create', name: 'x', quiesce: 'no-agent.sock' }, 'no-agent.sock'],
+    [{ verb: 'create', name: 'x', keep: 0 }, 'keep is at least 1'],
+    [{ verb: 'delete', name: 'x', keep: 1 }, 'are for a point that is made'],
   ] as const) {
     const [status, text] = await web.error('/api/points', { server: 'disk', ...body });
     assert.equal(status, 400, text);
     assert.ok(text.includes(told), text);
   }
-  assert.ok(!existsSync(web.bed.path('C.points')));
+  const [status, text] = await web.error('/api/points', {
+    ...{ server: 'disk', verb: 'create', name: 'x', quiesce: '/etc/x' },
+  });
+  assert.deepEqual([status, text.split(' gave')[0]], [403, "'/etc/x' is not in a folder that --allow"]);
+  assert.deepEqual(await web.bed.layers(), ['C', 'B', 'A']);
+});
+
+test('a point that is made lets the oldest go, which is told first', async (t) => {
+  const web = await loggedIn(t);
+  const make = (name: string, more: object = {}): Promise<PointPlan> =>
+    ask(web, '/api/points', { verb: 'create', name, ...more });
+  for (const name of ['one', 'two']) await make(name);
+  assert.deepEqual((await make('three', { keep: 2, 'dry-run': true })).deletes, ['one']);
+  await make('three', { keep: 2 });
+  while (!web.bed.events.some(({ event }) => event === 'x-point-deleted'))
+    await new Promise((resolve) => setImmediate(resolve));
+  const { disks } = await ask<PointList>(web, '/api/points', { verb: 'list' });
+  assert.deepEqual(
+    disks[0]?.points.map(({ name, state }) => `${name} ${state}`),
+    ['two usable', 'three usable'],
+  );
 });
 
 test('what was done is taken back by what the answer names, until it cannot be', async (t) => {

@@ -3,10 +3,8 @@ import { type IncomingMessage, request } from 'node:http';
 import type { TestContext } from 'node:test';
 import type { HostSocket } from '../../src/host/host.js';
 import { createRealHost } from '../../src/host/real.js';
-import { targetOver } from '../../src/programs/points/targets.js';
-import { withImage } from '../../src/programs/screen/offline.js';
 import { AllowedFiles } from '../../src/programs/web/allowed-files.js';
-import { linesOver } from '../../src/programs/web/console-lines.js';
+import { programsParts } from '../../src/programs/web/setup.js';
 import { WebServer, type WebOptions } from '../../src/web/server.js';
 import { QmpSession } from '../../src/wire/qmp/session.js';
 import { EngineBed } from '../engine/engine-bed.js';
@@ -53,17 +51,15 @@ export class WebBed {
     t.after(() => listener.close());
     const host = createRealHost();
     const files = new AllowedFiles([bed.folder]);
+    const servers: WebOptions['servers'] = [{ name: 'disk', address: { type: 'unix', path } }];
     const server = await WebServer.start({
       host,
       address: { type: 'inet', host: '127.0.0.1', port: 0 },
-      servers: [{ name: 'disk', address: { type: 'unix', path } }],
+      servers,
       page: new Map([['/index.html', { type: 'text/html', body: Buffer.from('<!doctype html>') }]]),
       isReadOnly: false,
       hasConsole: false,
-      allowFile: async (name) => files.find(name),
-      readMap: (filename, format) => withImage(host, filename, format, (image) => image.readMap()),
-      linesOver,
-      pointsOver: (link) => targetOver(host, link, bed.folder),
+      ...programsParts({ host, files, servers, folder: bed.folder }),
       ...options,
     });
     t.after(() => server.close());

@@ -83,7 +83,7 @@ export class DestinationMove {
 
   /** Waits for a source from here on. `open` calls back for each connection. Errors: those of `open`. */
   async listen(open: (take: (stream: ByteStream) => void) => Promise<Door>): Promise<void> {
-    this.#set('setup');
+    this.#set('setup', true);
     try {
       this.#door = await open((stream) => void this.#serve(stream));
     } catch (error) {
@@ -99,14 +99,22 @@ export class DestinationMove {
       await this.#greet(channel);
     } catch (error) {
       await this.#refuse(channel, error);
+      this.#leave(channel);
+      // Who is no livedisk takes its bytes for welcome as long as somebody reads them.
+      if (!stream.isOneWay && channel.lastSeen !== undefined) await channel.farewell(LAST_WORD_MS);
     } finally {
       channel.close();
       this.#channels.delete(channel);
-      if (this.#channel === channel) this.#channel = undefined;
-      // It can be read once only; the next try names another one.
-      if (stream.isOneWay && this.#session?.phase !== 'owned') this.#door = undefined;
-      this.#idle.notify();
+      this.#leave(channel);
     }
+  }
+
+  /** The connection has no part in a move any more. */
+  #leave(channel: MoveChannel): void {
+    if (this.#channel === channel) this.#channel = undefined;
+    // It can be read once only; the next try names another one.
+    if (channel.stream.isOneWay && this.#session?.phase !== 'owned') this.#door = undefined;
+    this.#idle.notify();
   }
 
   /** Why nothing comes of a connection. What is in doubt stays so. */
@@ -194,7 +202,7 @@ export class DestinationMove {
       const { name, body } = await channel.expect(['section', 'described', 'end']);
       if (name === 'section') {
         digest.add(body);
-        session.state.take(body);
+        await session.state.take(body);
       } else if (name === 'described') {
         if (!channel.stream.isOneWay) await channel.send('accepted', {});
       } else {
@@ -202,7 +210,7 @@ export class DestinationMove {
         if (body.sections !== sections || body.sha256 !== sha256)
           throw new BlockError('corrupt', 'The migration stream is damaged: its checksum is wrong');
         session.state.assertWhole();
-        return;
+        return session.state.assertMemoryWhole();
       }
     }
   }
@@ -262,8 +270,20 @@ export class DestinationMove {
         this.#settings.warn(toBlockError(error).message);
       });
     runState.arrive(status);
+    if (runState.isRunning) await this.#run();
     this.#error = undefined;
     this.#set('completed');
+  }
+
+  /** Processors that another program has. */
+  async #run(): Promise<void> {
+    const { guestMemory, runState } = this.#machine.parts;
+    await guestMemory()
+      ?.start()
+      .catch((error: unknown) => {
+        this.#settings.warn(toBlockError(error).message);
+        runState.stop();
+      });
   }
 
   async #start(isRunning: boolean): Promise<void> {
@@ -353,10 +373,12 @@ export class DestinationMove {
     await this.#idle.until(() => this.#channels.size === 0);
   }
 
-  #set(status: MigrationStatus): void {
+  /** `isAlwaysTold`: also to those who have not asked for events, as QEMU does where it begins to listen. */
+  #set(status: MigrationStatus, isAlwaysTold = false): void {
     assert(!this.#isClosed || status !== 'setup', 'closed');
     this.#status = status;
-    if (this.#settings.capabilities.has('events')) this.#settings.emit('MIGRATION', { status });
+    if (isAlwaysTold || this.#settings.capabilities.has('events'))
+      this.#settings.emit('MIGRATION', { status });
   }
 }
 

@@ -1,5 +1,5 @@
 import { BlockError } from '../../base/error.js';
-import { activate, inactivate } from '../../block/activity.js';
+import { activate, inactivate, subtrees } from '../../block/activity.js';
 import type { Graph } from '../../block/graph.js';
 import { Node } from '../../block/node.js';
 import { unitePermissions } from '../../block/permissions.js';
@@ -22,6 +22,7 @@ import {
 import type { Section } from '../../wire/migration/messages.js';
 import type { GuestDevice } from '../device.js';
 import type { ExportRegistry } from '../exports.js';
+import type { GuestMemory } from '../guest-program.js';
 import type { Machine } from '../machine.js';
 import { quiesceGuest } from '../quiesce.js';
 import type { RunState, RunStatus } from '../run-state.js';
@@ -42,11 +43,15 @@ export interface MovedParts {
   readonly runState: RunState;
   readonly machine: Machine;
   readonly uuid: string | undefined;
+  /** Where another program has the guest's memory. */
+  readonly guestMemory: () => GuestMemory | undefined;
   /** A line that no client has asked for. */
   readonly warn: (text: string) => void;
 }
 
 const VERSION = 1;
+/** Bytes of the stream of the program that runs the guest. */
+export const MEMORY_SECTION = 'memory';
 
 const Devices = struct('devices', {
   devices: required(arrayOf(struct('device', { path: required(str), model: required(str) }))),
@@ -84,6 +89,8 @@ type State = Infer<typeof State>;
 export class MachineState {
   readonly parts: MovedParts;
   #leaving: readonly LeavingBitmap[] = [];
+  /** What mirrors write to, here or elsewhere, while the machine's images are another's. */
+  #copies: ReadonlySet<Node> = new Set();
 
   constructor(parts: MovedParts) {
     this.parts = parts;
@@ -102,6 +109,26 @@ export class MachineState {
     return [json('devices', { devices }), ...(exports ? [json('storage', { exports })] : [])];
   }
 
+  /**
+   * Memory that another program has, in sections, while the guest goes on; at the end it rests. Errors: those of leave();
+   * busy, where a request of the guest has failed and waits, of which its memory alone knows nothing.
+   */
+  async sendMemory(send: (section: Section) => Promise<void>): Promise<void> {
+    const memory = this.parts.guestMemory();
+    if (!memory) return;
+    this.#assertNoneFailed();
+    await memory.leave((bytes) => send({ name: MEMORY_SECTION, version: VERSION, bytes }));
+    this.#assertNoneFailed();
+  }
+
+  #assertNoneFailed(): void {
+    if (this.parts.runState.status !== 'io-error') return;
+    throw new BlockError(
+      'busy',
+      'A request of the guest has failed, and waits for cont: the machine stays here',
+    );
+  }
+
   /** All that the stopped guest wrote is on disk. */
   async quiesce(): Promise<void> {
     await quiesceGuest(this.parts.graph, this.parts.devices.values());
@@ -118,17 +145,12 @@ export class MachineState {
   }
 
   /**
-   * All images are another machine's from here on, or none. Errors: busy while a job runs; permission while somebody may
-   * write; those of a flush.
+   * All images are another machine's from here on, or none; those that a READY mirror has brought up to date are its still.
+   * Errors: busy while another job runs; permission while somebody may write; those of a flush.
    */
   async inactivate(): Promise<void> {
-    const { graph, jobs } = this.parts;
-    const running = jobs.list().find((job) => !job.isOver);
-    if (running)
-      throw new BlockError(
-        'busy',
-        `The ${running.type} job '${running.id}' has not ended: its images cannot go`,
-      );
+    const { graph } = this.parts;
+    this.#copies = await this.#settledCopies();
     // The images need not keep what goes along.
     this.#setGivenAway(true);
     try {
@@ -137,6 +159,17 @@ export class MachineState {
       this.#setGivenAway(false);
       throw error;
     }
+  }
+
+  async #settledCopies(): Promise<Set<Node>> {
+    const copies: Node[] = [];
+    for (const job of this.parts.jobs.list()) {
+      const copy = await job.settle();
+      if (copy) copies.push(copy);
+      else if (!job.isOver)
+        throw new BlockError('busy', `The ${job.type} job '${job.id}' has not ended: its images cannot go`);
+    }
+    return subtrees(copies);
   }
 
   #setGivenAway(isGivenAway: boolean): void {
@@ -150,7 +183,9 @@ export class MachineState {
   }
 
   #nodes(): Node[] {
-    return [...this.parts.graph.nodes.values()].filter(({ isOpen, isClosing }) => isOpen && !isClosing);
+    return [...this.parts.graph.nodes.values()].filter(
+      (node) => node.isOpen && !node.isClosing && !this.#copies.has(node),
+    );
   }
 
   // ---- the destination's side
@@ -182,6 +217,7 @@ export class ArrivingState {
   #state: State | undefined;
   #exports: readonly string[] = [];
   #isDescribed = false;
+  #hasMemory = false;
 
   constructor(parts: MovedParts, mapping: readonly BitmapMapping[] | undefined) {
     this.#parts = parts;
@@ -189,12 +225,17 @@ export class ArrivingState {
   }
 
   /** Errors: unsupported for a section that is not known or newer; corrupt; invalid where it does not fit this machine. */
-  take(section: Section): void {
+  async take(section: Section): Promise<void> {
     const { name, version } = section;
-    if (![BITMAP_SECTION, 'devices', 'storage', 'state'].includes(name))
-      throw new BlockError('unsupported', `Unknown savevm section '${name}'`);
+    const memory = this.#parts.guestMemory();
+    const known = [BITMAP_SECTION, 'devices', 'storage', 'state', ...(memory ? [MEMORY_SECTION] : [])];
+    if (!known.includes(name)) throw new BlockError('unsupported', `Unknown savevm section '${name}'`);
     if (version > VERSION)
       throw new BlockError('unsupported', `savevm: unsupported version ${version} for '${name}' v${VERSION}`);
+    if (name === MEMORY_SECTION) {
+      this.#hasMemory = true;
+      return memory?.take(section.bytes);
+    }
     try {
       if (name === 'devices') this.#takeDevices(parse(Devices, section));
       else if (name === 'storage') this.#exports = parse(Storage, section).exports;
@@ -232,6 +273,11 @@ export class ArrivingState {
     throw new BlockError('corrupt', 'The migration stream is damaged: a section is missing');
   }
 
+  /** The same of memory that another program has. Errors: corrupt; those of the program. */
+  async assertMemoryWhole(): Promise<void> {
+    await this.#parts.guestMemory()?.assertWhole();
+  }
+
   /** Before the images are opened. */
   place(): void {
     this.#bitmaps.place();
@@ -240,6 +286,7 @@ export class ArrivingState {
   /** Nothing has come. */
   remove(): void {
     this.#bitmaps.remove();
+    if (this.#hasMemory) this.#parts.guestMemory()?.drop();
   }
 
   /** Once the images are as the source has left them. Errors: invalid, where a disk here is another one. */

@@ -3,6 +3,7 @@ import { BlockError } from '../../base/error.js';
 import { MAX_BITMAP_GRANULES, MiB } from '../../base/limits.js';
 import { isPowerOfTwo } from '../../base/align.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
+import { nodeNamed } from '../../block/find-node.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
 import { MAX_ALIAS_BYTES } from './bitmap-mapping.js';
@@ -198,8 +199,7 @@ export class ArrivingBitmaps {
     const entry = this.#mapping?.find((candidate) => candidate.alias === alias);
     if (this.#mapping && !entry) return `Error: Unknown node alias '${alias}'`;
     const nodeName = entry?.['node-name'] ?? alias;
-    const { drives, nodes } = this.#graph;
-    const node = drives.get(nodeName)?.root?.node ?? nodes.get(nodeName);
+    const node = nodeNamed(this.#graph, nodeName);
     if (!node) return `Cannot find device='${entry ? '' : nodeName}' nor node-name='${nodeName}'`;
     if (!entry) return { node, name: bitmapAlias, persistent };
     const bitmap = entry.bitmaps.find((candidate) => candidate.alias === bitmapAlias);

@@ -6,9 +6,9 @@ import { DestinationMove } from './destination.js';
 import { MachineState, type MovedParts } from './machine-state.js';
 import { MoveChannel } from '../../wire/migration/channel.js';
 import { Parameters } from './parameters.js';
-import { openDoor, type Roads, routeTo } from './routes.js';
-import type { MoveSettings } from './settings.js';
-import { type MoreToMove, SourceMove, UnknownProtocol } from './source.js';
+import { openDoor, type Roads, routeTo, UnknownProtocol } from './routes.js';
+import type { MoreToMove, MoveSettings } from './settings.js';
+import { SourceMove } from './source.js';
 import type { MoveTarget } from './target.js';
 
 export interface MovesProperties extends MovedParts {

@@ -1,3 +1,4 @@
+import { writeBuffer } from '../../host/whole-buffers.js';
 import { IoVector } from '../../base/io-vector.js';
 import { BlockError } from '../../base/error.js';
 import { KiB } from '../../base/limits.js';
@@ -23,6 +24,8 @@ export function routeTo(roads: Roads, target: MoveTarget): Route {
   switch (target.kind) {
     case 'socket':
       return socketRoute(roads, target.address);
+    case 'unresolved':
+      return once(() => Promise.reject(target.why));
     case 'descriptor':
       return once(openDescriptor(roads, target.name, 'to'));
     case 'command':
@@ -65,6 +68,8 @@ export async function openDoor(
   switch (target.kind) {
     case 'socket':
       return listen(roads, target.address, take);
+    case 'unresolved':
+      throw target.why;
     case 'descriptor':
       return comes(openDescriptor(roads, target.name, 'from'), take);
     case 'command':
@@ -184,7 +189,7 @@ class FileStream implements ByteStream {
 
   async write(bytes: Uint8Array): Promise<void> {
     if (this.#closed) throw new BlockError('closed', 'The file is closed');
-    await this.#file.write(this.#position, IoVector.of(bytes), 0, bytes.length);
+    await writeBuffer(this.#file, this.#position, bytes);
     this.#position += bytes.length;
   }
 
@@ -197,5 +202,12 @@ class FileStream implements ByteStream {
   destroy(): void {
     this.#closed ??= this.#file.close();
     this.#closed.catch(() => undefined);
+  }
+}
+
+/** Not told by query-migrate, as in QEMU. */
+export class UnknownProtocol extends BlockError {
+  constructor() {
+    super('invalid', "Parameter 'uri' expects a valid migration protocol");
   }
 }

@@ -20,3 +20,13 @@ export interface Route {
 
 /** How long the destination, with the images open, waits for the last word before it lets go of them again. */
 export const LAST_WORD_MS = 10_000;
+
+/** What goes along with a machine, beyond its state. */
+export interface MoreToMove {
+  /** The destination's exports over which its disks have come, which it ends when it has the machine. */
+  readonly exports?: readonly string[];
+  /** Dirty bitmaps go along, whatever the capability says. */
+  readonly bitmaps?: boolean;
+  /** What is done while the guest rests, before the images are given up. What it throws ends the move: the guest goes on. */
+  readonly whileStopped?: () => Promise<void>;
+}

@@ -1,34 +1,19 @@
-import { assert } from '../../base/assert.js';
+import { assert, defined } from '../../base/assert.js';
 import { deferred, type Deferred, Notifier } from '../../base/async.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import type { MigrationInfo, MigrationStatus, MoveInfo } from '../../schema/migration.js';
 import { MoveChannel, RefusedByPeer } from '../../wire/migration/channel.js';
-import { SectionsDigest, sha256Hex } from '../../wire/migration/digest.js';
-import type { Section } from '../../wire/migration/messages.js';
+import { SectionsDigest } from '../../wire/migration/digest.js';
 import type { RunStatus } from '../run-state.js';
 import type { MachineState } from './machine-state.js';
 import { MoveProgress } from './progress.js';
-import { LAST_WORD_MS, type MoveSettings, type Route } from './settings.js';
-
-/**
- * How far a move has come, as far as its end is concerned. `released`: the images are nobody's, and come back when
- * anything fails. `said`: the word has been said by which the destination has the machine, who may not have heard it.
- */
-type Phase = 'running' | 'stopped' | 'released' | 'said' | 'moved';
-
-/** What goes along with a machine, beyond its state. */
-export interface MoreToMove {
-  /** The destination's exports over which its disks have come, which it ends when it has the machine. */
-  readonly exports?: readonly string[];
-  /** Dirty bitmaps go along, whatever the capability says. */
-  readonly bitmaps?: boolean;
-  /** What is done while the guest rests, before the images are given up. What it throws ends the move: the guest goes on. */
-  readonly whileStopped?: () => Promise<void>;
-}
+import { assertOwner, OWNERS, type Phase } from './phase.js';
+import { LAST_WORD_MS, type MoreToMove, type MoveSettings, type Route } from './settings.js';
+import { UnknownProtocol } from './routes.js';
+import { askForOwner, MoveWords } from './words.js';
 
 const FIRST_RETRY_MS = 250;
 const LONGEST_RETRY_MS = 5_000;
-const WORD_BYTES = 16;
 
 /** The source of a move: docs/MIGRATION.md says which message means what, and who has the machine when. */
 export class SourceMove {
@@ -38,12 +23,10 @@ export class SourceMove {
   #error: string | undefined;
   #phase: Phase = 'running';
   #before: RunStatus = 'running';
-  #session = '';
+  /** From begin() on. */
+  #words: MoveWords | undefined;
   /** The last one, whose word was never said. */
   #lastSession: string | undefined;
-  #word = '';
-  /** SHA-256 of the word by which the destination says that it will never have the machine. */
-  #backWord = '';
   #channel: MoveChannel | undefined;
   #progress: MoveProgress;
   #isCancelled = false;
@@ -80,13 +63,7 @@ export class SourceMove {
 
   /** Errors: kind busy while the images are, or may be, another machine's. */
   assertOwner(): void {
-    if (this.#phase === 'moved')
-      throw new BlockError('busy', 'The machine has moved: the destination has it');
-    if (this.#phase === 'said')
-      throw new BlockError('busy', 'Nobody knows yet whether the destination has the machine', {
-        hint: 'x-query-move says why; x-move-claim decides by hand.',
-      });
-    if (this.#phase === 'released') throw new BlockError('busy', 'Migration is not finalized yet');
+    assertOwner(this.#phase);
   }
 
   info(): MigrationInfo {
@@ -102,17 +79,10 @@ export class SourceMove {
   }
 
   moveInfo(): MoveInfo {
-    const owner = {
-      running: 'here',
-      stopped: 'here',
-      released: 'here',
-      said: 'unknown',
-      moved: 'there',
-    } as const;
     return {
       role: this.#status === 'none' ? 'none' : 'source',
-      owner: owner[this.#phase],
-      ...(this.#session !== '' && { session: this.#session }),
+      owner: OWNERS[this.#phase],
+      ...(this.#words && { session: this.#words.session }),
       ...(this.#channel?.lastSent !== undefined && { 'last-sent': this.#channel.lastSent }),
       ...(this.#channel?.lastSeen !== undefined && { 'last-seen': this.#channel.lastSeen }),
       ...(this.#phase === 'said' && { reason: this.#why() }),
@@ -134,9 +104,7 @@ export class SourceMove {
     this.#tellsPostcopy = false;
     this.#channel = undefined;
     this.#progress = new MoveProgress(this.#settings.host.clock);
-    const { random } = this.#settings.host;
-    this.#session = random.bytes(WORD_BYTES).toString('hex');
-    this.#word = random.bytes(WORD_BYTES).toString('hex');
+    this.#words = new MoveWords(this.#settings.host.random);
     this.#set('setup');
     let opened: Route;
     try {
@@ -159,8 +127,14 @@ export class SourceMove {
       await this.#transfer(this.#channel);
       this.#complete();
     } catch (error) {
-      await this.#fail(error, route);
+      await this.#fail(await this.#told(error), route);
     }
+  }
+
+  /** `isCut`: it is an error of sending. */
+  async #told(error: unknown, isCut = toBlockError(error).kind === 'closed'): Promise<unknown> {
+    if (!isCut || this.#isCancelled || this.#phase === 'said') return error;
+    return this.#channel?.refusalOr(error, LAST_WORD_MS) ?? error;
   }
 
   async #transfer(channel: MoveChannel): Promise<void> {
@@ -169,14 +143,15 @@ export class SourceMove {
     await this.#greet(channel);
     this.#pass();
     this.#set('active');
-    await sendSections(channel, this.#machine.describe(this.#more.exports), digest);
+    await channel.sendSections(this.#machine.describe(this.#more.exports), digest);
     await channel.send('described', {});
     if (!isOneWay) await channel.expect(['accepted']);
     this.#assertWanted();
+    await this.#sendMemory(channel, digest);
     await this.#stop();
-    await sendSections(channel, this.#machine.save(this.#before, this.#bitmaps()), digest);
+    await channel.sendSections(this.#machine.save(this.#before, this.#bitmaps()), digest);
     await channel.send('end', digest.end);
-    if (!isOneWay) this.#backWord = (await channel.expect(['ready'])).body.word;
+    if (!isOneWay) this.#said().backDigest = (await channel.expect(['ready'])).body.word;
     this.#assertWanted();
     await this.#machine.inactivate();
     this.#phase = 'released';
@@ -188,11 +163,22 @@ export class SourceMove {
     else await this.#sayWord(channel);
   }
 
+  async #sendMemory(channel: MoveChannel, digest: SectionsDigest): Promise<void> {
+    try {
+      await this.#machine.sendMemory(async (section) => {
+        this.#assertWanted();
+        await channel.sendSections([section], digest);
+      });
+    } catch (error) {
+      this.#assertWanted();
+      throw await this.#told(error, true);
+    }
+  }
+
   async #greet(channel: MoveChannel): Promise<void> {
     await channel.open();
     await channel.send('hello', {
-      session: this.#session,
-      word: sha256Hex(Buffer.from(this.#word, 'hex')),
+      ...this.#said().hello,
       machine: this.#machine.identity,
       ...(this.#lastSession !== undefined && { before: this.#lastSession }),
     });
@@ -227,10 +213,14 @@ export class SourceMove {
     this.#pass();
   }
 
+  #said(): MoveWords {
+    return defined(this.#words, 'the words of a move that has begun');
+  }
+
   /** From here on only the destination can say who has the machine. */
   async #sayWord(channel: MoveChannel): Promise<void> {
     this.#phase = 'said';
-    await channel.send('go', { word: this.#word });
+    await channel.send('go', { word: this.#said().word });
     await channel.expect(['owned']);
     this.#phase = 'moved';
     await channel.send('bye', {}).catch(() => undefined);
@@ -239,7 +229,7 @@ export class SourceMove {
 
   /** Whoever reads it later has the machine then; what was not written whole is of no use to anybody. */
   async #sayToNobody(channel: MoveChannel): Promise<void> {
-    await channel.send('go', { word: this.#word });
+    await channel.send('go', { word: this.#said().word });
     await channel.stream.finish();
     this.#isSaved = true;
   }
@@ -286,10 +276,14 @@ export class SourceMove {
       this.#phase = 'stopped';
       mayRun = await this.#reactivate();
     }
-    this.#lastSession = this.#session;
+    this.#lastSession = this.#said().session;
     if (!this.#isCancelled) this.#set('failed');
     if (phase !== 'running') runState.returnFromMigrate(mayRun);
     this.#phase = 'running';
+    await this.#machine.parts
+      .guestMemory()
+      ?.stay(runState.isRunning)
+      .catch((error: unknown) => this.#settings.warn(toBlockError(error).message));
     if (this.#isCancelled) this.#set('cancelled');
   }
 
@@ -338,28 +332,12 @@ export class SourceMove {
   async #ask(route: Route): Promise<void> {
     const channel = new MoveChannel(await route.open(), this.#settings.host.clock);
     try {
-      await channel.open();
-      const word = sha256Hex(Buffer.from(this.#word, 'hex'));
-      await channel.send('hello', {
-        session: this.#session,
-        word,
-        again: true,
-        machine: this.#machine.identity,
+      const owner = await askForOwner(channel, this.#said(), this.#machine.identity, () => {
+        if (!this.#isDecided()) this.#channel = channel;
+        return this.#isDecided();
       });
-      const { body } = await channel.expect(['known']);
-      if (this.#isDecided()) return;
-      this.#channel = channel;
-      if (body.state === 'taken') {
-        await channel.send('go', { word: this.#word });
-        await channel.expect(['owned']);
-      } else if (body.state === 'released' && this.#isBackWord(body.word ?? '')) {
-        await this.#takeBack();
-        return;
-      } else if (body.state !== 'owned')
-        throw new BlockError('not-found', 'the destination does not know of this move');
-      if (this.#isDecided()) return;
-      await channel.send('bye', {}).catch(() => undefined);
-      this.#moved();
+      if (owner === 'here') await this.#takeBack();
+      else if (owner === 'there') this.#moved();
     } finally {
       channel.close();
     }
@@ -369,10 +347,6 @@ export class SourceMove {
     this.#complete();
     this.#changed.notify();
     this.#settings.emit('X_MOVE', this.moveInfo());
-  }
-
-  #isBackWord(word: string): boolean {
-    return this.#backWord !== '' && sha256Hex(Buffer.from(word, 'hex')) === this.#backWord;
   }
 
   #tellDoubt(): void {
@@ -386,7 +360,7 @@ export class SourceMove {
     if (this.#phase === 'moved' && !force) this.assertOwner();
     if (this.#phase !== 'said' && this.#phase !== 'moved')
       throw new BlockError('invalid', 'There is no move that waits for its last word');
-    if (word !== undefined && !this.#isBackWord(word))
+    if (word !== undefined && !this.#said().isBackWord(word))
       throw new BlockError('invalid', 'This is not the word of the destination of this move');
     if (word === undefined && !force)
       throw new BlockError('invalid', 'The destination may have the machine', {
@@ -409,7 +383,7 @@ export class SourceMove {
   release(): string {
     if (this.#phase !== 'said')
       throw new BlockError('invalid', 'There is no move that waits for its last word');
-    return this.#word;
+    return this.#said().word;
   }
 
   // ---- what users do meanwhile
@@ -440,6 +414,7 @@ export class SourceMove {
     if (this.#phase === 'said' || this.#phase === 'moved') this.assertOwner();
     this.#isCancelled = true;
     this.#set('cancelling');
+    if (this.#phase === 'running') this.#machine.parts.guestMemory()?.giveUp();
     this.#hangUp('cancelled by the source');
     this.#changed.notify();
   }
@@ -471,23 +446,5 @@ export class SourceMove {
     this.#status = status;
     if (status === 'active') this.#progress.begun();
     if (this.#settings.capabilities.has('events')) this.#settings.emit('MIGRATION', { status });
-  }
-}
-
-/** Not told by query-migrate, as in QEMU. */
-export class UnknownProtocol extends BlockError {
-  constructor() {
-    super('invalid', "Parameter 'uri' expects a valid migration protocol");
-  }
-}
-
-async function sendSections(
-  channel: MoveChannel,
-  sections: readonly Section[],
-  digest: SectionsDigest,
-): Promise<void> {
-  for (const section of sections) {
-    digest.add(section);
-    await channel.send('section', section);
   }
 }

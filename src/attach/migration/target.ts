@@ -1,9 +1,13 @@
 import { BlockError } from '../../base/error.js';
 import type { SocketAddress } from '../../host/host.js';
+import { parseInet } from '../../schema/inet-text.js';
+import { InetAddress } from '../../schema/socket-address.js';
 
 /** Where a machine's state goes to or comes from. */
 export type MoveTarget =
   | { kind: 'socket'; address: SocketAddress }
+  /** Nobody can be there, which who connects is told. */
+  | { kind: 'unresolved'; why: BlockError }
   /** By the name that a client gave a descriptor, or one of those that the program was started with. */
   | { kind: 'descriptor'; name: string | number }
   | { kind: 'command'; argv: readonly string[] }
@@ -16,7 +20,7 @@ export function parseTarget(uri: string): MoveTarget | undefined {
 }
 
 const SCHEMES: { readonly [scheme: string]: (rest: string) => MoveTarget } = {
-  tcp: (rest) => ({ kind: 'socket', address: inet(rest) }),
+  tcp: inet,
   unix(path) {
     if (path === '') throw new BlockError('invalid', 'invalid Unix socket address');
     return { kind: 'socket', address: { type: 'unix', path } };
@@ -26,17 +30,13 @@ const SCHEMES: { readonly [scheme: string]: (rest: string) => MoveTarget } = {
   file: stateFile,
 };
 
-/** HOST:PORT; a name of IPv6 in brackets. */
-function inet(text: string): SocketAddress {
-  const [, bracketed, plain, port] = /^(?:\[([^\]]*)\]|([^:]*)):(\d+)$/.exec(text) ?? [];
-  if (port === undefined) throw new BlockError('invalid', `error parsing address '${text}'`);
+function inet(text: string): MoveTarget {
+  const { host, port } = InetAddress.parse({ ...parseInet(text) }, '', 'qmp');
   const number = Number(port);
-  if (number > 65535)
-    throw new BlockError(
-      'invalid',
-      `address resolution failed for ${text}: Servname not supported for ai_socktype`,
-    );
-  return { type: 'inet', host: bracketed ?? plain ?? '', port: number };
+  if (/^\d+$/.test(port) && number <= 65535)
+    return { kind: 'socket', address: { type: 'inet', host, port: number } };
+  const why = `address resolution failed for ${host}:${port}: Servname not supported for ai_socktype`;
+  return { kind: 'unresolved', why: new BlockError('invalid', why) };
 }
 
 function stateFile(text: string): MoveTarget {

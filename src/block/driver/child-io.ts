@@ -52,7 +52,7 @@ export interface ChildIo {
    * What of the range is in layers below the first that is no filter, as far down as `last`, is copied into that one;
    * what a guest writes meanwhile stays. Errors: those of reading and writing.
    */
-  copyOnRead(offset: number, lengthBytes: number, last?: FrozenChain): Promise<void>;
+  copyOnRead(offset: number, lengthBytes: number, last?: Pick<FrozenChain, 'bottom'>): Promise<void>;
   truncate(lengthBytes: number): Promise<void>;
   /**
    * Sees to it that writes to the range cannot run out of space; what it reads as stays. Nobody writes there
@@ -63,6 +63,8 @@ export interface ChildIo {
   /** Makes a growable child at least that long, without space of its own. Errors: no-space where it cannot grow. */
   extend(lengthBytes: number): Promise<void>;
   tryExtend(lengthBytes: number): boolean;
+  /** See DriverInstance. */
+  readonly hasSpaceAhead?: boolean;
   /** Nothing makes it longer: a device, a window of a file, an export. */
   readonly hasFixedLength?: boolean;
   /** What its driver says of it. */

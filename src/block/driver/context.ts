@@ -1,5 +1,6 @@
 import type { MemoryBudget } from '../../base/memory-budget.js';
 import type { Host } from '../../host/host.js';
+import type { PassedMemory } from '../../host/passing.js';
 import type { DirtyBitmap } from '../dirty-bitmap.js';
 import type { FrozenChain } from '../frozen-chain.js';
 import type { NodeModes } from '../modes.js';
@@ -28,6 +29,8 @@ export interface DriverContext {
   readonly isActive: boolean;
   /** Its content is to be used: the bitmaps that the image keeps are loaded. */
   readonly loadsBitmaps: boolean;
+  /** What another process had in memory of the node, which is taken over from it (DriverInstance.memory). */
+  readonly memory: PassedMemory | undefined;
   /** The node's bitmaps, oldest first; the driver adds those that the image keeps, and stores them, and any of its own. */
   readonly dirtyBitmaps: DirtyBitmap[];
   /** The child of that role; asserts that it is attached. */
@@ -35,6 +38,8 @@ export interface DriverContext {
   hasChild(role: string): boolean;
   /** The roles of those that an option lists (ChildRole.isList), as the graph stands. */
   listChildren(option: string): readonly string[];
+  /** The descriptor that an option means. Errors: invalid, not-found, unsupported; in QEMU's words. */
+  descriptorOf(text: string): number;
   /** A file that the image names, seen from where the image is. Errors: invalid where that is no folder. */
   nameOf(filename: string): string;
   /** The chain below as far as a node, by name, fixed until it is released. Errors: not-found, invalid. */

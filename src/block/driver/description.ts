@@ -7,7 +7,7 @@ import type { PermissionSet } from './changes.js';
 import type { ChildIo } from './child-io.js';
 import type { DriverContext, NamedFile } from './context.js';
 import type { DriverInstance } from './instance.js';
-import type { MeasuredContent, Measurement, NewImage, NewImageContext } from './new-image.js';
+import type { MeasuredContent, Measurement, NewFileTraits, NewImage, NewImageContext } from './new-image.js';
 import type { GivenOptions, NodeOptions, Settings } from './options.js';
 
 /** What the composition root registers. */
@@ -24,6 +24,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly holdsCopies?: boolean;
   /** The format of images that show no other. */
   readonly isFallback?: boolean;
+  /** Formats: an image that is opened for writing is not written before somebody changes it. */
+  readonly opensWithoutWriting?: boolean;
   /** Takes writes that are to be compressed, or passes them on. */
   readonly compresses?: boolean;
   /** Protocols: names are paths, so an image has a folder in which relative names of backing files begin. */
@@ -36,7 +38,7 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   readonly readsAsChild?: boolean;
   /** Filters of jobs: they cannot be opened, and have the names of what they show. */
   readonly isNamedAsChild?: boolean;
-  /** Filters of jobs: named itself where the user has given it a name, and not as its child. */
+  /** Filters: named itself, and not as its child; of jobs where the user has given it a name. */
   readonly isNamedWhole?: boolean;
   /** Filters of jobs: what QEMU calls the child that it shows. */
   readonly shownChildRole?: string;
@@ -61,8 +63,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
     settings: Settings<O>,
     hasUsers: boolean,
   ): PermissionSet | undefined;
-  /** How sure it is that the first bytes are of its format: 0 no, 100 certain. */
-  probe?(header: Buffer): number;
+  /** How sure it is that the first bytes, of a file of that name, are of its format: 0 no, 100 certain. */
+  probe?(header: Buffer, filename: string): number;
   /** What may be said of a new image besides its size and backing file (schema/create-options.ts). */
   readonly createOptions?: C;
   /** Formats: the image tool's -o options and, among them, size and backing file, in the order of its messages. */
@@ -78,12 +80,16 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
    * it may be made with.
    */
   create?(file: ChildIo, image: NewImage<C>, host: Host, context?: NewImageContext): Promise<void>;
+  /** Formats: why a new image cannot be of a size beyond all bounds. */
+  readonly tooLargeText?: string;
   /** Formats: the creation option that names a file for the guest's data. */
   readonly dataFileOption?: string;
   /** Protocols: there is something without us, which takes a new image as it is. */
   readonly takesImages?: boolean;
+  /** Protocols: createFile makes a file of this machine, as its traits say. */
+  readonly takesFileTraits?: boolean;
   /** Protocols: makes the file; replaces what is there. */
-  createFile?(host: Host, filename: string, sizeBytes: number): Promise<void>;
+  createFile?(host: Host, filename: string, sizeBytes: number, traits?: NewFileTraits): Promise<void>;
   /** The same, at a place that options say. */
   createAt?(host: Host, place: NodeOptions, sizeBytes: number): Promise<void>;
   /**
@@ -97,6 +103,8 @@ export interface DriverDescription<O extends DriverOptions = DriverOptions, C ex
   ): string | undefined;
   /** Options that decide what a node shows: all that is to be said of it besides its children. */
   readonly identityOptions?: readonly string[];
+  /** What among the options is a secret itself, in words, and how it can be given by the id of one instead. */
+  secretIn?(options: GivenOptions): { what: string; instead: string } | undefined;
   /**
    * Protocols: whether a plain filename is theirs ("nbd:", "nbd://"), and the options it stands for. A child of which
    * they have nothing but a `filename` is the one of that name.

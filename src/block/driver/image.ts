@@ -25,6 +25,13 @@ export interface BitmapStore {
   settle?(bitmap: DirtyBitmap): Promise<void>;
 }
 
+/** What the file system did about discards. */
+export interface DiscardCounts {
+  done: number;
+  doneBytes: number;
+  failed: number;
+}
+
 /** Driver-specific facts for `image` in query-block and `img info`. */
 export interface DriverInfo {
   clusterSizeBytes?: number;
@@ -46,7 +53,15 @@ export interface DriverInfo {
 export interface ImageAmendment {
   version?: 2 | 3;
   lazyRefcounts?: boolean;
+  refcountBits?: number;
+  /** How the file with the guest's data is called; empty: it has no name any more. */
+  dataFile?: string;
+  dataFileRaw?: boolean;
+  /** What it is to name; only what it names already can stay. */
+  backing?: { filename: string | undefined; format: string | undefined };
   keySlots?: KeySlotAmendment;
+  /** Changes the size, after what needs a newer version and before what needs an older one. */
+  resize?: () => Promise<void>;
 }
 
 /** Which passwords an encrypted image opens with. */
@@ -73,4 +88,39 @@ export interface ImageCheck {
   compressedClusters: number;
   /** First byte behind the last cluster in use. */
   imageEndOffset: number;
+}
+
+/** How an image's file is used: growth that its content does not need, and fragmentation. */
+export interface FileUse {
+  lengthBytes: number;
+  clusterBytes: number;
+  /** Of clusters that count as in use, leaked ones included. */
+  usedBytes: number;
+  /** Of those before the last one in use that are free: what is written next goes there. */
+  freeBytes: number;
+  /** Of the disk's clusters, as it is now, those that have one of the file; compressed ones are counted by themselves. */
+  dataClusters: number;
+  compressedClusters: number;
+  /** Stretches of the disk whose clusters lie one behind the other in the file. */
+  extents: number;
+  /** Clusters of which the one before on the disk has one of the file, too; and those of them that do not lie behind it. */
+  adjoiningClusters: number;
+  scatteredClusters: number;
+}
+
+export interface CompactOptions {
+  /** Nothing is changed. */
+  isDryRun?: boolean;
+  /** Hears of clusters that are where they are to be. */
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** What became of an image's file, or would. */
+export interface ImageCompaction {
+  formerBytes: number;
+  lengthBytes: number;
+  /** Of clusters that have another place in the file now. */
+  movedBytes: number;
+  /** Of clusters that nobody used and that were counted. */
+  leakedBytes: number;
 }

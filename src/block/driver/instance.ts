@@ -1,4 +1,5 @@
 import type { ByteRanges } from '../../base/byte-ranges.js';
+import type { PassedFile, PassedMemory } from '../../host/passing.js';
 import type { ChangeLog } from '../change-log.js';
 import type { SnapshotAccess } from '../snapshot-access.js';
 import type {
@@ -8,9 +9,20 @@ import type {
   PreparedReopening,
   Reopening,
 } from './changes.js';
-import type { BitmapStore, DriverInfo, ImageAmendment, ImageCheck, RepairMode } from './image.js';
+import type {
+  BitmapStore,
+  CompactOptions,
+  DiscardCounts,
+  DriverInfo,
+  FileUse,
+  ImageAmendment,
+  ImageCheck,
+  ImageCompaction,
+  RepairMode,
+} from './image.js';
 import type { IoDriver } from './io-driver.js';
 import type { MapDriver } from './map-driver.js';
+import type { Preallocated } from './new-image.js';
 import type { InternalSnapshots } from './snapshots.js';
 
 /**
@@ -37,6 +49,11 @@ export interface DriverInstance {
   flush(): Promise<void>;
   /** 'grow' only where supported; kind 'unsupported' else. */
   truncate?(lengthBytes: number): Promise<void>;
+  /**
+   * Takes space for [from, end), which truncate has just added: what it reads as stays. Durable on return, formats without
+   * tables excepted. Nobody uses the range meanwhile; after an error some of it may have been taken. Absent: it cannot.
+   */
+  preallocate?(from: number, end: number, mode: Preallocated): Promise<void>;
   /** Rewrites the backing reference in the image; durable on return. */
   changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
   /**
@@ -78,9 +95,22 @@ export interface DriverInstance {
   cancelInFlight?(): void;
   /**
    * What was written, and is taken for kept by a server that was lost and came back: since it was asked last, in the node's
-   * offsets. Who still has what was written there writes it again. Absent: there is never any, or where is not known.
+   * offsets. Also what is lost, so that reads and flushes fail: each time, until it is written. Who still has what was
+   * written there writes it again. Absent: there is never any, or where is not known.
    */
   takeDoubtful?(): ByteRanges;
+  /** What lies behind all that was written has space already: where none is wanted, it has to be given back. */
+  readonly hasSpaceAhead?: boolean;
+  /** Of files: the open file with its locks, for a process that takes the node over. Absent: that one opens it anew. */
+  readonly passed?: Omit<PassedFile, 'fd'> & { readonly fd: number | undefined };
+  /** What another process needs to go on with the node besides its options and images. Absent: nothing. */
+  readonly memory?: PassedMemory;
+  /** It does something of its own, of no request, with what it has in memory. */
+  readonly isWorking?: boolean;
+  /** What was to be durable is lost. */
+  readonly hasLostWrites?: boolean;
+  /** Of one that was opened by what another process had passed: that one has it no more. */
+  own?(): void;
   /** Of connections: this one is given up, what is in flight with it too. */
   yank?(): void;
   info(): DriverInfo;
@@ -89,8 +119,17 @@ export interface DriverInstance {
    * Each finding is told as it is made. Absent: the format has no checks.
    */
   check?(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck>;
+  /** How the image's file is used; also while it is. Absent: the format has nothing to tell of it. */
+  fileUse?(): Promise<FileUse>;
+  /**
+   * Makes the image's file as short as what is in it allows, whose content stays; durable on return. The image was opened
+   * to be checked, and nobody uses the node meanwhile. Absent: the format cannot.
+   */
+  compact?(options: CompactOptions): Promise<ImageCompaction>;
   /** Absent: the format has none. */
   readonly snapshots?: InternalSnapshots;
+  /** Of files: what has become of discards. */
+  readonly discards?: DiscardCounts;
   /** Bytes allocated on the host, for actual-size; protocol drivers only. */
   allocatedBytes?(): number;
   /** See ChildIo. Absent: as the child that holds its bytes, else false. */

@@ -6,6 +6,8 @@ import type { BlockStatus, IoRequest } from '../request.js';
  * memory that a guest changes at any time: see IoRequest. It is the driver's until its promise settles, no longer.
  */
 export interface IoDriver {
+  /** A read may be answered by a file of the host, see IoRequest.taker. */
+  readonly offersFile?: boolean;
   tryRead?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
   read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void>;
   tryWrite?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;

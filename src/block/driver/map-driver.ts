@@ -12,6 +12,8 @@ export interface MapDriver {
   readonly clusterBytes: number;
   /** What has a status of its own, and what reservations, zeroes and discards are in: a cluster, or a part of one. */
   readonly unitBytes: number;
+  /** All of it is plain bytes of one child, each at one place for ever. Absent: what is freed there may be used anew. */
+  readonly isFixed?: boolean;
   /** The child that hears of block-layer events. */
   readonly events: ChildIo;
   /** Fills all of `out` for a stretch that begins at offset, at most lengthBytes long; false: tables are not in memory. */

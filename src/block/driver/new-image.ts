@@ -11,6 +11,13 @@ export interface CreateOptions {
   backingFormat?: string;
   /** The format's own, by QMP name: cluster-size, version, ... */
   options?: NodeOptions;
+  readonly file?: NewFileTraits;
+}
+
+/** What a new file is to be like, where its file system can. */
+export interface NewFileTraits {
+  /** Overwritten in place (btrfs): images that are written to all the time stay in few pieces. */
+  readonly noCopyOnWrite?: boolean;
 }
 
 /** What an image is to hold. */
@@ -19,6 +26,8 @@ export interface MeasuredContent {
   dataBytes(unitBytes: number): Promise<number>;
   /** The bitmaps that are kept with it; undefined: it comes from where none can be kept. */
   readonly bitmaps: readonly DirtyBitmap[] | undefined;
+  /** Errors: not-found, invalid. */
+  secret(id: string): Uint8Array;
 }
 
 /** How large a file would be. */
@@ -36,6 +45,8 @@ export interface NewImage<C extends Members = Members> extends Omit<CreateOption
   options: FilledOf<C>;
   /** Of formats with such an option: the file for the guest's data, open and empty, and its name. */
   dataFile?: { io: ChildIo; filename: string };
+  /** Of formats that may have their header apart: the file is for that alone, and the guest's data, if any, for dataFile. */
+  isHeaderApart?: boolean;
 }
 
 /** What a new image may be made with besides its own file. */
@@ -49,3 +60,6 @@ export interface NewImageContext {
   /** Errors: not-found, invalid. */
   secret(id: string): Uint8Array;
 }
+
+/** What of new space is taken at once: the tables that map it, the blocks of the file too, or blocks with zeroes in them. */
+export type Preallocated = 'metadata' | 'falloc' | 'full';

@@ -40,4 +40,8 @@ export interface InternalSnapshots {
   show(id: string): Promise<void>;
   /** A part of the machine's state, which lies inside it. */
   readVmState(id: string, offset: number, buffer: Uint8Array): Promise<void>;
+  /** A part of the state that lies beside the disk as it is now, which the next snapshot does not keep; zeroes where there is none. */
+  readPresentVmState(offset: number, buffer: Uint8Array): Promise<void>;
+  /** The same; durable with the next flush. */
+  writePresentVmState(offset: number, bytes: Uint8Array): Promise<void>;
 }

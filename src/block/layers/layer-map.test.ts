@@ -241,3 +241,48 @@ test('a few layers have a map where all its pages have room, many have one in an
   assert.ok(many.node.io.layerMap);
   assert.equal(few.node.io.layerMap, map);
 });
+
+test('an overlay takes over what the map of the image below it knows, and looks at that image alone', async () => {
+  const bench = new JobBench();
+  const push = (name: string, below?: MemoryImage): Promise<MemoryImage> =>
+    newMemoryImage(bench.graph, name, {
+      ...{ lengthBytes: MOST_BYTES, clusterBytes: 4 * KiB, ...(below && { backing: below.node }) },
+    });
+  // As many pages as a map has: there is no room for another one beside it.
+  bench.graph.layerMaps.settings = { ...CHECKED, mostPages: 3, manyLayers: 20 };
+  const images = [await push('a0')];
+  for (let i = 1; i < 5; i++) images.push(await push(`a${i}`, images.at(-1)));
+  const looks: string[] = [];
+  for (const { node } of images) {
+    node.child('file').perm = ALL_PERMISSIONS;
+    const { io } = node;
+    const mapAll = io.mapAll.bind(io);
+    io.mapAll = (...args) => {
+      looks.push(node.name);
+      return mapAll(...args);
+    };
+  }
+  const write = async (index: number, at: number): Promise<void> => {
+    const request = IoRequest.ofBuffer(Buffer.alloc(8 * KiB, index + 1));
+    await images[index]?.node.io.write(request, 0, 8 * KiB, at, Flag.none);
+  };
+  const valueAt = async ({ node }: MemoryImage, at: number): Promise<number> => {
+    const request = IoRequest.ofBuffer(Buffer.alloc(SECTOR, 0xaa));
+    await node.io.read(request, 0, SECTOR, at);
+    return request.gather(0, SECTOR)[0] ?? 0;
+  };
+  for (const [index, at] of [0, 4, 8, 12].entries()) await write(index, at * KiB);
+  const [former] = images.slice(-1);
+  assert.ok(former);
+  assert.equal(await valueAt(former, 64 * KiB), 0);
+  assert.deepEqual(looks.splice(0), ['a3', 'a2', 'a1', 'a0']);
+  const overlay = await push('overlay', former);
+  assert.ok(overlay.node.io.layerMap);
+  // Changes of layers above and below what is known already.
+  await write(4, 4 * KiB);
+  await write(1, 64 * KiB);
+  const values = [];
+  for (const at of [0, 4, 8, 12, 16, 64, 80]) values.push(await valueAt(overlay, at * KiB));
+  assert.deepEqual(values, [1, 5, 5, 4, 4, 2, 0]);
+  assert.deepEqual(looks, ['a4']);
+});

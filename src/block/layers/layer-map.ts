@@ -4,6 +4,7 @@ import type { ChildIo } from '../driver.js';
 import type { Node } from '../node.js';
 import type { Mapping } from '../request.js';
 import type { LayerMaps } from './layer-maps.js';
+import type { listLayers } from './shape.js';
 import { ASK, LayerPage, NOBODY, PAGE_GRANULES, type Step, ZEROES } from './layer-page.js';
 
 /** What is smaller in a layer is not told apart: the layer is asked. */
@@ -38,6 +39,8 @@ export function newPlace(): Place {
  */
 export class LayerMap {
   readonly granuleBytes: number;
+  /** Above the layers. */
+  readonly top: Node;
   layers: readonly Node[];
   /** Given up: the layers are asked in turn, or another map is. */
   isGone = false;
@@ -53,8 +56,9 @@ export class LayerMap {
   #children: Array<ChildIo | undefined> = [];
   #looks = 0;
 
-  constructor(maps: LayerMaps, layers: readonly Node[], isWhole: boolean) {
+  constructor(maps: LayerMaps, top: Node, { layers, isWhole }: ReturnType<typeof listLayers>) {
     this.#maps = maps;
+    this.top = top;
     this.layers = layers;
     this.#isWhole = isWhole;
     this.#places = placesOf(layers);
@@ -216,10 +220,39 @@ export class LayerMap {
       if (isKnown) this.#claimPastEnd(page, step.layer);
       else page.claimRest(step.layer);
       page.depth++;
+      if (page.depth === 1) this.#inherit(page);
     } finally {
       page.step = undefined;
       end();
     }
+  }
+
+  /** What the first layer's own map knows of those below it, as after a snapshot, need not be learned again. */
+  #inherit(page: LayerPage): void {
+    const below = this.#maps.belowFirstOf(this);
+    const known = below?.page(page.index);
+    if (!below || !known) return;
+    const hasItsChildren = below.#children.every((child, i) => {
+      this.#children[i + 1] ??= child;
+      return child === undefined || this.#children[i + 1] === child;
+    });
+    if (hasItsChildren) page.inherit(known);
+  }
+
+  /** Whether what another map knows is told in this one's terms, with one layer more on top. */
+  isBelowFirstOf(other: LayerMap): boolean {
+    return (
+      this.top === other.layers[0] &&
+      this.granuleBytes === other.granuleBytes &&
+      this.#isWhole === other.#isWhole &&
+      this.layers.length === other.layers.length - 1 &&
+      this.layers.every((node, i) => node === other.layers[i + 1])
+    );
+  }
+
+  /** What is known of a page. */
+  page(index: number): LayerPage | undefined {
+    return this.#pages.get(index);
   }
 
   /** Puts what a layer has into the page; false: not all of it can be told. */

@@ -58,7 +58,8 @@ export class LayerMaps {
 
   /** The map of what is below a node, made or brought up to date; undefined: asking the layers in turn is as fast. */
   of(top: Node, former: LayerMap | undefined): LayerMap | undefined {
-    const { layers, isWhole } = listLayers(top);
+    const listed = listLayers(top);
+    const { layers, isWhole } = listed;
     const last = former?.isGone === false ? former : undefined;
     if (layers.length < this.settings.leastLayers) {
       if (last) this.drop(last);
@@ -70,7 +71,7 @@ export class LayerMaps {
       return last;
     }
     if (last) this.drop(last);
-    const map = new LayerMap(this, layers, isWhole);
+    const map = new LayerMap(this, top, listed);
     if (layers.length < this.settings.manyLayers && !this.#hasRoomFor(map)) return undefined;
     this.#maps.add(map);
     const [oldest] = this.#maps;
@@ -81,8 +82,15 @@ export class LayerMaps {
   /** Pages that drive one another out cost more than the layers. */
   #hasRoomFor(map: LayerMap): boolean {
     let pages = map.pageCount;
-    for (const other of this.#maps) pages += other.pageCount;
+    // Those of layers below are read by way of this one, mostly, as a disk's former active image is after a snapshot.
+    for (const other of this.#maps) if (!map.layers.includes(other.top)) pages += other.pageCount;
     return this.#maps.size < MOST_MAPS && pages <= this.settings.mostPages;
+  }
+
+  /** The map of a map's first layer, where it is one of the same layers. */
+  belowFirstOf(map: LayerMap): LayerMap | undefined {
+    for (const other of this.#maps) if (other.isBelowFirstOf(map)) return other;
+    return undefined;
   }
 
   drop(map: LayerMap): void {

@@ -53,6 +53,16 @@ export class LayerPage {
     this.places[granule] = place;
   }
 
+  /** What a map of all layers but the first knows of the same stretch; the first has been looked at. */
+  inherit(known: LayerPage): void {
+    assert(this.depth === 1, 'of the layers below the first nothing is known yet');
+    for (let granule = 0; granule < PAGE_GRANULES; granule++) {
+      const owner = known.owner(granule);
+      if (owner !== NOBODY) this.claim(granule, owner + 1, known.place(granule));
+    }
+    this.depth = known.depth + 1;
+  }
+
   /** All that nobody owns yet is the layer's to tell. */
   claimRest(layer: number): void {
     for (let granule = 0; granule < PAGE_GRANULES; granule++) this.claim(granule, layer, ASK);

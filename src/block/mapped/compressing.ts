@@ -49,9 +49,8 @@ export class MappedCompressing {
     const from = part.from + (at - part.offset);
     const release = await ranges.lockExclusive(at, cluster);
     try {
-      const mapping = newMapping();
-      await this.#mapped.map(at, length, mapping);
-      if (mapping.kind === 'data') throw errnoError('EIO', undefined, { node: node.name, offset: at });
+      if (await this.#hasData(at, length))
+        throw errnoError('EIO', undefined, { node: node.name, offset: at });
       const bytes = await part.request.bytes(from, length);
       const whole = length === cluster ? bytes : Buffer.concat([bytes], cluster);
       if ((await driver.writeCompressed?.(at, whole)) === true) return;
@@ -60,5 +59,16 @@ export class MappedCompressing {
       release();
     }
     await this.#writing.write(part.request, from, length, at, Flag.none);
+  }
+
+  /** Whether a part of a cluster is data, though others are not. */
+  async #hasData(from: number, lengthBytes: number): Promise<boolean> {
+    const mapping = newMapping();
+    const end = from + lengthBytes;
+    for (let at = from; at < end; at += mapping.lengthBytes) {
+      await this.#mapped.map(at, end - at, mapping);
+      if (mapping.kind === 'data') return true;
+    }
+    return false;
   }
 }

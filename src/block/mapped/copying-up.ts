@@ -59,6 +59,10 @@ export class MappedCopyingUp {
     for (let at = offset; at < offset + lengthBytes;) {
       await this.#mapped.map(at, offset + lengthBytes - at, mapping);
       let length = mapping.lengthBytes;
+      const { child } = mapping;
+      // A raw image has no clusters: what is missing is missing in its file.
+      if (driver.clusterBytes === 1 && mapping.kind === 'data' && mapping.plain && child?.isWritable === true)
+        await child.copyOnRead(mapping.hostOffset, length, last && { bottom: last });
       let isDue = mapping.kind === 'backing';
       const below = node.backingNode();
       if (isDue && last) {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { NO_TRACE_OUTPUT, Trace } from '../../base/trace.js';
 import { BlockError } from '../../base/error.js';
 import type { Host } from '../../host/host.js';
 import type { BlockBackend } from '../backend.js';
@@ -163,7 +164,10 @@ interface Disk {
 
 /** [base] <-- [top], both toy formats over memory files; the base is shorter than the disk. */
 async function build(random: () => number, alwaysAsync: boolean): Promise<Disk> {
-  const graph = new Graph({ clock: { nowMs: () => 0 } } as unknown as Host);
+  const graph = new Graph({
+    clock: { nowMs: () => 0 },
+    trace: new Trace(NO_TRACE_OUTPUT),
+  } as unknown as Host);
   const layer = (name: string, lengthBytes: number): Node[] => {
     const file = newNode(`${name}-file`, describe('memory', 'protocol'));
     file.opened(new MemoryFile(random, alwaysAsync));

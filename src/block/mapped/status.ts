@@ -114,9 +114,11 @@ export class MappedStatus {
     const { lengthBytes } = mapping;
     switch (mapping.kind) {
       case 'data': {
+        // What is compressed has no place of its own.
+        if (!mapping.plain) return { kind: 'other', lengthBytes };
         const child = placeOf(mapping);
         // Whoever listens is to hear of the read.
-        const isOpen = mapping.plain && !child.isListening && !this.#mapped.isHeard;
+        const isOpen = !child.isListening && !this.#mapped.isHeard;
         return isOpen ? child.locate(mapping.hostOffset, lengthBytes) : { kind: 'other', lengthBytes };
       }
       case 'zero':

@@ -1,4 +1,5 @@
 import { BlockError, errnoOf, errnoText } from '../../base/error.js';
+import { matchesGlob } from '../../base/glob.js';
 import { parseJson } from '../../wire/qmp/json-parser.js';
 import { arrayOf, bool, enumOf, isJsonObject, str } from '../../schema/types.js';
 import { AuthzListProperties, AuthzRule } from '../../schema/objects.js';
@@ -34,18 +35,9 @@ interface Rules {
 /** The first rule that matches decides, else the policy. */
 function decide({ policy = 'deny', rules = [] }: Rules, identity: string): boolean {
   const rule = rules.find(({ match, format }) =>
-    format === 'glob' ? globPattern(match).test(identity) : match === identity,
+    format === 'glob' ? matchesGlob(match, identity) : match === identity,
   );
   return (rule?.policy ?? policy) === 'allow';
-}
-
-/** GLib's patterns: * is any text, ? one character, and nothing else is special. */
-function globPattern(pattern: string): RegExp {
-  const text = pattern
-    .replace(/[\\^$.|+()[\]{}]/g, '\\$&')
-    .replaceAll('*', '.*')
-    .replaceAll('?', '.');
-  return new RegExp(`^${text}$`, 'su');
 }
 
 class ListAuthorization extends Authorization {

@@ -24,6 +24,15 @@ export class LeakyBucket {
     this.#burstLevel = Math.max(0, this.#burstLevel - this.#burst * seconds);
   }
 
+  get levels(): [level: number, burstLevel: number] {
+    return [this.#level, this.#burstLevel];
+  }
+
+  set levels([level, burstLevel]: readonly [number, number]) {
+    this.#level = level;
+    this.#burstLevel = burstLevel;
+  }
+
   fill(units: number): void {
     if (this.#average === 0) return;
     this.#level += units;

@@ -100,6 +100,12 @@ export class ObjectRegistry {
     return group;
   }
 
+  /** All that there are, objects or not. */
+  throttleGroups(): ThrottleGroup[] {
+    const objects = this.list().filter((object) => object instanceof ThrottleGroup);
+    return [...objects, ...this.#groups.values()];
+  }
+
   close(): void {
     for (const object of this.#objects.values()) object.close();
     this.#objects.clear();

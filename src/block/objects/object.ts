@@ -58,6 +58,11 @@ export class UserObject {
     return { ...this.values };
   }
 
+  /** All that it was given, secrets too: for a process that takes over. */
+  get given(): PropertyValues {
+    return { ...this.values };
+  }
+
   get path(): string {
     return `/objects/${this.id}`;
   }

@@ -3,7 +3,7 @@ import type { HostClock } from '../../host/host.js';
 import { int64, type JsonValue } from '../../schema/types.js';
 import { invalid, type ObjectType, parseProperty, type PropertyValues, UserObject } from './object.js';
 import { type AllLimits, checkLimits, NO_LIMITS, withLimits } from './throttle-limits.js';
-import { type ThrottleMember, Throttling } from './throttling.js';
+import { type ThrottleLevels, type ThrottleMember, Throttling } from './throttling.js';
 
 /** Limits of I/O for all who name it: throttle filters, and guests' disks. */
 export class ThrottleGroup extends UserObject {
@@ -24,6 +24,14 @@ export class ThrottleGroup extends UserObject {
     this.#throttling.limits = limits;
   }
 
+  get levels(): ThrottleLevels {
+    return this.#throttling.levels;
+  }
+
+  set levels(levels: ThrottleLevels) {
+    this.#throttling.levels = levels;
+  }
+
   override get description(): PropertyValues {
     return { limits: { ...this.limits } };
   }
@@ -33,7 +41,7 @@ export class ThrottleGroup extends UserObject {
   }
 
   override get(name: string): JsonValue {
-    if (name === 'limits') return { ...this.limits };
+    if (name === 'limits') return inOrder(this.limits);
     const limit = limitOf(name);
     return limit === undefined ? super.get(name) : this.limits[limit];
   }
@@ -43,6 +51,24 @@ export class ThrottleGroup extends UserObject {
     const changes = parseProperty(this.type, name, input) as ThrottleLimits;
     this.limits = withLimits(this.limits, changes);
   }
+}
+
+/** In which QEMU tells them, seen of its answers. */
+const TOLD_ORDER: readonly ThrottleLimitName[] = [
+  ...(['bps-read-max-length', 'iops-read-max-length', 'bps-read-max', 'bps-total'] as const),
+  ...(['iops-total-max-length', 'iops-total', 'iops-write-max', 'bps-write', 'bps-total-max'] as const),
+  ...(['bps-write-max', 'iops-size', 'iops-read', 'iops-write-max-length', 'iops-write'] as const),
+  ...([
+    'bps-total-max-length',
+    'iops-read-max',
+    'bps-read',
+    'bps-write-max-length',
+    'iops-total-max',
+  ] as const),
+];
+
+function inOrder(limits: AllLimits): JsonValue {
+  return Object.fromEntries(TOLD_ORDER.map((name) => [name, limits[name]]));
 }
 
 /** One without limits. */

@@ -11,6 +11,9 @@ interface Waiting {
   readonly go: () => void;
 }
 
+/** Of all buckets of a group, in an order of their own. */
+export type ThrottleLevels = ReadonlyArray<readonly [level: number, burstLevel: number]>;
+
 /** One user of a group's limits: a throttle filter, a guest's disk. */
 export interface ThrottleMember {
   /** undefined: it may begin now; it is counted. Otherwise it is to wait for the promise, and is counted then. */
@@ -57,6 +60,21 @@ export class Throttling {
 
   get isFree(): boolean {
     return this.#isFree;
+  }
+
+  /** How full the buckets are now. */
+  get levels(): ThrottleLevels {
+    this.#leak();
+    return this.#all().map((bucket) => bucket.levels);
+  }
+
+  set levels(levels: ThrottleLevels) {
+    this.#leakedAtMs = this.#clock.nowMs();
+    this.#all().forEach((bucket, i) => void (bucket.levels = levels[i] ?? [0, 0]));
+  }
+
+  #all(): LeakyBucket[] {
+    return Object.values(this.#buckets).flatMap((rate) => Object.values(rate));
   }
 
   join(): ThrottleMember {

@@ -11,6 +11,11 @@ export class Breakpoints {
   readonly #suspended: Array<{ tag: string; gate: Deferred<void> }> = [];
   readonly #changed = new Notifier();
 
+  /** Those that nobody has come to yet. */
+  get waiting(): Array<{ event: string; tag: string }> {
+    return [...this.#set];
+  }
+
   /** Errors: not-found, for an event that nobody announces. */
   add(event: string, tag: string): void {
     if (!BLKDEBUG_EVENTS.includes(event)) throw errnoError('ENOENT', 'Could not set breakpoint');

@@ -33,7 +33,9 @@ export const blkdebugDriver: DriverDescription<typeof BLKDEBUG_OPTIONS> = {
 
   async open(context, settings) {
     const { config } = settings;
-    const file = config === undefined ? NO_RULES : parseRules(await readRules(context.host, config));
+    // Rules that another process goes by may have come from another file than lies there by now.
+    const file =
+      config === undefined || context.memory ? NO_RULES : parseRules(await readRules(context.host, config));
     return new BlkdebugNode(context, blkdebugOptions(settings, file));
   },
 

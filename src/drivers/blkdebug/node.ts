@@ -10,11 +10,18 @@ import type {
   PreparedChange,
 } from '../../block/driver.js';
 import type { HostClock } from '../../host/host.js';
+import type { PassedMemory } from '../../host/passing.js';
 import { type BlockStatus, Flag, hasFlag, IoRequest, withoutFlag } from '../../block/request.js';
 import { Breakpoints } from './breakpoints.js';
 import type { IoType } from './events.js';
 import type { BlkdebugOptions } from './options.js';
-import { delayOf, ErrorRules } from './rules.js';
+import { delayOf, ErrorRules, type RulesMemory } from './rules.js';
+
+/** What has become of its rules. */
+interface Memory {
+  rules: RulesMemory;
+  breakpoints: Array<{ event: string; tag: string }>;
+}
 
 /**
  * Passes requests on, except those that its rules let fail, wait or stop. Only the promise forms of requests exist,
@@ -37,8 +44,16 @@ export class BlkdebugNode implements DriverInstance, IoDriver {
     this.#clock = context.host.clock;
     this.#nodeName = context.nodeName;
     this.#options = options;
-    this.#rules = new ErrorRules(options.inject, options.setState);
+    const { memory } = context;
+    const { rules, breakpoints = [] } = (memory?.data as Memory | undefined) ?? {};
+    this.#rules = rules ? ErrorRules.from(rules) : new ErrorRules(options.inject, options.setState);
+    for (const { event, tag } of breakpoints) this.breakpoints.add(event, tag);
     this.requestAlignmentBytes = options.alignBytes;
+  }
+
+  get memory(): PassedMemory {
+    const data: Memory = { rules: this.#rules.memory, breakpoints: this.breakpoints.waiting };
+    return { data, parts: [] };
   }
 
   get lengthBytes(): number {

@@ -3,6 +3,15 @@ import type { DelayRule, InjectRule, StateRule } from './options.js';
 
 const SECTOR_BYTES = 512;
 
+/** Rules as they are by now, plain JSON. */
+export interface RulesMemory {
+  state: number;
+  inject: Array<Omit<InjectRule, 'ioTypes'> & { ioTypes: IoType[] }>;
+  setState: StateRule[];
+  /** Indexes of those of `inject`. */
+  armed: number[];
+}
+
 /**
  * Which requests fail: an event arms its rules in place of those armed before, and a request fails by the first
  * armed rule that fits it. States let rules depend on the events so far.
@@ -18,6 +27,23 @@ export class ErrorRules {
     this.#setState = setState;
     // The one event that nobody announces: the node has come to be.
     this.fire('none');
+  }
+
+  static from({ state, inject, setState, armed }: RulesMemory): ErrorRules {
+    const all = inject.map(({ ioTypes, errno, ...rule }) => ({ ...rule, errno, ioTypes: new Set(ioTypes) }));
+    const rules = new ErrorRules(all, setState);
+    rules.#state = state;
+    rules.#armed = armed.flatMap((index) => all[index] ?? []);
+    return rules;
+  }
+
+  get memory(): RulesMemory {
+    return {
+      state: this.#state,
+      inject: this.#inject.map(({ ioTypes, ...rule }) => ({ ...rule, ioTypes: [...ioTypes] })),
+      setState: [...this.#setState],
+      armed: this.#armed.map((rule) => this.#inject.indexOf(rule)),
+    };
   }
 
   get state(): number {

@@ -16,7 +16,12 @@ export const blklogwritesDriver: DriverDescription<typeof BLKLOGWRITES_OPTIONS> 
 
   async open(context, settings) {
     const log = (): ChildIo => context.child('log');
-    return new BlklogwritesNode(() => context.child('file'), log, await placeOf(log(), settings));
+    return new BlklogwritesNode(
+      () => context.child('file'),
+      log,
+      await placeOf(log(), settings),
+      context.memory,
+    );
   },
 
   childPermissions(role, users, readOnly) {

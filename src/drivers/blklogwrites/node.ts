@@ -2,6 +2,7 @@ import { AsyncMutex } from '../../base/async.js';
 import type { ChildIo, DriverInstance, IoDriver } from '../../block/driver.js';
 import { RangeLock } from '../../block/range-lock.js';
 import { Flag, hasFlag, type IoRequest } from '../../block/request.js';
+import type { PassedMemory } from '../../host/passing.js';
 import { PassThrough } from '../pass-through/pass-through.js';
 import { writeSameBytes } from '../pass-through/same-bytes.js';
 import { entryBytes, EntryFlag, superblockBytes } from './format.js';
@@ -13,6 +14,13 @@ export interface LogPlace {
   readonly end: number;
   /** So many entries more, and the superblock says so, if nothing was flushed before. */
   readonly updateInterval: number;
+}
+
+/** How far its log is. */
+interface Memory {
+  entries: number;
+  toldEntries: number;
+  end: number;
 }
 
 /**
@@ -32,15 +40,24 @@ export class BlklogwritesNode extends PassThrough implements DriverInstance {
   /** Changes of the same bytes are made and kept in one order. */
   readonly #ranges = new RangeLock();
 
-  constructor(file: () => ChildIo, log: () => ChildIo, place: LogPlace) {
+  /** `memory`: of another process's, which has gone on from `place`. */
+  constructor(file: () => ChildIo, log: () => ChildIo, place: LogPlace, memory?: PassedMemory) {
     super(file);
     this.#file = file;
     this.#log = log;
     this.#place = place;
     this.requestAlignmentBytes = place.sectorBytes;
-    this.#entries = place.entries;
-    this.#toldEntries = place.entries;
-    this.#end = place.end;
+    const { entries, toldEntries, end } = (memory?.data as Memory | undefined) ?? {
+      ...{ entries: place.entries, toldEntries: place.entries, end: place.end },
+    };
+    this.#entries = entries;
+    this.#toldEntries = toldEntries;
+    this.#end = end;
+  }
+
+  get memory(): PassedMemory {
+    const data: Memory = { entries: this.#entries, toldEntries: this.#toldEntries, end: this.#end };
+    return { data, parts: [] };
   }
 
   override get io(): IoDriver {
@@ -136,6 +153,7 @@ export class BlklogwritesNode extends PassThrough implements DriverInstance {
   }
 
   override async close(): Promise<void> {
-    if (this.#toldEntries !== this.#entries) await this.#makeDurable();
+    // One that was opened to be looked at has told nothing.
+    if (this.#toldEntries !== this.#entries && this.#log().isWritable) await this.#makeDurable();
   }
 }

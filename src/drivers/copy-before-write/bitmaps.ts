@@ -9,6 +9,21 @@ export class CopyBitmaps {
   /** What has been written through the filter: as one of its bitmaps it hears of that. */
   readonly written: DirtyBitmap;
 
+  /** Their bits; see `from`. */
+  get parts(): Uint8Array[] {
+    return [this.due, this.access, this.written].map((bitmap) => bitmap.bytes());
+  }
+
+  /** Those of another process. */
+  static from(sizeBytes: number, clusterBytes: number, parts: readonly Uint8Array[]): CopyBitmaps {
+    const bitmaps = new CopyBitmaps(sizeBytes, clusterBytes);
+    const { due, access, written } = bitmaps;
+    [due, access, written].forEach((bitmap, index) => {
+      bitmap.deserialise(0, parts[index] ?? new Uint8Array(0));
+    });
+    return bitmaps;
+  }
+
   /** Errors: kind limit. */
   constructor(sizeBytes: number, clusterBytes: number) {
     this.due = new DirtyBitmap(sizeBytes, clusterBytes);

@@ -23,8 +23,10 @@ export const copyBeforeWriteDriver: DriverDescription<typeof COPY_BEFORE_WRITE_O
       { file: () => context.child('file'), target: () => context.child('target') },
       {
         clusterBytes,
-        bitmap: settings.bitmap && bitmapOf(context, settings.bitmap),
+        // It was looked at when the point in time began.
+        bitmap: context.memory ? undefined : settings.bitmap && bitmapOf(context, settings.bitmap),
         breaks: settings['on-cbw-error'] === 'break-snapshot' ? 'snapshot' : 'guest-write',
+        memory: context.memory,
         timeout: timeoutSeconds > 0 ? { clock: context.host.clock, ms: 1000 * timeoutSeconds } : undefined,
       },
     );

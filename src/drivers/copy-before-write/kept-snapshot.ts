@@ -20,11 +20,20 @@ export class KeptSnapshot implements SnapshotAccess {
   readonly #access: DirtyBitmap;
   #isLost = false;
 
-  constructor(children: CopyBeforeWriteChildren, pointInTime: CopyBeforeWrite, access: DirtyBitmap) {
+  constructor(
+    children: CopyBeforeWriteChildren,
+    pointInTime: CopyBeforeWrite,
+    access: DirtyBitmap,
+    lengthBytes = access.sizeBytes,
+  ) {
     this.#children = children;
     this.#pointInTime = pointInTime;
     this.#access = access;
-    this.lengthBytes = access.sizeBytes;
+    this.lengthBytes = lengthBytes;
+  }
+
+  get isLost(): boolean {
+    return this.#isLost;
   }
 
   /** A guest's change went on that could not be kept from it. */

@@ -1,7 +1,9 @@
 import { alignDown } from '../../base/align.js';
+import { NEVER_HELD } from '../../block/copy-turn.js';
 import { MiB } from '../../base/limits.js';
 import type { DirtyBitmap, Stretch } from '../../block/dirty-bitmap.js';
 import { Flag } from '../../block/request.js';
+import type { PassedMemory } from '../../host/passing.js';
 import type { SnapshotAccess } from '../../block/snapshot-access.js';
 import { PassThrough } from '../pass-through/pass-through.js';
 import { CopyBitmaps } from './bitmaps.js';
@@ -11,20 +13,39 @@ import { CopyBeforeWrite, type CopyBeforeWriteOptions } from './point-in-time.js
 /** Most that is copied at a time. */
 const PIECE_BYTES = MiB;
 
-/** No drained section is of its children alone: it holds those above too, where the requests come from. */
-const NEVER_HELD = {
-  isQuiesced: false,
-  untilOpen: () => Promise.resolve(),
-  begin: () => undefined,
-  end: () => undefined,
-};
-
 export interface CopyBeforeWriteSettings {
   readonly clusterBytes: number;
   /** What the point in time is kept of; absent: all. */
   readonly bitmap?: DirtyBitmap | undefined;
   readonly breaks: CopyBeforeWriteOptions['breaks'];
   readonly timeout?: CopyBeforeWriteOptions['timeout'];
+  /** Of another process's, in the place of a point in time that begins now. */
+  readonly memory?: PassedMemory | undefined;
+}
+
+/** Of the node, besides its options and bitmaps. */
+interface Memory {
+  sizeBytes: number;
+  /** Of what is kept. */
+  shownBytes: number;
+  isLost: boolean;
+}
+
+function memoryOf({ data }: PassedMemory): Memory {
+  return data as Memory;
+}
+
+/** A point in time that begins now. */
+function newBitmaps(
+  lengthBytes: number,
+  { clusterBytes, bitmap }: Pick<CopyBeforeWriteSettings, 'clusterBytes' | 'bitmap'>,
+): CopyBitmaps {
+  const bitmaps = new CopyBitmaps(lengthBytes, clusterBytes);
+  const { due, access } = bitmaps;
+  if (bitmap) due.merge(bitmap);
+  else due.setAll();
+  access.merge(due);
+  return bitmaps;
 }
 
 /**
@@ -36,17 +57,16 @@ export class CopyBeforeWriteNode extends PassThrough {
   readonly #bitmaps: CopyBitmaps;
   readonly snapshotAccess: SnapshotAccess;
   readonly #pointInTime: CopyBeforeWrite;
+  readonly #kept: KeptSnapshot;
 
   constructor(children: CopyBeforeWriteChildren, settings: CopyBeforeWriteSettings) {
     super(children.file);
     this.#children = children;
-    const { clusterBytes, bitmap, breaks, timeout } = settings;
-    const { lengthBytes } = children.file();
-    this.#bitmaps = new CopyBitmaps(lengthBytes, clusterBytes);
+    const { clusterBytes, breaks, timeout, memory } = settings;
+    this.#bitmaps = memory
+      ? CopyBitmaps.from(memoryOf(memory).sizeBytes, clusterBytes, memory.parts)
+      : newBitmaps(children.file().lengthBytes, settings);
     const { due, access } = this.#bitmaps;
-    if (bitmap) due.merge(bitmap);
-    else due.setAll();
-    access.merge(due);
     const pointInTime = new CopyBeforeWrite({
       due,
       sides: { source: NEVER_HELD, target: NEVER_HELD },
@@ -55,10 +75,24 @@ export class CopyBeforeWriteNode extends PassThrough {
       failed: () => snapshot.lose(),
       timeout,
     });
-    const snapshot = new KeptSnapshot(children, pointInTime, access);
-    this.snapshotAccess = snapshot;
+    const shownBytes = memory && memoryOf(memory).shownBytes;
+    const snapshot = new KeptSnapshot(children, pointInTime, access, shownBytes);
+    this.snapshotAccess = this.#kept = snapshot;
     this.#pointInTime = pointInTime;
     this.gate = pointInTime;
+    if (!memory || !memoryOf(memory).isLost) return;
+    pointInTime.giveUp();
+    snapshot.lose();
+  }
+
+  get memory(): PassedMemory {
+    const { isLost, lengthBytes: shownBytes } = this.#kept;
+    const data: Memory = { sizeBytes: this.#bitmaps.due.sizeBytes, shownBytes, isLost };
+    return { data, parts: this.#bitmaps.parts };
+  }
+
+  get isWorking(): boolean {
+    return this.#pointInTime.isCopying;
   }
 
   /** Those that the node has from the beginning. */

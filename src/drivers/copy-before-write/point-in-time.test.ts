@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deferred } from '../../base/async.js';
 import { DirtyBitmap } from '../../block/dirty-bitmap.js';
-import { NEVER_HELD } from '../../../test/kit/job-filters.js';
+import { NEVER_HELD } from '../../block/copy-turn.js';
 import { CopyBeforeWrite } from './point-in-time.js';
 
 const GRANULE = 4096;

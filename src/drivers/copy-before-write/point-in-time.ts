@@ -43,6 +43,11 @@ export class CopyBeforeWrite implements ChangeGate {
     this.#options = options;
   }
 
+  /** Copies are on their way: also those for which nobody waits any more. */
+  get isCopying(): boolean {
+    return !this.#copies.isIdle;
+  }
+
   isOpen(offset: number, lengthBytes: number): boolean {
     if (this.#given) return true;
     const { due } = this.#options;

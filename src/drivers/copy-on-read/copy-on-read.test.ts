@@ -47,6 +47,28 @@ async function clustersOf(disk: TestDisk): Promise<boolean[]> {
   return own;
 }
 
+test('what is read through raw images and other filters comes into the image too, as far as they show it', () =>
+  withChain(1, async (bed, file) => {
+    const window = { offset: 2 * CLUSTER, size: SIZE - 4 * CLUSTER };
+    const disk = await bed.open({
+      driver: 'copy-on-read',
+      file: {
+        driver: 'raw',
+        file: { driver: 'copy-on-read', file: { driver: 'raw', ...window, file } },
+      },
+    });
+    await disk.read(0, window.size);
+    const top = bed.opener.graph.node('top');
+    const own: boolean[] = [];
+    for (let at = 0; at < SIZE; at += CLUSTER) own.push((await top.io.status(at, CLUSTER)).allocated);
+    const clusters = SIZE / CLUSTER;
+    assert.deepEqual(
+      own,
+      Array.from({ length: clusters }, (_, i) => i >= 2 && i < clusters - 2),
+    );
+    await disk.close();
+  }));
+
 for (let seed = 1; seed <= 12; seed++)
   test(`a write is not lost to a read of the same cluster (seed ${seed})`, () =>
     withChain(seed, async (bed, file) => {
@@ -91,6 +113,17 @@ test('the chain down to the bottom cannot be changed', () =>
     await assert.rejects(
       bed.graph.transaction((transaction) => transaction.detach(top.child('backing'))),
       { message: "Cannot remove frozen 'backing' link from 'top' to 'mid'" },
+    );
+    await disk.close();
+  }));
+
+test('it is named by itself, also above a plain file', () =>
+  withChain(1, async (bed, file) => {
+    const below = file['file'] as NodeOptions;
+    const disk = await bed.open({ driver: 'copy-on-read', file: below });
+    assert.match(
+      disk.node.filename,
+      /^json:\{"driver": "copy-on-read", "file": \{"driver": "file", "filename": "[^"]*"\}\}$/,
     );
     await disk.close();
   }));

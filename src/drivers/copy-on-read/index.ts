@@ -40,6 +40,7 @@ export const copyOnReadDriver: DriverDescription<typeof COPY_ON_READ_OPTIONS> = 
   name: COPY_ON_READ.name,
   kind: 'filter',
   compresses: true,
+  isNamedWhole: true,
   options: COPY_ON_READ_OPTIONS,
 
   async open(context, { bottom }) {

@@ -1,5 +1,5 @@
 import { BlockError, errnoError } from '../../base/error.js';
-import type { DriverDescription } from '../../block/driver.js';
+import type { DriverDescription, NewFileTraits } from '../../block/driver.js';
 import { hasProtocol } from '../../block/filename.js';
 import type { Host, HostStat } from '../../host/host.js';
 import { FILE_OPTIONS } from '../../schema/blockdev-options.js';
@@ -20,7 +20,12 @@ function isRegular({ isDirectory, isBlockDevice, isSpecial }: HostStat): boolean
 }
 
 /** A file that somebody uses is refused (kind busy) before anything of it is lost. */
-async function createFile(host: Host, path: string, sizeBytes: number): Promise<void> {
+async function createFile(
+  host: Host,
+  path: string,
+  sizeBytes: number,
+  { noCopyOnWrite = false }: NewFileTraits = {},
+): Promise<void> {
   const found = await host.files.stat(path);
   if (found?.isBlockDevice === true) throw errnoError('EINVAL', 'Could not resize file', { path });
   if (found && found.isSpecial !== 'no') await checkKind(host, path, false);
@@ -28,6 +33,7 @@ async function createFile(host: Host, path: string, sizeBytes: number): Promise<
   try {
     acquireLocks(file, new Set(), CREATOR);
     await file.truncate(0);
+    if (noCopyOnWrite) file.forbidCopyOnWrite();
     await file.truncate(sizeBytes);
   } finally {
     await file.close();
@@ -44,6 +50,7 @@ export const fileDriver: DriverDescription<typeof FILE_OPTIONS> = {
 
   open: (context, settings) => openFileNode('file', context, settings, checkKind),
   createFile,
+  takesFileTraits: true,
 
   filename: plainPath,
 

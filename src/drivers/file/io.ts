@@ -1,7 +1,7 @@
 import { alignUp } from '../../base/align.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import { MiB } from '../../base/limits.js';
-import type { IoDriver } from '../../block/driver.js';
+import type { DiscardCounts, IoDriver } from '../../block/driver.js';
 import { RangeLock } from '../../block/range-lock.js';
 import { type BlockStatus, Flag, hasFlag, IoRequest } from '../../block/request.js';
 import type { HostExtent, HostFile } from '../../host/host.js';
@@ -31,6 +31,7 @@ export class FileIo implements IoDriver {
   #knownData = { start: 0, end: 0 };
   /** What was to be durable is lost, whatever is written later, also by another descriptor. */
   #loss: { readonly error: unknown } | undefined;
+  readonly discards: DiscardCounts = { done: 0, doneBytes: 0, failed: 0 };
   /** Flushes are not sent on. */
   noFlush: boolean;
 
@@ -53,10 +54,10 @@ export class FileIo implements IoDriver {
     this.#lengthBytes = alignUp(sizeBytes, SECTOR_BYTES);
   }
 
-  /** The same file by another descriptor. */
-  reopened(file: HostFile, sizeBytes: number): void {
+  /** The same file by another descriptor. It is asked now: while others prepared, a parent may have cut it. */
+  reopened(file: HostFile): void {
     this.#file = file;
-    this.#grown(sizeBytes);
+    this.#grown(file.sizeBytes());
   }
 
   /** Another process may have changed the file; from here on requests go to `file`. The answer takes that back. */
@@ -72,7 +73,12 @@ export class FileIo implements IoDriver {
     };
   }
 
+  readonly offersFile = true;
+
   tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
+    const { taker } = request;
+    if (taker && lengthBytes === request.lengthBytes && this.#isAllData(offset, lengthBytes))
+      if (taker.takeFrom(this.#file, offset, lengthBytes)) return true;
     return this.#file.tryRead(offset, request, from, lengthBytes);
   }
 
@@ -211,7 +217,15 @@ export class FileIo implements IoDriver {
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
-    await this.#attempt('punchHole', offset, lengthBytes);
+    let isDone = false;
+    try {
+      isDone = await this.#attempt('punchHole', offset, lengthBytes);
+    } finally {
+      if (isDone) {
+        this.discards.done++;
+        this.discards.doneBytes += lengthBytes;
+      } else this.discards.failed++;
+    }
   }
 
   /** False when the file system cannot do it, which is then not asked again. */
@@ -248,6 +262,12 @@ export class FileIo implements IoDriver {
     if (found instanceof Promise) return found.then((extent) => cut(extent, lengthBytes));
     if (!found.isHole) this.#knownData = { start: offset, end: offset + found.lengthBytes };
     return cut(found, lengthBytes);
+  }
+
+  #isAllData(offset: number, lengthBytes: number): boolean {
+    if (offset + lengthBytes > this.#sizeBytes) return false;
+    const extent = this.#extentAt(offset, lengthBytes);
+    return !(extent instanceof Promise) && !extent.isHole && extent.lengthBytes >= lengthBytes;
   }
 
   /** Before a range may turn into a hole. */

@@ -1,5 +1,6 @@
 import { assert } from '../../base/assert.js';
 import type {
+  DiscardCounts,
   DriverInfo,
   DriverInstance,
   PermissionSet,
@@ -27,11 +28,39 @@ export class FileNode implements DriverInstance {
   /** Opened by the transaction that is being prepared. */
   #reopening: HostFile | undefined;
   #isGivenUp = false;
+  /** The locks that a file came with from another process, as long as that one may have it still: none of them is let go. */
+  #pinned: ReadonlySet<number> | undefined;
+  /** What its users ask by now. */
+  #permissions: PermissionSet | undefined;
 
-  constructor(host: Host, settings: FileSettings, file: HostFile) {
+  /** `locked`: what a file that was passed has locks on. */
+  constructor(host: Host, settings: FileSettings, file: HostFile, locked?: readonly number[]) {
     this.#host = host;
     this.#settings = settings;
     this.io = new FileIo(file, settings.cache['no-flush']);
+    if (!locked) return;
+    this.#locked = new Set(locked);
+    this.#pinned = this.#locked;
+  }
+
+  /** The open file with its locks, for another process. */
+  get passed(): DriverInstance['passed'] & object {
+    const { path, writable, descriptor: fd, isDirect: direct = false } = this.io.file;
+    return { fd, path, writable, direct, locked: [...this.#locked] };
+  }
+
+  get discards(): DiscardCounts {
+    return this.io.discards;
+  }
+
+  get hasLostWrites(): boolean {
+    return this.io.file.hasLostWrites;
+  }
+
+  /** Nobody else has the open file any more. */
+  own(): void {
+    this.#pinned = undefined;
+    if (this.#permissions) this.#keepOnly(this.#lockBytesOf(this.#permissions));
   }
 
   #wanted(): FileSettings {
@@ -100,6 +129,7 @@ export class FileNode implements DriverInstance {
     return {
       commit: () => {
         reopen.commit();
+        this.#permissions = set;
         this.#keepOnly(this.#lockBytesOf(set));
       },
       abort: () => {
@@ -112,6 +142,8 @@ export class FileNode implements DriverInstance {
   /** With auto-read-only the file is open for writing only while somebody may write. */
   #prepareAccess(write: boolean, isActivation: boolean): Promise<PreparedChange> {
     const { writable } = this.#reopening ?? this.io.file;
+    // It came as its users will need it.
+    if (this.#pinned && (writable || !write)) return Promise.resolve(NOTHING);
     if (write) return writable ? Promise.resolve(NOTHING) : this.#prepareReopen(true, isActivation);
     if (!writable || !this.#isAutoReadOnly()) return Promise.resolve(NOTHING);
     // Whoever wants less has it: of a file that is not ours to read the descriptor stays as it is.
@@ -164,12 +196,11 @@ export class FileNode implements DriverInstance {
     const before = this.#reopening;
     const old = this.io.file;
     const file = await this.#open(write, isActivation);
-    const sizeBytes = file.sizeBytes();
     this.#reopening = file;
     return {
       commit: () => {
         this.#reopening = undefined;
-        this.#swap(old, file, sizeBytes);
+        this.#swap(old, file);
       },
       abort: () => {
         this.#reopening = before;
@@ -184,11 +215,11 @@ export class FileNode implements DriverInstance {
     return this.#host.files.open(again.path, byPath ? options : { ...options, again });
   }
 
-  #swap(old: HostFile, file: HostFile, sizeBytes: number): void {
+  #swap(old: HostFile, file: HostFile): void {
     // Shared locks do not exclude each other: first both descriptors have them, then only the new one.
     for (const byte of this.#locked)
       assert(file.lockByteShared(byte), () => `lock byte ${byte} of '${file.path}' after reopening`);
-    this.io.reopened(file, sizeBytes);
+    this.io.reopened(file);
     releaseLocks(old, this.#locked);
     closeQuietly(old);
   }
@@ -208,7 +239,8 @@ export class FileNode implements DriverInstance {
     return { perm, shared: this.#settings['force-share'] ? ALL_PERMISSIONS : shared };
   }
 
-  #keepOnly(bytes: ReadonlySet<number>): void {
+  #keepOnly(wanted: ReadonlySet<number>): void {
+    const bytes = this.#pinned ? new Set([...wanted, ...this.#pinned]) : wanted;
     releaseLocks(
       this.io.file,
       [...this.#locked].filter((byte) => !bytes.has(byte)),

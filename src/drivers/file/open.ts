@@ -10,12 +10,18 @@ import { checkFileSettings, type FileSettings } from './options.js';
  */
 export async function openFileNode(
   driverName: string,
-  { host, readOnly }: DriverContext,
+  { host, readOnly, nodeName }: DriverContext,
   settings: FileSettings,
   checkKind: (host: Host, path: string, readOnly: boolean) => Promise<void>,
 ): Promise<FileNode> {
   checkFileSettings(driverName, settings);
   const { filename, cache } = settings;
+  const passed = host.passing?.files.get(nodeName);
+  if (passed) {
+    host.passing?.files.delete(nodeName);
+    const { fd: descriptor, path, writable: write, direct, locked } = passed;
+    return new FileNode(host, settings, await host.files.open(path, { write, direct, descriptor }), locked);
+  }
   await checkKind(host, filename, readOnly);
   const write = !readOnly && settings['auto-read-only'] !== true;
   const file: HostFile = await host.files.open(filename, { write, direct: cache.direct });

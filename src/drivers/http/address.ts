@@ -12,6 +12,15 @@ export function httpFilename(options: GivenOptions): string | undefined {
   return isPlain && typeof url === 'string' ? url : undefined;
 }
 
+/** A cookie, or a password in the URL. */
+export function httpSecretIn({ cookie, url }: GivenOptions): { what: string; instead: string } | undefined {
+  if (cookie !== undefined) return { what: "a 'cookie'", instead: 'cookie-secret' };
+  const hasPassword = typeof url === 'string' && URL.canParse(url) && new URL(url).password !== '';
+  return hasPassword
+    ? { what: "a password in its 'url'", instead: 'username and password-secret' }
+    : undefined;
+}
+
 /** Of 'http' or 'https'. */
 export function parseHttpFilename(scheme: string, filename: string): NodeOptions | undefined {
   return filename.startsWith(`${scheme}:`) ? { url: filename } : undefined;

@@ -55,6 +55,7 @@ test(
     const disk = await bed.open(bed.options('/f/file', { readahead: 16 * KiB }), { readOnly: true });
     const expected = Buffer.concat([content, Buffer.alloc(disk.lengthBytes - SIZE)]);
     assert.equal(disk.lengthBytes, Math.ceil(SIZE / 512) * 512);
+    assertSameBytes(await disk.read(SIZE + 1, 1), Buffer.alloc(1), 'behind the end of the file');
     for (let round = 0; round < 10; round++) {
       const reads = Array.from({ length: 20 }, async () => {
         const offset = Math.floor(Math.random() * disk.lengthBytes);

@@ -2,7 +2,7 @@ import { BlockError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
 import type { DriverContext, DriverDescription, Settings } from '../../block/driver.js';
 import { HTTP_OPTIONS, HTTPS_OPTIONS } from '../../schema/blockdev-options.js';
-import { httpFilename, parseHttpFilename, parseUrl, PRIVATE_OPTIONS } from './address.js';
+import { httpFilename, httpSecretIn, parseHttpFilename, parseUrl, PRIVATE_OPTIONS } from './address.js';
 import { HttpNode, readOnlyError } from './node.js';
 import { MAX_IN_FLIGHT } from './read-ahead.js';
 import { HttpSource } from './source.js';
@@ -38,6 +38,7 @@ function common(name: 'http' | 'https') {
     kind: 'protocol',
     hasFolders: true,
     filename: httpFilename,
+    secretIn: httpSecretIn,
     parseFilename: (filename: string) => parseHttpFilename(name, filename),
   } as const;
 }

@@ -1,32 +1,20 @@
 import { alignUp } from '../../base/align.js';
 import { BlockError, errnoError } from '../../base/error.js';
-import type {
-  DriverContext,
-  DriverInfo,
-  DriverInstance,
-  IoDriver,
-  PermissionSet,
-  PreparedChange,
-} from '../../block/driver.js';
-import { hasPermission, Permission } from '../../block/permissions.js';
+import type { DriverContext, DriverInstance, IoDriver } from '../../block/driver.js';
 import type { BlockStatus, IoRequest } from '../../block/request.js';
 import type { HttpClient } from '../../host/http.js';
+import { ReadOnlyNode } from '../tables/read-only-node.js';
 import { ReadAhead } from './read-ahead.js';
 import type { HttpSource } from './source.js';
 
 /** A node is a whole number of these: what a file lacks of the last one reads as zeroes. */
 const SECTOR_BYTES = 512;
-const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
 /** A file of a web server. */
-export class HttpNode implements DriverInstance {
+export class HttpNode extends ReadOnlyNode implements DriverInstance {
   readonly io: IoDriver;
-  readonly hasFixedLength = true;
-  readonly requestAlignmentBytes = 1;
   readonly lengthBytes: number;
   readonly #client: HttpClient;
-  readonly #driverName: string;
-  readonly #nodeName: string;
 
   constructor(
     driverName: string,
@@ -35,30 +23,10 @@ export class HttpNode implements DriverInstance {
     aheadBytes: number,
     context: DriverContext,
   ) {
+    super(driverName, context);
     this.#client = client;
-    this.#driverName = driverName;
-    this.#nodeName = context.nodeName;
     this.lengthBytes = alignUp(source.lengthBytes, SECTOR_BYTES);
     this.io = new HttpIo(source, aheadBytes, context);
-  }
-
-  async flush(): Promise<void> {}
-
-  async prepareReadOnly(readOnly: boolean): Promise<PreparedChange> {
-    if (readOnly) return NOTHING;
-    const what = `Block format '${this.#driverName}' used by node '${this.#nodeName}'`;
-    throw new BlockError('unsupported', `${what} does not support reopening files`);
-  }
-
-  /** A node that became read-only by auto-read-only takes no writers. */
-  async preparePermissions({ perm }: PermissionSet): Promise<PreparedChange> {
-    if ([Permission.write, Permission.writeUnchanged].some((bit) => hasPermission(perm, bit)))
-      throw new BlockError('permission', 'Block node is read-only', { errno: 'EPERM' });
-    return NOTHING;
-  }
-
-  info(): DriverInfo {
-    return { hasNoDirtyFlag: true };
   }
 
   cancelInFlight(): void {
@@ -109,7 +77,7 @@ class HttpIo implements IoDriver {
     const view = request.view(from, inside);
     const bytes = view ?? Buffer.allocUnsafe(inside);
     try {
-      await this.#ahead.read(offset, bytes);
+      if (inside > 0) await this.#ahead.read(offset, bytes);
     } catch (error) {
       throw this.#failed(error, offset);
     }

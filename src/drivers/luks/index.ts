@@ -18,14 +18,15 @@ import type {
   Settings,
 } from '../../block/driver.js';
 import type { Host } from '../../host/host.js';
+import { checkFileSpace, takeFileSpace } from '../../block/new-space.js';
 import { LUKS_OPTIONS } from '../../schema/blockdev-options.js';
-import { LUKS_CREATE } from '../../schema/create-options.js';
+import { LUKS_TOOL_CREATE } from '../../schema/create-options.js';
 import { LUKS_AMEND_NAMES } from '../../schema/encryption-options.js';
 import { luksInfo } from '../encryption/info.js';
 import { amendKeySlots } from '../encryption/key-slots.js';
 import { layoutOf, MAGIC } from '../encryption/luks-header.js';
 import { cipherOf, createVolume, type LuksStorage, LuksVolume } from '../encryption/luks-volume.js';
-import { SECTOR_BYTES, type SectorCipher } from '../encryption/sector-cipher.js';
+import { SECTOR_BYTES } from '../encryption/sector-cipher.js';
 import { randomUuid, uuidText } from '../tables/new-image.js';
 import { readBytes } from '../tables/read-bytes.js';
 import { LuksMap } from './map.js';
@@ -49,24 +50,21 @@ interface OpenVolume {
 
 /** Errors: those of the header; permission, invalid, not-found where it cannot be unlocked. */
 async function load(driver: DriverContext, settings: LuksSettings, file: ChildIo): Promise<OpenVolume> {
+  // Before the header, as in QEMU: what is missing is told of any file.
+  const secret = driver.onlyLook ? undefined : secretOf(driver, settings);
   const isDetached = driver.hasChild('header');
   const storage = storageOf(isDetached ? driver.child('header') : file);
   const volume = await LuksVolume.open(driver.host, storage, isDetached);
   const { payloadOffset } = volume.header;
   if (payloadOffset > file.lengthBytes)
     throw errnoError('EIO', 'Could not refresh total sector count', { path: driver.filename });
-  const cipher = driver.onlyLook ? undefined : await unlock(driver, settings, volume);
+  const cipher = secret && volume.payloadCipher(await volume.unlock(secret));
   return { volume, map: new LuksMap(file, payloadOffset, cipher), file };
 }
 
-async function unlock(
-  { objects }: DriverContext,
-  settings: LuksSettings,
-  volume: LuksVolume,
-): Promise<SectorCipher> {
-  const { 'key-secret': id } = settings;
+function secretOf({ objects }: DriverContext, { 'key-secret': id }: LuksSettings): Uint8Array {
   if (id === undefined) throw noSecret();
-  return volume.payloadCipher(await volume.unlock(objects.secret(id)));
+  return objects.secret(id);
 }
 
 function noSecret(): BlockError {
@@ -146,12 +144,26 @@ class LuksNode implements DriverInstance {
   }
 }
 
-type NewLuksImage = NewImage<typeof LUKS_CREATE>;
+type NewLuksImage = NewImage<typeof LUKS_TOOL_CREATE>;
+
+/** Where the encrypted disk is to be. */
+function payloadOf(image: NewLuksImage): { isDetached: boolean; payloadOffset: number } {
+  const { options, isHeaderApart = false } = image;
+  const isDetached = isHeaderApart || options['detached-header'];
+  return { isDetached, payloadOffset: isDetached ? 0 : layoutOf(cipherOf(options)).payloadOffset };
+}
 
 /** Errors: invalid, limit. */
-function checkNew({ sizeBytes, options }: NewLuksImage): void {
+function checkNew(image: NewLuksImage): void {
+  const { sizeBytes, options, dataFile } = image;
   if (options['key-secret'] === undefined) throw noSecret();
-  const { payloadOffset } = layoutOf(cipherOf(options));
+  checkFileSpace(options.preallocation);
+  const { payloadOffset, isDetached } = payloadOf(image);
+  if (isDetached && !dataFile && options.preallocation !== 'off')
+    throw new BlockError(
+      'invalid',
+      "Parameter 'preallocation' requires 'file' to be specified for formatting LUKS disk",
+    );
   if (sizeBytes + payloadOffset > MAX_IMAGE_BYTES)
     throw new BlockError('limit', 'The requested file size is too large', { errno: 'EFBIG' });
 }
@@ -166,29 +178,36 @@ async function create(
   const { options, sizeBytes } = image;
   const password = context?.secret(options['key-secret'] ?? '');
   if (!password) throw noSecret();
-  const { payloadOffset } = layoutOf(cipherOf(options));
+  const { payloadOffset, isDetached } = payloadOf(image);
   if (file.lengthBytes > 0) {
     // What lies there is not to look like a volume whose keys are about to change.
     await file.write(0, Buffer.alloc(Math.min(SECTOR_BYTES, file.lengthBytes)), 0);
     await file.flush();
   }
-  await file.truncate(payloadOffset + sizeBytes);
-  await createVolume(host, storageOf(file), options, { password, uuid: uuidText(randomUuid(host)) });
+  const payload = isDetached ? image.dataFile?.io : file;
+  if (isDetached) await file.truncate(layoutOf(cipherOf(options)).payloadOffset);
+  if (payload) {
+    await payload.truncate(payloadOffset + sizeBytes);
+    await takeFileSpace(payload, 0, payloadOffset + sizeBytes, options.preallocation);
+    if (payload !== file) await payload.flush();
+  }
+  const uuid = uuidText(randomUuid(host));
+  await createVolume(host, storageOf(file), options, { password, uuid, isDetached });
 }
 
 /** Where nothing can be left out: what is not written does not read as zeroes. */
-async function measure(
-  { sizeBytes, options }: NewLuksImage,
-  _content: MeasuredContent,
-): Promise<Measurement> {
+async function measure({ sizeBytes, options }: NewLuksImage, content: MeasuredContent): Promise<Measurement> {
   if (options['key-secret'] === undefined) throw noSecret();
-  const bytes = sizeBytes + layoutOf(cipherOf(options)).payloadOffset;
+  content.secret(options['key-secret']);
+  const { payloadOffset } = layoutOf(cipherOf(options));
+  const bytes = options['detached-header'] ? payloadOffset : sizeBytes + payloadOffset;
   return { requiredBytes: bytes, fullyAllocatedBytes: bytes };
 }
 
 /** LUKS, version 1. */
-export const luksDriver: DriverDescription<typeof LUKS_OPTIONS, typeof LUKS_CREATE> = {
+export const luksDriver: DriverDescription<typeof LUKS_OPTIONS, typeof LUKS_TOOL_CREATE> = {
   name: 'luks',
+  opensWithoutWriting: true,
   kind: 'format',
   options: LUKS_OPTIONS,
   identityOptions: ['key-secret'],
@@ -204,7 +223,7 @@ export const luksDriver: DriverDescription<typeof LUKS_OPTIONS, typeof LUKS_CREA
     return isLuks && bytes.readUInt16BE(6) === 1 ? 100 : 0;
   },
 
-  createOptions: LUKS_CREATE,
+  createOptions: LUKS_TOOL_CREATE,
   toolOptions: [
     { name: 'size' },
     { name: 'key-secret', member: 'key-secret' },
@@ -214,6 +233,7 @@ export const luksDriver: DriverDescription<typeof LUKS_OPTIONS, typeof LUKS_CREA
     { name: 'ivgen-hash-alg', member: 'ivgen-hash-alg' },
     { name: 'hash-alg', member: 'hash-alg' },
     { name: 'iter-time', member: 'iter-time' },
+    { name: 'detached-header', member: 'detached-header', isLater: true },
     { name: 'preallocation', member: 'preallocation' },
     { name: 'nocow' },
     { name: 'extent_size_hint' },

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { newImage } from '../../block/create.js';
 import type { LuksAmendment } from '../../schema/encryption-options.js';
 import { BlockError } from '../../base/error.js';
-import { crashStates, seededBelow } from '../../../test/kit/crash-states.js';
+import { drawnCrashStates, seededBelow } from '../../../test/kit/crash-states.js';
 import { DiskShelf } from '../../../test/kit/recorded-disk.js';
 import { parseHeader } from '../encryption/luks-header.js';
 import { luksDriver } from './index.js';
@@ -103,7 +103,7 @@ for (const keyslot of [1, 6, 7])
     await amended(shelf, { state: 'inactive', keyslot });
     disk.mark('erased');
     let states = 0;
-    for (const { content, marks, survived } of crashStates(disk, seededBelow(keyslot), 2)) {
+    for (const { content, marks, survived } of drawnCrashStates(disk, seededBelow(keyslot), 2)) {
       const why = `${survived}, ${marks.join()}`;
       states++;
       assert.equal(await readWith(content, 'one'), 'text', why);
@@ -123,6 +123,40 @@ test('who only looks needs no password, and reads nothing', async () => {
   assert.equal(node.instance.info().isEncrypted, true);
   await assert.rejects(node.io.readBuffer(0, Buffer.alloc(512)), { errno: 'EPERM' });
   await shelf.graph.collect([node]);
+});
+
+test('a header is made apart from the disk, and nothing of the disk where there is only a header', async () => {
+  const shelf = await newShelf();
+  shelf.put('header');
+  const image = newImage(luksDriver, { sizeBytes: SIZE, options: { ...FAST } });
+  const file = { driver: 'file', filename: 'image' };
+  const header = { driver: 'file', filename: 'header' };
+  const [atDisk, atHeader] = [
+    await shelf.attach(await shelf.opener.open(file, { readOnly: false })),
+    await shelf.attach(await shelf.opener.open(header, { readOnly: false })),
+  ];
+  const [io, head] = [atDisk.backend.root, atHeader.backend.root];
+  assert.ok(io && head);
+  const context = {
+    filename: 'header',
+    create: () => Promise.reject(new Error('two files')),
+    lookAt: () => Promise.reject(new Error('no backing file')),
+    secret: (id: string) => shelf.graph.objects.secret(id),
+  };
+  const { host } = shelf.graph;
+  const dataFile = { io, filename: 'image' };
+  await luksDriver.create?.(head, { ...image, isHeaderApart: true, dataFile } as never, host, context);
+  assert.equal(shelf.disk('image').contents().length, SIZE);
+  const { payloadOffset } = parseHeader((await sound).subarray(0, 1024));
+  assert.equal(shelf.disk('header').contents().length, payloadOffset);
+  await luksDriver.create?.(head, { ...image, isHeaderApart: true } as never, host, context);
+  await atDisk.close();
+  await atHeader.close();
+  const open = await shelf.open('image', { driver: 'luks', 'key-secret': 'one', header });
+  await open.backend.write(0, Buffer.from('text'));
+  assert.equal(open.backend.lengthBytes, SIZE);
+  await open.close();
+  assert.notEqual(shelf.disk('image').contents().toString('latin1', 0, 4), 'text');
 });
 
 test('a header of its own stands for the one that the file has not', async () => {

@@ -1,23 +1,26 @@
 import { BlockError } from '../../base/error.js';
-import type { GivenOptions, NodeOptions, Settings } from '../../block/driver.js';
+import type { DriverContext, GivenOptions, NodeOptions, Settings } from '../../block/driver.js';
 import type { SocketAddress } from '../../host/host.js';
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.js';
 import type { FlatOptions } from '../../schema/flat.js';
+import { parseInet } from '../../schema/inet-text.js';
 import { scalarText } from '../../schema/types.js';
 import type { NBD_OPTIONS } from '../../schema/blockdev-options.js';
 
 export type NbdSettings = Settings<typeof NBD_OPTIONS>;
 
-/** Errors, in QEMU's words: kind invalid, not-found. */
-export function serverAddress(server: NbdSettings['server']): SocketAddress {
+/** Errors, in QEMU's words: kind invalid, and those of descriptors. */
+export function serverAddress(
+  server: NbdSettings['server'],
+  context: Pick<DriverContext, 'descriptorOf'>,
+): SocketAddress {
   switch (server.type) {
     case 'unix':
       return { type: 'unix', path: server.abstract === true ? `\0${server.path}` : server.path };
     case 'inet':
       return { type: 'inet', host: server.host, port: parsePort(server.host, server.port) };
     case 'fd':
-      if (/^\d+$/.test(server.str)) return { type: 'fd', fd: Number(server.str) };
-      throw new BlockError('not-found', `File descriptor named '${server.str}' has not been found`);
+      return { type: 'fd', fd: context.descriptorOf(server.str) };
   }
 }
 
@@ -125,9 +128,5 @@ function parseLegacy(rest: string): NodeOptions {
   if (address === '') throw new BlockError('invalid', 'NBD server address missing');
   if (address.startsWith('unix:'))
     return { server: { type: 'unix', path: address.slice('unix:'.length) }, ...exported };
-  const [, bracketed, plain, port] = /^(?:\[([^\]]+)\]|([^:]*)):([^:,]+)$/.exec(address) ?? [];
-  const host = bracketed ?? plain;
-  if (host === undefined || port === undefined)
-    throw new BlockError('invalid', `error parsing address '${address}'`);
-  return { server: { type: 'inet', host, port }, ...exported };
+  return { server: { type: 'inet', ...parseInet(address) }, ...exported };
 }

@@ -15,8 +15,9 @@ export const nbdDriver: DriverDescription<typeof NBD_OPTIONS> = {
   options: NBD_OPTIONS,
   identityOptions: ['server', 'export', 'tls-creds', 'tls-hostname'],
 
-  async open({ host, readOnly, objects }, settings) {
-    const address = serverAddress(settings.server);
+  async open(context, settings) {
+    const { host, readOnly, objects } = context;
+    const address = serverAddress(settings.server, context);
     const contextName = settings['x-dirty-bitmap'];
     const creds = settings['tls-creds'];
     const hostname = settings['tls-hostname'] ?? (address.type === 'inet' ? address.host : undefined);

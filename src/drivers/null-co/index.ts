@@ -88,7 +88,7 @@ export function nullDriver(name: string): DriverDescription<typeof NULL_OPTIONS>
         flush: () => io.write(),
         prepareReopen: async () => ({ commit: () => undefined, abort: () => undefined }),
         cancelInFlight: () => io.waits.abandon(errnoError('ECANCELED')),
-        info: () => ({}),
+        info: () => ({ hasNoDirtyFlag: true }),
         allocatedBytes: () => 0,
         close: () => Promise.resolve(),
       };

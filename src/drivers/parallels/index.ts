@@ -78,6 +78,7 @@ async function create(file: ChildIo, image: NewImage<typeof PARALLELS_CREATE>): 
 export const parallelsDriver: DriverDescription<typeof PARALLELS_OPTIONS, typeof PARALLELS_CREATE> = {
   name: 'parallels',
   kind: 'format',
+  opensWithoutWriting: true,
   options: PARALLELS_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, load),
   probe: (header) => (isParallels(header) ? 100 : 0),

@@ -23,6 +23,10 @@ export class PassThrough implements DriverInstance, IoDriver {
     return this.#child().lengthBytes;
   }
 
+  get hasSpaceAhead(): boolean {
+    return this.#child().hasSpaceAhead === true;
+  }
+
   get canWriteZeroes(): boolean {
     return true;
   }

@@ -16,7 +16,8 @@ export const preallocateDriver: DriverDescription<typeof PREALLOCATE_OPTIONS> = 
   /** The file's name would open the file alone. */
   filename: () => undefined,
 
-  open: async (context, settings) => new PreallocateNode(() => context.child('file'), settings),
+  open: async (context, settings) =>
+    new PreallocateNode(() => context.child('file'), settings, context.memory),
 
   /** While its users may make the file longer, nobody else may: it must know where the file ends. */
   childPermissions(_role, { perm, shared }) {

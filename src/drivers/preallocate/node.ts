@@ -1,6 +1,7 @@
 import { alignUp } from '../../base/align.js';
 import { AsyncMutex } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import type {
   ChildIo,
   DriverInstance,
@@ -12,10 +13,16 @@ import type {
 } from '../../block/driver.js';
 import { hasPermission, Permission } from '../../block/permissions.js';
 import type { IoRequest } from '../../block/request.js';
+import type { PassedMemory } from '../../host/passing.js';
 import type { PREALLOCATE_OPTIONS } from '../../schema/blockdev-options.js';
 import { PassThrough } from '../pass-through/pass-through.js';
 
 type PreallocateSettings = Settings<typeof PREALLOCATE_OPTIONS>;
+
+/** Of the node, besides its options. */
+interface Memory {
+  dataEnd?: number;
+}
 
 const SECTOR_BYTES = 512;
 
@@ -33,11 +40,17 @@ export class PreallocateNode extends PassThrough implements DriverInstance {
   #dataEnd: number | undefined;
   readonly #growing = new AsyncMutex();
 
-  /** Errors: invalid. */
-  constructor(child: () => ChildIo, settings: PreallocateSettings) {
+  /** `memory`: of another process's. Errors: invalid. */
+  constructor(child: () => ChildIo, settings: PreallocateSettings, memory?: PassedMemory) {
     super(child);
     this.#child = child;
+    this.#dataEnd = (memory?.data as Memory | undefined)?.dataEnd;
     this.#configure(checked(settings));
+  }
+
+  get memory(): PassedMemory {
+    const data: Memory = given({ dataEnd: this.#dataEnd });
+    return { data, parts: [] };
   }
 
   #configure(settings: PreallocateSettings): void {
@@ -47,6 +60,10 @@ export class PreallocateNode extends PassThrough implements DriverInstance {
 
   override get lengthBytes(): number {
     return this.#dataEnd ?? super.lengthBytes;
+  }
+
+  override get hasSpaceAhead(): boolean {
+    return this.#aheadBytes > 0;
   }
 
   override tryWrite(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {

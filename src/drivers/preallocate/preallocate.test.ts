@@ -5,6 +5,7 @@ import { createImage } from '../../block/create.js';
 import type { NodeOptions } from '../../block/driver.js';
 import { Permission } from '../../block/permissions.js';
 import { IoRequest } from '../../block/request.js';
+import { resizeImage } from '../../block/resize.js';
 import { createRealHost } from '../../host/real.js';
 import { filterConformance } from '../../../test/kit/conformance.js';
 import { TestBed, type TestDisk, withFolder } from '../../../test/kit/test-disk.js';
@@ -81,6 +82,24 @@ test('when no user may make it longer any more, the file ends with its data; use
     assert.equal(sizeOf(filename), start + 512);
     await reader.close();
     await disk.close();
+  }));
+
+test('clusters that are given to a disk without space have none, also where there is space ahead', () =>
+  withImage(async (bed, filename) => {
+    const ahead = { 'prealloc-size': 32768 * KiB, 'prealloc-align': 1024 * KiB };
+    const disk = await bed.open(over(filename, ahead));
+    await disk.write(0, Buffer.alloc(1024 * KiB, 3));
+    await resizeImage(disk.backend, 16384 * KiB, 'metadata');
+    assert.ok(sizeOf(filename) >= 32768 * KiB);
+    await disk.close();
+    assert.ok(sizeOf(filename) > 13 * 1024 * KiB);
+    const usedBytes = statSync(filename).blocks * 512;
+    assert.ok(usedBytes < 4096 * KiB, `${usedBytes} bytes are taken`);
+    const again = await bed.open({ driver: 'qcow2', file: { driver: 'file', filename } }, { readOnly: true });
+    const content = await again.readAll();
+    assert.ok(content.subarray(0, 1024 * KiB).every((byte) => byte === 3));
+    assert.ok(content.subarray(1024 * KiB).every((byte) => byte === 0));
+    await again.close();
   }));
 
 test('nobody else may resize the file while it is ahead of its data', () =>

@@ -190,6 +190,33 @@ function expectedAround(third: Buffer): Buffer {
   return Buffer.concat([Buffer.alloc(2 * CLUSTER), third, Buffer.alloc(CLUSTER)]);
 }
 
+test('metadata that an entry shares is written elsewhere and never freed, though the entry be the only one counted', async () => {
+  for (const count of [1, 2])
+    for (const place of ['l1Offset', 'refcountTableOffset', 'refcountBlockOffset', 'l2'] as const)
+      for (const change of [write, zero, discard]) {
+        const image = new HandmadeQcow2({ sizeBytes: 16 * CLUSTER });
+        const offset = place === 'l2' ? image.l2(0) : image[place];
+        image.entry(0, BigInt(offset));
+        image.refcount(offset, count);
+        const shelf = new DiskShelf([qcow2Driver]);
+        const file = shelf.put('image', image.bytes);
+        const disk = await shelf.open('image');
+        await change(disk);
+        const flushed = await disk.backend.flush().then(
+          () => true,
+          () => false,
+        );
+        assert.equal(flushed, count === 2, place);
+        await disk.close();
+        const { messages } = await checkQcow2(childOf(file));
+        assert.deepEqual(
+          messages.filter((text) => text.includes('refcount=0') || text.includes('refcount=1 reference=2')),
+          [],
+          `${count} at ${place}`,
+        );
+      }
+});
+
 test('data that lies on metadata can be read, and an image that is open for reading is not marked', async () => {
   const image = new HandmadeQcow2({ sizeBytes: 16 * CLUSTER });
   image.entry(0, BigInt(image.l1Offset) | COPIED);
@@ -231,6 +258,28 @@ test('a table that is made while the image is open is not written by guests thro
       .equals(table),
     'the L2 table',
   );
+});
+
+test('a table that is made where a wrong entry pointed is not freed with that entry', async () => {
+  const image = new HandmadeQcow2({ sizeBytes: 1024 * 1024 * 1024, clusters: 8 });
+  image.data(0, 1);
+  const [first, second] = [image.cluster(), image.cluster()];
+  for (const free of [first, second]) image.refcount(free, 0);
+  // Zeroes that have a cluster, which is counted as free.
+  image.entry(1, BigInt(second) | 1n);
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image', image.bytes);
+  const disk = await shelf.open('image');
+  // The entry gets the first free cluster, and the next L2 table the one that it had.
+  await disk.backend.write(CLUSTER, Buffer.alloc(CLUSTER, 2));
+  await disk.backend.write(512 * 1024 * 1024, Buffer.alloc(CLUSTER, 3));
+  await assert.rejects(disk.backend.flush(), { kind: 'corrupt', message: overlap('active L2 table') });
+  await assert.rejects(disk.backend.write(0, Buffer.alloc(512, 0xa5)), { kind: 'corrupt' });
+  await disk.close();
+  const bytes = file.contents();
+  const table = Number(bytes.readBigUInt64BE(image.l1Offset + 8) & 0xfffffffffffe00n);
+  assert.equal(table, second, 'the L2 table is where the wrong entry pointed');
+  assert.notEqual(bytes.readBigUInt64BE(table), 0n);
 });
 
 test('a refcount block that is named twice is an error of its own for the check, as qemu-img counts', async () => {

@@ -1,4 +1,4 @@
-import { divideRoundUp } from '../../base/align.js';
+import { alignUp, divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import { MAX_L1_BYTES, MAX_REFTABLE_BYTES, MiB } from '../../base/limits.js';
 import type { ChildIo, NewImageContext } from '../../block/driver.js';
@@ -15,6 +15,7 @@ import {
   encodeExtensions,
   ExtensionType,
   type HeaderExtension,
+  namesThatFit,
 } from './disk/header-extensions.js';
 import {
   EncryptionMethod,
@@ -56,6 +57,8 @@ interface Shape {
   /** Of LUKS, with the bytes of its header and key slots. */
   encryption: { format: 'aes' } | { format: 'luks'; options: NewLuks; lengthBytes: number } | undefined;
 }
+
+export const TOO_LARGE_TEXT = 'Failed to grow the L1 table: File too large';
 
 function shapeOf({ sizeBytes, backingFile, backingFormat, dataFile, options }: NewQcow2): Shape {
   const isRaw = options['data-file-raw'];
@@ -126,7 +129,9 @@ export async function createQcow2(file: ChildIo, image: NewQcow2, maker?: Maker)
     await file.write(0, Buffer.alloc(Math.min(SECTOR_BYTES, file.lengthBytes)), 0);
     await file.flush();
   }
-  await file.writeZeroes(0, layout.dataStart * clusterBytes, 0);
+  // Of an older image, the rest of the last cluster too.
+  const tablesEnd = layout.dataStart * clusterBytes;
+  await file.writeZeroes(0, Math.max(endOfTables(o, layout), Math.min(file.lengthBytes, tablesEnd)), 0);
   await file.write(clusterBytes, encodeRefcountTable(o, layout), 0);
   await writeRefcountBlocks(file, o, layout);
   if (layout.l2Tables > 0) await writeL2Tables(file, o, layout);
@@ -144,10 +149,18 @@ export async function createQcow2(file: ChildIo, image: NewQcow2, maker?: Maker)
   await file.flush();
 }
 
+/** How long a file without data is: as QEMU makes it, whose L1 table comes last, in whole sectors. */
+function endOfTables(
+  o: Shape,
+  { dataStart, l1Clusters, l1Entries, encryptionClusters, l2Tables }: Layout,
+): number {
+  if (encryptionClusters > 0 || l2Tables > 0) return dataStart * o.clusterBytes;
+  return (dataStart - l1Clusters) * o.clusterBytes + alignUp(l1Entries * ENTRY_BYTES, SECTOR_BYTES);
+}
+
 function planLayout(o: Shape): Layout {
   const l1Entries = l1EntriesFor(o.sizeBytes, o.clusterBytes, o.l2);
-  if (l1Entries * ENTRY_BYTES > MAX_L1_BYTES)
-    throw new BlockError('limit', 'Image is too big for this cluster size', { errno: 'EFBIG' });
+  if (l1Entries * ENTRY_BYTES > MAX_L1_BYTES) throw tooLarge();
   const l1Clusters = divideRoundUp(l1Entries * ENTRY_BYTES, o.clusterBytes);
   const l2Tables = o.preallocation === 'off' ? 0 : l1Entries;
   const dataClusters = l2Tables > 0 && !o.dataFile ? divideRoundUp(o.sizeBytes, o.clusterBytes) : 0;
@@ -158,8 +171,7 @@ function planLayout(o: Shape): Layout {
   let refcountBlocks = 1;
   for (;;) {
     const refcountTableClusters = divideRoundUp(refcountBlocks, perTable);
-    if (refcountTableClusters * o.clusterBytes > MAX_REFTABLE_BYTES)
-      throw new BlockError('limit', 'Image is too big for this cluster size', { errno: 'EFBIG' });
+    if (refcountTableClusters * o.clusterBytes > MAX_REFTABLE_BYTES) throw tooLarge();
     const tables = refcountTableClusters + refcountBlocks + l1Clusters + l2Tables;
     const dataStart = 1 + tables + encryptionClusters;
     const totalClusters = dataStart + dataClusters;
@@ -177,6 +189,10 @@ function planLayout(o: Shape): Layout {
       };
     refcountBlocks = needed;
   }
+}
+
+function tooLarge(): BlockError {
+  return new BlockError('limit', `Could not resize image: ${TOO_LARGE_TEXT}`, { errno: 'EFBIG' });
 }
 
 /** The L1 table, and L2 tables in which every cluster of the disk has its place. */
@@ -213,6 +229,8 @@ async function provideData(
   const start = dataFile ? 0 : layout.dataStart * o.clusterBytes;
   const end = dataFile ? o.sizeBytes : layout.totalClusters * o.clusterBytes;
   const target = dataFile ?? file;
+  // A file of tables alone ends with them.
+  if (target === file && o.preallocation === 'off') return;
   if (end > target.lengthBytes) await target.truncate(end);
   if (o.preallocation === 'falloc') await target.allocate(start, end - start);
   if (o.preallocation !== 'full') return;
@@ -272,7 +290,7 @@ function incompatibleOf({ l2, isZstd }: Shape): bigint {
   );
 }
 
-/** The backing format, and feature names where they leave the extensions inside the first sector. */
+/** The backing format, and as many feature names as leave the extensions inside the first sector. */
 function chooseExtensions(o: Shape, layout: Layout, headerBytes: number): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   if (o.backingFile !== undefined && o.backingFormat !== undefined)
@@ -286,13 +304,13 @@ function chooseExtensions(o: Shape, layout: Layout, headerBytes: number): Header
     writeU64(data, 8, lengthBytes);
     extensions.push({ type: ExtensionType.encryption, data });
   }
-  const withNames = [...extensions, defaultFeatureNames()];
   const room =
     o.clusterBytes === SECTOR_BYTES
       ? SECTOR_BYTES - Buffer.byteLength(o.backingFile ?? '', 'utf8')
       : SECTOR_BYTES;
-  const fits = headerBytes + encodeExtensions(withNames).length <= room;
-  return o.version === 3 && fits ? withNames : extensions;
+  if (o.version === 2) return extensions;
+  const free = room - headerBytes - encodeExtensions(extensions).length;
+  return [...extensions, ...namesThatFit(defaultFeatureNames(), free)];
 }
 
 function encodeRefcountTable(o: Shape, layout: Layout): Buffer {

@@ -1,21 +1,21 @@
 import { isDeepStrictEqual } from 'node:util';
-import { alignUp } from '../../base/align.js';
 import { assert } from '../../base/assert.js';
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
-import { given } from '../../base/given.js';
 import type { ChangeLog } from '../../block/change-log.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type {
   BitmapStore,
-  ChildIo,
+  CompactOptions,
   DriverContext,
   DriverDescription,
   DriverInfo,
   DriverInstance,
+  FileUse,
   ImageAmendment,
   ImageCheck,
+  ImageCompaction,
   KeySlotAmendment,
-  Json,
+  Preallocated,
   PreparedChange,
   PreparedReopening,
   Reopening,
@@ -27,41 +27,41 @@ import { LUKS_AMEND_NAMES } from '../../schema/encryption-options.js';
 import { QCOW2_CREATE } from '../../schema/create-options.js';
 import { planRepairs } from './check/check.js';
 import { applyRepairs } from './check/repair.js';
+import { compactImage } from './compact/compact.js';
 import { hasOutdatedBitmaps } from './features/bitmap-directory.js';
 import { amendKeySlots } from '../encryption/key-slots.js';
-import { ImageKey } from './features/encryption.js';
+import { keySlotVolume, ImageKey } from './features/encryption.js';
 import { amendImage } from './features/amend.js';
 import { changeBacking } from './features/backing.js';
+import { imageInfo } from './image-info.js';
 import { Qcow2Snapshots } from './image-snapshots.js';
-import { createQcow2 } from './create.js';
+import { createQcow2, TOO_LARGE_TEXT } from './create.js';
+import type { LuksVolume } from '../encryption/luks-volume.js';
 import { checkNewImage, QCOW2_TOOL_OPTIONS } from './create-options.js';
-import { COMPATIBLE_LAZY_REFCOUNTS, ENTRY_BYTES, Incompatible, MAGIC } from './disk/layout.js';
+import { Incompatible, MAGIC } from './disk/layout.js';
+import { checkVersion, discardSettings } from './discards.js';
+import { fileUse } from './space/file-use.js';
 import { measureQcow2 } from './measure.js';
-import { snapshotInfo } from './disk/snapshots.js';
-import { dataFileOf, type Header } from './disk/header.js';
+import { dataFileOf } from './disk/header.js';
 import { readHeader } from './image.js';
 import { cacheSizes } from './tables/cache-sizes.js';
+import { moderniseOverlapCheck, uncheckedStructures } from './tables/overlap-checks.js';
 import { OpenImage, type OpenSettings } from './open-image.js';
+import { asReader, withFile } from './surroundings.js';
 import { Qcow2Map } from './map-driver.js';
+import { preallocate } from './mapping/preallocate.js';
 import { resizeImage } from './mapping/resize.js';
 import { unallocateClusters } from './mapping/zeroing.js';
-
-/** The same surroundings, but for that child. */
-function withFile(context: DriverContext, file: ChildIo): DriverContext {
-  return Object.create(context, {
-    child: { value: (role: string) => (role === 'file' ? file : context.child(role)) },
-  }) as DriverContext;
-}
-
-/** The same for an image that is only looked at beside the one that may be written. */
-function asReader(context: DriverContext): DriverContext {
-  return Object.create(context, { mayWrite: { value: false } }) as DriverContext;
-}
 
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
 function openSettings(settings: Settings<typeof QCOW2_OPTIONS>): OpenSettings {
-  return { ...cacheSizes(settings), key: new ImageKey(settings.encrypt) };
+  return {
+    ...cacheSizes(settings),
+    key: new ImageKey(settings.encrypt),
+    discards: discardSettings(settings),
+    unchecked: uncheckedStructures(settings),
+  };
 }
 
 /** Opens an image; one that its last user did not close is repaired first where it may be written. */
@@ -101,17 +101,23 @@ function markReadOnly({ dirtyBitmaps }: DriverContext, readOnly: boolean): void 
   for (const bitmap of dirtyBitmaps) if (bitmap.persistent) bitmap.readOnly = readOnly;
 }
 
-const OUTDATED_BITMAPS =
-  'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent\n' +
-  "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.";
+function outdatedBitmaps({ version }: { version: number }): string {
+  const what =
+    version < 3
+      ? 'This qcow2 v2 image contains bitmaps, but they may have been modified by a program without persistent bitmap ' +
+        'support; so now they must all be considered inconsistent'
+      : 'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent';
+  return `${what}\nSome clusters may be leaked, run 'qemu-img check -r' on the image file to fix.`;
+}
 
 async function openNode(driver: DriverContext, sizes: OpenSettings): Promise<Qcow2Instance> {
   const image = await openSound(driver, sizes);
-  if (hasOutdatedBitmaps(image.context.header)) driver.warn(OUTDATED_BITMAPS);
+  if (hasOutdatedBitmaps(image.context.header)) driver.warn(outdatedBitmaps(image.context.header));
   const loaded = driver.isActive ? await loadBitmaps(driver, image, { isComplete: true }) : [];
   addBitmaps(driver, loaded, driver.mayWrite);
   // Whoever finds it after a crash is not to believe them, whether or not anything was changed, as in QEMU.
-  if (driver.mayWrite && image.bitmaps.areUnmarked) await image.context.beginChanges();
+  if (driver.mayWrite && image.saysTooMuch && driver.host.passing?.isTaking !== true)
+    await image.context.beginChanges();
   return new Qcow2Instance(driver, image, sizes);
 }
 
@@ -180,7 +186,15 @@ class Qcow2Instance implements DriverInstance {
   }
 
   async truncate(lengthBytes: number): Promise<void> {
+    const oldBytes = this.lengthBytes;
     await resizeImage(this.#image(), lengthBytes);
+    // What the data file holds is the disk's, as in new images.
+    if (this.#image().context.isDataFileRaw && lengthBytes > oldBytes)
+      await this.preallocate(oldBytes, lengthBytes, 'metadata');
+  }
+
+  preallocate(from: number, end: number, mode: Preallocated): Promise<void> {
+    return preallocate(this.#image(), from, end, mode);
   }
 
   async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
@@ -192,18 +206,16 @@ class Qcow2Instance implements DriverInstance {
     await this.flush();
   }
 
-  async amend({ keySlots, ...changes }: ImageAmendment): Promise<void> {
+  async amend({ keySlots, resize, ...changes }: ImageAmendment): Promise<void> {
+    const volume = keySlots && keySlotVolume(this.#image().context.encryption);
     await this.#writeAllBack();
-    if (keySlots) await this.#amendKeySlots(keySlots);
-    else await amendImage(this.#image(), changes);
+    await amendImage(this.#image(), changes, {
+      keySlots: async () => volume && keySlots && this.#amendKeySlots(volume, keySlots),
+      resize: async () => resize?.(),
+    });
   }
 
-  async #amendKeySlots(keySlots: KeySlotAmendment): Promise<void> {
-    const { encryption } = this.#image().context;
-    if (!encryption)
-      throw new BlockError('invalid', "Can't amend encryption options - encryption not present");
-    const { volume } = encryption;
-    if (!volume) throw new BlockError('unsupported', 'Only LUKS encryption options can be amended');
+  async #amendKeySlots(volume: LuksVolume, keySlots: KeySlotAmendment): Promise<void> {
     const openedWith = this.#sizes.key.options?.['key-secret'];
     const secretOf = (id: string): Uint8Array => this.#driver.objects.secret(id);
     await amendKeySlots(volume, { ...keySlots, secretOf, openedWith });
@@ -234,6 +246,7 @@ class Qcow2Instance implements DriverInstance {
   /** All that the node has in memory, and that outlives it, is in the image; durable on return. */
   async #storeAll(): Promise<void> {
     const image = this.#image();
+    await image.context.hasBegun();
     await this.#writeAllBack();
     await image.bitmaps.store();
     await this.#writeAllBack();
@@ -248,6 +261,13 @@ class Qcow2Instance implements DriverInstance {
       begin();
     };
     return { commit, abort: () => undefined };
+  }
+
+  /** What was not said while another process might have the image still. */
+  own(): void {
+    const { context, saysTooMuch } = this.#image();
+    // Else it is said before the first change, which fails where this does.
+    if (context.mayWrite && saysTooMuch) void context.beginChanges().catch(() => undefined);
   }
 
   /** Bitmaps that are in the image go with it. */
@@ -276,6 +296,7 @@ class Qcow2Instance implements DriverInstance {
       this.#image().bitmaps.abandon();
       this.map.image = image;
       addBitmaps(this.#driver, loaded, mayWrite);
+      if (mayWrite && image.bitmaps.hasUnknownFeatures) this.own();
     };
     return { commit, abort: () => undefined };
   }
@@ -283,6 +304,7 @@ class Qcow2Instance implements DriverInstance {
   /** Another file, or caches of other sizes: the image is opened anew. */
   async prepareReopen(reopening: Reopening<typeof QCOW2_OPTIONS>): Promise<PreparedReopening> {
     const { settings, readOnly, mayWrite } = reopening;
+    checkVersion(settings, this.#image().context.header.version);
     const sizes = openSettings(settings);
     const file = reopening.newChild('file');
     const isAlike = isDeepStrictEqual(sizes, this.#sizes);
@@ -314,43 +336,48 @@ class Qcow2Instance implements DriverInstance {
     const plan = await planRepairs(context.meta, repair, say);
     if (repair === 'none') return plan.result;
     context.assertMayRepair();
-    await applyRepairs(await OpenImage.open(this.#driver, this.#sizes, true), plan);
-    this.map.image = await OpenImage.open(this.#driver, this.#sizes, true);
+    await this.#throughOthers(async (open) => applyRepairs(await open(), plan));
+    // All that could be mended is: what is left is not the refcounts.
+    if (repair === 'all') this.#image().context.staysDirty = false;
     return plan.result;
   }
 
+  /**
+   * `change` changes the image through others, which it opens. What was in memory is not the image any more: it is opened
+   * anew, also where that fails half-way.
+   */
+  async #throughOthers<T>(change: (open: () => Promise<OpenImage>) => Promise<T>): Promise<T> {
+    const open = (): Promise<OpenImage> => OpenImage.open(this.#driver, this.#sizes, true);
+    this.#image().context.isSuperseded = true;
+    try {
+      const result = await change(open);
+      this.map.image = await open();
+      return result;
+    } catch (error) {
+      const image = await open().catch(() => undefined);
+      if (image) this.map.image = image;
+      throw error;
+    }
+  }
+
+  fileUse(): Promise<FileUse> {
+    return fileUse(this.#image());
+  }
+
+  async compact(options: CompactOptions): Promise<ImageCompaction> {
+    await this.#writeAllBack();
+    if (options.isDryRun !== true) return this.#throughOthers((open) => compactImage(open, options));
+    return compactImage(() => OpenImage.open(this.#driver, this.#sizes, false), options);
+  }
+
   info(): DriverInfo {
-    const { context, snapshots, bitmaps } = this.#image();
-    const { header, encryption } = context;
-    const encrypt = encryption?.info();
-    const data: { [key: string]: Json } =
-      header.version === 2
-        ? { compat: '0.10', 'compression-type': 'zlib', 'refcount-bits': 16, ...given({ encrypt }) }
-        : {
-            compat: '1.1',
-            'compression-type': header.compressionType === 1 ? 'zstd' : 'zlib',
-            'lazy-refcounts': (header.compatible & COMPATIBLE_LAZY_REFCOUNTS) !== 0n,
-            ...given({ bitmaps: bitmaps.infos }),
-            'refcount-bits': 2 ** header.refcountOrder,
-            ...given({ encrypt }),
-            ...dataFileInfo(header),
-            corrupt: context.isMarkedCorrupt,
-            'extended-l2': context.l2.unitsPerCluster > 1,
-          };
-    return {
-      clusterSizeBytes: header.clusterBytes,
-      vmStateOffset: alignUp(header.sizeBytes, (header.clusterBytes * header.clusterBytes) / ENTRY_BYTES),
-      isDirty: context.isDirty,
-      isCorrupt: context.isMarkedCorrupt,
-      isEncrypted: encryption !== undefined,
-      snapshots: snapshots.entries.map(snapshotInfo),
-      formatSpecific: { type: 'qcow2', data },
-    };
+    return imageInfo(this.#image());
   }
 
   /** Errors: what could not be written, and how much is lost by that. */
   async close(): Promise<void> {
-    const { bitmaps, tables, writeBack } = this.#image();
+    const { bitmaps, context, tables, writeBack } = this.#image();
+    await context.hasBegun();
     try {
       await this.#writeAllBack();
     } catch (error) {
@@ -372,16 +399,10 @@ class Qcow2Instance implements DriverInstance {
   }
 }
 
-function dataFileInfo(header: Header): { [key: string]: Json } {
-  const dataFile = dataFileOf(header);
-  if (!dataFile) return {};
-  const { name, isRaw } = dataFile;
-  return { ...(name !== undefined && { 'data-file': name }), 'data-file-raw': isRaw };
-}
-
 /** The qcow2 format: versions 2 and 3 (README.md says what is refused). */
 export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_CREATE> = {
   name: 'qcow2',
+  opensWithoutWriting: true,
   kind: 'format',
   options: QCOW2_OPTIONS,
   identityOptions: ['encrypt'],
@@ -390,26 +411,34 @@ export const qcow2Driver: DriverDescription<typeof QCOW2_OPTIONS, typeof QCOW2_C
   modernise: (options) => {
     if (options.has('encrypt.key-secret') && !options.has('encrypt.format'))
       options.put('encrypt.format', 'luks');
+    moderniseOverlapCheck(options);
   },
   amendOptions: LUKS_AMEND_NAMES.map((name) => `encrypt.${name}`),
   compresses: true,
   /** As QEMU's, its name is seen from where the program is. */
   async namedFiles(context) {
-    const { parsed } = await readHeader(context.child('file'));
+    const { parsed } = await readHeader(context.child('file'), context.forCheck);
     const filename = dataFileOf(parsed)?.name;
     return filename === undefined
       ? []
       : [{ role: 'data-file', filename, what: 'data file', isFromHere: true }];
   },
   async open(context, settings) {
-    const sizes = openSettings(settings);
-    return openNode(context, sizes);
+    const node = await openNode(context, openSettings(settings));
+    try {
+      checkVersion(settings, node.map.image.context.header.version);
+    } catch (error) {
+      await node.close();
+      throw error;
+    }
+    return node;
   },
   /** Version 1 is another format, qcow. */
   probe: (header) =>
     header.length >= 8 && header.readUInt32BE(0) === MAGIC && header.readUInt32BE(4) >= 2 ? 100 : 0,
   createOptions: QCOW2_CREATE,
   toolOptions: QCOW2_TOOL_OPTIONS,
+  tooLargeText: TOO_LARGE_TEXT,
   dataFileOption: 'data-file',
   checkNew: checkNewImage,
   measure: measureQcow2,

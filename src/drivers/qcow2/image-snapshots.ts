@@ -2,6 +2,7 @@ import { defined } from '../../base/assert.js';
 import type { InternalSnapshot, InternalSnapshots, NewSnapshot } from '../../block/driver.js';
 import { diskBytesOf, type SnapshotEntry, snapshotInfo } from './disk/snapshots.js';
 import { deleteSnapshot, goToSnapshot, readSnapshotVmState, takeSnapshot } from './features/snapshots.js';
+import { changeVmState, readVmState } from './features/vm-state.js';
 import type { Qcow2Map } from './map-driver.js';
 import type { OpenImage } from './open-image.js';
 
@@ -52,5 +53,16 @@ export class Qcow2Snapshots implements InternalSnapshots {
   async readVmState(id: string, offset: number, buffer: Uint8Array): Promise<void> {
     const entry = this.#find(id);
     await readSnapshotVmState(await this.#reopen(entry), entry, offset, buffer);
+  }
+
+  readPresentVmState(offset: number, buffer: Uint8Array): Promise<void> {
+    return readVmState(this.#map.image, offset, buffer);
+  }
+
+  async writePresentVmState(offset: number, bytes: Uint8Array): Promise<void> {
+    const { image } = this.#map;
+    image.context.assertMayWrite();
+    await image.context.beginChanges();
+    await changeVmState(image, offset, bytes);
   }
 }

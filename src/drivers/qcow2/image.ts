@@ -8,11 +8,14 @@ import {
   type Header,
   headerClusterBytes,
   layoutOf,
+  MAX_SNAPSHOTS,
+  noRefcountTable,
   parseHeader,
 } from './disk/header.js';
 import type { L2Layout } from './disk/l2-layout.js';
 import { diskOf, type SnapshotEntry } from './disk/snapshots.js';
 import { Incompatible, SECTOR_BYTES } from './disk/layout.js';
+import type { DiscardCause, DiscardSettings } from './discards.js';
 import type { ImageEncryption } from './features/encryption.js';
 import { ImageStorage } from './storage.js';
 import type { MetadataMap } from './tables/metadata-map.js';
@@ -34,6 +37,8 @@ export class ImageContext {
   header: Header;
   /** How the guest's data is encrypted; set by the image's owner. */
   encryption: ImageEncryption | undefined;
+  /** Which discards the file hears of; set by the image's owner. */
+  discards!: DiscardSettings;
   /** The first sector of the header as it is on disk. */
   headerSector: Buffer;
   /** File size when the image was opened: what lies beyond is a hole. */
@@ -54,10 +59,12 @@ export class ImageContext {
   readonly #beginning = new AsyncMutex();
   /** Where metadata is; set by the image's owner. */
   metadata!: MetadataMap;
-  /** The header on disk may be another one than it is to be, which comes back with the next write-back. */
-  isHeaderUncertain = false;
-  /** A change of many refcounts failed half-way: only a repair makes the image clean. */
-  staysDirty = false;
+  #isHeaderUncertain = false;
+  #namesFree = false;
+  /** Its refcounts may be wrong, and nobody has mended them: only a repair makes the image clean. */
+  staysDirty: boolean;
+  /** Another one that was opened for it changes the image: what is in memory here is not it, and is never written. */
+  isSuperseded = false;
   #corrupted = false;
   #marking: Promise<void> | undefined;
 
@@ -74,12 +81,17 @@ export class ImageContext {
     this.l2 = layoutOf(header);
     this.headerSector = sector;
     this.openedFileBytes = fileBytes;
+    // Who opens it for use repairs it first.
+    this.staysDirty = driver.forCheck && this.isDirty;
   }
 
   static async open(driver: DriverContext, forWriting: boolean): Promise<ImageContext> {
     const file = driver.child('file');
     const fileBytes = file.lengthBytes;
-    const header = await readHeader(file);
+    const header = await readHeader(file, driver.forCheck);
+    // A check can do something about it.
+    if (header.parsed.snapshotCount > MAX_SNAPSHOTS && !driver.forCheck)
+      throw new BlockError('limit', 'Snapshot table too large');
     const storage = new ImageStorage(file, dataChild(driver, header.parsed));
     const context = new ImageContext(driver, storage, header.parsed, header.sector, fileBytes);
     if (forWriting && !driver.forCheck) context.checkWritable();
@@ -98,7 +110,7 @@ export class ImageContext {
 
   /** Nobody else has it open for writing, and we have. */
   get mayWrite(): boolean {
-    return this.driver.mayWrite;
+    return this.driver.mayWrite && !this.isSuperseded;
   }
 
   get clusterBytes(): number {
@@ -115,8 +127,28 @@ export class ImageContext {
     return dataFileOf(this.header)?.isRaw === true;
   }
 
+  /** The file is to free the blocks of clusters that become free for that cause. */
+  passesDiscard(cause: DiscardCause): boolean {
+    return this.discards[cause] ?? this.driver.modes.discard === 'unmap';
+  }
+
   get l2Entries(): number {
     return this.l2.entriesIn(this.header.clusterBytes);
+  }
+
+  /** The header on disk may be another one than it is to be, which comes back with the next write-back. */
+  get isHeaderUncertain(): boolean {
+    return this.#isHeaderUncertain;
+  }
+
+  set isHeaderUncertain(isUncertain: boolean) {
+    this.#isHeaderUncertain = isUncertain;
+    if (!isUncertain) this.#namesFree = false;
+  }
+
+  /** The header on disk may name clusters that count as free: until a write-back has made it certain, none is given out. */
+  get holdsFree(): boolean {
+    return this.#namesFree;
   }
 
   get isMarkedCorrupt(): boolean {
@@ -142,6 +174,7 @@ export class ImageContext {
     if (this.isMarkedCorrupt)
       throw new BlockError('corrupt', 'qcow2: Image is corrupt; cannot be opened read/write');
     const { refcountTableOffset, refcountTableClusters } = this.header;
+    if (refcountTableClusters === 0) throw noRefcountTable();
     // What it does not say would count as free.
     if (refcountTableOffset + refcountTableClusters * this.clusterBytes > this.meta.lengthBytes)
       throw new BlockError('corrupt', 'Reference count table lies outside the file', {
@@ -193,10 +226,11 @@ export class ImageContext {
     await this.headerLock.run(async () => {
       const incompatible = change(this.header.incompatible);
       if (incompatible === this.header.incompatible) return;
-      await this.writeHeader(
-        (sector) => void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible),
-      );
-      await this.meta.flush();
+      const edit = (sector: Buffer): void =>
+        void sector.writeBigUInt64BE(incompatible, FieldOffset.incompatible);
+      // Of a broken image, what it says of that stays said, durable or not.
+      if (this.#corrupted) await this.writeHeader(edit).then(() => this.meta.flush());
+      else await this.switchHeaderHeld(edit);
       this.header.incompatible = incompatible;
     });
   }
@@ -216,8 +250,10 @@ export class ImageContext {
     return this.corrupt(`Preventing invalid write on metadata (overlaps with ${what})`, offset);
   }
 
-  /** Before any change of the image. Errors: kind corrupt. */
+  /** Before any change of the image. Errors: kind corrupt; EIO. */
   assertMayWrite(): void {
+    if (this.isSuperseded)
+      throw errnoError('EIO', 'The image was left half changed, and could not be read since');
     assert(this.mayWrite, () => `change of node '${this.driver.nodeName}', which may not be written`);
     if (this.#corrupted)
       throw new BlockError('corrupt', 'Image is corrupt', { errno: 'EIO', node: this.driver.nodeName });
@@ -250,14 +286,14 @@ export class ImageContext {
 
   /**
    * The same as one step that is durable on return. When it fails, the header on disk is what it was; where not even that
-   * can be had, no write-back succeeds before it is.
+   * can be had, no write-back succeeds before it is. `namesFree`: of what it is to say, clusters count as free.
    */
-  switchHeader(edit: (sector: Buffer) => void): Promise<void> {
-    return this.headerLock.run(() => this.switchHeaderHeld(edit));
+  switchHeader(edit: (sector: Buffer) => void, { namesFree = false } = {}): Promise<void> {
+    return this.headerLock.run(() => this.switchHeaderHeld(edit, namesFree));
   }
 
   /** The same for who holds the header's lock. */
-  async switchHeaderHeld(edit: (sector: Buffer) => void): Promise<void> {
+  async switchHeaderHeld(edit: (sector: Buffer) => void, namesFree = false): Promise<void> {
     const before = this.headerSector;
     try {
       await this.writeHeader(edit);
@@ -270,6 +306,7 @@ export class ImageContext {
         await this.meta.flush();
       } catch {
         this.isHeaderUncertain = true;
+        this.#namesFree ||= namesFree;
       }
       throw error;
     }
@@ -283,6 +320,11 @@ export class ImageContext {
     return this.#beginning.run(async () => {
       await this.beforeChanges?.();
     });
+  }
+
+  /** What began by itself, for no change, has ended. */
+  hasBegun(): Promise<void> {
+    return this.#beginning.run(() => Promise.resolve());
   }
 
   announce(event: string): Promise<void> | undefined {
@@ -315,8 +357,11 @@ export function corruptionText(message: string, isWritable: boolean): string {
     : `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed`;
 }
 
-/** Reads and checks the header cluster. */
-export async function readHeader(file: ChildIo): Promise<{ parsed: Header; sector: Buffer }> {
+/** Reads and checks the header cluster, for a check as parseHeader has it. */
+export async function readHeader(
+  file: ChildIo,
+  forCheck: boolean,
+): Promise<{ parsed: Header; sector: Buffer }> {
   const fileBytes = file.lengthBytes;
   let start = Buffer.alloc(Math.min(FIRST_READ_BYTES, fileBytes));
   try {
@@ -329,7 +374,7 @@ export async function readHeader(file: ChildIo): Promise<{ parsed: Header; secto
     start = Buffer.alloc(Math.min(clusterBytes, fileBytes));
     await readBytes(file, 0, start);
   }
-  const parsed = parseHeader(start.subarray(0, clusterBytes));
+  const parsed = parseHeader(start.subarray(0, clusterBytes), forCheck);
   const sector = Buffer.alloc(SECTOR_BYTES);
   start.copy(sector, 0, 0, SECTOR_BYTES);
   return { parsed, sector };

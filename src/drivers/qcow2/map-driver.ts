@@ -1,3 +1,4 @@
+import type { TracePoint } from '../../base/trace.js';
 import type { ChildIo, MapDriver, Reservation } from '../../block/driver.js';
 import type { Mapping } from '../../block/request.js';
 import { writeCompressed } from './mapping/compress.js';
@@ -68,11 +69,24 @@ export class Qcow2Map implements MapDriver {
   }
 
   tryReserve(offset: number, lengthBytes: number): Reservation | undefined {
-    return this.image.reserver.tryReserve(offset, lengthBytes);
+    const found = this.image.reserver.tryReserve(offset, lengthBytes);
+    if (found && this.#trace().isOn) this.#traced(found);
+    return found;
   }
 
-  reserve(offset: number, lengthBytes: number): Promise<Reservation> {
-    return this.image.reserver.reserve(offset, lengthBytes);
+  async reserve(offset: number, lengthBytes: number): Promise<Reservation> {
+    const found = await this.image.reserver.reserve(offset, lengthBytes);
+    if (this.#trace().isOn) this.#traced(found);
+    return found;
+  }
+
+  #trace(): TracePoint {
+    return this.image.context.driver.host.trace.qcow2Reserve;
+  }
+
+  #traced({ offset, lengthBytes, hostOffset }: Reservation): void {
+    const { nodeName } = this.image.context.driver;
+    this.#trace().say(`node '${nodeName}' offset ${offset} bytes ${lengthBytes} host offset ${hostOffset}`);
   }
 
   zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {

@@ -4,18 +4,17 @@ import { MAX_L1_BYTES } from '../../base/limits.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { MeasuredContent, Measurement } from '../../block/driver.js';
 import { encryptionHeaderBytes } from './create.js';
-import type { NewQcow2 } from './create-options.js';
+import { checkNewImage, type NewQcow2 } from './create-options.js';
 import { entryBytes as bitmapEntryBytes } from './disk/bitmap-directory.js';
 import { ENTRY_BYTES } from './disk/layout.js';
 
 /**
  * How large the file of a new image is: header, tables, and refcounts for all of it, as the format lays them out, for a
- * disk that is full; with less data, as much less. Errors: limit.
+ * disk that is full; with less data, as much less. Errors: limit; invalid for what no image can have.
  */
-export async function measureQcow2(
-  { sizeBytes, backingFile, options }: NewQcow2,
-  content: MeasuredContent,
-): Promise<Measurement> {
+export async function measureQcow2(image: NewQcow2, content: MeasuredContent): Promise<Measurement> {
+  checkNewImage(image);
+  const { sizeBytes, backingFile, options } = image;
   const clusterBytes = options['cluster-size'];
   const entryBytes = options['extended-l2'] ? 2 * ENTRY_BYTES : ENTRY_BYTES;
   const diskBytes = alignUp(sizeBytes, clusterBytes);
@@ -23,6 +22,9 @@ export async function measureQcow2(
   const l1Bytes = alignUp((l2Bytes / clusterBytes) * ENTRY_BYTES, clusterBytes);
   if ((l2Bytes / clusterBytes) * ENTRY_BYTES > MAX_L1_BYTES)
     throw new BlockError('limit', 'The image size is too large (try using a larger cluster size)');
+  const { encrypt } = options;
+  if (encrypt?.format === 'luks' && encrypt['key-secret'] !== undefined)
+    content.secret(encrypt['key-secret']);
   const encryptionBytes = alignUp(encryptionHeaderBytes(options), clusterBytes);
   const clusters = (clusterBytes + l1Bytes + l2Bytes + encryptionBytes + diskBytes) / clusterBytes;
   const fullyAllocatedBytes =

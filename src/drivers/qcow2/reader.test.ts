@@ -6,6 +6,7 @@ import { newMapping } from '../../block/request.js';
 import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
 import { childOf, DiskShelf, type OpenDisk, type RecordedDisk } from '../../../test/kit/recorded-disk.js';
 import { checkQcow2 } from './check/check.js';
+import { parseHeader } from './disk/header.js';
 import { qcow2Driver } from './driver.js';
 
 const KiB = 1024;
@@ -194,6 +195,14 @@ test('an incompatible feature that is not known refuses the image, by name where
     ],
     [named(40n, featureName), 'unsupported', 'Unsupported qcow2 feature(s): new thing'],
     [named(3n), 'corrupt', 'qcow2: Compression type incompatible feature bit must not be set'],
+    [
+      named(5n, (image) => {
+        image.u64(72, 0n);
+        image.u64(88, 2n);
+      }),
+      'corrupt',
+      'data-file-raw requires a data file',
+    ],
   ];
   for (const [image, kind, message] of cases)
     for (const readOnly of [true, false])
@@ -202,6 +211,17 @@ test('an incompatible feature that is not known refuses the image, by name where
   image.u32(32, 3);
   const message = 'Unsupported encryption method 3';
   await assert.rejects(opened(image, { readOnly: true }), { kind: 'unsupported', message });
+});
+
+test('names in a header end at their first NUL', () => {
+  const image = new HandmadeQcow2({ sizeBytes: MiB });
+  image.u32(104, 0xe2792aca);
+  image.u32(108, 5);
+  image.bytes.write('raw\0\0', 112, 'latin1');
+  image.u64(8, 256n);
+  image.u32(16, 6);
+  image.bytes.write('base\0x', 256, 'latin1');
+  assert.deepEqual(parseHeader(image.bytes).backing, { filename: 'base', format: 'raw' });
 });
 
 test('dirty and corrupt images are read as they are', async () => {

@@ -67,6 +67,7 @@ async function create(file: ChildIo, image: NewImage<typeof QED_CREATE>): Promis
 export const qedDriver: DriverDescription<typeof QED_OPTIONS, typeof QED_CREATE> = {
   name: 'qed',
   kind: 'format',
+  opensWithoutWriting: true,
   options: QED_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, loadQed),
   probe: (header) => (isQed(header) ? 100 : 0),

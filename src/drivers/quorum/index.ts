@@ -8,6 +8,7 @@ import { QuorumNode, type QuorumSettings } from './node.js';
 export const quorumDriver: DriverDescription<typeof QUORUM_OPTIONS> = {
   name: 'quorum',
   kind: 'format',
+  opensWithoutWriting: true,
   holdsCopies: true,
   options: QUORUM_OPTIONS,
   identityOptions: ['vote-threshold', 'blkverify', 'rewrite-corrupted', 'read-pattern'],

@@ -205,7 +205,7 @@ export class QuorumNode implements DriverInstance, IoDriver {
   }
 
   info(): DriverInfo {
-    return {};
+    return { hasNoDirtyFlag: true };
   }
 
   async close(): Promise<void> {}

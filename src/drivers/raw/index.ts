@@ -12,6 +12,7 @@ import type {
   Reopening,
   Settings,
 } from '../../block/driver.js';
+import { checkFileSpace, FIRST_BLOCK_BYTES, takeFileSpace } from '../../block/new-space.js';
 import { Permission, withoutPermissions } from '../../block/permissions.js';
 import { Flag, type Mapping } from '../../block/request.js';
 import { RAW_OPTIONS } from '../../schema/blockdev-options.js';
@@ -25,6 +26,7 @@ class RawMap implements MapDriver {
   readonly clusterBytes = 1;
   readonly unitBytes = 1;
   readonly isMappingDurable = true;
+  readonly isFixed = true;
   window: Window;
 
   constructor(window: Window) {
@@ -165,9 +167,6 @@ function windowOf(settings: Settings<typeof RAW_OPTIONS>, file: ChildIo): Window
       `Offset (${start}) cannot be greater than size of the containing file (${fileBytes})`,
     );
   }
-  if (sizeBytes !== undefined && sizeBytes % SECTOR_BYTES !== 0) {
-    throw new BlockError('invalid', `Specified size is not multiple of ${SECTOR_BYTES}`);
-  }
   if (sizeBytes !== undefined && sizeBytes > fileBytes - start) {
     throw new BlockError(
       'invalid',
@@ -175,12 +174,16 @@ function windowOf(settings: Settings<typeof RAW_OPTIONS>, file: ChildIo): Window
         `containing file (${fileBytes})`,
     );
   }
+  if (sizeBytes !== undefined && sizeBytes % SECTOR_BYTES !== 0) {
+    throw new BlockError('invalid', `Specified size is not multiple of ${SECTOR_BYTES}`);
+  }
   return { file, start, sizeBytes };
 }
 
 /** Images without a format. */
 export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE> = {
   name: 'raw',
+  opensWithoutWriting: true,
   kind: 'format',
   options: RAW_OPTIONS,
   identityOptions: ['offset', 'size'],
@@ -208,8 +211,14 @@ export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE>
 
   measure: ({ sizeBytes }) => Promise.resolve({ requiredBytes: sizeBytes, fullyAllocatedBytes: sizeBytes }),
 
-  async create(file, { sizeBytes }) {
+  checkNew: ({ options }) => checkFileSpace(options.preallocation),
+
+  async create(file, { sizeBytes, options }) {
+    const isEmpty = file.lengthBytes === 0;
     await file.truncate(sizeBytes);
+    await takeFileSpace(file, 0, sizeBytes, options.preallocation);
+    if (isEmpty && options.preallocation !== 'full')
+      await file.write(0, Buffer.alloc(Math.min(FIRST_BLOCK_BYTES, sizeBytes)), 0);
     await file.flush();
   },
 };

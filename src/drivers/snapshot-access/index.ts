@@ -65,7 +65,7 @@ class SnapshotAccessNode implements DriverInstance, IoDriver {
   async flush(): Promise<void> {}
 
   info(): DriverInfo {
-    return {};
+    return { hasNoDirtyFlag: true };
   }
 
   async close(): Promise<void> {}
@@ -74,6 +74,7 @@ class SnapshotAccessNode implements DriverInstance, IoDriver {
 /** The point in time that a copy-before-write node keeps, as a disk. */
 export const snapshotAccessDriver: DriverDescription<typeof SNAPSHOT_ACCESS_OPTIONS> = {
   name: 'snapshot-access',
+  opensWithoutWriting: true,
   kind: 'format',
   options: SNAPSHOT_ACCESS_OPTIONS,
   isNamedAsChild: true,

@@ -7,6 +7,8 @@ import type { ChildIo } from '../../block/driver.js';
 
 const SECTOR_BYTES = 512;
 const PAGE_BYTES = 16 * KiB;
+/** Of an entry that begins at a page's end, which a format without aligned tables may have: it is only read. */
+const REST_BYTES = 7;
 /** 8 MiB of tables in memory. */
 const MAX_PAGES = 512;
 
@@ -123,12 +125,12 @@ export class EntryCache {
   }
 
   /** -1: not in memory. Infinity: no number of ours. */
-  tryUint64(offset: number): number {
+  tryUint64(offset: number, littleEndian = true): number {
     const page = this.#tryPage(offset);
     if (!page) return -1;
-    const value =
-      page.view.getUint32(offset - page.start, true) +
-      page.view.getUint32(offset - page.start + 4, true) * 2 ** 32;
+    const at = offset - page.start;
+    const [low, high] = littleEndian ? [at, at + 4] : [at + 4, at];
+    const value = page.view.getUint32(low, littleEndian) + page.view.getUint32(high, littleEndian) * 2 ** 32;
     return Number.isSafeInteger(value) ? value : Infinity;
   }
 
@@ -145,9 +147,9 @@ export class EntryCache {
   }
 
   async #read(start: number): Promise<void> {
-    const bytes = Buffer.alloc(PAGE_BYTES);
+    const bytes = Buffer.alloc(PAGE_BYTES + REST_BYTES);
     // Beyond the end are zeroes.
-    const inside = Math.min(PAGE_BYTES, this.file.lengthBytes - start);
+    const inside = Math.min(bytes.length, this.file.lengthBytes - start);
     if (inside > 0) {
       const part = bytes.subarray(0, inside);
       if (!this.file.tryRead(start, part)) await this.file.read(start, part);
@@ -183,6 +185,7 @@ export class EntryCache {
   #change(offset: number, phase: PhaseNumber): Page {
     const page = this.#tryPage(offset);
     assert(page, () => `entry at ${offset} is not in memory`);
+    assert(offset % 4 === 0, 'an entry that changes lies in one sector');
     page.dirty[phase].add(Math.floor((offset - page.start) / this.#sectorBytes));
     this.#dirty.add(page);
     return page;

@@ -41,7 +41,7 @@ export type LoadFormat<S extends Settings = Settings> = (
 const NOTHING: PreparedChange = { commit: () => undefined, abort: () => undefined };
 
 /** What is no more than an errno says which image it is of. */
-function namingFile(error: unknown, { filename }: DriverContext): unknown {
+export function namingFile(error: unknown, { filename }: DriverContext): unknown {
   if (!(error instanceof BlockError) || error.errno === undefined) return error;
   if (error.message !== errnoText(error.errno)) return error;
   return errnoError(error.errno, `Could not open '${filename}'`, { cause: error });

@@ -16,10 +16,11 @@ export interface Piece {
 export class SectorTable {
   bytes: Buffer;
   hostOffset: number;
-  readonly #dirtySectors = new Set<number>();
+  /** Made when there are some: a chain has many tables that are only read. */
+  #dirtySectors: Set<number> | undefined;
   /** Stretches whose place on the storage is sure to take a change: see MetadataSpace. */
-  #withSpace: Set<number> | 'all' = new Set();
-  #spaceBefore = this.#withSpace;
+  #withSpace: Set<number> | 'all' | undefined;
+  #spaceBefore: Set<number> | 'all' | undefined;
   #isTrimmed = false;
   /** Where the table was while the header still names the old place. */
   moved: { hostOffset: number; lengthBytes: number } | undefined;
@@ -35,26 +36,33 @@ export class SectorTable {
   }
 
   get isDirty(): boolean {
-    return this.#dirtySectors.size > 0 || this.moved !== undefined;
+    return (this.#dirtySectors?.size ?? 0) > 0 || this.moved !== undefined;
   }
 
   hasSpace(stretch: number): boolean {
-    return this.#withSpace === 'all' || this.#withSpace.has(stretch);
+    return this.#withSpace === 'all' || this.#withSpace?.has(stretch) === true;
   }
 
   gotSpace(stretch: number): void {
-    if (this.#withSpace !== 'all') this.#withSpace.add(stretch);
+    if (this.#withSpace === 'all') return;
+    this.#withSpace ??= new Set();
+    this.#withSpace.add(stretch);
   }
 
   set(index: number, offset: number, copied: boolean): void {
     assert(!this.#isTrimmed, 'a trimmed table is only read');
     writeEntry(this.bytes, index, offset, copied);
-    this.#dirtySectors.add(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
+    this.#markDirty(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
   }
 
   setCopied(index: number, copied: boolean): void {
     writeCopied(this.bytes, index, copied);
-    this.#dirtySectors.add(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
+    this.#markDirty(Math.floor((index * ENTRY_BYTES) / SECTOR_BYTES));
+  }
+
+  #markDirty(sector: number): void {
+    this.#dirtySectors ??= new Set();
+    this.#dirtySectors.add(sector);
   }
 
   /** Kept without the zeroes at its end, while it is only read. */
@@ -115,13 +123,13 @@ export class SectorTable {
     if (whole) {
       pieces.push({ offset: this.hostOffset, bytes: Buffer.from(this.bytes) });
     } else {
-      for (const sector of this.#dirtySectors) {
+      for (const sector of this.#dirtySectors ?? []) {
         const at = sector * SECTOR_BYTES;
         const bytes = Buffer.from(this.bytes.subarray(at, Math.min(at + SECTOR_BYTES, this.bytes.length)));
         pieces.push({ offset: this.hostOffset + at, bytes });
       }
     }
-    this.#dirtySectors.clear();
+    this.#dirtySectors?.clear();
     return pieces;
   }
 
@@ -130,7 +138,7 @@ export class SectorTable {
     for (const { offset, bytes } of pieces) {
       if (offset < this.hostOffset || offset >= this.hostOffset + this.bytes.length) continue;
       const first = Math.floor((offset - this.hostOffset) / SECTOR_BYTES);
-      for (let i = 0; i * SECTOR_BYTES < bytes.length; i++) this.#dirtySectors.add(first + i);
+      for (let i = 0; i * SECTOR_BYTES < bytes.length; i++) this.#markDirty(first + i);
     }
   }
 }

@@ -47,6 +47,8 @@ export interface VdiHeader {
 /** Errors: invalid where it is no VDI image; unsupported. */
 export function parseHeader(bytes: Buffer): VdiHeader {
   const u32 = (at: number): number => bytes.readUInt32LE(at);
+  // First of all, as in QEMU.
+  const diskBytes = diskBytesOf(bytes);
   const signature = u32(FieldAt.signature);
   if (signature !== SIGNATURE)
     throw new BlockError('invalid', `Image not in VDI format (bad signature ${hex8(signature)})`);
@@ -56,19 +58,11 @@ export function parseHeader(bytes: Buffer): VdiHeader {
   const header: VdiHeader = {
     mapOffset: u32(FieldAt.mapOffset),
     dataOffset: u32(FieldAt.dataOffset),
-    diskBytes: alignUp(uint64(bytes, FieldAt.diskBytes), SECTOR_BYTES),
+    diskBytes,
     blocks: u32(FieldAt.blocks),
     allocatedBlocks: u32(FieldAt.allocatedBlocks),
   };
-  const { mapOffset, dataOffset, diskBytes, blocks } = header;
-  if (!(diskBytes <= MAX_DISK_BYTES)) {
-    const size = `0x${bytes.readBigUInt64LE(FieldAt.diskBytes).toString(16)}`;
-    const most = `0x${MAX_DISK_BYTES.toString(16)}`;
-    throw new BlockError(
-      'unsupported',
-      `Unsupported VDI image size (size is ${size}, max supported is ${most})`,
-    );
-  }
+  const { mapOffset, dataOffset, blocks } = header;
   if (mapOffset % SECTOR_BYTES !== 0) throw not(`unaligned block map offset 0x${mapOffset.toString(16)}`);
   if (dataOffset % SECTOR_BYTES !== 0) throw not(`unaligned data offset 0x${dataOffset.toString(16)}`);
   if (u32(FieldAt.sectorBytes) !== SECTOR_BYTES)
@@ -82,6 +76,17 @@ export function parseHeader(bytes: Buffer): VdiHeader {
   if (blocks > MAX_BLOCKS) throw not(`too many blocks ${blocks}, max is ${MAX_BLOCKS}`);
   if (mapOffset < HEADER_BYTES) throw not('block map over the header');
   return header;
+}
+
+function diskBytesOf(bytes: Buffer): number {
+  const diskBytes = alignUp(uint64(bytes, FieldAt.diskBytes), SECTOR_BYTES);
+  if (diskBytes <= MAX_DISK_BYTES) return diskBytes;
+  const size = `0x${bytes.readBigUInt64LE(FieldAt.diskBytes).toString(16)}`;
+  const most = `0x${MAX_DISK_BYTES.toString(16)}`;
+  throw new BlockError(
+    'unsupported',
+    `Unsupported VDI image size (size is ${size}, max supported is ${most})`,
+  );
 }
 
 function not(what: string): BlockError {

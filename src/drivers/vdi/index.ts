@@ -60,7 +60,17 @@ async function usedBlocks(file: ChildIo, header: VdiHeader): Promise<number> {
 
 const MAP_PIECE_BLOCKS = 65536;
 
+/** Errors: unsupported, invalid. */
+function checkNew({ sizeBytes, options: { preallocation } }: NewImage<typeof VDI_CREATE>): void {
+  if (preallocation !== 'off' && preallocation !== 'metadata')
+    throw new BlockError('unsupported', 'Preallocation mode not supported for vdi');
+  if (sizeBytes <= MAX_DISK_BYTES) return;
+  const [size, most] = [sizeBytes, MAX_DISK_BYTES].map((bytes) => `0x${bytes.toString(16)}`);
+  throw new BlockError('invalid', `Unsupported VDI image size (size is ${size}, max supported is ${most})`);
+}
+
 async function create(file: ChildIo, image: NewImage<typeof VDI_CREATE>, host: Host): Promise<void> {
+  checkNew(image);
   const { sizeBytes, options } = image;
   const isStatic = options.preallocation === 'metadata';
   const header = encodeHeader(sizeBytes, isStatic, () => randomUuid(host));
@@ -87,6 +97,7 @@ async function create(file: ChildIo, image: NewImage<typeof VDI_CREATE>, host: H
 export const vdiDriver: DriverDescription<typeof VDI_OPTIONS, typeof VDI_CREATE> = {
   name: 'vdi',
   kind: 'format',
+  opensWithoutWriting: true,
   options: VDI_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, load),
   probe: (header) => (header.length >= 68 && header.readUInt32LE(64) === SIGNATURE ? 100 : 0),
@@ -100,10 +111,6 @@ export const vdiDriver: DriverDescription<typeof VDI_OPTIONS, typeof VDI_CREATE>
       isAlwaysShown: true,
     },
   ],
-  checkNew: ({ sizeBytes }) => {
-    if (sizeBytes <= MAX_DISK_BYTES) return;
-    const [size, most] = [sizeBytes, MAX_DISK_BYTES].map((bytes) => `0x${bytes.toString(16)}`);
-    throw new BlockError('invalid', `Unsupported VDI image size (size is ${size}, max supported is ${most})`);
-  },
+  checkNew,
   create,
 };

@@ -59,6 +59,8 @@ async function settleLog(
   if (!isSound || logBytes > MAX_LOG_BYTES || logOffset > MAX_IMAGE_BYTES) throw errnoError('EINVAL');
   const log = new VhdxLog(file, headers.current);
   if (!(await log.isActive())) return false;
+  // Its owner settles it before we own it.
+  if (!driver.isActive && driver.host.passing?.isTaking === true) return false;
   if (!mayWrite) {
     const { filename } = driver;
     throw new BlockError(

@@ -108,6 +108,7 @@ function identifier(): Buffer {
 export const vhdxDriver: DriverDescription<typeof VHDX_OPTIONS, typeof VHDX_CREATE> = {
   name: 'vhdx',
   kind: 'format',
+  opensWithoutWriting: true,
   options: VHDX_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, loadVhdx),
   probe: (header) => (header.toString('latin1', 0, IDENTIFIER.length) === IDENTIFIER ? 100 : 0),

@@ -38,7 +38,6 @@ export async function readParameters(file: ChildIo, region: Extent): Promise<Dis
   item(Item.page83);
   const isSound =
     isBlockSize(blockBytes) &&
-    diskBytes > 0 &&
     diskBytes <= MAX_DISK_BYTES &&
     (logicalSectorBytes === 512 || logicalSectorBytes === 4096) &&
     diskBytes % logicalSectorBytes === 0;

@@ -34,7 +34,7 @@ export function checkNewVmdk(image: NewVmdk): void {
   if (backingFile !== undefined && isFlat) throw invalid("Flat image can't have backing file");
   if (options['zeroed-grain'] && isFlat) throw invalid("Flat image can't enable zeroed grain");
   if (backingFile !== undefined && backingFormat !== undefined && backingFormat !== 'vmdk')
-    throw invalid(`Invalid backing file format: ${backingFormat}. Must be vmdk`);
+    throw invalid('backing_file must be a vmdk image');
 }
 
 function invalid(message: string): BlockError {

@@ -11,6 +11,7 @@ import { ESX_MAGIC, hasMagic, MAGIC } from './sparse-header.js';
 export const vmdkDriver: DriverDescription<typeof VMDK_OPTIONS, typeof VMDK_TOOL_CREATE> = {
   name: 'vmdk',
   kind: 'format',
+  opensWithoutWriting: true,
   options: VMDK_OPTIONS,
   compresses: true,
   namedFiles: (context) => namedExtents(context),

@@ -70,6 +70,11 @@ async function loadDynamic(file: ChildIo, footer: Footer, mayWrite: boolean): Pr
   const bytes = await readBytes(file, footer.dataOffset, DYNAMIC_HEADER_BYTES);
   const header = parseDynamicHeader(bytes, footer.totalSectors);
   const lengthBytes = footer.totalSectors * SECTOR_BYTES;
+  // An entry may lie in two sectors then: it would not change as one.
+  if (mayWrite && header.tableOffset % 4 !== 0)
+    throw new BlockError('unsupported', 'A VHD image whose block table is not aligned is only read', {
+      errno: 'ENOTSUP',
+    });
   const end = await endOf(file, header, footer.dataOffset + DYNAMIC_HEADER_BYTES);
   if (end > file.lengthBytes) {
     const text =
@@ -167,6 +172,7 @@ async function createDynamic(file: ChildIo, sizeBytes: number, footer: Buffer): 
 export const vpcDriver: DriverDescription<typeof VPC_OPTIONS, typeof VPC_CREATE> = {
   name: 'vpc',
   kind: 'format',
+  opensWithoutWriting: true,
   options: VPC_OPTIONS,
   open: (context, settings) => FormatNode.open(context, settings, load),
   probe: (header) => (header.toString('latin1', 0, COOKIE.length) === COOKIE ? 100 : 0),

@@ -27,10 +27,11 @@ export class VpcTable implements BlockTable {
 
   find(index: number): number {
     const { tableEntries, bitmapBytes } = this.#header;
-    if (index >= tableEntries) return Place.absent;
+    // There is nothing below that could show.
+    if (index >= tableEntries) return Place.zero;
     const entry = this.#cache.tryUint32(this.#entryAt(index), false);
     if (entry === -1) return Place.unknown;
-    return entry === UNUSED ? Place.absent : entry * SECTOR_BYTES + bitmapBytes;
+    return entry === UNUSED ? Place.zero : entry * SECTOR_BYTES + bitmapBytes;
   }
 
   load(index: number): Promise<void> {

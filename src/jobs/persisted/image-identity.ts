@@ -1,11 +1,12 @@
 import type { Node } from '../../block/node.js';
+import { lastingIdentity } from '../../host/file-identity.js';
 import type { Host } from '../../host/host.js';
 import { isJsonObject, type JsonValue } from '../../schema/types.js';
 
 /** Which file an image is. */
 export interface ImageIdentity {
   path: string;
-  /** The host's name for the file at that path. */
+  /** See lastingIdentity(). */
   identity: string;
 }
 
@@ -14,7 +15,7 @@ export async function identityOf(host: Host, node: Node): Promise<ImageIdentity 
   const path = node.storage.filename;
   if (path === '') return undefined;
   const stat = await host.files.stat(path).catch(() => undefined);
-  return stat && { path, identity: stat.identity };
+  return stat && { path, identity: lastingIdentity(stat) };
 }
 
 /** Whether a journal's word is one. */

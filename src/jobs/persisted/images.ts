@@ -3,6 +3,7 @@ import { given } from '../../base/given.js';
 import { KiB, MiB } from '../../base/limits.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
+import { assertNoPlainSecret } from '../../block/plain-secrets.js';
 import type { Host } from '../../host/host.js';
 import { backupNodes, type BackupPlan, copyUnitBytes } from '../plans/backup.js';
 import { commitNodes, type CommitPlan } from '../plans/commit.js';
@@ -10,7 +11,7 @@ import { mirrorNodes, type MirrorPlan } from '../plans/mirror.js';
 import { nodeOf, type NodeReference } from '../plans/nodes.js';
 import { streamNodes, type StreamPlan } from '../plans/stream.js';
 import { identityOf, type ImageIdentity } from './image-identity.js';
-import type { JournalHead } from './job-journal.js';
+import type { JournalHead } from './journal-head.js';
 
 /** Those that a journal is kept of. */
 export type PersistedPlan = MirrorPlan | BackupPlan | CommitPlan | StreamPlan;
@@ -86,6 +87,7 @@ export async function imagesInHead(
 
 /** Errors: invalid, for what no journal helps with. */
 export function checkPersists(graph: Graph, plan: PersistedPlan): void {
+  for (const { name } of referencesOf(plan)) assertNoPlainSecret(graph.node(name).storage, 'the journal');
   if (plan.kind !== 'backup') return;
   if (plan.sync === 'none')
     throw new BlockError(

@@ -1,12 +1,10 @@
 import { AsyncMutex, Notifier } from '../../base/async.js';
-import { BlockError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
 import type { ChangeGate } from '../../block/change-gate.js';
 import { DirtyBitmap, roundOut, type Stretch } from '../../block/dirty-bitmap.js';
 import type { Host, HostTimer } from '../../host/host.js';
-import type { JsonObject } from '../../schema/types.js';
-import { type ImageIdentity, isImageIdentity } from './image-identity.js';
 import { JournalFile } from './journal-file.js';
+import { asJson, headOf, type JournalHead, speedInPlan, wallMs } from './journal-head.js';
 
 /** How often a journal tells that its job lives, and brings to disk what was copied. */
 export const HEARTBEAT_MS = 1000;
@@ -16,34 +14,6 @@ const MAX_UNFLUSHED_BYTES = 64 * MiB;
 const UNFLUSHED_SHARE = 1 / 8000;
 /** What a guest's change makes dirty in the journal at least, so that it does not wait for the journal each time. */
 const AREA_BYTES = MiB;
-
-export type JournalState =
-  | 'running'
-  /** It had failed, or was cancelled. */
-  | 'failed'
-  /** All was copied; from here on guests may write to the target, and images may name others as their backing files. */
-  | 'ending'
-  | 'completed';
-
-/** What stands in a journal's head. */
-export interface JournalHead {
-  state: JournalState;
-  error?: string;
-  plan: JsonObject;
-  diskBytes: number;
-  granularityBytes: number;
-  /** Of the source's and the target's storage; absent where there is no file. */
-  source?: ImageIdentity;
-  target?: ImageIdentity;
-  /** The layers below the source that are copied with it. */
-  layers?: ImageIdentity[];
-  /** How long the target was when the job began. */
-  targetBytes?: number;
-  /** When the job began: a backup's point in time. */
-  begunMs: number;
-  /** When the journal was told last that the job lives; milliseconds since 1970. */
-  aliveMs: number;
-}
 
 /** Stretches that are cleared and not known to be durable, at most; more are one. */
 const MAX_UNCERTAIN = 256;
@@ -349,6 +319,12 @@ export class JobJournal {
     await this.#tell({ state: 'failed' }).catch((error: unknown) => this.#giveUp(error));
   }
 
+  /** Durably: whoever goes on with the job does so at this speed. */
+  async speedChanged(bytesPerSecond: number | bigint): Promise<void> {
+    const plan = { ...this.head.plan, speed: speedInPlan(bytesPerSecond) };
+    await this.#tell({ plan }).catch((error: unknown) => this.#giveUp(error));
+  }
+
   // ---- guests
 
   /** Stands before what else stands before the source's changes. `dirty`: what the job is to copy. */
@@ -459,38 +435,6 @@ export class JobJournal {
 function next(bitmap: DirtyBitmap, { offset, lengthBytes }: Stretch): Stretch | undefined {
   const end = offset + lengthBytes;
   return end < bitmap.sizeBytes ? bitmap.nextDirty(end) : undefined;
-}
-
-export function wallMs({ clock }: Host): number {
-  const { seconds, microseconds } = clock.wallClock();
-  return seconds * 1000 + microseconds / 1000;
-}
-
-function asJson(head: JournalHead): JsonObject {
-  return head as unknown as JsonObject;
-}
-
-/** The id in a plan; undefined: it has none. */
-export function idIn({ jobId }: JsonObject): string | undefined {
-  return typeof jobId === 'string' ? jobId : undefined;
-}
-
-/** Errors: corrupt. What the plan says is checked by who uses it. */
-function headOf(json: JsonObject): JournalHead {
-  const { state, plan, diskBytes, granularityBytes, aliveMs, begunMs, source, target, layers, targetBytes } =
-    json;
-  const isSound =
-    ['running', 'failed', 'ending', 'completed'].includes(state as string) &&
-    typeof plan === 'object' &&
-    plan !== null &&
-    idIn(plan as JsonObject) !== undefined &&
-    [diskBytes, granularityBytes, aliveMs, begunMs, targetBytes ?? 0].every(
-      (value) => typeof value === 'number',
-    ) &&
-    [source, target].every((image) => image === undefined || isImageIdentity(image)) &&
-    (layers === undefined || (Array.isArray(layers) && layers.every(isImageIdentity)));
-  if (!isSound) throw new BlockError('corrupt', 'The journal does not say what its job is');
-  return json as unknown as JournalHead;
 }
 
 /** The journal could not be written. */

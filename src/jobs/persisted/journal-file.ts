@@ -1,3 +1,4 @@
+import { readBuffer } from '../../host/whole-buffers.js';
 import { dirname } from 'node:path';
 import { alignDown, alignUp, isPowerOfTwo } from '../../base/align.js';
 import { assert } from '../../base/assert.js';
@@ -69,7 +70,11 @@ export class JournalFile {
   ): Promise<{ journal: JournalFile; head: JsonObject; left: DirtyBitmap }> {
     const file = await host.files.open(path, { write });
     try {
-      if (write) lock(file);
+      if (write) {
+        lock(file);
+        // Who made it may have been killed before its name was durable.
+        await host.files.syncDirectory(dirname(path));
+      }
       const heads = [await readHead(file, 0), await readHead(file, HEAD_BYTES)].filter(
         (one) => one !== undefined,
       );
@@ -166,7 +171,7 @@ async function readBits(file: HostFile, left: DirtyBitmap): Promise<void> {
   assert(left.isClean, 'bits are read into an empty bitmap');
   for (let at = 0; at < left.serialisedBytes; at += MiB) {
     const bytes = Buffer.alloc(Math.min(MiB, left.serialisedBytes - at));
-    await file.read(BITMAP_OFFSET + at, IoVector.of(bytes), 0, bytes.length);
+    await readBuffer(file, BITMAP_OFFSET + at, bytes);
     left.deserialise(at, bytes);
   }
 }

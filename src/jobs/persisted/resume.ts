@@ -6,6 +6,7 @@ import type { Host } from '../../host/host.js';
 import { JOURNALLED_PLANS } from '../../schema/persisted-jobs.js';
 import type { JsonObject } from '../../schema/types.js';
 import type { JobSurroundings } from '../job-graph.js';
+import { lastingIdentity } from '../../host/file-identity.js';
 import { identityOf, type ImageIdentity } from './image-identity.js';
 import {
   checkPersists,
@@ -16,7 +17,8 @@ import {
   type PersistedPlan,
   renameNodes,
 } from './images.js';
-import { HEARTBEAT_MS, idIn, JobJournal, type JournalHead, wallMs } from './job-journal.js';
+import { HEARTBEAT_MS, JobJournal } from './job-journal.js';
+import { idIn, type JournalHead, speedInPlan, wallMs } from './journal-head.js';
 
 /** What is done where the source may have been changed since its journal was kept. */
 export type IfChanged = 'refuse' | 'compare' | 'ignore';
@@ -49,10 +51,18 @@ export async function newJournal(graph: Graph, plan: PersistedPlan): Promise<Job
   return JobJournal.create(graph.host, persist, { plan: planAsJson(plan), ...images });
 }
 
-/** Numbers beyond what JSON has are as good as no limit. */
+/** Whether newJournal() may make one, without doing it. Errors: its. */
+export async function checkNoJournal(graph: Graph, plan: PersistedPlan): Promise<void> {
+  const { persist } = plan;
+  if (persist === undefined) return;
+  checkPersists(graph, plan);
+  await imagesInHead(graph.host, imagesOf(graph, plan));
+  if (await graph.host.files.stat(persist))
+    throw new BlockError('exists', `Could not create '${persist}': File exists`);
+}
+
 function planAsJson(plan: PersistedPlan): JsonObject {
-  const speed = plan.speed > Number.MAX_SAFE_INTEGER ? 0 : Number(plan.speed);
-  return { ...plan, speed } as unknown as JsonObject;
+  return { ...plan, speed: speedInPlan(plan.speed) } as unknown as JsonObject;
 }
 
 /**
@@ -226,7 +236,7 @@ async function changeOf(host: Host, head: JournalHead): Promise<string | undefin
   for (const { path, identity } of [source, ...layers]) {
     const stat = await host.files.stat(path);
     if (!stat || stat.isBlockDevice) return 'nobody can tell';
-    if (stat.modifiedMs > latestMs || stat.identity !== identity) return 'its file was';
+    if (stat.modifiedMs > latestMs || lastingIdentity(stat) !== identity) return 'its file was';
   }
   return undefined;
 }

@@ -28,6 +28,16 @@ export interface BackupPlan extends CommonPlan, CheckedPlan {
   performance: BackupPerformance;
   /** Of the device: says what is copied (incremental, bitmap), and what was not at the end. */
   bitmap?: { name: string; mode: BitmapMode };
+  /** Guests' writes wait for a buffer of this machine alone, never for the target. */
+  fleecing?: FleecingPlan;
+}
+
+/** The buffer between guests and a slow target. */
+export interface FleecingPlan {
+  folder: string;
+  maxBytes: number;
+  /** Where what is beyond goes; absent: the backup fails. */
+  spillFolder?: string;
 }
 
 /** How it works, where that is not as it likes. */
@@ -64,10 +74,26 @@ export function planBackup(graph: Graph, request: BackupRequest): BackupPlan {
     onGuestCopyError: request['on-cbw-error'] ?? 'break-guest-write',
     discardSource: request['discard-source'] ?? false,
     performance: performanceOf(request),
-    ...given({ bitmap: checkBitmap(device, request) }),
+    ...given({ bitmap: checkBitmap(device, request), fleecing: fleecingOf(request) }),
   };
   backupNodes(graph, plan);
   return plan;
+}
+
+/** Errors: invalid. */
+function fleecingOf(request: BackupRequest): FleecingPlan | undefined {
+  const { 'x-fleecing': asked, sync } = request;
+  if (!asked) return undefined;
+  const { folder, 'max-bytes': maxBytes, 'on-full': onFull = 'fail', 'spill-folder': spillFolder } = asked;
+  const refuse = (text: string): never => {
+    throw new BlockError('invalid', text);
+  };
+  if (sync === 'none') refuse("'x-fleecing' has no meaning with sync mode 'none'");
+  if (request['x-persist'] !== undefined) refuse("'x-fleecing' cannot be used with 'x-persist'");
+  if (request['discard-source'] === true) refuse("'x-fleecing' cannot be used with 'discard-source'");
+  if ((onFull === 'spill') !== (spillFolder !== undefined))
+    refuse("'spill-folder' is given when, and only when, 'on-full' is 'spill'");
+  return { folder, maxBytes, ...given({ spillFolder }) };
 }
 
 const MAX_WORKERS = 2 ** 31 - 1;

@@ -49,7 +49,7 @@ export function planCommit(
   request: CommitRequest,
   files: FilesAtPaths = new Map(),
 ): CommitPlan | MirrorPlan {
-  if (!graph.drives.get(request.device)?.root && !graph.nodes.has(request.device))
+  if (!graph.drives.get(request.device)?.root && !graph.find(request.device))
     throw new BlockError('device-not-found', `Device '${request.device}' not found`);
   const device = findRoot(graph, request.device);
   const top = findTop(graph, device, request, files);
@@ -113,10 +113,10 @@ export function commitNodes(graph: Graph, plan: CommitPlan): CommitNodes {
   const device = nodeOf(graph, plan.device);
   const top = nodeOf(graph, plan.top);
   const base = nodeOf(graph, plan.base);
-  if (top.skipFilters() === base.skipFilters())
-    throw new BlockError('invalid', 'cannot commit an image into itself');
-  if (!top.isAbove(base)) throw notInChain(base);
+  const isItself = top.skipFilters() === base.skipFilters();
+  if (!isItself && !top.isAbove(base)) throw notInChain(base);
   device.assertNotBlocked();
   assertChainNotBlocked(top, base.below?.node);
+  if (isItself) throw new BlockError('invalid', 'cannot commit an image into itself');
   return { device, top, base };
 }

@@ -51,6 +51,8 @@ export interface MirrorPlan extends CommonPlan, CheckedPlan {
   /** Most bytes in flight; absent: the window's own. */
   windowBytes?: number;
   copyMode: 'background' | 'write-blocking';
+  /** It is to be in step so long after it was started, at the cost of guests' writes. */
+  finishBySeconds?: number;
   /** Zeroes may deallocate in the target. */
   unmap: boolean;
   /** The node that the target replaces at the end, in place of the source. */
@@ -78,6 +80,8 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
   const windowBytes = request['buf-size'];
   if (windowBytes !== undefined && windowBytes < 0)
     throw new BlockError('invalid', "Invalid parameter 'buf-size'");
+  if (request['x-finish-by'] !== undefined && request['x-persist'] !== undefined)
+    throw new BlockError('invalid', "'x-finish-by' cannot be used with 'x-persist'");
   const lowest = sync === 'none' ? undefined : sync === 'top' ? source : lowestLayer(source);
   const targetBacking = backingOf(sync, target, how.backing);
   const plan: MirrorPlan = {
@@ -97,6 +101,7 @@ export function planMirror(graph: Graph, request: MirrorRequest, how: MirrorTarg
       // 0 is what it was when not given.
       windowBytes: windowBytes ? Number(windowBytes) : undefined,
       replaces: replaces && referTo(replaces),
+      finishBySeconds: request['x-finish-by'],
     }),
   };
   mirrorNodes(graph, plan);

@@ -62,7 +62,8 @@ export function planStream(
     }),
   };
   streamNodes(graph, plan);
-  if (!base && !bottom && request['backing-file'] !== undefined)
+  // Also where `bottom` leaves something below, as in QEMU.
+  if (!base && request['backing-file'] !== undefined)
     throw new BlockError('invalid', 'backing file specified, but streaming the entire chain');
   return plan;
 }

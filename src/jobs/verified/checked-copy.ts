@@ -1,12 +1,13 @@
 import type { BlockBackend } from '../../block/backend.js';
 import { PIECE_BYTES } from '../copy-window.js';
 import type { Job } from '../job.js';
+import type { PassedParts } from '../passed/passed-job.js';
 import type { CheckedPlan } from '../plans/plan.js';
 import { ChunkHashes } from './chunk-hashes.js';
 import { CopyCheck, type Hold } from './copy-check.js';
 import { writeManifest } from './manifest.js';
 
-/** Hashes of a copy that goes on in such units, if its plan wants any. Errors: limit. */
+/** Hashes of a copy that goes on in such units, if its plan wants any: with what is known of another process. Errors: limit. */
 export function hashesFor(
   job: Job,
   plan: CheckedPlan,
@@ -14,7 +15,10 @@ export function hashesFor(
   unitBytes: number,
 ): ChunkHashes | undefined {
   if (plan.verifies !== true && plan.manifest === undefined) return undefined;
-  return new ChunkHashes(job.host.compute, sizeBytes, Math.min(unitBytes, PIECE_BYTES));
+  const hashes = new ChunkHashes(job.host.compute, sizeBytes, Math.min(unitBytes, PIECE_BYTES));
+  const passed = job.from?.work.parts['hashes'];
+  if (passed) hashes.goOnFrom(passed);
+  return hashes;
 }
 
 /** What is done about a copy besides making it, as its plan wants. */
@@ -34,6 +38,11 @@ export class CheckedCopy {
     const { hashes, source, target } = copy;
     this.#hashes = hashes;
     if (hashes && plan.verifies === true) this.#check = new CopyCheck({ job, hashes, source, target });
+  }
+
+  /** For another process; see hashesFor(). Nothing is in flight. */
+  passed(): PassedParts {
+    return this.#hashes ? { hashes: this.#hashes.parts } : {};
   }
 
   /** Something is written to the target that was not read back yet, and it is to be. */

@@ -6,6 +6,7 @@ import type { HostCompute } from '../../host/compute.js';
 
 /** Chunks whose digests lie in one piece of memory, which is taken when one of them holds data. */
 const PAGE_CHUNKS = 64;
+const PAGE_BYTES = PAGE_CHUNKS * SHA256_BYTES;
 
 /**
  * SHA-256 of what a copy's target is to hold, chunk by chunk: made of what is written there while it is in memory. Chunks
@@ -32,6 +33,42 @@ export class ChunkHashes {
     this.known = new DirtyBitmap(sizeBytes, chunkBytes);
     this.#zeroes = new DirtyBitmap(sizeBytes, chunkBytes);
     this.unchecked = new DirtyBitmap(sizeBytes, chunkBytes);
+  }
+
+  /** All that it knows, for goOnFrom() in another process. */
+  get parts(): Uint8Array[] {
+    const bitmaps = [this.known, this.#zeroes, this.unchecked].map((bitmap) => bitmap.bytes());
+    return [
+      ...bitmaps,
+      Buffer.concat([...this.#pagesInUse()].flatMap((number) => this.#pages.get(number) ?? [])),
+    ];
+  }
+
+  /** One that is new knows what another one knew, of the same disk in the same chunks. */
+  goOnFrom([known, zeroes, unchecked, digests = new Uint8Array(0)]: readonly Uint8Array[]): void {
+    if (known) this.known.deserialise(0, known);
+    if (zeroes) this.#zeroes.deserialise(0, zeroes);
+    if (unchecked) this.unchecked.deserialise(0, unchecked);
+    let at = 0;
+    for (const number of this.#pagesInUse()) {
+      this.#pages.set(number, Buffer.from(digests.subarray(at, at + PAGE_BYTES)));
+      at += PAGE_BYTES;
+    }
+    assert(at === digests.length, () => `digests of ${digests.length} bytes for pages of ${at}`);
+  }
+
+  /** Those with the digest of a chunk of data, in order. */
+  *#pagesInUse(): Generator<number> {
+    let next = 0;
+    for (let at = this.next(0); at; at = this.next(at.offset + at.lengthBytes)) {
+      if (at.isZero) continue;
+      next = Math.max(next, this.#pageOf(at.offset));
+      while (next <= this.#pageOf(at.offset + at.lengthBytes - 1)) yield next++;
+    }
+  }
+
+  #pageOf(offset: number): number {
+    return Math.floor(offset / this.chunkBytes / PAGE_CHUNKS);
   }
 
   get chunks(): number {
@@ -80,7 +117,7 @@ export class ChunkHashes {
     const number = Math.floor(index / PAGE_CHUNKS);
     let page = this.#pages.get(number);
     if (!page) {
-      page = Buffer.alloc(PAGE_CHUNKS * SHA256_BYTES);
+      page = Buffer.alloc(PAGE_BYTES);
       this.#pages.set(number, page);
     }
     page.set(digest, (index % PAGE_CHUNKS) * SHA256_BYTES);

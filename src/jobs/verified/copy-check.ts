@@ -28,7 +28,7 @@ export class CopyCheck {
 
   constructor(options: CopyCheckOptions) {
     this.#options = options;
-    this.#buffer = options.job.buffer(PIECE_BYTES);
+    this.#buffer = options.job.host.files.buffer(PIECE_BYTES);
   }
 
   /**

@@ -3,7 +3,7 @@ import { dirname } from 'node:path';
 import { BlockError } from '../../base/error.js';
 import { isPowerOfTwo } from '../../base/align.js';
 import { KiB, MiB } from '../../base/limits.js';
-import { IoVector } from '../../base/io-vector.js';
+import { readBuffer, writeBuffer } from '../../host/whole-buffers.js';
 import { SHA256_BYTES } from '../../codec/checksum.js';
 import type { Host, HostFile } from '../../host/host.js';
 import { ChunkHashes } from './chunk-hashes.js';
@@ -60,7 +60,7 @@ async function writeLines(file: HostFile, lines: Iterable<string>): Promise<void
   let text = '';
   const flush = async (): Promise<void> => {
     const bytes = Buffer.from(text);
-    await file.write(position, IoVector.of(bytes), 0, bytes.length);
+    await writeBuffer(file, position, bytes);
     position += bytes.length;
     text = '';
   };
@@ -91,7 +91,7 @@ async function* linesIn(file: HostFile, path: string): AsyncGenerator<string, un
   let rest = '';
   for (let at = 0; at < size; at += READ_BYTES) {
     const buffer = Buffer.alloc(Math.min(READ_BYTES, size - at));
-    await file.read(at, IoVector.of(buffer), 0, buffer.length);
+    await readBuffer(file, at, buffer);
     const lines = (rest + buffer.toString('latin1')).split('\n');
     rest = lines.pop() ?? '';
     if (rest.length > MAX_LINE_BYTES) throw broken(path, 'a line is too long');

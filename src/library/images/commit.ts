@@ -27,9 +27,14 @@ export interface CommitOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** The image in the chain of `top` that a file name means, if any. */
-export async function findInChain(opener: Opener, top: Node, filename: string): Promise<Node | undefined> {
-  return findBackingImage(top, filename, await filesBelow(opener.graph, top.name, [filename]));
+/** The image in the chain of `top` that a file name means, if any; see findBackingImage. */
+export async function findInChain(
+  opener: Opener,
+  top: Node,
+  filename: string,
+  options: { asShown?: boolean } = {},
+): Promise<Node | undefined> {
+  return findBackingImage(top, filename, await filesBelow(opener.graph, top.name, [filename]), options);
 }
 
 /**

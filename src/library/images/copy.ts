@@ -7,6 +7,7 @@ import { isZero } from '../../base/zero.js';
 import type { BlockBackend } from '../../block/backend.js';
 import { FileSource } from '../../block/file-source.js';
 import { Flag } from '../../block/request.js';
+import { ZeroTarget } from '../../block/zero-target.js';
 import { requestFailure } from './request-failure.js';
 import { RateLimit } from '../../jobs/rate-limit.js';
 import type { ContentSink } from './content-hash.js';
@@ -30,8 +31,10 @@ export interface CopyOptions {
   sparseBytes: number;
   /** The target reads as zeroes already. */
   targetIsZero: boolean;
-  /** What the source does not hold above its backing file, the target gets from its own. */
+  /** What the source shows of its backing file, the target gets from its own. */
   targetHasBacking: boolean;
+  /** Where the backing file of a new target ends: from there on the target reads as zeroes already. */
+  targetBackingEnd?: number | undefined;
   /** One write after the other, in the order of the source: the same source gives the same target. Reads run ahead. */
   inOrder: boolean;
   /** Data is written compressed, in whole units of so many bytes; 0: as it is. */
@@ -63,6 +66,7 @@ export class ImageCopy {
   readonly #pieceBytes: number;
   /** Zeroes of this length in data are none. */
   readonly #sparseBytes: number;
+  readonly #zeroTarget: ZeroTarget;
   readonly #freed = new Notifier();
   #inFlight = 0;
   #doneBytes = 0;
@@ -75,6 +79,7 @@ export class ImageCopy {
     this.#source = source;
     this.#target = target;
     this.#options = options;
+    this.#zeroTarget = new ZeroTarget(target, { unmap: true, believesStatus: true });
     const { compressedUnitBytes, sparseBytes, hash, inOrder, offload, targetHasBacking } = options;
     assert(!hash || (inOrder && !offload && !targetHasBacking), 'a hash sees all bytes, in order');
     this.#limit = new RateLimit(options.bytesPerSecond ?? 0);
@@ -119,19 +124,24 @@ export class ImageCopy {
   }
 
   async #extent(offset: number): Promise<Extent> {
-    const { targetHasBacking, sparseBytes } = this.#options;
+    const { targetHasBacking, targetBackingEnd = Infinity, sparseBytes } = this.#options;
     const place = this.#source.at(offset);
     const { node } = place.image;
+    const isBehindBacking = offset >= targetBackingEnd;
+    const backingBytes = node.skipFilters().backingNode()?.lengthBytes ?? 0;
     const extent = await this.#source.status(place, async (asked): Promise<Extent> => {
-      let lengthBytes = asked;
+      let lengthBytes = isBehindBacking ? asked : Math.min(asked, targetBackingEnd - offset);
       if (targetHasBacking) {
         const own = await node.io.status(place.offset, lengthBytes);
-        if (!own.allocated) return { kind: 'skip', lengthBytes: own.lengthBytes };
         lengthBytes = own.lengthBytes;
+        const belowBytes = backingBytes - place.offset;
+        if (!own.allocated && belowBytes > 0)
+          return { kind: 'skip', lengthBytes: Math.min(lengthBytes, belowBytes) };
       }
       if (sparseBytes === 0) return { kind: 'data', lengthBytes };
       const status = await node.statusThroughChain(place.offset, lengthBytes);
-      return { kind: status.zero ? 'zero' : 'data', lengthBytes: status.lengthBytes };
+      const zero = isBehindBacking ? 'skip' : 'zero';
+      return { kind: status.zero ? zero : 'data', lengthBytes: status.lengthBytes };
     });
     return extent ?? { kind: 'data', lengthBytes: Math.min(SECTOR_BYTES, place.leftBytes) };
   }
@@ -262,7 +272,7 @@ export class ImageCopy {
 
   async #writeZeroes(offset: number, lengthBytes: number): Promise<void> {
     try {
-      await this.#target.writeZeroes(offset, lengthBytes, Flag.mayUnmap);
+      await this.#zeroTarget.fill(offset, lengthBytes);
     } catch (error) {
       throw writeFailure(offset, error);
     }

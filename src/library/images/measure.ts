@@ -3,22 +3,24 @@ import { BlockError } from '../../base/error.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { DriverDescription, Measurement, NewImage } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
+import type { ObjectRegistry } from '../../block/objects/object-registry.js';
 
 /**
  * How large a file would be that holds a new image with the content of `source`, or with nothing in it: `image` says its
- * format's options, and its size where there is no source. Errors: unsupported for a format that cannot tell; those of
- * its options.
+ * format's options, and its size where there is no source; `objects` have the secrets that they name. Errors: unsupported
+ * for a format that cannot tell; those of its options.
  */
 export async function measureImage(
   driver: DriverDescription,
   image: NewImage,
-  source?: Node,
+  { source, objects }: { source: Node | undefined; objects: ObjectRegistry },
 ): Promise<Measurement> {
   if (!driver.measure)
     throw new BlockError('unsupported', `Block driver '${driver.name}' does not support size measurement`);
   return driver.measure(image, {
     dataBytes: (unitBytes) => (source ? dataBytes(source, unitBytes) : Promise.resolve(0)),
     bitmaps: keptBitmaps(source?.skipFilters()),
+    secret: (id) => objects.secret(id),
   });
 }
 

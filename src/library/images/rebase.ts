@@ -3,6 +3,7 @@ import { isZero } from '../../base/zero.js';
 import type { BlockBackend } from '../../block/backend.js';
 import type { Node } from '../../block/node.js';
 import { Flag } from '../../block/request.js';
+import { ZeroTarget } from '../../block/zero-target.js';
 import { layerAbove } from '../../jobs/plans/nodes.js';
 import { NO_PROGRESS, type OnProgress } from './progress.js';
 import { requestFailure } from './request-failure.js';
@@ -39,6 +40,7 @@ class Rebase {
   readonly #options: RebaseOptions;
   readonly #old: Buffer;
   readonly #new: Buffer;
+  readonly #zeroes: ZeroTarget;
   /** What of the old chain is above the new backing file, where that is part of it: elsewhere nothing changes. */
   readonly #lowest: Node | undefined;
 
@@ -47,7 +49,8 @@ class Rebase {
     this.#options = options;
     this.#old = options.buffer(PIECE_BYTES);
     this.#new = options.buffer(PIECE_BYTES);
-    const { oldBacking, newBacking } = sides;
+    const { overlay, oldBacking, newBacking } = sides;
+    this.#zeroes = new ZeroTarget(overlay, { unmap: true, believesStatus: false });
     const isBelow = oldBacking && newBacking && isInChain(oldBacking.node, newBacking.node);
     this.#lowest = isBelow ? layerAbove(oldBacking.node, newBacking.node) : undefined;
   }
@@ -103,7 +106,7 @@ class Rebase {
   async #write(offset: number, bytes: Buffer): Promise<void> {
     const { overlay } = this.#sides;
     try {
-      if (isZero(bytes)) await overlay.writeZeroes(offset, bytes.length, Flag.mayUnmap);
+      if (isZero(bytes)) await this.#zeroes.write(offset, bytes.length);
       else if (!overlay.tryWrite(offset, bytes, Flag.none)) await overlay.write(offset, bytes);
     } catch (error) {
       throw requestFailure('Error while writing to COW image', error);

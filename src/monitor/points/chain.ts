@@ -7,6 +7,7 @@ import { isJsonObject } from '../../schema/types.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
 import type { PointServer } from './server.js';
+import { followed } from './signpost.js';
 import { readPointFile, type PointFile, type PointFileContent, absoluteFrom, SUFFIX } from './point-file.js';
 
 /** Most points files of a folder that are looked at. */
@@ -17,6 +18,8 @@ export interface Layer {
   readonly image: Image;
   readonly path: string;
   readonly identity: string;
+  /** See HostStat.bornMs. */
+  readonly born?: string;
   readonly sizeBytes: number;
   readonly modified: string;
 }
@@ -29,11 +32,9 @@ export async function layersOf(
 ): Promise<Layer[]> {
   const image = imageOf(view, top);
   if (!image) throw new BlockError('not-found', `there is no image '${top}'`);
-  if (image.overlays.length > 0)
-    throw new BlockError(
-      'invalid',
-      `'${top}' is the backing file of '${image.overlays[0] ?? ''}', and no disk`,
-    );
+  const [above] = image.overlays;
+  if (above !== undefined)
+    throw new BlockError('invalid', `'${top}' is the backing file of '${above}', and no disk`);
   const layers: Layer[] = [];
   for (const at of wayDown(view, top)) if (at.kind === 'image') layers.push(await layerOf(host, at, folder));
   return layers;
@@ -68,8 +69,39 @@ export function fileNamed(filename: string): string | undefined {
   }
 }
 
-export function factsOf({ identity, sizeBytes, modifiedMs }: HostStat): Omit<Layer, 'image' | 'path'> {
-  return { identity, sizeBytes, modified: String(modifiedMs) };
+/** Whether a name alone opens the same: where it says more than file and format, that would be forgotten. */
+export function isPlainName(filename: string): boolean {
+  if (fileNamed(filename) === undefined) return false;
+  if (!filename.startsWith('json:')) return true;
+  try {
+    const { file, ...more } = parseJsonName(filename);
+    if (!isJsonObject(file)) return false;
+    const isOnly = (object: object, names: readonly string[]): boolean =>
+      Object.keys(object).every((name) => names.includes(name));
+    return isOnly(file, ['driver', 'filename']) && isOnly(more, ['driver', 'backing']);
+  } catch {
+    return false;
+  }
+}
+
+export function factsOf({
+  identity,
+  sizeBytes,
+  modifiedMs,
+  bornMs,
+}: HostStat): Omit<Layer, 'image' | 'path'> {
+  return {
+    ...{ identity, sizeBytes, modified: String(modifiedMs) },
+    ...(bornMs !== undefined && { born: String(bornMs) }),
+  };
+}
+
+type FileFacts = Readonly<Partial<Pick<Layer, 'identity' | 'born'>>>;
+
+/** Whether both are of one file: what is gone may have left its identity to another one. */
+export function isSameFile(a: FileFacts, b: FileFacts): boolean {
+  const isOther = a.born !== undefined && b.born !== undefined && a.born !== b.born;
+  return a.identity !== undefined && a.identity === b.identity && !isOther;
 }
 
 /** The layer that a file of a points file is: by its path, or by the very file where it was renamed. */
@@ -79,8 +111,11 @@ export function findLayer(
   file: string,
 ): Layer | undefined {
   const whole = absoluteFrom(path, file);
-  const identity = content.images.find((mark) => mark.file === file)?.identity;
-  return layers.find((layer) => layer.path === whole) ?? layers.find((layer) => layer.identity === identity);
+  const mark = content.images.find((one) => one.file === file);
+  return (
+    layers.find((layer) => layer.path === whole) ??
+    layers.find((layer) => mark !== undefined && isSameFile(layer, mark))
+  );
 }
 
 /**
@@ -94,8 +129,11 @@ export async function findPointFile(
   onDamaged: (error: BlockError) => void = () => undefined,
 ): Promise<PointFile | undefined> {
   let second: PointFile | undefined;
+  const seen = new Set<string>();
   for (const folder of new Set(layers.map(({ path }) => posix.dirname(path))))
     for await (const file of pointFilesIn(host, folder, onDamaged)) {
+      if (seen.has(file.path)) continue;
+      seen.add(file.path);
       const [top] = layers;
       const { content } = file;
       const isTop = (name: string): boolean =>
@@ -123,7 +161,8 @@ async function* pointFilesIn(
     const stat = await host.files.stat(path).catch(() => undefined);
     if (!stat || stat.isDirectory || stat.isBlockDevice || stat.isSpecial !== 'no') continue;
     try {
-      yield await readPointFile(host, path);
+      const file = await followed(host, await readPointFile(host, path));
+      if (file) yield file;
     } catch (error) {
       if (!(error instanceof BlockError)) throw error;
       onDamaged(error);

@@ -1,14 +1,16 @@
 import { posix } from 'node:path';
 import { BlockError } from '../../base/error.js';
 import { planSnapshot } from '../../view/plan/layers.js';
-import type { Plan } from '../../view/plan/types.js';
+import type { Plan, PlannedCommand } from '../../view/plan/types.js';
 import type { CommandResult } from '../../schema/commands.js';
 import type { JsonObject } from '../../schema/types.js';
-import { keep, loadDisks, openFiles, type PointDisk } from './disks.js';
-import { type Pending, type PointFileContent, seenFrom } from './point-file.js';
+import { loadDisks, type PointDisk } from './disks.js';
+import { type Pending, seenFrom } from './point-file.js';
 import { planInfo } from './plan-info.js';
 import { whileFrozen } from './guest-agent.js';
 import type { PointServer } from './server.js';
+import { NODE_PREFIX } from './unneeded.js';
+import { whileWrittenDown } from './written-down.js';
 
 export interface WantedDisk {
   node: string;
@@ -32,7 +34,10 @@ export type NewImage = Created['images'][number];
  * Written down before it is done; whether it was done, the chains tell. Errors: exists, invalid, busy, those of the
  * transaction and the guest agent; nothing has changed then.
  */
-export async function createPoint(server: PointServer, request: CreateRequest): Promise<Created> {
+export async function createPoint(
+  server: PointServer,
+  request: CreateRequest,
+): Promise<{ answer: Created; commands: PlannedCommand[] }> {
   const { name, isDryRun } = request;
   checkName(name);
   if (request.keep === 0) throw new BlockError('invalid', 'keep is at least 1: the new point is one of them');
@@ -55,32 +60,33 @@ export async function createPoint(server: PointServer, request: CreateRequest): 
   );
   const deletes = request.keep === undefined ? [] : tooOld(disks, request.keep - 1);
   const plan = planInfo({ words: plans.flatMap(({ words }) => words), bytesAtMost: 0 });
-  if (isDryRun) return { id, plan, images, quiesced: request.quiesce !== undefined, deletes };
+  const transaction = { execute: 'transaction', arguments: { actions: actionsOf(plans) } };
+  const commands = [transaction];
+  if (isDryRun)
+    return { answer: { id, plan, images, quiesced: request.quiesce !== undefined, deletes }, commands };
   const created = server.host.clock.wallClock().seconds;
-  const pending = (disk: PointDisk, image: NewImage): Pending => ({
+  const pendingOf = ({ settled, top }: PointDisk, { file }: NewImage): Pending => ({
     ...{ what: 'create', name, id, created, disks: disks.length },
-    image: seenFrom(disk.settled.file.path, disk.top.path),
-    overlay: seenFrom(disk.settled.file.path, image.file),
+    image: seenFrom(settled.file.path, top.path),
+    overlay: seenFrom(settled.file.path, file),
   });
-  await writeDown(server, disks, images, pending);
-  let quiesced = false;
-  try {
-    quiesced = await whileFrozen(server.host, request.quiesce, () =>
-      server.execute('transaction', { actions: actionsOf(plans) }),
-    );
-  } catch (error) {
-    await takeBack(server, images);
-    throw error;
-  }
-  await settleNow(server, images);
-  return { id, plan, images, quiesced, deletes };
+  const quiesced = await whileWrittenDown(server, { disks, images, pendingOf }, () =>
+    whileFrozen(server.host, request.quiesce, () =>
+      server.execute(transaction.execute, transaction.arguments),
+    ),
+  );
+  return { answer: { id, plan, images, quiesced, deletes }, commands };
 }
 
 /** Errors: invalid. It becomes part of files' names. */
 export function checkName(name: string): void {
-  if (/^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$/.test(name)) return;
+  if (isName(name)) return;
   const taken = "a letter or digit, then those, '_', '.', '+' or '-', 64 at most";
   throw new BlockError('invalid', `a point in time is called by ${taken}`);
+}
+
+export function isName(name: string): boolean {
+  return /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$/.test(name);
 }
 
 function checkDisk({ node, settled, damaged, isUsed }: PointDisk, name: string): void {
@@ -88,10 +94,16 @@ function checkDisk({ node, settled, damaged, isUsed }: PointDisk, name: string):
     const text = `nobody uses disk '${node}', so a new active image would not stay open`;
     throw new BlockError('invalid', `${text}: attach or export it first`);
   }
-  checkActive({ node, settled });
-  if (damaged.length > 0 && settled.file.sequence === 0) throw new BlockError('corrupt', damaged[0] ?? '');
+  checkKnown({ node, settled, damaged });
   if (settled.points.some(({ record }) => record.name === name))
     throw new BlockError('exists', `disk '${settled.file.content.disk}' has a point '${name}' already`);
+}
+
+/** Errors: those of checkActive; corrupt, where what cannot be read may be its points file. */
+export function checkKnown({ damaged, ...disk }: Pick<PointDisk, 'node' | 'settled' | 'damaged'>): void {
+  checkActive(disk);
+  const [first] = damaged;
+  if (first !== undefined && disk.settled.file.sequence === 0) throw new BlockError('corrupt', first);
 }
 
 /** Errors: invalid, where a point, or what the disk has left, was opened in its place. */
@@ -112,7 +124,7 @@ export async function newImage(
   if (await server.host.files.stat(file)) throw new BlockError('exists', `'${file}' is there already`);
   return {
     ...{ disk: content.disk, node: disk.node, file },
-    'new-node-name': wanted?.['new-node-name'] ?? `pt-${id}-${index}`,
+    'new-node-name': wanted?.['new-node-name'] ?? `${NODE_PREFIX}${id}-${index}`,
   };
 }
 
@@ -123,48 +135,6 @@ async function freeFile({ host }: PointServer, { settled, top }: PointDisk, name
     const file = posix.join(folder, `${settled.file.content.disk}.after-${name}${suffix}.qcow2`);
     if (!(await host.files.stat(file))) return file;
   }
-}
-
-/** All of them, before anything is done. */
-export async function writeDown(
-  server: PointServer,
-  disks: readonly PointDisk[],
-  images: readonly NewImage[],
-  pending: (disk: PointDisk, image: NewImage) => Pending,
-): Promise<void> {
-  for (const [i, disk] of disks.entries()) {
-    const image = images[i];
-    if (image) await keep(server, disk, (content) => ({ ...content, pending: pending(disk, image) }));
-  }
-}
-
-/**
- * After an error: what was not done is taken back, as the server's images show. What has been done none the less (the guest
- * was not thawed after it, a layer did not close) stays, and so does all where the server cannot be asked any more.
- */
-export async function takeBack(server: PointServer, images: readonly NewImage[]): Promise<void> {
-  try {
-    const open = await openFiles(server);
-    for (const { file } of images) {
-      const stat = await server.host.files.stat(file);
-      if (stat && !open.has(stat.identity)) await server.host.files.unlink(file).catch(() => undefined);
-    }
-    const { disks } = await loadDisks(server);
-    const names = new Set(images.map(({ disk }) => disk));
-    for (const disk of disks)
-      if (names.has(disk.settled.file.content.disk)) await keep(server, disk, (content) => content);
-  } catch {
-    // The first error is what is told; the points files say what was about to be.
-  }
-}
-
-/** What the chains show is written down. */
-export async function settleNow(server: PointServer, images: readonly NewImage[]): Promise<void> {
-  const { disks } = await loadDisks(
-    server,
-    images.map((image) => image['new-node-name']),
-  );
-  for (const disk of disks) await keep(server, disk, (content): PointFileContent => content);
 }
 
 function actionsOf(plans: readonly Plan[]): JsonObject[] {

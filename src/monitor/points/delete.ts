@@ -1,15 +1,26 @@
-import { posix } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { BlockError } from '../../base/error.js';
-import { imagesOn } from '../../block/shared-bases.js';
+import { given } from '../../base/given.js';
 import type { View } from '../../view/model.js';
 import { type DeletionWay, planDeletion, withoutJobs } from '../../view/plan/points.js';
+import type { PlannedCommand } from '../../view/plan/types.js';
 import { userText } from '../../view/words.js';
 import type { Layer } from './chain.js';
 import { checkActive } from './create.js';
-import { findPoint, type FoundPoint, keep, loadDisks, openFiles, reload } from './disks.js';
+import {
+  findPoint,
+  type FoundPoint,
+  keep,
+  loadDisks,
+  type PointDisk,
+  reload,
+  whileChanged,
+} from './disks.js';
 import { planInfo, type PlanInfo } from './plan-info.js';
-import { absoluteFrom } from './point-file.js';
+import { MAX_UNNEEDED_FILES, type PointFileContent, seenFrom, type UnneededFile } from './point-file.js';
 import { JobWatch, type PointServer } from './server.js';
+import type { PointState } from './settle.js';
+import { sharersOf } from './unneeded.js';
 
 /** A point that is to go, of one disk. */
 interface Step {
@@ -57,6 +68,19 @@ export async function planPointDeletion(
   };
 }
 
+/** No disk, of those of `nodes`, has a point of that name any more; or one is being deleted, where `howFar` is `marked`. */
+export async function isDeletedOn(
+  server: PointServer,
+  name: string,
+  nodes: readonly string[] | undefined,
+  howFar: 'marked' | 'copied' = 'marked',
+): Promise<boolean> {
+  const { disks } = await loadDisks(server, nodes);
+  const isGone = ({ record, state }: PointState): boolean =>
+    record.name !== name || (state === 'deleting' && howFar === 'marked');
+  return disks.every(({ settled }) => settled.points.every(isGone));
+}
+
 function filesOf({ disk }: FoundPoint, ids: readonly string[]): string[] {
   return ids.flatMap((id) => disk.layers.find(({ image }) => image.id === id)?.path ?? []);
 }
@@ -75,50 +99,61 @@ async function wayOf(
   if (!cheapest) throw new BlockError('invalid', refused[0]?.why ?? 'there is no way');
   const told = users.map(userText);
   if (cheapest.kind === 'stream' || !stream) {
-    if (cheapest.kind === 'commit') await checkAlone(server, disk.layers, [image, overlay]);
+    if (cheapest.kind === 'commit') await checkAlone(server, disk, [image, overlay]);
     return { way: cheapest, users: told };
   }
-  const others = await sharersOf(server, disk.layers, [image, overlay]);
+  const others = await sharersOf(server, disk.settled.file, disk.layers, [image, overlay]);
   return { way: others.length > 0 ? stream : cheapest, users: [...told, ...others] };
 }
 
 async function checkAlone(
   server: PointServer,
-  layers: readonly Layer[],
+  { layers, settled: { file } }: PointDisk,
   changed: readonly Layer[],
 ): Promise<void> {
-  const others = await sharersOf(server, layers, changed);
+  const others = await sharersOf(server, file, layers, changed);
   if (others.length > 0)
     throw new BlockError('busy', `other images stand on what would change: ${others.join(', ')}`);
 }
 
-/** Files of images that are not of the chain and name one of `changed` as backing file. */
-async function sharersOf(
-  server: PointServer,
-  layers: readonly Layer[],
-  changed: readonly Layer[],
-): Promise<string[]> {
-  const bases = new Map(changed.map(({ identity, path }) => [identity, path]));
-  const own = new Set(layers.map(({ identity }) => identity));
-  const folders = new Set(layers.map(({ path }) => posix.dirname(path)));
-  const found: string[] = [];
-  for (const folder of folders)
-    for (const { image } of await imagesOn(server.opener, folder, bases, own)) found.push(image);
-  return found;
-}
-
 /** It is no point any more from here on, whatever becomes of the copying; durable on return. */
 export async function markDeleting(server: PointServer, { steps }: PlannedDeletion): Promise<void> {
-  for (const { found, way } of steps) {
-    const { id } = found.point.record;
-    await keep(server, found.disk, (content) => ({
-      ...content,
-      points: content.points.flatMap((record) => {
-        if (record.id !== id) return [record];
-        return way ? [{ ...record, deleting: way.kind }] : [];
-      }),
-    }));
-  }
+  for (const { found, way } of steps) await markAs(server, found, way);
+}
+
+async function markAs(
+  server: PointServer,
+  { disk, point: { record } }: FoundPoint,
+  way: DeletionWay | undefined,
+): Promise<void> {
+  if (!way) return keep(server, disk, (content) => withoutPoint(content, record.id));
+  const ends = endsOf(disk, way);
+  if (record.deleting === way.kind && isDeepStrictEqual(ends, record.ends)) return;
+  const marked = { ...record, deleting: way.kind, ends };
+  await keep(server, disk, (content) => ({
+    ...content,
+    points: content.points.map((one) => (one.id === record.id ? marked : one)),
+  }));
+}
+
+/** Of the images that the disk does without afterwards those that were made for points. */
+function endsOf({ layers, settled: { file } }: PointDisk, { ends }: DeletionWay): UnneededFile[] {
+  const names = layers
+    .filter(({ image }) => ends.includes(image.id))
+    .map(({ path }) => seenFrom(file.path, path));
+  return file.content.images
+    .filter(({ ours, file: name }) => ours && names.includes(name))
+    .map(({ file: name, identity, born }) => ({ file: name, identity, ...given({ born }) }));
+}
+
+/** What was made for it is to be removed. */
+function withoutPoint({ points, unneeded = [], ...content }: PointFileContent, id: string): PointFileContent {
+  const ends = points.flatMap((record) => (record.id === id ? (record.ends ?? []) : []));
+  return {
+    ...content,
+    points: points.filter((record) => record.id !== id),
+    unneeded: [...unneeded, ...ends].slice(-MAX_UNNEEDED_FILES),
+  };
 }
 
 /**
@@ -128,7 +163,7 @@ export async function markDeleting(server: PointServer, { steps }: PlannedDeleti
 export async function finishDeletion(server: PointServer, { steps, id }: PlannedDeletion): Promise<void> {
   using watch = new JobWatch(server);
   for (const [i, { found, way }] of steps.entries())
-    if (way) await finishDisk(server, watch, found.disk.settled.file.path, { id, job: `point-${id}-${i}` });
+    if (way) await finishDisk(server, watch, found.disk.settled.file.path, { id, job: jobOf(id, i) });
 }
 
 async function finishDisk(
@@ -139,61 +174,70 @@ async function finishDisk(
 ): Promise<void> {
   // A manager that asked before us may have gone while its job did not.
   if (await watch.find(job)) await endJob(server, watch, job);
-  const { view, found } = await readyDisk(server, watch, path, id);
-  const { way } = found ? await wayOf(server, view, found) : { way: undefined };
-  if (way) await runWay(server, watch, way, job);
-  await server.alone(async (here) => {
-    await keep(here, (await reload(here, path)).disk, (content) => ({
-      ...content,
-      points: content.points.filter((record) => record.id !== id),
-    }));
-  });
-  if (found && way) await removeFiles(server, found, way.ends);
+  if (await startCopying(server, watch, path, { id, job })) await endJob(server, watch, job);
+  await server.alone((here) =>
+    whileChanged(async () => {
+      const { disk } = await reload(here, path);
+      await keep(here, disk, (content) => withoutPoint(content, id));
+    }),
+  );
 }
 
-/** Of images that were made for points and that nobody needs any more. One that cannot be removed is left. */
-async function removeFiles(
-  server: PointServer,
-  { disk: { layers, settled } }: FoundPoint,
-  ends: readonly string[],
-): Promise<void> {
-  const { path, content } = settled.file;
-  const made = new Set(content.images.filter(({ ours }) => ours).map(({ file }) => absoluteFrom(path, file)));
-  const gone = layers.filter(({ image, path: file }) => ends.includes(image.id) && made.has(file));
-  const open = await openFiles(server);
-  const staying = layers.filter((layer) => !gone.includes(layer));
-  for (const layer of gone) {
-    if (open.has(layer.identity) || (await sharersOf(server, staying, [layer])).length > 0) continue;
-    await server.host.files.unlink(layer.path).catch(() => undefined);
-  }
-}
-
-/** The disk once no job works on what is to change. */
-async function readyDisk(
+/** Once no job works on what is to change. Answers false where there is nothing to be copied, or no more. */
+async function startCopying(
   server: PointServer,
   watch: JobWatch,
   path: string,
-  id: string,
-): Promise<{ view: View; found: FoundPoint | undefined }> {
-  let ready: Awaited<ReturnType<typeof readyDisk>> | undefined;
-  await watch.untilDue(async () => {
-    const { view, disk } = await reload(server, path);
-    const point = disk.settled.points.find(({ record }) => record.id === id);
-    const found = point?.image && point.overlay ? { disk, point } : undefined;
-    const ids = new Set(disk.layers.map(({ image }) => image.id));
-    ready = { view, found };
-    return !view.jobs.some(({ from, to }) => [...from, to ?? ''].some((one) => ids.has(one)));
-  });
-  if (!ready) throw new BlockError('not-found', `the disk of '${path}' is not open any more`);
-  return ready;
+  { id, job }: { id: string; job: string },
+): Promise<boolean> {
+  let way: DeletionWay | undefined;
+  // Nobody changes the chain between the look at it and the start.
+  await watch.untilDue(() =>
+    server.alone(async (here) => {
+      const { isDue, way: found } = await whileChanged(() => wayNow(here, path, id));
+      way = found;
+      if (!found) return isDue;
+      for (const { execute, arguments: args, afterReady } of wayCommands(found, job))
+        if (afterReady !== true) await here.execute(execute, args);
+      return true;
+    }),
+  );
+  return way !== undefined;
 }
 
-async function runWay(server: PointServer, watch: JobWatch, way: DeletionWay, job: string): Promise<void> {
-  for (const { execute, arguments: args, afterReady } of way.plan.commands) {
-    if (afterReady === true) continue;
-    await server.execute(execute, { ...args, 'job-id': job, 'auto-dismiss': false });
-  }
-  await endJob(server, watch, job);
+/** How a point that is being deleted goes, as its disk is now; written down. It is not due while somebody's job works there. */
+async function wayNow(
+  server: PointServer,
+  path: string,
+  id: string,
+): Promise<{ isDue: boolean; way?: DeletionWay | undefined }> {
+  const { view, disk } = await reload(server, path);
+  checkActive(disk);
+  const ids = new Set(disk.layers.map(({ image }) => image.id));
+  if (view.jobs.some(({ from, to }) => [...from, to ?? ''].some((one) => ids.has(one))))
+    return { isDue: false };
+  const point = disk.settled.points.find(({ record }) => record.id === id);
+  if (!point?.image || !point.overlay) return { isDue: true };
+  const { way } = await wayOf(server, view, { disk, point });
+  if (way) await markAs(server, { disk, point }, way);
+  return { isDue: true, way };
+}
+
+/** What is sent for the copying, one disk after the other; the jobs are dismissed at their ends. */
+export function deletionCommands({ steps, id }: PlannedDeletion): PlannedCommand[] {
+  return steps.flatMap(({ way }, i) => (way ? wayCommands(way, jobOf(id, i)) : []));
+}
+
+function wayCommands({ plan }: DeletionWay, job: string): PlannedCommand[] {
+  return plan.commands.map((command) =>
+    command.afterReady === true
+      ? { ...command, arguments: { id: job } }
+      : { ...command, arguments: { ...command.arguments, 'job-id': job, 'auto-dismiss': false } },
+  );
+}
+
+function jobOf(id: string, index: number): string {
+  return `point-${id}-${index}`;
 }
 
 /** A commit of the active image waits to be completed. */

@@ -1,21 +1,28 @@
 import { posix } from 'node:path';
 import { BlockError } from '../../base/error.js';
-import { Graph } from '../../block/graph.js';
-import type { Node } from '../../block/node.js';
-import { Opener } from '../../block/open.js';
+import type { Host } from '../../host/host.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
-import { fileNamed, findPointFile, type Layer, layersOf } from './chain.js';
+import { isJobFilter } from '../../view/plan/points.js';
+import { findPointFile, type Layer, layersOf } from './chain.js';
+import { committedOf, isWritten } from './looked-into.js';
 import {
   absoluteFrom,
+  isVerbRunning,
   type PointFile,
   type PointFileContent,
+  PointsChangedError,
   seenFrom,
   SUFFIX,
   writePointFile,
 } from './point-file.js';
 import { look, type PointServer } from './server.js';
-import { type PointState, settle, type Settled } from './settle.js';
+import { signpost } from './signpost.js';
+import { removeUnneeded, withoutRemoved } from './unneeded.js';
+import { type ChainJob, type PointState, settle, type Settled, type SettleLook } from './settle.js';
+
+/** Of changing points that other programs change at the same time. */
+const MOST_TRIES = 20;
 
 /** A disk with its points, as they are now. */
 export interface PointDisk {
@@ -24,6 +31,8 @@ export interface PointDisk {
   readonly top: Layer;
   readonly layers: readonly Layer[];
   readonly settled: Settled;
+  /** Its points file says that this was about to be. */
+  readonly isNewlyActive: boolean;
   /** A new active image would not stay open without a user. */
   readonly isUsed: boolean;
   /** Points files beside it that cannot be read. */
@@ -37,6 +46,13 @@ export interface PointDisks {
 
 /** Those named, or all that have their images in files. Errors: of those named, not-found, invalid, unsupported. */
 export async function loadDisks(server: PointServer, names?: readonly string[]): Promise<PointDisks> {
+  const found = await loadOnce(server, names);
+  // A job may have begun, or ended, between the look at the jobs and that at the files.
+  const isDoubtful = found.disks.some(({ settled }) => settled.points.some((point) => point.isUndermined));
+  return isDoubtful ? loadOnce(server, names) : found;
+}
+
+async function loadOnce(server: PointServer, names?: readonly string[]): Promise<PointDisks> {
   const view = await look(server);
   const disks: PointDisk[] = [];
   for (const node of names?.map((name) => topNamed(view, name)) ?? topsOf(view)) {
@@ -62,53 +78,41 @@ async function loadDisk(server: PointServer, view: View, node: string): Promise<
   const damaged: string[] = [];
   const found = await findPointFile(host, layers, ({ message }) => damaged.push(message));
   const file = found ?? (await newPointFile(host, top));
-  const isUsed = view.users.some(({ imageId }) => imageBelow(view, imageId)?.id === node);
-  const settled = settle(file, layers, await isOverlayWritten(server, file, top));
-  return { node, top, layers, settled, isUsed, damaged };
+  const isUsed = isUsedNow(view, node);
+  const { pending } = file.content;
+  const known: SettleLook = {
+    isOverlayWritten:
+      pending !== undefined && (await isWritten(server, absoluteFrom(file.path, pending.overlay), top)),
+    isVerbRunning: pending !== undefined && (await isVerbRunning(host, file.path)),
+    jobs: jobsIn(view, layers),
+  };
+  const first = settle(file, layers, known);
+  const committed = await committedOf(server, first);
+  const settled = committed.size === 0 ? first : settle(file, layers, known, committed);
+  const isNewlyActive = pending !== undefined && absoluteFrom(file.path, pending.overlay) === top.path;
+  return { node, top, layers, settled, isNewlyActive, isUsed, damaged };
 }
 
-/** Whether what was about to be on top is not, and has been written to: a guest has used it. */
-async function isOverlayWritten(
-  { host, opener }: PointServer,
-  { path, content: { pending } }: PointFile,
-  top: Layer,
-): Promise<boolean> {
-  if (!pending) return false;
-  const overlay = absoluteFrom(path, pending.overlay);
-  if (overlay === top.path || !(await host.files.stat(overlay))) return false;
-  const looker = new Opener(new Graph(host), opener.drivers);
-  try {
-    const look = { readOnly: true, forceShare: true, noBacking: true };
-    const node = await looker.openImage(overlay, 'qcow2', look);
-    try {
-      return await hasData(node);
-    } finally {
-      await looker.graph.release([node]);
-    }
-  } catch {
-    // It was not made to its end.
-    return false;
-  }
+/**
+ * Where a job works in its chain, no query tells who uses a disk: jobs hold its active image too, and images between. One may
+ * have begun since the jobs were asked for.
+ */
+function isUsedNow(view: View, node: string): boolean {
+  const worked = new Set(
+    view.jobs.flatMap(({ type, from, to }) => (type === 'stream' ? [...from, to ?? ''] : from)),
+  );
+  const isWorkedOn = view.chains.some(
+    ({ images }) =>
+      images.includes(node) && images.some((id) => worked.has(id) || isJobFilter(imageOf(view, id))),
+  );
+  return isWorkedOn || view.users.some(({ imageId }) => imageBelow(view, imageId)?.id === node);
 }
 
-async function hasData(node: Node): Promise<boolean> {
-  for (let at = 0; at < node.lengthBytes;) {
-    const { lengthBytes, allocated } = await node.io.status(at, node.lengthBytes - at);
-    if (allocated) return true;
-    at += lengthBytes;
-  }
-  return false;
-}
-
-/** Which files the server has open as images, by what HostStat calls their identity. */
-export async function openFiles(server: PointServer): Promise<Set<string>> {
-  const found = new Set<string>();
-  for (const { filename } of (await look(server)).images) {
-    const name = fileNamed(filename);
-    const stat = name && (await server.host.files.stat(posix.resolve(server.folder ?? '/', name)));
-    if (stat) found.add(stat.identity);
-  }
-  return found;
+function jobsIn(view: View, layers: readonly Layer[]): ChainJob[] {
+  return view.jobs.flatMap(({ to: id, from: ids }) => {
+    const to = layers.find(({ image }) => image.id === id);
+    return to ? [{ to, from: layers.filter(({ image }) => ids.includes(image.id)) }] : [];
+  });
 }
 
 /** Not there until it is written. */
@@ -171,13 +175,56 @@ export function findPoint(disks: readonly PointDisk[], name: string, isPart: boo
   return found;
 }
 
-/** Makes a disk's points file say something else; durable on return. */
-export function keep(
+/** A QEMU that makes an image makes neither its name nor its tables durable. */
+export async function makeDurable({ files }: Host, path: string): Promise<void> {
+  const file = await files.open(path, { write: false });
+  try {
+    await file.flush();
+  } finally {
+    await file.close();
+  }
+  await files.syncDirectory(posix.dirname(path));
+}
+
+/**
+ * Makes a disk's points file say something else; durable on return. Then files that nobody needs any more are removed.
+ * Errors: PointsChangedError, and those of writing.
+ */
+export async function keep(
   server: PointServer,
-  { settled }: PointDisk,
+  { settled, layers, top, isNewlyActive }: PointDisk,
   change: (content: PointFileContent) => PointFileContent,
-): Promise<PointFile> {
-  return writePointFile(server.host, { ...settled.file, content: change(settled.file.content) });
+): Promise<void> {
+  // Another program has just given the disk a new active image, and has not come as far as this.
+  if (isNewlyActive) await makeDurable(server.host, top.path);
+  const content = await withoutRemoved(server, settled.file.path, change(settled.file.content));
+  const file = await writePointFile(server.host, { ...settled.file, content });
+  for (const folder of foldersToShow(settled, layers)) await signpost(server.host, file, folder);
+  if (!(await removeUnneeded(server, file, layers))) return;
+  try {
+    // What has their names from here on is somebody's.
+    const rest = await withoutRemoved(server, file.path, file.content);
+    await writePointFile(server.host, { ...file, content: rest });
+  } catch (error) {
+    // Who has changed it has left them out.
+    if (!(error instanceof PointsChangedError)) throw error;
+  }
+}
+
+/** Folders of images that came after the first point, one of which may be all that is left of the chain. */
+function foldersToShow({ points }: Settled, layers: readonly Layer[]): Set<string> {
+  const lowest = Math.max(0, ...points.map(({ image }) => (image ? layers.indexOf(image) - 1 : 0)));
+  return new Set(layers.slice(0, lowest + 1).map(({ path }) => posix.dirname(path)));
+}
+
+/** Again, while another program changes the same points at the same time. Errors: those of the last try. */
+export async function whileChanged<T>(body: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++)
+    try {
+      return await body();
+    } catch (error) {
+      if (!(error instanceof PointsChangedError) || tries === MOST_TRIES) throw error;
+    }
 }
 
 /** The same disk as it is now, by its points file. Errors: not-found. */

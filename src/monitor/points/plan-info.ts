@@ -1,10 +1,7 @@
-import { MiB } from '../../base/limits.js';
 import type { CommandResult } from '../../schema/commands.js';
+import { copySeconds } from '../../view/plan/expected.js';
 
 export type PlanInfo = CommandResult<'x-point-create'>['plan'];
-
-/** What a copy is guessed to move. */
-const BYTES_PER_SECOND = 200 * MiB;
 
 interface Parts {
   words: readonly string[];
@@ -16,7 +13,7 @@ interface Parts {
 
 export function planInfo({ words, bytesAtMost, ends = [], invalid = [], users = [] }: Parts): PlanInfo {
   return {
-    ...{ words: [...words], bytes: bytesAtMost, seconds: Math.ceil(bytesAtMost / BYTES_PER_SECOND) },
+    ...{ words: [...words], bytes: bytesAtMost, seconds: copySeconds(bytesAtMost) },
     ...{ ends: [...ends], invalid: [...invalid], users: [...users] },
   };
 }

@@ -12,11 +12,11 @@ interface Entry {
   state: DeletionState;
 }
 
-/** Deletions of points, one after the other; of one point there is one, however often it is asked for. */
+/** Deletions of points, one after the other. Who asks for one that is there already joins it: find(). */
 export class DeletionQueue {
   readonly #turn = new AsyncMutex();
-  /** By the point's id, those that wait and the one that runs. */
-  readonly #entries = new Map<string, Entry>();
+  /** Those that wait and the one that runs. Of a point there are several where some of its disks were asked for later. */
+  readonly #entries = new Set<Entry>();
   /** Names of points that are gone, and how they ended that are not. */
   readonly #done = new Map<string, string>();
   readonly #failed = new Map<string, string>();
@@ -28,11 +28,11 @@ export class DeletionQueue {
 
   /** Names of those that wait or run, in order. */
   get names(): string[] {
-    return [...this.#entries.values()].map(({ name }) => name);
+    return [...this.#entries].map(({ name }) => name);
   }
 
   find(name: string): Entry | undefined {
-    return [...this.#entries.values()].find((entry) => entry.name === name);
+    return [...this.#entries].findLast((entry) => entry.name === name);
   }
 
   /** The id of a point that was deleted, and its name not given again. */
@@ -50,12 +50,10 @@ export class DeletionQueue {
     this.#done.delete(name);
   }
 
-  /** Joins the one that there is, or begins one. */
+  /** Begins one. */
   add(name: string, id: string, work: () => Promise<void>): Entry {
-    const known = this.#entries.get(id);
-    if (known) return known;
     const entry: Entry = { name, id, state: this.#turn.isHeld ? 'queued' : 'running' };
-    this.#entries.set(id, entry);
+    this.#entries.add(entry);
     void this.#run(entry, work);
     return entry;
   }
@@ -71,7 +69,7 @@ export class DeletionQueue {
     } catch (error) {
       failure = toBlockError(error).message;
     }
-    this.#entries.delete(id);
+    this.#entries.delete(entry);
     if (failure === undefined) remember(this.#done, name, id);
     if (failure === undefined) this.#failed.delete(id);
     else remember(this.#failed, id, failure);

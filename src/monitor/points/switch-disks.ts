@@ -1,11 +1,10 @@
-import { BlockError } from '../../base/error.js';
 import type { BlockBackend } from '../../block/backend.js';
 import { Node } from '../../block/node.js';
 import { hasPermission, Permission } from '../../block/permissions.js';
 import type { Reversal } from '../../view/plan/points.js';
 import { createOverlayFile } from '../blockdev.js';
 import type { Parts } from '../parts.js';
-import type { DiskSwitch } from './revert.js';
+import { type DiskSwitch, mayBeWritten } from './revert.js';
 
 type Engine = Parts<'graph' | 'opener' | 'print' | 'runState' | 'devices' | 'exports'>;
 
@@ -25,7 +24,7 @@ function checkUsers(engine: Engine, { top }: Reversal): void {
   const writers = usersAbove(engine.graph.node(top.id)).filter((user) => mayWrite(engine, user));
   if (writers.length === 0) return;
   const names = writers.map((writer) => nameOf(engine, writer)).join(', ');
-  throw new BlockError('busy', `the disk '${top.label}' cannot go back while it may be written to: ${names}`);
+  throw mayBeWritten(top, names);
 }
 
 function usersAbove(node: Node): BlockBackend[] {

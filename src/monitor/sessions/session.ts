@@ -17,15 +17,25 @@ export interface SessionProperties {
   /** With which it ends; undefined: with its lease. */
   readonly owner: Caller | undefined;
   readonly leaseMs: number | undefined;
+  /** What another process had of it. */
+  readonly passed?: PassedMadeSession;
   readonly emit: (event: string, data: JsonObject) => void;
   /** Nothing of it is left. */
   readonly forget: () => void;
 }
 
+/** A session for another process: how much of its lease is left, and what there is of it. */
+export interface PassedMadeSession {
+  readonly id: string;
+  readonly leaseMs?: number;
+  readonly leftMs?: number;
+  readonly things: ReadonlyArray<Pick<Thing, 'type' | 'name'>>;
+}
+
 /** What a client has made, so that nothing of it stays behind when the client ends. */
 export class MadeSession {
   readonly id: string;
-  readonly owner: Caller | undefined;
+  #owner: Caller | undefined;
   readonly #properties: SessionProperties;
   readonly #things: Thing[] = [];
   readonly #failures = new Map<Thing, string>();
@@ -39,8 +49,23 @@ export class MadeSession {
   constructor(properties: SessionProperties) {
     this.#properties = properties;
     this.id = properties.id;
-    this.owner = properties.owner;
-    this.renew();
+    this.#owner = properties.owner;
+    this.#setLease(properties.passed?.leftMs ?? properties.leaseMs);
+  }
+
+  get owner(): Caller | undefined {
+    return this.#owner;
+  }
+
+  /** One of another process is the client's that it was. */
+  ownedBy(caller: Caller): void {
+    this.#owner = caller;
+  }
+
+  /** One of another process: its client has gone meanwhile. */
+  endWithoutOwner(): void {
+    if (this.#properties.leaseMs === undefined && !this.#owner)
+      void this.end('client-gone').catch(() => undefined);
   }
 
   get ends(): SessionEnd | undefined {
@@ -53,11 +78,36 @@ export class MadeSession {
   }
 
   renew(): void {
-    const { leaseMs, clock } = this.#properties;
-    if (leaseMs === undefined) return;
+    this.#setLease(this.#properties.leaseMs);
+  }
+
+  #setLease(leftMs: number | undefined): void {
+    if (leftMs === undefined) return;
+    const { clock } = this.#properties;
     this.#lease?.cancel();
-    this.#leaseOverMs = clock.nowMs() + leaseMs;
-    this.#lease = clock.setTimer(leaseMs, () => void this.end('lease-over').catch(() => undefined));
+    this.#leaseOverMs = clock.nowMs() + leftMs;
+    this.#lease = clock.setTimer(leftMs, () => void this.end('lease-over').catch(() => undefined));
+  }
+
+  /** Its lease does not end, until thaw(). */
+  freeze(): void {
+    this.#lease?.cancel();
+  }
+
+  thaw(): void {
+    if (this.#properties.leaseMs !== undefined && !this.#ends) this.#setLease(this.#leftMs());
+  }
+
+  #leftMs(): number {
+    return Math.max(0, this.#leaseOverMs - this.#properties.clock.nowMs());
+  }
+
+  /** For another process. It does not end. */
+  passed(): PassedMadeSession {
+    this.#drop();
+    const { leaseMs } = this.#properties;
+    const lease = leaseMs === undefined ? {} : { leaseMs, leftMs: this.#leftMs() };
+    return { id: this.id, ...lease, things: this.#things.map(({ type, name }) => ({ type, name })) };
   }
 
   /** A command has made these. One that ends undoes them, too. */
@@ -68,13 +118,11 @@ export class MadeSession {
 
   info(): JsonObject {
     this.#drop();
-    const { leaseMs, clock } = this.#properties;
-    const leftMs = Math.max(0, this.#leaseOverMs - clock.nowMs());
-    const isLeased = leaseMs !== undefined && this.#ends === undefined;
+    const isLeased = this.#properties.leaseMs !== undefined && this.#ends === undefined;
     return {
       id: this.id,
       ...(this.#ends && { ends: this.#ends }),
-      ...(isLeased && { 'lease-left': Math.ceil(leftMs / 1000) }),
+      ...(isLeased && { 'lease-left': Math.ceil(this.#leftMs() / 1000) }),
       things: this.#things.map((thing) => {
         const failure = this.#failures.get(thing);
         return { type: thing.type, name: thing.name, ...(failure !== undefined && { failure }) };

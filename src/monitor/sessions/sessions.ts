@@ -2,16 +2,22 @@ import { BlockError } from '../../base/error.js';
 import type { JsonObject } from '../../schema/types.js';
 import { type Caller, type Outcome, Waiting } from '../../wire/qmp/registry.js';
 import type { Parts } from '../parts.js';
-import { MadeSession } from './session.js';
-import { Inventory, MadePoint, type ThingsEngine } from './things.js';
+import { MadeSession, type PassedMadeSession, type SessionProperties } from './session.js';
+import { Inventory, MadePoint, restoreThings, type ThingsEngine } from './things.js';
 
-type Engine = ThingsEngine & Parts<'command' | 'host' | 'emit' | 'onEvent' | 'sessions'>;
+type SessionsEngine = ThingsEngine & Parts<'host' | 'emit' | 'sessions'>;
+type Engine = SessionsEngine & Parts<'command' | 'onEvent'>;
+
+/** Commands that a client in a session that has ended may give as well. */
+const MAKES_NOTHING = /^(query-.*|quit|x-takeover)$/;
 
 /** All sessions of one engine. */
 export class Sessions {
   readonly #byId = new Map<string, MadeSession>();
   /** In which clients are. */
   readonly #entered = new WeakMap<Caller, MadeSession>();
+  #isFrozen = false;
+  readonly #leftMeanwhile: Caller[] = [];
 
   list(): MadeSession[] {
     return [...this.#byId.values()];
@@ -47,8 +53,21 @@ export class Sessions {
     return this.#entered.get(caller);
   }
 
+  /** None of them ends, until thaw(). */
+  freeze(): void {
+    this.#isFrozen = true;
+    for (const session of this.list()) session.freeze();
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    for (const session of this.list()) session.thaw();
+    for (const caller of this.#leftMeanwhile.splice(0)) this.left(caller);
+  }
+
   /** A client has gone. */
   left(caller: Caller): void {
+    if (this.#isFrozen) return void this.#leftMeanwhile.push(caller);
     for (const session of this.list())
       if (session.owner === caller) void session.end('client-gone').catch(() => undefined);
   }
@@ -63,7 +82,10 @@ export function registerSessions(engine: Engine): void {
   const { sessions, registry } = engine;
   registry.around = (caller, name, args, run) => {
     const session = sessions.of(caller);
-    return session && !name.startsWith('x-session-') ? watched(engine, session, { name, args, run }) : run();
+    if (!session || name.startsWith('x-session-')) return run();
+    if (!session.ends) return watched(engine, session, { name, args, run });
+    // What it made would be undone at once, or stay behind: its client must say which session it is part of, if any.
+    return MAKES_NOTHING.test(name) ? run() : Promise.reject(hasEnded(session));
   };
   engine.hub.onGone = (caller) => sessions.left(caller);
   engine.onEvent((event) => {
@@ -83,12 +105,22 @@ export function registerSessions(engine: Engine): void {
     assertOpen(session);
     session.renew();
   });
-  engine.command('x-session-close', ({ id }) => new Waiting(sessions.find(id).end('closed')));
+  engine.command('x-session-close', ({ id }, caller) => {
+    const session = sessions.find(id);
+    if (sessions.of(caller) === session) sessions.enter(caller, undefined);
+    return new Waiting(session.end('closed'));
+  });
   engine.command('x-session-list', () => sessions.list().map((session) => session.info()));
 }
 
-function assertOpen({ id, ends }: MadeSession): void {
-  if (ends) throw new BlockError('invalid', `Session '${id}' has ended`);
+function assertOpen(session: MadeSession): void {
+  if (session.ends) throw hasEnded(session);
+}
+
+function hasEnded({ id }: MadeSession): BlockError {
+  return new BlockError('invalid', `Session '${id}' has ended`, {
+    hint: 'x-session-leave goes on without one, x-session-enter in another',
+  });
 }
 
 function open(
@@ -96,21 +128,37 @@ function open(
   caller: Caller,
   { id, lease }: { id: string; lease: number | undefined },
 ): void {
-  const { sessions, host } = engine;
+  const { sessions } = engine;
   sessions.checkNewId(id);
   if (lease === 0) throw new BlockError('invalid', "Parameter 'lease' expects a number of seconds");
   if (lease === undefined && caller.isConnection !== true)
     throw new BlockError('invalid', 'A session of no connection needs a lease');
+  const owner = lease === undefined ? caller : undefined;
+  const session = make(engine, { id, owner, leaseMs: lease === undefined ? undefined : 1000 * lease });
+  if (caller.isConnection === true) sessions.enter(caller, session);
+}
+
+function make(
+  engine: SessionsEngine,
+  properties: Pick<SessionProperties, 'id' | 'owner' | 'leaseMs' | 'passed'>,
+): MadeSession {
+  const { sessions, host } = engine;
   const session: MadeSession = new MadeSession({
-    id,
+    ...properties,
     clock: host.clock,
-    owner: lease === undefined ? caller : undefined,
-    leaseMs: lease === undefined ? undefined : 1000 * lease,
     emit: (event, data) => engine.emit(event, data),
     forget: () => sessions.forget(session),
   });
   sessions.add(session);
-  if (caller.isConnection === true) sessions.enter(caller, session);
+  return session;
+}
+
+/** One of another process goes on; who owns it is told later. */
+export function restoreSession(engine: SessionsEngine, passed: PassedMadeSession): MadeSession {
+  const { id, leaseMs, things } = passed;
+  const session = make(engine, { id, owner: undefined, leaseMs, passed });
+  session.made(restoreThings(engine, things));
+  return session;
 }
 
 interface Command {

@@ -234,3 +234,36 @@ export class MadePoint implements Thing {
     });
   }
 }
+
+/** Those of another process, which have come to be here again. What has not is left out. */
+export function restoreThings(
+  engine: ThingsEngine,
+  things: ReadonlyArray<Pick<Thing, 'type' | 'name'>>,
+): Thing[] {
+  const { graph, jobs } = engine;
+  const ours = new Set(
+    things.flatMap(({ type, name }) => (type === 'node' ? (graph.nodes.get(name) ?? []) : [])),
+  );
+  return things.flatMap(({ type, name }): Thing[] => {
+    switch (type) {
+      case 'node': {
+        const node = graph.nodes.get(name);
+        return node ? [new MadeNode(engine, node, ours)] : [];
+      }
+      case 'bitmap': {
+        // A node's name has no slash.
+        const slash = name.indexOf('/');
+        const bitmap = graph.nodes.get(name.slice(0, slash))?.findBitmap(name.slice(slash + 1));
+        return bitmap ? [new MadeBitmap(engine, bitmap)] : [];
+      }
+      case 'job': {
+        const job = jobs.find(name);
+        return job ? [new MadeJob(engine, job)] : [];
+      }
+      case 'export':
+        return [new MadeExport(engine, name)];
+      case 'point':
+        return [new MadePoint(engine, name)];
+    }
+  });
+}

@@ -2,6 +2,7 @@ import { given } from '../../base/given.js';
 import type { BlockBackend } from '../../block/backend.js';
 import type { Json } from '../../block/driver.js';
 import { describeNodes, withoutJobs } from '../../block/node-state.js';
+import type { Node } from '../../block/node.js';
 import type { ExportProperties } from '../../attach/exports.js';
 import type { GuestDevice } from '../../attach/device.js';
 import type { SocketAddress } from '../../host/host.js';
@@ -28,16 +29,18 @@ export type ProgramState = Pick<EngineState, 'askedDigest' | 'monitors' | 'isMul
 
 type DiskState = EngineState['drives'][number];
 
-/** What a daemon is at this moment; jobs and their filters are left out, but for those that can be gone on with. */
-export function describeEngine(engine: Described, program: ProgramState): EngineState {
+/**
+ * What a daemon is at this moment; jobs and their filters are left out, but for those that can be gone on with. `jobNodes`:
+ * jobs go on with what they use.
+ */
+export function describeEngine(
+  engine: Described,
+  program: ProgramState,
+  jobNodes?: Iterable<Node>,
+): EngineState {
   const { graph, identity, actions, baseProtection } = engine;
-  const nodes = describeNodes(graph, usersOf(engine));
+  const nodes = describeNodes(graph, usersOf(engine), jobNodes);
   const open = nodes.map(({ name }) => graph.node(name));
-  const named = open.flatMap((node) =>
-    node.dirtyBitmaps.flatMap(({ name, persistent, isInternal }) =>
-      name === undefined || persistent || isInternal ? [] : [{ node: node.name, name }],
-    ),
-  );
   return {
     kind: engine.kind,
     machine: engine.machine.type,
@@ -58,7 +61,7 @@ export function describeEngine(engine: Described, program: ProgramState): Engine
     sideBitmaps: open.flatMap(({ name, side }) =>
       side?.bitmap.name === undefined ? [] : [{ node: name, name: side.bitmap.name, path: side.path }],
     ),
-    lostBitmaps: named,
+    lostBitmaps: open.flatMap(lostBitmapsOf),
     drives: drivesOf(engine),
     devices: devicesOf(engine),
     ...given({ server: serverOf(engine) }),
@@ -73,6 +76,12 @@ export function describeEngine(engine: Described, program: ProgramState): Engine
       .filter(({ isOver, isBlockJob }) => !isOver && isBlockJob)
       .map(({ id, type, journal }) => ({ id, type, ...given({ journal }) })),
   };
+}
+
+function lostBitmapsOf({ name: node, dirtyBitmaps }: Node): EngineState['lostBitmaps'] {
+  return dirtyBitmaps.flatMap(({ name, persistent, isInternal, durable }) =>
+    name === undefined || isInternal || durable ? [] : [{ node, name, ...(persistent && { persistent }) }],
+  );
 }
 
 function usersOf({ drives, devices, exports }: Described): BlockBackend[] {

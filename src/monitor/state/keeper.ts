@@ -1,5 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import type { GraphKeeper } from '../../block/graph.js';
+import { assertNoPlainSecret } from '../../block/plain-secrets.js';
+import type { EngineState } from '../../schema/state.js';
 import { formatJson } from '../../wire/qmp/json-format.js';
 import type { Parts } from '../parts.js';
 import { type Described, describeEngine, type ProgramState } from './describe.js';
@@ -15,8 +17,8 @@ export class StateKeeper implements GraphKeeper {
   readonly #store: StateStore;
   readonly #engine: Kept;
   readonly #program: ProgramState;
-  /** What the daemon is, as it was kept last. */
-  #kept = '';
+  /** What the daemon is, as it was kept last; undefined: nothing was. */
+  #kept: string | undefined;
   /** Nothing else can be on the disk. */
   #isSure = false;
   #isScheduled = false;
@@ -27,17 +29,27 @@ export class StateKeeper implements GraphKeeper {
     this.#program = program;
   }
 
-  /** Keeps the state from now on. Errors: those of writing it. */
-  static async begin(store: StateStore, engine: Kept, program: ProgramState): Promise<void> {
+  /**
+   * Keeps the state from now on. `isKept`: the engine was made of the state in the folder, which makes it again, so that it
+   * serves also where nothing can be written, and that is told. Errors: else those of writing.
+   */
+  static async begin(store: StateStore, engine: Kept, program: ProgramState, isKept: boolean): Promise<void> {
     const keeper = new StateKeeper(store, engine, program);
-    engine.graph.keeper = keeper;
-    engine.hub.onDone = (name) => keeper.#done(name);
-    engine.onEvent(() => keeper.#schedule());
-    await keeper.#look();
+    await engine.graph.betweenChanges(async () => {
+      engine.graph.keeper = keeper;
+      engine.hub.onDone = (name) => keeper.#done(name);
+      engine.onEvent(() => keeper.#schedule());
+      const description = keeper.describe();
+      if (isKept) keeper.#kept = description;
+      await keeper.keep(description);
+    });
   }
 
+  /** Errors: invalid for a node with a secret among its options. */
   describe(): string {
-    return formatJson(describeEngine(this.#engine, this.#program));
+    const state = describeEngine(this.#engine, this.#program);
+    for (const { name } of state.nodes) assertNoPlainSecret(this.#engine.graph.node(name), 'the state');
+    return stateText(state);
   }
 
   /** What changes nothing does not fail. */
@@ -51,12 +63,18 @@ export class StateKeeper implements GraphKeeper {
       this.#isSure = true;
     } catch (error) {
       if (!isChange) return this.#tell(error);
-      // The change is not made: what may be there of it must not be found.
-      await this.#store.write(this.#kept).then(
-        () => void (this.#isSure = true),
-        (again: unknown) => this.#tell(again),
-      );
+      if (this.#kept !== undefined) await this.#keepAgain(this.#kept);
       throw error;
+    }
+  }
+
+  /** A change is not made: what may be there of it must not be found. */
+  async #keepAgain(description: string): Promise<void> {
+    try {
+      await this.#store.write(description);
+      this.#isSure = true;
+    } catch (error) {
+      this.#tell(error);
     }
   }
 
@@ -93,5 +111,15 @@ export class StateKeeper implements GraphKeeper {
       this.#isScheduled = false;
       this.#look().catch((error: unknown) => this.#tell(error));
     });
+  }
+}
+
+/** Made before each change of the graph and each answer: of a thousand nodes in 1 ms, where formatJson takes 20. */
+function stateText(state: EngineState): string {
+  try {
+    return JSON.stringify(state);
+  } catch {
+    // An option beyond 2^53.
+    return formatJson(state);
   }
 }

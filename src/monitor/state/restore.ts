@@ -7,8 +7,9 @@ import { restoreNodes } from '../../block/restore-nodes.js';
 import { SideBitmap } from '../../block/side-bitmap.js';
 import type { CharacterDevice } from '../../attach/character-device.js';
 import { TerminalDevice } from '../../attach/socket-device.js';
-import { Drive, type DriveInterface, DRIVE_INTERFACES } from '../../attach/drive.js';
+import { Drive, DRIVE_INTERFACES, type DriveInterface, USUAL_ACCOUNTING } from '../../attach/drive.js';
 import type { RunStatus } from '../../attach/run-state.js';
+import type { SocketAddress } from '../../host/host.js';
 import type { ObjectOptions } from '../../schema/objects.js';
 import type { EngineState } from '../../schema/state.js';
 import type { JsonObject } from '../../schema/types.js';
@@ -16,6 +17,7 @@ import { defaultGranularity, newDurability } from '../bitmaps.js';
 import { setWriteThreshold } from '../blockdev.js';
 import { openCharacterDevice } from '../chardevs.js';
 import { addDevice } from '../devices.js';
+import type { JobManager } from '../../jobs/manager.js';
 import type { Engine } from '../engine.js';
 import { type FlatAddress, socketAddress } from '../exports.js';
 
@@ -30,8 +32,14 @@ const HALFWAY: ReadonlySet<RunStatus> = new Set(['save-vm', 'restore-vm']);
 /**
  * Makes an engine, on which nothing is yet and whose guest waits, what the state says: all of it, or an error is thrown,
  * after which the engine is of no use. Guests and clients come in last. What does not come back with a state is told.
+ * `bringBitmaps`: of a process that is taken over from nothing is lost; it brings all of them, and jobs go on later.
  */
-export async function restoreEngine(engine: Engine, state: EngineState, secrets: Secrets): Promise<void> {
+export async function restoreEngine(
+  engine: Engine,
+  state: EngineState,
+  secrets: Secrets,
+  bringBitmaps?: () => Promise<void>,
+): Promise<void> {
   const { status } = state;
   if (ELSEWHERE.has(status)) {
     const text = `The machine of this state is '${status}': its disks are another's, and who has them must say so`;
@@ -40,17 +48,16 @@ export async function restoreEngine(engine: Engine, state: EngineState, secrets:
   await restoreObjects(engine, state, secrets);
   await restoreNodes(engine.opener, state.nodes as unknown as NodeState[]);
   for (const { node, offset } of state.writeThresholds) setWriteThreshold(engine, node, offset);
-  await restoreSideBitmaps(engine, state);
+  await (bringBitmaps?.() ?? restoreSideBitmaps(engine, state));
   await restoreDisks(engine, state);
-  await restoreJobs(engine, state);
-  tellLost(engine, state);
   for (const { id, backend, maxClients } of state.chardevs) {
     const open = (): Promise<CharacterDevice> => openCharacterDevice(engine, id, backend, maxClients);
     const device = await engine.characterDevices.add(id, open);
     if (device instanceof TerminalDevice)
       engine.print(`char device redirected to ${device.path} (label ${id})`);
   }
-  await restoreExports(engine, state);
+  if (bringBitmaps) await restoreExports(engine, state);
+  else await restoreExportsAndJobs(engine, state);
   if (HALFWAY.has(status)) engine.warn('a snapshot of the machine was under way: the guest waits for cont');
   engine.runState.restore(HALFWAY.has(status) ? 'paused' : status);
 }
@@ -115,10 +122,12 @@ async function restoreDisks(engine: Engine, { drives, devices }: EngineState): P
 
 async function restoreDrive({ graph, drives }: Engine, state: EngineState['drives'][number]): Promise<void> {
   const { id, bus, unit, isCdrom, writethrough, readErrors, writeErrors, medium } = state;
+  const { accounting = USUAL_ACCOUNTING } = state;
   const kind = state.interface as DriveInterface;
   if (!DRIVE_INTERFACES.includes(kind))
     throw new BlockError('corrupt', `Drive '${id}' has no interface '${kind}'`);
-  const properties = { id, interface: kind, bus, unit, isCdrom, writethrough, readErrors, writeErrors };
+  const place = { id, interface: kind, bus, unit, isCdrom };
+  const properties = { ...place, writethrough, readErrors, writeErrors, accounting };
   const node = medium === undefined ? undefined : graph.node(medium);
   const drive = await Drive.create(graph, properties, node);
   drives.set(id, drive);
@@ -150,8 +159,23 @@ function restoreDisk(
   backend.throttleGroup = group;
 }
 
+/** What is exported is where it was when jobs come below it; what clients ask meanwhile waits. */
+async function restoreExportsAndJobs(engine: Engine, state: EngineState): Promise<void> {
+  const { graph } = engine;
+  await graph.drained(graph.nodes.values(), async () => {
+    await restoreExports(engine, state);
+    await restoreJobs(engine, state.jobs, 'refuse');
+  });
+  tellLost(engine, state);
+}
+
 /** Before anybody can write. One that cannot go on is told of: the disks are of more use than it. */
-async function restoreJobs(engine: Engine, { jobs }: EngineState): Promise<void> {
+export async function restoreJobs(
+  engine: Pick<Engine, 'jobs' | 'warn'>,
+  jobs: EngineState['jobs'],
+  ifChanged: 'refuse' | 'ignore',
+  resume: JobManager['resume'] = (request) => engine.jobs.resume(request),
+): Promise<void> {
   const { warn } = engine;
   for (const { id, type, journal } of [...jobs].reverse()) {
     if (journal === undefined) {
@@ -159,7 +183,7 @@ async function restoreJobs(engine: Engine, { jobs }: EngineState): Promise<void>
       continue;
     }
     try {
-      await engine.jobs.resume({ journal, jobId: id, ifChanged: 'refuse' });
+      await resume({ journal, jobId: id, ifChanged });
     } catch (error) {
       const { message, hint } = toBlockError(error);
       const advice = hint === undefined ? '' : ` (${hint})`;
@@ -169,8 +193,11 @@ async function restoreJobs(engine: Engine, { jobs }: EngineState): Promise<void>
 }
 
 function tellLost({ graph, warn }: Engine, { lostBitmaps }: EngineState): void {
-  for (const { node, name } of lostBitmaps)
-    warn(`warning: bitmap '${name}' of node '${node}' was not persistent: it is lost`);
+  for (const { node, name, persistent = false } of lostBitmaps) {
+    if (graph.node(node).findBitmap(name)) continue;
+    const why = persistent ? 'is kept only at a clean end' : 'was not persistent';
+    warn(`warning: bitmap '${name}' of node '${node}' ${why}: it is lost`);
+  }
   for (const node of graph.listed())
     for (const { name, inconsistent } of node.dirtyBitmaps)
       if (inconsistent)
@@ -184,7 +211,7 @@ async function restoreExports(engine: Engine, { server, exports }: EngineState):
     const { address, maxConnections, handshakeMaxSeconds, credentials, authz } = server;
     const tls = credentials === undefined ? undefined : { credentials, ...given({ authz }) };
     await engine.exports.startServer(
-      addressOf(address, 'the NBD server'),
+      addressOf(engine, address, 'the NBD server'),
       given({ maxConnections, handshakeMaxSeconds, tls }),
     );
   }
@@ -198,7 +225,7 @@ async function restoreExport(engine: Engine, state: EngineState['exports'][numbe
   const common = { id, node, writable, writethrough };
   if (state.type === 'vhost-user-blk') {
     const { blockSizeBytes, queueCount } = state;
-    const address = addressOf(state.address, `export '${id}'`);
+    const address = addressOf(engine, state.address, `export '${id}'`);
     return exports.addVhostUser({ ...common, address, blockSizeBytes, queueCount });
   }
   const { name, description, drive, allocationDepth } = state;
@@ -216,8 +243,10 @@ async function restoreExport(engine: Engine, state: EngineState['exports'][numbe
   });
 }
 
-function addressOf(address: FlatAddress, who: string): ReturnType<typeof socketAddress> {
+function addressOf({ host }: Engine, address: FlatAddress, who: string): SocketAddress {
   if (address.type !== 'fd') return socketAddress(address);
+  const passed = { type: 'fd', fd: Number(address.str) } as const;
+  if (host.passing?.hasListener(JSON.stringify(passed)) === true) return passed;
   const text = `The socket of ${who} was passed as a descriptor, which is gone with the daemon that had it`;
   throw new BlockError('not-found', text);
 }

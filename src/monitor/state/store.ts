@@ -1,3 +1,4 @@
+import { writeBuffer } from '../../host/whole-buffers.js';
 import { createHash } from 'node:crypto';
 import { dirname } from 'node:path';
 import { BlockError, toBlockError } from '../../base/error.js';
@@ -35,18 +36,32 @@ export class StateStore {
     const stat = await host.files.stat(folder);
     if (!stat) {
       await host.files.mkdir(folder, { isPrivate: true });
-      await host.files.syncDirectory(dirname(folder));
     } else if (!stat.isDirectory) {
       throw new BlockError('invalid', `The state is kept in a folder, and '${folder}' is none`);
     } else if (!stat.isPrivate) {
       const text = `Others than you may look into '${folder}': the state is kept in a folder of mode 0700 that is yours`;
       throw new BlockError('permission', text);
     }
-    const lock = await host.files.open(`${folder}/lock`, { write: true, create: true, isPrivate: true });
+    // Also where it is there: who made it may have been killed just then. A disk that is only to be read has what it has.
+    await host.files.syncDirectory(dirname(folder)).catch((error: unknown) => {
+      if (!stat) throw error;
+    });
+    const lock = await openLock(host, `${folder}/lock`);
     if (lock.lockByteShared(LOCK_BYTE) && !lock.isByteLockedByOther(LOCK_BYTE))
       return new StateStore(host, folder, lock);
     await lock.close();
     throw new BlockError('busy', `Another daemon keeps its state in '${folder}'`);
+  }
+
+  /** The folder of a process whose place is taken; its lock comes with the file. Errors: those of the file. */
+  static async adopt(host: Host, folder: string, descriptor: number): Promise<StateStore> {
+    const lock = await host.files.open(`${folder}/lock`, { write: true, descriptor });
+    return new StateStore(host, folder, lock);
+  }
+
+  /** To be passed to another process. */
+  get lock(): HostFile {
+    return this.#lock;
   }
 
   /** What was kept last; undefined: nothing was. Errors: unsupported, for another version; corrupt; those of the file. */
@@ -100,7 +115,7 @@ export class StateStore {
       const bytes = Buffer.concat([Buffer.from(header), body]);
       const file = await files.open(next, { write: true, create: true, truncate: true, isPrivate: true });
       try {
-        await file.write(0, IoVector.of(bytes), 0, bytes.length);
+        await writeBuffer(file, 0, bytes);
         await file.flush();
       } finally {
         await file.close();
@@ -118,6 +133,16 @@ export class StateStore {
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#lock.close();
+  }
+}
+
+/** A file system may have become one to be read only since, as of a broken disk: to hold the lock it need not be written. */
+async function openLock({ files }: Host, path: string): Promise<HostFile> {
+  try {
+    return await files.open(path, { write: true, create: true, isPrivate: true });
+  } catch (error) {
+    if (toBlockError(error).errno !== 'EROFS' || !(await files.stat(path))) throw error;
+    return files.open(path, { write: false });
   }
 }
 

@@ -4,6 +4,7 @@ import type { ErrorAction } from '../../attach/device.js';
 import type { DetectZeroesMode } from '../../block/modes.js';
 import type { FlatOptions } from '../../schema/flat.js';
 import { THROTTLE_LIMITS, type ThrottleLimits } from '../../schema/objects.js';
+import { takeIntervals } from './drive-accounting.js';
 import { parseImageOpts } from './image-opts.js';
 
 /** What -drive says: where the drive sits, how its device works, and which image it has. */
@@ -27,6 +28,8 @@ export interface DriveOptions {
   /** Of the topmost node. Without discard=unmap, `unmap` is `on`. */
   detectZeroes: DetectZeroesMode;
   throttling: { limits: ThrottleLimits; group: string | undefined };
+  /** What of its requests counts, and over which times they are told; lengths as given, see checkedIntervals. */
+  accounting: { accountsInvalid: boolean; accountsFailed: boolean; intervals: string[] };
   /** What is left: options of the image, and of what is below it. */
   image: FlatOptions;
 }
@@ -69,6 +72,7 @@ export function parseDrive(text: string, warn: (text: string) => void): DriveOpt
 function driveOptions(given: FlatOptions, warn: (text: string) => void): DriveOptions {
   const image = given.copy();
   rename(image);
+  const accounting = takeAccounting(image);
   const writethrough = takeCache(image);
   const media = takeText(image, 'media');
   if (media !== undefined && media !== 'disk' && media !== 'cdrom')
@@ -91,6 +95,7 @@ function driveOptions(given: FlatOptions, warn: (text: string) => void): DriveOp
     aio: takeAio(image),
     detectZeroes: takeDetectZeroes(image),
     throttling: takeThrottling(image),
+    accounting,
     image,
   };
   takeFormat(image);
@@ -147,6 +152,14 @@ function takeThrottling(options: FlatOptions): DriveOptions['throttling'] {
     limits[name] = Number(text);
   }
   return { limits, group: takeText(options, 'throttling.group') };
+}
+
+function takeAccounting(options: FlatOptions): DriveOptions['accounting'] {
+  return {
+    accountsInvalid: takeFlag(options, 'stats-account-invalid') ?? true,
+    accountsFailed: takeFlag(options, 'stats-account-failed') ?? true,
+    intervals: takeIntervals(options),
+  };
 }
 
 /** `cache=` stands for three options, of which those that are given by themselves count. */

@@ -87,6 +87,9 @@ test('parts of keys have at most 127 bytes', () => {
   const longest = 'a'.repeat(127);
   assert.deepEqual(parseKeyval(`${longest}.b=1`), { [longest]: { b: '1' } });
   refused(`${longest}a=1`, `Parameter '${longest}a' is too long`);
+  const nested = (depth: number): string => `a${'.b'.repeat(depth - 1)}=1`;
+  parseKeyval(nested(1024));
+  for (const depth of [1025, 100_000]) refused(nested(depth), "Parameter 'a' is nested too deeply");
   refused(`b.${longest}a=1`, `Parameter fragment '${longest}a' is too long`);
 });
 

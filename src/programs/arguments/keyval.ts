@@ -1,4 +1,5 @@
 import { BlockError } from '../../base/error.js';
+import { MAX_JSON_DEPTH } from '../../base/limits.js';
 import { parseJson } from '../../wire/qmp/json-parser.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../../schema/types.js';
 
@@ -105,6 +106,8 @@ function splitKey(key: string): string[] {
       );
     }
     parts.push(part);
+    // As deep as the same in JSON may be.
+    if (parts.length > MAX_JSON_DEPTH) throw invalid(`Parameter '${parts[0] ?? ''}' is nested too deeply`);
     if (after === undefined) return parts;
     rest = rest.slice(part.length + 1);
   }

@@ -1,3 +1,4 @@
+import { BlockError } from '../../base/error.js';
 import type { ObjectRegistry } from '../../block/objects/object-registry.js';
 import { OBJECT_TYPES } from '../../block/objects/types.js';
 import { ObjectOptions } from '../../schema/objects.js';
@@ -8,19 +9,27 @@ export function parseObject(text: string): ObjectOptions {
   return ObjectOptions.parse(parseKeyval(text, 'qom-type'), '', isJsonOption(text) ? 'qmp' : 'keyval');
 }
 
-/** The answer to `--object help` and `--object TYPE,help`; undefined when it asks for an object. */
-export function objectHelp(text: string): string | undefined {
-  const [, name, isAsked] = /^([^,=]*)(,(?:help|\?))?$/.exec(text) ?? [];
-  if (name === 'help' || name === '?') {
-    const names = OBJECT_TYPES.map((type) => `  ${type.name}\n`);
-    return `List of user creatable objects:\n${names.sort().join('')}`;
-  }
+/**
+ * The answer to `--object help` and `--object TYPE,help` of a program that makes objects of machines, or none; undefined when
+ * it asks for an object. Errors: invalid, in QEMU's words.
+ */
+export function objectHelp(text: string, kind: 'machine' | 'storage-daemon'): string | undefined {
+  if (isJsonOption(text)) return undefined;
+  const [name = '', ...words] = text.split(',');
+  const isHelp = (word: string): boolean => word === 'help' || word === '?';
+  if (!isHelp(name) && !words.some(isHelp)) return undefined;
   const type = OBJECT_TYPES.find((candidate) => candidate.name === name);
-  if (isAsked === undefined || !type) return undefined;
-  const lines = type.properties
-    .filter((property) => property.type)
-    .map((property) => `  ${property.name}=<${property.qomType}>\n`);
-  return `${type.name} options:\n${lines.sort().join('')}`;
+  if (type) {
+    const lines = type.properties
+      .filter((property) => property.type)
+      .map((property) => `  ${property.name}=<${property.qomType}>\n`);
+    return `${type.name} options:\n${lines.sort().join('')}`;
+  }
+  if (!isHelp(name) && kind === 'machine')
+    throw new BlockError('invalid', `Parameter 'qom-type' does not accept value '${name}'`);
+  const there = OBJECT_TYPES.filter(({ ofMachines }) => kind === 'machine' || !ofMachines);
+  const names = there.map((candidate) => `  ${candidate.name}\n`);
+  return `List of user creatable objects:\n${names.sort().join('')}`;
 }
 
 /** Makes the objects that a tool's command line asks for, and answers its other words. */

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { test } from 'node:test';
-import { setImmediate } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { closed, livediskWords, PROJECT } from '../../../test/kit/program.js';
 
 /** Numbers of the processes that a test started. */
@@ -24,10 +24,12 @@ for (const [args, stays] of [
 ] as const)
   test(`demo ${args.join(' ')}: a signal leaves no process behind`, { timeout: 300_000 }, async (t) => {
     const mark = `demo-${process.pid}-${args.length}`;
-    const child = spawn(process.execPath, livediskWords('demo', ...args), {
+    const words = livediskWords('demo', ...args);
+    // The daemon is started with the program's words alone.
+    const loader = words[0] === '--import' ? { NODE_OPTIONS: `--import ${import.meta.resolve('tsx')}` } : {};
+    const child = spawn(process.execPath, words, {
       cwd: PROJECT,
-      // The daemon is started with the program's words alone.
-      env: { ...process.env, LIVEDISK_TEST: mark, NODE_OPTIONS: `--import ${import.meta.resolve('tsx')}` },
+      env: { ...process.env, ...loader, LIVEDISK_TEST: mark },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     t.after(() => child.kill('SIGKILL'));
@@ -44,5 +46,5 @@ for (const [args, stays] of [
     assert.equal(existsSync(folder), stays);
     assert.equal(text.includes(`The files are in ${folder}\n`), stays);
     // A killed process takes a moment to go; one that was not never does.
-    while (processesIn(mark).length > 0) await setImmediate();
+    while (processesIn(mark).length > 0) await sleep(20);
   });

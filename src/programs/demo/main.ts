@@ -8,6 +8,7 @@ import type { Host } from '../../host/host.js';
 import { createRealHost } from '../../host/real.js';
 import { humanBytes } from '../../view/progress-meter.js';
 import { Operations } from './operations.js';
+import { imagesIn, makePoints, showPage } from './page.js';
 import { Bench, DemoDaemon, DEVICE, DISK_SOCKET, QMP_SOCKET } from './session.js';
 import { Show } from './show.js';
 import { readRecords, RecordWriter } from './writer.js';
@@ -17,32 +18,36 @@ const DISK_BYTES = 128 * 1024 * 1024;
 /** Between two records of a guest that somebody looks at. */
 const LEISURE_MS = 5;
 
-export const HELP = `usage: livedisk demo [--once] [--keep]
+export const HELP = `usage: livedisk demo [--once | --web] [--keep]
 
 Builds the chain [A] <-- [B] <-- [C] <-- [D] in a fresh folder, with a guest that writes to it all the time, and
 snapshots, streams, backs up, commits and mirrors it meanwhile. Then checks every image and every record.
 
   --once   end by itself; without it the daemon stays for you to look around, until Ctrl-C
-  --keep   leave the folder behind (without --once it always stays)
+  --web    a page in the browser instead: the guest's disk with points in time, to be changed by clicking
+  --keep   leave the folder behind (without --once or --web it always stays)
 `;
 
 /** `livedisk demo`. */
 export async function demoMain(args: readonly string[]): Promise<number> {
-  const unknown = args.find((arg) => !['--once', '--keep', '--help', '-h'].includes(arg));
+  const unknown = args.find((arg) => !['--once', '--web', '--keep', '--help', '-h'].includes(arg));
   if (unknown !== undefined) throw new BlockError('invalid', `demo: unknown argument '${unknown}'`);
   if (args.includes('--help') || args.includes('-h')) {
     process.stdout.write(HELP);
     return 0;
   }
-  const once = args.includes('--once');
+  const [once, web] = [args.includes('--once'), args.includes('--web')];
+  if (once && web) throw new BlockError('invalid', 'demo: --web stays until Ctrl-C, and --once does not');
   const folder = mkdtempSync(join(tmpdir(), 'livedisk-demo-'));
   const cleanUp = (): void => {
-    if (once && !args.includes('--keep')) rmSync(folder, { recursive: true, force: true });
+    if ((once || web) && !args.includes('--keep')) rmSync(folder, { recursive: true, force: true });
     else process.stdout.write(`\nThe files are in ${folder}\n`);
   };
   const stopListening = onInterrupt(cleanUp);
   try {
-    await perform(createRealHost(), folder, once, stopListening);
+    const host = createRealHost();
+    if (web) await performOnPage(host, folder, stopListening);
+    else await perform(host, folder, once, stopListening);
     return 0;
   } finally {
     stopListening();
@@ -65,6 +70,52 @@ function onInterrupt(cleanUp: () => void): () => void {
   };
 }
 
+/** The same guest and disk, changed by whoever has the page. */
+async function performOnPage(host: Host, folder: string, beforeStay: () => void): Promise<void> {
+  const show = new Show();
+  const bench = new Bench(host);
+  await createImage(bench.opener, join(folder, 'a.qcow2'), 'qcow2', { sizeBytes: DISK_BYTES });
+  const daemon = await DemoDaemon.start(host, folder, 'a.qcow2');
+  try {
+    const { guest, close } = await startGuest(host, bench, folder, LEISURE_MS);
+    show.line(`A guest writes numbered 4 KiB records to its ${humanBytes(DISK_BYTES)} disk, all the time.`);
+    await Promise.race([makePoints(host, daemon, show), failure(guest.failed)]);
+    beforeStay();
+    await Promise.race([showPage(host, folder, show, interruption(daemon)), failure(guest.failed)]);
+    show.title('the guest stops; is everything there?');
+    await guest.stop();
+    await verifyDisk(show, guest.disk, guest);
+    await close();
+    await daemon.quit();
+    for (const image of imagesIn(folder)) await checkImage(show, bench, folder, image);
+  } finally {
+    daemon.kill();
+  }
+}
+
+async function startGuest(
+  host: Host,
+  bench: Bench,
+  folder: string,
+  pauseMs?: number,
+): Promise<{ guest: RecordWriter; close: () => Promise<void> }> {
+  const server = { type: 'unix', path: join(folder, DISK_SOCKET) };
+  const { disk, close } = await bench.open({ driver: 'nbd', server, export: DEVICE }, false);
+  const guest = new RecordWriter(host, disk);
+  await guest.fill();
+  guest.start(pauseMs);
+  return { guest, close };
+}
+
+/** Until a signal, or the daemon's end. */
+function interruption(daemon: DemoDaemon): Promise<void> {
+  return new Promise((resolve) => {
+    process.once('SIGINT', () => resolve());
+    process.once('SIGTERM', () => resolve());
+    void daemon.exited.then(() => resolve());
+  });
+}
+
 async function perform(host: Host, folder: string, once: boolean, beforeStay: () => void): Promise<void> {
   const show = new Show();
   const bench = new Bench(host);
@@ -72,17 +123,13 @@ async function perform(host: Host, folder: string, once: boolean, beforeStay: ()
   await createImage(bench.opener, join(folder, 'a.qcow2'), 'qcow2', { sizeBytes: DISK_BYTES });
   const daemon = await DemoDaemon.start(host, folder, 'a.qcow2');
   try {
-    const server = { type: 'unix', path: join(folder, DISK_SOCKET) };
-    const { disk, close } = await bench.open({ driver: 'nbd', server, export: DEVICE }, false);
-    const guest = new RecordWriter(host, disk);
-    await guest.fill();
-    guest.start();
+    const { guest, close } = await startGuest(host, bench, folder);
     show.line(`A guest writes numbered 4 KiB records to its ${humanBytes(DISK_BYTES)} disk, all the time.`);
     const operations = new Operations(host, daemon, show, guest);
     await Promise.race([operations.runAll(), failure(guest.failed)]);
     show.title('the guest stops; is everything there?');
     await guest.stop();
-    await verifyDisk(show, disk, guest);
+    await verifyDisk(show, guest.disk, guest);
     for (const copy of operations.copies) await verifyCopy(show, bench, folder, guest, copy);
     const images = ['a', 'b', 'c', 'd', 'e', 'f', 'backup', 'copy'];
     if (!once && process.stdout.writable) {
@@ -175,11 +222,7 @@ async function stay(show: Show, folder: string, daemon: DemoDaemon): Promise<voi
       // The daemon may be on its way out.
       .catch(() => undefined);
   });
-  await new Promise<void>((resolve) => {
-    process.once('SIGINT', () => resolve());
-    process.once('SIGTERM', () => resolve());
-    void daemon.exited.then(() => resolve());
-  });
+  await interruption(daemon);
   await drawn;
   show.line();
 }

@@ -178,9 +178,7 @@ export class Operations {
       patience.cancel();
     }
     if (isLifted)
-      this.#show.line(
-        '    the guest wrote more than the job was let copy: block-job-set-speed lifted its limit',
-      );
+      this.#show.line('    the guest was faster than the job: block-job-set-speed lifted its limit');
     if (this.#daemon.hasSeen('BLOCK_JOB_READY', jobId))
       this.#show.line('    ready: what the guest writes now follows at once');
   }

@@ -19,14 +19,14 @@ export class RecordWriter {
   flushed = 0;
   verified = 0;
   #longestWriteMs = 0;
-  readonly #disk: BlockBackend;
+  readonly disk: BlockBackend;
   readonly #host: Host;
   #stopping = false;
   #running: Promise<void> | undefined;
 
   constructor(host: Host, disk: BlockBackend) {
     this.#host = host;
-    this.#disk = disk;
+    this.disk = disk;
     this.log = new RecordLog(Math.floor(disk.lengthBytes / RECORD_BYTES));
   }
 
@@ -36,10 +36,10 @@ export class RecordWriter {
     for (let index = 0; index < this.log.blockCount / 2; index++) {
       const number = this.log.next(index);
       encodeRecord(block, number, index);
-      await this.#disk.write(index * RECORD_BYTES, block);
+      await this.disk.write(index * RECORD_BYTES, block);
       this.completed = number;
     }
-    await this.#disk.flush();
+    await this.disk.flush();
     this.flushed = this.completed;
   }
 
@@ -76,21 +76,21 @@ export class RecordWriter {
       const number = this.log.next(index);
       encodeRecord(block, number, index);
       const started = this.#host.clock.nowMs();
-      await this.#disk.write(index * RECORD_BYTES, block);
+      await this.disk.write(index * RECORD_BYTES, block);
       this.#longestWriteMs = Math.max(this.#longestWriteMs, this.#host.clock.nowMs() - started);
       this.completed = number;
       if (number % VERIFY_EVERY === 0) await this.#verify(random.below(this.log.blockCount), block);
       if (number % FLUSH_EVERY === 0) {
-        await this.#disk.flush();
+        await this.disk.flush();
         this.flushed = number;
       }
     }
-    await this.#disk.flush();
+    await this.disk.flush();
     this.flushed = this.completed;
   }
 
   async #verify(index: number, block: Buffer): Promise<void> {
-    await this.#disk.read(index * RECORD_BYTES, block);
+    await this.disk.read(index * RECORD_BYTES, block);
     const expected = this.log.at(index, this.completed);
     const found = decodeRecord(block, index);
     if (found !== expected)

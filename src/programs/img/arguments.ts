@@ -16,29 +16,23 @@ export function options(...texts: string[]): OptionSpec[] {
   });
 }
 
+/** Each throws what is wrong with a value. */
+export type OptionChecks = Readonly<Record<string, (text: string) => unknown>>;
+
 /** The options and operands of one subcommand. */
 export class Arguments {
   readonly operands: readonly string[];
   readonly #options: ReadonlyArray<{ name: string; value: string }>;
 
   /**
-   * `refused`: options that are known, and not supported. Errors: ToolFailure in qemu-img's words, or naming the
-   * option that livedisk does not have.
+   * `checks`, by names: what each of an option's values has to be, seen in the order of the words, as QEMU reads them.
+   * Errors: ToolFailure in qemu-img's words; those of the checks.
    */
-  constructor(
-    command: string,
-    words: readonly string[],
-    taken: readonly OptionSpec[],
-    refused: readonly OptionSpec[],
-  ) {
-    const { options: given, operands, problem } = getopt(words, [...taken, ...refused, OBJECT]);
+  constructor(words: readonly string[], taken: readonly OptionSpec[], checks: OptionChecks = {}) {
+    const { options: given, operands, problem } = getopt(words, [...taken, OBJECT]);
+    for (const { name, value } of given.slice(0, problem?.before)) checks[name]?.(value);
     if (problem?.kind === 'unknown') throw new UsageError(`unrecognized option '${problem.text}'`);
     if (problem) throw new UsageError(`missing argument for option '${problem.text}'`);
-    for (const { name } of given) {
-      if (!refused.some((spec) => (spec.long ?? spec.short) === name)) continue;
-      const option = name.length === 1 ? `-${name}` : `--${name}`;
-      throw new ToolFailure(`${command}: ${option} is not supported by livedisk`);
-    }
     this.operands = operands;
     this.#options = given;
   }
@@ -71,9 +65,7 @@ export class Arguments {
 
   /** --output=json rather than human. */
   wantsJson(): boolean {
-    const output = this.value('output') ?? 'human';
-    if (output === 'json' || output === 'human') return output === 'json';
-    throw new ToolFailure('--output must be used with human or json as argument.');
+    return outputIsJson(this.value('output') ?? 'human');
   }
 
   /** A size in bytes; `what` names it in the error. */
@@ -81,6 +73,12 @@ export class Arguments {
     const text = this.value(name);
     return text === undefined ? undefined : sizeOf(text, what);
   }
+}
+
+/** Errors: ToolFailure. */
+export function outputIsJson(text: string): boolean {
+  if (text === 'json' || text === 'human') return text === 'json';
+  throw new ToolFailure('--output must be used with human or json as argument.');
 }
 
 /** Errors: ToolFailure of two lines, as qemu-img has them. */
@@ -105,7 +103,11 @@ export function cacheMode(args: Arguments, name: string, usual: string, what: st
 /** Which internal snapshot -l asks for. Errors: ToolFailure. */
 export function snapshotOf(args: Arguments): LoadSnapshot | undefined {
   const text = args.value('l');
-  if (text === undefined) return undefined;
+  return text === undefined ? undefined : parseSnapshot(text);
+}
+
+/** The same, of its text. */
+export function parseSnapshot(text: string): LoadSnapshot {
   try {
     return parseLoadSnapshot(text);
   } catch (error) {

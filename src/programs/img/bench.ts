@@ -2,7 +2,7 @@ import type { BlockBackend } from '../../block/backend.js';
 import { Notifier } from '../../base/async.js';
 import { fixed, parsePattern } from '../io/numbers.js';
 import { requestError } from '../io/session.js';
-import { cacheOptions } from '../io/cache.js';
+import { type CacheMode, cacheOptions } from '../io/cache.js';
 import { Arguments, options, sizeOf } from './arguments.js';
 import { type Tool, ToolFailure } from './tool.js';
 
@@ -32,15 +32,20 @@ export async function benchCommand(tool: Tool, words: readonly string[]): Promis
     ...['c:', 'd:', 'f:', 'i:', 'n', 'o:', 'q', 's:', 'S:', 't:', 'w', 'U|force-share', '|image-opts'],
     ...['|flush-interval:', '|no-drain', '|pattern:'],
   );
-  const args = new Arguments('bench', words, taken, []);
-  const load = loadOf(args);
-  const cacheName = args.value('t') ?? 'writeback';
-  const cache = cacheOptions(cacheName);
-  if (!cache) throw new ToolFailure('Invalid cache mode');
+  const args = new Arguments(words, taken, {
+    ...Object.fromEntries(
+      Object.entries(NUMBERS).map(([name, number]) => [name, (text) => wholeNumber(text, number)]),
+    ),
+    i: aioOf,
+    o: (text) => sizeOf(text, 'offset'),
+    pattern: patternOf,
+    s: (text) => intSize(text, 'buffer size'),
+    S: (text) => intSize(text, 'step_size'),
+    t: benchCache,
+  });
   const filename = args.image();
-  const isNative = args.has('n') || args.value('i') === 'native';
-  if (isNative && !cache.options.direct)
-    throw new ToolFailure(`Could not open '${filename}': ${NATIVE_NEEDS}`);
+  const load = loadOf(args);
+  const cache = benchCache(args.value('t') ?? 'writeback');
   const image = await tool.open(filename, {
     format: args.value('f'),
     imageOpts: args.has('image-opts'),
@@ -49,6 +54,9 @@ export async function benchCommand(tool: Tool, words: readonly string[]): Promis
     cache: cache.options,
     writethrough: cache.writethrough,
   });
+  const isNative = args.has('n') || args.value('i') === 'native';
+  if (isNative && !cache.options.direct)
+    throw new ToolFailure(`Could not open '${filename}': ${NATIVE_NEEDS}`);
   tell(tool, load);
   const startMs = tool.host.clock.nowMs();
   await new Bench(tool, image, load).run();
@@ -59,16 +67,23 @@ export async function benchCommand(tool: Tool, words: readonly string[]): Promis
 
 const NATIVE_NEEDS = 'aio=native was specified, but it requires cache.direct=on, which was not specified.';
 
+/** Options that are whole numbers: what they are called, what they usually are, and the least that they may be. */
+const NUMBERS = {
+  c: { what: 'request count', usual: 75_000, least: 0 },
+  d: { what: 'queue depth', usual: 64, least: 1 },
+  'flush-interval': { what: 'flush interval', usual: 0, least: 0 },
+} as const;
+
 function loadOf(args: Arguments): Load {
-  const count = wholeNumber(args, 'c', 'request count', 75_000, 0);
-  const depth = wholeNumber(args, 'd', 'queue depth', 64, 1);
-  const aio = args.value('i') ?? 'threads';
-  if (!['threads', 'native', 'io_uring'].includes(aio)) throw new ToolFailure(`Invalid aio option: ${aio}`);
+  const numberOf = (name: keyof typeof NUMBERS): number => {
+    const text = args.value(name);
+    return text === undefined ? NUMBERS[name].usual : wholeNumber(text, NUMBERS[name]);
+  };
+  const [count, depth, flushInterval] = [numberOf('c'), numberOf('d'), numberOf('flush-interval')];
   const offset = args.size('o', 'offset') ?? 0;
-  const bufferBytes = intSize(args, 's', 'buffer size') ?? 4096;
-  const stepBytes = intSize(args, 'S', 'step_size') ?? 0;
+  const bufferBytes = intSize(args.value('s') ?? '4096', 'buffer size');
+  const stepBytes = intSize(args.value('S') ?? '0', 'step_size');
   const isWrite = args.has('w');
-  const flushInterval = wholeNumber(args, 'flush-interval', 'flush interval', 0, 0);
   const pattern = patternOf(args.value('pattern') ?? '0');
   if (flushInterval > 0 && !isWrite)
     throw new ToolFailure('--flush-interval is only available in write tests');
@@ -80,18 +95,25 @@ function loadOf(args: Arguments): Load {
   return { count, depth, bufferBytes, stepBytes: step, offset, isWrite, pattern, flushInterval, drains };
 }
 
-function wholeNumber(args: Arguments, name: string, what: string, usual: number, least: number): number {
-  const text = args.value(name);
-  if (text === undefined) return usual;
+function wholeNumber(text: string, { what, least }: { what: string; least: number }): number {
   const value = /^\s*\+?(0x[0-9a-f]+|\d+)$/i.test(text) ? Number(text) : NaN;
   if (value >= least && value <= MAX_INT) return value;
   throw new ToolFailure(`Invalid ${what} specified`);
 }
 
-function intSize(args: Arguments, name: string, what: string): number | undefined {
-  const text = args.value(name);
-  const bytes = text === undefined ? undefined : sizeOf(text, what);
-  if (bytes === undefined || bytes <= MAX_INT) return bytes;
+function aioOf(text: string): void {
+  if (!['threads', 'native', 'io_uring'].includes(text)) throw new ToolFailure(`Invalid aio option: ${text}`);
+}
+
+function benchCache(text: string): CacheMode {
+  const cache = cacheOptions(text);
+  if (!cache) throw new ToolFailure('Invalid cache mode');
+  return cache;
+}
+
+function intSize(text: string, what: string): number {
+  const bytes = sizeOf(text, what);
+  if (bytes <= MAX_INT) return bytes;
   throw new ToolFailure(`Invalid ${what} specified. Must be between 0 and ${MAX_INT}.`);
 }
 

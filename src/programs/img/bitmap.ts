@@ -24,15 +24,11 @@ interface Where {
  */
 export async function bitmapCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const flags = ['|add', '|remove', '|clear', '|enable', '|disable', '|merge:', '|image-opts'];
-  const args = new Arguments(
-    'bitmap',
-    words,
-    options('b|source-file:', 'f:', 'F|source-format:', 'g|granularity:', ...flags),
-    [],
-  );
-  const granularity = granularityOf(args);
+  const taken = options('b|source-file:', 'f:', 'F|source-format:', 'g|granularity:', ...flags);
+  const args = new Arguments(words, taken, { granularity: granularityOf });
+  const granularity = granularityOf(args.value('granularity') ?? '0');
   const actions = actionsOf(args);
-  checkTogether(args, actions);
+  checkTogether(args, actions, granularity);
   const [filename, bitmap] = args.operands;
   if (filename === undefined || bitmap === undefined || args.operands.length > 2)
     throw new ToolFailure('Expecting filename and bitmap name');
@@ -59,9 +55,8 @@ export async function bitmapCommand(tool: Tool, words: readonly string[]): Promi
 }
 
 /** 0 is the default's too. */
-function granularityOf(args: Arguments): number | undefined {
-  const text = args.value('granularity');
-  const bytes = text === undefined ? 0 : sizeOf(text, 'granularity');
+function granularityOf(text: string): number | undefined {
+  const bytes = sizeOf(text, 'granularity');
   return bytes === 0 ? undefined : bytes;
 }
 
@@ -75,9 +70,10 @@ function actionsOf(args: Arguments): Action[] {
   throw new ToolFailure('Need at least one of --add, --remove, --clear, --enable, --disable, or --merge');
 }
 
-function checkTogether(args: Arguments, actions: readonly Action[]): void {
+function checkTogether(args: Arguments, actions: readonly Action[], granularity: number | undefined): void {
   const has = (wanted: Action['kind']): boolean => actions.some(({ kind }) => kind === wanted);
-  if (args.has('granularity') && !has('add')) throw new ToolFailure('granularity only supported with --add');
+  if (granularity !== undefined && !has('add'))
+    throw new ToolFailure('granularity only supported with --add');
   if (args.has('source-file') && !has('merge'))
     throw new ToolFailure('Merge bitmap source file only supported with --merge');
   if (args.has('source-format') && !args.has('source-file'))

@@ -1,6 +1,8 @@
+import { BlockError, errnoOf } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { ImageCheck, RepairMode } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
+import { cacheOptions } from '../io/cache.js';
 import { fixed } from '../io/numbers.js';
 import { Arguments, options } from './arguments.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
@@ -10,19 +12,23 @@ const UNSUPPORTED = 63;
 const CORRUPT = 2;
 const LEAKY = 3;
 
-/** check [-q] [-f FMT] [--output=human|json] [-r leaks|all] [-U] [--image-opts] FILE */
+/** check [-q] [-f FMT] [-T CACHE] [--output=human|json] [-r leaks|all] [-U] [--image-opts] FILE */
 export async function checkCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f|format:', '|output:', 'r|repair:', 'q', 'U|force-share', '|image-opts');
-  const args = new Arguments('check', words, taken, options('T:'));
+  const taken = options('f|format:', '|output:', 'r|repair:', 'q', 'U|force-share', '|image-opts', 'T:');
+  const args = new Arguments(words, taken, { repair: repairMode });
   const repair = repairMode(args.value('repair'));
-  const json = args.wantsJson();
   const isQuiet = args.has('q');
+  const cache = cacheOptions(args.value('T') ?? 'writeback');
   const filename = args.image();
+  const json = args.wantsJson();
+  if (!cache) throw new ToolFailure(`Invalid source cache option: ${args.value('T')}`);
   const backend = await tool.open(filename, {
     format: args.value('format'),
     imageOpts: args.has('image-opts'),
     forceShare: args.has('force-share'),
     write: repair !== 'none',
+    cache: cache.options,
+    writethrough: cache.writethrough,
     forCheck: true,
   });
   const { node } = backend;
@@ -49,11 +55,15 @@ function repairMode(word: string | undefined): RepairMode {
 
 async function run(tool: Tool, node: Node, repair: RepairMode): Promise<ImageCheck> {
   const { instance } = node;
-  if (!instance.check)
-    throw new ToolFailure('This image format does not support checks', { status: UNSUPPORTED });
+  const unsupported = (): ToolFailure =>
+    new ToolFailure('This image format does not support checks', { status: UNSUPPORTED });
+  if (!instance.check) throw unsupported();
   try {
     return await instance.check(repair, (line) => tool.out.error(`${line}\n`));
   } catch (error) {
+    if (error instanceof BlockError && errnoOf(error) === 'ENOTSUP') throw unsupported();
+    const why = error instanceof BlockError && error.kind === 'limit' ? error.cause : undefined;
+    if (why instanceof BlockError) tool.out.error(`qemu-img: ${why.message}\n`);
     throw explain(error, 'Check failed: ');
   }
 }

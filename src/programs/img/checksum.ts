@@ -1,12 +1,11 @@
 import { HASH_ALGORITHMS, type HashAlgorithm, hashContent } from '../../library/images/content-hash.js';
 import { Arguments, cacheMode, options } from './arguments.js';
-import { Progress } from './progress.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
 /** checksum [--algorithm=NAME] [-f FMT] [-T CACHE] [-p] [-U] [--image-opts] FILE ...: hashes of what disks show. */
 export async function checksumCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options('f:', 'T:', 'p', 'U|force-share', '|image-opts', '|algorithm:');
-  const args = new Arguments('checksum', words, taken, []);
+  const args = new Arguments(words, taken);
   const algorithm = hashAlgorithm(args.value('algorithm') ?? 'sha256');
   const cache = cacheMode(args, 'T', 'writeback', 'source cache');
   if (args.operands.length === 0) throw new UsageError('Expecting image file names');
@@ -18,7 +17,7 @@ export async function checksumCommand(tool: Tool, words: readonly string[]): Pro
       alone: true,
       cache: cache.options,
     });
-    const progress = new Progress(tool.out, args.has('p'));
+    const progress = tool.progress(args.has('p')).begin();
     try {
       const hash = await hashContent(image, {
         algorithm,

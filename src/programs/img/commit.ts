@@ -1,7 +1,6 @@
 import type { Node } from '../../block/node.js';
 import { commitImage, findInChain } from '../../library/images/commit.js';
-import { Arguments, cacheMode, options } from './arguments.js';
-import { Progress } from './progress.js';
+import { Arguments, cacheMode, options, sizeOf } from './arguments.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
 /**
@@ -9,15 +8,11 @@ import { explain, type Tool, ToolFailure } from './tool.js';
  * [--shared-bases-folder FOLDER]... FILE
  */
 export async function commitCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const args = new Arguments(
-    'commit',
-    words,
-    options(
-      ...['f:', 't:', 'b:', 'r:', 'd', 'p', 'q', '|image-opts'],
-      ...['|protect-shared-bases', '|shared-bases-folder:'],
-    ),
-    [],
+  const taken = options(
+    ...['f:', 't:', 'b:', 'r:', 'd', 'p', 'q', '|image-opts'],
+    ...['|protect-shared-bases', '|shared-bases-folder:'],
   );
+  const args = new Arguments(words, taken, { r: (text) => sizeOf(text, 'rate limit') });
   const bytesPerSecond = args.size('r', 'rate limit') ?? 0;
   const isQuiet = args.has('q');
   const filename = args.image();
@@ -29,7 +24,7 @@ export async function commitCommand(tool: Tool, words: readonly string[]): Promi
     cache: cache.options,
     writethrough: cache.writethrough,
   });
-  const progress = new Progress(tool.out, args.has('p') && !isQuiet);
+  const progress = tool.progress(args.has('p') && !isQuiet).begin();
   const base = await baseOf(tool, top.node, filename, args.value('b'));
   try {
     await commitImage(tool.opener, top.node, {
@@ -57,7 +52,7 @@ async function baseOf(tool: Tool, top: Node, filename: string, name: string | un
     if (!below) throw new ToolFailure('Image does not have a backing file');
     return below;
   }
-  const base = await findInChain(tool.opener, top, name);
+  const base = await findInChain(tool.opener, top, name, { asShown: false });
   if (base) return base;
   throw new ToolFailure(`Did not find '${name}' in the backing chain of '${filename}'`);
 }

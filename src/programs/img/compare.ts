@@ -3,8 +3,9 @@ import { MiB } from '../../base/limits.js';
 import type { ChainStatus } from '../../block/chain-status.js';
 import type { BlockBackend } from '../../block/backend.js';
 import { requestError } from '../io/session.js';
+import { cacheOptions } from '../io/cache.js';
 import { Arguments, options } from './arguments.js';
-import { Progress } from './progress.js';
+import type { Progress } from './progress.js';
 import { type Tool, ToolFailure, UsageError } from './tool.js';
 
 const SECTOR_BYTES = 512;
@@ -21,17 +22,22 @@ interface Extent {
   signature: string;
 }
 
-/** compare [-f FMT] [-F FMT] [-p] [-q] [-s] [-U] [--image-opts] FILE1 FILE2 */
+/** compare [-T CACHE] [-f FMT] [-F FMT] [-p] [-q] [-s] [-U] [--image-opts] FILE1 FILE2 */
 export async function compareCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f:', 'F:', 'p', 'q', 's', 'U|force-share', '|image-opts');
-  const args = new Arguments('compare', words, taken, options('T:'));
+  const taken = options('f:', 'F:', 'T:', 'p', 'q', 's', 'U|force-share', '|image-opts');
+  const args = new Arguments(words, taken);
   const [name1, name2] = args.operands;
   if (name1 === undefined || name2 === undefined || args.operands.length !== 2)
     throw new UsageError('Expecting two image file names');
+  const progress = tool.progress(args.has('p'));
+  const source = args.value('T') ?? 'writeback';
+  const cache = cacheOptions(source);
+  if (!cache) throw new ToolFailure(`Invalid source cache option: ${source}`, { status: TROUBLE });
   const use = {
     forceShare: args.has('force-share'),
     imageOpts: args.has('image-opts'),
     failure: TROUBLE,
+    cache: cache.options,
   };
   const a = await tool.open(name1, { format: args.value('f'), ...use });
   const b = await tool.open(name2, { format: args.value('F'), ...use });
@@ -41,7 +47,7 @@ export async function compareCommand(tool: Tool, words: readonly string[]): Prom
     {
       strict: args.has('s'),
       quiet: args.has('q'),
-      progress: new Progress(tool.out, args.has('p')),
+      progress: progress.begin(),
     },
   );
   return comparison.run();

@@ -3,20 +3,27 @@ import { given } from '../../base/given.js';
 import { MiB } from '../../base/limits.js';
 import type { BlockBackend } from '../../block/backend.js';
 import type { DriverDescription, NodeOptions } from '../../block/driver.js';
-import type { Node } from '../../block/node.js';
 import { createImage, protocolFor } from '../../block/create.js';
+import { readsZeroWhenNew } from '../../block/zero-target.js';
 import { ContentHash, type ContentSink } from '../../library/images/content-hash.js';
 import { FlatOptions } from '../../schema/flat.js';
 import { ImageCopy } from '../../library/images/copy.js';
 import { SourceImages } from '../../library/images/source-images.js';
 import { type LoadSnapshot, loadSnapshot } from '../arguments/load-snapshot.js';
 import { cacheOptions } from '../io/cache.js';
-import { Arguments, options, snapshotOf } from './arguments.js';
+import { Arguments, cacheMode, options, parseSnapshot, sizeOf, snapshotOf } from './arguments.js';
 import { BitmapCopy } from './convert-bitmaps.js';
 import { hashAlgorithm } from './checksum.js';
-import { driverOptions, invalidBackingFormat, splitOptions } from './create-options.js';
+import {
+  checkOptionTexts,
+  checkTakesBacking,
+  driverOptions,
+  fileTraits,
+  invalidBackingFormat,
+  type OptionTexts,
+  splitOptions,
+} from './create-options.js';
 import { asksForHelp, printOptionHelp } from './option-help.js';
-import { Progress } from './progress.js';
 import { ConvertCheck } from './verify.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
@@ -53,36 +60,51 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
       '|target-image-opts',
     ],
   );
-  const args = new Arguments('convert', words, taken, []);
+  const args = new Arguments(words, taken, {
+    l: parseSnapshot,
+    m: parallelOf,
+    o: (text) => splitOptions([text]),
+    r: (text) => sizeOf(text, 'rate limit'),
+    S: sparseOf,
+  });
   if (asksForHelp(args.values('o'))) {
     await printOptionHelp(tool, args.value('O') ?? 'raw', args.operands.at(-1));
     return 0;
   }
-  const plan = planOf(tool, args);
   const bitmaps = BitmapCopy.of(tool, args);
-  const images = await openSources(tool, args, plan);
-  bitmaps?.checkSources(images.map(({ node }) => node));
+  const plan = planOf(args);
   const isQuiet = args.has('q');
+  const progress = tool.progress(args.has('p') && !isQuiet).begin();
+  const images = await openSources(tool, args, plan);
+  await showSnapshots(images, plan);
+  checkTarget(tool, args, plan);
+  // Before a file that is there is lost to it.
+  cacheMode(args, 't', 'unsafe', 'cache');
+  bitmaps?.checkSources(images.map(({ node }) => node));
   const source = new SourceImages(
     images,
     args.has('salvage') ? (text) => warn(tool, isQuiet, text) : undefined,
   );
   const check = await ConvertCheck.of(tool, args, source, plan.backingFile !== undefined);
-  const progress = new Progress(tool.out, args.has('p') && !isQuiet);
   if (args.has('force-share')) await checkNotSource(tool, plan);
   if (!args.has('n')) await createTarget(tool, plan, source.lengthBytes);
   const target = await openTarget(tool, args, plan);
   bitmaps?.checkTarget(target.node);
+  if (args.has('target-is-zero') && plan.backingFile !== undefined)
+    throw new ToolFailure('Cannot use --target-is-zero when the destination image has a backing file');
   if (target.lengthBytes < source.lengthBytes)
     throw new ToolFailure('output file is smaller than input file');
   const isNew = !args.has('n') && readsZeroWhenNew(target.node);
+  const backing = target.node.backingNode();
   const { hash } = plan;
   const sink = sinkOf([hash, check?.stream]);
   await new ImageCopy(source, target, {
     parallel: plan.parallel,
     sparseBytes: plan.sparseBytes,
     targetIsZero: (isNew && plan.backingFile === undefined) || args.has('target-is-zero'),
-    targetHasBacking: plan.backingFile !== undefined,
+    // What was there before may have none.
+    targetHasBacking: plan.backingFile !== undefined && backing !== undefined,
+    targetBackingEnd: args.has('n') ? undefined : backing?.lengthBytes,
     // Where a byte lies is decided by the order of writes only in an image that gives out clusters.
     inOrder: sink !== undefined || (target.node.instance.map !== undefined && !args.has('W')),
     compressedUnitBytes: args.has('c') ? compressedUnit(target) : 0,
@@ -126,7 +148,6 @@ interface Plan {
   backingFormat: string | undefined;
   sparseBytes: number;
   parallel: number;
-  cache: NonNullable<ReturnType<typeof cacheOptions>>;
   sourceCache: NonNullable<ReturnType<typeof cacheOptions>>;
   bytesPerSecond: number;
   /** Of what is copied. */
@@ -135,13 +156,17 @@ interface Plan {
   snapshot: LoadSnapshot | undefined;
 }
 
-function planOf(tool: Tool, args: Arguments): Plan {
+function planOf(args: Arguments): Plan {
   const snapshot = snapshotOf(args);
-  const sparseBytes = parseSparse(args);
+  const sparseText = args.value('S');
+  const sparseBytes = sparseText === undefined ? DEFAULT_SPARSE_BYTES : sparseOf(sparseText);
   const bytesPerSecond = args.size('r', 'rate limit') ?? 0;
+  if (args.has('C') && args.has('c')) throw new ToolFailure('Cannot enable copy offloading when -c is used');
+  if (args.has('C') && args.has('S')) throw new ToolFailure('Cannot enable copy offloading when -S is used');
   if (args.has('C') && args.has('salvage'))
     throw new ToolFailure('Cannot use copy offloading in salvaging mode');
-  const parallel = parseParallel(args);
+  const parallelText = args.value('m');
+  const parallel = parallelText === undefined ? DEFAULT_PARALLEL : parallelOf(parallelText);
   if (args.has('n') && args.has('o')) throw new ToolFailure('-o has no effect when skipping image creation');
   const byOptions = args.has('target-image-opts');
   if (byOptions && !args.has('n')) throw new ToolFailure('--target-image-opts requires use of -n flag');
@@ -154,21 +179,13 @@ function planOf(tool: Tool, args: Arguments): Plan {
   if (optionTexts.has('size'))
     throw new ToolFailure('convert: -o size is not supported by livedisk: the source decides');
   const format = args.value('O') ?? 'raw';
-  const cache = cacheOptions(args.value('t') ?? 'unsafe');
-  if (!cache) throw new ToolFailure(`Invalid cache option: ${args.value('t')}`);
   const sourceCache = cacheOptions(args.value('T') ?? 'writeback');
   if (!sourceCache) throw new ToolFailure(`Invalid source cache option: ${args.value('T')}`);
   const backingFile = args.value('B') ?? optionTexts.get('backing_file');
   const backingFormat = args.value('F') ?? optionTexts.get('backing_fmt');
-  if (inputs.length > 1 && backingFile !== undefined)
-    throw new ToolFailure(
-      'Having a backing file for the target makes no sense when concatenating multiple input images',
-    );
-  if (inputs.length > 1 && snapshot) throw new ToolFailure('No support for concatenating multiple snapshot');
   const plan = { inputs, output, byOptions, format, optionTexts, backingFile, backingFormat };
-  if (!byOptions) checkTarget(tool, args, plan);
   const hash = parseChecksum(args, backingFile !== undefined);
-  return { ...plan, sparseBytes, parallel, cache, sourceCache, bytesPerSecond, hash, snapshot };
+  return { ...plan, sparseBytes, parallel, sourceCache, bytesPerSecond, hash, snapshot };
 }
 
 /** Errors: ToolFailure where not all that is copied is read, or not in order. */
@@ -182,21 +199,18 @@ function parseChecksum(args: Arguments, hasBacking: boolean): ContentHash | unde
   return new ContentHash(hashAlgorithm(text));
 }
 
-function parseSparse(args: Arguments): number {
-  const bytes = args.size('S', 'buffer size for sparse output') ?? DEFAULT_SPARSE_BYTES;
+function sparseOf(text: string): number {
+  const bytes = sizeOf(text, 'buffer size for sparse output');
   if (bytes % 512 !== 0 || bytes > MAX_SPARSE_BYTES)
     throw new ToolFailure(
       'Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to ' +
         `${MAX_SPARSE_BYTES}. Select 0 to disable sparse detection (fully allocates output).`,
     );
-  if (args.has('C') && args.has('S')) throw new ToolFailure('Cannot enable copy offloading when -S is used');
-  if (args.has('C') && args.has('c')) throw new ToolFailure('Cannot enable copy offloading when -c is used');
   return bytes;
 }
 
-function parseParallel(args: Arguments): number {
-  const text = args.value('m');
-  const parallel = text === undefined ? DEFAULT_PARALLEL : Number(text);
+function parallelOf(text: string): number {
+  const parallel = Number(text);
   if (Number.isInteger(parallel) && parallel >= 1 && parallel <= MAX_PARALLEL) return parallel;
   throw new ToolFailure(
     `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${MAX_PARALLEL}`,
@@ -206,23 +220,32 @@ function parseParallel(args: Arguments): number {
 function checkTarget(
   tool: Tool,
   args: Arguments,
-  plan: Pick<Plan, 'format' | 'optionTexts' | 'backingFile' | 'backingFormat'>,
+  { inputs, byOptions, output, format, optionTexts, backingFile, backingFormat }: Plan,
 ): void {
-  const { format, optionTexts, backingFile, backingFormat } = plan;
+  const severalAsOverlay = inputs.length > 1 && backingFile !== undefined;
+  if (args.has('n')) {
+    if (severalAsOverlay) throw noSeveralAsOverlay();
+    if (!byOptions && !tool.opener.drivers.find(format))
+      throw new ToolFailure(`Could not open '${output}': Unknown driver '${format}'`);
+    return;
+  }
   const driver = tool.opener.drivers.find(format);
   if (!driver) throw new ToolFailure(`Unknown file format '${format}'`);
-  if (!args.has('n') && !driver.create)
-    throw new ToolFailure(`Format driver '${format}' does not support image creation`);
-  driverOptions(driver, optionTexts);
-  if (backingFile !== undefined && !driver.options.backing)
-    throw new ToolFailure(`Backing file not supported for file format '${format}'`);
-  if (backingFormat !== undefined && !driver.options.backing)
-    throw new ToolFailure(`Backing file format not supported for file format '${format}'`);
-  if (backingFile !== undefined && backingFormat === undefined && !args.has('n'))
+  if (!driver.create) throw new ToolFailure(`Format driver '${format}' does not support image creation`);
+  checkOptionTexts(driver, optionTexts);
+  checkTakesBacking(driver, backingFile, backingFormat);
+  if (severalAsOverlay) throw noSeveralAsOverlay();
+  if (backingFile !== undefined && backingFormat === undefined)
     throw new ToolFailure('Use of backing file requires explicit backing format');
   if (args.has('c')) checkCompresses(driver);
   if (args.has('c') && (optionTexts.has('encrypt.format') || optionTexts.get('encryption') === 'on'))
     throw new ToolFailure('Compression and encryption not supported at the same time');
+}
+
+function noSeveralAsOverlay(): ToolFailure {
+  return new ToolFailure(
+    'Having a backing file for the target makes no sense when concatenating multiple input images',
+  );
 }
 
 function checkCompresses({ compresses }: DriverDescription): void {
@@ -246,10 +269,17 @@ async function openSources(tool: Tool, args: Arguments, plan: Plan): Promise<Blo
       alone: true,
       cache: plan.sourceCache.options,
     });
-    if (plan.snapshot) await loadSnapshot(image.node, plan.snapshot);
     images.push(image);
   }
   return images;
+}
+
+async function showSnapshots(images: readonly BlockBackend[], { snapshot }: Plan): Promise<void> {
+  if (!snapshot) return;
+  const [first] = images;
+  if (images.length > 1 && 'idOrName' in snapshot)
+    throw new ToolFailure('No support for concatenating multiple snapshot');
+  if (first) await loadSnapshot(first.node, snapshot);
 }
 
 /** With -U no lock keeps a source from being overwritten. Errors: ToolFailure in the words of the lock. */
@@ -262,13 +292,14 @@ async function checkNotSource(tool: Tool, { output, format }: Plan): Promise<voi
 
 async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<void> {
   const { output, format, backingFile, backingFormat, optionTexts } = plan;
+  const where = `${output}: error while converting ${format}: `;
   const create = given({
     sizeBytes,
     backingFile,
     backingFormat,
-    options: driverOptions(tool.opener.drivers.format(format), optionTexts),
+    options: optionsOf(tool.opener.drivers.format(format), optionTexts, where),
+    file: fileTraits(optionTexts),
   });
-  const where = `${output}: error while converting ${format}: `;
   await protocolFor(tool.opener, output);
   if (backingFormat !== undefined && backingFile === undefined)
     throw new ToolFailure(`${where}Backing format cannot be used without backing file`);
@@ -281,6 +312,15 @@ async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<
   }
 }
 
+function optionsOf(driver: DriverDescription, texts: OptionTexts, where: string): NodeOptions {
+  try {
+    return driverOptions(driver, texts);
+  } catch (error) {
+    if (!(error instanceof ToolFailure)) throw error;
+    throw new ToolFailure(`${where}${error.message}`, { hint: error.hint });
+  }
+}
+
 /** What a new image is encrypted with opens it too. */
 function secretsOf(texts: ReadonlyMap<string, string>): NodeOptions {
   const keys = [...texts].filter(([name]) => name.endsWith('key-secret') || name === 'encrypt.format');
@@ -289,7 +329,8 @@ function secretsOf(texts: ReadonlyMap<string, string>): NodeOptions {
 
 /** A new image's backing file is only opened to see that it is there: nothing is read from it. */
 async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<BlockBackend> {
-  const { output, byOptions, format, cache } = plan;
+  const { output, byOptions, format } = plan;
+  const cache = cacheMode(args, 't', 'unsafe', 'cache');
   const target = await tool.open(output, {
     options: byOptions ? undefined : secretsOf(plan.optionTexts),
     format: byOptions ? args.value('O') : format,
@@ -301,22 +342,14 @@ async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<Bloc
     discard: plan.sparseBytes > 0 ? 'unmap' : 'ignore',
     writethrough: cache.writethrough,
   });
-  // What is left out is to come from there.
-  if (args.has('n') && plan.backingFile !== undefined && !target.node.backingNode())
-    throw new ToolFailure(`convert: -B needs an output with a backing file, and '${output}' has none`);
+  if (args.has('c') && args.has('n')) checkCompresses(target.node.driver);
   if (!byOptions) return target;
-  if (args.has('c')) checkCompresses(target.node.driver);
   // What the options name is known only now; with -U no lock keeps it from being a source.
   const shared = args.has('force-share') ? await tool.sharedFile(target.node) : undefined;
   if (shared === undefined) return target;
   throw new ToolFailure(`Could not open '${output}': Failed to get "write" lock`, {
     hint: `Is another process using the image [${shared}]?`,
   });
-}
-
-/** An export keeps what it held, whatever is created in it. */
-function readsZeroWhenNew({ instance, filtered }: Node): boolean {
-  return instance.readsZeroWhenNew === true && (filtered === undefined || readsZeroWhenNew(filtered.node));
 }
 
 async function finish(tool: Tool, target: BlockBackend, check?: () => Promise<void>): Promise<void> {

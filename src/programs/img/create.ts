@@ -1,11 +1,20 @@
 import { alignUp } from '../../base/align.js';
+import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import { assertOverlayFits } from '../../block/chain-limit.js';
 import { createImage, formattingText, protocolFor } from '../../block/create.js';
 import type { DriverDescription } from '../../block/driver.js';
 import { resolveBacking } from '../../block/filename.js';
 import { Arguments, options, sizeOf } from './arguments.js';
-import { driverOptions, invalidBackingFormat, sizeValue, splitOptions } from './create-options.js';
+import {
+  checkOptionTexts,
+  checkTakesBacking,
+  driverOptions,
+  fileTraits,
+  invalidBackingFormat,
+  sizeValue,
+  splitOptions,
+} from './create-options.js';
 import { asksForHelp, printOptionHelp } from './option-help.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
@@ -13,7 +22,8 @@ const SECTOR_BYTES = 512;
 
 /** create [-q] [-f FMT] [-b BACKING [-F FMT]] [-u] [-o OPTIONS] FILE [SIZE] */
 export async function createCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const args = new Arguments('create', words, options('f:', 'F:', 'b:', 'u', 'q', 'o:'), []);
+  const taken = options('f:', 'F:', 'b:', 'u', 'q', 'o:');
+  const args = new Arguments(words, taken, { o: (text) => splitOptions([text]) });
   const [filename, sizeText, extra] = args.operands;
   if (asksForHelp(args.values('o'))) {
     await printOptionHelp(tool, args.value('f') ?? 'raw', filename);
@@ -32,8 +42,16 @@ export async function createCommand(tool: Tool, words: readonly string[]): Promi
   } catch (error) {
     if (error instanceof ToolFailure)
       throw new ToolFailure(`${filename}: ${error.message}`, { hint: error.hint });
-    throw explain(error, `${filename}: `);
+    throw explain(sizeError(error, tool, format), `${filename}: `);
   }
+}
+
+/** Of an image that is too large for its tables, with what may help. */
+function sizeError(error: unknown, tool: Tool, format: string): unknown {
+  if (!(error instanceof BlockError) || error.kind !== 'limit' || error.errno !== 'EFBIG') return error;
+  const hasClusters = tool.opener.drivers.find(format)?.createOptions?.['cluster-size'] !== undefined;
+  const hint = hasClusters ? ' (try using a larger cluster size)' : '';
+  return new BlockError('limit', `The image size is too large for file format '${format}'${hint}`);
 }
 
 interface NewImage {
@@ -50,36 +68,43 @@ async function prepare(
 ): Promise<{ text: string; create: () => Promise<void> }> {
   const driver = formatOf(tool, format);
   await protocolFor(tool.opener, filename);
-  const newOptions = driverOptions(driver, texts);
+  checkOptionTexts(driver, texts);
   const sizeOption = texts.get('size');
-  if (sizeOption !== undefined && sizeGiven !== undefined)
+  const sizeAmongOptions = sizeOption === undefined ? undefined : sizeValue('size', sizeOption);
+  if (sizeAmongOptions !== undefined && sizeGiven !== undefined)
     throw new ToolFailure('The image size must be specified only once');
   // The same option in two spellings; -b and -F come last in QEMU.
   const [backing, backingFormat] = [args.value('b'), args.value('F')];
+  checkTakesBacking(driver, backing, backingFormat);
   if (backing !== undefined) texts.set('backing_file', backing);
   if (backingFormat !== undefined) texts.set('backing_fmt', backingFormat);
-  driverOptions(driver, texts);
-  const sizeBytes = sizeOption === undefined ? sizeGiven : sizeValue('size', sizeOption);
-  const size = await withBacking(tool, filename, texts, sizeBytes, args.has('u'));
-  const backingFile = texts.get('backing_file');
-  if (backingFile === undefined && texts.has('backing_fmt'))
-    throw new ToolFailure('Backing format cannot be used without backing file');
+  const size = await withBacking(tool, filename, texts, sizeAmongOptions ?? sizeGiven, args.has('u'));
   return {
     text: `Formatting '${filename}', ${formattingText(driver, size, texts)}\n`,
-    create: () =>
-      createImage(
-        tool.opener,
-        filename,
-        format,
-        given({
-          // Formats count in sectors, as QEMU's do.
-          sizeBytes: alignUp(size, SECTOR_BYTES),
-          backingFile,
-          backingFormat: texts.get('backing_fmt'),
-          options: newOptions,
-        }),
-      ),
+    create: () => {
+      const image = {
+        // Formats count in sectors, as QEMU's do.
+        sizeBytes: alignUp(size, SECTOR_BYTES),
+        ...backingOf(tool, texts),
+        options: driverOptions(driver, texts),
+        file: fileTraits(texts),
+      };
+      return createImage(tool.opener, filename, format, given(image));
+    },
   };
+}
+
+/** Errors: ToolFailure; a name without a format was refused before. */
+function backingOf(
+  tool: Tool,
+  texts: ReadonlyMap<string, string>,
+): { backingFile: string | undefined; backingFormat: string | undefined } {
+  const [backingFile, backingFormat] = [texts.get('backing_file'), texts.get('backing_fmt')];
+  if (backingFormat !== undefined && !tool.opener.drivers.find(backingFormat))
+    throw new ToolFailure(invalidBackingFormat(backingFormat));
+  if (backingFormat !== undefined && backingFile === undefined)
+    throw new ToolFailure('Backing format cannot be used without backing file');
+  return { backingFile, backingFormat };
 }
 
 /** Errors: ToolFailure in QEMU's words. */
@@ -108,8 +133,8 @@ async function withBacking(
   if (backing === filename) throw sameFile();
   const format = texts.get('backing_fmt');
   if (unsafe) {
-    if (sizeBytes === undefined) throw noSize();
     if (format === undefined) throw new ToolFailure('Backing file specified without backing format');
+    if (sizeBytes === undefined) throw noSize();
     if (!tool.opener.drivers.find(format)) throw new ToolFailure(invalidBackingFormat(format));
     return sizeBytes;
   }

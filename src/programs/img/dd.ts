@@ -26,7 +26,7 @@ interface Operands {
 
 /** dd [--image-opts] [-U] [-f FMT] [-O FMT] [bs=BYTES] [count=BLOCKS] [skip=BLOCKS] if=FILE of=FILE */
 export async function ddCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const args = new Arguments('dd', words, options('f:', 'O:', 'U|force-share', '|image-opts'), []);
+  const args = new Arguments(words, options('f:', 'O:', 'U|force-share', '|image-opts'));
   const operands = parseOperands(args.operands);
   const { input, output, blockBytes, count, skip } = operands;
   const source = await tool.open(input, {

@@ -1,21 +1,17 @@
 import { BlockError } from '../../base/error.js';
 import { resolveBackingOf } from '../../block/full-filename.js';
-import type { DriverInfo, Json } from '../../block/driver.js';
+import type { DriverInfo, ImageCheck, Json } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
 import type { ClusterMap, MapExtent } from '../../view/cluster-map.js';
 import { type ImageFacts, type ImageStory, storyText } from '../../view/image-story.js';
 import { Arguments, options } from './arguments.js';
+import { fileFacts, findFileUse } from './file-use.js';
 import { mapEntries } from './map.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
 /** explain [-f FMT] [--image-opts] [-U] [--no-check] FILE: what an image is, in words and with a picture. */
 export async function explainCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const args = new Arguments(
-    'explain',
-    words,
-    options('f:', 'U|force-share', '|image-opts', '|no-check'),
-    [],
-  );
+  const args = new Arguments(words, options('f:', 'U|force-share', '|image-opts', '|no-check'));
   const filename = args.image();
   const how = {
     format: args.value('f'),
@@ -80,7 +76,10 @@ async function factsOf(node: Node, filename: string, checks: boolean): Promise<I
   if (info.isDirty === true) problems.push('its last user did not close it');
   if (info.isCorrupt === true)
     problems.push('it is marked as corrupt: it can only be read until it is repaired');
-  if (checks && instance.check) problems.push(...(await checked(node, filename)));
+  const checked = checks ? await check(node, filename) : undefined;
+  problems.push(...(checked?.problems ?? []));
+  // A check of an image whose tables cannot be read has failed.
+  const use = checked?.result && (await findFileUse(node, checked.result));
   return {
     filename,
     format: driver.name,
@@ -90,22 +89,29 @@ async function factsOf(node: Node, filename: string, checks: boolean): Promise<I
     needs,
     problems,
     isUnchecked: !checks || !instance.check,
+    file: use && fileFacts(use),
   };
 }
 
-async function checked(node: Node, filename: string): Promise<string[]> {
+async function check(
+  node: Node,
+  filename: string,
+): Promise<{ result?: ImageCheck | undefined; problems: string[] }> {
   try {
     const result = await node.instance.check?.('none', () => undefined);
-    const { corruptions = 0, leaks = 0, checkErrors = 0 } = result ?? {};
-    const how = `img check -r ${corruptions > 0 ? 'all' : 'leaks'} ${filename}`;
-    return [
-      ...(corruptions > 0 ? [`${corruptions} errors in its tables; "${how}" repairs what can be`] : []),
-      ...(leaks > 0 ? [`${leaks} clusters take space and are nobody's; "${how}" frees them`] : []),
-      ...(checkErrors > 0 ? [`${checkErrors} parts of its tables cannot be read`] : []),
-    ];
+    return { result, problems: result ? problemsOf(result, filename) : [] };
   } catch (error) {
-    return [explain(error, 'it cannot be checked: ').message];
+    return { problems: [explain(error, 'it cannot be checked: ').message] };
   }
+}
+
+function problemsOf({ corruptions, leaks, checkErrors }: ImageCheck, filename: string): string[] {
+  const how = `img check -r ${corruptions > 0 ? 'all' : 'leaks'} ${filename}`;
+  return [
+    ...(corruptions > 0 ? [`${corruptions} errors in its tables; "${how}" repairs what can be`] : []),
+    ...(leaks > 0 ? [`${leaks} clusters take space and are nobody's; "${how}" frees them`] : []),
+    ...(checkErrors > 0 ? [`${checkErrors} parts of its tables cannot be read`] : []),
+  ];
 }
 
 /** What readers must know, by what the format tells of an image. */

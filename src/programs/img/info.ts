@@ -3,23 +3,45 @@ import { NodeNames, resolveBackingOf } from '../../block/full-filename.js';
 import type { Node } from '../../block/node.js';
 import { infoText } from '../../monitor/image-text.js';
 import { imageInfo } from '../../monitor/node-info.js';
+import { fileLines } from '../../view/file-use.js';
+import { fileFacts, findFileUse, type FoundUse, foundUseJson } from './file-use.js';
 import { Arguments, options } from './arguments.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
 type Info = { [key: string]: Json };
 
-/** info [-f FMT] [--output=human|json] [--backing-chain] [-U] [--image-opts] FILE */
+/** info [-f FMT] [--output=human|json] [--backing-chain] [--file-use] [-U] [--image-opts] FILE */
 export async function infoCommand(tool: Tool, words: readonly string[]): Promise<number> {
-  const taken = options('f|format:', '|output:', '|backing-chain', 'U|force-share', '|image-opts');
-  const args = new Arguments('info', words, taken, []);
-  const json = args.wantsJson();
+  const taken = options(
+    'f|format:',
+    '|output:',
+    '|backing-chain',
+    'U|force-share',
+    '|image-opts',
+    '|file-use',
+  );
+  const args = new Arguments(words, taken);
   const filename = args.image();
+  const json = args.wantsJson();
   const chain = args.has('backing-chain');
   const first = { filename, format: args.value('format'), imageOpts: args.has('image-opts') };
-  const infos = await collect(tool, first, { chain, forceShare: args.has('force-share') });
+  const how = { chain, forceShare: args.has('force-share'), tellsUse: args.has('file-use') };
+  const told = await collect(tool, first, how);
+  const infos = told.map(({ info, use }) => ({ ...info, ...(use && { 'x-file-use': foundUseJson(use) }) }));
   if (json) tool.printJson(chain ? infos : (infos[0] ?? {}));
-  else tool.out.print(infos.map(infoText).join('\n'));
+  else tool.out.print(told.map(({ info, use }) => infoText(info) + useText(use)).join('\n'));
   return 0;
+}
+
+function useText(use: FoundUse | undefined): string {
+  if (!use) return '';
+  return ['Use of its file:', ...fileLines(fileFacts(use)).map((line) => `    ${line}`), ''].join('\n');
+}
+
+/** What is said of an image. */
+interface Told {
+  info: Info;
+  use: FoundUse | undefined;
 }
 
 /** How an image is told of: by its name, or by options. */
@@ -33,9 +55,9 @@ interface Named {
 async function collect(
   tool: Tool,
   first: Named,
-  { chain, forceShare }: { chain: boolean; forceShare: boolean },
-): Promise<Info[]> {
-  const infos: Info[] = [];
+  { chain, forceShare, tellsUse }: { chain: boolean; forceShare: boolean; tellsUse: boolean },
+): Promise<Told[]> {
+  const infos: Told[] = [];
   const seen = new Set<string>();
   let next: Named | undefined = first;
   while (next) {
@@ -44,7 +66,8 @@ async function collect(
     seen.add(filename);
     const backend = await tool.open(filename, { ...how, forceShare, backing: false, onlyLook: true });
     const { node } = backend;
-    infos.push(imageInfo(node, new NodeNames({ ignoresBacking: true })));
+    const use = tellsUse ? await findFileUse(node) : undefined;
+    infos.push({ info: imageInfo(node, new NodeNames({ ignoresBacking: true })), use });
     next =
       chain && node.backingFilename !== undefined
         ? { filename: fullName(tool, node, node.backingFilename), format: node.backingFormat }

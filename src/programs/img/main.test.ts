@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { errnoError } from '../../base/error.js';
@@ -451,4 +451,79 @@ test('explain tells of the chain, of what is wrong, and who owns what', () =>
     assert.match(told, /0 B {2}A{16}\.{16}|0 B {2}A{32}\.{32}/);
     rmSync(path('base'));
     assert.match(await succeed('explain', path('top')), /\n\nThe chain is broken: Could not open '.*base'/);
+  }));
+
+test('a file with holes is told of, made compact, and told of again', () =>
+  withFolder(async (folder) => {
+    const [image, raw] = [join(folder, 'image'), join(folder, 'raw')];
+    writeFileSync(raw, Buffer.alloc(4 * MiB, 7));
+    await succeed('convert', '-O', 'qcow2', raw, image);
+    await succeed('snapshot', '-c', 'before', image);
+    await succeed('rebase', '-q', '-u', '-b', '', image);
+    writeFileSync(raw, Buffer.alloc(4 * MiB, 8));
+    await succeed('convert', '-n', '-O', 'qcow2', raw, image);
+    await succeed('snapshot', '-d', 'before', image);
+    const text = await succeed('info', '--file-use', image);
+    assert.match(
+      text,
+      /\nUse of its file:\n {4}its content needs 4\.\d MiB, its file is 8\.\d MiB long, 1\.\d\d times as much\n/,
+    );
+    assert.match(
+      text,
+      /\n {4}4\.\d MiB inside are free, and written to first\n {4}its data lies in \d+ stretch/,
+    );
+    assert.match(await succeed('explain', image), /\n {2}4\.\d MiB inside are free/);
+    const use = async (): Promise<Record<string, number>> => {
+      const info = JSON.parse(await succeed('info', '--file-use', '--output=json', image)) as never;
+      return info['x-file-use'];
+    };
+    const { free = 0, leaked, length } = await use();
+    assert.ok(free >= 4 * MiB && leaked === 0);
+    const dryRun = JSON.parse(await succeed('compact', '--dry-run', '--output=json', image)) as {
+      [key: string]: number;
+    };
+    assert.deepEqual([dryRun['former-length'], (await use())['length']], [length, length]);
+    assert.match(await succeed('compact', image), /^The file was 8\.\d MiB .* long, and is 4\.\d MiB/);
+    const after = await use();
+    assert.deepEqual([after['free'], after['length']], [0, dryRun['length']]);
+    await succeed('compare', raw, image);
+    assert.equal(
+      'x-file-use' in (JSON.parse(await succeed('info', '--output=json', image)) as object),
+      false,
+    );
+  }));
+
+test('explain tells of internal snapshots', () =>
+  withFolder(async (folder) => {
+    const image = join(folder, 'image');
+    await succeed('create', '-q', '-f', 'qcow2', image, '1M');
+    await succeed('snapshot', '-c', 'before', image);
+    assert.match(await succeed('explain', image), /has 1 internal snapshot\n/);
+  }));
+
+test('commit -b takes a name as the overlay sees it, not as the shell does', () =>
+  withFolder(async (folder) => {
+    // So deep that what is seen from here is not there, seen from the overlay.
+    const deep = join(folder, 'a/b/c/d/e/f/g/h');
+    mkdirSync(deep, { recursive: true });
+    const [base, top] = [join(deep, 'base.qcow2'), join(deep, 'top.qcow2')];
+    await succeed('create', '-f', 'qcow2', base, '1M');
+    await succeed('create', '-f', 'qcow2', '-b', 'base.qcow2', '-F', 'qcow2', top);
+    const here = relative(process.cwd(), top);
+    for (const name of ['base.qcow2', base]) await succeed('commit', '-b', name, here);
+    const asHere = relative(process.cwd(), base);
+    const { code, stderr } = await img('commit', '-b', asHere, here);
+    assert.equal(code, 1);
+    assert.match(stderr, /Did not find '.*base\.qcow2' in the backing chain/);
+  }));
+
+test('convert -n -B copies all into an output that has no backing file', () =>
+  withFolder(async (folder) => {
+    const path = (name: string): string => join(folder, name);
+    await succeed('create', '-f', 'raw', path('base'), '1M');
+    writeFileSync(path('base'), Buffer.alloc(MiB, 7));
+    await succeed('create', '-f', 'qcow2', '-b', path('base'), '-F', 'raw', path('top'));
+    await succeed('create', '-f', 'qcow2', path('out'), '1M');
+    await succeed('convert', '-O', 'qcow2', '-n', '-B', path('base'), path('top'), path('out'));
+    await succeed('compare', path('top'), path('out'));
   }));

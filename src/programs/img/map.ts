@@ -1,5 +1,5 @@
 import type { Node } from '../../block/node.js';
-import { Arguments, options } from './arguments.js';
+import { Arguments, options, sizeOf } from './arguments.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
 /** A stretch of the disk, as QAPI's MapEntry has it. */
@@ -25,11 +25,14 @@ export async function mapCommand(tool: Tool, words: readonly string[]): Promise<
     'U|force-share',
     '|image-opts',
   );
-  const args = new Arguments('map', words, taken, []);
+  const args = new Arguments(words, taken, {
+    'start-offset': (text) => sizeOf(text, 'start offset'),
+    'max-length': (text) => sizeOf(text, 'max length'),
+  });
   const start = args.size('start-offset', 'start offset') ?? 0;
   const length = args.size('max-length', 'max length');
-  const json = args.wantsJson();
   const filename = args.image();
+  const json = args.wantsJson();
   const backend = await tool.open(filename, {
     format: args.value('format'),
     imageOpts: args.has('image-opts'),

@@ -3,7 +3,7 @@ import { newImage } from '../../block/create.js';
 import type { DriverDescription, Measurement, NewImage, NodeOptions } from '../../block/driver.js';
 import { measureImage } from '../../library/images/measure.js';
 import { loadSnapshot } from '../arguments/load-snapshot.js';
-import { Arguments, options, snapshotOf } from './arguments.js';
+import { Arguments, options, outputIsJson, parseSnapshot, sizeOf, snapshotOf } from './arguments.js';
 import { driverOptions, type OptionTexts, sizeValue, splitOptions } from './create-options.js';
 import { explain, type Tool, ToolFailure } from './tool.js';
 
@@ -12,7 +12,12 @@ const SECTOR_BYTES = 512;
 /** measure [--output=human|json] [-O FMT] [-o OPTIONS] [--size N | [-f FMT] [-l SNAPSHOT] [--image-opts] [-U] FILE] */
 export async function measureCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options('f:', 'O:', 'o:', 'l:', 'U|force-share', '|image-opts', '|output:', '|size:');
-  const args = new Arguments('measure', words, taken, []);
+  const args = new Arguments(words, taken, {
+    l: parseSnapshot,
+    o: (text) => splitOptions([text]),
+    output: outputIsJson,
+    size: (text) => sizeOf(text, 'image size'),
+  });
   const json = args.wantsJson();
   const snapshot = snapshotOf(args);
   const sizeBytes = args.size('size', 'image size');
@@ -36,7 +41,11 @@ export async function measureCommand(tool: Tool, words: readonly string[]): Prom
   const driver = driverOf(tool, args.value('O') ?? 'raw');
   try {
     const image = plannedImage(driver, args.values('o'), sizeBytes ?? source?.lengthBytes ?? 0);
-    print(tool, await measureImage(driver, image, source?.node), json);
+    print(
+      tool,
+      await measureImage(driver, image, { source: source?.node, objects: tool.graph.objects }),
+      json,
+    );
   } catch (error) {
     throw explain(error, '');
   }
@@ -47,7 +56,7 @@ export async function measureCommand(tool: Tool, words: readonly string[]): Prom
 function driverOf(tool: Tool, format: string): DriverDescription {
   const driver = tool.opener.drivers.find(format);
   if (!driver) throw new ToolFailure(`Unknown file format '${format}'`);
-  if (driver.kind === 'filter')
+  if (!driver.create && !driver.createFile && driver.takesImages !== true)
     throw new ToolFailure(`Format driver '${format}' does not support image creation`);
   return driver;
 }
@@ -60,14 +69,12 @@ function plannedImage(
 ): NewImage {
   const { texts, options } = parsedOptions(driver, optionTexts);
   const [backingFile, backingFormat] = [texts.get('backing_file'), texts.get('backing_fmt')];
-  const image = newImage(driver, {
+  return newImage(driver, {
     sizeBytes: alignUp(sizeBytes, SECTOR_BYTES),
     options,
     ...(backingFile !== undefined && { backingFile }),
     ...(backingFile !== undefined && backingFormat !== undefined && { backingFormat }),
   });
-  driver.checkNew?.(image);
-  return image;
 }
 
 /** Errors: ToolFailure, of two lines. */

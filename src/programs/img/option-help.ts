@@ -67,7 +67,8 @@ export async function printOptionHelp(tool: Tool, format: string, filename?: str
   if (!driver) throw new ToolFailure(`Unknown file format '${format}'`);
   if (!driver.create) throw new ToolFailure(`Format driver '${format}' does not support image creation`);
   const hasFile = filename !== undefined && (await isInFile(tool, filename));
-  const told = (driver.toolOptions ?? []).filter((option) => hasFile || !isOfFile(driver, option));
+  const ofImage = (driver.toolOptions ?? []).filter(({ isLater }) => isLater !== true);
+  const told = ofImage.filter((option) => hasFile || !isOfFile(driver, option));
   const lines = optionLines(driver, told.flatMap(namesOf));
   const head = filename === undefined ? `Supported ${format} options:` : 'Supported options:';
   const rest =

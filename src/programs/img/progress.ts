@@ -18,13 +18,19 @@ export class Progress {
   #percent = 0;
   #last = 0;
   #left = '';
+  #isFinished = false;
 
   constructor(out: ToolOutput, shown: boolean) {
     this.#out = out;
     this.#shown = shown;
     const tell = (): void => out.error(`    (${fixed(this.#percent, 2)}/100%)\n`);
     this.#stopAsking = shown ? () => undefined : (out.onProgressAsked?.(tell) ?? (() => undefined));
+  }
+
+  /** Nothing is done yet. */
+  begin(): this {
     this.#print();
+    return this;
   }
 
   update(done: number, total: number): void {
@@ -55,8 +61,10 @@ export class Progress {
     if (!wasShown || this.#out.terminal) this.#print();
   }
 
-  /** Ends the line. */
+  /** Ends the line, once. */
   finish(): void {
+    if (this.#isFinished) return;
+    this.#isFinished = true;
     this.#stopAsking();
     if (this.#shown) this.#out.print('\n');
   }

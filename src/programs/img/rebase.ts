@@ -5,7 +5,7 @@ import type { Node } from '../../block/node.js';
 import { findInChain } from '../../library/images/commit.js';
 import { keepContent } from '../../library/images/rebase.js';
 import { Arguments, cacheMode, options } from './arguments.js';
-import { Progress } from './progress.js';
+import type { Progress } from './progress.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 
 /**
@@ -14,12 +14,13 @@ import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
  */
 export async function rebaseCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options('f:', 'F:', 'b:', 'u', 'p', 'q', 't:', 'T:', 'U|force-share', '|image-opts');
-  const args = new Arguments('rebase', words, taken, []);
+  const args = new Arguments(words, taken);
   const filename = args.image();
   const isUnsafe = args.has('u');
   const newName = args.value('b');
   if (!isUnsafe && newName === undefined)
     throw new UsageError('Must specify backing file (-b) or use unsafe mode (-u)');
+  const progress = tool.progress(args.has('p') && !args.has('q')).begin();
   const cache = cacheMode(args, 't', 'writeback', 'cache');
   cacheMode(args, 'T', 'writeback', 'source cache');
   const overlay = await tool.open(filename, {
@@ -33,9 +34,8 @@ export async function rebaseCommand(tool: Tool, words: readonly string[]): Promi
   const newFormat = args.value('F');
   if (newFormat !== undefined && !tool.opener.drivers.find(newFormat))
     throw new ToolFailure(`Invalid format name: '${newFormat}'`);
-  const progress = new Progress(tool.out, args.has('p') && !args.has('q'));
   if (!isUnsafe) await keepWhatIsShown(tool, args, overlay, progress);
-  await changeBacking(overlay.node, newName ?? '', newFormat);
+  await changeBacking(overlay.node, newName, newFormat);
   progress.complete();
   progress.finish();
   return 0;
@@ -83,11 +83,16 @@ async function openNew(tool: Tool, args: Arguments, overlay: Node): Promise<Bloc
 }
 
 /** Errors: ToolFailure, in qemu-img's words. */
-async function changeBacking({ instance }: Node, name: string, format: string | undefined): Promise<void> {
+async function changeBacking(
+  { instance }: Node,
+  given: string | undefined,
+  format: string | undefined,
+): Promise<void> {
+  const name = given ?? '';
   const refusal = (why: string): ToolFailure =>
-    new ToolFailure(`Could not change the backing file to '${name}': ${why}`);
-  if (!instance.changeBacking) throw refusal(errnoText('ENOTSUP'));
+    new ToolFailure(`Could not change the backing file to '${given ?? '(null)'}': ${why}`);
   if (name !== '' && format === undefined) throw refusal('backing format must be specified');
+  if (!instance.changeBacking) throw refusal(errnoText('ENOTSUP'));
   try {
     await instance.changeBacking(name === '' ? undefined : name, name === '' ? undefined : format);
   } catch (error) {

@@ -1,4 +1,4 @@
-import { type Preallocation, PREALLOCATION_MODES, resizeImage } from '../../library/images/resize.js';
+import { type Preallocation, PREALLOCATION_MODES, resizeImage } from '../../block/resize.js';
 import { Arguments, options } from './arguments.js';
 import { sizeValue } from './create-options.js';
 import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
@@ -13,7 +13,7 @@ export async function resizeCommand(tool: Tool, words: readonly string[]): Promi
   const sizeText = words.at(-1);
   if (sizeText === undefined || words.length < 2) throw new UsageError('Not enough arguments');
   const taken = options('f:', 'q', '|image-opts', '|preallocation:', '|shrink');
-  const args = new Arguments('resize', words.slice(0, -1), taken, []);
+  const args = new Arguments(words.slice(0, -1), taken, { preallocation: preallocationOf });
   const preallocation = preallocationOf(args.value('preallocation') ?? 'off');
   const [filename] = args.operands;
   if (filename === undefined || args.operands.length !== 1)

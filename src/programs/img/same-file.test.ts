@@ -131,6 +131,7 @@ function unevenHost(): Host {
       descriptorSets: host.files.descriptorSets,
       stat: (path) => host.files.stat(path),
       unlink: (path) => host.files.unlink(path),
+      room: (path) => host.files.room(path),
       link: (path, newPath) => host.files.link(path, newPath),
       syncDirectory: (path) => host.files.syncDirectory(path),
       list: (path) => host.files.list(path),

@@ -18,19 +18,22 @@ type Action = (typeof ACTIONS)[number];
 /** snapshot [-U] [--image-opts] [-q] [-l | -a SNAPSHOT | -c SNAPSHOT | -d SNAPSHOT] FILE */
 export async function snapshotCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options('l', 'a:', 'c:', 'd:', 'q', 'U|force-share', '|image-opts');
-  const args = new Arguments('snapshot', words, taken, []);
+  let actions = 0;
+  const checkAlone = (): void => {
+    if (++actions > 1) throw new UsageError("Cannot mix '-l', '-a', '-c', '-d'");
+  };
+  const checks = Object.fromEntries(ACTIONS.map((action) => [action, checkAlone]));
+  const args = new Arguments(words, taken, checks);
   const asked = ACTIONS.flatMap((action) => args.values(action).map((name) => ({ action, name })));
-  if (asked.length > 1) throw new UsageError("Cannot mix '-l', '-a', '-c', '-d'");
   const filename = args.image();
-  // Without a word about what to do, nothing is done.
+  // Without a word about what to do, the image is opened to be written, and nothing is done.
   const { action, name } = asked[0] ?? { action: undefined, name: '' };
-  const isReader = action === undefined || action === 'l';
+  const isReader = action === 'l';
   const backend = await tool.open(filename, {
     imageOpts: args.has('image-opts'),
     forceShare: args.has('force-share'),
     write: !isReader,
     resize: action === 'a',
-    onlyLook: isReader,
   });
   if (action) await act(tool, backend, action, name);
   await tool.close(backend);
@@ -66,7 +69,7 @@ async function take(tool: Tool, name: string, snapshots: ReturnType<typeof snaps
   if (!snapshots) throw refused('ENOTSUP');
   try {
     // No guest runs.
-    await snapshots.take({ ...snapshotNow(tool.host.clock, name), clockNs: 0n, icount: 0n });
+    await snapshots.take({ ...snapshotNow(tool.host.clock, name), icount: 0n });
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;
     throw refused(errnoOf(error));

@@ -13,6 +13,7 @@ import { useNode } from '../../block/with-backend.js';
 import type { Host } from '../../host/host.js';
 import type { FlatOptions } from '../../schema/flat.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
+import { Progress } from './progress.js';
 import { formatJsonPretty, type Writable } from '../../wire/qmp/json-format.js';
 
 /** Where text goes, newlines included. */
@@ -92,6 +93,7 @@ export class Tool {
   readonly graph: Graph;
   readonly opener: Opener;
   #open: BlockBackend[] = [];
+  readonly #progress: Progress[] = [];
 
   constructor(out: ToolOutput, host: Host, drivers: Iterable<DriverDescription>) {
     this.out = out;
@@ -180,6 +182,13 @@ export class Tool {
     return undefined;
   }
 
+  /** The line of -p, which ends with the tool at the latest. */
+  progress(shown: boolean): Progress {
+    const progress = new Progress(this.out, shown);
+    this.#progress.push(progress);
+    return progress;
+  }
+
   async close(backend: BlockBackend): Promise<void> {
     const { node, root } = backend;
     this.#open = this.#open.filter((other) => other !== backend);
@@ -188,6 +197,7 @@ export class Tool {
   }
 
   async closeAll(): Promise<void> {
+    for (const progress of this.#progress) progress.finish();
     for (const backend of [...this.#open]) await this.close(backend);
   }
 

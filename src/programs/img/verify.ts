@@ -4,7 +4,6 @@ import type { ChunkHashes } from '../../jobs/verified/chunk-hashes.js';
 import type { SourceImages } from '../../library/images/source-images.js';
 import { ChunkStream, verifyContent } from '../../library/images/verify.js';
 import { Arguments, cacheMode, options } from './arguments.js';
-import { Progress } from './progress.js';
 import { type Tool, ToolFailure, UsageError } from './tool.js';
 
 /** Exit status for trouble; 1 says that the image is not what its manifest says. */
@@ -15,7 +14,7 @@ const ATTEMPTS = 3;
 /** verify [-f FMT] [-T CACHE] [-p] [-q] [-U] [--image-opts] FILE [MANIFEST]: compares a disk with its manifest. */
 export async function verifyCommand(tool: Tool, words: readonly string[]): Promise<number> {
   const taken = options('f:', 'T:', 'p', 'q', 'U|force-share', '|image-opts');
-  const args = new Arguments('verify', words, taken, []);
+  const args = new Arguments(words, taken);
   const cache = cacheMode(args, 'T', 'writeback', 'source cache');
   const [filename, manifest = `${filename}.manifest`] = args.operands;
   if (filename === undefined || args.operands.length > 2)
@@ -27,7 +26,7 @@ export async function verifyCommand(tool: Tool, words: readonly string[]): Promi
     cache: cache.options,
   });
   const hashes = await readManifest(tool.host, manifest, image.lengthBytes);
-  const progress = new Progress(tool.out, args.has('p'));
+  const progress = tool.progress(args.has('p')).begin();
   let differing = 0;
   const say = (text: string): void => void (args.has('q') || tool.out.print(`${text}\n`));
   await verifyContent(image, hashes, {

@@ -1,23 +1,32 @@
 import { MAX_IO_BYTES } from './limits.js';
-import { getopt, shortOptions } from './getopt.js';
+import { getopt, problemText, shortOptions } from './getopt.js';
 import { parseBytes } from './numbers.js';
 import { CommandFailure, UsageFailure } from './session.js';
 
 /** The options and operands of one command. */
 export class CommandLine {
   readonly operands: readonly string[];
-  readonly #given: ReadonlyArray<{ name: string; value: string }>;
+  /** An option was all that counts. */
+  readonly isDone: boolean;
+  /** Options, in order. */
+  readonly given: ReadonlyArray<{ name: string; value: string }>;
   readonly #options: ReadonlyMap<string, string>;
 
-  /** Errors: UsageFailure in getopt's words. */
-  constructor(name: string, words: readonly string[], letters: string) {
+  /**
+   * `take` is given each option as it comes, and answers whether nothing after it counts. Errors: UsageFailure in getopt's
+   * words, and those of `take`, whichever comes first.
+   */
+  constructor(
+    name: string,
+    words: readonly string[],
+    letters: string,
+    take: (letter: string, value: string) => boolean = () => false,
+  ) {
     const { options, operands, problem } = getopt(words, shortOptions(letters));
-    if (problem) {
-      const text = problem.kind === 'unknown' ? 'invalid option' : 'option requires an argument';
-      throw new UsageFailure(`${name}: ${text} -- '${problem.option}'`);
-    }
+    this.isDone = options.slice(0, problem?.before).some((option) => take(option.name, option.value));
+    if (problem && !this.isDone) throw new UsageFailure(`${name}: ${problemText(problem)}`);
     this.operands = operands;
-    this.#given = options;
+    this.given = options;
     this.#options = new Map(options.map((option) => [option.name, option.value]));
   }
 
@@ -31,7 +40,7 @@ export class CommandLine {
 
   /** Of an option that may be given several times, in order. */
   values(letter: string): string[] {
-    return this.#given.filter(({ name }) => name === letter).map(({ value }) => value);
+    return this.given.filter(({ name }) => name === letter).map(({ value }) => value);
   }
 
   /** Exactly this many operands, or the command's help. */

@@ -104,6 +104,14 @@ test('what is written with a pattern is read back with it, and only with it', ()
     );
   }));
 
+test('a device of characters is a pattern as long as the write', () =>
+  withImage(async (path) => {
+    const answer = await io(path, 'write -q -P 1 0 64k', 'write -q -s /dev/zero 4k 8k', 'read -q -P 0 4k 8k');
+    assert.deepEqual(answer, { code: 0, stdout: '', stderr: '' });
+    const random = await io(path, 'write -q -s /dev/urandom 4k 8k', 'read -q -P 0 4k 8k');
+    assert.equal(random.code, 1);
+  }));
+
 test('zeroes, discards, a pattern file and a new size', () =>
   withImage(async (path) => {
     const source = join(path, '..', 'pattern');
@@ -156,7 +164,7 @@ test('wrong commands are refused in their words, and the others still run', () =
         'read failed: Input/output error',
         '-n requires -z to be specified',
         'write failed: Operation not supported',
-        'read [-Cqv] [-P pattern [-s off] [-l len]] off len -- reads a number of bytes at a specified offset',
+        'read [-abCqv] [-P pattern [-s off] [-l len]] off len -- reads a number of bytes at a specified offset',
         'readv failed: Input/output error',
         'Could not resume request: Operation not supported',
         '',
@@ -188,4 +196,53 @@ test('a read-only disk is not written', () =>
       ioMain(['-r', '-f', 'raw', '-c', 'write 0 1', path], out, createRealHost(), allDrivers),
     );
     assert.deepEqual(answer, { code: 1, stdout: '', stderr: 'qemu-io: Block node is read-only\n' });
+  }));
+
+test('an image that was opened to be read stays so when it is reopened', () =>
+  withImage(async (path) => {
+    const args = ['-r', '-f', 'raw', '-c', 'reopen', '-c', 'write 0 1', path];
+    const answer = await toolAnswer((out) => ioMain(args, out, createRealHost(), allDrivers));
+    assert.deepEqual(answer, { code: 1, stdout: '', stderr: 'qemu-io: Block node is read-only\n' });
+  }));
+
+test('with -s what is written is gone with the disk; the image stays as it was', () =>
+  withImage(async (path) => {
+    const run = (...args: string[]) =>
+      toolAnswer((out) => ioMain([...args, path], out, createRealHost(), allDrivers));
+    const quiet = { code: 0, stdout: '', stderr: '' };
+    const write = ['-c', 'write -q -P 5 0 64k', '-c', 'read -q -P 5 0 64k'];
+    assert.deepEqual(await run('-s', '-f', 'raw', ...write), quiet);
+    assert.deepEqual(await run('-f', 'raw', '-c', 'read -q -P 0 0 1M'), quiet);
+    const opened = ['-c', `open -s -o driver=raw ${path}`, ...write, '-c', 'close'];
+    const answer = await toolAnswer((out) => ioMain(opened, out, createRealHost(), allDrivers));
+    assert.deepEqual(answer, quiet);
+    assert.deepEqual(await run('-f', 'raw', '-c', 'read -q -P 0 0 1M'), quiet);
+  }));
+
+test('memory where O_DIRECT cannot use it, and modes of requests', () =>
+  withImage(async (path) => {
+    const commands = ['-c', 'write -q -P 5 512 1k', '-c', 'read -q -P 5 512 1k'];
+    const run = (...args: string[]) =>
+      toolAnswer((out) =>
+        ioMain([...args, '-f', 'raw', ...commands, path], out, createRealHost(), allDrivers),
+      );
+    for (const args of [
+      ['-m'],
+      ['-m', '-n'],
+      ['-k', '-n'],
+      ['-i', 'io_uring'],
+      ['--aio=native', '-t', 'none'],
+    ])
+      assert.deepEqual(await run(...args), { code: 0, stdout: '', stderr: '' }, args.join(' '));
+    assert.deepEqual(await run('-k'), {
+      code: 1,
+      stdout: '',
+      stderr: `qemu-io: can't open device ${path}: aio=native was specified, but it requires cache.direct=on, which was not specified.\n`,
+    });
+    // Values are looked at in their order, before what is wrong behind them.
+    assert.deepEqual(await run('-d', 'bad', '--nothing'), {
+      code: 1,
+      stdout: '',
+      stderr: 'qemu-io: Invalid discard option: bad\n',
+    });
   }));

@@ -56,7 +56,11 @@ const COMMANDS: readonly IoCommand[] = [
     summary: 'completes all outstanding aio requests',
     words: [0, 0],
     run: async (session) => {
+      // As in QEMU it counts as a flush, and is none.
+      const { statistics, clock } = session.backend;
+      const startedMs = clock.nowMs();
       await session.drain();
+      statistics.done('flush', 0, startedMs, clock.nowMs());
       return true;
     },
   },
@@ -172,7 +176,7 @@ const COMMANDS: readonly IoCommand[] = [
   {
     name: 'read',
     alias: 'r',
-    arguments: '[-Cqv] [-P pattern [-s off] [-l len]] off len',
+    arguments: '[-abCqv] [-P pattern [-s off] [-l len]] off len',
     summary: 'reads a number of bytes at a specified offset',
     words: [2, Infinity],
     run: readCommand,
@@ -240,7 +244,7 @@ const COMMANDS: readonly IoCommand[] = [
   {
     name: 'write',
     alias: 'w',
-    arguments: '[-Cfnquz] [-P pattern | -s source_file] off len',
+    arguments: '[-bcCfnquz] [-P pattern | -s source_file] off len',
     summary: 'writes a number of bytes at a specified offset',
     words: [2, Infinity],
     needs: Permission.write,
@@ -258,9 +262,10 @@ const COMMANDS: readonly IoCommand[] = [
 
 async function openCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
   assert(session.source, 'known only where disks come from a source');
-  if (session.hasDisk) throw new CommandFailure("qemu-io: file open already, try 'help close'", true);
   try {
-    session.use(await session.source.open(words));
+    const open = session.source.prepare(words);
+    if (session.hasDisk) throw new CommandFailure("qemu-io: file open already, try 'help close'", true);
+    session.use(await open());
     return true;
   } catch (error) {
     if (!(error instanceof BlockError)) throw error;

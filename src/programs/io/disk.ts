@@ -3,15 +3,17 @@ import type { BlockBackend } from '../../block/backend.js';
 import type { NodeOptions } from '../../block/driver.js';
 import type { DiscardMode } from '../../block/modes.js';
 import type { Node } from '../../block/node.js';
-import type { OpenContext, Opener } from '../../block/open.js';
+import type { FileAio, OpenContext } from '../../block/open-context.js';
+import type { Opener } from '../../block/open.js';
 import { ALL_PERMISSIONS, Permission, unitePermissions } from '../../block/permissions.js';
 import { FlatOptions } from '../../schema/flat.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
+import { openAbove } from '../arguments/temporary-image.js';
 import { CommandLine } from './arguments.js';
-import { cacheOptions } from './cache.js';
-import { type DiskSource, type OpenDisk, UsageFailure } from './session.js';
+import { type CacheMode, cacheOptions, isFileAio } from './cache.js';
+import { CommandFailure, type DiskSource, type OpenDisk, UsageFailure } from './session.js';
 
-/** How a disk is to be opened: in words, as they were given. */
+/** How a disk is to be opened. */
 export interface DiskArguments {
   filename: string | undefined;
   format?: string | undefined;
@@ -19,10 +21,22 @@ export interface DiskArguments {
   options?: string | undefined;
   readOnly: boolean;
   forceShare: boolean;
-  cache: string;
-  discard: string;
+  cache: CacheMode;
+  discard: DiscardMode;
   copyOnRead: boolean;
+  /** What is written goes to a file above the image, which is gone when the disk is closed. */
+  isTemporary: boolean;
+  aio: FileAio;
 }
+
+/** What nobody has said anything about. */
+export const UNSAID: DiskArguments = {
+  filename: undefined,
+  ...{ readOnly: false, forceShare: false, copyOnRead: false, isTemporary: false },
+  cache: parseCache('writeback'),
+  discard: 'unmap',
+  aio: 'threads',
+};
 
 /** Opens disks for `open` and its words. */
 export class Disks implements DiskSource {
@@ -35,46 +49,73 @@ export class Disks implements DiskSource {
     this.#imageOpts = imageOpts;
   }
 
-  open(words: readonly string[]): Promise<OpenDisk> {
+  prepare(words: readonly string[]): () => Promise<OpenDisk> {
     const line = new CommandLine('open', words, 'snCro:ki:t:d:U');
     if (line.operands.length > 1) throw new UsageFailure();
-    for (const letter of ['s', 'k'])
-      if (line.has(letter)) throw new BlockError('unsupported', `-${letter} is not supported by livedisk`);
-    checkAio(line.value('i') ?? 'threads');
+    const args: DiskArguments = { ...UNSAID };
+    for (const { name, value } of line.given) {
+      if (name === 'o' && this.#imageOpts)
+        throw new CommandFailure("--image-opts and 'open -o' are mutually exclusive");
+      takeOption(args, name, value);
+    }
     const [name] = line.operands;
     const imageOpts = this.#imageOpts;
     const lists = [...line.values('o'), ...(imageOpts && name !== undefined ? [name] : [])];
-    return openDisk(this.#opener, {
-      filename: imageOpts ? undefined : name,
-      ...(lists.length > 0 && { options: lists.join(',') }),
-      readOnly: line.has('r'),
-      forceShare: line.has('U'),
-      copyOnRead: line.has('C'),
-      cache: line.value('t') ?? (line.has('n') ? 'none' : 'writeback'),
-      discard: line.value('d') ?? 'unmap',
-    });
+    args.filename = imageOpts ? undefined : name;
+    if (lists.length > 0) args.options = lists.join(',');
+    return prepareDisk(this.#opener, args);
   }
 }
 
-/** Errors: invalid, unsupported. */
-export function checkAio(mode: string): void {
-  if (mode === 'threads') return;
-  if (mode === 'native' || mode === 'io_uring')
-    throw new BlockError('unsupported', `--aio=${mode} is not supported by livedisk; use 'threads'`);
+/** Errors: invalid. */
+function takeOption(args: DiskArguments, letter: string, value: string): void {
+  if (letter === 'r') args.readOnly = true;
+  else if (letter === 'U') args.forceShare = true;
+  else if (letter === 'C') args.copyOnRead = true;
+  else if (letter === 's') args.isTemporary = true;
+  else if (letter === 'n') args.cache = parseCache('none');
+  else if (letter === 't') args.cache = parseCache(value);
+  else if (letter === 'k') args.aio = 'native';
+  else if (letter === 'i') args.aio = parseAio(value);
+  else if (letter === 'd') args.discard = parseDiscard(value);
+}
+
+/** Errors: invalid. */
+export function parseAio(mode: string): FileAio {
+  if (isFileAio(mode)) return mode;
   throw new BlockError('invalid', `Invalid aio option: ${mode}`);
 }
 
-/** Errors: "can't open ...: TEXT", in qemu-io's words. */
-export async function openDisk(opener: Opener, args: DiskArguments): Promise<OpenDisk> {
-  const cache = cacheOptions(args.cache);
-  if (!cache) throw new BlockError('invalid', `Invalid cache option: ${args.cache}`);
-  const { readOnly, forceShare, filename } = args;
-  const discard = parseDiscard(args.discard);
+/** Errors: invalid. */
+export function parseCache(mode: string): CacheMode {
+  const cache = cacheOptions(mode);
+  if (cache) return cache;
+  throw new BlockError('invalid', `Invalid cache option: ${mode}`);
+}
+
+/** Errors: invalid. */
+export function parseDiscard(mode: string): DiscardMode {
+  if (mode === 'unmap' || mode === 'on') return 'unmap';
+  if (mode === 'ignore' || mode === 'off') return 'ignore';
+  throw new BlockError('invalid', `Invalid discard option: ${mode}`);
+}
+
+/** What opens it. Errors: those of its options, before; "can't open ...: TEXT", in qemu-io's words. */
+export function prepareDisk(opener: Opener, args: DiskArguments): () => Promise<OpenDisk> {
+  const options = optionsOf(args, opener.onWarning);
+  return () => openDisk(opener, args, options);
+}
+
+async function openDisk(
+  opener: Opener,
+  args: DiskArguments,
+  options: FlatOptions | undefined,
+): Promise<OpenDisk> {
+  const { readOnly, forceShare, filename, cache, discard, aio } = args;
   const where = filename === undefined ? "can't open" : `can't open device ${filename}`;
   const { graph } = opener;
-  const context: OpenContext = { readOnly, forceShare, discard, cache: cache.options };
-  const options = optionsOf(args, opener.onWarning);
-  const node = await openNode(opener, args, options, context).catch((error: unknown) => failed(where, error));
+  const context: OpenContext = { readOnly, forceShare, discard, cache: cache.options, aio };
+  const node = await openTop(opener, args, options, context).catch((error: unknown) => failed(where, error));
   const backend = graph.createBackend({
     description: 'an unnamed block device',
     perm: Permission.consistentRead | (readOnly ? 0 : Permission.write),
@@ -108,12 +149,6 @@ function failed(where: string, error: unknown): never {
   });
 }
 
-function parseDiscard(mode: string): DiscardMode {
-  if (mode === 'unmap' || mode === 'on') return 'unmap';
-  if (mode === 'ignore' || mode === 'off') return 'ignore';
-  throw new BlockError('invalid', `Invalid discard option: ${mode}`);
-}
-
 /** Errors: those of parseImageOpts; invalid for a share that contradicts. */
 function optionsOf(
   { options: text, forceShare }: DiskArguments,
@@ -125,6 +160,18 @@ function optionsOf(
   if (forceShare && share !== undefined && share !== 'on')
     throw new BlockError('invalid', '-U conflicts with image options');
   return options;
+}
+
+/** The image, or a temporary one above it. */
+async function openTop(
+  opener: Opener,
+  args: DiskArguments,
+  options: FlatOptions | undefined,
+  context: OpenContext,
+): Promise<Node> {
+  if (!args.isTemporary) return openNode(opener, args, options, context);
+  const image = await openNode(opener, args, options, { ...context, readOnly: true });
+  return openAbove(opener, image, context);
 }
 
 async function openNode(

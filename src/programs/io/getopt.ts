@@ -11,7 +11,25 @@ export interface ParsedArguments {
   /** What is no option, wherever it stands (GNU permutation); all after "--". */
   operands: string[];
   /** The first thing that is wrong; parsing goes on as if it had not been there. */
-  problem?: { kind: 'unknown' | 'missing-value'; text: string; option: string };
+  problem?: GetoptProblem;
+}
+
+interface GetoptProblem {
+  kind: 'unknown' | 'missing-value';
+  text: string;
+  option: string;
+  /** How many options came before it. */
+  before: number;
+}
+
+/** What is wrong, in getopt's words. */
+export function problemText({ kind, text, option }: GetoptProblem): string {
+  const isLong = text.startsWith('--');
+  if (kind === 'missing-value')
+    return isLong
+      ? `option '--${option}' requires an argument`
+      : `option requires an argument -- '${option}'`;
+  return isLong ? `unrecognized option '${text}'` : `invalid option -- '${option}'`;
 }
 
 /**
@@ -86,7 +104,7 @@ function blame(
   text: string,
   option: string,
 ): void {
-  parsed.problem ??= { kind, text, option };
+  parsed.problem ??= { kind, text, option, before: parsed.options.length };
 }
 
 /** Specs from a getopt(3) string such as "bCl:v". */

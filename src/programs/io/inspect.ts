@@ -1,6 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import type { Json } from '../../block/driver.js';
 import { Permission, hasPermission } from '../../block/permissions.js';
+import { PREALLOCATION_MODES, resizeImage } from '../../block/resize.js';
 import { CommandLine } from './arguments.js';
 import { formatBytes, parseBytes } from './numbers.js';
 import { CommandFailure, type IoSession, requestError } from './session.js';
@@ -82,22 +83,19 @@ function memberText(key: string, value: Json, depth: number): string {
   return `${head}\n${members.map(([name, item]) => memberText(name, item, depth + 1)).join('')}`;
 }
 
-const PREALLOCATIONS = ['off', 'metadata', 'falloc', 'full'];
-
-/** truncate off */
+/** truncate [-m prealloc_mode] off */
 export async function truncateCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
   const line = new CommandLine('truncate', words, 'm:');
   const mode = line.value('m') ?? 'off';
-  if (!PREALLOCATIONS.includes(mode))
+  const preallocation = PREALLOCATION_MODES.find((one) => one === mode);
+  if (preallocation === undefined)
     throw new CommandFailure(`qemu-io: Invalid preallocation mode '${mode}'`, true);
-  if (mode !== 'off')
-    throw new CommandFailure(`truncate -m ${mode}: preallocation is not supported by livedisk`);
   line.expect(1);
   const lengthBytes = line.bytes(0);
   if (!hasPermission(session.backend.perm, Permission.resize))
     throw new CommandFailure('truncate: this disk may not be resized here', true);
   try {
-    await session.backend.truncate(lengthBytes);
+    await resizeImage(session.backend, lengthBytes, preallocation);
   } catch (error) {
     if (error instanceof BlockError) throw new CommandFailure(`qemu-io: ${error.message}`, true);
     throw error;

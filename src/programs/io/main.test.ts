@@ -70,7 +70,7 @@ test('what cannot be opened is told, and the next may be', async (t) => {
     ['-x a', "open: invalid option -- 'x'"],
     ['-t bad a', 'qemu-io: Invalid cache option: bad'],
     ['-d bad a', 'qemu-io: Invalid discard option: bad'],
-    ['-s a', 'qemu-io: -s is not supported by livedisk'],
+    ['-s a', "qemu-io: can't open device a: Could not open 'a': No such file or directory"],
     [
       `-U ${base}`,
       `qemu-io: can't open device ${base}: force-share=on can only be used with read-only images`,

@@ -1,3 +1,4 @@
+import { defined } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import type { DriverDescription } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
@@ -7,10 +8,19 @@ import { DriverRegistry } from '../../block/registry.js';
 import type { Host } from '../../host/host.js';
 import { versionText } from '../../wire/qmp/version.js';
 import { parseObject } from '../arguments/objects.js';
+import { applyTrace, parseTrace, traceHelp, type TraceOptions } from '../arguments/trace.js';
 import { runInSession } from './command.js';
-import { checkAio, type DiskArguments, Disks, openDisk } from './disk.js';
+import {
+  type DiskArguments,
+  Disks,
+  parseAio,
+  parseCache,
+  parseDiscard,
+  prepareDisk,
+  UNSAID,
+} from './disk.js';
 import type { ObjectOptions } from '../../schema/objects.js';
-import { getopt, type OptionSpec } from './getopt.js';
+import { getopt, type OptionSpec, problemText } from './getopt.js';
 import { type IoOutput, IoSession } from './session.js';
 
 const OPTIONS: readonly OptionSpec[] = [
@@ -33,9 +43,6 @@ const OPTIONS: readonly OptionSpec[] = [
   { short: '', long: 'image-opts', takesValue: false },
 ];
 
-/** Options of qemu-io that livedisk does not have. */
-const REFUSED = ['snapshot', 'misalign', 'native-aio', 'trace'];
-
 export const HELP = `Usage: livedisk io [OPTIONS]... [-c STRING]... [FILE]
 Reads and writes an image by command, as qemu-io does.
 
@@ -44,12 +51,17 @@ Reads and writes an image by command, as qemu-io does.
   -f, --format FMT     specifies the block driver to use
   -r, --read-only      export read-only
   -n, --nocache        disable host cache, short for -t none
-  -i, --aio=MODE       use AIO mode (threads)
+  -s, --snapshot       write to a temporary file above the image
+  -m, --misalign       put requests' memory where O_DIRECT cannot use it
+  -k, --native-aio     short for -i native
+  -i, --aio=MODE       use AIO mode (threads, native or io_uring)
   -t, --cache=MODE     use the given cache mode for the image
   -C, --copy-on-read   enable copy-on-read
   -d, --discard=MODE   use the given discard mode for the image
   -U, --force-share    force shared permissions
       --image-opts     FILE is options: driver=qcow2,file.filename=...
+  -T, --trace [[enable=]PATTERN][,events=FILE][,file=FILE]
+                       tell what happens at trace points (-T help lists them)
   -h, --help           display this help and exit
   -V, --version        output version information and exit
 
@@ -60,10 +72,12 @@ See 'livedisk io -c help' for information on available commands.
 class Refusal extends Error {}
 
 interface IoArguments {
+  traces: TraceOptions[];
   objects: ObjectOptions[];
   commands: string[];
   /** Names are options. */
   imageOpts: boolean;
+  isMisaligned: boolean;
   /** The one that is named on the command line. */
   disk: DiskArguments;
 }
@@ -82,6 +96,8 @@ export async function ioMain(
   try {
     const parsed = parse(args, out);
     if (typeof parsed === 'number') return parsed;
+    for (const trace of parsed.traces)
+      await applyTrace(host, trace, (text) => out.error(`qemu-io:${text}\n`));
     return await exercise(parsed, out, host, drivers, lines);
   } catch (error) {
     if (!(error instanceof Refusal) && !(error instanceof BlockError)) throw error;
@@ -95,48 +111,54 @@ async function* nothing(): AsyncIterable<string> {
   // Nobody types.
 }
 
+/** Values are looked at in their order, and as far as the first thing that is wrong. */
 function parse(args: readonly string[], out: IoOutput): IoArguments | number {
   const { options, operands, problem } = getopt(args, OPTIONS);
-  if (problem) {
-    const what = problem.kind === 'unknown' ? 'invalid option' : 'option requires an argument';
-    out.error(`qemu-io: ${what} -- '${problem.option}'\n`);
-    out.print(HELP);
-    return 1;
-  }
-  const given = new Map(options.map(({ name, value }) => [name, value]));
-  if (given.has('help')) {
-    out.print(HELP);
-    return 0;
-  }
-  if (given.has('version')) {
-    out.print(versionText('qemu-io'));
-    return 0;
-  }
-  const refused = REFUSED.find((name) => given.has(name));
-  if (refused !== undefined) throw new Refusal(`--${refused} is not supported by livedisk`);
-  const [filename] = operands;
-  if (operands.length > 1) {
-    out.print(HELP);
-    return 1;
-  }
-  checkAio(given.get('aio') ?? 'threads');
-  const commands = options.filter(({ name }) => name === 'cmd').map(({ value }) => value);
-  const format = given.get('format');
-  const imageOpts = given.has('image-opts');
-  if (imageOpts && format !== undefined) throw new Refusal('--image-opts and -f are mutually exclusive');
-  return {
-    objects: options.filter(({ name }) => name === 'object').map(({ value }) => parseObject(value)),
-    ...{ commands, imageOpts },
-    disk: {
-      ...(imageOpts ? { filename: undefined, options: filename } : { filename, format }),
-      readOnly: given.has('read-only'),
-      forceShare: given.has('force-share'),
-      cache: given.get('cache') ?? (given.has('nocache') ? 'none' : 'writeback'),
-      copyOnRead: given.has('copy-on-read'),
-      discard: given.get('discard') ?? 'unmap',
-    },
+  const parsed: IoArguments = {
+    ...{ traces: [], objects: [], commands: [], imageOpts: false, isMisaligned: false },
+    disk: { ...UNSAID },
   };
+  for (const { name, value } of options.slice(0, problem?.before)) {
+    if (name === 'help' || name === 'version') {
+      out.print(name === 'help' ? HELP : versionText('qemu-io'));
+      return 0;
+    }
+    const help = name === 'trace' ? traceHelp(value) : undefined;
+    if (help !== undefined) {
+      out.print(help);
+      return 0;
+    }
+    defined(TAKEN[name], `what option ${name} does`)(parsed, value);
+  }
+  if (problem) out.error(`qemu-io: ${problemText(problem)}\n`);
+  if (problem || operands.length > 1) {
+    out.print(HELP);
+    return 1;
+  }
+  const { imageOpts, disk } = parsed;
+  if (imageOpts && disk.format !== undefined) throw new Refusal('--image-opts and -f are mutually exclusive');
+  const [operand] = operands;
+  return { ...parsed, disk: { ...disk, ...(imageOpts ? { options: operand } : { filename: operand }) } };
 }
+
+/** What each option does to what is parsed. Errors: Refusal, BlockError. */
+const TAKEN: Readonly<Record<string, (parsed: IoArguments, value: string) => void>> = {
+  trace: ({ traces }, value) => void traces.push(parseTrace(value)),
+  object: ({ objects }, value) => void objects.push(parseObject(value)),
+  cmd: ({ commands }, value) => void commands.push(value),
+  'image-opts': (parsed) => void (parsed.imageOpts = true),
+  misalign: (parsed) => void (parsed.isMisaligned = true),
+  format: ({ disk }, value) => void (disk.format = value),
+  'read-only': ({ disk }) => void (disk.readOnly = true),
+  'force-share': ({ disk }) => void (disk.forceShare = true),
+  'copy-on-read': ({ disk }) => void (disk.copyOnRead = true),
+  snapshot: ({ disk }) => void (disk.isTemporary = true),
+  nocache: ({ disk }) => void (disk.cache = parseCache('none')),
+  cache: ({ disk }, value) => void (disk.cache = parseCache(value)),
+  'native-aio': ({ disk }) => void (disk.aio = 'native'),
+  aio: ({ disk }, value) => void (disk.aio = parseAio(value)),
+  discard: ({ disk }, value) => void (disk.discard = parseDiscard(value)),
+};
 
 async function exercise(
   args: IoArguments,
@@ -151,10 +173,12 @@ async function exercise(
   opener.graph.onDriverLine = (line) => out.error(`${line}\n`);
   opener.onWarning = (text) => out.error(`qemu-io: warning: ${text}\n`);
   opener.onProbed = (name, format, readOnly) => out.error(probedWarning(name, format, readOnly));
-  const session = new IoSession(new Disks(opener, args.imageOpts), out, { host, graph });
+  const session = new IoSession(new Disks(opener, args.imageOpts), out, {
+    ...{ host, graph, isMisaligned: args.isMisaligned },
+  });
   try {
     if (args.disk.filename !== undefined || args.disk.options !== undefined)
-      session.use(await openDisk(opener, args.disk));
+      session.use(await prepareDisk(opener, args.disk)());
     const failed =
       args.commands.length > 0 ? await runAll(session, args.commands) : await typed(session, lines);
     return failed ? 1 : 0;

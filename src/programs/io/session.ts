@@ -6,6 +6,8 @@ import { withoutPermissions } from '../../block/permissions.js';
 import type { Graph } from '../../block/graph.js';
 import type { Host } from '../../host/host.js';
 
+const MISALIGNED_BYTES = 16;
+
 /** Where text goes; each call is whole lines. */
 export interface IoOutput {
   readonly print: (text: string) => void;
@@ -22,12 +24,14 @@ export interface IoOptions {
   host?: Host;
   /** Needed by `reopen`. */
   graph?: Graph;
+  /** The memory of requests is not where O_DIRECT could use it. */
+  isMisaligned?: boolean;
 }
 
 /** Where a session's disks come from, when it may open and close them: the exerciser's own. */
 export interface DiskSource {
-  /** `open` and its words. Errors: BlockError, as it is to be told; UsageFailure. */
-  open(words: readonly string[]): Promise<OpenDisk>;
+  /** What `open` with these words opens, when it is called. Errors, of both: BlockError, as it is to be told; UsageFailure. */
+  prepare(words: readonly string[]): () => Promise<OpenDisk>;
 }
 
 export interface OpenDisk {
@@ -44,6 +48,7 @@ export class IoSession {
   readonly output: IoOutput;
   readonly host: Host | undefined;
   readonly graph: Graph | undefined;
+  readonly #isMisaligned: boolean;
   #backend: BlockBackend | undefined;
   #disk: OpenDisk | undefined;
   /** `quit` was given. */
@@ -52,12 +57,19 @@ export class IoSession {
   readonly #settled = new Notifier();
 
   /** Of one disk, which may do what it may at first; or of a source's, none of which is open yet. */
-  constructor(disks: BlockBackend | DiskSource, output: IoOutput, { host, graph }: IoOptions = {}) {
-    if ('open' in disks) this.source = disks;
+  constructor(disks: BlockBackend | DiskSource, output: IoOutput, options: IoOptions = {}) {
+    if ('prepare' in disks) this.source = disks;
     else this.#backend = disks;
     this.output = output;
-    this.host = host;
-    this.graph = graph;
+    this.host = options.host;
+    this.graph = options.graph;
+    this.#isMisaligned = options.isMisaligned ?? false;
+  }
+
+  /** Memory of a request, whatever it holds. */
+  newBuffer(lengthBytes: number): Buffer<ArrayBuffer> {
+    if (!this.#isMisaligned) return Buffer.allocUnsafe(lengthBytes);
+    return Buffer.allocUnsafeSlow(lengthBytes + MISALIGNED_BYTES).subarray(MISALIGNED_BYTES);
   }
 
   /** The disk is one of the source's. */

@@ -1,5 +1,7 @@
 import { errnoError } from '../../base/error.js';
 import type { BlockBackend } from '../../block/backend.js';
+import type { InternalSnapshots } from '../../block/driver.js';
+import { vmStateKeeper } from '../../block/internal-snapshots.js';
 import { Flag } from '../../block/request.js';
 import { CommandLine } from './arguments.js';
 import { parseBytes, parsePattern } from './numbers.js';
@@ -37,9 +39,21 @@ function checkInside(backend: BlockBackend, offset: number, lengthBytes: number)
   if (offset + lengthBytes > backend.lengthBytes) throw errnoError('EIO');
 }
 
-function refuse(line: CommandLine, letter: string, name: string, what: string): void {
-  if (line.has(letter)) throw new CommandFailure(`${name} -${letter}: ${what} not supported by livedisk`);
+/** Looks at the values of options in their order. */
+function checkValue(letter: string, value: string): false {
+  if (letter === 'P') parsePattern(value);
+  return false;
 }
+
+/** The same of reads, where sizes have letters too. */
+function checkReadValue(letter: string, value: string): false {
+  if (letter === 's' || letter === 'l') parseBytes(value);
+  return checkValue(letter, value);
+}
+
+/** The same, until a request is to count as invalid. */
+const checkUntilInvalid = (letter: string, value: string): boolean =>
+  letter === 'i' || checkValue(letter, value);
 
 interface Verification {
   pattern: number;
@@ -71,8 +85,18 @@ function verify(session: IoSession, buffer: Buffer, offset: number, wanted: Veri
   return false;
 }
 
+/** What a request does to the machine's state beside the disk; nothing else goes on there meanwhile. */
+async function withVmState(
+  { graph, backend }: IoSession,
+  use: (keeper: InternalSnapshots) => Promise<void>,
+): Promise<void> {
+  const keeper = vmStateKeeper(backend.node);
+  await (graph ? graph.drained([backend.node], () => use(keeper)) : use(keeper));
+}
+
 interface ReadRequest {
   name: string;
+  ofVmState?: boolean;
   offset: number;
   lengthBytes: number;
   verification: Verification | undefined;
@@ -84,9 +108,11 @@ async function runRead(session: IoSession, request: ReadRequest): Promise<boolea
   const { offset, lengthBytes, verification } = request;
   let buffer = Buffer.alloc(0);
   const seconds = await perform(session, request.name, async () => {
-    checkInside(session.backend, offset, lengthBytes);
-    buffer = Buffer.allocUnsafe(lengthBytes);
-    await session.backend.read(offset, buffer);
+    if (request.ofVmState !== true) checkInside(session.backend, offset, lengthBytes);
+    buffer = session.newBuffer(lengthBytes);
+    if (request.ofVmState === true)
+      await withVmState(session, (keeper) => keeper.readPresentVmState(offset, buffer));
+    else await session.backend.read(offset, buffer);
   });
   const matches = verification === undefined || verify(session, buffer, offset, verification);
   if (request.reporting.quiet) return matches;
@@ -95,22 +121,21 @@ async function runRead(session: IoSession, request: ReadRequest): Promise<boolea
   return matches;
 }
 
-/** read [-Cqv] [-P pattern [-s off] [-l len]] off len */
+/** read [-bCqv] [-P pattern [-s off] [-l len]] off len */
 export function readCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
-  const line = new CommandLine('read', words, 'bCl:pP:qs:v');
-  if (line.has('P')) parsePattern(line.value('P') ?? '');
+  const line = new CommandLine('read', words, 'bCl:pP:qs:v', checkReadValue);
   line.expect(2);
-  refuse(line, 'b', 'read', 'the VM state is');
   const offset = line.bytes(0);
   const lengthBytes = line.lengthBytes(1);
   const verification = verificationOf(line, lengthBytes);
-  const rest = { verification, dump: line.has('v'), reporting: reporting(line) };
+  const ofVmState = line.has('b');
+  if (ofVmState) checkSectors({ offset, count: lengthBytes });
+  const rest = { ofVmState, verification, dump: line.has('v'), reporting: reporting(line) };
   return runRead(session, { name: 'read', offset, lengthBytes, ...rest });
 }
 
 function vectorRead(name: string, line: CommandLine): ReadRequest {
   const pattern = line.value('P');
-  if (pattern !== undefined) parsePattern(pattern);
   line.atLeast(2);
   const offset = line.bytes(0);
   const lengthBytes = line.vectorBytes(1);
@@ -121,25 +146,26 @@ function vectorRead(name: string, line: CommandLine): ReadRequest {
 
 /** readv [-Cqv] [-P pattern] off len [len..] */
 export function readvCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
-  return runRead(session, vectorRead('readv', new CommandLine('readv', words, 'CP:qv')));
+  return runRead(session, vectorRead('readv', new CommandLine('readv', words, 'CP:qv', checkValue)));
 }
 
 /** aio_read [-Ciqv] [-P pattern] off len [len..] */
 export function aioReadCommand(session: IoSession, words: readonly string[]): boolean {
-  const line = new CommandLine('aio_read', words, 'CP:iqv');
-  // qemu-io names the request so when an asynchronous one fails.
-  const request = vectorRead('readv', line);
-  if (line.has('i')) {
-    session.backend.statistics.read.failed++;
+  const line = new CommandLine('aio_read', words, 'CP:iqv', checkUntilInvalid);
+  if (line.isDone) {
+    session.backend.statistics.invalid('read', session.backend.clock.nowMs());
     session.output.print('injecting invalid read request\n');
     return true;
   }
+  // qemu-io names the request so when an asynchronous one fails.
+  const request = vectorRead('readv', line);
   session.launch(async () => void (await runRead(session, request)));
   return true;
 }
 
 interface WriteRequest {
   name: string;
+  ofVmState?: boolean;
   offset: number;
   lengthBytes: number;
   flags: number;
@@ -152,11 +178,13 @@ async function runWrite(session: IoSession, request: WriteRequest): Promise<bool
   const { offset, lengthBytes, flags, fill } = request;
   const { backend } = session;
   const seconds = await perform(session, request.name, async () => {
-    checkInside(backend, offset, lengthBytes);
+    if (request.ofVmState !== true) checkInside(backend, offset, lengthBytes);
     if (!fill) return backend.writeZeroes(offset, lengthBytes, flags);
-    const buffer = Buffer.allocUnsafe(lengthBytes);
+    const buffer = session.newBuffer(lengthBytes);
     fill(buffer);
-    await backend.write(offset, buffer, flags);
+    if (request.ofVmState === true)
+      await withVmState(session, (keeper) => keeper.writePresentVmState(offset, buffer));
+    else await backend.write(offset, buffer, flags);
   });
   report(session, { verb: 'wrote', offset, lengthBytes, seconds }, request.reporting);
   return true;
@@ -186,7 +214,6 @@ function checkWriteOptions(line: CommandLine): void {
   if (line.has('u') && !line.has('z')) throw new CommandFailure('-u requires -z to be specified');
   if (['z', 'P', 's'].filter((letter) => line.has(letter)).length > 1)
     throw new CommandFailure('Only one of -z, -P, and -s can be specified at the same time');
-  refuse(line, 'b', 'write', 'the VM state is');
 }
 
 function checkSectors(values: { [name: string]: number }): void {
@@ -195,15 +222,15 @@ function checkSectors(values: { [name: string]: number }): void {
       throw new CommandFailure(`${value} is not a sector-aligned value for '${name}'`);
 }
 
-/** write [-Ccfnquz] [-P pattern | -s source_file] off len */
+/** write [-bCcfnquz] [-P pattern | -s source_file] off len */
 export async function writeCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
-  const line = new CommandLine('write', words, 'bcCfnpP:qs:uz');
-  if (line.has('P')) parsePattern(line.value('P') ?? '');
+  const line = new CommandLine('write', words, 'bcCfnpP:qs:uz', checkValue);
   line.expect(2);
   checkWriteOptions(line);
   const offset = line.bytes(0);
   const lengthBytes = line.lengthBytes(1);
-  if (line.has('c')) checkSectors({ offset, count: lengthBytes });
+  const ofVmState = line.has('b');
+  if (line.has('c') || ofVmState) checkSectors({ offset, count: lengthBytes });
   const source = line.value('s');
   let fill: WriteRequest['fill'] = line.has('z') ? undefined : patternFill(line);
   if (source !== undefined) {
@@ -212,6 +239,7 @@ export async function writeCommand(session: IoSession, words: readonly string[])
   }
   return runWrite(session, {
     name: 'write',
+    ofVmState,
     offset,
     lengthBytes,
     flags: writeFlags(line),
@@ -226,10 +254,12 @@ async function readPatternFile(session: IoSession, path: string, mostBytes: numb
   if (!host) throw new CommandFailure('write -s: files are out of reach here');
   const found = await host.files.stat(path);
   if (!found) throw new CommandFailure(`${path}: No such file or directory`, true);
-  if (found.sizeBytes === 0) throw new CommandFailure(`${path}: file is empty`, true);
+  // Of /dev/urandom and the like there is as much as is asked for.
+  const sizeBytes = found.isSpecial === 'character device' ? mostBytes : found.sizeBytes;
+  if (sizeBytes === 0) throw new CommandFailure(`${path}: file is empty`, true);
   const file = await host.files.open(path, { write: false });
   try {
-    const content = Buffer.alloc(Math.max(1, Math.min(found.sizeBytes, mostBytes)));
+    const content = Buffer.alloc(Math.max(1, Math.min(sizeBytes, mostBytes)));
     await readBuffer(file, 0, content);
     return content;
   } finally {
@@ -239,7 +269,7 @@ async function readPatternFile(session: IoSession, path: string, mostBytes: numb
 
 /** writev [-Cfq] [-P pattern] off len [len..] */
 export function writevCommand(session: IoSession, words: readonly string[]): Promise<boolean> {
-  const line = new CommandLine('writev', words, 'CfP:q');
+  const line = new CommandLine('writev', words, 'CfP:q', checkValue);
   const fill = patternFill(line);
   line.atLeast(2);
   const request = { offset: line.bytes(0), lengthBytes: line.vectorBytes(1), flags: writeFlags(line) };
@@ -248,20 +278,20 @@ export function writevCommand(session: IoSession, words: readonly string[]): Pro
 
 /** aio_write [-Cfiquz] [-P pattern] off len [len..] */
 export function aioWriteCommand(session: IoSession, words: readonly string[]): boolean {
-  const line = new CommandLine('aio_write', words, 'CfiP:quz');
+  const line = new CommandLine('aio_write', words, 'CfiP:quz', checkUntilInvalid);
+  if (line.isDone) {
+    session.backend.statistics.invalid('write', session.backend.clock.nowMs());
+    session.output.print('injecting invalid write request\n');
+    return true;
+  }
   const fill = patternFill(line);
   line.atLeast(2);
   const zero = line.has('z');
   if (line.has('u') && !zero) throw new CommandFailure('-u requires -z to be specified');
-  const offset = line.bytes(0);
   if (zero && line.operands.length > 2)
     throw new CommandFailure('-z supports only a single length parameter');
+  const offset = line.bytes(0);
   const lengthBytes = zero ? line.lengthBytes(1) : line.vectorBytes(1);
-  if (line.has('i')) {
-    session.backend.statistics.write.failed++;
-    session.output.print('injecting invalid write request\n');
-    return true;
-  }
   session.launch(async () => {
     await runWrite(session, {
       name: 'aio_write',

@@ -29,6 +29,18 @@ test('a command line is taken apart: disks and monitors, and the machine', () =>
   assert.deepEqual([line.devices, line.hasAccelerator, line.memory], [3, true, 'default']);
 });
 
+test('trace points are logged here, and all else by the machine', () => {
+  const theirs = (line: string): string =>
+    split(line)
+      .theirs.map((words) => ('device' in words ? '' : words.join(' ')))
+      .join(' ');
+  assert.equal(theirs('-d int,cpu -D log'), '-d int,cpu -D log');
+  assert.deepEqual(split('-d int,cpu -D log').ours, []);
+  for (const line of ['-d trace:job_*,trace:nbd_request -D log', '-D log -trace job_*'])
+    assert.deepEqual([split(line).ours.join(' '), theirs(line)], [line, '']);
+  assert.throws(() => split('-d int,trace:job_* -D log'), { message: /^-d int,trace:job_\*: not supported/ });
+});
+
 test('what is said of memory and processors is heard', () => {
   assert.equal(split('-M q35,accel=tcg').hasAccelerator, true);
   assert.equal(split('-M q35').hasAccelerator, false);
@@ -36,7 +48,8 @@ test('what is said of memory and processors is heard', () => {
   assert.equal(split(own).memory, 'private');
   assert.equal(split(own.replace('id=m', 'id=m,share=on')).memory, 'shared');
   assert.equal(split('-mem-path /x').memory, 'private');
-  assert.throws(() => split('-incoming defer'), /^BlockError: -incoming: a machine cannot come/);
+  assert.deepEqual(split('-incoming defer').ours, ['-incoming', 'defer']);
+  assert.deepEqual(split('-incoming defer').theirs, []);
   assert.throws(() => split('-m'), /-m: requires an argument/);
 });
 

@@ -1,6 +1,7 @@
 import { deviceModel } from '../../attach/device-models.js';
 import { BlockError } from '../../base/error.js';
 import { split } from '../arguments/image-opts.js';
+import { isTraceItem } from '../arguments/log.js';
 import {
   FLAGS_WITHOUT_EFFECT,
   machineType,
@@ -39,7 +40,10 @@ const FLAGS = new Set([
 ]);
 
 /** What both are told. */
-const BOTH = new Set('-M -machine -m -name -uuid -no-reboot -no-shutdown -action'.split(' '));
+const BOTH = new Set('-M -machine -m -name -uuid -no-reboot -no-shutdown -action -msg'.split(' '));
+
+/** What is logged, and where. */
+const LOG = new Set(['-d', '-D']);
 
 /** Objects that disks use, and others may. */
 const SHARED_OBJECTS = /^(secret|secret_keyring|tls-creds-.*|tls-cipher-suites|authz-.*|iothread)$/;
@@ -60,9 +64,10 @@ export function splitCommandLine(args: readonly string[]): SplitLine {
   const line: SplitLine = {
     ...{ ours: [], theirs: [], devices: 0, hasAccelerator: false, memory: 'default', isPreallocated: false },
   };
+  const logSide = sideOfLog(options.findLast(({ name }) => name === '-d')?.value);
   const hasSerial = options.some(({ name }) => name === '-serial');
   for (const option of options) {
-    const side = sideOf(option, monitors);
+    const side = LOG.has(option.name) ? logSide : sideOf(option, monitors);
     if (side !== 'theirs') line.ours.push(...option.words);
     if (side !== 'ours') line.theirs.push(wordsFor(option, hasSerial));
     else if (option.name === '-device') line.theirs.push({ device: line.devices });
@@ -88,6 +93,18 @@ function readOptions(args: readonly string[]): Option[] {
   return options;
 }
 
+/** Trace points are ours, as with -trace; all else is of the guest. Errors: unsupported for both, which would share a file. */
+function sideOfLog(items: string | undefined): Side {
+  const parts = items?.split(',') ?? [];
+  const traces = parts.filter(isTraceItem);
+  if (traces.length > 0 && traces.length < parts.length)
+    throw new BlockError(
+      'unsupported',
+      `-d ${items}: not supported by livedisk: use -trace for trace points`,
+    );
+  return traces.length === parts.length ? 'ours' : 'theirs';
+}
+
 function sideOf({ name, value }: Option, monitors: ReadonlySet<string | undefined>): Side {
   if (BOTH.has(name)) return 'both';
   switch (name) {
@@ -103,10 +120,6 @@ function sideOf({ name, value }: Option, monitors: ReadonlySet<string | undefine
       return sideOfObject(field(value, 'qom-type', 'qom-type') ?? '');
     case '-device':
       return sideOfDevice(field(value, 'driver', 'driver') ?? '');
-    case '-incoming':
-      throw new BlockError('unsupported', '-incoming: a machine cannot come to one that livedisk runs yet', {
-        hint: 'Start it here, or move it between two of QEMU, with its disks on exports of livedisk.',
-      });
     default:
       return FLAGS_WITHOUT_EFFECT.has(name) || Object.hasOwn(VALUED_WITHOUT_EFFECT, name) ? 'theirs' : 'ours';
   }

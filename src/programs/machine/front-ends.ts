@@ -25,22 +25,65 @@ const NOT_OF_VHOST = new Set([
 /** What is ours to do of a disk that comes over NBD. */
 const OURS_OF_NBD = new Set(['drive', 'share-rw', 'x-endpoint', 'rerror', 'werror']);
 
+/** A type alias: it is JSON. `device`: its path. */
+export type PassedFrontEnds = {
+  sharesMemory: boolean;
+  count: number;
+  endpoints: Array<{
+    device: string;
+    type: 'unix';
+    path: string;
+    protocol?: 'nbd' | 'vhost-user';
+    handlesErrors?: boolean;
+  }>;
+};
+
 /** Sockets on which the guest's program finds our disks: in a folder that is gone once it has connected. */
 export class FrontEnds {
   readonly #sharesMemory: boolean;
   #folder: string | undefined;
   #count = 0;
+  /** Those of devices that are to be made as another process had them. */
+  readonly #passed: Endpoint[] = [];
 
   /** `sharesMemory`: the guest's memory can be mapped here. */
   constructor(sharesMemory: boolean) {
     this.#sharesMemory = sharesMemory;
   }
 
+  /** For from() in another process. */
+  passed(devices: Iterable<GuestDevice>): PassedFrontEnds {
+    const endpoints = [...devices].flatMap(({ path, endpoint }) =>
+      endpoint?.type === 'unix' ? [{ device: path, ...endpoint }] : [],
+    );
+    return { sharesMemory: this.#sharesMemory, count: this.#count, endpoints };
+  }
+
+  /** Of another process; its devices are made in the order of `paths`. */
+  static from({ sharesMemory, count, endpoints }: PassedFrontEnds, paths: readonly string[]): FrontEnds {
+    const frontEnds = new FrontEnds(sharesMemory);
+    frontEnds.#count = count;
+    for (const path of paths) {
+      const { device, ...endpoint } = endpoints.find((one) => one.device === path) ?? {};
+      if (device !== undefined) frontEnds.#passed.push(endpoint as Endpoint);
+    }
+    return frontEnds;
+  }
+
   endpointFor(model: DeviceModel): Endpoint {
+    const passed = this.#passed.shift();
+    if (passed) return passed;
     this.#folder ??= mkdtempSync(join(tmpdir(), 'livedisk-machine-'));
     const isVhost = this.#sharesMemory && model.name.startsWith('virtio-blk');
     const path = join(this.#folder, `${this.#count++}`);
-    return { type: 'unix', path, protocol: isVhost ? 'vhost-user' : 'nbd' };
+    return isVhost
+      ? { type: 'unix', path, protocol: 'vhost-user' }
+      : { type: 'unix', path, protocol: 'nbd', handlesErrors: true };
+  }
+
+  /** The other program's node of a disk that comes over NBD. */
+  nodeOf({ endpoint }: GuestDevice): string | undefined {
+    return endpoint?.type === 'unix' && endpoint.handlesErrors === true ? nodeName(endpoint.path) : undefined;
   }
 
   /** All that was made has been connected to. */
@@ -68,9 +111,13 @@ export class FrontEnds {
       const device = { driver, ...identity, 'num-queues': '1', ...Object.fromEntries(rest), chardev };
       return { kind: 'vhost-user', chardev, path: endpoint.path, device };
     }
-    const name = `livedisk-${number}`;
+    const name = nodeName(endpoint.path);
     const rest = Object.entries(given).filter(([key]) => !OURS_OF_NBD.has(key));
-    const policies = DEVICE_PROPERTIES[model.name]?.['werror'] ? { rerror: 'report', werror: 'report' } : {};
+    const { readErrors, writeErrors } = disk.errorPolicies;
+    // The guest's program goes by them, stops its processors, and tries again.
+    const policies = DEVICE_PROPERTIES[model.name]?.['werror']
+      ? { rerror: readErrors, werror: writeErrors }
+      : {};
     return {
       kind: 'node',
       node: {
@@ -87,6 +134,10 @@ export class FrontEnds {
       },
     };
   }
+}
+
+function nodeName(socketPath: string): string {
+  return `livedisk-${basename(socketPath)}`;
 }
 
 /** The words for a command line. */
@@ -108,6 +159,7 @@ function textOf(value: JsonObject[string]): string {
   return typeof value === 'object' ? JSON.stringify(value) : String(value);
 }
 
-function escape(text: string): string {
+/** A value among others. */
+export function escape(text: string): string {
   return text.replaceAll(',', ',,');
 }

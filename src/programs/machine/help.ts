@@ -15,5 +15,5 @@ models, and a machine whose own -object memory-backend-... is not share=on, over
                         -serial mon:stdio the terminal is the guest's console: Ctrl-A x ends the machine
 
 Both have one life: when the guest shuts down, or 'quit' or a signal comes, the disks are flushed and both end. Refused by
-name: -incoming and migrate, savevm and loadvm (the memory is the other program's), change of media.
+name: savevm and loadvm (the memory is the other program's), change of media.
 `;

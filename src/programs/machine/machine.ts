@@ -4,22 +4,21 @@ import type { Engine } from '../../monitor/engine.js';
 import type { DeviceModel } from '../../attach/device-models.js';
 import type { Endpoint } from '../../attach/endpoint.js';
 import type { Plugged } from '../../attach/machine.js';
+import { assert } from '../../base/assert.js';
 import { MiB } from '../../base/limits.js';
-import { BlockError } from '../../base/error.js';
 import type { RunOptions } from '../run/options.js';
 import { BothWorlds } from './both-worlds.js';
 import { type SplitLine, splitCommandLine } from './command-line.js';
-import { FrontEnds, wordsOf } from './front-ends.js';
-import { endText, GuestProcess, MONITOR_FD } from './guest-process.js';
+import { escape, FrontEnds, wordsOf } from './front-ends.js';
+import { endText, type GuestProcess, StartedProcess } from './guest-process.js';
+import { endGuest, NOT_YET, type RunningMachine } from './running-machine.js';
+import { MonitorDoor } from './monitor-door.js';
+import { MachineMemory } from './memory.js';
 import { findMachineProgram, refuseInside, USUAL_PROGRAM } from './program.js';
 import { refusalOf } from './routes.js';
 
 const DEFAULT_MEMORY_BYTES = 128 * MiB;
 const MEMORY_ID = 'livedisk.memory';
-/** What a machine that is told to end has for it. */
-const END_MS = 10_000;
-/** When its disk does not answer it any more, it cannot end well. */
-const FAILED_END_MS = 1_000;
 
 /** The switch for a machine, taken out of a command line; QEMU's option of that name has its value in the next word. */
 export function takeMachineSwitch(args: readonly string[]): { asked?: string; rest: string[] } | undefined {
@@ -40,12 +39,13 @@ export function withMachineSwitch(args: readonly string[]): string[] {
 }
 
 /** A machine that runs elsewhere on this host, and whose disks are ours: one life. */
-export class MachineRun {
+export class MachineRun implements RunningMachine {
   readonly line: SplitLine;
   readonly #asked: string | undefined;
   #program = '';
   readonly #frontEnds: FrontEnds;
   #process: GuestProcess | undefined;
+  #memory: MachineMemory | undefined;
   #quit: () => void = () => this.#process?.kill();
   /** What it ended with that was no good end. */
   failure: string | undefined;
@@ -66,10 +66,12 @@ export class MachineRun {
         "warning: the machine's memory is not shared (share=on of its memory-backend), so its disks come over NBD",
       );
     engine.runState.servesStopped = true;
+    this.#memory = new MachineMemory(engine.host.net, () => this.#process?.kill());
     engine.guestProgram = {
+      memory: this.#memory,
       endpointFor: (model: DeviceModel): Endpoint => this.#frontEnds.endpointFor(model),
       refusal: refusalOf,
-      runHuman: () => Promise.reject(new BlockError('busy', 'The machine has not started')),
+      ...NOT_YET,
     };
   }
 
@@ -80,19 +82,30 @@ export class MachineRun {
         step.kind === 'multiplexed' || (step.kind === 'chardev' && step.device.backend.type === 'stdio'),
     );
     const hasTerminal = !usesTerminal && !options.daemonize;
-    const guest = new GuestProcess(this.#program, this.#words(engine, options), { hasTerminal });
+    const door = await MonitorDoor.open(engine.host.net);
+    const words = ['-chardev', `socket,id=livedisk.monitor,path=${escape(door.path)}`];
+    const guest = new StartedProcess(this.#program, [...words, ...this.#words(engine, options)], {
+      hasTerminal,
+    });
     this.#process = guest;
-    await guest.starting(this.#join(engine, guest, options.startStopped));
+    const waits = options.startStopped || options.incoming !== undefined;
+    await guest.starting(this.#join(engine, door, waits)).finally(() => door.close());
     void guest.ended.then((end) => {
+      this.#memory?.ended();
       if (end.status !== 0) this.failure = endText(this.#program, end);
       engine.quitting.resolve();
     });
   }
 
-  async #join(engine: Engine, guest: GuestProcess, isStopped: boolean): Promise<void> {
-    const qmp = await guest.connect(engine.host.clock);
+  async #join(engine: Engine, door: MonitorDoor, isStopped: boolean): Promise<void> {
+    const qmp = await door.client(engine.host.clock);
     this.#quit = () => void qmp.execute('quit').catch(() => undefined);
-    const worlds = new BothWorlds(engine, qmp, this.#frontEnds);
+    assert(this.#memory, 'prepared');
+    const process = (): GuestProcess => {
+      assert(this.#process, 'the program was started');
+      return this.#process;
+    };
+    const worlds = new BothWorlds(engine, { qmp, frontEnds: this.#frontEnds, memory: this.#memory, process });
     engine.guestProgram = worlds;
     await worlds.begin();
     // It has answered, so it has its devices.
@@ -103,17 +116,10 @@ export class MachineRun {
   /** It ends, well if it can, before its disks do. */
   async end(engine: Engine): Promise<void> {
     this.#frontEnds.removeSockets();
-    const guest = this.#process;
-    if (!guest || guest.hasEnded) return;
-    this.#quit();
-    const patienceMs = engine.runState.status === 'io-error' ? FAILED_END_MS : END_MS;
-    const timer = engine.host.clock.setTimer(patienceMs, () => guest.kill());
-    await guest.ended;
-    timer.cancel();
-    this.failure = undefined;
+    if (await endGuest(engine, this.#process, this.#quit)) this.failure = undefined;
   }
 
-  #words(engine: Engine, { memoryBytes = DEFAULT_MEMORY_BYTES }: RunOptions): string[] {
+  #words(engine: Engine, { memoryBytes = DEFAULT_MEMORY_BYTES, incoming }: RunOptions): string[] {
     const plugged = [...engine.machine.devices];
     const isOnBoard = ({ path }: Plugged): boolean => path.startsWith('/machine/unattached/');
     const onBoard = plugged.filter(isOnBoard);
@@ -121,8 +127,9 @@ export class MachineRun {
     const asked = this.line.devices;
     return [
       ...['-S', '-monitor', 'none'],
-      ...['-chardev', `socket,id=livedisk.monitor,fd=${MONITOR_FD}`],
       ...['-mon', 'chardev=livedisk.monitor,mode=control'],
+      // It comes through us.
+      ...(incoming === undefined ? [] : ['-incoming', 'defer']),
       ...(this.line.hasAccelerator ? [] : accelerators()),
       ...this.#memoryWords(memoryBytes),
       ...onBoard.flatMap((device) => this.#diskWords(engine, device, true)),

@@ -1,3 +1,5 @@
+import type { JsonObject } from '../../schema/types.js';
+
 /** Commands of ours that the program that runs the guest answers better. */
 const ANSWERED_THERE = new Set(
   (
@@ -22,6 +24,30 @@ export const SHARED: ReadonlySet<string> = new Set([
   ...['ringbuf-write', 'stop'],
 ]);
 
+/** What of a move's settings is about memory, too: the same command for the other program, or none. */
+export const MEMORY_SETTINGS: ReadonlyArray<
+  readonly [command: string, ofMemory: (args: JsonObject) => JsonObject | undefined]
+> = [
+  [
+    'migrate-set-capabilities',
+    ({ capabilities }) => {
+      const theirs = (capabilities as JsonObject[]).filter(
+        ({ capability }) => capability === 'auto-converge' || capability === 'xbzrle',
+      );
+      return theirs.length === 0 ? undefined : { capabilities: theirs };
+    },
+  ],
+  [
+    'migrate-set-parameters',
+    (args) => {
+      const theirs = Object.entries(args).filter(([name]) =>
+        /^(downtime-limit|max-bandwidth|xbzrle-cache-size|cpu-throttle-.*|throttle-.*)$/.test(name),
+      );
+      return theirs.length === 0 ? undefined : Object.fromEntries(theirs);
+    },
+  ],
+];
+
 /** Whose argument names a character device. */
 export const OF_CHARACTER_DEVICES: ReadonlyArray<readonly [command: string, argument: string]> = [
   ['chardev-change', 'id'],
@@ -31,13 +57,11 @@ export const OF_CHARACTER_DEVICES: ReadonlyArray<readonly [command: string, argu
   ['ringbuf-write', 'device'],
 ];
 
-const MOVE = 'the memory of this machine is in the program that runs it, and is not moved by livedisk yet';
 const MEMORY = 'the memory of this machine would not be in it: snapshot its disks (blockdev-snapshot-sync)';
 const MEDIUM =
   'a medium of this machine cannot be changed while it runs: unplug the disk, or start it with another';
 
 const REFUSED: ReadonlyMap<string, string> = new Map([
-  ...['migrate', 'migrate-incoming', 'migrate_incoming', 'x-move'].map((name) => [name, MOVE] as const),
   ...['snapshot-save', 'snapshot-load', 'savevm', 'loadvm'].map((name) => [name, MEMORY] as const),
   ...['eject', 'change', 'blockdev-open-tray', 'blockdev-close-tray'].map((name) => [name, MEDIUM] as const),
   ...['blockdev-remove-medium', 'blockdev-insert-medium', 'blockdev-change-medium'].map(

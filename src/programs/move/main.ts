@@ -1,8 +1,10 @@
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
-import type { MovePlan, WholeMoveInfo } from '../../schema/move.js';
+import { answerTo } from '../../schema/answer.js';
+import type { WholeMoveInfo } from '../../schema/move.js';
 import type { JsonObject } from '../../schema/types.js';
 import { connectMonitor } from '../../view/connect.js';
+import { printable, printableJson } from '../../view/words.js';
 import type { QmpClient } from '../../wire/qmp/client.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
 import { parseWords, type ScreenIo, standardIo, wholeNumber } from '../screen/arguments.js';
@@ -66,8 +68,8 @@ export async function moveMain(
   const client = await connectMonitor(io.host, parseMonitorAddress(socket), socket);
   try {
     if (values['dry-run'] !== true) return await move(client, request, values.json === true, io, onInterrupt);
-    const plan = (await client.execute('x-move', { ...request, 'dry-run': true })) as MovePlan;
-    io.output.write(values.json === true ? `${JSON.stringify(plan, undefined, 2)}\n` : planText(plan));
+    const plan = answerTo('x-move', await client.execute('x-move', { ...request, 'dry-run': true }));
+    io.output.write(values.json === true ? `${printableJson(plan, 2)}\n` : planText(plan));
     return 0;
   } finally {
     client.close();
@@ -122,20 +124,22 @@ async function move(
   const isTerminal = output.isTTY === true && !isJson;
   onInterrupt(() => {
     client.execute('x-move-cancel').catch((error: unknown) => {
-      output.write(`${isTerminal ? '\n' : ''}${error instanceof Error ? error.message : String(error)}\n`);
+      output.write(
+        `${isTerminal ? '\n' : ''}${printable(error instanceof Error ? error.message : String(error))}\n`,
+      );
     });
   });
   await client.execute('x-move', request);
   for (;;) {
-    const answer = (await client.execute('x-query-move')) as { owner: string; 'x-progress'?: WholeMoveInfo };
+    const answer = answerTo('x-query-move', await client.execute('x-query-move'));
     const progress = answer['x-progress'];
     if (!progress) throw new BlockError('io', 'move: the machine does not know of the move any more');
     const { stage, error } = progress;
     if (isTerminal) output.write(`\r\x1b[K${progressLine(progress)}`);
     if (ENDED.has(stage)) {
-      const text = isJson ? JSON.stringify(answer, undefined, 2) : endText(progress, answer.owner);
+      const text = isJson ? printableJson(answer, 2) : endText(progress, answer.owner);
       output.write(`${isTerminal ? '\r\x1b[K' : ''}${text}\n`);
-      if (error !== undefined && isJson) process.stderr.write(`${error}\n`);
+      if (error !== undefined && isJson) process.stderr.write(`${printable(error)}\n`);
       return stage === 'completed' ? 0 : 1;
     }
     await new Promise<void>((resolve) => void host.clock.setTimer(POLL_MS, resolve));
@@ -145,7 +149,7 @@ async function move(
 function endText({ stage, error, 'stop-ms': stopMs }: WholeMoveInfo, owner: string): string {
   if (stage === 'completed')
     return `moved${stopMs === undefined ? '' : `; the guest rested for ${stopMs} ms`}`;
-  const what = stage === 'cancelled' ? 'given up' : `failed: ${error ?? 'no reason was told'}`;
+  const what = stage === 'cancelled' ? 'given up' : `failed: ${printable(error ?? 'no reason was told')}`;
   if (owner === 'here') return `${what}; the machine is here`;
   return `${what}; who has the machine is said by x-query-move, and settled by x-move-claim (docs/MIGRATION.md)`;
 }

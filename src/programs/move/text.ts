@@ -23,5 +23,5 @@ export function progressLine({ stage, disks, 'forecast-stop-ms': stopMs }: Whole
   const amount =
     disks.length === 0 ? '' : ` (${humanBytes(done)}, ${humanBytes(left)} left, ${humanBytes(rate)}/s)`;
   const stop = stopMs === undefined ? '' : `; the guest would rest for ${stopMs} ms`;
-  return `${stage}${percent}${amount}${stop}`;
+  return `${printable(stage)}${percent}${amount}${stop}`;
 }

@@ -2,9 +2,11 @@ import { BlockError, toBlockError } from '../../base/error.js';
 import type { DetectZeroesMode, DiscardMode } from '../../block/modes.js';
 import type { SocketAddress } from '../../host/host.js';
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.js';
+import type { FileAio } from '../../block/open-context.js';
 import { type LoadSnapshot, parseLoadSnapshot } from '../arguments/load-snapshot.js';
-import { type CacheMode, cacheOptions } from '../io/cache.js';
-import { getopt, type OptionSpec } from '../io/getopt.js';
+import { parseTrace, traceHelp, type TraceOptions } from '../arguments/trace.js';
+import { type CacheMode, cacheOptions, isFileAio } from '../io/cache.js';
+import { getopt, problemText, type OptionSpec } from '../io/getopt.js';
 
 const spec = (text: string): OptionSpec => {
   const takesValue = text.endsWith(':');
@@ -57,6 +59,8 @@ General purpose options:
   --tls-authz=ID            who comes in, by the name in a client's certificate
   --tls-hostname=NAME       with --list: what the server's certificate must say
   --fork                    leave the server in the background, once it is running
+  -T, --trace [[enable=]PATTERN][,events=FILE][,file=FILE]
+                            tell what happens at trace points (-T help lists them)
   --pid-file=PATH           store the server's process ID in the given file
 
 Block device options:
@@ -75,12 +79,13 @@ Sockets may be passed by socket activation (LISTEN_FDS).
 `;
 
 export interface NbdArguments {
-  asks: 'help' | 'version' | 'list' | undefined;
+  asks: 'help' | 'version' | 'list' | { text: string } | undefined;
   filename: string;
   imageOpts: boolean;
   format: string | undefined;
   readOnly: boolean;
   snapshot: boolean;
+  aio: FileAio;
   /** Of the image only a snapshot inside it is shown. */
   loadSnapshot: LoadSnapshot | undefined;
   offset: number | undefined;
@@ -104,6 +109,7 @@ export interface NbdArguments {
   tlsCreds: string | undefined;
   tlsAuthz: string | undefined;
   tlsHostname: string | undefined;
+  traces: TraceOptions[];
 }
 
 const fail = (text: string, hint?: string): never => {
@@ -118,19 +124,7 @@ const IMAGE_ONLY = ['format', 'read-only', 'snapshot', 'cache', 'nocache', 'disc
 /** Errors: kind invalid in QEMU's words; unsupported, naming the option. */
 export function parseNbdArguments(words: readonly string[]): NbdArguments {
   const { options, operands, problem } = getopt(words, OPTIONS);
-  if (problem) {
-    const isLong = problem.text.startsWith('--');
-    const { kind, option, text } = problem;
-    const what =
-      kind === 'missing-value'
-        ? isLong
-          ? `option '--${option}' requires an argument`
-          : `option requires an argument -- '${option}'`
-        : isLong
-          ? `unrecognized option '${text}'`
-          : `invalid option -- '${option}'`;
-    fail(what, `qemu-nbd: ${MORE}`);
-  }
+  if (problem) fail(problemText(problem), `qemu-nbd: ${MORE}`);
   const given = new Set(options.map(({ name }) => name));
   const last = (name: string): string | undefined =>
     options.filter((option) => option.name === name).at(-1)?.value;
@@ -144,7 +138,9 @@ export function parseNbdArguments(words: readonly string[]): NbdArguments {
         ? 'list'
         : undefined;
   if (asks === 'help' || asks === 'version') return { ...NOTHING, asks };
-  refuseUnsupported(given, last);
+  const [text] = all('trace').flatMap((value) => traceHelp(value) ?? []);
+  if (text !== undefined) return { ...NOTHING, asks: { text } };
+  refuseUnsupported(given);
   const parsed: NbdArguments = {
     asks,
     given,
@@ -158,6 +154,7 @@ export function parseNbdArguments(words: readonly string[]): NbdArguments {
     offset: offsetOf(last('offset')),
     cache: cacheOf(last('cache') ?? (given.has('nocache') ? 'none' : 'writeback')),
     discard: discardOf(last('discard') ?? 'ignore'),
+    aio: parseAio(last('aio') ?? 'threads'),
     detectZeroes: zeroesOf(last('detect-zeroes') ?? 'off'),
     address: addressOf(last('socket'), last('bind'), last('port'), asks === 'list'),
     exportName: last('export-name') ?? '',
@@ -173,6 +170,7 @@ export function parseNbdArguments(words: readonly string[]): NbdArguments {
     tlsCreds: last('tls-creds'),
     tlsAuthz: last('tls-authz'),
     tlsHostname: last('tls-hostname'),
+    traces: all('trace').map(parseTrace),
   };
   checkTogether(given, operands, asks);
   checkDetectZeroes(options);
@@ -187,6 +185,7 @@ const NOTHING: NbdArguments = {
   format: undefined,
   readOnly: false,
   snapshot: false,
+  aio: 'threads',
   loadSnapshot: undefined,
   offset: undefined,
   cache: { options: { direct: false, 'no-flush': false }, writethrough: false },
@@ -206,16 +205,16 @@ const NOTHING: NbdArguments = {
   tlsCreds: undefined,
   tlsAuthz: undefined,
   tlsHostname: undefined,
+  traces: [],
 };
 
-function refuseUnsupported(given: ReadonlySet<string>, last: (name: string) => string | undefined): void {
-  for (const name of ['trace', 'selinux-label'])
-    if (given.has(name)) throw new BlockError('unsupported', `--${name} is not supported by livedisk`);
-  const aio = last('aio');
-  if (aio !== undefined && !['native', 'io_uring', 'threads'].includes(aio))
-    fail(`Invalid aio mode '${aio}'`);
-  if (aio === 'native' || aio === 'io_uring')
-    throw new BlockError('unsupported', `--aio=${aio} is not supported by livedisk; use 'threads'`);
+function refuseUnsupported(given: ReadonlySet<string>): void {
+  if (given.has('selinux-label'))
+    throw new BlockError('unsupported', '--selinux-label is not supported by livedisk');
+}
+
+function parseAio(mode: string): FileAio {
+  return isFileAio(mode) ? mode : fail(`Invalid aio mode '${mode}'`);
 }
 
 function checkTogether(

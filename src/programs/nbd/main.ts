@@ -1,10 +1,7 @@
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { deferred, type Deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { ExportRegistry } from '../../attach/exports.js';
 import { isSameDisk } from '../../attach/same-disk.js';
-import { createImage } from '../../block/create.js';
 import type { DriverDescription } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { Graph } from '../../block/graph.js';
@@ -18,7 +15,9 @@ import { versionText } from '../../wire/qmp/version.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
 import { loadSnapshot } from '../arguments/load-snapshot.js';
 import { parseObject } from '../arguments/objects.js';
+import { openAbove } from '../arguments/temporary-image.js';
 import { PidFile } from '../run/pid-file.js';
+import { applyTrace } from '../arguments/trace.js';
 import { checkActivated, passedSocket } from './activation.js';
 import { HELP, type NbdArguments, parseNbdArguments } from './arguments.js';
 import { asCredentials } from './credentials.js';
@@ -43,6 +42,11 @@ export async function nbdMain(words: readonly string[], program: NbdProgram): Pr
       program.print(args.asks === 'help' ? HELP : versionText('qemu-nbd'));
       return 0;
     }
+    if (typeof args.asks === 'object') {
+      program.print(args.asks.text);
+      return 0;
+    }
+    if (!args.fork) await applyTraces(args, program);
     if (args.asks === 'list') return await printExports(args, program);
     const fd = passedSocket(process.env, process.pid);
     if (fd !== undefined) checkActivated(args.given);
@@ -55,6 +59,10 @@ export async function nbdMain(words: readonly string[], program: NbdProgram): Pr
     if (error.hint !== undefined) program.printError(`${error.hint}\n`);
     return 1;
   }
+}
+
+async function applyTraces({ traces }: NbdArguments, { host, printError }: NbdProgram): Promise<void> {
+  for (const trace of traces) await applyTrace(host, trace, (text) => printError(`qemu-nbd:${text}\n`));
 }
 
 /** Until the last client has left, or a signal comes. */
@@ -139,7 +147,7 @@ async function open(args: NbdArguments, opener: Opener): Promise<Node> {
 
 async function openDisk(args: NbdArguments, opener: Opener): Promise<Node> {
   const { discard, cache, snapshot, offset } = args;
-  const context: OpenContext = { readOnly: args.readOnly, discard, cache: cache.options };
+  const context: OpenContext = { readOnly: args.readOnly, discard, cache: cache.options, aio: args.aio };
   const image = await (snapshot ? openTemporary(args, opener, context) : openBelow(args, opener, context));
   if (offset === undefined) return image;
   return explained(args, () => opener.open({ driver: 'raw', file: image.name, offset }, context));
@@ -174,16 +182,6 @@ function openImage(args: NbdArguments, opener: Opener, context: OpenContext): Pr
 
 /** What clients write goes to a file that is gone with the program. */
 async function openTemporary(args: NbdArguments, opener: Opener, context: OpenContext): Promise<Node> {
-  const { host } = opener;
   const image = await openBelow(args, opener, { ...context, readOnly: true });
-  const path = join(tmpdir(), `livedisk-nbd-${process.pid}-${host.random.below(2 ** 31)}`);
-  await createImage(opener, path, 'qcow2', { sizeBytes: image.lengthBytes });
-  try {
-    const file = { driver: 'file', filename: path };
-    return await explained(args, () =>
-      opener.open({ driver: 'qcow2', file, backing: image.name }, { ...context, readOnly: args.readOnly }),
-    );
-  } finally {
-    await host.files.unlink(path);
-  }
+  return explained(args, () => openAbove(opener, image, context));
 }

@@ -2,6 +2,7 @@ import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import { lookAt } from './look.js';
 import { drawChains } from '../../view/text.js';
+import { printable, printableJson } from '../../view/words.js';
 import { parseWords, type ScreenIo, standardIo, wantsColour, wholeNumber } from '../screen/arguments.js';
 import { isSocket } from '../screen/show.js';
 import { connectTarget, openTarget, type PointsTarget } from './targets.js';
@@ -15,10 +16,11 @@ HOST:PORT), or of an image that no program has open.
   list             the points, and the chains that hold them (when no verb is given)
   create           give this moment a name
   delete           delete a point, by the cheapest copy
-  revert           go back to a point: what was written since is left
+  revert           go back to a point, or --image NODE: what was written since is left
 
   --dry-run        say what would happen
   --disk NODE      of this disk (more than once; default: all); NODE=FILE says where its new image is to be
+  --image NODE     of revert: this image of the chain, in place of a point's NAME
   --keep N         of create: delete the oldest points beyond so many
   --quiesce PATH   of create: freeze the guest's file systems by the socket of its agent
   --quiesce-timeout MS
@@ -32,6 +34,7 @@ HOST:PORT), or of an image that no program has open.
 const OPTIONS = {
   'dry-run': { type: 'boolean' },
   disk: { type: 'string', multiple: true },
+  image: { type: 'string' },
   keep: { type: 'string' },
   quiesce: { type: 'string' },
   'quiesce-timeout': { type: 'string' },
@@ -83,7 +86,10 @@ function askedBy(values: Values, positionals: readonly string[]): Asked {
   if (target === undefined) return refuse('a SOCKET or IMAGE is needed');
   if (more.length > 0 || (verb === 'list' && name !== ''))
     return refuse(`'${more[0] ?? name}' is one word too many`);
-  if (verb !== 'list' && name === '') return refuse(`${verb} needs the point's NAME`);
+  if (values.image !== undefined && verb !== 'revert') return refuse('--image is of revert');
+  if (values.image !== undefined && name !== '') return refuse(`--image is in place of the NAME '${name}'`);
+  if (verb !== 'list' && name === '' && values.image === undefined)
+    return refuse(`${verb} needs the point's NAME`);
   const ofCreate = (['keep', 'quiesce', 'quiesce-timeout'] as const).find((key) => values[key] !== undefined);
   if (verb !== 'create' && ofCreate !== undefined) return refuse(`--${ofCreate} is of create`);
   return { verb, target, name, values };
@@ -104,13 +110,13 @@ async function perform({ verb, name, values }: Asked, target: PointsTarget, io: 
   const isDryRun = values['dry-run'] === true;
   const common = { name, 'dry-run': isDryRun };
   const tell = (answer: { plan: Parameters<typeof planText>[0] }, text = ''): void => {
-    if (values.json === true) output.write(`${JSON.stringify(answer, undefined, 2)}\n`);
+    if (values.json === true) output.write(`${printableJson(answer, 2)}\n`);
     else output.write(`${planText(answer.plan)}${text}`);
   };
   switch (verb) {
     case 'list': {
       const answer = await target.list(given({ nodes }));
-      if (values.json === true) output.write(`${JSON.stringify(answer, undefined, 2)}\n`);
+      if (values.json === true) output.write(`${printableJson(answer, 2)}\n`);
       else {
         const view = await lookAt(target);
         const columns = output.columns ?? 80;
@@ -126,15 +132,24 @@ async function perform({ verb, name, values }: Asked, target: PointsTarget, io: 
       const wanted = disks.length === 0 ? undefined : disks;
       const more = given({ disks: wanted, keep, quiesce, 'quiesce-timeout': timeoutMs });
       const answer = await target.create({ ...common, ...more });
-      const files = answer.images.map(({ disk, file }) => `${disk}: the active image is ${file}\n`);
+      const files = answer.images.map(
+        ({ disk, file }) => `${printable(disk)}: the active image is ${printable(file)}\n`,
+      );
       return tell(answer, isDryRun ? '' : files.join(''));
     }
     case 'delete':
       return tell(await target.delete({ ...common, ...given({ nodes }) }));
     case 'revert': {
       const wanted = disks.length === 0 ? undefined : disks;
-      const answer = await target.revert({ ...common, ...given({ disks: wanted }) });
-      const files = answer.images.map(({ disk, file }) => `${disk}: the active image is ${file}\n`);
+      const goal = values.image === undefined ? { name } : { image: values.image };
+      const answer = await target.revert({
+        ...goal,
+        'dry-run': isDryRun,
+        ...given({ disks: wanted }),
+      });
+      const files = answer.images.map(
+        ({ disk, file }) => `${printable(disk)}: the active image is ${printable(file)}\n`,
+      );
       return tell(answer, isDryRun ? '' : files.join(''));
     }
   }

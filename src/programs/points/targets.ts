@@ -9,15 +9,24 @@ import type { Host } from '../../host/host.js';
 import { Disk } from '../../library/disk.js';
 import { Engine } from '../../monitor/engine.js';
 import { createPoint } from '../../monitor/points/create.js';
-import { finishDeletion, markDeleting, planPointDeletion } from '../../monitor/points/delete.js';
+import {
+  deletionCommands,
+  finishDeletion,
+  markDeleting,
+  type PlannedDeletion,
+  planPointDeletion,
+} from '../../monitor/points/delete.js';
 import { listPoints } from '../../monitor/points/list.js';
+import { revertToPoint } from '../../monitor/points/revert.js';
 import type { PointServer } from '../../monitor/points/server.js';
+import { qmpSwitch } from '../../monitor/points/switch-by-qmp.js';
+import { answerTo } from '../../schema/answer.js';
 import type { CommandArguments, CommandName, CommandResult } from '../../schema/commands.js';
 import { DEFAULT_QUIESCE_MS } from '../../schema/points.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
-import { objectsOf } from '../../view/answers.js';
+import { objectsOf, textOf } from '../../view/answers.js';
 import { connectMonitor } from '../../view/connect.js';
-import type { PointsCommands, PointsLink } from '../../web/points.js';
+import type { PointsCommands, PointsLink, Told } from '../../web/points.js';
 import type { QmpClient } from '../../wire/qmp/client.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
 
@@ -91,7 +100,7 @@ class LivediskTarget implements PointsTarget {
   }
 
   async #run<N extends CommandName>(name: N, args: CommandArguments<N>): Promise<CommandResult<N>> {
-    return (await this.#link.execute(name, args)) as CommandResult<N>;
+    return answerTo(name, await this.#link.execute(name, args));
   }
 
   list(args: CommandArguments<'x-point-list'>): Promise<CommandResult<'x-point-list'>> {
@@ -135,7 +144,8 @@ class LivediskTarget implements PointsTarget {
     const ended = async (name: string): Promise<void> => {
       for (;;) {
         const end = ends.get(name);
-        if (end?.['error'] !== undefined) throw new BlockError('io', end['error'] as string);
+        const error = textOf(end?.['error']);
+        if (error !== undefined) throw new BlockError('io', error);
         if (end) return;
         const isClosed = await Promise.race([changed.promise, this.#link.ended.then(() => true)]);
         if (isClosed === true)
@@ -167,10 +177,13 @@ class QmpTarget implements PointsTarget {
       ...{ host, folder, opener: new Opener(new Graph(host), new DriverRegistry(allDrivers)) },
       execute: (command, args) => link.execute(command, args),
       alone: (work) => work(inTurn),
-      onJobChange: (listener) =>
-        link.onEvent((event) => {
+      onJobChange: (listener) => {
+        // Of a server that is gone no event comes: the next question tells that.
+        void link.ended.then(listener, listener);
+        return link.onEvent((event) => {
           if (event === 'JOB_STATUS_CHANGE') listener();
-        }),
+        });
+      },
     };
     this.#server = { ...inTurn, alone: (work) => turns.run(() => work(inTurn)) };
   }
@@ -183,38 +196,53 @@ class QmpTarget implements PointsTarget {
     return { disks: await listPoints(this.#server, nodes, () => undefined), queue: [] };
   }
 
-  async create(args: CommandArguments<'x-point-create'>): Promise<CommandResult<'x-point-create'>> {
+  async create(args: CommandArguments<'x-point-create'>): Promise<Told<'x-point-create'>> {
     const { name, disks, keep, quiesce: path, 'dry-run': isDryRun = false } = args;
     const timeoutMs = args['quiesce-timeout'] ?? DEFAULT_QUIESCE_MS;
     const quiesce = path === undefined ? undefined : { path, timeoutMs };
-    const created = await this.#server.alone((server) =>
+    const { answer, commands } = await this.#server.alone((server) =>
       createPoint(server, { name, disks, keep, quiesce, isDryRun }),
     );
-    if (!isDryRun) for (const old of created.deletes) await this.delete({ name: old });
-    return created;
+    const nodes = answer.images.map((image) => image['new-node-name']);
+    if (!isDryRun)
+      for (const old of answer.deletes)
+        await this.#delete((server) => planPointDeletion(server, old, nodes), false);
+    return { ...answer, commands };
   }
 
   async delete(
     args: CommandArguments<'x-point-delete'>,
     onStarted?: () => void,
-  ): Promise<CommandResult<'x-point-delete'>> {
-    const isDryRun = args['dry-run'] === true;
+  ): Promise<Told<'x-point-delete'>> {
+    const plan = (server: PointServer): Promise<PlannedDeletion> =>
+      planPointDeletion(server, args.name, args.nodes);
+    return this.#delete(plan, args['dry-run'] === true, onStarted);
+  }
+
+  async #delete(
+    makePlan: (server: PointServer) => Promise<PlannedDeletion>,
+    isDryRun: boolean,
+    onStarted?: () => void,
+  ): Promise<Told<'x-point-delete'>> {
     const planned = await this.#server.alone(async (server) => {
-      const found = await planPointDeletion(server, args.name, args.nodes);
+      const found = await makePlan(server);
       if (!isDryRun) await markDeleting(server, found);
       return found;
     });
     const { id, plan } = planned;
-    if (isDryRun) return { id, state: 'planned', plan };
+    const commands = deletionCommands(planned);
+    if (isDryRun) return { id, state: 'planned', plan, commands };
     onStarted?.();
     await finishDeletion(this.#server, planned);
-    return { id, state: 'done', plan };
+    return { id, state: 'done', plan, commands };
   }
 
-  revert(): Promise<CommandResult<'x-point-revert'>> {
-    const text = 'plain QMP cannot take the users of a disk to another image';
-    const hint = 'End the program that has the disk open, and go back on the image at rest.';
-    return Promise.reject(new BlockError('unsupported', text, { hint }));
+  async revert(args: CommandArguments<'x-point-revert'>): Promise<Told<'x-point-revert'>> {
+    const { name, image, disks, 'dry-run': isDryRun = false } = args;
+    const { answer, commands } = await this.#server.alone((server) =>
+      revertToPoint(server, { name, image, disks, isDryRun }, qmpSwitch(server)),
+    );
+    return { ...answer, commands };
   }
 
   close(): Promise<void> {

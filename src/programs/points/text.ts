@@ -19,7 +19,7 @@ function diskLines(disk: Disk): string[] {
   const rows = disk.points.map(({ name, created, state, file, bytes, why }) => [
     printable(name),
     timeText(created),
-    state,
+    printable(state),
     file === undefined ? '-' : printable(baseName(file)),
     bytes === undefined ? '' : humanBytes(bytes),
     why === undefined ? '' : printable(why),

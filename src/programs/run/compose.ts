@@ -1,3 +1,4 @@
+import { AssertionFailure } from '../../base/assert.js';
 import { given } from '../../base/given.js';
 import { probedWarning } from '../../block/format-guard.js';
 import { allDrivers } from '../../drivers/index.js';
@@ -36,12 +37,16 @@ export function composeEngine(
     openStandard: (isEditor) => new StdioSocket({ isEditor }),
     warn,
     print: (line) => void process.stdout.write(`${line}\n`),
+    printError: (line) => void process.stderr.write(`${line}\n`),
   });
   engine.opener.onProbed = (name, format, readOnly) =>
     void process.stderr.write(probedWarning(name, format, readOnly));
   engine.graph.onDriverLine = (line) => void process.stderr.write(`${line}\n`);
   engine.opener.onWarning = (text) => warn(`warning: ${text}`);
-  engine.hub.onUnexpectedError = (error) => warn(`internal error: ${describe(error)}`);
+  engine.hub.onUnexpectedError = (error) => {
+    // Those have been told, wherever they were met.
+    if (!(error instanceof AssertionFailure)) warn(`internal error: ${describe(error)}`);
+  };
   return engine;
 }
 

@@ -12,8 +12,12 @@ const COMMON = `  -blockdev driver=DRIVER,node-name=NAME,...
                         make an object: a secret, credentials, limits (help lists the types)
   -chardev socket,id=ID,path=PATH,server=on,wait=off
                         a socket for a monitor (host= and port=, or fd=, instead of path=; abstract=on, reconnect=N,
-                        tls-creds=; x-clients=1 serves one client after the other); also pty, stdio, null, ringbuf, file
+                        tls-creds=; x-clients=1 serves one client after the other); also pty, stdio, pipe,
+                        null, ringbuf, file, mux (mux=on: monitors share it; logfile=FILE keeps what is written)
   -state DIR            keep there what the daemon is, and be that again when started anew (docs/STATE.md)
+  -takeover PATH        wait there to take the place of a process that serves (docs/TAKEOVER.md)
+  -trace [[enable=]PATTERN][,events=FILE][,file=FILE]
+                        tell what happens at trace points (-trace help lists them)
   -pidfile FILE         write the process's number there
   -metrics unix:PATH | HOST:PORT[,token-file=FILE]
                         numbers for Prometheus at /metrics; beyond this machine only with a token
@@ -47,6 +51,8 @@ Serves the disks of a machine, driven as QEMU is: the options are QEMU's (one da
                         the human monitor
   -mon chardev=ID,mode=control|readline
                         a monitor on a -chardev
+  -d trace:PATTERN,...  trace points that match (-d help lists what else there is, of processors)
+  -D FILE               what they tell goes there
 ${COMMON}
 Options about processors, memory, display, network and firmware are taken and mean nothing here.
 `,
@@ -59,9 +65,15 @@ Serves disks as qemu-storage-daemon does, with its options, taken in their order
 ${COMMON}`,
 } as const;
 
-/** What a command line asks to be told in place of all else. */
+/** What a command line asks to be told in place of all else; `status` with which the program ends then, 0 unless said. */
 export type Question =
-  { text: string } | 'help' | 'version' | 'devices' | 'formats' | 'machines' | { properties: string };
+  | { text: string; status?: number }
+  | 'help'
+  | 'version'
+  | 'devices'
+  | 'formats'
+  | 'machines'
+  | { properties: string };
 
 /** Errors: invalid for properties of a model that is none. */
 export function answerTo(question: Question, kind: 'machine' | 'storage-daemon'): string {

@@ -8,6 +8,7 @@ import type { Duplex } from 'node:stream';
 import { test, type TestContext } from 'node:test';
 import { BlockError } from '../../base/error.js';
 import { createRealHost } from '../../host/real.js';
+import { NbdClient } from '../../wire/nbd/client.js';
 import { QmpClient } from '../../wire/qmp/client.js';
 import { closed, livedisk, livediskWords, PROJECT, runLivedisk, scratch } from '../../../test/kit/program.js';
 
@@ -116,6 +117,45 @@ test(
   },
 );
 
+test(
+  "what hangs below a client's request is told after quit, too, and a signal ends the program without",
+  { timeout: 300_000 },
+  async (t) => {
+    const folder = scratch(t);
+    const [pidFile, qmp, nbd] = ['pid', 'qmp', 'nbd'].map((name) => join(folder, name)) as [
+      string,
+      string,
+      string,
+    ];
+    const options = [
+      // Its writes take an hour.
+      ...['--blockdev', 'null-co,node-name=n,latency-ns=3600000000000'],
+      ...['--nbd-server', `addr.type=unix,addr.path=${nbd}`],
+      ...['--export', 'type=nbd,id=e,node-name=n,writable=on'],
+      ...['--chardev', `socket,id=c,path=${qmp},server=on,wait=off`, '--monitor', 'c', '--pidfile', pidFile],
+    ];
+    const words = livediskWords('storage-daemon', ...options);
+    const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: ['ignore', 'ignore', 'pipe'] });
+    t.after(() => child.kill('SIGKILL'));
+    const ended = closed(child);
+    await appearance(folder, 'pid');
+    const guest = await NbdClient.connect({
+      ...{ host: createRealHost(), address: { type: 'unix', path: nbd }, exportName: 'n' },
+    });
+    guest.write(0, Buffer.alloc(512), 0).catch(() => undefined);
+    const client = await connected(qmp);
+    client.execute('quit', {}).catch(() => undefined);
+    let told = '';
+    for await (const chunk of child.stderr) {
+      told += String(chunk);
+      if (told.endsWith('\n')) break;
+    }
+    assert.match(told, /^livedisk: waiting for node 'n' \(null-co:\/\/\); another signal ends the program/);
+    child.kill('SIGTERM');
+    assert.equal(await ended, 1);
+  },
+);
+
 test('the end of standard input does not end the machine, a signal does', { timeout: 300_000 }, async (t) => {
   const words = livediskWords('run', '-monitor', 'stdio');
   const child = spawn(process.execPath, words, { cwd: PROJECT, stdio: 'pipe' });
@@ -168,6 +208,12 @@ test('a PID file that cannot be made is told', () => {
   assert.equal(stderr, `livedisk: cannot create PID file: ${why}\n`);
 });
 
+test('a storage daemon whose PID file cannot be made greets nobody', () => {
+  const chardev = ['--chardev', 'stdio,id=c', '--monitor', 'chardev=c'];
+  const { status, stdout } = runLivedisk('storage-daemon', ...chardev, '--pidfile', '/nonexistent/pid');
+  assert.deepEqual([status, stdout], [1, '']);
+});
+
 test('a machine ends, and says why, when a disk cannot be flushed', { timeout: 300_000 }, async (t) => {
   const filename = join(scratch(t), 'disk.qcow2');
   livedisk('img', 'create', '-q', '-f', 'qcow2', filename, '1M');
@@ -182,7 +228,7 @@ test('a machine ends, and says why, when a disk cannot be flushed', { timeout: 3
   // Standard input stays open, as a client's connection would.
   child.stdin.write('qemu-io n "write 0 64k"\nquit\n');
   assert.equal(await closed(child), 1);
-  assert.equal(told, 'livedisk: Input/output error\n');
+  assert.match(told, /^livedisk: node 'n' \(json:.*disk\.qcow2.*\): Input\/output error\n$/);
 });
 
 test('a daemon tells its version in the form of QEMU’s programs, with the name of ours', () => {
@@ -286,7 +332,7 @@ test(
   },
 );
 
-test('a daemon that cannot start says why', { timeout: 300_000 }, () => {
+test('a daemon that cannot start says why', { timeout: 300_000 }, (t) => {
   const missing = runLivedisk('run', '-daemonize', '-drive', 'file=/nonexistent/disk');
   assert.equal(missing.status, 1);
   assert.match(
@@ -302,6 +348,12 @@ test('a daemon that cannot start says why', { timeout: 300_000 }, () => {
     const { status, stderr } = runLivedisk('run', '-daemonize', ...words);
     assert.deepEqual([status, stderr], [1, `livedisk: ${error}\n`]);
   }
+  const kept = runLivedisk('run', '-state', join(scratch(t), 'state'), '-drive', 'file=/nonexistent/disk');
+  assert.equal(kept.status, 1);
+  assert.match(
+    kept.stderr,
+    /^livedisk: -drive file=[^ ]*: Could not open '[^']*': No such file or directory\n$/,
+  );
 });
 
 /** Until a file is gone. */

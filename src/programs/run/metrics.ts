@@ -4,7 +4,7 @@ import { readWholeFile } from '../../block/objects/whole-file.js';
 import type { Host, SocketAddress } from '../../host/host.js';
 import type { Engine } from '../../monitor/engine.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
-import type { MetricsServer } from '../../web/metrics-server.js';
+import type { MetricsOptions, MetricsServer } from '../../web/metrics-server.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
 
 /** `-metrics unix:PATH|HOST:PORT[,token-file=FILE]`. */
@@ -29,17 +29,22 @@ export function parseMetrics(value: string): MetricsOption {
 }
 
 /** Errors: those of the token's file and of listening. */
-export async function startMetrics(
-  engine: Engine,
-  { address, tokenFile }: MetricsOption,
-): Promise<MetricsServer> {
-  const { host } = engine;
-  const token = tokenFile === undefined ? undefined : await readToken(host, tokenFile);
-  if (address.type === 'unix') await removeStale(host, address.path);
+export function startMetrics(engine: Engine, option: MetricsOption): Promise<MetricsServer> {
   const execute = (command: string, args: JsonObject = {}): Promise<JsonValue> =>
     engine.hub.execute(command, args) as Promise<JsonValue>;
+  return serveMetrics(engine.host, option, { execute });
+}
+
+/** Of any servers. Errors: as startMetrics's. */
+export async function serveMetrics(
+  host: Host,
+  { address, tokenFile }: MetricsOption,
+  asked: Pick<MetricsOptions, 'execute' | 'targets'>,
+): Promise<MetricsServer> {
+  const token = tokenFile === undefined ? undefined : await readToken(host, tokenFile);
+  if (address.type === 'unix') await removeStale(host, address.path);
   const { MetricsServer: Metrics } = await import('../../web/metrics-server.js');
-  return Metrics.start({ address, ...given({ token }), execute, clock: host.clock });
+  return Metrics.start({ address, ...given({ token }), ...asked, clock: host.clock });
 }
 
 async function readToken(host: Host, path: string): Promise<string> {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { constants } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { constants, readFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -145,3 +145,60 @@ test(
     assert.equal(await ended, 0);
   },
 );
+
+test(
+  'several monitors share a device, and Ctrl-A c says which one is typed to',
+  { timeout: LONG_MS },
+  async (t) => {
+    const folder = scratch(t);
+    const path = join(folder, 'mux.sock');
+    const log = join(folder, 'log.txt');
+    const child = start(
+      t,
+      'run',
+      ...['-chardev', `socket,id=c,path=${path},server=on,wait=off,mux=on,logfile=${log}`],
+      ...['-mon', 'chardev=c,mode=control', '-mon', 'chardev=c,mode=readline'],
+    );
+    const socket = await connect(path);
+    const answered = (keys: string, expected: RegExp): Promise<string> => {
+      const answer = said(socket, expected);
+      socket.write(keys);
+      return answer;
+    };
+    assert.match(await answered('', /\(qemu\) $/), /"QMP"[^]*QEMU 7\.2\.22 monitor/);
+    assert.match(await answered('info status\n', /\r\n\(qemu\) /), /VM status: running/);
+    await answered('\x01c{"execute": "qmp_capabilities"}', /\{"return": \{\}\}/);
+    const query = await answered('{"execute": "query-chardev"}', /\]\}/);
+    assert.match(query, /"label": "c", "filename": "mux"/);
+    assert.match(query, /"label": "c-base"/);
+    await answered('\x01c', /\(qemu\) /);
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    await answered('\x01x', /QEMU: Terminated/);
+    assert.equal(await ended, 0);
+    const kept = readFileSync(log, 'utf8');
+    for (const text of [GREETING, /VM status: running/, /"label": "c-base"/, /QEMU: Terminated/])
+      assert.match(kept, text);
+  },
+);
+
+test('a monitor reads one named pipe and answers in another', { timeout: LONG_MS }, async (t) => {
+  const path = join(scratch(t), 'pipe');
+  for (const end of ['in', 'out']) spawnSync('mkfifo', [`${path}.${end}`]);
+  const child = start(t, 'storage-daemon', '--chardev', `pipe,id=p,path=${path}`, '--monitor', 'p');
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  const [input, output] = [
+    await open(`${path}.in`, constants.O_RDWR),
+    await open(`${path}.out`, constants.O_RDWR),
+  ];
+  let text = '';
+  const until = async (expected: RegExp): Promise<void> => {
+    while (!expected.test(text)) text += (await output.read()).buffer.toString('utf8').replace(/\0+$/, '');
+  };
+  await until(GREETING);
+  await input.write('{"execute": "qmp_capabilities"} {"execute": "query-chardev"}');
+  await until(/"label": "p", "filename": "pipe"/);
+  await input.write('{"execute": "quit"}');
+  assert.equal(await ended, 0);
+  await input.close();
+  await output.close();
+});

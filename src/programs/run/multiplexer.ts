@@ -1,16 +1,7 @@
+import { MUX_HELP } from '../../attach/mux-device.js';
 import type { HostSocket } from '../../host/host.js';
 
 const ESCAPE = '\x01';
-
-const HELP = `
-\rC-a h    print this help
-\rC-a x    exit emulator
-\rC-a s    save disk data back to file (if -snapshot)
-\rC-a t    toggle console timestamps
-\rC-a b    send break (magic sysrq)
-\rC-a c    switch between console and monitor
-\rC-a C-a  sends C-a
-\r`;
 
 export interface Multiplexed {
   /** The first time that somebody turns to the monitor. What it answers takes what is typed from then on. */
@@ -36,7 +27,7 @@ export function multiplex(connection: HostSocket, { open, quit }: Multiplexed): 
   };
   const command = (letter: string): void => {
     if (letter === 'c') turn();
-    else if (letter === 'h') writeRaw(HELP);
+    else if (letter === 'h') writeRaw(MUX_HELP);
     else if (letter === 'x') {
       writeRaw('QEMU: Terminated\n\r');
       quit();

@@ -7,9 +7,65 @@ test('what is no option is refused, whatever its name', () => {
   for (const word of ['constructor', 'toString', '__proto__'])
     for (const kind of ['machine', 'storage-daemon'] as const)
       assert.throws(() => parseRunOptions([`-${word}`], kind), { kind: 'invalid' });
-  assert.throws(() => parseRunOptions(['disk.qcow2'], 'storage-daemon'), {
-    message: 'disk.qcow2: Unexpected argument',
+});
+
+/** What is told when that word's turn has come. */
+function wrongOf(...words: string[]): string | undefined {
+  const wrong = parseRunOptions(words, 'storage-daemon').steps.find(({ kind }) => kind === 'wrong');
+  return wrong?.kind === 'wrong' && wrong.error instanceof BlockError ? wrong.error.message : undefined;
+}
+
+test("a storage daemon's words are read as getopt_long reads them", () => {
+  assert.equal(wrongOf('disk.qcow2'), 'disk.qcow2: Unexpected argument');
+  assert.equal(wrongOf('--', '--bogus'), '--bogus: Unexpected argument');
+  assert.match(wrongOf('--blockdev', 'bad', 'disk.qcow2') ?? '', /does not accept value 'bad'/);
+  for (const [message, ...words] of [
+    ["unrecognized option '--bogus'", '--blockdev', 'bad', '--bogus=1', '--version'],
+    ["unrecognized option '--bogus'", '-T', 'help', '--bogus'],
+    ["invalid option -- 'x'", '--blockdev', 'bad', '-x'],
+    ["option '--pidfile' requires an argument", '--blockdev', 'null-co', '--p'],
+    ["option '--blockdev' requires an argument", '--blockdev'],
+    ["option '--help' doesn't allow an argument", '--help=x'],
+    ["option '--daemonize' doesn't allow an argument", '--daemonize=x'],
+  ] as const)
+    assert.throws(() => parseRunOptions(words, 'storage-daemon'), { message }, words.join(' '));
+});
+
+test("a storage daemon's long options may be cut short, and its questions are answered where they stand", () => {
+  const whole = parseRunOptions(['--blockdev', 'null-co,node-name=n', '--trace', 'job_*'], 'storage-daemon');
+  const cut = parseRunOptions(['--block', 'null-co,node-name=n', '-Tjob_*'], 'storage-daemon');
+  assert.deepEqual({ ...cut, traces: [] }, { ...whole, traces: [] });
+  for (const words of [
+    ['--vers'],
+    ['bogus', '-V', '--bogus'],
+    ['--block', 'null-co', '--version', 'x'],
+    ['-Vh'],
+  ])
+    assert.equal(parseRunOptions(words, 'storage-daemon').asks, 'version');
+  assert.equal(parseRunOptions(['-hV'], 'storage-daemon').asks, 'help');
+});
+
+test('a monitor of a storage daemon may be JSON', () => {
+  const words = ['--monitor', '{"chardev": "c", "pretty": true}'];
+  const [step] = parseRunOptions(words, 'storage-daemon').steps;
+  assert.deepEqual(step, {
+    kind: 'monitor',
+    chardev: 'c',
+    isControl: true,
+    pretty: true,
+    text: words.join(' '),
   });
+});
+
+test('a character device is known by one id', () => {
+  const words = ['-chardev', 'null,id=a', '-chardev', 'null,id=a'];
+  assert.throws(() => parseRunOptions(words, 'machine'), {
+    message: "-chardev null,id=a: Duplicate ID 'a' for chardev",
+  });
+  assert.match(
+    wrongOf(...words) ?? '',
+    /attempt to add duplicate property 'a' to object \(type 'container'\)$/,
+  );
 });
 
 test('an image by itself is the first hard disk', () => {
@@ -56,5 +112,17 @@ test('objects are made first in a machine, else in their order; unknown types ar
   });
   assert.throws(() => parseRunOptions(['-object', 'foo,id=i'], 'machine'), {
     message: "-object foo,id=i: Parameter 'qom-type' does not accept value 'foo'",
+  });
+});
+
+test('of options that do not go together one is refused, in words', () => {
+  const refused = (...words: string[]): void =>
+    assert.throws(() => parseRunOptions(words, 'machine'), {
+      message: `'${words[0]?.slice(1) ?? ''}' and 'loadvm' options are mutually exclusive`,
+    });
+  refused('-incoming', 'defer', '-loadvm', 's');
+  refused('-preconfig', '-loadvm', 's');
+  assert.throws(() => parseRunOptions(['-preconfig'], 'machine'), {
+    message: '-preconfig: not supported by livedisk',
   });
 });

@@ -1,30 +1,11 @@
 import { resolve } from 'node:path';
 import { BlockError } from '../../base/error.js';
-import { given } from '../../base/given.js';
-import type { NodeOptions } from '../../block/driver.js';
-import type { DriveInterface } from '../../attach/drive.js';
-import type { ServerProperties } from '../../attach/exports.js';
 import type { RunActions } from '../../attach/run-state.js';
-import type { SocketAddress } from '../../host/host.js';
-import { BlockExportOptions } from '../../schema/commands.js';
-import type { ObjectOptions } from '../../schema/objects.js';
-import { BlockdevOptions, SocketAddress as SocketAddressType } from '../../schema/block-types.js';
-import {
-  bool,
-  enumOf,
-  int,
-  type JsonObject,
-  optional,
-  required,
-  str,
-  struct,
-  uint32,
-} from '../../schema/types.js';
-import { socketAddress, tlsOf } from '../../monitor/exports.js';
-import { parseKeyval } from '../arguments/keyval.js';
-import { type DriveOptions, parseDrive } from '../arguments/drive-options.js';
+import { parseDrive } from '../arguments/drive-options.js';
 import { parseImageOpts } from '../arguments/image-opts.js';
+import { parseLog } from '../arguments/log.js';
 import { objectHelp, parseObject } from '../arguments/objects.js';
+import { parseTrace, traceHelp, type TraceOptions } from '../arguments/trace.js';
 import { type MetricsOption, parseMetrics } from './metrics.js';
 import {
   checkUuid,
@@ -37,33 +18,32 @@ import {
   VALUED_WITHOUT_EFFECT,
 } from './machine-options.js';
 import type { Question } from './help.js';
+import { readLongOptions } from './long-options.js';
+import type { Step } from './step.js';
 import {
+  inputMode,
+  parseActions,
+  parseBlockdev,
+  parseDescriptor,
+  parseDevice,
+  parseExport,
+  parseMonitor,
+  parseNbdServer,
+  sameDevice,
+} from './option-values.js';
+import {
+  characterDeviceHelp,
   type CharacterDeviceOption,
+  devicesOf,
   MULTIPLEXED_STDIO,
   parseAddress,
   parseCharacterDevice,
 } from '../arguments/character-devices.js';
 
-/** A step of the start, in the order in which programs of QEMU take them. `text` is named in errors, unless empty. */
-export type Step =
-  | { kind: 'object'; options: ObjectOptions; text: string }
-  | { kind: 'descriptor'; fd: number; setId: number; opaque: string | undefined; text: string }
-  | { kind: 'blockdev'; options: NodeOptions; text: string }
-  | { kind: 'nbd-server'; address: SocketAddress; properties: ServerProperties; text: string }
-  | { kind: 'export'; options: BlockExportOptions; text: string }
-  | { kind: 'drive'; options: DriveOptions; usual: DriveInterface; text: string }
-  | { kind: 'device'; options: JsonObject; mode: 'qmp' | 'keyval'; text: string }
-  | { kind: 'chardev'; device: CharacterDeviceOption; text: string }
-  | { kind: 'monitor'; chardev: string; isControl: boolean; pretty: boolean; text: string }
-  /** A monitor and a silent console on standard input and output. */
-  | { kind: 'multiplexed'; text: string }
-  /** What is wrong is told when its turn has come. */
-  | { kind: 'wrong'; error: unknown; text: '' };
-
 export interface RunOptions {
   steps: Step[];
-  /** Of old forms; each names the option. */
-  warnings: string[];
+  /** Told of old forms; each names the option. */
+  warn: (text: string) => void;
   startStopped: boolean;
   /** Where the machine's state comes from. */
   incoming: string | undefined;
@@ -72,8 +52,19 @@ export interface RunOptions {
   actions: Partial<RunActions>;
   pidFile: string | undefined;
   metrics: MetricsOption | undefined;
+  metricsText: string | undefined;
+  /** What --trace was given, and -d of trace points; "text" names each, unless empty. */
+  traces: Array<{ options: TraceOptions; text: string }>;
+  /** Lines of traces begin with the process and the time (-msg timestamp=on). */
+  hasTimestamps: boolean;
+  /** Where they go unless a trace option says else (-D). */
+  logFile: string | undefined;
+  /** What -d was given last. */
+  logItems: string | undefined;
   /** The folder that keeps what the daemon is. */
   state: string | undefined;
+  /** The socket at which it waits to take the place of a process that serves. */
+  takeover: string | undefined;
   /** Of images that others stand on. */
   protectsSharedBases: boolean;
   sharedBasesFolders: string[];
@@ -99,20 +90,35 @@ export interface RunOptions {
 
 export const DEFAULT_MACHINE = 'pc';
 
+/** A storage daemon's without a value. */
+const FLAGS = new Set(['--help', '--version', '--daemonize', '--protect-shared-bases']);
+
+const nobody = (): undefined => undefined;
+
 type Take = (value: string, text: string) => void;
 
 /** Errors: kind invalid or unsupported, naming the option. */
-export function parseRunOptions(args: readonly string[], kind: 'machine' | 'storage-daemon'): RunOptions {
+export function parseRunOptions(
+  args: readonly string[],
+  kind: 'machine' | 'storage-daemon',
+  warn: RunOptions['warn'] = nobody,
+): RunOptions {
   const options: RunOptions = {
     steps: [],
-    warnings: [],
+    warn,
     startStopped: false,
     incoming: undefined,
     loadvm: undefined,
     actions: {},
     pidFile: undefined,
     metrics: undefined,
+    metricsText: undefined,
+    traces: [],
+    hasTimestamps: false,
+    logFile: undefined,
+    logItems: undefined,
     state: undefined,
+    takeover: undefined,
     protectsSharedBases: false,
     sharedBasesFolders: [],
     machine: DEFAULT_MACHINE,
@@ -129,7 +135,9 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
   };
   const valued = valuedOptions(options, kind);
   const flags = machineFlags(options);
-  if (kind === 'storage-daemon') args = args.flatMap(splitLongOption);
+  const isFlag = (name: string): boolean | undefined =>
+    FLAGS.has(name) ? true : Object.hasOwn(valued, name.slice(1)) ? false : undefined;
+  if (kind === 'storage-daemon') args = readLongOptions(args, isFlag);
   for (let i = 0; i < args.length; i++) {
     const given = args[i] ?? '';
     const name = given.replace(/^--/, '-');
@@ -144,7 +152,14 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
         inContext(given, () => addImage(options, given));
         continue;
       }
-      if (!take) throw unknownOption(given, kind);
+      if (!take && kind === 'machine') throw new BlockError('invalid', `${given}: invalid option`);
+      if (!take) {
+        const error = new BlockError('invalid', `${given}: Unexpected argument`);
+        takeInTurn(options, () => {
+          throw error;
+        });
+        continue;
+      }
       const value = args[++i];
       if (value === undefined) throw new BlockError('invalid', `${given}: requires an argument`);
       const text = `${given} ${value}`;
@@ -153,6 +168,8 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     }
   }
   if (kind === 'machine') takeNoGraphic(options);
+  takeLog(options);
+  checkTogether(options);
   if (options.isSnapshot)
     for (const step of options.steps) if (step.kind === 'drive') step.options.isSnapshot ??= true;
   // A machine's objects come first; a storage daemon takes all in their order.
@@ -167,6 +184,16 @@ export function parseRunOptions(args: readonly string[], kind: 'machine' | 'stor
     [...options.steps.filter(isEarly), ...rest],
   );
   return options;
+}
+
+/** Errors: invalid, in QEMU's words, for options of which only one may be there. */
+function checkTogether({ loadvm, incoming, flags }: RunOptions): void {
+  const isPreconfig = flags.has('-preconfig');
+  if (loadvm !== undefined && incoming !== undefined)
+    throw new BlockError('invalid', "'incoming' and 'loadvm' options are mutually exclusive");
+  if (loadvm !== undefined && isPreconfig)
+    throw new BlockError('invalid', "'preconfig' and 'loadvm' options are mutually exclusive");
+  if (isPreconfig) refuse('-preconfig');
 }
 
 /** What is wrong with an option of a storage daemon is told after those before it have been done, and none after it is. */
@@ -191,6 +218,8 @@ function machineFlags(options: RunOptions): Record<string, () => void> {
   return {
     ...Object.fromEntries(none),
     ...Object.fromEntries(refused.map(([name]) => [name, () => refuse(name)])),
+    // What it goes with is looked at first.
+    '-preconfig': () => void options.flags.add('-preconfig'),
     '-S': () => void (options.startStopped = true),
     '-snapshot': () => void (options.isSnapshot = true),
     '-no-reboot': () => void (options.actions.reboot = 'shutdown'),
@@ -200,18 +229,6 @@ function machineFlags(options: RunOptions): Record<string, () => void> {
 
 function refuse(name: string): never {
   throw new BlockError('unsupported', `${name}: not supported by livedisk`);
-}
-
-/** --NAME=VALUE as two words; a value that follows its option has no such name before its first "=". */
-function splitLongOption(word: string): string[] {
-  const [, name, value] = /^(--[a-z-]+)=(.*)$/s.exec(word) ?? [];
-  return name === undefined || value === undefined ? [word] : [name, value];
-}
-
-function unknownOption(given: string, kind: string): BlockError {
-  if (!given.startsWith('-')) return new BlockError('invalid', `${given}: Unexpected argument`);
-  if (kind === 'storage-daemon') return new BlockError('invalid', `unrecognized option '${given}'`);
-  return new BlockError('invalid', `${given}: invalid option`);
 }
 
 /** Names the option in what goes wrong with it, as QEMU's programs do. */
@@ -232,39 +249,44 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
   const { steps } = options;
   const ids = new Set<string>();
   const addDevice = (device: CharacterDeviceOption, text: string): void => {
-    if (ids.has(device.id)) throw new BlockError('exists', `Duplicate ID '${device.id}' for chardev`);
+    if (ids.has(device.id)) throw new BlockError('exists', sameDevice(device.id, kind));
     ids.add(device.id);
-    steps.push({ kind: 'chardev', device, text });
+    for (const one of devicesOf(device)) steps.push({ kind: 'chardev', device: one, text });
   };
   const common: Record<string, Take> = {
     '-blockdev': (value, text) => steps.push({ kind: 'blockdev', options: parseBlockdev(value), text }),
     '-nbd-server': (value, text) => steps.push({ kind: 'nbd-server', ...parseNbdServer(value), text }),
     '-export': (value, text) => {
-      const parsed = BlockExportOptions.parse(parseKeyval(value, 'type'), '', inputMode(value));
-      steps.push({ kind: 'export', options: parsed, text });
+      steps.push({ kind: 'export', options: parseExport(value), text });
     },
-    '-chardev': (value, text) => addDevice(parseCharacterDevice(value), text),
+    '-chardev': (value, text) => {
+      const help = characterDeviceHelp(value);
+      if (help === undefined) addDevice(parseCharacterDevice(value, warnOf(options, text)), text);
+      else options.asks ??= { text: help };
+    },
     '-pidfile': (value) => void (options.pidFile = value),
-    '-metrics': (value) => void (options.metrics = parseMetrics(value)),
+    '-metrics': (value) => {
+      options.metrics = parseMetrics(value);
+      options.metricsText = value;
+    },
+    '-trace': (value, text) => takeTrace(options, value, text),
     '-state': (value) => void (options.state = resolve(value)),
+    '-takeover': (value) => void (options.takeover = value),
     '-shared-bases-folder': (value) => void options.sharedBasesFolders.push(value),
     '-object': (value, text) => {
-      const help = objectHelp(value);
+      const help = objectHelp(value, kind);
       if (help === undefined)
         steps.push({ kind: 'object', options: parseObject(value), text: kind === 'machine' ? '' : text });
       else options.asks ??= { text: help };
     },
   };
   const monitor: Take = (value, text) => {
-    const { chardev, mode, pretty } = MONITOR.parse(parseKeyval(value, 'chardev'), '', 'keyval');
-    const isControl = (mode ?? (kind === 'machine' ? 'readline' : 'control')) === 'control';
-    if (!isControl && kind === 'storage-daemon') throw new BlockError('invalid', 'Only QMP is supported');
-    if (!isControl && pretty === true)
-      throw new BlockError('invalid', "'pretty' is not compatible with HMP monitors");
+    const asked = parseMonitor(value, kind);
     options.hasMonitor = true;
-    steps.push({ kind: 'monitor', chardev, isControl, pretty: pretty ?? false, text });
+    steps.push({ kind: 'monitor', ...asked, text });
   };
-  if (kind === 'storage-daemon') return { ...common, '-monitor': monitor };
+  if (kind === 'storage-daemon')
+    return { ...common, '-monitor': monitor, '-T': (value, text) => takeTrace(options, value, text) };
   const direct =
     (isControl: boolean, pretty: boolean): Take =>
     (value, text) => {
@@ -283,6 +305,12 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
         .map(([name]): [string, Take] => [name, () => refuse(name)]),
     ),
     ...driveOptions(options),
+    '-msg': (value) => {
+      VALUED_WITHOUT_EFFECT['-msg']?.(value);
+      options.hasTimestamps = parseImageOpts(value, { warn: () => undefined }).get('timestamp') === 'on';
+    },
+    '-D': (value) => void (options.logFile = value),
+    '-d': (value) => void (options.logItems = value),
     '-mon': monitor,
     '-add-fd': (value, text) => steps.push({ kind: 'descriptor', ...parseDescriptor(value), text }),
     '-monitor': direct(false, false),
@@ -300,6 +328,22 @@ function valuedOptions(options: RunOptions, kind: 'machine' | 'storage-daemon'):
     '-action': (value) => void Object.assign(options.actions, parseActions(value)),
     '-parallel': () => void (options.hasParallel = true),
   };
+}
+
+function takeTrace(options: RunOptions, value: string, text: string): void {
+  const help = traceHelp(value);
+  if (help === undefined) options.traces.push({ options: parseTrace(value), text });
+  else options.asks ??= { text: help };
+}
+
+/** Errors: invalid, in QEMU's words. */
+function takeLog(options: RunOptions): void {
+  const log = parseLog(options.logItems, options.logFile, process.pid);
+  if ('text' in log) options.asks = log;
+  else {
+    options.logFile = log.file;
+    options.traces.push(...log.traces.map((trace) => ({ options: trace, text: '' })));
+  }
 }
 
 /** No guest writes to a serial line; but a monitor may be on the same terminal. */
@@ -329,69 +373,6 @@ function takeNoGraphic(options: RunOptions): void {
   }
 }
 
-function inputMode(value: string): 'qmp' | 'keyval' {
-  return value.startsWith('{') ? 'qmp' : 'keyval';
-}
-
-const MONITOR = struct('MonitorOptions', {
-  chardev: required(str),
-  id: optional(str),
-  mode: optional(enumOf('MonitorMode', ['readline', 'control'])),
-  pretty: optional(bool),
-});
-
-function parseBlockdev(value: string): NodeOptions {
-  return BlockdevOptions.parse(parseKeyval(value, 'driver'), '', inputMode(value));
-}
-
-const DESCRIPTOR = struct('add-fd', { fd: optional(int), set: optional(int), opaque: optional(str) });
-const LAST_STANDARD_STREAM = 2;
-
-function parseDescriptor(value: string): { fd: number; setId: number; opaque: string | undefined } {
-  const { fd = -1, set = -1, opaque } = DESCRIPTOR.parse(parseKeyval(value), '', 'keyval');
-  if (fd < 0) throw new BlockError('invalid', 'fd option is required and must be non-negative');
-  if (fd <= LAST_STANDARD_STREAM) throw new BlockError('invalid', 'fd cannot be a standard I/O stream');
-  if (set < 0) throw new BlockError('invalid', 'set option is required and must be non-negative');
-  return { fd, setId: set, opaque };
-}
-
-const NBD_SERVER = struct('NbdServerOptions', {
-  addr: required(SocketAddressType),
-  'max-connections': optional(uint32),
-  'handshake-max-seconds': optional(uint32),
-  'tls-creds': optional(str),
-  'tls-authz': optional(str),
-});
-
-function parseNbdServer(value: string): { address: SocketAddress; properties: ServerProperties } {
-  const parsed = NBD_SERVER.parse(parseKeyval(value), '', inputMode(value));
-  return {
-    address: socketAddress(parsed.addr),
-    properties: given({
-      maxConnections: parsed['max-connections'],
-      handshakeMaxSeconds: parsed['handshake-max-seconds'],
-      tls: tlsOf(parsed),
-    }),
-  };
-}
-
-/** What a panic and a watchdog do is of no use: no processor runs. */
-const ACTIONS = struct('RunStateActions', {
-  reboot: optional(enumOf('RebootAction', ['reset', 'shutdown'])),
-  shutdown: optional(enumOf('ShutdownAction', ['poweroff', 'pause'])),
-  panic: optional(enumOf('PanicAction', ['pause', 'shutdown', 'exit-failure', 'none'])),
-  watchdog: optional(
-    enumOf('WatchdogAction', [
-      ...(['reset', 'shutdown', 'poweroff', 'pause', 'debug', 'none', 'inject-nmi'] as const),
-    ]),
-  ),
-});
-
-function parseActions(value: string): Partial<RunActions> {
-  const { reboot, shutdown } = ACTIONS.parse(parseKeyval(value), '', 'keyval');
-  return given({ reboot, shutdown });
-}
-
 function takeMachine(options: RunOptions, value: string): void {
   if (isHelp(value)) options.asks ??= 'machines';
   else options.machine = machineType(value) ?? options.machine;
@@ -405,13 +386,6 @@ function takeDevice(options: RunOptions, value: string, text: string): void {
   }
   const device = parseDevice(value, warnOf(options, text));
   options.steps.push({ kind: 'device', options: device, mode: inputMode(value), text });
-}
-
-/** Old options: the last of equal names counts, and a name alone is a flag. */
-function parseDevice(value: string, warn: (text: string) => void): JsonObject {
-  if (value.startsWith('{')) return parseKeyval(value);
-  const flat = parseImageOpts(value, { impliedKey: 'driver', warn });
-  return Object.fromEntries(flat.entries());
 }
 
 /** -drive, and the old options that are short for it. */
@@ -441,13 +415,13 @@ function driveOptions(options: RunOptions): Record<string, Take> {
   };
 }
 
-function warnOf({ warnings }: RunOptions, text: string): (warning: string) => void {
-  return (warning) => void warnings.push(`${text}: warning: ${warning}`);
+function warnOf({ warn }: RunOptions, text: string): (warning: string) => void {
+  return (warning) => warn(`${text}: warning: ${warning}`);
 }
 
 function addDrive(options: RunOptions, value: string, text: string): void {
   const drive = parseDrive(value, warnOf(options, text));
-  options.steps.push({ kind: 'drive', options: drive, usual: 'ide', text });
+  options.steps.push({ kind: 'drive', options: drive, text });
 }
 
 /** An image that is given by itself is the first hard disk. */

@@ -1,5 +1,6 @@
 import { BlockError, toBlockError } from '../../base/error.js';
 import type { Host, HostFile } from '../../host/host.js';
+import { onceLetGo } from '../../monitor/takeover/let-go.js';
 import { writeBuffer } from '../../host/whole-buffers.js';
 
 /** The file that says which process serves. It is locked meanwhile, so that a second one leaves it alone. */
@@ -22,6 +23,13 @@ export class PidFile {
       const { kind, message } = toBlockError(error);
       throw new BlockError(kind, `cannot create PID file: ${message}`, { cause: error });
     }
+  }
+
+  /**
+   * The same after a process whose place this one has taken. Errors: as of create.
+   */
+  static takeOver(host: Host, path: string, pid: number): Promise<PidFile> {
+    return onceLetGo(host.clock, () => PidFile.create(host, path, pid));
   }
 
   async remove(): Promise<void> {

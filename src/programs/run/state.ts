@@ -10,63 +10,87 @@ import { StateStore } from '../../monitor/state/store.js';
 import type { ObjectOptions } from '../../schema/objects.js';
 import type { EngineState } from '../../schema/state.js';
 import { formatJson } from '../../wire/qmp/json-format.js';
-import { startProperties, type StartProperties } from './compose.js';
-import { DEFAULT_MACHINE, type RunOptions, type Step } from './options.js';
+import type { DaemonProgram } from '../../monitor/takeover.js';
+import { composeEngine, startProperties, type StartProperties } from './compose.js';
+import { DEFAULT_MACHINE, type RunOptions } from './options.js';
+import type { Step } from './step.js';
 import { start } from './start.js';
 
+/** How a daemon begins. */
+export interface DaemonStart {
+  readonly engine: Engine;
+  /** What another process needs to take its place. */
+  readonly program: Omit<DaemonProgram, 'handedOver' | 'folder'>;
+  /** Makes it what it is to be, and lets clients in. */
+  start(boot?: () => Promise<void>): Promise<void>;
+  close(): Promise<void>;
+}
+
 /** What a daemon begins with: its command line, or what is kept of it in the folder of --state. */
-export class DaemonState {
+export class NewDaemon implements DaemonStart {
+  readonly engine: Engine;
   readonly #options: RunOptions;
   readonly #store: StateStore | undefined;
   readonly #saved: EngineState | undefined;
 
-  private constructor(options: RunOptions, store: StateStore | undefined, saved: EngineState | undefined) {
+  private constructor(
+    compose: (properties: StartProperties) => Engine,
+    { options, store, saved }: { options: RunOptions; store?: StateStore; saved?: EngineState | undefined },
+  ) {
+    this.engine = compose(saved ? propertiesOf(saved) : startProperties(options));
     this.#options = options;
     this.#store = store;
     this.#saved = saved;
   }
 
   /** Errors: invalid, when the command line asks for something else than is kept; those of the store. */
-  static async open(host: Host, kind: EngineState['kind'], options: RunOptions): Promise<DaemonState> {
-    if (options.state === undefined) return new DaemonState(options, undefined, undefined);
+  static async open(
+    host: Host,
+    kind: EngineState['kind'],
+    options: RunOptions,
+    warn: (text: string) => void,
+  ): Promise<NewDaemon> {
+    const compose = (properties: StartProperties): Engine => composeEngine(host, kind, properties, warn);
+    if (options.state === undefined) return new NewDaemon(compose, { options });
     for (const step of options.steps) if (step.kind === 'drive') assertKept(step.options);
     const store = await StateStore.open(host, options.state);
     try {
       const saved = await store.read();
       if (saved) checkAsked(kind, options, saved);
-      return new DaemonState(options, store, saved);
+      return new NewDaemon(compose, { options, store, saved });
     } catch (error) {
       await store.close();
       throw error;
     }
   }
 
-  engineProperties(): StartProperties {
+  /** What another process needs to take this one's place. */
+  get program(): Omit<DaemonProgram, 'handedOver' | 'folder'> {
     const saved = this.#saved;
-    if (!saved) return startProperties(this.#options);
-    const { machine, reboot, shutdown, name, uuid, memoryBytes } = saved;
-    const { protectsSharedBases: refuses, sharedBasesFolders: folders } = saved;
+    const monitors = saved ?? monitorsOf(this.#options.steps);
     return {
-      machine,
-      startStopped: true,
-      actions: { reboot, shutdown },
-      baseProtection: { refuses, folders },
-      identity: given({ name, uuid, memoryBytes }),
+      askedDigest: saved?.askedDigest ?? digestOf(this.#options),
+      monitors: monitors.monitors,
+      isMultiplexed: monitors.isMultiplexed,
+      ...(this.#store && { stateFolder: this.#store.folder, stateLock: this.#store.lock }),
     };
   }
 
   /**
-   * Does what the command line asks for, or makes what was kept; keeps it from then on. `boot`, where nothing is kept, comes
-   * before clients do. Errors: those of all.
+   * Does what the command line asks for, or makes what was kept; keeps it from then on. `whole` comes when all is there but
+   * clients. Errors: those of all.
    */
-  async start(engine: Engine, boot?: () => Promise<void>): Promise<void> {
+  async start(whole: () => Promise<void>): Promise<void> {
+    const { engine } = this;
     const store = this.#store;
-    if (!store) return start(engine, this.#options, boot);
+    if (!store) return start(engine, this.#options, whole);
     const saved = this.#saved;
-    const keep = (options: Pick<RunOptions, 'steps'>): Promise<void> =>
-      StateKeeper.begin(store, engine, {
-        ...{ askedDigest: saved?.askedDigest ?? digestOf(this.#options), ...monitorsOf(options.steps) },
-      });
+    const keep = async (options: Pick<RunOptions, 'steps'>): Promise<void> => {
+      const askedDigest = saved?.askedDigest ?? digestOf(this.#options);
+      const program = { askedDigest, ...monitorsOf(options.steps) };
+      await StateKeeper.begin(store, engine, program, saved !== undefined);
+      await whole();
+    };
     if (!saved) return start(engine, this.#options, () => keep(this.#options));
     const secrets = new Map<string, ObjectOptions>();
     for (const step of this.#options.steps) {
@@ -82,6 +106,19 @@ export class DaemonState {
   async close(): Promise<void> {
     await this.#store?.close();
   }
+}
+
+/** Those of an engine that is to be what a state says. */
+export function propertiesOf(saved: EngineState): StartProperties {
+  const { machine, reboot, shutdown, name, uuid, memoryBytes } = saved;
+  const { protectsSharedBases: refuses, sharedBasesFolders: folders } = saved;
+  return {
+    machine,
+    startStopped: true,
+    actions: { reboot, shutdown },
+    baseProtection: { refuses, folders },
+    identity: given({ name, uuid, memoryBytes }),
+  };
 }
 
 function isSecret(step: Step): step is Extract<Step, { kind: 'object' }> {
@@ -136,7 +173,7 @@ function monitorsOf(steps: readonly Step[]): Pick<EngineState, 'monitors' | 'isM
 }
 
 /** Of character devices that are there already. */
-function monitorSteps({ chardevs, monitors, isMultiplexed }: EngineState): Step[] {
+export function monitorSteps({ chardevs, monitors, isMultiplexed }: EngineState): Step[] {
   const there = new Set(chardevs.map(({ id }) => id));
   return [
     ...monitors

@@ -60,9 +60,51 @@ test('show draws what a server has: text, data and a picture', async (t) => {
     [['A', 'B', 'C']],
   );
   assert.match(readFileSync(picture, 'utf8'), /<svg[^>]*>.*data-image="C"/s);
-  const refused = await livedisk('show', socket, '--map');
+  const mapped = await livedisk('show', socket, '--map');
+  assert.match(mapped.stdout, /\[C\]\n +0 B {2}A{16}B{16}C{16}A{16}\n/, mapped.stderr);
+  assert.match(mapped.stdout, /shows 50% +4?.* MiB, shows 25%/);
+  const refused = await livedisk('show', socket, '--format=raw');
   assert.deepEqual([refused.status, refused.stdout], [1, '']);
-  assert.match(refused.stderr, /--map and --format are for images/);
+  assert.match(refused.stderr, /--format is for images/);
+});
+
+test('show tells what an action would do, and does nothing', async (t) => {
+  const { bed, socket } = await chainWithSocket(t);
+  const before = await bed.layers();
+  const { stdout, stderr } = await livedisk('show', socket, '--plan', 'commit image=C base=A');
+  assert.match(stdout, /^Data of \[B\] and \[C\] are copied into \[A\]/, stderr);
+  assert.match(stdout, /^2\.0 MiB are copied, in a second or less/m);
+  assert.match(stdout, /^Not valid afterwards: \[B\] lies above \[A\]/m);
+  assert.match(stdout, /^Then:\n\n.*\n +\[A\] <== virtio0$/m);
+  assert.match(stdout, /"execute":"block-commit".*\n.*"job-complete".*\(when the job is ready\)$/m);
+  const picture = bed.path('then.svg');
+  await livedisk('show', socket, '--plan', 'delete image=A', '--svg', picture);
+  // What copies less is that B, which is four times smaller, goes down into A.
+  assert.match(readFileSync(picture, 'utf8'), /data-image="A"/);
+  assert.doesNotMatch(readFileSync(picture, 'utf8'), /data-image="B"/);
+  assert.deepEqual(await bed.layers(), before);
+  for (const [plan, told] of [
+    ['sing image=C', 'an action needs a kind that there is'],
+    ['stream C', "'C' is no NAME=VALUE"],
+    ['stream image=none', "there is no image 'none'"],
+    ['resize image=C bytes=x', '--plan bytes needs a whole number'],
+  ] as const) {
+    const refused = await livedisk('show', socket, '--plan', plan);
+    assert.deepEqual([refused.status, refused.stdout], [1, '']);
+    assert.ok(refused.stderr.includes(told), refused.stderr);
+  }
+});
+
+test('top of an image says that it is no socket', async (t) => {
+  const { bed } = await chainWithSocket(t);
+  const { status, stderr } = await livedisk('top', '--once', bed.path('C.qcow2'));
+  assert.deepEqual([status, stderr.split('\n')[0]], [1, `${bed.path('C.qcow2')} is no socket`]);
+});
+
+test('a plan says of itself whether it is so, by words that begin with is', async (t) => {
+  const { socket } = await chainWithSocket(t);
+  const { stderr } = await livedisk('show', socket, '--plan', 'unexport name=e isServerEnded=true');
+  assert.match(stderr, /there is no export 'e'/);
 });
 
 test('show draws an image that somebody else has open, with the map of its clusters', async (t) => {

@@ -1,4 +1,5 @@
 import type { QmpClient } from '../../wire/qmp/client.js';
+import { isStreamEnding } from '../../view/answers.js';
 import { QmpError } from '../../wire/qmp/registry.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../../schema/types.js';
 
@@ -35,9 +36,7 @@ const SOURCES: Readonly<Record<Named, (ask: Ask) => Promise<unknown[]>>> = {
   job: async (ask) => (await ask('query-jobs')).map(({ id }) => id),
   export: async (ask) => (await ask('query-block-exports')).map(({ id }) => id),
   bitmap: async (ask) =>
-    (await ask('query-named-block-nodes', { flat: true })).flatMap((node) =>
-      objects(node['dirty-bitmaps']).map(({ name }) => name),
-    ),
+    (await nodes(ask)).flatMap((node) => objects(node['dirty-bitmaps']).map(({ name }) => name)),
   object: async (ask) =>
     (await ask('qom-list', { path: '/objects' })).filter(isChild).map(({ name }) => name),
   device: async (ask) =>
@@ -50,7 +49,13 @@ const SOURCES: Readonly<Record<Named, (ask: Ask) => Promise<unknown[]>>> = {
 type Ask = (command: string, args?: JsonObject) => Promise<JsonObject[]>;
 
 async function listNodes(ask: Ask): Promise<unknown[]> {
-  return (await ask('query-named-block-nodes', { flat: true })).map((node) => node['node-name']);
+  return (await nodes(ask)).map((node) => node['node-name']);
+}
+
+/** None while QEMU would crash if it were asked for them (view/answers.ts). */
+async function nodes(ask: Ask): Promise<JsonObject[]> {
+  if (isStreamEnding({ 'query-jobs': await ask('query-jobs') })) return [];
+  return ask('query-named-block-nodes', { flat: true });
 }
 
 function isChild({ type }: JsonObject): boolean {

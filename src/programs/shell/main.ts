@@ -3,6 +3,7 @@ import { hintOf } from '../../base/error.js';
 import type { Host } from '../../host/host.js';
 import { createRealHost } from '../../host/real.js';
 import { QmpClient } from '../../wire/qmp/client.js';
+import { printableLines } from '../../view/words.js';
 import { isForPeople } from '../../wire/qmp/registry.js';
 import { USAGE } from './help.js';
 import { historyFile } from './history.js';
@@ -41,7 +42,7 @@ export async function shellMain(args: readonly string[], io: ShellIo = standardI
     }
   } catch (error) {
     if (!isForPeople(error)) throw error;
-    io.error.write(`livedisk shell: ${error.message}\n${hintOf(error)}`);
+    io.error.write(printableLines(`livedisk shell: ${error.message}\n${hintOf(error)}`));
     return 1;
   }
 }
@@ -53,7 +54,7 @@ async function talk(client: QmpClient, options: ShellOptions, io: ShellIo): Prom
     ...options,
     clock,
     screen: io.output,
-    print: (text) => void io.output.write(`${text}\n`),
+    print: (text) => void io.output.write(`${printableLines(text)}\n`),
   });
   if (waitFor !== undefined) return runAndWait(shell, { words, id: waitFor }, io);
   if (words.length > 0) return (await shell.runWords(words)) === 'done' || shell.isLeaving ? 0 : 1;

@@ -1,5 +1,6 @@
 import type { HostClock } from '../../host/host.js';
 import { ProgressMeter } from '../../view/progress-meter.js';
+import { printable } from '../../view/words.js';
 import type { JobState } from './wait-job.js';
 
 /** Jobs that do not count bytes. */
@@ -23,7 +24,7 @@ export class ProgressView {
   }
 
   show({ type, status, done, total }: JobState): void {
-    const what = `${this.#id} (${type}) ${status}`;
+    const what = printable(`${this.#id} (${type}) ${status}`);
     const line = COUNTLESS.test(type) ? what : this.#meter.line(what, done, total, this.#clock.nowMs());
     if (this.#screen.isTTY === true) {
       this.#screen.write(`\r\x1b[K${line}`);
@@ -44,6 +45,6 @@ export class ProgressView {
   end(text: string): void {
     if (this.#isDrawn) this.#screen.write('\n');
     this.#isDrawn = false;
-    this.#screen.write(`${this.#id} ${text}\n`);
+    this.#screen.write(`${printable(`${this.#id} ${text}`)}\n`);
   }
 }

@@ -1,3 +1,4 @@
+import { objectsOf, textOf } from '../../view/answers.js';
 import type { QmpClient } from '../../wire/qmp/client.js';
 import { QmpError } from '../../wire/qmp/registry.js';
 import type { JsonObject } from '../../schema/types.js';
@@ -36,21 +37,21 @@ export class ServerSchema {
 
   private constructor(commandNames: readonly string[], infos: readonly JsonObject[]) {
     this.commandNames = commandNames;
-    this.#infos = new Map(infos.map((info) => [String(info['name'] as string), info]));
+    this.#infos = new Map(infos.map((info) => [textOf(info['name']) ?? '', info]));
   }
 
   /** Errors: those of a connection that ends. */
   static async fetch(client: QmpClient): Promise<ServerSchema> {
     const ask = async (command: string): Promise<JsonObject[]> => {
       try {
-        return (await client.execute(command)) as JsonObject[];
+        return objectsOf(await client.execute(command));
       } catch (error) {
         if (error instanceof QmpError) return [];
         throw error;
       }
     };
     const [commands, infos] = await Promise.all([ask('query-commands'), ask('query-qmp-schema')]);
-    return new ServerSchema(commands.map(({ name }) => name as string).sort(), infos);
+    return new ServerSchema(commands.flatMap(({ name }) => textOf(name) ?? []).sort(), infos);
   }
 
   /** What can stand at `path` in a command's arguments (below an object, at its top with no path). */

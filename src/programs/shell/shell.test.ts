@@ -5,7 +5,8 @@ import { createRealHost } from '../../host/real.js';
 import { RealClock } from '../../host/real-clock.js';
 import { queryQmpSchema } from '../../wire/qmp/introspect.js';
 import { command, CommandRegistry, QmpError } from '../../wire/qmp/registry.js';
-import { QmpHub, QmpSession } from '../../wire/qmp/session.js';
+import { QmpHub } from '../../wire/qmp/hub.js';
+import { QmpSession } from '../../wire/qmp/session.js';
 import { BlockdevOptions } from '../../schema/block-types.js';
 import { any, arrayOf, bool, int, optional, required, str, struct } from '../../schema/types.js';
 import { PairedSocket } from '../../../test/kit/socket-pair.js';
@@ -414,6 +415,36 @@ test('at a terminal: a greeting, a prompt, answers, completion', async () => {
   assert.equal(status, 0);
   assert.match(shown, /^Connected to QMP server 7\.2\.22 \(livedisk /);
   assert.match(shown, /"cache": \{"direct": true\}/);
+});
+
+/** What moves a cursor, turns the direction of writing, or is not seen. */
+const UNSEEN = /[^\n\P{Cc}]|[\p{Cf}\p{Default_Ignorable_Code_Point}]/u;
+const MOVER = '\u001b]0;t\u0007\u009b2J\u202e\u200b';
+
+test('what a server says moves no cursor: its monitor, its errors, its jobs', async () => {
+  for (const args of [
+    ['-H', '/s', `info ${MOVER}`],
+    ['-H', '/s', 'fail', MOVER],
+    ['/s', `echo`, `text=${MOVER}`],
+    ['-v', '/s', `echo`, `text=${MOVER}`],
+    ['/s', '--wait', MOVER, 'start', `id=${MOVER}`],
+    ['/s', '--wait', MOVER],
+    ['/s', MOVER],
+  ]) {
+    const { output, error } = await runOnce(...args);
+    assert.doesNotMatch(output + error, UNSEEN, JSON.stringify(args));
+    assert.notEqual(output + error, '');
+  }
+});
+
+test('at a terminal: a name that would move the cursor is not offered', async () => {
+  const { shown } = await typing([
+    [`{"execute": "start", "arguments": {"id": "aa\\u001b[2J", "status": "ready"}}\r`, /"return"/],
+    ['start id=ab status=ready\r', /"return"/],
+    ['job-cancel id=a\t', /id=ab/],
+    ['\x15exit\r', /\n$/],
+  ]);
+  assert.ok(!shown.includes('\u001b[2J'), JSON.stringify(shown));
 });
 
 test('at a terminal: quit ends the shell with the server, its end alone is an error', async () => {

@@ -1,4 +1,5 @@
 import { createInterface, type Interface } from 'node:readline';
+import { printable, printableLines } from '../../view/words.js';
 import type { QmpClient } from '../../wire/qmp/client.js';
 import { History, HISTORY_LINES } from './history.js';
 import type { ShellIo } from './main.js';
@@ -34,7 +35,7 @@ export async function interact(shell: Shell, client: QmpClient, io: ShellIo): Pr
     terminal.close();
     client.close();
   });
-  io.output.write(`${shell.welcome}\n`);
+  io.output.write(`${printableLines(shell.welcome)}\n`);
   terminal.prompt();
   for await (const line of terminal) {
     busy = true;
@@ -65,7 +66,8 @@ function openTerminal(shell: Shell, io: ShellIo, input: ReverseSearch, lines: re
     historySize: HISTORY_LINES,
     completer: (line: string, answer: (error: null, result: [string[], string]) => void) => {
       shell.complete(line).then(
-        (result) => answer(null, result),
+        // What would move the cursor has to be written out, as JSON.
+        ([words, part]) => answer(null, [words.filter((word) => printable(word) === word), part]),
         () => answer(null, [[], line]),
       );
     },

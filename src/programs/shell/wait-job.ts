@@ -1,6 +1,7 @@
 import { deferred } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import type { HostClock } from '../../host/host.js';
+import { objectsOf } from '../../view/answers.js';
 import type { QmpClient, QmpEvent } from '../../wire/qmp/client.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 
@@ -54,7 +55,7 @@ export class JobWatch {
     try {
       for (;;) {
         this.#wake = deferred();
-        const jobs = (await this.#client.execute('query-jobs')) as JsonObject[];
+        const jobs = objectsOf(await this.#client.execute('query-jobs'));
         if (this.#isStopped) return { isGood: true, text: 'goes on' };
         const job = jobs.find(({ id }) => id === this.#id);
         const end = this.#look(job, show) ?? (await this.#stopsAt(job?.['status']));
@@ -106,7 +107,7 @@ export class JobWatch {
     if (this.#isEnding()) return undefined;
     if (status === 'ready') return { isGood: true, text: 'ready: job-complete or block-job-cancel ends it' };
     if (status !== 'pending') return undefined;
-    const jobs = (await this.#client.execute('query-block-jobs')) as JsonObject[];
+    const jobs = objectsOf(await this.#client.execute('query-block-jobs'));
     const job = jobs.find(({ device }) => device === this.#id);
     if (job?.['auto-finalize'] !== false) return undefined;
     return { isGood: true, text: 'pending: job-finalize or job-cancel ends it' };

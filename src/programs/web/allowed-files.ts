@@ -1,4 +1,4 @@
-import { realpathSync } from 'node:fs';
+import { lstatSync, realpathSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative } from 'node:path';
 import { BlockError } from '../../base/error.js';
 
@@ -17,11 +17,26 @@ export class AllowedFiles {
     });
   }
 
+  /** Errors: permission, where no folder was given. */
+  assertAny(): void {
+    if (this.first === undefined)
+      throw new BlockError('permission', 'no file may be named: start "livedisk web" with --allow FOLDER');
+  }
+
+  get first(): string | undefined {
+    return this.#folders[0];
+  }
+
+  /** Whether files in a folder may be named, links followed. */
+  hasFolder(path: string): boolean {
+    const folder = realFolder(path);
+    return folder !== undefined && this.#folders.some((allowed) => contains(allowed, folder));
+  }
+
   /** The whole path of `name`, which is one, or is in the first folder. Errors: permission. */
   find(name: string): string {
-    const [first] = this.#folders;
-    if (first === undefined)
-      throw new BlockError('permission', 'no file may be named: start "livedisk web" with --allow FOLDER');
+    this.assertAny();
+    const first = this.first ?? '';
     const path = isAbsolute(name) ? name : join(first, name);
     const last = basename(path);
     const folder = realFolder(dirname(path));
@@ -37,6 +52,16 @@ export class AllowedFiles {
     if (!this.#folders.some((allowed) => contains(allowed, dirname(target))))
       throw new BlockError('permission', `'${name}' leads out of the folders that --allow gave`);
     return whole;
+  }
+
+  /** The same, of a file that there is not: servers overwrite what they are to make. Errors: exists, too. */
+  findNew(name: string): string {
+    const path = this.find(name);
+    if (lstatSync(path, { throwIfNoEntry: false }))
+      throw new BlockError('exists', `there is a file '${path}' already`, {
+        hint: 'Choose another name: it would be overwritten',
+      });
+    return path;
   }
 }
 

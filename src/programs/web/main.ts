@@ -1,16 +1,16 @@
 import { BlockError } from '../../base/error.js';
 import type { SocketAddress } from '../../host/host.js';
-import { exitNow } from '../../host/exit.js';
 import { createRealHost } from '../../host/real.js';
 import { WebServer, type WebOptions } from '../../web/server.js';
 import { parseMonitorAddress } from '../arguments/monitor-address.js';
 import { parseWords } from '../screen/arguments.js';
-import { targetOver } from '../points/targets.js';
-import { withImage } from '../screen/offline.js';
+import { type MetricsOption, parseMetrics, serveMetrics } from '../run/metrics.js';
+import type { MetricsServer } from '../../web/metrics-server.js';
 import { AllowedFiles } from './allowed-files.js';
 import { ENGINE_OPTIONS, OwnEngine } from './own-engine.js';
-import { linesOver } from './console-lines.js';
 import { readPage } from './page-files.js';
+import { programsParts } from './setup.js';
+import { readTls } from './tls-files.js';
 
 export const WEB_USAGE = `usage: livedisk web [OPTION]... [SOCKET]...
 
@@ -21,7 +21,12 @@ their QMP sockets (PATH, unix:PATH or HOST:PORT), and changes them. Prints the p
   --export OPTIONS     it ends with the page
   --nbd-server OPTIONS
   --object OPTIONS
-  --listen HOST:PORT   default 127.0.0.1:0, a free port; only this machine is served
+  --listen HOST:PORT   default 127.0.0.1:0, a free port; beyond this machine only with --tls-creds
+  --tls-creds FOLDER   serve over TLS, to clients with a certificate: of ca-cert.pem, server-cert.pem, server-key.pem
+  --tls-client NAME    only to those whose certificate has this common name (may be repeated)
+  --metrics unix:PATH|HOST:PORT[,token-file=FILE]
+                       numbers for Prometheus at /metrics, without the page's token: of the first server, and of each
+                       by ?target=SOCKET; beyond this machine only with a token
   --allow FOLDER       files in it may be named: targets of copies, new layers, images whose clusters are mapped
   --folder FOLDER      from where a QEMU sees relative names, for points in time
   --read-only          only look
@@ -34,6 +39,9 @@ const OPTIONS = {
   blockdev: { type: 'string', multiple: true },
   export: { type: 'string', multiple: true },
   listen: { type: 'string' },
+  'tls-creds': { type: 'string' },
+  'tls-client': { type: 'string', multiple: true },
+  metrics: { type: 'string' },
   allow: { type: 'string', multiple: true },
   folder: { type: 'string' },
   'read-only': { type: 'boolean' },
@@ -55,26 +63,25 @@ export async function webMain(args: readonly string[]): Promise<number> {
   const files = new AllowedFiles(values.allow ?? []);
   const address = listenAddress(values.listen ?? '127.0.0.1:0');
   const page = readPage();
+  const tls = readTls(values['tls-creds'], values['tls-client']);
   const servers = [...new Set(positionals)].map((name) => ({ name, address: parseMonitorAddress(name) }));
+  const folder = values.folder ?? (hasEngine ? process.cwd() : undefined);
   const engine = hasEngine ? await OwnEngine.start(host, values) : undefined;
   try {
     if (engine) servers.unshift({ name: OWN_NAME, address: engine.address });
     await serve(
       {
-        ...{ host, address, servers, page, linesOver },
+        ...{ host, address, servers, page, tls },
         isReadOnly: values['read-only'] === true,
         hasConsole: values.console === true,
-        allowFile: async (name) => files.find(name),
-        pointsOver: (link) => targetOver(host, link, values.folder ?? (engine && process.cwd())),
-        readMap: (filename, format) => withImage(host, filename, format, (image) => image.readMap()),
+        ...programsParts({ host, files, servers, folder }),
       },
       engine?.isOver ?? nextSignal(),
+      values.metrics === undefined ? undefined : parseMetrics(values.metrics),
     );
   } finally {
     await engine?.close();
   }
-  // What a kernel or a client still holds would keep the process alive.
-  if (engine) setImmediate(() => exitNow());
   return 0;
 }
 
@@ -82,11 +89,24 @@ export async function webMain(args: readonly string[]): Promise<number> {
 const OWN_NAME = 'this process';
 
 /** Errors: those of listening. */
-async function serve(options: WebOptions, isOver: Promise<void>): Promise<void> {
+async function serve(
+  options: WebOptions,
+  isOver: Promise<void>,
+  metricsOption: MetricsOption | undefined,
+): Promise<void> {
   const server = await WebServer.start(options);
-  process.stdout.write(`${server.url}\n`);
-  await isOver;
-  await server.close();
+  let metrics: MetricsServer | undefined;
+  try {
+    const targets = server.executes;
+    const [execute] = targets.values();
+    if (metricsOption && execute)
+      metrics = await serveMetrics(options.host, metricsOption, { execute, targets });
+    process.stdout.write(`${server.url}\n`);
+    await isOver;
+  } finally {
+    await metrics?.close();
+    await server.close();
+  }
 }
 
 function nextSignal(): Promise<void> {

@@ -61,16 +61,8 @@ export class Change {
   }
 
   result(): View {
-    const overlays = new Map<string, string[]>();
-    for (const { id, children } of this.#images.values())
-      for (const child of children)
-        if (child.role === 'backing') overlays.set(child.id, [...(overlays.get(child.id) ?? []), id]);
-    const images = [...this.#images.values()].map((image) => ({
-      ...image,
-      overlays: overlays.get(image.id) ?? [],
-      warnings: [],
-    }));
-    return assemble({ server: this.#view.server, images, users: this.#users, jobs: this.#view.jobs });
+    const { server, jobs } = this.#view;
+    return assemble({ server, images: [...this.#images.values()], users: this.#users, jobs });
   }
 }
 
@@ -92,4 +84,9 @@ export function topOf(view: View, id: string): Image | undefined {
 
 export function allocatedOf(images: readonly Image[]): number {
   return images.reduce((sum, { allocatedBytes = 0 }) => sum + allocatedBytes, 0);
+}
+
+/** Filters hold nothing. */
+export function layersOf(way: readonly Image[]): number {
+  return way.filter(({ kind }) => kind !== 'filter').length;
 }

@@ -23,6 +23,15 @@ export function areFree(view: View, images: readonly Image[]): void {
         refuse(`job ${printable(job.id)} works on ${bracketed(image)}: wait for its end`);
 }
 
+/** Errors: invalid where nobody would go over to a new image: the server then forgets that at once. */
+export function isUsed({ users, images }: View, image: Image): void {
+  const isShown = images.some(({ children }) => children.some(({ id }) => id === image.id));
+  if (!isShown && !users.some(({ imageId }) => imageId === image.id))
+    refuse(
+      `nobody uses ${bracketed(image)}, so nobody would go over to a new image: export it first, or back it up`,
+    );
+}
+
 /** Errors: invalid for what is no name of a node. */
 export function isNewNode(view: View, name: string): void {
   if (!/^[A-Za-z][A-Za-z0-9_.-]{0,30}$/.test(name))

@@ -1,8 +1,8 @@
-import { type Image, imageOf, type Job, type View } from '../model.js';
+import { type Image, imageOf, type Job, NBD_EXPORT, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
-import { bracketed, printable } from '../words.js';
-import { allocatedOf, Change, wayDown } from './change.js';
-import { areFree, isNewFile, isNewNode, newJobId, refuse, startsJob, theImage } from './checks.js';
+import { bracketed, printable, userText } from '../words.js';
+import { allocatedOf, Change, layersOf, wayDown } from './change.js';
+import { areFree, isNewFile, isNewNode, isUsed, newJobId, refuse, startsJob, theImage } from './checks.js';
 import type { Action, Plan, PlannedCommand } from './types.js';
 
 type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
@@ -10,8 +10,9 @@ type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
 /** A whole copy, to which the guest goes over. */
 export function planMirror(view: View, action: Of<'mirror'>): Plan {
   const image = theImage(view, action.image);
-  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
   areFree(view, [image]);
+  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
+  isUsed(view, image);
   isNewNode(view, action.node);
   isNewFile(view, action.file);
   const way = wayDown(view, image.id);
@@ -38,6 +39,7 @@ export function planMirror(view: View, action: Of<'mirror'>): Plan {
       { execute: 'job-complete', arguments: { id: jobId }, afterReady: true },
     ],
     bytesAtMost,
+    copies: { image: image.id, first: 0, end: layersOf(way) },
     invalid: [],
     after: change.result(),
     undo: 'Cancel the job until it is completed; after that the old chain is as it was when the guest left it.',
@@ -48,10 +50,11 @@ export function planMirror(view: View, action: Of<'mirror'>): Plan {
 /** A copy of this moment, of which the server does not keep hold. */
 export function planBackup(view: View, action: Of<'backup'>): Plan {
   const image = theImage(view, action.image);
-  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
   areFree(view, [image]);
+  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
   isNewFile(view, action.file);
-  const bytesAtMost = allocatedOf(wayDown(view, image.id));
+  const way = wayDown(view, image.id);
+  const bytesAtMost = allocatedOf(way);
   const jobId = newJobId(view, 'backup');
   return {
     action,
@@ -66,6 +69,7 @@ export function planBackup(view: View, action: Of<'backup'>): Plan {
       },
     ],
     bytesAtMost,
+    copies: { image: image.id, first: 0, end: layersOf(way) },
     invalid: [],
     after: view,
     undo: 'Cancel the job, and delete the file.',
@@ -78,9 +82,13 @@ export function planResize(view: View, action: Of<'resize'>): Plan {
   const { bytes } = action;
   if (!Number.isSafeInteger(bytes) || bytes <= 0 || bytes % 512 !== 0)
     refuse(`a disk's length is a multiple of 512 bytes, not ${bytes}`);
-  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
-  if (bytes === image.virtualBytes) refuse(`${bracketed(image)} is of that length already`);
   areFree(view, [image]);
+  if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
+  const fixing = view.users.find(
+    ({ imageId, exportType }) => imageId === image.id && exportType === NBD_EXPORT,
+  );
+  if (fixing) refuse(`${userText(fixing)} keeps the disk at its length over NBD: take it away first`);
+  if (bytes === image.virtualBytes) refuse(`${bracketed(image)} is of that length already`);
   const change = new Change(view);
   change.update(image.id, { virtualBytes: bytes });
   const isShorter = bytes < image.virtualBytes;
@@ -95,61 +103,6 @@ export function planResize(view: View, action: Of<'resize'>): Plan {
     invalid: isShorter ? [{ id: image.id, why: 'loses what lies beyond its new end' }] : [],
     after: change.result(),
     ...(!isShorter && { undo: 'Resize it back, once the guest uses nothing beyond the old end.' }),
-  };
-}
-
-export function planExport(view: View, action: Of<'export'>): Plan {
-  const image = imageOf(view, action.image);
-  if (!image) refuse(`there is no image '${printable(action.image)}'`);
-  if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(action.name))
-    refuse(`'${printable(action.name)}' is no name for an export`);
-  if (view.users.some(({ id }) => id === `export:${action.name}`))
-    refuse(`there is an export '${action.name}'`);
-  if (action.isWritable && image.isReadOnly) refuse(`nobody may write to ${bracketed(image)}`);
-  const change = new Change(view);
-  change.addUser({ id: `export:${action.name}`, kind: 'export', label: action.name, imageId: image.id });
-  return {
-    action,
-    words: [
-      `The server's NBD server, which must have been started, offers ${bracketed(image)} as '${action.name}'${action.isWritable ? ' for writing' : ''}.`,
-    ],
-    commands: [
-      {
-        execute: 'block-export-add',
-        arguments: {
-          ...{
-            type: 'nbd',
-            id: action.name,
-            'node-name': image.id,
-            name: action.name,
-            writable: action.isWritable,
-          },
-        },
-      },
-    ],
-    bytesAtMost: 0,
-    invalid: [],
-    after: change.result(),
-    undo: 'Take the export away.',
-    takenBackBy: { kind: 'unexport', name: action.name },
-  };
-}
-
-export function planUnexport(view: View, action: Of<'unexport'>): Plan {
-  const id = `export:${action.name}`;
-  if (!view.users.some((user) => user.id === id)) refuse(`there is no export '${printable(action.name)}'`);
-  const change = new Change(view);
-  change.removeUser(id);
-  return {
-    action,
-    words: [
-      `Nobody can read '${printable(action.name)}' any more; while clients are connected it is refused.`,
-    ],
-    commands: [{ execute: 'block-export-del', arguments: { id: action.name } }],
-    bytesAtMost: 0,
-    invalid: [],
-    after: change.result(),
-    undo: 'Export it again.',
   };
 }
 
@@ -182,7 +135,8 @@ function verbBack(job: Job, verb: string): Pick<Plan, 'takenBackBy'> {
   return {};
 }
 
-function verbText(view: View, { id, type, status, to }: Job, verb: string, speed: number): string {
+/** What a job's verb does. */
+export function verbText(view: View, { id, type, status, to }: Job, verb: string, speed: number): string {
   const image = imageOf(view, to);
   const target = image ? bracketed(image) : 'the target';
   const name = `Job ${printable(id)}`;

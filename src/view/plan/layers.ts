@@ -1,8 +1,18 @@
 import { type Image, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed } from '../words.js';
-import { allocatedOf, Change, topOf, wayDown } from './change.js';
-import { areFree, isNewFile, isNewNode, listed, newJobId, refuse, startsJob, theImage } from './checks.js';
+import { allocatedOf, Change, layersOf, topOf, wayDown } from './change.js';
+import {
+  areFree,
+  isNewFile,
+  isNewNode,
+  isUsed,
+  listed,
+  newJobId,
+  refuse,
+  startsJob,
+  theImage,
+} from './checks.js';
 import type { Action, InvalidImage, Plan } from './types.js';
 
 type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
@@ -10,9 +20,10 @@ type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
 /** A new active layer above the image. */
 export function planSnapshot(view: View, action: Of<'snapshot'>): Plan {
   const image = theImage(view, action.image);
+  areFree(view, [image]);
   if (image.overlays.length > 0)
     refuse(`${bracketed(image)} is not written any more: it is a point in time already`);
-  areFree(view, [image]);
+  isUsed(view, image);
   isNewNode(view, action.node);
   isNewFile(view, action.file);
   const overlay = overlayOf(image, action);
@@ -84,6 +95,7 @@ export function planStream(view: View, action: Of<'stream'>): Plan {
       },
     ],
     bytesAtMost,
+    copies: { image: image.id, first: 1, end: 1 + layersOf(between) },
     invalid: [],
     after: change.result(),
     undo: 'Cancel the job while it runs; afterwards nothing takes it back, and nothing has to: the disk shows the same.',
@@ -140,6 +152,7 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
       ...(isActive ? [{ execute: 'job-complete', arguments: { id: jobId }, afterReady: true }] : []),
     ],
     bytesAtMost,
+    copies: { image: image.id, first: 0, end: layersOf(flowing) },
     invalid,
     after: change.result(),
     undo: `Cancel the job while it runs: the chain stays, but what ${bracketed(base)} held alone is gone from its first byte on.`,

@@ -1,6 +1,7 @@
 import { unreachable } from '../../base/assert.js';
 import type { View } from '../model.js';
-import { planBackup, planExport, planJobVerb, planMirror, planResize, planUnexport } from './copies.js';
+import { planBackup, planJobVerb, planMirror, planResize } from './copies.js';
+import { planExport, planUnexport } from './exports.js';
 import { planCommit, planSnapshot, planStream } from './layers.js';
 import { planPercentiles } from './percentiles.js';
 import { planDelete } from './points.js';

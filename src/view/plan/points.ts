@@ -4,7 +4,7 @@ import { type Image, imageOf, type User, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed, userText } from '../words.js';
 import { allocatedOf, Change, topOf, wayDown } from './change.js';
-import { isNewFile, isNewNode, listed, refuse, theImage } from './checks.js';
+import { areFree, isNewFile, isNewNode, listed, refuse, theImage } from './checks.js';
 import { overlayOf, planCommit, planStream } from './layers.js';
 import type { Action, InvalidImage, Plan } from './types.js';
 
@@ -79,13 +79,9 @@ export function withoutJobs(view: View): View {
       ...image,
       children: image.children.map(({ role, id }) => ({ role, id: shown(id) })),
     }));
-  const overlaysOf = (id: string): string[] =>
-    images
-      .filter(({ children }) => children.some((child) => child.role === 'backing' && child.id === id))
-      .map((image) => image.id);
   return assemble({
     server: view.server,
-    images: images.map((image) => ({ ...image, overlays: overlaysOf(image.id) })),
+    images,
     users: view.users.map((user) => ({
       ...user,
       ...(user.imageId !== undefined && { imageId: shown(user.imageId) }),
@@ -94,16 +90,18 @@ export function withoutJobs(view: View): View {
   });
 }
 
-function isJobFilter({ kind, isImplicit, driver }: Image): boolean {
+/** A filter that a job has inserted for as long as it runs. */
+export function isJobFilter(image: Image | undefined): boolean {
   return (
-    kind === 'filter' &&
-    isImplicit &&
-    ['commit_top', 'mirror_top', 'copy-on-read', 'copy-before-write'].includes(driver)
+    image?.kind === 'filter' &&
+    image.isImplicit &&
+    ['commit_top', 'mirror_top', 'copy-on-read', 'copy-before-write'].includes(image.driver)
   );
 }
 
 /** By the way that copies less: into the image above, or of the image above into it. */
 export function planDelete(view: View, action: Extract<Action, { kind: 'delete' }>): Plan {
+  areFree(view, [theImage(view, action.image)]);
   const { plan } = cheapestDeletion(view, action.image);
   const gone = `The disk cannot be taken back any more to what ${bracketed(theImage(view, action.image))} holds.`;
   return { ...plan, action, words: [gone, ...plan.words] };
@@ -114,8 +112,9 @@ function onlyOverlay(view: View, image: Image): Image {
   const overlay = imageOf(view, overlayId);
   if (!overlay) refuse(`${bracketed(image)} is what the disk holds now, and no point in time`);
   if (more.length > 0) refuse(`${bracketed(image)} is needed by ${image.overlays.length} images`);
-  if (overlay.kind !== 'image')
-    refuse(`above ${bracketed(image)} is ${bracketed(overlay)}, which no job can pass`);
+  const [, between] = wayDown(view, overlay.id);
+  if (between && between.id !== image.id)
+    refuse(`above ${bracketed(image)} is ${bracketed(between)}, which no job can pass`);
   return overlay;
 }
 
@@ -153,14 +152,15 @@ export function planReversal(
 ): Reversal {
   const image = theImage(view, id);
   const top = theImage(view, topId);
-  if (top.overlays.length > 0) refuse(`${bracketed(top)} is not on top of its chain`);
   const way = wayDown(view, top.id);
   const end = way.indexOf(image);
-  if (end < 1) refuse(`${bracketed(image)} is not below ${bracketed(top)}`);
+  if (end === 0) refuse(`${bracketed(image)} is what the disk shows now`);
+  if (end < 0) refuse(`${bracketed(image)} is not below ${bracketed(top)}`);
   const left = way.slice(0, end);
   for (const job of view.jobs)
     if (left.some(({ id: one }) => job.to === one || job.from.includes(one)))
       refuse(`job ${job.id} works on the disk: wait for its end`);
+  if (top.overlays.length > 0) refuse(`${bracketed(top)} is not on top of its chain`);
   isNewNode(view, node);
   isNewFile(view, file);
   const change = new Change(view);

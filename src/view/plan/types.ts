@@ -13,8 +13,16 @@ export type Action =
   /** The moment that an image which is not written any more holds cannot be gone back to afterwards. */
   | { readonly kind: 'delete'; readonly image: string }
   | { readonly kind: 'resize'; readonly image: string; readonly bytes: number }
-  | { readonly kind: 'export'; readonly image: string; readonly name: string; readonly isWritable: boolean }
-  | { readonly kind: 'unexport'; readonly name: string }
+  /** `file` is a unix socket at which an NBD server is started for it. */
+  | {
+      readonly kind: 'export';
+      readonly image: string;
+      readonly name: string;
+      readonly isWritable: boolean;
+      readonly file?: string;
+    }
+  /** `isServerEnded` where the NBD server was started for it. */
+  | { readonly kind: 'unexport'; readonly name: string; readonly isServerEnded?: boolean }
   /** Whether servers count how long requests of guests' devices take. */
   | { readonly kind: 'percentiles'; readonly isOn: boolean }
   | { readonly kind: 'job'; readonly job: string; readonly verb: string; readonly speed?: number };
@@ -25,6 +33,8 @@ export interface PlannedCommand {
   readonly arguments: JsonObject;
   /** It waits for the job to be READY. */
   readonly afterReady?: boolean;
+  /** The command that takes it back where a later one of its plan is refused. */
+  readonly takenBackBy?: string;
 }
 
 export interface Plan {
@@ -34,6 +44,10 @@ export interface Plan {
   readonly commands: readonly PlannedCommand[];
   /** What is copied at most: what the images that flow occupy. Some of it may be hidden by other layers. */
   readonly bytesAtMost: number;
+  /** What is copied, where a map of the disk tells (expected.ts), but for what guests write meanwhile. */
+  readonly bytes?: number;
+  /** Layers that are copied from: of the image's own chain, the image being 0, filters left out. */
+  readonly copies?: { readonly image: string; readonly first: number; readonly end: number };
   /** Images whose content is wrong afterwards, and why. */
   readonly invalid: readonly InvalidImage[];
   readonly after: View;
@@ -41,6 +55,8 @@ export interface Plan {
   readonly undo?: string;
   /** What takes it back while that is possible, to be planned of the view as it is then. */
   readonly takenBackBy?: Action;
+  /** What the server itself says of the first command, where it is a livedisk: counted, not guessed. */
+  readonly dryRun?: { readonly words: readonly string[]; readonly refused: readonly string[] };
   /** The job that is started. */
   readonly jobId?: string;
 }

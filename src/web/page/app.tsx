@@ -3,17 +3,18 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import { imageOf, type View } from '../../view/model.js';
 import type { Action } from '../../view/plan/types.js';
 import { printable, warningLines } from '../../view/words.js';
+import { BesideView } from './beside.js';
+import { Chains } from './chains.js';
 import { MapView } from './cluster-map.js';
 import { Console } from './console.js';
 import { History } from './history.js';
 import { ImagePanel } from './image-panel.js';
 import { Jobs } from './jobs.js';
 import { Log } from './log.js';
-import { Picture } from './picture.js';
 import { PlanView } from './plan-view.js';
 import { Plots } from './plots.js';
-import { Points } from './points.js';
-import { type Done, proposeAction, proposePoint, type Proposal } from './proposal.js';
+import { Points, pointsOf, usePoints } from './points.js';
+import { type Done, type PointRequest, proposeAction, proposePoint, type Proposal } from './proposal.js';
 import { EMPTY, follow, type Store } from './store.js';
 
 const histories = new Map<string, History>();
@@ -27,6 +28,8 @@ function historyOf(name: string): History {
 function App() {
   const [store, setStore] = useState<Store>(EMPTY);
   const [server, setServer] = useState<string>();
+  /** By server, whichever is seen when it is done. */
+  const [done, setDone] = useState<Readonly<Record<string, readonly Done[]>>>({});
   const version = useRef(0);
   useEffect(() => {
     follow(setStore, (state) => {
@@ -51,35 +54,58 @@ function App() {
             ? store.isReadOnly
               ? 'looking only'
               : 'connected'
-            : 'the page has lost livedisk web; it tries again'}
+            : store.refusal || 'the page has lost livedisk web; it tries again'}
         </span>
       </header>
-      {name !== undefined && <Server key={name} name={name} store={store} version={version.current} />}
+      {name !== undefined && (
+        <Server
+          key={name}
+          name={name}
+          store={store}
+          version={version.current}
+          done={done[name] ?? []}
+          onDone={(one) =>
+            setDone((all) => ({ ...all, [name]: [one, ...(all[name] ?? [])].slice(0, KEPT_DONE) }))
+          }
+        />
+      )}
     </>
   );
 }
 
-function Server({ name, store, version }: { name: string; store: Store; version: number }) {
+function Server({
+  name,
+  store,
+  version,
+  done,
+  onDone,
+}: {
+  name: string;
+  store: Store;
+  version: number;
+  done: readonly Done[];
+  onDone: (one: Done) => void;
+}) {
   const [chosen, setChosen] = useState<string>();
   const [proposal, setProposal] = useState<Proposal>();
-  const [done, setDone] = useState<Done[]>([]);
   const [mapped, setMapped] = useState<string>();
   const state = store.states[name];
   const history = historyOf(name);
   history.mark(store.log, name);
   const { view, error } = state ?? {};
   const image = view && imageOf(view, chosen);
-  const onDone = (one: Done): void => setDone((all) => [one, ...all].slice(0, KEPT_DONE));
   const onPlan = (action: Action): void => {
     if (view) setProposal(proposeAction(name, view, action, onDone));
   };
-  const warnings = view ? warningLines(view) : [];
+  const onPoint = (request: PointRequest): void => setProposal(proposePoint(name, request, onDone));
+  const { list, error: listError } = usePoints(name, view && pointsVersion(view, store, name));
+  const points = pointsOf(list);
   return (
     <main>
       {error !== undefined && (
         <p class="error" role="alert">
           {printable(error)}
-          {view ? ' What is below is old.' : ''}
+          {view ? '; what is below is old' : ''}
         </p>
       )}
       {!view && error === undefined && <p class="quiet">Looking…</p>}
@@ -88,25 +114,20 @@ function Server({ name, store, version }: { name: string; store: Store; version:
           <section aria-label="chains">
             <h2>
               {printable(view.server.name)}
-              {view.server.runState === undefined ? '' : `, ${view.server.runState}`}
+              {view.server.runState === undefined ? '' : `, ${printable(view.server.runState)}`}
             </h2>
-            <Picture view={view} chosen={chosen} onChoose={setChosen} />
-            {warnings.length > 0 && (
-              <ul class="warnings">
-                {warnings.map((line) => (
-                  <li key={line} class="warning">
-                    {line}
-                  </li>
-                ))}
-              </ul>
-            )}
+            <Chains view={view} chosen={chosen} onChoose={setChosen} />
+            <Warnings lines={warningLines(view)} />
           </section>
           {image && (
             <ImagePanel
               key={image.id}
               view={view}
               image={image}
+              points={points.filter(({ point }) => point.node === image.id)}
+              isReadOnly={store.isReadOnly}
               onPlan={onPlan}
+              onPoint={onPoint}
               onMap={() => setMapped(image.id)}
               onClose={() => setChosen(undefined)}
             />
@@ -115,12 +136,7 @@ function Server({ name, store, version }: { name: string; store: Store; version:
             <MapView server={name} view={view} image={mapped} onClose={() => setMapped(undefined)} />
           )}
           <DoneList done={done} onUndo={(undo) => setProposal(undo(view))} />
-          <Points
-            server={name}
-            version={pointsVersion(view, store, name)}
-            isReadOnly={store.isReadOnly}
-            onPlan={(verb, point) => setProposal(proposePoint(name, verb, point, onDone))}
-          />
+          <Points list={list} error={listError} isReadOnly={store.isReadOnly} onPlan={onPoint} />
           <Jobs view={view} ended={state?.ended ?? []} onPlan={onPlan} isReadOnly={store.isReadOnly} />
           <Plots
             history={history}
@@ -135,17 +151,41 @@ function Server({ name, store, version }: { name: string; store: Store; version:
               proposal={proposal}
               isReadOnly={store.isReadOnly}
               onClose={() => setProposal(undefined)}
+              onFailedUnseen={(error) => onDone({ title: proposal.title, error })}
             />
           )}
         </>
       )}
-      <Log log={store.log} />
-      {store.hasConsole && <Console server={name} />}
+      {view && <BesideView server={name} view={view} />}
+      {/* What comes first must not be pushed down by what comes next. */}
+      {state && <Log log={store.log} />}
+      {state && store.hasConsole && <Console server={name} />}
     </main>
   );
 }
 
 const KEPT_DONE = 5;
+const SHOWN_WARNINGS = 8;
+
+function Warnings({ lines }: { lines: readonly string[] }) {
+  if (lines.length === 0) return null;
+  const list = (some: readonly string[]) => (
+    <ul class="warnings">
+      {some.map((line) => (
+        <li key={line} class="warning">
+          {line}
+        </li>
+      ))}
+    </ul>
+  );
+  if (lines.length <= SHOWN_WARNINGS) return list(lines);
+  return (
+    <details>
+      <summary class="warning">{lines.length} warnings</summary>
+      {list(lines)}
+    </details>
+  );
+}
 
 /** What was done from this page, with what takes it back. */
 function DoneList({
@@ -160,10 +200,14 @@ function DoneList({
     <section aria-label="done">
       <h2>Done here</h2>
       <ul class="done">
-        {done.map(({ title, undo }, i) => (
+        {done.map(({ title, undo, error }, i) => (
           <li key={done.length - i}>
             {printable(title)}{' '}
-            {undo ? (
+            {error !== undefined ? (
+              <span class="error" role="alert">
+                failed: {printable(error)}
+              </span>
+            ) : undo ? (
               <button type="button" onClick={() => onUndo(undo)}>
                 take it back<span class="unseen">: {printable(title)}</span>
               </button>
@@ -177,9 +221,9 @@ function DoneList({
   );
 }
 
-/** Chains, jobs and deletions: points change with them. */
+/** Chains, jobs and deletions: points change with them, and while a server was away. */
 function pointsVersion({ chains, jobs }: View, { log }: Store, server: string): string {
-  const told = log.filter((entry) => entry.server === server && /point/.test(entry.name)).length;
+  const told = log.filter((entry) => entry.server === server && /point|^connected$/.test(entry.name)).length;
   return JSON.stringify([chains.map(({ images }) => images), jobs.map(({ id }) => id), told]);
 }
 

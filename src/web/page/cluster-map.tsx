@@ -1,10 +1,17 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { bytesOfLayers, cellsOf, type ClusterMap, dirtyPartsOf } from '../../view/cluster-map.js';
+import {
+  bytesOfLayers,
+  cellsOf,
+  type ClusterMap,
+  dirtyPartsOf,
+  type MapCell,
+  ratesOfCells,
+} from '../../view/cluster-map.js';
 import { below, imageOf, type View } from '../../view/model.js';
 import { humanBytes } from '../../view/progress-meter.js';
-import { printable } from '../../view/words.js';
-import type { BitmapStretches } from '../messages.js';
-import { ask } from './store.js';
+import { percentText, printable } from '../../view/words.js';
+import type { BitmapStretches, Heat } from '../messages.js';
+import { useAnswer } from './answers.js';
 
 const COLUMNS = 64;
 const ROWS = 16;
@@ -30,32 +37,27 @@ export function MapView({
   image: string;
   onClose: () => void;
 }) {
-  const [map, setMap] = useState<ClusterMap>();
-  const [error, setError] = useState('');
   const [zoom, setZoom] = useState<{ start: number; lengthBytes: number }>();
   const [bitmap, setBitmap] = useState<NamedBitmap>();
-  const [dirty, setDirty] = useState<BitmapStretches>();
+  const [isHeated, setHeated] = useState(false);
   const chain = chainOf(view, image);
   const bitmaps = bitmapsOf(view, image);
   const chosen = bitmaps.find((one) => one.node === bitmap?.node && one.name === bitmap.name);
-  const turn = useTurns(view.jobs.length > 0);
-  useEffect(() => {
-    setMap(undefined);
-    setZoom(undefined);
-  }, [server, image]);
-  useEffect(() => {
-    ask<ClusterMap>('map', { server, image }).then(
-      (now) => (setMap(now), setError('')),
-      (reason: Error) => setError(reason.message),
-    );
-  }, [server, image, chain, turn]);
-  useEffect(() => {
-    if (!chosen) return setDirty(undefined);
-    ask<BitmapStretches>('bitmap', { server, node: chosen.node, name: chosen.name }).then(
-      (now) => (setDirty(now), setError('')),
-      (reason: Error) => (setDirty(undefined), setError(reason.message)),
-    );
-  }, [server, chosen?.node, chosen?.name, chosen?.dirtyBytes, turn]);
+  const turn = useTurns(view.jobs.length > 0, TURN_MS);
+  const { answer: map, ...ofMap } = useAnswer<ClusterMap>('map', { server, image }, `${chain} ${turn}`);
+  const { answer: dirty, ...ofBitmap } = useAnswer<BitmapStretches>(
+    'bitmap',
+    chosen && { server, node: chosen.node, name: chosen.name },
+    `${chosen?.dirtyBytes} ${turn}`,
+  );
+  // A livedisk counts as long as somebody asks.
+  const { answer: heat, ...ofHeat } = useAnswer<Heat>(
+    'heat',
+    isHeated ? { server, node: activeOf(view, image) } : undefined,
+    useTurns(isHeated, HEAT_MS),
+  );
+  const errors = [ofMap.error, ofBitmap.error, ofHeat.error].filter((error) => error !== undefined);
+  useEffect(() => setZoom(undefined), [server, image]);
   return (
     <section aria-label="map" class="panel">
       <h2>
@@ -64,31 +66,40 @@ export function MapView({
           ✕
         </button>
       </h2>
-      {error !== '' && (
-        <p class="error" role="alert">
-          {error}
+      {[...new Set(errors)].map((error) => (
+        <p key={error} class="error" role="alert">
+          {printable(error)}
         </p>
-      )}
+      ))}
       {map && (
         <Cells
           map={zoom ? part(map, zoom.start, zoom.lengthBytes) : map}
           offset={zoom?.start ?? 0}
           dirty={dirty?.stretches}
+          heat={heat}
           onZoom={setZoom}
         />
       )}
-      {bitmaps.length > 0 && (
+      <p>
         <label>
-          bitmap over it{' '}
-          <select name="bitmap" onChange={(event) => setBitmap(bitmaps[Number(event.currentTarget.value)])}>
-            <option value="">none</option>
-            {bitmaps.map((one, i) => (
-              <option key={`${one.node} ${one.name}`} value={i} selected={one === chosen}>
-                {printable(`${one.name} of ${one.node}, ${humanBytes(one.dirtyBytes)}`)}
-              </option>
-            ))}
-          </select>
+          <input type="checkbox" name="heat" onChange={(event) => setHeated(event.currentTarget.checked)} />{' '}
+          where it is written to
         </label>
+      </p>
+      {bitmaps.length > 0 && (
+        <p>
+          <label>
+            bitmap over it{' '}
+            <select name="bitmap" onChange={(event) => setBitmap(bitmaps[Number(event.currentTarget.value)])}>
+              <option value="">none</option>
+              {bitmaps.map((one, i) => (
+                <option key={`${one.node} ${one.name}`} value={i} selected={one === chosen}>
+                  {printable(`${one.name} of ${one.node}, ${humanBytes(one.dirtyBytes)}`)}
+                </option>
+              ))}
+            </select>
+          </label>
+        </p>
       )}
       {dirty && (
         <p class="quiet">
@@ -96,6 +107,7 @@ export function MapView({
           {dirty.isCut ? '; it has more than is shown' : ''}.
         </p>
       )}
+      {heat && <HeatLegend heat={heat} />}
       {zoom && (
         <button type="button" onClick={() => setZoom(undefined)}>
           the whole disk
@@ -103,6 +115,23 @@ export function MapView({
       )}
       {map && <Legend map={map} />}
     </section>
+  );
+}
+
+/** The image that is written to, of the disk that shows this one. */
+function activeOf(view: View, image: string): string {
+  const chain = view.chains.find(({ images }) => images.includes(image));
+  return chain?.images.at(-1) ?? image;
+}
+
+function HeatLegend({ heat }: { heat: Heat }) {
+  const all = heat.regions.reduce((sum, { rate }) => sum + rate, 0);
+  const seconds = Math.round(heat.counted / 1000);
+  return (
+    <p class="quiet">
+      The larger a dot, the more is written there: {humanBytes(all)} a second in all, as a mean of the last{' '}
+      {seconds} s in which what is {heat['half-life'] / 1000} s old counts half.
+    </p>
   );
 }
 
@@ -129,19 +158,20 @@ function bitmapsOf(view: View, image: string): Array<NamedBitmap & { readonly di
 
 /** Reading a map anew takes the page's server some time, and the disks' server none. */
 const TURN_MS = 5000;
+const HEAT_MS = 2000;
 
 /** A number that goes up now and then while something goes on, and once when it has ended. */
-function useTurns(isGoingOn: boolean): number {
+function useTurns(isGoingOn: boolean, everyMs: number): number {
   const [turn, setTurn] = useState(0);
   useEffect(() => {
     if (!isGoingOn) return undefined;
     const next = (): void => setTurn((last) => last + 1);
-    const timer = setInterval(next, TURN_MS);
+    const timer = setInterval(next, everyMs);
     return () => {
       clearInterval(timer);
       next();
     };
-  }, [isGoingOn]);
+  }, [isGoingOn, everyMs]);
   return turn;
 }
 
@@ -149,15 +179,27 @@ function Cells({
   map,
   offset,
   dirty,
+  heat,
   onZoom,
 }: {
   map: ClusterMap;
   offset: number;
   dirty: BitmapStretches['stretches'] | undefined;
-  onZoom: (zoom: { start: number; lengthBytes: number }) => void;
+  heat: Heat | undefined;
+  onZoom: (zoom: { start: number; lengthBytes: number } | undefined) => void;
 }) {
   const canvas = useRef<HTMLCanvasElement>(null);
+  const [at, setAt] = useState<number>();
   const cells = cellsOf(map, COLUMNS * ROWS);
+  const shifted = dirty?.map((one) => ({ ...one, start: one.start - offset })) ?? [];
+  const dirtyParts = dirtyPartsOf(cells, shifted);
+  const rates = heat
+    ? ratesOfCells(
+        cells,
+        heat.regions.map(({ start, rate }) => ({ start: start - offset, rate })),
+        heat.region,
+      )
+    : [];
   useEffect(() => {
     const context = canvas.current?.getContext('2d');
     if (!context) return;
@@ -168,17 +210,38 @@ function Cells({
       context.fillRect((i % COLUMNS) * CELL, Math.floor(i / COLUMNS) * CELL, CELL - 1, CELL - 1);
     }
     context.globalAlpha = 1;
-    const shifted = dirty?.map((one) => ({ ...one, start: one.start - offset })) ?? [];
-    for (const [i, share] of dirtyPartsOf(cells, shifted).entries())
+    for (const [i, share] of dirtyParts.entries())
       if (share > 0) hatch(context, (i % COLUMNS) * CELL, Math.floor(i / COLUMNS) * CELL, share);
+    const most = Math.max(1, ...rates);
+    for (const [i, rate] of rates.entries())
+      if (rate > 0) dot(context, (i % COLUMNS) * CELL, Math.floor(i / COLUMNS) * CELL, rate / most);
+    if (at !== undefined) {
+      context.strokeStyle = getComputedStyle(document.body).color;
+      context.lineWidth = 2;
+      context.strokeRect((at % COLUMNS) * CELL, Math.floor(at / COLUMNS) * CELL, CELL - 1, CELL - 1);
+    }
   });
-  const zoom = (event: MouseEvent): void => {
-    const box = (event.currentTarget as HTMLCanvasElement).getBoundingClientRect();
-    const row = Math.floor(((event.clientY - box.top) / box.height) * ROWS);
+  const zoom = (index: number): void => {
+    const row = Math.floor(index / COLUMNS);
     const cell = cells[row * COLUMNS];
     const last = cells[Math.min(row * COLUMNS + COLUMNS, cells.length) - 1];
     if (cell && last && map.diskBytes > COLUMNS * 65536)
       onZoom({ start: offset + cell.start, lengthBytes: last.start + last.lengthBytes - cell.start });
+  };
+  const indexOf = (event: MouseEvent): number => {
+    const box = (event.currentTarget as HTMLCanvasElement).getBoundingClientRect();
+    const place = (from: number, size: number, count: number): number =>
+      Math.min(count - 1, Math.max(0, Math.floor((from / size) * count)));
+    const row = place(event.clientY - box.top, box.height, ROWS);
+    return Math.min(cells.length - 1, row * COLUMNS + place(event.clientX - box.left, box.width, COLUMNS));
+  };
+  const onKeyDown = (event: KeyboardEvent): void => {
+    const step = KEY_STEPS[event.key];
+    if (step !== undefined) setAt(Math.min(cells.length - 1, Math.max(0, (at ?? 0) + step)));
+    else if (event.key === 'Enter' && at !== undefined) zoom(at);
+    else if (event.key === 'Escape') onZoom(undefined);
+    else return;
+    event.preventDefault();
   };
   return (
     <>
@@ -186,16 +249,58 @@ function Cells({
         ref={canvas}
         width={COLUMNS * CELL}
         height={ROWS * CELL}
-        role="img"
-        aria-label="each part of the disk, in the colour of its layer"
-        onClick={zoom}
+        role="application"
+        tabIndex={0}
+        aria-label="map of the disk: arrow keys go from cell to cell, Enter shows a row larger, Escape the whole disk"
+        onClick={(event) => zoom(indexOf(event))}
+        onMouseMove={(event) => setAt(indexOf(event))}
+        onKeyDown={onKeyDown}
       />
-      <p class="quiet">
-        From {humanBytes(offset)}, each cell {humanBytes(cells[0]?.lengthBytes ?? 0)}; a click on a row shows
-        it larger.
+      <p class="quiet" role="status">
+        {cellText(map, at === undefined ? undefined : cells[at], {
+          offset,
+          dirty: dirty && dirtyParts[at ?? 0],
+          rate: heat && rates[at ?? 0],
+        }) ??
+          `From ${humanBytes(offset)}, each cell ${humanBytes(cells[0]?.lengthBytes ?? 0)}; a click on a row shows it larger.`}
       </p>
     </>
   );
+}
+
+const KEY_STEPS: Readonly<Record<string, number>> = {
+  ArrowLeft: -1,
+  ArrowRight: 1,
+  ArrowUp: -COLUMNS,
+  ArrowDown: COLUMNS,
+};
+
+/** What is known of one cell, in words: whoever sees no colours has it all. */
+function cellText(
+  map: ClusterMap,
+  cell: MapCell | undefined,
+  more: { offset: number; dirty: number | undefined; rate: number | undefined },
+): string | undefined {
+  if (!cell) return undefined;
+  const { start, lengthBytes, layer, part: share } = cell;
+  const whose = layer === undefined ? 'nothing' : `${percentText(share)} ${map.layers[layer] ?? ''}`;
+  const dirty = more.dirty === undefined ? '' : `, ${percentText(more.dirty)} dirty`;
+  const rate = more.rate === undefined ? '' : `, written at ${humanBytes(more.rate)} a second`;
+  return printable(
+    `At ${humanBytes(more.offset + start)}, ${humanBytes(lengthBytes)}: ${whose}${dirty}${rate}`,
+  );
+}
+
+/** The hotter, the larger: to be seen on every colour. */
+function dot(context: CanvasRenderingContext2D, x: number, y: number, part: number): void {
+  const radius = 1 + 3 * Math.sqrt(part);
+  context.beginPath();
+  context.arc(x + (CELL - 1) / 2, y + (CELL - 1) / 2, radius, 0, 2 * Math.PI);
+  context.fillStyle = '#fff';
+  context.fill();
+  context.strokeStyle = '#000';
+  context.lineWidth = 1;
+  context.stroke();
 }
 
 /** Lines across a cell, thicker where more of it is dirty: light and dark, to be seen on every colour. */
@@ -223,19 +328,28 @@ function part(map: ClusterMap, start: number, lengthBytes: number): ClusterMap {
   return { ...map, diskBytes: lengthBytes, extents };
 }
 
+/** More layers have no lines in a legend: the cell that is looked at says whose it is. */
+const SHOWN_LAYERS = 16;
+
 function Legend({ map }: { map: ClusterMap }) {
   const bytes = bytesOfLayers(map);
+  const most = map.layers
+    .map((label, layer) => ({ label, layer, own: bytes[layer] ?? 0 }))
+    .sort((a, b) => b.own - a.own || a.layer - b.layer)
+    .slice(0, SHOWN_LAYERS)
+    .sort((a, b) => a.layer - b.layer);
+  const left = map.layers.length - most.length;
   return (
     <ul class="legend">
-      {map.layers.map((label, layer) => (
-        <li key={label}>
+      {most.map(({ label, layer, own }) => (
+        <li key={layer}>
           <svg width="12" height="12" aria-hidden="true">
             <rect width="12" height="12" fill={COLOURS[layer % COLOURS.length]} />
           </svg>{' '}
-          {printable(label)}: {humanBytes(bytes[layer] ?? 0)},{' '}
-          {Math.round((100 * (bytes[layer] ?? 0)) / Math.max(1, map.diskBytes))}%
+          {printable(label)}: {humanBytes(own)}, {Math.round((100 * own) / Math.max(1, map.diskBytes))}%
         </li>
       ))}
+      {left > 0 && <li class="quiet">and {left} layers that the disk shows less of</li>}
     </ul>
   );
 }

@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { printable } from '../../view/words.js';
+import { printable, printableJson, printableLines } from '../../view/words.js';
 import { ask } from './store.js';
 
 /** Words that may stand at the end of `line`, in place of `part`. */
@@ -46,7 +46,7 @@ export function Console({ server }: { server: string }) {
     const tell = (text: string): void => setLines((old) => [...old, `> ${said}`, text].slice(-KEPT_LINES));
     try {
       const answer = await ask<{ return: unknown }>('command', { server, line: said });
-      tell(JSON.stringify(answer.return, undefined, 1));
+      tell(printableJson(answer.return, 1));
     } catch (error) {
       tell((error as Error).message);
     }
@@ -72,7 +72,7 @@ export function Console({ server }: { server: string }) {
     <section aria-label="console">
       <h2>QMP</h2>
       <pre role="log" tabIndex={0} aria-label="answers">
-        {printable(lines.join('\n').replaceAll('\n', '\u2028')).replaceAll('\\u{2028}', '\n')}
+        {printableLines(lines.join('\n'))}
       </pre>
       <form onSubmit={(event) => void submit(event)}>
         <label>

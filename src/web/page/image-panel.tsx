@@ -1,24 +1,17 @@
 import { useState } from 'preact/hooks';
 import { below, type Image, imageOf, type View } from '../../view/model.js';
+import { servesNbd } from '../../view/plan/exports.js';
 import type { Action } from '../../view/plan/types.js';
 import { humanBytes } from '../../view/progress-meter.js';
 import { fieldText } from './fields.js';
-import { bracketed, printable } from '../../view/words.js';
+import { ageText, bracketed, percentText, printable } from '../../view/words.js';
+import type { DiskPoint } from './points.js';
+import type { PointRequest } from './proposal.js';
 
 /** What is known of an image, and what can be done with it. */
-export function ImagePanel({
-  view,
-  image,
-  onPlan,
-  onMap,
-  onClose,
-}: {
-  view: View;
-  image: Image;
-  onPlan: (action: Action) => void;
-  onMap: () => void;
-  onClose: () => void;
-}) {
+export function ImagePanel({ onClose, ...more }: ActionsProps & { onClose: () => void }) {
+  const { view, image } = more;
+  const shown = view.chains.flatMap(({ images, provided }) => provided?.[images.indexOf(image.id)] ?? [])[0];
   return (
     <section class="panel" aria-label={`image ${printable(image.label)}`}>
       <h2>
@@ -34,7 +27,7 @@ export function ImagePanel({
         <dd class="long">{printable(image.filename)}</dd>
         <dt>format</dt>
         <dd>
-          {image.driver}
+          {printable(image.driver)}
           {image.isReadOnly ? ', read-only' : ''}
           {image.isEncrypted ? ', encrypted' : ''}
         </dd>
@@ -44,6 +37,21 @@ export function ImagePanel({
           <>
             <dt>occupies</dt>
             <dd>{humanBytes(image.allocatedBytes)}</dd>
+          </>
+        )}
+        {shown !== undefined && (
+          <>
+            <dt>the disk still shows</dt>
+            <dd>
+              {humanBytes(shown)} of it, {percentText(shown / Math.max(1, image.virtualBytes))} of the disk
+            </dd>
+          </>
+        )}
+        {image.file && <FileRows file={image.file} />}
+        {image.snapshotNames.length > 0 && (
+          <>
+            <dt>internal snapshots</dt>
+            <dd>{image.snapshotNames.map(printable).join(', ')}</dd>
           </>
         )}
         {image.bitmaps.map(({ name, dirtyBytes, granularityBytes, isRecording, isPersistent }) => (
@@ -63,22 +71,40 @@ export function ImagePanel({
           </>
         ))}
       </dl>
-      {image.kind === 'image' && <Actions view={view} image={image} onPlan={onPlan} onMap={onMap} />}
+      {image.kind === 'image' && <Actions {...more} />}
     </section>
   );
 }
 
-function Actions({
-  view,
-  image,
-  onPlan,
-  onMap,
-}: {
+function FileRows({ file }: { file: NonNullable<Image['file']> }) {
+  const { ageSeconds, unchangedSeconds, freeBytes, fileSystemBytes } = file;
+  return (
+    <>
+      <dt>age</dt>
+      <dd>
+        {ageSeconds !== undefined && `made ${ageText(ageSeconds)} ago, `}
+        changed {ageText(unchangedSeconds)} ago
+      </dd>
+      <dt>its file system</dt>
+      <dd>
+        {humanBytes(freeBytes)} of {humanBytes(fileSystemBytes)} free
+      </dd>
+    </>
+  );
+}
+
+interface ActionsProps {
   view: View;
   image: Image;
+  /** Points in time that the image holds. */
+  points: readonly DiskPoint[];
+  isReadOnly: boolean;
   onPlan: (action: Action) => void;
+  onPoint: (request: PointRequest) => void;
   onMap: () => void;
-}) {
+}
+
+function Actions({ view, image, points, isReadOnly, onPlan, onPoint, onMap }: ActionsProps) {
   const [form, setForm] = useState<string>();
   const isTop = image.overlays.length === 0;
   const layers = layersBelow(view, image);
@@ -107,11 +133,35 @@ function Actions({
             {choice}
           </button>
         ))}
+        {points.map(({ point: { name, id: pointId } }) => (
+          <button
+            key={pointId}
+            type="button"
+            title={`the disk shows again what it held at ${name}`}
+            onClick={() => onPoint({ verb: 'revert', name })}
+          >
+            go back to {printable(name)}
+          </button>
+        ))}
+        {points.length === 0 &&
+          disksAbove(view, image).map(({ top, label }, _i, { length }) => (
+            <button
+              key={top}
+              type="button"
+              title={MEANINGS['go back']}
+              onClick={() => onPoint({ verb: 'revert', image: id, disk: top, label: bracketed(image) })}
+            >
+              go back to it{length > 1 && `, of ${printable(label)}`}
+            </button>
+          ))}
         <button type="button" title={MEANINGS['map']} onClick={onMap}>
           map
         </button>
       </div>
-      {form !== undefined && (
+      {isReadOnly && (
+        <p class="quiet">This page only looks (--read-only): plans are made, and none is run.</p>
+      )}
+      {form !== undefined && choices.includes(form) && (
         <ActionForm key={form} kind={form} image={image} layers={layers} view={view} onPlan={onPlan} />
       )}
     </>
@@ -127,8 +177,20 @@ const MEANINGS: Readonly<Record<string, string>> = {
   resize: 'make the disk longer or shorter',
   delete: 'forget this point in time',
   export: 'offer it over NBD',
+  'go back': 'the disk shows again what this image holds; what was written since is left',
   map: 'which layer each part of the disk comes from',
 };
+
+/** Disks that have the image below their active one, and what each is called. */
+function disksAbove(view: View, image: Image): Array<{ top: string; label: string }> {
+  return view.chains.flatMap(({ images }) => {
+    const top = images.findLast((id) => imageOf(view, id)?.kind === 'image');
+    if (top === undefined || images.indexOf(image.id) < 0 || images.indexOf(image.id) >= images.indexOf(top))
+      return [];
+    const user = view.users.find(({ imageId }) => imageId !== undefined && images.includes(imageId));
+    return [{ top, label: user?.label ?? imageOf(view, top)?.label ?? top }];
+  });
+}
 
 function layersBelow(view: View, image: Image): Image[] {
   const layers: Image[] = [];
@@ -220,6 +282,12 @@ function ActionForm({
           <input name="name" required autocomplete="off" spellcheck={false} defaultValue={`export-${name}`} />
         </label>
       )}
+      {kind === 'export' && !servesNbd(view) && (
+        <label>
+          unix socket to start an NBD server at (empty: one runs already){' '}
+          <input name="file" autocomplete="off" spellcheck={false} defaultValue={`${name}.sock`} />
+        </label>
+      )}
       {kind === 'export' && (
         <label>
           <input name="writable" type="checkbox" /> for writing
@@ -248,7 +316,10 @@ function actionOf(kind: string, image: string, text: (name: string) => string): 
     case 'resize':
       return { kind, image, bytes: Number(text('size')) * MiB };
     case 'export':
-      return { kind, image, name: text('name'), isWritable: text('writable') === 'on' };
+      return {
+        ...{ kind, image, name: text('name'), isWritable: text('writable') === 'on' },
+        ...(text('file') !== '' && { file: text('file') }),
+      };
     default:
       return undefined;
   }

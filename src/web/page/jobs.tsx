@@ -1,4 +1,5 @@
 import type { Image, Job, View } from '../../view/model.js';
+import { verbText } from '../../view/plan/copies.js';
 import type { Action } from '../../view/plan/types.js';
 import { flowText, printable, progressText, stageLines } from '../../view/words.js';
 import type { JobEnd } from '../messages.js';
@@ -17,11 +18,11 @@ export function Jobs({
 }) {
   const images = new Map(view.images.map((image) => [image.id, image]));
   return (
-    <section aria-label="jobs">
+    <section aria-label="jobs" class="jobs">
       <h2>Jobs</h2>
       {view.jobs.length === 0 && <p class="quiet">None.</p>}
       {view.jobs.map((job) => (
-        <JobRow key={job.id} job={job} images={images} onPlan={onPlan} isReadOnly={isReadOnly} />
+        <JobRow key={job.id} view={view} job={job} images={images} onPlan={onPlan} isReadOnly={isReadOnly} />
       ))}
       {ended.length > 0 && (
         <details>
@@ -32,7 +33,7 @@ export function Jobs({
               .reverse()
               .map(({ id, type, state, error }, i) => (
                 <li key={ended.length - i} class={state === 'failed' ? 'error' : ''}>
-                  {type} {printable(id)}: {state}
+                  {printable(`${type} ${id}: ${state}`)}
                   {error === undefined ? '' : `: ${printable(error)}`}
                 </li>
               ))}
@@ -46,11 +47,13 @@ export function Jobs({
 const SHOWN_ENDED = 50;
 
 function JobRow({
+  view,
   job,
   images,
   onPlan,
   isReadOnly,
 }: {
+  view: View;
   job: Job;
   images: ReadonlyMap<string, Image>;
   onPlan: (action: Action) => void;
@@ -60,11 +63,13 @@ function JobRow({
   return (
     <article class="job-row">
       <h3>
-        {type} {printable(id)} <span class="flow">{flowText(job, images)}</span>
+        {printable(`${type} ${id}`)} <span class="flow">{flowText(job, images)}</span>
       </h3>
-      <progress max={100} value={percent} aria-label={`${type} ${printable(id)}`} />
-      <p>
-        {progressText(job)} <span class="quiet">{phase}</span>
+      <progress max={100} value={percent} aria-label={printable(`${type} ${id}`)} />
+      <p class="figures">
+        {progressText(job)}
+        {'  '}
+        <span class="quiet">{printable(phase)}</span>
       </p>
       {stageLines(job).length > 0 && <p class="quiet">{stageLines(job).join(' → ')}</p>}
       {error !== undefined && (
@@ -73,19 +78,35 @@ function JobRow({
         </p>
       )}
       {!isReadOnly && (
-        <div class="buttons">
-          {verbs
-            .filter((verb) => verb !== 'set-speed')
-            .map((verb) => (
-              <button key={verb} type="button" onClick={() => onPlan({ kind: 'job', job: id, verb })}>
-                {verb}
-              </button>
-            ))}
+        <>
+          <ul class="verbs">
+            {verbs
+              .filter((verb) => verb !== 'set-speed')
+              .map((verb) => (
+                <li key={verb}>
+                  <button
+                    type="button"
+                    aria-describedby={meaningId(id, verb)}
+                    onClick={() => onPlan({ kind: 'job', job: id, verb })}
+                  >
+                    {verb}
+                  </button>{' '}
+                  <span class="quiet" id={meaningId(id, verb)}>
+                    {verbText(view, job, verb, 0)}
+                  </span>
+                </li>
+              ))}
+          </ul>
           {verbs.includes('set-speed') && <Speed job={job} onPlan={onPlan} />}
-        </div>
+        </>
       )}
     </article>
   );
+}
+
+/** An element's: without spaces, whatever a job is called. */
+function meaningId(job: string, verb: string): string {
+  return encodeURIComponent(`${verb} ${printable(job)}`);
 }
 
 const MiB = 1024 * 1024;

@@ -1,5 +1,4 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { humanBytes } from '../../view/progress-meter.js';
 import { printable } from '../../view/words.js';
 import { Picture } from './picture.js';
 import type { Proposal, Shown } from './proposal.js';
@@ -9,10 +8,13 @@ export function PlanView({
   proposal,
   isReadOnly,
   onClose,
+  onFailedUnseen,
 }: {
   proposal: Proposal;
   isReadOnly: boolean;
   onClose: () => void;
+  /** The plan was closed before it failed. */
+  onFailedUnseen: (error: string) => void;
 }) {
   const [plan, setPlan] = useState<Shown>();
   const [error, setError] = useState('');
@@ -22,13 +24,16 @@ export function PlanView({
     dialog.current?.showModal();
     proposal.plan().then(setPlan, (reason: Error) => setError(reason.message));
   }, []);
+  // A dialog that is closed, and not just gone, gives the focus back to who asked for it.
+  const close = (): void => dialog.current?.close();
   const run = async (): Promise<void> => {
     setRunning(true);
     setError('');
     try {
       await proposal.run();
-      onClose();
+      close();
     } catch (reason) {
+      if (dialog.current?.open !== true) return onFailedUnseen((reason as Error).message);
       setError((reason as Error).message);
       setRunning(false);
     }
@@ -38,7 +43,7 @@ export function PlanView({
       <h2 id="plan-title">{printable(proposal.title)}</h2>
       {error !== '' && (
         <p class="error" role="alert">
-          {error}
+          {printable(error)}
         </p>
       )}
       {plan && <PlanBody plan={plan} />}
@@ -49,7 +54,7 @@ export function PlanView({
             Do it
           </button>
         )}
-        <button type="button" onClick={onClose}>
+        <button type="button" onClick={close}>
           Close
         </button>
       </div>
@@ -70,13 +75,13 @@ function PlanBody({ plan }: { plan: Shown }) {
         <p key={fact}>{printable(fact)}</p>
       ))}
       {invalid.length > 0 && <p class="warning">Not valid afterwards: {invalid.map(printable).join('; ')}</p>}
-      {undo !== undefined && <p class="quiet">To undo it: {undo}</p>}
+      {undo !== undefined && <p class="quiet">To undo it: {printable(undo)}</p>}
       {pictures && (
         <>
           <h3>Now</h3>
-          <Picture view={pictures.before} />
+          <Picture view={pictures.before} label="picture of now" />
           <h3>Then</h3>
-          <Picture view={pictures.after} />
+          <Picture view={pictures.after} label="picture of then" />
         </>
       )}
       <h3>QMP</h3>
@@ -93,11 +98,4 @@ function PlanBody({ plan }: { plan: Shown }) {
       </button>
     </>
   );
-}
-
-/** What a copy takes, where there is one. */
-export function copyFact(bytes: number, seconds?: number): string[] {
-  if (bytes === 0) return [];
-  const time = seconds === undefined ? '' : `, about ${seconds} s at 200 MiB a second`;
-  return [`${humanBytes(bytes)} are copied at most${time}.`];
 }

@@ -3,26 +3,30 @@ import { humanBytes } from '../../view/progress-meter.js';
 import { printable } from '../../view/words.js';
 import type { PointList } from '../messages.js';
 import { fieldText } from './fields.js';
-import type { PointVerb } from './proposal.js';
+import type { PointRequest, PointVerb } from './proposal.js';
 import { ask } from './store.js';
 
 type PointInfo = PointList['disks'][number]['points'][number];
 
-/** Points in time of the server's disks; `version` changes when they may have. */
-export function Points({
-  server,
-  version,
-  isReadOnly,
-  onPlan,
-}: {
-  server: string;
-  version: string;
-  isReadOnly: boolean;
-  onPlan: (verb: PointVerb, name: string) => void;
-}) {
+/** A point, and the disk that has it. */
+export interface DiskPoint {
+  readonly disk: PointList['disks'][number];
+  readonly point: PointInfo;
+}
+
+export function pointsOf(list: PointList | undefined): DiskPoint[] {
+  return list?.disks.flatMap((disk) => disk.points.map((point) => ({ disk, point }))) ?? [];
+}
+
+/** Points in time of the server's disks; `version` changes when they may have, and is missing before anything is seen. */
+export function usePoints(
+  server: string,
+  version: string | undefined,
+): { list: PointList | undefined; error: string } {
   const [list, setList] = useState<PointList>();
   const [error, setError] = useState('');
   useEffect(() => {
+    if (version === undefined) return undefined;
     let isOld = false;
     const told = (set: () => void): void => {
       if (!isOld) set();
@@ -33,10 +37,30 @@ export function Points({
     );
     return () => void (isOld = true);
   }, [server, version]);
-  const points = list?.disks.flatMap((disk) => disk.points.map((point) => ({ disk, point }))) ?? [];
+  return { list, error };
+}
+
+export function Points({
+  list,
+  error,
+  isReadOnly,
+  onPlan,
+}: {
+  list: PointList | undefined;
+  error: string;
+  isReadOnly: boolean;
+  onPlan: (request: PointRequest) => void;
+}) {
+  const points = pointsOf(list);
   const submit = (event: SubmitEvent): void => {
     event.preventDefault();
-    onPlan('create', fieldText(new FormData(event.currentTarget as HTMLFormElement), 'name'));
+    const data = new FormData(event.currentTarget as HTMLFormElement);
+    const [keep, quiesce] = [fieldText(data, 'keep'), fieldText(data, 'quiesce')];
+    onPlan({
+      ...{ verb: 'create', name: fieldText(data, 'name') },
+      ...(keep !== '' && { keep: Number(keep) }),
+      ...(quiesce !== '' && { quiesce }),
+    });
   };
   return (
     <section aria-label="points in time">
@@ -87,6 +111,20 @@ export function Points({
           <button type="submit" class="main">
             make a point
           </button>
+          <details>
+            <summary>more</summary>
+            <p>
+              <label>
+                keep the newest <input name="keep" type="number" min="1" max="1000" /> and delete older ones
+              </label>
+            </p>
+            <p>
+              <label>
+                freeze the guest's file systems by its agent's socket{' '}
+                <input name="quiesce" autocomplete="off" spellcheck={false} placeholder="agent.sock" />
+              </label>
+            </p>
+          </details>
         </form>
       )}
     </section>
@@ -102,11 +140,11 @@ function PointRow({
   disk: string;
   point: PointInfo;
   isReadOnly: boolean;
-  onPlan: (verb: PointVerb, name: string) => void;
+  onPlan: (request: PointRequest) => void;
 }) {
   const { name, created, state, node, bytes, why } = point;
   const button = (verb: PointVerb, text: string) => (
-    <button type="button" aria-label={`${text} ${printable(name)}`} onClick={() => onPlan(verb, name)}>
+    <button type="button" aria-label={`${text} ${printable(name)}`} onClick={() => onPlan({ verb, name })}>
       {text}
     </button>
   );
@@ -120,7 +158,7 @@ function PointRow({
         {bytes !== undefined && `, ${humanBytes(bytes)}`}
       </td>
       <td class={state === 'lost' ? 'warning' : ''}>
-        {state}
+        {printable(state)}
         {why !== undefined && `: ${printable(why)}`}
       </td>
       <td>

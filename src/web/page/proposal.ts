@@ -1,8 +1,9 @@
+import { given } from '../../base/given.js';
 import type { View } from '../../view/model.js';
-import type { Action, Plan } from '../../view/plan/types.js';
-import { bracketed } from '../../view/words.js';
+import { copyText } from '../../view/plan/expected.js';
+import type { Action, Plan, PlannedCommand } from '../../view/plan/types.js';
+import { bracketed, printableJson } from '../../view/words.js';
 import type { PointPlan } from '../messages.js';
-import { copyFact } from './plan-view.js';
 import { ask } from './store.js';
 
 /** What somebody wants done: told first. */
@@ -27,6 +28,8 @@ export interface Shown {
 export interface Done {
   readonly title: string;
   readonly undo?: (view: View) => Proposal;
+  /** Why it was not done, of what failed when nobody saw its plan any more. */
+  readonly error?: string;
 }
 
 /** An action; `onDone` hears what takes it back. */
@@ -41,18 +44,16 @@ export function proposeAction(
     title,
     plan: async () => {
       const plan = await ask<Plan>('plan', { server, action });
-      const { words, invalid, undo, after } = plan;
+      const { words, invalid, undo, after, dryRun } = plan;
+      const refused = dryRun?.refused.map((why) => `the server would refuse it: ${why}`) ?? [];
       return {
         words,
-        facts: copyFact(plan.bytesAtMost),
-        invalid: invalid.map(({ id, why }) => `[${id}] ${why}`),
+        facts: dryRun ? [...dryRun.words] : [copyText(plan) ?? []].flat(),
+        invalid: [...refused, ...invalid.map(({ id, why }) => `[${id}] ${why}`)],
         ...(undo !== undefined && { undo }),
         // What it was when it was planned stays to be seen while it changes.
         ...(!['job', 'percentiles'].includes(action.kind) && { pictures: { before: view, after } }),
-        commands: plan.commands.map(({ execute, arguments: args, afterReady }) => ({
-          text: JSON.stringify({ execute, arguments: args }),
-          afterReady,
-        })),
+        commands: plan.commands.map(shownCommand),
       };
     },
     run: async () => {
@@ -78,33 +79,59 @@ const POINT_TITLES: Readonly<Record<PointVerb, string>> = {
   revert: 'go back to point',
 };
 
+export interface PointRequest {
+  readonly verb: PointVerb;
+  /** Missing where an image without one is gone back to. */
+  readonly name?: string;
+  readonly image?: string;
+  /** The active image of the disk that goes back, which several may have the image below them. */
+  readonly disk?: string;
+  /** What it is called for people. */
+  readonly label?: string;
+  /** Of one that is made: the oldest beyond so many go. */
+  readonly keep?: number;
+  /** Of one that is made: the socket of the guest's agent, which freezes its file systems for it. */
+  readonly quiesce?: string;
+}
+
 /** What is done to a point in time. */
 export function proposePoint(
   server: string,
-  verb: PointVerb,
-  name: string,
+  { verb, label, ...asked }: PointRequest,
   onDone: (done: Done) => void,
 ): Proposal {
-  const title = `${POINT_TITLES[verb]} ${name}`;
+  const { name, image, disk, ...more } = asked;
+  const title = name === undefined ? `go back to ${label ?? ''}` : `${POINT_TITLES[verb]} ${name}`;
+  let called: PointPlan['called'] = [];
   return {
     title,
     plan: async () => {
-      const answer = await ask<PointPlan>('points', { server, verb, name, 'dry-run': true });
-      const { plan, before, after } = answer;
-      const facts = copyFact(plan.bytes, plan.seconds);
+      const answer = await ask<PointPlan>('points', { server, verb, ...asked, 'dry-run': true });
+      const { plan, before, after, commands } = answer;
+      called = answer.called;
+      const facts = [copyText({ bytesAtMost: plan.bytes }) ?? []].flat();
       if (plan.ends.length > 0) facts.push(`Not of the disk any more: ${plan.ends.join(', ')}.`);
+      if (answer.deletes.length > 0) facts.push(`Deleted for it: ${answer.deletes.join(', ')}.`);
       if (plan.users.length > 0) facts.push(`Used by ${plan.users.join(', ')}.`);
-      const text = JSON.stringify({ execute: `x-point-${verb}`, arguments: { name } });
+      const own = {
+        execute: `x-point-${verb}`,
+        arguments: given({ name, image, disks: disk === undefined ? undefined : [{ node: disk }], ...more }),
+      };
       return {
         ...{ words: plan.words, facts, invalid: plan.invalid },
         pictures: { before, after },
-        commands: [{ text }],
+        commands: (commands ?? [own]).map(shownCommand),
       };
     },
     run: async () => {
-      await ask('points', { server, verb, name });
-      const undo = (): Proposal => proposePoint(server, 'delete', name, onDone);
+      await ask('points', { server, verb, ...asked, ...(called.length > 0 && { called }) });
+      const undo = (): Proposal =>
+        proposePoint(server, { verb: 'delete', ...(name !== undefined && { name }) }, onDone);
       onDone({ title, ...(verb === 'create' && { undo }) });
     },
   };
+}
+
+function shownCommand({ execute, arguments: args, afterReady }: PlannedCommand): Shown['commands'][number] {
+  return { text: printableJson({ execute, arguments: args }), afterReady };
 }

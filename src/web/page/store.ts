@@ -8,6 +8,8 @@ export interface Store {
   readonly states: Readonly<Record<string, ServerState>>;
   readonly log: readonly LogEntry[];
   readonly isConnected: boolean;
+  /** Why livedisk web does not let the page in; empty where it just does not answer. */
+  readonly refusal: string;
 }
 
 export const EMPTY: Store = {
@@ -17,9 +19,12 @@ export const EMPTY: Store = {
   states: {},
   log: [],
   isConnected: false,
+  refusal: '',
 };
 
 const KEPT_ENTRIES = 2000;
+/** A browser comes again by itself where nobody answers, and not where it was turned away. */
+const COME_AGAIN_MS = 2000;
 
 /** Calls `onChange` with each new store, and `onState` with each state as it comes, until the page goes. */
 export function follow(onChange: (store: Store) => void, onState: (state: ServerState) => void): void {
@@ -28,19 +33,44 @@ export function follow(onChange: (store: Store) => void, onState: (state: Server
     store = { ...store, ...changes };
     onChange(store);
   };
+  const open = (): void => listen(set, () => store, onState, open);
+  open();
+}
+
+function listen(
+  set: (changes: Partial<Store>) => void,
+  now: () => Store,
+  onState: (state: ServerState) => void,
+  open: () => void,
+): void {
   const source = new EventSource('/api/events');
   const on = <T>(name: string, take: (value: T) => void): void =>
     source.addEventListener(name, (event) => take(JSON.parse((event as MessageEvent<string>).data) as T));
   // A stream that begins anew tells all that is known: what was there before is dropped.
   on<Pick<Store, 'servers' | 'isReadOnly' | 'hasConsole'>>('hello', (hello) =>
-    set({ ...hello, states: {}, log: [], isConnected: true }),
+    set({ ...hello, states: {}, log: [], isConnected: true, refusal: '' }),
   );
   on<ServerState>('state', (state) => {
     onState(state);
-    set({ states: { ...store.states, [state.name]: state } });
+    set({ states: { ...now().states, [state.name]: state } });
   });
-  on<LogEntry[]>('log', (entries) => set({ log: [...store.log, ...entries].slice(-KEPT_ENTRIES) }));
-  source.onerror = () => set({ isConnected: false });
+  on<LogEntry[]>('log', (entries) => set({ log: [...now().log, ...entries].slice(-KEPT_ENTRIES) }));
+  source.onerror = () => {
+    set({ isConnected: false });
+    if (source.readyState !== EventSource.CLOSED) return;
+    void whyNot().then((refusal) => set({ refusal }));
+    setTimeout(open, COME_AGAIN_MS);
+  };
+}
+
+/** What livedisk web says to who may not come in. */
+async function whyNot(): Promise<string> {
+  try {
+    const response = await fetch('/');
+    return response.ok ? '' : (await response.text()).trim();
+  } catch {
+    return '';
+  }
 }
 
 /** What the server says to a request. Errors: with its words. */

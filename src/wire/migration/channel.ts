@@ -2,7 +2,15 @@ import { BlockError } from '../../base/error.js';
 import type { HostClock, HostTimer } from '../../host/host.js';
 import type { ByteStream } from './byte-stream.js';
 import { encodeFrame, type Frame, FrameReader, opening } from './frames.js';
-import { decodeMessage, encodeMessage, type Message, type MessageName, type MessageOf } from './messages.js';
+import type { SectionsDigest } from './digest.js';
+import {
+  decodeMessage,
+  encodeMessage,
+  type Message,
+  type MessageName,
+  type MessageOf,
+  type Section,
+} from './messages.js';
 
 /** How often an end that is at work says that it is. */
 const SIGN_OF_LIFE_MS = 5_000;
@@ -50,6 +58,22 @@ export class MoveChannel {
     this.#isClosed = true;
     this.#timer?.cancel();
     this.stream.destroy();
+  }
+
+  /**
+   * Says nothing more, and hears what comes until the other end hangs up, or so long: one that still sends would else lose
+   * what was said to it last.
+   */
+  async farewell(timeoutMs: number): Promise<void> {
+    this.#timer?.cancel();
+    const late = this.#clock.setTimer(timeoutMs, () => this.stream.destroy());
+    try {
+      while (await this.stream.read());
+    } catch {
+      // The link is gone.
+    } finally {
+      late.cancel();
+    }
   }
 
   async send<N extends MessageName>(name: N, body: MessageOf<N>['body']): Promise<void> {
@@ -126,6 +150,23 @@ export class MoveChannel {
       'corrupt',
       `The migration stream is damaged: '${message.name}' in place of '${names.join("' or '")}'`,
     );
+  }
+
+  /** Nobody listens while much is sent: an end that has hung up since may have said why, which is told in place of `error`. */
+  async refusalOr(error: unknown, silenceMs: number): Promise<unknown> {
+    if (this.stream.isOneWay) return error;
+    return this.expect(['wait'], silenceMs).then(
+      () => error,
+      (told: unknown) => (told instanceof RefusedByPeer ? told : error),
+    );
+  }
+
+  /** Each goes into the digest too. */
+  async sendSections(sections: Iterable<Section>, digest: SectionsDigest): Promise<void> {
+    for (const section of sections) {
+      digest.add(section);
+      await this.send('section', section);
+    }
   }
 
   async #write(bytes: Buffer): Promise<void> {

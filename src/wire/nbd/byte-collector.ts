@@ -23,6 +23,11 @@ export class ByteCollector {
     return this.#got === 0;
   }
 
+  /** What it has so far; valid until take(). */
+  get part(): Buffer {
+    return this.#buffer.subarray(0, this.#got);
+  }
+
   /** Takes what it needs from chunk at `at`; answers how many bytes. */
   take(chunk: Buffer, at: number): number {
     const bytes = Math.min(this.#need - this.#got, chunk.length - at);

@@ -6,12 +6,15 @@ import { MiB } from '../../base/limits.js';
 /** What a peer may send ahead of being asked. */
 const MAX_AHEAD_BYTES = MiB;
 
+/** What is wrong when no more comes, given what was to be read. */
+export type EndOfData = (what: string) => BlockError;
+
 /** Turns chunks that come when they like into messages of the length that one reader asks for. */
 export class ByteReader {
   #chunks: Buffer[] = [];
   #bufferedBytes = 0;
-  #wanted: { lengthBytes: number; result: Deferred<Buffer> } | undefined;
-  #error: BlockError | undefined;
+  #wanted: { lengthBytes: number; what: string; result: Deferred<Buffer> } | undefined;
+  #error: BlockError | EndOfData | undefined;
 
   /** Copies the chunk. */
   push(chunk: Buffer): void {
@@ -28,18 +31,18 @@ export class ByteReader {
     wanted.result.resolve(this.#cut(wanted.lengthBytes));
   }
 
-  /** The next `lengthBytes`. Errors: what fail() was given. */
-  take(lengthBytes: number): Promise<Buffer> {
+  /** The next `lengthBytes`, which are called `what`. Errors: what fail() was given. */
+  take(lengthBytes: number, what = 'data'): Promise<Buffer> {
     assert(!this.#wanted, 'two readers of one connection');
     if (this.#bufferedBytes >= lengthBytes && !this.#error) return Promise.resolve(this.#cut(lengthBytes));
-    if (this.#error) return Promise.reject(this.#error);
-    this.#wanted = { lengthBytes, result: deferred<Buffer>() };
+    if (this.#error) return Promise.reject(told(this.#error, what));
+    this.#wanted = { lengthBytes, what, result: deferred<Buffer>() };
     return this.#wanted.result.promise;
   }
 
   /** Throws what fail() was given. */
   check(): void {
-    if (this.#error) throw this.#error;
+    if (this.#error) throw told(this.#error, 'data');
   }
 
   /** What was received and not taken; the reader is empty then. */
@@ -48,9 +51,9 @@ export class ByteReader {
   }
 
   /** The first error stays. */
-  fail(error: BlockError): void {
+  fail(error: BlockError | EndOfData): void {
     this.#error ??= error;
-    this.#wanted?.result.reject(this.#error);
+    this.#wanted?.result.reject(told(this.#error, this.#wanted.what));
     this.#wanted = undefined;
   }
 
@@ -62,4 +65,8 @@ export class ByteReader {
     this.#bufferedBytes = rest.length;
     return all.subarray(0, lengthBytes);
   }
+}
+
+function told(error: BlockError | EndOfData, what: string): BlockError {
+  return error instanceof BlockError ? error : error(what);
 }

@@ -125,27 +125,29 @@ export class ClientHandshake {
   }
 
   async #run(): Promise<NbdExportInfo> {
-    const magic = await this.#reader.take(16);
-    if (magic.readUInt32BE(0) !== nbd.MAGIC_HIGH || magic.readUInt32BE(4) !== nbd.MAGIC_LOW)
-      throw new BlockError('corrupt', 'Bad initial magic received');
-    const high = magic.readUInt32BE(8);
-    const low = magic.readUInt32BE(12);
+    await this.#greeted();
+    const magic = await this.#reader.take(8, 'server magic');
+    const [high, low] = [magic.readUInt32BE(0), magic.readUInt32BE(4)];
     if (high === nbd.OPTION_MAGIC_HIGH && low === nbd.OPTION_MAGIC_LOW)
       return checked(await this.#newstyle());
     if (high === nbd.OLDSTYLE_MAGIC_HIGH && low === nbd.OLDSTYLE_MAGIC_LOW)
       return checked(await this.#oldstyle());
-    throw new BlockError('corrupt', 'Bad server magic received');
+    throw badMagic('server', magic);
+  }
+
+  /** Errors: corrupt where it is no NBD server. */
+  async #greeted(): Promise<void> {
+    const magic = await this.#reader.take(8, 'initial magic');
+    if (magic.readUInt32BE(0) !== nbd.MAGIC_HIGH || magic.readUInt32BE(4) !== nbd.MAGIC_LOW)
+      throw badMagic('initial', magic);
   }
 
   async #list(): Promise<ListedExport[]> {
-    const magic = await this.#reader.take(18);
-    const isNewstyle =
-      magic.readUInt32BE(0) === nbd.MAGIC_HIGH &&
-      magic.readUInt32BE(4) === nbd.MAGIC_LOW &&
-      magic.readUInt32BE(8) === nbd.OPTION_MAGIC_HIGH &&
-      magic.readUInt32BE(12) === nbd.OPTION_MAGIC_LOW;
-    if (!isNewstyle) throw new BlockError('corrupt', 'Bad initial magic received');
-    const offered = magic.readUInt16BE(16);
+    await this.#greeted();
+    const magic = await this.#reader.take(8, 'server magic');
+    if (magic.readUInt32BE(0) !== nbd.OPTION_MAGIC_HIGH || magic.readUInt32BE(4) !== nbd.OPTION_MAGIC_LOW)
+      throw badMagic('server', magic);
+    const offered = (await this.#reader.take(2, 'server flags')).readUInt16BE(0);
     if ((offered & HandshakeFlag.fixedNewstyle) === 0)
       throw new BlockError('unsupported', 'Server does not support fixed newstyle');
     this.#send(uint32(offered & (HandshakeFlag.fixedNewstyle | HandshakeFlag.noZeroes)));
@@ -179,12 +181,12 @@ export class ClientHandshake {
     if (this.#secure) throw new BlockError('unsupported', 'Server does not support STARTTLS');
     if (this.#exportName !== '')
       throw new BlockError('unsupported', 'Server does not support non-empty export names');
-    const bytes = await this.#reader.take(8 + 4 + ZEROES_BYTES);
+    const bytes = await this.#reader.take(8 + 4 + ZEROES_BYTES, 'export length');
     return exportInfo(readUint53(bytes, 0, 'export size'), bytes.readUInt16BE(10));
   }
 
   async #newstyle(): Promise<NbdExportInfo> {
-    const offered = (await this.#reader.take(2)).readUInt16BE(0);
+    const offered = (await this.#reader.take(2, 'server flags')).readUInt16BE(0);
     const isFixed = (offered & HandshakeFlag.fixedNewstyle) !== 0;
     const noZeroes = (offered & HandshakeFlag.noZeroes) !== 0;
     this.#send(uint32((isFixed ? HandshakeFlag.fixedNewstyle : 0) + (noZeroes ? HandshakeFlag.noZeroes : 0)));
@@ -219,7 +221,7 @@ export class ClientHandshake {
   /** EXPORT_NAME, which has no errors: the server hangs up. */
   async #chooseByName(noZeroes: boolean): Promise<NbdExportInfo> {
     this.#send(encodeOption(Option.exportName, Buffer.from(this.#exportName)));
-    const bytes = await this.#reader.take(10 + (noZeroes ? 0 : ZEROES_BYTES));
+    const bytes = await this.#reader.take(10 + (noZeroes ? 0 : ZEROES_BYTES), 'export length');
     return exportInfo(readUint53(bytes, 0, 'export size'), bytes.readUInt16BE(8));
   }
 
@@ -268,14 +270,14 @@ export class ClientHandshake {
     this.#send(encodeOption(option, payload));
     const replies: Answer['replies'] = [];
     for (;;) {
-      const header = decodeOptionReply(await this.#reader.take(nbd.OPTION_REPLY_BYTES));
+      const header = decodeOptionReply(await this.#reader.take(nbd.OPTION_REPLY_BYTES, 'option reply'));
       if (!header) throw new BlockError('corrupt', 'Unexpected option reply magic');
       if (header.option !== option)
         throw new BlockError('corrupt', `Unexpected option type ${header.option}, expected ${option}`);
       const { type, lengthBytes } = header;
       if (lengthBytes > nbd.MAX_OPTION_BYTES || replies.length >= MAX_REPLIES)
         throw new BlockError('corrupt', `Reply to option ${option} is too long`);
-      const content = await this.#reader.take(lengthBytes);
+      const content = await this.#reader.take(lengthBytes, 'option reply');
       if (type === OptionReply.ack) return { replies, refusal: undefined };
       if (type >= FIRST_ERROR) {
         this.#refused = optionError(option, type, content);
@@ -371,4 +373,8 @@ function hintOf(lines: readonly string[]): { hint?: string } {
 /** A peer's text without control characters, and not too much of it. */
 export function printable(text: Buffer): string {
   return text.toString('utf8', 0, Math.min(text.length, 1024)).replace(/\p{C}/gu, '?');
+}
+
+function badMagic(which: string, bytes: Buffer): BlockError {
+  return new BlockError('corrupt', `Bad ${which} magic received: 0x${bytes.toString('hex')}`);
 }

@@ -84,7 +84,7 @@ test(
         if (sent % (64 * KiB) === 0) await host.clock.sleep(1);
       }
     });
-    assert.equal((await errorOf(connect(host))).message, 'Bad initial magic received');
+    assert.equal((await errorOf(connect(host))).message, 'Bad initial magic received: 0x485454502f312e31');
     greeting = Buffer.concat([Buffer.from('NBDMAGICIHAVEOPT\0\x03', 'latin1'), Buffer.alloc(64 * KiB)]);
     assert.equal((await errorOf(connect(host))).kind, 'corrupt');
     await listener.close();
@@ -167,5 +167,28 @@ test(
     assert.equal(since(startedMs), 20);
     await client.close();
     await listener.close();
+  }),
+);
+
+test(
+  'a server that ends in the middle of its greeting, or says another one, is told by what was to come',
+  simulated(async (_simulation, host) => {
+    const eof = 'Unexpected end-of-file before all data were read';
+    for (const [said, message] of [
+      ['', `Failed to read initial magic: ${eof}`],
+      ['NBDM', `Failed to read initial magic: ${eof}`],
+      ['xxxxxxxx', 'Bad initial magic received: 0x7878787878787878'],
+      ['NBDMAGIC', `Failed to read server magic: ${eof}`],
+      ['NBDMAGICyyyyyyyy', 'Bad server magic received: 0x7979797979797979'],
+      ['NBDMAGICIHAVEOPT\0', `Failed to read server flags: ${eof}`],
+    ] as const) {
+      const listener = await ScriptedServer.listen(host, ADDRESS, (server) => {
+        server.peer.send(Buffer.from(said, 'latin1'));
+        server.peer.socket.end();
+        return Promise.resolve();
+      });
+      assert.equal((await errorOf(connect(host))).message, message);
+      await listener.close();
+    }
   }),
 );

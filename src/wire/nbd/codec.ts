@@ -247,6 +247,15 @@ export function encodeRequest(out: Buffer, at: number, request: NewRequest, styl
   else out.writeUInt32BE(request.lengthBytes, at + 24);
 }
 
+/** A request as it came. */
+export function encodeReceived(request: Request, style: HeaderStyle): Buffer {
+  const out = Buffer.alloc(requestBytes(style));
+  encodeRequest(out, 0, { ...request, offset: 0 }, style);
+  out.writeUInt32BE(request.offsetHigh, 16);
+  out.writeUInt32BE(request.offsetLow, 20);
+  return out;
+}
+
 /** Fills `into`; false: bad magic. */
 export function decodeRequest(bytes: Buffer, at: number, into: Request, style: HeaderStyle): boolean {
   const isExtended = style === 'extended';

@@ -1,6 +1,6 @@
 import { BlockError, errnoError, toBlockError } from '../../base/error.js';
 import type { Host, HostSocket, SocketAddress, SocketHandler, TlsEnd } from '../../host/host.js';
-import { ByteReader } from './byte-reader.js';
+import { ByteReader, type EndOfData } from './byte-reader.js';
 
 /** A client's connection while it shakes hands: what comes is read byte by byte, and it may turn into one of TLS. */
 export class HandshakeSocket {
@@ -76,7 +76,10 @@ export class HandshakeSocket {
   }
 }
 
-function endOfFile(error: Error | undefined): BlockError {
-  const text = 'Failed to read data: Unexpected end-of-file before all data were read';
-  return error ? toBlockError(error, 'Failed to read data') : new BlockError('closed', text);
+function endOfFile(error: Error | undefined): EndOfData {
+  return (what) => {
+    const text = `Failed to read ${what}`;
+    if (error) return toBlockError(error, text);
+    return new BlockError('closed', `${text}: Unexpected end-of-file before all data were read`);
+  };
 }

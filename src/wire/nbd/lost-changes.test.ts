@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deferred } from '../../base/async.js';
-import { MiB } from '../../base/limits.js';
+import { KiB, MiB } from '../../base/limits.js';
 import type { Host, SocketAddress } from '../../host/host.js';
 import { createSimulatedHost } from '../../host/simulated.js';
 import { NbdPeer } from '../../../test/kit/nbd-peer.js';
@@ -207,9 +207,21 @@ test('what clients make the server keep is bounded in sum, and those who hoard i
     }
     await host.clock.sleep(1000);
     assert.ok(allocatedBytes < 900 * MiB, `${allocatedBytes / MiB} MiB`);
-    // One that only wants to read a sector waits for its turn, but not for ever.
+    // Small requests, and those without data, are served at once all the same.
     const honest = await connected(host, 'one');
+    const beganMs = host.clock.nowMs();
     assert.equal((await honest.ask(Command.read, 0, 512)).failure, 0);
+    assert.equal(
+      (await honest.ask(Command.write, 0, 64 * KiB, { payload: Buffer.alloc(64 * KiB, 7) })).failure,
+      0,
+    );
+    assert.equal((await honest.ask(Command.flush, 0, 0)).failure, 0);
+    for (let i = 0; i < 8; i++) honest.request(Command.read, 64 * KiB * i, 64 * KiB);
+    for (let i = 0; i < 8; i++) assert.equal((await honest.reply(64 * KiB)).failure, 0);
+    assert.ok(host.clock.nowMs() - beganMs < 1000, `${host.clock.nowMs() - beganMs} ms`);
+    assert.ok(hoarders.every(({ isClosed }) => !isClosed));
+    // A large one waits for its turn, but not for ever.
+    assert.equal((await honest.ask(Command.read, 0, 32 * MiB)).failure, 0);
     assert.ok(hoarders.some(({ isClosed }) => isClosed));
     await server.close();
   });

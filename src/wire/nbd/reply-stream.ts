@@ -72,6 +72,16 @@ export class ReplyStream {
     this.#write(buffer.subarray(from, to));
   }
 
+  /** Sends a head, which is the caller's again at once, and bytes of a file; see HostSocket.sendFile. */
+  sendFile(head: Uint8Array, file: object, position: number, lengthBytes: number): boolean {
+    if (this.#isClosed || !this.#socket.sendFile) return false;
+    this.flush();
+    if (!this.#socket.sendFile(head, file, position, lengthBytes)) return false;
+    this.#writtenBytes += head.length + lengthBytes;
+    this.#release();
+    return true;
+  }
+
   /** Sends bytes that the caller wants back at once. */
   sendCopy(bytes: Uint8Array): void {
     const copy = this.#pool.take(bytes.length);

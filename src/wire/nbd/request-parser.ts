@@ -2,14 +2,21 @@ import { defined } from '../../base/assert.js';
 import { MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
 import type { BufferPool } from './buffer-pool.js';
 import { ByteCollector } from './byte-collector.js';
-import { decodeRequest, type HeaderStyle, newRequest, type Request, requestBytes } from './codec.js';
+import {
+  decodeRequest,
+  encodeReceived,
+  type HeaderStyle,
+  newRequest,
+  type Request,
+  requestBytes,
+} from './codec.js';
 import { Command, CommandFlag } from './constants.js';
 import type { Refusal } from './server-commands.js';
 
 /** What is done with requests as they come. The request object is the parser's: it becomes the next one. */
 export interface RequestTaker {
-  /** Before a request is looked at: whether it, and all behind it, has to wait. */
-  mustWait(): boolean;
+  /** Before a request is taken: whether it, for which so much memory is needed, and all behind it, has to wait. */
+  mustWait(memoryBytes: number): boolean;
   /** What is wrong with it, before its payload is there. */
   begin(request: Request, hasPayload: boolean): Refusal | undefined;
   serve(request: Request): void;
@@ -23,7 +30,7 @@ export interface RequestTaker {
   drop(): void;
 }
 
-type State = 'request' | 'payload' | 'skip' | 'closed';
+type State = 'request' | 'waiting' | 'payload' | 'skip' | 'closed';
 
 /** Cuts what one client sends in the transmission phase into requests, whose payloads may span chunks. */
 export class RequestParser {
@@ -56,6 +63,20 @@ export class RequestParser {
     return this.#payload !== undefined;
   }
 
+  /** What it has taken of a request that is not whole: another parser that takes this goes on from there. */
+  unfinished(): Buffer {
+    if (this.#state === 'request') return Buffer.from(this.#header.part);
+    const header = encodeReceived(this.#request, this.#style);
+    if (this.#state === 'waiting') return header;
+    if (this.#state === 'payload')
+      return Buffer.concat([
+        header,
+        defined(this.#payload, 'a payload under way').subarray(0, this.#payloadBytes),
+      ]);
+    // What is skipped nobody looks at.
+    return Buffer.concat([header, Buffer.alloc(this.#request.lengthBytes - this.#skipBytes)]);
+  }
+
   /** Looks at nothing more. */
   close(): void {
     this.#state = 'closed';
@@ -63,17 +84,30 @@ export class RequestParser {
     this.#payload = undefined;
   }
 
-  /** Answers how many bytes it has taken: not all when a request has to wait. */
+  /** Answers how many bytes it has taken: not all when a request has to wait. Goes on with one that waits, without more bytes, too. */
   take(chunk: Buffer): number {
     let at = 0;
-    while (at < chunk.length && this.#state !== 'closed') {
-      if (this.#state === 'request') {
-        if (this.#taker.mustWait()) break;
-        at = this.#takeRequest(chunk, at);
+    while ((at < chunk.length || this.#state === 'waiting') && this.#state !== 'closed') {
+      if (this.#state === 'request') at = this.#takeRequest(chunk, at);
+      else if (this.#state === 'waiting') {
+        if (this.#taker.mustWait(this.neededBytes)) break;
+        at = this.#dispatch(chunk, at);
       } else if (this.#state === 'payload') at = this.#takePayload(chunk, at);
       else at = this.#skip(chunk, at);
     }
     return at;
+  }
+
+  /** A request is there that has to wait. */
+  get isWaiting(): boolean {
+    return this.#state === 'waiting';
+  }
+
+  /** Memory that the request needs that waits, if any: for data, either way. */
+  get neededBytes(): number {
+    if (this.#state !== 'waiting') return 0;
+    const request = this.#request;
+    return request.command === Command.read || this.#hasPayload(request) ? request.lengthBytes : 0;
   }
 
   /** Decodes the request at `at`; answers where the next byte to look at is. */
@@ -90,16 +124,19 @@ export class RequestParser {
       isRequest = decodeRequest(this.#header.bytes, 0, request, this.#style);
       this.#header.expect(this.#requestBytes);
     }
-    if (!isRequest) this.#taker.drop();
-    else if (request.command === Command.disconnect) {
-      this.#state = 'closed';
-      this.#taker.disconnect();
-    } else return this.#dispatch(chunk, next);
+    if (isRequest) this.#state = 'waiting';
+    else this.#taker.drop();
     return next;
   }
 
   #dispatch(chunk: Buffer, at: number): number {
     const request = this.#request;
+    this.#state = 'request';
+    if (request.command === Command.disconnect) {
+      this.#state = 'closed';
+      this.#taker.disconnect();
+      return at;
+    }
     const hasPayload = this.#hasPayload(request);
     const refusal = this.#taker.begin(request, hasPayload);
     if (hasPayload) return this.#beginPayload(chunk, at, refusal);

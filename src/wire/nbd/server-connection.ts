@@ -1,15 +1,16 @@
 import { assert } from '../../base/assert.js';
 import { Notifier } from '../../base/async.js';
 import { toBlockError } from '../../base/error.js';
-import { MAX_CLIENT_IN_FLIGHT_BYTES, MiB } from '../../base/limits.js';
+import { KiB, MAX_CLIENT_IN_FLIGHT_BYTES, MiB } from '../../base/limits.js';
 import type { Host, HostSocket, HostTimer, SocketHandler } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
+import type { HeaderStyle } from './codec.js';
 import { LostChanges } from './lost-changes.js';
 import { ReplyStream } from './reply-stream.js';
 import { type Agreement, ServerHandshake } from './server-handshake.js';
 import { ServerReplies } from './server-replies.js';
 import { ServerTransmission } from './server-transmission.js';
-import type { NbdExport, NbdExportLookup } from './target.js';
+import { contextsOf, type MetaContext, type NbdExport, type NbdExportLookup } from './target.js';
 
 /** A client that has not chosen an export by then is dropped; QEMU's default. */
 const HANDSHAKE_TIMEOUT_MS = 10_000;
@@ -33,15 +34,38 @@ export interface NbdConnectionOptions {
   onRefused?: (why: string) => void;
   /** 0: no limit. */
   handshakeTimeoutMs?: number;
-  /** Whether there is memory for another request; if not, proceed() is called when there is. */
-  hasMemory?: (connection: NbdServerConnection) => boolean;
+  /** Whether there is memory for a request of a client that holds some, or none; if not, proceed() is called when there is. */
+  hasMemory?: (connection: NbdServerConnection, lengthBytes: number, holdsSome: boolean) => boolean;
   /** It has chosen an export. */
   onAgreed?: (connection: NbdServerConnection) => void;
   /** Payload that the client may have in flight. */
   mostInFlightBytes?: () => number;
+  /** One that another process has served so far. */
+  passed?: PassedClient;
   /** The socket is closed; requests may still be in flight (see idle). */
   onClose?: (connection: NbdServerConnection) => void;
 }
+
+/** What a client agreed upon. A type alias: it is JSON. */
+export type PassedAgreement = {
+  export: string;
+  style: HeaderStyle;
+  /** By their ids. */
+  contexts: { [id: string]: string };
+};
+
+/** A client of a server as another process may go on with it. */
+export interface PassedClient {
+  /** Undefined: it has not chosen an export. */
+  readonly agreement: PassedAgreement | undefined;
+  /** In the handshake that goes on: all that was answered. */
+  readonly said: Buffer;
+  /** What came and is not done yet. */
+  readonly received: Buffer;
+}
+
+/** So much of a handshake is kept, to be said again to another process. */
+const MAX_KEPT_HANDSHAKE_BYTES = 64 * KiB;
 
 /** Serves one client until it leaves, breaks the protocol or is closed. */
 export function serveNbdConnection(options: NbdConnectionOptions): NbdServerConnection {
@@ -63,6 +87,13 @@ export class NbdServerConnection {
   #agreement: Agreement | undefined;
   #isClosed = false;
   #isEnding = false;
+  #isFrozen = false;
+  /** It speaks TLS, or is about to. */
+  #isSecure = false;
+  /** All that it has said in the handshake; undefined: too much to keep. */
+  #said: Buffer | undefined = Buffer.alloc(0);
+  /** Came while nothing was looked at. */
+  #unseen: Buffer | undefined;
   readonly #handler: SocketHandler = {
     onData: (chunk) => this.#receive(chunk),
     onClose: () => {
@@ -81,12 +112,77 @@ export class NbdServerConnection {
     this.#mostInFlightBytes = options.mostInFlightBytes ?? (() => MAX_CLIENT_IN_FLIGHT_BYTES);
     const timeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
     if (timeoutMs > 0) this.#timer = this.#host.clock.setTimer(timeoutMs, () => this.close());
-    this.#handshake = new ServerHandshake(options.exports, options.secure !== undefined, (message) => {
-      this.#socket.write(message);
-      return this.#socket.queuedBytes <= MAX_HANDSHAKE_QUEUE_BYTES;
-    });
+    // What another process has answered is not said again.
+    let isMute = options.passed !== undefined;
+    this.#handshake = new ServerHandshake(
+      options.exports,
+      options.secure !== undefined,
+      (message) => {
+        if (isMute) return true;
+        this.#socket.write(message);
+        return this.#socket.queuedBytes <= MAX_HANDSHAKE_QUEUE_BYTES;
+      },
+      this.#host.trace.nbdNegotiateOption,
+    );
     this.#handshake.begin();
     this.#socket.start(this.#handler);
+    if (!options.passed) return;
+    const { agreement, said, received } = options.passed;
+    if (said.length > 0) this.#receive(said);
+    isMute = false;
+    if (agreement) this.#goOnWith(agreement, received);
+    else if (received.length > 0) this.#receive(received);
+  }
+
+  #goOnWith(agreement: PassedAgreement, received: Buffer): void {
+    const agreed = restoreAgreement(agreement, this.#options.exports);
+    if (agreed) this.#transmit(agreed, received);
+    else this.close();
+  }
+
+  /** Looks at nothing more of what comes, until thaw(). */
+  freeze(): void {
+    this.#isFrozen = true;
+    if (this.#transmission) this.#transmission.freeze();
+    else this.#socket.pause();
+  }
+
+  thaw(): void {
+    if (!this.#isFrozen) return;
+    this.#isFrozen = false;
+    if (this.#isClosed) return;
+    if (this.#transmission) return this.#transmission.thaw();
+    const unseen = this.#unseen;
+    this.#unseen = undefined;
+    if (unseen) this.#receive(unseen);
+    if (!this.#isClosed && !this.#transmission) this.#socket.resume();
+  }
+
+  /** Frozen, with all that was asked answered and taken; or it is on its way out, or cannot be passed anyway. */
+  get isQuiet(): boolean {
+    if (this.#isClosed || this.#isSecure) return this.inFlight === 0;
+    return (
+      this.#isFrozen && !this.#isEnding && (this.#transmission?.isQuiet ?? this.#socket.queuedBytes === 0)
+    );
+  }
+
+  /** The client for another process, and the descriptor of its socket. Undefined: it cannot be passed. */
+  passed(): { client: PassedClient; fd: number } | undefined {
+    const fd = this.#socket.descriptor?.();
+    if (fd === undefined || this.#isClosed || this.#isSecure || !this.#said) return undefined;
+    const agreement = this.#agreement && describeAgreement(this.#agreement);
+    const received = this.#transmission?.unread() ?? this.#unseen ?? Buffer.alloc(0);
+    return { client: { agreement, said: this.#said, received }, fd };
+  }
+
+  /** It goes over where its server is: it speaks no TLS. */
+  get isPassable(): boolean {
+    return (
+      !this.#isClosed &&
+      !this.#isSecure &&
+      this.#said !== undefined &&
+      this.#socket.descriptor?.() !== undefined
+    );
   }
 
   /** The export that the client chose; undefined while it has not. */
@@ -133,6 +229,11 @@ export class NbdServerConnection {
   #receive(chunk: Buffer): void {
     if (this.#isClosed || this.#isEnding) return;
     if (this.#transmission) return this.#transmission.receive(chunk);
+    if (this.#isFrozen) {
+      this.#unseen = Buffer.concat([this.#unseen ?? Buffer.alloc(0), chunk]);
+      return;
+    }
+    this.#keep(chunk);
     const { next, outcome } = this.#handshake.consume(chunk, 0);
     if (outcome === 'more') return;
     if (outcome === 'secure') {
@@ -146,13 +247,21 @@ export class NbdServerConnection {
     else this.#transmit(outcome, chunk.subarray(next));
   }
 
+  #keep(chunk: Buffer): void {
+    const isTooMuch = this.#said && this.#said.length + chunk.length > MAX_KEPT_HANDSHAKE_BYTES;
+    this.#said = this.#said && !isTooMuch ? Buffer.concat([this.#said, chunk]) : undefined;
+  }
+
   #refuse(why: string): void {
+    const { nbdRefused } = this.#host.trace;
+    if (nbdRefused.isOn) nbdRefused.say(`why ${why}`);
     this.#options.onRefused?.(why);
   }
 
   async #secure(): Promise<void> {
     const { secure } = this.#options;
     assert(secure, 'TLS without credentials');
+    this.#isSecure = true;
     try {
       const socket = await secure(this.#socket);
       if (this.#isClosed) return socket.destroy();
@@ -169,6 +278,9 @@ export class NbdServerConnection {
     assert(!this.#transmission, 'second transmission phase');
     this.#timer?.cancel();
     this.#agreement = agreement;
+    const { nbdNegotiated } = this.#host.trace;
+    if (nbdNegotiated.isOn) nbdNegotiated.say(`export '${agreement.export.name}' style ${agreement.style}`);
+    this.#said = Buffer.alloc(0);
     this.#options.onAgreed?.(this);
     const stream = new ReplyStream(this.#socket, this.#pool);
     const replies = new ServerReplies(stream, this.#pool, agreement.style);
@@ -176,9 +288,11 @@ export class NbdServerConnection {
       {
         clock: this.#host.clock,
         requestWatch: this.#host.requestWatch,
+        trace: this.#host.trace.nbdRequest,
         lost: this.#lost,
         mostInFlightBytes: this.#mostInFlightBytes,
-        hasMemory: () => this.#options.hasMemory?.(this) ?? true,
+        hasMemory: (lengthBytes, holdsSome) =>
+          this.#options.hasMemory?.(this, lengthBytes, holdsSome) ?? true,
         isPeerGone: () => this.#socket.isPeerGone(),
         pause: () => this.#pause(),
         resume: () => this.#resume(),
@@ -221,4 +335,26 @@ export class NbdServerConnection {
     this.#transmission?.close();
     this.#options.onClose?.(this);
   }
+}
+
+function describeAgreement({ export: { name }, style, contexts }: Agreement): PassedAgreement {
+  const named = [...contexts].map(([id, context]) => [String(id), context.name]);
+  return { export: name, style, contexts: Object.fromEntries(named) as PassedAgreement['contexts'] };
+}
+
+/** Undefined: there is no such export, or context, any more. */
+function restoreAgreement(
+  { export: name, style, contexts }: PassedAgreement,
+  exports: NbdExportLookup,
+): Agreement | undefined {
+  const found = exports.find(name);
+  if (!found) return undefined;
+  const all = new Map(contextsOf(found).map((context) => [context.name, context]));
+  const agreed = new Map<number, MetaContext>();
+  for (const [id, context] of Object.entries(contexts)) {
+    const there = all.get(context);
+    if (!there) return undefined;
+    agreed.set(Number(id), there);
+  }
+  return { export: found, style, contexts: agreed };
 }

@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import { MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
+import type { TracePoint } from '../../base/trace.js';
 import { ByteCollector } from './byte-collector.js';
 import {
   decodeInfoRequest,
@@ -97,6 +98,7 @@ export class ServerHandshake {
   #failure: string | undefined;
   /** Clients get nowhere without. */
   readonly #needsTls: boolean;
+  readonly #trace: TracePoint | undefined;
   #isSecure = false;
   #noZeroes = false;
   #style: HeaderStyle = 'simple';
@@ -104,7 +106,13 @@ export class ServerHandshake {
   #contexts: { exportName: string; ids: readonly number[] } | undefined;
 
   /** `send` answers false when the peer has too much to read already. */
-  constructor(exports: NbdExportLookup, needsTls: boolean, send: (message: Buffer) => boolean) {
+  constructor(
+    exports: NbdExportLookup,
+    needsTls: boolean,
+    send: (message: Buffer) => boolean,
+    trace?: TracePoint,
+  ) {
+    this.#trace = trace;
     this.#exports = exports;
     this.#needsTls = needsTls;
     this.#send = send;
@@ -182,6 +190,8 @@ export class ServerHandshake {
   optionPayload(payload: Buffer): Outcome {
     const { option } = this.#current;
     const rule = OPTIONS.get(option);
+    if (this.#trace?.isOn === true)
+      this.#trace.say(`option ${option} (${nameOf(option)}) bytes ${payload.length}`);
     const isEarly = this.#needsTls && !this.#isSecure;
     if (isEarly && option === Option.exportName)
       return this.#drop(`Option 0x${option.toString(16)} not permitted before TLS`);

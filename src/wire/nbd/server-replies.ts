@@ -32,6 +32,7 @@ export class ServerReplies {
   readonly #style: HeaderStyle;
   /** Of a chunk's header. */
   readonly #headerBytes: number;
+  readonly #head = Buffer.alloc(DATA_AT);
 
   constructor(stream: ReplyStream, pool: BufferPool, style: HeaderStyle) {
     this.stream = stream;
@@ -85,6 +86,13 @@ export class ServerReplies {
     if (lengthBytes === 0) return this.#encodeHeader(out, at, REPLY_FLAG_DONE, ReplyType.none, request, 0);
     this.#encodeHeader(out, at, REPLY_FLAG_DONE, ReplyType.offsetData, request, 8 + lengthBytes);
     writeUint64(out, at + this.#headerBytes, request.offset);
+  }
+
+  /** Sends a read's data from a file, see ReplyStream.sendFile. False: nothing is sent. */
+  sendFile(request: Request, file: object, position: number): boolean {
+    this.encodeReadHead(this.#head, 0, request);
+    const head = this.#head.subarray(0, this.readHeadBytes(request.lengthBytes));
+    return this.stream.sendFile(head, file, position, request.lengthBytes);
   }
 
   /** Sends data that lies at DATA_AT, and its head right before it; zeroes as holes where the client takes them. */

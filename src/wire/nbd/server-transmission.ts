@@ -2,11 +2,13 @@ import { defined } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import { Flag, type RequestWatch } from '../../base/io-request.js';
 import { KiB, MiB } from '../../base/limits.js';
+import type { TracePoint } from '../../base/trace.js';
 import type { HostClock } from '../../host/host.js';
 import type { BufferPool } from './buffer-pool.js';
 import type { Request } from './codec.js';
 import { Command, CommandFlag } from './constants.js';
 import type { Change, LostChanges } from './lost-changes.js';
+import { FileReply } from './file-reply.js';
 import { REPLY_BUFFER_BYTES } from './reply-stream.js';
 import { RequestParser, type RequestTaker } from './request-parser.js';
 import {
@@ -35,6 +37,10 @@ const REQUEST_COST_BYTES = 8 * 1024;
 /** Reads of this size and more are sent from their own buffers. */
 const OWN_BUFFER_BYTES = 32 * KiB;
 
+/** From this size on a file is sent rather than read. */
+const LEAST_FILE_BYTES = 64 * KiB;
+const NOTHING = Buffer.alloc(0);
+
 /** What the transmission phase tells its connection, and asks it. */
 export interface TransmissionOwner {
   readonly clock: HostClock;
@@ -43,8 +49,11 @@ export interface TransmissionOwner {
   readonly lost: LostChanges;
   /** Payload that this client may have in flight before no more of its requests are read. */
   mostInFlightBytes(): number;
-  /** Whether there is memory for another request; if not, proceed() is called when there is. */
-  hasMemory(): boolean;
+  /**
+   * Whether there is memory for a request of a client that holds some, or none; if not, proceed() is called when
+   * there is.
+   */
+  hasMemory(lengthBytes: number, holdsSome: boolean): boolean;
   /** The peer has hung up, though not all that it sent has been read. */
   isPeerGone(): boolean;
   /** Stop or go on reading the peer's socket. */
@@ -56,6 +65,17 @@ export interface TransmissionOwner {
   finished(): void;
   /** A request ended. */
   settled(): void;
+  /** Told of each request. */
+  readonly trace: TracePoint;
+}
+
+const COMMAND_NAMES = new Map<number, string>(Object.entries(Command).map(([name, code]) => [code, name]));
+
+function traceRequest(trace: TracePoint, name: string, request: Request): void {
+  const { command, cookieHigh, cookieLow, flags, offset, lengthBytes } = request;
+  const cookie = cookieHigh * 2 ** 32 + cookieLow;
+  const what = COMMAND_NAMES.get(command) ?? command;
+  trace.say(`export '${name}' cookie ${cookie} flags ${flags} ${what} offset ${offset} bytes ${lengthBytes}`);
 }
 
 /**
@@ -69,6 +89,7 @@ export class ServerTransmission implements RequestTaker {
   readonly #asked: TargetRequests;
   readonly #replies: ServerReplies;
   readonly #pool: BufferPool;
+  readonly #fileReply: FileReply;
   readonly #parser: RequestParser;
   /** Received but not looked at yet, since the client is ahead of us. */
   #backlog: Buffer | undefined;
@@ -80,6 +101,8 @@ export class ServerTransmission implements RequestTaker {
   /** Of what is in flight. */
   readonly #changes = new Set<Change>();
   #isPaused = false;
+  /** Nothing more is looked at: the connection may go to another process. */
+  #isFrozen = false;
   #disconnecting = false;
   /** The connection is gone: nothing new begins, nothing is answered. */
   #isGone = false;
@@ -91,6 +114,7 @@ export class ServerTransmission implements RequestTaker {
     this.#target = agreement.export.target;
     this.#asked = new TargetRequests(this.#target, owner.requestWatch);
     this.#replies = replies;
+    this.#fileReply = new FileReply(replies);
     this.#pool = pool;
     this.#parser = new RequestParser(agreement.style, pool, this);
     this.#progressMs = owner.clock.nowMs();
@@ -110,9 +134,9 @@ export class ServerTransmission implements RequestTaker {
   /** The chunk may change after the call. */
   receive(chunk: Buffer): void {
     if (this.#parser.isClosed) return;
-    if (this.#backlog) {
+    if (this.#backlog || this.#isFrozen) {
       // A paused socket may still deliver what it had read.
-      this.#backlog = Buffer.concat([this.#backlog, chunk]);
+      this.#backlog = Buffer.concat([this.#backlog ?? NOTHING, chunk]);
       return;
     }
     this.#progressMs = this.#owner.clock.nowMs();
@@ -139,20 +163,45 @@ export class ServerTransmission implements RequestTaker {
     for (const change of this.#changes) this.#owner.lost.add(this.#target, change);
   }
 
-  #isStalled(): boolean {
+  /** Looks at nothing more until thaw(). What was asked is answered. */
+  freeze(): void {
+    this.#isFrozen = true;
+    this.#setPaused(true);
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    if (this.#backlog) this.proceed();
+    else this.#setPaused(false);
+  }
+
+  /** Frozen, and all that it was asked is answered, and taken by the peer. */
+  get isQuiet(): boolean {
+    this.#replies.stream.flush();
+    return this.#isFrozen && this.#inFlight === 0 && this.#replies.stream.queuedBytes === 0;
+  }
+
+  /** What came and is not done yet. */
+  unread(): Buffer {
+    return Buffer.concat([this.#parser.unfinished(), this.#backlog ?? NOTHING]);
+  }
+
+  #isStalled(memoryBytes: number): boolean {
+    const { queuedBytes } = this.#replies.stream;
     return (
+      this.#isFrozen ||
       this.#turnBytes >= TURN_BYTES ||
       this.#inFlight >= MAX_IN_FLIGHT_REQUESTS ||
       this.#inFlightBytes >= this.#owner.mostInFlightBytes() ||
-      this.#replies.stream.queuedBytes >= MAX_QUEUED_REPLY_BYTES + REPLY_BUFFER_BYTES ||
-      !this.#owner.hasMemory()
+      queuedBytes >= MAX_QUEUED_REPLY_BYTES + REPLY_BUFFER_BYTES ||
+      !this.#owner.hasMemory(memoryBytes, this.#inFlightBytes + queuedBytes > 0)
     );
   }
 
-  mustWait(): boolean {
-    if (!this.#isStalled()) return false;
+  mustWait(memoryBytes: number): boolean {
+    if (!this.#isStalled(memoryBytes)) return false;
     this.#replies.stream.flush();
-    return this.#isStalled();
+    return this.#isStalled(memoryBytes);
   }
 
   #process(chunk: Buffer): void {
@@ -160,7 +209,7 @@ export class ServerTransmission implements RequestTaker {
     this.#replies.stream.flush();
     if (this.#parser.isClosed) return;
     if (this.#turnBytes > 0) this.#armTurn();
-    if (at < chunk.length) {
+    if (at < chunk.length || this.#parser.isWaiting) {
       this.#backlog = Buffer.from(chunk.subarray(at));
       this.#setPaused(true);
     } else this.#setPaused(false);
@@ -169,7 +218,7 @@ export class ServerTransmission implements RequestTaker {
   /** Goes on with what was left when the client was ahead; of one that has hung up meanwhile nothing is done. */
   proceed(): void {
     const backlog = this.#backlog;
-    if (!backlog || this.#isStalled() || this.#parser.isClosed) return;
+    if (!backlog || this.#parser.isClosed || this.#isStalled(this.#parser.neededBytes)) return;
     if (this.#owner.isPeerGone()) return this.#owner.drop();
     this.#backlog = undefined;
     this.#process(backlog);
@@ -206,6 +255,8 @@ export class ServerTransmission implements RequestTaker {
 
   begin(request: Request, hasPayload: boolean): Refusal | undefined {
     const { lengthBytes, command } = request;
+    const { trace } = this.#owner;
+    if (trace.isOn) traceRequest(trace, this.#agreement.export.name, request);
     const refusal = refusalOf(request, this.#agreement);
     if (refusal || hasPayload) this.#turnBytes += REQUEST_COST_BYTES;
     if (!hasPayload) return refusal;
@@ -261,8 +312,10 @@ export class ServerTransmission implements RequestTaker {
   #readLarge(request: Request): void {
     const { lengthBytes } = request;
     const buffer = this.#pool.take(DATA_AT + lengthBytes);
+    const isPlain = lengthBytes >= LEAST_FILE_BYTES && this.#target.isPlainFile === true;
+    const taker = isPlain ? this.#fileReply.of(request) : undefined;
     try {
-      if (!this.#asked.tryRun('read', request.offset, lengthBytes, Flag.none, buffer, DATA_AT)) {
+      if (!this.#asked.tryRun('read', request.offset, lengthBytes, Flag.none, buffer, DATA_AT, taker)) {
         const copy = { ...request };
         return this.#start(copy, () => this.#readInto(buffer, copy), lengthBytes);
       }
@@ -270,7 +323,8 @@ export class ServerTransmission implements RequestTaker {
       this.#pool.give(buffer);
       return this.#replies.sendError(request, failureOf(Command.read, error));
     }
-    this.#replies.sendRead(buffer, request);
+    if (taker?.isSent === true) this.#pool.give(buffer);
+    else this.#replies.sendRead(buffer, request);
   }
 
   #readLater(request: Request): void {

@@ -5,11 +5,12 @@ import {
   MAX_NBD_STRING_BYTES,
   MAX_SERVER_BUFFER_BYTES,
   MAX_SERVER_IN_FLIGHT_BYTES,
+  NBD_RESERVE_BYTES,
 } from '../../base/limits.js';
 import type { Host, HostListener, HostSocket, HostTimer, SocketAddress, TlsEnd } from '../../host/host.js';
 import { BufferPool } from './buffer-pool.js';
 import { LostChanges } from './lost-changes.js';
-import { type NbdServerConnection, serveNbdConnection } from './server-connection.js';
+import { type NbdServerConnection, type PassedClient, serveNbdConnection } from './server-connection.js';
 import type { NbdExport, NbdExportLookup } from './target.js';
 
 /** Connections beyond maxConnections that may wait for a place; as a listen backlog. */
@@ -45,6 +46,7 @@ export class NbdServer implements NbdExportLookup {
   readonly #starved = new Set<NbdServerConnection>();
   #starvedTimer: HostTimer | undefined;
   #listener: HostListener | undefined;
+  #isFrozen = false;
   #isClosed = false;
 
   private constructor(host: Host, options: NbdServerOptions) {
@@ -134,6 +136,44 @@ export class NbdServer implements NbdExportLookup {
     this.#exports.clear();
   }
 
+  /** Looks at nothing more of what clients send, until thaw(). */
+  freeze(): void {
+    this.#isFrozen = true;
+    for (const connection of this.#connections) connection.freeze();
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    for (const connection of this.#connections) connection.thaw();
+  }
+
+  /** All that clients asked before freeze() is answered, and taken by them. Looked at again after a while. */
+  get isQuiet(): boolean {
+    return [...this.#connections].every(({ isQuiet }) => isQuiet);
+  }
+
+  /** Whom a process that takes over goes on with, and how many it does not (TLS). */
+  countPassable(): { passable: number; cut: number } {
+    const passable = [...this.#connections].filter(({ isPassable }) => isPassable).length;
+    return { passable: passable + this.#waiting.length, cut: this.#connections.size - passable };
+  }
+
+  /** Clients for another process; those that wait for a place have said nothing. */
+  passed(): Array<{ client: PassedClient | undefined; fd: number }> {
+    const served = [...this.#connections].flatMap((connection) => connection.passed() ?? []);
+    const waiting = this.#waiting.flatMap((socket) => {
+      const fd = socket.descriptor?.();
+      return fd === undefined ? [] : [{ client: undefined, fd }];
+    });
+    return [...served, ...waiting];
+  }
+
+  /** Goes on with a client of another process. */
+  adopt(socket: HostSocket, client: PassedClient | undefined): void {
+    if (client) this.#serve(socket, client);
+    else this.#accept(socket);
+  }
+
   #of(name: string): NbdServerConnection[] {
     const found = this.#exports.get(name);
     return [...this.#connections].filter((connection) => found && connection.export === found);
@@ -155,7 +195,7 @@ export class NbdServer implements NbdExportLookup {
     return maxConnections === 0 ? MAX_NBD_CONNECTIONS : maxConnections;
   }
 
-  #serve(socket: HostSocket): void {
+  #serve(socket: HostSocket, passed?: PassedClient): void {
     const { handshakeTimeoutMs, tls, onRefused } = this.#options;
     const connection = serveNbdConnection({
       socket,
@@ -168,10 +208,12 @@ export class NbdServer implements NbdExportLookup {
       ...(handshakeTimeoutMs === undefined ? {} : { handshakeTimeoutMs }),
       ...(tls && { secure: (plain: HostSocket) => this.#host.net.secure(plain, tls()) }),
       ...(onRefused && { onRefused }),
+      ...(passed && { passed }),
       onAgreed: (agreed) => this.#dropGone(agreed),
       onClose: (closed) => this.#left(closed),
     });
     this.#connections.add(connection);
+    if (this.#isFrozen) connection.freeze();
   }
 
   /** A client that comes back finds nothing of what it sent on connections that it has left. */
@@ -180,8 +222,13 @@ export class NbdServer implements NbdExportLookup {
       if (connection !== newcomer && connection.isPeerGone()) connection.close();
   }
 
-  readonly #hasMemory = (connection: NbdServerConnection): boolean => {
-    if (this.#pool.takenBytes < MAX_SERVER_BUFFER_BYTES) return true;
+  readonly #hasMemory = (
+    connection: NbdServerConnection,
+    lengthBytes: number,
+    holdsSome: boolean,
+  ): boolean => {
+    if (lengthBytes === 0 || this.#pool.takenBytes < MAX_SERVER_BUFFER_BYTES) return true;
+    if (!holdsSome && lengthBytes <= NBD_RESERVE_BYTES / Math.max(1, this.#connections.size)) return true;
     this.#starved.add(connection);
     this.#pool.onLess = this.#feed;
     this.#watchHoarders();

@@ -7,7 +7,8 @@ import type { Host, HostSocket, SocketAddress } from '../../host/host.js';
 import { createSimulatedHost, type Simulation } from '../../host/simulated.js';
 import { ScriptedServer } from '../../../test/kit/nbd-script.js';
 import { errorOf, MemoryTarget } from '../../../test/kit/nbd-target.js';
-import { Command, CommandFlag, Option, TransmissionFlag } from './constants.js';
+import { encodeSimpleReply } from './codec.js';
+import { Command, CommandFlag, Option, SIMPLE_REPLY_BYTES, TransmissionFlag } from './constants.js';
 import { NbdServer } from './server.js';
 import { NbdSession, type NbdSessionOptions } from './session.js';
 import { Flag, type IoRequest } from '../../base/io-request.js';
@@ -421,11 +422,18 @@ test(
       assert.equal((await errorOf(session.read(lost, Buffer.alloc(512)))).errno, 'EIO');
     assert.equal((await errorOf(session.blockStatus(4096, 512))).errno, 'EIO');
     for (let i = 0; i < 2; i++) assert.match((await errorOf(session.flush())).message, /8192 bytes/);
+    for (let i = 0; i < 2; i++)
+      assert.deepEqual(
+        [...session.takeDoubtful()],
+        [{ offset: 4096, lengthBytes: 8192 }],
+        'it is to be written anew',
+      );
     await session.write(4096, Buffer.alloc(4096, 4), 0);
     await session.read(4096, buffer);
     assert.equal(buffer[0], 4);
     assert.match((await errorOf(session.flush())).message, /4096 bytes/);
     await session.writeZeroes(8192, 4096, 0);
+    assert.deepEqual([...session.takeDoubtful()], []);
     await session.flush();
     await session.close();
   }),
@@ -463,3 +471,26 @@ test(
     await session.close();
   }),
 );
+
+test('what was answered in one piece with what broke the connection may be gone, too', async () => {
+  const simulation = createSimulatedHost({ seed: 8 });
+  const { host } = simulation;
+  await simulation.run(async () => {
+    const listener = await ScriptedServer.listen(host, ADDRESS, async (server) => {
+      const flags = TransmissionFlag.hasFlags | TransmissionFlag.sendFlush;
+      await server.handshake({ sizeBytes: MiB, flags, options: new Set([Option.go]), handshakeFlags: 3 });
+      for (;;) {
+        const request = await server.request();
+        const reply = Buffer.alloc(SIMPLE_REPLY_BYTES);
+        encodeSimpleReply(reply, 0, 0, request);
+        // A write is answered twice.
+        server.peer.send(reply, request.command === Command.write ? reply : Buffer.alloc(0));
+      }
+    });
+    const session = await NbdSession.open({ host, address: ADDRESS, exportName: '' });
+    await session.write(0, Buffer.alloc(4096, 1), 0);
+    assert.match((await errorOf(session.flush())).message, /4096 bytes/);
+    await session.close();
+    await listener.close();
+  });
+});

@@ -112,13 +112,24 @@ export class NbdSession {
   /** See NbdClient.write. */
   async write(offset: number, buffer: Uint8Array, flags: number): Promise<void> {
     const change = { offset, lengthBytes: buffer.length };
-    await this.#run(change, (client) => client.write(offset, buffer, flags));
-    this.#unflushed.wrote(offset, buffer.length, isDurable(flags));
+    await this.#run(change, async (client) => {
+      await client.write(offset, buffer, flags);
+      this.#answered(client, change, flags);
+    });
   }
 
   async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
-    await this.#run({ offset, lengthBytes }, (client) => client.writeZeroes(offset, lengthBytes, flags));
-    this.#unflushed.wrote(offset, lengthBytes, isDurable(flags));
+    const change = { offset, lengthBytes };
+    await this.#run(change, async (client) => {
+      await client.writeZeroes(offset, lengthBytes, flags);
+      this.#answered(client, change, flags);
+    });
+  }
+
+  /** The connection may have been lost between the answer's coming and now. */
+  #answered(client: NbdClient, { offset, lengthBytes }: Stretch, flags: number): void {
+    const isLeft = !this.#clients.includes(client);
+    this.#unflushed.wrote(offset, lengthBytes, { isDurable: isDurable(flags), isLeft });
   }
 
   /** What it held before nobody has a claim to. */

@@ -1,5 +1,11 @@
 import { CancelSignal } from '../../base/cancel-signal.js';
-import { type IoRequest, RequestPool, type RequestKind, type RequestWatch } from '../../base/io-request.js';
+import {
+  type FileTaker,
+  type IoRequest,
+  RequestPool,
+  type RequestKind,
+  type RequestWatch,
+} from '../../base/io-request.js';
 import type { NbdTarget } from './target.js';
 
 /** What one client asks of the disk. When the client is gone, what waits for its turn does not begin. */
@@ -21,9 +27,11 @@ export class TargetRequests {
     flags: number,
     buffer: Uint8Array,
     start: number,
+    taker?: FileTaker,
   ): boolean {
     const request = this.#requests.take().ask(kind, offset, lengthBytes, flags);
     request.setBuffer(buffer, start);
+    request.taker = taker;
     try {
       return this.#target.tryRun(request);
     } finally {

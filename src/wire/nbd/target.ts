@@ -18,6 +18,11 @@ export interface TargetStatus {
  */
 export interface NbdTarget {
   readonly lengthBytes: number;
+  /**
+   * What it shows are bytes of one file, each at one place for ever: a read may name it instead of copying them (see
+   * IoRequest.taker). Absent: no.
+   */
+  readonly isPlainFile?: boolean;
   /** Does a read or write now, if no wait is needed; false: nothing was done, and run() is to be used. */
   tryRun(request: IoRequest): boolean;
   /** May fail with ECANCELED when the request's signal is cancelled before it has begun: the client is gone. */

@@ -16,9 +16,10 @@ export class Unflushed {
   /** Taken for kept, since the server is taken for the one that it was. */
   #doubtful = new ByteRanges();
 
-  wrote(offset: number, lengthBytes: number, isDurable: boolean): void {
+  /** `isLeft`: over a connection that is lost by now. */
+  wrote(offset: number, lengthBytes: number, how: { isDurable: boolean; isLeft: boolean }): void {
     if (!this.#lost.isEmpty) this.#lost.remove(offset, lengthBytes);
-    if (!isDurable) this.#written.add(offset, lengthBytes);
+    if (!how.isDurable) (how.isLeft ? this.#left : this.#written).add(offset, lengthBytes);
   }
 
   /** Errors: those of `flush`; EIO while something is lost. */
@@ -55,10 +56,11 @@ export class Unflushed {
     this.#left = new ByteRanges();
   }
 
-  /** What was taken for kept since it was asked last, and may be gone. */
+  /** What was taken for kept since it was asked last, and may be gone; and what is lost, until it is written anew. */
   takeDoubtful(): ByteRanges {
     const taken = this.#doubtful;
     this.#doubtful = new ByteRanges();
+    taken.addAll(this.#lost);
     return taken;
   }
 }

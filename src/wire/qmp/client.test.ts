@@ -8,7 +8,8 @@ import { required, str, struct } from '../../schema/types.js';
 import { PairedSocket } from '../../../test/kit/socket-pair.js';
 import { QmpClient } from './client.js';
 import { command, CommandRegistry, QmpError } from './registry.js';
-import { QmpHub, QmpSession } from './session.js';
+import { QmpHub } from './hub.js';
+import { QmpSession } from './session.js';
 
 const clock = new RealClock();
 const NONE = struct('none', {});
@@ -145,4 +146,40 @@ test('by address, on a host', async () => {
     await listener.close();
     await assert.rejects(QmpClient.connect(host, address), BlockError);
   });
+});
+
+test('one that goes on with a session hears what came before it, in order, once it looks', async () => {
+  const [ours, theirs] = PairedSocket.pair();
+  const asked: string[] = [];
+  theirs.start({ onData: (chunk) => void asked.push(chunk.toString()), onClose: () => undefined });
+  const event = (name: string): string =>
+    `{"event": "${name}", "data": {}, "timestamp": {"seconds": 0, "microseconds": 0}}\n`;
+  const unseen = Buffer.from(event('FIRST') + event('SECOND').slice(0, 9)).toString('base64');
+  theirs.write(Buffer.from(event('SECOND').slice(9) + event('THIRD')));
+  const client = QmpClient.adopt(ours, { lastId: 5, unseen });
+  const heard: string[] = [];
+  client.onEvent(({ event: name }) => void heard.push(name));
+  await clock.sleep(5);
+  assert.deepEqual(heard, []);
+  client.thaw();
+  const answer = client.execute('query-status');
+  while (asked.length === 0) await clock.sleep(1);
+  assert.match(asked.join(''), /"id": 6/);
+  theirs.write(Buffer.from('{"return": {}, "id": 6}\n'));
+  assert.deepEqual(await answer, {});
+  assert.deepEqual(heard, ['FIRST', 'SECOND', 'THIRD']);
+});
+
+test('a session that waits for an answer, or cannot be passed, does not go over', async () => {
+  const { client } = await connected(newHub());
+  assert.equal(client.isBusy, false);
+  client.execute('hang').catch(() => undefined);
+  assert.equal(client.isBusy, true);
+  assert.throws(() => client.passed(), ofKind('busy'));
+  const other = (await connected(newHub())).client;
+  other.freeze();
+  assert.throws(() => other.passed(), ofKind('unsupported'));
+  other.thaw();
+  assert.equal(await other.execute('echo', { text: 'here' }), 'here');
+  for (const one of [client, other]) one.close();
 });

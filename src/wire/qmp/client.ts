@@ -20,6 +20,11 @@ export interface ConnectOptions {
   negotiate?: boolean;
 }
 
+/** A type alias: it is JSON. `unseen`: in base64. */
+export type PassedClient = { lastId: number; unseen: string };
+
+/** Who has greeted may be busy, and is given so long for the answer that opens the session. */
+const NEGOTIATION_MS = 10_000;
 const DEFAULT_TIMEOUT_MS = 10_000;
 
 /** A QMP client: of livedisk, of QEMU, of whatever speaks it. */
@@ -29,11 +34,15 @@ export class QmpClient {
   /** Resolves when the connection has ended, with its error if it failed. */
   readonly closed: Promise<Error | undefined>;
   readonly #socket: HostSocket;
+  readonly #stream: JsonStream;
+  /** What came since freeze(). */
+  #unseen: Buffer[] | undefined;
   readonly #greeted = deferred();
   readonly #ended = deferred<Error | undefined>();
   readonly #replies = new Map<number, Deferred<JsonValue>>();
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   #lastId = 0;
+  #hasExtensions = false;
   #failure: BlockError | undefined;
 
   private constructor(socket: HostSocket) {
@@ -41,12 +50,12 @@ export class QmpClient {
     this.closed = this.#ended.promise;
     // Whoever waits for the greeting is told; nobody may.
     this.#greeted.promise.catch(() => undefined);
-    const stream = new JsonStream(
+    this.#stream = new JsonStream(
       (value) => this.#receive(value),
       (error) => this.#breakOff(error.message),
     );
     socket.start({
-      onData: (chunk) => stream.push(chunk),
+      onData: (chunk) => this.#take(chunk),
       onClose: (error) => this.#close(error),
     });
   }
@@ -57,28 +66,84 @@ export class QmpClient {
     return QmpClient.over(await host.net.connect(address, { timeoutMs }), host.clock, options);
   }
 
+  /** Goes on with a session that another process has negotiated, from thaw() on. */
+  static adopt(socket: HostSocket, { lastId, unseen }: PassedClient): QmpClient {
+    const client = new QmpClient(socket);
+    client.#lastId = lastId;
+    client.#greeted.resolve();
+    client.#unseen = [Buffer.from(unseen, 'base64')];
+    return client;
+  }
+
   /** Negotiates on a connection that was not started. Errors: as connect's. */
   static async over(socket: HostSocket, clock: HostClock, options: ConnectOptions = {}): Promise<QmpClient> {
     const { timeoutMs = DEFAULT_TIMEOUT_MS, negotiate = true } = options;
     const client = new QmpClient(socket);
     if (!negotiate) return client;
-    const timer = clock.setTimer(timeoutMs, () => {
-      const hint = 'A QMP socket of QEMU serves one client at a time.';
-      client.#fail(new BlockError('timeout', `no QMP greeting within ${timeoutMs / 1000} s`, { hint }));
-    });
-    try {
-      await client.#greeted.promise;
-    } finally {
-      timer.cancel();
-    }
-    await client.#negotiate();
+    const hint = 'A QMP socket of QEMU serves one client at a time.';
+    await client.#within(clock, timeoutMs, 'no QMP greeting', hint, client.#greeted.promise);
+    const patienceMs = Math.max(timeoutMs, NEGOTIATION_MS);
+    await client.#within(clock, patienceMs, 'no answer to qmp_capabilities', undefined, client.#negotiate());
     return client;
+  }
+
+  async #within<T>(
+    clock: HostClock,
+    mostMs: number,
+    what: string,
+    hint: string | undefined,
+    work: Promise<T>,
+  ): Promise<T> {
+    const timer = clock.setTimer(mostMs, () =>
+      this.#fail(
+        new BlockError('timeout', `${what} within ${mostMs / 1000} s`, hint === undefined ? {} : { hint }),
+      ),
+    );
+    return work.finally(() => timer.cancel());
+  }
+
+  #take(chunk: Buffer): void {
+    if (this.#unseen) this.#unseen.push(Buffer.from(chunk));
+    else this.#stream.push(chunk);
+  }
+
+  /** Commands wait for their answers, or a part of a message has come. */
+  get isBusy(): boolean {
+    return this.#replies.size > 0 || this.#stream.unfinishedBytes > 0;
+  }
+
+  /** Looks at nothing more that comes, until thaw(). Nobody asks anything meanwhile. */
+  freeze(): void {
+    this.#unseen ??= [];
+    this.#socket.pause();
+  }
+
+  thaw(): void {
+    const unseen = this.#unseen ?? [];
+    this.#unseen = undefined;
+    for (const chunk of unseen) this.#take(chunk);
+    this.#socket.resume();
+  }
+
+  /** Frozen: for adopt() in another process. Errors: busy; unsupported for a connection that cannot be passed. */
+  passed(): { client: PassedClient; fd: number } {
+    if (this.isBusy) throw new BlockError('busy', 'A command has no answer yet');
+    const fd = this.#socket.descriptor?.();
+    if (fd === undefined) throw new BlockError('unsupported', 'The connection cannot be passed');
+    const unseen = Buffer.concat(this.#unseen ?? []).toString('base64');
+    return { client: { lastId: this.#lastId, unseen }, fd };
+  }
+
+  /** Whether the server is a livedisk, which has agreed to what is its own. */
+  get hasExtensions(): boolean {
+    return this.#hasExtensions;
   }
 
   /** With livedisk's own, where the server is one; QEMU refuses that, and is asked again. */
   async #negotiate(): Promise<void> {
     try {
       await this.execute('qmp_capabilities', { enable: [EXTENSIONS] });
+      this.#hasExtensions = true;
     } catch (error) {
       if (!(error instanceof QmpError)) throw error;
       await this.execute('qmp_capabilities');
@@ -165,10 +230,10 @@ export class QmpClient {
     if (!isJsonObject(value)) return this.#breakOff('a message is no object');
     const { QMP, event, data, timestamp, id } = value;
     if (QMP !== undefined) {
-      this.greeting = QMP as JsonObject;
+      this.greeting = isJsonObject(QMP) ? QMP : {};
       this.#greeted.resolve();
     } else if (typeof event === 'string') {
-      const told = { event, data: (data ?? {}) as JsonObject, timestamp: timestamp as QmpEvent['timestamp'] };
+      const told = { event, data: asObject(data), timestamp: timeOf(timestamp) };
       for (const listener of [...this.#listeners]) listener(told);
     } else {
       // A server that has not greeted may be none of QEMU's own and answer in order.
@@ -177,8 +242,8 @@ export class QmpClient {
       const reply = typeof answered === 'number' ? this.#replies.get(answered) : undefined;
       if (!reply) return this.#breakOff(`an unexpected message: ${formatJson(value).slice(0, 200)}`);
       this.#replies.delete(answered as number);
-      const error = value['error'] as { class: ErrorClass; desc: string } | undefined;
-      if (error) reply.reject(new QmpError(error.class, error.desc));
+      const { error } = value;
+      if (error !== undefined) reply.reject(errorOf(error));
       else reply.resolve(value['return'] ?? null);
     }
   }
@@ -206,4 +271,23 @@ export class QmpClient {
     this.#replies.clear();
     for (const reply of replies) reply.reject(error);
   }
+}
+
+function asObject(value: JsonValue | undefined): JsonObject {
+  return value !== undefined && isJsonObject(value) ? value : {};
+}
+
+/** A time that a server does not tell is 1970. */
+function timeOf(value: JsonValue | undefined): QmpEvent['timestamp'] {
+  const { seconds, microseconds } = asObject(value);
+  const numberOf = (one: JsonValue | undefined): number => (typeof one === 'number' ? one : 0);
+  return { seconds: numberOf(seconds), microseconds: numberOf(microseconds) };
+}
+
+function errorOf(value: JsonValue): QmpError {
+  const { class: errorClass, desc } = asObject(value);
+  return new QmpError(
+    (typeof errorClass === 'string' ? errorClass : 'GenericError') as ErrorClass,
+    typeof desc === 'string' ? desc : 'an error without a description',
+  );
 }

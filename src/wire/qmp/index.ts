@@ -10,6 +10,7 @@ export {
   type Handler,
   QmpError,
 } from './registry.js';
-export { QmpHub, QmpSession } from './session.js';
+export { QmpHub } from './hub.js';
+export { QmpSession } from './session.js';
 export { VERSION } from './version.js';
 export type { JsonObject, JsonValue } from '../../schema/types.js';

@@ -110,7 +110,7 @@ class Introspection {
 
   #object(description: Extract<TypeDescription, { kind: 'object' }>): string {
     const { members, variants, features } = description;
-    if (Object.keys(members).length === 0 && !variants && description !== NO_ARGUMENTS.description)
+    if (this.#visible(members).length === 0 && !variants && description !== NO_ARGUMENTS.description)
       return this.#nameOf(NO_ARGUMENTS);
     const found = this.#names.get(description);
     if (found !== undefined) return found;
@@ -135,14 +135,18 @@ class Introspection {
   }
 
   #members(members: Members): JsonObject[] {
-    return Object.entries(members)
-      .filter(([, { later, isExtension }]) => !later && (this.#hasExtensions || !isExtension))
-      .map(([name, { type, required, features }]) => ({
-        name,
-        ...(!required && { default: null }),
-        type: this.#nameOf(type),
-        ...marks(features),
-      }));
+    return this.#visible(members).map(([name, { type, required, features }]) => ({
+      name,
+      ...(!required && { default: null }),
+      type: this.#nameOf(type),
+      ...marks(features),
+    }));
+  }
+
+  #visible(members: Members): Array<[string, Members[string]]> {
+    return Object.entries(members).filter(
+      ([, { later, isExtension }]) => !later && (this.#hasExtensions || !isExtension),
+    );
   }
 
   #alternate(description: Extract<TypeDescription, { kind: 'alternate' }>): string {

@@ -1,25 +1,10 @@
+import { assert } from '../../base/assert.js';
 import { BlockError } from '../../base/error.js';
 import { any, type JsonObject, type JsonValue, refuseExtensions, type Type } from '../../schema/types.js';
 import type { Writable } from './json-format.js';
+import { type ErrorClass, isForPeople, QmpError } from './qmp-error.js';
 
-/** A QMP error as the wire has it. */
-export type ErrorClass =
-  'GenericError' | 'CommandNotFound' | 'DeviceNotActive' | 'DeviceNotFound' | 'KVMMissingCap';
-
-export class QmpError extends Error {
-  override name = 'QmpError';
-  readonly errorClass: ErrorClass;
-
-  constructor(errorClass: ErrorClass, description: string) {
-    super(description);
-    this.errorClass = errorClass;
-  }
-}
-
-/** What went wrong in operation, here or at a server that was asked: a message for people. Anything else is a bug. */
-export function isForPeople(error: unknown): error is BlockError | QmpError {
-  return error instanceof BlockError || error instanceof QmpError;
-}
+export { type ErrorClass, isForPeople, QmpError };
 
 /** One command of the schema. */
 export interface CommandDefinition<A = unknown> {
@@ -58,6 +43,8 @@ export interface Caller {
   readonly hasExtensions: boolean;
   /** It may go, and the hub is told. */
   readonly isConnection?: boolean;
+  /** Its command, which waited for others, begins. */
+  begins?(): void;
 }
 
 /** The program itself. */
@@ -100,6 +87,15 @@ export class CommandRegistry {
         if (!caller.hasExtensions) refuseExtensions(before.definition.arguments, changed);
         return before.handler(before.definition.arguments.parse(changed, '', 'qmp'), caller);
       }),
+    );
+  }
+
+  /** Another handler where `isFor` holds of a command's arguments. */
+  divert<A>(name: string, isFor: (args: A) => boolean, handler: Handler<A>): void {
+    const before = this.#commands.get(name);
+    assert(before, () => `no command '${name}' is there to be diverted`);
+    this.register<A>(before.definition as CommandDefinition<A>, (args, caller) =>
+      isFor(args) ? handler(args, caller) : before.handler(args, caller),
     );
   }
 

@@ -4,7 +4,8 @@ import { RealClock } from '../../host/real-clock.js';
 import { int, required, struct } from '../../schema/types.js';
 import { PairedSocket } from '../../../test/kit/socket-pair.js';
 import { command, CommandRegistry } from './registry.js';
-import { QmpHub, QmpSession } from './session.js';
+import { QmpHub } from './hub.js';
+import { QmpSession } from './session.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;

@@ -8,7 +8,8 @@ import { extension, int, optional, required, str, struct } from '../../schema/ty
 import { PairedSocket } from '../../../test/kit/socket-pair.js';
 import { queryQmpSchema } from './introspect.js';
 import { command, CommandRegistry, QmpError } from './registry.js';
-import { QmpHub, QmpSession } from './session.js';
+import { QmpHub } from './hub.js';
+import { QmpSession } from './session.js';
 import { VERSION } from './version.js';
 
 const NONE = struct('none', {});

@@ -1,16 +1,14 @@
-import { assert } from '../../base/assert.js';
-import { AsyncMutex, Notifier } from '../../base/async.js';
+import { Notifier } from '../../base/async.js';
 import { BlockError } from '../../base/error.js';
 import { KiB, MiB } from '../../base/limits.js';
-import type { HostClock, HostSocket } from '../../host/host.js';
-import { EXTENSION_EVENTS, EXTENSIONS } from '../../schema/extensions.js';
+import type { HostSocket } from '../../host/host.js';
+import { EXTENSIONS } from '../../schema/extensions.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { arrayOf, enumOf, isJsonObject, optional, struct } from '../../schema/types.js';
-import { EventLimits } from './event-limits.js';
+import { NEGOTIATE, type QmpHub } from './hub.js';
 import { formatJson, formatJsonPretty, type Writable } from './json-format.js';
 import { JsonStream } from './json-parser.js';
-import { type Caller, type CommandRegistry, QmpError, toQmpError, Waiting } from './registry.js';
-import { Turns } from './turns.js';
+import { type Caller, type ErrorClass, QmpError, toQmpError } from './registry.js';
 import { VERSION } from './version.js';
 
 /** Messages of one client that wait; beyond that its input is not looked at. */
@@ -19,159 +17,47 @@ const MAX_QUEUED_MESSAGES = 8;
 /** Input that is looked at in one go; it may hold as many messages as bytes. */
 const SLICE_BYTES = 4 * KiB;
 
-/** Memory of messages that have begun and not ended, of all clients together. */
-const MAX_UNFINISHED_BYTES = 256 * MiB;
-
 /** Unsent answers beyond which no further command of that client is run until it has read some. */
 const MAX_UNSENT_BYTES = MiB;
 
-/** What all clients together have not read, beyond which the one that is farthest behind is cut off. */
-const MAX_UNREAD_BYTES = 64 * MiB;
-
-const NEGOTIATE = 'qmp_capabilities';
-const CAPABILITIES_ARGUMENTS = struct('qmp_capabilities-arg', {
-  enable: optional(arrayOf(enumOf('QMPCapability', ['oob']))),
-});
-/** The same with livedisk's own, of which nothing is told to clients that do not ask for it. */
+/** QEMU's, and livedisk's own, of which nothing is told to clients that do not ask for it. */
 const ALL_CAPABILITIES_ARGUMENTS = struct('qmp_capabilities-arg', {
   enable: optional(arrayOf(enumOf('QMPCapability', ['oob', EXTENSIONS]))),
 });
 
-/**
- * All QMP clients of one engine: commands run one at a time, in the order in which they came in; events go to every
- * client that has negotiated.
- */
-export class QmpHub {
-  readonly registry: CommandRegistry;
-  readonly clock: HostClock;
-  /** Told of an error that is no refusal of a command: a bug to report, not a crash. */
-  onUnexpectedError: (error: unknown) => void = () => undefined;
-  /** Owns a descriptor that a client sent and no command took. */
-  onUnclaimed: (fd: number) => void = () => undefined;
-  /** What is to be done after a command, before its answer; what it throws is the answer. */
-  onDone: (name: string) => Promise<void> = () => Promise.resolve();
-  /** A client has gone. */
-  onGone: (caller: Caller) => void = () => undefined;
-  /** The last client has gone. */
-  onDeserted: () => void = () => undefined;
-  readonly turns: Turns;
-  readonly #sessions = new Set<QmpSession>();
-  readonly #inBand = new AsyncMutex();
-  readonly #limits: EventLimits;
-  #isClosed = false;
-
-  constructor(registry: CommandRegistry, clock: HostClock) {
-    this.registry = registry;
-    this.clock = clock;
-    this.turns = new Turns(clock);
-    this.#limits = new EventLimits(clock);
-    registry.register({ name: NEGOTIATE, arguments: CAPABILITIES_ARGUMENTS }, () => {
-      const text = 'Capabilities negotiation is already complete, command ignored';
-      throw new QmpError('CommandNotFound', text);
-    });
-  }
-
-  /** Sends an event now, so before the return of the command that is running; some, of which many may come, later or not. */
-  emit(event: string, data: JsonObject): void {
-    this.#limits.pass(event, data, (told) => this.#tell(event, told));
-  }
-
-  #tell(event: string, data: JsonObject): void {
-    const timestamp = this.clock.wallClock();
-    const whole = eventMessage(timestamp, event, data);
-    const plain = EXTENSION_EVENTS.has(event)
-      ? undefined
-      : eventMessage(timestamp, event, withoutExtensions(data));
-    for (const session of this.#sessions) {
-      const message = session.hasExtensions ? whole : plain;
-      if (session.isNegotiated && message) session.send(message);
-    }
-    this.#cutOff();
-  }
-
-  /** Clients that do not read may keep only so much of our memory. */
-  #cutOff(): void {
-    const sizeOf = (session: QmpSession): number => session.unreadBytes;
-    relieve(this.#sessions, sizeOf, MAX_UNREAD_BYTES, (largest) => largest.drop());
-  }
-
-  /** Nor may those that begin messages and do not end them. */
-  limitUnfinished(): void {
-    const sizeOf = (session: QmpSession): number => session.unfinishedBytes;
-    relieve(this.#sessions, sizeOf, MAX_UNFINISHED_BYTES, (largest) => largest.refuse());
-  }
-
-  /** One command, after all that came in before it. Errors: kind closed after close(); those of the command. */
-  async execute(name: string, args: JsonObject, caller?: Caller): Promise<Writable> {
-    const outcome = await this.inBand(async () => {
-      const result = await this.registry.execute(name, args, caller);
-      await this.onDone(name);
-      return result;
-    });
-    if (!(outcome instanceof Waiting)) return outcome;
-    await outcome.result;
-    return {};
-  }
-
-  /** The same of other work than a command's. */
-  inBand<T>(work: () => Promise<T>): Promise<T> {
-    return this.#inBand.run(() => {
-      if (this.#isClosed) throw new BlockError('closed', 'The engine is closed');
-      return work();
-    });
-  }
-
-  /** One command ahead of all others. Errors: as of execute. */
-  async executeNow(name: string, args: JsonObject, caller: Caller): Promise<Writable> {
-    if (this.#isClosed) throw new BlockError('closed', 'The engine is closed');
-    const outcome = await this.registry.execute(name, args, caller);
-    assert(!(outcome instanceof Waiting), () => `${name} waits, and may run ahead of others`);
-    return outcome;
-  }
-
-  /** Commands that wait, and later ones, are refused. Resolves when the one that runs is done. */
-  async close(): Promise<void> {
-    this.#isClosed = true;
-    await this.#inBand.run(() => Promise.resolve());
-  }
-
-  add(session: QmpSession): void {
-    this.#sessions.add(session);
-  }
-
-  remove(session: QmpSession): void {
-    this.#sessions.delete(session);
-    this.onGone(session);
-    if (this.#sessions.size === 0) this.onDeserted();
-  }
+/** A message of a client, or what is wrong with one; with descriptors that came with it. */
+interface Message {
+  readonly value?: JsonValue;
+  readonly error?: QmpError;
+  readonly descriptors: number[];
+  hasBegun: boolean;
 }
 
-function eventMessage(timestamp: Writable, event: string, data: JsonObject): { [key: string]: Writable } {
-  return Object.keys(data).length > 0 ? { timestamp, event, data } : { timestamp, event };
+/** A client as another process may go on with it; descriptors are numbers of this process. */
+export interface PassedSession {
+  readonly pretty: boolean;
+  readonly negotiated: boolean;
+  readonly outOfBand: boolean;
+  readonly extensions: boolean;
+  /** Not begun, in their order. */
+  readonly messages: ReadonlyArray<{
+    value?: JsonValue;
+    error?: { class: ErrorClass; desc: string };
+    fds: number[];
+  }>;
+  /** What came and was not looked at. */
+  readonly unseen: Buffer;
+  /** That came with messages handled before. */
+  readonly fds: readonly number[];
+  /** Of the command that it waits for: the one that passes it. */
+  readonly asked: { readonly id: JsonValue | undefined } | undefined;
 }
 
-/** No event of QEMU has members that begin so. */
-function withoutExtensions(data: JsonObject): JsonObject {
-  return Object.fromEntries(Object.entries(data).filter(([name]) => !name.startsWith('x-')));
-}
-
-/** Takes from those that have most until all together are within the bound. */
-function relieve<T>(
-  items: Iterable<T>,
-  sizeOf: (item: T) => number,
-  mostBytes: number,
-  free: (largest: T) => void,
-): void {
-  for (;;) {
-    let sum = 0;
-    let largest: T | undefined;
-    for (const item of items) {
-      sum += sizeOf(item);
-      if (largest === undefined || sizeOf(item) > sizeOf(largest)) largest = item;
-    }
-    if (sum <= mostBytes || largest === undefined) return;
-    free(largest);
-  }
+interface SessionOptions {
+  pretty?: boolean;
+  onClose?: () => void;
+  /** One that another process has served so far. */
+  passed?: PassedSession;
 }
 
 /** One client's connection. */
@@ -185,7 +71,12 @@ export class QmpSession implements Caller {
   #negotiated = false;
   #outOfBand = false;
   #hasExtensions = false;
-  #queue: Array<() => Promise<void>> = [];
+  readonly #queue: Message[] = [];
+  /** The one that is handled. */
+  #current: Message | undefined;
+  #runningOutOfBand = 0;
+  #isFrozen = false;
+  readonly #thawed = new Notifier();
   /** Received, but not looked at while messages wait. */
   #unseen: Buffer | undefined;
   #isWorking = false;
@@ -194,22 +85,105 @@ export class QmpSession implements Caller {
   #descriptors: number[] = [];
   #isClosed = false;
 
-  constructor(hub: QmpHub, socket: HostSocket, options: { pretty?: boolean; onClose?: () => void } = {}) {
+  constructor(hub: QmpHub, socket: HostSocket, options: SessionOptions = {}) {
     this.#hub = hub;
     this.#socket = socket;
     this.#pretty = options.pretty ?? false;
     this.#onClose = options.onClose ?? (() => undefined);
     this.#stream = new JsonStream(
       (value) => this.#receive(value),
-      (error) => this.#enqueue(async () => this.send({ error: toQmpError(error) })),
+      (error) => this.#enqueue({ error: asQmpError(error), descriptors: [], hasBegun: false }),
     );
     hub.add(this);
-    this.send({ QMP: { version: VERSION, capabilities: ['oob'] } });
+    const { passed } = options;
+    if (!passed) this.send({ QMP: { version: VERSION, capabilities: ['oob'] } });
     socket.start({
       onData: (chunk) => this.#take(chunk),
       onClose: () => this.#close(),
       onDrain: () => this.#drained.notify(),
     });
+    if (passed) this.#goOnWith(passed);
+  }
+
+  #goOnWith(passed: PassedSession): void {
+    this.#negotiated = passed.negotiated;
+    this.#outOfBand = passed.outOfBand;
+    this.#hasExtensions = passed.extensions;
+    this.#descriptors = [...passed.fds];
+    for (const { value, error, fds } of passed.messages)
+      this.#enqueue({
+        ...(value !== undefined && { value }),
+        ...(error && { error: new QmpError(error.class, error.desc) }),
+        descriptors: fds,
+        hasBegun: false,
+      });
+    if (passed.unseen.length > 0) this.#look(passed.unseen);
+  }
+
+  // ---- passing it to another process
+
+  /** Its connection. */
+  get socket(): HostSocket {
+    return this.#socket;
+  }
+
+  /** Begins no more of its commands, until thaw(). */
+  freeze(): void {
+    this.#isFrozen = true;
+    this.#setPaused(true);
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    this.#thawed.notify();
+    if (!this.#isClosed && !this.#isWorking) this.#look(this.#unseen ?? Buffer.alloc(0));
+  }
+
+  /** It goes over: it is a plain connection. */
+  get isPassable(): boolean {
+    return !this.#isClosed && this.#socket.descriptor?.() !== undefined;
+  }
+
+  /** What keeps it from being passed now; undefined: nothing. `asker`: it waits for an answer to a command that passes it. */
+  obstacle(asker: Caller | undefined): string | undefined {
+    if (this.#isClosed || !this.isPassable) return undefined;
+    const isWaiting = this.#current?.hasBegun === true && asker !== this;
+    if (isWaiting || this.#runningOutOfBand > 0) return 'a command of a QMP client is not answered yet';
+    if (this.unfinishedBytes > 0) return 'a QMP client has sent a part of a message';
+    return this.unreadBytes > 0 ? 'a QMP client does not read what it is sent' : undefined;
+  }
+
+  /** For another process, with the descriptor of its socket. */
+  passed(asker: Caller | undefined): { session: PassedSession; fd: number } | undefined {
+    const fd = this.#socket.descriptor?.();
+    if (this.#isClosed || fd === undefined) return undefined;
+    const current = this.#current;
+    const waiting = [...(current && !current.hasBegun ? [current] : []), ...this.#queue];
+    const isAsker = asker === this && current !== undefined;
+    const session = {
+      ...{ pretty: this.#pretty, negotiated: this.#negotiated, outOfBand: this.#outOfBand },
+      extensions: this.#hasExtensions,
+      messages: waiting.map(({ value, error, descriptors }) => ({
+        ...(value !== undefined && { value }),
+        ...(error && { error: { class: error.errorClass, desc: error.message } }),
+        // Those of the one that waits to begin are counted as come.
+        fds: descriptors === this.#descriptors ? [] : descriptors,
+      })),
+      unseen: this.#unseen ?? Buffer.alloc(0),
+      fds: [...this.#descriptors, ...(this.#socket.takeFds?.() ?? [])],
+      asked: isAsker ? { id: parseRequest(current.value ?? null, this.#outOfBand).id } : undefined,
+    };
+    return { session, fd };
+  }
+
+  /** Its command, in the order of all, begins. */
+  begins(): void {
+    if (this.#current) this.#current.hasBegun = true;
+  }
+
+  /** What a command is answered with that another process was given. */
+  answer(id: JsonValue | undefined, result: Writable): void {
+    this.send(id === undefined ? { return: result } : { return: result, id });
   }
 
   readonly isConnection = true;
@@ -257,9 +231,10 @@ export class QmpSession implements Caller {
   #close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    this.#queue = [];
+    const left = this.#queue.splice(0).flatMap(({ descriptors }) => descriptors);
+    this.#thawed.notify();
     this.#unseen = undefined;
-    for (const fd of [...this.#descriptors.splice(0), ...(this.#socket.takeFds?.() ?? [])])
+    for (const fd of [...left, ...this.#descriptors.splice(0), ...(this.#socket.takeFds?.() ?? [])])
       this.#hub.onUnclaimed(fd);
     this.#hub.remove(this);
     this.#drained.notify();
@@ -268,7 +243,9 @@ export class QmpSession implements Caller {
 
   #take(chunk: Buffer): void {
     // A paused socket may still deliver what it had read.
-    this.#look(this.#unseen ? Buffer.concat([this.#unseen, chunk]) : chunk);
+    const all = this.#unseen ? Buffer.concat([this.#unseen, chunk]) : chunk;
+    if (this.#isFrozen) this.#unseen = Buffer.from(all);
+    else this.#look(all);
   }
 
   /** Looks at input until enough messages wait. */
@@ -286,7 +263,8 @@ export class QmpSession implements Caller {
     this.#setPaused(this.#unseen !== undefined || this.#queue.length >= MAX_QUEUED_MESSAGES);
   }
 
-  #setPaused(isPaused: boolean): void {
+  #setPaused(wanted: boolean): void {
+    const isPaused = wanted || this.#isFrozen;
     if (this.#isPaused === isPaused) return;
     this.#isPaused = isPaused;
     if (isPaused) this.#socket.pause();
@@ -296,12 +274,17 @@ export class QmpSession implements Caller {
   #receive(message: JsonValue): void {
     // Out of band means at once, whatever waits.
     const descriptors = this.#socket.takeFds?.() ?? [];
-    const handle = (): Promise<void> => {
-      this.#bring(descriptors);
-      return this.#handle(message);
-    };
-    if (this.#outOfBand && isOutOfBand(message)) void handle();
-    else this.#enqueue(handle);
+    const whole = { value: message, descriptors, hasBegun: false };
+    if (!this.#outOfBand || !isOutOfBand(message)) return this.#enqueue(whole);
+    this.#runningOutOfBand++;
+    void this.#see(whole).finally(() => this.#runningOutOfBand--);
+  }
+
+  #see({ value, error, descriptors }: Message): Promise<void> {
+    this.#bring(descriptors);
+    if (value !== undefined) return this.#handle(value);
+    this.send({ error: toQmpError(error) });
+    return Promise.resolve();
   }
 
   /** What came with earlier messages and was not taken goes. */
@@ -315,9 +298,9 @@ export class QmpSession implements Caller {
     return this.#descriptors.shift();
   }
 
-  #enqueue(work: () => Promise<void>): void {
+  #enqueue(message: Message): void {
     if (this.#isClosed) return;
-    this.#queue.push(work);
+    this.#queue.push(message);
     if (!this.#isWorking) void this.#work();
   }
 
@@ -325,20 +308,23 @@ export class QmpSession implements Caller {
   async #work(): Promise<void> {
     this.#isWorking = true;
     while (this.#queue.length > 0) {
-      const batch = this.#queue;
-      this.#queue = [];
-      for (const next of batch) {
-        await this.#hub.turns.enter();
-        if (this.#isClosed) break;
-        await next();
-        await this.#drained.until(() => this.#isClosed || this.unreadBytes <= MAX_UNSENT_BYTES);
-      }
-      if (!this.#isClosed) this.#look(this.#unseen ?? Buffer.alloc(0));
+      await this.#hub.turns.enter();
+      await this.#thawed.until(() => !this.#isFrozen || this.#isClosed);
+      const next = this.#queue.shift();
+      if (!next) break;
+      this.#current = next;
+      await this.#see(next);
+      this.#current = undefined;
+      await this.#drained.until(() => this.#isClosed || this.unreadBytes <= MAX_UNSENT_BYTES);
+      await this.#thawed.until(() => !this.#isFrozen || this.#isClosed);
+      if (this.#queue.length === 0 && !this.#isClosed) this.#look(this.#unseen ?? Buffer.alloc(0));
     }
     this.#isWorking = false;
   }
 
   async #handle(message: JsonValue): Promise<void> {
+    const { qmpCommand } = this.#hub.trace;
+    if (qmpCommand.isOn) qmpCommand.say(`req: ${formatJson(message)}`);
     const request = parseRequest(message, this.#outOfBand);
     const { id } = request;
     try {
@@ -370,6 +356,11 @@ export class QmpSession implements Caller {
     }
     return this.#hub.execute(name, args, this);
   }
+}
+
+function asQmpError(error: unknown): QmpError {
+  const told = toQmpError(error);
+  return new QmpError(told.class, told.desc);
 }
 
 interface Request {

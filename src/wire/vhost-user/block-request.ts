@@ -4,7 +4,7 @@ import { MAX_DISCARD_SECTORS } from './block-config.js';
 import { broken } from './codec.js';
 import { BlockRequestType, BlockStatus, SECTOR_BYTES, WRITE_ZEROES_MAY_UNMAP } from './constants.js';
 import type { BlockExportProperties } from './target.js';
-import type { Chain } from './virtqueue.js';
+import type { Chain } from './chain.js';
 
 /** type, reserved, sector; a segment of a discard: sector, sectors, flags. */
 export const HEADER_BYTES = 16;

@@ -50,6 +50,11 @@ export class MessageReader {
     return this.#rest.length > 0;
   }
 
+  /** What came and was not taken. */
+  get unread(): Buffer {
+    return this.#rest;
+  }
+
   push(chunk: Buffer): void {
     this.#rest = Buffer.concat([this.#rest, chunk]);
   }
@@ -147,6 +152,17 @@ export function decodeVringAddresses(message: Message): VringAddresses {
   };
 }
 
+export function encodeVringAddresses(addresses: VringAddresses): Buffer {
+  const { index, flags, descriptors, used, available, log } = addresses;
+  const payload = Buffer.alloc(40);
+  payload.writeUInt32LE(index, 0);
+  payload.writeUInt32LE(flags, 4);
+  [descriptors, used, available, log].forEach((address, i) =>
+    payload.writeBigUInt64LE(BigInt(address), 8 + 8 * i),
+  );
+  return payload;
+}
+
 export function decodeMemoryTable(message: Message): MemoryRegion[] {
   expectLength(message, 8);
   const count = message.payload.readUInt32LE(0);
@@ -159,6 +175,20 @@ export function decodeMemoryTable(message: Message): MemoryRegion[] {
 export function decodeMemoryRegion(message: Message): MemoryRegion {
   expectLength(message, 40);
   return decodeRegion(message.payload, 8);
+}
+
+/** Of ADD_MEM_REG. */
+export function encodeMemoryRegion({
+  guestAddress,
+  lengthBytes,
+  userAddress,
+  fileOffset,
+}: MemoryRegion): Buffer {
+  const payload = Buffer.alloc(40);
+  [guestAddress, lengthBytes, userAddress, fileOffset].forEach((value, i) =>
+    payload.writeBigUInt64LE(BigInt(value), 8 + 8 * i),
+  );
+  return payload;
 }
 
 function decodeRegion(payload: Buffer, at: number): MemoryRegion {
@@ -178,6 +208,13 @@ function decodeRegion(payload: Buffer, at: number): MemoryRegion {
 export function decodeLog(message: Message): { lengthBytes: number; fileOffset: number } {
   expectLength(message, 16);
   return { lengthBytes: readAddress(message.payload, 0), fileOffset: readAddress(message.payload, 8) };
+}
+
+export function encodeLog(lengthBytes: number, fileOffset: number): Buffer {
+  const payload = Buffer.alloc(16);
+  payload.writeBigUInt64LE(BigInt(lengthBytes), 0);
+  payload.writeBigUInt64LE(BigInt(fileOffset), 8);
+  return payload;
 }
 
 /** Of GET_INFLIGHT_FD and SET_INFLIGHT_FD. */
@@ -217,4 +254,13 @@ export function decodeConfig(message: Message): { offset: number; lengthBytes: n
     lengthBytes: payload.readUInt32LE(4),
     bytes: payload.subarray(12),
   };
+}
+
+/** Of SET_CONFIG. */
+export function encodeConfig(offset: number, bytes: Uint8Array): Buffer {
+  const payload = Buffer.alloc(12 + bytes.length);
+  payload.writeUInt32LE(offset, 0);
+  payload.writeUInt32LE(bytes.length, 4);
+  payload.set(bytes, 12);
+  return payload;
 }

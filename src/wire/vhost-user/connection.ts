@@ -1,5 +1,6 @@
 import { type BlockError, toBlockError } from '../../base/error.js';
-import type { Host, HostSharing, HostSocket } from '../../host/host.js';
+import type { Host, HostSocket } from '../../host/host.js';
+import type { HostSharing } from '../../host/sharing.js';
 import {
   broken,
   decodeConfig,
@@ -20,11 +21,12 @@ import {
   type Message,
   MessageReader,
 } from './codec.js';
-import { MAX_CONFIG_BYTES, MAX_MEMORY_SLOTS, ProtocolFeature, Request } from './constants.js';
+import { HAS_REPLY, MAX_CONFIG_BYTES, MAX_MEMORY_SLOTS, ProtocolFeature, Request } from './constants.js';
 import { BlockDevice, PROTOCOL_FEATURES } from './device.js';
 import { DirtyLog } from './dirty-log.js';
 import { GuestMemory, MappedRegion } from './guest-memory.js';
-import { inflightQueueBytes } from './inflight.js';
+import { KeptMemory } from './kept-memory.js';
+import { describeFrontEnd, type PassedFrontEnd } from './passing.js';
 import type { BlockExportProperties } from './target.js';
 
 /** Descriptors that came before the message that they belong to was there as a whole. */
@@ -51,6 +53,9 @@ export class VhostConnection {
   /** Our own requests go there. */
   #channel: HostSocket | undefined;
   #isWorking = false;
+  #isFrozen = false;
+  /** So many messages are not answered: another process has. */
+  #unanswered = 0;
   #isClosed = false;
 
   constructor(options: VhostConnectionOptions) {
@@ -64,6 +69,48 @@ export class VhostConnection {
       },
       onClose: () => this.close(),
     });
+  }
+
+  /** What it has said to another process counts. */
+  goOnWith({ messages, answered, fds }: PassedFrontEnd): void {
+    this.#unanswered = answered;
+    this.#fds.push(...fds);
+    this.#reader.push(messages);
+    this.#proceed();
+  }
+
+  /** Looks at nothing more of what comes, from the front-end or its guest, until thaw(). */
+  freeze(): void {
+    this.#isFrozen = true;
+    this.#options.socket.pause();
+    this.#device.freeze();
+  }
+
+  thaw(): void {
+    if (!this.#isFrozen) return;
+    this.#isFrozen = false;
+    if (this.#isClosed) return;
+    this.#device.thaw();
+    if (this.#isWorking || this.#isClosed) return;
+    this.#options.socket.resume();
+    this.#proceed();
+  }
+
+  /** Frozen, with all that was asked answered and taken; or closed. */
+  get isQuiet(): boolean {
+    if (this.inFlight > 0) return false;
+    if (this.#isClosed) return true;
+    const isTaken = this.#options.socket.queuedBytes === 0 && (this.#channel?.queuedBytes ?? 0) === 0;
+    return this.#isFrozen && !this.#isWorking && isTaken;
+  }
+
+  /** The front-end for another process, and the descriptor of its socket. Undefined: it is gone. */
+  passed(): { frontEnd: PassedFrontEnd; fd: number } | undefined {
+    const fd = this.#options.socket.descriptor?.();
+    if (fd === undefined || this.#isClosed) return undefined;
+    this.#fds.push(...(this.#options.socket.takeFds?.() ?? []));
+    const unread = { messages: this.#reader.unread, fds: this.#fds };
+    return { frontEnd: describeFrontEnd(this.#device, this.#channel?.descriptor?.(), unread), fd };
   }
 
   get isClosed(): boolean {
@@ -115,7 +162,7 @@ export class VhostConnection {
 
   /** Messages that are there, as long as none has to wait. */
   #proceed(): void {
-    if (this.#isWorking) return this.#options.socket.pause();
+    if (this.#isWorking || this.#isFrozen) return this.#options.socket.pause();
     try {
       while (!this.#isClosed) {
         const message = this.#reader.take();
@@ -151,12 +198,13 @@ export class VhostConnection {
 
   /** Who asked for it is told, unless the request has an answer of its own. */
   #handled({ request, needsReply }: Message): void {
+    if (this.#unanswered > 0) return void this.#unanswered--;
     if (!needsReply || !this.#device.hasAgreed(ProtocolFeature.replyAck) || HAS_REPLY.has(request)) return;
     this.#reply(request, encodeUint64(0n));
   }
 
   #reply(request: number, payload: Uint8Array): void {
-    this.#options.socket.write(encodeReply(request, payload));
+    if (this.#unanswered === 0) this.#options.socket.write(encodeReply(request, payload));
   }
 
   #takeFd(): number {
@@ -198,6 +246,7 @@ export class VhostConnection {
   }
 
   #handleMemory(message: Message): Promise<void> | undefined {
+    const device = this.#device;
     const { request } = message;
     switch (request) {
       case Request.setMemTable:
@@ -218,11 +267,7 @@ export class VhostConnection {
       case Request.setInflightFd: {
         const description = decodeInflight(message);
         const { lengthBytes, fileOffset } = description;
-        this.#useFd((fd) => {
-          const memory = this.#options.sharing.map(fd, fileOffset, lengthBytes);
-          this.#device.setInflight(memory, description);
-        });
-        return undefined;
+        return void device.setInflight(this.#map(fileOffset, lengthBytes), description);
       }
       default:
         return this.#handleVring(message);
@@ -238,9 +283,7 @@ export class VhostConnection {
       }
       case Request.setVringBase: {
         const { index, value } = decodeVringState(message);
-        if (value > 0xffff) throw broken(`queue ${index} at ${value}`);
-        this.#stopped(index).nextAvailable = value;
-        return undefined;
+        return void this.#stopped(index).setBase(value);
       }
       case Request.setVringAddr: {
         const addresses = decodeVringAddresses(message);
@@ -275,7 +318,7 @@ export class VhostConnection {
     const { index } = decodeVringState(message);
     const server = this.#device.queue(index);
     await server.stop();
-    if (!this.#isClosed) this.#reply(message.request, encodeVringState(index, server.queue.nextAvailable));
+    if (!this.#isClosed) this.#reply(message.request, encodeVringState(index, server.queue.base));
   }
 
   #setVringFd(message: Message): void {
@@ -303,27 +346,20 @@ export class VhostConnection {
     }
   }
 
-  /** What is mapped needs its descriptor no longer. */
-  #useFd<T>(use: (fd: number) => T): T {
+  /** Memory whose descriptor came. */
+  #map(fileOffset: number, lengthBytes: number): KeptMemory {
     const fd = this.#takeFd();
-    try {
-      return use(fd);
-    } finally {
-      this.#options.sharing.close(fd);
-    }
+    return this.#owning(fd, () => new KeptMemory(this.#options.sharing, fd, fileOffset, lengthBytes));
   }
 
-  #map(region: MemoryRegion): MappedRegion {
-    return this.#useFd((fd) => {
-      const memory = this.#options.sharing.map(fd, region.fileOffset, region.lengthBytes);
-      return new MappedRegion(region, memory);
-    });
+  #mapRegion(region: MemoryRegion): MappedRegion {
+    return new MappedRegion(region, this.#map(region.fileOffset, region.lengthBytes));
   }
 
   #setTable(regions: readonly MemoryRegion[]): void {
     const mapped: MappedRegion[] = [];
     try {
-      for (const region of regions) mapped.push(this.#map(region));
+      for (const region of regions) mapped.push(this.#mapRegion(region));
       this.#useRegions(mapped);
     } catch (error) {
       for (const region of mapped) region.discard();
@@ -334,7 +370,7 @@ export class VhostConnection {
   #addRegion(region: MemoryRegion): void {
     const regions = this.#device.memory?.regions ?? [];
     if (regions.length >= MAX_MEMORY_SLOTS) throw broken('too many regions of memory');
-    const mapped = this.#map(region);
+    const mapped = this.#mapRegion(region);
     try {
       this.#useRegions([...regions, mapped]);
     } catch (error) {
@@ -363,8 +399,7 @@ export class VhostConnection {
 
   #setLog(message: Message): void {
     const { lengthBytes, fileOffset } = decodeLog(message);
-    const memory = this.#useFd((fd) => this.#options.sharing.map(fd, fileOffset, lengthBytes));
-    this.#device.setLog(new DirtyLog(memory));
+    this.#device.setLog(new DirtyLog(this.#map(fileOffset, lengthBytes), fileOffset));
     this.#reply(message.request, encodeUint64(0n));
   }
 
@@ -373,16 +408,13 @@ export class VhostConnection {
     const { sharing } = this.#options;
     if (queueCount === 0 || queueCount > this.#device.queues.length || queueSize === 0)
       throw broken(`memory for requests of ${queueCount} queues of ${queueSize}`);
-    const lengthBytes = queueCount * inflightQueueBytes(queueSize);
+    const lengthBytes = queueCount * this.#device.inflightBytes(queueSize);
     const fd = sharing.create('vhost-inflight', lengthBytes);
     const description = { lengthBytes, fileOffset: 0, queueCount, queueSize };
-    try {
-      this.#device.setInflight(sharing.map(fd, 0, lengthBytes), description);
-      const reply = encodeReply(message.request, encodeInflight(description));
-      if (this.#options.socket.sendFds?.(reply, [fd]) !== true) throw broken('the peer takes no descriptor');
-    } finally {
-      sharing.close(fd);
-    }
+    const memory = this.#owning(fd, () => new KeptMemory(sharing, fd, 0, lengthBytes));
+    this.#device.setInflight(memory, description);
+    const reply = encodeReply(message.request, encodeInflight(description));
+    if (this.#options.socket.sendFds?.(reply, [fd]) !== true) throw broken('the peer takes no descriptor');
   }
 
   #getConfig(message: Message): void {
@@ -410,14 +442,3 @@ export class VhostConnection {
     channel.start({ onData: () => undefined, onClose: () => channel.destroy() });
   }
 }
-
-const HAS_REPLY: ReadonlySet<number> = new Set<number>([
-  Request.getFeatures,
-  Request.getProtocolFeatures,
-  Request.getQueueNum,
-  Request.getConfig,
-  Request.getVringBase,
-  Request.getMaxMemSlots,
-  Request.setLogBase,
-  Request.getInflightFd,
-]);

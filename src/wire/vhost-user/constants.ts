@@ -30,6 +30,18 @@ export const Request = {
   remMemReg: 38,
 } as const;
 
+/** Those that are answered in any case. */
+export const HAS_REPLY: ReadonlySet<number> = new Set<number>([
+  Request.getFeatures,
+  Request.getProtocolFeatures,
+  Request.getQueueNum,
+  Request.getConfig,
+  Request.getVringBase,
+  Request.getMaxMemSlots,
+  Request.setLogBase,
+  Request.getInflightFd,
+]);
+
 /** What a back-end asks on its own channel. */
 export const BackendRequest = { configChange: 2 } as const;
 
@@ -71,6 +83,7 @@ export const Feature = {
   eventIndex: 1n << 29n,
   protocolFeatures: 1n << 30n,
   version1: 1n << 32n,
+  packedRing: 1n << 34n,
 } as const;
 
 export const ProtocolFeature = {
@@ -91,8 +104,10 @@ export const SECTOR_BYTES = 512;
 export const ID_BYTES = 20;
 export const WRITE_ZEROES_MAY_UNMAP = 1;
 
-/** Rings (virtio 1.2, 2.7). */
-export const DescriptorFlag = { next: 1, write: 2, indirect: 4 } as const;
+/** Rings (virtio 1.2, 2.7 and 2.8). The last two are of packed rings. */
+export const DescriptorFlag = { next: 1, write: 2, indirect: 4, available: 0x80, used: 0x8000 } as const;
+/** What each side of a packed ring wants to be told: of all, of nothing, of one descriptor. */
+export const RingEvent = { enable: 0, disable: 1, descriptor: 2 } as const;
 export const DESCRIPTOR_BYTES = 16;
 /** Avail ring: the driver wants no notifications. Used ring: the device wants none. */
 export const NO_NOTIFICATION = 1;

@@ -1,6 +1,6 @@
-import type { SharedMemory } from '../../host/host.js';
 import { broken } from './codec.js';
 import { asBuffer } from './guest-memory.js';
+import type { PeerMemory } from './kept-memory.js';
 
 /** What a bit stands for (VHOST_LOG_PAGE). */
 const PAGE_BYTES = 4096;
@@ -9,11 +9,14 @@ const PAGE_BYTES = 4096;
  * Which pages of a guest's memory we have written: a bitmap that the peer reads and clears while we set bits in it.
  */
 export class DirtyLog {
-  readonly #memory: SharedMemory;
+  readonly memory: PeerMemory;
+  /** Where in its file it begins. */
+  readonly fileOffset: number;
   readonly #bits: Buffer;
 
-  constructor(memory: SharedMemory) {
-    this.#memory = memory;
+  constructor(memory: PeerMemory, fileOffset: number) {
+    this.memory = memory;
+    this.fileOffset = fileOffset;
     this.#bits = asBuffer(memory.view(0, memory.lengthBytes));
   }
 
@@ -30,6 +33,6 @@ export class DirtyLog {
   }
 
   close(): void {
-    this.#memory.unmap();
+    this.memory.unmap();
   }
 }

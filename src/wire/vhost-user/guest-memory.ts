@@ -1,21 +1,21 @@
 import { assert } from '../../base/assert.js';
 import { MAX_VIEW_BYTES } from '../../base/limits.js';
-import type { SharedMemory } from '../../host/host.js';
 import { broken, type MemoryRegion } from './codec.js';
+import type { PeerMemory } from './kept-memory.js';
 import type { Stretches } from './stretches.js';
 
 /** A region that is mapped, shared by the tables that have it. */
 export class MappedRegion {
   readonly region: MemoryRegion;
-  readonly #memory: SharedMemory;
+  readonly memory: PeerMemory;
   /** Of MAX_VIEW_BYTES each, made as they are needed. */
   readonly #windows: Buffer[] = [];
   #tables = 0;
 
-  constructor(region: MemoryRegion, memory: SharedMemory) {
+  constructor(region: MemoryRegion, memory: PeerMemory) {
     assert(memory.lengthBytes === region.lengthBytes, 'a region is mapped as a whole');
     this.region = region;
-    this.#memory = memory;
+    this.memory = memory;
   }
 
   keep(): void {
@@ -23,12 +23,12 @@ export class MappedRegion {
   }
 
   release(): void {
-    if (--this.#tables === 0) this.#memory.unmap();
+    if (--this.#tables === 0) this.memory.unmap();
   }
 
   /** Unless a table has it. */
   discard(): void {
-    if (this.#tables === 0) this.#memory.unmap();
+    if (this.#tables === 0) this.memory.unmap();
   }
 
   window(index: number): Buffer {
@@ -38,12 +38,12 @@ export class MappedRegion {
   #newWindow(index: number): Buffer {
     const start = index * MAX_VIEW_BYTES;
     const lengthBytes = Math.min(MAX_VIEW_BYTES, this.region.lengthBytes - start);
-    return asBuffer(this.#memory.view(start, lengthBytes));
+    return asBuffer(this.memory.view(start, lengthBytes));
   }
 
   /** In one piece, however large. */
   view(offset: number, lengthBytes: number): Uint8Array {
-    return this.#memory.view(offset, lengthBytes);
+    return this.memory.view(offset, lengthBytes);
   }
 }
 
@@ -99,6 +99,15 @@ export class GuestMemory {
     for (const candidate of this.regions)
       if (contains(candidate.region, address)) return (this.#last = candidate);
     throw broken(`address ${address} lies in no region of memory`);
+  }
+
+  /** Where the guest sees what lies at an address of the peer's process. Errors: those of broken(). */
+  guestAddress(userAddress: number): number {
+    for (const { region } of this.regions) {
+      const offset = userAddress - region.userAddress;
+      if (offset >= 0 && offset < region.lengthBytes) return region.guestAddress + offset;
+    }
+    throw broken(`${userAddress} lies in no region of memory`);
   }
 
   /**

@@ -1,4 +1,4 @@
-import type { SharedMemory } from '../../host/host.js';
+import type { SharedMemory } from '../../host/sharing.js';
 import { alignUp } from '../../base/align.js';
 import { assert, defined } from '../../base/assert.js';
 import { asBuffer } from './guest-memory.js';

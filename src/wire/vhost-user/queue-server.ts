@@ -1,18 +1,22 @@
 import { assert } from '../../base/assert.js';
-import { BlockError } from '../../base/error.js';
-import type { CancelSignal } from '../../base/cancel-signal.js';
+import { BlockError, errnoOf } from '../../base/error.js';
+import { CancelSignal } from '../../base/cancel-signal.js';
 import { Notifier } from '../../base/async.js';
 import type { IoRequest, RequestPool } from '../../base/io-request.js';
 import { MAX_CLIENT_IN_FLIGHT_BYTES, MiB } from '../../base/limits.js';
 import { BusyPolling } from '../../host/busy-polling.js';
-import type { HostClock, HostEvent, HostWatch } from '../../host/host.js';
+import type { HostClock } from '../../host/host.js';
+import type { HostEvent, HostWatch } from '../../host/sharing.js';
 import { BlockRequest, checkShape, HEADER_BYTES } from './block-request.js';
 import { broken } from './codec.js';
 import { BlockStatus, ID_BYTES } from './constants.js';
 import type { DirtyLog } from './dirty-log.js';
 import type { GuestMemory } from './guest-memory.js';
 import type { BlockExportProperties } from './target.js';
-import { Chain, Virtqueue } from './virtqueue.js';
+import { Chain } from './chain.js';
+import { PackedQueue } from './packed-queue.js';
+import { SplitQueue } from './split-queue.js';
+import type { Virtqueue } from './virtqueue.js';
 
 /** Bytes served of one queue before others get their turn, and what a request counts for at least. */
 const TURN_BYTES = 8 * MiB;
@@ -25,8 +29,6 @@ export interface QueueOwner {
   readonly disk: BlockExportProperties;
   readonly clock: HostClock;
   readonly pool: RequestPool;
-  /** Cancelled when the peer is gone: what has not begun does not begin. */
-  readonly signal: CancelSignal;
   readonly load: Load;
   readonly memory: GuestMemory | undefined;
   /** What we write of the guest's memory is marked in it. */
@@ -36,6 +38,8 @@ export interface QueueOwner {
   readonly hasEventIndex: boolean;
   readonly tellsWhenEmpty: boolean;
   readonly isGone: boolean;
+  /** Nothing is taken for a while. */
+  readonly isFrozen: boolean;
   /** What the peer's memory says is wrong: its connection ends. */
   fail(error: BlockError): void;
 }
@@ -65,7 +69,7 @@ interface Answer {
 
 /** Serves one queue: takes requests as they come, does what the disk can do at once, and answers the others when they are done. */
 export class QueueServer {
-  readonly queue: Virtqueue;
+  #queue: Virtqueue;
   readonly #owner: QueueOwner;
   readonly #chain = new Chain();
   readonly #request = new BlockRequest();
@@ -75,6 +79,8 @@ export class QueueServer {
   #kick: HostWatch | undefined;
   #call: HostEvent | undefined;
   #error: HostEvent | undefined;
+  /** Cancelled when the peer is gone, or requests are given up: what has not begun does not begin. */
+  #signal = new CancelSignal();
   #isStarted = false;
   isEnabled = false;
   #inFlight = 0;
@@ -84,7 +90,7 @@ export class QueueServer {
   #isTellArmed = false;
 
   constructor(index: number, owner: QueueOwner) {
-    this.queue = new Virtqueue(index);
+    this.#queue = new SplitQueue(index);
     this.#owner = owner;
     const loop = {
       nowMs: () => owner.clock.nowMs(),
@@ -96,6 +102,20 @@ export class QueueServer {
       },
       sleep: () => this.#guarded(() => this.#listen()),
     });
+  }
+
+  get queue(): Virtqueue {
+    return this.#queue;
+  }
+
+  /** The form of its ring. Errors: those of broken(), when it is in use in another one. */
+  setPacked(isPacked: boolean): void {
+    if (this.#queue instanceof PackedQueue === isPacked) return;
+    const { index } = this.#queue;
+    if (this.#isStarted || this.#inFlight > 0) throw broken(`queue ${index} is running`);
+    const queue = isPacked ? new PackedQueue(index) : new SplitQueue(index);
+    queue.takeOver(this.#queue);
+    this.#queue = queue;
   }
 
   get inFlight(): number {
@@ -124,18 +144,16 @@ export class QueueServer {
     return this.#isStarted;
   }
 
+  /** What it hears by and tells by. */
+  get events(): { kick: HostWatch | undefined; call: HostEvent | undefined; error: HostEvent | undefined } {
+    return { kick: this.#kick, call: this.#call, error: this.#error };
+  }
+
   /** From where in the memory it is used. */
   #start(): void {
     if (this.#isStarted) return;
-    const { queue } = this;
     this.#map();
-    queue.start();
-    if (queue.inflight) {
-      if (queue.size > queue.inflight.queueSize)
-        throw broken(`queue ${queue.index} has no room for its requests`);
-      this.#toRepeat = queue.inflight.recover(queue.usedIndex);
-      queue.nextAvailable = (queue.usedIndex + this.#toRepeat.length) % 0x10000;
-    }
+    this.#toRepeat = this.queue.start();
     this.#isStarted = true;
     this.look();
   }
@@ -153,14 +171,30 @@ export class QueueServer {
     this.look();
   }
 
-  /** Takes nothing more; resolves when all that was taken is answered. */
+  /**
+   * Takes nothing more; resolves when all that was taken is answered. What waits for a guest that a failure has stopped is
+   * given up, where it is kept in mind, and is taken again when the queue starts: the guest's processors stop only then.
+   */
   async stop(): Promise<void> {
     this.#isStarted = false;
     this.#kick?.close();
     this.#kick = undefined;
+    if (this.#inFlight > 0 && this.queue.keepsInflight) await this.#idleOrHeld();
     await this.idle();
     this.#tell();
     this.queue.unmap();
+  }
+
+  async #idleOrHeld(): Promise<void> {
+    const over = new CancelSignal();
+    const held = this.#owner.disk.target.whenHeld?.(over).then(
+      () => this.#signal.cancel(),
+      () => undefined,
+    );
+    await this.idle();
+    over.cancel();
+    await held;
+    if (this.#signal.isCancelled && !this.#owner.isGone) this.#signal = new CancelSignal();
   }
 
   idle(): Promise<void> {
@@ -175,6 +209,7 @@ export class QueueServer {
     this.#call?.close();
     this.#error?.close();
     this.#kick = this.#call = this.#error = undefined;
+    this.#signal.cancel();
     this.queue.unmap();
     this.#chain.in.forget();
     this.#chain.out.forget();
@@ -190,8 +225,9 @@ export class QueueServer {
   }
 
   #runs(): boolean {
-    const { isGone, lacksLog } = this.#owner;
-    return this.#isStarted && this.isEnabled && !isGone && !lacksLog && this.queue.isMapped;
+    const { isGone, isFrozen, lacksLog } = this.#owner;
+    const isServed = !isGone && !isFrozen && !lacksLog;
+    return this.#isStarted && this.isEnabled && isServed && this.queue.isMapped;
   }
 
   #serve(): void {
@@ -239,7 +275,7 @@ export class QueueServer {
   #next(memory: GuestMemory): number {
     const again = this.#toRepeat.shift();
     if (again === undefined) return this.queue.take(memory, this.#chain);
-    this.queue.read(again, memory, this.#chain);
+    this.queue.readAgain(again, memory, this.#chain);
     return again;
   }
 
@@ -316,16 +352,17 @@ export class QueueServer {
     this.#changes.delete(change);
     load.requests--;
     load.bytes -= lengthBytes;
-    this.#guarded(() => this.#answer(answer, status));
+    if (status !== undefined) this.#guarded(() => this.#answer(answer, status));
     answer.memory.unuse();
     this.#inFlight--;
     if (this.#inFlight === 0) this.#idle.notify();
     load.less.notify();
   }
 
-  /** Answers the status. */
-  async #ask(io: IoRequest, isChange: boolean): Promise<number> {
-    const { disk, pool, signal } = this.#owner;
+  /** Answers the status; undefined: it was given up. */
+  async #ask(io: IoRequest, isChange: boolean): Promise<number | undefined> {
+    const { disk, pool } = this.#owner;
+    const signal = this.#signal;
     const { offset, lengthBytes } = io;
     io.signal = signal;
     try {
@@ -333,8 +370,8 @@ export class QueueServer {
       await disk.target.run(io);
       return BlockStatus.ok;
     } catch (error) {
-      if (error instanceof BlockError) return BlockStatus.ioError;
-      throw error;
+      if (!(error instanceof BlockError)) throw error;
+      return signal.isCancelled && errnoOf(error) === 'ECANCELED' ? undefined : BlockStatus.ioError;
     } finally {
       pool.give(io);
     }
@@ -342,7 +379,8 @@ export class QueueServer {
 
   /** Waits for changes of peers that are gone. Errors: ECANCELED, when this one is gone itself by then. */
   async #afterLost(offset: number, lengthBytes: number): Promise<void> {
-    const { disk, signal } = this.#owner;
+    const { disk } = this.#owner;
+    const signal = this.#signal;
     const before = (): Promise<unknown> | undefined => disk.lost.overlapping(offset, lengthBytes);
     for (let lost = before(); lost; lost = before()) await signal.during(lost);
   }

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { MemoryTarget } from '../../../test/kit/memory-target.js';
+import { RingDriver } from '../../../test/kit/ring-driver.js';
 import {
   type FrontEndProperties,
   GUEST_BASE,
@@ -12,11 +13,13 @@ import {
   VhostFrontEnd,
 } from '../../../test/kit/vhost-front-end.js';
 import { defined } from '../../base/assert.js';
+import type { SharedMemory } from '../../host/sharing.js';
 import { createRealHost } from '../../host/real.js';
 import { LostChanges } from '../nbd/lost-changes.js';
 import { encodeInflight, encodeUint64, encodeVringState } from './codec.js';
 import { Feature, Request } from './constants.js';
 import { InflightQueue } from './inflight.js';
+import { PackedInflight } from './packed-inflight.js';
 import { VhostServer } from './server.js';
 
 const MiB = 1024 * 1024;
@@ -210,7 +213,9 @@ test('what no front-end may say ends its connection, and nothing of it is kept',
 test('a chain that cannot be one ends the connection, and the next front-end is served', async (t) => {
   const bed = await bedFor(t);
   const guest = await bed.start();
-  guest.queue(0).driver.offer(1000);
+  const { driver } = guest.queue(0);
+  assert.ok(driver instanceof RingDriver);
+  driver.offer(1000);
   guest.queue(0).kick.signal();
   await guest.closed();
   assert.match(bed.said[0] ?? '', /no descriptor 1000/);
@@ -227,98 +232,122 @@ test('a request fails with the disk, and does not when that is well again', asyn
   assert.equal(await guest.write(0, Buffer.alloc(512)), 0);
 });
 
-test('a queue that is stopped has answered all that it took', async (t) => {
-  const bed = await bedFor(t);
-  const guest = await bed.start();
-  bed.target.hold();
-  const begun = guest.begin(4, 0);
-  await until(() => bed.target.began.length === 1);
-  const base = guest.ask(Request.getVringBase, encodeVringState(0, 0));
-  // What comes meanwhile is answered later.
-  guest.send(Request.getFeatures);
-  await host.clock.sleep(20);
-  assert.equal(guest.bytes(begun.status)[0], 0xff);
-  bed.target.release();
-  assert.deepEqual(await base, encodeVringState(0, 1));
-  guest.collect();
-  assert.deepEqual(await guest.end(begun), { status: 0, filledBytes: 1 });
-});
+const FORMS = [
+  ['split', Feature.version1 | Feature.indirect],
+  ['packed', Feature.version1 | Feature.indirect | Feature.packedRing],
+] as const;
 
-test('who comes back repeats what was under way, after what its predecessor had begun', async (t) => {
-  const bed = await bedFor(t);
-  const first = await bed.start({ wantsInflight: true });
-  const inflight = defined(first.inflight, 'memory for requests');
-  assert.equal(await first.write(0, Buffer.alloc(512, 1)), 0);
-  bed.target.hold();
-  const data = first.allocate(512);
-  first.bytes(data).fill(2);
-  const write = first.begin(1, 0, { out: [data] });
-  const other = first.begin(4, 0);
-  await until(() => bed.target.began.length === 2);
-  const memory = sharing.map(inflight.fd, 0, inflight.description.lengthBytes);
-  const marks = new InflightQueue(memory, 0, 64);
-  assert.deepEqual([marks.isInFlight(write.head), marks.isInFlight(other.head)], [true, true]);
-  first.hangUp();
-  await until(() => !bed.server.isConnected);
-
-  bed.target.began.length = 0;
-  // Its guest's memory is the same; what it says of the ring's place is not looked at.
-  const second = await bed.start({ memoryFd: first.memoryFd, inflight });
-  await until(() => bed.target.began.includes('flush 0'));
-  assert.deepEqual(bed.target.began, ['flush 0'], 'the write waits for the one that is lost');
-  bed.target.release();
-  await until(() => !marks.isInFlight(write.head) && !marks.isInFlight(other.head));
-  memory.unmap();
-  assert.deepEqual([...bed.target.content.subarray(0, 2)], [2, 2]);
-  assert.equal(second.bytes(write.status)[0], 0);
-  assert.equal(second.bytes(other.status)[0], 0);
-});
-
-test('every page that is written is marked in the log', async (t) => {
-  const bed = await bedFor(t);
-  const guest = await bed.start();
-  const pages = guest.memory.length / 4096 + GUEST_BASE / 4096;
-  const lengthBytes = Math.ceil(pages / 8 / 4096) * 4096;
-  const fd = sharing.create('log', lengthBytes);
-  const log = sharing.map(fd, 0, lengthBytes);
-  const bits = log.view(0, lengthBytes);
-  const payload = Buffer.alloc(16);
-  payload.writeBigUInt64LE(BigInt(lengthBytes), 0);
-  await guest.ask(Request.setLogBase, payload, [fd]);
-  sharing.close(fd);
-  const isDirty = (address: number): boolean => {
-    const page = Math.floor(address / 4096);
-    return ((bits[Math.floor(page / 8)] ?? 0) & (1 << (page % 8))) !== 0;
-  };
-  const dirty = (): number => bits.reduce((sum, byte) => sum + byte.toString(2).replace(/0/g, '').length, 0);
-
-  await guest.read(0, 4096);
-  assert.equal(dirty(), 0, 'nothing is logged before it is agreed');
-  const features = Feature.version1 | Feature.logAll | Feature.protocolFeatures | Feature.indirect;
-  guest.send(Request.setFeatures, encodeUint64(features));
-  const { driver } = guest.queue(0);
-  guest.send(Request.setVringAddr, guest.ringAddresses(0, driver, 1));
-  await guest.askNumber(Request.getFeatures);
-
-  for (const isHeld of [false, true]) {
-    bits.fill(0);
-    if (isHeld) bed.target.hold();
-    const into = [guest.allocate(3 * 4096), guest.allocate(100 * 512)];
-    const begun = guest.begin(0, 0, { into });
-    if (isHeld) await until(() => bed.target.began.length > 0);
+for (const [form, features] of FORMS) {
+  test(`a ${form} queue that is stopped has answered all that it took, and goes on there`, async (t) => {
+    const bed = await bedFor(t);
+    const guest = await bed.start({ features });
+    bed.target.hold();
+    const begun = guest.begin(4, 0);
+    await until(() => bed.target.began.length === 1);
+    const base = guest.ask(Request.getVringBase, encodeVringState(0, 0));
+    // What comes meanwhile is answered later.
+    guest.send(Request.getFeatures);
+    await host.clock.sleep(20);
+    assert.equal(guest.bytes(begun.status)[0], 0xff);
     bed.target.release();
-    assert.equal((await guest.end(begun)).status, 0);
-    for (const { address, lengthBytes: length } of into)
-      for (let at = address; at < address + length; at += 512) assert.ok(isDirty(at), String(at));
-    assert.ok(isDirty(begun.status.address), 'the status');
-    assert.ok(isDirty(driver.places.used), 'the used ring');
-    assert.ok(dirty() < 24);
-  }
-  bits.fill(0);
-  assert.equal(await guest.write(0, Buffer.alloc(8192)), 0);
-  assert.ok(dirty() <= 3, 'what is only read is not dirty');
-  log.unmap();
-});
+    // Of a packed ring, two descriptors and the first round on both sides.
+    const stands = form === 'split' ? 1 : 0x8002_8002;
+    assert.deepEqual(await base, encodeVringState(0, stands));
+    guest.collect();
+    assert.deepEqual(await guest.end(begun), { status: 0, filledBytes: 1 });
+    guest.startQueue(0, guest.queue(0).driver, stands);
+    assert.equal(await guest.write(0, Buffer.alloc(512, 3)), 0);
+    assert.equal(bed.target.content[0], 3);
+  });
+
+  test(`of a ${form} queue who comes back repeats what was under way, after what its predecessor had begun`, async (t) => {
+    const bed = await bedFor(t);
+    const first = await bed.start({ wantsInflight: true, features });
+    const inflight = defined(first.inflight, 'memory for requests');
+    assert.equal(await first.write(0, Buffer.alloc(512, 1)), 0);
+    bed.target.hold();
+    const data = first.allocate(512);
+    first.bytes(data).fill(2);
+    const write = first.begin(1, 0, { out: [data] });
+    const other = first.begin(4, 0);
+    await until(() => bed.target.began.length === 2);
+    const memory = sharing.map(inflight.fd, 0, inflight.description.lengthBytes);
+    const underWay = (): number => marked(form, memory);
+    assert.equal(underWay(), 2);
+    first.hangUp();
+    await until(() => !bed.server.isConnected);
+
+    bed.target.began.length = 0;
+    // Its guest's memory is the same; what it says of the ring's place is not looked at.
+    const drivers = first.queues.map(({ driver }) => driver);
+    const second = await bed.start({ memoryFd: first.memoryFd, drivers, inflight, features });
+    await until(() => bed.target.began.includes('flush 0'));
+    assert.deepEqual(bed.target.began, ['flush 0'], 'the write waits for the one that is lost');
+    bed.target.release();
+    await until(() => underWay() === 0);
+    memory.unmap();
+    assert.deepEqual([...bed.target.content.subarray(0, 2)], [2, 2]);
+    assert.equal(second.bytes(write.status)[0], 0);
+    assert.equal(second.bytes(other.status)[0], 0);
+  });
+}
+
+/** Requests of a queue of 64 that its memory says are under way. */
+function marked(form: 'split' | 'packed', memory: SharedMemory): number {
+  const kept = form === 'split' ? new InflightQueue(memory, 0, 64) : new PackedInflight(memory, 0, 64);
+  return Array.from({ length: 64 }, (_, i) => i).filter((i) => kept.isInFlight(i)).length;
+}
+
+for (const [form, agreed] of FORMS)
+  test(`every page that is written is marked in the log, with a ${form} ring`, async (t) => {
+    const bed = await bedFor(t);
+    const guest = await bed.start({ features: agreed });
+    const pages = guest.memory.length / 4096 + GUEST_BASE / 4096;
+    const lengthBytes = Math.ceil(pages / 8 / 4096) * 4096;
+    const fd = sharing.create('log', lengthBytes);
+    const log = sharing.map(fd, 0, lengthBytes);
+    const bits = log.view(0, lengthBytes);
+    const payload = Buffer.alloc(16);
+    payload.writeBigUInt64LE(BigInt(lengthBytes), 0);
+    await guest.ask(Request.setLogBase, payload, [fd]);
+    sharing.close(fd);
+    const isDirty = (address: number): boolean => {
+      const page = Math.floor(address / 4096);
+      return ((bits[Math.floor(page / 8)] ?? 0) & (1 << (page % 8))) !== 0;
+    };
+    const dirty = (): number =>
+      bits.reduce((sum, byte) => sum + byte.toString(2).replace(/0/g, '').length, 0);
+
+    await guest.read(0, 4096);
+    assert.equal(dirty(), 0, 'nothing is logged before it is agreed');
+    const features = agreed | Feature.logAll | Feature.protocolFeatures;
+    guest.send(Request.setFeatures, encodeUint64(features));
+    const { driver } = guest.queue(0);
+    guest.send(Request.setVringAddr, guest.ringAddresses(0, driver, 1));
+    await guest.askNumber(Request.getFeatures);
+
+    for (const isHeld of [false, true]) {
+      bits.fill(0);
+      if (isHeld) bed.target.hold();
+      const into = [guest.allocate(3 * 4096), guest.allocate(100 * 512)];
+      const begun = guest.begin(0, 0, { into });
+      if (isHeld) await until(() => bed.target.began.length > 0);
+      bed.target.release();
+      assert.equal((await guest.end(begun)).status, 0);
+      for (const { address, lengthBytes: length } of into)
+        for (let at = address; at < address + length; at += 512) assert.ok(isDirty(at), String(at));
+      assert.ok(isDirty(begun.status.address), 'the status');
+      assert.ok(
+        isDirty(form === 'split' ? driver.places.used : driver.places.descriptors),
+        'what is given back',
+      );
+      assert.ok(dirty() < 24);
+    }
+    bits.fill(0);
+    assert.equal(await guest.write(0, Buffer.alloc(8192)), 0);
+    assert.ok(dirty() <= 3, 'what is only read is not dirty');
+    log.unmap();
+  });
 
 test('memory may be given and taken region by region, and replaced while requests use it', async (t) => {
   const bed = await bedFor(t);

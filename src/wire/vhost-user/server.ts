@@ -1,6 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import type { Host, HostListener, HostSocket, SocketAddress } from '../../host/host.js';
 import { VhostConnection } from './connection.js';
+import type { PassedFrontEnd } from './passing.js';
 import type { BlockExportProperties } from './target.js';
 
 /** Front-ends that wait until the one that is served leaves; as a listen backlog. */
@@ -21,6 +22,7 @@ export class VhostServer {
   readonly #connections = new Set<VhostConnection>();
   #current: VhostConnection | undefined;
   #listener: HostListener | undefined;
+  #isFrozen = false;
   #isClosed = false;
 
   private constructor(host: Host, options: VhostServerOptions) {
@@ -60,6 +62,38 @@ export class VhostServer {
     await Promise.all([...this.#connections].map((connection) => connection.idle()));
   }
 
+  /** Nothing more of what front-ends and their guests ask is looked at, until thaw(). */
+  freeze(): void {
+    this.#isFrozen = true;
+    for (const connection of this.#connections) connection.freeze();
+  }
+
+  thaw(): void {
+    this.#isFrozen = false;
+    for (const connection of this.#connections) connection.thaw();
+  }
+
+  /** All that was asked before freeze() is answered. Looked at again after a while. */
+  get isQuiet(): boolean {
+    return [...this.#connections].every(({ isQuiet }) => isQuiet);
+  }
+
+  /** Front-ends for another process; those that wait for their turn were not heard. */
+  passed(): Array<{ frontEnd: PassedFrontEnd | undefined; fd: number }> {
+    const served = this.#current?.passed();
+    const waiting = this.#waiting.flatMap((socket) => {
+      const fd = socket.descriptor?.();
+      return fd === undefined ? [] : [{ frontEnd: undefined, fd }];
+    });
+    return served ? [served, ...waiting] : waiting;
+  }
+
+  /** Goes on with a front-end of another process. */
+  adopt(socket: HostSocket, frontEnd: PassedFrontEnd | undefined): void {
+    if (frontEnd) this.#serve(socket, frontEnd);
+    else this.#accept(socket);
+  }
+
   #accept(socket: HostSocket): void {
     if (this.#isClosed) return socket.destroy();
     // One that comes back need not wait until it is told that it had left.
@@ -69,7 +103,7 @@ export class VhostServer {
     else socket.destroy();
   }
 
-  #serve(socket: HostSocket): void {
+  #serve(socket: HostSocket, passed?: PassedFrontEnd): void {
     const { sharing } = this.#host;
     if (!sharing) return socket.destroy();
     const connection: VhostConnection = new VhostConnection({
@@ -79,6 +113,8 @@ export class VhostServer {
     });
     this.#current = connection;
     this.#connections.add(connection);
+    if (this.#isFrozen) connection.freeze();
+    if (passed) connection.goOnWith(passed);
   }
 
   #left(connection: VhostConnection): void {

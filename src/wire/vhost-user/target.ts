@@ -1,3 +1,4 @@
+import type { CancelSignal } from '../../base/cancel-signal.js';
 import type { IoRequest } from '../../base/io-request.js';
 
 /**
@@ -11,6 +12,11 @@ export interface BlockTarget {
   /** Does a read or write now, if no wait is needed; false: nothing was done, and run() is to be used. */
   tryRun(request: IoRequest): boolean;
   run(request: IoRequest): Promise<void>;
+  /**
+   * Resolves when nothing that waits goes on by itself: it may be given up, and asked for again. Absent: it always does.
+   * Errors: ECANCELED.
+   */
+  whenHeld?(signal: CancelSignal): Promise<void>;
 }
 
 /** Changes to a disk whose clients are gone, and which are still under way: see LostChanges. */

@@ -1,63 +1,13 @@
-import { alignUp } from '../../../base/align.js';
 import { BlockError } from '../../../base/error.js';
-import { MAX_L1_BYTES, MiB } from '../../../base/limits.js';
+import { MAX_L1_BYTES } from '../../../base/limits.js';
 import { MAX_DIRECTORY_BYTES, rawEntries } from '../disk/bitmap-directory.js';
 import { ExtensionType, findExtension } from '../disk/header-extensions.js';
 import { AUTOCLEAR_BITMAPS, ENTRY_BYTES, entryOffset, readU64 } from '../disk/layout.js';
-import { SNAPSHOT_HEADER_BYTES, snapshotEntryBytes } from '../disk/snapshots.js';
-import { readPadded } from './held.js';
+import type { SnapshotList } from './snapshot-list.js';
 import type { Walk } from './walk.js';
 
-/** Longest snapshot table that is read (QEMU: 64 MiB). */
-const MAX_SNAPSHOT_TABLE_BYTES = 64 * MiB;
 /** Longest bitmap table, in entries: QEMU's bound. */
 const MAX_BITMAP_TABLE_ENTRIES = 0x8000000 / ENTRY_BYTES;
-/** What every snapshot of a version 3 image says beyond version 2. */
-const VERSION_3_EXTRA_BYTES = 16;
-
-export interface SnapshotEntry {
-  id: string;
-  name: string;
-  l1Offset: number;
-  l1Entries: number;
-}
-
-/** The snapshot table as far as it can be read. */
-export interface SnapshotList {
-  entries: SnapshotEntry[];
-  lengthBytes: number;
-}
-
-/** Reads the snapshot table (qcow2 specification, "Snapshots"); tells of entries that lack something. */
-export async function readSnapshotList(walk: Walk): Promise<SnapshotList> {
-  const { header, file, report } = walk;
-  const entries: SnapshotEntry[] = [];
-  let at = header.snapshotsOffset;
-  for (let i = 0; i < header.snapshotCount; i++) {
-    const head = Buffer.alloc(SNAPSHOT_HEADER_BYTES);
-    await readPadded(file, at, head);
-    const entry = Buffer.alloc(snapshotEntryBytes(head));
-    if (at + entry.length > header.snapshotsOffset + MAX_SNAPSHOT_TABLE_BYTES) {
-      report.corruption('ERROR snapshot table is too big');
-      break;
-    }
-    await readPadded(file, at, entry);
-    const extraBytes = entry.readUInt32BE(36);
-    if (header.version >= 3 && extraBytes < VERSION_3_EXTRA_BYTES)
-      report.corruption(`ERROR snapshot table entry ${i} is incomplete`);
-    const idAt = SNAPSHOT_HEADER_BYTES + extraBytes;
-    const nameAt = idAt + entry.readUInt16BE(12);
-    entries.push({
-      id: entry.toString('utf8', idAt, nameAt),
-      name: entry.toString('utf8', nameAt, nameAt + entry.readUInt16BE(14)),
-      l1Offset: readU64(entry, 0, 'Snapshot L1 table offset'),
-      l1Entries: entry.readUInt32BE(8),
-    });
-    at += alignUp(entry.length, 8);
-  }
-  return { entries, lengthBytes: at - header.snapshotsOffset };
-}
-
 /** Counts what internal snapshots refer to. */
 export async function walkSnapshots(walk: Walk, snapshots: SnapshotList): Promise<void> {
   const { header, report } = walk;

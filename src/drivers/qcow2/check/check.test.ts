@@ -118,3 +118,41 @@ test('the disk of an image whose size ends within a sector ends before it', asyn
   image.u64(24, BigInt(4 * CLUSTER + 1));
   assert.equal((await checkQcow2(childOf(new RecordedDisk(image.bytes)))).totalClusters, 4);
 });
+
+/** What the two halves of an extended entry say, and what a check says of that. */
+const PARTS: ReadonlyArray<[string, entry: bigint, parts: bigint, RegExp]> = [
+  [
+    'data where there is no cluster',
+    0n,
+    1n,
+    /^ERROR: Unallocated cluster has non-zero subcluster allocation map$/,
+  ],
+  ['zeroes where there is no cluster', 0n, 1n << 32n, /^$/],
+  [
+    'zeroes that are data',
+    BigInt(6 * CLUSTER) | COPIED,
+    (1n << 32n) | 1n,
+    /^ERROR offset=60000: Allocated cluster has corrupted subcluster allocation bitmap$/,
+  ],
+  [
+    'a compressed cluster with parts',
+    (1n << 62n) | BigInt(6 * CLUSTER),
+    1n,
+    /^ERROR compressed cluster 0 with non-zero subcluster allocation bitmap, entry=0x4000000000060000$/,
+  ],
+];
+
+for (const [name, entry, parts, message] of PARTS)
+  test(`extended entries: ${name}`, async () => {
+    const image = new HandmadeQcow2({ sizeBytes: 4 * CLUSTER, clusters: 16 });
+    image.u64(72, 16n);
+    const l2 = image.l2(0);
+    while (image.cluster() < 6 * CLUSTER);
+    image.refcount(5 * CLUSTER, 0);
+    image.refcount(6 * CLUSTER, entry === 0n ? 0 : 1);
+    image.u64(l2, entry);
+    image.u64(l2 + 8, parts);
+    const found = await checkQcow2(childOf(new RecordedDisk(image.bytes)));
+    assert.match(found.messages.join('\n'), message);
+    assert.equal(found.corruptions, message.source === '^$' ? 0 : 1);
+  });

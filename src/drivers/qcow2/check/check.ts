@@ -4,13 +4,14 @@ import type { ChildIo, RepairMode } from '../../../block/driver.js';
 import type { Header } from '../disk/header.js';
 import { ENTRY_BYTES } from '../disk/layout.js';
 import { readHeader } from '../image.js';
-import { readSnapshotList, walkBitmaps, walkSnapshots } from './check-extras.js';
+import { walkBitmaps, walkSnapshots } from './check-extras.js';
 import { type Comparison, compareRefcounts, CountsAfterwards, repairMismatches } from './compare.js';
 import { checkCopied } from './copied.js';
 import { HeldRefcounts } from './held.js';
 import { References } from './references.js';
 import { type RefcountTableState, walkRefcountTable } from './refcount-table.js';
 import { type Qcow2CheckResult, type Repair, Report } from './report.js';
+import { readSnapshotList } from './snapshot-list.js';
 import { Walk } from './walk.js';
 
 export type { Qcow2CheckResult } from './report.js';
@@ -21,6 +22,8 @@ export interface CheckPlan {
   repairs: readonly Repair[];
   /** Nothing wrong is left afterwards: the image is neither dirty nor corrupt. */
   isClean: boolean;
+  /** How often each cluster is in use. */
+  references: References;
 }
 
 /**
@@ -40,13 +43,13 @@ export async function planRepairs(
   mode: RepairMode,
   say: (line: string) => void = () => undefined,
 ): Promise<CheckPlan> {
-  const { parsed: header } = await readHeader(file);
+  const { parsed: header } = await readHeader(file, true);
   const report = new Report(mode, divideRoundUp(header.sizeBytes, header.clusterBytes), say);
   const clusters = divideRoundUp(file.lengthBytes, header.clusterBytes);
   const references = new References(clusters, header.refcountOrder);
   const held = await HeldRefcounts.read(file, header);
   await new Checker(new Walk(file, header, report, references), held).run();
-  return { result: report.result, repairs: report.repairs, isClean: report.isCleanAfterwards };
+  return { result: report.result, repairs: report.repairs, isClean: report.isCleanAfterwards, references };
 }
 
 /** One check under way. */

@@ -1,54 +1,25 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { crashStates, seededBelow } from '../../../../test/kit/crash-states.js';
-import { COPIED, DamagedQcow2, ownEntry } from '../../../../test/kit/damaged-qcow2.js';
+import { DamagedQcow2, ownEntry } from '../../../../test/kit/damaged-qcow2.js';
 import { HandmadeQcow2 } from '../../../../test/kit/handmade-qcow2.js';
 import { childOf, DiskShelf, RecordedDisk } from '../../../../test/kit/recorded-disk.js';
+import {
+  CLUSTER,
+  DAMAGES,
+  guestSees,
+  setExtra,
+  SIZE,
+  soundImage,
+  stateOf,
+  withSnapshots,
+  worse,
+} from '../../../../test/kit/repaired-qcow2.js';
+import { showSnapshot } from '../../../block/internal-snapshots.js';
 import type { ImageCheck, RepairMode } from '../../../block/driver.js';
 import { FieldOffset } from '../disk/header.js';
 import { qcow2Driver } from '../driver.js';
 import { checkQcow2 } from './check.js';
-
-const CLUSTER = 1024;
-/** Two L2 tables. */
-const SIZE = 130 * CLUSTER;
-
-/** Guest clusters 0, 2, 3 and 40 hold data; 5 keeps a host cluster for zeroes. */
-function soundImage(): DamagedQcow2 {
-  const image = new HandmadeQcow2({ sizeBytes: SIZE, clusterBytes: CLUSTER, clusters: 24 });
-  image.data(0, 1);
-  image.data(2, 3);
-  image.data(3, 4);
-  image.entry(5, BigInt(image.cluster(9)) | COPIED | 1n);
-  image.data(40, 6);
-  return new DamagedQcow2(image.bytes);
-}
-
-type Damage = (image: DamagedQcow2) => void;
-
-/** What is damaged, and how many of the flushes of its repair some crash must miss when they are left out. */
-const DAMAGES: ReadonlyArray<readonly [string, Damage, number]> = [
-  ['leaks', (i) => (i.setRefcount(20 * CLUSTER, 1), i.setRefcount(22 * CLUSTER, 7)), 1],
-  [
-    'a cluster that leaks references',
-    (i) => (i.setRefcount(i.data(0), 3), i.setEntry(0, BigInt(i.data(0)))),
-    1,
-  ],
-  ['data used twice', (i) => i.setEntry(1, i.entry(0)), 2],
-  ['an L2 table used twice', (i) => i.set(i.l1 + 8, i.u64(i.l1)), 2],
-  ['flags', (i) => (i.setEntry(0, BigInt(i.data(0))), i.set(i.l1, BigInt(i.l2))), 1],
-  ['a preallocated cluster between clusters', (i) => i.setEntry(5, i.entry(5) + 512n), 1],
-  ['data counted as free', (i) => i.setRefcount(i.data(0), 0), 2],
-  ['no refcount block', (i) => i.set(i.refcountTable, 0n), 2],
-  ['reserved bits of the refcount table', (i) => i.set(i.refcountTable, i.u64(i.refcountTable) | 1n), 2],
-  ['a refcount block between clusters', (i) => i.set(i.refcountTable, i.u64(i.refcountTable) | 512n), 2],
-  ['a refcount block behind the end', (i) => i.set(i.refcountTable, 2n ** 40n), 2],
-  ['a refcount block named twice', (i) => i.set(i.refcountTable + 8, i.u64(i.refcountTable)), 2],
-  ['the L1 table as refcount block', (i) => i.set(i.refcountTable, BigInt(i.l1)), 2],
-  ['data on the L1 table', (i) => i.setEntry(0, ownEntry(i.l1)), 2],
-  ['bits that say dirty and corrupt', (i) => (i.set(72, 3n), i.setRefcount(i.data(2), 2)), 1],
-  ['a lost end, and free clusters in use', (i) => (i.setRefcount(i.data(0), 0), i.truncate(9 * CLUSTER)), 2],
-];
 
 interface Repaired {
   result: ImageCheck;
@@ -67,58 +38,6 @@ async function repair(content: Buffer, mode: RepairMode, dropFlush = -1): Promis
   assert.ok(result);
   file.mark('repaired');
   return { result, file, lines };
-}
-
-/** What a guest reads of each cluster; undefined where it cannot. */
-async function guestSees(content: Buffer): Promise<Array<string | undefined>> {
-  const shelf = new DiskShelf([qcow2Driver]);
-  shelf.put('image', content);
-  const disk = await shelf.open('image', { readOnly: true });
-  const seen: Array<string | undefined> = [];
-  for (let at = 0; at < SIZE; at += CLUSTER)
-    seen.push(
-      await disk.read(at, CLUSTER).then(
-        (bytes) => bytes.toString('hex'),
-        () => undefined,
-      ),
-    );
-  await disk.close();
-  return seen;
-}
-
-interface State {
-  seen: Array<string | undefined>;
-  /** Clusters in use that count for less than their users. */
-  tooLow: Set<string>;
-  /** Entries that claim to be the only one where the refcount is another. */
-  claims: Set<string>;
-  problems: string[];
-  isMarked: boolean;
-}
-
-async function stateOf(content: Buffer): Promise<State> {
-  const { messages } = await checkQcow2(childOf(new RecordedDisk(content)));
-  const matching = (pattern: RegExp): Set<string> =>
-    new Set(messages.flatMap((line) => pattern.exec(line)?.[1] ?? []));
-  return {
-    seen: await guestSees(content),
-    tooLow: matching(/^ERROR cluster (\d+)/),
-    claims: matching(/entry=8([0-9a-f]{15}) refcount/),
-    problems: messages,
-    isMarked: content.readBigUInt64BE(FieldOffset.incompatible) !== 0n,
-  };
-}
-
-/** Why a crash left the image worse than it was. */
-function worse(before: State, after: State): string | undefined {
-  const changed = before.seen.findIndex((bytes, i) => bytes !== undefined && bytes !== after.seen[i]);
-  if (changed >= 0) return `guest cluster ${changed} is another`;
-  for (const cluster of after.tooLow)
-    if (!before.tooLow.has(cluster)) return `cluster ${cluster} counts too low`;
-  for (const entry of after.claims) if (!before.claims.has(entry)) return `entry ${entry} claims too much`;
-  const isGood = after.problems.length === 0;
-  if (before.isMarked && !after.isMarked && !isGood) return `marked sound with ${after.problems.join('; ')}`;
-  return undefined;
 }
 
 async function firstProblem(content: Buffer, dropFlush: number): Promise<string | undefined> {
@@ -154,6 +73,29 @@ for (const [what, damage, flushesAtLeast] of DAMAGES) {
     assert.ok(needed >= flushesAtLeast, `${needed} of ${file.flushes} flushes are needed`);
   });
 }
+
+for (const [what, field] of [
+  ['has no place', FieldOffset.refcountTableOffset],
+  ['has no clusters', FieldOffset.refcountTableClusters],
+] as const)
+  test(`a refcount table that ${what} is made anew, whatever a crash of that leaves`, async () => {
+    const sound = soundImage();
+    const seen = await guestSees(sound.bytes);
+    const image = soundImage();
+    image.bytes.fill(0, field, field + (field === FieldOffset.refcountTableOffset ? 8 : 4));
+    const found = await repair(image.bytes, 'none');
+    assert.ok(found.result.corruptions > 0);
+    const repaired = async (content: Buffer): Promise<RecordedDisk> => {
+      const { result, file } = await repair(content, 'all');
+      assert.deepEqual([result.corruptions, result.leaks], [0, 0]);
+      const after = await stateOf(file.contents());
+      assert.deepEqual([after.problems, after.isMarked], [[], false]);
+      assert.deepEqual(await guestSees(file.contents()), seen);
+      return file;
+    };
+    const file = await repaired(image.bytes);
+    for (const state of crashStates(file, seededBelow(1))) await repaired(state.content);
+  });
 
 /** Data that lies behind the end of the file is an error until the file is longer: its cluster is kept for it. */
 function expectedRest(what: string): number {
@@ -248,4 +190,61 @@ test('a table that is data of a guest too is not repaired: the guest would see i
     assert.ok(result.corruptions > 0, lines.join('; '));
     assert.ok(result.corruptionsFixed > 0, lines.join('; '));
   }
+});
+
+for (const [what, extra, words, left] of [
+  ['incomplete', [0, 24], ['Repairing snapshot table entry 0 is incomplete'], 1],
+  [
+    'with too much extra data',
+    [1025, 8],
+    [
+      'Discarding too much extra metadata in snapshot table entry 0 (1025 > 1024)',
+      'Repairing snapshot table entry 1 is incomplete',
+    ],
+    undefined,
+  ],
+] as const)
+  test(`a crash while snapshots that are ${what} are repaired loses none of them`, async () => {
+    const damaged = setExtra(await withSnapshots(), ...extra);
+    const { result, file, lines } = await repair(damaged, 'all');
+    assert.deepEqual(lines.slice(0, words.length), words);
+    assert.equal(result.corruptions, 0);
+    const shown = async (content: Buffer): Promise<number[]> => {
+      const values: number[] = [];
+      for (const name of ['s1', 's2']) {
+        const shelf = new DiskShelf([qcow2Driver]);
+        shelf.put('image', content);
+        const disk = await shelf.open('image', { readOnly: true });
+        await showSnapshot(disk.node, { name });
+        values.push((await disk.read(7 * CLUSTER, 1))[0] ?? 0);
+        await disk.close();
+      }
+      return values;
+    };
+    for (const state of crashStates(file, seededBelow(5))) {
+      const isOld =
+        state.content.readBigUInt64BE(FieldOffset.snapshotsOffset) ===
+        damaged.readBigUInt64BE(FieldOffset.snapshotsOffset);
+      if (isOld && left === undefined) continue;
+      assert.deepEqual(await shown(state.content), [1, 2], state.survived);
+      if (!isOld)
+        assert.equal(
+          (await checkQcow2(childOf(new RecordedDisk(state.content)))).corruptions,
+          0,
+          state.survived,
+        );
+    }
+    assert.deepEqual((await checkQcow2(childOf(new RecordedDisk(file.contents())))).messages, []);
+  });
+
+test('more snapshots than there may be are refused, and discarded by a repair', async () => {
+  const damaged = setExtra(await withSnapshots(), 24, 24);
+  damaged.writeUInt32BE(65538, FieldOffset.snapshotCount);
+  const shelf = new DiskShelf([qcow2Driver]);
+  shelf.put('image', damaged);
+  await assert.rejects(shelf.open('image', { readOnly: true }), /^BlockError: Snapshot table too large$/);
+  await assert.rejects(checkQcow2(childOf(new RecordedDisk(damaged))), /^BlockError: File too large$/);
+  const { file, lines } = await repair(damaged, 'all');
+  assert.equal(lines[0], 'Discarding 2 overhanging snapshots');
+  assert.equal(file.contents().readUInt32BE(FieldOffset.snapshotCount), 65536);
 });

@@ -14,6 +14,8 @@ export type Repair =
   | { kind: 'l2-copied'; tableOffset: number; index: number; copied: boolean }
   /** A preallocated zero cluster whose host cluster cannot be gives it up. */
   | { kind: 'l2-zero'; tableOffset: number; index: number }
+  /** A snapshot table of these entries takes the place of the one that has so many bytes. */
+  | { kind: 'snapshot-table'; entries: readonly Buffer[]; formerBytes: number }
   | Rebuild;
 
 /** A new refcount table and new blocks take the place of those that there are. */
@@ -64,6 +66,12 @@ export class Report {
     this.result.corruptionsFixed++;
     this.line(`Repairing ${text}`);
     this.repairs.push(repair);
+  }
+
+  /** Corruptions whose repair is planned by who found them. */
+  fixed(count: number, text: string): void {
+    this.result.corruptionsFixed += count;
+    this.line(text);
   }
 
   /** Takes back repairs of corruptions that must not be made. */

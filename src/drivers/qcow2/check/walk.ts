@@ -138,6 +138,7 @@ export class Walk {
     const reserved = layout.unitsPerCluster > 1 ? Reserved.extendedL2 : Reserved.l2;
     if (kind !== ClusterKind.compressed && hasReservedBitsAt(l2, index * layout.entryBytes, reserved))
       this.report.corruption(`ERROR found l2 entry with reserved bits set: ${this.text(l2, index)}`);
+    this.#parts(l2, index, kind);
     if (kind === ClusterKind.unallocated || kind === ClusterKind.zeroPlain) return;
     if (kind === ClusterKind.compressed) return this.#compressed(l2, index, isActive);
     const { clusterBytes } = this.header;
@@ -151,6 +152,23 @@ export class Walk {
     }
     // What lies in a data file is counted nowhere.
     if (!layout.hasDataFile) this.reference(offset, clusterBytes);
+  }
+
+  /** What an extended entry says of its parts. */
+  #parts(l2: Buffer, index: number, kind: number): void {
+    const { layout, report } = this;
+    if (kind === ClusterKind.compressed) {
+      // Its data is read all the same, so it counts.
+      if (layout.hasParts(l2, index))
+        report.corruption(
+          `ERROR compressed cluster ${index} with non-zero subcluster allocation bitmap, entry=0x${this.text(l2, index)}`,
+        );
+    } else if (layout.isContradictory(l2, index))
+      report.corruption(
+        layout.hasHost(l2, index)
+          ? `ERROR offset=${layout.hostOffset(l2, index).toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`
+          : 'ERROR: Unallocated cluster has non-zero subcluster allocation map',
+      );
   }
 
   #compressed(l2: Buffer, index: number, isActive: boolean): void {

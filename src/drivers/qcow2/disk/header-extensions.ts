@@ -88,9 +88,10 @@ const FEATURES: ReadonlyArray<readonly [number, number, string]> = [
   [0, 4, 'extended L2 entries'],
   [1, 0, 'lazy refcounts'],
   [2, 0, 'bitmaps'],
+  [2, 1, 'raw external data'],
 ];
 
-export function defaultFeatureNames(): HeaderExtension {
+export function defaultFeatureNames(): Buffer {
   const data = Buffer.alloc(FEATURES.length * FEATURE_NAME_BYTES);
   FEATURES.forEach(([bitmap, bit, name], index) => {
     const at = index * FEATURE_NAME_BYTES;
@@ -98,7 +99,7 @@ export function defaultFeatureNames(): HeaderExtension {
     data[at + 1] = bit;
     data.write(name, at + 2, 'latin1');
   });
-  return { type: ExtensionType.featureNames, data };
+  return data;
 }
 
 /**
@@ -117,9 +118,18 @@ export function rebuildExtensions(
     kept.unshift({ type: ExtensionType.backingFormat, data: Buffer.from(backingFormat, 'utf8') });
   const free = spaceBytes - encodeExtensions(kept).length;
   if (free < 0) return undefined;
-  const names = findExtension(old, ExtensionType.featureNames);
-  const rows = Math.floor((free - HEADER_BYTES) / FEATURE_NAME_BYTES);
-  if (names && rows > 0)
-    kept.push({ type: ExtensionType.featureNames, data: names.subarray(0, rows * FEATURE_NAME_BYTES) });
-  return kept;
+  return [...kept, ...namesThatFit(wholeNames(findExtension(old, ExtensionType.featureNames)), free)];
+}
+
+/** What was left out of our own table for lack of room comes back. */
+function wholeNames(names: Buffer | undefined): Buffer | undefined {
+  const ours = defaultFeatureNames();
+  return names?.equals(ours.subarray(0, names.length)) === true ? ours : names;
+}
+
+/** As many rows of a feature name table as there is room for: an extension, or none. */
+export function namesThatFit(names: Buffer | undefined, spaceBytes: number): HeaderExtension[] {
+  const rows = Math.floor((spaceBytes - HEADER_BYTES) / FEATURE_NAME_BYTES);
+  if (!names || rows <= 0) return [];
+  return [{ type: ExtensionType.featureNames, data: names.subarray(0, rows * FEATURE_NAME_BYTES) }];
 }

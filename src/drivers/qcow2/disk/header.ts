@@ -92,8 +92,11 @@ export function layoutOf({ incompatible }: Pick<Header, 'incompatible'>): L2Layo
 /** The file that has the guest's data, as the image names it; undefined: the image has it. */
 export function dataFileOf(header: Header): { name: string | undefined; isRaw: boolean } | undefined {
   if ((header.incompatible & Incompatible.externalDataFile) === 0n) return undefined;
-  const name = findExtension(header.extensions, ExtensionType.dataFile)?.toString('utf8').split('\0', 1)[0];
-  return { name: name === '' ? undefined : name, isRaw: (header.autoclear & AUTOCLEAR_RAW_DATA) !== 0n };
+  const name = findExtension(header.extensions, ExtensionType.dataFile);
+  return {
+    name: (name && untilNul(name)) || undefined,
+    isRaw: (header.autoclear & AUTOCLEAR_RAW_DATA) !== 0n,
+  };
 }
 
 export function l1EntriesFor(sizeBytes: number, clusterBytes: number, l2: L2Layout): number {
@@ -115,9 +118,9 @@ export function headerClusterBytes(start: Buffer): number {
 
 /**
  * Parses and checks the header in the first cluster of an image (qcow2 specification, "Header"). Tables may lie behind
- * the end of the file, where zeroes are. Errors: invalid (no qcow2), unsupported (named), corrupt, limit; QEMU's words.
+ * the end of the file, where zeroes are. For a check there may be no refcount table, which is made anew. Errors: invalid (no qcow2), unsupported (named), corrupt, limit; QEMU's words.
  */
-export function parseHeader(cluster: Buffer): Header {
+export function parseHeader(cluster: Buffer, forCheck = false): Header {
   const clusterBytes = headerClusterBytes(cluster);
   const version = cluster.readUInt32BE(4) === 2 ? 2 : 3;
   const v3 = version === 3;
@@ -151,6 +154,11 @@ export function parseHeader(cluster: Buffer): Header {
   readVariablePart(cluster, header);
   checkFeatures(header);
   header.encryption = encryptionOf(header, cluster.readUInt32BE(FieldOffset.encryption));
+  const { refcountTableOffset, refcountTableClusters } = header;
+  const hasRefcounts = refcountTableOffset > 0 && refcountTableClusters > 0;
+  // None is shorter than any: what a check counts is all missing there.
+  if (forCheck && !hasRefcounts) Object.assign(header, { refcountTableOffset: 0, refcountTableClusters: 0 });
+  else checkRefcountTable(header);
   checkTables(header, exactBytes);
   return header;
 }
@@ -177,11 +185,16 @@ function readVariablePart(cluster: Buffer, header: Header): void {
     throw new BlockError('corrupt', 'Backing file name too long');
   if (backingOffset + length > cluster.length)
     throw new BlockError('corrupt', 'Backing file name lies outside the file');
-  const filename = cluster.toString('utf8', backingOffset, backingOffset + length);
+  const filename = untilNul(cluster.subarray(backingOffset, backingOffset + length));
   if (filename === '') return;
   header.backing = { filename };
   const format = findExtension(header.extensions, ExtensionType.backingFormat);
-  if (format) header.backing.format = format.toString('utf8');
+  if (format) header.backing.format = untilNul(format);
+}
+
+/** What is behind a NUL is no part of a name, whatever its length says. */
+function untilNul(bytes: Buffer): string {
+  return bytes.toString('utf8').split('\0', 1)[0] ?? '';
 }
 
 /** Errors: unsupported, corrupt. */
@@ -224,6 +237,10 @@ function checkFeatures(header: Header): void {
     const must = nonDefault ? 'must not be set' : 'must be set';
     throw new BlockError('corrupt', `qcow2: Compression type incompatible feature bit ${must}`);
   }
+  // Only the bit that names the data file can be lost: what the tables say are places in that one.
+  const isRaw = (header.autoclear & AUTOCLEAR_RAW_DATA) !== 0n;
+  if (isRaw && (header.incompatible & Incompatible.externalDataFile) === 0n)
+    throw new BlockError('corrupt', 'data-file-raw requires a data file');
 }
 
 /** By the names that the image has for them; those without one together, as a mask. */
@@ -245,12 +262,7 @@ function unknownFeatures(header: Header): string[] {
 function checkTables(header: Header, exactBytes: number): void {
   const { clusterBytes } = header;
   if (header.sizeBytes > MAX_IMAGE_BYTES) throw new BlockError('limit', 'Image is too big');
-  if (header.refcountTableClusters === 0)
-    throw new BlockError('corrupt', 'Image does not contain a reference count table');
   const refcountBytes = header.refcountTableClusters * clusterBytes;
-  if (refcountBytes > MAX_REFTABLE_BYTES) throw new BlockError('limit', 'Reference count table too large');
-  checkTable('Reference count table', header, header.refcountTableOffset);
-  if (header.snapshotCount > MAX_SNAPSHOTS) throw new BlockError('limit', 'Snapshot table too large');
   if (header.snapshotCount > 0) checkTable('Snapshot table', header, header.snapshotsOffset);
   const l1Bytes = header.l1Entries * ENTRY_BYTES;
   if (l1Bytes > MAX_L1_BYTES) throw new BlockError('limit', 'Active L1 table too large');
@@ -262,6 +274,18 @@ function checkTables(header: Header, exactBytes: number): void {
     header.l1Offset + l1Bytes <= header.refcountTableOffset ||
     header.refcountTableOffset + refcountBytes <= header.l1Offset;
   if (!apart) throw new BlockError('corrupt', 'Active L1 table overlaps with the reference count table');
+}
+
+export function noRefcountTable(): BlockError {
+  return new BlockError('corrupt', 'Image does not contain a reference count table');
+}
+
+function checkRefcountTable(header: Header): void {
+  const { refcountTableOffset, refcountTableClusters, clusterBytes } = header;
+  if (refcountTableClusters === 0) throw noRefcountTable();
+  if (refcountTableClusters * clusterBytes > MAX_REFTABLE_BYTES)
+    throw new BlockError('limit', 'Reference count table too large');
+  checkTable('Reference count table', header, refcountTableOffset);
 }
 
 /** A table must be aligned and lie behind the header cluster. */

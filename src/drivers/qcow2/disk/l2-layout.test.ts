@@ -77,3 +77,29 @@ for (const layout of [STANDARD_L2, EXTENDED])
     assert.equal(layout.nextUsed(table, 4, entries - 1), entries - 1);
     assert.equal(layout.nextUsed(table, entries, entries), entries);
   });
+
+for (const hasDataFile of [false, true])
+  test(`entries that go on from one another are counted${hasDataFile ? ', in a data file' : ''}`, () => {
+    const layout = new L2Layout({ hasDataFile });
+    const cluster = 65536;
+    const table = Buffer.alloc(256);
+    const end = table.length / layout.entryBytes;
+    for (const [index, offset] of [4, 5, 6, 9].entries())
+      layout.writeData(table, 2 + index, offset * cluster, true);
+    layout.writeData(table, 6, 10 * cluster, false);
+    for (const index of [7, 8]) layout.writeZero(table, index, 0, false);
+    for (const index of [9, 10]) layout.writeZero(table, index, (3 + index) * cluster, true);
+    // Each half of an offset is counted for itself.
+    for (const index of [11, 12]) layout.writeData(table, index, 2 ** 32 + (index - 12) * cluster, true);
+    for (const index of [13, 14, 15])
+      layout.writeCompressed(table, index, { hostOffset: 512, lengthBytes: 512 }, 16);
+    const counted = (index: number): number => layout.alike(table, index, end, cluster);
+    assert.deepEqual([0, 2, 5, 6, 7, 9, 11, 12, 13].map(counted), [2, 3, 1, 1, 2, 2, 1, 1, 1]);
+    assert.equal(counted(16), end - 16, 'to the end');
+    assert.equal(layout.alike(table, 2, 4, cluster), 2, 'no further than asked');
+    assert.equal(layout.alike(table, 2, end, 2 * cluster), 1);
+  });
+
+test('entries of parts are looked at one by one', () => {
+  assert.equal(EXTENDED.alike(Buffer.alloc(64), 0, 4, 65536), 1);
+});

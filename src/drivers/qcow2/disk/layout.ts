@@ -117,6 +117,14 @@ export function writeEntryAt(table: Buffer, at: number, offset: number, copied: 
   table.writeUInt32BE(((offset % TWO_32) | low) >>> 0, at + 4);
 }
 
+/** The entry points at `offset`, and the rest of it is as it was. */
+export function writeOffset(table: Buffer, at: number, offset: number): void {
+  const high = table.readUInt32BE(at) & ~OFFSET_HIGH;
+  const low = table.readUInt32BE(at + 4) & ~OFFSET_LOW;
+  table.writeUInt32BE((high | Math.floor(offset / TWO_32)) >>> 0, at);
+  table.writeUInt32BE((low | (offset % TWO_32)) >>> 0, at + 4);
+}
+
 /** Sets or clears bit 63 and leaves the rest of the entry as it is. */
 export function writeCopied(table: Buffer, index: number, copied: boolean): void {
   writeCopiedAt(table, index * ENTRY_BYTES, copied);

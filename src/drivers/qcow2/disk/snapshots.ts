@@ -9,9 +9,9 @@ import type { MetadataRange } from '../tables/metadata-map.js';
 
 export const SNAPSHOT_HEADER_BYTES = 40;
 /** Longest snapshot table that is read: QEMU's bound. */
-const MAX_SNAPSHOT_TABLE_BYTES = 64 * MiB;
+export const MAX_SNAPSHOT_TABLE_BYTES = 64 * MiB;
 /** Longest extra data of an entry: QEMU's bound. */
-const MAX_EXTRA_BYTES = 1024;
+export const MAX_EXTRA_BYTES = 1024;
 /** What the specification knows of the extra data: vm state size, disk size, icount. */
 const KNOWN_EXTRA_BYTES = 24;
 const NS_PER_SECOND = 1_000_000_000n;
@@ -54,7 +54,7 @@ async function readEntry(file: ChildIo, at: number, limit: number, index: number
   if (at < file.lengthBytes) await file.read(at, head);
   if (head.readUInt32BE(36) > MAX_EXTRA_BYTES)
     throw new BlockError('limit', `Too much extra metadata in snapshot table entry ${index}`, {
-      hint: 'You can force-remove this extra metadata by updating the image via "qemu-img check -r all"',
+      hint: 'You can force-remove this extra metadata with qemu-img check -r all',
     });
   const lengthBytes = snapshotEntryBytes(head);
   if (at + lengthBytes > limit) throw new BlockError('limit', 'Snapshot table is too big');
@@ -122,8 +122,27 @@ export function encodeSnapshot(entry: NewEntry): Buffer {
   return raw;
 }
 
+/** The same entry with other extra data in place of the first `formerBytes` behind its head. */
+export function withExtra(raw: Buffer, formerBytes: number, extra: Buffer): Buffer {
+  const head = Buffer.from(raw.subarray(0, SNAPSHOT_HEADER_BYTES));
+  head.writeUInt32BE(extra.length, 36);
+  return Buffer.concat([head, extra, raw.subarray(SNAPSHOT_HEADER_BYTES + formerBytes)]);
+}
+
+/** The same entry with all extra data that the specification knows; what it did not say is as of now. */
+export function completeSnapshot(raw: Buffer, sizeBytes: number): Buffer {
+  const extraBytes = raw.readUInt32BE(36);
+  if (extraBytes >= KNOWN_EXTRA_BYTES) return raw;
+  const known = decodeSnapshot(raw);
+  const extra = Buffer.alloc(KNOWN_EXTRA_BYTES);
+  writeU64(extra, 0, known.vmStateBytes);
+  writeU64(extra, 8, known.sizeBytes ?? sizeBytes);
+  extra.writeBigInt64BE(-1n, 16);
+  return withExtra(raw, extraBytes, extra);
+}
+
 /** The table of these entries. Errors: limit, when it would be longer than is read. */
-export function encodeSnapshotTable(entries: readonly SnapshotEntry[]): Buffer {
+export function encodeSnapshotTable(entries: ReadonlyArray<Pick<SnapshotEntry, 'raw'>>): Buffer {
   const parts = entries.map(({ raw }) => Buffer.concat([raw], alignUp(raw.length, 8)));
   const table = Buffer.concat(parts);
   if (table.length > MAX_SNAPSHOT_TABLE_BYTES)

@@ -9,25 +9,20 @@ import type { BitmapStore, Json } from '../../../block/driver.js';
 import {
   type BitmapEntry,
   type BitmapsExtension,
-  encodeBitmapsExtension,
   encodeDirectory,
   entryBytes,
   MAX_BITMAPS,
   MAX_DIRECTORY_BYTES,
   tableEntriesFor,
 } from '../disk/bitmap-directory.js';
-import { encodeDurable, MAX_DURABLE_BITMAPS } from '../disk/durable-bitmaps.js';
-import { ExtensionType, findExtension, type HeaderExtension } from '../disk/header-extensions.js';
-import { AUTOCLEAR_BITMAPS, AUTOCLEAR_DURABLE_BITMAPS, AUTOCLEAR_RAW_DATA } from '../disk/layout.js';
+import { MAX_DURABLE_BITMAPS } from '../disk/durable-bitmaps.js';
 import type { OpenImage } from '../open-image.js';
 import { type ClusterRun, dropReferences } from '../space/bulk.js';
 import { clustersOf, loadBits, storeBits, tooLarge, writeNew } from './bitmap-table.js';
 import type { LoadedDirectory } from './bitmap-directory.js';
+import { type BitmapsHeader, headerWith, KNOWN_AUTOCLEAR, saysTheSame } from './bitmaps-header.js';
 import { DurableBitmaps, type Placed } from './durable-bitmaps.js';
 import { changeHeader, checkHeaderChange } from './header-change.js';
-
-/** Features that livedisk keeps true. */
-const KNOWN_AUTOCLEAR = AUTOCLEAR_BITMAPS + AUTOCLEAR_RAW_DATA + AUTOCLEAR_DURABLE_BITMAPS;
 
 /**
  * The bitmaps that an open image keeps (qcow2 specification, "Bitmaps"). As long as they are in memory and the image may
@@ -77,6 +72,12 @@ export class ImageBitmaps implements BitmapStore {
     return !this.#image.context.driver.forCheck && this.#entries.some(({ isInUse }) => !isInUse);
   }
 
+  /** The header has features that we do not know, and so will not keep right. */
+  get hasUnknownFeatures(): boolean {
+    const { header } = this.#image.context;
+    return (header.autoclear & ~KNOWN_AUTOCLEAR) !== 0n;
+  }
+
   /**
    * Those that the node does not have yet, as the image has them. Errors: kind corrupt and those of reading, in QEMU's
    * words; exists, with `isComplete`, for one that the node has though nobody is said to use it.
@@ -112,8 +113,8 @@ export class ImageBitmaps implements BitmapStore {
 
   /** The image says nothing that a change of it would make untrue. */
   #isReadyForChanges(): boolean {
-    const { header, driver } = this.#image.context;
-    if (driver.forCheck) return (header.autoclear & ~KNOWN_AUTOCLEAR) === 0n;
+    const { driver } = this.#image.context;
+    if (driver.forCheck) return !this.hasUnknownFeatures;
     const isOwned = this.#owned !== undefined || this.#entries.length === 0;
     const isPlaced = this.#durable.arePlaced(this.#entries);
     return isOwned && isPlaced && this.#isHeaderRight() && !this.areUnmarked;
@@ -173,31 +174,11 @@ export class ImageBitmaps implements BitmapStore {
   #isHeaderRight(): boolean {
     const { header, isHeaderUncertain } = this.#image.context;
     if (isHeaderUncertain) return false;
-    const hasExtension = findExtension(header.extensions, ExtensionType.bitmaps) !== undefined;
-    if (hasExtension !== (this.#directory !== undefined)) return false;
-    const { extensions, autoclear } = this.#headerFor(this.#directory, this.#entries);
-    const listed = findExtension(extensions, ExtensionType.durableBitmaps) ?? NOTHING;
-    const there = findExtension(header.extensions, ExtensionType.durableBitmaps) ?? NOTHING;
-    return header.autoclear === autoclear && listed.equals(there);
+    return saysTheSame(header, this.#headerFor(this.#directory, this.#entries));
   }
 
-  #headerFor(
-    directory: BitmapsExtension | undefined,
-    entries: readonly BitmapEntry[],
-  ): { extensions: HeaderExtension[]; autoclear: bigint } {
-    const { header } = this.#image.context;
-    const extensions = header.extensions.filter(
-      ({ type }) => type !== ExtensionType.bitmaps && type !== ExtensionType.durableBitmaps,
-    );
-    if (directory) extensions.push({ type: ExtensionType.bitmaps, data: encodeBitmapsExtension(directory) });
-    const listed = this.#durable.listed(entries);
-    const durable = encodeDurable(listed);
-    if (durable) extensions.push(durable);
-    // What holds of a data file holds on.
-    let autoclear = header.autoclear & AUTOCLEAR_RAW_DATA;
-    if (directory) autoclear += AUTOCLEAR_BITMAPS;
-    if (listed.some(({ lost }) => lost === undefined)) autoclear += AUTOCLEAR_DURABLE_BITMAPS;
-    return { extensions, autoclear };
+  #headerFor(directory: BitmapsExtension | undefined, entries: readonly BitmapEntry[]): BitmapsHeader {
+    return headerWith(this.#image.context.header, directory, this.#durable.listed(entries));
   }
 
   /** All are in use. Nothing has changed yet. */
@@ -243,7 +224,7 @@ export class ImageBitmaps implements BitmapStore {
     for (const { start, count } of runs)
       for (const counted of await allocator.countedRuns(start, count))
         for (let cluster = counted.start; cluster < counted.start + counted.count; cluster++) {
-          if (context.metadata.find(cluster * context.clusterBytes, context.clusterBytes) !== undefined)
+          if (context.metadata.findAny(cluster * context.clusterBytes, context.clusterBytes) !== undefined)
             continue;
           context.metadata.add(what, cluster);
           claimed.push({ start: cluster, count: 1 });
@@ -465,8 +446,6 @@ export class ImageBitmaps implements BitmapStore {
     this.#updateBeforeChanges();
   }
 }
-
-const NOTHING = Buffer.alloc(0);
 
 /** In the place of the one of its name, else at the end. */
 function withEntry(entries: readonly BitmapEntry[], entry: BitmapEntry): BitmapEntry[] {

@@ -26,7 +26,7 @@ export class DurableBits implements BitsPlace {
       if (typeof part === 'string') return undefined;
       // What is not counted as theirs alone, or lies beyond the end of the file, is no place to write to.
       const { hostOffset } = part;
-      const isTheirs = context.metadata.find(hostOffset, context.clusterBytes) === 'bitmap';
+      const isTheirs = context.metadata.findAny(hostOffset, context.clusterBytes) === 'bitmap';
       const isInside = hostOffset + context.clusterBytes <= context.meta.lengthBytes;
       if (!isTheirs || !isInside || parts.has(hostOffset)) return undefined;
       parts.add(hostOffset);

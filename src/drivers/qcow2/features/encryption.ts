@@ -91,11 +91,13 @@ export class ImageKey {
     this.#checkFormat(encryption);
     if (!encryption) return undefined;
     if (encryption.format === OLD_FORMAT) return this.#openOld(driver);
+    // Before the header, as in QEMU; an image that was open needs its secret no more.
+    const secret = driver.onlyLook || this.#known ? undefined : this.#secret(driver);
     const volume = await LuksVolume.open(driver.host, encryptionStorage(file, encryption));
     if (driver.onlyLook) return new ImageEncryption('luks', volume, undefined);
     const { digest } = volume.header;
     if (this.#known?.digest.equals(digest) !== true) {
-      const key = await volume.unlock(this.#secret(driver));
+      const key = await volume.unlock(secret ?? this.#secret(driver));
       this.#known = { digest, key };
     }
     return new ImageEncryption('luks', volume, volume.payloadCipher(this.#known.key));
@@ -129,6 +131,14 @@ export class ImageKey {
     if (id === undefined) throw noSecret();
     return objects.secret(id);
   }
+}
+
+/** What an amendment changes the passwords of. Errors: invalid, unsupported. */
+export function keySlotVolume(encryption: ImageEncryption | undefined): LuksVolume {
+  if (!encryption) throw invalid("Can't amend encryption options - encryption not present");
+  const { volume } = encryption;
+  if (!volume) throw new BlockError('unsupported', 'Only LUKS encryption options can be amended');
+  return volume;
 }
 
 export function noSecret(): BlockError {

@@ -1,7 +1,13 @@
 import { alignDown, alignUp } from '../../../base/align.js';
 import { BlockError, errnoError } from '../../../base/error.js';
 import { MAX_BACKING_NAME_BYTES } from '../../../base/limits.js';
-import { encodeExtensions, type HeaderExtension, rebuildExtensions } from '../disk/header-extensions.js';
+import {
+  defaultFeatureNames,
+  encodeExtensions,
+  ExtensionType,
+  type HeaderExtension,
+  rebuildExtensions,
+} from '../disk/header-extensions.js';
 import { FieldOffset, type Header, NEW_HEADER_BYTES, V2_HEADER_BYTES } from '../disk/header.js';
 import type { ByteRange, ImageContext } from '../image.js';
 import { SECTOR_BYTES, writeU64 } from '../disk/layout.js';
@@ -77,9 +83,10 @@ function planHeader(header: Header, staleNames: readonly ByteRange[], change: He
   if (name.length > MAX_BACKING_NAME_BYTES) throw errnoError('EINVAL');
   const hasName = filename !== undefined && name.length > 0;
   const kept = hasName ? format : undefined;
-  const old = change.extensions ?? header.extensions;
+  const given = change.extensions ?? header.extensions;
+  const old = isOther ? withNamesOf(version, given) : given;
   const extensions = rebuildExtensions(old, kept, SECTOR_BYTES - headerBytes);
-  if (!extensions) throw noRoom();
+  if (!extensions) throw noRoom(change.extensions ? undefined : 'this backing file name');
   const common = { extensions, name, autoclear, version, headerBytes, compatible };
   if (!hasName) return { ...common, nameAt: 0, isNameThere: false, backing: undefined };
   const backing = { filename, ...(kept === undefined ? {} : { format: kept }) };
@@ -94,6 +101,13 @@ function planHeader(header: Header, staleNames: readonly ByteRange[], change: He
   return { ...common, nameAt, isNameThere, backing };
 }
 
+/** Version 2 has no features to name. */
+function withNamesOf(version: Header['version'], extensions: readonly HeaderExtension[]): HeaderExtension[] {
+  const others = extensions.filter(({ type }) => type !== ExtensionType.featureNames);
+  if (version === 2) return others;
+  return [...others, { type: ExtensionType.featureNames, data: defaultFeatureNames() }];
+}
+
 /** A place behind the first sector that shares no sector with what the header on disk may use there. */
 function placeOutside(header: Header, staleNames: readonly ByteRange[], lengthBytes: number): number {
   const oldName = Buffer.byteLength(header.backing?.filename ?? '', 'utf8');
@@ -106,17 +120,15 @@ function placeOutside(header: Header, staleNames: readonly ByteRange[], lengthBy
     const end = alignUp(at + lengthBytes, SECTOR_BYTES);
     if (used.every((range) => end <= range.from || at >= range.end)) return at;
   }
-  throw noRoom();
+  throw noRoom('this backing file name');
 }
 
 function wholeSectors({ from, end }: ByteRange): ByteRange {
   return { from: alignDown(from, SECTOR_BYTES), end: alignUp(end, SECTOR_BYTES) };
 }
 
-function noRoom(): BlockError {
-  return new BlockError('unsupported', 'No room in the qcow2 header for this backing file name', {
-    errno: 'ENOSPC',
-  });
+function noRoom(what = 'what it is to say'): BlockError {
+  return new BlockError('unsupported', `No room in the qcow2 header for ${what}`, { errno: 'ENOSPC' });
 }
 
 function writePlan(sector: Buffer, header: Header, plan: HeaderPlan): void {

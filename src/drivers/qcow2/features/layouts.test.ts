@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import type { NodeOptions } from '../../../block/driver.js';
 import { Flag } from '../../../block/request.js';
 import { seededBelow } from '../../../../test/kit/crash-states.js';
+import { addKept } from '../../../../test/kit/kept-bitmaps.js';
 import { createQcow2 } from '../../../../test/kit/new-qcow2.js';
 import { childOf, DiskShelf, type OpenDisk, RecordedDisk } from '../../../../test/kit/recorded-disk.js';
 import { checkQcow2 } from '../check/check.js';
@@ -29,8 +30,8 @@ const SUBJECTS: Record<string, Subject> = {
     withBase: true,
   },
   'all clusters with a place': { options: { 'cluster-size': 4096, preallocation: 'falloc' } },
-  'a data file': { options: { 'cluster-size': 4096 }, hasDataFile: true, withBase: true },
-  'a raw data file': { options: { 'cluster-size': 4096, 'data-file-raw': true }, hasDataFile: true },
+  'a data file': { options: { 'cluster-size': 512 }, hasDataFile: true, withBase: true },
+  'a raw data file': { options: { 'cluster-size': 512, 'data-file-raw': true }, hasDataFile: true },
   'subclusters in a data file': {
     options: { 'extended-l2': true, 'cluster-size': CLUSTER },
     hasDataFile: true,
@@ -60,6 +61,20 @@ async function problems(shelf: DiskShelf): Promise<string[]> {
   return (await checkQcow2(childOf(new RecordedDisk(shelf.disk('image').contents())))).messages;
 }
 
+/** Of its own layer. */
+async function hasData(disk: OpenDisk, from: number, lengthBytes: number): Promise<boolean> {
+  for (let at = from; at < from + lengthBytes;) {
+    const status = await disk.node.io.status(at, from + lengthBytes - at);
+    if (status.data) return true;
+    at += status.lengthBytes;
+  }
+  return false;
+}
+
+async function removeBitmaps({ node }: OpenDisk): Promise<void> {
+  for (const { name = '' } of node.dirtyBitmaps.splice(0)) await node.instance.bitmaps?.remove(name);
+}
+
 async function history(subject: Subject, seed: number): Promise<void> {
   const below = seededBelow(seed * 7_368_787);
   const sizeBytes = (200 + below(300)) * SECTOR;
@@ -87,14 +102,22 @@ async function history(subject: Subject, seed: number): Promise<void> {
         const { clusterBytes } = disk.node.instance.map ?? { clusterBytes: 1 };
         const start = at - (at % clusterBytes);
         if (start + clusterBytes > model.length) break;
-        await disk.backend.discard(start, clusterBytes);
+        if (below(2) === 0) await disk.backend.discard(start, clusterBytes);
         const bytes = Buffer.alloc(clusterBytes, `compressible ${i}`);
-        await disk.backend.write(start, bytes, Flag.compressed);
-        bytes.copy(model, start);
+        const isRefused = await hasData(disk, start, clusterBytes);
+        const written = disk.backend.write(start, bytes, Flag.compressed);
+        if (isRefused) await assert.rejects(written, { errno: 'EIO' });
+        else {
+          await written;
+          bytes.copy(model, start);
+        }
         break;
       }
       case 3:
         if (below(3) === 0) {
+          // What bitmaps took before, or the one that goes now, becomes free in the image's own file.
+          if (disk.node.dirtyBitmaps.length > 0) await removeBitmaps(disk);
+          else if (snapshots.size === 0) addKept(disk.node, `b${i}`).setAll();
           await disk.close();
           disk = await shelf.open('image');
         } else await disk.backend.flush();
@@ -122,6 +145,7 @@ async function history(subject: Subject, seed: number): Promise<void> {
         if (below(3) > 0) break;
         {
           const size = (100 + below(500)) * SECTOR;
+          await removeBitmaps(disk);
           await disk.backend.truncate(size);
           model = size < model.length ? model.subarray(0, size) : Buffer.concat([model], size);
         }

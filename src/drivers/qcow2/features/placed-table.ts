@@ -31,5 +31,5 @@ export async function placeTable(image: OpenImage, bytes: Buffer, what: string):
 
 /** Its clusters are free once nothing durable names them. */
 export function giveUpTable({ context, unlinked }: OpenImage, { hostOffset, count }: PlacedTable): void {
-  if (count > 0) unlinked.add(hostOffset, count * context.clusterBytes, false);
+  if (count > 0) unlinked.add(hostOffset, count * context.clusterBytes, context.passesDiscard('other'));
 }

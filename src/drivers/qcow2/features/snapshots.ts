@@ -41,7 +41,7 @@ export async function takeSnapshot(image: OpenImage, wanted: NewSnapshot): Promi
   await forgetVmState(image);
   try {
     if (wanted.vmState) await writeVmState(image, wanted.vmState);
-    await flushAll(image);
+    await image.writeBack.flushAll();
     return await keepAll(image, wanted);
   } catch (error) {
     if (context.isSound) await forgetVmState(image).catch(() => undefined);
@@ -115,7 +115,7 @@ export async function deleteSnapshot(image: OpenImage, snapshot: SnapshotEntry):
     await changeTable(image, rest, undo);
     await dropAll(image, () => runsOfL1(image, l1));
     dropL1(image, l1Offset, l1Entries);
-    await flushAll(image);
+    await image.writeBack.flushAll();
     await claimOwned(image);
   });
 }
@@ -143,7 +143,7 @@ export async function goToSnapshot(image: OpenImage, snapshot: SnapshotEntry): P
     undo(() => dropAll(image, () => runsOfL1(image, l1)));
     const place = await placeTable(image, l1, 'active L1 table');
     undo(async () => giveUpTable(image, place));
-    await flushAll(image);
+    await image.writeBack.flushAll();
     await context.switchHeader((sector) => {
       writeU64(sector, FieldOffset.l1Offset, place.hostOffset);
       sector.writeUInt32BE(entries, FieldOffset.l1Entries);
@@ -154,7 +154,7 @@ export async function goToSnapshot(image: OpenImage, snapshot: SnapshotEntry): P
     tables.adopt(l1, place.hostOffset);
     await dropAll(image, () => runsOfL1(image, former.l1));
     dropL1(image, former.offset, former.l1.length / ENTRY_BYTES);
-    await flushAll(image);
+    await image.writeBack.flushAll();
     await claimOwned(image);
   });
 }
@@ -179,12 +179,7 @@ function checkHasOwnData({ context }: OpenImage): void {
 async function prepare(image: OpenImage): Promise<void> {
   image.context.assertMayWrite();
   await image.context.beginChanges();
-  await flushAll(image);
-}
-
-async function flushAll({ writeBack }: OpenImage): Promise<void> {
-  do await writeBack.flush();
-  while (writeBack.isDirty);
+  await image.writeBack.flushAll();
 }
 
 type Undo = (step?: () => Promise<void>) => void;
@@ -208,7 +203,7 @@ async function undoing(image: OpenImage, change: (undo: Undo) => Promise<void>):
       if (isDone || !image.context.isSound) throw error;
       failure = { error };
       for (const step of steps.reverse()) await step();
-      await flushAll(image);
+      await image.writeBack.flushAll();
       await claimOwned(image);
     }
   });
@@ -217,7 +212,7 @@ async function undoing(image: OpenImage, change: (undo: Undo) => Promise<void>):
 
 async function dropAll(image: OpenImage, runs: () => AsyncIterable<ClusterRun>): Promise<void> {
   for await (const run of runs()) {
-    dropReferences(image, run);
+    dropReferences(image, run, 'snapshot');
     if (image.unlinked.needsWriteBack) await image.writeBack.flush();
   }
 }
@@ -225,7 +220,7 @@ async function dropAll(image: OpenImage, runs: () => AsyncIterable<ClusterRun>):
 function dropL1(image: OpenImage, l1Offset: number, l1Entries: number): void {
   const { clusterBytes } = image.context;
   const count = alignUp(l1Entries * ENTRY_BYTES, clusterBytes) / clusterBytes;
-  if (count > 0) dropReferences(image, { start: l1Offset / clusterBytes, count });
+  if (count > 0) dropReferences(image, { start: l1Offset / clusterBytes, count }, 'snapshot');
 }
 
 /** The header names another snapshot table; durable on return, with everything that was changed before. */
@@ -235,7 +230,7 @@ async function changeTable(image: OpenImage, entries: readonly SnapshotEntry[], 
   const bytes = encodeSnapshotTable(entries);
   const place: PlacedTable = await placeTable(image, bytes, 'snapshot table');
   undo(async () => giveUpTable(image, place));
-  await flushAll(image);
+  await image.writeBack.flushAll();
   await context.switchHeader((sector) => {
     sector.writeUInt32BE(entries.length, FieldOffset.snapshotCount);
     writeU64(sector, FieldOffset.snapshotsOffset, place.hostOffset);
@@ -244,5 +239,6 @@ async function changeTable(image: OpenImage, entries: readonly SnapshotEntry[], 
   const former = { offset: header.snapshotsOffset, lengthBytes: snapshots.lengthBytes };
   image.setSnapshots({ entries, lengthBytes: bytes.length }, place.hostOffset);
   const count = alignUp(former.lengthBytes, context.clusterBytes) / context.clusterBytes;
-  if (count > 0) dropReferences(image, { start: former.offset / context.clusterBytes, count });
+  if (count > 0) dropReferences(image, { start: former.offset / context.clusterBytes, count }, 'snapshot');
+  await image.lookAtInactive();
 }

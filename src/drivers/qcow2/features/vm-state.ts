@@ -1,5 +1,8 @@
-import { alignUp, divideRoundUp } from '../../../base/align.js';
+import { alignDown, alignUp, divideRoundUp } from '../../../base/align.js';
+import { errnoError } from '../../../base/error.js';
+import { MAX_L1_BYTES } from '../../../base/limits.js';
 import { newMapping } from '../../../block/request.js';
+import { ENTRY_BYTES } from '../disk/layout.js';
 import type { ImageContext } from '../image.js';
 import { forgetFrom } from '../mapping/behind-end.js';
 import { readData, writeData } from '../mapping/guest-data.js';
@@ -12,25 +15,55 @@ export function vmStateOffset({ header, l2, clusterBytes }: ImageContext): numbe
 }
 
 /** Puts a machine's state where there is none; it waits for the next write-back. Errors: those of allocating and writing. */
-export async function writeVmState(image: OpenImage, bytes: Uint8Array): Promise<void> {
+export function writeVmState(image: OpenImage, bytes: Uint8Array): Promise<void> {
+  return changeVmState(image, 0, bytes);
+}
+
+/**
+ * Writes `bytes` at `offset` of the machine's state that the disk has now, which grows as far as that; it waits for the
+ * next write-back. Errors: unsupported where data is in another file, limit; those of allocating and writing.
+ */
+export async function changeVmState(image: OpenImage, offset: number, bytes: Uint8Array): Promise<void> {
   const { context, reserver } = image;
-  const start = vmStateOffset(context);
+  const { clusterBytes, l2 } = context;
+  const start = checkedStart(context, offset, bytes.length);
   const end = start + bytes.length;
-  await growL1(image, divideRoundUp(end, context.l2.coverageBytes(context.clusterBytes)));
+  await growL1(image, divideRoundUp(end, l2.coverageBytes(clusterBytes)));
   for (let at = start; at < end;) {
-    const reservation = await reserver.reserve(at, end - at);
-    const length = Math.min(reservation.lengthBytes, end - at);
-    const piece = Buffer.alloc(reservation.lengthBytes);
-    piece.set(bytes.subarray(at - start, at - start + length));
+    const from = alignDown(at, clusterBytes);
+    const reservation = await reserver.reserve(from, alignUp(end, clusterBytes) - from);
+    const reached = Math.min(end, reservation.offset + reservation.lengthBytes);
     try {
+      const piece = Buffer.alloc(reservation.lengthBytes);
+      await readMapped(image, reservation.offset, piece);
+      piece.set(bytes.subarray(at - start, reached - start), at - reservation.offset);
       await writeData(context, reservation.child, reservation.hostOffset, reservation.offset, piece);
     } catch (error) {
       reservation.abort();
       throw error;
     }
     reservation.link();
-    at += length;
+    at = reached;
   }
+}
+
+/** What the machine's state holds at `offset` that the disk has now; zeroes where it has none. Errors: those of above. */
+export async function readVmState(image: OpenImage, offset: number, buffer: Uint8Array): Promise<void> {
+  const { context, tables } = image;
+  const start = checkedStart(context, offset, buffer.length);
+  const mapped = tables.l1.entries * context.l2.coverageBytes(context.clusterBytes);
+  const lengthBytes = Math.min(buffer.length, Math.max(0, mapped - start));
+  buffer.fill(0, lengthBytes);
+  await readMapped(image, start, buffer.subarray(0, lengthBytes));
+}
+
+/** Where that part of the state lies. Errors: unsupported, limit. */
+function checkedStart(context: ImageContext, offset: number, lengthBytes: number): number {
+  if (context.l2.hasDataFile) throw errnoError('ENOTSUP');
+  const start = vmStateOffset(context) + offset;
+  const tables = divideRoundUp(start + lengthBytes, context.l2.coverageBytes(context.clusterBytes));
+  if (tables * ENTRY_BYTES > MAX_L1_BYTES) throw errnoError('EFBIG');
+  return start;
 }
 
 /** The disk has no machine's state any more. */

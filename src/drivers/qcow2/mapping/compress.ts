@@ -1,8 +1,9 @@
+import { alignUp } from '../../../base/align.js';
 import { assert } from '../../../base/assert.js';
 import { errnoError } from '../../../base/error.js';
 import { deflateRaw, zstdCompress } from '../../../codec/index.js';
 import type { ComputeTask } from '../../../host/compute.js';
-import { ClusterKind, hostClustersOf } from '../disk/layout.js';
+import { ClusterKind, hostClustersOf, SECTOR_BYTES } from '../disk/layout.js';
 import type { ImageContext } from '../image.js';
 import type { CachedTable } from '../tables/cached-table.js';
 import { type ImageParts, tableToChange, unlinkEntry } from '../space/reservation.js';
@@ -36,7 +37,11 @@ export async function writeCompressed(
   }
   try {
     await context.announce('write_compressed');
+    // An entry names whole sectors, and other readers want them in the file.
+    const end = alignUp(place.hostOffset + length, SECTOR_BYTES);
+    if (!context.data.tryExtend(end)) await context.data.extend(end);
     await context.data.write(place.hostOffset, output.subarray(0, length), 0);
+    place.assertReplaceable();
   } catch (error) {
     place.abort();
     throw error;
@@ -99,15 +104,19 @@ class CompressedPlace {
     return table.bytes.subarray(index * entryBytes, (index + 1) * entryBytes);
   }
 
+  /** What is there now is what was there at first, and no data. */
+  assertReplaceable(): void {
+    assert(this.#old.equals(this.#entry()), 'the mapping changed while a cluster was compressed');
+    const kind = this.#parts.context.l2.kind(this.#old, 0);
+    assert(kind !== ClusterKind.data && kind !== ClusterKind.compressed, 'compressing overwrites nothing');
+  }
+
   link(): void {
     const { table, index, hostOffset, lengthBytes } = this.#where;
     const { context } = this.#parts;
     const { l2 } = context;
-    assert(this.#old.equals(this.#entry()), 'the mapping changed while a cluster was compressed');
-    const kind = l2.kind(this.#old, 0);
-    assert(kind !== ClusterKind.data && kind !== ClusterKind.compressed, 'compressing overwrites nothing');
     const bytes = table.change(index * l2.entryBytes, (index + 1) * l2.entryBytes);
-    unlinkEntry(this.#parts, this.#old, 0, false);
+    unlinkEntry(this.#parts, this.#old, 0, context.passesDiscard('other'));
     l2.writeCompressed(bytes, index, { hostOffset, lengthBytes }, context.header.clusterBits);
     context.unflushedBytes += context.clusterBytes;
     table.pins--;

@@ -75,15 +75,18 @@ export class Mapper {
     tell: (offset: number, mapping: Mapping) => void,
   ): Promise<boolean> {
     const end = offset + lengthBytes;
-    for (let at = offset; at < end;) {
+    for (let from = offset; from < end;) {
+      const at = from;
       const l1Index = Math.floor(at / this.#coverageBytes);
       const next = Math.min(end, (l1Index + 1) * this.#coverageBytes);
       if (!this.#tables.isAbsent(l1Index)) {
-        const table = await this.#tables.glance(l1Index);
-        if (!table.wellFormed) return false;
-        this.#tellEntries(table, at, next, tell);
+        const isKnown = await this.#tables.glance(l1Index, (table) => {
+          if (table.wellFormed) this.#tellEntries(table, at, next, tell);
+          return table.wellFormed;
+        });
+        if (!isKnown) return false;
       }
-      at = next;
+      from = next;
     }
     return true;
   }
@@ -161,9 +164,19 @@ export class Mapper {
       } else if (hasHost && host !== this.#host + (at - this.#start)) {
         return at;
       }
-      at = Math.min(end, at - (at % unit) + unit);
+      at = unit === cluster ? this.#endOfAlike(bytes, index, at, end) : at - (at % unit) + unit;
     }
-    return at;
+    return Math.min(at, end);
+  }
+
+  /** Where what is said of `at` ends, at the earliest. */
+  #endOfAlike(bytes: Buffer, index: number, at: number, end: number): number {
+    const cluster = this.#clusterBytes;
+    const start = at - (at % cluster);
+    if (start + cluster >= end) return end;
+    return (
+      start + cluster * this.#l2.alike(bytes, index, index + Math.ceil((end - start) / cluster), cluster)
+    );
   }
 
   /** Clusters that a broken refcount gave to a table meanwhile. */

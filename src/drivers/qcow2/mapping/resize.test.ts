@@ -5,6 +5,7 @@ import { crashStates, seededBelow } from '../../../../test/kit/crash-states.js';
 import { HandmadeQcow2 } from '../../../../test/kit/handmade-qcow2.js';
 import { createQcow2 } from '../../../../test/kit/new-qcow2.js';
 import { childOf, DiskShelf, RecordedDisk } from '../../../../test/kit/recorded-disk.js';
+import { resizeImage } from '../../../block/resize.js';
 import { checkQcow2 } from '../check/check.js';
 import { qcow2Driver } from '../driver.js';
 
@@ -97,3 +98,33 @@ test("a version 2 image with snapshots keeps its size, in QEMU's words", async (
     );
   await disk.close();
 });
+
+for (const mode of ['metadata', 'falloc', 'full'] as const)
+  test(`new space with preallocation=${mode} has clusters that read as zeroes, whatever lay there`, async () => {
+    for (let seed = 1; seed <= 6; seed++) {
+      const below = seededBelow(seed * 4099);
+      const shelf = new DiskShelf([qcow2Driver]);
+      const clusterBytes = [512, 1024, 4096][below(3)] ?? 512;
+      const oldBytes = (20 + below(200)) * SECTOR;
+      await createQcow2(childOf(shelf.put('image')), {
+        sizeBytes: 300 * SECTOR,
+        options: { 'cluster-size': clusterBytes },
+      });
+      const disk = await shelf.open('image');
+      await disk.backend.write(0, Buffer.alloc(300 * SECTOR, 0xee));
+      await disk.backend.truncate(oldBytes);
+      const newBytes = oldBytes + (1 + below(400)) * SECTOR;
+      await resizeImage(disk.backend, newBytes, mode);
+      const content = await disk.read(0, newBytes);
+      assert.ok(content.subarray(0, oldBytes).every((byte) => byte === 0xee));
+      assert.ok(content.subarray(oldBytes).every((byte) => byte === 0));
+      const first = Math.ceil(oldBytes / clusterBytes) * clusterBytes;
+      for (let at = first; at < newBytes;) {
+        const { allocated, lengthBytes } = await disk.node.io.status(at, newBytes - at);
+        assert.ok(allocated, `seed ${seed}: nothing at ${at}`);
+        at += lengthBytes;
+      }
+      await disk.close();
+      assert.deepEqual(await messages(shelf.disk('image').contents()), [], `seed ${seed}`);
+    }
+  });

@@ -30,7 +30,7 @@ async function shrinkImage(image: OpenImage, sizeBytes: number): Promise<void> {
   await context.switchHeader((sector) => void writeU64(sector, FieldOffset.size, sizeBytes));
   header.sizeBytes = sizeBytes;
   await forgetFrom(image, alignUp(sizeBytes, clusterBytes));
-  if (context.isDataFileRaw && context.data.lengthBytes > sizeBytes) await context.data.truncate(sizeBytes);
+  if (context.l2.hasDataFile && context.data.lengthBytes > sizeBytes) await context.data.truncate(sizeBytes);
   while (image.writeBack.isDirty) await image.writeBack.flush();
 }
 
@@ -51,12 +51,9 @@ async function growImage(image: OpenImage, sizeBytes: number): Promise<void> {
   await forgetFrom(image, alignUp(oldSize, header.clusterBytes));
   await zeroTail(image, oldSize, sizeBytes);
   await hideBacking(image, oldSize, sizeBytes);
-  await lengthenRawData(image, oldSize, sizeBytes);
+  await lengthenDataFile(image, oldSize, sizeBytes);
   await image.writeBack.flush();
-  await context.headerLock.run(async () => {
-    await context.writeHeader((sector) => void writeU64(sector, FieldOffset.size, sizeBytes));
-    await context.meta.flush();
-  });
+  await context.switchHeader((sector) => void writeU64(sector, FieldOffset.size, sizeBytes));
   header.sizeBytes = sizeBytes;
 }
 
@@ -115,11 +112,11 @@ async function lastIsCompressed({ mapper }: OpenImage, sizeBytes: number): Promi
 }
 
 /** What a data file that shows the disk has behind its end is part of the disk from now on. */
-async function lengthenRawData({ context }: OpenImage, oldSize: number, sizeBytes: number): Promise<void> {
+async function lengthenDataFile({ context }: OpenImage, oldSize: number, sizeBytes: number): Promise<void> {
   const { data } = context;
-  if (!context.isDataFileRaw) return;
+  if (!context.l2.hasDataFile) return;
   const stale = Math.min(data.lengthBytes, sizeBytes) - oldSize;
-  if (stale > 0) await data.writeZeroes(oldSize, stale, 0);
+  if (stale > 0 && context.isDataFileRaw) await data.writeZeroes(oldSize, stale, 0);
   if (data.lengthBytes < sizeBytes) await data.truncate(sizeBytes);
 }
 

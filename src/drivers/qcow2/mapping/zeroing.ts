@@ -27,9 +27,11 @@ export async function zeroClusters(
   }
   const { l2 } = context;
   if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, mayUnmap);
+  const kept = new KeptClusters(parts);
   await changeEntries(parts, offset, lengthBytes, false, (table, index, units) => {
     const kind = l2.kind(table.bytes, index);
-    if (!isWhole(parts, units)) return zeroSome(parts, table, index, units, mayUnmap);
+    if (!isWhole(parts, units)) return zeroSome(parts, table, index, units, mayUnmap && kept);
+    if (mayUnmap && kept.take(table, index)) return;
     const hasHost = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
     const mayKeep = hasHost && l2.isCopied(table.bytes, index);
     const isDone =
@@ -43,7 +45,9 @@ export async function zeroClusters(
       l2.writeZero(changed(parts, table, index), index, 0, false);
     }
   });
-  if (mayUnmap) await discardData(parts, offset, lengthBytes);
+  if (!mayUnmap) return;
+  await kept.discard();
+  await discardData(parts, offset, lengthBytes);
 }
 
 /** Parts of a cluster; with the last of its data it gives up its host cluster, where that may go. */
@@ -52,14 +56,15 @@ function zeroSome(
   table: CachedTable,
   index: number,
   { from, end }: Units,
-  mayUnmap: boolean,
+  kept: KeptClusters | false,
 ): void {
   const { l2 } = parts.context;
   // Bytes must be written over it.
   if (l2.kind(table.bytes, index) === ClusterKind.compressed) throw unsupported();
   const bytes = changed(parts, table, index);
   l2.setUnits(bytes, index, from, end, 'zero');
-  if (!mayUnmap || l2.kind(bytes, index) !== ClusterKind.zeroAllocated) return;
+  if (kept === false || l2.kind(bytes, index) !== ClusterKind.zeroAllocated) return;
+  if (kept.take(table, index)) return;
   unlink(parts, table, index);
   l2.setHost(bytes, index, 0, false);
 }
@@ -75,17 +80,54 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
   const v2 = context.header.version < 3;
   if (v2 && showsBacking) return;
   if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, true);
+  const kept = new KeptClusters(parts);
   await changeEntries(parts, offset, lengthBytes, !showsBacking, (table, index, units) => {
     if (!isWhole(parts, units)) {
-      if (l2.kind(table.bytes, index) !== ClusterKind.compressed) zeroSome(parts, table, index, units, true);
+      if (l2.kind(table.bytes, index) !== ClusterKind.compressed) zeroSome(parts, table, index, units, kept);
       return;
     }
+    if (kept.take(table, index)) return;
     const kind = l2.kind(table.bytes, index);
     if (kind === ClusterKind.zeroPlain && l2.unitsPerCluster === 1) return;
     if (kind === ClusterKind.unallocated && !showsBacking) return;
     discardEntry(parts, table, index, !v2);
   });
+  await kept.discard();
   await discardData(parts, offset, lengthBytes);
+}
+
+/** With `discard-no-unref`, clusters that read as zeroes from now on and stay where they are; the file's blocks go. */
+class KeptClusters {
+  readonly #parts: ImageParts;
+  readonly #stretches: Array<{ offset: number; end: number }> = [];
+
+  constructor(parts: ImageParts) {
+    this.#parts = parts;
+  }
+
+  /** False: the entry has no plain cluster of its own that is to stay. */
+  take(table: CachedTable, index: number): boolean {
+    const { l2, discards, header, clusterBytes } = this.#parts.context;
+    if (!discards.keepsClusters || header.version < 3 || l2.hasDataFile) return false;
+    const kind = l2.kind(table.bytes, index);
+    const isPlain = kind === ClusterKind.data || kind === ClusterKind.zeroAllocated;
+    if (!isPlain || !l2.isCopied(table.bytes, index)) return false;
+    const offset = l2.hostOffset(table.bytes, index);
+    if (kind === ClusterKind.data || l2.unitsPerCluster > 1)
+      l2.writeZero(changed(this.#parts, table, index), index, offset, true);
+    const last = this.#stretches.at(-1);
+    if (last?.end === offset) last.end += clusterBytes;
+    else this.#stretches.push({ offset, end: offset + clusterBytes });
+    return true;
+  }
+
+  async discard(): Promise<void> {
+    const { context } = this.#parts;
+    if (!context.passesDiscard('request')) return;
+    // A hint: they read as zeroes in any case.
+    for (const { offset, end } of this.#stretches)
+      await context.data.discard(offset, end - offset).catch(() => undefined);
+  }
 }
 
 function hasBacking({ header, driver }: ImageParts['context']): boolean {
@@ -116,8 +158,8 @@ async function zeroRawData(
 
 /** Of a data file the blocks go at once: nothing else comes there. */
 async function discardData({ context }: ImageParts, offset: number, lengthBytes: number): Promise<void> {
-  const { data, l2, isDataFileRaw, driver } = context;
-  if (!l2.hasDataFile || isDataFileRaw || driver.modes.discard !== 'unmap') return;
+  const { data, l2, isDataFileRaw } = context;
+  if (!l2.hasDataFile || isDataFileRaw || !context.passesDiscard('request')) return;
   const length = Math.min(lengthBytes, data.lengthBytes - offset);
   // A hint.
   if (length > 0) await data.discard(offset, length).catch(() => undefined);
@@ -178,7 +220,7 @@ function isWhole({ context }: ImageParts, { from, end }: Units): boolean {
 
 /** The file is to give the space back only where discards reach this image at all. */
 function unlink(parts: ImageParts, table: CachedTable, index: number): void {
-  unlinkEntry(parts, table.bytes, index, parts.context.driver.modes.discard === 'unmap');
+  unlinkEntry(parts, table.bytes, index, parts.context.passesDiscard('request'));
 }
 
 /** The bytes of the table, to change this entry in them. */

@@ -356,6 +356,14 @@ async function created(options: CreateOptions): Promise<Buffer> {
   return disk.contents();
 }
 
+async function withoutName(options: CreateOptions): Promise<Buffer> {
+  const shelf = new DiskShelf([qcow2Driver]);
+  const top = shelf.put('top', await created(options));
+  const disk = await shelf.open('top', { backing: null });
+  await disk.instance.changeBacking?.(undefined, undefined);
+  return top.contents();
+}
+
 const LONG_NAMES = ['first', 'second'].map((name) => `/${name}`.repeat(60));
 
 for (const [from, to] of [
@@ -366,13 +374,11 @@ for (const [from, to] of [
   [undefined, LONG_NAMES[1]],
 ]) {
   test(`backing file ${from?.slice(0, 12)} to ${to?.slice(0, 12)}: the old or the new one, never a mixture`, async () => {
-    const old = {
-      sizeBytes: 65536,
-      ...(from === undefined ? {} : { backingFile: from, backingFormat: 'qcow2' }),
-    };
+    // Where there is no name, one was: what is not written is not a name of no length.
+    const named = { sizeBytes: 65536, backingFile: from ?? LONG_NAMES[0] ?? '', backingFormat: 'qcow2' };
     const before = from === undefined ? undefined : { filename: from, format: 'qcow2' };
     const after = to === undefined ? undefined : { filename: to, format: 'raw' };
-    const content = await created(old);
+    const content = from === undefined ? await withoutName(named) : await created(named);
     await everyFlushIsNeeded(
       (drop) =>
         headerRun(

@@ -21,7 +21,10 @@ export interface UnlinkedRange {
   discard: boolean;
 }
 
-/** Host ranges that nothing in memory points at any more, but the disk may: they keep their refcount until it cannot. */
+/**
+ * Ranges of the image's own file (a data file has none) that nothing in memory points at any more, but the disk may: they
+ * keep their refcount until it cannot.
+ */
 export class UnlinkedClusters {
   #ranges: UnlinkedRange[] = [];
   #bytes = 0;
@@ -127,6 +130,12 @@ export class WriteBack {
   /** What is in memory is on the disk too, durably. */
   get isSettled(): boolean {
     return !this.#running && !this.isDirty;
+  }
+
+  /** A flush frees clusters at its end, which the next one brings to disk: nothing waits for one afterwards. */
+  async flushAll(): Promise<void> {
+    do await this.flush();
+    while (this.isDirty);
   }
 
   /** Everything written and linked before the call is durable afterwards. Calls made during a write-back share the next. */
@@ -252,7 +261,11 @@ export class WriteBack {
     const ranges = [...s.unlinked];
     for (const move of [s.refcountTableMove, s.l1Move]) {
       if (move)
-        ranges.push({ offset: move.from.hostOffset, lengthBytes: move.from.lengthBytes, discard: false });
+        ranges.push({
+          offset: move.from.hostOffset,
+          lengthBytes: move.from.lengthBytes,
+          discard: this.#context.passesDiscard('other'),
+        });
     }
     if (ranges.length === 0) return;
     try {
@@ -300,11 +313,14 @@ export class WriteBack {
 
   /** Only what becomes free: the blocks of a cluster that an internal snapshot has too hold the snapshot's data. */
   async #discard(range: UnlinkedRange): Promise<void> {
-    const { clusterBytes } = this.#context;
+    const { clusterBytes, meta } = this.#context;
     const first = range.offset / clusterBytes;
     for (const run of await this.#allocator.ownedRuns(first, range.lengthBytes / clusterBytes)) {
+      const offset = run.start * clusterBytes;
+      // Compressed data at the end of the file may not fill its cluster.
+      const length = Math.min(run.count * clusterBytes, meta.lengthBytes - offset);
       try {
-        await this.#context.data.discard(run.start * clusterBytes, run.count * clusterBytes);
+        if (length > 0) await meta.discard(offset, length);
       } catch {
         // A hint; the clusters are free in any case.
       }
@@ -396,7 +412,8 @@ export class WriteBack {
     if (!move) return table.restoreDirty(pieces);
     // Moved again meanwhile: the place in between is nothing's.
     const unused = isNamed ? move.from : table.moved;
-    if (unused) this.#unlinked.add(unused.hostOffset, unused.lengthBytes, false);
+    if (unused)
+      this.#unlinked.add(unused.hostOffset, unused.lengthBytes, this.#context.passesDiscard('other'));
     if (isNamed) this.#context.isHeaderUncertain = true;
     else table.moved = move.from;
   }

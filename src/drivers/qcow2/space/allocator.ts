@@ -22,14 +22,15 @@ export interface Run {
 export type Use = 'data cluster' | 'L2 table' | 'table';
 
 /**
- * Gives out free host clusters: known free ones inside the file first, else at its end. A refcount in memory counts
+ * Gives out free host clusters: known free ones inside the file first, else at its end; once the file is as long as all of
+ * the disk needs, whatever is free first, so that it does not swell. A refcount in memory counts
  * every cluster that is reserved, linked, or unlinked but not yet durably so; only a refcount of 0 is free.
  */
 export class Allocator {
   readonly #context: ImageContext;
   readonly #refcounts: Refcounts;
   readonly #space: MetadataSpace;
-  readonly #free: FreeClusters;
+  #free: FreeClusters;
   /** First cluster that was never given out nor part of the file when it was opened. */
   #end: number;
   readonly #packed: PackedClusters;
@@ -41,6 +42,12 @@ export class Allocator {
     this.#end = divideRoundUp(context.openedFileBytes, context.clusterBytes);
     this.#free = new FreeClusters(refcounts, this.#end);
     this.#packed = new PackedClusters(context, refcounts, space, () => this.tryAllocate(1, 'data cluster'));
+  }
+
+  /** The refcounts are others: nothing is known of free clusters in a file of so many bytes. */
+  startAnew(fileBytes: number): void {
+    this.#end = divideRoundUp(fileBytes, this.#context.clusterBytes);
+    this.#free = new FreeClusters(this.#refcounts, this.#end);
   }
 
   /** Most of the refcount blocks in memory must stay there until they are written back. */
@@ -58,7 +65,7 @@ export class Allocator {
     const inside =
       this.#tryInside(count, count, use) ??
       this.#needsWholeScan() ??
-      (this.#isFixed() && this.#tryInside(1, count, use));
+      (this.#fillsHoles() && this.#tryHoles(count, use));
     if (inside) return inside;
     const entries = this.#refcounts.blockEntries;
     // Within one refcount block (the next one, when this one is full).
@@ -68,6 +75,21 @@ export class Allocator {
   /** Of a storage that has its length for good all free clusters are to be found: there is nothing behind its end. */
   #isFixed(): boolean {
     return this.#context.meta.hasFixedLength === true;
+  }
+
+  /** Smaller ones than are wanted are taken where the storage cannot grow, or is as long as all of the disk needs. */
+  #fillsHoles(): boolean {
+    const { header, clusterBytes } = this.#context;
+    return this.#isFixed() || this.#end * clusterBytes >= header.sizeBytes;
+  }
+
+  /** The larger ones first: so less is scattered. */
+  #tryHoles(count: number, use: Use): Run | Need | undefined {
+    for (let least = count; least >= 1; least = Math.floor(least / 2)) {
+      const run = this.#tryInside(least, count, use);
+      if (run) return run;
+    }
+    return undefined;
   }
 
   #needsWholeScan(): Need | undefined {
@@ -117,6 +139,7 @@ export class Allocator {
 
   /** Undefined: a part of the extent was used otherwise; look again. */
   #allocateFree(extent: { start: number; count: number }, wanted: number, use: Use): Run | Need | undefined {
+    if (this.#context.holdsFree) return () => this.#context.requestFlush();
     const refcounts = this.#refcounts;
     const { start } = extent;
     const index = refcounts.blockIndex(start);
@@ -134,7 +157,7 @@ export class Allocator {
     this.#free.take(start, Math.max(1, count));
     if (count === 0) return undefined;
     this.#checkFree(start, count, use);
-    for (let i = 0; i < count; i++) refcounts.set(block, start + i, 1);
+    refcounts.setAll(block, start, count, 1);
     this.#space.taken(start, count);
     return { start, count, isFresh: false };
   }
@@ -167,6 +190,7 @@ export class Allocator {
 
   /** Exactly `count` contiguous clusters at the end, behind the refcount blocks that they need. */
   #allocateAtEnd(count: number, use: Use): Run | Need {
+    if (this.#context.holdsFree) return () => this.#context.requestFlush();
     const refcounts = this.#refcounts;
     for (;;) {
       const first = this.#end;
@@ -226,17 +250,25 @@ export class Allocator {
     // The new ones take room in a small cache: these must not leave it for that.
     for (const block of blocks) block.pins++;
     newBlocks.forEach((index, i) => void refcounts.add(index, first + i));
-    for (let cluster = first; cluster < end; cluster++) refcounts.set(this.#block(cluster), cluster, 1);
+    for (let at = first; at < end;) {
+      const count = Math.min(end - at, refcounts.leftInBlock(at));
+      refcounts.setAll(this.#block(at), at, count, 1);
+      at += count;
+    }
     for (const block of blocks) block.pins--;
     this.#end = end;
     this.#space.taken(first, end - first);
   }
 
-  /** The last cluster of [first, end) whose refcount is not 0, or -1. */
+  /** The last cluster of [first, end) in the first block that has one whose refcount is not 0; or -1. */
   #lastUsed(first: number, end: number): number {
-    for (let cluster = end - 1; cluster >= first; cluster--) {
-      if (this.#refcounts.isAbsent(this.#refcounts.blockIndex(cluster))) continue;
-      if (this.#refcounts.count(this.#block(cluster), cluster) !== 0) return cluster;
+    const refcounts = this.#refcounts;
+    for (let at = first; at < end;) {
+      const count = Math.min(end - at, refcounts.leftInBlock(at));
+      const isAbsent = refcounts.isAbsent(refcounts.blockIndex(at));
+      const used = isAbsent ? -1 : refcounts.lastCounted(this.#block(at), at, count);
+      if (used >= 0) return used;
+      at += count;
     }
     return -1;
   }
@@ -340,11 +372,19 @@ export class Allocator {
     return typeof run === 'function' ? run : undefined;
   }
 
-  /** The stretches of [start, start + count) whose refcount is one: nothing else, no internal snapshot, has them. */
+  /**
+   * The stretches of [start, start + count) whose refcount is one: nothing else, no internal snapshot, has them. Errors: kind
+   * corrupt where that is metadata.
+   */
   async ownedRuns(start: number, count: number): Promise<Array<{ start: number; count: number }>> {
-    for (let cluster = start; cluster < start + count; cluster++)
+    for (let cluster = start; cluster < start + count; cluster++) {
       if (this.#refcounts.isAbsent(this.#refcounts.blockIndex(cluster))) throw this.#underflow(cluster);
-    return this.#runsWhere(start, count, (references) => references === 1);
+    }
+    return this.#runsWhere(start, count, (references, cluster) => {
+      if (references !== 1) return false;
+      this.#checkUnused(cluster);
+      return true;
+    });
   }
 
   /** The stretches of [start, start + count) that are in use as far as the image says. */
@@ -355,7 +395,7 @@ export class Allocator {
   async #runsWhere(
     start: number,
     count: number,
-    isWanted: (references: number) => boolean,
+    isWanted: (references: number, cluster: number) => boolean,
   ): Promise<Array<{ start: number; count: number }>> {
     const runs: Array<{ start: number; count: number }> = [];
     for (let cluster = start; cluster < start + count; cluster++) {
@@ -363,7 +403,7 @@ export class Allocator {
       const isAbsent = this.#refcounts.isAbsent(index);
       while (!isAbsent && !this.#refcounts.peek(index)) await this.#refcounts.load(index);
       const references = isAbsent ? 0 : this.#refcounts.count(this.#block(cluster), cluster);
-      if (!isWanted(references)) continue;
+      if (!isWanted(references, cluster)) continue;
       const last = runs.at(-1);
       if (last && last.start + last.count === cluster) last.count++;
       else runs.push({ start: cluster, count: 1 });
@@ -401,11 +441,18 @@ export class Allocator {
   #releaseOne(block: CachedTable, cluster: number): void {
     const count = this.#refcounts.count(block, cluster);
     if (count === 0) throw this.#underflow(cluster);
+    if (count === 1) this.#checkUnused(cluster);
     this.#refcounts.set(block, cluster, count - 1);
     if (count !== 1) return;
     this.#context.metadata.forget(cluster);
     this.#packed.freed(cluster);
     this.#free.add(cluster, 1);
+  }
+
+  /** An entry of a broken image may have named a table, or what was counted as free and became one. Errors: kind corrupt. */
+  #checkUnused(cluster: number): void {
+    const what = this.#context.metadata.usedAs(cluster);
+    if (what !== undefined) throw this.#context.overlap(what, cluster * this.#context.clusterBytes);
   }
 
   #underflow(cluster: number): BlockError {

@@ -3,6 +3,7 @@ import { BlockError } from '../../../base/error.js';
 import type { L2Layout } from '../disk/l2-layout.js';
 import { ClusterKind, entryOffset, hostClustersOf, Incompatible } from '../disk/layout.js';
 import type { ImageContext } from '../image.js';
+import type { DiscardCause } from '../discards.js';
 import type { OpenImage } from '../open-image.js';
 import type { CachedTable } from '../tables/cached-table.js';
 
@@ -66,9 +67,13 @@ function tooMany(offset: number, count: number): BlockError {
 }
 
 /** One reference less to each cluster once a write-back has made it so on disk that nothing there needs it. */
-export function dropReferences({ context, unlinked }: OpenImage, { start, count }: ClusterRun): void {
-  const { clusterBytes, driver } = context;
-  unlinked.add(start * clusterBytes, count * clusterBytes, driver.modes.discard === 'unmap');
+export function dropReferences(
+  { context, unlinked }: OpenImage,
+  { start, count }: ClusterRun,
+  cause: DiscardCause = 'request',
+): void {
+  const { clusterBytes } = context;
+  unlinked.add(start * clusterBytes, count * clusterBytes, context.passesDiscard(cause));
 }
 
 /** Calls `change` for each cluster with its refcount block in memory; brings what changed to disk in between. */
@@ -109,10 +114,11 @@ export function checkEntries({ tables, context }: OpenImage, table: CachedTable)
   for (let index = 0; index < context.l2Entries; index++) tables.checkEntry(table, index);
 }
 
-/** What the entries of an L2 table name. */
+/** What the entries of an L2 table name in the image's own file: nothing where data is in another. */
 export function runsOfTable({ l2, l2Entries, header }: ImageContext, bytes: Buffer): ClusterRun[] {
   const { clusterBytes, clusterBits } = header;
   const runs: ClusterRun[] = [];
+  if (l2.hasDataFile) return runs;
   for (let index = 0; index < l2Entries; index++) {
     const kind = l2.kind(bytes, index);
     if (kind === ClusterKind.compressed) {

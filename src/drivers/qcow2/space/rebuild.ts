@@ -33,17 +33,28 @@ export function rebuildRefcounts({ context, refcounts, unlinked }: OpenImage, re
       if (count > 0) refcounts.set(block, cluster, count);
     }
   }
-  for (const cluster of rebuild.formerBlocks) unlinked.add(cluster * clusterBytes, clusterBytes, false);
+  for (const cluster of rebuild.formerBlocks)
+    unlinked.add(cluster * clusterBytes, clusterBytes, context.passesDiscard('other'));
+}
+
+/** Where new refcount blocks, by their index, and a new table of them go. */
+export interface RefcountPlaces {
+  blocks: ReadonlyMap<number, number>;
+  table: { start: number; count: number };
+  /** All of these clusters. */
+  clusters: ReadonlySet<number>;
 }
 
 /** Chooses the places of new structures, which count themselves among what they describe. */
-class Places {
+export class Places {
   readonly #references: References;
   readonly #avoid: ReadonlySet<number>;
   readonly #blockEntries: number;
   readonly #perTableCluster: number;
   readonly #end: number;
   readonly #blocks = new Map<number, number>();
+  /** Below this no cluster is free. */
+  #firstFree = 1;
 
   constructor(
     references: References,
@@ -58,7 +69,7 @@ class Places {
     this.#end = references.end + SEARCH_CLUSTERS;
   }
 
-  choose(): { blocks: ReadonlyMap<number, number>; table: { start: number; count: number } } {
+  choose(): RefcountPlaces {
     this.#addBlocks();
     for (;;) {
       const count = this.#tableClusters();
@@ -66,14 +77,22 @@ class Places {
         throw new BlockError('limit', 'Refcount table would be too large', { errno: 'EFBIG' });
       const start = this.#take(count);
       this.#addBlocks();
-      if (this.#tableClusters() <= count) return { blocks: this.#blocks, table: { start, count } };
+      if (this.#tableClusters() <= count) return this.#chosen(start, count);
       // Its own place needs one more block than it has room for: again, larger.
       for (let i = 0; i < count; i++) this.#references.set(start + i, 0);
+      this.#firstFree = Math.min(this.#firstFree, start);
     }
   }
 
+  #chosen(start: number, count: number): RefcountPlaces {
+    const clusters = new Set(this.#blocks.values());
+    for (let i = 0; i < count; i++) clusters.add(start + i);
+    return { blocks: this.#blocks, table: { start, count }, clusters };
+  }
+
   #tableClusters(): number {
-    const last = Math.max(...this.#blocks.keys());
+    let last = 0;
+    for (const index of this.#blocks.keys()) last = Math.max(last, index);
     return divideRoundUp(last + 1, this.#perTableCluster);
   }
 
@@ -96,11 +115,12 @@ class Places {
 
   /** The first contiguous free clusters. */
   #take(count: number): number {
-    let start = 1;
-    for (let at = 1; at < this.#end; at++) {
+    let start = this.#firstFree;
+    for (let at = start; at < this.#end; at++) {
       if (this.#references.get(at) > 0 || this.#avoid.has(at)) start = at + 1;
       else if (at + 1 - start === count) {
         for (let i = start; i <= at; i++) this.#references.add(i);
+        if (count === 1 || start === this.#firstFree) this.#firstFree = at + 1;
         return start;
       }
     }

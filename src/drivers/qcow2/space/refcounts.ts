@@ -1,5 +1,6 @@
 import { assert } from '../../../base/assert.js';
 import { MiB } from '../../../base/limits.js';
+import { isZero } from '../../../base/zero.js';
 import { CachedTable, TableCache } from '../tables/cached-table.js';
 import { hex, type ImageContext, readBytes } from '../image.js';
 import { ENTRY_BYTES, readU64 } from '../disk/layout.js';
@@ -7,6 +8,9 @@ import type { SectorTable } from '../../tables/sector-table.js';
 
 /** Most memory that refcount blocks take unless the options say otherwise. */
 export const DEFAULT_REFCOUNT_CACHE_BYTES = 4 * MiB;
+
+/** More of a block is compared with zeroes at once. */
+const LOOKED_AT_BYTES = 64;
 
 /** Reads the refcount of entry `index` of a block whose entries have 2^order bits. Saturates at 2^53 - 1. */
 export function readRefcount(block: Buffer, index: number, order: number): number {
@@ -53,24 +57,43 @@ export function writeRefcount(block: Buffer, index: number, order: number, value
 export class Refcounts {
   readonly table: SectorTable;
   readonly cache: TableCache;
-  /** Host clusters that one block describes. */
-  readonly blockEntries: number;
-  /** What a refcount can hold. */
-  readonly mostReferences: number;
   readonly #context: ImageContext;
-  readonly #order: number;
+  #order = 0;
+  #blockEntries = 0;
+  #mostReferences = 0;
 
   constructor(context: ImageContext, table: SectorTable, limitBytes: number) {
     this.#context = context;
     this.table = table;
-    this.#order = context.header.refcountOrder;
-    this.mostReferences = 2 ** Math.min(2 ** this.#order, 53) - 1;
-    this.blockEntries = (context.clusterBytes * 8) >>> this.#order;
+    this.#takeWidth();
     this.cache = new TableCache(context.clusterBytes, limitBytes);
+  }
+
+  /** Host clusters that one block describes. */
+  get blockEntries(): number {
+    return this.#blockEntries;
+  }
+
+  /** What a refcount can hold. */
+  get mostReferences(): number {
+    return this.#mostReferences;
+  }
+
+  /** That of the header. */
+  #takeWidth(): void {
+    const { header, clusterBytes } = this.#context;
+    this.#order = header.refcountOrder;
+    this.#blockEntries = (clusterBytes * 8) >>> this.#order;
+    this.#mostReferences = 2 ** Math.min(2 ** this.#order, 53) - 1;
   }
 
   blockIndex(cluster: number): number {
     return Math.floor(cluster / this.blockEntries);
+  }
+
+  /** How many clusters from this one on its block describes. */
+  leftInBlock(cluster: number): number {
+    return this.blockEntries - (cluster % this.blockEntries);
   }
 
   /** Whether the refcount table has a place for this block. */
@@ -94,9 +117,28 @@ export class Refcounts {
     return this.cache.load(blockIndex, () => this.#read(blockIndex));
   }
 
+  /** A block in memory, until another one is asked for; undefined where there is none. */
+  async loaded(blockIndex: number): Promise<CachedTable | undefined> {
+    if (this.isAbsent(blockIndex)) return undefined;
+    while (!this.peek(blockIndex)) await this.load(blockIndex);
+    return this.peek(blockIndex);
+  }
+
+  /** Errors: kind corrupt. */
+  blockOffset(blockIndex: number): number {
+    return readU64(this.table.bytes, blockIndex * ENTRY_BYTES, 'Refcount block offset');
+  }
+
+  /** They are what another table and its blocks say, which the header names by now, with refcounts of its width. */
+  adopt(table: Buffer, hostOffset: number): void {
+    this.cache.forgetAll();
+    this.table.adopt(table, hostOffset);
+    this.#takeWidth();
+  }
+
   async #read(blockIndex: number): Promise<CachedTable> {
     const context = this.#context;
-    const offset = readU64(this.table.bytes, blockIndex * ENTRY_BYTES, 'Refcount block offset');
+    const offset = this.blockOffset(blockIndex);
     const where = `reftable index: ${hex(blockIndex)}`;
     context.checkMetadataOffset('Refblock', offset, where);
     // Behind the end there are zeroes: they would say that clusters in use are free.
@@ -116,6 +158,25 @@ export class Refcounts {
     const index = cluster % this.blockEntries;
     const byte = (index << this.#order) >>> 3;
     writeRefcount(block.change(byte, byte + 1), index, this.#order, value);
+  }
+
+  /** The same value for `count` clusters, which one block describes. */
+  setAll(block: CachedTable, cluster: number, count: number, value: number): void {
+    const index = cluster % this.blockEntries;
+    const from = (index << this.#order) >>> 3;
+    const end = (((index + count) << this.#order) + 7) >>> 3;
+    const bytes = block.change(from, end);
+    for (let i = index; i < index + count; i++) writeRefcount(bytes, i, this.#order, value);
+  }
+
+  /** The last of `count` clusters, which one block describes, whose refcount is not 0; or -1. */
+  lastCounted(block: CachedTable, cluster: number, count: number): number {
+    const index = cluster % this.blockEntries;
+    const from = (index << this.#order) >>> 3;
+    const end = (((index + count) << this.#order) + 7) >>> 3;
+    if (end - from > LOOKED_AT_BYTES && isZero(block.bytes.subarray(from, end))) return -1;
+    for (let i = count - 1; i >= 0; i--) if (this.count(block, cluster + i) !== 0) return cluster + i;
+    return -1;
   }
 
   /** A new block at host cluster `cluster`, whose own refcount the caller sets. */

@@ -47,7 +47,12 @@ export function tableToChange(parts: ImageParts, l1Index: number): CachedTable |
   if (need) return need;
   const run = allocator.tryAllocate(1, 'L2 table');
   if (typeof run === 'function') return run;
-  if (!absent) parts.unlinked.add(entryOffset(tables.l1.bytes, l1Index), context.clusterBytes, false);
+  if (!absent)
+    parts.unlinked.add(
+      entryOffset(tables.l1.bytes, l1Index),
+      context.clusterBytes,
+      context.passesDiscard('other'),
+    );
   return tables.replace(l1Index, run.start * context.clusterBytes);
 }
 
@@ -141,7 +146,8 @@ export class Reserver {
     const { l2, clusterBytes: cluster, unitBytes: unit } = context;
     const { bytes } = table;
     const first = Math.floor(wanted.from / cluster);
-    let index = first;
+    // Of clusters that nothing is said of there is nothing to check.
+    let index = l2.nextUsed(bytes, first, Math.ceil(wanted.end / cluster));
     for (; index * cluster < wanted.end; index++) {
       tables.checkEntry(table, index);
       tables.checkChange(table, index);
@@ -209,10 +215,12 @@ class ClusterReservation implements Reservation {
   readonly #count: number;
   readonly #kept: boolean;
   readonly #old: Buffer;
+  /** Nothing was said of any of the clusters. */
+  readonly #wasUnused: boolean;
   #open = true;
 
   constructor(parts: ImageParts, table: CachedTable, { base, units, host, kept, fresh }: Place) {
-    const { clusterBytes, data, encryption } = parts.context;
+    const { clusterBytes, data, encryption, l2 } = parts.context;
     this.plain = !encryption;
     this.#parts = parts;
     this.#table = table;
@@ -222,12 +230,13 @@ class ClusterReservation implements Reservation {
     this.#kept = kept;
     this.offset = base + units.from;
     // A data file is as long as the disk.
-    const mostBytes = parts.context.l2.hasDataFile ? parts.context.header.sizeBytes - this.offset : Infinity;
+    const mostBytes = l2.hasDataFile ? parts.context.header.sizeBytes - this.offset : Infinity;
     this.lengthBytes = Math.min(units.end - units.from, mostBytes);
     this.child = data;
     this.hostOffset = host;
     this.readsZero = fresh && this.plain;
     this.#old = Buffer.from(this.#entries());
+    this.#wasUnused = l2.nextUsed(this.#old, 0, this.#count) === this.#count;
     this.before = this.#wasZero() ? 'zero' : 'mixed';
     table.pins++;
   }
@@ -251,6 +260,7 @@ class ClusterReservation implements Reservation {
   #wasZero(): boolean {
     const { driver, l2 } = this.#parts.context;
     const hasBacking = driver.hasChild('backing');
+    if (this.#wasUnused) return !hasBacking;
     for (let i = 0; i < this.#count; i++) {
       const { from, end } = this.#unitsOf(i);
       for (let unit = from; unit < end; unit++) {
@@ -269,16 +279,18 @@ class ClusterReservation implements Reservation {
     const { l2, clusterBytes: cluster } = context;
     const from = this.#index * l2.entryBytes;
     const bytes = this.#table.change(from, from + this.#count * l2.entryBytes);
+    const discard = context.passesDiscard('other');
     const host = this.hostOffset - (this.#units.from - this.#index * cluster);
+    const unlinks = !this.#kept && !this.#wasUnused;
     for (let i = 0; i < this.#count; i++) {
       const index = this.#index + i;
       const units = this.#unitsOf(i);
       if (units.end - units.from === l2.unitsPerCluster) {
-        if (!this.#kept) unlinkEntry(this.#parts, this.#old, i, false);
+        if (unlinks) unlinkEntry(this.#parts, this.#old, i, discard);
         l2.writeData(bytes, index, host + i * cluster, true);
       } else {
         // What the old cluster has of other units is nothing, or zeroes.
-        if (!this.#kept) unlinkEntry(this.#parts, this.#old, i, false);
+        if (unlinks) unlinkEntry(this.#parts, this.#old, i, discard);
         l2.setHost(bytes, index, host + i * cluster, true);
         l2.setUnits(bytes, index, units.from, units.end, 'data');
       }

@@ -4,6 +4,7 @@ import { BlockError } from '../../../base/error.js';
 import { createImage } from '../../../block/create.js';
 import type { NodeOptions } from '../../../block/driver.js';
 import { Flag } from '../../../block/request.js';
+import { resizeImage } from '../../../block/resize.js';
 import { createSimulatedHost, type Simulation } from '../../../host/simulated.js';
 import { hostWithout, type Lack } from '../../../../test/kit/host-variants.js';
 import { TestBed, type TestDisk } from '../../../../test/kit/test-disk.js';
@@ -233,14 +234,15 @@ test('an image in a window of fixed size ends there: the write finds out, not th
   });
 });
 
-test('a file ends where a cluster does, whatever of the last one was written', async () => {
+test('a file with data ends where a cluster does, whatever of the last one was written; a new one with its tables', async () => {
   for (const lacks of [[], ['sync']] as Lack[][]) {
     for (const clusterBytes of [4 * KiB, 64 * KiB]) {
       await onMachine(lacks, async (machine) => {
         const sizeBytes = 3 * MiB + 512;
         await make(machine, clusterBytes, sizeBytes);
         const sizeNow = (): number => machine.simulation.contentOf(PATH)?.length ?? 0;
-        assert.equal(sizeNow() % clusterBytes, 0, 'made');
+        // The header, refcounts, and a sector of the L1 table.
+        assert.equal(sizeNow(), 3 * clusterBytes + 512, 'made');
         const disk = await machine.bed.open(IMAGE);
         for (const at of [512, MiB + 3000, 2 * MiB + clusterBytes - 512, sizeBytes - 512]) {
           await disk.write(at, Buffer.alloc(512, 1));
@@ -256,4 +258,23 @@ test('a file ends where a cluster does, whatever of the last one was written', a
       });
     }
   }
+});
+
+test('without room for what was to be preallocated a disk has its old size, and gives back what it took', async () => {
+  for (const mode of ['falloc', 'full'] as const)
+    await onMachine([], async (machine) => {
+      await make(machine, 4 * KiB, 64 * KiB);
+      const disk = await machine.bed.open(IMAGE);
+      await disk.write(0, Buffer.alloc(64 * KiB, 1));
+      await disk.backend.flush();
+      leave(machine, 100 * KiB, 'early');
+      await assert.rejects(resizeImage(disk.backend, MiB, mode), NO_SPACE);
+      assert.equal(disk.node.lengthBytes, 64 * KiB);
+      machine.simulation.limitSpace(undefined);
+      await resizeImage(disk.backend, MiB, mode);
+      const content = await disk.read(0, MiB);
+      assert.ok(content.every((byte, at) => byte === (at < 64 * KiB ? 1 : 0)));
+      await disk.close();
+      await assertSound(machine, new Map([[0, Buffer.alloc(64 * KiB, 1)]]));
+    });
 });

@@ -159,14 +159,17 @@ export class TableCache implements MemoryHolder {
     return this.#tables.size * this.#tableBytes;
   }
 
-  letGo(): void {
-    for (const table of this.#tables.values()) {
-      if (!table.mayEvict) continue;
-      if (this.#last === table) this.#last = undefined;
-      this.#takeOut(table);
-      table.retire();
-    }
+  letGo(bytes: number): void {
     this.#free.length = 0;
+    const enough = this.heldBytes - bytes;
+    this.#goAround(
+      () => this.heldBytes > enough,
+      (table) => {
+        if (this.#last === table) this.#last = undefined;
+        this.#takeOut(table);
+        table.retire();
+      },
+    );
   }
 
   /** The image has been opened anew, or is closed. */
@@ -289,16 +292,26 @@ export class TableCache implements MemoryHolder {
   }
 
   #evict(): void {
+    this.#goAround(
+      () => this.#tables.size > this.#maxTables,
+      (table) => {
+        if (table === this.#last) return;
+        this.#takeOut(table);
+        this.#recycle(table.retire());
+      },
+    );
+  }
+
+  /** The hand goes on while there are too many, past those that were looked at since it was there last. */
+  #goAround(isOver: () => boolean, leave: (table: CachedTable) => void): void {
     // Twice around: the first time may only find that all were looked at.
-    for (let steps = 2 * this.#round.length; this.#tables.size > this.#maxTables && steps > 0; steps--) {
+    for (let steps = 2 * this.#round.length; steps > 0 && isOver(); steps--) {
       if (this.#hand >= this.#round.length) this.#hand = 0;
       const table = this.#round[this.#hand];
       if (!table) return;
-      if (!table.wasUsed && table.mayEvict && table !== this.#last) {
-        this.#takeOut(table);
-        this.#recycle(table.retire());
-        continue;
-      }
+      if (!table.wasUsed && table.mayEvict) leave(table);
+      // Where one has left, another is.
+      if (this.#round[this.#hand] !== table) continue;
       table.wasUsed = false;
       this.#hand++;
     }

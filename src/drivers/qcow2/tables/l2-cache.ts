@@ -13,9 +13,11 @@ export class L2Tables {
   readonly l1: SectorTable;
   readonly cache: TableCache;
   readonly #context: ImageContext;
+  readonly #memory: MemoryBudget;
 
   constructor(context: ImageContext, l1: SectorTable, limitBytes: number, budget?: MemoryBudget) {
     this.#context = context;
+    this.#memory = context.driver.tableMemory;
     this.l1 = l1;
     this.cache = new TableCache(context.clusterBytes, limitBytes, budget);
   }
@@ -36,21 +38,26 @@ export class L2Tables {
 
   /** Reads a table; its L1 entry must not be absent. Errors: kind corrupt when the entry points nowhere. */
   load(l1Index: number): Promise<CachedTable> {
-    return this.cache.load(l1Index, () => this.#read(l1Index));
+    return this.cache.load(l1Index, () => this.#read(l1Index, this.cache.buffer()));
   }
 
-  /** The table for one look: what is not in memory does not stay there. */
-  async glance(l1Index: number): Promise<CachedTable> {
-    return this.cache.peek(l1Index) ?? this.#read(l1Index);
+  /** One look at a table, at once when it is there: what is not in memory does not stay there. */
+  async glance<T>(l1Index: number, look: (table: CachedTable) => T): Promise<T> {
+    const cached = this.cache.peek(l1Index);
+    if (cached) return look(cached);
+    const scratch = this.#memory.borrow(this.#context.clusterBytes);
+    const answer = look(await this.#read(l1Index, scratch));
+    // Where that failed, a read that was given up may still come.
+    this.#memory.giveBack(scratch);
+    return answer;
   }
 
-  async #read(l1Index: number): Promise<CachedTable> {
+  async #read(l1Index: number, bytes: Buffer): Promise<CachedTable> {
     const context = this.#context;
     const offset = entryOffset(this.l1.bytes, l1Index);
     const isShared = !this.isCopied(l1Index);
     context.checkMetadataOffset('L2 table', offset, `L1 index: ${hex(l1Index)}`, isShared);
     await context.announce('l2_load');
-    const bytes = this.cache.buffer();
     // Behind the end of the file there are zeroes.
     if (offset >= context.meta.lengthBytes) bytes.fill(0);
     else await readBytes(context.meta, offset, bytes);
@@ -60,10 +67,13 @@ export class L2Tables {
   }
 
   #isWellFormed(bytes: Buffer, l1Index: number): boolean {
-    const { l2, l2Entries } = this.#context;
+    const { l2, l2Entries, clusterBytes } = this.#context;
     for (let index = l2.nextUsed(bytes, 0, l2Entries); index < l2Entries;) {
+      // What is right with the first and the last of them is so with all between.
+      const last = index + l2.alike(bytes, index, l2Entries, clusterBytes) - 1;
       if (this.#problem(bytes, l1Index, index) !== undefined) return false;
-      index = l2.nextUsed(bytes, index + 1, l2Entries);
+      if (last > index && this.#problem(bytes, l1Index, last) !== undefined) return false;
+      index = l2.nextUsed(bytes, last + 1, l2Entries);
     }
     return true;
   }
@@ -110,15 +120,18 @@ export class L2Tables {
 
   /** Whether any entry points at metadata: such clusters can be read, but never be written or freed. */
   #pointsAtMetadata(bytes: Buffer): boolean {
-    const { metadata, l2, l2Entries } = this.#context;
+    const { metadata, l2, l2Entries, clusterBytes } = this.#context;
     let start = 0;
     let end = 0;
-    for (let index = -1; ;) {
-      index = l2.nextUsed(bytes, index + 1, l2Entries);
+    for (let next = 0; ;) {
+      const index = l2.nextUsed(bytes, next, l2Entries);
       if (index >= l2Entries) break;
+      const count = l2.alike(bytes, index, l2Entries, clusterBytes);
+      next = index + count;
       const range = this.#hostRange(bytes, index);
       if (!range) continue;
-      const { hostOffset, lengthBytes } = range;
+      const { hostOffset } = range;
+      const lengthBytes = range.lengthBytes + (count - 1) * clusterBytes;
       // Several compressed clusters may lie in one of the host.
       if (hostOffset >= start && hostOffset <= end) {
         end = Math.max(end, hostOffset + lengthBytes);
@@ -131,10 +144,15 @@ export class L2Tables {
     return end > start && metadata.find(start, end - start) !== undefined;
   }
 
-  /** Errors: kind corrupt when the entry's host cluster is metadata and so must be neither written nor freed. */
+  /**
+   * Errors: kind corrupt when the entry's host cluster is metadata and so must be neither written nor freed. A shared one is
+   * not written, and the allocator sees to it that it is not freed.
+   */
   checkChange(table: CachedTable, index: number): void {
-    const { metadata } = this.#context;
-    const range = this.#hostRange(table.bytes, index);
+    const { metadata, l2 } = this.#context;
+    const { bytes } = table;
+    if (l2.kind(bytes, index) !== ClusterKind.compressed && !l2.isCopied(bytes, index)) return;
+    const range = this.#hostRange(bytes, index);
     if (!range) return;
     const { hostOffset, lengthBytes } = range;
     const what = table.wellFormed
@@ -154,8 +172,8 @@ export class L2Tables {
 
   /** Puts an empty table, or a copy of a shared one, at a new place and names it in the L1 table. */
   replace(l1Index: number, hostOffset: number): CachedTable {
-    const old = this.isAbsent(l1Index) ? undefined : this.cache.peek(l1Index);
     const bytes = this.cache.buffer();
+    const old = this.isAbsent(l1Index) ? undefined : this.cache.peek(l1Index);
     if (old) old.bytes.copy(bytes);
     else bytes.fill(0);
     const table = new CachedTable(l1Index, bytes, hostOffset, true);
@@ -176,6 +194,6 @@ export class L2Tables {
   adopt(l1: Buffer, hostOffset: number): void {
     this.cache.forgetAll();
     this.l1.adopt(l1, hostOffset);
-    this.#context.metadata.l1Changed();
+    this.#context.metadata.tablesChanged();
   }
 }

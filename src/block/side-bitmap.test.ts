@@ -1,0 +1,30 @@
+import assert from 'node:assert/strict';
+import { fstatSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { allDrivers } from '../drivers/index.js';
+import { createRealHost } from '../host/real.js';
+import { JobBench } from '../../test/kit/job-bench.js';
+import { DriverRegistry } from './registry.js';
+import { SideBitmap } from './side-bitmap.js';
+
+test('a descriptor of another process that is of no use is closed', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'livedisk-side-'));
+  const host = createRealHost();
+  const { opener, graph } = new JobBench(host, new DriverRegistry(allDrivers));
+  const [image, path] = [join(folder, 'image'), join(folder, 'side')];
+  writeFileSync(image, Buffer.alloc(65536));
+  writeFileSync(path, Buffer.alloc(65536, 1));
+  const plan = opener.drivers.gate.plan({ driver: 'file', 'node-name': 'disk', filename: image });
+  const context = { readOnly: false, monitorOwned: true, inactive: false };
+  const node = await opener.openPlan(plan, context);
+  const fd = openSync(path, 'r+');
+  const given = { fd, bits: new Uint8Array(0), enabled: true };
+  const adopting = SideBitmap.adopt(host, { node, path, name: 'changes' }, given);
+  await assert.rejects(adopting, /is not the side file that was in use/);
+  assert.throws(() => fstatSync(fd), /EBADF/);
+  node.monitorOwned = false;
+  await graph.collect([node]);
+  rmSync(folder, { recursive: true });
+});

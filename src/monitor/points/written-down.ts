@@ -1,0 +1,125 @@
+import { posix } from 'node:path';
+import type { NewImage } from './create.js';
+import { keep, loadDisks, makeDurable, type PointDisk, whileChanged } from './disks.js';
+import { type Pending, type PointFileContent, PointVerb, seenFrom } from './point-file.js';
+import type { PointServer } from './server.js';
+import { signpost } from './signpost.js';
+import { isInUse, openFiles } from './unneeded.js';
+
+interface Change {
+  readonly disks: readonly PointDisk[];
+  /** Of each disk the new active one. */
+  readonly images: readonly NewImage[];
+  readonly pendingOf: (disk: PointDisk, image: NewImage) => Pending;
+}
+
+/** What is about to be done to a disk, and the file where that is written down. */
+interface Intent {
+  readonly path: string;
+  readonly pending: Pending;
+  /** The disk's active image before it. */
+  readonly wasActive: string;
+}
+
+/**
+ * Gives disks new active images, which is written down before it is done, and durable on return. Errors: busy, where another
+ * program is at it; those of writing and of `body`. Then nothing has changed, or what the chains show.
+ */
+export async function whileWrittenDown<T>(
+  server: PointServer,
+  change: Change,
+  body: () => Promise<T>,
+): Promise<T> {
+  const verbs: PointVerb[] = [];
+  const end = async (): Promise<void> => {
+    for (const verb of verbs.splice(0)) await verb.end();
+  };
+  try {
+    const intents = await writeDown(server, change, verbs);
+    let answer: T;
+    try {
+      answer = await body();
+      for (const { file } of change.images) await makeDurable(server.host, file);
+    } catch (error) {
+      await end();
+      await takeBack(server, change.images, intents);
+      throw error;
+    }
+    await settleNow(server, change.images, intents);
+    return answer;
+  } finally {
+    await end();
+  }
+}
+
+/** All of them, before anything is done. */
+async function writeDown(
+  server: PointServer,
+  { disks, images, pendingOf }: Change,
+  verbs: PointVerb[],
+): Promise<Intent[]> {
+  const intents: Intent[] = [];
+  for (const [i, disk] of disks.entries()) {
+    const image = images[i];
+    if (!image) continue;
+    const pending = pendingOf(disk, image);
+    const { path, sequence } = disk.settled.file;
+    if (sequence > 0) verbs.push(await PointVerb.begin(server.host, path));
+    await keep(server, disk, (content) => ({ ...content, pending }));
+    if (sequence === 0) verbs.push(await PointVerb.begin(server.host, path));
+    await signpost(server.host, disk.settled.file, posix.dirname(image.file));
+    intents.push({ path, pending, wasActive: seenFrom(path, disk.top.path) });
+  }
+  return intents;
+}
+
+/**
+ * After an error: what was not done is taken back, as the server's images show. What has been done none the less (the guest
+ * was not thawed after it, a layer did not close) stays, and so does all where the server cannot be asked any more.
+ */
+async function takeBack(
+  server: PointServer,
+  images: readonly NewImage[],
+  intents: readonly Intent[],
+): Promise<void> {
+  const paths = new Set(intents.map(({ path }) => path));
+  try {
+    // A mirror may have written into one that nobody uses now.
+    const open = await openFiles(server);
+    for (const { file } of images) {
+      const stat = await server.host.files.stat(file);
+      if (!stat || open.has(stat.identity) || (await isInUse(server, file))) continue;
+      await server.host.files.unlink(file).catch(() => undefined);
+    }
+    await whileChanged(async () => {
+      const { disks } = await loadDisks(server);
+      for (const disk of disks)
+        if (paths.has(disk.settled.file.path)) await keep(server, disk, (content) => content);
+    });
+  } catch {
+    // The first error is what is told; the points files say what was about to be.
+  }
+}
+
+/** What the chains show. Another program that looked before it was done may have forgotten that it was to be. */
+async function settleNow(
+  server: PointServer,
+  images: readonly NewImage[],
+  intents: readonly Intent[],
+): Promise<void> {
+  const nodes = images.map((image) => image['new-node-name']);
+  await whileChanged(async () => {
+    for (const disk of (await loadDisks(server, nodes)).disks) {
+      const { path, content } = disk.settled.file;
+      const intent = intents.find((one) => one.path === path);
+      if (!intent || isKnown(content, intent)) continue;
+      const { pending, wasActive: active } = intent;
+      await keep(server, disk, (now) => ({ ...now, active, pending }));
+    }
+    for (const disk of (await loadDisks(server, nodes)).disks) await keep(server, disk, (content) => content);
+  });
+}
+
+function isKnown({ points, left = [] }: PointFileContent, { pending, wasActive }: Intent): boolean {
+  return pending.what === 'create' ? points.some(({ id }) => id === pending.id) : left.includes(wasActive);
+}

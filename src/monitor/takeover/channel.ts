@@ -1,0 +1,143 @@
+import { AsyncMutex, Notifier } from '../../base/async.js';
+import { BlockError } from '../../base/error.js';
+import { MiB } from '../../base/limits.js';
+import type { HostClock, HostSocket } from '../../host/host.js';
+import { isJsonObject, type JsonObject, type JsonValue } from '../../schema/types.js';
+import { formatJson, type Writable } from '../../wire/qmp/json-format.js';
+import { parseJson } from '../../wire/qmp/json-parser.js';
+
+/** Linux passes at most 253 descriptors with one message. */
+const MOST_FDS_AT_ONCE = 200;
+/** Length of the text, count of descriptors: 4 bytes each. */
+const HEADER_BYTES = 8;
+const MAX_MESSAGE_BYTES = 512 * MiB;
+const RETRY_MS = 1;
+
+export interface ReceivedMessage {
+  readonly value: JsonObject;
+  /** Its descriptors, the receiver's from here on. */
+  readonly fds: readonly number[];
+}
+
+/**
+ * Messages of JSON with descriptors between two processes, over a unix socket: a header, to which the first descriptors
+ * are attached, a byte for each further batch of them, and the text.
+ */
+export class TakeoverChannel {
+  readonly #socket: HostSocket;
+  readonly #clock: HostClock;
+  readonly #news = new Notifier();
+  /** One message after the other: descriptors do not wait for what is queued before them. */
+  readonly #sending = new AsyncMutex();
+  #bytes: Buffer[] = [];
+  #length = 0;
+  readonly #fds: number[] = [];
+  #isClosed = false;
+
+  constructor(socket: HostSocket, clock: HostClock) {
+    this.#socket = socket;
+    this.#clock = clock;
+    socket.start({
+      onData: (chunk) => {
+        this.#bytes.push(Buffer.from(chunk));
+        this.#length += chunk.length;
+        this.#fds.push(...(socket.takeFds?.() ?? []));
+        this.#news.notify();
+      },
+      onClose: () => {
+        this.#isClosed = true;
+        this.#news.notify();
+      },
+      onDrain: () => this.#news.notify(),
+    });
+  }
+
+  /** The other end is gone; what it sent before may wait. */
+  get isClosed(): boolean {
+    return this.#isClosed;
+  }
+
+  /** The same, and nothing of what it sent waits. */
+  get isOver(): boolean {
+    return this.#isClosed && this.#length < HEADER_BYTES;
+  }
+
+  /** Resolves when the kernel has all of it. Errors: closed. */
+  send(value: { [key: string]: Writable }, fds: readonly number[] = []): Promise<void> {
+    return this.#sending.run(() => this.#sendAlone(value, fds));
+  }
+
+  async #sendAlone(value: { [key: string]: Writable }, fds: readonly number[]): Promise<void> {
+    if (this.#isClosed) throw gone();
+    const text = Buffer.from(formatJson(value), 'latin1');
+    const header = Buffer.alloc(HEADER_BYTES);
+    header.writeUInt32LE(text.length, 0);
+    header.writeUInt32LE(fds.length, 4);
+    await this.#sendWith(header, fds.slice(0, MOST_FDS_AT_ONCE));
+    for (let at = MOST_FDS_AT_ONCE; at < fds.length; at += MOST_FDS_AT_ONCE)
+      await this.#sendWith(Buffer.alloc(1), fds.slice(at, at + MOST_FDS_AT_ONCE));
+    this.#socket.write(text);
+    await this.#news.until(() => this.#isClosed || this.#socket.queuedBytes === 0);
+    if (this.#isClosed) throw gone();
+  }
+
+  async #sendWith(bytes: Buffer, fds: readonly number[]): Promise<void> {
+    if (fds.length === 0) return void this.#socket.write(bytes);
+    while (!this.#socket.sendFds?.(bytes, fds)) {
+      if (this.#isClosed || !this.#socket.sendFds) throw gone();
+      await this.#clock.sleep(RETRY_MS);
+    }
+  }
+
+  /** The next message; undefined: the other end is gone. Errors: timeout; corrupt. */
+  async receive(mostMs?: number): Promise<ReceivedMessage | undefined> {
+    let isLate = false;
+    const late = (): void => {
+      isLate = true;
+      this.#news.notify();
+    };
+    const timer = mostMs === undefined ? undefined : this.#clock.setTimer(mostMs, late);
+    try {
+      for (;;) {
+        const message = this.#take();
+        if (message || this.#isClosed) return message;
+        if (isLate) throw new BlockError('timeout', `The other process did not answer within ${mostMs} ms`);
+        await this.#news.wait();
+      }
+    } finally {
+      timer?.cancel();
+    }
+  }
+
+  #take(): ReceivedMessage | undefined {
+    if (this.#length < HEADER_BYTES) return undefined;
+    const bytes = Buffer.concat(this.#bytes);
+    this.#bytes = [bytes];
+    const [textBytes, count] = [bytes.readUInt32LE(0), bytes.readUInt32LE(4)];
+    if (textBytes > MAX_MESSAGE_BYTES)
+      throw new BlockError('corrupt', 'The other process speaks no such protocol');
+    const batches = Math.max(0, Math.ceil(count / MOST_FDS_AT_ONCE) - 1);
+    const start = HEADER_BYTES + batches;
+    const end = start + textBytes;
+    if (this.#length < end) return undefined;
+    this.#bytes = [bytes.subarray(end)];
+    this.#length -= end;
+    const value = parseJson(bytes.toString('latin1', start, end));
+    if (!isJsonObject(value) || this.#fds.length < count)
+      throw new BlockError('corrupt', 'The other process speaks no such protocol');
+    return { value, fds: this.#fds.splice(0, count) };
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+}
+
+function gone(): BlockError {
+  return new BlockError('closed', 'The other process has ended');
+}
+
+/** A member of a message that is to be told. */
+export function text(value: JsonValue | undefined): string {
+  return typeof value === 'string' ? value : formatJson(value);
+}

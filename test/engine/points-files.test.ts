@@ -1,0 +1,158 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { test } from 'node:test';
+import { deferred } from '../../src/base/async.js';
+import { createImage } from '../../src/block/create.js';
+import type { Layer } from '../../src/monitor/points/chain.js';
+import { findLayer } from '../../src/monitor/points/chain.js';
+import { planTakeover } from '../../src/monitor/takeover/plan.js';
+import { settle } from '../../src/monitor/points/settle.js';
+import { EngineBed, MiB } from './engine-bed.js';
+
+/** Files that are not the points' stay, whatever they are called and wherever they lie. */
+
+async function diskWithPoints(bed: EngineBed, count: number): Promise<void> {
+  await bed.chain('A');
+  for (let i = 1; i <= count; i++) {
+    await bed.execute('x-point-create', { name: `p${i}` });
+    await bed.guest(`write -P ${i} ${i * MiB} 1M`);
+  }
+}
+
+async function deletePoint(bed: EngineBed, name: string): Promise<unknown> {
+  const ended = deferred<unknown>();
+  const stop = bed.engine.onEvent((event, data) => {
+    if (event === 'x-point-deleted') ended.resolve(data['error']);
+  });
+  await bed.execute('x-point-delete', { name });
+  const error = await ended.promise;
+  stop();
+  return error;
+}
+
+const overlayOn = (bed: EngineBed, path: string, base: string): Promise<void> =>
+  createImage(bed.engine.opener, path, 'qcow2', {
+    ...{ sizeBytes: 8 * MiB, backingFile: base, backingFormat: 'qcow2' },
+  });
+
+test('a file that gets the name of an image that was removed is not removed at the next change', async (t) => {
+  const bed = new EngineBed(t);
+  await diskWithPoints(bed, 3);
+  const before = readdirSync(bed.folder);
+  assert.equal(await deletePoint(bed, 'p2'), undefined);
+  const [gone = ''] = before.filter((name) => name.endsWith('.qcow2') && !existsSync(bed.path(name)));
+  assert.match(gone, /^A\.after-p/);
+  writeFileSync(bed.path(gone), 'of a user');
+  await bed.execute('x-point-create', { name: 'p4' });
+  assert.equal(await deletePoint(bed, 'p4'), undefined);
+  assert.equal(readFileSync(bed.path(gone), 'utf8'), 'of a user');
+});
+
+test('what going back has left in another folder keeps the images that it stands on', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.execute('x-point-create', { name: 'p1' });
+  await bed.guest('write -P 1 1M 1M');
+  mkdirSync(bed.path('fast'));
+  const [top = ''] = await bed.layers();
+  const left = bed.path('fast/x.qcow2');
+  await bed.execute('x-point-create', { name: 'p2', disks: [{ node: top, file: left }] });
+  await bed.guest('write -P 2 2M 1M');
+  await bed.execute('stop');
+  await bed.execute('system_reset');
+  const [active = ''] = await bed.layers();
+  const back = { name: 'p2', disks: [{ node: active, file: bed.path('back.qcow2') }] };
+  await bed.execute('x-point-revert', back);
+  assert.equal(await deletePoint(bed, 'p2'), undefined);
+  // It is opened with all that is below it.
+  const file = { driver: 'file', filename: left };
+  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'left', file, 'read-only': true });
+  for (const command of ['read -P 1 1M 1M', 'read -P 2 2M 1M'])
+    await bed.execute('human-monitor-command', { 'command-line': `qemu-io left "${command}"` });
+  assert.doesNotMatch(bed.printed.join(), /failed|rror/);
+});
+
+test('an image that cannot be read may stand on any other', async (t) => {
+  const bed = new EngineBed(t);
+  await diskWithPoints(bed, 3);
+  await overlayOn(bed, bed.path('clone.qcow2'), bed.path('A.after-p1.qcow2'));
+  const bytes = readFileSync(bed.path('clone.qcow2'));
+  // An incompatible feature that nobody knows.
+  bytes.writeUInt8(0x80, 72);
+  writeFileSync(bed.path('clone.qcow2'), bytes);
+  assert.equal(await deletePoint(bed, 'p2'), undefined);
+  assert.ok(existsSync(bed.path('A.after-p1.qcow2')));
+  await bed.guest('read -P 2 2M 1M');
+});
+
+test('another file with the number of one that is gone is not taken for it', () => {
+  const layer = (name: string, identity: string, born: string): Layer =>
+    ({
+      path: `/d/${name}`,
+      identity,
+      born,
+      sizeBytes: 1,
+      modified: '1',
+      image: { id: name },
+    }) as unknown as Layer;
+  const images = ['top', 'middle', 'base'].map((file, i) => ({
+    ...{ file, identity: `1:${i}`, born: '1', size: 1, modified: '1', ours: true },
+    ...(i < 2 && { below: ['middle', 'base'][i] ?? '' }),
+  }));
+  const record = { id: 'x', name: 'p', created: 1, disks: 1, image: 'middle', overlay: 'top' };
+  const content = { disk: 'd', active: 'top', images, points: [record] };
+  const file = { path: '/d/d.points', sequence: 1, content };
+  const renamed = [layer('top', '1:0', '1'), layer('other', '1:1', '1'), layer('base', '1:2', '1')];
+  assert.equal(findLayer(renamed, file, 'middle'), renamed[1]);
+  const another = [layer('top', '1:0', '1'), layer('other', '1:1', '2'), layer('base', '1:2', '1')];
+  assert.equal(findLayer(another, file, 'middle'), undefined);
+  const settled = settle(file, another, { isOverlayWritten: false, isVerbRunning: false, jobs: [] });
+  assert.deepEqual(
+    settled.file.content.images.map(({ ours }) => ours),
+    [true, false, true],
+  );
+});
+
+test('nobody takes over while a point is being deleted', async (t) => {
+  const bed = new EngineBed(t);
+  await diskWithPoints(bed, 2);
+  const [top = ''] = await bed.layers();
+  await bed.image('copy');
+  const slow = { 'job-id': 'slow', device: top, target: 'copy', sync: 'full', speed: 1024 };
+  await bed.execute('blockdev-backup', slow);
+  await bed.execute('x-point-delete', { name: 'p1' });
+  assert.ok(planTakeover(bed.engine).refuses.includes("point 'p1' is being deleted"));
+  await bed.execute('job-cancel', { id: 'slow' });
+});
+
+test('points are known where no image is left in the folder of their file', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  mkdirSync(bed.path('fast'));
+  // Another disk's points have the name there.
+  writeFileSync(bed.path('fast/A.points'), 'of somebody');
+  const at = (name: string): string => bed.path(`fast/${name}.qcow2`);
+  for (const name of ['p1', 'p2', 'p3']) {
+    const [node = ''] = await bed.layers();
+    await bed.execute('x-point-create', { name, disks: [{ node, file: at(name) }] });
+    await bed.guest(`write -P 1 1M 4M`);
+  }
+  assert.equal(await deletePoint(bed, 'p1'), undefined);
+  const folders = (await bed.layers()).map((name) => dirname(bed.engine.graph.node(name).filename));
+  assert.deepEqual(folders, [bed.path('fast'), bed.path('fast'), bed.path('fast')]);
+  const names = async (): Promise<string[]> => {
+    const { disks } = await bed.engine.execute('x-point-list', { nodes: ['virtio0'] });
+    return [disks[0]?.['points-file'] ?? '', ...(disks[0]?.points ?? []).map(({ name }) => name)];
+  };
+  assert.deepEqual(await names(), [bed.path('A.points'), 'p2', 'p3']);
+  assert.equal(await deletePoint(bed, 'p2'), undefined);
+  assert.deepEqual(await names(), [bed.path('A.points'), 'p3']);
+  assert.equal(readFileSync(bed.path('fast/A.points'), 'utf8'), 'of somebody');
+  assert.deepEqual(
+    readdirSync(bed.path('fast'))
+      .filter((name) => name.endsWith('.points'))
+      .sort(),
+    ['A-2.points', 'A.points'],
+  );
+});
