@@ -175,13 +175,16 @@ export class GuestDevice {
     }
     const old = root.node;
     if (old === node) return;
-    await this.#graph.drained([old, node], () =>
-      this.#graph.transaction((transaction) => {
+    let isResized = false;
+    await this.#graph.drained([old, node], () => {
+      // A job may have taken its filter out by now.
+      isResized = root.node.lengthBytes !== node.lengthBytes;
+      return this.#graph.transaction((transaction) => {
         transaction.retarget(root, node);
         transaction.setPermissions(backend, perm, shared);
-      }),
-    );
-    if (old.lengthBytes !== node.lengthBytes) backend.childResized();
+      });
+    });
+    if (isResized) backend.childResized();
     await this.#graph.release([old]);
   }
 

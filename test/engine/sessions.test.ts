@@ -208,6 +208,25 @@ test('a node that a job brought the guest to is the guest’s, and others may ta
   assert.ok(bed.engine.graph.node('A').findBitmap('b'));
 });
 
+for (const [driver, below] of [
+  ['raw', 'n'],
+  ['copy-on-read', 'A'],
+] as const)
+  test(`what a guest’s disk is made of stays where others came above it: ${driver}`, async (t) => {
+    const bed = await newBed(t);
+    const session = await Session.open(bed.engine, 's', {});
+    await session.execute('blockdev-add', { driver, 'node-name': 'n', file: 'A' });
+    await bed.execute('qom-set', { path: '/machine/peripheral/virtio0', property: 'drive', value: 'n' });
+    const overlay = { 'snapshot-file': bed.path('B'), 'snapshot-node-name': 'B' };
+    await session.execute('blockdev-snapshot-sync', { 'node-name': 'n', ...overlay });
+    await bed.snapshot('B', 'C');
+    await session.close();
+    assert.deepEqual(await bed.engine.execute('x-session-list'), []);
+    assert.equal(bed.engine.devices.get('virtio0')?.backend.node.name, 'C');
+    assert.equal(bed.engine.graph.node('B').below?.node.name, below);
+    await bed.guest('read -P 0x11 0 4M');
+  });
+
 test('a point in time, and a transaction’s parts, go with their session', async (t) => {
   const bed = await newBed(t);
   const session = await Session.open(bed.engine, 's', {});

@@ -80,7 +80,20 @@ export class MadeNode implements Thing {
   isGone(): boolean {
     const { graph } = this.#engine;
     if (graph.nodes.get(this.name) !== this.node || !this.node.monitorOwned) return true;
-    return !this.node.isFilter && [...this.node.parents].some(({ parent }) => this.#isGuest(parent));
+    return this.#isOfGuest(this.node);
+  }
+
+  /** It is an image of a guest's disk, which may have others above it by now. */
+  #isOfGuest(node: Node): boolean {
+    return !node.isFilter && this.#isUnderGuest(node);
+  }
+
+  #isUnderGuest(node: Node): boolean {
+    for (const { parent } of node.parents) {
+      if (this.#isGuest(parent)) return true;
+      if (parent instanceof Node && parent.below?.node === node && this.#isUnderGuest(parent)) return true;
+    }
+    return false;
   }
 
   #isGuest(parent: unknown): boolean {
@@ -104,7 +117,8 @@ export class MadeNode implements Thing {
   async #takeOut(): Promise<void> {
     const { graph } = this.#engine;
     const shown = this.node.filtered?.node;
-    const isOurs = (parent: unknown): boolean => parent instanceof Node && this.#ours.has(parent);
+    const isOurs = (parent: unknown): boolean =>
+      parent instanceof Node && this.#ours.has(parent) && !this.#isOfGuest(parent);
     if (!shown || [...this.node.parents].every(({ parent }) => isOurs(parent))) return;
     await graph.drained([this.node], () =>
       graph.transaction((transaction) => {
