@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
+import type { Host } from '../../src/host/host.js';
+import { createRealHost } from '../../src/host/real.js';
 import { Session } from '../../src/library/session.js';
 import type { JsonObject } from '../../src/schema/types.js';
 import { QmpSession } from '../../src/wire/qmp/session.js';
+import { HeldClock } from '../kit/held-clock.js';
 import { PairedSocket } from '../kit/socket-pair.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
@@ -59,8 +62,8 @@ async function sessionEvent(bed: EngineBed, name: string, session: string): Prom
   }
 }
 
-async function newBed(t: TestContext): Promise<EngineBed> {
-  const bed = new EngineBed(t);
+async function newBed(t: TestContext, properties: { host?: Host } = {}): Promise<EngineBed> {
+  const bed = new EngineBed(t, properties);
   await bed.chain('A');
   await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd') } } });
   return bed;
@@ -166,7 +169,9 @@ test('what a client makes after it closed its session is its own, and others of 
 });
 
 test('a lease that nobody renews is over', async (t) => {
-  const bed = await newBed(t);
+  const host = createRealHost();
+  const clock = new HeldClock(host.clock, 1000);
+  const bed = await newBed(t, { host: { ...host, clock } });
   assert.match(await bed.refusal('x-session-open', { id: 's' }), /needs a lease/);
   assert.match(await bed.refusal('x-session-open', { id: 's', lease: 0 }), /number of seconds/);
   assert.match(await bed.refusal('x-session-open', { id: '7', lease: 1 }), /Invalid session ID/);
@@ -177,8 +182,11 @@ test('a lease that nobody renews is over', async (t) => {
   await second.does('x-session-enter', { id: 's' });
   client.socket.destroy();
   await second.does('blockdev-add', nullNode('n'));
+  clock.pass(999);
   await second.does('x-session-renew', { id: 's' });
+  clock.pass(999);
   assert.deepEqual(await things(bed, 's'), ['node n']);
+  clock.pass(1);
   assert.deepEqual(await sessionEvent(bed, 'X_SESSION_ENDED', 's'), { session: 's', reason: 'lease-over' });
   assert.equal(bed.engine.graph.nodes.has('n'), false);
 });

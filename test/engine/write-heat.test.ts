@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
-import type { HostTimer } from '../../src/host/host.js';
 import { createRealHost } from '../../src/host/real.js';
 import type { JsonObject } from '../../src/schema/types.js';
+import { HeldClock } from '../kit/held-clock.js';
 import { EngineBed, MiB } from './engine-bed.js';
 
 interface Heat {
@@ -14,35 +14,17 @@ interface Heat {
 
 /** An engine whose clock stands until a test moves it; timers of 30 s and more ring by it. */
 class HeatBed extends EngineBed {
-  readonly #time: { ms: number; readonly rings: Array<{ atMs: number; ring: () => void }> };
+  readonly #clock: HeldClock;
 
   constructor(t: TestContext) {
-    const time = { ms: 1000, rings: [] as Array<{ atMs: number; ring: () => void }> };
     const host = createRealHost();
-    const real = host.clock;
-    const setTimer = (delayMs: number, ring: () => void): HostTimer => {
-      if (delayMs < 30_000) return real.setTimer(delayMs, ring);
-      const entry = { atMs: time.ms + delayMs, ring };
-      time.rings.push(entry);
-      return { cancel: () => void (entry.ring = () => undefined) };
-    };
-    const clock = {
-      nowMs: () => time.ms,
-      wallClock: () => real.wallClock(),
-      sleep: (delayMs: number) => real.sleep(delayMs),
-      macrotask: () => real.macrotask(),
-      defer: (callback: () => void) => real.defer(callback),
-      setTimer,
-    };
+    const clock = new HeldClock(host.clock, 30_000);
     super(t, { host: { ...host, clock } });
-    this.#time = time;
+    this.#clock = clock;
   }
 
   pass(ms: number): void {
-    this.#time.ms += ms;
-    for (const entry of this.#time.rings.splice(0))
-      if (entry.atMs <= this.#time.ms) entry.ring();
-      else this.#time.rings.push(entry);
+    this.#clock.pass(ms);
   }
 
   async heat(args: JsonObject = {}): Promise<Heat> {

@@ -17,6 +17,8 @@ const FIRST_SEED = Number(process.env['FUZZ_SEED'] ?? Math.floor(Math.random() *
 const SIDES = ['ours', 'theirs'] as const;
 const SIZE = 256 * 1024;
 const UNIT = 512;
+/** The last entry of the refcount table that is damaged. */
+const LAST_REFERENCE = 3 * 8;
 /**
  * Where QEMU's repair ends with less: its new refcount blocks would lie on broken old ones, or on what lies behind the
  * end of the file; what is a guest's data and a table at once is changed, and the guest's data with it.
@@ -61,14 +63,17 @@ function damage(image: DamagedQcow2, below: Below): void {
   const clusters = Math.floor(image.bytes.length / clusterBytes);
   const somewhere = (): bigint => BigInt(below(clusters) * clusterBytes);
   const l1Entries = image.bytes.readUInt32BE(36);
+  const isThere = (offset: number): boolean => offset + 8 <= image.bytes.length;
   for (let count = 1 + below(4); count > 0; count--) {
     const l1At = image.l1 + below(l1Entries) * 8;
+    // Of an image that was cut off, a table may lie behind the end: that is damage enough.
+    if (!isThere(l1At) || !isThere(image.refcountTable + LAST_REFERENCE)) return;
     const table = Number(offsetOf(image.u64(l1At)));
     // An entry of flags alone makes qemu-img take the header for a table.
     if (table === 0) continue;
     const at = table + below(entries) * 8;
     const block = Number(offsetOf(image.u64(image.refcountTable)));
-    if (at + 8 > image.bytes.length) return;
+    if (!isThere(at)) return;
     const damages: ReadonlyArray<() => void> = [
       () => image.bytes.writeUInt8(below(4), block + below(clusterBytes)),
       () => image.bytes.fill(0, block, block + 1 + below(clusterBytes)),
@@ -79,9 +84,10 @@ function damage(image: DamagedQcow2, below: Below): void {
       () => image.set(at, BigInt((clusters + below(4)) * clusterBytes) + COPIED),
       () => image.set(at, 0n),
       () => image.set(image.refcountTable, 0n),
-      () => image.set(image.refcountTable + 8 * (1 + below(3)), BigInt(block)),
+      () => image.set(image.refcountTable + 8 * (1 + below(LAST_REFERENCE / 8)), BigInt(block)),
       () => image.set(image.refcountTable, image.u64(image.refcountTable) + BigInt(below(512))),
-      () => image.truncate(image.bytes.length - below(4 * clusterBytes)),
+      // Of what has no header nobody sees anything.
+      () => image.truncate(Math.max(clusterBytes, image.bytes.length - below(4 * clusterBytes))),
       () => image.grow(1 + below(3)),
     ];
     if (block > 0 && block + clusterBytes <= image.bytes.length) damages[below(damages.length)]?.();

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../host/real.js';
+import { HeldClock } from '../../../test/kit/held-clock.js';
 import { whileFrozen } from './guest-agent.js';
 
 /** What it does with a command: answers, says nothing, says an error, hangs up. */
@@ -100,9 +101,11 @@ test('work that fails thaws, and so does a freeze that fails, without the work',
 test('an agent that does not answer in time is thawed over a new connection', async (t) => {
   const agent = new Agent(t, 'silence');
   const never = (): Promise<void> => assert.fail('it is not known to be frozen');
-  await assert.rejects(whileFrozen(host, { path: agent.path, timeoutMs: 100 }, never), {
-    kind: 'timeout',
-  });
+  const clock = new HeldClock(host.clock);
+  const frozen = whileFrozen({ ...host, clock }, { path: agent.path, timeoutMs: 10_000 }, never);
+  while (!agent.asked.includes('freeze')) await host.clock.macrotask();
+  clock.pass(10_000);
+  await assert.rejects(frozen, { kind: 'timeout' });
   assert.deepEqual([agent.isFrozen, agent.asked.at(-1)], [false, 'thaw']);
 });
 
@@ -114,8 +117,13 @@ test('a connection that breaks while frozen does not leave the guest so', async 
 
 test('work that takes longer than the bound is done, and told as not quiesced', async (t) => {
   const agent = new Agent(t);
-  const isQuiesced = await whileFrozen(host, { path: agent.path, timeoutMs: 200 }, async () => {
-    while (!agent.asked.includes('thaw')) await host.clock.sleep(10);
+  const clock = new HeldClock(host.clock);
+  const quiesce = { path: agent.path, timeoutMs: 10_000 };
+  const isQuiesced = await whileFrozen({ ...host, clock }, quiesce, async () => {
+    clock.pass(9_999);
+    assert.ok(agent.isFrozen);
+    clock.pass(1);
+    while (!agent.asked.includes('thaw')) await host.clock.macrotask();
   });
   assert.deepEqual([isQuiesced, agent.isFrozen], [false, false]);
 });

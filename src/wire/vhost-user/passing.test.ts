@@ -104,7 +104,7 @@ test('a front-end whose server goes on is served, with what was asked meanwhile'
   const guest = await bed.frontEnd('a', {});
   bed.target.hold();
   const slow = guest.begin(4, 0);
-  await host.clock.sleep(20);
+  while (bed.target.began.length === 0) await host.clock.macrotask();
   server.freeze();
   assert.equal(server.isQuiet, false, 'a request is under way');
   const begun = guest.begin(4, 0, { queue: 1 });
