@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
@@ -9,30 +10,36 @@ import { hasQemu } from './machine-side.js';
 
 const QUIT = '{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n';
 
-/** What a program says of a command line, and how it ends: at once, or by `quit` on its standard input. */
-function outcome(folder: string, words: readonly string[], line: readonly string[]): unknown {
+/**
+ * What a program says of a command line, and how it ends: at once, or by `quit` on its standard input; one that says that it
+ * waits for a client would wait for ever.
+ */
+async function outcome(folder: string, words: readonly string[], line: readonly string[]): Promise<unknown> {
   mkdirSync(folder);
   run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M');
   const [first = '', ...rest] = words;
-  const { status, stderr } = spawnSync(first, [...rest, ...line], {
-    cwd: folder,
-    encoding: 'utf8',
-    input: QUIT,
-    // One that waits for a client.
-    killSignal: 'SIGKILL',
-    timeout: line.some((word) => word.endsWith(',server')) ? 3000 : 60_000,
+  const child = spawn(first, [...rest, ...line], { cwd: folder });
+  let stderr = '';
+  child.stdout.resume();
+  child.stderr.on('data', (chunk: Buffer) => {
+    stderr += chunk.toString();
+    if (/waiting for connection.*\n/.test(stderr)) child.kill('SIGKILL');
   });
+  // Who does not read it has ended.
+  child.stdin.on('error', () => undefined);
+  child.stdin.end(QUIT);
+  const [status] = (await once(child, 'close')) as [number | null];
   const made = readdirSync(folder).filter((name) => !name.endsWith('.sock'));
   rmSync(folder, { recursive: true });
   return { status, stderr: stderr.replace(/tcp:127\.0\.0\.1:\d+/g, 'tcp:127.0.0.1:PORT'), made };
 }
 
-function compare(
+async function compare(
   context: TestContext,
   program: string,
   common: readonly string[],
   lines: readonly string[],
-): void {
+): Promise<void> {
   const folder = scratch(context);
   const ours = [
     process.execPath,
@@ -40,17 +47,17 @@ function compare(
   ];
   for (const line of lines) {
     const words = [...line.split(' '), ...common];
-    const found = outcome(join(folder, 'ours'), ours, words);
-    assert.deepEqual(found, outcome(join(folder, 'theirs'), [program], words), line);
+    const found = await outcome(join(folder, 'ours'), ours, words);
+    assert.deepEqual(found, await outcome(join(folder, 'theirs'), [program], words), line);
   }
 }
 
 const DAEMON = 'qemu-storage-daemon';
 
-test('a storage daemon reads its command line as QEMU’s does', { timeout: 600_000 }, (t) => {
+test('a storage daemon reads its command line as QEMU’s does', { timeout: 600_000 }, async (t) => {
   if (skipWithout(t, DAEMON, 'qemu-img')) return;
   const image = 'driver=qcow2,node-name=A,file.driver=file,file.filename=a.qcow2';
-  compare(
+  await compare(
     t,
     DAEMON,
     ['--chardev', 'stdio,id=m', '--monitor', 'm'],
@@ -95,10 +102,10 @@ test('a storage daemon reads its command line as QEMU’s does', { timeout: 600_
   );
 });
 
-test('a machine’s command line is read as QEMU reads it', { timeout: 600_000 }, (t) => {
+test('a machine’s command line is read as QEMU reads it', { timeout: 600_000 }, async (t) => {
   if (!hasQemu) return t.skip('not installed: qemu-system-x86_64');
   const common = ['-M', 'none', '-nodefaults', '-display', 'none', '-monitor', 'none', '-qmp', 'stdio'];
-  compare(t, 'qemu-system-x86_64', common, [
+  await compare(t, 'qemu-system-x86_64', common, [
     ...[
       '-chardev null,id=c -chardev null,id=c',
       '-chardev stdio,id=c',

@@ -10,7 +10,7 @@ import { SmallNbd } from './small-nbd.js';
 const MiB = 1024 * 1024;
 const DISK_BYTES = 64 * MiB;
 /** What must end soon ends within this, on a busy machine too; what waits for a peer that hangs would take a minute. */
-const SOON_MS = 10_000;
+const SOON_MS = 30_000;
 
 interface Peer {
   /** Options of a node of the peer's, for blockdev-add. */

@@ -107,7 +107,7 @@ export function imagesDiffer(pair: ToolPair): string[] {
 /** What an image says of itself, what check says, and what it holds. */
 function whatIsSeen(pair: ToolPair, side: 'ours' | 'theirs', name: string): string {
   const run = (args: readonly string[], program = 'qemu-img'): string => {
-    const done = spawnSync(program, args, { cwd: pair.path(side, '.'), encoding: 'utf8', timeout: 20_000 });
+    const done = spawnSync(program, args, { cwd: pair.path(side, '.'), encoding: 'utf8', timeout: 120_000 });
     return `${done.status} ${done.stdout} ${done.stderr}`;
   };
   const info = infoAsBefore(run(['info', '--output=json', name]));

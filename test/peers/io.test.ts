@@ -35,7 +35,7 @@ function comparable({ code, stdout, stderr }: ToolAnswer): ToolAnswer {
 
 async function alike(args: readonly string[]): Promise<void> {
   process.chdir(join(folder, 'theirs'));
-  const done = spawnSync('qemu-io', args, { encoding: 'utf8', timeout: 20_000, input: '' });
+  const done = spawnSync('qemu-io', args, { encoding: 'utf8', timeout: 120_000, input: '' });
   process.chdir(join(folder, 'ours'));
   const actual = await toolAnswer((out) => ioMain(args, out, createRealHost(), allDrivers));
   const expected = { code: done.status, stdout: done.stdout, stderr: done.stderr };

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
-import { createServer, type AddressInfo } from 'node:net';
+import { freePort } from '../kit/free-port.js';
 import { BARE_MACHINE, Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 /** The document's "Live disk storage migration": source and destination may each be livedisk or a real QEMU. */
@@ -33,14 +33,6 @@ async function guestWrite(daemon: Daemon, command: string): Promise<void> {
   const line = `qemu-io -d virtio0/virtio-backend "${command}"`;
   const reply = await daemon.execute('human-monitor-command', { 'command-line': line });
   assert.equal(reply, '', String(reply));
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 async function migrate(t: TestContext, from: Program, to: Program): Promise<void> {

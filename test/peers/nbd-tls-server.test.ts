@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { connect, createServer } from 'node:net';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test, type TestContext } from 'node:test';
 import { CertificateFolders } from '../kit/certificates.js';
+import { freePort } from '../kit/free-port.js';
 import { Daemon, PROGRAM } from './daemon.js';
 
 const MiB = 1024 * 1024;
@@ -54,16 +55,6 @@ before(() => {
 
 after(() => rmSync(folder, { recursive: true, force: true }));
 
-async function freePort(): Promise<string> {
-  const server = createServer();
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  return String(typeof address === 'object' ? address?.port : 0);
-}
-
 interface Server {
   port: string;
   process: ChildProcess;
@@ -73,7 +64,7 @@ interface Server {
 }
 
 async function serve(context: TestContext, side: Side, ...args: string[]): Promise<Server> {
-  const port = await freePort();
+  const port = String(await freePort());
   const pidFile = path(`${port}.pid`);
   const [program, ...first] = SIDES[side];
   const more = ['-t', '-e', '0', '-f', 'raw', '-b', '127.0.0.1', '-p', port, '--pid-file', pidFile];
@@ -286,7 +277,7 @@ test('exports are listed over TLS as qemu-nbd lists them', { skip }, async (t) =
 });
 
 test('objects say who comes in as they are when somebody comes', { skip }, async (t) => {
-  const port = await freePort();
+  const port = String(await freePort());
   const argv = ['--chardev', 'socket,id=q,path=qmp.sock,server=on,wait=off', '--monitor', 'chardev=q'];
   for (const start of [
     ['qemu-storage-daemon', ...argv],

@@ -7,6 +7,7 @@ import { after, before, test } from 'node:test';
 import { Engine } from '../../src/monitor/engine.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { CertificateFolders } from '../kit/certificates.js';
+import { freePort } from '../kit/free-port.js';
 import { createRealHost } from '../../src/host/real.js';
 
 const MiB = 1024 * 1024;
@@ -48,7 +49,7 @@ const x509 = (dir: string, endpoint: string, more: object = {}): object => ({
 
 /** qemu-nbd with these objects, on a port; kept until the end of the tests. */
 async function qemuNbd(...args: string[]): Promise<string> {
-  const port = String(40_000 + Math.floor(Math.random() * 20_000));
+  const port = String(await freePort());
   const pidFile = path(`${port}.pid`);
   writeFileSync(path('theirs.raw'), Buffer.alloc(MiB, 5));
   const more = ['-t', '-f', 'raw', '-b', '127.0.0.1', '-p', port, '--pid-file', pidFile, 'theirs.raw'];
@@ -57,7 +58,10 @@ async function qemuNbd(...args: string[]): Promise<string> {
     stdio: 'inherit',
   });
   peers.add(child);
-  while (!existsSync(pidFile)) await new Promise((resolve) => setTimeout(resolve, 20));
+  while (!existsSync(pidFile)) {
+    assert.equal(child.exitCode, null, 'qemu-nbd serves');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
   return port;
 }
 

@@ -224,7 +224,7 @@ h.shutdown()
 async function start(socket: string, program: string, ...args: string[]): Promise<ChildProcess> {
   const child = spawn(program, args, { cwd: folder, stdio: 'ignore' });
   peers.add(child);
-  for (let tries = 0; tries < 200; tries++) {
+  while (child.exitCode === null) {
     try {
       (await host.net.connect({ type: 'unix', path: path(socket) })).destroy();
       return child;

@@ -249,7 +249,7 @@ test('limits are refused, or taken, as qemu-storage-daemon does', async (t) => {
 
 /** What a program says, without its name. */
 function said(cwd: string, program: string, ...words: string[]): string {
-  const { status, stdout, stderr } = spawnSync(program, words, { cwd, encoding: 'utf8', timeout: 20_000 });
+  const { status, stdout, stderr } = spawnSync(program, words, { cwd, encoding: 'utf8', timeout: 120_000 });
   return `${status}\n${stdout}${stderr}`.replace(/^(qemu-storage-daemon|qemu-img|livedisk): /gm, '');
 }
 

@@ -49,7 +49,7 @@ function seen({ code, stdout, stderr }: Seen): Seen {
 
 async function bothReads(args: readonly string[]): Promise<{ ours: Seen; theirs: Seen }> {
   const all = ['-r', '-c', 'read -P 1 0 512', '-c', 'read -P 7 0 512', ...args];
-  const done = spawnSync('qemu-io', all, { encoding: 'utf8', timeout: 20_000, input: '' });
+  const done = spawnSync('qemu-io', all, { encoding: 'utf8', timeout: 120_000, input: '' });
   const theirs = { code: done.status, stdout: done.stdout, stderr: done.stderr };
   const ours = await toolAnswer((out) => ioMain(all, out, createRealHost(), allDrivers));
   return { ours: seen(ours), theirs: seen(theirs) };

@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict';
-import { createServer } from 'node:net';
-import { once } from 'node:events';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import { CertificateFolders } from '../kit/certificates.js';
 import { seededBelow } from '../kit/crash-states.js';
+import { freePort } from '../kit/free-port.js';
 import { VhostFrontEnd } from '../kit/vhost-front-end.js';
 import { allAnswers } from './all-answers.js';
 import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
@@ -108,15 +107,6 @@ function operations(answers: Answers, folder: string, count: number): Operation[
 function topOf(answers: Answers): string {
   const disks = answers['query-block'] as Array<{ qdev: string; inserted: { 'node-name': string } }>;
   return disks.find(({ qdev }) => qdev.includes('/v0/'))?.inserted['node-name'] ?? '';
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 class Bed {

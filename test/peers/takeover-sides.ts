@@ -75,6 +75,9 @@ export async function answers(daemon: Daemon): Promise<unknown[]> {
   return JSON.parse(JSON.stringify(all, lasting)) as unknown[];
 }
 
+/** For whom time is no matter: so long an update may take on a busy machine. */
+const PATIENCE_MS = 60_000;
+
 /** Gives the place of `serving` to a new process, which is answered. */
 export async function update(
   context: TestContext,
@@ -83,12 +86,12 @@ export async function update(
     daemon,
     serving,
     args = [],
-    ...more
+    timeout = PATIENCE_MS,
   }: { daemon: Daemon; serving: ChildProcess; args?: readonly string[]; timeout?: number },
 ): Promise<ChildProcess> {
   const next = await successor(context, folder, ...args);
   const ended = once(serving, 'exit');
-  await daemon.execute('x-takeover', { socket: 'next.sock', ...more });
+  await daemon.execute('x-takeover', { socket: 'next.sock', timeout });
   assert.deepEqual(await ended, [0, null]);
   assert.doesNotMatch(said.get(next) ?? '', /internal error/);
   return next;

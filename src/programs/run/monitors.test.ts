@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
-import { constants, readFileSync } from 'node:fs';
+import { constants, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -48,6 +48,18 @@ function said(stream: Duplex, expected: RegExp): Promise<string> {
 
 const GREETING = /"QMP"/;
 
+/** Whether a program that has a pseudo terminal knows of somebody who has it open: then it has a second descriptor of it. */
+function hasOpener(pid = 0): boolean {
+  const names = readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`);
+    } catch {
+      return 'closed meanwhile';
+    }
+  });
+  return names.filter((name) => name.endsWith('ptmx')).length > 1;
+}
+
 async function clientOf(path: string): Promise<QmpClient> {
   (await connect(path)).destroy();
   return QmpClient.connect(createRealHost(), { type: 'unix', path });
@@ -56,21 +68,27 @@ async function clientOf(path: string): Promise<QmpClient> {
 test('a monitor on a pseudo terminal greets each who opens it', { timeout: LONG_MS }, async (t) => {
   const path = join(scratch(t), 'qmp.sock');
   const terminal = ['-chardev', 'pty,id=p', '-mon', 'chardev=p,mode=control'];
-  start(t, 'run', ...terminal, '-qmp', `unix:${path},server=on,wait=off`);
+  const child = start(t, 'run', ...terminal, '-qmp', `unix:${path},server=on,wait=off`);
   const client = await clientOf(path);
   const devices = (await client.execute('query-chardev')) as JsonObject[];
   const name =
     devices.map(({ filename }) => filename as string).find((text) => text.startsWith('pty:')) ?? '';
   for (let i = 0; i < 2; i++) {
     const terminal = await open(name.slice('pty:'.length), constants.O_RDWR + constants.O_NOCTTY);
-    const read = async (): Promise<string> =>
-      (await terminal.read()).buffer.toString('utf8').replace(/\0+$/, '');
+    const read = async (): Promise<string> => {
+      let text = '';
+      while (!text.endsWith('\n')) {
+        const { buffer, bytesRead } = await terminal.read();
+        text += buffer.toString('utf8', 0, bytesRead);
+      }
+      return text;
+    };
     assert.match(await read(), GREETING);
     await terminal.write('{"execute": "qmp_capabilities"}\n');
     // What is written does not come back.
     assert.equal(await read(), '{"return": {}}\r\n');
     await terminal.close();
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    while (hasOpener(child.pid)) await new Promise((resolve) => setTimeout(resolve, 20));
   }
   client.close();
 });
