@@ -354,7 +354,7 @@ test(`${KILLS} updates during a backup of which one side is killed: its moment i
     const disk = await UpdatedDisk.start(t);
     const moment = await disk.content();
     await disk.addTarget('copy');
-    const job = { device: 'disk', target: 'copy', 'job-id': 'j', sync: 'full', speed: 4 * MiB };
+    const job = { device: 'disk', target: 'copy', 'job-id': 'j', sync: 'full', speed: MiB };
     const buffer = { 'x-fleecing': { folder: disk.folder, 'max-bytes': 64 * MiB } };
     await disk.execute('blockdev-backup', { ...job, 'x-verify': true, ...(round % 4 < 2 && buffer) });
     const old = disk.serving;
