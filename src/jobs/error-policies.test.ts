@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ByteRanges } from '../base/byte-ranges.js';
 import { BlockError } from '../base/error.js';
+import { MiB } from '../base/limits.js';
 import { Flag } from '../block/request.js';
 import { assertSame, contents, JobBench } from '../../test/kit/job-bench.js';
 import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../test/kit/memory-layer.js';
@@ -14,6 +15,9 @@ import {
   startMirror,
   startStream,
 } from '../../test/kit/start-job.js';
+
+/** Of data that is copied in pieces of which several are in flight. */
+const SEVERAL_PIECES = 2 * MiB;
 
 const KINDS = ['mirror', 'backup', 'stream', 'commit', 'active commit'] as const;
 
@@ -29,9 +33,9 @@ interface Copying {
 }
 
 /** A job of each kind that has data to copy everywhere. */
-async function copying(kind: (typeof KINDS)[number]): Promise<Copying> {
+async function copying(kind: (typeof KINDS)[number], lengthBytes = DISK): Promise<Copying> {
   const bench = new JobBench();
-  const options = { lengthBytes: DISK, clusterBytes: CLUSTER };
+  const options = { lengthBytes, clusterBytes: CLUSTER };
   const base = await newMemoryImage(bench.graph, 'base', options);
   const middle = await newMemoryImage(bench.graph, 'middle', { ...options, backing: base.node });
   await fill(bench, middle, () => 200);
@@ -98,6 +102,26 @@ for (const kind of KINDS) {
       assert.deepEqual(errorsTold(bench), [
         { ...wrong(kind === 'stream' ? 'read' : operation), action: 'report' },
       ]);
+    }
+  });
+
+  const isAtOnce = kind === 'mirror' || kind === 'active commit';
+  test(`${kind}: of all that fails in flight ${isAtOnce ? 'each is' : 'one is'} told, at each stop`, async () => {
+    for (const policy of ['report', 'stop'] as const) {
+      const { bench, start, to } = await copying(kind, SEVERAL_PIECES);
+      failing(to, 'write', 'EIO', Infinity);
+      const job = await start({ onReadError: policy, onWriteError: policy });
+      const told = (): number => errorsTold(bench).length;
+      const isOver = (): boolean => (policy === 'stop' ? job.status === 'paused' : job.isOver);
+      while (!isOver()) await turns(1);
+      if (isAtOnce) assert.ok(told() > 1);
+      else assert.deepEqual(errorsTold(bench), [{ ...wrong(write), action: policy }]);
+      if (policy === 'report') continue;
+      const before = told();
+      job.resume();
+      while (told() === before || !isOver()) await turns(1);
+      if (!isAtOnce) assert.equal(told(), 2);
+      await bench.jobs.cancelAll();
     }
   });
 

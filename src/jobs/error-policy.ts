@@ -17,6 +17,8 @@ export type IoStatus = 'ok' | 'failed' | 'nospace';
 export class ErrorHandling {
   readonly #policies: ErrorPolicies;
   #ioStatus: IoStatus = 'ok';
+  /** What ends the job, or has stopped it, was told. */
+  #told: 'report' | 'stop' | undefined;
 
   constructor(policies: ErrorPolicies) {
     this.#policies = policies;
@@ -33,6 +35,14 @@ export class ErrorHandling {
     return policy;
   }
 
+  /** Of what was in flight beside a request that ended the job, or stopped it, nothing is told unless `each` has its event. */
+  isToTell(action: ErrorAction, each: boolean): boolean {
+    if (action === 'ignore' || each) return true;
+    if (this.#told === 'report' || this.#told === action) return false;
+    this.#told = action;
+    return true;
+  }
+
   stoppedFor(cause: unknown): void {
     if (this.#ioStatus === 'ok') this.#ioStatus = isNoSpace(cause) ? 'nospace' : 'failed';
   }
@@ -44,6 +54,7 @@ export class ErrorHandling {
 
   resumed(): void {
     this.#ioStatus = 'ok';
+    if (this.#told === 'stop') this.#told = undefined;
   }
 }
 

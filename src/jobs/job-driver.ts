@@ -19,6 +19,8 @@ export type CopyMode = 'background' | 'write-blocking';
 /** What one kind of job does. Each step is called once at most, in this order; clean always is. */
 export interface JobDriver {
   readonly type: JobType;
+  /** As QEMU's it has many requests in flight, each of which has its error event; the others have one for what ends them. */
+  readonly tellsEachError?: boolean;
   /** What is not to be deleted until the job is dismissed, though it is no child of the job's. */
   readonly heldNode?: Node | undefined;
   /** Where it is in the graph. */

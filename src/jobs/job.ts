@@ -300,7 +300,8 @@ export class Job {
     // Requests in flight are given up with the job.
     if (this.isCancelled) return new JobCancelled();
     const action = fate === 'lost' ? 'report' : this.#errors.actionOn(operation, cause);
-    this.#emit('BLOCK_JOB_ERROR', { device: this.id, operation, action });
+    if (this.#errors.isToTell(action, this.#work().tellsEachError === true))
+      this.#emit('BLOCK_JOB_ERROR', { device: this.id, operation, action });
     if (action === 'stop') {
       this.#errors.stoppedFor(cause);
       this.#setPaused(true);

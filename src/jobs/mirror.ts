@@ -50,6 +50,7 @@ type PassedMirror = {
 /** drive-mirror, blockdev-mirror and the commit of the active layer. */
 export class MirrorJob implements JobDriver {
   readonly type: 'mirror' | 'commit';
+  readonly tellsEachError = true;
   readonly isAnnouncedFirst: boolean;
   readonly job: Job;
   readonly #plan: MirrorPlan;
