@@ -26,6 +26,8 @@ const DISK_BYTES = 2 * MiB;
 const GROWTH_BYTES = 400 * MiB;
 /** `FUZZ_RUNS=100000 FUZZ_SEED=N npm test -- qcow2/fuzz`: longer, and from another seed on. */
 const RUNS = 220;
+/** From another seed on, so many are needed for what is drawn seldom to be among them for certain. */
+const MANY_RUNS = 2000;
 
 type Below = (limit: number) => number;
 
@@ -281,5 +283,6 @@ test('a damaged image never crashes, hangs or grows, and guest data never goes o
   const grownBytes = (process.resourceUsage().maxRSS - before) * KiB;
   assert.ok(grownBytes < GROWTH_BYTES, `grew by ${grownBytes} bytes`);
   // The damage is not so great that nothing was tried.
-  if (runs >= RUNS) assert.ok(Math.min(...Object.values(outcomes)) > runs / 50, JSON.stringify(outcomes));
+  if (runs >= (from === 1 ? RUNS : MANY_RUNS))
+    assert.ok(Math.min(...Object.values(outcomes)) > runs / 50, JSON.stringify(outcomes));
 });
