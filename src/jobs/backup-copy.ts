@@ -9,6 +9,7 @@ import type { Node } from '../block/node.js';
 import { CopyBeforeWrite } from '../drivers/copy-before-write/point-in-time.js';
 import { Mover, ZERO_BYTES } from './block-copy.js';
 import { CopyWindow, journaledWindow } from './copy-window.js';
+import { dueAgain } from './due-again.js';
 import { Fleecing, type PassedFleecing } from './fleecing/fleecing.js';
 import type { FleecingBuffer } from './fleecing/fleecing-buffer.js';
 import type { Job } from './job.js';
@@ -43,6 +44,8 @@ export interface BackupCopyOptions {
   readonly sides: { readonly source: BlockBackend; readonly target: BlockBackend };
   /** What the target still lacks. */
   readonly due: DirtyBitmap;
+  /** What guests have changed since. */
+  readonly changed: DirtyBitmap;
   readonly hashes: ChunkHashes | undefined;
   readonly journal?: JobJournal;
   readonly buffer?: FleecingBuffer;
@@ -72,7 +75,7 @@ export class BackupCopy {
 
   constructor(options: BackupCopyOptions) {
     this.#options = options;
-    const { job, plan, place, sides, due, journal, buffer, hashes, breaks, failed } = options;
+    const { job, plan, place, sides, due, changed, journal, buffer, hashes, breaks, failed } = options;
     this.#sides = sides;
     this.#due = due;
     this.#journal = journal;
@@ -97,6 +100,7 @@ export class BackupCopy {
       });
     this.gate = new CopyBeforeWrite({
       due,
+      changed,
       sides: buffer ? { source: sides.source, target: NEVER_HELD } : sides,
       copy: (turn, stretch, forGuest) => this.#copyFirst(turn, stretch, forGuest),
       breaks,
@@ -130,6 +134,13 @@ export class BackupCopy {
   /** What is due is marked. */
   marked(): void {
     this.#totalBytes = this.#due.dirtyBytes;
+  }
+
+  /** What the target may have lost is due again where the source still has it. Answers whether anything is due. */
+  lookForLoss(): boolean {
+    const { plan, nodes, changed } = this.#options;
+    if (!plan.discardSource) dueAgain(nodes.target, this.#due, changed);
+    return !this.#due.isClean;
   }
 
   /** What the target lacks that is not due any more. */

@@ -108,6 +108,7 @@ export class BackupJob implements JobDriver {
       ...{ job, plan, nodes, place, hashes, breaks, failed },
       sides,
       due: this.#bitmaps.due,
+      changed: this.#bitmaps.written,
       throwFailure: () => this.#throwFailure(),
       ...given({ journal, buffer }),
     });
@@ -173,6 +174,7 @@ export class BackupJob implements JobDriver {
     target.begin();
     try {
       await target.flush();
+      this.#copy.lookForLoss();
     } finally {
       target.end();
     }
@@ -251,7 +253,7 @@ export class BackupJob implements JobDriver {
       await window.finish();
       this.#throwFailure();
       this.job.enter('flushing');
-      await this.#copy.mover.target.flush();
+      while (await this.#copy.mover.target.flush(() => this.#copy.lookForLoss())) await this.#copyAgain();
       await this.#checked.verify();
       this.#throwFailure();
     } catch (error) {
@@ -259,6 +261,12 @@ export class BackupJob implements JobDriver {
     } finally {
       await window.quiet();
     }
+  }
+
+  async #copyAgain(): Promise<void> {
+    await this.#copy.copyAll();
+    await this.#copy.window.finish();
+    this.#throwFailure();
   }
 
   async #waitForEnd(): Promise<never> {

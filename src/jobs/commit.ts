@@ -43,6 +43,8 @@ export class CommitJob implements JobDriver {
   #offset = 0;
   /** What was copied is copied again. */
   #isAgain = false;
+  /** From here on the base's server may have lost something. */
+  #lostFrom: number | undefined;
   readonly #failed = new FailedPieces();
   readonly #tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   readonly #journal: JobJournal | undefined;
@@ -124,9 +126,12 @@ export class CommitJob implements JobDriver {
     forgetAbandoned(this.#abandoned, journal.path);
     const base = this.#baseBackend;
     await journal.begin({
-      flush: () => whenOpen(base, () => base.flush()),
+      flush: async () => {
+        await whenOpen(base, () => base.flush());
+        this.#lookForLoss();
+      },
       flushSource: () => Promise.resolve(),
-      isDirty: () => false,
+      isDirty: (offset) => this.#reached?.isLost(offset) === true,
       broken: (error) => this.#window.launch(0, () => Promise.reject(asError(error))),
     });
   }
@@ -162,11 +167,20 @@ export class CommitJob implements JobDriver {
 
   /** From where the base's server may have lost something all is copied again. Answers whether it has. */
   #beginAgain(): boolean {
-    const [first] = this.#base.instance.takeDoubtful?.() ?? [];
-    if (!first) return false;
-    this.#offset = Math.min(this.#offset, first.offset);
+    this.#lookForLoss();
+    if (this.#lostFrom === undefined) return false;
+    this.#offset = Math.min(this.#offset, this.#lostFrom);
+    this.#lostFrom = undefined;
     this.#isAgain = true;
     return true;
+  }
+
+  /** The journal takes none of that for copied from now on. */
+  #lookForLoss(): void {
+    const [first] = this.#base.instance.takeDoubtful?.() ?? [];
+    if (!first) return;
+    this.#lostFrom = Math.min(first.offset, this.#lostFrom ?? Infinity);
+    this.#reached?.lost(this.#lostFrom);
   }
 
   /** Up to where it is to be copied; undefined: all of what follows is in the base already. */

@@ -5,12 +5,13 @@ import { isZero } from '../base/zero.js';
 import type { BlockBackend } from '../block/backend.js';
 import { whenOpen } from '../block/copy-turn.js';
 import type { Stretch } from '../block/dirty-bitmap.js';
+import { hasLostWrites } from '../block/lost-writes.js';
 import type { Node } from '../block/node.js';
 import { Flag } from '../block/request.js';
 import { ZeroTarget } from '../block/zero-target.js';
-import { PIECE_BYTES } from './copy-window.js';
+import { isRetried, PIECE_BYTES, RETRY_MS } from './copy-window.js';
 import type { Job } from './job.js';
-import { type FailureFate, JobCancelled, JobIoError } from './job-errors.js';
+import { type FailureFate, JobCancelled } from './job-errors.js';
 import type { Tally } from './job-progress.js';
 import type { PieceBuffers } from './piece-buffers.js';
 import type { ChunkHashes } from './verified/chunk-hashes.js';
@@ -189,21 +190,21 @@ export class CopyTarget {
   }
 
   /**
-   * Everything moved so far is durable afterwards, unless errors are to be ignored. Answers whether `isToCopy` says that
-   * something is to be copied again: then a flush that failed is not done again before that.
+   * Everything moved so far is durable afterwards, unless `isToCopy` says that something is to be copied again, which is
+   * answered: then a flush that failed is not done again before that. What is gone and cannot be copied again ends the job.
    */
   async flush(isToCopy: () => boolean = () => false): Promise<boolean> {
     const { job, target } = this.#options;
     for (;;) {
-      try {
-        await this.#write(() => whenOpen(target, () => target.flush()), 'policy');
-        return isToCopy();
-      } catch (error) {
-        if (!(error instanceof JobIoError) || error.action === 'report') throw error;
-        if (error.action === 'ignore') return isToCopy();
-        await job.pace.checkpoint(() => undefined);
-        if (isToCopy()) return true;
-      }
+      const failure = await failureOf(whenOpen(target, () => target.flush()));
+      const isAgain = isToCopy();
+      if (!failure) return isAgain;
+      const fate = !isAgain && hasLostWrites(target.node) ? 'lost' : 'policy';
+      const error = job.ioError('write', failure.cause, fate);
+      if (!isRetried(error)) throw error;
+      await job.pace.sleep(RETRY_MS);
+      await job.pace.checkpoint(() => undefined);
+      if (isToCopy() || isAgain) return true;
     }
   }
 
@@ -213,6 +214,15 @@ export class CopyTarget {
     if (this.#unflushedBytes < WRITEBACK_BYTES) return;
     this.#unflushedBytes = 0;
     startWriteback(this.#options.target.node);
+  }
+}
+
+async function failureOf(work: Promise<void>): Promise<{ cause: unknown } | undefined> {
+  try {
+    await work;
+    return undefined;
+  } catch (cause) {
+    return { cause };
   }
 }
 

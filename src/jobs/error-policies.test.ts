@@ -165,6 +165,16 @@ for (const kind of KINDS) {
     assert.equal(job.error, undefined);
     await check();
     await bench.jobs.cancelAll();
+
+    // QEMU's mirror flushes until that succeeds, its stream ends with the error.
+    const ignored = await copying(kind);
+    failing(ignored.to, 'flush', 'EIO', 2);
+    const last = await ignored.start({ onReadError: 'ignore', onWriteError: 'ignore' });
+    while (!ended(ignored.bench)) await turns(1);
+    const times = kind === 'stream' ? 1 : 2;
+    assert.deepEqual(errorsTold(ignored.bench), new Array(times).fill({ ...wrong(write), action: 'ignore' }));
+    assert.equal(last.error, kind === 'stream' ? 'Input/output error' : undefined);
+    await ignored.bench.jobs.cancelAll();
   });
 
   test(`${kind}: an error of which only running out of space stops the job`, async () => {

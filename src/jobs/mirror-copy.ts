@@ -68,6 +68,11 @@ export class MirrorCopy {
   readonly hashes: ChunkHashes | undefined;
   /** A piece has failed in a way that is not to end the job. */
   hasFailed = false;
+  /** What guests wrote to both sides, and flushed, the target may not have durably. */
+  isToFlush = false;
+  /** Others have brought something to the target since it was flushed. */
+  #hasUnflushed = false;
+  #hasDoubtful = false;
   #doneBytes = 0;
   readonly tally: Tally = { zeroBytes: 0, skippedBytes: 0 };
   #copyingBytes = 0;
@@ -134,6 +139,12 @@ export class MirrorCopy {
   /** Others have brought as much to the target. */
   addDone(bytes: number): void {
     this.#doneBytes += bytes;
+    this.#hasUnflushed = true;
+  }
+
+  /** They are about to make that durable. */
+  flushes(): void {
+    this.#hasUnflushed = false;
   }
 
   /** No drained section has begun in which the job is to rest. */
@@ -149,15 +160,21 @@ export class MirrorCopy {
 
   // ---- what is dirty
 
-  /** What the target's server had taken, and may have lost, is dirty again. Answers whether there was any. */
-  markDoubtful(): boolean {
+  /** What the target's server had taken, and may have lost, is dirty again. */
+  markDoubtful(): void {
     const { instance } = this.#options.nodes.target;
-    let isAny = false;
     for (const { offset, lengthBytes } of instance.takeDoubtful?.() ?? []) {
       this.dirty.set(offset, Math.min(lengthBytes, this.dirty.sizeBytes - offset));
-      isAny = true;
+      this.#hasDoubtful = true;
     }
-    return isAny;
+  }
+
+  /** The same; answers whether there was any since this was asked last. */
+  takeDoubtful(): boolean {
+    this.markDoubtful();
+    const wasDoubtful = this.#hasDoubtful;
+    this.#hasDoubtful = false;
+    return wasDoubtful;
   }
 
   /** Marks what is to be copied; prepares a target whose content is unknown. */
@@ -368,15 +385,34 @@ export class MirrorCopy {
     }
   }
 
-  /** All of what is dirty, at the job's end; what fails now is lost. */
-  async copyRest(): Promise<void> {
-    if (this.dirty.isClean) return;
-    for (let at = this.dirty.nextDirty(0); at; at = this.dirty.nextDirty(0)) {
-      this.#copyingBytes += at.lengthBytes;
-      this.dirty.reset(at.offset, at.lengthBytes);
-      await this.#copyTracked(at, { fate: 'lost' });
+  /**
+   * All of what is dirty, and what the target's server has lost, durably, at the job's end; what fails now is lost. While
+   * guests are held, what they have not flushed is not flushed for them: a loss that nobody has heard of is told to them.
+   */
+  async copyRest({ isHeld }: { isHeld: boolean }): Promise<void> {
+    this.markDoubtful();
+    if (this.dirty.isClean && !this.isToFlush && (isHeld || !this.#hasUnflushed)) return;
+    do {
+      for (let at = this.dirty.nextDirty(0); at; at = this.dirty.nextDirty(0)) {
+        this.#copyingBytes += at.lengthBytes;
+        this.dirty.reset(at.offset, at.lengthBytes);
+        await this.#copyTracked(at, { fate: 'lost' });
+      }
+      this.#hasDoubtful = false;
+      this.isToFlush = false;
+      this.#hasUnflushed = false;
+      await this.#flushRest();
+    } while (this.takeDoubtful());
+  }
+
+  async #flushRest(): Promise<void> {
+    const { job, target } = this.#options;
+    try {
+      await whenOpen(target, () => target.flush());
+    } catch (error) {
+      this.markDoubtful();
+      if (!this.#hasDoubtful) throw job.ioError('write', error, 'lost');
     }
-    await this.mover.target.flush();
   }
 
   /**

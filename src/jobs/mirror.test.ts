@@ -6,6 +6,7 @@ import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
 import type { Job } from './job.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
+import { loseAtFlush } from '../../test/kit/losing-image.js';
 import { AT_ONCE, type MemoryBehaviour, newMemoryImage } from '../../test/kit/memory-layer.js';
 import { CLUSTER, DISK, fill, readyMirror, turns } from '../../test/kit/mirror-bench.js';
 import {
@@ -396,3 +397,40 @@ for (const way of ['pivot', 'soft cancel'] as const)
     assert.equal(job.error, undefined);
     assertSame(await contents(target.node), model, 0);
   });
+
+for (const policy of ['ignore', 'stop'] as const)
+  for (const isChanged of [false, true])
+    test(`what is lost of a point in time that is fixed is copied again, unless guests have changed it: ${isChanged} (${policy})`, async () => {
+      const bench = new JobBench();
+      const { top, target, guest, job } = await readyMirror(bench, { onWriteError: policy });
+      const model = await contents(top.node);
+      loseAtFlush(target, async () => {
+        if (isChanged) await guest.write(3 * CLUSTER, Buffer.alloc(CLUSTER, 2));
+      });
+      await job.cancel({ force: false, softOnReady: true });
+      while (!job.isOver) {
+        if (job.status === 'standby' && job.pace.isUserPaused) job.resume();
+        await turns(1);
+      }
+      await job.concluded;
+      assert.equal(job.error, isChanged ? 'Input/output error' : undefined);
+      if (!isChanged) assertSame(await contents(target.node), model, 0);
+    });
+
+test('a mirror whose target fails to flush what a guest flushed ends with an error at its pivot, and is not stopped there', async () => {
+  const bench = new JobBench();
+  const more = { autoFinalize: false, onWriteError: 'stop' } as const;
+  const { top, target, guest, job } = await readyMirror(bench, more);
+  job.complete();
+  while (job.status !== 'pending') await turns(1);
+  target.file.behaviour = {
+    ...AT_ONCE,
+    fault: (operation) => (operation === 'flush' ? 'EIO' : undefined),
+  };
+  await guest.write(0, Buffer.alloc(CLUSTER, 2));
+  await guest.flush();
+  job.finalize();
+  await job.concluded;
+  assert.equal(job.error, 'Input/output error');
+  assert.equal(guest.node, top.node);
+});

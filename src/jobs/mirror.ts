@@ -137,6 +137,7 @@ export class MirrorJob implements JobDriver {
       fillsUnits: plan.targetBacking !== 'leave',
       failed: (error) => this.#targetFailed(this.job.ioError('write', error)),
       written: (bytes) => this.#copy.addDone(bytes),
+      flushes: () => this.#copy.flushes(),
       copyLeft: (stretch) => this.#copy.copyLeft(stretch, () => this.#rests()),
       rests: () => this.#rests(),
     });
@@ -184,6 +185,7 @@ export class MirrorJob implements JobDriver {
 
   /** A change that a guest made is in the source only. */
   #targetFailed(error: Error): void {
+    this.#copy.isToFlush = true;
     if (isRetried(error)) this.#copy.hasFailed = true;
     else this.#copy.window.launch(0, () => Promise.reject(error));
     this.job.pace.kick();
@@ -220,7 +222,10 @@ export class MirrorJob implements JobDriver {
       if (before?.writesToBoth === true) this.#guardSource(this.#both);
     });
     await this.#journal?.begin({
-      flush: () => whenOpen(this.#targetBackend, () => this.#targetBackend.flush()),
+      flush: async () => {
+        await whenOpen(this.#targetBackend, () => this.#targetBackend.flush());
+        this.#lookForLoss();
+      },
       flushSource: () => whenOpen(this.#sourceBackend, () => this.#sourceBackend.flush()),
       isDirty: (offset) => this.#copy.dirty.isDirty(offset),
       broken: (error) => this.#copy.window.launch(0, () => Promise.reject(asError(error))),
@@ -291,7 +296,12 @@ export class MirrorJob implements JobDriver {
       await this.#copyUntilClean();
       if (this.#mustStop()) return;
       if (this.job.isReady) this.job.enter('flushing');
-    } while (await copy.mover.target.flush(() => copy.markDoubtful()));
+    } while (await copy.mover.target.flush(() => copy.takeDoubtful()));
+  }
+
+  #lookForLoss(): void {
+    if (this.#hold) this.#hold.lookForLoss();
+    else this.#copy.markDoubtful();
   }
 
   /** A guest may keep ahead: then what is dirty is kept from becoming more. */
@@ -349,9 +359,11 @@ export class MirrorJob implements JobDriver {
     });
   }
 
+  /** What the target has lost of the point in time meanwhile is copied again. */
   async #flush(): Promise<void> {
+    const hold = this.#hold;
     this.job.enter('flushing');
-    await this.#copy.mover.target.flush();
+    while (await this.#copy.mover.target.flush(() => hold?.lookForLoss() ?? false)) await hold?.copyAll();
   }
 
   #mustStop(): boolean {
@@ -424,12 +436,15 @@ export class MirrorJob implements JobDriver {
     const { job } = this;
     const { clock } = this.place.graph.host;
     const isLeft = (): boolean => job.isReady && !job.isCancelled && !job.pace.isUserPaused;
-    while (isLeft() && this.#copy.remainingBytes > 0) {
-      job.pace.kick();
-      await clock.sleep(SETTLE_SLEEP_MS);
-    }
-    if (this.#copy.remainingBytes > 0 || !job.isReady || job.isCancelled) return undefined;
-    await this.#targetBackend.flush();
+    do {
+      while (isLeft() && this.#copy.remainingBytes > 0) {
+        job.pace.kick();
+        await clock.sleep(SETTLE_SLEEP_MS);
+      }
+      if (this.#copy.remainingBytes > 0 || !job.isReady || job.isCancelled) return undefined;
+      await this.#targetBackend.flush();
+      this.#copy.markDoubtful();
+    } while (this.#copy.remainingBytes > 0);
     return this.#target;
   }
 
@@ -439,7 +454,7 @@ export class MirrorJob implements JobDriver {
       if (this.job.isCancelled || !this.job.isReady) return;
       // From now on the guest's changes make what may be lost later unknown here.
       this.#copy.markDoubtful();
-      this.#hold = new MirrorHold(this.job, this.#source, this.#copy);
+      this.#hold = new MirrorHold(this.job, this.#nodes, this.#copy);
       this.#guardSource(this.#hold.gate);
       this.#phase = 'frozen';
     });
@@ -454,9 +469,10 @@ export class MirrorJob implements JobDriver {
     // What a guest's change has left is not copied while guests are held, if it is more than they may wait for.
     for (let round = 0; !this.#pivoted; round++) {
       const mostBytes = round < ROUNDS_BEFORE_BLOCKING ? AWAITED_BYTES : Infinity;
-      await this.#copy.copyRest();
+      await this.#copy.copyRest({ isHeld: false });
       await this.place.section(moved, async () => {
         await this.#copy.window.finish();
+        this.#copy.markDoubtful();
         if (this.#copy.remainingBytes <= mostBytes) await this.#pivot();
       });
     }
@@ -464,7 +480,7 @@ export class MirrorJob implements JobDriver {
 
   /** Guests are held. */
   async #pivot(): Promise<void> {
-    await this.#copy.copyRest();
+    await this.#copy.copyRest({ isHeld: true });
     await this.#checked.verify();
     await this.#journal?.ending();
     await takePlace(this.place, this.#plan, this.#nodes);

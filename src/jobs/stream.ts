@@ -5,6 +5,7 @@ import { type BackingReference, referenceAs } from '../block/backing-reference.j
 import type { BlockBackend } from '../block/backend.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import { isInheritedFrom } from '../block/inheritance.js';
+import { hasLostWrites } from '../block/lost-writes.js';
 import type { Node } from '../block/node.js';
 import { COPY_ON_READ } from '../drivers/copy-on-read/copy-on-read.js';
 import { ZERO_BYTES } from './block-copy.js';
@@ -173,7 +174,9 @@ export class StreamJob implements JobDriver {
       try {
         return await whenOpen(this.#backend, () => this.#layer.io.flush());
       } catch (cause) {
-        const error = this.job.ioError('read', cause);
+        // What is gone does not come back with the next flush.
+        const fate = hasLostWrites(this.#layer) ? 'lost' : 'policy';
+        const error = this.job.ioError('read', cause, fate);
         if (!(error instanceof JobIoError) || error.action !== 'stop') throw error;
         await this.job.pace.checkpoint(() => undefined);
       }

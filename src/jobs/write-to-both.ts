@@ -25,6 +25,8 @@ export interface WriteToBothOptions {
   /** The target did not take a change, or not durably: it stays dirty. */
   readonly failed: (error: unknown) => void;
   readonly written: (bytes: number) => void;
+  /** All that was written to the target is about to be durable, or `failed` is told. */
+  readonly flushes: () => void;
   /** Copies what is dirty of a stretch, request by request, until the job rests or a drained section waits for the guest. */
   readonly copyLeft: (stretch: Stretch) => Promise<void>;
   /** The job rests: what guests change is copied when it goes on. */
@@ -106,6 +108,7 @@ export class WriteToBoth implements ChangeGate {
   async flush(forward: () => Promise<void>): Promise<void> {
     await forward();
     if (!this.flushesBoth) return;
+    this.#options.flushes();
     try {
       await this.#options.target.flush();
     } catch (error) {

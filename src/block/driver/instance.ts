@@ -95,8 +95,8 @@ export interface DriverInstance {
   cancelInFlight?(): void;
   /**
    * What was written, and is taken for kept by a server that was lost and came back: since it was asked last, in the node's
-   * offsets. Also what is lost, so that reads and flushes fail: each time, until it is written. Who still has what was
-   * written there writes it again. Absent: there is never any, or where is not known.
+   * offsets. Also what is lost, so that reads and flushes fail, or may be, while the server is away: each time, until it is
+   * written. Who still has what was written there writes it again. Absent: there is never any, or where is not known.
    */
   takeDoubtful?(): ByteRanges;
   /** What lies behind all that was written has space already: where none is wanted, it has to be given back. */
@@ -107,7 +107,7 @@ export interface DriverInstance {
   readonly memory?: PassedMemory;
   /** It does something of its own, of no request, with what it has in memory. */
   readonly isWorking?: boolean;
-  /** What was to be durable is lost. */
+  /** What was to be durable is lost: flushes fail, until it is written anew where that helps. */
   readonly hasLostWrites?: boolean;
   /** Of one that was opened by what another process had passed: that one has it no more. */
   own?(): void;

@@ -25,6 +25,8 @@ export interface CopyBeforeWriteOptions {
   /** How long a guest's change waits at most; default: as long as it takes. */
   readonly timeout?: { readonly clock: HostClock; readonly ms: number } | undefined;
   readonly copied?: (bytes: number) => void;
+  /** What guests may have changed since the point in time: marked before they do. */
+  readonly changed?: DirtyBitmap;
 }
 
 /**
@@ -50,8 +52,10 @@ export class CopyBeforeWrite implements ChangeGate {
 
   isOpen(offset: number, lengthBytes: number): boolean {
     if (this.#given) return true;
-    const { due } = this.#options;
-    return due.nextDirty(offset, Math.min(offset + lengthBytes, due.sizeBytes)) === undefined;
+    const { due, changed } = this.#options;
+    if (due.nextDirty(offset, Math.min(offset + lengthBytes, due.sizeBytes))) return false;
+    changed?.set(offset, lengthBytes);
+    return true;
   }
 
   async run(change: Change, forward: () => Promise<void>): Promise<void> {

@@ -91,6 +91,10 @@ export class NbdNode implements DriverInstance {
     return { hasNoDirtyFlag: true };
   }
 
+  get hasLostWrites(): boolean {
+    return this.#session.hasLost;
+  }
+
   takeDoubtful(): ByteRanges {
     return this.#session.takeDoubtful();
   }

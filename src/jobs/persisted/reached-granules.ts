@@ -7,6 +7,8 @@ export class ReachedGranules {
   /** Where pieces begin that are under way. */
   readonly #underWay = new Set<number>();
   #toldBytes = 0;
+  /** What lies behind has to be copied again: nothing of it is told any more. */
+  #lostFrom = Infinity;
   #reachedBytes = 0;
 
   constructor(journal: JobJournal) {
@@ -17,6 +19,15 @@ export class ReachedGranules {
   reach(offset: number): void {
     this.#reachedBytes = offset;
     this.#tell();
+  }
+
+  /** What was told from `offset` on is not so. */
+  lost(offset: number): void {
+    this.#lostFrom = Math.min(this.#lostFrom, offset);
+  }
+
+  isLost(offset: number): boolean {
+    return offset + this.#journal.left.granularityBytes > this.#lostFrom;
   }
 
   async during(offset: number, work: () => Promise<void>): Promise<void> {

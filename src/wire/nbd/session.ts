@@ -153,6 +153,11 @@ export class NbdSession {
     return this.#unflushed.takeDoubtful();
   }
 
+  /** Something is lost, and flushes fail. */
+  get hasLost(): boolean {
+    return this.#unflushed.hasLost;
+  }
+
   /** Hangs up; what is in flight or waits for a connection fails, and what comes before the server has hung up, too. */
   abandon(): void {
     this.#era++;

@@ -56,12 +56,20 @@ export class Unflushed {
     this.#left = new ByteRanges();
   }
 
-  /** What was taken for kept since it was asked last, and may be gone; and what is lost, until it is written anew. */
+  /**
+   * What was taken for kept since it was asked last, and may be gone; what is lost, until it is written anew; and what was
+   * left to a server that nobody has connected to again.
+   */
   takeDoubtful(): ByteRanges {
     const taken = this.#doubtful;
     this.#doubtful = new ByteRanges();
     taken.addAll(this.#lost);
+    taken.addAll(this.#left);
     return taken;
+  }
+
+  get hasLost(): boolean {
+    return !this.#lost.isEmpty;
   }
 }
 

@@ -1,0 +1,223 @@
+import assert from 'node:assert/strict';
+import { closeSync, openSync, readFileSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { test, type TestContext } from 'node:test';
+import { createImage } from '../../src/block/create.js';
+import { createRealHost } from '../../src/host/real.js';
+import type { Job } from '../../src/jobs/job.js';
+import type { JsonObject } from '../../src/schema/types.js';
+import { Relay } from '../kit/relay.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+
+const POLICIES = ['ignore', 'stop'] as const;
+/** So much is copied at once, and then the job waits. */
+const SLOW = { speed: 2 * MiB };
+
+interface Linked {
+  bed: EngineBed;
+  /** Of the image that the server has. */
+  path: string;
+  /** The server is lost, and is there again without what it was not told to keep. */
+  lose: () => void;
+}
+
+/**
+ * A raw disk S, all data, of device virtio0, and a node N of an NBD server's, of which nobody says that it stays the same.
+ */
+async function linked(t: TestContext, format: 'raw' | 'qcow2', delay = 0): Promise<Linked> {
+  // Beds end in the order in which they were made.
+  const bed = new EngineBed(t);
+  const [here, there] = [bed.path('here'), bed.path('there')];
+  const relay = new Relay(createRealHost(), { type: 'unix', path: here }, { type: 'unix', path: there });
+  await relay.open();
+  t.after(() => relay.close());
+  const server = new EngineBed(t);
+  const path = server.path('T');
+  writeFileSync(path, '');
+  if (format === 'raw') truncateSync(path, DISK_BYTES);
+  else {
+    await createImage(server.engine.opener, path, 'qcow2', { sizeBytes: DISK_BYTES });
+    truncateSync(path, 2 * DISK_BYTES);
+  }
+  const file = { driver: 'file', filename: path };
+  await server.engine.addNode({ driver: 'raw', 'node-name': 'T', file });
+  await server.execute('nbd-server-start', { addr: { type: 'unix', data: { path: there } } });
+  await server.execute('block-export-add', {
+    ...{ type: 'nbd', id: 'e', 'node-name': 'T', name: 'T', writable: true },
+  });
+  writeFileSync(bed.path('S'), Buffer.alloc(DISK_BYTES, 0x11));
+  const source = { driver: 'file', filename: bed.path('S') };
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'S', file: source });
+  await bed.device('S');
+  const nbd = { driver: 'nbd', server: { type: 'unix', path: here }, export: 'T', 'reconnect-delay': delay };
+  await bed.engine.addNode({ driver: format, 'node-name': 'N', file: nbd });
+  const onDisk = server.engine.graph.node('T').child('file').node.instance;
+  const flush = onDisk.flush?.bind(onDisk);
+  let kept = readFileSync(path);
+  onDisk.flush = async () => {
+    await flush?.();
+    kept = readFileSync(path);
+  };
+  const lose = (): void => {
+    relay.setDown(true);
+    const fd = openSync(path, 'r+');
+    writeSync(fd, kept);
+    closeSync(fd);
+    relay.setDown(false);
+  };
+  return { bed, path, lose };
+}
+
+async function start(bed: EngineBed, command: string, more: JsonObject): Promise<Job> {
+  await bed.execute(command, { 'job-id': 'j', device: 'S', target: 'N', sync: 'full', ...more });
+  const job = bed.engine.jobs.find('j');
+  assert.ok(job);
+  return job;
+}
+
+const soon = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 5));
+
+/** Some is in the target, and nothing is on its way. */
+async function untilCopied(bed: EngineBed, job: Job): Promise<void> {
+  const isBusy = (): boolean =>
+    [...bed.engine.graph.node('N').parents].some(
+      ({ parent }) => 'hasRequests' in parent && parent.hasRequests,
+    );
+  while (job.progress().doneBytes < MiB || isBusy()) await soon();
+}
+
+/** Resumes a job each time it is stopped by an error, to its end. */
+async function toItsEnd(job: Job): Promise<void> {
+  let isOver = false;
+  void job.concluded.then(() => (isOver = true));
+  while (!isOver) {
+    if (job.pace.isUserPaused && (job.status === 'paused' || job.status === 'standby')) job.resume();
+    await soon();
+  }
+}
+
+/** [N] <- [M] <- [O]: M is committed into N, slowly, and that is persisted in J. */
+async function startCommit(bed: EngineBed): Promise<Job> {
+  for (const [below, name] of [
+    ['N', 'M'],
+    ['M', 'O'],
+  ] as const) {
+    await bed.image(name, { backing: null });
+    await bed.execute('blockdev-snapshot', { node: below, overlay: name });
+    if (name === 'M') {
+      await bed.engine.addDevice('M', { id: 'filled' });
+      const command = 'qemu-io -d filled "write -P 0x33 0 8M"';
+      await bed.execute('human-monitor-command', { 'command-line': command });
+      await bed.execute('device_del', { id: 'filled' });
+    }
+  }
+  await bed.execute('block-commit', {
+    ...{ 'job-id': 'j', device: 'O', 'top-node': 'M', 'base-node': 'N', 'on-error': 'ignore' },
+    ...{ ...SLOW, 'x-persist': bed.path('J') },
+  });
+  const job = bed.engine.jobs.find('j');
+  assert.ok(job);
+  return job;
+}
+
+const committed = (path: string): boolean => readFileSync(path).equals(Buffer.alloc(DISK_BYTES, 0x33));
+
+test('a persisted commit copies again what the base has lost', async (t) => {
+  const { bed, path, lose } = await linked(t, 'raw');
+  const job = await startCommit(bed);
+  await untilCopied(bed, job);
+  lose();
+  await job.setSpeed(0);
+  await job.concluded;
+  assert.equal(job.error, undefined);
+  assert.ok(committed(path));
+  const [told] = await bed.engine.execute('x-job-history', { journal: bed.path('J') });
+  assert.equal(told?.state, 'completed');
+});
+
+for (const delay of [0, 60])
+  test(`a persisted commit that is cut off goes on with what the base has lost too, reconnect-delay=${delay}`, async (t) => {
+    const { bed, path, lose } = await linked(t, 'raw', delay);
+    const job = await startCommit(bed);
+    await untilCopied(bed, job);
+    lose();
+    // Of what was lost nothing is told as copied by a flush that succeeds.
+    await job.kept?.checkpoint();
+    await bed.execute('job-cancel', { id: 'j' });
+    await job.concluded;
+    await bed.execute('x-job-resume', { journal: bed.path('J') });
+    const again = bed.engine.jobs.find('j');
+    assert.ok(again);
+    await again.setSpeed(0);
+    await again.concluded;
+    assert.equal(again.error, undefined);
+    assert.ok(committed(path));
+  });
+
+for (const policy of POLICIES) {
+  test(`backup: what the target's server has lost is copied again, where its errors are to ${policy}`, async (t) => {
+    const { bed, path, lose } = await linked(t, 'raw');
+    const job = await start(bed, 'blockdev-backup', { ...SLOW, 'on-target-error': policy });
+    await untilCopied(bed, job);
+    lose();
+    await job.setSpeed(0);
+    await toItsEnd(job);
+    assert.equal(job.error, undefined);
+    assert.ok(readFileSync(path).equals(Buffer.alloc(DISK_BYTES, 0x11)));
+  });
+
+  test(`backup: what its target's server has lost and a guest has changed since ends it, where errors are to ${policy}`, async (t) => {
+    const { bed, lose } = await linked(t, 'raw');
+    const job = await start(bed, 'blockdev-backup', { ...SLOW, 'on-target-error': policy });
+    await untilCopied(bed, job);
+    await bed.guest('write -P 0x22 0 64k');
+    lose();
+    await job.setSpeed(0);
+    await toItsEnd(job);
+    assert.equal(job.error, 'Input/output error');
+  });
+
+  for (const command of ['blockdev-backup', 'blockdev-mirror'])
+    test(`${command}: a qcow2 target that its server has lost a part of ends it, where errors are to ${policy}`, async (t) => {
+      const { bed, lose } = await linked(t, 'qcow2');
+      const job = await start(bed, command, { ...SLOW, 'on-target-error': policy });
+      await untilCopied(bed, job);
+      lose();
+      await job.setSpeed(0);
+      await toItsEnd(job);
+      assert.equal(job.error, 'Input/output error');
+      assert.equal(job.wasReady, false);
+    });
+
+  test(`stream: what the node's server has lost ends it, where errors are to ${policy}`, async (t) => {
+    const { bed, lose } = await linked(t, 'qcow2');
+    await bed.execute('blockdev-snapshot', { node: 'S', overlay: 'N' });
+    await bed.execute('block-stream', { 'job-id': 'j', device: 'N', ...SLOW, 'on-error': policy });
+    const job = bed.engine.jobs.find('j');
+    assert.ok(job);
+    await untilCopied(bed, job);
+    lose();
+    await job.setSpeed(0);
+    await toItsEnd(job);
+    assert.equal(job.error, 'Input/output error');
+    assert.deepEqual(await bed.layers(), ['N', 'S']);
+    await assert.rejects(bed.engine.close(), /lost/);
+  });
+
+  test(`mirror: what the server has lost between the last flush and the pivot is copied again (${policy})`, async (t) => {
+    const { bed, path, lose } = await linked(t, 'raw');
+    const job = await start(bed, 'blockdev-mirror', { 'auto-finalize': false, 'on-target-error': policy });
+    await bed.event('BLOCK_JOB_READY', 'j');
+    await bed.execute('job-complete', { id: 'j' });
+    while (job.status !== 'pending') await soon();
+    // It goes to both sides, and is not flushed.
+    await bed.guest('write -P 0x22 1M 64k');
+    lose();
+    await bed.execute('job-finalize', { id: 'j' });
+    await job.concluded;
+    assert.equal(job.error, undefined);
+    assert.deepEqual(await bed.layers(), ['N']);
+    await bed.guest('read -P 0x22 1M 64k');
+    await bed.guest('flush');
+    assert.ok(readFileSync(path).equals(readFileSync(bed.path('S'))));
+  });
+}
