@@ -305,3 +305,23 @@ for (const synchronous of [true, false]) {
     }
   });
 }
+
+test('what is lost counts what a write-back that failed had taken, and what was written meanwhile', async () => {
+  const shelf = new DiskShelf([qcow2Driver]);
+  const file = shelf.put('image');
+  await createQcow2(childOf(file), { sizeBytes: MiB, options: { 'cluster-size': CLUSTER } });
+  file.onEvent = () => undefined;
+  const disk = await shelf.open('image');
+  const write = (cluster: number, count: number): Promise<void> =>
+    disk.backend.write(cluster * CLUSTER, Buffer.alloc(count * CLUSTER, 1));
+  await write(0, 7);
+  await disk.backend.flush();
+  await write(20, 5);
+  // The guest goes on while the write-back is under way.
+  file.onEvent = (event) => (event === 'refblock_update' ? write(40, 3) : undefined);
+  file.failure = (event) => (event === 'flush' ? errnoError('ENOSPC') : undefined);
+  await assert.rejects(disk.backend.flush(), { errno: 'ENOSPC' });
+  file.onEvent = () => undefined;
+  const message = `The last ${8 * CLUSTER} bytes written to 'image' are lost: No space left on device`;
+  await assert.rejects(disk.close(), { errno: 'ENOSPC', message });
+});
