@@ -433,8 +433,11 @@ export class NodeIo {
     return this.#node.instance.io ?? missing(`io of '${this.#node.name}'`);
   }
 
+  /** What lies beyond the end of a disk whose size is in a header would be lost with the next opening. */
   #checkEnd(offset: number, lengthBytes: number, mayGrow: boolean): void {
-    if (mayGrow || offset + lengthBytes <= this.#node.lengthBytes) return;
-    throw errnoError('EIO', undefined, { node: this.#node.name, offset });
+    const node = this.#node;
+    if (offset + lengthBytes <= node.lengthBytes) return;
+    if (!mayGrow) throw errnoError('EIO', undefined, { node: node.name, offset });
+    if (node.hasFixedLength) throw errnoError('ENOSPC', undefined, { node: node.name, offset });
   }
 }

@@ -124,6 +124,8 @@ async function openNode(driver: DriverContext, sizes: OpenSettings): Promise<Qco
 /** One open qcow2 node. */
 class Qcow2Instance implements DriverInstance {
   readonly requestAlignmentBytes = 1;
+  /** It has its size in its header, and does not grow by being written. */
+  readonly hasFixedLength = true;
   readonly map: Qcow2Map;
   readonly snapshots: Qcow2Snapshots;
   #driver: DriverContext;

@@ -124,6 +124,8 @@ class CurrentMap implements MapDriver {
 /** A node of a format that is loaded and written back as a whole: what is alike of all of them. */
 export class FormatNode<S extends Settings = Settings> implements DriverInstance {
   readonly requestAlignmentBytes = 1;
+  /** What has a size in its header does not grow by being written. */
+  readonly hasFixedLength = true;
   readonly map: CurrentMap;
   readonly check?: NonNullable<DriverInstance['check']>;
   readonly truncate?: NonNullable<DriverInstance['truncate']>;
@@ -162,11 +164,6 @@ export class FormatNode<S extends Settings = Settings> implements DriverInstance
 
   get backing(): { filename: string; format?: string } | undefined {
     return this.map.image.backing;
-  }
-
-  /** What has a size in its header does not grow with its file. */
-  get hasFixedLength(): boolean {
-    return !this.truncate;
   }
 
   get canWriteZeroes(): boolean {
