@@ -13,7 +13,7 @@ const ZERO_PIECE_BYTES = MiB;
 /**
  * Gives an image another virtual size; durable on return. New space reads as zeroes; `backend` may write and resize.
  * Errors: those of the format (limit, unsupported, invalid, no-space); unsupported for a preallocation that it does not
- * have. Then it has its old size.
+ * have. Then it has its old size, or the smaller one where only the flush has failed.
  */
 export async function resizeImage(
   backend: BlockBackend,
@@ -28,8 +28,8 @@ export async function resizeImage(
     await preallocate?.(oldBytes, sizeBytes);
     await backend.flush();
   } catch (error) {
-    // As if it had not been asked for.
-    await backend.truncate(oldBytes);
+    // As if it had not been asked for; what a smaller disk has lost does not come back.
+    if (!isSmaller) await backend.truncate(oldBytes).catch(() => undefined);
     throw error;
   }
 }

@@ -117,3 +117,33 @@ for (const [line, name] of [
       assert.equal(await simulation.run(hash), expected, `seed ${seed}`);
     }
   });
+
+for (const [line, failing] of [
+  ['img resize -f raw --shrink /tmp/r 32k', ['truncate', 'flush']],
+  ['img resize -f raw --preallocation=full /tmp/r 96k', ['truncate', 'write', 'flush', 'allocate']],
+  ['img resize -f raw --preallocation=falloc /tmp/r 96k', ['truncate', 'write', 'flush', 'allocate']],
+] as const)
+  test(`when '${line}' fails, the disk is as before or as asked for`, async () => {
+    const { simulation: made } = await prepared(1);
+    await made.run(() => succeed(made, 'img dd -f qcow2 -O raw bs=1k count=64 if=/tmp/a of=/tmp/r'));
+    const done = made.ifPowerWent(1, 'everything');
+    await done.run(() => succeed(done, line));
+    const allowed = [made.contentOf('/tmp/r'), done.contentOf('/tmp/r')];
+    let failures = 0;
+    for (const op of failing)
+      for (const once of [true, false])
+        for (let afterCount = 0; afterCount < 4; afterCount++) {
+          const machine = made.ifPowerWent(afterCount, 'everything');
+          machine.injectFault({ op, errno: op === 'flush' ? 'EIO' : 'ENOSPC', once, afterCount });
+          const { code, stderr } = await machine.run(() => run(machine, line));
+          if (code !== 0) failures++;
+          const content = machine.contentOf('/tmp/r');
+          const isRight = allowed
+            .slice(code === 0 ? 1 : 0)
+            .some((one) => one?.equals(content ?? Buffer.alloc(0)));
+          assert.ok(isRight, `${op} ${afterCount}: ${content?.length} bytes, ${stderr}`);
+          if (code !== 0)
+            assert.match(stderr, /^qemu-img: .*(No space left on device|Input\/output error)\n$/);
+        }
+    assert.ok(failures > 0);
+  });
