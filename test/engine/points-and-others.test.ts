@@ -220,3 +220,40 @@ test('what is written into an image changes all points that stand on it', async 
   appendFileSync(bed.path('base.qcow2'), 'x');
   assert.deepEqual(await states(bed), ['p1 lost', 'p2 lost']);
 });
+
+test('a point that a deletion of ours wrote into is the disk when the active image was committed into it', async (t) => {
+  const bed = new EngineBed(t);
+  await diskWithPoints(bed, 2);
+  const host = createRealHost();
+  const path = bed.path('A.points');
+  const marked = await readPointFile(host, path);
+  const points = marked.content.points.map((point) =>
+    point.name === 'p1' ? { ...point, deleting: 'stream' as const } : point,
+  );
+  await writePointFile(host, { ...marked, content: { ...marked.content, points } });
+  const [top = '', held = ''] = await bed.layers();
+  await bed.execute('block-stream', { 'job-id': 's', device: held });
+  await bed.event('BLOCK_JOB_COMPLETED', 's');
+  await bed.execute('block-commit', { 'job-id': 'c', device: top });
+  await bed.event('BLOCK_JOB_READY', 'c');
+  await bed.execute('block-job-complete', { device: 'c' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'c');
+  const { disks } = await bed.engine.execute('x-point-list', { nodes: ['virtio0'] });
+  assert.deepEqual(
+    disks.map((disk) => [
+      disk.node,
+      disk['active-elsewhere'],
+      disk.points.map(({ name, state }) => [name, state]),
+    ]),
+    [
+      [
+        held,
+        undefined,
+        [
+          ['p1', 'deleting'],
+          ['p2', 'lost'],
+        ],
+      ],
+    ],
+  );
+});

@@ -73,6 +73,31 @@ test('what going back has left in another folder keeps the images that it stands
   assert.doesNotMatch(bed.printed.join(), /failed|rror/);
 });
 
+test('what going back has left stands on images in other folders, where others had made a layer on top', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  await bed.execute('x-point-create', { name: 'p1' });
+  await bed.guest('write -P 1 1M 6M');
+  mkdirSync(bed.path('fast'));
+  const [top = ''] = await bed.layers();
+  await bed.execute('x-point-create', { name: 'p2', disks: [{ node: top, file: bed.path('fast/x.qcow2') }] });
+  await bed.guest('write -P 2 2M 1M');
+  const [active = ''] = await bed.layers();
+  await bed.snapshot(active, 'over');
+  await bed.guest('write -P 3 3M 1M');
+  await bed.execute('stop');
+  await bed.execute('system_reset');
+  await bed.execute('x-point-revert', { name: 'p2' });
+  // Less is to be copied down than up.
+  await bed.guest('write -P 4 1M 1M');
+  assert.equal(await deletePoint(bed, 'p2'), undefined);
+  const file = { driver: 'file', filename: bed.path('over.qcow2') };
+  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'left', file, 'read-only': true });
+  for (const command of ['read -P 1 1M 1M', 'read -P 2 2M 1M', 'read -P 3 3M 1M'])
+    await bed.execute('human-monitor-command', { 'command-line': `qemu-io left "${command}"` });
+  assert.doesNotMatch(bed.printed.join(), /failed|rror/);
+});
+
 test('an image that cannot be read may stand on any other', async (t) => {
   const bed = new EngineBed(t);
   await diskWithPoints(bed, 3);

@@ -133,6 +133,15 @@ const CASES: Readonly<Record<string, Case>> = {
     work: (bed) => bed.engine.execute('x-point-create', { name: 'p4' }),
     after: ['p1', 'p2', 'p3', 'p4'],
   },
+  'create, and delete the one before': {
+    everyNth: 2,
+    work: async (bed) => {
+      await bed.engine.execute('x-point-create', { name: 'p4' });
+      await bed.delete('p3');
+    },
+    between: ['p1', 'p2', 'p3', 'p4'],
+    after: ['p1', 'p2', 'p4'],
+  },
   'delete the first': { everyNth: 1, work: (bed) => bed.delete('p1'), after: ['p2', 'p3'] },
   'delete one between': { everyNth: 2, work: (bed) => bed.delete('p2'), after: ['p1', 'p3'] },
   'delete the last': { everyNth: 2, work: (bed) => bed.delete('p3'), after: ['p1', 'p2'] },

@@ -3,7 +3,7 @@ import { BlockError } from '../../base/error.js';
 import type { Host } from '../../host/host.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
-import { isJobFilter } from '../../view/plan/points.js';
+import { isJobFilter, withoutLeftOpen } from '../../view/plan/points.js';
 import { findPointFile, type Layer, layersOf } from './chain.js';
 import { committedOf, isWritten } from './looked-into.js';
 import {
@@ -53,7 +53,7 @@ export async function loadDisks(server: PointServer, names?: readonly string[]):
 }
 
 async function loadOnce(server: PointServer, names?: readonly string[]): Promise<PointDisks> {
-  const view = await look(server);
+  const view = withoutLeftOpen(await look(server));
   const disks: PointDisk[] = [];
   for (const node of names?.map((name) => topNamed(view, name)) ?? topsOf(view)) {
     try {
@@ -88,7 +88,7 @@ async function loadDisk(server: PointServer, view: View, node: string): Promise<
   };
   const first = settle(file, layers, known);
   const committed = await committedOf(server, first);
-  const settled = committed.size === 0 ? first : settle(file, layers, known, committed);
+  const settled = committed ? settle(file, layers, known, committed) : first;
   const isNewlyActive = pending !== undefined && absoluteFrom(file.path, pending.overlay) === top.path;
   return { node, top, layers, settled, isNewlyActive, isUsed, damaged };
 }

@@ -4,7 +4,7 @@ import { Opener } from '../../block/open.js';
 import { MiB } from '../../base/limits.js';
 import type { Layer } from './chain.js';
 import type { PointServer } from './server.js';
-import type { Doubt, Settled } from './settle.js';
+import type { Committed, Doubt, Settled } from './settle.js';
 
 /** Of an image that may have been committed, so many pieces of data are compared at least. */
 const COMPARED_PIECES = 256;
@@ -15,7 +15,32 @@ const PIECE_BYTES = MiB / 16;
 /** Whether an image, which is not on top, has been written to: a guest has used it. */
 export async function isWritten(server: PointServer, path: string, top: Layer): Promise<boolean> {
   if (path === top.path || !(await server.host.files.stat(path))) return false;
-  // One that was not made to its end cannot be opened.
+  return holdsData(server, path);
+}
+
+/** What is gone from the chain and has gone down: the image below shows all that it holds. Undefined: nothing has. */
+export async function committedOf(
+  server: PointServer,
+  { points, activeDoubt }: Settled,
+): Promise<Committed | undefined> {
+  const found = new Set<string>();
+  for (const { doubt } of points) if (doubt && (await isShownBelow(server, doubt))) found.add(doubt.id);
+  const isActive = activeDoubt !== undefined && (await isActiveCommitted(server, activeDoubt));
+  return found.size > 0 || isActive ? { points: found, isActive } : undefined;
+}
+
+/** Where it holds nothing, either way the disk shows the same: then it is there for the points. */
+async function isActiveCommitted(
+  server: PointServer,
+  doubt: Pick<Doubt, 'path' | 'below'>,
+): Promise<boolean> {
+  const { path } = doubt;
+  if (!(await server.host.files.stat(path))) return true;
+  return (await holdsData(server, path)) && isShownBelow(server, doubt);
+}
+
+/** One that was not made to its end cannot be opened, and holds none. */
+async function holdsData(server: PointServer, path: string): Promise<boolean> {
   const found = await lookInto(server, { path, format: 'qcow2', noBacking: true }, async (node) => {
     for await (const _ of stretchesOf(node)) return true;
     return false;
@@ -23,14 +48,10 @@ export async function isWritten(server: PointServer, path: string, top: Layer): 
   return found === true;
 }
 
-/** Of points whose image is gone, those that it has gone down with: where the one below shows all that it holds. */
-export async function committedOf(server: PointServer, { points }: Settled): Promise<Set<string>> {
-  const found = new Set<string>();
-  for (const { doubt } of points) if (doubt && (await isShownBelow(server, doubt))) found.add(doubt.id);
-  return found;
-}
-
-async function isShownBelow(server: PointServer, { path, below }: Doubt): Promise<boolean> {
+async function isShownBelow(
+  server: PointServer,
+  { path, below }: Pick<Doubt, 'path' | 'below'>,
+): Promise<boolean> {
   if (!(await server.host.files.stat(path))) return false;
   const shown = { path: below.path, format: below.image.driver, noBacking: false };
   const isShown = await lookInto(server, { path, format: 'qcow2', noBacking: true }, (gone) =>

@@ -32,6 +32,8 @@ export interface Settled {
   readonly points: readonly PointState[];
   /** The disk's active image is another one than that on top. */
   readonly activeElsewhere?: string;
+  /** It is not, where the top shows all that it holds: it has been committed. */
+  readonly activeDoubt?: Pick<Doubt, 'path' | 'below'>;
 }
 
 /** A stream or a commit that works in a chain: what the images of `from` hold goes into `to`. */
@@ -49,6 +51,15 @@ export interface SettleLook {
   readonly isVerbRunning: boolean;
   readonly jobs: readonly ChainJob[];
 }
+
+/** What has gone down into images below it, where only they can say so. */
+export interface Committed {
+  /** Ids of points. */
+  readonly points: ReadonlySet<string>;
+  readonly isActive: boolean;
+}
+
+const NONE_COMMITTED: Committed = { points: new Set(), isActive: false };
 
 /** An image that held a point is not in the chain any more: it has gone down into the one that is below its place now, or up. */
 export interface Doubt {
@@ -68,7 +79,7 @@ export function settle(
   before: PointFile,
   layers: readonly Layer[],
   look: SettleLook,
-  committed: ReadonlySet<string> = new Set(),
+  committed = NONE_COMMITTED,
 ): Settled {
   const { isOverlayWritten } = look;
   const { path } = before;
@@ -76,11 +87,12 @@ export function settle(
   const after: PointFile = { ...before, content };
   const [top] = layers;
   const isLeft = isOverlayWritten && !findLayer(layers, after, content.active);
-  const isElsewhere = top !== undefined && (isLeft || isBelowActive(after, layers));
+  const isBelow = isLeft ? 'yes' : isBelowActive(after, layers);
+  const isElsewhere = isBelow === 'yes' || (isBelow === 'unless committed' && !committed.isActive);
   const points = content.points.map((record) =>
     isElsewhere
       ? stateElsewhere(after, record, layers, look)
-      : stateOf(after, record, layers, { ...look, committed }),
+      : stateOf(after, record, layers, { ...look, committed: committed.points }),
   );
   const settled: PointFileContent = {
     disk: content.disk,
@@ -102,19 +114,24 @@ export function settle(
     file: { ...before, content: settled },
     points: points.map((point, i) => ({ ...point, record: settled.points[i] ?? point.record })),
     ...(isElsewhere && { activeElsewhere: absoluteFrom(path, content.active) }),
+    ...(isElsewhere &&
+      isBelow === 'unless committed' &&
+      top && { activeDoubt: { path: absoluteFrom(path, content.active), below: top } }),
   };
 }
 
-/** What is active is not in the chain, and the top is a point, or was active before the disk went back. */
-function isBelowActive(file: PointFile, layers: readonly Layer[]): boolean {
+/** Whether what is active is not in the chain, and the top is a point, or was active before the disk went back. */
+function isBelowActive(file: PointFile, layers: readonly Layer[]): 'yes' | 'no' | 'unless committed' {
   const { content } = file;
   const [top] = layers;
-  if (!top || findLayer(layers, file, content.active)) return false;
-  if (content.left?.some((name) => findLayer([top], file, name))) return true;
-  if (isStampChanged(file, top)) return false;
+  if (!top || findLayer(layers, file, content.active)) return 'no';
+  if (content.left?.some((name) => findLayer([top], file, name))) return 'yes';
   // One that has been committed into is what the disk holds now, one that was streamed away is not.
   const isPoint = ({ lost, deleting }: PointRecord): boolean => lost === undefined && deleting !== 'commit';
-  return content.points.some((point) => isPoint(point) && findLayer([top], file, point.image));
+  if (!content.points.some((point) => isPoint(point) && findLayer([top], file, point.image))) return 'no';
+  if (!isStampChanged(file, top)) return 'yes';
+  // A deletion of ours that was cut short has written to it; so may somebody have who has committed the active one since.
+  return isChanged(file, top, layers) ? 'no' : 'unless committed';
 }
 
 function withPending(

@@ -145,7 +145,7 @@ async function identityOf({ host, folder }: PointServer, { filename }: Image): P
 
 /**
  * Files of images that are not of the chain and name one of `changed` as backing file, or may: it cannot be read. They are
- * looked for in the folders of all that the disk has or had.
+ * looked for in the folders of all that the disk has or had, and of what that stands on.
  */
 export async function sharersOf(
   server: PointServer,
@@ -154,20 +154,23 @@ export async function sharersOf(
   changed: ReadonlyArray<Pick<Layer, 'identity' | 'path'>>,
 ): Promise<string[]> {
   const bases = new Map(changed.map(({ identity, path }) => [identity, path]));
-  const own = new Set([...layers, ...changed].map(({ identity }) => identity));
   const { active, images, points, left = [], unneeded = [] } = content;
   const names = [
     ...[active, ...left, ...points.map(({ image }) => image)],
     ...[...images, ...unneeded].map(({ file }) => file),
   ];
-  const paths = [
-    ...[...layers, ...changed].map(({ path }) => path),
-    ...names.map((name) => absoluteFrom(pointsPath, name)),
-  ];
+  const own = [...layers, ...changed];
+  const ownPaths = new Set(own.map(({ path }) => path));
+  const paths = new Set([...ownPaths, ...names.map((name) => absoluteFrom(pointsPath, name))]);
+  // Others may have made layers of what was left.
+  for (const path of paths)
+    if (!ownPaths.has(path))
+      for (const below of (await readHeader(server.opener, path))?.backing ?? []) paths.add(below);
   const found: string[] = [];
-  for (const folder of new Set(paths.map((path) => posix.dirname(path)))) {
+  const except = new Set(own.map(({ identity }) => identity));
+  for (const folder of new Set([...paths].map((path) => posix.dirname(path)))) {
     if (!(await server.host.files.stat(folder))) continue;
-    for (const { image } of await imagesOn(server.opener, folder, bases, own, 'counts')) found.push(image);
+    for (const { image } of await imagesOn(server.opener, folder, bases, except, 'counts')) found.push(image);
   }
   return found;
 }

@@ -90,6 +90,25 @@ export function withoutJobs(view: View): View {
   });
 }
 
+/**
+ * The view without images that are above a disk's active one and not of it: who commits that with a node name leaves it open, on
+ * the image that its users have gone down to. Nobody uses it, and below it somebody writes.
+ */
+export function withoutLeftOpen(view: View): View {
+  const used = new Set(view.users.flatMap(({ imageId }) => imageId ?? []));
+  for (const { from, to } of view.jobs) for (const id of [...from, to ?? '']) used.add(id);
+  const left = view.chains.flatMap(({ images }) => {
+    const way = [...images].reverse().map((id) => imageOf(view, id));
+    const count = way.findIndex((image) => image === undefined || used.has(image.id));
+    const active = way.slice(Math.max(0, count)).find((image) => image?.kind !== 'filter');
+    const isLeft = count > 0 && active?.kind === 'image' && !active.isReadOnly;
+    return isLeft ? way.slice(0, count).flatMap((image) => image?.id ?? []) : [];
+  });
+  if (left.length === 0) return view;
+  const images = view.images.filter(({ id }) => !left.includes(id));
+  return assemble({ server: view.server, images, users: view.users, jobs: view.jobs });
+}
+
 /** A filter that a job has inserted for as long as it runs. */
 export function isJobFilter(image: Image | undefined): boolean {
   return (
