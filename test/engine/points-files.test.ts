@@ -151,6 +151,49 @@ test('nobody takes over while a point is being deleted', async (t) => {
   await bed.execute('job-cancel', { id: 'slow' });
 });
 
+test('disks whose images have one name, but for what it ends with, get points files of their own at once', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  writeFileSync(bed.path('A.img'), Buffer.alloc(MiB));
+  const file = { driver: 'file', filename: bed.path('A.img') };
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'raw', file });
+  await bed.engine.addDevice('raw', { id: 'virtio1' });
+  const { images } = await bed.engine.execute('x-point-create', { name: 'p1' });
+  assert.equal(new Set(images.map(({ file: name }) => name)).size, 2);
+  const { disks } = await bed.engine.execute('x-point-list', {});
+  assert.deepEqual(
+    disks
+      .map((disk) => [
+        disk.disk,
+        disk['points-file'],
+        disk.points.map(({ name, state }) => `${name} ${state}`),
+      ])
+      .sort(),
+    [
+      ['A', bed.path('A.points'), ['p1 usable']],
+      ['A-2', bed.path('A-2.points'), ['p1 usable']],
+    ],
+  );
+});
+
+test('disks of one name in different folders get images of their own where they come together', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A');
+  for (const folder of ['more', 'fast']) mkdirSync(bed.path(folder));
+  const filename = bed.path('more/A.qcow2');
+  await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: MiB });
+  const file = { driver: 'file', filename };
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'B', file });
+  await bed.engine.addDevice('B', { id: 'virtio1' });
+  const disks = ['A', 'B'].map((node) => ({ node, file: bed.path(`fast/${node}.qcow2`) }));
+  await bed.execute('x-point-create', { name: 'p1', disks });
+  const { images } = await bed.engine.execute('x-point-create', { name: 'p2' });
+  assert.deepEqual(
+    images.map(({ file: name }) => name),
+    [bed.path('fast/A.after-p2.qcow2'), bed.path('fast/A.after-p2-2.qcow2')],
+  );
+});
+
 test('points are known where no image is left in the folder of their file', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A');

@@ -54,7 +54,7 @@ export async function createPoint(
   const id = server.host.random.bytes(4).toString('hex');
   const images: NewImage[] = [];
   for (const [i, disk] of disks.entries())
-    images.push(await newImage(server, disk, { name, id, index: i, wanted: wanted?.[i] }));
+    images.push(await newImage(server, disk, { name, id, others: images, wanted: wanted?.[i] }));
   const plans = images.map(({ node, file, 'new-node-name': overlay }) =>
     planSnapshot(view, { kind: 'snapshot', image: node, file, node: overlay }),
   );
@@ -113,27 +113,35 @@ export function checkActive({ node, settled }: Pick<PointDisk, 'node' | 'settled
   throw new BlockError('invalid', `${text} '${settled.activeElsewhere}': open that`);
 }
 
-/** What a new active image is to be called: beside the old one, by the point's name. */
+/** What a new active image is to be called: beside the old one, by the point's name. `others` come with it. */
 export async function newImage(
   server: PointServer,
   disk: PointDisk,
-  { name, id, index, wanted }: { name: string; id: string; index: number; wanted: WantedDisk | undefined },
+  wish: { name: string; id: string; others: readonly NewImage[]; wanted: WantedDisk | undefined },
 ): Promise<NewImage> {
+  const { name, id, others, wanted } = wish;
   const { content } = disk.settled.file;
-  const file = wanted?.file === undefined ? await freeFile(server, disk, name) : posix.resolve(wanted.file);
+  const taken = others.map(({ file }) => file);
+  const file =
+    wanted?.file === undefined ? await freeFile(server, disk, name, taken) : posix.resolve(wanted.file);
   if (await server.host.files.stat(file)) throw new BlockError('exists', `'${file}' is there already`);
   return {
     ...{ disk: content.disk, node: disk.node, file },
-    'new-node-name': wanted?.['new-node-name'] ?? `${NODE_PREFIX}${id}-${index}`,
+    'new-node-name': wanted?.['new-node-name'] ?? `${NODE_PREFIX}${id}-${others.length}`,
   };
 }
 
-async function freeFile({ host }: PointServer, { settled, top }: PointDisk, name: string): Promise<string> {
+async function freeFile(
+  { host }: PointServer,
+  { settled, top }: PointDisk,
+  name: string,
+  taken: readonly string[],
+): Promise<string> {
   const folder = posix.dirname(top.path);
   for (let number = 1; ; number++) {
     const suffix = number === 1 ? '' : `-${number}`;
     const file = posix.join(folder, `${settled.file.content.disk}.after-${name}${suffix}.qcow2`);
-    if (!(await host.files.stat(file))) return file;
+    if (!taken.includes(file) && !(await host.files.stat(file))) return file;
   }
 }
 

@@ -55,9 +55,10 @@ export async function loadDisks(server: PointServer, names?: readonly string[]):
 async function loadOnce(server: PointServer, names?: readonly string[]): Promise<PointDisks> {
   const view = withoutLeftOpen(await look(server));
   const disks: PointDisk[] = [];
+  const newPaths = new Set<string>();
   for (const node of names?.map((name) => topNamed(view, name)) ?? topsOf(view)) {
     try {
-      disks.push(await loadDisk(server, view, node));
+      disks.push(await loadDisk(server, view, node, newPaths));
     } catch (error) {
       const isNone = error instanceof BlockError && ['unsupported', 'not-found'].includes(error.kind);
       if (names || !isNone) throw error;
@@ -70,14 +71,20 @@ async function loadOnce(server: PointServer, names?: readonly string[]): Promise
   return { view, disks: names ? disks : disks.filter((disk) => !isLeft(disk)) };
 }
 
-async function loadDisk(server: PointServer, view: View, node: string): Promise<PointDisk> {
+/** `newPaths`: of points files that are not there yet, of other disks too. */
+async function loadDisk(
+  server: PointServer,
+  view: View,
+  node: string,
+  newPaths: Set<string>,
+): Promise<PointDisk> {
   const { host } = server;
   const layers = await layersOf(server, view, node);
   const [top] = layers;
   if (!top) throw new BlockError('unsupported', `'${node}' is no image in a file`);
   const damaged: string[] = [];
   const found = await findPointFile(host, layers, ({ message }) => damaged.push(message));
-  const file = found ?? (await newPointFile(host, top));
+  const file = found ?? (await newPointFile(host, top, newPaths));
   const isUsed = isUsedNow(view, node);
   const { pending } = file.content;
   const known: SettleLook = {
@@ -116,13 +123,18 @@ function jobsIn(view: View, layers: readonly Layer[]): ChainJob[] {
 }
 
 /** Not there until it is written. */
-async function newPointFile(host: PointServer['host'], top: Layer): Promise<PointFile> {
+async function newPointFile(
+  host: PointServer['host'],
+  top: Layer,
+  newPaths: Set<string>,
+): Promise<PointFile> {
   const stem = posix.basename(top.path).replace(/\.[A-Za-z0-9]{1,8}$/, '');
   const folder = posix.dirname(top.path);
   for (let number = 1; ; number++) {
     const disk = number === 1 ? stem : `${stem}-${number}`;
     const path = posix.join(folder, `${disk}${SUFFIX}`);
-    if (await host.files.stat(path)) continue;
+    if (newPaths.has(path) || (await host.files.stat(path))) continue;
+    newPaths.add(path);
     const content: PointFileContent = { disk, active: seenFrom(path, top.path), images: [], points: [] };
     return { path, content, sequence: 0 };
   }

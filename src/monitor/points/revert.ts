@@ -68,7 +68,7 @@ export async function revertToPoint(
   const called = name ?? (isName(imageId ?? '') ? (imageId ?? '') : 'going-back');
   const images: NewImage[] = [];
   for (const [index, { disk }] of goals.entries())
-    images.push(await newImage(server, disk, { name: called, id, index, wanted: wanted?.[index] }));
+    images.push(await newImage(server, disk, { name: called, id, others: images, wanted: wanted?.[index] }));
   const reversals = goals.map((goal, i) => reversalOf(view, goal, images[i]));
   await disksSwitch.check(reversals);
   const plan = planInfo({
