@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { test } from 'node:test';
 import { deferred } from '../../src/base/async.js';
 import { createImage } from '../../src/block/create.js';
@@ -8,6 +8,11 @@ import type { Layer } from '../../src/monitor/points/chain.js';
 import { findLayer } from '../../src/monitor/points/chain.js';
 import { planTakeover } from '../../src/monitor/takeover/plan.js';
 import { settle } from '../../src/monitor/points/settle.js';
+import { allDrivers } from '../../src/drivers/index.js';
+import { createRealHost } from '../../src/host/real.js';
+import { Disk } from '../../src/library/disk.js';
+import { Engine } from '../../src/monitor/engine.js';
+import { withMethods } from '../kit/lying-host.js';
 import { EngineBed, MiB } from './engine-bed.js';
 
 /** Files that are not the points' stay, whatever they are called and wherever they lie. */
@@ -149,6 +154,37 @@ test('nobody takes over while a point is being deleted', async (t) => {
   await bed.execute('x-point-delete', { name: 'p1' });
   assert.ok(planTakeover(bed.engine).refuses.includes("point 'p1' is being deleted"));
   await bed.execute('job-cancel', { id: 'slow' });
+});
+
+test('an image that another program reads is removed when it is closed, and nobody opens it while it goes', async (t) => {
+  const host = createRealHost();
+  const other = new Engine({ host, drivers: allDrivers, kind: 'storage-daemon' });
+  const removed: string[] = [];
+  const unlink = async (path: string): Promise<void> => {
+    if (path.endsWith('.qcow2')) {
+      await assert.rejects(readerOf(path), /Failed to get/);
+      removed.push(basename(path));
+    }
+    await host.files.unlink(path);
+  };
+  const readerOf = async (path: string): Promise<Disk> => {
+    const node = await other.opener.openImage(path, 'qcow2', { readOnly: true, noBacking: true });
+    return Disk.open(other.graph, node, {}).catch(async (error: unknown) => {
+      await other.graph.release([node]);
+      throw error;
+    });
+  };
+  const bed = new EngineBed(t, { host: { ...host, files: withMethods(host.files, { unlink }) } });
+  await diskWithPoints(bed, 3);
+  const reader = await readerOf(bed.path('A.after-p1.qcow2'));
+  assert.equal(await deletePoint(bed, 'p2'), undefined);
+  assert.equal((await bed.layers()).length, 3);
+  assert.ok(existsSync(bed.path('A.after-p1.qcow2')));
+  assert.deepEqual(removed, []);
+  await reader.close();
+  await other.close();
+  await bed.execute('x-point-create', { name: 'p4' });
+  assert.deepEqual(removed, ['A.after-p1.qcow2']);
 });
 
 test('disks whose images have one name, but for what it ends with, get points files of their own at once', async (t) => {

@@ -107,3 +107,17 @@ for (const way of ['its own commands', 'plain QMP'])
     await qmp.revert({ name: 'p3' });
     assert.deepEqual((await bed.layers()).slice(1), [below, 'A']);
   });
+
+test('what was opened for points by plain QMP and is left by going back is closed', async (t) => {
+  const { bed, qmp } = await serve(t);
+  await qmp.create({ name: 'p1' });
+  await bed.execute('stop');
+  await bed.execute('system_reset');
+  await qmp.revert({ name: 'p1' });
+  const [named = ''] = await bed.layers();
+  for (const name of ['p2', 'p3']) await qmp.create({ name });
+  assert.ok((await bed.layers()).includes(named));
+  await qmp.revert({ name: 'p1' });
+  const images = [...bed.engine.graph.nodes.values()].filter(({ driver }) => driver.name === 'qcow2');
+  assert.deepEqual(images.map(({ name }) => name).sort(), (await bed.layers()).sort());
+});

@@ -7,6 +7,7 @@ import { bracketed } from '../../view/words.js';
 import { isPlainName } from './chain.js';
 import { type DiskReversal, type DiskSwitch, mayBeWritten } from './revert.js';
 import { JobWatch, lookAnswers, type PointServer } from './server.js';
+import { NODE_PREFIX } from './unneeded.js';
 
 /** A guest in these states has nothing of the disk in its memory. */
 const WITHOUT_GUEST: ReadonlySet<string> = new Set(['prelaunch', 'shutdown']);
@@ -76,7 +77,7 @@ function nodesAbove({ nodes }: NodeGraph, id: string): Set<string> {
 }
 
 /** In their order; each job is waited for. */
-function reversalCommands({ top, image, node, file, path }: DiskReversal): PlannedCommand[] {
+function reversalCommands({ top, image, node, file, path, ends }: DiskReversal): PlannedCommand[] {
   const command = (execute: string, args: PlannedCommand['arguments']): PlannedCommand => ({
     execute,
     arguments: args,
@@ -106,7 +107,10 @@ function reversalCommands({ top, image, node, file, path }: DiskReversal): Plann
     command('job-finalize', { id: job }),
     command('job-dismiss', { id: job }),
     // Who made it with a name has it open still; an image that a snapshot made goes by itself.
-    command('blockdev-del', { 'node-name': top.id }),
+    ...[...ends]
+      .reverse()
+      .filter((id) => id === top.id || id.startsWith(NODE_PREFIX))
+      .map((id) => command('blockdev-del', { 'node-name': id })),
   ];
 }
 
@@ -138,9 +142,9 @@ async function run(server: PointServer, reversal: DiskReversal): Promise<void> {
             `the disk '${reversal.top.label}' was written to while it was to go back`,
           );
       }
-      const isLast = execute === 'blockdev-del' && args['node-name'] === reversal.top.id;
+      const isLeft = reversal.ends.some((id) => id === args['node-name']);
       const answer = server.execute(execute, args);
-      await (isLast ? answer.catch(() => undefined) : answer);
+      await (isLeft ? answer.catch(() => undefined) : answer);
       begun.push(command);
     }
   } catch (error) {

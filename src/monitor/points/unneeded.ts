@@ -3,6 +3,8 @@ import { Graph } from '../../block/graph.js';
 import { Opener } from '../../block/open.js';
 import { KiB } from '../../base/limits.js';
 import { given } from '../../base/given.js';
+import { Permission } from '../../block/permissions.js';
+import { useNode } from '../../block/with-backend.js';
 import { imagesOn, readHeader } from '../../block/shared-bases.js';
 import type { Image } from '../../view/model.js';
 import { factsOf, fileNamed, isSameFile, type Layer } from './chain.js';
@@ -93,20 +95,26 @@ async function removeFile(
     // By plain QMP what has been opened stays open until it is closed.
     if (id.startsWith(NODE_PREFIX))
       await server.execute('blockdev-del', { 'node-name': id }).catch(() => undefined);
-  if ((await staysOpen(server, stat.identity)) || (await isInUse(server, path))) return false;
-  await server.host.files.unlink(path);
-  return true;
+  return !(await staysOpen(server, stat.identity)) && unlinkUnused(server, path);
 }
 
-/** Whether another program has it open, to write or to read. */
-export async function isInUse({ host, opener }: PointServer, path: string): Promise<boolean> {
-  const looker = new Opener(new Graph(host), opener.drivers);
+/** Removes a file unless somebody has it open, to write or to read; nobody opens it meanwhile. Answers whether it is gone. */
+export async function unlinkUnused({ host, opener }: PointServer, path: string): Promise<boolean> {
+  const graph = new Graph(host);
+  const looker = new Opener(graph, opener.drivers);
   try {
     const node = await looker.openImage(path, 'raw', { readOnly: false });
-    await looker.graph.release([node]);
-    return false;
+    const alone = { description: 'who removes a file', perm: Permission.write, shared: 0 };
+    const { root } = await useNode(graph, node, alone);
+    try {
+      await host.files.unlink(path);
+      return true;
+    } finally {
+      if (root) await graph.transaction((transaction) => transaction.detach(root));
+      await graph.release([node]);
+    }
   } catch {
-    return true;
+    return false;
   }
 }
 

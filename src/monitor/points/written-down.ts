@@ -4,7 +4,7 @@ import { keep, loadDisks, makeDurable, type PointDisk, whileChanged } from './di
 import { type Pending, type PointFileContent, PointVerb, seenFrom } from './point-file.js';
 import type { PointServer } from './server.js';
 import { signpost } from './signpost.js';
-import { isInUse, openFiles } from './unneeded.js';
+import { openFiles, unlinkUnused } from './unneeded.js';
 
 interface Change {
   readonly disks: readonly PointDisk[];
@@ -88,8 +88,7 @@ async function takeBack(
     const open = await openFiles(server);
     for (const { file } of images) {
       const stat = await server.host.files.stat(file);
-      if (!stat || open.has(stat.identity) || (await isInUse(server, file))) continue;
-      await server.host.files.unlink(file).catch(() => undefined);
+      if (stat && !open.has(stat.identity)) await unlinkUnused(server, file);
     }
     await whileChanged(async () => {
       const { disks } = await loadDisks(server);
