@@ -252,3 +252,47 @@ test('of a storage daemon whose exports are read', async (t) => {
   assert.match(info?.['node-name'] ?? '', /^pt-/);
   expectReverted(folder, `nbd+unix:///c?socket=${join(folder, 'nbd')}`);
 });
+
+test('what a storage daemon has committed and not closed is not the disk', async (t) => {
+  if (skipWithout(t, 'qemu-storage-daemon', 'qemu-img', 'qemu-io')) return;
+  const folder = scratch(t);
+  chainOf(folder);
+  const daemon = await Daemon.start(t, folder, [
+    ...['qemu-storage-daemon', '--blockdev', optionsOf(folder)],
+    ...['--nbd-server', 'addr.type=unix,addr.path=nbd', '--export', 'nbd,id=e,node-name=c,writable=on'],
+    ...['--chardev', 'socket,id=d,path=second.sock,server=on,wait=off', '--monitor', 'chardev=d'],
+    ...['--chardev', SOCKET, '--monitor', 'chardev=c'],
+  ]);
+  const socket = join(folder, 'second.sock');
+  await points('create', socket, 'p1');
+  run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', 'n.qcow2', '16M');
+  const file = { driver: 'file', filename: join(folder, 'n.qcow2') };
+  await daemon.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'n', file, backing: null });
+  const below = await nodeOf(daemon, join(folder, 'c.after-p1.qcow2'));
+  await daemon.execute('blockdev-snapshot', { node: below, overlay: 'n' });
+  await points('create', socket, 'p2');
+  const top = await nodeOf(daemon, join(folder, 'c.after-p2.qcow2'));
+  await daemon.execute('block-commit', { 'job-id': 'j', device: top, 'base-node': below });
+  await daemon.event('BLOCK_JOB_READY');
+  await daemon.execute('block-job-complete', { device: 'j' });
+  await daemon.event('BLOCK_JOB_COMPLETED');
+  const nodes = (await daemon.execute('query-named-block-nodes', { flat: true })) as Array<
+    Record<string, string>
+  >;
+  assert.ok(
+    nodes.some((node) => node['node-name'] === 'n'),
+    'it is open',
+  );
+  const { disks } = JSON.parse(await points('list', '--json', socket)) as Listed;
+  assert.deepEqual(
+    disks.map(({ node, points: all, ...disk }) => [
+      node,
+      disk['active-elsewhere'],
+      ...all.map(({ name, state }) => `${name} ${state}`),
+    ]),
+    [[below, undefined, 'p1 usable', 'p2 lost']],
+  );
+  await assert.rejects(points('create', socket, 'p3'), /is used as backing hd of 'n'/);
+  await daemon.execute('blockdev-del', { 'node-name': 'n' });
+  assert.match(await points('create', socket, 'p3'), /c: the active image is .*c\.after-p3\.qcow2/);
+});

@@ -96,17 +96,20 @@ export function withoutJobs(view: View): View {
  */
 export function withoutLeftOpen(view: View): View {
   const used = new Set(view.users.flatMap(({ imageId }) => imageId ?? []));
-  for (const { from, to } of view.jobs) for (const id of [...from, to ?? '']) used.add(id);
-  const left = view.chains.flatMap(({ images }) => {
-    const way = [...images].reverse().map((id) => imageOf(view, id));
-    const count = way.findIndex((image) => image === undefined || used.has(image.id));
-    const active = way.slice(Math.max(0, count)).find((image) => image?.kind !== 'filter');
-    const isLeft = count > 0 && active?.kind === 'image' && !active.isReadOnly;
-    return isLeft ? way.slice(0, count).flatMap((image) => image?.id ?? []) : [];
-  });
-  if (left.length === 0) return view;
-  const images = view.images.filter(({ id }) => !left.includes(id));
-  return assemble({ server: view.server, images, users: view.users, jobs: view.jobs });
+  const worked = new Set(view.jobs.flatMap(({ from, to }) => [...from, to]));
+  const left = new Set<string>();
+  for (const { images, group } of view.chains) {
+    const way = [...images].reverse().flatMap((id) => imageOf(view, id) ?? []);
+    // Of jobs it is not told whose active image they work below.
+    const count = way.findIndex(({ id }) => used.has(id) || worked.has(id));
+    if (count < 1 || group !== undefined || !used.has(way[count]?.id ?? '')) continue;
+    const active = way.slice(count).find(({ kind }) => kind !== 'filter');
+    if (active?.kind !== 'image' || active.isReadOnly) continue;
+    for (const { id } of way.slice(0, count)) left.add(id);
+  }
+  if (left.size === 0) return view;
+  const { server, users, jobs } = view;
+  return assemble({ server, images: view.images.filter(({ id }) => !left.has(id)), users, jobs });
 }
 
 /** A filter that a job has inserted for as long as it runs. */
