@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
@@ -109,12 +112,25 @@ test('a lease that ends while guests are held ends after that, whoever serves', 
   if (skipWithout(t, 'qemu-img')) return;
   const folder = scratch(t);
   const daemon = await serving(t, folder);
-  const next = await successor(t, folder);
-  await daemon.execute('x-session-open', { id: 'short', lease: 2 });
-  await daemon.execute('block-dirty-bitmap-add', { node: 'disk', name: 'brief' });
-  await new Promise((resolve) => setTimeout(resolve, 1200));
-  await daemon.execute('x-takeover', { socket: 'next.sock' });
-  await daemon.event('X_SESSION_ENDED', { session: 'short', reason: 'lease-over' });
-  assert.deepEqual(await daemon.execute('x-session-list'), []);
+  const leaseEnds = async (): Promise<ChildProcess | undefined> => {
+    const next = await successor(t, folder);
+    const nextEnded = once(next, 'exit');
+    await daemon.execute('x-session-open', { id: 'short', lease: 2 });
+    await daemon.execute('block-dirty-bitmap-add', { node: 'disk', name: 'brief' });
+    await new Promise((resolve) => setTimeout(resolve, 1200));
+    const { error } = await daemon.raw('x-takeover', { socket: 'next.sock' });
+    await daemon.event('X_SESSION_ENDED', { session: 'short', reason: 'lease-over' });
+    assert.deepEqual(await daemon.execute('x-session-list'), []);
+    if (!error) return next;
+    // On a busy machine it was over before guests were held: who served goes on.
+    assert.match(error.desc, /session 'short' is being undone$/);
+    await daemon.execute('x-session-leave');
+    next.kill('SIGKILL');
+    await nextEnded;
+    rmSync(join(folder, 'next.sock'), { force: true });
+    return undefined;
+  };
+  let next: ChildProcess | undefined;
+  while (!next) next = await leaseEnds();
   await quit(daemon, next);
 });
