@@ -137,3 +137,16 @@ export class Abandonable {
     for (const fail of [...this.#failing]) fail(this.#error);
   }
 }
+
+/** Takes steps one after the other, each whatever became of those before it. Errors: the first that was met. */
+export async function eachInTurn(steps: Iterable<() => Promise<void> | void>): Promise<void> {
+  let failure: { error: unknown } | undefined;
+  for (const step of steps) {
+    try {
+      await step();
+    } catch (error) {
+      failure ??= { error };
+    }
+  }
+  if (failure) throw failure.error;
+}

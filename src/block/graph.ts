@@ -1,5 +1,5 @@
 import { assert } from '../base/assert.js';
-import { AsyncMutex, Notifier } from '../base/async.js';
+import { AsyncMutex, Notifier, eachInTurn } from '../base/async.js';
 import { CancelSignal } from '../base/cancel-signal.js';
 import { BlockError, toBlockError } from '../base/error.js';
 import { given } from '../base/given.js';
@@ -255,7 +255,10 @@ export class Graph {
    * Only the caller's own: a node that another command has opened and not attached yet is nobody's to close.
    */
   async collect(candidates: Iterable<Node>): Promise<void> {
-    for (const node of candidates) if (await this.#claim(node)) await this.#close(node);
+    const close = async (node: Node): Promise<void> => {
+      if (await this.#claim(node)) await this.#close(node);
+    };
+    await eachInTurn([...candidates].map((node) => () => close(node)));
   }
 
   /** The same for those who ask no more than that the nodes be gone: whether the last flush did well, nobody hears. */

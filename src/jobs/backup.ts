@@ -1,3 +1,4 @@
+import { eachInTurn } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import type { BlockBackend } from '../block/backend.js';
@@ -298,9 +299,7 @@ export class BackupJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.place.remove();
-    await this.#endJournal();
-    await this.#leave();
+    await eachInTurn([() => this.place.remove(), () => this.#endJournal(), () => this.#leave()]);
     if (this.#succeeded) await this.#checked.writeManifest();
   }
 
@@ -317,8 +316,7 @@ export class BackupJob implements JobDriver {
     this.place.passThrough.gate = undefined;
     if (this.#bitmap) this.#settle(this.#bitmap);
     forgetBitmap(this.#source, this.#bitmaps.due);
-    await this.place.close([this.#target]);
-    await this.#copy.fleecing?.close();
+    await eachInTurn([() => this.place.close([this.#target]), () => this.#copy.fleecing?.close()]);
   }
 
   #settle(bitmap: DirtyBitmap): void {

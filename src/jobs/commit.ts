@@ -1,3 +1,4 @@
+import { eachInTurn } from '../base/async.js';
 import type { BlockBackend } from '../block/backend.js';
 import { type BackingReference, referenceAs, settleBackingAbove } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
@@ -261,9 +262,11 @@ export class CommitJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.place.remove();
-    await this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
-    await this.place.close([this.#top]);
+    await eachInTurn([
+      () => this.place.remove(),
+      () => this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText),
+      () => this.place.close([this.#top]),
+    ]);
   }
 }
 

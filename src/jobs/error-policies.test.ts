@@ -207,6 +207,24 @@ for (const kind of KINDS) {
     await bench.jobs.cancelAll();
   });
 
+  test(`${kind}: one whose place cannot be taken out of the graph yet leaves nothing else behind`, async () => {
+    const { bench, start, to, from } = await copying(kind);
+    failing(to, 'write', 'EIO');
+    const job = await start({ filterNodeName: 'filter' });
+    const transaction = bench.graph.transaction.bind(bench.graph);
+    let isRefused = false;
+    bench.graph.transaction = async (build) => {
+      if (isRefused) return transaction(build);
+      isRefused = true;
+      throw new BlockError('no-space', 'No space left on device', { errno: 'ENOSPC' });
+    };
+    await job.concluded;
+    assert.equal(job.error, 'Input/output error');
+    assert.equal(isRefused, true);
+    for (const { node } of [to, from]) assert.equal(node.isBlocked, false);
+    while (bench.graph.find('filter')) await turns(1);
+  });
+
   test(`${kind}: a block status that fails is no error, and what it is about counts as data`, async () => {
     for (const side of ['from', 'to'] as const) {
       const { bench, start, check, ...images } = await copying(kind);
@@ -273,6 +291,17 @@ test('a mirror that writes to both sides goes on when an error of the target is 
     assert.equal(guest.node, target.node);
     assertSame(await contents(target.node), await contents(top.node), 0);
   }
+});
+
+test('a target that cannot be closed well ends its backup with an error, and nothing of it stays', async () => {
+  const { bench, start, to, from } = await copying('backup');
+  to.node.monitorOwned = false;
+  to.layer.close = () => Promise.reject(new BlockError('io', 'Input/output error', { errno: 'EIO' }));
+  const job = await start({ filterNodeName: 'filter' });
+  await job.concluded;
+  assert.match(job.error ?? '', /Input\/output error/);
+  assert.equal(from.node.isBlocked, false);
+  for (const name of ['target', 'target-file', 'filter']) assert.equal(bench.graph.find(name), undefined);
 });
 
 test('zeroes that are to be fast for the guest need not be fast for the target of a mirror', async () => {

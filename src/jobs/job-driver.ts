@@ -56,6 +56,9 @@ export interface JobDriver {
    * with nothing in flight. Absent: nobody can. Errors: busy; those of a flush.
    */
   passed?(): Promise<PassedWork> | PassedWork;
-  /** Takes the job's filter and backends out of the graph. Must not fail. */
+  /**
+   * Takes the job's filter and backends out of the graph, and ends all else that it has, whatever of that fails. Errors: what
+   * then ends a job with an error that had done its work, such as the last flush of a target that is closed.
+   */
   clean(): Promise<void>;
 }

@@ -373,7 +373,7 @@ export class JobPlace {
     try {
       await this.graph.transaction((transaction) => this.listRemoval(transaction));
     } catch (error) {
-      if (!(error instanceof BlockError) || error.kind !== 'busy') throw error;
+      if (!(error instanceof BlockError)) throw error;
       await this.graph.transaction((transaction) => this.#listBackends(transaction));
       this.#removeLater();
     }
@@ -381,7 +381,10 @@ export class JobPlace {
     await this.restoreReadOnly();
   }
 
-  /** Users who came while the job ran, and whom only its filter lets be together, keep it until one of them has gone. */
+  /**
+   * Users who came while the job ran, and whom only its filter lets be together, keep it until one of them has gone; so does a
+   * graph whose description cannot be written.
+   */
   #removeLater(): void {
     const { graph, filter } = this;
     const isThere = (): boolean => graph.find(filter.name) === filter && !filter.isClosing;
@@ -402,6 +405,8 @@ export class JobPlace {
   /** Ends blockers and closes what nothing holds any more. */
   async close(candidates: Iterable<Node>): Promise<void> {
     this.thaw();
+    // Where its place could not be taken out: nothing of the source waits for it.
+    if (!this.#removed) this.removed();
     for (const { node } of this.#reopened) node.isLentToJob = false;
     for (const unblock of this.#unblock.splice(0)) unblock();
     if (this.#copy?.root) void this.graph.retire(this.#copy);

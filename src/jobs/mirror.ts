@@ -1,3 +1,4 @@
+import { eachInTurn } from '../base/async.js';
 import { assert } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
@@ -500,11 +501,16 @@ export class MirrorJob implements JobDriver {
     const source = this.#source;
     this.#finishBy?.end();
     // From here on guests' changes are not in the journal.
-    if (!this.#succeeded) await this.#journal?.abandon();
-    await this.place.remove();
-    await this.#endJournal();
-    // Where the source had no users, nobody uses the target after the pivot.
-    await this.place.close(this.#pivoted ? [source, this.#target] : [this.#target]);
+    const abandon = (): Promise<void> | void => {
+      if (!this.#succeeded) return this.#journal?.abandon();
+    };
+    await eachInTurn([
+      abandon,
+      () => this.place.remove(),
+      () => this.#endJournal(),
+      // Where the source had no users, nobody uses the target after the pivot.
+      () => this.place.close(this.#pivoted ? [source, this.#target] : [this.#target]),
+    ]);
     if (this.#succeeded) await this.#checked.writeManifest();
   }
 

@@ -1,3 +1,4 @@
+import { eachInTurn } from '../base/async.js';
 import { BlockError, errnoError, errnoOf } from '../base/error.js';
 import { given } from '../base/given.js';
 import { MiB } from '../base/limits.js';
@@ -283,9 +284,11 @@ export class StreamJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    await this.place.remove();
-    await this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText);
-    await this.place.close(this.#dropped);
+    await eachInTurn([
+      () => this.place.remove(),
+      () => this.#journal?.end(this.#succeeded ? 'completed' : 'failed', this.job.failureText),
+      () => this.place.close(this.#dropped),
+    ]);
   }
 }
 
