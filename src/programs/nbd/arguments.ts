@@ -1,4 +1,5 @@
 import { BlockError, toBlockError } from '../../base/error.js';
+import { MAX_NBD_STRING_BYTES } from '../../base/limits.js';
 import type { DetectZeroesMode, DiscardMode } from '../../block/modes.js';
 import type { SocketAddress } from '../../host/host.js';
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.js';
@@ -156,12 +157,12 @@ export function parseNbdArguments(words: readonly string[]): NbdArguments {
     discard: discardOf(last('discard') ?? 'ignore'),
     aio: parseAio(last('aio') ?? 'threads'),
     detectZeroes: zeroesOf(last('detect-zeroes') ?? 'off'),
+    mostClients: sharedOf(last('shared') ?? '1'),
+    exportName: shortOf('export name', last('export-name')) ?? '',
+    description: shortOf('export description', last('description')),
     address: addressOf(last('socket'), last('bind'), last('port'), asks === 'list'),
-    exportName: last('export-name') ?? '',
-    description: last('description'),
     bitmaps: all('bitmap'),
     allocationDepth: given.has('allocation-depth'),
-    mostClients: sharedOf(last('shared') ?? '1'),
     persistent: given.has('persistent'),
     verbose: given.has('verbose'),
     fork: given.has('fork'),
@@ -262,6 +263,12 @@ function offsetOf(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   const bytes = /^(0x[0-9a-fA-F]+|\d+)$/.test(text) ? Number(text) : NaN;
   return Number.isSafeInteger(bytes) ? bytes : fail(`Invalid offset '${text}'`);
+}
+
+function shortOf(what: string, text: string | undefined): string | undefined {
+  return text === undefined || Buffer.byteLength(text) <= MAX_NBD_STRING_BYTES
+    ? text
+    : fail(`${what} '${text}' too long`);
 }
 
 function sharedOf(text: string): number {

@@ -150,7 +150,7 @@ async function openDisk(args: NbdArguments, opener: Opener): Promise<Node> {
   const context: OpenContext = { readOnly: args.readOnly, discard, cache: cache.options, aio: args.aio };
   const image = await (snapshot ? openTemporary(args, opener, context) : openBelow(args, opener, context));
   if (offset === undefined) return image;
-  return explained(args, () => opener.open({ driver: 'raw', file: image.name, offset }, context));
+  return opener.open({ driver: 'raw', file: image.name, offset }, context);
 }
 
 /** The image, or a snapshot inside it. */
