@@ -327,7 +327,9 @@ class Scene {
     const repaired = await machine.run(() =>
       run(machine, `img check -f ${this.#formatOf('c')} -r all /tmp/c`),
     );
-    assert.equal(repaired.code, 0, `${what}, and repaired: ${repaired.stdout}${repaired.stderr}`);
+    // A leak in a qed stays, as with qemu-img.
+    const mayLeak = this.#formatOf('c') === 'qed' && repaired.code === 3;
+    assert.ok(repaired.code === 0 || mayLeak, `${what}, and repaired: ${repaired.stdout}${repaired.stderr}`);
     assert.equal(await this.#shown(machine, what), shownAgain, `${what}, and repaired`);
   }
 
