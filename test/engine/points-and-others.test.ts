@@ -8,6 +8,7 @@ import {
   writePointFile,
   type UnneededFile,
 } from '../../src/monitor/points/point-file.js';
+import { openTarget } from '../../src/programs/points/targets.js';
 import { EngineBed, MiB } from './engine-bed.js';
 
 /** Points while others work on the same disks: their jobs, other managers, and ends that came too early. */
@@ -238,6 +239,7 @@ test('a point that a deletion of ours wrote into is the disk when the active ima
   await bed.event('BLOCK_JOB_READY', 'c');
   await bed.execute('block-job-complete', { device: 'c' });
   await bed.event('BLOCK_JOB_COMPLETED', 'c');
+  await bed.guest('write -P 9 2M 256k');
   const { disks } = await bed.engine.execute('x-point-list', { nodes: ['virtio0'] });
   assert.deepEqual(
     disks.map((disk) => [
@@ -257,3 +259,23 @@ test('a point that a deletion of ours wrote into is the disk when the active ima
     ],
   );
 });
+
+for (const below of [2, 3])
+  test(`a point that another program streamed into from above layer ${below}, opened in place of the disk, is told as that`, async (t) => {
+    const bed = new EngineBed(t);
+    await diskWithPoints(bed, 3);
+    const layers = await bed.layers();
+    const [top = '', held = ''] = layers;
+    const [active, image] = [top, held].map((name) => bed.engine.graph.node(name).filename);
+    // From right above the next layer there is nothing to copy, and the header is written.
+    await bed.execute('block-stream', { 'job-id': 's', device: held, 'base-node': layers[below] ?? '' });
+    await bed.event('BLOCK_JOB_COMPLETED', 's');
+    await bed.guest('write -P 9 5M 1M');
+    const target = await openTarget(bed.engine.host, image ?? '', { format: 'qcow2', writes: false });
+    const { disks } = await target.list({});
+    await target.close();
+    assert.deepEqual(
+      disks.map((disk) => disk['active-elsewhere']),
+      [active],
+    );
+  });

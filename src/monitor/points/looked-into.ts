@@ -4,7 +4,7 @@ import { Opener } from '../../block/open.js';
 import { MiB } from '../../base/limits.js';
 import type { Layer } from './chain.js';
 import type { PointServer } from './server.js';
-import type { Committed, Doubt, Settled } from './settle.js';
+import type { ActiveDoubt, Committed, Doubt, Settled } from './settle.js';
 
 /** Of an image that may have been committed, so many pieces of data are compared at least. */
 const COMPARED_PIECES = 256;
@@ -15,7 +15,12 @@ const PIECE_BYTES = MiB / 16;
 /** Whether an image, which is not on top, has been written to: a guest has used it. */
 export async function isWritten(server: PointServer, path: string, top: Layer): Promise<boolean> {
   if (path === top.path || !(await server.host.files.stat(path))) return false;
-  return holdsData(server, path);
+  // One that was not made to its end cannot be opened.
+  const found = await lookInto(server, { path, format: 'qcow2', noBacking: true }, async (node) => {
+    for await (const _ of stretchesOf(node)) return true;
+    return false;
+  });
+  return found === true;
 }
 
 /** What is gone from the chain and has gone down: the image below shows all that it holds. Undefined: nothing has. */
@@ -29,38 +34,41 @@ export async function committedOf(
   return found.size > 0 || isActive ? { points: found, isActive } : undefined;
 }
 
-/** Where it holds nothing, either way the disk shows the same: then it is there for the points. */
+/**
+ * What its guest has written since may have taken the place of some of it. Where it holds nothing, either way the disk shows the
+ * same: then it is there for the points.
+ */
 async function isActiveCommitted(
   server: PointServer,
-  doubt: Pick<Doubt, 'path' | 'below'>,
+  { path, below, isExplained }: ActiveDoubt,
 ): Promise<boolean> {
-  const { path } = doubt;
-  if (!(await server.host.files.stat(path))) return true;
-  return (await holdsData(server, path)) && isShownBelow(server, doubt);
+  const active = await server.host.files.stat(path);
+  // Who has committed it does not write to it any more, and is about to do so below.
+  if (!active || (!isExplained && Number(below.modified) >= active.modifiedMs)) return true;
+  const shown = await comparedBelow(server, { path, below });
+  return shown !== undefined && shown.pieces > 0 && shown.alike * 2 >= shown.pieces;
 }
 
-/** One that was not made to its end cannot be opened, and holds none. */
-async function holdsData(server: PointServer, path: string): Promise<boolean> {
-  const found = await lookInto(server, { path, format: 'qcow2', noBacking: true }, async (node) => {
-    for await (const _ of stretchesOf(node)) return true;
-    return false;
-  });
-  return found === true;
+async function isShownBelow(server: PointServer, doubt: Doubt): Promise<boolean> {
+  if (!(await server.host.files.stat(doubt.path))) return false;
+  const shown = await comparedBelow(server, doubt);
+  return shown !== undefined && shown.alike === shown.pieces;
 }
 
-async function isShownBelow(
+/** How many pieces of what an image holds the one below shows. Undefined where one of them cannot be read. */
+function comparedBelow(
   server: PointServer,
   { path, below }: Pick<Doubt, 'path' | 'below'>,
-): Promise<boolean> {
-  if (!(await server.host.files.stat(path))) return false;
+): Promise<{ pieces: number; alike: number } | undefined> {
   const shown = { path: below.path, format: below.image.driver, noBacking: false };
-  const isShown = await lookInto(server, { path, format: 'qcow2', noBacking: true }, (gone) =>
+  return lookInto(server, { path, format: 'qcow2', noBacking: true }, (gone) =>
     lookInto(server, shown, async (node) => {
-      for (const stretch of await sampleOf(gone)) if (!(await isAlike(gone, node, stretch))) return false;
-      return true;
+      const sample = await sampleOf(gone);
+      let alike = 0;
+      for (const stretch of sample) if (await isAlike(gone, node, stretch)) alike++;
+      return { pieces: sample.length, alike };
     }),
   );
-  return isShown === true;
 }
 
 async function isAlike(a: Node, b: Node, { offset, lengthBytes }: Stretch): Promise<boolean> {

@@ -33,7 +33,13 @@ export interface Settled {
   /** The disk's active image is another one than that on top. */
   readonly activeElsewhere?: string;
   /** It is not, where the top shows all that it holds: it has been committed. */
-  readonly activeDoubt?: Pick<Doubt, 'path' | 'below'>;
+  readonly activeDoubt?: ActiveDoubt;
+}
+
+/** The active image is gone from the chain, and what is on top now held a point, and was written to since. */
+export interface ActiveDoubt extends Pick<Doubt, 'path' | 'below'> {
+  /** By what leaves the point as it is: a deletion of ours, or a stream. */
+  readonly isExplained: boolean;
 }
 
 /** A stream or a commit that works in a chain: what the images of `from` hold goes into `to`. */
@@ -88,7 +94,7 @@ export function settle(
   const [top] = layers;
   const isLeft = isOverlayWritten && !findLayer(layers, after, content.active);
   const isBelow = isLeft ? 'yes' : isBelowActive(after, layers);
-  const isElsewhere = isBelow === 'yes' || (isBelow === 'unless committed' && !committed.isActive);
+  const isElsewhere = isBelow === 'yes' || (isBelow !== 'no' && !committed.isActive);
   const points = content.points.map((record) =>
     isElsewhere
       ? stateElsewhere(after, record, layers, look)
@@ -114,14 +120,12 @@ export function settle(
     file: { ...before, content: settled },
     points: points.map((point, i) => ({ ...point, record: settled.points[i] ?? point.record })),
     ...(isElsewhere && { activeElsewhere: absoluteFrom(path, content.active) }),
-    ...(isElsewhere &&
-      isBelow === 'unless committed' &&
-      top && { activeDoubt: { path: absoluteFrom(path, content.active), below: top } }),
+    ...(isBelow !== 'yes' && isBelow !== 'no' && { activeDoubt: isBelow }),
   };
 }
 
 /** Whether what is active is not in the chain, and the top is a point, or was active before the disk went back. */
-function isBelowActive(file: PointFile, layers: readonly Layer[]): 'yes' | 'no' | 'unless committed' {
+function isBelowActive(file: PointFile, layers: readonly Layer[]): 'yes' | 'no' | ActiveDoubt {
   const { content } = file;
   const [top] = layers;
   if (!top || findLayer(layers, file, content.active)) return 'no';
@@ -130,8 +134,8 @@ function isBelowActive(file: PointFile, layers: readonly Layer[]): 'yes' | 'no' 
   const isPoint = ({ lost, deleting }: PointRecord): boolean => lost === undefined && deleting !== 'commit';
   if (!content.points.some((point) => isPoint(point) && findLayer([top], file, point.image))) return 'no';
   if (!isStampChanged(file, top)) return 'yes';
-  // A deletion of ours that was cut short has written to it; so may somebody have who has committed the active one since.
-  return isChanged(file, top, layers) ? 'no' : 'unless committed';
+  const isExplained = !isChanged(file, top, layers) || isNamedAnew(file, top, layers);
+  return { path: absoluteFrom(file.path, content.active), below: top, isExplained };
 }
 
 function withPending(
@@ -323,11 +327,7 @@ function isStampChanged(file: PointFile, layer: Layer): boolean {
  */
 function isChanged(file: PointFile, layer: Layer, layers: readonly Layer[]): boolean {
   if (!isStampChanged(file, layer)) return false;
-  const was = markFor(file, layer)?.below;
-  const below = layers[layers.indexOf(layer) + 1];
-  const isNamedAnew = below?.path !== (was === undefined ? undefined : absoluteFrom(file.path, was));
-  // One that is not of this disk shows something else.
-  const gotAnother = isNamedAnew && (!below || isMarked(file, below)) && !hasLostAbove(file, layer, layers);
+  const gotAnother = isNamedAnew(file, layer, layers) && !hasLostAbove(file, layer, layers);
   // A deletion of ours fills an image, or names another one in that above it, before that shows in the chain.
   const above = (name: string): Layer | undefined => {
     const overlay = findLayer(layers, file, name);
@@ -339,6 +339,14 @@ function isChanged(file: PointFile, layer: Layer, layers: readonly Layer[]): boo
       : deleting === 'commit' && above(overlay) === layer,
   );
   return !gotAnother && !isFilled;
+}
+
+/** An image names another one below it than it did, or none. One that is not of this disk shows something else. */
+function isNamedAnew(file: PointFile, layer: Layer, layers: readonly Layer[]): boolean {
+  const was = markFor(file, layer)?.below;
+  const below = layers[layers.indexOf(layer) + 1];
+  if (below && !isMarked(file, below)) return false;
+  return below?.path !== (was === undefined ? undefined : absoluteFrom(file.path, was));
 }
 
 /** The image above it is not in the chain any more, and no deletion of ours has copied it up. */
