@@ -175,7 +175,10 @@ test('an image that another program reads is removed when it is closed, and nobo
     });
   };
   const bed = new EngineBed(t, { host: { ...host, files: withMethods(host.files, { unlink }) } });
-  await diskWithPoints(bed, 3);
+  await diskWithPoints(bed, 2);
+  // What p2 holds is the lesser, so that it goes up: the image that is read is only read.
+  await bed.guest('write -P 7 3M 4M');
+  await bed.execute('x-point-create', { name: 'p3' });
   const reader = await readerOf(bed.path('A.after-p1.qcow2'));
   assert.equal(await deletePoint(bed, 'p2'), undefined);
   assert.equal((await bed.layers()).length, 3);
