@@ -209,14 +209,12 @@ export class ChangeLog {
     if (this.#isActive) this.#arm();
   }
 
-  /** Nothing is written of a bitmap any more. */
-  async forget(bitmap: DirtyBitmap): Promise<void> {
-    await this.#mutex.run(async () => {
-      this.#copies = this.#copies.filter((copy) => copy.bitmap !== bitmap);
-      if (this.#copies.length > 0) return;
-      this.#isActive = false;
-      this.#states.fill(Region.closed);
-    });
+  /** Nothing is written of a bitmap any more. For the body of exclusive(). */
+  forget(bitmap: DirtyBitmap): void {
+    this.#copies = this.#copies.filter((copy) => copy.bitmap !== bitmap);
+    if (this.#copies.length > 0) return;
+    this.#isActive = false;
+    this.#states.fill(Region.closed);
   }
 
   /** No change is in flight, and the bits are there exactly, though maybe not durably. It is made ready anew by the next. */

@@ -399,14 +399,12 @@ export class ImageBitmaps implements BitmapStore {
       context.assertMayWrite();
       await context.beginChanges();
       const bitmap = context.driver.dirtyBitmaps.find((one) => one.name === name);
-      if (bitmap) await this.#durable.forget(bitmap);
       const owned = new Map(this.#owned);
       owned.delete(name);
-      await this.#switchTo(
-        this.#entries.filter((entry) => entry.name !== name),
-        owned,
-        [],
-      );
+      const entries = this.#entries.filter((entry) => entry.name !== name);
+      // Until the header names it no more, it knows of all changes.
+      const forget = (): void => void (bitmap && this.#durable.forget(bitmap));
+      await this.#durable.exclusive(() => this.#switchTo(entries, owned, [], forget));
     });
   }
 

@@ -186,9 +186,15 @@ export class DurableBitmaps {
     );
   }
 
-  async forget(bitmap: DirtyBitmap): Promise<void> {
+  /** Nothing of them is written meanwhile but what `body` writes. */
+  exclusive<T>(body: () => Promise<T>): Promise<T> {
+    return this.#log ? this.#log.exclusive(body) : body();
+  }
+
+  /** The header names it no more. For the body of exclusive(). */
+  forget(bitmap: DirtyBitmap): void {
     this.#bits.delete(bitmap);
-    await this.#log?.forget(bitmap);
+    this.#log?.forget(bitmap);
     if (this.#bits.size === 0) this.#isLogged = false;
   }
 

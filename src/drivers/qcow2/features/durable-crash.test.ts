@@ -210,6 +210,31 @@ test('made durable, merged into, disabled and enabled, removed: what is answered
   assert.equal(await firstProblem({ ...run, problem }, 1), undefined);
 });
 
+for (const failing of [undefined, 0, 1, 2, 3, 4, 5])
+  test(`a removal ${failing === undefined ? 'beside writes' : `of which event ${failing} fails`}: while it is there, it knows of all`, async () => {
+    const content = await imageWithDurable();
+    const steps = async ({ disk, top, shelf }: Stage): Promise<void> => {
+      const write = (region: number): Promise<void> =>
+        disk.backend.write(2 * REGION + region * GRANULE, Buffer.alloc(SECTOR, 7)).catch(() => undefined);
+      await disk.backend.write(0, Buffer.alloc(SECTOR, 7));
+      let events = 0;
+      if (failing !== undefined) top.failure = () => (events++ === failing ? new Error('no') : undefined);
+      top.mark('removing');
+      const args = { node: disk.node.name, name: 'bits' };
+      const removed = BITMAP_ACTIONS['block-dirty-bitmap-remove']({ graph: shelf.graph }, args)
+        .then((action) => action.settle())
+        .catch(() => undefined);
+      if (failing !== undefined) await removed;
+      await write(1);
+      await removed;
+      await write(2);
+      await disk.backend.flush().catch(() => undefined);
+      await disk.close().catch(() => undefined);
+    };
+    const run = await durableRun(content, steps, { gone: { bits: ['removing'] } })(undefined);
+    assert.equal(await firstProblem(run, 1), undefined);
+  });
+
 test('the last bitmap goes, and another comes, while changes wait for their regions', async () => {
   const content = await imageWithDurable();
   for (let turns = 0; turns < 150; turns++) {
