@@ -4,7 +4,7 @@ import { partOf } from '../kit/amount.js';
 import { type PointKinds, runPoints } from './point-runs.js';
 
 const RUNS = partOf(40);
-/** New ones are run by test/sim/points-main.ts: of those with jobs of others about one in 600 still fails. */
+/** Known ones; new ones are run by test/sim/points-main.ts. */
 const FIRST_SEED = Number(process.env['POINT_RUNS_FROM'] ?? 1);
 
 const KINDS: Readonly<Record<string, PointKinds>> = {
