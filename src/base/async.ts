@@ -150,3 +150,13 @@ export async function eachInTurn(steps: Iterable<() => Promise<void> | void>): P
   }
   if (failure) throw failure.error;
 }
+
+/** What an attempt failed with; undefined: nothing. */
+export async function failureOf(attempt: () => Promise<void>): Promise<{ error: unknown } | undefined> {
+  try {
+    await attempt();
+    return undefined;
+  } catch (error) {
+    return { error };
+  }
+}

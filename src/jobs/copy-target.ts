@@ -1,4 +1,5 @@
 import { alignDown } from '../base/align.js';
+import { failureOf } from '../base/async.js';
 import { given } from '../base/given.js';
 import { MiB } from '../base/limits.js';
 import { isZero } from '../base/zero.js';
@@ -196,11 +197,11 @@ export class CopyTarget {
   async flush(isToCopy: () => boolean = () => false): Promise<boolean> {
     const { job, target } = this.#options;
     for (;;) {
-      const failure = await failureOf(whenOpen(target, () => target.flush()));
+      const failure = await failureOf(() => whenOpen(target, () => target.flush()));
       const isAgain = isToCopy();
       if (!failure) return isAgain;
       const fate = !isAgain && hasLostWrites(target.node) ? 'lost' : 'policy';
-      const error = job.ioError('write', failure.cause, fate);
+      const error = job.ioError('write', failure.error, fate);
       if (!isRetried(error)) throw error;
       await job.pace.sleep(RETRY_MS);
       await job.pace.checkpoint(() => undefined);
@@ -214,15 +215,6 @@ export class CopyTarget {
     if (this.#unflushedBytes < WRITEBACK_BYTES) return;
     this.#unflushedBytes = 0;
     startWriteback(this.#options.target.node);
-  }
-}
-
-async function failureOf(work: Promise<void>): Promise<{ cause: unknown } | undefined> {
-  try {
-    await work;
-    return undefined;
-  } catch (cause) {
-    return { cause };
   }
 }
 

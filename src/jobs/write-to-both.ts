@@ -1,4 +1,5 @@
 import { alignDown } from '../base/align.js';
+import { failureOf } from '../base/async.js';
 import { isUnsupported } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Change, ChangeGate } from '../block/change-gate.js';
@@ -174,15 +175,5 @@ export class WriteToBoth implements ChangeGate {
       done += cheap;
     }
     return offset + done;
-  }
-}
-
-/** What an attempt failed with. */
-async function failureOf(attempt: () => Promise<void>): Promise<{ error: unknown } | undefined> {
-  try {
-    await attempt();
-    return undefined;
-  } catch (error) {
-    return { error };
   }
 }
