@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, readdirSync } from 'node:fs';
+import { appendFileSync, readdirSync, utimesSync } from 'node:fs';
 import { test } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import {
@@ -260,8 +260,12 @@ test('a point that a deletion of ours wrote into is the disk when the active ima
   );
 });
 
-for (const below of [2, 3])
-  test(`a point that another program streamed into from above layer ${below}, opened in place of the disk, is told as that`, async (t) => {
+for (const [below, when] of [
+  [2, 'later'],
+  [2, 'at the same time'],
+  [3, 'later'],
+] as const)
+  test(`a point that another program streamed into from above layer ${below}, opened in place of the disk that was written to ${when}, is told as that`, async (t) => {
     const bed = new EngineBed(t);
     await diskWithPoints(bed, 3);
     const layers = await bed.layers();
@@ -271,6 +275,10 @@ for (const below of [2, 3])
     await bed.execute('block-stream', { 'job-id': 's', device: held, 'base-node': layers[below] ?? '' });
     await bed.event('BLOCK_JOB_COMPLETED', 's');
     await bed.guest('write -P 9 5M 1M');
+    // By a file system whose clock goes in steps.
+    const [streamedAt, writtenAt] = when === 'later' ? [1, 2] : [1, 1];
+    utimesSync(image ?? '', streamedAt, streamedAt);
+    utimesSync(active ?? '', writtenAt, writtenAt);
     const target = await openTarget(bed.engine.host, image ?? '', { format: 'qcow2', writes: false });
     const { disks } = await target.list({});
     await target.close();

@@ -43,8 +43,8 @@ async function isActiveCommitted(
   { path, below, isExplained }: ActiveDoubt,
 ): Promise<boolean> {
   const active = await server.host.files.stat(path);
-  // Who has committed it does not write to it any more, and is about to do so below.
-  if (!active || (!isExplained && Number(below.modified) >= active.modifiedMs)) return true;
+  // Who has committed it does not write to it any more, and is about to do so below. A file system's clock may stand still between.
+  if (!active || (!isExplained && Number(below.modified) > active.modifiedMs)) return true;
   const shown = await comparedBelow(server, { path, below });
   return shown !== undefined && shown.pieces > 0 && shown.alike * 2 >= shown.pieces;
 }
