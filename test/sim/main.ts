@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import { runSeed } from './scenario.js';
 import { Watchdog } from './watchdog.js';
 
-/** Real time that a seed may take: the slowest ones take some seconds. */
+/** Time of the processor that a seed may take: the slowest ones take some seconds. */
 const LONGEST_SEED_SECONDS = 120;
 
 /**

@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import { runMoves } from './moves.js';
 import { Watchdog } from './watchdog.js';
 
-/** Real time that a seed may take. */
+/** Time of the processor that a seed may take. */
 const LONGEST_SEED_SECONDS = 60;
 
 /** `--seed N` runs one seed, with a trace where it fails; `--seeds N` so many from there on, or from a random one. */

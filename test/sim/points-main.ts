@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import { type PointKinds, runPoints } from './point-runs.js';
 import { Watchdog } from './watchdog.js';
 
-/** Real time that a seed may take. */
+/** Time of the processor that a seed may take. */
 const LONGEST_SEED_SECONDS = 60;
 
 /**
