@@ -12,13 +12,17 @@ const READING_MS = 0.001;
 /** Steps that one turn of the real event loop makes, each with its microtasks. */
 const STEPS_PER_TURN = 32;
 /** 2026-01-01 in seconds: where every simulation's wall clock begins. */
-const EPOCH_SECONDS = 1_767_225_600;
+export const EPOCH_SECONDS = 1_767_225_600;
 
 /** Virtual time: a queue of events that run() works off in order of time. Nothing waits for real time. */
 export class EventQueue {
-  #nowMs = 0;
+  #nowMs: number;
   #sequence = 0;
   readonly #heap: Event[] = [];
+
+  constructor(startMs = 0) {
+    this.#nowMs = startMs;
+  }
 
   get nowMs(): number {
     return this.#nowMs;

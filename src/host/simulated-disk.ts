@@ -163,8 +163,8 @@ export class SimulatedInode {
   #changes: Change[] = [];
   /** Changes that have left #changes for the medium: the number of the first one still there. */
   #firstChange = 0;
-  /** How often the content was changed, power losses apart: in place of a time. */
-  changeCount = 0;
+  /** When the content was changed last, power losses apart. */
+  modifiedMs: number;
   /** Sectors that the medium has as they were at a mark, by writes that are durable by themselves. */
   #settled: Array<{ start: number; end: number; mark: number }> = [];
   /** Who holds a shared OFD lock on a byte. */
@@ -172,9 +172,10 @@ export class SimulatedInode {
   /** Bytes that another program holds exclusively. */
   readonly foreignLocks = new Set<number>();
 
-  constructor(number = 1, born = 0) {
+  constructor(number = 1, born = 0, nowMs = 0) {
     this.number = number;
     this.born = born;
+    this.modifiedMs = nowMs;
   }
 
   get sizeBytes(): number {
@@ -198,10 +199,10 @@ export class SimulatedInode {
     return 0;
   }
 
-  change(change: Change): void {
+  change(change: Change, nowMs: number): void {
     this.#cached.apply(change);
     this.#changes.push(change);
-    this.changeCount++;
+    this.modifiedMs = nowMs;
   }
 
   /** A mark behind every change so far. */
@@ -281,10 +282,9 @@ export class SimulatedInode {
 
   /** The file as it would be if the power went now. */
   ifPowerWent(random: SeededRandom, mode: LossMode, inFlight: readonly Change[]): SimulatedInode {
-    const inode = new SimulatedInode(this.number, this.born);
+    const inode = new SimulatedInode(this.number, this.born, this.modifiedMs);
     inode.#medium = this.#lost(random, mode, inFlight);
     inode.#cached = inode.#medium.clone();
-    inode.changeCount = this.changeCount;
     return inode;
   }
 

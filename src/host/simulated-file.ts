@@ -233,20 +233,22 @@ export class SimulatedFile implements HostFile {
 
   /** On a full disk a write may get as far as the space does. */
   #apply(change: Change): void {
-    if (this.#machine.hasRoom(this.#inode, change)) return this.#inode.change(change);
+    if (this.#machine.hasRoom(this.#inode, change))
+      return this.#inode.change(change, this.#machine.fileTimeMs);
     if (change.type === 'write') {
       // It stops at the end of a block, as the kernel does.
       const { position, data } = change;
       const end = alignDown(position + this.#machine.shorten(data.length) - 1, SECTOR_BYTES);
       const part = { ...change, data: data.subarray(0, Math.max(0, end - position)) };
-      if (part.data.length > 0 && this.#machine.hasRoom(this.#inode, part)) this.#inode.change(part);
+      if (part.data.length > 0 && this.#machine.hasRoom(this.#inode, part))
+        this.#inode.change(part, this.#machine.fileTimeMs);
     }
     throw errnoError('ENOSPC', undefined, { path: this.path, offset: positionOf(change) });
   }
 
   #tryChange(kind: OperationKind, change: Change): boolean {
     if (!this.writable || !this.#mayTry(kind) || !this.#machine.hasRoom(this.#inode, change)) return false;
-    this.#inode.change(change);
+    this.#inode.change(change, this.#machine.fileTimeMs);
     return true;
   }
 

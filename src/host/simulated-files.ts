@@ -39,13 +39,13 @@ export class SimulatedDirectory {
   }
 
   /** A new file. It gets the lowest number that is free: one whose file has no name, and that nobody has open. */
-  make(path: string, born: number): SimulatedInode {
+  make(path: string, { operationCount, fileTimeMs }: Machine): SimulatedInode {
     const named = new Set<Entry>(this.#entries.values());
     const isTaken = (inode: SimulatedInode): boolean => named.has(inode) || inode.handles.size > 0;
     let number = FIRST_NUMBER;
     for (let last = this.#numbers.get(number); last && isTaken(last); last = this.#numbers.get(number))
       number++;
-    const inode = new SimulatedInode(number, born);
+    const inode = new SimulatedInode(number, operationCount, fileTimeMs);
     this.#numbers.set(number, inode);
     this.#entries.set(path, inode);
     return inode;
@@ -175,9 +175,10 @@ export class SimulatedFiles implements HostFiles {
       if (!entry) {
         if (!options.create) throw errnoError('ENOENT');
         this.#checkFolder(at);
-        entry = this.#directory.make(at, this.#machine.operationCount);
+        entry = this.#directory.make(at, this.#machine);
       }
-      if (options.truncate && entry.sizeBytes > 0) entry.change({ type: 'truncate', sizeBytes: 0 });
+      if (options.truncate && entry.sizeBytes > 0)
+        entry.change({ type: 'truncate', sizeBytes: 0 }, this.#machine.fileTimeMs);
       return new SimulatedFile(this.#machine, at, entry, options.write);
     });
   }
@@ -194,7 +195,7 @@ export class SimulatedFiles implements HostFiles {
         isDirectory,
         isSpecial: 'no',
         identity: isDirectory ? absolute(path) : String(entry.number),
-        modifiedMs: isDirectory ? 0 : entry.changeCount,
+        modifiedMs: isDirectory ? 0 : entry.modifiedMs,
         ...(!isDirectory && { bornMs: entry.born }),
         isPrivate: true,
       };

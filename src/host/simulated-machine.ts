@@ -1,7 +1,7 @@
 import { alignDown } from '../base/align.js';
 import { deferred } from '../base/async.js';
 import { BlockError, errnoError } from '../base/error.js';
-import type { EventQueue } from './simulated-clock.js';
+import { EPOCH_SECONDS, type EventQueue } from './simulated-clock.js';
 import { type Change, SECTOR_BYTES, type SimulatedInode } from './simulated-disk.js';
 import type { SeededRandom } from './simulated-random.js';
 
@@ -54,6 +54,9 @@ export interface MachineOptions {
   /** Called before each operation; may cut the power. */
   onOperation?: (operation: Operation) => void;
 }
+
+/** A kernel takes the time of its last tick for files. */
+const FILE_CLOCK_STEP_MS = 4;
 
 /** How much the disk holds, of all files together, and when it says that it is full. */
 export interface DiskSpace {
@@ -114,6 +117,12 @@ export class Machine {
     return this.space?.tells === 'late' && this.usedBytes() > this.space.capacityBytes;
   }
 
+  /** What a file that is changed now gets as its time. */
+  get fileTimeMs(): number {
+    const stepped = alignDown(Math.floor(this.queue.nowMs), FILE_CLOCK_STEP_MS);
+    return EPOCH_SECONDS * 1000 + stepped;
+  }
+
   latencyMs(): number {
     return (this.random.below(1024) / 1024) * this.#options.latencyMs;
   }
@@ -159,7 +168,8 @@ export class Machine {
         result.resolve(action());
       } catch (error) {
         // A request that failed may have reached the disk all the same.
-        if (errno !== undefined && pending && this.random.chance(0.5)) pending.inode.change(pending.change);
+        if (errno !== undefined && pending && this.random.chance(0.5))
+          pending.inode.change(pending.change, this.fileTimeMs);
         result.reject(error);
       }
     });

@@ -22,6 +22,8 @@ export interface SimulationOptions extends Partial<MachineOptions> {
   directories?: string[];
   /** Of another simulation: what its files hold. */
   disk?: SimulatedDirectory;
+  /** Where its clock begins. Default 0. */
+  startMs?: number;
   /** Real time without progress after which run() gives up. Default 1000. */
   stuckAfterMs?: number;
 }
@@ -29,7 +31,7 @@ export interface SimulationOptions extends Partial<MachineOptions> {
 /** A machine that exists only in memory, its time and chance decided by one seed. */
 export class Simulation {
   readonly seed: number;
-  readonly #queue = new EventQueue();
+  readonly #queue: EventQueue;
   readonly #random: SeededRandom;
   readonly #machine: Machine;
   readonly #directory: SimulatedDirectory;
@@ -41,6 +43,7 @@ export class Simulation {
   constructor(options: SimulationOptions) {
     this.seed = options.seed;
     this.#random = new SeededRandom(options.seed);
+    this.#queue = new EventQueue(options.startMs);
     const { dropFlush, onOperation } = options;
     this.#machine = new Machine(this.#queue, this.#random.fork(), {
       latencyMs: options.latencyMs ?? 1,
@@ -116,7 +119,7 @@ export class Simulation {
     const disk = this.#directory.ifPowerWent(mode !== 'nothing', (inode) =>
       inode.ifPowerWent(random, mode, inFlight.get(inode) ?? []),
     );
-    return new Simulation({ seed, disk });
+    return new Simulation({ seed, disk, startMs: this.#queue.nowMs });
   }
 
   /** A fresh host over what is on the disk; after a powerLoss(). */
