@@ -12,14 +12,19 @@ interface Sought {
   hole: number;
 }
 
-/** Where a file has data and where holes; see HostFile.extentAt. */
+/**
+ * Where a file has data and where holes; see HostFile.extentAt. Of a file that ext4 maps block by block (one that was made
+ * as ext3, say), Linux calls what is not written back yet a hole: there nobody `knowsHoles`, and all is data.
+ */
 export class FileExtents {
   readonly #descriptor: OpenDescriptor;
   readonly #system: Syscalls;
+  readonly #knowsHoles: boolean;
 
-  constructor(descriptor: OpenDescriptor, system: Syscalls) {
+  constructor(descriptor: OpenDescriptor, system: Syscalls, knowsHoles: boolean) {
     this.#descriptor = descriptor;
     this.#system = system;
+    this.#knowsHoles = knowsHoles;
   }
 
   sizeBytes(): number {
@@ -36,6 +41,7 @@ export class FileExtents {
     if (descriptor.isRemote) return descriptor.use(() => this.#ask(position, lengthBytes));
     const sizeBytes = this.sizeBytes();
     if (position >= sizeBytes) return { isHole: true, lengthBytes };
+    if (!this.#knowsHoles) return allData(position, lengthBytes, sizeBytes);
     const value = this.#system.lseek(descriptor.fd, position, Seek.data);
     const data = { value, errno: value < 0 ? this.#system.lastErrno() : '' };
     const hole = value === position ? this.#system.lseek(descriptor.fd, position, Seek.hole) : -1;
@@ -57,8 +63,8 @@ export class FileExtents {
     if (data.value < 0) {
       if (data.errno === 'ENXIO') return { isHole: true, lengthBytes };
       if (data.errno !== 'EINVAL') throw this.#descriptor.error(data.errno, position);
-      // No holes on this kind of file: all of it is data.
-      return { isHole: false, lengthBytes: Math.min(lengthBytes, sizeBytes - position) };
+      // No holes on this kind of file.
+      return allData(position, lengthBytes, sizeBytes);
     }
     if (data.value > position)
       return { isHole: true, lengthBytes: Math.min(lengthBytes, data.value - position) };
@@ -66,4 +72,8 @@ export class FileExtents {
     const end = hole > position ? hole : sizeBytes;
     return { isHole: false, lengthBytes: Math.min(lengthBytes, end - position) };
   }
+}
+
+function allData(position: number, lengthBytes: number, sizeBytes: number): HostExtent {
+  return { isHole: false, lengthBytes: Math.min(lengthBytes, sizeBytes - position) };
 }

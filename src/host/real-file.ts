@@ -38,6 +38,8 @@ export interface RealFileProperties {
   allocatedBytes: number;
   /** copy_file_range would move its pages one by one: see copyFrom. */
   copiesPages: boolean;
+  /** What SEEK_DATA calls a hole is one: see FileExtents. */
+  knowsHoles: boolean;
 }
 
 /** What all files of a host share. */
@@ -96,7 +98,7 @@ export class RealFile implements HostFile {
       ...(isRemote && { flushed: () => this.#askAgain() }),
     });
     this.sending = new FileSending(this.#descriptor, system, traits, direct);
-    this.#extents = new FileExtents(this.#descriptor, system);
+    this.#extents = new FileExtents(this.#descriptor, system, properties.knowsHoles);
     this.#noWaitWorks = !direct;
   }
 

@@ -25,11 +25,13 @@ const LOCAL_MAGIC = new Set([
   ...[0xef53, 0x58465342, 0x9123683e, 0xf2f52010, 0x2fc12fc1, 0xca451a4e, 0x794c7630, 0x73717368],
   ...[0x9660, 0x4d44, 0x2011bab0, 0x7366746e, 0x1373],
 ]);
+/** f_type of ext2 to ext4. */
+const EXT_MAGIC = 0xef53;
 /**
  * f_type of file systems whose copy_file_range moves page after page under the target's lock, since they have no blocks
  * to share: tmpfs, ramfs, ext2 to ext4. Reads and writes of large pieces are a third faster there, for less work.
  */
-const MOVES_PAGES_MAGIC = new Set([...IN_MEMORY_MAGIC, 0xef53]);
+const MOVES_PAGES_MAGIC = new Set([...IN_MEMORY_MAGIC, EXT_MAGIC]);
 /** Calls to remote files that may be in the pool at a time, of all files together: the rest of it is for the others. */
 const REMOTE_CALLS = 4;
 const PAGE_BYTES = 4096;
@@ -81,7 +83,11 @@ export class RealFiles implements HostFiles {
       const allocatedBytes = stat.blocks * 512;
       const copiesPages = fileSystem !== undefined && !direct && MOVES_PAGES_MAGIC.has(fileSystem);
       const writable = options.write;
-      const properties = { fd, release, path, writable, direct, traits, allocatedBytes, copiesPages };
+      const knowsHoles = fileSystem !== EXT_MAGIC || !this.#system.isMappedByBlocks(fd);
+      const properties = {
+        ...{ fd, release, path, writable, direct, traits },
+        ...{ allocatedBytes, copiesPages, knowsHoles },
+      };
       const shared = { budget: this.#budget, remoteCalls: this.#remoteCalls, copyBuffers: this.#copyBuffers };
       return new RealFile(properties, this.#system, shared);
     } catch (error) {

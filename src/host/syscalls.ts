@@ -20,10 +20,12 @@ const F_SETFL = 4;
 const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const LockType = { read: 0, write: 1, none: 2 } as const;
-/** ioctl(2): the attributes of a file (chattr), an int, and the one for no copy-on-write (linux/fs.h). */
+/** ioctl(2): the attributes of a file (chattr), an int; no copy-on-write, mapped by extents, within its inode (linux/fs.h). */
 const FS_IOC_GETFLAGS = 0x80086601;
 const FS_IOC_SETFLAGS = 0x40086602;
 const FS_NOCOW_FL = 0x00800000;
+const FS_EXTENT_FL = 0x00080000;
+const FS_INLINE_DATA_FL = 0x10000000;
 const SYNC_FILE_RANGE_WRITE = 2;
 /** cachestat(2) has this number on all machines but alpha. */
 const SYS_CACHESTAT = 451;
@@ -228,12 +230,25 @@ export class Syscalls {
 
   /** Where the file system has no such attribute there is nothing to do. */
   forbidCopyOnWrite(fd: number): void {
-    const { ioctl } = this.#calls.library;
+    const attributes = this.#attributes(fd);
+    if (attributes === undefined) return;
     // The kernel's int, in the memory of the long that the numbers above speak of.
-    const flags = Buffer.alloc(8);
-    if (this.#calls.now(ioctl, fd, FS_IOC_GETFLAGS, flags).value < 0) return;
-    flags.writeUInt32LE((flags.readUInt32LE(0) | FS_NOCOW_FL) >>> 0, 0);
-    this.#calls.now(ioctl, fd, FS_IOC_SETFLAGS, flags);
+    const memory = Buffer.alloc(8);
+    memory.writeUInt32LE((attributes | FS_NOCOW_FL) >>> 0, 0);
+    this.#calls.now(this.#calls.library.ioctl, fd, FS_IOC_SETFLAGS, memory);
+  }
+
+  /** Whether a file of ext2 to ext4 is mapped block by block, as all are that ext2 and ext3 made. */
+  isMappedByBlocks(fd: number): boolean {
+    const attributes = this.#attributes(fd);
+    return attributes !== undefined && (attributes & (FS_EXTENT_FL | FS_INLINE_DATA_FL)) === 0;
+  }
+
+  /** Undefined where the file system has none. */
+  #attributes(fd: number): number | undefined {
+    const memory = Buffer.alloc(8);
+    const { value } = this.#calls.now(this.#calls.library.ioctl, fd, FS_IOC_GETFLAGS, memory);
+    return value < 0 ? undefined : memory.readUInt32LE(0);
   }
 
   #control(fd: number, command: number, argument: number): number {
