@@ -22,11 +22,15 @@ export function nodeError(error: unknown, what: string | undefined, context: Err
   return errnoError(errnoName(-Number(error.errno)), what, { ...context, cause: error });
 }
 
-/** Errnos by which a file system says that it does not have an operation. */
-const NOT_SUPPORTED = new Set(['EOPNOTSUPP', 'ENOTSUP', 'ENOSYS', 'ENODEV', 'ENOTTY', 'EXDEV']);
+/** Errnos by which a file system says that it does not have an operation; EOPNOTSUPP has ENOTSUP's number and is told as that. */
+const NOT_SUPPORTED = new Set(['ENOTSUP', 'ENOSYS', 'ENODEV', 'ENOTTY', 'EXDEV']);
+
+export function isNotSupported(errno: string): boolean {
+  return NOT_SUPPORTED.has(errno);
+}
 
 /** The error of a failed call; kind 'unsupported' where the file system lacks the operation. */
 export function callError(errno: string, what: string | undefined, context: ErrorContext): BlockError {
-  if (NOT_SUPPORTED.has(errno)) return errnoError('ENOTSUP', what, context);
+  if (isNotSupported(errno)) return errnoError('ENOTSUP', what, context);
   return errnoError(errno, what, context);
 }

@@ -1,3 +1,4 @@
+import { isNotSupported } from './call-error.js';
 import type { HostExtent } from './host.js';
 import type { CallResult } from './native-calls.js';
 import type { OpenDescriptor } from './open-descriptor.js';
@@ -62,7 +63,8 @@ export class FileExtents {
   #extentOf({ position, lengthBytes, sizeBytes, data, hole }: Sought): HostExtent {
     if (data.value < 0) {
       if (data.errno === 'ENXIO') return { isHole: true, lengthBytes };
-      if (data.errno !== 'EINVAL') throw this.#descriptor.error(data.errno, position);
+      if (data.errno !== 'EINVAL' && !isNotSupported(data.errno))
+        throw this.#descriptor.error(data.errno, position);
       // No holes on this kind of file.
       return allData(position, lengthBytes, sizeBytes);
     }

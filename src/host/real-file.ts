@@ -2,7 +2,7 @@ import fs from 'node:fs';
 import { IoVector } from '../base/io-vector.js';
 import type { Slots } from '../base/async.js';
 import { KiB, MAX_SYNC_WRITE_BYTES, MiB } from '../base/limits.js';
-import { callError, nodeError } from './call-error.js';
+import { callError, isNotSupported, nodeError } from './call-error.js';
 import { type CopyBuffers, copyThroughMemory } from './copy-through-memory.js';
 import { DirectMemory } from './direct-memory.js';
 import { FileExtents } from './file-extents.js';
@@ -209,7 +209,7 @@ export class RealFile implements HostFile {
       .finally(() => this.#durableWrites--);
     if (errno === '') return;
     // Says the kernel, or the file system.
-    if (errno === 'EOPNOTSUPP' || errno === 'ENOSYS' || errno === 'EINVAL') {
+    if (isNotSupported(errno) || errno === 'EINVAL') {
       this.#lacksDurableWrites = true;
       return this.#writeAndFlush(position, memory, from, lengthBytes);
     }

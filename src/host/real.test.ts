@@ -12,16 +12,19 @@ import {
 } from 'node:fs';
 import { createRequire } from 'node:module';
 import net from 'node:net';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import { type Cleanup, hostConformance } from '../../test/kit/host-conformance.js';
 import type { HostSocket } from './host.js';
-import { nodeError } from './call-error.js';
+import { errnoName, nodeError } from './call-error.js';
+import type { CallResult } from './native-calls.js';
 import { IoVector } from '../base/io-vector.js';
 import { cutMemory, isTidy } from '../../test/kit/memory-pieces.js';
 import { createRealHost } from './real.js';
+import { RealFiles } from './real-files.js';
+import { Syscalls } from './syscalls.js';
 import { readBuffer, tryReadBuffer, writeBuffer } from './whole-buffers.js';
 
 function newFolder(context: Cleanup, parent: string): string {
@@ -118,6 +121,38 @@ test('memory in pieces: of O_DIRECT aligned or not, and more of them than one ca
     }
   await direct?.close();
   await buffered.close();
+});
+
+/** Of a kernel that lacks a call, or a flag of it. */
+class LackingSyscalls extends Syscalls {
+  readonly #answer: CallResult;
+
+  constructor(errno: number) {
+    super();
+    this.#answer = { value: -1, errno: errnoName(errno) };
+  }
+
+  override async writeDurable(): Promise<CallResult> {
+    return this.#answer;
+  }
+}
+
+test('where no write is durable by itself, a flush makes it so', async (context) => {
+  const folder = newFolder(context, tmpdir());
+  const { EOPNOTSUPP, ENOSYS, EINVAL } = constants.errno;
+  for (const errno of [EOPNOTSUPP, ENOSYS, EINVAL]) {
+    const files = new RealFiles(new LackingSyscalls(errno));
+    const file = await files.open(join(folder, `${errno}`), { write: true, create: true });
+    const memory = new IoVector();
+    memory.setBuffers([Buffer.alloc(1000, 7)]);
+    for (let at = 0; at < 3000; at += 1000) await file.writeDurable(at, memory, 0, 1000);
+    await file.flush();
+    assert.equal(file.hasLostWrites, false);
+    const read = Buffer.alloc(3000);
+    await readBuffer(file, 0, read);
+    assert.deepEqual(read, Buffer.alloc(3000, 7));
+    await file.close();
+  }
 });
 
 test('no file has a name with a zero byte in it', async () => {
