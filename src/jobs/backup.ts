@@ -209,6 +209,7 @@ export class BackupJob implements JobDriver {
   passed(): PassedWork {
     if (this.#failure) throw new BlockError('busy', `job '${this.job.id}' of type backup is ending`);
     const { held, successor } = this.#bitmap ? heldBits(this.#bitmap) : {};
+    this.#copy.lookForLoss();
     const { data, parts, files } = this.#copy.passed();
     return {
       data: { ...data, records: successor?.enabled ?? false },

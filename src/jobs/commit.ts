@@ -101,7 +101,9 @@ export class CommitJob implements JobDriver {
   }
 
   passed(): PassedWork {
-    return { data: passedReach(this.#offset, this.#failed, this.#tally), parts: {} };
+    this.#lookForLoss();
+    const offset = Math.min(this.#offset, this.#lostFrom ?? Infinity);
+    return { data: passedReach(offset, this.#failed, this.#tally), parts: {} };
   }
 
   progress(): WorkProgress {

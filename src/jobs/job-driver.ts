@@ -53,9 +53,9 @@ export interface JobDriver {
   abort?(): void;
   /**
    * For another process that goes on from there, given to the new job as `job.from`: the job is at rest, and so are guests,
-   * with nothing in flight. Absent: nobody can. Errors: busy; those of a flush.
+   * with nothing in flight. Absent: nobody can. Errors: busy.
    */
-  passed?(): Promise<PassedWork> | PassedWork;
+  passed?(): PassedWork;
   /**
    * Takes the job's filter and backends out of the graph, and ends all else that it has, whatever of that fails. Errors: what
    * then ends a job with an error that had done its work, such as the last flush of a target that is closed.

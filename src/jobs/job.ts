@@ -269,7 +269,7 @@ export class Job {
   }
 
   /** It is still, and so are guests. `groups`: of all jobs, by their places there. */
-  passed(groups: JobGroup[]): Promise<PassedJob> {
+  passed(groups: JobGroup[]): PassedJob {
     return passedJob(this, this.#work(), { ending: this.#ending, course: this.#course.passed(), groups });
   }
 

@@ -156,9 +156,7 @@ export class MirrorJob implements JobDriver {
     if (finishBy) this.#finishBy?.goOnFrom(finishBy);
   }
 
-  async passed(): Promise<PassedWork> {
-    // Of a server only who was connected then knows what it has taken and may lose still.
-    if (!this.#target.storage.instance.passed) await this.#target.io.flush();
+  passed(): PassedWork {
     this.#copy.markDoubtful();
     const isFrozen = this.#phase === 'frozen';
     const { data, parts } = this.#copy.passed(isFrozen);

@@ -1,26 +1,17 @@
 import assert from 'node:assert/strict';
-import { closeSync, openSync, readFileSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
-import { type Deferred, deferred } from '../../src/base/async.js';
-import { createImage } from '../../src/block/create.js';
-import { createRealHost } from '../../src/host/real.js';
 import type { Job } from '../../src/jobs/job.js';
 import type { JsonObject } from '../../src/schema/types.js';
-import { Relay } from '../kit/relay.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+import { ForgetfulServer } from './forgetful-server.js';
 
 const POLICIES = ['ignore', 'stop'] as const;
 /** So much is copied at once, and then the job waits. */
 const SLOW = { speed: 2 * MiB };
 
-interface Linked {
+interface Linked extends Pick<ForgetfulServer, 'path' | 'lose' | 'holdFlushes'> {
   bed: EngineBed;
-  /** Of the image that the server has. */
-  path: string;
-  /** The server is lost, and is there again without what it was not told to keep. */
-  lose: () => void;
-  /** Flushes wait until that happens. */
-  holdFlushes: () => void;
 }
 
 /**
@@ -29,49 +20,15 @@ interface Linked {
 async function linked(t: TestContext, format: 'raw' | 'qcow2', delay = 0): Promise<Linked> {
   // Beds end in the order in which they were made.
   const bed = new EngineBed(t);
-  const [here, there] = [bed.path('here'), bed.path('there')];
-  const relay = new Relay(createRealHost(), { type: 'unix', path: here }, { type: 'unix', path: there });
-  await relay.open();
-  t.after(() => relay.close());
-  const server = new EngineBed(t);
-  const path = server.path('T');
-  writeFileSync(path, '');
-  if (format === 'raw') truncateSync(path, DISK_BYTES);
-  else {
-    await createImage(server.engine.opener, path, 'qcow2', { sizeBytes: DISK_BYTES });
-    truncateSync(path, 2 * DISK_BYTES);
-  }
-  const file = { driver: 'file', filename: path };
-  await server.engine.addNode({ driver: 'raw', 'node-name': 'T', file });
-  await server.execute('nbd-server-start', { addr: { type: 'unix', data: { path: there } } });
-  await server.execute('block-export-add', {
-    ...{ type: 'nbd', id: 'e', 'node-name': 'T', name: 'T', writable: true },
-  });
+  const server = await ForgetfulServer.start(t, bed.folder, format);
   writeFileSync(bed.path('S'), Buffer.alloc(DISK_BYTES, 0x11));
   const source = { driver: 'file', filename: bed.path('S') };
   await bed.engine.addNode({ driver: 'raw', 'node-name': 'S', file: source });
   await bed.device('S');
-  const nbd = { driver: 'nbd', server: { type: 'unix', path: here }, export: 'T', 'reconnect-delay': delay };
-  await bed.engine.addNode({ driver: format, 'node-name': 'N', file: nbd });
-  const onDisk = server.engine.graph.node('T').child('file').node.instance;
-  const flush = onDisk.flush?.bind(onDisk);
-  let kept = readFileSync(path);
-  let held: Deferred<void> | undefined;
-  onDisk.flush = async () => {
-    await held?.promise;
-    await flush?.();
-    kept = readFileSync(path);
-  };
-  const lose = (): void => {
-    relay.setDown(true);
-    const fd = openSync(path, 'r+');
-    writeSync(fd, kept);
-    closeSync(fd);
-    held?.resolve();
-    held = undefined;
-    relay.setDown(false);
-  };
-  return { bed, path, lose, holdFlushes: () => void (held = deferred()) };
+  const nbd = { driver: 'nbd', server: { type: 'unix', path: server.socket }, export: 'T' };
+  await bed.engine.addNode({ driver: format, 'node-name': 'N', file: { ...nbd, 'reconnect-delay': delay } });
+  const { path, lose, holdFlushes } = server;
+  return { bed, path, lose, holdFlushes };
 }
 
 async function start(bed: EngineBed, command: string, more: JsonObject): Promise<Job> {

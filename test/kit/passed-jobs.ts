@@ -22,7 +22,7 @@ export async function handOn(jobs: JobManager, id: string): Promise<HandedOn> {
   const goOn = await jobs.rest(PATIENCE_MS);
   const old = jobs.find(id);
   assert(old, 'a job that is there');
-  const { plan, work, ...told } = await old.passed([]);
+  const { plan, work, ...told } = old.passed([]);
   const parts = Object.entries(work.parts).map(([what, all]) => [
     what,
     all.map((one) => new Uint8Array(one)),

@@ -22,18 +22,18 @@ export function passRefusal(job: Job, driver: JobDriver, ending: PassedJob['endi
   return undefined;
 }
 
-export async function passedJob(
+export function passedJob(
   job: Job,
   driver: JobDriver,
   { ending, course, groups }: { ending: PassedJob['ending']; course: Course; groups: JobGroup[] },
-): Promise<PassedJob> {
+): PassedJob {
   const { plan, status, group, limit, wasReady, ioStatus, pace } = job;
   assert(plan, 'a job that goes over has a plan');
   if (group && !groups.includes(group)) groups.push(group);
   return {
     ...{ plan, wasReady, ioStatus, speed: limit.bytesPerSecond, isUserPaused: pace.isUserPaused },
     stage: status === 'waiting' || status === 'pending' ? status : 'works',
-    work: (await driver.passed?.()) ?? { data: {}, parts: {} },
+    work: driver.passed?.() ?? { data: {}, parts: {} },
     ...given({
       ending,
       course,

@@ -252,7 +252,7 @@ class Giving {
     });
     try {
       const { bundle, ...described } = this.#describe();
-      const passedJobs = await this.#within(describeJobs(engine, bundle));
+      const passedJobs = describeJobs(engine, bundle);
       const live = describeLive(engine, bundle, { asker, passedJobs });
       const lock = program.stateLock?.descriptor;
       if (lock !== undefined) live.lock = bundle.add(lock);
@@ -354,11 +354,19 @@ function formatsOf({ graph }: Given): Node[] {
   return order.filter((node) => node.isOpen && node.isWritable && keepsTables(node));
 }
 
-async function flushAll(engine: Given): Promise<void> {
-  for (const { instance } of formatsOf(engine)) await instance.flush();
+/** Only who has written to a server knows what it may lose still: the other process begins with a connection of its own. */
+function serversOf({ graph }: Given): Node[] {
+  return [...graph.nodes.values()].filter(
+    ({ isOpen, readOnly, driver, instance }) =>
+      isOpen && !readOnly && driver.kind === 'protocol' && !instance.passed,
+  );
 }
 
-/** All that formats have in memory is in their images, and nothing is written by itself any more. */
+async function flushAll(engine: Given): Promise<void> {
+  for (const { instance } of [...formatsOf(engine), ...serversOf(engine)]) await instance.flush();
+}
+
+/** All that formats have in memory is in their images, servers keep what they have, and nothing is written by itself any more. */
 async function storeAll(engine: Given): Promise<Array<PreparedChange | undefined>> {
   const done: Array<PreparedChange | undefined> = [];
   try {
@@ -373,6 +381,7 @@ async function storeAll(engine: Given): Promise<Array<PreparedChange | undefined
       if (node.instance.info().isDirty === true)
         throw new BlockError('busy', `The image of node '${node.name}' is not clean`);
     }
+    for (const { instance } of serversOf(engine)) await instance.flush();
     return done;
   } catch (error) {
     undo(done);

@@ -20,24 +20,19 @@ export function nodesOfJobs({ jobs }: Pick<Given, 'jobs'>): Node[] {
   return jobs.list().flatMap(({ isOver, place }) => (isOver ? [] : (place?.nodes ?? [])));
 }
 
-/** Jobs without journals, and those that are over; they are at rest, and guests do nothing. Errors: busy; those of flushes. */
-export async function describeJobs(engine: Given, bundle: Bundle): Promise<Array<PassedJobState | EndedJob>> {
+/** Jobs without journals, and those that are over; they are at rest, and guests do nothing. Errors: busy. */
+export function describeJobs(engine: Given, bundle: Bundle): Array<PassedJobState | EndedJob> {
   const groups: JobGroup[] = [];
   const states: Array<PassedJobState | EndedJob> = [];
   for (const job of engine.jobs.list().reverse()) {
     if (job.isOver) states.push(job.ended());
-    else if (!job.kept) states.push(await describeJob(engine, bundle, job, groups));
+    else if (!job.kept) states.push(describeJob(engine, bundle, job, groups));
   }
   return states;
 }
 
-async function describeJob(
-  engine: Given,
-  bundle: Bundle,
-  job: Job,
-  groups: JobGroup[],
-): Promise<PassedJobState> {
-  const { plan, speed, work, isPast: _, ...passed } = await job.passed(groups);
+function describeJob(engine: Given, bundle: Bundle, job: Job, groups: JobGroup[]): PassedJobState {
+  const { plan, speed, work, isPast: _, ...passed } = job.passed(groups);
   return {
     ...passed,
     plan: planText(plan),
