@@ -5,6 +5,7 @@ import {
   arrayOf,
   bool,
   enumOf,
+  exactSize,
   extension,
   type Infer,
   int,
@@ -76,10 +77,10 @@ export type BitmapMapping = Infer<typeof BitmapMapping>;
 const COMPRESSION = enumOf('MultiFDCompression', ['none', 'zlib', 'zstd']);
 
 const PARAMETERS = {
-  'announce-initial': optional(size),
-  'announce-max': optional(size),
-  'announce-rounds': optional(size),
-  'announce-step': optional(size),
+  'announce-initial': optional(exactSize),
+  'announce-max': optional(exactSize),
+  'announce-rounds': optional(exactSize),
+  'announce-step': optional(exactSize),
   'block-bitmap-mapping': optional(arrayOf(BitmapMapping)),
   'block-incremental': optional(bool),
   'compress-level': optional(uint8),
@@ -89,17 +90,17 @@ const PARAMETERS = {
   'cpu-throttle-initial': optional(uint8),
   'cpu-throttle-tailslow': optional(bool),
   'decompress-threads': optional(uint8),
-  'downtime-limit': optional(size),
-  'max-bandwidth': optional(size),
+  'downtime-limit': optional(exactSize),
+  'max-bandwidth': optional(exactSize),
   'max-cpu-throttle': optional(uint8),
-  'max-postcopy-bandwidth': optional(size),
+  'max-postcopy-bandwidth': optional(exactSize),
   'multifd-channels': optional(uint8),
   'multifd-compression': optional(COMPRESSION),
   'multifd-zlib-level': optional(uint8),
   'multifd-zstd-level': optional(uint8),
   'throttle-trigger-threshold': optional(uint8),
   'x-checkpoint-delay': marked('unstable', optional(uint32)),
-  'xbzrle-cache-size': optional(size),
+  'xbzrle-cache-size': optional(exactSize),
 } as const;
 
 const STR_OR_NULL = alternate('StrOrNull', [str, nullType]);

@@ -152,11 +152,8 @@ export const size: Type<number> = builtin('size', 'int', (value, path, mode) => 
   return bytes;
 });
 
-/**
- * The size of a new image, below 2^64, exact: a bigint from 2^53 on. That there can be no such image is for those to say who
- * make it.
- */
-export const imageSize: Type<number | bigint> = builtin('size', 'int', (value, path, mode) => {
+/** A byte count below 2^64, exact: a bigint from 2^53 on. Whether there can be so many is for those to say who use it. */
+export const exactSize: Type<number | bigint> = builtin('size', 'int', (value, path, mode) => {
   if (mode !== 'qmp') return size.parse(value, path, mode);
   const bytes = uint64Of(value, path);
   return bytes < 0 ? BigInt.asUintN(64, BigInt(bytes)) : bytes;

@@ -362,6 +362,7 @@ test('cancel and continue without a move', async (t) => {
     await bed.refusal('migrate-continue', { state: 'pre-switchover' }),
     'Migration not in expected state: none',
   );
+  assert.deepEqual(await bed.execute('migrate-continue', { state: 'none' }), {});
   assert.equal(
     await bed.refusal('migrate-incoming', { uri: 'tcp:localhost:0' }),
     "'-incoming' was not specified on the command line",
@@ -456,6 +457,11 @@ test('parameters have bounds', async (t) => {
       2_000_001,
       "Parameter 'downtime_limit' expects an integer in the range of 0 to (2000 * 1000) ms",
     ],
+    [
+      'downtime-limit',
+      -1,
+      "Parameter 'downtime_limit' expects an integer in the range of 0 to (2000 * 1000) ms",
+    ],
     ['announce-step', 0, "Parameter 'announce_step' expects a value between 0 and 10000"],
     ['compress-threads', 256, "Parameter 'compress-threads' expects uint8_t"],
     [
@@ -487,6 +493,10 @@ test('parameters have bounds', async (t) => {
   assert.equal(values['max-bandwidth'], 5 * MiB);
   assert.equal(values['tls-creds'], '');
   assert.equal(values['announce-max'], 550);
+  // The most that libvirt has, in MiB, is its "no limit".
+  const most = 9_223_372_036_853_727_232n;
+  await bed.execute('migrate-set-parameters', { 'max-bandwidth': most });
+  assert.equal(((await bed.execute('query-migrate-parameters')) as JsonObject)['max-bandwidth'], most);
 });
 
 // ---- bitmaps

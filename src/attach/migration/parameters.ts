@@ -60,6 +60,14 @@ export class Parameters {
     return this.#values;
   }
 
+  /** Those that are not as they were at first. */
+  get changed(): Partial<MigrationParameters> {
+    const defaults: { [name: string]: unknown } = DEFAULTS;
+    return Object.fromEntries(
+      Object.entries(this.#values).filter(([name, value]) => defaults[name] !== value),
+    );
+  }
+
   /** All of them or none. Errors: kind invalid, in QEMU's words. */
   set(changes: MigrateSetParameters): void {
     const values = { ...this.#values } as { [name: string]: unknown };
@@ -84,7 +92,7 @@ function check(values: MigrationParameters): void {
   if (!isWithin(values['downtime-limit'], 0, MAX_DOWNTIME_MS))
     refuse('downtime-limit', 'an integer in the range of 0 to (2000 * 1000) ms');
   const cache = values['xbzrle-cache-size'];
-  if (cache < MIN_PAGE_BYTES || !isPowerOfTwo(cache))
+  if (typeof cache !== 'number' || cache < MIN_PAGE_BYTES || !isPowerOfTwo(cache))
     refuse('xbzrle-cache-size', 'a power of two no less than the target page size');
   const mapping = values['block-bitmap-mapping'];
   if (mapping) checkMapping(mapping);

@@ -388,11 +388,11 @@ export class SourceMove {
 
   // ---- what users do meanwhile
 
-  /** Errors: invalid, in QEMU's words. */
+  /** Where nothing waits it has no effect, as in QEMU. Errors: invalid, in QEMU's words. */
   continue(state: MigrationStatus): void {
-    if (this.#status !== state || !this.#continued)
+    if (this.#status !== state)
       throw new BlockError('invalid', `Migration not in expected state: ${this.#status}`);
-    this.#continued.resolve();
+    this.#continued?.resolve();
   }
 
   /** Errors: invalid, in QEMU's words. */
