@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
-import { openSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, openSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
 import { test } from 'node:test';
+
 import { listenFor } from '../../src/monitor/migration.js';
+import { dup } from '../kit/vhost-front-end.js';
 import { EngineBed } from './engine-bed.js';
 import { MigrationBed, setCapabilities, statusOf, untilEvent } from './migration-bed.js';
 
@@ -146,4 +150,66 @@ test('a machine goes through descriptors that were passed, or were there at the 
   await listenFor(destination.engine, `fd:${openSync(path, 'r')}`);
   await untilEvent(destination, 'RESUME');
   await destination.guest('read -P 0x11 0 1M');
+});
+
+/** A connection to whoever listens at `path`, as a descriptor. */
+async function connected(path: string): Promise<number> {
+  const socket = net.connect(path);
+  await once(socket, 'connect');
+  const fd = dup((socket as unknown as { _handle: { fd: number } })._handle.fd);
+  socket.destroy();
+  return fd;
+}
+
+test('tls-creds are for a connection that was passed, too; a pipe, a command and a file are refused with them', async (t) => {
+  const bed = await MigrationBed.shared(t);
+  const { source, destination } = bed;
+  const dir = source.path('.');
+  writeFileSync(source.path('keys.psk'), `qemu:${'ab'.repeat(32)}\n`);
+  for (const [end, endpoint] of [
+    [source, 'client'],
+    [destination, 'server'],
+  ] as const) {
+    await end.execute('object-add', { 'qom-type': 'tls-creds-psk', id: 'tls', dir, endpoint });
+    await end.execute('migrate-set-parameters', { 'tls-creds': 'tls' });
+  }
+  const why = "'tls-creds' are set, and TLS needs a connection: a pipe, a command and a file have none";
+  const path = source.path('state');
+  for (const uri of [`exec:cat > ${path}`, `file:${path}`])
+    assert.equal(await source.refusal('migrate', { uri }), why);
+  assert.ok(!existsSync(path));
+  for (const uri of ['exec:cat', `file:${source.path('A.qcow2')}`])
+    assert.equal(await destination.refusal('migrate-incoming', { uri }), why);
+  source.engine.descriptors.add('out', openSync(path, 'w'));
+  await source.execute('migrate', { uri: 'fd:out' });
+  await source.engine.moves.source.ended;
+  assert.equal(((await source.execute('query-migrate')) as { 'error-desc': string })['error-desc'], why);
+  await bed.listen();
+  source.engine.descriptors.add('out', await connected(destination.path('move')));
+  // A destination that expects TLS hears nothing that is not.
+  await source.execute('migrate', { uri: 'fd:out' });
+  await source.engine.moves.source.ended;
+  assert.equal(await statusOf(source), 'postmigrate');
+  await destination.guest('read -P 0x11 0 1M');
+});
+
+test('a destination whose one connection has failed takes another one', async (t) => {
+  const { source, destination } = await MigrationBed.shared(t);
+  const server = net.createServer().listen(source.path('listener'));
+  t.after(() => void server.close());
+  for (const says of [undefined, 'QEVM']) {
+    const came = once(server, 'connection');
+    destination.engine.descriptors.add('in', await connected(source.path('listener')));
+    await destination.execute('migrate-incoming', { uri: 'fd:in' });
+    const [socket] = (await came) as [net.Socket];
+    if (says === undefined) socket.destroy();
+    else socket.end(says);
+    while (destination.engine.moves.destination.isStarted)
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    socket.destroy();
+  }
+  await destination.execute('migrate-incoming', { uri: `unix:${destination.path('move')}` });
+  await source.execute('migrate', { uri: `unix:${destination.path('move')}` });
+  await source.engine.moves.source.ended;
+  assert.equal(await statusOf(source), 'postmigrate');
 });

@@ -13,6 +13,8 @@ import { LAST_WORD_MS, type MoveSettings } from './settings.js';
 /** Where sources connect. */
 export interface Door {
   readonly address: SocketAddress | undefined;
+  /** One source, and no other: the next try names another door. */
+  readonly isOnce: boolean;
   close(): Promise<void>;
 }
 
@@ -82,10 +84,10 @@ export class DestinationMove {
   }
 
   /** Waits for a source from here on. `open` calls back for each connection. Errors: those of `open`. */
-  async listen(open: (take: (stream: ByteStream) => void) => Promise<Door>): Promise<void> {
+  async listen(open: (take: (stream: ByteStream | undefined) => void) => Promise<Door>): Promise<void> {
     this.#set('setup', true);
     try {
-      this.#door = await open((stream) => void this.#serve(stream));
+      this.#door = await open((stream) => (stream ? void this.#serve(stream) : this.#leaveDoor()));
     } catch (error) {
       this.#status = 'none';
       throw error;
@@ -100,6 +102,7 @@ export class DestinationMove {
     } catch (error) {
       await this.#refuse(channel, error);
       this.#leave(channel);
+      this.#leaveDoor();
       // Who is no livedisk takes its bytes for welcome as long as somebody reads them.
       if (!stream.isOneWay && channel.lastSeen !== undefined) await channel.farewell(LAST_WORD_MS);
     } finally {
@@ -112,9 +115,11 @@ export class DestinationMove {
   /** The connection has no part in a move any more. */
   #leave(channel: MoveChannel): void {
     if (this.#channel === channel) this.#channel = undefined;
-    // It can be read once only; the next try names another one.
-    if (channel.stream.isOneWay && this.#session?.phase !== 'owned') this.#door = undefined;
     this.#idle.notify();
+  }
+
+  #leaveDoor(): void {
+    if (this.#door?.isOnce && this.#session?.phase !== 'owned') this.#door = undefined;
   }
 
   /** Why nothing comes of a connection. What is in doubt stays so. */

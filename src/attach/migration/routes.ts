@@ -4,7 +4,15 @@ import { BlockError } from '../../base/error.js';
 import { KiB } from '../../base/limits.js';
 import { tlsEnd, tlsServerEnd, withHostname } from '../../block/objects/tls-end.js';
 import type { ObjectRegistry } from '../../block/objects/object-registry.js';
-import type { Host, HostFile, HostPipe, HostPipes, SocketAddress } from '../../host/host.js';
+import type {
+  Host,
+  HostFile,
+  HostPipe,
+  HostPipes,
+  HostSocket,
+  SocketAddress,
+  TlsEnd,
+} from '../../host/host.js';
 import { type ByteStream, SocketStream } from '../../wire/migration/byte-stream.js';
 import type { Door } from './destination.js';
 import type { MoveSettings, Route } from './settings.js';
@@ -27,10 +35,12 @@ export function routeTo(roads: Roads, target: MoveTarget): Route {
     case 'unresolved':
       return once(() => Promise.reject(target.why));
     case 'descriptor':
-      return once(openDescriptor(roads, target.name, 'to'));
+      return descriptorRoute(roads, target.name);
     case 'command':
+      clientTls(roads).refuse();
       return once(async () => new OneWayStream(pipesOf(host).run(target.argv, 'to')));
     case 'state-file':
+      clientTls(roads).refuse();
       return once(() => FileStream.create(host, target.path, target.offset));
   }
 }
@@ -39,87 +49,133 @@ function once(open: () => Promise<ByteStream>): Route {
   return { open, canReopen: false };
 }
 
-function socketRoute({ settings, objects }: Roads, address: SocketAddress): Route {
-  const { host, parameters } = settings;
-  const { 'tls-creds': credentials, 'tls-hostname': name } = parameters.values;
-  const known = address.type === 'inet' ? address.host : undefined;
-  const hostname = name === '' ? known : name;
-  const end =
-    credentials === ''
-      ? undefined
-      : (): ReturnType<typeof tlsEnd> => withHostname(tlsEnd(objects, credentials), hostname);
-  end?.();
+function socketRoute(roads: Roads, address: SocketAddress): Route {
+  const { host } = roads.settings;
+  const tls = clientTls(roads, address.type === 'inet' ? address.host : undefined);
   return {
     canReopen: true,
     async open() {
       const socket = await host.net.connect(address);
-      return new SocketStream(end ? await host.net.secure(socket, end()) : socket);
+      return new SocketStream(tls.end ? await host.net.secure(socket, tls.end()) : socket);
     },
   };
 }
 
-/** Sources come in; `take` gets each. Errors: those of listening, of opening, of credentials. */
-export async function openDoor(
-  roads: Roads,
-  target: MoveTarget,
-  take: (stream: ByteStream) => void,
-): Promise<Door> {
+function descriptorRoute(roads: Roads, name: string | number): Route {
+  const tls = clientTls(roads);
+  const { fd, isSocket } = findDescriptor(roads, name);
+  if (isSocket) return { ...socketRoute(roads, { type: 'fd', fd }), canReopen: false };
+  return once(async () => openPipe(roads, fd, 'to', tls));
+}
+
+/** How a connection is secured, if it is to be. */
+interface Tls {
+  readonly end: (() => TlsEnd) | undefined;
+  /** Errors: unsupported where it is to be: there is no connection. */
+  refuse(): void;
+}
+
+function tlsOf(end: Tls['end']): Tls {
+  return {
+    end,
+    refuse() {
+      if (end) throw new BlockError('unsupported', NO_CONNECTION);
+    },
+  };
+}
+
+const NO_CONNECTION =
+  "'tls-creds' are set, and TLS needs a connection: a pipe, a command and a file have none";
+
+/** Errors: those of the credentials. */
+function clientTls({ settings, objects }: Roads, known?: string): Tls {
+  const { 'tls-creds': credentials, 'tls-hostname': name } = settings.parameters.values;
+  if (credentials === '') return tlsOf(undefined);
+  const end = (): TlsEnd => withHostname(tlsEnd(objects, credentials), name === '' ? known : name);
+  end();
+  return tlsOf(end);
+}
+
+/** Errors: those of the credentials. */
+function serverTls({ settings, objects }: Roads): Tls {
+  const { 'tls-creds': credentials, 'tls-authz': authz } = settings.parameters.values;
+  if (credentials === '') return tlsOf(undefined);
+  return tlsOf(tlsServerEnd(objects, credentials, authz === '' ? undefined : authz));
+}
+
+/** Gets each connection; undefined: of a door that is for one alone, that there is none. */
+type Take = (stream: ByteStream | undefined) => void;
+
+/** Sources come in. Errors: those of listening, of opening, of credentials. */
+export async function openDoor(roads: Roads, target: MoveTarget, take: Take): Promise<Door> {
   const { host } = roads.settings;
+  const tls = target.kind === 'unresolved' ? tlsOf(undefined) : serverTls(roads);
   switch (target.kind) {
-    case 'socket':
-      return listen(roads, target.address, take);
+    case 'socket': {
+      const comes = (socket: HostSocket): void =>
+        void comesIn(roads, tls, socket).then((stream) => stream && take(stream));
+      const listener = await host.net.listen(target.address, comes);
+      return { address: listener.address, isOnce: false, close: () => listener.close() };
+    }
     case 'unresolved':
       throw target.why;
-    case 'descriptor':
-      return comes(openDescriptor(roads, target.name, 'from'), take);
+    case 'descriptor': {
+      const { fd, isSocket } = findDescriptor(roads, target.name);
+      if (isSocket) void comesIn(roads, tls, await host.net.connect({ type: 'fd', fd })).then(take);
+      else take(openPipe(roads, fd, 'from', tls));
+      return readOnce();
+    }
     case 'command':
-      return comes(async () => new OneWayStream(pipesOf(host).run(target.argv, 'from')), take);
+      tls.refuse();
+      take(new OneWayStream(pipesOf(host).run(target.argv, 'from')));
+      return readOnce();
     case 'state-file':
-      return comes(() => FileStream.open(host, target.path, target.offset), take);
+      tls.refuse();
+      take(await FileStream.open(host, target.path, target.offset));
+      return readOnce();
   }
 }
 
-async function listen(
-  { settings, objects }: Roads,
-  address: SocketAddress,
-  take: (stream: ByteStream) => void,
-): Promise<Door> {
-  const { host, parameters, warn } = settings;
-  const { 'tls-creds': credentials, 'tls-authz': authz } = parameters.values;
-  const end =
-    credentials === '' ? undefined : tlsServerEnd(objects, credentials, authz === '' ? undefined : authz);
-  const listener = await host.net.listen(address, (socket) => {
-    if (!end) return take(new SocketStream(socket));
-    void host.net.secure(socket, end()).then(
-      (secured) => take(new SocketStream(secured)),
-      (error: unknown) => warn(error instanceof Error ? error.message : String(error)),
-    );
-  });
-  return { address: listener.address, close: () => listener.close() };
+/** Undefined, and told, where nothing comes of a connection. */
+async function comesIn(
+  { settings: { host, warn } }: Roads,
+  { end }: Tls,
+  socket: HostSocket,
+): Promise<ByteStream | undefined> {
+  try {
+    return new SocketStream(end ? await host.net.secure(socket, end()) : socket);
+  } catch (error) {
+    warn(error instanceof Error ? error.message : String(error));
+    return undefined;
+  }
 }
 
 /** What can be read once only. */
-async function comes(open: () => Promise<ByteStream>, take: (stream: ByteStream) => void): Promise<Door> {
-  take(await open());
-  return { address: undefined, close: async () => undefined };
+function readOnce(): Door {
+  return { address: undefined, isOnce: true, close: async () => undefined };
 }
 
 /** It is taken at once, so that what is wrong with it is told at once. */
-function openDescriptor(
+function findDescriptor(
   { settings, takeDescriptor }: Roads,
   name: string | number,
-  direction: 'to' | 'from',
-): () => Promise<ByteStream> {
+): { fd: number; isSocket: boolean } {
   const fd = typeof name === 'number' ? name : takeDescriptor(name);
-  const { host } = settings;
-  const pipes = pipesOf(host);
-  const kind = fd === undefined ? undefined : pipes.kindOf(fd);
+  const kind = fd === undefined ? undefined : pipesOf(settings.host).kindOf(fd);
   if (fd === undefined || kind === undefined)
     throw new BlockError('not-found', `File descriptor named '${name}' has not been found`);
-  return async () => {
-    if (kind === 'socket') return new SocketStream(await host.net.connect({ type: 'fd', fd }));
-    return new OneWayStream(pipes.open(fd, direction));
-  };
+  return { fd, isSocket: kind === 'socket' };
+}
+
+function openPipe({ settings }: Roads, fd: number, direction: 'to' | 'from', tls: Tls): ByteStream {
+  const stream = new OneWayStream(pipesOf(settings.host).open(fd, direction));
+  try {
+    tls.refuse();
+  } catch (error) {
+    stream.destroy();
+    throw error;
+  }
+  return stream;
 }
 
 function pipesOf({ pipes }: Host): HostPipes {
