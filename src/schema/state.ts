@@ -171,6 +171,10 @@ export const EngineState = struct('EngineState', {
   ),
   /** The monitor is on standard input, beside a console. */
   isMultiplexed: required(bool),
+  /** What has been set, if anything. */
+  migration: optional(
+    struct('StateMigration', { capabilities: required(arrayOf(str)), parameters: required(any) }),
+  ),
   jobs: required(
     arrayOf(struct('StateJob', { id: required(str), type: required(str), journal: optional(str) })),
   ),

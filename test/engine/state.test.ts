@@ -88,6 +88,7 @@ const PERSISTED: { [kind: string]: { command: string; options: JsonObject } } = 
 const QUERIES = [
   ...['query-named-block-nodes', 'query-block', 'query-block-exports', 'query-chardev', 'query-status'],
   ...['query-name', 'query-uuid', 'query-jobs', 'query-block-jobs', 'x-debug-query-block-graph'],
+  ...['query-migrate-capabilities', 'query-migrate-parameters'],
 ];
 
 /** What queries answer, without what counts or numbers. */
@@ -103,7 +104,11 @@ async function answers({ execute, engine }: Boot): Promise<{ [query: string]: Js
 /** Numbers of the graph's picture are handed out anew; a filter that is named by its number is not. */
 function withoutIds(value: JsonValue): JsonValue {
   const text = JSON.stringify(value, (key, member: unknown) =>
-    ['id', 'parent', 'child'].includes(key) && typeof member === 'number' ? 0 : member,
+    typeof member === 'bigint'
+      ? `${member}`
+      : ['id', 'parent', 'child'].includes(key) && typeof member === 'number'
+        ? 0
+        : member,
   );
   return JSON.parse(text) as JsonValue;
 }
@@ -177,6 +182,16 @@ test('a daemon that was killed comes back with nodes, disks, exports, limits and
     await execute('blockdev-open-tray', { id: 'cd' });
     await execute('blockdev-remove-medium', { id: 'cd' });
     await execute('chardev-add', { id: 'ring', backend: { type: 'ringbuf', data: { size: 4096 } } });
+    await execute('migrate-set-capabilities', {
+      capabilities: [{ capability: 'dirty-bitmaps', state: true }],
+    });
+    const mapping = [{ 'node-name': 'b2', alias: 'x', bitmaps: [] }];
+    const bytesPerSecond = 9_223_372_036_853_727_232n;
+    await execute('migrate-set-parameters', {
+      'tls-creds': 'tls',
+      'max-bandwidth': bytesPerSecond,
+      'block-bitmap-mapping': mapping,
+    });
     await execute('stop');
     const expected = await answers(before);
     const kept = stateOf(before);

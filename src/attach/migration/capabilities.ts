@@ -23,6 +23,11 @@ export class Capabilities {
     return this.#on.has(name);
   }
 
+  /** Those that are on. */
+  get on(): Capability[] {
+    return CAPABILITIES.filter((capability) => this.has(capability));
+  }
+
   list(): Array<{ capability: Capability; state: boolean }> {
     return CAPABILITIES.map((capability) => ({ capability, state: this.has(capability) }));
   }

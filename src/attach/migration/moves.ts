@@ -1,7 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import type { Host } from '../../host/host.js';
-import type { MigrationInfo, MoveInfo } from '../../schema/migration.js';
-import { Capabilities } from './capabilities.js';
+import type { MigrateSetParameters, MigrationInfo, MoveInfo } from '../../schema/migration.js';
+import { Capabilities, type Capability } from './capabilities.js';
 import { DestinationMove } from './destination.js';
 import { MachineState, type MovedParts } from './machine-state.js';
 import { MoveChannel } from '../../wire/migration/channel.js';
@@ -15,6 +15,11 @@ export interface MovesProperties extends MovedParts {
   readonly host: Host;
   readonly emit: MoveSettings['emit'];
   readonly takeDescriptor: Roads['takeDescriptor'];
+}
+
+export interface MoveChoices {
+  capabilities: Capability[];
+  parameters: MigrateSetParameters;
 }
 
 /** Moves of one machine from here and to here. */
@@ -36,6 +41,20 @@ export class Moves {
     this.#isIncoming = runState.status === 'inmigrate';
     this.source = new SourceMove(settings, this.#machine);
     this.destination = new DestinationMove(settings, this.#machine);
+  }
+
+  /** What has been set of how machines are moved; undefined: nothing. */
+  get settings(): MoveChoices | undefined {
+    const { capabilities, parameters } = this;
+    const choices = { capabilities: capabilities.on, parameters: parameters.changed };
+    const isUsual = choices.capabilities.length === 0 && Object.keys(choices.parameters).length === 0;
+    return isUsual ? undefined : choices;
+  }
+
+  /** As `settings` was. Errors: those of setting them. */
+  restore({ capabilities, parameters }: MoveChoices): void {
+    this.capabilities.set(capabilities.map((capability) => ({ capability, state: true })));
+    this.parameters.set(parameters);
   }
 
   /** A machine has come, or is to come, and has not gone on to yet another. */

@@ -22,6 +22,7 @@ export type Described = Parts<
   | 'exports'
   | 'characterDevices'
   | 'jobs'
+  | 'moves'
 >;
 
 /** What a program knows of a daemon besides its engine. */
@@ -71,6 +72,7 @@ export function describeEngine(
       .flatMap(({ id, origin }) =>
         origin ? [{ id, backend: origin.backend, ...given({ maxClients: origin.maxClients }) }] : [],
       ),
+    ...given({ migration: engine.moves.settings }),
     jobs: engine.jobs
       .list()
       .filter(({ isOver, isBlockJob }) => !isOver && isBlockJob)

@@ -8,6 +8,7 @@ import { SideBitmap } from '../../block/side-bitmap.js';
 import type { CharacterDevice } from '../../attach/character-device.js';
 import { TerminalDevice } from '../../attach/socket-device.js';
 import { Drive, DRIVE_INTERFACES, type DriveInterface, USUAL_ACCOUNTING } from '../../attach/drive.js';
+import type { MoveChoices } from '../../attach/migration/moves.js';
 import type { RunStatus } from '../../attach/run-state.js';
 import type { SocketAddress } from '../../host/host.js';
 import type { ObjectOptions } from '../../schema/objects.js';
@@ -56,6 +57,7 @@ export async function restoreEngine(
     if (device instanceof TerminalDevice)
       engine.print(`char device redirected to ${device.path} (label ${id})`);
   }
+  if (state.migration) engine.moves.restore(state.migration as MoveChoices);
   if (bringBitmaps) await restoreExports(engine, state);
   else await restoreExportsAndJobs(engine, state);
   if (HALFWAY.has(status)) engine.warn('a snapshot of the machine was under way: the guest waits for cont');
