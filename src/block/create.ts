@@ -15,6 +15,7 @@ import type {
   NewImageContext,
   NodeOptions,
 } from './driver.js';
+import { checkUnused, fileIdentity, inUse } from './file-identity.js';
 import { folderOf, hasProtocol, resolveBacking } from './filename.js';
 import type { Opener } from './open.js';
 import { ALL_PERMISSIONS, Permission } from './permissions.js';
@@ -47,6 +48,8 @@ export async function createImage(
   try {
     // A protocol has no format to put into its file.
     const plainBytes = driver.createFile ? alignUp(options.sizeBytes, 512) : 0;
+    await checkUnused(opener, filename);
+    await checkDataFile(opener, driver, image, filename);
     await protocol.createFile?.(graph.host, path, plainBytes, options.file);
     const files = new BesideFiles(opener, filename);
     try {
@@ -79,6 +82,20 @@ async function withDataFile(
   const { filename: path } = { filename, ...protocolOptions };
   await protocol.createFile?.(opener.graph.host, path, 0);
   await fill(opener, protocolOptions, (io) => body({ ...image, dataFile: { io, filename } }));
+}
+
+/** Before either is emptied. Errors: busy for a data file that is the image itself, or that an open image reads. */
+async function checkDataFile(
+  opener: Opener,
+  { dataFileOption }: DriverDescription,
+  image: NewImage,
+  filename: string,
+): Promise<void> {
+  const { [dataFileOption ?? '']: named } = image.options as NodeOptions;
+  if (typeof named !== 'string') return;
+  await checkUnused(opener, named);
+  const identity = await fileIdentity(opener, named);
+  if (identity !== undefined && identity === (await fileIdentity(opener, filename))) throw inUse(named);
 }
 
 /** In what a new image of that name would be. Errors: kind unsupported where there can be none. */
@@ -172,6 +189,7 @@ class BesideFiles implements NewImageContext {
   async create(name: string): Promise<ChildIo> {
     const path = resolveBacking(this.filename, name);
     const { protocol, protocolOptions } = await protocolFor(this.#opener, path);
+    await checkUnused(this.#opener, path);
     await protocol.createFile?.(this.#opener.graph.host, path, 0);
     this.#paths.push(path);
     const backend = await openToFill(this.#opener, protocolOptions);

@@ -86,7 +86,6 @@ export async function convertCommand(tool: Tool, words: readonly string[]): Prom
     args.has('salvage') ? (text) => warn(tool, isQuiet, text) : undefined,
   );
   const check = await ConvertCheck.of(tool, args, source, plan.backingFile !== undefined);
-  if (args.has('force-share')) await checkNotSource(tool, plan);
   if (!args.has('n')) await createTarget(tool, plan, source.lengthBytes);
   const target = await openTarget(tool, args, plan);
   bitmaps?.checkTarget(target.node);
@@ -282,14 +281,6 @@ async function showSnapshots(images: readonly BlockBackend[], { snapshot }: Plan
   if (first) await loadSnapshot(first.node, snapshot);
 }
 
-/** With -U no lock keeps a source from being overwritten. Errors: ToolFailure in the words of the lock. */
-async function checkNotSource(tool: Tool, { output, format }: Plan): Promise<void> {
-  if (!(await tool.isOpenHere(output))) return;
-  throw new ToolFailure(`${output}: error while converting ${format}: Failed to get "write" lock`, {
-    hint: `Is another process using the image [${output}]?`,
-  });
-}
-
 async function createTarget(tool: Tool, plan: Plan, sizeBytes: number): Promise<void> {
   const { output, format, backingFile, backingFormat, optionTexts } = plan;
   const where = `${output}: error while converting ${format}: `;
@@ -343,8 +334,7 @@ async function openTarget(tool: Tool, args: Arguments, plan: Plan): Promise<Bloc
     writethrough: cache.writethrough,
   });
   if (args.has('c') && args.has('n')) checkCompresses(target.node.driver);
-  if (!byOptions) return target;
-  // What the options name is known only now; with -U no lock keeps it from being a source.
+  // With -U no lock keeps a file of the target from being a source.
   const shared = args.has('force-share') ? await tool.sharedFile(target.node) : undefined;
   if (shared === undefined) return target;
   throw new ToolFailure(`Could not open '${output}': Failed to get "write" lock`, {

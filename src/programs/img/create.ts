@@ -4,6 +4,7 @@ import { given } from '../../base/given.js';
 import { assertOverlayFits } from '../../block/chain-limit.js';
 import { createImage, formattingText, protocolFor } from '../../block/create.js';
 import type { DriverDescription } from '../../block/driver.js';
+import { isOpenHere } from '../../block/file-identity.js';
 import { resolveBacking } from '../../block/filename.js';
 import { Arguments, options, sizeOf } from './arguments.js';
 import {
@@ -154,7 +155,10 @@ function sameFile(): ToolFailure {
   return new ToolFailure('Error: Trying to create an image with the same filename as the backing file');
 }
 
-/** The backing file's size, and whether it or what is below it is the file that is to be made. */
+/**
+ * The backing file's size, and whether it or what is below it is the file that is to be made. It stays open, so that
+ * nothing that it reads is emptied.
+ */
 async function lookAtBacking(
   tool: Tool,
   filename: string,
@@ -162,19 +166,14 @@ async function lookAtBacking(
   format: string | undefined,
 ): Promise<{ length: number; hasTarget: boolean }> {
   try {
-    const node = await tool.opener.openImage(name, format, {
-      readOnly: true,
-      forceShare: true,
-      onlyLook: true,
-    });
-    const hasTarget = await tool.isOpenHere(filename);
-    const length = node.lengthBytes;
-    try {
-      assertOverlayFits(node);
-    } finally {
-      await tool.graph.collect([node]);
-    }
-    return { length, hasTarget };
+    const look = { readOnly: true, forceShare: true, onlyLook: true };
+    const node = await tool.opener
+      .openImage(name, format, { ...look, opensNamedFiles: true })
+      // A file that it names may be missing.
+      .catch(() => tool.opener.openImage(name, format, look));
+    const { lengthBytes: length } = (await tool.use(node, { onlyLook: true })).node;
+    assertOverlayFits(node);
+    return { length, hasTarget: await isOpenHere(tool.opener, filename) };
   } catch (error) {
     const failure = explain(error, '');
     const hint = [failure.hint, 'Could not open backing image.'].filter((line) => line !== undefined);

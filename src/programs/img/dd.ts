@@ -86,19 +86,12 @@ function targetDriver(tool: Tool, format: string): DriverDescription {
 
 async function create(tool: Tool, driver: DriverDescription, output: string, bytes: number): Promise<void> {
   try {
-    if (await tool.isOpenHere(output)) throw sameFile(output);
     const image = given({ sizeBytes: alignUp(bytes, SECTOR_BYTES) });
     driver.checkNew?.(newImage(driver, image));
     await createImage(tool.opener, output, driver.name, image);
   } catch (error) {
     throw explain(error, `${output}: error while creating output image: `);
   }
-}
-
-function sameFile(output: string): ToolFailure {
-  return new ToolFailure(`${output}: error while creating output image: Failed to get "write" lock`, {
-    hint: `Is another process using the image [${output}]?`,
-  });
 }
 
 /** All of it is written, zeroes too. */

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { linkSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { linkSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { allDrivers } from '../../drivers/index.js';
@@ -103,6 +103,7 @@ test('nothing is lost when options name a source as the target', () =>
 test('an image is not made in a file that its own backing chain reads', () =>
   withFolder(async (folder) => {
     const path = await images(folder);
+    await succeed(['create', '-q', '-f', 'qcow2', '-o', `data_file=${path('data')}`, path('base'), '1M']);
     for (const [backing, format, target] of [
       ['raw', 'raw', 'raw'],
       ['raw', 'raw', 'symbolic'],
@@ -110,6 +111,7 @@ test('an image is not made in a file that its own backing chain reads', () =>
       ['overlay', 'qcow2', 'raw'],
       ['second', 'qcow2', 'hard'],
       ['second', 'qcow2', 'overlay'],
+      ['base', 'qcow2', 'data'],
     ] as const) {
       const before = readFileSync(path(target));
       const { code, stderr } = await img([
@@ -119,6 +121,55 @@ test('an image is not made in a file that its own backing chain reads', () =>
       assert.deepEqual({ code, stderr }, { code: 1, stderr: `qemu-img: ${path(target)}: ${text}\n` });
       assert.deepEqual(readFileSync(path(target)), before);
     }
+  }));
+
+/** What is refused because of the file `busy`, and changes nothing in the folder. */
+async function refuseFor(folder: string, busy: string, args: readonly string[]): Promise<void> {
+  const contents = (): Array<[string, string]> =>
+    readdirSync(folder).map((name) => [name, readFileSync(join(folder, name), 'latin1')]);
+  const before = contents();
+  const { code, stderr } = await img(args);
+  assert.equal(code, 1, args.join(' '));
+  assert.ok(stderr.endsWith(lockText(busy)), `${args.join(' ')}: ${stderr}`);
+  assert.deepEqual(contents(), before, args.join(' '));
+}
+
+test('the data file of a new image is neither the image itself nor what its backing file reads', () =>
+  withFolder(async (folder) => {
+    const path = await images(folder);
+    const withData = ['-o', `data_file=${path('data')}`];
+    await succeed(['create', '-q', '-f', 'qcow2', ...withData, path('base'), '1M']);
+    for (const data of ['raw', 'symbolic', 'hard'])
+      await refuseFor(folder, path(data), [
+        ...['create', '-q', '-f', 'qcow2', '-o', `data_file=${path(data)}`, path('raw'), '1M'],
+      ]);
+    for (const [backing, format, data] of [
+      ['raw', 'raw', 'hard'],
+      ['second', 'qcow2', 'symbolic'],
+      ['base', 'qcow2', 'data'],
+    ] as const)
+      await refuseFor(folder, path(data), [
+        ...['create', '-q', '-f', 'qcow2', '-b', path(backing), '-F', format],
+        ...['-o', `data_file=${path(data)}`, path('new')],
+      ]);
+  }));
+
+test('no file beside a new image, or beside one that is there, is a source of the copy', () =>
+  withFolder(async (folder) => {
+    const path = await images(folder);
+    writeFileSync(path('new-flat.vmdk'), Buffer.alloc(MiB, 7));
+    await refuseFor(folder, path('new-flat.vmdk'), [
+      ...['convert', '-U', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=monolithicFlat'],
+      ...[path('new-flat.vmdk'), path('new.vmdk')],
+    ]);
+    await refuseFor(folder, path('hard'), [
+      ...['convert', '-U', '-f', 'raw', '-O', 'qcow2', '-o', `data_file=${path('hard')}`],
+      ...[path('raw'), path('new')],
+    ]);
+    await succeed(['create', '-q', '-f', 'qcow2', '-o', `data_file=${path('data')}`, path('new'), '1M']);
+    await refuseFor(folder, path('data'), [
+      ...['convert', '-n', '-U', '-f', 'raw', '-O', 'qcow2', path('data'), path('new')],
+    ]);
   }));
 
 /** Reads wait, each for another number of turns of the loop, so that they overtake each other. */

@@ -3,6 +3,7 @@ import { given } from '../../base/given.js';
 import type { BlockBackend } from '../../block/backend.js';
 import type { CacheSettings, DriverDescription, NodeOptions } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
+import { fileIdentity } from '../../block/file-identity.js';
 import { Graph } from '../../block/graph.js';
 import type { DiscardMode } from '../../block/modes.js';
 import type { Node } from '../../block/node.js';
@@ -78,12 +79,10 @@ export interface ImageUse {
   failure?: number;
 }
 
-/** Which file of the host a name means; undefined when there is none. */
-async function fileIdentity(host: Host, opener: Opener, filename: string): Promise<string | undefined> {
-  if (filename === '' || filename.startsWith('json:')) return undefined;
-  const { filename: path } = opener.drivers.parseFilename(filename);
-  if (typeof path !== 'string') return undefined;
-  return (await host.files.stat(path).catch(() => undefined))?.identity;
+/** The files in which an image is stored, without those of the images below it. */
+function storagesOf(node: Node): Node[] {
+  if (node.children.size === 0) return [node];
+  return [...node.children].flatMap(([role, edge]) => (role === 'backing' ? [] : storagesOf(edge.node)));
 }
 
 /** What all subcommands work with: a graph of their own, gone with the tool. */
@@ -157,27 +156,16 @@ export class Tool {
     return backend;
   }
 
-  /** Whether an image that is open here reads the file that a name means, by this name or another. */
-  async isOpenHere(filename: string): Promise<boolean> {
-    const wanted = await fileIdentity(this.host, this.opener, filename);
-    if (wanted === undefined) return false;
-    for (const node of this.graph.nodes.values())
-      if ((await fileIdentity(this.host, this.opener, node.filename)) === wanted) return true;
-    return false;
-  }
-
-  /** The file that a node stores in, when an image that is open here beside it reads it too. */
+  /** A file that a node writes to, when an image that is open here beside it reads it too. */
   async sharedFile(node: Node): Promise<string | undefined> {
-    let storage = node;
-    for (let below = node.filtered ?? node.children.get('file'); below;) {
-      storage = below.node;
-      below = storage.filtered ?? storage.children.get('file');
-    }
-    const wanted = await fileIdentity(this.host, this.opener, storage.filename);
-    if (wanted === undefined) return undefined;
-    for (const other of this.graph.nodes.values()) {
-      if (other === storage || other.driver.kind !== 'protocol') continue;
-      if ((await fileIdentity(this.host, this.opener, other.filename)) === wanted) return storage.filename;
+    const own = new Set(storagesOf(node));
+    for (const { filename } of own) {
+      const wanted = await fileIdentity(this.opener, filename);
+      if (wanted === undefined) continue;
+      for (const other of this.graph.nodes.values()) {
+        if (own.has(other) || other.driver.kind !== 'protocol') continue;
+        if ((await fileIdentity(this.opener, other.filename)) === wanted) return filename;
+      }
     }
     return undefined;
   }
