@@ -3,6 +3,7 @@ import { BlockError } from '../base/error.js';
 import { MiB } from '../base/limits.js';
 import type { BlockBackend } from './backend.js';
 import type { Preallocated } from './driver.js';
+import { tellingSpace } from './new-space.js';
 
 /** What of new space is taken at once: none, the tables, the blocks of the file, or the blocks with zeroes in them. */
 export const PREALLOCATION_MODES = ['off', 'metadata', 'falloc', 'full'] as const;
@@ -25,7 +26,8 @@ export async function resizeImage(
   const preallocate = preallocation === 'off' ? undefined : preallocating(backend, preallocation, isSmaller);
   await backend.truncate(sizeBytes);
   try {
-    await preallocate?.(oldBytes, sizeBytes);
+    if (preallocate && preallocation !== 'off')
+      await tellingSpace(preallocation, () => preallocate(oldBytes, sizeBytes));
     await backend.flush();
   } catch (error) {
     // As if it had not been asked for; what a smaller disk has lost does not come back.

@@ -147,3 +147,32 @@ for (const [line, failing] of [
         }
     assert.ok(failures > 0);
   });
+
+test('what is made on a full disk, or made longer there, says what it needed the space for', async () => {
+  const simulation = createSimulatedHost({ seed: 1 });
+  await simulation.run(async () => {
+    await succeed(simulation, 'img create -q -f raw /tmp/raw 64k');
+    await succeed(simulation, 'img create -q -f qcow2 /tmp/qcow2 64k');
+    simulation.limitSpace({ capacityBytes: simulation.usedBytes + 512 * 1024, tells: 'early' });
+    for (const [mode, what] of [
+      ['falloc', 'preallocate new data'],
+      ['full', 'write zeros for preallocation'],
+    ] as const) {
+      const text = `Could not ${what}: No space left on device\n`;
+      for (const format of ['raw', 'qcow2']) {
+        const created = await run(
+          simulation,
+          `img create -q -f ${format} -o preallocation=${mode} /tmp/n 8M`,
+        );
+        assert.deepEqual([created.code, created.stderr], [1, `qemu-img: /tmp/n: ${text}`]);
+        const resized = await run(
+          simulation,
+          `img resize -f ${format} --preallocation=${mode} /tmp/${format} 8M`,
+        );
+        assert.deepEqual([resized.code, resized.stderr], [1, `qemu-img: ${text}`]);
+      }
+    }
+    simulation.limitSpace({ capacityBytes: simulation.usedBytes, tells: 'early' });
+    await succeed(simulation, 'img create -q -f raw /tmp/n 8M');
+  });
+});

@@ -1,7 +1,8 @@
 import { alignUp, divideRoundUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
-import { MAX_L1_BYTES, MAX_REFTABLE_BYTES, MiB } from '../../base/limits.js';
+import { MAX_L1_BYTES, MAX_REFTABLE_BYTES } from '../../base/limits.js';
 import type { ChildIo, NewImageContext } from '../../block/driver.js';
+import { takeFileSpace } from '../../block/new-space.js';
 import type { Host } from '../../host/host.js';
 import { LUKS_CREATE_MEMBERS, type NewLuks } from '../../schema/encryption-options.js';
 import { struct } from '../../schema/types.js';
@@ -37,9 +38,6 @@ import {
   writeU64,
 } from './disk/layout.js';
 import { writeRefcount } from './space/refcounts.js';
-
-/** Of preallocation=full: bytes of zeroes that are written at a time. */
-const FILL_PIECE_BYTES = MiB;
 
 /** What the header and the tables of a new image depend on. */
 interface Shape {
@@ -232,11 +230,8 @@ async function provideData(
   // A file of tables alone ends with them.
   if (target === file && o.preallocation === 'off') return;
   if (end > target.lengthBytes) await target.truncate(end);
-  if (o.preallocation === 'falloc') await target.allocate(start, end - start);
-  if (o.preallocation !== 'full') return;
-  const zeroes = Buffer.alloc(FILL_PIECE_BYTES);
-  for (let at = start; at < end; at += zeroes.length)
-    await target.write(at, zeroes.subarray(0, Math.min(zeroes.length, end - at)), 0);
+  // Tables have been made for what has them.
+  if (o.preallocation !== 'metadata') await takeFileSpace(target, start, end, o.preallocation);
 }
 
 function encryptionPlace(

@@ -12,7 +12,7 @@ import type {
   Reopening,
   Settings,
 } from '../../block/driver.js';
-import { checkFileSpace, FIRST_BLOCK_BYTES, takeFileSpace } from '../../block/new-space.js';
+import { checkFileSpace, takeFileSpace, takeFirstBlock } from '../../block/new-space.js';
 import { Permission, withoutPermissions } from '../../block/permissions.js';
 import { Flag, type Mapping } from '../../block/request.js';
 import { RAW_OPTIONS } from '../../schema/blockdev-options.js';
@@ -217,8 +217,7 @@ export const rawDriver: DriverDescription<typeof RAW_OPTIONS, typeof RAW_CREATE>
     const isEmpty = file.lengthBytes === 0;
     await file.truncate(sizeBytes);
     await takeFileSpace(file, 0, sizeBytes, options.preallocation);
-    if (isEmpty && options.preallocation !== 'full')
-      await file.write(0, Buffer.alloc(Math.min(FIRST_BLOCK_BYTES, sizeBytes)), 0);
+    if (isEmpty && options.preallocation !== 'full') await takeFirstBlock(file, sizeBytes);
     await file.flush();
   },
 };
