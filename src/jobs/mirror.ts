@@ -10,7 +10,7 @@ import { AWAITED_BYTES, whenOpen } from '../block/copy-turn.js';
 import { GRACE_MS } from '../block/graph.js';
 import type { Node } from '../block/node.js';
 import { FinishBy, type PassedFinishBy } from './finish-by/finish-by.js';
-import { growBase, holdIntermediate } from './commit.js';
+import { growBase } from './commit.js';
 import { asError } from './job-errors.js';
 import { forgetAbandoned } from './persisted/resume.js';
 import type { JobJournal } from './persisted/job-journal.js';
@@ -18,11 +18,12 @@ import { isRetried } from './copy-window.js';
 import type { Job } from './job.js';
 import type { CopyMode, JobDriver } from './job-driver.js';
 import type { WorkProgress } from './job-progress.js';
-import { ALL_PERMISSIONS, isInChain, JobPlace, type JobSurroundings, Permission } from './job-graph.js';
+import { isInChain, JobPlace, type JobSurroundings } from './job-graph.js';
 import type { PassedWork } from './passed/passed-job.js';
 import { MirrorCopy } from './mirror-copy.js';
 import { MirrorHold } from './mirror-hold.js';
 import { takePlace } from './mirror-pivot.js';
+import { holdSides } from './mirror-sides.js';
 import type { MirrorNodes, MirrorPlan } from './plans/mirror.js';
 import { MIRROR_TOP, MIRROR_TOP_ABOVE_BASE } from '../drivers/mirror-top/mirror-top.js';
 import { CheckedCopy } from './verified/checked-copy.js';
@@ -100,23 +101,10 @@ export class MirrorJob implements JobDriver {
     this.#source = source;
     this.#target = target;
     const filter = targetIsBase ? MIRROR_TOP_ABOVE_BASE : MIRROR_TOP;
-    const place = new JobPlace(job, surroundings, filter, plan.filterNodeName, source);
-    this.place = place;
-    const { consistentRead, write, writeUnchanged, resize } = Permission;
-    place.hold('main node', place.filter, consistentRead, consistentRead + writeUnchanged + write);
-    this.#sourceBackend = place.filterChild('file', source, 0, ALL_PERMISSIONS);
-    const isToGrow = targetIsBase && target.lengthBytes < source.lengthBytes;
-    // What is copied in part only is for nobody to read, unless it is the base that was right before.
-    this.#targetBackend = place.backend(
-      target,
-      write + (isToGrow ? resize : 0),
-      writeUnchanged + (targetIsBase ? consistentRead + write : 0),
-    );
-    place.hold('source', source, 0, consistentRead + writeUnchanged + write);
-    place.hold('target', target, 0, ALL_PERMISSIONS);
-    const below = source.below?.node;
-    if (targetIsBase && below) holdIntermediate(place, below, target);
-    const sides = { source: this.#sourceBackend, target: this.#targetBackend };
+    this.place = new JobPlace(job, surroundings, filter, plan.filterNodeName, source);
+    const sides = holdSides(this.place, nodes, targetIsBase);
+    this.#sourceBackend = sides.source;
+    this.#targetBackend = sides.target;
     this.#finishBy = plan.finishBySeconds === undefined ? undefined : this.#newFinishBy(plan.finishBySeconds);
     this.#copy = new MirrorCopy({
       job,
