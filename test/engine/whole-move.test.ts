@@ -182,15 +182,42 @@ test('a copy that fails ends the move: the guest goes on here', async (t) => {
 test('a destination that refuses the machine: the guest goes on here', async (t) => {
   const bed = await MoveBed.create(t);
   const { source, destination } = bed;
-  await source.engine.addNode({ driver: 'null-co', 'node-name': 'n', size: 4096 });
-  await source.engine.addDevice('n', { id: 'more' });
-  await bed.move({ storage: { ...bed.storage, disks: [{ device: 'virtio0' }] } });
+  // Until the disks are in step it would have taken it.
+  source.engine.onEvent((event, { stage }) => {
+    const { machine } = destination.engine;
+    const device = machine.find('virtio0');
+    if (event === 'X_MOVE_STAGE' && stage === 'switching' && device) machine.unplug(device);
+  });
+  await bed.move();
   const info = await bed.end();
   assert.equal(info.stage, 'failed');
   assert.match(info.error ?? '', /^Unknown savevm section or instance/);
   assert.deepEqual([await statusOf(source), await statusOf(destination)], ['running', 'inmigrate']);
   await source.guest('write -P 0x55 0 64k');
   assert.deepEqual(source.engine.jobs.list(), []);
+});
+
+test('what the destination would refuse is known before anything is copied, by a dry run too', async (t) => {
+  const bed = await MoveBed.create(t);
+  const { source, destination, uri, storage } = { ...bed, uri: bed.uri, storage: bed.storage };
+  const refused = async (words: RegExp): Promise<void> => {
+    for (const dry of [true, false])
+      assert.match(await source.refusal('x-move', { uri, storage, 'dry-run': dry }), words);
+  };
+  await source.execute('device_add', { driver: 'virtio-scsi-pci', id: 'scsi' });
+  await refused(/^Unknown savevm section or instance '\/machine\/peripheral\/scsi\//);
+  await source.execute('device_del', { id: 'scsi' });
+  for (const end of [source, destination])
+    await end.execute('block-dirty-bitmap-add', { node: 'A', name: 'since' });
+  await refused(/^Bitmap with the same name \('since'\) already exists on destination$/);
+  // Nobody there has heard of it.
+  assert.deepEqual(await destination.execute('query-migrate'), {
+    'socket-address': [{ type: 'unix', path: destination.path('move') }],
+  });
+  assert.deepEqual([bed.warnings, await bed.progress()], [[], undefined]);
+  await destination.execute('block-dirty-bitmap-remove', { node: 'A', name: 'since' });
+  await bed.move();
+  assert.equal((await bed.end()).stage, 'completed');
 });
 
 test('a guest is not stopped for longer than was asked for', async (t) => {

@@ -7,7 +7,7 @@ import type { ByteStream } from '../../wire/migration/byte-stream.js';
 import { MoveChannel, RefusedByPeer } from '../../wire/migration/channel.js';
 import { SectionsDigest, sha256Hex } from '../../wire/migration/digest.js';
 import type { MessageOf } from '../../wire/migration/messages.js';
-import { ArrivingState, type MachineState } from './machine-state.js';
+import { ArrivingState, type MachineState, MEMORY_SECTION } from './machine-state.js';
 import { LAST_WORD_MS, type MoveSettings } from './settings.js';
 
 /** Where sources connect. */
@@ -144,6 +144,7 @@ export class DestinationMove {
     if (!channel.stream.isOneWay) await channel.open();
     const { body: hello } = await channel.expect(['hello']);
     if (hello.again === true) return this.#answerAgain(channel, hello);
+    if (hello.rehearsal === true) return this.#rehearse(channel, hello);
     const last = this.#session;
     if (last?.phase === 'taken' && !this.#channel && last.id === hello.before) {
       last.phase = 'released';
@@ -151,13 +152,11 @@ export class DestinationMove {
     }
     this.#assertFree();
     this.#checkIdentity(hello.machine);
-    const { capabilities, parameters, host } = this.#settings;
-    const mapping = capabilities.has('dirty-bitmaps') ? parameters.values['block-bitmap-mapping'] : undefined;
     this.#session = {
       id: hello.session,
       word: hello.word,
-      backWord: host.random.bytes(WORD_BYTES).toString('hex'),
-      state: new ArrivingState(this.#machine.parts, mapping),
+      backWord: this.#settings.host.random.bytes(WORD_BYTES).toString('hex'),
+      state: this.#newState(),
       phase: 'coming',
     };
     this.#channel = channel;
@@ -166,10 +165,38 @@ export class DestinationMove {
     await this.#receive(channel, this.#session);
   }
 
-  /** Errors: busy. */
-  #assertFree(): void {
+  #newState(): ArrivingState {
+    const { capabilities, parameters } = this.#settings;
+    const mapping = capabilities.has('dirty-bitmaps') ? parameters.values['block-bitmap-mapping'] : undefined;
+    return new ArrivingState(this.#machine.parts, mapping);
+  }
+
+  /** Says whether a move from there would be taken. Nothing changes here, and nobody is told. */
+  async #rehearse(channel: MoveChannel, { machine, before }: MessageOf<'hello'>['body']): Promise<void> {
+    try {
+      this.#assertFree(before);
+      this.#checkIdentity(machine);
+      await channel.send('welcome', {});
+      const state = this.#newState();
+      for (;;) {
+        const { name, body } = await channel.expect(['section', 'described']);
+        if (name === 'described') break;
+        if (body.name === MEMORY_SECTION)
+          throw new BlockError('corrupt', 'Memory does not come in a rehearsal');
+        await state.take(body);
+      }
+      await channel.send('accepted', {});
+      await channel.expect(['bye']);
+    } catch (error) {
+      await channel.send('refuse', { reason: toBlockError(error).message }).catch(() => undefined);
+      await channel.farewell(LAST_WORD_MS);
+    }
+  }
+
+  /** `before`: a move that is over for its source. Errors: busy. */
+  #assertFree(before?: string): void {
     if (this.#channel) throw new BlockError('busy', 'Another source is sending a machine to here');
-    if (this.#session?.phase === 'taken')
+    if (this.#session?.phase === 'taken' && this.#session.id !== before)
       throw new BlockError('busy', 'Another machine has come to here, whose source has not let go of it yet');
     if (this.#session?.phase === 'owned') throw new BlockError('busy', 'Another machine has come to here');
   }

@@ -27,6 +27,8 @@ import type { Machine } from '../machine.js';
 import { quiesceGuest } from '../quiesce.js';
 import type { RunState, RunStatus } from '../run-state.js';
 import {
+  ANNOUNCED_SECTION,
+  announceBitmaps,
   ArrivingBitmaps,
   BITMAP_SECTION,
   type LeavingBitmap,
@@ -85,6 +87,11 @@ const State = struct('state', {
 });
 type State = Infer<typeof State>;
 
+/** Bitmaps go along. */
+export interface MovedBitmaps {
+  readonly mapping: readonly BitmapMapping[] | undefined;
+}
+
 /** A machine as a move sees it: what it consists of, its state, its images. */
 export class MachineState {
   readonly parts: MovedParts;
@@ -103,10 +110,14 @@ export class MachineState {
 
   // ---- the source's side
 
-  /** What the destination must have, too; while the guest runs. */
-  describe(exports?: readonly string[]): Section[] {
+  /** What the destination must have, and have room for; while the guest runs. Errors: those of announceBitmaps. */
+  describe(bitmaps: MovedBitmaps | undefined, exports?: readonly string[]): Section[] {
     const devices = [...this.parts.machine.devices].map(({ path, model }) => ({ path, model: model.name }));
-    return [json('devices', { devices }), ...(exports ? [json('storage', { exports })] : [])];
+    return [
+      json('devices', { devices }),
+      ...(exports ? [json('storage', { exports })] : []),
+      ...(bitmaps ? announceBitmaps(this.parts.graph, bitmaps.mapping) : []),
+    ];
   }
 
   /**
@@ -135,7 +146,7 @@ export class MachineState {
   }
 
   /** Of a stopped machine. Errors: those of leavingBitmaps. */
-  save(before: RunStatus, bitmaps: { mapping: readonly BitmapMapping[] | undefined } | undefined): Section[] {
+  save(before: RunStatus, bitmaps: MovedBitmaps | undefined): Section[] {
     this.#leaving = bitmaps ? leavingBitmaps(this.parts.graph, bitmaps.mapping) : [];
     const disks = [...this.parts.devices.values()].map(({ path, backend, isTrayOpen, ioStatus }) => {
       const sizeBytes = backend.root?.node.lengthBytes ?? null;
@@ -228,7 +239,8 @@ export class ArrivingState {
   async take(section: Section): Promise<void> {
     const { name, version } = section;
     const memory = this.#parts.guestMemory();
-    const known = [BITMAP_SECTION, 'devices', 'storage', 'state', ...(memory ? [MEMORY_SECTION] : [])];
+    const known = [ANNOUNCED_SECTION, BITMAP_SECTION, 'devices', 'storage', 'state'];
+    if (memory) known.push(MEMORY_SECTION);
     if (!known.includes(name)) throw new BlockError('unsupported', `Unknown savevm section '${name}'`);
     if (version > VERSION)
       throw new BlockError('unsupported', `savevm: unsupported version ${version} for '${name}' v${VERSION}`);
@@ -240,6 +252,7 @@ export class ArrivingState {
       if (name === 'devices') this.#takeDevices(parse(Devices, section));
       else if (name === 'storage') this.#exports = parse(Storage, section).exports;
       else if (name === 'state') this.#takeState(parse(State, section));
+      else if (name === ANNOUNCED_SECTION) this.#bitmaps.announce(section);
       else this.#bitmaps.take(section);
     } catch (error) {
       if (error instanceof BlockError) throw error;

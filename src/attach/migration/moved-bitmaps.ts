@@ -8,7 +8,7 @@ import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
 import { MAX_ALIAS_BYTES } from './bitmap-mapping.js';
 import type { BitmapMapping } from '../../schema/migration.js';
-import { bool, type Infer, int, type JsonValue, required, str, struct } from '../../schema/types.js';
+import { arrayOf, bool, type Infer, int, type JsonValue, required, str, struct } from '../../schema/types.js';
 import type { Section } from '../../wire/migration/messages.js';
 
 /** Named dirty bitmaps on their way to another machine, by the aliases of their nodes and of themselves. */
@@ -31,13 +31,23 @@ const Head = struct('bitmap', {
 });
 type Head = Infer<typeof Head>;
 
+/** Which bitmaps are to come, told while the guest still runs. */
+export const ANNOUNCED_SECTION = 'bitmaps';
+const Announced = struct('bitmaps', {
+  bitmaps: required(arrayOf(struct('announced', { node: required(str), name: required(str) }))),
+});
+
 type Mapping = readonly BitmapMapping[] | undefined;
 
-/** Those that go along. Errors: busy, permission or invalid, in QEMU's words, for one that cannot go. */
-export function leavingBitmaps(graph: Graph, mapping: Mapping): LeavingBitmap[] {
+/**
+ * Those that go along; `isEarly`: without those that are in use now and may not be by then. Errors: busy, permission or invalid,
+ * in QEMU's words, for one that cannot go.
+ */
+export function leavingBitmaps(graph: Graph, mapping: Mapping, isEarly = false): LeavingBitmap[] {
   const leaving: LeavingBitmap[] = [];
   for (const { node, alias, bitmaps } of nodesWithBitmaps(graph, mapping))
     for (const bitmap of bitmaps) {
+      if (isEarly && bitmap.busy) continue;
       const entry = entryOf(mapping, node, bitmap);
       const name = mapping ? entry?.alias : bitmap.name;
       if (name === undefined) continue;
@@ -103,6 +113,13 @@ function tooLong(node: Node, { name }: DirtyBitmap): BlockError {
     'invalid',
     `Cannot migrate bitmap '${name}' on node '${node.name}': Name is longer than ${MAX_ALIAS_BYTES} bytes`,
   );
+}
+
+/** Errors: those of leavingBitmaps. */
+export function announceBitmaps(graph: Graph, mapping: Mapping): Section[] {
+  const bitmaps = leavingBitmaps(graph, mapping, true).map(({ node, name }) => ({ node, name }));
+  if (bitmaps.length === 0) return [];
+  return [{ name: ANNOUNCED_SECTION, version: VERSION, bytes: Buffer.from(JSON.stringify({ bitmaps })) }];
 }
 
 export function saveBitmap({ bitmap, node, name, persistent }: LeavingBitmap): Section[] {
@@ -182,20 +199,32 @@ export class ArrivingBitmaps {
     arriving.came += bits.length;
   }
 
+  /** Errors: exists, for one that could not come. */
+  announce({ bytes }: Section): void {
+    const { bitmaps } = Announced.parse(JSON.parse(bytes.toString('utf8')) as JsonValue, '', 'qmp');
+    for (const bitmap of bitmaps) {
+      const place = this.#placeOf({ ...bitmap, persistent: false });
+      if (typeof place !== 'string') assertFree(place);
+    }
+  }
+
   #begin(head: Head): void {
     const place = this.#placeOf(head);
     if (typeof place === 'string') {
       this.#isGivenUp = true;
       return this.#warn(place);
     }
+    assertFree(place);
     const { node, name, persistent } = place;
-    if (node.findBitmap(name))
-      throw new BlockError('exists', `Bitmap with the same name ('${name}') already exists on destination`);
     this.#bitmaps.push({ head, node, name, persistent, bits: Buffer.alloc(head.totalBytes), came: 0 });
   }
 
   /** Or why there is none. */
-  #placeOf({ node: alias, name: bitmapAlias, persistent }: Head): Place | string {
+  #placeOf({
+    node: alias,
+    name: bitmapAlias,
+    persistent,
+  }: Pick<Head, 'node' | 'name' | 'persistent'>): Place | string {
     const entry = this.#mapping?.find((candidate) => candidate.alias === alias);
     if (this.#mapping && !entry) return `Error: Unknown node alias '${alias}'`;
     const nodeName = entry?.['node-name'] ?? alias;
@@ -248,6 +277,11 @@ export class ArrivingBitmaps {
       delete arriving.placed;
     }
   }
+}
+
+function assertFree({ node, name }: Place): void {
+  if (node.findBitmap(name))
+    throw new BlockError('exists', `Bitmap with the same name ('${name}') already exists on destination`);
 }
 
 function checkHead({ granularity, sizeBytes, at, totalBytes }: Head, partBytes: number): void {

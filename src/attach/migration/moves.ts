@@ -4,7 +4,6 @@ import type { MigrateSetParameters, MigrationInfo, MoveInfo } from '../../schema
 import { Capabilities, type Capability } from './capabilities.js';
 import { DestinationMove } from './destination.js';
 import { MachineState, type MovedParts } from './machine-state.js';
-import { MoveChannel } from '../../wire/migration/channel.js';
 import { Parameters } from './parameters.js';
 import { openDoor, type Roads, routeTo, UnknownProtocol } from './routes.js';
 import type { MoreToMove, MoveSettings } from './settings.js';
@@ -97,20 +96,9 @@ export class Moves {
     this.assertOwner();
   }
 
-  /**
-   * How long a message there and back takes, at most, in ms: a connection is opened, on which a destination speaks first.
-   * Nothing changes there. Errors: those of connecting; closed where no livedisk is.
-   */
-  async roundTripMs(target: MoveTarget): Promise<number> {
-    const { clock } = this.#roads.settings.host;
-    const startMs = clock.nowMs();
-    const channel = new MoveChannel(await routeTo(this.#roads, target).open(), clock);
-    try {
-      await channel.greeted();
-      return clock.nowMs() - startMs;
-    } finally {
-      channel.close();
-    }
+  /** Whether this machine could go there: see SourceMove.rehearse. */
+  async rehearse(target: MoveTarget, bitmaps: boolean): Promise<number> {
+    return this.source.rehearse(routeTo(this.#roads, target), bitmaps);
   }
 
   /** Waits for a machine. Errors: invalid, in QEMU's words; those of where it comes from. */

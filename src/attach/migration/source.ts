@@ -5,7 +5,7 @@ import type { MigrationInfo, MigrationStatus, MoveInfo } from '../../schema/migr
 import { MoveChannel, RefusedByPeer } from '../../wire/migration/channel.js';
 import { SectionsDigest } from '../../wire/migration/digest.js';
 import type { RunStatus } from '../run-state.js';
-import type { MachineState } from './machine-state.js';
+import type { MachineState, MovedBitmaps } from './machine-state.js';
 import { MoveProgress } from './progress.js';
 import { assertOwner, OWNERS, type Phase } from './phase.js';
 import { LAST_WORD_MS, type MoreToMove, type MoveSettings, type Route } from './settings.js';
@@ -143,7 +143,8 @@ export class SourceMove {
     await this.#greet(channel);
     this.#pass();
     this.#set('active');
-    await channel.sendSections(this.#machine.describe(this.#more.exports), digest);
+    const bitmaps = isOneWay ? undefined : this.#bitmaps();
+    await channel.sendSections(this.#machine.describe(bitmaps, this.#more.exports), digest);
     await channel.send('described', {});
     if (!isOneWay) await channel.expect(['accepted']);
     this.#assertWanted();
@@ -176,19 +177,23 @@ export class SourceMove {
   }
 
   async #greet(channel: MoveChannel): Promise<void> {
+    await this.#sayHello(channel, this.#said().hello);
+    this.#assertWanted();
+  }
+
+  async #sayHello(channel: MoveChannel, words: MoveWords['hello'] & { rehearsal?: true }): Promise<void> {
     await channel.open();
     await channel.send('hello', {
-      ...this.#said().hello,
+      ...words,
       machine: this.#machine.identity,
       ...(this.#lastSession !== undefined && { before: this.#lastSession }),
     });
     if (!channel.stream.isOneWay) await channel.expect(['welcome']);
-    this.#assertWanted();
   }
 
-  #bitmaps(): Parameters<MachineState['save']>[1] {
+  #bitmaps(isAsked = this.#more.bitmaps): MovedBitmaps | undefined {
     const { capabilities, parameters } = this.#settings;
-    if (!(this.#more.bitmaps ?? capabilities.has('dirty-bitmaps'))) return undefined;
+    if (!(isAsked ?? capabilities.has('dirty-bitmaps'))) return undefined;
     return { mapping: parameters.values['block-bitmap-mapping'] };
   }
 
@@ -211,6 +216,30 @@ export class SourceMove {
       this.#set('device');
     }
     this.#pass();
+  }
+
+  /**
+   * Asks who listens whether this machine could come, of which nothing changes there. Answers how long a message there and
+   * back takes, at most, in ms: a destination speaks first. Errors: those of connecting; closed where no livedisk is; what
+   * the destination refuses with.
+   */
+  async rehearse(route: Route, bitmaps: boolean): Promise<number> {
+    const { clock, random } = this.#settings.host;
+    const startMs = clock.nowMs();
+    const channel = new MoveChannel(await route.open(), clock);
+    try {
+      await channel.greeted();
+      const roundTripMs = clock.nowMs() - startMs;
+      await this.#sayHello(channel, { ...new MoveWords(random).hello, rehearsal: true });
+      const description = this.#machine.describe(this.#bitmaps(bitmaps));
+      await channel.sendSections(description, new SectionsDigest());
+      await channel.send('described', {});
+      await channel.expect(['accepted']);
+      await channel.send('bye', {});
+      return roundTripMs;
+    } finally {
+      channel.close();
+    }
   }
 
   #said(): MoveWords {

@@ -50,7 +50,7 @@ export class WholeMove {
 
   /**
    * Begins, and answers what it will do; only that where it is a dry run. Errors, and then nothing has changed: busy,
-   * invalid; those of connecting to either end; those of mirrors that cannot begin.
+   * invalid; those of connecting to either end; what the destination refuses; those of mirrors that cannot begin.
    */
   async begin(request: XMove): Promise<MovePlan> {
     if (this.#isUnderWay()) throw new BlockError('busy', "There's a migration process in progress");
@@ -61,7 +61,7 @@ export class WholeMove {
     this.#stage = 'preparing';
     let disks: readonly MovedDisk[] = [];
     try {
-      const roundTripMs = await this.#parts.moves.roundTripMs(target);
+      const roundTripMs = await this.#parts.moves.rehearse(target, request.bitmaps ?? true);
       disks = await this.#open(request.storage);
       const plan = await this.#plan(request, disks, roundTripMs);
       if (isDry) {

@@ -17,13 +17,14 @@ const NOTHING = struct('nothing', {});
 
 /**
  * Who comes. `word`: SHA-256 of what hands the machine over, in hex; `again`: of a move that was cut; `before`: the last
- * move, whose word was not said and never will be.
+ * move, whose word was not said and never will be; `rehearsal`: asks only whether a move would be taken.
  */
 const Hello = struct('hello', {
   session: required(str),
   word: required(str),
   again: optional(bool),
   before: optional(str),
+  rehearsal: optional(bool),
   machine: required(struct('machine', { type: required(str), uuid: optional(str) })),
 });
 
