@@ -205,7 +205,7 @@ export class ExportRegistry {
         ...{ id, name, backend, properties, bitmaps, drive: properties.drive },
         serving: {
           type: 'nbd',
-          isUsed: () => server.connectionsOf(name) > 0,
+          isUsed: () => server.isUsed(name),
           isWorking: () => server.inFlightOf(name) > 0,
           end: () => server.removeExport(name, 'hard'),
         },

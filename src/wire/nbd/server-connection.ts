@@ -190,6 +190,11 @@ export class NbdServerConnection {
     return this.#agreement?.export;
   }
 
+  /** Its client has said that it goes, or has gone. */
+  get isLeaving(): boolean {
+    return this.#isClosed || this.#isEnding || this.#socket.isPeerGone();
+  }
+
   get isClosed(): boolean {
     return this.#isClosed;
   }

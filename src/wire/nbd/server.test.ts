@@ -5,6 +5,7 @@ import { deferred } from '../../base/async.js';
 import { KiB, MAX_NBD_REQUEST_BYTES } from '../../base/limits.js';
 import { NbdPeer } from '../../../test/kit/nbd-peer.js';
 import { ADDRESS, onServer, SIZE } from '../../../test/kit/nbd-bed.js';
+import type { Host, HostSocket } from '../../host/host.js';
 import { decodeExtents } from './codec.js';
 import {
   Command,
@@ -15,6 +16,7 @@ import {
   ReplyType,
   TransmissionFlag,
 } from './constants.js';
+import { NbdServer } from './server.js';
 
 for (const structured of [false, true]) {
   const how = structured ? 'structured' : 'simple';
@@ -347,5 +349,37 @@ test(
     assert.throws(() => add('disk'), { kind: 'exists' });
     assert.throws(() => add('x'.repeat(4097)), { kind: 'invalid' });
     assert.equal(defined(server.find('ro'), 'export').readOnly, true);
+  }),
+);
+
+test(
+  'a client that has said that it goes uses its export no more, though its connection is not closed yet',
+  onServer(async ({ host, target }) => {
+    const address = { type: 'unix', path: '/tmp/slow' } as const;
+    const ended = deferred<void>();
+    /** What is to be sent last takes long. */
+    const slow = (socket: HostSocket): HostSocket =>
+      new Proxy(socket, {
+        get(of, key) {
+          if (key === 'end') return () => ended.resolve();
+          const member: unknown = Reflect.get(of, key, of);
+          return typeof member === 'function' ? (member as () => void).bind(of) : member;
+        },
+      });
+    const listen: Host['net']['listen'] = (at, onSocket) =>
+      host.net.listen(at, (socket) => onSocket(slow(socket)));
+    const net = new Proxy(host.net, {
+      get: (of, key) => (key === 'listen' ? listen : (Reflect.get(of, key, of) as unknown)),
+    });
+    const server = await NbdServer.listen({ ...host, net }, address);
+    server.addExport({ name: 'disk', target, readOnly: false, multiConn: true });
+    const peer = await NbdPeer.greet(host, address);
+    await peer.go('disk');
+    await assert.rejects(server.removeExport('disk', 'safe'), { kind: 'busy' });
+    peer.request(Command.disconnect, 0, 0);
+    await ended.promise;
+    assert.equal(server.connectionsOf('disk'), 1);
+    await server.removeExport('disk', 'safe');
+    await server.close();
   }),
 );

@@ -83,6 +83,11 @@ export class NbdServer implements NbdExportLookup {
     return this.#of(name).length;
   }
 
+  /** Whether an export has a client that stays, or one whose requests are not done. */
+  isUsed(name: string): boolean {
+    return this.#of(name).some(({ isLeaving, inFlight }) => !isLeaving || inFlight > 0);
+  }
+
   /** Requests of the clients of one export that its target is working on. */
   inFlightOf(name: string): number {
     return this.#of(name).reduce((sum, { inFlight }) => sum + inFlight, 0);
@@ -117,8 +122,7 @@ export class NbdServer implements NbdExportLookup {
   async removeExport(name: string, mode: 'safe' | 'hard'): Promise<void> {
     if (!this.#exports.has(name)) throw new BlockError('not-found', `Export '${name}' is not found`);
     const connections = this.#of(name);
-    if (mode === 'safe' && connections.length > 0)
-      throw new BlockError('busy', `export '${name}' still in use`);
+    if (mode === 'safe' && this.isUsed(name)) throw new BlockError('busy', `export '${name}' still in use`);
     this.#exports.delete(name);
     for (const connection of connections) connection.close();
     await Promise.all(connections.map((connection) => connection.idle()));
