@@ -176,3 +176,23 @@ test('what is made on a full disk, or made longer there, says what it needed the
     await succeed(simulation, 'img create -q -f raw /tmp/n 8M');
   });
 });
+
+test('a bitmap whose removal fails before the header is written leaves the image as it was', async () => {
+  const simulation = createSimulatedHost({ seed: 1 });
+  await simulation.run(async () => {
+    await succeed(simulation, 'img create -q -f qcow2 -o cluster_size=4k /tmp/a 1M');
+    for (const name of ['b0', 'b1']) await succeed(simulation, `img bitmap -f qcow2 --add /tmp/a ${name}`);
+  });
+  // The mark of those in use, the new directory, and two of refcounts.
+  for (const afterCount of [0, 1, 2, 3]) {
+    const machine = simulation.ifPowerWent(1, 'everything');
+    machine.injectFault({ op: 'write', errno: 'ENOSPC', once: true, afterCount });
+    await machine.run(async () => {
+      const { code, stderr } = await run(machine, 'img bitmap -f qcow2 --remove /tmp/a b0');
+      assert.equal(code, 1);
+      assert.match(stderr, /No space left on device/);
+      assert.match(await succeed(machine, 'img info -f qcow2 /tmp/a'), /name: b0/);
+      assert.match(await succeed(machine, 'img check -f qcow2 /tmp/a'), /^No errors were found/);
+    });
+  }
+});

@@ -152,14 +152,20 @@ export class ImageBitmaps implements BitmapStore {
 
   /** The image names a bitmap where it is put by `place`; what it had of it before is free then. */
   async #replace(place: (taken: ClusterRun[]) => Promise<Placed & { commit: () => void }>): Promise<void> {
-    const { context } = this.#image;
-    const taken: ClusterRun[] = [];
-    try {
+    await this.#taking(async (taken) => {
       const { entry, runs, commit } = await place(taken);
       const entries = withEntry(this.#entries, entry);
       await this.#switchTo(entries, new Map(this.#owned).set(entry.name, runs), taken, commit);
+    });
+  }
+
+  /** What `body` has taken is free again where it fails, unless the header may name it. */
+  async #taking(body: (taken: ClusterRun[]) => Promise<void>): Promise<void> {
+    const taken: ClusterRun[] = [];
+    try {
+      await body(taken);
     } catch (error) {
-      if (!context.isHeaderUncertain) for (const run of taken) dropReferences(this.#image, run);
+      if (!this.#image.context.isHeaderUncertain) for (const run of taken) dropReferences(this.#image, run);
       throw error;
     }
   }
@@ -349,22 +355,21 @@ export class ImageBitmaps implements BitmapStore {
         (bitmap) => this.#durable.bitsOf(bitmap) && this.#durable.isExact(bitmap),
       );
       await this.#durable.end();
-      const taken: ClusterRun[] = [];
       let entries = this.#entries;
       const owned = new Map(this.#owned);
       try {
-        // New ones go behind those that are there, the newest first.
-        for (const bitmap of bitmaps.reverse()) {
-          const from = taken.length;
-          const isThere = durable.includes(bitmap);
-          const entry = isThere ? this.#storedEntry(bitmap) : await this.#storeOne(bitmap, taken);
-          entries = withEntry(entries, entry);
-          if (!isThere) owned.set(entry.name, taken.slice(from));
-        }
-        await this.#switchTo(entries, owned, taken);
+        await this.#taking(async (taken) => {
+          // New ones go behind those that are there, the newest first.
+          for (const bitmap of bitmaps.reverse()) {
+            const from = taken.length;
+            const isThere = durable.includes(bitmap);
+            const entry = isThere ? this.#storedEntry(bitmap) : await this.#storeOne(bitmap, taken);
+            entries = withEntry(entries, entry);
+            if (!isThere) owned.set(entry.name, taken.slice(from));
+          }
+          await this.#switchTo(entries, owned, taken);
+        });
       } catch (error) {
-        // What the header may name stays where it is.
-        if (!context.isHeaderUncertain) for (const run of taken) dropReferences(this.#image, run);
         this.#updateBeforeChanges();
         throw error;
       }
@@ -404,7 +409,9 @@ export class ImageBitmaps implements BitmapStore {
       const entries = this.#entries.filter((entry) => entry.name !== name);
       // Until the header names it no more, it knows of all changes.
       const forget = (): void => void (bitmap && this.#durable.forget(bitmap));
-      await this.#durable.exclusive(() => this.#switchTo(entries, owned, [], forget));
+      await this.#durable.exclusive(() =>
+        this.#taking((taken) => this.#switchTo(entries, owned, taken, forget)),
+      );
     });
   }
 
