@@ -42,7 +42,7 @@ export async function loadVhdx(
   const regions = await readRegions(file);
   const disk = await readParameters(file, regions.metadata);
   if (entryCount(disk) > regions.table.lengthBytes / ENTRY_BYTES) throw errnoError('EINVAL');
-  const end = mayWrite ? await endOf(file, headers.current, regions, disk) : 0;
+  const end = await endOf(file, headers.current, regions, disk, driver.forCheck);
   return new VhdxImage({ driver, file, headers, regions, disk, end, isReplayed });
 }
 
@@ -86,29 +86,50 @@ async function readRegions(file: ChildIo): Promise<Regions> {
   throw broken;
 }
 
-/** Behind everything that is in use, in whole MiB. */
+/** Behind everything that is in use, in whole MiB. Errors: corrupt for a block outside the file, unless that is to be told. */
 async function endOf(
   file: ChildIo,
   header: VhdxHeader,
   regions: Regions,
   disk: DiskParameters,
+  isForCheck: boolean,
 ): Promise<number> {
   let end = MiB;
   for (const { offset, lengthBytes } of [regions.table, regions.metadata])
     end = Math.max(end, offset + lengthBytes);
   end = Math.max(end, header.logOffset + header.logBytes);
+  await eachBlock({ file, regions, disk }, (index, place) => {
+    if (!isForCheck) checkInFile(file, index, place, disk.blockBytes);
+    end = Math.max(end, place + disk.blockBytes);
+  });
+  if (end > MAX_IMAGE_BYTES) throw errnoError('EINVAL');
+  return alignUp(end, MiB);
+}
+
+/** Those that have data: which entry of the table, and where in the file. */
+async function eachBlock(
+  { file, regions, disk }: Pick<Parts, 'file' | 'regions' | 'disk'>,
+  visit: (index: number, place: number) => void,
+): Promise<void> {
   const entries = entryCount(disk);
   const pieceEntries = 65536;
   for (let first = 0; first < entries; first += pieceEntries) {
     const count = Math.min(pieceEntries, entries - first);
     const bytes = await readBytes(file, regions.table.offset + first * ENTRY_BYTES, count * ENTRY_BYTES);
-    for (let at = 0; at < bytes.length; at += ENTRY_BYTES) {
-      const entry = bytes.readUInt32LE(at) + bytes.readUInt32LE(at + 4) * 2 ** 32;
-      if (entry % 8 === BlockState.fullyPresent) end = Math.max(end, entry - (entry % MiB) + disk.blockBytes);
+    for (let i = 0; i < count; i++) {
+      const entry = bytes.readUInt32LE(i * ENTRY_BYTES) + bytes.readUInt32LE(i * ENTRY_BYTES + 4) * 2 ** 32;
+      if (entry % 8 === BlockState.fullyPresent) visit(first + i, entry - (entry % MiB));
     }
   }
-  if (end > MAX_IMAGE_BYTES) throw errnoError('EINVAL');
-  return alignUp(end, MiB);
+}
+
+/** A file that was cut off would read as zeroes. Errors: corrupt, in QEMU's words. */
+function checkInFile(file: ChildIo, index: number, place: number, blockBytes: number): void {
+  const [size, last] = [file.lengthBytes, place + blockBytes - 1];
+  if (last < size) return;
+  const which = place >= size ? `start offset ${place}` : `end offset ${last}`;
+  const text = `VHDX BAT entry ${index} ${which} points after end of file (${size}). Image has probably been truncated.`;
+  throw new BlockError('corrupt', text, { errno: 'EINVAL' });
 }
 
 /** Two headers, of which the sound one with the higher number counts: the other is written, and then counts. */
@@ -219,27 +240,12 @@ class VhdxImage implements OpenedFormat {
   }
 
   async check(): Promise<ImageCheck> {
-    const { file, regions, disk, isReplayed } = this.#p;
+    const { file, disk, isReplayed } = this.#p;
     const result = nothingFound();
     if (isReplayed) result.corruptionsFixed++;
-    const { offset } = regions.table;
-    const entries = entryCount(disk);
-    for (let first = 0; first < entries; first += 65536) {
-      const bytes = await readBytes(
-        file,
-        offset + first * ENTRY_BYTES,
-        Math.min(65536, entries - first) * ENTRY_BYTES,
-      );
-      for (let at = 0; at < bytes.length; at += ENTRY_BYTES) {
-        const entry = bytes.readUInt32LE(at) + bytes.readUInt32LE(at + 4) * 2 ** 32;
-        const place = entry - (entry % MiB);
-        if (
-          entry % 8 === BlockState.fullyPresent &&
-          (place < MiB || place > file.lengthBytes - disk.blockBytes)
-        )
-          result.corruptions++;
-      }
-    }
+    await eachBlock(this.#p, (_index, place) => {
+      if (place < MiB || place > file.lengthBytes - disk.blockBytes) result.corruptions++;
+    });
     return result;
   }
 }
