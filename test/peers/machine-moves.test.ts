@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import { SeededRandom } from '../../src/host/simulated.js';
-import { Relay } from '../kit/relay.js';
+import { type Cut, Relay } from '../kit/relay.js';
 import { BARE_MACHINE, Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 /** A machine that moves between two processes, over a link that breaks, and to and from a real QEMU, which is refused. */
@@ -63,6 +63,10 @@ async function guest(daemon: Daemon, command: string): Promise<void> {
 
 async function statusOf(daemon: Daemon): Promise<string> {
   return ((await daemon.execute('query-status')) as { status: string }).status;
+}
+
+async function migrationOf(daemon: Daemon): Promise<string> {
+  return ((await daemon.execute('query-migrate')) as { status: string }).status;
 }
 
 async function ownerOf(daemon: Daemon): Promise<string> {
@@ -198,10 +202,8 @@ test(`a link that breaks at ${CUTS} places: one end has the machine when it is b
     if (i < 2) relay.cutBefore({ towards, type: towards === 'client' ? OWNED : GO });
     else relay.cutAt({ towards, afterBytes: random.below(MOST_BYTES[towards]), how: 'reset' });
     await source.execute('migrate', { uri: 'unix:link' });
-    const rest = async (): Promise<string> =>
-      ((await source.execute('query-migrate')) as { status: string }).status;
     await until(
-      async () => [await rest(), await ownerOf(source), relay.isDown],
+      async () => [await migrationOf(source), await ownerOf(source), relay.isDown],
       ([status, owner, isDown]) =>
         isDown === true && (status === 'completed' || status === 'failed' || owner === 'unknown'),
     );
@@ -223,6 +225,87 @@ test(`a link that breaks at ${CUTS} places: one end has the machine when it is b
     assert.match(await io(loser, 'write 0 64k'), /read-only|not permitted/);
     assert.equal(await winner.quit(), 0);
     await loser.kill();
+    run(folder, 'qemu-img', 'check', 'disk.qcow2');
+  }
+});
+
+/** TLS on both ends, with a key that both know. */
+async function secured(t: TestContext, folder: string): Promise<[source: Daemon, destination: Daemon]> {
+  mkdirSync(join(folder, 'psk'), { recursive: true });
+  writeFileSync(join(folder, 'psk/keys.psk'), `qemu:${'ab'.repeat(16)}\n`);
+  const keys = (end: string): string[] => ['-object', `tls-creds-psk,id=tls,dir=psk,endpoint=${end}`];
+  const source = await start(t, folder, 'livedisk', 'source', ...keys('client'));
+  const waits = ['-incoming', 'defer'];
+  const destination = await start(t, folder, 'livedisk', 'destination', ...keys('server'), ...waits);
+  for (const end of [source, destination])
+    await end.execute('migrate-set-parameters', { 'tls-creds': 'tls' });
+  await destination.execute('migrate-incoming', { uri: 'unix:move' });
+  return [source, destination];
+}
+
+async function linkIn(t: TestContext, folder: string): Promise<Relay> {
+  const [from, to] = ['link', 'move'].map((name) => ({ type: 'unix', path: join(folder, name) }) as const);
+  assert.ok(from && to);
+  const relay = await new Relay(createRealHost(), from, to).open();
+  t.after(() => relay.close());
+  return relay;
+}
+
+async function tlsMove(t: TestContext): Promise<Relay['passed']> {
+  const folder = makeDisk(t);
+  const relay = await linkIn(t, folder);
+  const [source, destination] = await secured(t, folder);
+  await source.execute('migrate', { uri: 'unix:link' });
+  await source.event('MIGRATION', { status: 'completed' });
+  await destination.event('RESUME');
+  await source.kill();
+  await destination.kill();
+  return relay.passed;
+}
+
+test(`TLS that breaks at ${CUTS} places: one end has the machine when the link is back, and the disk is right`, async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const random = new SeededRandom(SEED);
+  const whole = await tlsMove(t);
+  for (let i = 0; i < CUTS; i++) {
+    const folder = makeDisk(t);
+    const relay = await linkIn(t, folder);
+    const [source, destination] = await secured(t, folder);
+    await guest(source, 'write -P 0x44 0 2M');
+    const towards = i % 2 === 0 ? 'client' : 'server';
+    // In the handshake, among the messages, in the last exchange.
+    const least = i % 3 === 2 ? Math.floor(0.8 * whole[towards]) : 0;
+    const afterBytes = least + random.below(Math.floor(0.98 * whole[towards]) - least);
+    const cut: Cut = { towards, afterBytes, how: random.chance(0.7) ? 'reset' : 'half-close' };
+    relay.cutAt(cut);
+    await source.execute('migrate', { uri: 'unix:link' });
+    await until(
+      async () => [await migrationOf(source), await ownerOf(source), relay.isDown],
+      ([status, owner, isDown]) =>
+        isDown === true && (status === 'completed' || status === 'failed' || owner === 'unknown'),
+    );
+    relay.setDown(false);
+    const owners = await until(
+      async () => [await ownerOf(source), await ownerOf(destination)],
+      ([at, there]) => (at === 'here') !== (there === 'here') && at !== 'unknown',
+    );
+    const [winner, loser] = owners[0] === 'here' ? [source, destination] : [destination, source];
+    await until(
+      () => statusOf(winner),
+      (status) => status === 'running',
+    );
+    await guest(winner, 'read -P 0x44 0 2M');
+    await guest(winner, 'write -P 0x55 0 64k');
+    assert.match(await io(loser, 'write 0 64k'), /read-only|not permitted/, JSON.stringify(cut));
+    if (winner === source) {
+      await source.execute('migrate', { uri: 'unix:link' });
+      await until(
+        () => migrationOf(source),
+        (status) => status === 'completed',
+      );
+      await guest(destination, 'read -P 0x55 0 64k');
+    }
+    for (const end of [source, destination]) assert.equal(await end.quit(), 0, end.output);
     run(folder, 'qemu-img', 'check', 'disk.qcow2');
   }
 });
