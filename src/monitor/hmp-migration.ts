@@ -1,6 +1,6 @@
 import { BlockError } from '../base/error.js';
 import { MigrateSetParameters, type MigrationInfo, type MigrationParameters } from '../schema/migration.js';
-import { parseSize } from '../schema/size.js';
+import { hugeSize, parseSize } from '../schema/size.js';
 import type { JsonValue } from '../schema/types.js';
 import { HmpSyntaxError } from './hmp-arguments.js';
 import { type HmpCommand, runQmp } from './hmp-command.js';
@@ -160,8 +160,9 @@ function valueOf(text: string, type: string, name: string): JsonValue {
     throw new BlockError('invalid', `Parameter '${name}' expects 'on' or 'off'`);
   }
   if (type !== 'size' && type !== 'int') return text;
-  const number = parseSize(text);
-  if (number === undefined) throw new BlockError('invalid', `Parameter '${name}' expects a size value`);
+  const number = parseSize(text) ?? hugeSize(text);
+  if (number === undefined || number >= 2n ** 64n)
+    throw new BlockError('invalid', `Parameter '${name}' expects a size value`);
   return number;
 }
 

@@ -1,5 +1,5 @@
 import { BlockError } from '../base/error.js';
-import { parseSize } from './size.js';
+import { hugeSize, parseSize } from './size.js';
 import type { JsonValue, Type } from './types.js';
 
 /** Types of single values, as the three input modes have them (types.ts). */
@@ -176,13 +176,6 @@ function flatSize(value: JsonValue, path: string): number {
   throw huge < 2n ** 64n
     ? tooLarge(path)
     : invalid(`Value '${text}' is out of range for parameter '${path}'`);
-}
-
-/** Of 2^53 bytes or more. */
-function hugeSize(text: string): bigint | undefined {
-  const [, digits = '', suffix = ''] = /^\s*\+?(\d+|0x[0-9a-f]+)([bkmgtpe]?)$/i.exec(text) ?? [];
-  if (digits === '' || digits.length > 22) return undefined;
-  return BigInt(digits) * 1024n ** BigInt(Math.max(0, 'bkmgtpe'.indexOf(suffix.toLowerCase())));
 }
 
 /** QEMU's words for what is no size among flat options and creation options. */

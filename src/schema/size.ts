@@ -18,3 +18,10 @@ export function parseSize(text: string): number | undefined {
 function inRange(bytes: number): number | undefined {
   return Number.isSafeInteger(bytes) ? bytes : undefined;
 }
+
+/** Of 2^53 bytes or more; undefined for what is no size. */
+export function hugeSize(text: string): bigint | undefined {
+  const [, digits = '', suffix = ''] = /^\s*\+?(\d+|0x[0-9a-f]+)([bkmgtpe]?)$/i.exec(text) ?? [];
+  if (digits === '' || digits.length > 22) return undefined;
+  return BigInt(digits) * 1024n ** BigInt(Math.max(0, 'bkmgtpe'.indexOf(suffix.toLowerCase())));
+}

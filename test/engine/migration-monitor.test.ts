@@ -38,6 +38,11 @@ const LINES: Array<[string, string]> = [
     "Expected 'on' or 'off'\nTry \"help migrate_set_capability\" for more information\n",
   ],
   ['migrate_set_parameter downtime-limit 500', ''],
+  ['migrate_set_parameter max-bandwidth 8796093022207', ''],
+  [
+    'migrate_set_parameter max-bandwidth 8796093022207T',
+    "Error: Parameter 'max-bandwidth' expects a size value\n",
+  ],
   ['migrate_set_parameter max-bandwidth 1', ''],
   ['migrate_set_parameter compress-wait-thread off', ''],
   ['migrate_set_parameter tls-creds x', ''],
