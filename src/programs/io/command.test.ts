@@ -5,6 +5,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { allDrivers } from '../../drivers/index.js';
 import { createRealHost } from '../../host/real.js';
+import { takesDirect } from '../../../test/kit/direct-io.js';
 import { imageOf, type ToolAnswer, toolAnswer } from '../../../test/kit/tool-answer.js';
 import { withFolder } from '../../../test/kit/test-disk.js';
 import { getopt, shortOptions } from './getopt.js';
@@ -226,13 +227,14 @@ test('memory where O_DIRECT cannot use it, and modes of requests', () =>
       toolAnswer((out) =>
         ioMain([...args, '-f', 'raw', ...commands, path], out, createRealHost(), allDrivers),
       );
-    for (const args of [
-      ['-m'],
+    const buffered = [['-m'], ['-i', 'io_uring']];
+    const direct = [
       ['-m', '-n'],
       ['-k', '-n'],
-      ['-i', 'io_uring'],
       ['--aio=native', '-t', 'none'],
-    ])
+    ];
+    const hasDirect = await takesDirect(createRealHost(), path);
+    for (const args of hasDirect ? [...buffered, ...direct] : buffered)
       assert.deepEqual(await run(...args), { code: 0, stdout: '', stderr: '' }, args.join(' '));
     assert.deepEqual(await run('-k'), {
       code: 1,
