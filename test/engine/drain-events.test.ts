@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
+import { PATIENT_MS, withHeldClock } from '../kit/held-clock.js';
 import { EngineBed } from './engine-bed.js';
+
+const newBed = (context: TestContext): EngineBed =>
+  new EngineBed(context, { host: withHeldClock(PATIENT_MS) });
 
 /** Events that a step causes, in short; what is as in QEMU 7.2. */
 async function eventsOf(bed: EngineBed, step: () => Promise<unknown>): Promise<string[]> {
@@ -14,7 +18,7 @@ async function eventsOf(bed: EngineBed, step: () => Promise<unknown>): Promise<s
 
 /** A job that sleeps most of the time, since it is slow; and a disk E beside. */
 async function slowJob(context: TestContext, command: string): Promise<EngineBed> {
-  const bed = new EngineBed(context);
+  const bed = newBed(context);
   await bed.chain('A', 'B', 'C');
   await bed.image('E');
   await bed.image('F');
@@ -34,7 +38,7 @@ test('stop and transactions let every job pause once, also those of other disks'
 });
 
 test('a ready job shows itself in standby', async (t) => {
-  const bed = new EngineBed(t);
+  const bed = newBed(t);
   await bed.image('D');
   await bed.device('D');
   await bed.image('E');

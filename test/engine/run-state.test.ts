@@ -8,6 +8,7 @@ import { NbdClient } from '../../src/wire/nbd/client.js';
 import { CommandFlag } from '../../src/wire/nbd/constants.js';
 import { createRealHost } from '../../src/host/real.js';
 import { FaultyHost } from '../kit/faulty-host.js';
+import { PATIENT_MS, withHeldClock } from '../kit/held-clock.js';
 import { scratch } from '../kit/program.js';
 import { DISK_BYTES, EngineBed } from './engine-bed.js';
 
@@ -143,7 +144,7 @@ test('werror=enospc stops the guest, and cont tries the request again', async (t
 
 test('quit answers when all jobs are over; they come to rest first, once more where a guest ran', async (t) => {
   for (const isRunning of [true, false]) {
-    const bed = new EngineBed(t);
+    const bed = new EngineBed(t, { host: withHeldClock(PATIENT_MS) });
     await bed.image('A');
     await bed.image('B');
     await bed.device('A');

@@ -1,4 +1,8 @@
-import type { HostClock, HostTimer } from '../../src/host/host.js';
+import type { Host, HostClock, HostTimer } from '../../src/host/host.js';
+import { createRealHost } from '../../src/host/real.js';
+
+/** Timers from here on are a job's rest, and the patience of others with one: on a busy machine that ends too early. */
+export const PATIENT_MS = 50;
 
 interface Ring {
   readonly atMs: number;
@@ -60,4 +64,10 @@ export class HeldClock implements HostClock {
   defer(callback: () => void): void {
     this.#real.defer(callback);
   }
+}
+
+/** The real host, but for timers of `fromMs` and more, which never ring. */
+export function withHeldClock(fromMs: number): Host {
+  const host = createRealHost();
+  return { ...host, clock: new HeldClock(host.clock, fromMs) };
 }
