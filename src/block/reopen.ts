@@ -218,6 +218,8 @@ class Changes {
     if (wanted !== null && typeof wanted !== 'string') return;
     const child = wanted === null ? undefined : findChild(this.#graph, wanted);
     if (edge?.node === child || edge?.node.skipImplicitFilters() === child) return;
+    if (child && this.#reaches(child, node))
+      throw invalid(`Making '${child.name}' a ${role} child of '${node.name}' would create a cycle`);
     if (edge?.node.implicit)
       throw new BlockError('busy', `Cannot replace implicit ${role} child of ${node.name}`, {
         node: node.name,
@@ -226,8 +228,6 @@ class Changes {
       const link = `frozen '${role}' link from '${node.name}' to '${edge.node.name}'`;
       throw new BlockError('busy', `Cannot change ${link}`, { node: node.name });
     }
-    if (child && this.#reaches(child, node))
-      throw invalid(`Making '${child.name}' a ${role} child of '${node.name}' would create a cycle`);
     if (edge) {
       this.#transaction.detach(edge);
       this.detached.push(edge.node);
