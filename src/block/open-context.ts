@@ -37,6 +37,8 @@ export interface OpenContext {
   implicit?: boolean;
   /** Nobody said the format of this image: of a raw one the first sector is guarded. */
   guessed?: boolean;
+  /** Its file, which was opened to tell the format. */
+  openedFile?: Node | undefined;
 }
 
 /** An image of a chain that is being opened, from the top. */
@@ -55,6 +57,7 @@ export function inheritable(context: OpenContext): OpenContext {
     guessed: _guessed,
     noBacking: _alone,
     forCheck: _checked,
+    openedFile: _file,
     ...rest
   } = context;
   return rest;

@@ -1,6 +1,7 @@
 import { posix } from 'node:path';
 import { assert } from '../base/assert.js';
 import { BlockError, toBlockError } from '../base/error.js';
+import { given } from '../base/given.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
 import { GENERIC_OPTIONS } from '../schema/blockdev-options.js';
@@ -29,6 +30,14 @@ import { assertNoPlainSecret } from './plain-secrets.js';
 import type { DriverRegistry } from './registry.js';
 
 export type { OpenContext } from './open-context.js';
+
+/** What the nodes below get of a node's options. */
+const INHERITED = ['read-only', 'force-share', 'cache'] as const;
+const INHERITED_MEMBERS = {
+  'read-only': GENERIC_OPTIONS['read-only'],
+  'force-share': GENERIC_OPTIONS['force-share'],
+  cache: GENERIC_OPTIONS.cache,
+};
 
 /** First bytes looked at to tell a format. */
 const PROBE_BYTES = 512;
@@ -75,7 +84,8 @@ export class Opener {
   async openFlat(options: FlatOptions, context: OpenContext): Promise<Node> {
     const plan = this.drivers.gate.planFlat(options);
     if (!(plan instanceof FlatOptions)) return this.openPlan(plan, context);
-    return this.openPlan(await this.#findDriver(plan, context), { ...context, guessed: true });
+    const { found, file } = await this.#findDriver(plan, context);
+    return this.#over(file, (openedFile) => this.openPlan(found, { ...context, guessed: true, openedFile }));
   }
 
   /** Opens what the gate has let in. */
@@ -89,15 +99,7 @@ export class Opener {
     checkShare(forceShare, readOnly);
     const modes = nodeModes(options, context.discard);
     const cache: CacheSettings = { ...DEFAULT_CACHE, ...context.cache, ...options.cache };
-    const inherited: OpenContext = {
-      ...inheritable(context),
-      readOnly,
-      forceShare,
-      cache,
-      depth,
-      // Which discards reach a child is for its parent to say.
-      discard: 'unmap',
-    };
+    const inherited = childContext(context, { readOnly, forceShare, cache });
     const aio = context.aio !== undefined && 'aio' in driver.options.members ? { aio: context.aio } : {};
     const settings = settingsOf(driver, { ...aio, ...options }, { cache, forceShare });
     driver.checkOptions?.(settings, [...plan.children.keys()]);
@@ -116,7 +118,7 @@ export class Opener {
     });
     if (this.graph.keeper && context.onlyLook !== true) assertNoPlainSecret(node, 'the state');
     try {
-      await this.#attachChildren(node, plan, inherited);
+      await this.#attachChildren(node, plan, inherited, context.openedFile);
       const ofDriver = new NodeContext(node, this.graph, {
         forCheck: context.forCheck,
         warn: (text) => this.onWarning(text),
@@ -181,55 +183,106 @@ export class Opener {
     }
     // What is wrong with that is told before the file is looked at.
     if (format === undefined) checkShare(context.forceShare ?? false, context.readOnly);
-    const driver = format ?? (await this.probeFormat(filename, context.cache));
     const guessed = format === undefined;
-    const description = this.drivers.get(driver);
-    if (guessed) this.onProbed(filename, description, context.readOnly);
     const protocol = await this.parseFilename(filename);
-    const isItsName = description.kind === 'filter' && protocol['driver'] === driver;
-    if (description.kind === 'protocol' || isItsName)
-      return this.open({ ...protocol, ...extra, driver }, context);
-    if (description.options.children[0]?.role === 'image')
-      return this.open({ driver, image: protocol, ...extra }, context);
-    return this.open({ driver, file: protocol, ...extra }, { ...context, guessed });
+    const found = guessed
+      ? await this.#probe(
+          this.drivers.gate.plan(protocol),
+          context,
+          INHERITED.every((name) => !(name in extra)),
+        )
+      : undefined;
+    const driver = format ?? found?.format ?? '';
+    const description = this.drivers.get(driver);
+    return this.#over(found?.file, (openedFile) => {
+      if (guessed) this.onProbed(filename, description, context.readOnly);
+      const isItsName = description.kind === 'filter' && protocol['driver'] === driver;
+      if (description.kind === 'protocol' || isItsName)
+        return this.open({ ...protocol, ...extra, driver }, context);
+      if (description.options.children[0]?.role === 'image')
+        return this.open({ driver, image: protocol, ...extra }, context);
+      return this.open({ driver, file: protocol, ...extra }, { ...context, guessed, openedFile });
+    });
+  }
+
+  /** Opens what may take over a file that is open; a file that it has not taken is closed. */
+  async #over(file: Node | undefined, open: (file: Node | undefined) => Promise<Node>): Promise<Node> {
+    try {
+      return await open(file);
+    } finally {
+      if (file?.parents.size === 0) await this.#discard(file);
+    }
   }
 
   /** The format that an image's first bytes show. Errors: kind unsupported for one that livedisk lacks. */
   async probeFormat(filename: string, cache?: CacheSettings): Promise<string> {
     const options = await this.parseFilename(filename);
-    return (await this.#probe(this.drivers.gate.plan(options), cache)).format;
+    return (await this.#probe(this.drivers.gate.plan(options), given({ readOnly: true, cache }), false))
+      .format;
   }
 
-  /** The format that the first bytes of a protocol node show, which has the cache that it will have. */
+  /**
+   * The format that the first bytes of a protocol node show, which is opened as it is for an image of that context. With
+   * `keeps` a connection stays, to be that image's: a server may serve a single one.
+   */
   async #probe(
     file: string | NodePlan,
-    cache: CacheSettings = DEFAULT_CACHE,
-  ): Promise<{ format: string; filename: string }> {
+    context: OpenContext,
+    keeps: boolean,
+  ): Promise<{ format: string; filename: string; file?: Node }> {
     const isOwn = typeof file !== 'string';
-    const node = await this.resolve(file, { readOnly: true, inactive: isOwn, cache });
+    const isKept = keeps && isOwn && isConnection(file.driver);
+    const { readOnly, forceShare = false } = context;
+    const cache = { ...DEFAULT_CACHE, ...context.cache };
+    const look = { readOnly: true, inactive: isOwn, cache };
+    const node = await this.resolve(
+      file,
+      isKept ? childContext(context, { readOnly, forceShare, cache }) : look,
+    );
+    const { filename } = node;
+    let found: string | undefined;
     try {
       const header = Buffer.alloc(Math.min(PROBE_BYTES, node.lengthBytes));
       if (header.length > 0) await readHeader(node, header);
-      const format = this.drivers.probe(header, node.filename);
-      if (this.drivers.find(format)) return { format, filename: node.filename };
-      throw new BlockError('unsupported', `Image format '${format}' is not supported by livedisk`, {
-        path: node.filename,
-      });
+      const format = this.drivers.probe(header, filename);
+      if (this.drivers.find(format)) found = format;
+      else {
+        const text = `Image format '${format}' is not supported by livedisk`;
+        throw new BlockError('unsupported', text, { path: filename });
+      }
     } finally {
-      if (isOwn) await this.#discard(node);
+      if (isOwn && !(isKept && found !== undefined)) await this.#discard(node);
     }
+    return { format: found, filename, ...(isKept && { file: node }) };
   }
 
   /** Flat options that have a file and no driver, with the driver that the file shows. */
-  async #findDriver(options: FlatOptions, context: OpenContext): Promise<NodePlan> {
+  async #findDriver(
+    options: FlatOptions,
+    context: OpenContext,
+  ): Promise<{ found: NodePlan; file: Node | undefined }> {
     const { gate } = this.drivers;
-    const file = gate.flatChild(options.copy(), 'file', true);
-    assert(file !== undefined && !(file instanceof FlatOptions), 'options without a driver have a file');
-    const { cache } = parseFlatMembers({ cache: GENERIC_OPTIONS.cache }, options.copy()) as GivenOptions;
-    const { format, filename } = await this.#probe(file, { ...DEFAULT_CACHE, ...context.cache, ...cache });
-    const plan = gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
-    this.onProbed(filename, plan.driver, plan.options['read-only'] ?? context.readOnly);
-    return plan;
+    const child = gate.flatChild(options.copy(), 'file', true);
+    assert(child !== undefined && !(child instanceof FlatOptions), 'options without a driver have a file');
+    const own = parseFlatMembers(INHERITED_MEMBERS, options.copy()) as GivenOptions;
+    const { format, filename, file } = await this.#probe(
+      child,
+      {
+        ...context,
+        readOnly: own['read-only'] ?? context.readOnly,
+        forceShare: own['force-share'] ?? context.forceShare ?? false,
+        cache: { ...DEFAULT_CACHE, ...context.cache, ...own.cache },
+      },
+      true,
+    );
+    try {
+      const found = gate.planFlat(options.withOverrides({ driver: format })) as NodePlan;
+      this.onProbed(filename, found.driver, found.options['read-only'] ?? context.readOnly);
+      return { found, file };
+    } catch (error) {
+      if (file) await this.#discard(file);
+      throw error;
+    }
   }
 
   /** A child by its option: the node named, or one opened from the options given. */
@@ -249,10 +302,18 @@ export class Opener {
     throw new BlockError('not-found', `Cannot find device='${child}' nor node-name='${child}'`);
   }
 
-  async #attachChildren(node: Node, plan: NodePlan, context: OpenContext): Promise<void> {
+  async #attachChildren(
+    node: Node,
+    plan: NodePlan,
+    context: OpenContext,
+    openedFile: Node | undefined,
+  ): Promise<void> {
     const opened: Array<[string, Node]> = [];
     try {
-      for (const [role, child] of plan.children) opened.push([role, await this.resolve(child, context)]);
+      for (const [role, child] of plan.children) {
+        const there = role === 'file' ? openedFile : undefined;
+        opened.push([role, there ?? (await this.resolve(child, context))]);
+      }
       // Only now, as QEMU does: what is wrong with a child is told first.
       if (plan.options['node-name'] !== undefined) this.graph.checkNewName(node.name);
       await this.graph.transaction((transaction) => {
@@ -292,6 +353,20 @@ export class Opener {
     assert(node.parents.size === 0, 'a node that failed to open has no parents');
     await this.graph.closeNode(node);
   }
+}
+
+/** How the nodes below a node with these settings are opened. */
+function childContext(
+  context: OpenContext,
+  settings: { readOnly: boolean; forceShare: boolean; cache: CacheSettings },
+): OpenContext {
+  // Which discards reach a child is for its parent to say.
+  return { ...inheritable(context), ...settings, depth: (context.depth ?? 0) + 1, discard: 'unmap' };
+}
+
+/** To a server, not a file of the host. */
+function isConnection({ kind, options }: DriverDescription): boolean {
+  return kind === 'protocol' && !('filename' in options.members);
 }
 
 function checkShare(forceShare: boolean, readOnly: boolean): void {
