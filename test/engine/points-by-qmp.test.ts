@@ -132,10 +132,10 @@ test('a disk that was resized since is not taken back by plain QMP', async (t) =
 test('a deletion by plain QMP hears that the server is gone while it waits for a job', async (t) => {
   const { bed } = await serve(t);
   const [top = ''] = await bed.layers();
-  // Whichever way it goes there is something to copy.
-  await bed.guest('write -P 1 0 6M');
+  // Whichever way it goes there is something to copy: up, what was not written again, down, all.
+  await bed.guest('write -P 1 0 8M');
   await bed.execute('x-point-create', { name: 'p1', disks: [{ node: top }] });
-  await bed.guest('write -P 2 0 6M');
+  await bed.guest('write -P 2 0 1M');
   const [started, gone] = [deferred(), deferred()];
   let isGone = false;
   const target = await targetOver(
