@@ -49,7 +49,7 @@ export class ZeroTarget {
     const status = await this.#target.during(() => statusOf(this.#target.node, offset, lengthBytes));
     if (!status) return { zero: false, isOwn: true, lengthBytes };
     const first = Math.min(status.lengthBytes, lengthBytes);
-    return { zero: isZeroForGood(status), isOwn: status.allocated, lengthBytes: first };
+    return { zero: isZeroForGood(this.#target.node, status), isOwn: status.allocated, lengthBytes: first };
   }
 
   /**
@@ -68,7 +68,8 @@ export class ZeroTarget {
 
   /** Makes a stretch zeroes whose content is not known. Errors: of the target. */
   async write(offset: number, lengthBytes: number): Promise<void> {
-    if (lengthBytes < PROVED_BYTES || !this.#discards) return this.#writePlainly(offset, lengthBytes);
+    if (lengthBytes < PROVED_BYTES || !this.#discards || leavesOutBacking(this.#target.node))
+      return this.#writePlainly(offset, lengthBytes);
     if (await this.writeFast(offset, lengthBytes)) return;
     if (this.#target.node.modes.discard !== 'unmap') return this.#writePlainly(offset, lengthBytes);
     await this.#target.discard(offset, lengthBytes);
@@ -84,8 +85,9 @@ export class ZeroTarget {
 
   async #writePlainly(offset: number, lengthBytes: number): Promise<void> {
     await this.#target.writeZeroes(offset, lengthBytes, this.#flags);
-    const mayGetBacking = this.#target.node.skipFilters().driver.options.backing;
-    if (!this.#believesStatus && mayGetBacking) await this.#writeWhatIsNotOwn(offset, offset + lengthBytes);
+    const { node } = this.#target;
+    const mayGetBacking = !this.#believesStatus && node.skipFilters().driver.options.backing;
+    if (mayGetBacking || leavesOutBacking(node)) await this.#writeWhatIsNotOwn(offset, offset + lengthBytes);
   }
 
   /** A format may have nothing where nothing is below it (qcow2 of version 2): what comes below it would show. */
@@ -116,10 +118,17 @@ export class ZeroTarget {
 
 /**
  * Whether a target with that status reads as zeroes whatever becomes of the images below it: one may be the very disk that
- * is copied, which the guest goes on to write.
+ * is copied, which the guest goes on to write, or was left out for now.
  */
-export function isZeroForGood({ zero, depth }: ChainStatus): boolean {
-  return zero && depth === 0;
+export function isZeroForGood(target: Node, { zero, depth, allocated }: ChainStatus): boolean {
+  return zero && depth === 0 && (allocated || !leavesOutBacking(target));
+}
+
+/** Opened without the backing file that it names, which shows through when the image is opened by its name. */
+function leavesOutBacking(target: Node): boolean {
+  for (let at: Node | undefined = target; at; at = at.filtered?.node)
+    if (at.backingFilename !== undefined && !at.children.has('backing')) return true;
+  return false;
 }
 
 async function statusOf(node: Node, offset: number, lengthBytes: number): Promise<ChainStatus | undefined> {

@@ -218,7 +218,7 @@ export class Mover {
   #isKnownZero(offset: number, lengthBytes: number): boolean {
     const { target, skipKnownZeroes } = this.#options;
     const status = skipKnownZeroes ? tryStatus(target.node, offset, lengthBytes) : undefined;
-    return status !== undefined && isZeroForGood(status) && status.lengthBytes >= lengthBytes;
+    return status !== undefined && isZeroForGood(target.node, status) && status.lengthBytes >= lengthBytes;
   }
 
   /** Copies a small stretch of data without a wait. */
@@ -253,7 +253,7 @@ export class Mover {
     const there = await whenOpen(target, () =>
       target.during(() => statusOrData(target.node, offset, length)),
     );
-    return isZeroForGood(there) ? Math.min(there.lengthBytes, length) : 0;
+    return isZeroForGood(target.node, there) ? Math.min(there.lengthBytes, length) : 0;
   }
 
   /**

@@ -154,6 +154,48 @@ test('a whole backup into an overlay of the disk itself holds zeroes that the gu
   assert.equal(bed.printed.filter((text) => /failed/.test(text)).length, 0, bed.printed.join('\n'));
 });
 
+const COPIES = [
+  ['blockdev-mirror', { target: 't', sync: 'full' }],
+  ['blockdev-mirror', { target: 't', sync: 'full', 'copy-mode': 'write-blocking' }],
+  ['blockdev-backup', { target: 't', sync: 'full' }],
+  ['block-commit', {}],
+] as const;
+
+for (const [command, to] of COPIES)
+  for (const compat of ['0.10', '1.1'])
+    test(`${command} ${JSON.stringify(to)}: zeroes hide the backing file that the target names, and was opened without (${compat})`, async (t) => {
+      const bed = new EngineBed(t);
+      const [size, isCommit] = [4 * MiB, command === 'block-commit'];
+      await run(bed, 'img', 'create', '-q', '-f', 'qcow2', bed.path('below'), `${size}`);
+      await run(bed, 'io', '-c', `write -P 9 0 ${size}`, bed.path('below'));
+      const over = ['-b', bed.path('below'), '-F', 'qcow2'];
+      await run(bed, 'img', 'create', '-q', '-f', 'qcow2', '-o', `compat=${compat}`, ...over, bed.path('t'));
+      await create(bed, { driver: 'qcow2', file: bed.path('s'), size });
+      for (const [name, backing] of [
+        ['t', null],
+        ['s', isCommit ? 't' : null],
+      ] as const) {
+        const file = { driver: 'file', filename: bed.path(name) };
+        await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': name, backing, file });
+      }
+      await bed.device('s');
+      await bed.guest('write -P 7 1M 64k');
+      await bed.guest('write -z 2M 1M');
+      await bed.execute(command, { 'job-id': 'j', device: 's', ...to });
+      if (command !== 'blockdev-backup') {
+        await bed.event('BLOCK_JOB_READY', 'j');
+        await bed.guest('write -z 0 512k');
+        await bed.execute('job-complete', { id: 'j' });
+      }
+      await bed.event('BLOCK_JOB_COMPLETED', 'j');
+      await bed.engine.close();
+      // A hole is the disk's, too, unless another layer goes on below it.
+      const zeroes = isCommit ? ['0 512k', '2M 1M'] : ['0 1M', '2M 2M'];
+      const reads = ['-P 7 1M 64k', ...zeroes.map((where) => `-P 0 ${where}`)];
+      const commands = reads.flatMap((read) => ['-c', `read ${read}`]);
+      assert.doesNotMatch(await run(bed, 'io', '-r', ...commands, bed.path('t')), /failed/);
+    });
+
 test('a mirror of one layer has its zeroes in the target before that gets its backing file, in every format', async (t) => {
   for (const how of [
     ['qcow2', 'compat=0.10'] as const,
