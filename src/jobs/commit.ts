@@ -1,4 +1,5 @@
 import { eachInTurn } from '../base/async.js';
+import { errnoError, errnoOf } from '../base/error.js';
 import type { BlockBackend } from '../block/backend.js';
 import { type BackingReference, referenceAs, settleBackingAbove } from '../block/backing-reference.js';
 import type { ChainStatus } from '../block/chain-status.js';
@@ -299,7 +300,7 @@ export function holdIntermediate(place: JobPlace, top: Node, base: Node): void {
 export async function growBase(base: BlockBackend, lengthBytes: number, journal?: JobJournal): Promise<void> {
   const old = Math.min(base.lengthBytes, journal?.head.targetBytes ?? Infinity);
   if (old >= lengthBytes) return;
-  if (base.lengthBytes < lengthBytes) await whenOpen(base, () => base.truncate(lengthBytes));
+  if (base.lengthBytes < lengthBytes) await whenOpen(base, () => grow(base, lengthBytes));
   // What a longer backing file of the base holds there must not appear.
   const below = Math.min(base.node.backingNode()?.lengthBytes ?? 0, lengthBytes);
   for (let at = old; at < below;) {
@@ -308,6 +309,15 @@ export async function growBase(base: BlockBackend, lengthBytes: number, journal?
     const start = Math.max(at, left.offset);
     at = Math.min(left.offset + left.lengthBytes, below);
     await whenOpen(base, () => base.writeZeroes(start, at - start));
+  }
+}
+
+/** Errors: those of the base, of which a job tells the errno's text, as of any other request. */
+async function grow(base: BlockBackend, lengthBytes: number): Promise<void> {
+  try {
+    await base.truncate(lengthBytes);
+  } catch (error) {
+    throw errnoError(errnoOf(error), undefined, { cause: error });
   }
 }
 

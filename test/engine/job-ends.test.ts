@@ -80,6 +80,21 @@ test('a base whose file the user keeps read-only is not written by jobs', async 
   assert.ok(![...bed.engine.graph.nodes.values()].some((node) => node.isBlocked || node.isFilter));
 });
 
+test('a base that cannot grow ends its commit, in the words of the errno', async (t) => {
+  for (const isActive of [true, false]) {
+    const bed = new EngineBed(t);
+    await createImage(bed.engine.opener, bed.path('A'), 'raw', { sizeBytes: DISK_BYTES / 2 });
+    const file = { driver: 'file', filename: bed.path('A') };
+    await bed.engine.addNode({ driver: 'raw', 'node-name': 'A', file, size: DISK_BYTES / 2 });
+    await bed.image('B', { backing: 'A' });
+    await bed.image('C', { backing: 'B' });
+    await bed.device('C');
+    const commit = { device: 'C', 'base-node': 'A', 'job-id': 'j', ...(!isActive && { 'top-node': 'B' }) };
+    await bed.execute('block-commit', commit);
+    assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'j'))['error'], 'Operation not supported');
+  }
+});
+
 test('a stream hears of errors that are injected where its backing file is read', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');
