@@ -3,9 +3,9 @@ import { test } from 'node:test';
 import { partOf } from '../kit/amount.js';
 import { type PointKinds, runPoints } from './point-runs.js';
 
-const RUNS = partOf(40);
+const RUNS = partOf(24);
 /** They go to their end, and are several times as long. */
-const RUNS_WITHOUT_CRASHES = partOf(16);
+const RUNS_WITHOUT_CRASHES = partOf(12);
 /** Known ones; new ones are run by test/sim/points-main.ts. */
 const FIRST_SEED = Number(process.env['POINT_RUNS_FROM'] ?? 1);
 
