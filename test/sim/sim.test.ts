@@ -3,9 +3,12 @@ import { test } from 'node:test';
 import { runSeed } from './scenario.js';
 
 const SEEDS = 18;
+/** A full disk that tells at a flush, which came before the table of a durable bitmap could be read. */
+const FAILED_ONCE = [1176980813];
 
 test(`${SEEDS} simulated machines: jobs, faults and power losses leave every disk right`, async () => {
-  for (let seed = 1; seed <= SEEDS; seed++) {
+  const seeds = [...Array.from({ length: SEEDS }, (_, i) => i + 1), ...FAILED_ONCE];
+  for (const seed of seeds) {
     const { failure } = await runSeed(seed);
     assert.equal(
       failure,

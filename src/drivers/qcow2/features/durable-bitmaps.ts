@@ -124,7 +124,7 @@ export class DurableBitmaps {
     for (const bitmap of this.of(entries)) {
       const entry = entries.find(({ name }) => name === bitmap.name) ?? missing('entry of a durable bitmap');
       const placed = this.#bits.get(bitmap);
-      const bits = placed ?? (await DurableBits.of(this.#image, entry).catch(() => undefined));
+      const bits = placed ?? (await this.#there(entry));
       if (!bits || bits.lengthBytes < this.#lengthFor(bitmap, bitmap.sizeBytes)) {
         others.push(bitmap);
         continue;
@@ -137,6 +137,16 @@ export class DurableBitmaps {
     log.activate(copies);
     log.shrunk();
     return others;
+  }
+
+  /** Undefined where its clusters cannot be used. Errors: no-space, of what has to be written before: they are there still. */
+  async #there(entry: BitmapEntry): Promise<DurableBits | undefined> {
+    try {
+      return await DurableBits.of(this.#image, entry);
+    } catch (error) {
+      if (toBlockError(error).kind === 'no-space') throw error;
+      return undefined;
+    }
   }
 
   async #complete(bits: DurableBits, there: Buffer, wanted: Buffer): Promise<void> {
