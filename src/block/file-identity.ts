@@ -1,4 +1,5 @@
 import { BlockError } from '../base/error.js';
+import type { Node } from './node.js';
 import type { Opener } from './open.js';
 
 /** Which file of the host a name means; undefined when there is none. */
@@ -12,12 +13,18 @@ export async function fileIdentity(
   return (await graph.host.files.stat(path).catch(() => undefined))?.identity;
 }
 
-/** Whether an image that is open here reads the file that a name means, by this name or another. */
-export async function isOpenHere(opener: Opener, filename: string): Promise<boolean> {
+/** Whether an image that is open here, apart from some nodes, reads the file that a name means, by this name or another. */
+export async function isOpenHere(
+  opener: Opener,
+  filename: string,
+  apart: ReadonlySet<Node> = new Set(),
+): Promise<boolean> {
   const wanted = await fileIdentity(opener, filename);
   if (wanted === undefined) return false;
-  for (const { driver, filename: other } of opener.graph.nodes.values())
-    if (driver.kind === 'protocol' && (await fileIdentity(opener, other)) === wanted) return true;
+  for (const node of opener.graph.nodes.values()) {
+    if (node.driver.kind !== 'protocol' || apart.has(node)) continue;
+    if ((await fileIdentity(opener, node.filename)) === wanted) return true;
+  }
   return false;
 }
 

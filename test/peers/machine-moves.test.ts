@@ -202,32 +202,47 @@ test(`a link that breaks at ${CUTS} places: one end has the machine when it is b
     if (i < 2) relay.cutBefore({ towards, type: towards === 'client' ? OWNED : GO });
     else relay.cutAt({ towards, afterBytes: random.below(MOST_BYTES[towards]), how: 'reset' });
     await source.execute('migrate', { uri: 'unix:link' });
-    await until(
-      async () => [await migrationOf(source), await ownerOf(source), relay.isDown],
-      ([status, owner, isDown]) =>
-        isDown === true && (status === 'completed' || status === 'failed' || owner === 'unknown'),
-    );
+    await whenCut(source, relay);
     assert.ok(relay.isDown, `link ${i} has broken: ${JSON.stringify(relay.passed)}`);
     if (i < 2) assert.equal(await ownerOf(source), 'unknown');
     relay.setDown(false);
-    const owners = await until(
-      async () => [await ownerOf(source), await ownerOf(destination)],
-      // A destination whose source has it, and could not say so, hears of it at the next try.
-      ([at, there]) => (at === 'here') !== (there === 'here') && at !== 'unknown',
-    );
-    const [winner, loser] = owners[0] === 'here' ? [source, destination] : [destination, source];
-    await until(
-      () => statusOf(winner),
-      (status) => status === 'running',
-    );
-    await guest(winner, 'read -P 0x44 0 2M');
-    await guest(winner, 'write -P 0x55 0 64k');
-    assert.match(await io(loser, 'write 0 64k'), /read-only|not permitted/);
+    const [winner, loser] = await whoHasIt(source, destination);
     assert.equal(await winner.quit(), 0);
     await loser.kill();
     run(folder, 'qemu-img', 'check', 'disk.qcow2');
   }
 });
+
+/** The link has broken, and the source knows of it. */
+async function whenCut(source: Daemon, relay: Relay): Promise<void> {
+  await until(
+    async () => [await migrationOf(source), await ownerOf(source), relay.isDown],
+    ([status, owner, isDown]) =>
+      isDown === true && (status === 'completed' || status === 'failed' || owner === 'unknown'),
+  );
+}
+
+/** When the link is back, one end has the machine, with what its guest wrote, and runs; the other one writes nothing. */
+async function whoHasIt(
+  source: Daemon,
+  destination: Daemon,
+  how?: string,
+): Promise<[winner: Daemon, loser: Daemon]> {
+  const owners = await until(
+    async () => [await ownerOf(source), await ownerOf(destination)],
+    // A destination whose source has it, and could not say so, hears of it at the next try.
+    ([at, there]) => (at === 'here') !== (there === 'here') && at !== 'unknown',
+  );
+  const [winner, loser] = owners[0] === 'here' ? [source, destination] : [destination, source];
+  await until(
+    () => statusOf(winner),
+    (status) => status === 'running',
+  );
+  await guest(winner, 'read -P 0x44 0 2M');
+  await guest(winner, 'write -P 0x55 0 64k');
+  assert.match(await io(loser, 'write 0 64k'), /read-only|not permitted/, how);
+  return [winner, loser];
+}
 
 /** TLS on both ends, with a key that both know. */
 async function secured(t: TestContext, folder: string): Promise<[source: Daemon, destination: Daemon]> {
@@ -279,24 +294,9 @@ test(`TLS that breaks at ${CUTS} places: one end has the machine when the link i
     const cut: Cut = { towards, afterBytes, how: random.chance(0.7) ? 'reset' : 'half-close' };
     relay.cutAt(cut);
     await source.execute('migrate', { uri: 'unix:link' });
-    await until(
-      async () => [await migrationOf(source), await ownerOf(source), relay.isDown],
-      ([status, owner, isDown]) =>
-        isDown === true && (status === 'completed' || status === 'failed' || owner === 'unknown'),
-    );
+    await whenCut(source, relay);
     relay.setDown(false);
-    const owners = await until(
-      async () => [await ownerOf(source), await ownerOf(destination)],
-      ([at, there]) => (at === 'here') !== (there === 'here') && at !== 'unknown',
-    );
-    const [winner, loser] = owners[0] === 'here' ? [source, destination] : [destination, source];
-    await until(
-      () => statusOf(winner),
-      (status) => status === 'running',
-    );
-    await guest(winner, 'read -P 0x44 0 2M');
-    await guest(winner, 'write -P 0x55 0 64k');
-    assert.match(await io(loser, 'write 0 64k'), /read-only|not permitted/, JSON.stringify(cut));
+    const [winner] = await whoHasIt(source, destination, JSON.stringify(cut));
     if (winner === source) {
       await source.execute('migrate', { uri: 'unix:link' });
       await until(

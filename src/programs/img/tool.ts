@@ -3,7 +3,7 @@ import { given } from '../../base/given.js';
 import type { BlockBackend } from '../../block/backend.js';
 import type { CacheSettings, DriverDescription, NodeOptions } from '../../block/driver.js';
 import { probedWarning } from '../../block/format-guard.js';
-import { fileIdentity } from '../../block/file-identity.js';
+import { isOpenHere } from '../../block/file-identity.js';
 import { Graph } from '../../block/graph.js';
 import type { DiscardMode } from '../../block/modes.js';
 import type { Node } from '../../block/node.js';
@@ -159,14 +159,7 @@ export class Tool {
   /** A file that a node writes to, when an image that is open here beside it reads it too. */
   async sharedFile(node: Node): Promise<string | undefined> {
     const own = new Set(storagesOf(node));
-    for (const { filename } of own) {
-      const wanted = await fileIdentity(this.opener, filename);
-      if (wanted === undefined) continue;
-      for (const other of this.graph.nodes.values()) {
-        if (own.has(other) || other.driver.kind !== 'protocol') continue;
-        if ((await fileIdentity(this.opener, other.filename)) === wanted) return filename;
-      }
-    }
+    for (const { filename } of own) if (await isOpenHere(this.opener, filename, own)) return filename;
     return undefined;
   }
 
