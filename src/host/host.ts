@@ -370,8 +370,8 @@ export interface HostSocket {
    */
   shutDown(): Promise<void>;
   /**
-   * File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. Only where
-   * receiveFds was asked for, of a unix socket.
+   * File descriptors received by SCM_RIGHTS with the data so far, oldest first; caller owns them. What is not taken is
+   * closed after onClose. Only where receiveFds was asked for, of a unix socket.
    */
   takeFds?(): number[];
   /**

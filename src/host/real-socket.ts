@@ -1,3 +1,4 @@
+import fs from 'node:fs';
 import type net from 'node:net';
 import { assert } from '../base/assert.js';
 import { toBlockError } from '../base/error.js';
@@ -85,6 +86,8 @@ export class RealSocket implements HostSocket {
     socket.on('close', () => {
       this.#closed = true;
       this.#tellClose();
+      // What nobody has taken nobody will.
+      for (const fd of this.takeFds?.() ?? []) fs.closeSync(fd);
     });
   }
 

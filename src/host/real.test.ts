@@ -6,7 +6,9 @@ import {
   existsSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
@@ -286,6 +288,43 @@ test('descriptors passed over a socket arrive in order, with their data', async 
     { text: 'bye', contents: [] },
   ]);
 });
+
+test('descriptors that nobody takes are closed with their socket', async (context) => {
+  const folder = newFolder(context, tmpdir());
+  const host = createRealHost();
+  const path = join(folder, 's');
+  const [came, closed] = [deferred(), deferred()];
+  const onConnection = (socket: HostSocket): void =>
+    socket.start({ onData: () => came.resolve(), onClose: () => closed.resolve() });
+  const listener = await host.net.listen({ type: 'unix', path }, onConnection, { receiveFds: true });
+  const client = net.connect(path);
+  context.after(async () => {
+    client.destroy();
+    await listener.close();
+  });
+  await once(client, 'connect');
+  const file = join(folder, 'file');
+  writeFileSync(file, '');
+  const fd = openSync(file, 'r');
+  const open = (): number =>
+    readdirSync('/proc/self/fd').filter((name) => isLinkTo(`/proc/self/fd/${name}`, file)).length;
+  sendDescriptors(descriptorOf(client), 'nobody', [fd]);
+  closeSync(fd);
+  await came.promise;
+  assert.equal(open(), 1, 'it is there');
+  client.destroy();
+  await closed.promise;
+  assert.equal(open(), 0, 'and is closed');
+});
+
+function isLinkTo(link: string, file: string): boolean {
+  try {
+    return readlinkSync(link) === file;
+  } catch {
+    // It was the listing's own.
+    return false;
+  }
+}
 
 /** sendmsg(2) with one SCM_RIGHTS control message. */
 function sendDescriptors(fd: number, text: string, fds: number[]): void {
