@@ -57,11 +57,11 @@ function openDescriptors(): OpenDescriptors {
 }
 
 /** Waits until what peers have brought is gone. */
-async function untilClosed(first: OpenDescriptors): Promise<void> {
+async function untilClosed(first: OpenDescriptors, seed: number): Promise<void> {
   for (let tries = 0; ; tries++) {
     const { ofPeers, events } = openDescriptors();
     if (ofPeers <= first.ofPeers && events <= first.events + MOST_THREADS) return;
-    const now = `${ofPeers} sockets and memories are open, and ${events} events`;
+    const now = `after the batch of ${seed} ${ofPeers} sockets and memories are open, and ${events} events`;
     assert.ok(tries < 6000, `${now}; at first ${first.ofPeers} and ${first.events}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
@@ -99,7 +99,7 @@ async function main(): Promise<void> {
     const rss = process.memoryUsage.rss();
     if (done === BATCH * WARM_UP_BATCHES) warmBytes = rss;
     assert.ok(rss - warmBytes < MOST_GROWTH_BYTES, `the process has grown to ${rss} from ${warmBytes} bytes`);
-    await untilClosed(descriptors);
+    await untilClosed(descriptors, first + done);
   }
   await watchdog.end();
   await under.close();

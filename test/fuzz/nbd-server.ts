@@ -46,6 +46,8 @@ export class ServerUnderFuzz implements UnderFuzz {
   }
 
   static async start(folder: string): Promise<ServerUnderFuzz> {
+    // Loaded with the first handshake else, and what loads TypeScript may open sockets of its own for that.
+    await import('../../src/host/tls-socket.js');
     const targets = [new MemoryTarget(DISK_BYTES), new MemoryTarget(DISK_BYTES)] as const;
     targets[1].isLate = true;
     const paths = ['plain', 'tls'].map((name) => join(folder, name));
