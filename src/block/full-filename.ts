@@ -11,6 +11,8 @@ interface NodeName {
   plain: string | undefined;
   /** The options that open the same, as JSON; of a long one only as much as a name can hold. */
   json: string;
+  /** What stands in place of `json` where the node itself is named, not a part of another one's name. */
+  own?: string;
 }
 
 /**
@@ -35,8 +37,8 @@ export class NodeNames {
 
   /** At most MAX_FILENAME_BYTES long; one that was longer ends in "...". */
   of(node: Node): string {
-    const { plain, json } = this.#nameOf(node);
-    return plain ?? cut(`json:${json}`);
+    const { plain, json, own = json } = this.#nameOf(node);
+    return plain ?? cut(`json:${own}`);
   }
 
   /** Children first and without recursion: a chain may have thousands of layers. */
@@ -65,7 +67,8 @@ export class NodeNames {
     const { driver, filtered } = node;
     if (filtered && isJobFilter(node) && !isNamedWhole(node)) {
       const name = this.#childName(filtered.node);
-      return node.implicit || !this.#showsFilters ? name : { ...name, json: jobFilterJson(node, name.json) };
+      if (node.implicit || !this.#showsFilters) return name;
+      return { ...name, json: jobFilterJson(node, name.json), own: name.own ?? name.json };
     }
     const identity = identityOf(node);
     const isOverridden = !this.#ignoresBacking && this.isBackingOverridden(node);

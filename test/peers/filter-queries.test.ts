@@ -13,12 +13,17 @@ const FILTERS = [
   'copy-before-write',
 ];
 
+const QCOW2 = { driver: 'qcow2', file: { driver: 'file', filename: 'a.qcow2' } };
+/** Its name is not a plain one. */
+const OVER_ANOTHER = { ...QCOW2, backing: { driver: 'null-co' } };
+
 /** What there may be below a filter. */
 const BELOW: ReadonlyArray<readonly [what: string, options: Json]> = [
   ['nothing', { driver: 'null-co' }],
   ['a file', { driver: 'file', filename: 'a.raw' }],
   ['a raw image', { driver: 'raw', file: { driver: 'file', filename: 'a.raw' } }],
-  ['a qcow2 image', { driver: 'qcow2', file: { driver: 'file', filename: 'a.qcow2' } }],
+  ['a qcow2 image', QCOW2],
+  ['an image over another one than it names', OVER_ANOTHER],
 ];
 
 function described(node: Json | undefined): unknown {
@@ -47,6 +52,30 @@ test('queries say of filters what QEMU says, whatever is below them', { timeout:
       );
       assert.deepEqual(found, expected, `${driver} over ${what}`);
       await pair.execute('blockdev-del', { 'node-name': 'f' });
+    }
+  await pair.end();
+});
+
+test('filters of jobs have the names of what they show, whoever has named them', async (t) => {
+  if (skipWithout(t, 'qemu-storage-daemon', 'qemu-img')) return;
+  const pair = await Pair.start(t, join(scratch(t), 'pair'), (cwd) => {
+    for (const name of ['a', 'b']) run(cwd, 'qemu-img', 'create', '-q', '-f', 'qcow2', `${name}.qcow2`, '1M');
+  });
+  await pair.execute('blockdev-add', { ...OVER_ANOTHER, 'node-name': 'disk' });
+  const target = { driver: 'qcow2', file: { driver: 'file', filename: 'b.qcow2' } };
+  await pair.execute('blockdev-add', { ...target, 'node-name': 'target' });
+  const job = { device: 'disk', target: 'target', sync: 'none', 'job-id': 'j' };
+  for (const command of ['blockdev-mirror', 'blockdev-backup'])
+    for (const named of [{}, { 'filter-node-name': 'f' }]) {
+      await pair.execute(command, { ...job, ...named });
+      const { theirs, ours } = await pair.execute('query-named-block-nodes', {});
+      const [found, expected] = [ours, theirs].map((answer) =>
+        listOf(answer)
+          .map((node) => [node['drv'], node['file']].join(' '))
+          .sort(),
+      );
+      assert.deepEqual(found, expected, `${command} ${JSON.stringify(named)}`);
+      await pair.execute('job-cancel', { id: 'j' });
     }
   await pair.end();
 });
