@@ -83,6 +83,7 @@ export class JobPlace {
   readonly source: Node;
   #removed = true;
   #filterFits = false;
+  #jobFits = false;
   #copy: BlockBackend | undefined;
   /** What the filter showed last: layers may have come between it and the source. */
   #shown: Node;
@@ -156,6 +157,11 @@ export class JobPlace {
     return this.#filterFits;
   }
 
+  /** Whether insert() came so far that the graph has room for all of it: what fails then is an image's reopening. */
+  get jobFits(): boolean {
+    return this.#jobFits;
+  }
+
   /** What the job reads or writes a node through, from insert() on. */
   backend(node: Node, perm: number, shared: number): BlockBackend {
     const description = 'an unnamed block device';
@@ -215,6 +221,7 @@ export class JobPlace {
       transaction.replaceNode(source, filter, (edge) => keep(edge) || job.from?.isPast?.(edge) === true);
       transaction.then('', () => (this.#filterFits = true));
       this.#attach(transaction, ({ isOfFilter }) => !isOfFilter);
+      transaction.then('', () => (this.#jobFits = true));
     };
     if (this.isRehearsal) {
       await this.graph.rehearse(build);

@@ -184,9 +184,13 @@ export class MirrorJob implements JobDriver {
     return { doneBytes, ...tally, remainingBytes, zeroing, ...(this.#phase !== 'frozen' && { following }) };
   }
 
-  /** What is in the way of more than its filter is met when the job is there already, as in QEMU. */
+  /**
+   * What is in the way of more than its filter is met when the job is there already, as in QEMU; a commit's base is made
+   * writable before that.
+   */
   get isRefusedLate(): boolean {
-    return this.place.filterFits;
+    const { filterFits, jobFits } = this.place;
+    return filterFits && !(this.type === 'commit' && jobFits);
   }
 
   async insert(): Promise<void> {

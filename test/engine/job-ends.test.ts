@@ -238,6 +238,29 @@ test('a job that has no place is announced only where QEMU announces it', async 
   }
 });
 
+test('a commit whose base somebody else reads is announced only below the active layer', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.chain('A', 'B', 'C');
+  const reader = new EngineBed(t);
+  const file = { driver: 'file', filename: bed.path('A.qcow2') };
+  await reader.engine.addNode({ driver: 'qcow2', 'node-name': 'A', 'read-only': true, file });
+  const commit = { device: 'C', 'base-node': 'A', 'job-id': 'j' };
+  bed.events.splice(0);
+  const told = (): unknown[] => bed.events.splice(0).map(({ data }) => data['status']);
+  for (const named of [{}, { 'filter-node-name': 'filter' }]) {
+    assert.equal(await bed.refusal('block-commit', { ...commit, ...named }), 'Failed to get "write" lock');
+    assert.deepEqual(told(), []);
+  }
+  assert.equal(
+    await bed.refusal('block-commit', { ...commit, 'top-node': 'B' }),
+    'Failed to get "write" lock',
+  );
+  assert.deepEqual(told(), ['created', 'null']);
+  await reader.engine.close();
+  await bed.execute('block-commit', commit);
+  await bed.event('BLOCK_JOB_READY', 'j');
+});
+
 test('a backup whose filter has no place is not announced, though nobody uses its source', async (t) => {
   const bed = new EngineBed(t);
   await bed.image('A');
