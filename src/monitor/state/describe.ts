@@ -46,7 +46,7 @@ export function describeEngine(
     kind: engine.kind,
     machine: engine.machine.type,
     ...given({ name: identity.name, uuid: identity.uuid, memoryBytes: identity.memoryBytes }),
-    status: engine.runState.status,
+    status: statusOf(engine),
     reboot: actions.reboot,
     shutdown: actions.shutdown,
     protectsSharedBases: baseProtection.refuses,
@@ -78,6 +78,11 @@ export function describeEngine(
       .filter(({ isOver, isBlockJob }) => !isOver && isBlockJob)
       .map(({ id, type, journal }) => ({ id, type, ...given({ journal }) })),
   };
+}
+
+/** One that was reset after it had moved has moved still. */
+function statusOf({ runState: { status }, moves }: Described): EngineState['status'] {
+  return moves.source.hasLeft && status !== 'finish-migrate' ? 'postmigrate' : status;
 }
 
 function lostBitmapsOf({ name: node, dirtyBitmaps }: Node): EngineState['lostBitmaps'] {

@@ -39,6 +39,7 @@ export class StateKeeper implements GraphKeeper {
       engine.graph.keeper = keeper;
       engine.hub.onDone = (name) => keeper.#done(name);
       engine.onEvent(() => keeper.#schedule());
+      void keeper.#followStatus();
       const description = keeper.describe();
       if (isKept) keeper.#kept = description;
       await keeper.keep(description);
@@ -101,6 +102,14 @@ export class StateKeeper implements GraphKeeper {
       if (!(error instanceof BlockError)) throw error;
       const text = `${name} was done, and would not be after a crash: ${error.message}`;
       throw new BlockError(error.kind, text, { cause: error });
+    }
+  }
+
+  /** Not every change of it is an event. */
+  async #followStatus(): Promise<void> {
+    while (!this.#isOver()) {
+      await this.#engine.runState.change();
+      this.#schedule();
     }
   }
 
