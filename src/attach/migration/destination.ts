@@ -1,6 +1,7 @@
 import { assert } from '../../base/assert.js';
 import { Notifier } from '../../base/async.js';
 import { BlockError, toBlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import type { SocketAddress } from '../../host/host.js';
 import type { MigrationInfo, MigrationStatus, MoveInfo } from '../../schema/migration.js';
 import type { ByteStream } from '../../wire/migration/byte-stream.js';
@@ -15,8 +16,23 @@ export interface Door {
   readonly address: SocketAddress | undefined;
   /** One source, and no other: the next try names another door. */
   readonly isOnce: boolean;
+  /** How connections there are secured, if they are. */
+  readonly tls?: DoorTls;
   close(): Promise<void>;
 }
+
+/** Ids of objects. A type alias: it is JSON. */
+export type DoorTls = { credentials: string; authz?: string };
+
+/** What another process needs to answer, in the place of this one, the source from which the machine has come. */
+export type PassedArrival = {
+  /** The move. */
+  session: string;
+  door?: PassedDoor;
+};
+
+/** Without an address nobody can come there any more. */
+export type PassedDoor = { isOnce: boolean; address?: SocketAddress; tls?: DoorTls };
 
 /**
  * One move to here. `coming`: nothing has changed yet. `taken`: all of it is here, and the images are, or were, open; the
@@ -41,6 +57,7 @@ export class DestinationMove {
   #status: MigrationStatus = 'none';
   #error: string | undefined;
   #door: Door | undefined;
+  #isDoorClosed = false;
   #session: Session | undefined;
   /** The connection that a session is on. */
   #channel: MoveChannel | undefined;
@@ -335,6 +352,7 @@ export class DestinationMove {
   }
 
   async #closeDoor(): Promise<void> {
+    this.#isDoorClosed = true;
     await this.#door?.close();
   }
 
@@ -357,6 +375,30 @@ export class DestinationMove {
     const { body } = await channel.expect(['go'], LAST_WORD_MS);
     if (session.phase === 'taken') await this.#own(session, body.word);
     await this.#tellOwned(channel);
+  }
+
+  // ---- another process in the place of this one
+
+  /** Undefined: no machine has come. */
+  passed(): PassedArrival | undefined {
+    if (this.#session?.phase !== 'owned') return undefined;
+    const { id } = this.#session;
+    if (!this.#door) return { session: id };
+    const { address, isOnce, tls } = this.#door;
+    return { session: id, door: { isOnce, ...(!this.#isDoorClosed && given({ address, tls })) } };
+  }
+
+  /** As in the process that has passed it. Errors: those of `open`. */
+  async restore(
+    { session: id, door }: PassedArrival,
+    open: (door: PassedDoor, take: (stream: ByteStream) => void) => Promise<Door>,
+  ): Promise<void> {
+    // Its words have done what they were for.
+    this.#session = { id, word: '', backWord: '', state: this.#newState(), phase: 'owned' };
+    this.#status = 'completed';
+    if (!door) return;
+    this.#door = await open(door, (stream) => void this.#serve(stream));
+    this.#isDoorClosed = door.address === undefined;
   }
 
   // ---- by hand

@@ -1,13 +1,14 @@
 import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import type { Host } from '../../host/host.js';
 import type { MigrateSetParameters, MigrationInfo, MoveInfo } from '../../schema/migration.js';
 import { Capabilities, type Capability } from './capabilities.js';
-import { DestinationMove } from './destination.js';
+import { DestinationMove, type PassedArrival } from './destination.js';
 import { MachineState, type MovedParts } from './machine-state.js';
 import { Parameters } from './parameters.js';
-import { openDoor, type Roads, routeTo, UnknownProtocol } from './routes.js';
+import { openDoor, openDoorAgain, type Roads, routeTo, UnknownProtocol } from './routes.js';
 import type { MoreToMove, MoveSettings } from './settings.js';
-import { SourceMove } from './source.js';
+import { type PassedLeaving, SourceMove } from './source.js';
 import type { MoveTarget } from './target.js';
 
 export interface MovesProperties extends MovedParts {
@@ -21,6 +22,14 @@ export interface MoveChoices {
   parameters: MigrateSetParameters;
 }
 
+/** What another process needs to go on as this one. A type alias: it is JSON. */
+export type PassedMoves = {
+  /** A machine was to come, and has. */
+  isIncoming: boolean;
+  arrival?: PassedArrival;
+  leaving?: PassedLeaving;
+};
+
 /** Moves of one machine from here and to here. */
 export class Moves {
   readonly capabilities = new Capabilities();
@@ -29,7 +38,7 @@ export class Moves {
   readonly destination: DestinationMove;
   readonly #machine: MachineState;
   readonly #roads: Roads;
-  readonly #isIncoming: boolean;
+  #isIncoming: boolean;
 
   constructor(properties: MovesProperties) {
     const { host, emit, warn, graph, takeDescriptor, runState } = properties;
@@ -54,6 +63,20 @@ export class Moves {
   restore({ capabilities, parameters }: MoveChoices): void {
     this.capabilities.set(capabilities.map((capability) => ({ capability, state: true })));
     this.parameters.set(parameters);
+  }
+
+  /** Of a machine that is here, and does not move. */
+  passed(): PassedMoves {
+    const [arrival, leaving] = [this.destination.passed(), this.source.passed()];
+    return { isIncoming: this.#isIncoming, ...given({ arrival, leaving }) };
+  }
+
+  /** As in the process that has passed it. Errors: those of listening where the machine has come in. */
+  async adopt({ isIncoming, arrival, leaving }: PassedMoves): Promise<void> {
+    this.#isIncoming = isIncoming;
+    if (leaving) this.source.restore(leaving);
+    if (!arrival) return;
+    await this.destination.restore(arrival, (door, take) => openDoorAgain(this.#roads, door, take));
   }
 
   /** A machine has come, or is to come, and has not gone on to yet another. */

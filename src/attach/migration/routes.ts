@@ -1,6 +1,7 @@
 import { writeBuffer } from '../../host/whole-buffers.js';
 import { IoVector } from '../../base/io-vector.js';
 import { BlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import { KiB } from '../../base/limits.js';
 import { tlsEnd, tlsServerEnd, withHostname } from '../../block/objects/tls-end.js';
 import type { ObjectRegistry } from '../../block/objects/object-registry.js';
@@ -14,7 +15,7 @@ import type {
   TlsEnd,
 } from '../../host/host.js';
 import { type ByteStream, SocketStream } from '../../wire/migration/byte-stream.js';
-import type { Door } from './destination.js';
+import type { Door, DoorTls, PassedDoor } from './destination.js';
 import type { MoveSettings, Route } from './settings.js';
 import type { MoveTarget } from './target.js';
 
@@ -96,11 +97,15 @@ function clientTls({ settings, objects }: Roads, known?: string): Tls {
   return tlsOf(end);
 }
 
-/** Errors: those of the credentials. */
-function serverTls({ settings, objects }: Roads): Tls {
+/** How sources that come are to be secured. */
+function doorTls({ settings }: Roads): DoorTls | undefined {
   const { 'tls-creds': credentials, 'tls-authz': authz } = settings.parameters.values;
-  if (credentials === '') return tlsOf(undefined);
-  return tlsOf(tlsServerEnd(objects, credentials, authz === '' ? undefined : authz));
+  return credentials === '' ? undefined : { credentials, ...(authz !== '' && { authz }) };
+}
+
+/** Errors: those of the credentials. */
+function serverTls({ objects }: Roads, asked: DoorTls | undefined): Tls {
+  return tlsOf(asked && tlsServerEnd(objects, asked.credentials, asked.authz));
 }
 
 /** Gets each connection; undefined: of a door that is for one alone, that there is none. */
@@ -109,14 +114,11 @@ type Take = (stream: ByteStream | undefined) => void;
 /** Sources come in. Errors: those of listening, of opening, of credentials. */
 export async function openDoor(roads: Roads, target: MoveTarget, take: Take): Promise<Door> {
   const { host } = roads.settings;
-  const tls = target.kind === 'unresolved' ? tlsOf(undefined) : serverTls(roads);
+  const asked = doorTls(roads);
+  const tls = target.kind === 'unresolved' ? tlsOf(undefined) : serverTls(roads, asked);
   switch (target.kind) {
-    case 'socket': {
-      const comes = (socket: HostSocket): void =>
-        void comesIn(roads, tls, socket).then((stream) => stream && take(stream));
-      const listener = await host.net.listen(target.address, comes);
-      return { address: listener.address, isOnce: false, close: () => listener.close() };
-    }
+    case 'socket':
+      return listen(roads, target.address, take, asked);
     case 'unresolved':
       throw target.why;
     case 'descriptor': {
@@ -134,6 +136,32 @@ export async function openDoor(roads: Roads, target: MoveTarget, take: Take): Pr
       take(await FileStream.open(host, target.path, target.offset));
       return readOnce();
   }
+}
+
+/** Errors: those of listening, of credentials. */
+async function listen(
+  roads: Roads,
+  at: SocketAddress,
+  take: (stream: ByteStream) => void,
+  asked: DoorTls | undefined,
+): Promise<Door> {
+  const tls = serverTls(roads, asked);
+  const listener = await roads.settings.host.net.listen(
+    at,
+    (socket) => void comesIn(roads, tls, socket).then((stream) => stream && take(stream)),
+  );
+  const { address } = listener;
+  return { address, isOnce: false, ...given({ tls: asked }), close: () => listener.close() };
+}
+
+/** The door that another process had. Errors: those of listening, of credentials. */
+export async function openDoorAgain(
+  roads: Roads,
+  { isOnce, address, tls }: PassedDoor,
+  take: (stream: ByteStream) => void,
+): Promise<Door> {
+  if (isOnce || !address) return { ...readOnce(), isOnce };
+  return listen(roads, address, take, tls);
 }
 
 /** Undefined, and told, where nothing comes of a connection. */

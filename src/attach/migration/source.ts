@@ -1,6 +1,7 @@
 import { assert, defined } from '../../base/assert.js';
 import { deferred, type Deferred, Notifier } from '../../base/async.js';
 import { BlockError, toBlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import type { MigrationInfo, MigrationStatus, MoveInfo } from '../../schema/migration.js';
 import { MoveChannel, RefusedByPeer } from '../../wire/migration/channel.js';
 import { SectionsDigest } from '../../wire/migration/digest.js';
@@ -15,6 +16,14 @@ import { askForOwner, MoveWords } from './words.js';
 const FIRST_RETRY_MS = 250;
 const LONGEST_RETRY_MS = 5_000;
 
+/** A move that has ended here, for another process. A type alias: it is JSON. */
+export type PassedLeaving = {
+  info: MigrationInfo;
+  moveInfo: MoveInfo;
+  /** The move whose word was never said, which the destination may wait for. */
+  lastSession?: string;
+};
+
 /** The source of a move: docs/MIGRATION.md says which message means what, and who has the machine when. */
 export class SourceMove {
   readonly #settings: MoveSettings;
@@ -23,6 +32,8 @@ export class SourceMove {
   #error: string | undefined;
   #phase: Phase = 'running';
   #before: RunStatus = 'running';
+  /** What another process has told of the last move, which has ended. */
+  #past: PassedLeaving | undefined;
   /** From begin() on. */
   #words: MoveWords | undefined;
   /** The last one, whose word was never said. */
@@ -66,7 +77,13 @@ export class SourceMove {
     assertOwner(this.#phase);
   }
 
+  /** The destination has the machine, or may have it. */
+  get hasLeft(): boolean {
+    return OWNERS[this.#phase] !== 'here';
+  }
+
   info(): MigrationInfo {
+    if (this.#past) return this.#past.info;
     const status = this.#status;
     if (status === 'none') return {};
     return {
@@ -79,6 +96,7 @@ export class SourceMove {
   }
 
   moveInfo(): MoveInfo {
+    if (this.#past) return this.#past.moveInfo;
     return {
       role: this.#status === 'none' ? 'none' : 'source',
       owner: OWNERS[this.#phase],
@@ -89,6 +107,20 @@ export class SourceMove {
     };
   }
 
+  /** Undefined: none was begun. */
+  passed(): PassedLeaving | undefined {
+    assert(!this.isUnderWay && !this.hasLeft, 'a move that has ended here');
+    if (this.#status === 'none') return undefined;
+    return { info: this.info(), moveInfo: this.moveInfo(), ...given({ lastSession: this.#lastSession }) };
+  }
+
+  /** As in the process that has passed it. */
+  restore(past: PassedLeaving): void {
+    this.#past = past;
+    this.#status = past.info.status ?? 'none';
+    this.#lastSession = past.lastSession;
+  }
+
   #why(): string {
     const why = this.#error === undefined ? '' : ` (${this.#error})`;
     return `The destination was told to take the machine, and has not said that it has it${why}`;
@@ -97,6 +129,7 @@ export class SourceMove {
   /** A move begins. Errors: those of `route`, for what is wrong with where it goes; nothing has changed then. */
   begin(route: () => Route, more: MoreToMove = {}): void {
     this.#more = more;
+    this.#past = undefined;
     this.#error = undefined;
     this.#phase = 'running';
     this.#isCancelled = false;

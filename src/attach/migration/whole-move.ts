@@ -31,6 +31,8 @@ export class WholeMove {
   #stage: MoveStage | undefined;
   #disks: readonly MovedDisk[] = [];
   #error: string | undefined;
+  /** What another process has told of one that has ended. */
+  #past: WholeMoveInfo | undefined;
   #isCancelled = false;
   #isClosed = false;
   /** What the forecast is made of, in ms. */
@@ -53,7 +55,7 @@ export class WholeMove {
    * invalid; those of connecting to either end; what the destination refuses; those of mirrors that cannot begin.
    */
   async begin(request: XMove): Promise<MovePlan> {
-    if (this.#isUnderWay()) throw new BlockError('busy', "There's a migration process in progress");
+    if (this.isUnderWay) throw new BlockError('busy', "There's a migration process in progress");
     this.#parts.moves.assertMayLeave();
     const target = targetOf(request.uri);
     const isDry = request['dry-run'] === true;
@@ -80,7 +82,7 @@ export class WholeMove {
     }
   }
 
-  #isUnderWay(): boolean {
+  get isUnderWay(): boolean {
     return this.#stage === 'preparing' || this.#stage === 'copying' || this.#stage === 'switching';
   }
 
@@ -121,6 +123,7 @@ export class WholeMove {
   async #startCopies(disks: readonly MovedDisk[], speed: number): Promise<void> {
     for (const disk of disks) await disk.copy(`x-move-${disk.device}`, speed);
     this.#disks = disks;
+    this.#past = undefined;
     this.#error = undefined;
     this.#stopMs = undefined;
     this.#isCancelled = false;
@@ -220,6 +223,7 @@ export class WholeMove {
 
   /** Undefined where none was begun. */
   info(): WholeMoveInfo | undefined {
+    if (this.#past) return this.#past;
     if (this.#stage === undefined) return undefined;
     const forecastMs = this.#stage === 'copying' ? this.#forecastMs() : Infinity;
     return {
@@ -232,6 +236,12 @@ export class WholeMove {
       ...(this.#stopMs !== undefined && { 'stop-ms': Math.round(this.#stopMs) }),
       ...(this.#error !== undefined && { error: this.#error }),
     };
+  }
+
+  /** One that has ended in another process. */
+  restore(past: WholeMoveInfo): void {
+    this.#past = past;
+    this.#stage = past.stage;
   }
 
   /** The machine stays here. Errors: invalid where none is under way; busy when it is too late. */

@@ -109,6 +109,12 @@ export function adoptCounters(engine: Engine, live: LiveState, fds: Fds): void {
   jobs.restoreHistory(live.history);
 }
 
+/** Once what secures connections is there, and how machines are moved is known. */
+export async function adoptMoves({ moves, wholeMove }: Engine, { moves: passed }: LiveState): Promise<void> {
+  if (passed) await moves.adopt(passed.machine);
+  if (passed?.whole) wholeMove.restore(passed.whole);
+}
+
 /** Jobs with journals go on from those; the process that had them has ended. Those that cannot are told of. */
 export async function adoptJobs(
   engine: Engine,

@@ -34,6 +34,7 @@ export type Given = Described &
     | 'descriptors'
     | 'lost'
     | 'moves'
+    | 'wholeMove'
     | 'sessions'
     | 'guestProgram'
     | 'daemon'
@@ -136,8 +137,13 @@ export function describeLive(
     passedJobs,
     lentNodes: nodes.flatMap(({ name, isLentToJob }) => (isLentToJob ? [name] : [])),
     nodeOrder: nodes.map(({ name }) => name),
-    ...given({ guest: guestOf(engine, bundle) }),
+    ...given({ guest: guestOf(engine, bundle), moves: movesOf(engine) }),
   };
+}
+
+function movesOf({ kind, moves, wholeMove }: Given): LiveState['moves'] {
+  if (kind !== 'machine') return undefined;
+  return { machine: moves.passed(), ...given({ whole: wholeMove.info() }) };
 }
 
 function guestOf({ guestProgram }: Given, bundle: Bundle): LiveState['guest'] {

@@ -5,6 +5,8 @@ import type { ThrottleLevels } from '../../block/objects/throttling.js';
 import type { PassedFile } from '../../host/passing.js';
 import type { JobEnd } from '../../jobs/manager.js';
 import type { EndedJob, PassedJob } from '../../jobs/passed/passed-job.js';
+import type { PassedMoves } from '../../attach/migration/moves.js';
+import type { WholeMoveInfo } from '../../schema/move.js';
 import type { EngineState } from '../../schema/state.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import type { PassedAgreement } from '../../wire/nbd/server-connection.js';
@@ -12,7 +14,7 @@ import type { PassedMadeSession } from '../sessions/session.js';
 import type { PassedSession } from '../../wire/qmp/session.js';
 
 /** A change of what is said here is a new version. */
-export const TAKEOVER_PROTOCOL = 5;
+export const TAKEOVER_PROTOCOL = 6;
 
 /** The place of a descriptor among those of its message. */
 export type Place = number;
@@ -136,6 +138,8 @@ export interface LiveState {
   nodeOrder: string[];
   /** The program in which the guest runs, where livedisk has started one. */
   guest?: { data: JsonObject; fds: Place[] };
+  /** Of a machine: the moves to here and from here, which have ended. */
+  moves?: { machine: PassedMoves; whole?: WholeMoveInfo };
   /** Of the folder of the state. */
   lock?: Place;
 }

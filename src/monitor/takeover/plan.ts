@@ -103,17 +103,23 @@ function humanMonitors({ characterDevices, hub }: Given): number {
 }
 
 function refusals(engine: Given): string[] {
-  const { jobs, runState, moves, kind, sessions } = engine;
+  const { jobs, runState, sessions } = engine;
   return [
     ...engine.deletingPoints().map((name) => `point '${name}' is being deleted`),
     ...jobs.list().flatMap((job) => jobRefusal(job)),
-    ...(ELSEWHERE.has(runState.status) ? [`the machine is '${runState.status}'`] : []),
-    ...(kind === 'machine' && moves.source.isUnderWay ? ['a migration is under way'] : []),
+    ...(ELSEWHERE.has(runState.status) ? [`the machine is '${runState.status}'`] : moveRefusals(engine)),
     ...sessions.list().flatMap(({ id, ends }) => (ends ? [`session '${id}' is being undone`] : [])),
     ...openNodes(engine).flatMap(nodeRefusal),
     ...exportRefusals(engine),
     ...chardevRefusals(engine),
   ];
+}
+
+function moveRefusals({ moves, wholeMove }: Given): string[] {
+  // Also of one that was reset since.
+  if (moves.source.hasLeft) return ['the machine has moved: the destination has it'];
+  if (moves.source.isUnderWay || wholeMove.isUnderWay) return ['a migration is under way'];
+  return [];
 }
 
 function jobRefusal(job: Job): string[] {

@@ -20,6 +20,7 @@ import {
   adoptFrontEnds,
   adoptMemories,
   adoptJobs,
+  adoptMoves,
   adoptSessions,
   ownFiles,
 } from './adopt.js';
@@ -165,6 +166,7 @@ export class Taking {
       await adoptBitmaps(engine, live, fds);
     });
     engine.host.passing?.memories.clear();
+    await adoptMoves(engine, live);
     adoptCounters(engine, live, fds);
     await adoptPassedJobs(engine, live.passedJobs, fds);
     orderNodes(engine, live.nodeOrder);
