@@ -63,6 +63,11 @@ async function answers({ daemon }: End): Promise<unknown> {
   return JSON.parse(JSON.stringify(all, (key, value: unknown) => (key === 'rate' ? 0 : value)));
 }
 
+async function bitmapsOf({ daemon }: End): Promise<unknown> {
+  const nodes = (await daemon.execute('query-named-block-nodes')) as Array<{ [member: string]: unknown }>;
+  return nodes.find((node) => node['node-name'] === 'disk')?.['dirty-bitmaps'];
+}
+
 async function ownerOf({ daemon }: End): Promise<unknown> {
   return ((await daemon.execute('x-query-move')) as { owner: string }).owner;
 }
@@ -205,4 +210,37 @@ test('a move with its disks keeps a machine from being taken over while they are
   await updated(t, folder, destination);
   assert.deepEqual(await answers(destination), arrived);
   await quit(destination.daemon, destination.serving);
+});
+
+test('bitmaps that came with a machine go over though its image, which is to keep them, is not its own yet', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = makeDisk(t);
+  const source = await start(t, { folder }, 'source');
+  const destination = await start(t, { folder }, 'destination', '-S', '-incoming', 'unix:move');
+  const capabilities = ['dirty-bitmaps', 'late-block-activate'].map((capability) => ({
+    capability,
+    state: true,
+  }));
+  for (const { daemon } of [source, destination])
+    await daemon.execute('migrate-set-capabilities', { capabilities });
+  const bitmap = { node: 'disk', persistent: true };
+  await source.daemon.execute('block-dirty-bitmap-add', { ...bitmap, name: 'came' });
+  await source.daemon.execute('human-monitor-command', {
+    'command-line': 'qemu-io -d virtio0/virtio-backend "write 0 1M"',
+  });
+  await source.daemon.execute('migrate', { uri: 'unix:move' });
+  await until(() => ownerOf(source), 'there');
+  await until(() => ownerOf(destination), 'here');
+  await destination.daemon.execute('block-dirty-bitmap-add', { ...bitmap, name: 'added', disabled: true });
+  const before = await bitmapsOf(destination);
+  await updated(t, folder, destination);
+  assert.deepEqual(await bitmapsOf(destination), before);
+  await destination.daemon.execute('cont');
+  assert.deepEqual(await bitmapsOf(destination), before);
+  await quit(destination.daemon, destination.serving);
+  const { 'format-specific': info } = JSON.parse(
+    run(folder, 'qemu-img', 'info', '-U', '--output=json', 'disk.qcow2'),
+  ) as { 'format-specific': { data: { bitmaps: Array<{ name: string; flags: string[] }> } } };
+  const stored = info.data.bitmaps.map(({ name, flags }) => `${name} ${flags.join()}`);
+  assert.deepEqual(stored.sort(), ['added ', 'came auto']);
 });

@@ -60,10 +60,17 @@ export async function adoptBitmaps({ graph, host }: Engine, live: LiveState, fds
     node.side = await SideBitmap.adopt(host, { node, path, name: bitmapName }, given);
     node.dirtyBitmaps.push(node.side.bitmap);
   }
-  for (const { node: name, name: bitmapName, granularityBytes, enabled, ...bits } of live.bitmaps) {
+  for (const {
+    node: name,
+    name: bitmapName,
+    granularityBytes,
+    enabled,
+    persistent,
+    ...bits
+  } of live.bitmaps) {
     const node = graph.node(name);
     const bitmap = new DirtyBitmap(node.lengthBytes, granularityBytes, bitmapName);
-    bitmap.enabled = enabled;
+    Object.assign(bitmap, { enabled, persistent });
     bitmap.deserialise(0, takeBytes(host, bits, fds));
     node.dirtyBitmaps.push(bitmap);
   }

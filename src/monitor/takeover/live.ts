@@ -152,9 +152,9 @@ function guestOf({ guestProgram }: Given, bundle: Bundle): LiveState['guest'] {
   return { data, fds: bundle.addAll(fds) };
 }
 
-/** Those that are in no image. */
-export function isTransient({ name, persistent, isInternal }: DirtyBitmap): boolean {
-  return name !== undefined && !persistent && !isInternal;
+/** Those that are in no image; one that is not ours yet has none of those that it is to keep. */
+export function isTransient({ activity }: Node, { name, persistent, isInternal }: DirtyBitmap): boolean {
+  return name !== undefined && !isInternal && (!persistent || activity === 'inactive');
 }
 
 /** With what was recorded beside it while a job works on it. */
@@ -168,10 +168,10 @@ function bitsOf(bitmap: DirtyBitmap): DirtyBitmap {
 }
 
 function transient(host: Host, node: Node, bitmap: DirtyBitmap, bundle: Bundle): BitmapState[] {
-  const { name, granularityBytes, enabled } = bitmap;
-  if (!isTransient(bitmap) || name === undefined) return [];
+  const { name, granularityBytes, enabled, persistent } = bitmap;
+  if (!isTransient(node, bitmap) || name === undefined) return [];
   const bits = bytesState(host, `bitmap ${name}`, bitsOf(bitmap).bytes(), bundle);
-  return [{ node: withoutJobs(node).name, name, granularityBytes, enabled, ...bits }];
+  return [{ node: withoutJobs(node).name, name, granularityBytes, enabled, persistent, ...bits }];
 }
 
 function besides(host: Host, node: Node, bundle: Bundle): SideBitmapState[] {

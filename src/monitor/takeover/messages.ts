@@ -41,6 +41,8 @@ export interface BitmapState extends BytesState {
   name: string;
   granularityBytes: number;
   enabled: boolean;
+  /** Its image is to keep it once that is ours. */
+  persistent: boolean;
 }
 
 /** One that is kept in a file beside the image, and is known better than that says. */

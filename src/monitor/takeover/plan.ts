@@ -51,7 +51,7 @@ function goesOver(engine: Given): string[] {
   const nodes = openNodes(engine);
   const bitmaps = nodes.flatMap((node) =>
     node.dirtyBitmaps
-      .filter((bitmap) => isTransient(bitmap) || bitmap === node.side?.bitmap)
+      .filter((bitmap) => isTransient(node, bitmap) || bitmap === node.side?.bitmap)
       .map(({ name }) => ({ node, name })),
   );
   return [
