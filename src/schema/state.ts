@@ -175,6 +175,14 @@ export const EngineState = struct('EngineState', {
   migration: optional(
     struct('StateMigration', { capabilities: required(arrayOf(str)), parameters: required(any) }),
   ),
+  /** A machine that has come, whose source may not have heard so, and asks. */
+  arrival: optional(
+    struct('StateArrival', {
+      session: required(str),
+      door: required(SocketAddress),
+      tls: optional(struct('StateDoorTls', { credentials: required(str), authz: optional(str) })),
+    }),
+  ),
   jobs: required(
     arrayOf(struct('StateJob', { id: required(str), type: required(str), journal: optional(str) })),
   ),

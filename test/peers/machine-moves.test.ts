@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
@@ -211,6 +211,40 @@ test(`a link that breaks at ${CUTS} places: one end has the machine when it is b
     await loser.kill();
     run(folder, 'qemu-img', 'check', 'disk.qcow2');
   }
+});
+
+test('a destination with --state that is killed before its source has heard answers it when it is back', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = makeDisk(t);
+  const relay = await linkIn(t, folder);
+  const source = await start(t, folder, 'livedisk', 'source');
+  const kept = ['--state', 'there'];
+  const first = await start(t, folder, 'livedisk', 'destination', ...kept, '-incoming', 'unix:move');
+  await guest(source, 'write -P 0x44 0 2M');
+  relay.cutBefore({ towards: 'client', type: OWNED });
+  await source.execute('migrate', { uri: 'unix:link' });
+  await whenCut(source, relay);
+  assert.equal(await ownerOf(source), 'unknown');
+  await guest(first, 'read -P 0x44 0 2M');
+  // What is done by then is kept.
+  await first.execute('cont');
+  await first.kill();
+  const second = await Daemon.start(
+    t,
+    folder,
+    [process.execPath, PROGRAM, 'run', ...kept],
+    'destination.qmp',
+  );
+  assert.equal(await ownerOf(second), 'here');
+  relay.setDown(false);
+  await whoHasIt(source, second);
+  assert.equal(await migrationOf(source), 'completed');
+  await until(
+    async () => readFileSync(join(folder, 'there/state'), 'utf8').includes('"arrival"'),
+    (isKept) => !isKept,
+  );
+  for (const end of [source, second]) assert.equal(await end.quit(), 0, end.output);
+  run(folder, 'qemu-img', 'check', 'disk.qcow2');
 });
 
 /** The link has broken, and the source knows of it. */

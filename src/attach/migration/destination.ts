@@ -63,6 +63,7 @@ export class DestinationMove {
   #channel: MoveChannel | undefined;
   readonly #channels = new Set<MoveChannel>();
   readonly #idle = new Notifier();
+  readonly #answered = new Notifier();
   #isClosed = false;
 
   constructor(settings: MoveSettings, machine: MachineState) {
@@ -353,7 +354,13 @@ export class DestinationMove {
 
   async #closeDoor(): Promise<void> {
     this.#isDoorClosed = true;
+    this.#answered.notify();
     await this.#door?.close();
+  }
+
+  /** Resolves when the source has heard that the machine is here, and nobody may come any more. */
+  answered(): Promise<void> {
+    return this.#answered.wait();
   }
 
   /** A source whose connection was cut after it had said its word. */

@@ -72,7 +72,7 @@ export function describeEngine(
       .flatMap(({ id, origin }) =>
         origin ? [{ id, backend: origin.backend, ...given({ maxClients: origin.maxClients }) }] : [],
       ),
-    ...given({ migration: engine.moves.settings }),
+    ...given({ migration: engine.moves.settings, arrival: arrivalOf(engine) }),
     jobs: engine.jobs
       .list()
       .filter(({ isOver, isBlockJob }) => !isOver && isBlockJob)
@@ -83,6 +83,12 @@ export function describeEngine(
 /** One that was reset after it had moved has moved still. */
 function statusOf({ runState: { status }, moves }: Described): EngineState['status'] {
   return moves.source.hasLeft && status !== 'finish-migrate' ? 'postmigrate' : status;
+}
+
+function arrivalOf({ moves }: Described): EngineState['arrival'] {
+  const { session = '', door } = moves.destination.passed() ?? {};
+  if (!door?.address) return undefined;
+  return { session, door: addressOf(door.address), ...given({ tls: door.tls }) };
 }
 
 function lostBitmapsOf({ name: node, dirtyBitmaps }: Node): EngineState['lostBitmaps'] {

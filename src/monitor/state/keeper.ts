@@ -39,7 +39,8 @@ export class StateKeeper implements GraphKeeper {
       engine.graph.keeper = keeper;
       engine.hub.onDone = (name) => keeper.#done(name);
       engine.onEvent(() => keeper.#schedule());
-      void keeper.#followStatus();
+      void keeper.#follow(() => engine.runState.change());
+      void keeper.#follow(() => engine.moves.destination.answered());
       const description = keeper.describe();
       if (isKept) keeper.#kept = description;
       await keeper.keep(description);
@@ -105,10 +106,10 @@ export class StateKeeper implements GraphKeeper {
     }
   }
 
-  /** Not every change of it is an event. */
-  async #followStatus(): Promise<void> {
+  /** Not everything that happens by itself is an event. */
+  async #follow(change: () => Promise<void>): Promise<void> {
     while (!this.#isOver()) {
-      await this.#engine.runState.change();
+      await change();
       this.#schedule();
     }
   }

@@ -59,9 +59,24 @@ export async function restoreEngine(
   }
   if (state.migration) engine.moves.restore(state.migration as MoveChoices);
   if (bringBitmaps) await restoreExports(engine, state);
-  else await restoreExportsAndJobs(engine, state);
+  else {
+    await restoreArrival(engine, state);
+    await restoreExportsAndJobs(engine, state);
+  }
   if (HALFWAY.has(status)) engine.warn('a snapshot of the machine was under way: the guest waits for cont');
   engine.runState.restore(HALFWAY.has(status) ? 'paused' : status);
+}
+
+/** Its source asks who has the machine. */
+async function restoreArrival({ moves, warn }: Engine, { arrival }: EngineState): Promise<void> {
+  if (!arrival) return;
+  const { session, door, tls } = arrival;
+  const passed = { isOnce: false, address: socketAddress(door), ...given({ tls }) };
+  await moves
+    .adopt({ isIncoming: true, arrival: { session, door: passed } })
+    .catch((error: unknown) =>
+      warn(`warning: the source of this machine cannot be answered: ${toBlockError(error).message}`),
+    );
 }
 
 async function restoreObjects({ graph, warn }: Engine, state: EngineState, secrets: Secrets): Promise<void> {
