@@ -30,6 +30,12 @@ interface Slot {
   running: { assignment: Assignment; output: Uint8Array } | undefined;
 }
 
+/** What a thread runs: a file, or, with its `text`, what that was when it was loaded. */
+export interface ThreadProgram {
+  readonly path: string;
+  readonly text: string | undefined;
+}
+
 /** One thread of the pool. While it has nothing to do it does not keep the process alive. */
 export class ComputeThread {
   readonly #worker: Worker;
@@ -41,9 +47,9 @@ export class ComputeThread {
   #ended: BlockError | undefined;
 
   /** `onFree` is called when it could take a task, and when it has ended. */
-  constructor(path: string, onFree: () => void) {
+  constructor(program: ThreadProgram, onFree: () => void) {
     this.#onFree = onFree;
-    this.#worker = startWorker(path);
+    this.#worker = startWorker(program);
     this.#worker.unref();
     this.#worker.on('message', (reply: ComputeReply) => this.#finish(reply));
     this.#worker.on('messageerror', (cause) => this.#end(threadEnded(cause)));
@@ -153,10 +159,23 @@ function placeIn(
   return { input: sharedInput, output: isShared(output) ? output : view(inputBytes, output.byteLength) };
 }
 
+/** Runs a CommonJS program as if it were read from its file. */
+const RUN_TEXT = `
+  const { workerData: { path, text } } = require('node:worker_threads');
+  const { compileFunction, constants } = require('node:vm');
+  compileFunction(text, ['require', '__filename'], {
+    filename: path,
+    importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
+  })(require('node:module').createRequire(path), path);
+`;
+
 /** A program that is TypeScript still, as in our tests, needs tsx: Node 20 does not load that into threads by itself. */
-function startWorker(path: string): Worker {
+function startWorker({ path, text }: ThreadProgram): Worker {
   const resourceLimits = { maxOldGenerationSizeMb: MAX_HEAP_MB };
-  if (!path.endsWith('.ts')) return new Worker(path, { resourceLimits });
+  if (!path.endsWith('.ts')) {
+    if (text === undefined) return new Worker(path, { resourceLimits });
+    return new Worker(RUN_TEXT, { eval: true, resourceLimits, workerData: { path, text } });
+  }
   const from = JSON.stringify(path);
   const start = `import('node:module').then(({ createRequire }) => {
     const require = createRequire(${from});

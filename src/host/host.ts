@@ -2,7 +2,7 @@ import type { Trace } from '../base/trace.js';
 import type { BlockError } from '../base/error.js';
 import type { RequestWatch } from '../base/io-request.js';
 import type { IoVector } from '../base/io-vector.js';
-import type { HostCompute } from './compute.js';
+import type { ComputeProgram, HostCompute } from './compute.js';
 import type { HostHttp } from './http.js';
 import type { HostPassing, HostPeer } from './passing.js';
 import type { HostSharing } from './sharing.js';
@@ -32,6 +32,11 @@ export interface Host {
   readonly requestWatch?: RequestWatch;
   /** What is kept to be faster is compared with the slow way each time: in simulations. */
   readonly checksShortcuts?: boolean;
+  /**
+   * Loads what would be loaded when it is needed first, `programs` of compute threads too: of a process that goes on while
+   * an update puts other files in the place of its program's. A simulated machine has no such files.
+   */
+  loadWhole?(programs: readonly ComputeProgram[]): Promise<void>;
 }
 
 export interface OpenFileOptions {

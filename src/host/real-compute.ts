@@ -1,8 +1,9 @@
+import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { Notifier } from '../base/async.js';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
 import { MAX_WAITING_COMPUTE_TASKS } from '../base/limits.js';
-import type { ComputeOptions, ComputeTask, HostCompute } from './compute.js';
+import type { ComputeOptions, ComputeProgram, ComputeTask, HostCompute } from './compute.js';
 import { FairQueue } from './compute-queue.js';
 import { type Assignment, ComputeThread } from './compute-thread.js';
 import { TurnBudget } from './sync-writes.js';
@@ -45,6 +46,11 @@ export class RealCompute implements HostCompute {
     return this.#poolOf(task.function.program.path).run(task as ComputeTask<never>, user, signal);
   }
 
+  /** Its threads run what its file says now. Errors: those of reading it. */
+  load({ path }: ComputeProgram): void {
+    this.#poolOf(path).text = readFileSync(path, 'utf8');
+  }
+
   async room(user: object = NOBODY): Promise<void> {
     await Promise.all([...this.#pools.values()].map((pool) => pool.room(user)));
   }
@@ -68,6 +74,8 @@ function closedError(): BlockError {
 /** The threads of one program, and the tasks that wait for them. */
 class ThreadPool {
   readonly #path: string;
+  /** See ThreadProgram. */
+  text: string | undefined;
   readonly #mostThreads: number;
   #threads: ComputeThread[] = [];
   readonly #waiting = new FairQueue<Assignment>();
@@ -136,7 +144,7 @@ class ThreadPool {
   #idlestThread(): ComputeThread {
     const [idlest] = [...this.#threads].sort((a, b) => a.taskCount - b.taskCount);
     if (idlest && (idlest.taskCount === 0 || this.#threads.length === this.#mostThreads)) return idlest;
-    const started = new ComputeThread(this.#path, () => this.#dispatch());
+    const started = new ComputeThread({ path: this.#path, text: this.text }, () => this.#dispatch());
     this.#threads.push(started);
     return started;
   }

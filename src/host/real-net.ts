@@ -76,7 +76,12 @@ export class RealNet implements HostNet {
     assert(socket instanceof RealSocket, 'TLS over a socket of another host');
     // First of all it must stop reading: what comes next is TLS.
     const raw = socket.handOver();
-    return (await import('./tls-socket.js')).secureSocket(socket, await raw, end);
+    return (await this.loadTls()).secureSocket(socket, await raw, end);
+  }
+
+  /** It is for few. */
+  loadTls(): Promise<typeof import('./tls-socket.js')> {
+    return import('./tls-socket.js');
   }
 
   /** A descriptor of a connected socket. */

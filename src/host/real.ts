@@ -21,6 +21,7 @@ export function createRealHost({ everythingIsRemote = false }: RealHostOptions =
   const system = new Syscalls();
   const clock = new RealClock();
   const net = new RealNet(system);
+  const compute = new RealCompute();
   return {
     files: everythingIsRemote ? new RealFiles(system, () => true) : new RealFiles(system),
     net,
@@ -31,7 +32,11 @@ export function createRealHost({ everythingIsRemote = false }: RealHostOptions =
     pipes: new RealPipes(system),
     sharing: new RealSharing(system),
     random: new RealRandom(),
-    compute: new RealCompute(),
+    compute,
     trace: new Trace(new RealTraceOutput(clock)),
+    async loadWhole(programs) {
+      for (const program of programs) compute.load(program);
+      await net.loadTls();
+    },
   };
 }

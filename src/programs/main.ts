@@ -41,6 +41,9 @@ const { program, args } = splitName(process.argv.slice(2));
 const tell = (text: string): void => void process.stderr.write(text);
 tellAssertionFailures(program, tell);
 const isDone = tellDeadEnd(program, process, tell);
+// Clients that stay connected, standard input, and calls that the kernel holds would keep the process alive. Its files may be
+// others by the time of its end.
+const exit = subcommandOf(args)?.serves === true ? import('../host/exit.js') : undefined;
 void main(args, program)
   .catch((error: unknown) => {
     // It has been told.
@@ -52,6 +55,5 @@ void main(args, program)
   .then(async (status) => {
     isDone();
     process.exitCode = status;
-    // Clients that stay connected, standard input, and calls that the kernel holds would keep the process alive.
-    if (subcommandOf(args)?.serves === true) (await import('../host/exit.js')).exitNow();
+    (await exit)?.exitNow();
   });

@@ -2,6 +2,7 @@ import { setFlagsFromString } from 'node:v8';
 import { BlockError, toBlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { Host } from '../../host/host.js';
+import { codecProgram } from '../../codec/program.js';
 import { createRealHost } from '../../host/real.js';
 import type { Engine } from '../../monitor/engine.js';
 import { onceLetGo } from '../../monitor/takeover/let-go.js';
@@ -99,6 +100,7 @@ export async function runMain(
     if (options.daemonize) tellReady();
     renew = letTakeOver(engine, daemon, options);
     if (isToRenew) renew();
+    await host.loadWhole?.([codecProgram]).catch(told);
     await untilEnd(engine);
   } finally {
     engine.graph.keeper = undefined;
