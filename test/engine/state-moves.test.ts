@@ -1,10 +1,15 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
+import { tlsEnd } from '../../src/block/objects/tls-end.js';
+import type { HostSocket } from '../../src/host/host.js';
 import { createRealHost } from '../../src/host/real.js';
 import { StateKeeper } from '../../src/monitor/state/keeper.js';
 import { StateStore } from '../../src/monitor/state/store.js';
+import { SocketStream } from '../../src/wire/migration/byte-stream.js';
+import { MoveChannel } from '../../src/wire/migration/channel.js';
 import type { EngineState } from '../../src/schema/state.js';
-import type { EngineBed } from './engine-bed.js';
+import { EngineBed } from './engine-bed.js';
 import { MigrationBed, statusOf } from './migration-bed.js';
 
 /** What is kept of a machine that moves: a start after a crash goes by it. */
@@ -68,4 +73,35 @@ test('a stopped machine that has come is here after a crash', async (t) => {
   await bed.source.execute('stop');
   await bed.move();
   await untilKept(kept, 'paused');
+});
+
+test('where a source asks after an update or a crash is as secure as before, whatever is set by then', async (t) => {
+  const bed = new EngineBed(t);
+  const { engine } = bed;
+  writeFileSync(bed.path('keys.psk'), `qemu:${'ab'.repeat(16)}\n`);
+  const address = { type: 'unix', path: bed.path('door') } as const;
+  const door = { isOnce: false, address, tls: { credentials: 'server' } };
+  for (const endpoint of ['server', 'client'])
+    await bed.execute('object-add', {
+      ...{ 'qom-type': 'tls-creds-psk', id: endpoint, dir: bed.folder, endpoint },
+    });
+  await engine.moves.adopt({ isIncoming: true, arrival: { session: 'ab', door } });
+  assert.deepEqual(engine.moves.passed().arrival, { session: 'ab', door });
+  const { host, graph } = engine;
+  const ask = async (isSecure: boolean): Promise<unknown> => {
+    const socket = await host.net.connect(address);
+    const secure = (): Promise<HostSocket> => host.net.secure(socket, tlsEnd(graph.objects, 'client'));
+    const channel = new MoveChannel(new SocketStream(isSecure ? await secure() : socket), host.clock);
+    try {
+      await channel.open();
+      await channel.send('hello', { session: 'ab', word: '', again: true, machine: { type: '' } });
+      const { body } = await channel.expect(['known']);
+      await channel.send('bye', {});
+      return body.state;
+    } finally {
+      channel.close();
+    }
+  };
+  await assert.rejects(ask(false));
+  assert.equal(await ask(true), 'owned');
 });
