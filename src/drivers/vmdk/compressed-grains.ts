@@ -1,7 +1,7 @@
 import { assert } from '../../base/assert.js';
 import { alignDown, alignUp } from '../../base/align.js';
 import { errnoError } from '../../base/error.js';
-import { adler32, deflateRaw, inflateRaw } from '../../codec/index.js';
+import { adler32, deflateRaw, inflateZlib } from '../../codec/index.js';
 import type { ChildIo, MapDriver, Reservation } from '../../block/driver.js';
 import type { Mapping } from '../../block/request.js';
 import type { ComputeTask, HostCompute } from '../../host/compute.js';
@@ -106,10 +106,10 @@ export class CompressedGrains implements MapDriver {
     const stream = await readBytes(file, place + (marker ? MARKER_BYTES : 0), bytes);
     const output = Buffer.alloc(grain);
     const filled = await this.#run({
-      function: inflateRaw,
-      input: stream.subarray(ZLIB_HEADER.length),
+      function: inflateZlib,
+      input: stream,
       output,
-      parameters: ZLIB,
+      parameters: undefined,
     });
     const from = offset % grain;
     if (from + part.length > filled) throw errnoError('EINVAL');
