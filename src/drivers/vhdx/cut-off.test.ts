@@ -36,3 +36,25 @@ test('a vhdx whose file was cut off is no image with zeroes in it, but can be ch
       assert.equal((await img('check', '-f', 'vhdx', image)).code, 2);
     }
   }));
+
+test('a vhdx whose file ends with the disk, within its last block, is whole', () =>
+  withFolder(async (folder) => {
+    const [raw, image, copy] = ['raw', 'image', 'copy'].map((name) => join(folder, name));
+    assert.ok(raw !== undefined && image !== undefined && copy !== undefined);
+    writeFileSync(raw, Buffer.alloc(9 * MiB, 1));
+    const made = await img('convert', '-f', 'raw', '-O', 'vhdx', '-o', 'block_size=8M', raw, image);
+    assert.equal(made.code, 0, made.stderr);
+    const end = statSync(image).size - 7 * MiB;
+    truncateSync(image, end);
+    assert.equal((await img('check', '-f', 'vhdx', image)).code, 0);
+    const copied = await img('convert', '-f', 'vhdx', '-O', 'raw', image, copy);
+    assert.deepEqual([copied.code, copied.stderr], [0, '']);
+    assert.equal((await img('compare', '-f', 'raw', '-F', 'raw', raw, copy)).code, 0);
+    truncateSync(image, end - 512);
+    assert.equal((await img('check', '-f', 'vhdx', image)).code, 2);
+    const { stderr } = await img('info', '-f', 'vhdx', image);
+    assert.match(
+      stderr,
+      new RegExp(`entry 1 end offset ${end - 1} points after end of file \\(${end - 512}\\)`),
+    );
+  }));

@@ -27,7 +27,7 @@ import {
 } from './layout.js';
 import { VhdxLog } from './log.js';
 import { type DiskParameters, readParameters } from './metadata.js';
-import { BlockState, ENTRY_BYTES, entryCount, VhdxTable } from './table.js';
+import { BlockState, chunkRatio, ENTRY_BYTES, entryCount, VhdxTable } from './table.js';
 
 export async function loadVhdx(
   driver: DriverContext,
@@ -98,35 +98,46 @@ async function endOf(
   for (const { offset, lengthBytes } of [regions.table, regions.metadata])
     end = Math.max(end, offset + lengthBytes);
   end = Math.max(end, header.logOffset + header.logBytes);
-  await eachBlock({ file, regions, disk }, (index, place) => {
-    if (!isForCheck) checkInFile(file, index, place, disk.blockBytes);
+  await eachBlock({ file, regions, disk }, (index, place, diskBytes) => {
+    if (!isForCheck) checkInFile(file, index, place, diskBytes);
     end = Math.max(end, place + disk.blockBytes);
   });
   if (end > MAX_IMAGE_BYTES) throw errnoError('EINVAL');
   return alignUp(end, MiB);
 }
 
-/** Those that have data: which entry of the table, and where in the file. */
+/** Those that have data: which entry of the table, where in the file, and how much of it the disk has. */
 async function eachBlock(
   { file, regions, disk }: Pick<Parts, 'file' | 'regions' | 'disk'>,
-  visit: (index: number, place: number) => void,
+  visit: (index: number, place: number, diskBytes: number) => void,
 ): Promise<void> {
   const entries = entryCount(disk);
+  const bitmapEvery = chunkRatio(disk) + 1;
   const pieceEntries = 65536;
   for (let first = 0; first < entries; first += pieceEntries) {
     const count = Math.min(pieceEntries, entries - first);
     const bytes = await readBytes(file, regions.table.offset + first * ENTRY_BYTES, count * ENTRY_BYTES);
     for (let i = 0; i < count; i++) {
       const entry = bytes.readUInt32LE(i * ENTRY_BYTES) + bytes.readUInt32LE(i * ENTRY_BYTES + 4) * 2 ** 32;
-      if (entry % 8 === BlockState.fullyPresent) visit(first + i, entry - (entry % MiB));
+      if (entry % 8 !== BlockState.fullyPresent) continue;
+      const block = first + i - Math.floor((first + i) / bitmapEvery);
+      const diskBytes = Math.min(disk.blockBytes, disk.diskBytes - block * disk.blockBytes);
+      visit(first + i, entry - (entry % MiB), diskBytes);
     }
   }
 }
 
+const SECTOR_BYTES = 512;
+
+/** A file may end with the disk, in the middle of its last block and of a sector. */
+function isInFile(file: ChildIo, place: number, diskBytes: number): boolean {
+  return place + diskBytes <= alignUp(file.lengthBytes, SECTOR_BYTES);
+}
+
 /** A file that was cut off would read as zeroes. Errors: corrupt, in QEMU's words. */
-function checkInFile(file: ChildIo, index: number, place: number, blockBytes: number): void {
-  const [size, last] = [file.lengthBytes, place + blockBytes - 1];
-  if (last < size) return;
+function checkInFile(file: ChildIo, index: number, place: number, diskBytes: number): void {
+  if (isInFile(file, place, diskBytes)) return;
+  const [size, last] = [alignUp(file.lengthBytes, SECTOR_BYTES), place + diskBytes - 1];
   const which = place >= size ? `start offset ${place}` : `end offset ${last}`;
   const text = `VHDX BAT entry ${index} ${which} points after end of file (${size}). Image has probably been truncated.`;
   throw new BlockError('corrupt', text, { errno: 'EINVAL' });
@@ -240,11 +251,11 @@ class VhdxImage implements OpenedFormat {
   }
 
   async check(): Promise<ImageCheck> {
-    const { file, disk, isReplayed } = this.#p;
+    const { file, isReplayed } = this.#p;
     const result = nothingFound();
     if (isReplayed) result.corruptionsFixed++;
-    await eachBlock(this.#p, (_index, place) => {
-      if (place < MiB || place > file.lengthBytes - disk.blockBytes) result.corruptions++;
+    await eachBlock(this.#p, (_index, place, diskBytes) => {
+      if (place < MiB || !isInFile(file, place, diskBytes)) result.corruptions++;
     });
     return result;
   }
