@@ -309,6 +309,22 @@ test('an image whose block status cannot be had is no image that differs', () =>
     await server.close();
   }));
 
+test('an export keeps its size', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'socket');
+    const server = await NbdServer.listen(createRealHost(), { type: 'unix', path });
+    server.addExport({ name: '', target: new MemoryTarget(MiB), readOnly: false, multiConn: true });
+    const disk = `nbd+unix://?socket=${path}`;
+    for (const size of ['512k', '2M']) {
+      const { code, stdout, stderr } = await img('resize', '--shrink', '-f', 'raw', disk, size);
+      assert.deepEqual([code, stdout, stderr], [1, '', 'qemu-img: Cannot resize NBD nodes\n']);
+    }
+    assert.equal(await succeed('resize', '-f', 'raw', disk, '1M'), 'Image resized.\n');
+    await succeed('create', '-f', 'qcow2', disk, '64k');
+    assert.equal(await succeed('resize', '-f', 'qcow2', disk, '128k'), 'Image resized.\n');
+    await server.close();
+  }));
+
 test('the version is told in the form of QEMU’s tools', async () => {
   assert.match((await img('--version')).stdout, /^qemu-img version 7\.2\.\d+ \(livedisk \d+\.\d+\.\d+\)\n/);
 });

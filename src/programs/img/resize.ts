@@ -1,3 +1,4 @@
+import type { Node } from '../../block/node.js';
 import { type Preallocation, PREALLOCATION_MODES, resizeImage } from '../../block/resize.js';
 import { Arguments, options } from './arguments.js';
 import { sizeValue } from './create-options.js';
@@ -6,6 +7,12 @@ import { explain, type Tool, ToolFailure, UsageError } from './tool.js';
 const SHRINK_WARNING =
   "qemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's end. Before performing such " +
   'an operation, make sure there is no important data there.';
+
+/** What has its size from elsewhere. Who needs less of it, as a format does, takes it as it is. */
+const FIXED: ReadonlyMap<string, string> = new Map([
+  ['host_device', 'device files'],
+  ['nbd', 'NBD nodes'],
+]);
 
 /** resize [-f FMT] [--preallocation=MODE] [-q] [--shrink] [--image-opts] FILE [+|-]SIZE */
 export async function resizeCommand(tool: Tool, words: readonly string[]): Promise<number> {
@@ -33,6 +40,8 @@ export async function resizeCommand(tool: Tool, words: readonly string[]): Promi
     throw new ToolFailure('Preallocation can only be used for growing images');
   if (newBytes < oldBytes && !args.has('shrink'))
     throw new ToolFailure('Use the --shrink option to perform a shrink operation.', { hint: SHRINK_WARNING });
+  const fixed = FIXED.get(fileOf(backend.node).driver.name);
+  if (fixed !== undefined && newBytes !== oldBytes) throw new ToolFailure(`Cannot resize ${fixed}`);
   try {
     await resizeImage(backend, newBytes, preallocation);
   } catch (error) {
@@ -40,6 +49,13 @@ export async function resizeCommand(tool: Tool, words: readonly string[]): Promi
   }
   if (!args.has('q')) tool.out.print('Image resized.\n');
   return 0;
+}
+
+/** Whose size an image has, where it has none of its own. */
+function fileOf(image: Node): Node {
+  const node = image.skipFilters();
+  const file = node.driver.followsChildSize === true ? node.children.get('file') : undefined;
+  return file ? fileOf(file.node) : node;
 }
 
 function preallocationOf(text: string): Preallocation {
