@@ -12,6 +12,8 @@ export interface View {
   readonly chains: readonly Chain[];
   readonly users: readonly User[];
   readonly jobs: readonly Job[];
+  /** Names of jobs that may be over, and that new ones do not get, where somebody keeps them. */
+  readonly pastJobs?: readonly string[];
 }
 
 export interface Server {
@@ -19,6 +21,11 @@ export interface Server {
   readonly name: string;
   /** Of the machine, as query-status says it; a storage daemon has none. */
   readonly runState?: string;
+}
+
+/** By the name that readServer (build.ts) gives. */
+export function isLivedisk({ name }: Server): boolean {
+  return name.startsWith('livedisk');
 }
 
 export interface Image {

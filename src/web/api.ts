@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { BlockError } from '../base/error.js';
 import { given } from '../base/given.js';
 import type { JsonObject } from '../schema/types.js';
@@ -7,15 +8,15 @@ import type { ClusterMap } from '../view/cluster-map.js';
 import { imageOf, type View } from '../view/model.js';
 import { withMap } from '../view/plan/expected.js';
 import { exportHint } from '../view/plan/exports.js';
-import { planAction } from '../view/plan/plan.js';
+import { disksOf, gistOf, planAction } from '../view/plan/plan.js';
 import type { Action, Plan, PlannedCommand } from '../view/plan/types.js';
 import { numberOf, objectOf, objectsOf } from '../view/answers.js';
 import { QmpError } from '../wire/qmp/registry.js';
 import { parseAction } from './action-input.js';
 import { ConsoleApi, type ConsoleOptions } from './console.js';
-import type { Beside, BitmapStretches, Heat } from './messages.js';
+import type { Beside, BitmapStretches, Heat, ToldPlan } from './messages.js';
 import type { MonitorLink } from './monitor-link.js';
-import { PointsApi, type PointsOptions } from './points.js';
+import { otherThanTold, PointsApi, type PointsOptions } from './points.js';
 
 export interface ApiOptions extends PointsOptions, ConsoleOptions {
   /** The same of a file that there is not. Errors: permission; exists. */
@@ -24,6 +25,8 @@ export interface ApiOptions extends PointsOptions, ConsoleOptions {
   readonly lookBeside: (server: string, view: View) => Promise<Beside>;
 }
 
+/** More than a page has in its list of what was done. */
+const KEPT_JOBS = 100;
 /** Of a bitmap, some 60,000 stretches: more than there are dots on a screen. */
 const MOST_BITMAP_ANSWERS = 14;
 
@@ -33,6 +36,8 @@ export class Api {
   readonly #options: ApiOptions;
   readonly #points: PointsApi;
   readonly #console: ConsoleApi;
+  /** Of jobs that pages began: what takes one back must not end another. */
+  readonly #jobs = new Map<MonitorLink, string[]>();
 
   constructor(links: readonly MonitorLink[], options: ApiOptions) {
     this.#links = new Map(links.map((link) => [link.name, link]));
@@ -73,16 +78,17 @@ export class Api {
     return link;
   }
 
-  async #plan(body: JsonObject): Promise<{ link: MonitorLink; view: View; plan: Plan }> {
+  async #plan(body: JsonObject): Promise<{ link: MonitorLink; view: View; plan: Plan; gist: string }> {
     const link = this.#link(body);
     const action = await this.#withAllowedFile(parseAction(body['action']));
-    const view = await link.lookNow();
-    return { link, view, plan: planAction(view, action) };
+    const view = { ...(await link.lookNow()), pastJobs: this.#jobs.get(link) ?? [] };
+    const plan = planAction(view, action);
+    return { link, view, plan, gist: digest(gistOf(view, plan)) };
   }
 
   /** With what takes a look at the disk: how much is copied, and what is spoilt that nobody has open. */
-  async #fullPlan(body: JsonObject): Promise<Plan> {
-    const { link, view, plan } = await this.#plan(body);
+  async #fullPlan(body: JsonObject): Promise<ToldPlan> {
+    const { link, view, plan, gist } = await this.#plan(body);
     const { copies } = plan;
     const map = copies && (await link.mapSoon(view, copies.image));
     const base = plan.commands.find(({ execute }) => execute === 'block-commit')?.arguments['base-node'];
@@ -101,6 +107,8 @@ export class Api {
       ...(map ? withMap(plan, map) : plan),
       invalid: [...plan.invalid, ...invalid],
       ...(dryRun && { dryRun }),
+      before: disksOf(view, plan.action),
+      gist,
     };
   }
 
@@ -110,10 +118,11 @@ export class Api {
     return { ...action, file: await this.#options.allowNewFile(action.file) };
   }
 
-  /** Does what a fresh plan says, up to where the job must be ready first. */
+  /** Does what a fresh plan says, up to where the job must be ready first. Errors: invalid, if `gist` was told of another. */
   async #run(body: JsonObject): Promise<object> {
     if (this.#options.isReadOnly) throw new BlockError('permission', 'this page only looks (--read-only)');
-    const { link, plan } = await this.#plan(body);
+    const { link, plan, gist } = await this.#plan(body);
+    if (body['gist'] !== undefined && body['gist'] !== gist) throw otherThanTold();
     const commands = plan.commands.filter(({ afterReady }) => afterReady !== true);
     await runAll(link, commands).catch((error: unknown) => {
       const hint = plan.action.kind === 'export' ? exportHint(String(error)) : undefined;
@@ -121,6 +130,8 @@ export class Api {
         ? error
         : new BlockError('invalid', error.message, { hint, cause: error });
     });
+    if (plan.jobId !== undefined)
+      this.#jobs.set(link, [...(this.#jobs.get(link) ?? []), plan.jobId].slice(-KEPT_JOBS));
     return given({ jobId: plan.jobId, undo: plan.takenBackBy });
   }
 
@@ -171,7 +182,9 @@ async function runAll(link: MonitorLink, commands: readonly PlannedCommand[]): P
   const done: PlannedCommand[] = [];
   try {
     for (const command of commands) {
-      await link.execute(command.execute, command.arguments);
+      await link.execute(command.execute, command.arguments).catch((error: unknown) => {
+        if (command.mayBeGone !== true || !(error instanceof QmpError)) throw error;
+      });
       done.unshift(command);
     }
   } catch (error) {
@@ -204,6 +217,11 @@ function imageIn(view: View, { image: id }: JsonObject): string {
   const image = imageOf(view, typeof id === 'string' ? id : '');
   if (image?.kind !== 'image') throw new BlockError('not-found', 'there is no such image');
   return image.id;
+}
+
+/** Of a chain of hundreds of images, a few bytes. */
+function digest(text: string): string {
+  return createHash('sha256').update(text).digest('base64url');
 }
 
 function noFiles(): undefined {

@@ -1,6 +1,6 @@
 import type { CommandResult } from '../schema/commands.js';
 import type { JsonObject } from '../schema/types.js';
-import type { PlannedCommand } from '../view/plan/types.js';
+import type { Plan, PlannedCommand } from '../view/plan/types.js';
 import type { View } from '../view/model.js';
 import type { DiskRates } from '../view/rates.js';
 
@@ -28,6 +28,12 @@ export interface BitmapStretches {
 }
 
 export type PointList = CommandResult<'x-point-list'>;
+
+/** What is about to be done; whoever does it says the gist of what was told, and nothing else is done. */
+export interface ToldPlan extends Plan {
+  readonly before: View;
+  readonly gist: string;
+}
 
 /** What is about to be done to a point in time. */
 export interface PointPlan {

@@ -17,6 +17,7 @@ import {
 } from '../schema/types.js';
 import { lookAt } from '../view/connect.js';
 import { afterCreation, afterDeletion, afterReversal } from '../view/plan/point-pictures.js';
+import { withoutLeftOpen } from '../view/plan/points.js';
 import type { PlannedCommand } from '../view/plan/types.js';
 import type { QmpClient } from '../wire/qmp/client.js';
 import type { PointPlan } from './messages.js';
@@ -64,6 +65,14 @@ const Body = struct('points', {
   quiesce: optional(str),
   /** What a plan called new images, above which of the active ones. */
   called: optional(arrayOf(struct('called', { node: required(str), 'new-node-name': required(str) }))),
+  /** What its plan said: nothing else is done. */
+  told: optional(
+    struct('told', {
+      ends: required(arrayOf(str)),
+      invalid: required(arrayOf(str)),
+      deletes: required(arrayOf(str)),
+    }),
+  ),
   /** Told, not done. */
   'dry-run': optional(bool),
 });
@@ -71,6 +80,8 @@ const Body = struct('points', {
 /** As the commands take it. */
 type Asked = Pick<CommandArguments<'x-point-create'>, 'keep' | 'quiesce'> &
   Pick<CommandArguments<'x-point-revert'>, 'name' | 'image' | 'disks'>;
+
+type ToldOfPoint = NonNullable<Infer<typeof Body>['told']>;
 
 /** Points in time, as a page asks for them. */
 export class PointsApi {
@@ -84,7 +95,7 @@ export class PointsApi {
   /** Errors: invalid; permission; those of the commands. */
   async answer(link: MonitorLink, body: JsonObject): Promise<object> {
     const asked = Body.parse(body, 'points', 'qmp');
-    const { verb, image, disk, keep, quiesce } = asked;
+    const { verb, image, disk, keep, quiesce, told, called = [] } = asked;
     const name = asked.name ?? (image === undefined ? '' : undefined);
     if ((image ?? disk) !== undefined && (verb !== 'revert' || asked.name !== undefined))
       throw new BlockError('invalid', "'image' and 'disk' are for going back without a name");
@@ -100,8 +111,8 @@ export class PointsApi {
     if (verb === 'list') return link.hold(async (client) => (await this.#target(link, client)).list({}));
     if (asked['dry-run'] === true) return link.hold((client) => this.#plan(link, client, verb, more));
     if (this.#options.isReadOnly) throw new BlockError('permission', 'this page only looks (--read-only)');
-    if (verb === 'delete') await this.#delete(link, name ?? '');
-    else await link.hold((client) => this.#switch(link, client, { verb, called: asked.called ?? [] }, more));
+    if (verb === 'delete') await this.#delete(link, name ?? '', told);
+    else await link.hold((client) => this.#switch(link, client, { verb, called, told }, more));
     return {};
   }
 
@@ -131,7 +142,7 @@ export class PointsApi {
     asked: Asked,
   ): Promise<PointPlan> {
     const target = await this.#target(link, client);
-    const before = await lookAt(client);
+    const before = withoutLeftOpen(await lookAt(client));
     const { name = '' } = asked;
     if (verb === 'create') {
       const { plan, images, deletes, commands } = await target.create({ ...asked, name, 'dry-run': true });
@@ -165,16 +176,25 @@ export class PointsApi {
   async #switch(
     link: MonitorLink,
     client: QmpClient,
-    { verb, called }: { verb: 'create' | 'revert'; called: NonNullable<Infer<typeof Body>['called']> },
+    {
+      verb,
+      called,
+      told,
+    }: {
+      verb: 'create' | 'revert';
+      called: NonNullable<Infer<typeof Body>['called']>;
+      told: ToldOfPoint | undefined;
+    },
     asked: Asked,
   ): Promise<void> {
     const target = await this.#target(link, client);
     const dry = { ...asked, 'dry-run': true };
     const { name = '' } = asked;
-    const { images, deletes } =
+    const { plan, images, deletes } =
       verb === 'create'
         ? await target.create({ ...dry, name })
         : { ...(await target.revert(dry)), deletes: [] };
+    assertAsTold(told, { ...plan, deletes });
     for (const { file } of images) await this.#options.allowFile(file);
     for (const old of deletes) {
       const { plan } = await target.delete({ name: old, 'dry-run': true });
@@ -189,11 +209,12 @@ export class PointsApi {
   }
 
   /** Answers once the copying has begun; its end is told in the log. */
-  async #delete(link: MonitorLink, name: string): Promise<void> {
+  async #delete(link: MonitorLink, name: string, told: ToldOfPoint | undefined): Promise<void> {
     const started = deferred();
     const ended = link.hold(async (client) => {
       const target = await this.#target(link, client);
       const { plan } = await target.delete({ name, 'dry-run': true });
+      assertAsTold(told, { ...plan, deletes: [] });
       for (const file of plan.ends) await this.#options.allowFile(file);
       await target.delete({ name }, () => started.resolve());
     });
@@ -206,6 +227,19 @@ export class PointsApi {
       },
     );
   }
+}
+
+/** Errors: invalid, where it is about other images than somebody was told. */
+function assertAsTold(told: ToldOfPoint | undefined, { ends, invalid, deletes }: ToldOfPoint): void {
+  const gist = (one: ToldOfPoint): string => JSON.stringify([one.ends, one.invalid, one.deletes]);
+  if (told && gist(told) !== gist({ ends, invalid, deletes })) throw otherThanTold();
+}
+
+/** Of a plan that is not any more what it was. */
+export function otherThanTold(): BlockError {
+  return new BlockError('invalid', 'the disks have changed, and this would do something else than was told', {
+    hint: 'Look at the plan again',
+  });
 }
 
 function calledOf(images: CommandResult<'x-point-create'>['images']): PointPlan['called'] {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import { EngineBed, MiB } from '../engine/engine-bed.js';
+import { imagesLeftOpen } from '../../src/view/left-open.js';
 import { imageOf, type View } from '../../src/view/model.js';
 import { planAction } from '../../src/view/plan/plan.js';
 import { planDeletion, planReversal } from '../../src/view/plan/points.js';
@@ -18,9 +19,10 @@ interface Done {
 async function perform(bed: EngineBed, action: Action): Promise<Done> {
   const before = await viewOf(bed);
   const plan = planAction(before, action);
-  for (const { execute, arguments: args, afterReady } of plan.commands) {
+  for (const { execute, arguments: args, afterReady, mayBeGone } of plan.commands) {
     if (afterReady === true) await bed.event('BLOCK_JOB_READY', plan.jobId ?? '');
-    await bed.execute(execute, args);
+    const done = bed.execute(execute, args);
+    await (mayBeGone === true ? done.catch(() => undefined) : done);
   }
   if (plan.jobId !== undefined) await bed.event('BLOCK_JOB_COMPLETED', plan.jobId);
   return { plan, before, after: await viewOf(bed) };
@@ -85,6 +87,138 @@ for (const [what, action, invalid] of [
     );
     assert.deepEqual(changed, invalid);
   });
+
+/** Four images that were opened by names of their own, and are left open when the guest goes down from them. */
+async function ownNodes(t: TestContext): Promise<EngineBed> {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  for (const [name, backing] of ['BA', 'CB', 'DC'] as const)
+    await bed.image(name ?? '', { backing: backing ?? '' });
+  await bed.device('D');
+  await bed.guest('write -P 1 0 1M');
+  return bed;
+}
+
+test('what was left open above a disk is none of its layers: all that can be done with others can be with it', async (t) => {
+  const bed = await ownNodes(t);
+  await perform(bed, { kind: 'commit', image: 'D', base: 'B' });
+  const view = await viewOf(bed);
+  // As the server has it.
+  assert.deepEqual(
+    view.chains.map(({ images }) => images),
+    [['A', 'B', 'C', 'D']],
+  );
+  assert.deepEqual([...imagesLeftOpen(view)].sort(), ['C', 'D']);
+  const closing = ['D', 'C'].map((name) => `blockdev-del "${name}"`);
+  for (const [action, first, chains] of [
+    [{ kind: 'snapshot', image: 'B', file: bed.path('S.qcow2'), node: 'S' }, closing, ['A,B,S']],
+    [{ kind: 'commit', image: 'B', base: 'A' }, closing, ['A']],
+    [{ kind: 'mirror', image: 'B', file: bed.path('K.qcow2'), node: 'K' }, closing, ['K']],
+    [{ kind: 'resize', image: 'B', bytes: 16 * MiB }, closing, ['A,B']],
+    [{ kind: 'backup', image: 'B', file: bed.path('K.qcow2') }, [], ['A,B']],
+    [{ kind: 'stream', image: 'B' }, [], ['B']],
+    [{ kind: 'stream', image: 'D', base: 'B' }, [], ['A,B,D']],
+  ] as ReadonlyArray<readonly [Action, string[], string[]]>) {
+    const { commands, after, words } = planAction(view, action);
+    const closed = commands.filter(({ execute }) => execute === 'blockdev-del');
+    assert.deepEqual(
+      closed.map(({ execute, arguments: args }) => `${execute} ${JSON.stringify(args['node-name'])}`),
+      first,
+    );
+    assert.equal(
+      words.some((text) => text.startsWith('[D] and [C], which the disk has left')),
+      first.length > 0,
+    );
+    assert.deepEqual(
+      after.chains.map(({ images }) => images.join()),
+      chains,
+    );
+  }
+  for (const [action, told] of [
+    [{ kind: 'delete', image: 'B' }, '[B] is what the disk holds now'],
+    [{ kind: 'snapshot', image: 'B', file: '/x', node: 'C' }, "there is a node 'C' already"],
+  ] as ReadonlyArray<readonly [Action, string]>)
+    assert.throws(
+      () => planAction(view, action),
+      (error: Error) => error.message.includes(told) || assert.fail(error.message),
+    );
+  const { after } = await perform(bed, {
+    kind: 'snapshot',
+    image: 'B',
+    file: bed.path('S.qcow2'),
+    node: 'S',
+  });
+  assert.deepEqual(
+    after.chains.map(({ images }) => images),
+    [['A', 'B', 'S']],
+  );
+});
+
+test('a commit tells the length that the disk has afterwards', async (t) => {
+  for (const [lengths, told] of [
+    [{ B: 8, C: 4 }, /changes from 4\.0 MiB to 8\.0 MiB/],
+    [{ B: 8, C: 16 }, undefined],
+  ] as const) {
+    const bed = await fourLayers(t);
+    // The image that is there by then is no longer than its base.
+    await bed.execute('block_resize', { 'node-name': 'D', size: lengths.C * MiB });
+    const { plan, after } = await perform(bed, { kind: 'commit', image: 'D', base: 'B' });
+    assert.equal(imageOf(after, 'B')?.virtualBytes, imageOf(plan.after, 'B')?.virtualBytes);
+    assert.equal(imageOf(after, 'B')?.virtualBytes, Math.max(lengths.B, lengths.C) * MiB);
+    const changes = plan.words.filter((words) => words.startsWith('The disk changes'));
+    assert.equal(changes.length, told ? 1 : 0);
+    if (told) assert.match(changes[0] ?? '', told);
+  }
+});
+
+test('a base that is longer than what flows into it is not shown beyond its end, by a QEMU', () => {
+  const ofLengths = (name: string, lengths: Readonly<Record<string, number>>): View => {
+    const view = recordedView(name);
+    const images = view.images.map((image) => ({
+      ...image,
+      virtualBytes: (lengths[image.id] ?? 8) * MiB,
+    }));
+    return { ...view, images };
+  };
+  const commit = { kind: 'commit', image: 'C', base: 'B' } as const;
+  // QEMU writes no zeroes where [D] has read them.
+  assert.throws(
+    () => planAction(ofLengths('qemu-chain', { C: 4 }), commit),
+    /\[D\] would show what is not theirs/,
+  );
+  assert.equal(planAction(ofLengths('livedisk-chain', { C: 4 }), commit).invalid.length, 0);
+  assert.equal(planAction(ofLengths('qemu-chain', { C: 4, D: 4 }), commit).invalid.length, 0);
+  // A point is deleted the other way then.
+  const ways = planDeletion(ofLengths('qemu-chain', { C: 4 }), 'B').ways.map(({ kind }) => kind);
+  assert.deepEqual(ways, ['stream']);
+});
+
+test('of a disk that nobody may write to, a snapshot is such a one', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A', { 'read-only': true });
+  await bed.device('A');
+  const { plan, after } = await perform(bed, {
+    kind: 'snapshot',
+    image: 'A',
+    file: bed.path('B.qcow2'),
+    node: 'B',
+  });
+  assert.equal(imageOf(after, 'B')?.isReadOnly, true);
+  assert.equal(imageOf(plan.after, 'B')?.isReadOnly, true);
+});
+
+test('a job that is cancelled leaves what its words say', () => {
+  const cancel = (name: string, status: string): string => {
+    const view = recordedView(name);
+    const jobs = view.jobs.map((job) => ({ ...job, status, verbs: ['cancel'] }));
+    const plan = planAction({ ...view, jobs }, { kind: 'job', job: jobs[0]?.id ?? '', verb: 'cancel' });
+    return plan.words.join(' ');
+  };
+  assert.match(cancel('qemu-commit', 'running'), /what \[\w\] held alone is gone/);
+  assert.match(cancel('qemu-commit', 'ready'), /\[\w\] holds the disk of this moment/);
+  assert.match(cancel('qemu-stream', 'running'), /\[\w\] keeps what was copied/);
+  assert.match(cancel('qemu-backup', 'running'), /is of no use/);
+});
 
 test('a base that other images need is not committed into', () => {
   const view = recordedView('livedisk-graph');

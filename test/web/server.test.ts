@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { AllowedFiles } from '../../src/programs/web/allowed-files.js';
 import type { Plan } from '../../src/view/plan/types.js';
-import type { LogEntry, ServerState } from '../../src/web/messages.js';
+import type { LogEntry, ServerState, ToldPlan } from '../../src/web/messages.js';
+import type { JsonObject } from '../../src/schema/types.js';
 import { scratch } from '../kit/program.js';
 import { WebBed } from './web-bed.js';
 
@@ -135,6 +136,60 @@ test('a plan is made, run and seen; what is wrong with one is told', async (t) =
     assert.equal(status, 400);
     assert.ok(text.includes(told), text);
   }
+});
+
+test('what was not told is not done: disks that have changed since are planned anew', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  const planOf = async (action: object): Promise<ToldPlan> =>
+    JSON.parse((await web.ask('/api/plan', { server: 'disk', action })).text) as ToldPlan;
+  const run = async (action: object, gist: string): Promise<[number | undefined, string]> => {
+    const { status, text } = await web.ask('/api/run', { server: 'disk', action, gist });
+    return [status, text];
+  };
+  const bytes = (mebibytes: number): number => mebibytes * 1024 * 1024;
+  const lengthOf = async ({ bed }: WebBed): Promise<unknown> =>
+    ((await bed.execute('query-block')) as Array<{ inserted: { image: JsonObject } }>)[0]?.inserted.image[
+      'virtual-size'
+    ];
+  // Told as a longer disk, it would be a shorter one by now.
+  const longer = { kind: 'resize', image: 'C', bytes: bytes(16) };
+  const { gist, invalid } = await planOf(longer);
+  assert.deepEqual(invalid, []);
+  await web.bed.execute('block_resize', { 'node-name': 'C', size: bytes(32) });
+  const [status, text] = await run(longer, gist);
+  assert.equal(status, 400);
+  assert.match(text, /do something else than was told\. Look at the plan again/);
+  assert.equal(await lengthOf(web), bytes(32));
+  const again = await planOf(longer);
+  assert.equal(again.invalid.length, 1);
+  assert.equal((await run(longer, again.gist))[0], 200);
+  // Layers that came in between would flow, too.
+  const stream = { kind: 'stream', image: 'C' };
+  const told = await planOf(stream);
+  await web.bed.guest('write -P 9 0 2M');
+  assert.equal((await planOf(stream)).gist, told.gist, 'what guests write is no other plan');
+  await web.bed.execute('block-stream', { 'job-id': 's', device: 'C', 'base-node': 'A' });
+  await web.bed.event('BLOCK_JOB_COMPLETED', 's');
+  assert.equal((await run(stream, told.gist))[0], 400);
+});
+
+test('what takes a job back ends no other', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  const run = async (action: object): Promise<{ jobId: string; undo: object }> =>
+    JSON.parse((await web.ask('/api/run', { server: 'disk', action })).text) as {
+      jobId: string;
+      undo: object;
+    };
+  const first = await run({ kind: 'stream', image: 'C', base: 'A' });
+  await web.bed.event('BLOCK_JOB_COMPLETED', first.jobId);
+  const second = await run({ kind: 'stream', image: 'C' });
+  assert.deepEqual(await web.error('/api/plan', { server: 'disk', action: first.undo }), [
+    400,
+    `there is no job '${first.jobId}'`,
+  ]);
+  await web.bed.event('BLOCK_JOB_COMPLETED', second.jobId);
 });
 
 test('of a livedisk a plan of a copy has the numbers that the server counts, and what it would refuse', async (t) => {

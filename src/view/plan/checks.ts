@@ -49,9 +49,9 @@ export function isNewFile(view: View, file: string): void {
     refuse(`'${printable(file)}' is an image of this server`);
 }
 
-/** A name that no job has. */
-export function newJobId(view: View, kind: string): string {
-  const taken = new Set(view.jobs.map(({ id }) => id));
+/** A name that no job has, or had whose end somebody may still want to undo. */
+export function newJobId({ jobs, pastJobs = [] }: View, kind: string): string {
+  const taken = new Set([...jobs.map(({ id }) => id), ...pastJobs]);
   for (let number = 0; ; number++) if (!taken.has(`${kind}${number}`)) return `${kind}${number}`;
 }
 

@@ -152,14 +152,22 @@ export function verbText(view: View, { id, type, status, to }: Job, verb: string
     case 'complete':
       return `Pivot: the guest goes over to ${target}.`;
     case 'cancel':
-      return status === 'ready' && type === 'mirror'
-        ? `${name} ends: ${target} holds the disk of this moment, and the guest stays where it is.`
-        : `${name} ends unfinished; what it copied until now is of no use.`;
+      return `${name} ${cancelText(type, status, target)}`;
     case 'finalize':
       return `${name} makes its result the graph's, and ends.`;
     default:
       return `${name} is forgotten.`;
   }
+}
+
+/** What the end of a job before its time leaves. */
+function cancelText(type: string, status: string, target: string): string {
+  const isCopy = status === 'ready' && ['mirror', 'commit'].includes(type);
+  if (isCopy) return `ends: ${target} holds the disk of this moment, and the guest stays where it is.`;
+  if (type === 'commit') return `ends unfinished: the chain stays, but what ${target} held alone is gone.`;
+  if (type === 'stream')
+    return `ends unfinished: the chain stays, and the disk shows the same; ${target} keeps what was copied.`;
+  return 'ends unfinished; what it copied until now is of no use.';
 }
 
 function verbCommand({ id, isBlockJob, status }: Job, verb: string, speed: number): PlannedCommand {

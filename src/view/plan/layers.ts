@@ -1,4 +1,4 @@
-import { type Image, type View } from '../model.js';
+import { type Image, imageOf, isLivedisk, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed } from '../words.js';
 import { allocatedOf, Change, layersOf, topOf, wayDown } from './change.js';
@@ -26,7 +26,8 @@ export function planSnapshot(view: View, action: Of<'snapshot'>): Plan {
   isUsed(view, image);
   isNewNode(view, action.node);
   isNewFile(view, action.file);
-  const overlay = overlayOf(image, action);
+  // Of a disk that nobody may write to, as the disk is.
+  const overlay = { ...overlayOf(image, action), isReadOnly: image.isReadOnly };
   const change = new Change(view);
   change.replace(image.id, action.node);
   change.add(overlay);
@@ -125,11 +126,13 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
   if (others.length > 0)
     refuse(`${listed(others)} would show what is not theirs: they lie above what changes`);
   const isActive = image.overlays.length === 0;
+  if (!isActive) endsAlike(view, image, base);
+  const virtualBytes = Math.max(image.virtualBytes, base.virtualBytes);
   const jobId = newJobId(view, 'commit');
   const invalid = invalidAfterCommit(view, { image, base, isActive });
   const change = new Change(view);
   change.replace(image.id, base.id);
-  change.update(base.id, { ...(isActive && { isReadOnly: false }) });
+  change.update(base.id, { virtualBytes, ...(isActive && { isReadOnly: false }) });
   change.drop(flowing.map(({ id }) => id));
   const bytesAtMost = allocatedOf(flowing);
   return {
@@ -140,6 +143,11 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
         ? `When the job is ready, completing it makes the guest go over to ${bracketed(base)}.`
         : `The images above go over to ${bracketed(base)} by themselves.`,
       `What ${bracketed(base)} held until now is gone.`,
+      ...(isActive && virtualBytes > image.virtualBytes
+        ? [
+            `The disk changes from ${humanBytes(image.virtualBytes)} to ${humanBytes(virtualBytes)}: what ${bracketed(base)} has beyond the old end is shown.`,
+          ]
+        : []),
     ],
     commands: [
       {
@@ -158,6 +166,21 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
     undo: `Cancel the job while it runs: the chain stays, but what ${bracketed(base)} held alone is gone from its first byte on.`,
     ...startsJob(jobId),
   };
+}
+
+/**
+ * Above an image that is shorter than they are, images read zeroes beyond its end; of a longer base they would read what it
+ * has there. livedisk writes zeroes first, QEMU (7.2 and 10.0) does not. Errors: invalid.
+ */
+function endsAlike(view: View, { overlays, virtualBytes }: Image, base: Image): void {
+  if (base.virtualBytes <= virtualBytes || isLivedisk(view.server)) return;
+  const above = overlays
+    .flatMap((id) => imageOf(view, id) ?? [])
+    .filter((overlay) => overlay.virtualBytes > virtualBytes);
+  if (above.length > 0)
+    refuse(
+      `${bracketed(base)} is longer than what flows into it: beyond the end ${listed(above)} would show what is not theirs`,
+    );
 }
 
 /**

@@ -1,14 +1,76 @@
 import { unreachable } from '../../base/assert.js';
-import type { View } from '../model.js';
+import { imagesLeftOpen } from '../left-open.js';
+import { imageOf, type View } from '../model.js';
+import { isNewNode, listed } from './checks.js';
 import { planBackup, planJobVerb, planMirror, planResize } from './copies.js';
 import { planExport, planUnexport } from './exports.js';
 import { planCommit, planSnapshot, planStream } from './layers.js';
 import { planPercentiles } from './percentiles.js';
-import { planDelete } from './points.js';
+import { planDelete, withoutLeftOpen } from './points.js';
 import type { Action, Plan } from './types.js';
 
-/** What an action does, before it is done. Errors: invalid, saying why it cannot be. */
+/**
+ * What an action does, before it is done. Images that are left open above a disk's active one are none of its layers: `after`
+ * is without them, unless they are what the action is about. Errors: invalid, saying why it cannot be.
+ */
 export function planAction(view: View, action: Action): Plan {
+  const disks = disksOf(view, action);
+  if (disks === view) return planOn(view, action);
+  // Their names are taken all the same.
+  if ('node' in action) isNewNode(view, action.node);
+  const plan = planOn(disks, action);
+  const isInTheWay = plan.commands.some(({ execute }) => OF_ROOTS.has(execute));
+  return isInTheWay ? withClosing(view, plan) : plan;
+}
+
+/** Commands that servers refuse for an image which another has for its backing file. */
+const OF_ROOTS = new Set(['blockdev-snapshot-sync', 'drive-mirror', 'block-commit', 'block_resize']);
+
+/** The plan with what closes images that are left open above the disk, first. */
+function withClosing(view: View, plan: Plan): Plan {
+  const { action, words, commands } = plan;
+  const left = imagesLeftOpen(view);
+  const above = view.chains
+    .filter(({ images }) => 'image' in action && images.includes(action.image))
+    .flatMap(({ images }) => [...images].reverse().filter((id) => left.has(id)));
+  const closed = [...new Set(above)].flatMap((id) => imageOf(view, id) ?? []);
+  if (closed.length === 0) return plan;
+  const isOne = closed.length === 1;
+  return {
+    ...plan,
+    words: [
+      `${listed(closed)}, which the disk has left, ${isOne ? 'is closed first; its file stays' : 'are closed first; their files stay'}.`,
+      ...words,
+    ],
+    commands: [
+      ...closed
+        // Others cannot be, and go with what is above them.
+        .filter(({ isImplicit }) => !isImplicit)
+        .map(({ id }) => ({ execute: 'blockdev-del', arguments: { 'node-name': id }, mayBeGone: true })),
+      ...commands,
+    ],
+  };
+}
+
+/** The view that an action is planned of, and that it is shown beside. */
+export function disksOf(view: View, action: Action): View {
+  const disks = withoutLeftOpen(view);
+  return 'image' in action && !imageOf(disks, action.image) ? view : disks;
+}
+
+/**
+ * What must still be so when a plan is done that somebody was told: what is sent, what is spoilt, and the disks that the
+ * action is about. What guests write meanwhile changes none of it.
+ */
+export function gistOf(view: View, { action, commands, invalid, words, after }: Plan): string {
+  const chainsOf = ({ chains }: View): Array<readonly string[]> =>
+    'image' in action ? chains.flatMap(({ images }) => (images.includes(action.image) ? [images] : [])) : [];
+  // Words of a job tell how it ends, and no amounts.
+  const told = action.kind === 'job' ? words : [];
+  return JSON.stringify([commands, invalid, told, chainsOf(view), chainsOf(after)]);
+}
+
+function planOn(view: View, action: Action): Plan {
   switch (action.kind) {
     case 'snapshot':
       return planSnapshot(view, action);

@@ -1,5 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import { assemble } from '../build.js';
+import { imagesLeftOpen } from '../left-open.js';
 import { type Image, imageOf, type User, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed, userText } from '../words.js';
@@ -90,26 +91,11 @@ export function withoutJobs(view: View): View {
   });
 }
 
-/**
- * The view without images that are above a disk's active one and not of it: who commits that with a node name leaves it open, on
- * the image that its users have gone down to. Nobody uses it, and below it somebody writes.
- */
+/** The view without images that are left open above disks. */
 export function withoutLeftOpen(view: View): View {
-  const used = new Set(view.users.flatMap(({ imageId }) => imageId ?? []));
-  const worked = new Set(view.jobs.flatMap(({ from, to }) => [...from, to]));
-  const left = new Set<string>();
-  for (const { images, group } of view.chains) {
-    const way = [...images].reverse().flatMap((id) => imageOf(view, id) ?? []);
-    // Of jobs it is not told whose active image they work below.
-    const count = way.findIndex(({ id }) => used.has(id) || worked.has(id));
-    if (count < 1 || group !== undefined || !used.has(way[count]?.id ?? '')) continue;
-    const active = way.slice(count).find(({ kind }) => kind !== 'filter');
-    if (active?.kind !== 'image' || active.isReadOnly) continue;
-    for (const { id } of way.slice(0, count)) left.add(id);
-  }
+  const left = imagesLeftOpen(view);
   if (left.size === 0) return view;
-  const { server, users, jobs } = view;
-  return assemble({ server, images: view.images.filter(({ id }) => !left.has(id)), users, jobs });
+  return assemble({ ...view, images: view.images.filter(({ id }) => !left.has(id)) });
 }
 
 /** A filter that a job has inserted for as long as it runs. */

@@ -33,6 +33,8 @@ export interface PlannedCommand {
   readonly arguments: JsonObject;
   /** It waits for the job to be READY. */
   readonly afterReady?: boolean;
+  /** It is refused where a command before it has done its work, too: no query tells. */
+  readonly mayBeGone?: boolean;
   /** The command that takes it back where a later one of its plan is refused. */
   readonly takenBackBy?: string;
 }

@@ -1,4 +1,5 @@
 import { useState } from 'preact/hooks';
+import { imagesLeftOpen } from '../../view/left-open.js';
 import { below, type Image, imageOf, type View } from '../../view/model.js';
 import { servesNbd } from '../../view/plan/exports.js';
 import type { Action } from '../../view/plan/types.js';
@@ -106,7 +107,8 @@ interface ActionsProps {
 
 function Actions({ view, image, points, isReadOnly, onPlan, onPoint, onMap }: ActionsProps) {
   const [form, setForm] = useState<string>();
-  const isTop = image.overlays.length === 0;
+  const left = imagesLeftOpen(view);
+  const isTop = image.overlays.every((above) => left.has(above) && !left.has(image.id));
   const layers = layersBelow(view, image);
   const id = image.id;
   const choices = [
@@ -144,7 +146,7 @@ function Actions({ view, image, points, isReadOnly, onPlan, onPoint, onMap }: Ac
           </button>
         ))}
         {points.length === 0 &&
-          disksAbove(view, image).map(({ top, label }, _i, { length }) => (
+          disksAbove(view, image, left).map(({ top, label }, _i, { length }) => (
             <button
               key={top}
               type="button"
@@ -181,10 +183,14 @@ const MEANINGS: Readonly<Record<string, string>> = {
   map: 'which layer each part of the disk comes from',
 };
 
-/** Disks that have the image below their active one, and what each is called. */
-function disksAbove(view: View, image: Image): Array<{ top: string; label: string }> {
+/** Disks that have the image below their active one, and what each is called; `left` are open and of none. */
+function disksAbove(
+  view: View,
+  image: Image,
+  left: ReadonlySet<string>,
+): Array<{ top: string; label: string }> {
   return view.chains.flatMap(({ images }) => {
-    const top = images.findLast((id) => imageOf(view, id)?.kind === 'image');
+    const top = images.findLast((id) => imageOf(view, id)?.kind === 'image' && !left.has(id));
     if (top === undefined || images.indexOf(image.id) < 0 || images.indexOf(image.id) >= images.indexOf(top))
       return [];
     const user = view.users.find(({ imageId }) => imageId !== undefined && images.includes(imageId));

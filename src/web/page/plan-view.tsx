@@ -35,6 +35,8 @@ export function PlanView({
     } catch (reason) {
       if (dialog.current?.open !== true) return onFailedUnseen((reason as Error).message);
       setError((reason as Error).message);
+      // Of what has changed since, the plan is another.
+      await proposal.plan().then(setPlan, () => undefined);
       setRunning(false);
     }
   };

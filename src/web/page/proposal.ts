@@ -1,9 +1,9 @@
 import { given } from '../../base/given.js';
 import type { View } from '../../view/model.js';
 import { copyText } from '../../view/plan/expected.js';
-import type { Action, Plan, PlannedCommand } from '../../view/plan/types.js';
+import type { Action, PlannedCommand } from '../../view/plan/types.js';
 import { bracketed, printableJson } from '../../view/words.js';
-import type { PointPlan } from '../messages.js';
+import type { PointPlan, ToldPlan } from '../messages.js';
 import { ask } from './store.js';
 
 /** What somebody wants done: told first. */
@@ -40,11 +40,13 @@ export function proposeAction(
   onDone: (done: Done) => void,
 ): Proposal {
   const title = titleOf(action, view);
+  let gist: string | undefined;
   return {
     title,
     plan: async () => {
-      const plan = await ask<Plan>('plan', { server, action });
-      const { words, invalid, undo, after, dryRun } = plan;
+      const plan = await ask<ToldPlan>('plan', { server, action });
+      const { words, invalid, undo, before, after, dryRun } = plan;
+      gist = plan.gist;
       const refused = dryRun?.refused.map((why) => `the server would refuse it: ${why}`) ?? [];
       return {
         words,
@@ -52,12 +54,12 @@ export function proposeAction(
         invalid: [...refused, ...invalid.map(({ id, why }) => `[${id}] ${why}`)],
         ...(undo !== undefined && { undo }),
         // What it was when it was planned stays to be seen while it changes.
-        ...(!['job', 'percentiles'].includes(action.kind) && { pictures: { before: view, after } }),
+        ...(!['job', 'percentiles'].includes(action.kind) && { pictures: { before, after } }),
         commands: plan.commands.map(shownCommand),
       };
     },
     run: async () => {
-      const { undo } = await ask<{ undo?: Action }>('run', { server, action });
+      const { undo } = await ask<{ undo?: Action }>('run', { server, action, ...given({ gist }) });
       onDone({ title, ...(undo && { undo: (now) => proposeAction(server, now, undo, onDone) }) });
     },
   };
@@ -103,12 +105,14 @@ export function proposePoint(
   const { name, image, disk, ...more } = asked;
   const title = name === undefined ? `go back to ${label ?? ''}` : `${POINT_TITLES[verb]} ${name}`;
   let called: PointPlan['called'] = [];
+  let told: object | undefined;
   return {
     title,
     plan: async () => {
       const answer = await ask<PointPlan>('points', { server, verb, ...asked, 'dry-run': true });
       const { plan, before, after, commands } = answer;
       called = answer.called;
+      told = { ends: plan.ends, invalid: plan.invalid, deletes: answer.deletes };
       const facts = [copyText({ bytesAtMost: plan.bytes }) ?? []].flat();
       if (plan.ends.length > 0) facts.push(`Not of the disk any more: ${plan.ends.join(', ')}.`);
       if (answer.deletes.length > 0) facts.push(`Deleted for it: ${answer.deletes.join(', ')}.`);
@@ -124,7 +128,13 @@ export function proposePoint(
       };
     },
     run: async () => {
-      await ask('points', { server, verb, ...asked, ...(called.length > 0 && { called }) });
+      await ask('points', {
+        server,
+        verb,
+        ...asked,
+        ...(called.length > 0 && { called }),
+        ...given({ told }),
+      });
       const undo = (): Proposal =>
         proposePoint(server, { verb: 'delete', ...(name !== undefined && { name }) }, onDone);
       onDone({ title, ...(verb === 'create' && { undo }) });
