@@ -5,16 +5,40 @@ export type Writable = JsonValue | undefined | { [key: string]: Writable } | rea
 
 /** One line as QEMU prints it: ", " and ": " as separators, ASCII only. */
 export function formatJson(value: Writable): string {
-  return format(value, undefined, 0);
+  const parts: string[] = [];
+  write(parts, value, undefined, 0);
+  return parts.join('');
 }
 
 /** Indented by 4, as with pretty=on. */
 export function formatJsonPretty(value: Writable): string {
-  return format(value, '    ', 0);
+  const parts: string[] = [];
+  write(parts, value, '    ', 0);
+  return parts.join('');
 }
 
-function format(value: Writable, indent: string | undefined, depth: number): string {
-  if (value === null || value === undefined) return 'null';
+/** Text is put together once: a chain's answers are as deep as it, and texts of texts would be copied at each level. */
+function write(parts: string[], value: Writable, indent: string | undefined, depth: number): void {
+  if (typeof value !== 'object' || value === null || value instanceof Number) {
+    parts.push(scalar(value));
+    return;
+  }
+  const pad = indent === undefined ? '' : `\r\n${indent.repeat(depth + 1)}`;
+  const end = indent === undefined ? '' : `\r\n${indent.repeat(depth)}`;
+  const separator = indent === undefined ? ', ' : ',';
+  const isArray = Array.isArray(value);
+  let before = pad;
+  parts.push(isArray ? '[' : '{');
+  for (const [key, member] of Object.entries(value as { [key: string]: Writable })) {
+    if (member === undefined && !isArray) continue;
+    parts.push(isArray ? before : `${before}${quote(key)}: `);
+    write(parts, member, indent, depth + 1);
+    before = separator + pad;
+  }
+  parts.push(end, isArray ? ']' : '}');
+}
+
+function scalar(value: Writable): string {
   switch (typeof value) {
     case 'string':
       return quote(value);
@@ -24,22 +48,8 @@ function format(value: Writable, indent: string | undefined, depth: number): str
     case 'bigint':
       return String(value);
     default:
+      return value instanceof Number ? formatDouble(value.valueOf()) : 'null';
   }
-  const pad = indent === undefined ? '' : `\r\n${indent.repeat(depth + 1)}`;
-  const end = indent === undefined ? '' : `\r\n${indent.repeat(depth)}`;
-  const separator = indent === undefined ? ', ' : ',';
-  if (value instanceof Number) return formatDouble(value.valueOf());
-  if (Array.isArray(value)) {
-    if (value.length === 0) return `[${end}]`;
-    const items = (value as Writable[]).map((item) => pad + format(item, indent, depth + 1));
-    return `[${items.join(separator)}${end}]`;
-  }
-  const members = Object.entries(value as { [key: string]: Writable }).filter(
-    ([, member]) => member !== undefined,
-  );
-  if (members.length === 0) return `{${end}}`;
-  const items = members.map(([key, member]) => `${pad}${quote(key)}: ${format(member, indent, depth + 1)}`);
-  return `{${items.join(separator)}${end}}`;
 }
 
 /** 17 significant digits without trailing zeros, as C's %.17g. JSON has no infinities: they become null. */
@@ -56,8 +66,11 @@ function formatDouble(value: number): string {
   return trim(power < 0 ? value.toFixed(16 - power) : value.toPrecision(17));
 }
 
+const PLAIN = /^[ !#-[\]-~]*$/;
+
 /** A string literal in ASCII with upper-case escapes. */
 function quote(text: string): string {
+  if (PLAIN.test(text)) return `"${text}"`;
   const json = JSON.stringify(text);
   return json.replace(/\\(?:u([0-9a-f]{4})|.)|[\u007f-\uffff]/g, (match: string, digits?: string) => {
     if (digits !== undefined) return `\\u${digits.toUpperCase()}`;

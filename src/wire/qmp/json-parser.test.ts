@@ -317,3 +317,33 @@ test('output looks like that of QEMU', () => {
   lines.push('        ],', '        {', '            "a": {', '            }', '        }', '    ]', '}');
   assert.equal(pretty.replaceAll('\r\n', '\n'), lines.join('\n'));
 });
+
+test('what is written has its separators, and neither members without a value nor lines for nothing', () => {
+  const value = {
+    a: [1, [], { b: undefined, c: 'é"' }],
+    d: {},
+    e: { f: [null, 2n, 0.5, new Number(3)] },
+    g: undefined,
+  };
+  assert.equal(
+    formatJson(value),
+    '{"a": [1, [], {"c": "\\u00E9\\""}], "d": {}, "e": {"f": [null, 2, 0.5, 3]}}',
+  );
+  assert.equal(
+    formatJsonPretty({ a: [1, { b: 'x' }], c: [] }),
+    [
+      '{',
+      '    "a": [',
+      '        1,',
+      '        {',
+      '            "b": "x"',
+      '        }',
+      '    ],',
+      '    "c": [',
+      '    ]',
+      '}',
+    ].join('\r\n'),
+  );
+  const deep = (levels: number): object => (levels === 0 ? {} : { a: deep(levels - 1) });
+  assert.equal(formatJson(deep(1000)).length, 1000 * '{"a": }'.length + 2);
+});
