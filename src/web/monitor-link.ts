@@ -194,11 +194,16 @@ export class MonitorLink {
     void client.closed.then(() => {
       if (this.#client !== client) return;
       this.#client = undefined;
-      this.log({ kind: 'note', name: 'disconnected' });
+      this.#tellWatchers('disconnected');
       this.#lookIn(LOOK_MS);
     });
-    this.log({ kind: 'note', name: 'connected' });
+    this.#tellWatchers('connected');
     return client;
+  }
+
+  /** Who counts comes and goes all the time: that would push out of the log what people did. */
+  #tellWatchers(name: string): void {
+    if (this.#isWatched) this.log({ kind: 'note', name });
   }
 
   #lookIn(delayMs: number): void {

@@ -325,6 +325,15 @@ test('monitors are held while somebody watches', async (t) => {
   assert.equal(web.connections, 1);
 });
 
+test('connections for one question are no news: numbers are asked for all day, and the log is for people', async (t) => {
+  const web = await WebBed.start(t);
+  await web.login();
+  const body = { server: 'disk', action: { kind: 'resize', image: 'C', bytes: 16 * 1024 * 1024 } };
+  for (let i = 0; i < 3; i++) assert.equal((await web.ask('/api/plan', body)).status, 200);
+  assert.ok(web.connections >= 3);
+  assert.equal((await web.ask('/api/log')).text, '');
+});
+
 test('what a bitmap has as dirty is read by its name', async (t) => {
   const web = await WebBed.start(t);
   await web.login();
