@@ -32,6 +32,8 @@ test('a job goes on once its journal is let go of', async (t) => {
   const journal = join(folder, 'journal');
   const job = { 'job-id': 'j', device: 'disk', target: 'copy', sync: 'full', 'x-persist': journal };
   await daemon.execute('blockdev-mirror', job);
+  // Told by the process that ends; the next one tells it anew.
+  await daemon.event('BLOCK_JOB_READY', { device: 'j' });
   const held = await createRealHost().files.open(journal, { write: true });
   assert.ok(held.lockByteShared(LOCK_BYTE));
   const next = await successor(t, folder);
