@@ -1,4 +1,4 @@
-import { imageOf, type View } from './model.js';
+import { type Image, imageOf, type View } from './model.js';
 
 /**
  * Images that are above a disk's active one and not of it: who commits one that was opened by a name of its own leaves it
@@ -18,5 +18,19 @@ export function imagesLeftOpen(view: View): ReadonlySet<string> {
     if (active?.kind !== 'image' || active.isReadOnly) continue;
     for (const { id } of way.slice(0, count)) left.add(id);
   }
+  // What somebody uses may stand on one by another way.
+  const shown = view.images.filter(({ id }) => !left.has(id)).flatMap(({ children }) => children);
+  for (const { id } of shown) if (left.delete(id)) shown.push(...(imageOf(view, id)?.children ?? []));
   return left;
+}
+
+/** Those of `imagesLeftOpen` that are above an image, in the order in which they can be closed. */
+export function leftOpenAbove(view: View, id: string): Image[] {
+  const left = imagesLeftOpen(view);
+  const above = view.chains
+    .filter(({ images }) => images.includes(id))
+    .flatMap(({ images }) => [...images].reverse().filter((one) => left.has(one)));
+  // One of several chains comes after all that is above it.
+  const inOrder = [...new Set(above.reverse())].reverse();
+  return inOrder.flatMap((one) => imageOf(view, one) ?? []);
 }

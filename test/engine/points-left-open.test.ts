@@ -38,6 +38,10 @@ async function add(bed: EngineBed, node: string): Promise<void> {
   await bed.image(node, { backing: null });
 }
 
+const snapshotOf = (bed: EngineBed, node: string): Record<string, string> => ({
+  ...{ 'node-name': node, 'snapshot-file': bed.path('x.qcow2'), format: 'qcow2' },
+});
+
 test('who went back by plain QMP and deletes the point has the disk where its users are', async (t) => {
   const { bed, qmp } = await serve(t);
   await qmp.create({ name: 'p1' });
@@ -99,9 +103,9 @@ for (const way of ['its own commands', 'plain QMP'])
         { node: below, elsewhere: undefined, points: 'p1 usable, p2 lost' },
       ]);
     // QEMU makes no image above one that another has below it.
-    await assert.rejects(make('p3'), /is used as backing hd of 'one'/);
-    for (const node of ['two', 'one']) await bed.execute('blockdev-del', { 'node-name': node });
+    assert.match(await bed.refusal('blockdev-snapshot-sync', snapshotOf(bed, below)), /backing hd of 'one'/);
     assert.equal(await make('p3'), below);
+    assert.ok(!bed.engine.graph.nodes.has('two') && !bed.engine.graph.nodes.has('one'));
     await bed.execute('stop');
     await bed.execute('system_reset');
     await qmp.revert({ name: 'p3' });
@@ -121,3 +125,110 @@ test('what was opened for points by plain QMP and is left by going back is close
   const images = [...bed.engine.graph.nodes.values()].filter(({ driver }) => driver.name === 'qcow2');
   assert.deepEqual(images.map(({ name }) => name).sort(), (await bed.layers()).sort());
 });
+
+/** A to D, opened by names of their own, whose guest has gone down from D to B. */
+async function ownNodes(t: TestContext): Promise<{ bed: EngineBed; qmp: PointsTarget }> {
+  const { bed, qmp } = await serve(t);
+  for (const [name, backing] of [
+    ['B', 'A'],
+    ['C', 'B'],
+    ['D', 'C'],
+  ] as const) {
+    await add(bed, name);
+    await bed.execute('blockdev-snapshot', { node: backing, overlay: name });
+    await bed.guest('write -P 2 1M 64k');
+  }
+  await bed.execute('block-commit', { 'job-id': 'c', device: 'D', 'base-node': 'B' });
+  await bed.event('BLOCK_JOB_READY', 'c');
+  await bed.execute('block-job-complete', { device: 'c' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'c');
+  assert.deepEqual(await bed.layers(), ['B', 'A']);
+  return { bed, qmp };
+}
+
+const CLOSING = '[D] and [C], which the disk has left, are closed first; their files stay.';
+const isOpen = (bed: EngineBed, name: string): boolean => bed.engine.graph.nodes.has(name);
+
+for (const way of ['its own commands', 'plain QMP']) {
+  const isQmp = way === 'plain QMP';
+
+  test(`a point of a disk that was committed and left open closes that first, and says so: ${way}`, async (t) => {
+    const { bed, qmp } = await ownNodes(t);
+    const create = (isDryRun: boolean): ReturnType<typeof qmp.create> => {
+      const args = { name: 'p1', 'dry-run': isDryRun };
+      return isQmp ? qmp.create(args) : bed.engine.execute('x-point-create', args);
+    };
+    const { plan } = await create(true);
+    assert.equal(plan.words[0], CLOSING);
+    assert.ok(isOpen(bed, 'D') && isOpen(bed, 'C'));
+    const done = await create(false);
+    assert.equal(done.plan.words[0], CLOSING);
+    if (isQmp)
+      assert.deepEqual(
+        done.commands?.map(({ execute, arguments: args }) => args['node-name'] ?? execute),
+        ['D', 'C', 'transaction'],
+      );
+    assert.ok(!isOpen(bed, 'D') && !isOpen(bed, 'C'));
+    assert.deepEqual((await bed.layers()).slice(1), ['B', 'A']);
+    await bed.guest('read -P 2 1M 64k');
+  });
+
+  test(`going back closes what is left open first, and says so: ${way}`, async (t) => {
+    const { bed, qmp } = await ownNodes(t);
+    await bed.execute('stop');
+    await bed.execute('system_reset');
+    const revert = (isDryRun: boolean): ReturnType<typeof qmp.revert> => {
+      const args = { image: 'A', 'dry-run': isDryRun };
+      return isQmp ? qmp.revert(args) : bed.engine.execute('x-point-revert', args);
+    };
+    assert.equal((await revert(true)).plan.words[0], CLOSING);
+    assert.ok(isOpen(bed, 'D') && isOpen(bed, 'C'));
+    assert.equal((await revert(false)).plan.words[0], CLOSING);
+    assert.deepEqual((await bed.layers()).slice(1), ['A']);
+    assert.ok(!isOpen(bed, 'D') && !isOpen(bed, 'C'));
+    await bed.guest('read -P 0x11 1M 64k');
+  });
+
+  test(`a deletion that commits closes what is left open first, and says so: ${way}`, async (t) => {
+    const { bed, qmp } = await serve(t);
+    await qmp.create({ name: 'p1' });
+    const [below = ''] = await bed.layers();
+    await bed.guest('write -P 2 1M 64k');
+    await add(bed, 'one');
+    await bed.execute('blockdev-snapshot', { node: below, overlay: 'one' });
+    await bed.execute('block-commit', { 'job-id': 'c', device: 'one', 'base-node': below });
+    await bed.event('BLOCK_JOB_READY', 'c');
+    await bed.execute('block-job-complete', { device: 'c' });
+    await bed.event('BLOCK_JOB_COMPLETED', 'c');
+    const remove = async (isDryRun: boolean): Promise<readonly string[]> => {
+      const args = { name: 'p1', 'dry-run': isDryRun };
+      const answer = await (isQmp ? qmp.delete(args) : bed.engine.execute('x-point-delete', args));
+      return answer.plan.words;
+    };
+    const told = '[one], which the disk has left, is closed first; its file stays.';
+    assert.equal((await remove(true))[0], told);
+    assert.ok(isOpen(bed, 'one'));
+    assert.equal((await remove(false))[0], told);
+    while ((await bed.engine.execute('x-point-list', { nodes: [] })).queue.length > 0)
+      await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(
+      bed.events.filter(({ event, data }) => event === 'x-point-deleted' && data['error'] !== undefined),
+      [],
+    );
+    assert.deepEqual(await bed.layers(), ['A']);
+    assert.ok(!isOpen(bed, 'one'));
+    await bed.guest('read -P 2 1M 64k');
+  });
+
+  test(`where somebody reads what was left open, the dry run says what is in the way: ${way}`, async (t) => {
+    const { bed, qmp } = await ownNodes(t);
+    await bed.image('E', { backing: 'C' });
+    await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd') } } });
+    await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'E' });
+    const args = { name: 'p1', disks: [{ node: 'virtio0' }], 'dry-run': true };
+    await assert.rejects(
+      isQmp ? qmp.create(args) : bed.engine.execute('x-point-create', args),
+      /'B' is the backing file of 'C', and no disk/,
+    );
+  });
+}

@@ -292,7 +292,51 @@ test('what a storage daemon has committed and not closed is not the disk', async
     ]),
     [[below, undefined, 'p1 usable', 'p2 lost']],
   );
-  await assert.rejects(points('create', socket, 'p3'), /is used as backing hd of 'n'/);
-  await daemon.execute('blockdev-del', { 'node-name': 'n' });
+  const closing = /^\[n\], which the disk has left, is closed first; its file stays\./;
+  assert.match(await points('create', '--dry-run', socket, 'p3'), closing);
   assert.match(await points('create', socket, 'p3'), /c: the active image is .*c\.after-p3\.qcow2/);
 });
+
+const OWN_NODES: Readonly<Record<string, (options: readonly string[]) => string[]>> = {
+  'qemu-storage-daemon': (nodes) => [
+    ...['qemu-storage-daemon', ...nodes.flatMap((node) => ['--blockdev', node])],
+    ...['--nbd-server', 'addr.type=unix,addr.path=nbd', '--export', 'nbd,id=e,node-name=c'],
+    ...['--chardev', 'socket,id=d,path=second.sock,server=on,wait=off', '--monitor', 'chardev=d'],
+    ...['--chardev', SOCKET, '--monitor', 'chardev=c'],
+  ],
+  'qemu-system-x86_64': (nodes) => [
+    ...['qemu-system-x86_64', ...BARE_MACHINE, '-accel', 'tcg', '-S'],
+    ...[...nodes.flatMap((node) => ['-blockdev', node]), '-device', 'virtio-blk-pci,drive=c,id=v'],
+    ...['-qmp', 'unix:qmp.sock,server=on,wait=off', '-qmp', 'unix:second.sock,server=on,wait=off'],
+  ],
+};
+
+for (const [server, argvOf] of Object.entries(OWN_NODES))
+  test(`images with names of their own that ${server} has committed and left open are closed first`, async (t) => {
+    if (skipWithout(t, server, 'qemu-img', 'qemu-io')) return;
+    for (const [goal, verb] of [
+      ['p1', 'create'],
+      ['a', 'revert'],
+    ] as const) {
+      const folder = scratch(t);
+      chainOf(folder);
+      const nodes = ['a', 'b', 'c'].map((name, i) => {
+        const below = i === 0 ? '' : `,backing=${'abc'[i - 1] ?? ''}`;
+        const file = `file.driver=file,file.filename=${join(folder, `${name}.qcow2`)}`;
+        return `driver=qcow2,node-name=${name},${file}${below}`;
+      });
+      const daemon = await Daemon.start(t, folder, argvOf(nodes));
+      await daemon.execute('block-commit', { 'job-id': 'j', device: 'c', 'base-node': 'b' });
+      await daemon.event('BLOCK_JOB_READY');
+      await daemon.execute('block-job-complete', { device: 'j' });
+      await daemon.event('BLOCK_JOB_COMPLETED');
+      const socket = join(folder, 'second.sock');
+      const words = verb === 'create' ? [socket, goal] : ['--image', goal, socket];
+      const told = /^\[c\], which the disk has left, is closed first; its file stays\./;
+      assert.match(await points(verb, '--dry-run', ...words), told);
+      assert.equal(await nodeOf(daemon, join(folder, 'c.qcow2')), 'c');
+      assert.match(await points(verb, ...words), /b: the active image is .*b\.after-/);
+      assert.equal(await nodeOf(daemon, join(folder, 'c.qcow2')), '');
+      await daemon.kill();
+    }
+  });

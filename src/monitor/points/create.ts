@@ -1,5 +1,6 @@
 import { posix } from 'node:path';
 import { BlockError } from '../../base/error.js';
+import { closing } from '../../view/plan/closing.js';
 import { planSnapshot } from '../../view/plan/layers.js';
 import type { Plan, PlannedCommand } from '../../view/plan/types.js';
 import type { CommandResult } from '../../schema/commands.js';
@@ -8,7 +9,7 @@ import { loadDisks, type PointDisk } from './disks.js';
 import { type Pending, seenFrom } from './point-file.js';
 import { planInfo } from './plan-info.js';
 import { whileFrozen } from './guest-agent.js';
-import type { PointServer } from './server.js';
+import { type PointServer, sendAll } from './server.js';
 import { NODE_PREFIX } from './unneeded.js';
 import { whileWrittenDown } from './written-down.js';
 
@@ -59,9 +60,12 @@ export async function createPoint(
     planSnapshot(view, { kind: 'snapshot', image: node, file, node: overlay }),
   );
   const deletes = request.keep === undefined ? [] : tooOld(disks, request.keep - 1);
-  const plan = planInfo({ words: plans.flatMap(({ words }) => words), bytesAtMost: 0 });
+  const closings = disks.map(({ leftOpen }) => closing(leftOpen));
+  const words = [...closings, ...plans].flatMap((one) => one.words);
+  const plan = planInfo({ words, bytesAtMost: 0 });
   const transaction = { execute: 'transaction', arguments: { actions: actionsOf(plans) } };
-  const commands = [transaction];
+  const closes = closings.flatMap((one) => one.commands);
+  const commands = [...closes, transaction];
   if (isDryRun)
     return { answer: { id, plan, images, quiesced: request.quiesce !== undefined, deletes }, commands };
   const created = server.host.clock.wallClock().seconds;
@@ -70,11 +74,10 @@ export async function createPoint(
     image: seenFrom(settled.file.path, top.path),
     overlay: seenFrom(settled.file.path, file),
   });
-  const quiesced = await whileWrittenDown(server, { disks, images, pendingOf }, () =>
-    whileFrozen(server.host, request.quiesce, () =>
-      server.execute(transaction.execute, transaction.arguments),
-    ),
-  );
+  const quiesced = await whileWrittenDown(server, { disks, images, pendingOf }, async () => {
+    await sendAll(server, closes);
+    return whileFrozen(server.host, request.quiesce, () => sendAll(server, [transaction]));
+  });
   return { answer: { id, plan, images, quiesced, deletes }, commands };
 }
 

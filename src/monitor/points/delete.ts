@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { BlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { View } from '../../view/model.js';
+import { withClosing } from '../../view/plan/closing.js';
 import { type DeletionWay, planDeletion, withoutJobs } from '../../view/plan/points.js';
 import type { PlannedCommand } from '../../view/plan/types.js';
 import { userText } from '../../view/words.js';
@@ -18,7 +19,7 @@ import {
 } from './disks.js';
 import { planInfo, type PlanInfo } from './plan-info.js';
 import { MAX_UNNEEDED_FILES, type PointFileContent, seenFrom, type UnneededFile } from './point-file.js';
-import { JobWatch, type PointServer } from './server.js';
+import { JobWatch, type PointServer, sendAll } from './server.js';
 import type { PointState } from './settle.js';
 import { sharersOf } from './unneeded.js';
 
@@ -86,7 +87,13 @@ function filesOf({ disk }: FoundPoint, ids: readonly string[]): string[] {
 }
 
 /** The cheapest way that harms nobody. */
-async function wayOf(
+async function wayOf(server: PointServer, view: View, found: FoundPoint): Promise<Omit<Step, 'found'>> {
+  const { way, users } = await harmlessWay(server, view, found);
+  const { leftOpen } = found.disk;
+  return { way: way && { ...way, plan: withClosing(leftOpen, way.plan) }, users };
+}
+
+async function harmlessWay(
   server: PointServer,
   view: View,
   { disk, point }: FoundPoint,
@@ -197,8 +204,11 @@ async function startCopying(
       const { isDue, way: found } = await whileChanged(() => wayNow(here, path, id));
       way = found;
       if (!found) return isDue;
-      for (const { execute, arguments: args, afterReady } of wayCommands(found, job))
-        if (afterReady !== true) await here.execute(execute, args);
+      const commands = wayCommands(found, job);
+      await sendAll(
+        here,
+        commands.filter(({ afterReady }) => afterReady !== true),
+      );
       return true;
     }),
   );
@@ -229,11 +239,12 @@ export function deletionCommands({ steps, id }: PlannedDeletion): PlannedCommand
 }
 
 function wayCommands({ plan }: DeletionWay, job: string): PlannedCommand[] {
-  return plan.commands.map((command) =>
-    command.afterReady === true
+  return plan.commands.map((command) => {
+    if (command.mayBeGone === true) return command;
+    return command.afterReady === true
       ? { ...command, arguments: { id: job } }
-      : { ...command, arguments: { ...command.arguments, 'job-id': job, 'auto-dismiss': false } },
-  );
+      : { ...command, arguments: { ...command.arguments, 'job-id': job, 'auto-dismiss': false } };
+  });
 }
 
 function jobOf(id: string, index: number): string {

@@ -1,6 +1,7 @@
 import { posix } from 'node:path';
 import { BlockError } from '../../base/error.js';
 import type { Host } from '../../host/host.js';
+import { leftOpenAbove } from '../../view/left-open.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
 import { isJobFilter, withoutLeftOpen } from '../../view/plan/points.js';
@@ -30,6 +31,8 @@ export interface PointDisk {
   readonly node: string;
   readonly top: Layer;
   readonly layers: readonly Layer[];
+  /** Images that it has left and that are open above it, top first: in the way of what makes another one active. */
+  readonly leftOpen: readonly Image[];
   readonly settled: Settled;
   /** Its points file says that this was about to be. */
   readonly isNewlyActive: boolean;
@@ -53,12 +56,14 @@ export async function loadDisks(server: PointServer, names?: readonly string[]):
 }
 
 async function loadOnce(server: PointServer, names?: readonly string[]): Promise<PointDisks> {
-  const view = withoutLeftOpen(await look(server));
+  const whole = await look(server);
+  const view = withoutLeftOpen(whole);
   const disks: PointDisk[] = [];
   const newPaths = new Set<string>();
   for (const node of names?.map((name) => topNamed(view, name)) ?? topsOf(view)) {
     try {
-      disks.push(await loadDisk(server, view, node, newPaths));
+      const disk = await loadDisk(server, view, node, newPaths);
+      disks.push({ ...disk, leftOpen: leftOpenAbove(whole, node) });
     } catch (error) {
       const isNone = error instanceof BlockError && ['unsupported', 'not-found'].includes(error.kind);
       if (names || !isNone) throw error;
@@ -77,7 +82,7 @@ async function loadDisk(
   view: View,
   node: string,
   newPaths: Set<string>,
-): Promise<PointDisk> {
+): Promise<Omit<PointDisk, 'leftOpen'>> {
   const { host } = server;
   const layers = await layersOf(server, view, node);
   const [top] = layers;

@@ -1,6 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import type { CommandResult } from '../../schema/commands.js';
 import type { Image, View } from '../../view/model.js';
+import { closing } from '../../view/plan/closing.js';
 import { planReversal, type Reversal } from '../../view/plan/points.js';
 import type { PlannedCommand } from '../../view/plan/types.js';
 import type { Layer } from './chain.js';
@@ -8,7 +9,7 @@ import { checkKnown, isName, type NewImage, newImage, type WantedDisk } from './
 import { findPoint, loadDisks, type PointDisk } from './disks.js';
 import { planInfo } from './plan-info.js';
 import { type Pending, seenFrom } from './point-file.js';
-import type { PointServer } from './server.js';
+import { type PointServer, sendAll } from './server.js';
 import { pointsKept } from './settle.js';
 import { whileWrittenDown } from './written-down.js';
 
@@ -71,8 +72,10 @@ export async function revertToPoint(
     images.push(await newImage(server, disk, { name: called, id, others: images, wanted: wanted?.[index] }));
   const reversals = goals.map((goal, i) => reversalOf(view, goal, images[i]));
   await disksSwitch.check(reversals);
+  const closings = goals.map(({ disk }) => closing(disk.leftOpen));
+  const closes = closings.flatMap(({ commands }) => commands);
   const plan = planInfo({
-    words: [...reversals.flatMap(({ words }) => words), ...lostWith(goals)],
+    words: [...[...closings, ...reversals].flatMap(({ words }) => words), ...lostWith(goals)],
     bytesAtMost: 0,
     ends: goals.flatMap(({ disk }, i) =>
       (reversals[i]?.ends ?? []).flatMap(
@@ -81,7 +84,10 @@ export async function revertToPoint(
     ),
     users: reversals.flatMap(({ users }) => users.map(({ label }) => label)),
   });
-  const planned = { answer: { id, plan, images }, commands: disksSwitch.commands?.(reversals) ?? [] };
+  const planned = {
+    answer: { id, plan, images },
+    commands: [...closes, ...(disksSwitch.commands?.(reversals) ?? [])],
+  };
   if (isDryRun) return planned;
   const created = server.host.clock.wallClock().seconds;
   const goalDisks = goals.map(({ disk }) => disk);
@@ -94,7 +100,10 @@ export async function revertToPoint(
       overlay: seenFrom(path, file),
     };
   };
-  await whileWrittenDown(server, { disks: goalDisks, images, pendingOf }, () => disksSwitch.run(reversals));
+  await whileWrittenDown(server, { disks: goalDisks, images, pendingOf }, async () => {
+    await sendAll(server, closes);
+    await disksSwitch.run(reversals);
+  });
   return planned;
 }
 

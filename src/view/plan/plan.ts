@@ -1,7 +1,8 @@
 import { unreachable } from '../../base/assert.js';
-import { imagesLeftOpen } from '../left-open.js';
+import { leftOpenAbove } from '../left-open.js';
 import { imageOf, type View } from '../model.js';
-import { isNewNode, listed } from './checks.js';
+import { isNewNode } from './checks.js';
+import { withClosing } from './closing.js';
 import { planBackup, planJobVerb, planMirror, planResize } from './copies.js';
 import { planExport, planUnexport } from './exports.js';
 import { planCommit, planSnapshot, planStream } from './layers.js';
@@ -19,37 +20,7 @@ export function planAction(view: View, action: Action): Plan {
   // Their names are taken all the same.
   if ('node' in action) isNewNode(view, action.node);
   const plan = planOn(disks, action);
-  const isInTheWay = plan.commands.some(({ execute }) => OF_ROOTS.has(execute));
-  return isInTheWay ? withClosing(view, plan) : plan;
-}
-
-/** Commands that servers refuse for an image which another has for its backing file. */
-const OF_ROOTS = new Set(['blockdev-snapshot-sync', 'drive-mirror', 'block-commit', 'block_resize']);
-
-/** The plan with what closes images that are left open above the disk, first. */
-function withClosing(view: View, plan: Plan): Plan {
-  const { action, words, commands } = plan;
-  const left = imagesLeftOpen(view);
-  const above = view.chains
-    .filter(({ images }) => 'image' in action && images.includes(action.image))
-    .flatMap(({ images }) => [...images].reverse().filter((id) => left.has(id)));
-  const closed = [...new Set(above)].flatMap((id) => imageOf(view, id) ?? []);
-  if (closed.length === 0) return plan;
-  const isOne = closed.length === 1;
-  return {
-    ...plan,
-    words: [
-      `${listed(closed)}, which the disk has left, ${isOne ? 'is closed first; its file stays' : 'are closed first; their files stay'}.`,
-      ...words,
-    ],
-    commands: [
-      ...closed
-        // Others cannot be, and go with what is above them.
-        .filter(({ isImplicit }) => !isImplicit)
-        .map(({ id }) => ({ execute: 'blockdev-del', arguments: { 'node-name': id }, mayBeGone: true })),
-      ...commands,
-    ],
-  };
+  return 'image' in action ? withClosing(leftOpenAbove(view, action.image), plan) : plan;
 }
 
 /** The view that an action is planned of, and that it is shown beside. */
