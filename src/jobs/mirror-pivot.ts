@@ -1,5 +1,6 @@
 import { BlockError, errnoError } from '../base/error.js';
 import { resolveBackingOf } from '../block/full-filename.js';
+import { endWritable, isMeantReadOnly } from '../block/lent-writable.js';
 import type { Node } from '../block/node.js';
 import type { GraphTransaction } from '../block/transaction.js';
 import type { JobPlace } from './job-graph.js';
@@ -33,6 +34,10 @@ async function pivot(place: JobPlace, plan: MirrorPlan, nodes: MirrorNodes): Pro
     throw error;
   }
   place.removed();
+  const { source, target, replaces = source } = nodes;
+  // As what it replaces was; where that fails, it stays writable.
+  if (isMeantReadOnly(replaces) && !target.readOnly)
+    await endWritable(place.graph, target).catch(() => undefined);
 }
 
 /** Others may have come to what is replaced. Errors: permission. */

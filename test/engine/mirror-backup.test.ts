@@ -108,6 +108,37 @@ test('a mirror into an image that was there opens the backing file that it names
   await bed.guest('read -P 0x21 1M 1M');
 });
 
+for (const [readOnly, what] of [
+  [true, 'nobody may write to'],
+  [false, 'somebody may write to'],
+] as const)
+  test(`a target takes over as a disk that ${what} is: by every way`, async (t) => {
+    for (const way of ['drive-mirror', 'drive-mirror, existing', 'blockdev-mirror', 'block-commit']) {
+      const bed = new EngineBed(t);
+      await bed.image('A', { 'read-only': true });
+      await bed.image('B', { 'read-only': readOnly, backing: 'A' });
+      await bed.image('M');
+      await bed.device('B');
+      const [execute = '', ...more] = way.split(', ');
+      const target = bed.path(more.length > 0 ? 'M.qcow2' : 'N.qcow2');
+      const named = { target, 'node-name': 'N', ...(more.length > 0 && { mode: 'existing' }) };
+      if (more.length > 0) await bed.execute('blockdev-del', { 'node-name': 'M' });
+      await bed.execute(execute, {
+        ...{ 'job-id': 'j', device: 'B' },
+        ...(execute === 'drive-mirror' && { ...named, sync: 'full' }),
+        ...(execute === 'blockdev-mirror' && { target: 'M', sync: 'full' }),
+        ...(execute === 'block-commit' && { 'base-node': 'A' }),
+      });
+      await bed.event('BLOCK_JOB_READY', 'j');
+      await bed.execute('job-complete', { id: 'j' });
+      await bed.event('BLOCK_JOB_COMPLETED', 'j');
+      const [top = ''] = await bed.layers();
+      assert.notEqual(top, 'B', way);
+      const { readOnly: isNow, children } = bed.engine.graph.node(top);
+      assert.deepEqual([isNow, children.get('file')?.node.readOnly], [readOnly, readOnly], way);
+    }
+  });
+
 test('the top of a disk without a backing file is everything', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A');

@@ -239,6 +239,22 @@ const ROWS: readonly Row[] = [
       ['job-dismiss', { id: 'j' }],
     ],
   },
+  {
+    what: 'what takes the place of what is read-only',
+    steps: [
+      ['blockdev-del', { 'node-name': 'other' }],
+      [
+        'blockdev-add',
+        {
+          ...{ driver: 'qcow2', 'node-name': 'other', 'read-only': true },
+          file: { driver: 'file', filename: 'other.qcow2' },
+        },
+      ],
+      mirror({ device: 'other' }),
+      ['job-complete', { id: 'j' }],
+      ['block_resize', { 'node-name': 'raw', size: 2 * MiB }],
+    ],
+  },
   { what: 'a ready mirror that is cancelled', steps: [mirror(), ['block-job-cancel', { device: 'j' }]] },
   {
     what: 'a ready mirror that is cancelled by force',

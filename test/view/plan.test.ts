@@ -207,6 +207,22 @@ test('of a disk that nobody may write to, a snapshot is such a one', async (t) =
   assert.equal(imageOf(plan.after, 'B')?.isReadOnly, true);
 });
 
+test('a disk that nobody may write to stays such a one when its guest goes over', async (t) => {
+  for (const [action, top] of [
+    [(bed: EngineBed) => ({ kind: 'mirror', image: 'B', file: bed.path('M.qcow2'), node: 'M' }), 'M'],
+    [() => ({ kind: 'commit', image: 'B', base: 'A' }), 'A'],
+  ] as ReadonlyArray<readonly [(bed: EngineBed) => Action, string]>) {
+    const bed = new EngineBed(t);
+    await bed.image('A', { 'read-only': true });
+    await bed.image('B', { 'read-only': true, backing: 'A' });
+    await bed.device('B');
+    const { plan, after } = await perform(bed, action(bed));
+    assert.equal(after.users.find(({ kind }) => kind === 'device')?.imageId, top);
+    assert.equal(imageOf(after, top)?.isReadOnly, true);
+    assert.equal(imageOf(plan.after, top)?.isReadOnly, true);
+  }
+});
+
 test('a job that is cancelled leaves what its words say', () => {
   const cancel = (name: string, status: string): string => {
     const view = recordedView(name);

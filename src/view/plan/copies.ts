@@ -185,7 +185,6 @@ function copyOf(image: Image, changes: Partial<Image>): Image {
     ...{
       label,
       driver: 'qcow2',
-      isReadOnly: false,
       isImplicit: false,
       bitmaps: [],
       snapshotNames: [],

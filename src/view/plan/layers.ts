@@ -132,7 +132,7 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
   const invalid = invalidAfterCommit(view, { image, base, isActive });
   const change = new Change(view);
   change.replace(image.id, base.id);
-  change.update(base.id, { virtualBytes, ...(isActive && { isReadOnly: false }) });
+  change.update(base.id, { virtualBytes, ...(isActive && { isReadOnly: image.isReadOnly }) });
   change.drop(flowing.map(({ id }) => id));
   const bytesAtMost = allocatedOf(flowing);
   return {
