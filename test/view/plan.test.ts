@@ -223,6 +223,18 @@ test('a disk that nobody may write to stays such a one when its guest goes over'
   }
 });
 
+test('a disk that nobody may write to is not resized', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A', { 'read-only': true });
+  await bed.device('A');
+  const view = await viewOf(bed);
+  assert.match(await bed.refusal('block_resize', { 'node-name': 'A', size: 16 * MiB }), /read-only/);
+  assert.throws(
+    () => planAction(view, { kind: 'resize', image: 'A', bytes: 16 * MiB }),
+    (error: Error) => error.message === 'nobody may write to [A]',
+  );
+});
+
 test('a job that is cancelled leaves what its words say', () => {
   const cancel = (name: string, status: string): string => {
     const view = recordedView(name);

@@ -84,6 +84,7 @@ export function planResize(view: View, action: Of<'resize'>): Plan {
     refuse(`a disk's length is a multiple of 512 bytes, not ${bytes}`);
   areFree(view, [image]);
   if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
+  if (image.isReadOnly) refuse(`nobody may write to ${bracketed(image)}`);
   const fixing = view.users.find(
     ({ imageId, exportType }) => imageId === image.id && exportType === NBD_EXPORT,
   );
