@@ -16,12 +16,14 @@ export function findExportedBitmap(
   reference: BitmapReference,
   writable: boolean,
 ): DirtyBitmap {
-  const bitmap = lookUp(graph, exported, reference, writable);
+  const bitmap = lookUp(graph, exported, reference);
   bitmap.assertUsable('read');
+  if (typeof reference === 'string' && bitmap.enabled && !writable && !exported.readOnly)
+    throw new BlockError('invalid', `Enabled bitmap '${reference}' incompatible with readonly export`);
   return bitmap;
 }
 
-function lookUp(graph: Graph, exported: Node, reference: BitmapReference, writable: boolean): DirtyBitmap {
+function lookUp(graph: Graph, exported: Node, reference: BitmapReference): DirtyBitmap {
   if (typeof reference !== 'string') {
     const node = graph.find(reference.node);
     if (!node) throw new BlockError('not-found', `Node '${reference.node}' not found`);
@@ -31,9 +33,7 @@ function lookUp(graph: Graph, exported: Node, reference: BitmapReference, writab
   }
   for (const node of exported.chain()) {
     const found = node.findBitmap(reference);
-    if (!found) continue;
-    if (writable || exported.readOnly || !found.enabled) return found;
-    throw new BlockError('invalid', `Enabled bitmap '${reference}' incompatible with readonly export`);
+    if (found) return found;
   }
   throw new BlockError('not-found', `Bitmap '${reference}' is not found`);
 }

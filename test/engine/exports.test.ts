@@ -358,6 +358,11 @@ test('an export shows dirty bitmaps and the depth of a chain, and keeps the bitm
   await bed.execute('block-export-add', add('e', { bitmaps, 'allocation-depth': true }));
   const inUse = "Bitmap 'off' is currently in use by another operation and cannot be used";
   assert.equal(await bed.refusal('block-export-add', add('f', { bitmaps: ['off'] })), inUse);
+  // That it is in use is told first.
+  assert.equal(
+    await bed.refusal('block-export-add', add('f', { bitmaps: ['on'] })),
+    inUse.replace('off', 'on'),
+  );
   for (const command of ['remove', 'clear', 'enable'])
     assert.equal(await bed.refusal(`block-dirty-bitmap-${command}`, { node: 'B', name: 'off' }), inUse);
   const device = bed.engine.devices.get('virtio0');
