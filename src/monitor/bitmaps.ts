@@ -141,9 +141,9 @@ function add(engine: Parts<'graph'>, args: CommandArguments<'block-dirty-bitmap-
   return { undo: async () => drop(node, bitmap) };
 }
 
-/** The image's cluster size between 4 and 64 KiB. */
+/** The cluster size, between 4 and 64 KiB, of the image that the node shows. */
 export function defaultGranularity(node: Node): number {
-  const cluster = node.instance.info().clusterSizeBytes ?? 64 * KiB;
+  const cluster = node.skipFilters().instance.info().clusterSizeBytes ?? 64 * KiB;
   return Math.min(64 * KiB, Math.max(4 * KiB, cluster));
 }
 

@@ -66,8 +66,11 @@ test("a bitmap's granularity is by default the image's cluster size, 4 to 64 KiB
     const options = { 'cluster-size': clusterBytes };
     await createImage(bed.engine.opener, filename, 'qcow2', { sizeBytes: DISK_BYTES, options });
     await bed.engine.addNode({ driver: 'qcow2', 'node-name': name, file: { driver: 'file', filename } });
-    await bed.execute('block-dirty-bitmap-add', { node: name, name: 'bits' });
-    assert.equal((await bitmapsOf(bed, name))?.[0]?.['granularity'], granularity);
+    await bed.engine.addNode({ driver: 'copy-on-read', 'node-name': `above-${name}`, file: name });
+    for (const node of [name, `above-${name}`]) {
+      await bed.execute('block-dirty-bitmap-add', { node, name: 'bits' });
+      assert.equal((await bitmapsOf(bed, node))?.[0]?.['granularity'], granularity, node);
+    }
   }
   await bed.engine.addNode({ driver: 'null-co', 'node-name': 'n' });
   await bed.execute('block-dirty-bitmap-add', { node: 'n', name: 'bits' });
