@@ -78,3 +78,21 @@ test('a backup of a disk that ends within a cluster counts whole ones, as QEMU d
   assert.equal(job.progress().doneBytes, 19 * CLUSTER);
   assert.equal(job.progress().remainingBytes, 0);
 });
+
+test('a backup of the top copies a cluster of its own of which the top holds only a later part', async () => {
+  const bench = new JobBench();
+  const lengthBytes = 4 * CLUSTER;
+  const base = await newMemoryImage(bench.graph, 'base', { lengthBytes, clusterBytes: 4 * KiB });
+  const top = await newMemoryImage(bench.graph, 'top', {
+    ...{ lengthBytes, clusterBytes: 4 * KiB, backing: base.node },
+  });
+  const target = await newMemoryImage(bench.graph, 'target', { lengthBytes, clusterBytes: CLUSTER });
+  const guest = await bench.guest(top.node);
+  await guest.write(2 * CLUSTER + 8 * KiB, Buffer.alloc(4 * KiB, 7));
+  const job = await startBackup(bench, {
+    ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'top' },
+  });
+  await job.result();
+  assert.ok((await contents(target.node)).equals(await contents(top.node)));
+  assert.equal(job.progress().doneBytes, CLUSTER);
+});

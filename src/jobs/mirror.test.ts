@@ -81,6 +81,33 @@ for (const copyMode of ['background', 'write-blocking'] as const) {
   }
 }
 
+for (const [part, at] of [
+  ['end', CLUSTER - 512],
+  ['beginning', 0],
+] as const)
+  test(`a write to both sides at the ${part} of a granule that was not copied yet leaves the rest to be copied`, async () => {
+    const bench = new JobBench();
+    const options = { lengthBytes: 8 * CLUSTER, clusterBytes: CLUSTER };
+    const top = await newMemoryImage(bench.graph, 'top', options);
+    const target = await newMemoryImage(bench.graph, 'target', options);
+    const guest = await bench.guest(top.node);
+    // The first is copied, the second is the next one, and the third is to be looked for later.
+    for (const cluster of [0, 2, 6]) await guest.write(cluster * CLUSTER, Buffer.alloc(CLUSTER, 1));
+    const job = await startMirror(bench, {
+      ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full' },
+      ...{ targetIsNew: true, targetBacking: 'leave', copyMode: 'write-blocking' },
+      ...{ granularity: CLUSTER, speed: 1 },
+    });
+    await turns(10);
+    await guest.write(6 * CLUSTER + at, Buffer.alloc(512, 2));
+    job.setSpeed(0);
+    await bench.until('BLOCK_JOB_READY');
+    const model = await contents(top.node);
+    job.complete();
+    await job.result();
+    assertSame(await contents(target.node), model, at);
+  });
+
 test('a write to both sides keeps dirty what the first look through the disk marks meanwhile', async () => {
   const bench = new JobBench();
   const options = { lengthBytes: DISK, clusterBytes: CLUSTER };

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { ByteRanges } from '../base/byte-ranges.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { Node } from '../block/node.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
+import { loseAtFlush } from '../../test/kit/losing-image.js';
 import { AT_ONCE, type MemoryImage, newMemoryImage } from '../../test/kit/memory-layer.js';
 import { startCommit, startStream } from '../../test/kit/start-job.js';
 
@@ -172,4 +174,33 @@ test('a cancelled stream keeps what it copied and the chain, and can be started 
   await again.concluded;
   assert.deepEqual(await contents(top.node), before);
   assert.deepEqual(chainOf(top.node), ['b']);
+});
+
+test("what a commit's base has lost at a flush is copied again, though it is told once", async () => {
+  const bench = new JobBench();
+  const options = { lengthBytes: 8 * CLUSTER, clusterBytes: CLUSTER };
+  const base = await newMemoryImage(bench.graph, 'base', options);
+  const middle = await newMemoryImage(bench.graph, 'middle', { ...options, backing: base.node });
+  const writer = await bench.guest(middle.node);
+  await writer.write(2 * CLUSTER, Buffer.alloc(5 * CLUSTER, 7));
+  const { root } = writer;
+  assert.ok(root);
+  await bench.graph.transaction((transaction) => transaction.detach(root));
+  const top = await newMemoryImage(bench.graph, 'top', { ...options, backing: middle.node });
+  const model = await contents(top.node);
+  loseAtFlush(base);
+  const { instance } = base.node;
+  const lost = instance.takeDoubtful?.bind(instance);
+  let tellings = 0;
+  instance.takeDoubtful = () => {
+    const ranges = tellings === 0 ? lost?.() : undefined;
+    if (ranges?.isEmpty === false) tellings++;
+    return ranges ?? new ByteRanges();
+  };
+  const job = await startCommit(bench, {
+    ...{ jobId: 'job0', device: top.node, top: middle.node, base: base.node, onWriteError: 'ignore' },
+  });
+  await job.result();
+  assert.equal(tellings, 1);
+  assertSame(await contents(base.node), model, 0);
 });

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import { createImage } from '../../src/block/create.js';
 import type { JsonObject } from '../../src/schema/types.js';
-import { DISK_BYTES, EngineBed } from './engine-bed.js';
+import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 const KiB = 1024;
 
@@ -147,6 +148,28 @@ for (const [mode, sync] of [
       const kept = mode === 'never' ? 65536 : 0;
       assert.deepEqual(await state(), { recording: enabled, count: kept + written });
     });
+
+test('a backup that fails to write zeroes leaves them in a bitmap that it always settles', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.device('A');
+  await bed.guest('write -P 1 0 4M');
+  const bits = { node: 'A', name: 'bits' };
+  await bed.execute('block-dirty-bitmap-add', { ...bits, granularity: 64 * KiB });
+  await bed.guest('write -z 1M 2M');
+  const filename = bed.path('T.raw');
+  await writeFile(filename, Buffer.alloc(DISK_BYTES, 2));
+  const failing = [{ event: 'none', iotype: 'write-zeroes', errno: 5 }];
+  const image = { driver: 'file', filename };
+  const file = { driver: 'blkdebug', image, 'inject-error': failing };
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'T', file });
+  await bed.execute('blockdev-backup', {
+    ...{ 'job-id': 'b', device: 'A', target: 'T', sync: 'bitmap', bitmap: 'bits', 'bitmap-mode': 'always' },
+  });
+  assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'b'))['error'], 'Input/output error');
+  const [bitmap] = (await bitmapsOf(bed, 'A')) ?? [];
+  assert.deepEqual([bitmap?.['busy'], bitmap?.['count']], [false, 2 * MiB]);
+});
 
 test('bitmaps are merged whatever their granularities, or none of them', async (t) => {
   const bed = new EngineBed(t);

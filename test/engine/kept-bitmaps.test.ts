@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { copyFileSync } from 'node:fs';
 import { test } from 'node:test';
 import type { JsonObject } from '../../src/schema/types.js';
-import { EngineBed } from './engine-bed.js';
+import { EngineBed, MiB } from './engine-bed.js';
 
 const CLUSTER = 65536;
 
@@ -197,3 +197,45 @@ for (const [what, change] of [
     await again(bed, 'K');
     assert.equal((await bitmapsOf(bed, 'K')).get('bits')?.['inconsistent'], true);
   });
+
+test('a bitmap that could not be taken out of its image is as it was, and can be removed afterwards', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await add(bed, 'A', 'bits');
+  await bed.execute('blockdev-del', { 'node-name': 'A' });
+  const image = { driver: 'file', filename: bed.path('A.qcow2') };
+  // The first flush says that the bitmap is in use.
+  const event = 'flush_to_disk';
+  const file = {
+    ...{ driver: 'blkdebug', image, 'set-state': [{ event, state: 1, new_state: 2 }] },
+    'inject-error': [{ event, state: 2, iotype: 'flush', errno: 5, once: true }],
+  };
+  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'A', file });
+  const bits = { node: 'A', name: 'bits' };
+  assert.match(await bed.refusal('block-dirty-bitmap-remove', bits), /Input\/output error/);
+  assert.equal((await bitmapsOf(bed, 'A')).get('bits')?.['busy'], false);
+  await bed.execute('block-dirty-bitmap-remove', bits);
+  await bed.execute('blockdev-del', { 'node-name': 'A' });
+  await again(bed, 'A');
+  assert.equal((await bitmapsOf(bed, 'A')).size, 0);
+});
+
+test('an image that is given away while a backup has its bitmap keeps what was recorded meanwhile, too', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.image('T');
+  await bed.device('A');
+  await add(bed, 'A', 'bits');
+  await bed.guest('write 0 1M');
+  await bed.execute('blockdev-backup', {
+    ...{ 'job-id': 'b', device: 'A', target: 'T', sync: 'incremental', bitmap: 'bits', speed: 1 },
+  });
+  await bed.guest('write 4M 64k');
+  await bed.execute('device_del', { id: 'virtio0' });
+  const file = { driver: 'file', filename: bed.path('A.qcow2'), 'read-only': true };
+  const options = [{ driver: 'qcow2', 'node-name': 'A', 'read-only': true, file }];
+  await bed.execute('blockdev-reopen', { options });
+  copyFileSync(bed.path('A.qcow2'), bed.path('K.qcow2'));
+  await again(bed, 'K');
+  assert.equal((await bitmapsOf(bed, 'K')).get('bits')?.['count'], MiB + CLUSTER);
+});
