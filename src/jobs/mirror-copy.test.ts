@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
+import { MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
 import { Flag } from '../block/request.js';
 import { assertSame, contents, JobBench, restless, seeded } from '../../test/kit/job-bench.js';
@@ -146,6 +147,24 @@ test('a granule that is zero only at its beginning is copied whole', { timeout: 
     ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: false },
     // Pieces of one granule, and zeroes that cost nothing.
     ...{ granularity: 4 * CLUSTER, speed: 40 * CLUSTER },
+  });
+  await bench.until('BLOCK_JOB_READY');
+  await job.cancel({ force: true, softOnReady: false });
+  await job.concluded;
+  assertSame(await contents(target.node), await contents(top.node), 0);
+});
+
+test('zeroes longer than a piece that end within a granule leave the rest of it to be copied', async () => {
+  const bench = new JobBench();
+  const options = { lengthBytes: 3 * MiB, clusterBytes: CLUSTER };
+  const top = await newMemoryImage(bench.graph, 'top', options);
+  const target = await newMemoryImage(bench.graph, 'target', options);
+  await fill(bench, target, () => 2);
+  const guest = await bench.guest(top.node);
+  await guest.write(2 * MiB + CLUSTER, Buffer.alloc(CLUSTER, 1));
+  const job = await startMirror(bench, {
+    ...{ jobId: 'job0', device: top.node, target: target.node, sync: 'full', targetIsNew: false },
+    ...{ granularity: 4 * CLUSTER, unmap: false },
   });
   await bench.until('BLOCK_JOB_READY');
   await job.cancel({ force: true, softOnReady: false });
