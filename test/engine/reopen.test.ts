@@ -89,18 +89,23 @@ test('what the guest wrote is there under every new way to be open, and it may w
   await bed.guest('write -P 9 0 1M');
 });
 
-test('a node below itself is told as that also where a job keeps what is below', async (context) => {
-  const bed = new EngineBed(context);
-  await bed.chain('A', 'B');
-  await bed.image('other');
-  await bed.execute('block-stream', { 'job-id': 'j', device: 'B', speed: 1 });
-  const below = { driver: 'qcow2', 'node-name': 'B', file: nodeOf(bed, 'B').child('file').node.name };
-  for (const [backing, message] of [
-    ['B', "Making 'B' a backing child of 'B' would create a cycle"],
-    ['other', "Cannot change frozen 'backing' link from 'B' to 'A'"],
-  ] as const)
-    assert.equal(await bed.refusal('blockdev-reopen', { options: [{ ...below, backing }] }), message);
-});
+for (const [command, args] of [
+  ['block-stream', { device: 'B' }],
+  ['block-commit', { device: 'C', 'top-node': 'B', 'base-node': 'A' }],
+  ['block-commit', { device: 'C', 'base-node': 'A' }],
+] as const)
+  test(`a node below itself is told as that also where a job keeps what is below: ${command} ${JSON.stringify(args)}`, async (context) => {
+    const bed = new EngineBed(context);
+    await bed.chain('A', 'B', 'C');
+    await bed.image('other');
+    await bed.execute(command, { 'job-id': 'j', ...args, speed: 1 });
+    const below = { driver: 'qcow2', 'node-name': 'B', file: nodeOf(bed, 'B').child('file').node.name };
+    for (const [backing, message] of [
+      ['B', "Making 'B' a backing child of 'B' would create a cycle"],
+      ['other', "Cannot change frozen 'backing' link from 'B' to 'A'"],
+    ] as const)
+      assert.equal(await bed.refusal('blockdev-reopen', { options: [{ ...below, backing }] }), message);
+  });
 
 test('an image whose file is another is read anew, and one that cannot be stays', async (context) => {
   const bed = new EngineBed(context);
