@@ -2,7 +2,7 @@
 // on where it was stopped; another commit begins anew. The result becomes a line of docs/PROOFS.md.
 import { spawn, spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 
@@ -208,6 +208,12 @@ function load(name, path) {
   return { tree, seed: randomInt(1, 2 ** 31), done: {} };
 }
 
+/** Whole, whenever this is stopped. */
+function keep(path, state) {
+  writeFileSync(`${path}.new`, JSON.stringify(state));
+  renameSync(`${path}.new`, path);
+}
+
 function runPiece({ args, env }) {
   return new Promise((resolve) => {
     const child = spawn(process.execPath, args, { env: { ...process.env, ...env } });
@@ -234,7 +240,7 @@ async function prove(name, processes) {
       if (!passed) failure ??= { piece, output };
       else {
         state.done[piece.name] = proof.count?.exec(output)?.slice(1).map(Number) ?? [];
-        writeFileSync(path, JSON.stringify(state));
+        keep(path, state);
       }
     }
   };
@@ -246,7 +252,7 @@ async function prove(name, processes) {
   }
   const counts = Object.values(state.done);
   const sums = (counts[0] ?? []).map((_, i) => counts.reduce((sum, count) => sum + count[i], 0));
-  writeFileSync(path, JSON.stringify({ ...state, ended: true }));
+  keep(path, { ...state, ended: true });
   record(
     name,
     `| ${name} | ${new Date().toISOString().slice(0, 10)} | ${state.tree} | ${proof.amount(sums, pieces.length)} | ${state.seed} |`,

@@ -42,15 +42,18 @@ test(
     };
     const tool = (name: string, ...args: string[]): string =>
       run(folder, python, join(checkout ?? '', name), ...args);
-    const take = (level: string): string =>
+    const take = async (level: string): Promise<void> => {
+      // It names what it makes by the second.
+      await new Promise((resolve) => setTimeout(resolve, 1001));
       tool('qmpbackup', '--socket', join(folder, 'tool'), 'backup', '--level', level, '--target', backup);
+    };
     await write('ide0-hd0', 'write -P 1 0 3M');
-    take('full');
+    await take('full');
     await write('ide0-hd0', 'write -P 2 1M 1M');
     await write('ide0-hd1', 'write -P 3 0 64k');
-    take('inc');
+    await take('inc');
     await write('ide0-hd0', 'write -P 4 8M 100k');
-    take('inc');
+    await take('inc');
     assert.equal(await daemon.quit(), 0);
     for (const name of names) {
       const restored = `restored-${name}.qcow2`;
