@@ -1,6 +1,5 @@
 import { given } from '../base/given.js';
 import type { JsonObject } from '../schema/types.js';
-import { Waiting } from '../wire/qmp/registry.js';
 import type { HmpArguments, HmpSyntax } from './hmp-arguments.js';
 import type { Parts } from './parts.js';
 
@@ -20,7 +19,6 @@ export async function runQmp(
   name: string,
   args: { [key: string]: JsonObject[string] | undefined } = {},
 ): Promise<string> {
-  const outcome = await registry.execute(name, given(args) as JsonObject);
-  if (outcome instanceof Waiting) await outcome.result;
+  await registry.complete(name, given(args) as JsonObject);
   return '';
 }

@@ -2,7 +2,6 @@ import { toBlockError } from '../base/error.js';
 import { DEFAULT_QUIESCE_MS } from '../schema/points.js';
 import type { CommandArguments, CommandResult } from '../schema/commands.js';
 import type { JsonObject, JsonValue } from '../schema/types.js';
-import { Waiting } from '../wire/qmp/registry.js';
 import type { Parts } from './parts.js';
 import { type Created, createPoint } from './points/create.js';
 import {
@@ -54,12 +53,8 @@ class Points {
     this.here = {
       ...common,
       alone: (work) => work(this.here),
-      execute: async (command, args = {}) => {
-        const outcome = await registry.execute(command, args);
-        // What follows is for an image that another is no longer above.
-        if (outcome instanceof Waiting) await outcome.result;
-        return (outcome instanceof Waiting ? {} : outcome) as JsonValue;
-      },
+      // What follows may be for an image that another is no longer above.
+      execute: (command, args = {}) => registry.complete(command, args) as Promise<JsonValue>,
     };
     this.#later = {
       ...common,

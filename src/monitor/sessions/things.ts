@@ -3,7 +3,6 @@ import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import { Node } from '../../block/node.js';
 import type { Job } from '../../jobs/job.js';
 import type { JsonObject } from '../../schema/types.js';
-import { Waiting } from '../../wire/qmp/registry.js';
 import type { Parts } from '../parts.js';
 
 export type ThingsEngine = Parts<'graph' | 'jobs' | 'exports' | 'registry' | 'hub' | 'devices' | 'drives'>;
@@ -55,9 +54,8 @@ export class Inventory {
 }
 
 /** Runs a command when no other runs. */
-async function command({ registry }: ThingsEngine, name: string, args: JsonObject): Promise<unknown> {
-  const outcome = await registry.execute(name, args);
-  return outcome instanceof Waiting ? outcome.result : outcome;
+function command({ registry }: ThingsEngine, name: string, args: JsonObject): Promise<unknown> {
+  return registry.complete(name, args);
 }
 
 export class MadeNode implements Thing {

@@ -128,6 +128,14 @@ export class CommandRegistry {
     const outcome = await (found.definition.outOfBand ? run() : this.around(caller, name, args, run));
     return outcome ?? {};
   }
+
+  /** The same, seen through where it waits for a peer. Errors: those of execute(), and of what it waits for. */
+  async complete(name: string, args: JsonObject): Promise<Writable> {
+    const outcome = await this.execute(name, args);
+    if (!(outcome instanceof Waiting)) return outcome;
+    await outcome.result;
+    return {};
+  }
 }
 
 /** Class and description by which a client sees an error. */
