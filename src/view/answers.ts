@@ -86,7 +86,7 @@ export function isStreamEnding(answers: Answers): boolean {
   );
 }
 
-function isLivedisk(answers: Answers): boolean {
+export function isLivedisk(answers: Answers): boolean {
   return (textOf(objectOf(answers['query-version'])['package']) ?? '').startsWith('livedisk');
 }
 

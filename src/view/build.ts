@@ -1,4 +1,4 @@
-import { type Answers, numberOf, objectOf, textOf } from './answers.js';
+import { type Answers, isLivedisk, numberOf, objectOf, textOf } from './answers.js';
 import { readJobs } from './jobs.js';
 import {
   below,
@@ -73,7 +73,7 @@ function readServer(answers: Answers): Server {
   const number = [major, minor, micro].map((part) => numberOf(part) ?? '?').join('.');
   const runState = textOf(objectOf(answers['query-status'])['status']);
   return {
-    name: package_.startsWith('livedisk') ? package_ : `QEMU ${number}`,
+    name: isLivedisk(answers) ? package_ : `QEMU ${number}`,
     ...(runState !== undefined && { runState }),
   };
 }

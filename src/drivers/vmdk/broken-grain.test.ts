@@ -3,15 +3,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { withFolder } from '../../../test/kit/test-disk.js';
-import { type ToolAnswer, toolAnswer } from '../../../test/kit/tool-answer.js';
+import { img } from '../../../test/kit/img-tool.js';
 import { KiB } from '../../base/limits.js';
-import { createRealHost } from '../../host/real.js';
-import { imgMain } from '../../programs/img/main.js';
-import { allDrivers } from '../index.js';
-
-function img(...args: string[]): Promise<ToolAnswer> {
-  return toolAnswer((out) => imgMain(args, out, createRealHost(), allDrivers));
-}
 
 test('a compressed grain that was cut off or changed is no data', () =>
   withFolder(async (folder) => {

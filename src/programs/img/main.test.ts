@@ -13,17 +13,14 @@ import { HandmadeQcow2 } from '../../../test/kit/handmade-qcow2.js';
 import { MemoryTarget } from '../../../test/kit/nbd-target.js';
 import { lyingHost } from '../../../test/kit/lying-host.js';
 import { assertSameBytes, withFolder } from '../../../test/kit/test-disk.js';
-import { imageOf, type ToolAnswer, toolAnswer } from '../../../test/kit/tool-answer.js';
+import { img } from '../../../test/kit/img-tool.js';
+import { imageOf, toolAnswer } from '../../../test/kit/tool-answer.js';
 import { splitOptions } from './create-options.js';
 import { approximateSize } from '../../monitor/image-text.js';
 import { imgMain } from './main.js';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
-
-function img(...args: string[]): Promise<ToolAnswer> {
-  return toolAnswer((out) => imgMain(args, out, createRealHost(), allDrivers));
-}
 
 async function succeed(...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await img(...args);

@@ -2,18 +2,12 @@ import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { toolAnswer, type ToolAnswer } from '../../../test/kit/tool-answer.js';
+import { img } from '../../../test/kit/img-tool.js';
+import { type ToolAnswer } from '../../../test/kit/tool-answer.js';
 import { withFolder } from '../../../test/kit/test-disk.js';
-import { allDrivers } from '../../drivers/index.js';
-import { createRealHost } from '../../host/real.js';
-import { imgMain } from './main.js';
 
 /** What images of strangers name: the kinds of CVE-2024-4467 and of extents that are other files than the image's. */
 const SECRET = 'the host keeps this to itself';
-
-function img(...words: string[]): Promise<ToolAnswer> {
-  return toolAnswer((out) => imgMain(words, out, createRealHost(), allDrivers));
-}
 
 function descriptor(...extents: string[]): string {
   const head = '# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n';
