@@ -12,6 +12,7 @@ import {
 } from '../src/codec/index.js';
 import type { ComputeFunction, ComputeTask } from '../src/host/compute.js';
 import { createRealHost } from '../src/host/real.js';
+import { halfNoise } from './images.js';
 import { median } from './measure.js';
 
 const KiB = 1024;
@@ -20,13 +21,6 @@ const SIZES = [512, 4 * KiB, 16 * KiB, 64 * KiB, 1024 * KiB];
 const RUNS = 41;
 /** Tasks at a time where the rate of all threads is measured. */
 const AT_ONCE = 16;
-
-/** Half of it noise: compresses to about half, as a system's disk does. */
-function halfNoise(lengthBytes: number): Uint8Array {
-  const bytes = Buffer.alloc(lengthBytes, 'a line of text\n');
-  for (let at = 0; at < lengthBytes; at += 256) randomBytes(Math.min(128, lengthBytes - at)).copy(bytes, at);
-  return bytes;
-}
 
 function zstd(bytes: Uint8Array): Uint8Array {
   const output = Buffer.alloc(bytes.byteLength + 100);

@@ -12,7 +12,14 @@ const CLUSTER = 64 * 1024;
 
 export type Pattern = 'dense' | 'scattered';
 
-/** Random data in [offset, offset + lengthBytes): all of it, or every other cluster. */
+/** Half of it noise: compresses to about half, as a system's disk does. */
+export function halfNoise(lengthBytes: number): Buffer {
+  const bytes = Buffer.alloc(lengthBytes, 'a line of text\n');
+  for (let at = 0; at < lengthBytes; at += 256) randomFillSync(bytes, at, Math.min(128, lengthBytes - at));
+  return bytes;
+}
+
+/** Data in [offset, offset + lengthBytes): all of it, or every other cluster. */
 async function fill(
   options: NodeOptions,
   offset: number,
@@ -20,7 +27,7 @@ async function fill(
   pattern: Pattern,
 ): Promise<void> {
   const { disk, close } = await new Bench(createRealHost()).open(options, false);
-  const buffer = randomFillSync(Buffer.alloc(MiB));
+  const buffer = halfNoise(MiB);
   if (pattern === 'dense') {
     for (let at = 0; at < lengthBytes; at += MiB) await disk.write(offset + at, buffer);
   } else {
@@ -80,4 +87,20 @@ export function syncFile(path: string): void {
 /** Takes what is on disk out of the page cache (posix_fadvise(2) DONTNEED). */
 export function dropFromCache(path: string): void {
   run(['dd', `if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
+}
+
+/**
+ * "tracked.qcow2", the chain's top with a persistent bitmap "since" of what was written after it: a quarter of the data,
+ * over what is there. The peer writes, so that the bitmap is as it keeps them.
+ */
+export function trackTop(peer: Peer, folder: string, dataBytes: number, pattern: Pattern): void {
+  const name = 'tracked.qcow2';
+  run(['cp', '--sparse=always', 'd.qcow2', name], folder);
+  run([...peer.argv('qemu-img'), 'bitmap', '--add', name, 'since'], folder);
+  const [step, piece] = pattern === 'dense' ? [MiB, MiB] : [2 * CLUSTER, CLUSTER];
+  const writes = Array.from(
+    { length: dataBytes / 4 / piece },
+    (_, i) => `write -q -P 7 ${i * step} ${piece}\n`,
+  );
+  run([...peer.argv('qemu-io'), '-f', 'qcow2', name], folder, writes.join(''));
 }

@@ -1,11 +1,11 @@
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { JsonObject } from '../src/schema/types.js';
-import { CHAIN, dropFromCache, makeChain, type Pattern, syncFile } from './images.js';
+import { CHAIN, dropFromCache, makeChain, type Pattern, syncFile, trackTop } from './images.js';
 import { cpuSecondsOf, touchMemory } from './machine.js';
 import { compare, heading, isSkipped, type Rounds, run, type Sample, seconds } from './measure.js';
 import type { Peer } from './peer.js';
-import { type Side, StorageDaemon } from './servers.js';
+import { serveNbd, type Side, StorageDaemon } from './servers.js';
 
 const MiB = 1024 * 1024;
 
@@ -19,6 +19,12 @@ interface JobWork {
   completes?: boolean;
   /** QEMU writes all of the target, zeroes too. */
   fillsTarget?: boolean;
+  /** The top layer has a persistent bitmap, in which a quarter of the data is dirty. */
+  hasBitmap?: boolean;
+  /** The target is raw behind the peer's NBD server, for both sides. */
+  isTargetRemote?: boolean;
+  /** What stands over the disk, and an image that it needs, empty. */
+  filters?: { image: string; nodes: readonly JsonObject[] };
 }
 
 const WORKS: readonly JobWork[] = [
@@ -50,6 +56,52 @@ const WORKS: readonly JobWork[] = [
       fillsTarget: format === 'raw',
     },
   ]),
+  {
+    name: 'mirror to qcow2, write-blocking',
+    command: 'blockdev-mirror',
+    args: { device: 'd', target: 't', sync: 'full', 'copy-mode': 'write-blocking' },
+    target: { name: 't.qcow2', format: 'qcow2' },
+    completes: true,
+  },
+  {
+    name: 'mirror to NBD',
+    command: 'blockdev-mirror',
+    args: { device: 'd', target: 't', sync: 'full' },
+    target: { name: 't.raw', format: 'raw' },
+    isTargetRemote: true,
+    completes: true,
+  },
+  {
+    name: 'backup of what a bitmap tells',
+    command: 'blockdev-backup',
+    args: { device: 'd', target: 't', sync: 'incremental', bitmap: 'since' },
+    target: { name: 't.qcow2', format: 'qcow2' },
+    hasBitmap: true,
+  },
+  {
+    name: 'backup, compressed',
+    command: 'blockdev-backup',
+    args: { device: 'd', target: 't', sync: 'full', compress: true },
+    target: { name: 't.qcow2', format: 'qcow2' },
+  },
+  {
+    name: 'backup with fleecing',
+    command: 'blockdev-backup',
+    args: { device: 'point', target: 't', sync: 'full' },
+    target: { name: 't.qcow2', format: 'qcow2' },
+    filters: {
+      image: 'fleece.qcow2',
+      nodes: [
+        {
+          driver: 'qcow2',
+          'node-name': 'fleece',
+          file: { driver: 'file', filename: 'fleece.qcow2' },
+        },
+        { driver: 'copy-before-write', 'node-name': 'before', file: 'd', target: 'fleece' },
+        { driver: 'snapshot-access', 'node-name': 'point', file: 'before' },
+      ],
+    },
+  },
 ];
 
 /** The chain as nodes a, b, c, d, all named, so that both daemons can be told the same. */
@@ -59,6 +111,44 @@ function chainOptions(folder: string): string[] {
     const file = `file.driver=file,file.filename=${join(folder, `${name}.qcow2`)}`;
     return ['--blockdev', `driver=qcow2,node-name=${name},${file}${backing}`];
   });
+}
+
+/** Answers the names of all images that the job may write, in `folder`. */
+function prepareImages(
+  peer: Peer,
+  template: string,
+  folder: string,
+  { target, filters, hasBitmap }: JobWork,
+  diskBytes: number,
+): string[] {
+  const top = hasBitmap ? 'tracked.qcow2' : 'd.qcow2';
+  for (const name of CHAIN)
+    run([
+      'cp',
+      '--sparse=always',
+      join(template, name === 'd' ? top : `${name}.qcow2`),
+      join(folder, `${name}.qcow2`),
+    ]);
+  const create = (format: string, name: string): string =>
+    run([...peer.argv('qemu-img'), 'create', '-q', '-f', format, name, String(diskBytes)], folder);
+  if (target) create(target.format, target.name);
+  if (filters) create('qcow2', filters.image);
+  return [
+    ...CHAIN.map((name) => `${name}.qcow2`),
+    ...(target ? [target.name] : []),
+    ...(filters ? [filters.image] : []),
+  ];
+}
+
+function targetOptions(
+  { name, format }: NonNullable<JobWork['target']>,
+  folder: string,
+  { isTargetRemote }: JobWork,
+): string {
+  const node = `driver=${format},node-name=t`;
+  return isTargetRemote
+    ? `${node},file.driver=nbd,file.server.type=unix,file.server.path=${join(folder, 'peer.sock')},file.export=disk`
+    : `${node},file.driver=file,file.filename=${join(folder, name)}`;
 }
 
 /** Seconds from the command until everything is on disk, and of those how many after the completion was told. */
@@ -73,26 +163,20 @@ async function runJob(
 ): Promise<Sample> {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder);
-  for (const name of CHAIN) run(['cp', '--sparse=always', join(template, `${name}.qcow2`), folder]);
-  const { target } = work;
-  if (target)
-    run(
-      [...peer.argv('qemu-img'), 'create', '-q', '-f', target.format, target.name, String(diskBytes)],
-      folder,
-    );
-  const images = [...CHAIN.map((name) => `${name}.qcow2`), ...(target ? [target.name] : [])];
+  const images = prepareImages(peer, template, folder, work, diskBytes);
   for (const image of images) {
     syncFile(join(folder, image));
     if (isCold) dropFromCache(join(folder, image));
   }
-  const node = target
-    ? [
-        '--blockdev',
-        `driver=${target.format},node-name=t,file.driver=file,file.filename=${join(folder, target.name)}`,
-      ]
-    : [];
   touchMemory(work.fillsTarget ? diskBytes : diskBytes / 2);
+  const { target, filters } = work;
+  const remote =
+    target && work.isTargetRemote
+      ? await serveNbd(peer, 'peer', folder, target.name, target.format)
+      : undefined;
+  const node = target === undefined ? [] : ['--blockdev', targetOptions(target, folder, work)];
   const daemon = await StorageDaemon.start(peer, side, folder, [...chainOptions(folder), ...node]);
+  for (const options of filters?.nodes ?? []) await daemon.execute('blockdev-add', options);
   const cpuBefore = cpuSecondsOf(daemon.pid);
   let syncSeconds = 0;
   const figure = await seconds(async () => {
@@ -109,6 +193,7 @@ async function runJob(
   });
   const cpu = cpuSecondsOf(daemon.pid) - cpuBefore;
   await daemon.quit();
+  await remote?.stop();
   return { figure, cpu, syncSeconds };
 }
 
@@ -133,6 +218,7 @@ export async function benchJobs(
     const template = join(folder, 'template');
     mkdirSync(template);
     await makeChain(peer, template, diskBytes, dataMiB * MiB, pattern);
+    if (works.some(({ hasBitmap }) => hasBitmap)) trackTop(peer, template, dataMiB * MiB, pattern);
     for (const work of works) {
       const measure = (side: Side) => () =>
         runJob(peer, side, template, join(folder, 'run'), work, diskBytes, isCold);

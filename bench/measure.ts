@@ -130,10 +130,15 @@ export async function seconds(body: () => Promise<unknown>): Promise<number> {
   return (performance.now() - started) / 1000;
 }
 
-/** Runs a program to its end; answers its standard output. Throws when it fails. */
-export function run(argv: readonly string[], cwd?: string): string {
+/** Runs a program to its end, `input` on its standard input; answers its standard output. Throws when it fails. */
+export function run(argv: readonly string[], cwd?: string, input?: string): string {
   const [program = '', ...args] = argv;
-  const result = spawnSync(program, args, { cwd, encoding: 'utf8', maxBuffer: 64 * 1024 * 1024 });
+  const result = spawnSync(program, args, {
+    cwd,
+    ...(input === undefined ? {} : { input }),
+    encoding: 'utf8',
+    maxBuffer: 64 * 1024 * 1024,
+  });
   if (result.status !== 0)
     throw new Error(`${argv.join(' ')}: ${result.status}\n${result.stdout}${result.stderr}`);
   return result.stdout;
