@@ -352,10 +352,18 @@ export interface HostSocket {
   write(buffer: Uint8Array): 'sent' | 'queued';
   /**
    * Sends `head`, which is the caller's again at once, and then bytes of a HostFile without reading them, some of them
-   * maybe later: what is written there meanwhile may be sent in their place. False: nothing is sent, and they are to be read.
-   * Absent: always.
+   * maybe later: what is written there meanwhile may be sent in their place. `left` is told once the kernel has them, or
+   * they are sent no more. False: nothing is sent, and they are to be read. Absent: always.
    */
-  sendFile?(head: Uint8Array, file: object, position: number, lengthBytes: number): boolean;
+  sendFile?(
+    head: Uint8Array,
+    file: object,
+    position: number,
+    lengthBytes: number,
+    left?: () => void,
+  ): boolean;
+  /** The peer is on this machine: bytes cost it little. Absent: false. */
+  readonly isLocal?: boolean;
   /** Bytes accepted by write() and not yet handed to the kernel. */
   readonly queuedBytes: number;
   pause(): void;

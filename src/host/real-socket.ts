@@ -125,12 +125,21 @@ export class RealSocket implements HostSocket {
     return 'queued';
   }
 
-  /** TCP's peers are far away, mostly: there what reads as zeroes is better not sent than not copied. */
-  sendFile(head: Uint8Array, file: object, position: number, lengthBytes: number): boolean {
-    if (this.#ended || this.#socket.remoteAddress !== undefined) return false;
+  get isLocal(): boolean {
+    return this.#socket.remoteAddress === undefined;
+  }
+
+  sendFile(
+    head: Uint8Array,
+    file: object,
+    position: number,
+    lengthBytes: number,
+    left?: () => void,
+  ): boolean {
+    if (this.#ended || this.#fd() === undefined) return false;
     if (!(file instanceof RealFile) || !file.sending.isAtHand(position, lengthBytes)) return false;
     this.#widen();
-    this.#queue.sendFile(head, file.sending, position, lengthBytes);
+    this.#queue.sendFile(head, file.sending, position, lengthBytes, left);
     return true;
   }
 
@@ -141,7 +150,7 @@ export class RealSocket implements HostSocket {
   #widen(): void {
     if (this.#isWide) return;
     this.#isWide = true;
-    const fd = this.#socket.remoteAddress === undefined ? this.#fd() : undefined;
+    const fd = this.isLocal ? this.#fd() : undefined;
     if (fd !== undefined) this.#system.sockets.setSendBuffer(fd, SEND_BUFFER_BYTES);
   }
 

@@ -49,6 +49,18 @@ export class SimulatedFile implements HostFile {
     return true;
   }
 
+  /** Whether a socket may send it from its page cache now. */
+  isAtHand(): boolean {
+    return !this.#closed && this.#mayTry('read');
+  }
+
+  /** What such a socket finds there, as long as the inode lives. */
+  cached(position: number, lengthBytes: number): Buffer {
+    const bytes = Buffer.alloc(lengthBytes);
+    this.#inode.read(position, bytes);
+    return bytes;
+  }
+
   read(position: number, memory: IoVector, from: number, lengthBytes: number): Promise<void> {
     const pieces = memory.pieces(from, lengthBytes);
     return this.#perform('read', position, () => this.#readPieces(position, pieces));

@@ -3,6 +3,7 @@ import { deferred } from '../base/async.js';
 import { BlockError, errnoError } from '../base/error.js';
 import { KiB } from '../base/limits.js';
 import type { HostListener, HostNet, HostSocket, SocketAddress, SocketHandler } from './host.js';
+import { SimulatedFile } from './simulated-file.js';
 import type { Machine } from './simulated-machine.js';
 
 /** What one direction of a connection takes before its writer has to queue. */
@@ -104,8 +105,9 @@ class Connection {
   constructor(machine: Machine, key: string, forget: () => void) {
     this.key = key;
     this.#forget = forget;
-    this.client = new SimulatedSocket(machine, () => this.server, forget);
-    this.server = new SimulatedSocket(machine, () => this.client, forget);
+    const isLocal = key.startsWith('/') || key.startsWith('\0');
+    this.client = new SimulatedSocket(machine, isLocal, () => this.server, forget);
+    this.server = new SimulatedSocket(machine, isLocal, () => this.client, forget);
   }
 
   fail(error: Error): void {
@@ -120,21 +122,47 @@ class Connection {
   }
 }
 
+/** Of a file that is sent without being read: what it is sent with is what is there when it arrives. */
+class FileStretch {
+  readonly #file: SimulatedFile;
+  readonly #position: number;
+  readonly length: number;
+  /** Of the queue: told once it is in the pipe, or is sent no more. */
+  readonly left: () => void;
+
+  constructor(file: SimulatedFile, position: number, length: number, left: () => void) {
+    this.#file = file;
+    this.#position = position;
+    this.length = length;
+    this.left = left;
+  }
+
+  subarray(from: number, to = this.length): FileStretch {
+    return new FileStretch(this.#file, this.#position + from, to - from, this.left);
+  }
+
+  bytes(): Buffer {
+    return this.#file.cached(this.#position, this.length);
+  }
+}
+
 /**
  * One end. What is written travels as: queued here (buffers of the writer, read only when there is room), in the
- * pipe (copied, at most SOCKET_BUFFER_BYTES), and then, cut into chunks at random places, to the peer's handler.
+ * pipe (copied, but for what is of a file; at most SOCKET_BUFFER_BYTES), and then, cut into chunks at random places, to
+ * the peer's handler.
  */
 class SimulatedSocket implements HostSocket {
   readonly #machine: Machine;
   readonly #boot: number;
+  readonly isLocal: boolean;
   readonly #peer: () => SimulatedSocket;
   readonly #forget: () => void;
   #handler: SocketHandler | undefined;
-  readonly #queued: Uint8Array[] = [];
+  readonly #queued: Array<Uint8Array | FileStretch> = [];
   #queuedBytes = 0;
   #owesDrain = false;
   /** Bytes from here to the peer that its handler has not seen. */
-  #pipe: Buffer[] = [];
+  #pipe: Array<Buffer | FileStretch> = [];
   #pipeBytes = 0;
   #deliveryDue = false;
   #paused = true;
@@ -146,8 +174,9 @@ class SimulatedSocket implements HostSocket {
   readonly #gone: Array<() => void> = [];
   #closeError: Error | undefined;
 
-  constructor(machine: Machine, peer: () => SimulatedSocket, forget: () => void) {
+  constructor(machine: Machine, isLocal: boolean, peer: () => SimulatedSocket, forget: () => void) {
     this.#machine = machine;
+    this.isLocal = isLocal;
     this.#boot = machine.boot;
     this.#peer = peer;
     this.#forget = forget;
@@ -169,6 +198,22 @@ class SimulatedSocket implements HostSocket {
     if (this.#queuedBytes === 0) return 'sent';
     this.#owesDrain = true;
     return 'queued';
+  }
+
+  sendFile(
+    head: Uint8Array,
+    file: object,
+    position: number,
+    lengthBytes: number,
+    left: () => void = () => undefined,
+  ): boolean {
+    if (this.#closed || this.#ending || lengthBytes === 0) return false;
+    if (!(file instanceof SimulatedFile) || !file.isAtHand()) return false;
+    this.#queued.push(Uint8Array.from(head), new FileStretch(file, position, lengthBytes, left));
+    this.#queuedBytes += head.length + lengthBytes;
+    this.#fill();
+    if (this.#queuedBytes > 0) this.#owesDrain = true;
+    return true;
   }
 
   get queuedBytes(): number {
@@ -197,8 +242,7 @@ class SimulatedSocket implements HostSocket {
 
   shutDown(): Promise<void> {
     if (this.#closed) return Promise.resolve();
-    this.#queued.length = 0;
-    this.#queuedBytes = 0;
+    this.#dropQueue();
     this.#handler?.onClose(undefined);
     this.#handler = { onData: () => undefined, onClose: () => undefined };
     this.#paused = false;
@@ -229,24 +273,31 @@ class SimulatedSocket implements HostSocket {
     this.#closed = true;
     this.#forget();
     this.#closeError = error;
-    this.#queued.length = 0;
-    this.#queuedBytes = 0;
+    this.#dropQueue();
     this.#pipe = [];
     this.#pipeBytes = 0;
     if (this.#handler) this.#later(() => this.#handler?.onClose(error));
     for (const resolve of this.#gone.splice(0)) resolve();
   }
 
-  /** Copies queued buffers into the pipe as far as it has room. */
+  #dropQueue(): void {
+    const dropped = this.#queued.splice(0);
+    this.#queuedBytes = 0;
+    for (const item of dropped) if (item instanceof FileStretch) item.left();
+  }
+
+  /** Moves what is queued into the pipe as far as it has room. */
   #fill(): void {
     while (this.#pipeBytes < SOCKET_BUFFER_BYTES) {
-      const buffer = this.#queued.shift();
-      if (!buffer) break;
-      const length = Math.min(buffer.length, SOCKET_BUFFER_BYTES - this.#pipeBytes);
-      this.#pipe.push(Buffer.from(buffer.subarray(0, length)));
+      const item = this.#queued.shift();
+      if (!item) break;
+      const length = Math.min(item.length, SOCKET_BUFFER_BYTES - this.#pipeBytes);
+      const part = item.subarray(0, length);
+      this.#pipe.push(part instanceof FileStretch ? part : Buffer.from(part));
       this.#pipeBytes += length;
       this.#queuedBytes -= length;
-      if (length < buffer.length) this.#queued.unshift(buffer.subarray(length));
+      if (length < item.length) this.#queued.unshift(item.subarray(length));
+      else if (item instanceof FileStretch) item.left();
     }
     this.#schedule();
   }
@@ -271,7 +322,8 @@ class SimulatedSocket implements HostSocket {
     const peer = this.#peer();
     if (this.#closed || this.#silent || peer.#paused || !peer.#handler) return;
     if (this.#pipeBytes > 0) {
-      const all = this.#pipe.length === 1 ? this.#pipe[0]! : Buffer.concat(this.#pipe);
+      const pieces = this.#pipe.map((piece) => (piece instanceof FileStretch ? piece.bytes() : piece));
+      const all = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
       const length = this.#machine.shorten(all.length);
       this.#pipe = length < all.length ? [all.subarray(length)] : [];
       this.#pipeBytes = all.length - length;

@@ -19,12 +19,20 @@ class Stretch {
   readonly file: FileSending;
   position: number;
   lengthBytes: number;
-  #giveBack: () => void;
+  readonly #giveBack: () => void;
+  readonly #left: () => void;
 
-  constructor(file: FileSending, position: number, lengthBytes: number, recall: (stretch: Stretch) => void) {
+  /** `left`: told at the end. */
+  constructor(
+    file: FileSending,
+    { position, lengthBytes }: { position: number; lengthBytes: number },
+    recall: (stretch: Stretch) => void,
+    left: () => void,
+  ) {
     this.file = file;
     this.position = position;
     this.lengthBytes = lengthBytes;
+    this.#left = left;
     this.#giveBack = file.lend(() => recall(this));
   }
 
@@ -39,8 +47,10 @@ class Stretch {
     return this.file.copyNow(this.position, lengthBytes);
   }
 
+  /** Its file is not needed any more. */
   end(): void {
     this.#giveBack();
+    this.#left();
   }
 }
 
@@ -85,14 +95,20 @@ export class SocketQueue {
     return 'queued';
   }
 
-  /** Sends `head`, which is the caller's again at once, and after it a stretch of a file. */
-  sendFile(head: Uint8Array, file: FileSending, position: number, lengthBytes: number): void {
+  /** Sends `head`, which is the caller's again at once, and after it a stretch of a file; `left` as with HostSocket. */
+  sendFile(
+    head: Uint8Array,
+    file: FileSending,
+    position: number,
+    lengthBytes: number,
+    left: () => void = () => undefined,
+  ): void {
     const fd = this.#descriptor();
-    if (fd === undefined) return;
+    if (fd === undefined) return left();
     const isFirst = this.queuedBytes === 0;
     const sent = isFirst ? Math.max(0, this.#sockets.sendNow(fd, head).value) : 0;
     if (sent < head.length) this.#push(Uint8Array.from(head.subarray(sent)), head.length - sent);
-    const stretch = new Stretch(file, position, lengthBytes, (recalled) => this.#recall(recalled));
+    const stretch = new Stretch(file, { position, lengthBytes }, (recalled) => this.#recall(recalled), left);
     this.#push(stretch, lengthBytes);
     if (isFirst) this.#pump();
     if (this.queuedBytes > 0) this.#owesDrain = true;
@@ -165,8 +181,9 @@ export class SocketQueue {
     const at = this.#items.indexOf(stretch);
     assert(at >= 0, 'a stretch that is lent waits');
     const copy = stretch.copy(stretch.lengthBytes);
-    if (copy) this.#items[at] = copy;
-    else this.#cut();
+    if (!copy) return this.#cut();
+    this.#items[at] = copy;
+    stretch.end();
   }
 
   /** What has been promised cannot be sent: who waits for it must not take anything else for it. */

@@ -19,8 +19,10 @@ import { statusOrData, tryStatus } from './source-status.js';
 
 /** Zeroes cost no data: one request may cover this much. */
 export const ZERO_BYTES = 1024 * MiB;
-/** A piece so small is read and written, not offloaded. */
+/** A piece so small is read and written, not offloaded, where that needs no wait. */
 const COPIED_AT_ONCE_BYTES = 256 * KiB;
+/** The same where the target always needs one: less costs more to send from a file than to copy. */
+const SENT_AS_BYTES = 16 * KiB;
 /** Longest piece that the kernel copies. */
 const OFFLOADED_BYTES = 4 * MiB;
 
@@ -223,9 +225,9 @@ export class Mover {
 
   /** Copies a small stretch of data without a wait. */
   tryCopyData(offset: number, lengthBytes: number): boolean {
-    const { source, target } = this.#options;
-    if (this.#options.compress === true || lengthBytes > COPIED_AT_ONCE_BYTES || !areOpen([source, target]))
-      return false;
+    const { source, target, compress } = this.#options;
+    if (compress === true || lengthBytes > COPIED_AT_ONCE_BYTES || !areOpen([source, target])) return false;
+    if (!protocolOf(target.node)?.tryWrite) return false;
     const whole = this.#buffers.take(lengthBytes);
     const buffer = whole.subarray(0, lengthBytes);
     try {
@@ -286,7 +288,7 @@ export class Mover {
     const pieceBytes = this.#options.compress === true ? Math.max(PIECE_BYTES, unit) : PIECE_BYTES;
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
-      const offloaded = lengthBytes <= COPIED_AT_ONCE_BYTES ? 0 : await this.#offload(at, end - at, fate);
+      const offloaded = this.#isSmall(lengthBytes) ? 0 : await this.#offload(at, end - at, fate);
       if (offloaded > 0) {
         at += offloaded;
         this.target.wrote(offloaded);
@@ -301,13 +303,18 @@ export class Mover {
     }
   }
 
-  /** copy_file_range of a first part of the stretch; answers its length, 0 when it must be read and written. */
+  #isSmall(lengthBytes: number): boolean {
+    if (lengthBytes > COPIED_AT_ONCE_BYTES) return false;
+    return lengthBytes <= SENT_AS_BYTES || protocolOf(this.#options.target.node)?.tryWrite !== undefined;
+  }
+
+  /** A copy without reading of a first part of the stretch; answers its length, 0 when it must be read and written. */
   async #offload(offset: number, lengthBytes: number, fate: FailureFate): Promise<number> {
     const { source, target, compress = false, offloads = true, hashes, compares } = this.#options;
     if (compress || !offloads || hashes || compares === true || !protocolOf(target.node)?.copyFrom) return 0;
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), fate);
     if (located.kind !== 'plain') return 0;
-    if (!located.io.copyFrom) {
+    if (located.io.offersFile !== true) {
       located.release();
       return 0;
     }
@@ -349,7 +356,7 @@ interface Copied {
 
 /** Longest piece of data: what the kernel copies, on a thread, costs a job less the longer it is. */
 export function longestBetween(source: Node, target: Node): number {
-  if (!protocolOf(source)?.copyFrom || !protocolOf(target)?.copyFrom) return PIECE_BYTES;
+  if (protocolOf(source)?.offersFile !== true || !protocolOf(target)?.copyFrom) return PIECE_BYTES;
   return OFFLOADED_BYTES;
 }
 

@@ -1,3 +1,4 @@
+import type { HostFile } from '../../host/host.js';
 import type { BlockStatus, IoRequest } from '../request.js';
 
 /**
@@ -8,6 +9,8 @@ import type { BlockStatus, IoRequest } from '../request.js';
 export interface IoDriver {
   /** A read may be answered by a file of the host, see IoRequest.taker. */
   readonly offersFile?: boolean;
+  /** That file: its bytes have the same offsets. */
+  readonly file?: HostFile;
   tryRead?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
   read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void>;
   tryWrite?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
@@ -26,8 +29,9 @@ export interface IoDriver {
   tryExtend?(lengthBytes: number): boolean;
   startWriteback?(offset: number, lengthBytes: number): void;
   /**
-   * Offload: where the plain bytes are, for copy_file_range. Only file answers.
-   * `from` may be a file of another node.
+   * Offload: takes plain bytes of a file of the host, maybe another node's, without reading them: by copy_file_range, or
+   * from the page cache into a socket. Answers how much it took. Until then nobody uses their place for anything else; what
+   * is written there meanwhile may be taken in their place.
    */
   copyFrom?(source: IoDriver, sourceOffset: number, offset: number, lengthBytes: number): Promise<number>;
 }

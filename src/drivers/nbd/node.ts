@@ -164,6 +164,20 @@ class NbdIo implements IoDriver {
     request.assertIs(generation);
   }
 
+  /** From the page cache into the socket, unless it is encrypted; nothing of what has to be read from a device first. */
+  async copyFrom(
+    source: IoDriver,
+    sourceOffset: number,
+    offset: number,
+    lengthBytes: number,
+  ): Promise<number> {
+    const { file } = source;
+    if (!file || !this.#session.sendsFiles || this.#inside(offset, lengthBytes) < lengthBytes)
+      throw errnoError('ENOTSUP');
+    const place = { file, position: sourceOffset };
+    return (await this.#session.writeFile(offset, place, lengthBytes, 0)) ? lengthBytes : 0;
+  }
+
   async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
     const session = this.#session;
     const fast = hasFlag(flags, Flag.noFallback);

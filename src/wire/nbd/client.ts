@@ -48,12 +48,24 @@ export interface NbdClientOptions {
   onLost?: () => void;
 }
 
+/** Where the bytes of a write lie in a file of the host. */
+interface FilePlace {
+  readonly file: object;
+  readonly position: number;
+}
+
 interface Pending extends SentRequest {
   readonly flags: number;
   /** Of a write; copied when it is sent. */
   readonly payload: Uint8Array | undefined;
+  /** Of a write whose bytes are sent without being read; undefined also when they could not be. */
+  place: FilePlace | undefined;
+  /** Bytes of its file are still to be sent. */
+  isLeaving: boolean;
+  /** It is answered: called when they are gone. */
+  whenLeft: (() => void) | undefined;
   deadlineMs: number;
-  resolve(request: SentRequest): void;
+  resolve(request: Pending): void;
   reject(error: unknown): void;
 }
 
@@ -96,7 +108,7 @@ export class NbdClient {
     this.#parser = new ReplyParser({
       style: info.style,
       context: info.context,
-      find: (high, low) => (high === COOKIE_HIGH ? this.#sent.get(low) : undefined),
+      find: (high, low) => (high === COOKIE_HIGH ? this.#unanswered(low) : undefined),
       finished: (low) => this.#finished(low),
     });
   }
@@ -167,6 +179,30 @@ export class NbdClient {
     });
   }
 
+  /** Whether writeFile() sends any. */
+  get sendsFiles(): boolean {
+    return this.#stream.sendsFiles;
+  }
+
+  /**
+   * A write of bytes of a HostFile that are not read, see HostSocket.sendFile. False: some of them are to be read and
+   * written. Until this resolves their place must be used for nothing else.
+   */
+  async writeFile(
+    offset: number,
+    { file, position }: FilePlace,
+    lengthBytes: number,
+    flags: number,
+  ): Promise<boolean> {
+    let isDone = true;
+    await inPieces(lengthBytes, this.#pieceBytes(), async (at, bytes) => {
+      const place = { file, position: position + at };
+      const sent = await this.#submit(Command.write, flags, offset + at, bytes, undefined, undefined, place);
+      if (!sent.place) isDone = false;
+    });
+    return isDone;
+  }
+
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
     return inPieces(lengthBytes, this.maxRequestBytes, async (at, bytes) => {
       await this.#submit(Command.writeZeroes, flags, offset + at, bytes);
@@ -225,7 +261,8 @@ export class NbdClient {
     lengthBytes: number,
     buffer?: Uint8Array,
     payload?: Uint8Array,
-  ): Promise<SentRequest> {
+    place?: FilePlace,
+  ): Promise<Pending> {
     return new Promise((resolve, reject) => {
       if (this.#failure) return reject(errnoError('EIO', undefined, { cause: this.#failure }));
       if (this.#isClosing) return reject(errnoError('ESHUTDOWN'));
@@ -236,6 +273,9 @@ export class NbdClient {
         lengthBytes,
         buffer,
         payload,
+        place,
+        isLeaving: false,
+        whenLeft: undefined,
         error: undefined,
         extent: undefined,
         filled: [],
@@ -256,10 +296,35 @@ export class NbdClient {
   #send(pending: Pending): void {
     const cookie = this.#nextCookie;
     this.#nextCookie = (this.#nextCookie + 1) % 2 ** 32;
+    if (pending.place && !this.#sendFile(pending, cookie)) {
+      pending.place = undefined;
+      return pending.resolve(pending);
+    }
     pending.deadlineMs = this.#deadlineOf(pending);
     this.#sent.set(cookie, pending);
     this.#payloadBytes += payloadBytes(pending);
     this.#watch(pending.deadlineMs);
+    if (!pending.place) this.#sendBytes(pending, cookie);
+  }
+
+  /** False: nothing is sent. */
+  #sendFile(pending: Pending, cookie: number): boolean {
+    const { command, flags, offset, lengthBytes, place } = pending;
+    const { style } = this.info;
+    assert(place, 'a write of bytes that lie in a file');
+    const head = Buffer.alloc(requestBytes(style));
+    const request = header(command, flags, offset, lengthBytes, cookie);
+    if (style === 'extended') request.flags |= nbd.CommandFlag.payloadLength;
+    encodeRequest(head, 0, request, style);
+    pending.isLeaving = true;
+    const left = (): void => {
+      pending.isLeaving = false;
+      pending.whenLeft?.();
+    };
+    return this.#stream.sendFile(head, place.file, place.position, lengthBytes, left);
+  }
+
+  #sendBytes(pending: Pending, cookie: number): void {
     const { command, flags, offset, lengthBytes, payload } = pending;
     const request = header(command, flags, offset, lengthBytes, cookie);
     const gathered = payload && payload.length <= MAX_GATHERED_BYTES ? payload : undefined;
@@ -296,9 +361,21 @@ export class NbdClient {
     }
   }
 
+  #unanswered(cookie: number): Pending | undefined {
+    const pending = this.#sent.get(cookie);
+    return pending?.whenLeft ? undefined : pending;
+  }
+
   #finished(cookie: number): void {
     const pending = this.#sent.get(cookie);
     assert(pending, 'reply without request');
+    if (pending.isLeaving) {
+      // A server may answer, to refuse it, before it has read what is on its way.
+      pending.whenLeft = () => {
+        if (this.#sent.get(cookie) === pending) this.#finished(cookie);
+      };
+      return;
+    }
     this.#sent.delete(cookie);
     this.#payloadBytes -= payloadBytes(pending);
     if (pending.error) pending.reject(pending.error);
@@ -343,11 +420,12 @@ export class NbdClient {
     if (this.#failure) return;
     this.#failure = error;
     this.#timer?.cancel();
-    void this.#socket.shutDown().then(() => this.#gone.resolve());
-    this.#onLost?.();
     const failed = [...this.#sent.values(), ...this.#waiting.splice(0)];
+    // Before the socket drops what of files is still to be sent: that is no end of a write.
     this.#sent.clear();
     this.#payloadBytes = 0;
+    void this.#socket.shutDown().then(() => this.#gone.resolve());
+    this.#onLost?.();
     for (const pending of failed) pending.reject(error);
     this.#changed.notify();
   }
@@ -355,8 +433,8 @@ export class NbdClient {
 
 const SLOW_COMMANDS: ReadonlySet<number> = new Set([Command.flush, Command.trim, Command.writeZeroes]);
 
-function payloadBytes({ buffer, payload }: Pending): number {
-  return (buffer ?? payload)?.length ?? 0;
+function payloadBytes({ buffer, payload, place, lengthBytes }: Pending): number {
+  return place ? lengthBytes : ((buffer ?? payload)?.length ?? 0);
 }
 
 function header(

@@ -7,7 +7,7 @@ import { test, type TestContext } from 'node:test';
 import { KiB, MiB } from '../../base/limits.js';
 import type { NodeOptions } from '../../block/driver.js';
 import { allDrivers } from '../../drivers/index.js';
-import type { Host } from '../../host/host.js';
+import type { Host, SocketAddress } from '../../host/host.js';
 import { createRealHost } from '../../host/real.js';
 import { createImage } from '../../library/whole-images.js';
 import { NbdPeer } from '../../../test/kit/nbd-peer.js';
@@ -48,12 +48,13 @@ function watched(host: Host, sent: () => void): Host {
   return { ...host, net: { listen, connect, secure } };
 }
 
-/** A disk on a real file, and a server on a unix socket. */
+/** A disk on a real file, and a server on a unix socket, or on this one. */
 async function newBed(
   context: TestContext,
   parent: string,
   optionsOf: (filename: string) => NodeOptions,
   fill: (path: string, bytes: Buffer) => void | Promise<void> = writeFileSync,
+  far?: SocketAddress,
 ): Promise<Bed> {
   let count = 0;
   const host = watched(createRealHost(), () => count++);
@@ -62,8 +63,8 @@ async function newBed(
   const bytes = randomBytes(DISK_BYTES);
   await fill(path, bytes);
   const disk = await new TestBed(host, allDrivers, folder).open(optionsOf(path));
-  const address = { type: 'unix', path: join(folder, 'socket') } as const;
-  const server = await NbdServer.listen(host, address);
+  const server = await NbdServer.listen(host, far ?? { type: 'unix', path: join(folder, 'socket') });
+  const { address } = server;
   server.addExport({ name: 'disk', target: disk.backend, readOnly: false, multiConn: true });
   context.after(async () => {
     await server.close();
@@ -133,6 +134,18 @@ test(
     }
     assert.equal(sentFiles(), reads.length);
     assert.equal(disk.backend.statistics.read.bytes, reads.length * 256 * KiB);
+  },
+);
+
+test(
+  'to a client that may be far away holes are sent, not the pages of a file',
+  inMemory,
+  async (context) => {
+    const far = { type: 'inet', host: '127.0.0.1', port: 0 } as const;
+    const { bytes, sentFiles, connect } = await newBed(context, MEMORY ?? '', raw, writeFileSync, far);
+    const peer = await connect(true);
+    assert.ok((await read(peer, 0, MiB)).equals(bytes.subarray(0, MiB)));
+    assert.equal(sentFiles(), 0);
   },
 );
 

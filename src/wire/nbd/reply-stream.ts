@@ -72,11 +72,27 @@ export class ReplyStream {
     this.#write(buffer.subarray(from, to));
   }
 
+  /** See HostSocket. */
+  get isLocal(): boolean {
+    return this.#socket.isLocal === true;
+  }
+
+  /** Whether sendFile() sends any. */
+  get sendsFiles(): boolean {
+    return this.#socket.sendFile !== undefined;
+  }
+
   /** Sends a head, which is the caller's again at once, and bytes of a file; see HostSocket.sendFile. */
-  sendFile(head: Uint8Array, file: object, position: number, lengthBytes: number): boolean {
+  sendFile(
+    head: Uint8Array,
+    file: object,
+    position: number,
+    lengthBytes: number,
+    left?: () => void,
+  ): boolean {
     if (this.#isClosed || !this.#socket.sendFile) return false;
     this.flush();
-    if (!this.#socket.sendFile(head, file, position, lengthBytes)) return false;
+    if (!this.#socket.sendFile(head, file, position, lengthBytes, left)) return false;
     this.#writtenBytes += head.length + lengthBytes;
     this.#release();
     return true;

@@ -88,8 +88,12 @@ export class ServerReplies {
     writeUint64(out, at + this.#headerBytes, request.offset);
   }
 
-  /** Sends a read's data from a file, see ReplyStream.sendFile. False: nothing is sent. */
+  /**
+   * Sends a read's data from a file, see ReplyStream.sendFile. False: nothing is sent. To peers that are far away, what reads
+   * as zeroes is better not sent than not copied.
+   */
   sendFile(request: Request, file: object, position: number): boolean {
+    if (!this.stream.isLocal) return false;
     this.encodeReadHead(this.#head, 0, request);
     const head = this.#head.subarray(0, this.readHeadBytes(request.lengthBytes));
     return this.stream.sendFile(head, file, position, request.lengthBytes);

@@ -118,6 +118,26 @@ export class NbdSession {
     });
   }
 
+  /** Whether writeFile() sends any: connections are all alike. */
+  get sendsFiles(): boolean {
+    return this.#clients[0]?.sendsFiles === true;
+  }
+
+  /** See NbdClient.writeFile. */
+  async writeFile(
+    offset: number,
+    place: { file: object; position: number },
+    lengthBytes: number,
+    flags: number,
+  ): Promise<boolean> {
+    const change = { offset, lengthBytes };
+    return this.#run(change, async (client) => {
+      const isDone = await client.writeFile(offset, place, lengthBytes, flags);
+      this.#answered(client, change, flags);
+      return isDone;
+    });
+  }
+
   async writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void> {
     const change = { offset, lengthBytes };
     await this.#run(change, async (client) => {
