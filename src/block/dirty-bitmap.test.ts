@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { KiB } from '../base/limits.js';
 import { DirtyBitmap, type Stretch } from './dirty-bitmap.js';
 
 function stretches(bitmap: DirtyBitmap): Stretch[] {
@@ -23,6 +24,18 @@ test('dirty stretches are whole granules, cut at the end of the node', () => {
   bitmap.reset(0, 512);
   assert.equal(bitmap.nextClean(512), 1000);
   assert.equal(bitmap.nextClean(0), 0);
+});
+
+test('from the end on there is nothing, also where the last granule goes beyond it', () => {
+  const bitmap = new DirtyBitmap(200 * KiB, 64 * KiB);
+  for (const isDirty of [false, true]) {
+    if (isDirty) bitmap.setAll();
+    for (const end of [200 * KiB, 100 * KiB])
+      for (const offset of [end, end + 512, end + 128 * KiB]) {
+        assert.equal(bitmap.nextClean(offset, end), end);
+        assert.equal(bitmap.nextDirty(offset, end), undefined);
+      }
+  }
 });
 
 test('a resize keeps what still fits, and new space is clean', () => {

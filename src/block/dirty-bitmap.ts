@@ -139,7 +139,7 @@ export class DirtyBitmap {
   nextDirty(offset: number, end = this.#sizeBytes, maxBytes = Infinity): Stretch | undefined {
     const stop = Math.min(divideRoundUp(end, this.granularityBytes), this.#bits.length);
     const from = Math.floor(offset / this.granularityBytes);
-    if (from >= stop) return undefined;
+    if (offset >= end || from >= stop) return undefined;
     const first = this.#bits.nextSet(from, stop);
     if (first < 0) return undefined;
     const most = Math.min(stop, first + Math.max(1, Math.floor(maxBytes / this.granularityBytes)));
@@ -151,7 +151,7 @@ export class DirtyBitmap {
   nextClean(offset: number, end = this.#sizeBytes): number {
     const stop = Math.min(divideRoundUp(end, this.granularityBytes), this.#bits.length);
     const from = Math.floor(offset / this.granularityBytes);
-    if (from >= stop) return end;
+    if (offset >= end || from >= stop) return end;
     const clear = this.#bits.nextClear(from, stop);
     return clear < 0 ? end : Math.min(clear * this.granularityBytes, end);
   }
