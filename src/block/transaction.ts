@@ -123,8 +123,8 @@ export class GraphTransaction {
   }
 
   /**
-   * Reopens a node and the file below it; a node that is already so is left alone. Errors: kind permission when the user
-   * has said of the file that it is not to be written.
+   * Reopens a node and what it keeps its content in; a node that is already so is left alone. Errors: kind permission when
+   * the user has said of a file that it is not to be written.
    */
   setReadOnly(node: Node, readOnly: boolean): void {
     if (node.readOnly !== readOnly) {
@@ -134,8 +134,8 @@ export class GraphTransaction {
         undo: () => void (node.readOnly = !readOnly),
       });
     }
-    const file = node.filtered ?? node.children.get('file');
-    const below = file ? [file] : [...node.children.values()].filter(({ role }) => role !== 'backing');
+    const shown = node.isFilter ? node.filtered : undefined;
+    const below = shown ? [shown] : [...node.children.values()].filter(({ role }) => role !== 'backing');
     for (const edge of below) this.#setStorageReadOnly(edge.node, readOnly);
   }
 
