@@ -1,0 +1,66 @@
+import assert from 'node:assert/strict';
+import { copyFileSync, readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
+import { createImage } from '../../src/block/create.js';
+import { BITS_OFFSET } from '../../src/block/side-header.js';
+import { createRealHost } from '../../src/host/real.js';
+import { BITMAP_ACTIONS } from '../../src/monitor/bitmaps.js';
+import { HeldClock } from '../kit/held-clock.js';
+import { DISK_BYTES, EngineBed } from './engine-bed.js';
+
+/** How much of a node a kept bitmap has as dirty in a copy of its image, as a crash would leave it now. */
+async function afterCrash(bed: EngineBed, node: string, name: string): Promise<number | undefined> {
+  const filename = bed.path('crashed.qcow2');
+  copyFileSync(bed.path(`${node}.qcow2`), filename);
+  const file = { driver: 'file', filename };
+  await bed.execute('blockdev-add', { driver: 'qcow2', 'node-name': 'crashed', 'read-only': true, file });
+  const dirtyBytes = bed.engine.graph.node('crashed').findBitmap(name)?.dirtyBytes;
+  await bed.execute('blockdev-del', { 'node-name': 'crashed' });
+  return dirtyBytes;
+}
+
+test('a durable bitmap that was cleared in a transaction that failed has its bits after a crash', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.device('A');
+  const of = (name: string) => ({ node: 'A', name });
+  for (const name of ['cleared', 'other'])
+    await bed.execute('block-dirty-bitmap-add', { ...of(name), persistent: true, 'x-durable': true });
+  await bed.guest('write 1M 64k');
+  // What does not record is in the image exactly.
+  await bed.execute('block-dirty-bitmap-disable', of('cleared'));
+  assert.equal(await afterCrash(bed, 'A', 'cleared'), 65536);
+  const actions = [
+    { type: 'block-dirty-bitmap-clear', data: of('cleared') },
+    // Taken back first, by which all durable bitmaps are stored.
+    { type: 'block-dirty-bitmap-disable', data: of('other') },
+    { type: 'abort', data: {} },
+  ];
+  assert.match(await bed.refusal('transaction', { actions }), /aborted/);
+  assert.equal(await afterCrash(bed, 'A', 'cleared'), 65536);
+});
+
+test('a bitmap in a side file whose clearing is taken back after a while has its bits there', async (t) => {
+  const host = createRealHost();
+  const clock = new HeldClock(host.clock, 1000);
+  const bed = new EngineBed(t, { host: { ...host, clock } });
+  const [filename, aside] = [bed.path('A.raw'), bed.path('A.bits')];
+  await createImage(bed.engine.opener, filename, 'raw', { sizeBytes: DISK_BYTES });
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'A', file: { driver: 'file', filename } });
+  await bed.device('A');
+  await bed.execute('x-bitmap-ensure', { name: 'bits', disks: [{ node: 'A', file: aside }] });
+  await bed.guest('write 1M 64k');
+  const isStored = (): boolean =>
+    readFileSync(aside)
+      .subarray(BITS_OFFSET)
+      .some((byte) => byte !== 0);
+  assert.ok(isStored());
+  const cleared = BITMAP_ACTIONS['block-dirty-bitmap-clear'](bed.engine, { node: 'A', name: 'bits' });
+  while (isStored()) {
+    clock.pass(10_000);
+    await turn();
+  }
+  await cleared.undo();
+  assert.ok(isStored());
+});
