@@ -72,6 +72,8 @@ export class MirrorJob implements JobDriver {
   #guard: ChangeGate | undefined;
   #phase: MirrorPhase = 'track';
   #hold: MirrorHold | undefined;
+  /** When it was READY last, and no point in time was fixed. */
+  #wasInStep = false;
   #pivoted = false;
   #copyMode: CopyMode;
   /** The user wants guests' changes to go to both sides, which they do, as with QEMU, also while the job rests. */
@@ -255,6 +257,7 @@ export class MirrorJob implements JobDriver {
         await this.#checked.verify();
       }
     } finally {
+      if (this.job.isReady && !this.#hold) this.#wasInStep = this.#isInStep;
       await window.quiet();
     }
   }
@@ -330,8 +333,11 @@ export class MirrorJob implements JobDriver {
   /** Of one that works in the background there is nothing to say: it is never in step. */
   details(): { [key: string]: Json } {
     if (this.#copyMode === 'background') return {};
-    const isInStep = this.job.isReady && this.#guard === this.#both && this.#copy.dirty.isClean;
-    return { 'actively-synced': isInStep };
+    return { 'actively-synced': this.job.isReady && !this.#hold ? this.#isInStep : this.#wasInStep };
+  }
+
+  get #isInStep(): boolean {
+    return this.#guard === this.#both && this.#copy.dirty.isClean;
   }
 
   moreProgress(): { [key: string]: Json } {
@@ -445,6 +451,7 @@ export class MirrorJob implements JobDriver {
       if (this.job.isCancelled || !this.job.isReady) return;
       // From now on the guest's changes make what may be lost later unknown here.
       this.#copy.markDoubtful();
+      this.#wasInStep = this.#isInStep;
       this.#hold = new MirrorHold(this.job, this.#nodes, this.#copy);
       this.#guardSource(this.#hold.gate);
       this.#phase = 'frozen';

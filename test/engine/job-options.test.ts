@@ -63,6 +63,32 @@ test('a mirror goes over to writing to both sides, and tells when it is in step'
   await bed.event('BLOCK_JOB_CANCELLED', 'j');
 });
 
+for (const [how, command, args] of [
+  ['completed', 'block-job-complete', {}],
+  ['cancelled', 'block-job-cancel', {}],
+  ['broken off', 'block-job-cancel', { force: true }],
+] as const)
+  test(`a mirror that writes to both sides and is ${how} when it is READY is told as in step until it is dismissed`, async (context) => {
+    const bed = await bedWithTarget(context);
+    const mode = { 'copy-mode': 'write-blocking', 'auto-dismiss': false };
+    await bed.execute('blockdev-mirror', { 'job-id': 'j', device: 'B', target: 'T', sync: 'full', ...mode });
+    await bed.event('BLOCK_JOB_READY', 'j');
+    await bed.execute(command, { device: 'j', ...args });
+    await bed.event(how === 'broken off' ? 'BLOCK_JOB_CANCELLED' : 'BLOCK_JOB_COMPLETED', 'j');
+    assert.equal((await jobInfo(bed))['actively-synced'], true);
+    await bed.execute('job-dismiss', { id: 'j' });
+  });
+
+test('a mirror that is broken off before it was READY has never been in step', async (context) => {
+  const bed = await bedWithTarget(context);
+  const mode = { 'copy-mode': 'write-blocking', 'auto-dismiss': false, speed: 1 };
+  await bed.execute('blockdev-mirror', { 'job-id': 'j', device: 'B', target: 'T', sync: 'full', ...mode });
+  await bed.execute('block-job-cancel', { device: 'j', force: true });
+  await bed.event('BLOCK_JOB_CANCELLED', 'j');
+  assert.equal((await jobInfo(bed))['actively-synced'], false);
+  await bed.execute('job-dismiss', { id: 'j' });
+});
+
 test('a READY mirror goes over, too; other jobs have nothing to change', async (context) => {
   const bed = await bedWithTarget(context);
   await bed.execute('blockdev-mirror', { 'job-id': 'j', device: 'B', target: 'T', sync: 'full' });
