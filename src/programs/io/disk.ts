@@ -33,7 +33,7 @@ export interface DiskArguments {
 export const UNSAID: DiskArguments = {
   filename: undefined,
   ...{ readOnly: false, forceShare: false, copyOnRead: false, isTemporary: false },
-  cache: parseCache('writeback'),
+  cache: parseCache('writethrough'),
   discard: 'unmap',
   aio: 'threads',
 };

@@ -7,7 +7,7 @@ import { Graph } from '../../block/graph.js';
 import { Opener } from '../../block/open.js';
 import { DriverRegistry } from '../../block/registry.js';
 import { createImage } from '../../block/create.js';
-import { scratch } from '../../../test/kit/program.js';
+import { runLivedisk, scratch } from '../../../test/kit/program.js';
 import { toolAnswer } from '../../../test/kit/tool-answer.js';
 import { ioMain } from './main.js';
 
@@ -149,4 +149,11 @@ test('a file name beside options is the file, or the child of a filter of files'
     const { stderr } = await run(`open -o ${words} ${base}`);
     assert.equal(stderr, `qemu-io: can't open device ${base}: ${message}\n`);
   }
+});
+
+test('what is said to be written is in the image, also when the program is killed', async (t) => {
+  const { base } = await images(t);
+  const { stdout } = runLivedisk('io', '-c', 'write -P 7 0 64k', '-c', 'sigraise 9', base);
+  assert.match(stdout, /^wrote/);
+  assert.equal((await io('-r', '-c', 'read -q -P 7 0 64k', base)).code, 0);
 });
