@@ -257,7 +257,7 @@ export class MirrorJob implements JobDriver {
         await this.#checked.verify();
       }
     } finally {
-      if (this.job.isReady && !this.#hold) this.#wasInStep = this.#isInStep;
+      if (this.job.isReady && !this.#hold) this.#wasInStep = this.#isInStep();
       await window.quiet();
     }
   }
@@ -333,10 +333,10 @@ export class MirrorJob implements JobDriver {
   /** Of one that works in the background there is nothing to say: it is never in step. */
   details(): { [key: string]: Json } {
     if (this.#copyMode === 'background') return {};
-    return { 'actively-synced': this.job.isReady && !this.#hold ? this.#isInStep : this.#wasInStep };
+    return { 'actively-synced': this.job.isReady && !this.#hold ? this.#isInStep() : this.#wasInStep };
   }
 
-  get #isInStep(): boolean {
+  #isInStep(): boolean {
     return this.#guard === this.#both && this.#copy.dirty.isClean;
   }
 
@@ -451,7 +451,7 @@ export class MirrorJob implements JobDriver {
       if (this.job.isCancelled || !this.job.isReady) return;
       // From now on the guest's changes make what may be lost later unknown here.
       this.#copy.markDoubtful();
-      this.#wasInStep = this.#isInStep;
+      this.#wasInStep = this.#isInStep();
       this.#hold = new MirrorHold(this.job, this.#nodes, this.#copy);
       this.#guardSource(this.#hold.gate);
       this.#phase = 'frozen';
