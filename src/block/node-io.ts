@@ -251,7 +251,7 @@ export class NodeIo {
   ): Promise<void> {
     this.#node.beginWrite(offset, lengthBytes);
     try {
-      if (this.#mapped) await this.#mapped.writeZeroes(offset, lengthBytes, flags, signal);
+      if (this.#mapped) await this.#mapped.zeroing.writeZeroes(offset, lengthBytes, flags, signal);
       else await this.#unmapped().writeZeroes(offset, lengthBytes, flags, signal);
     } finally {
       this.#node.markDirty(offset, lengthBytes);

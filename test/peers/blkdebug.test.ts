@@ -126,3 +126,31 @@ test('requests stop at the events of a write', { skip }, async (t) => {
   ])
     await pair.alike(`io -f qcow2 -c '${bad}' blkdebug::a.qcow2`);
 });
+
+/** The nth time that an event comes, the request fails. */
+function failingAt(event: string, times: number): string {
+  const states = Array.from({ length: times - 1 }, (_, i) => {
+    const [from, to] = [i + 1, i + 2];
+    return `[set-state]\nevent = "${event}"\nstate = "${from}"\nnew_state = "${to}"\n`;
+  });
+  return `${states.join('')}[inject-error]\nevent = "${event}"\nstate = "${times}"\nerrno = "28"\nonce = "on"\n`;
+}
+
+test('states count the same requests as in QEMU: of a disk, and of an image in it', { skip }, async (t) => {
+  const pair = new ToolPair(t);
+  const requests = ['write 0 4k', 'write 64k 4k', 'write -z 128k 4k', 'write -z 192k 64k', 'read 0 4k'];
+  const commands = [...requests, 'write 320k 64k', 'read 448k 64k', 'write 384k 512'].map(
+    (one) => `-c '${one}'`,
+  );
+  for (const event of ['pwritev', 'pwritev_done', 'pwritev_zero', 'write_aio', 'read_aio', 'read_compressed'])
+    for (const times of [1, 2]) {
+      // All that is written is there already, so that nothing is written but data.
+      pair.prepare(
+        ...IMAGES,
+        "qemu-io -f qcow2 -c 'write 0 448k' -c 'write -c 448k 64k' a.qcow2",
+        `cat > rules.cfg <<'end'\n${failingAt(event, times)}\nend`,
+      );
+      for (const format of event.startsWith('pwritev') ? ['qcow2', 'raw'] : ['qcow2'])
+        await pair.alike(`io -t writeback -f ${format} ${commands.join(' ')} blkdebug:rules.cfg:a.${format}`);
+    }
+});

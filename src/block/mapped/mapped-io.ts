@@ -1,4 +1,3 @@
-import type { CancelSignal } from '../../base/cancel-signal.js';
 import type { MapDriver } from '../driver.js';
 import type { Node } from '../node.js';
 import type { RangeLock } from '../range-lock.js';
@@ -36,24 +35,8 @@ export class MappedIo {
     this.space = new MappedSpace(mapped);
   }
 
-  /** Whoever listens hears of the whole request. */
-  async write(
-    request: IoRequest,
-    from: number,
-    lengthBytes: number,
-    offset: number,
-    flags: number,
-  ): Promise<boolean> {
-    const { generation } = request;
-    if (this.mapped.isHeard) await this.mapped.announce('pwritev');
-    request.assertIs(generation);
-    const isDurable = await this.#write(request, from, lengthBytes, offset, flags);
-    if (this.mapped.isHeard) await this.mapped.announce('pwritev_done');
-    return isDurable;
-  }
-
   /** What is compressed is durable with the next flush. */
-  async #write(
+  async write(
     request: IoRequest,
     from: number,
     lengthBytes: number,
@@ -64,16 +47,5 @@ export class MappedIo {
       return this.writing.write(request, from, lengthBytes, offset, flags);
     await this.#compressing.write(request, from, lengthBytes, offset);
     return false;
-  }
-
-  async writeZeroes(
-    offset: number,
-    lengthBytes: number,
-    flags: number,
-    signal?: CancelSignal,
-  ): Promise<void> {
-    if (this.mapped.isHeard) await this.mapped.announce('pwritev_zero');
-    await this.zeroing.writeZeroes(offset, lengthBytes, flags, signal);
-    if (this.mapped.isHeard) await this.mapped.announce('pwritev_done');
   }
 }

@@ -59,6 +59,7 @@ async function readInput(context: ImageContext, range: CompressedRange): Promise
   const inside = Math.max(0, Math.min(range.lengthBytes, data.lengthBytes - range.hostOffset));
   const input = Buffer.alloc(range.lengthBytes);
   const read = input.subarray(0, inside);
+  await context.announce('read_compressed');
   if (inside > 0 && !data.tryRead(range.hostOffset, read)) await data.read(range.hostOffset, read);
   return input;
 }
