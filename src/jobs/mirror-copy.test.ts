@@ -72,6 +72,7 @@ test('zeroes over data of the backing file are in a mirror of the top before it 
 test('a mirror has 16 pieces in flight, or as many bytes as its buffer has', async () => {
   for (const [bufSize, most] of [
     [undefined, 16],
+    [2 ** 50, 16],
     [2 * CLUSTER, 2],
     [1, 1],
   ] as const) {
