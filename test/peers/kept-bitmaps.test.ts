@@ -233,6 +233,88 @@ test('bitmaps stay with the layer below a snapshot, and record again when someth
   );
 });
 
+const bitmapAction = (verb: string, data: object): object => ({ type: `block-dirty-bitmap-${verb}`, data });
+
+for (const kind of ['commit', 'copy'] as const)
+  test(`bitmaps are carried to where the disk goes while a ${kind} is READY, and record there`, async (t) => {
+    if (skipWithout(t, ...PROGRAMS)) return;
+    const target = kind === 'commit' ? 'A' : 'T';
+    await alike(
+      t,
+      async (s, folder) => {
+        await s.add('A', 'a.q', { 'read-only': true });
+        await s.add('B', 'b.q', { backing: 'A' });
+        await s.add('T', 't.q');
+        for (const name of ['old', 'now'])
+          await s.execute('block-dirty-bitmap-add', { node: 'B', name, persistent: true });
+        await s.execute('block-dirty-bitmap-disable', { node: 'B', name: 'old' });
+        await s.serve('B');
+        write(folder, 'write 1M 64k');
+        const job = { 'job-id': 'j', device: 'B' };
+        if (kind === 'commit') await s.execute('block-commit', job);
+        else await s.execute('blockdev-mirror', { ...job, target, sync: 'full' });
+        await s.ready('j');
+        write(folder, 'write 2M 64k');
+        const actions = ['old', 'now'].flatMap((name) => [
+          bitmapAction('add', { node: target, name, persistent: true, disabled: name === 'old' }),
+          bitmapAction('merge', { node: target, target: name, bitmaps: [{ node: 'B', name }] }),
+        ]);
+        const answers: unknown[] = [await s.outcome('transaction', { actions })];
+        write(folder, 'write 3M 64k');
+        await s.execute('block-job-complete', { device: 'j' });
+        await s.completed('j');
+        write(folder, 'write 3M 128k');
+        answers.push(await s.bitmaps(target));
+        await s.endServe();
+        return answers;
+      },
+      { 'a.q': [], 'b.q': ['-b', 'a.q', '-F', 'qcow2'], 't.q': [] },
+    );
+  });
+
+test('bitmaps of a backing image are merged and removed while it is reopened to be written', async (t) => {
+  if (skipWithout(t, ...PROGRAMS)) return;
+  await alike(
+    t,
+    async (s, folder) => {
+      await s.add('A', 'a.q');
+      for (const name of ['older', 'newer'])
+        await s.execute('block-dirty-bitmap-add', { node: 'A', name, persistent: true });
+      await s.serve('A');
+      write(folder, 'write 0 64k');
+      await s.execute('block-dirty-bitmap-clear', { node: 'A', name: 'older' });
+      await s.endServe();
+      await s.execute('blockdev-del', { 'node-name': 'A' });
+      await s.execute('blockdev-add', {
+        ...{ driver: 'file', 'node-name': 'F', filename: 'a.q', 'auto-read-only': true },
+      });
+      const base = (readOnly: boolean): object => ({
+        ...{ driver: 'qcow2', 'node-name': 'A', file: 'F', 'read-only': readOnly },
+      });
+      await s.execute('blockdev-add', base(true));
+      await s.add('B', 'b.q', { backing: 'A' });
+      await s.execute('block-dirty-bitmap-add', { node: 'B', name: 'newer', persistent: true });
+      await s.serve('B');
+      write(folder, 'write 1M 64k');
+      const actions = [
+        bitmapAction('merge', { node: 'A', target: 'older', bitmaps: ['newer'] }),
+        bitmapAction('remove', { node: 'A', name: 'newer' }),
+        bitmapAction('remove', { node: 'B', name: 'newer' }),
+      ];
+      const answers: unknown[] = [];
+      for (const readOnly of [true, false]) {
+        await s.execute('blockdev-reopen', { options: [base(readOnly)] });
+        answers.push(await s.outcome('transaction', { actions }));
+      }
+      await s.execute('blockdev-reopen', { options: [base(true)] });
+      answers.push(await s.bitmaps('A'), await s.bitmaps('B'));
+      await s.endServe();
+      return answers;
+    },
+    { 'a.q': [], 'b.q': ['-b', 'a.q', '-F', 'qcow2'] },
+  );
+});
+
 test('in a transaction that fails nothing becomes of persistent bitmaps', async (t) => {
   if (skipWithout(t, ...PROGRAMS)) return;
   await alike(
@@ -247,13 +329,12 @@ test('in a transaction that fails nothing becomes of persistent bitmaps', async 
       await s.endServe();
       await s.execute('blockdev-del', { 'node-name': 'A' });
       await s.add('A', 'a.q');
-      const action = (verb: string, data: object): object => ({ type: `block-dirty-bitmap-${verb}`, data });
       const actions = [
-        action('remove', { node: 'A', name: 'a' }),
-        action('add', { node: 'A', name: 'a', persistent: true, granularity: 512 }),
-        action('clear', { node: 'A', name: 'b' }),
-        action('disable', { node: 'A', name: 'c' }),
-        action('merge', { node: 'A', target: 'a', bitmaps: ['c'] }),
+        bitmapAction('remove', { node: 'A', name: 'a' }),
+        bitmapAction('add', { node: 'A', name: 'a', persistent: true, granularity: 512 }),
+        bitmapAction('clear', { node: 'A', name: 'b' }),
+        bitmapAction('disable', { node: 'A', name: 'c' }),
+        bitmapAction('merge', { node: 'A', target: 'a', bitmaps: ['c'] }),
       ];
       const abort = { type: 'abort', data: {} };
       answers.push(await s.outcome('transaction', { actions: [...actions, abort] }));

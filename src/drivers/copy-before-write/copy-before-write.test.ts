@@ -130,6 +130,28 @@ test('of a bitmap only what is dirty in it is kept', () =>
     for (const one of [kept, disk, source]) await one.close();
   }));
 
+test('what does not fit into a smaller target fails its write, or breaks the moment, and nothing else', () =>
+  withImages(1, 'raw', async (bed) => {
+    for (const onError of ['break-guest-write', 'break-snapshot'] as const) {
+      await createImage(bed.opener, '/tmp/kept', 'raw', { sizeBytes: SIZE - 2 * CLUSTER });
+      const disk = await bed.open({
+        ...{ driver: 'copy-before-write', 'node-name': 'cbw', 'on-cbw-error': onError },
+        ...{ file: image('qcow2', 'disk'), target: image('raw', 'kept') },
+      });
+      const model = await disk.readAll();
+      const kept = await bed.open({ driver: 'snapshot-access', file: 'cbw' });
+      const isBroken = onError === 'break-snapshot';
+      await disk.write(0, Buffer.alloc(CLUSTER, 0x55));
+      const beyond = disk.write(SIZE - CLUSTER, Buffer.alloc(CLUSTER, 0x66));
+      await (isBroken ? beyond : assert.rejects(beyond, { errno: 'EIO' }));
+      await disk.write(CLUSTER, Buffer.alloc(CLUSTER, 0x77));
+      const held = kept.readAll();
+      if (isBroken) await assert.rejects(held, { errno: 'EACCES' });
+      else assertSameBytes(await held, model, 'the moment');
+      for (const one of [kept, disk]) await one.close();
+    }
+  }));
+
 test('what is discarded is kept no longer, in whole clusters', () =>
   withImages(2, 'raw', async (bed) => {
     const disk = await bed.open({
