@@ -495,7 +495,7 @@ export class MirrorJob implements JobDriver {
   }
 
   async clean(): Promise<void> {
-    const source = this.#source;
+    const { source, replaces = source } = this.#nodes;
     this.#finishBy?.end();
     // From here on guests' changes are not in the journal.
     const abandon = (): Promise<void> | void => {
@@ -506,7 +506,7 @@ export class MirrorJob implements JobDriver {
       () => this.place.remove(),
       () => this.#endJournal(),
       // Where the source had no users, nobody uses the target after the pivot.
-      () => this.place.close(this.#pivoted ? [source, this.#target] : [this.#target]),
+      () => this.place.close(this.#pivoted ? [source, replaces, this.#target] : [this.#target]),
     ]);
     if (this.#succeeded) await this.#checked.writeManifest();
   }

@@ -178,6 +178,20 @@ test('a mirror may replace what a filter shows', async (t) => {
   await bed.guest('read -P 3 0 64k');
 });
 
+test('what a mirror has replaced below a filter goes, where nobody has it open, as in QEMU', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.engine.addNode({ driver: 'blkdebug', 'node-name': 'f', image: 'A' });
+  await bed.device('f');
+  await bed.snapshot('A', 'B');
+  const mirror = { device: 'f', 'job-id': 'm', target: bed.path('T.qcow2'), sync: 'full', replaces: 'B' };
+  await bed.execute('drive-mirror', { ...mirror, 'node-name': 'T' });
+  await pivot(bed);
+  assert.equal(bed.engine.graph.node('f').filtered?.node.name, 'T');
+  assert.equal(bed.engine.graph.find('B'), undefined);
+  assert.ok(bed.engine.graph.find('A'));
+});
+
 test('options of a mirror reach it', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B');
