@@ -6,6 +6,7 @@ import {
   type FileFacts,
   type Image,
   type Job,
+  pastFilters,
   type Server,
   type User,
   type View,
@@ -53,17 +54,6 @@ function withOverlays(images: readonly Image[]): Image[] {
     }
   }
   return images.map((image) => ({ ...image, overlays: [...(overlays.get(image.id) ?? [])] }));
-}
-
-/** A node and, as long as they are filters, what they show. */
-function pastFilters(id: string, images: ReadonlyMap<string, Image>): Set<string> {
-  const passed = new Set<string>();
-  for (let at: string | undefined = id; at !== undefined && !passed.has(at);) {
-    passed.add(at);
-    const image = images.get(at);
-    at = image?.kind === 'filter' ? below(image) : undefined;
-  }
-  return passed;
 }
 
 function readServer(answers: Answers): Server {

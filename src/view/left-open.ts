@@ -1,4 +1,4 @@
-import { type Image, imageOf, type View } from './model.js';
+import { byId, type Image, imageOf, pastFilters, type View } from './model.js';
 
 /**
  * Images that are above a disk's active one and not of it: who commits one that was opened by a name of its own leaves it
@@ -6,7 +6,11 @@ import { type Image, imageOf, type View } from './model.js';
  */
 export function imagesLeftOpen(view: View): ReadonlySet<string> {
   const { users, jobs, chains } = view;
-  const used = new Set(users.flatMap(({ imageId }) => imageId ?? []));
+  const used = new Set(
+    users.flatMap(({ imageId }) =>
+      imageId === undefined ? [] : [...pastFilters(imageId, byId(view.images))],
+    ),
+  );
   const worked = new Set(jobs.flatMap(({ from, to }) => [...from, to]));
   const left = new Set<string>();
   for (const { images, group } of chains) {
@@ -24,9 +28,9 @@ export function imagesLeftOpen(view: View): ReadonlySet<string> {
   return left;
 }
 
-/** Those of `imagesLeftOpen` that are above an image, in the order in which they can be closed. */
-export function leftOpenAbove(view: View, id: string): Image[] {
-  const left = imagesLeftOpen(view);
+/** Those of `left` (see imagesLeftOpen) that are above an image, in the order in which they can be closed. */
+export function leftOpenAbove(view: View, id: string, left: ReadonlySet<string>): Image[] {
+  if (left.size === 0) return [];
   const above = view.chains
     .filter(({ images }) => images.includes(id))
     .flatMap(({ images }) => [...images].reverse().filter((one) => left.has(one)));

@@ -177,14 +177,37 @@ export interface JobStage {
   readonly left: number;
 }
 
-export function imageOf(view: View, id: string | undefined): Image | undefined {
-  return view.images.find((image) => image.id === id);
+const indexes = new WeakMap<readonly Image[], ReadonlyMap<string, Image>>();
+
+/** Images by their ids; lists of them do not change. */
+export function byId(images: readonly Image[]): ReadonlyMap<string, Image> {
+  const known = indexes.get(images);
+  if (known) return known;
+  const made = new Map<string, Image>();
+  for (const image of images) if (!made.has(image.id)) made.set(image.id, image);
+  indexes.set(images, made);
+  return made;
+}
+
+export function imageOf({ images }: View, id: string | undefined): Image | undefined {
+  return id === undefined ? undefined : byId(images).get(id);
 }
 
 /** What a node shows of its own accord: its backing file, or what a filter filters. */
 export function below(image: Image): string | undefined {
   const [first] = image.children;
   return image.kind === 'group' ? undefined : first?.id;
+}
+
+/** A node and, as long as they are filters, what they show. */
+export function pastFilters(id: string, images: ReadonlyMap<string, Image>): Set<string> {
+  const passed = new Set<string>();
+  for (let at: string | undefined = id; at !== undefined && !passed.has(at);) {
+    passed.add(at);
+    const image = images.get(at);
+    at = image?.kind === 'filter' ? below(image) : undefined;
+  }
+  return passed;
 }
 
 /** The disk's images without what only shows others: as maps count the layers of a chain, the given one first. */

@@ -10,7 +10,7 @@ const FILTERS = new Set([
 
 /** What a node shows comes first among its children; other roles are its own business. */
 const SHOWN_ROLES = ['backing', 'file', 'image', 'test'];
-const GROUP_ROLE = /^children\.\d+$/;
+const GROUP_ROLE = /^children\.(\d+)$/;
 
 /** A node of the server's graph, before it is known what of it is an image. */
 export interface GraphNode {
@@ -125,9 +125,12 @@ function toImage(node: GraphNode, { nodes }: NodeGraph, stored: ReadonlySet<stri
   };
 }
 
+/** A server tells the children of a group in another order once one has been exchanged. */
 function rankOf(role: string): number {
   const rank = SHOWN_ROLES.indexOf(role);
-  return rank >= 0 ? rank : SHOWN_ROLES.length;
+  if (rank >= 0) return rank;
+  const [, number = 0] = GROUP_ROLE.exec(role) ?? [];
+  return SHOWN_ROLES.length + Number(number);
 }
 
 /** Only bitmaps with a name are anybody's but a job's. */

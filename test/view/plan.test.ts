@@ -6,27 +6,8 @@ import { imageOf, type View } from '../../src/view/model.js';
 import { planAction } from '../../src/view/plan/plan.js';
 import { planDeletion, planReversal } from '../../src/view/plan/points.js';
 import type { Action, Plan } from '../../src/view/plan/types.js';
-import { contents, deviceChain, viewOf } from './plan-bed.js';
+import { contents, deviceChain, perform, viewOf } from './plan-bed.js';
 import { recordedView } from './recorded.js';
-
-interface Done {
-  plan: Plan;
-  before: View;
-  after: View;
-}
-
-/** Plans an action, does what the plan says, and waits for its job. */
-async function perform(bed: EngineBed, action: Action): Promise<Done> {
-  const before = await viewOf(bed);
-  const plan = planAction(before, action);
-  for (const { execute, arguments: args, afterReady, mayBeGone } of plan.commands) {
-    if (afterReady === true) await bed.event('BLOCK_JOB_READY', plan.jobId ?? '');
-    const done = bed.execute(execute, args);
-    await (mayBeGone === true ? done.catch(() => undefined) : done);
-  }
-  if (plan.jobId !== undefined) await bed.event('BLOCK_JOB_COMPLETED', plan.jobId);
-  return { plan, before, after: await viewOf(bed) };
-}
 
 async function fourLayers(t: TestContext): Promise<EngineBed> {
   const bed = new EngineBed(t);

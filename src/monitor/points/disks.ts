@@ -1,7 +1,7 @@
 import { posix } from 'node:path';
 import { BlockError } from '../../base/error.js';
 import type { Host } from '../../host/host.js';
-import { leftOpenAbove } from '../../view/left-open.js';
+import { imagesLeftOpen, leftOpenAbove } from '../../view/left-open.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
 import { isJobFilter, withoutLeftOpen } from '../../view/plan/points.js';
@@ -57,13 +57,14 @@ export async function loadDisks(server: PointServer, names?: readonly string[]):
 
 async function loadOnce(server: PointServer, names?: readonly string[]): Promise<PointDisks> {
   const whole = await look(server);
+  const left = imagesLeftOpen(whole);
   const view = withoutLeftOpen(whole);
   const disks: PointDisk[] = [];
   const newPaths = new Set<string>();
   for (const node of names?.map((name) => topNamed(view, name)) ?? topsOf(view)) {
     try {
       const disk = await loadDisk(server, view, node, newPaths);
-      disks.push({ ...disk, leftOpen: leftOpenAbove(whole, node) });
+      disks.push({ ...disk, leftOpen: leftOpenAbove(whole, node, left) });
     } catch (error) {
       const isNone = error instanceof BlockError && ['unsupported', 'not-found'].includes(error.kind);
       if (names || !isNone) throw error;

@@ -1,5 +1,5 @@
 import { assemble } from '../build.js';
-import { type Image, imageOf, type User, type View } from '../model.js';
+import { below, type Image, imageOf, type User, type View } from '../model.js';
 
 /** A view as it would be, made step by step from one that is. */
 export class Change {
@@ -68,15 +68,15 @@ export class Change {
 
 /** From an image down to its base, itself first; what does not end is cut. */
 export function wayDown(view: View, id: string): Image[] {
-  const way: Image[] = [];
-  for (let image = imageOf(view, id); image && !way.includes(image);) {
-    way.push(image);
-    image = image.kind === 'group' ? undefined : imageOf(view, image.children[0]?.id);
+  const way = new Set<Image>();
+  for (let image = imageOf(view, id); image && !way.has(image);) {
+    way.add(image);
+    image = imageOf(view, below(image));
   }
-  return way;
+  return [...way];
 }
 
-/** The image on top of its chain: above it are only users. With several overlays there is no one such. */
+/** The last of its chain, filters included. With several overlays there is no one such. */
 export function topOf(view: View, id: string): Image | undefined {
   const chains = view.chains.filter(({ images }) => images.includes(id));
   return chains.length === 1 ? imageOf(view, chains[0]?.images.at(-1)) : undefined;

@@ -1,5 +1,5 @@
 import { BlockError } from '../../base/error.js';
-import { type Image, imageOf, type View } from '../model.js';
+import { below, type Image, imageOf, type View } from '../model.js';
 import { bracketed, printable } from '../words.js';
 import type { Plan } from './types.js';
 
@@ -21,6 +21,35 @@ export function areFree(view: View, images: readonly Image[]): void {
     for (const job of view.jobs)
       if (job.to === image.id || job.from.includes(image.id))
         refuse(`job ${printable(job.id)} works on ${bracketed(image)}: wait for its end`);
+}
+
+/** Filters that nothing else has between the image and its users, the next one first. */
+export function filtersAbove(view: View, image: Image): Image[] {
+  const filters: Image[] = [];
+  for (let at = image; ;) {
+    const { id: own } = at;
+    const [parent, ...more] = parentsOf(view, own);
+    const isFilter = more.length === 0 && parent?.kind === 'filter' && below(parent) === own;
+    if (!parent || !isFilter || filters.includes(parent)) return filters;
+    filters.push(parent);
+    at = parent;
+  }
+}
+
+function parentsOf({ images }: View, id: string): Image[] {
+  return images.filter(({ children }) => children.some((child) => child.id === id));
+}
+
+/**
+ * What commands about a whole disk take for its name: the image, or the last of the filters above it, without which it
+ * would lose them. Errors: invalid, where the image is a part of something else, of which servers take none.
+ */
+export function diskOf(view: View, image: Image): Image {
+  const disk = filtersAbove(view, image).at(-1) ?? image;
+  const parents = parentsOf(view, disk.id);
+  if (parents.length > 0)
+    refuse(`${bracketed(disk)} is a part of ${listed(parents)}: servers do that with whole disks only`);
+  return disk;
 }
 
 /** Errors: invalid where nobody would go over to a new image: the server then forgets that at once. */

@@ -2,7 +2,17 @@ import { type Image, imageOf, type Job, NBD_EXPORT, type View } from '../model.j
 import { humanBytes } from '../progress-meter.js';
 import { bracketed, printable, userText } from '../words.js';
 import { allocatedOf, Change, layersOf, wayDown } from './change.js';
-import { areFree, isNewFile, isNewNode, isUsed, newJobId, refuse, startsJob, theImage } from './checks.js';
+import {
+  areFree,
+  diskOf,
+  isNewFile,
+  isNewNode,
+  isUsed,
+  newJobId,
+  refuse,
+  startsJob,
+  theImage,
+} from './checks.js';
 import type { Action, Plan, PlannedCommand } from './types.js';
 
 type Of<K extends Action['kind']> = Extract<Action, { kind: K }>;
@@ -13,6 +23,7 @@ export function planMirror(view: View, action: Of<'mirror'>): Plan {
   areFree(view, [image]);
   if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
   isUsed(view, image);
+  const disk = diskOf(view, image);
   isNewNode(view, action.node);
   isNewFile(view, action.file);
   const way = wayDown(view, image.id);
@@ -32,8 +43,9 @@ export function planMirror(view: View, action: Of<'mirror'>): Plan {
       {
         execute: 'drive-mirror',
         arguments: {
-          ...{ 'job-id': jobId, device: image.id, target: action.file, 'node-name': action.node },
+          ...{ 'job-id': jobId, device: disk.id, target: action.file, 'node-name': action.node },
           ...{ format: 'qcow2', sync: 'full' },
+          ...(disk !== image && { replaces: image.id }),
         },
       },
       { execute: 'job-complete', arguments: { id: jobId }, afterReady: true },
@@ -85,13 +97,16 @@ export function planResize(view: View, action: Of<'resize'>): Plan {
   areFree(view, [image]);
   if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
   if (image.isReadOnly) refuse(`nobody may write to ${bracketed(image)}`);
+  const disk = diskOf(view, image);
+  const way = wayDown(view, disk.id).map(({ id }) => id);
+  const resized = way.slice(0, way.indexOf(image.id) + 1);
   const fixing = view.users.find(
-    ({ imageId, exportType }) => imageId === image.id && exportType === NBD_EXPORT,
+    ({ imageId = '', exportType }) => resized.includes(imageId) && exportType === NBD_EXPORT,
   );
   if (fixing) refuse(`${userText(fixing)} keeps the disk at its length over NBD: take it away first`);
   if (bytes === image.virtualBytes) refuse(`${bracketed(image)} is of that length already`);
   const change = new Change(view);
-  change.update(image.id, { virtualBytes: bytes });
+  for (const id of resized) change.update(id, { virtualBytes: bytes });
   const isShorter = bytes < image.virtualBytes;
   return {
     action,
@@ -99,7 +114,7 @@ export function planResize(view: View, action: Of<'resize'>): Plan {
       `The disk changes from ${humanBytes(image.virtualBytes)} to ${humanBytes(bytes)}.`,
       isShorter ? 'What lies beyond the new end is lost.' : 'What is added reads as zeroes.',
     ],
-    commands: [{ execute: 'block_resize', arguments: { 'node-name': image.id, size: bytes } }],
+    commands: [{ execute: 'block_resize', arguments: { 'node-name': disk.id, size: bytes } }],
     bytesAtMost: 0,
     invalid: isShorter ? [{ id: image.id, why: 'loses what lies beyond its new end' }] : [],
     after: change.result(),

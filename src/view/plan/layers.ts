@@ -4,6 +4,7 @@ import { bracketed } from '../words.js';
 import { allocatedOf, Change, layersOf, topOf, wayDown } from './change.js';
 import {
   areFree,
+  diskOf,
   isNewFile,
   isNewNode,
   isUsed,
@@ -115,13 +116,12 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
   const top = topOf(view, image.id);
   if (!top) refuse(`${bracketed(image)} is the backing file of several images, which would all be changed`);
   areFree(view, [...flowing, base]);
+  const disk = diskOf(view, top);
   // The server refuses it, too: they would show what is not theirs.
+  const changing = new Set(way.slice(1, end + 1).map(({ id }) => id));
   const others = view.images.filter(
-    ({ id, children }) =>
-      !way.some((one) => one.id === id) &&
-      children.some(
-        (child) => child.role === 'backing' && way.slice(1, end + 1).some((one) => one.id === child.id),
-      ),
+    (one) =>
+      !way.includes(one) && one.children.some(({ role, id }) => role === 'backing' && changing.has(id)),
   );
   if (others.length > 0)
     refuse(`${listed(others)} would show what is not theirs: they lie above what changes`);
@@ -153,8 +153,8 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
       {
         execute: 'block-commit',
         arguments: {
-          ...{ 'job-id': jobId, device: top.id, 'base-node': base.id },
-          ...(!isActive && { 'top-node': image.id }),
+          ...{ 'job-id': jobId, device: disk.id, 'base-node': base.id },
+          ...(disk !== image && { 'top-node': image.id }),
         },
       },
       ...(isActive ? [{ execute: 'job-complete', arguments: { id: jobId }, afterReady: true }] : []),

@@ -1,5 +1,5 @@
 import { unreachable } from '../../base/assert.js';
-import { leftOpenAbove } from '../left-open.js';
+import { imagesLeftOpen, leftOpenAbove } from '../left-open.js';
 import { imageOf, type View } from '../model.js';
 import { isNewNode } from './checks.js';
 import { withClosing } from './closing.js';
@@ -20,7 +20,9 @@ export function planAction(view: View, action: Action): Plan {
   // Their names are taken all the same.
   if ('node' in action) isNewNode(view, action.node);
   const plan = planOn(disks, action);
-  return 'image' in action ? withClosing(leftOpenAbove(view, action.image), plan) : plan;
+  return 'image' in action
+    ? withClosing(leftOpenAbove(view, action.image, imagesLeftOpen(view)), plan)
+    : plan;
 }
 
 /** The view that an action is planned of, and that it is shown beside. */

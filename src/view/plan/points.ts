@@ -5,7 +5,7 @@ import { type Image, imageOf, type User, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed, userText } from '../words.js';
 import { allocatedOf, Change, topOf, wayDown } from './change.js';
-import { areFree, isNewFile, isNewNode, listed, refuse, theImage } from './checks.js';
+import { areFree, filtersAbove, isNewFile, isNewNode, listed, refuse, theImage } from './checks.js';
 import { overlayOf, planCommit, planStream } from './layers.js';
 import type { Action, InvalidImage, Plan } from './types.js';
 
@@ -140,6 +140,8 @@ export interface Reversal {
   readonly image: Image;
   /** What the disk holds now. */
   readonly top: Image;
+  /** Between that and its users, the next one first. */
+  readonly filters: readonly Image[];
   /** Images that the disk does without afterwards, base first: what was written since, and later points. */
   readonly ends: readonly string[];
   /** Who uses the disk, and goes over to the new image. */
@@ -176,7 +178,7 @@ export function planReversal(
   change.add(overlayOf(image, { node, file }));
   change.drop(left.map((one) => one.id));
   return {
-    ...{ image, top, node, file, after: change.result() },
+    ...{ image, top, filters: filtersAbove(view, top), node, file, after: change.result() },
     ends: left.map((one) => one.id).reverse(),
     users: view.users.filter(({ imageId }) => imageId === top.id),
     words: [
