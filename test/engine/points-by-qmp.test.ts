@@ -13,6 +13,10 @@ import { EngineBed, MiB } from './engine-bed.js';
 async function serve(t: TestContext): Promise<{ bed: EngineBed; server: PointServer; asked: string[] }> {
   const bed = new EngineBed(t);
   await bed.chain('A', 'B', 'C');
+  return { bed, ...(await atRest(bed)) };
+}
+
+async function atRest(bed: EngineBed): Promise<{ server: PointServer; asked: string[] }> {
   await bed.execute('stop');
   await bed.execute('system_reset');
   const asked: string[] = [];
@@ -25,7 +29,7 @@ async function serve(t: TestContext): Promise<{ bed: EngineBed; server: PointSer
     alone: (work) => work(server),
     onJobChange: (listener) => bed.engine.onEvent(() => listener()),
   };
-  return { bed, server, asked };
+  return { server, asked };
 }
 
 test('by plain QMP a disk goes back to an image, as told', async (t) => {
@@ -41,6 +45,26 @@ test('by plain QMP a disk goes back to an image, as told', async (t) => {
   );
   assert.deepEqual((await bed.layers()).slice(1), ['A']);
   await bed.guest(`read -P 0x11 0 4M`);
+});
+
+test('a disk below a filter goes back without losing that, and nothing is left open', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.image('A');
+  await bed.execute('object-add', { 'qom-type': 'throttle-group', id: 'g', limits: { 'iops-total': 1000 } });
+  await bed.execute('blockdev-add', {
+    ...{ driver: 'throttle', 'throttle-group': 'g', 'node-name': 'T' },
+    file: 'A',
+  });
+  await bed.device('T');
+  await bed.guest('write -P 1 0 1M');
+  await bed.snapshot('A', 'B');
+  await bed.guest('write -P 2 0 1M');
+  const { server } = await atRest(bed);
+  await revertToPoint(server, { image: 'A', isDryRun: false }, qmpSwitch(server));
+  assert.equal(bed.engine.devices.get('virtio0')?.backend.node.name, 'T');
+  assert.equal(bed.engine.graph.find('B'), undefined);
+  assert.deepEqual((await bed.layers()).slice(1), ['A']);
+  await bed.guest('read -P 1 0 1M');
 });
 
 test('who comes to write before the pivot ends it, and the disk is as it was', async (t) => {

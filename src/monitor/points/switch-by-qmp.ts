@@ -77,7 +77,7 @@ function nodesAbove({ nodes }: NodeGraph, id: string): Set<string> {
 }
 
 /** In their order; each job is waited for. */
-function reversalCommands({ top, image, node, file, path, ends }: DiskReversal): PlannedCommand[] {
+function reversalCommands({ top, filters, image, node, file, path, ends }: DiskReversal): PlannedCommand[] {
   const command = (execute: string, args: PlannedCommand['arguments']): PlannedCommand => ({
     execute,
     arguments: args,
@@ -100,7 +100,8 @@ function reversalCommands({ top, image, node, file, path, ends }: DiskReversal):
       backing: image.id,
     }),
     command('blockdev-mirror', {
-      ...{ 'job-id': job, device: top.id, target: node, sync: 'none' },
+      ...{ 'job-id': job, device: filters.at(-1)?.id ?? top.id, target: node, sync: 'none' },
+      ...(filters.length > 0 && { replaces: top.id }),
       ...{ 'auto-finalize': false, 'auto-dismiss': false },
     }),
     { ...command('job-complete', { id: job }), afterReady: true },
