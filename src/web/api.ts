@@ -6,11 +6,13 @@ import { answerTo } from '../schema/answer.js';
 import { DRY_RUN_RETURNS } from '../schema/dry-run.js';
 import type { ClusterMap } from '../view/cluster-map.js';
 import { imageOf, type View } from '../view/model.js';
+import { lookAt } from '../view/connect.js';
 import { withMap } from '../view/plan/expected.js';
 import { exportHint } from '../view/plan/exports.js';
 import { disksOf, gistOf, planAction } from '../view/plan/plan.js';
 import type { Action, Plan, PlannedCommand } from '../view/plan/types.js';
 import { numberOf, objectOf, objectsOf } from '../view/answers.js';
+import type { QmpClient } from '../wire/qmp/client.js';
 import { QmpError } from '../wire/qmp/registry.js';
 import { parseAction } from './action-input.js';
 import { ConsoleApi, type ConsoleOptions } from './console.js';
@@ -78,17 +80,18 @@ export class Api {
     return link;
   }
 
-  async #plan(body: JsonObject): Promise<{ link: MonitorLink; view: View; plan: Plan; gist: string }> {
-    const link = this.#link(body);
-    const action = await this.#withAllowedFile(parseAction(body['action']));
-    const view = { ...(await link.lookNow()), pastJobs: this.#jobs.get(link) ?? [] };
+  /** Of what a fresh look tells. */
+  #plan(link: MonitorLink, seen: View, action: Action): { view: View; plan: Plan; gist: string } {
+    const view = { ...seen, pastJobs: this.#jobs.get(link) ?? [] };
     const plan = planAction(view, action);
-    return { link, view, plan, gist: digest(gistOf(view, plan)) };
+    return { view, plan, gist: digest(gistOf(view, plan)) };
   }
 
   /** With what takes a look at the disk: how much is copied, and what is spoilt that nobody has open. */
   async #fullPlan(body: JsonObject): Promise<ToldPlan> {
-    const { link, view, plan, gist } = await this.#plan(body);
+    const link = this.#link(body);
+    const action = await this.#withAllowedFile(parseAction(body['action']));
+    const { view, plan, gist } = this.#plan(link, await link.lookNow(), action);
     const { copies } = plan;
     const map = copies && (await link.mapSoon(view, copies.image));
     const base = plan.commands.find(({ execute }) => execute === 'block-commit')?.arguments['base-node'];
@@ -118,21 +121,29 @@ export class Api {
     return { ...action, file: await this.#options.allowNewFile(action.file) };
   }
 
-  /** Does what a fresh plan says, up to where the job must be ready first. Errors: invalid, if `gist` was told of another. */
+  /**
+   * Does what a fresh plan says, up to where the job must be ready first, over one connection: a server that has come in the
+   * place of the one that was looked at is another's. Errors: invalid, if `gist` was told of another plan.
+   */
   async #run(body: JsonObject): Promise<object> {
     if (this.#options.isReadOnly) throw new BlockError('permission', 'this page only looks (--read-only)');
-    const { link, plan, gist } = await this.#plan(body);
-    if (body['gist'] !== undefined && body['gist'] !== gist) throw otherThanTold();
-    const commands = plan.commands.filter(({ afterReady }) => afterReady !== true);
-    await runAll(link, commands).catch((error: unknown) => {
-      const hint = plan.action.kind === 'export' ? exportHint(String(error)) : undefined;
-      throw hint === undefined || !(error instanceof QmpError)
-        ? error
-        : new BlockError('invalid', error.message, { hint, cause: error });
+    const link = this.#link(body);
+    const action = await this.#withAllowedFile(parseAction(body['action']));
+    let hasBegun = false;
+    const ran = link.hold(async (client) => {
+      const { plan, gist } = this.#plan(link, await link.answered(lookAt(client)), action);
+      if (body['gist'] !== undefined && body['gist'] !== gist) throw otherThanTold();
+      hasBegun = true;
+      await runAll(link, client, plan);
+      return plan;
     });
-    if (plan.jobId !== undefined)
-      this.#jobs.set(link, [...(this.#jobs.get(link) ?? []), plan.jobId].slice(-KEPT_JOBS));
-    return given({ jobId: plan.jobId, undo: plan.takenBackBy });
+    const { jobId, takenBackBy } = await ran.catch((error: unknown) => {
+      throw hasBegun && error instanceof BlockError && error.kind === 'closed'
+        ? goneAmid(link, error)
+        : error;
+    });
+    if (jobId !== undefined) this.#jobs.set(link, [...(this.#jobs.get(link) ?? []), jobId].slice(-KEPT_JOBS));
+    return given({ jobId, undo: takenBackBy });
   }
 
   /** What is dirty of a bitmap of a livedisk; `isCut` where it is more than a page shows. */
@@ -178,19 +189,33 @@ export class Api {
 }
 
 /** Errors: those of the first that fails; what was done before it and can be taken back is. */
-async function runAll(link: MonitorLink, commands: readonly PlannedCommand[]): Promise<void> {
+async function runAll(link: MonitorLink, client: QmpClient, { action, commands }: Plan): Promise<void> {
   const done: PlannedCommand[] = [];
   try {
-    for (const command of commands) {
-      await link.execute(command.execute, command.arguments).catch((error: unknown) => {
+    for (const command of commands.filter(({ afterReady }) => afterReady !== true)) {
+      await link.executeOn(client, command.execute, command.arguments).catch((error: unknown) => {
         if (command.mayBeGone !== true || !(error instanceof QmpError)) throw error;
       });
       done.unshift(command);
     }
   } catch (error) {
-    for (const { takenBackBy } of done) if (takenBackBy !== undefined) await link.execute(takenBackBy, {});
-    throw error;
+    // Why it could not be done is told, whether or not that can be taken back.
+    for (const { takenBackBy } of done)
+      if (takenBackBy !== undefined) await link.executeOn(client, takenBackBy, {}).catch(() => undefined);
+    throw withHint(action, error);
   }
+}
+
+function goneAmid({ name }: MonitorLink, cause: BlockError): BlockError {
+  const hint = 'What it was asked last may have been done: look once it is back.';
+  return new BlockError('closed', `${name} went away in the midst of it`, { hint, cause });
+}
+
+function withHint({ kind }: Action, error: unknown): unknown {
+  const hint = kind === 'export' ? exportHint(String(error)) : undefined;
+  return hint === undefined || !(error instanceof QmpError)
+    ? error
+    : new BlockError('invalid', error.message, { hint, cause: error });
 }
 
 /** What a livedisk says that it would do; other servers, and older ones, cannot be asked. Errors: those of connecting. */

@@ -127,13 +127,18 @@ export class MonitorLink {
 
   /** The same for what a server answers at once. Errors: timeout, too, when it hangs. */
   async holdShortly<T>(work: (client: QmpClient) => Promise<T>): Promise<T> {
+    return this.answered(this.hold(work));
+  }
+
+  /** What a server answers at once. Errors: timeout when it hangs. */
+  async answered<T>(answer: Promise<T>): Promise<T> {
     let timer: HostTimer | undefined;
     const late = new Promise<never>((_resolve, reject) => {
       timer = this.#host.clock.setTimer(SILENT_MS, () =>
         reject(new BlockError('timeout', this.#silenceText())),
       );
     });
-    return Promise.race([this.hold(work), late]).finally(() => timer?.cancel());
+    return Promise.race([answer, late]).finally(() => timer?.cancel());
   }
 
   /** A view that is no older than this call. Errors: those of connecting; timeout when the server hangs. */
