@@ -5,5 +5,10 @@ export type Given<T> = { [K in keyof T as undefined extends T[K] ? never : K]: T
 
 /** The same object without the members that are undefined. */
 export function given<T extends object>(members: T): Given<T> {
-  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as Given<T>;
+  const there: Record<string, unknown> = {};
+  for (const key of Object.keys(members)) {
+    const value = members[key as keyof T];
+    if (value !== undefined) there[key] = value;
+  }
+  return there as Given<T>;
 }

@@ -1,6 +1,6 @@
 import { BlockError } from '../base/error.js';
 import type { ThrottleGroup } from '../block/objects/throttle-group.js';
-import { areLimited, checkedLimits, NO_LIMITS } from '../block/objects/throttle-limits.js';
+import { type AllLimits, areLimited, checkedLimits, NO_LIMITS } from '../block/objects/throttle-limits.js';
 import type { Json } from '../block/driver.js';
 import type { BlockBackend } from '../block/backend.js';
 import type { CommandArguments } from '../schema/commands.js';
@@ -54,11 +54,13 @@ function findDisk(engine: Disks, id: string | undefined, device: string | undefi
 }
 
 /** As query-block shows limits: rates always, all else where it is set. */
-export function limitsInfo(group: ThrottleGroup | undefined): { [name: string]: Json } {
-  const limits = group?.limits ?? NO_LIMITS;
-  const shown = NAMES.filter((name) => name in RATES || limits[LIMITS[name]] !== NO_LIMITS[LIMITS[name]]);
-  return {
-    ...Object.fromEntries(shown.map((name) => [name, limits[LIMITS[name]]])),
-    ...(group && { group: group.id }),
-  };
+export function limitsInfo(group: ThrottleGroup | undefined): { readonly [name: string]: Json } {
+  return group ? { ...infoOf(group.limits), group: group.id } : WITHOUT_GROUP;
 }
+
+function infoOf(limits: AllLimits): { [name: string]: Json } {
+  const shown = NAMES.filter((name) => name in RATES || limits[LIMITS[name]] !== NO_LIMITS[LIMITS[name]]);
+  return Object.fromEntries(shown.map((name) => [name, limits[LIMITS[name]]]));
+}
+
+const WITHOUT_GROUP = infoOf(NO_LIMITS);

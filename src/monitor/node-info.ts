@@ -14,8 +14,9 @@ export function imageInfo(node: Node, names: NodeNames): JsonObject {
 }
 
 function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | undefined): JsonObject {
-  const { formatSpecific, isDirty, isEncrypted, snapshots = [] } = node.instance.info();
-  const { clusterSizeBytes } = node.skipFilters().instance.info();
+  const own = node.instance.info();
+  const { formatSpecific, isDirty, isEncrypted, snapshots = [] } = own;
+  const { clusterSizeBytes, hasNoDirtyFlag } = node.isFilter ? node.skipFilters().instance.info() : own;
   return given({
     'backing-image': backingImage,
     'backing-filename-format': node.backingFormat,
@@ -29,14 +30,8 @@ function layerInfo(node: Node, names: NodeNames, backingImage: JsonObject | unde
     encrypted: isEncrypted === true ? true : undefined,
     'full-backing-filename': fullBackingFilename(node),
     'backing-filename': node.backingFilename,
-    'dirty-flag': hasNoDirtyFlag(node) ? undefined : (isDirty ?? false),
+    'dirty-flag': hasNoDirtyFlag === true ? undefined : (isDirty ?? false),
   });
-}
-
-/** Of a filter it is that of what it shows. */
-function hasNoDirtyFlag(node: Node): boolean {
-  const shown = node.isFilter ? node.filtered?.node : undefined;
-  return shown ? hasNoDirtyFlag(shown) : node.instance.info().hasNoDirtyFlag === true;
 }
 
 function fullBackingFilename(node: Node): string | undefined {
@@ -91,27 +86,24 @@ export function nodeInfo(node: Node, names: NodeNames, options: NodeInfoOptions 
   let image: JsonObject | undefined;
   for (const layer of [...layers].reverse()) image = layerInfo(layer, names, image);
   const backing = node.isFilter ? undefined : node.children.get('backing')?.node;
-  return inOrder(
-    given({
-      ...limitsInfo(options.throttleGroup),
-      detect_zeroes: node.modes.detectZeroes,
-      image,
-      ro: node.readOnly,
-      'node-name': node.name,
-      backing_file_depth: layers.length - 1,
-      drv: node.driver.name,
-      write_threshold: node.writeThreshold?.offset ?? 0,
-      backing_file: backing && names.of(backing),
-      'dirty-bitmaps': bitmaps.length > 0 ? bitmaps : undefined,
-      encrypted: node.instance.info().isEncrypted === true,
-      cache: {
-        'no-flush': cache['no-flush'],
-        direct: cache.direct,
-        writeback: options.writeCache ?? true,
-      },
-      file: names.of(node),
-    }),
-  );
+  return inOrder(limitsInfo(options.throttleGroup), {
+    detect_zeroes: node.modes.detectZeroes,
+    image,
+    ro: node.readOnly,
+    'node-name': node.name,
+    backing_file_depth: layers.length - 1,
+    drv: node.driver.name,
+    write_threshold: node.writeThreshold?.offset ?? 0,
+    backing_file: backing && names.of(backing),
+    'dirty-bitmaps': bitmaps.length > 0 ? bitmaps : undefined,
+    encrypted: node.instance.info().isEncrypted === true,
+    cache: {
+      'no-flush': cache['no-flush'],
+      direct: cache.direct,
+      writeback: options.writeCache ?? true,
+    },
+    file: names.of(node),
+  });
 }
 
 /** In which QEMU tells them, seen of its answers. */
@@ -121,7 +113,9 @@ const MEMBER_ORDER: ReadonlyArray<string> = (
   'write_threshold backing_file dirty-bitmaps encrypted bps bps_rd cache iops_max file iops_wr_max_length iops_wr_max'
 ).split(' ');
 
-function inOrder(members: JsonObject): JsonObject {
-  const placeOf = (name: string): number => MEMBER_ORDER.indexOf(name);
-  return Object.fromEntries(Object.entries(members).sort(([a], [b]) => placeOf(a) - placeOf(b)));
+function inOrder(...parts: ReadonlyArray<{ readonly [name: string]: Json | undefined }>): JsonObject {
+  const ordered: JsonObject = {};
+  for (const name of MEMBER_ORDER)
+    for (const { [name]: member } of parts) if (member !== undefined) ordered[name] = member;
+  return ordered;
 }

@@ -34,17 +34,17 @@ test('whoever reads the log gets all of it', async (t) => {
   assert.equal(await answer.text(), lines.map((line) => `${line}\n`).join(''));
 });
 
-test('looks take a thirtieth of the time at most, whoever asks for them, and are five seconds apart at most', () => {
+test('looks take a fiftieth of the time at most, whoever asks for them, and are five seconds apart at most', () => {
   const pace = new LookPace();
   assert.equal(pace.dueMs(0, 0), 0);
   pace.ended(0, 2);
   assert.equal(Math.round(pace.dueMs(2, 100)), 102);
   pace.ended(100, 110);
-  assert.equal(Math.round(pace.dueMs(110, 100)), 110 + 290);
-  assert.equal(Math.round(pace.dueMs(300, 100)), 110 + 290);
+  assert.equal(Math.round(pace.dueMs(110, 100)), 110 + 490);
+  assert.equal(Math.round(pace.dueMs(300, 100)), 110 + 490);
   assert.equal(pace.dueMs(110, 1000), 1110);
   pace.ended(2000, 2100);
-  assert.equal(Math.round(pace.dueMs(2100, 1000)), 2100 + 2900);
+  assert.equal(Math.round(pace.dueMs(2100, 1000)), 2100 + 4900);
   pace.ended(5000, 6000);
   assert.equal(pace.dueMs(6000, 1000), 11_000);
 });

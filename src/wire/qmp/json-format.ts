@@ -5,37 +5,38 @@ export type Writable = JsonValue | undefined | { [key: string]: Writable } | rea
 
 /** One line as QEMU prints it: ", " and ": " as separators, ASCII only. */
 export function formatJson(value: Writable): string {
-  const parts: string[] = [];
-  write(parts, value, undefined, 0);
-  return parts.join('');
+  return withValue('', value, undefined, 0);
 }
 
 /** Indented by 4, as with pretty=on. */
 export function formatJsonPretty(value: Writable): string {
-  const parts: string[] = [];
-  write(parts, value, '    ', 0);
-  return parts.join('');
+  return withValue('', value, '    ', 0);
 }
 
-/** Text is put together once: a chain's answers are as deep as it, and texts of texts would be copied at each level. */
-function write(parts: string[], value: Writable, indent: string | undefined, depth: number): void {
-  if (typeof value !== 'object' || value === null || value instanceof Number) {
-    parts.push(scalar(value));
-    return;
-  }
+/** What is there is only ever gone on with: a chain's answers are as deep as it, and texts of texts would be copied. */
+function withValue(text: string, value: Writable, indent: string | undefined, depth: number): string {
+  if (typeof value !== 'object' || value === null || value instanceof Number) return text + scalar(value);
   const pad = indent === undefined ? '' : `\r\n${indent.repeat(depth + 1)}`;
   const end = indent === undefined ? '' : `\r\n${indent.repeat(depth)}`;
-  const separator = indent === undefined ? ', ' : ',';
-  const isArray = Array.isArray(value);
+  const separator = indent === undefined ? ', ' : `,${pad}`;
   let before = pad;
-  parts.push(isArray ? '[' : '{');
-  for (const [key, member] of Object.entries(value as { [key: string]: Writable })) {
-    if (member === undefined && !isArray) continue;
-    parts.push(isArray ? before : `${before}${quote(key)}: `);
-    write(parts, member, indent, depth + 1);
-    before = separator + pad;
+  if (Array.isArray(value)) {
+    let list = `${text}[`;
+    for (const member of value as readonly Writable[]) {
+      list = withValue(list + before, member, indent, depth + 1);
+      before = separator;
+    }
+    return `${list}${end}]`;
   }
-  parts.push(end, isArray ? ']' : '}');
+  const members = value as { [key: string]: Writable };
+  let object = `${text}{`;
+  for (const key of Object.keys(members)) {
+    const member = members[key];
+    if (member === undefined) continue;
+    object = withValue(`${object}${before}${quote(key)}: `, member, indent, depth + 1);
+    before = separator;
+  }
+  return `${object}${end}}`;
 }
 
 function scalar(value: Writable): string {
@@ -67,11 +68,14 @@ function formatDouble(value: number): string {
 }
 
 const PLAIN = /^[ !#-[\]-~]*$/;
+const ASCII = /^[ -~]*$/;
 
 /** A string literal in ASCII with upper-case escapes. */
 function quote(text: string): string {
   if (PLAIN.test(text)) return `"${text}"`;
   const json = JSON.stringify(text);
+  // Names in JSON are long, and have nothing but quotes.
+  if (ASCII.test(text)) return json;
   return json.replace(/\\(?:u([0-9a-f]{4})|.)|[\u007f-\uffff]/g, (match: string, digits?: string) => {
     if (digits !== undefined) return `\\u${digits.toUpperCase()}`;
     if (match.length > 1) return match;
