@@ -7,6 +7,7 @@ import { BesideView } from './beside.js';
 import { Chains } from './chains.js';
 import { MapView } from './cluster-map.js';
 import { Console } from './console.js';
+import { afterLook } from './done.js';
 import { History } from './history.js';
 import { ImagePanel } from './image-panel.js';
 import { Jobs } from './jobs.js';
@@ -35,6 +36,10 @@ function App() {
     follow(setStore, (state) => {
       version.current++;
       historyOf(state.name).add(state);
+      setDone((all) => {
+        const own = all[state.name];
+        return own ? { ...all, [state.name]: own.map((one) => afterLook(one, state)) } : all;
+      });
     });
   }, []);
   const name = server ?? store.servers[0];

@@ -4,6 +4,7 @@ import { copyText } from '../../view/plan/expected.js';
 import type { Action, PlannedCommand } from '../../view/plan/types.js';
 import { bracketed, printableJson } from '../../view/words.js';
 import type { PointPlan, ToldPlan } from '../messages.js';
+import type { Undoable } from './done.js';
 import { ask } from './store.js';
 
 /** What somebody wants done: told first. */
@@ -25,7 +26,7 @@ export interface Shown {
 }
 
 /** What was done, and what takes it back as things are then. */
-export interface Done {
+export interface Done extends Undoable {
   readonly title: string;
   readonly undo?: (view: View) => Proposal;
   /** Why it was not done, of what failed when nobody saw its plan any more. */
@@ -60,7 +61,11 @@ export function proposeAction(
     },
     run: async () => {
       const { undo } = await ask<{ undo?: Action }>('run', { server, action, ...given({ gist }) });
-      onDone({ title, ...(undo && { undo: (now) => proposeAction(server, now, undo, onDone) }) });
+      onDone({
+        title,
+        ...(undo && { undo: (now) => proposeAction(server, now, undo, onDone) }),
+        ...(undo?.kind === 'job' && { job: { id: undo.job, looks: 0 } }),
+      });
     },
   };
 }
