@@ -59,6 +59,11 @@ export function PlanView({
         <button type="button" onClick={close}>
           Close
         </button>
+        {isRunning && (
+          <span class="quiet" role="status">
+            Asked of the server; it goes on when this is closed.
+          </span>
+        )}
       </div>
     </dialog>
   );
