@@ -1,6 +1,6 @@
 import type { JsonObject } from '../schema/types.js';
 import { type Answers, numberOf, objectOf, objectsOf, textOf } from './answers.js';
-import type { Image, Job, JobStage } from './model.js';
+import { byId, type Image, type Job, type JobStage, pastFilters } from './model.js';
 import type { GraphParent, NodeGraph } from './nodes.js';
 
 const AT_WORK = ['created', 'running', 'paused', 'ready', 'standby'];
@@ -120,12 +120,11 @@ function flowOf(
   held: readonly GraphParent[],
   images: readonly Image[],
 ): Pick<Job, 'from' | 'to'> {
-  const shown = (id: string | undefined): string | undefined => {
-    const image = images.find((one) => one.id === id);
-    return image?.kind === 'filter' ? shown(image.children[0]?.id) : image?.id;
-  };
+  const isShown = (id: string): boolean => (byId(images).get(id)?.kind ?? 'filter') !== 'filter';
   const inRole = (...roles: string[]): string[] =>
-    held.filter(({ role }) => roles.includes(role)).flatMap(({ child }) => shown(child) ?? []);
+    held
+      .filter(({ role }) => roles.includes(role))
+      .flatMap(({ child }) => [...pastFilters(child, byId(images))].filter(isShown));
   const [main] = inRole('main node');
   const between = inRole('intermediate node');
   const [to] = type === 'stream' ? [...inRole('active node'), main] : inRole('target', 'base');

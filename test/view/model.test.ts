@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import type { JsonObject } from '../../src/schema/types.js';
 import { readAnswers } from '../../src/view/answers.js';
 import { buildView } from '../../src/view/build.js';
+import { withoutJobs } from '../../src/view/plan/points.js';
 import { imageOf, type View } from '../../src/view/model.js';
 import { QmpError } from '../../src/wire/qmp/registry.js';
 import { RECORDINGS, recorded, recordedView, serversWith } from './recorded.js';
@@ -124,6 +125,32 @@ test('queries that a server lacks leave a poorer picture', async () => {
     }),
     /broken/,
   );
+});
+
+test('filters that show each other are no reason to look for ever, whoever works with them', () => {
+  const vertices = [
+    { id: 1, type: 'block-driver', name: '#f' },
+    { id: 2, type: 'block-driver', name: '#g' },
+    { id: 3, type: 'block-job', name: 'j' },
+  ];
+  const view = buildView({
+    'query-named-block-nodes': ['#f', '#g'].map((name) => ({ 'node-name': name, drv: 'mirror_top' })),
+    'query-jobs': [{ id: 'j', type: 'mirror', status: 'running' }],
+    'x-debug-query-block-graph': {
+      nodes: vertices,
+      edges: [
+        { parent: 1, child: 2, name: 'backing' },
+        { parent: 2, child: 1, name: 'backing' },
+        { parent: 3, child: 1, name: 'main node' },
+        { parent: 3, child: 2, name: 'target' },
+      ],
+    },
+  });
+  assert.deepEqual(
+    view.jobs.map(({ from, to }) => ({ from, to })),
+    [{ from: [], to: undefined }],
+  );
+  assert.deepEqual(withoutJobs(view).images, []);
 });
 
 test('a graph that goes round, and answers that are none, are no reason to hang or to fail', () => {

@@ -1,7 +1,7 @@
 import { BlockError } from '../../base/error.js';
 import { assemble } from '../build.js';
 import { imagesLeftOpen } from '../left-open.js';
-import { type Image, imageOf, type User, type View } from '../model.js';
+import { byId, type Image, imageOf, pastFilters, type User, type View } from '../model.js';
 import { humanBytes } from '../progress-meter.js';
 import { bracketed, userText } from '../words.js';
 import { allocatedOf, Change, topOf, wayDown } from './change.js';
@@ -70,9 +70,8 @@ export function cheapestDeletion(view: View, id: string): DeletionWay {
 export function withoutJobs(view: View): View {
   if (view.jobs.length === 0) return view;
   const shown = (id: string): string => {
-    const image = imageOf(view, id);
-    const [child] = image?.children ?? [];
-    return image && isJobFilter(image) && child ? shown(child.id) : id;
+    const way = [...pastFilters(id, byId(view.images))];
+    return way.find((one) => !isJobFilter(imageOf(view, one))) ?? id;
   };
   const images = view.images
     .filter((image) => !isJobFilter(image))
