@@ -4,6 +4,7 @@ import { assert, defined } from '../base/assert.js';
 import { BlockError } from '../base/error.js';
 import type { ComputeTask } from './compute.js';
 import { type ComputeReply, type ComputeRequest, unpackError } from './compute-messages.js';
+import type { LoadedKoffi } from './koffi.js';
 
 /**
  * A thread has the next task at hand when it is done with one: else it would be idle for as long as it takes to wake
@@ -30,10 +31,14 @@ interface Slot {
   running: { assignment: Assignment; output: Uint8Array } | undefined;
 }
 
-/** What a thread runs: a file, or, with its `text`, what that was when it was loaded. */
+/** What a thread runs: a file, or what that, and what it needs, was when it was loaded. */
 export interface ThreadProgram {
   readonly path: string;
-  readonly text: string | undefined;
+  readonly loaded: LoadedProgram | undefined;
+}
+
+export interface LoadedProgram extends LoadedKoffi {
+  readonly text: string;
 }
 
 /** One thread of the pool. While it has nothing to do it does not keep the process alive. */
@@ -170,11 +175,11 @@ const RUN_TEXT = `
 `;
 
 /** A program that is TypeScript still, as in our tests, needs tsx: Node 20 does not load that into threads by itself. */
-function startWorker({ path, text }: ThreadProgram): Worker {
+function startWorker({ path, loaded }: ThreadProgram): Worker {
   const resourceLimits = { maxOldGenerationSizeMb: MAX_HEAP_MB };
   if (!path.endsWith('.ts')) {
-    if (text === undefined) return new Worker(path, { resourceLimits });
-    return new Worker(RUN_TEXT, { eval: true, resourceLimits, workerData: { path, text } });
+    if (!loaded) return new Worker(path, { resourceLimits });
+    return new Worker(RUN_TEXT, { eval: true, resourceLimits, workerData: { path, ...loaded } });
   }
   const from = JSON.stringify(path);
   const start = `import('node:module').then(({ createRequire }) => {

@@ -1,7 +1,6 @@
-import { createRequire } from 'node:module';
 import { BlockError } from '../base/error.js';
+import { type Koffi, loadKoffi } from './koffi.js';
 
-export type Koffi = typeof import('koffi');
 /** A C function; `async` runs it in libuv's pool and leaves errno as it was there while the callback runs. */
 export interface NativeFunction {
   (...args: unknown[]): number;
@@ -38,7 +37,7 @@ export interface Library {
 /** Errors: unsupported where this system has no such calls. */
 export function loadLibrary(): Library {
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as Koffi;
+    const koffi = loadKoffi();
     if (koffi.sizeof('long') !== 8) throw new Error('64-bit Linux is needed');
     const libc = koffi.load(null);
     const declare = (prototype: string): NativeFunction => libc.func(prototype);

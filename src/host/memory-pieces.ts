@@ -1,7 +1,7 @@
 import { assert } from '../base/assert.js';
 import type { IoVector } from '../base/io-vector.js';
 import { MiB } from '../base/limits.js';
-import type { Koffi } from './libc.js';
+import type { Koffi } from './koffi.js';
 
 /** UIO_MAXIOV: most pieces of memory of one call. */
 export const MOST_PIECES = 1024;

@@ -2,10 +2,12 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { Notifier } from '../base/async.js';
 import { BlockError, errnoError, toBlockError } from '../base/error.js';
+import { given } from '../base/given.js';
 import { MAX_WAITING_COMPUTE_TASKS } from '../base/limits.js';
 import type { ComputeOptions, ComputeProgram, ComputeTask, HostCompute } from './compute.js';
 import { FairQueue } from './compute-queue.js';
-import { type Assignment, ComputeThread } from './compute-thread.js';
+import { type Assignment, ComputeThread, type LoadedProgram } from './compute-thread.js';
+import { loadedKoffiFile } from './koffi.js';
 import { TurnBudget } from './sync-writes.js';
 
 /** More would take the processors from the event loops that feed them. */
@@ -46,9 +48,12 @@ export class RealCompute implements HostCompute {
     return this.#poolOf(task.function.program.path).run(task as ComputeTask<never>, user, signal);
   }
 
-  /** Its threads run what its file says now. Errors: those of reading it. */
+  /** Its threads run what its file says now, with what this process has loaded. Errors: those of reading it. */
   load({ path }: ComputeProgram): void {
-    this.#poolOf(path).text = readFileSync(path, 'utf8');
+    this.#poolOf(path).loaded = {
+      text: readFileSync(path, 'utf8'),
+      ...given({ koffiFile: loadedKoffiFile() }),
+    };
   }
 
   async room(user: object = NOBODY): Promise<void> {
@@ -75,7 +80,7 @@ function closedError(): BlockError {
 class ThreadPool {
   readonly #path: string;
   /** See ThreadProgram. */
-  text: string | undefined;
+  loaded: LoadedProgram | undefined;
   readonly #mostThreads: number;
   #threads: ComputeThread[] = [];
   readonly #waiting = new FairQueue<Assignment>();
@@ -144,7 +149,7 @@ class ThreadPool {
   #idlestThread(): ComputeThread {
     const [idlest] = [...this.#threads].sort((a, b) => a.taskCount - b.taskCount);
     if (idlest && (idlest.taskCount === 0 || this.#threads.length === this.#mostThreads)) return idlest;
-    const started = new ComputeThread({ path: this.#path, text: this.text }, () => this.#dispatch());
+    const started = new ComputeThread({ path: this.#path, loaded: this.loaded }, () => this.#dispatch());
     this.#threads.push(started);
     return started;
   }

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import type { Koffi, Library } from './libc.js';
+import type { Koffi } from './koffi.js';
+import type { Library } from './libc.js';
 import { NativeCalls } from './native-calls.js';
 import { SocketCalls } from './socket-calls.js';
 

@@ -1,6 +1,6 @@
 import { errnoError } from '../base/error.js';
 import type { IoVector } from '../base/io-vector.js';
-import type { Koffi } from './libc.js';
+import type { Koffi } from './koffi.js';
 import { MAPPED_ADDRESSES, MemoryPieces, MOST_PIECES } from './memory-pieces.js';
 import { type CallResult, NativeCalls } from './native-calls.js';
 import { SocketCalls } from './socket-calls.js';

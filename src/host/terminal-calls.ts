@@ -1,6 +1,7 @@
 import { closeSync, constants as fileConstants, openSync } from 'node:fs';
 import { errnoError } from '../base/error.js';
-import type { Koffi, NativeFunction } from './libc.js';
+import type { Koffi } from './koffi.js';
+import type { NativeFunction } from './libc.js';
 import type { NativeCalls } from './native-calls.js';
 
 /** struct termios of glibc, with room to spare. */

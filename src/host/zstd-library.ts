@@ -1,5 +1,4 @@
-import { createRequire } from 'node:module';
-import type { Koffi } from './libc.js';
+import { loadKoffi } from './koffi.js';
 
 /** The system's zstd. Neither function throws. */
 export interface ZstdLibrary {
@@ -20,7 +19,7 @@ export function systemZstd(): ZstdLibrary | undefined {
 
 /** For tests. */
 export function loadZstd(name: string): ZstdLibrary | undefined {
-  const koffi = createRequire(import.meta.url)('koffi') as Koffi;
+  const koffi = loadKoffi();
   try {
     // Its own symbols first: a program may have other versions of them.
     const zstd = koffi.load(name, { deep: true });
