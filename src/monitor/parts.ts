@@ -140,8 +140,8 @@ export class EngineParts {
   readonly print: (line: string) => void;
   readonly printError: (line: string) => void;
   readonly baseProtection: BaseProtection;
-  /** Set by a program that serves, and lets another process take its place. */
-  daemon: DaemonProgram | undefined;
+  /** Set by a program that serves, and lets another process take its place: from when on it does. */
+  daemon: Promise<DaemonProgram> | undefined;
   /** Settled by `quit`; the program then closes the engine and ends. */
   readonly quitting: Deferred<void> = deferred();
   readonly #listeners: Listeners;

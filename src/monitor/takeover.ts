@@ -1,6 +1,7 @@
 import { BlockError } from '../base/error.js';
 import { type DaemonProgram, giveOver } from './takeover/giver.js';
 import { planTakeover } from './takeover/plan.js';
+import { within } from './takeover/within.js';
 import type { Given } from './takeover/live.js';
 import type { Parts } from './parts.js';
 import type { Caller } from '../wire/qmp/registry.js';
@@ -16,16 +17,18 @@ export function registerTakeover(engine: Given & Parts<'command'>): void {
   });
 }
 
-/** Errors: see giveOver; unsupported for an engine that no daemon has. */
+/** Errors: see giveOver; unsupported for an engine that no daemon has; timeout for one that has not begun wholly by then. */
 export async function takeOverAt(
   engine: Given,
   socketPath: string,
   asker?: Caller,
   timeoutMs = DEFAULT_TIMEOUT_MS,
 ): Promise<never> {
-  const { daemon } = engine;
+  const { daemon, host } = engine;
   if (!daemon) throw new BlockError('unsupported', 'No takeover: this engine is no daemon');
-  return giveOver({ engine, program: daemon, socketPath, timeoutMs, asker });
+  const late = `No takeover: this process has not begun wholly within ${timeoutMs} ms`;
+  const program = await within(host.clock, daemon, { timeoutMs, late });
+  return giveOver({ engine, program, socketPath, timeoutMs, asker });
 }
 
 export type { DaemonProgram };

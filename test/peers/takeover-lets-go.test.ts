@@ -94,3 +94,20 @@ test('numbers are served once their port is let go of', async (t) => {
   assert.match(text, /^livedisk_/m);
   await quit(daemon, serving);
 });
+
+test('who has just taken over gives its place to the next one once it is whole', async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = scratch(t);
+  const daemon = await startDaemon(t, folder);
+  const { held, port } = await heldPort();
+  // It waits for the port.
+  const args = ['-metrics', `127.0.0.1:${port}`];
+  const serving = await update(t, folder, { daemon, serving: daemon.process, args });
+  const next = await successor(t, folder);
+  const ended = once(serving, 'exit');
+  const asked = daemon.execute('x-takeover', { socket: 'next.sock' });
+  held.close();
+  await asked;
+  assert.deepEqual(await ended, [0, null]);
+  await quit(daemon, next);
+});

@@ -21,6 +21,7 @@ import {
 import { type Prepared, TAKEOVER_PROTOCOL } from './messages.js';
 import { describeJobs, nodesOfJobs } from './passed-jobs.js';
 import { assertWilling, planTakeover, type Report } from './plan.js';
+import { within } from './within.js';
 
 /** While nobody is held. */
 const REHEARSAL_MS = 30_000;
@@ -297,19 +298,10 @@ class Giving {
     if (!isOwner) throw error;
   }
 
-  async #within<T>(work: Promise<T>): Promise<T> {
+  #within<T>(work: Promise<T>): Promise<T> {
     const { engine, timeoutMs } = this.#properties;
-    let cancel = (): void => undefined;
-    const late = new Promise<never>((_, reject) => {
-      const text = `What was written is not on disk within ${timeoutMs} ms`;
-      const timer = engine.host.clock.setTimer(timeoutMs, () => reject(new BlockError('timeout', text)));
-      cancel = () => timer.cancel();
-    });
-    try {
-      return await Promise.race([work, late]);
-    } finally {
-      cancel();
-    }
+    const late = `What was written is not on disk within ${timeoutMs} ms`;
+    return within(engine.host.clock, work, { timeoutMs, late });
   }
 
   /** The other one does nothing more: it hears so, or, when it may have begun, it has ended. */

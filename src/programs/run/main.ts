@@ -1,4 +1,5 @@
 import { setFlagsFromString } from 'node:v8';
+import { deferred } from '../../base/async.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
 import type { Host } from '../../host/host.js';
@@ -6,6 +7,7 @@ import { codecProgram } from '../../codec/program.js';
 import { createRealHost } from '../../host/real.js';
 import type { Engine } from '../../monitor/engine.js';
 import { onceLetGo } from '../../monitor/takeover/let-go.js';
+import type { DaemonProgram } from '../../monitor/takeover.js';
 import type { MetricsServer } from '../../web/metrics-server.js';
 import { applyTrace } from '../arguments/trace.js';
 import type { RunningMachine } from '../machine/running-machine.js';
@@ -60,6 +62,9 @@ export async function runMain(
       ? await NewDaemon.open(host, kind, options, warn)
       : await TakenDaemon.wait(host, kind, options, warn);
   const { engine } = daemon;
+  // Clients may ask for it before all that is to begin has.
+  const begun = deferred<DaemonProgram>();
+  engine.daemon = begun.promise;
   const running: RunningMachine | undefined = daemon instanceof TakenDaemon ? daemon.machine : machine;
   let pidFile: PidFile | undefined;
   let ending: Ending | undefined;
@@ -98,7 +103,7 @@ export async function runMain(
     ending ??= new Ending(engine, program);
     if (isTaken) await writePidFile();
     if (options.daemonize) tellReady();
-    renew = letTakeOver(engine, daemon, options);
+    renew = letTakeOver(engine, daemon, options, begun);
     if (isToRenew) renew();
     await host.loadWhole?.([codecProgram]).catch(told);
     await untilEnd(engine);

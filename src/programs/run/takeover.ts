@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import type { Deferred } from '../../base/async.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import { exitNow } from '../../host/exit.js';
 import type { Host } from '../../host/host.js';
@@ -10,7 +11,7 @@ import { StateKeeper } from '../../monitor/state/keeper.js';
 import { StateStore } from '../../monitor/state/store.js';
 import { Taking, type Taken } from '../../monitor/takeover/taker.js';
 import { assertWilling, planTakeover } from '../../monitor/takeover/plan.js';
-import { takeOverAt } from '../../monitor/takeover.js';
+import { type DaemonProgram, takeOverAt } from '../../monitor/takeover.js';
 import type { EngineState } from '../../schema/state.js';
 import { AdoptedMachine } from '../machine/adopted-machine.js';
 import { composeEngine } from './compose.js';
@@ -102,11 +103,12 @@ export class TakenDaemon implements DaemonStart {
     await this.machine?.begin(engine);
     const steps = monitorSteps(state);
     await start(engine, { steps, incoming: undefined, loadvm: undefined });
-    await this.#taking.serve(taken, report);
-    this.machine?.serves();
     const { askedDigest, monitors, isMultiplexed } = state;
     const program = { askedDigest, monitors, isMultiplexed };
-    if (this.#store) await StateKeeper.begin(this.#store, engine, program, true);
+    // It has the graph before clients can change it.
+    const keeping = this.#store && StateKeeper.begin(this.#store, engine, program, true);
+    await Promise.all([keeping, this.#taking.serve(taken, report)]);
+    this.machine?.serves();
     await this.#taking.untilAlone(taken);
   }
 
@@ -134,14 +136,19 @@ function waitsWithStarter(socketPath: string): NodeJS.Timeout | undefined {
   }, STARTER_LOOK_MS);
 }
 
-/** From now on another process may take this one's place; the answer starts one that does. */
-export function letTakeOver(engine: Engine, { program }: DaemonStart, options: RunOptions): () => void {
+/** From now on another process may take this one's place, as who waits for `begun` hears; the answer starts one that does. */
+export function letTakeOver(
+  engine: Engine,
+  { program }: DaemonStart,
+  options: RunOptions,
+  begun: Deferred<DaemonProgram>,
+): () => void {
   let folder: string | undefined;
   const handedOver = (): void => {
     if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
     exitNow(0);
   };
-  engine.daemon = { ...program, folder: () => process.cwd(), handedOver };
+  begun.resolve({ ...program, folder: () => process.cwd(), handedOver });
   const renew = async (): Promise<void> => {
     assertWilling(planTakeover(engine));
     folder = mkdtempSync(join(tmpdir(), 'livedisk-takeover-'));
