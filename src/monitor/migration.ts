@@ -38,7 +38,7 @@ export function registerMigration(engine: Migrating & Parts<'command'>): void {
   engine.command('x-move', (args) => wholeMove.begin(args));
   engine.command('x-move-cancel', () => wholeMove.cancel());
   engine.command('x-move-claim', (by) => moves.claim(by));
-  engine.command('x-move-release', () => ({ word: moves.release() }));
+  engine.command('x-move-release', async () => ({ word: await moves.release() }));
 }
 
 /** What there is for postcopy alone, in QEMU's words. */

@@ -10,17 +10,26 @@ import { SocketStream } from '../../src/wire/migration/byte-stream.js';
 import { MoveChannel } from '../../src/wire/migration/channel.js';
 import type { EngineState } from '../../src/schema/state.js';
 import { EngineBed } from './engine-bed.js';
-import { MigrationBed, statusOf } from './migration-bed.js';
+import { FaultyHost, type HostFault } from '../kit/faulty-host.js';
+import { Relay } from '../kit/relay.js';
+import { MigrationBed, statusOf, untilEvent } from './migration-bed.js';
 
 /** What is kept of a machine that moves: a start after a crash goes by it. */
 
+/** The type of a message: src/wire/migration/messages.ts. */
+const GO = 11;
+
 type Status = EngineState['status'];
 
-async function keptStatus(t: TestContext, bed: EngineBed): Promise<() => Promise<Status | undefined>> {
+async function keptStatus(
+  t: TestContext,
+  bed: EngineBed,
+  host = createRealHost(),
+): Promise<() => Promise<Status | undefined>> {
   // Nothing is told of the move itself.
   const capabilities = [{ capability: 'events', state: false }];
   await bed.execute('migrate-set-capabilities', { capabilities });
-  const store = await StateStore.open(createRealHost(), bed.path('state'));
+  const store = await StateStore.open(host, bed.path('state'));
   t.after(() => store.close());
   const program = { askedDigest: '', monitors: [], isMultiplexed: false };
   await StateKeeper.begin(store, bed.engine, program, false);
@@ -73,6 +82,83 @@ test('a stopped machine that has come is here after a crash', async (t) => {
   await bed.source.execute('stop');
   await bed.move();
   await untilKept(kept, 'paused');
+});
+
+/** That the destination's images are open can be kept, and no more. */
+function whenActive({ engine: { graph } }: EngineBed): HostFault {
+  const when = (): boolean => graph.node('A').activity === 'active';
+  return { op: 'write', file: 'state.new', errno: 'ENOSPC', when };
+}
+
+test('a destination says that it has the machine once a restart there finds it', async (t) => {
+  const bed = await MigrationBed.shared(t);
+  const { source, destination } = bed;
+  const faulty = new FaultyHost(createRealHost());
+  const kept = await keptStatus(t, destination, faulty.host);
+  const { moves } = destination.engine;
+  const fault = whenActive(destination);
+  faulty.faults.add(fault);
+  await bed.listen();
+  await source.execute('migrate', { uri: bed.uri });
+  await untilEvent(source, 'X_MOVE', ({ owner }) => owner === 'unknown');
+  assert.equal(await statusOf(destination), 'inmigrate');
+  assert.match(moves.moveInfo().reason ?? '', /is ours, but cannot be kept \(The state in .*No space left/);
+  assert.equal(await kept(), 'inmigrate');
+  faulty.faults.delete(fault);
+  await untilEvent(source, 'X_MOVE', ({ owner }) => owner === 'there');
+  assert.equal(await kept(), 'running');
+  assert.equal(await statusOf(destination), 'running');
+});
+
+/**
+ * The source's word is known to people, and the destination cannot keep that it has the machine, until `free` is called. The
+ * link is gone.
+ */
+async function unkept(t: TestContext): Promise<{
+  bed: MigrationBed;
+  word: string;
+  kept: () => Promise<unknown>;
+  free: () => void;
+}> {
+  const bed = await MigrationBed.shared(t);
+  const { source, destination } = bed;
+  const faulty = new FaultyHost(createRealHost());
+  const kept = await keptStatus(t, destination, faulty.host);
+  const fault = whenActive(destination);
+  faulty.faults.add(fault);
+  await bed.listen();
+  const [from, to] = [source.path('link'), destination.path('move')];
+  const relay = new Relay(createRealHost(), { type: 'unix', path: from }, { type: 'unix', path: to });
+  await relay.open();
+  t.after(() => relay.close());
+  relay.cutBefore({ towards: 'server', type: GO });
+  await source.execute('migrate', { uri: `unix:${from}` });
+  for (const end of [source, destination])
+    await untilEvent(end, 'X_MOVE', ({ owner }) => owner === 'unknown');
+  const { word } = (await source.execute('x-move-release')) as { word: string };
+  await assert.rejects(destination.execute('x-move-claim', { word }), /No space left/);
+  assert.equal(await statusOf(destination), 'inmigrate');
+  return { bed, word, kept, free: () => void faulty.faults.delete(fault) };
+}
+
+test('a machine that is taken by hand is so once that is kept', async (t) => {
+  const { bed, word, kept, free } = await unkept(t);
+  const { destination } = bed;
+  free();
+  await destination.execute('x-move-claim', { word });
+  assert.equal(await statusOf(destination), 'running');
+  assert.equal(await kept(), 'running');
+});
+
+test('a machine that could not be kept is given back by hand, with its images', async (t) => {
+  const { bed, free } = await unkept(t);
+  const { source, destination } = bed;
+  free();
+  const { word } = (await destination.execute('x-move-release')) as { word: string };
+  await source.execute('x-move-claim', { word });
+  assert.equal(await statusOf(source), 'running');
+  await source.guest('write -P 0x22 0 1M');
+  await assert.rejects(destination.execute('x-move-claim', { force: true }), /never taken here/);
 });
 
 test('where a source asks after an update or a crash is as secure as before, whatever is set by then', async (t) => {

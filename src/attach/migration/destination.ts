@@ -1,13 +1,15 @@
 import { assert } from '../../base/assert.js';
-import { Notifier } from '../../base/async.js';
+import { AsyncMutex, Notifier } from '../../base/async.js';
 import { BlockError, toBlockError } from '../../base/error.js';
 import { given } from '../../base/given.js';
+import type { GraphKeeper } from '../../block/graph.js';
 import type { SocketAddress } from '../../host/host.js';
 import type { MigrationInfo, MigrationStatus, MoveInfo } from '../../schema/migration.js';
 import type { ByteStream } from '../../wire/migration/byte-stream.js';
 import { MoveChannel, RefusedByPeer } from '../../wire/migration/channel.js';
 import { SectionsDigest, sha256Hex } from '../../wire/migration/digest.js';
 import type { MessageOf } from '../../wire/migration/messages.js';
+import type { RunStatus } from '../run-state.js';
 import { ArrivingState, type MachineState, MEMORY_SECTION } from './machine-state.js';
 import { LAST_WORD_MS, type MoveSettings } from './settings.js';
 
@@ -46,6 +48,8 @@ interface Session {
   readonly backWord: string;
   readonly state: ArrivingState;
   phase: 'coming' | 'taken' | 'owned' | 'released';
+  /** In `taken`: the source has said its word, and may not be told anything but that the machine is here. */
+  isHeard: boolean;
 }
 
 const WORD_BYTES = 16;
@@ -65,6 +69,10 @@ export class DestinationMove {
   readonly #idle = new Notifier();
   readonly #answered = new Notifier();
   #isClosed = false;
+  /** One after the other: by a word that comes, and by hand. */
+  readonly #becoming = new AsyncMutex();
+  /** What the machine will be once that is kept. */
+  #arrivesAs: RunStatus | undefined;
 
   constructor(settings: MoveSettings, machine: MachineState) {
     this.#settings = settings;
@@ -73,6 +81,11 @@ export class DestinationMove {
 
   get isStarted(): boolean {
     return this.#door !== undefined;
+  }
+
+  /** While what is to be kept is described. */
+  get arrivesAs(): RunStatus | undefined {
+    return this.#arrivesAs;
   }
 
   info(): MigrationInfo {
@@ -95,9 +108,7 @@ export class DestinationMove {
       ...(session && { session: session.id }),
       ...(this.#channel?.lastSent !== undefined && { 'last-sent': this.#channel.lastSent }),
       ...(this.#channel?.lastSeen !== undefined && { 'last-seen': this.#channel.lastSeen }),
-      ...(isUnsure && {
-        reason: `All of the machine is here, but the source's word that it is ours never came (${this.#error})`,
-      }),
+      ...(isUnsure && { reason: `${whyUnsure(session)} (${this.#error})` }),
     };
   }
 
@@ -118,11 +129,11 @@ export class DestinationMove {
     try {
       await this.#greet(channel);
     } catch (error) {
-      await this.#refuse(channel, error);
+      const isTold = await this.#refuse(channel, error);
       this.#leave(channel);
       this.#leaveDoor();
       // Who is no livedisk takes its bytes for welcome as long as somebody reads them.
-      if (!stream.isOneWay && channel.lastSeen !== undefined) await channel.farewell(LAST_WORD_MS);
+      if (isTold && channel.lastSeen !== undefined) await channel.farewell(LAST_WORD_MS);
     } finally {
       channel.close();
       this.#channels.delete(channel);
@@ -140,13 +151,17 @@ export class DestinationMove {
     if (this.#door?.isOnce && this.#session?.phase !== 'owned') this.#door = undefined;
   }
 
-  /** Why nothing comes of a connection. What is in doubt stays so. */
-  async #refuse(channel: MoveChannel, error: unknown): Promise<void> {
+  /** Why nothing comes of a connection. What is in doubt stays so. Answers whether the source is told. */
+  async #refuse(channel: MoveChannel, error: unknown): Promise<boolean> {
     const reason = toBlockError(error).message;
     const session = this.#session;
+    const { isOneWay } = channel.stream;
+    let mayTell = !isOneWay;
     if (this.#channel === channel && session) {
+      // It would take the machine back, which a restart may find here, too, after a write that failed. It asks again.
+      if (session.isHeard) mayTell = false;
       // Its word will never be said.
-      const isOver = error instanceof RefusedByPeer || channel.stream.isOneWay;
+      const isOver = error instanceof RefusedByPeer || isOneWay;
       if (isOver && session.phase === 'taken') session.phase = 'released';
       await this.#lose(session, reason);
     }
@@ -155,7 +170,8 @@ export class DestinationMove {
       this.#settings.warn(reason);
     else if (channel.lastSeen !== undefined || (error instanceof BlockError && error.kind !== 'closed'))
       this.#tell(reason);
-    if (!channel.stream.isOneWay) await channel.send('refuse', { reason }).catch(() => undefined);
+    if (mayTell) await channel.send('refuse', { reason }).catch(() => undefined);
+    return mayTell;
   }
 
   async #greet(channel: MoveChannel): Promise<void> {
@@ -176,6 +192,7 @@ export class DestinationMove {
       backWord: this.#settings.host.random.bytes(WORD_BYTES).toString('hex'),
       state: this.#newState(),
       phase: 'coming',
+      isHeard: false,
     };
     this.#channel = channel;
     this.#error = undefined;
@@ -297,21 +314,36 @@ export class DestinationMove {
     if (this.#status === 'active') this.#set('failed');
   }
 
-  /** The machine is here from now on, and runs if it ran there. Errors: permission for a wrong word. */
+  /** The machine is here from now on, and runs if it ran there. Errors: permission for a wrong word; those of becoming it. */
   async #own(session: Session, word: string): Promise<void> {
     if (sha256Hex(Buffer.from(word, 'hex')) !== session.word)
       throw new BlockError('permission', 'This is not the word of the source of this move');
+    session.isHeard = true;
     await this.#become(session);
   }
 
-  async #become(session: Session): Promise<void> {
-    session.phase = 'owned';
+  /** Errors: those of keeping it; then it has not become so, and the next try may. */
+  #become(session: Session): Promise<void> {
+    return this.#becoming.run(async () => {
+      if (session.phase === 'owned') return;
+      const { runState } = this.#machine.parts;
+      const status = await this.#settle(session);
+      await this.#arrive(session, status).catch(async (error: unknown) => {
+        await this.#machine.giveUp();
+        throw error;
+      });
+      if (runState.isRunning) await this.#run();
+      this.#error = undefined;
+      this.#set('completed');
+    });
+  }
+
+  /** Nobody else has its disks. Answers what the machine becomes. */
+  async #settle({ state }: Session): Promise<RunStatus> {
     const { runState } = this.#machine.parts;
     const { capabilities } = this.#settings;
-    await session.state
-      .endExports()
-      .catch((error: unknown) => this.#settings.warn(toBlockError(error).message));
-    let status = runState.arrivesAs(session.state.apply());
+    await state.endExports().catch((error: unknown) => this.#settings.warn(toBlockError(error).message));
+    let status = runState.arrivesAs(state.apply());
     const isLate = capabilities.has('late-block-activate') && status !== 'running';
     if (!isLate)
       await this.#start(status === 'running').catch((error: unknown) => {
@@ -319,10 +351,27 @@ export class DestinationMove {
         if (status === 'running') status = 'paused';
         this.#settings.warn(toBlockError(error).message);
       });
-    runState.arrive(status);
-    if (runState.isRunning) await this.#run();
-    this.#error = undefined;
-    this.#set('completed');
+    return status;
+  }
+
+  /** A restart finds the machine here from before on that anybody writes to it, or hears that it is. Errors: those of the keeper. */
+  async #arrive(session: Session, status: RunStatus): Promise<void> {
+    const { graph, runState } = this.#machine.parts;
+    await graph.betweenChanges(async () => {
+      await graph.keeper?.keep(this.#describe(graph.keeper, status));
+      session.phase = 'owned';
+      session.state.settle();
+      runState.arrive(status);
+    });
+  }
+
+  #describe(keeper: GraphKeeper, status: RunStatus): string {
+    this.#arrivesAs = status;
+    try {
+      return keeper.describe();
+    } finally {
+      this.#arrivesAs = undefined;
+    }
   }
 
   /** Processors that another program has. */
@@ -388,7 +437,8 @@ export class DestinationMove {
 
   /** Undefined: no machine has come. */
   passed(): PassedArrival | undefined {
-    if (this.#session?.phase !== 'owned') return undefined;
+    if (!this.#session || (this.#session.phase !== 'owned' && this.#arrivesAs === undefined))
+      return undefined;
     const { id } = this.#session;
     if (!this.#door) return { session: id };
     const { address, isOnce, tls } = this.#door;
@@ -401,7 +451,7 @@ export class DestinationMove {
     open: (door: PassedDoor, take: (stream: ByteStream) => void) => Promise<Door>,
   ): Promise<void> {
     // Its words have done what they were for.
-    this.#session = { id, word: '', backWord: '', state: this.#newState(), phase: 'owned' };
+    this.#session = { id, word: '', backWord: '', state: this.#newState(), phase: 'owned', isHeard: true };
     this.#status = 'completed';
     if (!door) return;
     this.#door = await open(door, (stream) => void this.#serve(stream));
@@ -429,12 +479,14 @@ export class DestinationMove {
   }
 
   /** The word by which the source knows that the machine is never taken here. Errors: invalid. */
-  release(): string {
+  async release(): Promise<string> {
     const session = this.#session;
     if (!session || session.phase === 'owned' || this.#channel)
       throw new BlockError('invalid', 'There is no move that waits for its last word');
     if (session.phase === 'taken') {
       session.phase = 'released';
+      // They may not have gone when the move failed, which could not be kept then.
+      await this.#machine.giveUp();
       session.state.remove();
       this.#tell('released by hand');
     }
@@ -461,6 +513,13 @@ export class DestinationMove {
     if (isAlwaysTold || this.#settings.capabilities.has('events'))
       this.#settings.emit('MIGRATION', { status });
   }
+}
+
+function whyUnsure({ isHeard }: Session): string {
+  const text = 'All of the machine is here';
+  return isHeard
+    ? `${text}, and is ours, but cannot be kept`
+    : `${text}, but the source's word that it is ours never came`;
 }
 
 function shown(address: SocketAddress): NonNullable<MigrationInfo['socket-address']>[number] {

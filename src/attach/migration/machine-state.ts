@@ -221,7 +221,7 @@ export class MachineState {
   }
 }
 
-/** A machine's state that comes. Nothing that anybody could use changes before apply(). */
+/** A machine's state that comes. Nothing that anybody could use changes before apply(), and may be used before settle(). */
 export class ArrivingState {
   readonly #parts: MovedParts;
   readonly #bitmaps: ArrivingBitmaps;
@@ -317,15 +317,19 @@ export class ArrivingState {
     this.#bitmaps.check();
   }
 
-  /** This machine is as the source was. Answers the source's run state. */
+  /** This machine's disks are as the source's were. Answers the source's run state. */
   apply(): RunStatus {
     const { status, disks } = this.assertWhole();
     for (const { path, isTrayOpen, ioStatus } of disks) {
       const device = this.#deviceAt(path);
       if (device) Object.assign(device, { isTrayOpen, ioStatus });
     }
-    this.#bitmaps.settle();
     return status;
+  }
+
+  /** The machine is here: what has come may be used. */
+  settle(): void {
+    this.#bitmaps.settle();
   }
 
   /** The source writes to the disks no more. */

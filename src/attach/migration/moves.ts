@@ -146,7 +146,7 @@ export class Moves {
     await (this.#isDestination() ? this.destination.claim(by) : this.source.claim(by));
   }
 
-  release(): string {
+  async release(): Promise<string> {
     return this.#isDestination() ? this.destination.release() : this.source.release();
   }
 

@@ -80,9 +80,10 @@ export function describeEngine(
   };
 }
 
-/** One that was reset after it had moved has moved still. */
+/** One that was reset after it had moved has moved still; one that comes is here before anybody uses it. */
 function statusOf({ runState: { status }, moves }: Described): EngineState['status'] {
-  return moves.source.hasLeft && status !== 'finish-migrate' ? 'postmigrate' : status;
+  const { source, destination } = moves;
+  return source.hasLeft && status !== 'finish-migrate' ? 'postmigrate' : (destination.arrivesAs ?? status);
 }
 
 function arrivalOf({ moves }: Described): EngineState['arrival'] {
