@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
 import { BlockError } from '../../src/base/error.js';
 import { SocketStream } from '../../src/wire/migration/byte-stream.js';
@@ -419,6 +419,22 @@ test('a machine goes through a command, whose failure is the move\u2019s', async
   await destination.execute('migrate-incoming', { uri: `exec:cat ${path}` });
   await untilEvent(destination, 'MIGRATION', ({ status }) => status === 'completed');
   await destination.guest('read -P 2 0 64k');
+});
+
+test('a move whose command takes all and does not end is given up', async (t) => {
+  const bed = await MigrationBed.shared(t);
+  const { source } = bed;
+  const [taken, held] = [source.path('taken'), source.path('held')];
+  writeFileSync(held, '');
+  t.after(() => rmSync(held, { force: true }));
+  const words = `exec:cat >/dev/null; touch ${taken}; while [ -e ${held} ]; do sleep 0.1; done`;
+  await source.execute('migrate', { uri: words });
+  while (!existsSync(taken)) await new Promise((resolve) => setTimeout(resolve, 5));
+  await source.execute('migrate_cancel');
+  await source.engine.moves.source.ended;
+  assert.equal(((await source.execute('query-migrate')) as JsonObject)['status'], 'cancelled');
+  assert.equal(await statusOf(source), 'running');
+  await source.guest('write -P 2 0 64k');
 });
 
 // ---- capabilities, parameters

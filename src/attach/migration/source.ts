@@ -292,7 +292,10 @@ export class SourceMove {
   /** Whoever reads it later has the machine then; what was not written whole is of no use to anybody. */
   async #sayToNobody(channel: MoveChannel): Promise<void> {
     await channel.send('go', { word: this.#said().word });
-    await channel.stream.finish();
+    // A command may take all, and go on for ever.
+    const unwanted = this.#changed.until(() => this.#isCancelled || this.#isClosed);
+    await Promise.race([channel.stream.finish(), unwanted]);
+    this.#assertWanted();
     this.#isSaved = true;
   }
 
