@@ -95,6 +95,17 @@ const PROOFS = {
     count: /(\d+) updates, (\d+) writes/m,
     amount: ([updates, writes]) => `${updates} updates, ${writes} writes`,
   },
+  'vhost-chaos': {
+    what: 'a real machine on disks over vhost-user, whose server is killed, updated, stopped and told to do jobs',
+    pieces: (seed) =>
+      Array.from({ length: 10 }, (_, i) => ({
+        name: `seed ${seed + i}`,
+        args: ['--import', 'tsx', '--test', 'test/peers/vhost-chaos.test.ts'],
+        env: { CHAOS_STEPS: '60', CHAOS_SEED: String(seed + i) },
+      })),
+    count: /(\d+) steps of chaos/m,
+    amount: ([steps]) => `${steps} steps`,
+  },
   fuzz: {
     what: 'damaged qcow2 images, opened, checked, read and written',
     pieces: (seed) =>
