@@ -6,7 +6,7 @@ import type { Host, SocketAddress } from '../../host/host.js';
 import { createSimulatedHost } from '../../host/simulated.js';
 import { NbdPeer } from '../../../test/kit/nbd-peer.js';
 import { MemoryTarget } from '../../../test/kit/nbd-target.js';
-import { Command } from './constants.js';
+import { Command, CommandFlag } from './constants.js';
 import type { IoRequest } from '../../base/io-request.js';
 import { NbdServer } from './server.js';
 
@@ -198,13 +198,7 @@ test('what clients make the server keep is bounded in sum, and those who hoard i
     }) as Host;
     const server = await NbdServer.listen(counting, ADDRESS);
     server.addExport({ name: 'one', target: new MemoryTarget(64 * MiB), readOnly: false, multiConn: true });
-    const hoarders: NbdPeer[] = [];
-    // Each announces the largest write there is, and sends a byte of it.
-    for (let i = 0; i < 40; i++) {
-      const peer = await connected(host, 'one');
-      peer.request(Command.write, 0, 32 * MiB, { payload: Buffer.alloc(1) });
-      hoarders.push(peer);
-    }
+    const hoarders = await hoard(host, 40);
     await host.clock.sleep(1000);
     assert.ok(allocatedBytes < 900 * MiB, `${allocatedBytes / MiB} MiB`);
     // Small requests, and those without data, are served at once all the same.
@@ -226,3 +220,105 @@ test('what clients make the server keep is bounded in sum, and those who hoard i
     await server.close();
   });
 });
+
+/** Clients that have announced the largest writes there are, and sent a byte of each. There is memory for 24 of them. */
+async function hoard(host: Host, clients: number): Promise<NbdPeer[]> {
+  const hoarders: NbdPeer[] = [];
+  for (let i = 0; i < clients; i++) {
+    const peer = await connected(host, 'one');
+    peer.request(Command.write, 0, 32 * MiB, { payload: Buffer.alloc(1) });
+    hoarders.push(peer);
+  }
+  return hoarders;
+}
+
+/** A server with a large disk. */
+function onLarge(body: (host: Host, target: MemoryTarget) => Promise<void>): () => Promise<void> {
+  return async () => {
+    const simulation = createSimulatedHost({ seed: 6 });
+    const { host } = simulation;
+    await simulation.run(async () => {
+      const server = await NbdServer.listen(host, ADDRESS);
+      const target = new MemoryTarget(64 * MiB);
+      server.addExport({ name: 'one', target, readOnly: false, multiConn: true });
+      await body(host, target);
+      await server.close();
+    });
+  };
+}
+
+test(
+  'who comes when memory has been hoarded for long does not wait for it',
+  onLarge(async (host) => {
+    await hoard(host, 24);
+    await host.clock.sleep(30_000);
+    const honest = await connected(host, 'one');
+    const beganMs = host.clock.nowMs();
+    assert.equal((await honest.ask(Command.read, 0, 32 * MiB)).failure, 0);
+    assert.ok(host.clock.nowMs() - beganMs < 1000, `${host.clock.nowMs() - beganMs} ms`);
+  }),
+);
+
+test(
+  'of those who keep memory waiting who moves it is waited for, and who sends a byte now and then is not',
+  onLarge(async (host) => {
+    const slow = await connected(host, 'one');
+    slow.request(Command.write, 0, 32 * MiB);
+    const hoarders = await hoard(host, 40);
+    let sentMiB = 0;
+    const sending = (async () => {
+      for (; sentMiB < 31; sentMiB++) {
+        slow.send(Buffer.alloc(MiB));
+        for (const { socket, isClosed } of hoarders) if (!isClosed) socket.write(Buffer.alloc(1));
+        await host.clock.sleep(3000);
+      }
+    })();
+    const honest = await connected(host, 'one');
+    const beganMs = host.clock.nowMs();
+    // By then those who waited for memory from the beginning have some, and hoard it.
+    for (let i = 0; i < 4; i++) {
+      assert.equal((await honest.ask(Command.read, 0, 32 * MiB)).failure, 0);
+      await host.clock.sleep(1000);
+    }
+    assert.ok(host.clock.nowMs() - beganMs < 45_000, `${host.clock.nowMs() - beganMs} ms`);
+    assert.ok(hoarders.some(({ isClosed }) => isClosed));
+    await sending;
+    slow.send(Buffer.alloc(MiB));
+    assert.equal((await slow.reply()).failure, 0);
+  }),
+);
+
+test(
+  'who has waited long for memory has time to take what it asked for',
+  onLarge(async (host) => {
+    await hoard(host, 40);
+    const waiting = await Promise.all([connected(host, 'one'), connected(host, 'one')]);
+    for (const peer of waiting) {
+      peer.socket.pause();
+      peer.request(Command.read, 0, 32 * MiB, { flags: CommandFlag.df });
+    }
+    await host.clock.sleep(12_000);
+    await hoard(host, 40);
+    await host.clock.sleep(5000);
+    for (const peer of waiting) {
+      peer.socket.resume();
+      assert.equal((await peer.reply(32 * MiB)).failure, 0);
+    }
+  }),
+);
+
+test(
+  'who has waited long for the disk has time to take what it asked for',
+  onLarge(async (host, target) => {
+    target.isLate = true;
+    target.delay = () => host.clock.sleep(20_000);
+    const peer = await connected(host, 'one');
+    peer.socket.pause();
+    peer.request(Command.read, 0, 32 * MiB, { flags: CommandFlag.df });
+    await host.clock.sleep(21_000);
+    await hoard(host, 40);
+    await host.clock.sleep(5000);
+    peer.socket.resume();
+    assert.equal((await peer.reply()).failure, 0);
+  }),
+);

@@ -37,6 +37,11 @@ export class ReplyStream {
     return this.#socket.queuedBytes + this.#used - this.#sent;
   }
 
+  /** Bytes that the socket has handed on, in all. */
+  get goneBytes(): number {
+    return this.#writtenBytes - this.#socket.queuedBytes;
+  }
+
   reserve(lengthBytes: number): number {
     assert(lengthBytes <= REPLY_BUFFER_BYTES, () => `reply of ${lengthBytes} bytes`);
     if (this.#used + lengthBytes > this.buffer.length) {
@@ -128,7 +133,7 @@ export class ReplyStream {
 
   /** Takes back what the socket has handed on. A busy connection may never have nothing queued. */
   #release(): void {
-    const goneBytes = this.#writtenBytes - this.#socket.queuedBytes;
+    const { goneBytes } = this;
     let count = 0;
     for (const { buffer, end } of this.#held) {
       if (end > goneBytes) break;

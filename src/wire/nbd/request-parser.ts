@@ -58,9 +58,9 @@ export class RequestParser {
     return this.#state === 'closed';
   }
 
-  /** The peer owes the rest of a payload. */
-  get hasPartOfPayload(): boolean {
-    return this.#payload !== undefined;
+  /** Memory for a payload of which the peer owes the rest. */
+  get keptBytes(): number {
+    return this.#payload?.length ?? 0;
   }
 
   /** What it has taken of a request that is not whole: another parser that takes this goes on from there. */

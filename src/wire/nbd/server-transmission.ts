@@ -9,6 +9,7 @@ import type { Request } from './codec.js';
 import { Command, CommandFlag } from './constants.js';
 import type { Change, LostChanges } from './lost-changes.js';
 import { FileReply } from './file-reply.js';
+import { KeptMemory } from './kept-memory.js';
 import { REPLY_BUFFER_BYTES } from './reply-stream.js';
 import { RequestParser, type RequestTaker } from './request-parser.js';
 import {
@@ -106,7 +107,8 @@ export class ServerTransmission implements RequestTaker {
   #disconnecting = false;
   /** The connection is gone: nothing new begins, nothing is answered. */
   #isGone = false;
-  #progressMs: number;
+  #receivedBytes = 0;
+  readonly #kept: KeptMemory;
 
   constructor(owner: TransmissionOwner, agreement: Agreement, replies: ServerReplies, pool: BufferPool) {
     this.#owner = owner;
@@ -117,7 +119,7 @@ export class ServerTransmission implements RequestTaker {
     this.#fileReply = new FileReply(replies);
     this.#pool = pool;
     this.#parser = new RequestParser(agreement.style, pool, this);
-    this.#progressMs = owner.clock.nowMs();
+    this.#kept = new KeptMemory(owner.clock);
   }
 
   /** Requests that the target is still working on. */
@@ -127,8 +129,17 @@ export class ServerTransmission implements RequestTaker {
 
   /** For how long the peer has kept memory waiting: for the rest of a payload, or for taking its replies. */
   hoardingMs(): number {
-    const isHoarding = this.#parser.hasPartOfPayload || this.#replies.stream.queuedBytes > 0;
-    return isHoarding && this.#inFlight === 0 ? this.#owner.clock.nowMs() - this.#progressMs : 0;
+    const keptBytes = this.#keptBytes();
+    if (this.#inFlight > 0 || keptBytes === 0) return 0;
+    return this.#kept.waitingMs(keptBytes, this.#movedBytes());
+  }
+
+  #keptBytes(): number {
+    return this.#parser.keptBytes + this.#replies.stream.queuedBytes;
+  }
+
+  #movedBytes(): number {
+    return this.#receivedBytes + this.#replies.stream.goneBytes;
   }
 
   /** The chunk may change after the call. */
@@ -139,13 +150,12 @@ export class ServerTransmission implements RequestTaker {
       this.#backlog = Buffer.concat([this.#backlog ?? NOTHING, chunk]);
       return;
     }
-    this.#progressMs = this.#owner.clock.nowMs();
+    this.#receivedBytes += chunk.length;
     this.#process(chunk);
   }
 
   /** The peer has taken all replies. */
   drained(): void {
-    this.#progressMs = this.#owner.clock.nowMs();
     this.#replies.stream.drained();
     this.proceed();
   }
@@ -205,6 +215,7 @@ export class ServerTransmission implements RequestTaker {
   }
 
   #process(chunk: Buffer): void {
+    if (this.#keptBytes() === 0) this.#kept.begin(this.#movedBytes());
     const at = this.#parser.take(chunk);
     this.#replies.stream.flush();
     if (this.#parser.isClosed) return;
@@ -456,6 +467,7 @@ export class ServerTransmission implements RequestTaker {
   #ended(payloadBytes: number): void {
     this.#inFlight--;
     this.#inFlightBytes -= payloadBytes;
+    if (this.#inFlight === 0) this.#kept.begin(this.#movedBytes());
     // What ends in this turn is sent together at its end.
     if (!this.#flushArmed) {
       this.#flushArmed = true;

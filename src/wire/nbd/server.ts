@@ -15,7 +15,7 @@ import type { NbdExport, NbdExportLookup } from './target.js';
 
 /** Connections beyond maxConnections that may wait for a place; as a listen backlog. */
 const MAX_WAITING = 128;
-/** A client that others wait for has this long to send what it announced, or to take what it asked for. */
+/** A client that others wait for has this long to send a part of what it announced, or to take one of what it asked for. */
 const HOARDING_MS = 10_000;
 
 export interface NbdServerOptions {
@@ -247,8 +247,12 @@ export class NbdServer implements NbdExportLookup {
     this.#host.clock.defer(() => starved.forEach((connection) => connection.proceed()));
   };
 
+  /** Looks again when the time of the one who has hoarded for longest is over; it may be by now. */
   #watchHoarders(): void {
-    this.#starvedTimer ??= this.#host.clock.setTimer(HOARDING_MS, () => {
+    if (this.#starvedTimer) return;
+    const longestMs = Math.max(0, ...[...this.#connections].map((connection) => connection.hoardingMs()));
+    const leftMs = Math.max(0, HOARDING_MS - longestMs);
+    this.#starvedTimer = this.#host.clock.setTimer(leftMs, () => {
       this.#starvedTimer = undefined;
       if (this.#starved.size === 0) return;
       for (const connection of [...this.#connections])
