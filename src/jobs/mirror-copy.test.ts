@@ -230,7 +230,7 @@ test('what a guest fails to write is copied at once where changes go to both sid
     const zeroClusters = map.zeroClusters.bind(map);
     // Of zeroes, the first cluster is changed before it fails.
     map.zeroClusters = async (offset) => {
-      await zeroClusters(offset, CLUSTER, true);
+      await zeroClusters(offset, CLUSTER, Flag.mayUnmap);
       throw new BlockError('io', 'Input/output error', { errno: 'EIO' });
     };
     const attempt =

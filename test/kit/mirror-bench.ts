@@ -1,5 +1,6 @@
 import { assert } from '../../src/base/assert.js';
 import type { BlockBackend } from '../../src/block/backend.js';
+import { Flag, hasFlag } from '../../src/block/request.js';
 import type { Job } from '../../src/jobs/job.js';
 import type { JobBench } from './job-bench.js';
 import { AT_ONCE, type MemoryBehaviour, type MemoryImage, newMemoryImage } from './memory-layer.js';
@@ -57,9 +58,9 @@ export async function readyMirror(
 export function zeroings({ layer: { map } }: MemoryImage): boolean[] {
   const seen: boolean[] = [];
   const zeroClusters = map.zeroClusters.bind(map);
-  map.zeroClusters = (offset, lengthBytes, mayUnmap) => {
-    seen.push(mayUnmap);
-    return zeroClusters(offset, lengthBytes, mayUnmap);
+  map.zeroClusters = (offset, lengthBytes, flags) => {
+    seen.push(hasFlag(flags, Flag.mayUnmap));
+    return zeroClusters(offset, lengthBytes, flags);
   };
   return seen;
 }

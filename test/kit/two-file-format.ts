@@ -7,7 +7,7 @@ import type {
   MapDriver,
   Reservation,
 } from '../../src/block/driver.js';
-import type { Mapping } from '../../src/block/request.js';
+import { Flag, hasFlag, type Mapping } from '../../src/block/request.js';
 import { driverOptions } from '../../src/schema/blockdev-options.js';
 
 const CLUSTER_BYTES = 2048;
@@ -151,20 +151,21 @@ class TwoFileMap implements MapDriver {
     };
   }
 
-  async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+  async zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void> {
     assert(offset % UNIT_BYTES === 0, 'zeroes begin with a unit');
     for (let at = offset; at < offset + lengthBytes; at += UNIT_BYTES) {
       const index = Math.floor(at / CLUSTER_BYTES);
       const cluster = this.#change(index);
       cluster.units[(at % CLUSTER_BYTES) / UNIT_BYTES] = 'zero';
-      if (!mayUnmap || cluster.host === undefined || cluster.units.includes('data')) continue;
+      if (!hasFlag(flags, Flag.mayUnmap) || cluster.host === undefined || cluster.units.includes('data'))
+        continue;
       this.#free[index % 2 === 0 ? 0 : 1].push(cluster.host);
       cluster.host = undefined;
     }
   }
 
   discardClusters(offset: number, lengthBytes: number): Promise<void> {
-    return this.zeroClusters(offset, lengthBytes, true);
+    return this.zeroClusters(offset, lengthBytes, Flag.mayUnmap);
   }
 }
 
@@ -203,7 +204,7 @@ class TwoFileNode implements DriverInstance {
   async truncate(lengthBytes: number): Promise<void> {
     const old = this.lengthBytes;
     assert(old % UNIT_BYTES === 0 && lengthBytes > old, 'it grows by whole units');
-    await this.map.zeroClusters(old, lengthBytes - old, true);
+    await this.map.zeroClusters(old, lengthBytes - old, Flag.mayUnmap);
     this.map.header.sizeBytes = lengthBytes;
   }
 

@@ -6,7 +6,7 @@ import { createImage } from '../../src/block/create.js';
 import type { Graph } from '../../src/block/graph.js';
 import type { Node } from '../../src/block/node.js';
 import { ALL_PERMISSIONS, Permission } from '../../src/block/permissions.js';
-import { newMapping } from '../../src/block/request.js';
+import { Flag, newMapping } from '../../src/block/request.js';
 import { allDrivers } from '../../src/drivers/index.js';
 import { createSimulatedHost, type Fault, type Simulation } from '../../src/host/simulated.js';
 import { Engine } from '../../src/monitor/engine.js';
@@ -148,7 +148,7 @@ for (const [what, end] of ENDS) {
       const bug = { name: 'AssertionFailure' };
       await assert.rejects(map.reserve(0, 4096), bug);
       assert.throws(() => map.tryReserve?.(0, 4096), bug);
-      await assert.rejects(map.zeroClusters(0, 4096, true), bug);
+      await assert.rejects(map.zeroClusters(0, 4096, Flag.mayUnmap), bug);
       await assert.rejects(instance.truncate?.(2 * DISK) ?? Promise.resolve(), bug);
       await assert.rejects(instance.changeBacking?.('x', 'raw') ?? Promise.resolve(), bug);
       const mapping = newMapping();

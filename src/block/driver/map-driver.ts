@@ -54,9 +54,10 @@ export interface MapDriver {
   tryReserve?(offset: number, lengthBytes: number): Reservation | undefined;
   /**
    * Makes whole units read as zeroes without writing data ([offset, +lengthBytes) is aligned to unitBytes, except
-   * that it may end at the image's end). mayUnmap frees the clusters. kind 'unsupported': write zeroes instead.
+   * that it may end at the image's end). Flags: mayUnmap frees the clusters; noFallback is for whom it writes to. kind
+   * 'unsupported': write zeroes instead.
    */
-  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void>;
+  zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void>;
   /** Frees whole units (aligned as above); afterwards they must not show older data of the backing file. */
   discardClusters(offset: number, lengthBytes: number): Promise<void>;
 }

@@ -6,7 +6,7 @@ import type { Edge } from '../edge.js';
 import type { Located } from '../located.js';
 import { FileSource, fileRequest } from '../file-source.js';
 import type { Node } from '../node.js';
-import { IoRequest, newMapping } from '../request.js';
+import { Flag, IoRequest, newMapping } from '../request.js';
 import { COPIED_AT_ONCE_BYTES, type MappedNode } from './mapped-node.js';
 import { JOINED_WRITE_BYTES, type MappedWriting } from './writing.js';
 import type { MappedZeroing } from './zeroing.js';
@@ -157,7 +157,7 @@ export class MappedCopyingUp {
 
   async #zeroUnits(at: number, end: number): Promise<boolean> {
     try {
-      await this.#mapped.zeroClusters(at, end - at, true);
+      await this.#mapped.zeroClusters(at, end - at, Flag.mayUnmap);
       return true;
     } catch (error) {
       if (!isUnsupported(error)) throw error;

@@ -57,9 +57,9 @@ export class MappedNode {
   }
 
   /** See MapDriver. */
-  async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+  async zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void> {
     try {
-      await this.driver.zeroClusters(offset, lengthBytes, mayUnmap);
+      await this.driver.zeroClusters(offset, lengthBytes, flags);
     } finally {
       this.changed(offset, lengthBytes);
     }

@@ -2,7 +2,7 @@ import { alignDown, alignUp } from '../../base/align.js';
 import type { CancelSignal } from '../../base/cancel-signal.js';
 import { BlockError, isUnsupported } from '../../base/error.js';
 import { MiB } from '../../base/limits.js';
-import { Flag, hasFlag, IoRequest } from '../request.js';
+import { Flag, hasFlag, IoRequest, withoutFlag } from '../request.js';
 import type { MappedNode } from './mapped-node.js';
 import type { MappedWriting } from './writing.js';
 
@@ -52,7 +52,8 @@ export class MappedZeroing {
       }
       if (start >= stop) return { offset: end, end };
       const imageEnd = Math.max(node.lengthBytes, end);
-      await this.#mapped.zeroClusters(start, Math.min(stop, imageEnd) - start, hasFlag(flags, Flag.mayUnmap));
+      const passed = withoutFlag(flags, Flag.fua);
+      await this.#mapped.zeroClusters(start, Math.min(stop, imageEnd) - start, passed);
       return { offset: Math.max(start, offset), end: Math.min(stop, end) };
     } catch (error) {
       if (!isUnsupported(error) || hasFlag(flags, Flag.noFallback)) throw error;

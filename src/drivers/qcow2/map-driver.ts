@@ -89,8 +89,8 @@ export class Qcow2Map implements MapDriver {
     this.#trace().say(`node '${nodeName}' offset ${offset} bytes ${lengthBytes} host offset ${hostOffset}`);
   }
 
-  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
-    return zeroClusters(this.image, offset, lengthBytes, mayUnmap);
+  zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    return zeroClusters(this.image, offset, lengthBytes, flags);
   }
 
   discardClusters(offset: number, lengthBytes: number): Promise<void> {

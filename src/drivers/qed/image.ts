@@ -1,7 +1,7 @@
 import { alignDown, alignUp } from '../../base/align.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import type { ChildIo, DriverContext, ImageCheck, RepairMode } from '../../block/driver.js';
-import { newMapping } from '../../block/request.js';
+import { Flag, newMapping } from '../../block/request.js';
 import { BlockMap } from '../tables/block-map.js';
 import { EntryCache } from '../tables/entry-cache.js';
 import { FileEnd } from '../tables/file-end.js';
@@ -146,7 +146,7 @@ class QedImage implements OpenedFormat {
       });
     const from = alignUp(oldSize, clusterBytes);
     const end = alignUp(Math.min(sizeBytes, below), clusterBytes);
-    if (end > from) await this.map.zeroClusters(from, end - from, true);
+    if (end > from) await this.map.zeroClusters(from, end - from, Flag.mayUnmap);
     await this.#cache.writeBack();
     await this.#change({ ...this.#header, sizeBytes });
   }

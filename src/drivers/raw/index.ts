@@ -14,7 +14,7 @@ import type {
 } from '../../block/driver.js';
 import { checkFileSpace, takeFileSpace, takeFirstBlock } from '../../block/new-space.js';
 import { Permission, withoutPermissions } from '../../block/permissions.js';
-import { Flag, type Mapping } from '../../block/request.js';
+import { type Mapping } from '../../block/request.js';
 import { RAW_OPTIONS } from '../../schema/blockdev-options.js';
 import { RAW_CREATE } from '../../schema/create-options.js';
 
@@ -63,10 +63,10 @@ class RawMap implements MapDriver {
     return Promise.reject(new AssertionFailure('raw data is always writable in place'));
   }
 
-  async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+  async zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void> {
     this.#assertInside(offset, lengthBytes);
     const { file, start } = this.window;
-    await file.writeZeroes(start + offset, lengthBytes, mayUnmap ? Flag.mayUnmap : Flag.none);
+    await file.writeZeroes(start + offset, lengthBytes, flags);
   }
 
   discardClusters(offset: number, lengthBytes: number): Promise<void> {

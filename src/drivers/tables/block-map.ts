@@ -2,7 +2,7 @@ import { assert } from '../../base/assert.js';
 import { alignDown, alignUp } from '../../base/align.js';
 import { BlockError } from '../../base/error.js';
 import type { ChildIo, MapDriver, Reservation } from '../../block/driver.js';
-import { Flag, type Mapping } from '../../block/request.js';
+import { type Mapping } from '../../block/request.js';
 import { outsideFile } from './entry-cache.js';
 import type { FileEnd } from './file-end.js';
 
@@ -190,10 +190,10 @@ export class BlockMap implements MapDriver {
     };
   }
 
-  async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+  async zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void> {
     const { table, file, hasZeroes } = this.#o;
     await this.#eachBlock(offset, lengthBytes, async (index, place, from, length) => {
-      if (place >= 0) await file.writeZeroes(place + from, length, mayUnmap ? Flag.mayUnmap : Flag.none);
+      if (place >= 0) await file.writeZeroes(place + from, length, flags);
       else if (place === Place.absent && this.#hasBacking()) {
         if (hasZeroes !== true)
           throw new BlockError('unsupported', 'Operation not supported', { errno: 'ENOTSUP' });

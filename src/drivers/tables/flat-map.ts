@@ -1,6 +1,6 @@
 import { AssertionFailure } from '../../base/assert.js';
 import type { ChildIo, MapDriver } from '../../block/driver.js';
-import { Flag, type Mapping } from '../../block/request.js';
+import { type Mapping } from '../../block/request.js';
 
 /** A disk that lies as it is in a file, `start` further on. */
 export class FlatMap implements MapDriver {
@@ -34,8 +34,8 @@ export class FlatMap implements MapDriver {
     return Promise.reject(new AssertionFailure('flat data is always writable in place'));
   }
 
-  async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
-    await this.events.writeZeroes(this.#start + offset, lengthBytes, mayUnmap ? Flag.mayUnmap : Flag.none);
+  async zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    await this.events.writeZeroes(this.#start + offset, lengthBytes, flags);
   }
 
   discardClusters(offset: number, lengthBytes: number): Promise<void> {

@@ -112,8 +112,8 @@ class CurrentMap implements MapDriver {
     return this.image.map.reserve(offset, lengthBytes);
   }
 
-  zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
-    return this.image.map.zeroClusters(offset, lengthBytes, mayUnmap);
+  zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void> {
+    return this.image.map.zeroClusters(offset, lengthBytes, flags);
   }
 
   discardClusters(offset: number, lengthBytes: number): Promise<void> {

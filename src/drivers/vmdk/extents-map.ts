@@ -144,13 +144,13 @@ export class ExtentsMap implements MapDriver {
     };
   }
 
-  async zeroClusters(offset: number, lengthBytes: number, mayUnmap: boolean): Promise<void> {
+  async zeroClusters(offset: number, lengthBytes: number, flags: number): Promise<void> {
     await this.#o.begin();
     await this.#each(offset, lengthBytes, ({ map, unitBytes, lengthBytes: extentBytes }, at, length) => {
       // Only whole grains are zero by themselves.
       const isWhole = at % unitBytes === 0 && (length % unitBytes === 0 || at + length === extentBytes);
       if (!isWhole) throw errnoError('ENOTSUP');
-      return map.zeroClusters(at, length, mayUnmap);
+      return map.zeroClusters(at, length, flags);
     });
   }
 

@@ -1,7 +1,7 @@
 import { alignDown, alignUp, divideRoundUp } from '../../../base/align.js';
 import { BlockError } from '../../../base/error.js';
 import { MAX_IMAGE_BYTES, MAX_L1_BYTES } from '../../../base/limits.js';
-import { newMapping } from '../../../block/request.js';
+import { Flag, newMapping } from '../../../block/request.js';
 import { FieldOffset, l1EntriesFor } from '../disk/header.js';
 import type { OpenImage } from '../open-image.js';
 import { ENTRY_BYTES, SECTOR_BYTES, writeU64 } from '../disk/layout.js';
@@ -172,5 +172,5 @@ async function hideBacking(image: OpenImage, oldSize: number, sizeBytes: number)
     throw new BlockError('unsupported', 'Failed to zero out new clusters: Operation not supported', {
       errno: 'ENOTSUP',
     });
-  await zeroClusters(image, from, end - from, true);
+  await zeroClusters(image, from, end - from, Flag.mayUnmap);
 }

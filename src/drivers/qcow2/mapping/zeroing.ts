@@ -1,5 +1,5 @@
 import { BlockError } from '../../../base/error.js';
-import { Flag } from '../../../block/request.js';
+import { Flag, hasFlag } from '../../../block/request.js';
 import type { CachedTable } from '../tables/cached-table.js';
 import { ClusterKind } from '../disk/layout.js';
 import { type ImageParts, tableToChange, unlinkEntry } from '../space/reservation.js';
@@ -17,16 +17,17 @@ export async function zeroClusters(
   parts: ImageParts,
   offset: number,
   lengthBytes: number,
-  mayUnmap: boolean,
+  flags: number,
 ): Promise<void> {
   const { context } = parts;
+  const mayUnmap = hasFlag(flags, Flag.mayUnmap);
   if (context.header.version < 3) {
     // Version 2 has no zero clusters, and needs none where what is not allocated is zero.
     if (hasBacking(context)) throw unsupported();
     return discardClusters(parts, offset, lengthBytes);
   }
   const { l2 } = context;
-  if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, mayUnmap);
+  if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, flags);
   const kept = new KeptClusters(parts);
   await changeEntries(parts, offset, lengthBytes, false, (table, index, units) => {
     const kind = l2.kind(table.bytes, index);
@@ -79,7 +80,7 @@ export async function discardClusters(parts: ImageParts, offset: number, lengthB
   const showsBacking = hasBacking(context);
   const v2 = context.header.version < 3;
   if (v2 && showsBacking) return;
-  if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, true);
+  if (context.isDataFileRaw) await zeroRawData(parts, offset, lengthBytes, Flag.mayUnmap);
   const kept = new KeptClusters(parts);
   await changeEntries(parts, offset, lengthBytes, !showsBacking, (table, index, units) => {
     if (!isWhole(parts, units)) {
@@ -148,12 +149,12 @@ async function zeroRawData(
   { context }: ImageParts,
   offset: number,
   lengthBytes: number,
-  mayUnmap: boolean,
+  flags: number,
 ): Promise<void> {
   context.assertMayWrite();
   const { data } = context;
   const length = Math.min(lengthBytes, data.lengthBytes - offset);
-  if (length > 0) await data.writeZeroes(offset, length, mayUnmap ? Flag.mayUnmap : Flag.none);
+  if (length > 0) await data.writeZeroes(offset, length, flags);
 }
 
 /** Of a data file the blocks go at once: nothing else comes there. */
