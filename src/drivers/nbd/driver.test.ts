@@ -196,6 +196,47 @@ test('flags, sizes and status pass through', () =>
     await lazy.close();
   }));
 
+test('a raw image passes on that zeroes are not to be written', () =>
+  onMachine(async ({ bed, target }) => {
+    const disk = await bed.open({ driver: 'raw', file: OPTIONS });
+    target.zeroesSlowly = true;
+    for (const flags of [Flag.noFallback, Flag.noFallback + Flag.mayUnmap])
+      assert.equal((await errorOf(disk.node.io.writeZeroes(0, 4096, flags))).kind, 'unsupported');
+    await disk.node.io.writeZeroes(0, 4096, Flag.none);
+    await disk.close();
+  }));
+
+test('a server that tells no block sizes is asked for any bytes where it tells what it holds, else for sectors', async () => {
+  const { go, structuredReply, setMetaContext } = Option;
+  assert.deepEqual(await requestsOf([go, structuredReply, setMetaContext]), ['1 100+10']);
+  assert.deepEqual(await requestsOf([go]), ['0 0+512', '1 0+512']);
+});
+
+/** What a server that has these options, and tells no block sizes, is asked when ten bytes are written. */
+async function requestsOf(options: readonly number[]): Promise<string[]> {
+  const simulation = createSimulatedHost({ seed: 6 });
+  const { host } = simulation;
+  const seen: string[] = [];
+  return simulation.run(async () => {
+    const listener = await ScriptedServer.listen(host, ADDRESS, async (server) => {
+      const flags = TransmissionFlag.hasFlags;
+      await server.handshake({ sizeBytes: MiB, flags, options: new Set(options), handshakeFlags: 3 });
+      for (;;) {
+        const request = await server.request();
+        seen.push(`${request.command} ${request.offset}+${request.lengthBytes}`);
+        server.simple(request, 0, Buffer.alloc(request.command === 0 ? request.lengthBytes : 0));
+      }
+    });
+    const bed = new TestBed(host, [nbdDriver], '/tmp');
+    const disk = await bed.open(OPTIONS);
+    await disk.write(100, Buffer.alloc(10));
+    const asked = [...seen];
+    await disk.close();
+    await listener.close();
+    return asked;
+  });
+}
+
 test('a server without zeroes, trim or flush is written to instead, in its blocks', async () => {
   const simulation = createSimulatedHost({ seed: 6 });
   const { host } = simulation;

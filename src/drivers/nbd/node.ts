@@ -12,6 +12,7 @@ import type {
 } from '../../block/driver.js';
 import { hasPermission, Permission } from '../../block/permissions.js';
 import { type BlockStatus, Flag, hasFlag, type IoRequest } from '../../block/request.js';
+import type { NbdExportInfo } from '../../wire/nbd/client-handshake.js';
 import type { NbdSession } from '../../wire/nbd/session.js';
 import {
   ALLOCATION_DEPTH,
@@ -23,8 +24,6 @@ import type { NbdSettings } from './address.js';
 
 /** A node is a whole number of these: what an export of another size lacks of the last one reads as zeroes. */
 const SECTOR_BYTES = 512;
-/** To be asked of a server that did not tell its minimum block size. */
-const DEFAULT_BLOCK_BYTES = 512;
 /** Longest stretch whose status is asked for at once. */
 const MAX_STATUS_BYTES = GiB;
 
@@ -39,11 +38,9 @@ export class NbdNode implements DriverInstance {
   #noFlush: boolean;
 
   constructor(session: NbdSession, settings: NbdSettings) {
-    const { blockSize, lengthBytes } = session.info;
     this.#session = session;
     this.#noFlush = settings.cache['no-flush'];
-    this.requestAlignmentBytes =
-      blockSize?.minimum ?? (lengthBytes % DEFAULT_BLOCK_BYTES === 0 ? DEFAULT_BLOCK_BYTES : 1);
+    this.requestAlignmentBytes = blockBytesOf(session.info);
     this.io = new NbdIo(session, this.requestAlignmentBytes, settings['x-dirty-bitmap']);
   }
 
@@ -110,6 +107,12 @@ export class NbdNode implements DriverInstance {
   close(): Promise<void> {
     return this.#session.close();
   }
+}
+
+/** What may be asked of a server. One that did not tell, and is not so old that it knows no block status, takes any bytes. */
+function blockBytesOf({ blockSize, context, lengthBytes }: NbdExportInfo): number {
+  if (blockSize) return blockSize.minimum;
+  return context !== undefined || lengthBytes % SECTOR_BYTES !== 0 ? 1 : SECTOR_BYTES;
 }
 
 /** A read-only export was asked for writing. */
