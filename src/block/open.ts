@@ -1,6 +1,6 @@
 import { posix } from 'node:path';
 import { assert } from '../base/assert.js';
-import { BlockError, toBlockError } from '../base/error.js';
+import { BlockError, errnoError, errnoOf } from '../base/error.js';
 import { given } from '../base/given.js';
 import { MAX_CHAIN_DEPTH, MAX_OPEN_DEPTH } from '../base/limits.js';
 import type { Host } from '../host/host.js';
@@ -378,7 +378,7 @@ async function readHeader(node: Node, header: Buffer): Promise<void> {
   try {
     await node.io.readBuffer(0, header);
   } catch (error) {
-    throw toBlockError(error, 'Could not read image for determining its format');
+    throw errnoError(errnoOf(error), 'Could not read image for determining its format', { cause: error });
   }
 }
 

@@ -1,5 +1,6 @@
 import { alignDown, alignUp } from '../../base/align.js';
-import { BlockError } from '../../base/error.js';
+import { BlockError, errnoError, errnoOf } from '../../base/error.js';
+import type { ChainStatus } from '../../block/chain-status.js';
 import type { DirtyBitmap } from '../../block/dirty-bitmap.js';
 import type { DriverDescription, Measurement, NewImage } from '../../block/driver.js';
 import type { Node } from '../../block/node.js';
@@ -29,7 +30,7 @@ async function dataBytes(source: Node, unitBytes: number): Promise<number> {
   const end = source.lengthBytes;
   let bytes = 0;
   for (let at = 0; at < end;) {
-    const { lengthBytes, zero, allocated, data } = await source.statusThroughChain(at, end - at);
+    const { lengthBytes, zero, allocated, data } = await statusAt(source, at, end - at);
     let next = at + lengthBytes;
     if (!zero && allocated && data) {
       next = alignUp(next, unitBytes);
@@ -38,6 +39,14 @@ async function dataBytes(source: Node, unitBytes: number): Promise<number> {
     at = next;
   }
   return bytes;
+}
+
+async function statusAt(source: Node, offset: number, lengthBytes: number): Promise<ChainStatus> {
+  try {
+    return await source.statusThroughChain(offset, lengthBytes);
+  } catch (error) {
+    throw errnoError(errnoOf(error), 'Unable to get block status', { cause: error });
+  }
 }
 
 /** Those that can be copied. */

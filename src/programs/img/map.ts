@@ -112,14 +112,15 @@ function entryJson(e: MapEntry): string {
 }
 
 async function printJson(tool: Tool, entries: AsyncIterable<MapEntry>, start: number): Promise<void> {
-  let before = '[';
+  let before = '';
+  tool.out.print('[');
   for await (const entry of entries) {
     tool.out.print(before + entryJson(entry));
     before = ',\n';
   }
-  if (before === '[') {
+  if (before === '') {
     const nothing = { start, length: 0, depth: 0, present: false, zero: false, data: false };
-    tool.out.print(before + entryJson(nothing));
+    tool.out.print(entryJson(nothing));
   }
   tool.out.print(']\n');
 }

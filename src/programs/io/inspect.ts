@@ -1,6 +1,8 @@
 import { BlockError } from '../../base/error.js';
 import type { Json } from '../../block/driver.js';
+import type { Node } from '../../block/node.js';
 import { Permission, hasPermission } from '../../block/permissions.js';
+import type { BlockStatus } from '../../block/request.js';
 import { PREALLOCATION_MODES, resizeImage } from '../../block/resize.js';
 import { CommandLine } from './arguments.js';
 import { formatBytes, parseBytes } from './numbers.js';
@@ -16,7 +18,7 @@ export async function allocCommand(session: IoSession, words: readonly string[])
   const count = Math.max(0, Math.min(wanted, session.backend.lengthBytes - offset));
   let allocated = 0;
   for (let done = 0; done < count;) {
-    const status = await node.io.status(offset + done, count - done);
+    const status = await statusAt(node, offset + done, count - done, 'is_allocated failed');
     if (status.allocated) allocated += status.lengthBytes;
     done += status.lengthBytes;
   }
@@ -29,10 +31,10 @@ export async function mapCommand(session: IoSession): Promise<boolean> {
   const node = session.backend.node.skipFilters();
   const end = session.backend.lengthBytes;
   for (let at = 0; at < end;) {
-    const { allocated } = await node.io.status(at, end - at);
+    const { allocated } = await mapStatus(node, at, end - at);
     let stop = at;
     while (stop < end) {
-      const status = await node.io.status(stop, end - stop);
+      const status = await mapStatus(node, stop, end - stop);
       if (status.allocated !== allocated) break;
       stop += status.lengthBytes;
     }
@@ -44,6 +46,24 @@ export async function mapCommand(session: IoSession): Promise<boolean> {
     at = stop;
   }
   return true;
+}
+
+function mapStatus(node: Node, offset: number, lengthBytes: number): Promise<BlockStatus> {
+  return statusAt(node, offset, lengthBytes, 'qemu-io: Failed to get allocation status', true);
+}
+
+async function statusAt(
+  node: Node,
+  offset: number,
+  lengthBytes: number,
+  failure: string,
+  onError = false,
+): Promise<BlockStatus> {
+  try {
+    return await node.io.status(offset, lengthBytes);
+  } catch (error) {
+    throw new CommandFailure(`${failure}: ${requestError(error)}`, onError);
+  }
 }
 
 export function lengthCommand(session: IoSession): boolean {
