@@ -46,6 +46,7 @@ export const IOTHREAD: ObjectType = {
 export const MAIN_LOOP: ObjectType = {
   name: 'main-loop',
   parents: ['event-loop-base', 'object'],
+  isSingle: true,
   properties: EVENT_LOOP,
   check: checkPool,
   make: (id, values) => new UserObject(id, MAIN_LOOP, values),

@@ -52,6 +52,8 @@ export class ObjectRegistry {
     this.#begun.add(id);
     try {
       type.check?.(values);
+      if (type.isSingle && this.list().some((object) => object.type === type))
+        throw invalid(`only one ${type.name} instance allowed`);
       const context = { host: this.#host, secret: (secretId: string) => this.secret(secretId) };
       const object = await type.make(id, values, context);
       this.#objects.set(id, object);

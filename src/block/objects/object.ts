@@ -30,6 +30,8 @@ export interface ObjectType {
   readonly name: string;
   /** What it inherits from, nearest first. */
   readonly parents: readonly string[];
+  /** There is one at most. */
+  readonly isSingle?: true;
   /** A machine has such, a storage daemon has not. */
   readonly ofMachines?: true;
   /** In the order in which QEMU lists them. */

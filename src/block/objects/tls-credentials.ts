@@ -89,6 +89,9 @@ export const TLS_CIPHER_SUITES: ObjectType = {
   name: 'tls-cipher-suites',
   parents: PARENTS,
   properties: COMMON,
+  check({ priority }) {
+    if (priority === undefined) throw invalid("'priority' property is not set");
+  },
   make: (id, values) => new TlsCredentials(id, TLS_CIPHER_SUITES, values, {}),
 };
 

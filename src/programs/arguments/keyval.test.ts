@@ -64,6 +64,7 @@ test('JSON keeps its types', () => {
 test("mistakes are told in qemu-storage-daemon's words", () => {
   refused('driver=null-co,foo', "Expected '=' after parameter 'foo'");
   refused('driver=a,b,,c=4', "Expected '=' after parameter 'b'");
+  refused('driver=a,-b', "Invalid parameter '-b'");
   refused('=x', "Invalid parameter ''");
   refused('driver=null-co,=x', "Invalid parameter ''");
   refused('a..b=1', "Invalid parameter 'a..b'");

@@ -70,8 +70,10 @@ function* parameters(text: string, implicitKey: string | undefined): Generator<P
     }
     if (key === 'help' || key === '?') yield 'help';
     else if (isFirst && implicitKey !== undefined && key !== '') yield { key: implicitKey, value: key };
-    else if (key === '') throw invalid("Invalid parameter ''");
-    else throw invalid(`Expected '=' after parameter '${key}'`);
+    else {
+      splitKey(key);
+      throw invalid(`Expected '=' after parameter '${key}'`);
+    }
     at = end + 1;
   }
 }
