@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { isDeepStrictEqual } from 'node:util';
 import { type Answer, type Json, listOf } from './fuzz-pair.js';
 
 /** Names in messages that each side generates, and what of a conflict depends on how jobs hold their nodes. */
@@ -7,7 +8,7 @@ function inCommon(desc: string): string {
     desc
       .replace(/#block\d+/g, '#block')
       .replace(/(Permission conflict on node '[^']*': permissions ')[^']*(' are both required by ).*/, '$1$2')
-      .replace(/^Could not create node: (?=Permission conflict|Block node is read-only)/, '')
+      .replace(/^Could not (create|replace) node: (?=Permission conflict|Block node is read-only)/, '')
       // Of several locks that others have, which is told.
       .replace(/"(write|resize|consistent read)" lock/, '"some" lock')
   );
@@ -56,4 +57,10 @@ export function describeExport({ 'node-name': name, ...rest }: Json): unknown {
 /** Each of a list that was answered. */
 export function describeAll(answer: Answer, describe: (item: Json) => unknown): unknown[] {
   return listOf(answer).map(describe);
+}
+
+/** Of events: a job that is refused late has been created on one side. */
+export function leaveOutRefused(events: Json): void {
+  for (const [id, told] of Object.entries(events))
+    if (isDeepStrictEqual(told, ['created', 'null'])) delete events[id];
 }

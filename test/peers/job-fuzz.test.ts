@@ -2,11 +2,10 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { isDeepStrictEqual } from 'node:util';
 import { test } from 'node:test';
 import { run, skipWithout } from './daemon.js';
 import type { Command } from './fuzz-commands.js';
-import { assertSame, comparable, describeJob, describeNode } from './fuzz-described.js';
+import { assertSame, comparable, describeJob, describeNode, leaveOutRefused } from './fuzz-described.js';
 import { DEVICE, JOB_DISK_BYTES, JOB_IMAGES, JobSource, type JobState } from './job-fuzz-commands.js';
 import { type Answer, type Json, listOf, Pair } from './fuzz-pair.js';
 import { runSeeds } from './fuzz-runs.js';
@@ -239,11 +238,6 @@ function areTwoMistakes(theirs: Answer, ours: Answer): boolean {
   const isOfGraph = /Permission conflict|Block node is read-only|Failed to get .* lock/;
   const isOfJob = /^(Invalid job ID|Job ID '.*' already in use|Parameter 'speed' expects)/;
   return isOfGraph.test(theirs.error?.desc ?? '') && isOfJob.test(ours.error?.desc ?? '');
-}
-
-function leaveOutRefused(events: Events): void {
-  for (const [id, told] of Object.entries(events))
-    if (isDeepStrictEqual(told, ['created', 'null'])) delete events[id];
 }
 
 function fileOf({ file }: Json): string {

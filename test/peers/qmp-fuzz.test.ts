@@ -11,6 +11,7 @@ import {
   describeExport,
   describeJob,
   describeNode,
+  leaveOutRefused,
 } from './fuzz-described.js';
 import { type Answer, type Json, listOf, Pair } from './fuzz-pair.js';
 import { runSeeds } from './fuzz-runs.js';
@@ -157,7 +158,7 @@ class Run {
     if (!theirs.error) this.#note(command, listOf(before.theirs));
     else for (const file of overlaysOf(command)) this.#refusedOverlays.add(file);
     if (theirs.error && graph !== (await this.#referenceGraph(command))) return false;
-    await this.#compare();
+    await this.#compare(theirs.error !== undefined);
     return !this.#pair.isReferenceGone && !this.#pair.hasParted;
   }
 
@@ -170,11 +171,12 @@ class Run {
     return JSON.stringify((await this.#pair.execute('x-debug-query-block-graph')).theirs);
   }
 
-  async #compare(): Promise<void> {
+  async #compare(isRefused: boolean): Promise<void> {
     const jobs = await this.#pair.settle(this.#endless, this.#ending);
     if (this.#pair.isReferenceGone || this.#pair.hasParted) return;
     assert.deepEqual(jobs.ours, jobs.theirs);
     const events = this.#pair.takeEvents();
+    if (isRefused) for (const told of [events.theirs, events.ours]) leaveOutRefused(told);
     // A slow job may have ended on one side since.
     await this.#pair.settle(this.#endless, this.#ending);
     if (this.#pair.isReferenceGone || this.#pair.hasParted) return;
