@@ -278,6 +278,7 @@ test('--object is taken, or refused, as qemu-storage-daemon and qemu-img do', (t
     '{"qom-type":"iothread","id":"z"}',
     'secret,id=s',
     'secret,id=s,data=x',
+    'secret,help',
   ]) {
     const words = ['--object', object, '--blockdev', 'file,node-name=a,filename=/nonexistent'];
     const [first = '', ...ours] = [...program('storage-daemon'), ...words];

@@ -157,6 +157,7 @@ function entriesOf(path: string): string[] {
   return found;
 }
 
+/** Where a file keeps a write by itself, one that goes through is noted as such. */
 test('blklogwrites: the log is the one of QEMU, and goes on where QEMU ended', { skip }, async (t) => {
   const pair = new ToolPair(t);
   pair.prepare('truncate -s 1M f', 'truncate -s 0 l', 'truncate -s 1M garbage');
@@ -166,15 +167,15 @@ test('blklogwrites: the log is the one of QEMU, and goes on where QEMU ended', {
     "-c 'write -P 1 0 4k' -c 'write -P 2 4k 512' -c 'write -z 8k 4k' -c 'discard 8k 4k' -c flush " +
     "-c 'write -P 7 100 300' -c 'discard 33k 1k'";
   for (const more of ['', ',"log-append":true', ',"log-sector-size":512', ',"log-sector-size":"512"']) {
-    await pair.alike(`io ${work} '${filter(more)}'`);
+    await pair.alike(`io -t writeback ${work} '${filter(more)}'`);
     assert.deepEqual(entriesOf(pair.path('ours', 'l')), entriesOf(pair.path('theirs', 'l')), more);
   }
   // Each goes on with the other's log.
   pair.shell('theirs', 'cp l ../ours/l; cp f ../ours/f');
-  await pair.alike(`io -c 'write -P 9 0 512' '${filter(',"log-append":true')}'`);
+  await pair.alike(`io -t writeback -c 'write -P 9 0 512' '${filter(',"log-append":true')}'`);
   assert.deepEqual(entriesOf(pair.path('ours', 'l')), entriesOf(pair.path('theirs', 'l')));
   pair.shell('ours', 'cp l ../theirs/l');
-  await pair.alike(`io -c 'write -P 8 512 512' '${filter(',"log-append":true')}'`);
+  await pair.alike(`io -t writeback -c 'write -P 8 512 512' '${filter(',"log-append":true')}'`);
   assert.deepEqual(entriesOf(pair.path('ours', 'l')), entriesOf(pair.path('theirs', 'l')));
   for (const more of [
     ',"log-sector-size":0',

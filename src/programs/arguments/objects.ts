@@ -1,5 +1,4 @@
 import { BlockError } from '../../base/error.js';
-import type { ObjectRegistry } from '../../block/objects/object-registry.js';
 import { OBJECT_TYPES } from '../../block/objects/types.js';
 import { ObjectOptions } from '../../schema/objects.js';
 import { isJsonOption, parseKeyval } from './keyval.js';
@@ -32,18 +31,27 @@ export function objectHelp(text: string, kind: 'machine' | 'storage-daemon'): st
   return `List of user creatable objects:\n${names.sort().join('')}`;
 }
 
-/** Makes the objects that a tool's command line asks for, and answers its other words. */
-export async function makeObjects(words: readonly string[], objects: ObjectRegistry): Promise<string[]> {
+/** The answer to the first `--object` of a tool that asks for help. */
+export function toolObjectHelp(texts: readonly string[]): string | undefined {
+  for (const text of texts) {
+    const help = objectHelp(text, 'storage-daemon');
+    if (help !== undefined) return help;
+  }
+  return undefined;
+}
+
+/** What stands behind `--object` among a tool's words, and its other words. */
+export function splitObjects(words: readonly string[]): { objects: string[]; rest: string[] } {
+  const objects: string[] = [];
   const rest: string[] = [];
   for (let at = 0; at < words.length; at++) {
     const word = words[at] ?? '';
-    if (word === '--') return [...rest, ...words.slice(at)];
+    if (word === '--') return { objects, rest: [...rest, ...words.slice(at)] };
     const next = words[at + 1];
     const isSeparate = word === '--object' && next !== undefined;
     const text = isSeparate ? next : /^--object=(.*)$/s.exec(word)?.[1];
-    if (text === undefined) rest.push(word);
-    else await objects.add(parseObject(text));
+    (text === undefined ? rest : objects).push(text ?? word);
     if (isSeparate) at++;
   }
-  return rest;
+  return { objects, rest };
 }

@@ -2,7 +2,7 @@ import { BlockError } from '../../base/error.js';
 import type { DriverDescription } from '../../block/driver.js';
 import type { Host } from '../../host/host.js';
 import { versionText } from '../../wire/qmp/version.js';
-import { makeObjects } from '../arguments/objects.js';
+import { parseObject, splitObjects, toolObjectHelp } from '../arguments/objects.js';
 import { applyTrace, parseTrace, traceHelp, type TraceOptions } from '../arguments/trace.js';
 import { benchCommand } from './bench.js';
 import { bitmapCommand } from './bitmap.js';
@@ -125,14 +125,21 @@ async function run(tool: Tool, args: readonly string[]): Promise<number> {
   const command = SUBCOMMANDS.get(name);
   tool.opener.staysInFolders = words.includes('--untrusted');
   const others = words.filter((word) => word !== '--untrusted');
-  if (command) return command(tool, await withObjects(tool, name, others));
-  throw new UsageError(`Command not found: ${name}`);
+  if (!command) throw new UsageError(`Command not found: ${name}`);
+  const { objects, rest } = splitObjects(others);
+  const help = toolObjectHelp(objects);
+  if (help === undefined) {
+    await makeObjects(tool, name, objects);
+    return command(tool, rest);
+  }
+  tool.out.print(help);
+  return 0;
 }
 
-/** Makes the objects that are asked for; answers the other words. Errors: ToolFailure. */
-async function withObjects(tool: Tool, command: string, words: readonly string[]): Promise<string[]> {
+/** Errors: ToolFailure. */
+async function makeObjects(tool: Tool, command: string, texts: readonly string[]): Promise<void> {
   try {
-    return await makeObjects(words, tool.graph.objects);
+    for (const text of texts) await tool.graph.objects.add(parseObject(text));
   } catch (error) {
     throw explain(error, '', OBJECT_FAILURES.get(command));
   }

@@ -7,7 +7,7 @@ import { Opener } from '../../block/open.js';
 import { DriverRegistry } from '../../block/registry.js';
 import type { Host } from '../../host/host.js';
 import { versionText } from '../../wire/qmp/version.js';
-import { parseObject } from '../arguments/objects.js';
+import { parseObject, toolObjectHelp } from '../arguments/objects.js';
 import { applyTrace, parseTrace, traceHelp, type TraceOptions } from '../arguments/trace.js';
 import { runInSession } from './command.js';
 import {
@@ -123,7 +123,7 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
       out.print(name === 'help' ? HELP : versionText('qemu-io'));
       return 0;
     }
-    const help = name === 'trace' ? traceHelp(value) : undefined;
+    const help = HELPS[name]?.(value);
     if (help !== undefined) {
       out.print(help);
       return 0;
@@ -140,6 +140,12 @@ function parse(args: readonly string[], out: IoOutput): IoArguments | number {
   const [operand] = operands;
   return { ...parsed, disk: { ...disk, ...(imageOpts ? { options: operand } : { filename: operand }) } };
 }
+
+/** Options whose value may ask for help. */
+const HELPS: Readonly<Record<string, (value: string) => string | undefined>> = {
+  trace: traceHelp,
+  object: (value) => toolObjectHelp([value]),
+};
 
 /** What each option does to what is parsed. Errors: Refusal, BlockError. */
 const TAKEN: Readonly<Record<string, (parsed: IoArguments, value: string) => void>> = {

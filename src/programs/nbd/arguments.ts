@@ -5,6 +5,7 @@ import type { SocketAddress } from '../../host/host.js';
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.js';
 import type { FileAio } from '../../block/open-context.js';
 import { type LoadSnapshot, parseLoadSnapshot } from '../arguments/load-snapshot.js';
+import { toolObjectHelp } from '../arguments/objects.js';
 import { parseTrace, traceHelp, type TraceOptions } from '../arguments/trace.js';
 import { type CacheMode, cacheOptions, isFileAio } from '../io/cache.js';
 import { getopt, problemText, type OptionSpec } from '../io/getopt.js';
@@ -139,7 +140,7 @@ export function parseNbdArguments(words: readonly string[]): NbdArguments {
         ? 'list'
         : undefined;
   if (asks === 'help' || asks === 'version') return { ...NOTHING, asks };
-  const [text] = all('trace').flatMap((value) => traceHelp(value) ?? []);
+  const text = all('trace').map(traceHelp).find(Boolean) ?? toolObjectHelp(all('object'));
   if (text !== undefined) return { ...NOTHING, asks: { text } };
   refuseUnsupported(given);
   const parsed: NbdArguments = {
@@ -173,6 +174,7 @@ export function parseNbdArguments(words: readonly string[]): NbdArguments {
     tlsHostname: last('tls-hostname'),
     traces: all('trace').map(parseTrace),
   };
+  checkOnce(options);
   checkTogether(given, operands, asks);
   checkDetectZeroes(options);
   return parsed;
@@ -218,12 +220,22 @@ function parseAio(mode: string): FileAio {
   return isFileAio(mode) ? mode : fail(`Invalid aio mode '${mode}'`);
 }
 
+function checkOnce(options: ReadonlyArray<{ name: string }>): void {
+  for (const [names, text] of [
+    [['nocache', 'cache'], '-n and --cache'],
+    [['aio'], '--aio'],
+    [['discard'], '--discard'],
+  ] as const) {
+    const isOf = ({ name }: { name: string }): boolean => (names as readonly string[]).includes(name);
+    if (options.filter(isOf).length > 1) fail(`${text} can only be specified once`);
+  }
+}
+
 function checkTogether(
   given: ReadonlySet<string>,
   operands: readonly string[],
   asks: string | undefined,
 ): void {
-  if (given.has('nocache') && given.has('cache')) fail('-n and --cache can only be specified once');
   if (given.has('tls-hostname') && !given.has('tls-creds'))
     fail('--tls-hostname is not permitted without --tls-creds');
   if (given.has('tls-authz') && !given.has('tls-creds'))
