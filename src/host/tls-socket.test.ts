@@ -4,6 +4,7 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { connect as connectTls } from 'node:tls';
 import { deferred } from '../base/async.js';
 import { MiB } from '../base/limits.js';
 import type { Cleanup, HostUnderTest } from '../../test/kit/host-conformance.js';
@@ -110,6 +111,50 @@ test('who has another key does not come in', async (t) => {
     for (const { status } of await Promise.allSettled(ends)) assert.equal(status, 'rejected');
     assert.ok(server.isPeerGone() && client.isPeerGone());
   }
+});
+
+test('a client that renegotiates in the midst loses nothing', async (t) => {
+  const host = createRealHost();
+  const path = join(newFolder(t), 'socket');
+  const listener = await host.net.listen({ type: 'unix', path }, (plain) => {
+    void host.net.secure(plain, SERVER).then((socket) =>
+      socket.start({
+        onData: (chunk) => void socket.write(Buffer.from(chunk)),
+        onClose: () => undefined,
+      }),
+    );
+  });
+  t.after(() => listener.close());
+  const psk = sharedKeys.get('somebody') ?? assert.fail('no key');
+  const client = connectTls({
+    ...{ path, ciphers: 'PSK', maxVersion: 'TLSv1.2', checkServerIdentity: () => undefined },
+    pskCallback: () => ({ psk, identity: 'somebody' }),
+  });
+  t.after(() => client.destroy());
+  const sent: Buffer[] = [];
+  const got: Buffer[] = [];
+  let wake = (): void => undefined;
+  client.on('data', (chunk: Buffer) => {
+    got.push(chunk);
+    wake();
+  });
+  const echoed = async (): Promise<void> => {
+    while (Buffer.concat(got).length < Buffer.concat(sent).length)
+      await new Promise<void>((resolve) => (wake = resolve));
+  };
+  await new Promise<void>((resolve) => client.once('secureConnect', resolve));
+  for (let i = 1; i <= 2; i++) {
+    sent.push(Buffer.alloc(100_000, i));
+    client.write(sent.at(-1) ?? '');
+    await echoed();
+    await new Promise<void>((resolve, reject) =>
+      client.renegotiate({ rejectUnauthorized: false }, (error) => (error ? reject(error) : resolve())),
+    );
+  }
+  sent.push(Buffer.from('the end'));
+  client.write('the end');
+  await echoed();
+  assert.ok(Buffer.concat(got).equals(Buffer.concat(sent)));
 });
 
 test('a client that says something else, or hangs up, ends the handshake', async (t) => {
