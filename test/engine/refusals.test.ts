@@ -141,6 +141,19 @@ test('what is wrong is refused in the words of QEMU, and nothing has changed or 
   assert.deepEqual(bed.events, []);
 });
 
+test('a commit from a layer that somebody writes to has no header to name another file', async (t) => {
+  const bed = new EngineBed(t);
+  await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd') } } });
+  await bed.image('A');
+  await bed.image('B', { backing: 'A' });
+  await bed.image('C', { backing: 'B' });
+  await bed.execute('block-export-add', { type: 'nbd', id: 'e', 'node-name': 'B', writable: true });
+  assert.equal(
+    await bed.refusal('block-commit', { device: 'C', 'job-id': 'j', 'top-node': 'B', 'backing-file': 'x' }),
+    "'backing-file' specified, but 'top' has a writer on it",
+  );
+});
+
 test('what livedisk does not have is refused by its name', async (t) => {
   const bed = new EngineBed(t);
   await bed.chain('A');

@@ -34,7 +34,7 @@ const MEANT: ReadonlyArray<{ command: RegExp; theirs?: RegExp; ours?: RegExp; wh
   {
     command: /backup|transaction/,
     theirs: /Permission conflict|Block node is read-only/,
-    ours: /^(Invalid job ID|Job ID '.*' already in use)/,
+    ours: /^(Invalid job ID|Job ID '.*' already in use|Parameter 'speed' expects)/,
     why: "of two mistakes in a backup QEMU tells the graph's first",
   },
   {

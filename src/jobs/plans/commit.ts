@@ -63,13 +63,16 @@ export function planCommit(
     backing: backingWishes(request),
   };
   commitNodes(graph, plan);
-  if (top.skipFilters() !== device.skipFilters() && !hasWriter(top)) {
+  const isActive = top.skipFilters() === device.skipFilters();
+  if (!isActive && !hasWriter(top)) {
     // Its header is to name the base.
     layerAbove(device, top).assertNotBlocked();
     return plan;
   }
-  if (request['backing-file'] !== undefined)
-    throw new BlockError('invalid', "'backing-file' specified, but 'top' is the active layer");
+  if (request['backing-file'] !== undefined) {
+    const why = isActive ? 'is the active layer' : 'has a writer on it';
+    throw new BlockError('invalid', `'backing-file' specified, but 'top' ${why}`);
+  }
   return planOfActiveCommit(commonPlan(request, device), top, base);
 }
 
