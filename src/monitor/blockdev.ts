@@ -122,7 +122,7 @@ async function resize(graph: Graph, args: CommandArguments<'block_resize'>): Pro
 async function changeBackingFile(graph: Graph, args: CommandArguments<'change-backing-file'>): Promise<void> {
   const top = findRoot(graph, args.device);
   const image = findNode(graph, undefined, args['image-node-name']);
-  if (!image.backingNode()) {
+  if (!image.below) {
     const text = 'not allowing backing file change on an image without a backing file';
     throw new BlockError('invalid', text);
   }

@@ -122,6 +122,16 @@ const REFUSALS: ReadonlyArray<readonly [string, JsonObject, string]> = [
     { addr: { type: 'unix', data: { path: 'no/such/sock' } } },
     'Failed to bind socket to no/such/sock: No such file or directory',
   ],
+  [
+    'change-backing-file',
+    { device: 'C', 'image-node-name': 'free', 'backing-file': 'x' },
+    'not allowing backing file change on an image without a backing file',
+  ],
+  [
+    'change-backing-file',
+    { device: 'C', 'image-node-name': 'filter', 'backing-file': 'x' },
+    "'C' and image file are not in the same chain",
+  ],
   ['job-cancel', { id: 'j' }, 'Job not found'],
   ['block-job-cancel', { device: 'j' }, "Block job 'j' not found"],
 ];
@@ -134,6 +144,7 @@ test('what is wrong is refused in the words of QEMU, and nothing has changed or 
   const file = { driver: 'null-co', size: DISK_BYTES };
   await bed.execute('blockdev-add', { driver: 'raw', 'node-name': 'fixed', 'read-only': true, file });
   await bed.image('free');
+  await bed.execute('blockdev-add', { driver: 'copy-on-read', 'node-name': 'filter', file });
   const before = JSON.stringify(await bed.execute('x-debug-query-block-graph'));
   for (const [command, args, words] of REFUSALS)
     assert.equal(await bed.refusal(command, args), words, command);
