@@ -38,6 +38,30 @@ test('from the end on there is nothing, also where the last granule goes beyond 
   }
 });
 
+test('who walks from one end to the other, clean and dirty in turn, sees each byte once and comes to the end', () => {
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 9000 }),
+      fc.array(fc.tuple(fc.nat(8999), fc.integer({ min: 1, max: 700 })), { maxLength: 8 }),
+      fc.nat(9000),
+      (sizeBytes, writes, cut) => {
+        const bitmap = new DirtyBitmap(sizeBytes, 512);
+        for (const [offset, length] of writes) if (offset + length <= sizeBytes) bitmap.set(offset, length);
+        const end = Math.min(cut, sizeBytes);
+        let steps = 0;
+        for (let at = bitmap.nextClean(0, end), before = 0; before < end;) {
+          assert.ok(steps++ < 40, 'it comes to the end');
+          for (let i = before; i < at; i++) assert.ok(bitmap.isDirty(i));
+          const next = bitmap.nextDirty(at, end)?.offset ?? end;
+          for (let i = at; i < next; i++) assert.ok(!bitmap.isDirty(i));
+          before = next;
+          at = bitmap.nextClean(next, end);
+        }
+      },
+    ),
+  );
+});
+
 test('a resize keeps what still fits, and new space is clean', () => {
   fc.assert(
     fc.property(
