@@ -216,37 +216,65 @@ test('what cannot be sent from the page cache is left to who asks', async (conte
   assert.equal(writer.queuedBytes, 0);
 });
 
+/** A queue whose socket takes nothing of files at once, and what comes to the socket in which way. */
+function stuckQueue(): {
+  queue: SocketQueue;
+  sending: FileSending;
+  stream: Writable;
+  told: string[];
+  breakFile: () => void;
+  goOn: () => void;
+} {
+  let isBroken = false;
+  let goOn = (): void => undefined;
+  const told: string[] = [];
+  const stream = new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      told.push(`stream ${chunk.length}`);
+      goOn = done;
+    },
+  });
+  const system = {
+    isCached: () => true,
+    readNoWait: () => 1,
+    sendFile: () => ({ value: -1, errno: isBroken ? 'EIO' : 'EAGAIN' }),
+    read: (_fd: number, _memory: unknown, _at: number, lengthBytes: number) => (isBroken ? -1 : lengthBytes),
+  };
+  const traits = { isRemote: false, inMemory: false };
+  const descriptor = { fd: 5, isClosed: false };
+  const sending = new FileSending(descriptor as never, system as never, traits as never, false);
+  const sendNow = (_fd: number, bytes: Uint8Array): unknown => {
+    told.push(`at once ${bytes.length}`);
+    return { value: bytes.length, errno: '' };
+  };
+  const queue = new SocketQueue(
+    stream,
+    { sendNow } as never,
+    () => (stream.destroyed ? undefined : 3),
+    () => undefined,
+  );
+  return { queue, sending, stream, told, breakFile: () => void (isBroken = true), goOn: () => goOn() };
+}
+
 for (const when of ['it is sent', 'the file closes'] as const)
   test(`what cannot be read any more when ${when} is no zeroes: the connection is cut`, () => {
-    let isBroken = false;
-    let goOn = (): void => undefined;
-    const stream = new Writable({ write: (_chunk, _encoding, done) => void (goOn = done) });
-    const system = {
-      isCached: () => true,
-      readNoWait: () => 1,
-      sendFile: () => ({ value: -1, errno: isBroken ? 'EIO' : 'EAGAIN' }),
-      read: (_fd: number, _memory: unknown, _at: number, lengthBytes: number) =>
-        isBroken ? -1 : lengthBytes,
-    };
-    const traits = { isRemote: false, inMemory: false };
-    const sending = new FileSending(
-      { fd: 5, isClosed: false } as never,
-      system as never,
-      traits as never,
-      false,
-    );
-    const sockets = { sendNow: (_fd: number, bytes: Uint8Array) => ({ value: bytes.length, errno: '' }) };
-    const queue = new SocketQueue(
-      stream,
-      sockets as never,
-      () => 3,
-      () => undefined,
-    );
-    queue.sendFile(Buffer.from('head'), sending, 0, MiB);
+    const { queue, sending, stream, told, breakFile, goOn } = stuckQueue();
+    const next = (): void => queue.sendFile(Buffer.from('next'), sending, 0, 1);
+    queue.sendFile(Buffer.from('head'), sending, 0, MiB, next);
     assert.ok(queue.queuedBytes > 0);
-    isBroken = true;
+    breakFile();
     if (when === 'the file closes') sending.recall();
     else goOn();
     assert.equal(stream.destroyed, true);
     assert.equal(queue.queuedBytes, 0);
+    assert.deepEqual(told, ['at once 4', `stream ${4 * KiB}`], 'nothing takes the place of what is missing');
   });
+
+test('who sends on when the last bytes of a file leave comes behind them', () => {
+  const { queue, sending, told, goOn } = stuckQueue();
+  queue.sendFile(Buffer.from('first'), sending, 0, 3 * KiB, () =>
+    queue.sendFile(Buffer.from('second'), sending, 0, 2 * KiB),
+  );
+  for (let i = 0; i < 3; i++) goOn();
+  assert.deepEqual(told, ['at once 5', `stream ${3 * KiB}`, 'stream 6', `stream ${2 * KiB}`]);
+});

@@ -163,8 +163,9 @@ export class SocketQueue {
     const isForGood = value === 0 || NOT_SENT.has(errno);
     const part = stretch.copy(isForGood ? stretch.lengthBytes : Math.min(WAITING_BYTES, stretch.lengthBytes));
     if (!part) return this.#cut();
-    this.#sentOf(stretch, part.length);
+    // First: who is told that the stretch has left may send on.
     this.#writer.write(part);
+    this.#sentOf(stretch, part.length);
   }
 
   #sentOf(stretch: Stretch, lengthBytes: number): void {
@@ -172,8 +173,8 @@ export class SocketQueue {
     this.#itemsBytes -= lengthBytes;
     stretch.skip(lengthBytes);
     if (stretch.lengthBytes > 0) return;
-    stretch.end();
     this.#items.shift();
+    stretch.end();
   }
 
   /** Its file closes: what is left of it is copied. */
@@ -188,14 +189,15 @@ export class SocketQueue {
 
   /** What has been promised cannot be sent: who waits for it must not take anything else for it. */
   #cut(): void {
-    this.#drop();
     this.#stream.destroy();
+    this.#drop();
   }
 
   /** The connection is gone. */
   #drop(): void {
-    for (const item of this.#items) if (item instanceof Stretch) item.end();
+    const dropped = this.#items;
     this.#items = [];
     this.#itemsBytes = 0;
+    for (const item of dropped) if (item instanceof Stretch) item.end();
   }
 }
