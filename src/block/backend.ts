@@ -71,6 +71,7 @@ export class BlockBackend {
   #heldBack = 0;
   #quiesced = 0;
   readonly #resumed = new Notifier();
+  readonly #whenQuiesced = new Set<() => void>();
 
   constructor(properties: BackendProperties, host: Host, idle: Notifier, number = 0) {
     this.name = properties.name ?? '';
@@ -156,8 +157,15 @@ export class BlockBackend {
     old?.unuse();
   }
 
+  /** `tell` is called when a drained section begins, which waits for what is in flight; not after the answer was called. */
+  whenQuiesced(tell: () => void): () => void {
+    this.#whenQuiesced.add(tell);
+    return () => void this.#whenQuiesced.delete(tell);
+  }
+
   quiesce(): void {
     this.#quiesced++;
+    for (const tell of [...this.#whenQuiesced]) tell();
     if (this.#quiesced === 1) this.#throttle?.member.release();
     this.user.drainBegin?.();
   }

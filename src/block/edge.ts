@@ -141,8 +141,8 @@ export class Edge implements ChildIo {
     return this.node.io.flush();
   }
 
-  locate(offset: number, lengthBytes: number): Promise<Located> {
-    return this.node.io.locate(offset, lengthBytes);
+  locate(offset: number, lengthBytes: number, wanted?: () => void): Promise<Located> {
+    return this.node.io.locate(offset, lengthBytes, wanted);
   }
 
   allocatedBytes(): number | undefined {

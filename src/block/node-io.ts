@@ -420,8 +420,8 @@ export class NodeIo {
   }
 
   /** Where the bytes of [offset, ...) are plain bytes of a host file, for offload; see MappedStatus.locate. */
-  locate(offset: number, lengthBytes: number): Promise<Located> {
-    if (this.#mapped) return this.#mapped.status.locate(offset, lengthBytes);
+  locate(offset: number, lengthBytes: number, wanted?: () => void): Promise<Located> {
+    if (this.#mapped) return this.#mapped.status.locate(offset, lengthBytes, wanted);
     return Promise.resolve({ kind: 'plain', io: this.#io(), offset, lengthBytes, release: () => undefined });
   }
 

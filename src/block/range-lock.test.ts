@@ -56,6 +56,26 @@ test('nobody waits for ever behind those who go ahead', () => {
   assert.ok(passes > 0 && passes < 100, String(passes));
 });
 
+test('who holds a range until it is wanted is told once, also where somebody waits already', async () => {
+  const lock = new RangeLock();
+  let told = 0;
+  const release = await lock.lockUntilWanted(0, 10, () => told++);
+  const beside = await lock.lockExclusive(10, 10);
+  const shared = await lock.lockShared(0, 10);
+  assert.equal(told, 0);
+  const waiting = [lock.lockExclusive(5, 1), lock.lockExclusive(6, 1)];
+  assert.equal(told, 1);
+  const late = lock.lockUntilWanted(0, 10, () => told++);
+  const behind = lock.lockExclusive(9, 1);
+  assert.equal(told, 1);
+  for (const end of [release, beside, shared]) end();
+  for (const each of waiting) (await each)();
+  (await late)();
+  assert.equal(told, 2);
+  (await behind)();
+  assert.equal(lock.isIdle, true);
+});
+
 test('no exclusive lock ever overlaps another holder, and all are granted in the end', async () => {
   const request = fc.record({
     start: fc.nat(30),

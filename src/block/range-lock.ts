@@ -13,6 +13,8 @@ interface Held {
   /** How many have passed it while it waited. */
   timesPassed: number;
   wake: (() => void) | undefined;
+  /** Told once, when somebody waits for this holder. */
+  wanted: (() => void) | undefined;
 }
 
 /** Nobody who waits is passed more often. */
@@ -56,6 +58,11 @@ export class RangeLock {
     return this.#lock(entryOf(start, length, { exclusive: false }), signal);
   }
 
+  /** A shared lock that is told when somebody waits for its end. */
+  lockUntilWanted(start: number, length: number, wanted: () => void): Release | Promise<Release> {
+    return this.#lock({ ...entryOf(start, length, { exclusive: false }), wanted }, undefined);
+  }
+
   lockExclusive(start: number, length: number, signal?: CancelSignal): Release | Promise<Release> {
     return this.#lock(entryOf(start, length, { exclusive: true }), signal);
   }
@@ -73,6 +80,7 @@ export class RangeLock {
       this.#grant(entry);
       return release;
     }
+    for (const other of [...this.#held]) if (other.granted && conflict(other, entry)) tellWanted(other);
     if (signal) return this.#untilFree(entry, release, signal);
     return new Promise((resolve) => {
       entry.wake = () => resolve(release);
@@ -105,6 +113,8 @@ export class RangeLock {
 
   #grant(entry: Held): void {
     entry.granted = true;
+    if (entry.wanted && this.#held.some((other) => !other.granted && conflict(other, entry)))
+      tellWanted(entry);
     for (const other of this.#held) {
       if (other === entry) return;
       if (!other.granted && conflict(other, entry)) other.timesPassed++;
@@ -131,7 +141,16 @@ function entryOf(
   { exclusive, goesAhead = false }: { exclusive: boolean; goesAhead?: boolean },
 ): Held {
   const end = start + length;
-  return { start, end, exclusive, goesAhead, granted: false, timesPassed: 0, wake: undefined };
+  return {
+    ...{ start, end, exclusive, goesAhead },
+    ...{ granted: false, timesPassed: 0, wake: undefined, wanted: undefined },
+  };
+}
+
+function tellWanted(entry: Held): void {
+  const { wanted } = entry;
+  entry.wanted = undefined;
+  wanted?.();
 }
 
 function overlap(a: Held, b: Held): boolean {

@@ -5,7 +5,7 @@ import type { IoDriver } from '../block/driver.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
-import { FileSource } from '../block/file-source.js';
+import { FileSource, SentSource } from '../block/file-source.js';
 import { areOpen, type CopyTurn, whenOpen } from '../block/copy-turn.js';
 import { isZeroForGood } from '../block/zero-target.js';
 import { CopyTarget, type UnitPart } from './copy-target.js';
@@ -288,7 +288,9 @@ export class Mover {
     const pieceBytes = this.#options.compress === true ? Math.max(PIECE_BYTES, unit) : PIECE_BYTES;
     const end = offset + lengthBytes;
     for (let at = offset; at < end;) {
-      const offloaded = this.#isSmall(lengthBytes) ? 0 : await this.#offload(at, end - at, fate);
+      const offloaded = this.#isSmall(lengthBytes)
+        ? 0
+        : await this.#offload(turn, { offset: at, lengthBytes: end - at }, fate);
       if (offloaded > 0) {
         at += offloaded;
         this.target.wrote(offloaded);
@@ -309,9 +311,12 @@ export class Mover {
   }
 
   /** A copy without reading of a first part of the stretch; answers its length, 0 when it must be read and written. */
-  async #offload(offset: number, lengthBytes: number, fate: FailureFate): Promise<number> {
+  async #offload(turn: CopyTurn, { offset, lengthBytes }: Stretch, fate: FailureFate): Promise<number> {
     const { source, target, compress = false, offloads = true, hashes, compares } = this.#options;
-    if (compress || !offloads || hashes || compares === true || !protocolOf(target.node)?.copyFrom) return 0;
+    if (compress || !offloads || hashes || compares === true) return 0;
+    const to = protocolOf(target.node);
+    if (!to?.copyFrom) return 0;
+    if (to.copiesToPeer === true) return this.#send(turn, { offset, lengthBytes }, fate);
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), fate);
     if (located.kind !== 'plain') return 0;
     if (located.io.offersFile !== true) {
@@ -322,6 +327,38 @@ export class Mover {
     try {
       await target.writeFrom(offset, located.lengthBytes, bytes);
       return located.lengthBytes;
+    } catch (error) {
+      throw this.#options.job.ioError(bytes.failedToRead ? 'read' : 'write', error, fate);
+    }
+  }
+
+  /**
+   * The same to a peer: all of the stretch, or nothing of it. What changes in the source is copied again, or waits for the
+   * turn's end: so neither its requests nor drained sections wait for the peer.
+   */
+  async #send(turn: CopyTurn, { offset, lengthBytes }: Stretch, fate: FailureFate): Promise<number> {
+    const { source, target } = this.#options;
+    let isWanted = false;
+    let leave = (): void => void (isWanted = true);
+    const wanted = (): void => leave();
+    const located = await this.#read(() => source.node.io.locate(offset, lengthBytes, wanted), fate);
+    if (located.kind !== 'plain') return 0;
+    if (located.io.offersFile !== true || located.lengthBytes < lengthBytes) {
+      located.release();
+      return 0;
+    }
+    const forget = source.whenQuiesced(wanted);
+    const left = (): void => {
+      forget();
+      located.release();
+      turn.doneWith(source);
+    };
+    const bytes = new SentSource(located.io, located.offset, lengthBytes, left);
+    leave = () => bytes.leave();
+    if (isWanted || source.isQuiesced) bytes.leave();
+    try {
+      await target.writeFrom(offset, lengthBytes, bytes);
+      return lengthBytes;
     } catch (error) {
       throw this.#options.job.ioError(bytes.failedToRead ? 'read' : 'write', error, fate);
     }

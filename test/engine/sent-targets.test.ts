@@ -5,8 +5,12 @@ import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import { RealFile } from '../../src/host/real-file.js';
 import type { JsonObject } from '../../src/schema/types.js';
+import { Command, Option, TransmissionFlag } from '../../src/wire/nbd/constants.js';
 import { freePort } from '../kit/free-port.js';
+import { ScriptedServer } from '../kit/nbd-script.js';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
+
+const SOON = { timeout: 50_000 };
 
 const WITHOUT = 'before Linux 6.5 nothing tells what of a file is in the page cache';
 
@@ -18,14 +22,20 @@ async function isAtHand(path: string): Promise<boolean> {
   return answer;
 }
 
-/** A raw disk S of device virtio0 and a node N of an export T of another engine's, both on files of that name. */
-async function linked(t: TestContext, isFar: boolean): Promise<{ bed: EngineBed; server: EngineBed }> {
+/** An engine that has a raw disk S, of device virtio0, on a file of that name. */
+async function bedWithDisk(t: TestContext): Promise<EngineBed> {
   const bed = new EngineBed(t);
-  const server = new EngineBed(t);
   writeFileSync(bed.path('S'), randomBytes(DISK_BYTES));
-  const source = { driver: 'file', filename: bed.path('S') };
-  await bed.engine.addNode({ driver: 'raw', 'node-name': 'S', file: source });
+  const file = { driver: 'file', filename: bed.path('S'), discard: 'unmap' };
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'S', file, discard: 'unmap' });
   await bed.device('S');
+  return bed;
+}
+
+/** Such an engine, with a node N of an export T of another engine's, on a file of that name. */
+async function linked(t: TestContext, isFar: boolean): Promise<{ bed: EngineBed; server: EngineBed }> {
+  const bed = await bedWithDisk(t);
+  const server = new EngineBed(t);
   writeFileSync(server.path('T'), '');
   truncateSync(server.path('T'), DISK_BYTES);
   const file = { driver: 'file', filename: server.path('T') };
@@ -43,6 +53,29 @@ async function linked(t: TestContext, isFar: boolean): Promise<{ bed: EngineBed;
   const nbd = { driver: 'nbd', server: isFar ? far : near, export: 'T' };
   await bed.engine.addNode({ driver: 'raw', 'node-name': 'N', file: nbd });
   return { bed, server };
+}
+
+/** Gives the engine a node N of an export whose server reads all writes, and answers none. Answers how many came. */
+async function addSilentTarget(t: TestContext, bed: EngineBed): Promise<() => number> {
+  const server = { type: 'unix', path: bed.path('silent') } as const;
+  let writes = 0;
+  const listener = await ScriptedServer.listen(createRealHost(), server, async (peer) => {
+    const options = new Set([Option.go]);
+    await peer.handshake({
+      sizeBytes: DISK_BYTES,
+      flags: TransmissionFlag.hasFlags,
+      options,
+      handshakeFlags: 3,
+    });
+    for (;;) {
+      const request = await peer.request();
+      if (request.command === Command.write) writes++;
+      else peer.simple(request, 0, Buffer.alloc(request.command === Command.read ? request.lengthBytes : 0));
+    }
+  });
+  t.after(() => listener.close());
+  await bed.engine.addNode({ driver: 'raw', 'node-name': 'N', file: { driver: 'nbd', server } });
+  return () => writes;
 }
 
 const asData = ({ type, ...data }: JsonObject): JsonObject => ({ type: type ?? null, data });
@@ -76,3 +109,30 @@ for (const isFar of [false, true])
       assert.ok(readFileSync(server.path('T')).equals(expected));
       assert.ok(readBytes() <= MiB, `${readBytes()} bytes were read`);
     });
+
+for (const command of ['blockdev-mirror', 'blockdev-backup'])
+  test(
+    `${command}: while a server takes what is sent it, and never answers, the source is its users'`,
+    SOON,
+    async (t) => {
+      const bed = await bedWithDisk(t);
+      if (!(await isAtHand(bed.path('S')))) return t.skip(WITHOUT);
+      const writes = await addSilentTarget(t, bed);
+      await bed.execute(command, { 'job-id': 'j', device: 'S', target: 'N', sync: 'full' });
+      while (writes() === 0) await new Promise((resolve) => setImmediate(resolve));
+      if (command === 'blockdev-mirror') {
+        // What changes the mapping, or is read, changed and written: not as a guest's plain write.
+        await bed.guest('discard 0 64k');
+        await bed.guest('write -z 1M 64k');
+        await bed.guest('write -P 2 65537 3');
+      } else
+        await bed.execute('blockdev-snapshot-sync', {
+          ...{ 'node-name': 'S', 'snapshot-file': bed.path('O.qcow2'), 'snapshot-node-name': 'O' },
+        });
+      await bed.execute('stop');
+      await bed.execute('cont');
+      await bed.execute('block-job-cancel', { device: 'j', force: true });
+      await bed.event('BLOCK_JOB_CANCELLED', 'j');
+      await bed.guest('write -P 3 0 1M');
+    },
+  );

@@ -38,8 +38,8 @@ export interface ChildIo {
   flush(): Promise<void>;
   /** See DriverInstance. */
   takeDoubtful(): ByteRanges;
-  /** For offload: where the first stretch at `offset` has its bytes. */
-  locate(offset: number, lengthBytes: number): Promise<Located>;
+  /** For offload: where the first stretch at `offset` has its bytes. `wanted`: see MappedStatus. */
+  locate(offset: number, lengthBytes: number, wanted?: () => void): Promise<Located>;
   /** Bytes that it takes on its host; undefined where that is not known. */
   allocatedBytes(): number | undefined;
   /** Status of the child's own layer. */

@@ -28,10 +28,12 @@ export interface IoDriver {
   extend?(lengthBytes: number): Promise<void>;
   tryExtend?(lengthBytes: number): boolean;
   startWriteback?(offset: number, lengthBytes: number): void;
+  /** What copyFrom() waits for is a peer, who may take as long as he likes. */
+  readonly copiesToPeer?: boolean;
   /**
    * Offload: takes plain bytes of a file of the host, maybe another node's, without reading them: by copy_file_range, or
-   * from the page cache into a socket. Answers how much it took. Until then nobody uses their place for anything else; what
-   * is written there meanwhile may be taken in their place.
+   * from the page cache into a socket. Answers how much it took. Until then nobody uses their place for anything else, or
+   * whoever lets them sees to the copy; what is written there meanwhile may be taken in their place.
    */
   copyFrom?(source: IoDriver, sourceOffset: number, offset: number, lengthBytes: number): Promise<number>;
 }

@@ -80,14 +80,17 @@ export class MappedStatus {
     return withHost(status, mapping);
   }
 
-  /** For offload: the first stretch at `offset`, its range held (shared) until release() when it is plain. */
-  async locate(offset: number, lengthBytes: number): Promise<Located> {
-    const release = await this.#mapped.ranges.lockShared(offset, lengthBytes);
+  /**
+   * For offload: the first stretch at `offset`, its range held (shared) until release() when it is plain. `wanted`: told when
+   * somebody waits for that, maybe before this answers.
+   */
+  async locate(offset: number, lengthBytes: number, wanted: () => void = () => undefined): Promise<Located> {
+    const release = await this.#mapped.ranges.lockUntilWanted(offset, lengthBytes, wanted);
     const mapping = newMapping();
     let located: Located = { kind: 'other', lengthBytes };
     try {
       await this.#mapped.map(offset, lengthBytes, mapping);
-      located = await this.#locateMapping(mapping, offset);
+      located = await this.#locateMapping(mapping, offset, wanted);
       if (located.kind === 'plain') located = heldUntilReleased(located, release);
       return located;
     } finally {
@@ -96,21 +99,26 @@ export class MappedStatus {
   }
 
   /** At once in the layer that the merged map tells, where there is one. */
-  async #locateBelow(backing: Edge, offset: number, lengthBytes: number): Promise<Located> {
+  async #locateBelow(
+    backing: Edge,
+    offset: number,
+    lengthBytes: number,
+    wanted: () => void,
+  ): Promise<Located> {
     const { layerMap } = this.#mapped;
-    if (!layerMap) return backing.locate(offset, lengthBytes);
+    if (!layerMap) return backing.locate(offset, lengthBytes, wanted);
     await layerMap.learn(offset);
     const place = newPlace();
     if (layerMap.isGone || !layerMap.tryFind(offset, lengthBytes, place))
-      return backing.locate(offset, lengthBytes);
+      return backing.locate(offset, lengthBytes, wanted);
     const { kind, layer, lengthBytes: length } = place;
     if (kind === 'zero' || kind === 'nothing') return { kind: 'zero', lengthBytes: length };
     const node = defined(layerMap.layers[layer], 'layer of a merged map');
     const inside = Math.min(length, node.lengthBytes - offset);
-    return inside > 0 ? node.io.locate(offset, inside) : { kind: 'zero', lengthBytes: length };
+    return inside > 0 ? node.io.locate(offset, inside, wanted) : { kind: 'zero', lengthBytes: length };
   }
 
-  async #locateMapping(mapping: Mapping, offset: number): Promise<Located> {
+  async #locateMapping(mapping: Mapping, offset: number, wanted: () => void): Promise<Located> {
     const { lengthBytes } = mapping;
     switch (mapping.kind) {
       case 'data': {
@@ -119,7 +127,9 @@ export class MappedStatus {
         const child = placeOf(mapping);
         // Whoever listens is to hear of the read.
         const isOpen = !child.isListening && !this.#mapped.isHeard;
-        return isOpen ? child.locate(mapping.hostOffset, lengthBytes) : { kind: 'other', lengthBytes };
+        return isOpen
+          ? child.locate(mapping.hostOffset, lengthBytes, wanted)
+          : { kind: 'other', lengthBytes };
       }
       case 'zero':
         return { kind: 'zero', lengthBytes };
@@ -127,7 +137,7 @@ export class MappedStatus {
         const { backing } = this.#mapped;
         const inside = backing ? Math.min(lengthBytes, backing.lengthBytes - offset) : 0;
         if (!backing || inside <= 0) return { kind: 'zero', lengthBytes };
-        return this.#locateBelow(backing, offset, inside);
+        return this.#locateBelow(backing, offset, inside, wanted);
       }
     }
   }

@@ -121,6 +121,7 @@ export function deniedError(): BlockError {
 }
 
 class NbdIo implements IoDriver {
+  readonly copiesToPeer = true;
   readonly #session: NbdSession;
   readonly #alignmentBytes: number;
   /** Status is asked of the depth in a chain. */

@@ -186,7 +186,7 @@ export class NbdClient {
 
   /**
    * A write of bytes of a HostFile that are not read, see HostSocket.sendFile. False: some of them are to be read and
-   * written. Until this resolves their place must be used for nothing else.
+   * written. What is written to their place before this resolves may be sent instead.
    */
   async writeFile(
     offset: number,
