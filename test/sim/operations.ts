@@ -103,6 +103,7 @@ export class Operator {
       if (job.status === 'paused' || job.status === 'standby') await tolerate(() => job.resume());
       else if (job.status === 'pending') job.finalize();
       else if (job.status === 'concluded') job.dismiss();
+      else if (job.isReady && job.limit.isLimited) job.setSpeed(0);
       else if (job.isReady) await this.#end(job);
       else if (job.status === 'running') job.setSpeed(0);
     });
