@@ -60,7 +60,9 @@ export class RangeLock {
 
   /** A shared lock that is told when somebody waits for its end. */
   lockUntilWanted(start: number, length: number, wanted: () => void): Release | Promise<Release> {
-    return this.#lock({ ...entryOf(start, length, { exclusive: false }), wanted }, undefined);
+    const entry = entryOf(start, length, { exclusive: false });
+    entry.wanted = wanted;
+    return this.#lock(entry, undefined);
   }
 
   lockExclusive(start: number, length: number, signal?: CancelSignal): Release | Promise<Release> {
@@ -142,8 +144,14 @@ function entryOf(
 ): Held {
   const end = start + length;
   return {
-    ...{ start, end, exclusive, goesAhead },
-    ...{ granted: false, timesPassed: 0, wake: undefined, wanted: undefined },
+    start,
+    end,
+    exclusive,
+    goesAhead,
+    granted: false,
+    timesPassed: 0,
+    wake: undefined,
+    wanted: undefined,
   };
 }
 
