@@ -131,7 +131,7 @@ export class BlockBackend {
   get isPlainFile(): boolean {
     const instance = this.root?.node.instance;
     if (instance?.map?.isFixed !== true) return false;
-    return this.root?.node.children.get('file')?.node.instance.io?.offersFile === true;
+    return this.root?.node.children.get('file')?.node.instance.io?.file !== undefined;
   }
 
   describe(): string {

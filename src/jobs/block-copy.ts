@@ -319,7 +319,7 @@ export class Mover {
     if (to.copiesToPeer === true) return this.#send(turn, { offset, lengthBytes }, fate);
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes), fate);
     if (located.kind !== 'plain') return 0;
-    if (located.io.offersFile !== true) {
+    if (!located.io.file) {
       located.release();
       return 0;
     }
@@ -343,7 +343,7 @@ export class Mover {
     const wanted = (): void => leave();
     const located = await this.#read(() => source.node.io.locate(offset, lengthBytes, wanted), fate);
     if (located.kind !== 'plain') return 0;
-    if (located.io.offersFile !== true || located.lengthBytes < lengthBytes) {
+    if (!located.io.file || located.lengthBytes < lengthBytes) {
       located.release();
       return 0;
     }
@@ -393,7 +393,7 @@ interface Copied {
 
 /** Longest piece of data: what the kernel copies, on a thread, costs a job less the longer it is. */
 export function longestBetween(source: Node, target: Node): number {
-  if (protocolOf(source)?.offersFile !== true || !protocolOf(target)?.copyFrom) return PIECE_BYTES;
+  if (!protocolOf(source)?.file || !protocolOf(target)?.copyFrom) return PIECE_BYTES;
   return OFFLOADED_BYTES;
 }
 

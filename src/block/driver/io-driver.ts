@@ -7,9 +7,7 @@ import type { BlockStatus, IoRequest } from '../request.js';
  * memory that a guest changes at any time: see IoRequest. It is the driver's until its promise settles, no longer.
  */
 export interface IoDriver {
-  /** A read may be answered by a file of the host, see IoRequest.taker. */
-  readonly offersFile?: boolean;
-  /** That file: its bytes have the same offsets. */
+  /** A file of the host that has its bytes, at the same offsets, and may answer a read: see IoRequest.taker. */
   readonly file?: HostFile;
   tryRead?(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean;
   read(request: IoRequest, from: number, lengthBytes: number, offset: number): Promise<void>;

@@ -73,8 +73,6 @@ export class FileIo implements IoDriver {
     };
   }
 
-  readonly offersFile = true;
-
   tryRead(request: IoRequest, from: number, lengthBytes: number, offset: number): boolean {
     const { taker } = request;
     if (taker && lengthBytes === request.lengthBytes && this.#isAllData(offset, lengthBytes))

@@ -233,7 +233,7 @@ export class ImageCopy {
     const located = await image.node.io.locate(at, lengthBytes);
     if (located.kind !== 'plain') return false;
     try {
-      if (located.lengthBytes < lengthBytes || located.io.offersFile !== true) return false;
+      if (located.lengthBytes < lengthBytes || !located.io.file) return false;
       const source = new FileSource(located.io, located.offset);
       await this.#target.writeFrom(offset, lengthBytes, source);
       return true;

@@ -87,29 +87,25 @@ test(
   }),
 );
 
-test(
-  'a server that refuses a write of a file and then reads nothing is waited for no longer than one that is silent',
-  simulated(async (_simulation, host) => {
-    const { listener } = await hasty(host, new Promise(() => undefined));
-    const client = await connect(host, { requestTimeoutMs: 1000 });
-    const { file } = await fileOf(host);
-    assert.equal((await errorOf(client.writeFile(0, { file, position: 0 }, LENGTH, 0))).kind, 'timeout');
-    await client.close();
-    await listener.close();
-  }),
-);
-
-test(
-  'a second answer to a write of a file whose bytes are still to be sent ends the connection',
-  simulated(async (_simulation, host) => {
-    const { listener } = await hasty(host, new Promise(() => undefined), 2);
-    const client = await connect(host);
-    const { file } = await fileOf(host);
-    assert.equal((await errorOf(client.writeFile(0, { file, position: 0 }, LENGTH, 0))).kind, 'corrupt');
-    await client.close();
-    await listener.close();
-  }),
-);
+for (const [what, answers, kind] of [
+  [
+    'a server that refuses a write of a file and then reads nothing is waited for as one that is silent',
+    1,
+    'timeout',
+  ],
+  ['a second answer to a write of a file whose bytes are still to be sent ends the connection', 2, 'corrupt'],
+] as const)
+  test(
+    what,
+    simulated(async (_simulation, host) => {
+      const { listener } = await hasty(host, new Promise(() => undefined), answers);
+      const client = await connect(host, { requestTimeoutMs: 1000 });
+      const { file } = await fileOf(host);
+      assert.equal((await errorOf(client.writeFile(0, { file, position: 0 }, LENGTH, 0))).kind, kind);
+      await client.close();
+      await listener.close();
+    }),
+  );
 
 test(
   'a connection that is lost fails writes of files, those that wait for their turn, too',
