@@ -70,6 +70,12 @@ export class ForgetfulServer {
     this.#relay.setDown(false);
   };
 
+  /** Its connections are, and it is what it was. */
+  readonly cut = (): void => {
+    this.#relay.setDown(true);
+    this.#relay.setDown(false);
+  };
+
   /** Flushes wait until that happens. */
   readonly holdFlushes = (): void => {
     this.#held = deferred();

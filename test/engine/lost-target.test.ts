@@ -10,7 +10,7 @@ const POLICIES = ['ignore', 'stop'] as const;
 /** So much is copied at once, and then the job waits. */
 const SLOW = { speed: 2 * MiB };
 
-interface Linked extends Pick<ForgetfulServer, 'path' | 'lose' | 'holdFlushes'> {
+interface Linked extends Pick<ForgetfulServer, 'path' | 'lose' | 'cut' | 'holdFlushes'> {
   bed: EngineBed;
 }
 
@@ -27,8 +27,8 @@ async function linked(t: TestContext, format: 'raw' | 'qcow2', delay = 0): Promi
   await bed.device('S');
   const nbd = { driver: 'nbd', server: { type: 'unix', path: server.socket }, export: 'T' };
   await bed.engine.addNode({ driver: format, 'node-name': 'N', file: { ...nbd, 'reconnect-delay': delay } });
-  const { path, lose, holdFlushes } = server;
-  return { bed, path, lose, holdFlushes };
+  const { path, lose, cut, holdFlushes } = server;
+  return { bed, path, lose, cut, holdFlushes };
 }
 
 async function start(bed: EngineBed, command: string, more: JsonObject): Promise<Job> {
@@ -118,6 +118,22 @@ for (const delay of [0, 60])
     await again.concluded;
     assert.equal(again.error, undefined);
     assert.ok(committed(path));
+  });
+
+for (const how of ['cut', 'lose'] as const)
+  test(`backup with x-verify and reconnect-delay: a server that was ${how === 'cut' ? 'cut off is gone on with' : 'lost is found out, where a guest has changed what is gone'}`, async (t) => {
+    const server = await linked(t, 'raw', 60);
+    const { bed, path } = server;
+    const job = await start(bed, 'blockdev-backup', { ...SLOW, 'x-verify': true });
+    await untilCopied(bed, job);
+    await bed.guest('write -P 0x22 0 64k');
+    server[how]();
+    await job.setSpeed(0);
+    await job.concluded;
+    if (how === 'cut') {
+      assert.equal(job.error, undefined);
+      assert.ok(readFileSync(path).equals(Buffer.alloc(DISK_BYTES, 0x11)));
+    } else assert.match(job.error ?? '', /^The copy differs from what was sent in 65536 bytes at 0,/);
   });
 
 for (const policy of POLICIES) {

@@ -108,6 +108,45 @@ test(
 );
 
 test(
+  'with a delay a server that answers that it shuts down is waited for, as one that is lost',
+  onServer(async ({ host, target, server, serve, open }) => {
+    const session = await open({ reconnectDelayMs: 10 * SECOND_MS });
+    const release = hold(target);
+    target.fault = 'ESHUTDOWN';
+    const requests = [
+      session.write(0, Buffer.alloc(4096, 1), 0),
+      session.write(65536, Buffer.alloc(512 * KiB, 2), 0),
+      session.flush(),
+      session.blockStatus(0, 4096),
+    ];
+    while (server.inFlightOf('') < requests.length) await host.clock.sleep(1);
+    release();
+    while (server.connectionCount > 0) await host.clock.sleep(1);
+    await server.close();
+    await host.clock.sleep(SECOND_MS);
+    target.fault = undefined;
+    await serve();
+    await Promise.all(requests);
+    assert.equal(target.bytes[4095], 1);
+    assert.equal(target.bytes[65536 + 512 * KiB - 1], 2);
+    await session.close();
+  }),
+);
+
+test(
+  'without a delay a server that shuts down is heard, and one that never ends shutting down in any case',
+  onServer(async ({ target, open }) => {
+    target.fault = 'ESHUTDOWN';
+    const session = await open();
+    assert.equal((await errorOf(session.flush())).errno, 'ESHUTDOWN');
+    await session.close();
+    const patient = await open({ reconnectDelayMs: 10 * SECOND_MS });
+    assert.equal((await errorOf(patient.flush())).errno, 'ESHUTDOWN');
+    await patient.close();
+  }),
+);
+
+test(
   'without a delay what is in flight fails, and the next request connects again',
   onServer(async ({ simulation, target, host, server, open }) => {
     const session = await open();

@@ -205,8 +205,7 @@ export class NbdSession {
     try {
       return await send(client);
     } catch (error) {
-      const isLost = client.isLost(error) && !this.#isClosing;
-      if (!isLost || era !== this.#era || this.#deadlineMs <= this.#nowMs()) throw error;
+      if (!this.#isLost(client, error) || era !== this.#era || this.#deadlineMs <= this.#nowMs()) throw error;
     }
     const again = this.#again(turn, era, send);
     if (change) this.#unsure.add(this, { ...change, over: again.then(ignore, ignore) });
@@ -219,10 +218,20 @@ export class NbdSession {
       try {
         return await send(client);
       } catch (error) {
-        const isOver = sends >= MAX_SENDS || era !== this.#era || this.#isClosing;
-        if (!client.isLost(error) || isOver || this.#deadlineMs <= this.#nowMs()) throw error;
+        const isOver = sends >= MAX_SENDS || era !== this.#era;
+        if (!this.#isLost(client, error) || isOver || this.#deadlineMs <= this.#nowMs()) throw error;
       }
     }
+  }
+
+  /** Also where the server says that it goes, and did not do what was asked: then it is left, and waited for. */
+  #isLost(client: NbdClient, error: unknown): boolean {
+    if (this.#isClosing) return false;
+    if (client.isLost(error)) return true;
+    const isGoing = error instanceof BlockError && error.errno === 'ESHUTDOWN';
+    if (!isGoing || !this.#options.reconnectDelayMs) return false;
+    client.abandon();
+    return true;
   }
 
   async #afterUnsure(change: Stretch): Promise<void> {
