@@ -60,6 +60,8 @@ export class BlockBackend {
    * What is in flight stays counted, and the backend where it is, until it has ended.
    */
   signal: CancelSignal | undefined;
+  /** Told of the bytes of each write, zeroing and discard before it begins. */
+  changes: ((offset: number, lengthBytes: number) => void) | undefined;
   /** The group whose limits hold for it, and its place in it. */
   #throttle: { group: ThrottleGroup; member: ThrottleMember; unuse: () => void } | undefined;
   readonly #trace: Trace;
@@ -195,7 +197,10 @@ export class BlockBackend {
     const root = this.#root();
     this.#check(root, offset, lengthBytes);
     const isRead = kind === 'read';
-    if (!isRead) this.#checkWritable(root);
+    if (!isRead) {
+      this.#checkWritable(root);
+      this.changes?.(offset, lengthBytes);
+    }
     const startedMs = this.clock.nowMs();
     const done = isRead
       ? root.tryReadPart(request, 0, lengthBytes, offset)
@@ -281,6 +286,7 @@ export class BlockBackend {
       return root.readPart(request, 0, lengthBytes, offset);
     }
     this.#checkWritable(root);
+    this.changes?.(offset, lengthBytes);
     const flags =
       this.writethrough && !hasFlag(request.flags, Flag.fua) ? request.flags | Flag.fua : request.flags;
     if (kind === 'write') return root.writePart(request, 0, lengthBytes, offset, flags);

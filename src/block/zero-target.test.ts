@@ -21,6 +21,8 @@ interface Ways {
   hasStatus?: boolean;
   /** A format that has nothing where it was zeroed and has nothing below it. */
   hasNothing?: boolean;
+  /** A peer's, over so many connections by now. */
+  connection?: number;
 }
 
 /** A target of units, all of which hold data but for the first and the last. */
@@ -29,11 +31,21 @@ class FakeTarget {
   writtenBytes = 0;
   fastTries = 0;
   discards = 0;
+  questions = 0;
 
   constructor(readonly ways: Ways) {}
 
   get backend(): BlockBackend {
+    const { ways } = this;
     const node = {
+      lengthBytes: UNITS * UNIT,
+      instance: {
+        io: {
+          get connection() {
+            return ways.connection;
+          },
+        },
+      },
       skipFilters: () => ({ driver: { options: { backing: this.ways.hasNothing === true } } }),
       modes: { discard: this.ways.ignoresDiscards === true ? 'ignore' : 'unmap' },
       statusThroughChain: (offset: number, lengthBytes: number) => this.#status(offset, lengthBytes),
@@ -56,6 +68,7 @@ class FakeTarget {
   }
 
   #status(offset: number, lengthBytes: number): unknown {
+    this.questions++;
     if (this.ways.hasStatus === false) throw errnoError('EIO');
     const first = offset / UNIT;
     const isZero = this.units[first] === 'zero';
@@ -121,4 +134,34 @@ test('a target that is to get a backing file has zeroes of its own, whatever zer
   const target = new FakeTarget({ hasNothing: true });
   await new ZeroTarget(target.backend, { unmap: true, believesStatus: false }).write(0, UNITS * UNIT);
   assert.deepEqual(new Set(target.units), new Set(['zero']));
+});
+
+test('a peer is asked once for what it says is zeroes, and again after a change, or a loss', async () => {
+  for (const [connection, questions] of [
+    [3, 1],
+    [undefined, 8],
+  ] as const) {
+    const target = new FakeTarget({ ...(connection !== undefined && { connection }) });
+    target.units.fill('zero');
+    const { backend } = target;
+    const zeroes = new ZeroTarget(backend, { unmap: true, believesStatus: true });
+    for (let i = 0; i < 8; i++)
+      assert.deepEqual(await zeroes.first(i * UNIT, UNIT), { zero: true, isOwn: true, lengthBytes: UNIT });
+    assert.equal(target.questions, questions);
+    assert.equal(zeroes.isKnown(9 * UNIT, UNIT), connection !== undefined);
+    target.units[9] = 'data';
+    backend.changes?.(9 * UNIT, UNIT);
+    assert.equal(zeroes.isKnown(9 * UNIT, UNIT), false);
+    assert.equal((await zeroes.first(9 * UNIT, UNIT)).zero, false);
+    target.ways.connection = 4;
+    assert.equal(zeroes.isKnown(10 * UNIT, UNIT), false);
+  }
+});
+
+test('a peer whose target is to get a backing file is not believed', async () => {
+  const target = new FakeTarget({ connection: 1 });
+  target.units.fill('zero');
+  const zeroes = new ZeroTarget(target.backend, { unmap: true, believesStatus: false });
+  await zeroes.first(0, UNIT);
+  assert.equal(zeroes.isKnown(UNIT, UNIT), false);
 });

@@ -1,12 +1,15 @@
 import { isUnsupported } from '../base/error.js';
-import { MiB } from '../base/limits.js';
+import { GiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from './backend.js';
 import type { ChainStatus } from './chain-status.js';
+import { KnownZeroes } from './known-zeroes.js';
 import type { Node } from './node.js';
 import { Flag } from './request.js';
 
 /** What is shorter is written: that costs no more than to find out. */
 const PROVED_BYTES = MiB;
+/** So much ahead a peer is asked: its answer is one stretch, and costs it the same. */
+const ASKED_BYTES = GiB;
 
 export interface ZeroOptions {
   /** Space may be given back. */
@@ -36,20 +39,35 @@ export class ZeroTarget {
   #zeroesFast = true;
   #discards: boolean;
   readonly #believesStatus: boolean;
+  readonly #known = new KnownZeroes();
 
   constructor(target: BlockBackend, { unmap, believesStatus }: ZeroOptions) {
     this.#target = target;
     this.#flags = unmap ? Flag.mayUnmap : Flag.none;
     this.#discards = unmap && believesStatus;
     this.#believesStatus = believesStatus;
+    target.changes = (offset, lengthBytes) => this.#known.changes(offset, lengthBytes);
+  }
+
+  /** A peer has said that all of a stretch is zeroes, and nothing was changed there since. */
+  isKnown(offset: number, lengthBytes: number): boolean {
+    const connection = connectionOf(this.#target.node);
+    return connection !== undefined && this.#known.covers(offset, lengthBytes, connection);
   }
 
   /** How long a first part of a stretch is zeroes already, or is not. Status is advice. */
   async first(offset: number, lengthBytes: number): Promise<FirstPart> {
-    const status = await this.#target.during(() => statusOf(this.#target.node, offset, lengthBytes));
+    const { node } = this.#target;
+    const connection = this.#believesStatus ? connectionOf(node) : undefined;
+    if (this.isKnown(offset, lengthBytes)) return { zero: true, isOwn: true, lengthBytes };
+    const ahead = connection === undefined ? 0 : Math.min(ASKED_BYTES, node.lengthBytes - offset);
+    const asked = Math.max(ahead, lengthBytes);
+    const status = await this.#target.during(() => statusOf(node, offset, asked));
     if (!status) return { zero: false, isOwn: true, lengthBytes };
-    const first = Math.min(status.lengthBytes, lengthBytes);
-    return { zero: isZeroForGood(this.#target.node, status), isOwn: status.allocated, lengthBytes: first };
+    const zero = isZeroForGood(this.#target.node, status);
+    if (connection !== undefined && zero && status.allocated)
+      this.#known.learn(offset, status.lengthBytes, connection);
+    return { zero, isOwn: status.allocated, lengthBytes: Math.min(status.lengthBytes, lengthBytes) };
   }
 
   /**
@@ -129,6 +147,13 @@ function leavesOutBacking(target: Node): boolean {
   for (let at: Node | undefined = target; at; at = at.filtered?.node)
     if (at.backingFilename !== undefined && !at.children.has('backing')) return true;
   return false;
+}
+
+/** Of a target that is a peer's, or a filter above one. */
+function connectionOf(node: Node): number | undefined {
+  let at = node;
+  for (let edge = at.filtered; !at.instance.io && edge; edge = at.filtered) at = edge.node;
+  return at.instance.io?.connection;
 }
 
 async function statusOf(node: Node, offset: number, lengthBytes: number): Promise<ChainStatus | undefined> {

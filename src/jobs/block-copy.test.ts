@@ -23,7 +23,11 @@ function sideOf(ends: readonly number[], startsZero: boolean): { backend: BlockB
   const during = async (work: () => unknown): Promise<unknown> => work();
   const skipFilters = (): unknown => ({ driver: { options: { backing: false } } });
   return {
-    backend: { node: { statusThroughChain, skipFilters }, during, writeZeroes } as unknown as BlockBackend,
+    backend: {
+      node: { instance: {}, statusThroughChain, skipFilters },
+      during,
+      writeZeroes,
+    } as unknown as BlockBackend,
     zeroed,
   };
 }

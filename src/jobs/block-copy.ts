@@ -219,7 +219,9 @@ export class Mover {
 
   #isKnownZero(offset: number, lengthBytes: number): boolean {
     const { target, skipKnownZeroes } = this.#options;
-    const status = skipKnownZeroes ? tryStatus(target.node, offset, lengthBytes) : undefined;
+    if (!skipKnownZeroes) return false;
+    if (this.target.isKnownZero(offset, lengthBytes)) return true;
+    const status = tryStatus(target.node, offset, lengthBytes);
     return status !== undefined && isZeroForGood(target.node, status) && status.lengthBytes >= lengthBytes;
   }
 
@@ -252,10 +254,7 @@ export class Mover {
     const above = await whenOpen(source, () => this.#status(offset, lengthBytes));
     if (!above.zero) return 0;
     const length = Math.min(above.lengthBytes, lengthBytes);
-    const there = await whenOpen(target, () =>
-      target.during(() => statusOrData(target.node, offset, length)),
-    );
-    return isZeroForGood(target.node, there) ? Math.min(there.lengthBytes, length) : 0;
+    return whenOpen(target, () => this.target.knownZeroBytes(offset, length));
   }
 
   /**

@@ -142,6 +142,17 @@ export class CopyTarget {
     return first.lengthBytes === lengthBytes ? lengthBytes : alignDown(first.lengthBytes, unit);
   }
 
+  /** How long a first part of a stretch is known to be zeroes already. */
+  async knownZeroBytes(offset: number, lengthBytes: number): Promise<number> {
+    const first = await this.#zeroes.first(offset, lengthBytes);
+    return first.zero ? first.lengthBytes : 0;
+  }
+
+  /** Whether all of it is, without asking. */
+  isKnownZero(offset: number, lengthBytes: number): boolean {
+    return this.#zeroes.isKnown(offset, lengthBytes);
+  }
+
   /** Makes a stretch of the target read as zeroes. */
   async zero(offset: number, lengthBytes: number): Promise<void> {
     const { job, target, hashes } = this.#options;

@@ -28,6 +28,8 @@ export interface IoDriver {
   startWriteback?(offset: number, lengthBytes: number): void;
   /** What copyFrom() waits for is a peer, who may take as long as he likes. */
   readonly copiesToPeer?: boolean;
+  /** Of a peer, whose status is dear: another one after each loss, when what it said before may be so no more. */
+  readonly connection?: number;
   /**
    * Offload: takes plain bytes of a file of the host, maybe another node's, without reading them: by copy_file_range, or
    * from the page cache into a socket. Answers how much it took. Until then nobody uses their place for anything else, or

@@ -133,6 +133,10 @@ class NbdIo implements IoDriver {
     this.#alignmentBytes = alignmentBytes;
   }
 
+  get connection(): number {
+    return this.#session.connection;
+  }
+
   get honoursFua(): boolean {
     return this.#session.has(TransmissionFlag.sendFua);
   }

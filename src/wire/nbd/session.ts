@@ -58,6 +58,7 @@ export class NbdSession {
   readonly #unsure = new LostChanges<NbdSession>();
   readonly #unflushed = new Unflushed();
   readonly #waiters: Waiter[] = [];
+  #losses = 0;
   #turns = 0;
   /** A try to connect is under way since then. */
   #tryingSinceMs: number | undefined;
@@ -98,6 +99,11 @@ export class NbdSession {
     lost = () => session.#lost(client);
     session.#clients.push(client);
     return session;
+  }
+
+  /** Another number after each loss of a connection. */
+  get connection(): number {
+    return this.#losses;
   }
 
   has(transmissionFlag: number): boolean {
@@ -288,6 +294,7 @@ export class NbdSession {
 
   /** With one connection all are given up, so that there is one order of what is sent again. */
   #lost(client: NbdClient): void {
+    this.#losses++;
     const gone = client.gone.then(() => void this.#leaving.delete(gone));
     this.#leaving.add(gone);
     const index = this.#clients.indexOf(client);
