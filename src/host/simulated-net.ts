@@ -259,7 +259,9 @@ class SimulatedSocket implements HostSocket {
   destroy(): void {
     this.close(undefined);
     const peer = this.#peer();
-    this.#later(() => peer.close(undefined));
+    // As Linux: what the peer has sent and nobody read breaks the connection.
+    const error = peer.#pipeBytes > 0 ? errnoError('ECONNRESET') : undefined;
+    this.#later(() => peer.close(error));
   }
 
   setSilent(silent: boolean): void {

@@ -23,6 +23,8 @@ export class NbdPeer {
   readonly socket: HostSocket;
   readonly #reader = new ByteReader();
   isClosed = false;
+  /** Why, where the other end has not just closed it. */
+  closeError: Error | undefined;
   /** What go() agreed upon. */
   style: HeaderStyle = 'simple';
 
@@ -30,8 +32,9 @@ export class NbdPeer {
     this.socket = socket;
     socket.start({
       onData: (chunk) => this.#reader.push(chunk),
-      onClose: () => {
+      onClose: (error) => {
         this.isClosed = true;
+        this.closeError = error;
         this.#reader.fail(new BlockError('closed', 'peer closed'));
       },
     });

@@ -167,6 +167,27 @@ test(
   }),
 );
 
+for (const [way, find] of [
+  ['by a newcomer', ({ host }) => connected(host, 'two')],
+  ['in time', ({ host }) => host.clock.sleep(5000)],
+  ['when it might be read on', ({ target }) => target.release()],
+] as Array<[string, (bed: { host: Host; target: SlowTarget }) => unknown]>)
+  test(
+    `a client that says that it goes, and is found gone before that is read, hears no error: ${way}`,
+    onServer(async ({ host, server, target }) => {
+      const old = await connected(host, 'one');
+      for (let i = 0; i < 300; i++) write(old, 512 * i, 1, 512);
+      while (target.begun.length < 256) await host.clock.sleep(1);
+      old.request(Command.disconnect, 0, 0);
+      old.socket.end();
+      await host.clock.sleep(10);
+      await find({ host, target });
+      while (!old.isClosed) await host.clock.sleep(1);
+      assert.equal(old.closeError, undefined);
+      assert.equal(server.connectionsOf('one'), 0);
+    }),
+  );
+
 test(
   'a client that is not read, since it is ahead of its disk, is found out when it hangs up',
   onServer(async ({ host, server, target }) => {

@@ -226,6 +226,13 @@ export class NbdServerConnection {
     this.#closed();
   }
 
+  /** Of a peer that has hung up. What it sent is thrown away, but read: else it hears of an error though it said that it goes. */
+  letGo(): void {
+    if (this.#isClosed) return;
+    void this.#socket.shutDown();
+    this.#closed();
+  }
+
   /** Resolves when no request of this client is in flight. */
   idle(): Promise<void> {
     return this.#settled.until(() => this.inFlight === 0);
@@ -302,6 +309,7 @@ export class NbdServerConnection {
         pause: () => this.#pause(),
         resume: () => this.#resume(),
         drop: () => this.close(),
+        letGo: () => this.letGo(),
         finished: () => this.#end(),
         settled: () => this.#settled.notify(),
       },
@@ -316,7 +324,7 @@ export class NbdServerConnection {
   #pause(): void {
     this.#socket.pause();
     this.#goneTimer = this.#host.clock.setTimer(GONE_POLL_MS, () => {
-      if (this.#socket.isPeerGone()) this.close();
+      if (this.#socket.isPeerGone()) this.letGo();
       else this.#pause();
     });
   }

@@ -60,8 +60,10 @@ export interface TransmissionOwner {
   /** Stop or go on reading the peer's socket. */
   pause(): void;
   resume(): void;
-  /** The peer broke the protocol, or is gone. */
+  /** The peer broke the protocol. */
   drop(): void;
+  /** The peer is gone. */
+  letGo(): void;
   /** The peer said DISC and everything it asked for is done. */
   finished(): void;
   /** A request ended. */
@@ -230,7 +232,7 @@ export class ServerTransmission implements RequestTaker {
   proceed(): void {
     const backlog = this.#backlog;
     if (!backlog || this.#parser.isClosed || this.#isStalled(this.#parser.neededBytes)) return;
-    if (this.#owner.isPeerGone()) return this.#owner.drop();
+    if (this.#owner.isPeerGone()) return this.#owner.letGo();
     this.#backlog = undefined;
     this.#process(backlog);
   }

@@ -223,7 +223,7 @@ export class NbdServer implements NbdExportLookup {
   /** A client that comes back finds nothing of what it sent on connections that it has left. */
   #dropGone(newcomer: NbdServerConnection): void {
     for (const connection of [...this.#connections])
-      if (connection !== newcomer && connection.isPeerGone()) connection.close();
+      if (connection !== newcomer && connection.isPeerGone()) connection.letGo();
   }
 
   readonly #hasMemory = (
