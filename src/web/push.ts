@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import type { HostClock, HostTimer } from '../host/host.js';
 import type { LogEntry, ServerState } from './messages.js';
+import { SLOW_READER_MS } from './responses.js';
 
 /** What somebody who comes later is told. */
 const KEPT_ENTRIES = 2000;
@@ -11,13 +12,22 @@ const MOST_ENTRY_BYTES = 16 * 1024;
 const TOGETHER_MS = 50;
 const MOST_TOGETHER = 200;
 const MOST_VIEWERS = 64;
-/** One who does not take what is sent is let go: it may come again, and then gets what there is. */
-const MOST_WAITING_BYTES = 4 * 1024 * 1024;
 
-/** Server-sent events: states of servers and the log, to all who watch. What is sent is made once. */
+/** What a viewer is not sent while it has not taken what it was sent before. */
+interface Behind {
+  /** Servers of which there is a newer state. */
+  readonly states: Set<string>;
+  /** Entries at the end of the log. */
+  entries: number;
+}
+
+/**
+ * Server-sent events: states of servers and the log, to all who watch. What is sent is made once. One who takes it slowly gets
+ * the newest states alone; one who takes nothing is let go, and may come again.
+ */
 export class Push {
-  readonly #viewers = new Set<ServerResponse>();
-  readonly #states = new Map<string, string>();
+  readonly #viewers = new Map<ServerResponse, Behind>();
+  readonly #states = new Map<string, Buffer>();
   /** Each as it is told, the oldest first. */
   readonly log: string[] = [];
   #logBytes = 0;
@@ -37,22 +47,24 @@ export class Push {
   add(response: ServerResponse, greeting: object): boolean {
     if (this.#viewers.size >= MOST_VIEWERS) return false;
     response.write(message('hello', toJson(greeting)));
-    for (const state of this.#states.values()) response.write(message('state', state));
     this.#sendWaiting();
-    response.write(message('log', `[${this.log.join(',')}]`));
-    this.#viewers.add(response);
+    const behind: Behind = { states: new Set(this.#states.keys()), entries: this.log.length };
+    this.#viewers.set(response, behind);
+    response.on('timeout', () => response.destroy());
+    response.on('drain', () => this.#catchUp(response, behind));
     response.on('close', () => {
       this.#viewers.delete(response);
       this.#onViewers(this.#viewers.size);
     });
+    this.#catchUp(response, behind);
     this.#onViewers(this.#viewers.size);
     return true;
   }
 
   state(state: ServerState): void {
-    const text = toJson(state);
-    this.#states.set(state.name, text);
-    this.#send(message('state', text));
+    const made = message('state', toJson(state));
+    this.#states.set(state.name, made);
+    this.#send(made, (behind) => behind.states.add(state.name));
   }
 
   entry(entry: LogEntry): void {
@@ -68,23 +80,48 @@ export class Push {
 
   close(): void {
     this.#sending?.cancel();
-    for (const viewer of this.#viewers) viewer.end();
+    for (const viewer of this.#viewers.keys()) viewer.end();
   }
 
   #sendWaiting(): void {
     this.#sending?.cancel();
     this.#sending = undefined;
     if (this.#waiting.length === 0) return;
-    this.#send(message('log', `[${this.#waiting.join(',')}]`));
+    const { length } = this.#waiting;
+    this.#send(logMessage(this.#waiting), (behind) => {
+      behind.entries = Math.min(behind.entries + length, this.log.length);
+    });
     this.#waiting = [];
   }
 
-  #send(text: string): void {
-    for (const viewer of this.#viewers) {
-      if (viewer.writableLength > MOST_WAITING_BYTES) viewer.destroy();
-      else viewer.write(text);
-    }
+  #send(made: Buffer, orKeep: (behind: Behind) => void): void {
+    for (const [viewer, behind] of this.#viewers)
+      if (viewer.writableNeedDrain) orKeep(behind);
+      else write(viewer, made);
   }
+
+  /** All at once: states are kept anyway, and of the log there is no more than a page shows. */
+  #catchUp(viewer: ServerResponse, behind: Behind): void {
+    viewer.setTimeout(0);
+    for (const name of behind.states) {
+      const state = this.#states.get(name);
+      if (state) write(viewer, state);
+    }
+    behind.states.clear();
+    // The last ones go out to all together.
+    const end = this.log.length - this.#waiting.length;
+    const missed = this.log.slice(Math.max(0, end - behind.entries), end);
+    behind.entries = 0;
+    if (missed.length > 0) write(viewer, logMessage(missed));
+  }
+}
+
+function write(viewer: ServerResponse, made: Buffer): void {
+  if (!viewer.write(made)) viewer.setTimeout(SLOW_READER_MS);
+}
+
+function logMessage(entries: readonly string[]): Buffer {
+  return message('log', `[${entries.join(',')}]`);
 }
 
 function entryText(entry: LogEntry): string {
@@ -96,8 +133,8 @@ function entryText(entry: LogEntry): string {
 }
 
 /** JSON has no line ends of its own. */
-function message(event: string, data: string): string {
-  return `event: ${event}\ndata: ${data}\n\n`;
+function message(event: string, data: string): Buffer {
+  return Buffer.from(`event: ${event}\ndata: ${data}\n\n`);
 }
 
 /** Numbers beyond 2^53 are told as near as JavaScript has them. */

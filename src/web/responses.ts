@@ -3,7 +3,7 @@ import { pipeline, Readable } from 'node:stream';
 import { toJson } from './push.js';
 
 /** Who does not take any of what it asked for is let go after so long: what is sent is kept until it is taken. */
-const SLOW_READER_MS = 30_000;
+export const SLOW_READER_MS = 30_000;
 
 export function send(response: ServerResponse, body: string | Buffer, slowMs = SLOW_READER_MS): void {
   letGoWhenSlow(response, slowMs);
