@@ -129,18 +129,12 @@ export class Api {
     if (this.#options.isReadOnly) throw new BlockError('permission', 'this page only looks (--read-only)');
     const link = this.#link(body);
     const action = await this.#withAllowedFile(parseAction(body['action']));
-    let hasBegun = false;
-    const ran = link.hold(async (client) => {
+    const { jobId, takenBackBy } = await link.holdToChange(async (client, begins) => {
       const { plan, gist } = this.#plan(link, await link.answered(lookAt(client)), action);
       if (body['gist'] !== undefined && body['gist'] !== gist) throw otherThanTold();
-      hasBegun = true;
+      begins();
       await runAll(link, client, plan);
       return plan;
-    });
-    const { jobId, takenBackBy } = await ran.catch((error: unknown) => {
-      throw hasBegun && error instanceof BlockError && error.kind === 'closed'
-        ? goneAmid(link, error)
-        : error;
     });
     if (jobId !== undefined) this.#jobs.set(link, [...(this.#jobs.get(link) ?? []), jobId].slice(-KEPT_JOBS));
     return given({ jobId, undo: takenBackBy });
@@ -204,11 +198,6 @@ async function runAll(link: MonitorLink, client: QmpClient, { action, commands }
       if (takenBackBy !== undefined) await link.executeOn(client, takenBackBy, {}).catch(() => undefined);
     throw withHint(action, error);
   }
-}
-
-function goneAmid({ name }: MonitorLink, cause: BlockError): BlockError {
-  const hint = 'What it was asked last may have been done: look once it is back.';
-  return new BlockError('closed', `${name} went away in the midst of it`, { hint, cause });
 }
 
 function withHint({ kind }: Action, error: unknown): unknown {

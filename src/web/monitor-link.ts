@@ -125,6 +125,19 @@ export class MonitorLink {
     });
   }
 
+  /**
+   * The same for what changes something once it calls `begins`. Errors: a server that goes away then is told of with what that
+   * may mean.
+   */
+  async holdToChange<T>(work: (client: QmpClient, begins: () => void) => Promise<T>): Promise<T> {
+    let hasBegun = false;
+    return this.hold((client) => work(client, () => void (hasBegun = true))).catch((error: unknown) => {
+      if (!hasBegun || !(error instanceof BlockError) || error.kind !== 'closed') throw error;
+      const hint = 'What it was asked last may have been done: look once it is back.';
+      throw new BlockError('closed', `${this.name} went away in the midst of it`, { hint, cause: error });
+    });
+  }
+
   /** The same for what a server answers at once. Errors: timeout, too, when it hangs. */
   async holdShortly<T>(work: (client: QmpClient) => Promise<T>): Promise<T> {
     return this.answered(this.hold(work));

@@ -112,7 +112,10 @@ export class PointsApi {
     if (asked['dry-run'] === true) return link.hold((client) => this.#plan(link, client, verb, more));
     if (this.#options.isReadOnly) throw new BlockError('permission', 'this page only looks (--read-only)');
     if (verb === 'delete') await this.#delete(link, name ?? '', told);
-    else await link.hold((client) => this.#switch(link, client, { verb, called, told }, more));
+    else
+      await link.holdToChange((client, begins) =>
+        this.#switch(link, { client, begins }, { verb, called, told }, more),
+      );
     return {};
   }
 
@@ -175,7 +178,7 @@ export class PointsApi {
    */
   async #switch(
     link: MonitorLink,
-    client: QmpClient,
+    { client, begins }: { client: QmpClient; begins: () => void },
     {
       verb,
       called,
@@ -204,6 +207,7 @@ export class PointsApi {
       ...{ node, file },
       'new-node-name': called.find((one) => one.node === node)?.['new-node-name'] ?? made,
     }));
+    begins();
     if (verb === 'create') await target.create({ ...asked, name, disks });
     else await target.revert({ ...asked, disks });
   }
@@ -211,11 +215,12 @@ export class PointsApi {
   /** Answers once the copying has begun; its end is told in the log. */
   async #delete(link: MonitorLink, name: string, told: ToldOfPoint | undefined): Promise<void> {
     const started = deferred();
-    const ended = link.hold(async (client) => {
+    const ended = link.holdToChange(async (client, begins) => {
       const target = await this.#target(link, client);
       const { plan } = await target.delete({ name, 'dry-run': true });
       assertAsTold(told, { ...plan, deletes: [] });
       for (const file of plan.ends) await this.#options.allowFile(file);
+      begins();
       await target.delete({ name }, () => started.resolve());
     });
     let hasStarted = false;

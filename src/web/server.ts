@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createSecureServer, type Server as SecureServer } from 'node:https';
+import { deferred } from '../base/async.js';
 import { BlockError } from '../base/error.js';
 import type { Host, SocketAddress } from '../host/host.js';
 import { isJsonObject, type JsonObject, type JsonValue } from '../schema/types.js';
@@ -40,6 +41,8 @@ const REQUESTS = { burst: 60, perSecond: 20 };
 /** Monitors are let go when nobody has watched for so long: a page that is loaded anew is no reason. */
 const LINGER_MS = 10_000;
 const GO_ON = '<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>livedisk</title>';
+/** When the server ends, what it is in the midst of has so long to come to its end. */
+const LAST_MS = 5000;
 /** Requests give paths only. */
 const ORIGIN = 'http://localhost';
 
@@ -53,6 +56,9 @@ export class WebServer {
   readonly #links: readonly MonitorLink[];
   readonly #push: Push;
   readonly #api: Api;
+  /** What is being asked, and is not yet answered. */
+  readonly #asked = new Set<Promise<void>>();
+  #isEnding = false;
 
   private constructor(options: WebOptions) {
     const { host, servers, tls } = options;
@@ -130,10 +136,20 @@ export class WebServer {
   async close(): Promise<void> {
     this.#watch(false, 0);
     this.#push.close();
-    for (const link of this.#links) link.close();
     const closed = new Promise((resolve) => this.#server.close(resolve));
+    await this.#lastAnswers();
+    for (const link of this.#links) link.close();
     this.#server.closeAllConnections();
     await closed;
+  }
+
+  /** A plan is not left half done because the page ends. */
+  async #lastAnswers(): Promise<void> {
+    this.#isEnding = true;
+    const patience = deferred();
+    const timer = this.#options.host.clock.setTimer(LAST_MS, () => patience.resolve());
+    await Promise.race([Promise.all(this.#asked), patience.promise]);
+    timer.cancel();
   }
 
   #unwatching: { cancel(): void } | undefined;
@@ -165,7 +181,8 @@ export class WebServer {
     if (session === undefined)
       return sendText(response, 401, 'Open the address that "livedisk web" printed; it is good once.');
     if (!this.#limit.take(session)) return sendText(response, 429, 'too many requests; wait a second');
-    if (request.method === 'POST') return this.#post(pathname, request, response);
+    if (this.#isEnding) return sendText(response, 503, 'livedisk web is ending');
+    if (request.method === 'POST') return this.#tracked(this.#post(pathname, request, response));
     const isHead = request.method === 'HEAD';
     if (isHead && pathname === '/api/events') return sendText(response, 405, 'a stream has no head apart');
     this.#get(pathname, response);
@@ -214,6 +231,12 @@ export class WebServer {
     response.setHeader('content-type', 'text/event-stream; charset=utf-8');
     if (!this.#push.add(response, { servers: names, isReadOnly, hasConsole }))
       sendText(response, 503, 'too many watch already');
+  }
+
+  async #tracked(asked: Promise<void>): Promise<void> {
+    const settled = asked.catch(() => undefined);
+    this.#asked.add(settled);
+    await asked.finally(() => this.#asked.delete(settled));
   }
 
   async #post(pathname: string, request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -23,15 +23,23 @@ export class WebBed {
 
   readonly #sockets: HostSocket[];
 
-  private constructor(bed: EngineBed, url: URL, sockets: HostSocket[]) {
+  readonly #server: WebServer;
+
+  private constructor(bed: EngineBed, server: WebServer, sockets: HostSocket[]) {
     this.bed = bed;
-    this.url = url;
+    this.#server = server;
+    this.url = new URL(server.url);
     this.#sockets = sockets;
   }
 
   /** That came to the monitor until now. */
   get connections(): number {
     return this.#sockets.length;
+  }
+
+  /** As by a signal. */
+  end(): Promise<void> {
+    return this.#server.close();
   }
 
   /** The monitor breaks its connections off. */
@@ -63,7 +71,7 @@ export class WebBed {
       ...options,
     });
     t.after(() => server.close());
-    return new WebBed(bed, new URL(server.url), sockets);
+    return new WebBed(bed, server, sockets);
   }
 
   /** As a browser's page sends it, unless `headers` say else. */

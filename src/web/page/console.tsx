@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { printable, printableJson, printableLines } from '../../view/words.js';
-import { ask } from './store.js';
+import { ask, askToChange } from './store.js';
 
 /** Words that may stand at the end of `line`, in place of `part`. */
 interface Fitting {
@@ -45,7 +45,7 @@ export function Console({ server }: { server: string }) {
     setHistory(keepLine(history, said));
     const tell = (text: string): void => setLines((old) => [...old, `> ${said}`, text].slice(-KEPT_LINES));
     try {
-      const answer = await ask<{ return: unknown }>('command', { server, line: said });
+      const answer = await askToChange<{ return: unknown }>('command', { server, line: said });
       tell(printableJson(answer.return, 1));
     } catch (error) {
       tell((error as Error).message);

@@ -5,7 +5,7 @@ import type { Action, PlannedCommand } from '../../view/plan/types.js';
 import { bracketed, printableJson } from '../../view/words.js';
 import type { PointPlan, ToldPlan } from '../messages.js';
 import type { Undoable } from './done.js';
-import { ask } from './store.js';
+import { ask, askToChange } from './store.js';
 
 /** What somebody wants done: told first. */
 export interface Proposal {
@@ -60,7 +60,7 @@ export function proposeAction(
       };
     },
     run: async () => {
-      const { undo } = await ask<{ undo?: Action }>('run', { server, action, ...given({ gist }) });
+      const { undo } = await askToChange<{ undo?: Action }>('run', { server, action, ...given({ gist }) });
       onDone({
         title,
         ...(undo && { undo: (now) => proposeAction(server, now, undo, onDone) }),
@@ -133,7 +133,7 @@ export function proposePoint(
       };
     },
     run: async () => {
-      await ask('points', {
+      await askToChange('points', {
         server,
         verb,
         ...asked,

@@ -73,17 +73,35 @@ async function whyNot(): Promise<string> {
   }
 }
 
+const LOST = 'livedisk web does not answer: it has ended, or cannot be reached';
+const LOST_AMID = `${LOST}. What it was asked may have been done, or a part of it: look once it is back`;
+
 /** What the server says to a request. Errors: with its words. */
-export async function ask<T>(what: string, body: object): Promise<T> {
-  const response = await fetch(`/api/${what}`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify(body),
+export function ask<T>(what: string, body: object): Promise<T> {
+  return post(what, body, LOST);
+}
+
+/** The same of what changes something. */
+export function askToChange<T>(what: string, body: object): Promise<T> {
+  return post(what, body, LOST_AMID);
+}
+
+async function post<T>(what: string, body: object, lost: string): Promise<T> {
+  const { response, text } = await exchange(what, body).catch((cause: unknown) => {
+    throw new Error(lost, { cause });
   });
-  const text = await response.text();
   if (response.headers.get('content-type')?.startsWith('application/json') !== true)
     throw new Error(text.trim());
   const answer = JSON.parse(text) as T & { error?: string };
   if (!response.ok) throw new Error(answer.error ?? response.statusText);
   return answer;
+}
+
+async function exchange(what: string, body: object): Promise<{ response: Response; text: string }> {
+  const response = await fetch(`/api/${what}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  });
+  return { response, text: await response.text() };
 }
