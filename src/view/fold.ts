@@ -3,18 +3,6 @@ import type { Chain, Image, View } from './model.js';
 /** Chains of more images than that are folded, to the ends of them. */
 const FOLDED_FROM = 16;
 const KEPT = { base: 3, top: 6 };
-const PREFIX = 'fold:';
-
-/** Whether an image stands for those that are not drawn; no node has such a name. */
-export function isFold(id: string): boolean {
-  return id.startsWith(PREFIX);
-}
-
-/** The top of the chain that a fold is of. */
-export function chainOfFold(id: string): string {
-  return id.slice(PREFIX.length).split(' ')[0] ?? '';
-}
-
 /**
  * The view in which the middles of deep chains are one image each, that says how many they are. Kept are the ends, those of
  * `kept`, and images that somebody uses, or of which there is something to warn. `unfolded` are tops of chains that are
@@ -40,7 +28,7 @@ export function foldDeepChains(
     }
     const folded = foldChain(chain, stays, byId);
     for (const [id, fold] of folded.hidden) folds.set(id, fold);
-    for (const id of folded.chain.images) if (!isFold(id)) shown.add(id);
+    for (const id of folded.chain.images) if (byId.has(id)) shown.add(id);
     made.push(...folded.made);
     return folded.chain;
   });
@@ -84,9 +72,10 @@ function foldChain(
     const [first = ''] = run;
     if (count === 1) images.push(first);
     else {
-      const id = `${PREFIX}${ids.at(-1) ?? ''} ${first}`;
+      const top = ids.at(-1) ?? '';
+      const id = freeId(`fold:${top} ${first}`, byId);
       for (const one of run) hidden.set(one, id);
-      made.push(foldOf(id, run, ids[i - 1], byId));
+      made.push(foldOf({ id, top, base: ids[i - 1] }, run, byId));
       images.push(id);
     }
     parts.shares.push(sum(shares));
@@ -100,17 +89,30 @@ function foldChain(
   };
 }
 
+/** The same for the same images, so that nothing is drawn anew. */
+function freeId(wanted: string, byId: ReadonlyMap<string, Image>): string {
+  let id = wanted;
+  while (byId.has(id)) id += '+';
+  return id;
+}
+
 function foldOf(
-  id: string,
+  { id, top, base }: { id: string; top: string; base: string | undefined },
   run: readonly string[],
-  base: string | undefined,
   byId: ReadonlyMap<string, Image>,
 ): Image {
-  const top = byId.get(run.at(-1) ?? '');
+  const highest = byId.get(run.at(-1) ?? '');
   const bytes = run.reduce((sum, one) => sum + (byId.get(one)?.allocatedBytes ?? 0), 0);
   return {
-    ...{ id, label: `${run.length} more layers`, kind: 'filter', driver: 'press to see them', filename: '' },
-    ...{ virtualBytes: top?.virtualBytes ?? 0, allocatedBytes: bytes },
+    ...{
+      id,
+      foldOf: top,
+      label: `${run.length} more layers`,
+      kind: 'filter',
+      driver: 'press to see them',
+      filename: '',
+    },
+    ...{ virtualBytes: highest?.virtualBytes ?? 0, allocatedBytes: bytes },
     ...{ isReadOnly: true, isCorrupt: false, isEncrypted: false, isImplicit: false },
     ...{ bitmaps: [], snapshotNames: [], overlays: [], warnings: [] },
     children: base === undefined ? [] : [{ role: 'backing', id: base }],

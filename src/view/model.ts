@@ -35,6 +35,8 @@ export interface Image {
   readonly label: string;
   /** A group shows what several children hold (quorum). */
   readonly kind: 'image' | 'filter' | 'group';
+  /** The top of the chain, of one that stands for layers of it that are not drawn (fold.ts). */
+  readonly foldOf?: string;
   readonly driver: string;
   readonly filename: string;
   /** Who stores its bytes: a node of its own. */

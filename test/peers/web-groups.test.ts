@@ -14,7 +14,7 @@ test(
   async (t) => {
     if (skipWithoutBrowser(t, 'qemu-img', 'qemu-storage-daemon')) return;
     const folder = scratch(t);
-    const nodes = ['base', 'a', 'b', 'c'].flatMap((name) => {
+    const nodes = ['base', 'a', 'b', 'c', 'd'].flatMap((name) => {
       const below = name === 'a' ? ['-b', 'base.qcow2', '-F', 'qcow2'] : [];
       run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', ...below, `${name}.qcow2`, '8M');
       const file = { driver: 'file', filename: `${name}.qcow2` };
@@ -22,8 +22,10 @@ test(
       return ['--blockdev', JSON.stringify({ driver: 'qcow2', 'node-name': name, file, ...backing })];
     });
     const quorum = { driver: 'quorum', 'node-name': 'Q', 'vote-threshold': 2, children: ['a', 'b', 'c'] };
+    const filter = ['driver=throttle,node-name=T,throttle-group=g,file=d'];
     const daemon = await Daemon.start(t, folder, [
-      ...['qemu-storage-daemon', ...nodes, '--blockdev', JSON.stringify(quorum), ...CONTROL],
+      ...['qemu-storage-daemon', '--object', 'throttle-group,id=g', ...nodes],
+      ...['--blockdev', JSON.stringify(quorum), '--blockdev', ...filter, ...CONTROL],
       ...[
         '--nbd-server',
         'addr.type=unix,addr.path=nbd',
@@ -60,6 +62,22 @@ test(
     await web.press('Do it', 'dialog');
     await dialog.waitFor({ state: 'detached' });
     await web.page.locator('section.jobs').getByText('None.').waitFor();
+    // What is no image can be offered all the same.
+    for (const [id, name] of [
+      ['Q', '{Q}'],
+      ['T', '(T)'],
+    ] as const) {
+      await web.image(id).click();
+      const panel = web.page.locator('section.panel');
+      await panel.locator('h2').getByText(name).waitFor();
+      assert.deepEqual(await panel.locator('.buttons button').allTextContents(), ['export']);
+      await web.press('export', 'section.panel');
+      await panel.locator('input[name=name]').fill(`x${id}`);
+      await web.press('Plan', 'section.panel');
+      await dialog.getByText(`offers ${name} as 'x${id}'`).first().waitFor();
+      await web.press('Do it', 'dialog');
+      await web.page.locator('section[aria-label=chains] .user').getByText(`export x${id}`).waitFor();
+    }
     await web.check();
     await web.shot('quorum');
   },

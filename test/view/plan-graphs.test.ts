@@ -120,6 +120,24 @@ test('what servers do with whole disks only is refused for a part of a group, an
   await bed.guest('read -P 0 0 1M');
 });
 
+test('a copy of what a group shows is no more than its children hold, and no more than the disk', async (t) => {
+  const { bed } = await quorum(t);
+  await bed.guest('write -P 1 0 1M');
+  await bed.image('o');
+  await bed.execute('blockdev-snapshot', { node: 'Q', overlay: 'o' });
+  const view = await viewOf(bed);
+  const held = ['a0', 'a', 'b'].reduce((sum, id) => sum + (imageOf(view, id)?.allocatedBytes ?? 0), 0);
+  const own = imageOf(view, 'o')?.allocatedBytes ?? 0;
+  const file = bed.path('M.qcow2');
+  const most = (action: Action): number => planAction(view, action).bytesAtMost;
+  assert.equal(most({ kind: 'stream', image: 'o' }), held);
+  assert.equal(most({ kind: 'mirror', image: 'o', file, node: 'M' }), held + own);
+  assert.equal(most({ kind: 'backup', image: 'o', file }), held + own);
+  const full = view.images.map((image) => ({ ...image, allocatedBytes: image.virtualBytes }));
+  const { bytesAtMost } = planAction({ ...view, images: full }, { kind: 'stream', image: 'o' });
+  assert.equal(bytesAtMost, imageOf(view, 'Q')?.virtualBytes);
+});
+
 test('the children of a group stand in their order, however a server tells them', () => {
   const answers = recorded('qemu-quorum');
   const graph = answers['x-debug-query-block-graph'] as { nodes: JsonObject[]; edges: JsonObject[] };

@@ -82,8 +82,18 @@ export function topOf(view: View, id: string): Image | undefined {
   return chains.length === 1 ? imageOf(view, chains[0]?.images.at(-1)) : undefined;
 }
 
-export function allocatedOf(images: readonly Image[]): number {
-  return images.reduce((sum, { allocatedBytes = 0 }) => sum + allocatedBytes, 0);
+/** What images occupy at most: a group what its children do, and no more than its disk. */
+export function allocatedOf(view: View, images: readonly Image[], groups = new Set<Image>()): number {
+  return images.reduce((sum, image) => sum + occupiedBy(view, image, groups), 0);
+}
+
+function occupiedBy(view: View, image: Image, groups: Set<Image>): number {
+  if (image.kind !== 'group') return image.allocatedBytes ?? 0;
+  // A server that tells of a circle must not make one here.
+  if (groups.has(image)) return 0;
+  groups.add(image);
+  const all = image.children.reduce((sum, { id }) => sum + allocatedOf(view, wayDown(view, id), groups), 0);
+  return Math.min(all, image.virtualBytes);
 }
 
 /** Filters hold nothing. */

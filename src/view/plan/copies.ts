@@ -27,7 +27,7 @@ export function planMirror(view: View, action: Of<'mirror'>): Plan {
   isNewNode(view, action.node);
   isNewFile(view, action.file);
   const way = wayDown(view, image.id);
-  const bytesAtMost = allocatedOf(way);
+  const bytesAtMost = allocatedOf(view, way);
   const jobId = newJobId(view, 'mirror');
   const change = new Change(view);
   change.add(copyOf(image, { id: action.node, filename: action.file, allocatedBytes: bytesAtMost }));
@@ -66,7 +66,7 @@ export function planBackup(view: View, action: Of<'backup'>): Plan {
   if (image.overlays.length > 0) refuse(`${bracketed(image)} is not on top of its chain`);
   isNewFile(view, action.file);
   const way = wayDown(view, image.id);
-  const bytesAtMost = allocatedOf(way);
+  const bytesAtMost = allocatedOf(view, way);
   const jobId = newJobId(view, 'backup');
   return {
     action,

@@ -82,7 +82,7 @@ export function planStream(view: View, action: Of<'stream'>): Plan {
   const change = new Change(view);
   change.rebase(image.id, base?.id);
   change.drop(between.map(({ id }) => id));
-  const bytesAtMost = allocatedOf(between);
+  const bytesAtMost = allocatedOf(view, between);
   const rest = base ? `${bracketed(base)} stays below it` : 'it then needs no other';
   return {
     action,
@@ -134,7 +134,7 @@ export function planCommit(view: View, action: Of<'commit'>): Plan {
   change.replace(image.id, base.id);
   change.update(base.id, { virtualBytes, ...(isActive && { isReadOnly: image.isReadOnly }) });
   change.drop(flowing.map(({ id }) => id));
-  const bytesAtMost = allocatedOf(flowing);
+  const bytesAtMost = allocatedOf(view, flowing);
   return {
     action,
     words: [

@@ -182,7 +182,7 @@ export function planReversal(
     users: view.users.filter(({ imageId }) => imageId === top.id),
     words: [
       `The disk shows again what ${bracketed(image)} holds; a new image [${node}] above it takes what is written.`,
-      `${listed([...left].reverse())}, ${humanBytes(allocatedOf(left))}, are left, with what was written since; their files stay.`,
+      `${listed([...left].reverse())}, ${humanBytes(allocatedOf(view, left))}, are left, with what was written since; their files stay.`,
     ],
   };
 }

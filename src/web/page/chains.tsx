@@ -1,6 +1,6 @@
 import { useState } from 'preact/hooks';
-import { chainOfFold, chainsWith, foldDeepChains, isFold } from '../../view/fold.js';
-import type { View } from '../../view/model.js';
+import { chainsWith, foldDeepChains } from '../../view/fold.js';
+import { imageOf, type View } from '../../view/model.js';
 import { Picture } from './picture.js';
 
 /** With more images than that, one looks for those that one wants. */
@@ -25,7 +25,8 @@ export function Chains({
   const matches = wanted.trim() === '' ? [] : found.images.filter(isFound).map(({ id }) => id);
   const drawn = foldDeepChains(found, { unfolded, kept: [chosen, ...matches.slice(0, MANY_IMAGES)] });
   const choose = (id: string): void => {
-    if (isFold(id)) setUnfolded(new Set([...unfolded, chainOfFold(id)]));
+    const top = imageOf(drawn, id)?.foldOf;
+    if (top !== undefined) setUnfolded(new Set([...unfolded, top]));
     else onChoose(id);
   };
   return (

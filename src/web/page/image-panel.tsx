@@ -2,6 +2,7 @@ import { useState } from 'preact/hooks';
 import { imagesLeftOpen } from '../../view/left-open.js';
 import { below, type Image, imageOf, type View } from '../../view/model.js';
 import { servesNbd } from '../../view/plan/exports.js';
+import { isJobFilter } from '../../view/plan/points.js';
 import type { Action } from '../../view/plan/types.js';
 import { humanBytes } from '../../view/progress-meter.js';
 import { fieldText } from './fields.js';
@@ -72,7 +73,7 @@ export function ImagePanel({ onClose, ...more }: ActionsProps & { onClose: () =>
           </>
         ))}
       </dl>
-      {image.kind === 'image' && <Actions {...more} />}
+      {!isJobFilter(image) && <Actions {...more} />}
     </section>
   );
 }
@@ -111,12 +112,15 @@ function Actions({ view, image, points, isReadOnly, onPlan, onPoint, onMap }: Ac
   const isTop = image.overlays.every((above) => left.has(above) && !left.has(image.id));
   const layers = layersBelow(view, image);
   const id = image.id;
-  const choices = [
-    ...(isTop ? ['snapshot'] : []),
-    ...(layers.length > 0 ? ['stream', 'commit'] : []),
-    ...(isTop ? ['mirror', 'backup', 'resize'] : ['delete']),
-    'export',
-  ];
+  const isImage = image.kind === 'image';
+  const choices = isImage
+    ? [
+        ...(isTop ? ['snapshot'] : []),
+        ...(layers.length > 0 ? ['stream', 'commit'] : []),
+        ...(isTop ? ['mirror', 'backup', 'resize'] : ['delete']),
+        'export',
+      ]
+    : ['export'];
   const choose = (choice: string): void => {
     if (choice === 'delete') onPlan({ kind: 'delete', image: id });
     else setForm(choice === form ? undefined : choice);
@@ -145,7 +149,8 @@ function Actions({ view, image, points, isReadOnly, onPlan, onPoint, onMap }: Ac
             go back to {printable(name)}
           </button>
         ))}
-        {points.length === 0 &&
+        {isImage &&
+          points.length === 0 &&
           disksAbove(view, image, left).map(({ top, label }, _i, { length }) => (
             <button
               key={top}
@@ -156,9 +161,11 @@ function Actions({ view, image, points, isReadOnly, onPlan, onPoint, onMap }: Ac
               go back to it{length > 1 && `, of ${printable(label)}`}
             </button>
           ))}
-        <button type="button" title={MEANINGS['map']} onClick={onMap}>
-          map
-        </button>
+        {isImage && (
+          <button type="button" title={MEANINGS['map']} onClick={onMap}>
+            map
+          </button>
+        )}
       </div>
       {isReadOnly && (
         <p class="quiet">This page only looks (--read-only): plans are made, and none is run.</p>
