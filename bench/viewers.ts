@@ -1,18 +1,23 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { get, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { createImage } from '../src/library/whole-images.js';
 import { PROGRAM } from './servers.js';
 
 /**
- * What the page's viewers cost a daemon: `node --import tsx bench/viewers.ts`. A livedisk with a chain of eight layers and
- * no guest is watched by nobody, by one and by ten (scripts that read the stream, no browser); told is the processor's
- * time of the daemon and of `livedisk web`, as a part of one core.
+ * What the page's viewers cost a daemon: `node --import tsx bench/viewers.ts [LAYERS]...`. A livedisk with a chain of so many
+ * layers (8) and no guest is watched by nobody, by one and by ten (scripts that read the stream, no browser); told is the
+ * processor's time of the daemon and of `livedisk web`, as a part of one core.
  */
 
-const SECONDS = 15;
+const GiB = 1024 ** 3;
+const LAYERS = 8;
+const SECONDS = 30;
+/** For the first look, and for a map of the disk, which is read once. */
+const SETTLE_SECONDS = 10;
 const TICKS_A_SECOND = 100;
 
 /** User and system time, in seconds. */
@@ -33,16 +38,21 @@ function ask(url: URL, path: string, headers: Record<string, string> = {}): Prom
   });
 }
 
-async function measure(folder: string): Promise<void> {
-  const image = (i: number): string => `${i}.qcow2`;
-  for (let i = 0; i < 8; i++) {
-    const backing = i === 0 ? [] : ['-b', image(i - 1), '-F', 'qcow2'];
-    spawnSync(process.execPath, [PROGRAM, 'img', 'create', '-f', 'qcow2', ...backing, image(i), '1G'], {
-      cwd: folder,
+/** Images that hold nothing; the topmost one. */
+async function makeChain(folder: string, layers: number): Promise<string> {
+  const path = (layer: number): string => join(folder, `${layer}.qcow2`);
+  for (let layer = 0; layer < layers; layer++)
+    await createImage({
+      ...{ filename: path(layer), format: 'qcow2', sizeBytes: GiB },
+      ...(layer > 0 && { backing: { filename: path(layer - 1), format: 'qcow2' } }),
     });
-  }
+  return path(layers - 1);
+}
+
+async function measure(folder: string, layers: number): Promise<void> {
+  const image = await makeChain(folder, layers);
   const socket = join(folder, 'qmp.sock');
-  const node = `driver=qcow2,node-name=top,file.driver=file,file.filename=${image(7)}`;
+  const node = `driver=qcow2,node-name=top,file.driver=file,file.filename=${image}`;
   const daemon = spawn(
     process.execPath,
     [
@@ -57,16 +67,26 @@ async function measure(folder: string): Promise<void> {
     const login = await ask(url, `/${url.search}`);
     const cookie = login.headers['set-cookie']?.[0]?.split(';')[0] ?? '';
     let watching = 0;
+    let looks = 0;
+    const watch = async (): Promise<void> => {
+      const stream = await ask(url, '/api/events', { cookie });
+      if (watching++ > 0) return void stream.resume();
+      stream.on(
+        'data',
+        (chunk: Buffer) => (looks += chunk.toString('latin1').split('event: state').length - 1),
+      );
+    };
     for (const viewers of [0, 1, 10]) {
-      for (; watching < viewers; watching++) (await ask(url, '/api/events', { cookie })).resume();
-      await sleep(3000);
+      while (watching < viewers) await watch();
+      await sleep(SETTLE_SECONDS * 1000);
       const before = [daemon, web].map(processorSeconds);
+      const looksBefore = looks;
       await sleep(SECONDS * 1000);
       const [ofDaemon = 0, ofWeb = 0] = [daemon, web].map(
         (one, i) => (100 * (processorSeconds(one) - (before[i] ?? 0))) / SECONDS,
       );
       console.log(
-        `${viewers} viewers: ${ofDaemon.toFixed(1)}% of a core in the daemon, ${ofWeb.toFixed(1)}% in livedisk web`,
+        `${layers} layers, ${viewers} viewers: ${ofDaemon.toFixed(1)}% of a core in the daemon, ${ofWeb.toFixed(1)}% in livedisk web, ${looks - looksBefore} looks`,
       );
     }
   } finally {
@@ -75,10 +95,12 @@ async function measure(folder: string): Promise<void> {
   }
 }
 
-const folder = mkdtempSync('/tmp/livedisk-viewers-');
-try {
-  await measure(folder);
-} finally {
-  rmSync(folder, { recursive: true, force: true });
+for (const layers of process.argv.length > 2 ? process.argv.slice(2).map(Number) : [LAYERS]) {
+  const folder = mkdtempSync('/tmp/livedisk-viewers-');
+  try {
+    await measure(folder, layers);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 process.exit(0);

@@ -6,6 +6,7 @@ import { buildView } from '../view/build.js';
 import { metricsText } from '../view/metrics.js';
 import { isLocalName, isLoopback } from './access.js';
 import { listen, SLOW_CLIENTS } from './listen.js';
+import { send } from './responses.js';
 import { isSame } from './secrets.js';
 
 /** However many scrape, the server is asked once in this time. */
@@ -19,13 +20,15 @@ export interface MetricsOptions {
   /** Further servers, which `?target=NAME` asks for. */
   targets?: ReadonlyMap<string, Execute>;
   clock: HostClock;
+  /** Who takes nothing of what it asked for is let go after so long. */
+  slowReaderMs?: number;
 }
 
 /** Serves `/metrics` for Prometheus, and nothing else. */
 export class MetricsServer {
   readonly #options: MetricsOptions;
   readonly #server: Server;
-  readonly #last = new Map<Execute, { text: Promise<string>; ms: number; isPending: boolean }>();
+  readonly #last = new Map<Execute, { text: Promise<Buffer>; ms: number; isPending: boolean }>();
 
   private constructor(options: MetricsOptions) {
     this.#options = options;
@@ -57,41 +60,42 @@ export class MetricsServer {
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const send = (status: number, text: string, headers: Record<string, string> = {}): void => {
+    const { token, address, slowReaderMs } = this.#options;
+    const answer = (status: number, text: string | Buffer, headers: Record<string, string> = {}): void => {
       response.writeHead(status, { 'content-type': 'text/plain; charset=utf-8', ...headers });
-      response.end(request.method === 'HEAD' ? undefined : text);
+      send(response, request.method === 'HEAD' ? '' : text, slowReaderMs);
     };
-    const { token, address } = this.#options;
     if (
       token === undefined
         ? address.type === 'inet' && !isLocalName(request.headers.host)
         : !isBearer(request, token)
     )
-      return send(
+      return answer(
         token === undefined ? 403 : 401,
         'not allowed\n',
         token === undefined ? {} : { 'www-authenticate': 'Bearer' },
       );
     const [path, query = ''] = (request.url ?? '').split('?');
-    if (path !== '/metrics') return send(404, 'only /metrics is here\n');
+    if (path !== '/metrics') return answer(404, 'only /metrics is here\n');
     const target = new URLSearchParams(query).get('target');
     const execute = target === null ? this.#options.execute : this.#options.targets?.get(target);
-    if (!execute) return send(404, 'there is no such target\n');
+    if (!execute) return answer(404, 'there is no such target\n');
     if (request.method !== 'GET' && request.method !== 'HEAD')
-      return send(405, 'GET only\n', { allow: 'GET, HEAD' });
+      return answer(405, 'GET only\n', { allow: 'GET, HEAD' });
     try {
-      send(200, await this.#text(execute), { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
+      answer(200, await this.#text(execute), { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
     } catch (error) {
-      send(500, `${error instanceof Error ? error.message : String(error)}\n`);
+      answer(500, `${error instanceof Error ? error.message : String(error)}\n`);
     }
   }
 
-  #text(execute: Execute): Promise<string> {
+  #text(execute: Execute): Promise<Buffer> {
     const now = this.#options.clock.nowMs();
     const last = this.#last.get(execute);
     // A server that hangs is asked no more until it has answered.
     if (last && (last.isPending || now - last.ms < FRESH_MS)) return last.text;
-    const text = readAnswers(execute).then((answers) => metricsText(buildView(answers)));
+    // One for all who ask meanwhile, however slowly they take it.
+    const text = readAnswers(execute).then((answers) => Buffer.from(metricsText(buildView(answers))));
     const asked = { text, ms: now, isPending: true };
     this.#last.set(execute, asked);
     return text.finally(() => (asked.isPending = false));

@@ -59,9 +59,10 @@ export class Sessions {
 
   /** Whether a request is of one who came in; and which one. */
   find({ headers }: IncomingMessage): string | undefined {
-    const [, given] =
-      new RegExp(`(?:^|;\\s*)${this.#options.cookieName()}=([\\w-]+)`).exec(headers.cookie ?? '') ?? [];
-    return given === undefined ? undefined : this.#sessions.find((session) => isSame(given, session));
+    // Another server of this machine may have set one of that name for a longer path, which comes first.
+    const cookies = new RegExp(`(?:^|;\\s*)${this.#options.cookieName()}=([\\w-]+)`, 'g');
+    const given = [...(headers.cookie ?? '').matchAll(cookies)].map(([, one = '']) => one);
+    return this.#sessions.find((session) => given.some((one) => isSame(one, session)));
   }
 
   #secret(): string {

@@ -57,6 +57,21 @@ test('a page of a livedisk web that was started anew says how to go on', { timeo
   await lost.getByText('connected', { exact: true }).waitFor();
 });
 
+test('who asks a livedisk web that is gone for something is told that it may have been done', async (t) => {
+  if (skipWithoutBrowser(t, 'qemu-img')) return;
+  const { web } = await open(t);
+  await web.image('A').click();
+  await web.press('export');
+  await web.press('Plan');
+  const dialog = web.page.locator('dialog');
+  await dialog.getByRole('button', { name: 'Do it' }).waitFor();
+  web.server.kill('SIGKILL');
+  await web.page.locator('header [role=status]').getByText('it tries again').waitFor();
+  await web.press('Do it', 'dialog');
+  await dialog.locator('[role=alert]').getByText('What it was asked may have been done').waitFor();
+  await web.check();
+});
+
 test('points are asked for anew when a server has come back', { timeout: 300_000 }, async (t) => {
   if (skipWithoutBrowser(t, 'qemu-img')) return;
   const { web, daemon, start } = await open(t);

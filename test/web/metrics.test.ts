@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { request } from 'node:http';
+import { connect } from 'node:net';
 import { test, type TestContext } from 'node:test';
 import { createRealHost } from '../../src/host/real.js';
 import { isLocalName, isLoopback } from '../../src/web/access.js';
 import { MetricsServer, type MetricsOptions } from '../../src/web/metrics-server.js';
+import { manyDisks } from '../peers/fake-monitor.js';
 import { recorded } from '../view/recorded.js';
 
 const { clock } = createRealHost();
@@ -54,6 +56,21 @@ test('many scrapes ask the server once', async (t) => {
     assert.match(text, /^livedisk_up\{server="livedisk 0\.1\.0"\} 1$/m);
   }
   assert.equal(asked.filter((command) => command === 'query-block').length, 1);
+});
+
+test('who asks for numbers and does not read them is let go', { timeout: 60_000 }, async (t) => {
+  const answers = manyDisks([500]);
+  const execute = async (command: string): Promise<never> => (answers[command] ?? []) as never;
+  const { port } = await serve(t, { execute, slowReaderMs: 50, clock: { ...clock, nowMs: () => 5 } });
+  const socket = connect(port, '127.0.0.1').pause();
+  t.after(() => socket.destroy());
+  const isLetGo = new Promise((resolve) => socket.on('error', resolve));
+  const asking = setInterval(
+    () => socket.write('GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(50)),
+    10,
+  );
+  t.after(() => clearInterval(asking));
+  await isLetGo;
 });
 
 test('only /metrics is there, to be read, by who names this machine', async (t) => {

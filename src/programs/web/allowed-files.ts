@@ -47,9 +47,10 @@ export class AllowedFiles {
         `'${name}' is not in a folder that --allow gave: ${this.#folders.join(', ')}`,
       );
     const whole = join(folder, last);
-    // A link that is there already may lead out.
-    const target = realFolder(whole) ?? whole;
-    if (!this.#folders.some((allowed) => contains(allowed, dirname(target))))
+    // A link that is there already may lead out, to what there is not, too.
+    const isThere = lstatSync(whole, { throwIfNoEntry: false }) !== undefined;
+    const target = isThere ? realFolder(whole) : whole;
+    if (!this.#folders.some((allowed) => target !== undefined && contains(allowed, dirname(target))))
       throw new BlockError('permission', `'${name}' leads out of the folders that --allow gave`);
     return whole;
   }

@@ -41,7 +41,7 @@ export function ImagePanel({ onClose, ...more }: ActionsProps & { onClose: () =>
             <dd>{humanBytes(image.allocatedBytes)}</dd>
           </>
         )}
-        {shown !== undefined && (
+        {image.kind === 'image' && shown !== undefined && (
           <>
             <dt>the disk still shows</dt>
             <dd>
