@@ -57,19 +57,47 @@ test('a page of a livedisk web that was started anew says how to go on', { timeo
   await lost.getByText('connected', { exact: true }).waitFor();
 });
 
-test('who asks a livedisk web that is gone for something is told that it may have been done', async (t) => {
+test(
+  'who asks a livedisk web that is gone is told what may have been done',
+  { timeout: 300_000 },
+  async (t) => {
+    if (skipWithoutBrowser(t, 'qemu-img')) return;
+    const { web } = await open(t);
+    await web.image('A').click();
+    await web.press('export');
+    await web.press('Plan');
+    const dialog = web.page.locator('dialog');
+    await dialog.getByRole('button', { name: 'Do it' }).waitFor();
+    web.server.kill('SIGKILL');
+    await web.page.locator('header [role=status]').getByText('it tries again').waitFor();
+    await web.press('Do it', 'dialog');
+    await dialog.locator('[role=alert]').getByText('What it was asked may have been done').waitFor();
+    await web.check();
+  },
+);
+
+test('what has failed is not said to go on, while its plan is made anew', { timeout: 300_000 }, async (t) => {
   if (skipWithoutBrowser(t, 'qemu-img')) return;
   const { web } = await open(t);
+  const { page } = web;
   await web.image('A').click();
   await web.press('export');
   await web.press('Plan');
-  const dialog = web.page.locator('dialog');
+  const dialog = page.locator('dialog');
   await dialog.getByRole('button', { name: 'Do it' }).waitFor();
-  web.server.kill('SIGKILL');
-  await web.page.locator('header [role=status]').getByText('it tries again').waitFor();
+  let refuse = (): void => undefined;
+  const isRefused = new Promise<void>((resolve) => (refuse = resolve));
+  await page.route('**/api/run', async (route) => {
+    await isRefused;
+    await route.fulfill({ status: 400, json: { error: 'no room for that' } });
+  });
+  // Is not answered.
+  await page.route('**/api/plan', () => undefined);
   await web.press('Do it', 'dialog');
-  await dialog.locator('[role=alert]').getByText('What it was asked may have been done').waitFor();
-  await web.check();
+  await dialog.locator('[role=status]').getByText('it goes on when this is closed').waitFor();
+  refuse();
+  await dialog.locator('[role=alert]').getByText('no room for that').waitFor();
+  assert.equal(await dialog.locator('[role=status]').count(), 0);
 });
 
 test('points are asked for anew when a server has come back', { timeout: 300_000 }, async (t) => {

@@ -59,7 +59,7 @@ export function PlanView({
         <button type="button" onClick={close}>
           Close
         </button>
-        {isRunning && (
+        {isRunning && error === '' && (
           <span class="quiet" role="status">
             Asked of the server; it goes on when this is closed.
           </span>
