@@ -87,38 +87,42 @@ export class Bitmap {
 
   #fill(from: number, end: number, value: boolean): void {
     assert(from >= 0 && from <= end && end <= this.length, () => `bits ${from}..${end} of ${this.length}`);
-    let index = from;
-    while (index < end) {
-      const word = Math.floor(index / 32);
-      const bit = index % 32;
-      const bits = Math.min(32 - bit, end - index);
-      const mask = bits === 32 ? 0xffffffff : (((1 << bits) - 1) << bit) >>> 0;
-      const old = this.#words[word] ?? 0;
+    if (from === end) return;
+    const words = this.#words;
+    const last = wordOf(end - 1);
+    let mask = -1 << (from % 32);
+    for (let word = wordOf(from); word <= last; word++) {
+      if (word === last) mask &= -1 >>> (31 - ((end - 1) % 32));
+      const old = words[word] ?? 0;
       const now = (value ? old | mask : old & ~mask) >>> 0;
       if (now !== old) {
         this.#count += popCount(now) - popCount(old);
-        this.#words[word] = now;
+        words[word] = now;
       }
-      index += bits;
+      mask = -1;
     }
   }
 
   /** First bit in [from, end) whose value differs from that of `skip` (a word of all ones or all zeroes). */
   #next(from: number, end: number, skip: number): number {
     assert(from >= 0 && end <= this.length, () => `bits ${from}..${end} of ${this.length}`);
-    let index = from;
-    while (index < end) {
-      const word = Math.floor(index / 32);
-      const bit = index % 32;
-      const rest = (((this.#words[word] ?? 0) ^ skip) >>> bit) >>> 0;
-      if (rest !== 0) {
-        const found = index + (31 - Math.clz32(rest & -rest));
-        return found < end ? found : -1;
-      }
-      index += 32 - bit;
+    const words = this.#words;
+    const stop = Math.ceil(end / 32);
+    let word = wordOf(from);
+    let rest = word < stop ? ((words[word] ?? 0) ^ skip) & (-1 << (from % 32)) : 0;
+    while (rest === 0) {
+      word++;
+      if (word >= stop) return -1;
+      rest = (words[word] ?? 0) ^ skip;
     }
-    return -1;
+    const found = word * 32 + (31 - Math.clz32(rest & -rest));
+    return found < end ? found : -1;
   }
+}
+
+/** As a small integer, which loops over words need to be fast. */
+function wordOf(index: number): number {
+  return Math.floor(index / 32) >>> 0;
 }
 
 /** 32 bits at a place; beyond the end are zeroes. */
