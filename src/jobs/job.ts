@@ -391,8 +391,8 @@ export class Job {
       throw new BlockError('invalid', `The active block job '${this.id}' cannot be completed`);
     }
     if (this.#ending === 'complete') return;
-    this.#ending = 'complete';
     driver.complete();
+    this.#ending = 'complete';
     this.pace.kick();
   }
 

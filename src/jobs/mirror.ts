@@ -410,6 +410,9 @@ export class MirrorJob implements JobDriver {
   // ---- ends
 
   complete(): void {
+    const { replaces } = this.#nodes;
+    if (replaces && this.place.graph.find(replaces.name) !== replaces)
+      throw new BlockError('not-found', `Node name '${replaces.name}' not found`);
     this.#phase = 'complete';
   }
 

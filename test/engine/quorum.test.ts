@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
@@ -120,4 +120,25 @@ test('a mirror of a quorum takes the place of one of its children, where nobody 
   bed.events.splice(0);
   await bed.guest('read -P 1 0 64k');
   assert.deepEqual(bed.events, []);
+});
+
+test('a mirror whose node to replace is gone by then is not completed, and goes on', async (t) => {
+  const bed = new EngineBed(t);
+  files(bed, ['a', 'b', 'c', 'd']);
+  for (const name of ['b', 'd']) await bed.execute('blockdev-add', file(bed, name));
+  const children = [file(bed, 'a'), 'b', file(bed, 'c')];
+  await bed.execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', 'vote-threshold': 2, children });
+  await bed.device('q');
+  const mirror = { 'job-id': 'm', device: 'q', target: 'd', sync: 'full', replaces: 'b' };
+  await bed.execute('blockdev-mirror', mirror);
+  await bed.event('BLOCK_JOB_READY', 'm');
+  await bed.execute('x-blockdev-change', { parent: 'q', child: 'children.1' });
+  await bed.execute('blockdev-del', { 'node-name': 'b' });
+
+  for (let twice = 0; twice < 2; twice++)
+    assert.equal(await bed.refusal('job-complete', { id: 'm' }), "Node name 'b' not found");
+  await bed.guest('write -P 7 64k 64k');
+  await bed.execute('block-job-cancel', { device: 'm' });
+  assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'm'))['error'], undefined);
+  assert.equal(readFileSync(bed.path('d'))[64 * 1024], 7);
 });
