@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import type { HostClock, HostTimer } from '../host/host.js';
 import type { LogEntry, ServerState } from './messages.js';
-import { SLOW_READER_MS } from './responses.js';
+import { SLOW_READER_MS, toJson } from './responses.js';
 
 /** What somebody who comes later is told. */
 const KEPT_ENTRIES = 2000;
@@ -135,9 +135,4 @@ function entryText(entry: LogEntry): string {
 /** JSON has no line ends of its own. */
 function message(event: string, data: string): Buffer {
   return Buffer.from(`event: ${event}\ndata: ${data}\n\n`);
-}
-
-/** Numbers beyond 2^53 are told as near as JavaScript has them. */
-export function toJson(value: unknown): string {
-  return JSON.stringify(value, (_key, one: unknown) => (typeof one === 'bigint' ? Number(one) : one));
 }

@@ -1,6 +1,5 @@
 import type { ServerResponse } from 'node:http';
 import { pipeline, Readable } from 'node:stream';
-import { toJson } from './push.js';
 
 /** Who does not take any of what it asked for is let go after so long: what is sent is kept until it is taken. */
 export const SLOW_READER_MS = 30_000;
@@ -36,4 +35,9 @@ export function sendLines(response: ServerResponse, lines: readonly string[], sl
 
 function letGoWhenSlow(response: ServerResponse, slowMs: number): void {
   response.setTimeout(slowMs, () => response.destroy());
+}
+
+/** Numbers beyond 2^53 are told as near as JavaScript has them. */
+export function toJson(value: unknown): string {
+  return JSON.stringify(value, (_key, one: unknown) => (typeof one === 'bigint' ? Number(one) : one));
 }
