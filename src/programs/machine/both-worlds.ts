@@ -295,7 +295,7 @@ export class BothWorlds implements GuestProgram {
   #frontEnd(plugged: Plugged, args: JsonObject): FrontEnd {
     const disk = diskOf(this.#engine, plugged);
     if (!disk) throw new BlockError('invalid', 'No disk');
-    return this.#frontEnds.of(plugged, disk, args['bus'] !== undefined);
+    return this.#frontEnds.of(plugged, disk, { isPlaced: args['bus'] !== undefined, given: args });
   }
 
   async #plug(frontEnd: FrontEnd): Promise<void> {
@@ -363,7 +363,7 @@ export class BothWorlds implements GuestProgram {
       return;
     }
     const disk = diskOf(engine, found);
-    const frontEnd = disk && this.#frontEnds.of(found, disk, false);
+    const frontEnd = disk && this.#frontEnds.of(found, disk, { isPlaced: false });
     const leave = async (): Promise<void> => {
       await unplug(engine, found);
       if (frontEnd) await this.#drop(frontEnd);

@@ -14,8 +14,12 @@ export type FrontEnd =
   | { kind: 'vhost-user'; chardev: string; path: string; device: JsonObject }
   | { kind: 'node'; node: JsonObject; device: JsonObject };
 
+/** What a disk is on both sides, and is said apart from its properties. */
+const IDENTITY = ['driver', 'id', 'bus'];
+
 /** What virtio-blk takes and vhost-user-blk does not: it is told over the socket, or is for us alone. */
 const NOT_OF_VHOST = new Set([
+  ...IDENTITY,
   ...Object.keys(BLOCK_PROPERTIES),
   ...'cyls heads secs lcyls lheads lsecs rerror werror iothread serial scsi request-merging'.split(' '),
   ...'seg-max-adjust report-discard-granularity x-enable-wce-if-config-wce'.split(' '),
@@ -23,7 +27,7 @@ const NOT_OF_VHOST = new Set([
 ]);
 
 /** What is ours to do of a disk that comes over NBD. */
-const OURS_OF_NBD = new Set(['drive', 'share-rw', 'x-endpoint', 'rerror', 'werror']);
+const OURS_OF_NBD = new Set([...IDENTITY, 'drive', 'share-rw', 'x-endpoint', 'rerror', 'werror']);
 
 /** A type alias: it is JSON. `device`: its path. */
 export type PassedFrontEnds = {
@@ -92,13 +96,18 @@ export class FrontEnds {
     this.#folder = undefined;
   }
 
-  of({ model, id, bus, given = {} }: Plugged, disk: GuestDevice, isAsked: boolean): FrontEnd {
+  /** `given`: its properties as QMP has them, with their types, where it was asked for by that. */
+  of(
+    { model, id, bus, given: texts = {} }: Plugged,
+    disk: GuestDevice,
+    { isPlaced, given = texts }: { isPlaced: boolean; given?: JsonObject },
+  ): FrontEnd {
     const { endpoint } = disk;
     assert(endpoint?.type === 'unix', 'a disk that the guest comes to');
     const identity: JsonObject = {
       ...(id !== undefined && { id }),
       // One that was not asked for is wherever there is room.
-      ...(bus && isAsked && { bus: bus.name }),
+      ...(bus && isPlaced && { bus: bus.name }),
     };
     const number = basename(endpoint.path);
     if (endpoint.protocol === 'vhost-user') {
@@ -108,7 +117,7 @@ export class FrontEnds {
         model.name === 'virtio-blk-device'
           ? 'vhost-user-blk'
           : `vhost-user-${model.name.slice('virtio-'.length)}`;
-      const device = { driver, ...identity, 'num-queues': '1', ...Object.fromEntries(rest), chardev };
+      const device = { driver, ...identity, 'num-queues': 1, ...Object.fromEntries(rest), chardev };
       return { kind: 'vhost-user', chardev, path: endpoint.path, device };
     }
     const name = nodeName(endpoint.path);

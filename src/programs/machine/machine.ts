@@ -144,7 +144,7 @@ export class MachineRun implements RunningMachine {
 
   #diskWords(engine: Engine, device: Plugged, isPlaced: boolean): string[] {
     const disk = diskOf(engine, device);
-    return disk ? wordsOf(this.#frontEnds.of(device, disk, isPlaced)) : [];
+    return disk ? wordsOf(this.#frontEnds.of(device, disk, { isPlaced })) : [];
   }
 
   /** Memory that is shared, so that disks are served in it. */
