@@ -57,14 +57,19 @@ const common = {
   logLevel: 'warning',
   sourcemap: 'linked',
 };
-// What compute threads run, whole in one file; CODEC_WORKER says where it is, seen from each of the others.
+const licencesOf = (...names) =>
+  names.map((name) => `${name}\n\n${readFileSync(`node_modules/${name}/LICENSE`, 'utf8')}`).join('\n');
+// What compute threads run, whole in one file: a daemon reads it when it starts, and may start threads when the packages that were
+// installed then are gone. CODEC_WORKER says where it is, seen from each of the others.
 await build({
   ...common,
+  external: ['koffi'],
   format: 'cjs',
   define: { 'import.meta.url': '__filename', CODEC_WORKER: '"codec-worker.cjs"' },
   entryPoints: ['src/codec/worker.ts'],
   outfile: 'dist/codec-worker.cjs',
 });
+writeFileSync('dist/codec-worker.LICENSES.txt', licencesOf('zstddec'));
 const esm = { ...common, format: 'esm', splitting: true, define: { CODEC_WORKER: '"codec-worker.cjs"' } };
 // Chunks come from ES modules only; as CommonJS they are loaded in half the time.
 await build({
@@ -89,10 +94,7 @@ await build({
 });
 renameSync('dist/page/style.css', 'dist/page/page.css');
 copyFileSync('src/web/page/index.html', 'dist/page/index.html');
-const licences = ['preact', 'uplot'].map(
-  (name) => `${name}\n\n${readFileSync(`node_modules/${name}/LICENSE`, 'utf8')}`,
-);
-writeFileSync('dist/page/LICENSES.txt', licences.join('\n'));
+writeFileSync('dist/page/LICENSES.txt', licencesOf('preact', 'uplot'));
 const chunks = readdirSync('dist/modules').filter((name) => name.endsWith('.js'));
 for (const name of chunks) linkChunk(join('dist/modules', name));
 await build({

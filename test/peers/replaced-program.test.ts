@@ -2,18 +2,28 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
 import { Daemon, PROGRAM, run, scratch, skipWithout } from './daemon.js';
 
 /** An update puts other files in the place of a program's, whose process goes on until it is taken over, or for good. */
 
 /** What is installed beside the program, by itself: what is only linked would stay. */
-const PACKAGES = ['koffi', '@koromix'];
+const PACKAGES = ['koffi', '@koromix', 'zstddec'];
 
 /** One for each way in which clusters are compressed. */
 const IMAGES = ['zlib', 'zstd'];
 
-test('a daemon whose program is replaced expands clusters, speaks TLS, and ends well', async (t) => {
+test('a daemon whose program is replaced expands clusters, speaks TLS, and ends well', (t) =>
+  replacedWhileItServes(t));
+
+test('and so does one on a system without libzstd', (t) => {
+  const folder = scratch(t);
+  // One that is found first, and is none.
+  writeFileSync(join(folder, 'libzstd.so.1'), '');
+  return replacedWhileItServes(t, 'env', `LD_LIBRARY_PATH=${folder}`);
+});
+
+async function replacedWhileItServes(t: TestContext, ...before: string[]): Promise<void> {
   if (skipWithout(t, 'qemu-img', 'qemu-io')) return;
   const folder = scratch(t);
   const installed = join(folder, 'installed');
@@ -29,7 +39,15 @@ test('a daemon whose program is replaced expands clusters, speaks TLS, and ends 
   run(folder, 'qemu-img', ...convert, 'raw', 'zlib.qcow2');
   run(folder, 'qemu-img', ...convert, '-o', 'compression_type=zstd', 'raw', 'zstd.qcow2');
   const daemon = await Daemon.start(t, folder, [
-    ...[process.execPath, join(installed, 'livedisk.cjs'), 'run', '-nodefaults', '-monitor', 'none'],
+    ...[
+      ...before,
+      process.execPath,
+      join(installed, 'livedisk.cjs'),
+      'run',
+      '-nodefaults',
+      '-monitor',
+      'none',
+    ],
     ...IMAGES.flatMap((name) => [
       ...['-blockdev', `driver=qcow2,node-name=${name},file.driver=file,file.filename=${name}.qcow2`],
     ]),
@@ -55,4 +73,4 @@ test('a daemon whose program is replaced expands clusters, speaks TLS, and ends 
     assert.doesNotMatch(stdout, /failed/, daemon.output);
   }
   assert.equal(await daemon.quit(), 0, daemon.output);
-});
+}
