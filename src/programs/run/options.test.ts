@@ -57,6 +57,22 @@ test('a monitor of a storage daemon may be JSON', () => {
   });
 });
 
+test("a machine's drives are there before what exports them, and its devices after that", () => {
+  const words = [
+    '-device',
+    'virtio-blk,drive=d',
+    '-export',
+    'nbd,id=e,node-name=n',
+    '-drive',
+    'id=d,node-name=n,file=d',
+  ];
+  const { steps } = parseRunOptions([...words, '-blockdev', 'null-co,node-name=b'], 'machine');
+  assert.deepEqual(
+    steps.map(({ kind }) => kind),
+    ['blockdev', 'drive', 'export', 'device'],
+  );
+});
+
 test('a character device is known by one id', () => {
   const words = ['-chardev', 'null,id=a', '-chardev', 'null,id=a'];
   assert.throws(() => parseRunOptions(words, 'machine'), {

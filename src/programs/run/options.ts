@@ -207,7 +207,7 @@ function takeInTurn({ steps }: RunOptions, take: () => void): void {
 }
 
 /** Steps that come after all others, in this order. */
-const LATE: ReadonlyArray<Step['kind']> = ['drive', 'device', 'monitor', 'multiplexed'];
+const LATE: ReadonlyArray<Step['kind']> = ['drive', 'export', 'device', 'monitor', 'multiplexed'];
 
 function machineFlags(options: RunOptions): Record<string, () => void> {
   const none = [...FLAGS_WITHOUT_EFFECT].map((name): [string, () => void] => [
