@@ -134,7 +134,7 @@ test('what cannot be done is refused before anything begins', async (t) => {
       uri,
       storage: { ...storage, disks: [{ device: 'virtio0', export: 'none' }] },
     }),
-    'Requested export not available',
+    "Disk 'virtio0' goes to the export 'none': Requested export not available",
   );
   assert.equal(
     await source.refusal('x-move', { uri: 'exec:cat', storage }),

@@ -15,23 +15,21 @@ function move(folder: string, ...args: string[]): Promise<{ status: number | nul
   return new Promise((resolve) => child.once('close', (status) => resolve({ status, output })));
 }
 
-function end(t: TestContext, folder: string, name: string, ...more: string[]): Promise<Daemon> {
+function machine(t: TestContext, folder: string, name: string, ...words: string[]): Promise<Daemon> {
   run(folder, 'qemu-img', 'create', '-q', '-f', 'qcow2', `${name}.qcow2`, '16M');
-  const argv = [
-    process.execPath,
-    PROGRAM,
-    'run',
-    ...BARE_MACHINE,
-    '-qmp',
-    `unix:${name}.qmp,server=on,wait=off`,
-  ];
-  const disk = `node-name=disk,driver=qcow2,file.driver=file,file.filename=${name}.qcow2`;
+  const qmp = ['-qmp', `unix:${name}.qmp,server=on,wait=off`];
   return Daemon.start(
     t,
     folder,
-    [...argv, '-blockdev', disk, '-device', 'virtio-blk,drive=disk,id=virtio0', ...more],
+    [process.execPath, PROGRAM, 'run', ...BARE_MACHINE, ...qmp, ...words],
     `${name}.qmp`,
   );
+}
+
+function end(t: TestContext, folder: string, name: string, ...more: string[]): Promise<Daemon> {
+  const disk = `node-name=disk,driver=qcow2,file.driver=file,file.filename=${name}.qcow2`;
+  const words = ['-blockdev', disk, '-device', 'virtio-blk,drive=disk,id=virtio0'];
+  return machine(t, folder, name, ...words, ...more);
 }
 
 test('a machine is moved by a command line, after a look at what that would be', async (t) => {
@@ -68,6 +66,25 @@ test('a machine is moved by a command line, after a look at what that would be',
   assert.equal(again.status, 1, again.output);
   assert.equal(await source.quit(), 0);
   assert.equal(await destination.quit(), 0);
+  run(folder, 'qemu-io', '-f', 'qcow2', '-c', 'read -P 5 0 3M', 'destination.qcow2');
+});
+
+test("a drive's disk goes to the export of its name, which a command line makes", async (t) => {
+  if (skipWithout(t, 'qemu-img')) return;
+  const folder = scratch(t);
+  const drive = (name: string): string => `if=virtio,file=${name}.qcow2,node-name=disk`;
+  const source = await machine(t, folder, 'source', '-drive', drive('source'));
+  const destination = await machine(
+    t,
+    folder,
+    'destination',
+    ...['-export', 'nbd,id=e,node-name=disk,name=virtio0,writable=on', '-drive', drive('destination')],
+    ...['-nbd-server', 'addr.type=unix,addr.path=nbd', '-incoming', 'unix:move'],
+  );
+  await source.execute('human-monitor-command', { 'command-line': 'qemu-io virtio0 "write -P 5 0 3M"' });
+  const moved = await move(folder, '--storage', 'unix:nbd', './source.qmp', 'unix:move');
+  assert.equal(moved.status, 0, moved.output);
+  for (const daemon of [source, destination]) assert.equal(await daemon.quit(), 0);
   run(folder, 'qemu-io', '-f', 'qcow2', '-c', 'read -P 5 0 3M', 'destination.qcow2');
 });
 

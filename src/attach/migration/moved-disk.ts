@@ -1,4 +1,5 @@
-import { BlockError } from '../../base/error.js';
+import { BlockError, toBlockError } from '../../base/error.js';
+import { given } from '../../base/given.js';
 import type { Graph } from '../../block/graph.js';
 import type { Node } from '../../block/node.js';
 import type { Opener } from '../../block/open.js';
@@ -55,10 +56,14 @@ export class MovedDisk {
       ...(storage['tls-creds'] !== undefined && { 'tls-creds': storage['tls-creds'] }),
       ...(storage['tls-hostname'] !== undefined && { 'tls-hostname': storage['tls-hostname'] }),
     };
-    const target = await opener.openPlan(opener.drivers.gate.plan(options), {
-      readOnly: false,
-      discard: 'unmap',
-    });
+    const plan = opener.drivers.gate.plan(options);
+    const target = await opener
+      .openPlan(plan, { readOnly: false, discard: 'unmap' })
+      .catch((error: unknown) => {
+        const { kind, message, errno } = toBlockError(error);
+        const text = `Disk '${device}' goes to the export '${exportName}': ${message}`;
+        throw new BlockError(kind, text, { ...given({ errno }), cause: error });
+      });
     if (target.lengthBytes === source.lengthBytes)
       return new MovedDisk(parts, device, exportName, source, target);
     await graph.release([target]);
@@ -89,8 +94,10 @@ export class MovedDisk {
   }
 
   /** Copies it, and then keeps both alike. Errors: those of a mirror that cannot begin. */
-  async copy(jobId: string, speed: number): Promise<void> {
+  async copy(speed: number): Promise<void> {
     const { graph, jobs } = this.#parts;
+    // A device without an id has a path.
+    const jobId = `x-move-${this.device.replaceAll(/[^\w.-]/g, '_')}`;
     const request = { 'job-id': jobId, device: this.source.name, target: this.#target.name };
     const isNew = await this.#isZero();
     this.#job = await jobs.start(planMirror(graph, { ...request, sync: 'full', speed }, { isNew }));
@@ -148,16 +155,24 @@ export function disksToMove(
   asked: Storage['disks'],
 ): Array<Pick<MovedDisk, 'device' | 'exportName' | 'source'>> {
   if (asked)
-    return asked.map(({ device: id, export: exportName = id }) => {
-      const device = devices.get(id);
-      if (!device) throw new BlockError('not-found', `Device '${id}' not found`);
+    return asked.map(({ device: name, export: exportName }) => {
+      const device = devices.get(name);
+      if (!device) throw new BlockError('not-found', `Device '${name}' not found`);
       const source = device.backend.root?.node;
-      if (!source) throw new BlockError('invalid', `Device '${id}' has no medium`);
-      return { device: id, exportName, source };
+      if (!source) throw new BlockError('invalid', `Device '${name}' has no medium`);
+      return { device: name, exportName: exportName ?? usualExport(name, device), source };
     });
-  return [...devices].flatMap(([id, { backend }]) => {
+  return [...devices].flatMap(([name, device]) => {
+    const { backend } = device;
     const source = backend.root?.node;
     // What nobody writes is the same file everywhere: an installation medium.
-    return source && backend.isWritable ? [{ device: id, exportName: id, source }] : [];
+    return source && backend.isWritable
+      ? [{ device: name, exportName: usualExport(name, device), source }]
+      : [];
   });
+}
+
+/** As of an endpoint: the device's id, else its drive's, else its place in the machine. */
+function usualExport(name: string, { id, backend }: GuestDevice): string {
+  return id ?? (backend.name === '' ? name : backend.name);
 }

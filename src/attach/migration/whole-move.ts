@@ -121,7 +121,7 @@ export class WholeMove {
   }
 
   async #startCopies(disks: readonly MovedDisk[], speed: number): Promise<void> {
-    for (const disk of disks) await disk.copy(`x-move-${disk.device}`, speed);
+    for (const disk of disks) await disk.copy(speed);
     this.#disks = disks;
     this.#past = undefined;
     this.#error = undefined;
