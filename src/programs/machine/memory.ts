@@ -139,9 +139,14 @@ export class MachineMemory implements GuestMemory {
     return new BlockError('io', `The program that runs the guest has ${this.#status} its move: ${why}`);
   }
 
-  #execute(command: string, args?: JsonObject): Promise<unknown> {
+  /** Errors: closed, when the program ends instead of an answer. */
+  async #execute(command: string, args?: JsonObject): Promise<unknown> {
     assert(this.#qmp, 'the program answers');
-    return this.#qmp.execute(command, args);
+    try {
+      return await this.#qmp.execute(command, args);
+    } catch (error) {
+      throw error instanceof BlockError && error.kind === 'closed' ? goneError() : error;
+    }
   }
 }
 
