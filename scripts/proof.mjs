@@ -106,6 +106,17 @@ const PROOFS = {
     count: /(\d+) steps of chaos/m,
     amount: ([steps]) => `${steps} steps`,
   },
+  'machine-chaos': {
+    what: 'livedisk machine is reset, switched off, updated, killed, told to do jobs, and moved over links that break',
+    pieces: (seed) =>
+      Array.from({ length: 10 }, (_, i) => ({
+        name: `seed ${seed + i}`,
+        args: ['--import', 'tsx', '--test', 'test/peers/machine-chaos.test.ts'],
+        env: { CHAOS_STEPS: '40', CHAOS_SEED: String(seed + i) },
+      })),
+    count: /(\d+) steps of machine chaos/m,
+    amount: ([steps]) => `${steps} steps`,
+  },
   fuzz: {
     what: 'damaged qcow2 images, opened, checked, read and written',
     pieces: (seed) =>
