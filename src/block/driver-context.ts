@@ -30,6 +30,8 @@ export class NodeContext implements DriverContext {
     this.graph = graph;
     this.forCheck = forCheck;
     this.onWarning = warn;
+    node.onCutOff = (filename) =>
+      warn(`'${filename}' is cut off: what its image has behind the end of the file reads as zeroes`);
   }
 
   get onlyLook(): boolean {

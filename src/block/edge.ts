@@ -53,6 +53,10 @@ export class Edge implements ChildIo {
     return this.node.instance.takeDoubtful?.() ?? new ByteRanges();
   }
 
+  tellCutOff(): void {
+    if ('driver' in this.parent) this.parent.tellCutOff(this.node.filename);
+  }
+
   driverInfo(): DriverInfo {
     return this.node.skipFilters().instance.info();
   }

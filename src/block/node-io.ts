@@ -5,7 +5,7 @@ import { AlignedIo, isAlignedRequest } from './aligned-io.js';
 import type { Change } from './change-gate.js';
 import { DirtyBitmap } from './dirty-bitmap.js';
 import type { DriverInstance, IoDriver, Preallocated } from './driver.js';
-import type { LayerMap } from './layers/layer-map.js';
+import type { LayerMap, Place } from './layers/layer-map.js';
 import type { Located } from './located.js';
 import { MappedIo } from './mapped/mapped-io.js';
 import type { Node } from './node.js';
@@ -358,6 +358,11 @@ export class NodeIo {
     }
     node.resized();
     await node.side?.resized();
+  }
+
+  /** See MappedNode. */
+  lookForPlainEnd(offset: number, place: Place): void {
+    this.#mapped?.mapped.lookForPlainEnd(offset, place);
   }
 
   /** See DriverInstance.preallocate. */

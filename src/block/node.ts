@@ -107,6 +107,9 @@ export class Node {
   isLentWritable = false;
   /** A job has made it writable, and makes it read-only again when it ends. */
   isLentToJob = false;
+  /** How users hear, once, of a file that ends before something that this image has in it. */
+  onCutOff: (filename: string) => void = () => undefined;
+  isCutOff = false;
   /** Highest offset written + 1, for query-blockstats. */
   highestWrittenOffset = 0;
   #wasResized = false;
@@ -189,6 +192,11 @@ export class Node {
 
   get instance(): DriverInstance {
     return this.#instance ?? missing(`driver of node '${this.name}'`);
+  }
+
+  tellCutOff(filename: string): void {
+    if (!this.isCutOff) this.onCutOff(filename);
+    this.isCutOff = true;
   }
 
   get io(): NodeIo {

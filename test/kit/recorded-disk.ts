@@ -171,6 +171,7 @@ export function childOf(disk: RecordedDisk): ChildIo {
     },
     isWritable: true,
     takeDoubtful: () => new ByteRanges(),
+    tellCutOff: () => undefined,
     tryRead: (offset, buffer) => {
       disk.read(offset, buffer);
       return true;

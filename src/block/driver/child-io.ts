@@ -36,6 +36,8 @@ export interface ChildIo {
   writeZeroes(offset: number, lengthBytes: number, flags: number): Promise<void>;
   discard(offset: number, lengthBytes: number): Promise<void>;
   flush(): Promise<void>;
+  /** It ends before something that its parent has in it, which reads as zeroes: users hear of it, once. */
+  tellCutOff(): void;
   /** See DriverInstance. */
   takeDoubtful(): ByteRanges;
   /** For offload: where the first stretch at `offset` has its bytes. `wanted`: see MappedStatus. */

@@ -1,8 +1,9 @@
+import { alignDown } from '../../base/align.js';
 import { assert } from '../../base/assert.js';
 import { KiB } from '../../base/limits.js';
 import type { MapDriver, Reservation } from '../driver.js';
 import type { Edge } from '../edge.js';
-import type { LayerMap } from '../layers/layer-map.js';
+import type { LayerMap, Place } from '../layers/layer-map.js';
 import type { Node } from '../node.js';
 import type { RangeLock } from '../range-lock.js';
 import { type Mapping, newMapping } from '../request.js';
@@ -101,6 +102,24 @@ export class MappedNode {
       if (mapping.kind !== 'backing') tell(offset + done, mapping);
     }
     return true;
+  }
+
+  /** Tells of data that begins behind the end of its file. A last cluster may be there in part: the rest is zeroes. */
+  lookForEnd(offset: number, mapping: Mapping): void {
+    const { kind, child, hostOffset, plain } = mapping;
+    if (kind !== 'data' || !child) return;
+    if (plain) this.lookForPlainEnd(offset, mapping);
+    // What is compressed has another length there.
+    else if (hostOffset >= child.lengthBytes) child.tellCutOff();
+  }
+
+  /** The same of data that is known to be plain. */
+  lookForPlainEnd(offset: number, { child, hostOffset, lengthBytes }: Mapping | Place): void {
+    const { clusterBytes } = this.driver;
+    if (!child || clusterBytes === 1 || hostOffset + lengthBytes <= child.lengthBytes) return;
+    const within = offset % clusterBytes;
+    const last = hostOffset - within + alignDown(within + lengthBytes - 1, clusterBytes);
+    if (last >= child.lengthBytes) child.tellCutOff();
   }
 
   reserve(offset: number, lengthBytes: number): Reservation | Promise<Reservation> {

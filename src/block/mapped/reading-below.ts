@@ -121,6 +121,7 @@ async function readHeld(
     if (map.isGone || !map.tryFind(offset, lengthBytes, now)) return false;
     const isThere = now.kind === 'data' && now.hostOffset === hostOffset && now.child === child;
     if (!isThere || now.lengthBytes < lengthBytes || !child) return false;
+    node.io.lookForPlainEnd(offset, now);
     if (!child.tryReadPart(request, from, lengthBytes, hostOffset))
       await child.readPart(request, from, lengthBytes, hostOffset);
     return true;

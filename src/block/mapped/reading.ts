@@ -75,6 +75,7 @@ export class MappedReading {
   }
 
   async #readData(mapping: Mapping, request: IoRequest, from: number, offset: number): Promise<void> {
+    this.#mapped.lookForEnd(offset, mapping);
     if (!mapping.plain) return this.#readSpecial(mapping, request, from, offset);
     const { generation } = request;
     await this.#mapped.announce('read_aio');

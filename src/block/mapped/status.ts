@@ -32,6 +32,7 @@ export class MappedStatus {
     const { driver, scratch: mapping } = this.#mapped;
     if (!this.#hasClusters || !driver.tryMap(offset, lengthBytes, mapping)) return undefined;
     if (this.#isHoled(mapping, offset)) return undefined;
+    this.#mapped.lookForEnd(offset, mapping);
     return this.#statusOf(mapping);
   }
 
@@ -55,6 +56,7 @@ export class MappedStatus {
   async status(offset: number, lengthBytes: number): Promise<BlockStatus> {
     const mapping = newMapping();
     await this.#mapped.map(offset, lengthBytes, mapping);
+    this.#mapped.lookForEnd(offset, mapping);
     const status = this.#statusOf(mapping);
     const hasClusters = this.#hasClusters;
     if (mapping.kind !== 'data' || !mapping.plain) return status;
@@ -90,6 +92,7 @@ export class MappedStatus {
     let located: Located = { kind: 'other', lengthBytes };
     try {
       await this.#mapped.map(offset, lengthBytes, mapping);
+      this.#mapped.lookForEnd(offset, mapping);
       located = await this.#locateMapping(mapping, offset, wanted);
       if (located.kind === 'plain') located = heldUntilReleased(located, release);
       return located;

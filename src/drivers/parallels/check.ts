@@ -58,15 +58,16 @@ async function checkTable(
         before = 0;
         continue;
       }
-      if (offset > file.lengthBytes) {
+      if (offset >= file.lengthBytes) {
         say(`${fixes ? 'Repairing' : 'ERROR'} cluster ${first + i} is outside image`);
         result.corruptions++;
-        before = 0;
-        if (!fixes) continue;
-        entries.writeUInt32LE(0, i * 4);
-        isChanged = true;
-        result.corruptionsFixed++;
-        continue;
+        if (fixes) {
+          before = 0;
+          entries.writeUInt32LE(0, i * 4);
+          isChanged = true;
+          result.corruptionsFixed++;
+          continue;
+        }
       }
       result.allocatedClusters++;
       end = Math.max(end, offset + clusterBytes);

@@ -22,6 +22,8 @@ class QedWalk {
   readonly #fileBytes: number;
   readonly #used: Bitmap;
   #before = 0;
+  /** Where the file is to end. */
+  #extendsTo = 0;
 
   constructor(file: ChildIo, header: QedHeader, fixes: boolean) {
     const { clusterBytes, sizeBytes } = header;
@@ -29,7 +31,7 @@ class QedWalk {
     this.#header = header;
     this.#fixes = fixes;
     this.#fileBytes = file.lengthBytes;
-    this.#used = new Bitmap(Math.min(MAX_CLUSTERS, Math.ceil(this.#fileBytes / clusterBytes)));
+    this.#used = new Bitmap(Math.min(MAX_CLUSTERS, Math.floor(this.#fileBytes / clusterBytes)));
     this.result = nothingFound(Math.ceil(sizeBytes / clusterBytes));
   }
 
@@ -46,6 +48,7 @@ class QedWalk {
       else if (this.#use(table, tableClusters)) await this.#checkL2(table);
     }
     if (isChanged) await this.#file.write(l1Offset, l1, 0);
+    if (this.#extendsTo > this.#fileBytes) await this.#file.truncate(this.#extendsTo);
     const clusters = Math.floor(this.#fileBytes / clusterBytes);
     this.result.leaks = Math.max(0, clusters - this.#used.count);
     if (this.#fixes) await this.#file.flush();
@@ -63,6 +66,7 @@ class QedWalk {
       this.#before = cluster;
       if (!isClusterOffset(cluster, this.#header, this.#fileBytes))
         isChanged = this.#drop(table, at) || isChanged;
+      else if (cluster + clusterBytes > this.#fileBytes) this.#keepPart(cluster + clusterBytes);
       else this.#use(cluster, 1);
     }
     if (isChanged) await this.#file.write(offset, table, 0);
@@ -75,6 +79,14 @@ class QedWalk {
     table.fill(0, at, at + ENTRY_BYTES);
     this.result.corruptionsFixed++;
     return true;
+  }
+
+  /** A cluster that is there in part keeps that. */
+  #keepPart(end: number): void {
+    this.result.corruptions++;
+    if (!this.#fixes) return;
+    this.#extendsTo = end;
+    this.result.corruptionsFixed++;
   }
 
   #readTable(offset: number): Promise<Buffer> {

@@ -78,19 +78,23 @@ export function parseHeader(bytes: Buffer, fileBytes: number): QedHeader {
     nameOffset: u32(FieldAt.nameOffset),
     nameBytes: u32(FieldAt.nameBytes),
   };
-  const { clusterBytes, tableClusters, headerClusters, l1Offset, sizeBytes } = header;
-  const isSound =
-    isClusterSize(clusterBytes) &&
-    isTableSize(tableClusters) &&
-    isImageSize(sizeBytes, clusterBytes, tableClusters) &&
-    headerClusters > 0 &&
-    isTableOffset(l1Offset, header, fileBytes);
-  if (!isSound) throw errnoError('EINVAL');
+  checkSizes(header, fileBytes);
   if (hasFeature(features, Feature.backingFile)) {
-    if (header.nameOffset + header.nameBytes > clusterBytes * headerClusters) throw errnoError('EINVAL');
+    if (header.nameOffset + header.nameBytes > header.clusterBytes * header.headerClusters)
+      throw errnoError('EINVAL');
     if (header.nameBytes > MAX_NAME_BYTES) throw errnoError('EINVAL');
   }
   return header;
+}
+
+function checkSizes(header: QedHeader, fileBytes: number): void {
+  const { clusterBytes, tableClusters, headerClusters, l1Offset, sizeBytes } = header;
+  const refuse = (what: string): BlockError =>
+    new BlockError('corrupt', `QED ${what} is invalid`, { errno: 'EINVAL' });
+  if (!isClusterSize(clusterBytes)) throw refuse('cluster size');
+  if (!isTableSize(tableClusters)) throw refuse('table size');
+  if (!isImageSize(sizeBytes, clusterBytes, tableClusters)) throw refuse('image size');
+  if (headerClusters === 0 || !isTableOffset(l1Offset, header, fileBytes)) throw refuse('table offset');
 }
 
 export function hasFeature(features: number, feature: number): boolean {

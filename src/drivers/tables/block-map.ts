@@ -87,7 +87,7 @@ export class BlockMap implements MapDriver {
     for (let next = place; length < lengthBytes && index < last;) {
       index++;
       if (place >= 0) next += block;
-      if (table.find(index) !== next || (place >= 0 && table.isReady(index) !== isReady)) break;
+      if (this.#findNext(index) !== next || (place >= 0 && table.isReady(index) !== isReady)) break;
       length += Math.min(block, lengthBytes - length);
     }
     out.kind = place >= 0 ? 'data' : place === Place.zero ? 'zero' : 'backing';
@@ -97,6 +97,15 @@ export class BlockMap implements MapDriver {
     out.plain = place >= 0;
     out.writable = isReady;
     return true;
+  }
+
+  /** What is broken further on is told when that is asked for. */
+  #findNext(index: number): number {
+    try {
+      return this.#o.table.find(index);
+    } catch {
+      return Place.unknown;
+    }
   }
 
   async map(offset: number, lengthBytes: number, out: Mapping): Promise<void> {
@@ -156,7 +165,7 @@ export class BlockMap implements MapDriver {
     while (
       count < Math.min(most, MAX_BLOCKS) &&
       table.isReady(index + count) &&
-      table.find(index + count) === place
+      this.#findNext(index + count) === place
     )
       count++;
     return count;

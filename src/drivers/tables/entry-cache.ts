@@ -150,7 +150,8 @@ export class EntryCache {
     const bytes = Buffer.alloc(PAGE_BYTES + REST_BYTES);
     // Beyond the end are zeroes.
     const inside = Math.min(bytes.length, this.file.lengthBytes - start);
-    if (inside > 0) {
+    if (inside <= 0) this.file.tellCutOff();
+    else {
       const part = bytes.subarray(0, inside);
       if (!this.file.tryRead(start, part)) await this.file.read(start, part);
     }

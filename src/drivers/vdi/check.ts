@@ -2,7 +2,7 @@ import { Bitmap } from '../../base/bitmap.js';
 import type { ChildIo, ImageCheck } from '../../block/driver.js';
 import { nothingFound } from '../tables/check-result.js';
 import { eachUint32 } from '../tables/read-bytes.js';
-import type { VdiHeader } from './header.js';
+import { BLOCK_BYTES, type VdiHeader } from './header.js';
 import { DISCARDED } from './table.js';
 
 /** Looks whether each block of the data area is used once, and as many as the header says. */
@@ -28,6 +28,9 @@ export async function checkVdi(
       result.corruptions++;
     }
     used.set(entry, entry + 1);
+    if (header.dataOffset + entry * BLOCK_BYTES < file.lengthBytes) return;
+    say(`ERROR: block index ${index} lies behind the end of the file, is ${entry}`);
+    result.corruptions++;
   });
   if (allocated !== header.allocatedBlocks) {
     say(`ERROR: allocated blocks mismatch, is ${allocated}, should be ${header.allocatedBlocks}`);

@@ -24,6 +24,7 @@ import { DISCARDED, VdiTable } from './table.js';
 async function load(driver: DriverContext, _settings: unknown, mayWrite: boolean): Promise<OpenedFormat> {
   const file = driver.child('file');
   const header = parseHeader(await readBytes(file, 0, HEADER_BYTES));
+  if (header.dataOffset + (header.allocatedBlocks - 1) * BLOCK_BYTES >= file.lengthBytes) file.tellCutOff();
   const used = mayWrite ? await usedBlocks(file, header) : 0;
   const cache = new EntryCache(file);
   const table = new VdiTable(cache, header, used);

@@ -2,7 +2,7 @@ import { alignUp } from '../../base/align.js';
 import { AsyncMutex } from '../../base/async.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import { MAX_IMAGE_BYTES, MiB } from '../../base/limits.js';
-import type { ChildIo, DriverContext, DriverInfo, ImageCheck } from '../../block/driver.js';
+import type { ChildIo, DriverContext, DriverInfo, ImageCheck, RepairMode } from '../../block/driver.js';
 import { randomUuid } from '../tables/new-image.js';
 import { BlockMap } from '../tables/block-map.js';
 import { nothingFound } from '../tables/check-result.js';
@@ -99,7 +99,8 @@ async function endOf(
     end = Math.max(end, offset + lengthBytes);
   end = Math.max(end, header.logOffset + header.logBytes);
   await eachBlock({ file, regions, disk }, (index, place, diskBytes) => {
-    if (!isForCheck) checkInFile(file, index, place, diskBytes);
+    const text = isForCheck ? undefined : whyNotInFile(file, index, place, diskBytes);
+    if (text !== undefined) throw new BlockError('corrupt', text, { errno: 'EINVAL' });
     end = Math.max(end, place + disk.blockBytes);
   });
   if (end > MAX_IMAGE_BYTES) throw errnoError('EINVAL');
@@ -134,13 +135,12 @@ function isInFile(file: ChildIo, place: number, diskBytes: number): boolean {
   return place + diskBytes <= alignUp(file.lengthBytes, SECTOR_BYTES);
 }
 
-/** A file that was cut off would read as zeroes. Errors: corrupt, in QEMU's words. */
-function checkInFile(file: ChildIo, index: number, place: number, diskBytes: number): void {
-  if (isInFile(file, place, diskBytes)) return;
+/** A file that was cut off would read as zeroes. In QEMU's words; undefined: it was not. */
+function whyNotInFile(file: ChildIo, index: number, place: number, diskBytes: number): string | undefined {
+  if (isInFile(file, place, diskBytes)) return undefined;
   const [size, last] = [alignUp(file.lengthBytes, SECTOR_BYTES), place + diskBytes - 1];
   const which = place >= size ? `start offset ${place}` : `end offset ${last}`;
-  const text = `VHDX BAT entry ${index} ${which} points after end of file (${size}). Image has probably been truncated.`;
-  throw new BlockError('corrupt', text, { errno: 'EINVAL' });
+  return `VHDX BAT entry ${index} ${which} points after end of file (${size}). Image has probably been truncated.`;
 }
 
 /** Two headers, of which the sound one with the higher number counts: the other is written, and then counts. */
@@ -250,12 +250,14 @@ class VhdxImage implements OpenedFormat {
     return { clusterSizeBytes: this.#p.disk.blockBytes };
   }
 
-  async check(): Promise<ImageCheck> {
+  async check(_repair: RepairMode, say: (line: string) => void): Promise<ImageCheck> {
     const { file, isReplayed } = this.#p;
     const result = nothingFound();
     if (isReplayed) result.corruptionsFixed++;
-    await eachBlock(this.#p, (_index, place, diskBytes) => {
-      if (place < MiB || !isInFile(file, place, diskBytes)) result.corruptions++;
+    await eachBlock(this.#p, (index, place, diskBytes) => {
+      const text = whyNotInFile(file, index, place, diskBytes);
+      if (text !== undefined) say(`qemu-img: ${text}`);
+      if (place < MiB || text !== undefined) result.corruptions++;
     });
     return result;
   }

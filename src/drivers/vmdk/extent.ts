@@ -104,8 +104,10 @@ export function sparseExtent(
 
 /** One whose length and place the descriptor tells. */
 export function flatExtent(file: ChildIo, { sectors, offset, filename, type }: ExtentLine): Extent {
+  const lengthBytes = sectors * SECTOR_BYTES;
+  if (offset + lengthBytes > file.lengthBytes) file.tellCutOff();
   return {
-    lengthBytes: sectors * SECTOR_BYTES,
+    lengthBytes,
     unitBytes: SECTOR_BYTES,
     file,
     filename,

@@ -1,3 +1,4 @@
+import { alignUp } from '../../base/align.js';
 import { AsyncMutex } from '../../base/async.js';
 import { BlockError, errnoError } from '../../base/error.js';
 import { given } from '../../base/given.js';
@@ -257,22 +258,30 @@ class VmdkImage implements OpenedFormat {
   /** Every grain is in the file that it is said to be in. */
   async check(repair: RepairMode, say: (line: string) => void): Promise<ImageCheck> {
     if (repair !== 'none') throw errnoError('ENOTSUP');
-    for (const { map, file, lengthBytes, header, unitBytes } of this.#p.extents) {
-      if (!map || !header) continue;
-      const mapping = newMapping();
-      for (let at = 0; at < lengthBytes; at += mapping.lengthBytes) {
-        await map.map(
-          at,
-          header.isCompressed ? Math.min(unitBytes, lengthBytes - at) : lengthBytes - at,
-          mapping,
-        );
-        const last = mapping.hostOffset + Math.max(0, mapping.lengthBytes - unitBytes);
-        if (mapping.kind !== 'data' || last < file.lengthBytes) continue;
-        say('ERROR: cluster offset after file size');
-        throw errnoError('EINVAL');
-      }
+    let start = 0;
+    for (const extent of this.#p.extents) {
+      await this.#checkExtent(extent, start, say);
+      start += extent.lengthBytes;
     }
     return nothingFound();
+  }
+
+  async #checkExtent(
+    { map, file, lengthBytes, header, unitBytes }: Extent,
+    start: number,
+    say: (line: string) => void,
+  ): Promise<void> {
+    if (!map || !header) return;
+    const mapping = newMapping();
+    for (let at = 0; at < lengthBytes; at += mapping.lengthBytes) {
+      const most = header.isCompressed ? Math.min(unitBytes, lengthBytes - at) : lengthBytes - at;
+      await map.map(at, most, mapping);
+      const last = mapping.hostOffset + Math.max(0, mapping.lengthBytes - unitBytes);
+      if (mapping.kind !== 'data' || last < file.lengthBytes) continue;
+      const inFile = alignUp(Math.max(0, file.lengthBytes - mapping.hostOffset), unitBytes);
+      say(`ERROR: cluster offset for sector ${(start + at + inFile) / SECTOR_BYTES} points after EOF`);
+      throw errnoError('EINVAL');
+    }
   }
 }
 

@@ -19,8 +19,8 @@ export async function explainCommand(tool: Tool, words: readonly string[]): Prom
     forceShare: args.has('force-share'),
   };
   const { chain, brokenBy } = await chainOf(tool, { filename, ...how }, !args.has('no-check'));
-  const map = brokenBy === undefined ? await mapOf(tool, filename, how, chain) : undefined;
-  tool.out.print(storyText({ chain, brokenBy, map }));
+  const seen = brokenBy === undefined ? await mapOf(tool, filename, how, chain) : { chain, map: undefined };
+  tool.out.print(storyText({ ...seen, brokenBy }));
   return 0;
 }
 
@@ -151,15 +151,28 @@ function particulars({ formatSpecific, snapshots = [], clusterSizeBytes }: Drive
   return { features, needs: needs.slice(-1) };
 }
 
+/** With what the look at all of it has found. */
+function withCutOff(facts: ImageFacts, node: Node | undefined): ImageFacts {
+  if (node?.isCutOff !== true) return facts;
+  return { ...facts, problems: [...facts.problems, 'its file was cut off: what is missing reads as zeroes'] };
+}
+
 async function mapOf(
   tool: Tool,
   filename: string,
   how: Omit<Named, 'filename'>,
   chain: readonly ImageFacts[],
-): Promise<ClusterMap> {
+): Promise<Pick<ImageStory, 'chain' | 'map'>> {
   const { node } = await tool.open(filename, how);
   const extents: MapExtent[] = [];
   for await (const { start, length, depth, present, zero } of mapEntries(node, 0, node.lengthBytes))
     extents.push({ start, lengthBytes: length, ...(present && { layer: depth }), isZero: zero });
-  return { diskBytes: node.lengthBytes, layers: chain.map((image) => image.filename), extents };
+  const map: ClusterMap = {
+    diskBytes: node.lengthBytes,
+    layers: chain.map((image) => image.filename),
+    extents,
+  };
+  const nodes: Node[] = [];
+  for (let next: Node | undefined = node; next; next = next.children.get('backing')?.node) nodes.push(next);
+  return { map, chain: chain.map((facts, depth) => withCutOff(facts, nodes[depth])) };
 }

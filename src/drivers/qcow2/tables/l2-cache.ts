@@ -59,8 +59,10 @@ export class L2Tables {
     context.checkMetadataOffset('L2 table', offset, `L1 index: ${hex(l1Index)}`, isShared);
     await context.announce('l2_load');
     // Behind the end of the file there are zeroes.
-    if (offset >= context.meta.lengthBytes) bytes.fill(0);
-    else await readBytes(context.meta, offset, bytes);
+    if (offset >= context.meta.lengthBytes) {
+      bytes.fill(0);
+      context.meta.tellCutOff();
+    } else await readBytes(context.meta, offset, bytes);
     const table = new CachedTable(l1Index, bytes, offset, false);
     table.wellFormed = this.#isWellFormed(bytes, l1Index) && !this.#pointsAtMetadata(bytes);
     return table;
