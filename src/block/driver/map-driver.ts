@@ -29,6 +29,8 @@ export interface MapDriver {
     lengthBytes: number,
     tell: (offset: number, mapping: Mapping) => void,
   ): Promise<boolean>;
+  /** What has data had its place from the start: whether there is any, the file says. Absent: no. */
+  readonly isPreallocated?: boolean;
   /** All of the mapping is on stable storage: data that is overwritten in place, durably, needs no flush. Absent: not known. */
   readonly isMappingDurable?: boolean;
   /** Reads data that is not plain, from `offset` on, as it was mapped; absent where all is plain. Its range is held. */

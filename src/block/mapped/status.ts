@@ -38,7 +38,8 @@ export class MappedStatus {
 
   /** Plain data, of which the child may know that it is zero. */
   #isHoled(mapping: Mapping, offset: number): boolean {
-    return mapping.kind === 'data' && mapping.plain && this.#isSparse(placeOf(mapping), offset);
+    if (mapping.kind !== 'data' || !mapping.plain) return false;
+    return this.#mapped.driver.isPreallocated === true || this.#isSparse(placeOf(mapping), offset);
   }
 
   /** Looked at when a look through the image begins. */

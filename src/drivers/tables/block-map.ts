@@ -37,6 +37,7 @@ export interface BlockMapOptions {
   readonly blockBytes: number;
   /** What is in the file before a block's data, with it: a bitmap. */
   readonly headBytes?: number;
+  readonly isPreallocated?: boolean;
   /** The table can say that a block is zero. */
   readonly hasZeroes?: boolean;
   /** There may be a backing file: then a block is filled as a whole. */
@@ -64,6 +65,10 @@ export class BlockMap implements MapDriver {
 
   get events(): ChildIo {
     return this.#o.file;
+  }
+
+  get isPreallocated(): boolean {
+    return this.#o.isPreallocated === true;
   }
 
   get isMappingDurable(): boolean {

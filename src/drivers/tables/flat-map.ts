@@ -6,6 +6,7 @@ import { type Mapping } from '../../block/request.js';
 export class FlatMap implements MapDriver {
   readonly clusterBytes = 512;
   readonly unitBytes = 512;
+  readonly isPreallocated = true;
   readonly isMappingDurable = true;
   readonly events: ChildIo;
 

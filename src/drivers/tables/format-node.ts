@@ -92,6 +92,10 @@ class CurrentMap implements MapDriver {
     return this.image.map.events;
   }
 
+  get isPreallocated(): boolean {
+    return this.image.map.isPreallocated === true;
+  }
+
   get isMappingDurable(): boolean {
     return this.image.map.isMappingDurable === true;
   }

@@ -37,6 +37,7 @@ export const FieldAt = {
 export const ImageType = { dynamic: 1, static: 2 } as const;
 
 export interface VdiHeader {
+  readonly isStatic: boolean;
   readonly mapOffset: number;
   readonly dataOffset: number;
   readonly diskBytes: number;
@@ -56,6 +57,7 @@ export function parseHeader(bytes: Buffer): VdiHeader {
   if (version !== VERSION)
     throw not(`version ${Math.floor(version / 65536)}.${version % (MAX_VERSION_PART + 1)}`);
   const header: VdiHeader = {
+    isStatic: u32(FieldAt.imageType) === ImageType.static,
     mapOffset: u32(FieldAt.mapOffset),
     dataOffset: u32(FieldAt.dataOffset),
     diskBytes,

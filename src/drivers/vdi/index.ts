@@ -33,7 +33,10 @@ async function load(driver: DriverContext, _settings: unknown, mayWrite: boolean
   const flush = (): Promise<void> => cache.writeBack();
   return {
     lengthBytes: header.diskBytes,
-    map: new BlockMap({ file, table, space, blockBytes: BLOCK_BYTES, isDirty }),
+    map: new BlockMap({
+      ...{ file, table, space, blockBytes: BLOCK_BYTES, isDirty },
+      isPreallocated: header.isStatic,
+    }),
     flush,
     end: flush,
     info: () => ({ clusterSizeBytes: BLOCK_BYTES }),

@@ -49,6 +49,10 @@ export class ExtentsMap implements MapDriver {
     return this.#o.events;
   }
 
+  get isPreallocated(): boolean {
+    return this.#extents.every(({ map }) => map.isPreallocated === true);
+  }
+
   get isMappingDurable(): boolean {
     return this.#o.hasBegun() && this.#extents.every(({ map }) => map.isMappingDurable === true);
   }

@@ -62,6 +62,29 @@ for (const { format, options, file = '', check, finding } of FORMATS) {
     }));
 }
 
+test('of what is preallocated the file says where it has data, and where it ends', () =>
+  withFolder(async (folder) => {
+    const [raw, image] = [join(folder, 'raw'), join(folder, 'image.x')];
+    writeFileSync(raw, Buffer.alloc(4 * MiB, 1));
+    for (const [format, options, storage, start] of [
+      ['vdi', 'static=on', image, 1024],
+      ['vmdk', 'subformat=monolithicFlat', join(folder, 'image-flat.x'), 0],
+    ] as const) {
+      const made = await img('convert', '-f', 'raw', '-O', format, '-o', options, raw, image);
+      assert.equal(made.code, 0);
+      truncateSync(storage, start + MiB);
+      const { stdout } = await img('map', '--output=json', '-f', format, image);
+      const parts = JSON.parse(stdout) as Array<{ start: number; length: number; zero: boolean }>;
+      assert.deepEqual(
+        parts.map((part) => [part.start, part.length, part.zero]),
+        [
+          [0, MiB, false],
+          [MiB, 3 * MiB, true],
+        ],
+      );
+    }
+  }));
+
 test('an image whose last cluster is in its file in part is whole', () =>
   withFolder(async (folder) => {
     const [raw, image] = [join(folder, 'raw'), join(folder, 'image')];
