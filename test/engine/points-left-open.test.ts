@@ -9,20 +9,31 @@ import { EngineBed, MiB } from './engine-bed.js';
  * is on top of a chain, and not the disk.
  */
 
-async function serve(t: TestContext): Promise<{ bed: EngineBed; qmp: PointsTarget }> {
+interface Served {
+  readonly bed: EngineBed;
+  readonly qmp: PointsTarget;
+  /** Commands that fail when they come by plain QMP. */
+  readonly failing: Set<string>;
+}
+
+async function serve(t: TestContext): Promise<Served> {
   const bed = new EngineBed(t);
   await bed.chain('A');
+  const failing = new Set<string>();
   const qmp = await targetOver(
     bed.engine.host,
     {
-      execute: async (command, args = {}) => (command === 'query-commands' ? [] : bed.execute(command, args)),
+      execute: async (command, args = {}) => {
+        if (failing.has(command)) throw new Error(`no ${command} today`);
+        return command === 'query-commands' ? [] : bed.execute(command, args);
+      },
       onEvent: (listener) => bed.engine.onEvent(listener),
       ended: bed.engine.ended,
       close: () => Promise.resolve(),
     },
     bed.folder,
   );
-  return { bed, qmp };
+  return { bed, qmp, failing };
 }
 
 async function listed(bed: EngineBed, node?: string): Promise<unknown[]> {
@@ -104,8 +115,13 @@ for (const way of ['its own commands', 'plain QMP'])
       ]);
     // QEMU makes no image above one that another has below it.
     assert.match(await bed.refusal('blockdev-snapshot-sync', snapshotOf(bed, below)), /backing hd of 'one'/);
+    // Who opened them may need them; he has been told in their order.
+    await assert.rejects(
+      make('p3'),
+      /\[two\] and \[one\], which nobody uses, are open above .*in this order/,
+    );
+    for (const name of ['two', 'one']) await bed.execute('blockdev-del', { 'node-name': name });
     assert.equal(await make('p3'), below);
-    assert.ok(!bed.engine.graph.nodes.has('two') && !bed.engine.graph.nodes.has('one'));
     await bed.execute('stop');
     await bed.execute('system_reset');
     await qmp.revert({ name: 'p3' });
@@ -138,85 +154,157 @@ async function ownNodes(t: TestContext): Promise<{ bed: EngineBed; qmp: PointsTa
     await bed.execute('blockdev-snapshot', { node: backing, overlay: name });
     await bed.guest('write -P 2 1M 64k');
   }
-  await bed.execute('block-commit', { 'job-id': 'c', device: 'D', 'base-node': 'B' });
-  await bed.event('BLOCK_JOB_READY', 'c');
-  await bed.execute('block-job-complete', { device: 'c' });
-  await bed.event('BLOCK_JOB_COMPLETED', 'c');
+  await commitActive(bed, 'D', 'B');
   assert.deepEqual(await bed.layers(), ['B', 'A']);
   return { bed, qmp };
 }
 
-const CLOSING = '[D] and [C], which the disk has left, are closed first; their files stay.';
+async function commitActive(bed: EngineBed, device: string, base: string): Promise<void> {
+  await bed.execute('block-commit', { 'job-id': 'c', device, 'base-node': base });
+  await bed.event('BLOCK_JOB_READY', 'c');
+  await bed.execute('block-job-complete', { device: 'c' });
+  await bed.event('BLOCK_JOB_COMPLETED', 'c');
+}
+
+/** A guest that has gone down to B, on A which holds a point, from an image that was opened for going back by plain QMP. */
+async function ownImageLeft(t: TestContext): Promise<Served & { left: string }> {
+  const served = await serve(t);
+  const { bed, qmp } = served;
+  const second = { node: 'A', 'new-node-name': 'B', file: bed.path('B.qcow2') };
+  await qmp.create({ name: 'first', disks: [second] });
+  await bed.guest('write -P 0x21 1M 64k');
+  await bed.snapshot('B', 'C');
+  await restart(bed);
+  await qmp.revert({ image: 'B' });
+  const [left = ''] = await bed.layers();
+  await bed.execute('cont');
+  await bed.guest('write -P 2 1M 64k');
+  await commitActive(bed, left, 'B');
+  assert.deepEqual(await bed.layers(), ['B', 'A']);
+  assert.ok(isOpen(bed, left));
+  return { ...served, left };
+}
+
+async function restart(bed: EngineBed): Promise<void> {
+  await bed.execute('stop');
+  await bed.execute('system_reset');
+}
+
 const isOpen = (bed: EngineBed, name: string): boolean => bed.engine.graph.nodes.has(name);
+const closedFirst = (name: string): string =>
+  `[${name}], which nobody uses, is closed first; its file stays.`;
+
+test('what was closed for going back, or for a deletion, that fails by plain QMP is told', async (t) => {
+  for (const [command, act] of [
+    ['blockdev-mirror', (qmp) => qmp.revert({ image: 'A' })],
+    ['block-commit', (qmp) => qmp.delete({ name: 'first' })],
+  ] as ReadonlyArray<readonly [string, (qmp: PointsTarget) => Promise<unknown>]>) {
+    const { bed, qmp, failing, left } = await ownImageLeft(t);
+    await restart(bed);
+    // Else what they hold would keep B from going down.
+    for (const name of readdirSync(bed.folder).filter((one) => /^C|after/.test(one))) rmSync(bed.path(name));
+    failing.add(command);
+    await assert.rejects(act(qmp), {
+      message: `no ${command} today; '${left}', which the disk had left, has been closed`,
+    });
+    assert.deepEqual(await bed.layers(), ['B', 'A']);
+    failing.clear();
+    await act(qmp);
+  }
+});
 
 for (const way of ['its own commands', 'plain QMP']) {
   const isQmp = way === 'plain QMP';
+  type Verbs = Pick<PointsTarget, 'create' | 'revert'>;
+  const verbsOf = (bed: EngineBed, qmp: PointsTarget): Verbs => ({
+    create: (args) => (isQmp ? qmp.create(args) : bed.engine.execute('x-point-create', args)),
+    revert: (args) => (isQmp ? qmp.revert(args) : bed.engine.execute('x-point-revert', args)),
+  });
 
-  test(`a point of a disk that was committed and left open closes that first, and says so: ${way}`, async (t) => {
-    const { bed, qmp } = await ownNodes(t);
-    const create = (isDryRun: boolean): ReturnType<typeof qmp.create> => {
-      const args = { name: 'p1', 'dry-run': isDryRun };
-      return isQmp ? qmp.create(args) : bed.engine.execute('x-point-create', args);
-    };
-    const { plan } = await create(true);
-    assert.equal(plan.words[0], CLOSING);
-    assert.ok(isOpen(bed, 'D') && isOpen(bed, 'C'));
-    const done = await create(false);
-    assert.equal(done.plan.words[0], CLOSING);
+  test(`a point of a disk that has left what was opened for points closes that first, and says so: ${way}`, async (t) => {
+    const { bed, qmp, left } = await ownImageLeft(t);
+    const { create } = verbsOf(bed, qmp);
+    const { plan } = await create({ name: 'p1', 'dry-run': true });
+    assert.equal(plan.words[0], closedFirst(left));
+    assert.ok(isOpen(bed, left));
+    const done = await create({ name: 'p1' });
+    assert.equal(done.plan.words[0], closedFirst(left));
     if (isQmp)
       assert.deepEqual(
-        done.commands?.map(({ execute, arguments: args }) => args['node-name'] ?? execute),
-        ['D', 'C', 'transaction'],
+        (done as Awaited<ReturnType<typeof qmp.create>>).commands?.map(
+          ({ execute, arguments: args }) => args['node-name'] ?? execute,
+        ),
+        [left, 'transaction'],
       );
-    assert.ok(!isOpen(bed, 'D') && !isOpen(bed, 'C'));
+    assert.ok(!isOpen(bed, left));
     assert.deepEqual((await bed.layers()).slice(1), ['B', 'A']);
     await bed.guest('read -P 2 1M 64k');
   });
 
-  test(`going back closes what is left open first, and says so: ${way}`, async (t) => {
-    const { bed, qmp } = await ownNodes(t);
-    await bed.execute('stop');
-    await bed.execute('system_reset');
-    const revert = (isDryRun: boolean): ReturnType<typeof qmp.revert> => {
-      const args = { image: 'A', 'dry-run': isDryRun };
-      return isQmp ? qmp.revert(args) : bed.engine.execute('x-point-revert', args);
-    };
-    assert.equal((await revert(true)).plan.words[0], CLOSING);
-    assert.ok(isOpen(bed, 'D') && isOpen(bed, 'C'));
-    assert.equal((await revert(false)).plan.words[0], CLOSING);
+  test(`what was closed for a point that could not be made is told: ${way}`, async (t) => {
+    const { bed, qmp, left } = await ownImageLeft(t);
+    const { create } = verbsOf(bed, qmp);
+    const nobody = { name: 'p1', quiesce: bed.path('nobody') };
+    await assert.rejects(create(nobody), ({ message }: Error) =>
+      message.endsWith(`; '${left}', which the disk had left, has been closed`),
+    );
+    assert.ok(!isOpen(bed, left));
+    await assert.rejects(create(nobody), ({ message }: Error) => !message.includes(left));
+    assert.deepEqual(await bed.layers(), ['B', 'A']);
+    await create({ name: 'p1' });
+    await bed.guest('read -P 2 1M 64k');
+  });
+
+  test(`going back closes what was opened for points and left, and says so: ${way}`, async (t) => {
+    const { bed, qmp, left } = await ownImageLeft(t);
+    await restart(bed);
+    const { revert } = verbsOf(bed, qmp);
+    assert.equal((await revert({ image: 'A', 'dry-run': true })).plan.words[0], closedFirst(left));
+    assert.ok(isOpen(bed, left));
+    assert.equal((await revert({ image: 'A' })).plan.words[0], closedFirst(left));
+    assert.ok(!isOpen(bed, left));
     assert.deepEqual((await bed.layers()).slice(1), ['A']);
-    assert.ok(!isOpen(bed, 'D') && !isOpen(bed, 'C'));
     await bed.guest('read -P 0x11 1M 64k');
   });
 
-  test(`a deletion that commits closes what is left open first, and says so: ${way}`, async (t) => {
+  test(`what others have opened above a disk is theirs to close: ${way}`, async (t) => {
+    const { bed, qmp } = await ownNodes(t);
+    const { create, revert } = verbsOf(bed, qmp);
+    await restart(bed);
+    const inOrder = /\[D\] and \[C\], which nobody uses, are open above 'B': .* blockdev-del, in this order/;
+    for (const isDryRun of [true, false]) {
+      await assert.rejects(create({ name: 'p1', 'dry-run': isDryRun }), inOrder);
+      await assert.rejects(revert({ image: 'A', 'dry-run': isDryRun }), inOrder);
+    }
+    assert.ok(isOpen(bed, 'D') && isOpen(bed, 'C'));
+    assert.deepEqual(await bed.layers(), ['B', 'A']);
+    for (const name of ['D', 'C']) await bed.execute('blockdev-del', { 'node-name': name });
+    await create({ name: 'p1' });
+    await revert({ image: 'A' });
+    await bed.guest('read -P 0x11 1M 64k');
+  });
+
+  test(`an overlay that is prepared above a disk stays: ${way}`, async (t) => {
     const { bed, qmp } = await serve(t);
     await qmp.create({ name: 'p1' });
-    const [below = ''] = await bed.layers();
+    const [top = '', below = ''] = await bed.layers();
+    await bed.image('next', { backing: top });
+    await assert.rejects(
+      verbsOf(bed, qmp).create({ name: 'p2' }),
+      /\[next\], which nobody uses, is open above/,
+    );
+    assert.ok(isOpen(bed, 'next'));
+    assert.deepEqual(await listed(bed, 'virtio0'), [
+      { node: top, elsewhere: undefined, points: 'p1 usable' },
+    ]);
+    // What it stands on goes on to show the same.
     await bed.guest('write -P 2 1M 64k');
-    await add(bed, 'one');
-    await bed.execute('blockdev-snapshot', { node: below, overlay: 'one' });
-    await bed.execute('block-commit', { 'job-id': 'c', device: 'one', 'base-node': below });
-    await bed.event('BLOCK_JOB_READY', 'c');
-    await bed.execute('block-job-complete', { device: 'c' });
-    await bed.event('BLOCK_JOB_COMPLETED', 'c');
-    const remove = async (isDryRun: boolean): Promise<readonly string[]> => {
-      const args = { name: 'p1', 'dry-run': isDryRun };
-      const answer = await (isQmp ? qmp.delete(args) : bed.engine.execute('x-point-delete', args));
-      return answer.plan.words;
-    };
-    const told = '[one], which the disk has left, is closed first; its file stays.';
-    assert.equal((await remove(true))[0], told);
-    assert.ok(isOpen(bed, 'one'));
-    assert.equal((await remove(false))[0], told);
+    await (isQmp ? qmp.delete({ name: 'p1' }) : bed.engine.execute('x-point-delete', { name: 'p1' }));
     while ((await bed.engine.execute('x-point-list', { nodes: [] })).queue.length > 0)
       await new Promise((resolve) => setImmediate(resolve));
-    assert.deepEqual(
-      bed.events.filter(({ event, data }) => event === 'x-point-deleted' && data['error'] !== undefined),
-      [],
-    );
-    assert.deepEqual(await bed.layers(), ['A']);
-    assert.ok(!isOpen(bed, 'one'));
+    assert.deepEqual(await bed.layers(), [top]);
+    assert.equal(below, 'A');
+    assert.ok(isOpen(bed, 'next'));
     await bed.guest('read -P 2 1M 64k');
   });
 

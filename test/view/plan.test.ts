@@ -107,7 +107,7 @@ test('what was left open above a disk is none of its layers: all that can be don
       first,
     );
     assert.equal(
-      words.some((text) => text.startsWith('[D] and [C], which the disk has left')),
+      words.some((text) => text.startsWith('[D] and [C], which nobody uses')),
       first.length > 0,
     );
     assert.deepEqual(

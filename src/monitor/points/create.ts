@@ -1,6 +1,5 @@
 import { posix } from 'node:path';
 import { BlockError } from '../../base/error.js';
-import { closing } from '../../view/plan/closing.js';
 import { planSnapshot } from '../../view/plan/layers.js';
 import type { Plan, PlannedCommand } from '../../view/plan/types.js';
 import type { CommandResult } from '../../schema/commands.js';
@@ -9,7 +8,8 @@ import { loadDisks, type PointDisk } from './disks.js';
 import { type Pending, seenFrom } from './point-file.js';
 import { planInfo } from './plan-info.js';
 import { whileFrozen } from './guest-agent.js';
-import { type PointServer, sendAll } from './server.js';
+import { closingAbove, SentCommands } from './left-open.js';
+import type { PointServer } from './server.js';
 import { NODE_PREFIX } from './unneeded.js';
 import { whileWrittenDown } from './written-down.js';
 
@@ -60,7 +60,7 @@ export async function createPoint(
     planSnapshot(view, { kind: 'snapshot', image: node, file, node: overlay }),
   );
   const deletes = request.keep === undefined ? [] : tooOld(disks, request.keep - 1);
-  const closings = disks.map(({ leftOpen }) => closing(leftOpen));
+  const closings = disks.map(closingAbove);
   const words = [...closings, ...plans].flatMap((one) => one.words);
   const plan = planInfo({ words, bytesAtMost: 0 });
   const transaction = { execute: 'transaction', arguments: { actions: actionsOf(plans) } };
@@ -74,10 +74,13 @@ export async function createPoint(
     image: seenFrom(settled.file.path, top.path),
     overlay: seenFrom(settled.file.path, file),
   });
-  const quiesced = await whileWrittenDown(server, { disks, images, pendingOf }, async () => {
-    await sendAll(server, closes);
-    return whileFrozen(server.host, request.quiesce, () => sendAll(server, [transaction]));
-  });
+  const sent = new SentCommands();
+  const quiesced = await sent.during(() =>
+    whileWrittenDown(server, { disks, images, pendingOf }, async () => {
+      await sent.send(server, closes);
+      return whileFrozen(server.host, request.quiesce, () => sent.send(server, [transaction]));
+    }),
+  );
   return { answer: { id, plan, images, quiesced, deletes }, commands };
 }
 

@@ -19,7 +19,8 @@ import {
 } from './disks.js';
 import { planInfo, type PlanInfo } from './plan-info.js';
 import { MAX_UNNEEDED_FILES, type PointFileContent, seenFrom, type UnneededFile } from './point-file.js';
-import { JobWatch, type PointServer, sendAll } from './server.js';
+import { openedByOthers, SentCommands } from './left-open.js';
+import { JobWatch, type PointServer } from './server.js';
 import type { PointState } from './settle.js';
 import { sharersOf } from './unneeded.js';
 
@@ -109,18 +110,20 @@ async function harmlessWay(
     if (cheapest.kind === 'commit') await checkAlone(server, disk, [image, overlay]);
     return { way: cheapest, users: told };
   }
-  const others = await sharersOf(server, disk.settled.file, disk.layers, [image, overlay]);
+  const others = await othersOn(server, disk, [image, overlay]);
   return { way: others.length > 0 ? stream : cheapest, users: [...told, ...others] };
 }
 
-async function checkAlone(
-  server: PointServer,
-  { layers, settled: { file } }: PointDisk,
-  changed: readonly Layer[],
-): Promise<void> {
-  const others = await sharersOf(server, file, layers, changed);
+async function checkAlone(server: PointServer, disk: PointDisk, changed: readonly Layer[]): Promise<void> {
+  const others = await othersOn(server, disk, changed);
   if (others.length > 0)
     throw new BlockError('busy', `other images stand on what would change: ${others.join(', ')}`);
+}
+
+/** Images that something else would become of, or that are in the way, and that are not of the disk. */
+async function othersOn(server: PointServer, disk: PointDisk, changed: readonly Layer[]): Promise<string[]> {
+  const open = openedByOthers(disk).map(({ id }) => `node '${id}'`);
+  return [...open, ...(await sharersOf(server, disk.settled.file, disk.layers, changed))];
 }
 
 /** It is no point any more from here on, whatever becomes of the copying; durable on return. */
@@ -181,7 +184,10 @@ async function finishDisk(
 ): Promise<void> {
   // A manager that asked before us may have gone while its job did not.
   if (await watch.find(job)) await endJob(server, watch, job);
-  if (await startCopying(server, watch, path, { id, job })) await endJob(server, watch, job);
+  const sent = new SentCommands();
+  await sent.during(async () => {
+    if (await startCopying(server, watch, path, { id, job, sent })) await endJob(server, watch, job);
+  });
   await server.alone((here) =>
     whileChanged(async () => {
       const { disk } = await reload(here, path);
@@ -195,7 +201,7 @@ async function startCopying(
   server: PointServer,
   watch: JobWatch,
   path: string,
-  { id, job }: { id: string; job: string },
+  { id, job, sent }: { id: string; job: string; sent: SentCommands },
 ): Promise<boolean> {
   let way: DeletionWay | undefined;
   // Nobody changes the chain between the look at it and the start.
@@ -205,7 +211,7 @@ async function startCopying(
       way = found;
       if (!found) return isDue;
       const commands = wayCommands(found, job);
-      await sendAll(
+      await sent.send(
         here,
         commands.filter(({ afterReady }) => afterReady !== true),
       );

@@ -1,7 +1,6 @@
 import { BlockError } from '../../base/error.js';
 import type { CommandResult } from '../../schema/commands.js';
 import type { Image, View } from '../../view/model.js';
-import { closing } from '../../view/plan/closing.js';
 import { planReversal, type Reversal } from '../../view/plan/points.js';
 import type { PlannedCommand } from '../../view/plan/types.js';
 import type { Layer } from './chain.js';
@@ -9,7 +8,8 @@ import { checkKnown, isName, type NewImage, newImage, type WantedDisk } from './
 import { findPoint, loadDisks, type PointDisk } from './disks.js';
 import { planInfo } from './plan-info.js';
 import { type Pending, seenFrom } from './point-file.js';
-import { type PointServer, sendAll } from './server.js';
+import { closingAbove, SentCommands } from './left-open.js';
+import type { PointServer } from './server.js';
 import { pointsKept } from './settle.js';
 import { whileWrittenDown } from './written-down.js';
 
@@ -72,7 +72,7 @@ export async function revertToPoint(
     images.push(await newImage(server, disk, { name: called, id, others: images, wanted: wanted?.[index] }));
   const reversals = goals.map((goal, i) => reversalOf(view, goal, images[i]));
   await disksSwitch.check(reversals);
-  const closings = goals.map(({ disk }) => closing(disk.leftOpen));
+  const closings = goals.map(({ disk }) => closingAbove(disk));
   const closes = closings.flatMap(({ commands }) => commands);
   const plan = planInfo({
     words: [...[...closings, ...reversals].flatMap(({ words }) => words), ...lostWith(goals)],
@@ -100,10 +100,13 @@ export async function revertToPoint(
       overlay: seenFrom(path, file),
     };
   };
-  await whileWrittenDown(server, { disks: goalDisks, images, pendingOf }, async () => {
-    await sendAll(server, closes);
-    await disksSwitch.run(reversals);
-  });
+  const sent = new SentCommands();
+  await sent.during(() =>
+    whileWrittenDown(server, { disks: goalDisks, images, pendingOf }, async () => {
+      await sent.send(server, closes);
+      await disksSwitch.run(reversals);
+    }),
+  );
   return planned;
 }
 

@@ -6,7 +6,6 @@ import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { type Answers, numberOf, objectsOf, readAnswers, textOf } from '../../view/answers.js';
 import { buildView } from '../../view/build.js';
 import type { View } from '../../view/model.js';
-import type { PlannedCommand } from '../../view/plan/types.js';
 
 /**
  * Who has the disks open and does as plain QMP asks: this engine, a QEMU, a storage daemon. Its images' files are seen
@@ -51,14 +50,6 @@ function isSteady(before: JsonValue | undefined, after: JsonValue): boolean {
 
 export async function look(server: PointServer): Promise<View> {
   return buildView(await lookAnswers(server));
-}
-
-/** Sends what is planned, one after the other. Errors: the server's. */
-export async function sendAll(server: PointServer, commands: readonly PlannedCommand[]): Promise<void> {
-  for (const { execute, arguments: args, mayBeGone } of commands) {
-    const answer = server.execute(execute, args);
-    await (mayBeGone === true ? answer.catch(() => undefined) : answer);
-  }
 }
 
 /** How a job ended, or that it waits for its user. */

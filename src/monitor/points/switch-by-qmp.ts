@@ -7,7 +7,7 @@ import { bracketed } from '../../view/words.js';
 import { isPlainName } from './chain.js';
 import { type DiskReversal, type DiskSwitch, mayBeWritten } from './revert.js';
 import { JobWatch, lookAnswers, type PointServer } from './server.js';
-import { NODE_PREFIX } from './unneeded.js';
+import { isOwnNode } from './unneeded.js';
 
 /** A guest in these states has nothing of the disk in its memory. */
 const WITHOUT_GUEST: ReadonlySet<string> = new Set(['prelaunch', 'shutdown']);
@@ -110,7 +110,7 @@ function reversalCommands({ top, filters, image, node, file, path, ends }: DiskR
     // Who made it with a name has it open still; an image that a snapshot made goes by itself.
     ...[...ends]
       .reverse()
-      .filter((id) => id === top.id || id.startsWith(NODE_PREFIX))
+      .filter((id) => id === top.id || isOwnNode(id))
       .map((id) => command('blockdev-del', { 'node-name': id })),
   ];
 }

@@ -13,6 +13,12 @@ import { look, type PointServer } from './server.js';
 
 /** How nodes are called that are made for points where their user gives no name: with `-`, and which disk's. */
 export const NODE_PREFIX = 'pt-';
+const OWN_NODE = new RegExp(`^${NODE_PREFIX}[0-9a-f]{8}-\\d+$`);
+
+/** Whether a node has been opened for points, by its name. */
+export function isOwnNode(id: string): boolean {
+  return OWN_NODE.test(id);
+}
 
 const CLOSING_TRIES = 10;
 /** An image whose making was cut short is no longer. */
@@ -93,8 +99,7 @@ async function removeFile(
     return false;
   for (const { id } of await openImages(server, stat.identity))
     // By plain QMP what has been opened stays open until it is closed.
-    if (id.startsWith(NODE_PREFIX))
-      await server.execute('blockdev-del', { 'node-name': id }).catch(() => undefined);
+    if (isOwnNode(id)) await server.execute('blockdev-del', { 'node-name': id }).catch(() => undefined);
   return !(await staysOpen(server, stat.identity)) && unlinkUnused(server, path);
 }
 

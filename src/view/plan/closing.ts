@@ -17,7 +17,7 @@ export function closing(images: readonly Image[]): Pick<Plan, 'words' | 'command
   if (images.length === 0) return { words: [], commands: [] };
   const how = images.length === 1 ? 'is closed first; its file stays' : 'are closed first; their files stay';
   return {
-    words: [`${listed(images)}, which the disk has left, ${how}.`],
+    words: [`${listed(images)}, which nobody uses, ${how}.`],
     commands: images
       // Others cannot be, and go with what is above them.
       .filter(({ isImplicit }) => !isImplicit)
