@@ -61,7 +61,7 @@ async function loadOnce(server: PointServer, names?: readonly string[]): Promise
   const view = withoutLeftOpen(whole);
   const disks: PointDisk[] = [];
   const newPaths = new Set<string>();
-  for (const node of names?.map((name) => topNamed(view, name)) ?? topsOf(view)) {
+  for (const node of names ? await topsNamed(server, view, names) : topsOf(view)) {
     try {
       const disk = await loadDisk(server, view, node, newPaths);
       disks.push({ ...disk, leftOpen: leftOpenAbove(whole, node, left) });
@@ -156,12 +156,31 @@ function imageBelow(view: View, id: string | undefined): Image | undefined {
   return id === undefined ? undefined : wayDown(view, id).find(({ kind }) => kind === 'image');
 }
 
-/** Errors: not-found. */
-function topNamed(view: View, name: string): string {
+/** Errors: not-found; invalid, where several disks are called so. */
+async function topsNamed(server: PointServer, view: View, names: readonly string[]): Promise<string[]> {
+  const tops: string[] = [];
+  for (const name of names) tops.push(topNamed(view, name) ?? (await topCalled(server, view, name)));
+  return tops;
+}
+
+function topNamed(view: View, name: string): string | undefined {
   const user = view.users.find(({ label, deviceName }) => label === name || deviceName === name);
-  const image = imageBelow(view, imageOf(view, name)?.id ?? user?.imageId);
-  if (image) return image.id;
-  throw new BlockError('not-found', `there is no disk '${name}'`);
+  return imageBelow(view, imageOf(view, name)?.id ?? user?.imageId)?.id;
+}
+
+/** By what a disk is called where its points are listed: one that was opened without names has no other. */
+async function topCalled(server: PointServer, view: View, name: string): Promise<string> {
+  const newPaths = new Set<string>();
+  const found: string[] = [];
+  for (const node of topsOf(view)) {
+    const disk = await loadDisk(server, view, node, newPaths).catch(() => undefined);
+    if (disk?.settled.file.content.disk === name) found.push(node);
+  }
+  const [node, ...more] = found;
+  if (node === undefined) throw new BlockError('not-found', `there is no disk '${name}'`);
+  if (more.length > 0)
+    throw new BlockError('invalid', `several disks are called '${name}': ${found.join(', ')}`);
+  return node;
 }
 
 /** A point of one disk. */

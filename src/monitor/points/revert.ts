@@ -137,15 +137,18 @@ function pointGoals(disks: readonly PointDisk[], name: string, isPart: boolean):
   });
 }
 
-function imageGoal(disks: readonly PointDisk[], id: string): Goal {
-  const goals = disks.flatMap((disk) => {
-    const layer = disk.layers.find(({ image }) => image.id === id);
-    return layer ? [{ disk, layer }] : [];
-  });
+function imageGoal(disks: readonly PointDisk[], name: string): Goal {
+  const by = (isMeant: (image: Image) => boolean): Goal[] =>
+    disks.flatMap((disk) =>
+      disk.layers.filter(({ image }) => isMeant(image)).map((layer) => ({ disk, layer })),
+    );
+  const named = by(({ id }) => id === name);
+  // One that was opened without a name is shown by its file's.
+  const goals = named.length > 0 ? named : by(({ label }) => label === name);
   const [goal, ...more] = goals;
-  if (!goal) throw new BlockError('not-found', `no disk has the image '${id}' in a file of its chain`);
+  if (!goal) throw new BlockError('not-found', `no disk has the image '${name}' in a file of its chain`);
   if (more.length > 0)
-    throw new BlockError('invalid', `'${id}' is below ${goals.length} disks: say which goes back`);
+    throw new BlockError('invalid', `'${name}' is below ${goals.length} disks: say which goes back`);
   return goal;
 }
 

@@ -74,6 +74,28 @@ test('an image at rest: points are made, shown, deleted and gone back to', async
   await assert.rejects(points('create', join(bed.folder, 'a.qcow2'), 'p9'), /whose active image is/);
 });
 
+test('a point of several disks is changed on the image at rest that is named', async (t) => {
+  const bed = new EngineBed(t);
+  for (const name of ['a', 'b']) {
+    await bed.image(name);
+    await bed.engine.addDevice(name, { id: `of-${name}` });
+  }
+  await bed.engine.execute('x-point-create', { name: 'p1' });
+  const [a, b] = ['a', 'b'].map((name) => bed.path(`${name}.after-p1.qcow2`));
+  await bed.engine.close();
+  await io(a ?? '', 'write -P 7 0 1M');
+  // By its name in the list, too.
+  for (const disk of [[], ['--disk', 'a']])
+    assert.match(await points('delete', '--dry-run', ...disk, a ?? '', 'p1'), /copied at most: \d/);
+  await assert.rejects(points('delete', '--disk', 'c', a ?? '', 'p1'), /there is no disk 'c'/);
+  assert.match(await points('revert', a ?? '', 'p1'), /^a: the active image is .*a\.after-p1-2\.qcow2/m);
+  // An image without a name is shown by its file's.
+  await points('revert', '--image', 'a.qcow2', bed.path('a.after-p1-2.qcow2'));
+  await points('delete', b ?? '', 'p1');
+  assert.match(await points(bed.path('a.after-a.qcow2.qcow2')), /^a: 1 point\n/);
+  assert.match(await points(b ?? ''), /^b: 0 points\n/);
+});
+
 test('the words of the command line are checked', async () => {
   for (const [words, told] of [
     [[], 'a SOCKET or IMAGE is needed'],

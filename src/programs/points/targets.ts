@@ -90,9 +90,12 @@ class ClientLink implements Link {
 /** Has the commands itself. */
 class LivediskTarget implements PointsTarget {
   readonly #link: Link;
+  readonly #ownDisk: string | undefined;
 
-  constructor(link: Link) {
+  /** `ownDisk`: the one that all is about, where none is named. */
+  constructor(link: Link, ownDisk?: string) {
     this.#link = link;
+    this.#ownDisk = ownDisk;
   }
 
   execute(command: string, args?: JsonObject): Promise<JsonValue> {
@@ -119,8 +122,9 @@ class LivediskTarget implements PointsTarget {
     args: CommandArguments<'x-point-delete'>,
     onStarted?: () => void,
   ): Promise<CommandResult<'x-point-delete'>> {
+    const own = this.#ownDisk === undefined ? {} : { nodes: [this.#ownDisk] };
     return this.#watching(async (ended) => {
-      const answer = await this.#run('x-point-delete', args);
+      const answer = await this.#run('x-point-delete', { ...own, ...args });
       onStarted?.();
       if (answer.state === 'queued' || answer.state === 'running') await ended(args.name);
       return answer;
@@ -128,7 +132,8 @@ class LivediskTarget implements PointsTarget {
   }
 
   revert(args: CommandArguments<'x-point-revert'>): Promise<CommandResult<'x-point-revert'>> {
-    return this.#run('x-point-revert', args);
+    const own = this.#ownDisk === undefined ? {} : { disks: [{ node: this.#ownDisk }] };
+    return this.#run('x-point-revert', { ...own, ...args });
   }
 
   /** Ends of deletions are kept from before the command on, which may end before its answer is read. */
@@ -259,9 +264,11 @@ export async function openTarget(
   const engine = new Engine({ host, drivers: allDrivers, kind: 'storage-daemon' });
   engine.opener.onProbed = (name, probed, readOnly) =>
     void process.stderr.write(probedWarning(name, probed, readOnly));
+  let disk: string;
   try {
     const context = writes ? { readOnly: false } : { readOnly: true, forceShare: true };
     const node = await engine.opener.openImage(filename, format, { ...context, discard: 'unmap' });
+    disk = node.name;
     await Disk.open(engine.graph, node, {});
   } catch (error) {
     await engine.close();
@@ -269,10 +276,12 @@ export async function openTarget(
   }
   const execute = (command: string, args: JsonObject = {}): Promise<JsonValue> =>
     engine.hub.execute(command, args) as Promise<JsonValue>;
-  return new LivediskTarget({
+  const link: Link = {
     execute,
     onEvent: (listener) => engine.onEvent((event, data) => listener(event, data)),
     ended: engine.ended,
     close: () => engine.close(),
-  });
+  };
+  // Of a point of several disks it is the one that was named.
+  return new LivediskTarget(link, disk);
 }
