@@ -406,7 +406,7 @@ test('the guest is frozen for the moment; a point that was made stays one when i
   const asked = await guestAgent(t, good, []);
   const made = await bed.engine.execute('x-point-create', { name: 'frozen', quiesce: good });
   assert.equal(made.quiesced, true);
-  assert.deepEqual(asked, ['guest-fsfreeze-freeze', 'guest-fsfreeze-thaw']);
+  assert.deepEqual(asked, ['guest-fsfreeze-status', 'guest-fsfreeze-freeze', 'guest-fsfreeze-thaw']);
 
   await guestAgent(t, stuck, ['guest-fsfreeze-thaw']);
   const refusal = await bed.refusal('x-point-create', { name: 'stuck', quiesce: stuck });

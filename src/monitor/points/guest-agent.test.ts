@@ -60,6 +60,8 @@ class Agent {
   ): void {
     if (execute === 'guest-sync-delimited')
       return void socket.write(`\xff{"return": ${args?.id}}\n`, 'latin1');
+    if (execute === 'guest-fsfreeze-status')
+      return void socket.write(`{"return": "${this.isFrozen ? 'frozen' : 'thawed'}"}\n`);
     const name = execute.replace('guest-fsfreeze-', '');
     this.asked.push(name);
     const deed = this.#deeds.shift() ?? 'answer';
@@ -98,6 +100,17 @@ test('work that fails thaws, and so does a freeze that fails, without the work',
   assert.deepEqual(refusing.asked, ['freeze', 'thaw']);
 });
 
+test('what another program has frozen is left frozen, and nothing is done', async (t) => {
+  const agent = new Agent(t);
+  agent.isFrozen = true;
+  const never = (): Promise<void> => assert.fail('it is frozen for another');
+  await assert.rejects(whileFrozen(host, { path: agent.path, timeoutMs: 10_000 }, never), {
+    kind: 'busy',
+    message: /frozen already.* guest-fsfreeze-thaw on /,
+  });
+  assert.deepEqual([agent.isFrozen, agent.asked], [true, []]);
+});
+
 test('an agent that does not answer in time is thawed over a new connection', async (t) => {
   const agent = new Agent(t, 'silence');
   const never = (): Promise<void> => assert.fail('it is not known to be frozen');
@@ -133,8 +146,8 @@ test('an agent that never thaws is told, with what to do', async (t) => {
   await assert.rejects(
     whileFrozen(host, { path: agent.path, timeoutMs: 10_000 }, async () => undefined),
     {
-      message: /may be frozen still/,
-      hint: /guest-fsfreeze-thaw/,
+      message:
+        /^the moment was taken, but the guest's file systems may be frozen still: .*guest-fsfreeze-thaw on /,
     },
   );
 });

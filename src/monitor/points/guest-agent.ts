@@ -1,5 +1,5 @@
 import { deferred, type Deferred } from '../../base/async.js';
-import { BlockError } from '../../base/error.js';
+import { BlockError, toBlockError } from '../../base/error.js';
 import type { Host, HostSocket, HostTimer } from '../../host/host.js';
 import type { JsonObject, JsonValue } from '../../schema/types.js';
 import { isJsonObject } from '../../schema/types.js';
@@ -21,7 +21,8 @@ export interface Quiesce {
 /**
  * Runs `work` while the guest's file systems are frozen by its agent (QEMU Guest Agent Protocol), at most so long; they are
  * thawed whatever happens. Answers whether they were frozen until the work was done. Without `quiesce` it is just run.
- * Errors: those of the agent (nothing is run then), of the work, and of a thaw that fails.
+ * Errors: busy, where they are frozen already: others rely on that; those of the agent (nothing is run then), of the work,
+ * and of a thaw that fails.
  */
 export async function whileFrozen(
   host: Host,
@@ -34,19 +35,40 @@ export async function whileFrozen(
   }
   const { path, timeoutMs } = quiesce;
   const agent = await GuestAgent.connect(host, path, timeoutMs);
+  await checkThawed(agent, quiesce);
   let thawing: Promise<void> | undefined;
   const thaw = (): Promise<void> => (thawing ??= thawSurely(host, path, agent));
   const startMs = host.clock.nowMs();
   let timer: HostTimer | undefined;
+  let isDone = false;
   try {
     await agent.execute('guest-fsfreeze-freeze', timeoutMs);
     const leftMs = Math.max(0, startMs + timeoutMs - host.clock.nowMs());
     timer = host.clock.setTimer(leftMs, () => void thaw().catch(() => undefined));
     await work();
+    isDone = true;
     return thawing === undefined;
   } finally {
     timer?.cancel();
-    await thaw();
+    await thaw().catch((cause: unknown) => {
+      const { kind, message } = toBlockError(cause);
+      throw new BlockError(kind, isDone ? `the moment was taken, but ${message}` : message, { cause });
+    });
+  }
+}
+
+/** Errors: busy; those of the agent, which is let go. */
+async function checkThawed(agent: GuestAgent, { path, timeoutMs }: Quiesce): Promise<void> {
+  try {
+    if ((await agent.status(timeoutMs)) !== 'frozen') return;
+    const text = "the guest's file systems are frozen already, by another program or one that has died";
+    throw new BlockError(
+      'busy',
+      `${text}: when it is done, or with guest-fsfreeze-thaw on ${path}, ask again`,
+    );
+  } catch (error) {
+    agent.close();
+    throw error;
   }
 }
 
@@ -65,9 +87,9 @@ async function thawSurely(host: Host, path: string, first: GuestAgent): Promise<
       agent?.close();
     }
   }
-  throw new BlockError('io', "the guest's file systems may be frozen still: its agent does not thaw them", {
+  const text = "the guest's file systems may be frozen still: its agent does not thaw them";
+  throw new BlockError('io', `${text}; ask it once more with guest-fsfreeze-thaw on ${path}`, {
     cause: failure,
-    hint: `Ask it once more: {"execute": "guest-fsfreeze-thaw"} on ${path}`,
   });
 }
 
@@ -121,6 +143,12 @@ class GuestAgent {
     if (error === undefined) return answer['return'] ?? null;
     const words = isJsonObject(error) && typeof error['desc'] === 'string' ? error['desc'] : 'unknown error';
     throw new BlockError('io', `guest agent: ${command}: ${words}`);
+  }
+
+  /** Undefined where the agent has no such command. Errors: timeout, closed. */
+  async status(timeoutMs: number): Promise<JsonValue | undefined> {
+    const { return: status } = await this.#ask('guest-fsfreeze-status', undefined, timeoutMs, () => true);
+    return status;
   }
 
   async #ask(
