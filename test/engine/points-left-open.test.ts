@@ -194,6 +194,38 @@ const isOpen = (bed: EngineBed, name: string): boolean => bed.engine.graph.nodes
 const closedFirst = (name: string): string =>
   `[${name}], which nobody uses, is closed first; its file stays.`;
 
+test('what a deletion has left open is closed for the next point, whoever opened it', async (t) => {
+  for (const whose of ['made for points', 'of its user'] as const) {
+    const { bed, qmp } = await serve(t);
+    await qmp.create({ name: 'p1' });
+    const [below = ''] = await bed.layers();
+    if (whose === 'of its user') {
+      await add(bed, 'mine');
+      await bed.execute('blockdev-snapshot', { node: below, overlay: 'mine' });
+      await bed.guest('write -P 2 0 2M');
+      // From then on it is known as the disk's.
+      await qmp.create({ name: 'once' });
+      await qmp.delete({ name: 'once' });
+      await bed.execute('block-stream', { 'job-id': 's', device: 'mine', 'base-node': 'A' });
+      await bed.event('BLOCK_JOB_COMPLETED', 's');
+    } else {
+      await restart(bed);
+      await qmp.revert({ name: 'p1', disks: [{ node: below, 'new-node-name': 'mine' }] });
+      await bed.execute('cont');
+    }
+    assert.deepEqual(await bed.layers(), ['mine', 'A']);
+    await bed.guest('write -P 2 1M 64k');
+    rmSync(bed.path('A.after-p1.qcow2'));
+    await qmp.delete({ name: 'p1' });
+    assert.deepEqual(await bed.layers(), ['A']);
+    assert.ok(isOpen(bed, 'mine'));
+    assert.equal((await qmp.create({ name: 'p2' })).plan.words[0], closedFirst('mine'));
+    assert.ok(!isOpen(bed, 'mine'));
+    assert.equal(existsSync(bed.path('mine.qcow2')), whose === 'of its user');
+    await bed.guest('read -P 2 1M 64k');
+  }
+});
+
 test('what was closed for going back, or for a deletion, that fails by plain QMP is told', async (t) => {
   for (const [command, act] of [
     ['blockdev-mirror', (qmp) => qmp.revert({ image: 'A' })],

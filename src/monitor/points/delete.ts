@@ -6,7 +6,7 @@ import { withClosing } from '../../view/plan/closing.js';
 import { type DeletionWay, planDeletion, withoutJobs } from '../../view/plan/points.js';
 import type { PlannedCommand } from '../../view/plan/types.js';
 import { userText } from '../../view/words.js';
-import type { Layer } from './chain.js';
+import { findLayer, type Layer } from './chain.js';
 import { checkActive } from './create.js';
 import {
   findPoint,
@@ -18,8 +18,14 @@ import {
   whileChanged,
 } from './disks.js';
 import { planInfo, type PlanInfo } from './plan-info.js';
-import { MAX_UNNEEDED_FILES, type PointFileContent, seenFrom, type UnneededFile } from './point-file.js';
-import { openedByOthers, SentCommands } from './left-open.js';
+import {
+  MAX_LEFT_IMAGES,
+  MAX_UNNEEDED_FILES,
+  type PointFileContent,
+  seenFrom,
+  type UnneededFile,
+} from './point-file.js';
+import { SentCommands } from './left-open.js';
 import { JobWatch, type PointServer } from './server.js';
 import type { PointState } from './settle.js';
 import { sharersOf } from './unneeded.js';
@@ -122,7 +128,7 @@ async function checkAlone(server: PointServer, disk: PointDisk, changed: readonl
 
 /** Images that something else would become of, or that are in the way, and that are not of the disk. */
 async function othersOn(server: PointServer, disk: PointDisk, changed: readonly Layer[]): Promise<string[]> {
-  const open = openedByOthers(disk).map(({ id }) => `node '${id}'`);
+  const open = disk.openedByOthers.map(({ id }) => `node '${id}'`);
   return [...open, ...(await sharersOf(server, disk.settled.file, disk.layers, changed))];
 }
 
@@ -136,7 +142,7 @@ async function markAs(
   { disk, point: { record } }: FoundPoint,
   way: DeletionWay | undefined,
 ): Promise<void> {
-  if (!way) return keep(server, disk, (content) => withoutPoint(content, record.id));
+  if (!way) return keep(server, disk, (content) => withoutPoint(disk, content, record.id));
   const ends = endsOf(disk, way);
   if (record.deleting === way.kind && isDeepStrictEqual(ends, record.ends)) return;
   const marked = { ...record, deleting: way.kind, ends };
@@ -156,13 +162,24 @@ function endsOf({ layers, settled: { file } }: PointDisk, { ends }: DeletionWay)
     .map(({ file: name, identity, born }) => ({ file: name, identity, ...given({ born }) }));
 }
 
-/** What was made for it is to be removed. */
-function withoutPoint({ points, unneeded = [], ...content }: PointFileContent, id: string): PointFileContent {
-  const ends = points.flatMap((record) => (record.id === id ? (record.ends ?? []) : []));
+/** What was made for it is to be removed; another image that has gone down into it is one that the disk has left. */
+function withoutPoint(
+  { layers, settled: { file } }: PointDisk,
+  content: PointFileContent,
+  id: string,
+): PointFileContent {
+  const { points, unneeded = [], left = [] } = content;
+  const record = points.find((one) => one.id === id);
+  const ends = record?.ends ?? [];
+  const isLeft =
+    record?.deleting === 'commit' &&
+    !ends.some((one) => one.file === record.overlay) &&
+    !findLayer(layers, file, record.overlay);
   return {
     ...content,
-    points: points.filter((record) => record.id !== id),
+    points: points.filter((one) => one.id !== id),
     unneeded: [...unneeded, ...ends].slice(-MAX_UNNEEDED_FILES),
+    ...(isLeft && { left: [...left, record.overlay].slice(-MAX_LEFT_IMAGES) }),
   };
 }
 
@@ -191,7 +208,7 @@ async function finishDisk(
   await server.alone((here) =>
     whileChanged(async () => {
       const { disk } = await reload(here, path);
-      await keep(here, disk, (content) => withoutPoint(content, id));
+      await keep(here, disk, (content) => withoutPoint(disk, content, id));
     }),
   );
 }

@@ -5,7 +5,7 @@ import { imagesLeftOpen, leftOpenAbove } from '../../view/left-open.js';
 import { type Image, imageOf, type View } from '../../view/model.js';
 import { wayDown } from '../../view/plan/change.js';
 import { isJobFilter, withoutLeftOpen } from '../../view/plan/points.js';
-import { findPointFile, type Layer, layersOf } from './chain.js';
+import { fileNamed, findPointFile, type Layer, layersOf } from './chain.js';
 import { committedOf, isWritten } from './looked-into.js';
 import {
   absoluteFrom,
@@ -19,7 +19,7 @@ import {
 } from './point-file.js';
 import { look, type PointServer } from './server.js';
 import { signpost } from './signpost.js';
-import { removeUnneeded, withoutRemoved } from './unneeded.js';
+import { isOwnNode, removeUnneeded, withoutRemoved } from './unneeded.js';
 import { type ChainJob, type PointState, settle, type Settled, type SettleLook } from './settle.js';
 
 /** Of changing points that other programs change at the same time. */
@@ -33,6 +33,8 @@ export interface PointDisk {
   readonly layers: readonly Layer[];
   /** Images that it has left and that are open above it, top first: in the way of what makes another one active. */
   readonly leftOpen: readonly Image[];
+  /** Those of them that others have opened, and that the disk has not left by what was done to its points. */
+  readonly openedByOthers: readonly Image[];
   readonly settled: Settled;
   /** Its points file says that this was about to be. */
   readonly isNewlyActive: boolean;
@@ -64,7 +66,8 @@ async function loadOnce(server: PointServer, names?: readonly string[]): Promise
   for (const node of names ? await topsNamed(server, view, names) : topsOf(view)) {
     try {
       const disk = await loadDisk(server, view, node, newPaths);
-      disks.push({ ...disk, leftOpen: leftOpenAbove(whole, node, left) });
+      const leftOpen = leftOpenAbove(whole, node, left);
+      disks.push({ ...disk, leftOpen, openedByOthers: openedByOthers(server, disk.settled.file, leftOpen) });
     } catch (error) {
       const isNone = error instanceof BlockError && ['unsupported', 'not-found'].includes(error.kind);
       if (names || !isNone) throw error;
@@ -77,13 +80,28 @@ async function loadOnce(server: PointServer, names?: readonly string[]): Promise
   return { view, disks: names ? disks : disks.filter((disk) => !isLeft(disk)) };
 }
 
+/** An overlay that is to come, say, or one that they have committed. */
+function openedByOthers(
+  { folder }: PointServer,
+  { path, content: { left = [], unneeded = [] } }: PointFile,
+  leftOpen: readonly Image[],
+): Image[] {
+  const names = [...left, ...unneeded.map(({ file }) => file)];
+  const known = new Set(names.map((name) => absoluteFrom(path, name)));
+  return leftOpen.filter(({ id, isImplicit, filename }) => {
+    const name = fileNamed(filename);
+    const isKnown = name !== undefined && known.has(posix.resolve(folder ?? '/', name));
+    return !isImplicit && !isOwnNode(id) && !isKnown;
+  });
+}
+
 /** `newPaths`: of points files that are not there yet, of other disks too. */
 async function loadDisk(
   server: PointServer,
   view: View,
   node: string,
   newPaths: Set<string>,
-): Promise<Omit<PointDisk, 'leftOpen'>> {
+): Promise<Omit<PointDisk, 'leftOpen' | 'openedByOthers'>> {
   const { host } = server;
   const layers = await layersOf(server, view, node);
   const [top] = layers;

@@ -1,25 +1,18 @@
 import { BlockError, toBlockError } from '../../base/error.js';
-import type { Image } from '../../view/model.js';
 import { listed } from '../../view/plan/checks.js';
 import { closing } from '../../view/plan/closing.js';
 import type { Plan, PlannedCommand } from '../../view/plan/types.js';
 import { textOf } from '../../view/answers.js';
 import type { PointDisk } from './disks.js';
 import type { PointServer } from './server.js';
-import { isOwnNode } from './unneeded.js';
-
-/** Images above a disk that nobody uses and that somebody else has opened: an overlay that is to come, or one that he has committed. */
-export function openedByOthers({ leftOpen }: Pick<PointDisk, 'leftOpen'>): readonly Image[] {
-  return leftOpen.filter(({ id, isImplicit }) => !isImplicit && !isOwnNode(id));
-}
 
 /**
  * What closes images that are in the way of a new active one. Errors: busy, where others have opened one: only they know
  * whether it is needed.
  */
 export function closingAbove(disk: PointDisk): Pick<Plan, 'words' | 'commands'> {
-  const others = openedByOthers(disk);
-  if (others.length === 0) return closing(disk.leftOpen);
+  const { leftOpen, openedByOthers: others } = disk;
+  if (others.length === 0) return closing(leftOpen);
   const order = others.length > 1 ? ', in this order' : '';
   const text = `${listed(others)}, which nobody uses, ${others.length > 1 ? 'are' : 'is'} open above '${disk.node}'`;
   throw new BlockError('busy', `${text}: close what is not needed with blockdev-del${order}, and ask again`);
