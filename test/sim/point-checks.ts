@@ -28,14 +28,16 @@ async function checkPoints(disks: PointDisks, model: PointModel, index: number):
     if (moment.expected === 'gone') throw new Violation(`point ${name} of disk ${index} is there`);
     // A deletion may have taken it out since.
     if (!disks.engine.graph.nodes.has(node)) return checkPoints(disks, model, index);
-    const pieces = await disks.contentOfNode(node).catch((error: unknown) => {
+    const pieces = await disks.contentOfNode(node).catch(async (error: unknown) => {
       if (!(error instanceof BlockError)) throw error;
       if (error.kind === 'not-found') return 'gone' as const;
-      // Nobody reads what a job of others is committing.
+      // Nobody reads what is being committed. Our own deletions come to their end, and then it is read.
       if (error.kind === 'busy' && model.hasForeign) return 'held' as const;
+      if (error.kind === 'busy' && (await disks.isDeleting())) return 'committed' as const;
       throw error;
     });
-    if (pieces === 'gone') return checkPoints(disks, model, index);
+    if (pieces === 'committed') await disks.untilIdle();
+    if (pieces === 'gone' || pieces === 'committed') return checkPoints(disks, model, index);
     if (pieces === 'held') continue;
     if (model.isOneOf(moment, index, pieces)) continue;
     // A job of others may have written to it since it was told.

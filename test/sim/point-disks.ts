@@ -194,8 +194,11 @@ export class PointDisks {
 
   /** Waits until no deletion runs or waits. */
   async untilIdle(): Promise<void> {
-    while ((await this.engine.execute('x-point-list', { nodes: [] })).queue.length > 0)
-      await this.host.clock.sleep(5);
+    while (await this.isDeleting()) await this.host.clock.sleep(5);
+  }
+
+  async isDeleting(): Promise<boolean> {
+    return (await this.engine.execute('x-point-list', { nodes: [] })).queue.length > 0;
   }
 
   async untilNoJob(): Promise<void> {
