@@ -4,6 +4,7 @@ import type { BlockBackend } from './backend.js';
 import type { ChainStatus } from './chain-status.js';
 import { KnownZeroes } from './known-zeroes.js';
 import type { Node } from './node.js';
+import { protocolOf } from './protocol-below.js';
 import { Flag } from './request.js';
 
 /** What is shorter is written: that costs no more than to find out. */
@@ -30,7 +31,8 @@ interface FirstPart {
 /**
  * Makes stretches of a target read as zeroes with the least that does it for certain: nothing where its block status says
  * so, zeroing that costs no data, a discard that its block status confirms, and else zeroes that are written. What is read
- * back in samples would prove nothing of the rest, so nothing is believed for that.
+ * back in samples would prove nothing of the rest, so nothing is believed for that. One at a time for a target, which tells it
+ * of its changes.
  */
 export class ZeroTarget {
   readonly #target: BlockBackend;
@@ -51,15 +53,15 @@ export class ZeroTarget {
 
   /** A peer has said that all of a stretch is zeroes, and nothing was changed there since. */
   isKnown(offset: number, lengthBytes: number): boolean {
-    const connection = connectionOf(this.#target.node);
+    const connection = protocolOf(this.#target.node)?.connection;
     return connection !== undefined && this.#known.covers(offset, lengthBytes, connection);
   }
 
   /** How long a first part of a stretch is zeroes already, or is not. Status is advice. */
   async first(offset: number, lengthBytes: number): Promise<FirstPart> {
-    const { node } = this.#target;
-    const connection = this.#believesStatus ? connectionOf(node) : undefined;
     if (this.isKnown(offset, lengthBytes)) return { zero: true, isOwn: true, lengthBytes };
+    const { node } = this.#target;
+    const connection = this.#believesStatus ? protocolOf(node)?.connection : undefined;
     const ahead = connection === undefined ? 0 : Math.min(ASKED_BYTES, node.lengthBytes - offset);
     const asked = Math.max(ahead, lengthBytes);
     const status = await this.#target.during(() => statusOf(node, offset, asked));
@@ -147,13 +149,6 @@ function leavesOutBacking(target: Node): boolean {
   for (let at: Node | undefined = target; at; at = at.filtered?.node)
     if (at.backingFilename !== undefined && !at.children.has('backing')) return true;
   return false;
-}
-
-/** Of a target that is a peer's, or a filter above one. */
-function connectionOf(node: Node): number | undefined {
-  let at = node;
-  for (let edge = at.filtered; !at.instance.io && edge; edge = at.filtered) at = edge.node;
-  return at.instance.io?.connection;
 }
 
 async function statusOf(node: Node, offset: number, lengthBytes: number): Promise<ChainStatus | undefined> {

@@ -1,10 +1,10 @@
 import { alignDown } from '../base/align.js';
 import { KiB, MiB } from '../base/limits.js';
 import type { BlockBackend } from '../block/backend.js';
-import type { IoDriver } from '../block/driver.js';
 import type { ChainStatus } from '../block/chain-status.js';
 import type { Stretch } from '../block/dirty-bitmap.js';
 import type { Node } from '../block/node.js';
+import { protocolOf } from '../block/protocol-below.js';
 import { FileSource, SentSource } from '../block/file-source.js';
 import { areOpen, type CopyTurn, whenOpen } from '../block/copy-turn.js';
 import { isZeroForGood } from '../block/zero-target.js';
@@ -402,11 +402,4 @@ export interface CopyOptions {
   data?: ChainStatus | undefined;
   /** Default: what the job's error policies say. */
   fate?: FailureFate;
-}
-
-/** Where requests to a node arrive, formats having mapped them: a protocol, or a filter above it, which copies nothing. */
-function protocolOf(node: Node): IoDriver | undefined {
-  let at = node;
-  for (let edge = at.filtered; !at.instance.io && edge; edge = at.filtered) at = edge.node;
-  return at.instance.io;
 }
