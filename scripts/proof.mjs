@@ -29,6 +29,14 @@ const conversations = (side, what, amount = 'conversations') => ({
   amount: ([count]) => `${count} ${amount}`,
 });
 
+/** A test, so many times, each time with the next seed. */
+const rounds = (length, file, seedName, env) => (seed) =>
+  Array.from({ length }, (_, i) => ({
+    name: `seed ${seed + i}`,
+    args: ['--import', 'tsx', '--test', file],
+    env: { ...env, [seedName]: String(seed + i) },
+  }));
+
 /** What a proof does: its pieces, each the arguments and environment of a Node process, and what its output counts. */
 const PROOFS = {
   simulation: {
@@ -53,34 +61,19 @@ const PROOFS = {
   },
   kills: {
     what: 'each job is killed at random moments (kill -9 of the program), with a guest that writes',
-    pieces: (seed) =>
-      Array.from({ length: 10 }, (_, i) => ({
-        name: `round ${i}`,
-        args: ['--import', 'tsx', '--test', 'test/peers/kill-jobs.test.ts'],
-        env: { KILLS: '5', KILL_SEED: String(seed + i) },
-      })),
+    pieces: rounds(10, 'test/peers/kill-jobs.test.ts', 'KILL_SEED', { KILLS: '5' }),
     count: /(\d+) kills of each job$/m,
     amount: ([kills]) => `${kills} kills of each job`,
   },
   'state-kills': {
     what: 'a daemon with --state that has everything is killed at random moments, and is what it was',
-    pieces: (seed) =>
-      Array.from({ length: 5 }, (_, i) => ({
-        name: `round ${i}`,
-        args: ['--import', 'tsx', '--test', 'test/peers/state-kills.test.ts'],
-        env: { STATE_KILLS: '10', KILL_SEED: String(seed + i) },
-      })),
+    pieces: rounds(5, 'test/peers/state-kills.test.ts', 'KILL_SEED', { STATE_KILLS: '10' }),
     count: /(\d+) kills of a daemon with a state, (\d+) commands$/m,
     amount: ([kills, commands]) => `${kills} kills, ${commands} commands`,
   },
   'pull-backups': {
     what: 'twenty rounds of backups that a client pulls over NBD, with checkpoints, restarts and a guest that writes',
-    pieces: (seed) =>
-      Array.from({ length: 5 }, (_, i) => ({
-        name: `seed ${seed + i}`,
-        args: ['--import', 'tsx', '--test', 'test/peers/pull-backups.test.ts'],
-        env: { PULL_ROUNDS: '20', PULL_SEED: String(seed + i) },
-      })),
+    pieces: rounds(5, 'test/peers/pull-backups.test.ts', 'PULL_SEED', { PULL_ROUNDS: '20' }),
     count: /(\d+) pulled backups$/m,
     amount: ([backups]) => `${backups} backups`,
   },
@@ -97,23 +90,13 @@ const PROOFS = {
   },
   'vhost-chaos': {
     what: 'a real machine on disks over vhost-user, whose server is killed, updated, stopped and told to do jobs',
-    pieces: (seed) =>
-      Array.from({ length: 10 }, (_, i) => ({
-        name: `seed ${seed + i}`,
-        args: ['--import', 'tsx', '--test', 'test/peers/vhost-chaos.test.ts'],
-        env: { CHAOS_STEPS: '60', CHAOS_SEED: String(seed + i) },
-      })),
+    pieces: rounds(10, 'test/peers/vhost-chaos.test.ts', 'CHAOS_SEED', { CHAOS_STEPS: '60' }),
     count: /(\d+) steps of chaos/m,
     amount: ([steps]) => `${steps} steps`,
   },
   'machine-chaos': {
     what: 'livedisk machine is reset, switched off, updated, killed, told to do jobs, and moved over links that break',
-    pieces: (seed) =>
-      Array.from({ length: 10 }, (_, i) => ({
-        name: `seed ${seed + i}`,
-        args: ['--import', 'tsx', '--test', 'test/peers/machine-chaos.test.ts'],
-        env: { CHAOS_STEPS: '40', CHAOS_SEED: String(seed + i) },
-      })),
+    pieces: rounds(10, 'test/peers/machine-chaos.test.ts', 'CHAOS_SEED', { CHAOS_STEPS: '40' }),
     count: /(\d+) steps of machine chaos/m,
     amount: ([steps]) => `${steps} steps`,
   },

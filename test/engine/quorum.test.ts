@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
 import { DISK_BYTES, EngineBed, MiB } from './engine-bed.js';
 
 function files(bed: EngineBed, names: string[], sizeBytes = MiB): void {
@@ -80,20 +80,27 @@ test('a quorum is the base that a commit writes to', async (t) => {
   );
 });
 
-test('a mirror of a quorum takes the place of one of its children, where nobody else looks at it', async (t) => {
+const MIRROR = { 'job-id': 'm', device: 'q', target: 'd', sync: 'full', replaces: 'b' };
+
+/** A quorum q of a, b and c, and d, for MIRROR. */
+async function mirrorable(t: TestContext): Promise<EngineBed> {
   const bed = new EngineBed(t);
   files(bed, ['a', 'b', 'c', 'd']);
   for (const name of ['b', 'd']) await bed.execute('blockdev-add', file(bed, name));
   const children = [file(bed, 'a'), 'b', file(bed, 'c')];
   await bed.execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', 'vote-threshold': 2, children });
   await bed.device('q');
+  return bed;
+}
+
+test('a mirror of a quorum takes the place of one of its children, where nobody else looks at it', async (t) => {
+  const bed = await mirrorable(t);
   writeFileSync(bed.path('b'), 'broken', { flag: 'r+' });
-  const mirror = { 'job-id': 'm', device: 'q', target: 'd', sync: 'full', replaces: 'b' };
   const add = { type: 'nbd', id: 'e', 'node-name': 'b' };
   await bed.execute('nbd-server-start', { addr: { type: 'unix', data: { path: bed.path('nbd.sock') } } });
   await bed.execute('block-export-add', add);
   assert.equal(
-    await bed.refusal('blockdev-mirror', mirror),
+    await bed.refusal('blockdev-mirror', MIRROR),
     "Cannot replace 'b' by a node mirrored from 'q', because it cannot be guaranteed that doing so would not lead to " +
       'an abrupt change of visible data',
   );
@@ -102,7 +109,7 @@ test('a mirror of a quorum takes the place of one of its children, where nobody 
   bed.engine.graph.onDriverLine = (line) => void lines.push(line);
   const childOf = (): string | undefined => bed.engine.graph.node('q').children.get('children.1')?.node.name;
 
-  await bed.execute('blockdev-mirror', mirror);
+  await bed.execute('blockdev-mirror', MIRROR);
   await bed.event('BLOCK_JOB_READY', 'm');
   await bed.execute('block-export-add', add);
   await bed.execute('job-complete', { id: 'm' });
@@ -112,7 +119,7 @@ test('a mirror of a quorum takes the place of one of its children, where nobody 
   await bed.execute('block-export-del', { id: 'e' });
 
   bed.events.splice(0);
-  await bed.execute('blockdev-mirror', mirror);
+  await bed.execute('blockdev-mirror', MIRROR);
   await bed.event('BLOCK_JOB_READY', 'm');
   await bed.execute('job-complete', { id: 'm' });
   assert.equal((await bed.event('BLOCK_JOB_COMPLETED', 'm'))['error'], undefined);
@@ -123,14 +130,8 @@ test('a mirror of a quorum takes the place of one of its children, where nobody 
 });
 
 test('a mirror whose node to replace is gone by then is not completed, and goes on', async (t) => {
-  const bed = new EngineBed(t);
-  files(bed, ['a', 'b', 'c', 'd']);
-  for (const name of ['b', 'd']) await bed.execute('blockdev-add', file(bed, name));
-  const children = [file(bed, 'a'), 'b', file(bed, 'c')];
-  await bed.execute('blockdev-add', { driver: 'quorum', 'node-name': 'q', 'vote-threshold': 2, children });
-  await bed.device('q');
-  const mirror = { 'job-id': 'm', device: 'q', target: 'd', sync: 'full', replaces: 'b' };
-  await bed.execute('blockdev-mirror', mirror);
+  const bed = await mirrorable(t);
+  await bed.execute('blockdev-mirror', MIRROR);
   await bed.event('BLOCK_JOB_READY', 'm');
   await bed.execute('x-blockdev-change', { parent: 'q', child: 'children.1' });
   await bed.execute('blockdev-del', { 'node-name': 'b' });
