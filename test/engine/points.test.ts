@@ -1,15 +1,19 @@
 import assert from 'node:assert/strict';
 import {
+  cpSync,
   existsSync,
   mkdirSync,
+  mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { basename, join } from 'node:path';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { deferred } from '../../src/base/async.js';
 import { createImage } from '../../src/block/create.js';
@@ -374,8 +378,15 @@ test('a points file that cannot be written refuses, and nothing has changed; a d
   assert.equal((await bed.layers()).length, 2);
 });
 
-/** A guest agent; answers what it was asked. `refused`: what it does not do. */
-async function guestAgent(t: TestContext, path: string, refused: readonly string[]): Promise<string[]> {
+/** A guest agent, in another's place; answers what it was asked. `refused`: what it does not do. */
+async function guestAgent(
+  t: TestContext,
+  path: string,
+  refused: readonly string[],
+  whenFrozen?: () => void,
+  isFrozen = false,
+): Promise<string[]> {
+  rmSync(path, { force: true });
   const asked: string[] = [];
   const server = createServer((socket) => {
     socket.on('data', (chunk: Buffer) => {
@@ -385,7 +396,12 @@ async function guestAgent(t: TestContext, path: string, refused: readonly string
           arguments?: { id: number };
         };
         if (args === undefined) asked.push(execute);
-        const answer = refused.includes(execute) ? { error: { desc: 'no' } } : { return: args?.id ?? 1 };
+        const isRefused = refused.includes(execute);
+        if (execute === 'guest-fsfreeze-freeze') whenFrozen?.();
+        if (/freeze-(freeze|thaw)$/.test(execute) && !isRefused) isFrozen = execute.endsWith('freeze');
+        const status = isFrozen ? 'frozen' : 'thawed';
+        const value = args?.id ?? (execute === 'guest-fsfreeze-status' ? status : 1);
+        const answer = isRefused ? { error: { desc: 'no' } } : { return: value };
         socket.write(`${JSON.stringify(answer)}\n`);
       }
     });
@@ -424,4 +440,53 @@ test('the guest is frozen for the moment; a point that was made stays one when i
     (await points(bed)).map((line) => line.split(' ').slice(0, 2).join(' ')),
     ['p1 usable', 'frozen usable', 'stuck usable'],
   );
+});
+
+/** A disk as it is left where livedisk dies while it has the guest frozen by the agent at `agent`. */
+async function leftFrozen(t: TestContext, agent: string): Promise<EngineBed> {
+  const before = new EngineBed(t);
+  await diskWithPoints(before, 1);
+  const folder = mkdtempSync(join(tmpdir(), 'livedisk-left-'));
+  const asked = await guestAgent(t, agent, [], () => cpSync(before.folder, folder, { recursive: true }));
+  await before.execute('x-point-create', { name: 'died', quiesce: agent });
+  asked.length = 0;
+  const bed = new EngineBed(t, { folder });
+  t.after(async () => {
+    await bed.engine.close();
+    rmSync(folder, { recursive: true });
+  });
+  const filename = bed.path('A.after-p1.qcow2');
+  await bed.engine.addNode({ driver: 'qcow2', 'node-name': 'A', file: { driver: 'file', filename } });
+  await bed.device('A');
+  return bed;
+}
+
+test('a guest that stayed frozen when livedisk died is thawed by the next one, and others are not', async (t) => {
+  const path = join(mkdtempSync(join(tmpdir(), 'livedisk-agent-')), 'agent');
+  t.after(() => rmSync(dirname(path), { recursive: true }));
+  const bed = await leftFrozen(t, path);
+  const asked = await guestAgent(t, path, [], undefined, true);
+  assert.equal((await bed.engine.execute('x-point-create', { name: 'p2', quiesce: path })).quiesced, true);
+  const verbs = ['status', 'thaw', 'freeze', 'thaw'];
+  assert.deepEqual(
+    asked,
+    verbs.map((verb) => `guest-fsfreeze-${verb}`),
+  );
+  await guestAgent(t, path, [], undefined, true);
+  const refusal = (name: string): Promise<string> => bed.refusal('x-point-create', { name, quiesce: path });
+  assert.match(await refusal('p3'), /are frozen already, by another program/);
+  assert.match(await refusal('p3'), /are frozen already, by another program/);
+  assert.deepEqual(await points(bed), ['p1 usable A.qcow2', 'p2 usable A.after-p1.qcow2']);
+});
+
+test('a guest that could not be thawed is thawed when the next point is made so', async (t) => {
+  const bed = new EngineBed(t);
+  await diskWithPoints(bed, 1);
+  const path = bed.path('agent');
+  const first = await guestAgent(t, path, ['guest-fsfreeze-thaw']);
+  assert.match(await bed.refusal('x-point-create', { name: 'p2', quiesce: path }), /may be frozen still/);
+  assert.deepEqual(first.slice(1, 3), ['guest-fsfreeze-freeze', 'guest-fsfreeze-thaw']);
+  const asked = await guestAgent(t, path, [], undefined, true);
+  assert.equal((await bed.engine.execute('x-point-create', { name: 'p3', quiesce: path })).quiesced, true);
+  assert.equal(asked[1], 'guest-fsfreeze-thaw');
 });

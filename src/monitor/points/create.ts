@@ -73,12 +73,17 @@ export async function createPoint(
     ...{ what: 'create', name, id, created, disks: disks.length },
     image: seenFrom(settled.file.path, top.path),
     overlay: seenFrom(settled.file.path, file),
+    ...(request.quiesce && { agent: posix.resolve(request.quiesce.path) }),
   });
+  const quiesce = request.quiesce && {
+    ...request.quiesce,
+    isLeftOver: disks.some(isFrozenBy(request.quiesce)),
+  };
   const sent = new SentCommands();
   const quiesced = await sent.during(() =>
     whileWrittenDown(server, { disks, images, pendingOf }, async () => {
       await sent.send(server, closes);
-      return whileFrozen(server.host, request.quiesce, () => sent.send(server, [transaction]));
+      return whileFrozen(server.host, quiesce, () => sent.send(server, [transaction]));
     }),
   );
   return { answer: { id, plan, images, quiesced, deletes }, commands };
@@ -93,6 +98,11 @@ export function checkName(name: string): void {
 
 export function isName(name: string): boolean {
   return /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$/.test(name);
+}
+
+/** Of a disk, whether one who made a point of it froze the guest by that agent, and is not known to have thawed it. */
+function isFrozenBy({ path }: { readonly path: string }): (disk: PointDisk) => boolean {
+  return ({ settled }) => settled.file.content.frozen === posix.resolve(path);
 }
 
 function checkDisk({ node, settled, damaged, isUsed }: PointDisk, name: string): void {

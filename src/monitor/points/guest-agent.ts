@@ -16,13 +16,18 @@ const THAW_MS = 5000;
 export interface Quiesce {
   readonly path: string;
   readonly timeoutMs: number;
+  /** One who made a point so has died: what is frozen is left over from that, and nobody's. */
+  readonly isLeftOver?: boolean;
 }
+
+/** A guest's file systems may be frozen still: nobody has thawed them. */
+export class NotThawedError extends BlockError {}
 
 /**
  * Runs `work` while the guest's file systems are frozen by its agent (QEMU Guest Agent Protocol), at most so long; they are
  * thawed whatever happens. Answers whether they were frozen until the work was done. Without `quiesce` it is just run.
- * Errors: busy, where they are frozen already: others rely on that; those of the agent (nothing is run then), of the work,
- * and of a thaw that fails.
+ * Errors: busy, where they are frozen already: others rely on that; those of the agent (nothing is run then), of the work;
+ * NotThawedError.
  */
 export async function whileFrozen(
   host: Host,
@@ -35,7 +40,7 @@ export async function whileFrozen(
   }
   const { path, timeoutMs } = quiesce;
   const agent = await GuestAgent.connect(host, path, timeoutMs);
-  await checkThawed(agent, quiesce);
+  await beginThawed(agent, quiesce);
   let thawing: Promise<void> | undefined;
   const thaw = (): Promise<void> => (thawing ??= thawSurely(host, path, agent));
   const startMs = host.clock.nowMs();
@@ -52,15 +57,16 @@ export async function whileFrozen(
     timer?.cancel();
     await thaw().catch((cause: unknown) => {
       const { kind, message } = toBlockError(cause);
-      throw new BlockError(kind, isDone ? `the moment was taken, but ${message}` : message, { cause });
+      throw new NotThawedError(kind, isDone ? `the moment was taken, but ${message}` : message, { cause });
     });
   }
 }
 
 /** Errors: busy; those of the agent, which is let go. */
-async function checkThawed(agent: GuestAgent, { path, timeoutMs }: Quiesce): Promise<void> {
+async function beginThawed(agent: GuestAgent, { path, timeoutMs, isLeftOver }: Quiesce): Promise<void> {
   try {
     if ((await agent.status(timeoutMs)) !== 'frozen') return;
+    if (isLeftOver) return void (await agent.execute('guest-fsfreeze-thaw', timeoutMs));
     const text = "the guest's file systems are frozen already, by another program or one that has died";
     throw new BlockError(
       'busy',

@@ -91,6 +91,8 @@ const Pending = struct('PointPending', {
   image: required(str),
   /** The new active image. */
   overlay: required(str),
+  /** The socket of a guest's agent that is to freeze its file systems meanwhile. */
+  agent: optional(str),
 });
 
 const PointFileContent = struct('PointFile', {
@@ -104,6 +106,8 @@ const PointFileContent = struct('PointFile', {
   /** Oldest first. */
   points: required(arrayOf(PointRecord)),
   pending: optional(Pending),
+  /** The socket of the agent of a guest that who made a point had frozen: not known to be thawed again. */
+  frozen: optional(str),
   /** What were active images when the disk went back to a point, the last ones. */
   left: optional(arrayOf(str)),
   /** Made for points and needed no more: they are removed at the next change, where nobody has them open or stands on them. */

@@ -111,6 +111,7 @@ export function settle(
       ...(why !== undefined && { lost: why }),
     })),
     ...(content.pending && { pending: content.pending }),
+    ...(content.frozen !== undefined && { frozen: content.frozen }),
     ...(content.left && { left: content.left }),
     ...(content.unneeded && {
       unneeded: content.unneeded.filter(({ file }) => !findLayer(layers, after, file)),
@@ -143,8 +144,10 @@ function withPending(
   layers: readonly Layer[],
   { isOverlayWritten, isVerbRunning }: SettleLook,
 ): PointFileContent {
-  const { pending, ...content } = file.content;
-  if (!pending) return content;
+  const { pending, ...rest } = file.content;
+  if (!pending) return rest;
+  // Who thaws it says so, and may have died before.
+  const content = pending.agent === undefined ? rest : { ...rest, frozen: pending.agent };
   // Another program may have made a layer above it.
   if (!isOverlayWritten && !findLayer(layers, file, pending.overlay)) {
     const neverUsed = { file: pending.overlay, on: pending.image };

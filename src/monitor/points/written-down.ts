@@ -1,5 +1,6 @@
 import { posix } from 'node:path';
 import type { NewImage } from './create.js';
+import { NotThawedError } from './guest-agent.js';
 import { keep, loadDisks, makeDurable, type PointDisk, whileChanged } from './disks.js';
 import { type Pending, type PointFileContent, PointVerb, seenFrom } from './point-file.js';
 import type { PointServer } from './server.js';
@@ -19,6 +20,7 @@ interface Intent {
   readonly pending: Pending;
   /** The disk's active image before it. */
   readonly wasActive: string;
+  readonly wasFrozen: string | undefined;
 }
 
 /**
@@ -42,7 +44,7 @@ export async function whileWrittenDown<T>(
       for (const { file } of change.images) await makeDurable(server.host, file);
     } catch (error) {
       await end();
-      await takeBack(server, change.images, intents);
+      await takeBack(server, change.images, intents, error instanceof NotThawedError);
       throw error;
     }
     await settleNow(server, change.images, intents);
@@ -68,7 +70,8 @@ async function writeDown(
     await keep(server, disk, (content) => ({ ...content, pending }));
     if (sequence === 0) verbs.push(await PointVerb.begin(server.host, path));
     await signpost(server.host, disk.settled.file, posix.dirname(image.file));
-    intents.push({ path, pending, wasActive: seenFrom(path, disk.top.path) });
+    const { frozen: wasFrozen } = disk.settled.file.content;
+    intents.push({ path, pending, wasActive: seenFrom(path, disk.top.path), wasFrozen });
   }
   return intents;
 }
@@ -81,8 +84,8 @@ async function takeBack(
   server: PointServer,
   images: readonly NewImage[],
   intents: readonly Intent[],
+  isFrozen: boolean,
 ): Promise<void> {
-  const paths = new Set(intents.map(({ path }) => path));
   try {
     // A mirror may have written into one that nobody uses now.
     const open = await openFiles(server);
@@ -92,8 +95,11 @@ async function takeBack(
     }
     await whileChanged(async () => {
       const { disks } = await loadDisks(server);
-      for (const disk of disks)
-        if (paths.has(disk.settled.file.path)) await keep(server, disk, (content) => content);
+      for (const disk of disks) {
+        const intent = intents.find(({ path }) => path === disk.settled.file.path);
+        const frozen = isFrozen ? intent?.pending.agent : intent?.wasFrozen;
+        if (intent) await keep(server, disk, (content) => withFrozen(content, frozen));
+      }
     });
   } catch {
     // The first error is what is told; the points files say what was about to be.
@@ -115,8 +121,18 @@ async function settleNow(
       const { pending, wasActive: active } = intent;
       await keep(server, disk, (now) => ({ ...now, active, pending }));
     }
-    for (const disk of (await loadDisks(server, nodes)).disks) await keep(server, disk, (content) => content);
+    for (const disk of (await loadDisks(server, nodes)).disks) {
+      const { path, content } = disk.settled.file;
+      const agent = intents.find((one) => one.path === path)?.pending.agent;
+      const frozen = content.frozen === agent ? undefined : content.frozen;
+      await keep(server, disk, (now) => withFrozen(now, frozen));
+    }
   });
+}
+
+function withFrozen(content: PointFileContent, agent: string | undefined): PointFileContent {
+  const { frozen: _, ...rest } = content;
+  return agent === undefined ? rest : { ...rest, frozen: agent };
 }
 
 function isKnown({ points, left = [] }: PointFileContent, { pending, wasActive }: Intent): boolean {
